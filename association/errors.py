@@ -1,0 +1,23 @@
+"""Errors of the association room."""
+
+from tasks.errors import AlgorithmError, CallerError
+
+__all__ = ["AssociationError", "DuplicateRecords", "TooManyDiaObjects"]
+
+
+class AssociationError(CallerError):
+    """The input of association is wrong."""
+
+    code = "association"
+
+
+class DuplicateRecords(AlgorithmError):
+    """An id occurs twice: the visit is in the database already, or the input is broken."""
+
+    code = "duplicate_records"
+
+
+class TooManyDiaObjects(AlgorithmError):
+    """So many new objects that the subtraction must have failed."""
+
+    code = "too_many_objects"

@@ -1,0 +1,78 @@
+"""DiaForcedSource rows: which objects qualify, and their fluxes on difference and science image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from apdb import columns_of, empty_frame
+from exposure import Exposure
+from forced.calibrated import measure_pair
+from tasks import IdGenerator
+
+__all__ = ["ForcedRules", "forced_rows", "qualified_objects"]
+
+
+@dataclass(frozen=True)
+class ForcedRules:
+    """What makes a source good, and how many an object needs."""
+
+    history_threshold: int = 2
+    reliability: float = 0.5
+    trail_length_arcsec: float = 1.4
+    bad_flags: tuple[str, ...] = ("glint_trail", "isDipole")
+    use_reliability: bool = False  # no model, no gate
+
+
+def qualified_objects(objects: pd.DataFrame, sources: pd.DataFrame, rules: ForcedRules) -> NDArray[np.int64]:
+    """Return the ids of the objects with enough good sources in the history (this visit included)."""
+    with np.errstate(invalid="ignore"):
+        good = sources.trailLength.to_numpy(np.float64) <= rules.trail_length_arcsec
+        if rules.use_reliability:
+            good &= sources.reliability.to_numpy(np.float64) >= rules.reliability
+    for flag in rules.bad_flags:
+        if flag in sources:
+            good &= ~sources[flag].fillna(True).to_numpy(bool)
+    counts = sources[good].groupby("diaObjectId").size()
+    enough = counts[counts >= rules.history_threshold].index.to_numpy(np.int64)
+    able = objects[(objects.nDiaSources >= min(2, rules.history_threshold)) & objects.diaObjectId.isin(enough)]
+    return np.sort(able.diaObjectId.to_numpy(np.int64))
+
+
+def forced_rows(
+    objects: pd.DataFrame, ids: NDArray[np.int64], updated: Sequence[int] | NDArray[np.int64], difference: Exposure,
+    science: Exposure, generator: IdGenerator, processed_mjd_tai: float,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Measure the objects `ids`; rows inside the image, and those updated in this visit, are kept.
+
+    Returns
+    -------
+    rows, flags
+        DiaForcedSource rows (all published columns) and their packed flags (side table), in order of object id.
+    """
+    chosen = objects[objects.diaObjectId.isin(ids)].sort_values("diaObjectId")
+    x, y = difference.require_wcs().sky_to_pixel(chosen.ra.to_numpy(), chosen.dec.to_numpy())
+    keep = difference.contains(x, y) | chosen.diaObjectId.isin(updated).to_numpy()
+    chosen, x, y = chosen[keep], x[keep], y[keep]
+    if chosen.empty:
+        return empty_frame("DiaForcedSource"), _flag_rows(chosen, np.zeros(0, np.int32), difference)
+    fluxes = measure_pair(difference, science, x, y)
+    info = difference.visit_info
+    assert info is not None
+    out = pd.DataFrame({"diaForcedSourceId": generator.take(len(chosen)), "diaObjectId": chosen.diaObjectId.to_numpy()})
+    out["ra"], out["dec"] = chosen.ra.to_numpy(), chosen.dec.to_numpy()
+    out["visit"], out["detector"] = np.int64(info.visit), np.int16(info.detector)
+    for name in ("psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr"):
+        out[name] = fluxes[name].to_numpy(np.float32)
+    out["midpointMjdTai"], out["band"] = info.midpoint_mjd_tai, difference.band
+    out["timeProcessedMjdTai"], out["timeWithdrawnMjdTai"] = processed_mjd_tai, np.nan
+    return out[[c.name for c in columns_of("DiaForcedSource")]], _flag_rows(out, fluxes["flags"].to_numpy(), difference)
+
+
+def _flag_rows(rows: pd.DataFrame, flags: NDArray[np.int32], difference: Exposure) -> pd.DataFrame:
+    visit, detector = difference.key
+    out = pd.DataFrame({"diaObjectId": rows.diaObjectId.to_numpy(np.int64)})
+    out["visit"], out["detector"], out["flags"] = np.int64(visit), np.int16(detector), flags
+    return out

@@ -1,0 +1,137 @@
+"""Matching of DiaSources to DiaObjects: likelihood scores on the tangent plane, one-to-one assignment of least cost."""
+
+import numpy as np
+import pandas as pd
+from lsst.pipe.base import Struct
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+from scipy.spatial import cKDTree
+
+from apdb.htm import unit_vectors
+from association.errors import AssociationError
+
+__all__ = ["associate", "pair_scores"]
+
+SIGMA_FLOOR_ARCSEC = 0.05
+SIGMA_FALLBACK_ARCSEC = 0.2
+
+
+def associate(diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcsec: float = 1.0) -> Struct:
+    """Give each source the object that it belongs to.
+
+    Parameters
+    ----------
+    diaSources
+        diaSourceId, ra, dec (deg), optionally raErr, decErr (deg on the sky).
+    diaObjects
+        diaObjectId, ra, dec, optionally errors.
+    radius_arcsec
+        The sole gate; scores only rank.
+
+    Returns
+    -------
+    result : `lsst.pipe.base.Struct`
+        ``diaSources`` (a copy with ``diaObjectId`` filled, 0 = none), ``nUpdatedDiaObjects``,
+        ``nUnassociatedDiaObjects``. Independent of row order.
+    """
+    out = diaSources.copy()
+    ids = np.zeros(len(out), dtype=np.int64)
+    pairs = pair_scores(diaSources, diaObjects, radius_arcsec)
+    if len(pairs):
+        chosen = _assign(pairs)
+        position = pd.Series(np.arange(len(out)), index=out.diaSourceId.to_numpy())
+        ids[position[pairs.diaSourceId.to_numpy()[chosen]].to_numpy()] = pairs.diaObjectId.to_numpy()[chosen]
+    out["diaObjectId"] = ids
+    updated = int((ids != 0).sum())
+    return Struct(diaSources=out, nUpdatedDiaObjects=updated, nUnassociatedDiaObjects=len(diaObjects) - updated)
+
+
+def pair_scores(diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcsec: float = 1.0) -> pd.DataFrame:
+    """Return every (source, object) pair within the radius with its score, lower is better.
+
+    With errors in both tables the score is the negative log likelihood of the offset on the tangent plane at the
+    source, 0.5 (dxi^2/V_xi + deta^2/V_eta) + 0.5 ln(V_xi V_eta) in degrees; otherwise the chord distance. Missing errors
+    count as 0.2 arcsec, variances are floored at (0.05 arcsec)^2.
+
+    Returns
+    -------
+    table : `pandas.DataFrame`
+        diaSourceId, diaObjectId, separation (arcsec), score; sorted by the two ids.
+    """
+    for frame, name in ((diaSources, "diaSourceId"), (diaObjects, "diaObjectId")):
+        if len(frame) and frame[name].dtype.kind not in "iu":
+            raise AssociationError(f"{name} must be of an integer type, got {frame[name].dtype}")
+    columns = ["diaSourceId", "diaObjectId", "separation", "score"]
+    s = diaSources[np.isfinite(diaSources.ra) & np.isfinite(diaSources.dec)].sort_values("diaSourceId")
+    o = diaObjects.sort_values("diaObjectId")
+    if s.empty or o.empty:
+        return pd.DataFrame({c: pd.Series(dtype=t) for c, t in zip(columns, ("i8", "i8", "f8", "f8"), strict=True)})
+    p, q = unit_vectors(s.ra, s.dec), unit_vectors(o.ra, o.dec)
+    near = cKDTree(p).query_ball_tree(cKDTree(q), np.radians(radius_arcsec / 3600))
+    counts = np.fromiter((len(n) for n in near), np.int64, len(near))
+    i = np.repeat(np.arange(len(s)), counts)
+    j = np.fromiter((k for n in near for k in sorted(n)), np.int64, int(counts.sum()))
+    chord = np.linalg.norm(p[i] - q[j], axis=1)
+    out = pd.DataFrame({"diaSourceId": s.diaSourceId.to_numpy()[i], "diaObjectId": o.diaObjectId.to_numpy()[j]})
+    out["separation"] = np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))) * 3600
+    out["score"] = _likelihood(s, o, i, j, p, q) if _has_errors(s) and _has_errors(o) else chord
+    return out.sort_values(["diaSourceId", "diaObjectId"], ignore_index=True)
+
+
+def _has_errors(frame: pd.DataFrame) -> bool:
+    return all(c in frame and bool((frame[c].to_numpy(np.float64) > 0).any()) for c in ("raErr", "decErr"))
+
+
+def _variance(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    error = frame[column].to_numpy(np.float64)
+    good = np.isfinite(error) & (error > 0)
+    return np.where(good, error, SIGMA_FALLBACK_ARCSEC / 3600) ** 2
+
+
+def _likelihood(
+    s: pd.DataFrame, o: pd.DataFrame, i: NDArray[np.int64], j: NDArray[np.int64], p: NDArray[np.float64],
+    q: NDArray[np.float64],
+) -> NDArray[np.float64]:  # fmt: skip
+    ra, dec = np.radians(s.ra.to_numpy()[i]), np.radians(s.dec.to_numpy()[i])
+    east = np.stack([-np.sin(ra), np.cos(ra), np.zeros_like(ra)], axis=1)
+    north = np.stack([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)], axis=1)
+    xi = np.degrees(np.einsum("ij,ij->i", q[j], east))
+    eta = np.degrees(np.einsum("ij,ij->i", q[j], north))
+    floor = (SIGMA_FLOOR_ARCSEC / 3600) ** 2
+    v_xi = np.maximum(_variance(s, "raErr")[i] + _variance(o, "raErr")[j], floor)
+    v_eta = np.maximum(_variance(s, "decErr")[i] + _variance(o, "decErr")[j], floor)
+    return np.asarray(0.5 * (xi**2 / v_xi + eta**2 / v_eta) + 0.5 * np.log(v_xi * v_eta))
+
+
+def _assign(pairs: pd.DataFrame) -> NDArray[np.int64]:
+    """Return the rows of the pairs of the assignment of least total cost.
+
+    Pairs without competition are taken at once; the rest goes to the sparse solver, where every source also has a
+    private "no match" edge that costs more than any pair. Ties fall to the smaller source id, then object id.
+    """
+    source = np.unique(pairs.diaSourceId.to_numpy(), return_inverse=True)[1]
+    target = np.unique(pairs.diaObjectId.to_numpy(), return_inverse=True)[1]
+    alone = (np.bincount(source)[source] == 1) & (np.bincount(target)[target] == 1)
+    rest = np.flatnonzero(~alone)
+    if rest.size == 0:
+        return np.flatnonzero(alone)
+    score = pairs.score.to_numpy()[rest]
+    cost = score - score.min() + 1.0
+    refuse = cost.max() + 1.0
+    rows_of, row = np.unique(source[rest], return_inverse=True)
+    columns_of, column = np.unique(target[rest], return_inverse=True)
+    n, m = rows_of.size, columns_of.size
+    tie = 1e-10 * (np.arange(rest.size) + 1) / rest.size
+    matrix = coo_matrix(
+        (
+            np.concatenate([cost + tie, np.full(n, refuse)]),
+            (np.concatenate([row, np.arange(n)]), np.concatenate([column, m + np.arange(n)])),
+        ),
+        shape=(n, m + n),
+    ).tocsr()
+    won_row, won_column = min_weight_full_bipartite_matching(matrix)
+    partner = np.full(n, -1)
+    partner[won_row] = won_column
+    taken = partner[row] == column
+    return np.sort(np.concatenate([np.flatnonzero(alone), rest[taken]]))

@@ -1,0 +1,162 @@
+"""Solar-system objects: which sources are known bodies, and the SSSource rows that say how well they agree."""
+
+import re
+
+import numpy as np
+import pandas as pd
+from lsst.pipe.base import Struct
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from apdb import columns_of
+from apdb.htm import unit_vectors
+
+__all__ = ["at_time", "match_solar_system", "pack_designation", "ss_object_id"]
+
+AU_PER_DAY_KM_S = 1731.45683670139
+_PROVISIONAL = re.compile(r"^(1[89]|20)(\d\d) ([A-HJ-Y])([A-HJ-Z])(\d{0,3})$")
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def pack_designation(designation: str) -> str:
+    """Return the packed form of a provisional designation (``2026 SA1`` -> ``K26S01A``); other names as they are."""
+    match = _PROVISIONAL.match(designation.strip())
+    if match is None:
+        return designation.strip().replace(" ", "")[:8]
+    century, year, half, order, cycle = match.groups()
+    number = int(cycle or 0)
+    return f"{'IJK'[int(century) - 18]}{year}{half}{_BASE62[number // 10]}{number % 10}{order}"
+
+
+def ss_object_id(designation: str) -> int:
+    """Return the ssObjectId: the packed designation read as big-endian bytes."""
+    return int.from_bytes(pack_designation(designation).encode("ascii", "replace")[:8].rjust(7, b" "), "big")
+
+
+def at_time(ephemerides: pd.DataFrame, mjd_tai: float) -> pd.DataFrame:
+    """Interpolate a table of ephemerides (designation, mjd, helio_*, topo_* in au, ephVmag) to one time.
+
+    Bodies whose samples do not bracket the time are left out.
+    """
+    rows = []
+    for name, group in ephemerides.sort_values("mjd").groupby("designation", sort=True):
+        times = group.mjd.to_numpy(np.float64)
+        if times[0] <= mjd_tai <= times[-1]:
+            vectors = {
+                c: float(np.interp(mjd_tai, times, group[c].to_numpy(np.float64)))
+                for c in group.columns if c.startswith(("helio_", "topo_")) or c == "ephVmag"
+            }  # fmt: skip
+            rows.append({"designation": name, **vectors})
+    if not rows:
+        return pd.DataFrame({"ssObjectId": np.zeros(0, np.int64), "designation": [], "ephRa": [], "ephDec": []})
+    out = pd.DataFrame(rows)
+    topo = out[["topo_x", "topo_y", "topo_z"]].to_numpy()
+    distance = np.linalg.norm(topo, axis=1)
+    out["ephRa"] = np.degrees(np.arctan2(topo[:, 1], topo[:, 0])) % 360.0
+    out["ephDec"] = np.degrees(np.arcsin(topo[:, 2] / distance))
+    out.insert(0, "ssObjectId", np.array([ss_object_id(d) for d in out.designation], dtype=np.int64))
+    return out
+
+
+def match_solar_system(diaSources: pd.DataFrame, ephemerides: pd.DataFrame, radius_arcsec: float = 1.0) -> Struct:
+    """Match predicted positions to sources, nearest pairs first, one to one.
+
+    Returns
+    -------
+    result : `lsst.pipe.base.Struct`
+        ``ssoAssocDiaSources`` (ssObjectId set, diaObjectId 0), ``unAssocDiaSources``, ``associatedSsSources``
+        (SSSource rows), ``unassociatedSsObjects``, ``nAssociatedSsObjects``.
+    """
+    finite = np.isfinite(diaSources.ra) & np.isfinite(diaSources.dec)
+    s = diaSources[finite].reset_index(drop=True)
+    e = ephemerides.reset_index(drop=True)
+    pairs = _greedy(s, e, np.radians(radius_arcsec / 3600))
+    matched = s.loc[pairs[:, 0]].copy()
+    matched["ssObjectId"], matched["diaObjectId"] = e.ssObjectId.to_numpy()[pairs[:, 1]], 0
+    rest = s.drop(index=pairs[:, 0])
+    return Struct(
+        ssoAssocDiaSources=matched, unAssocDiaSources=rest,
+        associatedSsSources=_ss_sources(matched, e.loc[pairs[:, 1]], pairs[:, 2]),
+        unassociatedSsObjects=e.drop(index=pairs[:, 1]), nAssociatedSsObjects=len(pairs),
+    )  # fmt: skip
+
+
+def _greedy(s: pd.DataFrame, e: pd.DataFrame, radius: float) -> NDArray[np.int64]:
+    """Return rows (source, object, rank): all pairs by distance, each side taken once."""
+    if s.empty or e.empty:
+        return np.zeros((0, 3), dtype=np.int64)
+    p, q = unit_vectors(s.ra, s.dec), unit_vectors(e.ephRa, e.ephDec)
+    k = min(8, len(s))
+    distance, index = cKDTree(p).query(q, k=k, distance_upper_bound=radius)
+    distance, index = distance.reshape(len(e), k), index.reshape(len(e), k)
+    found = [(float(distance[o, r]), o, int(index[o, r]), r + 1) for o in range(len(e)) for r in range(k)
+             if np.isfinite(distance[o, r])]  # fmt: skip
+    out, used_s, used_o = [], set(), set()
+    for _, o, i, rank in sorted(found):  # a handful of bodies per detector
+        if o not in used_o and i not in used_s:
+            out.append((i, o, rank))
+            used_s.add(i)
+            used_o.add(o)
+    return np.array(sorted(out), dtype=np.int64).reshape(-1, 3)
+
+
+def _angle(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+
+
+def _ss_sources(s: pd.DataFrame, e: pd.DataFrame, rank: NDArray[np.int64]) -> pd.DataFrame:
+    """Return SSSource rows of matched pairs (same order)."""
+    out = pd.DataFrame({"diaSourceId": s.diaSourceId.to_numpy(np.int64), "ssObjectId": e.ssObjectId.to_numpy(np.int64)})
+    out["designation"] = e.designation.to_numpy()
+    out["ephRa"], out["ephDec"] = e.ephRa.to_numpy(), e.ephDec.to_numpy()
+    wrapped = (s.ra.to_numpy() - e.ephRa.to_numpy() + 180) % 360 - 180
+    out["ephOffsetRa"] = wrapped * np.cos(np.radians(s.dec.to_numpy())) * 3600
+    out["ephOffsetDec"] = (s.dec.to_numpy() - e.ephDec.to_numpy()) * 3600
+    out["ephOffset"] = np.hypot(out.ephOffsetRa, out.ephOffsetDec)
+    out["diaDistanceRank"] = rank.astype(np.int16)
+    out["ephVmag"] = e["ephVmag"].to_numpy() if "ephVmag" in e else np.nan
+    _frames(out, s)
+    if "topo_x" in e:
+        _vectors(out, e)
+    for c in columns_of("SSSource"):
+        if c.name not in out:
+            out[c.name] = np.nan if c.nullable else 0
+    return out[[c.name for c in columns_of("SSSource")]]
+
+
+def _frames(out: pd.DataFrame, s: pd.DataFrame) -> None:
+    from astropy import units as u
+    from astropy.coordinates import BarycentricTrueEcliptic, SkyCoord
+
+    position = SkyCoord(s.ra.to_numpy() * u.deg, s.dec.to_numpy() * u.deg)
+    ecliptic, galactic = position.transform_to(BarycentricTrueEcliptic()), position.galactic
+    out["eclLambda"], out["eclBeta"] = ecliptic.lon.deg, ecliptic.lat.deg
+    out["galLon"], out["galLat"] = galactic.l.deg, galactic.b.deg
+
+
+def _vectors(out: pd.DataFrame, e: pd.DataFrame) -> None:
+    """Distances, rates and angles from heliocentric and topocentric vectors; true on-sky rates (deg/d)."""
+    helio = e[["helio_x", "helio_y", "helio_z"]].to_numpy(np.float64)
+    topo = e[["topo_x", "topo_y", "topo_z"]].to_numpy(np.float64)
+    hv = e[["helio_vx", "helio_vy", "helio_vz"]].to_numpy(np.float64)
+    tv = e[["topo_vx", "topo_vy", "topo_vz"]].to_numpy(np.float64)
+    for name, p, v in (("helio", helio, hv), ("topo", topo, tv)):
+        r = np.linalg.norm(p, axis=1)
+        out[f"{name}Range"] = r
+        out[f"{name}RangeRate"] = (p * v).sum(1) / r * AU_PER_DAY_KM_S
+        for k, axis in enumerate("xyz"):
+            out[f"{name}_{axis}"], out[f"{name}_v{axis}"] = p[:, k], v[:, k] * AU_PER_DAY_KM_S
+        out[f"{name}_vtot"] = np.linalg.norm(v, axis=1) * AU_PER_DAY_KM_S
+    out["phaseAngle"] = _angle(helio, topo)
+    out["elongation"] = _angle(topo - helio, topo)
+    ra, dec = np.radians(out.ephRa.to_numpy()), np.radians(out.ephDec.to_numpy())
+    east = np.stack([-np.sin(ra), np.cos(ra), np.zeros_like(ra)], axis=1)
+    north = np.stack([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)], axis=1)
+    distance = np.linalg.norm(topo, axis=1)
+    out["ephRateRa"] = np.degrees((tv * east).sum(1) / distance)
+    out["ephRateDec"] = np.degrees((tv * north).sum(1) / distance)
+    out["ephRate"] = np.hypot(out.ephRateRa, out.ephRateDec)
+    along = np.where(out.ephRate > 0, out.ephRate, np.nan)
+    out["ephOffsetAlongTrack"] = (out.ephOffsetRa * out.ephRateRa + out.ephOffsetDec * out.ephRateDec) / along
+    out["ephOffsetCrossTrack"] = (out.ephOffsetDec * out.ephRateRa - out.ephOffsetRa * out.ephRateDec) / along

@@ -1,0 +1,141 @@
+"""Raw measurements to DiaSource rows: calibration, sky positions, angles; and the filters before association."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from lsst.pipe.base import Struct
+from numpy.typing import NDArray
+
+from apdb import columns_of
+from exposure import Exposure
+from exposure.apcorr import PSF_FLUX
+
+__all__ = ["FilterRules", "filter_dia_sources", "standardize"]
+
+Array = NDArray[np.float64]
+MAX_TRAIL_ARCSEC_PER_S = 36000 / 3600 / 24  # 10 deg/day
+
+
+def standardize(raw: pd.DataFrame, difference: Exposure, processed_mjd_tai: float) -> pd.DataFrame:
+    """Return DiaSource rows (APDB names and units) of raw measurements.
+
+    Parameters
+    ----------
+    raw
+        Table of `diffim.measure` with ``id``.
+    difference
+        The image that was measured: WCS, calibration, aperture corrections, visit info.
+    processed_mjd_tai
+        Written to timeProcessedMjdTai.
+    """
+    info, calib = difference.visit_info, difference.photo_calib
+    assert info is not None and calib is not None
+    x, y = raw.x.to_numpy(np.float64), raw.y.to_numpy(np.float64)
+    wcs = difference.require_wcs()
+    out = pd.DataFrame({"diaSourceId": raw["id"].to_numpy(np.int64)})
+    out["visit"], out["detector"] = np.int64(info.visit), np.int16(info.detector)
+    out["diaObjectId"] = out["ssObjectId"] = out["parentDiaSourceId"] = np.int64(0)
+    out["midpointMjdTai"], out["exposureTime"] = info.midpoint_mjd_tai, info.exposure_time
+    out["ra"], out["dec"] = wcs.pixel_to_sky(x, y) if len(raw) else (x, y)
+    out["band"], out["timeProcessedMjdTai"] = difference.band, processed_mjd_tai
+    jacobian = wcs.jacobian(x, y) if len(raw) else np.zeros((0, 2, 2))
+    _position_errors(out, raw, jacobian)
+    _fluxes(out, raw, difference)
+    scale = 3600 * np.sqrt(np.abs(np.linalg.det(jacobian)))
+    _shapes(out, raw, jacobian)
+    _trails(out, raw, jacobian, scale)
+    for name in ("x", "y", "xErr", "yErr", "psfChi2", "psfNdata", "psfLnL", "extendedness", "dipoleChi2", "dipoleNdata",
+                 "isDipole", "dipoleFitAttempted", "isNegative"):  # fmt: skip
+        out[name] = raw[name].to_numpy()
+    out["bboxSize"], out["snr"] = raw.bboxSize.to_numpy(np.int32), raw.significance.to_numpy(np.float32)
+    columns = {}
+    for c in columns_of("DiaSource"):
+        source = out if c.name in out else raw
+        values = source[c.name].to_numpy() if c.name in source else _missing(c.dtype, len(out))
+        columns[c.name] = np.asarray(values).astype(c.dtype)
+    return pd.DataFrame(columns)
+
+
+def _missing(dtype: np.dtype[np.generic], n: int) -> NDArray[np.generic]:
+    if dtype == object:
+        return np.full(n, "", dtype=object)
+    return np.full(n, np.nan if dtype.kind == "f" else 0).astype(dtype)
+
+
+def _position_errors(out: pd.DataFrame, raw: pd.DataFrame, jacobian: Array) -> None:
+    covariance = np.zeros((len(raw), 2, 2))
+    covariance[:, 0, 0], covariance[:, 1, 1] = raw.xErr**2, raw.yErr**2
+    covariance[:, 0, 1] = covariance[:, 1, 0] = raw.x_y_Cov
+    sky = np.einsum("nij,njk,nlk->nil", jacobian, covariance, jacobian)
+    out["raErr"], out["decErr"] = np.sqrt(sky[:, 0, 0]), np.sqrt(sky[:, 1, 1])
+    out["ra_dec_Cov"] = sky[:, 0, 1]
+
+
+def _fluxes(out: pd.DataFrame, raw: pd.DataFrame, difference: Exposure) -> None:
+    """Instrument units to nJy; PSF fluxes of difference and image get the aperture correction, template PSFs have sum 1."""
+    x, y = raw.x.to_numpy(np.float64), raw.y.to_numpy(np.float64)
+    assert difference.photo_calib is not None
+    factor = difference.photo_calib.at(x, y)
+    correction = None if difference.ap_corr is None else difference.ap_corr.at(PSF_FLUX, x, y)
+    corrected = factor if correction is None else factor * correction
+    names = {"psf": ("psfFlux", corrected), "science": ("scienceFlux", corrected), "ap": ("apFlux", factor),
+             "trail": ("trailFlux", factor), "dipoleMean": ("dipoleMeanFlux", corrected),
+             "dipoleDiff": ("dipoleFluxDiff", corrected), "template": ("templateFlux", 1.0)}  # fmt: skip
+    for prefix, (name, scale) in names.items():
+        out[name] = raw[f"{prefix}InstFlux"].to_numpy(np.float64) * scale
+        out[f"{name}Err"] = raw[f"{prefix}InstFluxErr"].to_numpy(np.float64) * scale
+
+
+def _shapes(out: pd.DataFrame, raw: pd.DataFrame, jacobian: Array) -> None:
+    """Moments from px^2 to arcsec^2 on the sky (x east, y north)."""
+    for suffix in ("", "PSF"):
+        m = np.empty((len(raw), 2, 2))
+        m[:, 0, 0], m[:, 1, 1] = raw[f"ixx{suffix}"], raw[f"iyy{suffix}"]
+        m[:, 0, 1] = m[:, 1, 0] = raw[f"ixy{suffix}"]
+        sky = 3600**2 * np.einsum("nij,njk,nlk->nil", jacobian, m, jacobian)
+        out[f"ixx{suffix}"], out[f"iyy{suffix}"], out[f"ixy{suffix}"] = sky[:, 0, 0], sky[:, 1, 1], sky[:, 0, 1]
+
+
+def _bearing(jacobian: Array, angle: Array) -> Array:
+    """Pixel angle (rad, from +x) to position angle, degrees east of north."""
+    direction = np.einsum("nij,nj->ni", jacobian, np.stack([np.cos(angle), np.sin(angle)], axis=1))
+    return np.asarray(np.degrees(np.arctan2(direction[:, 0], direction[:, 1])) % 360.0)
+
+
+def _trails(out: pd.DataFrame, raw: pd.DataFrame, jacobian: Array, scale: Array) -> None:
+    out["trailLength"] = raw.trailLengthPixels.to_numpy() * scale
+    out["trailAngle"] = _bearing(jacobian, raw.trailAnglePixels.to_numpy()) % 180.0
+    out["trailRa"], out["trailDec"] = out.ra, out.dec
+    out["trailRaErr"], out["trailDecErr"] = out.raErr, out.decErr
+    out["trailAlgorithm"] = np.int32(1)
+    out["trailNdata"] = raw.psfNdata.to_numpy(np.int32)
+    out["trail_flag_edge"] = raw["pixelFlags_edge"].to_numpy() if "pixelFlags_edge" in raw else False
+    out["dipoleLength"] = raw.dipoleLengthPixels.to_numpy() * scale
+    out["dipoleAngle"] = _bearing(jacobian, raw.dipoleAnglePixels.to_numpy())
+
+
+@dataclass(frozen=True)
+class FilterRules:
+    """What is thrown away before association."""
+
+    bad_flags: tuple[str, ...] = ("centroid_flag", "pixelFlags_crCenter", "pixelFlags_high_varianceCenterAll")
+    min_direct_snr: float = -2.0
+    max_trail_arcsec_per_s: float = MAX_TRAIL_ARCSEC_PER_S
+
+
+def filter_dia_sources(raw: pd.DataFrame, table: pd.DataFrame, rules: FilterRules | None = None) -> Struct:
+    """Split standardised sources (`table`, same rows as `raw`) into ``good``, ``rejected`` and ``trailed``.
+
+    A source that fails both the trail test and another one is in both of the latter. NaN passes.
+    """
+    rules = rules or FilterRules()
+    bad = np.zeros(len(table), dtype=bool)
+    for flag in rules.bad_flags:
+        if flag in raw:
+            bad |= raw[flag].to_numpy(bool)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        bad |= (table.scienceFlux / table.scienceFluxErr).to_numpy(np.float64) < rules.min_direct_snr
+    limit = rules.max_trail_arcsec_per_s * table.exposureTime.to_numpy(np.float64)
+    long = table.trailLength.to_numpy(np.float64) >= limit
+    return Struct(good=table[~bad & ~long].copy(), rejected=table[bad].copy(), trailed=table[long].copy())

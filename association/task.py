@@ -1,0 +1,243 @@
+"""`DiaPipelineTask`: from the DiaSources of one detector to what is stored and alerted."""
+
+from typing import Any
+
+import lsst.pex.config as pexConfig
+import numpy as np
+import pandas as pd
+from astropy.time import Time
+from lsst.pipe.base import Struct
+
+from apdb import VisitUnitOfWork, empty_frame
+from apdb.htm import polygon
+from association.errors import AssociationError, DuplicateRecords, TooManyDiaObjects
+from association.forced_rows import ForcedRules, forced_rows, qualified_objects
+from association.matching import associate
+from association.new_objects import BAD_FLAGS, NewSourceRules, filter_new_sources, new_objects
+from association.solar_system import match_solar_system
+from association.statistics import BANDS, forced_means, summarize
+from exposure import Exposure
+from tasks import AlertTask, AlertTaskConfig, IdGenerator, IdPacker
+from tasks.base import AlertTaskConnections
+
+__all__ = ["ApdbMarker", "DiaPipelineConfig", "DiaPipelineTask"]
+
+
+class ApdbMarker(pexConfig.Config):
+    """Its presence says that the ccdVisit is in the APDB (final once the transaction is committed)."""
+
+
+class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):
+    """Configuration; names are those that users of the Rubin task know."""
+
+    validBands = pexConfig.ListField(dtype=str, default=list(BANDS), doc="Bands that the database knows.")
+    angleMargin = pexConfig.RangeField(dtype=float, default=2.0, min=0.0, doc="Margin of the history region, arcsec.")
+    imagePixelMargin = pexConfig.RangeField(dtype=int, default=10, min=0, doc="Margin of objects on the image, px.")
+    maxDistArcSeconds = pexConfig.RangeField(dtype=float, default=1.0, min=0.0, doc="Association radius, arcsec.")
+    doSolarSystemAssociation = pexConfig.Field(dtype=bool, default=True, doc="Match known bodies first?")
+    solarSystemMaxDistArcSeconds = pexConfig.RangeField(dtype=float, default=1.0, min=0.0, doc="Their radius, arcsec.")
+    doRunForcedMeasurement = pexConfig.Field(dtype=bool, default=True, doc="Force photometry at known objects?")
+    historyThreshold = pexConfig.RangeField(dtype=int, default=2, min=1, doc="Good sources that forced needs.")
+    forcedReliabilityThreshold = pexConfig.Field(dtype=float, default=0.5, doc="Reliability of a good source.")
+    forcedTrailLengthThreshold = pexConfig.Field(
+        dtype=float, default=1.4, doc="Longest trail of a good source, arcsec."
+    )
+    filterUnAssociatedSources = pexConfig.Field(dtype=bool, default=True, doc="Test sources before they found objects?")
+    newObjectBadFlags = pexConfig.ListField(dtype=str, default=list(BAD_FLAGS), doc="Flags that forbid new objects.")
+    newObjectFluxField = pexConfig.Field(dtype=str, default="apFlux", doc="Flux of the thresholds.")
+    newObjectSnrThreshold = pexConfig.Field(dtype=float, default=0.0, doc="Least S/N; 0 is off.")
+    newObjectReliabilityThreshold = pexConfig.Field(dtype=float, default=0.1, doc="Least reliability; NULL passes.")
+    newObjectLowReliabilitySnrThreshold = pexConfig.Field(
+        dtype=float, default=0.0, doc="S/N below which ... (0 is off)"
+    )
+    newObjectLowSnrReliabilityThreshold = pexConfig.Field(
+        dtype=float, default=0.1, doc="... more reliability is asked."
+    )
+    maxNewDiaObjects = pexConfig.RangeField(dtype=int, default=0, min=0, doc="More new objects are an error; 0 is off.")
+    hasReliabilityModel = pexConfig.Field(dtype=bool, default=False, doc="Without a model the gates on it are off.")
+
+
+class DiaPipelineTask(AlertTask):
+    """Load history, associate, summarise, force photometry, store."""
+
+    ConfigClass = DiaPipelineConfig
+    _DefaultName = "diaPipe"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        c = self.config
+        reliability = c.newObjectReliabilityThreshold if c.hasReliabilityModel else 0.0
+        self._new_rules = NewSourceRules(
+            tuple(c.newObjectBadFlags), c.newObjectFluxField, c.newObjectSnrThreshold, reliability,
+            c.newObjectLowReliabilitySnrThreshold, c.newObjectLowSnrReliabilityThreshold,
+        )  # fmt: skip
+        self._forced_rules = ForcedRules(
+            c.historyThreshold, c.forcedReliabilityThreshold, c.forcedTrailLengthThreshold,
+            use_reliability=c.hasReliabilityModel,
+        )  # fmt: skip
+
+    def getSchemaCatalogs(self) -> dict[str, Any]:
+        """Return empty tables of what is stored."""
+        return {n: empty_frame(t) for n, t in (("diaSource", "DiaSource"), ("diaObject", "DiaObject"))}
+
+    def run(
+        self, diaSourceTable: pd.DataFrame, diffIm: Exposure, exposure: Exposure, warpedExposure: Exposure,
+        ccdExposureIdBits: int | None = None, *, unitOfWork: VisitUnitOfWork, idGenerator: IdGenerator | None = None,
+        solarSystemObjectTable: pd.DataFrame | None = None, band: str | None = None, processedMjdTai: float | None = None,
+    ) -> Struct:  # fmt: skip
+        """Process one detector's sources inside a unit of work; nothing is committed here.
+
+        Parameters
+        ----------
+        diaSourceTable
+            DiaSource rows (APDB names and units).
+        diffIm, exposure, warpedExposure
+            Difference, calibrated science image, warped template.
+        unitOfWork
+            Open transaction; the caller commits.
+        idGenerator
+            Ids of the forced sources.
+        solarSystemObjectTable
+            Ephemerides at the visit's time (ssObjectId, ephRa, ephDec, ...), None for none.
+        processedMjdTai
+            Processing time (validity, timeProcessed); now by default.
+
+        Returns
+        -------
+        result : `lsst.pipe.base.Struct`
+            apdbMarker, associatedDiaSources (stored), diaForcedSources, diaObjects (all on the image),
+            updatedDiaObjects, associatedSsSources, unassociatedSsObjects, newDiaSources, marginalDiaSources,
+            historySources, historyForcedSources.
+
+        Raises
+        ------
+        AssociationError, DuplicateRecords, TooManyDiaObjects
+            Before anything is written.
+        """
+        self._validate(diffIm, exposure, warpedExposure, band or diffIm.band)
+        now = float(Time.now().tai.mjd) if processedMjdTai is None else processedMjdTai
+        generator = idGenerator or IdGenerator(IdPacker(1 << 40, 256), *diffIm.key)
+        info = diffIm.visit_info
+        assert info is not None
+        with self.step("load"):
+            objects = self._load_objects(unitOfWork, diffIm)
+            ids = objects.diaObjectId.to_numpy(np.int64)
+            history = unitOfWork.load_sources(ids, info.midpoint_mjd_tai)
+            forced_history = unitOfWork.load_forced_sources(ids, info.midpoint_mjd_tai)
+        with self.step("associate"):
+            parts = self._associate(diaSourceTable, objects, solarSystemObjectTable)
+            self._check_duplicates(parts.stored, history, objects)
+        with self.step("summarize"):
+            everything, updated, merged = self._summarize(parts, objects, history)
+        with self.step("forced"):
+            forced, flags = self._forced(everything, merged, updated, diffIm, exposure, generator, now)
+            if len(updated):
+                summary = updated.set_index("diaObjectId")
+                forced_means(summary, pd.concat([forced_history, forced], ignore_index=True))
+                updated = summary.reset_index()
+        updated["validityStartMjdTai"] = now
+        with self.step("store"):
+            unitOfWork.store(now, updated, parts.stored, forced, parts.ss_rows, flags)
+        return Struct(
+            apdbMarker=ApdbMarker(), associatedDiaSources=parts.stored, diaForcedSources=forced, diaObjects=everything,
+            updatedDiaObjects=updated, associatedSsSources=parts.ss_rows, unassociatedSsObjects=parts.ss_missed,
+            newDiaSources=parts.new, marginalDiaSources=parts.marginal, historySources=history,
+            historyForcedSources=forced_history,
+        )  # fmt: skip
+
+    def _validate(self, diffIm: Exposure, exposure: Exposure, template: Exposure, band: str) -> None:
+        problems = []
+        if band not in self.config.validBands:
+            problems.append(f"band {band!r} is none of {''.join(self.config.validBands)}")
+        for name, image in (("science", exposure), ("difference", diffIm), ("template", template)):
+            if image.photo_calib is None:
+                problems.append(f"the {name} image has no photometric calibration")
+            if image.wcs is None:
+                problems.append(f"the {name} image has no WCS")
+            if image.psf is None:
+                problems.append(f"the {name} image has no PSF")
+            if not image.band or image.width <= 0 or image.height <= 0:
+                problems.append(f"the {name} image has no band or no pixels")
+            if name != "template" and (image.visit_info is None or not np.isfinite(image.visit_info.midpoint_mjd_tai)):
+                problems.append(f"the {name} image has no valid time")
+        if problems:
+            raise AssociationError("; ".join(problems), visit=diffIm.key[0], detector=diffIm.key[1])
+
+    def _load_objects(self, unitOfWork: VisitUnitOfWork, diffIm: Exposure) -> pd.DataFrame:
+        wcs = diffIm.require_wcs()
+        scale = float(wcs.pixel_scale_arcsec(diffIm.origin[0] + diffIm.width / 2, diffIm.origin[1] + diffIm.height / 2))
+        margin = self.config.imagePixelMargin + self.config.angleMargin / scale
+        objects = unitOfWork.load_objects(polygon(*diffIm.sky_corners(margin)))
+        x, y = wcs.sky_to_pixel(objects.ra.to_numpy(), objects.dec.to_numpy())
+        return objects[diffIm.contains(x, y, self.config.imagePixelMargin)].reset_index(drop=True)
+
+    def _associate(self, table: pd.DataFrame, objects: pd.DataFrame, ephemerides: pd.DataFrame | None) -> Struct:
+        """Solar system first, then known objects; the rest founds new objects or is marginal."""
+        finite = np.isfinite(table.ra.to_numpy(np.float64)) & np.isfinite(table.dec.to_numpy(np.float64))
+        for lost in table.diaSourceId[~finite]:
+            self.log.warning("DiaSource %d has no position: dropped.", lost)
+        sources = table[finite]
+        bodies = ephemerides
+        if bodies is None or not self.config.doSolarSystemAssociation:
+            bodies = pd.DataFrame({"ssObjectId": np.zeros(0, np.int64), "designation": [], "ephRa": [], "ephDec": []})
+        solar = match_solar_system(sources, bodies, self.config.solarSystemMaxDistArcSeconds)
+        found = associate(solar.unAssocDiaSources, objects, self.config.maxDistArcSeconds)
+        matched = found.diaSources[found.diaSources.diaObjectId != 0]
+        rest = found.diaSources[found.diaSources.diaObjectId == 0]
+        split = Struct(good=rest.copy(), marginal=rest.iloc[:0].copy())
+        if self.config.filterUnAssociatedSources:
+            split = filter_new_sources(rest, self._new_rules)
+        if 0 < self.config.maxNewDiaObjects < len(split.good):
+            raise TooManyDiaObjects(f"{len(split.good)} new objects, more than {self.config.maxNewDiaObjects}")
+        split.good["diaObjectId"] = split.good.diaSourceId
+        for key, value in {
+            "numUpdatedDiaObjects": found.nUpdatedDiaObjects, "numNewDiaObjects": len(split.good),
+            "numUnassociatedDiaObjects": found.nUnassociatedDiaObjects, "nRejectedNewDiaObjects": len(split.marginal),
+            "numTotalSolarSystemObjects": len(bodies), "numAssociatedSsObjects": solar.nAssociatedSsObjects,
+        }.items():  # fmt: skip
+            self.put(key, value)
+        stored = pd.concat([matched, split.good, solar.ssoAssocDiaSources])
+        stored = stored.sort_values("diaSourceId", ignore_index=True).astype(table.dtypes.to_dict()).copy()
+        return Struct(
+            stored=stored,
+            new=split.good,
+            marginal=split.marginal,
+            ss_rows=solar.associatedSsSources,
+            ss_missed=solar.unassociatedSsObjects,
+        )
+
+    def _check_duplicates(self, stored: pd.DataFrame, history: pd.DataFrame, objects: pd.DataFrame) -> None:
+        twice = stored.diaSourceId[stored.diaSourceId.duplicated()]
+        known = stored.diaSourceId[stored.diaSourceId.isin(history.diaSourceId)]
+        founded = stored.diaObjectId[
+            (stored.diaObjectId == stored.diaSourceId) & stored.diaObjectId.isin(objects.diaObjectId)
+        ]
+        for name, ids in (("input", twice), ("database", known), ("objects", founded)):
+            if len(ids):
+                raise DuplicateRecords(
+                    f"{len(ids)} ids (first: {int(ids.iloc[0])}) are twice in the {name}: is the visit stored already?"
+                )
+
+    def _summarize(
+        self, parts: Struct, objects: pd.DataFrame, history: pd.DataFrame
+    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """Return (all objects on the image, the updated ones with all columns, history with the new sources)."""
+        fresh = parts.stored[parts.stored.diaObjectId != 0]
+        frames = [history.assign(isNew=False), fresh.assign(isNew=True)]
+        merged = pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+        founded = new_objects(parts.new)
+        known = pd.concat([f for f in (objects, founded) if len(f)] or [objects, founded], ignore_index=True)
+        touched = known[known.diaObjectId.isin(fresh.diaObjectId)]
+        updated = summarize(touched, merged[merged.diaObjectId.isin(touched.diaObjectId)]).reset_index()
+        rest = known[~known.diaObjectId.isin(touched.diaObjectId)]
+        everything = pd.concat([f for f in (updated, rest) if len(f)] or [updated], ignore_index=True)
+        return everything.sort_values("diaObjectId", ignore_index=True), updated, merged
+
+    def _forced(
+        self, everything: pd.DataFrame, merged: pd.DataFrame, updated: pd.DataFrame, diffIm: Exposure, exposure: Exposure,
+        generator: IdGenerator, now: float,
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+        ids = np.zeros(0, np.int64)
+        if self.config.doRunForcedMeasurement and len(everything):
+            ids = qualified_objects(everything, merged, self._forced_rules)
+        return forced_rows(everything, ids, updated.diaObjectId.to_numpy(), diffIm, exposure, generator, now)

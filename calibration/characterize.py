@@ -1,0 +1,109 @@
+"""What a plain image lacks: variance, background, stars, PSF model, aperture correction, WCS correction, zero point."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from calibration.astrometry import refine_wcs
+from calibration.noise import fill_variance, subtract_background
+from calibration.psf_model import PsfFit, fit_psf
+from calibration.refcat import Matches, ReferenceStars, match_stars
+from calibration.stars import detect_sources, select_stars
+from calibration.zeropoint import calibrate
+from exposure import ApCorrMap, ChebyshevField, Exposure, Instrument
+from exposure.apcorr import PSF_FLUX
+from exposure.photometry import forced_psf_photometry
+
+__all__ = ["Characterized", "characterize"]
+
+
+@dataclass(frozen=True)
+class Characterized:
+    """An exposure that lacks nothing, its source table and the numbers of each step.
+
+    ``sources`` has x, y, ra, dec, psfFlux, psfFluxErr (instrument units), snr, star, isolated, flagged.
+    """
+
+    exposure: Exposure
+    sources: pd.DataFrame
+    report: dict[str, float]
+
+
+def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStars | None = None) -> Characterized:
+    """Fill in, in place, whatever the exposure lacks; parts that the file gave are kept.
+
+    Parameters
+    ----------
+    exposure
+        As read.
+    rules
+        Its instrument.
+    reference
+        Reference stars, for ``relative`` or ``refcat`` zero points and ``relative`` astrometry.
+
+    Raises
+    ------
+    BadPixels, TooFewStars, ZeropointFailed, WcsMissing
+        With visit and detector.
+    """
+    exposure.require_wcs()
+    rms = subtract_background(exposure, rules.characterize.background_mesh)
+    if not np.isfinite(exposure.variance).any() or rules.variance != "plane":
+        fill_variance(exposure, rms, rules)
+    sources = detect_sources(exposure)
+    sources["star"] = select_stars(sources)
+    report = {"nSources": float(len(sources)), "nStars": float(sources.star.sum())}
+    if exposure.psf is None:
+        fit = fit_psf(exposure, sources, rules.characterize.psf_order)
+        exposure.psf = fit.psf
+        exposure.ap_corr = _aperture_correction(exposure, fit)
+        report |= {
+            "psfFwhm": fit.fwhm, "psfHeldOutResidual": fit.held_out_residual, "psfHeldOutChi2": fit.held_out_chi2,
+            "psfStars": float(fit.n_stars), "psfWingFraction": fit.wing_fraction,
+        }  # fmt: skip
+    _measure(exposure, sources)
+    if rules.characterize.astrometry == "relative" and reference is not None:
+        stars = sources[sources.isolated & ~sources.flagged]
+        exposure.wcs, numbers = refine_wcs(exposure, stars, reference)
+        report |= numbers
+    ra, dec = exposure.require_wcs().pixel_to_sky(sources.x.to_numpy(), sources.y.to_numpy())
+    sources["ra"], sources["dec"] = ra, dec
+    _calibrate(exposure, sources, rules, reference, report)
+    exposure.sources = sources
+    exposure.metadata.update(report)
+    return Characterized(exposure, sources, report)
+
+
+def _aperture_correction(exposure: Exposure, fit: PsfFit) -> ApCorrMap:
+    """The light outside the stamp, as the fitted Moffat wings tell."""
+    return ApCorrMap({PSF_FLUX: ChebyshevField.constant(1.0 / (1.0 - fit.wing_fraction), exposure.bbox)})
+
+
+def _measure(exposure: Exposure, sources: pd.DataFrame) -> None:
+    """PSF fluxes of all sources, with aperture correction."""
+    assert exposure.psf is not None
+    fluxes = forced_psf_photometry(
+        exposure.image, exposure.variance, exposure.psf, sources.x, sources.y, origin=exposure.origin
+    )
+    factor = None if exposure.ap_corr is None else exposure.ap_corr.at(PSF_FLUX, sources.x, sources.y)
+    scale = 1.0 if factor is None else factor
+    sources["psfFlux"] = fluxes.instFlux.to_numpy() * scale
+    sources["psfFluxErr"] = fluxes.instFluxErr.to_numpy() * scale
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sources["snr"] = sources.psfFlux / sources.psfFluxErr
+
+
+def _calibrate(
+    exposure: Exposure, sources: pd.DataFrame, rules: Instrument, reference: ReferenceStars | None,
+    report: dict[str, float],
+) -> None:  # fmt: skip
+    if exposure.photo_calib is not None:
+        return
+    matches: Matches | None = None
+    if reference is not None and rules.zeropoint in ("relative", "refcat"):
+        good = sources[sources.isolated & ~sources.flagged & (sources.snr > 20)]
+        matches = match_stars(exposure, good, reference, exposure.require_wcs(), radius=1.5)
+        report["zeropointMatches"] = float(len(matches))
+    exposure.photo_calib = calibrate(exposure, rules, matches)
+    report["zeropoint"] = 31.4 - 2.5 * float(np.log10(exposure.photo_calib.mean))

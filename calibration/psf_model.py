@@ -1,0 +1,279 @@
+"""The PSF model: a pixel basis that varies over the CCD, measured from stars.
+
+Stars are moved to the pixel grid, divided by their flux, and each pixel is fitted as a Chebyshev polynomial of the
+position with rejection of outlying stars. Beyond the core the noisy pixels give way to an elliptical Moffat fitted to
+the mean profile, which also tells how much light falls outside the stamp. Every fifth star is held out and judges the
+model.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+from scipy.spatial import cKDTree
+
+from calibration.errors import TooFewStars
+from exposure import Exposure, PolynomialPsf
+from exposure.psf import fwhm_of, polynomial_terms
+from exposure.stamps import gather, shift_stamps
+
+__all__ = ["PsfFit", "fit_psf"]
+
+MIN_STARS = 4
+RING = 0.42  # of the stamp side: where the local sky is taken
+BRIGHT_SNR = 60  # centroid noise of fainter stars would broaden the model by more than 0.1 %
+
+
+@dataclass(frozen=True)
+class PsfFit:
+    """A PSF model and how good it is.
+
+    ``held_out_residual`` is the median over held-out stars of rms residual / peak in the core (0.01 = 1 %),
+    ``held_out_chi2`` the median reduced chi2 there; NaN when no star could be held out.
+    """
+
+    psf: PolynomialPsf
+    fwhm: float
+    wing_fraction: float
+    n_stars: int
+    n_held_out: int
+    held_out_residual: float
+    held_out_chi2: float
+
+
+def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int = 0) -> PsfFit:
+    """Fit the model to the rows of `sources` (x, y frame px; snr; size) whose ``star`` is set.
+
+    The other rows are neighbours, whose pixels are left out.
+
+    Parameters
+    ----------
+    order
+        Highest spatial order; lowered when stars are few (10 stars per term).
+    size
+        Stamp side; 0 takes 8 FWHM, odd, within 21..51.
+
+    Raises
+    ------
+    TooFewStars
+        Fewer than `MIN_STARS` usable stars.
+    """
+    stars = sources[sources.star]
+    if (stars.snr > BRIGHT_SNR).sum() >= 40:
+        stars = stars[stars.snr > BRIGHT_SNR]
+    if len(stars) < MIN_STARS:
+        raise TooFewStars(
+            f"{len(stars)} usable stars, need {MIN_STARS} for a PSF model", visit=exposure.key[0],
+            detector=exposure.key[1],
+        )  # fmt: skip
+    fwhm = 2.3548 * float(np.sqrt(np.nanmedian(stars["size"])))
+    side = size or int(np.clip(int(8 * fwhm) | 1, 21, 51))
+    data = _Stamps.cut(exposure, stars, sources, side, fwhm)
+    held = (np.arange(len(stars)) % 5 == 4) if len(stars) >= 10 else np.zeros(len(stars), bool)
+    orders = _orders(min(order, _affordable(int((~held).sum()))))
+    model, use = None, ~held
+    for _ in range(4):
+        model, keep = _fit_once(data, use, orders, exposure.bbox, fwhm)
+        data.refine(model)
+        use = ~held & (keep | ~use)
+    assert model is not None
+    final, wing = _with_wings(model, data, use, fwhm)
+    residual, chi2 = _judge(final, data, held)
+    mean = fwhm_of(final.moments_at(*final.average_position()))[0]
+    return PsfFit(final, float(mean), wing, int(use.sum()), int(held.sum()), residual, chi2)
+
+
+def _affordable(n: int) -> int:
+    return 0 if n < 30 else 1 if n < 80 else 2 if n < 400 else 3
+
+
+def _orders(top: int) -> NDArray[np.int64]:
+    return np.array([(d - j, j) for d in range(top + 1) for j in range(d + 1)], dtype=np.int64)
+
+
+@dataclass
+class _Stamps:
+    """Star stamps, their sub-pixel offsets and fluxes; `refine` improves the last two with a model."""
+
+    raw: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    cx: NDArray[np.int64]
+    cy: NDArray[np.int64]
+    flux: NDArray[np.float64]
+
+    @classmethod
+    def cut(cls, exposure: Exposure, stars: pd.DataFrame, sources: pd.DataFrame, side: int, fwhm: float) -> "_Stamps":
+        x, y = stars.x.to_numpy(np.float64).copy(), stars.y.to_numpy(np.float64).copy()
+        cx, cy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+        ox, oy = exposure.origin
+        image = np.where(exposure.good("BAD", "CR", "SAT"), exposure.image, np.float32(np.nan))
+        raw = gather(image, cx - ox, cy - oy, side, np.nan)
+        _blank_neighbours(raw, cx, cy, sources[["x", "y"]].to_numpy(np.float64), fwhm)
+        variance = gather(exposure.variance, cx - ox, cy - oy, side, np.nan)
+        g = np.arange(side) - side // 2
+        ring = np.hypot(g[:, None], g[None, :]) > RING * side
+        with np.errstate(all="ignore"):
+            import warnings
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                level = np.nanmedian(raw[:, ring], axis=1)
+        raw -= np.nan_to_num(level).astype(np.float32)[:, None, None]
+        disc = np.hypot(g[:, None], g[None, :]) <= 0.35 * side
+        flux = np.nansum(np.where(disc, raw, 0), axis=(1, 2)).astype(np.float64)
+        return cls(raw, variance, x, y, cx, cy, flux)
+
+    def centred(self) -> NDArray[np.float32]:
+        """Stamps moved to the grid and divided by flux; NaN pixels (and what they touch) stay NaN."""
+        out = np.empty_like(self.raw)
+        holes = ~np.isfinite(self.raw)
+        mirrored = np.nan_to_num(self.raw[:, ::-1, ::-1])  # the light on the other side stands in for missing pixels
+        shift_stamps(np.where(holes, mirrored, self.raw), self.cx - self.x, self.cy - self.y, out)
+        out /= self.flux[:, None, None].astype(np.float32)
+        if holes.any():
+            out[holes] = np.nan
+        return out
+
+    def refine(self, model: PolynomialPsf) -> None:
+        """Fit flux and position of each star with the model (linear in flux, dx, dy; core pixels only)."""
+        stamps = model.image_at(self.x, self.y).astype(np.float64)
+        gy, gx = np.gradient(stamps, axis=(1, 2))
+        peak = stamps.max(axis=(1, 2), keepdims=True)
+        weight = (stamps > 0.05 * peak) & np.isfinite(self.raw)
+        data = np.where(weight, self.raw, 0).astype(np.float64)
+        basis = (
+            np.stack([stamps, -gx * self.flux[:, None, None], -gy * self.flux[:, None, None]], axis=1) * weight[:, None]
+        )
+        normal = np.einsum("nkij,nlij->nkl", basis, basis)
+        normal += 1e-12 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(3)
+        right = np.einsum("nkij,nij->nk", basis, data)
+        solution = np.linalg.solve(normal, right[..., None])[..., 0]
+        good = np.isfinite(solution).all(1) & (solution[:, 0] > 0)
+        step = np.clip(solution[:, 1:], -0.3, 0.3)
+        self.x = np.where(good, np.clip(self.x + step[:, 0], self.cx - 0.7, self.cx + 0.7), self.x)
+        self.y = np.where(good, np.clip(self.y + step[:, 1], self.cy - 0.7, self.cy + 0.7), self.y)
+        self.flux = np.where(good, solution[:, 0], self.flux)
+
+
+def _blank_neighbours(
+    raw: NDArray[np.float32], cx: NDArray[np.int64], cy: NDArray[np.int64], others: NDArray[np.float64], fwhm: float
+) -> None:
+    """Set pixels within 1.5 FWHM of any other source to NaN."""
+    side = raw.shape[-1]
+    half = side // 2
+    g = np.arange(side) - half
+    near = cKDTree(others).query_ball_point(np.stack([cx, cy], axis=1), half * 1.5 + 1.5 * fwhm)
+    for k, members in enumerate(near):  # a few hundred stars with a handful of neighbours each
+        for m in members:
+            dx, dy = others[m, 0] - cx[k], others[m, 1] - cy[k]
+            if np.hypot(dx, dy) > 1.5:
+                raw[k][(g[None, :] - dx) ** 2 + (g[:, None] - dy) ** 2 < (1.5 * fwhm) ** 2] = np.nan
+
+
+def _fit_once(
+    data: _Stamps, use: NDArray[np.bool_], orders: NDArray[np.int64], bbox: tuple[int, int, int, int], fwhm: float
+) -> tuple[PolynomialPsf, NDArray[np.bool_]]:
+    """One robust polynomial fit per pixel; returns the model and which stars agree with it."""
+    stamps = data.centred()
+    side = stamps.shape[-1]
+    terms = polynomial_terms(orders, bbox, data.x, data.y)
+    g = np.arange(side) - side // 2
+    core = np.hypot(g[:, None], g[None, :]) < 1.5 * fwhm
+    keep = use & (data.flux > 0)
+    sky = float(np.nanmedian(data.variance)) * np.pi * fwhm**2
+    flux = np.clip(data.flux, 0, None)
+    weight_star = flux**2 / (sky + flux + (0.01 * flux) ** 2)  # inverse variance of a stamp divided by its flux
+    weight_star /= max(float(weight_star.max()), 1e-30)
+    for _ in range(3):
+        basis = _solve_pixels(stamps[keep], terms[keep], weight_star[keep])
+        fitted = np.tensordot(terms, basis, axes=1)
+        with np.errstate(invalid="ignore"):
+            miss = np.sqrt(np.nanmean((np.where(core, stamps - fitted, np.nan)) ** 2, axis=(1, 2)))
+        typical = np.median(miss[keep])
+        agree = miss < max(3.5 * typical, 1e-4)
+        if (agree & use).sum() < MIN_STARS or np.array_equal(agree & keep, keep):
+            break
+        keep = use & agree & (data.flux > 0)
+    basis = basis / basis[0].sum()
+    for k in range(1, len(orders)):
+        basis[k] -= basis[k].sum() * basis[0]
+    centre = (float(data.x[keep].mean()), float(data.y[keep].mean()))
+    return PolynomialPsf(basis.astype(np.float32), orders, bbox, centre), keep
+
+
+def _solve_pixels(stamps: NDArray[Any], terms: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted least squares for every pixel at once, with one robust reweighting against neighbours' light."""
+    n, side = stamps.shape[0], stamps.shape[1]
+    flat = stamps.reshape(n, -1).astype(np.float64)
+    holes = ~np.isfinite(flat)
+    flat = np.where(holes, 0, flat)
+    w = weight[:, None] * ~holes
+    for _ in range(3):
+        normal = np.einsum("nk,nl,np->pkl", terms, terms, w, optimize=True)
+        normal += 1e-9 * (np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-12) * np.eye(terms.shape[1])
+        right = np.einsum("nk,np->pk", terms, w * flat, optimize=True)
+        solution = np.linalg.solve(normal, right[..., None])[..., 0]
+        residual = np.abs(flat - terms @ solution.T) * np.sqrt(weight)[:, None]
+        scale = 1.4826 * np.median(residual, axis=0) + 1e-12
+        w = weight[:, None] * ~holes / np.maximum(1.0, residual / (2.5 * scale)) ** 2
+    return np.asarray(solution.T.reshape(-1, side, side))
+
+
+def _moffat(p: NDArray[np.float64], gx: NDArray[Any], gy: NDArray[Any]) -> NDArray[np.float64]:
+    alpha, beta, e1, e2 = np.exp(p[0]), 1.2 + np.exp(p[1]), np.tanh(p[2]), np.tanh(p[3])
+    det = np.sqrt(max(1 - e1 * e1 - e2 * e2, 1e-3))
+    r2 = ((1 - e1) * gx * gx - 2 * e2 * gx * gy + (1 + e1) * gy * gy) / (det * alpha**2)
+    return np.asarray((beta - 1) / (np.pi * alpha**2) * (1 + r2) ** (-beta))
+
+
+def _with_wings(
+    model: PolynomialPsf, data: _Stamps, use: NDArray[np.bool_], fwhm: float
+) -> tuple[PolynomialPsf, float]:
+    """Blend the mean stamp into a Moffat beyond the core; returns the model and the light outside the stamp."""
+    mean = model.kernel_at(*model.centre)[0].astype(np.float64)
+    side = mean.shape[0]
+    g = np.arange(side, dtype=np.float64) - side // 2
+    gx, gy = np.meshgrid(g, g)
+    radius = np.hypot(gx, gy)
+    ring = radius > RING * side  # its level was taken for sky when the stamps were cut
+    fitted = radius < 3.0 * fwhm
+
+    def miss(p: NDArray[np.float64]) -> NDArray[np.float64]:
+        scale = 0.03 * np.abs(mean) + 1e-4 * mean.max()  # relative: the wings count as much as the core
+        light = p[4] * _moffat(p, gx, gy)
+        return np.asarray(((light - np.median(light[ring]) - mean) / scale)[fitted])
+
+    start = np.array([np.log(0.6 * fwhm), np.log(2.0), 0.0, 0.0, 1.0])
+    p = least_squares(miss, start, max_nfev=200).x
+    blend = np.clip((radius - 2.0 * fwhm) / fwhm, 0, 1)
+    light = p[4] * _moffat(p, gx, gy)
+    total = (1 - blend) * (mean + np.median(light[ring])) + blend * light
+    alpha, beta, equal_area = np.exp(p[0]), 1.2 + np.exp(p[1]), side / np.sqrt(np.pi)
+    wing = float(np.clip(p[4] * (1 + (equal_area / alpha) ** 2) ** (1 - beta), 0, 0.1))
+    basis = model.basis.astype(np.float64) * (1 - blend)
+    at_centre = polynomial_terms(model.orders, model.bbox, *model.centre)[0]
+    basis[0] = total - np.tensordot(at_centre[1:], basis[1:], axes=1)
+    scale = basis[0].sum()
+    basis /= scale
+    for k in range(1, len(basis)):
+        basis[k] -= basis[k].sum() * basis[0]
+    return PolynomialPsf(basis.astype(np.float32), model.orders, model.bbox, model.centre), wing
+
+
+def _judge(model: PolynomialPsf, data: _Stamps, held: NDArray[np.bool_]) -> tuple[float, float]:
+    """Residual of held-out stars in the core: rms over the peak, and reduced chi2."""
+    if not held.any():
+        return float("nan"), float("nan")
+    data.refine(model)
+    stamps = model.image_at(data.x[held], data.y[held]) * data.flux[held][:, None, None]
+    core = stamps > 0.1 * stamps.max(axis=(1, 2), keepdims=True)
+    miss = np.where(core, data.raw[held] - stamps, np.nan)
+    with np.errstate(invalid="ignore"):
+        rms = np.sqrt(np.nanmean(miss**2, axis=(1, 2))) / stamps.max(axis=(1, 2))
+        chi2 = np.nanmean(miss**2 / data.variance[held], axis=(1, 2))
+    return float(np.nanmedian(rms)), float(np.nanmedian(chi2))

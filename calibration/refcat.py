@@ -1,0 +1,83 @@
+"""Reference stars: positions and fluxes that relative or absolute calibration compares with."""
+
+from dataclasses import dataclass
+from os import PathLike
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from calibration.errors import CalibrationError
+from exposure import Exposure, SkyWcs
+
+__all__ = ["Matches", "ReferenceStars", "match_stars"]
+
+COLUMNS = ("ra", "dec", "flux")
+
+
+@dataclass(frozen=True)
+class ReferenceStars:
+    """Stars with ra, dec (deg) and flux (nJy)."""
+
+    table: pd.DataFrame
+
+    @classmethod
+    def read(cls, path: "str | PathLike[str]") -> "ReferenceStars":
+        """Read a Parquet table.
+
+        Raises
+        ------
+        CalibrationError
+            A column is missing.
+        """
+        table = pd.read_parquet(path)
+        missing = [c for c in COLUMNS if c not in table]
+        if missing:
+            raise CalibrationError(f"the reference catalogue {path} lacks the columns {missing}")
+        return cls(table)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Matched pairs: positions in px (found and expected), fluxes (instrument units and nJy), errors."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    x_ref: NDArray[np.float64]
+    y_ref: NDArray[np.float64]
+    flux: NDArray[np.float64]
+    flux_err: NDArray[np.float64]
+    flux_ref: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return int(self.x.size)
+
+    def subset(self, keep: NDArray[np.bool_]) -> "Matches":
+        """Return the chosen pairs."""
+        return Matches(*(getattr(self, f)[keep] for f in self.__dataclass_fields__))
+
+
+def match_stars(
+    exposure: Exposure, sources: pd.DataFrame, reference: ReferenceStars, wcs: SkyWcs, radius: float = 2.0
+) -> Matches:
+    """Match sources (x, y, psfFlux, psfFluxErr) to reference stars in the pixel frame, mutual nearest in `radius` px."""
+    x, y = wcs.sky_to_pixel(reference.table.ra.to_numpy(), reference.table.dec.to_numpy())
+    inside = exposure.contains(x, y, margin=5)
+    ref_xy = np.stack([x[inside], y[inside]], axis=1)
+    found = sources[["x", "y"]].to_numpy(np.float64)
+    if len(ref_xy) == 0 or len(found) == 0:
+        empty = np.zeros(0)
+        return Matches(*(empty,) * 7)
+    distance, nearest = cKDTree(ref_xy).query(found, distance_upper_bound=radius)
+    ok = np.isfinite(distance)
+    back, chosen = cKDTree(found[ok]).query(ref_xy[nearest[ok]])
+    del back
+    ok_index = np.flatnonzero(ok)
+    mutual = chosen == np.arange(ok_index.size)
+    s, r = ok_index[mutual], nearest[ok_index[mutual]]
+    flux_ref = reference.table.flux.to_numpy(np.float64)[inside][r]
+    return Matches(
+        found[s, 0], found[s, 1], ref_xy[r, 0], ref_xy[r, 1], sources.psfFlux.to_numpy(np.float64)[s],
+        sources.psfFluxErr.to_numpy(np.float64)[s], flux_ref,
+    )  # fmt: skip

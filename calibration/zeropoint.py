@@ -1,0 +1,83 @@
+"""The zero point by the instrument's rule: header, fixed, or from reference stars."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.errors import ZeropointFailed
+from calibration.refcat import Matches
+from exposure import ChebyshevField, Exposure, Instrument, PhotoCalib
+from exposure.psf import polynomial_terms
+
+__all__ = ["calibrate"]
+
+
+def calibrate(exposure: Exposure, rules: Instrument, matches: Matches | None) -> PhotoCalib:
+    """Return the calibration of an exposure.
+
+    ``header`` and ``fixed`` take the value read from the file; ``refcat`` and ``relative`` fit it to matched stars.
+    ``relative`` without a reference (the first frame of a template) takes the configured zero point as its scale.
+
+    Raises
+    ------
+    ZeropointFailed
+        The rule needs stars and fewer than 3 match.
+    """
+    if rules.zeropoint in ("header", "fixed"):
+        return PhotoCalib.from_zeropoint(float(exposure.metadata["zeropoint"]), source=rules.zeropoint)
+    if matches is None:
+        if rules.zeropoint == "relative":
+            return PhotoCalib.from_zeropoint(float(rules.zeropoint_value.constant), source="relative")
+        raise ZeropointFailed(
+            f"instrument {rules.name} takes its zero point from a reference catalogue, and none was given",
+            visit=exposure.key[0], detector=exposure.key[1],
+        )  # fmt: skip
+    return _from_stars(exposure, matches, rules.zeropoint)
+
+
+def _from_stars(exposure: Exposure, m: Matches, source: str) -> PhotoCalib:
+    good = (m.flux > 0) & (m.flux_ref > 0) & (m.flux > 10 * m.flux_err)
+    m = m.subset(good)
+    if len(m) < 3:
+        raise ZeropointFailed(
+            f"{len(m)} stars match the reference catalogue, need 3: check the WCS and the catalogue's depth",
+            visit=exposure.key[0], detector=exposure.key[1],
+        )  # fmt: skip
+    ratio = np.log(m.flux_ref / m.flux)
+    weight = 1.0 / ((m.flux_err / m.flux) ** 2 + 0.01**2)
+    order = 0 if len(m) < 40 else 1 if len(m) < 120 else 2
+    orders = np.array([(d - j, j) for d in range(order + 1) for j in range(d + 1)], dtype=np.int64)
+    terms = polynomial_terms(orders, exposure.bbox, m.x, m.y)
+    solution, error = _robust(terms, ratio, weight)
+    level = float(np.exp(solution[0]))
+    variation = _variation(exposure, orders, solution) if order else None
+    return PhotoCalib(level, level * error, variation, source)
+
+
+def _robust(
+    terms: NDArray[np.float64], ratio: NDArray[np.float64], weight: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Weighted least squares with Tukey weights about a median start; returns coefficients and the error of the first."""
+    miss = ratio - np.median(ratio)
+    solution = np.zeros(terms.shape[1])
+    for _ in range(12):
+        scale = max(1.4826 * float(np.median(np.abs(miss))), 1e-4)
+        robust = np.clip(1 - (miss / (4.685 * scale)) ** 2, 0, None) ** 2
+        w = weight * robust
+        normal = terms.T @ (terms * w[:, None]) + 1e-12 * np.eye(terms.shape[1])
+        solution = np.linalg.solve(normal, terms.T @ (w * ratio))
+        miss = ratio - terms @ solution
+    used = max(int((robust > 0.1).sum()), 1)
+    return solution, scale / np.sqrt(used)
+
+
+def _variation(exposure: Exposure, orders: NDArray[np.int64], solution: NDArray[np.float64]) -> ChebyshevField:
+    """exp of the fitted log variation, to second order, as a Chebyshev field of mean factor 1 at the fit's constant."""
+    top = int(orders.max()) * 2
+    x0, y0, width, height = exposure.bbox
+    nodes = np.cos(np.pi * (np.arange(top + 1) + 0.5) / (top + 1))
+    u, v = np.meshgrid(nodes, nodes)
+    x, y = x0 + (u.ravel() + 1) / 2 * (width - 1), y0 + (v.ravel() + 1) / 2 * (height - 1)
+    values = np.exp(polynomial_terms(orders, exposure.bbox, x, y)[:, 1:] @ solution[1:])
+    design = np.polynomial.chebyshev.chebvander2d(v.ravel(), u.ravel(), [top, top])
+    coefficients = np.linalg.solve(design, values)
+    return ChebyshevField(coefficients.reshape(top + 1, top + 1), exposure.bbox)

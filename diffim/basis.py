@@ -1,0 +1,109 @@
+"""The Alard-Lupton basis: Gaussians times polynomials (Alard & Lupton 1998), normalised so that only B_0 has a sum.
+
+Widths follow the seeing of the two images: s = sqrt(|sigma_big^2 - sigma_small^2|), at least a minimum, the first width
+s/2 and each next twice the one before.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exposure.psf import FWHM_PER_SIGMA
+
+__all__ = ["AlardLuptonBasis", "make_basis"]
+
+DEGREES = (4, 2, 2)
+MIN_SIGMA, MIN_SIGMA_DECONVOLUTION = 0.7, 0.4
+FALLBACK_SIGMAS = (0.7, 1.5, 3.0)
+MIN_SIZE, MAX_SIZE, SIZE_PER_SIGMA = 21, 35, 6
+
+
+@dataclass(frozen=True)
+class AlardLuptonBasis:
+    """Kernel stamps of odd side `size`: ``functions`` has shape (K, size, size), B_0 of sum 1, the rest of sum 0."""
+
+    sigmas: tuple[float, ...]
+    degrees: tuple[int, ...]
+    size: int
+    mode: str
+
+    @cached_property
+    def terms(self) -> list[tuple[int, int, int]]:
+        """(Gaussian, px, py) of each function; inside a degree px descends."""
+        return [
+            (g, degree - py, py)
+            for g, top in enumerate(self.degrees)
+            for degree in range(top + 1)
+            for py in range(degree + 1)
+        ]
+
+    @cached_property
+    def factors(self) -> list[list[NDArray[np.float64]]]:
+        """One-dimensional factors [Gaussian][power] of length `size`; coordinates run from -1 to 1 edge to edge."""
+        half = self.size // 2
+        x = np.arange(-half, half + 1, dtype=np.float64)
+        out = []
+        for sigma, top in zip(self.sigmas, self.degrees, strict=True):
+            gauss = np.exp(-0.5 * (x / sigma) ** 2)
+            gauss /= gauss.sum()
+            out.append([gauss * (x / half) ** p for p in range(top + 1)])
+        return out
+
+    @cached_property
+    def mixing(self) -> NDArray[np.float64]:
+        """Matrix (K, K) from raw products of factors to the normalised functions."""
+        raw = self._raw()
+        k = len(raw)
+        sums = raw.sum(axis=(1, 2))
+        matrix = np.eye(k)
+        matrix[0] /= sums[0]
+        first = raw[0] / sums[0]
+        for i in range(1, k):
+            function = raw[i].copy()
+            if abs(sums[i]) > 1.19e-7:
+                matrix[i] /= sums[i]
+                function = function / sums[i] - first
+                matrix[i] -= matrix[0]
+            norm = np.sqrt((function**2).sum())
+            matrix[i] /= norm
+        return matrix
+
+    def _raw(self) -> NDArray[np.float64]:
+        return np.stack([np.outer(self.factors[g][py], self.factors[g][px]) for g, px, py in self.terms])
+
+    @cached_property
+    def functions(self) -> NDArray[np.float64]:
+        """The normalised stamps, shape (K, size, size)."""
+        return np.tensordot(self.mixing, self._raw(), axes=1)
+
+
+def make_basis(
+    fwhm_convolved: float | None, fwhm_target: float | None, size: int = 0, degrees: tuple[int, ...] = DEGREES
+) -> AlardLuptonBasis:
+    """Return the basis for an image of `fwhm_convolved` px that shall match one of `fwhm_target` px.
+
+    Parameters
+    ----------
+    size
+        Kernel side; 0 takes 6 times the largest width, odd, within 21..35.
+
+    Raises
+    ------
+    ValueError
+        An even size.
+    """
+    if size and size % 2 == 0:
+        raise ValueError(f"the kernel size must be odd, got {size}")
+    mode, sigmas = "config", FALLBACK_SIGMAS
+    if fwhm_convolved and fwhm_target and abs(fwhm_convolved - fwhm_target) > 1e-9:
+        a, b = fwhm_convolved / FWHM_PER_SIGMA, fwhm_target / FWHM_PER_SIGMA
+        mode = "deconvolution" if a > b else "convolution"
+        least = MIN_SIGMA_DECONVOLUTION if a > b else MIN_SIGMA
+        first = max(least, 0.5 * float(np.sqrt(abs(b * b - a * a))))
+        sigmas = tuple(first * 2.0**k for k in range(len(degrees)))
+    if not size:
+        wanted = int(SIZE_PER_SIGMA * sigmas[-1])
+        size = int(np.clip(wanted + (wanted + 1) % 2, MIN_SIZE, MAX_SIZE))
+    return AlardLuptonBasis(tuple(sigmas), tuple(degrees), size, mode)

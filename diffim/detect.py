@@ -1,0 +1,146 @@
+"""Detection of both polarities on a difference image: matched filter with the local PSF, peaks, footprints."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from diffim.convolve import TileGrid, convolve_varying
+from exposure import Psf
+from exposure.psf import fwhm_of
+
+__all__ = ["Detections", "Significance", "detect", "footprint_edges", "significance"]
+
+MIN_WEIGHT = 0.3  # of the PSF's weight that must fall on good pixels
+TILE = 256
+
+
+@dataclass(frozen=True)
+class Significance:
+    """The matched-filter image S = (D * P) / sqrt(V * P^2), and the scale that it was divided by."""
+
+    image: NDArray[np.float32]
+    scale: float
+    fwhm: float
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Peaks (array px), signed significance, and the footprint of each: label, bounding box, area."""
+
+    x: NDArray[np.int64]
+    y: NDArray[np.int64]
+    significance: NDArray[np.float64]
+    label: NDArray[np.int64]
+    boxes: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    n_positive_pixels: int
+    n_negative_pixels: int
+
+
+def significance(
+    difference: NDArray[np.float32], variance: NDArray[np.float32], good: NDArray[np.bool_], psf: Psf,
+    origin: tuple[int, int], model: NDArray[np.float32] | None = None, flux_error: float = 0.0,
+    position_error: float = 0.0,
+) -> Significance:  # fmt: skip
+    """Return the significance image.
+
+    Parameters
+    ----------
+    model, flux_error, position_error
+        The matched template and how well it is known: relative flux error and registration error (px), as measured on
+        the stars of this image. Residuals of that size are not counted as significant.
+    """
+    height, width = difference.shape
+    grid = TileGrid(height, width, TILE, psf.size // 2)
+    x, y = _tile_centres(grid, origin)
+    stamps = np.ascontiguousarray(psf.kernel_at(x, y)[:, ::-1, ::-1])
+    clean = np.where(good, difference, 0).astype(np.float32)
+    weight = np.where(good, variance, 0).astype(np.float32)
+    images, kernels = [clean, weight], [stamps, stamps**2]
+    if model is not None and (flux_error > 0 or position_error > 0):
+        images.append(np.where(np.isfinite(model), model, 0).astype(np.float32))
+        kernels.append(stamps)
+    filtered = convolve_varying(images, kernels, grid)
+    noise = np.maximum(filtered[1], 0)
+    whole = cv2.blur(np.where(good, 1.0, 0.0).astype(np.float32), (5, 5))
+    if len(filtered) == 3:
+        gy, gx = np.gradient(filtered[2])
+        noise = noise + (flux_error * filtered[2]) ** 2 + position_error**2 * (gx**2 + gy**2)
+    ok = (noise > 0) & (whole > MIN_WEIGHT)
+    s = np.where(ok, filtered[0] / np.sqrt(np.where(ok, noise, 1)), 0).astype(np.float32)
+    sample = s[ok & good][:: max(1, s.size // 400_000)]
+    scale = float(1.4826 * np.median(np.abs(sample - np.median(sample)))) if sample.size > 100 else 1.0
+    scale = max(scale, 1.0)
+    return Significance(s / np.float32(scale), scale, float(np.median(fwhm_of(psf.moments_at(x, y)))))
+
+
+def _tile_centres(grid: TileGrid, origin: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    rows = [grid.centres(r) for r in grid.row_numbers()]
+    return np.concatenate([r[0] for r in rows]) + origin[0], np.concatenate([r[1] for r in rows]) + origin[1]
+
+
+def detect(s: Significance, threshold: float = 5.0) -> Detections:
+    """Find peaks of |S| above the threshold.
+
+    Footprints are 8-connected pixels above the threshold, grown by 1.2 PSF sigma; touching ones of either sign merge.
+    A peak close to a much stronger one is the rim of that one's residual and is dropped; of a close pair of opposite
+    signs (a dipole) the stronger peak stays.
+    """
+    size = np.abs(s.image)
+    above = size > threshold
+    sigma = s.fwhm / 2.3548
+    radius = max(1, int(1.2 * sigma + 0.5))
+    grown = cv2.dilate(above.astype(np.uint8), _disc(radius))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(grown, connectivity=8)
+    reach = max(1, int(0.5 * s.fwhm))
+    peak = above & (size >= cv2.dilate(size, _disc(reach)))
+    y, x = (a.astype(np.int64) for a in np.nonzero(peak))
+    value = s.image[y, x].astype(np.float64)
+    order = np.lexsort((x, y, -np.abs(value)))
+    x, y, value = x[order], y[order], value[order]
+    keep = _independent(x, y, value, s.fwhm)
+    x, y, value = x[keep], y[keep], value[keep]
+    label = labels[y, x].astype(np.int64)
+    boxes = stats[label][:, :4].astype(np.int64) if len(label) else np.zeros((0, 4), np.int64)
+    positive = int((s.image > threshold).sum())
+    return Detections(x, y, value, label, boxes, labels, positive, int(above.sum()) - positive)
+
+
+def _disc(radius: int) -> NDArray[np.uint8]:
+    g = np.arange(-radius, radius + 1)
+    return ((g[:, None] ** 2 + g[None, :] ** 2) <= radius**2 + 0.5).astype(np.uint8)
+
+
+def _independent(
+    x: NDArray[np.int64], y: NDArray[np.int64], value: NDArray[np.float64], fwhm: float
+) -> NDArray[np.bool_]:
+    """Return which peaks (strongest first) are not the rim of a stronger one."""
+    from scipy.spatial import cKDTree
+
+    keep = np.ones(x.size, dtype=bool)
+    if x.size < 2:
+        return keep
+    positions = np.stack([x, y], axis=1).astype(np.float64)
+    pairs = cKDTree(positions).query_pairs(3.0 * fwhm, output_type="ndarray")
+    if len(pairs) == 0:
+        return keep
+    strong, weak = pairs.min(axis=1), pairs.max(axis=1)  # strongest first: the smaller index is the stronger peak
+    distance = np.hypot(*(positions[strong] - positions[weak]).T)
+    ratio = np.abs(value[weak]) / np.abs(value[strong])
+    opposite = np.sign(value[weak]) != np.sign(value[strong])
+    rim = (ratio < 0.15) | ((distance < 1.6 * fwhm) & opposite) | ((distance < 1.0 * fwhm) & (ratio < 0.5))
+    for s, w in sorted(zip(strong[rim].tolist(), weak[rim].tolist(), strict=True)):
+        if keep[s]:  # a dropped peak drops nobody
+            keep[w] = False
+    return keep
+
+
+def footprint_edges(boxes: NDArray[np.int64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the side of the square around the centroid that holds the footprint, at most twice the longer side."""
+    x0, y0, width, height = boxes.T
+    reach = np.maximum.reduce([x - x0, x0 + width - 1 - x, y - y0, y0 + height - 1 - y])
+    with np.errstate(invalid="ignore"):
+        side = np.minimum(np.ceil(2 * np.nan_to_num(reach)), 2 * np.maximum(width, height))
+    return np.maximum(side, 1).astype(np.int64)

@@ -1,0 +1,50 @@
+"""Errors of the differencing room."""
+
+from tasks.errors import AlgorithmError, CallerError, NoWork
+
+__all__ = [
+    "BadSubtraction", "DifferencingError", "InsufficientKernelSources", "MismatchError", "NoTemplate",
+    "NoTemplateCoverage", "TemplateSetError",
+]  # fmt: skip
+
+
+class DifferencingError(AlgorithmError):
+    """The images could not be subtracted."""
+
+    code = "differencing"
+
+
+class InsufficientKernelSources(DifferencingError):
+    """Too few stars to find the matching kernel."""
+
+    code = "kernel_sources"
+
+
+class BadSubtraction(DifferencingError):
+    """The residuals of the stars are too large."""
+
+    code = "bad_subtraction"
+
+
+class MismatchError(CallerError):
+    """Template and science differ in WCS, band or box."""
+
+    code = "mismatch"
+
+
+class NoTemplate(CallerError):
+    """There is no template set of that name and band."""
+
+    code = "template_missing"
+
+
+class TemplateSetError(CallerError):
+    """A template set is incomplete, or would be overwritten."""
+
+    code = "template_set"
+
+
+class NoTemplateCoverage(NoWork):
+    """The template covers too little of the image."""
+
+    code = "template_coverage"

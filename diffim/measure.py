@@ -1,0 +1,285 @@
+"""Measurement of detected sources: centroids, fluxes, shapes, trails, dipoles, flags. One row per source."""
+
+import numpy as np
+import pandas as pd
+import sep
+from numpy.typing import NDArray
+from scipy.special import erf
+
+from diffim.detect import Detections, footprint_edges
+from exposure import Exposure
+from exposure.mask import plane_bits
+from exposure.photometry import forced_psf_photometry, psf_images
+from exposure.psf import Psf
+from exposure.stamps import adaptive_moments, gather
+
+__all__ = ["AP_RADIUS", "measure"]
+
+AP_RADIUS = 12.0
+MAX_MOVE = 3.0  # px from the peak
+_FOOTPRINT_FLAGS = {
+    "edge": "EDGE", "interpolated": "INTRP", "saturated": "SAT", "cr": "CR", "bad": "BAD", "suspect": "SUSPECT",
+    "streak": "STREAK", "injected": "INJECTED", "injected_template": "INJECTED_TEMPLATE", "nodata": "NO_DATA",
+    "high_variance": "HIGH_VARIANCE", "sat_template": "SAT_TEMPLATE", "spike": "SPIKE",
+}  # fmt: skip
+
+
+def measure(
+    difference: Exposure, science: Exposure, template: Exposure, found: Detections, footprints: bool = True
+) -> pd.DataFrame:
+    """Measure every detection.
+
+    Returns
+    -------
+    table : `pandas.DataFrame`
+        Raw measurements in pixels and instrument units: x, y and errors, instrumental fluxes, moments, trail, dipole,
+        science and template fluxes, flags, ``significance``, ``bboxSize``.
+    """
+    psf = difference.psf
+    assert psf is not None
+    x0, y0 = difference.origin
+    sign = np.sign(found.significance)
+    x, y, centroid = _centroids(difference, psf, found.x + float(x0), found.y + float(y0))
+    frame = pd.DataFrame({"x": x, "y": y}) if len(x) else pd.DataFrame({"x": np.zeros(0), "y": np.zeros(0)})
+    frame["xErr"], frame["yErr"], frame["x_y_Cov"] = centroid[:, 0], centroid[:, 1], centroid[:, 2]
+    frame["centroid_flag"] = centroid[:, 3] > 0
+    frame["significance"] = np.abs(found.significance)
+    frame["isNegative"] = found.significance < 0
+    frame["bboxSize"] = footprint_edges(found.boxes, x - x0, y - y0) if len(x) else np.zeros(0, np.int64)
+    _fluxes(frame, difference, science, template)
+    _shapes(frame, difference, psf, sign)
+    _dipoles(frame, difference, psf, sign)
+    if footprints:
+        _pixel_flags(frame, difference, found)
+    return frame
+
+
+def _crop(stamps: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    low = (stamps.shape[-1] - side) // 2
+    return stamps[:, low : low + side, low : low + side] if low > 0 else stamps
+
+
+def _centroids(
+    difference: Exposure, psf: Psf, px: NDArray[np.float64], py: NDArray[np.float64], side: int = 15
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Fit flux and position with the PSF (linear in flux, dx, dy; iterated). Third result: xErr, yErr, cov, flag."""
+    n = px.size
+    x, y = px.copy(), py.copy()
+    info = np.zeros((n, 4))
+    if n == 0:
+        return x, y, info
+    side = min(side, psf.size)
+    cx, cy = px.astype(np.int64), py.astype(np.int64)
+    ox, oy = difference.origin
+    good = difference.good("BAD", "CR")
+    data = gather(np.where(good, difference.image, 0).astype(np.float32), cx - ox, cy - oy, side, 0.0).astype(float)
+    var = gather(np.where(good, difference.variance, 0).astype(np.float32), cx - ox, cy - oy, side, 0.0).astype(float)
+    inverse = np.zeros((n, 3, 3))
+    basis = np.zeros((n, 3, side, side))
+    for _ in range(6):
+        stamps = _crop(_at_fixed_pixel(psf, x, y, cx, cy), side).astype(np.float64)
+        gy, gx = np.gradient(stamps, axis=(1, 2))
+        basis = np.stack([stamps, -gx, -gy], axis=1) * (var > 0)[:, None]
+        normal = np.einsum("nkij,nlij->nkl", basis, basis)
+        normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(3) + 1e-30 * np.eye(3)
+        inverse = np.linalg.inv(normal)
+        solution = np.einsum("nkl,nl->nk", inverse, np.einsum("nkij,nij->nk", basis, data))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            step = np.clip(np.nan_to_num(solution[:, 1:] / solution[:, :1]), -0.7, 0.7)
+        x, y = (
+            np.clip(x + step[:, 0], px - MAX_MOVE, px + MAX_MOVE),
+            np.clip(y + step[:, 1], py - MAX_MOVE, py + MAX_MOVE),
+        )
+    covariance = np.einsum("nkl,nlm,npm->nkp", inverse, np.einsum("nkij,nij,nlij->nkl", basis, var, basis), inverse)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        square = solution[:, 0] ** 2
+        info[:, 0], info[:, 1] = np.sqrt(covariance[:, 1, 1] / square), np.sqrt(covariance[:, 2, 2] / square)
+        info[:, 2] = covariance[:, 1, 2] / square
+    lost = (np.hypot(x - px, y - py) >= MAX_MOVE) | ~np.isfinite(info[:, 0])
+    x[lost], y[lost] = px[lost], py[lost]
+    info[lost, :3], info[lost, 3] = np.nan, 1.0
+    return x, y, info
+
+
+def _at_fixed_pixel(
+    psf: Psf, x: NDArray[np.float64], y: NDArray[np.float64], cx: NDArray[np.int64], cy: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """PSF images on stamps that stay centred on (cx, cy) although the position moves."""
+    stamps = psf_images(psf, x, y)
+    dx = (np.floor(x + 0.5) - cx).astype(np.int64)
+    dy = (np.floor(y + 0.5) - cy).astype(np.int64)
+    for k in np.flatnonzero((dx != 0) | (dy != 0)):  # the few that left their pixel
+        stamps[k] = np.roll(stamps[k], (dy[k], dx[k]), axis=(0, 1))
+    return stamps
+
+
+def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure) -> None:
+    """PSF and aperture fluxes on the difference; forced PSF fluxes on science and template."""
+    for exposure, prefix in ((difference, "psfFlux"), (science, "forced_PsfFlux"), (template, "template")):
+        assert exposure.psf is not None
+        bad = ~exposure.good() if exposure is not difference else ~exposure.good("CR")
+        table = forced_psf_photometry(
+            exposure.image, exposure.variance, exposure.psf, frame.x, frame.y, origin=exposure.origin, bad=bad
+        )
+        name = {"psfFlux": "psf", "forced_PsfFlux": "science", "template": "template"}[prefix]
+        frame[f"{name}InstFlux"], frame[f"{name}InstFluxErr"] = table.instFlux, table.instFluxErr
+        if exposure is difference:
+            frame["psfChi2"], frame["psfNdata"] = table.chi2, table.npixels
+            frame["psfLnL"] = -0.5 * table.chi2
+        if prefix != "template":
+            frame[f"{prefix}_flag"] = table.flag
+            frame[f"{prefix}_flag_edge"] = table.flag_edge
+            frame[f"{prefix}_flag_noGoodPixels"] = table.flag_noGoodPixels
+    _apertures(frame, difference)
+
+
+def _apertures(frame: pd.DataFrame, difference: Exposure) -> None:
+    bad = ~difference.good()
+    image = np.where(bad, 0, difference.image).astype(np.float32)
+    variance = np.where(bad, 0, difference.variance).astype(np.float32)
+    x = frame.x.to_numpy(np.float64) - difference.origin[0]
+    y = frame.y.to_numpy(np.float64) - difference.origin[1]
+    if len(frame) == 0:
+        flux = error = np.zeros(0)
+    else:
+        flux, error, _ = sep.sum_circle(image, x, y, AP_RADIUS, var=variance, subpix=5)
+    frame["apInstFlux"], frame["apInstFluxErr"] = flux, error
+    inside = (x > AP_RADIUS) & (y > AP_RADIUS)
+    inside &= (x < difference.width - 1 - AP_RADIUS) & (y < difference.height - 1 - AP_RADIUS)
+    frame["apFlux_flag_apertureTruncated"] = ~inside
+    frame["apFlux_flag"] = ~inside | ~np.isfinite(flux)
+
+
+def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf, sign: NDArray[np.float64], side: int = 25) -> None:
+    """Adaptive moments of source and PSF, extendedness, and the trail that the moments tell (Veres et al. 2012)."""
+    x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
+    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    model = psf.moments_at(x, y) if len(x) else np.zeros((0, 3))
+    image = np.nan_to_num(difference.image)
+    stamps = gather(image, ix - difference.origin[0], iy - difference.origin[1], side, 0.0)
+    own = adaptive_moments(stamps * sign[:, None, None], x - ix, y - iy)
+    failed = ~np.isfinite(own[:, 0])
+    shape = np.where(failed[:, None], model, own)
+    for k, name in enumerate(("xx", "yy", "xy")):
+        frame[f"i{name}"], frame[f"i{name}PSF"] = np.where(failed, np.nan, own[:, k]), model[:, k]
+    frame["shape_flag"] = failed
+    frame["shape_flag_no_pixels"] = frame["shape_flag_not_contained"] = frame["shape_flag_parent_source"] = False
+    size, size_psf = shape[:, 0] + shape[:, 1], model[:, 0] + model[:, 1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        chi = np.maximum(size - size_psf, 0) / np.sqrt(size_psf)
+        frame["extendedness"] = np.where(failed, np.nan, 1 - np.exp(-0.5 * chi**2))
+    _trail(frame, shape, failed)
+
+
+def _trail(frame: pd.DataFrame, shape: NDArray[np.float64], failed: NDArray[np.bool_]) -> None:
+    ixx, iyy, ixy = shape.T
+    root = np.sqrt(0.25 * (ixx - iyy) ** 2 + ixy**2)
+    a2, b2 = 0.5 * (ixx + iyy) + root, np.maximum(0.5 * (ixx + iyy) - root, 1e-6)
+    z_grid = np.linspace(0.001, 1.0, 2000)
+    c_grid = erf(z_grid) / (z_grid * np.exp(-(z_grid**2)))
+    z = np.interp(4 * a2 / ((a2 + b2) * np.sqrt(np.pi)), c_grid, z_grid)
+    length = 2 * z * np.sqrt(2 * (a2 + b2))
+    frame["trailLengthPixels"] = np.where(failed | (z <= 0.0011), 0.0, length)
+    frame["trailAnglePixels"] = 0.5 * np.arctan2(2 * ixy, ixx - iyy)
+    frame["trail_flag"] = failed
+    frame["trailInstFlux"], frame["trailInstFluxErr"] = frame.apInstFlux, frame.apInstFluxErr
+
+
+def _dipoles(frame: pd.DataFrame, difference: Exposure, psf: Psf, sign: NDArray[np.float64], side: int = 21) -> None:
+    """Two-lobe fit: the PSF at the source and one of opposite sign at the strongest opposite peak nearby."""
+    n = len(frame)
+    x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
+    for name in ("dipoleMeanInstFlux", "dipoleMeanInstFluxErr", "dipoleDiffInstFlux", "dipoleDiffInstFluxErr",
+                 "dipoleLengthPixels", "dipoleAnglePixels", "dipoleChi2"):  # fmt: skip
+        frame[name] = np.nan
+    frame["dipoleNdata"] = 0
+    frame["isDipole"] = frame["dipoleFitAttempted"] = False
+    if n == 0:
+        return
+    fwhm = 2.3548 * np.sqrt(0.5 * (frame.ixxPSF + frame.iyyPSF)).to_numpy()
+    other = _opposite_peak(difference, x, y, sign, float(np.median(fwhm)))
+    attempt = np.isfinite(other[:, 0])
+    frame["dipoleFitAttempted"] = attempt
+    rows = np.flatnonzero(attempt)
+    if rows.size == 0:
+        return
+    ix, iy = np.floor(x[rows] + 0.5).astype(np.int64), np.floor(y[rows] + 0.5).astype(np.int64)
+    side = min(side, psf.size)
+    first = _crop(psf_images(psf, x[rows], y[rows]), side).astype(np.float64)
+    second = _crop(_at_fixed_pixel(psf, other[rows, 0], other[rows, 1], ix, iy), side).astype(np.float64)
+    ox, oy = difference.origin
+    data = gather(np.nan_to_num(difference.image), ix - ox, iy - oy, side, 0.0)
+    var = gather(np.nan_to_num(difference.variance, nan=1.0), ix - ox, iy - oy, side, 1.0)
+    weight = 1.0 / np.maximum(np.median(var, axis=(1, 2)), 1e-30)
+    basis = np.stack([first, second], axis=1)
+    normal = np.einsum("nkij,nlij->nkl", basis, basis) + 1e-12 * np.eye(2)
+    inverse = np.linalg.inv(normal)
+    fluxes = np.einsum("nkl,nl->nk", inverse, np.einsum("nkij,nij->nk", basis, data))
+    errors = np.sqrt(np.einsum("nkk->nk", inverse) / weight[:, None])
+    plus, minus = (
+        np.where(sign[rows] > 0, fluxes[:, 0], fluxes[:, 1]),
+        np.where(sign[rows] > 0, fluxes[:, 1], fluxes[:, 0]),
+    )
+    mean = 0.5 * (np.abs(plus) + np.abs(minus))
+    noise = 0.5 * np.hypot(errors[:, 0], errors[:, 1])
+    share = np.maximum(np.abs(plus), np.abs(minus)) / np.maximum(2 * mean, 1e-30)
+    snr = np.hypot(fluxes[:, 0] / errors[:, 0], fluxes[:, 1] / errors[:, 1])
+    good = (plus > 0) & (minus < 0) & (share < 0.65) & (snr > 5 * np.sqrt(2))
+    dx = np.where(sign[rows] > 0, x[rows] - other[rows, 0], other[rows, 0] - x[rows])
+    dy = np.where(sign[rows] > 0, y[rows] - other[rows, 1], other[rows, 1] - y[rows])
+    residual = data - np.einsum("nk,nkij->nij", fluxes, basis)
+    values = {
+        "dipoleMeanInstFlux": mean, "dipoleMeanInstFluxErr": noise, "dipoleDiffInstFlux": np.abs(plus) - np.abs(minus),
+        "dipoleDiffInstFluxErr": 2 * noise, "dipoleLengthPixels": np.hypot(dx, dy),
+        "dipoleAnglePixels": np.arctan2(dy, dx), "dipoleChi2": (residual**2 / var).sum(axis=(1, 2)),
+        "dipoleNdata": np.full(rows.size, side * side), "isDipole": good,
+    }  # fmt: skip
+    for name, value in values.items():
+        frame.loc[rows, name] = value
+
+
+def _opposite_peak(
+    difference: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], sign: NDArray[np.float64], fwhm: float
+) -> NDArray[np.float64]:
+    """Return frame positions of the strongest smoothed pixel of opposite sign within 2 FWHM, NaN if below 3 sigma."""
+    import cv2
+
+    smooth_sigma = max(fwhm / 2.3548, 0.8)
+    image = np.where(difference.good("CR", "BAD"), difference.image, 0).astype(np.float32)
+    smooth = cv2.GaussianBlur(image, (0, 0), smooth_sigma)
+    noise = np.sqrt(np.nan_to_num(difference.variance, nan=1.0) / (4 * np.pi * smooth_sigma**2)).astype(np.float32)
+    side = int(4 * fwhm) | 1
+    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    ox, oy = difference.origin
+    stamps = -sign[:, None, None] * gather(smooth / noise, ix - ox, iy - oy, side, 0.0)
+    g = np.arange(side) - side // 2
+    stamps[:, np.hypot(g[:, None], g[None, :]) > 2 * fwhm] = 0
+    flat = stamps.reshape(len(x), -1)
+    best = flat.argmax(1)
+    value = flat[np.arange(len(x)), best]
+    out = np.stack([ix + best % side - side // 2, iy + best // side - side // 2], axis=1).astype(np.float64)
+    out[value < 3.0] = np.nan
+    return out
+
+
+def _pixel_flags(frame: pd.DataFrame, difference: Exposure, found: Detections) -> None:
+    """Per plane: any pixel of the footprint, any and all of the 3x3 around the centroid."""
+    x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
+    ix = np.floor(x + 0.5).astype(np.int64) - difference.origin[0]
+    iy = np.floor(y + 0.5).astype(np.int64) - difference.origin[1]
+    centre = gather(difference.mask, ix, iy, 3, 0)
+    off = ~difference.contains(x, y)
+    per_label = np.zeros(int(found.labels.max(initial=0)) + 1, dtype=np.int64)
+    inside = found.labels > 0
+    np.bitwise_or.at(per_label, found.labels[inside], difference.mask[inside].astype(np.int64))
+    union = per_label[found.label] if len(frame) else np.zeros(0, np.int64)
+    frame["pixelFlags"] = ~np.isfinite(x)
+    frame["pixelFlags_offimage"] = off
+    for name, plane in _FOOTPRINT_FLAGS.items():
+        bit = plane_bits([plane])
+        set_here = (centre & bit) != 0
+        frame[f"pixelFlags_{name}"] = (union & bit) != 0
+        frame[f"pixelFlags_{name}Center"] = set_here.any(axis=(1, 2))
+        frame[f"pixelFlags_{name}CenterAll"] = set_here.all(axis=(1, 2))
+    for name in ("edge", "edgeCenter", "edgeCenterAll"):
+        frame[f"pixelFlags_{name}"] |= off

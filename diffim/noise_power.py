@@ -1,0 +1,47 @@
+"""The power spectrum of an image's noise: resampled images have correlated noise, and whitening must know it."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+__all__ = ["BLOCK", "noise_power"]
+
+BLOCK = 64
+MAX_LAG = 5
+FLOOR = 0.08  # of white noise: frequencies that resampling removed are not blown up
+
+
+def noise_power(
+    image: NDArray[np.float32], variance: NDArray[np.float32], good: NDArray[np.bool_], max_blocks: int = 150
+) -> NDArray[np.float64]:
+    """Return the power (BLOCK, BLOCK/2+1) of image/sigma on blank sky, mean 1 over frequencies.
+
+    The autocorrelation up to `MAX_LAG` px is averaged over blocks that are mostly sky; ones where there are fewer than
+    four such blocks (white noise).
+    """
+    white = np.ones((BLOCK, BLOCK // 2 + 1))
+    height, width = image.shape
+    ok = good & (variance > 0)
+    z = np.where(ok, image / np.sqrt(np.where(ok, variance, 1)), 0).astype(np.float32)
+    sky = ok & (np.abs(z) < 3.5)
+    starts = [(y, x) for y in range(0, height - BLOCK + 1, BLOCK) for x in range(0, width - BLOCK + 1, BLOCK)]
+    blocks, masks = [], []
+    for y, x in starts[:: max(1, len(starts) // max_blocks)]:
+        part = sky[y : y + BLOCK, x : x + BLOCK]
+        if part.mean() > 0.7:
+            values = z[y : y + BLOCK, x : x + BLOCK]
+            blocks.append(np.where(part, values - np.median(values[part]), 0))
+            masks.append(part)
+    if len(blocks) < 4:
+        return white
+    size = 2 * BLOCK
+    power = (np.abs(fft.rfft2(np.stack(blocks), (size, size))) ** 2).mean(0)
+    weight = (np.abs(fft.rfft2(np.stack(masks).astype(np.float32), (size, size))) ** 2).mean(0)
+    auto, overlap = fft.irfft2(power, (size, size)), fft.irfft2(weight, (size, size))
+    lags = np.arange(-MAX_LAG, MAX_LAG + 1)
+    correlation = (auto / np.maximum(overlap, 1))[np.ix_(lags, lags)]
+    correlation = correlation / correlation[MAX_LAG, MAX_LAG]
+    wide = np.zeros((BLOCK, BLOCK))
+    taper = np.clip(1 - np.maximum.outer(np.abs(lags), np.abs(lags)) / (MAX_LAG + 1), 0, 1)
+    wide[np.ix_(lags, lags)] = correlation * np.sqrt(taper)
+    return np.maximum(fft.rfft2(wide).real, FLOOR)

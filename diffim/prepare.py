@@ -1,0 +1,172 @@
+"""What happens to the two images before they are subtracted: masks, variance scale, kernel stars, matching boxes."""
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from diffim.errors import DifferencingError, MismatchError
+from exposure import Exposure, estimate_background
+from exposure.mask import plane_bits
+from exposure.stamps import gather
+
+__all__ = [
+    "check_match", "coverage", "grow", "kernel_stars", "mark_saturated_haloes", "padded", "prepare_masks",
+    "scale_variance",
+]  # fmt: skip
+
+KEEP_TEMPLATE = ("NO_DATA", "BAD", "HIGH_VARIANCE")
+RENAME_TEMPLATE = {"SAT": "SAT_TEMPLATE", "INJECTED": "INJECTED_TEMPLATE", "INJECTED_CORE": "INJECTED_CORE_TEMPLATE"}
+
+
+def check_match(science: Exposure, template: Exposure) -> None:
+    """Raise `MismatchError` unless band, box and WCS of the two images fit together."""
+    visit, detector = science.key
+    problems = []
+    if science.band != template.band:
+        problems.append(f"band {science.band!r} against the template's {template.band!r}")
+    sx, sy, sw, sh = science.bbox
+    tx, ty, tw, th = template.bbox
+    if tx > sx or ty > sy or tx + tw < sx + sw or ty + th < sy + sh:
+        problems.append(f"the template's box {template.bbox} does not contain the image's {science.bbox}")
+    corners = (np.array([sx, sx + sw - 1.0, sx + sw / 2]), np.array([sy, sy + sh - 1.0, sy + sh / 2]))
+    if not science.require_wcs().same_as(template.require_wcs(), *corners):
+        problems.append("the WCS of the template is not that of the image: warp it first")
+    if problems:
+        raise MismatchError("; ".join(problems), visit=visit, detector=detector)
+
+
+def coverage(template: Exposure, science: Exposure | None = None) -> float:
+    """Return the fraction of pixels that have data in the template (and in the image)."""
+    if science is None:
+        return float((~template.flagged("NO_DATA")).mean())
+    part = template.cutout(*science.bbox)
+    return float((~part.flagged("NO_DATA") & ~science.flagged("NO_DATA")).mean())
+
+
+def prepare_masks(science: Exposure, template: Exposure) -> None:
+    """Clear detection planes on the image; reduce the template's planes to those that say something about pixels."""
+    science.clear_planes("DETECTED", "DETECTED_NEGATIVE")
+    science.set_plane("INJECTED", science.flagged("FAKE"))
+    template.set_plane("INJECTED", template.flagged("FAKE"))
+    kept = template.mask & np.int32(plane_bits([*KEEP_TEMPLATE, *RENAME_TEMPLATE.values()]))
+    for plane, renamed in RENAME_TEMPLATE.items():
+        kept |= np.where(template.flagged(plane), np.int32(plane_bits([renamed])), np.int32(0))
+    template.mask = kept.astype(np.int32)
+
+
+def scale_variance(exposure: Exposure, limit: float = 10.0) -> float:
+    """Scale the variance plane so that the sky's interquartile range is right; returns the factor (1 = was right).
+
+    Raises
+    ------
+    DifferencingError
+        Even the image's own scatter asks for more than `limit`.
+    """
+    good = exposure.good("DETECTED", "DETECTED_NEGATIVE", "BAD", "SAT", "INTRP", "CR")
+    if good.sum() < 2:
+        return 1.0
+    step = max(1, exposure.image.size // 1_000_000)
+    level = estimate_background(exposure.image, ~good, 32).level
+    rest = (exposure.image - level)[good][::step]
+    sigma2 = exposure.variance[good][::step]
+    sky = sigma2 < 2 * np.median(sigma2)  # objects are not known yet: leave out pixels that their light makes noisy
+    rest, sigma2 = rest[sky], sigma2[sky]
+
+    def spread(values: NDArray[np.float32]) -> float:
+        low, high = np.percentile(values, [25, 75])
+        return float(0.7413 * (high - low))
+
+    factor = spread(rest / np.sqrt(sigma2)) ** 2
+    if factor > limit:
+        factor = spread(rest) ** 2 / float(np.median(sigma2))
+        if factor > limit:
+            raise DifferencingError(
+                f"the variance plane is wrong by a factor {factor:.1f}, more than {limit}", visit=exposure.key[0],
+                detector=exposure.key[1],
+            )  # fmt: skip
+    if factor <= 0 or not np.isfinite(factor):
+        return 1.0
+    exposure.variance *= np.float32(factor)
+    return factor
+
+
+def kernel_stars(
+    sources: pd.DataFrame, science: Exposure, template: Exposure, kernel_size: int, *, min_snr: float = 20.0,
+    max_snr: float = 3000.0, maximum: int = 300, enough: int = 20,
+) -> pd.DataFrame:  # fmt: skip
+    """Return sources whose stamps are clean in both images: stars first, spread over cells, brightest first.
+
+    Where fewer than `enough` stars qualify, isolated and then any unflagged sources fill up (a kernel can be learnt from
+    galaxies too).
+    """
+    able = sources[(sources.snr > min_snr) & (sources.snr < max_snr) & ~sources.flagged].copy()
+    if len(able) == 0:
+        return able
+    stamp = 2 * kernel_size + 1
+    x, y = able.x.to_numpy(np.float64), able.y.to_numpy(np.float64)
+    inner = kernel_size // 2 + 2
+    x0, y0, width, height = science.bbox
+    fits = (x >= x0 + inner) & (y >= y0 + inner) & (x < x0 + width - inner) & (y < y0 + height - inner)
+    bits = plane_bits(["NO_DATA", "BAD", "SAT", "EDGE", "FAKE", "HIGH_VARIANCE", "SAT_TEMPLATE", "CR"])
+    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    core = kernel_size + 2
+    clean = ~((gather(science.mask, ix - x0, iy - y0, core, 0) & bits) != 0).any(axis=(1, 2))
+    tx, ty = template.origin
+    clean &= ~((gather(template.mask, ix - tx, iy - ty, stamp, bits) & bits) != 0).any(axis=(1, 2))
+    able["rank"] = np.where(able.star, 0, np.where(able.isolated, 1, 2))
+    able = able[fits & clean]
+    for rank in range(3):
+        chosen = able[able["rank"] <= rank]
+        if len(chosen) >= enough:
+            break
+    return _spread(chosen, science, maximum)
+
+
+def _spread(able: pd.DataFrame, science: Exposure, maximum: int) -> pd.DataFrame:
+    """Take the brightest of every cell in turn until `maximum` are taken."""
+    if len(able) <= maximum:
+        return able.sort_values(["snr", "x"], ascending=[False, True]).reset_index(drop=True)
+    cells = int(np.ceil(np.sqrt(maximum)))
+    cx = ((able.x - science.origin[0]) * cells / science.width).astype(int)
+    cy = ((able.y - science.origin[1]) * cells / science.height).astype(int)
+    ordered = able.assign(cell=cy * cells + cx).sort_values(["snr", "x"], ascending=[False, True])
+    ordered["turn"] = ordered.groupby("cell").cumcount()
+    taken = ordered.sort_values(["turn", "snr", "x"], ascending=[True, False, True]).head(maximum)
+    return taken.sort_values(["snr", "x"], ascending=[False, True]).reset_index(drop=True)
+
+
+def grow(where: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Return `where` grown by a disc."""
+    if radius <= 0 or not where.any():
+        return where
+    g = np.arange(-radius, radius + 1)
+    disc = ((g[:, None] ** 2 + g[None, :] ** 2) <= radius**2 + 0.5).astype(np.uint8)
+    return np.asarray(cv2.dilate(where.astype(np.uint8), disc) > 0)
+
+
+def mark_saturated_haloes(exposure: Exposure, fwhm: float) -> None:
+    """Set SUSPECT around saturated stars, further out for larger ones: a kernel of finite size leaves rings there."""
+    saturated = exposure.flagged("SAT", "SAT_TEMPLATE").astype(np.uint8)
+    n, labels, stats, _ = cv2.connectedComponentsWithStats(saturated, connectivity=8)
+    if n <= 1:
+        return
+    area = stats[1:, cv2.CC_STAT_AREA]
+    radius = np.minimum((2.5 * fwhm + 1.5 * np.sqrt(area)).astype(int), 80)
+    halo = np.zeros(saturated.shape, dtype=bool)
+    for step in np.unique(radius // 4):  # one growth for all stars of similar size
+        members = np.flatnonzero(radius // 4 == step) + 1
+        halo |= grow(np.isin(labels, members), int(4 * step + 4))
+    exposure.set_plane("SUSPECT", halo)
+
+
+def padded(science: Exposure, template: Exposure) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Return image, variance and usable pixels of the science image on the template's (larger) box."""
+    x0, y0, width, height = science.bbox
+    tx, ty, tw, th = template.bbox
+    ways = ((y0 - ty, ty + th - y0 - height), (x0 - tx, tx + tw - x0 - width))
+    usable = science.good("BAD", "CR")
+    image = np.pad(np.where(usable, science.image, 0), ways).astype(np.float32)
+    good_var = np.where(np.isfinite(science.variance) & (science.variance > 0), science.variance, 0)
+    variance = np.pad(good_var, ways, mode="edge").astype(np.float32)
+    return image, variance, np.pad(usable, ways)

@@ -1,0 +1,122 @@
+"""Subtraction and decorrelation in one pass over overlap-save tiles.
+
+With U the image that is not convolved, C the other one, K the local kernel and u, c their local sky variances,
+
+    D = phi * (U - g - K * C),  phi(f) = sqrt((u + c k^2) / (u + c |K(f)|^2)),  k = sum(K),
+
+where phi whitens the noise and keeps fluxes (phi(0) = 1; Kaiser, DMTN-021). The variance plane is propagated with the
+squared real-space kernels: V_D = phi^2 * V_U + (phi K)^2 * V_C, which is right on sources too.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from diffim.convolve import TileGrid
+from diffim.kernel import SpatialKernel
+from diffim.noise_power import BLOCK
+
+__all__ = ["Subtracted", "subtract_arrays"]
+
+PHI_SIZE = 31
+MAX_GAIN = 6.0  # of the whitening at any frequency
+
+
+@dataclass(frozen=True)
+class Subtracted:
+    """Difference, its variance, the matched image (before decorrelation) and the whitening stamps per tile."""
+
+    difference: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    matched: NDArray[np.float32]
+    whitening: NDArray[np.float32]
+    grid: TileGrid
+
+
+def subtract_arrays(
+    unconvolved: NDArray[np.float32], unconvolved_var: NDArray[np.float32], convolved: NDArray[np.float32],
+    convolved_var: NDArray[np.float32], kernel: SpatialKernel, origin: tuple[int, int], *, decorrelate: bool = True,
+    good: NDArray[np.bool_] | None = None,
+    powers: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+) -> Subtracted:  # fmt: skip
+    """Return U - K * C, whitened, with its variance.
+
+    Parameters
+    ----------
+    unconvolved, convolved
+        NaN-free arrays of one shape (height, width); the background of the fit must already be taken from U.
+    good
+        Pixels whose variances count as sky.
+    origin
+        Frame position of pixel [0, 0].
+    powers
+        Noise power spectra of U and C (`diffim.noise_power`); white noise by default.
+    """
+    height, width = unconvolved.shape
+    grid = TileGrid(height, width, margin=(kernel.size + PHI_SIZE) // 2 if decorrelate else kernel.size // 2)
+    planes = [grid.pad(p) for p in (unconvolved, unconvolved_var, convolved, convolved_var)]
+    out = [np.empty((height, width), np.float32) for _ in range(3)]
+    whitening = []
+    levels = _sky_levels(unconvolved_var, convolved_var, grid, good)
+    for row in grid.row_numbers():
+        x, y = grid.centres(row)
+        kernels = kernel.kernels_at(x + origin[0], y + origin[1])
+        f_kernel = grid.kernels(kernels)
+        f_u, f_vu, f_c, f_vc = (grid.windows(p, row) for p in planes)
+        matched = f_c * f_kernel
+        grid.put(out[2], row, matched)
+        if decorrelate:
+            phi = _whitening(kernels, *levels[:, row], powers)
+            whitening.append(phi)
+            f_phi = grid.kernels(phi)
+            grid.put(out[0], row, (f_u - matched) * f_phi)
+            both = grid.back(f_phi * f_kernel)
+            f_both = np.asarray(fft.rfft2(both**2))
+            grid.put(out[1], row, f_vu * grid.kernels(phi**2) + f_vc * f_both)
+        else:
+            grid.put(out[0], row, f_u - matched)
+            grid.put(out[1], row, f_vu + f_vc * grid.kernels(kernels**2))
+    if not decorrelate:
+        out[1] = np.maximum(out[1], 0)
+    stamps = np.concatenate(whitening) if whitening else np.ones((grid.rows * grid.columns, 1, 1), np.float32)
+    return Subtracted(out[0], np.maximum(out[1], np.float32(1e-30)), out[2], stamps, grid)
+
+
+def _sky_levels(
+    var_u: NDArray[np.float32], var_c: NDArray[np.float32], grid: TileGrid, good: NDArray[np.bool_] | None
+) -> NDArray[np.float64]:
+    """Return (2, rows, columns): median variances of the good pixels of each tile, the global ones where few."""
+    out = np.empty((2, grid.rows, grid.columns))
+    for k, plane in enumerate((var_u, var_c)):
+        usable = (plane > 0) & (True if good is None else good)
+        everywhere = plane[usable][:: max(1, int(usable.sum()) // 100_000)]
+        level = float(np.median(everywhere)) if everywhere.size else 1.0
+        for row in range(grid.rows):
+            for col in range(grid.columns):
+                part = (
+                    slice(row * grid.tile, (row + 1) * grid.tile, 4), slice(col * grid.tile, (col + 1) * grid.tile, 4)
+                )  # fmt: skip
+                values = plane[part][usable[part]]
+                out[k, row, col] = np.median(values) if values.size > 64 else level
+    return out
+
+
+def _whitening(
+    kernels: NDArray[np.float32], u: NDArray[np.float64], c: NDArray[np.float64],
+    powers: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+) -> NDArray[np.float32]:  # fmt: skip
+    """Return the real-space whitening stamps of sum 1 for one row of tiles."""
+    n, side = kernels.shape[0], kernels.shape[1]
+    wide = np.zeros((n, BLOCK, BLOCK), np.float32)
+    wide[:, :side, :side] = kernels
+    power = np.abs(fft.rfft2(wide)) ** 2
+    noise_u, noise_c = powers if powers is not None else (np.ones(power.shape[1:]),) * 2
+    noise = u[:, None, None] * noise_u + c[:, None, None] * noise_c * power
+    phi = np.sqrt(noise[:, :1, :1] / noise)
+    phi = np.minimum(phi, MAX_GAIN)
+    real = np.fft.fftshift(fft.irfft2(phi, (BLOCK, BLOCK)), axes=(1, 2))
+    low = BLOCK // 2 - PHI_SIZE // 2
+    stamp = real[:, low : low + PHI_SIZE, low : low + PHI_SIZE]
+    return np.asarray(stamp / stamp.sum(axis=(1, 2), keepdims=True), dtype=np.float32)

@@ -1,0 +1,278 @@
+"""`ImageDifferenceTask`: subtract a template from an image, detect and measure what changed."""
+
+from typing import Any
+
+import lsst.pex.config as pexConfig
+import numpy as np
+import pandas as pd
+from lsst.pipe.base import NoWorkFound, Struct
+
+from diffim import matching, prepare
+from diffim.cosmic_rays import find_cosmic_rays
+from diffim.detect import Detections, detect, significance
+from diffim.errors import BadSubtraction, DifferencingError
+from diffim.measure import measure
+from exposure import Exposure, ExposureCatalog, estimate_background
+from tasks import AlertTask, AlertTaskConfig, IdFactory, IdGenerator
+from tasks.base import AlertTaskConnections
+from tasks.errors import CallerError
+
+__all__ = ["ImageDifferenceConfig", "ImageDifferenceTask"]
+
+BAD_SOURCE_FLAGS = (
+    "pixelFlags_offimage", "pixelFlags_interpolatedCenterAll", "pixelFlags_badCenter", "pixelFlags_edgeCenter",
+    "pixelFlags_nodataCenter", "pixelFlags_saturatedCenter", "pixelFlags_sat_templateCenter",
+    "pixelFlags_spikeCenter",
+)  # fmt: skip
+
+
+class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):
+    """Configuration; names are those that users of the Rubin task know."""
+
+    requiredTemplateFraction = pexConfig.RangeField(
+        dtype=float, default=0.1, min=0.0, max=1.0, doc="Least fraction of the image that the template must cover."
+    )
+    mode = pexConfig.ChoiceField(
+        dtype=str,
+        default="auto",
+        allowed={
+            "auto": "convolve the sharper image",
+            "convolveTemplate": "always convolve the template",
+            "convolveScience": "always convolve the science image",
+        },
+        doc="Which image is convolved.",
+    )
+    doAddCalexpBackground = pexConfig.Field(dtype=bool, default=False, doc="Add the given background before?")
+    doScaleVariance = pexConfig.Field(dtype=bool, default=True, doc="Scale both variance planes before?")
+    doScaleDiffimVariance = pexConfig.Field(dtype=bool, default=True, doc="Scale the difference's variance plane?")
+    doSubtract = pexConfig.Field(dtype=bool, default=True, doc="Subtract? False: a difference must be given.")
+    doDetection = pexConfig.Field(dtype=bool, default=True, doc="Detect and measure?")
+    doSubtractBackground = pexConfig.Field(dtype=bool, default=True, doc="Take a mesh background off the difference?")
+    doDecorrelation = pexConfig.Field(dtype=bool, default=True, doc="Whiten the noise of the difference?")
+    doFindCosmicRays = pexConfig.Field(dtype=bool, default=True, doc="Mask cosmic rays on the difference?")
+    doResidualModel = pexConfig.Field(
+        dtype=bool, default=True, doc="Count residuals no larger than those of constant stars as insignificant?"
+    )
+    detectionThreshold = pexConfig.RangeField(dtype=float, default=5.0, min=0.1, doc="Detection threshold in sigma.")
+    kernelSize = pexConfig.Field(dtype=int, default=0, doc="Kernel side, odd; 0 takes it from the seeing.")
+    spatialKernelOrder = pexConfig.RangeField(dtype=int, default=2, min=0, max=3, doc="Highest order of the kernel.")
+    spatialBgOrder = pexConfig.RangeField(dtype=int, default=2, min=0, max=4, doc="Highest order of the background.")
+    minKernelSources = pexConfig.RangeField(dtype=int, default=3, min=1, doc="Fewer kernel stars are an error.")
+    backgroundMesh = pexConfig.RangeField(dtype=int, default=64, min=8, doc="Cell of the background mesh, px.")
+    maxResidual = pexConfig.Field(
+        dtype=float, default=0.0, doc="Fail when the held-out stars' residual / sigma is above this; 0 never fails."
+    )
+    badSourceFlags = pexConfig.ListField(dtype=str, default=list(BAD_SOURCE_FLAGS), doc="Such sources are removed.")
+
+    def validate(self) -> None:
+        """Refuse contradictions."""
+        super().validate()
+        if not (self.doSubtract or self.doDetection):
+            raise ValueError("neither doSubtract nor doDetection: nothing to do")
+        if self.kernelSize and self.kernelSize % 2 == 0:
+            raise ValueError(f"kernelSize must be odd, got {self.kernelSize}")
+        if self.spatialKernelOrder > 2:
+            raise ValueError("spatialKernelOrder above 2 is not supported")
+
+
+class ImageDifferenceTask(AlertTask):
+    """Subtract a template that is already on the image's pixels, detect, measure."""
+
+    ConfigClass = ImageDifferenceConfig
+    _DefaultName = "imageDifference"
+
+    @staticmethod
+    def makeIdFactory(expId: int, expBits: int) -> IdFactory:
+        """Return the older id source; see `tasks.ids.IdFactory`."""
+        return IdFactory(expId, expBits)
+
+    def getSchemaCatalogs(self) -> dict[str, Any]:
+        """Return an empty table of raw measurements under ``diaSrc``."""
+        return {"diaSrc": pd.DataFrame({"id": np.zeros(0, np.int64), "x": np.zeros(0), "y": np.zeros(0)})}
+
+    def checkTemplateIsSufficient(self, templateExposure: Exposure) -> None:
+        """Raise NoWorkFound when too little of the template has data."""
+        self._check_coverage(prepare.coverage(templateExposure))
+
+    def _check_coverage(self, fraction: float) -> None:
+        self.put("templateCoveragePercent", 100 * fraction)
+        if fraction < self.config.requiredTemplateFraction:
+            raise NoWorkFound(
+                f"the template covers {100 * fraction:.1f} % of the image, need "
+                f"{100 * self.config.requiredTemplateFraction:.1f} %"
+            )
+
+    def prepareCalibratedExposure(
+        self, exposure: Exposure, finalizedPsfApCorrCatalog: ExposureCatalog | None = None
+    ) -> Exposure:
+        """Replace PSF and aperture corrections by those of the catalogue's row; both or none."""
+        if finalizedPsfApCorrCatalog is None:
+            return exposure
+        detector = exposure.key[1]
+        record = finalizedPsfApCorrCatalog.find(detector)
+        if record is None or record.psf is None or record.ap_corr is None:
+            self.log.warning("No PSF and aperture correction for detector %d: the originals are kept.", detector)
+            return exposure
+        exposure.psf, exposure.ap_corr = record.psf, record.ap_corr
+        return exposure
+
+    def run(
+        self, exposure: Exposure | None = None, selectSources: pd.DataFrame | None = None,
+        templateExposure: Exposure | None = None, templateSources: pd.DataFrame | None = None,
+        idFactory: IdFactory | IdGenerator | None = None, calexpBackgroundExposure: Exposure | None = None,
+        subtractedExposure: Exposure | None = None,
+    ) -> Struct:  # fmt: skip
+        """Subtract, detect, measure.
+
+        Parameters
+        ----------
+        exposure
+            Calibrated science exposure with PSF.
+        selectSources
+            Its sources (x, y, snr, psfFlux, star, isolated, flagged); ``exposure.sources`` by default.
+        templateExposure
+            Template warped to the image's pixels, with a border of at least half a kernel.
+        idFactory
+            Where ids come from; without one the ids are 1, 2, 3, ...
+        calexpBackgroundExposure
+            Added to the image first with doAddCalexpBackground.
+        subtractedExposure
+            A difference made before; needed with doSubtract off.
+
+        Returns
+        -------
+        result : `lsst.pipe.base.Struct`
+            subtractedExposure, scoreExposure (None), warpedExposure, matchedExposure, subtractRes, diaSources (raw
+            measurements), selectSources.
+
+        Raises
+        ------
+        lsst.pipe.base.NoWorkFound
+            The template covers too little.
+        MismatchError, InsufficientKernelSources, BadSubtraction, CallerError
+            With visit and detector.
+        """
+        if exposure is None or templateExposure is None or exposure.psf is None:
+            raise CallerError("image differencing needs a science exposure with PSF and a template")
+        sources = exposure.sources if selectSources is None else selectSources
+        if sources is None:
+            raise CallerError("no sources to take kernel stars from: characterise the exposure first")
+        template = templateExposure.copy()
+        if self.config.doAddCalexpBackground and calexpBackgroundExposure is not None:
+            exposure.image += calexpBackgroundExposure.image
+        result = Struct(
+            subtractedExposure=subtractedExposure, scoreExposure=None, warpedExposure=templateExposure,
+            matchedExposure=None, subtractRes=None, diaSources=None, selectSources=sources,
+        )  # fmt: skip
+        with self.step("subtract"):
+            prepare.check_match(exposure, template)
+            self._check_coverage(prepare.coverage(template, exposure))
+            self._prepare(exposure, template)
+            if self.config.doSubtract:
+                self._subtract(exposure, template, sources, result)
+        if self.config.doDetection:
+            if result.subtractedExposure is None:
+                raise CallerError("doSubtract is off and no difference was given")
+            self._detect(exposure, template, sources, result, idFactory)
+        return result
+
+    def _prepare(self, science: Exposure, template: Exposure) -> None:
+        prepare.prepare_masks(science, template)
+        if self.config.doScaleVariance:
+            self.put("scaleTemplateVarianceFactor", prepare.scale_variance(template))
+            self.put("scaleScienceVarianceFactor", prepare.scale_variance(science))
+        if self.config.doFindCosmicRays:
+            self._mark_cosmic_rays(science, "scienceCosmicRays")
+
+    def _mark_cosmic_rays(self, image: Exposure, key: str) -> None:
+        fwhm = matching.psf_fwhm(image.psf, image.bbox) if image.psf is not None else 3.0
+        good = image.good("SAT", "BAD", "CR", "SUSPECT")
+        rays = find_cosmic_rays(image.image, image.variance, good, fwhm / 2.3548)
+        image.set_plane("CR", rays)
+        self.put(key, int(rays.sum()))
+
+    def _subtract(self, science: Exposure, template: Exposure, sources: pd.DataFrame, result: Struct) -> None:
+        c = self.config
+        done = matching.match_and_subtract(
+            science, template, sources, mode=c.mode, kernel_size=c.kernelSize, kernel_order=c.spatialKernelOrder,
+            background_order=c.spatialBgOrder, decorrelate=c.doDecorrelation, min_stars=c.minKernelSources,
+        )  # fmt: skip
+        fit = done.fit
+        for key, value in {
+            "convolved": done.convolved, "spatialKernelSum": fit.kernel.kernel_sum, "nKernelCandidates": fit.n_candidates,
+            "nKernelUsed": fit.n_used, "nKernelRejected": fit.n_rejected, "nKernelHeldOut": fit.n_held_out,
+            "kernelResidualRms": fit.residual_rms, "spatialConditionNum": fit.kernel.condition,
+            "kernelOrder": fit.kernel.kernel_order, "ALKernelSize": fit.kernel.size,
+            "ALBasisMode": fit.kernel.basis.mode, "ALBasisSigGauss": list(fit.kernel.basis.sigmas),
+        }.items():  # fmt: skip
+            self.put(key, value)
+        if c.maxResidual and fit.residual_rms > c.maxResidual:
+            raise BadSubtraction(
+                f"residual / sigma of the held-out stars is {fit.residual_rms:.2f}, more than {c.maxResidual}",
+                visit=science.key[0], detector=science.key[1],
+            )  # fmt: skip
+        difference = done.difference
+        if c.doSubtractBackground:
+            self._flatten(difference)
+        if c.doScaleDiffimVariance:
+            self.put("scaleDiffimVarianceFactor", prepare.scale_variance(difference))
+        result.subtractedExposure, result.subtractRes = difference, fit
+        result.matchedExposure = done.matched
+
+    def _flatten(self, difference: Exposure) -> None:
+        """Take a mesh background off, with whatever stands out left out of the estimate."""
+        bad = ~difference.good("BAD", "EDGE", "SAT", "SUSPECT", "CR")
+        with np.errstate(invalid="ignore"):
+            bad |= np.abs(difference.image) > 3 * np.sqrt(difference.variance)
+        level = estimate_background(difference.image, bad, self.config.backgroundMesh).level
+        difference.image -= np.where(difference.flagged("NO_DATA"), 0, level)
+
+    def _detect(
+        self,
+        science: Exposure,
+        template: Exposure,
+        sources: pd.DataFrame,
+        result: Struct,
+        factory: IdFactory | IdGenerator | None,
+    ) -> None:
+        difference = result.subtractedExposure
+        fwhm = matching.psf_fwhm(difference.psf, difference.bbox)
+        with self.step("detect"):
+            prepare.mark_saturated_haloes(difference, fwhm)
+            if self.config.doFindCosmicRays:
+                self._mark_cosmic_rays(difference, "cosmic_ray_count")
+            found = self._significant(difference, sources, result)
+        with self.step("measure"):
+            table = measure(difference, science, template, found)
+            keep = ~self._removed(table)
+            table = table[keep].reset_index(drop=True)
+            self.put("nMergedDiaSources", len(found.x))
+            self.put("nRemovedBadFlagged", int((~keep).sum()))
+            self.put("nDiaSources", len(table))
+            ids = factory.take(len(table)) if factory else np.arange(1, len(table) + 1, dtype=np.int64)
+            table.insert(0, "id", ids)
+        result.diaSources = table
+
+    def _significant(self, difference: Exposure, sources: pd.DataFrame, result: Struct) -> Detections:
+        residuals = matching.StarResiduals(0.0, 0.0, 0)
+        if self.config.doResidualModel and result.matchedExposure is not None:
+            residuals = matching.star_residuals(difference, sources)
+        self.put("starFluxResidual", residuals.flux_error)
+        self.put("starPositionResidual", residuals.position_error)
+        good = difference.good("BAD", "SAT", "CR")
+        s = significance(
+            difference.image, difference.variance, good, difference.psf, difference.origin,
+            result.matchedExposure, residuals.flux_error, residuals.position_error,
+        )  # fmt: skip
+        self.put("significanceScale", s.scale)
+        self.put("differencePsfFwhm", s.fwhm)
+        found = detect(s, self.config.detectionThreshold)
+        difference.set_plane("DETECTED", s.image > self.config.detectionThreshold)
+        difference.set_plane("DETECTED_NEGATIVE", s.image < -self.config.detectionThreshold)
+        return found
+
+    def _removed(self, table: pd.DataFrame) -> "pd.Series[bool]":
+        unknown = [f for f in self.config.badSourceFlags if f not in table]
+        if unknown:
+            raise DifferencingError(f"badSourceFlags names columns that do not exist: {unknown}")
+        return table[list(self.config.badSourceFlags)].any(axis=1)

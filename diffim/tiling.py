@@ -1,0 +1,63 @@
+"""A fixed tiling of the sky: rings of declination cut into equal tiles, each a TAN image that overlaps its neighbours."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exposure import SkyWcs
+
+__all__ = ["SkyTiling", "Tile"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile: ring and column, its WCS and its side in px (inner area plus a border on each side)."""
+
+    ring: int
+    column: int
+    wcs: SkyWcs
+    size: int
+
+    @property
+    def name(self) -> str:
+        """File stem of the tile."""
+        return f"tile_{self.ring:05d}_{self.column:05d}"
+
+
+@dataclass(frozen=True)
+class SkyTiling:
+    """Tiles of `inner` px at `pixel_scale` arcsec, each with a `border` that overlaps the next."""
+
+    pixel_scale: float
+    inner: int = 1024
+    border: int = 64
+
+    @property
+    def step(self) -> float:
+        """Height of a ring in degrees."""
+        rings = int(np.ceil(180.0 / (self.inner * self.pixel_scale / 3600.0)))
+        return 180.0 / rings
+
+    def _columns(self, ring: int) -> int:
+        low, high = -90 + ring * self.step, -90 + (ring + 1) * self.step
+        nearest = 0.0 if low < 0 < high else min(abs(low), abs(high))
+        return max(1, int(np.ceil(360.0 * np.cos(np.radians(nearest)) / self.step)))
+
+    def tile(self, ring: int, column: int) -> Tile:
+        """Return one tile."""
+        size = self.inner + 2 * self.border
+        dec = -90 + (ring + 0.5) * self.step
+        ra = (column + 0.5) * 360.0 / self._columns(ring)
+        s, c = self.pixel_scale / 3600.0, (size - 1) / 2
+        return Tile(ring, column, SkyWcs.tan((c, c), (ra, dec), [[-s, 0], [0, s]]), size)
+
+    def overlapping(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> list[Tile]:
+        """Return the tiles whose inner area holds any of the positions (sample an image densely enough)."""
+        rings = np.clip(((dec + 90) / self.step).astype(int), 0, int(round(180 / self.step)) - 1)
+        out = set()
+        for ring in np.unique(rings):
+            n = self._columns(int(ring))
+            columns = np.clip((ra[rings == ring] % 360 / 360 * n).astype(int), 0, n - 1)
+            out |= {(int(ring), int(c)) for c in np.unique(columns)}
+        return [self.tile(*key) for key in sorted(out)]

@@ -1,0 +1,125 @@
+"""Resampling of an exposure to another WCS: Lanczos-3, exact variance, masks OR-ed over the pixels that matter."""
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from exposure import Exposure, SkyWcs
+from exposure.mask import plane_bits
+
+__all__ = ["position_grid", "warp_exposure"]
+
+A = 3
+_TABLE_STEP = 512
+GRID = 32  # px between the nodes at which the WCS is evaluated; between them positions are bilinear
+Box = tuple[int, int, int, int]
+
+
+def _lanczos_table() -> NDArray[np.float32]:
+    """Weights (step + 1, 2A) of Lanczos-A for sub-pixel offsets 0..1, each row summing to 1."""
+    f = np.linspace(0, 1, _TABLE_STEP + 1)[:, None]
+    t = np.arange(-A + 1, A + 1)[None, :] - f
+    w = np.sinc(t) * np.sinc(t / A)
+    w[np.abs(t) >= A] = 0
+    return np.asarray(w / w.sum(1, keepdims=True), dtype=np.float32)
+
+
+_TABLE = _lanczos_table()
+
+
+def position_grid(target: SkyWcs, box: Box, source: SkyWcs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return source frame positions at the nodes of a grid over the target box (spacing `GRID` px)."""
+    x0, y0, width, height = box
+    gx = x0 + np.arange(0, width + GRID, GRID, dtype=np.float64)
+    gy = y0 + np.arange(0, height + GRID, GRID, dtype=np.float64)
+    mx, my = np.meshgrid(gx, gy)
+    ra, dec = target.pixel_to_sky(mx.ravel(), my.ravel())
+    sx, sy = source.sky_to_pixel(ra, dec)
+    return sx.reshape(mx.shape), sy.reshape(mx.shape)
+
+
+@numba.njit(cache=True, nogil=True, parallel=False, fastmath=False)  # type: ignore[untyped-decorator]
+def _resample(
+    image: Any, variance: Any, mask: Any, gx: Any, gy: Any, table: Any, scale: float, no_data: int, image_out: Any,
+    variance_out: Any, mask_out: Any,
+) -> None:  # fmt: skip
+    height, width = image.shape
+    out_h, out_w = image_out.shape
+    taps = 2 * A
+    for j in range(out_h):
+        cell_j, fj = j // GRID, (j % GRID) / GRID
+        for i in range(out_w):
+            cell_i, fi = i // GRID, (i % GRID) / GRID
+            w00, w01, w10, w11 = (1 - fj) * (1 - fi), (1 - fj) * fi, fj * (1 - fi), fj * fi
+            x = w00 * gx[cell_j, cell_i] + w01 * gx[cell_j, cell_i + 1]
+            x += w10 * gx[cell_j + 1, cell_i] + w11 * gx[cell_j + 1, cell_i + 1]
+            y = w00 * gy[cell_j, cell_i] + w01 * gy[cell_j, cell_i + 1]
+            y += w10 * gy[cell_j + 1, cell_i] + w11 * gy[cell_j + 1, cell_i + 1]
+            if not (x > -0.5 and y > -0.5 and x < width - 0.5 and y < height - 0.5):
+                mask_out[j, i] = no_data
+                image_out[j, i] = np.nan
+                variance_out[j, i] = np.nan
+                continue
+            ix, iy = int(math.floor(x)), int(math.floor(y))
+            rx = int((x - ix) * (table.shape[0] - 1) + 0.5)
+            ry = int((y - iy) * (table.shape[0] - 1) + 0.5)
+            total = weight = var = 0.0
+            bits = 0
+            for q in range(taps):
+                yy = iy - A + 1 + q
+                if yy < 0 or yy >= height:
+                    continue
+                wy = table[ry, q]
+                for p in range(taps):
+                    xx = ix - A + 1 + p
+                    if xx < 0 or xx >= width:
+                        continue
+                    w = wy * table[rx, p]
+                    m = mask[yy, xx]
+                    if m & no_data:
+                        if abs(w) > 0.02:
+                            bits |= no_data
+                        continue
+                    total += w * image[yy, xx]
+                    var += w * w * variance[yy, xx]
+                    weight += w
+                    if abs(w) > 0.02:
+                        bits |= m
+            if weight < 0.5:
+                mask_out[j, i] = no_data
+                image_out[j, i] = np.nan
+                variance_out[j, i] = np.nan
+            else:
+                image_out[j, i] = scale * total / weight
+                variance_out[j, i] = scale * scale * var / (weight * weight)
+                mask_out[j, i] = bits & ~no_data
+
+
+def warp_exposure(source: Exposure, target: SkyWcs, box: Box, flux_scale: float = 1.0) -> Exposure:
+    """Resample `source` to the pixels of `target` inside `box` (x0, y0, width, height).
+
+    Fluxes of sources are kept (pixel values are multiplied with the ratio of pixel areas) and then multiplied with
+    `flux_scale`. Pixels without half of their weight get NaN and ``NO_DATA``. PSF and calibration are not carried.
+    """
+    wcs = source.require_wcs()
+    gx, gy = position_grid(target, box, wcs)
+    gx, gy = gx - source.origin[0], gy - source.origin[1]
+    gx, gy = np.nan_to_num(gx, nan=-1e9), np.nan_to_num(gy, nan=-1e9)
+    x0, y0, width, height = box
+    image, variance = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
+    mask = np.zeros((height, width), np.int32)
+    centre = (x0 + width / 2, y0 + height / 2)
+    area = float(target.pixel_scale_arcsec(*centre) ** 2)
+    cx, cy = source.origin[0] + source.width / 2, source.origin[1] + source.height / 2
+    scale = flux_scale * area / float(wcs.pixel_scale_arcsec(cx, cy) ** 2)
+    no_data = plane_bits(["NO_DATA"])
+    empty = ~(np.isfinite(source.image) & np.isfinite(source.variance))
+    in_mask = np.where(empty, source.mask | np.int32(no_data), source.mask)
+    _resample(source.image, source.variance, in_mask, gx, gy, _TABLE, scale, no_data, image, variance, mask)
+    return Exposure(
+        image, variance, mask, origin=(x0, y0), wcs=target, visit_info=source.visit_info, band=source.band,
+        physical_filter=source.physical_filter,
+    )  # fmt: skip

@@ -1,0 +1,42 @@
+"""One calibrated CCD in memory: pixels, PSF, WCS, calibration, background; FITS in and out.
+
+Imports: ``tasks`` only. No science, no database. Its ``fits`` helpers are the only code that opens FITS.
+"""
+
+from exposure.apcorr import ApCorrMap
+from exposure.background import Background, estimate_background
+from exposure.catalog import ExposureCatalog
+from exposure.errors import ExposureError, FitsUnreadable, PsfUndefined, WcsMissing
+from exposure.exposure import Exposure
+from exposure.field import ChebyshevField
+from exposure.instrument import Instrument, load_instrument
+from exposure.mask import PLANES, plane_bits
+from exposure.photocalib import PhotoCalib
+from exposure.psf import GaussianPsf, GridPsf, MoffatPsf, PolynomialPsf, Psf
+from exposure.visitinfo import VisitInfo
+from exposure.wcs import SkyWcs
+
+__all__ = [
+    "PLANES",
+    "ApCorrMap",
+    "Background",
+    "ChebyshevField",
+    "Exposure",
+    "ExposureCatalog",
+    "ExposureError",
+    "FitsUnreadable",
+    "GaussianPsf",
+    "GridPsf",
+    "Instrument",
+    "MoffatPsf",
+    "PhotoCalib",
+    "PolynomialPsf",
+    "Psf",
+    "PsfUndefined",
+    "SkyWcs",
+    "VisitInfo",
+    "WcsMissing",
+    "estimate_background",
+    "load_instrument",
+    "plane_bits",
+]

@@ -1,0 +1,25 @@
+"""Aperture corrections: what a flux algorithm's flux must be multiplied with, as fields over the CCD."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from exposure.field import ChebyshevField
+
+__all__ = ["PSF_FLUX", "ApCorrMap"]
+
+PSF_FLUX = "base_PsfFlux_instFlux"
+
+
+@dataclass(frozen=True)
+class ApCorrMap:
+    """Fields by flux name, for example ``base_PsfFlux_instFlux``."""
+
+    fields: Mapping[str, ChebyshevField] = field(default_factory=dict)
+
+    def at(self, name: str, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64] | None:
+        """Return the factors at the positions, or None when the map has no such entry."""
+        entry = self.fields.get(name)
+        return None if entry is None else entry(x, y)

@@ -1,0 +1,133 @@
+"""`ExposureCatalog`: one row per detector of a visit, with the objects that belong to it."""
+
+import json
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+
+from exposure import fits_parts as parts
+from exposure.apcorr import ApCorrMap
+from exposure.errors import FitsUnreadable
+from exposure.field import ChebyshevField
+from exposure.photocalib import PhotoCalib
+from exposure.psf import Psf
+from exposure.wcs import SkyWcs
+
+__all__ = ["ExposureCatalog", "ExposureRecord"]
+
+
+@dataclass(frozen=True)
+class ExposureRecord:
+    """The objects of one detector; None where there is none."""
+
+    wcs: SkyWcs | None = None
+    psf: Psf | None = None
+    photo_calib: PhotoCalib | None = None
+    ap_corr: ApCorrMap | None = None
+
+
+@dataclass
+class ExposureCatalog:
+    """A table keyed by detector id (column ``id``) with attached objects.
+
+    Parameters
+    ----------
+    table
+        Plain columns; ``id`` is the detector.
+    records
+        Attached objects by detector id.
+    """
+
+    table: Table
+    records: dict[int, ExposureRecord] = field(default_factory=dict)
+
+    def find(self, detector: int) -> ExposureRecord | None:
+        """Return the objects of one detector, None when the catalogue has no such row."""
+        if detector not in set(np.asarray(self.table["id"]).tolist()):
+            return None
+        return self.records.get(detector, ExposureRecord())
+
+    def write_fits(self, path: "str | PathLike[str]") -> None:
+        """Write the table and, per detector, WCS, PSF, calibration and aperture corrections."""
+        hdus: list[Any] = [fits.PrimaryHDU(), fits.BinTableHDU(self.table, name="TABLE")]
+        for detector, record in sorted(self.records.items()):
+            for hdu in _record_hdus(record):
+                hdu.header["DETECTOR"] = detector
+                hdus.append(hdu)
+        fits.HDUList(hdus).writeto(path, overwrite=True)
+
+    @classmethod
+    def read_fits(cls, path: "str | PathLike[str]") -> "ExposureCatalog":
+        """Read what `write_fits` wrote."""
+        from exposure.fits import open_fits
+
+        with open_fits(path) as hdus:
+            if "TABLE" not in hdus:
+                raise FitsUnreadable(f"{Path(path).name} is no exposure catalogue: it has no TABLE extension")
+            table = Table(hdus["TABLE"].data)
+            grouped: dict[int, list[Any]] = {}
+            for hdu in hdus[2:]:
+                grouped.setdefault(int(hdu.header["DETECTOR"]), []).append(hdu)
+            records = {d: _read_record(group) for d, group in grouped.items()}
+        return cls(table, records)
+
+    def write_parquet(self, path: "str | PathLike[str]") -> None:
+        """Write the plain columns as Parquet, calibrations as JSON in the column ``photoCalib``."""
+        frame = self.table.to_pandas()
+        calibs = [self.records.get(int(d), ExposureRecord()).photo_calib for d in frame["id"]]
+        frame["photoCalib"] = [
+            None if c is None else json.dumps({"mean": c.mean, "error": c.error, "source": c.source}) for c in calibs
+        ]
+        frame.to_parquet(path)
+
+    @classmethod
+    def read_parquet(cls, path: "str | PathLike[str]") -> "ExposureCatalog":
+        """Read what `write_parquet` wrote."""
+        import pandas as pd
+
+        frame = pd.read_parquet(path)
+        texts = frame.pop("photoCalib")
+        records = {
+            int(d): ExposureRecord(photo_calib=PhotoCalib(**json.loads(t)))
+            for d, t in zip(frame["id"], texts, strict=True)
+            if t is not None
+        }
+        return cls(Table.from_pandas(frame), records)
+
+
+def _record_hdus(record: ExposureRecord) -> list[Any]:
+    out: list[Any] = []
+    if record.wcs is not None:
+        out.append(fits.ImageHDU(header=record.wcs.to_header(), name="WCS"))
+    if record.psf is not None:
+        out.append(parts.psf_hdu(record.psf))
+    if record.photo_calib is not None:
+        calib = record.photo_calib
+        hdu = fits.ImageHDU(None if calib.variation is None else calib.variation.coefficients, name="CALIB")
+        hdu.header["CALIB"], hdu.header["CALIBERR"], hdu.header["CALIBSRC"] = calib.mean, calib.error, calib.source
+        if calib.variation is not None:
+            parts._write_box(hdu.header, calib.variation.bbox)
+        out.append(hdu)
+    return out + list(parts.ap_corr_hdus(record.ap_corr))
+
+
+def _read_record(hdus: list[Any]) -> ExposureRecord:
+    named = {h.name: h for h in hdus}
+    calib = None
+    if "CALIB" in named:
+        head = named["CALIB"].header
+        variation = None
+        if named["CALIB"].data is not None:
+            variation = ChebyshevField(np.ascontiguousarray(named["CALIB"].data, np.float64), parts._read_box(head))
+        calib = PhotoCalib(float(head["CALIB"]), float(head["CALIBERR"]), variation, str(head["CALIBSRC"]))
+    return ExposureRecord(
+        wcs=SkyWcs.from_header(named["WCS"].header) if "WCS" in named else None,
+        psf=parts.read_psf(named["PSF"]) if "PSF" in named else None,
+        photo_calib=calib,
+        ap_corr=parts.read_ap_corr(fits.HDUList([h for h in hdus if h.name == "APCORR"]), (0, 0, 1, 1)),
+    )

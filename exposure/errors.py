@@ -1,0 +1,55 @@
+"""Errors of the exposure room."""
+
+from tasks.errors import AlgorithmError, CallerError
+
+__all__ = [
+    "BadPixels",
+    "BandUnknown",
+    "ExposureError",
+    "FitsUnreadable",
+    "InstrumentError",
+    "PsfUndefined",
+    "WcsMissing",
+]
+
+
+class ExposureError(CallerError):
+    """The image or its header cannot be used."""
+
+    code = "exposure"
+
+
+class FitsUnreadable(ExposureError):
+    """The file is no FITS, is cut short, or is larger than allowed."""
+
+    code = "fits_unreadable"
+
+
+class WcsMissing(ExposureError):
+    """The header has no celestial WCS, or one that cannot be inverted."""
+
+    code = "wcs_missing"
+
+
+class BadPixels(ExposureError):
+    """No usable pixel is left."""
+
+    code = "no_good_pixels"
+
+
+class BandUnknown(ExposureError):
+    """The filter maps to none of the bands of the database."""
+
+    code = "band_unknown"
+
+
+class InstrumentError(ExposureError):
+    """The instrument file is wrong, missing, or asks for a header card that is not there."""
+
+    code = "instrument"
+
+
+class PsfUndefined(AlgorithmError):
+    """The PSF model has no value at the asked position."""
+
+    code = "psf_undefined"

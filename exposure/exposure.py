@@ -1,0 +1,153 @@
+"""`Exposure`: one CCD's pixels with everything that is known about them."""
+
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from exposure.apcorr import ApCorrMap
+from exposure.errors import WcsMissing
+from exposure.mask import plane_bits
+from exposure.photocalib import PhotoCalib
+from exposure.psf import Psf
+from exposure.visitinfo import VisitInfo
+from exposure.wcs import SkyWcs
+
+if TYPE_CHECKING:
+    from exposure.instrument import Instrument
+
+__all__ = ["Exposure"]
+
+
+@dataclass
+class Exposure:
+    """One calibrated CCD.
+
+    Parameters
+    ----------
+    image, variance
+        float32 arrays (height, width) in instrument units and their square.
+    mask
+        int32 array of the planes in `exposure.mask.PLANES`.
+    origin
+        Frame coordinates (x0, y0) of pixel [0, 0]; positions everywhere are in the frame.
+    """
+
+    image: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    mask: NDArray[np.int32]
+    origin: tuple[int, int] = (0, 0)
+    wcs: SkyWcs | None = None
+    psf: Psf | None = None
+    photo_calib: PhotoCalib | None = None
+    visit_info: VisitInfo | None = None
+    band: str = ""
+    physical_filter: str = ""
+    ap_corr: ApCorrMap | None = None
+    sources: pd.DataFrame | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return int(self.image.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        return int(self.image.shape[0])
+
+    @property
+    def bbox(self) -> tuple[int, int, int, int]:
+        """(x0, y0, width, height) in the frame."""
+        return (*self.origin, self.width, self.height)
+
+    @property
+    def photoCalib(self) -> PhotoCalib | None:
+        """The photometric calibration under its published name."""
+        return self.photo_calib
+
+    def flagged(self, *planes: str) -> NDArray[np.bool_]:
+        """Return where any of the planes is set."""
+        return np.asarray((self.mask & plane_bits(planes)) != 0)
+
+    def set_plane(self, plane: str, where: NDArray[np.bool_]) -> None:
+        """Set one plane where asked."""
+        self.mask |= np.where(where, np.int32(plane_bits([plane])), np.int32(0))
+
+    def clear_planes(self, *planes: str) -> None:
+        """Clear planes everywhere."""
+        self.mask &= np.int32(~plane_bits(planes))
+
+    def good(self, *excluded: str) -> NDArray[np.bool_]:
+        """Return the good pixels: finite, positive variance, none of `excluded` (``NO_DATA`` always) set."""
+        finite = np.isfinite(self.image) & np.isfinite(self.variance) & (self.variance > 0)
+        return np.asarray(finite & ~self.flagged("NO_DATA", *excluded))
+
+    def contains(self, x: ArrayLike, y: ArrayLike, margin: float = 0.0) -> NDArray[np.bool_]:
+        """Return whether positions lie inside the box grown by `margin`; edges at pixel centres +-0.5, NaN outside."""
+        x0, y0, width, height = self.bbox
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        with np.errstate(invalid="ignore"):
+            inside = (x >= x0 - 0.5 - margin) & (x < x0 + width - 0.5 + margin)
+            return np.asarray(inside & (y >= y0 - 0.5 - margin) & (y < y0 + height - 0.5 + margin))
+
+    def require_wcs(self) -> SkyWcs:
+        """Return the WCS.
+
+        Raises
+        ------
+        WcsMissing
+            There is none.
+        """
+        if self.wcs is None:
+            visit, detector = self.key if self.visit_info else (None, None)
+            raise WcsMissing("the exposure has no WCS", visit=visit, detector=detector)
+        return self.wcs
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """(visit, detector); (0, 0) without visit info."""
+        return (self.visit_info.visit, self.visit_info.detector) if self.visit_info else (0, 0)
+
+    def sky_corners(self, margin: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return (ra, dec) of the four corners of the box grown by `margin` px."""
+        x0, y0, width, height = self.bbox
+        lo_x, hi_x, lo_y, hi_y = x0 - 0.5 - margin, x0 + width - 0.5 + margin, y0 - 0.5 - margin, y0 + height - 0.5
+        return self.require_wcs().pixel_to_sky(
+            np.array([lo_x, hi_x, hi_x, lo_x]), np.array([lo_y, lo_y, hi_y + margin, hi_y + margin])
+        )
+
+    def cutout(self, x0: int, y0: int, width: int, height: int) -> "Exposure":
+        """Return the part of the exposure inside a frame box (views on the pixels, the box must lie inside)."""
+        sy = slice(y0 - self.origin[1], y0 - self.origin[1] + height)
+        sx = slice(x0 - self.origin[0], x0 - self.origin[0] + width)
+        return replace(
+            self, image=self.image[sy, sx], variance=self.variance[sy, sx], mask=self.mask[sy, sx], origin=(x0, y0)
+        )
+
+    def copy(self) -> "Exposure":
+        """Return a copy with its own pixels."""
+        return replace(
+            self,
+            image=self.image.copy(),
+            variance=self.variance.copy(),
+            mask=self.mask.copy(),
+            metadata=dict(self.metadata),
+        )
+
+    @classmethod
+    def read_fits(cls, path: "str | PathLike[str]", instrument: "str | Instrument | None" = None) -> "Exposure":
+        """Read an exposure; see `exposure.fits.read_exposure`."""
+        from exposure.fits import read_exposure
+
+        return read_exposure(path, instrument)
+
+    def write_fits(self, path: "str | PathLike[str]", compress: bool = False) -> None:
+        """Write the exposure in the documented layout; see `exposure.fits.write_exposure`."""
+        from exposure.fits import write_exposure
+
+        write_exposure(self, path, compress=compress)

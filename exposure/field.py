@@ -1,0 +1,42 @@
+"""A smooth scalar field over a bounding box: Chebyshev polynomials of the first kind."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial import chebyshev
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["ChebyshevField"]
+
+
+@dataclass(frozen=True)
+class ChebyshevField:
+    """f(x, y) = sum_ji c[j, i] T_j(v) T_i(u), u and v in [-1, 1] across the box.
+
+    Parameters
+    ----------
+    coefficients
+        Shape (ny, nx).
+    bbox
+        (x0, y0, width, height) in pixels; pixel centres are integers.
+    """
+
+    coefficients: NDArray[np.float64]
+    bbox: tuple[int, int, int, int]
+
+    @classmethod
+    def constant(cls, value: float, bbox: tuple[int, int, int, int]) -> "ChebyshevField":
+        """Return the field that is `value` everywhere."""
+        return cls(np.array([[value]], dtype=np.float64), bbox)
+
+    def scaled(self, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return positions mapped to [-1, 1] across the box."""
+        x0, y0, width, height = self.bbox
+        u = 2.0 * (np.asarray(x, dtype=np.float64) - x0) / max(width - 1, 1) - 1.0
+        v = 2.0 * (np.asarray(y, dtype=np.float64) - y0) / max(height - 1, 1) - 1.0
+        return u, v
+
+    def __call__(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Evaluate at positions (broadcast)."""
+        u, v = self.scaled(x, y)
+        return np.asarray(chebyshev.chebval2d(v, u, self.coefficients), dtype=np.float64)

@@ -1,0 +1,211 @@
+"""FITS in and out: the only code of the project that opens FITS files.
+
+Layout of an exposure (all extensions are images, so any FITS reader can show them):
+
+======== ============================================================================================
+PRIMARY  no data; ``ALERTPRD`` (layout version), visit, detector, times, band, calibration constants
+IMAGE    float32 pixels, WCS, ``LTV1/2`` = minus the frame origin
+MASK     int32 planes, ``MP_<NAME>`` = bit number
+VARIANCE float32
+PSF      cube of stamps; ``PSFTYPE`` polynomial, grid, gaussian or moffat
+PHOTOCAL Chebyshev coefficients of the variation of the calibration (when it varies)
+APCORR   one extension per flux name (``APNAME``), Chebyshev coefficients
+======== ============================================================================================
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.io.fits.verify import VerifyWarning
+from astropy.utils.exceptions import AstropyUserWarning
+from numpy.typing import NDArray
+
+from exposure import fits_parts as parts
+from exposure.errors import ExposureError, FitsUnreadable, WcsMissing
+from exposure.exposure import Exposure
+from exposure.instrument import Instrument, load_instrument
+from exposure.mask import PLANES, remap
+from exposure.wcs import SkyWcs
+
+__all__ = ["MAX_PIXELS", "open_fits", "read_exposure", "read_header", "read_image", "read_wcs", "write_exposure"]
+
+LAYOUT = 1
+MAX_PIXELS = 1 << 28  # 16k x 16k: a header that promises more is refused before any data are read
+
+
+@contextmanager
+def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]:
+    """Open a FITS file for reading and check what its headers promise before any data are touched.
+
+    Raises
+    ------
+    FitsUnreadable
+        No file, no FITS, cut short, or larger than `MAX_PIXELS`.
+    """
+    name = Path(path).name if isinstance(path, str | os.PathLike) else "FITS bytes"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", VerifyWarning)
+            warnings.filterwarnings("error", message=".*may have been truncated.*", category=AstropyUserWarning)
+            with fits.open(
+                path, memmap=isinstance(path, str | os.PathLike) and not str(path).endswith(".gz"), lazy_load_hdus=False
+            ) as hdus:
+                _check_sizes(hdus, name)
+                yield hdus
+    except ExposureError:
+        raise
+    except (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, AstropyUserWarning) as error:
+        raise FitsUnreadable(f"{name} cannot be read as FITS: {error or type(error).__name__}") from error
+
+
+def _check_sizes(hdus: fits.HDUList, name: str) -> None:
+    for hdu in hdus:
+        axes = [int(hdu.header.get(f"NAXIS{k + 1}", 0)) for k in range(int(hdu.header.get("NAXIS", 0)))]
+        if any(a < 0 for a in axes) or (axes and np.prod([float(a) for a in axes]) > MAX_PIXELS):
+            raise FitsUnreadable(f"{name} promises an array of {axes} pixels, more than {MAX_PIXELS}: refused")
+
+
+def read_header(path: "str | PathLike[str]", ext: int | str = 0) -> fits.Header:
+    """Return one header without reading pixels."""
+    with open_fits(path) as hdus:
+        try:
+            return hdus[ext].header.copy()
+        except (KeyError, IndexError) as error:
+            raise FitsUnreadable(f"{Path(path).name} has no extension {ext!r}") from error
+
+
+def read_wcs(path: "str | PathLike[str]") -> SkyWcs:
+    """Return the WCS of an exposure or of a plain image without reading pixels."""
+    with open_fits(path) as hdus:
+        for hdu in hdus:
+            if "CTYPE1" in hdu.header:
+                return SkyWcs.from_header(hdu.header, _origin(hdu.header))
+    raise WcsMissing(f"{Path(path).name} has no celestial WCS")
+
+
+def read_image(hdus: fits.HDUList, ext: int | str) -> NDArray[np.float32]:
+    """Return the pixels of one extension as native float32 (integers with BLANK become NaN).
+
+    Raises
+    ------
+    FitsUnreadable
+        No such extension, or no two-dimensional image in it.
+    """
+    try:
+        data = hdus[ext].data
+    except (KeyError, IndexError) as error:
+        raise FitsUnreadable(f"no extension {ext!r} in the file") from error
+    if data is None or data.ndim != 2:
+        raise FitsUnreadable(f"extension {ext!r} holds no two-dimensional image")
+    return np.ascontiguousarray(data, dtype=np.float32)
+
+
+def _origin(header: fits.Header) -> tuple[int, int]:
+    """Frame origin of an array written by this module (plain images start at 0)."""
+    if "ALERTPRD" not in header:
+        return (0, 0)
+    return (-int(header.get("LTV1", 0)), -int(header.get("LTV2", 0)))
+
+
+def read_exposure(path: "str | PathLike[str]", instrument: str | Instrument | None = None) -> Exposure:
+    """Read an exposure in our layout, or a plain image by the rules of an instrument file.
+
+    Parameters
+    ----------
+    path
+        FITS file (``.gz`` too).
+    instrument
+        Name or object; needed for images that are not in our layout.
+
+    Raises
+    ------
+    FitsUnreadable, WcsMissing, BadPixels, BandUnknown, InstrumentError
+        The message says which card or extension is wrong.
+    """
+    with open_fits(path) as hdus:
+        if "ALERTPRD" in hdus[0].header:
+            return _read_native(hdus)
+        if instrument is None:
+            raise FitsUnreadable(
+                f"{Path(path).name} is a plain image: name the instrument whose file says how to read it"
+            )
+        rules = instrument if isinstance(instrument, Instrument) else load_instrument(instrument)
+        from exposure.plain import read_plain
+
+        return read_plain(hdus, rules, Path(path).name)
+
+
+def _read_native(hdus: fits.HDUList) -> Exposure:
+    head = hdus[0].header
+    if int(head["ALERTPRD"]) > LAYOUT:
+        raise FitsUnreadable(f"layout version {head['ALERTPRD']} is newer than {LAYOUT}: update alertprod")
+    image_header = hdus["IMAGE"].header
+    origin = _origin(image_header)
+    image = read_image(hdus, "IMAGE")
+    mask_hdu = hdus["MASK"]
+    planes = {k[3:]: int(v) for k, v in mask_hdu.header.items() if k.startswith("MP_")}
+    long_names = {k[8:]: int(v) for k, v in mask_hdu.header.items() if k.startswith("HIERARCH")}
+    mask = remap(np.asarray(mask_hdu.data), planes | long_names)
+    bbox = (*origin, image.shape[1], image.shape[0])
+    return Exposure(
+        image=image,
+        variance=read_image(hdus, "VARIANCE"),
+        mask=mask,
+        origin=origin,
+        wcs=SkyWcs.from_header(image_header, origin) if "CTYPE1" in image_header else None,
+        psf=parts.read_psf(hdus["PSF"]) if "PSF" in hdus else None,
+        photo_calib=parts.read_photo_calib(hdus, bbox),
+        visit_info=parts.read_visit_info(head),
+        band=str(head.get("BAND", "")),
+        physical_filter=str(head.get("FILTER", "")),
+        ap_corr=parts.read_ap_corr(hdus, bbox),
+    )
+
+
+def write_exposure(exposure: Exposure, path: "str | PathLike[str]", compress: bool = False) -> None:
+    """Write an exposure in the layout of this module; what `read_exposure` gives back is equal to the last bit.
+
+    Parameters
+    ----------
+    compress
+        Tile compression without loss (GZIP_2; floats are not quantised).
+    """
+    primary = fits.PrimaryHDU()
+    primary.header["ALERTPRD"] = (LAYOUT, "layout version of alertprod exposures")
+    parts.write_visit_info(primary.header, exposure)
+    image_header = exposure.wcs.to_header(exposure.origin) if exposure.wcs is not None else fits.Header()
+    image_header["ALERTPRD"] = LAYOUT
+    image_header["LTV1"], image_header["LTV2"] = -exposure.origin[0], -exposure.origin[1]
+    mask_header = fits.Header()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VerifyWarning)  # names longer than 8 characters become HIERARCH cards
+        for name, bit in PLANES.items():
+            mask_header[f"MP_{name}"] = bit
+    hdus: list[Any] = [primary]
+    for name, data, header in (
+        ("IMAGE", exposure.image, image_header),
+        ("MASK", exposure.mask, mask_header),
+        ("VARIANCE", exposure.variance, None),
+    ):
+        hdus.append(_pixels_hdu(name, data, header, compress))
+    if exposure.psf is not None:
+        hdus.append(parts.psf_hdu(exposure.psf))
+    hdus += parts.photo_calib_hdus(primary.header, exposure.photo_calib) + parts.ap_corr_hdus(exposure.ap_corr)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    fits.HDUList(hdus).writeto(partial, overwrite=True, output_verify="silentfix")
+    os.replace(partial, target)
+
+
+def _pixels_hdu(name: str, data: NDArray[Any], header: fits.Header | None, compress: bool) -> Any:
+    if not compress:
+        return fits.ImageHDU(data, header, name=name)
+    return fits.CompImageHDU(data, header, name=name, compression_type="GZIP_2", quantize_level=0.0)

@@ -1,0 +1,97 @@
+"""Plain FITS images read by the rules of an instrument file."""
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from exposure.errors import BadPixels
+from exposure.exposure import Exposure
+from exposure.instrument import HeaderRule, Instrument, visit_from_mjd
+from exposure.mask import remap
+from exposure.visitinfo import VisitInfo
+from exposure.wcs import SkyWcs
+
+__all__ = ["header_visit_info", "read_plain"]
+
+
+def read_plain(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
+    """Return the exposure of a plain image; PSF, calibration and, mostly, variance are still to be measured.
+
+    Raises
+    ------
+    BadPixels, BandUnknown, InstrumentError, WcsMissing
+        The message names the card that is wrong.
+    """
+    from exposure.fits import read_image
+
+    image = read_image(hdus, rules.planes.image)
+    header = _merged_header(hdus, rules.planes.image)
+    if not np.isfinite(image).any():
+        raise BadPixels(f"{name} holds no finite pixel")
+    variance = np.full_like(image, np.nan)
+    if rules.planes.variance is not None:
+        variance = read_image(hdus, rules.planes.variance)
+    mask = np.zeros(image.shape, dtype=np.int32)
+    if rules.planes.mask is not None:
+        mask = remap(np.asarray(hdus[rules.planes.mask].data).astype(np.int64), rules.mask_bits)
+    band, physical = rules.band_of(header)
+    exposure = Exposure(
+        image, variance, mask, wcs=SkyWcs.from_header(header), visit_info=_visit_info(header, rules), band=band,
+        physical_filter=physical, metadata=_detector_numbers(header, rules),
+    )  # fmt: skip
+    _mark(exposure, exposure.metadata.get("saturation"))
+    return exposure
+
+
+def header_visit_info(hdus: fits.HDUList, rules: Instrument) -> VisitInfo:
+    """Return visit, detector and times from the headers alone (our layout or a plain image)."""
+    from exposure.fits_parts import read_visit_info
+
+    native = read_visit_info(hdus[0].header) if "ALERTPRD" in hdus[0].header else None
+    return native or _visit_info(_merged_header(hdus, rules.planes.image), rules)
+
+
+def _merged_header(hdus: fits.HDUList, ext: int | str) -> fits.Header:
+    header = hdus[ext].header.copy()
+    if hdus[ext] is not hdus[0]:
+        header.extend(hdus[0].header, unique=True, strip=True)
+    return header
+
+
+def _number(rule: HeaderRule | None, header: fits.Header) -> float:
+    return float("nan") if rule is None else rule.number(header)
+
+
+def _visit_info(header: fits.Header, rules: Instrument) -> VisitInfo:
+    exposure_time = rules.exposure_time.number(header)
+    midpoint = rules.midpoint.mjd_tai(header, exposure_time)
+    visit = visit_from_mjd(midpoint, rules.visit_rule) if rules.visit is None else int(rules.visit.number(header))
+    return VisitInfo(
+        visit=visit,
+        detector=int(rules.detector.number(header)),
+        midpoint_mjd_tai=midpoint,
+        exposure_time=exposure_time,
+        instrument=rules.name,
+        boresight_ra=_number(rules.boresight_ra, header),
+        boresight_dec=_number(rules.boresight_dec, header),
+        rotation=rules.rotation.number(header),
+        airmass=_number(rules.airmass, header),
+        target_name="" if rules.target is None else rules.target.text(header),
+    )
+
+
+def _detector_numbers(header: fits.Header, rules: Instrument) -> dict[str, float]:
+    out = {"gain": rules.gain.number(header), "readNoise": rules.read_noise.number(header)}
+    if rules.saturation is not None:
+        out["saturation"] = rules.saturation.number(header)
+    if rules.zeropoint in ("header", "fixed"):
+        out["zeropoint"] = rules.zeropoint_value.number(header)
+    return out
+
+
+def _mark(exposure: Exposure, saturation: float | None) -> None:
+    """Set NO_DATA on pixels without a value and SAT where the level is reached."""
+    empty: NDArray[np.bool_] = ~np.isfinite(exposure.image)
+    exposure.set_plane("NO_DATA", empty)
+    if saturation is not None:
+        exposure.set_plane("SAT", np.where(empty, False, exposure.image >= saturation))

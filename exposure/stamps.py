@@ -1,0 +1,136 @@
+"""Compiled kernels on stamps: sub-pixel Lanczos shifts, gathering from images, adaptive moments."""
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["adaptive_moments", "gather", "shift_stamps"]
+
+_A = 5  # Lanczos order of sub-pixel shifts: error < 1e-3 of the peak for FWHM >= 2.5 px
+
+
+@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _lanczos_weights(shift: float, out: Any) -> None:
+    total = 0.0
+    for k in range(2 * _A):
+        t = (k - _A + 1) - shift
+        if abs(t) < 1e-9:
+            w = 1.0
+        elif abs(t) >= _A:
+            w = 0.0
+        else:
+            p = math.pi * t
+            w = _A * math.sin(p) * math.sin(p / _A) / (p * p)
+        out[k] = w
+        total += w
+    for k in range(2 * _A):
+        out[k] /= total
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def shift_stamps(stamps: Any, dx: Any, dy: Any, out: Any) -> None:
+    """Move the content of each stamp (N, S, S) by (dx, dy) in (-1, 1) px into `out`; outside counts as zero."""
+    n, s = stamps.shape[0], stamps.shape[1]
+    wx, wy = np.empty(2 * _A), np.empty(2 * _A)
+    tmp = np.empty((s, s))
+    for m in range(n):
+        # value at pixel i of the moved stamp is the old one at i - dx
+        fx, fy = math.floor(-dx[m]), math.floor(-dy[m])
+        _lanczos_weights(-dx[m] - fx, wx)
+        _lanczos_weights(-dy[m] - fy, wy)
+        ox, oy = int(fx) - _A + 1, int(fy) - _A + 1
+        for j in range(s):
+            for i in range(s):
+                acc = 0.0
+                for k in range(2 * _A):
+                    q = i + ox + k
+                    if 0 <= q < s:
+                        acc += wx[k] * stamps[m, j, q]
+                tmp[j, i] = acc
+        for j in range(s):
+            for i in range(s):
+                acc = 0.0
+                for k in range(2 * _A):
+                    q = j + oy + k
+                    if 0 <= q < s:
+                        acc += wy[k] * tmp[q, i]
+                out[m, j, i] = acc
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def gather(image: Any, cx: Any, cy: Any, size: int, fill: float) -> Any:
+    """Return stamps (N, size, size) of `image` centred on integer pixels (cx, cy); `fill` outside."""
+    n, half = cx.shape[0], size // 2
+    height, width = image.shape
+    out = np.empty((n, size, size), dtype=image.dtype)
+    for m in range(n):
+        for j in range(size):
+            y = cy[m] - half + j
+            for i in range(size):
+                x = cx[m] - half + i
+                if 0 <= y < height and 0 <= x < width:
+                    out[m, j, i] = image[y, x]
+                else:
+                    out[m, j, i] = fill
+    return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _moments(stamps: Any, x0: Any, y0: Any, out: Any) -> None:
+    n, s = stamps.shape[0], stamps.shape[1]
+    c = s // 2
+    for m in range(n):
+        wxx, wyy, wxy, ok = 4.0, 4.0, 0.0, False
+        for step in range(100):
+            det = wxx * wyy - wxy * wxy
+            if not det > 1e-6:
+                break
+            a, b, d = wyy / det, -wxy / det, wxx / det
+            s0 = sxx = syy = sxy = 0.0
+            for j in range(s):
+                v = j - c - y0[m]
+                for i in range(s):
+                    u = i - c - x0[m]
+                    r2 = a * u * u + 2 * b * u * v + d * v * v
+                    if r2 < 20.0:
+                        w = math.exp(-0.5 * r2) * stamps[m, j, i]
+                        s0 += w
+                        sxx += w * u * u
+                        syy += w * v * v
+                        sxy += w * u * v
+            if not s0 > 0:
+                break
+            # the product of object and weight of equal shape has half the covariance of either
+            nxx, nyy, nxy = 2 * sxx / s0, 2 * syy / s0, 2 * sxy / s0
+            if nxx <= 0 or nyy <= 0 or nxx > s * s or nyy > s * s:
+                break
+            change = abs(nxx - wxx) + abs(nyy - wyy) + abs(nxy - wxy)
+            damp = 1.0 if step < 10 else 0.5  # undersampled stamps may oscillate
+            wxx, wyy, wxy = wxx + damp * (nxx - wxx), wyy + damp * (nyy - wyy), wxy + damp * (nxy - wxy)
+            if change < 1e-5 * (wxx + wyy):
+                ok = True
+                break
+        if ok:
+            out[m, 0], out[m, 1], out[m, 2] = wxx, wyy, wxy
+        else:
+            out[m, 0] = out[m, 1] = out[m, 2] = np.nan
+
+
+def adaptive_moments(
+    stamps: NDArray[Any], x0: NDArray[np.float64] | None = None, y0: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Return (N, 3) adaptive Gaussian-weighted moments Ixx, Iyy, Ixy in px^2 (NaN where they do not converge).
+
+    The centre of stamp m is its middle pixel plus (x0, y0). For a Gaussian they are its covariance (Bernstein &
+    Jarvis 2002; Hirata & Seljak 2003, fixed centre).
+    """
+    n = stamps.shape[0]
+    zero = np.zeros(n)
+    out = np.empty((n, 3))
+    _moments(
+        np.ascontiguousarray(stamps, dtype=np.float64), zero if x0 is None else x0, zero if y0 is None else y0, out
+    )
+    return out

@@ -1,0 +1,1 @@
+"""Alembic revisions of the database. Imported by nobody; run by ``alertprod migrate``."""

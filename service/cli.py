@@ -1,0 +1,273 @@
+"""The command line: ``alertprod serve|worker|relay|ingest|migrate|status|config|template|night|demo``."""
+
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from service.settings import Settings
+from tasks.errors import AlertProdError, TransientError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Alert production for time-domain surveys.")
+template_app = typer.Typer(no_args_is_help=True, help="Template sets.")
+app.add_typer(template_app, name="template")
+console = Console(stderr=True)
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+__all__ = ["app", "main"]
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False)
+
+
+def _logging() -> None:
+    import structlog
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    formatter = structlog.stdlib.ProcessorFormatter(
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer(),
+        ],
+        foreign_pre_chain=[
+            structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.format_exc_info,
+        ],
+    )  # fmt: skip
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(formatter)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _on_stop(stop: Any) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())
+
+
+@app.command()
+def serve() -> None:
+    """Run the HTTP API."""
+    import uvicorn
+
+    from service.app import create_app
+
+    _logging()
+    settings = Settings()  # type: ignore[call-arg]
+    uvicorn.run(
+        create_app(settings), host=settings.host, port=settings.port, log_config=None, timeout_graceful_shutdown=10,
+        access_log=False,
+    )  # fmt: skip
+
+
+@app.command()
+def worker(drain: Annotated[bool, typer.Option(help="end when the queue is empty")] = False) -> None:
+    """Process visits."""
+    from service.worker import Worker
+
+    _logging()
+    work = Worker(Settings())  # type: ignore[call-arg]
+    _on_stop(work.stop)
+    work.run(until_idle=drain)
+
+
+@app.command()
+def relay() -> None:
+    """Publish alerts."""
+    from alerts.relay import KafkaTarget, Relay, ensure_topics
+    from apdb import PostgresApdb
+    from service.crash import crash_at
+
+    _logging()
+    settings = Settings()  # type: ignore[call-arg]
+    target = KafkaTarget(settings.kafka_brokers, settings.alert_topic, tuple(settings.kafka_client.items()))
+    stop = threading.Event()
+    _on_stop(stop.set)
+    publisher = Relay(
+        PostgresApdb(settings.database()),
+        settings.archive_dir,
+        target,
+        lambda name: crash_at(name, settings.crash_point),
+    )
+    ready = False
+    while not stop.is_set():
+        try:
+            if not ready:
+                ensure_topics(target)
+                ready = True
+            publisher.step()
+            stop.wait(settings.poll_s)
+        except TransientError as error:
+            logging.getLogger("alertprod.relay").warning("%s", error)
+            stop.wait(2.0)
+    publisher.close()
+
+
+@app.command()
+def ingest() -> None:
+    """Read visit messages from Kafka."""
+    from service.ingest import Ingest
+
+    _logging()
+    reader = Ingest(Settings())  # type: ignore[call-arg]
+    _on_stop(reader.stop)
+    reader.run()
+
+
+@app.command()
+def migrate(revision: str = "head") -> None:
+    """Bring the database to the newest schema (or to a revision; ``base`` drops everything)."""
+    from service.migrate import migrate as run
+
+    run(Settings().database(), revision)  # type: ignore[call-arg]
+    _say(f"database is at revision {revision}")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show the ledger, the outbox and the time per step."""
+    from apdb import PostgresApdb
+    from apdb.status import service_status
+
+    found = service_status(PostgresApdb(Settings().database()))  # type: ignore[call-arg]
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table("what", "value")
+    for state, count in found["visits"].items():
+        table.add_row(f"visits {state}", str(count))
+    for name in ("published_alerts", "unpublished_alerts"):
+        table.add_row(name.replace("_", " "), str(found[name]))
+    for step, seconds in found["seconds"].items():
+        table.add_row(f"step {step}", f"{seconds:.3f} s")
+    Console().print(table)
+
+
+@app.command()
+def config() -> None:
+    """Print the effective settings, secrets masked."""
+    print(json.dumps(Settings().masked(), indent=1))  # type: ignore[call-arg]
+
+
+@template_app.command("build")
+def template_build(
+    frames: Annotated[list[Path], typer.Argument(help="FITS frames")],
+    instrument: Annotated[str, typer.Option(help="instrument name or file")],
+    name: Annotated[str, typer.Option(help="name of the set")] = "default",
+    refcat: Annotated[Path | None, typer.Option(help="reference stars (Parquet: ra, dec, flux in nJy)")] = None,
+    as_json: Json = False,
+) -> None:
+    """Coadd frames into a new version of a template set."""
+    from calibration import ReferenceStars
+    from exposure import load_instrument
+    from service.templates import template_from_frames
+
+    stars = None if refcat is None else ReferenceStars.read(refcat)
+    made = template_from_frames(
+        Settings().template_dir, name, frames, load_instrument(instrument), stars,  # type: ignore[call-arg]
+        lambda step, done, total: _say(f"{step} {done} of {total}"),
+    )  # fmt: skip
+    print(json.dumps(made.manifest) if as_json else f"{made.name} v{made.version}: {len(made.manifest['tiles'])} tiles")
+
+
+@template_app.command("list")
+def template_list(as_json: Json = False) -> None:
+    """List template sets."""
+    from diffim import TemplateStore
+
+    found = TemplateStore(Settings().template_dir).list()  # type: ignore[call-arg]
+    if as_json:
+        print(json.dumps([s.manifest for s in found]))
+        return
+    table = Table("name", "version", "band", "tiles", "inputs")
+    for s in found:
+        table.add_row(
+            s.name, str(s.version), s.manifest["band"], str(len(s.manifest["tiles"])), str(len(s.manifest["inputs"]))
+        )
+    Console().print(table)
+
+
+@template_app.command("show")
+def template_show(name: str, version: Annotated[int | None, typer.Option()] = None) -> None:
+    """Print the manifest of a template set."""
+    from diffim import TemplateStore
+
+    print(json.dumps(TemplateStore(Settings().template_dir).get(name, version=version).manifest, indent=1))  # type: ignore[call-arg]
+
+
+@app.command()
+def night(
+    context: typer.Context,
+    instrument: Annotated[str, typer.Option(help="instrument name or file")],
+    out: Annotated[Path, typer.Option(help="directory of the results")],
+    template_frames: Annotated[list[Path], typer.Option(help="frames of the template (repeat, or several after one)")],
+    frames: Annotated[list[Path], typer.Option(help="frames to process")],
+    positions: Annotated[Path | None, typer.Option(help="CSV (id, ra, dec) measured on every frame")] = None,
+    keep: Annotated[bool, typer.Option(help="keep templates, differences and alert files")] = False,
+    as_json: Json = False,
+) -> None:
+    """Process frames from disk through a whole service on this machine."""
+    from service.night import NightPlan, run_night
+
+    report = run_night(NightPlan(instrument, template_frames, frames, out, positions, keep), _say)
+    if as_json:
+        print(json.dumps(report))
+        return
+    table = Table("visit", "detector", "state", "sources", "new", "alerts", "seconds")
+    for v in report["visits"]:
+        c = v["counts"]
+        seconds = f"{sum(v['seconds'].values()):.1f}"
+        table.add_row(
+            *map(str, (v["visit"], v["detector"], v["state"], c["diaSources"], c["newObjects"], c["alerts"], seconds))
+        )
+    Console().print(table)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="directory of the results")] = Path("demo-output"),
+    seed: Annotated[int, typer.Option(help="seed of the simulated sky")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Simulate a survey and run the whole service on it."""
+    from service.demo import run_demo
+
+    result = run_demo(out, seed, _say)
+    if as_json:
+        print(json.dumps(result))
+
+
+def _spread_lists(arguments: list[str]) -> list[str]:
+    """Let ``--frames a b c`` mean ``--frames a --frames b --frames c`` (shell globs give such lists)."""
+    out: list[str] = []
+    current = None
+    for argument in arguments:
+        if argument in ("--frames", "--template-frames"):
+            current = argument
+            continue
+        if argument.startswith("--"):
+            current = None
+        if current is not None:
+            out += [current, argument]
+        else:
+            out.append(argument)
+    return out
+
+
+def main() -> None:
+    """Entry point: errors of ours are one line on standard error and exit status 1."""
+    try:
+        app(args=_spread_lists(sys.argv[1:]))
+    except AlertProdError as error:
+        console.print(f"alertprod: {error.code}: {error}", style="red", highlight=False, markup=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""The way of one ccdVisit: image in, difference, association, alert file, one commit."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from astropy.time import Time
+from lsst.pipe.base import NoWorkFound, Struct
+
+from alerts.archive import write_alerts
+from alerts.packets import AlertInputs, build_packets
+from apdb import Claim, Ledger, PostgresApdb, VisitUnitOfWork
+from apdb.htm import polygon
+from apdb.locks import lock_pixels, sky_locks
+from association import DiaPipelineTask, standardize
+from association.solar_system import at_time
+from association.standardize import filter_dia_sources
+from calibration import ReferenceStars, characterize
+from diffim import ImageDifferenceTask, TemplateStore
+from exposure import Exposure, Instrument, PhotoCalib, load_instrument
+from exposure.fits import open_fits, read_image, read_wcs
+from exposure.fits_parts import read_psf
+from exposure.mask import remap
+from forced.calibrated import measure_pair
+from service.crash import crash_at
+from service.errors import WaitForEarlier
+from service.message import local_path
+from service.settings import Settings
+from tasks import IdGenerator, make_task
+
+__all__ = ["Processor", "open_science"]
+
+
+@dataclass
+class _Clock:
+    """Seconds per step of one visit."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
+
+
+def open_science(message: dict[str, Any], rules: Instrument, roots: list[Path]) -> Exposure:
+    """Read the science exposure and whatever the message says beside or above the file."""
+    exposure = Exposure.read_fits(local_path(message["science"], roots), rules)
+    assert exposure.visit_info is not None
+    if message.get("variance"):
+        with open_fits(local_path(message["variance"], roots)) as hdus:
+            exposure.variance = read_image(hdus, 0 if hdus[0].data is not None else 1)
+    if message.get("mask"):
+        with open_fits(local_path(message["mask"], roots)) as hdus:
+            data = np.asarray(hdus[0].data if hdus[0].data is not None else hdus[1].data)
+            exposure.mask = remap(data.astype(np.int64), rules.mask_bits)
+    if message.get("psf"):
+        with open_fits(local_path(message["psf"], roots)) as hdus:
+            exposure.psf = read_psf(next(h for h in hdus if h.data is not None), exposure.bbox)
+    if message.get("wcs"):
+        exposure.wcs = read_wcs(local_path(message["wcs"], roots))
+    if message.get("photoCalib"):
+        exposure.photo_calib = PhotoCalib(float(message["photoCalib"]))
+    info = exposure.visit_info
+    exposure.visit_info = replace(
+        info, visit=message.get("visit", info.visit), detector=message.get("detector", info.detector),
+        midpoint_mjd_tai=message.get("midpointMjdTai") or info.midpoint_mjd_tai,
+        exposure_time=message.get("exposureTime") or info.exposure_time,
+    )  # fmt: skip
+    exposure.band = message.get("band") or exposure.band
+    return exposure
+
+
+class Processor:
+    """Processes claims one after the other; keeps templates and connections warm between visits."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._database = PostgresApdb(settings.database())
+        self._ledger = Ledger(self._database)
+        self._templates = TemplateStore(settings.template_dir)
+        self._roots = [*settings.data_roots, settings.upload_dir]
+        self._ephemerides = pd.read_parquet(settings.ephemerides) if settings.ephemerides else None
+        self._positions = pd.read_csv(settings.forced_positions) if settings.forced_positions else None
+        self._months: set[int] = set()
+
+    def run(self, claim: Claim) -> dict[str, Any]:
+        """Process one visit to its commit; returns counts and seconds.
+
+        Raises
+        ------
+        AlertProdError, lsst.pipe.base.NoWorkFound
+            Nothing was written.
+        """
+        clock, rules = _Clock(), load_instrument(claim.message["instrument"])
+        crash_at("start", self._settings.crash_point)
+        with clock.step("open"):
+            science = open_science(claim.message, rules, self._roots)
+            self._note(claim, science)
+        with clock.step("template"):
+            chosen = self._templates.get(claim.message.get("templates") or self._settings.template_set, science.band)
+        with clock.step("characterize"):
+            needs_stars = rules.zeropoint in ("relative", "refcat") or rules.characterize.astrometry == "relative"
+            reference = ReferenceStars(chosen.stars()) if needs_stars else None
+            report = characterize(science, rules, reference).report
+        with clock.step("template"):
+            template = self._templates.fetch(chosen, science)
+        result = self._difference(claim, science, template, rules, clock)
+        crash_at("differenced", self._settings.crash_point)
+        return self._store(claim, science, result, rules, clock, report)
+
+    def _note(self, claim: Claim, science: Exposure) -> None:
+        """Tell the ledger when and where this is; give way to an earlier visit that is not done."""
+        info = science.visit_info
+        assert info is not None
+        region = lock_pixels(polygon(*science.sky_corners()))
+        earlier = self._ledger.note_times(claim, info.midpoint_mjd_tai, science.band, region)
+        if earlier and claim.message.get("midpointMjdTai") is None and claim.attempt == 1:
+            raise WaitForEarlier("an earlier visit of this patch is not done yet")
+        month = int(info.midpoint_mjd_tai // 28)
+        if month not in self._months:
+            self._database.ensure_partitions(info.midpoint_mjd_tai)
+            self._months.add(month)
+
+    def _difference(
+        self, claim: Claim, science: Exposure, template: Exposure, rules: Instrument, clock: _Clock
+    ) -> Struct:
+        ids = IdGenerator(rules.packer(), claim.visit, claim.detector, claim.release)
+        task = make_task(ImageDifferenceTask, rules.task_config.get("ImageDifferenceTask"))
+        with clock.step("difference"):
+            result = task.run(science, science.sources, template, idFactory=ids)
+        with clock.step("standardize"):
+            now = float(Time.now().tai.mjd)
+            table = standardize(result.diaSources, result.subtractedExposure, now)
+            split = filter_dia_sources(result.diaSources, table)
+        keys = ("kernelResidualRms", "spatialKernelSum", "nKernelUsed", "scaleDiffimVarianceFactor", "convolved",
+                "templateCoveragePercent", "starFluxResidual", "starPositionResidual", "significanceScale")  # fmt: skip
+        metrics = {k: task.metadata[k] for k in keys if k in task.metadata}
+        return Struct(
+            difference=result.subtractedExposure, template=_cut(template, science), sources=split.good,
+            rejected=len(split.rejected), trailed=len(split.trailed), metrics=metrics,
+        )  # fmt: skip
+
+    def _store(
+        self, claim: Claim, science: Exposure, r: Struct, rules: Instrument, clock: _Clock, report: dict[str, float]
+    ) -> dict[str, Any]:
+        """Lock the sky, associate, write the alert file, commit."""
+        info = science.visit_info
+        assert info is not None
+        pixels = lock_pixels(polygon(*science.sky_corners(30)))
+        with self._database.connect() as connection:
+            with clock.step("lock"):
+                locks = sky_locks(connection, pixels)
+                locks.__enter__()
+            try:
+                with VisitUnitOfWork(connection) as work:
+                    counts = self._associate_and_write(claim, science, r, rules, clock, report, work)
+                    crash_at("before_commit", self._settings.crash_point)
+                    with clock.step("commit"):
+                        work.commit()
+                    crash_at("after_commit", self._settings.crash_point)
+            finally:
+                locks.__exit__(None, None, None)
+        return {"state": "done", "counts": counts, "seconds": clock.seconds}
+
+    def _associate_and_write(
+        self, claim: Claim, science: Exposure, r: Struct, rules: Instrument, clock: _Clock, report: dict[str, float],
+        work: VisitUnitOfWork,
+    ) -> dict[str, int]:  # fmt: skip
+        info = science.visit_info
+        assert info is not None
+        now = float(Time.now().tai.mjd)
+        if claim.message.get("reprocess") == "replace":
+            work.remove_visit(claim.visit, claim.detector, now)
+        task = make_task(DiaPipelineTask, rules.task_config.get("DiaPipelineTask"))
+        forced_ids = IdGenerator(rules.packer(), claim.visit, claim.detector, claim.release)
+        bodies = None if self._ephemerides is None else at_time(self._ephemerides, info.midpoint_mjd_tai)
+        with clock.step("associate"):
+            done = task.run(
+                r.sources, r.difference, science, r.template, unitOfWork=work, idGenerator=forced_ids,
+                solarSystemObjectTable=bodies, processedMjdTai=now,
+            )  # fmt: skip
+        crash_at("associated", self._settings.crash_point)
+        with clock.step("alerts"):
+            inputs = AlertInputs(
+                done.associatedDiaSources, done.updatedDiaObjects, done.historySources, done.historyForcedSources,
+                done.diaForcedSources, done.associatedSsSources, r.difference, science, r.template,
+            )  # fmt: skip
+            file = write_alerts(
+                self._settings.archive_dir, claim.visit, claim.detector, claim.attempt, build_packets(inputs)
+            )
+        with clock.step("products"):
+            self._extras(claim, science, r)
+        counts = {
+            "diaSources": len(done.associatedDiaSources), "newObjects": len(done.newDiaSources),
+            "updatedObjects": len(done.updatedDiaObjects) - len(done.newDiaSources), "marginal": len(done.marginalDiaSources),
+            "solarSystem": len(done.associatedSsSources), "forced": len(done.diaForcedSources), "alerts": file.count,
+            "rejected": r.rejected, "trailed": r.trailed,
+        }  # fmt: skip
+        metrics = {
+            k: v for k, v in {**report, **r.metrics}.items() if not (isinstance(v, float) and not np.isfinite(v))
+        }
+        work.finish(
+            claim.visit, claim.detector, claim.attempt, "done", counts, clock.seconds, info.midpoint_mjd_tai,
+            science.band, metrics,
+        )  # fmt: skip
+        work.add_outbox(claim.visit, claim.detector, claim.attempt, file.name, file.count, file.checksum)
+        return counts
+
+    def _extras(self, claim: Claim, science: Exposure, r: Struct) -> None:
+        """Write the difference image and the fluxes at the configured positions, when asked."""
+        directory = self._settings.products_dir
+        if directory is None:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        stem = f"{claim.visit}_{claim.detector}_{claim.attempt}"
+        r.difference.write_fits(directory / f"difference_{stem}.fits", compress=False)
+        if self._positions is not None:
+            x, y = science.require_wcs().sky_to_pixel(self._positions.ra.to_numpy(), self._positions.dec.to_numpy())
+            inside = science.contains(x, y)
+            info = science.visit_info
+            assert info is not None
+            table = self._positions[inside][["id", "ra", "dec"]].reset_index(drop=True)
+            table.insert(1, "visit", claim.visit)
+            table.insert(2, "detector", claim.detector)
+            table.insert(3, "mjd", info.midpoint_mjd_tai)
+            table.insert(4, "band", science.band)
+            fluxes = measure_pair(r.difference, science, x[inside], y[inside])
+            pd.concat([table, fluxes], axis=1).to_parquet(directory / f"positions_{stem}.parquet")
+
+
+def _cut(template: Exposure, science: Exposure) -> Exposure:
+    return template.cutout(*science.bbox)
+
+
+NO_WORK = (NoWorkFound,)

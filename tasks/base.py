@@ -1,0 +1,177 @@
+"""`AlertTask`: ``lsst.pipe.base.PipelineTask`` with the parts of the older task surface that it lost.
+
+One task object serves one visit: metadata of a reused task grows and mixes between threads, so `make_task` builds a
+fresh one from a frozen copy of its config (0.4 ms).
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lsst.pex.config as pexConfig
+import lsst.pipe.base as pipeBase
+import lsst.pipe.base.connectionTypes as cT
+import numpy as np
+
+from tasks.errors import CallerError
+
+__all__ = ["AlertTask", "AlertTaskConfig", "AlertTaskConnections", "make_task"]
+
+
+class AlertTaskConnections(pipeBase.PipelineTaskConnections, dimensions=("instrument", "visit", "detector")):
+    """Connections shared by the per-detector tasks."""
+
+    exposure = cT.Input(
+        doc="Calibrated science exposure.",
+        name="calexp",
+        storageClass="ExposureF",
+        dimensions=("instrument", "visit", "detector"),
+    )
+
+
+class AlertTaskConfig(pipeBase.PipelineTaskConfig, pipelineConnections=AlertTaskConnections):
+    """Base of the task configs."""
+
+
+class AlertTask(pipeBase.PipelineTask):
+    """A PipelineTask with the older public surface (schemas, stored configs, resource config)."""
+
+    ConfigClass = AlertTaskConfig
+    _DefaultName = "alertTask"
+    canMultiprocess = True
+
+    def put(self, key: str, value: Any) -> None:
+        """Write one metadata value, cast to what the metadata class accepts (it refuses None and numpy scalars)."""
+        if value is None:
+            return
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        self.metadata[key] = value
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time one named step into the metadata."""
+        with self.timer(name):
+            yield
+
+    def getResourceConfig(self) -> Any:
+        """Return the resource configuration, None when the config has none."""
+        return getattr(self.config, "resources", None)
+
+    def getSchemaCatalogs(self) -> dict[str, Any]:
+        """Return empty catalogues by dataset name; tasks with schemas override this."""
+        return {}
+
+    def getAllSchemaCatalogs(self) -> dict[str, Any]:
+        """Return the schema catalogues of this task and of all its subtasks."""
+        out: dict[str, Any] = {}
+        for reference in self.getTaskDict().values():
+            task = reference()
+            if task is not None and hasattr(task, "getSchemaCatalogs"):
+                out.update(task.getSchemaCatalogs())
+        return out
+
+    @classmethod
+    def applyOverrides(cls, config: Any) -> None:
+        """Change config values after camera overrides and before those of the command line (a hook)."""
+
+    @classmethod
+    def parseAndRun(cls, args: Any = None, config: Any = None, log: Any = None, doReturnResults: bool = False) -> Any:
+        """Refuse: the old command line lives in ``alertprod`` and ``pipetask``."""
+        raise CallerError(
+            f"{cls.__name__}.parseAndRun needs a gen2 repository; run 'alertprod --help' or 'pipetask run' instead"
+        )
+
+    def writeConfig(self, butler: Any, clobber: bool = False, doBackup: bool = True) -> None:
+        """Store the config in the directory `butler`; a stored copy that differs is an error unless `clobber`."""
+        text = self.config.saveToString() if hasattr(self.config, "saveToString") else _config_text(self.config)
+        _write_guarded(Path(butler) / f"{self.getName()}_config.py", text, clobber, doBackup)
+
+    def writePackageVersions(
+        self, butler: Any, clobber: bool = False, doBackup: bool = True, dataset: str = "packages"
+    ) -> None:
+        """Store the versions of the installed packages; a stored copy that differs is an error unless `clobber`."""
+        from lsst.utils.packages import getPythonPackages
+
+        text = json.dumps(dict(sorted(getPythonPackages().items())), indent=1)
+        _write_guarded(Path(butler) / f"{dataset}.json", text, clobber, doBackup)
+
+    def writeSchemas(self, butler: Any, clobber: bool = False, doBackup: bool = True) -> None:
+        """Store the columns and types of every catalogue that the task makes."""
+        for name, frame in self.getAllSchemaCatalogs().items():
+            text = json.dumps({str(c): str(t) for c, t in frame.dtypes.items()}, indent=1)
+            _write_guarded(Path(butler) / f"{name}_schema.json", text, clobber, doBackup)
+
+    def writeMetadata(self, dataRef: Any) -> None:
+        """Store the full metadata as JSON in the directory `dataRef`."""
+        Path(dataRef).mkdir(parents=True, exist_ok=True)
+        target = Path(dataRef) / f"{self.getName()}_metadata.json"
+        target.write_text(self.getFullMetadata().model_dump_json(indent=1), encoding="utf-8")
+
+
+def _config_text(config: Any) -> str:
+    import io
+
+    buffer = io.StringIO()
+    config.saveToStream(buffer)
+    return buffer.getvalue()
+
+
+def _write_guarded(path: Path, text: str, clobber: bool, backup: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        if path.read_text(encoding="utf-8") == text:
+            return
+        if not clobber:
+            raise CallerError(f"{path} exists and differs: use clobber to replace it")
+        if backup:
+            number = 1
+            while (saved := path.with_name(f"{path.name}~{number}")).exists():
+                number += 1
+            os.replace(path, saved)
+    path.write_text(text, encoding="utf-8")
+
+
+_Task = TypeVar("_Task", bound=AlertTask)
+
+
+def make_task(task_class: type[_Task], overrides: Mapping[str, Any] | None = None, **kwargs: Any) -> _Task:
+    """Build a task with its own frozen config.
+
+    Parameters
+    ----------
+    task_class
+        The class to make.
+    overrides
+        Config values by dotted field name.
+    kwargs
+        Further constructor arguments.
+
+    Raises
+    ------
+    CallerError
+        An unknown field, or a value that the config refuses.
+    """
+    config = task_class.ConfigClass()
+    for name, value in (overrides or {}).items():
+        target: Any = config
+        *parents, leaf = name.split(".")
+        try:
+            for parent in parents:
+                target = getattr(target, parent)
+            if leaf not in target._fields:
+                raise AttributeError(leaf)
+            setattr(target, leaf, value)
+        except (AttributeError, pexConfig.FieldValidationError, TypeError) as error:
+            raise CallerError(f"{task_class.__name__} config field {name!r}: {error}") from error
+    try:
+        config.validate()
+    except (pexConfig.FieldValidationError, ValueError) as error:
+        raise CallerError(f"{task_class.__name__} config: {error}") from error
+    config.freeze()
+    return task_class(config=config, **kwargs)

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Make .venv and install what the project needs: Python packages from the lock file, and (where missing, with apt) Java,
+# Maven and PostgreSQL for the embedded servers. Says in one line what is missing when it cannot.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+die() { echo "setup: $*" >&2; exit 1; }
+say() { echo "setup: $*"; }
+
+apt_install() {  # packages...
+  command -v apt-get >/dev/null || die "missing $*: install them with your package manager"
+  local as=()
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null && sudo -n true 2>/dev/null || die "missing $*: run 'apt-get install $*' as root"
+    as=(sudo -n)
+  fi
+  say "installing $* (apt)"
+  if [ -z "${APT_UPDATED:-}" ]; then "${as[@]}" apt-get update -qq || die "apt-get update failed"; APT_UPDATED=1; fi
+  DEBIAN_FRONTEND=noninteractive "${as[@]}" apt-get install -y -qq --no-install-recommends "$@" >/dev/null || die "apt-get install $* failed"
+}
+
+python=${PYTHON:-python3}
+command -v "$python" >/dev/null || apt_install python3 python3-venv
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed, found $("$python" --version)"
+"$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
+command -v java >/dev/null || apt_install openjdk-17-jre-headless
+command -v mvn >/dev/null || apt_install maven
+if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && [ "$(id -u)" = 0 ]; then
+  apt_install postgresql || say "no system PostgreSQL: the one of the PyPI wheel is used"
+fi
+
+[ -x .venv/bin/python ] || { say "making .venv"; "$python" -m venv .venv; }
+.venv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.5" || die "pip cannot install uv"
+say "installing Python packages (about 250, from requirements.lock)"
+.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock || die "packages cannot be installed"
+.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e . || die "the project itself cannot be installed"
+say "fetching the Kafka broker (about 54 MB, once)"
+.venv/bin/python -c 'from service.embedded_kafka import install_jars; install_jars()' || die "the Kafka broker cannot be fetched"
+touch .venv/.ready
+say "ready"
