@@ -167,7 +167,8 @@ class Relay:
             'SELECT coalesce(max("publishOrder"), 0) FROM "AlertOutbox" WHERE "publishedAt" IS NOT NULL'
         ).fetchone()
         marked = (int(row[0]) + 1, 0) if row and row[0] else (0, 0)
-        return max(divmod(offset, 1 << _INDEX_BITS), marked)
+        order, index = divmod(int(offset), 1 << _INDEX_BITS)
+        return max((order, index), marked)
 
     def _waiting(self) -> Iterator[tuple[int, AlertFile, int, int]]:
         """Yield unpublished rows in publish order; rows without one get the next numbers now (only the leader does)."""

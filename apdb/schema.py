@@ -7,6 +7,7 @@ partitions of DiaSource and DiaForcedSource, whose primary keys therefore hold `
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,15 +21,15 @@ SCHEMA_VERSION = "10.0.0"
 APDB_TABLES = ("DiaObject", "DiaObjectLast", "DiaSource", "DiaForcedSource", "DiaObject_To_Object_Match", "SSSource")
 _PIXEL_TABLES = ("DiaObject", "DiaObjectLast", "DiaSource")
 _PARTITIONED = ("DiaSource", "DiaForcedSource")
-_NUMPY = {
+_NUMPY: dict[str, np.dtype[Any]] = {
     "long": np.dtype(np.int64), "int": np.dtype(np.int32), "short": np.dtype(np.int16), "float": np.dtype(np.float32),
     "double": np.dtype(np.float64), "boolean": np.dtype(np.bool_), "char": np.dtype(object),
     "string": np.dtype(object), "text": np.dtype(object),
 }  # fmt: skip
-_SQL: dict[str, sa.types.TypeEngine[object]] = {
+_SQL: dict[str, Any] = {
     "long": sa.BigInteger(), "int": sa.Integer(), "short": sa.SmallInteger(), "float": sa.REAL(),
     "double": sa.Double(), "boolean": sa.Boolean(), "text": sa.Text(),
-}  # type: ignore[dict-item]  # fmt: skip
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Column:
     description: str
 
     @property
-    def dtype(self) -> np.dtype[np.generic]:
+    def dtype(self) -> np.dtype[Any]:
         """The numpy type of the column in memory (object for text)."""
         return _NUMPY[self.datatype]
 
@@ -79,9 +80,9 @@ def empty_frame(table: str) -> pd.DataFrame:
     return pd.DataFrame({c.name: pd.Series(dtype=c.dtype) for c in columns_of(table)})
 
 
-def _sql_type(column: Column) -> sa.types.TypeEngine[object]:
+def _sql_type(column: Column) -> Any:
     if column.datatype in ("char", "string"):
-        return sa.String(column.length)  # type: ignore[return-value]
+        return sa.String(column.length)
     return _SQL[column.datatype]
 
 
@@ -99,16 +100,18 @@ def make_metadata() -> sa.MetaData:
             parts.append(sa.Column("pixelId", sa.BigInteger, nullable=False))
         if key:
             parts.append(sa.PrimaryKeyConstraint(*key, name=f"PK_{name}"))
-        options = {"postgresql_partition_by": 'RANGE ("midpointMjdTai")'} if name in _PARTITIONED else {}
+        options: dict[str, Any] = (
+            {"postgresql_partition_by": 'RANGE ("midpointMjdTai")'} if name in _PARTITIONED else {}
+        )
         if name == "DiaObjectLast":
             options = {"postgresql_with": {"fillfactor": 85}}
-        sa.Table(name, meta, *parts, *_indices(name), **options)  # type: ignore[arg-type]
+        sa.Table(name, meta, *parts, *_indices(name), **options)
     _service_tables(meta)
     return meta
 
 
 def _indices(table: str) -> list[sa.Index]:
-    wanted = {
+    wanted: dict[str, list[tuple[str, ...]]] = {
         "DiaObject": [("validityStart", "validityStartMjdTai"), ("pixelId", "pixelId")],
         "DiaObjectLast": [("pixelId", "pixelId")],
         "DiaSource": [
@@ -132,8 +135,8 @@ def _service_tables(meta: sa.MetaData) -> None:
     moment = sa.DateTime(timezone=True)
     visit = [sa.Column("visit", sa.BigInteger, nullable=False), sa.Column("detector", sa.SmallInteger, nullable=False)]
 
-    def key() -> list[sa.Column[object]]:
-        return [c.copy() for c in visit]  # type: ignore[misc]
+    def key() -> list[Any]:
+        return [c.copy() for c in visit]
 
     sa.Table(
         "metadata", meta, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False)

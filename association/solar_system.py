@@ -1,6 +1,7 @@
 """Solar-system objects: which sources are known bodies, and the SSSource rows that say how well they agree."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,11 +74,11 @@ def match_solar_system(diaSources: pd.DataFrame, ephemerides: pd.DataFrame, radi
     pairs = _greedy(s, e, np.radians(radius_arcsec / 3600))
     matched = s.loc[pairs[:, 0]].copy()
     matched["ssObjectId"], matched["diaObjectId"] = e.ssObjectId.to_numpy()[pairs[:, 1]], 0
-    rest = s.drop(index=pairs[:, 0])
+    rest = s.drop(index=pairs[:, 0].tolist())
     return Struct(
         ssoAssocDiaSources=matched, unAssocDiaSources=rest,
         associatedSsSources=_ss_sources(matched, e.loc[pairs[:, 1]], pairs[:, 2]),
-        unassociatedSsObjects=e.drop(index=pairs[:, 1]), nAssociatedSsObjects=len(pairs),
+        unassociatedSsObjects=e.drop(index=pairs[:, 1].tolist()), nAssociatedSsObjects=len(pairs),
     )  # fmt: skip
 
 
@@ -87,8 +88,8 @@ def _greedy(s: pd.DataFrame, e: pd.DataFrame, radius: float) -> NDArray[np.int64
         return np.zeros((0, 3), dtype=np.int64)
     p, q = unit_vectors(s.ra, s.dec), unit_vectors(e.ephRa, e.ephDec)
     k = min(8, len(s))
-    distance, index = cKDTree(p).query(q, k=k, distance_upper_bound=radius)
-    distance, index = distance.reshape(len(e), k), index.reshape(len(e), k)
+    near: tuple[Any, Any] = cKDTree(p).query(q, k=k, distance_upper_bound=radius)
+    distance, index = (np.asarray(a).reshape(len(e), k) for a in near)
     found = [(float(distance[o, r]), o, int(index[o, r]), r + 1) for o in range(len(e)) for r in range(k)
              if np.isfinite(distance[o, r])]  # fmt: skip
     out, used_s, used_o = [], set(), set()
@@ -102,7 +103,7 @@ def _greedy(s: pd.DataFrame, e: pd.DataFrame, radius: float) -> NDArray[np.int64
 
 def _angle(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    return np.asarray(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
 def _ss_sources(s: pd.DataFrame, e: pd.DataFrame, rank: NDArray[np.int64]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """DiaObject summary columns: vectorised group operations over all sources of the updated objects."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -76,8 +77,10 @@ def _positions(out: pd.DataFrame, sources: pd.DataFrame) -> None:
     sums = pd.DataFrame(vectors, columns=["x", "y", "z"]).assign(id=s.diaObjectId.to_numpy(), w=weight)
     total = sums.groupby("id").sum()
     norm = np.sqrt(total.x**2 + total.y**2 + total.z**2)
-    _fill(out, "ra", np.degrees(np.arctan2(total.y, total.x)) % 360.0)
-    _fill(out, "dec", np.degrees(np.arcsin(np.clip(total.z / norm, -1, 1))))
+    _fill(
+        out, "ra", pd.Series(np.degrees(np.arctan2(total.y.to_numpy(), total.x.to_numpy())) % 360.0, index=total.index)
+    )
+    _fill(out, "dec", pd.Series(np.degrees(np.arcsin(np.clip(total.z / norm, -1, 1))), index=total.index))
     for column in ("raErr", "decErr"):
         e = s[column].to_numpy(np.float64)
         inverse = np.where(np.isfinite(e) & (e > 0), 1 / np.where(e > 0, e, 1) ** 2, 0)
@@ -88,7 +91,7 @@ def _positions(out: pd.DataFrame, sources: pd.DataFrame) -> None:
     _fill(out, "ra_dec_Cov", covariance)
 
 
-def _fill(out: pd.DataFrame, column: str, values: "pd.Series[float]") -> None:
+def _fill(out: pd.DataFrame, column: str, values: "pd.Series[Any]") -> None:
     """Set the values that are known and keep the others, in the column's own type."""
     known = values.reindex(out.index)
     out[column] = known.where(known.notna(), out[column]).astype(out[column].dtype)

@@ -27,7 +27,7 @@ class ApdbMarker(pexConfig.Config):
     """Its presence says that the ccdVisit is in the APDB (final once the transaction is committed)."""
 
 
-class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):
+class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):  # type: ignore[call-arg]
     """Configuration; names are those that users of the Rubin task know."""
 
     validBands = pexConfig.ListField(dtype=str, default=list(BANDS), doc="Bands that the database knows.")

@@ -55,7 +55,7 @@ def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStar
     sources["star"] = select_stars(sources)
     report = {"nSources": float(len(sources)), "nStars": float(sources.star.sum())}
     if exposure.psf is None:
-        fit = fit_psf(exposure, sources, rules.characterize.psf_order)
+        fit: PsfFit = fit_psf(exposure, sources, rules.characterize.psf_order)
         exposure.psf = fit.psf
         exposure.ap_corr = _aperture_correction(exposure, fit)
         report |= {

@@ -69,10 +69,10 @@ def match_stars(
     if len(ref_xy) == 0 or len(found) == 0:
         empty = np.zeros(0)
         return Matches(*(empty,) * 7)
-    distance, nearest = cKDTree(ref_xy).query(found, distance_upper_bound=radius)
+    near = cKDTree(ref_xy).query(found, distance_upper_bound=radius)
+    distance, nearest = np.asarray(near[0]), np.asarray(near[1])
     ok = np.isfinite(distance)
-    back, chosen = cKDTree(found[ok]).query(ref_xy[nearest[ok]])
-    del back
+    chosen = np.asarray(cKDTree(found[ok]).query(ref_xy[nearest[ok]])[1])
     ok_index = np.flatnonzero(ok)
     mutual = chosen == np.arange(ok_index.size)
     s, r = ok_index[mutual], nearest[ok_index[mutual]]

@@ -1,5 +1,7 @@
 """The zero point by the instrument's rule: header, fixed, or from reference stars."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,7 +60,7 @@ def _robust(
 ) -> tuple[NDArray[np.float64], float]:
     """Weighted least squares with Tukey weights about a median start; returns coefficients and the error of the first."""
     miss = ratio - np.median(ratio)
-    solution = np.zeros(terms.shape[1])
+    solution: NDArray[Any] = np.zeros(terms.shape[1])
     for _ in range(12):
         scale = max(1.4826 * float(np.median(np.abs(miss))), 1e-4)
         robust = np.clip(1 - (miss / (4.685 * scale)) ** 2, 0, None) ** 2

@@ -96,7 +96,8 @@ def make_basis(
     """
     if size and size % 2 == 0:
         raise ValueError(f"the kernel size must be odd, got {size}")
-    mode, sigmas = "config", FALLBACK_SIGMAS
+    mode = "config"
+    sigmas: tuple[float, ...] = FALLBACK_SIGMAS
     if fwhm_convolved and fwhm_target and abs(fwhm_convolved - fwhm_target) > 1e-9:
         a, b = fwhm_convolved / FWHM_PER_SIGMA, fwhm_target / FWHM_PER_SIGMA
         mode = "deconvolution" if a > b else "convolution"

@@ -105,7 +105,7 @@ def detect(s: Significance, threshold: float = 5.0) -> Detections:
     label = labels[y, x].astype(np.int64)
     boxes = stats[label][:, :4].astype(np.int64) if len(label) else np.zeros((0, 4), np.int64)
     positive = int((s.image > threshold).sum())
-    return Detections(x, y, value, label, boxes, labels, positive, int(above.sum()) - positive)
+    return Detections(x, y, value, label, boxes, np.asarray(labels, np.int32), positive, int(above.sum()) - positive)
 
 
 def _disc(radius: int) -> NDArray[np.uint8]:
@@ -143,4 +143,4 @@ def footprint_edges(boxes: NDArray[np.int64], x: NDArray[np.float64], y: NDArray
     reach = np.maximum.reduce([x - x0, x0 + width - 1 - x, y - y0, y0 + height - 1 - y])
     with np.errstate(invalid="ignore"):
         side = np.minimum(np.ceil(2 * np.nan_to_num(reach)), 2 * np.maximum(width, height))
-    return np.maximum(side, 1).astype(np.int64)
+    return np.asarray(np.maximum(side, 1), dtype=np.int64)

@@ -10,9 +10,8 @@ from scipy import fft
 from diffim.basis import make_basis
 from diffim.errors import InsufficientKernelSources
 from diffim.kernel_fit import KernelFit, fit_kernel
-from diffim.noise_power import noise_power
 from diffim.prepare import grow, kernel_stars, padded
-from diffim.subtract import Subtracted, subtract_arrays
+from diffim.subtract import Subtracted, excess_power, subtract_arrays
 from exposure import Exposure, GridPsf, Psf
 from exposure.mask import plane_bits
 from exposure.psf import fwhm_of
@@ -89,32 +88,19 @@ def match_and_subtract(
         *pair, both * np.float32(scale), x, y, basis, science.bbox, template.origin, kernel_order=kernel_order,
         background_order=background_order, min_stars=min_stars,
     )  # fmt: skip
-    power_s, power_t = noise_power(image, variance, usable), noise_power(t_image, t_var, t_good)
     background = fit.kernel.background_image(template.bbox) if subtract_background else np.float32(0)
+    good = usable & t_good
     if convolved == "convolveTemplate":
-        fill = np.float32(ratio) * t_image
-        image = np.where(usable, image - background, fill).astype(np.float32)
-        good = usable & t_good
-        done = subtract_arrays(
-            image,
-            variance,
-            t_image,
-            t_var,
-            fit.kernel,
-            template.origin,
-            decorrelate=decorrelate,
-            good=good,
-            powers=(power_s, power_t),
-        )
+        filled = np.where(usable, image - background, np.float32(ratio) * t_image).astype(np.float32)
+        arrays = (filled, variance, t_image, t_var)
         norm, sign = 1.0, 1.0
     else:
         fill = t_image / np.float32(max(fit.kernel.kernel_sum, 1e-30))
-        image = np.where(usable, image, fill).astype(np.float32)
-        done = subtract_arrays(
-            (t_image - background).astype(np.float32), t_var, image, variance, fit.kernel, template.origin,
-            decorrelate=decorrelate, good=usable & t_good, powers=(power_t, power_s),
-        )  # fmt: skip
+        filled = np.where(usable, image, fill).astype(np.float32)
+        arrays = ((t_image - background).astype(np.float32), t_var, filled, variance)
         norm, sign = fit.kernel.kernel_sum, -1.0
+    excess = excess_power(*arrays, fit.kernel, template.origin, good) if decorrelate else None
+    done = subtract_arrays(*arrays, fit.kernel, template.origin, decorrelate=decorrelate, good=good, excess=excess)
     difference, matched = _assemble(science, template, fit, done, convolved, norm, sign)
     return Matched(difference, matched, fit, convolved)
 

@@ -39,7 +39,7 @@ def measure(
     assert psf is not None
     x0, y0 = difference.origin
     sign = np.sign(found.significance)
-    x, y, centroid = _centroids(difference, psf, found.x + float(x0), found.y + float(y0))
+    x, y, centroid = _centroids(difference, psf, (found.x + x0).astype(np.float64), (found.y + y0).astype(np.float64))
     frame = pd.DataFrame({"x": x, "y": y}) if len(x) else pd.DataFrame({"x": np.zeros(0), "y": np.zeros(0)})
     frame["xErr"], frame["yErr"], frame["x_y_Cov"] = centroid[:, 0], centroid[:, 1], centroid[:, 2]
     frame["centroid_flag"] = centroid[:, 3] > 0

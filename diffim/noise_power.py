@@ -1,10 +1,11 @@
 """The power spectrum of an image's noise: resampled images have correlated noise, and whitening must know it."""
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-__all__ = ["BLOCK", "noise_power"]
+__all__ = ["BLOCK", "noise_power", "smooth_power"]
 
 BLOCK = 64
 MAX_LAG = 5
@@ -23,12 +24,12 @@ def noise_power(
     height, width = image.shape
     ok = good & (variance > 0)
     z = np.where(ok, image / np.sqrt(np.where(ok, variance, 1)), 0).astype(np.float32)
-    sky = ok & (np.abs(z) < 3.5)
+    sky = ok & ~_near_sources(z, ok)
     starts = [(y, x) for y in range(0, height - BLOCK + 1, BLOCK) for x in range(0, width - BLOCK + 1, BLOCK)]
     blocks, masks = [], []
     for y, x in starts[:: max(1, len(starts) // max_blocks)]:
         part = sky[y : y + BLOCK, x : x + BLOCK]
-        if part.mean() > 0.7:
+        if part.mean() > 0.5:
             values = z[y : y + BLOCK, x : x + BLOCK]
             blocks.append(np.where(part, values - np.median(values[part]), 0))
             masks.append(part)
@@ -40,8 +41,28 @@ def noise_power(
     auto, overlap = fft.irfft2(power, (size, size)), fft.irfft2(weight, (size, size))
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
     correlation = (auto / np.maximum(overlap, 1))[np.ix_(lags, lags)]
-    correlation = correlation / correlation[MAX_LAG, MAX_LAG]
-    wide = np.zeros((BLOCK, BLOCK))
+    return _tapered(correlation)
+
+
+def _near_sources(z: NDArray[np.float32], ok: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return pixels within 8 px of anything that stands out of the smoothed image: its wings would look correlated."""
+    smooth = cv2.GaussianBlur(z, (0, 0), 1.5)
+    values = smooth[ok][:: max(1, z.size // 400_000)]
+    spread = 1.4826 * float(np.median(np.abs(values - np.median(values)))) if values.size else 1.0
+    high = (np.abs(smooth) > 4 * spread) | (np.abs(z) > 4.5)
+    return np.asarray(cv2.dilate(high.astype(np.uint8), np.ones((17, 17), np.uint8)) > 0)
+
+
+def smooth_power(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a power spectrum with the same truncation of its autocorrelation as `noise_power`, mean 1."""
+    lags = np.arange(-MAX_LAG, MAX_LAG + 1)
+    return _tapered(fft.irfft2(power, (BLOCK, BLOCK))[np.ix_(lags, lags)])
+
+
+def _tapered(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Power of an autocorrelation known at lags -MAX_LAG..MAX_LAG, tapered, floored."""
+    lags = np.arange(-MAX_LAG, MAX_LAG + 1)
     taper = np.clip(1 - np.maximum.outer(np.abs(lags), np.abs(lags)) / (MAX_LAG + 1), 0, 1)
-    wide[np.ix_(lags, lags)] = correlation * np.sqrt(taper)
+    wide = np.zeros((BLOCK, BLOCK))
+    wide[np.ix_(lags, lags)] = correlation / correlation[MAX_LAG, MAX_LAG] * np.sqrt(taper)
     return np.maximum(fft.rfft2(wide).real, FLOOR)

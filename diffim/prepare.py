@@ -1,5 +1,7 @@
 """What happens to the two images before they are subtracted: masks, variance scale, kernel stars, matching boxes."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from exposure.mask import plane_bits
 from exposure.stamps import gather
 
 __all__ = [
-    "check_match", "coverage", "grow", "kernel_stars", "mark_saturated_haloes", "padded", "prepare_masks",
+    "check_match", "coverage", "grow", "kernel_stars", "known_light", "mark_saturated_haloes", "padded", "prepare_masks",
     "scale_variance",
 ]  # fmt: skip
 
@@ -55,6 +57,15 @@ def prepare_masks(science: Exposure, template: Exposure) -> None:
     template.mask = kept.astype(np.int32)
 
 
+def known_light(image: Exposure, template: Exposure) -> NDArray[np.float32]:
+    """Return the brightest template pixel of each 3x3, in the units of the image."""
+    part = np.nan_to_num(template.cutout(*image.bbox).image)
+    ratio = 1.0
+    if image.photo_calib is not None and template.photo_calib is not None:
+        ratio = template.photo_calib.mean / image.photo_calib.mean
+    return np.asarray(cv2.dilate(part, np.ones((3, 3), np.uint8)) * np.float32(ratio), dtype=np.float32)
+
+
 def scale_variance(exposure: Exposure, limit: float = 10.0) -> float:
     """Scale the variance plane so that the sky's interquartile range is right; returns the factor (1 = was right).
 
@@ -73,7 +84,7 @@ def scale_variance(exposure: Exposure, limit: float = 10.0) -> float:
     sky = sigma2 < 2 * np.median(sigma2)  # objects are not known yet: leave out pixels that their light makes noisy
     rest, sigma2 = rest[sky], sigma2[sky]
 
-    def spread(values: NDArray[np.float32]) -> float:
+    def spread(values: NDArray[Any]) -> float:
         low, high = np.percentile(values, [25, 75])
         return float(0.7413 * (high - low))
 

@@ -8,6 +8,7 @@ where phi whitens the noise and keeps fluxes (phi(0) = 1; Kaiser, DMTN-021). The
 squared real-space kernels: V_D = phi^2 * V_U + (phi K)^2 * V_C, which is right on sources too.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +17,14 @@ from scipy import fft
 
 from diffim.convolve import TileGrid
 from diffim.kernel import SpatialKernel
-from diffim.noise_power import BLOCK
+from diffim.noise_power import BLOCK, noise_power, smooth_power
 
-__all__ = ["Subtracted", "subtract_arrays"]
+__all__ = ["Subtracted", "excess_power", "subtract_arrays"]
 
 PHI_SIZE = 31
+SAMPLE_TILES = 128  # enough to know the noise power
+MAX_EXCESS = 4.0
+FAINT = 1.5  # sigma: brighter light in the template leaves residuals that are no noise
 MAX_GAIN = 6.0  # of the whitening at any frequency
 
 
@@ -39,7 +43,8 @@ def subtract_arrays(
     unconvolved: NDArray[np.float32], unconvolved_var: NDArray[np.float32], convolved: NDArray[np.float32],
     convolved_var: NDArray[np.float32], kernel: SpatialKernel, origin: tuple[int, int], *, decorrelate: bool = True,
     good: NDArray[np.bool_] | None = None,
-    powers: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    excess: NDArray[np.float64] | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Subtracted:  # fmt: skip
     """Return U - K * C, whitened, with its variance.
 
@@ -51,16 +56,18 @@ def subtract_arrays(
         Pixels whose variances count as sky.
     origin
         Frame position of pixel [0, 0].
-    powers
-        Noise power spectra of U and C (`diffim.noise_power`); white noise by default.
+    excess
+        Measured noise power over what white inputs would give (`excess_power`), 1 by default.
+    rows
+        Rows of tiles to compute; the others are left at zero. All by default.
     """
     height, width = unconvolved.shape
     grid = TileGrid(height, width, margin=(kernel.size + PHI_SIZE) // 2 if decorrelate else kernel.size // 2)
     planes = [grid.pad(p) for p in (unconvolved, unconvolved_var, convolved, convolved_var)]
-    out = [np.empty((height, width), np.float32) for _ in range(3)]
+    out = [np.zeros((height, width), np.float32) for _ in range(3)]
     whitening = []
     levels = _sky_levels(unconvolved_var, convolved_var, grid, good)
-    for row in grid.row_numbers():
+    for row in grid.row_numbers() if rows is None else rows:
         x, y = grid.centres(row)
         kernels = kernel.kernels_at(x + origin[0], y + origin[1])
         f_kernel = grid.kernels(kernels)
@@ -68,7 +75,7 @@ def subtract_arrays(
         matched = f_c * f_kernel
         grid.put(out[2], row, matched)
         if decorrelate:
-            phi = _whitening(kernels, *levels[:, row], powers)
+            phi = _whitening(kernels, levels[0, row], levels[1, row], excess)
             whitening.append(phi)
             f_phi = grid.kernels(phi)
             grid.put(out[0], row, (f_u - matched) * f_phi)
@@ -103,20 +110,56 @@ def _sky_levels(
     return out
 
 
-def _whitening(
-    kernels: NDArray[np.float32], u: NDArray[np.float64], c: NDArray[np.float64],
-    powers: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
-) -> NDArray[np.float32]:  # fmt: skip
-    """Return the real-space whitening stamps of sum 1 for one row of tiles."""
+def _noise_model(kernels: NDArray[np.float32], u: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the noise power u + c |K(f)|^2 of U - K * C for white inputs, shape (N, BLOCK, BLOCK/2+1)."""
     n, side = kernels.shape[0], kernels.shape[1]
     wide = np.zeros((n, BLOCK, BLOCK), np.float32)
     wide[:, :side, :side] = kernels
-    power = np.abs(fft.rfft2(wide)) ** 2
-    noise_u, noise_c = powers if powers is not None else (np.ones(power.shape[1:]),) * 2
-    noise = u[:, None, None] * noise_u + c[:, None, None] * noise_c * power
-    phi = np.sqrt(noise[:, :1, :1] / noise)
-    phi = np.minimum(phi, MAX_GAIN)
+    return np.asarray(u[:, None, None] + c[:, None, None] * np.abs(fft.rfft2(wide)) ** 2)
+
+
+def _whitening(
+    kernels: NDArray[np.float32],
+    u: NDArray[np.float64],
+    c: NDArray[np.float64],
+    excess: NDArray[np.float64] | None,
+) -> NDArray[np.float32]:
+    """Return the real-space whitening stamps of sum 1 for one row of tiles."""
+    noise = _noise_model(kernels, u, c)
+    if excess is not None:
+        noise = noise * excess
+    phi = np.minimum(np.sqrt(noise[:, :1, :1] / noise), MAX_GAIN)
     real = np.fft.fftshift(fft.irfft2(phi, (BLOCK, BLOCK)), axes=(1, 2))
     low = BLOCK // 2 - PHI_SIZE // 2
     stamp = real[:, low : low + PHI_SIZE, low : low + PHI_SIZE]
     return np.asarray(stamp / stamp.sum(axis=(1, 2), keepdims=True), dtype=np.float32)
+
+
+def excess_power(
+    unconvolved: NDArray[np.float32],
+    unconvolved_var: NDArray[np.float32],
+    convolved: NDArray[np.float32],
+    convolved_var: NDArray[np.float32],
+    kernel: SpatialKernel,
+    origin: tuple[int, int],
+    good: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Return how the noise power of U - K * C differs from that of white inputs (resampled images are correlated).
+
+    Measured on the sky of a plain subtraction of some rows of tiles: static faint sources, which would look like
+    correlated noise in either input, have cancelled there.
+    """
+    height, width = unconvolved.shape
+    grid = TileGrid(height, width)
+    rows = list(range(grid.rows))[:: max(1, grid.rows * grid.columns // SAMPLE_TILES)]
+    plain = subtract_arrays(
+        unconvolved, unconvolved_var, convolved, convolved_var, kernel, origin, decorrelate=False, rows=rows
+    )
+    done = np.zeros(good.shape, bool)
+    for row in rows:
+        done[row * grid.tile : (row + 1) * grid.tile] = True
+    sky = good & done & (np.abs(plain.matched) < FAINT * np.sqrt(plain.variance))
+    measured = noise_power(plain.difference, plain.variance, sky)
+    level = _sky_levels(unconvolved_var, convolved_var, TileGrid(height, width, max(height, width)), good)[:, 0, :1]
+    model = _noise_model(kernel.kernels_at(origin[0] + width / 2, origin[1] + height / 2), level[0], level[1])[0]
+    return np.clip(measured / smooth_power(model), 1 / MAX_EXCESS, MAX_EXCESS)

@@ -26,7 +26,7 @@ BAD_SOURCE_FLAGS = (
 )  # fmt: skip
 
 
-class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):
+class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):  # type: ignore[call-arg]
     """Configuration; names are those that users of the Rubin task know."""
 
     requiredTemplateFraction = pexConfig.RangeField(
@@ -182,12 +182,12 @@ class ImageDifferenceTask(AlertTask):
             self.put("scaleTemplateVarianceFactor", prepare.scale_variance(template))
             self.put("scaleScienceVarianceFactor", prepare.scale_variance(science))
         if self.config.doFindCosmicRays:
-            self._mark_cosmic_rays(science, "scienceCosmicRays")
+            self._mark_cosmic_rays(science, template, "scienceCosmicRays")
 
-    def _mark_cosmic_rays(self, image: Exposure, key: str) -> None:
-        fwhm = matching.psf_fwhm(image.psf, image.bbox) if image.psf is not None else 3.0
+    def _mark_cosmic_rays(self, image: Exposure, template: Exposure, key: str) -> None:
+        assert image.psf is not None
         good = image.good("SAT", "BAD", "CR", "SUSPECT")
-        rays = find_cosmic_rays(image.image, image.variance, good, fwhm / 2.3548)
+        rays = find_cosmic_rays(image.image, image.variance, good, image.psf, prepare.known_light(image, template))
         image.set_plane("CR", rays)
         self.put(key, int(rays.sum()))
 
@@ -240,7 +240,7 @@ class ImageDifferenceTask(AlertTask):
         with self.step("detect"):
             prepare.mark_saturated_haloes(difference, fwhm)
             if self.config.doFindCosmicRays:
-                self._mark_cosmic_rays(difference, "cosmic_ray_count")
+                self._mark_cosmic_rays(difference, template, "cosmic_ray_count")
             found = self._significant(difference, sources, result)
         with self.step("measure"):
             table = measure(difference, science, template, found)
@@ -260,6 +260,7 @@ class ImageDifferenceTask(AlertTask):
         self.put("starFluxResidual", residuals.flux_error)
         self.put("starPositionResidual", residuals.position_error)
         good = difference.good("BAD", "SAT", "CR")
+        assert difference.psf is not None
         s = significance(
             difference.image, difference.variance, good, difference.psf, difference.origin,
             result.matchedExposure, residuals.flux_error, residuals.position_error,

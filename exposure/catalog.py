@@ -95,7 +95,7 @@ class ExposureCatalog:
         records = {
             int(d): ExposureRecord(photo_calib=PhotoCalib(**json.loads(t)))
             for d, t in zip(frame["id"], texts, strict=True)
-            if t is not None
+            if isinstance(t, str)
         }
         return cls(Table.from_pandas(frame), records)
 

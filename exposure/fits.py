@@ -16,7 +16,7 @@ APCORR   one extension per flux name (``APNAME``), Chebyshev coefficients
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -54,11 +54,14 @@ def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VerifyWarning)
             warnings.filterwarnings("error", message=".*may have been truncated.*", category=AstropyUserWarning)
-            with fits.open(
-                path, memmap=isinstance(path, str | os.PathLike) and not str(path).endswith(".gz"), lazy_load_hdus=False
-            ) as hdus:
-                _check_sizes(hdus, name)
-                yield hdus
+            memmap = isinstance(path, str | os.PathLike) and not str(path).endswith(".gz")
+            with ExitStack() as stack:
+                source = path
+                if isinstance(path, str | os.PathLike):  # opened here, so that it is closed whatever astropy raises
+                    source = stack.enter_context(Path(path).open("rb"))
+                with fits.open(source, memmap=memmap, lazy_load_hdus=False) as hdus:
+                    _check_sizes(hdus, name)
+                    yield hdus
     except ExposureError:
         raise
     except (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, AstropyUserWarning) as error:

@@ -111,10 +111,7 @@ class Characterize(BaseModel):
     background_mesh: int = 64
     psf_order: int = 2
     psf_size: int = 31
-    aperture_radius_fwhm: float = 2.0
     astrometry: Literal["header", "relative"] = "header"
-    cosmic_rays: bool = True
-    flat_field_mesh: int = 0
     systematic_fraction: float = 0.0
 
 
@@ -126,6 +123,7 @@ class Instrument(BaseModel):
     pixel_scale: float = Field(description="nominal arcsec per pixel, the scale of its templates")
     planes: Planes = Planes()
     mask_bits: dict[str, int] = {}
+    bad_edge: int = Field(0, ge=0, description="rows and columns at each edge that are no good")
     exposure_time: HeaderRule = HeaderRule(key="EXPTIME")
     midpoint: TimeRule = TimeRule(key="DATE-OBS")
     detector: HeaderRule = HeaderRule(constant=0)

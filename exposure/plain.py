@@ -39,7 +39,7 @@ def read_plain(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
         image, variance, mask, wcs=SkyWcs.from_header(header), visit_info=_visit_info(header, rules), band=band,
         physical_filter=physical, metadata=_detector_numbers(header, rules),
     )  # fmt: skip
-    _mark(exposure, exposure.metadata.get("saturation"))
+    _mark(exposure, exposure.metadata.get("saturation"), rules.bad_edge)
     return exposure
 
 
@@ -89,9 +89,14 @@ def _detector_numbers(header: fits.Header, rules: Instrument) -> dict[str, float
     return out
 
 
-def _mark(exposure: Exposure, saturation: float | None) -> None:
-    """Set NO_DATA on pixels without a value and SAT where the level is reached."""
+def _mark(exposure: Exposure, saturation: float | None, bad_edge: int) -> None:
+    """Set NO_DATA on pixels without a value and on bad edges, SAT where the level is reached."""
     empty: NDArray[np.bool_] = ~np.isfinite(exposure.image)
+    if bad_edge:
+        inner = np.zeros_like(empty)
+        inner[bad_edge:-bad_edge, bad_edge:-bad_edge] = True
+        empty |= ~inner
+        exposure.set_plane("EDGE", ~inner)
     exposure.set_plane("NO_DATA", empty)
     if saturation is not None:
         exposure.set_plane("SAT", np.where(empty, False, exposure.image >= saturation))

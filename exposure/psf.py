@@ -23,7 +23,10 @@ FWHM_PER_SIGMA = 2.3548200450309493
 class Psf(Protocol):
     """What the project asks of a PSF model."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Side of the stamps, odd."""
+        ...
 
     def image_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
         """Return (N, S, S) stamps at the sub-pixel positions."""
@@ -64,8 +67,19 @@ class _PixelMixin:
         return out
 
     def moments_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Return (N, 3) adaptive moments Ixx, Iyy, Ixy in px^2."""
-        return adaptive_moments(self.kernel_at(np.atleast_1d(x), np.atleast_1d(y)))
+        """Return (N, 3) adaptive moments Ixx, Iyy, Ixy in px^2.
+
+        Where they do not converge (sharpened or very undersampled PSFs), those of the round Gaussian with the same
+        noise-equivalent area.
+        """
+        stamps = self.kernel_at(np.atleast_1d(x), np.atleast_1d(y)).astype(np.float64)
+        out = adaptive_moments(stamps)
+        lost = ~np.isfinite(out[:, 0])
+        if lost.any():
+            area = stamps[lost].sum(axis=(1, 2)) ** 2 / (stamps[lost] ** 2).sum(axis=(1, 2))
+            out[lost, 0] = out[lost, 1] = area / (4 * np.pi)
+            out[lost, 2] = 0.0
+        return out
 
 
 @dataclass(frozen=True)

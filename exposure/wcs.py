@@ -113,7 +113,7 @@ class SkyWcs:
 
     def pixel_scale_arcsec(self, x: ArrayLike = 0.0, y: ArrayLike = 0.0) -> NDArray[np.float64]:
         """Return sqrt(|det J|) in arcsec per pixel."""
-        return 3600.0 * np.sqrt(np.abs(np.linalg.det(self.jacobian(x, y))))
+        return np.asarray(3600.0 * np.sqrt(np.abs(np.linalg.det(self.jacobian(x, y)))))
 
     def shifted(self, dx: float, dy: float) -> "SkyWcs":
         """Return the WCS for pixels that lie (dx, dy) further than this one says."""
@@ -146,7 +146,7 @@ class SkyWcs:
     @property
     def reference_pixel(self) -> NDArray[np.float64]:
         """Frame coordinates of CRPIX (0-based)."""
-        return np.asarray(self._wcs.wcs.crpix, dtype=np.float64) - 1.0 + np.asarray(self.origin)
+        return np.asarray(np.asarray(self._wcs.wcs.crpix, dtype=np.float64) - 1.0 + np.asarray(self.origin))
 
     def to_header(self, origin: tuple[int, int] = (0, 0)) -> Header:
         """Return FITS cards for an array whose first pixel is `origin` in the frame."""

@@ -19,7 +19,7 @@ from tasks.base import AlertTaskConnections
 __all__ = ["ForcedPhotCcdFromDataFrameConfig", "ForcedPhotCcdFromDataFrameTask"]
 
 
-class ForcedPhotCcdFromDataFrameConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):
+class ForcedPhotCcdFromDataFrameConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):  # type: ignore[call-arg]
     """Configuration; names are those that users of the Rubin task know."""
 
     doApCorr = pexConfig.Field(dtype=bool, default=True, doc="Multiply fluxes with the aperture correction?")

@@ -40,7 +40,8 @@ def wait_finished(
     TransientError
         They were not in time; the message holds the log of the worker.
     """
-    deadline, found = time.monotonic() + timeout_s, {}
+    deadline = time.monotonic() + timeout_s
+    found: dict[tuple[int, int], dict[str, Any]] = {}
     with httpx.Client(base_url=stack.url, timeout=60) as client:
         while True:
             for key in keys:

@@ -34,7 +34,8 @@ def judge(truth: pd.DataFrame, alerts: list[dict[str, Any]], size: int) -> dict[
     for key, group in found.groupby(["visit", "detector"]):
         t = changing[(changing.visit == key[0]) & (changing.detector == key[1])].reset_index(drop=True)
         tree = cKDTree(unit_vectors(t.ra, t.dec))
-        distance, index = tree.query(unit_vectors(group.ra, group.dec), distance_upper_bound=radius)
+        near = tree.query(unit_vectors(group.ra, group.dec), distance_upper_bound=radius)
+        distance, index = np.asarray(near[0]), np.asarray(near[1])
         ok = np.isfinite(distance)
         part = group.assign(trueKind="", trueId="", trueFlux=np.nan)
         part.loc[ok, "trueKind"] = t.kind.to_numpy()[index[ok]]

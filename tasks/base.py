@@ -21,7 +21,9 @@ from tasks.errors import CallerError
 __all__ = ["AlertTask", "AlertTaskConfig", "AlertTaskConnections", "make_task"]
 
 
-class AlertTaskConnections(pipeBase.PipelineTaskConnections, dimensions=("instrument", "visit", "detector")):
+class AlertTaskConnections(  # type: ignore[call-arg]
+    pipeBase.PipelineTaskConnections, dimensions=("instrument", "visit", "detector")
+):
     """Connections shared by the per-detector tasks."""
 
     exposure = cT.Input(
@@ -32,7 +34,7 @@ class AlertTaskConnections(pipeBase.PipelineTaskConnections, dimensions=("instru
     )
 
 
-class AlertTaskConfig(pipeBase.PipelineTaskConfig, pipelineConnections=AlertTaskConnections):
+class AlertTaskConfig(pipeBase.PipelineTaskConfig, pipelineConnections=AlertTaskConnections):  # type: ignore[call-arg]
     """Base of the task configs."""
 
 

@@ -1,0 +1,94 @@
+"""tasks/: ids, errors, the task base."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffim import ImageDifferenceTask
+from tasks import CallerError, IdFactory, IdGenerator, IdPacker, make_task
+from tasks.errors import TransientError
+
+
+def test_packer_reproduces_the_published_example():
+    packer = IdPacker(10000, 99, 8)
+    assert packer.data_bits == 20
+    assert packer.catalog_id(42, 12, 2) == 2101322
+    assert packer.ids(42, 12, 1, release=2)[0] == 2310427972701519873
+
+
+def test_forced_example_ids():
+    assert IdPacker(10, 5, 64).ids(1, 2, 1)[0] == 15762598695796737
+
+
+@given(
+    visit=st.integers(0, 9999), detector=st.integers(0, 98), release=st.integers(0, 7), counter=st.integers(1, 10**6)
+)
+def test_ids_unpack_exactly(visit, detector, release, counter):
+    packer = IdPacker(10000, 99, 8)
+    identifier = int(packer.ids(visit, detector, 1, release, start=counter)[0])
+    assert packer.unpack(identifier) == (release, visit, detector, counter)
+
+
+def test_packer_refuses_what_does_not_fit():
+    packer = IdPacker(10, 5, 64)
+    with pytest.raises(CallerError, match="detector 5 is outside"):
+        packer.catalog_id(1, 5)
+    with pytest.raises(CallerError, match="do not fit"):
+        packer.ids(1, 2, 2, start=(1 << packer.counter_bits) - 1)
+
+
+def test_generator_counts_on():
+    generator = IdGenerator(IdPacker(10, 5), 1, 2)
+    first, second = generator.take(3), generator.take(2)
+    assert np.array_equal(np.diff(np.concatenate([first, second])), np.ones(4))
+
+
+def test_old_factory_keeps_to_its_bits():
+    factory = IdFactory(5, 62)
+    assert factory() == (5 << 1) | 1
+    with pytest.raises(CallerError):
+        factory()
+    assert factory._last == 1  # not advanced
+    with pytest.raises(CallerError):
+        IdFactory(8, 3)
+    factory = IdFactory(3, 10)
+    factory.notify((3 << 53) | 41)
+    assert factory() == (3 << 53) | 42
+    with pytest.raises(CallerError):
+        factory.notify(7)
+
+
+def test_errors_name_the_image_and_say_whether_to_retry():
+    error = CallerError("no WCS").at(12, 3)
+    assert str(error) == "visit 12, detector 3: no WCS"
+    assert error.as_dict() == {"code": "bad_input", "message": str(error), "retriable": False}
+    assert TransientError("x").retriable
+
+
+def test_make_task_freezes_and_checks_the_config(tmp_path):
+    task = make_task(ImageDifferenceTask, {"detectionThreshold": 4.0})
+    assert task.config.detectionThreshold == 4.0
+    with pytest.raises(Exception, match="frozen|Cannot modify"):
+        task.config.detectionThreshold = 3.0
+    for wrong in ({"nosuch": 1}, {"mode": "sideways"}, {"kernelSize": 20}):
+        with pytest.raises(CallerError):
+            make_task(ImageDifferenceTask, wrong)
+    task.put("count", np.int64(3))
+    task.put("nothing", None)
+    task.put("yes", np.bool_(True))
+    assert task.metadata["count"] == 3
+    assert "nothing" not in task.metadata
+    with task.step("work"):
+        pass
+    assert any(name.startswith("workEndCpuTime") for name in task.metadata)
+
+
+def test_stored_config_is_guarded(tmp_path):
+    make_task(ImageDifferenceTask).writeConfig(tmp_path)
+    make_task(ImageDifferenceTask).writeConfig(tmp_path)
+    changed = make_task(ImageDifferenceTask, {"detectionThreshold": 6.0})
+    with pytest.raises(CallerError, match="differs"):
+        changed.writeConfig(tmp_path)
+    changed.writeConfig(tmp_path, clobber=True)
+    assert (tmp_path / "imageDifference_config.py~1").exists()
