@@ -133,10 +133,12 @@ def _service_tables(meta: sa.MetaData) -> None:
     """Ledger (the queue), leases, outbox, metadata and the side tables."""
     now = sa.text("now()")
     moment = sa.DateTime(timezone=True)
-    visit = [sa.Column("visit", sa.BigInteger, nullable=False), sa.Column("detector", sa.SmallInteger, nullable=False)]
 
     def key() -> list[Any]:
-        return [c.copy() for c in visit]
+        return [
+            sa.Column("visit", sa.BigInteger, nullable=False),
+            sa.Column("detector", sa.SmallInteger, nullable=False),
+        ]
 
     sa.Table(
         "metadata", meta, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False)

@@ -11,7 +11,7 @@ from calibration.psf_model import PsfFit, fit_psf
 from calibration.refcat import Matches, ReferenceStars, match_stars
 from calibration.stars import detect_sources, select_stars
 from calibration.zeropoint import calibrate
-from exposure import ApCorrMap, ChebyshevField, Exposure, Instrument
+from exposure import ApCorrMap, ChebyshevField, Exposure, Instrument, PhotoCalib
 from exposure.apcorr import PSF_FLUX
 from exposure.photometry import forced_psf_photometry
 
@@ -106,4 +106,22 @@ def _calibrate(
         matches = match_stars(exposure, good, reference, exposure.require_wcs(), radius=1.5)
         report["zeropointMatches"] = float(len(matches))
     exposure.photo_calib = calibrate(exposure, rules, matches)
+    _apply_variation(exposure, sources)
     report["zeropoint"] = 31.4 - 2.5 * float(np.log10(exposure.photo_calib.mean))
+
+
+def _apply_variation(exposure: Exposure, sources: pd.DataFrame) -> None:
+    """Divide the variation of the calibration out of the pixels: a matching kernel has one sum for the whole image."""
+    calib = exposure.photo_calib
+    if calib is None or calib.variation is None:
+        return
+    x0, y0, width, height = exposure.bbox
+    u, _ = calib.variation.scaled(x0 + np.arange(width), y0)
+    _, v = calib.variation.scaled(x0, y0 + np.arange(height))
+    field = np.polynomial.chebyshev.chebgrid2d(v, u, calib.variation.coefficients).astype(np.float32)
+    exposure.image *= field
+    exposure.variance *= field**2
+    factor = calib.variation(sources.x, sources.y)
+    sources["psfFlux"] *= factor
+    sources["psfFluxErr"] *= factor
+    exposure.photo_calib = PhotoCalib(calib.mean, calib.error, None, calib.source)

@@ -92,6 +92,8 @@ def select_stars(frame: pd.DataFrame, min_snr: float = 20.0, max_stars: int = 60
     ).to_numpy(dtype=bool)  # fmt: skip
     chosen = np.zeros(len(frame), dtype=bool)
     index = np.flatnonzero(able)[: 3 * max_stars]
+    if index.size < 8 and min_snr > 10:
+        return select_stars(frame, 10.0, max_stars)  # a sparse field
     if index.size < 3:
         return chosen
     logs = np.log(frame["size"].to_numpy()[index])

@@ -28,16 +28,19 @@ class AlardLuptonBasis:
     degrees: tuple[int, ...]
     size: int
     mode: str
+    delta_radius: int = 0
 
     @cached_property
     def terms(self) -> list[tuple[int, int, int]]:
         """(Gaussian, px, py) of each function; inside a degree px descends."""
-        return [
+        gaussian = [
             (g, degree - py, py)
             for g, top in enumerate(self.degrees)
             for degree in range(top + 1)
             for py in range(degree + 1)
         ]
+        side = 2 * self.delta_radius + 1 if self.delta_radius else 0
+        return gaussian + [(len(self.degrees), i, j) for j in range(side) for i in range(side)]
 
     @cached_property
     def factors(self) -> list[list[NDArray[np.float64]]]:
@@ -49,6 +52,9 @@ class AlardLuptonBasis:
             gauss = np.exp(-0.5 * (x / sigma) ** 2)
             gauss /= gauss.sum()
             out.append([gauss * (x / half) ** p for p in range(top + 1)])
+        if self.delta_radius:  # single pixels, for images too coarse for any Gaussian
+            reach = range(-self.delta_radius, self.delta_radius + 1)
+            out.append([(x == offset).astype(np.float64) for offset in reach])
         return out
 
     @cached_property
@@ -80,7 +86,11 @@ class AlardLuptonBasis:
 
 
 def make_basis(
-    fwhm_convolved: float | None, fwhm_target: float | None, size: int = 0, degrees: tuple[int, ...] = DEGREES
+    fwhm_convolved: float | None,
+    fwhm_target: float | None,
+    size: int = 0,
+    degrees: tuple[int, ...] = DEGREES,
+    delta_radius: int = 0,
 ) -> AlardLuptonBasis:
     """Return the basis for an image of `fwhm_convolved` px that shall match one of `fwhm_target` px.
 
@@ -88,6 +98,8 @@ def make_basis(
     ----------
     size
         Kernel side; 0 takes 6 times the largest width, odd, within 21..35.
+    delta_radius
+        Adds the single pixels of a (2 r + 1)^2 box to the basis; 0 adds none.
 
     Raises
     ------
@@ -107,4 +119,4 @@ def make_basis(
     if not size:
         wanted = int(SIZE_PER_SIGMA * sigmas[-1])
         size = int(np.clip(wanted + (wanted + 1) % 2, MIN_SIZE, MAX_SIZE))
-    return AlardLuptonBasis(tuple(sigmas), tuple(degrees), size, mode)
+    return AlardLuptonBasis(tuple(sigmas), tuple(degrees), size, mode, delta_radius)

@@ -58,7 +58,7 @@ def fit_kernel(
     convolved, target
         Images on one pixel grid, NaN-free on the stamps.
     variance
-        Variance of target minus matched (sum of both, template scaled roughly).
+        Variance of target minus matched (sum of both, template scaled roughly); infinite where a pixel is no good.
     x, y
         Frame positions of the stars, brightest first; the stamps must lie inside the images.
     box
@@ -119,8 +119,8 @@ def _cut(
     source = gather(convolved, cx, cy, outer, 0.0)
     design = _convolve_basis(source, basis, inner)
     aim = gather(target, cx, cy, inner, 0.0).reshape(x.size, -1)
-    var = gather(variance, cx, cy, inner, 1.0).reshape(x.size, -1)
-    weight = 1.0 / np.maximum(var + (CORE_SIGMA * aim) ** 2, 1e-30)
+    var = gather(variance, cx, cy, inner, np.inf).reshape(x.size, -1)
+    weight = np.where(np.isfinite(var), 1.0 / np.maximum(var + (CORE_SIGMA * aim) ** 2, 1e-30), 0.0)
     return _Stamps(design, aim, weight.astype(np.float32), x, y)
 
 
@@ -190,4 +190,5 @@ def _residuals(s: _Stamps, kernel: SpatialKernel) -> tuple[NDArray[np.float64], 
     model = np.matmul(s.design, local.astype(np.float32)[:, :, None])[..., 0]
     sky = chebyshev_terms(kernel.background_order, kernel.box, s.x, s.y) @ kernel.background
     z = (s.target - model - sky[:, None].astype(np.float32)) * np.sqrt(s.weight)
-    return z.mean(1).astype(np.float64), np.sqrt((z**2).mean(1)).astype(np.float64)
+    n = np.maximum((s.weight > 0).sum(1), 1)
+    return (z.sum(1) / n).astype(np.float64), np.sqrt((z**2).sum(1) / n).astype(np.float64)

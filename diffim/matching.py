@@ -20,6 +20,7 @@ from exposure.stamps import gather
 __all__ = ["Matched", "StarResiduals", "match_and_subtract", "star_residuals"]
 
 PSF_CELLS = 6
+UNDERSAMPLED_FWHM = 3.0  # px: sharper images need single pixels in the kernel basis
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def match_and_subtract(
     fwhm_s, fwhm_t = psf_fwhm(science.psf, science.bbox), psf_fwhm(template.psf, template.bbox)
     convolved = mode if mode != "auto" else ("convolveTemplate" if fwhm_t <= fwhm_s else "convolveScience")
     sharp, broad = (fwhm_t, fwhm_s) if convolved == "convolveTemplate" else (fwhm_s, fwhm_t)
-    basis = make_basis(sharp, broad, kernel_size)
+    delta = 2 if min(sharp, broad) < UNDERSAMPLED_FWHM else 0
+    basis = make_basis(sharp, broad, kernel_size, delta_radius=delta)
     stars = kernel_stars(sources, science, template, basis.size)
     if len(stars) < min_stars:
         raise InsufficientKernelSources(
@@ -85,7 +87,7 @@ def match_and_subtract(
     both = variance + t_var * np.float32(ratio**2)
     scale = 1.0 if convolved == "convolveTemplate" else 1.0 / ratio**2
     fit = fit_kernel(
-        *pair, both * np.float32(scale), x, y, basis, science.bbox, template.origin, kernel_order=kernel_order,
+        *pair, np.where(usable, both * np.float32(scale), np.float32(np.inf)), x, y, basis, science.bbox, template.origin, kernel_order=kernel_order,
         background_order=background_order, min_stars=min_stars,
     )  # fmt: skip
     background = fit.kernel.background_image(template.bbox) if subtract_background else np.float32(0)

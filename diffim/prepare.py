@@ -121,8 +121,9 @@ def kernel_stars(
     fits = (x >= x0 + inner) & (y >= y0 + inner) & (x < x0 + width - inner) & (y < y0 + height - inner)
     bits = plane_bits(["NO_DATA", "BAD", "SAT", "EDGE", "FAKE", "HIGH_VARIANCE", "SAT_TEMPLATE", "CR"])
     ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
-    core = kernel_size + 2
-    clean = ~((gather(science.mask, ix - x0, iy - y0, core, 0) & bits) != 0).any(axis=(1, 2))
+    marred = (gather(science.mask, ix - x0, iy - y0, kernel_size + 2, bits) & bits) != 0
+    middle = kernel_size // 2 + 1
+    clean = ~marred[:, middle - 3 : middle + 4, middle - 3 : middle + 4].any(axis=(1, 2)) & (marred.mean((1, 2)) < 0.2)
     tx, ty = template.origin
     clean &= ~((gather(template.mask, ix - tx, iy - ty, stamp, bits) & bits) != 0).any(axis=(1, 2))
     able["rank"] = np.where(able.star, 0, np.where(able.isolated, 1, 2))

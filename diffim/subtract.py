@@ -62,7 +62,8 @@ def subtract_arrays(
         Rows of tiles to compute; the others are left at zero. All by default.
     """
     height, width = unconvolved.shape
-    grid = TileGrid(height, width, margin=(kernel.size + PHI_SIZE) // 2 if decorrelate else kernel.size // 2)
+    reach = (kernel.size + PHI_SIZE) // 2 if decorrelate else kernel.size // 2
+    grid = TileGrid(height, width, tile_side(height, width), reach)
     planes = [grid.pad(p) for p in (unconvolved, unconvolved_var, convolved, convolved_var)]
     out = [np.zeros((height, width), np.float32) for _ in range(3)]
     whitening = []
@@ -89,6 +90,11 @@ def subtract_arrays(
         out[1] = np.maximum(out[1], 0)
     stamps = np.concatenate(whitening) if whitening else np.ones((grid.rows * grid.columns, 1, 1), np.float32)
     return Subtracted(out[0], np.maximum(out[1], np.float32(1e-30)), out[2], stamps, grid)
+
+
+def tile_side(height: int, width: int) -> int:
+    """Return the side of tiles small enough for one kernel each: a small image varies as much as a large one."""
+    return int(np.clip(min(height, width) // 16 // 16 * 16, 32, 128))
 
 
 def _sky_levels(
@@ -150,7 +156,7 @@ def excess_power(
     correlated noise in either input, have cancelled there.
     """
     height, width = unconvolved.shape
-    grid = TileGrid(height, width)
+    grid = TileGrid(height, width, tile_side(height, width), kernel.size // 2)
     rows = list(range(grid.rows))[:: max(1, grid.rows * grid.columns // SAMPLE_TILES)]
     plain = subtract_arrays(
         unconvolved, unconvolved_var, convolved, convolved_var, kernel, origin, decorrelate=False, rows=rows

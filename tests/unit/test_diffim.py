@@ -77,7 +77,9 @@ def subtract(science, template, sources, **config):
     return task, task.run(science.copy(), sources, template.copy())
 
 
-@pytest.mark.parametrize(("s_sci", "s_tmpl", "scale"), [(2.4, 2.0, 1.0), (2.8, 2.0, 1.3), (2.0, 2.4, 1.0), (2.0, 2.6, 1.3)])
+@pytest.mark.parametrize(
+    ("s_sci", "s_tmpl", "scale"), [(2.4, 2.0, 1.0), (2.8, 2.0, 1.3), (2.0, 2.4, 1.0), (2.0, 2.6, 1.3)]
+)
 def test_constant_stars_leave_white_noise_of_the_stated_variance(s_sci, s_tmpl, scale):
     science, sources = scene(s_sci, 4.0, 2)
     template, _ = scene(s_tmpl, 2.0, 3, pad=40, scale=scale)
@@ -100,7 +102,7 @@ def test_constant_stars_leave_white_noise_of_the_stated_variance(s_sci, s_tmpl, 
 def test_injected_transients_are_found_with_the_right_flux(s_sci, s_tmpl):
     """Flux bias below 1 % and pulls of width 1 in both convolution modes, both signs, at a large origin."""
     ratios, pulls, missed, total = [], [], 0, 0
-    for seed in range(4):
+    for seed in range(6):
         science, sources = scene(s_sci, 5.0, 10 + seed)
         template, _ = scene(s_tmpl, 2.0, 20 + seed, pad=40)
         rng = np.random.default_rng(seed)
@@ -130,7 +132,8 @@ def test_injected_transients_are_found_with_the_right_flux(s_sci, s_tmpl):
     ratio, pull = np.concatenate(ratios), np.concatenate(pulls)
     assert missed <= 0.03 * total
     assert np.mean(ratio) == pytest.approx(1.0, abs=0.01)
-    assert 1.4826 * np.median(np.abs(pull - np.median(pull))) == pytest.approx(1.0, abs=0.15)
+    # n = 160: one sigma of the width is 0.06
+    assert np.std(pull) == pytest.approx(1.0, abs=0.18)
 
 
 def test_swapping_the_images_flips_the_sign():
@@ -335,7 +338,9 @@ def test_template_set_is_versioned_and_serves_the_ccd(tmp_path):
     assert np.abs(part.image[good]).max() < 4000  # the cosmic rays are gone
     sky = good & (np.abs(part.image) < 4)
     scatter = np.std(part.image[sky]) ** 2
-    assert np.median(part.variance[sky]) == pytest.approx(scatter, rel=0.35)  # covariances of resampled pixels are left out
+    assert np.median(part.variance[sky]) == pytest.approx(
+        scatter, rel=0.35
+    )  # covariances of resampled pixels are left out
     assert scatter < 9 / 4  # four frames, and two resamplings that smooth
     _, r = subtract(science, template, sources)
     z = (r.subtractedExposure.image / np.sqrt(r.subtractedExposure.variance))[30:-30, 30:-30]

@@ -1,0 +1,107 @@
+"""alerts/relay.py with a real broker and a real PostgreSQL: once, in order, whatever dies in between."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import KafkaException
+
+from alerts.archive import write_alerts
+from alerts.errors import BrokerUnavailable
+from alerts.packets import build_packets
+from alerts.relay import KafkaTarget, Relay, ensure_topics
+from service.campaign import consume_alerts
+from tests.unit.test_alerts import inputs
+
+
+def packet_at(number):
+    packet = next(build_packets(inputs()))
+    packet["diaSourceId"] = packet["diaSource"]["diaSourceId"] = number
+    packet["diaSource"]["diaObjectId"] = 1 + number % 7
+    return packet
+
+
+def fill(database, archive, visits, per_visit):
+    with database.connect() as connection:
+        for visit in visits:
+            packets = (packet_at(visit * 1000 + k) for k in range(per_visit))
+            file = write_alerts(archive, visit, 0, 1, packets)
+            connection.execute(
+                'INSERT INTO "AlertOutbox" (visit, detector, attempt, file, count, checksum) VALUES (%s, 0, 1, %s, %s, %s)',
+                (visit, file.name, file.count, file.checksum),
+            )
+
+
+@pytest.fixture
+def target(kafka):
+    topic = f"alerts-{uuid4().hex[:8]}"
+    target = KafkaTarget(kafka.brokers, topic, transactional_id=f"relay-{topic}")
+    ensure_topics(target)
+    ensure_topics(target)  # there already: fine
+    return target
+
+
+def test_everything_is_published_once_in_order(database, target, tmp_path):
+    fill(database, tmp_path, range(5), 30)
+    relay = Relay(database, tmp_path, target)
+    standby = Relay(database, tmp_path, target)
+    try:
+        assert relay.step() == 150
+        assert standby.step() == 0  # another leads
+        assert relay.step() == 0
+        fill(database, tmp_path, [9], 0)
+        assert relay.step() == 0  # a visit without alerts is marked too
+    finally:
+        relay.close()
+        standby.close()
+    alerts = consume_alerts(target.brokers, target.topic, 150)
+    ids = [a["diaSourceId"] for a in alerts]
+    assert sorted(ids) == sorted(v * 1000 + k for v in range(5) for k in range(30))
+    for owner in range(1, 8):
+        own = [a["diaSourceId"] for a in alerts if a["diaSource"]["diaObjectId"] == owner]
+        assert own == sorted(own)  # one key, one partition, publish order
+    with database.connect() as connection:
+        assert connection.execute('SELECT count(*) FROM "AlertOutbox" WHERE "publishedAt" IS NULL').fetchone() == (0,)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from alerts.relay import KafkaTarget, Relay
+from apdb import PostgresApdb
+from service.crash import crash_at
+uri, archive, brokers, topic, point = sys.argv[1:]
+relay = Relay(PostgresApdb(uri), Path(archive), KafkaTarget(brokers, topic, transactional_id="relay-" + topic),
+              lambda name: crash_at(name, point))
+relay.step()
+"""
+
+
+@pytest.mark.parametrize("point", ["relay_sent", "relay_committed", "relay_marked"])
+def test_kill_9_of_the_relay_loses_and_doubles_nothing(database, target, tmp_path, point):
+    fill(database, tmp_path, range(3), 40)
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, database._uri, str(tmp_path), target.brokers, target.topic, point], check=False,
+            timeout=120, capture_output=True, text=True, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        assert done.returncode == -9, done.stderr
+    relay = Relay(database, tmp_path, target)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            relay.step()
+            break
+        except (BrokerUnavailable, KafkaException):
+            continue
+    relay.close()
+    ids = [a["diaSourceId"] for a in consume_alerts(target.brokers, target.topic, 120)]
+    assert sorted(ids) == sorted(v * 1000 + k for v in range(3) for k in range(40))
+
+
+def test_unreachable_broker_is_a_retriable_error(database, tmp_path):
+    with pytest.raises(BrokerUnavailable):
+        ensure_topics(KafkaTarget("127.0.0.1:1", "x", timeout_s=1.0))

@@ -1,0 +1,289 @@
+"""The whole service on this machine: posting, states, errors, repeats, kills, two workers, Kafka ingest."""
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import fastavro
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from alerts.wire import schema
+from apdb.export import all_rows, latest_objects
+from exposure import Exposure, load_instrument
+from service.campaign import consume_alerts, post_visits, wait_finished, wait_published
+from service.stack import Stack
+from service.templates import template_from_frames
+from simulation.survey import SurveyConfig, write_survey
+
+CONFIG = SurveyConfig(
+    visits=7,
+    template_visits=3,
+    detectors=2,
+    size=448,
+    stars=2600,
+    galaxies=200,
+    variables=150,
+    transients=50,
+    asteroids=6,
+)
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("survey")
+    index = write_survey(CONFIG, folder)
+    frames = [Path(p) for p in index[index.isTemplate].path]
+    template_from_frames(folder / "templates", "default", frames, load_instrument("simcam"))
+    return folder
+
+
+def science(survey):
+    index = pd.read_parquet(survey / "index.parquet")
+    return index[~index.isTemplate].sort_values(["mjd", "detector"])
+
+
+def messages(rows):
+    return [
+        {"instrument": "simcam", "science": r.path, "visit": int(r.visit), "detector": int(r.detector),
+         "midpointMjdTai": float(r.mjd)}
+        for r in rows.itertuples()
+    ]  # fmt: skip
+
+
+def stack(survey, **more):
+    roles = more.pop("roles", ("serve", "worker", "relay"))
+    overrides = {"data_roots": [survey], "template_dir": survey / "templates", "lease_s": 3.0, "retry_s": 0.2,
+                 "ephemerides": survey / "ephemerides.parquet", **more}  # fmt: skip
+    return Stack(overrides, roles=roles)
+
+
+@pytest.fixture(scope="module")
+def running(survey):
+    with stack(survey) as running:
+        yield running
+
+
+def test_a_posted_visit_becomes_alerts_that_equal_the_database(survey, running):
+    posts = messages(science(survey))
+    replies = post_visits(running, posts)
+    assert {r["httpStatus"] for r in replies} == {202}
+    assert all(r["new"] for r in replies)
+    keys = [(m["visit"], m["detector"]) for m in posts]
+    states = wait_finished(running, keys, 300)
+    assert {s["state"] for s in states.values()} == {"done"}, running.log("worker")
+    published = wait_published(running)
+    alerts = consume_alerts(running.kafka.brokers, running.settings.alert_topic, published)
+    sources = all_rows(running.database, "DiaSource").set_index("diaSourceId")
+    assert published == len(alerts) == len(sources) > 30
+    assert sorted(a["diaSourceId"] for a in alerts) == sorted(sources.index)
+    objects = latest_objects(running.database).set_index("diaObjectId")
+    for alert in alerts:
+        assert fastavro.validate(alert, schema())
+        row = sources.loc[alert["diaSourceId"]]
+        for name, value in alert["diaSource"].items():
+            if isinstance(value, float):
+                assert value == pytest.approx(float(row[name]), rel=1e-6, nan_ok=True), name
+        owner = alert["diaSource"]["diaObjectId"]
+        assert (owner or 0) == row.diaObjectId
+        if owner:
+            assert owner in objects.index
+            before = alert["prvDiaSources"] or []
+            assert all(p["midpointMjdTai"] < alert["diaSource"]["midpointMjdTai"] for p in before)
+            total = sources[(sources.diaObjectId == owner) & (sources.midpointMjdTai < row.midpointMjdTai)]
+            assert len(before) == len(total)
+            assert alert["diaObject"]["nDiaSources"] == len(before) + 1
+    counts = sources[sources.diaObjectId != 0].groupby("diaObjectId").size()
+    assert (objects.nDiaSources == counts.reindex(objects.index)).all()
+    forced = all_rows(running.database, "DiaForcedSource")
+    assert len(forced) > 10
+    assert not forced.duplicated(["diaObjectId", "visit", "detector"]).any()
+
+
+def test_posting_twice_changes_nothing(survey, running):
+    posts = messages(science(survey))[:2]
+    first = post_visits(running, posts)
+    wait_finished(running, [(m["visit"], m["detector"]) for m in posts], 300)
+    wait_published(running)
+    before = len(all_rows(running.database, "DiaSource")), wait_published(running)
+    second = post_visits(running, posts)
+    assert {r["httpStatus"] for r in first + second} == {202}
+    assert not any(r["new"] for r in second)
+    assert (len(all_rows(running.database, "DiaSource")), wait_published(running)) == before
+    other = post_visits(running, [{**posts[0], "science": posts[1]["science"]}])[0]
+    assert (other["httpStatus"], other["code"]) == (409, "visit_conflict")
+
+
+def broken_files(survey):
+    """Return (name, message, expected code) for images that cannot be processed."""
+    good = Path(messages(science(survey))[0]["science"])
+    data = good.read_bytes()
+    folder = survey / "broken"
+    folder.mkdir(exist_ok=True)
+    (folder / "noise.fits").write_bytes(b"\x01" * 4000)
+    (folder / "cut.fits").write_bytes(data[: len(data) // 2])
+    for name, change in (("nowcs", "wcs"), ("allnan", "nan"), ("band", "band")):
+        e = Exposure.read_fits(good)
+        if change == "wcs":
+            e.wcs = None
+        elif change == "nan":
+            e.image[:] = np.nan
+        else:
+            e.band = "g"
+        e.write_fits(folder / f"{name}.fits")
+    return [("noise", "fits_unreadable"), ("cut", "fits_unreadable"), ("nowcs", "wcs_missing"),
+            ("allnan", "no_good_pixels"), ("band", "template_missing"), ("absent", "fits_unreadable")]  # fmt: skip
+
+
+def test_broken_images_fail_with_a_typed_error_and_the_service_goes_on(survey, running):
+    cases = broken_files(survey)
+    posts = [
+        {"instrument": "simcam", "science": str(survey / "broken" / f"{name}.fits"), "visit": 5000 + k, "detector": 0}
+        for k, (name, _) in enumerate(cases)
+    ]
+    missing = {**messages(science(survey))[0], "visit": 5900, "templates": "nosuchset"}
+    post_visits(running, [*posts, missing])
+    states = wait_finished(running, [(5000 + k, 0) for k in range(len(cases))] + [(5900, missing["detector"])], 120)
+    for k, (name, code) in enumerate(cases):
+        found = states[(5000 + k, 0)]
+        assert (found["state"], found["error"]["code"]) == ("failed", code), (name, found)
+        assert f"visit {5000 + k}, detector 0" in found["error"]["message"]
+    assert states[(5900, missing["detector"])]["error"]["code"] == "template_missing"
+    assert httpx.get(f"{running.url}/healthz").text == "ok\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"science": "/etc/passwd"}, "forbidden_location"), ({"science": "http://127.0.0.1/x"}, "forbidden_location"),
+        ({"science": "file://other/x"}, "forbidden_location"), ({"science": "x.fits"}, "forbidden_location"),
+        ({"instrument": "nosuch"}, "instrument"), ({"instrument": "../x"}, "bad_message"), ({"visit": -1}, "bad_message"),
+        ({"surprise": 1}, "bad_message"), ({"band": "H"}, "bad_message"), ({"version": 2}, "bad_message"),
+    ],
+)  # fmt: skip
+def test_bad_messages_are_refused_at_the_door(survey, running, change, code):
+    reply = post_visits(running, [{**messages(science(survey))[0], **change}])[0]
+    assert (reply["httpStatus"], reply["code"]) == (422, code)
+
+
+def test_a_path_that_leaves_the_roots_by_a_link_is_refused(survey, running, tmp_path):
+    (tmp_path / "x.fits").write_bytes(b"")
+    link = survey / "link.fits"
+    link.unlink(missing_ok=True)
+    link.symlink_to(tmp_path / "x.fits")
+    reply = post_visits(running, [{**messages(science(survey))[0], "visit": 6000, "science": str(link)}])[0]
+    assert reply["code"] == "forbidden_location"
+
+
+def test_other_doors_of_the_api(survey, running):
+    with httpx.Client(base_url=running.url, timeout=30) as client:
+        assert client.get("/v1/visits/424242/0").status_code == 404
+        assert client.get("/v1/visits/99999999999999999999/0").status_code == 404
+        assert client.post("/v1/visits", content=b"{not json").json()["code"] == "bad_message"
+        assert client.post("/v1/visits", content=b"[]").status_code == 422
+        assert client.post("/v1/visits", content=b" " * (2 << 20)).status_code == 413
+        assert client.get("/readyz").status_code == 200
+        metrics = client.get("/metrics").text
+        assert "alertprod_up 1.0" in metrics
+        assert 'alertprod_visits{state="done"}' in metrics
+        assert "/v1/visits" in client.get("/openapi.json").json()["paths"]
+        path = Path(messages(science(survey))[0]["science"])
+        body = {"instrument": "simcam", "science": "ignored", "visit": 7000, "detector": 0}
+        reply = client.post("/v1/visits", data={"message": json.dumps(body)}, files={"science": path.open("rb")})
+        assert reply.status_code == 202, reply.text
+        assert reply.headers["location"] == "/v1/visits/7000/0"
+    assert wait_finished(running, [(7000, 0)], 120)[(7000, 0)]["state"] == "done"
+
+
+def test_visit_messages_over_kafka(survey, running):
+    brokers = running.kafka.brokers
+    topics = [NewTopic("visits", 1, 1), NewTopic("visits.dlq", 1, 1)]
+    admin = AdminClient({"bootstrap.servers": brokers})
+    for future in admin.create_topics(topics).values():
+        future.result(30)
+    running.start("ingest")
+    producer = Producer({"bootstrap.servers": brokers})
+    good = {**messages(science(survey))[0], "visit": 8000}
+    for value in (b"{not json", b"null", json.dumps({**good, "surprise": 1}).encode(), json.dumps(good).encode()):
+        producer.produce("visits", value)
+    assert producer.flush(30) == 0
+    deadline = time.monotonic() + 60
+    while httpx.get(f"{running.url}/v1/visits/8000/{good['detector']}").status_code == 404:
+        assert time.monotonic() < deadline, running.log("ingest")
+        time.sleep(0.1)
+    assert wait_finished(running, [(8000, good["detector"])], 120)[(8000, good["detector"])]["state"] == "done"
+    from confluent_kafka import Consumer
+
+    consumer = Consumer({"bootstrap.servers": brokers, "group.id": "test", "auto.offset.reset": "earliest"})
+    consumer.subscribe(["visits.dlq"])
+    dead = []
+    while len(dead) < 3 and time.monotonic() < deadline:
+        m = consumer.poll(0.5)
+        if m is not None and m.error() is None:
+            dead.append(dict(m.headers())["error_code"])
+    consumer.close()
+    assert dead == [b"bad_message"] * 3
+
+
+@pytest.mark.parametrize("point", ["associated", "before_commit", "after_commit"])
+def test_kill_9_of_the_worker_loses_and_doubles_nothing(survey, point):
+    """The job dies by SIGKILL at the point (its first attempt), then the whole worker is killed and started again."""
+    with stack(survey, roles=("serve", "relay")) as killed:
+        posts = messages(science(survey))[:2]
+        keys = [(m["visit"], m["detector"]) for m in posts]
+        post_visits(killed, posts)
+        killed.start("worker", ALERTPROD_CRASH_POINT=point, ALERTPROD_WORKERS="1", ALERTPROD_ATTEMPTS="9")
+        deadline = time.monotonic() + 120
+        while "job_crashed" not in killed.log("worker"):
+            assert time.monotonic() < deadline, killed.log("worker")
+            time.sleep(0.1)
+        killed.kill("worker")
+        killed.start("worker")
+        states = wait_finished(killed, keys, 180)
+        assert {s["state"] for s in states.values()} == {"done"}, states
+        published = wait_published(killed)
+        ids = [a["diaSourceId"] for a in consume_alerts(killed.kafka.brokers, killed.settings.alert_topic, published)]
+        sources = all_rows(killed.database, "DiaSource")
+        assert sorted(ids) == sorted(sources.diaSourceId)
+        assert len(set(ids)) == len(ids) > 0
+
+
+def test_two_workers_on_overlapping_detectors_make_no_star_twice(survey, tmp_path):
+    """The same sky is sent as two detectors of one visit, twice, to two workers at once."""
+    rows = science(survey)
+    rows = rows[rows.detector == 0].head(3)
+    with stack(survey, order_wait_s=0.0, workers=2) as twice:
+        posts = []
+        for r in rows.itertuples():
+            for detector in (10, 11):
+                posts.append({"instrument": "simcam", "science": r.path, "visit": int(r.visit), "detector": detector,
+                              "midpointMjdTai": float(r.mjd) + detector * 1e-7})  # fmt: skip
+        post_visits(twice, posts)
+        wait_finished(twice, [(p["visit"], p["detector"]) for p in posts], 240)
+        objects = latest_objects(twice.database)
+        sources = all_rows(twice.database, "DiaSource")
+    assert len(sources) > 20
+    from scipy.spatial import cKDTree
+
+    from apdb.htm import unit_vectors
+
+    pairs = cKDTree(unit_vectors(objects.ra, objects.dec)).query_pairs(np.radians(0.7 / 3600))
+    assert pairs == set()
+
+
+def test_stopping_leaves_no_process_behind(survey):
+    with stack(survey) as short:
+        pids = [p.pid for p in short.processes.values()]
+        scratch = short.scratch
+        short.processes["worker"].send_signal(signal.SIGTERM)
+        assert short.processes["worker"].wait(timeout=30) == 0
+    for pid in pids:
+        assert not Path(f"/proc/{pid}").exists()
+    assert not scratch.exists()
+    shutil.rmtree(scratch, ignore_errors=True)
