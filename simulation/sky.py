@@ -100,7 +100,7 @@ def _make_transients(
     return pd.DataFrame(
         {
             "transientId": np.arange(n), "ra": ra, "dec": dec, "t0": mjd + rng.uniform(0.35, 0.9, n) * span,
-            "peak": faint * 10 ** rng.uniform(0.5, 1.8, n), "rise": rng.uniform(0.08, 0.2, n) * span,
+            "peak": faint * 10 ** rng.uniform(0.5, 1.8, n), "rise": rng.uniform(0.03, 0.1, n) * span,
             "fall": rng.uniform(0.4, 1.0, n) * span, "host": host,
         }
     )  # fmt: skip

@@ -1,0 +1,90 @@
+"""Time and memory per step for one 4096 x 4096 CCD: ``python -m benchmarks.steps [--size 4096] [--repeat 3] [--json]``."""
+
+import argparse
+import json
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from association import standardize
+from calibration import characterize
+from diffim import ImageDifferenceTask, TemplateStore, build_template
+from exposure import Exposure, load_instrument
+from simulation.survey import SurveyConfig, plan_visits, survey_sky
+from simulation.visit import simulate_detector
+from tasks import make_task
+
+
+def measure(name: str, work: Callable[[], Any], out: dict[str, dict[str, float]]) -> Any:
+    """Run one step, keep its seconds and the peak memory so far."""
+    start = time.perf_counter()
+    result = work()
+    entry = out.setdefault(name, {"seconds": [], "peak_mb": 0.0})  # type: ignore[dict-item]
+    entry["seconds"].append(time.perf_counter() - start)  # type: ignore[attr-defined]
+    entry["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return result
+
+
+def run(size: int, repeat: int) -> list[dict[str, Any]]:
+    """Return one row per step, medians over the repeats (the first run, which compiles, is left out)."""
+    scale = (size / 4096) ** 2
+    config = SurveyConfig(
+        size=size, detectors=1, visits=4, template_visits=3, stars=int(56_000 * scale), galaxies=int(11_000 * scale),
+        variables=int(300 * scale), transients=int(1500 * scale), asteroids=0,
+    )  # fmt: skip
+    sky, visits, rules = survey_sky(config), plan_visits(config), load_instrument("simcam")
+    out: dict[str, dict[str, float]] = {}
+    images = [
+        measure("simulate", lambda v=v: simulate_detector(sky, v.detectors[0], size, seed=1), out).exposure
+        for v in visits
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        images[3].write_fits(Path(folder) / "s.fits")
+        done = [characterize(e, rules).exposure for e in images[:3]]
+        chosen = measure("template_build_3", lambda: build_template(folder, "t", done, pixel_scale=0.2), out)
+        store = TemplateStore(folder, 64)
+        for _ in range(repeat + 1):
+            e = measure("open", lambda: Exposure.read_fits(Path(folder) / "s.fits"), out)
+            measure("characterize", lambda e=e: characterize(e, rules), out)
+            t = measure("template_fetch", lambda e=e: store.fetch(chosen, e), out)
+            task = make_task(ImageDifferenceTask, {"doDetection": False})
+            measure("subtract", lambda e=e, t=t: task.run(e.copy(), e.sources, t), out)
+            whole = make_task(ImageDifferenceTask)
+            r = measure("subtract_detect_measure", lambda e=e, t=t: whole.run(e, e.sources, t), out)
+            measure("standardize", lambda r=r: standardize(r.diaSources, r.subtractedExposure, 61000.0), out)
+    rows = []
+    for name, entry in out.items():
+        seconds = entry["seconds"]
+        kept = seconds[1:] if len(seconds) > 1 else seconds  # type: ignore[arg-type, index]
+        rows.append(
+            {
+                "case": name,
+                "size": size,
+                "seconds": round(statistics.median(kept), 3),
+                "peak_mb": round(entry["peak_mb"]),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Print the table, or JSON lines."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", type=int, default=4096)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    for row in run(options.size, options.repeat):
+        print(
+            json.dumps(row)
+            if options.json
+            else f"{row['case']:26s} {row['seconds']:8.3f} s   peak {row['peak_mb']:6.0f} MB"
+        )
+
+
+if __name__ == "__main__":
+    main()

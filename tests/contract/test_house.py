@@ -1,0 +1,55 @@
+"""The house: every room says what it is, imports point down, every task keeps its published methods."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("tasks", "exposure", "diffim", "forced", "association", "alerts", "apdb", "calibration", "middleware", "service",
+         "simulation", "migrations")  # fmt: skip
+PUBLISHED = {
+    "diffim.ImageDifferenceTask": "applyOverrides checkTemplateIsSufficient emptyMetadata getAllSchemaCatalogs "
+    "getFullMetadata getFullName getName getResourceConfig getSchemaCatalogs getTaskDict makeField makeIdFactory "
+    "makeSubtask parseAndRun prepareCalibratedExposure run runQuantum timer writeConfig writeMetadata "
+    "writePackageVersions writeSchemas",
+    "association.DiaPipelineTask": "emptyMetadata getAllSchemaCatalogs getFullMetadata getFullName getName "
+    "getResourceConfig getSchemaCatalogs getTaskDict makeField makeSubtask run runQuantum timer",
+    "forced.ForcedPhotCcdFromDataFrameTask": "applyOverrides attachFootprints df2RefCat df2SourceCat emptyMetadata "
+    "fetchReferences generateMeasCat getAllSchemaCatalogs getExposure getExposureId getFullMetadata getFullName getName "
+    "getResourceConfig getSchemaCatalogs getTaskDict makeField makeIdFactory makeSubtask mergeAndFilterReferences "
+    "parseAndRun prepareCalibratedExposure run runDataRef runQuantum timer writeConfig writeMetadata writeOutput "
+    "writePackageVersions writeSchemas",
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_states_its_duty(room):
+    text = importlib.import_module(room).__doc__
+    assert text
+    assert "mport" in text
+
+
+def test_imports_point_down():
+    program = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_tasks_keep_their_published_methods(name):
+    module, cls = name.split(".")
+    task = getattr(importlib.import_module(module), cls)
+    missing = [m for m in PUBLISHED[name].split() if not callable(getattr(task, m, None))]
+    assert missing == []
+    assert task.canMultiprocess is True
+
+
+def test_the_api_process_loads_no_pixel_code():
+    code = "import sys, service.app, service.worker; print([m for m in ('cv2', 'diffim', 'calibration', 'association') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "[]", done.stdout

@@ -1,0 +1,57 @@
+"""Real images: HAT-P-32 (one night, drift, an exoplanet transit) and DECam (two seasons)."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import sep
+
+from calibration import ReferenceStars, characterize
+from diffim import ImageDifferenceTask, TemplateStore
+from exposure import Exposure, load_instrument
+from exposure.fits import read_wcs
+from service.night import NightPlan, run_night
+from service.templates import template_from_frames
+from tasks import make_task
+from tests.conftest import real_data
+
+
+def test_transit_of_hatp32(tmp_path):
+    folder = real_data("microobs_hatp32")
+    frames = sorted(folder.glob("hatp32_*.fits.gz"))
+    ra, dec = read_wcs(frames[0]).pixel_to_sky(423.2, 286.0)
+    (tmp_path / "p.csv").write_text(f"id,ra,dec\n1,{float(ra)},{float(dec)}\n")
+    report = run_night(NightPlan("hatp32", frames[:8], frames, tmp_path / "out", tmp_path / "p.csv"))
+    assert [v["state"] for v in report["visits"]] == ["done"] * 36
+    assert report["refused"] == []
+    table = pd.read_parquet(tmp_path / "out" / "forcedPositions.parquet")
+    assert list(table.columns) == ["id", "visit", "detector", "mjd", "band", "ra", "dec", "psfFlux", "psfFluxErr",
+                                   "scienceFlux", "scienceFluxErr"]  # fmt: skip
+    hours = (table.mjd - 58107) * 24 - 37 / 3600
+    inside, outside = hours.between(3.5, 5.83), (hours < 3.3) | (hours > 6.0)
+    flux = table.scienceFlux / table.scienceFlux[outside].mean()
+    assert 0.014 <= 1 - flux[inside].mean() <= 0.032
+    assert flux[outside].std() <= 0.012
+    for name in ("diaObjects", "diaSources", "diaForcedSources"):
+        assert len(pd.read_parquet(tmp_path / "out" / f"{name}.parquet")) > 0
+
+
+@pytest.mark.parametrize(("template", "science"), [("18", "04"), ("04", "18")])
+def test_two_seasons_of_decam(tmp_path, template, science):
+    folder = real_data("decam_two_seasons")
+    rules = load_instrument("decam")
+    chosen = template_from_frames(tmp_path, "t", sorted(folder.glob(f"DEC-OBS{template}*.fits")), rules)
+    for path in sorted(folder.glob(f"DEC-OBS{science}*.fits")):
+        e = Exposure.read_fits(path, rules)
+        characterize(e, rules, ReferenceStars(chosen.stars()))
+        fetched = TemplateStore(tmp_path).fetch(chosen, e)
+        result = make_task(ImageDifferenceTask).run(e, e.sources, fetched)
+        d = result.subtractedExposure
+        faint = np.abs(result.matchedExposure) < 3 * np.sqrt(d.variance)
+        z = (d.image / np.sqrt(d.variance))[(d.mask == 0) & faint]
+        assert z.std() == pytest.approx(1.0, abs=0.1), path.name
+        stars = e.sources[(e.sources.snr > 50) & ~e.sources.flagged & e.sources.isolated]
+        left = sep.sum_circle(np.ascontiguousarray(d.image), stars.x.to_numpy(), stars.y.to_numpy(), 8.0)[0]
+        share = np.abs(left) / stars.psfFlux.to_numpy()
+        assert share[0] < 0.02, path.name  # the brightest star of the cut-out
+        assert np.median(share) < 0.04, path.name
+        assert len(result.diaSources) < 30
