@@ -33,8 +33,7 @@ class AlertInputs:
 @lru_cache(maxsize=8)
 def _fields(record: str) -> tuple[tuple[str, str, bool], ...]:
     """Return (name, avro type, nullable) of a record of the alert schema."""
-    named = schema()["__named_schemas"] if "__named_schemas" in schema() else {}
-    fields = _record(record, named)["fields"]
+    fields = _record(record)["fields"]
     out = []
     for f in fields:
         options = f["type"] if isinstance(f["type"], list) else [f["type"]]
@@ -44,11 +43,9 @@ def _fields(record: str) -> tuple[tuple[str, str, bool], ...]:
     return tuple(out)
 
 
-def _record(name: str, named: dict[str, Any]) -> dict[str, Any]:
+def _record(name: str) -> dict[str, Any]:
     """Find a named record inside the loaded schema, wherever it was first used."""
     full = f"lsst.v11_1.{name}"
-    if full in named:
-        return dict(named[full])
     stack: list[Any] = [schema()]
     while stack:
         item = stack.pop()

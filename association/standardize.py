@@ -58,7 +58,7 @@ def standardize(raw: pd.DataFrame, difference: Exposure, processed_mjd_tai: floa
 
 
 def _missing(dtype: np.dtype[np.generic], n: int) -> NDArray[np.generic]:
-    if dtype == object:
+    if dtype.kind == "O":
         return np.full(n, "", dtype=object)
     return np.full(n, np.nan if dtype.kind == "f" else 0).astype(dtype)
 

@@ -52,9 +52,9 @@ def run(size: int, repeat: int) -> list[dict[str, Any]]:
             measure("characterize", lambda e=e: characterize(e, rules), out)
             t = measure("template_fetch", lambda e=e: store.fetch(chosen, e), out)
             task = make_task(ImageDifferenceTask, {"doDetection": False})
-            measure("subtract", lambda e=e, t=t: task.run(e.copy(), e.sources, t), out)
+            measure("subtract", lambda e=e, t=t, task=task: task.run(e.copy(), e.sources, t), out)
             whole = make_task(ImageDifferenceTask)
-            r = measure("subtract_detect_measure", lambda e=e, t=t: whole.run(e, e.sources, t), out)
+            r = measure("subtract_detect_measure", lambda e=e, t=t, whole=whole: whole.run(e, e.sources, t), out)
             measure("standardize", lambda r=r: standardize(r.diaSources, r.subtractedExposure, 61000.0), out)
     rows = []
     for name, entry in out.items():

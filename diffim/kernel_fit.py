@@ -144,7 +144,7 @@ def _convolve_basis(stamps: NDArray[np.float32], basis: AlardLuptonBasis, inner:
 
 def _normal_equations(s: _Stamps) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """M_s = C^T W C and b_s = C^T W I with C = [B_k * T, 1], one matrix per star."""
-    n, p, k = s.design.shape
+    n, p, _ = s.design.shape
     design = np.concatenate([s.design, np.ones((n, p, 1), np.float32)], axis=2)
     weighted = design * s.weight[:, :, None]
     normal = np.matmul(weighted.transpose(0, 2, 1), design).astype(np.float64)

@@ -54,7 +54,7 @@ class SkyTiling:
 
     def overlapping(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> list[Tile]:
         """Return the tiles whose inner area holds any of the positions (sample an image densely enough)."""
-        rings = np.clip(((dec + 90) / self.step).astype(int), 0, int(round(180 / self.step)) - 1)
+        rings = np.clip(((dec + 90) / self.step).astype(int), 0, round(180 / self.step) - 1)
         out = set()
         for ring in np.unique(rings):
             n = self._columns(int(ring))

@@ -63,7 +63,7 @@ def _resample(
                 image_out[j, i] = np.nan
                 variance_out[j, i] = np.nan
                 continue
-            ix, iy = int(math.floor(x)), int(math.floor(y))
+            ix, iy = int(math.floor(x)), int(math.floor(y))  # noqa: RUF046 (numba's floor gives a float)
             rx = int((x - ix) * (table.shape[0] - 1) + 0.5)
             ry = int((y - iy) * (table.shape[0] - 1) + 0.5)
             total = weight = var = 0.0

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -117,10 +118,8 @@ class Stack:
     def kill(self, role: str) -> None:
         """Kill a role's whole process group by SIGKILL."""
         process = self.processes.pop(role)
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait(timeout=10)
 
     def __exit__(
@@ -130,10 +129,8 @@ class Stack:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
         for role in list(self.processes):
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self.processes[role].wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                pass
             self.kill(role)
         for server in (getattr(self, "kafka", None), getattr(self, "postgres", None)):
             if server is not None:

@@ -22,7 +22,7 @@ def _moffats(image: Any, x: Any, y: Any, flux: Any, alpha: Any, e1: Any, e2: Any
         lo, hi = b * height // bands, (b + 1) * height // bands
         for n in range(x.shape[0]):
             h = half[n]
-            cx, cy = int(math.floor(x[n] + 0.5)), int(math.floor(y[n] + 0.5))
+            cx, cy = int(math.floor(x[n] + 0.5)), int(math.floor(y[n] + 0.5))  # noqa: RUF046 (numba's floor gives a float)
             y0, y1 = max(cy - h, lo), min(cy + h + 1, hi)
             x0, x1 = max(cx - h, 0), min(cx + h + 1, width)
             if y0 >= y1 or x0 >= x1:

@@ -69,7 +69,7 @@ def test_errors_name_the_image_and_say_whether_to_retry():
 def test_make_task_freezes_and_checks_the_config(tmp_path):
     task = make_task(ImageDifferenceTask, {"detectionThreshold": 4.0})
     assert task.config.detectionThreshold == 4.0
-    with pytest.raises(Exception, match="frozen|Cannot modify"):
+    with pytest.raises(Exception, match=r"frozen|Cannot modify"):
         task.config.detectionThreshold = 3.0
     for wrong in ({"nosuch": 1}, {"mode": "sideways"}, {"kernelSize": 20}):
         with pytest.raises(CallerError):
