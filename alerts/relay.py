@@ -180,6 +180,7 @@ class Relay:
         )
         rows = self._leader.execute(
             'SELECT "publishOrder", file, count, checksum, visit, detector FROM "AlertOutbox" WHERE "publishedAt" IS NULL '
+            'AND "publishOrder" IS NOT NULL '  # rows that came since the statement above wait for the next round
             'ORDER BY "publishOrder" LIMIT 200'
         ).fetchall()
         for order, file, count, checksum, visit, detector in rows:

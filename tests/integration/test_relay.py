@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from uuid import uuid4
@@ -65,6 +66,19 @@ def test_everything_is_published_once_in_order(database, target, tmp_path):
         assert own == sorted(own)  # one key, one partition, publish order
     with database.connect() as connection:
         assert connection.execute('SELECT count(*) FROM "AlertOutbox" WHERE "publishedAt" IS NULL').fetchone() == (0,)
+
+
+def test_rows_that_come_while_the_relay_looks_are_taken_in_the_next_round(database, target, tmp_path):
+    relay = Relay(database, tmp_path, target)
+    feeder = threading.Thread(target=lambda: [fill(database, tmp_path, [v], 1) for v in range(60)])
+    feeder.start()
+    sent, deadline = 0, time.monotonic() + 60
+    while sent < 60 and time.monotonic() < deadline:
+        sent += relay.step()
+    feeder.join()
+    relay.close()
+    ids = [a["diaSourceId"] for a in consume_alerts(target.brokers, target.topic, 60)]
+    assert sorted(ids) == [v * 1000 for v in range(60)]
 
 
 SCRIPT = """
