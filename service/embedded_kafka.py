@@ -137,7 +137,7 @@ class EmbeddedKafka:
         text = _PROPERTIES.format(port=self.port, controller=_free_port(), data=self.directory)
         config.write_text(text, encoding="utf-8")
         if not (self.directory / "log" / "meta.properties").exists():
-            cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            cluster = "A" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]  # a leading dash would be an option
             tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-c", str(config), "-t", cluster]
             subprocess.run([*self._java(jars, "128m"), *tool], check=True, stdout=subprocess.DEVNULL, timeout=120)
         self._log = self.directory / "kafka.log"
