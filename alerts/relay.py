@@ -150,7 +150,7 @@ class Relay:
                 "queue.buffering.max.kbytes": 262_144,
             }
         )  # fmt: skip
-        producer.init_transactions(self._target.timeout_s)
+        producer.init_transactions(3 * self._target.timeout_s)  # a coordinator that loads takes its time
         self._done = self._progress()
         self._producer = producer
 

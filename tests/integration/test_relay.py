@@ -36,6 +36,16 @@ def fill(database, archive, visits, per_visit):
             )
 
 
+def patient(relay):
+    """Step until the broker is ready (its transaction coordinator may still be loading)."""
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            return relay.step()
+        except (BrokerUnavailable, KafkaException):
+            assert time.monotonic() < deadline
+
+
 @pytest.fixture
 def target(kafka):
     topic = f"alerts-{uuid4().hex[:8]}"
@@ -50,7 +60,7 @@ def test_everything_is_published_once_in_order(database, target, tmp_path):
     relay = Relay(database, tmp_path, target)
     standby = Relay(database, tmp_path, target)
     try:
-        assert relay.step() == 150
+        assert patient(relay) == 150
         assert standby.step() == 0  # another leads
         assert relay.step() == 0
         fill(database, tmp_path, [9], 0)
@@ -74,7 +84,7 @@ def test_rows_that_come_while_the_relay_looks_are_taken_in_the_next_round(databa
     feeder.start()
     sent, deadline = 0, time.monotonic() + 60
     while sent < 60 and time.monotonic() < deadline:
-        sent += relay.step()
+        sent += patient(relay)
     feeder.join()
     relay.close()
     ids = [a["diaSourceId"] for a in consume_alerts(target.brokers, target.topic, 60)]
@@ -104,13 +114,7 @@ def test_kill_9_of_the_relay_loses_and_doubles_nothing(database, target, tmp_pat
         )  # fmt: skip
         assert done.returncode == -9, done.stderr
     relay = Relay(database, tmp_path, target)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            relay.step()
-            break
-        except (BrokerUnavailable, KafkaException):
-            continue
+    patient(relay)
     relay.close()
     ids = [a["diaSourceId"] for a in consume_alerts(target.brokers, target.topic, 120)]
     assert sorted(ids) == sorted(v * 1000 + k for v in range(3) for k in range(40))
