@@ -195,7 +195,7 @@ def test_other_doors_of_the_api(survey, running):
         assert "/v1/visits" in client.get("/openapi.json").json()["paths"]
         path = Path(messages(science(survey))[0]["science"])
         body = {"instrument": "simcam", "science": "ignored", "visit": 7000, "detector": 0}
-        reply = client.post("/v1/visits", data={"message": json.dumps(body)}, files={"science": path.open("rb")})
+        reply = client.post("/v1/visits", data={"message": json.dumps(body)}, files={"science": path.read_bytes()})
         assert reply.status_code == 202, reply.text
         assert reply.headers["location"] == "/v1/visits/7000/0"
     assert wait_finished(running, [(7000, 0)], 120)[(7000, 0)]["state"] == "done"
