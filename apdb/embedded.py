@@ -17,7 +17,7 @@ from pathlib import Path
 
 from apdb.errors import DatabaseUnavailable
 
-__all__ = ["EmbeddedPostgres", "find_binaries"]
+__all__ = ["EmbeddedPostgres", "find_binaries", "free_port"]
 
 _SETTINGS = {
     "listen_addresses": "'127.0.0.1'", "max_connections": "100", "shared_buffers": "128MB", "work_mem": "32MB",
@@ -56,7 +56,8 @@ def _server_user() -> pwd.struct_passwd | None:
     raise DatabaseUnavailable("running as root and neither the user postgres nor nobody exists")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -108,7 +109,7 @@ class EmbeddedPostgres:
             self._run(
                 "initdb", "-D", str(data), "-U", "alertprod", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"
             )
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         lines = [f"{k} = {v}" for k, v in _SETTINGS.items()] + [f"port = {self.port}", "unix_socket_directories = ''"]
         (data / "postgresql.auto.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
         self._run("pg_ctl", "-D", str(data), "-l", str(self.directory / "server.log"), "-w", "-t", "60", "start")

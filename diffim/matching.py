@@ -12,7 +12,7 @@ from diffim.errors import InsufficientKernelSources
 from diffim.kernel_fit import KernelFit, fit_kernel
 from diffim.prepare import grow, kernel_stars, padded
 from diffim.subtract import Subtracted, excess_power, subtract_arrays
-from exposure import Exposure, GridPsf, Psf
+from exposure import Exposure, GridPsf, Psf, PsfUndefined
 from exposure.mask import plane_bits
 from exposure.psf import fwhm_of
 from exposure.stamps import gather
@@ -39,8 +39,8 @@ def psf_fwhm(psf: Psf, box: tuple[int, int, int, int]) -> float:
         value = float(fwhm_of(psf.moments_at(*psf.average_position()))[0])
         if np.isfinite(value):
             return value
-    except ArithmeticError:
-        pass
+    except PsfUndefined:
+        value = float("nan")  # the average position may lie in a gap: the grid below decides
     x0, y0, width, height = box
     gx, gy = np.meshgrid(x0 + width * np.linspace(0.05, 0.95, 10), y0 + height * np.linspace(0.05, 0.95, 10))
     values = fwhm_of(psf.moments_at(gx.ravel(), gy.ravel()))
@@ -129,12 +129,11 @@ def _assemble(
     reach = _reach(centre)
     mask = science.mask.copy()
     grown_of = template.mask if convolved == "convolveTemplate" else np.pad(science.mask, _ways(science, template))
-    spread = ~np.int32(plane_bits(["INJECTED", "INJECTED_CORE", "INJECTED_TEMPLATE", "INJECTED_CORE_TEMPLATE"]))
     for plane in ("NO_DATA", "BAD", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE", "CR"):
         bit = np.int32(plane_bits([plane]))
         if (grown_of & bit).any():
             mask |= np.where(grow((grown_of & bit) != 0, reach)[part], bit, np.int32(0))
-    mask |= template.mask[part] & (np.int32(-1) if convolved == "convolveTemplate" else spread | np.int32(-1))
+    mask |= template.mask[part]
     empty = (mask & np.int32(plane_bits(["NO_DATA"]))) != 0
     image[empty] = 0
     assert science.psf is not None and template.psf is not None

@@ -6,7 +6,6 @@ Listens on 127.0.0.1, keeps its data in one directory, runs in its own session a
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import uuid
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from apdb.embedded import free_port
 from service.errors import MissingProgram
 from tasks.errors import TransientError
 
@@ -93,12 +93,6 @@ def install_jars() -> Path:
     return target
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class EmbeddedKafka:
     """One broker in `directory`; use as a context manager or call start and stop."""
@@ -132,9 +126,9 @@ class EmbeddedKafka:
         jars = install_jars()
         self.directory = self.directory.absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         config = self.directory / "server.properties"
-        text = _PROPERTIES.format(port=self.port, controller=_free_port(), data=self.directory)
+        text = _PROPERTIES.format(port=self.port, controller=free_port(), data=self.directory)
         config.write_text(text, encoding="utf-8")
         if not (self.directory / "log" / "meta.properties").exists():
             cluster = "A" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]  # a leading dash would be an option

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from astropy.time import Time
-from lsst.pipe.base import NoWorkFound, Struct
+from lsst.pipe.base import Struct
 
 from alerts.archive import write_alerts
 from alerts.packets import AlertInputs, build_packets
@@ -239,6 +239,3 @@ class Processor:
 
 def _cut(template: Exposure, science: Exposure) -> Exposure:
     return template.cutout(*science.bbox)
-
-
-NO_WORK = (NoWorkFound,)

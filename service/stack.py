@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import httpx
 from pydantic import SecretStr
 
 from apdb import PostgresApdb
-from apdb.embedded import EmbeddedPostgres
+from apdb.embedded import EmbeddedPostgres, free_port
 from service.embedded_kafka import EmbeddedKafka
 from service.migrate import migrate
 from service.settings import Settings
@@ -65,11 +64,8 @@ class Stack:
         self._say("starting Kafka")
         self.kafka = EmbeddedKafka(self.scratch / "kafka")
         brokers = self.kafka.start()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
         values: dict[str, Any] = {
-            "database_uri": SecretStr(uri), "kafka_brokers": brokers, "port": port,
+            "database_uri": SecretStr(uri), "kafka_brokers": brokers, "port": free_port(),
             "upload_dir": self.scratch / "uploads", "archive_dir": self.scratch / "alerts",
             "template_dir": self.scratch / "templates", **self._overrides,
         }  # fmt: skip
