@@ -205,6 +205,8 @@ def write_exposure(exposure: Exposure, path: "str | PathLike[str]", compress: bo
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     fits.HDUList(hdus).writeto(partial, overwrite=True, output_verify="silentfix")
+    if compress:
+        _clear_gzip_times(partial)
     os.replace(partial, target)
 
 
@@ -212,3 +214,18 @@ def _pixels_hdu(name: str, data: NDArray[Any], header: fits.Header | None, compr
     if not compress:
         return fits.ImageHDU(data, header, name=name)
     return fits.CompImageHDU(data, header, name=name, compression_type="GZIP_2", quantize_level=0.0)
+
+
+def _clear_gzip_times(path: Path) -> None:
+    """Zero the time stamps in the gzip header of every tile: same input, same bytes."""
+    starts = []
+    with fits.open(path, disable_image_compression=True, memmap=False) as hdus:
+        for hdu in hdus:
+            if "ZIMAGE" in hdu.header:
+                rows = hdu.data.view(np.ndarray)["COMPRESSED_DATA"].reshape(-1, 2).astype(np.int64)
+                heap = hdu.fileinfo()["datLoc"] + hdu.header.get("THEAP", hdu.header["NAXIS1"] * hdu.header["NAXIS2"])
+                starts.append(heap + rows[rows[:, 0] > 0, 1])
+    content = np.memmap(path, dtype=np.uint8, mode="r+")
+    tiles = np.concatenate(starts) if starts else np.empty(0, np.int64)
+    content[tiles[:, None] + np.arange(4, 8)] = 0  # RFC 1952: MTIME
+    content.flush()
