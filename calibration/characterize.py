@@ -9,6 +9,7 @@ from calibration.astrometry import refine_wcs
 from calibration.noise import fill_variance, subtract_background
 from calibration.psf_model import PsfFit, fit_psf
 from calibration.refcat import Matches, ReferenceStars, match_stars
+from calibration.smoothing import scale_to_flux_errors, smooth
 from calibration.stars import detect_sources, select_stars
 from calibration.zeropoint import calibrate
 from exposure import ApCorrMap, ChebyshevField, Exposure, Instrument, PhotoCalib
@@ -54,6 +55,9 @@ def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStar
     sources = detect_sources(exposure)
     sources["star"] = select_stars(sources)
     report = {"nSources": float(len(sources)), "nStars": float(sources.star.sum())}
+    sigma = rules.characterize.smoothing
+    if sigma:
+        smooth(exposure, sigma)
     if exposure.psf is None:
         fit: PsfFit = fit_psf(exposure, sources, rules.characterize.psf_order)
         exposure.psf = fit.psf
@@ -62,6 +66,8 @@ def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStar
             "psfFwhm": fit.fwhm, "psfHeldOutResidual": fit.held_out_residual, "psfHeldOutChi2": fit.held_out_chi2,
             "psfStars": float(fit.n_stars), "psfWingFraction": fit.wing_fraction,
         }  # fmt: skip
+    if sigma:
+        report["smoothedVarianceFactor"] = scale_to_flux_errors(exposure, sigma)
     _measure(exposure, sources)
     if rules.characterize.astrometry == "relative" and reference is not None:
         stars = sources[sources.isolated & ~sources.flagged]

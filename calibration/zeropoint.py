@@ -12,6 +12,9 @@ from exposure.psf import polynomial_terms
 
 __all__ = ["calibrate"]
 
+BRIGHT_SNR = 30
+ENOUGH = 40  # stars, for a gradient of the extinction over the field
+
 
 def calibrate(exposure: Exposure, rules: Instrument, matches: Matches | None) -> PhotoCalib:
     """Return the calibration of an exposure.
@@ -37,8 +40,9 @@ def calibrate(exposure: Exposure, rules: Instrument, matches: Matches | None) ->
 
 
 def _from_stars(exposure: Exposure, m: Matches, source: str) -> PhotoCalib:
-    good = (m.flux > 0) & (m.flux_ref > 0) & (m.flux > 10 * m.flux_err)
-    m = m.subset(good)
+    good = (m.flux > 0) & (m.flux_ref > 0)
+    bright = good & (m.flux > BRIGHT_SNR * m.flux_err)  # faint stars sit on their neighbours' light
+    m = m.subset(bright if bright.sum() >= ENOUGH else good & (m.flux > 10 * m.flux_err))
     if len(m) < 3:
         raise ZeropointFailed(
             f"{len(m)} stars match the reference catalogue, need 3: check the WCS and the catalogue's depth",
@@ -46,7 +50,7 @@ def _from_stars(exposure: Exposure, m: Matches, source: str) -> PhotoCalib:
         )  # fmt: skip
     ratio = np.log(m.flux_ref / m.flux)
     weight = 1.0 / ((m.flux_err / m.flux) ** 2 + 0.01**2)
-    order = 0 if len(m) < 40 else 1 if len(m) < 120 else 2
+    order = 0 if len(m) < ENOUGH else 1
     orders = np.array([(d - j, j) for d in range(order + 1) for j in range(d + 1)], dtype=np.int64)
     terms = polynomial_terms(orders, exposure.bbox, m.x, m.y)
     solution, error = _robust(terms, ratio, weight)

@@ -113,6 +113,7 @@ class Characterize(BaseModel):
     psf_size: int = 31
     astrometry: Literal["header", "relative"] = "header"
     systematic_fraction: float = 0.0
+    smoothing: float = Field(0.0, ge=0, le=3, description="sigma in px of a Gaussian that undersampled images need")
 
 
 class Instrument(BaseModel):
