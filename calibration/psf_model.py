@@ -243,13 +243,17 @@ def _with_wings(
     ring = radius > RING * side  # its level was taken for sky when the stamps were cut
     fitted = radius < 3.0 * fwhm
 
-    def miss(p: NDArray[np.float64]) -> NDArray[np.float64]:
-        scale = 0.03 * np.abs(mean) + 1e-4 * mean.max()  # relative: the wings count as much as the core
-        light = p[4] * _moffat(p, gx, gy)
-        return np.asarray(((light - np.median(light[ring]) - mean) / scale)[fitted])
+    noise = 1.4826 * np.median(np.abs(mean[ring] - np.median(mean[ring])))
+    p = np.array([np.log(fwhm), np.log(1.8), 0.0, 0.0, 1.0])
+    for _ in range(2):
+        # relative: the wings count as much as the core; from a model, as weights from noisy pixels would bias the wings
+        scale = np.hypot(0.03 * p[4] * _moffat(p, gx, gy), max(noise, 1e-4 * mean.max()))
 
-    start = np.array([np.log(0.6 * fwhm), np.log(2.0), 0.0, 0.0, 1.0])
-    p = least_squares(miss, start, max_nfev=200).x
+        def miss(q: NDArray[np.float64], scale: NDArray[np.float64] = scale) -> NDArray[np.float64]:
+            light = q[4] * _moffat(q, gx, gy)
+            return np.asarray(((light - np.median(light[ring]) - mean) / scale)[fitted])
+
+        p = least_squares(miss, p, max_nfev=200).x
     blend = np.clip((radius - 2.0 * fwhm) / fwhm, 0, 1)
     light = p[4] * _moffat(p, gx, gy)
     total = (1 - blend) * (mean + np.median(light[ring])) + blend * light
