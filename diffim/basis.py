@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from exposure.psf import FWHM_PER_SIGMA
 
-__all__ = ["AlardLuptonBasis", "make_basis"]
+__all__ = ["WING_DEGREES", "AlardLuptonBasis", "make_basis"]
 
 DEGREES = (4, 2, 2)
+WING_DEGREES = (4, 2, 2, 0)  # the fourth Gaussian carries the far wings: without it bright stars keep rings
 MIN_SIGMA, MIN_SIGMA_DECONVOLUTION = 0.7, 0.4
 FALLBACK_SIGMAS = (0.7, 1.5, 3.0)
 MIN_SIZE, MAX_SIZE, SIZE_PER_SIGMA = 21, 35, 6
@@ -28,19 +29,16 @@ class AlardLuptonBasis:
     degrees: tuple[int, ...]
     size: int
     mode: str
-    delta_radius: int = 0
 
     @cached_property
     def terms(self) -> list[tuple[int, int, int]]:
         """(Gaussian, px, py) of each function; inside a degree px descends."""
-        gaussian = [
+        return [
             (g, degree - py, py)
             for g, top in enumerate(self.degrees)
             for degree in range(top + 1)
             for py in range(degree + 1)
         ]
-        side = 2 * self.delta_radius + 1 if self.delta_radius else 0
-        return gaussian + [(len(self.degrees), i, j) for j in range(side) for i in range(side)]
 
     @cached_property
     def factors(self) -> list[list[NDArray[np.float64]]]:
@@ -52,9 +50,6 @@ class AlardLuptonBasis:
             gauss = np.exp(-0.5 * (x / sigma) ** 2)
             gauss /= gauss.sum()
             out.append([gauss * (x / half) ** p for p in range(top + 1)])
-        if self.delta_radius:  # single pixels, for images too coarse for any Gaussian
-            reach = range(-self.delta_radius, self.delta_radius + 1)
-            out.append([(x == offset).astype(np.float64) for offset in reach])
         return out
 
     @cached_property
@@ -90,7 +85,6 @@ def make_basis(
     fwhm_target: float | None,
     size: int = 0,
     degrees: tuple[int, ...] = DEGREES,
-    delta_radius: int = 0,
 ) -> AlardLuptonBasis:
     """Return the basis for an image of `fwhm_convolved` px that shall match one of `fwhm_target` px.
 
@@ -98,8 +92,6 @@ def make_basis(
     ----------
     size
         Kernel side; 0 takes 6 times the largest width, odd, within 21..35.
-    delta_radius
-        Adds the single pixels of a (2 r + 1)^2 box to the basis; 0 adds none.
 
     Raises
     ------
@@ -109,7 +101,7 @@ def make_basis(
     if size and size % 2 == 0:
         raise ValueError(f"the kernel size must be odd, got {size}")
     mode = "config"
-    sigmas: tuple[float, ...] = FALLBACK_SIGMAS
+    sigmas = tuple(FALLBACK_SIGMAS[0] * 2.0**k if k > 2 else FALLBACK_SIGMAS[k] for k in range(len(degrees)))
     if fwhm_convolved and fwhm_target and abs(fwhm_convolved - fwhm_target) > 1e-9:
         a, b = fwhm_convolved / FWHM_PER_SIGMA, fwhm_target / FWHM_PER_SIGMA
         mode = "deconvolution" if a > b else "convolution"
@@ -117,6 +109,6 @@ def make_basis(
         first = max(least, 0.5 * float(np.sqrt(abs(b * b - a * a))))
         sigmas = tuple(first * 2.0**k for k in range(len(degrees)))
     if not size:
-        wanted = int(SIZE_PER_SIGMA * sigmas[-1])
+        wanted = int(SIZE_PER_SIGMA * sigmas[min(2, len(sigmas) - 1)])
         size = int(np.clip(wanted + (wanted + 1) % 2, MIN_SIZE, MAX_SIZE))
-    return AlardLuptonBasis(tuple(sigmas), tuple(degrees), size, mode, delta_radius)
+    return AlardLuptonBasis(tuple(sigmas), tuple(degrees), size, mode)

@@ -1,5 +1,13 @@
 """Fit of the matching kernel on star stamps: normal equations per star, one spatial solution, rejection of stars.
 
+Two things that bias plain least squares are taken out:
+
+- The image that is convolved has noise too, and noise in a regressor pulls its coefficients to zero (the kernel sum comes
+  out low). Its expectation, sum_p w_p V_p (B_k . B_l) for each star, is subtracted from the normal matrix; in directions
+  that noise dominates only `MAX_NOISE` of the matrix is, so that they do not run free.
+- Stars vary. One bright variable spoils a first fit so much that every bright star seems to disagree with it: stars whose
+  light ratio is not that of most are left out from the start, and a star dropped by an early solution may come back.
+
 Convolution here and in `diffim.convolve` is true convolution, so that the kernel fitted is the kernel applied.
 """
 
@@ -15,7 +23,11 @@ from exposure.stamps import gather
 
 __all__ = ["KernelFit", "fit_kernel"]
 
-CORE_SIGMA = 0.01  # a star's own light is trusted to 1 % of itself: stars of all fluxes share in the fit
+CORE_SIGMA = 0.005  # a star's own light is trusted to 0.5 % of itself: stars of all fluxes share in the fit
+MAX_NOISE = 0.6
+RIDGE = 1e-11  # of the scaled normal matrix
+MAX_STAR_SCATTER = 0.1
+MAX_MISFIT = 0.02
 
 
 @dataclass(frozen=True)
@@ -23,7 +35,8 @@ class KernelFit:
     """The solution and what happened to the candidates.
 
     ``residual_rms`` is the median over held-out stars (all stars where none could be spared) of the rms of
-    residual / sigma on their stamps; 1 is photon noise.
+    residual / sigma on their stamps, with the noise of the matched image counted; 1 is photon noise.
+    ``star_scatter`` is the fraction by which the fluxes of the stars scatter beyond their noise.
     """
 
     kernel: SpatialKernel
@@ -32,24 +45,29 @@ class KernelFit:
     n_rejected: int
     n_held_out: int
     residual_rms: float
+    star_scatter: float
     used: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class _Stamps:
-    """Per star: design (N, P, K), target (N, P), weights (N, P) and positions."""
+    """Per star: design (N, P, K), target (N, P), weights (N, P) and positions; normal equations of each star."""
 
     design: NDArray[np.float32]
     target: NDArray[np.float32]
     weight: NDArray[np.float32]
     x: NDArray[np.float64]
     y: NDArray[np.float64]
+    normal: NDArray[np.float64]
+    right: NDArray[np.float64]
+    noise: NDArray[np.float64]
 
 
 def fit_kernel(
-    convolved: NDArray[np.float32], target: NDArray[np.float32], variance: NDArray[np.float32],
-    x: NDArray[np.float64], y: NDArray[np.float64], basis: AlardLuptonBasis, box: Box, origin: tuple[int, int], *,
-    kernel_order: int = 1, background_order: int = 2, min_stars: int = 3, iterations: int = 3,
+    convolved: NDArray[np.float32], target: NDArray[np.float32], convolved_var: NDArray[np.float32],
+    target_var: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64], basis: AlardLuptonBasis, box: Box,
+    origin: tuple[int, int], *, kernel_order: int = 1, background_order: int = 2, min_stars: int = 3,
+    iterations: int = 3, flux_ratio: float = 1.0, white_noise: bool = True,
 ) -> KernelFit:  # fmt: skip
     """Find the kernel that turns `convolved` into `target`.
 
@@ -57,14 +75,18 @@ def fit_kernel(
     ----------
     convolved, target
         Images on one pixel grid, NaN-free on the stamps.
-    variance
-        Variance of target minus matched (sum of both, template scaled roughly); infinite where a pixel is no good.
+    convolved_var, target_var
+        Their variances; infinite where a pixel is no good.
     x, y
-        Frame positions of the stars, brightest first; the stamps must lie inside the images.
+        Frame positions of the stars, brightest first.
     box
         Region over which the polynomials run.
     origin
         Frame position of pixel [0, 0] of the arrays.
+    flux_ratio
+        Rough kernel sum (target over convolved): for the weights.
+    white_noise
+        Whether the noise of `convolved` is white; only then is its expectation known and taken off.
 
     Raises
     ------
@@ -74,54 +96,72 @@ def fit_kernel(
     n = x.size
     if n < min_stars:
         raise InsufficientKernelSources(f"{n} kernel stars, need {min_stars}")
-    stamps = _cut(convolved, target, variance, x, y, basis, origin)
+    stamps = _cut(convolved, target, convolved_var, target_var, x, y, basis, origin, flux_ratio)
     held = np.zeros(n, bool)
     if n >= 25:
         held[4::5] = True
-    normal, right = _normal_equations(stamps)
-    use = ~held
-    kernel = None
+    if not white_noise:
+        stamps.noise[:] = 0
+    use, scatter, kernel = ~held & _steady(stamps, held), 0.0, None
     for step in range(iterations + 1):
+        if kernel is not None:
+            scatter = _star_scatter(stamps, kernel, use)
         orders = _affordable(int(use.sum()), kernel_order, background_order)
-        kernel = _solve(normal[use], right[use], stamps, use, basis, box, *orders)
-        mean, rms = _residuals(stamps, kernel)
-        middle = float(np.median(rms[use]))
-        spread = 1.4826 * float(np.median(np.abs(rms[use] - middle)))
-        bad = ~np.isfinite(rms) | (np.abs(mean) > 0.25 * max(middle, 1.0)) | (rms > max(1.5, middle + 3 * spread))
-        if step == iterations or not (bad & use).any():
+        kernel = _solve(stamps, use, basis, box, *orders)
+        rms, fit = _judge(stamps, kernel, use, scatter)
+        if step == iterations:
             break
-        if (use & ~bad).sum() < max(min_stars, int(0.3 * use.sum())):
-            bad = rms > np.quantile(rms[use], 0.7)  # a poor fit everywhere: drop the worst third, not everything
-        use = use & ~bad
+        use = ~held & fit  # a star dropped by an early solution may come back
+        if use.sum() < max(min_stars, int(0.3 * (~held).sum())):
+            use = ~held & (rms <= np.quantile(rms[~held], 0.7))  # a poor fit everywhere: drop the worst third
         if use.sum() < min_stars:
             raise InsufficientKernelSources(f"{int(use.sum())} kernel stars are left after rejection, need {min_stars}")
     assert kernel is not None
     judged = held & np.isfinite(rms) if held.any() else use
     return KernelFit(
-        kernel, n, int(use.sum()), int((~held & ~use).sum()), int(held.sum()), float(np.median(rms[judged])), use
-    )
+        kernel, n, int(use.sum()), int((~held & ~use).sum()), int(held.sum()), float(np.median(rms[judged])), scatter,
+        use,
+    )  # fmt: skip
+
+
+def _steady(s: _Stamps, held: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the stars whose ratio of light in the two images is that of most: a bright variable spoils the first fit."""
+    light = (s.design[:, :, 0] * (s.weight > 0)).sum(1, dtype=np.float64)
+    error = np.sqrt(np.where(s.weight > 0, 1.0 / np.maximum(s.weight, 1e-30), 0).sum(1, dtype=np.float64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio, noise = s.target.sum(1, dtype=np.float64) / light, error / light
+    able = np.isfinite(ratio) & (light > 5 * error)
+    if (able & ~held).sum() < 8:
+        return np.ones(light.size, bool)
+    middle = np.median(ratio[able & ~held])
+    spread = 1.4826 * np.median(np.abs(ratio[able & ~held] - middle))
+    return np.asarray(~(able & (np.abs(ratio - middle) > 4 * np.hypot(spread, noise))))
 
 
 def _affordable(n: int, kernel_order: int, background_order: int) -> tuple[int, int]:
     """Few stars pay for few terms: orders fall to 0 together with the number of stars."""
-    kernel_limit = 0 if n < 12 else 1 if n < 60 else 2
+    kernel_limit = 0 if n < 12 else 1 if n < 60 else 2 if n < 150 else 3
     background_limit = 0 if n < 8 else 1 if n < 20 else 2
     return min(kernel_order, kernel_limit), min(background_order, background_limit)
 
 
 def _cut(
-    convolved: NDArray[np.float32], target: NDArray[np.float32], variance: NDArray[np.float32], x: NDArray[np.float64],
-    y: NDArray[np.float64], basis: AlardLuptonBasis, origin: tuple[int, int],
+    convolved: NDArray[np.float32], target: NDArray[np.float32], convolved_var: NDArray[np.float32],
+    target_var: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64], basis: AlardLuptonBasis,
+    origin: tuple[int, int], flux_ratio: float,
 ) -> _Stamps:  # fmt: skip
     cx = np.floor(x + 0.5).astype(np.int64) - origin[0]
     cy = np.floor(y + 0.5).astype(np.int64) - origin[1]
     outer, inner = 2 * basis.size + 1, basis.size + 2
-    source = gather(convolved, cx, cy, outer, 0.0)
-    design = _convolve_basis(source, basis, inner)
+    design = _convolve_basis(gather(convolved, cx, cy, outer, 0.0), basis, inner)
     aim = gather(target, cx, cy, inner, 0.0).reshape(x.size, -1)
-    var = gather(variance, cx, cy, inner, np.inf).reshape(x.size, -1)
-    weight = np.where(np.isfinite(var), 1.0 / np.maximum(var + (CORE_SIGMA * aim) ** 2, 1e-30), 0.0)
-    return _Stamps(design, aim, weight.astype(np.float32), x, y)
+    own = gather(convolved_var, cx, cy, inner, np.inf).reshape(x.size, -1)
+    var = gather(target_var, cx, cy, inner, np.inf).reshape(x.size, -1) + own * np.float32(flux_ratio**2)
+    good = np.isfinite(var)
+    weight = np.where(good, 1.0 / np.maximum(var + (CORE_SIGMA * aim) ** 2, 1e-30), 0.0).astype(np.float32)
+    noise = (weight * np.where(good, own, 0)).sum(1, dtype=np.float64)
+    normal, right = _normal_equations(design, aim, weight)
+    return _Stamps(design, aim, weight, x, y, normal, right, noise)
 
 
 def _convolve_basis(stamps: NDArray[np.float32], basis: AlardLuptonBasis, inner: int) -> NDArray[np.float32]:
@@ -134,7 +174,7 @@ def _convolve_basis(stamps: NDArray[np.float32], basis: AlardLuptonBasis, inner:
     for k, f in enumerate(filters):
         for i in range(inner):
             toeplitz[k, i : i + size, i] = f[::-1]
-    rows = np.einsum("nyx,kxi->nkyi", stamps, toeplitz, optimize=True)
+    rows = np.matmul(stamps[:, None], toeplitz[None])
     out = np.empty((n, len(basis.terms), inner, inner), dtype=np.float32)
     for t, (g, px, py) in enumerate(basis.terms):
         out[:, t] = np.matmul(toeplitz[start[g] + py].T, rows[:, start[g] + px])
@@ -142,53 +182,111 @@ def _convolve_basis(stamps: NDArray[np.float32], basis: AlardLuptonBasis, inner:
     return np.ascontiguousarray(mixed.transpose(0, 2, 1))
 
 
-def _normal_equations(s: _Stamps) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _normal_equations(
+    design: NDArray[np.float32], target: NDArray[np.float32], weight: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """M_s = C^T W C and b_s = C^T W I with C = [B_k * T, 1], one matrix per star."""
-    n, p, _ = s.design.shape
-    design = np.concatenate([s.design, np.ones((n, p, 1), np.float32)], axis=2)
-    weighted = design * s.weight[:, :, None]
-    normal = np.matmul(weighted.transpose(0, 2, 1), design).astype(np.float64)
-    right = np.matmul(weighted.transpose(0, 2, 1), s.target[:, :, None])[..., 0].astype(np.float64)
-    return normal, right
+    n, p, _ = design.shape
+    full = np.concatenate([design, np.ones((n, p, 1), np.float32)], axis=2)
+    weighted = (full * weight[:, :, None]).transpose(0, 2, 1)
+    normal = np.matmul(weighted, full).astype(np.float64)
+    return normal, np.matmul(weighted, target[:, :, None])[..., 0].astype(np.float64)
+
+
+def _local(s: _Stamps, kernel: SpatialKernel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the kernel coefficients (N, K) and the background (N,) at the stars."""
+    local = chebyshev_terms(kernel.kernel_order, kernel.box, s.x, s.y) @ kernel.coefficients.T
+    return local, chebyshev_terms(kernel.background_order, kernel.box, s.x, s.y) @ kernel.background
+
+
+def _flux_residuals(s: _Stamps, kernel: SpatialKernel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return by what fraction each star's flux is off, and the square of the S/N to which that is known."""
+    local, sky = _local(s, kernel)
+    along = np.einsum("nij,nj->ni", s.normal[:, :, :-1], local)  # C^T W m
+    power = np.maximum(np.einsum("ni,ni->n", along[:, :-1], local), 1e-30)
+    onto = np.einsum("ni,ni->n", s.right[:, :-1], local) - along[:, -1] * sky  # m^T W (I - g)
+    return onto / power - 1, power
+
+
+def _star_scatter(s: _Stamps, kernel: SpatialKernel, use: NDArray[np.bool_]) -> float:
+    """Robust scatter of the stars' flux ratios beyond their noise, 0 where it is not significant."""
+    deviation, power = _flux_residuals(s, kernel)
+    strong = use & (power > 50.0**2)  # flux known to 2 %
+    if strong.sum() < 5:
+        return 0.0
+    rest = deviation[strong] - np.median(deviation[strong])
+    square = (1.4826 * float(np.median(np.abs(rest)))) ** 2
+    excess = square - float(np.median(1 / power[strong]))
+    return 0.0 if excess < 3.0 * square / np.sqrt(strong.sum()) else min(float(np.sqrt(excess)), MAX_STAR_SCATTER)
 
 
 def _solve(
-    normal: NDArray[np.float64], right: NDArray[np.float64], s: _Stamps, use: NDArray[np.bool_],
-    basis: AlardLuptonBasis, box: Box, kernel_order: int, background_order: int,
+    s: _Stamps, use: NDArray[np.bool_], basis: AlardLuptonBasis, box: Box, kernel_order: int, background_order: int
 ) -> SpatialKernel:  # fmt: skip
     """Solve for the spatial coefficients: [a_0 | a_ij | c_k]."""
-    p = chebyshev_terms(kernel_order, box, s.x[use], s.y[use])
-    q = chebyshev_terms(background_order, box, s.x[use], s.y[use])
     k = len(basis.terms)
-    blocks = [np.ones((len(p), 1)), *([p] * (k - 1)), q]
-    index = np.repeat(np.arange(k + 1), [b.shape[1] for b in blocks])
-    local = np.concatenate(blocks, axis=1)
-    expanded = normal[:, index[:, None], index[None, :]]
-    matrix = np.einsum("su,sv,suv->uv", local, local, expanded, optimize=True)
-    vector = np.einsum("su,su->u", local, right[:, index])
-    scale = 1.0 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
-    values, vectors = np.linalg.eigh(matrix * scale[:, None] * scale[None, :])
-    keep = values > max(values[-1], 0) * 1e-11
-    inverse = np.where(keep, 1.0 / np.where(keep, values, 1), 0)
-    solution = scale * (vectors @ (inverse * (vectors.T @ (scale * vector))))
+    p = chebyshev_terms(max(kernel_order, background_order), box, s.x[use], s.y[use])
+    n_p, n_q = (kernel_order + 1) * (kernel_order + 2) // 2, (background_order + 1) * (background_order + 2) // 2
+    top = p.shape[1]
+    products = (p[:, :, None] * p[:, None, :]).reshape(len(p), -1)
+    blocks = (products.T @ s.normal[use].reshape(len(p), -1)).reshape(top, top, k + 1, k + 1)
+    function = np.concatenate([[0], np.repeat(np.arange(1, k), n_p), np.full(n_q, k)])
+    term = np.concatenate([[0], np.tile(np.arange(n_p), k - 1), np.arange(n_q)])
+    matrix = blocks[term[:, None], term[None, :], function[:, None], function[None, :]]
+    vector = (p.T @ s.right[use])[term, function]
+    functions = basis.functions.reshape(k, -1)
+    gram = np.zeros((k + 1, k + 1))
+    gram[:-1, :-1] = functions @ functions.T
+    weighted = (products.T @ s.noise[use]).reshape(top, top)
+    expected = weighted[term[:, None], term[None, :]] * gram[function[:, None], function[None, :]]
+    solution, condition, rank = _without_noise(matrix, expected, vector)
     if not np.isfinite(solution).all():
         raise InsufficientKernelSources("the kernel solution is not finite")
-    n_p = p.shape[1]
     coefficients = np.zeros((k, n_p))
     coefficients[0, 0] = solution[0]
     coefficients[1:] = solution[1 : 1 + (k - 1) * n_p].reshape(k - 1, n_p)
-    condition = float(values[-1] / max(values[keep].min(), 1e-300))
     return SpatialKernel(
-        basis, coefficients, solution[1 + (k - 1) * n_p :], kernel_order, background_order, box, condition,
-        int(keep.sum()),
+        basis, coefficients, solution[1 + (k - 1) * n_p :], kernel_order, background_order, box, condition, rank,
     )  # fmt: skip
 
 
-def _residuals(s: _Stamps, kernel: SpatialKernel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and rms of residual / sigma on each stamp."""
-    local = chebyshev_terms(kernel.kernel_order, kernel.box, s.x, s.y) @ kernel.coefficients.T
+def _without_noise(
+    matrix: NDArray[np.float64], expected: NDArray[np.float64], vector: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float, int]:
+    """Solve (matrix - expected) a = vector with the noise limited to `MAX_NOISE` of the matrix in every direction.
+
+    Returns the solution, the condition number, and the number of directions that the data determine.
+    """
+    scale = 1.0 / np.sqrt(np.maximum(np.diag(matrix), 1e-12 * np.abs(matrix).max() + 1e-300))
+    scaled = matrix * scale[:, None] * scale[None, :]
+    values, vectors = np.linalg.eigh(scaled)
+    values = np.maximum(values, 0) + RIDGE * max(values[-1], 1e-300)
+    root = vectors / np.sqrt(values)
+    share, directions = np.linalg.eigh(root.T @ (expected * scale[:, None] * scale[None, :]) @ root)
+    onto = directions.T @ (root.T @ (scale * vector))
+    solution = scale * (root @ (directions @ (onto / (1 - np.clip(share, 0, MAX_NOISE)))))
+    return solution, float(values[-1] / values[0]), int((share < MAX_NOISE).sum())
+
+
+def _judge(
+    s: _Stamps, kernel: SpatialKernel, use: NDArray[np.bool_], scatter: float
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the rms of residual / sigma of each star, its own flux deviation taken out, and whether the star agrees.
+
+    A star disagrees when its flux is off by more than the stars scatter, or when its shape misfits by more than photon
+    noise and by more than `MAX_MISFIT` of its light.
+    """
+    local, sky = _local(s, kernel)
     model = np.matmul(s.design, local.astype(np.float32)[:, :, None])[..., 0]
-    sky = chebyshev_terms(kernel.background_order, kernel.box, s.x, s.y) @ kernel.background
-    z = (s.target - model - sky[:, None].astype(np.float32)) * np.sqrt(s.weight)
+    rest = s.target - model - sky[:, None].astype(np.float32)
+    power = np.maximum((s.weight * model**2).sum(1, dtype=np.float64), 1e-30)
+    deviation = (s.weight * rest * model).sum(1, dtype=np.float64) / power
+    z2 = s.weight * (rest - deviation[:, None].astype(np.float32) * model) ** 2
     n = np.maximum((s.weight > 0).sum(1), 1)
-    return (z.sum(1) / n).astype(np.float64), np.sqrt((z**2).sum(1) / n).astype(np.float64)
+    total = z2.sum(1, dtype=np.float64)
+    rms = np.sqrt(total / n)
+    level = float(np.median(rms[use]))
+    spread = 1.4826 * float(np.median(np.abs(rms[use] - level)))
+    misfit = np.sqrt(np.maximum(total - n * level**2, 0) / power)
+    agrees = np.isfinite(rms) & (np.abs(deviation) < 4.5 * np.hypot(scatter, 1 / np.sqrt(power)) + 0.005)
+    return rms, agrees & ((rms < max(1.5 * level, level + 3 * spread)) | (misfit < MAX_MISFIT))

@@ -7,9 +7,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import fft
 
-from diffim.basis import make_basis
+from diffim.basis import WING_DEGREES, make_basis
 from diffim.errors import InsufficientKernelSources
+from diffim.kernel import SpatialKernel
 from diffim.kernel_fit import KernelFit, fit_kernel
+from diffim.noise_power import sky_correlation
 from diffim.prepare import grow, kernel_stars, padded
 from diffim.subtract import Subtracted, excess_power, subtract_arrays
 from exposure import Exposure, GridPsf, Psf, PsfUndefined
@@ -20,7 +22,9 @@ from exposure.stamps import gather
 __all__ = ["Matched", "StarResiduals", "match_and_subtract", "star_residuals"]
 
 PSF_CELLS = 6
-UNDERSAMPLED_FWHM = 3.0  # px: sharper images need single pixels in the kernel basis
+WIDE_KERNEL = 31  # px: room for the wings; smaller where stars with clean stamps of that size are few
+ENOUGH_FOR_WINGS = 40
+WHITE = 0.05  # correlation of neighbouring sky pixels
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,13 @@ def match_and_subtract(
     fwhm_s, fwhm_t = psf_fwhm(science.psf, science.bbox), psf_fwhm(template.psf, template.bbox)
     convolved = mode if mode != "auto" else ("convolveTemplate" if fwhm_t <= fwhm_s else "convolveScience")
     sharp, broad = (fwhm_t, fwhm_s) if convolved == "convolveTemplate" else (fwhm_s, fwhm_t)
-    delta = 2 if min(sharp, broad) < UNDERSAMPLED_FWHM else 0
-    basis = make_basis(sharp, broad, kernel_size, delta_radius=delta)
+    basis = (
+        make_basis(sharp, broad, kernel_size) if kernel_size else make_basis(sharp, broad, WIDE_KERNEL, WING_DEGREES)
+    )
     stars = kernel_stars(sources, science, template, basis.size)
+    if not kernel_size and len(stars) < ENOUGH_FOR_WINGS:
+        basis = make_basis(sharp, broad)
+        stars = kernel_stars(sources, science, template, basis.size)
     if len(stars) < min_stars:
         raise InsufficientKernelSources(
             f"{len(stars)} clean kernel stars, need {min_stars}", visit=science.key[0], detector=science.key[1]
@@ -83,12 +91,15 @@ def match_and_subtract(
     t_var = np.where(t_good, template.variance, 0).astype(np.float32)
     ratio = _flux_ratio(stars, science, template)
     x, y = stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64)
-    pair = (t_image, image) if convolved == "convolveTemplate" else (image, t_image)
-    both = variance + t_var * np.float32(ratio**2)
-    scale = 1.0 if convolved == "convolveTemplate" else 1.0 / ratio**2
+    infinite = np.float32(np.inf)
+    sharper = (t_image, np.where(t_good, t_var, infinite))
+    broader = (image, np.where(usable, variance, infinite))
+    if convolved == "convolveScience":
+        sharper, broader, ratio = broader, sharper, 1 / ratio
     fit = fit_kernel(
-        *pair, np.where(usable, both * np.float32(scale), np.float32(np.inf)), x, y, basis, science.bbox, template.origin, kernel_order=kernel_order,
-        background_order=background_order, min_stars=min_stars,
+        sharper[0], broader[0], sharper[1], broader[1], x, y, basis, science.bbox, template.origin,
+        kernel_order=kernel_order, background_order=background_order, min_stars=min_stars, flux_ratio=ratio,
+        white_noise=abs(sky_correlation(*sharper)) < WHITE,
     )  # fmt: skip
     background = fit.kernel.background_image(template.bbox) if subtract_background else np.float32(0)
     good = usable & t_good
@@ -136,9 +147,9 @@ def _assemble(
     mask |= template.mask[part]
     empty = (mask & np.int32(plane_bits(["NO_DATA"]))) != 0
     image[empty] = 0
-    assert science.psf is not None and template.psf is not None
-    base = science.psf if convolved == "convolveTemplate" else template.psf
-    psf = _whitened_psf(base, done, science.bbox, template.origin)
+    assert science.psf is not None
+    smoothing = None if convolved == "convolveTemplate" else fit.kernel
+    psf = _difference_psf(science.psf, smoothing, done, science.bbox, template.origin)
     difference = Exposure(
         image, variance, mask, origin=science.origin, wcs=science.wcs, psf=psf, photo_calib=science.photo_calib,
         visit_info=science.visit_info, band=science.band, physical_filter=science.physical_filter,
@@ -164,21 +175,37 @@ def _reach(kernel: NDArray[np.float32]) -> int:
     return int(np.ceil(radius[order][np.searchsorted(share, 0.99 * share[-1])]))
 
 
-def _whitened_psf(base: Psf, done: Subtracted, box: tuple[int, int, int, int], origin: tuple[int, int]) -> GridPsf:
-    """Return the PSF of the difference on a grid: the base PSF convolved with the local whitening stamp, sum 1."""
+def _difference_psf(
+    science: Psf,
+    kernel: SpatialKernel | None,
+    done: Subtracted,
+    box: tuple[int, int, int, int],
+    origin: tuple[int, int],
+) -> GridPsf:
+    """Return the PSF of a transient in the difference, on a grid, sum 1.
+
+    What is new is in the science image: its PSF, convolved with the kernel where that image was convolved (the template's
+    PSF would be right for a perfect kernel only), and with the local whitening stamp.
+    """
     x0, y0, width, height = box
     gx = x0 + (np.arange(PSF_CELLS) + 0.5) * width / PSF_CELLS - 0.5
     gy = y0 + (np.arange(PSF_CELLS) + 0.5) * height / PSF_CELLS - 0.5
     mx, my = (a.ravel() for a in np.meshgrid(gx, gy))
-    stamps = base.kernel_at(mx, my)
+    stamps = science.kernel_at(mx, my)
+    if kernel is not None:
+        stamps = _convolved(stamps, kernel.kernels_at(mx, my))
     column = np.clip((mx - origin[0]) // done.grid.tile, 0, done.grid.columns - 1).astype(int)
     row = np.clip((my - origin[1]) // done.grid.tile, 0, done.grid.rows - 1).astype(int)
-    phi = done.whitening[row * done.grid.columns + column]
-    side, reach = stamps.shape[-1], phi.shape[-1] // 2
-    full = fft.next_fast_len(side + 2 * reach, real=True)
-    wide = fft.irfft2(fft.rfft2(stamps, (full, full)) * fft.rfft2(phi, (full, full)), (full, full))
-    cut = wide[:, reach : reach + side, reach : reach + side]
+    cut = _convolved(stamps, done.whitening[row * done.grid.columns + column])
     return GridPsf((cut / cut.sum(axis=(1, 2), keepdims=True)).astype(np.float32), PSF_CELLS, PSF_CELLS, box)
+
+
+def _convolved(stamps: NDArray[np.float32], kernels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Convolve stamps with centred kernels, one each; the result has the side of the stamps."""
+    side, reach = stamps.shape[-1], kernels.shape[-1] // 2
+    full = fft.next_fast_len(side + 2 * reach, real=True)
+    wide = fft.irfft2(fft.rfft2(stamps, (full, full)) * fft.rfft2(kernels, (full, full)), (full, full))
+    return np.asarray(wide[:, reach : reach + side, reach : reach + side], dtype=np.float32)
 
 
 @dataclass(frozen=True)

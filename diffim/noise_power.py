@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-__all__ = ["BLOCK", "noise_power", "smooth_power"]
+__all__ = ["BLOCK", "noise_power", "sky_correlation", "smooth_power"]
 
 BLOCK = 64
 MAX_LAG = 5
@@ -42,6 +42,20 @@ def noise_power(
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
     correlation = (auto / np.maximum(overlap, 1))[np.ix_(lags, lags)]
     return _tapered(correlation)
+
+
+def sky_correlation(image: NDArray[np.float32], variance: NDArray[np.float32], rows: int = 768) -> float:
+    """Return the correlation of horizontal neighbours on blank sky of the middle rows: 0 is white, NaN without sky."""
+    low = max((image.shape[0] - rows) // 2, 0)
+    image, variance = image[low : low + rows], variance[low : low + rows]
+    ok = np.isfinite(image) & np.isfinite(variance) & (variance > 0) & (image != 0)
+    z = np.where(ok, image / np.sqrt(np.where(ok, variance, 1)), 0).astype(np.float32)
+    z -= cv2.blur(z, (65, 65))  # slow backgrounds are no noise
+    sky = ok & ~_near_sources(z, ok)
+    pair = sky[:, 1:] & sky[:, :-1]
+    if pair.sum() < 2000:
+        return float("nan")
+    return float(np.mean((z[:, 1:] * z[:, :-1])[pair]) / np.mean(z[sky] ** 2))
 
 
 def _near_sources(z: NDArray[np.float32], ok: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -102,19 +102,36 @@ def scale_variance(exposure: Exposure, limit: float = 10.0) -> float:
     return factor
 
 
+SNR_TIERS = ((200.0, 220), (100.0, 100), (50.0, 40))  # (least S/N, stars that make it enough)
+
+
 def kernel_stars(
     sources: pd.DataFrame, science: Exposure, template: Exposure, kernel_size: int, *, min_snr: float = 20.0,
-    max_snr: float = 3000.0, maximum: int = 300, enough: int = 20,
+    max_snr: float = 1e5, maximum: int = 400, enough: int = 20,
 ) -> pd.DataFrame:  # fmt: skip
     """Return sources whose stamps are clean in both images: stars first, spread over cells, brightest first.
 
-    Where fewer than `enough` stars qualify, isolated and then any unflagged sources fill up (a kernel can be learnt from
-    galaxies too).
+    Where the field has enough bright stars, faint ones are left out: what they add is mostly noise. Where fewer than
+    `enough` stars qualify, isolated and then any unflagged sources fill up (a kernel can be learnt from galaxies too).
     """
     able = sources[(sources.snr > min_snr) & (sources.snr < max_snr) & ~sources.flagged].copy()
     if len(able) == 0:
         return able
-    stamp = 2 * kernel_size + 1
+    able = able[_clean(able, science, template, kernel_size)]
+    rank = np.where(able.star, 0, np.where(able.isolated, 1, 2))
+    for worst in range(3):
+        chosen = able[rank <= worst]
+        if len(chosen) >= enough:
+            break
+    for least, number in SNR_TIERS:
+        if (chosen.snr > least).sum() >= number:
+            chosen = chosen[chosen.snr > least]
+            break
+    return _spread(chosen, science, maximum)
+
+
+def _clean(able: pd.DataFrame, science: Exposure, template: Exposure, kernel_size: int) -> NDArray[np.bool_]:
+    """Return which stamps lie inside and hold no pixel that would spoil the fit."""
     x, y = able.x.to_numpy(np.float64), able.y.to_numpy(np.float64)
     inner = kernel_size // 2 + 2
     x0, y0, width, height = science.bbox
@@ -125,14 +142,8 @@ def kernel_stars(
     middle = kernel_size // 2 + 1
     clean = ~marred[:, middle - 3 : middle + 4, middle - 3 : middle + 4].any(axis=(1, 2)) & (marred.mean((1, 2)) < 0.2)
     tx, ty = template.origin
-    clean &= ~((gather(template.mask, ix - tx, iy - ty, stamp, bits) & bits) != 0).any(axis=(1, 2))
-    able["rank"] = np.where(able.star, 0, np.where(able.isolated, 1, 2))
-    able = able[fits & clean]
-    for rank in range(3):
-        chosen = able[able["rank"] <= rank]
-        if len(chosen) >= enough:
-            break
-    return _spread(chosen, science, maximum)
+    clean &= ~((gather(template.mask, ix - tx, iy - ty, 2 * kernel_size + 1, bits) & bits) != 0).any(axis=(1, 2))
+    return np.asarray(fits & clean)
 
 
 def _spread(able: pd.DataFrame, science: Exposure, maximum: int) -> pd.DataFrame:

@@ -55,10 +55,10 @@ class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnec
     )
     detectionThreshold = pexConfig.RangeField(dtype=float, default=5.0, min=0.1, doc="Detection threshold in sigma.")
     kernelSize = pexConfig.Field(dtype=int, default=0, doc="Kernel side, odd; 0 takes it from the seeing.")
-    spatialKernelOrder = pexConfig.RangeField(dtype=int, default=2, min=0, max=3, doc="Highest order of the kernel.")
+    spatialKernelOrder = pexConfig.RangeField(dtype=int, default=3, min=0, max=4, doc="Highest order of the kernel.")
     spatialBgOrder = pexConfig.RangeField(dtype=int, default=2, min=0, max=4, doc="Highest order of the background.")
     minKernelSources = pexConfig.RangeField(dtype=int, default=3, min=1, doc="Fewer kernel stars are an error.")
-    backgroundMesh = pexConfig.RangeField(dtype=int, default=64, min=8, doc="Cell of the background mesh, px.")
+    backgroundMesh = pexConfig.RangeField(dtype=int, default=256, min=8, doc="Cell of the background mesh, px.")
     maxResidual = pexConfig.Field(
         dtype=float, default=0.0, doc="Fail when the held-out stars' residual / sigma is above this; 0 never fails."
     )
@@ -71,8 +71,6 @@ class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnec
             raise ValueError("neither doSubtract nor doDetection: nothing to do")
         if self.kernelSize and self.kernelSize % 2 == 0:
             raise ValueError(f"kernelSize must be odd, got {self.kernelSize}")
-        if self.spatialKernelOrder > 2:
-            raise ValueError("spatialKernelOrder above 2 is not supported")
 
 
 class ImageDifferenceTask(AlertTask):
@@ -201,7 +199,8 @@ class ImageDifferenceTask(AlertTask):
         for key, value in {
             "convolved": done.convolved, "spatialKernelSum": fit.kernel.kernel_sum, "nKernelCandidates": fit.n_candidates,
             "nKernelUsed": fit.n_used, "nKernelRejected": fit.n_rejected, "nKernelHeldOut": fit.n_held_out,
-            "kernelResidualRms": fit.residual_rms, "spatialConditionNum": fit.kernel.condition,
+            "kernelResidualRms": fit.residual_rms, "kernelStarScatter": fit.star_scatter,
+            "spatialConditionNum": fit.kernel.condition,
             "kernelOrder": fit.kernel.kernel_order, "ALKernelSize": fit.kernel.size,
             "ALBasisMode": fit.kernel.basis.mode, "ALBasisSigGauss": list(fit.kernel.basis.sigmas),
         }.items():  # fmt: skip

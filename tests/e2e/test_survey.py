@@ -70,7 +70,13 @@ def test_survey_is_complete_pure_and_unbiased(verdict):
     bright = t[t.snr > 15]
     ratio = bright.psfFlux / bright.trueFlux
     weight = (bright.trueFlux / bright.psfFluxErr) ** 2
-    print(len(bright), np.average(ratio, weights=weight), np.median(ratio), ratio.std()/np.sqrt(len(ratio)), np.sqrt(1/np.sum(weight)))
+    print(
+        len(bright),
+        np.average(ratio, weights=weight),
+        np.median(ratio),
+        ratio.std() / np.sqrt(len(ratio)),
+        np.sqrt(1 / np.sum(weight)),
+    )
     assert np.average(ratio, weights=weight) == pytest.approx(1.0, abs=0.02)
     solar = matched[matched.trueKind == "asteroid"]
     if len(solar):

@@ -102,7 +102,7 @@ def test_constant_stars_leave_white_noise_of_the_stated_variance(s_sci, s_tmpl, 
 def test_injected_transients_are_found_with_the_right_flux(s_sci, s_tmpl):
     """Flux bias below 1 % and pulls of width 1 in both convolution modes, both signs, at a large origin."""
     ratios, pulls, missed, total = [], [], 0, 0
-    for seed in range(6):
+    for seed in range(16):
         science, sources = scene(s_sci, 5.0, 10 + seed)
         template, _ = scene(s_tmpl, 2.0, 20 + seed, pad=40)
         rng = np.random.default_rng(seed)
@@ -131,6 +131,7 @@ def test_injected_transients_are_found_with_the_right_flux(s_sci, s_tmpl):
         pulls.append((got - flux[ok]) / err)
     ratio, pull = np.concatenate(ratios), np.concatenate(pulls)
     assert missed <= 0.03 * total
+
     assert np.mean(ratio) == pytest.approx(1.0, abs=0.01)
     # n = 160: one sigma of the width is 0.06
     assert np.std(pull) == pytest.approx(1.0, abs=0.18)
@@ -272,8 +273,8 @@ def test_kernel_fit_finds_the_analytic_kernel():
     basis = make_basis(2.0 * FWHM, 2.5 * FWHM)
     box = (*ORIGIN, 256, 256)
     fit = fit_kernel(
-        template.image, science.image, science.variance + template.variance, s.x.to_numpy(), s.y.to_numpy(), basis, box,
-        template.origin, kernel_order=1, background_order=0,
+        template.image, science.image, template.variance, science.variance, s.x.to_numpy(), s.y.to_numpy(),
+        basis, box, template.origin, kernel_order=1, background_order=0,
     )  # fmt: skip
     k = fit.kernel.kernels_at(ORIGIN[0] + 128, ORIGIN[1] + 128)[0].astype(float)
     g = np.arange(k.shape[0]) - k.shape[0] // 2
