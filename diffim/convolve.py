@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-__all__ = ["TileGrid", "convolve_varying"]
+from exposure.threads import thread_count
+
+__all__ = ["Complex", "TileGrid", "convolve_varying"]
 
 Complex = NDArray[np.complex64]
 
@@ -42,31 +44,32 @@ class TileGrid:
         y = np.full(self.columns, min((row + 0.5) * self.tile, self.height - 0.5) - 0.5)
         return x, y
 
-    def pad(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the image with zeros around it, so that every window of every tile lies inside."""
-        low = self.margin
-        high_y = self.rows * self.tile - self.height + self.size - self.tile - self.margin
-        high_x = self.columns * self.tile - self.width + self.size - self.tile - self.margin
-        return np.pad(image, ((low, max(high_y, low)), (low, max(high_x, low))))
-
-    def windows(self, padded: NDArray[np.float32], row: int) -> Complex:
-        """Return the transforms (columns, F, F/2+1) of the windows of one row of tiles."""
-        y = row * self.tile
-        band = padded[y : y + self.size]
-        stacked = np.stack([band[:, c * self.tile : c * self.tile + self.size] for c in range(self.columns)])
-        return np.asarray(fft.rfft2(stacked))
+    def windows(self, image: NDArray[np.float32], row: int) -> Complex:
+        """Return the transforms (columns, F, F/2+1) of the windows of one row of tiles; outside counts as zero."""
+        size, low = self.size, self.margin
+        band = np.zeros((size, (self.columns - 1) * self.tile + size), np.float32)
+        first = row * self.tile - low
+        y0, y1 = max(first, 0), min(first + size, self.height)
+        x1 = min(band.shape[1] - low, self.width)
+        band[y0 - first : y1 - first, low : low + x1] = image[y0:y1, :x1]
+        views = np.lib.stride_tricks.sliding_window_view(band, size, axis=1)[:, :: self.tile]
+        return np.asarray(fft.rfft2(views.transpose(1, 0, 2), workers=thread_count()))
 
     def kernels(self, stamps: NDArray[np.float32]) -> Complex:
         """Return the transforms of centred stamps (columns, S, S), with their centre at the origin."""
         n, side = stamps.shape[0], stamps.shape[1]
         half = side // 2
         wide = np.zeros((n, self.size, self.size), dtype=np.float32)
-        wide[:, :side, :side] = stamps
-        return np.asarray(fft.rfft2(np.roll(wide, (-half, -half), axis=(1, 2))))
+        wide[:, : side - half, : side - half] = stamps[:, half:, half:]
+        wide[:, : side - half, -half:] = stamps[:, half:, :half]
+        wide[:, -half:, : side - half] = stamps[:, :half, half:]
+        wide[:, -half:, -half:] = stamps[:, :half, :half]
+        return np.asarray(fft.rfft2(wide, workers=thread_count(), overwrite_x=True))
 
     def back(self, transform: Complex) -> NDArray[np.float32]:
-        """Return real windows (columns, F, F) of transforms."""
-        return np.asarray(fft.irfft2(transform, (self.size, self.size)), dtype=np.float32)
+        """Return real windows (columns, F, F) of transforms, which are used up."""
+        size = (self.size, self.size)
+        return np.asarray(fft.irfft2(transform, size, workers=thread_count(), overwrite_x=True), dtype=np.float32)
 
     def put(self, out: NDArray[np.float32], row: int, transform: Complex) -> None:
         """Write the valid part of one row of tiles into the output image."""
@@ -88,10 +91,9 @@ def convolve_varying(
     images: list[NDArray[np.float32]], stamps: list[NDArray[np.float32]], grid: TileGrid
 ) -> list[NDArray[np.float32]]:
     """Convolve images[k] with stamps[k] (rows * columns, S, S), one stamp a tile in row order."""
-    padded = [grid.pad(image) for image in images]
     out = [np.empty((grid.height, grid.width), np.float32) for _ in images]
     for row in grid.row_numbers():
         part = slice(row * grid.columns, (row + 1) * grid.columns)
-        for image, stamp, result in zip(padded, stamps, out, strict=True):
+        for image, stamp, result in zip(images, stamps, out, strict=True):
             grid.put(result, row, grid.windows(image, row) * grid.kernels(stamp[part]))
     return out

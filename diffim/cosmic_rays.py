@@ -18,32 +18,48 @@ ITERATIONS = 4
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _search(image: Any, sigma: Any, allowed: Any, out: Any, ratios: Any, least: float) -> int:
+def _value(image: Any, good: Any, out: Any, y: int, x: int) -> float:
+    return float(image[y, x]) if good[y, x] and not out[y, x] else 0.0
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _outshines(image: Any, known: Any, y: int, x: int) -> bool:
+    """Whether the pixel is twice as bright as the brightest known one of the 3x3."""
+    most = 0.0
+    for j in range(-1, 2):
+        for i in range(-1, 2):
+            k = float(known[y + j, x + i])
+            most = k if k > most else most  # NaN is never larger
+    return bool(float(image[y, x]) > 2 * most)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _search(image: Any, variance: Any, good: Any, known: Any, out: Any, ratios: Any, least: float) -> int:
     """Mark pixels for which a pair of opposite neighbours is too faint for a PSF; marked neighbours count as zero."""
     height, width = image.shape
     found = 0
     for y in range(1, height - 1):
         for x in range(1, width - 1):
-            s = sigma[y, x]
-            p = image[y, x]
-            if out[y, x] or not allowed[y, x] or not p > least * s:
+            p, v = float(image[y, x]), float(variance[y, x])
+            if not (p > 0 and p * p > least * least * v) or out[y, x] or not good[y, x]:
                 continue
             near = False
             for j in range(-1, 2):
                 for i in range(-1, 2):
                     if out[y + j, x + i]:
                         near = True
-            if not near and not p > MIN_SIGMA * s:
+            if not near and not p * p > MIN_SIGMA * MIN_SIGMA * v:
                 continue
-            sharp = (p - 1.0 * s) * SHARPNESS
+            sharp = (p - 1.0 * math.sqrt(v)) * SHARPNESS
             for k in range(4):
                 dy, dx = (0, 1) if k == 0 else (1, 0) if k == 1 else (1, 1) if k == 2 else (1, -1)
-                a = 0.0 if out[y + dy, x + dx] else image[y + dy, x + dx]
-                b = 0.0 if out[y - dy, x - dx] else image[y - dy, x - dx]
-                noise = 0.5 * math.sqrt(sigma[y + dy, x + dx] ** 2 + sigma[y - dy, x - dx] ** 2)
-                if 0.5 * (a + b) + NEIGHBOUR_SIGMA * noise < ratios[k] * sharp:
-                    out[y, x] = True
-                    found += 1
+                a, b = _value(image, good, out, y + dy, x + dx), _value(image, good, out, y - dy, x - dx)
+                va = float(variance[y + dy, x + dx]) if good[y + dy, x + dx] else v
+                vb = float(variance[y - dy, x - dx]) if good[y - dy, x - dx] else v
+                if 0.5 * (a + b) + NEIGHBOUR_SIGMA * 0.5 * math.sqrt(va + vb) < ratios[k] * sharp:
+                    if known.shape[0] == 0 or _outshines(image, known, y, x):
+                        out[y, x] = True
+                        found += 1
                     break
     return found
 
@@ -81,15 +97,13 @@ def find_cosmic_rays(
     psf
         Its PSF: what is sharper is no source.
     known_light
-        What a template has there, in the image's units: a pixel must be twice as bright to be a cosmic ray (the cores
-        of undersampled stars are sharp too).
+        What a template has there, in the image's units: a pixel must be twice as bright as the brightest of the 3x3 to
+        be a cosmic ray (the cores of undersampled stars are sharp too).
     """
-    sigma = np.sqrt(np.where(good, variance, np.float32(1))).astype(np.float32)
-    data = np.where(good, image, 0).astype(np.float32)
     out = np.zeros(image.shape, dtype=np.bool_)
     ratios = neighbour_ratios(psf)
-    allowed = good if known_light is None else good & (data > 2 * known_light)
+    known = np.zeros((0, 0), np.float32) if known_light is None else known_light
     for step in range(ITERATIONS):
-        if not _search(data, sigma, allowed, out, ratios, MIN_SIGMA if step == 0 else 3.0):
+        if not _search(image, variance, good, known, out, ratios, MIN_SIGMA if step == 0 else 3.0):
             break
     return out

@@ -74,4 +74,5 @@ class SpatialKernel:
         matrix = np.zeros((self.background_order + 1, self.background_order + 1))
         for c, (i, j) in zip(self.background, chebyshev_orders(self.background_order), strict=True):
             matrix[j, i] = c
-        return np.asarray(chebyshev.chebgrid2d(v, u, matrix), dtype=np.float32)
+        rows, columns = chebyshev.chebvander(v, self.background_order), chebyshev.chebvander(u, self.background_order)
+        return np.asarray((rows @ matrix).astype(np.float32) @ columns.T.astype(np.float32))

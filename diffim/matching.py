@@ -24,7 +24,7 @@ __all__ = ["Matched", "StarResiduals", "match_and_subtract", "star_residuals"]
 PSF_CELLS = 6
 WIDE_KERNEL = 31  # px: room for the wings; smaller where stars with clean stamps of that size are few
 ENOUGH_FOR_WINGS = 40
-WHITE = 0.05  # correlation of neighbouring sky pixels
+WHITE = 0.1  # correlation of neighbouring sky pixels; faint sources make up to 0.06, resampling 0.2 and more
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,11 @@ def match_and_subtract(
     broader = (image, np.where(usable, variance, infinite))
     if convolved == "convolveScience":
         sharper, broader, ratio = broader, sharper, 1 / ratio
+    white = abs(sky_correlation(*sharper)) < WHITE
     fit = fit_kernel(
         sharper[0], broader[0], sharper[1], broader[1], x, y, basis, science.bbox, template.origin,
         kernel_order=kernel_order, background_order=background_order, min_stars=min_stars, flux_ratio=ratio,
-        white_noise=abs(sky_correlation(*sharper)) < WHITE,
+        white_noise=white,
     )  # fmt: skip
     background = fit.kernel.background_image(template.bbox) if subtract_background else np.float32(0)
     good = usable & t_good
@@ -112,7 +113,8 @@ def match_and_subtract(
         filled = np.where(usable, image, fill).astype(np.float32)
         arrays = ((t_image - background).astype(np.float32), t_var, filled, variance)
         norm, sign = fit.kernel.kernel_sum, -1.0
-    excess = excess_power(*arrays, fit.kernel, template.origin, good) if decorrelate else None
+    white = white and abs(sky_correlation(*broader)) < WHITE
+    excess = excess_power(*arrays, fit.kernel, template.origin, good) if decorrelate and not white else None
     done = subtract_arrays(*arrays, fit.kernel, template.origin, decorrelate=decorrelate, good=good, excess=excess)
     difference, matched = _assemble(science, template, fit, done, convolved, norm, sign)
     return Matched(difference, matched, fit, convolved)

@@ -58,12 +58,12 @@ def prepare_masks(science: Exposure, template: Exposure) -> None:
 
 
 def known_light(image: Exposure, template: Exposure) -> NDArray[np.float32]:
-    """Return the brightest template pixel of each 3x3, in the units of the image."""
-    part = np.nan_to_num(template.cutout(*image.bbox).image)
+    """Return the template on the image's box, in the units of the image."""
     ratio = 1.0
     if image.photo_calib is not None and template.photo_calib is not None:
         ratio = template.photo_calib.mean / image.photo_calib.mean
-    return np.asarray(cv2.dilate(part, np.ones((3, 3), np.uint8)) * np.float32(ratio), dtype=np.float32)
+    part = template.cutout(*image.bbox).image
+    return part if ratio == 1.0 else np.asarray(part * np.float32(ratio), np.float32)
 
 
 def scale_variance(exposure: Exposure, limit: float = 10.0) -> float:
@@ -75,12 +75,13 @@ def scale_variance(exposure: Exposure, limit: float = 10.0) -> float:
         Even the image's own scatter asks for more than `limit`.
     """
     good = exposure.good("DETECTED", "DETECTED_NEGATIVE", "BAD", "SAT", "INTRP", "CR")
-    if good.sum() < 2:
+    if np.count_nonzero(good) < 2:
         return 1.0
-    step = max(1, exposure.image.size // 1_000_000)
-    level = estimate_background(exposure.image, ~good, 32).level
-    rest = (exposure.image - level)[good][::step]
-    sigma2 = exposure.variance[good][::step]
+    step = max(1, int(np.sqrt(exposure.image.size / 1_000_000)))
+    part = (slice(None, None, step), slice(None, None, step))
+    image, usable = exposure.image[part], good[part]
+    level = estimate_background(image, ~usable, 64 // step).level
+    rest, sigma2 = (image - level)[usable], exposure.variance[part][usable]
     sky = sigma2 < 2 * np.median(sigma2)  # objects are not known yet: leave out pixels that their light makes noisy
     rest, sigma2 = rest[sky], sigma2[sky]
 

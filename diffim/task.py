@@ -222,9 +222,13 @@ class ImageDifferenceTask(AlertTask):
         """Take a mesh background off, with whatever stands out left out of the estimate."""
         bad = ~difference.good("BAD", "EDGE", "SAT", "SUSPECT", "CR")
         with np.errstate(invalid="ignore"):
-            bad |= np.abs(difference.image) > 3 * np.sqrt(difference.variance)
-        level = estimate_background(difference.image, bad, self.config.backgroundMesh).level
-        difference.image -= np.where(difference.flagged("NO_DATA"), 0, level)
+            bad |= difference.image**2 > 9 * difference.variance
+        mesh = self.config.backgroundMesh
+        level = estimate_background(
+            difference.image, bad, mesh, stride=2 if min(difference.image.shape) >= 1024 else 1
+        ).level
+        level[difference.flagged("NO_DATA")] = 0
+        difference.image -= level
 
     def _detect(
         self,

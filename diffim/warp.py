@@ -3,12 +3,14 @@
 import math
 from typing import Any
 
+import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from exposure import Exposure, SkyWcs
 from exposure.mask import plane_bits
+from exposure.threads import in_bands
 
 __all__ = ["position_grid", "warp_exposure"]
 
@@ -43,13 +45,14 @@ def position_grid(target: SkyWcs, box: Box, source: SkyWcs) -> tuple[NDArray[np.
 
 @numba.njit(cache=True, nogil=True, parallel=False, fastmath=False)  # type: ignore[untyped-decorator]
 def _resample(
-    image: Any, variance: Any, mask: Any, gx: Any, gy: Any, table: Any, scale: float, no_data: int, image_out: Any,
-    variance_out: Any, mask_out: Any,
+    image: Any, variance: Any, mask: Any, marked: Any, gx: Any, gy: Any, table: Any, scale: float, no_data: int,
+    image_out: Any, variance_out: Any, mask_out: Any, first: int, last: int,
 ) -> None:  # fmt: skip
     height, width = image.shape
-    out_h, out_w = image_out.shape
+    out_w = image_out.shape[1]
+    square = np.float32(scale * scale)
     taps = 2 * A
-    for j in range(out_h):
+    for j in range(first, last):
         cell_j, fj = j // GRID, (j % GRID) / GRID
         for i in range(out_w):
             cell_i, fi = i // GRID, (i % GRID) / GRID
@@ -66,6 +69,21 @@ def _resample(
             ix, iy = int(math.floor(x)), int(math.floor(y))  # noqa: RUF046 (numba's floor gives a float)
             rx = int((x - ix) * (table.shape[0] - 1) + 0.5)
             ry = int((y - iy) * (table.shape[0] - 1) + 0.5)
+            if A - 1 <= ix < width - A and A - 1 <= iy < height - A and not marked[iy, ix]:
+                # nothing marked within reach: the weights sum to 1
+                value = spread = np.float32(0)
+                for q in range(taps):
+                    row = row2 = np.float32(0)
+                    wy = table[ry, q]
+                    for p in range(taps):
+                        wx = table[rx, p]
+                        row += wx * image[iy - A + 1 + q, ix - A + 1 + p]
+                        row2 += wx * wx * variance[iy - A + 1 + q, ix - A + 1 + p]
+                    value += wy * row
+                    spread += wy * wy * row2
+                image_out[j, i] = np.float32(scale) * value
+                variance_out[j, i] = square * spread
+                continue
             total = weight = var = 0.0
             bits = 0
             for q in range(taps):
@@ -118,7 +136,15 @@ def warp_exposure(source: Exposure, target: SkyWcs, box: Box, flux_scale: float 
     no_data = plane_bits(["NO_DATA"])
     empty = ~(np.isfinite(source.image) & np.isfinite(source.variance))
     in_mask = np.where(empty, source.mask | np.int32(no_data), source.mask)
-    _resample(source.image, source.variance, in_mask, gx, gy, _TABLE, scale, no_data, image, variance, mask)
+    # pixel (y, x) of `marked`: whether any mask bit is set in the window of taps that starts at (y - A + 1, x - A + 1)
+    window = np.ones((2 * A, 2 * A), np.uint8)
+    marked = cv2.dilate((in_mask != 0).astype(np.uint8), window, anchor=(A - 1, A - 1)) > 0
+    planes = (source.image, source.variance, in_mask, marked)
+
+    def band(first: int, last: int) -> None:
+        _resample(*planes, gx, gy, _TABLE, scale, no_data, image, variance, mask, first, last)
+
+    in_bands(band, height)
     return Exposure(
         image, variance, mask, origin=(x0, y0), wcs=target, visit_info=source.visit_info, band=source.band,
         physical_filter=source.physical_filter,

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exposure.apcorr import ApCorrMap
 from exposure.errors import WcsMissing
-from exposure.mask import plane_bits
+from exposure.mask import plane_bits, usable_pixels
 from exposure.photocalib import PhotoCalib
 from exposure.psf import Psf
 from exposure.visitinfo import VisitInfo
@@ -84,8 +84,7 @@ class Exposure:
 
     def good(self, *excluded: str) -> NDArray[np.bool_]:
         """Return the good pixels: finite, positive variance, none of `excluded` (``NO_DATA`` always) set."""
-        finite = np.isfinite(self.image) & np.isfinite(self.variance) & (self.variance > 0)
-        return np.asarray(finite & ~self.flagged("NO_DATA", *excluded))
+        return usable_pixels(self.image, self.variance, self.mask, plane_bits(["NO_DATA", *excluded]))
 
     def contains(self, x: ArrayLike, y: ArrayLike, margin: float = 0.0) -> NDArray[np.bool_]:
         """Return whether positions lie inside the box grown by `margin`; edges at pixel centres +-0.5, NaN outside."""

@@ -6,11 +6,15 @@ and positive, and none of the planes that the step excludes is set. NaN pixels c
 
 from collections.abc import Iterable
 from types import MappingProxyType
+from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PLANES", "plane_bits", "remap"]
+from exposure.threads import in_bands
+
+__all__ = ["PLANES", "plane_bits", "remap", "usable_pixels"]
 
 _NAMES = (
     "BAD", "SAT", "INTRP", "CR", "EDGE", "DETECTED", "DETECTED_NEGATIVE", "SUSPECT", "NO_DATA", "NOT_DEBLENDED",
@@ -34,4 +38,21 @@ def remap(mask: NDArray[np.integer], names: dict[str, int]) -> NDArray[np.int32]
     for name, bit in names.items():
         if name in PLANES:
             out |= ((mask >> bit) & 1).astype(np.int32) << PLANES[name]
+    return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _usable(image: Any, variance: Any, mask: Any, bits: int, out: Any, first: int, last: int) -> None:
+    for y in range(first, last):
+        for x in range(image.shape[1]):
+            v = variance[y, x]
+            out[y, x] = np.isfinite(image[y, x]) and v > 0 and v < np.inf and (mask[y, x] & bits) == 0
+
+
+def usable_pixels(
+    image: NDArray[np.float32], variance: NDArray[np.float32], mask: NDArray[np.int32], bits: int
+) -> NDArray[np.bool_]:
+    """Return the pixels that are good by the rule above, with the planes of `bits` excluded."""
+    out = np.empty(image.shape, np.bool_)
+    in_bands(lambda first, last: _usable(image, variance, mask, np.int32(bits), out, first, last), image.shape[0])
     return out
