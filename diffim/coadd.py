@@ -90,11 +90,7 @@ def _combine(tile: Tile, warped: list[Exposure], weights: NDArray[np.float64], p
 
 def _outliers(stack: NDArray[np.float32], use: NDArray[np.bool_], warped: list[Exposure]) -> NDArray[np.bool_]:
     """Where a pixel stands out of the stack: cosmic rays, asteroids, satellites; stars of varying seeing stay."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        middle = np.nanmedian(np.where(use, stack, np.nan), axis=0)
+    middle = _median(stack, use)
     light = cv2.dilate(np.nan_to_num(middle).astype(np.float32), np.ones((3, 3), np.uint8))
     out = np.zeros(stack.shape, dtype=bool)
     for k, part in enumerate(warped):
@@ -103,3 +99,13 @@ def _outliers(stack: NDArray[np.float32], use: NDArray[np.bool_], warped: list[E
             odd = np.abs(stack[k] - middle) > limit
         out[k] = cv2.dilate(odd.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0  # with the wings of a track
     return out
+
+
+def _median(stack: NDArray[np.float32], use: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the median of the used values of each pixel, NaN where none is."""
+    ordered = np.sort(np.where(use, stack, np.float32(np.inf)), axis=0)
+    n = use.sum(axis=0)
+    low, high = np.maximum((n - 1) // 2, 0)[None], np.minimum(n // 2, len(stack) - 1)[None]
+    middle = 0.5 * (np.take_along_axis(ordered, low, 0)[0] + np.take_along_axis(ordered, high, 0)[0])
+    middle[n == 0] = np.nan
+    return np.asarray(middle, np.float32)

@@ -160,28 +160,17 @@ def _spread(able: pd.DataFrame, science: Exposure, maximum: int) -> pd.DataFrame
     return taken.sort_values(["snr", "x"], ascending=[False, True]).reset_index(drop=True)
 
 
-def grow(where: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+def grow(where: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
     """Return `where` grown by a disc."""
     if radius <= 0 or not where.any():
         return where
-    g = np.arange(-radius, radius + 1)
-    disc = ((g[:, None] ** 2 + g[None, :] ** 2) <= radius**2 + 0.5).astype(np.uint8)
-    return np.asarray(cv2.dilate(where.astype(np.uint8), disc) > 0)
+    distance = cv2.distanceTransform((~where).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    return np.asarray(distance <= radius + 0.25)
 
 
-def mark_saturated_haloes(exposure: Exposure, fwhm: float) -> None:
-    """Set SUSPECT around saturated stars, further out for larger ones: a kernel of finite size leaves rings there."""
-    saturated = exposure.flagged("SAT", "SAT_TEMPLATE").astype(np.uint8)
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(saturated, connectivity=8)
-    if n <= 1:
-        return
-    area = stats[1:, cv2.CC_STAT_AREA]
-    radius = np.minimum((2.5 * fwhm + 1.5 * np.sqrt(area)).astype(int), 80)
-    halo = np.zeros(saturated.shape, dtype=bool)
-    for step in np.unique(radius // 4):  # one growth for all stars of similar size
-        members = np.flatnonzero(radius // 4 == step) + 1
-        halo |= grow(np.isin(labels, members), int(4 * step + 4))
-    exposure.set_plane("SUSPECT", halo)
+def mark_saturated_haloes(exposure: Exposure, radius: float) -> None:
+    """Set SUSPECT within `radius` px of saturated pixels: a kernel of finite size leaves rings there."""
+    exposure.set_plane("SUSPECT", grow(exposure.flagged("SAT", "SAT_TEMPLATE"), radius))
 
 
 def padded(science: Exposure, template: Exposure) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:

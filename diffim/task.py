@@ -191,6 +191,7 @@ class ImageDifferenceTask(AlertTask):
 
     def _subtract(self, science: Exposure, template: Exposure, sources: pd.DataFrame, result: Struct) -> None:
         c = self.config
+        assert science.psf is not None
         done = matching.match_and_subtract(
             science, template, sources, mode=c.mode, kernel_size=c.kernelSize, kernel_order=c.spatialKernelOrder,
             background_order=c.spatialBgOrder, decorrelate=c.doDecorrelation, min_stars=c.minKernelSources,
@@ -211,6 +212,7 @@ class ImageDifferenceTask(AlertTask):
                 visit=science.key[0], detector=science.key[1],
             )  # fmt: skip
         difference = done.difference
+        prepare.mark_saturated_haloes(difference, fit.kernel.size // 2 + matching.psf_fwhm(science.psf, science.bbox))
         if c.doSubtractBackground:
             self._flatten(difference)
         if c.doScaleDiffimVariance:
@@ -239,9 +241,7 @@ class ImageDifferenceTask(AlertTask):
         factory: IdFactory | IdGenerator | None,
     ) -> None:
         difference = result.subtractedExposure
-        fwhm = matching.psf_fwhm(difference.psf, difference.bbox)
         with self.step("detect"):
-            prepare.mark_saturated_haloes(difference, fwhm)
             if self.config.doFindCosmicRays:
                 self._mark_cosmic_rays(difference, template, "cosmic_ray_count")
             found = self._significant(difference, sources, result)

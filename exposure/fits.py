@@ -34,7 +34,16 @@ from exposure.instrument import Instrument, load_instrument
 from exposure.mask import PLANES, remap
 from exposure.wcs import SkyWcs
 
-__all__ = ["MAX_PIXELS", "open_fits", "read_exposure", "read_header", "read_image", "read_wcs", "write_exposure"]
+__all__ = [
+    "MAX_PIXELS",
+    "open_fits",
+    "read_exposure",
+    "read_header",
+    "read_image",
+    "read_planes",
+    "read_wcs",
+    "write_exposure",
+]
 
 LAYOUT = 1
 MAX_PIXELS = 1 << 28  # 16k x 16k: a header that promises more is refused before any data are read
@@ -143,6 +152,16 @@ def read_exposure(path: "str | PathLike[str]", instrument: str | Instrument | No
         from exposure.plain import read_plain
 
         return read_plain(hdus, rules, Path(path).name)
+
+
+def read_planes(path: "str | PathLike[str]", rules: Instrument) -> Exposure:
+    """Read the pixel planes of any file; see `exposure.plain.read_planes` (our own layout is read whole)."""
+    from exposure import plain
+
+    with open_fits(path) as hdus:
+        if "ALERTPRD" in hdus[0].header:
+            return _read_native(hdus)
+        return plain.read_planes(hdus, rules, Path(path).name)
 
 
 def _read_native(hdus: fits.HDUList) -> Exposure:

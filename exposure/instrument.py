@@ -93,6 +93,7 @@ class Planes(BaseModel):
     image: int | str = 0
     mask: int | str | None = None
     variance: int | str | None = None
+    psf: int | str | None = None
 
 
 class IdSizes(BaseModel):

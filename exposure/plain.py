@@ -6,12 +6,13 @@ from numpy.typing import NDArray
 
 from exposure.errors import BadPixels
 from exposure.exposure import Exposure
+from exposure.fits_parts import read_psf, read_visit_info
 from exposure.instrument import HeaderRule, Instrument, visit_from_mjd
 from exposure.mask import remap
 from exposure.visitinfo import VisitInfo
 from exposure.wcs import SkyWcs
 
-__all__ = ["header_visit_info", "read_plain"]
+__all__ = ["header_visit_info", "read_plain", "read_planes"]
 
 
 def read_plain(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
@@ -43,10 +44,47 @@ def read_plain(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
     return exposure
 
 
+def read_planes(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
+    """Return the pixels of a file with whatever else it has: planes that are absent stay empty, no card is needed.
+
+    The image is the HDU that the instrument names, else the first with two dimensions; a WCS is taken where there is one.
+
+    Raises
+    ------
+    BadPixels
+        No finite pixel, or planes of different shapes.
+    FitsUnreadable
+        No image at all.
+    """
+    from exposure.fits import read_image
+
+    present = {h.name for h in hdus} | set(range(len(hdus)))
+    first = next((k for k, h in enumerate(hdus) if h.header.get("NAXIS") == 2 or "ZIMAGE" in h.header), 0)
+    where = rules.planes.image if rules.planes.image in present else first
+    image = read_image(hdus, where)
+    if not np.isfinite(image).any():
+        raise BadPixels(f"{name} holds no finite pixel")
+    variance, mask = np.full_like(image, np.nan), np.zeros(image.shape, dtype=np.int32)
+    if rules.planes.variance in present and rules.planes.variance is not None:
+        variance = read_image(hdus, rules.planes.variance)
+    if rules.planes.mask in present and rules.planes.mask is not None:
+        hdu = hdus[rules.planes.mask]
+        named = {key[3:]: int(value) for key, value in hdu.header.items() if key.startswith("MP_")}
+        mask = remap(np.asarray(hdu.data).astype(np.int64), rules.mask_bits | named)
+    for plane, data in (("variance", variance), ("mask", mask)):
+        if data.shape != image.shape:
+            raise BadPixels(f"the {plane} of {name} has shape {data.shape}, its image {image.shape}")
+    header = _merged_header(hdus, where)
+    exposure = Exposure(image, variance, mask, wcs=SkyWcs.from_header(header) if "CTYPE1" in header else None)
+    if rules.planes.psf in present and rules.planes.psf is not None:
+        exposure.psf = read_psf(hdus[rules.planes.psf], exposure.bbox)
+    exposure.metadata = {"gain": rules.gain.number(header), "readNoise": rules.read_noise.number(header)}
+    _mark(exposure, rules.saturation.number(header) if rules.saturation is not None else None, rules.bad_edge)
+    return exposure
+
+
 def header_visit_info(hdus: fits.HDUList, rules: Instrument) -> VisitInfo:
     """Return visit, detector and times from the headers alone (our layout or a plain image)."""
-    from exposure.fits_parts import read_visit_info
-
     native = read_visit_info(hdus[0].header) if "ALERTPRD" in hdus[0].header else None
     return native or _visit_info(_merged_header(hdus, rules.planes.image), rules)
 

@@ -155,6 +155,46 @@ def config() -> None:
     print(json.dumps(Settings().masked(), indent=1))  # type: ignore[call-arg]
 
 
+@app.command()
+def diff(
+    science: Annotated[Path, typer.Argument(help="FITS image")],
+    template: Annotated[Path, typer.Argument(help="FITS image to subtract")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="difference: IMAGE, VARIANCE, MASK, PSF")],
+    instrument: Annotated[str, typer.Option(help="instrument name or file: which HDU holds which plane")] = "generic",
+    registered: Annotated[bool, typer.Option(help="the two are on one pixel grid; no WCS is needed")] = False,
+    mode: Annotated[str, typer.Option(help="auto, convolveTemplate or convolveScience")] = "auto",
+    sources: Annotated[Path | None, typer.Option(help="detect, measure, and write this Parquet table")] = None,
+    score: Annotated[Path | None, typer.Option(help="write the significance of a point source at every pixel")] = None,
+    plots: Annotated[Path | None, typer.Option(help="folder for pictures of the subtraction")] = None,
+    as_json: Json = False,
+) -> None:
+    """Subtract one image from another: the algorithm alone."""
+    from exposure import load_instrument
+    from service.diff import difference_files
+
+    made = difference_files(
+        science, template, load_instrument(instrument), registered=registered, mode=mode, score=score is not None,
+        sources=sources is not None or plots is not None,
+    )  # fmt: skip
+    made.exposure.write_fits(output)
+    if score is not None and made.score is not None:
+        made.score.write_fits(score)
+    if sources is not None and made.sources is not None:
+        made.sources.to_parquet(sources)
+    if plots is not None:
+        from service.diff_picture import draw_difference
+
+        made.report["plots"] = [str(p) for p in draw_difference(made, plots)]
+    if as_json:
+        print(json.dumps(made.report))
+        return
+    r = made.report
+    print(
+        f"{r['convolved']}: {r['nKernelUsed']} of {r['nKernelCandidates']} stars, residual/sigma {r['kernelResidualRms']:.2f}, "
+        f"{sum(r['seconds'].values()):.1f} s" + (f", {r['nDiaSources']} sources" if "nDiaSources" in r else "")
+    )
+
+
 @template_app.command("build")
 def template_build(
     frames: Annotated[list[Path], typer.Argument(help="FITS frames")],

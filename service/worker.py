@@ -27,6 +27,7 @@ class _Job:
     def __init__(self, settings: Settings) -> None:
         environment = {**os.environ, **settings.environment(), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
         environment |= {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        environment.setdefault("ALERTPROD_THREADS", "1")  # the other cores have jobs of their own
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service.job"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=environment, bufsize=1,

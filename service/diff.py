@@ -1,0 +1,146 @@
+"""The algorithm alone: subtract one FITS image from another, without database, broker or calibration."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from calibration.noise import fill_variance, subtract_background
+from calibration.psf_model import fit_psf
+from calibration.stars import bright_stars, detect_sources, select_stars
+from diffim import ImageDifferenceTask
+from diffim.detect import significance
+from diffim.errors import MismatchError
+from diffim.warp import warp_exposure
+from exposure import Exposure, Instrument, PhotoCalib, SkyWcs, estimate_background
+from exposure.fits import read_planes
+from tasks import make_task
+
+__all__ = ["Difference", "difference_files"]
+
+BORDER = 40
+MESH = 256
+ENOUGH_STARS = 100  # bright ones; where there are fewer, faint ones are searched too
+_REPORTED = (
+    "convolved", "kernelOrder", "nKernelCandidates", "nKernelUsed", "kernelResidualRms", "spatialKernelSum",
+    "ALKernelSize", "scaleScienceVarianceFactor", "scaleTemplateVarianceFactor",
+    "scaleDiffimVarianceFactor", "templateCoveragePercent", "nDiaSources",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference, its significance image and sources where asked for, numbers of the fit and seconds per step."""
+
+    exposure: Exposure
+    score: Exposure | None
+    sources: pd.DataFrame | None
+    report: dict[str, Any]
+
+
+def difference_files(
+    science: Path, template: Path, rules: Instrument, *, registered: bool = False, mode: str = "auto",
+    score: bool = False, sources: bool = False,
+) -> Difference:  # fmt: skip
+    """Subtract `template` from `science`.
+
+    Parameters
+    ----------
+    rules
+        The instrument whose file says which HDU holds which plane.
+    registered
+        The two are on one pixel grid already and need no WCS.
+    mode
+        ``auto``, ``convolveTemplate`` or ``convolveScience``.
+    score, sources
+        Make the significance image; detect and measure.
+
+    Raises
+    ------
+    MismatchError, WcsMissing
+        The two do not fit together: the message says what to do.
+    """
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    new, old = _open(science, rules), _open(template, rules)
+    _flatten(new, rules)
+    new_stars = _stars(new, rules)
+    if registered:
+        if new.image.shape != old.image.shape:
+            raise MismatchError(f"registered images must have one shape, got {new.image.shape} and {old.image.shape}")
+        _flatten(old, rules)
+        x, y = new.width / 2, new.height / 2
+        new.wcs = old.wcs = SkyWcs.tan((x, y), (0.0, 0.0), rules.pixel_scale / 3600 * np.array([[-1.0, 0], [0, 1.0]]))
+    else:
+        old = _warped(new, old, rules)
+    if old.psf is None:
+        _stars(old, rules)
+    seconds["prepare"] = round(time.perf_counter() - start, 3)
+    start = time.perf_counter()
+    overrides = {**(rules.task_config.get("ImageDifferenceTask") or {}), "doDetection": sources}
+    if mode != "auto":
+        overrides["mode"] = mode
+    task = make_task(ImageDifferenceTask, overrides)
+    result = task.run(new, new_stars, old)
+    difference = result.subtractedExposure
+    seconds["difference"] = round(time.perf_counter() - start, 3)
+    report = {key: task.metadata[key] for key in _REPORTED if key in task.metadata}
+    image = _score(difference, result.matchedExposure) if score else None
+    # what was detected is no property of the pixels: the mask of the file says which are unusable
+    difference.clear_planes("DETECTED", "DETECTED_NEGATIVE")
+    return Difference(difference, image, result.diaSources, report | {"seconds": seconds})
+
+
+def _open(path: Path, rules: Instrument) -> Exposure:
+    exposure = read_planes(path, rules)
+    exposure.band = exposure.band or "r"
+    exposure.photo_calib = None
+    return exposure
+
+
+def _flatten(exposure: Exposure, rules: Instrument) -> None:
+    """Subtract the sky; fill in the variance where the file has none."""
+    if not np.isfinite(exposure.variance).any():
+        rms = subtract_background(exposure, MESH)
+        fill_variance(exposure, rms, rules.model_copy(update={"variance": "empirical"}))
+        return
+    stride = 4 if min(exposure.image.shape) >= 1024 else 1
+    exposure.image -= estimate_background(exposure.image, ~exposure.good("SAT", "BAD"), MESH, stride=stride).level
+
+
+def _stars(exposure: Exposure, rules: Instrument) -> pd.DataFrame:
+    """Return the sources that may be kernel stars; the PSF is measured on them where the file has none."""
+    stars = bright_stars(exposure)
+    if len(stars) < ENOUGH_STARS:
+        stars = detect_sources(exposure)
+    stars["star"] = select_stars(stars)
+    stars["psfFlux"] = stars.apFlux
+    if exposure.psf is None:
+        exposure.psf = fit_psf(exposure, stars, rules.characterize.psf_order).psf
+    return stars
+
+
+def _warped(science: Exposure, template: Exposure, rules: Instrument) -> Exposure:
+    """Put the template on the pixels of the image, with a border for the kernel, and measure its PSF there."""
+    wcs = science.require_wcs()
+    template.require_wcs()
+    x0, y0, width, height = science.bbox
+    warped = warp_exposure(template, wcs, (x0 - BORDER, y0 - BORDER, width + 2 * BORDER, height + 2 * BORDER))
+    warped.band = science.band
+    _flatten(warped, rules)
+    warped.psf = None
+    return warped
+
+
+def _score(difference: Exposure, matched: Any) -> Exposure:
+    """Return the significance of a point source at every pixel: matched filter over its noise."""
+    assert difference.psf is not None
+    good = difference.good("BAD", "SAT", "CR")
+    s = significance(difference.image, difference.variance, good, difference.psf, difference.origin, matched)
+    return Exposure(
+        s.image, np.ones_like(s.image), difference.mask.copy(), origin=difference.origin, wcs=difference.wcs,
+        band=difference.band, photo_calib=PhotoCalib(1.0),
+    )  # fmt: skip
