@@ -65,8 +65,7 @@ def test_survey_is_complete_pure_and_unbiased(verdict):
     pull = (t.psfFlux - t.trueFlux) / t.psfFluxErr
     faint = pull[(t.snr < 20) & (t.snr > 7)]
     assert len(faint) >= 40
-    assert 1.4826 * np.median(np.abs(faint - np.median(faint))) == pytest.approx(1.0, abs=0.3)
-    print(len(faint), 1.4826 * np.median(np.abs(faint - np.median(faint))), faint.std(), np.median(faint))
+    assert 1.4826 * np.median(np.abs(faint - np.median(faint))) == pytest.approx(1.0, abs=0.2)  # n = 67: +-0.09
     bright = t[t.snr > 15]
     ratio = bright.psfFlux / bright.trueFlux
     weight = (bright.trueFlux / bright.psfFluxErr) ** 2
@@ -77,7 +76,7 @@ def test_survey_is_complete_pure_and_unbiased(verdict):
         ratio.std() / np.sqrt(len(ratio)),
         np.sqrt(1 / np.sum(weight)),
     )
-    assert np.average(ratio, weights=weight) == pytest.approx(1.0, abs=0.02)
+    assert np.average(ratio, weights=weight) == pytest.approx(1.0, abs=0.01)
     solar = matched[matched.trueKind == "asteroid"]
     if len(solar):
         assert solar.isSolar.mean() > 0.8  # known bodies found no objects
