@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import sep
 from numpy.typing import NDArray
@@ -40,6 +39,8 @@ def estimate_background(
         Use every n-th pixel of every n-th row only: enough for large cells, and cheap.
     """
     if stride > 1:
+        import cv2  # the API process, which has no images, does not load it
+
         part = None if bad is None else bad[::stride, ::stride]
         coarse = estimate_background(image[::stride, ::stride], part, max(mesh // stride, 8), filter_size)
         size = (image.shape[1], image.shape[0])
