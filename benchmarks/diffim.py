@@ -1,0 +1,158 @@
+"""Speed and quality of differencing on pairs with truth: ``python -m benchmarks.diffim [--size 4096] [--seeds 1] [--json]``.
+
+One object per case and seed. Times are of a warm process (the first run, which compiles, is left out). With
+``--hotpants BINARY`` that program runs on the same pixels.
+
+residual_A_B   std of D / sigma where the static sky has a per-pixel S/N of A to B, over that on empty sky; 1 = photon noise
+completeness   of transients of optimal S/N 5-10 and 10-20, after flags;  false: detections without a transient, after flags
+bias, pull     forced PSF fluxes at the true positions: median of flux / truth - 1 at S/N > 20, robust std of the pulls below
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from astropy.io import fits
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from benchmarks.pairs import Pair, make_pair
+from calibration.stars import bright_stars, select_stars
+from diffim import ImageDifferenceTask
+from exposure import Exposure, estimate_background
+from exposure.photometry import forced_psf_photometry
+from tasks import make_task
+
+
+def prepared(exposure: Exposure) -> Exposure:
+    """A copy without its sky."""
+    out = exposure.copy()
+    stride = 4 if min(out.image.shape) >= 1024 else 1
+    out.image -= estimate_background(out.image, ~out.good("SAT", "BAD"), 256, stride=stride).level
+    return out
+
+
+def subtract(pair: Pair, detection: bool, repeat: int) -> tuple[Any, list[float]]:
+    """Run the task `repeat` + 1 times; returns the last result and the seconds of all runs but the first."""
+    seconds, result = [], None
+    for _ in range(repeat + 1):
+        start = time.perf_counter()
+        science, template = prepared(pair.science), prepared(pair.template)
+        stars = bright_stars(science)
+        stars["star"], stars["psfFlux"] = select_stars(stars), stars.apFlux
+        result = make_task(ImageDifferenceTask, {"doDetection": detection}).run(science, stars, template)
+        seconds.append(time.perf_counter() - start)
+    return result, seconds[1:]
+
+
+def judge(pair: Pair, difference: Exposure, sources: pd.DataFrame | None) -> dict[str, float]:
+    """Score a difference in science counts."""
+    d, v = difference.image, difference.variance
+    ok = difference.good("BAD", "SAT", "CR", "SAT_TEMPLATE", "SUSPECT")
+    ok[:30], ok[-30:], ok[:, :30], ok[:, -30:] = False, False, False, False
+    for x, y in zip(pair.truth.x.astype(int), pair.truth.y.astype(int), strict=True):
+        ok[max(y - 20, 0) : y + 21, max(x - 20, 0) : x + 21] = False
+    z = d / np.sqrt(np.maximum(v, 1e-30))
+    peak = pair.model / np.sqrt(v)
+    sky = ok & (pair.model < 1)
+    level = float(z[sky].std())
+    out = {"sky_std": level}
+    for low, high in ((5, 20), (20, 100), (100, 1e9)):
+        here = ok & (peak >= low) & (peak < high)
+        name = f"residual_{low}_{high:.0f}" if high < 1e9 else f"residual_{low}"
+        out[name] = float(z[here].std()) / level if here.sum() > 50 else float("nan")
+    both = sky[:, 1:] & sky[:, :-1]
+    out["lag1"] = float(np.mean((z[:, 1:] * z[:, :-1])[both])) / level**2
+    return out | _photometry(pair, difference) | ({} if sources is None else _detections(pair, difference, sources))
+
+
+def _optimal_snr(pair: Pair, difference: Exposure) -> NDArray[np.float64]:
+    t = pair.truth
+    assert difference.psf is not None
+    table = forced_psf_photometry(difference.image, difference.variance, difference.psf, t.x, t.y)
+    return np.asarray(t.flux / table.instFluxErr)
+
+
+def _photometry(pair: Pair, difference: Exposure) -> dict[str, float]:
+    t, psf = pair.truth, difference.psf
+    assert psf is not None
+    table = forced_psf_photometry(difference.image, difference.variance, psf, t.x, t.y)
+    snr = (t.flux / table.instFluxErr).to_numpy()
+    flagged = difference.flagged("BAD", "SAT", "CR", "SAT_TEMPLATE", "SUSPECT")
+    clean = ~flagged[t.y.round().astype(int), t.x.round().astype(int)]
+    ratio, pull = (table.instFlux / t.flux).to_numpy() - 1, ((table.instFlux - t.flux) / table.instFluxErr).to_numpy()
+    bright, faint = clean & (snr > 20), clean & (snr < 20)
+    spread = 1.4826 * np.median(np.abs(pull[faint] - np.median(pull[faint])))
+    return {"bias": float(np.median(ratio[bright])), "pull": float(spread)}
+
+
+def _detections(pair: Pair, difference: Exposure, sources: pd.DataFrame) -> dict[str, float]:
+    t, snr = pair.truth, _optimal_snr(pair, difference)
+    good = sources[~(sources.pixelFlags_suspect | sources.pixelFlags_crCenter | sources.pixelFlags_badCenter)]
+    tree = cKDTree(good[["x", "y"]])
+    seen = tree.query(t[["x", "y"]], distance_upper_bound=3.0)[0] < 3
+    false = cKDTree(t[["x", "y"]]).query(good[["x", "y"]])[0] > 5
+    out = {"false": float(false.sum())}
+    for low, high in ((5, 10), (10, 20)):
+        here = (snr >= low) & (snr < high)
+        out[f"completeness_{low}_{high}"] = float(seen[here].mean()) if here.any() else float("nan")
+    return out
+
+
+def hotpants(binary: str, pair: Pair) -> tuple[dict[str, float], float]:
+    """Run hotpants on the same pixels with its usual options; returns scores and seconds of the process."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {k: Path(folder) / f"{k}.fits" for k in ("s", "t", "d", "n")}
+        fits.writeto(paths["s"], pair.science.image)
+        fits.writeto(paths["t"], pair.template.image)
+        start = time.perf_counter()
+        subprocess.run(
+            [binary, "-inim", paths["s"], "-tmplim", paths["t"], "-outim", paths["d"], "-oni", paths["n"], "-iu", "90000",
+             "-tu", "117000", "-il", "-1000", "-tl", "-1000", "-n", "i", "-r", "10", "-rss", "15", "-ko", "2", "-bgo", "1"],
+            check=True, capture_output=True, timeout=900,
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+        image, noise = (np.ascontiguousarray(fits.getdata(paths[k]), np.float32) for k in ("d", "n"))
+    made = pair.science.copy()
+    made.image, made.variance = image, noise**2
+    return judge(pair, made, None), seconds
+
+
+def main() -> None:
+    """Print one object per case and seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=4096)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--cases", default="AB")
+    parser.add_argument("--hotpants", help="binary to run on the same pixels")
+    parser.add_argument("--json", action="store_true")
+    a = parser.parse_args()
+    for case in a.cases:
+        for seed in range(1, a.seeds + 1):
+            pair = make_pair(case, a.size, seed)
+            bare, seconds = subtract(pair, False, a.repeat)
+            del bare
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            whole, all_seconds = subtract(pair, True, 1)
+            row = {"case": f"diffim_{case}", "size": a.size, "seed": seed, "subtract_s": float(np.median(seconds)),
+                   "subtract_detect_measure_s": all_seconds[0], "peak_mb": peak}  # fmt: skip
+            row |= judge(pair, whole.subtractedExposure, whole.diaSources)
+            rows = [row]
+            if a.hotpants:
+                scores, wall = hotpants(a.hotpants, pair)
+                rows.append({"case": f"hotpants_{case}", "size": a.size, "seed": seed, "subtract_s": wall, **scores})
+            for r in rows:
+                rounded = {k: round(x, 4) if isinstance(x, float) else x for k, x in r.items()}
+                print(json.dumps(rounded) if a.json else "  ".join(f"{k} {x}" for k, x in rounded.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
