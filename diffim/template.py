@@ -137,13 +137,20 @@ def _merge(science: Exposure, box: tuple[int, int, int, int], parts: Sequence[tu
     weight, image, variance = (np.zeros(shape, np.float32) for _ in range(3))
     mask = np.zeros(shape, np.int32)
     for _, tile in parts:
-        warped = warp_exposure(tile, wcs, box)
+        part = _overlap(tile, wcs, box)
+        if part is None:
+            continue
+        warped = warp_exposure(tile, wcs, part)
+        here = (
+            slice(part[1] - box[1], part[1] - box[1] + part[3]),
+            slice(part[0] - box[0], part[0] - box[0] + part[2]),
+        )
         good = warped.good()
         w = np.where(good, 1 / np.sqrt(np.where(good, warped.variance, 1)), 0).astype(np.float32)
-        weight += w
-        image += w * np.where(good, warped.image, 0)
-        variance += w * np.where(good, warped.variance, 0)
-        mask |= np.where(good, warped.mask, 0)
+        weight[here] += w
+        image[here] += w * np.where(good, warped.image, 0)
+        variance[here] += w * np.where(good, warped.variance, 0)
+        mask[here] |= np.where(good, warped.mask, 0)
     empty = weight <= 0
     with np.errstate(invalid="ignore", divide="ignore"):
         image, variance = np.where(empty, 0, image / weight), np.where(empty, 0, variance / weight)
@@ -155,6 +162,20 @@ def _merge(science: Exposure, box: tuple[int, int, int, int], parts: Sequence[tu
         image, variance, mask, origin=(box[0], box[1]), wcs=wcs, psf=psf, photo_calib=PhotoCalib(1.0),
         visit_info=science.visit_info, band=parts[0][1].band, physical_filter=science.physical_filter,
     )  # fmt: skip
+
+
+def _overlap(tile: Exposure, wcs: SkyWcs, box: tuple[int, int, int, int]) -> tuple[int, int, int, int] | None:
+    """Return the part of `box` that a tile reaches, from positions along the tile's edge; None where there is none."""
+    x0, y0, width, height = tile.bbox
+    t = np.linspace(0, 1, 9)
+    ex = np.concatenate([x0 + t * width, x0 + t * width, np.full(9, x0), np.full(9, x0 + width)])
+    ey = np.concatenate([np.full(9, y0), np.full(9, y0 + height), y0 + t * height, y0 + t * height])
+    x, y = wcs.sky_to_pixel(*tile.require_wcs().pixel_to_sky(ex, ey))
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return box  # seen from far away on the sphere: let the warp decide pixel by pixel
+    low_x, high_x = max(box[0], int(x.min()) - 2), min(box[0] + box[2], int(x.max()) + 3)
+    low_y, high_y = max(box[1], int(y.min()) - 2), min(box[1] + box[3], int(y.max()) + 3)
+    return (low_x, low_y, high_x - low_x, high_y - low_y) if low_x < high_x and low_y < high_y else None
 
 
 def build_template(

@@ -1,5 +1,6 @@
 """The demo: a simulated survey through the whole service, judged against its truth, with one picture."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def _print(states: dict[tuple[int, int], dict[str, Any]], verdict: dict[str, Any
         table.add_row(
             str(visit), str(detector), s["state"], *numbers, *(f"{seconds.get(k, np.nan):.2f}" for k in steps)
         )
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
     console.print(
         f"transients with S/N >= 10: {verdict['n_bright']} detections expected, completeness {verdict['completeness']:.3f}; "
