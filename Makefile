@@ -22,6 +22,7 @@ test: setup
 
 bench: setup
 	@$(PY) -m benchmarks.steps
+	@$(PY) -m benchmarks.diffim
 
 clean:
 	rm -rf .venv demo-output .pytest_cache .mypy_cache .ruff_cache
