@@ -24,29 +24,22 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from benchmarks.pairs import Pair, make_pair
-from calibration.stars import bright_stars, select_stars
 from diffim import ImageDifferenceTask
-from exposure import Exposure, estimate_background
+from exposure import Exposure, load_instrument
 from exposure.photometry import forced_psf_photometry
+from service.diff import kernel_candidates, subtract_sky
 from tasks import make_task
-
-
-def prepared(exposure: Exposure) -> Exposure:
-    """A copy without its sky."""
-    out = exposure.copy()
-    stride = 4 if min(out.image.shape) >= 1024 else 1
-    out.image -= estimate_background(out.image, ~out.good("SAT", "BAD"), 256, stride=stride).level
-    return out
 
 
 def subtract(pair: Pair, detection: bool, repeat: int) -> tuple[Any, list[float]]:
     """Run the task `repeat` + 1 times; returns the last result and the seconds of all runs but the first."""
-    seconds, result = [], None
+    seconds, result, rules = [], None, load_instrument("generic")
     for _ in range(repeat + 1):
         start = time.perf_counter()
-        science, template = prepared(pair.science), prepared(pair.template)
-        stars = bright_stars(science)
-        stars["star"], stars["psfFlux"] = select_stars(stars), stars.apFlux
+        science, template = pair.science.copy(), pair.template.copy()
+        subtract_sky(science, rules)
+        subtract_sky(template, rules)
+        stars = kernel_candidates(science, rules)
         result = make_task(ImageDifferenceTask, {"doDetection": detection}).run(science, stars, template)
         seconds.append(time.perf_counter() - start)
     return result, seconds[1:]
@@ -70,21 +63,17 @@ def judge(pair: Pair, difference: Exposure, sources: pd.DataFrame | None) -> dic
         out[name] = float(z[here].std()) / level if here.sum() > 50 else float("nan")
     both = sky[:, 1:] & sky[:, :-1]
     out["lag1"] = float(np.mean((z[:, 1:] * z[:, :-1])[both])) / level**2
-    return out | _photometry(pair, difference) | ({} if sources is None else _detections(pair, difference, sources))
-
-
-def _optimal_snr(pair: Pair, difference: Exposure) -> NDArray[np.float64]:
-    t = pair.truth
-    assert difference.psf is not None
-    table = forced_psf_photometry(difference.image, difference.variance, difference.psf, t.x, t.y)
-    return np.asarray(t.flux / table.instFluxErr)
-
-
-def _photometry(pair: Pair, difference: Exposure) -> dict[str, float]:
     t, psf = pair.truth, difference.psf
     assert psf is not None
-    table = forced_psf_photometry(difference.image, difference.variance, psf, t.x, t.y)
-    snr = (t.flux / table.instFluxErr).to_numpy()
+    fluxes = forced_psf_photometry(d, v, psf, t.x, t.y)
+    snr = (t.flux / fluxes.instFluxErr).to_numpy()
+    found = {} if sources is None else _detections(t, snr, sources)
+    return out | _photometry(t, snr, fluxes, difference) | found
+
+
+def _photometry(
+    t: pd.DataFrame, snr: NDArray[np.float64], table: pd.DataFrame, difference: Exposure
+) -> dict[str, float]:
     flagged = difference.flagged("BAD", "SAT", "CR", "SAT_TEMPLATE", "SUSPECT")
     clean = ~flagged[t.y.round().astype(int), t.x.round().astype(int)]
     ratio, pull = (table.instFlux / t.flux).to_numpy() - 1, ((table.instFlux - t.flux) / table.instFluxErr).to_numpy()
@@ -93,8 +82,7 @@ def _photometry(pair: Pair, difference: Exposure) -> dict[str, float]:
     return {"bias": float(np.median(ratio[bright])), "pull": float(spread)}
 
 
-def _detections(pair: Pair, difference: Exposure, sources: pd.DataFrame) -> dict[str, float]:
-    t, snr = pair.truth, _optimal_snr(pair, difference)
+def _detections(t: pd.DataFrame, snr: NDArray[np.float64], sources: pd.DataFrame) -> dict[str, float]:
     good = sources[~(sources.pixelFlags_suspect | sources.pixelFlags_crCenter | sources.pixelFlags_badCenter)]
     tree = cKDTree(good[["x", "y"]])
     seen = tree.query(t[["x", "y"]], distance_upper_bound=3.0)[0] < 3

@@ -19,7 +19,7 @@ from exposure import Exposure, Instrument, PhotoCalib, SkyWcs, estimate_backgrou
 from exposure.fits import read_planes
 from tasks import make_task
 
-__all__ = ["Difference", "difference_files"]
+__all__ = ["Difference", "difference_files", "kernel_candidates", "subtract_sky"]
 
 BORDER = 40
 MESH = 256
@@ -66,18 +66,18 @@ def difference_files(
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     new, old = _open(science, rules), _open(template, rules)
-    _flatten(new, rules)
-    new_stars = _stars(new, rules)
+    subtract_sky(new, rules)
+    new_stars = kernel_candidates(new, rules)
     if registered:
         if new.image.shape != old.image.shape:
             raise MismatchError(f"registered images must have one shape, got {new.image.shape} and {old.image.shape}")
-        _flatten(old, rules)
+        subtract_sky(old, rules)
         x, y = new.width / 2, new.height / 2
         new.wcs = old.wcs = SkyWcs.tan((x, y), (0.0, 0.0), rules.pixel_scale / 3600 * np.array([[-1.0, 0], [0, 1.0]]))
     else:
         old = _warped(new, old, rules)
     if old.psf is None:
-        _stars(old, rules)
+        kernel_candidates(old, rules)
     seconds["prepare"] = round(time.perf_counter() - start, 3)
     start = time.perf_counter()
     overrides = {**(rules.task_config.get("ImageDifferenceTask") or {}), "doDetection": sources}
@@ -101,7 +101,7 @@ def _open(path: Path, rules: Instrument) -> Exposure:
     return exposure
 
 
-def _flatten(exposure: Exposure, rules: Instrument) -> None:
+def subtract_sky(exposure: Exposure, rules: Instrument) -> None:
     """Subtract the sky; fill in the variance where the file has none."""
     if not np.isfinite(exposure.variance).any():
         rms = subtract_background(exposure, MESH)
@@ -111,7 +111,7 @@ def _flatten(exposure: Exposure, rules: Instrument) -> None:
     exposure.image -= estimate_background(exposure.image, ~exposure.good("SAT", "BAD"), MESH, stride=stride).level
 
 
-def _stars(exposure: Exposure, rules: Instrument) -> pd.DataFrame:
+def kernel_candidates(exposure: Exposure, rules: Instrument) -> pd.DataFrame:
     """Return the sources that may be kernel stars; the PSF is measured on them where the file has none."""
     stars = bright_stars(exposure)
     if len(stars) < ENOUGH_STARS:
@@ -124,13 +124,13 @@ def _stars(exposure: Exposure, rules: Instrument) -> pd.DataFrame:
 
 
 def _warped(science: Exposure, template: Exposure, rules: Instrument) -> Exposure:
-    """Put the template on the pixels of the image, with a border for the kernel, and measure its PSF there."""
+    """Put the template on the pixels of the image, with a border for the kernel; its PSF is still to be measured there."""
     wcs = science.require_wcs()
     template.require_wcs()
     x0, y0, width, height = science.bbox
     warped = warp_exposure(template, wcs, (x0 - BORDER, y0 - BORDER, width + 2 * BORDER, height + 2 * BORDER))
     warped.band = science.band
-    _flatten(warped, rules)
+    subtract_sky(warped, rules)
     warped.psf = None
     return warped
 
