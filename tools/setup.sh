@@ -16,7 +16,10 @@ apt_install() {  # packages...
   fi
   say "installing $* (apt)"
   if [ -z "${APT_UPDATED:-}" ]; then "${as[@]}" apt-get update -qq || die "apt-get update failed"; APT_UPDATED=1; fi
-  DEBIAN_FRONTEND=noninteractive "${as[@]}" apt-get install -y -qq --no-install-recommends "$@" >/dev/null || die "apt-get install $* failed"
+  local log; log=$(mktemp)
+  "${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >"$log" 2>&1 \
+    || { tail -n 20 "$log" >&2; die "apt-get install $* failed"; }
+  rm -f "$log"
 }
 
 python=${PYTHON:-python3}
@@ -31,6 +34,7 @@ fi
 
 [ -x .venv/bin/python ] || { say "making .venv"; "$python" -m venv .venv; }
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.5" || die "pip cannot install uv"
+export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-1}  # a site's own certificate authority is known to the system, not to uv
 say "installing Python packages (about 250, from requirements.lock)"
 .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock || die "packages cannot be installed"
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e . || die "the project itself cannot be installed"
