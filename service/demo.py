@@ -58,7 +58,7 @@ def run_demo(out: Path, seed: int = 1, say: Callable[[str], None] = lambda text:
 
 
 def _print(states: dict[tuple[int, int], dict[str, Any]], verdict: dict[str, Any]) -> None:
-    steps = ("open", "characterize", "template", "difference", "associate", "alerts", "commit")
+    steps = ("open", "characterize", "template", "difference", "associate", "alerts")
     table = Table("visit", "det", "state", "sources", "new", "forced", "alerts", *steps)
     for (visit, detector), s in states.items():
         c, seconds = s.get("counts") or {}, s.get("seconds") or {}
