@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from exposure.psf import FWHM_PER_SIGMA
 
-__all__ = ["WING_DEGREES", "AlardLuptonBasis", "make_basis"]
+__all__ = ["DEGREES", "WING_DEGREES", "AlardLuptonBasis", "make_basis"]
 
 DEGREES = (4, 2, 2)
 WING_DEGREES = (4, 2, 2, 0)  # the fourth Gaussian carries the far wings: without it bright stars keep rings

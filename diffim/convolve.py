@@ -1,17 +1,22 @@
-"""Convolution with a kernel that varies over the image: overlap-save FFT tiles, one kernel a tile."""
+"""Convolution by overlap-save FFT tiles with one kernel a tile (OpenCV's real transforms), in threads.
+
+A kernel stamp lies in the corner of its window, so that a product of spectra moves the image by the kernel's half width:
+a window that starts at pixel s holds after convolution with a kernel of half width h the pixel s + n - h at index n, and
+is right from n = 2 h on.
+"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+import cv2
+import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
-from exposure.threads import thread_count
+__all__ = ["F32", "TileGrid", "Transforms"]
 
-__all__ = ["Complex", "TileGrid", "convolve_varying"]
-
-Complex = NDArray[np.complex64]
+F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,11 @@ class TileGrid:
     width: int
     tile: int = 128
     margin: int = 32
+
+    @classmethod
+    def fitting(cls, height: int, width: int, tile: int, margin: int) -> "TileGrid":
+        """Return the grid whose tiles of at least `tile` px use their transforms fully."""
+        return cls(height, width, _even_size(tile + 2 * margin) - 2 * margin, margin)
 
     @property
     def rows(self) -> int:
@@ -36,64 +46,111 @@ class TileGrid:
     @property
     def size(self) -> int:
         """Side of the transforms."""
-        return int(fft.next_fast_len(self.tile + 2 * self.margin, real=True))
+        return _even_size(self.tile + 2 * self.margin)
 
-    def centres(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return array positions (x, y) of the centres of one row of tiles, clipped to the image."""
+    def centres(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return array positions (x, y) of the centres of all tiles in row order, clipped to the image."""
         x = np.minimum((np.arange(self.columns) + 0.5) * self.tile, self.width - 0.5) - 0.5
-        y = np.full(self.columns, min((row + 0.5) * self.tile, self.height - 0.5) - 0.5)
-        return x, y
+        y = np.minimum((np.arange(self.rows) + 0.5) * self.tile, self.height - 0.5) - 0.5
+        mx, my = np.meshgrid(x, y)
+        return mx.ravel(), my.ravel()
 
-    def windows(self, image: NDArray[np.float32], row: int) -> Complex:
-        """Return the transforms (columns, F, F/2+1) of the windows of one row of tiles; outside counts as zero."""
-        size, low = self.size, self.margin
-        band = np.zeros((size, (self.columns - 1) * self.tile + size), np.float32)
-        first = row * self.tile - low
-        y0, y1 = max(first, 0), min(first + size, self.height)
-        x1 = min(band.shape[1] - low, self.width)
-        band[y0 - first : y1 - first, low : low + x1] = image[y0:y1, :x1]
-        views = np.lib.stride_tricks.sliding_window_view(band, size, axis=1)[:, :: self.tile]
-        return np.asarray(fft.rfft2(views.transpose(1, 0, 2), workers=thread_count()))
+    def tiles(self, first: int, last: int) -> Iterator[tuple[int, int, int, int]]:
+        """Iterate over (row, column, y, x) of the tiles of some rows; (y, x) is a tile's first pixel."""
+        for row in range(first, last):
+            for column in range(self.columns):
+                yield row, column, row * self.tile, column * self.tile
 
-    def kernels(self, stamps: NDArray[np.float32]) -> Complex:
-        """Return the transforms of centred stamps (columns, S, S), with their centre at the origin."""
-        n, side = stamps.shape[0], stamps.shape[1]
-        half = side // 2
-        wide = np.zeros((n, self.size, self.size), dtype=np.float32)
-        wide[:, : side - half, : side - half] = stamps[:, half:, half:]
-        wide[:, : side - half, -half:] = stamps[:, half:, :half]
-        wide[:, -half:, : side - half] = stamps[:, :half, half:]
-        wide[:, -half:, -half:] = stamps[:, :half, :half]
-        return np.asarray(fft.rfft2(wide, workers=thread_count(), overwrite_x=True))
-
-    def back(self, transform: Complex) -> NDArray[np.float32]:
-        """Return real windows (columns, F, F) of transforms, which are used up."""
-        size = (self.size, self.size)
-        return np.asarray(fft.irfft2(transform, size, workers=thread_count(), overwrite_x=True), dtype=np.float32)
-
-    def put(self, out: NDArray[np.float32], row: int, transform: Complex) -> None:
-        """Write the valid part of one row of tiles into the output image."""
-        real = self.back(transform)
-        y0 = row * self.tile
-        y1 = min(y0 + self.tile, self.height)
-        m = self.margin
-        for c in range(self.columns):
-            x0 = c * self.tile
-            x1 = min(x0 + self.tile, self.width)
-            out[y0:y1, x0:x1] = real[c, m : m + y1 - y0, m : m + x1 - x0]
-
-    def row_numbers(self) -> Iterator[int]:
-        """Iterate over the rows of tiles."""
-        return iter(range(self.rows))
+    def paste(self, window: F32, start: int, y: int, x: int, out: F32, scale: float = 1.0) -> None:
+        """Write the tile at pixel (y, x), which begins at index `start` of its window, into an image."""
+        part = out[y : y + self.tile, x : x + self.tile]
+        source = window[start : start + part.shape[0], start : start + part.shape[1]]
+        if scale == 1.0:
+            part[:] = source
+        else:
+            np.multiply(source, np.float32(scale), out=part)
 
 
-def convolve_varying(
-    images: list[NDArray[np.float32]], stamps: list[NDArray[np.float32]], grid: TileGrid
-) -> list[NDArray[np.float32]]:
-    """Convolve images[k] with stamps[k] (rows * columns, S, S), one stamp a tile in row order."""
-    out = [np.empty((grid.height, grid.width), np.float32) for _ in images]
-    for row in grid.row_numbers():
-        part = slice(row * grid.columns, (row + 1) * grid.columns)
-        for image, stamp, result in zip(images, stamps, out, strict=True):
-            grid.put(result, row, grid.windows(image, row) * grid.kernels(stamp[part]))
-    return out
+def _even_size(least: int) -> int:
+    """Return a good even size of transforms."""
+    size = int(cv2.getOptimalDFTSize(least))
+    while size % 2:
+        size = int(cv2.getOptimalDFTSize(size + 1))
+    return size
+
+
+@dataclass
+class Transforms:
+    """Real transforms of one even size with their scratch space; one for each thread.
+
+    Spectra are packed as OpenCV packs them: element (j, 2 k - 1) and (j, 2 k) are the real and imaginary part of frequency
+    (j, k); the first and the last column hold frequencies 0 and size / 2, packed in the same way along y.
+    """
+
+    size: int
+    _corner: F32 = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the scratch space."""
+        self._corner = np.zeros((self.size, self.size), np.float32)
+
+    def buffer(self) -> F32:
+        """Return a new window."""
+        return np.empty((self.size, self.size), np.float32)
+
+    def forward(self, window: F32, out: F32) -> F32:
+        """Transform a window."""
+        cv2.dft(window, out)
+        return out
+
+    def kernel(self, stamp: F32, out: F32) -> F32:
+        """Transform a kernel stamp of odd side."""
+        side = stamp.shape[0]
+        self._corner[:side, :side] = stamp
+        cv2.dft(self._corner, out)
+        self._corner[:side, :side] = 0
+        return out
+
+    def multiply(self, a: F32, b: F32, out: F32) -> F32:
+        """Multiply two spectra; `out` may be one of them."""
+        _multiply(a, b, out, False)
+        return out
+
+    def add_product(self, a: F32, b: F32, out: F32) -> F32:
+        """Add the product of two spectra to a third."""
+        _multiply(a, b, out, True)
+        return out
+
+    def back(self, spectrum: F32, out: F32) -> F32:
+        """Transform back."""
+        cv2.idft(spectrum, out, flags=cv2.DFT_SCALE)
+        return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _multiply(a: Any, b: Any, out: Any, add: bool) -> None:
+    n = a.shape[0]
+    for column in (0, n - 1):  # the two real columns, complex along y
+        for j in (0, n - 1):
+            value = a[j, column] * b[j, column]
+            out[j, column] = out[j, column] + value if add else value
+        for j in range(1, n - 1, 2):
+            re = a[j, column] * b[j, column] - a[j + 1, column] * b[j + 1, column]
+            im = a[j, column] * b[j + 1, column] + a[j + 1, column] * b[j, column]
+            out[j, column] = out[j, column] + re if add else re
+            out[j + 1, column] = out[j + 1, column] + im if add else im
+    half = n // 2 - 1
+    if add:
+        for j in range(n):
+            p, q, o = a[j], b[j], out[j]
+            for k in range(half):
+                m = 2 * k + 1
+                o[m], o[m + 1] = (
+                    o[m] + (p[m] * q[m] - p[m + 1] * q[m + 1]), o[m + 1] + (p[m] * q[m + 1] + p[m + 1] * q[m]),
+                )  # fmt: skip
+    else:
+        for j in range(n):
+            p, q, o = a[j], b[j], out[j]
+            for k in range(half):
+                m = 2 * k + 1
+                o[m], o[m + 1] = p[m] * q[m] - p[m + 1] * q[m + 1], p[m] * q[m + 1] + p[m + 1] * q[m]

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure import Psf
+from exposure.threads import in_bands
 
 __all__ = ["find_cosmic_rays", "neighbour_ratios"]
 
-MIN_SIGMA = 6.0
+MIN_SIGMA, GROW_SIGMA = 6.0, 3.0
 NEIGHBOUR_SIGMA = 2.0
 SHARPNESS = 0.6  # of what the PSF would give to the neighbours
 ITERATIONS = 4
@@ -19,49 +20,69 @@ ITERATIONS = 4
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _value(image: Any, good: Any, out: Any, y: int, x: int) -> float:
-    return float(image[y, x]) if good[y, x] and not out[y, x] else 0.0
+    marked = out.shape[0] > 0 and out[y, x]
+    return float(image[y, x]) if good[y, x] and not marked else 0.0
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _outshines(image: Any, known: Any, y: int, x: int) -> bool:
+def _outshines(image: Any, known: Any, unit: float, y: int, x: int) -> bool:
     """Whether the pixel is twice as bright as the brightest known one of the 3x3."""
     most = 0.0
     for j in range(-1, 2):
         for i in range(-1, 2):
-            k = float(known[y + j, x + i])
+            k = unit * float(known[y + j, x + i])
             most = k if k > most else most  # NaN is never larger
     return bool(float(image[y, x]) > 2 * most)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _search(image: Any, variance: Any, good: Any, known: Any, out: Any, ratios: Any, least: float) -> int:
-    """Mark pixels for which a pair of opposite neighbours is too faint for a PSF; marked neighbours count as zero."""
+def _is_ray(
+    image: Any, variance: Any, good: Any, known: Any, unit: float, out: Any, ratios: Any, y: int, x: int
+) -> bool:
+    """Whether a pair of opposite neighbours is too faint for a PSF; marked neighbours count as zero."""
+    p, v = float(image[y, x]), float(variance[y, x])
+    sharp = (p - 1.0 * math.sqrt(v)) * SHARPNESS
+    for k in range(4):
+        dy, dx = (0, 1) if k == 0 else (1, 0) if k == 1 else (1, 1) if k == 2 else (1, -1)
+        a, b = _value(image, good, out, y + dy, x + dx), _value(image, good, out, y - dy, x - dx)
+        va = float(variance[y + dy, x + dx]) if good[y + dy, x + dx] else v
+        vb = float(variance[y - dy, x - dx]) if good[y - dy, x - dx] else v
+        if 0.5 * (a + b) + NEIGHBOUR_SIGMA * 0.5 * math.sqrt(va + vb) < ratios[k] * sharp:
+            return bool(known.shape[0] == 0 or _outshines(image, known, unit, y, x))
+    return False
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _cores(
+    image: Any, variance: Any, good: Any, known: Any, unit: float, out: Any, ratios: Any, first: int, last: int
+) -> None:
+    """Mark the sharp pixels above `MIN_SIGMA` of some rows in `out`, each judged by the image as it was."""
+    none = np.zeros((0, 0), np.bool_)
+    for y in range(max(first, 1), min(last, image.shape[0] - 1)):
+        for x in range(1, image.shape[1] - 1):
+            p = image[y, x]
+            if p > 0 and p * p > MIN_SIGMA * MIN_SIGMA * variance[y, x] and good[y, x]:
+                if _is_ray(image, variance, good, known, unit, none, ratios, y, x):
+                    out[y, x] = True
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _grow(
+    image: Any, variance: Any, good: Any, known: Any, unit: float, out: Any, ratios: Any, at_y: Any, at_x: Any
+) -> Any:
+    """Mark neighbours of marked pixels that are sharp once those count as zero; returns what was marked."""
     height, width = image.shape
-    found = 0
-    for y in range(1, height - 1):
-        for x in range(1, width - 1):
-            p, v = float(image[y, x]), float(variance[y, x])
-            if not (p > 0 and p * p > least * least * v) or out[y, x] or not good[y, x]:
-                continue
-            near = False
-            for j in range(-1, 2):
-                for i in range(-1, 2):
-                    if out[y + j, x + i]:
-                        near = True
-            if not near and not p * p > MIN_SIGMA * MIN_SIGMA * v:
-                continue
-            sharp = (p - 1.0 * math.sqrt(v)) * SHARPNESS
-            for k in range(4):
-                dy, dx = (0, 1) if k == 0 else (1, 0) if k == 1 else (1, 1) if k == 2 else (1, -1)
-                a, b = _value(image, good, out, y + dy, x + dx), _value(image, good, out, y - dy, x - dx)
-                va = float(variance[y + dy, x + dx]) if good[y + dy, x + dx] else v
-                vb = float(variance[y - dy, x - dx]) if good[y - dy, x - dx] else v
-                if 0.5 * (a + b) + NEIGHBOUR_SIGMA * 0.5 * math.sqrt(va + vb) < ratios[k] * sharp:
-                    if known.shape[0] == 0 or _outshines(image, known, y, x):
-                        out[y, x] = True
-                        found += 1
-                    break
-    return found
+    new = [(0, 0)]
+    for k in range(at_y.shape[0]):
+        for y in range(max(at_y[k] - 1, 1), min(at_y[k] + 2, height - 1)):
+            for x in range(max(at_x[k] - 1, 1), min(at_x[k] + 2, width - 1)):
+                p = image[y, x]
+                if out[y, x] or not good[y, x] or not (p > 0 and p * p > GROW_SIGMA * GROW_SIGMA * variance[y, x]):
+                    continue
+                if _is_ray(image, variance, good, known, unit, out, ratios, y, x):
+                    out[y, x] = True
+                    new.append((y, x))
+    return np.array(new[1:], np.int64).reshape(-1, 2) if len(new) > 1 else np.zeros((0, 2), np.int64)
 
 
 def neighbour_ratios(psf: Psf) -> NDArray[np.float64]:
@@ -85,6 +106,7 @@ def find_cosmic_rays(
     good: NDArray[np.bool_],
     psf: Psf,
     known_light: NDArray[np.float32] | None = None,
+    known_unit: float = 1.0,
 ) -> NDArray[np.bool_]:
     """Return where cosmic rays (and hot pixels) are.
 
@@ -96,14 +118,18 @@ def find_cosmic_rays(
         Pixels that may be tested.
     psf
         Its PSF: what is sharper is no source.
-    known_light
-        What a template has there, in the image's units: a pixel must be twice as bright as the brightest of the 3x3 to
+    known_light, known_unit
+        What a template has there, and the factor that turns it into the image's units: a pixel must be twice as bright as the brightest of the 3x3 to
         be a cosmic ray (the cores of undersampled stars are sharp too).
     """
     out = np.zeros(image.shape, dtype=np.bool_)
     ratios = neighbour_ratios(psf)
     known = np.zeros((0, 0), np.float32) if known_light is None else known_light
-    for step in range(ITERATIONS):
-        if not _search(image, variance, good, known, out, ratios, MIN_SIGMA if step == 0 else 3.0):
+    planes = (image, variance, good, known, known_unit, out, ratios)
+    in_bands(lambda first, last: _cores(*planes, first, last), image.shape[0])
+    fresh = np.argwhere(out)
+    for _ in range(ITERATIONS):
+        if not len(fresh):
             break
+        fresh = _grow(*planes, fresh[:, 0], fresh[:, 1])
     return out

@@ -1,14 +1,17 @@
 """Detection of both polarities on a difference image: matched filter with the local PSF, peaks, footprints."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from diffim.convolve import TileGrid, convolve_varying
+from diffim.convolve import F32, TileGrid, Transforms
 from exposure import Psf
 from exposure.psf import fwhm_of
+from exposure.threads import in_bands
 
 __all__ = ["Detections", "Significance", "detect", "footprint_edges", "significance"]
 
@@ -53,32 +56,73 @@ def significance(
         the stars of this image. Residuals of that size are not counted as significant.
     """
     height, width = difference.shape
-    grid = TileGrid(height, width, TILE, psf.size // 2)
-    x, y = _tile_centres(grid, origin)
+    grid = TileGrid.fitting(height, width, int(np.clip(min(height, width) // 4, 64, TILE)), psf.size // 2)
+    x, y = (a + o for a, o in zip(grid.centres(), origin, strict=True))
     stamps = np.ascontiguousarray(psf.kernel_at(x, y)[:, ::-1, ::-1])
-    clean = np.where(good, difference, 0).astype(np.float32)
-    weight = np.where(good, variance, 0).astype(np.float32)
-    images, kernels = [clean, weight], [stamps, stamps**2]
-    if model is not None and (flux_error > 0 or position_error > 0):
-        images.append(np.where(np.isfinite(model), model, 0).astype(np.float32))
-        kernels.append(stamps)
-    filtered = convolve_varying(images, kernels, grid)
-    noise = np.maximum(filtered[1], 0)
-    whole = cv2.blur(np.where(good, 1.0, 0.0).astype(np.float32), (5, 5))
-    if len(filtered) == 3:
-        gy, gx = np.gradient(filtered[2])
-        noise = noise + (flux_error * filtered[2]) ** 2 + position_error**2 * (gx**2 + gy**2)
-    ok = (noise > 0) & (whole > MIN_WEIGHT)
-    s = np.where(ok, filtered[0] / np.sqrt(np.where(ok, noise, 1)), 0).astype(np.float32)
-    sample = s[ok & good][:: max(1, s.size // 400_000)]
+    with_model = model is not None and (flux_error > 0 or position_error > 0)
+    s = np.empty((height, width), np.float32)
+    planes = (difference, variance, good, model if with_model else None)
+
+    def band(first: int, last: int) -> None:
+        _filter_rows(planes, stamps, grid, first, last, flux_error, position_error, s)
+
+    in_bands(band, grid.rows, least=1)
+    step = max(1, int(np.sqrt(s.size / 400_000)))
+    sample = s[::step, ::step]
+    sample = sample[(sample != 0) & good[::step, ::step]]
     scale = float(1.4826 * np.median(np.abs(sample - np.median(sample)))) if sample.size > 100 else 1.0
     scale = max(scale, 1.0)
-    return Significance(s / np.float32(scale), scale, float(np.median(fwhm_of(psf.moments_at(x, y)))))
+    s /= np.float32(scale)
+    return Significance(s, scale, float(np.median(fwhm_of(psf.moments_at(x, y)))))
 
 
-def _tile_centres(grid: TileGrid, origin: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    rows = [grid.centres(r) for r in grid.row_numbers()]
-    return np.concatenate([r[0] for r in rows]) + origin[0], np.concatenate([r[1] for r in rows]) + origin[1]
+def _filter_rows(
+    planes: tuple[F32, F32, NDArray[np.bool_], F32 | None], stamps: F32, grid: TileGrid, first: int, last: int,
+    flux_error: float, position_error: float, out: F32,
+) -> None:  # fmt: skip
+    """Matched filter of some rows of tiles."""
+    difference, variance, good, model = planes
+    half = stamps.shape[-1] // 2
+    ft = Transforms(grid.size)
+    value, spread, light, f_psf, f_square, work = (ft.buffer() for _ in range(6))
+    whole = ft.buffer()
+    for r, k, y, x in grid.tiles(first, last):
+        stamp = stamps[r * grid.columns + k]
+        _load(difference, variance, good, model, y - half, x - half, value, spread, light, whole)
+        ft.kernel(stamp, f_psf)
+        top = ft.back(ft.multiply(ft.forward(value, work), f_psf, work), value)
+        ft.kernel(stamp**2, f_square)
+        noise = ft.back(ft.multiply(ft.forward(spread, work), f_square, work), spread)
+        np.maximum(noise, 0, out=noise)
+        if model is not None:
+            seen = ft.back(ft.multiply(ft.forward(light, work), f_psf, work), light)
+            gy, gx = np.gradient(seen)
+            noise += np.float32(flux_error**2) * seen**2 + np.float32(position_error**2) * (gx**2 + gy**2)
+        # the window of the weights is not moved by a kernel
+        share = np.roll(cv2.blur(whole, (5, 5)), (half, half), axis=(0, 1))
+        ok = (noise > 0) & (share > MIN_WEIGHT)
+        grid.paste(np.where(ok, top / np.sqrt(np.where(ok, noise, 1)), 0).astype(np.float32), 2 * half, y, x, out)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _load(
+    difference: Any, variance: Any, good: Any, model: Any, y0: int, x0: int, value: Any, spread: Any, light: Any,
+    whole: Any,
+) -> None:  # fmt: skip
+    """Copy the window from (y0, x0) on; what is no good or outside counts as zero."""
+    height, width = difference.shape
+    for j in range(value.shape[0]):
+        for i in range(value.shape[1]):
+            y, x = y0 + j, x0 + i
+            inside = 0 <= y < height and 0 <= x < width
+            ok = inside and good[y, x]
+            value[j, i] = difference[y, x] if ok else 0
+            spread[j, i] = variance[y, x] if ok else 0
+            whole[j, i] = 1 if ok else 0
+            light[j, i] = 0
+            if model is not None:
+                if inside and np.isfinite(model[y, x]):
+                    light[j, i] = model[y, x]
 
 
 def detect(s: Significance, threshold: float = 5.0) -> Detections:

@@ -65,8 +65,8 @@ class SpatialKernel:
         local = terms @ self.coefficients.T
         return np.asarray(np.tensordot(local, self.basis.functions, axes=1), dtype=np.float32)
 
-    def background_image(self, box: Box) -> NDArray[np.float32]:
-        """Return g on the pixels of a box."""
+    def background_factors(self, box: Box) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return g on the pixels of a box as the product of (height, q) and (q, width) factors."""
         x0, y0, width, height = box
         bx, by, bw, bh = self.box
         u = 2 * (x0 + np.arange(width) - bx) / max(bw - 1, 1) - 1
@@ -75,4 +75,4 @@ class SpatialKernel:
         for c, (i, j) in zip(self.background, chebyshev_orders(self.background_order), strict=True):
             matrix[j, i] = c
         rows, columns = chebyshev.chebvander(v, self.background_order), chebyshev.chebvander(u, self.background_order)
-        return np.asarray((rows @ matrix).astype(np.float32) @ columns.T.astype(np.float32))
+        return (rows @ matrix).astype(np.float32), np.ascontiguousarray(columns.T, np.float32)

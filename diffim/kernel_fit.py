@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from diffim.basis import AlardLuptonBasis
 from diffim.errors import InsufficientKernelSources
 from diffim.kernel import Box, SpatialKernel, chebyshev_terms
-from exposure.stamps import gather
+from diffim.planes import Planes
+from exposure.threads import in_bands
 
 __all__ = ["KernelFit", "fit_kernel"]
 
@@ -28,6 +29,7 @@ MAX_NOISE = 0.6
 RIDGE = 1e-11  # of the scaled normal matrix
 MAX_STAR_SCATTER = 0.1
 MAX_MISFIT = 0.02
+BLOCK = 16  # stars at a time
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class KernelFit:
 
 @dataclass(frozen=True)
 class _Stamps:
-    """Per star: design (N, P, K), target (N, P), weights (N, P) and positions; normal equations of each star."""
+    """Per star: design (N, K, P), target (N, P), weights (N, P) and positions; normal equations of each star."""
 
     design: NDArray[np.float32]
     target: NDArray[np.float32]
@@ -64,25 +66,20 @@ class _Stamps:
 
 
 def fit_kernel(
-    convolved: NDArray[np.float32], target: NDArray[np.float32], convolved_var: NDArray[np.float32],
-    target_var: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64], basis: AlardLuptonBasis, box: Box,
-    origin: tuple[int, int], *, kernel_order: int = 1, background_order: int = 2, min_stars: int = 3,
-    iterations: int = 3, flux_ratio: float = 1.0, white_noise: bool = True,
+    convolved: Planes, target: Planes, x: NDArray[np.float64], y: NDArray[np.float64], basis: AlardLuptonBasis, box: Box,
+    *, kernel_order: int = 1, background_order: int = 2, min_stars: int = 3, iterations: int = 3,
+    flux_ratio: float = 1.0, white_noise: bool = True,
 ) -> KernelFit:  # fmt: skip
     """Find the kernel that turns `convolved` into `target`.
 
     Parameters
     ----------
     convolved, target
-        Images on one pixel grid, NaN-free on the stamps.
-    convolved_var, target_var
-        Their variances; infinite where a pixel is no good.
+        Images on one pixel grid.
     x, y
         Frame positions of the stars, brightest first.
     box
         Region over which the polynomials run.
-    origin
-        Frame position of pixel [0, 0] of the arrays.
     flux_ratio
         Rough kernel sum (target over convolved): for the weights.
     white_noise
@@ -96,7 +93,7 @@ def fit_kernel(
     n = x.size
     if n < min_stars:
         raise InsufficientKernelSources(f"{n} kernel stars, need {min_stars}")
-    stamps = _cut(convolved, target, convolved_var, target_var, x, y, basis, origin, flux_ratio)
+    stamps = _cut(convolved, target, x, y, basis, flux_ratio)
     held = np.zeros(n, bool)
     if n >= 25:
         held[4::5] = True
@@ -126,7 +123,7 @@ def fit_kernel(
 
 def _steady(s: _Stamps, held: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the stars whose ratio of light in the two images is that of most: a bright variable spoils the first fit."""
-    light = (s.design[:, :, 0] * (s.weight > 0)).sum(1, dtype=np.float64)
+    light = (s.design[:, 0] * (s.weight > 0)).sum(1, dtype=np.float64)
     error = np.sqrt(np.where(s.weight > 0, 1.0 / np.maximum(s.weight, 1e-30), 0).sum(1, dtype=np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio, noise = s.target.sum(1, dtype=np.float64) / light, error / light
@@ -146,51 +143,68 @@ def _affordable(n: int, kernel_order: int, background_order: int) -> tuple[int, 
 
 
 def _cut(
-    convolved: NDArray[np.float32], target: NDArray[np.float32], convolved_var: NDArray[np.float32],
-    target_var: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64], basis: AlardLuptonBasis,
-    origin: tuple[int, int], flux_ratio: float,
+    convolved: Planes, target: Planes, x: NDArray[np.float64], y: NDArray[np.float64], basis: AlardLuptonBasis,
+    flux_ratio: float,
 ) -> _Stamps:  # fmt: skip
-    cx = np.floor(x + 0.5).astype(np.int64) - origin[0]
-    cy = np.floor(y + 0.5).astype(np.int64) - origin[1]
+    """Cut the stamps and make each star's normal equations M_s = C^T W C and b_s = C^T W I with C = [B_k * T, 1]."""
+    cx, cy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
     outer, inner = 2 * basis.size + 1, basis.size + 2
-    design = _convolve_basis(gather(convolved, cx, cy, outer, 0.0), basis, inner)
-    aim = gather(target, cx, cy, inner, 0.0).reshape(x.size, -1)
-    own = gather(convolved_var, cx, cy, inner, np.inf).reshape(x.size, -1)
-    var = gather(target_var, cx, cy, inner, np.inf).reshape(x.size, -1) + own * np.float32(flux_ratio**2)
+    n, k, low = x.size, len(basis.terms), (outer - inner) // 2
+    stamps, wide_var = convolved.stamps(cx, cy, outer)
+    aim, var = (a.reshape(n, -1) for a in target.stamps(cx, cy, inner))
+    own = wide_var[:, low : low + inner, low : low + inner].reshape(n, -1)
+    var = var + own * np.float32(flux_ratio**2)
     good = np.isfinite(var)
     weight = np.where(good, 1.0 / np.maximum(var + (CORE_SIGMA * aim) ** 2, 1e-30), 0.0).astype(np.float32)
     noise = (weight * np.where(good, own, 0)).sum(1, dtype=np.float64)
-    normal, right = _normal_equations(design, aim, weight)
+    design = np.empty((n, k, inner * inner), np.float32)
+    normal, right = np.empty((n, k + 1, k + 1)), np.empty((n, k + 1))
+    toeplitz = _toeplitz(basis, outer, inner)
+
+    def block(first: int, last: int) -> None:
+        for low in range(first, last, BLOCK):  # small enough for the cache
+            part = slice(low, min(low + BLOCK, last))
+            _convolve_basis(stamps[part], basis, toeplitz, design[part])
+            weighted = design[part] * weight[part, None, :]
+            normal[part, :k, :k] = np.matmul(weighted, design[part].transpose(0, 2, 1))
+            normal[part, :k, k] = normal[part, k, :k] = weighted.sum(2)
+            normal[part, k, k] = weight[part].sum(1)
+            right[part, :k] = np.matmul(weighted, aim[part, :, None])[..., 0]
+            right[part, k] = (weight[part] * aim[part]).sum(1)
+
+    in_bands(block, n, least=2 * BLOCK)
     return _Stamps(design, aim, weight, x, y, normal, right, noise)
 
 
-def _convolve_basis(stamps: NDArray[np.float32], basis: AlardLuptonBasis, inner: int) -> NDArray[np.float32]:
-    """Convolve each stamp with each function: the raw functions are separable, so two matrix products do it."""
-    n, outer = stamps.shape[0], stamps.shape[1]
-    size = basis.size
+def _toeplitz(basis: AlardLuptonBasis, outer: int, inner: int) -> NDArray[np.float32]:
+    """Return the one-dimensional convolutions with the factors of the basis as matrices (F, outer, inner)."""
     filters = [f for group in basis.factors for f in group]
-    start = np.cumsum([0] + [len(g) for g in basis.factors])
-    toeplitz = np.zeros((len(filters), outer, inner), dtype=np.float32)
+    out = np.zeros((len(filters), outer, inner), dtype=np.float32)
     for k, f in enumerate(filters):
         for i in range(inner):
-            toeplitz[k, i : i + size, i] = f[::-1]
-    rows = np.matmul(stamps[:, None], toeplitz[None])
-    out = np.empty((n, len(basis.terms), inner, inner), dtype=np.float32)
-    for t, (g, px, py) in enumerate(basis.terms):
-        out[:, t] = np.matmul(toeplitz[start[g] + py].T, rows[:, start[g] + px])
-    mixed = np.matmul(basis.mixing.astype(np.float32), out.reshape(n, len(basis.terms), -1))
-    return np.ascontiguousarray(mixed.transpose(0, 2, 1))
+            out[k, i : i + basis.size, i] = np.where(np.abs(f) > 1e-25, f, 0)[::-1]  # denormal numbers are slow
+    return out
 
 
-def _normal_equations(
-    design: NDArray[np.float32], target: NDArray[np.float32], weight: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """M_s = C^T W C and b_s = C^T W I with C = [B_k * T, 1], one matrix per star."""
-    n, p, _ = design.shape
-    full = np.concatenate([design, np.ones((n, p, 1), np.float32)], axis=2)
-    weighted = (full * weight[:, :, None]).transpose(0, 2, 1)
-    normal = np.matmul(weighted, full).astype(np.float64)
-    return normal, np.matmul(weighted, target[:, :, None])[..., 0].astype(np.float64)
+def _convolve_basis(
+    stamps: NDArray[np.float32], basis: AlardLuptonBasis, toeplitz: NDArray[np.float32], out: NDArray[np.float32]
+) -> None:
+    """Convolve each stamp with each function: the raw functions are separable, so two matrix products do it."""
+    n, outer = stamps.shape[0], stamps.shape[1]
+    inner = toeplitz.shape[2]
+    start = np.cumsum([0, *(top + 1 for top in basis.degrees)])
+    rows = np.ascontiguousarray(stamps.transpose(1, 0, 2)).reshape(outer * n, outer)
+    along = (rows @ toeplitz.transpose(1, 0, 2).reshape(outer, -1)).reshape(outer, n, len(toeplitz), inner)
+    raw = np.empty((len(basis.terms), inner, n, inner), dtype=np.float32)
+    for g, top in enumerate(basis.degrees):
+        for py in range(top + 1):  # all powers of x that go with this power of y at once
+            used = [(t, px) for t, (h, px, q) in enumerate(basis.terms) if (h, q) == (g, py)]
+            part = along[:, :, start[g] + np.array([px for _, px in used])].transpose(0, 2, 1, 3).reshape(outer, -1)
+            made = (toeplitz[start[g] + py].T @ part).reshape(inner, len(used), n, inner)
+            for m, (t, _) in enumerate(used):
+                raw[t] = made[:, m]
+    mixed = basis.mixing.astype(np.float32) @ raw.reshape(len(basis.terms), -1)
+    out.reshape(n, len(basis.terms), inner, inner)[:] = mixed.reshape(raw.shape).transpose(2, 0, 1, 3)
 
 
 def _local(s: _Stamps, kernel: SpatialKernel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -277,7 +291,7 @@ def _judge(
     noise and by more than `MAX_MISFIT` of its light.
     """
     local, sky = _local(s, kernel)
-    model = np.matmul(s.design, local.astype(np.float32)[:, :, None])[..., 0]
+    model = np.matmul(local.astype(np.float32)[:, None, :], s.design)[:, 0]
     rest = s.target - model - sky[:, None].astype(np.float32)
     power = np.maximum((s.weight * model**2).sum(1, dtype=np.float64), 1e-30)
     deviation = (s.weight * rest * model).sum(1, dtype=np.float64) / power

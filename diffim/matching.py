@@ -7,15 +7,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import fft
 
-from diffim.basis import WING_DEGREES, make_basis
+from diffim.basis import DEGREES, WING_DEGREES, AlardLuptonBasis, make_basis
 from diffim.errors import InsufficientKernelSources
 from diffim.kernel import SpatialKernel
 from diffim.kernel_fit import KernelFit, fit_kernel
 from diffim.noise_power import sky_correlation
-from diffim.prepare import grow, kernel_stars, padded
-from diffim.subtract import Subtracted, excess_power, subtract_arrays
+from diffim.planes import Planes
+from diffim.prepare import kernel_stars
+from diffim.subtract import Subtracted, Subtraction, excess_power
 from exposure import Exposure, GridPsf, Psf, PsfUndefined
-from exposure.mask import plane_bits
+from exposure.mask import flagged_pixels, plane_bits, spread_bits
 from exposure.psf import fwhm_of
 from exposure.stamps import gather
 
@@ -24,6 +25,7 @@ __all__ = ["Matched", "StarResiduals", "match_and_subtract", "star_residuals"]
 PSF_CELLS = 6
 WIDE_KERNEL = 31  # px: room for the wings; smaller where stars with clean stamps of that size are few
 ENOUGH_FOR_WINGS = 40
+SPREADING = ("NO_DATA", "BAD", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE", "CR")  # planes that the kernel carries along
 WHITE = 0.1  # correlation of neighbouring sky pixels; faint sources make up to 0.06, resampling 0.2 and more
 
 
@@ -70,101 +72,123 @@ def match_and_subtract(
     InsufficientKernelSources
         Too few clean stars.
     """
-    assert science.psf is not None and template.psf is not None
-    fwhm_s, fwhm_t = psf_fwhm(science.psf, science.bbox), psf_fwhm(template.psf, template.bbox)
-    convolved = mode if mode != "auto" else ("convolveTemplate" if fwhm_t <= fwhm_s else "convolveScience")
-    sharp, broad = (fwhm_t, fwhm_s) if convolved == "convolveTemplate" else (fwhm_s, fwhm_t)
-    basis = (
-        make_basis(sharp, broad, kernel_size) if kernel_size else make_basis(sharp, broad, WIDE_KERNEL, WING_DEGREES)
-    )
-    stars = kernel_stars(sources, science, template, basis.size)
-    if not kernel_size and len(stars) < ENOUGH_FOR_WINGS:
-        basis = make_basis(sharp, broad)
-        stars = kernel_stars(sources, science, template, basis.size)
+    way = _direction(science, template, mode)
+    stars, basis = _stars_and_basis(science, template, sources, way, kernel_size)
     if len(stars) < min_stars:
         raise InsufficientKernelSources(
             f"{len(stars)} clean kernel stars, need {min_stars}", visit=science.key[0], detector=science.key[1]
         )
-    image, variance, usable = padded(science, template)
-    t_good = template.good("BAD")
-    t_image = np.where(t_good, template.image, 0).astype(np.float32)
-    t_var = np.where(t_good, template.variance, 0).astype(np.float32)
     ratio = _flux_ratio(stars, science, template)
-    x, y = stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64)
-    infinite = np.float32(np.inf)
-    sharper = (t_image, np.where(t_good, t_var, infinite))
-    broader = (image, np.where(usable, variance, infinite))
-    if convolved == "convolveScience":
-        sharper, broader, ratio = broader, sharper, 1 / ratio
-    white = abs(sky_correlation(*sharper)) < WHITE
+    white = abs(sky_correlation(way.convolved)) < WHITE
     fit = fit_kernel(
-        sharper[0], broader[0], sharper[1], broader[1], x, y, basis, science.bbox, template.origin,
-        kernel_order=kernel_order, background_order=background_order, min_stars=min_stars, flux_ratio=ratio,
-        white_noise=white,
+        way.convolved, way.target, stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64), basis, science.bbox,
+        kernel_order=kernel_order, background_order=background_order, min_stars=min_stars,
+        flux_ratio=ratio if way.of_template else 1 / ratio, white_noise=white,
     )  # fmt: skip
-    background = fit.kernel.background_image(template.bbox) if subtract_background else np.float32(0)
-    good = usable & t_good
-    if convolved == "convolveTemplate":
-        filled = np.where(usable, image - background, np.float32(ratio) * t_image).astype(np.float32)
-        arrays = (filled, variance, t_image, t_var)
-        norm, sign = 1.0, 1.0
+    done, made = _apply(science, template, way, fit, ratio, subtract_background, decorrelate, white)
+    difference, matched = _assemble(science, template, way, fit, done, made)
+    return Matched(difference, matched, fit, way.name)
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """Which image is convolved to match which."""
+
+    name: str
+    convolved: Planes
+    target: Planes
+    sharp: float
+    broad: float
+
+    @property
+    def of_template(self) -> bool:
+        return self.name == "convolveTemplate"
+
+
+def _direction(science: Exposure, template: Exposure, mode: str) -> _Direction:
+    assert science.psf is not None and template.psf is not None
+    fwhm_s, fwhm_t = psf_fwhm(science.psf, science.bbox), psf_fwhm(template.psf, template.bbox)
+    new, old = Planes.of(science, "BAD", "CR"), Planes.of(template, "BAD")
+    if mode == "convolveTemplate" or (mode == "auto" and fwhm_t <= fwhm_s):
+        return _Direction("convolveTemplate", old, new, fwhm_t, fwhm_s)
+    return _Direction("convolveScience", new, old, fwhm_s, fwhm_t)
+
+
+def _stars_and_basis(
+    science: Exposure, template: Exposure, sources: pd.DataFrame, way: _Direction, kernel_size: int
+) -> tuple[pd.DataFrame, AlardLuptonBasis]:
+    """Choose a kernel with wings where enough stars have room for it, else a plain one."""
+    degrees = DEGREES if kernel_size else WING_DEGREES
+    basis = make_basis(way.sharp, way.broad, kernel_size or WIDE_KERNEL, degrees)
+    stars = kernel_stars(sources, science, template, basis.size)
+    if not kernel_size and len(stars) < ENOUGH_FOR_WINGS:
+        basis = make_basis(way.sharp, way.broad)
+        stars = kernel_stars(sources, science, template, basis.size)
+    return stars, basis
+
+
+def _apply(
+    science: Exposure, template: Exposure, way: _Direction, fit: KernelFit, ratio: float, subtract_background: bool,
+    decorrelate: bool, white: bool,
+) -> tuple[Subtracted, Subtraction]:  # fmt: skip
+    """Subtract with the fitted kernel; what does not count in the image is filled from the template."""
+    kernel = fit.kernel
+    unconvolved, convolved = way.target, way.convolved
+    if subtract_background:
+        unconvolved = unconvolved.without(
+            *kernel.background_factors((*unconvolved.origin, *unconvolved.image.shape[::-1]))
+        )
+    bare = Planes.of(template, "BAD")
+    if way.of_template:
+        unconvolved, scale = unconvolved.filled(bare, ratio), 1.0
     else:
-        fill = t_image / np.float32(max(fit.kernel.kernel_sum, 1e-30))
-        filled = np.where(usable, image, fill).astype(np.float32)
-        arrays = ((t_image - background).astype(np.float32), t_var, filled, variance)
-        norm, sign = fit.kernel.kernel_sum, -1.0
-    white = white and abs(sky_correlation(*broader)) < WHITE
-    excess = excess_power(*arrays, fit.kernel, template.origin, good) if decorrelate and not white else None
-    done = subtract_arrays(*arrays, fit.kernel, template.origin, decorrelate=decorrelate, good=good, excess=excess)
-    difference, matched = _assemble(science, template, fit, done, convolved, norm, sign)
-    return Matched(difference, matched, fit, convolved)
+        convolved, scale = convolved.filled(bare, 1 / max(kernel.kernel_sum, 1e-30)), -1 / kernel.kernel_sum
+    excess = None
+    if decorrelate and not (white and abs(sky_correlation(way.target)) < WHITE):
+        excess = excess_power(unconvolved, convolved, kernel, science.bbox)
+    made = Subtraction(unconvolved, convolved, kernel, science.bbox, decorrelate, excess, scale)
+    return made.run(want_matched=way.of_template), made
 
 
 def _flux_ratio(stars: pd.DataFrame, science: Exposure, template: Exposure, side: int = 15) -> float:
     """Median ratio of star light, science over template, in boxes: enough to scale the template's variance."""
     ix = np.floor(stars.x.to_numpy() + 0.5).astype(np.int64)
     iy = np.floor(stars.y.to_numpy() + 0.5).astype(np.int64)
-    s = gather(np.nan_to_num(science.image), ix - science.origin[0], iy - science.origin[1], side, 0.0).sum((1, 2))
-    t = gather(np.nan_to_num(template.image), ix - template.origin[0], iy - template.origin[1], side, 0.0).sum((1, 2))
+    s, t = (
+        np.nan_to_num(gather(e.image, ix - e.origin[0], iy - e.origin[1], side, 0.0)).sum((1, 2))
+        for e in (science, template)
+    )
     good = (s > 0) & (t > 0)
     return float(np.median(s[good] / t[good])) if good.any() else 1.0
 
 
 def _assemble(
-    science: Exposure, template: Exposure, fit: KernelFit, done: Subtracted, convolved: str, norm: float, sign: float
+    science: Exposure, template: Exposure, way: _Direction, fit: KernelFit, done: Subtracted, made: Subtraction
 ) -> tuple[Exposure, NDArray[np.float32]]:
+    """Masks, PSF and calibrations of the difference."""
+    assert science.psf is not None
     x0, y0, width, height = science.bbox
     tx, ty = template.origin
-    part = (slice(y0 - ty, y0 - ty + height), slice(x0 - tx, x0 - tx + width))
-    image = (done.difference[part] * np.float32(sign / norm)).astype(np.float32)
-    variance = (done.variance[part] / np.float32(norm**2)).astype(np.float32)
-    centre = fit.kernel.kernels_at(x0 + width / 2, y0 + height / 2)[0]
-    reach = _reach(centre)
-    mask = science.mask.copy()
-    grown_of = template.mask if convolved == "convolveTemplate" else np.pad(science.mask, _ways(science, template))
-    for plane in ("NO_DATA", "BAD", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE", "CR"):
-        bit = np.int32(plane_bits([plane]))
-        if (grown_of & bit).any():
-            mask |= np.where(grow((grown_of & bit) != 0, reach)[part], bit, np.int32(0))
-    mask |= template.mask[part]
-    empty = (mask & np.int32(plane_bits(["NO_DATA"]))) != 0
-    image[empty] = 0
-    assert science.psf is not None
-    smoothing = None if convolved == "convolveTemplate" else fit.kernel
-    psf = _difference_psf(science.psf, smoothing, done, science.bbox, template.origin)
+    offset = (y0 - ty, x0 - tx)
+    part = (slice(offset[0], offset[0] + height), slice(offset[1], offset[1] + width))
+    mask = science.mask | template.mask[part]
+    reach = _reach(fit.kernel.kernels_at(x0 + width / 2, y0 + height / 2)[0])
+    if way.of_template:
+        spread_bits(template.mask, plane_bits(SPREADING), reach, mask, offset)
+    else:
+        spread_bits(science.mask, plane_bits(SPREADING), reach, mask)
+    empty = flagged_pixels(mask, plane_bits(["NO_DATA"]))
+    done.difference[empty] = 0
+    smoothing = None if way.of_template else fit.kernel
     difference = Exposure(
-        image, variance, mask, origin=science.origin, wcs=science.wcs, psf=psf, photo_calib=science.photo_calib,
+        done.difference, done.variance, mask, origin=science.origin, wcs=science.wcs,
+        psf=_difference_psf(science.psf, smoothing, made), photo_calib=science.photo_calib,
         visit_info=science.visit_info, band=science.band, physical_filter=science.physical_filter,
         ap_corr=science.ap_corr,
     )  # fmt: skip
-    matched = done.matched[part] if convolved == "convolveTemplate" else template.image[part] / np.float32(norm)
-    return difference, np.asarray(matched, np.float32)
-
-
-def _ways(science: Exposure, template: Exposure) -> tuple[tuple[int, int], tuple[int, int]]:
-    x0, y0, width, height = science.bbox
-    tx, ty, tw, th = template.bbox
-    return ((y0 - ty, ty + th - y0 - height), (x0 - tx, tx + tw - x0 - width))
+    if way.of_template:
+        return difference, done.matched
+    return difference, np.asarray(template.image[part] / np.float32(fit.kernel.kernel_sum), np.float32)
 
 
 def _reach(kernel: NDArray[np.float32]) -> int:
@@ -177,29 +201,21 @@ def _reach(kernel: NDArray[np.float32]) -> int:
     return int(np.ceil(radius[order][np.searchsorted(share, 0.99 * share[-1])]))
 
 
-def _difference_psf(
-    science: Psf,
-    kernel: SpatialKernel | None,
-    done: Subtracted,
-    box: tuple[int, int, int, int],
-    origin: tuple[int, int],
-) -> GridPsf:
+def _difference_psf(science: Psf, kernel: SpatialKernel | None, made: Subtraction) -> GridPsf:
     """Return the PSF of a transient in the difference, on a grid, sum 1.
 
     What is new is in the science image: its PSF, convolved with the kernel where that image was convolved (the template's
     PSF would be right for a perfect kernel only), and with the local whitening stamp.
     """
-    x0, y0, width, height = box
+    x0, y0, width, height = made.box
     gx = x0 + (np.arange(PSF_CELLS) + 0.5) * width / PSF_CELLS - 0.5
     gy = y0 + (np.arange(PSF_CELLS) + 0.5) * height / PSF_CELLS - 0.5
     mx, my = (a.ravel() for a in np.meshgrid(gx, gy))
     stamps = science.kernel_at(mx, my)
     if kernel is not None:
         stamps = _convolved(stamps, kernel.kernels_at(mx, my))
-    column = np.clip((mx - origin[0]) // done.grid.tile, 0, done.grid.columns - 1).astype(int)
-    row = np.clip((my - origin[1]) // done.grid.tile, 0, done.grid.rows - 1).astype(int)
-    cut = _convolved(stamps, done.whitening[row * done.grid.columns + column])
-    return GridPsf((cut / cut.sum(axis=(1, 2), keepdims=True)).astype(np.float32), PSF_CELLS, PSF_CELLS, box)
+    cut = _convolved(stamps, made.whitening_at(mx, my))
+    return GridPsf((cut / cut.sum(axis=(1, 2), keepdims=True)).astype(np.float32), PSF_CELLS, PSF_CELLS, made.box)
 
 
 def _convolved(stamps: NDArray[np.float32], kernels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -237,10 +253,8 @@ def star_residuals(difference: Exposure, sources: pd.DataFrame, side: int = 15) 
     stamps = stamps[:, low : low + side, low : low + side]
     gy, gx = np.gradient(stamps, axis=(1, 2))
     ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
-    ox, oy = difference.origin
-    good = difference.good("CR", "BAD")
-    data = gather(np.where(good, difference.image, 0), ix - ox, iy - oy, stamps.shape[-1], 0.0).astype(np.float64)
-    var = gather(np.where(good, difference.variance, 0), ix - ox, iy - oy, stamps.shape[-1], 0.0).astype(np.float64)
+    data, var = Planes.of(difference, "CR", "BAD").stamps(ix, iy, stamps.shape[-1])
+    data, var = data.astype(np.float64), np.where(np.isfinite(var), var, 0).astype(np.float64)
     basis = np.stack([stamps, -gx, -gy], axis=1)
     inverse = np.linalg.inv(np.einsum("nkij,nlij->nkl", basis, basis) + 1e-18 * np.eye(3))
     fitted = np.einsum("nkl,nl->nk", inverse, np.einsum("nkij,nij->nk", basis, data))

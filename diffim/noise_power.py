@@ -5,6 +5,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from diffim.planes import Planes
+
 __all__ = ["BLOCK", "noise_power", "sky_correlation", "smooth_power"]
 
 BLOCK = 64
@@ -44,11 +46,11 @@ def noise_power(
     return _tapered(correlation)
 
 
-def sky_correlation(image: NDArray[np.float32], variance: NDArray[np.float32], rows: int = 768) -> float:
+def sky_correlation(planes: Planes, rows: int = 400) -> float:
     """Return the correlation of horizontal neighbours on blank sky of the middle rows: 0 is white, NaN without sky."""
-    low = max((image.shape[0] - rows) // 2, 0)
-    image, variance = image[low : low + rows], variance[low : low + rows]
-    ok = np.isfinite(image) & np.isfinite(variance) & (variance > 0) & (image != 0)
+    low = max((planes.image.shape[0] - rows) // 2, 0)
+    part = slice(low, low + rows)
+    image, variance, ok = planes.image[part], planes.variance[part], planes.good(part)
     z = np.where(ok, image / np.sqrt(np.where(ok, variance, 1)), 0).astype(np.float32)
     z -= cv2.blur(z, (65, 65))  # slow backgrounds are no noise
     sky = ok & ~_near_sources(z, ok)

@@ -2,23 +2,25 @@
 
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from diffim.errors import DifferencingError, MismatchError
 from exposure import Exposure, estimate_background
-from exposure.mask import plane_bits
+from exposure.mask import plane_bits, spread_bits, translate, usable_pixels
 from exposure.stamps import gather
 
 __all__ = [
-    "check_match", "coverage", "grow", "kernel_stars", "known_light", "mark_saturated_haloes", "padded", "prepare_masks",
+    "check_match", "coverage", "flux_unit_ratio", "kernel_stars", "mark_saturated_haloes", "prepare_masks",
     "scale_variance",
 ]  # fmt: skip
 
 KEEP_TEMPLATE = ("NO_DATA", "BAD", "HIGH_VARIANCE")
-RENAME_TEMPLATE = {"SAT": "SAT_TEMPLATE", "INJECTED": "INJECTED_TEMPLATE", "INJECTED_CORE": "INJECTED_CORE_TEMPLATE"}
+RENAME_TEMPLATE = {
+    "SAT": "SAT_TEMPLATE", "INJECTED": "INJECTED_TEMPLATE", "FAKE": "INJECTED_TEMPLATE",
+    "INJECTED_CORE": "INJECTED_CORE_TEMPLATE",
+}  # fmt: skip
 
 
 def check_match(science: Exposure, template: Exposure) -> None:
@@ -48,22 +50,16 @@ def coverage(template: Exposure, science: Exposure | None = None) -> float:
 
 def prepare_masks(science: Exposure, template: Exposure) -> None:
     """Clear detection planes on the image; reduce the template's planes to those that say something about pixels."""
-    science.clear_planes("DETECTED", "DETECTED_NEGATIVE")
-    science.set_plane("INJECTED", science.flagged("FAKE"))
-    template.set_plane("INJECTED", template.flagged("FAKE"))
-    kept = template.mask & np.int32(plane_bits([*KEEP_TEMPLATE, *RENAME_TEMPLATE.values()]))
-    for plane, renamed in RENAME_TEMPLATE.items():
-        kept |= np.where(template.flagged(plane), np.int32(plane_bits([renamed])), np.int32(0))
-    template.mask = kept.astype(np.int32)
+    detected = plane_bits(["DETECTED", "DETECTED_NEGATIVE"])
+    science.mask = translate(science.mask, ~detected, {"FAKE": "INJECTED"})
+    template.mask = translate(template.mask, plane_bits([*KEEP_TEMPLATE, *RENAME_TEMPLATE.values()]), RENAME_TEMPLATE)
 
 
-def known_light(image: Exposure, template: Exposure) -> NDArray[np.float32]:
-    """Return the template on the image's box, in the units of the image."""
-    ratio = 1.0
-    if image.photo_calib is not None and template.photo_calib is not None:
-        ratio = template.photo_calib.mean / image.photo_calib.mean
-    part = template.cutout(*image.bbox).image
-    return part if ratio == 1.0 else np.asarray(part * np.float32(ratio), np.float32)
+def flux_unit_ratio(image: Exposure, template: Exposure) -> float:
+    """Return what turns pixel values of the template into those of the image, by their calibrations."""
+    if image.photo_calib is None or template.photo_calib is None:
+        return 1.0
+    return template.photo_calib.mean / image.photo_calib.mean
 
 
 def scale_variance(exposure: Exposure, limit: float = 10.0) -> float:
@@ -74,14 +70,15 @@ def scale_variance(exposure: Exposure, limit: float = 10.0) -> float:
     DifferencingError
         Even the image's own scatter asks for more than `limit`.
     """
-    good = exposure.good("DETECTED", "DETECTED_NEGATIVE", "BAD", "SAT", "INTRP", "CR")
-    if np.count_nonzero(good) < 2:
-        return 1.0
-    step = max(1, int(np.sqrt(exposure.image.size / 1_000_000)))
+    step = max(1, int(np.sqrt(exposure.image.size / 500_000)))
     part = (slice(None, None, step), slice(None, None, step))
-    image, usable = exposure.image[part], good[part]
+    image, variance = exposure.image[part], exposure.variance[part]
+    excluded = plane_bits(["DETECTED", "DETECTED_NEGATIVE", "BAD", "SAT", "INTRP", "CR", "NO_DATA"])
+    usable = usable_pixels(image, variance, exposure.mask[part], excluded)
+    if np.count_nonzero(usable) < 2:
+        return 1.0
     level = estimate_background(image, ~usable, 64 // step).level
-    rest, sigma2 = (image - level)[usable], exposure.variance[part][usable]
+    rest, sigma2 = (image - level)[usable], variance[usable]
     sky = sigma2 < 2 * np.median(sigma2)  # objects are not known yet: leave out pixels that their light makes noisy
     rest, sigma2 = rest[sky], sigma2[sky]
 
@@ -99,7 +96,7 @@ def scale_variance(exposure: Exposure, limit: float = 10.0) -> float:
             )  # fmt: skip
     if factor <= 0 or not np.isfinite(factor):
         return 1.0
-    exposure.variance *= np.float32(factor)
+    exposure.variance = exposure.variance * np.float32(factor)  # not in place: the plane may be the caller's
     return factor
 
 
@@ -160,26 +157,7 @@ def _spread(able: pd.DataFrame, science: Exposure, maximum: int) -> pd.DataFrame
     return taken.sort_values(["snr", "x"], ascending=[False, True]).reset_index(drop=True)
 
 
-def grow(where: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    """Return `where` grown by a disc."""
-    if radius <= 0 or not where.any():
-        return where
-    distance = cv2.distanceTransform((~where).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
-    return np.asarray(distance <= radius + 0.25)
-
-
 def mark_saturated_haloes(exposure: Exposure, radius: float) -> None:
     """Set SUSPECT within `radius` px of saturated pixels: a kernel of finite size leaves rings there."""
-    exposure.set_plane("SUSPECT", grow(exposure.flagged("SAT", "SAT_TEMPLATE"), radius))
-
-
-def padded(science: Exposure, template: Exposure) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Return image, variance and usable pixels of the science image on the template's (larger) box."""
-    x0, y0, width, height = science.bbox
-    tx, ty, tw, th = template.bbox
-    ways = ((y0 - ty, ty + th - y0 - height), (x0 - tx, tx + tw - x0 - width))
-    usable = science.good("BAD", "CR")
-    image = np.pad(np.where(usable, science.image, 0), ways).astype(np.float32)
-    good_var = np.where(np.isfinite(science.variance) & (science.variance > 0), science.variance, 0)
-    variance = np.pad(good_var, ways, mode="edge").astype(np.float32)
-    return image, variance, np.pad(usable, ways)
+    full = translate(exposure.mask, 0, {"SAT": "SUSPECT", "SAT_TEMPLATE": "SUSPECT"})
+    spread_bits(full, plane_bits(["SUSPECT"]), radius, exposure.mask)

@@ -1,7 +1,9 @@
 """`ImageDifferenceTask`: subtract a template from an image, detect and measure what changed."""
 
+from dataclasses import replace
 from typing import Any
 
+import cv2
 import lsst.pex.config as pexConfig
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from diffim.detect import Detections, detect, significance
 from diffim.errors import BadSubtraction, DifferencingError
 from diffim.measure import measure
 from exposure import Exposure, ExposureCatalog, estimate_background
+from exposure.mask import plane_bits, usable_pixels
 from tasks import AlertTask, AlertTaskConfig, IdFactory, IdGenerator
 from tasks.base import AlertTaskConnections
 from tasks.errors import CallerError
@@ -155,7 +158,7 @@ class ImageDifferenceTask(AlertTask):
         sources = exposure.sources if selectSources is None else selectSources
         if sources is None:
             raise CallerError("no sources to take kernel stars from: characterise the exposure first")
-        template = templateExposure.copy()
+        template = replace(templateExposure)  # masks and variances are replaced below, never changed in place
         if self.config.doAddCalexpBackground and calexpBackgroundExposure is not None:
             exposure.image += calexpBackgroundExposure.image
         result = Struct(
@@ -185,7 +188,10 @@ class ImageDifferenceTask(AlertTask):
     def _mark_cosmic_rays(self, image: Exposure, template: Exposure, key: str) -> None:
         assert image.psf is not None
         good = image.good("SAT", "BAD", "CR", "SUSPECT")
-        rays = find_cosmic_rays(image.image, image.variance, good, image.psf, prepare.known_light(image, template))
+        rays = find_cosmic_rays(
+            image.image, image.variance, good, image.psf, template.cutout(*image.bbox).image,
+            prepare.flux_unit_ratio(image, template),
+        )  # fmt: skip
         image.set_plane("CR", rays)
         self.put(key, int(rays.sum()))
 
@@ -222,13 +228,15 @@ class ImageDifferenceTask(AlertTask):
 
     def _flatten(self, difference: Exposure) -> None:
         """Take a mesh background off, with whatever stands out left out of the estimate."""
-        bad = ~difference.good("BAD", "EDGE", "SAT", "SUSPECT", "CR")
+        step = max(1, min(difference.image.shape) // 1024)
+        part = (slice(None, None, step), slice(None, None, step))
+        image, variance = difference.image[part], difference.variance[part]
+        bits = plane_bits(["NO_DATA", "BAD", "EDGE", "SAT", "SUSPECT", "CR"])
+        bad = ~usable_pixels(image, variance, difference.mask[part], bits)
         with np.errstate(invalid="ignore"):
-            bad |= difference.image**2 > 9 * difference.variance
-        mesh = self.config.backgroundMesh
-        level = estimate_background(
-            difference.image, bad, mesh, stride=2 if min(difference.image.shape) >= 1024 else 1
-        ).level
+            bad |= image**2 > 9 * variance
+        coarse = estimate_background(image, bad, self.config.backgroundMesh // step).level
+        level = cv2.resize(coarse, difference.image.shape[::-1], interpolation=cv2.INTER_LINEAR) if step > 1 else coarse
         level[difference.flagged("NO_DATA")] = 0
         difference.image -= level
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exposure.apcorr import ApCorrMap
 from exposure.errors import WcsMissing
-from exposure.mask import plane_bits, usable_pixels
+from exposure.mask import flagged_pixels, plane_bits, set_bits, usable_pixels
 from exposure.photocalib import PhotoCalib
 from exposure.psf import Psf
 from exposure.visitinfo import VisitInfo
@@ -72,11 +72,11 @@ class Exposure:
 
     def flagged(self, *planes: str) -> NDArray[np.bool_]:
         """Return where any of the planes is set."""
-        return np.asarray((self.mask & plane_bits(planes)) != 0)
+        return flagged_pixels(self.mask, plane_bits(planes))
 
     def set_plane(self, plane: str, where: NDArray[np.bool_]) -> None:
         """Set one plane where asked."""
-        self.mask |= np.where(where, np.int32(plane_bits([plane])), np.int32(0))
+        set_bits(self.mask, where, plane_bits([plane]))
 
     def clear_planes(self, *planes: str) -> None:
         """Clear planes everywhere."""

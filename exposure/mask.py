@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from exposure.threads import in_bands
 
-__all__ = ["PLANES", "plane_bits", "remap", "usable_pixels"]
+__all__ = ["PLANES", "flagged_pixels", "plane_bits", "remap", "set_bits", "spread_bits", "translate", "usable_pixels"]
 
 _NAMES = (
     "BAD", "SAT", "INTRP", "CR", "EDGE", "DETECTED", "DETECTED_NEGATIVE", "SUSPECT", "NO_DATA", "NOT_DEBLENDED",
@@ -56,3 +56,82 @@ def usable_pixels(
     out = np.empty(image.shape, np.bool_)
     in_bands(lambda first, last: _usable(image, variance, mask, np.int32(bits), out, first, last), image.shape[0])
     return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _flagged(mask: Any, bits: int, out: Any, first: int, last: int) -> None:
+    for y in range(first, last):
+        for x in range(mask.shape[1]):
+            out[y, x] = (mask[y, x] & bits) != 0
+
+
+def flagged_pixels(mask: NDArray[np.int32], bits: int) -> NDArray[np.bool_]:
+    """Return where any of the bits is set."""
+    out = np.empty(mask.shape, np.bool_)
+    in_bands(lambda first, last: _flagged(mask, np.int32(bits), out, first, last), mask.shape[0])
+    return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _set(mask: Any, where: Any, bits: int, first: int, last: int) -> None:
+    for y in range(first, last):
+        for x in range(mask.shape[1]):
+            if where[y, x]:
+                mask[y, x] |= bits
+
+
+def set_bits(mask: NDArray[np.int32], where: NDArray[np.bool_], bits: int) -> None:
+    """Set bits where asked, in place."""
+    in_bands(lambda first, last: _set(mask, where, np.int32(bits), first, last), mask.shape[0])
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _translate(mask: Any, kept: int, old: Any, new: Any, out: Any, first: int, last: int) -> None:
+    for y in range(first, last):
+        for x in range(mask.shape[1]):
+            m = mask[y, x]
+            value = m & kept
+            if m != value:
+                for k in range(old.shape[0]):
+                    if m & old[k]:
+                        value |= new[k]
+            out[y, x] = value
+
+
+def translate(mask: NDArray[np.int32], kept: int, renamed: dict[str, str]) -> NDArray[np.int32]:
+    """Return a mask with the bits of `kept`, and each plane of `renamed` under its new name; nothing else."""
+    out = np.empty_like(mask)
+    old = np.array([plane_bits([a]) for a in renamed], np.int32)
+    new = np.array([plane_bits([b]) for b in renamed.values()], np.int32)
+    in_bands(lambda first, last: _translate(mask, np.int32(kept), old, new, out, first, last), mask.shape[0])
+    return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _spread(mask: Any, bits: int, dy: Any, dx: Any, y0: int, x0: int, out: Any) -> None:
+    height, width = mask.shape
+    for y in range(height):
+        for x in range(width):
+            m = mask[y, x] & bits
+            if m == 0:
+                continue
+            inner = (y == 0 or mask[y - 1, x] & m == m) and (y == height - 1 or mask[y + 1, x] & m == m)
+            inner = inner and (x == 0 or mask[y, x - 1] & m == m) and (x == width - 1 or mask[y, x + 1] & m == m)
+            if inner:  # a pixel outside is nearer to the rim
+                if 0 <= y - y0 < out.shape[0] and 0 <= x - x0 < out.shape[1]:
+                    out[y - y0, x - x0] |= m
+                continue
+            for k in range(dy.shape[0]):
+                j, i = y - y0 + dy[k], x - x0 + dx[k]
+                if 0 <= j < out.shape[0] and 0 <= i < out.shape[1]:
+                    out[j, i] |= m
+
+
+def spread_bits(
+    mask: NDArray[np.int32], bits: int, radius: float, out: NDArray[np.int32], offset: tuple[int, int] = (0, 0)
+) -> None:
+    """OR the bits of `mask`, grown by a disc, into `out`, whose pixel [0, 0] is the pixel `offset` (y, x) of `mask`."""
+    reach = int(radius + 0.25)
+    g = np.arange(-reach, reach + 1)
+    dy, dx = np.nonzero(g[:, None] ** 2 + g[None, :] ** 2 <= (radius + 0.25) ** 2)
+    _spread(mask, np.int32(bits), dy - reach, dx - reach, offset[0], offset[1], out)

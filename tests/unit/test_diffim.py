@@ -11,7 +11,8 @@ from diffim.cosmic_rays import find_cosmic_rays
 from diffim.errors import InsufficientKernelSources, MismatchError, NoTemplate, TemplateSetError
 from diffim.kernel import SpatialKernel
 from diffim.kernel_fit import fit_kernel
-from diffim.subtract import subtract_arrays
+from diffim.planes import Planes
+from diffim.subtract import Subtraction
 from diffim.tiling import SkyTiling
 from diffim.warp import warp_exposure
 from exposure import Exposure, GaussianPsf, PhotoCalib, SkyWcs, VisitInfo
@@ -159,7 +160,9 @@ def test_white_noise_stays_white_for_every_ratio_of_variances():
     for u, c in ((1.0, 1.0), (0.25, 1.0), (1.0, 4.0)):
         noise = [rng.normal(0, np.sqrt(v), (384, 384)).astype("f4") for v in (u, c)]
         planes = [np.full((384, 384), v, "f4") for v in (u, c)]
-        done = subtract_arrays(noise[0], planes[0], noise[1], planes[1], kernel, (0, 0))
+        mask = np.zeros((384, 384), np.int32)
+        sides = [Planes(n, v, mask, 0, (0, 0)) for n, v in zip(noise, planes, strict=True)]
+        done = Subtraction(*sides, kernel, (0, 0, 384, 384)).run()
         d, v = done.difference[40:-40, 40:-40], done.variance[40:-40, 40:-40]
         assert np.mean(v) == pytest.approx(u + c * 1.6**2, rel=0.002)  # the published closed form
         assert (d / np.sqrt(v)).std() == pytest.approx(1, abs=0.015)
@@ -273,8 +276,8 @@ def test_kernel_fit_finds_the_analytic_kernel():
     basis = make_basis(2.0 * FWHM, 2.5 * FWHM)
     box = (*ORIGIN, 256, 256)
     fit = fit_kernel(
-        template.image, science.image, template.variance, science.variance, s.x.to_numpy(), s.y.to_numpy(),
-        basis, box, template.origin, kernel_order=1, background_order=0,
+        Planes.of(template), Planes.of(science), s.x.to_numpy(), s.y.to_numpy(), basis, box, kernel_order=1,
+        background_order=0,
     )  # fmt: skip
     k = fit.kernel.kernels_at(ORIGIN[0] + 128, ORIGIN[1] + 128)[0].astype(float)
     g = np.arange(k.shape[0]) - k.shape[0] // 2
