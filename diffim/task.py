@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from lsst.pipe.base import NoWorkFound, Struct
 
-from diffim import matching, prepare
+from diffim import matching, prepare, registration
 from diffim.cosmic_rays import find_cosmic_rays
 from diffim.detect import Detections, detect, significance
 from diffim.errors import BadSubtraction, DifferencingError
@@ -27,6 +27,8 @@ BAD_SOURCE_FLAGS = (
     "pixelFlags_nodataCenter", "pixelFlags_saturatedCenter", "pixelFlags_sat_templateCenter",
     "pixelFlags_spikeCenter",
 )  # fmt: skip
+
+REGISTRATION_STARS = 400
 
 
 class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):  # type: ignore[call-arg]
@@ -48,6 +50,12 @@ class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnec
     doAddCalexpBackground = pexConfig.Field(dtype=bool, default=False, doc="Add the given background before?")
     doScaleVariance = pexConfig.Field(dtype=bool, default=True, doc="Scale both variance planes before?")
     doScaleDiffimVariance = pexConfig.Field(dtype=bool, default=True, doc="Scale the difference's variance plane?")
+    doRegister = pexConfig.Field(
+        dtype=bool, default=True, doc="Measure where the template's stars lie and resample it where they are off?"
+    )
+    registerMinShift = pexConfig.RangeField(
+        dtype=float, default=0.1, min=0.0, doc="Displacements smaller than this (rms, px) are left to the kernel."
+    )
     doSubtract = pexConfig.Field(dtype=bool, default=True, doc="Subtract? False: a difference must be given.")
     doDetection = pexConfig.Field(dtype=bool, default=True, doc="Detect and measure?")
     doSubtractBackground = pexConfig.Field(dtype=bool, default=True, doc="Take a mesh background off the difference?")
@@ -169,6 +177,8 @@ class ImageDifferenceTask(AlertTask):
             prepare.check_match(exposure, template)
             self._check_coverage(prepare.coverage(template, exposure))
             self._prepare(exposure, template)
+            if self.config.doRegister and self.config.doSubtract:
+                template = result.warpedExposure = self._register(exposure, template, sources)
             if self.config.doSubtract:
                 self._subtract(exposure, template, sources, result)
         if self.config.doDetection:
@@ -184,6 +194,58 @@ class ImageDifferenceTask(AlertTask):
             self.put("scaleScienceVarianceFactor", prepare.scale_variance(science))
         if self.config.doFindCosmicRays:
             self._mark_cosmic_rays(science, template, "scienceCosmicRays")
+
+    def _register(self, science: Exposure, template: Exposure, sources: pd.DataFrame) -> Exposure:
+        """Return the template, resampled where its stars do not lie where those of the image do."""
+        assert science.psf is not None
+        bright = sources[(sources.snr > 20) & ~sources.flagged & sources.isolated].head(REGISTRATION_STARS)
+        fwhm = matching.psf_fwhm(science.psf, science.bbox)
+        stars = registration.displacement_at_stars(science, template, bright, fwhm)
+        if stars[0].size < 3:
+            self.log.warning("Only %d stars to check the registration with: it is taken as it is.", stars[0].size)
+            return template
+        found = registration.fit_displacement(*stars, science.bbox)
+        self.put("registrationShift", found.rms)
+        self.put("registrationScatter", found.scatter)
+        self.put("registrationOrder", found.order)
+        if found.rms < self.config.registerMinShift:
+            return template
+        return registration.resampled(template, found)
+
+    def fitAstrometry(
+        self, templateSources: pd.DataFrame, templateExposure: Exposure, selectSources: pd.DataFrame
+    ) -> Struct:
+        """Fit a WCS of the template that puts its stars where those of the image are.
+
+        Parameters
+        ----------
+        templateSources
+            Sources of the template: x, y in its pixels, brightest first.
+        templateExposure
+            The template with the WCS to be mended.
+        selectSources
+            Sources of the image: ra, dec in degrees, brightest first.
+
+        Returns
+        -------
+        result : `lsst.pipe.base.Struct`
+            wcs (TAN-SIP) and matches (templateIndex, selectIndex, distance in px before the fit).
+
+        Raises
+        ------
+        DifferencingError
+            Too few stars are common to both.
+        """
+        wcs = templateExposure.require_wcs()
+        px, py = wcs.sky_to_pixel(selectSources.ra.to_numpy(np.float64), selectSources.dec.to_numpy(np.float64))
+        x, y = templateSources.x.to_numpy(np.float64), templateSources.y.to_numpy(np.float64)
+        seen = np.flatnonzero(np.isfinite(px + py))
+        first, second = registration.match_lists(px[seen], py[seen], x, y)
+        first = seen[first]
+        dx, dy = x[second] - px[first], y[second] - py[first]
+        found = registration.fit_displacement(px[first], py[first], dx, dy, np.zeros(len(dx)), templateExposure.bbox)
+        matches = pd.DataFrame({"templateIndex": second, "selectIndex": first, "distance": np.hypot(dx, dy)})
+        return Struct(wcs=registration.moved_wcs(wcs, found), matches=matches)
 
     def _mark_cosmic_rays(self, image: Exposure, template: Exposure, key: str) -> None:
         assert image.psf is not None

@@ -1,6 +1,7 @@
 """Resampling of an exposure to another WCS: Lanczos-3, exact variance, masks OR-ed over the pixels that matter."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -12,7 +13,7 @@ from exposure import Exposure, SkyWcs
 from exposure.mask import plane_bits
 from exposure.threads import in_bands
 
-__all__ = ["position_grid", "warp_exposure"]
+__all__ = ["GRID", "position_grid", "resample", "warp_exposure"]
 
 A = 3
 _TABLE_STEP = 512
@@ -124,15 +125,30 @@ def warp_exposure(source: Exposure, target: SkyWcs, box: Box, flux_scale: float 
     """
     wcs = source.require_wcs()
     gx, gy = position_grid(target, box, wcs)
+    x0, y0, width, height = box
+    area = float(target.pixel_scale_arcsec(x0 + width / 2, y0 + height / 2) ** 2)
+    cx, cy = source.origin[0] + source.width / 2, source.origin[1] + source.height / 2
+    scale = flux_scale * area / float(wcs.pixel_scale_arcsec(cx, cy) ** 2)
+    return replace(resample(source, gx, gy, box, scale), wcs=target)
+
+
+def resample(
+    source: Exposure, gx: NDArray[np.float64], gy: NDArray[np.float64], box: Box, scale: float = 1.0
+) -> Exposure:
+    """Take the pixels of `box` from `source` at positions known on a grid of nodes.
+
+    Parameters
+    ----------
+    gx, gy
+        Frame positions in `source` of the nodes, `GRID` px apart, the first at the first pixel of the box.
+    scale
+        Factor on pixel values.
+    """
     gx, gy = gx - source.origin[0], gy - source.origin[1]
     gx, gy = np.nan_to_num(gx, nan=-1e9), np.nan_to_num(gy, nan=-1e9)
     x0, y0, width, height = box
     image, variance = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
     mask = np.zeros((height, width), np.int32)
-    centre = (x0 + width / 2, y0 + height / 2)
-    area = float(target.pixel_scale_arcsec(*centre) ** 2)
-    cx, cy = source.origin[0] + source.width / 2, source.origin[1] + source.height / 2
-    scale = flux_scale * area / float(wcs.pixel_scale_arcsec(cx, cy) ** 2)
     no_data = plane_bits(["NO_DATA"])
     empty = ~(np.isfinite(source.image) & np.isfinite(source.variance))
     in_mask = np.where(empty, source.mask | np.int32(no_data), source.mask)
@@ -146,6 +162,6 @@ def warp_exposure(source: Exposure, target: SkyWcs, box: Box, flux_scale: float 
 
     in_bands(band, height)
     return Exposure(
-        image, variance, mask, origin=(x0, y0), wcs=target, visit_info=source.visit_info, band=source.band,
+        image, variance, mask, origin=(x0, y0), visit_info=source.visit_info, band=source.band,
         physical_filter=source.physical_filter,
     )  # fmt: skip

@@ -12,6 +12,8 @@ from exposure.mask import remap
 from exposure.visitinfo import VisitInfo
 from exposure.wcs import SkyWcs
 
+FILL_SHARE = 0.25  # of a border line that is one value: noise does not do that
+
 __all__ = ["header_visit_info", "read_plain", "read_planes"]
 
 
@@ -128,8 +130,9 @@ def _detector_numbers(header: fits.Header, rules: Instrument) -> dict[str, float
 
 
 def _mark(exposure: Exposure, saturation: float | None, bad_edge: int) -> None:
-    """Set NO_DATA on pixels without a value and on bad edges, SAT where the level is reached."""
+    """Set NO_DATA on pixels without a value, on borders filled with one and on bad edges, SAT where the level is reached."""
     empty: NDArray[np.bool_] = ~np.isfinite(exposure.image)
+    _add_fill_borders(exposure.image, empty)
     if bad_edge:
         inner = np.zeros_like(empty)
         inner[bad_edge:-bad_edge, bad_edge:-bad_edge] = True
@@ -138,3 +141,15 @@ def _mark(exposure: Exposure, saturation: float | None, bad_edge: int) -> None:
     exposure.set_plane("NO_DATA", empty)
     if saturation is not None:
         exposure.set_plane("SAT", np.where(empty, False, exposure.image >= saturation))
+
+
+def _add_fill_borders(image: NDArray[np.float32], empty: NDArray[np.bool_]) -> None:
+    """Mark the fill value of outermost rows and columns: where a resampling had no data, one number stands for it."""
+    for plane, found in ((image, empty), (image.T, empty.T)):
+        for lines in (range(plane.shape[0]), range(plane.shape[0] - 1, -1, -1)):
+            for k in lines:
+                values, counts = np.unique(plane[k][~found[k]], return_counts=True)
+                if values.size and counts.max() < FILL_SHARE * plane.shape[1]:
+                    break
+                if values.size:
+                    found[k] |= plane[k] == values[np.argmax(counts)]

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.io.fits import Header
 from astropy.wcs import WCS, FITSFixedWarning, NoConvergence, WcsError
+from astropy.wcs.utils import fit_wcs_from_points
 from numpy.typing import ArrayLike, NDArray
 
 from exposure.errors import WcsMissing
@@ -70,6 +72,17 @@ class SkyWcs:
         wcs.wcs.radesys = "ICRS"
         wcs.wcs.set()
         return cls(wcs)
+
+    @classmethod
+    def fitted(cls, x: ArrayLike, y: ArrayLike, ra: ArrayLike, dec: ArrayLike, order: int = 3) -> "SkyWcs":
+        """Return the TAN-SIP WCS of the given order that fits pairs of frame pixels and sky positions (degrees) best."""
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        origin = (round(float(x.min())), round(float(y.min())))
+        sky = SkyCoord(np.asarray(ra, np.float64), np.asarray(dec, np.float64), unit="deg")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wcs = fit_wcs_from_points((x - origin[0], y - origin[1]), sky, projection="TAN", sip_degree=order)
+        return cls(wcs, origin)
 
     def pixel_to_sky(self, x: ArrayLike, y: ArrayLike) -> Pair:
         """Return (ra, dec) in degrees of frame pixel positions."""

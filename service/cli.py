@@ -162,6 +162,7 @@ def diff(
     output: Annotated[Path, typer.Option("--output", "-o", help="difference: IMAGE, VARIANCE, MASK, PSF")],
     instrument: Annotated[str, typer.Option(help="instrument name or file: which HDU holds which plane")] = "generic",
     registered: Annotated[bool, typer.Option(help="the two are on one pixel grid; no WCS is needed")] = False,
+    register: Annotated[bool, typer.Option(help="register the two by their stars; no WCS is needed")] = False,
     mode: Annotated[str, typer.Option(help="auto, convolveTemplate or convolveScience")] = "auto",
     sources: Annotated[Path | None, typer.Option(help="detect, measure, and write this Parquet table")] = None,
     score: Annotated[Path | None, typer.Option(help="write the significance of a point source at every pixel")] = None,
@@ -173,8 +174,8 @@ def diff(
     from service.diff import difference_files
 
     made = difference_files(
-        science, template, load_instrument(instrument), registered=registered, mode=mode, score=score is not None,
-        sources=sources is not None or plots is not None,
+        science, template, load_instrument(instrument), registered=registered, register=register, mode=mode,
+        score=score is not None, sources=sources is not None or plots is not None,
     )  # fmt: skip
     made.exposure.write_fits(output)
     if score is not None and made.score is not None:

@@ -14,6 +14,7 @@ from calibration.stars import bright_stars, detect_sources, select_stars
 from diffim import ImageDifferenceTask
 from diffim.detect import significance
 from diffim.errors import MismatchError
+from diffim.registration import fit_displacement, match_lists, resampled
 from diffim.warp import warp_exposure
 from exposure import Exposure, Instrument, PhotoCalib, SkyWcs, estimate_background
 from exposure.fits import read_planes
@@ -42,8 +43,8 @@ class Difference:
 
 
 def difference_files(
-    science: Path, template: Path, rules: Instrument, *, registered: bool = False, mode: str = "auto",
-    score: bool = False, sources: bool = False,
+    science: Path, template: Path, rules: Instrument, *, registered: bool = False, register: bool = False,
+    mode: str = "auto", score: bool = False, sources: bool = False,
 ) -> Difference:  # fmt: skip
     """Subtract `template` from `science`.
 
@@ -53,6 +54,8 @@ def difference_files(
         The instrument whose file says which HDU holds which plane.
     registered
         The two are on one pixel grid already and need no WCS.
+    register
+        Register the template by the stars that the two have in common: no WCS is needed, shifts of up to 60 px are found.
     mode
         ``auto``, ``convolveTemplate`` or ``convolveScience``.
     score, sources
@@ -60,20 +63,23 @@ def difference_files(
 
     Raises
     ------
-    MismatchError, WcsMissing
+    MismatchError, WcsMissing, DifferencingError
         The two do not fit together: the message says what to do.
     """
+    if registered and register:
+        raise MismatchError("--registered and --register exclude each other: the pair is registered or it is not")
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     new, old = _open(science, rules), _open(template, rules)
     subtract_sky(new, rules)
     new_stars = kernel_candidates(new, rules)
-    if registered:
+    if register:
+        old = _registered(new, old, new_stars, rules)
+    elif registered:
         if new.image.shape != old.image.shape:
             raise MismatchError(f"registered images must have one shape, got {new.image.shape} and {old.image.shape}")
         subtract_sky(old, rules)
-        x, y = new.width / 2, new.height / 2
-        new.wcs = old.wcs = SkyWcs.tan((x, y), (0.0, 0.0), rules.pixel_scale / 3600 * np.array([[-1.0, 0], [0, 1.0]]))
+        new.wcs = old.wcs = _nominal_wcs(new, rules)
     else:
         old = _warped(new, old, rules)
     if old.psf is None:
@@ -133,6 +139,27 @@ def _warped(science: Exposure, template: Exposure, rules: Instrument) -> Exposur
     subtract_sky(warped, rules)
     warped.psf = None
     return warped
+
+
+def _nominal_wcs(exposure: Exposure, rules: Instrument) -> SkyWcs:
+    """Return a WCS of the right scale somewhere on the sky, for pairs that have none."""
+    scale = rules.pixel_scale / 3600 * np.array([[-1.0, 0], [0, 1.0]])
+    return SkyWcs.tan((exposure.width / 2, exposure.height / 2), (0.0, 0.0), scale)
+
+
+def _registered(science: Exposure, template: Exposure, stars: pd.DataFrame, rules: Instrument) -> Exposure:
+    """Put the template on the pixels of the image by the stars that both have."""
+    subtract_sky(template, rules)
+    own = kernel_candidates(template, rules)
+    x, y, u, v = (t[c].to_numpy(np.float64) for t in (stars, own) for c in ("x", "y"))
+    first, second = match_lists(x, y, u, v)
+    x, y, u, v = x[first], y[first], u[second], v[second]
+    found = fit_displacement(x, y, u - x, v - y, np.full(x.size, 0.05), science.bbox)
+    science.wcs = template.wcs = _nominal_wcs(science, rules)
+    x0, y0, width, height = science.bbox
+    moved = resampled(template, found, (x0 - BORDER, y0 - BORDER, width + 2 * BORDER, height + 2 * BORDER))
+    moved.band, moved.psf = science.band, None  # its PSF is measured where it lies now
+    return moved
 
 
 def _score(difference: Exposure, matched: Any) -> Exposure:

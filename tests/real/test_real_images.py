@@ -8,7 +8,9 @@ import sep
 from calibration import ReferenceStars, characterize
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, load_instrument
+from exposure.errors import WcsMissing
 from exposure.fits import read_wcs
+from service.diff import difference_files
 from service.night import NightPlan, run_night
 from service.templates import template_from_frames
 from tasks import make_task
@@ -58,3 +60,16 @@ def test_two_seasons_of_decam(tmp_path, template, science):
         assert share[0] < 0.02, path.name  # the brightest star of the cut-out
         assert np.median(share) < 0.04, path.name
         assert len(result.diaSources) < 30
+
+
+def test_pair_without_wcs_is_refused_or_registered_by_its_stars(tmp_path):
+    """ESO 085-030, two frames 74 s apart: nothing changed between them."""
+    first, second = sorted(real_data("eso085_pair").glob("*.fit.gz"))
+    rules = load_instrument("generic")
+    with pytest.raises(WcsMissing):
+        difference_files(first, second, rules)
+    made = difference_files(first, second, rules, register=True, sources=True)
+    d = made.exposure
+    z = (d.image / np.sqrt(d.variance))[d.mask == 0]
+    assert 1.4826 * np.median(np.abs(z)) == pytest.approx(1.0, abs=0.02)
+    assert made.sources is not None and len(made.sources) <= 20

@@ -49,14 +49,14 @@ def test_even_kernel_size_is_refused():
         make_basis(4.0, 5.0, 20)
 
 
-def scene(sigma, noise, seed, pad=0, size=256, n=60, scale=1.0, flux=(500, 3000), stars_seed=1):
+def scene(sigma, noise, seed, pad=0, size=256, n=60, scale=1.0, flux=(500, 3000), stars_seed=1, shift=(0.0, 0.0)):
     """Gaussian stars; variance = |signal| + noise^2."""
     rng = np.random.default_rng(stars_seed)
     x, y = rng.uniform(25, size - 25, (2, n))
     f = rng.uniform(*flux, n) * 20
     g = np.arange(-pad, size + pad)
-    ex = np.exp(-0.5 * ((g - x[:, None]) / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
-    ey = np.exp(-0.5 * ((g - y[:, None]) / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
+    ex = np.exp(-0.5 * ((g - x[:, None] - shift[0]) / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
+    ey = np.exp(-0.5 * ((g - y[:, None] - shift[1]) / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
     image = np.einsum("n,nj,ni->ji", f, ey, ex)
     variance = image + noise**2
     image = image + np.random.default_rng(seed).normal(size=image.shape) * np.sqrt(variance)

@@ -1,0 +1,197 @@
+"""Registration of two images against each other: what is left after their WCS, or all of it where there is none.
+
+Stars are matched by position, their displacements fitted by a polynomial whose order the data pay for, and the template
+is resampled along it. A shift that is the same everywhere costs nothing here and much in the kernel.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import sep
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+
+from diffim.errors import DifferencingError
+from diffim.kernel import Box, chebyshev_terms
+from diffim.warp import GRID, resample
+from exposure import Exposure, SkyWcs
+
+__all__ = ["Displacement", "displacement_at_stars", "fit_displacement", "match_lists", "moved_wcs", "resampled"]
+
+TERMS_PAY = (0, 9, 24, 60)  # least number of stars for a displacement of order 0, 1, 2, 3
+CLIP = 3.5
+FLOOR = 0.01  # px: better than that no centroid is trusted
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """Where a star of the image lies in the template: (x, y) + sum_k c_k p_k(x, y), Chebyshev on `box`.
+
+    ``rms`` is the size of the displacement over the box, ``scatter`` that of the stars about it (px, one axis).
+    """
+
+    coefficients: F64
+    order: int
+    box: Box
+    rms: float
+    scatter: float
+    n_stars: int
+
+    def at(self, x: ArrayLike, y: ArrayLike) -> tuple[F64, F64]:
+        """Return the positions in the template of positions in the image."""
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        moved = chebyshev_terms(self.order, self.box, x.ravel(), y.ravel()) @ self.coefficients
+        return x + moved[:, 0].reshape(x.shape), y + moved[:, 1].reshape(x.shape)
+
+
+def fit_displacement(
+    x: F64, y: F64, dx: F64, dy: F64, error: F64, box: Box, top: int = 3, absorbed: int = -1
+) -> Displacement:
+    """Fit the displacements of stars robustly; the order rises while it improves the Bayesian information criterion.
+
+    Parameters
+    ----------
+    x, y, dx, dy
+        Positions (px) and displacements (px).
+    error
+        One-sigma error of a displacement along one axis; `FLOOR` is added in quadrature.
+    top
+        Highest order.
+    absorbed
+        Order of displacement that needs no removing (a kernel takes it up): what counts in ``rms`` is beyond it.
+
+    Raises
+    ------
+    DifferencingError
+        Fewer than three stars.
+    """
+    n = x.size
+    if n < 3:
+        raise DifferencingError(f"{n} stars are common to image and template, need 3 to register them")
+    move = np.stack([dx, dy], axis=1)
+    weight = 1 / np.hypot(error, FLOOR)
+    best, best_score = None, np.inf
+    for order in range(top + 1):
+        if n < TERMS_PAY[order]:
+            break
+        design = chebyshev_terms(order, box, x, y)
+        use = np.hypot(*(move - np.median(move, axis=0)).T) < 5.0
+        for _ in range(5):
+            w = weight[use, None]
+            coefficients = np.linalg.lstsq(design[use] * w, move[use] * w, rcond=None)[0]
+            pull = np.hypot(*((move - design @ coefficients) * weight[:, None]).T)
+            level = max(float(np.median(pull[use])) / 1.1774, 1.0)  # median of a Rayleigh distribution
+            use = pull < CLIP * level
+        chi2 = float((np.minimum(pull, CLIP * level) ** 2).sum()) / level**2
+        score = 2 * n * 2 * np.log(level) + chi2 + 2 * design.shape[1] * np.log(2 * n)
+        if score < best_score:
+            rest = (move - design @ coefficients)[use]
+            scatter = 1.4826 * float(np.median(np.abs(rest - np.median(rest, axis=0))))
+            best_score, best = score, (order, coefficients, scatter)
+    assert best is not None
+    order, coefficients, scatter = best
+    found = Displacement(coefficients, order, box, 0.0, scatter, n)
+    return replace(found, rms=_size(found, absorbed))
+
+
+def _size(d: Displacement, absorbed: int) -> float:
+    """Rms over the box of the part of a displacement above an order."""
+    x0, y0, width, height = d.box
+    gx, gy = (a.ravel() for a in np.meshgrid(np.linspace(x0, x0 + width, 20), np.linspace(y0, y0 + height, 20)))
+    moved = chebyshev_terms(d.order, d.box, gx, gy) @ d.coefficients
+    if absorbed >= 0:
+        low = chebyshev_terms(min(absorbed, d.order), d.box, gx, gy)
+        moved = moved - low @ np.linalg.lstsq(low, moved, rcond=None)[0]
+    return float(np.sqrt((moved**2).sum(1).mean()))
+
+
+def displacement_at_stars(
+    science: Exposure, template: Exposure, stars: pd.DataFrame, fwhm: float, reach: float = 3.0
+) -> tuple[F64, F64, F64, F64, F64]:
+    """Return x, y, dx, dy, error of the stars whose windowed centroids can be had in both images."""
+    x, y = stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64)
+    found, errors = [], []
+    for e in (science, template):
+        image = np.ascontiguousarray(np.where(e.good("BAD", "SAT"), e.image, 0), np.float32)
+        sigma = max(fwhm / 2.3548, 0.8)
+        u, v, flag = sep.winpos(image, x - e.origin[0], y - e.origin[1], np.full(x.size, sigma))
+        flux, error, _ = sep.sum_circle(
+            image, np.asarray(u), np.asarray(v), fwhm, var=np.where(e.variance > 0, e.variance, 0).astype(np.float32)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            errors.append(0.6 * fwhm * np.where(flux > 0, error / flux, np.inf))
+        lost = (np.asarray(flag) != 0) & ~np.isfinite(u)
+        found.append((np.where(lost, np.nan, u) + e.origin[0], np.where(lost, np.nan, v) + e.origin[1]))
+    (xs, ys), (xt, yt) = found
+    error = np.hypot(*errors)
+    ok = np.isfinite(xs + xt + ys + yt) & (error < 0.3)
+    ok &= (np.hypot(xs - x, ys - y) < reach) & (np.hypot(xt - x, yt - y) < reach)
+    return xs[ok], ys[ok], (xt - xs)[ok], (yt - ys)[ok], error[ok]
+
+
+def match_lists(
+    x: F64, y: F64, other_x: F64, other_y: F64, reach: float = 60.0, radius: float = 4.0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Match two lists of pixel positions, brightest first, that differ by a shift of at most `reach` px and little else.
+
+    Returns
+    -------
+    first, second
+        Indices of the pairs.
+
+    Raises
+    ------
+    DifferencingError
+        No shift brings three or more, and a fifth of the shorter list, together.
+    """
+    a, b = np.column_stack([x, y])[:400], np.column_stack([other_x, other_y])[:400]
+    tree = cKDTree(b)
+    near = tree.query_ball_point(a, reach * np.sqrt(2))
+    shifts = np.concatenate([b[k] - a[i] for i, k in enumerate(near) if k] or [np.zeros((0, 2))])
+    if len(shifts):
+        votes = cKDTree(shifts).query_ball_point(shifts, radius / 2, return_length=True)
+        best = shifts[np.hypot(*(shifts - shifts[int(np.argmax(votes))]).T) < radius / 2].mean(0)
+        for _ in range(4):  # a small rotation or scale: follow it outwards
+            distance, index = _nearest(tree, a + best if np.ndim(best) == 1 else best, radius)
+            hit = np.isfinite(distance)
+            if hit.sum() < 3:
+                break
+            design = np.column_stack([a, np.ones(len(a))])
+            if hit.sum() >= 6:
+                best = design @ np.linalg.lstsq(design[hit], b[index[hit]], rcond=None)[0]
+        distance, index = _nearest(tree, a + best if np.ndim(best) == 1 else best, radius)
+        hit = np.isfinite(distance)
+        if hit.sum() >= max(3, 0.2 * min(len(a), len(b))):
+            return np.flatnonzero(hit), index[hit]
+    raise DifferencingError(
+        f"the {len(a)} and {len(b)} stars of the two images match for no shift up to {reach:.0f} px: give the images a WCS"
+    )
+
+
+def _nearest(tree: cKDTree, points: F64, radius: float) -> tuple[F64, NDArray[np.int64]]:
+    distance, index = tree.query(points, distance_upper_bound=radius)
+    return np.asarray(distance), np.asarray(index, np.int64)
+
+
+def resampled(template: Exposure, d: Displacement, box: Box | None = None) -> Exposure:
+    """Return the template on the pixels of the image (`box`, its own by default), moved by the displacement."""
+    x0, y0, width, height = template.bbox if box is None else box
+    gx, gy = np.meshgrid(
+        x0 + np.arange(0, width + GRID, GRID, dtype=np.float64),
+        y0 + np.arange(0, height + GRID, GRID, dtype=np.float64),
+    )
+    made = resample(template, *d.at(gx, gy), (x0, y0, width, height))
+    return replace(
+        made, wcs=template.wcs, psf=template.psf, photo_calib=template.photo_calib, ap_corr=template.ap_corr,
+        metadata=dict(template.metadata),
+    )  # fmt: skip
+
+
+def moved_wcs(wcs: SkyWcs, d: Displacement) -> SkyWcs:
+    """Return a TAN-SIP WCS that gives at the displaced pixel what `wcs` gives at the pixel, to about 1e-3 px."""
+    x0, y0, width, height = d.box
+    gx, gy = (a.ravel() for a in np.meshgrid(np.linspace(x0, x0 + width, 15), np.linspace(y0, y0 + height, 15)))
+    ra, dec = wcs.pixel_to_sky(gx, gy)
+    return SkyWcs.fitted(*d.at(gx, gy), ra, dec, order=max(d.order, 2))
