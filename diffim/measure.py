@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 from scipy.special import erf
 
 from diffim.detect import Detections, footprint_edges
+from diffim.dipoles import measure_dipoles, psf_at_fixed_pixel
 from exposure import Exposure
 from exposure.mask import plane_bits
-from exposure.photometry import forced_psf_photometry, psf_images
+from exposure.photometry import forced_psf_photometry
 from exposure.psf import Psf
 from exposure.stamps import adaptive_moments, gather
 
@@ -25,9 +26,19 @@ _FOOTPRINT_FLAGS = {
 
 
 def measure(
-    difference: Exposure, science: Exposure, template: Exposure, found: Detections, footprints: bool = True
-) -> pd.DataFrame:
+    difference: Exposure, science: Exposure, template: Exposure, found: Detections, footprints: bool = True,
+    template_unit: float = 1.0,
+) -> pd.DataFrame:  # fmt: skip
     """Measure every detection.
+
+    Parameters
+    ----------
+    difference, science, template
+        The three images; `template_unit` times the template is in the units of the other two.
+    found
+        The detections.
+    footprints
+        Whether to set the flags of footprints.
 
     Returns
     -------
@@ -48,7 +59,7 @@ def measure(
     frame["bboxSize"] = footprint_edges(found.boxes, x - x0, y - y0) if len(x) else np.zeros(0, np.int64)
     _fluxes(frame, difference, science, template)
     _shapes(frame, difference, psf, sign)
-    _dipoles(frame, difference, psf, sign)
+    frame = pd.concat([frame, _dipoles(frame, difference, science, template, template_unit, sign)], axis=1)
     if footprints:
         _pixel_flags(frame, difference, found)
     return frame
@@ -77,7 +88,7 @@ def _centroids(
     inverse = np.zeros((n, 3, 3))
     basis = np.zeros((n, 3, side, side))
     for _ in range(6):
-        stamps = _crop(_at_fixed_pixel(psf, x, y, cx, cy), side).astype(np.float64)
+        stamps = _crop(psf_at_fixed_pixel(psf, x, y, cx, cy), side).astype(np.float64)
         gy, gx = np.gradient(stamps, axis=(1, 2))
         basis = np.stack([stamps, -gx, -gy], axis=1) * (var > 0)[:, None]
         normal = np.einsum("nkij,nlij->nkl", basis, basis)
@@ -99,18 +110,6 @@ def _centroids(
     x[lost], y[lost] = px[lost], py[lost]
     info[lost, :3], info[lost, 3] = np.nan, 1.0
     return x, y, info
-
-
-def _at_fixed_pixel(
-    psf: Psf, x: NDArray[np.float64], y: NDArray[np.float64], cx: NDArray[np.int64], cy: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """PSF images on stamps that stay centred on (cx, cy) although the position moves."""
-    stamps = psf_images(psf, x, y)
-    dx = (np.floor(x + 0.5) - cx).astype(np.int64)
-    dy = (np.floor(y + 0.5) - cy).astype(np.int64)
-    for k in np.flatnonzero((dx != 0) | (dy != 0)):  # the few that left their pixel
-        stamps[k] = np.roll(stamps[k], (dy[k], dx[k]), axis=(0, 1))
-    return stamps
 
 
 def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure) -> None:
@@ -185,57 +184,22 @@ def _trail(frame: pd.DataFrame, shape: NDArray[np.float64], failed: NDArray[np.b
     frame["trailInstFlux"], frame["trailInstFluxErr"] = frame.apInstFlux, frame.apInstFluxErr
 
 
-def _dipoles(frame: pd.DataFrame, difference: Exposure, psf: Psf, sign: NDArray[np.float64], side: int = 21) -> None:
-    """Two-lobe fit: the PSF at the source and one of opposite sign at the strongest opposite peak nearby."""
-    n = len(frame)
+def _dipoles(
+    frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure, unit: float,
+    sign: NDArray[np.float64],
+) -> pd.DataFrame:  # fmt: skip
+    """Fit two lobes where a peak of the other sign lies within 2 FWHM."""
     x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
-    for name in ("dipoleMeanInstFlux", "dipoleMeanInstFluxErr", "dipoleDiffInstFlux", "dipoleDiffInstFluxErr",
-                 "dipoleLengthPixels", "dipoleAnglePixels", "dipoleChi2"):  # fmt: skip
-        frame[name] = np.nan
-    frame["dipoleNdata"] = 0
-    frame["isDipole"] = frame["dipoleFitAttempted"] = False
-    if n == 0:
-        return
-    fwhm = 2.3548 * np.sqrt(0.5 * (frame.ixxPSF + frame.iyyPSF)).to_numpy()
-    other = _opposite_peak(difference, x, y, sign, float(np.median(fwhm)))
-    attempt = np.isfinite(other[:, 0])
-    frame["dipoleFitAttempted"] = attempt
-    rows = np.flatnonzero(attempt)
-    if rows.size == 0:
-        return
-    ix, iy = np.floor(x[rows] + 0.5).astype(np.int64), np.floor(y[rows] + 0.5).astype(np.int64)
-    side = min(side, psf.size)
-    first = _crop(psf_images(psf, x[rows], y[rows]), side).astype(np.float64)
-    second = _crop(_at_fixed_pixel(psf, other[rows, 0], other[rows, 1], ix, iy), side).astype(np.float64)
-    ox, oy = difference.origin
-    data = gather(np.nan_to_num(difference.image), ix - ox, iy - oy, side, 0.0)
-    var = gather(np.nan_to_num(difference.variance, nan=1.0), ix - ox, iy - oy, side, 1.0)
-    weight = 1.0 / np.maximum(np.median(var, axis=(1, 2)), 1e-30)
-    basis = np.stack([first, second], axis=1)
-    normal = np.einsum("nkij,nlij->nkl", basis, basis) + 1e-12 * np.eye(2)
-    inverse = np.linalg.inv(normal)
-    fluxes = np.einsum("nkl,nl->nk", inverse, np.einsum("nkij,nij->nk", basis, data))
-    errors = np.sqrt(np.einsum("nkk->nk", inverse) / weight[:, None])
-    plus, minus = (
-        np.where(sign[rows] > 0, fluxes[:, 0], fluxes[:, 1]),
-        np.where(sign[rows] > 0, fluxes[:, 1], fluxes[:, 0]),
+    other = np.zeros((0, 2))
+    if len(frame):
+        fwhm = 2.3548 * np.sqrt(0.5 * (frame.ixxPSF + frame.iyyPSF)).to_numpy()
+        other = _opposite_peak(difference, x, y, sign, float(np.median(fwhm)))
+    rows = np.flatnonzero(np.isfinite(other[:, 0]))
+    own, far, up = np.column_stack([x, y])[rows], other[rows], sign[rows, None] > 0
+    plus, minus = np.where(up, own, far), np.where(up, far, own)
+    return measure_dipoles(
+        len(frame), difference, science, template, unit, (plus[:, 0], plus[:, 1]), (minus[:, 0], minus[:, 1]), rows
     )
-    mean = 0.5 * (np.abs(plus) + np.abs(minus))
-    noise = 0.5 * np.hypot(errors[:, 0], errors[:, 1])
-    share = np.maximum(np.abs(plus), np.abs(minus)) / np.maximum(2 * mean, 1e-30)
-    snr = np.hypot(fluxes[:, 0] / errors[:, 0], fluxes[:, 1] / errors[:, 1])
-    good = (plus > 0) & (minus < 0) & (share < 0.65) & (snr > 5 * np.sqrt(2))
-    dx = np.where(sign[rows] > 0, x[rows] - other[rows, 0], other[rows, 0] - x[rows])
-    dy = np.where(sign[rows] > 0, y[rows] - other[rows, 1], other[rows, 1] - y[rows])
-    residual = data - np.einsum("nk,nkij->nij", fluxes, basis)
-    values = {
-        "dipoleMeanInstFlux": mean, "dipoleMeanInstFluxErr": noise, "dipoleDiffInstFlux": np.abs(plus) - np.abs(minus),
-        "dipoleDiffInstFluxErr": 2 * noise, "dipoleLengthPixels": np.hypot(dx, dy),
-        "dipoleAnglePixels": np.arctan2(dy, dx), "dipoleChi2": (residual**2 / var).sum(axis=(1, 2)),
-        "dipoleNdata": np.full(rows.size, side * side), "isDipole": good,
-    }  # fmt: skip
-    for name, value in values.items():
-        frame.loc[rows, name] = value
 
 
 def _opposite_peak(

@@ -316,7 +316,9 @@ class ImageDifferenceTask(AlertTask):
                 self._mark_cosmic_rays(difference, template, "cosmic_ray_count")
             found = self._significant(difference, sources, result)
         with self.step("measure"):
-            table = measure(difference, science, template, found)
+            table = measure(
+                difference, science, template, found, template_unit=self._template_unit(science, template, result)
+            )
             keep = ~self._removed(table)
             table = table[keep].reset_index(drop=True)
             self.put("nMergedDiaSources", len(found.x))
@@ -325,6 +327,13 @@ class ImageDifferenceTask(AlertTask):
             ids = factory.take(len(table)) if factory else np.arange(1, len(table) + 1, dtype=np.int64)
             table.insert(0, "id", ids)
         result.diaSources = table
+
+    def _template_unit(self, science: Exposure, template: Exposure, result: Struct) -> float:
+        """Return counts of the difference per count of the template: the kernel knows best."""
+        if result.subtractRes is None:
+            return prepare.flux_unit_ratio(science, template)
+        total = float(result.subtractRes.kernel.kernel_sum)
+        return total if self.metadata["convolved"] == "convolveTemplate" else 1 / total
 
     def _significant(self, difference: Exposure, sources: pd.DataFrame, result: Struct) -> Detections:
         residuals = matching.StarResiduals(0.0, 0.0, 0)
