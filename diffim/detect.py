@@ -1,6 +1,6 @@
 """Detection of both polarities on a difference image: matched filter with the local PSF, peaks, footprints."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -40,12 +40,29 @@ class Detections:
     labels: NDArray[np.int32]
     n_positive_pixels: int
     n_negative_pixels: int
+    sky: NDArray[np.bool_] | None = None
+
+    @property
+    def is_sky(self) -> NDArray[np.bool_]:
+        """Which of them are empty places."""
+        return np.zeros(self.x.size, np.bool_) if self.sky is None else self.sky
+
+    def with_places(self, x: NDArray[np.int64], y: NDArray[np.int64]) -> "Detections":
+        """Return the detections followed by empty places (array px), which have no footprint and no significance."""
+        n = x.size
+        box = np.column_stack([x, y, np.ones(n, np.int64), np.ones(n, np.int64)])
+        return replace(
+            self, x=np.concatenate([self.x, x]), y=np.concatenate([self.y, y]),
+            significance=np.concatenate([self.significance, np.zeros(n)]),
+            label=np.concatenate([self.label, np.zeros(n, np.int64)]), boxes=np.concatenate([self.boxes, box]),
+            sky=np.concatenate([self.is_sky, np.ones(n, bool)]),
+        )  # fmt: skip
 
 
 def significance(
     difference: NDArray[np.float32], variance: NDArray[np.float32], good: NDArray[np.bool_], psf: Psf,
     origin: tuple[int, int], model: NDArray[np.float32] | None = None, flux_error: float = 0.0,
-    position_error: float = 0.0,
+    position_error: float = 0.0, gaussian: bool = False,
 ) -> Significance:  # fmt: skip
     """Return the significance image.
 
@@ -54,11 +71,15 @@ def significance(
     model, flux_error, position_error
         The matched template and how well it is known: relative flux error and registration error (px), as measured on
         the stars of this image. Residuals of that size are not counted as significant.
+    gaussian
+        Smooth with round Gaussians of the PSF's size in place of the PSF.
     """
     height, width = difference.shape
     grid = TileGrid.fitting(height, width, int(np.clip(min(height, width) // 4, 64, TILE)), psf.size // 2)
     x, y = (a + o for a, o in zip(grid.centres(), origin, strict=True))
     stamps = np.ascontiguousarray(psf.kernel_at(x, y)[:, ::-1, ::-1])
+    if gaussian:
+        stamps = _gaussians(psf.moments_at(x, y), stamps.shape[-1])
     with_model = model is not None and (flux_error > 0 or position_error > 0)
     s = np.empty((height, width), np.float32)
     planes = (difference, variance, good, model if with_model else None)
@@ -74,6 +95,15 @@ def significance(
     scale = max(scale, 1.0)
     s /= np.float32(scale)
     return Significance(s, scale, float(np.median(fwhm_of(psf.moments_at(x, y)))))
+
+
+def _gaussians(moments: NDArray[np.float64], side: int) -> F32:
+    """Round Gaussians of the determinant radius of the PSF."""
+    radius = np.sqrt(np.maximum(moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2, 1e-6)) ** 0.5
+    g = np.arange(side) - side // 2
+    square = (g[:, None] ** 2 + g[None, :] ** 2)[None] / radius[:, None, None] ** 2
+    stamps = np.exp(-0.5 * square)
+    return np.asarray(stamps / stamps.sum(axis=(1, 2), keepdims=True), np.float32)
 
 
 def _filter_rows(

@@ -5,6 +5,7 @@ import pandas as pd
 import sep
 from numpy.typing import NDArray
 from scipy.special import erf
+from scipy.stats import qmc
 
 from diffim.detect import Detections, footprint_edges
 from diffim.dipoles import measure_dipoles, psf_at_fixed_pixel
@@ -14,7 +15,7 @@ from exposure.photometry import forced_psf_photometry
 from exposure.psf import Psf
 from exposure.stamps import adaptive_moments, gather
 
-__all__ = ["AP_RADIUS", "measure"]
+__all__ = ["AP_RADIUS", "known_flags", "measure", "sky_places"]
 
 AP_RADIUS = 12.0
 MAX_MOVE = 3.0  # px from the peak
@@ -50,12 +51,15 @@ def measure(
     assert psf is not None
     x0, y0 = difference.origin
     sign = np.sign(found.significance)
-    x, y, centroid = _centroids(difference, psf, (found.x + x0).astype(np.float64), (found.y + y0).astype(np.float64))
+    px, py = (found.x + x0).astype(np.float64), (found.y + y0).astype(np.float64)
+    x, y, centroid = _centroids(difference, psf, px, py)
+    x, y = np.where(found.is_sky, px, x), np.where(found.is_sky, py, y)
     frame = pd.DataFrame({"x": x, "y": y}) if len(x) else pd.DataFrame({"x": np.zeros(0), "y": np.zeros(0)})
     frame["xErr"], frame["yErr"], frame["x_y_Cov"] = centroid[:, 0], centroid[:, 1], centroid[:, 2]
     frame["centroid_flag"] = centroid[:, 3] > 0
     frame["significance"] = np.abs(found.significance)
     frame["isNegative"] = found.significance < 0
+    frame["sky_source"] = found.is_sky
     frame["bboxSize"] = footprint_edges(found.boxes, x - x0, y - y0) if len(x) else np.zeros(0, np.int64)
     _fluxes(frame, difference, science, template)
     _shapes(frame, difference, psf, sign)
@@ -247,3 +251,37 @@ def _pixel_flags(frame: pd.DataFrame, difference: Exposure, found: Detections) -
         frame[f"pixelFlags_{name}CenterAll"] = set_here.all(axis=(1, 2))
     for name in ("edge", "edgeCenter", "edgeCenterAll"):
         frame[f"pixelFlags_{name}"] |= off
+
+
+def known_flags() -> set[str]:
+    """Return the names of all flag columns that `measure` makes."""
+    planes = {f"pixelFlags_{name}{where}" for name in _FOOTPRINT_FLAGS for where in ("", "Center", "CenterAll")}
+    others = {
+        "pixelFlags", "pixelFlags_offimage", "centroid_flag", "apFlux_flag", "apFlux_flag_apertureTruncated",
+        "psfFlux_flag", "psfFlux_flag_edge", "psfFlux_flag_noGoodPixels", "forced_PsfFlux_flag",
+        "forced_PsfFlux_flag_edge", "forced_PsfFlux_flag_noGoodPixels", "shape_flag", "trail_flag", "isDipole",
+        "isNegative", "sky_source",
+    }  # fmt: skip
+    return planes | others
+
+
+SKY_RADIUS = 8
+SKY_TRIALS = 5
+
+
+def sky_places(difference: Exposure, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return up to `n` places (array px) whose discs of radius 8 hold no detection and no bad pixel.
+
+    They come from a Halton sequence seeded by visit and detector; at most five times `n` are tried.
+    """
+    bits = plane_bits(["DETECTED", "DETECTED_NEGATIVE", "BAD", "NO_DATA", "EDGE", "SAT"])
+    seed = np.random.default_rng([*difference.key, 8])
+    trial = qmc.Halton(2, scramble=True, seed=seed).random(SKY_TRIALS * n)
+    margin = SKY_RADIUS
+    x = (margin + trial[:, 0] * (difference.width - 2 * margin)).astype(np.int64)
+    y = (margin + trial[:, 1] * (difference.height - 2 * margin)).astype(np.int64)
+    g = np.arange(-SKY_RADIUS, SKY_RADIUS + 1)
+    disc = np.hypot(g[:, None], g[None, :]) <= SKY_RADIUS
+    around = gather(difference.mask, x, y, 2 * SKY_RADIUS + 1, bits)[:, disc]
+    free = np.flatnonzero(((around & bits) == 0).all(axis=1))[:n]
+    return x[free], y[free]

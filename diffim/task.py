@@ -4,84 +4,26 @@ from dataclasses import replace
 from typing import Any
 
 import cv2
-import lsst.pex.config as pexConfig
 import numpy as np
 import pandas as pd
 from lsst.pipe.base import NoWorkFound, Struct
 
-from diffim import matching, prepare, registration
+from diffim import matching, metrics, prepare, registration
+from diffim.config import ImageDifferenceConfig
 from diffim.cosmic_rays import find_cosmic_rays
 from diffim.detect import Detections, detect, significance
-from diffim.errors import BadSubtraction, DifferencingError
-from diffim.measure import measure
-from exposure import Exposure, ExposureCatalog, estimate_background
+from diffim.errors import BadSubtraction
+from diffim.glints import find_glint_trails
+from diffim.measure import measure, sky_places
+from diffim.streaks import find_streaks
+from exposure import Exposure, ExposureCatalog, PhotoCalib, estimate_background
 from exposure.mask import plane_bits, usable_pixels
-from tasks import AlertTask, AlertTaskConfig, IdFactory, IdGenerator
-from tasks.base import AlertTaskConnections
+from tasks import AlertTask, IdFactory, IdGenerator
 from tasks.errors import CallerError
 
 __all__ = ["ImageDifferenceConfig", "ImageDifferenceTask"]
 
-BAD_SOURCE_FLAGS = (
-    "pixelFlags_offimage", "pixelFlags_interpolatedCenterAll", "pixelFlags_badCenter", "pixelFlags_edgeCenter",
-    "pixelFlags_nodataCenter", "pixelFlags_saturatedCenter", "pixelFlags_sat_templateCenter",
-    "pixelFlags_spikeCenter",
-)  # fmt: skip
-
 REGISTRATION_STARS = 400
-
-
-class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):  # type: ignore[call-arg]
-    """Configuration; names are those that users of the Rubin task know."""
-
-    requiredTemplateFraction = pexConfig.RangeField(
-        dtype=float, default=0.1, min=0.0, max=1.0, doc="Least fraction of the image that the template must cover."
-    )
-    mode = pexConfig.ChoiceField(
-        dtype=str,
-        default="auto",
-        allowed={
-            "auto": "convolve the sharper image",
-            "convolveTemplate": "always convolve the template",
-            "convolveScience": "always convolve the science image",
-        },
-        doc="Which image is convolved.",
-    )
-    doAddCalexpBackground = pexConfig.Field(dtype=bool, default=False, doc="Add the given background before?")
-    doScaleVariance = pexConfig.Field(dtype=bool, default=True, doc="Scale both variance planes before?")
-    doScaleDiffimVariance = pexConfig.Field(dtype=bool, default=True, doc="Scale the difference's variance plane?")
-    doRegister = pexConfig.Field(
-        dtype=bool, default=True, doc="Measure where the template's stars lie and resample it where they are off?"
-    )
-    registerMinShift = pexConfig.RangeField(
-        dtype=float, default=0.1, min=0.0, doc="Displacements smaller than this (rms, px) are left to the kernel."
-    )
-    doSubtract = pexConfig.Field(dtype=bool, default=True, doc="Subtract? False: a difference must be given.")
-    doDetection = pexConfig.Field(dtype=bool, default=True, doc="Detect and measure?")
-    doSubtractBackground = pexConfig.Field(dtype=bool, default=True, doc="Take a mesh background off the difference?")
-    doDecorrelation = pexConfig.Field(dtype=bool, default=True, doc="Whiten the noise of the difference?")
-    doFindCosmicRays = pexConfig.Field(dtype=bool, default=True, doc="Mask cosmic rays on the difference?")
-    doResidualModel = pexConfig.Field(
-        dtype=bool, default=True, doc="Count residuals no larger than those of constant stars as insignificant?"
-    )
-    detectionThreshold = pexConfig.RangeField(dtype=float, default=5.0, min=0.1, doc="Detection threshold in sigma.")
-    kernelSize = pexConfig.Field(dtype=int, default=0, doc="Kernel side, odd; 0 takes it from the seeing.")
-    spatialKernelOrder = pexConfig.RangeField(dtype=int, default=3, min=0, max=4, doc="Highest order of the kernel.")
-    spatialBgOrder = pexConfig.RangeField(dtype=int, default=2, min=0, max=4, doc="Highest order of the background.")
-    minKernelSources = pexConfig.RangeField(dtype=int, default=3, min=1, doc="Fewer kernel stars are an error.")
-    backgroundMesh = pexConfig.RangeField(dtype=int, default=256, min=8, doc="Cell of the background mesh, px.")
-    maxResidual = pexConfig.Field(
-        dtype=float, default=0.0, doc="Fail when the held-out stars' residual / sigma is above this; 0 never fails."
-    )
-    badSourceFlags = pexConfig.ListField(dtype=str, default=list(BAD_SOURCE_FLAGS), doc="Such sources are removed.")
-
-    def validate(self) -> None:
-        """Refuse contradictions."""
-        super().validate()
-        if not (self.doSubtract or self.doDetection):
-            raise ValueError("neither doSubtract nor doDetection: nothing to do")
-        if self.kernelSize and self.kernelSize % 2 == 0:
-            raise ValueError(f"kernelSize must be odd, got {self.kernelSize}")
 
 
 class ImageDifferenceTask(AlertTask):
@@ -151,8 +93,8 @@ class ImageDifferenceTask(AlertTask):
         Returns
         -------
         result : `lsst.pipe.base.Struct`
-            subtractedExposure, scoreExposure (None), warpedExposure, matchedExposure, subtractRes, diaSources (raw
-            measurements), selectSources.
+            subtractedExposure, scoreExposure (with doWriteScore), warpedExposure, matchedExposure, subtractRes, diaSources
+            (raw measurements), selectSources, spatiallySampledMetrics (with doSpatialMetrics).
 
         Raises
         ------
@@ -172,12 +114,13 @@ class ImageDifferenceTask(AlertTask):
         result = Struct(
             subtractedExposure=subtractedExposure, scoreExposure=None, warpedExposure=templateExposure,
             matchedExposure=None, subtractRes=None, diaSources=None, selectSources=sources,
+            spatiallySampledMetrics=None,
         )  # fmt: skip
         with self.step("subtract"):
             prepare.check_match(exposure, template)
             self._check_coverage(prepare.coverage(template, exposure))
             self._prepare(exposure, template)
-            if self.config.doRegister and self.config.doSubtract:
+            if self.config.doUseRegister and self.config.doSubtract:
                 template = result.warpedExposure = self._register(exposure, template, sources)
             if self.config.doSubtract:
                 self._subtract(exposure, template, sources, result)
@@ -189,6 +132,8 @@ class ImageDifferenceTask(AlertTask):
 
     def _prepare(self, science: Exposure, template: Exposure) -> None:
         prepare.prepare_masks(science, template)
+        if self.config.doScaleTemplateVariance:
+            self.put("scaleTemplateVarianceFactor", prepare.scale_variance(template))
         if self.config.doScaleVariance:
             self.put("scaleTemplateVarianceFactor", prepare.scale_variance(template))
             self.put("scaleScienceVarianceFactor", prepare.scale_variance(science))
@@ -314,19 +259,69 @@ class ImageDifferenceTask(AlertTask):
         with self.step("detect"):
             if self.config.doFindCosmicRays:
                 self._mark_cosmic_rays(difference, template, "cosmic_ray_count")
+            if self.config.doMaskStreaks:
+                streaks = find_streaks(
+                    difference.image, difference.variance, difference.good("BAD", "SAT", "CR", "SUSPECT", "EDGE"),
+                    matching.psf_fwhm(difference.psf, difference.bbox),
+                )  # fmt: skip
+                difference.set_plane("STREAK", streaks)
+                self.put("nStreakPixels", int(streaks.sum()))
             found = self._significant(difference, sources, result)
-        with self.step("measure"):
-            table = measure(
-                difference, science, template, found, template_unit=self._template_unit(science, template, result)
+            if self.config.doSkySources:
+                found = found.with_places(*sky_places(difference, self.config.nSkySources))
+        if self.config.doMeasurement:
+            with self.step("measure"):
+                result.diaSources = self._measure(science, template, found, result, factory)
+        self._report_quality(science, template, sources, result)
+
+    def _measure(
+        self, science: Exposure, template: Exposure, found: Detections, result: Struct,
+        factory: IdFactory | IdGenerator | None,
+    ) -> pd.DataFrame:  # fmt: skip
+        unit = self._template_unit(science, template, result)
+        table = measure(result.subtractedExposure, science, template, found, template_unit=unit)
+        keep = ~table[list(self.config.badSourceFlags)].any(axis=1)
+        table = table[keep].reset_index(drop=True)
+        trail, n_trails = np.zeros(len(table), np.bool_), 0
+        if self.config.doFindGlints:
+            trail, trails = find_glint_trails(table)
+            n_trails = len(trails)
+        ids = factory.take(len(table)) if factory else np.arange(1, len(table) + 1, dtype=np.int64)
+        self.put("nMergedDiaSources", len(found.x))
+        self.put("nRemovedBadFlagged", int((~keep).sum()))
+        self.put("nDiaSources", int((~table.sky_source).sum()))
+        self.put("nGlintTrails", n_trails)
+        return pd.concat([pd.DataFrame({"id": ids, "glint_trail": trail}), table], axis=1)
+
+    def _report_quality(self, science: Exposure, template: Exposure, sources: pd.DataFrame, result: Struct) -> None:
+        """Write depth, noise and residuals of this difference to the metadata."""
+        difference, calib = result.subtractedExposure, science.photo_calib
+        assert science.psf is not None and template.psf is not None and difference.psf is not None
+        x0, y0, width, height = science.bbox
+        middle = (x0 + width / 2, y0 + height / 2)
+        depth = metrics.limiting_magnitude(science.psf, middle, calib)
+        template_depth = metrics.limiting_magnitude(template.psf, middle, template.photo_calib)
+        fwhm = matching.psf_fwhm(science.psf, science.bbox)
+        bright = sources[(sources.snr > 20) & ~sources.flagged]
+        ratio = metrics.footprint_ratio(
+            difference, science, bright.x.to_numpy(np.float64), bright.y.to_numpy(np.float64), fwhm
+        )
+        numbers = {
+            "sciencePsfSize": fwhm, "templatePsfSize": matching.psf_fwhm(template.psf, template.bbox),
+            "scienceLimitingMagnitude": depth, "templateLimitingMagnitude": template_depth,
+            "diffimLimitingMagnitude": metrics.combined_limit(depth, template_depth),
+            "diffimM5": metrics.noise_m5(difference),
+            "differenceFootprintRatioMean": ratio[0], "differenceFootprintRatioStdev": ratio[1],
+        }  # fmt: skip
+        numbers |= metrics.noise_correlation(difference)
+        numbers |= {f"maskFraction_{k}": v for k, v in metrics.mask_fractions(difference).items()}
+        for key, value in numbers.items():
+            self.put(key, value)
+        if self.config.doSpatialMetrics and result.diaSources is not None:
+            kernel = None if result.subtractRes is None else result.subtractRes.kernel
+            result.spatiallySampledMetrics = metrics.sample_metrics(
+                difference, science, template, result.diaSources, kernel
             )
-            keep = ~self._removed(table)
-            table = table[keep].reset_index(drop=True)
-            self.put("nMergedDiaSources", len(found.x))
-            self.put("nRemovedBadFlagged", int((~keep).sum()))
-            self.put("nDiaSources", len(table))
-            ids = factory.take(len(table)) if factory else np.arange(1, len(table) + 1, dtype=np.int64)
-            table.insert(0, "id", ids)
-        result.diaSources = table
 
     def _template_unit(self, science: Exposure, template: Exposure, result: Struct) -> float:
         """Return counts of the difference per count of the template: the kernel knows best."""
@@ -346,16 +341,18 @@ class ImageDifferenceTask(AlertTask):
         s = significance(
             difference.image, difference.variance, good, difference.psf, difference.origin,
             result.matchedExposure, residuals.flux_error, residuals.position_error,
+            gaussian=not self.config.useScoreImageDetection,
         )  # fmt: skip
         self.put("significanceScale", s.scale)
         self.put("differencePsfFwhm", s.fwhm)
+        if self.config.doWriteScore:
+            result.scoreExposure = Exposure(
+                s.image.copy(), np.ones_like(s.image), difference.mask.copy(), origin=difference.origin,
+                wcs=difference.wcs, visit_info=difference.visit_info, band=difference.band, photo_calib=PhotoCalib(1.0),
+            )  # fmt: skip
         found = detect(s, self.config.detectionThreshold)
+        self.put("nPixelsDetectedPositive", found.n_positive_pixels)
+        self.put("nPixelsDetectedNegative", found.n_negative_pixels)
         difference.set_plane("DETECTED", s.image > self.config.detectionThreshold)
         difference.set_plane("DETECTED_NEGATIVE", s.image < -self.config.detectionThreshold)
         return found
-
-    def _removed(self, table: pd.DataFrame) -> "pd.Series[bool]":
-        unknown = [f for f in self.config.badSourceFlags if f not in table]
-        if unknown:
-            raise DifferencingError(f"badSourceFlags names columns that do not exist: {unknown}")
-        return table[list(self.config.badSourceFlags)].any(axis=1)

@@ -12,11 +12,10 @@ from calibration.noise import fill_variance, subtract_background
 from calibration.psf_model import fit_psf
 from calibration.stars import bright_stars, detect_sources, select_stars
 from diffim import ImageDifferenceTask
-from diffim.detect import significance
 from diffim.errors import MismatchError
 from diffim.registration import fit_displacement, match_lists, resampled
 from diffim.warp import warp_exposure
-from exposure import Exposure, Instrument, PhotoCalib, SkyWcs, estimate_background
+from exposure import Exposure, Instrument, SkyWcs, estimate_background
 from exposure.fits import read_planes
 from tasks import make_task
 
@@ -86,7 +85,10 @@ def difference_files(
         kernel_candidates(old, rules)
     seconds["prepare"] = round(time.perf_counter() - start, 3)
     start = time.perf_counter()
-    overrides = {**(rules.task_config.get("ImageDifferenceTask") or {}), "doDetection": sources}
+    overrides = {
+        **(rules.task_config.get("ImageDifferenceTask") or {}), "doDetection": sources or score,
+        "doMeasurement": sources, "doWriteScore": score,
+    }  # fmt: skip
     if mode != "auto":
         overrides["mode"] = mode
     task = make_task(ImageDifferenceTask, overrides)
@@ -94,10 +96,9 @@ def difference_files(
     difference = result.subtractedExposure
     seconds["difference"] = round(time.perf_counter() - start, 3)
     report = {key: task.metadata[key] for key in _REPORTED if key in task.metadata}
-    image = _score(difference, result.matchedExposure) if score else None
     # what was detected is no property of the pixels: the mask of the file says which are unusable
     difference.clear_planes("DETECTED", "DETECTED_NEGATIVE")
-    return Difference(difference, image, result.diaSources, report | {"seconds": seconds})
+    return Difference(difference, result.scoreExposure, result.diaSources, report | {"seconds": seconds})
 
 
 def _open(path: Path, rules: Instrument) -> Exposure:
@@ -160,14 +161,3 @@ def _registered(science: Exposure, template: Exposure, stars: pd.DataFrame, rule
     moved = resampled(template, found, (x0 - BORDER, y0 - BORDER, width + 2 * BORDER, height + 2 * BORDER))
     moved.band, moved.psf = science.band, None  # its PSF is measured where it lies now
     return moved
-
-
-def _score(difference: Exposure, matched: Any) -> Exposure:
-    """Return the significance of a point source at every pixel: matched filter over its noise."""
-    assert difference.psf is not None
-    good = difference.good("BAD", "SAT", "CR")
-    s = significance(difference.image, difference.variance, good, difference.psf, difference.origin, matched)
-    return Exposure(
-        s.image, np.ones_like(s.image), difference.mask.copy(), origin=difference.origin, wcs=difference.wcs,
-        band=difference.band, photo_calib=PhotoCalib(1.0),
-    )  # fmt: skip

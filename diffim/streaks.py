@@ -1,0 +1,171 @@
+"""Satellite streaks: straight lines of light on a difference image, found by a Hough transform of its binned significance."""
+
+import math
+from typing import Any
+
+import cv2
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["find_streaks"]
+
+BIN = 4
+BRIGHT = 2.0  # sigma of a bin that votes
+CLIP_AREA = 60  # bins: larger blobs that are round are stars' residuals, not streaks
+MIN_SIGNIFICANCE = 9.0  # of the votes of a line over those of chance
+MIN_LENGTH = 12  # bins
+MAX_WIDTH = 100.0  # px
+EDGE_SIGMA = 2.0
+N_ANGLES = 360
+MAX_STREAKS = 8
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _vote(y: Any, x: Any, cosine: Any, sine: Any, offset: int, votes: Any) -> None:
+    for k in range(y.shape[0]):
+        for a in range(cosine.shape[0]):
+            votes[a, int(x[k] * cosine[a] + y[k] * sine[a] + offset + 0.5)] += 1
+
+
+def find_streaks(
+    image: NDArray[np.float32], variance: NDArray[np.float32], good: NDArray[np.bool_], fwhm: float
+) -> NDArray[np.bool_]:
+    """Return where streaks are.
+
+    Parameters
+    ----------
+    image, variance
+        A difference (or an image without background) and its variance.
+    good
+        Pixels that count.
+    fwhm
+        Of a star, px: streaks are at least that wide.
+
+    Notes
+    -----
+    The significance is averaged in bins of 4 x 4; bins above 2 sigma vote for lines (Hough 1962, in the form of Duda & Hart
+    1972). A line with far more votes than chance is measured across (its width, where the mean profile falls below 2 sigma)
+    and along (where it begins and ends), masked, and taken out before the next is sought.
+    """
+    out = np.zeros(image.shape, np.bool_)
+    height, width = (s // BIN for s in image.shape)
+    if min(height, width) < MIN_LENGTH:
+        return out
+    shape = (height, BIN, width, BIN)
+    part = np.s_[: height * BIN, : width * BIN]
+    ok = good[part].reshape(shape)
+    total = np.where(good[part], image[part], 0).reshape(shape).sum((1, 3))
+    noise = np.where(good[part], variance[part], 0).reshape(shape).sum((1, 3))
+    usable = ok.mean((1, 3)) > 0.5
+    z = np.where(usable & (noise > 0), total / np.sqrt(np.maximum(noise, 1e-30)), 0).astype(np.float32)
+    z[_round_blobs(z)] = 0
+    for _ in range(MAX_STREAKS):
+        line = _strongest_line(z, usable)
+        if line is None:
+            break
+        found = _extent(z, usable, *line, fwhm / BIN)
+        if found is None:
+            break
+        z[found] = 0
+        usable &= ~found
+        out[part] |= np.repeat(np.repeat(found, BIN, axis=0), BIN, axis=1)
+    return out
+
+
+def _round_blobs(z: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return bins of connected bright regions that are no longer than wide: sources."""
+    n, labels, stats, _ = cv2.connectedComponentsWithStats((z > 3.0).astype(np.uint8), connectivity=8)
+    sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].astype(float)
+    compact = (sides.max(1) < MIN_LENGTH) & (stats[:, cv2.CC_STAT_AREA] < CLIP_AREA)
+    compact[0] = False
+    return np.asarray(compact[labels]) if n > 1 else np.zeros(z.shape, np.bool_)
+
+
+def _strongest_line(z: NDArray[np.float32], usable: NDArray[np.bool_]) -> tuple[float, float] | None:
+    """Return (angle, distance) in bins of the line x cos a + y sin a = d with most votes over chance."""
+    height, width = z.shape
+    y, x = np.nonzero(z > BRIGHT)
+    if y.size < MIN_LENGTH:
+        return None
+    chance = y.size / max(int(usable.sum()), 1)
+    angles = np.arange(N_ANGLES) * np.pi / N_ANGLES
+    offset = int(np.hypot(height, width)) + 2
+    votes = np.zeros((N_ANGLES, 2 * offset + 1), np.int32)
+    _vote(y, x, np.cos(angles), np.sin(angles), offset, votes)
+    length = _chords(angles, np.arange(-offset, offset + 1), height, width)
+    wide = votes[:, :-2] + votes[:, 1:-1] + votes[:, 2:]  # three bins across: a streak is rarely aligned with the grid
+    expected = 3 * chance * length[:, 1:-1]
+    # of long lines a part may be lit only: judge by the excess over the noise of chance
+    score = np.where(length[:, 1:-1] >= MIN_LENGTH, (wide - expected) / np.sqrt(expected + 4.0), 0)
+    best = int(np.argmax(score))
+    if score.ravel()[best] < MIN_SIGNIFICANCE:
+        return None
+    a, d = divmod(best, score.shape[1])
+    return float(angles[a]), float(d + 1 - offset)
+
+
+def _chords(angles: NDArray[np.float64], distance: NDArray[np.int64], height: int, width: int) -> NDArray[np.float64]:
+    """Length of the chord of each line in the image."""
+    c, s = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    low = np.full((angles.size, distance.size), -np.inf)
+    high = -low
+    for origin, direction, top in ((distance * c, -s, width - 1), (distance * s, c, height - 1)):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            a, b = -origin / direction, (top - origin) / direction
+        flat = np.abs(direction) < 1e-9
+        inside = (origin >= 0) & (origin <= top)
+        first = np.where(flat, np.where(inside, -np.inf, np.inf), np.minimum(a, b))
+        last = np.where(flat, np.where(inside, np.inf, -np.inf), np.maximum(a, b))
+        low, high = np.maximum(low, first), np.minimum(high, last)
+    return np.asarray(np.clip(high - low, 0, None))
+
+
+def _extent(
+    z: NDArray[np.float32], usable: NDArray[np.bool_], angle: float, distance: float, fwhm: float
+) -> NDArray[np.bool_] | None:
+    """Measure a line across and along; returns its bins, None where nothing stands out."""
+    height, width = z.shape
+    yy, xx = np.mgrid[0:height, 0:width]
+    c, s = math.cos(angle), math.sin(angle)
+    across = xx * c + yy * s - distance
+    reach = MAX_WIDTH / BIN / 2
+    near = usable & (np.abs(across) <= reach + 1)
+    if not near.any():
+        return None
+    along = -xx * s + yy * c
+    lit = near & (np.abs(across) <= max(1.5, fwhm))
+    first, last = _lit_range(z[lit], along[lit])
+    if last - first < MIN_LENGTH:
+        return None
+    inside = near & (along >= first - 1) & (along <= last + 1)
+    index = np.floor(across[inside] + reach + 1.5).astype(int)
+    count = np.bincount(index, minlength=int(2 * reach) + 4)
+    profile = np.bincount(index, z[inside], minlength=count.size) / np.maximum(count, 1)
+    high = profile * np.sqrt(np.maximum(count, 1)) > EDGE_SIGMA
+    middle = int(reach + 1.5)
+    low_edge = middle
+    while low_edge > 0 and high[low_edge - 1]:
+        low_edge -= 1
+    high_edge = middle
+    while high_edge < high.size - 1 and high[high_edge + 1]:
+        high_edge += 1
+    low_d, high_d = low_edge - reach - 2.0, high_edge - reach
+    return np.asarray((along >= first - 2) & (along <= last + 2) & (across >= low_d) & (across <= high_d))
+
+
+def _lit_range(values: NDArray[np.float32], along: NDArray[np.float64]) -> tuple[float, float]:
+    """Return where the light begins and ends: the interval with the largest sum over half the mean of the bright part."""
+    step = np.floor(along).astype(int)
+    start = int(step.min())
+    total = np.bincount(step - start, values)
+    count = np.maximum(np.bincount(step - start), 1)
+    mean = total / count
+    bright = np.sort(mean)[-max(MIN_LENGTH, mean.size // 8) :]
+    gain = mean - 0.4 * float(np.median(bright))
+    # maximum-sum interval (Kadane)
+    cumulative = np.concatenate([[0.0], np.cumsum(gain)])
+    lowest = np.minimum.accumulate(cumulative[:-1])
+    end = int(np.argmax(cumulative[1:] - lowest))
+    begin = int(np.argmin(cumulative[: end + 1]))
+    return float(begin + start), float(end + start)
