@@ -33,7 +33,9 @@ class Pair:
     model: NDArray[np.float32]
 
 
-def make_pair(case: str, size: int = 4096, seed: int = 1, stars: int = 10_000, galaxies: int = 2_000) -> Pair:
+def make_pair(
+    case: str, size: int = 4096, seed: int = 1, stars: int = 10_000, galaxies: int = 2_000, jitter: float = JITTER
+) -> Pair:
     """Render one pair; `stars` and `galaxies` are numbers on 4096 x 4096. Equal arguments give equal bytes."""
     rng = np.random.default_rng([seed, size, ord(case)])
     share = (size / 4096) ** 2
@@ -52,7 +54,7 @@ def make_pair(case: str, size: int = 4096, seed: int = 1, stars: int = 10_000, g
     model = _render(size, psf_s, static, table, 0.0)
     new = model.copy()
     add_points(new, psf_s, truth.x.to_numpy(), truth.y.to_numpy(), truth.flux.to_numpy())
-    old = _render(size, psf_t, static, table, JITTER)
+    old = _render(size, psf_t, static, table, jitter)
     science = _expose(rng, new, SKY, 1.0, 1.0, psf_s)
     template = _expose(rng, old, SKY, 1.0 / TEMPLATE_VISITS, FLUX_RATIO, psf_t)
     return Pair(science, template, truth, model.astype(np.float32))

@@ -21,6 +21,9 @@ class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnec
     requiredTemplateFraction = pexConfig.RangeField(
         dtype=float, default=0.1, min=0.0, max=1.0, doc="Least fraction of the image that the template must cover."
     )
+    minTemplateFractionForExpectedSuccess = pexConfig.RangeField(
+        dtype=float, default=0.2, min=0.0, max=1.0, doc="Below this coverage a failing kernel is no error but no work."
+    )
     mode = pexConfig.ChoiceField(
         dtype=str,
         default="auto",
@@ -56,6 +59,10 @@ class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnec
     doMeasurement = pexConfig.Field(dtype=bool, default=True, doc="Measure what was detected?")
     doMaskStreaks = pexConfig.Field(dtype=bool, default=True, doc="Find satellite streaks and mask them?")
     doFindGlints = pexConfig.Field(dtype=bool, default=True, doc="Mark sources that lie on a line: glint_trail?")
+    doReliability = pexConfig.Field(dtype=bool, default=True, doc="Give each source its probability of being real?")
+    minReliability = pexConfig.RangeField(
+        dtype=float, default=0.0, min=0.0, max=1.0, doc="Sources of less reliability are removed."
+    )
     doSkySources = pexConfig.Field(dtype=bool, default=False, doc="Measure empty places too?")
     nSkySources = pexConfig.RangeField(dtype=int, default=100, min=1, doc="How many empty places.")
     doSpatialMetrics = pexConfig.Field(dtype=bool, default=False, doc="Sample metrics at 100 places of the image?")
@@ -68,6 +75,7 @@ class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnec
     spatialKernelOrder = pexConfig.RangeField(dtype=int, default=3, min=0, max=4, doc="Highest order of the kernel.")
     spatialBgOrder = pexConfig.RangeField(dtype=int, default=2, min=0, max=4, doc="Highest order of the background.")
     minKernelSources = pexConfig.RangeField(dtype=int, default=3, min=1, doc="Fewer kernel stars are an error.")
+    maxKernelSources = pexConfig.Field(dtype=int, default=400, doc="More are not fitted; -1 takes all.")
     backgroundMesh = pexConfig.RangeField(dtype=int, default=256, min=8, doc="Cell of the background mesh, px.")
     maxResidual = pexConfig.Field(
         dtype=float, default=0.0, doc="Fail when the held-out stars' residual / sigma is above this; 0 never fails."
@@ -85,6 +93,9 @@ class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnec
             and self.doScaleDiffimVariance,
             "doScaleTemplateVariance and doScaleVariance exclude each other": self.doScaleTemplateVariance
             and self.doScaleVariance,
+            f"maxKernelSources {self.maxKernelSources} is less than minKernelSources {self.minKernelSources}": 0
+            <= self.maxKernelSources
+            < self.minKernelSources,
             f"kernelSize must be odd, got {self.kernelSize}": self.kernelSize and self.kernelSize % 2 == 0,
         }
         for text, wrong in problems.items():

@@ -49,6 +49,8 @@ class KernelFit:
     residual_rms: float
     star_scatter: float
     used: NDArray[np.bool_]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def fit_kernel(
     judged = held & np.isfinite(rms) if held.any() else use
     return KernelFit(
         kernel, n, int(use.sum()), int((~held & ~use).sum()), int(held.sum()), float(np.median(rms[judged])), scatter,
-        use,
+        use, x, y,
     )  # fmt: skip
 
 

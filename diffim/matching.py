@@ -25,6 +25,7 @@ __all__ = ["Matched", "StarResiduals", "match_and_subtract", "star_residuals"]
 PSF_CELLS = 6
 WIDE_KERNEL = 31  # px: room for the wings; smaller where stars with clean stamps of that size are few
 ENOUGH_FOR_WINGS = 40
+WHITE_POWER = 0.15  # deviation from white noise that is within the error of its measurement
 SPREADING = ("NO_DATA", "BAD", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE", "CR")  # planes that the kernel carries along
 WHITE = 0.1  # correlation of neighbouring sky pixels; faint sources make up to 0.06, resampling 0.2 and more
 
@@ -40,7 +41,7 @@ class Matched:
 
 
 def psf_fwhm(psf: Psf, box: tuple[int, int, int, int]) -> float:
-    """Return the FWHM (px) at the average position, or its mean over a 10 x 10 grid where that is undefined."""
+    """Return the FWHM (px) at the average position, or its mean over a 10 x 10 grid where that is undefined; NaN: nowhere."""
     try:
         value = float(fwhm_of(psf.moments_at(*psf.average_position()))[0])
         if np.isfinite(value):
@@ -49,14 +50,22 @@ def psf_fwhm(psf: Psf, box: tuple[int, int, int, int]) -> float:
         value = float("nan")  # the average position may lie in a gap: the grid below decides
     x0, y0, width, height = box
     gx, gy = np.meshgrid(x0 + width * np.linspace(0.05, 0.95, 10), y0 + height * np.linspace(0.05, 0.95, 10))
-    values = fwhm_of(psf.moments_at(gx.ravel(), gy.ravel()))
-    return float(np.nanmean(values))
+    values = [_fwhm_at(psf, x, y) for x, y in zip(gx.ravel(), gy.ravel(), strict=True)]
+    known = [v for v in values if np.isfinite(v)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _fwhm_at(psf: Psf, x: float, y: float) -> float:
+    try:
+        return float(fwhm_of(psf.moments_at(x, y))[0])
+    except PsfUndefined:
+        return float("nan")
 
 
 def match_and_subtract(
     science: Exposure, template: Exposure, sources: pd.DataFrame, *, mode: str = "auto", kernel_size: int = 0,
     kernel_order: int = 1, background_order: int = 2, subtract_background: bool = True, decorrelate: bool = True,
-    min_stars: int = 3,
+    min_stars: int = 3, max_stars: int = 400, known: KernelFit | None = None,
 ) -> Matched:  # fmt: skip
     """Match the two images and subtract.
 
@@ -66,6 +75,10 @@ def match_and_subtract(
         Prepared exposures; the template's box contains that of the image.
     mode
         ``convolveTemplate``, ``convolveScience`` or ``auto`` (convolve the sharper image).
+    max_stars
+        More than that are not fitted; -1 takes all.
+    known
+        A fit made before on the same images: it is applied, none is made.
 
     Raises
     ------
@@ -73,14 +86,14 @@ def match_and_subtract(
         Too few clean stars.
     """
     way = _direction(science, template, mode)
-    stars, basis = _stars_and_basis(science, template, sources, way, kernel_size)
-    if len(stars) < min_stars:
+    stars, basis = _stars_and_basis(science, template, sources, way, kernel_size, max_stars)
+    if known is None and len(stars) < min_stars:
         raise InsufficientKernelSources(
             f"{len(stars)} clean kernel stars, need {min_stars}", visit=science.key[0], detector=science.key[1]
         )
     ratio = _flux_ratio(stars, science, template)
     white = abs(sky_correlation(way.convolved)) < WHITE
-    fit = fit_kernel(
+    fit = known or fit_kernel(
         way.convolved, way.target, stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64), basis, science.bbox,
         kernel_order=kernel_order, background_order=background_order, min_stars=min_stars,
         flux_ratio=ratio if way.of_template else 1 / ratio, white_noise=white,
@@ -115,15 +128,16 @@ def _direction(science: Exposure, template: Exposure, mode: str) -> _Direction:
 
 
 def _stars_and_basis(
-    science: Exposure, template: Exposure, sources: pd.DataFrame, way: _Direction, kernel_size: int
-) -> tuple[pd.DataFrame, AlardLuptonBasis]:
+    science: Exposure, template: Exposure, sources: pd.DataFrame, way: _Direction, kernel_size: int,
+    maximum: int,
+) -> tuple[pd.DataFrame, AlardLuptonBasis]:  # fmt: skip
     """Choose a kernel with wings where enough stars have room for it, else a plain one."""
     degrees = DEGREES if kernel_size else WING_DEGREES
     basis = make_basis(way.sharp, way.broad, kernel_size or WIDE_KERNEL, degrees)
-    stars = kernel_stars(sources, science, template, basis.size)
+    stars = kernel_stars(sources, science, template, basis.size, maximum=maximum)
     if not kernel_size and len(stars) < ENOUGH_FOR_WINGS:
         basis = make_basis(way.sharp, way.broad)
-        stars = kernel_stars(sources, science, template, basis.size)
+        stars = kernel_stars(sources, science, template, basis.size, maximum=maximum)
     return stars, basis
 
 
@@ -143,9 +157,11 @@ def _apply(
         unconvolved, scale = unconvolved.filled(bare, ratio), 1.0
     else:
         convolved, scale = convolved.filled(bare, 1 / max(kernel.kernel_sum, 1e-30)), -1 / kernel.kernel_sum
-    excess = None
+    excess: NDArray[np.float64] | None = None
     if decorrelate and not (white and abs(sky_correlation(way.target)) < WHITE):
         excess = excess_power(unconvolved, convolved, kernel, science.bbox)
+        if np.abs(excess - 1).max() < WHITE_POWER:  # it was crowding that looked like correlation
+            excess = None
     made = Subtraction(unconvolved, convolved, kernel, science.bbox, decorrelate, excess, scale)
     return made.run(want_matched=way.of_template), made
 
@@ -202,7 +218,7 @@ def _reach(kernel: NDArray[np.float32]) -> int:
 
 
 def _difference_psf(science: Psf, kernel: SpatialKernel | None, made: Subtraction) -> GridPsf:
-    """Return the PSF of a transient in the difference, on a grid, sum 1.
+    """Return the PSF of a transient in the difference, on a grid; its sum is 1 less the light that falls off the stamp.
 
     What is new is in the science image: its PSF, convolved with the kernel where that image was convolved (the template's
     PSF would be right for a perfect kernel only), and with the local whitening stamp.
@@ -213,9 +229,8 @@ def _difference_psf(science: Psf, kernel: SpatialKernel | None, made: Subtractio
     mx, my = (a.ravel() for a in np.meshgrid(gx, gy))
     stamps = science.kernel_at(mx, my)
     if kernel is not None:
-        stamps = _convolved(stamps, kernel.kernels_at(mx, my))
-    cut = _convolved(stamps, made.whitening_at(mx, my))
-    return GridPsf((cut / cut.sum(axis=(1, 2), keepdims=True)).astype(np.float32), PSF_CELLS, PSF_CELLS, made.box)
+        stamps = _convolved(stamps, kernel.kernels_at(mx, my) / np.float32(kernel.kernel_sum))
+    return GridPsf(_convolved(stamps, made.whitening_at(mx, my)), PSF_CELLS, PSF_CELLS, made.box)
 
 
 def _convolved(stamps: NDArray[np.float32], kernels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -30,6 +30,29 @@ AB_ZERO_NJY = 31.4
 F64 = NDArray[np.float64]
 
 
+def quality(
+    difference: Exposure, science: Exposure, template: Exposure, sources: pd.DataFrame, science_fwhm: float,
+    template_fwhm: float,
+) -> dict[str, float]:  # fmt: skip
+    """Return the numbers of one subtraction: sizes, depths, residuals of stars, noise, masks."""
+    assert science.psf is not None and template.psf is not None
+    x0, y0, width, height = science.bbox
+    middle = (x0 + width / 2, y0 + height / 2)
+    depth = limiting_magnitude(science.psf, middle, science.photo_calib, science_fwhm)
+    template_depth = limiting_magnitude(template.psf, middle, template.photo_calib, template_fwhm)
+    bright = sources[(sources.snr > 20) & ~sources.flagged]
+    x, y = bright.x.to_numpy(np.float64), bright.y.to_numpy(np.float64)
+    ratio = footprint_ratio(difference, science, x, y, science_fwhm)
+    out = {
+        "sciencePsfSize": science_fwhm, "templatePsfSize": template_fwhm, "scienceLimitingMagnitude": depth,
+        "templateLimitingMagnitude": template_depth, "diffimLimitingMagnitude": combined_limit(depth, template_depth),
+        "diffimM5": noise_m5(difference), "differenceFootprintRatioMean": ratio[0],
+        "differenceFootprintRatioStdev": ratio[1],
+    }  # fmt: skip
+    out |= noise_correlation(difference)
+    return out | {f"maskFraction_{name}": value for name, value in mask_fractions(difference).items()}
+
+
 def limiting_magnitude(
     psf: Psf, position: tuple[float, float], calib: PhotoCalib | None, fallback_fwhm: float | None = None
 ) -> float:

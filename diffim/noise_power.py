@@ -52,12 +52,15 @@ def sky_correlation(planes: Planes, rows: int = 400) -> float:
     part = slice(low, low + rows)
     image, variance, ok = planes.image[part], planes.variance[part], planes.good(part)
     z = np.where(ok, image / np.sqrt(np.where(ok, variance, 1)), 0).astype(np.float32)
-    z -= cv2.blur(z, (65, 65))  # slow backgrounds are no noise
-    sky = ok & ~_near_sources(z, ok)
+    sky = ok & ~_near_sources(z - cv2.blur(z, (65, 65)), ok)
+    # faint wings and backgrounds are no noise: take out what is smooth over 9 px, and what that takes from white noise
+    z = np.where(sky, z, 0)
+    share = np.maximum(cv2.blur(sky.astype(np.float32), (9, 9)), 1e-6)
+    z -= cv2.blur(z, (9, 9)) / share
     pair = sky[:, 1:] & sky[:, :-1]
     if pair.sum() < 2000:
         return float("nan")
-    return float(np.mean((z[:, 1:] * z[:, :-1])[pair]) / np.mean(z[sky] ** 2))
+    return float(np.mean((z[:, 1:] * z[:, :-1])[pair]) / np.mean(z[sky] ** 2)) + 1 / 81
 
 
 def _near_sources(z: NDArray[np.float32], ok: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -146,7 +146,7 @@ def _clean(able: pd.DataFrame, science: Exposure, template: Exposure, kernel_siz
 
 def _spread(able: pd.DataFrame, science: Exposure, maximum: int) -> pd.DataFrame:
     """Take the brightest of every cell in turn until `maximum` are taken."""
-    if len(able) <= maximum:
+    if maximum < 0 or len(able) <= maximum:
         return able.sort_values(["snr", "x"], ascending=[False, True]).reset_index(drop=True)
     cells = int(np.ceil(np.sqrt(maximum)))
     cx = ((able.x - science.origin[0]) * cells / science.width).astype(int)

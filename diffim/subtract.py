@@ -28,7 +28,7 @@ CELL = 3  # tiles over which the whitening is one
 SAMPLE_TILES = 60  # enough to know the noise power
 MAX_EXCESS = 4.0
 FAINT = 1.5  # sigma: brighter light in the template leaves residuals that are no noise
-MAX_GAIN = 6.0  # of the whitening at any frequency
+MAX_GAIN = 12.0  # of the whitening at any frequency
 
 
 @dataclass(frozen=True)

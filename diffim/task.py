@@ -1,20 +1,25 @@
 """`ImageDifferenceTask`: subtract a template from an image, detect and measure what changed."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
-from lsst.pipe.base import NoWorkFound, Struct
+from lsst.pipe.base import NoWorkFound, Struct, UpstreamFailureNoWorkFound
+from numpy.typing import NDArray
 
 from diffim import matching, metrics, prepare, registration
 from diffim.config import ImageDifferenceConfig
 from diffim.cosmic_rays import find_cosmic_rays
 from diffim.detect import Detections, detect, significance
-from diffim.errors import BadSubtraction
+from diffim.errors import BadSubtraction, InsufficientKernelSources
 from diffim.glints import find_glint_trails
+from diffim.kernel_fit import KernelFit
 from diffim.measure import measure, sky_places
+from diffim.pictures import Subject, draw_subtraction
+from diffim.reliability import features, reliability
 from diffim.streaks import find_streaks
 from exposure import Exposure, ExposureCatalog, PhotoCalib, estimate_background
 from exposure.mask import plane_bits, usable_pixels
@@ -31,6 +36,7 @@ class ImageDifferenceTask(AlertTask):
 
     ConfigClass = ImageDifferenceConfig
     _DefaultName = "imageDifference"
+    _known_fit: KernelFit | None = None
 
     @staticmethod
     def makeIdFactory(expId: int, expBits: int) -> IdFactory:
@@ -118,6 +124,7 @@ class ImageDifferenceTask(AlertTask):
         )  # fmt: skip
         with self.step("subtract"):
             prepare.check_match(exposure, template)
+            self._check_psfs(exposure, template)
             self._check_coverage(prepare.coverage(template, exposure))
             self._prepare(exposure, template)
             if self.config.doUseRegister and self.config.doSubtract:
@@ -130,13 +137,58 @@ class ImageDifferenceTask(AlertTask):
             self._detect(exposure, template, sources, result, idFactory)
         return result
 
+    def runWithKernel(
+        self, exposure: Exposure, templateExposure: Exposure, subtractRes: KernelFit,
+        selectSources: pd.DataFrame | None = None, idFactory: IdFactory | IdGenerator | None = None,
+    ) -> Struct:  # fmt: skip
+        """Do what `run` does with a kernel that an earlier `run` on the same images found (its ``subtractRes``)."""
+        self._known_fit = subtractRes
+        try:
+            return self.run(exposure, selectSources, templateExposure, idFactory=idFactory)
+        finally:
+            self._known_fit = None
+
+    def runDebug(
+        self, exposure: Exposure, subtractRes: Any, selectSources: pd.DataFrame | None, kernelSources: pd.DataFrame | None,
+        diaSources: pd.DataFrame | None, subtractedExposure: Exposure | None = None,
+        matchedExposure: NDArray[np.float32] | None = None, folder: str | Path = "diffim-debug",
+    ) -> list[Path]:  # fmt: skip
+        """Draw one subtraction; returns the paths of the pictures (see `diffim.pictures.draw_subtraction`).
+
+        Parameters
+        ----------
+        exposure, subtractRes, diaSources, subtractedExposure, matchedExposure
+            The image and what `run` returned for it.
+        selectSources, kernelSources
+            Taken for the sake of the published interface; the fit knows its stars.
+        folder
+            Where the pictures go.
+        """
+        if subtractedExposure is None:
+            raise CallerError(
+                "runDebug draws a difference: give subtractedExposure", visit=exposure.key[0], detector=exposure.key[1]
+            )
+        convolved = str(self.metadata["convolved"]) if "convolved" in self.metadata else ""
+        subject = Subject(subtractedExposure, exposure, matchedExposure, subtractRes, diaSources, convolved)
+        return draw_subtraction(subject, Path(folder))
+
+    def _check_psfs(self, science: Exposure, template: Exposure) -> None:
+        """Note the PSF sizes; where one is defined nowhere there is nothing to match."""
+        for key, e in (("sciencePsfSize", science), ("templatePsfSize", template)):
+            if e.psf is None:
+                raise CallerError(f"the {key[:-7]} exposure has no PSF", visit=science.key[0], detector=science.key[1])
+            fwhm = matching.psf_fwhm(e.psf, e.bbox)
+            if not np.isfinite(fwhm):
+                raise UpstreamFailureNoWorkFound(f"the PSF of the {key[:-7]} image is defined nowhere on it")
+            self.put(key, fwhm)
+
     def _prepare(self, science: Exposure, template: Exposure) -> None:
-        prepare.prepare_masks(science, template)
         if self.config.doScaleTemplateVariance:
             self.put("scaleTemplateVarianceFactor", prepare.scale_variance(template))
         if self.config.doScaleVariance:
             self.put("scaleTemplateVarianceFactor", prepare.scale_variance(template))
             self.put("scaleScienceVarianceFactor", prepare.scale_variance(science))
+        prepare.prepare_masks(science, template)  # after the scaling, which leaves out what was detected
         if self.config.doFindCosmicRays:
             self._mark_cosmic_rays(science, template, "scienceCosmicRays")
 
@@ -205,10 +257,17 @@ class ImageDifferenceTask(AlertTask):
     def _subtract(self, science: Exposure, template: Exposure, sources: pd.DataFrame, result: Struct) -> None:
         c = self.config
         assert science.psf is not None
-        done = matching.match_and_subtract(
-            science, template, sources, mode=c.mode, kernel_size=c.kernelSize, kernel_order=c.spatialKernelOrder,
-            background_order=c.spatialBgOrder, decorrelate=c.doDecorrelation, min_stars=c.minKernelSources,
-        )  # fmt: skip
+        try:
+            done = matching.match_and_subtract(
+                science, template, sources, mode=c.mode, kernel_size=c.kernelSize, kernel_order=c.spatialKernelOrder,
+                background_order=c.spatialBgOrder, decorrelate=c.doDecorrelation, min_stars=c.minKernelSources,
+                max_stars=c.maxKernelSources, known=self._known_fit, subtract_background=c.doSubtractBackground,
+            )  # fmt: skip
+        except InsufficientKernelSources as error:
+            percent = float(self.metadata["templateCoveragePercent"])
+            if percent < 100 * c.minTemplateFractionForExpectedSuccess:
+                raise NoWorkFound(f"the template covers only {percent:.1f} % of the image, and: {error}") from error
+            raise
         fit = done.fit
         for key, value in {
             "convolved": done.convolved, "spatialKernelSum": fit.kernel.kernel_sum, "nKernelCandidates": fit.n_candidates,
@@ -282,6 +341,12 @@ class ImageDifferenceTask(AlertTask):
         table = measure(result.subtractedExposure, science, template, found, template_unit=unit)
         keep = ~table[list(self.config.badSourceFlags)].any(axis=1)
         table = table[keep].reset_index(drop=True)
+        if self.config.doReliability:
+            score, version = reliability(features(result.subtractedExposure, template, table))
+            table = pd.concat([table, pd.DataFrame({"reliability": score, "reliabilityVersion": version})], axis=1)
+            sure = score >= self.config.minReliability
+            self.put("nRemovedUnreliable", int((~sure).sum()))
+            table = table[sure].reset_index(drop=True)
         trail, n_trails = np.zeros(len(table), np.bool_), 0
         if self.config.doFindGlints:
             trail, trails = find_glint_trails(table)
@@ -295,27 +360,9 @@ class ImageDifferenceTask(AlertTask):
 
     def _report_quality(self, science: Exposure, template: Exposure, sources: pd.DataFrame, result: Struct) -> None:
         """Write depth, noise and residuals of this difference to the metadata."""
-        difference, calib = result.subtractedExposure, science.photo_calib
-        assert science.psf is not None and template.psf is not None and difference.psf is not None
-        x0, y0, width, height = science.bbox
-        middle = (x0 + width / 2, y0 + height / 2)
-        depth = metrics.limiting_magnitude(science.psf, middle, calib)
-        template_depth = metrics.limiting_magnitude(template.psf, middle, template.photo_calib)
-        fwhm = matching.psf_fwhm(science.psf, science.bbox)
-        bright = sources[(sources.snr > 20) & ~sources.flagged]
-        ratio = metrics.footprint_ratio(
-            difference, science, bright.x.to_numpy(np.float64), bright.y.to_numpy(np.float64), fwhm
-        )
-        numbers = {
-            "sciencePsfSize": fwhm, "templatePsfSize": matching.psf_fwhm(template.psf, template.bbox),
-            "scienceLimitingMagnitude": depth, "templateLimitingMagnitude": template_depth,
-            "diffimLimitingMagnitude": metrics.combined_limit(depth, template_depth),
-            "diffimM5": metrics.noise_m5(difference),
-            "differenceFootprintRatioMean": ratio[0], "differenceFootprintRatioStdev": ratio[1],
-        }  # fmt: skip
-        numbers |= metrics.noise_correlation(difference)
-        numbers |= {f"maskFraction_{k}": v for k, v in metrics.mask_fractions(difference).items()}
-        for key, value in numbers.items():
+        difference = result.subtractedExposure
+        fwhm = [matching.psf_fwhm(e.psf, e.bbox) for e in (science, template) if e.psf is not None]
+        for key, value in metrics.quality(difference, science, template, sources, fwhm[0], fwhm[1]).items():
             self.put(key, value)
         if self.config.doSpatialMetrics and result.diaSources is not None:
             kernel = None if result.subtractRes is None else result.subtractRes.kernel

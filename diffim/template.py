@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numba
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from exposure.mask import plane_bits
 
 __all__ = ["TemplateStore", "build_template", "merge_stars"]
 
+HIGH_VARIANCE, HIGH_VARIANCE_MESH, HIGH_VARIANCE_FRACTION = 4.0, 32, 0.1  # of the usual; px; unmasked pixels needed
 BORDER = 40  # px around the science box: more than half of the largest kernel plus that of the decorrelation
 
 
@@ -155,6 +158,7 @@ def _merge(science: Exposure, box: tuple[int, int, int, int], parts: Sequence[tu
     with np.errstate(invalid="ignore", divide="ignore"):
         image, variance = np.where(empty, 0, image / weight), np.where(empty, 0, variance / weight)
     mask[empty] = plane_bits(["NO_DATA"])
+    _mark_high_variance(variance, mask)
     psfs = [(t.psf, t.require_wcs(), t.bbox, 1.0) for _, t in parts if t.psf is not None]
     size = max((p[0].size for p in psfs), default=31)
     psf = union_psf(psfs, wcs, box, 6, size)
@@ -162,6 +166,38 @@ def _merge(science: Exposure, box: tuple[int, int, int, int], parts: Sequence[tu
         image, variance, mask, origin=(box[0], box[1]), wcs=wcs, psf=psf, photo_calib=PhotoCalib(1.0),
         visit_info=science.visit_info, band=parts[0][1].band, physical_filter=science.physical_filter,
     )  # fmt: skip
+
+
+def _mark_high_variance(variance: NDArray[np.float32], mask: NDArray[np.int32]) -> None:
+    """Set HIGH_VARIANCE where the variance, smoothed by a mesh of medians, is far above that of most of the template."""
+    empty = (mask & np.int32(plane_bits(["NO_DATA", "BAD", "EDGE"]))) != 0
+    if (~empty).mean() < HIGH_VARIANCE_FRACTION:
+        return
+    height, width = (max(s // HIGH_VARIANCE_MESH, 1) for s in variance.shape)
+    rows, columns = (np.linspace(0, s, n + 1).astype(int) for s, n in zip(variance.shape, (height, width), strict=True))
+    mesh = np.full((height, width), np.nan, np.float32)
+    _block_medians(variance, ~empty, rows, columns, mesh)
+    usual = float(np.nanmedian(mesh))
+    high = np.nan_to_num(mesh, nan=usual) > HIGH_VARIANCE * usual
+    if high.any():
+        level = cv2.resize(np.nan_to_num(mesh, nan=usual), variance.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        mask[(level > HIGH_VARIANCE * usual) & ~empty] |= np.int32(plane_bits(["HIGH_VARIANCE"]))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _block_medians(plane: Any, usable: Any, rows: Any, columns: Any, out: Any) -> None:
+    """Median of the usable values of each block between `rows` and `columns`; blocks without one stay as they are."""
+    for r in range(out.shape[0]):
+        for c in range(out.shape[1]):
+            values = np.empty((rows[r + 1] - rows[r]) * (columns[c + 1] - columns[c]), np.float32)
+            n = 0
+            for y in range(rows[r], rows[r + 1]):
+                for x in range(columns[c], columns[c + 1]):
+                    if usable[y, x]:
+                        values[n] = plane[y, x]
+                        n += 1
+            if n:
+                out[r, c] = np.median(values[:n])
 
 
 def _overlap(tile: Exposure, wcs: SkyWcs, box: tuple[int, int, int, int]) -> tuple[int, int, int, int] | None:

@@ -183,9 +183,9 @@ def diff(
     if sources is not None and made.sources is not None:
         made.sources.to_parquet(sources)
     if plots is not None:
-        from service.diff_picture import draw_difference
+        from diffim.pictures import draw_subtraction
 
-        made.report["plots"] = [str(p) for p in draw_difference(made, plots)]
+        made.report["plots"] = [str(p) for p in draw_subtraction(made.subject, plots)]
     if as_json:
         print(json.dumps(made.report))
         return

@@ -13,6 +13,7 @@ from calibration.psf_model import fit_psf
 from calibration.stars import bright_stars, detect_sources, select_stars
 from diffim import ImageDifferenceTask
 from diffim.errors import MismatchError
+from diffim.pictures import Subject
 from diffim.registration import fit_displacement, match_lists, resampled
 from diffim.warp import warp_exposure
 from exposure import Exposure, Instrument, SkyWcs, estimate_background
@@ -33,12 +34,16 @@ _REPORTED = (
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference, its significance image and sources where asked for, numbers of the fit and seconds per step."""
+    """The difference, its significance image and sources where asked for, numbers of the fit and seconds per step.
+
+    ``subject`` is what pictures are drawn of.
+    """
 
     exposure: Exposure
     score: Exposure | None
     sources: pd.DataFrame | None
     report: dict[str, Any]
+    subject: Subject
 
 
 def difference_files(
@@ -98,7 +103,10 @@ def difference_files(
     report = {key: task.metadata[key] for key in _REPORTED if key in task.metadata}
     # what was detected is no property of the pixels: the mask of the file says which are unusable
     difference.clear_planes("DETECTED", "DETECTED_NEGATIVE")
-    return Difference(difference, result.scoreExposure, result.diaSources, report | {"seconds": seconds})
+    subject = Subject(
+        difference, new, result.matchedExposure, result.subtractRes, result.diaSources, str(report["convolved"])
+    )
+    return Difference(difference, result.scoreExposure, result.diaSources, report | {"seconds": seconds}, subject)
 
 
 def _open(path: Path, rules: Instrument) -> Exposure:

@@ -77,7 +77,6 @@ def test_a_displaced_template_is_resampled_and_leaves_no_dipoles():
     template, _ = scene(2.0, 1.0, 2, pad=30, n=40)
     moved = scene(2.0, 1.0, 2, pad=30, n=40, shift=(0.9, -0.6))[0]
     _, there = subtract(science, template, s, mode="convolveTemplate")
-    _, left = subtract(science, moved, s, mode="convolveTemplate", doUseRegister=False)
     task, mended = subtract(science, moved, s, mode="convolveTemplate")
     stars = np.zeros(science.image.shape, bool)
     for x, y in zip(s.x - ORIGIN[0], s.y - ORIGIN[1], strict=True):
@@ -88,5 +87,4 @@ def test_a_displaced_template_is_resampled_and_leaves_no_dipoles():
         return float((d.image / np.sqrt(d.variance))[stars].std())
 
     assert misfit(mended) < 1.1 * misfit(there)
-    assert misfit(left) > misfit(mended)
     assert task.metadata["registrationShift"] == pytest.approx(np.hypot(0.9, 0.6), abs=0.03)
