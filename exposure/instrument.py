@@ -111,7 +111,6 @@ class Characterize(BaseModel):
     model_config = _STRICT
     background_mesh: int = 64
     psf_order: int = 2
-    psf_size: int = 31
     astrometry: Literal["header", "relative"] = "header"
     systematic_fraction: float = 0.0
     smoothing: float = Field(0.0, ge=0, le=3, description="sigma in px of a Gaussian that undersampled images need")

@@ -33,7 +33,7 @@ def plane_bits(planes: Iterable[str]) -> int:
 def remap(mask: NDArray[np.integer], names: dict[str, int]) -> NDArray[np.int32]:
     """Move the bits of a mask with its own plane numbers (name -> bit) to ours; planes we do not know are dropped."""
     if all(PLANES.get(name) == bit for name, bit in names.items()):
-        return mask.astype(np.int32)
+        return mask.astype(np.int32) & np.int32(plane_bits(names))
     out = np.zeros(mask.shape, dtype=np.int32)
     for name, bit in names.items():
         if name in PLANES:

@@ -25,18 +25,8 @@ def read_plain(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
     BadPixels, BandUnknown, InstrumentError, WcsMissing
         The message names the card that is wrong.
     """
-    from exposure.fits import read_image
-
-    image = read_image(hdus, rules.planes.image)
     header = _merged_header(hdus, rules.planes.image)
-    if not np.isfinite(image).any():
-        raise BadPixels(f"{name} holds no finite pixel")
-    variance = np.full_like(image, np.nan)
-    if rules.planes.variance is not None:
-        variance = read_image(hdus, rules.planes.variance)
-    mask = np.zeros(image.shape, dtype=np.int32)
-    if rules.planes.mask is not None:
-        mask = remap(np.asarray(hdus[rules.planes.mask].data).astype(np.int64), rules.mask_bits)
+    image, variance, mask = _pixels(hdus, rules.planes.image, rules.planes.variance, rules.planes.mask, rules, name)
     band, physical = rules.band_of(header)
     exposure = Exposure(
         image, variance, mask, wcs=SkyWcs.from_header(header), visit_info=_visit_info(header, rules), band=band,
@@ -58,24 +48,11 @@ def read_planes(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
     FitsUnreadable
         No image at all.
     """
-    from exposure.fits import read_image
-
     present = {h.name for h in hdus} | set(range(len(hdus)))
     first = next((k for k, h in enumerate(hdus) if h.header.get("NAXIS") == 2 or "ZIMAGE" in h.header), 0)
     where = rules.planes.image if rules.planes.image in present else first
-    image = read_image(hdus, where)
-    if not np.isfinite(image).any():
-        raise BadPixels(f"{name} holds no finite pixel")
-    variance, mask = np.full_like(image, np.nan), np.zeros(image.shape, dtype=np.int32)
-    if rules.planes.variance in present and rules.planes.variance is not None:
-        variance = read_image(hdus, rules.planes.variance)
-    if rules.planes.mask in present and rules.planes.mask is not None:
-        hdu = hdus[rules.planes.mask]
-        named = {key[3:]: int(value) for key, value in hdu.header.items() if key.startswith("MP_")}
-        mask = remap(np.asarray(hdu.data).astype(np.int64), rules.mask_bits | named)
-    for plane, data in (("variance", variance), ("mask", mask)):
-        if data.shape != image.shape:
-            raise BadPixels(f"the {plane} of {name} has shape {data.shape}, its image {image.shape}")
+    planes = [p if p in present else None for p in (rules.planes.variance, rules.planes.mask)]
+    image, variance, mask = _pixels(hdus, where, planes[0], planes[1], rules, name)
     header = _merged_header(hdus, where)
     exposure = Exposure(image, variance, mask, wcs=SkyWcs.from_header(header) if "CTYPE1" in header else None)
     if rules.planes.psf in present and rules.planes.psf is not None:
@@ -83,6 +60,28 @@ def read_planes(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
     exposure.metadata = {"gain": rules.gain.number(header), "readNoise": rules.read_noise.number(header)}
     _mark(exposure, rules.saturation.number(header) if rules.saturation is not None else None, rules.bad_edge)
     return exposure
+
+
+def _pixels(
+    hdus: fits.HDUList, image_at: int | str, variance_at: int | str | None, mask_at: int | str | None,
+    rules: Instrument, name: str,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:  # fmt: skip
+    """Read the three planes; NaN stands for variances and 0 for masks that the file does not have."""
+    from exposure.fits import read_image
+
+    image = read_image(hdus, image_at)
+    if not np.isfinite(image).any():
+        raise BadPixels(f"{name} holds no finite pixel")
+    variance = np.full_like(image, np.nan) if variance_at is None else read_image(hdus, variance_at)
+    mask = np.zeros(image.shape, dtype=np.int32)
+    if mask_at is not None:
+        hdu = hdus[mask_at]
+        named = {key[3:]: int(value) for key, value in hdu.header.items() if key.startswith("MP_")}
+        mask = remap(np.asarray(hdu.data), rules.mask_bits | named)
+    for plane, data in (("variance", variance), ("mask", mask)):
+        if data.shape != image.shape:
+            raise BadPixels(f"the {plane} of {name} has shape {data.shape}, its image {image.shape}")
+    return image, variance, mask
 
 
 def header_visit_info(hdus: fits.HDUList, rules: Instrument) -> VisitInfo:

@@ -72,7 +72,9 @@ def test_a_registered_pair(pair):
     assert best.psfInstFlux == pytest.approx(9000, rel=0.02)
     score = Exposure.read_fits(pair / "score.fits")
     assert score.image[NEW[1], NEW[0]] > 50
-    assert {p.name for p in (pair / "plots").iterdir()} == {"difference.png", "noise.png", "psf.png"}
+    assert {p.name for p in (pair / "plots").iterdir()} == {
+        f"{name}.png" for name in ("difference", "noise", "psf", "kernel", "stars")
+    }
 
 
 def test_a_pair_on_two_grids(pair, tmp_path):

@@ -136,6 +136,8 @@ def test_grid_psf_interpolates_and_says_where_it_is_undefined():
 
 def test_mask_planes_are_moved_by_name_and_unknown_ones_dropped():
     theirs = np.array([[0b101]])
+    named_as_ours = remap(np.array([[1, 2, 64]], np.uint8), {"BAD": 0, "SAT": 1})
+    assert named_as_ours.tolist() == [[1, 2, 0]]  # a bit without a name means nothing
     ours = remap(theirs, {"SAT": 0, "WHATEVER": 1, "CR": 2})
     assert ours[0, 0] == plane_bits(["SAT", "CR"])
     assert plane_bits(["NO_SUCH_PLANE"]) == 0
