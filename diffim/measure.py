@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import sep
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from scipy.special import erf
 from scipy.stats import qmc
 
@@ -66,7 +67,21 @@ def measure(
     frame = pd.concat([frame, _dipoles(frame, difference, science, template, template_unit, sign)], axis=1)
     if footprints:
         _pixel_flags(frame, difference, found)
-    return frame
+    return frame[~_collapsed(frame)].reset_index(drop=True)
+
+
+def _collapsed(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which rows have a centroid within half a FWHM of that of a more significant one: one source, two peaks."""
+    drop = np.zeros(len(frame), np.bool_)
+    if len(frame) < 2:
+        return drop
+    fwhm = 2.3548 * float(np.nanmedian(np.sqrt(np.maximum(0.5 * (frame.ixxPSF + frame.iyyPSF), 0.25))))
+    pairs = cKDTree(frame[["x", "y"]].to_numpy(np.float64)).query_pairs(0.5 * fwhm, output_type="ndarray")
+    rank = np.lexsort((frame.x, frame.y, -frame.significance.to_numpy()))
+    place = np.empty(len(frame), np.int64)
+    place[rank] = np.arange(len(frame))
+    drop[np.where(place[pairs[:, 0]] > place[pairs[:, 1]], pairs[:, 0], pairs[:, 1])] = True
+    return drop
 
 
 def _crop(stamps: NDArray[np.float32], side: int) -> NDArray[np.float32]:

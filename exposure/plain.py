@@ -12,6 +12,7 @@ from exposure.mask import remap
 from exposure.visitinfo import VisitInfo
 from exposure.wcs import SkyWcs
 
+FILL_OVER_USUAL = 3.0
 FILL_SHARE = 0.25  # of a border line that is one value: noise does not do that
 
 __all__ = ["header_visit_info", "read_plain", "read_planes"]
@@ -145,10 +146,21 @@ def _mark(exposure: Exposure, saturation: float | None, bad_edge: int) -> None:
 def _add_fill_borders(image: NDArray[np.float32], empty: NDArray[np.bool_]) -> None:
     """Mark the fill value of outermost rows and columns: where a resampling had no data, one number stands for it."""
     for plane, found in ((image, empty), (image.T, empty.T)):
+        inner = plane[plane.shape[0] // 4 : -plane.shape[0] // 4 : max(plane.shape[0] // 40, 1)]
+        usual = max((_commonest(line[np.isfinite(line)])[1] for line in inner), default=0.0)  # coarse digits repeat too
+        least = max(FILL_SHARE, FILL_OVER_USUAL * usual)
         for lines in (range(plane.shape[0]), range(plane.shape[0] - 1, -1, -1)):
             for k in lines:
-                values, counts = np.unique(plane[k][~found[k]], return_counts=True)
-                if values.size and counts.max() < FILL_SHARE * plane.shape[1]:
+                value, share = _commonest(plane[k][~found[k]])
+                if share * (~found[k]).mean() < least:
                     break
-                if values.size:
-                    found[k] |= plane[k] == values[np.argmax(counts)]
+                found[k] |= plane[k] == value
+
+
+def _commonest(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the most frequent value and its share; (NaN, 0) of nothing."""
+    if not values.size:
+        return float("nan"), 0.0
+    found, counts = np.unique(values, return_counts=True)
+    best = int(np.argmax(counts))
+    return float(found[best]), float(counts[best] / values.size)

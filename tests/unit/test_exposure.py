@@ -29,6 +29,7 @@ from exposure.fits import read_header, read_wcs
 from exposure.instrument import Instrument, visit_from_mjd
 from exposure.mask import PLANES, plane_bits, remap
 from exposure.photometry import forced_psf_photometry
+from exposure.plain import _add_fill_borders
 from exposure.psf import fwhm_of
 
 S = 0.2 / 3600
@@ -341,3 +342,21 @@ def test_forced_pulls_have_unit_width():
     pull = t.instFlux / t.instFluxErr
     assert abs(pull.mean()) < 0.1
     assert pull.std() == pytest.approx(1.0, abs=0.05)
+
+
+def test_border_of_one_fill_value_has_no_data_and_coarse_noise_has():
+    rng = np.random.default_rng(0)
+    fine, coarse = (np.round(rng.normal(1000, s, (120, 150))).astype("f4") for s in (30.0, 0.8))
+    for image in (fine, coarse):
+        empty = np.zeros(image.shape, bool)
+        _add_fill_borders(image, empty)
+        assert not empty.any()
+    fine[:, :3] = 1000
+    fine[40:60, 2] = 1013
+    fine[-1] = 0
+    empty = np.zeros(fine.shape, bool)
+    _add_fill_borders(fine, empty)
+    assert empty[:-1, :2].all()
+    assert empty[-1].all()
+    assert not empty[40:60, 2].any()
+    assert not empty[1:-1, 3:].any()
