@@ -16,7 +16,7 @@ from exposure.threads import in_bands
 __all__ = ["Detections", "Significance", "detect", "footprint_edges", "significance"]
 
 MIN_WEIGHT = 0.3  # of the PSF's weight that must fall on good pixels
-TILE = 256
+TILE = 216  # with the PSF, transforms of 256
 
 
 @dataclass(frozen=True)
