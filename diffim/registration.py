@@ -113,6 +113,8 @@ def displacement_at_stars(
 ) -> tuple[F64, F64, F64, F64, F64]:
     """Return x, y, dx, dy, error of the stars whose windowed centroids can be had in both images."""
     x, y = stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64)
+    if x.size == 0:
+        return x, y, x.copy(), y.copy(), x.copy()
     ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
     side = 2 * int(2.5 * fwhm + reach) + 7
     # the stamps below each other make one image: SEP then measures all of them in one call
