@@ -16,6 +16,7 @@ from diffim.planes import Planes
 from exposure import Exposure
 from exposure.photometry import psf_images
 from exposure.psf import Psf
+from exposure.stamps import sided
 
 __all__ = ["fit_dipoles", "measure_dipoles", "psf_at_fixed_pixel"]
 
@@ -164,16 +165,7 @@ def _solved(normal: F64, right: F64, merge: F64) -> F64:
 
 def _stamps(psf: Psf, x: F64, y: F64, cx: NDArray[np.int64], cy: NDArray[np.int64]) -> F64:
     """PSF images at positions on stamps of `SIDE` px centred on fixed pixels."""
-    return _sided(psf_at_fixed_pixel(psf, x, y, cx, cy).astype(np.float64), SIDE)
-
-
-def _sided(stamps: F64, side: int) -> F64:
-    have = stamps.shape[-1]
-    if have >= side:
-        low = (have - side) // 2
-        return stamps[:, low : low + side, low : low + side]
-    ways = (side - have) // 2
-    return np.pad(stamps, ((0, 0), (ways, ways), (ways, ways)))
+    return sided(psf_at_fixed_pixel(psf, x, y, cx, cy).astype(np.float64), SIDE)
 
 
 def psf_at_fixed_pixel(psf: Psf, x: F64, y: F64, cx: NDArray[np.int64], cy: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -78,10 +78,9 @@ def find_glint_trails(
     x, y = (sources[c].to_numpy(np.float64)[usable] for c in ("x", "y"))
     label = np.zeros(usable.size, np.int64)
     _lines(x, y, radius, residual, max(least, least + _by_chance(x, y, radius, residual)), label)
-    rows = [_line(x[label == k], y[label == k]) for k in np.unique(label[label > 0]) if (label == k).sum() >= least]
     kept = [k for k in np.unique(label[label > 0]) if (label == k).sum() >= least]
     flags[usable[np.isin(label, kept)]] = True
-    return flags, pd.DataFrame(rows) if rows else empty
+    return flags, pd.DataFrame([_line(x[label == k], y[label == k]) for k in kept]) if kept else empty
 
 
 def _by_chance(x: NDArray[np.float64], y: NDArray[np.float64], radius: float, residual: float) -> int:

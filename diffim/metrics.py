@@ -22,6 +22,7 @@ __all__ = [
     "mask_fractions",
     "noise_correlation",
     "noise_m5",
+    "quality",
     "sample_metrics",
 ]
 
@@ -34,7 +35,7 @@ def quality(
     difference: Exposure, science: Exposure, template: Exposure, sources: pd.DataFrame, science_fwhm: float,
     template_fwhm: float,
 ) -> dict[str, float]:  # fmt: skip
-    """Return the numbers of one subtraction: sizes, depths, residuals of stars, noise, masks."""
+    """Return the numbers of one subtraction: depths, residuals of stars, noise, masks."""
     assert science.psf is not None and template.psf is not None
     x0, y0, width, height = science.bbox
     middle = (x0 + width / 2, y0 + height / 2)
@@ -44,7 +45,7 @@ def quality(
     x, y = bright.x.to_numpy(np.float64), bright.y.to_numpy(np.float64)
     ratio = footprint_ratio(difference, science, x, y, science_fwhm)
     out = {
-        "sciencePsfSize": science_fwhm, "templatePsfSize": template_fwhm, "scienceLimitingMagnitude": depth,
+        "scienceLimitingMagnitude": depth,
         "templateLimitingMagnitude": template_depth, "diffimLimitingMagnitude": combined_limit(depth, template_depth),
         "diffimM5": noise_m5(difference), "differenceFootprintRatioMean": ratio[0],
         "differenceFootprintRatioStdev": ratio[1],

@@ -57,10 +57,9 @@ class Planes:
         """Return the same with `scale` times `other` where pixels do not count."""
         return replace(self, fill=other, fill_scale=scale)
 
-    def good(self, rows: slice = slice(None), step: int = 1) -> NDArray[np.bool_]:
-        """Return which pixels of some rows count; every `step`-th in both directions."""
-        part = (slice(rows.start, rows.stop, step), slice(None, None, step))
-        return usable_pixels(self.image[part], self.variance[part], self.mask[part], self.bits)
+    def good(self, rows: slice = slice(None)) -> NDArray[np.bool_]:
+        """Return which pixels of some rows count."""
+        return usable_pixels(self.image[rows], self.variance[rows], self.mask[rows], self.bits)
 
     def window(self, y: int, x: int, values: F32, variances: F32) -> None:
         """Write the pixels from frame position (y, x) on into two buffers; zero outside of the image."""

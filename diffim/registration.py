@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from diffim.errors import DifferencingError
 from diffim.kernel import Box, chebyshev_terms
 from diffim.planes import Planes
-from diffim.warp import GRID, resample
+from diffim.warp import nodes, resample
 from exposure import Exposure, SkyWcs
 
 __all__ = ["Displacement", "displacement_at_stars", "fit_displacement", "match_lists", "moved_wcs", "resampled"]
@@ -47,9 +47,7 @@ class Displacement:
         return x + moved[:, 0].reshape(x.shape), y + moved[:, 1].reshape(x.shape)
 
 
-def fit_displacement(
-    x: F64, y: F64, dx: F64, dy: F64, error: F64, box: Box, top: int = 3, absorbed: int = -1
-) -> Displacement:
+def fit_displacement(x: F64, y: F64, dx: F64, dy: F64, error: F64, box: Box, top: int = 3) -> Displacement:
     """Fit the displacements of stars robustly; the order rises while it improves the Bayesian information criterion.
 
     Parameters
@@ -60,8 +58,6 @@ def fit_displacement(
         One-sigma error of a displacement along one axis; `FLOOR` is added in quadrature.
     top
         Highest order.
-    absorbed
-        Order of displacement that needs no removing (a kernel takes it up): what counts in ``rms`` is beyond it.
 
     Raises
     ------
@@ -94,17 +90,14 @@ def fit_displacement(
     assert best is not None
     order, coefficients, scatter = best
     found = Displacement(coefficients, order, box, 0.0, scatter, n)
-    return replace(found, rms=_size(found, absorbed))
+    return replace(found, rms=_size(found))
 
 
-def _size(d: Displacement, absorbed: int) -> float:
-    """Rms over the box of the part of a displacement above an order."""
+def _size(d: Displacement) -> float:
+    """Rms of a displacement over its box."""
     x0, y0, width, height = d.box
     gx, gy = (a.ravel() for a in np.meshgrid(np.linspace(x0, x0 + width, 20), np.linspace(y0, y0 + height, 20)))
     moved = chebyshev_terms(d.order, d.box, gx, gy) @ d.coefficients
-    if absorbed >= 0:
-        low = chebyshev_terms(min(absorbed, d.order), d.box, gx, gy)
-        moved = moved - low @ np.linalg.lstsq(low, moved, rcond=None)[0]
     return float(np.sqrt((moved**2).sum(1).mean()))
 
 
@@ -157,16 +150,16 @@ def match_lists(
     shifts = np.concatenate([b[k] - a[i] for i, k in enumerate(near) if k] or [np.zeros((0, 2))])
     if len(shifts):
         votes = cKDTree(shifts).query_ball_point(shifts, radius / 2, return_length=True)
-        best = shifts[np.hypot(*(shifts - shifts[int(np.argmax(votes))]).T) < radius / 2].mean(0)
+        moved = a + shifts[np.hypot(*(shifts - shifts[int(np.argmax(votes))]).T) < radius / 2].mean(0)
         for _ in range(4):  # a small rotation or scale: follow it outwards
-            distance, index = _nearest(tree, a + best if np.ndim(best) == 1 else best, radius)
+            distance, index = _nearest(tree, moved, radius)
             hit = np.isfinite(distance)
             if hit.sum() < 3:
                 break
             design = np.column_stack([a, np.ones(len(a))])
             if hit.sum() >= 6:
-                best = design @ np.linalg.lstsq(design[hit], b[index[hit]], rcond=None)[0]
-        distance, index = _nearest(tree, a + best if np.ndim(best) == 1 else best, radius)
+                moved = design @ np.linalg.lstsq(design[hit], b[index[hit]], rcond=None)[0]
+        distance, index = _nearest(tree, moved, radius)
         hit = np.isfinite(distance)
         if hit.sum() >= max(3, 0.2 * min(len(a), len(b))):
             return np.flatnonzero(hit), index[hit]
@@ -182,12 +175,8 @@ def _nearest(tree: cKDTree, points: F64, radius: float) -> tuple[F64, NDArray[np
 
 def resampled(template: Exposure, d: Displacement, box: Box | None = None) -> Exposure:
     """Return the template on the pixels of the image (`box`, its own by default), moved by the displacement."""
-    x0, y0, width, height = template.bbox if box is None else box
-    gx, gy = np.meshgrid(
-        x0 + np.arange(0, width + GRID, GRID, dtype=np.float64),
-        y0 + np.arange(0, height + GRID, GRID, dtype=np.float64),
-    )
-    made = resample(template, *d.at(gx, gy), (x0, y0, width, height))
+    box = template.bbox if box is None else box
+    made = resample(template, *d.at(*nodes(box)), box)
     return replace(
         made, wcs=template.wcs, psf=template.psf, photo_calib=template.photo_calib, ap_corr=template.ap_corr,
         metadata=dict(template.metadata),

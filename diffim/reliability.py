@@ -16,7 +16,7 @@ from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.photometry import psf_images
 from exposure.psf import fwhm_of
-from exposure.stamps import gather
+from exposure.stamps import gather, sided
 
 __all__ = ["FEATURES", "VERSION_KEY", "features", "reliability"]
 
@@ -56,7 +56,7 @@ def features(difference: Exposure, template: Exposure, table: pd.DataFrame) -> F
     data = np.nan_to_num(gather(difference.image, ix - ox, iy - oy, SIDE, 0.0)).astype(np.float64)
     data *= sign[:, None, None]
     sigma = np.sqrt(np.maximum(np.nan_to_num(gather(difference.variance, ix - ox, iy - oy, SIDE, np.nan)), 1e-30))
-    model = _sided(psf_images(difference.psf, x, y)).astype(np.float64)
+    model = sided(psf_images(difference.psf, x, y), SIDE).astype(np.float64)
     static = np.nan_to_num(gather(template.image, ix - template.origin[0], iy - template.origin[1], SIDE, 0.0))
     values = _from_table(table, sign, fwhm) | _from_stamps(data, sigma, model, static.astype(np.float64), fwhm)
     mask = gather(difference.mask, ix - ox, iy - oy, SIDE, plane_bits(["NO_DATA"]))
@@ -130,15 +130,6 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float64], where: NDArray[np.bo
 def _radius() -> NDArray[np.float64]:
     g = np.arange(SIDE) - SIDE // 2
     return np.asarray(np.hypot(g[:, None], g[None, :]), np.float64)
-
-
-def _sided(stamps: F32) -> F32:
-    have = stamps.shape[-1]
-    if have >= SIDE:
-        low = (have - SIDE) // 2
-        return stamps[:, low : low + SIDE, low : low + SIDE]
-    ways = (SIDE - have) // 2
-    return np.pad(stamps, ((0, 0), (ways, ways), (ways, ways)))
 
 
 def _neighbours(x: NDArray[np.float64], y: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -361,8 +361,8 @@ class ImageDifferenceTask(AlertTask):
     def _report_quality(self, science: Exposure, template: Exposure, sources: pd.DataFrame, result: Struct) -> None:
         """Write depth, noise and residuals of this difference to the metadata."""
         difference = result.subtractedExposure
-        fwhm = [matching.psf_fwhm(e.psf, e.bbox) for e in (science, template) if e.psf is not None]
-        for key, value in metrics.quality(difference, science, template, sources, fwhm[0], fwhm[1]).items():
+        sizes = (float(self.metadata["sciencePsfSize"]), float(self.metadata["templatePsfSize"]))
+        for key, value in metrics.quality(difference, science, template, sources, *sizes).items():
             self.put(key, value)
         if self.config.doSpatialMetrics and result.diaSources is not None:
             kernel = None if result.subtractRes is None else result.subtractRes.kernel

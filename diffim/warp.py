@@ -13,7 +13,7 @@ from exposure import Exposure, SkyWcs
 from exposure.mask import plane_bits
 from exposure.threads import in_bands
 
-__all__ = ["GRID", "position_grid", "resample", "warp_exposure"]
+__all__ = ["nodes", "position_grid", "resample", "warp_exposure"]
 
 A = 3
 _TABLE_STEP = 512
@@ -33,12 +33,19 @@ def _lanczos_table() -> NDArray[np.float32]:
 _TABLE = _lanczos_table()
 
 
+def nodes(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the frame positions of the nodes of a box, `GRID` px apart, the first at its first pixel."""
+    x0, y0, width, height = box
+    mx, my = np.meshgrid(
+        x0 + np.arange(0, width + GRID, GRID, dtype=np.float64),
+        y0 + np.arange(0, height + GRID, GRID, dtype=np.float64),
+    )
+    return mx, my
+
+
 def position_grid(target: SkyWcs, box: Box, source: SkyWcs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return source frame positions at the nodes of a grid over the target box (spacing `GRID` px)."""
-    x0, y0, width, height = box
-    gx = x0 + np.arange(0, width + GRID, GRID, dtype=np.float64)
-    gy = y0 + np.arange(0, height + GRID, GRID, dtype=np.float64)
-    mx, my = np.meshgrid(gx, gy)
+    mx, my = nodes(box)
     ra, dec = target.pixel_to_sky(mx.ravel(), my.ravel())
     sx, sy = source.sky_to_pixel(ra, dec)
     return sx.reshape(mx.shape), sy.reshape(mx.shape)

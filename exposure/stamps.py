@@ -7,7 +7,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["adaptive_moments", "gather", "shift_stamps"]
+__all__ = ["adaptive_moments", "gather", "shift_stamps", "sided"]
 
 _A = 5  # Lanczos order of sub-pixel shifts: error < 1e-3 of the peak for FWHM >= 2.5 px
 
@@ -134,3 +134,13 @@ def adaptive_moments(
         np.ascontiguousarray(stamps, dtype=np.float64), zero if x0 is None else x0, zero if y0 is None else y0, out
     )
     return out
+
+
+def sided(stamps: NDArray[Any], side: int) -> NDArray[Any]:
+    """Return stamps (N, S, S) cut or padded with zeros to an odd `side` about their middle."""
+    have = stamps.shape[-1]
+    if have >= side:
+        low = (have - side) // 2
+        return stamps[:, low : low + side, low : low + side]
+    ways = (side - have) // 2
+    return np.pad(stamps, ((0, 0), (ways, ways), (ways, ways)))
