@@ -1,10 +1,27 @@
 """Calibration: what a plain image lacks (`characterize`), and the multi-visit calibration tasks.
 
-Imports: ``diffim``, ``forced``, ``exposure``, ``apdb``, ``tasks`` (never ``association``: same level).
+Imports: ``diffim``, ``forced``, ``exposure``, ``apdb``, ``tasks`` (never ``association``: same level). Names are
+fetched when they are first used: the joint fit needs no pixel code.
 """
 
-from calibration.characterize import Characterized, characterize
-from calibration.errors import CalibrationError, TooFewStars
-from calibration.refcat import ReferenceStars
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["CalibrationError", "Characterized", "ReferenceStars", "TooFewStars", "characterize"]
+if TYPE_CHECKING:
+    from calibration.characterize import Characterized, characterize
+    from calibration.errors import CalibrationError, TooFewStars
+    from calibration.joint.task import JointcalTask
+    from calibration.refcat import ReferenceStars
+
+_HOMES = {
+    "CalibrationError": "errors", "Characterized": "characterize", "JointcalTask": "joint.task",
+    "ReferenceStars": "refcat", "TooFewStars": "errors", "characterize": "characterize",
+}  # fmt: skip
+
+__all__ = ["CalibrationError", "Characterized", "JointcalTask", "ReferenceStars", "TooFewStars", "characterize"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'calibration' has no attribute {name!r}")
+    return getattr(import_module(f"calibration.{_HOMES[name]}"), name)

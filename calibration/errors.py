@@ -2,7 +2,15 @@
 
 from tasks.errors import AlgorithmError
 
-__all__ = ["CalibrationError", "TooFewStars", "ZeropointFailed"]
+__all__ = [
+    "CalibrationError",
+    "FitDiverged",
+    "JointCalibrationError",
+    "ModelInvalid",
+    "SingularFit",
+    "TooFewStars",
+    "ZeropointFailed",
+]
 
 
 class CalibrationError(AlgorithmError):
@@ -21,3 +29,27 @@ class ZeropointFailed(CalibrationError):
     """No zero point by the instrument's rule."""
 
     code = "zeropoint"
+
+
+class JointCalibrationError(CalibrationError, RuntimeError):
+    """A joint fit cannot be made of these inputs."""
+
+    code = "joint_calibration"
+
+
+class SingularFit(JointCalibrationError):
+    """The data leave parameters of the model undetermined."""
+
+    code = "singular_fit"
+
+
+class ModelInvalid(JointCalibrationError, ValueError):
+    """The fitted model makes no sense: more parameters than data, or a negative scale."""
+
+    code = "model_invalid"
+
+
+class FitDiverged(JointCalibrationError):
+    """Chi2 grew where it must fall."""
+
+    code = "fit_diverged"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
+from numpy.typing import NDArray
 
 from exposure import fits_parts as parts
 from exposure.apcorr import ApCorrMap
@@ -16,6 +17,7 @@ from exposure.errors import FitsUnreadable
 from exposure.field import ChebyshevField
 from exposure.photocalib import PhotoCalib
 from exposure.psf import Psf
+from exposure.visitinfo import VisitInfo
 from exposure.wcs import SkyWcs
 
 __all__ = ["ExposureCatalog", "ExposureRecord"]
@@ -29,6 +31,8 @@ class ExposureRecord:
     psf: Psf | None = None
     photo_calib: PhotoCalib | None = None
     ap_corr: ApCorrMap | None = None
+    visit_info: VisitInfo | None = None
+    valid_polygon: NDArray[np.float64] | None = None
 
 
 @dataclass

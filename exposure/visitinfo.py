@@ -9,7 +9,8 @@ __all__ = ["VisitInfo"]
 class VisitInfo:
     """One detector's visit.
 
-    Times are MJD TAI at mid-exposure, angles degrees (ICRS), exposure time seconds.
+    Times are MJD TAI at mid-exposure, angles degrees (ICRS), exposure time seconds; the telescope's longitude (east),
+    latitude in degrees and elevation in metres, NaN where unknown.
     """
 
     visit: int
@@ -23,3 +24,6 @@ class VisitInfo:
     airmass: float = float("nan")
     observation_reason: str = ""
     target_name: str = ""
+    longitude: float = float("nan")
+    latitude: float = float("nan")
+    elevation: float = float("nan")

@@ -4,14 +4,12 @@ Pixel coordinates are 0-based in the frame of the exposure (its origin may be an
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from astropy.coordinates import SkyCoord
 from astropy.io.fits import Header
-from astropy.wcs import WCS, FITSFixedWarning, NoConvergence, WcsError
-from astropy.wcs.utils import fit_wcs_from_points
+from astropy.wcs import WCS, FITSFixedWarning, NoConvergence, Sip, WcsError
 from numpy.typing import ArrayLike, NDArray
 
 from exposure.errors import WcsMissing
@@ -19,6 +17,7 @@ from exposure.errors import WcsMissing
 __all__ = ["SkyWcs"]
 
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
+_TAN_CARDS = ("CRPIX1", "CRPIX2", "CRVAL1", "CRVAL2")
 
 
 class SkyWcs:
@@ -74,8 +73,48 @@ class SkyWcs:
         return cls(wcs)
 
     @classmethod
+    def tan_sip(
+        cls,
+        crpix: Sequence[float],
+        crval: Sequence[float],
+        cd: ArrayLike,
+        powers: "Sequence[NDArray[np.float64]] | None",
+    ) -> "SkyWcs":
+        """Return a TAN-SIP WCS; `powers` holds A, B, AP, BP (the last two may be missing), `crpix` as for `tan`."""
+        made = cls.tan(crpix, crval, cd)
+        if powers is None:
+            return made
+        made._wcs.wcs.ctype = ["RA---TAN-SIP", "DEC--TAN-SIP"]
+        inverse = (powers[2], powers[3]) if len(powers) == 4 else (None, None)
+        made._wcs.sip = Sip(powers[0], powers[1], *inverse, np.asarray(made._wcs.wcs.crpix, np.float64))
+        made._wcs.wcs.set()
+        return made
+
+    @classmethod
+    def from_cards(cls, cards: Mapping[str, Any]) -> "SkyWcs | None":
+        """Read TAN and TAN-SIP from plain cards; None for anything else (see `from_header`)."""
+        kinds = (str(cards.get("CTYPE1", "")), str(cards.get("CTYPE2", "")))
+        sip = kinds == ("RA---TAN-SIP", "DEC--TAN-SIP")
+        plain = kinds == ("RA---TAN", "DEC--TAN")
+        if not (sip or plain) or cards.get("RADESYS", "ICRS") != "ICRS" or cards.get("LONPOLE", 180.0) != 180.0:
+            return None
+        if any(k.startswith(("PV", "CROTA")) for k in cards) or any(k not in cards for k in _TAN_CARDS):
+            return None
+        if any(k.startswith("CD1_") or k.startswith("CD2_") for k in cards):
+            cd = [[float(cards.get(f"CD{i}_{j}", 0.0)) for j in (1, 2)] for i in (1, 2)]
+        else:
+            scale = [float(cards.get(f"CDELT{i}", 1.0)) for i in (1, 2)]
+            cd = [[scale[i - 1] * float(cards.get(f"PC{i}_{j}", float(i == j))) for j in (1, 2)] for i in (1, 2)]
+        powers = _sip_tables(cards) if sip else None
+        crpix = (float(cards["CRPIX1"]) - 1.0, float(cards["CRPIX2"]) - 1.0)
+        return cls.tan_sip(crpix, (float(cards["CRVAL1"]), float(cards["CRVAL2"])), cd, powers)
+
+    @classmethod
     def fitted(cls, x: ArrayLike, y: ArrayLike, ra: ArrayLike, dec: ArrayLike, order: int = 3) -> "SkyWcs":
         """Return the TAN-SIP WCS of the given order that fits pairs of frame pixels and sky positions (degrees) best."""
+        from astropy.coordinates import SkyCoord  # half a second to import, and few programs fit a WCS
+        from astropy.wcs.utils import fit_wcs_from_points
+
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         origin = (round(float(x.min())), round(float(y.min())))
         sky = SkyCoord(np.asarray(ra, np.float64), np.asarray(dec, np.float64), unit="deg")
@@ -177,3 +216,19 @@ class SkyWcs:
         xo, yo = other.sky_to_pixel(ra, dec)
         miss: Any = np.hypot(xo - np.asarray(x), yo - np.asarray(y))
         return bool(np.all(miss < tol_pixel))
+
+
+def _sip_tables(cards: Mapping[str, Any]) -> list[NDArray[np.float64]] | None:
+    """Return the tables A, B and, where they are given, AP, BP; None without forward terms."""
+    names = ["A", "B"] + (["AP", "BP"] if "AP_ORDER" in cards and "BP_ORDER" in cards else [])
+    if "A_ORDER" not in cards or "B_ORDER" not in cards:
+        return None
+    out = []
+    for name in names:
+        order = int(cards[f"{name}_ORDER"])
+        table = np.zeros((order + 1, order + 1))
+        for p in range(order + 1):
+            for q in range(order + 1 - p):
+                table[p, q] = float(cards.get(f"{name}_{p}_{q}", 0.0))
+        out.append(table)
+    return out

@@ -1,4 +1,4 @@
-"""The command line: ``alertprod serve|worker|relay|ingest|migrate|status|config|template|night|demo``."""
+"""The command line: ``alertprod serve|worker|relay|ingest|migrate|status|config|diff|template|jointcal|night|demo``."""
 
 import json
 import logging
@@ -16,8 +16,10 @@ from service.settings import Settings
 from tasks.errors import AlertProdError, TransientError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Alert production for time-domain surveys.")
+jointcal_app = typer.Typer(no_args_is_help=True, help="Joint calibration of many visits.")
 template_app = typer.Typer(no_args_is_help=True, help="Template sets.")
 app.add_typer(template_app, name="template")
+app.add_typer(jointcal_app, name="jointcal")
 console = Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
@@ -284,8 +286,33 @@ def demo(
         print(json.dumps(result))
 
 
+@jointcal_app.command(
+    "run",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def jointcal_run(context: typer.Context) -> None:
+    """Fit WCS and calibrations of all images of a field at once (``--help`` lists the options)."""
+    from calibration.joint.command import metric_table, parse, run_parsed
+    from calibration.joint.task import JointcalTask
+
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s")
+    _parser, parsed = parse(context.args)
+    _say("alertprod jointcal run " + " ".join(context.args))
+    results = run_parsed(parsed, JointcalTask, _say)
+    for result in results:
+        if result.metrics:
+            print(json.dumps(result.metrics, default=float) if parsed.json else metric_table(result.metrics))
+    failed = sum(r.exitStatus for r in results)
+    if failed and parsed.noExit:
+        _say(f"{failed} of {len(results)} fits failed (exit status 0 by --noExit)")
+    sys.exit(0 if parsed.noExit else min(failed, 125))
+
+
 def _spread_lists(arguments: list[str]) -> list[str]:
     """Let ``--frames a b c`` mean ``--frames a --frames b --frames c`` (shell globs give such lists)."""
+    if arguments[:1] == ["jointcal"]:
+        return arguments
     out: list[str] = []
     current = None
     for argument in arguments:

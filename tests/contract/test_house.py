@@ -22,6 +22,9 @@ PUBLISHED = {
     "getResourceConfig getSchemaCatalogs getTaskDict makeField makeIdFactory makeSubtask mergeAndFilterReferences "
     "parseAndRun prepareCalibratedExposure run runDataRef runQuantum timer writeConfig writeMetadata writeOutput "
     "writePackageVersions writeSchemas",
+    "calibration.JointcalTask": "applyOverrides emptyMetadata getAllSchemaCatalogs getFullMetadata getFullName getName "
+    "getResourceConfig getSchemaCatalogs getTaskDict loadData makeField makeSubtask parseAndRun run runDataRef "
+    "runQuantum timer writeConfig writeMetadata writePackageVersions writeSchemas",
 }
 
 

@@ -1,0 +1,72 @@
+"""Chebyshev polynomials of limited total degree in two variables: values, derivatives, fits.
+
+Terms are ordered by row: all T_i(u) T_0(v), then T_i(u) T_1(v), and so on with i + j <= order.
+"""
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["design", "fit_terms", "n_terms", "term_degrees", "terms", "terms_and_slopes"]
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+def n_terms(order: int) -> int:
+    """Return how many terms have total degree <= order; 0 for order -1."""
+    return (order + 1) * (order + 2) // 2
+
+
+def term_degrees(order: int) -> I64:
+    """Return the degrees (i in u, j in v) of the terms, shape (n_terms, 2)."""
+    return np.array([(i, j) for j in range(order + 1) for i in range(order + 1 - j)], np.int64).reshape(-1, 2)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _series(order: int, u: float, t: F64, d: F64) -> None:
+    t[0], d[0] = 1.0, 0.0
+    if order > 0:
+        t[1], d[1] = u, 1.0
+    for i in range(2, order + 1):
+        t[i] = 2.0 * u * t[i - 1] - t[i - 2]
+        d[i] = 2.0 * t[i - 1] + 2.0 * u * d[i - 1] - d[i - 2]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def terms_and_slopes(order: int, u: float, v: float, values: F64, du: F64, dv: F64, work: F64) -> None:
+    """Write the terms and their derivatives at one point; `work` is (4, order + 1)."""
+    _series(order, u, work[0], work[1])
+    _series(order, v, work[2], work[3])
+    k = 0
+    for j in range(order + 1):
+        for i in range(order + 1 - j):
+            values[k] = work[0, i] * work[2, j]
+            du[k] = work[1, i] * work[2, j]
+            dv[k] = work[0, i] * work[3, j]
+            k += 1
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def terms(order: int, u: float, v: float, values: F64, work: F64) -> None:
+    """Write the terms at one point; `work` is (4, order + 1)."""
+    _series(order, u, work[0], work[1])
+    _series(order, v, work[2], work[3])
+    k = 0
+    for j in range(order + 1):
+        for i in range(order + 1 - j):
+            values[k] = work[0, i] * work[2, j]
+            k += 1
+
+
+def design(order: int, u: F64, v: F64) -> F64:
+    """Return the terms at many points, shape (N, n_terms)."""
+    tu = np.polynomial.chebyshev.chebvander(np.asarray(u, np.float64).ravel(), max(order, 0))
+    tv = np.polynomial.chebyshev.chebvander(np.asarray(v, np.float64).ravel(), max(order, 0))
+    degrees = term_degrees(order)
+    return np.asarray(tu[:, degrees[:, 0]] * tv[:, degrees[:, 1]], np.float64)
+
+
+def fit_terms(order: int, u: F64, v: F64, values: F64) -> F64:
+    """Return the coefficients (n_terms, ...) of the least-squares fit to values at points."""
+    return np.asarray(np.linalg.lstsq(design(order, u, v), values, rcond=None)[0], np.float64)

@@ -1,0 +1,224 @@
+"""The command line of the joint fit: parse, read files, fit, write."""
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lsst.pex.config as pexConfig
+from lsst.pipe.base import Struct
+
+from calibration.joint.config import JointcalConfig
+from calibration.joint.files import read_headers, read_sources, read_summaries
+from calibration.joint.outputs import write_outputs
+from calibration.joint.references import read_catalogue
+from exposure import ExposureCatalog
+from exposure.camera import Camera
+from tasks.errors import AlertProdError, CallerError
+
+__all__ = ["metric_table", "parse", "run_parsed"]
+
+log = logging.getLogger("alertprod.jointcal")
+MAX_STATUS = 125
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise CallerError(f"{message}; see '{self.prog} --help'")
+
+
+def _parser() -> argparse.ArgumentParser:
+    p = _Parser(
+        prog="alertprod jointcal run", description="Joint astrometric and photometric calibration of many visits."
+    )
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "type": Path}
+    p.add_argument("--sources", required=True, metavar="TABLE", help="source tables (Parquet, FITS, CSV)", **many)
+    p.add_argument("--summaries", metavar="FILE", help="visit summaries (FITS)", **many)
+    p.add_argument("--headers", metavar="FILE", help="one FITS header per image", **many)
+    p.add_argument("--camera", required=True, type=Path, metavar="FILE", help="camera file (YAML)")
+    p.add_argument("--astrometry-refs", type=Path, metavar="FILE", help="reference catalogue of positions")
+    p.add_argument("--photometry-refs", type=Path, metavar="FILE", help="reference catalogue of fluxes")
+    p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
+    p.add_argument("--tract", type=int, help="number of the sky tract, for the record")
+    p.add_argument(
+        "--id", nargs="*", default=[], metavar="KEY=VALUES", help="only these: visit=1^2 detector=12 (or ccd=12)"
+    )
+    p.add_argument("-c", "--config", nargs="+", action=_Override, default=[], metavar="NAME=VALUE", dest="overrides")
+    p.add_argument("-C", "--configfile", nargs="+", action=_Override, metavar="FILE", dest="overrides")
+    p.add_argument("--clobber-config", action="store_true", help="replace a stored config that differs")
+    p.add_argument("--clobber-versions", action="store_true", help="replace stored package versions that differ")
+    p.add_argument("--no-versions", action="store_true", help="do not compare package versions")
+    p.add_argument("--no-backup-config", action="store_true", help="do not keep what is replaced")
+    p.add_argument("--noExit", action="store_true", help="exit with 0 even if the fit fails")
+    p.add_argument("--doraise", action="store_true", help="raise errors of the fit with their traceback")
+    p.add_argument("--no-pictures", action="store_true", help="draw nothing")
+    p.add_argument("--json", action="store_true", help="print the metrics as JSON")
+    p.add_argument("-j", "--processes", type=int, default=1, help="accepted for old scripts; one fit is one process")
+    p.add_argument("--loglevel", default="warning", help="debug, info, warning or error")
+    return p
+
+
+class _Override(argparse.Action):
+    """Collect -c and -C in the order given."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        kind = "file" if option_string in ("-C", "--configfile") else "value"
+        namespace.overrides = [*(namespace.overrides or []), *((kind, v) for v in values)]
+
+
+def parse(args: "Sequence[str] | None", config: JointcalConfig | None = None) -> tuple[argparse.ArgumentParser, Any]:
+    """Parse the command line and make the config; nothing is read before both are known to be good.
+
+    Raises
+    ------
+    CallerError
+        An unknown option, a field or value that the config refuses, or inputs that are missing.
+    """
+    from calibration.joint.task import JointcalTask
+
+    parser = _parser()
+    parsed = parser.parse_args(list(sys.argv[1:] if args is None else args))
+    made = JointcalConfig() if config is None else config
+    JointcalTask.applyOverrides(made)
+    for kind, value in parsed.overrides:
+        _override(made, kind, value)
+    try:
+        made.validate()
+    except (pexConfig.FieldValidationError, ValueError) as error:
+        raise CallerError(f"config: {error}") from error
+    parsed.task_config = made
+    if bool(parsed.summaries) == bool(parsed.headers):
+        raise CallerError("give either --summaries or --headers")
+    for half, on in (("astrometry", made.doAstrometry), ("photometry", made.doPhotometry)):
+        if on and getattr(parsed, f"{half}_refs") is None:
+            raise CallerError(f"do{half.capitalize()} is on: give --{half}-refs, or -c do{half.capitalize()}=False")
+    parsed.chosen = _chosen(parsed.id)
+    logging.getLogger("alertprod.jointcal").setLevel(parsed.loglevel.upper())
+    return parser, parsed
+
+
+def _override(config: JointcalConfig, kind: str, value: str) -> None:
+    try:
+        if kind == "file":
+            config.load(value)
+            return
+        name, sign, text = value.partition("=")
+        if not sign:
+            raise CallerError(f"-c {value}: expected NAME=VALUE")
+        *parents, leaf = name.split(".")
+        target: Any = config
+        for parent in parents:
+            target = getattr(target, parent)
+        if leaf not in target._fields:
+            raise CallerError(f"-c {value}: {type(target).__name__} has no field {leaf!r}")
+        setattr(target, leaf, _value(text, target._fields[leaf]))
+    except (AttributeError, pexConfig.FieldValidationError, TypeError, ValueError, OSError, SyntaxError) as error:
+        if isinstance(error, CallerError):
+            raise
+        raise CallerError(f"config override {value!r}: {error}") from error
+
+
+def _value(text: str, field: Any) -> Any:
+    kind = getattr(field, "dtype", str)
+    if text == "None":
+        return None
+    if isinstance(field, pexConfig.ListField):
+        return [p for p in text.split(",") if p]
+    if isinstance(field, pexConfig.DictField):
+        return dict(p.split(":", 1) for p in text.split(",") if p)
+    if kind is bool:
+        if text not in ("True", "False", "true", "false", "1", "0"):
+            raise ValueError(f"{text!r} is no truth value (True or False)")
+        return text in ("True", "true", "1")
+    return kind(text)
+
+
+def _chosen(texts: "list[str]") -> dict[str, set[int]]:
+    out: dict[str, set[int]] = {}
+    for text in texts:
+        name, sign, values = text.partition("=")
+        name = {"ccd": "detector"}.get(name, name)
+        try:
+            if not sign or name not in ("visit", "detector", "tract"):
+                raise ValueError("expected visit=, detector= or ccd=")
+            found: set[int] = set()
+            for part in values.split("^"):
+                first, dots, last = part.partition("..")
+                found |= set(range(int(first), int(last) + 1)) if dots else {int(first)}
+            out[name] = found
+        except ValueError as error:
+            raise CallerError(f"--id {text}: {error}") from error
+    return out
+
+
+def run_parsed(parsed: Any, task_class: Any, say: "Callable[[str], None] | None" = None) -> list[Struct]:
+    """Read, fit, write.
+
+    Returns
+    -------
+    results
+        One Struct with ``exitStatus`` (0 or 1), ``result`` and ``metrics``.
+    """
+    speak = say or (lambda text: print(text, file=sys.stderr))
+    try:
+        return [_run(parsed, task_class, speak)]
+    except (AlertProdError, FloatingPointError) as error:
+        if parsed.doraise:
+            raise
+        log.debug("%s", traceback.format_exc())
+        speak(f"jointcal failed: {getattr(error, 'code', 'floating_point')}: {error}")
+        return [Struct(exitStatus=1, result=None, metrics={}, error=error)]
+
+
+def _run(parsed: Any, task_class: Any, speak: Callable[[str], None]) -> Struct:
+    config = parsed.task_config
+    summaries = read_headers(parsed.headers) if parsed.headers else read_summaries(parsed.summaries)
+    tables = read_sources(parsed.sources)
+    summaries, tables = _only(summaries, tables, parsed.chosen)
+    speak(f"{len(tables)} source tables, {sum(len(s.table) for s in summaries)} images of {len(summaries)} visits")
+    astrometry = read_catalogue(parsed.astrometry_refs) if config.doAstrometry else None
+    same = parsed.photometry_refs == parsed.astrometry_refs and astrometry is not None
+    photometry = astrometry if same else read_catalogue(parsed.photometry_refs) if config.doPhotometry else None
+    task = task_class(config=config, astrometry_refs=astrometry, photometry_refs=photometry)
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    task.writeConfig(parsed.out, clobber=parsed.clobber_config, doBackup=not parsed.no_backup_config)
+    if not parsed.no_versions:
+        task.writePackageVersions(parsed.out, clobber=parsed.clobber_versions, doBackup=not parsed.no_backup_config)
+
+    def progress(label: str, chi2: float, ndof: int) -> None:
+        speak(f"{label:22s} chi2/ndof {chi2:14.2f} / {ndof} = {chi2 / max(ndof, 1):.4f}")
+
+    result = task.run(tables, summaries, Camera.read(parsed.camera), parsed.tract, progress=progress)
+    write_outputs(parsed.out, result.images, result.outputWcs, result.outputPhotoCalib, result.stars, result.metrics)
+    if not parsed.no_pictures:
+        from calibration.joint.pictures import draw
+
+        draw(result, parsed.out / "pictures")
+    task.writeMetadata(parsed.out)
+    if not result.converged:
+        speak("WARNING: the fit did not converge; metrics.json says converged=false")
+    return Struct(exitStatus=0 if result.converged else 1, result=result, metrics=result.metrics)
+
+
+def _only(
+    summaries: "list[ExposureCatalog]", tables: "list[Any]", chosen: "dict[str, set[int]]"
+) -> tuple[list[ExposureCatalog], list[Any]]:
+    import numpy as np
+
+    for name, column in (("visit", "visit"), ("detector", "id")):
+        if name in chosen:
+            wanted = chosen[name]
+            summaries = [ExposureCatalog(s.table[np.isin(s.table[column], list(wanted))], s.records) for s in summaries]
+            tables = [t[t[name].isin(wanted)] for t in tables]
+    return [s for s in summaries if len(s.table)], [t for t in tables if len(t)]
+
+
+def metric_table(metrics: "dict[str, Any]") -> str:
+    """Return the metrics as aligned lines."""
+    width = max((len(k) for k in metrics), default=0)
+    return "\n".join(
+        f"{k:{width}s}  {v:.6g}" if isinstance(v, float) else f"{k:{width}s}  {v}" for k, v in metrics.items()
+    )

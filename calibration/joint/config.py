@@ -1,0 +1,179 @@
+"""Configuration of the joint fit, with the field names and defaults of the published task."""
+
+import lsst.pex.config as pexConfig
+
+from tasks.base import AlertTaskConfig, AlertTaskConnections
+
+__all__ = ["JointcalConfig", "JointcalConnections", "ReferenceConfig", "SourceSelectorConfig"]
+
+import lsst.pipe.base.connectionTypes as cT
+
+
+class JointcalConnections(AlertTaskConnections, dimensions=("skymap", "tract", "instrument", "physical_filter")):  # type: ignore[call-arg]
+    """Many visits in, two catalogues per visit out."""
+
+    inputSourceTableVisit = cT.Input(
+        doc="Source table of each visit.", name="sourceTable_visit", storageClass="DataFrame",
+        dimensions=("instrument", "visit"), multiple=True, deferLoad=True,
+    )  # fmt: skip
+    inputVisitSummary = cT.Input(
+        doc="WCS and calibration of each detector of each visit.", name="visitSummary",
+        storageClass="ExposureCatalog", dimensions=("instrument", "visit"), multiple=True,
+    )  # fmt: skip
+    inputCamera = cT.PrerequisiteInput(
+        doc="Where the detectors sit.", name="camera", storageClass="Camera", dimensions=("instrument",),
+        isCalibration=True,
+    )  # fmt: skip
+    outputWcs = cT.Output(
+        doc="Fitted WCS per visit.", name="jointcalSkyWcsCatalog", storageClass="ExposureCatalog",
+        dimensions=("instrument", "visit", "skymap", "tract"), multiple=True,
+    )  # fmt: skip
+    outputPhotoCalib = cT.Output(
+        doc="Fitted calibration per visit.", name="jointcalPhotoCalibCatalog", storageClass="ExposureCatalog",
+        dimensions=("instrument", "visit", "skymap", "tract"), multiple=True,
+    )  # fmt: skip
+
+    def __init__(self, *, config: "JointcalConfig | None" = None) -> None:
+        super().__init__(config=config)
+        self.inputs.discard("exposure")
+        if config is not None and not config.doAstrometry:
+            self.outputs.discard("outputWcs")
+        if config is not None and not config.doPhotometry:
+            self.outputs.discard("outputPhotoCalib")
+
+
+class SourceSelectorConfig(pexConfig.Config):
+    """Which sources are good stars (the "science" selector)."""
+
+    doSignalToNoise = pexConfig.Field(dtype=bool, default=True, doc="select by S/N of the flux")
+    signalToNoiseMinimum = pexConfig.Field(dtype=float, default=10.0, doc="strictly more than this")
+    signalToNoiseMaximum = pexConfig.Field(dtype=float, default=None, optional=True, doc="strictly less than this")
+    doRequirePrimary = pexConfig.Field(dtype=bool, default=True, doc="detect_isPrimary")
+    doUnresolved = pexConfig.Field(dtype=bool, default=True, doc="sizeExtendedness below unresolvedMaximum")
+    unresolvedMaximum = pexConfig.Field(dtype=float, default=0.1, doc="largest sizeExtendedness, exclusive")
+    doIsolated = pexConfig.Field(dtype=bool, default=True, doc="parentSourceId == 0 and deblend_nChild == 0")
+    doRequireFiniteRaDec = pexConfig.Field(dtype=bool, default=True, doc="finite ra and dec")
+    doFlags = pexConfig.Field(dtype=bool, default=True, doc="drop sources with any of badFlags")
+    badFlags = pexConfig.ListField(
+        dtype=str,
+        default=[
+            "pixelFlags_edge", "pixelFlags_saturated", "pixelFlags_interpolatedCenter", "pixelFlags_interpolated",
+            "pixelFlags_crCenter", "pixelFlags_bad", "hsmPsfMoments_flag", "{fluxType}_flag",
+        ],
+        doc="columns that must be False",
+    )  # fmt: skip
+
+
+class ReferenceConfig(pexConfig.Config):
+    """How a reference catalogue is read."""
+
+    filterMap = pexConfig.DictField(
+        keytype=str, itemtype=str, default={}, doc="physical filter or band -> column name before _flux"
+    )
+    anyFilterMapsToThis = pexConfig.Field(dtype=str, default=None, optional=True, doc="one column for all filters")
+    requireProperMotion = pexConfig.Field(dtype=bool, default=False, doc="refuse a catalogue without pm_ra, pm_dec")
+    applyProperMotion = pexConfig.Field(dtype=bool, default=True, doc="move stars to the epoch of the fit")
+    applyParallax = pexConfig.Field(dtype=bool, default=True, doc="shift stars by their parallax at each image's time")
+    name = pexConfig.Field(dtype=str, default="", doc="catalogue name that colour terms are looked up by")
+
+
+class JointcalConfig(AlertTaskConfig, pipelineConnections=JointcalConnections):  # type: ignore[call-arg]
+    """Configuration of `JointcalTask`."""
+
+    doAstrometry = pexConfig.Field(dtype=bool, default=True, doc="fit WCS")
+    doPhotometry = pexConfig.Field(dtype=bool, default=True, doc="fit calibrations")
+    sourceFluxType = pexConfig.Field(dtype=str, default="apFlux_12_0", doc="flux columns before _instFlux")
+    sourceSelector = pexConfig.ConfigField(dtype=SourceSelectorConfig, doc="which sources are good stars")
+    astrometryRefs = pexConfig.ConfigField(dtype=ReferenceConfig, doc="astrometric reference catalogue")
+    photometryRefs = pexConfig.ConfigField(dtype=ReferenceConfig, doc="photometric reference catalogue")
+    positionErrorPedestal = pexConfig.Field(dtype=float, default=0.02, doc="px, added in quadrature")
+    photometryErrorPedestal = pexConfig.Field(dtype=float, default=0.0, doc="fraction of the flux")
+    matchCut = pexConfig.Field(dtype=float, default=3.0, doc="arcsec, largest distance of a match by the input WCS")
+    minMeasurements = pexConfig.RangeField(dtype=int, default=2, min=1, doc="of a star without a reference star")
+    minMeasuredStarsPerCcd = pexConfig.Field(dtype=int, default=100, doc="warn below")
+    minRefStarsPerCcd = pexConfig.Field(dtype=int, default=30, doc="warn below")
+    allowLineSearch = pexConfig.Field(dtype=bool, default=False, doc="scale each step to the best chi2 along it")
+    astrometrySimpleOrder = pexConfig.RangeField(
+        dtype=int, default=3, min=1, max=9, inclusiveMax=True, doc="order of an image's map"
+    )
+    astrometryChipOrder = pexConfig.RangeField(
+        dtype=int, default=1, min=1, max=5, inclusiveMax=True, doc="order of a chip's map"
+    )
+    astrometryVisitOrder = pexConfig.RangeField(
+        dtype=int, default=5, min=1, max=9, inclusiveMax=True, doc="order of a visit's map"
+    )
+    useInputWcs = pexConfig.Field(dtype=bool, default=True, doc="start from the input WCS; else from its linear part")
+    astrometryModel = pexConfig.ChoiceField(
+        dtype=str, default="constrained", doc="kind of map",
+        allowed={"simple": "one map per image", "constrained": "chip map, then visit map"},
+    )  # fmt: skip
+    photometryModel = pexConfig.ChoiceField(
+        dtype=str, default="constrainedMagnitude", doc="kind of calibration",
+        allowed={
+            "simpleFlux": "a scale per image, nJy", "simpleMagnitude": "a zero point per image",
+            "constrainedFlux": "chip scale times visit field", "constrainedMagnitude": "chip plus visit field, mag",
+        },
+    )  # fmt: skip
+    applyColorTerms = pexConfig.Field(dtype=bool, default=False, doc="bring reference fluxes to the instrument's band")
+    colorterms = pexConfig.Field(dtype=str, default="", doc="YAML file: catalogue glob -> filter -> terms")
+    photometryVisitOrder = pexConfig.RangeField(
+        dtype=int, default=7, min=0, max=12, inclusiveMax=True, doc="order of a visit's field"
+    )
+    photometryDoRankUpdate = pexConfig.Field(dtype=bool, default=True, doc="kept for old configs: every fit is exact")
+    astrometryDoRankUpdate = pexConfig.Field(dtype=bool, default=True, doc="kept for old configs: every fit is exact")
+    outlierRejectSigma = pexConfig.Field(dtype=float, default=5.0, doc="cut")
+    outlierRejection = pexConfig.ChoiceField(
+        dtype=str, default="robust", doc="how outliers go",
+        allowed={
+            "robust": "Huber weights first; then cut at so many times the robust scale, corrected for leverage",
+            "sigma": "cut at mean plus so many standard deviations of chi2, the published rule",
+        },
+    )  # fmt: skip
+    astrometryOutlierRelativeTolerance = pexConfig.Field(
+        dtype=float, default=0.0, doc="end when the cut changes by less than this fraction"
+    )
+    maxPhotometrySteps = pexConfig.RangeField(dtype=int, default=20, min=1, doc="rounds of outlier rejection")
+    maxAstrometrySteps = pexConfig.RangeField(dtype=int, default=20, min=1, doc="rounds of outlier rejection")
+    astrometryReferenceErr = pexConfig.Field(
+        dtype=float, default=None, optional=True, doc="mas; replaces the catalogue's coordinate errors"
+    )
+    validationFraction = pexConfig.RangeField(
+        dtype=float, default=0.1, min=0.0, max=0.5, doc="stars kept out of the fit to judge it (from 200 stars on)"
+    )
+    fitProperMotions = pexConfig.Field(dtype=bool, default=False, doc="fit the stars' proper motions")
+    properMotionPrior = pexConfig.Field(dtype=float, default=0.03, doc="arcsec/yr, of stars without a reference star")
+    fitDcr = pexConfig.Field(dtype=bool, default=False, doc="fit one chromatic refraction coefficient of the band")
+    dcrColor = pexConfig.ListField(dtype=str, default=["g", "i"], length=2, doc="reference bands of the colour")
+    dcrReferenceColor = pexConfig.Field(dtype=float, default=0.61, doc="colour without a shift, mag")
+    predictedErrors = pexConfig.Field(
+        dtype=bool, default=True, doc="magnitude models: errors from the star's fitted flux, not the measured one"
+    )
+    writeInitMatrix = pexConfig.Field(dtype=bool, default=False, doc="dump matrix and gradient before and after init")
+    writeChi2FilesInitialFinal = pexConfig.Field(dtype=bool, default=False, doc="write residual tables, first and last")
+    writeChi2FilesOuterLoop = pexConfig.Field(dtype=bool, default=False, doc="write residual tables of every round")
+    writeInitialModel = pexConfig.Field(dtype=bool, default=False, doc="write the model's start values")
+    debugOutputPath = pexConfig.Field(dtype=str, default=".", doc="where debug files go")
+
+    def setDefaults(self) -> None:
+        """Gaia for positions, its own band names for fluxes."""
+        super().setDefaults()
+        self.astrometryRefs.anyFilterMapsToThis = "phot_g_mean"
+        self.astrometryRefs.requireProperMotion = True
+        self.astrometryRefs.name = "gaia_dr2"
+        self.photometryRefs.name = "ps1_pv3"
+
+    def validate(self) -> None:
+        """Refuse contradictions before any data are read."""
+        super().validate()
+        if not (self.doAstrometry or self.doPhotometry):
+            raise pexConfig.FieldValidationError(
+                JointcalConfig.doAstrometry, self, "doAstrometry and doPhotometry are both off: nothing to do"
+            )
+        if self.doPhotometry and self.applyColorTerms and not self.colorterms:
+            raise pexConfig.FieldValidationError(
+                JointcalConfig.colorterms, self, "applyColorTerms=True needs a library of colour terms: set colorterms"
+            )
+        if self.outlierRejectSigma <= 0 or self.matchCut <= 0 or self.positionErrorPedestal < 0:
+            raise pexConfig.FieldValidationError(
+                JointcalConfig.matchCut, self, "outlierRejectSigma and matchCut must be > 0, positionErrorPedestal >= 0"
+            )

@@ -1,0 +1,276 @@
+"""Least squares with many stars: every star is eliminated exactly, blocks of whole stars add up.
+
+The unknowns are the parameters of a model (hundreds to thousands) and those of the stars (1 to 4 each, millions).
+A measurement touches one star and a few contiguous *runs* of model columns. With H = [[A, B], [B^T, D]] of the normal
+equations and D block diagonal, the stars go by the Schur complement: S = A - B D^-1 B^T, g = g_p - B D^-1 g_s.
+Blocks hold all measurements of their stars, so S and g are plain sums over blocks: they may be made anywhere.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Reduced", "Rows", "add_block", "add_gradient", "contributions", "star_steps"]
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+@dataclass
+class Rows:
+    """One block of n measurements of m whole stars, linearised at the present parameters.
+
+    Parameters
+    ----------
+    residual
+        (n, d), model minus star.
+    weight
+        (n, d, d) inverse covariance times the weight of the measurement (0: left out).
+    model
+        (n, d, K) derivatives by the model's parameters, run after run.
+    star
+        (n, d, q) derivatives by the star's parameters.
+    starts
+        (n, R) first column of each run.
+    group
+        (n,) measurements of one group share all their columns (an image).
+    lengths
+        (R,) lengths of the runs; they add up to K.
+    offsets
+        (m + 1,) first measurement of each star.
+    prior
+        (m, q, q) weight of what is known of a star without measurements (a reference star).
+    pull
+        (m, q) that weight times (star minus what is known).
+    """
+
+    residual: F64
+    weight: F64
+    model: F64
+    star: F64
+    starts: I64
+    group: I64
+    lengths: I64
+    offsets: I64
+    prior: F64
+    pull: F64
+
+
+@dataclass
+class Reduced:
+    """The normal equations after elimination of the stars: sums over blocks."""
+
+    groups: F64  # (n_groups, K, K) of A
+    columns: I64  # (n_groups, K) columns of a group, -1 where it has no measurement
+    schur: F64 | None  # (P, P) of B D^-1 B^T; None when stars are held
+    gradient: F64
+
+    def matrix(self) -> F64:
+        """Return S, dense and symmetric."""
+        size = self.gradient.size
+        out = np.zeros((size, size))
+        _scatter(self.groups, self.columns, out)
+        if self.schur is not None:
+            out -= self.schur
+        return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _scatter(groups: F64, columns: I64, out: F64) -> None:
+    for g in range(groups.shape[0]):
+        if columns[g, 0] < 0:
+            continue
+        for a in range(groups.shape[1]):
+            row = columns[g, a]
+            for b in range(groups.shape[2]):
+                out[row, columns[g, b]] += groups[g, a, b]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def star_steps(
+    residual: F64, weight: F64, star: F64, offsets: I64, prior: F64, pull: F64, step: F64, inverse: F64
+) -> None:
+    """Write each star's Newton step (m, q) and the inverse of its matrix (m, q, q); zero for a star without weight."""
+    d, q = residual.shape[1], star.shape[2]
+    matrix = np.empty((q, q))
+    right = np.empty(q)
+    for s in range(offsets.size - 1):
+        for a in range(q):
+            right[a] = pull[s, a]
+            for b in range(q):
+                matrix[a, b] = prior[s, a, b]
+        for m in range(offsets[s], offsets[s + 1]):
+            for i in range(d):
+                wr = 0.0
+                for j in range(d):
+                    wr += weight[m, i, j] * residual[m, j]
+                for a in range(q):
+                    right[a] += star[m, i, a] * wr
+                    for b in range(q):
+                        wa = 0.0
+                        for j in range(d):
+                            wa += weight[m, i, j] * star[m, j, b]
+                        matrix[a, b] += star[m, i, a] * wa
+        if not matrix[0, 0] > 0.0:
+            step[s, :] = 0.0
+            inverse[s, :, :] = 0.0
+            continue
+        if q == 1:
+            inverse[s, 0, 0] = 1.0 / matrix[0, 0]
+        elif q == 2:
+            det = matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]
+            inverse[s, 0, 0] = matrix[1, 1] / det
+            inverse[s, 1, 1] = matrix[0, 0] / det
+            inverse[s, 0, 1] = inverse[s, 1, 0] = -matrix[0, 1] / det
+        else:
+            inverse[s] = np.linalg.inv(matrix)
+        for a in range(q):
+            total = 0.0
+            for b in range(q):
+                total -= inverse[s, a, b] * right[b]
+            step[s, a] = total
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def add_gradient(
+    residual: F64, weight: F64, model: F64, star: F64, starts: I64, lengths: I64, offsets: I64, step: F64, out: F64
+) -> None:
+    """Add J^T W (r + A step): the gradient after the stars moved to their best places."""
+    d, q = residual.shape[1], star.shape[2]
+    moved = np.empty(d)
+    for s in range(offsets.size - 1):
+        for m in range(offsets[s], offsets[s + 1]):
+            for i in range(d):
+                moved[i] = residual[m, i]
+                for a in range(q):
+                    moved[i] += star[m, i, a] * step[s, a]
+            for i in range(d):
+                wr = 0.0
+                for j in range(d):
+                    wr += weight[m, i, j] * moved[j]
+                if wr == 0.0:
+                    continue
+                k = 0
+                for run in range(lengths.size):
+                    first = starts[m, run]
+                    for t in range(lengths[run]):
+                        out[first + t] += model[m, i, k] * wr
+                        k += 1
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _add_groups(weight: F64, model: F64, starts: I64, lengths: I64, group: I64, out: F64, columns: I64) -> None:
+    """Add J^T W J of each measurement to its group's block."""
+    n, d, size = model.shape
+    weighted = np.empty((d, size))
+    for m in range(n):
+        g = group[m]
+        if columns[g, 0] < 0:
+            k = 0
+            for run in range(lengths.size):
+                for t in range(lengths[run]):
+                    columns[g, k] = starts[m, run] + t
+                    k += 1
+        for i in range(d):
+            for k in range(size):
+                total = 0.0
+                for j in range(d):
+                    total += weight[m, i, j] * model[m, j, k]
+                weighted[i, k] = total
+        for i in range(d):
+            for a in range(size):
+                left = model[m, i, a]
+                if left == 0.0:
+                    continue
+                for b in range(size):
+                    out[g, a, b] += left * weighted[i, b]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _couplings(
+    weight: F64, model: F64, star: F64, starts: I64, lengths: I64, offsets: I64, inverse: F64, place: I64, out: F64
+) -> None:
+    """Write L^T A^T W J of the stars into dense rows (m q, columns in use); D^-1 = L L^T."""
+    d, q = star.shape[1], star.shape[2]
+    root = np.empty((q, q))
+    left = np.empty((q, d))
+    for s in range(offsets.size - 1):
+        if not inverse[s, 0, 0] > 0.0:
+            continue
+        for a in range(q):
+            for b in range(a + 1):
+                total = inverse[s, a, b]
+                for c in range(b):
+                    total -= root[a, c] * root[b, c]
+                if a == b:
+                    root[a, a] = np.sqrt(max(total, 0.0))
+                else:
+                    root[a, b] = total / root[b, b] if root[b, b] > 0.0 else 0.0
+        for m in range(offsets[s], offsets[s + 1]):
+            for a in range(q):
+                for i in range(d):
+                    total = 0.0
+                    for b in range(a, q):
+                        for j in range(d):
+                            total += root[b, a] * star[m, j, b] * weight[m, j, i]
+                    left[a, i] = total
+            for a in range(q):
+                for i in range(d):
+                    factor = left[a, i]
+                    if factor == 0.0:
+                        continue
+                    k = 0
+                    for run in range(lengths.size):
+                        first = place[starts[m, run]]
+                        for t in range(lengths[run]):
+                            out[s * q + a, first + t] += factor * model[m, i, k]
+                            k += 1
+
+
+def add_block(rows: Rows, inverse: F64, step: F64, into: Reduced) -> None:
+    """Add one block to the reduced normal equations."""
+    add_gradient(
+        rows.residual, rows.weight, rows.model, rows.star, rows.starts, rows.lengths, rows.offsets, step, into.gradient
+    )
+    _add_groups(rows.weight, rows.model, rows.starts, rows.lengths, rows.group, into.groups, into.columns)
+    if into.schur is None or not len(rows.residual):
+        return
+    used = np.zeros(into.gradient.size, bool)
+    for run, length in enumerate(rows.lengths):
+        first = np.unique(rows.starts[:, run])
+        used[(first[:, None] + np.arange(length)).ravel()] = True
+    place = np.cumsum(used) - 1
+    dense = np.zeros((inverse.shape[0] * inverse.shape[1], int(used.sum())))
+    _couplings(
+        rows.weight, rows.model, rows.star, rows.starts, rows.lengths, rows.offsets, inverse, place.astype(np.int64),
+        dense,
+    )  # fmt: skip
+    columns = np.flatnonzero(used)
+    into.schur[np.ix_(columns, columns)] += dense.T @ dense
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def contributions(
+    residual: F64, weight: F64, star: F64, offsets: I64, step: F64, inverse: F64, chi2: F64, leverage: F64
+) -> None:
+    """Write each measurement's chi2 after the star's step, and its leverage: the share of it that its star took."""
+    d, q = residual.shape[1], star.shape[2]
+    moved = np.empty(d)
+    for s in range(offsets.size - 1):
+        for m in range(offsets[s], offsets[s + 1]):
+            for i in range(d):
+                moved[i] = residual[m, i]
+                for a in range(q):
+                    moved[i] += star[m, i, a] * step[s, a]
+            total = 0.0
+            trace = 0.0
+            for i in range(d):
+                for j in range(d):
+                    total += moved[i] * weight[m, i, j] * moved[j]
+                    for a in range(q):
+                        for b in range(q):
+                            trace += weight[m, i, j] * star[m, j, a] * inverse[s, a, b] * star[m, i, b]
+            chi2[m] = total
+            leverage[m] = trace / d

@@ -1,0 +1,284 @@
+"""Newton steps on the reduced normal equations, with one factor for many cheap passes.
+
+A pass evaluates all measurements, moves every star to its best place for the present model, and sums the gradient.
+Making and factoring S costs ten times as much, and S hardly changes: it is kept while it serves (each pass must win
+at least three times less than the one before), and remade when it does not.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from calibration.errors import SingularFit
+from calibration.joint.elimination import Reduced, Rows, add_block, add_gradient, contributions, star_steps
+from calibration.joint.sparse import SparseFactor, sparse_schur
+
+__all__ = ["Evaluation", "Kept", "Problem", "evaluate", "minimize", "star_blocks", "sum_blocks"]
+
+F64 = NDArray[np.float64]
+BLOCK_BYTES = 2**25
+DENSE_LIMIT = 12_000  # parameters; above it S is kept sparse
+_THREADS = 2
+
+
+class Problem(Protocol):
+    """What a fit needs to know of a model: parameters, blocks of linearised measurements, stars that can move."""
+
+    parameters: F64
+    fitted: NDArray[np.bool_]
+    n_groups: int
+    width: int
+    n_star: int
+    dimension: int
+    offsets: NDArray[np.int64]
+
+    def rows(self, first: int, last: int) -> Rows:
+        """Linearise the measurements of the stars [first, last)."""
+
+    def move(self, first: int, last: int, step: F64) -> None:
+        """Move those stars."""
+
+    def name(self, index: int) -> str:
+        """Say in words what a parameter is."""
+
+
+def star_blocks(problem: Problem) -> list[tuple[int, int]]:
+    """Split the stars into ranges whose linearised measurements and dense rows fit the cache budget."""
+    offsets = problem.offsets
+    n = offsets.size - 1
+    per_measurement = 8 * problem.width * problem.dimension
+    per_star = 8 * problem.n_star * min(problem.parameters.size, DENSE_LIMIT)
+    cost = np.diff(offsets) * per_measurement + per_star
+    edges = np.searchsorted(np.cumsum(cost), np.arange(BLOCK_BYTES, cost.sum() + BLOCK_BYTES, BLOCK_BYTES))
+    cuts = np.unique(np.clip(np.concatenate([[0], edges + 1, [n]]), 0, n))
+    return [(int(a), int(b)) for a, b in pairwise(cuts)]
+
+
+@dataclass
+class Sums:
+    """What a pass over some blocks gives; sums of blocks add up."""
+
+    gradient: F64
+    chi2: float = 0.0
+    robust: float = 0.0
+    reduced: Reduced | None = None
+    sparse: list[Any] = field(default_factory=list)
+
+    def add(self, other: "Sums") -> None:
+        """Add the sums of other blocks."""
+        self.gradient += other.gradient
+        self.chi2 += other.chi2
+        self.robust += other.robust
+        self.sparse += other.sparse
+        if self.reduced is not None and other.reduced is not None:
+            self.reduced.groups += other.reduced.groups
+            self.reduced.columns = np.maximum(self.reduced.columns, other.reduced.columns)
+            if self.reduced.schur is not None and other.reduced.schur is not None:
+                self.reduced.schur += other.reduced.schur
+
+
+def sum_blocks(
+    problem: Problem, blocks: Sequence[tuple[int, int]], *, stars: bool, matrix: bool, huber: float = 0.0
+) -> Sums:
+    """Pass over blocks of stars and sum: the unit of work that may run anywhere.
+
+    Parameters
+    ----------
+    stars
+        Let the stars move (they are moved); else they are held.
+    matrix
+        Sum the normal matrix too, not only the gradient.
+    huber
+        Weight measurements beyond so many sigma like Huber; 0: plain least squares.
+    """
+    size = problem.parameters.size
+    out = Sums(np.zeros(size))
+    dense = size <= DENSE_LIMIT
+    if matrix:
+        k = problem.width
+        out.reduced = Reduced(
+            np.zeros((problem.n_groups, k, k)), np.full((problem.n_groups, k), -1, np.int64),
+            np.zeros((size, size)) if stars and dense else None, out.gradient,
+        )  # fmt: skip
+    for first, last in blocks:
+        rows = problem.rows(first, last)
+        m, q = last - first, problem.n_star
+        step, inverse = np.zeros((m, q)), np.zeros((m, q, q))
+        if huber > 0:
+            _soften(rows, huber)
+        if stars:
+            star_steps(rows.residual, rows.weight, rows.star, rows.offsets, rows.prior, rows.pull, step, inverse)
+            problem.move(first, last, step)
+        moved = rows.residual + np.einsum("nda,na->nd", rows.star, np.repeat(step, np.diff(rows.offsets), axis=0))
+        out.chi2 += float(np.einsum("ni,nij,nj->", moved, rows.weight, moved, optimize=True))
+        if out.reduced is None:
+            add_gradient(
+                rows.residual, rows.weight, rows.model, rows.star, rows.starts, rows.lengths, rows.offsets, step,
+                out.gradient,
+            )  # fmt: skip
+        else:
+            add_block(rows, inverse, step, out.reduced)
+            if stars and not dense:
+                out.sparse.append(sparse_schur(rows, inverse, size))
+    return out
+
+
+def _soften(rows: Rows, huber: float) -> None:
+    """Scale weights by min(1, huber / distance) (Huber 1964)."""
+    distance = np.sqrt(np.einsum("ni,nij,nj->n", rows.residual, rows.weight, rows.residual, optimize=True))
+    with np.errstate(divide="ignore"):
+        factor = np.minimum(1.0, huber / distance)
+    rows.weight *= np.where(np.isfinite(factor), factor, 1.0)[:, None, None]
+
+
+def _pass(problem: Problem, stars: bool, matrix: bool, huber: float) -> Sums:
+    """All blocks, in two threads, added in a fixed order: the same bytes on any machine."""
+    blocks = star_blocks(problem)
+    half = (len(blocks) + 1) // 2
+    parts = [b for b in (blocks[:half], blocks[half:]) if b]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        made = list(pool.map(lambda b: sum_blocks(problem, b, stars=stars, matrix=matrix, huber=huber), parts))
+    total = made[0]
+    for part in made[1:]:
+        total.add(part)
+    return total
+
+
+class _DenseFactor:
+    """Cholesky of S scaled to a unit diagonal; a singular S names the parameters that it leaves free."""
+
+    def __init__(self, matrix: F64, names: Callable[[int], str], index: NDArray[np.int64]) -> None:
+        diagonal = np.diag(matrix).copy()
+        dead = ~(diagonal > 0)
+        if dead.any():
+            raise _singular(index[dead], names)
+        self.scale = 1.0 / np.sqrt(diagonal)
+        scaled = matrix * self.scale[:, None] * self.scale[None, :]
+        try:
+            self.factor = scipy.linalg.cho_factor(scaled, lower=True, check_finite=False)
+        except np.linalg.LinAlgError as error:
+            values, vectors = np.linalg.eigh(scaled)
+            loose = np.abs(vectors[:, values < max(1e-12, 1e-14 * values[-1])]).max(1, initial=0.0)
+            worst = loose if loose.any() else np.abs(vectors[:, 0])
+            raise _singular(index[worst > 0.3 * worst.max()], names) from error
+
+    def solve(self, right: F64) -> F64:
+        """Return S^-1 right."""
+        return np.asarray(
+            self.scale * scipy.linalg.cho_solve(self.factor, self.scale * right, check_finite=False), np.float64
+        )
+
+
+def _singular(index: NDArray[np.int64], names: Callable[[int], str]) -> SingularFit:
+    said = ", ".join(names(int(i)) for i in index[:8]) + (f" and {len(index) - 8} more" if len(index) > 8 else "")
+    return SingularFit(
+        f"the data do not determine these parameters: {said}; use a simpler model, more visits or more reference stars"
+    )
+
+
+@dataclass
+class Evaluation:
+    """Chi2 of each measurement at the stars' best places, and its leverage."""
+
+    chi2: F64
+    leverage: F64
+    star_inverse: F64
+
+
+def evaluate(problem: Problem) -> Evaluation:
+    """Return chi2 and leverage of every measurement and the covariance of every star; parameters do not change."""
+    n = int(problem.offsets[-1])
+    q = problem.n_star
+    m = problem.offsets.size - 1
+    out = Evaluation(np.zeros(n), np.zeros(n), np.zeros((m, q, q)))
+
+    def one(block: tuple[int, int]) -> None:
+        first, last = block
+        rows = problem.rows(first, last)
+        step = np.zeros((last - first, q))
+        star_steps(
+            rows.residual, rows.weight, rows.star, rows.offsets, rows.prior, rows.pull, step,
+            out.star_inverse[first:last],
+        )  # fmt: skip
+        part = slice(int(problem.offsets[first]), int(problem.offsets[last]))
+        contributions(
+            rows.residual, rows.weight, rows.star, rows.offsets, step, out.star_inverse[first:last], out.chi2[part],
+            out.leverage[part],
+        )  # fmt: skip
+        problem.move(first, last, step)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(one, star_blocks(problem)))
+    return out
+
+
+@dataclass
+class Kept:
+    """The factor of the last S of the same unknowns."""
+
+    factor: "_DenseFactor | SparseFactor | None" = None
+
+
+def minimize(
+    problem: Problem, *, stars: bool = True, model: NDArray[np.bool_] | None = None, huber: float = 0.0,
+    max_passes: int = 30, tolerance: float = 1e-8, kept: "Kept | None" = None,
+) -> int:  # fmt: skip
+    """Bring the model (its `model` part; all that is fitted by default) and the stars to the minimum of chi2.
+
+    Parameters
+    ----------
+    kept
+        Holds the factor from call to call: for refits after a few measurements left.
+
+    Returns
+    -------
+    passes
+        How many passes over the measurements it took; ``max_passes`` means that it did not converge.
+
+    Raises
+    ------
+    SingularFit
+        The data leave parameters undetermined; the message names them.
+    FloatingPointError
+        Chi2 is not finite.
+    """
+    chosen = problem.fitted if model is None else problem.fitted & model
+    index = np.flatnonzero(chosen)
+    kept = Kept() if kept is None else kept
+    factor = kept.factor
+    before = np.inf
+    for done in range(max_passes):
+        sums = _pass(problem, stars, factor is None and index.size > 0, huber)
+        if not np.isfinite(sums.chi2):
+            raise FloatingPointError(f"chi2 is {sums.chi2}: NaN or infinite measurements or errors")
+        if not index.size:
+            return done + 1
+        if sums.reduced is not None:
+            kept.factor = factor = _factor(problem, sums, index)
+        assert factor is not None
+        right = sums.gradient[index]
+        step = factor.solve(right)
+        gain = float(right @ step)
+        problem.parameters[index] -= step
+        if gain <= tolerance * max(sums.chi2, 1.0):
+            return done + 1
+        if sums.reduced is None and gain > 0.3 * before:
+            factor = None
+        before = gain
+    return max_passes
+
+
+def _factor(problem: Problem, sums: Sums, index: NDArray[np.int64]) -> "_DenseFactor | SparseFactor":
+    assert sums.reduced is not None
+    if problem.parameters.size <= DENSE_LIMIT:
+        matrix = sums.reduced.matrix()
+        if index.size < matrix.shape[0]:
+            matrix = matrix[np.ix_(index, index)]
+        return _DenseFactor(matrix, problem.name, index)
+    return SparseFactor(sums.reduced, sums.sparse, index)

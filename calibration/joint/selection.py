@@ -1,0 +1,112 @@
+"""Which rows of the source tables are good stars, and the covariance of their positions."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from calibration.errors import JointCalibrationError
+from calibration.joint.config import SourceSelectorConfig
+
+__all__ = ["columns_needed", "good_covariance", "select_sources"]
+
+log = logging.getLogger("alertprod.jointcal")
+REQUIRED = ("visit", "detector", "sourceId", "x", "xErr", "y", "yErr")
+_SHAPES = (("ixx", "iyy", "ixy"), ("Ixx", "Iyy", "Ixy"))
+
+
+def columns_needed(present: "set[str]", config: SourceSelectorConfig, flux_type: str, use_flux: bool) -> list[str]:
+    """Return the columns to read of a table that has `present`; the selector's own are optional.
+
+    Raises
+    ------
+    JointCalibrationError
+        A required column is missing.
+    """
+    required = [c for c in REQUIRED if c != "sourceId"]
+    if use_flux:
+        required += [f"{flux_type}_instFlux", f"{flux_type}_instFluxErr"]
+    missing = [c for c in required if c not in present]
+    if missing:
+        raise JointCalibrationError(
+            f"the source table lacks the columns {missing}; it needs {required} (config sourceFluxType={flux_type!r})"
+        )
+    wanted = [
+        *required,
+        "sourceId",
+        f"{flux_type}_instFlux",
+        f"{flux_type}_instFluxErr",
+        *_selector_columns(config, flux_type),
+    ]
+    shape = next((names for names in _SHAPES if set(names) <= present), ())
+    return list(dict.fromkeys([c for c in wanted if c in present] + list(shape)))
+
+
+def _selector_columns(config: SourceSelectorConfig, flux_type: str) -> list[str]:
+    out: list[str] = []
+    if config.doRequirePrimary:
+        out.append("detect_isPrimary")
+    if config.doUnresolved:
+        out.append("sizeExtendedness")
+    if config.doIsolated:
+        out += ["parentSourceId", "deblend_nChild"]
+    if config.doRequireFiniteRaDec:
+        out += ["ra", "dec"]
+    if config.doFlags:
+        out += [name.format(fluxType=flux_type) for name in config.badFlags]
+    return out
+
+
+def select_sources(table: pd.DataFrame, config: SourceSelectorConfig, flux_type: str) -> NDArray[np.bool_]:
+    """Return which rows the "science" selector keeps; columns that the table does not have select nothing."""
+    keep = np.ones(len(table), bool)
+    have = set(table.columns)
+    flux, error = f"{flux_type}_instFlux", f"{flux_type}_instFluxErr"
+    if config.doSignalToNoise and {flux, error} <= have:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = table[flux].to_numpy(np.float64) / table[error].to_numpy(np.float64)
+        keep &= ratio > config.signalToNoiseMinimum
+        if config.signalToNoiseMaximum is not None:
+            keep &= ratio < config.signalToNoiseMaximum
+    if config.doRequirePrimary and "detect_isPrimary" in have:
+        keep &= table["detect_isPrimary"].to_numpy(bool)
+    if config.doUnresolved and "sizeExtendedness" in have:
+        keep &= table["sizeExtendedness"].to_numpy(np.float64) < config.unresolvedMaximum
+    if config.doIsolated:
+        for name in ("parentSourceId", "deblend_nChild"):
+            if name in have:
+                keep &= table[name].to_numpy() == 0
+    if config.doRequireFiniteRaDec:
+        for name in ("ra", "dec"):
+            if name in have:
+                keep &= np.isfinite(table[name].to_numpy(np.float64))
+    if config.doFlags:
+        for name in config.badFlags:
+            column = name.format(fluxType=flux_type)
+            if column in have:
+                keep &= ~table[column].to_numpy(bool)
+    return keep
+
+
+def good_covariance(table: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """Return vx, vy, vxy (px^2) and which rows have a usable position and covariance.
+
+    No pipeline stores the covariance of a centroid: the shape of the source supplies its correlation,
+    vxy = ixy (vx + vy) / (ixx + iyy); without shapes it is zero.
+    """
+    vx, vy = table["xErr"].to_numpy(np.float64) ** 2, table["yErr"].to_numpy(np.float64) ** 2
+    names = next((names for names in _SHAPES if set(names) <= set(table.columns)), None)
+    if names is None:
+        vxy = np.zeros(len(table))
+    else:
+        ixx, iyy, ixy = (table[n].to_numpy(np.float64) for n in names)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            vxy = ixy * (vx + vy) / (ixx + iyy)
+    with np.errstate(invalid="ignore"):
+        good = np.isfinite(vx) & np.isfinite(vy) & np.isfinite(vxy) & (vxy**2 <= vx * vy)
+        good &= (vx > 0) & (vy > 0)
+    for name in ("x", "y"):
+        good &= np.isfinite(table[name].to_numpy(np.float64))
+    return vx, vy, vxy, good
