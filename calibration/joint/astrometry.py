@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.joint.basis import n_terms, terms, terms_and_slopes
+from calibration.joint.basis import n_terms, term_degrees, terms, terms_and_slopes
 from calibration.joint.data import ARCSEC
 from calibration.joint.elimination import Rows
 
@@ -288,6 +288,8 @@ class AstrometryProblem:
         self.x, self.y = np.ascontiguousarray(pixels[:, 0]), np.ascontiguousarray(pixels[:, 1])
         self.covariance, self.pedestal = np.ascontiguousarray(covariance.T), pedestal
         self.parameters, self.fitted = parameters, fitted
+        self.known, self.expected = np.zeros_like(parameters), parameters.copy()
+        self.start = parameters.copy()
         self.kept = np.ones(image.size, bool)
         self.star_index = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
         self.n_groups = int(layout.outer.size)
@@ -324,6 +326,18 @@ class AstrometryProblem:
         _weights(vx, vy, vxy, self.pedestal[part], slope, out.weight)
         out.weight *= self.kept[part, None, None]
         return out
+
+    def undetermined(self) -> NDArray[np.bool_]:
+        """Which terms of outer maps the kept measurements are too few for: three for every two terms."""
+        lay = self.layout
+        count = np.bincount(self.star_index[self.kept], minlength=self.offsets.size - 1)
+        tells = self.kept & ((count >= 2) | (self.stars.prior[:, 0, 0] > 0))[self.star_index]
+        measured = np.bincount(lay.outer[self.image[tells]], minlength=lay.n_outer)
+        degree = term_degrees(lay.outer_order).sum(1)
+        need = np.array([1.5 * n_terms(int(d)) if d > 1 else 3.0 for d in degree])
+        poor = np.zeros(self.parameters.size, bool)
+        poor[: lay.inner_start] = np.repeat(measured[:, None] < need, 2, axis=0).reshape(-1)
+        return poor
 
     def move(self, first: int, last: int, step: F64) -> None:
         """Move the stars [first, last)."""

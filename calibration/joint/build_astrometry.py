@@ -20,6 +20,7 @@ log = logging.getLogger("alertprod.jointcal")
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 _NODES = 8
+_SOURCES_PER_TERM = 2  # below, a map follows the noise of its sources
 
 
 def fit_epoch(images: Images) -> float:
@@ -43,6 +44,8 @@ class AstrometryBuilder:
     fitted: NDArray[np.bool_]
     names: list[str]
     scale_mm: float
+    known: F64
+    expected: F64
 
     @classmethod
     def start(
@@ -66,10 +69,11 @@ class AstrometryBuilder:
             layout = Layout(np.arange(len(images)), chip, config.astrometrySimpleOrder, -1, centre, half, config.fitDcr)
         out = cls(
             images, layout, frames, tangent, visit_index, np.zeros(layout.size), np.ones(layout.size, bool),
-            _names(layout, visits, detectors, images), 1.0,
+            _names(layout, visits, detectors, images), 1.0, np.zeros(layout.size), np.zeros(layout.size),
         )  # fmt: skip
         if constrained:
             out._start_chips(detectors, camera)
+            out._expect_chips(detectors, camera, config.chipPositionPrior)
         out._start_outer(associated, config)
         return out
 
@@ -97,6 +101,16 @@ class AstrometryBuilder:
         first = self.layout.inner_start + 2 * count * int(np.searchsorted(detectors, middle))
         self.fitted[first : first + 2 * count] = False  # one chip is held: else chip and visit maps trade places
 
+    def _expect_chips(self, detectors: I64, camera: Camera, pixels: float) -> None:
+        """Trust the camera file to so many pixels: nothing against many visits, all there is against one."""
+        if not pixels > 0:
+            return
+        size = np.array([max(camera[int(d)].pixel_size_mm) for d in detectors]) * pixels / self.scale_mm
+        first = self.layout.inner_start
+        last = first + self.layout.n_inner * int(self.layout.lengths[1])
+        self.known[first:last] = np.repeat(1.0 / size**2, int(self.layout.lengths[1]))
+        self.expected[first:last] = self.parameters[first:last]
+
     def _start_outer(self, associated: Associated, config: JointcalConfig) -> None:
         lay, images = self.layout, self.images
         nodes = np.cos(np.pi * (np.arange(_NODES) + 0.5) / _NODES)
@@ -107,11 +121,11 @@ class AstrometryBuilder:
             points, target = [], []
             for i in of:
                 x, y = lay.centre[i, 0] + gu * lay.half[i, 0], lay.centre[i, 1] + gv * lay.half[i, 1]
-                vectors = unit_vectors(*images.wcs[i].pixel_to_sky(x, y)) + associated.image_offset[i]
+                vectors = associated.registration.apply(unit_vectors(*images.wcs[i].pixel_to_sky(x, y)), int(i))
                 target.append(_gnomonic(vectors, self.frames, int(i)))
                 points.append(self._focal(int(lay.inner[i]), gu, gv))
             order, count = lay.outer_order, int(measured[outer])
-            while order > 1 and n_terms(order) > count:
+            while order > 1 and _SOURCES_PER_TERM * n_terms(order) > count:
                 order -= 1
             if order < lay.outer_order:
                 log.warning(
@@ -146,11 +160,13 @@ class AstrometryBuilder:
         index, offsets = _measurements_of(associated.stars.offsets, which)
         m = associated.measurements.take(index)
         pedestal = np.full(len(m), config.positionErrorPedestal**2)
-        return AstrometryProblem(
+        made = AstrometryProblem(
             self.layout, self.frames, _stars(associated, which, config, use_references), offsets, m.image,
             np.stack([m.x, m.y], 1), np.stack([m.vx, m.vy, m.vxy], 1), pedestal, self.parameters, self.fitted,
             self.names,
         )  # fmt: skip
+        made.known, made.expected = self.known, self.expected
+        return made
 
 
 def _measurements_of(offsets: I64, which: I64) -> tuple[I64, I64]:

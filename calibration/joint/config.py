@@ -102,6 +102,9 @@ class JointcalConfig(AlertTaskConfig, pipelineConnections=JointcalConnections): 
     astrometryVisitOrder = pexConfig.RangeField(
         dtype=int, default=5, min=1, max=9, inclusiveMax=True, doc="order of a visit's map"
     )
+    chipPositionPrior = pexConfig.Field(
+        dtype=float, default=20.0, doc="px that the camera file places a chip to, constrained model; 0: not used"
+    )
     useInputWcs = pexConfig.Field(dtype=bool, default=True, doc="start from the input WCS; else from its linear part")
     astrometryModel = pexConfig.ChoiceField(
         dtype=str, default="constrained", doc="kind of map",

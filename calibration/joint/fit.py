@@ -16,6 +16,7 @@ __all__ = ["FitReport", "FitSettings", "Fittable", "chi2_cut", "fit", "judge"]
 
 log = logging.getLogger("alertprod.jointcal")
 F64 = NDArray[np.float64]
+_STAGE = 1e-3  # relative gain that ends a stage: the joint fit does the rest
 HUBER = 2.5  # sigma; 94 % efficient for Gaussian errors
 
 
@@ -26,6 +27,10 @@ class Fittable(Problem, Protocol):
     image: NDArray[np.int64]
     layout: Any
     stars: Any
+    start: F64
+
+    def undetermined(self) -> NDArray[np.bool_]:
+        """Which parameters the kept measurements are too few for."""
 
     def reference_chi2(self) -> F64:
         """Chi2 of each star against its reference star."""
@@ -132,7 +137,7 @@ def fit(
     report.chi2, report.ndof, _ = judge(problem)
     report.history.append(("Initial", report.chi2, report.ndof))
     for label, stars, model in settings.stages:
-        minimize(problem, stars=stars, model=model, huber=huber, max_passes=2)
+        minimize(problem, stars=stars, model=model, huber=huber, max_passes=8, tolerance=_STAGE)
         said(label)
     if between is not None:
         between()
@@ -181,18 +186,19 @@ def chi2_cut(n_sigma: float, dimension: int) -> float:
 
 
 def _hold_untouched(problem: Fittable) -> bool:
-    """Hold parameters that no kept measurement touches any more; return whether there are new ones."""
+    """Hold parameters that the kept measurements cannot determine; return whether there are new ones."""
     touched = np.zeros(problem.parameters.size, bool)
     images = np.unique(problem.image[problem.kept])
     starts = problem.layout.starts(images)
     for first, length in zip(starts.T, problem.layout.lengths, strict=True):
         touched[(first[:, None] + np.arange(length)).ravel()] = True
-    lost = np.flatnonzero(problem.fitted & ~touched)
+    poor = ~touched | problem.undetermined()
+    lost = np.flatnonzero(problem.fitted & poor)
     if lost.size:
-        log.warning(
-            "%d parameters lost all their measurements and are held (first: %s)", lost.size, problem.name(int(lost[0]))
-        )
+        name = problem.name(int(lost[0]))
+        log.warning("%d parameters lost too many measurements and are held at their start (first: %s)", lost.size, name)
         problem.fitted[lost] = False
+        problem.parameters[lost] = problem.start[lost]
     return bool(lost.size)
 
 

@@ -44,7 +44,7 @@ def _present(images: Images, a: Associated) -> tuple[Images, Associated]:
     new = np.full(len(images), -1, np.int64)
     new[keep] = np.arange(keep.size)
     a.measurements.image = new[a.measurements.image]
-    a.image_offset = a.image_offset[keep]
+    a.registration = a.registration.take(keep)
     return images.take(keep), a
 
 

@@ -32,6 +32,8 @@ class Problem(Protocol):
 
     parameters: F64
     fitted: NDArray[np.bool_]
+    known: F64  # (P,) inverse variance of what is known of a parameter beforehand; mostly 0
+    expected: F64  # (P,) that value
     n_groups: int
     width: int
     n_star: int
@@ -66,7 +68,7 @@ class Sums:
 
     gradient: F64
     chi2: float = 0.0
-    robust: float = 0.0
+    objective: float = 0.0
     reduced: Reduced | None = None
     sparse: list[Any] = field(default_factory=list)
 
@@ -74,7 +76,7 @@ class Sums:
         """Add the sums of other blocks."""
         self.gradient += other.gradient
         self.chi2 += other.chi2
-        self.robust += other.robust
+        self.objective += other.objective
         self.sparse += other.sparse
         if self.reduced is not None and other.reduced is not None:
             self.reduced.groups += other.reduced.groups
@@ -110,13 +112,14 @@ def sum_blocks(
         rows = problem.rows(first, last)
         m, q = last - first, problem.n_star
         step, inverse = np.zeros((m, q)), np.zeros((m, q, q))
-        if huber > 0:
-            _soften(rows, huber)
+        excess = _soften(rows, huber) if huber > 0 else 0.0
         if stars:
             star_steps(rows.residual, rows.weight, rows.star, rows.offsets, rows.prior, rows.pull, step, inverse)
             problem.move(first, last, step)
         moved = rows.residual + np.einsum("nda,na->nd", rows.star, np.repeat(step, np.diff(rows.offsets), axis=0))
-        out.chi2 += float(np.einsum("ni,nij,nj->", moved, rows.weight, moved, optimize=True))
+        chi2 = float(np.einsum("ni,nij,nj->", moved, rows.weight, moved, optimize=True))
+        out.chi2 += chi2
+        out.objective += chi2 + excess
         if out.reduced is None:
             add_gradient(
                 rows.residual, rows.weight, rows.model, rows.star, rows.starts, rows.lengths, rows.offsets, step,
@@ -129,12 +132,13 @@ def sum_blocks(
     return out
 
 
-def _soften(rows: Rows, huber: float) -> None:
-    """Scale weights by min(1, huber / distance) (Huber 1964)."""
+def _soften(rows: Rows, huber: float) -> float:
+    """Scale weights by min(1, huber / distance) (Huber 1964); return what his loss has beyond the weighted chi2."""
     distance = np.sqrt(np.einsum("ni,nij,nj->n", rows.residual, rows.weight, rows.residual, optimize=True))
-    with np.errstate(divide="ignore"):
-        factor = np.minimum(1.0, huber / distance)
-    rows.weight *= np.where(np.isfinite(factor), factor, 1.0)[:, None, None]
+    factor = huber / np.maximum(distance, huber)
+    rows.weight *= factor[:, None, None]
+    far = distance[distance > huber]
+    return float((huber * (far - huber)).sum())
 
 
 def _pass(problem: Problem, stars: bool, matrix: bool, huber: float) -> Sums:
@@ -251,26 +255,34 @@ def minimize(
     chosen = problem.fitted if model is None else problem.fitted & model
     index = np.flatnonzero(chosen)
     kept = Kept() if kept is None else kept
-    factor = kept.factor
-    before = np.inf
+    before, best, step = np.inf, np.inf, np.zeros(index.size)
     for done in range(max_passes):
-        sums = _pass(problem, stars, factor is None and index.size > 0, huber)
+        sums = _pass(problem, stars, kept.factor is None and index.size > 0, huber)
         if not np.isfinite(sums.chi2):
             raise FloatingPointError(f"chi2 is {sums.chi2}: NaN or infinite measurements or errors")
         if not index.size:
             return done + 1
+        if sums.objective > best * (1 + 1e-6) + 1e-6 and np.any(step):  # too far: the maps are products of parameters
+            problem.parameters[index] += 0.75 * step
+            step *= 0.25
+            kept.factor = None
+            continue
+        best = sums.objective
+        sums.gradient += problem.known * (problem.parameters - problem.expected)
         if sums.reduced is not None:
-            kept.factor = factor = _factor(problem, sums, index)
-        assert factor is not None
+            kept.factor = _factor(problem, sums, index)
+        assert kept.factor is not None
         right = sums.gradient[index]
-        step = factor.solve(right)
+        step = kept.factor.solve(right)
         gain = float(right @ step)
         problem.parameters[index] -= step
         if gain <= tolerance * max(sums.chi2, 1.0):
             return done + 1
         if sums.reduced is None and gain > 0.3 * before:
-            factor = None
+            kept.factor = None
         before = gain
+    if np.any(step) and not _pass(problem, stars, False, huber).objective <= best * (1 + 1e-6) + 1e-6:
+        problem.parameters[index] += step  # the last step was not proved, and is no good
     return max_passes
 
 
@@ -278,7 +290,8 @@ def _factor(problem: Problem, sums: Sums, index: NDArray[np.int64]) -> "_DenseFa
     assert sums.reduced is not None
     if problem.parameters.size <= DENSE_LIMIT:
         matrix = sums.reduced.matrix()
+        matrix[np.diag_indices_from(matrix)] += problem.known
         if index.size < matrix.shape[0]:
             matrix = matrix[np.ix_(index, index)]
         return _DenseFactor(matrix, problem.name, index)
-    return SparseFactor(sums.reduced, sums.sparse, index)
+    return SparseFactor(sums.reduced, sums.sparse, index, problem.known)

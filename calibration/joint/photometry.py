@@ -128,6 +128,8 @@ class PhotometryProblem:
         self.flux, self.flux_err = flux, flux_err
         self.measured = -2.5 * np.log10(flux) if layout.magnitude else flux
         self.parameters, self.fitted = parameters, fitted
+        self.known, self.expected = np.zeros_like(parameters), parameters.copy()
+        self.start = parameters.copy()
         self.kept = np.ones(image.size, bool)
         self.star_index = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
         self.n_groups = int(layout.scale.size)
@@ -176,6 +178,10 @@ class PhotometryProblem:
             residual, weight, model, np.full((n, 1, 1), -1.0), starts, self.image[part], self.layout.lengths,
             self.offsets[first : last + 1] - low, prior, pull,
         )  # fmt: skip
+
+    def undetermined(self) -> NDArray[np.bool_]:
+        """Which parameters the kept measurements are too few for: none, a scale needs only one."""
+        return np.zeros(self.parameters.size, bool)
 
     def move(self, first: int, last: int, step: F64) -> None:
         """Move the stars [first, last)."""

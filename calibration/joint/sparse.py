@@ -32,7 +32,9 @@ def sparse_schur(rows: Rows, inverse: F64, size: int) -> scipy.sparse.csr_matrix
 class SparseFactor:
     """LU of the sparse S (SuperLU with the ordering for symmetric patterns), scaled to a unit diagonal."""
 
-    def __init__(self, reduced: Reduced, parts: list[scipy.sparse.csr_matrix], index: NDArray[np.int64]) -> None:
+    def __init__(
+        self, reduced: Reduced, parts: list[scipy.sparse.csr_matrix], index: NDArray[np.int64], known: F64
+    ) -> None:
         size = reduced.gradient.size
         used = reduced.columns[:, 0] >= 0
         columns = reduced.columns[used]
@@ -41,7 +43,7 @@ class SparseFactor:
         matrix = scipy.sparse.csr_matrix((reduced.groups[used].ravel(), (at.ravel(), to.ravel())), shape=(size, size))
         for part in parts:
             matrix = matrix - part
-        matrix = matrix[index][:, index]
+        matrix = (matrix + scipy.sparse.diags(known)).tocsr()[index][:, index]
         diagonal = matrix.diagonal()
         if not (diagonal > 0).all():
             raise SingularFit(f"{int((~(diagonal > 0)).sum())} model parameters are not determined by the data")

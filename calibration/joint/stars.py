@@ -8,9 +8,10 @@ from lsst.sphgeom import Angle, Box, ConvexPolygon, LonLat, UnitVector3d
 from numpy.typing import NDArray
 
 from calibration.errors import JointCalibrationError
-from calibration.joint.association import friends_of_friends, match_pairs, offsets_to_reference, typical_separation
+from calibration.joint.association import friends_of_friends, match_pairs, typical_separation
 from calibration.joint.data import ARCSEC, Images, Measurements, Stars, unit_vectors
 from calibration.joint.references import Circle, References
+from calibration.joint.register import Registration, register
 
 __all__ = ["Associated", "associate", "bounding_circle", "image_corners", "split_stars"]
 
@@ -67,7 +68,7 @@ class Associated:
     stars: Stars
     measurements: Measurements
     references: References
-    image_offset: F64
+    registration: Registration
     matched: int
 
 
@@ -77,7 +78,7 @@ def associate(
 ) -> Associated:  # fmt: skip
     """Group detections into stars and match these to the reference stars.
 
-    Every image is first moved as a whole onto the reference stars (by votes, at most `match_cut` arcsec), so that the
+    Every image is first moved onto the reference stars (by votes, at most `match_cut` arcsec), so that the
     radius of the matches is that of what scatter remains, not that of the worst pointing.
 
     Raises
@@ -85,9 +86,11 @@ def associate(
     JointCalibrationError
         No star is left, or none of them has a reference star.
     """
-    vectors = unit_vectors(*measurements.sky(images))
-    offset = _image_offsets(images, measurements, vectors, references, match_cut)
-    vectors += offset[measurements.image]
+    m = measurements
+    brightness = np.where(np.isfinite(m.flux), m.flux, -(m.vx + m.vy))
+    vectors = unit_vectors(*m.sky(images))
+    registration = register(images, m.image, vectors, brightness, references.vector, match_cut)
+    vectors = registration.apply(vectors, m.image)
     visit = images.visit[measurements.image]
     scatter = typical_separation(vectors, visit, match_cut)
     radius = match_cut if not np.isfinite(scatter) else float(np.clip(8 * scatter, _LEAST_RADIUS, match_cut))
@@ -119,7 +122,7 @@ def associate(
             f"none of {len(references)} reference stars matches one of {matched} stars within {match_cut} arcsec: "
             "check the input WCS and matchCut"
         )
-    out = Associated(stars, measurements.take(chosen), references, offset, matched)
+    out = Associated(stars, measurements.take(chosen), references, registration, matched)
     _warn_few(images, out, *minimum_warnings)
     return out
 
@@ -127,17 +130,6 @@ def associate(
 def _degrees(vectors: F64) -> tuple[F64, F64]:
     ra = np.degrees(np.arctan2(vectors[:, 1], vectors[:, 0])) % 360.0
     return ra, np.degrees(np.arctan2(vectors[:, 2], np.hypot(vectors[:, 0], vectors[:, 1])))
-
-
-def _image_offsets(images: Images, m: Measurements, vectors: F64, references: References, match_cut: float) -> F64:
-    brightness = np.where(np.isfinite(m.flux), m.flux, -(m.vx + m.vy))
-    offset, votes = offsets_to_reference(vectors, m.image, len(images), brightness, references.vector, match_cut)
-    for visit in np.unique(images.visit):
-        of = images.visit == visit
-        found = of & (votes > 0)
-        if found.any():  # an image without votes moves like the others of its visit
-            offset[of & (votes == 0)] = np.median(offset[found], axis=0)
-    return offset
 
 
 def _match_references(stars: F64, references: References, match_cut: float) -> I64:

@@ -286,7 +286,7 @@ def test_nothing_selected_and_other_bad_input():
 
 def test_a_singular_fit_names_its_parameters():
     s = survey()
-    bright = config(doPhotometry=False, validationFraction=0.0, astrometryChipOrder=3, astrometryVisitOrder=9)
+    bright = config(doPhotometry=False, validationFraction=0.0, astrometryChipOrder=3, chipPositionPrior=0.0)
     few = [t[t.detector < 2].nlargest(30, "apFlux_12_0_instFlux") for t in s.sources[:1]]
     with pytest.raises((SingularFit, JointCalibrationError), match=r"do not determine|more parameters than data"):
         JointcalTask(config=bright, astrometry_refs=s.references).run(few, summaries(s), s.camera)
