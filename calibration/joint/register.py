@@ -100,11 +100,11 @@ def _refine(registration: Registration, image: I64, vectors: F64, reference: F64
         to = np.stack([reference[part] @ east[0], reference[part] @ north[0]], 1) / ARCSEC
         design = np.column_stack([np.ones(part.size), at])
         good = np.ones(part.size, bool)
-        solved = np.zeros((3, 2))
+        solved: F64 = np.zeros((3, 2))
         for _ in range(4):
             if good.sum() < _LEAST - 2:
                 break
-            solved = np.linalg.lstsq(design[good], (to - at)[good], rcond=None)[0]
+            solved = np.asarray(np.linalg.lstsq(design[good], (to - at)[good], rcond=None)[0], np.float64)
             off = np.hypot(*((to - at) - design @ solved).T)
             good = off < max(3.0 * float(np.median(off)), 0.05)
         registration.affine[k] = solved.T
