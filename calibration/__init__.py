@@ -12,13 +12,23 @@ if TYPE_CHECKING:
     from calibration.errors import CalibrationError, TooFewStars
     from calibration.joint.task import JointcalTask
     from calibration.refcat import ReferenceStars
+    from calibration.summary.task import UpdateVisitSummaryTask
 
 _HOMES = {
     "CalibrationError": "errors", "Characterized": "characterize", "JointcalTask": "joint.task",
-    "ReferenceStars": "refcat", "TooFewStars": "errors", "characterize": "characterize",
+    "ReferenceStars": "refcat", "TooFewStars": "errors", "UpdateVisitSummaryTask": "summary.task",
+    "characterize": "characterize",
 }  # fmt: skip
 
-__all__ = ["CalibrationError", "Characterized", "JointcalTask", "ReferenceStars", "TooFewStars", "characterize"]
+__all__ = [
+    "CalibrationError",
+    "Characterized",
+    "JointcalTask",
+    "ReferenceStars",
+    "TooFewStars",
+    "UpdateVisitSummaryTask",
+    "characterize",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,7 @@
 """Errors of the calibration room."""
 
+from typing import Any
+
 from tasks.errors import AlgorithmError
 
 __all__ = [
@@ -8,6 +10,7 @@ __all__ = [
     "JointCalibrationError",
     "ModelInvalid",
     "SingularFit",
+    "SummaryError",
     "TooFewStars",
     "ZeropointFailed",
 ]
@@ -53,3 +56,10 @@ class FitDiverged(JointCalibrationError):
     """Chi2 grew where it must fall."""
 
     code = "fit_diverged"
+
+
+class SummaryError(CalibrationError, RuntimeError):
+    """A visit summary cannot be updated from these inputs."""
+
+    code = "visit_summary"
+    partial: Any = None

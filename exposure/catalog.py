@@ -107,7 +107,7 @@ class ExposureCatalog:
 def _record_hdus(record: ExposureRecord) -> list[Any]:
     out: list[Any] = []
     if record.wcs is not None:
-        out.append(fits.ImageHDU(header=record.wcs.to_header(), name="WCS"))
+        out.append(_wcs_hdu(record.wcs))
     if record.psf is not None:
         out.append(parts.psf_hdu(record.psf))
     if record.photo_calib is not None:
@@ -117,7 +117,43 @@ def _record_hdus(record: ExposureRecord) -> list[Any]:
         if calib.variation is not None:
             parts._write_box(hdu.header, calib.variation.bbox)
         out.append(hdu)
+    if record.visit_info is not None:
+        header = fits.Header()
+        parts.write_visit_cards(header, record.visit_info)
+        out.append(fits.ImageHDU(header=header, name="VISITINFO"))
+    if record.valid_polygon is not None:
+        out.append(fits.ImageHDU(np.asarray(record.valid_polygon, np.float64), name="POLYGON"))
     return out + list(parts.ap_corr_hdus(record.ap_corr))
+
+
+def _wcs_hdu(wcs: SkyWcs) -> fits.ImageHDU:
+    """A WCS that a header cannot hold stands as text in the data, with its TAN-SIP approximation in the header."""
+    from exposure.afw_catalog import AstWcs
+    from exposure.mapped_wcs import ComposedWcs
+
+    text = wcs.to_json() if isinstance(wcs, ComposedWcs) else wcs.text if isinstance(wcs, AstWcs) else ""
+    data = np.frombuffer(text.encode("ascii"), np.uint8) if text else None
+    hdu = fits.ImageHDU(data, header=wcs.to_header(), name="WCS")
+    if isinstance(wcs, AstWcs):
+        hdu.header["WCSKIND"] = "AST"
+        parts._write_box(hdu.header, wcs.bbox)
+    elif text:
+        hdu.header["WCSKIND"] = "COMPOSED"
+    return hdu
+
+
+def _read_wcs(hdu: Any) -> SkyWcs:
+    kind = hdu.header.get("WCSKIND", "")
+    if not kind:
+        return SkyWcs.from_header(hdu.header)
+    text = np.asarray(hdu.data, np.uint8).tobytes().decode("ascii")
+    if kind == "AST":
+        from exposure.afw_catalog import AstWcs
+
+        return AstWcs(text, parts._read_box(hdu.header))
+    from exposure.mapped_wcs import ComposedWcs
+
+    return ComposedWcs.from_json(text)
 
 
 def _read_record(hdus: list[Any]) -> ExposureRecord:
@@ -130,8 +166,10 @@ def _read_record(hdus: list[Any]) -> ExposureRecord:
             variation = ChebyshevField(np.ascontiguousarray(named["CALIB"].data, np.float64), parts._read_box(head))
         calib = PhotoCalib(float(head["CALIB"]), float(head["CALIBERR"]), variation, str(head["CALIBSRC"]))
     return ExposureRecord(
-        wcs=SkyWcs.from_header(named["WCS"].header) if "WCS" in named else None,
+        wcs=_read_wcs(named["WCS"]) if "WCS" in named else None,
         psf=parts.read_psf(named["PSF"]) if "PSF" in named else None,
         photo_calib=calib,
         ap_corr=parts.read_ap_corr(fits.HDUList([h for h in hdus if h.name == "APCORR"]), (0, 0, 1, 1)),
+        visit_info=parts.read_visit_info(named["VISITINFO"].header) if "VISITINFO" in named else None,
+        valid_polygon=np.asarray(named["POLYGON"].data, np.float64) if "POLYGON" in named else None,
     )

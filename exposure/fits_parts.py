@@ -15,7 +15,7 @@ from exposure.visitinfo import VisitInfo
 
 __all__ = [
     "ap_corr_hdus", "photo_calib_hdus", "psf_hdu", "read_ap_corr", "read_photo_calib", "read_psf", "read_visit_info",
-    "write_visit_info",
+    "write_visit_cards", "write_visit_info",
 ]  # fmt: skip
 
 _VISIT_CARDS = {
@@ -30,6 +30,9 @@ _VISIT_CARDS = {
     "airmass": ("AIRMASS", ""),
     "observation_reason": ("OBSREASN", ""),
     "target_name": ("OBJECT", ""),
+    "longitude": ("LONG-OBS", "[deg] east"),
+    "latitude": ("LAT-OBS", "[deg]"),
+    "elevation": ("ALT-OBS", "[m]"),
 }
 Box = tuple[int, int, int, int]
 
@@ -37,10 +40,14 @@ Box = tuple[int, int, int, int]
 def write_visit_info(header: fits.Header, exposure: Exposure) -> None:
     """Write visit, times, band; NaN values are left out (FITS cards cannot hold them)."""
     header["BAND"], header["FILTER"] = exposure.band, exposure.physical_filter
-    if exposure.visit_info is None:
-        return
+    if exposure.visit_info is not None:
+        write_visit_cards(header, exposure.visit_info)
+
+
+def write_visit_cards(header: fits.Header, info: VisitInfo) -> None:
+    """Write the cards of a `VisitInfo`; NaN values are left out (FITS cards cannot hold them)."""
     for name, (card, comment) in _VISIT_CARDS.items():
-        value = getattr(exposure.visit_info, name)
+        value = getattr(info, name)
         if not (isinstance(value, float) and not np.isfinite(value)):
             header[card] = (value, comment)
 

@@ -25,6 +25,8 @@ PUBLISHED = {
     "calibration.JointcalTask": "applyOverrides emptyMetadata getAllSchemaCatalogs getFullMetadata getFullName getName "
     "getResourceConfig getSchemaCatalogs getTaskDict loadData makeField makeSubtask parseAndRun run runDataRef "
     "runQuantum timer writeConfig writeMetadata writePackageVersions writeSchemas",
+    "calibration.UpdateVisitSummaryTask": "emptyMetadata getFullMetadata getFullName getName getResourceConfig "
+    "getTaskDict makeField makeSubtask run runQuantum timer",
 }
 
 

@@ -77,3 +77,38 @@ def test_hsc_visit_with_rough_headers_lands_on_held_out_gaia_stars():
     assert np.median(offsets) < 0.02  # arcsec; a rough header is up to 2.5 off
     assert max(offsets) < 0.05
     assert max(scatters) < 0.1
+
+
+SUMMARIES = DATA / "hsc_visit_summaries"
+
+
+@pytest.mark.skipif(not SUMMARIES.is_dir(), reason="real data not here")
+@pytest.mark.parametrize("visit", [1176, 36446])
+def test_stored_statistics_of_hsc_come_out_again(visit, tmp_path):
+    from calibration.summary import statistics as st
+    from exposure.afw_catalog import read_exposure_catalog
+
+    catalog = read_exposure_catalog(SUMMARIES / f"visitSummary_{visit}.fits.gz")
+    assert len(catalog.table) == 103
+    # float32 columns: 1e-6 relative; the stored zenith distances took the TAI date for UTC
+    limits = {
+        "raCorners": 1e-10, "decCorners": 1e-10, "ra": 1e-10, "dec": 1e-10, "zenithDistance": 5e-6, "zeroPoint": 4e-6,
+    }  # fmt: skip
+    for row in catalog.table[::6]:
+        record = catalog.records[int(row["id"])]
+        box = (0, 0, int(row["bbox_max_x"]) + 1, int(row["bbox_max_y"]) + 1)
+        made = st.wcs_statistics(record.wcs, box, record.visit_info, tai_as_utc=True)
+        made |= st.photometry_statistics(record.photo_calib)
+        for name, limit in limits.items():
+            assert np.allclose(made[name], row[name], rtol=0, atol=limit), name
+        moments = (row["psfIxx"] * row["psfIyy"] - row["psfIxy"] ** 2) ** 0.25
+        assert moments == pytest.approx(float(row["psfSigma"]), rel=1e-6)
+    catalog.table, kept = catalog.table[:3], {d: catalog.records[d] for d in catalog.table["id"][:3]}
+    ExposureCatalog(catalog.table, kept).write_fits(tmp_path / "c.fits")
+    again = ExposureCatalog.read_fits(tmp_path / "c.fits")
+    x, y = np.array([0.0, 2000.0]), np.array([4000.0, 10.0])
+    for d, record in kept.items():
+        assert np.array_equal(again.records[d].wcs.pixel_to_sky(x, y), record.wcs.pixel_to_sky(x, y))
+        assert again.records[d].photo_calib == record.photo_calib
+        assert again.records[d].visit_info == record.visit_info
+        assert np.array_equal(again.records[d].valid_polygon, record.valid_polygon)

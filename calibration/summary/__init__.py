@@ -1,0 +1,1 @@
+"""Visit summaries: one row of components and quality numbers per detector."""

@@ -1,0 +1,147 @@
+"""Configuration of `UpdateVisitSummaryTask`."""
+
+import re
+
+import lsst.pex.config as pexConfig
+import lsst.pipe.base.connectionTypes as cT
+
+from tasks.base import AlertTaskConfig, AlertTaskConnections
+
+__all__ = ["UpdateVisitSummaryConfig", "UpdateVisitSummaryConnections"]
+
+_VISIT = ("instrument", "visit")
+
+
+class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  # type: ignore[call-arg]
+    """One visit in, its final summary out."""
+
+    input_summary_catalog = cT.Input(
+        doc="Visit summary to update.", name="visitSummary", storageClass="ExposureCatalog", dimensions=_VISIT
+    )
+    input_exposures = cT.Input(
+        doc="Images of the visit.", name="calexp", storageClass="ExposureF", multiple=True, deferLoad=True,
+        dimensions=("instrument", "visit", "detector"),
+    )  # fmt: skip
+    psf_overrides = cT.Input(
+        doc="Final PSF models.", name="finalized_psf_ap_corr_catalog", storageClass="ExposureCatalog", dimensions=_VISIT
+    )
+    psf_star_catalog = cT.Input(
+        doc="PSF stars.", name="finalized_src_table", storageClass="DataFrame", dimensions=_VISIT
+    )
+    ap_corr_overrides = cT.Input(
+        doc="Final aperture corrections.", name="finalized_psf_ap_corr_catalog", storageClass="ExposureCatalog",
+        dimensions=_VISIT,
+    )  # fmt: skip
+    wcs_overrides_tract = cT.Input(
+        doc="Fitted WCS per tract.", name="jointcalSkyWcsCatalog", storageClass="ExposureCatalog", multiple=True,
+        deferLoad=True, dimensions=("instrument", "visit", "skymap", "tract"),
+    )  # fmt: skip
+    wcs_overrides_global = cT.Input(
+        doc="Fitted WCS.", name="gbdesAstrometricFitSkyWcsCatalog", storageClass="ExposureCatalog", dimensions=_VISIT
+    )
+    wcs_overrides_healpix = cT.Input(
+        doc="Fitted WCS per HEALPix pixel.", name="gbdesHealpixAstrometricFitSkyWcsCatalog",
+        storageClass="ExposureCatalog", multiple=True, deferLoad=True, dimensions=("instrument", "visit", "healpix3"),
+    )  # fmt: skip
+    photo_calib_overrides_tract = cT.Input(
+        doc="Fitted calibrations per tract.", name="jointcalPhotoCalibCatalog", storageClass="ExposureCatalog",
+        multiple=True, deferLoad=True, dimensions=("instrument", "visit", "skymap", "tract"),
+    )  # fmt: skip
+    photo_calib_overrides_global = cT.Input(
+        doc="Fitted calibrations.", name="fgcmPhotoCalibCatalog", storageClass="ExposureCatalog", dimensions=_VISIT
+    )
+    background_originals = cT.Input(
+        doc="Background already subtracted.", name="calexpBackground", storageClass="Background", multiple=True,
+        deferLoad=True, dimensions=("instrument", "visit", "detector"),
+    )  # fmt: skip
+    background_overrides = cT.Input(
+        doc="Background still to subtract.", name="skyCorr", storageClass="Background", multiple=True, deferLoad=True,
+        dimensions=("instrument", "visit", "detector"),
+    )  # fmt: skip
+    camera = cT.PrerequisiteInput(
+        doc="Where the detectors sit.", name="camera", storageClass="Camera", dimensions=("instrument",),
+        isCalibration=True,
+    )  # fmt: skip
+    output_summary_catalog = cT.Output(
+        doc="The updated summary.", name="finalVisitSummary", storageClass="ExposureCatalog", dimensions=_VISIT
+    )
+
+    def __init__(self, *, config: "UpdateVisitSummaryConfig | None" = None) -> None:
+        super().__init__(config=config)
+        self.inputs.discard("exposure")
+        if config is None:
+            return
+        wcs, calib = config.wcs_provider, config.photo_calib_provider
+        unused = {
+            "wcs_overrides_tract": wcs != "tract", "wcs_overrides_global": wcs != "global",
+            "wcs_overrides_healpix": not wcs.startswith("healpix"), "photo_calib_overrides_tract": calib != "tract",
+            "photo_calib_overrides_global": calib != "global",
+            "background_originals": config.background_provider != "replacement",
+            "background_overrides": config.background_provider != "replacement",
+        }  # fmt: skip
+        for name, drop in unused.items():
+            if drop:
+                self.inputs.discard(name)
+        if not config.do_refit_pointing:
+            self.prerequisiteInputs.discard("camera")
+
+
+class UpdateVisitSummaryConfig(AlertTaskConfig, pipelineConnections=UpdateVisitSummaryConnections):  # type: ignore[call-arg]
+    """Where each component comes from, and what else is computed."""
+
+    wcs_provider = pexConfig.Field(
+        dtype=str, default="input_summary", doc="input_summary, tract, global or healpixN",
+        check=lambda v: v in ("input_summary", "tract", "global") or bool(re.fullmatch(r"healpix([0-9]|1[0-7])", v)),
+    )  # fmt: skip
+    photo_calib_provider = pexConfig.ChoiceField(
+        dtype=str, default="input_summary", doc="where calibrations come from",
+        allowed={"input_summary": "kept", "tract": "per tract", "global": "one for the sky"},
+    )  # fmt: skip
+    background_provider = pexConfig.ChoiceField(
+        dtype=str, default="input_summary", doc="where the background comes from",
+        allowed={"input_summary": "kept", "replacement": "layers given"},
+    )  # fmt: skip
+    wcs_consistency_threshold = pexConfig.Field(
+        dtype=float, default=None, optional=True, doc="arcsec a corner may move; a WCS that moves more is dropped"
+    )
+    do_refit_pointing = pexConfig.Field(dtype=bool, default=True, doc="refit boresight and rotation (needs a camera)")
+    do_write_visit_geometry = pexConfig.Field(
+        dtype=bool, default=False, doc="return sky regions of visit and detectors"
+    )
+    do_fit_sip_approximations = pexConfig.Field(dtype=bool, default=True, doc="fit a TAN-SIP to each WCS")
+    do_add_missing_statistics = pexConfig.Field(
+        dtype=bool, default=False, doc="add statistics that the input has no columns for (old files)"
+    )
+    legacy_tai_as_utc = pexConfig.Field(dtype=bool, default=False, doc="zenith distances as the Rubin stack has them")
+    fiducialSkyBackground = pexConfig.DictField(
+        keytype=str, itemtype=float, default=dict.fromkeys("ugrizy", 1.0), doc="counts per pixel and second"
+    )
+    fiducialPsfSigma = pexConfig.DictField(
+        keytype=str, itemtype=float, default=dict.fromkeys("ugrizy", 1.0), doc="pixels"
+    )
+    fiducialZeroPoint = pexConfig.DictField(
+        keytype=str, itemtype=float, default=dict.fromkeys("ugrizy", 25.0), doc="mag of one count per second"
+    )
+    fiducialReadNoise = pexConfig.DictField(
+        keytype=str, itemtype=float, default=dict.fromkeys("ugrizy", 9.0), doc="electrons"
+    )
+    fiducialExpTime = pexConfig.DictField(
+        keytype=str, itemtype=float, default=dict.fromkeys("ugrizy", 30.0), doc="seconds"
+    )
+    fiducialMagLim = pexConfig.DictField(keytype=str, itemtype=float, default=dict.fromkeys("ugrizy", 25.0), doc="mag")
+    maxEffectiveTransparency = pexConfig.Field(dtype=float, default=float("inf"), doc="most that clear nights may gain")
+
+    def validate(self) -> None:
+        """Refuse contradictions before any data are read."""
+        super().validate()
+        if self.wcs_consistency_threshold is not None and self.wcs_provider == "input_summary":
+            raise pexConfig.FieldValidationError(
+                UpdateVisitSummaryConfig.wcs_consistency_threshold, self,
+                "wcs_consistency_threshold is set but wcs_provider is 'input_summary': there is no new WCS to compare",
+            )  # fmt: skip
+        if self.do_write_visit_geometry and not self.do_refit_pointing:
+            raise pexConfig.FieldValidationError(
+                UpdateVisitSummaryConfig.do_write_visit_geometry,
+                self,
+                "do_write_visit_geometry needs do_refit_pointing",
+            )

@@ -1,0 +1,75 @@
+"""Passes over pixels that a visit summary needs."""
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["clipped", "farthest_from_any"]
+
+F64 = NDArray[np.float64]
+_SAMPLE = 200_000
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _moments(
+    pixels: NDArray[np.float32], mask: NDArray[np.int32], bits: int, low: float, high: float, middle: float
+) -> tuple[int, float, float]:
+    n, total, square = 0, 0.0, 0.0
+    for y in range(pixels.shape[0]):
+        for x in range(pixels.shape[1]):
+            value = pixels[y, x]
+            if value >= low and value <= high and (mask[y, x] & bits) == 0:
+                off = value - middle
+                n += 1
+                total += off
+                square += off * off
+    return n, total, square
+
+
+def clipped(pixels: NDArray[np.float32], mask: NDArray[np.int32], bits: int) -> tuple[float, float]:
+    """Return mean and standard deviation after two rounds of 3 sigma clipping; NaN without pixels.
+
+    The first bounds come from median and quartiles of a regular sample; the rounds see every pixel. Pixels with any of
+    the mask's `bits`, and NaN, do not count.
+    """
+    step = max(1, int(np.sqrt(pixels.size / _SAMPLE)))
+    part = pixels[::step, ::step][(mask[::step, ::step] & np.int32(bits)) == 0]
+    part = part[np.isfinite(part)]
+    if not part.size and step > 1:
+        part = pixels[((mask & np.int32(bits)) == 0) & np.isfinite(pixels)]
+    if not part.size:
+        return float("nan"), float("nan")
+    low, middle, high = (float(v) for v in np.percentile(part, [25, 50, 75]))
+    spread = 0.7413 * (high - low)
+    mean = middle
+    for _ in range(2):
+        reach = 3.0 * spread if spread > 0 else np.inf
+        n, total, square = _moments(pixels, mask, np.int32(bits), middle - reach, middle + reach, middle)
+        if n == 0:
+            break
+        mean = middle + total / n
+        spread = float(np.sqrt(max(square / n - (total / n) ** 2, 0.0)))
+        middle = mean
+    return mean, spread
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _farthest(gx: F64, gy: F64, x: F64, y: F64) -> float:
+    worst = 0.0
+    for i in range(gx.size):
+        best = np.inf
+        for j in range(x.size):
+            d = (gx[i] - x[j]) ** 2 + (gy[i] - y[j]) ** 2
+            if d < best:
+                best = d
+                if best <= worst:
+                    break
+        if best > worst:
+            worst = best
+    return float(np.sqrt(worst))
+
+
+def farthest_from_any(gx: F64, gy: F64, x: F64, y: F64) -> float:
+    """Return the largest distance of grid points from the nearest of some stars."""
+    good = np.isfinite(x) & np.isfinite(y)
+    return float(_farthest(gx, gy, x[good], y[good])) if good.any() else float("nan")

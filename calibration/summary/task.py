@@ -1,0 +1,373 @@
+"""`UpdateVisitSummaryTask`: rebuild the summary of a visit from its final components."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from astropy.table import Column, Table
+from lsst.pipe.base import Struct
+
+from calibration.errors import SummaryError
+from calibration.summary import statistics as st
+from calibration.summary.backgrounds import layers_of
+from calibration.summary.config import UpdateVisitSummaryConfig
+from calibration.summary.pointing import Pointing, fit_pointing
+from calibration.summary.providers import PossiblyMultipleInput, sky_centre
+from calibration.summary.regions import visit_geometry
+from exposure import Exposure, ExposureCatalog, SkyWcs
+from exposure.camera import Camera
+from exposure.catalog import ExposureRecord
+from exposure.mapped_wcs import project, sip_approximation
+from tasks.base import AlertTask
+
+__all__ = ["UpdateVisitSummaryTask"]
+
+log = logging.getLogger("alertprod.summary")
+Box = tuple[int, int, int, int]
+
+
+class UpdateVisitSummaryTask(AlertTask):
+    """Give every detector of a visit its final components, and recompute what depends on them.
+
+    Parameters
+    ----------
+    initInputs
+        ``{"input_summary_schema": ...}``, a table (of any length) with the columns of the summaries to come; when given,
+        the output's columns are known from the start (`getSchemaCatalogs`).
+    camera
+        Where detectors sit, with gains and read noise (for the limiting magnitude and the pointing).
+    """
+
+    ConfigClass = UpdateVisitSummaryConfig
+    _DefaultName = "updateVisitSummary"
+
+    def __init__(
+        self, *, initInputs: "dict[str, Any] | None" = None, camera: Camera | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.camera = camera
+        self.schema: Table | None = None
+        if initInputs is not None:
+            if "input_summary_schema" not in initInputs:
+                raise SummaryError("initInputs lacks input_summary_schema: the schema of the input visit summary")
+            found = initInputs["input_summary_schema"]
+            table = found.table if isinstance(found, ExposureCatalog) else Table(found)
+            self.schema = self._with_columns(table[:0].copy())
+
+    def getSchemaCatalogs(self) -> dict[str, Any]:
+        """Return the empty output table (array columns by their item type), when the input's schema was given."""
+        if self.schema is None:
+            return {}
+        columns = {name: pd.Series(dtype=self.schema[name].dtype.base) for name in self.schema.colnames}
+        return {"finalVisitSummary": pd.DataFrame(columns)}
+
+    def run(
+        self, input_summary_catalog: ExposureCatalog, input_exposures: "Mapping[int, Any]",
+        psf_overrides: ExposureCatalog | None = None, psf_star_catalog: Table | None = None,
+        ap_corr_overrides: ExposureCatalog | None = None, photo_calib_overrides: PossiblyMultipleInput | None = None,
+        wcs_overrides: PossiblyMultipleInput | None = None, background_originals: "Mapping[int, Any] | None" = None,
+        background_overrides: "Mapping[int, Any] | None" = None,
+    ) -> Struct:  # fmt: skip
+        """Return the updated summary; inputs are not changed.
+
+        An override that is not given leaves component and numbers as they are; one that has the detector replaces
+        them; one that has not resets them. See ``docs/visit-summary.md``.
+
+        Parameters
+        ----------
+        input_exposures
+            Exposure or deferred handle (``get()``) of each detector; fetched one at a time.
+        psf_star_catalog
+            Table of PSF stars with the column ``detector``; required with `psf_overrides`.
+        background_originals, background_overrides
+            By detector: layers already subtracted from the image, and layers still to subtract (see `layers_of`).
+
+        Returns
+        -------
+        result
+            ``output_summary_catalog``; ``visit_geometry`` (None unless asked for).
+
+        Raises
+        ------
+        SummaryError
+            A detector twice, an exposure missing, PSFs without stars, backgrounds without their originals. If a later
+            step fails (the pointing), the error carries the table as ``partial``.
+        """
+        self._check(input_summary_catalog, input_exposures, psf_overrides, psf_star_catalog)
+        self._check_backgrounds(input_summary_catalog, background_originals, background_overrides)
+        table = self._with_columns(input_summary_catalog.table.copy())
+        stars = _by_detector(psf_star_catalog)
+        records: dict[int, ExposureRecord] = {}
+        for index, row in enumerate(input_summary_catalog.table):
+            detector = int(row["id"])
+            before = input_summary_catalog.records.get(detector, ExposureRecord())
+            work = _Row(self, row, before, _box(row))
+            work.update_wcs(wcs_overrides)
+            exposure = _fetch(input_exposures[detector])
+            work.update_psf(psf_overrides, ap_corr_overrides, stars.get(detector), exposure)
+            work.update_photo_calib(photo_calib_overrides)
+            work.update_background(background_originals, background_overrides, exposure)
+            work.update_depth(exposure)
+            del exposure
+            records[detector] = work.record
+            for name, value in work.values.items():
+                if name in table.colnames:
+                    table[name][index] = value
+        out = ExposureCatalog(table, records)
+        geometry = None
+        if self.config.do_refit_pointing:
+            out = self._refit(out)
+        if self.config.do_write_visit_geometry:
+            geometry = visit_geometry(out)
+        return Struct(output_summary_catalog=out, visit_geometry=geometry)
+
+    def _check(self, catalog: ExposureCatalog, exposures: Mapping[int, Any], psfs: Any, stars: Any) -> None:
+        ids = [int(i) for i in catalog.table["id"]]
+        visit = int(catalog.table["visit"][0]) if "visit" in catalog.table.colnames and len(catalog.table) else None
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            raise SummaryError(
+                f"the input summary has detector {twice[0]} more than once", visit=visit, detector=twice[0]
+            )
+        missing = [i for i in ids if i not in exposures]
+        if missing:
+            raise SummaryError(
+                f"no exposure for {len(missing)} detectors of the input summary: {missing[:10]}",
+                visit=visit,
+                detector=missing[0],
+            )
+        if psfs is not None and stars is None:
+            raise SummaryError(
+                "psf_overrides were given without psf_star_catalog: it is required with them", visit=visit
+            )
+
+    def _check_backgrounds(self, catalog: ExposureCatalog, originals: Any, overrides: Any) -> None:
+        if overrides is None or originals is None:
+            return
+        lost = sorted(set(overrides) - set(originals))
+        if lost:
+            visit = int(catalog.table["visit"][0]) if "visit" in catalog.table.colnames else None
+            raise SummaryError(
+                f"background_overrides has detectors that background_originals lacks: {lost[:10]}",
+                visit=visit,
+                detector=lost[0],
+            )
+
+    def _with_columns(self, table: Table) -> Table:
+        """Add the provenance columns that the configuration asks for."""
+        n = len(table)
+        adds: dict[str, Any] = {}
+        if self.config.do_add_missing_statistics:
+            for name in (name for group in st.GROUPS.values() for name in group if name not in table.colnames):
+                shape = (n, 4) if name.endswith("Corners") else (n,)
+                adds[name] = np.zeros(n, np.int32) if name == "nPsfStar" else np.full(shape, np.nan)
+        if self.config.wcs_provider == "tract":
+            adds["wcsTractId"] = np.full(n, -1, np.int64)
+        if self.config.wcs_provider.startswith("healpix"):
+            adds["wcsSkypixId"] = np.full(n, -1, np.int64)
+        if self.config.wcs_provider != "input_summary":
+            adds["wcs_corner_max_offset"] = np.full(n, np.nan)
+            adds["astromStatsStale"] = np.zeros(n, bool)
+        if self.config.photo_calib_provider == "tract":
+            adds["photoCalibTractId"] = np.full(n, -1, np.int64)
+        if self.config.do_fit_sip_approximations:
+            adds |= {"wcs_sip_delta_sky": np.full(n, np.nan), "wcs_sip_delta_pixel": np.full(n, np.nan)}
+        for name, values in adds.items():
+            table[name] = Column(values)
+        return table
+
+    def _refit(self, catalog: ExposureCatalog) -> ExposureCatalog:
+        """Put the refitted boresight and rotation into every visit info."""
+        if self.camera is None:
+            log.warning("do_refit_pointing is on but the task has no camera: the pointing stays as it is")
+            return catalog
+        boxes = {int(row["id"]): _box(row) for row in catalog.table}
+        wcs = {d: (r.wcs, boxes[d]) for d, r in catalog.records.items() if r.wcs is not None}
+        try:
+            pointing: Pointing = fit_pointing(wcs, self.camera)
+        except Exception as error:
+            catalog.table.meta["partial"] = True
+            raised = SummaryError(f"the pointing cannot be refitted: {error}")
+            raised.partial = catalog
+            raise raised from error
+        for name in ("ra", "dec", "rotation", "scale", "scatter"):
+            self.put(f"pointing_{name}", getattr(pointing, name))
+        records = {}
+        for detector, record in catalog.records.items():
+            info = record.visit_info
+            if info is not None:
+                info = dataclasses.replace(
+                    info, boresight_ra=pointing.ra, boresight_dec=pointing.dec, rotation=pointing.rotation
+                )
+            records[detector] = dataclasses.replace(record, visit_info=info)
+        return ExposureCatalog(catalog.table, records)
+
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
+        """Read the inputs of a quantum, update, and write the summary (a partial one too, before it raises)."""
+        from calibration.summary.quantum import gather_inputs
+
+        inputs = gather_inputs(butlerQC.get(inputRefs), self)
+        try:
+            result = self.run(**inputs)
+        except SummaryError as error:
+            if getattr(error, "partial", None) is not None:
+                butlerQC.put(error.partial, outputRefs.output_summary_catalog)
+            raise
+        butlerQC.put(result.output_summary_catalog, outputRefs.output_summary_catalog)
+
+
+class _Row:
+    """One detector on its way: components, and the columns that change."""
+
+    def __init__(self, task: UpdateVisitSummaryTask, row: Any, record: ExposureRecord, box: Box) -> None:
+        self.config, self.camera = task.config, task.camera
+        self.row, self.record, self.box = row, record, box
+        self.values: dict[str, Any] = {}
+        self.detector = int(row["id"])
+
+    def value(self, name: str) -> Any:
+        """The new value of a column, else the old one, else NaN."""
+        if name in self.values:
+            return self.values[name]
+        return self.row[name] if name in self.row.colnames else np.nan
+
+    def update_wcs(self, overrides: PossiblyMultipleInput | None) -> None:
+        """Replace the WCS, if one was asked for, and describe it."""
+        if overrides is not None:
+            region, found = overrides.best_for_detector(self.detector, None, self.box)
+            new = None if found is None else found.wcs
+            old = self.record.wcs
+            if new is not None:
+                moved = self._corner_offset(old, new)
+                self.values["wcs_corner_max_offset"] = moved
+                limit = self.config.wcs_consistency_threshold
+                if limit is not None and not moved <= limit:  # NaN: there is nothing to compare with
+                    log.warning("detector %d: the new WCS moves a corner by %s arcsec: dropped", self.detector, moved)
+                    new = None
+            self.values["wcsSkypixId" if self.config.wcs_provider.startswith("healpix") else "wcsTractId"] = region
+            self.values["astromStatsStale"] = True
+            self.record = dataclasses.replace(self.record, wcs=new)
+            self.values |= st.wcs_statistics(
+                new, self.box, self.record.visit_info, tai_as_utc=self.config.legacy_tai_as_utc
+            )
+        if self.config.do_fit_sip_approximations and self.record.wcs is not None:
+            sip = sip_approximation(self.record.wcs, self.box)
+            self.values |= {"wcs_sip_delta_sky": sip.delta_sky, "wcs_sip_delta_pixel": sip.delta_pixel}
+
+    def _corner_offset(self, old: SkyWcs | None, new: SkyWcs) -> float:
+        if old is None:
+            return float("nan")
+        x0, y0, w, h = self.box
+        x = np.array([x0 - 0.5, x0 + w - 0.5, x0 + w - 0.5, x0 - 0.5])
+        y = np.array([y0 - 0.5, y0 - 0.5, y0 + h - 0.5, y0 + h - 0.5])
+        ra, dec = old.pixel_to_sky(x, y)
+        other = new.pixel_to_sky(x, y)
+        worst = 0.0
+        for k in range(4):
+            dx, dy = project(other[0][k], other[1][k], (float(ra[k]), float(dec[k])))
+            worst = max(worst, float(np.hypot(dx, dy)))
+        return worst
+
+    def update_psf(
+        self, psfs: ExposureCatalog | None, ap_corrs: ExposureCatalog | None, stars: Table | None, exposure: Exposure
+    ) -> None:
+        """Replace PSF and aperture corrections, and describe them."""
+        if psfs is not None:
+            found = psfs.find(self.detector)
+            self.record = dataclasses.replace(self.record, psf=None if found is None else found.psf)
+        if ap_corrs is not None:
+            found = ap_corrs.find(self.detector)
+            self.record = dataclasses.replace(self.record, ap_corr=None if found is None else found.ap_corr)
+        if psfs is not None:
+            made = st.psf_statistics(self.record.psf, self.box, self.record.ap_corr, exposure.mask)
+            self.values |= made
+            usable = stars if self.record.psf is not None else None
+            self.values |= st.star_statistics(usable, exposure.mask, self.box)
+        elif ap_corrs is not None:
+            self.values["psfApCorrSigmaScaledDelta"] = st.ap_corr_statistic(
+                self.record.ap_corr, self.box, exposure.mask, float(self.value("psfSigma"))
+            )
+
+    def update_photo_calib(self, overrides: PossiblyMultipleInput | None) -> None:
+        """Replace the calibration and describe it; a calibration per tract is lost with the WCS."""
+        if overrides is None:
+            return
+        center = sky_centre(self.record.wcs, self.box)
+        region, found = overrides.best_for_detector(self.detector, center, self.box)
+        calib = None if found is None else found.photo_calib
+        self.values["photoCalibTractId"] = region
+        self.record = dataclasses.replace(self.record, photo_calib=calib)
+        self.values |= st.photometry_statistics(calib)
+
+    def update_background(self, originals: Any, overrides: Any, exposure: Exposure) -> None:
+        """Describe the final background; without an override for this detector its numbers are reset."""
+        if overrides is None:
+            return
+        if self.detector not in overrides:
+            self.values |= st.reset_values("background")
+            return
+        done = layers_of(_fetch(originals[self.detector])) if originals is not None else []
+        still = layers_of(_fetch(overrides[self.detector]))
+        self.values |= st.background_statistics(
+            exposure.image, exposure.variance, exposure.mask, [b.statistics for b in done + still],
+            [b.image_for(exposure.image.shape) for b in still],
+        )  # fmt: skip
+
+    def update_depth(self, exposure: Exposure) -> None:
+        """Recompute limiting magnitude and effective times from the numbers now in the row."""
+        gain, noise = _gain(self.camera, self.detector, exposure)
+        value = {k: float(self.value(k)) for k in ("psfArea", "psfSigma", "skyBg", "zeroPoint")}
+        self.values["magLim"] = st.mag_limit(value["psfArea"], value["skyBg"], value["zeroPoint"], noise, gain)
+        info = self.record.visit_info
+        seconds = float(self.value("expTime"))
+        seconds = info.exposure_time if not np.isfinite(seconds) and info is not None else seconds
+        self.values |= st.effective_time(
+            str(self.value("band") or exposure.band or ""), seconds, value["psfSigma"], value["skyBg"], value["zeroPoint"],
+            self.values["magLim"], _fiducials(self.config),
+        )  # fmt: skip
+
+
+def _fiducials(c: Any) -> st.Fiducials:
+    return st.Fiducials(
+        dict(c.fiducialSkyBackground), dict(c.fiducialPsfSigma), dict(c.fiducialZeroPoint), dict(c.fiducialExpTime),
+        dict(c.fiducialMagLim), dict(c.fiducialReadNoise), c.maxEffectiveTransparency,
+    )  # fmt: skip
+
+
+def _gain(camera: Camera | None, detector: int, exposure: Exposure) -> tuple[float, float]:
+    """Return gain (e per count) and read noise in counts; from the image's metadata, else from the camera."""
+    known = camera.detectors.get(detector) if camera is not None else None
+    gain = exposure.metadata.get("gain", np.nan if known is None else known.gain)
+    noise = exposure.metadata.get("readNoise", np.nan if known is None else known.read_noise)
+    gain, noise = float(gain), float(noise)
+    if known is None and "gain" not in exposure.metadata:
+        return np.nan, np.nan
+    if not np.isfinite(gain):
+        log.warning("detector %d has no gain: magLim is NaN", detector)
+        return np.nan, np.nan
+    if not np.isfinite(noise):
+        log.warning("detector %d has no read noise: 0 is taken", detector)
+        noise = 0.0
+    return gain, noise / gain
+
+
+def _fetch(handle: Any) -> Any:
+    return handle.get() if hasattr(handle, "get") and not isinstance(handle, (Exposure, Mapping)) else handle
+
+
+def _box(row: Any) -> Box:
+    x0, y0 = int(row["bbox_min_x"]), int(row["bbox_min_y"])
+    return x0, y0, int(row["bbox_max_x"]) - x0 + 1, int(row["bbox_max_y"]) - y0 + 1
+
+
+def _by_detector(stars: Table | None) -> dict[int, Table]:
+    if stars is None:
+        return {}
+    table = stars if isinstance(stars, Table) else Table.from_pandas(stars)
+    if "detector" not in table.colnames:
+        raise SummaryError("psf_star_catalog lacks the column 'detector'")
+    ids = np.asarray(table["detector"])
+    return {int(d): table[ids == d] for d in np.unique(ids)}
