@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
@@ -237,7 +238,7 @@ def _higher_moments(stars: Table) -> Values:
     prefix = "ext_shapeHSM_HigherOrderMomentsSource_"
     names = ("30", "12", "21", "03", "40", "22", "04", "31", "13")
     if any(f"{prefix}{n}" not in stars.colnames for n in names):
-        log.warning("the PSF stars have no higher moments (%s*): their medians are NaN", prefix)
+        log.debug("the PSF stars have no higher moments (%s*): their medians are NaN", prefix)
         return dict.fromkeys(MOMENTS, NAN)
     m = {n: np.asarray(stars[f"{prefix}{n}"], np.float64) for n in names}
     values = (
@@ -278,7 +279,7 @@ def background_statistics(
     bits = plane_bits(["NO_DATA", "SUSPECT"])
     pixels = image
     for layer in remaining:
-        pixels = pixels - layer
+        pixels = np.asarray(cv2.subtract(pixels, layer), np.float32)
     sky = sum(_median(np.asarray(level, np.float64).ravel()) for level in levels) if levels else NAN
     noise, mean_variance = clipped(pixels, mask, bits)[1], clipped(variance, mask, bits)[0]
     return {"skyBg": float(sky), "skyNoise": noise, "meanVar": mean_variance}

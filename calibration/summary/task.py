@@ -369,5 +369,7 @@ def _by_detector(stars: Table | None) -> dict[int, Table]:
     table = stars if isinstance(stars, Table) else Table.from_pandas(stars)
     if "detector" not in table.colnames:
         raise SummaryError("psf_star_catalog lacks the column 'detector'")
+    if not any(name.startswith("ext_shapeHSM_HigherOrderMomentsSource_") for name in table.colnames):
+        log.warning("psf_star_catalog has no ext_shapeHSM_HigherOrderMomentsSource_* columns: those medians are NaN")
     ids = np.asarray(table["detector"])
     return {int(d): table[ids == d] for d in np.unique(ids)}
