@@ -19,6 +19,7 @@ __all__ = ["friends_of_friends", "match_pairs", "offsets_to_reference", "typical
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 _LEVELS = 6
+_CLOSE = 0.2  # arcsec: images whose nearest reference stars are this close need no votes
 _VOTERS = 100  # brightest detections of an image that vote
 
 
@@ -164,6 +165,10 @@ def offsets_to_reference(
     if not chosen.size or not len(reference):
         return offset, votes
     tree = cKDTree(reference)
+    near_enough = _already_close(tree, reference, vectors[chosen], image[chosen], offset, votes, radius_arcsec)
+    chosen = chosen[~near_enough[image[chosen]]]
+    if not chosen.size:
+        return offset, votes
     near: Any = tree.query_ball_point(vectors[chosen], radius_arcsec * ARCSEC)
     count = np.array([len(k) for k in near])
     if not count.sum():
@@ -172,8 +177,9 @@ def offsets_to_reference(
     which = np.repeat(chosen, count)
     shift = reference[index] - vectors[which]
     of = image[which]
-    for i in range(n_images):  # one image at a time: votes are few
-        part = shift[of == i]
+    edges = np.searchsorted(of, np.arange(n_images + 1))  # chosen are sorted by image
+    for i in np.flatnonzero(np.diff(edges)):  # one image at a time: votes are few
+        part = shift[edges[i] : edges[i + 1]]
         if len(part) < 3:
             continue
         reach = max(0.3, 0.1 * radius_arcsec) * ARCSEC
@@ -185,3 +191,26 @@ def offsets_to_reference(
         hit = np.sqrt(((part - part[best]) ** 2).sum(1)) < reach
         offset[i], votes[i] = np.median(part[hit], axis=0), int(hit.sum())
     return offset, votes
+
+
+def _already_close(
+    tree: cKDTree, reference: F64, vectors: F64, image: I64, offset: F64, votes: I64, radius_arcsec: float
+) -> NDArray[np.bool_]:
+    """Return which images fall on the reference stars as they are; their small offsets are written."""
+    found: Any = tree.query(vectors, distance_upper_bound=radius_arcsec * ARCSEC)
+    hit = np.isfinite(found[0])
+    part, distance = image[hit], found[0][hit] / ARCSEC
+    count = np.bincount(part, minlength=len(votes))
+    order = np.lexsort((distance, part))
+    first = np.concatenate([[0], np.cumsum(count)])
+    median = np.full(len(votes), np.inf)
+    some = count >= 3
+    median[some] = distance[order][(first[:-1] + count // 2)[some]]
+    close = median < _CLOSE
+    shift = reference[found[1][hit]] - vectors[hit]
+    near = (distance < 3 * _CLOSE) & close[part]
+    for k in range(3):
+        total = np.bincount(part[near], shift[near, k], len(votes))
+        offset[close, k] = (total / np.maximum(np.bincount(part[near], minlength=len(votes)), 1))[close]
+    votes[close] = count[close]
+    return close

@@ -277,6 +277,7 @@ class AstrometryProblem:
     """Measurements, maps and stars as the solver wants them (see `calibration.joint.minimize.Problem`)."""
 
     dimension = 2
+    guarded = True
 
     def __init__(
         self, layout: Layout, frames: Frames, stars: StarAstrometry, offsets: I64, image: I64, pixels: F64,

@@ -25,6 +25,7 @@ F64 = NDArray[np.float64]
 BLOCK_BYTES = 2**25
 DENSE_LIMIT = 12_000  # parameters; above it S is kept sparse
 _THREADS = 2
+_WORSE = 1.01  # growth of the objective that undoes a step; less comes from weights that follow the stars
 
 
 class Problem(Protocol):
@@ -38,6 +39,7 @@ class Problem(Protocol):
     width: int
     n_star: int
     dimension: int
+    guarded: bool  # steps are taken back where they make things worse; needs weights that do not follow the stars
     offsets: NDArray[np.int64]
 
     def rows(self, first: int, last: int) -> Rows:
@@ -231,7 +233,7 @@ class Kept:
 
 def minimize(
     problem: Problem, *, stars: bool = True, model: NDArray[np.bool_] | None = None, huber: float = 0.0,
-    max_passes: int = 30, tolerance: float = 1e-8, kept: "Kept | None" = None,
+    max_passes: int = 30, tolerance: float = 1e-6, kept: "Kept | None" = None,
 ) -> int:  # fmt: skip
     """Bring the model (its `model` part; all that is fitted by default) and the stars to the minimum of chi2.
 
@@ -262,12 +264,13 @@ def minimize(
             raise FloatingPointError(f"chi2 is {sums.chi2}: NaN or infinite measurements or errors")
         if not index.size:
             return done + 1
-        if sums.objective > best * (1 + 1e-6) + 1e-6 and np.any(step):  # too far: the maps are products of parameters
+        worse = problem.guarded and sums.objective > _WORSE * best + 1.0
+        if worse and np.any(step):  # too far: the maps are products of parameters
             problem.parameters[index] += 0.75 * step
             step *= 0.25
             kept.factor = None
             continue
-        best = sums.objective
+        best = min(best, sums.objective)
         sums.gradient += problem.known * (problem.parameters - problem.expected)
         if sums.reduced is not None:
             kept.factor = _factor(problem, sums, index)
@@ -281,7 +284,7 @@ def minimize(
         if sums.reduced is None and gain > 0.3 * before:
             kept.factor = None
         before = gain
-    if np.any(step) and not _pass(problem, stars, False, huber).objective <= best * (1 + 1e-6) + 1e-6:
+    if problem.guarded and np.any(step) and not _pass(problem, stars, False, huber).objective <= _WORSE * best + 1.0:
         problem.parameters[index] += step  # the last step was not proved, and is no good
     return max_passes
 

@@ -116,6 +116,7 @@ class PhotometryProblem:
     """Measurements, scales, fields and stars as the solver wants them (see `calibration.joint.minimize.Problem`)."""
 
     dimension = 1
+    guarded = False
     n_star = 1
 
     def __init__(
