@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from association import standardize
-from calibration import characterize
+from calibration.characterize import characterize
 from diffim import ImageDifferenceTask, TemplateStore, build_template
 from exposure import Exposure, load_instrument
 from simulation.survey import SurveyConfig, plan_visits, survey_sky

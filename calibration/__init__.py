@@ -1,23 +1,22 @@
 """Calibration: what a plain image lacks (`characterize`), and the multi-visit calibration tasks.
 
 Imports: ``diffim``, ``forced``, ``exposure``, ``apdb``, ``tasks`` (never ``association``: same level). Names are
-fetched when they are first used: the joint fit needs no pixel code.
+fetched when they are first used: the joint fit needs no pixel code. `calibration.characterize.characterize` is asked
+for by its full name.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calibration.characterize import Characterized, characterize
     from calibration.errors import CalibrationError, TooFewStars
     from calibration.joint.task import JointcalTask
     from calibration.refcat import ReferenceStars
     from calibration.summary.task import UpdateVisitSummaryTask
 
 _HOMES = {
-    "CalibrationError": "errors", "Characterized": "characterize", "JointcalTask": "joint.task",
+    "CalibrationError": "errors", "JointcalTask": "joint.task",
     "ReferenceStars": "refcat", "TooFewStars": "errors", "UpdateVisitSummaryTask": "summary.task",
-    "characterize": "characterize",
 }  # fmt: skip
 
 __all__ = [

@@ -20,7 +20,8 @@ from apdb.locks import lock_pixels, sky_locks
 from association import DiaPipelineTask, standardize
 from association.solar_system import at_time
 from association.standardize import filter_dia_sources
-from calibration import ReferenceStars, characterize
+from calibration import ReferenceStars
+from calibration.characterize import characterize
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, Instrument, PhotoCalib, load_instrument
 from exposure.fits import open_fits, read_image, read_wcs

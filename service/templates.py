@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from calibration import ReferenceStars, characterize
+from calibration import ReferenceStars
+from calibration.characterize import characterize
 from diffim.errors import TemplateSetError
 from diffim.template import TemplateSet, build_template, merge_stars
 from exposure import Exposure, Instrument

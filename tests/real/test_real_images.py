@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import sep
 
-from calibration import ReferenceStars, characterize
+from calibration import ReferenceStars
+from calibration.characterize import characterize
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, load_instrument
 from exposure.errors import WcsMissing
