@@ -21,12 +21,10 @@ _HOMES = {
 
 __all__ = [
     "CalibrationError",
-    "Characterized",
     "JointcalTask",
     "ReferenceStars",
     "TooFewStars",
     "UpdateVisitSummaryTask",
-    "characterize",
 ]
 
 

@@ -5,7 +5,6 @@ fresh one from a frozen copy of its config (0.4 ms).
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import lsst.pipe.base.connectionTypes as cT
 import numpy as np
 
 from tasks.errors import CallerError
+from tasks.provenance import config_differences, write_guarded, write_together, write_versions
 
 __all__ = ["AlertTask", "AlertTaskConfig", "AlertTaskConnections", "make_task"]
 
@@ -92,28 +92,37 @@ class AlertTask(pipeBase.PipelineTask):
     def writeConfig(self, butler: Any, clobber: bool = False, doBackup: bool = True) -> None:
         """Store the config in the directory `butler`; a stored copy that differs is an error unless `clobber`."""
         text = self.config.saveToString() if hasattr(self.config, "saveToString") else _config_text(self.config)
-        _write_guarded(Path(butler) / f"{self.getName()}_config.py", text, clobber, doBackup)
+        write_guarded(
+            Path(butler) / f"{self.getName()}_config.py", text, clobber=clobber, backup=doBackup,
+            differences=config_differences, option="--clobber-config",
+        )  # fmt: skip
 
     def writePackageVersions(
         self, butler: Any, clobber: bool = False, doBackup: bool = True, dataset: str = "packages"
     ) -> None:
-        """Store the versions of the installed packages; a stored copy that differs is an error unless `clobber`."""
+        """Store the versions of the installed packages; a stored one that differs is an error unless `clobber`."""
         from lsst.utils.packages import getPythonPackages
 
-        text = json.dumps(dict(sorted(getPythonPackages().items())), indent=1)
-        _write_guarded(Path(butler) / f"{dataset}.json", text, clobber, doBackup)
+        write_versions(Path(butler) / f"{dataset}.json", dict(getPythonPackages()), clobber=clobber, backup=doBackup)
 
     def writeSchemas(self, butler: Any, clobber: bool = False, doBackup: bool = True) -> None:
-        """Store the columns and types of every catalogue that the task makes."""
-        for name, frame in self.getAllSchemaCatalogs().items():
-            text = json.dumps({str(c): str(t) for c, t in frame.dtypes.items()}, indent=1)
-            _write_guarded(Path(butler) / f"{name}_schema.json", text, clobber, doBackup)
+        """Store the columns and types of every catalogue that the task makes; all are compared before any is written."""
+        texts = {
+            Path(butler) / f"{name}_schema.json": json.dumps(
+                {str(c): str(t) for c, t in frame.dtypes.items()}, indent=1
+            )
+            for name, frame in self.getAllSchemaCatalogs().items()
+        }
+        write_together(texts, clobber=clobber, backup=doBackup)
 
     def writeMetadata(self, dataRef: Any) -> None:
-        """Store the full metadata as JSON in the directory `dataRef`."""
-        Path(dataRef).mkdir(parents=True, exist_ok=True)
+        """Store the full metadata as JSON in the directory `dataRef`; a failure is a warning."""
         target = Path(dataRef) / f"{self.getName()}_metadata.json"
-        target.write_text(self.getFullMetadata().model_dump_json(indent=1), encoding="utf-8")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(self.getFullMetadata().model_dump_json(indent=1), encoding="utf-8")
+        except OSError as error:
+            self.log.warning("metadata cannot be written to %s: %s", target, error)
 
 
 def _config_text(config: Any) -> str:
@@ -122,21 +131,6 @@ def _config_text(config: Any) -> str:
     buffer = io.StringIO()
     config.saveToStream(buffer)
     return buffer.getvalue()
-
-
-def _write_guarded(path: Path, text: str, clobber: bool, backup: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        if path.read_text(encoding="utf-8") == text:
-            return
-        if not clobber:
-            raise CallerError(f"{path} exists and differs: use clobber to replace it")
-        if backup:
-            number = 1
-            while (saved := path.with_name(f"{path.name}~{number}")).exists():
-                number += 1
-            os.replace(path, saved)
-    path.write_text(text, encoding="utf-8")
 
 
 _Task = TypeVar("_Task", bound=AlertTask)

@@ -92,3 +92,46 @@ def test_stored_config_is_guarded(tmp_path):
         changed.writeConfig(tmp_path)
     changed.writeConfig(tmp_path, clobber=True)
     assert (tmp_path / "imageDifference_config.py~1").exists()
+
+
+def test_provenance_is_compared_before_it_is_written(tmp_path):
+    import json
+
+    from lsst.pipe.base import TaskError
+
+    from calibration.joint.config import JointcalConfig
+    from calibration.joint.task import JointcalTask
+    from tasks.provenance import ProvenanceMismatch, write_together, write_versions
+
+    def task(cut: float) -> JointcalTask:
+        config = JointcalConfig()
+        config.matchCut = cut
+        return JointcalTask(config=config)
+
+    task(3.0).writeConfig(tmp_path)
+    task(3.0).writeConfig(tmp_path)  # equal: nothing happens
+    stored = (tmp_path / "jointcal_config.py").read_text()
+    with pytest.raises(TaskError, match=r"matchCut: 3\.0 -> 4\.0.*--clobber-config"):
+        task(4.0).writeConfig(tmp_path)
+    assert (tmp_path / "jointcal_config.py").read_text() == stored
+    task(4.0).writeConfig(tmp_path, clobber=True)
+    task(5.0).writeConfig(tmp_path, clobber=True)
+    assert (tmp_path / "jointcal_config.py~1").read_text() == stored
+    assert "4.0" in (tmp_path / "jointcal_config.py~2").read_text()
+    task(6.0).writeConfig(tmp_path, clobber=True, doBackup=False)
+    assert not (tmp_path / "jointcal_config.py~3").exists()
+
+    versions = tmp_path / "packages.json"
+    write_versions(versions, {"a": "1", "b": "2"}, clobber=False, backup=True)
+    write_versions(versions, {"b": "2", "c": "3"}, clobber=False, backup=True)
+    assert json.loads(versions.read_text()) == {"a": "1", "b": "2", "c": "3"}
+    with pytest.raises(ProvenanceMismatch, match=r"Version mismatch \(b: 2 vs 9\).*--clobber-versions"):
+        write_versions(versions, {"b": "9"}, clobber=False, backup=True)
+
+    first, second = tmp_path / "x.json", tmp_path / "y.json"
+    write_together({first: '{"k": "int"}', second: '{"k": "int"}'}, clobber=False, backup=True)
+    with pytest.raises(ProvenanceMismatch, match=r"y\.json: k: int -> float"):
+        write_together({first: '{"k": "int"}', second: '{"k": "float"}'}, clobber=False, backup=True)
+    with pytest.raises(ProvenanceMismatch, match="x"):
+        write_together({first: '{"k": "float"}', tmp_path / "z.json": "{}"}, clobber=False, backup=True)
+    assert not (tmp_path / "z.json").exists()  # nothing half-written

@@ -1,0 +1,162 @@
+"""What was run: configs, schemas and package versions beside the results, compared before they are written."""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lsst.pipe.base import TaskError
+
+from tasks.errors import CallerError
+
+__all__ = [
+    "ProvenanceMismatch", "config_differences", "json_differences", "write_guarded", "write_together", "write_versions",
+]  # fmt: skip
+
+log = logging.getLogger("alertprod.tasks")
+
+
+class ProvenanceMismatch(CallerError, TaskError):
+    """A stored config, schema or version differs from the present one; nothing was changed."""
+
+    code = "provenance_mismatch"
+
+
+def write_guarded(
+    path: Path, text: str, *, clobber: bool, backup: bool, differences: Callable[[str, str], list[str]], option: str
+) -> None:
+    """Write a text unless a different one is there.
+
+    Parameters
+    ----------
+    clobber
+        Replace a different one; with `backup` it is kept as ``name~1``, ``name~2``, ...
+    differences
+        Says how old and new differ, one line each.
+    option
+        The option that would replace it, for the message.
+
+    Raises
+    ------
+    ProvenanceMismatch
+        A different one is there and `clobber` is off; or it cannot be read.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        try:
+            old = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            if not clobber:
+                raise ProvenanceMismatch(
+                    f"{path} is there but cannot be read ({error}); {option} replaces it"
+                ) from error
+            old = ""
+        if old == text:
+            return
+        found = differences(old, text)
+        if not found:
+            return
+        if not clobber:
+            for line in found:
+                log.warning("%s: %s", path.name, line)
+            raise ProvenanceMismatch(
+                f"{path} differs from the present run ({'; '.join(found[:20])}); {option} replaces it"
+            )
+        if backup:
+            _keep(path)
+    _write(path, text)
+
+
+def _keep(path: Path) -> None:
+    """Move a file aside under the first free number; an older one is never overwritten."""
+    number = 1
+    while True:
+        saved = path.with_name(f"{path.name}~{number}")
+        try:
+            os.link(path, saved)  # fails where the name exists: no race between check and use
+            return
+        except FileExistsError:
+            number += 1
+
+
+def _write(path: Path, text: str) -> None:
+    work = path.with_name(f".{path.name}.{os.getpid()}.part")
+    work.write_text(text, encoding="utf-8")
+    os.replace(work, path)
+
+
+def config_differences(old: str, new: str) -> list[str]:
+    """Return the fields that differ, as ``name: old -> new``."""
+    before, after = _assignments(old), _assignments(new)
+    return [
+        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _assignments(text: str) -> dict[str, str]:
+    out = {}
+    for line in text.splitlines():
+        name, sign, value = line.partition("=")
+        if sign and name.startswith("config."):
+            out[name[len("config.") :].strip()] = value.strip()
+    return out
+
+
+def json_differences(old: str, new: str) -> list[str]:
+    """Return the keys that differ between two flat JSON objects."""
+    try:
+        before = json.loads(old)
+    except ValueError:
+        return ["the stored file is no JSON"]
+    after = json.loads(new)
+    return [
+        f"{k}: {before.get(k, 'absent')} -> {after.get(k, 'absent')}"
+        for k in sorted(before.keys() | after.keys())
+        if before.get(k) != after.get(k)
+    ]
+
+
+def write_together(texts: dict[Path, str], *, clobber: bool, backup: bool) -> None:
+    """Write several files after all of them were compared: a mismatch leaves every one as it was.
+
+    Raises
+    ------
+    ProvenanceMismatch
+        Names every file and key that differs.
+    """
+    wrong: list[str] = []
+    for path, text in texts.items():
+        if path.exists() and not clobber:
+            wrong += [f"{path.name}: {d}" for d in json_differences(path.read_text(encoding="utf-8"), text)]
+    if wrong:
+        raise ProvenanceMismatch(f"stored schemas differ ({'; '.join(wrong[:20])}); clobber replaces them")
+    for path, text in texts.items():
+        write_guarded(path, text, clobber=True, backup=backup, differences=json_differences, option="clobber")
+
+
+def write_versions(path: Path, present: dict[str, Any], *, clobber: bool, backup: bool) -> None:
+    """Store package versions; only packages known to both are compared, new ones are added.
+
+    Raises
+    ------
+    ProvenanceMismatch
+        A package has another version than the stored one.
+    """
+    merged = {str(k): str(v) for k, v in present.items()}
+    if path.exists() and not clobber:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        wrong = [
+            f"{k}: {stored[k]} vs {merged[k]}" for k in sorted(stored.keys() & merged.keys()) if stored[k] != merged[k]
+        ]
+        if wrong:
+            raise ProvenanceMismatch(
+                f"Version mismatch ({'; '.join(wrong[:20])}); --clobber-versions replaces the stored ones, --no-versions "
+                "does not compare"
+            )
+        merged = stored | merged
+    text = json.dumps(dict(sorted(merged.items())), indent=1)
+    write_guarded(path, text, clobber=True, backup=backup and clobber, differences=json_differences, option="clobber")
