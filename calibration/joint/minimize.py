@@ -5,9 +5,12 @@ Making and factoring S costs ten times as much, and S hardly changes: it is kept
 at least three times less than the one before), and remade when it does not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -19,7 +22,7 @@ from calibration.errors import SingularFit
 from calibration.joint.elimination import Reduced, Rows, add_block, add_gradient, contributions, star_steps
 from calibration.joint.sparse import SparseFactor, sparse_schur
 
-__all__ = ["Evaluation", "Kept", "Problem", "evaluate", "minimize", "star_blocks", "sum_blocks"]
+__all__ = ["Evaluation", "Kept", "Problem", "distributed", "evaluate", "minimize", "star_blocks", "sum_blocks"]
 
 F64 = NDArray[np.float64]
 BLOCK_BYTES = 2**25
@@ -73,6 +76,7 @@ class Sums:
     objective: float = 0.0
     reduced: Reduced | None = None
     sparse: list[Any] = field(default_factory=list)
+    steps: list[tuple[int, int, F64]] = field(default_factory=list)
 
     def add(self, other: "Sums") -> None:
         """Add the sums of other blocks."""
@@ -80,6 +84,7 @@ class Sums:
         self.chi2 += other.chi2
         self.objective += other.objective
         self.sparse += other.sparse
+        self.steps += other.steps
         if self.reduced is not None and other.reduced is not None:
             self.reduced.groups += other.reduced.groups
             self.reduced.columns = np.maximum(self.reduced.columns, other.reduced.columns)
@@ -90,12 +95,12 @@ class Sums:
 def sum_blocks(
     problem: Problem, blocks: Sequence[tuple[int, int]], *, stars: bool, matrix: bool, huber: float = 0.0
 ) -> Sums:
-    """Pass over blocks of stars and sum: the unit of work that may run anywhere.
+    """Pass over blocks of stars and sum: the unit of work that may run anywhere (it changes nothing).
 
     Parameters
     ----------
     stars
-        Let the stars move (they are moved); else they are held.
+        Let the stars move (by ``steps`` of the result); else they are held.
     matrix
         Sum the normal matrix too, not only the gradient.
     huber
@@ -117,7 +122,7 @@ def sum_blocks(
         excess = _soften(rows, huber) if huber > 0 else 0.0
         if stars:
             star_steps(rows.residual, rows.weight, rows.star, rows.offsets, rows.prior, rows.pull, step, inverse)
-            problem.move(first, last, step)
+            out.steps.append((first, last, step))
         moved = rows.residual + np.einsum("nda,na->nd", rows.star, np.repeat(step, np.diff(rows.offsets), axis=0))
         chi2 = float(np.einsum("ni,nij,nj->", moved, rows.weight, moved, optimize=True))
         out.chi2 += chi2
@@ -143,16 +148,43 @@ def _soften(rows: Rows, huber: float) -> float:
     return float((huber * (far - huber)).sum())
 
 
-def _pass(problem: Problem, stars: bool, matrix: bool, huber: float) -> Sums:
-    """All blocks, in two threads, added in a fixed order: the same bytes on any machine."""
-    blocks = star_blocks(problem)
-    half = (len(blocks) + 1) // 2
-    parts = [b for b in (blocks[:half], blocks[half:]) if b]
+def _in_threads(function: Callable[[Any], Sums], parts: Sequence[Any]) -> list[Sums]:
     with ThreadPoolExecutor(_THREADS) as pool:
-        made = list(pool.map(lambda b: sum_blocks(problem, b, stars=stars, matrix=matrix, huber=huber), parts))
-    total = made[0]
-    for part in made[1:]:
+        return list(pool.map(function, parts))
+
+
+Mapper = Callable[[Callable[[Any], Sums], Sequence[Any]], Sequence[Sums]]
+_MAPPER: ContextVar[tuple[Mapper, int]] = ContextVar("mapper", default=(_in_threads, _THREADS))
+
+
+@contextmanager
+def distributed(mapper: Mapper, parts: int) -> Iterator[None]:
+    """Sum blocks elsewhere: `mapper` applies a function to so many parts, like ``map``, in processes or on machines.
+
+    ::
+
+        with distributed(lambda f, p: dask.compute(*[dask.delayed(f)(x) for x in p]), 8):
+            task.run(...)
+    """
+    token = _MAPPER.set((mapper, parts))
+    try:
+        yield
+    finally:
+        _MAPPER.reset(token)
+
+
+def _pass(problem: Problem, stars: bool, matrix: bool, huber: float) -> Sums:
+    """All blocks, in parts that are added in a fixed order: the same bytes on any machine; then the stars move."""
+    mapper, n_parts = _MAPPER.get()
+    blocks = star_blocks(problem)
+    cuts = [round(len(blocks) * k / n_parts) for k in range(n_parts + 1)]
+    parts = [blocks[a:b] for a, b in pairwise(cuts) if b > a]
+    work = partial(sum_blocks, problem, stars=stars, matrix=matrix, huber=huber)
+    total, *others = mapper(work, parts)
+    for part in others:
         total.add(part)
+    for first, last, step in total.steps:
+        problem.move(first, last, step)
     return total
 
 

@@ -1,9 +1,12 @@
 """The joint fit against simulated mosaics whose every number is known."""
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +18,7 @@ from calibration.joint.association import friends_of_friends
 from calibration.joint.command import parse, run_parsed
 from calibration.joint.config import JointcalConfig
 from calibration.joint.data import ARCSEC, unit_vectors
+from calibration.joint.minimize import distributed
 from calibration.joint.task import JointcalTask
 from exposure import ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
 from exposure.camera import Camera
@@ -385,3 +389,26 @@ def test_camera_file_round_trip(tmp_path):
     camera = survey().camera
     camera.write(tmp_path / "c.yaml")
     assert Camera.read(tmp_path / "c.yaml") == camera
+
+
+@pytest.fixture(params=["processes", "dask"])
+def mapper(request):
+    if request.param == "dask":
+        yield lambda function, parts: dask.compute(*[dask.delayed(function)(p) for p in parts], scheduler="threads")
+        return
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield lambda function, parts: list(pool.map(function, parts))
+
+
+def test_blocks_summed_elsewhere_give_the_same_answer(mapper, monkeypatch):
+    monkeypatch.setattr("calibration.joint.minimize.BLOCK_BYTES", 2**17)  # many blocks
+    s = survey(1, 2, 3)
+    options = {"doPhotometry": False, "maxAstrometrySteps": 1}
+    here = run(s, **options)
+    with distributed(mapper, 3):
+        there = run(s, **options)
+    for key, wcs in here.outputWcs.items():
+        x, y = np.array([5.0, 2000.0]), np.array([4000.0, 7.0])
+        off = np.subtract(wcs.pixel_to_sky(x, y), there.outputWcs[key].pixel_to_sky(x, y))
+        assert np.abs(off).max() < 1e-9 / 3600
+    assert there.metrics["astrometry_final_chi2"] == pytest.approx(here.metrics["astrometry_final_chi2"], rel=1e-9)
