@@ -5,6 +5,7 @@ Run ``python -m benchmarks.calibration [compare|scale|all]``. Everything is made
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -79,7 +80,7 @@ def scamp(s: MosaicSurvey, folder: Path) -> dict[str, float] | None:
             "-ASTREFMAG_KEY", "MAG", "-ASTREFMAGERR_KEY", "MAGERR", "-MATCH", "N", "-CROSSID_RADIUS", "2.0",
             "-DISTORT_DEGREES", "3", "-STABILITY_TYPE", "EXPOSURE", "-CHECKPLOT_TYPE", "NONE", "-WRITE_XML", "Y",
             "-XML_NAME", str(folder / "scamp.xml"), "-SN_THRESHOLDS", "10.0,100.0", "-SOLVE_PHOTOM", "Y",
-            "-PHOTINSTRU_KEY", "FILTER", "-NTHREADS", "2", "-POSITION_MAXERR", "1.0", "-FWHM_THRESHOLDS", "0.0,100.0",
+            "-PHOTINSTRU_KEY", "FILTER", "-VERBOSE_TYPE", "NORMAL", "-NTHREADS", "2", "-POSITION_MAXERR", "1.0", "-FWHM_THRESHOLDS", "0.0,100.0",
             "-ELLIPTICITY_MAX", "1.0", "-CENTROID_KEYS", "XWIN_IMAGE,YWIN_IMAGE", "-CENTROIDERR_KEYS",
             "ERRAWIN_IMAGE,ERRBWIN_IMAGE,ERRTHETAWIN_IMAGE", "-PHOTFLUX_KEY", "FLUX_AUTO", "-PHOTFLUXERR_KEY",
             "FLUXERR_AUTO", "-ASTREF_WEIGHT", "1.0", "-ASTRACCURACY_TYPE", "SIGMA-PIXEL", "-ASTR_ACCURACY", "0.02",
@@ -87,28 +88,23 @@ def scamp(s: MosaicSurvey, folder: Path) -> dict[str, float] | None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     wall = time.perf_counter() - start
-    xml = (folder / "scamp.xml").read_text() if done.returncode == 0 else ""
-    return {"wall_s": wall, **_scamp_numbers(xml)}
+    return {"wall_s": wall, **_scamp_numbers(done.stdout + done.stderr)}
 
 
-def _scamp_numbers(xml: str) -> dict[str, float]:
-    from io import BytesIO
-
-    from astropy.io.votable import parse
-
-    if not xml:
-        return {}
-    table = next(
-        t for t in parse(BytesIO(xml.encode())).iter_tables() if t.ID == "FGroups" or t.name == "FGroups"
-    ).to_table()
-    row = table[0]
-    arcsec = {k: np.asarray(row[k], float) for k in table.colnames if k.endswith("HighSN")}
-    out = {
-        "internal_mas": 1e3 * float(np.sqrt((arcsec["AstromSigma_Internal_HighSN"] ** 2).mean())),
-        "external_mas": 1e3 * float(np.sqrt((arcsec["AstromSigma_Reference_HighSN"] ** 2).mean())),
-    }
-    if "PhotSigma_Internal_HighSN" in table.colnames:
-        out["photometry_mmag"] = 1e3 * float(np.ravel(np.asarray(row["PhotSigma_Internal_HighSN"], float))[0])
+def _scamp_numbers(said: str) -> dict[str, float]:
+    """Read the statistics at S/N > 100, after clipping, from what SCAMP prints."""
+    out: dict[str, float] = {}
+    for key, title in (
+        ("internal_mas", r"Astrometric stats \(internal\)"),
+        ("external_mas", r"Astrometric stats \(external\)"),
+    ):
+        found = re.findall(title + r".*?Group +1:([^\n]*)", said, re.DOTALL)
+        if found:
+            sizes = [float(v) for v in re.findall(r'([0-9.]+)"', found[-1])]
+            out[key] = 1e3 * float(np.hypot(*sizes[-2:]) / np.sqrt(2))
+    found = re.findall(r"Photometric stats \(internal\).*?Group +1:[^\n]*?P1 +([^\n]*)", said, re.DOTALL)
+    if found:
+        out["photometry_mmag"] = 1e3 * float(found[-1].split()[3])
     return out
 
 

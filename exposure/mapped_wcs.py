@@ -1,7 +1,9 @@
 """WCS that are more than a FITS header can say: composed polynomial maps, and SIP approximations of anything."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,11 +51,17 @@ class ComposedWcs(SkyWcs):
         self, maps: "list[PolynomialMap]", tangent: tuple[float, float], bbox: tuple[int, int, int, int]
     ) -> None:
         self.maps, self.tangent, self.bbox = list(maps), (float(tangent[0]), float(tangent[1])), bbox
-        x0, y0, width, height = bbox
-        cx, cy = x0 + (width - 1) / 2, y0 + (height - 1) / 2
-        linear = local_linear(self, cx, cy)
-        super().__init__(linear._wcs, linear.origin)
-        self._linear = linear
+        self.origin = (0, 0)
+
+    @cached_property
+    def _linear(self) -> SkyWcs:
+        """The TAN WCS that touches this one at the middle of the image; made when it is first needed."""
+        x0, y0, width, height = self.bbox
+        return local_linear(self, x0 + (width - 1) / 2, y0 + (height - 1) / 2)
+
+    @property
+    def _wcs(self) -> Any:  # type: ignore[override]
+        return self._linear._wcs
 
     def _forward(self, x: F64, y: F64) -> tuple[F64, F64]:
         for step in self.maps:
@@ -81,18 +89,26 @@ class ComposedWcs(SkyWcs):
 
     def to_json(self) -> str:
         """Return the whole map as JSON."""
-        return json.dumps({
+        return json.dumps(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole map as plain lists and numbers."""
+        return {
             "tangent_deg": self.tangent, "bbox": self.bbox, "unit": "arcsec in the tangent plane",
             "basis": "sum_ij c[k][j][i] T_i(u) T_j(v), u = (x - centre) / half",
             "maps": [
                 {"centre": m.centre, "half": m.half, "coefficients": m.coefficients.tolist()} for m in self.maps
             ],
-        })  # fmt: skip
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, text: str) -> "ComposedWcs":
         """Read what `to_json` wrote."""
-        raw: dict[str, Any] = json.loads(text)
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> "ComposedWcs":
+        """Read what `to_dict` made."""
         maps = [
             PolynomialMap(np.array(m["coefficients"], np.float64), tuple(m["centre"]), tuple(m["half"]))
             for m in raw["maps"]
@@ -220,19 +236,18 @@ def sip_approximation(wcs: Any, bbox: tuple[int, int, int, int], order: int = 5,
     WcsMissing
         The WCS is not finite over the box.
     """
-    x0, y0, width, height = bbox
-    cx, cy = float(x0 + (width - 1) // 2), float(y0 + (height - 1) // 2)
-    nodes = 0.5 * (1 - np.cos(np.pi * (np.arange(points) + 0.5) / points))  # Chebyshev nodes: no overshoot at the edges
-    gx, gy = (a.ravel() for a in np.meshgrid(x0 - 0.5 + width * nodes, y0 - 0.5 + height * nodes))
+    u, v, cx, cy = _grid(bbox, points)
+    gx, gy = u + cx, v + cy
     ra, dec = wcs.pixel_to_sky(gx, gy)
     (r0,), (d0,) = wcs.pixel_to_sky(np.array([cx]), np.array([cy]))
     xi, eta = project(ra, dec, (float(r0), float(d0)))
     if not (np.isfinite(xi).all() and np.isfinite(eta).all()):
         raise WcsMissing("the WCS is not finite over the image: it cannot be approximated")
     cd = local_matrix(wcs, cx, cy)[1] / 3600.0
-    u, v = gx - cx, gy - cy
     focal = np.linalg.solve(cd, np.stack([xi, eta]) / 3600.0)
-    (a, b), forward = _powers_fit(u, v, np.stack([focal[0] - u, focal[1] - v], 1), order, 2)
+    (a, b), forward = _powers_fit(
+        u, v, np.stack([focal[0] - u, focal[1] - v], 1), order, 2, _grid_inverse(bbox, order, points)
+    )
     (ap, bp), back = _powers_fit(focal[0], focal[1], np.stack([u - focal[0], v - focal[1]], 1), order, 1)
     sky_miss = 3600.0 * np.hypot(*(cd @ forward.T))
     return SipFit(
@@ -241,17 +256,41 @@ def sip_approximation(wcs: Any, bbox: tuple[int, int, int, int], order: int = 5,
     )  # fmt: skip
 
 
-def _powers_fit(u: F64, v: F64, values: F64, order: int, least: int) -> tuple[list[F64], F64]:
-    """Return tables [p, q] of u^p v^q with least <= p + q <= order for each column of values, and what is left."""
+@lru_cache(maxsize=8)
+def _grid_inverse(bbox: tuple[int, int, int, int], order: int, points: int) -> tuple[F64, F64]:
+    """Design and pseudo-inverse of the forward terms on the grid of a box: all chips of a camera share them."""
+    u, v, _, _ = _grid(bbox, points)
+    design = _design(u, v, order, 2)[0]
+    return design, np.asarray(np.linalg.pinv(design), np.float64)
+
+
+def _grid(bbox: tuple[int, int, int, int], points: int) -> tuple[F64, F64, float, float]:
+    """Offsets from the middle pixel of the nodes of a box, and that pixel."""
+    x0, y0, width, height = bbox
+    cx, cy = float(x0 + (width - 1) // 2), float(y0 + (height - 1) // 2)
+    nodes = 0.5 * (1 - np.cos(np.pi * (np.arange(points) + 0.5) / points))  # Chebyshev nodes: no overshoot at the edges
+    gx, gy = (a.ravel() for a in np.meshgrid(x0 - 0.5 + width * nodes, y0 - 0.5 + height * nodes))
+    return gx - cx, gy - cy, cx, cy
+
+
+def _design(u: F64, v: F64, order: int, least: int) -> tuple[F64, list[tuple[int, int]], float]:
+    """Terms u^p v^q with least <= p + q <= order of scaled offsets, their powers, and the scale."""
     scale = max(float(np.abs(u).max()), float(np.abs(v).max()), 1.0)
     pairs = [(p, q) for p in range(order + 1) for q in range(order + 1 - p) if p + q >= least]
     pu, pv = ((w / scale)[:, None] ** np.arange(order + 1) for w in (u, v))
-    design = np.stack([pu[:, p] * pv[:, q] for p, q in pairs], axis=1)
-    solved = np.linalg.lstsq(design, values, rcond=None)[0]
+    return np.stack([pu[:, p] * pv[:, q] for p, q in pairs], axis=1), pairs, scale
+
+
+def _powers_fit(
+    u: F64, v: F64, values: F64, order: int, least: int, known: "tuple[F64, F64] | None" = None
+) -> tuple[list[F64], F64]:
+    """Return tables [p, q] of u^p v^q with least <= p + q <= order for each column of values, and what is left."""
+    design, pairs, scale = _design(u, v, order, least)
+    solved = known[1] @ values if known is not None else np.linalg.lstsq(design, values, rcond=None)[0]
+    powers = np.array(pairs)
     tables = []
     for column in solved.T:
         out = np.zeros((order + 1, order + 1))
-        for (p, q), c in zip(pairs, column, strict=True):
-            out[p, q] = c / scale ** (p + q)
+        out[powers[:, 0], powers[:, 1]] = column / scale ** powers.sum(1)
         tables.append(out)
     return tables, np.asarray(values - design @ solved, np.float64)

@@ -16,7 +16,7 @@ __all__ = ["FitReport", "FitSettings", "Fittable", "chi2_cut", "fit", "judge"]
 
 log = logging.getLogger("alertprod.jointcal")
 F64 = NDArray[np.float64]
-_STAGE = 1e-3  # relative gain that ends a stage: the joint fit does the rest
+_STAGE = 1e-2  # relative gain that ends a stage: the joint fit does the rest
 HUBER = 2.5  # sigma; 94 % efficient for Gaussian errors
 
 

@@ -106,6 +106,7 @@ def _write_wcs(
     (work / "wcs").mkdir()
     (work / "maps").mkdir()
     worst_sky = worst_pixel = 0.0
+    maps: dict[int, dict[int, Any]] = {}
     for i in range(len(images)):
         visit, detector = images.key(i)
         if (visit, detector) not in wcs:
@@ -116,7 +117,9 @@ def _write_wcs(
         cards = sip.cards((full.bbox[0], full.bbox[1])) + _describe(images, i, calibs.get((visit, detector)))
         cards.append(("SIPMISS", sip.delta_sky, "[arcsec] worst miss of the SIP terms"))
         write_cards(work / "wcs" / f"{visit}_{detector}.hdr", cards)
-        (work / "maps" / f"{visit}_{detector}.json").write_text(full.to_json(), encoding="utf-8")
+        maps.setdefault(visit, {})[detector] = full.to_dict()
+    for visit, entries in maps.items():
+        (work / "maps" / f"{visit}.json").write_text(json.dumps(entries), encoding="utf-8")
     return {"sip_delta_sky_mas": worst_sky * 1e3, "sip_delta_pixel": worst_pixel}
 
 

@@ -25,9 +25,6 @@ def draw(result: Struct, folder: Path) -> list[Path]:
     paths
         ``residuals.png`` (quiver over the focal plane and histograms), ``chi2.png``, ``repeatability.png``.
     """
-    import matplotlib as mpl
-
-    mpl.use("agg", force=False)
     folder.mkdir(parents=True, exist_ok=True)
     out = []
     if result.astrometry is not None:
@@ -38,17 +35,22 @@ def draw(result: Struct, folder: Path) -> list[Path]:
     return out
 
 
-def _save(figure: Any, path: Path) -> Path:
-    import matplotlib.pyplot as plt
+def _figure(width: float, columns: int = 1, **place: float) -> tuple[Any, Any]:
+    """A figure of the object interface: no global state, and no window system is looked for."""
+    from matplotlib.figure import Figure
 
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure = Figure(figsize=(width, 5.6))
+    axes = figure.subplots(1, columns)
+    figure.subplots_adjust(**({"left": 0.07, "right": 0.97, "bottom": 0.13, "top": 0.92, "wspace": 0.25} | place))
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> Path:
+    figure.savefig(path, dpi=100)
     return path
 
 
 def _residual_picture(half: Half, path: Path) -> Path:
-    import matplotlib.pyplot as plt
-
     problem = half.problem
     residual = 1e3 * _residuals(problem)[0]
     lay = problem.layout
@@ -59,7 +61,7 @@ def _residual_picture(half: Half, path: Path) -> Path:
         of = lay.inner[problem.image] == chip
         place[of] = half.builder._focal(chip, u[of], v[of]) * half.builder.scale_mm
     kept = problem.kept
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 6), layout="tight")
+    figure, (left, right) = _figure(13, 2)
     x, y, dx, dy, n = _binned(place[kept], residual[kept])
     good = n >= 5
     arrows = left.quiver(x[good], y[good], dx[good], dy[good], np.hypot(dx, dy)[good], angles="xy", cmap="viridis")
@@ -84,7 +86,8 @@ def _residual_picture(half: Half, path: Path) -> Path:
         xlabel="residual [mas]",
         ylabel="number",
     )
-    right.legend(frameon=False)
+    right.margins(y=0.2)
+    right.legend(frameon=False, loc="upper left")
     return _save(figure, path)
 
 
@@ -102,9 +105,7 @@ def _binned(place: F64, residual: F64) -> tuple[F64, F64, F64, F64, F64]:
 
 
 def _chi2_picture(result: Struct, path: Path) -> Path:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5), layout="tight")
+    figure, axes = _figure(8, left=0.11)
     for name in ("astrometry", "photometry"):
         half = getattr(result, name)
         if half is None:
@@ -112,6 +113,8 @@ def _chi2_picture(result: Struct, path: Path) -> Path:
         values = [c / max(n, 1) for _, c, n in half.report.history]
         axes.semilogy(values, "o-", label=f"{name}: {values[-1]:.3f} at the end")
         for k, (label, _, _) in enumerate(half.report.history):
+            if label.startswith("Fit iteration"):
+                continue
             axes.annotate(label, (k, values[k]), fontsize=7, rotation=35, xytext=(3, 4), textcoords="offset points")
     axes.axhline(1.0, color="0.6", lw=0.8)
     axes.margins(x=0.12, y=0.15)
@@ -121,8 +124,6 @@ def _chi2_picture(result: Struct, path: Path) -> Path:
 
 
 def _repeatability_picture(half: Half, path: Path) -> Path:
-    import matplotlib.pyplot as plt
-
     problem = half.problem
     residual, count = _residuals(problem)
     value = problem.stars.value[problem.star_index, 0]
@@ -132,7 +133,7 @@ def _repeatability_picture(half: Half, path: Path) -> Path:
     index, _ = _measurements_of(half.associated.stars.offsets, half.which)
     use = problem.kept & (count >= 2) & np.isfinite(mag) & np.isfinite(off)
     off = 1e3 * off * np.sqrt(count / np.maximum(count - 1, 1))
-    figure, axes = plt.subplots(figsize=(8, 5), layout="tight")
+    figure, axes = _figure(8, left=0.11)
     axes.plot(mag[use], np.maximum(np.abs(off[use]), 1e-2), ",", color="0.6", rasterized=True)
     if use.any():
         edges = np.linspace(np.percentile(mag[use], 0.5), np.percentile(mag[use], 99.5), 16)
