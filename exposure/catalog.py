@@ -1,12 +1,13 @@
 """`ExposureCatalog`: one row per detector of a visit, with the objects that belong to it."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
@@ -81,27 +82,77 @@ class ExposureCatalog:
         return cls(table, records)
 
     def write_parquet(self, path: "str | PathLike[str]") -> None:
-        """Write the plain columns as Parquet, calibrations as JSON in the column ``photoCalib``."""
-        frame = self.table.to_pandas()
-        calibs = [self.records.get(int(d), ExposureRecord()).photo_calib for d in frame["id"]]
-        frame["photoCalib"] = [
-            None if c is None else json.dumps({"mean": c.mean, "error": c.error, "source": c.source}) for c in calibs
-        ]
+        """Write the plain columns as Parquet, with calibrations, WCS and visit info as text (no PSF: that is FITS)."""
+        frame = pd.DataFrame({c: list(self.table[c]) for c in self.table.colnames})
+        records = [self.records.get(int(d), ExposureRecord()) for d in frame["id"]]
+        frame["photoCalib"] = [None if r.photo_calib is None else _calib_text(r.photo_calib) for r in records]
+        frame["wcs"] = [None if r.wcs is None else _wcs_text(r.wcs) for r in records]
+        frame["visitInfo"] = [None if r.visit_info is None else json.dumps(asdict(r.visit_info)) for r in records]
         frame.to_parquet(path)
 
     @classmethod
     def read_parquet(cls, path: "str | PathLike[str]") -> "ExposureCatalog":
-        """Read what `write_parquet` wrote."""
-        import pandas as pd
+        """Read what `write_parquet` wrote.
 
+        Raises
+        ------
+        FitsUnreadable
+            The file is no such table.
+        """
         frame = pd.read_parquet(path)
-        texts = frame.pop("photoCalib")
-        records = {
-            int(d): ExposureRecord(photo_calib=PhotoCalib(**json.loads(t)))
-            for d, t in zip(frame["id"], texts, strict=True)
-            if isinstance(t, str)
+        if "id" not in frame or "photoCalib" not in frame:
+            raise FitsUnreadable(f"{Path(path).name} is no exposure catalogue: it lacks the columns id, photoCalib")
+        texts = {
+            name: frame.pop(name) if name in frame else [None] * len(frame)
+            for name in ("photoCalib", "wcs", "visitInfo")
         }
-        return cls(Table.from_pandas(frame), records)
+        records = {}
+        for d, calib, wcs, info in zip(frame["id"], *texts.values(), strict=True):
+            records[int(d)] = ExposureRecord(
+                photo_calib=_calib_from_text(calib) if isinstance(calib, str) else None,
+                wcs=_wcs_from_text(wcs) if isinstance(wcs, str) else None,
+                visit_info=VisitInfo(**json.loads(info)) if isinstance(info, str) else None,
+            )
+        return cls(Table({c: np.array(frame[c].tolist()) for c in frame.columns}), records)
+
+
+def _calib_text(calib: PhotoCalib) -> str:
+    raw: dict[str, Any] = {"mean": calib.mean, "error": calib.error, "source": calib.source}
+    if calib.variation is not None:
+        raw |= {"chebyshev": calib.variation.coefficients.tolist(), "bbox": list(calib.variation.bbox)}
+    return json.dumps(raw)
+
+
+def _calib_from_text(text: str) -> PhotoCalib:
+    raw = json.loads(text)
+    variation = None
+    if "chebyshev" in raw:
+        variation = ChebyshevField(np.array(raw["chebyshev"], np.float64), tuple(raw["bbox"]))
+    return PhotoCalib(raw["mean"], raw["error"], variation, raw["source"])
+
+
+def _wcs_text(wcs: SkyWcs) -> str:
+    from exposure.afw_catalog import AstWcs
+    from exposure.mapped_wcs import ComposedWcs
+
+    if isinstance(wcs, ComposedWcs):
+        return json.dumps({"kind": "COMPOSED", **wcs.to_dict()})
+    if isinstance(wcs, AstWcs):
+        return json.dumps({"kind": "AST", "text": wcs.text, "bbox": list(wcs.bbox)})
+    return json.dumps({"kind": "FITS", "text": wcs.to_header().tostring(sep="\n")})
+
+
+def _wcs_from_text(text: str) -> SkyWcs:
+    raw = json.loads(text)
+    if raw["kind"] == "COMPOSED":
+        from exposure.mapped_wcs import ComposedWcs
+
+        return ComposedWcs.from_dict(raw)
+    if raw["kind"] == "AST":
+        from exposure.afw_catalog import AstWcs
+
+        return AstWcs(raw["text"], tuple(raw["bbox"]))
+    return SkyWcs.from_header(fits.Header.fromstring(raw["text"], sep="\n"))
 
 
 def _record_hdus(record: ExposureRecord) -> list[Any]:

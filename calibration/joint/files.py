@@ -116,7 +116,7 @@ def read_headers(paths: Iterable[Path]) -> list[ExposureCatalog]:
 
 
 def read_summaries(paths: Iterable[Path]) -> list[ExposureCatalog]:
-    """Read visit summaries: our FITS catalogues, or those of the Rubin stack.
+    """Read visit summaries: our FITS or Parquet catalogues, or those of the Rubin stack.
 
     Raises
     ------
@@ -125,4 +125,7 @@ def read_summaries(paths: Iterable[Path]) -> list[ExposureCatalog]:
     """
     from exposure.afw_catalog import read_exposure_catalog
 
-    return [read_exposure_catalog(path) for path in paths]
+    return [
+        ExposureCatalog.read_parquet(p) if p.suffix in (".parquet", ".parq") else read_exposure_catalog(p)
+        for p in paths
+    ]

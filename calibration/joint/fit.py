@@ -96,6 +96,7 @@ def judge(problem: Fittable) -> tuple[float, int, Evaluation]:
 def fit(
     problem: Fittable, settings: FitSettings, progress: Callable[[str, float, int], None] | None = None,
     check: Callable[[], None] | None = None, between: Callable[[], None] | None = None,
+    watch: "Callable[[str, Any, Evaluation | None], None] | None" = None,
 ) -> FitReport:  # fmt: skip
     """Fit model and stars, reject outliers, and fit again until none is left.
 
@@ -107,6 +108,8 @@ def fit(
         Raises when the model is impossible.
     between
         Called after the stages (errors may be frozen here).
+    watch
+        Called with (label, problem, evaluation) before and after the stages, after each of them, and at the end.
 
     Raises
     ------
@@ -131,20 +134,28 @@ def fit(
             )
         if check is not None:
             check()
+        if watch is not None:
+            watch(label, problem, found)
         return found
 
     huber = HUBER if settings.reject == "robust" else 0.0
     report.chi2, report.ndof, _ = judge(problem)
     report.history.append(("Initial", report.chi2, report.ndof))
+    if watch is not None:
+        watch("preinit", problem, None)
     for label, stars, model in settings.stages:
         minimize(problem, stars=stars, model=model, huber=huber, max_passes=8, tolerance=_STAGE)
         said(label)
+    if watch is not None:
+        watch("postinit", problem, None)
     if between is not None:
         between()
     kept = Kept()
     minimize(problem, huber=huber, kept=kept)
     report.evaluation = said(settings.label)
     _reject_rounds(problem, settings, report, kept, said)
+    if watch is not None:
+        watch("final", problem, report.evaluation)
     per_degree = report.chi2 / max(report.ndof, 1)
     if per_degree >= 4:
         log.error("Potentially bad fit: High chi-squared/ndof. (%.2f)", per_degree)

@@ -11,6 +11,7 @@ from calibration.joint.build_astrometry import AstrometryBuilder
 from calibration.joint.build_photometry import PhotometryBuilder
 from calibration.joint.config import JointcalConfig
 from calibration.joint.data import Images, Measurements
+from calibration.joint.debug import Watch
 from calibration.joint.fit import FitReport, FitSettings, chi2_cut, fit
 from calibration.joint.minimize import evaluate
 from calibration.joint.references import References
@@ -50,7 +51,7 @@ def _present(images: Images, a: Associated) -> tuple[Images, Associated]:
 
 def fit_astrometry(
     images: Images, measurements: Measurements, references: References, camera: Camera, config: JointcalConfig,
-    progress: Progress = None,
+    progress: Progress = None, tag: str = "",
 ) -> tuple[Images, Half]:  # fmt: skip
     """Fit the maps of all images and the places of all stars.
 
@@ -58,6 +59,8 @@ def fit_astrometry(
     -------
     images, half
         The images that were fitted, and the result.
+
+    `tag` is ``TRACT_FILTER`` in the names of debug files.
     """
     images, a = _present(images, _associated(images, measurements, references, config))
     builder = AstrometryBuilder.start(images, a, camera, config)
@@ -70,7 +73,10 @@ def fit_astrometry(
         [("DistortionsVisit", False, outer)] if constrained else []
     )
     stages += [("Distortions", False, None), ("Positions", True, np.zeros_like(outer))]
-    report = fit(problem, _settings(config, stages, "DistortionsPositions", "astrometry"), progress)
+    report = fit(
+        problem, _settings(config, stages, "DistortionsPositions", "astrometry"), progress,
+        watch=Watch(config, "astrometry", tag, images, a),
+    )  # fmt: skip
     half = Half(a, problem, None, which, held, report, builder)
     inner, outside = astrometric_scatter(problem, a, which)
     half.metrics = _counts("astrometry", images, a, report) | {"relative_rms_mas": inner, "absolute_rms_mas": outside}
@@ -90,7 +96,7 @@ def fit_astrometry(
 
 def fit_photometry(
     images: Images, measurements: Measurements, references: References, camera: Camera, config: JointcalConfig,
-    progress: Progress = None,
+    progress: Progress = None, tag: str = "",
 ) -> tuple[Images, Half]:  # fmt: skip
     """Fit the calibrations of all images and the fluxes of all stars.
 
@@ -109,8 +115,9 @@ def fit_photometry(
         stages.append(("ModelVisit", False, fields))
     stages += [("Model", False, None), ("Fluxes", True, np.zeros_like(fields)), ("ModelFluxes", True, None)]
     report = fit(
-        problem, _settings(config, stages, "Final", "photometry"), progress, builder.check, problem.freeze_errors
-    )
+        problem, _settings(config, stages, "Final", "photometry"), progress, builder.check, problem.freeze_errors,
+        Watch(config, "photometry", tag, images, a),
+    )  # fmt: skip
     half = Half(a, problem, None, which, held, report, builder)
     half.metrics = _counts("photometry", images, a, report) | {
         "repeatability_mmag": photometric_scatter(problem, a, which)
@@ -140,7 +147,7 @@ def _counts(prefix: str, images: Images, a: Associated, report: FitReport) -> di
         f"{prefix}_prepared_refStars": int((a.stars.reference >= 0).sum()),
         f"{prefix}_prepared_fittedStars": len(a.stars), f"{prefix}_prepared_ccdImages": len(images),
         f"{prefix}_final_chi2": report.chi2, f"{prefix}_final_ndof": report.ndof,
-        f"{prefix}_n_outliers": report.n_outliers, f"{prefix}_converged": float(report.converged),
+        f"{prefix}_n_outliers": report.n_outliers, f"{prefix}_converged": report.converged,
     }  # fmt: skip
 
 

@@ -100,10 +100,17 @@ class JointcalTask(AlertTask):
         photometry: Half | None = None
         metrics: dict[str, Any] = {}
         fitted, wcs, calibs = images, None, None
+        tag = f"{tract or 0}_{most_common_filter(images)[0]}"
         if self.config.doAstrometry:
             with self.step("astrometry"):
                 fitted, astrometry = fit_astrometry(
-                    images, measurements, self._references("astrometry", images), inputCamera, self.config, progress
+                    images,
+                    measurements,
+                    self._references("astrometry", images),
+                    inputCamera,
+                    self.config,
+                    progress,
+                    tag,
                 )
             wcs = build_wcs(astrometry.builder)
             metrics |= astrometry.metrics
@@ -111,7 +118,7 @@ class JointcalTask(AlertTask):
             with self.step("photometry"):
                 photo_images, photometry = fit_photometry(
                     _with_wcs(images, wcs), measurements, self._references("photometry", images), inputCamera,
-                    self.config, progress,
+                    self.config, progress, tag,
                 )  # fmt: skip
             calibs = build_calibrations(photometry.builder)
             metrics |= photometry.metrics

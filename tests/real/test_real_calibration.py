@@ -105,10 +105,15 @@ def test_stored_statistics_of_hsc_come_out_again(visit, tmp_path):
         assert moments == pytest.approx(float(row["psfSigma"]), rel=1e-6)
     catalog.table, kept = catalog.table[:3], {d: catalog.records[d] for d in catalog.table["id"][:3]}
     ExposureCatalog(catalog.table, kept).write_fits(tmp_path / "c.fits")
+    ExposureCatalog(catalog.table, kept).write_parquet(tmp_path / "c.parquet")
     again = ExposureCatalog.read_fits(tmp_path / "c.fits")
+    plain = ExposureCatalog.read_parquet(tmp_path / "c.parquet")
+    assert np.array_equal(plain.table["raCorners"], catalog.table["raCorners"])
     x, y = np.array([0.0, 2000.0]), np.array([4000.0, 10.0])
     for d, record in kept.items():
         assert np.array_equal(again.records[d].wcs.pixel_to_sky(x, y), record.wcs.pixel_to_sky(x, y))
         assert again.records[d].photo_calib.mean == pytest.approx(record.photo_calib.mean, rel=1e-14)
         assert again.records[d].visit_info == record.visit_info
+        assert np.array_equal(plain.records[d].wcs.pixel_to_sky(x, y), record.wcs.pixel_to_sky(x, y))
+        assert plain.records[d].visit_info == record.visit_info
         assert np.array_equal(again.records[d].valid_polygon, record.valid_polygon)

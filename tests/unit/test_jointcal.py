@@ -413,3 +413,28 @@ def test_blocks_summed_elsewhere_give_the_same_answer(mapper, monkeypatch):
         off = np.subtract(wcs.pixel_to_sky(x, y), there.outputWcs[key].pixel_to_sky(x, y))
         assert np.abs(off).max() < 1e-9 / 3600
     assert there.metrics["astrometry_final_chi2"] == pytest.approx(here.metrics["astrometry_final_chi2"], rel=1e-9)
+
+
+def test_debug_files_are_written_when_asked_for(tmp_path):
+    s = survey(1, 2, 3)
+    result = run(
+        s, writeInitMatrix=True, writeChi2FilesInitialFinal=True, writeChi2FilesOuterLoop=True, writeInitialModel=True,
+        debugOutputPath=str(tmp_path), photometryVisitOrder=2,
+    )  # fmt: skip
+    names = {p.name for p in tmp_path.iterdir()}
+    for half, stages in (
+        ("astrometry", ("DistortionsVisit", "Distortions", "Positions", "DistortionsPositions")),
+        ("photometry", ("ModelVisit", "Model", "Fluxes", "ModelFluxes")),
+    ):
+        for when in ("preinit", "postinit"):
+            assert {f"{half}_{when}-0_HSC-Z-mat.txt", f"{half}_{when}-0_HSC-Z-grad.txt"} <= names
+        assert f"{half}_initial_model-0_HSC-Z.json" in names
+        for stage in stages:
+            assert f"{half}_init-{stage}_chi2-0_HSC-Z-meas.csv" in names
+        assert f"{half}_final_chi2-0_HSC-Z-ref.csv" in names
+    matrix = np.loadtxt(tmp_path / "photometry_postinit-0_HSC-Z-mat.txt")
+    assert np.allclose(matrix, matrix.T)
+    table = pd.read_csv(tmp_path / "astrometry_final_chi2-0_HSC-Z-meas.csv", sep="\t", comment="#", header=None)
+    refs = pd.read_csv(tmp_path / "astrometry_final_chi2-0_HSC-Z-ref.csv", sep="\t", comment="#", header=None)
+    chi2 = table[6].sum() + refs[2].sum()
+    assert chi2 == pytest.approx(result.metrics["astrometry_final_chi2"], rel=1e-6)
