@@ -438,3 +438,48 @@ def test_debug_files_are_written_when_asked_for(tmp_path):
     refs = pd.read_csv(tmp_path / "astrometry_final_chi2-0_HSC-Z-ref.csv", sep="\t", comment="#", header=None)
     chi2 = table[6].sum() + refs[2].sum()
     assert chi2 == pytest.approx(result.metrics["astrometry_final_chi2"], rel=1e-6)
+
+
+def test_the_sparse_reduced_system_gives_the_same_answer(monkeypatch):
+    s = survey(1, 2, 5)
+    options = {"doPhotometry": False, "maxAstrometrySteps": 2}
+    dense = run(s, **options)
+    monkeypatch.setattr("calibration.joint.minimize.DENSE_LIMIT", 10)
+    sparse = run(s, **options)
+    assert sparse.metrics["astrometry_final_chi2"] == pytest.approx(dense.metrics["astrometry_final_chi2"], rel=1e-7)
+    assert np.allclose(dense.stars.dec, sparse.stars.dec, rtol=0, atol=1e-6 / 3600)
+
+
+def test_elimination_is_that_of_the_full_normal_matrix():
+    from calibration.joint.elimination import Reduced, Rows, add_block, star_steps
+
+    rng = np.random.default_rng(3)
+    m, per, d, q, k, size = 6, 4, 2, 2, 5, 12
+    n = m * per
+    w = rng.normal(size=(n, d, d))
+    starts = np.stack([rng.integers(0, 4, n), 7 + rng.integers(0, 3, n)], 1)
+    prior = np.broadcast_to(np.eye(q) * 0.5, (m, q, q)).copy()
+    rows = Rows(
+        rng.normal(size=(n, d)), w @ w.transpose(0, 2, 1) + np.eye(d), rng.normal(size=(n, d, k)), rng.normal(size=(n, d, q)),
+        starts, np.arange(n), np.array([3, 2]), np.arange(0, n + 1, per), prior, rng.normal(size=(m, q)),
+    )  # fmt: skip
+    step, inverse = np.zeros((m, q)), np.zeros((m, q, q))
+    star_steps(rows.residual, rows.weight, rows.star, rows.offsets, rows.prior, rows.pull, step, inverse)
+    made = Reduced(np.zeros((n, k, k)), np.full((n, k), -1), np.zeros((size, size)), np.zeros(size))
+    add_block(rows, inverse, step, made)
+    full, right = np.zeros((size + m * q, size + m * q)), np.zeros(size + m * q)
+    for i in range(n):
+        jacobian = np.zeros((d, size + m * q))
+        jacobian[:, starts[i, 0] : starts[i, 0] + 3] += rows.model[i, :, :3]
+        jacobian[:, starts[i, 1] : starts[i, 1] + 2] += rows.model[i, :, 3:]
+        s = i // per
+        jacobian[:, size + s * q : size + s * q + q] += rows.star[i]
+        full += jacobian.T @ rows.weight[i] @ jacobian
+        right += jacobian.T @ rows.weight[i] @ rows.residual[i]
+    for s in range(m):
+        at = slice(size + s * q, size + s * q + q)
+        full[at, at] += prior[s]
+        right[at] += rows.pull[s]
+    a, b, c = full[:size, :size], full[:size, size:], full[size:, size:]
+    assert np.allclose(made.matrix(), a - b @ np.linalg.solve(c, b.T), atol=1e-10)
+    assert np.allclose(made.gradient, right[:size] - b @ np.linalg.solve(c, right[size:]), atol=1e-10)
