@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from alerts.archive import AlertFile, read_alerts
 from alerts.errors import BrokerUnavailable
 from alerts.wire import encode
-from apdb import PostgresApdb
+from apdb import Database
 
 __all__ = ["KafkaTarget", "Relay", "ensure_topics"]
 
@@ -87,7 +87,7 @@ class Relay:
 
     def __init__(
         self,
-        database: PostgresApdb,
+        database: Database,
         archive: Path,
         target: KafkaTarget,
         crash: Callable[[str], None] = lambda name: None,

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from apdb.client import PostgresApdb
+from apdb.database import Database
 from apdb.errors import LeaseLost, VisitConflict
 
 __all__ = ["Claim", "Ledger", "VisitState"]
@@ -57,7 +57,7 @@ RETURNING l.visit, l.detector, l.attempt, l.release, l.failures, l.message
 class Ledger:
     """The ledger of one database."""
 
-    def __init__(self, database: PostgresApdb) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     def submit(self, message: dict[str, Any], visit: int, detector: int) -> tuple[dict[str, Any], bool]:

@@ -1,15 +1,26 @@
-"""Monthly partitions of DiaSource and DiaForcedSource by midpointMjdTai."""
+"""Monthly partitions of DiaSource and DiaForcedSource by midpointMjdTai, made ahead and online."""
 
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import psycopg
 from psycopg import sql
 
-__all__ = ["PARTITIONED", "ensure_months", "month_bounds"]
+from apdb.tables import PARTITIONED
 
-PARTITIONED = ("DiaSource", "DiaForcedSource")
+__all__ = ["LOCK_TIMEOUT_S", "Partition", "PartitionKeeper", "attach", "ensure_months", "month_bounds", "partitions"]
+
 _EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
+LOCK_TIMEOUT_S = 5
+_LOCK = 7001
+# times outside of 1995-2131 are mistakes; they go to the default partition
+_SANE = (49_718.0, 99_400.0)
+MAX_NEW_MONTHS = 4
 
 
 def _first_of_month(mjd: float, shift: int = 0) -> datetime:
@@ -27,20 +38,96 @@ def month_bounds(mjd: float, shift: int = 0) -> tuple[str, float, float]:
 def ensure_months(connection: psycopg.Connection[Any], mjd: float, ahead: int = 2) -> list[str]:
     """Make the partitions of the month of `mjd` and of the next `ahead` ones where they are missing.
 
-    Returns the names of those that were made. Safe to call from several sessions at once (advisory lock).
+    Returns the names of those that were made. Safe to call from several sessions at once (advisory lock). Rows that
+    wait in the default partition move into the new one. Readers and writers are held up for at most the lock time-out.
     """
     made = []
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(7001)")
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         for shift in range(ahead + 1):
             label, low, high = month_bounds(mjd, shift)
             for table in PARTITIONED:
                 name = f"{table}_{label}"
                 if connection.execute("SELECT to_regclass(%s)", (f'"{name}"',)).fetchone() == (None,):
-                    connection.execute(
-                        sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
-                            sql.Identifier(name), sql.Identifier(table), sql.Literal(low), sql.Literal(high)
-                        )
-                    )
+                    _make_month(connection, table, name, low, high)
                     made.append(name)
     return made
+
+
+def _make_month(connection: psycopg.Connection[Any], table: str, name: str, low: float, high: float) -> None:
+    new, default = sql.Identifier(name), sql.Identifier(f"{table}_default")
+    connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(new, sql.Identifier(table)))
+    connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+    connection.execute(
+        sql.SQL(
+            'WITH moved AS (DELETE FROM {} WHERE "midpointMjdTai" >= {} AND "midpointMjdTai" < {} RETURNING *) '
+            "INSERT INTO {} SELECT * FROM moved"
+        ).format(default, sql.Literal(low), sql.Literal(high), new)
+    )
+    attach(connection, table, name, low, high)
+
+
+def attach(connection: psycopg.Connection[Any], table: str, name: str, low: float, high: float) -> None:
+    """Attach a table as the partition of [low, high)."""
+    connection.execute(
+        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
+            sql.Identifier(table), sql.Identifier(name), sql.Literal(low), sql.Literal(high)
+        )
+    )
+
+
+class PartitionKeeper:
+    """Makes the partitions of the months that rows fall into, asking the database once for each month and process."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._owner = os.getpid()
+
+    def prepare(self, connection: psycopg.Connection[Any], rows: Mapping[str, pd.DataFrame]) -> None:
+        """Make what is missing for frames that have ``midpointMjdTai`` (at most a few months; the default takes more)."""
+        days: set[int] = set()
+        for frame in rows.values():
+            days |= set(np.unique(frame.midpointMjdTai.to_numpy(np.float64) // 1).astype(int).tolist())
+        months = {month_bounds(float(d))[0]: float(d) for d in sorted(days) if _SANE[0] <= d <= _SANE[1]}
+        missing = {label: day for label, day in months.items() if label not in self._known}
+        if len(missing) > MAX_NEW_MONTHS:
+            return
+        for label, day in missing.items():
+            ensure_months(connection, day, ahead=0)
+            self._known.add(label)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One partition: its table, bounds (NaN for the default), estimated rows and bytes."""
+
+    table: str
+    name: str
+    begin_mjd: float
+    end_mjd: float
+    rows: int
+    table_bytes: int
+    index_bytes: int
+
+
+def partitions(connection: psycopg.Connection[Any]) -> list[Partition]:
+    """Return all attached partitions in order of table and time, the default ones last."""
+    rows = connection.execute(
+        'SELECT "table", partition, bounds, "rowsEstimated", "tableBytes", "indexBytes" FROM partition_size'
+    ).fetchall()
+    out = []
+    for table, name, bounds, count, table_bytes, index_bytes in rows:
+        numbers = [
+            float(x) for x in bounds.replace("'", "").replace("(", " ").replace(")", " ").split() if _is_number(x)
+        ]
+        begin, end = numbers if len(numbers) == 2 else (np.nan, np.nan)
+        out.append(Partition(table, name, begin, end, int(count), int(table_bytes), int(index_bytes)))
+    return sorted(out, key=lambda p: (p.table, np.isnan(p.begin_mjd), p.begin_mjd))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

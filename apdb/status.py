@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from apdb.client import PostgresApdb
+from apdb.database import Database
 from apdb.ledger import VisitState
 
 __all__ = ["service_status"]
 
 
-def service_status(database: PostgresApdb) -> dict[str, Any]:
+def service_status(database: Database) -> dict[str, Any]:
     """Return visits by state, outbox depth and age, alerts published, and mean seconds per step."""
     with database.session() as connection:
         states = dict(connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall())

@@ -12,18 +12,18 @@ from lsst.sphgeom import Region
 from numpy.typing import NDArray
 from psycopg import sql
 
-from apdb.bulk import copy_in, select_frame
+from apdb.copy_in import copy_in
 from apdb.errors import ApdbError, DatabaseUnavailable, LeaseLost
-from apdb.htm import cover, htm_ids
-from apdb.schema import Column, columns_of
+from apdb.reading import history_of_objects, objects_in_region, visit_is_stored
+from apdb.schema import Column, columns_of, published_schema
+from apdb.storing import prepare, store_rows
 
 __all__ = ["HISTORY_DAYS", "VisitUnitOfWork"]
 
 HISTORY_DAYS = 360.0
-_PIXEL = Column("pixelId", "long", False, None, "", "HTM level 20")
 _FLAGS = (
-    Column("diaObjectId", "long", False, None, "", ""), Column("visit", "long", False, None, "", ""),
-    Column("detector", "short", False, None, "", ""), Column("flags", "int", False, None, "", ""),
+    Column("diaObjectId", "long", False), Column("visit", "long", False), Column("detector", "short", False),
+    Column("flags", "int", False),
 )  # fmt: skip
 
 
@@ -59,13 +59,7 @@ class VisitUnitOfWork:
 
     def load_objects(self, region: Region) -> pd.DataFrame:
         """Return the newest versions (DiaObjectLast columns) whose pixel is in the cover of the region."""
-        ranges = cover(region)
-        rest = sql.SQL(
-            'JOIN unnest(%s::bigint[], %s::bigint[]) r(lo, hi) ON t."pixelId" >= r.lo AND t."pixelId" < r.hi'
-        )
-        low, high = [r[0] for r in ranges], [r[1] for r in ranges]
-        frame = select_frame(self._connection, "DiaObjectLast", columns_of("DiaObjectLast"), rest, (low, high))
-        return frame.drop_duplicates("diaObjectId").sort_values("diaObjectId").reset_index(drop=True)
+        return objects_in_region(self._connection, published_schema(), region)
 
     def load_sources(self, object_ids: Sequence[int] | NDArray[np.int64], visit_mjd: float) -> pd.DataFrame:
         """Return the DiaSources of objects in the history window, withdrawn ones left out."""
@@ -78,21 +72,14 @@ class VisitUnitOfWork:
     def _history(
         self, table: str, object_ids: Sequence[int] | NDArray[np.int64], visit_mjd: float, order: str
     ) -> pd.DataFrame:
-        rest = sql.SQL(
-            'WHERE t."diaObjectId" = ANY(%s) AND t."midpointMjdTai" >= %s AND t."timeWithdrawnMjdTai" IS NULL'
+        frame = history_of_objects(
+            self._connection, published_schema(), table, object_ids, visit_mjd - HISTORY_DAYS, withdrawn=False
         )
-        ids = np.asarray(object_ids, dtype=np.int64).tolist()
-        frame = select_frame(self._connection, table, columns_of(table), rest, (ids, visit_mjd - HISTORY_DAYS))
         return frame.sort_values(["diaObjectId", "midpointMjdTai", order]).reset_index(drop=True)
 
     def contains_visit(self, visit: int, detector: int) -> bool:
         """Return whether rows of the (visit, detector) exist already."""
-        query = (
-            'SELECT EXISTS (SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
-            '(SELECT 1 FROM "DiaForcedSource" WHERE visit = %(v)s AND detector = %(d)s)'
-        )
-        row = self._connection.execute(query, {"v": visit, "d": detector}).fetchone()
-        return bool(row and row[0])
+        return visit_is_stored(self._connection, visit, detector)
 
     def remove_visit(self, visit: int, detector: int, mjd_tai: float) -> int:
         """Withdraw what an earlier processing of the visit stored (rows stay, marked); returns how many."""
@@ -118,41 +105,13 @@ class VisitUnitOfWork:
         objects, sources, forced
             Frames with APDB column names; ``validityStartMjdTai`` is set here.
         """
-        self._store_objects(mjd_tai, objects)
-        if len(sources):
-            rows = sources.assign(pixelId=htm_ids(sources.ra, sources.dec))
-            copy_in(self._connection, "DiaSource", rows, (*columns_of("DiaSource"), _PIXEL))
-        copy_in(self._connection, "DiaForcedSource", forced, columns_of("DiaForcedSource"))
+        schema = published_schema()
+        if not store_rows(self._connection, schema, prepare(schema, mjd_tai, objects, sources, forced)):
+            return
         if forced_flags is not None:
             copy_in(self._connection, "DiaForcedSourceFlags", forced_flags, _FLAGS)
         if ss_sources is not None:
             copy_in(self._connection, "SSSource", ss_sources, columns_of("SSSource"))
-
-    def _store_objects(self, mjd_tai: float, objects: pd.DataFrame) -> None:
-        if objects.empty:
-            return
-        rows = objects.assign(
-            validityStartMjdTai=mjd_tai, validityEndMjdTai=np.nan, pixelId=htm_ids(objects.ra, objects.dec)
-        )
-        ids = rows.diaObjectId.to_numpy(np.int64).tolist()
-        self._connection.execute(
-            'UPDATE "DiaObject" SET "validityEndMjdTai" = greatest(%s, "validityStartMjdTai") '
-            'WHERE "diaObjectId" = ANY(%s) AND "validityEndMjdTai" IS NULL',
-            (mjd_tai, ids),
-        )
-        copy_in(self._connection, "DiaObject", rows, (*columns_of("DiaObject"), _PIXEL))
-        last = (*columns_of("DiaObjectLast"), _PIXEL)
-        self._connection.execute(
-            'CREATE TEMP TABLE IF NOT EXISTS object_last (LIKE "DiaObjectLast") ON COMMIT DELETE ROWS'
-        )
-        copy_in(self._connection, "object_last", rows, last)
-        names = [sql.Identifier(c.name) for c in last]
-        updates = [sql.SQL("{0} = excluded.{0}").format(n) for n in names]
-        self._connection.execute(
-            sql.SQL(
-                'INSERT INTO "DiaObjectLast" ({0}) SELECT {0} FROM object_last ON CONFLICT ("diaObjectId") DO UPDATE SET {1}'
-            ).format(sql.SQL(", ").join(names), sql.SQL(", ").join(updates))
-        )
 
     def finish(
         self, visit: int, detector: int, attempt: int, state: str, counts: dict[str, Any], seconds: dict[str, float],

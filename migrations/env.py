@@ -3,10 +3,10 @@
 from alembic import context
 from sqlalchemy import text
 
-from apdb import PostgresApdb
+from apdb import Database
 
 uri = context.config.attributes["uri"]
-engine = PostgresApdb(uri).engine()
+engine = Database(uri).engine()
 with engine.connect() as connection:
     connection.execute(text("SET lock_timeout = '5s'"))
     connection.execute(text("SELECT pg_advisory_lock(7003)"))

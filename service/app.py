@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from apdb import Ledger, PostgresApdb
+from apdb import Ledger, Database
 from apdb.errors import DatabaseUnavailable, SchemaMismatch, VisitConflict
 from service.errors import BadMessage
 from service.message import VisitMessage
@@ -41,7 +41,7 @@ def _status_of(error: AlertProdError) -> int:
 def create_app(settings: Settings) -> FastAPI:
     """Return the application."""
     app = FastAPI(title="alertprod", version="0.1.0", description="Alert production: post a visit, read its state.")
-    database = PostgresApdb(settings.database(), statement_timeout_s=10)
+    database = Database(settings.database(), statement_timeout_s=10)
     ledger = Ledger(database)
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
 

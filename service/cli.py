@@ -83,7 +83,7 @@ def worker(drain: Annotated[bool, typer.Option(help="end when the queue is empty
 def relay() -> None:
     """Publish alerts."""
     from alerts.relay import KafkaTarget, Relay, ensure_topics
-    from apdb import PostgresApdb
+    from apdb import Database
     from service.crash import crash_at
 
     _logging()
@@ -92,7 +92,7 @@ def relay() -> None:
     stop = threading.Event()
     _on_stop(stop.set)
     publisher = Relay(
-        PostgresApdb(settings.database()),
+        Database(settings.database()),
         settings.archive_dir,
         target,
         lambda name: crash_at(name, settings.crash_point),
@@ -134,10 +134,10 @@ def migrate(revision: str = "head") -> None:
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show the ledger, the outbox and the time per step."""
-    from apdb import PostgresApdb
+    from apdb import Database
     from apdb.status import service_status
 
-    found = service_status(PostgresApdb(Settings().database()))  # type: ignore[call-arg]
+    found = service_status(Database(Settings().database()))  # type: ignore[call-arg]
     if as_json:
         print(json.dumps(found))
         return

@@ -7,7 +7,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer
 
-from apdb import Ledger, PostgresApdb
+from apdb import Ledger, Database
 from service.errors import BadMessage
 from service.settings import Settings
 from service.submit import submit_visit
@@ -23,7 +23,7 @@ class Ingest:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._ledger = Ledger(PostgresApdb(settings.database()))
+        self._ledger = Ledger(Database(settings.database()))
         self._stop = threading.Event()
         common: dict[str, Any] = {"bootstrap.servers": settings.kafka_brokers, **settings.kafka_client}
         self._consumer = Consumer(

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from apdb import PostgresApdb
+from apdb import Database
 from apdb.status import service_status
 
 __all__ = ["render_metrics"]
@@ -40,7 +40,7 @@ class _Status(Collector):
         yield steps
 
 
-def render_metrics(database: PostgresApdb) -> bytes:
+def render_metrics(database: Database) -> bytes:
     """Return the metrics as text; a database that does not answer gives ``alertprod_up 0``."""
     registry = CollectorRegistry()
     up = Gauge("alertprod_up", "1 when the database answers.", registry=registry)

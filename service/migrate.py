@@ -5,8 +5,8 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 
-from apdb import PostgresApdb
-from apdb.client import finish_schema
+from apdb import Database
+from apdb.setup import finish_schema
 
 __all__ = ["migrate"]
 
@@ -22,5 +22,5 @@ def migrate(uri: str, revision: str = "head") -> None:
         command.downgrade(config, revision)
         return
     command.upgrade(config, revision)
-    with PostgresApdb(uri).session() as connection:
+    with Database(uri).session() as connection:
         finish_schema(connection)

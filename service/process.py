@@ -14,7 +14,7 @@ from lsst.pipe.base import Struct
 
 from alerts.archive import write_alerts
 from alerts.packets import AlertInputs, build_packets
-from apdb import Claim, Ledger, PostgresApdb, VisitUnitOfWork
+from apdb import Claim, Ledger, Database, VisitUnitOfWork
 from apdb.htm import polygon
 from apdb.locks import lock_pixels, sky_locks
 from association import DiaPipelineTask, standardize
@@ -85,7 +85,7 @@ class Processor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._database = PostgresApdb(settings.database())
+        self._database = Database(settings.database())
         self._ledger = Ledger(self._database)
         self._templates = TemplateStore(settings.template_dir)
         self._roots = [*settings.data_roots, settings.upload_dir]

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from apdb import PostgresApdb
+from apdb import Database
 from apdb.embedded import EmbeddedPostgres, free_port
 from service.embedded_kafka import EmbeddedKafka
 from service.migrate import migrate
@@ -70,7 +70,7 @@ class Stack:
             "template_dir": self.scratch / "templates", **self._overrides,
         }  # fmt: skip
         self.settings = Settings(**values)
-        self.database = PostgresApdb(uri)
+        self.database = Database(uri)
         migrate(uri)
         for role in self._roles:
             self.start(role)

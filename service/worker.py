@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from apdb import Claim, Ledger, PostgresApdb
+from apdb import Claim, Ledger, Database
 from service.errors import JobCrashed
 from service.settings import Settings
 from tasks.errors import TransientError
@@ -81,7 +81,7 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._ledger = Ledger(PostgresApdb(settings.database()))
+        self._ledger = Ledger(Database(settings.database()))
         self._stop = threading.Event()
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self.processed = 0

@@ -8,7 +8,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from apdb import PostgresApdb
+from apdb import Database
 from apdb.embedded import EmbeddedPostgres
 from service.embedded_kafka import EmbeddedKafka
 from service.migrate import migrate
@@ -49,13 +49,13 @@ def template_database(postgres: EmbeddedPostgres) -> str:
 
 
 @pytest.fixture
-def database(postgres: EmbeddedPostgres, template_database: str) -> Iterator[PostgresApdb]:
+def database(postgres: EmbeddedPostgres, template_database: str) -> Iterator[Database]:
     """A fresh, migrated database."""
     name = f"t{uuid4().hex}"
     admin = template_database.rsplit("/", 1)[0] + "/postgres"
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE alertprod")
-    yield PostgresApdb(template_database.rsplit("/", 1)[0] + f"/{name}")
+    yield Database(template_database.rsplit("/", 1)[0] + f"/{name}")
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -9,13 +9,13 @@ import pytest
 from lsst.sphgeom import HtmPixelization, LonLat, UnitVector3d
 from sqlalchemy import inspect
 
-from apdb import LeaseLost, Ledger, PostgresApdb, VisitUnitOfWork, columns_of, empty_frame
+from apdb import Database, LeaseLost, Ledger, VisitUnitOfWork, columns_of, empty_frame
 from apdb import open as open_apdb
 from apdb.errors import ApdbError, DatabaseUnavailable, SchemaMismatch, VisitConflict
 from apdb.htm import htm_ids, polygon
 from apdb.locks import lock_pixels, sky_locks
 from apdb.partitions import ensure_months, month_bounds
-from apdb.schema import make_metadata
+from apdb.tables import make_metadata
 from service.migrate import migrate
 from tests.unit.test_alerts import frame_with
 
@@ -57,7 +57,7 @@ def test_migrations_make_the_generated_tables_and_go_down(postgres, database):
     admin = postgres.uri.rsplit("/", 1)[0]
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
         c.execute(f"CREATE DATABASE {name}")
-    other = PostgresApdb(f"{admin}/{name}")
+    other = Database(f"{admin}/{name}")
     with pytest.raises(SchemaMismatch, match="alertprod migrate"):
         other.check_schema()
     other.create()
@@ -80,10 +80,10 @@ def test_migrations_make_the_generated_tables_and_go_down(postgres, database):
         c.execute("CREATE DATABASE updown")
     migrate(f"{admin}/updown")
     migrate(f"{admin}/updown", "base")
-    tables = set(inspect(PostgresApdb(f"{admin}/updown").engine()).get_table_names())
+    tables = set(inspect(Database(f"{admin}/updown").engine()).get_table_names())
     assert tables <= {"alembic_version"}
     migrate(f"{admin}/updown")
-    PostgresApdb(f"{admin}/updown").check_schema()
+    Database(f"{admin}/updown").check_schema()
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
         c.execute("DROP DATABASE updown WITH (FORCE)")
 

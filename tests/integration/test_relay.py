@@ -95,10 +95,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from alerts.relay import KafkaTarget, Relay
-from apdb import PostgresApdb
+from apdb import Database
 from service.crash import crash_at
 uri, archive, brokers, topic, point = sys.argv[1:]
-relay = Relay(PostgresApdb(uri), Path(archive), KafkaTarget(brokers, topic, transactional_id="relay-" + topic),
+relay = Relay(Database(uri), Path(archive), KafkaTarget(brokers, topic, transactional_id="relay-" + topic),
               lambda name: crash_at(name, point))
 relay.step()
 """

@@ -1,4 +1,4 @@
-"""`PostgresApdb`: connections, schema creation, and plain reads of one database."""
+"""`Database`: connections of one PostgreSQL database, its creation, and the check of its schema."""
 
 import time
 from collections.abc import Iterator
@@ -11,27 +11,17 @@ import sqlalchemy as sa
 from psycopg import sql
 
 from apdb.errors import ApdbError, DatabaseUnavailable, SchemaMismatch
-from apdb.partitions import PARTITIONED, ensure_months
-from apdb.schema import SCHEMA_VERSION, make_metadata
+from apdb.partitions import ensure_months
+from apdb.schema import SCHEMA_VERSION, PublishedSchema
+from apdb.setup import DATABASE_VERSION, drop_tables, finish_schema
+from apdb.tables import make_metadata
 
-__all__ = ["PostgresApdb", "open"]
+__all__ = ["Database"]
 
 CONNECT_TIMEOUT_S = 10
-DATABASE_VERSION = "1"  # of our own tables; raised by every migration
 
 
-def open(uri: str) -> "PostgresApdb":  # the published name
-    """Return a client for a PostgreSQL URI (``postgresql://user@host:port/database``).
-
-    Raises
-    ------
-    ApdbError
-        The URI has another scheme.
-    """
-    return PostgresApdb(uri)
-
-
-class PostgresApdb:
+class Database:
     """One database. Cheap to make; every worker has its own connections.
 
     Parameters
@@ -40,13 +30,29 @@ class PostgresApdb:
         libpq URI. Its password never appears in logs or errors.
     statement_timeout_s
         Bound of every statement.
+    namespace
+        PostgreSQL schema of the tables; None is the database's default.
     """
 
-    def __init__(self, uri: str, statement_timeout_s: int = 120) -> None:
+    def __init__(self, uri: str, statement_timeout_s: int = 120, namespace: str | None = None) -> None:
         if urlsplit(uri).scheme not in ("postgresql", "postgres"):
             raise ApdbError(f"no client for a database of scheme {urlsplit(uri).scheme!r}: use postgresql://")
         self._uri = uri
         self._timeout = statement_timeout_s
+        self.namespace = namespace
+
+    @property
+    def uri(self) -> str:
+        """The URI with its password: never to be shown."""
+        return self._uri
+
+    def connect_arguments(self) -> dict[str, Any]:
+        """Return what every connection is made with: time-outs, name, search path."""
+        options = f"-c statement_timeout={self._timeout}s -c idle_in_transaction_session_timeout=600s -c jit=off"
+        return {
+            "autocommit": True, "connect_timeout": CONNECT_TIMEOUT_S, "options": options + self._search_path(),
+            "application_name": "alertprod", "keepalives_idle": 30, "tcp_user_timeout": 30_000,
+        }  # fmt: skip
 
     @property
     def label(self) -> str:
@@ -62,12 +68,8 @@ class PostgresApdb:
         DatabaseUnavailable
             No answer within the time-out.
         """
-        options = f"-c statement_timeout={self._timeout}s -c idle_in_transaction_session_timeout=600s -c jit=off"
         try:
-            return psycopg.connect(
-                self._uri, autocommit=autocommit, connect_timeout=CONNECT_TIMEOUT_S, options=options,
-                application_name="alertprod", keepalives_idle=30, tcp_user_timeout=30_000,
-            )  # fmt: skip
+            return psycopg.connect(self._uri, **{**self.connect_arguments(), "autocommit": autocommit})
         except psycopg.OperationalError as error:
             raise DatabaseUnavailable(f"database {self.label} does not answer: {_first_line(error)}") from error
 
@@ -80,19 +82,46 @@ class PostgresApdb:
             except psycopg.OperationalError as error:
                 raise DatabaseUnavailable(f"database {self.label}: {_first_line(error)}") from error
 
+    def _search_path(self) -> str:
+        """The option that makes every unqualified name one of the namespace."""
+        if self.namespace is None:
+            return ""
+        quoted = '"' + self.namespace.replace('"', '""') + '"'
+        return " -c search_path=" + quoted.replace("\\", "\\\\").replace(" ", "\\ ")
+
     def engine(self) -> sa.Engine:
-        """Return an SQLAlchemy engine on the same database (schema work only)."""
+        """Return an SQLAlchemy engine on the same database (schema work and metadata only)."""
         url = self._uri.replace("postgresql://", "postgresql+psycopg://", 1).replace(
             "postgres://", "postgresql+psycopg://", 1
         )
-        return sa.create_engine(url, poolclass=sa.NullPool)
+        arguments = {"connect_timeout": CONNECT_TIMEOUT_S}
+        if self.namespace is not None:
+            arguments["options"] = self._search_path().strip()  # type: ignore[assignment]
+        return sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
 
-    def create(self) -> None:
-        """Make all tables at once (tests and experiments; production uses the migrations)."""
-        with self.engine().begin() as connection:
-            make_metadata().create_all(connection)
+    def create(self, schema: PublishedSchema | None = None, *, replica: bool = False, drop: bool = False) -> None:
+        """Make all tables at once (tests and namespaces of their own; production uses the migrations).
+
+        Parameters
+        ----------
+        schema
+            Tables to make, by default those of the standard APDB schema.
+        replica
+            Also make the tables of replication.
+        drop
+            Drop the tables that are there first.
+        """
         with self.session() as connection:
-            finish_schema(connection)
+            if self.namespace is not None:
+                connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self.namespace)))
+            if drop:
+                drop_tables(connection)
+        engine = self.engine()
+        with engine.begin() as work:
+            make_metadata(schema, replica=replica).create_all(work)
+        engine.dispose()
+        with self.session() as connection:
+            finish_schema(connection, schema, replica=replica)
 
     def check_schema(self) -> None:
         """Refuse a database whose schema this program does not know.
@@ -129,21 +158,6 @@ class PostgresApdb:
         """Make the partitions for the month of `mjd` and the next two."""
         with self.session() as connection:
             ensure_months(connection, mjd)
-
-
-def finish_schema(connection: psycopg.Connection[Any]) -> None:
-    """Make the default partitions and write the versions (idempotent)."""
-    for table in PARTITIONED:
-        connection.execute(
-            sql.SQL("CREATE TABLE IF NOT EXISTS {} PARTITION OF {} DEFAULT").format(
-                sql.Identifier(f"{table}_default"), sql.Identifier(table)
-            )
-        )
-    for name, value in (("version:schema", SCHEMA_VERSION), ("version:alertprod", DATABASE_VERSION)):
-        connection.execute(
-            "INSERT INTO metadata (name, value) VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            (name, value),
-        )
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,151 @@
+"""Changes to rows that are stored: reassignment, withdrawal, closing and deletion, each one set operation.
+
+Every change is entered in ``ApdbAudit`` in the same transaction.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+__all__ = [
+    "add_to_counts", "audit", "close_objects", "delete_rows", "forced_withdrawn_at", "objects_of_sources",
+    "positions_and_counts", "reassign_sources", "sources_withdrawn_at", "withdraw_forced", "withdraw_sources",
+]  # fmt: skip
+
+Key = tuple[int, int, int]
+
+
+def audit(connection: psycopg.Connection[Any], action: str, table: str, count: int, detail: Any) -> None:
+    """Enter a change: what, how many rows, and which."""
+    connection.execute(
+        'INSERT INTO "ApdbAudit" (action, "tableName", count, detail) VALUES (%s, %s, %s, %s)',
+        (action, table, count, json.dumps(detail)),
+    )
+
+
+def objects_of_sources(connection: psycopg.Connection[Any], ids: Collection[int]) -> dict[int, int | None]:
+    """Return the DiaObject of each DiaSource that exists, and lock these rows."""
+    query = 'SELECT "diaSourceId", "diaObjectId" FROM "DiaSource" WHERE "diaSourceId" = ANY(%s) FOR UPDATE'
+    return dict(connection.execute(query, (sorted(ids),)).fetchall())
+
+
+def positions_and_counts(
+    connection: psycopg.Connection[Any], ids: Collection[int]
+) -> dict[int, tuple[float, float, int]]:
+    """Return ra, dec and nDiaSources of the open versions, and lock these rows (in order of id)."""
+    query = (
+        'SELECT "diaObjectId", ra, dec, "nDiaSources" FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%s) '
+        'ORDER BY "diaObjectId" FOR UPDATE'
+    )
+    return {row[0]: row[1:] for row in connection.execute(query, (sorted(ids),))}
+
+
+def reassign_sources(
+    connection: psycopg.Connection[Any], targets: Mapping[int, int], *, to_solar_system: bool, mjd_tai: float
+) -> None:
+    """Move sources to DiaObjects or to SSObjects; the other id becomes NULL, never 0."""
+    ids, owners = list(targets), list(targets.values())
+    values = (
+        '"ssObjectId" = m.owner, "diaObjectId" = NULL, "ssObjectReassocTimeMjdTai" = %(at)s'
+        if to_solar_system
+        else '"diaObjectId" = m.owner, "ssObjectId" = NULL'
+    )
+    connection.execute(
+        f'UPDATE "DiaSource" s SET {values} FROM unnest(%(ids)s::bigint[], %(owners)s::bigint[]) m(id, owner) '
+        'WHERE s."diaSourceId" = m.id',
+        {"ids": ids, "owners": owners, "at": mjd_tai},
+    )
+    action = "reassign to SSObject" if to_solar_system else "reassign to DiaObject"
+    audit(connection, action, "DiaSource", len(ids), [[int(a), int(b)] for a, b in targets.items()])
+
+
+def add_to_counts(connection: psycopg.Connection[Any], steps: Counter[int]) -> dict[int, int]:
+    """Add to nDiaSources of the open versions; returns the steps that are not zero."""
+    wanted = {k: n for k, n in sorted(steps.items()) if n}
+    if not wanted:
+        return {}
+    for table, condition in (("DiaObjectLast", "TRUE"), ("DiaObject", '"validityEndMjdTai" IS NULL')):
+        connection.execute(
+            sql.SQL(
+                'UPDATE {} o SET "nDiaSources" = o."nDiaSources" + m.step FROM unnest(%s::bigint[], %s::int[]) m(id, step) '
+                'WHERE o."diaObjectId" = m.id AND ' + condition
+            ).format(sql.Identifier(table)),
+            (list(wanted), list(wanted.values())),
+        )
+    audit(connection, "change nDiaSources", "DiaObject", len(wanted), [[int(k), int(n)] for k, n in wanted.items()])
+    return wanted
+
+
+def close_objects(connection: psycopg.Connection[Any], ids: Collection[int], mjd_tai: float) -> list[int]:
+    """End the open versions of objects and take them out of DiaObjectLast; returns the ids that were open."""
+    rows = connection.execute(
+        'UPDATE "DiaObject" SET "validityEndMjdTai" = greatest(%s, "validityStartMjdTai") WHERE "diaObjectId" = ANY(%s) '
+        'AND "validityEndMjdTai" IS NULL RETURNING "diaObjectId"',
+        (mjd_tai, sorted(ids)),
+    ).fetchall()
+    closed = sorted(row[0] for row in rows)
+    connection.execute('DELETE FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%s)', (closed,))
+    if closed:
+        audit(connection, "close validity", "DiaObject", len(closed), closed)
+    return closed
+
+
+def sources_withdrawn_at(connection: psycopg.Connection[Any], ids: Collection[int]) -> dict[int, float | None]:
+    """Return the withdrawal time (None: valid) of each DiaSource that exists, and lock these rows."""
+    query = 'SELECT "diaSourceId", "timeWithdrawnMjdTai" FROM "DiaSource" WHERE "diaSourceId" = ANY(%s) FOR UPDATE'
+    return dict(connection.execute(query, (sorted(ids),)).fetchall())
+
+
+def withdraw_sources(connection: psycopg.Connection[Any], ids: Sequence[int], mjd_tai: float) -> None:
+    """Mark DiaSources as withdrawn."""
+    connection.execute(
+        'UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = %s WHERE "diaSourceId" = ANY(%s) '
+        'AND "timeWithdrawnMjdTai" IS NULL',
+        (mjd_tai, list(ids)),
+    )
+    audit(connection, "withdraw", "DiaSource", len(ids), [int(i) for i in ids])
+
+
+_FORCED_KEYS = (
+    'FROM unnest(%(o)s::bigint[], %(v)s::bigint[], %(d)s::smallint[]) k(o, v, d) '
+    'WHERE t."diaObjectId" = k.o AND t.visit = k.v AND t.detector = k.d'
+)  # fmt: skip
+
+
+def _columns(keys: Collection[Key]) -> dict[str, list[int]]:
+    ordered = sorted(keys)
+    return {"o": [k[0] for k in ordered], "v": [k[1] for k in ordered], "d": [k[2] for k in ordered]}
+
+
+def forced_withdrawn_at(connection: psycopg.Connection[Any], keys: Collection[Key]) -> dict[Key, float | None]:
+    """Return the withdrawal time (None: valid) of each DiaForcedSource (object, visit, detector) that exists."""
+    query = (
+        'SELECT t."diaObjectId", t.visit, t.detector, t."timeWithdrawnMjdTai" FROM "DiaForcedSource" t, '
+        + _FORCED_KEYS.removeprefix("FROM ")
+        + " FOR UPDATE OF t"
+    )
+    return {(o, v, d): at for o, v, d, at in connection.execute(query, _columns(keys))}
+
+
+def withdraw_forced(connection: psycopg.Connection[Any], keys: Collection[Key], mjd_tai: float) -> None:
+    """Mark DiaForcedSources as withdrawn."""
+    query = f'UPDATE "DiaForcedSource" t SET "timeWithdrawnMjdTai" = %(at)s {_FORCED_KEYS} AND t."timeWithdrawnMjdTai" IS NULL'
+    connection.execute(query, {**_columns(keys), "at": mjd_tai})
+    audit(connection, "withdraw", "DiaForcedSource", len(keys), [list(map(int, k)) for k in sorted(keys)])
+
+
+def delete_rows(
+    connection: psycopg.Connection[Any], objects: Collection[int], sources: Collection[int], forced: Collection[Key]
+) -> None:
+    """Delete objects (all versions), sources and forced sources."""
+    for table in ("DiaObject", "DiaObjectLast"):
+        query = sql.SQL('DELETE FROM {} WHERE "diaObjectId" = ANY(%s)').format(sql.Identifier(table))
+        connection.execute(query, (sorted(objects),))
+    connection.execute('DELETE FROM "DiaSource" WHERE "diaSourceId" = ANY(%s)', (sorted(sources),))
+    connection.execute('DELETE FROM "DiaForcedSource" t USING ' + _FORCED_KEYS.removeprefix("FROM "), _columns(forced))
+    detail = {"objects": sorted(objects), "sources": sorted(sources), "forced": [list(k) for k in sorted(forced)]}
+    audit(connection, "delete", "DiaObject", len(objects) + len(sources) + len(forced), detail)

@@ -1,0 +1,78 @@
+"""The hot reads: objects of a region, history of objects or of a region, and whether a visit is stored."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+from lsst.sphgeom import Region
+from numpy.typing import NDArray
+from psycopg import sql
+
+from apdb.copy_out import select_frame
+from apdb.htm import cover
+from apdb.schema import Column, PublishedSchema
+
+__all__ = ["history_in_region", "history_of_objects", "objects_in_region", "pixel_ranges", "visit_is_stored"]
+
+_IN_RANGES = sql.SQL('JOIN unnest(%s::bigint[], %s::bigint[]) r(lo, hi) ON t."pixelId" >= r.lo AND t."pixelId" < r.hi')
+
+
+def pixel_ranges(region: Region, max_ranges: int = 64) -> tuple[list[int], list[int]]:
+    """Return lower (included) and upper (excluded) bounds of the pixels that cover a region, without overlaps."""
+    ranges = cover(region, max_ranges=max_ranges)
+    return [lo for lo, _ in ranges], [hi for _, hi in ranges]
+
+
+def objects_in_region(
+    connection: psycopg.Connection[Any], schema: PublishedSchema, region: Region, *,
+    columns: Sequence[Column] | None = None, nullable: bool = False, max_ranges: int = 64,
+) -> pd.DataFrame:  # fmt: skip
+    """Return the newest versions whose pixel covers the region (a superset of the region), in order of id."""
+    chosen = schema.columns("DiaObjectLast") if columns is None else columns
+    frame = select_frame(
+        connection, "DiaObjectLast", chosen, _IN_RANGES, pixel_ranges(region, max_ranges), nullable=nullable
+    )
+    if "diaObjectId" in frame.columns:
+        frame = frame.sort_values("diaObjectId", kind="stable")
+    return frame.reset_index(drop=True)
+
+
+def history_of_objects(
+    connection: psycopg.Connection[Any], schema: PublishedSchema, table: str,
+    object_ids: Sequence[int] | NDArray[np.int64], start_mjd: float, *, withdrawn: bool = True, nullable: bool = False,
+) -> pd.DataFrame:  # fmt: skip
+    """Return the rows of objects whose midpoint is at or after `start_mjd`.
+
+    Parameters
+    ----------
+    withdrawn
+        False leaves withdrawn rows out.
+    """
+    valid = sql.SQL("" if withdrawn else ' AND t."timeWithdrawnMjdTai" IS NULL')
+    rest = sql.SQL('WHERE t."diaObjectId" = ANY(%s) AND t."midpointMjdTai" >= %s') + valid
+    ids = np.unique(np.asarray(object_ids, dtype=np.int64)).tolist()
+    return select_frame(connection, table, schema.columns(table), rest, (ids, start_mjd), nullable=nullable)
+
+
+def history_in_region(
+    connection: psycopg.Connection[Any], schema: PublishedSchema, region: Region, start_mjd: float, *,
+    max_ranges: int = 64,
+) -> pd.DataFrame:  # fmt: skip
+    """Return the DiaSources whose pixel covers the region and whose midpoint is at or after `start_mjd`."""
+    rest = _IN_RANGES + sql.SQL(' WHERE t."midpointMjdTai" >= %s')
+    bounds = pixel_ranges(region, max_ranges)
+    return select_frame(connection, "DiaSource", schema.columns("DiaSource"), rest, (*bounds, start_mjd), nullable=True)
+
+
+def visit_is_stored(connection: psycopg.Connection[Any], visit: int, detector: int) -> bool:
+    """Return whether the (visit, detector) was stored, also when it had no row at all."""
+    row = connection.execute(
+        'SELECT EXISTS (SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
+        '(SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
+        '(SELECT 1 FROM "DiaForcedSource" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
+        "(SELECT 1 FROM \"VisitLedger\" WHERE visit = %(v)s AND detector = %(d)s AND state = 'done')",
+        {"v": visit, "d": detector},
+    ).fetchone()
+    return row == (True,)

@@ -1,0 +1,219 @@
+"""Writing the rows of a visit: versions of objects, sources, forced sources, each by one COPY."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+from numpy.typing import NDArray
+from psycopg import sql
+
+from apdb.changes import audit
+from apdb.copy_in import EncodedRows, encode, write_rows
+from apdb.errors import ApdbError, VisitConflict
+from apdb.htm import htm_ids
+from apdb.schema import Column, PublishedSchema
+from apdb.tables import primary_key
+
+__all__ = ["VisitRows", "prepare", "remove_stored", "store_rows"]
+
+_LOG = logging.getLogger("lsst.dax.apdb.alertprod")
+# a version that would not begin after the one before it begins this much later (in days: 0.1 ms)
+SHORTEST_VALIDITY = 1e-9
+
+
+@dataclass(frozen=True)
+class VisitRows:
+    """What one store writes, encoded; the digest identifies the content (not the time of processing)."""
+
+    mjd_tai: float
+    objects: pd.DataFrame
+    versions: EncodedRows
+    sources: EncodedRows
+    forced: EncodedRows
+    keys: dict[str, pd.DataFrame]
+    visit: int | None
+    detector: int | None
+    digest: str
+    pixels: NDArray[np.int64]
+
+
+def _single(frame: pd.DataFrame, name: str) -> int | None:
+    """Return the value of a column that has only one, else None."""
+    if name not in frame.columns:
+        return None
+    values = frame[name].unique()
+    return int(values[0]) if len(values) == 1 else None
+
+
+def _with_pixels(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(pixelId=htm_ids(frame.ra, frame.dec) if len(frame) else np.zeros(0, np.int64))
+
+
+def _sorted(frame: pd.DataFrame | None, key: tuple[str, ...]) -> pd.DataFrame:
+    if frame is None or frame.empty:
+        return pd.DataFrame() if frame is None else frame
+    names = [k for k in key if k in frame.columns]
+    return frame.sort_values(names, kind="stable") if names else frame
+
+
+def prepare(
+    schema: PublishedSchema, mjd_tai: float, objects: pd.DataFrame, sources: pd.DataFrame | None,
+    forced: pd.DataFrame | None,
+) -> VisitRows:  # fmt: skip
+    """Encode frames with APDB column names (no database is needed for it).
+
+    Raises
+    ------
+    ApdbError
+        Rows that do not fit the tables.
+    """
+    objects = _sorted(objects, ("diaObjectId",))
+    sources = _sorted(sources, ("diaSourceId",))
+    forced = _sorted(forced, ("diaObjectId", "visit", "detector"))
+    if len(objects):
+        objects = _with_pixels(objects).assign(validityStartMjdTai=mjd_tai, validityEndMjdTai=np.nan)
+    if len(sources):
+        sources = _with_pixels(sources)
+    encoded = {
+        "DiaObject": encode("DiaObject", objects, schema.stored_columns("DiaObject")),
+        "DiaSource": encode("DiaSource", sources, schema.stored_columns("DiaSource")),
+        "DiaForcedSource": encode("DiaForcedSource", forced, schema.stored_columns("DiaForcedSource")),
+    }
+    digest = hashlib.blake2b(repr(mjd_tai).encode(), digest_size=16)
+    for rows in encoded.values():
+        digest.update(rows.digest + rows.count.to_bytes(8, "little"))
+    frames = {"DiaSource": sources, "DiaForcedSource": forced}
+    keys = {t: f[list(primary_key(schema, t))] for t, f in frames.items() if len(f)}
+    source = sources if len(sources) else forced
+    return VisitRows(
+        mjd_tai, objects, encoded["DiaObject"], encoded["DiaSource"], encoded["DiaForcedSource"], keys,
+        _single(source, "visit"), _single(source, "detector"), digest.hexdigest(),
+        np.concatenate([f.pixelId.to_numpy(np.int64) for f in (objects, sources) if len(f)] or [np.zeros(0, np.int64)]),
+    )  # fmt: skip
+
+
+def store_rows(connection: psycopg.Connection[Any], schema: PublishedSchema, rows: VisitRows) -> bool:
+    """Write prepared rows in the open transaction; returns False, writing nothing, when they are there already.
+
+    Raises
+    ------
+    VisitConflict
+        Rows with the same ids but another content are there.
+    """
+    if not _enter(connection, rows):
+        _LOG.info("visit %s, detector %s: the same rows are stored already", rows.visit, rows.detector)
+        return False
+    try:
+        _store_objects(connection, schema, rows)
+        write_rows(connection, "DiaSource", rows.sources)
+        write_rows(connection, "DiaForcedSource", rows.forced)
+    except psycopg.errors.UniqueViolation as error:
+        raise _conflict(rows) from error
+    return True
+
+
+def _conflict(rows: VisitRows) -> VisitConflict:
+    return VisitConflict(
+        "rows with the same ids and another content are stored already: nothing was written; ask for a replacement to "
+        "overwrite them", visit=rows.visit, detector=rows.detector,
+    )  # fmt: skip
+
+
+def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
+    """Enter the store in the ledger of stores; False when the same content is there.
+
+    The primary key of DiaSource holds the time (it is partitioned by it): ids that come again with another time are
+    found here.
+    """
+    entered = connection.execute(
+        'INSERT INTO "StoreLedger" ("contentHash", visit, detector, "visitTimeMjdTai", "nObjects", "nSources", '
+        '"nForcedSources") VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING',
+        (
+            rows.digest, rows.visit, rows.detector, rows.mjd_tai, len(rows.objects), rows.sources.count,
+            rows.forced.count,
+        ),
+    ).rowcount  # fmt: skip
+    if not entered:
+        return False
+    if rows.visit is None or "DiaSource" not in rows.keys:
+        return True
+    again = connection.execute(
+        'SELECT EXISTS (SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s AND "contentHash" <> %(h)s) '
+        'AND EXISTS (SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s AND "diaSourceId" = ANY(%(i)s))',
+        {"v": rows.visit, "d": rows.detector, "h": rows.digest, "i": rows.keys["DiaSource"].diaSourceId.tolist()},
+    ).fetchone()  # fmt: skip
+    if again == (True,):
+        raise _conflict(rows)
+    return True
+
+
+def remove_stored(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
+    """Make way for rows that replace what their (visit, detector) has stored.
+
+    Rows with the same ids are deleted, the others withdrawn; versions of objects stay as history.
+
+    Raises
+    ------
+    ApdbError
+        The rows do not belong to one (visit, detector).
+    """
+    if rows.visit is None or rows.detector is None:
+        raise ApdbError("only the rows of one (visit, detector) can replace what is stored")
+    same = connection.execute('SELECT 1 FROM "StoreLedger" WHERE "contentHash" = %s', (rows.digest,)).fetchone()
+    if same is not None:
+        return
+    place = {"v": rows.visit, "d": rows.detector, "at": rows.mjd_tai}
+    for table, name in (("DiaSource", "diaSourceId"), ("DiaForcedSource", "diaObjectId")):
+        ids = rows.keys[table][name].tolist() if table in rows.keys else []
+        where = "WHERE visit = %(v)s AND detector = %(d)s"
+        connection.execute(f'DELETE FROM "{table}" {where} AND "{name}" = ANY(%(ids)s)', {**place, "ids": ids})
+        connection.execute(
+            f'UPDATE "{table}" SET "timeWithdrawnMjdTai" = %(at)s {where} AND "timeWithdrawnMjdTai" IS NULL', place
+        )
+    connection.execute('DELETE FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s', place)
+    audit(
+        connection, "replace visit", "DiaSource", rows.sources.count, {"visit": rows.visit, "detector": rows.detector}
+    )
+
+
+def _store_objects(connection: psycopg.Connection[Any], schema: PublishedSchema, rows: VisitRows) -> None:
+    """Close the open versions, append the new ones, and renew DiaObjectLast.
+
+    A version never begins before the one that it supersedes, also when visits come out of order: then it begins right
+    after that one.
+    """
+    if rows.objects.empty:
+        _LOG.debug("No objects to write to database.")
+        return
+    ids = rows.objects.diaObjectId.to_numpy(np.int64)
+    closed = connection.execute(
+        'UPDATE "DiaObject" SET "validityEndMjdTai" = greatest(%s, "validityStartMjdTai" + %s) '
+        'WHERE "diaObjectId" = ANY(%s) AND "validityEndMjdTai" IS NULL '
+        'RETURNING "diaObjectId", "validityEndMjdTai"',
+        (rows.mjd_tai, SHORTEST_VALIDITY, ids.tolist()),
+    ).fetchall()
+    later = {object_id: end for object_id, end in closed if end > rows.mjd_tai}
+    objects, versions = rows.objects, rows.versions
+    if later:
+        start = pd.Series(ids).map(later).fillna(rows.mjd_tai).to_numpy(np.float64)
+        objects = objects.assign(validityStartMjdTai=start)
+        versions = encode("DiaObject", objects, schema.stored_columns("DiaObject"))
+    write_rows(connection, "DiaObject", versions)
+    _renew_last(connection, objects, schema.stored_columns("DiaObjectLast"))
+
+
+def _renew_last(connection: psycopg.Connection[Any], objects: pd.DataFrame, columns: tuple[Column, ...]) -> None:
+    present = [c for c in columns if c.name in objects.columns]
+    connection.execute('CREATE TEMP TABLE IF NOT EXISTS object_last (LIKE "DiaObjectLast") ON COMMIT DELETE ROWS')
+    write_rows(connection, "object_last", encode("DiaObjectLast", objects, present))
+    names = [sql.Identifier(c.name) for c in present]
+    connection.execute(
+        sql.SQL(
+            'INSERT INTO "DiaObjectLast" ({0}) SELECT {0} FROM object_last ORDER BY "diaObjectId" '
+            'ON CONFLICT ("diaObjectId") DO UPDATE SET {1}'
+        ).format(sql.SQL(", ").join(names), sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(n) for n in names))
+    )

@@ -1,0 +1,95 @@
+"""Short transactions that are repeated when the database asks for it, on pooled connections."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from apdb.database import CONNECT_TIMEOUT_S, Database
+from apdb.errors import DatabaseUnavailable
+
+__all__ = ["Transactions"]
+
+T = TypeVar("T")
+MAX_CONNECTIONS = 8
+ATTEMPTS = 6
+WAIT_S = 30.0
+_AGAIN = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
+
+
+class Transactions:
+    """Runs functions in transactions of one database. Safe to share between threads and to use after a fork."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._owner = 0
+
+    def _connections(self) -> "ConnectionPool[psycopg.Connection[Any]]":
+        if self._pool is None or self._owner != os.getpid():
+            self._owner = os.getpid()
+            self._pool = ConnectionPool(
+                self._database.uri, kwargs=self._database.connect_arguments(), min_size=0,
+                max_size=MAX_CONNECTIONS, timeout=WAIT_S, reconnect_timeout=CONNECT_TIMEOUT_S, max_idle=300.0,
+                check=ConnectionPool.check_connection, name="apdb", open=True,
+            )  # fmt: skip
+        return self._pool
+
+    @contextmanager
+    def connection(self) -> Iterator[psycopg.Connection[Any]]:
+        """Yield an autocommit connection.
+
+        Raises
+        ------
+        DatabaseUnavailable
+            No connection within the time-out, or it broke.
+        """
+        try:
+            with self._connections().connection() as connection:
+                yield connection
+        except (psycopg.OperationalError, PoolTimeout) as error:
+            if isinstance(error, _AGAIN):
+                raise
+            raise DatabaseUnavailable(f"database {self._database.label}: {_first_line(error)}") from error
+
+    def run(self, work: Callable[[psycopg.Connection[Any]], T], *, snapshot: bool = False) -> T:
+        """Run `work` in one transaction, again where the database says that it could not be serialised.
+
+        Parameters
+        ----------
+        snapshot
+            All statements see one snapshot (REPEATABLE READ, read only).
+
+        Raises
+        ------
+        DatabaseUnavailable
+            No connection, or the transaction failed to be serialised six times.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                with self.connection() as connection, connection.transaction():
+                    if snapshot:
+                        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                    return work(connection)
+            except _AGAIN as error:
+                if attempt == ATTEMPTS - 1:
+                    raise DatabaseUnavailable(
+                        f"the transaction failed {ATTEMPTS} times: {_first_line(error)}"
+                    ) from error
+                time.sleep(random.uniform(0.5, 1.5) * 0.01 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Close all connections."""
+        if self._pool is not None and self._owner == os.getpid():
+            self._pool.close()
+        self._pool = None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
