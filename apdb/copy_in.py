@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 import pandas as pd
 import psycopg
@@ -44,97 +45,139 @@ def encode(table: str, frame: pd.DataFrame, columns: Sequence[Column]) -> Encode
     ApdbError
         NULL in a column that must not have any, text that is too long, or a number out of the column's range.
     """
-    present = [c for c in columns if c.name in frame.columns]
-    n = len(frame)
+    held = set(frame.columns)
+    # columns of one type stand together, so that pandas and numpy handle them as one matrix
+    groups: dict[Any, list[Column]] = {}
+    for c in columns:
+        if c.name in held:
+            dtype = frame.dtypes[c.name]
+            plain = isinstance(dtype, np.dtype) and dtype.kind in "iufb" and c.dtype != object
+            groups.setdefault((c.datatype, dtype) if plain else c.name, []).append(c)
+    n, names = len(frame), []
+    payload, widths, nulls, lengths = [], [], [], []
     digest = hashlib.blake2b(digest_size=16)
-    parts = []
-    for c in present:
-        values, lengths, null = _column_bytes(table, frame[c.name], c)
-        if null.any() and not c.nullable:
-            raise ApdbError(f"{table}.{c.name} must not be NULL; {int(null.sum())} of {n} rows have none")
-        parts.append((values, lengths, null))
-        if c.name not in _NOT_CONTENT:
-            digest.update(c.name.encode())
-            digest.update(np.packbits(null).tobytes())
-            digest.update(values.tobytes())
-    return EncodedRows(tuple(c.name for c in present), _lay_out(n, parts), n, digest.digest())
+    for group in groups.values():
+        raw, null, size = _group(table, frame, group)
+        for k, c in enumerate(group):
+            if not c.nullable and null[:, k].any():
+                raise ApdbError(f"{table}.{c.name} must not be NULL; {int(null[:, k].sum())} of {n} rows have none")
+        keep = [k for k, c in enumerate(group) if c.name not in _NOT_CONTENT]
+        width = raw.shape[1] // len(group)
+        digest.update(",".join(group[k].name for k in keep).encode())
+        digest.update(np.ascontiguousarray(raw.reshape(n, len(group), width)[:, keep]).data)
+        digest.update(np.ascontiguousarray(null[:, keep]).data)
+        names += [c.name for c in group]
+        payload.append(raw)
+        widths += [width] * len(group)
+        nulls.append(null)
+        lengths.append(size)
+    if not names:
+        return EncodedRows((), b"", n, digest.digest())
+    body = _lay_out(
+        np.concatenate(payload, axis=1), np.array(widths, np.int64), np.concatenate(nulls, axis=1),
+        np.concatenate(lengths, axis=1),
+    )  # fmt: skip
+    return EncodedRows(tuple(names), body.tobytes(), n, digest.digest())
 
 
-def _lay_out(n: int, parts: list[tuple[NDArray[np.uint8], NDArray[np.int64] | int, NDArray[np.bool_]]]) -> bytes:
-    """Join field count, length words and values into COPY's rows."""
-    total = 2 + sum(4 + values.shape[1] for values, _, _ in parts)
-    buffer, keep = np.zeros((n, total), np.uint8), np.ones((n, total), bool)
-    buffer[:, :2] = np.frombuffer(np.array([len(parts)], ">i2").tobytes(), np.uint8)
-    at, ragged = 2, False
-    for values, lengths, null in parts:
-        width = values.shape[1]
-        if isinstance(lengths, int) and not null.any():
-            buffer[:, at : at + 4] = np.frombuffer(np.array([lengths], ">i4").tobytes(), np.uint8)
-        else:
-            words = np.where(null, -1, lengths).astype(">i4")
-            buffer[:, at : at + 4] = words.view(np.uint8).reshape(n, 4)
-            keep[:, at + 4 : at + 4 + width] = np.arange(width) < np.where(null, 0, lengths)[:, None]
-            ragged = True
-        buffer[:, at + 4 : at + 4 + width] = values
-        at += 4 + width
-    return buffer[keep].tobytes() if ragged else buffer.tobytes()
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _lay_out(
+    payload: NDArray[np.uint8], widths: NDArray[np.int64], nulls: NDArray[np.bool_], lengths: NDArray[np.int32]
+) -> NDArray[np.uint8]:
+    """Join field count, length words and values into COPY's rows; NULL is a length of -1 and no value."""
+    n, columns = nulls.shape
+    out = np.empty(n * (2 + 4 * columns + payload.shape[1]), np.uint8)
+    at = np.int64(0)
+    for row in range(n):
+        out[at], out[at + 1] = columns >> 8, columns & 255
+        at += 2
+        begin = 0
+        for k in range(columns):
+            size = np.int64(lengths[row, k])
+            if nulls[row, k]:
+                out[at : at + 4] = 255
+                at += 4
+            else:
+                out[at], out[at + 1] = (size >> 24) & 255, (size >> 16) & 255
+                out[at + 2], out[at + 3] = (size >> 8) & 255, size & 255
+                at += 4
+                for b in range(size):
+                    out[at + b] = payload[row, begin + b]
+                at += size
+            begin += widths[k]
+    return out[:at]
 
 
-def _column_bytes(
-    table: str, series: "pd.Series[Any]", column: Column
-) -> tuple[NDArray[np.uint8], NDArray[np.int64] | int, NDArray[np.bool_]]:
-    """Return bytes (N, width), lengths (one number when all are equal) and NULLs of one column."""
-    if column.dtype == object:
-        return _text_bytes(table, series, column)
-    values, null = _numbers(series)
-    if column.nullable and column.name in _IDS_WITHOUT_ZERO:
-        null = null | (values == 0)
-    wire = np.dtype(_WIRE[column.datatype])
-    if wire.kind == "i" and values.dtype.kind in "iuf" and len(values):
-        limit = np.iinfo(column.dtype)
-        good = null | ((values >= limit.min) & (values <= limit.max))
-        if values.dtype == np.uint64:
-            # unsigned ids keep their bits (the upper half becomes negative)
-            good |= column.datatype == "long"
-        if not good.all():
-            raise ApdbError(f"{table}.{column.name}: {values[~good][0]} does not fit {column.datatype}")
+def _group(
+    table: str, frame: pd.DataFrame, group: list[Column]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int32]]:
+    """Return bytes (N, columns x width), NULLs (N, columns) and lengths (N, columns) of columns of one type."""
+    first = group[0]
+    if first.dtype == object:
+        return _text_bytes(table, frame[first.name], first)
+    if len(group) == 1:
+        values, null = _numbers(frame[first.name])
+        values, null = values[:, None], null[:, None]
+    else:
+        values = frame[[c.name for c in group]].to_numpy()
+        null = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+    for k, c in enumerate(group):
+        if c.nullable and c.name in _IDS_WITHOUT_ZERO:
+            null[:, k] |= values[:, k] == 0
+    wire = np.dtype(_WIRE[first.datatype])
+    if values.dtype != wire.newbyteorder("="):
+        _check_range(table, group, values, null)
     with np.errstate(invalid="ignore", over="ignore"):
-        cleaned = np.where(null, 0, values) if null.any() else values
-        encoded = cleaned.astype(wire)
-    raw = np.ascontiguousarray(encoded).view(np.uint8).reshape(len(values), wire.itemsize)
-    return raw, wire.itemsize, null
+        encoded = np.ascontiguousarray(np.where(null, 0, values) if null.any() else values).astype(wire)
+    n = len(frame)
+    raw = encoded.view(np.uint8).reshape(n, len(group) * wire.itemsize)
+    return raw, null, np.full((n, len(group)), wire.itemsize, np.int32)
+
+
+def _check_range(table: str, group: list[Column], values: NDArray[Any], null: NDArray[np.bool_]) -> None:
+    """Refuse numbers that the columns cannot hold (unsigned 64-bit ids keep their bits: the upper half is negative)."""
+    if group[0].dtype.kind != "i" or values.dtype.kind not in "iuf" or not len(values):
+        return
+    if values.dtype == np.uint64 and group[0].datatype == "long":
+        return
+    limit = np.iinfo(group[0].dtype)
+    bad = ~null & ((values < limit.min) | (values > limit.max))
+    if bad.any():
+        k = int(np.flatnonzero(bad.any(axis=0))[0])
+        raise ApdbError(f"{table}.{group[k].name}: {values[bad[:, k], k][0]} does not fit {group[k].datatype}")
 
 
 def _numbers(series: "pd.Series[Any]") -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Return the values and which of them are missing (NaN, None, NA)."""
     if isinstance(series.dtype, pd.api.extensions.ExtensionDtype):
-        null = series.isna().to_numpy(bool)
+        null = np.array(series.isna(), bool)
         kind = getattr(series.dtype, "numpy_dtype", np.dtype(np.float64))
         return series.to_numpy(dtype=kind, na_value=kind.type(0)), null
     values = series.to_numpy()
     if values.dtype == object:
-        null = series.isna().to_numpy(bool)
+        null = np.array(series.isna(), bool)
         if null.all():
             return np.zeros(len(values)), null
-        filled = series.where(~null, 0)
-        return filled.infer_objects().to_numpy(), null
+        return series.where(~null, 0).infer_objects().to_numpy(), null
     return values, np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
 
 
 def _text_bytes(
     table: str, series: "pd.Series[Any]", column: Column
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-    null = series.isna().to_numpy(bool)
-    codes, names = pd.factorize(series.astype(object).where(~null, "").astype(str))
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int32]]:
+    null = np.array(series.isna(), bool)
+    codes, names = pd.factorize(series)
     words = [str(x).encode() for x in names]
     long = [w for w in words if column.length is not None and len(w.decode()) > column.length]
     if long:
         raise ApdbError(f"{table}.{column.name}: {long[0].decode()!r} is longer than {column.length} characters")
     width = max([1, *(len(w) for w in words)])
-    padded = np.array([*words, b""], dtype=f"S{width}")
+    padded = np.array([*words, b""], dtype=f"S{width}")  # code -1, a missing value, is the last
     raw = padded[codes].view(np.uint8).reshape(len(series), width)
-    lengths = np.array([*(len(w) for w in words), 0], np.int64)[codes]
-    return raw, lengths, (null | (lengths == 0)) if column.nullable else null
+    lengths = np.array([*(len(w) for w in words), 0], np.int32)[codes]
+    if column.nullable:
+        null = null | (lengths == 0)
+    return raw, null[:, None], lengths[:, None]
 
 
 def write_rows(connection: psycopg.Connection[Any], table: str, rows: EncodedRows) -> int:

@@ -1,7 +1,6 @@
-"""Reading rows by binary COPY: libpq messages are joined and taken apart by one compiled pass, NULLs included.
+"""Reading rows by binary COPY: the bytes of all rows are taken apart by one compiled pass, NULLs included.
 
-A Python object per value is what makes a database client slow; here a row costs one libpq call and a value a few
-nanoseconds.
+A Python object per value is what makes a database client slow; here a value costs a few nanoseconds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,11 +13,11 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
+from apdb.copy_stream import copy_rows
 from apdb.schema import Column
 
 __all__ = ["select_frame", "stream_frames"]
 
-_HEADER_LENGTH = 19  # signature, flags, length of the (empty) extension
 _DTYPES = {"long": "i8", "int": "i4", "short": "i2", "float": "f4", "double": "f8", "boolean": "u1"}
 _NULLABLE = {"long": "Int64", "int": "Int32", "short": "Int16", "boolean": "boolean"}
 
@@ -39,61 +38,30 @@ def select_frame(
     """
     chosen = sql.SQL(", ").join(sql.Identifier("t", c.name) for c in columns)
     query = sql.SQL("SELECT {} FROM {} t {}").format(chosen, sql.Identifier(table), rest)
-    messages = list(_messages(connection, query, parameters))
-    return _to_frame(messages, columns, nullable)
+    pieces = list(copy_rows(connection, _copy(connection, query, parameters)))
+    data = pieces[0] if len(pieces) == 1 else np.concatenate([*pieces, np.empty(0, np.uint8)])
+    return _to_frame(data, columns, nullable)
 
 
 def stream_frames(
     connection: psycopg.Connection[Any], query: sql.Composable, columns: Sequence[Column],
-    parameters: Sequence[Any] = (), *, rows: int = 20_000,
+    parameters: Sequence[Any] = (),
 ) -> Iterator[pd.DataFrame]:  # fmt: skip
-    """Yield the answer of a query (its columns in the order of `columns`) in nullable frames of at most `rows` rows.
+    """Yield the answer of a query (its columns in the order of `columns`) in nullable frames of a few megabytes.
 
     Memory stays at one frame, whatever the length of the answer. An empty answer yields one empty frame.
     """
-    batch: list[bytes] = []
     given = False
-    for message in _messages(connection, query, parameters):
-        batch.append(message)
-        if len(batch) >= rows:
-            yield _to_frame(batch, columns, nullable=True)
-            batch, given = [], True
-    if batch or not given:
-        yield _to_frame(batch, columns, nullable=True)
+    for piece in copy_rows(connection, _copy(connection, query, parameters)):
+        yield _to_frame(piece, columns, nullable=True)
+        given = True
+    if not given:
+        yield _to_frame(np.empty(0, np.uint8), columns, nullable=True)
 
 
-def _messages(connection: psycopg.Connection[Any], query: sql.Composable, parameters: Sequence[Any]) -> Iterator[bytes]:
-    """Yield the rows of a query in COPY's binary format, one message each, without header and trailer."""
+def _copy(connection: psycopg.Connection[Any], query: sql.Composable, parameters: Sequence[Any]) -> bytes:
     copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)
-    text = psycopg.ClientCursor(connection).mogrify(copy, parameters)
-    pg = connection.pgconn
-    result = pg.exec_(text.encode())
-    if result.status != psycopg.pq.ExecStatus.COPY_OUT:
-        raise psycopg.errors.error_from_result(result)
-    finished = False
-    try:
-        first = True
-        while True:
-            size, data = pg.get_copy_data(0)
-            if size <= 0:
-                break
-            message = bytes(data)
-            if first:
-                message, first = message[_HEADER_LENGTH:], False
-            if len(message) > 2:  # the trailer is a field count of -1
-                yield message
-        finished = True
-    finally:
-        if not finished:  # the reader went away: stop the server, then drain what is on its way
-            pg.get_cancel().cancel()
-            while pg.get_copy_data(0)[0] > 0:
-                pass
-        error = None
-        while (result := pg.get_result()) is not None:  # type: ignore[assignment]
-            if result.status == psycopg.pq.ExecStatus.FATAL_ERROR:
-                error = psycopg.errors.error_from_result(result)
-        if error is not None and finished:
-            raise error
+    return psycopg.ClientCursor(connection).mogrify(copy, parameters).encode()
 
 
 def _width(column: Column) -> int:
@@ -103,14 +71,11 @@ def _width(column: Column) -> int:
     return np.dtype(_DTYPES[column.datatype]).itemsize
 
 
-def _to_frame(messages: list[bytes], columns: Sequence[Column], nullable: bool) -> pd.DataFrame:
-    n = len(messages)
+def _to_frame(data: NDArray[np.uint8], columns: Sequence[Column], nullable: bool) -> pd.DataFrame:
+    n, longest = _measure(data, len(columns))
     widths = np.array([_width(c) for c in columns], np.int64)
+    widths = np.maximum(np.where(widths == 0, longest, widths), 1)
     text = np.array([c.dtype == object for c in columns])
-    data = np.frombuffer(b"".join(messages), np.uint8)
-    if n and (widths == 0).any():
-        widths = np.where(widths == 0, np.maximum(_longest(data, len(columns)), 1), widths)
-    widths = np.maximum(widths, 1)
     # each column begins at a multiple of eight bytes, so that its values can be used where they lie
     sizes = (widths * n + 7) // 8 * 8
     starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -126,10 +91,10 @@ def _to_frame(messages: list[bytes], columns: Sequence[Column], nullable: bool) 
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _longest(data: NDArray[np.uint8], columns: int) -> NDArray[np.int64]:
-    """Return the length of the longest value of each column."""
+def _measure(data: NDArray[np.uint8], columns: int) -> tuple[int, NDArray[np.int64]]:
+    """Return the number of rows, and the length of the longest value of each column."""
     out = np.zeros(columns, np.int64)
-    at = np.int64(0)
+    at, rows = np.int64(0), 0
     while at < data.size:
         at += 2
         for k in range(columns):
@@ -140,7 +105,8 @@ def _longest(data: NDArray[np.uint8], columns: int) -> NDArray[np.int64]:
             if length != 0xFFFFFFFF:
                 out[k] = max(out[k], length)
                 at += length
-    return out
+        rows += 1
+    return rows, out
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from apdb.errors import DatabaseUnavailable
@@ -70,6 +70,7 @@ class EmbeddedPostgres:
     directory: Path
     keep: bool = False
     port: int = 0
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def uri(self) -> str:
@@ -110,7 +111,10 @@ class EmbeddedPostgres:
                 "initdb", "-D", str(data), "-U", "alertprod", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"
             )
         self.port = self.port or free_port()
-        lines = [f"{k} = {v}" for k, v in _SETTINGS.items()] + [f"port = {self.port}", "unix_socket_directories = ''"]
+        lines = [f"{k} = {v}" for k, v in {**_SETTINGS, **self.settings}.items()] + [
+            f"port = {self.port}",
+            "unix_socket_directories = ''",
+        ]
         (data / "postgresql.auto.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
         self._run("pg_ctl", "-D", str(data), "-l", str(self.directory / "server.log"), "-w", "-t", "60", "start")
         (self.directory / OWNER_FILE).write_text(str(os.getpid()), encoding="utf-8")

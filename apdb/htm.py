@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+import numba
 import numpy as np
 from lsst.sphgeom import ConvexPolygon, HtmPixelization, LonLat, Region, UnitVector3d
 from numpy.typing import ArrayLike, NDArray
@@ -27,25 +28,59 @@ def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
 
 def htm_ids(ra: ArrayLike, dec: ArrayLike, level: int = HTM_LEVEL) -> NDArray[np.int64]:
     """Return HTM ids of positions in degrees."""
-    p = unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec))
-    x, y, z = p.T
-    quadrant = np.where(y >= 0, np.where(x >= 0, 0, 1), np.where(x < 0, 2, 3))
-    root = np.where(z < 0, quadrant, 7 - quadrant)
-    a, b, c = (_ROOTS[root][:, k] for k in range(3))
-    out = root + 8
-    for _ in range(level):
-        ab, bc, ca = _middle(a, b), _middle(b, c), _middle(c, a)
-        corner = [np.einsum("ij,ij->i", np.cross(m, n), p) >= 0 for m, n in ((ab, ca), (bc, ab), (ca, bc))]
-        child = np.select(corner, [0, 1, 2], 3)
-        pick = [(child == k)[:, None] for k in range(3)]
-        a, b, c = np.select(pick, [a, b, c], bc), np.select(pick, [ab, bc, ca], ca), np.select(pick, [ca, ab, bc], ab)
-        out = out * 4 + child
-    return out.astype(np.int64)
+    out: NDArray[np.int64] = _descend(unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)), _ROOTS, level)
+    return out
 
 
-def _middle(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    m = a + b
-    return np.asarray(m / np.linalg.norm(m, axis=1, keepdims=True))
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _descend(points: NDArray[np.float64], roots: NDArray[np.float64], level: int) -> NDArray[np.int64]:
+    """Find the root triangle of each point and follow its children down."""
+    out = np.empty(points.shape[0], np.int64)
+    a, b, c = np.empty(3), np.empty(3), np.empty(3)
+    ab, bc, ca = np.empty(3), np.empty(3), np.empty(3)
+    for k in range(points.shape[0]):
+        p = points[k]
+        quadrant = (0 if p[0] >= 0 else 1) if p[1] >= 0 else (2 if p[0] < 0 else 3)
+        root = quadrant if p[2] < 0 else 7 - quadrant
+        a[:], b[:], c[:] = roots[root, 0], roots[root, 1], roots[root, 2]
+        found = np.int64(root + 8)
+        for _ in range(level):
+            _middle(a, b, ab)
+            _middle(b, c, bc)
+            _middle(c, a, ca)
+            if _beside(ab, ca, p):
+                child = 0
+                b[:], c[:] = ab, ca
+            elif _beside(bc, ab, p):
+                child = 1
+                a[:] = b
+                b[:], c[:] = bc, ab
+            elif _beside(ca, bc, p):
+                child = 2
+                a[:] = c
+                b[:], c[:] = ca, bc
+            else:
+                child = 3
+                a[:], b[:], c[:] = bc, ca, ab
+            found = found * 4 + child
+        out[k] = found
+    return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _middle(a: NDArray[np.float64], b: NDArray[np.float64], out: NDArray[np.float64]) -> None:
+    x, y, z = a[0] + b[0], a[1] + b[1], a[2] + b[2]
+    length = np.sqrt(x * x + y * y + z * z)
+    out[0], out[1], out[2] = x / length, y / length, z / length
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _beside(m: NDArray[np.float64], n: NDArray[np.float64], p: NDArray[np.float64]) -> bool:
+    """Return whether p lies on the left of the great circle from m to n."""
+    x = m[1] * n[2] - m[2] * n[1]
+    y = m[2] * n[0] - m[0] * n[2]
+    z = m[0] * n[1] - m[1] * n[0]
+    return bool(x * p[0] + y * p[1] + z * p[2] >= 0)
 
 
 @lru_cache(maxsize=32)

@@ -21,11 +21,9 @@ _SQL: dict[str, Any] = {
     "double": sa.Double(), "boolean": sa.Boolean(), "text": sa.Text(),
 }  # fmt: skip
 _INDICES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "DiaObject": (("validityStart", "validityStartMjdTai"), ("pixelId", "pixelId")),
     "DiaObjectLast": (("pixelId", "pixelId"),),
     "DiaSource": (
-        ("visitDetector", "visit", "detector"), ("diaObjectId", "diaObjectId"), ("ssObjectId", "ssObjectId"),
-        ("pixelId", "pixelId"),
+        ("visitDetector", "visit", "detector"), ("diaObjectId", "diaObjectId"), ("pixelId", "pixelId"),
     ),
     "DiaForcedSource": (("visitDetector", "visit", "detector"),),
     "DiaObject_To_Object_Match": (("diaObjectId", "diaObjectId"), ("objectId", "objectId")),
@@ -80,8 +78,13 @@ def _published_table(meta: sa.MetaData, schema: PublishedSchema, name: str) -> N
     if name == "DiaObjectLast":
         options = {"postgresql_with": {"fillfactor": 85}}
     if name == "DiaObject":
+        # versions come in order of time, and a B-tree on their places would cost each store more than it ever gives
         condition = sa.text('"validityEndMjdTai" IS NULL')
         parts.append(sa.Index("IDX_DiaObject_open", "diaObjectId", unique=True, postgresql_where=condition))
+        parts.append(sa.Index("IDX_DiaObject_validityStart", "validityStartMjdTai", postgresql_using="brin"))
+    if name == "DiaSource":
+        some = sa.text('"ssObjectId" IS NOT NULL')
+        parts.append(sa.Index("IDX_DiaSource_ssObjectId", "ssObjectId", postgresql_where=some))
     held = {c.name for c in schema.stored_columns(name)}
     parts += [sa.Index(f"IDX_{name}_{label}", *cols) for label, *cols in _INDICES.get(name, ()) if held >= set(cols)]
     sa.Table(name, meta, *parts, **options)

@@ -6,6 +6,16 @@ CREATE INDEX "IDX_DiaSource_midpoint" ON "DiaSource" USING brin ("midpointMjdTai
 
 CREATE INDEX "IDX_DiaForcedSource_midpoint" ON "DiaForcedSource" USING brin ("midpointMjdTai");
 
+DROP INDEX "IDX_DiaObject_pixelId";
+
+DROP INDEX "IDX_DiaObject_validityStart";
+
+CREATE INDEX "IDX_DiaObject_validityStart" ON "DiaObject" USING brin ("validityStartMjdTai");
+
+DROP INDEX "IDX_DiaSource_ssObjectId";
+
+CREATE INDEX "IDX_DiaSource_ssObjectId" ON "DiaSource" ("ssObjectId") WHERE "ssObjectId" IS NOT NULL;
+
 CREATE TABLE "StoreLedger" (
     "contentHash" TEXT NOT NULL,
     visit BIGINT,

@@ -1,0 +1,240 @@
+"""The APDB client against ``lsst-dax-apdb`` on one PostgreSQL: ``python -m benchmarks.apdb compare|growth|clients``.
+
+Every client runs the same visits through the published interface: contains, objects of the region, full history
+(12 months of everything in it), lazy history (of the detected objects only), store. Sums of fluxes over what was read
+must agree. Times are medians; ``last`` is the last quarter of the visits.
+"""
+
+import argparse
+import json
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+from astropy.time import Time
+
+from apdb import PostgresApdb
+from apdb.embedded import EmbeddedPostgres
+from benchmarks.apdb_workload import DETECTOR, PRESETS, Patch, Preset
+
+SETTINGS = {
+    "shared_buffers": "2GB", "work_mem": "64MB", "max_wal_size": "8GB", "checkpoint_timeout": "15min",
+    "wal_compression": "on", "random_page_cost": "1.1",
+}  # fmt: skip
+
+
+def at(mjd: float) -> Time:
+    """Return an astropy time."""
+    return Time(mjd, format="mjd", scale="tai")
+
+
+def make_client(name: str, server: EmbeddedPostgres, namespace: str) -> Any:
+    """Return a client on new tables."""
+    if name == "ours":
+        return PostgresApdb(PostgresApdb.init_database(server.uri, namespace=namespace, drop=True))
+    from lsst.dax.apdb.sql import ApdbSql
+
+    url = server.uri.replace("postgresql://", "postgresql+psycopg2://")
+    return ApdbSql(ApdbSql.init_database(url, namespace=namespace, dia_object_index="last_object_table"))
+
+
+def run(client: Any, preset: Preset, every: int, budget_s: float, warm: int = 0) -> dict[str, Any]:
+    """Run the visits; returns seconds by phase and visit, and check sums of what was read."""
+    patch = Patch(preset)
+    begin = time.perf_counter()
+    client.store(at(61000.0), patch.start())
+    seconds: list[dict[str, float]] = []
+    checks: dict[int, list[float]] = {}
+    out: dict[str, Any] = {"seed_s": time.perf_counter() - begin}
+    for k in range(preset.visits):
+        visit, step = patch.visit(k), {"visit": float(k)}
+        when, region = at(visit["mjd"]), patch.region
+        begin = time.perf_counter()
+        assert not client.containsVisitDetector(visit["visit"], DETECTOR)
+        step["contains"] = time.perf_counter() - begin
+        if k % every == every - 1 or k == preset.visits - 1:
+            begin = time.perf_counter()
+            objects = client.getDiaObjects(region)
+            step["objects"] = time.perf_counter() - begin
+            ids = objects["diaObjectId"].to_numpy(np.int64)
+            full = _timed(step, "full", client, region, ids, when)
+            lazy = _timed(step, "lazy", client, region, np.intersect1d(visit["detected"], ids), when)
+            step["full"] += step["objects"]
+            step["lazy"] += step["objects"]
+            checks[k] = [float(f["psfFlux"].astype(float).sum()) for f in (*full, *lazy)]
+            out["rows"] = [len(objects), *(len(f) for f in (*full, *lazy))]
+        begin = time.perf_counter()
+        client.store(when, visit["objects"], visit["sources"], visit["forced"])
+        step["store"] = time.perf_counter() - begin
+        if "lazy" in step:
+            step["lazy_store"] = step["contains"] + step["lazy"] + step["store"]
+        seconds.append(step)
+        if sum(sum(v for n, v in s.items() if n != "visit") for s in seconds) > budget_s:
+            break
+    out |= {
+        "visits": len(seconds),
+        "checks": checks,
+        "all": medians(seconds),
+        "last": medians(seconds[-(len(seconds) // 4 or 1) :]),
+    }
+    return out
+
+
+def _timed(step: dict[str, float], name: str, client: Any, region: Any, ids: Any, when: Time) -> list[Any]:
+    begin = time.perf_counter()
+    frames = [client.getDiaSources(region, ids, when), client.getDiaForcedSources(region, ids, when)]
+    step[name] = time.perf_counter() - begin
+    return frames
+
+
+def medians(seconds: list[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each phase in ms."""
+    names = sorted({n for s in seconds for n in s} - {"visit"})
+    return {n: round(1e3 * float(np.median([s[n] for s in seconds if n in s])), 1) for n in names}
+
+
+def sizes(server: EmbeddedPostgres, namespace: str) -> dict[str, float]:
+    """Return bytes per row with indices, partitions summed."""
+    with psycopg.connect(server.uri, autocommit=True) as connection:
+        out = {}
+        for table in ("DiaObject", "DiaObjectLast", "DiaSource", "DiaForcedSource"):
+            connection.execute(f'VACUUM "{namespace}"."{table}"')
+            row = connection.execute(
+                "SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree(%s::regclass)",
+                (f'"{namespace}"."{table}"',),
+            ).fetchone()
+            total = row[0] if row and row[0] else 0
+            if not total:
+                total = connection.execute(
+                    "SELECT pg_total_relation_size(%s::regclass)", (f'"{namespace}"."{table}"',)
+                ).fetchone()[0]  # type: ignore[index]
+            count = connection.execute(f'SELECT count(*) FROM "{namespace}"."{table}"').fetchone()[0]  # type: ignore[index]
+            out[table] = round(float(total) / max(count, 1), 1)
+        return out
+
+
+def compare(server: EmbeddedPostgres, preset: str, clients: list[str], every: int, budget_s: float) -> dict[str, Any]:
+    """Run both clients on the same visits."""
+    found: dict[str, Any] = {}
+    for name in clients:
+        namespace = f"{name}_{preset.lower()}"
+        client = make_client(name, server, namespace)
+        if name == "ours":  # the compiled decoder is loaded outside of the times, as in a worker that has run before
+            client.getDiaObjects(Patch(PRESETS["tiny"]).region)
+        found[name] = run(client, PRESETS[preset], every, budget_s)
+        found[name]["bytes_per_row"] = sizes(server, namespace)
+    if len(found) == 2:
+        a, b = (found[n]["checks"] for n in clients)
+        both = a.keys() & b.keys()
+        found["same_rows"] = bool(both) and all(np.allclose(a[k], b[k], rtol=1e-3, atol=0.05) for k in both)
+        found["compared_reads"] = len(both)
+    for name in clients:
+        del found[name]["checks"]
+    return found
+
+
+def growth(server: EmbeddedPostgres, sizes_of_sky: list[int]) -> list[dict[str, Any]]:
+    """Time reads and stores on a patch while the sky outside of it fills up."""
+    client, out, done = make_client("ours", server, "growth"), [], 0
+    patch, k = Patch(Preset(400, 500, 2000, 10_000)), 0
+    client.store(at(61000.0), patch.start())
+    client.getDiaObjects(patch.region)
+    rng = np.random.default_rng(9)
+    for wanted in sizes_of_sky:
+        while done < wanted:
+            n = min(50_000, wanted - done)
+            sky = Patch(Preset(1, 1, 1, n), seed=done + 1, first_id=10**15 + done)
+            sky.ra, sky.dec = rng.uniform(100, 300, len(sky.ra)), np.degrees(np.arcsin(rng.uniform(-1, 1, len(sky.ra))))
+            client.store(at(61000.0), sky.start())
+            done += n
+        with psycopg.connect(server.uri, autocommit=True) as connection:
+            connection.execute("SET search_path = growth")
+            connection.execute("VACUUM ANALYZE")
+            connection.execute("CHECKPOINT")
+        store, read = [], []
+        for _ in range(25):
+            visit = patch.visit(k)
+            k += 1
+            begin = time.perf_counter()
+            client.getDiaObjects(patch.region)
+            read.append(time.perf_counter() - begin)
+            begin = time.perf_counter()
+            client.store(at(visit["mjd"]), visit["objects"], visit["sources"], visit["forced"])
+            store.append(time.perf_counter() - begin)
+        out.append({"sky": done, "objects_ms": 1e3 * float(np.median(read)), "store_ms": 1e3 * float(np.median(store))})
+        print(json.dumps(out[-1]), flush=True)
+    return out
+
+
+def clients(server: EmbeddedPostgres, numbers: list[int], visits: int = 96) -> list[dict[str, Any]]:
+    """Store the same number of overlapping visits with different numbers of concurrent clients."""
+    out = []
+    for count in numbers:
+        client = make_client("ours", server, f"clients{count}")
+        patch = Patch(Preset(visits, 300, 1000, 5000))
+        client.store(at(61000.0), patch.start())
+        work, lock, failures = [patch.visit(k) for k in range(visits)], threading.Lock(), []
+
+        def drain(
+            client: Any = client, work: list[Any] = work, lock: Any = lock, failures: list[Any] = failures
+        ) -> None:
+            while True:
+                with lock:
+                    if not work:
+                        return
+                    visit = work.pop(0)
+                try:
+                    client.store(at(visit["mjd"]), visit["objects"], visit["sources"], visit["forced"])
+                except Exception as error:
+                    failures.append(repr(error))
+
+        threads = [threading.Thread(target=drain) for _ in range(count)]
+        begin = time.perf_counter()
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        wall = time.perf_counter() - begin
+        rows = client.tableRowCount()
+        objects = client.getDiaObjects(patch.region)
+        out.append({
+            "clients": count, "visits_per_s": round(visits / wall, 2), "failures": failures, "rows": rows,
+            "duplicate_objects": int(objects.diaObjectId.duplicated().sum()),
+        })  # fmt: skip
+        print(json.dumps(out[-1]), flush=True)
+        client.close()
+    return out
+
+
+def main() -> None:
+    """Run one benchmark and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["compare", "growth", "clients"])
+    parser.add_argument("--preset", default="A", choices=list(PRESETS))
+    parser.add_argument("--clients", default="ours,reference")
+    parser.add_argument("--every", type=int, default=10, help="time the reads on each N-th visit")
+    parser.add_argument("--budget", type=float, default=1200.0, help="seconds for one client")
+    parser.add_argument("--sky", default="100000,1000000,5000000")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    folder = Path(tempfile.mkdtemp(prefix="alertprod-bench-"))
+    folder.chmod(0o755)
+    with EmbeddedPostgres(folder / "postgres", settings=SETTINGS) as server:
+        if arguments.what == "compare":
+            found: Any = compare(
+                server, arguments.preset, arguments.clients.split(","), arguments.every, arguments.budget
+            )
+        elif arguments.what == "growth":
+            found = growth(server, [int(x) for x in arguments.sky.split(",")])
+        else:
+            found = clients(server, [2, 16])
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
