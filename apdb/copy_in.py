@@ -45,12 +45,12 @@ def encode(table: str, frame: pd.DataFrame, columns: Sequence[Column]) -> Encode
     ApdbError
         NULL in a column that must not have any, text that is too long, or a number out of the column's range.
     """
-    held = set(frame.columns)
+    types = dict(zip(frame.columns, frame.dtypes, strict=True))
     # columns of one type stand together, so that pandas and numpy handle them as one matrix
     groups: dict[Any, list[Column]] = {}
     for c in columns:
-        if c.name in held:
-            dtype = frame.dtypes[c.name]
+        if c.name in types:
+            dtype = types[c.name]
             plain = isinstance(dtype, np.dtype) and dtype.kind in "iufb" and c.dtype != object
             groups.setdefault((c.datatype, dtype) if plain else c.name, []).append(c)
     n, names = len(frame), []

@@ -9,6 +9,7 @@ libpq.
 import os
 import select
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = ["copy_rows"]
 
 PIECE = 1 << 20
 TIMEOUT_S = 600.0
+PAUSE_S = 0.0002
 _HEADER_LENGTH = 19  # signature, flags, length of the (empty) extension
 
 
@@ -93,7 +95,7 @@ def _from_socket(connection: psycopg.Connection[Any], query: bytes) -> Iterator[
         while not ready:
             if held == buffer.size:
                 buffer = np.concatenate([buffer, np.empty(buffer.size, np.uint8)])
-            held += _read(handle, buffer[held:])
+            held += _read_much(handle, buffer[held:])
             rows = np.empty(held, np.uint8)
             used, length, error_at = _unframe(buffer[:held], rows, state)
             if error_at >= 0 and not error:
@@ -163,6 +165,24 @@ def _read(handle: int, into: NDArray[np.uint8]) -> int:
         if count == 0:
             raise psycopg.OperationalError("the server closed the connection unexpectedly")
         return count
+
+
+def _read_much(handle: int, into: NDArray[np.uint8]) -> int:
+    """Read as `_read`, then on until the buffer is full or nothing comes for a moment.
+
+    The server sends in pieces of 8 kB: to wake up for each costs both sides more than to wait a little.
+    """
+    count = _read(handle, into)
+    while count < into.size:
+        time.sleep(PAUSE_S)
+        try:
+            more = os.readv(handle, [into[count:].data])
+        except OSError:
+            break
+        if more == 0:
+            break
+        count += more
+    return count
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

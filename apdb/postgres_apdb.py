@@ -50,6 +50,9 @@ __all__ = ["PostgresApdb", "PostgresApdbAdmin", "open"]
 
 _LOG = logging.getLogger("lsst.dax.apdb.alertprod")
 DAYS_PER_MONTH = 30
+# the history of many objects is read by two server processes
+MANY_OBJECTS = 2000
+BACKENDS = 2
 _DEDUP_KEY = "status:deduplication.json"
 _CONFIG_KEY = "config:apdb-sql.json"
 _FROZEN = (
@@ -257,7 +260,11 @@ class PostgresApdb(Apdb):
         return None if months == 0 else float(visit_time.tai.mjd) - DAYS_PER_MONTH * months
 
     def _history(self, table: str, ids: list[int], start: float) -> pd.DataFrame:
-        return self._read(lambda c: reading.history_of_objects(c, self._published, table, ids, start, nullable=True))
+        backends = BACKENDS if len(ids) > MANY_OBJECTS else 1
+        with self._transactions.shared_snapshot(backends) as connections:
+            frame = reading.history_of_objects(connections, self._published, table, ids, start, nullable=True)
+        _LOG.debug("found %d rows", len(frame))
+        return frame
 
     def _read(self, work: Any) -> pd.DataFrame:
         frame: pd.DataFrame = self._transactions.run(work, snapshot=True)

@@ -10,7 +10,7 @@ from lsst.sphgeom import Region
 from numpy.typing import NDArray
 from psycopg import sql
 
-from apdb.copy_out import select_frame
+from apdb.copy_out import select_frame, select_frame_in_parts
 from apdb.htm import cover
 from apdb.schema import Column, PublishedSchema
 
@@ -40,20 +40,27 @@ def objects_in_region(
 
 
 def history_of_objects(
-    connection: psycopg.Connection[Any], schema: PublishedSchema, table: str,
+    connection: psycopg.Connection[Any] | Sequence[psycopg.Connection[Any]], schema: PublishedSchema, table: str,
     object_ids: Sequence[int] | NDArray[np.int64], start_mjd: float, *, withdrawn: bool = True, nullable: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """Return the rows of objects whose midpoint is at or after `start_mjd`.
 
     Parameters
     ----------
+    connection
+        One connection, or several that share a snapshot: then each reads a part of the objects.
     withdrawn
         False leaves withdrawn rows out.
     """
     valid = sql.SQL("" if withdrawn else ' AND t."timeWithdrawnMjdTai" IS NULL')
     rest = sql.SQL('WHERE t."diaObjectId" = ANY(%s) AND t."midpointMjdTai" >= %s') + valid
-    ids = np.unique(np.asarray(object_ids, dtype=np.int64)).tolist()
-    return select_frame(connection, table, schema.columns(table), rest, (ids, start_mjd), nullable=nullable)
+    ids = np.unique(np.asarray(object_ids, dtype=np.int64))
+    columns = schema.columns(table)
+    if isinstance(connection, psycopg.Connection):
+        return select_frame(connection, table, columns, rest, (ids.tolist(), start_mjd), nullable=nullable)
+    # neighbouring ids are in neighbouring pages: every part gets its share of the recent, busy ones
+    parts = [(ids[k :: len(connection)].tolist(), start_mjd) for k in range(len(connection))]
+    return select_frame_in_parts(connection, table, columns, rest, parts, nullable=nullable)
 
 
 def history_in_region(

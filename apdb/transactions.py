@@ -4,10 +4,11 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from apdb.database import CONNECT_TIMEOUT_S, Database
@@ -19,6 +20,8 @@ T = TypeVar("T")
 MAX_CONNECTIONS = 8
 ATTEMPTS = 6
 WAIT_S = 30.0
+SPARE_WAIT_S = 0.5
+_READ_ONLY = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _AGAIN = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
 
 
@@ -57,6 +60,28 @@ class Transactions:
                 raise
             raise DatabaseUnavailable(f"database {self._database.label}: {_first_line(error)}") from error
 
+    @contextmanager
+    def shared_snapshot(self, count: int) -> Iterator[list[psycopg.Connection[Any]]]:
+        """Yield up to `count` connections (at least one) whose transactions see the same rows, read only."""
+        with ExitStack() as stack:
+            first = stack.enter_context(self.connection())
+            stack.enter_context(first.transaction())
+            first.execute(_READ_ONLY)
+            found = [first]
+            if count > 1:
+                row = first.execute("SELECT pg_export_snapshot()").fetchone()
+                assert row is not None
+                for _ in range(count - 1):
+                    try:
+                        other = stack.enter_context(self._connections().connection(timeout=SPARE_WAIT_S))
+                    except PoolTimeout:  # all are busy: fewer will do
+                        break
+                    stack.enter_context(other.transaction())
+                    other.execute(_READ_ONLY)
+                    other.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(row[0])))
+                    found.append(other)
+            yield found
+
     def run(self, work: Callable[[psycopg.Connection[Any]], T], *, snapshot: bool = False) -> T:
         """Run `work` in one transaction, again where the database says that it could not be serialised.
 
@@ -74,7 +99,7 @@ class Transactions:
             try:
                 with self.connection() as connection, connection.transaction():
                     if snapshot:
-                        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                        connection.execute(_READ_ONLY)
                     return work(connection)
             except _AGAIN as error:
                 if attempt == ATTEMPTS - 1:
