@@ -89,21 +89,21 @@ def _from_socket(connection: psycopg.Connection[Any], query: bytes) -> Iterator[
     handle = pg.socket
     _write(handle, b"Q" + struct.pack("!I", len(query) + 5) + query + b"\0")
     buffer, held = np.empty(2 * PIECE, np.uint8), 0
-    state = np.array([_HEADER_LENGTH, 0, 0], np.int64)  # bytes of the header to skip, ready, error
-    error, ready = b"", False
+    state = np.array([_HEADER_LENGTH, 0], np.int64)
+    error, ready, used = b"", False, np.int64(0)
     try:
         while not ready:
-            if held == buffer.size:
-                buffer = np.concatenate([buffer, np.empty(buffer.size, np.uint8)])
-            held += _read_much(handle, buffer[held:])
+            if used == 0:  # nothing whole is left: read on
+                if held == buffer.size:
+                    buffer = np.concatenate([buffer, np.empty(buffer.size, np.uint8)])
+                held += _read_much(handle, buffer[held:])
             rows = np.empty(held, np.uint8)
             used, length, error_at = _unframe(buffer[:held], rows, state)
             if error_at >= 0 and not error:
                 error = bytes(buffer[error_at:used])
             ready = bool(state[1])
-            remaining = buffer[used:held].copy()
-            held = len(remaining)
-            buffer[:held] = remaining
+            held -= int(used)
+            buffer[:held] = buffer[used : used + held].copy()
             if length and not error:
                 yield rows[:length]
     finally:
@@ -123,14 +123,19 @@ def _tell_libpq(pg: pq.abc.PGconn) -> None:
 
 
 def _drain(handle: int, buffer: NDArray[np.uint8], held: int, state: NDArray[np.int64]) -> None:
-    while not state[1]:
-        if held == buffer.size:
-            buffer = np.concatenate([buffer, np.empty(buffer.size, np.uint8)])
-        held += _read(handle, buffer[held:])
-        used, _, _ = _unframe(buffer[:held], np.empty(held, np.uint8), state)
-        rest = buffer[used:held].copy()
-        held = len(rest)
-        buffer[:held] = rest
+    """Read the rest of an answer that nobody wants."""
+    used = np.int64(0)
+    while True:
+        rows = np.empty(held, np.uint8)
+        used, _, _ = _unframe(buffer[:held], rows, state)
+        held -= int(used)
+        buffer[:held] = buffer[used : used + held].copy()
+        if state[1]:
+            return
+        if used == 0:
+            if held == buffer.size:
+                buffer = np.concatenate([buffer, np.empty(buffer.size, np.uint8)])
+            held += _read(handle, buffer[held:])
 
 
 def _wait(handle: int, event: int) -> None:

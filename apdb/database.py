@@ -32,14 +32,19 @@ class Database:
         Bound of every statement.
     namespace
         PostgreSQL schema of the tables; None is the database's default.
+    read_only
+        Connections cannot write.
     """
 
-    def __init__(self, uri: str, statement_timeout_s: int = 120, namespace: str | None = None) -> None:
+    def __init__(
+        self, uri: str, statement_timeout_s: int = 120, namespace: str | None = None, *, read_only: bool = False
+    ) -> None:
         if urlsplit(uri).scheme not in ("postgresql", "postgres"):
             raise ApdbError(f"no client for a database of scheme {urlsplit(uri).scheme!r}: use postgresql://")
         self._uri = uri
         self._timeout = statement_timeout_s
         self.namespace = namespace
+        self._read_only = read_only
 
     @property
     def uri(self) -> str:
@@ -49,6 +54,8 @@ class Database:
     def connect_arguments(self) -> dict[str, Any]:
         """Return what every connection is made with: time-outs, name, search path."""
         options = f"-c statement_timeout={self._timeout}s -c idle_in_transaction_session_timeout=600s -c jit=off"
+        if self._read_only:
+            options += " -c default_transaction_read_only=on"
         return {
             "autocommit": True, "connect_timeout": CONNECT_TIMEOUT_S, "options": options + self._search_path(),
             "application_name": "alertprod", "keepalives_idle": 30, "tcp_user_timeout": 30_000,
@@ -133,13 +140,13 @@ class Database:
         """
         with self.session() as connection:
             if connection.execute("SELECT to_regclass('metadata')").fetchone() == (None,):
-                raise SchemaMismatch(f"database {self.label} is empty: run 'alertprod migrate'")
+                raise SchemaMismatch(f"database {self.label} is empty: run 'alertprod apdb migrate'")
             found = dict(connection.execute("SELECT name, value FROM metadata").fetchall())
         wanted = {"version:schema": SCHEMA_VERSION, "version:alertprod": DATABASE_VERSION}
         wrong = {k: (found.get(k), v) for k, v in wanted.items() if found.get(k) != v}
         if wrong:
             detail = ", ".join(f"{k} is {have}, need {need}" for k, (have, need) in wrong.items())
-            raise SchemaMismatch(f"database {self.label}: {detail}: run 'alertprod migrate'")
+            raise SchemaMismatch(f"database {self.label}: {detail}: run 'alertprod apdb migrate'")
 
     def wait_ready(self, seconds: float = 30.0) -> None:
         """Wait until the database answers."""

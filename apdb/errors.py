@@ -2,13 +2,34 @@
 
 from tasks.errors import CallerError, TransientError
 
-__all__ = ["ApdbError", "DatabaseUnavailable", "LeaseLost", "SchemaMismatch", "VisitConflict"]
+__all__ = [
+    "ApdbError",
+    "BadQuery",
+    "Busy",
+    "DatabaseUnavailable",
+    "LeaseLost",
+    "NotFound",
+    "SchemaMismatch",
+    "VisitConflict",
+]
 
 
 class ApdbError(CallerError):
     """The request does not fit the database."""
 
     code = "apdb"
+
+
+class BadQuery(ApdbError):
+    """A question that the database cannot be asked."""
+
+    code = "bad_query"
+
+
+class NotFound(ApdbError):
+    """What was asked for is not there."""
+
+    code = "not_found"
 
 
 class VisitConflict(ApdbError):
@@ -27,6 +48,12 @@ class DatabaseUnavailable(TransientError):
     """The database does not answer, or asked to try again."""
 
     code = "database_unavailable"
+
+
+class Busy(TransientError):
+    """Too many questions at once."""
+
+    code = "busy"
 
 
 class LeaseLost(TransientError):

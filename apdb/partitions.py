@@ -1,7 +1,7 @@
 """Monthly partitions of DiaSource and DiaForcedSource by midpointMjdTai, made ahead and online."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +13,16 @@ from psycopg import sql
 
 from apdb.tables import PARTITIONED
 
-__all__ = ["LOCK_TIMEOUT_S", "Partition", "PartitionKeeper", "attach", "ensure_months", "month_bounds", "partitions"]
+__all__ = [
+    "LOCK_TIMEOUT_S",
+    "Partition",
+    "PartitionKeeper",
+    "attach",
+    "ensure_months",
+    "missing_months",
+    "month_bounds",
+    "partitions",
+]
 
 _EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
 LOCK_TIMEOUT_S = 5
@@ -54,6 +63,14 @@ def ensure_months(connection: psycopg.Connection[Any], mjd: float, ahead: int = 
     return made
 
 
+def missing_months(connection: psycopg.Connection[Any], mjd: float, ahead: int = 2) -> list[str]:
+    """Return the names that `ensure_months` would make."""
+    names = [f"{table}_{month_bounds(mjd, shift)[0]}" for shift in range(ahead + 1) for table in PARTITIONED]
+    rows = connection.execute("SELECT n FROM unnest(%s::text[]) n WHERE to_regclass(quote_ident(n)) IS NULL", (names,))
+    missing = {row[0] for row in rows}
+    return [n for n in names if n in missing]
+
+
 def _make_month(connection: psycopg.Connection[Any], table: str, name: str, low: float, high: float) -> None:
     new, default = sql.Identifier(name), sql.Identifier(f"{table}_default")
     connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(new, sql.Identifier(table)))
@@ -81,20 +98,22 @@ class PartitionKeeper:
 
     def __init__(self) -> None:
         self._known: set[str] = set()
-        self._owner = os.getpid()
 
-    def prepare(self, connection: psycopg.Connection[Any], rows: Mapping[str, pd.DataFrame]) -> None:
+    def prepare(
+        self, connect: Callable[[], AbstractContextManager[psycopg.Connection[Any]]], rows: Mapping[str, pd.DataFrame]
+    ) -> None:
         """Make what is missing for frames that have ``midpointMjdTai`` (at most a few months; the default takes more)."""
         days: set[int] = set()
         for frame in rows.values():
             days |= set(np.unique(frame.midpointMjdTai.to_numpy(np.float64) // 1).astype(int).tolist())
         months = {month_bounds(float(d))[0]: float(d) for d in sorted(days) if _SANE[0] <= d <= _SANE[1]}
         missing = {label: day for label, day in months.items() if label not in self._known}
-        if len(missing) > MAX_NEW_MONTHS:
+        if not missing or len(missing) > MAX_NEW_MONTHS:
             return
-        for label, day in missing.items():
-            ensure_months(connection, day, ahead=0)
-            self._known.add(label)
+        with connect() as connection:
+            for label, day in missing.items():
+                ensure_months(connection, day, ahead=0)
+                self._known.add(label)
 
 
 @dataclass(frozen=True)

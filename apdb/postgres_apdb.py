@@ -326,8 +326,7 @@ class PostgresApdb(Apdb):
         rows = prepare(self._published, float(visit_time.tai.mjd), objects, sources, forced_sources)
         if rows.objects.empty:
             _LOG.debug("No objects to write to database.")
-        with self._transactions.connection() as connection:
-            self._partitions.prepare(connection, rows.keys)
+        self._partitions.prepare(self._transactions.connection, rows.keys)
         chunk = None
         if self.config.enable_replica:
             chunk = ReplicaChunk.make_replica_chunk(visit_time, self.config.replica_chunk_seconds)

@@ -54,10 +54,16 @@ def _with_pixels(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sorted(frame: pd.DataFrame | None, key: tuple[str, ...]) -> pd.DataFrame:
+    """Return the rows in order of the key, whatever the order they came in (most come in order: nothing is moved)."""
     if frame is None or frame.empty:
         return pd.DataFrame() if frame is None else frame
     names = [k for k in key if k in frame.columns]
-    return frame.sort_values(names, kind="stable") if names else frame
+    if not names:
+        return frame
+    first = frame[names[0]]
+    if first.is_monotonic_increasing and first.is_unique:
+        return frame
+    return frame.sort_values(names, kind="stable")
 
 
 def prepare(

@@ -1,1 +1,1 @@
-"""Alembic revisions of the database. Imported by nobody; run by ``alertprod migrate``."""
+"""Alembic revisions of the database. Imported by nobody; run by ``alertprod apdb migrate``."""

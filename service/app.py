@@ -10,11 +10,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from apdb import Ledger, Database
-from apdb.errors import DatabaseUnavailable, SchemaMismatch, VisitConflict
+from apdb import Database, Ledger
+from apdb.errors import DatabaseUnavailable, NotFound, SchemaMismatch, VisitConflict
 from service.errors import BadMessage
 from service.message import VisitMessage
 from service.metrics import render_metrics
+from service.reads import STREAM_TIMEOUT_S, reads_router
 from service.settings import Settings
 from service.submit import describe, submit_visit
 from tasks.errors import AlertProdError
@@ -35,6 +36,8 @@ def _problem(status: int, code: str, text: str, retry_s: int | None = None) -> J
 def _status_of(error: AlertProdError) -> int:
     if isinstance(error, VisitConflict):
         return 409
+    if isinstance(error, NotFound):
+        return 404
     return 503 if error.retriable else 422
 
 
@@ -92,6 +95,8 @@ def create_app(settings: Settings) -> FastAPI:
             return _problem(404, "not_found", "no such visit")
         row = ledger.get(visit, detector)
         return describe(row) if row else _problem(404, "not_found", f"visit {visit}, detector {detector} never came")
+
+    app.include_router(reads_router(Database(settings.database(), STREAM_TIMEOUT_S, read_only=True)))
 
     @app.get("/healthz", tags=["operations"])
     def healthz() -> PlainTextResponse:

@@ -1,4 +1,4 @@
-"""The command line: ``alertprod serve|worker|relay|ingest|migrate|status|config|diff|template|jointcal|night|demo``."""
+"""The command line: ``alertprod serve|worker|relay|ingest|apdb|status|config|diff|template|jointcal|night|demo``."""
 
 import json
 import logging
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from service.apdb_cli import apdb_app
 from service.settings import Settings
 from tasks.errors import AlertProdError, TransientError
 
@@ -20,6 +21,7 @@ jointcal_app = typer.Typer(no_args_is_help=True, help="Joint calibration of many
 template_app = typer.Typer(no_args_is_help=True, help="Template sets.")
 app.add_typer(template_app, name="template")
 app.add_typer(jointcal_app, name="jointcal")
+app.add_typer(apdb_app, name="apdb")
 console = Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
@@ -120,15 +122,6 @@ def ingest() -> None:
     reader = Ingest(Settings())  # type: ignore[call-arg]
     _on_stop(reader.stop)
     reader.run()
-
-
-@app.command()
-def migrate(revision: str = "head") -> None:
-    """Bring the database to the newest schema (or to a revision; ``base`` drops everything)."""
-    from service.migrate import migrate as run
-
-    run(Settings().database(), revision)  # type: ignore[call-arg]
-    _say(f"database is at revision {revision}")
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer
 
-from apdb import Ledger, Database
+from apdb import Database, Ledger
 from service.errors import BadMessage
 from service.settings import Settings
 from service.submit import submit_visit

@@ -14,7 +14,7 @@ from lsst.pipe.base import Struct
 
 from alerts.archive import write_alerts
 from alerts.packets import AlertInputs, build_packets
-from apdb import Claim, Ledger, Database, VisitUnitOfWork
+from apdb import Claim, Database, Ledger, VisitUnitOfWork
 from apdb.htm import polygon
 from apdb.locks import lock_pixels, sky_locks
 from association import DiaPipelineTask, standardize

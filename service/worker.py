@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from apdb import Claim, Ledger, Database
+from apdb import Claim, Database, Ledger
 from service.errors import JobCrashed
 from service.settings import Settings
 from tasks.errors import TransientError

@@ -58,7 +58,7 @@ def test_migrations_make_the_generated_tables_and_go_down(postgres, database):
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
         c.execute(f"CREATE DATABASE {name}")
     other = Database(f"{admin}/{name}")
-    with pytest.raises(SchemaMismatch, match="alertprod migrate"):
+    with pytest.raises(SchemaMismatch, match="alertprod apdb migrate"):
         other.check_schema()
     other.create()
     other.check_schema()

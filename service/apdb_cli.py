@@ -1,0 +1,214 @@
+"""The command line of the database: ``alertprod apdb create|status|partitions|archive|restore|vacuum-advice|migrate|reader``."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from service.settings import Settings
+
+__all__ = ["apdb_app"]
+
+apdb_app = typer.Typer(no_args_is_help=True, help="The Alert Production Database.")
+partitions_app = typer.Typer(no_args_is_help=True, help="Monthly partitions.")
+apdb_app.add_typer(partitions_app, name="partitions")
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, do nothing")]
+_console = Console(stderr=True)
+_MJD_UNIX = 40_587.0
+
+
+def _database() -> Any:
+    from apdb import Database
+
+    return Database(Settings().database())  # type: ignore[call-arg]
+
+
+def _today() -> float:
+    return datetime.now(UTC).timestamp() / 86400 + _MJD_UNIX
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
+    """Print rows as JSON on standard output, or as a table."""
+    if as_json:
+        print(json.dumps(rows, default=str))
+        return
+    if not rows:
+        _console.print(f"{title}: none")
+        return
+    table = Table(*rows[0].keys(), title=title)
+    for row in rows:
+        table.add_row(
+            *(f"{v:,}" if isinstance(v, int) else f"{v:g}" if isinstance(v, float) else str(v) for v in row.values())
+        )
+    Console().print(table)
+
+
+@contextmanager
+def _progress(text: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_console, disable=quiet) as shown:
+        task = shown.add_task(text, total=max(total, 1))
+
+        def step(done: int) -> None:
+            shown.update(task, completed=done, total=max(total, done))
+
+        yield step
+
+
+@apdb_app.command()
+def create(
+    ahead: Annotated[int, typer.Option(help="months whose partitions are made ahead")] = 3, as_json: Json = False
+) -> None:
+    """Make all tables of a new database (or bring an old one up to date), and the partitions of the next months."""
+    from apdb.partitions import ensure_months
+    from service.migrate import migrate as run
+
+    database = _database()
+    run(database.uri)
+    with database.session() as connection:
+        made = ensure_months(connection, _today(), ahead)
+    _show([{"database": database.label, "partitionsMade": len(made)}], as_json, "created")
+
+
+@apdb_app.command()
+def status(as_json: Json = False) -> None:
+    """Show versions, tables, sizes and the archive."""
+    from apdb.archive import archived
+    from apdb.health import table_sizes
+
+    with _database().session() as connection:
+        versions = dict(connection.execute("SELECT name, value FROM metadata WHERE name LIKE 'version:%'").fetchall())
+        tables, kept = table_sizes(connection), [vars(a) for a in archived(connection)]
+    if as_json:
+        print(json.dumps({"versions": versions, "tables": tables, "archive": kept}))
+        return
+    _show([versions], False, "versions")
+    _show(tables, False, "tables")
+    _show(kept, False, "archive")
+
+
+@partitions_app.command("list")
+def list_partitions(as_json: Json = False) -> None:
+    """List the attached partitions."""
+    from apdb.partitions import partitions
+
+    with _database().session() as connection:
+        _show([vars(p) for p in partitions(connection)], as_json, "partitions")
+
+
+@partitions_app.command("create")
+def create_partitions(
+    at: Annotated[float | None, typer.Option(help="MJD in the first month; now by default")] = None,
+    ahead: Annotated[int, typer.Option(min=0, max=120, help="months after it")] = 3, dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Make partitions ahead of time, online."""
+    from apdb.partitions import ensure_months, missing_months
+
+    with _database().session() as connection:
+        first = _today() if at is None else at
+        made = missing_months(connection, first, ahead) if dry_run else ensure_months(connection, first, ahead)
+    _show([{"partition": name} for name in made], as_json, "would be made" if dry_run else "made")
+
+
+@apdb_app.command()
+def archive(
+    to: Annotated[str, typer.Option(help="directory or fsspec URL for the Parquet files")],
+    keep_months: Annotated[int, typer.Option(min=13, help="whole months that stay (the history window needs 13)")] = 14,
+    drop: Annotated[bool, typer.Option(help="also drop what is archived, after its file was checked again")] = False,
+    dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write old partitions to Parquet and detach them; with --drop, drop those that are archived."""
+    from apdb.archive import archive_partition, archived, drop_archived, old_partitions
+    from apdb.partitions import month_bounds
+
+    database = _database()
+    with database.session() as connection:
+        old = old_partitions(connection, month_bounds(_today(), -keep_months)[1])
+        done: list[dict[str, Any]] = []
+        for partition in old:
+            if dry_run:
+                done.append({"partition": partition.name, "action": "archive and detach", "rows": partition.rows})
+                continue
+            with _progress(partition.name, partition.rows, as_json) as step:
+                item = archive_partition(connection, partition, to, step)
+            done.append({"partition": item.partition, "action": "archived", "rows": item.rows, "file": item.file})
+        for item in archived(connection) if drop else []:
+            if item.state == "detached":
+                if not dry_run:
+                    drop_archived(connection, item)
+                done.append(
+                    {"partition": item.partition, "action": "drop" if dry_run else "dropped", "rows": item.rows}
+                )
+    _show(done, as_json, "would be done" if dry_run else "done")
+
+
+@apdb_app.command()
+def restore(partition: str, as_json: Json = False) -> None:
+    """Attach an archived partition again (from its file, when its table was dropped)."""
+    from apdb.archive import archived, restore_partition
+    from apdb.errors import NotFound
+
+    with _database().session() as connection:
+        found = [a for a in archived(connection) if a.partition == partition]
+        if not found:
+            raise NotFound(f"{partition} is not in the archive: see 'alertprod apdb status'")
+        with _progress(partition, found[0].rows, as_json) as step:
+            rows = restore_partition(connection, found[0], step)
+    _show([{"partition": partition, "rows": rows}], as_json, "restored")
+
+
+@apdb_app.command("vacuum-advice")
+def vacuum_advice(as_json: Json = False) -> None:
+    """Say where vacuum, ANALYZE or new partitions are needed, and with which command (changes nothing)."""
+    from apdb.health import advice
+
+    with _database().session() as connection:
+        _show([vars(a) for a in advice(connection)], as_json, "advice")
+
+
+@apdb_app.command()
+def migrate(
+    revision: Annotated[str, typer.Argument(help="head, base (drops everything) or a revision")] = "head",
+    dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Bring the database to a schema revision, online: a table in use for longer than 5 s ends it with nothing changed."""
+    from service.migrate import migrate as run
+    from service.migrate import pending
+
+    uri = _database().uri
+    steps = pending(uri, revision)
+    if not dry_run:
+        run(uri, revision)
+    _show(steps, as_json, "would be applied" if dry_run else "applied")
+
+
+@apdb_app.command()
+def reader(
+    role: str,
+    password_file: Annotated[
+        typer.FileText | None, typer.Option(help="file with the password; none by default")
+    ] = None,
+    timeout_s: Annotated[int, typer.Option(min=1, help="time limit of a statement")] = 30,
+    connections: Annotated[int, typer.Option(min=1, help="sessions at a time")] = 10,
+) -> None:
+    """Make (or renew) a read-only role for dashboards and notebooks."""
+    from apdb.readers import make_reader
+
+    secret = None if password_file is None else password_file.read().strip()
+    with _database().session() as connection:
+        make_reader(connection, role, secret, timeout_s=timeout_s, connections=connections)
+    _console.print(f"role {role} may read the views; see docs/database.md")

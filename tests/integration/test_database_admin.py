@@ -1,0 +1,180 @@
+"""Partitions, archive, advice, migrations and the ``alertprod apdb`` commands on a real database."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import psycopg
+import pytest
+from astropy.time import Time
+
+from apdb import PostgresApdb
+from apdb.archive import archive_partition, archived, drop_archived, old_partitions, read_archived, restore_partition
+from apdb.errors import ApdbError, DatabaseUnavailable
+from apdb.health import advice
+from apdb.partitions import ensure_months, missing_months, month_bounds, partitions
+from service.migrate import migrate, pending
+from tests.integration.test_apdb import REGION, rows
+
+
+def at(mjd):
+    return Time(mjd, format="mjd", scale="tai")
+
+
+@pytest.fixture
+def three_months(database):
+    """Three visits, each in a month of its own."""
+    client = PostgresApdb(database.uri)
+    o, _, _ = rows(50)
+    for k in range(3):
+        mjd = 61000.0 + 31 * k
+        _, s, f = rows(50, visit=k + 1, seed=k)
+        s.loc[3, "psfFlux"], s["glint_trail"] = np.nan, s.glint_trail.astype("boolean").mask(s.index == 5)
+        client.store(at(mjd), o, s.assign(midpointMjdTai=mjd), f.assign(midpointMjdTai=mjd))
+    yield client, o
+    client.close()
+
+
+def alertprod(uri, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli", "apdb", *arguments], env={**os.environ, "ALERTPROD_DATABASE_URI": uri},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_an_archived_month_comes_back_as_it_was(database, three_months, tmp_path):
+    client, o = three_months
+    before = client.getDiaSources(REGION, o.diaObjectId, at(61070.0)).sort_values("diaSourceId", ignore_index=True)
+    with database.connect() as connection:
+        old = [p for p in old_partitions(connection, 61010.0) if p.table == "DiaSource"]
+        assert [p.name for p in old] == ["DiaSource_2025m11"]
+        steps = []
+        item = archive_partition(connection, old[0], str(tmp_path), steps.append)
+        assert (item.rows, steps[-1]) == (50, 50)
+        assert len(client.getDiaSources(REGION, o.diaObjectId, at(61070.0))) == 100  # detached
+        kept = pd.concat(read_archived(item)).sort_values("diaSourceId", ignore_index=True)
+        month = before[before.midpointMjdTai < 61010.0].reset_index(drop=True)
+        for name in month.columns:
+            pd.testing.assert_series_equal(kept[name], month[name], check_dtype=False)
+        # a file that is not the one that was written costs no table
+        file = tmp_path / "DiaSource" / "DiaSource_2025m11.parquet"
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-100])
+        with pytest.raises(ApdbError, match="checksum"):
+            drop_archived(connection, item)
+        file.write_bytes(whole)
+        drop_archived(connection, item)
+        assert [a.state for a in archived(connection)] == ["dropped"]
+        with pytest.raises(ApdbError, match="not detached"):
+            drop_archived(connection, archived(connection)[0])
+        assert restore_partition(connection, archived(connection)[0]) == 50
+        assert archived(connection) == []
+    after = client.getDiaSources(REGION, o.diaObjectId, at(61070.0)).sort_values("diaSourceId", ignore_index=True)
+    pd.testing.assert_frame_equal(after, before)
+
+
+def test_a_month_in_use_is_left_alone(database, three_months, tmp_path):
+    with database.connect() as connection, database.connect(autocommit=False) as other:
+        other.execute('UPDATE "DiaSource" SET snr = 1 WHERE visit = 1')
+        old = next(p for p in old_partitions(connection, 61010.0) if p.table == "DiaSource")
+        with pytest.raises(DatabaseUnavailable, match="in use"):
+            archive_partition(connection, old, str(tmp_path))
+        other.rollback()
+        assert old.name in {p.name for p in partitions(connection)}
+        assert archived(connection) == []
+
+
+def test_partitions_are_listed_with_bounds_and_sizes(database, three_months):
+    with database.connect() as connection:
+        found = [p for p in partitions(connection) if p.table == "DiaForcedSource"]
+    label, begin, end = month_bounds(61000.0)
+    assert (found[0].name, found[0].begin_mjd, found[0].end_mjd) == (f"DiaForcedSource_{label}", begin, end)
+    assert math.isnan(found[-1].begin_mjd)
+    assert all(p.table_bytes + p.index_bytes > 0 for p in found)
+    assert [a.end_mjd for a in found[:-2]] == [b.begin_mjd for b in found[1:-1]]  # no gap between months
+
+
+def test_advice_names_what_is_wrong_and_what_helps(database):
+    client = PostgresApdb(database.uri)
+    o, _, _ = rows(12_000)
+    for k in range(3):
+        client.store(at(61000.0 + k), o)
+    client.close()
+    with database.connect() as connection:
+        ensure_months(connection, 61000.0, 0)
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        found = {(a.table, a.command.split(" ")[0]) for a in advice(connection)}
+        assert ("DiaSource", "alertprod") in found  # no partition for next month
+        assert ("DiaObject", "VACUUM") in found
+        connection.execute('VACUUM ANALYZE "DiaObject"')
+        connection.execute('VACUUM ANALYZE "DiaObjectLast"')
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        left = {(a.table, a.command.split(" ")[0]) for a in advice(connection)}
+        assert ("DiaObject", "VACUUM") not in left
+
+
+def test_the_commands(database, tmp_path):
+    code, out, _ = alertprod(database.uri, "create", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["partitionsMade"] == 8
+    assert alertprod(database.uri, "create")[0] == 0  # again is fine
+    code, out, _ = alertprod(
+        database.uri, "partitions", "create", "--at", "61000", "--ahead", "1", "--dry-run", "--json"
+    )
+    assert [r["partition"] for r in json.loads(out)][:2] == ["DiaSource_2025m11", "DiaForcedSource_2025m11"]
+    with database.connect() as connection:
+        assert missing_months(connection, 61000.0, 0) == ["DiaSource_2025m11", "DiaForcedSource_2025m11"]
+    client = PostgresApdb(database.uri)
+    o, s, f = rows(20)
+    client.store(at(58000.0), o, s.assign(midpointMjdTai=58000.0), f.assign(midpointMjdTai=58000.0))
+    client.close()
+    code, out, _ = alertprod(database.uri, "archive", "--to", str(tmp_path), "--dry-run", "--json")
+    assert sorted(r["partition"] for r in json.loads(out)) == ["DiaForcedSource_2017m09", "DiaSource_2017m09"]
+    assert list(tmp_path.iterdir()) == []
+    code, out, _ = alertprod(database.uri, "archive", "--to", str(tmp_path), "--drop", "--json")
+    assert [r["action"] for r in json.loads(out)] == ["archived"] * 2 + ["dropped"] * 2
+    code, out, _ = alertprod(database.uri, "status", "--json")
+    found = json.loads(out)
+    assert found["versions"]["version:schema"] == "10.0.0"
+    assert {a["state"] for a in found["archive"]} == {"dropped"}
+    assert {t["table"] for t in found["tables"]} >= {"DiaObject", "DiaSource", "VisitLedger"}
+    code, out, _ = alertprod(database.uri, "restore", "DiaSource_2017m09", "--json")
+    assert json.loads(out) == [{"partition": "DiaSource_2017m09", "rows": 20}]
+    code, out, err = alertprod(database.uri, "restore", "DiaSource_1999m01")
+    assert code != 0
+    assert "not in the archive" in err
+    assert "Traceback" not in err
+    code, out, _ = alertprod(database.uri, "vacuum-advice", "--json")
+    assert code == 0
+    assert isinstance(json.loads(out), list)
+    code, out, _ = alertprod(database.uri, "partitions", "list", "--json")
+    assert len(json.loads(out)) >= 10
+    code, out, _ = alertprod(database.uri, "migrate", "--dry-run", "--json")
+    assert json.loads(out) == []
+
+
+def test_migrations_say_what_they_will_do_and_give_way_to_work(postgres):
+    admin = postgres.uri.rsplit("/", 1)[0]
+    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
+        c.execute("CREATE DATABASE steps")
+    uri = f"{admin}/steps"
+    assert [(s["revision"], s["direction"]) for s in pending(uri)] == [("0001", "up"), ("0002", "up")]
+    migrate(uri, "0001")
+    assert [s["revision"] for s in pending(uri)] == ["0002"]
+    with psycopg.connect(uri) as busy:
+        busy.execute('SELECT count(*) FROM "DiaSource"')  # a reader that stays
+        with pytest.raises(Exception, match="lock timeout"):
+            migrate(uri)
+    assert [s["revision"] for s in pending(uri)] == ["0002"]  # nothing half done
+    migrate(uri)
+    assert pending(uri) == []
+    assert [(s["revision"], s["direction"]) for s in pending(uri, "0001")] == [("0002", "down")]
+    migrate(uri, "0001")
+    migrate(uri)
+    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
+        c.execute("DROP DATABASE steps WITH (FORCE)")

@@ -1,0 +1,310 @@
+"""HTTP reads on a real server and database: cones, objects, light curves, visits, nights, formats, pages, limits."""
+
+import io
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pandas as pd
+import psycopg
+import pyarrow.parquet as pq
+import pytest
+import pyvo
+from astropy.io.votable import parse_single_table
+from astropy.time import Time
+from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
+
+from apdb import PostgresApdb, columns_of
+from apdb.copy_out import stream_frames
+from apdb.database import Database
+from apdb.embedded import free_port
+from apdb.queries import cone
+from apdb.readers import VIEWS, make_reader
+from service.migrate import migrate
+from tests.integration.test_apdb import rows
+
+
+def at(mjd):
+    return Time(mjd, format="mjd", scale="tai")
+
+
+@pytest.fixture(scope="module")
+def site(postgres, tmp_path_factory):
+    """A database with three visits of 300 objects around a place, and the API in front of it."""
+    admin, name = postgres.uri.rsplit("/", 1)[0], "reads"
+    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
+        c.execute(f"CREATE DATABASE {name}")
+    uri = f"{admin}/{name}"
+    migrate(uri)
+    client = PostgresApdb(uri)
+    o, _, _ = rows(300)
+    o["ra"], o["dec"] = (o.ra - 150) * 60 % 360, 60 + (o.dec - 2) * 60  # a degree around (0, 60), across RA 0
+    for k in range(3):
+        _, s, f = rows(300, visit=k + 1, seed=k)
+        s, f = (
+            s.assign(diaObjectId=o.diaObjectId, ra=o.ra, dec=o.dec, ssObjectId=0),
+            f.assign(diaObjectId=o.diaObjectId),
+        )
+        client.store(at(61001.0 + k), o.assign(nDiaSources=k + 1), s, f)
+    client.close()
+    port = free_port()
+    folder = tmp_path_factory.mktemp("api")
+    environment = {**os.environ, "ALERTPROD_DATABASE_URI": uri, "ALERTPROD_PORT": str(port), "ALERTPROD_HOST": "127.0.0.1",
+                   "ALERTPROD_UPLOAD_DIR": str(folder)}  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "service.cli", "serve"], env=environment, cwd=folder.parent,
+                               stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+                break
+        except httpx.TransportError:
+            pass
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    with httpx.Client(base_url=url, timeout=30) as http:
+        yield SimpleNamespace(http=http, url=url, uri=uri, objects=o, admin=admin)
+    process.terminate()
+    process.wait(20)
+    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
+        c.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def inside(objects, ra, dec, radius_deg):
+    region = Circle(UnitVector3d(LonLat.fromDegrees(ra, dec)), Angle.fromDegrees(radius_deg))
+    points = zip(objects.ra, objects.dec, strict=True)
+    return objects[[region.contains(UnitVector3d(LonLat.fromDegrees(float(a), float(d)))) for a, d in points]]
+
+
+@pytest.mark.parametrize(
+    ("ra", "dec", "radius"), [(0.0, 60.0, 0.7), (359.5, 60.3, 0.4), (360.0, 60.0, 3.0), (180.0, -60.0, 1.0)]
+)
+def test_a_cone_holds_exactly_what_is_in_the_circle(site, ra, dec, radius):
+    answer = site.http.get("/v1/objects", params={"ra": ra, "dec": dec, "radius": radius * 3600}).json()
+    found = pd.DataFrame(answer["rows"])
+    want = inside(site.objects, ra, dec, radius)
+    assert sorted(found.diaObjectId if len(found) else []) == sorted(want.diaObjectId)
+    assert answer["count"] == len(want)
+    assert answer["next"] is None
+    assert [c["name"] for c in answer["columns"]] == [c.name for c in columns_of("DiaObject")]
+    if len(found):
+        assert (found.nDiaSources == 3).all()
+
+
+def test_every_format_holds_the_same_rows(site):
+    parameters = {
+        "ra": 0,
+        "dec": 60,
+        "radius": 3600,
+        "columns": "ra,dec,nDiaSources,g_psfFluxMean,firstDiaSourceMjdTai",
+    }
+    plain = pd.DataFrame(site.http.get("/v1/objects", params=parameters).json()["rows"])
+    assert list(plain.columns) == ["diaObjectId", "ra", "dec", "nDiaSources", "g_psfFluxMean", "firstDiaSourceMjdTai"]
+    got = {
+        kind: site.http.get("/v1/objects", params={**parameters, "format": kind})
+        for kind in ("csv", "parquet", "votable")
+    }
+    frames = {
+        "csv": pd.read_csv(io.BytesIO(got["csv"].content)),
+        "parquet": pq.read_table(io.BytesIO(got["parquet"].content)).to_pandas(),
+        "votable": parse_single_table(io.BytesIO(got["votable"].content)).to_table().to_pandas(),
+    }
+    for kind, frame in frames.items():
+        assert list(frame.columns) == list(plain.columns), kind
+        assert frame.diaObjectId.astype("int64").tolist() == plain.diaObjectId.tolist(), kind  # ids beyond 2**53
+        for name in plain.columns[1:]:
+            np.testing.assert_allclose(
+                frame[name].astype(float), plain[name].astype(float), rtol=1e-6, err_msg=f"{kind} {name}"
+            )
+    assert pq.read_schema(io.BytesIO(got["parquet"].content)).field("ra").metadata[b"unit"] == b"deg"
+    accepted = site.http.get("/v1/objects", params=parameters, headers={"Accept": "text/csv"})
+    assert accepted.content == got["csv"].content
+
+
+def test_all_columns_and_nulls_survive_every_format(site):
+    """All 103 columns of DiaSource, flags and text included."""
+    want = site.http.get("/v1/visits/2/0/sources", params={"limit": 20}).json()["rows"]
+    table = parse_single_table(
+        io.BytesIO(site.http.get("/v1/visits/2/0/sources", params={"limit": 20, "format": "votable"}).content)
+    )
+    found = table.to_table()
+    parquet = pq.read_table(
+        io.BytesIO(site.http.get("/v1/visits/2/0/sources", params={"limit": 20, "format": "parquet"}).content)
+    )
+    assert len(found) == len(want) == parquet.num_rows == 20
+    for c in columns_of("DiaSource"):
+        column = [row[c.name] for row in want]
+        assert parquet.column(c.name).null_count == sum(v is None for v in column), c.name
+        for k, value in enumerate(column):
+            read = found[c.name][k]
+            if value is None:
+                assert read is np.ma.masked or (isinstance(read, float | np.floating) and np.isnan(read)), c.name
+            elif isinstance(value, float):
+                assert float(read) == pytest.approx(value, rel=1e-6), c.name
+            else:
+                assert str(read) == str(value), c.name
+
+
+def test_pages_meet_without_gap_or_overlap(site):
+    ids, after = [], None
+    while True:
+        parameters = {"ra": 0, "dec": 60, "radius": 20000, "limit": 77, "columns": "ra"} | (
+            {} if after is None else {"after": after}
+        )
+        page = site.http.get("/v1/objects", params=parameters).json()
+        ids += [r["diaObjectId"] for r in page["rows"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert ids == sorted(site.objects.diaObjectId)
+
+
+def test_reads_as_of_an_earlier_time(site):
+    cone_of = {"ra": 0, "dec": 60, "radius": 20000, "columns": "nDiaSources"}
+
+    def counts(**when):
+        return {r["nDiaSources"] for r in site.http.get("/v1/objects", params={**cone_of, **when}).json()["rows"]}
+
+    assert counts() == {3}
+    assert counts(as_of=61000.5) == set()
+    assert counts(as_of=61001.5) == {1}
+    assert counts(as_of=61002.5) == {2}
+    assert counts(as_of=61002.0) == {1}  # just before
+    assert counts(as_of_visit="3,0") == {2}  # what the association of visit 3 saw
+    assert counts(as_of_visit="1,0") == set()
+    one = int(site.objects.diaObjectId[0])
+    assert site.http.get(f"/v1/objects/{one}", params={"as_of_visit": "2,0"}).json()["rows"][0]["nDiaSources"] == 1
+    assert [v["nDiaSources"] for v in site.http.get(f"/v1/objects/{one}/versions").json()["rows"]] == [1, 2, 3]
+    assert site.http.get("/v1/objects", params={**cone_of, "as_of_visit": "9,0"}).status_code == 404
+
+
+def test_light_curve_of_an_object(site):
+    one = int(site.objects.diaObjectId[5])
+    full = pd.DataFrame(site.http.get(f"/v1/objects/{one}/lightcurve").json()["rows"])
+    assert full.kind.tolist() == ["detection", "forced"] * 3
+    assert full.midpointMjdTai.is_monotonic_increasing
+    assert full.band.tolist() == ["r"] * 6
+    forced = site.http.get(
+        f"/v1/objects/{one}/lightcurve", params={"kind": "forced", "since": 61002.5, "until": 61003.5}
+    ).json()
+    assert [r["visit"] for r in forced["rows"]] == [3]
+    assert site.http.get(f"/v1/objects/{one}/lightcurve", params={"band": "g"}).json()["count"] == 0
+    assert site.http.get(f"/v1/objects/{one}/lightcurve", params={"kind": "bad"}).status_code == 422
+
+
+def test_bad_questions_get_clear_answers(site):
+    def code(path, **parameters):
+        answer = site.http.get(path, params=parameters)
+        return answer.status_code, answer.json().get("code"), answer.json().get("detail", "")
+
+    assert code("/v1/objects", ra=400, dec=0)[:2] == (422, "bad_query")
+    assert code("/v1/objects", ra="nan", dec=0)[:2] == (422, "bad_query")
+    assert code("/v1/objects", ra=1, dec=0, radius=1e9)[:2] == (422, "bad_query")
+    status, name, text = code("/v1/objects", ra=1, dec=0, columns="ra,colour")
+    assert (status, name) == (422, "bad_query")
+    assert "colour" in text
+    assert code("/v1/objects", ra=1, dec=0, limit=10**9)[:2] == (422, "bad_query")
+    assert code("/v1/objects/123")[:2] == (404, "not_found")
+    assert code("/v1/objects/1/versions", columns="ra;DROP TABLE")[:2] == (422, "bad_query")
+
+
+def test_simple_cone_search_by_pyvo(site):
+    service = pyvo.dal.SCSService(f"{site.url}/v1/scs?")
+    found = service.search(pos=(0.0, 60.0), radius=0.7)
+    want = inside(site.objects, 0.0, 60.0, 0.7)
+    assert sorted(int(r["diaObjectId"]) for r in found) == sorted(want.diaObjectId)
+    assert found.fieldname_with_ucd("ID_MAIN") == "diaObjectId"
+    assert found.fieldname_with_ucd("POS_EQ_RA_MAIN") == "ra"
+    assert found.fieldname_with_ucd("POS_EQ_DEC_MAIN") == "dec"
+    assert len(service.search(pos=(0.0, 60.0), radius=0.7, verbosity=3).fieldnames) == len(columns_of("DiaObject"))
+    assert service.search(pos=(0.0, 60.0), radius=0.7, verbosity=1).fieldnames == ("diaObjectId", "ra", "dec")
+    assert len(service.search(pos=(0.0, 60.0), radius=0.0)) == 0  # the description alone
+    with pytest.raises(pyvo.dal.DALQueryError, match="radius"):
+        service.search(pos=(0.0, 60.0), radius=50.0)
+    missing = httpx.get(f"{site.url}/v1/scs", params={"ra": 1, "DEC": 2})
+    assert 'name="Error"' in missing.text
+    assert "SR" in missing.text
+
+
+def test_a_long_answer_needs_the_memory_of_one_frame(site):
+    """300 000 rows, 200 MB in memory at once: the stream holds a few of them."""
+    import tracemalloc
+
+    from psycopg import sql
+
+    from apdb.queries import Query
+
+    columns = columns_of("DiaSource")
+    statement = sql.SQL('SELECT {} FROM "DiaSource" t, generate_series(1, 334)').format(
+        sql.SQL(", ").join(sql.Identifier("t", c.name) for c in columns)
+    )
+    query = Query("many", columns, statement, (), 10**6)
+    with Database(site.uri).connect() as connection:
+        tracemalloc.start()
+        count = sum(len(f) for f in stream_frames(connection, query.statement, query.columns))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert count == 900 * 334
+        assert peak < 40e6
+        # a reader that goes away leaves a connection that works
+        frames = stream_frames(connection, query.statement, query.columns)
+        next(frames)
+        frames.close()
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+        with pytest.raises(psycopg.errors.DivisionByZero), connection.transaction():
+            bad = sql.SQL("SELECT 1 / (x - 500000)::bigint FROM generate_series(1, 1000000) x")
+            list(stream_frames(connection, bad, columns_of("DiaSource")[:1]))
+        assert connection.execute("SELECT 2").fetchone() == (2,)
+
+
+def test_hot_queries_use_indices(site):
+    """Plans as the planner makes them on a larger table, nothing switched off."""
+    client = PostgresApdb(site.uri)
+    rng = np.random.default_rng(8)
+    o, _, _ = rows(40_000)
+    o = o.assign(
+        diaObjectId=2**61 + np.arange(40_000), ra=rng.uniform(0, 360, 40_000), dec=rng.uniform(-80, 30, 40_000)
+    )
+    client.store(at(61009.0), o)
+    client.close()
+    with psycopg.connect(site.uri, autocommit=True) as connection:
+        connection.execute("ANALYZE")
+        queries = [cone(100.0, 0.0, 0.1), cone(100.0, 0.0, 0.1, wanted=["ra"]), cone(100.0, 0.0, 0.1, as_of=61005.0)]
+        for query in queries:
+            cursor = psycopg.ClientCursor(connection)
+            text = cursor.mogrify(query.statement, query.parameters)
+            plan = "\n".join(r[0] for r in connection.execute("EXPLAIN " + text))
+            for table in ('"DiaObjectLast"', '"DiaObject"'):
+                assert f"Seq Scan on {table}" not in plan, plan
+
+
+def test_the_reader_role_reads_views_and_nothing_else(site):
+    with psycopg.connect(site.uri, autocommit=True) as connection:
+        make_reader(connection, "grafana", "open sesame", timeout_s=1)
+        make_reader(connection, "grafana", None, timeout_s=1)  # again is fine
+    uri = site.uri.replace("alertprod@", "grafana:open%20sesame@")
+    with psycopg.connect(uri, autocommit=True) as reader:
+        for view in VIEWS:
+            reader.execute(f"SELECT * FROM {view} LIMIT 1")
+        one = int(site.objects.diaObjectId[0])
+        assert len(reader.execute("SELECT * FROM object_light_curve(%s)", (one,)).fetchall()) == 6
+        assert len(reader.execute("SELECT * FROM object_light_curve(%s, 2)", (one,)).fetchall()) == 2
+        assert len(reader.execute("SELECT * FROM visit_sources(1, 0, 1000000)").fetchall()) == 300
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            reader.execute('SELECT * FROM "VisitLedger"')
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            reader.execute("CREATE TABLE mine (x int)")
+        reader.execute("SET default_transaction_read_only = off")  # a role may do that: its rights still hold
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            reader.execute('DELETE FROM "DiaSource"')
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            reader.execute("SELECT pg_sleep(10)")
+    with psycopg.connect(site.uri, autocommit=True) as connection:
+        connection.execute("DROP OWNED BY grafana")
+        connection.execute("DROP ROLE grafana")
