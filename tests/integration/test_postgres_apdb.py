@@ -20,6 +20,7 @@ from apdb.errors import ApdbError, SchemaMismatch
 from apdb.htm import polygon
 from apdb.locks import lock_pixels, pixels_of_positions, sky_locks
 from apdb.setup import APDB_REPLICA_VERSION, APDB_SQL_VERSION
+from apdb.transactions import Transactions
 from tests.integration.test_apdb import REGION, rows
 
 
@@ -408,3 +409,46 @@ def test_new_months_get_their_partitions_and_rows_that_waited_move_there(server)
     server.ours.store(at(61002.0), o, s2, f2)
     assert server.raw.execute(where).fetchall() == [('"DiaSource_2025m11"',)]
     assert len(server.ours.getDiaSources(REGION, o.diaObjectId, at(61002.0))) == 20
+
+
+def test_a_deadlock_is_tried_again(server):
+    """Two transactions that take rows in opposite order: PostgreSQL ends one, which is then repeated."""
+    server.raw.execute("CREATE TABLE pair (id int PRIMARY KEY, n int); INSERT INTO pair VALUES (1, 0), (2, 0)")
+    work, first = Transactions(Database(server.uri)), threading.Barrier(2)
+    waited, failures = set(), []
+
+    def add(order):
+        def both(connection):
+            for k, row in enumerate(order):
+                connection.execute("UPDATE pair SET n = n + 1 WHERE id = %s", (row,))
+                if k == 0 and order not in waited:
+                    waited.add(order)
+                    first.wait(10)
+
+        try:
+            work.run(both)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=add, args=(o,)) for o in ((1, 2), (2, 1))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    work.close()
+    assert failures == []
+    assert server.raw.execute("SELECT n FROM pair ORDER BY id").fetchall() == [(2,), (2,)]
+    row = server.raw.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").fetchone()
+    assert row is not None
+
+
+def test_cassandra_configurations_go_to_the_published_client(tmp_path, monkeypatch):
+    """No Cassandra runs here: that its configuration reaches the published factory is all that is shown."""
+    pytest.importorskip("cassandra", reason="the Cassandra driver is not installed")
+    from lsst.dax.apdb.cassandra import ApdbCassandraConfig
+
+    ApdbCassandraConfig(contact_points=["127.0.0.1"], keyspace="x").save(str(tmp_path / "c.yaml"))
+    seen = []
+    monkeypatch.setattr("lsst.dax.apdb.apdb.make_apdb", lambda config: seen.append(config) or "theirs")
+    assert apdb.open(str(tmp_path / "c.yaml")) == "theirs"
+    assert isinstance(seen[0], ApdbCassandraConfig)
