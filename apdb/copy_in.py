@@ -45,19 +45,19 @@ def encode(table: str, frame: pd.DataFrame, columns: Sequence[Column]) -> Encode
     ApdbError
         NULL in a column that must not have any, text that is too long, or a number out of the column's range.
     """
-    types = dict(zip(frame.columns, frame.dtypes, strict=True))
+    held = dict(frame.items())
     # columns of one type stand together, so that pandas and numpy handle them as one matrix
     groups: dict[Any, list[Column]] = {}
     for c in columns:
-        if c.name in types:
-            dtype = types[c.name]
+        if c.name in held:
+            dtype = held[c.name].dtype
             plain = isinstance(dtype, np.dtype) and dtype.kind in "iufb" and c.dtype != object
             groups.setdefault((c.datatype, dtype) if plain else c.name, []).append(c)
     n, names = len(frame), []
     payload, widths, nulls, lengths = [], [], [], []
     digest = hashlib.blake2b(digest_size=16)
     for group in groups.values():
-        raw, null, size = _group(table, frame, group)
+        raw, null, size = _group(table, held, group)
         for k, c in enumerate(group):
             if not c.nullable and null[:, k].any():
                 raise ApdbError(f"{table}.{c.name} must not be NULL; {int(null[:, k].sum())} of {n} rows have none")
@@ -109,17 +109,17 @@ def _lay_out(
 
 
 def _group(
-    table: str, frame: pd.DataFrame, group: list[Column]
+    table: str, held: "dict[Any, pd.Series[Any]]", group: list[Column]
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int32]]:
     """Return bytes (N, columns x width), NULLs (N, columns) and lengths (N, columns) of columns of one type."""
     first = group[0]
     if first.dtype == object:
-        return _text_bytes(table, frame[first.name], first)
+        return _text_bytes(table, held[first.name], first)
     if len(group) == 1:
-        values, null = _numbers(frame[first.name])
+        values, null = _numbers(held[first.name])
         values, null = values[:, None], null[:, None]
     else:
-        values = frame[[c.name for c in group]].to_numpy()
+        values = np.stack([held[c.name].to_numpy() for c in group], axis=1)
         null = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
     for k, c in enumerate(group):
         if c.nullable and c.name in _IDS_WITHOUT_ZERO:
@@ -129,7 +129,7 @@ def _group(
         _check_range(table, group, values, null)
     with np.errstate(invalid="ignore", over="ignore"):
         encoded = np.ascontiguousarray(np.where(null, 0, values) if null.any() else values).astype(wire)
-    n = len(frame)
+    n = len(values)
     raw = encoded.view(np.uint8).reshape(n, len(group) * wire.itemsize)
     return raw, null, np.full((n, len(group)), wire.itemsize, np.int32)
 

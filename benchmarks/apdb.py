@@ -98,24 +98,28 @@ def medians(seconds: list[dict[str, float]]) -> dict[str, float]:
     return {n: round(1e3 * float(np.median([s[n] for s in seconds if n in s])), 1) for n in names}
 
 
-def sizes(server: EmbeddedPostgres, namespace: str) -> dict[str, float]:
-    """Return bytes per row with indices, partitions summed."""
+def sizes(server: EmbeddedPostgres, namespace: str, how: str) -> dict[str, float]:
+    """Return bytes per row with indices, partitions summed, after a VACUUM of some kind.
+
+    A client that is slow gives autovacuum time to reuse what its updates have left: VACUUM FULL makes them equal.
+    """
     with psycopg.connect(server.uri, autocommit=True) as connection:
         out = {}
         for table in ("DiaObject", "DiaObjectLast", "DiaSource", "DiaForcedSource"):
-            connection.execute(f'VACUUM "{namespace}"."{table}"')
+            name = f'"{namespace}"."{table}"'
+            connection.execute(f"{how} {name}")
             row = connection.execute(
-                "SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree(%s::regclass)",
-                (f'"{namespace}"."{table}"',),
+                "SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree(%s::regclass) WHERE isleaf", (name,)
             ).fetchone()
-            total = row[0] if row and row[0] else 0
-            if not total:
-                total = connection.execute(
-                    "SELECT pg_total_relation_size(%s::regclass)", (f'"{namespace}"."{table}"',)
-                ).fetchone()[0]  # type: ignore[index]
-            count = connection.execute(f'SELECT count(*) FROM "{namespace}"."{table}"').fetchone()[0]  # type: ignore[index]
-            out[table] = round(float(total) / max(count, 1), 1)
+            total = row[0] if row and row[0] else _one(connection, "SELECT pg_total_relation_size(%s::regclass)", name)
+            out[table] = round(float(total) / max(_one(connection, f"SELECT count(*) FROM {name}"), 1), 1)
         return out
+
+
+def _one(connection: psycopg.Connection[Any], query: str, *values: Any) -> int:
+    row = connection.execute(query, values or None).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def compare(server: EmbeddedPostgres, preset: str, clients: list[str], every: int, budget_s: float) -> dict[str, Any]:
@@ -127,7 +131,8 @@ def compare(server: EmbeddedPostgres, preset: str, clients: list[str], every: in
         if name == "ours":  # the compiled decoder is loaded outside of the times, as in a worker that has run before
             client.getDiaObjects(Patch(PRESETS["tiny"]).region)
         found[name] = run(client, PRESETS[preset], every, budget_s)
-        found[name]["bytes_per_row"] = sizes(server, namespace)
+        found[name]["bytes_per_row"] = sizes(server, namespace, "VACUUM")
+        found[name]["bytes_per_row_compact"] = sizes(server, namespace, "VACUUM FULL")
     if len(found) == 2:
         a, b = (found[n]["checks"] for n in clients)
         both = a.keys() & b.keys()

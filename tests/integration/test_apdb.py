@@ -7,9 +7,10 @@ import pandas as pd
 import psycopg
 import pytest
 from lsst.sphgeom import HtmPixelization, LonLat, UnitVector3d
+from psycopg import sql
 from sqlalchemy import inspect
 
-from apdb import Database, LeaseLost, Ledger, VisitUnitOfWork, columns_of, empty_frame
+from apdb import Database, LeaseLost, Ledger, VisitUnitOfWork, columns_of, copy_out, copy_stream, empty_frame
 from apdb import open as open_apdb
 from apdb.errors import ApdbError, DatabaseUnavailable, SchemaMismatch, VisitConflict
 from apdb.htm import htm_ids, polygon
@@ -297,3 +298,47 @@ def test_empty_store_is_fine(database):
         work.commit()
         with pytest.raises(ApdbError, match="before"):
             work.commit()
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_both_ways_of_taking_an_answer_are_equal(database, monkeypatch, plain):
+    """From the socket, and by libpq as a connection with TLS has to."""
+    monkeypatch.setattr(copy_stream, "_is_plain", lambda pgconn: plain)
+    o, s, f = rows(3000)
+    with database.connect() as connection:
+        with VisitUnitOfWork(connection) as work:
+            work.store(61001.0, o, s, f)
+            work.commit()
+        with VisitUnitOfWork(connection) as work:
+            back = work.load_sources(o.diaObjectId, 61002.0)
+            assert back.psfFlux.tolist() == s.sort_values("diaObjectId").psfFlux.tolist()
+            assert len(work.load_objects(REGION)) == 3000
+        query = sql.SQL('SELECT "diaSourceId" FROM "DiaSource", generate_series(1, 400)')
+        frames = copy_out.stream_frames(connection, query, columns_of("DiaSource")[:1])
+        assert len(next(frames)) < 1_200_000
+        frames.close()  # the reader goes away
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+        bad = sql.SQL('SELECT 1 / ("diaSourceId" - %s) FROM "DiaSource" ORDER BY "diaSourceId"')
+        with pytest.raises(psycopg.errors.DivisionByZero), connection.transaction():
+            list(copy_out.stream_frames(connection, bad, columns_of("DiaSource")[:1], (int(s.diaSourceId[2000]),)))
+        assert connection.execute("SELECT 2").fetchone() == (2,)
+        with pytest.raises(psycopg.errors.UndefinedColumn):
+            list(copy_out.stream_frames(connection, sql.SQL("SELECT nothing"), columns_of("DiaSource")[:1]))
+        connection.execute("SET statement_timeout = '50ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            list(
+                copy_out.stream_frames(
+                    connection, sql.SQL("SELECT pg_sleep(5)::text::bigint"), columns_of("DiaSource")[:1]
+                )
+            )
+
+
+def test_a_connection_that_breaks_is_a_typed_error(database):
+    """The backend is ended while it answers."""
+    query = sql.SQL("SELECT x::bigint FROM generate_series(1, 30000000) x")
+    with database.connect() as connection, database.connect() as other:
+        frames = copy_out.stream_frames(connection, query, columns_of("DiaSource")[:1])
+        next(frames)
+        other.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+        with pytest.raises(psycopg.OperationalError):
+            list(frames)
