@@ -68,15 +68,14 @@ def pair_scores(diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcse
     if s.empty or o.empty:
         return pd.DataFrame({c: pd.Series(dtype=t) for c, t in zip(columns, ("i8", "i8", "f8", "f8"), strict=True)})
     p, q = unit_vectors(s.ra, s.dec), unit_vectors(o.ra, o.dec)
-    near = cKDTree(p).query_ball_tree(cKDTree(q), np.radians(radius_arcsec / 3600))
-    counts = np.fromiter((len(n) for n in near), np.int64, len(near))
-    i = np.repeat(np.arange(len(s)), counts)
-    j = np.fromiter((k for n in near for k in sorted(n)), np.int64, int(counts.sum()))
+    near = cKDTree(p).sparse_distance_matrix(cKDTree(q), np.radians(radius_arcsec / 3600), output_type="ndarray")
+    order = np.lexsort((near["j"], near["i"]))
+    i, j = near["i"][order].astype(np.int64), near["j"][order].astype(np.int64)
     chord = np.linalg.norm(p[i] - q[j], axis=1)
     out = pd.DataFrame({"diaSourceId": s.diaSourceId.to_numpy()[i], "diaObjectId": o.diaObjectId.to_numpy()[j]})
     out["separation"] = np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))) * 3600
     out["score"] = _likelihood(s, o, i, j, p, q) if _has_errors(s) and _has_errors(o) else chord
-    return out.sort_values(["diaSourceId", "diaObjectId"], ignore_index=True)
+    return out
 
 
 def _has_errors(frame: pd.DataFrame) -> bool:

@@ -9,13 +9,20 @@ from numpy.typing import NDArray
 
 from apdb.htm import unit_vectors
 from association.errors import AssociationError
+from association.optional_statistics import BAND_PLUGINS, OBJECT_PLUGINS
 
-__all__ = ["BANDS", "DEFAULT_PLUGINS", "forced_means", "summarize"]
+__all__ = ["BANDS", "DEFAULT_PLUGINS", "OPTIONAL_PLUGINS", "forced_means", "summarize"]
 
 BANDS = ("u", "g", "r", "i", "z", "y")
 DEFAULT_PLUGINS = (
     "ap_meanPosition", "ap_nDiaSources", "ap_meanFlux", "ap_sigmaFlux", "ap_minMaxFlux", "ap_maxSlopeFlux",
     "ap_meanErrFlux", "ap_meanTotFlux",
+)  # fmt: skip
+OPTIONAL_PLUGINS = (*BAND_PLUGINS, *OBJECT_PLUGINS)
+_NEEDS_MEAN = ("ap_chi2Flux", "ap_stetsonJ")
+_USED = (
+    "diaObjectId", "diaSourceId", "band", "midpointMjdTai", "ra", "dec", "raErr", "decErr", "ra_dec_Cov", "psfFlux",
+    "psfFluxErr", "scienceFlux", "scienceFluxErr", "isNew", "flags",
 )  # fmt: skip
 
 
@@ -34,7 +41,7 @@ def summarize(
     diaForcedSources
         Gives {band}_fpFluxMean when present.
     plugins
-        ``default`` or names out of `DEFAULT_PLUGINS`.
+        ``default``, ``all``, or names out of `DEFAULT_PLUGINS` and `OPTIONAL_PLUGINS`.
 
     Returns
     -------
@@ -44,25 +51,38 @@ def summarize(
     Raises
     ------
     AssociationError
-        An unknown plugin.
+        An unknown plugin, one that needs means that nobody computes, or an object that occurs twice.
     """
-    names = DEFAULT_PLUGINS if plugins == "default" else tuple([plugins] if isinstance(plugins, str) else plugins)
-    unknown = set(names) - set(DEFAULT_PLUGINS)
-    if unknown:
-        raise AssociationError(f"unknown summary plugins {sorted(unknown)}")
+    names = _plugin_names(plugins)
     out = diaObjects.set_index("diaObjectId").copy()
     if not out.index.is_unique:
         raise AssociationError("an object id occurs twice")
-    sources = diaSources[diaSources.diaObjectId.isin(out.index)]
+    flags = [c for c in diaSources.columns if "flag" in c.lower()] if "ap_diaObjectFlag" in names else []
+    sources = diaSources[[c for c in diaSources.columns if c in _USED or c in flags]]
+    sources = sources[sources.diaObjectId.isin(out.index)]
     if "ap_meanPosition" in names:
         _positions(out, sources)
     if "ap_nDiaSources" in names:
         _counts(out, sources)
     for band in BANDS:
         _band_columns(out, sources[sources.band == band], band, names)
+    out = _optional(out, sources, names)
     if diaForcedSources is not None:
         forced_means(out, diaForcedSources)
     return out
+
+
+def _plugin_names(plugins: str | Sequence[str]) -> tuple[str, ...]:
+    if plugins in ("default", "all"):
+        return DEFAULT_PLUGINS if plugins == "default" else (*DEFAULT_PLUGINS, *OPTIONAL_PLUGINS)
+    names = tuple([plugins] if isinstance(plugins, str) else plugins)
+    unknown = set(names) - set(DEFAULT_PLUGINS) - set(OPTIONAL_PLUGINS)
+    if unknown:
+        raise AssociationError(f"unknown summary plugins {sorted(unknown)}")
+    lacking = [n for n in names if n in _NEEDS_MEAN]
+    if lacking and "ap_meanFlux" not in names:
+        raise AssociationError(f"{', '.join(lacking)} need the means of ap_meanFlux, which was not asked for")
+    return names
 
 
 def _positions(out: pd.DataFrame, sources: pd.DataFrame) -> None:
@@ -138,6 +158,20 @@ def _band_columns(out: pd.DataFrame, s: pd.DataFrame, band: str, names: Sequence
         out[f"{band}_psfFluxErrMean"] = groups.psfFluxErr.mean().reindex(out.index).astype(np.float32)
     if "ap_meanTotFlux" in names:
         _weighted(out, s, "scienceFlux", f"{band}_scienceFluxMean")
+
+
+def _optional(out: pd.DataFrame, sources: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return the columns of the optional statistics, joined to what is there."""
+    more: dict[str, NDArray[Any]] = {}
+    for band in BANDS:
+        s = sources[sources.band == band]
+        for name in names:
+            if name in BAND_PLUGINS:
+                more |= {f"{band}_{c}": v for c, v in BAND_PLUGINS[name](out, s, band).items()}
+    for name in names:
+        if name in OBJECT_PLUGINS:
+            more |= OBJECT_PLUGINS[name](out, sources)
+    return pd.concat([out, pd.DataFrame(more, index=out.index)], axis=1) if more else out
 
 
 def _max_slope(s: pd.DataFrame) -> "pd.Series[float]":

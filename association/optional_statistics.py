@@ -1,0 +1,199 @@
+"""The optional DiaObject statistics, as group operations over all sources: names and definitions of the published plugins.
+
+Their columns are not in the database; they are for people who ask for them by name (``summarize(plugins="all")``).
+"""
+
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from apdb.htm import HTM_LEVEL, htm_ids
+from association.groups import Array, Groups
+
+__all__ = ["BAND_PLUGINS", "OBJECT_PLUGINS"]
+
+MIN_PERIOD_POINTS = 5
+OVERSAMPLING, NYQUIST_FACTOR = 5, 100
+STETSON_STEPS, STETSON_TOLERANCE = 20, 1e-6
+
+
+def _codes(out: pd.DataFrame, s: pd.DataFrame) -> NDArray[np.int64]:
+    return np.asarray(out.index.get_indexer(pd.Index(s.diaObjectId)), dtype=np.int64)
+
+
+def _column(s: pd.DataFrame, name: str) -> Array:
+    return s[name].to_numpy(np.float64)
+
+
+def _percentiles(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+    """Linear-interpolated percentiles of psfFlux."""
+    g = Groups(_codes(out, s), len(out), f=_column(s, "psfFlux"))
+    return {f"psfFluxPercentile{p:02d}": g.quantile(g["f"], p / 100) for p in (5, 25, 50, 75, 95)}
+
+
+def _chi2(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+    """Sum of squared normalised deviations from psfFluxMean (0 without data, as a sum of nothing)."""
+    g = Groups(_codes(out, s), len(out), f=_column(s, "psfFlux"), e=_column(s, "psfFluxErr"))
+    mean = out[f"{band}_psfFluxMean"].to_numpy(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {"psfFluxChi2": g.sum(((g["f"] - g.spread(mean)) / g["e"]) ** 2)}
+
+
+def _mad(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+    """Median absolute deviation from the median, unscaled."""
+    g = Groups(_codes(out, s), len(out), f=_column(s, "psfFlux"))
+    middle = g.quantile(g["f"], 0.5)
+    return {"psfFluxMAD": g.quantile(np.abs(g["f"] - g.spread(middle)), 0.5)}
+
+
+def _skew(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+    """Bias-corrected sample skewness (Fisher-Pearson); NaN below three points, 0 without scatter."""
+    g = Groups(_codes(out, s), len(out), f=_column(s, "psfFlux"))
+    d = g["f"] - g.spread(g.mean(g["f"]))
+    m2, m3, n = g.sum(d**2), g.sum(d**3), g.n.astype(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = n * np.sqrt(n - 1) / (n - 2) * m3 / m2**1.5
+    return {"psfFluxSkew": g.where(n >= 3, np.where(m2 == 0, 0.0, value))}
+
+
+def _linear_fit(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+    """Weighted straight line of psfFlux over MJD: slope and intercept at MJD 0; NaN below two points or without a baseline."""
+    g = Groups(
+        _codes(out, s), len(out), f=_column(s, "psfFlux"), e=_column(s, "psfFluxErr"), t=_column(s, "midpointMjdTai")
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        w = 1 / g["e"] ** 2
+        total = g.sum(w)
+        # about the weighted means: on absolute MJD the sums would cancel
+        t0, f0 = g.sum(w * g["t"]) / total, g.sum(w * g["f"]) / total
+        dt, df = g["t"] - g.spread(t0), g["f"] - g.spread(f0)
+        width = g.sum(w * dt * dt)
+        slope = g.where((g.n >= 2) & (width > 0), g.sum(w * dt * df) / width)
+    return {"psfFluxLinearSlope": slope, "psfFluxLinearIntercept": f0 - slope * t0}
+
+
+def _stetson_j(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+    """Stetson's J (1996, PASP 108, 851) about his robust mean, which starts at psfFluxMean."""
+    g = Groups(_codes(out, s), len(out), f=_column(s, "psfFlux"), e=_column(s, "psfFluxErr"))
+    mean = out[f"{band}_psfFluxMean"].to_numpy(np.float64).copy()
+    n = g.n.astype(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = n / (n - 1)
+        moving = g.n >= 2
+        for _ in range(STETSON_STEPS):
+            if not moving.any():
+                break
+            d = np.sqrt(g.spread(factor)) * (g["f"] - g.spread(mean)) / g["e"]
+            w = 1 / g["e"] ** 2 / (1 + (np.abs(d) / 2) ** 2)
+            step = g.sum(w * g["f"]) / g.sum(w)
+            change = np.abs(step - mean)
+            mean = np.where(moving, step, mean)
+            moving &= ~((change < STETSON_TOLERANCE) & (change / mean < STETSON_TOLERANCE))
+        p = g.spread(factor) * ((g["f"] - g.spread(mean)) / g["e"]) ** 2 - 1
+        value = g.mean(np.sign(p) * np.sqrt(np.abs(p)))
+    return {"psfFluxStetsonJ": g.where(g.n >= 2, value)}
+
+
+def _sigma_science(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+    """Sample standard deviation of scienceFlux."""
+    g = Groups(_codes(out, s), len(out), f=_column(s, "scienceFlux"))
+    d = g["f"] - g.spread(g.mean(g["f"]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {"scienceFluxSigma": g.where(g.n >= 2, np.sqrt(g.sum(d**2) / (g.n - 1)))}
+
+
+def _periods(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+    """Highest peak of the Lomb-Scargle periodogram (floating mean; Zechmeister & Kuerster 2009, A&A 496, 577).
+
+    Frequencies from 1 / (5 T) in such steps, 250 for each point; five points at least.
+    """
+    g = Groups(
+        _codes(out, s),
+        len(out),
+        "t",
+        t=_column(s, "midpointMjdTai"),
+        f=_column(s, "psfFlux"),
+        e=_column(s, "psfFluxErr"),
+    )
+    begin = np.concatenate([[0], np.cumsum(g.n)])
+    period, power = _highest_peaks(begin, g["t"], g["f"], g["e"])
+    return {"period": period, "power": power}
+
+
+@numba.njit(cache=True, parallel=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _highest_peaks(begin: NDArray[np.int64], t: Array, f: Array, e: Array) -> tuple[Array, Array]:
+    """Return period and power of the highest peak of each group; sines follow by rotation from step to step."""
+    count = begin.size - 1
+    period, power = np.full(count, np.nan), np.full(count, np.nan)
+    for k in numba.prange(count):
+        n = begin[k + 1] - begin[k]
+        if n < MIN_PERIOD_POINTS:
+            continue
+        times, values, errors = t[begin[k] : begin[k + 1]], f[begin[k] : begin[k + 1]], e[begin[k] : begin[k + 1]]
+        baseline = times[n - 1] - times[0]
+        if baseline <= 0:
+            continue
+        step = 1.0 / baseline / OVERSAMPLING
+        w = 1.0 / errors**2
+        w = w / w.sum()
+        y = values - (w * values).sum()
+        scale = (w * y * y).sum()
+        if not scale > 0:
+            continue
+        turn_c, turn_s = np.cos(2 * np.pi * step * times), np.sin(2 * np.pi * step * times)
+        c, s = np.ones(n), np.zeros(n)
+        best, at = -1.0, 0
+        for j in range(int(0.5 * OVERSAMPLING * NYQUIST_FACTOR * n)):
+            if j % 512 == 0:  # renew the sines before rounding adds up
+                angle = 2 * np.pi * step * j * times
+                c, s = np.cos(angle), np.sin(angle)
+            sc = ss = yc = ys = cc = cs = 0.0
+            for i in range(n):
+                a = c[i] * turn_c[i] - s[i] * turn_s[i]
+                b = s[i] * turn_c[i] + c[i] * turn_s[i]
+                c[i], s[i] = a, b
+                wa, wb = w[i] * a, w[i] * b
+                sc += wa
+                ss += wb
+                yc += wa * y[i]
+                ys += wb * y[i]
+                cc += wa * a
+                cs += wa * b
+            dcc, dss, dcs = cc - sc * sc, 1.0 - cc - ss * ss, cs - sc * ss
+            determinant = dcc * dss - dcs * dcs
+            if determinant <= 1e-12:
+                continue
+            p = (dss * yc * yc + dcc * ys * ys - 2 * dcs * yc * ys) / (scale * determinant)
+            if p > best:
+                best, at = p, j + 1
+        if at > 0:
+            period[k], power[k] = 1.0 / (step * at), best
+    return period, power
+
+
+def _flags(out: pd.DataFrame, s: pd.DataFrame) -> dict[str, NDArray[np.generic]]:
+    """1 where any source of the object has a flag."""
+    if "flags" in s:
+        raised = s.flags.fillna(0).to_numpy() != 0
+    else:
+        names = [c for c in s.columns if "flag" in c.lower() and s[c].dtype.kind in "b"]
+        raised = s[names].any(axis=1).to_numpy(bool) if names else np.zeros(len(s), bool)
+    return {"flags": (np.bincount(_codes(out, s), weights=raised, minlength=len(out)) > 0).astype(np.uint64)}
+
+
+def _pixel(out: pd.DataFrame, s: pd.DataFrame) -> dict[str, NDArray[np.generic]]:
+    """HTM index, level 20."""
+    return {"pixelId": htm_ids(out.ra, out.dec, HTM_LEVEL)}
+
+
+BAND_PLUGINS: dict[str, Callable[[pd.DataFrame, pd.DataFrame, str], dict[str, Array]]] = {
+    "ap_percentileFlux": _percentiles, "ap_chi2Flux": _chi2, "ap_madFlux": _mad, "ap_skewFlux": _skew,
+    "ap_linearFit": _linear_fit, "ap_stetsonJ": _stetson_j, "ap_sigmaTotFlux": _sigma_science,
+    "ap_lombScarglePeriodogram": _periods,
+}  # fmt: skip
+OBJECT_PLUGINS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], dict[str, NDArray[np.generic]]]] = {
+    "ap_diaObjectFlag": _flags, "ap_HTMIndex": _pixel,
+}  # fmt: skip
