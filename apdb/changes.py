@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 __all__ = [
-    "add_to_counts", "audit", "close_objects", "delete_rows", "forced_withdrawn_at", "objects_of_sources",
+    "add_to_counts", "audit", "close_objects", "delete_rows", "forced_withdrawn_at", "move_all_sources", "objects_of_sources",
     "positions_and_counts", "reassign_sources", "sources_withdrawn_at", "withdraw_forced", "withdraw_sources",
 ]  # fmt: skip
 
@@ -61,6 +61,18 @@ def reassign_sources(
     )
     action = "reassign to SSObject" if to_solar_system else "reassign to DiaObject"
     audit(connection, action, "DiaSource", len(ids), [[int(a), int(b)] for a, b in targets.items()])
+
+
+def move_all_sources(connection: psycopg.Connection[Any], targets: Mapping[int, int]) -> list[tuple[int, int]]:
+    """Give every source of some objects (keys) to other objects (values); returns (source, new object)."""
+    moved = connection.execute(
+        'UPDATE "DiaSource" s SET "diaObjectId" = m.keep FROM unnest(%s::bigint[], %s::bigint[]) m(gone, keep) '
+        'WHERE s."diaObjectId" = m.gone RETURNING s."diaSourceId", m.keep',
+        (list(targets), list(targets.values())),
+    ).fetchall()
+    if targets:
+        audit(connection, "merge objects", "DiaObject", len(targets), [[int(a), int(b)] for a, b in targets.items()])
+    return moved
 
 
 def add_to_counts(connection: psycopg.Connection[Any], steps: Counter[int]) -> dict[int, int]:

@@ -116,7 +116,7 @@ def _to_frame(data: NDArray[np.uint8], columns: Sequence[Column], nullable: bool
     for k, c in enumerate(columns):
         raw = values[starts[k] : starts[k] + widths[k] * n]
         out[c.name] = _column(c, raw, int(widths[k]), nulls[k], nullable)
-    return pd.DataFrame(out, copy=False)
+    return pd.DataFrame(out)  # copied into blocks of one type: a frame of a hundred blocks is slow to work with
 
 
 @numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]

@@ -17,9 +17,9 @@ import psycopg
 from lsst.sphgeom import Region
 from numpy.typing import NDArray
 
-from apdb.htm import HTM_LEVEL, cover
+from apdb.htm import HTM_LEVEL, cover, htm_ids
 
-__all__ = ["lock_pixels", "pixels_of_positions", "sky_locks", "transaction_locks"]
+__all__ = ["lock_pixels", "lock_pixels_around", "pixels_of_positions", "sky_locks", "transaction_locks"]
 
 LEVELS = (8, 5, 2)
 MAX_LOCKS = 64
@@ -43,6 +43,15 @@ def pixels_of_positions(htm20: NDArray[np.int64]) -> list[int]:
         if len(found) <= MAX_LOCKS or level == LEVELS[-1]:
             return [int(p) for p in found]
     raise AssertionError("unreachable")
+
+
+def lock_pixels_around(ra: NDArray[np.float64], dec: NDArray[np.float64], radius_deg: float) -> list[int]:
+    """Return the lock pixels of positions and of what is around them."""
+    step = np.array([-1.5, 0.0, 1.5]) * radius_deg
+    d = np.clip(np.asarray(dec)[:, None, None] + step[:, None], -90, 90)
+    a = np.asarray(ra)[:, None, None] + step / np.maximum(np.cos(np.radians(d)), 1e-6)
+    d, a = np.broadcast_arrays(d, a)
+    return pixels_of_positions(htm_ids(a.ravel() % 360, d.ravel()))
 
 
 def _level(pixel: int) -> int:

@@ -22,10 +22,10 @@ from lsst.dax.apdb import (
     ReplicaChunk,
     VersionTuple,
 )  # fmt: skip
-from lsst.dax.apdb import apdbUpdateRecord as records  # noqa: N813
 from lsst.dax.apdb.apdbAdmin import DiaForcedSourceLocator, DiaObjectLocator, DiaSourceLocator
 from lsst.dax.apdb.apdbConfigFreezer import ApdbConfigFreezer
 from lsst.dax.apdb.apdbSchema import ApdbSchema
+from lsst.dax.apdb.apdbUpdateRecord import ApdbUpdateRecord
 from lsst.dax.apdb.schema_model import Table
 from lsst.dax.apdb.sql import ApdbSqlConfig
 from lsst.dax.apdb.sql.apdbMetadataSql import ApdbMetadataSql
@@ -33,7 +33,7 @@ from lsst.dax.apdb.sql.apdbSqlAdmin import ApdbSqlAdmin
 from lsst.sphgeom import HtmPixelization, Region
 from lsst.utils.db_auth import DbAuth, DbAuthNotFoundError
 
-from apdb import changes, reading
+from apdb import changes, reading, updates
 from apdb.copy_out import select_frame
 from apdb.database import Database
 from apdb.errors import ApdbError, SchemaMismatch
@@ -372,24 +372,9 @@ class PostgresApdb(Apdb):
             if decrement_nDiaSources:
                 steps.subtract(former)
             done = changes.add_to_counts(connection, Counter({k: n for k, n in steps.items() if k in objects}))
-            self._send(connection, self._reassigned(idMap) + self._recounted(done, objects))
+            self._send(connection, updates.reassigned(idMap) + updates.recounted(done, objects))
 
         self._transactions.run(work)
-
-    @staticmethod
-    def _reassigned(id_map: Mapping[DiaSourceId, int]) -> list[tuple[Any, dict[str, Any]]]:
-        kind = records.ApdbReassignDiaSourceToDiaObjectRecord
-        return [(kind, {**_place(s), "diaSourceId": s.diaSourceId, "diaObjectId": int(o)}) for s, o in id_map.items()]
-
-    @staticmethod
-    def _recounted(
-        steps: dict[int, int], objects: dict[int, tuple[float, float, int]]
-    ) -> list[tuple[Any, dict[str, Any]]]:
-        kind = records.ApdbUpdateNDiaSourcesRecord
-        return [
-            (kind, {"diaObjectId": k, "ra": objects[k][0], "dec": objects[k][1], "nDiaSources": objects[k][2] + n})
-            for k, n in steps.items()
-        ]
 
     def setValidityEnd(
         self, objects: list[DiaObjectId], validityEnd: astropy.time.Time, raise_on_missing_id: bool = False
@@ -408,10 +393,7 @@ class PostgresApdb(Apdb):
             closed = changes.close_objects(connection, places, at)
             if raise_on_missing_id and (missing := places.keys() - set(closed)):
                 raise LookupError(f"Some object IDs are missing from DiaObject table: {sorted(missing)}")
-            kind = records.ApdbCloseDiaObjectValidityRecord
-            self._send(connection, [
-                (kind, {"diaObjectId": k, "ra": places[k].ra, "dec": places[k].dec, "validityEndMjdTai": at,
-                        "nDiaSources": None}) for k in closed])  # fmt: skip
+            self._send(connection, updates.closed(closed, {k: (o.ra, o.dec) for k, o in places.items()}, at))
             return len(closed)
 
         return self._transactions.run(work) if places else 0
@@ -442,21 +424,11 @@ class PostgresApdb(Apdb):
             changes.reassign_sources(connection, targets, to_solar_system=True, mjd_tai=at)
             done = changes.add_to_counts(connection, Counter({k: -n for k, n in former.items() if k in objects}))
             if self.config.enable_replica:
-                self._send(connection, self._moved(connection, targets, at) + self._recounted(done, objects))
+                self._send(
+                    connection, updates.moved_to_bodies(connection, targets, at) + updates.recounted(done, objects)
+                )
 
         self._transactions.run(work)
-
-    @staticmethod
-    def _moved(
-        connection: psycopg.Connection[Any], targets: dict[int, int], at: float
-    ) -> list[tuple[Any, dict[str, Any]]]:
-        query = 'SELECT "diaSourceId", ra, dec, "midpointMjdTai" FROM "DiaSource" WHERE "diaSourceId" = ANY(%s)'
-        kind = records.ApdbReassignDiaSourceToSSObjectRecord
-        return [
-            (kind, {"diaSourceId": i, "ra": ra, "dec": dec, "midpointMjdTai": mjd, "ssObjectId": targets[i],
-                    "ssObjectReassocTimeMjdTai": at})
-            for i, ra, dec, mjd in connection.execute(query, (list(targets),))
-        ]  # fmt: skip
 
     def withdrawDiaSources(
         self, diaSourceIds: Iterable[DiaSourceId], *, timeWithdrawn: astropy.time.Time | None = None
@@ -478,9 +450,7 @@ class PostgresApdb(Apdb):
             valid = [k for k in places if known[k] is None]
             if valid:
                 changes.withdraw_sources(connection, valid, at)
-            kind = records.ApdbWithdrawDiaSourceRecord
-            self._send(connection, [
-                (kind, {**_place(places[k]), "diaSourceId": k, "timeWithdrawnMjdTai": at}) for k in valid])  # fmt: skip
+            self._send(connection, updates.withdrawn([places[k] for k in valid], at))
 
         self._transactions.run(work)
 
@@ -504,24 +474,16 @@ class PostgresApdb(Apdb):
             valid = [k for k in places if known[k] is None]
             if valid:
                 changes.withdraw_forced(connection, valid, at)
-            kind = records.ApdbWithdrawDiaForcedSourceRecord
-            self._send(connection, [
-                (kind, {**_place(places[k]), "diaObjectId": k[0], "visit": k[1], "detector": k[2],
-                        "timeWithdrawnMjdTai": at}) for k in valid])  # fmt: skip
+            self._send(connection, updates.withdrawn([places[k] for k in valid], at))
 
         self._transactions.run(work)
 
-    def _send(self, connection: psycopg.Connection[Any], made: list[tuple[Any, dict[str, Any]]]) -> None:
+    def _send(self, connection: psycopg.Connection[Any], made: list[updates.Change]) -> None:
         """Enter update records in this transaction, where replication is on."""
-        if not self.config.enable_replica or not made:
-            return
-        now = self._current_time()
-        stamp = int(now.unix_tai * 1e9)
-        chunk = ReplicaChunk.make_replica_chunk(now, self.config.replica_chunk_seconds)
-        update = [kind(**v, update_time_ns=stamp, update_order=k) for k, (kind, v) in enumerate(made)]
-        store_update_records(connection, update, chunk)
+        if self.config.enable_replica:
+            updates.send(connection, made, self._current_time(), self.config.replica_chunk_seconds)
 
-    def store_update_records(self, update: Iterable[records.ApdbUpdateRecord], chunk: ReplicaChunk) -> None:
+    def store_update_records(self, update: Iterable[ApdbUpdateRecord], chunk: ReplicaChunk) -> None:
         """Enter update records of the caller under a chunk.
 
         Raises
@@ -533,10 +495,6 @@ class PostgresApdb(Apdb):
             raise TypeError("Replication is not enabled for this APDB instance.")
         made = list(update)
         self._transactions.run(lambda c: store_update_records(c, made, chunk))
-
-
-def _place(source: DiaSourceId | DiaForcedSourceId) -> dict[str, float]:
-    return {"ra": float(source.ra), "dec": float(source.dec), "midpointMjdTai": float(source.midpointMjdTai)}
 
 
 class PostgresApdbAdmin(ApdbSqlAdmin):

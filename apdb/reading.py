@@ -11,11 +11,19 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from apdb.copy_out import select_frame, select_frame_in_parts
-from apdb.htm import cover
+from apdb.htm import HTM_LEVEL, cover, htm_ids
 from apdb.schema import Column, PublishedSchema
 
-__all__ = ["history_in_region", "history_of_objects", "objects_in_region", "pixel_ranges", "visit_is_stored"]
+__all__ = [
+    "history_in_region",
+    "history_of_objects",
+    "objects_around",
+    "objects_in_region",
+    "pixel_ranges",
+    "visit_is_stored",
+]
 
+AROUND_LEVEL = 12
 _IN_RANGES = sql.SQL('JOIN unnest(%s::bigint[], %s::bigint[]) r(lo, hi) ON t."pixelId" >= r.lo AND t."pixelId" < r.hi')
 
 
@@ -71,6 +79,25 @@ def history_in_region(
     rest = _IN_RANGES + sql.SQL(' WHERE t."midpointMjdTai" >= %s')
     bounds = pixel_ranges(region, max_ranges)
     return select_frame(connection, "DiaSource", schema.columns("DiaSource"), rest, (*bounds, start_mjd), nullable=True)
+
+
+def objects_around(
+    connection: psycopg.Connection[Any], schema: PublishedSchema, ra: NDArray[np.float64], dec: NDArray[np.float64],
+    radius_deg: float,
+) -> pd.DataFrame:  # fmt: skip
+    """Return every newest version within a small radius of any of the positions (and some more around), in order of id.
+
+    The radius must be small against the pixels of `AROUND_LEVEL` (0.02 degrees).
+    """
+    angles = np.append(np.arange(8) * np.pi / 4, 0.0)
+    reach = np.append(np.full(8, 1.5 * radius_deg), 0.0)
+    d = np.clip(np.asarray(dec)[:, None] + reach * np.sin(angles), -90, 90)
+    a = (np.asarray(ra)[:, None] + reach * np.cos(angles) / np.maximum(np.cos(np.radians(d)), 1e-6)) % 360
+    pixels = np.unique(htm_ids(a.ravel(), d.ravel(), AROUND_LEVEL))
+    shift = 2 * (HTM_LEVEL - AROUND_LEVEL)
+    bounds = ((pixels << shift).tolist(), ((pixels + 1) << shift).tolist())
+    frame = select_frame(connection, "DiaObjectLast", schema.columns("DiaObjectLast"), _IN_RANGES, bounds)
+    return frame.sort_values("diaObjectId", ignore_index=True)
 
 
 def visit_is_stored(connection: psycopg.Connection[Any], visit: int, detector: int) -> bool:

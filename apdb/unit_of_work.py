@@ -1,7 +1,8 @@
 """`VisitUnitOfWork`: the one transaction that carries everything a visit writes."""
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,15 +13,18 @@ from lsst.sphgeom import Region
 from numpy.typing import NDArray
 from psycopg import sql
 
+from apdb import changes
 from apdb.copy_in import copy_in
+from apdb.copy_out import select_frame
 from apdb.errors import ApdbError, DatabaseUnavailable, LeaseLost
-from apdb.reading import history_of_objects, objects_in_region, visit_is_stored
+from apdb.reading import history_of_objects, objects_around, objects_in_region, visit_is_stored
 from apdb.schema import Column, columns_of, published_schema
 from apdb.storing import prepare, store_rows
 
 __all__ = ["HISTORY_DAYS", "VisitUnitOfWork"]
 
 HISTORY_DAYS = 360.0
+CHUNK_SECONDS = 600  # of replication
 _FLAGS = (
     Column("diaObjectId", "long", False), Column("visit", "long", False), Column("detector", "short", False),
     Column("flags", "int", False),
@@ -60,6 +64,16 @@ class VisitUnitOfWork:
     def load_objects(self, region: Region) -> pd.DataFrame:
         """Return the newest versions (DiaObjectLast columns) whose pixel is in the cover of the region."""
         return objects_in_region(self._connection, published_schema(), region)
+
+    def load_new_objects(self, since_mjd_tai: float) -> pd.DataFrame:
+        """Return the newest versions that began at or after a time."""
+        rest = sql.SQL('WHERE t."validityStartMjdTai" >= %s')
+        frame = select_frame(self._connection, "DiaObjectLast", columns_of("DiaObjectLast"), rest, (since_mjd_tai,))
+        return frame.sort_values("diaObjectId", ignore_index=True)
+
+    def load_objects_around(self, ra: NDArray[np.float64], dec: NDArray[np.float64], radius_deg: float) -> pd.DataFrame:
+        """Return the newest versions within a small radius of any of the positions, and some more around."""
+        return objects_around(self._connection, published_schema(), ra, dec, radius_deg)
 
     def load_sources(self, object_ids: Sequence[int] | NDArray[np.int64], visit_mjd: float) -> pd.DataFrame:
         """Return the DiaSources of objects in the history window, withdrawn ones left out."""
@@ -106,12 +120,53 @@ class VisitUnitOfWork:
             Frames with APDB column names; ``validityStartMjdTai`` is set here.
         """
         schema = published_schema()
-        if not store_rows(self._connection, schema, prepare(schema, mjd_tai, objects, sources, forced)):
+        rows = prepare(schema, mjd_tai, objects, sources, forced)
+        if not store_rows(self._connection, schema, rows):
             return
+        if self._replicated():
+            from lsst.dax.apdb import ReplicaChunk
+
+            from apdb.replica import store_keys
+
+            store_keys(self._connection, schema, rows, ReplicaChunk.make_replica_chunk(_time(mjd_tai), CHUNK_SECONDS))
         if forced_flags is not None:
             copy_in(self._connection, "DiaForcedSourceFlags", forced_flags, _FLAGS)
         if ss_sources is not None:
             copy_in(self._connection, "SSSource", ss_sources, columns_of("SSSource"))
+
+    def _replicated(self) -> bool:
+        """Whether replication is on."""
+        query = "SELECT 1 FROM metadata WHERE name = 'version:ApdbSqlReplica'"
+        return self._connection.execute(query).fetchone() is not None
+
+    def merge_objects(self, duplicates: Mapping[int, int], mjd_tai: float) -> dict[int, int]:
+        """Give the sources of duplicate objects to the objects that stay, and close the duplicates.
+
+        Parameters
+        ----------
+        duplicates
+            Object that goes -> object that stays (which does not go itself). Objects without an open version are left out.
+
+        Returns
+        -------
+        moved
+            Number of sources that each staying object got.
+        """
+        connection = self._connection
+        objects = changes.positions_and_counts(connection, {*duplicates, *duplicates.values()})
+        wanted = {d: k for d, k in duplicates.items() if d in objects and k in objects}
+        moved = changes.move_all_sources(connection, wanted)
+        steps = Counter(keep for _, keep in moved)
+        done = changes.add_to_counts(connection, steps)
+        closed = changes.close_objects(connection, wanted, mjd_tai)
+        if self._replicated() and closed:
+            from apdb import updates
+
+            targets = dict(moved)
+            places = {k: (v[0], v[1]) for k, v in objects.items()}
+            told = updates.reassigned_by_id(connection, targets) + updates.recounted(done, objects)
+            updates.send(connection, told + updates.closed(closed, places, mjd_tai), _time(mjd_tai), CHUNK_SECONDS)
+        return {keep: steps.get(keep, 0) for keep in wanted.values()}
 
     def finish(
         self, visit: int, detector: int, attempt: int, state: str, counts: dict[str, Any], seconds: dict[str, float],
@@ -158,3 +213,9 @@ class VisitUnitOfWork:
             raise ApdbError("the unit of work was committed before")
         self._connection.execute("COMMIT")
         self._committed = True
+
+
+def _time(mjd_tai: float) -> Any:
+    from astropy.time import Time
+
+    return Time(mjd_tai, format="mjd", scale="tai")

@@ -4,6 +4,7 @@ Imports: ``diffim``, ``forced``, ``alerts``, ``exposure``, ``apdb``, ``tasks`` (
 task is thin; matching and statistics are pure functions on DataFrames with APDB column names and units.
 """
 
+from association.deduplicate import find_duplicates
 from association.matching import associate, pair_scores
 from association.new_objects import filter_new_sources
 from association.solar_system import match_solar_system
@@ -16,6 +17,7 @@ __all__ = [
     "DiaPipelineTask",
     "associate",
     "filter_new_sources",
+    "find_duplicates",
     "match_solar_system",
     "pair_scores",
     "standardize",

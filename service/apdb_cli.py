@@ -1,4 +1,4 @@
-"""The command line of the database: ``alertprod apdb create|status|partitions|archive|restore|vacuum-advice|migrate|reader``."""
+"""The command line of the database: ``alertprod apdb create|status|partitions|archive|restore|vacuum-advice|migrate|deduplicate|reader``."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -194,6 +194,27 @@ def migrate(
     if not dry_run:
         run(uri, revision)
     _show(steps, as_json, "would be applied" if dry_run else "applied")
+
+
+@apdb_app.command()
+def deduplicate(
+    radius: Annotated[float, typer.Option(min=0.0, help="arcsec: objects closer than this become one")] = 0.5,
+    since: Annotated[float | None, typer.Option(help="MJD (TAI): only objects that changed since; all by default")] = None,
+    dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Merge objects that came too close: sources move to the older one, the other is closed (safe beside the service)."""
+    from astropy.time import Time
+
+    from association.deduplicate import EVER
+    from association.deduplicate import deduplicate as run
+
+    with Progress(TextColumn("patches"), BarColumn(), MofNCompleteColumn(), console=_console, disable=as_json) as shown:
+        task = shown.add_task("patches", total=None)
+        report = run(
+            _database().connect, radius, float(Time.now().tai.mjd), since_mjd_tai=EVER if since is None else since,
+            dry_run=dry_run, progress=lambda done, total: shown.update(task, completed=done, total=total),
+        )  # fmt: skip
+    _show([vars(report)], as_json, "would be done" if dry_run else "done")
 
 
 @apdb_app.command()
