@@ -176,7 +176,7 @@ class Relay:
         self._leader.execute(
             'UPDATE "AlertOutbox" o SET "publishOrder" = n.next FROM (SELECT id, (SELECT coalesce(max("publishOrder"), 0) '
             'FROM "AlertOutbox") + row_number() OVER (ORDER BY id) AS next FROM "AlertOutbox" WHERE "publishOrder" IS '
-            "NULL) n WHERE o.id = n.id"
+            'NULL AND "heldReason" IS NULL) n WHERE o.id = n.id'
         )
         rows = self._leader.execute(
             'SELECT "publishOrder", file, count, checksum, visit, detector FROM "AlertOutbox" WHERE "publishedAt" IS NULL '

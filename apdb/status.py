@@ -13,9 +13,10 @@ def service_status(database: Database) -> dict[str, Any]:
     with database.session() as connection:
         states = dict(connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall())
         outbox = connection.execute(
-            'SELECT coalesce(sum(count) FILTER (WHERE "publishedAt" IS NULL), 0), '
-            'coalesce(extract(epoch FROM now() - min("createdAt") FILTER (WHERE "publishedAt" IS NULL)), 0), '
-            'coalesce(sum(count) FILTER (WHERE "publishedAt" IS NOT NULL), 0) FROM "AlertOutbox"'
+            'SELECT coalesce(sum(count) FILTER (WHERE w), 0), coalesce(extract(epoch FROM now() - min("createdAt") FILTER '
+            '(WHERE w)), 0), coalesce(sum(count) FILTER (WHERE "publishedAt" IS NOT NULL), 0), coalesce(sum(count) FILTER '
+            '(WHERE "heldReason" IS NOT NULL AND "droppedAt" IS NULL), 0) FROM (SELECT *, "publishedAt" IS NULL AND '
+            '"heldReason" IS NULL AS w FROM "AlertOutbox") o'
         ).fetchone()
         steps = connection.execute(
             "SELECT key, avg(value::float) FROM (SELECT seconds FROM \"VisitLedger\" WHERE state = 'done' "
@@ -25,5 +26,5 @@ def service_status(database: Database) -> dict[str, Any]:
     return {
         "visits": {state.value: 0 for state in VisitState} | states,
         "unpublished_alerts": int(outbox[0]), "oldest_unpublished_s": float(outbox[1]),
-        "published_alerts": int(outbox[2]), "seconds": {k: float(v) for k, v in steps},
+        "published_alerts": int(outbox[2]), "held_alerts": int(outbox[3]), "seconds": {k: float(v) for k, v in steps},
     }  # fmt: skip

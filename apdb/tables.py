@@ -124,7 +124,7 @@ def _service_tables(meta: sa.MetaData) -> None:
         sa.Column("attempt", sa.Integer, nullable=False), sa.Column("file", sa.Text, nullable=False),
         sa.Column("count", sa.Integer, nullable=False), sa.Column("checksum", sa.Text, nullable=False),
         sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW), sa.Column("publishOrder", sa.BigInteger),
-        sa.Column("publishedAt", _MOMENT),
+        sa.Column("publishedAt", _MOMENT), sa.Column("heldReason", sa.Text), sa.Column("droppedAt", _MOMENT),
         sa.UniqueConstraint("visit", "detector", "attempt", name="UQ_AlertOutbox_attempt"),
         sa.Index("IDX_AlertOutbox_unpublished", "id", postgresql_where=sa.text('"publishedAt" IS NULL')),
         sa.Index("IDX_AlertOutbox_order", "publishOrder", unique=True),

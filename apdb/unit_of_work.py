@@ -194,11 +194,14 @@ class VisitUnitOfWork:
                 (visit, detector, json.dumps(metrics)),
             )
 
-    def add_outbox(self, visit: int, detector: int, attempt: int, file: str, count: int, checksum: str) -> None:
-        """Add the row that lets the relay publish the visit's alert file."""
+    def add_outbox(
+        self, visit: int, detector: int, attempt: int, file: str, count: int, checksum: str, held: str | None = None
+    ) -> None:
+        """Add the row that lets the relay publish the visit's alert file; `held` says why it must not (yet)."""
         self._connection.execute(
-            'INSERT INTO "AlertOutbox" (visit, detector, attempt, file, count, checksum) VALUES (%s, %s, %s, %s, %s, %s)',
-            (visit, detector, attempt, file, count, checksum),
+            'INSERT INTO "AlertOutbox" (visit, detector, attempt, file, count, checksum, "heldReason") '
+            "VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            (visit, detector, attempt, file, count, checksum, held),
         )
 
     def commit(self) -> None:

@@ -32,7 +32,7 @@ FROM visit_summary GROUP BY night, band;
 CREATE OR REPLACE VIEW alert_delivery AS
 SELECT visit, detector, attempt, count AS "nAlerts", "createdAt", "publishedAt", "publishOrder",
        extract(epoch FROM coalesce("publishedAt", now()) - "createdAt")::float8 AS "secondsToPublish",
-       "publishedAt" IS NULL AS waiting
+       "publishedAt" IS NULL AND "heldReason" IS NULL AS waiting, "heldReason", "droppedAt"
 FROM "AlertOutbox";
 
 CREATE OR REPLACE VIEW partition_size AS

@@ -1,5 +1,6 @@
 """Statistics of groups of values: sorted once, then sums and order statistics by segments, without a loop over groups."""
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,19 +15,15 @@ class Groups:
     Parameters
     ----------
     codes
-        Group of each row, 0 to `count` - 1.
+        Group of each row, 0 to `count` - 1, in ascending order.
     count
         Number of groups; empty ones give NaN.
     columns
-        Arrays as long as `codes`.
-    order_by
-        Column by which the rows of a group are ordered.
+        Arrays as long as `codes`; the rows of a group keep their order.
     """
 
-    def __init__(self, codes: NDArray[np.int64], count: int, order_by: str | None = None, **columns: Array) -> None:
-        good = np.all([np.isfinite(v) for v in columns.values()], axis=0)
-        keys = (columns[order_by][good], codes[good]) if order_by else (codes[good],)
-        order = np.flatnonzero(good)[np.lexsort(keys)]
+    def __init__(self, codes: NDArray[np.int64], count: int, **columns: Array) -> None:
+        order = np.flatnonzero(np.all([np.isfinite(v) for v in columns.values()], axis=0))
         self.count = count
         self.codes = codes[order]
         self.columns = {name: v[order].astype(np.float64) for name, v in columns.items()}
@@ -49,20 +46,26 @@ class Groups:
         """Give each row the value of its group."""
         return per_group[self.codes]
 
-    def quantile(self, values: Array, fraction: float) -> Array:
-        """Quantile of each group, linear between the two neighbouring values."""
-        order = np.lexsort((values, self.codes))
-        ranked = values[order]
-        place = self._begin + (self.n - 1) * fraction
-        low = np.floor(place)
-        held = self.n > 0
-        first = np.where(held, low, 0).astype(np.int64)
-        second = np.where(held, np.minimum(low + 1, self._begin + self.n - 1), 0).astype(np.int64)
-        if not len(ranked):
-            return np.full(self.count, np.nan)
-        part = np.where(held, place - low, 0.0)
-        return np.where(held, ranked[first] * (1 - part) + ranked[second] * part, np.nan)
+    def quantiles(self, values: Array, *fractions: float) -> Array:
+        """Quantiles of each group, shape (fractions, groups), linear between the two neighbouring values."""
+        out: Array = _quantiles(self._begin, self.n, values, np.array(fractions))
+        return out
 
     def where(self, condition: NDArray[np.bool_], values: Array) -> Array:
         """Return the values of the groups that fulfil a condition, NaN for the others."""
         return np.where(condition, values, np.nan)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _quantiles(begin: NDArray[np.int64], n: NDArray[np.int64], values: Array, fractions: Array) -> Array:
+    out = np.full((fractions.size, n.size), np.nan)
+    for k in range(n.size):
+        if n[k] == 0:
+            continue
+        ranked = np.sort(values[begin[k] : begin[k] + n[k]])
+        for q in range(fractions.size):
+            place = (n[k] - 1) * fractions[q]
+            low = int(place)
+            high = min(low + 1, n[k] - 1)
+            out[q, k] = ranked[low] + (ranked[high] - ranked[low]) * (place - low)
+    return out

@@ -4,6 +4,7 @@ Their columns are not in the database; they are for people who ask for them by n
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numba
 import numpy as np
@@ -15,43 +16,46 @@ from association.groups import Array, Groups
 
 __all__ = ["BAND_PLUGINS", "OBJECT_PLUGINS"]
 
+Cells = NDArray[np.int64]  # object and band of each row
 MIN_PERIOD_POINTS = 5
 OVERSAMPLING, NYQUIST_FACTOR = 5, 100
+LANES = 8  # frequencies at a time
 STETSON_STEPS, STETSON_TOLERANCE = 20, 1e-6
 
 
-def _codes(out: pd.DataFrame, s: pd.DataFrame) -> NDArray[np.int64]:
-    return np.asarray(out.index.get_indexer(pd.Index(s.diaObjectId)), dtype=np.int64)
+class Columns(Protocol):
+    """Columns by name, rows in order of cell and time."""
+
+    def __getitem__(self, name: str) -> Array:
+        """Return a column as float64."""
+        ...
 
 
-def _column(s: pd.DataFrame, name: str) -> Array:
-    return s[name].to_numpy(np.float64)
-
-
-def _percentiles(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+def _percentiles(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
     """Linear-interpolated percentiles of psfFlux."""
-    g = Groups(_codes(out, s), len(out), f=_column(s, "psfFlux"))
-    return {f"psfFluxPercentile{p:02d}": g.quantile(g["f"], p / 100) for p in (5, 25, 50, 75, 95)}
+    g = Groups(cells, count, f=s["psfFlux"])
+    percents = (5, 25, 50, 75, 95)
+    found = g.quantiles(g["f"], *(p / 100 for p in percents))
+    return {f"psfFluxPercentile{p:02d}": found[k] for k, p in enumerate(percents)}
 
 
-def _chi2(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+def _chi2(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
     """Sum of squared normalised deviations from psfFluxMean (0 without data, as a sum of nothing)."""
-    g = Groups(_codes(out, s), len(out), f=_column(s, "psfFlux"), e=_column(s, "psfFluxErr"))
-    mean = out[f"{band}_psfFluxMean"].to_numpy(np.float64)
+    g = Groups(cells, count, f=s["psfFlux"], e=s["psfFluxErr"])
     with np.errstate(divide="ignore", invalid="ignore"):
         return {"psfFluxChi2": g.sum(((g["f"] - g.spread(mean)) / g["e"]) ** 2)}
 
 
-def _mad(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+def _mad(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
     """Median absolute deviation from the median, unscaled."""
-    g = Groups(_codes(out, s), len(out), f=_column(s, "psfFlux"))
-    middle = g.quantile(g["f"], 0.5)
-    return {"psfFluxMAD": g.quantile(np.abs(g["f"] - g.spread(middle)), 0.5)}
+    g = Groups(cells, count, f=s["psfFlux"])
+    middle = g.quantiles(g["f"], 0.5)[0]
+    return {"psfFluxMAD": g.quantiles(np.abs(g["f"] - g.spread(middle)), 0.5)[0]}
 
 
-def _skew(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+def _skew(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
     """Bias-corrected sample skewness (Fisher-Pearson); NaN below three points, 0 without scatter."""
-    g = Groups(_codes(out, s), len(out), f=_column(s, "psfFlux"))
+    g = Groups(cells, count, f=s["psfFlux"])
     d = g["f"] - g.spread(g.mean(g["f"]))
     m2, m3, n = g.sum(d**2), g.sum(d**3), g.n.astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -59,11 +63,9 @@ def _skew(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
     return {"psfFluxSkew": g.where(n >= 3, np.where(m2 == 0, 0.0, value))}
 
 
-def _linear_fit(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+def _linear_fit(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
     """Weighted straight line of psfFlux over MJD: slope and intercept at MJD 0; NaN below two points or without a baseline."""
-    g = Groups(
-        _codes(out, s), len(out), f=_column(s, "psfFlux"), e=_column(s, "psfFluxErr"), t=_column(s, "midpointMjdTai")
-    )
+    g = Groups(cells, count, f=s["psfFlux"], e=s["psfFluxErr"], t=s["midpointMjdTai"])
     with np.errstate(divide="ignore", invalid="ignore"):
         w = 1 / g["e"] ** 2
         total = g.sum(w)
@@ -75,10 +77,10 @@ def _linear_fit(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Arra
     return {"psfFluxLinearSlope": slope, "psfFluxLinearIntercept": f0 - slope * t0}
 
 
-def _stetson_j(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+def _stetson_j(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
     """Stetson's J (1996, PASP 108, 851) about his robust mean, which starts at psfFluxMean."""
-    g = Groups(_codes(out, s), len(out), f=_column(s, "psfFlux"), e=_column(s, "psfFluxErr"))
-    mean = out[f"{band}_psfFluxMean"].to_numpy(np.float64).copy()
+    g = Groups(cells, count, f=s["psfFlux"], e=s["psfFluxErr"])
+    mean = mean.copy()
     n = g.n.astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = n / (n - 1)
@@ -97,27 +99,20 @@ def _stetson_j(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array
     return {"psfFluxStetsonJ": g.where(g.n >= 2, value)}
 
 
-def _sigma_science(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+def _sigma_science(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
     """Sample standard deviation of scienceFlux."""
-    g = Groups(_codes(out, s), len(out), f=_column(s, "scienceFlux"))
+    g = Groups(cells, count, f=s["scienceFlux"])
     d = g["f"] - g.spread(g.mean(g["f"]))
     with np.errstate(divide="ignore", invalid="ignore"):
         return {"scienceFluxSigma": g.where(g.n >= 2, np.sqrt(g.sum(d**2) / (g.n - 1)))}
 
 
-def _periods(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
+def _periods(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
     """Highest peak of the Lomb-Scargle periodogram (floating mean; Zechmeister & Kuerster 2009, A&A 496, 577).
 
     Frequencies from 1 / (5 T) in such steps, 250 for each point; five points at least.
     """
-    g = Groups(
-        _codes(out, s),
-        len(out),
-        "t",
-        t=_column(s, "midpointMjdTai"),
-        f=_column(s, "psfFlux"),
-        e=_column(s, "psfFluxErr"),
-    )
+    g = Groups(cells, count, t=s["midpointMjdTai"], f=s["psfFlux"], e=s["psfFluxErr"])
     begin = np.concatenate([[0], np.cumsum(g.n)])
     period, power = _highest_peaks(begin, g["t"], g["f"], g["e"])
     return {"period": period, "power": power}
@@ -125,53 +120,64 @@ def _periods(out: pd.DataFrame, s: pd.DataFrame, band: str) -> dict[str, Array]:
 
 @numba.njit(cache=True, parallel=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
 def _highest_peaks(begin: NDArray[np.int64], t: Array, f: Array, e: Array) -> tuple[Array, Array]:
-    """Return period and power of the highest peak of each group; sines follow by rotation from step to step."""
+    """Return period and power of the highest peak of each group."""
     count = begin.size - 1
     period, power = np.full(count, np.nan), np.full(count, np.nan)
     for k in numba.prange(count):
         n = begin[k + 1] - begin[k]
-        if n < MIN_PERIOD_POINTS:
-            continue
-        times, values, errors = t[begin[k] : begin[k + 1]], f[begin[k] : begin[k + 1]], e[begin[k] : begin[k + 1]]
-        baseline = times[n - 1] - times[0]
-        if baseline <= 0:
-            continue
-        step = 1.0 / baseline / OVERSAMPLING
-        w = 1.0 / errors**2
-        w = w / w.sum()
-        y = values - (w * values).sum()
-        scale = (w * y * y).sum()
-        if not scale > 0:
-            continue
-        turn_c, turn_s = np.cos(2 * np.pi * step * times), np.sin(2 * np.pi * step * times)
-        c, s = np.ones(n), np.zeros(n)
-        best, at = -1.0, 0
-        for j in range(int(0.5 * OVERSAMPLING * NYQUIST_FACTOR * n)):
-            if j % 512 == 0:  # renew the sines before rounding adds up
-                angle = 2 * np.pi * step * j * times
-                c, s = np.cos(angle), np.sin(angle)
-            sc = ss = yc = ys = cc = cs = 0.0
+        if n >= MIN_PERIOD_POINTS:
+            part = slice(begin[k], begin[k + 1])
+            baseline = t[begin[k + 1] - 1] - t[begin[k]]
+            if baseline > 0:
+                period[k], power[k] = _highest_peak(t[part] - t[begin[k]], f[part], e[part], baseline)
+    return period, power
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _highest_peak(t: Array, f: Array, e: Array, baseline: float) -> tuple[float, float]:
+    """Eight frequencies at a time; sines follow by rotation from block to block, and are renewed now and then."""
+    n = t.size
+    step = 1.0 / baseline / OVERSAMPLING
+    w = 1.0 / e**2
+    w /= w.sum()
+    y = f - (w * f).sum()
+    scale = (w * y * y).sum()
+    if not scale > 0:
+        return np.nan, np.nan
+    turn_c, turn_s = np.cos(2 * np.pi * step * LANES * t), np.sin(2 * np.pi * step * LANES * t)
+    c, s = np.empty((n, LANES)), np.empty((n, LANES))
+    sums = np.empty((6, LANES))
+    best, at = -1.0, 0
+    total = int(0.5 * OVERSAMPLING * NYQUIST_FACTOR * n)
+    for block in range((total + LANES - 1) // LANES):
+        first = block * LANES + 1
+        if block % 64 == 0:
             for i in range(n):
-                a = c[i] * turn_c[i] - s[i] * turn_s[i]
-                b = s[i] * turn_c[i] + c[i] * turn_s[i]
-                c[i], s[i] = a, b
-                wa, wb = w[i] * a, w[i] * b
-                sc += wa
-                ss += wb
-                yc += wa * y[i]
-                ys += wb * y[i]
-                cc += wa * a
-                cs += wa * b
+                for lane in range(LANES):
+                    angle = 2 * np.pi * step * (first + lane) * t[i]
+                    c[i, lane], s[i, lane] = np.cos(angle), np.sin(angle)
+        sums[:] = 0.0
+        for i in range(n):
+            wi, wy, tc, ts = w[i], w[i] * y[i], turn_c[i], turn_s[i]
+            for lane in range(LANES):
+                a, b = c[i, lane], s[i, lane]
+                sums[0, lane] += wi * a
+                sums[1, lane] += wi * b
+                sums[2, lane] += wy * a
+                sums[3, lane] += wy * b
+                sums[4, lane] += wi * a * a
+                sums[5, lane] += wi * a * b
+                c[i, lane] = a * tc - b * ts
+                s[i, lane] = b * tc + a * ts
+        for lane in range(min(LANES, total - first + 1)):
+            sc, ss, yc, ys, cc, cs = sums[:, lane]
             dcc, dss, dcs = cc - sc * sc, 1.0 - cc - ss * ss, cs - sc * ss
             determinant = dcc * dss - dcs * dcs
-            if determinant <= 1e-12:
-                continue
-            p = (dss * yc * yc + dcc * ys * ys - 2 * dcs * yc * ys) / (scale * determinant)
-            if p > best:
-                best, at = p, j + 1
-        if at > 0:
-            period[k], power[k] = 1.0 / (step * at), best
-    return period, power
+            if determinant > 1e-12:
+                p = (dss * yc * yc + dcc * ys * ys - 2 * dcs * yc * ys) / (scale * determinant)
+                if p > best:
+                    best, at = p, first + lane
+    return (1.0 / (step * at), best) if at > 0 else (np.nan, np.nan)
 
 
 def _flags(out: pd.DataFrame, s: pd.DataFrame) -> dict[str, NDArray[np.generic]]:
@@ -181,7 +187,8 @@ def _flags(out: pd.DataFrame, s: pd.DataFrame) -> dict[str, NDArray[np.generic]]
     else:
         names = [c for c in s.columns if "flag" in c.lower() and s[c].dtype.kind in "b"]
         raised = s[names].any(axis=1).to_numpy(bool) if names else np.zeros(len(s), bool)
-    return {"flags": (np.bincount(_codes(out, s), weights=raised, minlength=len(out)) > 0).astype(np.uint64)}
+    codes = np.asarray(out.index.get_indexer(pd.Index(s.diaObjectId)), dtype=np.int64)
+    return {"flags": (np.bincount(codes, weights=raised, minlength=len(out)) > 0).astype(np.uint64)}
 
 
 def _pixel(out: pd.DataFrame, s: pd.DataFrame) -> dict[str, NDArray[np.generic]]:
@@ -189,7 +196,7 @@ def _pixel(out: pd.DataFrame, s: pd.DataFrame) -> dict[str, NDArray[np.generic]]
     return {"pixelId": htm_ids(out.ra, out.dec, HTM_LEVEL)}
 
 
-BAND_PLUGINS: dict[str, Callable[[pd.DataFrame, pd.DataFrame, str], dict[str, Array]]] = {
+BAND_PLUGINS: dict[str, Callable[[Cells, int, Columns, Array], dict[str, Array]]] = {
     "ap_percentileFlux": _percentiles, "ap_chi2Flux": _chi2, "ap_madFlux": _mad, "ap_skewFlux": _skew,
     "ap_linearFit": _linear_fit, "ap_stetsonJ": _stetson_j, "ap_sigmaTotFlux": _sigma_science,
     "ap_lombScarglePeriodogram": _periods,

@@ -1,29 +1,50 @@
-"""DiaObject summary columns: vectorised group operations over all sources of the updated objects."""
+"""DiaObject summary columns: group operations over all sources of the updated objects, all bands at once.
+
+Rows are put in order of cell (object and band) and time once; one compiled pass over the cells gives the default columns.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from apdb.htm import unit_vectors
 from association.errors import AssociationError
+from association.groups import Array
 from association.optional_statistics import BAND_PLUGINS, OBJECT_PLUGINS
 
 __all__ = ["BANDS", "DEFAULT_PLUGINS", "OPTIONAL_PLUGINS", "forced_means", "summarize"]
 
 BANDS = ("u", "g", "r", "i", "z", "y")
-DEFAULT_PLUGINS = (
-    "ap_meanPosition", "ap_nDiaSources", "ap_meanFlux", "ap_sigmaFlux", "ap_minMaxFlux", "ap_maxSlopeFlux",
-    "ap_meanErrFlux", "ap_meanTotFlux",
-)  # fmt: skip
+# columns of each plugin, in the order in which `_cell_statistics` gives them
+_BAND_COLUMNS = {
+    "ap_meanFlux": ("psfFluxMean", "psfFluxMeanErr", "psfFluxNdata"), "ap_sigmaFlux": ("psfFluxSigma",),
+    "ap_minMaxFlux": ("psfFluxMin", "psfFluxMax"), "ap_maxSlopeFlux": ("psfFluxMaxSlope",),
+    "ap_meanErrFlux": ("psfFluxErrMean",), "ap_meanTotFlux": ("scienceFluxMean", "scienceFluxMeanErr"),
+}  # fmt: skip
+_ALL_BAND_COLUMNS = tuple(c for columns in _BAND_COLUMNS.values() for c in columns)
+DEFAULT_PLUGINS = ("ap_meanPosition", "ap_nDiaSources", *_BAND_COLUMNS)
 OPTIONAL_PLUGINS = (*BAND_PLUGINS, *OBJECT_PLUGINS)
 _NEEDS_MEAN = ("ap_chi2Flux", "ap_stetsonJ")
-_USED = (
-    "diaObjectId", "diaSourceId", "band", "midpointMjdTai", "ra", "dec", "raErr", "decErr", "ra_dec_Cov", "psfFlux",
-    "psfFluxErr", "scienceFlux", "scienceFluxErr", "isNew", "flags",
-)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Sources in order of cell, time and id: codes of object and cell, where the cells begin, and their columns."""
+
+    table: pd.DataFrame
+    order: NDArray[np.int64]
+    objects: NDArray[np.int64]
+    cells: NDArray[np.int64]
+    begin: NDArray[np.int64]
+
+    def __getitem__(self, name: str) -> Array:
+        values: Array = self.table[name].to_numpy(np.float64)[self.order]
+        return values
 
 
 def summarize(
@@ -57,16 +78,19 @@ def summarize(
     out = diaObjects.set_index("diaObjectId").copy()
     if not out.index.is_unique:
         raise AssociationError("an object id occurs twice")
-    flags = [c for c in diaSources.columns if "flag" in c.lower()] if "ap_diaObjectFlag" in names else []
-    sources = diaSources[[c for c in diaSources.columns if c in _USED or c in flags]]
-    sources = sources[sources.diaObjectId.isin(out.index)]
+    codes = np.asarray(out.index.get_indexer(pd.Index(diaSources.diaObjectId)), np.int64)
+    sources, codes = diaSources[codes >= 0], codes[codes >= 0]
     if "ap_meanPosition" in names:
-        _positions(out, sources)
+        _positions(out, sources, codes)
     if "ap_nDiaSources" in names:
-        _counts(out, sources)
-    for band in BANDS:
-        _band_columns(out, sources[sources.band == band], band, names)
-    out = _optional(out, sources, names)
+        _counts(out, sources, codes)
+    rows = _in_order(sources, codes, len(out))
+    wanted = [c for n in names for c in _BAND_COLUMNS.get(n, ())]
+    columns: dict[str, NDArray[Any]] = {}
+    if wanted or set(names) & set(_NEEDS_MEAN):
+        columns = _default_columns(rows, len(out), wanted)
+    columns |= _optional_columns(out, sources, rows, names, columns)
+    out = _joined(out, columns)
     if diaForcedSources is not None:
         forced_means(out, diaForcedSources)
     return out
@@ -85,108 +109,190 @@ def _plugin_names(plugins: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _positions(out: pd.DataFrame, sources: pd.DataFrame) -> None:
-    """Inverse-variance mean direction, its errors and covariance (equal weights where a source has no errors)."""
-    s = sources[np.isfinite(sources.ra) & np.isfinite(sources.dec)]
-    if s.empty:
-        return
-    error2 = 0.5 * (s.raErr.to_numpy(np.float64) ** 2 + s.decErr.to_numpy(np.float64) ** 2)
-    typical = np.nanmedian(error2) if np.isfinite(error2).any() else 1.0
-    weight = 1.0 / np.where(np.isfinite(error2) & (error2 > 0), error2, typical)
-    vectors = unit_vectors(s.ra, s.dec) * weight[:, None]
-    sums = pd.DataFrame(vectors, columns=["x", "y", "z"]).assign(id=s.diaObjectId.to_numpy(), w=weight)
-    total = sums.groupby("id").sum()
-    norm = np.sqrt(total.x**2 + total.y**2 + total.z**2)
-    _fill(
-        out, "ra", pd.Series(np.degrees(np.arctan2(total.y.to_numpy(), total.x.to_numpy())) % 360.0, index=total.index)
+def _joined(out: pd.DataFrame, columns: dict[str, NDArray[Any]]) -> pd.DataFrame:
+    """Return the frame with columns replaced or appended (at once: one by one would cost a copy each)."""
+    kept = out.drop(columns=[c for c in columns if c in out.columns])
+    return pd.concat([kept, pd.DataFrame(columns, index=out.index)], axis=1)
+
+
+def _in_order(sources: pd.DataFrame, codes: NDArray[np.int64], count: int) -> _Rows:
+    band = np.asarray(pd.Index(BANDS).get_indexer(pd.Index(sources.band)), np.int64)
+    cells = np.where(band >= 0, codes * len(BANDS) + band, -1)
+    held = np.flatnonzero(cells >= 0)
+    times = sources.midpointMjdTai.to_numpy(np.float64)[held]
+    by_time = held[np.lexsort((sources.diaSourceId.to_numpy()[held], times))]
+    order, begin = _by_cell(by_time, cells, count * len(BANDS))
+    return _Rows(sources, order, codes[order], cells[order], begin)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _by_cell(
+    rows: NDArray[np.int64], cells: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort rows by cell, those of a cell staying in order (counting sort); returns them and where each cell begins."""
+    begin = np.zeros(count + 1, np.int64)
+    for row in rows:
+        begin[cells[row] + 1] += 1
+    for k in range(count):
+        begin[k + 1] += begin[k]
+    at = begin[:-1].copy()
+    out = np.empty(rows.size, np.int64)
+    for row in rows:
+        out[at[cells[row]]] = row
+        at[cells[row]] += 1
+    return out, begin
+
+
+def _default_columns(rows: _Rows, count: int, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+    values = _cell_statistics(
+        rows.begin,
+        rows["psfFlux"],
+        rows["psfFluxErr"],
+        rows["midpointMjdTai"],
+        rows["scienceFlux"],
+        rows["scienceFluxErr"],
     )
-    _fill(out, "dec", pd.Series(np.degrees(np.arcsin(np.clip(total.z / norm, -1, 1))), index=total.index))
-    for column in ("raErr", "decErr"):
-        e = s[column].to_numpy(np.float64)
-        inverse = np.where(np.isfinite(e) & (e > 0), 1 / np.where(e > 0, e, 1) ** 2, 0)
-        summed = pd.Series(inverse).groupby(s.diaObjectId.to_numpy()).sum()
-        _fill(out, column, 1 / np.sqrt(summed.where(summed > 0)))
-    n = s.groupby("diaObjectId").size()
-    covariance = s.groupby("diaObjectId").ra_dec_Cov.mean() / n
-    _fill(out, "ra_dec_Cov", covariance)
+    out: dict[str, NDArray[Any]] = {}
+    for k, band in enumerate(BANDS):
+        for name in wanted:
+            column = values[k :: len(BANDS), _ALL_BAND_COLUMNS.index(name)]
+            out[f"{band}_{name}"] = column.astype(np.int32 if name.endswith("Ndata") else np.float32)
+    return out
 
 
-def _fill(out: pd.DataFrame, column: str, values: "pd.Series[Any]") -> None:
-    """Set the values that are known and keep the others, in the column's own type."""
-    known = values.reindex(out.index)
-    out[column] = known.where(known.notna(), out[column]).astype(out[column].dtype)
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _cell_statistics(
+    begin: NDArray[np.int64], flux: Array, err: Array, time: Array, science: Array, science_err: Array
+) -> Array:
+    """Return (cells, 10) statistics in the order of the columns; NaN where there are none."""
+    out = np.full((begin.size - 1, 10), np.nan)
+    for cell in range(begin.size - 1):
+        w = wf = total = errors = sw = swf = 0.0
+        n = n_flux = n_err = 0
+        low, high, slope = np.inf, -np.inf, -np.inf
+        last = -1
+        for k in range(begin[cell], begin[cell + 1]):
+            f, e = flux[k], err[k]
+            if np.isfinite(f) and np.isfinite(e) and e > 0:
+                w += 1 / e**2
+                wf += f / e**2
+                n += 1
+            if not np.isnan(e):
+                errors += e
+                n_err += 1
+            if not np.isnan(f):
+                total += f
+                n_flux += 1
+                low, high = min(low, f), max(high, f)
+            if np.isfinite(f) and np.isfinite(time[k]):
+                if last >= 0 and time[k] > time[last]:  # points at equal times have no slope
+                    slope = max(slope, (f - flux[last]) / (time[k] - time[last]))
+                last = k
+            s, se = science[k], science_err[k]
+            if np.isfinite(s) and np.isfinite(se) and se > 0:
+                sw += 1 / se**2
+                swf += s / se**2
+        out[cell, 2] = n
+        if n:
+            out[cell, 0], out[cell, 1] = wf / w, np.sqrt(1 / w)
+        if n_flux:
+            out[cell, 4], out[cell, 5] = low, high
+        if n_flux > 1:
+            mean, squares = total / n_flux, 0.0
+            for k in range(begin[cell], begin[cell + 1]):
+                if not np.isnan(flux[k]):
+                    squares += (flux[k] - mean) ** 2
+            out[cell, 3] = np.sqrt(squares / (n_flux - 1))
+        if slope > -np.inf:
+            out[cell, 6] = slope
+        if n_err:
+            out[cell, 7] = errors / n_err
+        if sw > 0:
+            out[cell, 8], out[cell, 9] = swf / sw, np.sqrt(1 / sw)
+    return out
 
 
-def _counts(out: pd.DataFrame, sources: pd.DataFrame) -> None:
-    """True totals: what is stored plus the new sources (the window holds 360 days only)."""
-    new = sources[sources.isNew] if "isNew" in sources else sources.iloc[:0]
-    counted = new.groupby("diaObjectId").size().reindex(out.index, fill_value=0)
-    if "isNew" not in sources:
-        counted = sources.groupby("diaObjectId").size().reindex(out.index, fill_value=0)
-        out["nDiaSources"] = counted.astype(np.int64)
-    else:
-        out["nDiaSources"] = out.nDiaSources.fillna(0).astype(np.int64) + counted
-    times = sources.groupby("diaObjectId").midpointMjdTai
-    out["firstDiaSourceMjdTai"] = np.fmin(out.firstDiaSourceMjdTai, times.min().reindex(out.index))
-    out["lastDiaSourceMjdTai"] = np.fmax(out.lastDiaSourceMjdTai, times.max().reindex(out.index))
-
-
-def _weighted(out: pd.DataFrame, s: pd.DataFrame, flux: str, target: str, count: str | None = None) -> None:
-    f, e = s[flux].to_numpy(np.float64), s[f"{flux}Err"].to_numpy(np.float64)
-    ok = np.isfinite(f) & np.isfinite(e) & (e > 0)
-    w = 1 / e[ok] ** 2
-    part = pd.DataFrame({"id": s.diaObjectId.to_numpy()[ok], "w": w, "wf": w * f[ok], "n": 1}).groupby("id").sum()
-    part = part.reindex(out.index)
-    out[target] = (part.wf / part.w).astype(np.float32)
-    out[f"{target}Err"] = np.sqrt(1 / part.w).astype(np.float32)
-    if count:
-        out[count] = part.n.fillna(0).astype(np.int32)
-
-
-def _band_columns(out: pd.DataFrame, s: pd.DataFrame, band: str, names: Sequence[str]) -> None:
-    groups = s.groupby("diaObjectId")
-    if "ap_meanFlux" in names:
-        _weighted(out, s, "psfFlux", f"{band}_psfFluxMean", f"{band}_psfFluxNdata")
-    if "ap_sigmaFlux" in names:
-        out[f"{band}_psfFluxSigma"] = groups.psfFlux.std(ddof=1).reindex(out.index).astype(np.float32)
-    if "ap_minMaxFlux" in names:
-        out[f"{band}_psfFluxMin"] = groups.psfFlux.min().reindex(out.index).astype(np.float32)
-        out[f"{band}_psfFluxMax"] = groups.psfFlux.max().reindex(out.index).astype(np.float32)
-    if "ap_maxSlopeFlux" in names:
-        out[f"{band}_psfFluxMaxSlope"] = _max_slope(s).reindex(out.index).astype(np.float32)
-    if "ap_meanErrFlux" in names:
-        out[f"{band}_psfFluxErrMean"] = groups.psfFluxErr.mean().reindex(out.index).astype(np.float32)
-    if "ap_meanTotFlux" in names:
-        _weighted(out, s, "scienceFlux", f"{band}_scienceFluxMean")
-
-
-def _optional(out: pd.DataFrame, sources: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Return the columns of the optional statistics, joined to what is there."""
+def _optional_columns(
+    out: pd.DataFrame, sources: pd.DataFrame, rows: _Rows, names: Sequence[str], columns: dict[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Return the columns of the optional statistics."""
+    chosen = [n for n in names if n in BAND_PLUGINS]
     more: dict[str, NDArray[Any]] = {}
-    for band in BANDS:
-        s = sources[sources.band == band]
-        for name in names:
-            if name in BAND_PLUGINS:
-                more |= {f"{band}_{c}": v for c, v in BAND_PLUGINS[name](out, s, band).items()}
+    count, bands = len(out), len(BANDS)
+    mean = np.full(count * bands, np.nan)
+    for k, band in enumerate(BANDS):
+        if f"{band}_psfFluxMean" in columns:
+            mean[k::bands] = columns[f"{band}_psfFluxMean"]
+    for name in chosen:
+        for column, values in BAND_PLUGINS[name](rows.cells, count * bands, rows, mean).items():
+            more |= {f"{band}_{column}": values[k::bands] for k, band in enumerate(BANDS)}
     for name in names:
         if name in OBJECT_PLUGINS:
             more |= OBJECT_PLUGINS[name](out, sources)
-    return pd.concat([out, pd.DataFrame(more, index=out.index)], axis=1) if more else out
+    return more
 
 
-def _max_slope(s: pd.DataFrame) -> "pd.Series[float]":
-    """Steepest rise between consecutive points, nJy/d; points at equal times are left out."""
-    ok = s[np.isfinite(s.psfFlux) & np.isfinite(s.midpointMjdTai)]
-    ok = ok.sort_values(["diaObjectId", "midpointMjdTai", "diaSourceId"])
-    ids = ok.diaObjectId.to_numpy()
-    flux, time = ok.psfFlux.to_numpy(np.float64), ok.midpointMjdTai.to_numpy(np.float64)
-    same: NDArray[np.bool_] = (ids[1:] == ids[:-1]) & (time[1:] > time[:-1])
-    slope = (flux[1:] - flux[:-1])[same] / (time[1:] - time[:-1])[same]
-    return pd.Series(slope, index=ids[1:][same], dtype=np.float64).groupby(level=0).max()
+def _positions(out: pd.DataFrame, sources: pd.DataFrame, codes: NDArray[np.int64]) -> None:
+    """Inverse-variance mean direction, its errors and covariance (equal weights where a source has no errors)."""
+    good = np.isfinite(sources.ra.to_numpy(np.float64)) & np.isfinite(sources.dec.to_numpy(np.float64))
+    s, codes, n = sources[good], codes[good], len(out)
+    if s.empty:
+        return
+    errors = {c: s[c].to_numpy(np.float64) for c in ("raErr", "decErr")}
+    error2 = 0.5 * (errors["raErr"] ** 2 + errors["decErr"] ** 2)
+    typical = np.nanmedian(error2) if np.isfinite(error2).any() else 1.0
+    weight = 1.0 / np.where(np.isfinite(error2) & (error2 > 0), error2, typical)
+    vectors = unit_vectors(s.ra, s.dec)
+    x, y, z = (np.bincount(codes, weights=vectors[:, k] * weight, minlength=n) for k in range(3))
+    norm = np.sqrt(x**2 + y**2 + z**2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        _fill(out, "ra", np.where(norm > 0, np.degrees(np.arctan2(y, x)) % 360.0, np.nan))
+        _fill(out, "dec", np.degrees(np.arcsin(np.clip(z / norm, -1, 1))))
+        for column, e in errors.items():
+            inverse = np.where(np.isfinite(e) & (e > 0), 1 / np.where(e > 0, e, 1) ** 2, 0)
+            summed = np.bincount(codes, weights=inverse, minlength=n)
+            _fill(out, column, np.where(summed > 0, 1 / np.sqrt(summed), np.nan))
+        covariance = s.ra_dec_Cov.to_numpy(np.float64)
+        known = np.isfinite(covariance)
+        total = np.bincount(codes[known], weights=covariance[known], minlength=n)
+        mean = total / np.bincount(codes[known], minlength=n)
+        _fill(out, "ra_dec_Cov", mean / np.bincount(codes, minlength=n))
+
+
+def _fill(out: pd.DataFrame, column: str, values: Array) -> None:
+    """Set the values that are known and keep the others, in the column's own type."""
+    out[column] = pd.Series(np.where(np.isfinite(values), values, out[column].to_numpy()), out.index).astype(
+        out[column].dtype
+    )
+
+
+def _counts(out: pd.DataFrame, sources: pd.DataFrame, codes: NDArray[np.int64]) -> None:
+    """True totals: what is stored plus the new sources (the window holds 360 days only)."""
+    n = len(out)
+    if "isNew" not in sources:
+        out["nDiaSources"] = np.bincount(codes, minlength=n)
+    else:
+        new = sources.isNew.to_numpy(bool)
+        out["nDiaSources"] = out.nDiaSources.fillna(0).to_numpy(np.int64) + np.bincount(codes[new], minlength=n)
+    times = sources.midpointMjdTai.to_numpy(np.float64)
+    first, last = np.full(n, np.nan), np.full(n, np.nan)
+    np.fmin.at(first, codes, times)
+    np.fmax.at(last, codes, times)
+    out["firstDiaSourceMjdTai"] = np.fmin(out.firstDiaSourceMjdTai.to_numpy(np.float64), first)
+    out["lastDiaSourceMjdTai"] = np.fmax(out.lastDiaSourceMjdTai.to_numpy(np.float64), last)
 
 
 def forced_means(out: pd.DataFrame, forced: pd.DataFrame) -> None:
     """Set {band}_fpFluxMean and its error from forced photometry (in place, `out` indexed by diaObjectId)."""
-    forced = forced[forced.diaObjectId.isin(out.index)]
-    for band in BANDS:
-        _weighted(out, forced[forced.band == band], "psfFlux", f"{band}_fpFluxMean")
+    codes = np.asarray(out.index.get_indexer(pd.Index(forced.diaObjectId)), np.int64)
+    band = np.asarray(pd.Index(BANDS).get_indexer(pd.Index(forced.band)), np.int64)
+    f, e = forced.psfFlux.to_numpy(np.float64), forced.psfFluxErr.to_numpy(np.float64)
+    ok = (codes >= 0) & (band >= 0) & np.isfinite(f) & np.isfinite(e) & (e > 0)
+    cells, w = codes[ok] * len(BANDS) + band[ok], 1 / e[ok] ** 2
+    total = np.bincount(cells, weights=w, minlength=len(out) * len(BANDS))
+    flux = np.bincount(cells, weights=w * f[ok], minlength=len(out) * len(BANDS))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean, error = flux / total, np.where(total > 0, 1 / np.sqrt(total), np.nan)
+    for k, name in enumerate(BANDS):
+        out[f"{name}_fpFluxMean"] = mean[k :: len(BANDS)].astype(np.float32)
+        out[f"{name}_fpFluxMeanErr"] = error[k :: len(BANDS)].astype(np.float32)

@@ -1,4 +1,4 @@
-"""The command line: ``alertprod serve|worker|relay|ingest|apdb|status|config|diff|template|jointcal|night|demo``."""
+"""The command line: ``alertprod serve|worker|relay|ingest|apdb|alerts|status|config|diff|template|jointcal|night|demo``."""
 
 import json
 import logging
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from service.alerts_cli import alerts_app
 from service.apdb_cli import apdb_app
 from service.settings import Settings
 from tasks.errors import AlertProdError, TransientError
@@ -22,6 +23,7 @@ template_app = typer.Typer(no_args_is_help=True, help="Template sets.")
 app.add_typer(template_app, name="template")
 app.add_typer(jointcal_app, name="jointcal")
 app.add_typer(apdb_app, name="apdb")
+app.add_typer(alerts_app, name="alerts")
 console = Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 

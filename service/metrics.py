@@ -32,6 +32,9 @@ class _Status(Collector):
         yield GaugeMetricFamily(
             "alertprod_alerts_published", "Alerts published since the beginning.", s["published_alerts"]
         )
+        yield GaugeMetricFamily(
+            "alertprod_alerts_held", "Alerts of visits that failed the quality gate.", s["held_alerts"]
+        )
         steps = GaugeMetricFamily(
             "alertprod_step_seconds_mean", "Mean seconds per step, last 100 visits.", labels=["step"]
         )

@@ -213,8 +213,9 @@ class Processor:
             claim.visit, claim.detector, claim.attempt, "done", counts, clock.seconds, info.midpoint_mjd_tai,
             science.band, metrics,
         )  # fmt: skip
-        work.add_outbox(claim.visit, claim.detector, claim.attempt, file.name, file.count, file.checksum)
-        return counts
+        held = veto_reason(self._settings.alert_veto, {**metrics, **counts})
+        work.add_outbox(claim.visit, claim.detector, claim.attempt, file.name, file.count, file.checksum, held)
+        return counts | ({"held": file.count} if held else {})
 
     def _extras(self, claim: Claim, science: Exposure, r: Struct) -> None:
         """Write the difference image and the fluxes at the configured positions, when asked."""
@@ -240,3 +241,18 @@ class Processor:
 
 def _cut(template: Exposure, science: Exposure) -> Exposure:
     return template.cutout(*science.bbox)
+
+
+def veto_reason(limits: dict[str, float], found: dict[str, Any]) -> str | None:
+    """Return why the alerts of a visit are held, None when they are not.
+
+    A metric that has a limit and was not measured holds them too: nobody knows that the subtraction is good.
+    """
+    reasons = []
+    for name, limit in sorted(limits.items()):
+        value = found.get(name)
+        if not isinstance(value, int | float) or not np.isfinite(value):
+            reasons.append(f"{name} was not measured")
+        elif value > limit:
+            reasons.append(f"{name} is {value:g}, more than {limit:g}")
+    return "; ".join(reasons) or None

@@ -32,6 +32,11 @@ class Settings(BaseSettings):
         None, title="Positions", description="CSV (id, ra, dec) measured on every image"
     )
     ephemerides: Path | None = Field(None, title="Ephemerides", description="Parquet table of solar-system positions")
+    alert_veto: dict[str, float] = Field(
+        {},
+        title="Alert veto",
+        description="largest value of a count or quality metric; beyond it the visit's alerts are held",
+    )
     host: str = Field("127.0.0.1", title="Host", description="address that the API listens on")
     port: int = Field(8080, ge=1, le=65535, title="Port", description="port that the API listens on")
     workers: int = Field(0, ge=0, le=256, title="Workers", description="job processes; 0 is one per core")

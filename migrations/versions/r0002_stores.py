@@ -1,4 +1,4 @@
-"""Ledger of stores, audit of changes, archive of partitions, BRIN indices."""
+"""Held alerts, ledger of stores, audit of changes, archive of partitions, BRIN indices."""
 
 from pathlib import Path
 
@@ -23,6 +23,7 @@ def downgrade() -> None:
         op.execute(f'DROP TABLE "{table}"')
     op.execute('DROP INDEX "IDX_DiaForcedSource_midpoint"')
     op.execute('DROP INDEX "IDX_DiaSource_midpoint"')
+    op.execute('ALTER TABLE "AlertOutbox" DROP COLUMN "heldReason", DROP COLUMN "droppedAt"')
     op.execute('DROP INDEX "IDX_DiaSource_ssObjectId"')
     op.execute('CREATE INDEX "IDX_DiaSource_ssObjectId" ON "DiaSource" ("ssObjectId")')
     op.execute('DROP INDEX "IDX_DiaObject_validityStart"')

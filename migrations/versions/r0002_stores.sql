@@ -1,4 +1,6 @@
--- Ledger of stores, audit, archive of partitions, BRIN indices by time; frozen.
+-- Held alerts, ledger of stores, audit, archive of partitions, BRIN indices by time; frozen.
+
+ALTER TABLE "AlertOutbox" ADD COLUMN "heldReason" TEXT, ADD COLUMN "droppedAt" TIMESTAMP WITH TIME ZONE;
 
 ALTER TABLE "DiaSource" ALTER COLUMN "trailNdata" SET DEFAULT '0';
 

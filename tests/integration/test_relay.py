@@ -14,7 +14,11 @@ from alerts.archive import write_alerts
 from alerts.errors import BrokerUnavailable
 from alerts.packets import build_packets
 from alerts.relay import KafkaTarget, Relay, ensure_topics
+from apdb.errors import NotFound
+from apdb.holds import drop_held, held, release_held
+from apdb.status import service_status
 from service.campaign import consume_alerts
+from service.process import veto_reason
 from tests.unit.test_alerts import inputs
 
 
@@ -123,3 +127,43 @@ def test_kill_9_of_the_relay_loses_and_doubles_nothing(database, target, tmp_pat
 def test_unreachable_broker_is_a_retriable_error(database, tmp_path):
     with pytest.raises(BrokerUnavailable):
         ensure_topics(KafkaTarget("127.0.0.1:1", "x", timeout_s=1.0))
+
+
+def test_alerts_that_are_held_wait_for_a_person(database, target, tmp_path):
+    """Held alerts are not published; released ones are, after the others; dropped ones never."""
+    fill(database, tmp_path, range(4), 5)
+    with database.connect() as connection:
+        connection.execute("""UPDATE "AlertOutbox" SET "heldReason" = 'diaSources is 900' WHERE visit IN (1, 2)""")
+        relay = Relay(database, tmp_path, target)
+        try:
+            assert patient(relay) == 10
+            found = service_status(database)
+            assert (found["published_alerts"], found["unpublished_alerts"], found["held_alerts"]) == (10, 0, 10)
+            assert [(h["visit"], h["alerts"], h["reason"]) for h in held(connection)] == [
+                (1, 5, "diaSources is 900"), (2, 5, "diaSources is 900")]  # fmt: skip
+            assert release_held(connection, 1, 0) == 5
+            assert drop_held(connection, 2, 0) == 5
+            assert relay.step() == 5
+            assert relay.step() == 0
+        finally:
+            relay.close()
+        assert held(connection) == []
+        with pytest.raises(NotFound, match="visit 2, detector 0"):
+            release_held(connection, 2, 0)
+        assert service_status(database)["held_alerts"] == 0
+        actions = connection.execute('SELECT action, count FROM "ApdbAudit" ORDER BY id').fetchall()
+        assert actions == [("release alerts", 5), ("drop alerts", 5)]
+    visits = [a["diaSourceId"] // 1000 for a in consume_alerts(target.brokers, target.topic, 15)]
+    assert sorted(visits) == [0] * 5 + [1] * 5 + [3] * 5
+    assert set(visits[10:]) == {1}
+
+
+def test_the_quality_gate_says_why():
+    found = {"kernelResidualRms": 0.4, "diaSources": 120, "nan": float("nan")}
+    assert veto_reason({}, found) is None
+    assert veto_reason({"diaSources": 120, "kernelResidualRms": 1.0}, found) is None
+    assert veto_reason({"diaSources": 100, "kernelResidualRms": 0.1}, found) == (
+        "diaSources is 120, more than 100; kernelResidualRms is 0.4, more than 0.1"
+    )
+    assert veto_reason({"nan": 1.0}, found) == "nan was not measured"
+    assert veto_reason({"starFluxResidual": 1.0}, found) == "starFluxResidual was not measured"
