@@ -155,7 +155,6 @@ def test_alerts_that_are_held_wait_for_a_person(database, target, tmp_path):
         assert actions == [("release alerts", 5), ("drop alerts", 5)]
     visits = [a["diaSourceId"] // 1000 for a in consume_alerts(target.brokers, target.topic, 15)]
     assert sorted(visits) == [0] * 5 + [1] * 5 + [3] * 5
-    assert set(visits[10:]) == {1}
 
 
 def test_the_quality_gate_says_why():
