@@ -7,8 +7,9 @@ must agree. Times are medians; ``last`` is the last quarter of the visits.
 
 import argparse
 import json
+import multiprocessing
+import pickle
 import tempfile
-import threading
 import time
 import warnings
 from pathlib import Path
@@ -176,39 +177,55 @@ def growth(server: EmbeddedPostgres, sizes_of_sky: list[int]) -> list[dict[str, 
     return out
 
 
-def clients(server: EmbeddedPostgres, numbers: list[int], visits: int = 96) -> list[dict[str, Any]]:
-    """Store the same number of overlapping visits with different numbers of concurrent clients."""
+def _drain(uri: str, namespace: str, work: Any, ready: Any, answers: Any) -> None:
+    """One client process: store visits until there are none."""
+    from lsst.dax.apdb.sql import ApdbSqlConfig
+
+    client = PostgresApdb(ApdbSqlConfig(db_url=uri, namespace=namespace))
+    client.getDiaObjects(Patch(PRESETS["tiny"]).region)
+    ready.wait()
+    failures = []
+    while (path := work.get()) is not None:
+        visit = pickle.loads(Path(path).read_bytes())
+        try:
+            client.store(at(visit["mjd"]), visit["objects"], visit["sources"], visit["forced"])
+        except Exception as error:
+            failures.append(repr(error))
+    answers.put(failures)
+    client.close()
+
+
+def clients(server: EmbeddedPostgres, numbers: list[int], visits: int = 160) -> list[dict[str, Any]]:
+    """Store the same overlapping visits with different numbers of concurrent client processes."""
     out = []
+    spawn = multiprocessing.get_context("spawn")
+    folder = Path(tempfile.mkdtemp(prefix="alertprod-visits-"))
     for count in numbers:
-        client = make_client("ours", server, f"clients{count}")
+        namespace = f"clients{count}"
+        client = make_client("ours", server, namespace)
         patch = Patch(Preset(visits, 300, 1000, 5000))
         client.store(at(61000.0), patch.start())
-        work, lock, failures = [patch.visit(k) for k in range(visits)], threading.Lock(), []
-
-        def drain(
-            client: Any = client, work: list[Any] = work, lock: Any = lock, failures: list[Any] = failures
-        ) -> None:
-            while True:
-                with lock:
-                    if not work:
-                        return
-                    visit = work.pop(0)
-                try:
-                    client.store(at(visit["mjd"]), visit["objects"], visit["sources"], visit["forced"])
-                except Exception as error:
-                    failures.append(repr(error))
-
-        threads = [threading.Thread(target=drain) for _ in range(count)]
+        work, answers, ready = spawn.Queue(), spawn.Queue(), spawn.Barrier(count + 1)
+        for k in range(visits):
+            path = folder / f"{k}.pickle"
+            path.write_bytes(pickle.dumps(patch.visit(k)))
+            work.put(str(path))
+        for _ in range(count):
+            work.put(None)
+        processes = [
+            spawn.Process(target=_drain, args=(server.uri, namespace, work, ready, answers)) for _ in range(count)
+        ]
+        for process in processes:
+            process.start()
+        ready.wait()
         begin = time.perf_counter()
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        failures = [f for _ in processes for f in answers.get()]
         wall = time.perf_counter() - begin
-        rows = client.tableRowCount()
+        for process in processes:
+            process.join()
         objects = client.getDiaObjects(patch.region)
         out.append({
-            "clients": count, "visits_per_s": round(visits / wall, 2), "failures": failures, "rows": rows,
+            "clients": count, "visits_per_s": round(visits / wall, 2), "failures": failures, "rows": client.tableRowCount(),
             "duplicate_objects": int(objects.diaObjectId.duplicated().sum()),
         })  # fmt: skip
         print(json.dumps(out[-1]), flush=True)

@@ -10,12 +10,12 @@ import pandas as pd
 import psycopg
 import pytest
 from astropy.time import Time
-from lsst.dax.apdb import DiaForcedSourceId, DiaObjectId, DiaSourceId, IncompatibleVersionError
+from lsst.dax.apdb import ApdbTables, DiaForcedSourceId, DiaObjectId, DiaSourceId, IncompatibleVersionError
 from lsst.dax.apdb.sql import ApdbSql, ApdbSqlConfig
 from lsst.sphgeom import Angle, Circle, HtmPixelization, LonLat, UnitVector3d
 
 import apdb
-from apdb import Database, PostgresApdb, VisitConflict, columns_of
+from apdb import Database, PostgresApdb, VisitConflict, VisitUnitOfWork, columns_of
 from apdb.errors import ApdbError, SchemaMismatch
 from apdb.htm import polygon
 from apdb.locks import lock_pixels, pixels_of_positions, sky_locks
@@ -125,7 +125,7 @@ def test_versions_are_those_of_the_published_client(server):
     assert str(ApdbSql.apdbImplementationVersion()) == APDB_SQL_VERSION
     assert str(server.ours.get_replica().apdbReplicaImplementationVersion()) == APDB_REPLICA_VERSION
     assert server.theirs.config.dia_object_index == "last_object_table"
-    assert ApdbSql._frozen_parameters == __import__("apdb.postgres_apdb").postgres_apdb._FROZEN
+    assert ApdbSql._frozen_parameters == __import__("apdb.client_base").client_base.FROZEN
 
 
 def test_open_takes_uris_and_saved_configurations(server, tmp_path):
@@ -452,3 +452,29 @@ def test_cassandra_configurations_go_to_the_published_client(tmp_path, monkeypat
     monkeypatch.setattr("lsst.dax.apdb.apdb.make_apdb", lambda config: seen.append(config) or "theirs")
     assert apdb.open(str(tmp_path / "c.yaml")) == "theirs"
     assert isinstance(seen[0], ApdbCassandraConfig)
+
+
+def test_what_the_service_stores_and_merges_is_replicated(server):
+    """A unit of work enters keys and update records as the published interface does."""
+    config = PostgresApdb.init_database(server.config.db_url, namespace="copied", enable_replica=True)
+    client = PostgresApdb(config)
+    o, s, f = rows(6)
+    o = o.assign(nDiaSources=1)
+    with Database(server.uri, namespace="copied").connect() as connection:
+        with VisitUnitOfWork(connection) as work:
+            work.store(61001.0, o, s, f)
+            work.commit()
+        ids = o.diaObjectId.tolist()
+        with VisitUnitOfWork(connection) as work:
+            assert work.merge_objects({ids[1]: ids[0], ids[2]: ids[0], 5: ids[0]}, 61002.0) == {ids[0]: 2}
+            work.commit()
+    replica = client.get_replica()
+    chunks = [c.id for c in replica.getReplicaChunks()]
+    assert len(chunks) == 2
+    for table, count in ((ApdbTables.DiaObject, 6), (ApdbTables.DiaSource, 6), (ApdbTables.DiaForcedSource, 6)):
+        assert len(replica.getTableDataChunks(table, chunks).rows()) == count
+    kinds = [type(r).__name__ for r in replica.getUpdateRecordChunks(chunks)]
+    assert kinds == ["ApdbReassignDiaSourceToDiaObjectRecord"] * 2 + ["ApdbUpdateNDiaSourcesRecord"] + [
+        "ApdbCloseDiaObjectValidityRecord"] * 2  # fmt: skip
+    assert client.getDiaObjects(REGION).nDiaSources.tolist() == [3, 1, 1, 1]
+    client.close()
