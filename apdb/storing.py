@@ -15,7 +15,7 @@ from apdb.changes import audit
 from apdb.copy_in import EncodedRows, encode, write_rows
 from apdb.errors import ApdbError, VisitConflict
 from apdb.htm import htm_ids
-from apdb.schema import Column, PublishedSchema
+from apdb.schema import PublishedSchema
 from apdb.tables import primary_key
 
 __all__ = ["VisitRows", "prepare", "remove_stored", "store_rows"]
@@ -32,6 +32,7 @@ class VisitRows:
     mjd_tai: float
     objects: pd.DataFrame
     versions: EncodedRows
+    newest: EncodedRows
     sources: EncodedRows
     forced: EncodedRows
     keys: dict[str, pd.DataFrame]
@@ -96,10 +97,15 @@ def prepare(
     keys = {t: f[list(primary_key(schema, t))] for t, f in frames.items() if len(f)}
     source = sources if len(sources) else forced
     return VisitRows(
-        mjd_tai, objects, encoded["DiaObject"], encoded["DiaSource"], encoded["DiaForcedSource"], keys,
+        mjd_tai, objects, encoded["DiaObject"], _newest(schema, objects), encoded["DiaSource"], encoded["DiaForcedSource"], keys,
         _single(source, "visit"), _single(source, "detector"), digest.hexdigest(),
         np.concatenate([f.pixelId.to_numpy(np.int64) for f in (objects, sources) if len(f)] or [np.zeros(0, np.int64)]),
     )  # fmt: skip
+
+
+def _newest(schema: PublishedSchema, objects: pd.DataFrame) -> EncodedRows:
+    """Encode what DiaObjectLast holds of objects."""
+    return encode("DiaObjectLast", objects, schema.stored_columns("DiaObjectLast"))
 
 
 def store_rows(connection: psycopg.Connection[Any], schema: PublishedSchema, rows: VisitRows) -> bool:
@@ -203,20 +209,20 @@ def _store_objects(connection: psycopg.Connection[Any], schema: PublishedSchema,
         (rows.mjd_tai, SHORTEST_VALIDITY, ids.tolist()),
     ).fetchall()
     later = {object_id: end for object_id, end in closed if end > rows.mjd_tai}
-    objects, versions = rows.objects, rows.versions
+    versions, newest = rows.versions, rows.newest
     if later:
         start = pd.Series(ids).map(later).fillna(rows.mjd_tai).to_numpy(np.float64)
-        objects = objects.assign(validityStartMjdTai=start)
+        objects = rows.objects.assign(validityStartMjdTai=start)
         versions = encode("DiaObject", objects, schema.stored_columns("DiaObject"))
+        newest = _newest(schema, objects)
     write_rows(connection, "DiaObject", versions)
-    _renew_last(connection, objects, schema.stored_columns("DiaObjectLast"))
+    _renew_last(connection, newest)
 
 
-def _renew_last(connection: psycopg.Connection[Any], objects: pd.DataFrame, columns: tuple[Column, ...]) -> None:
-    present = [c for c in columns if c.name in objects.columns]
+def _renew_last(connection: psycopg.Connection[Any], newest: EncodedRows) -> None:
     connection.execute('CREATE TEMP TABLE IF NOT EXISTS object_last (LIKE "DiaObjectLast") ON COMMIT DELETE ROWS')
-    write_rows(connection, "object_last", encode("DiaObjectLast", objects, present))
-    names = [sql.Identifier(c.name) for c in present]
+    write_rows(connection, "object_last", newest)
+    names = [sql.Identifier(name) for name in newest.columns]
     connection.execute(
         sql.SQL(
             'INSERT INTO "DiaObjectLast" ({0}) SELECT {0} FROM object_last ORDER BY "diaObjectId" '
