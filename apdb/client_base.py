@@ -26,6 +26,10 @@ __all__ = ["FROZEN", "LOG", "ClientBase"]
 
 LOG = logging.getLogger("lsst.dax.apdb.alertprod")
 _CONFIG_KEY = "config:apdb-sql.json"
+_LAYOUT: dict[str, Any] = {
+    "dia_object_index": "last_object_table", "htm_level": 20, "htm_index_column": "pixelId",
+    "ra_dec_columns": ("ra", "dec"), "prefix": "", "connection_timeout": None,
+}  # fmt: skip
 FROZEN = (
     "enable_replica",
     "dia_object_index",
@@ -75,18 +79,32 @@ class ClientBase(Apdb):
 
     @classmethod
     def init_database(
-        cls, db_url: str, *, schema_file: str | None = None, read_sources_months: int | None = None,
-        read_forced_sources_months: int | None = None, enable_replica: bool = False, namespace: str | None = None,
-        drop: bool = False, **more: Any,
+        cls, db_url: str, *, schema_file: str | None = None, ss_schema_file: str | None = None,
+        read_sources_months: int | None = None, read_forced_sources_months: int | None = None,
+        enable_replica: bool = False, namespace: str | None = None, drop: bool = False, **layout: Any,
     ) -> ApdbSqlConfig:  # fmt: skip
-        """Make all tables and return the configuration that opens them (arguments as the published SQL client's)."""
+        """Make all tables and return the configuration that opens them.
+
+        The arguments are those of the published SQL client. Those that shape its tables (`dia_object_index`, `htm_level`,
+        `htm_index_column`, `ra_dec_columns`, `prefix`) have one value here.
+
+        Raises
+        ------
+        ApdbError
+            Another value was asked for, or an argument that does not exist.
+        """
+        for name, value in layout.items():
+            if name not in _LAYOUT:
+                raise ApdbError(f"init_database has no argument {name!r}")
+            if value is not None and value != _LAYOUT[name]:
+                raise ApdbError(f"{name} is {_LAYOUT[name]!r} in these tables; {value!r} is not supported")
         given = {
-            "schema_file": schema_file, "read_sources_months": read_sources_months,
+            "schema_file": schema_file, "ss_schema_file": ss_schema_file, "read_sources_months": read_sources_months,
             "read_forced_sources_months": read_forced_sources_months,
         }  # fmt: skip
         config = ApdbSqlConfig(
-            db_url=db_url, enable_replica=enable_replica, namespace=namespace, dia_object_index="last_object_table",
-            **{k: v for k, v in given.items() if v is not None}, **more,
+            db_url=db_url, enable_replica=enable_replica, namespace=namespace, dia_object_index=_LAYOUT["dia_object_index"],
+            **{k: v for k, v in given.items() if v is not None},
         )  # fmt: skip
         database = Database(_libpq_uri(db_url), namespace=namespace)
         database.create(published_schema(config.schema_file), replica=enable_replica, drop=drop)

@@ -128,6 +128,18 @@ def test_versions_are_those_of_the_published_client(server):
     assert ApdbSql._frozen_parameters == __import__("apdb.client_base").client_base.FROZEN
 
 
+def test_only_one_layout_of_tables_is_made(server):
+    url = server.config.db_url
+    same = PostgresApdb.init_database(
+        url, namespace="same", dia_object_index="last_object_table", htm_level=20, prefix=None
+    )
+    assert same.dia_object_index == "last_object_table"
+    with pytest.raises(ApdbError, match="baseline"):
+        PostgresApdb.init_database(url, namespace="other", dia_object_index="baseline")
+    with pytest.raises(ApdbError, match="no argument 'colour'"):
+        PostgresApdb.init_database(url, namespace="other", colour=1)
+
+
 def test_open_takes_uris_and_saved_configurations(server, tmp_path):
     server.config.save(str(tmp_path / "apdb.yaml"))
     for uri in (server.uri, str(tmp_path / "apdb.yaml")):
