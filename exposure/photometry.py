@@ -105,6 +105,8 @@ def forced_psf_photometry(
     invalid_psf = np.zeros(xs.size, dtype=bool)
     skip = np.zeros(image.shape, dtype=np.bool_) if bad is None else np.ascontiguousarray(bad)
     ok = np.flatnonzero(np.isfinite(xs) & np.isfinite(ys) & (np.abs(xs) < 1e8) & (np.abs(ys) < 1e8))
+    # strip by strip, so that neighbours find each other's pixels in the cache
+    ok = ok[np.lexsort((xs[ok], ys[ok] // 16))]
     for start in range(0, ok.size, CHUNK):
         rows = ok[start : start + CHUNK]
         stamps = psf_images(psf, xs[rows], ys[rows])
