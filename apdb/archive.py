@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from psycopg import sql
 
+from apdb.arrow import arrow_schema
 from apdb.copy_in import copy_in
 from apdb.copy_out import stream_frames
 from apdb.errors import ApdbError, DatabaseUnavailable
@@ -130,17 +131,11 @@ def _columns(table: str) -> tuple[Column, ...]:
     return published_schema().stored_columns(table)
 
 
-def _arrow(table: str) -> pa.Schema:
-    types = {"long": pa.int64(), "int": pa.int32(), "short": pa.int16(), "float": pa.float32(), "double": pa.float64(),
-             "boolean": pa.bool_()}  # fmt: skip
-    return pa.schema([pa.field(c.name, types.get(c.datatype, pa.string())) for c in _columns(table)])
-
-
 def _write(
     connection: psycopg.Connection[Any], partition: Partition, target: str, progress: Progress
 ) -> tuple[int, str]:
     """Write the rows in order of time; returns their number and the digest of the file as it reads back."""
-    columns, schema = _columns(partition.table), _arrow(partition.table)
+    columns, schema = _columns(partition.table), arrow_schema(_columns(partition.table))
     query = sql.SQL('SELECT {} FROM {} ORDER BY "midpointMjdTai"').format(
         sql.SQL(", ").join(sql.Identifier(c.name) for c in columns), sql.Identifier(partition.name)
     )

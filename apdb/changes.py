@@ -13,7 +13,7 @@ from psycopg import sql
 
 __all__ = [
     "add_to_counts", "audit", "close_objects", "delete_rows", "forced_withdrawn_at", "move_all_sources", "objects_of_sources",
-    "positions_and_counts", "reassign_sources", "sources_withdrawn_at", "withdraw_forced", "withdraw_sources",
+    "positions_and_counts", "reassign_sources", "sources_withdrawn_at", "withdraw_forced", "withdraw_sources", "withdraw_visit",
 ]  # fmt: skip
 
 Key = tuple[int, int, int]
@@ -122,8 +122,20 @@ def withdraw_sources(connection: psycopg.Connection[Any], ids: Sequence[int], mj
     audit(connection, "withdraw", "DiaSource", len(ids), [int(i) for i in ids])
 
 
+def withdraw_visit(connection: psycopg.Connection[Any], visit: int, detector: int, mjd_tai: float) -> int:
+    """Mark what is valid of a (visit, detector) as withdrawn; returns the number of rows."""
+    return sum(
+        connection.execute(
+            f'UPDATE "{table}" SET "timeWithdrawnMjdTai" = %s WHERE visit = %s AND detector = %s '
+            'AND "timeWithdrawnMjdTai" IS NULL',
+            (mjd_tai, visit, detector),
+        ).rowcount
+        for table in ("DiaSource", "DiaForcedSource")
+    )
+
+
 _FORCED_KEYS = (
-    'FROM unnest(%(o)s::bigint[], %(v)s::bigint[], %(d)s::smallint[]) k(o, v, d) '
+    'unnest(%(o)s::bigint[], %(v)s::bigint[], %(d)s::smallint[]) k(o, v, d) '
     'WHERE t."diaObjectId" = k.o AND t.visit = k.v AND t.detector = k.d'
 )  # fmt: skip
 
@@ -137,7 +149,7 @@ def forced_withdrawn_at(connection: psycopg.Connection[Any], keys: Collection[Ke
     """Return the withdrawal time (None: valid) of each DiaForcedSource (object, visit, detector) that exists."""
     query = (
         'SELECT t."diaObjectId", t.visit, t.detector, t."timeWithdrawnMjdTai" FROM "DiaForcedSource" t, '
-        + _FORCED_KEYS.removeprefix("FROM ")
+        + _FORCED_KEYS
         + " FOR UPDATE OF t"
     )
     return {(o, v, d): at for o, v, d, at in connection.execute(query, _columns(keys))}
@@ -145,7 +157,7 @@ def forced_withdrawn_at(connection: psycopg.Connection[Any], keys: Collection[Ke
 
 def withdraw_forced(connection: psycopg.Connection[Any], keys: Collection[Key], mjd_tai: float) -> None:
     """Mark DiaForcedSources as withdrawn."""
-    query = f'UPDATE "DiaForcedSource" t SET "timeWithdrawnMjdTai" = %(at)s {_FORCED_KEYS} AND t."timeWithdrawnMjdTai" IS NULL'
+    query = f'UPDATE "DiaForcedSource" t SET "timeWithdrawnMjdTai" = %(at)s FROM {_FORCED_KEYS} AND t."timeWithdrawnMjdTai" IS NULL'
     connection.execute(query, {**_columns(keys), "at": mjd_tai})
     audit(connection, "withdraw", "DiaForcedSource", len(keys), [list(map(int, k)) for k in sorted(keys)])
 
@@ -158,6 +170,6 @@ def delete_rows(
         query = sql.SQL('DELETE FROM {} WHERE "diaObjectId" = ANY(%s)').format(sql.Identifier(table))
         connection.execute(query, (sorted(objects),))
     connection.execute('DELETE FROM "DiaSource" WHERE "diaSourceId" = ANY(%s)', (sorted(sources),))
-    connection.execute('DELETE FROM "DiaForcedSource" t USING ' + _FORCED_KEYS.removeprefix("FROM "), _columns(forced))
+    connection.execute('DELETE FROM "DiaForcedSource" t USING ' + _FORCED_KEYS, _columns(forced))
     detail = {"objects": sorted(objects), "sources": sorted(sources), "forced": [list(k) for k in sorted(forced)]}
     audit(connection, "delete", "DiaObject", len(objects) + len(sources) + len(forced), detail)

@@ -50,20 +50,7 @@ def _libpq_uri(db_url: str) -> str:
 
 
 class ClientBase(Apdb):
-    """Configuration and connections of the client.
-
-    Parameters
-    ----------
-    config
-        A configuration of the published SQL client, or a ``postgresql://`` URI (everything else then has its default).
-
-    Raises
-    ------
-    SchemaMismatch
-        The database is empty or was not made by this program.
-    IncompatibleVersionError
-        Its schema has another version.
-    """
+    """Configuration and connections of the client (parameters and errors: see `PostgresApdb`)."""
 
     def __init__(self, config: ApdbSqlConfig | str) -> None:
         if isinstance(config, str):
@@ -111,10 +98,9 @@ class ClientBase(Apdb):
         return config
 
     def _check_versions(self) -> dict[str, str]:
-        with self.database.session() as connection:
-            if connection.execute("SELECT to_regclass('metadata')").fetchone() == (None,):
-                raise SchemaMismatch(f"database {self.database.label} is empty: run 'alertprod apdb create'")
-            items = dict(connection.execute("SELECT name, value FROM metadata").fetchall())
+        items = self.database.metadata()
+        if items is None:
+            raise SchemaMismatch(f"database {self.database.label} is empty: run 'alertprod apdb create'")
         if "version:alertprod" not in items:
             raise SchemaMismatch(
                 f"the tables of {self.database.label} were made by another client: run 'alertprod apdb create' on an "

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import astropy.time
@@ -121,18 +121,7 @@ class ClientChanges(ClientBase):
             A source does not exist; nothing was changed.
         """
         places = {s.diaSourceId: s for s in diaSourceIds}
-        at = float((self._current_time() if timeWithdrawn is None else timeWithdrawn).tai.mjd)
-
-        def work(connection: psycopg.Connection[Any]) -> None:
-            known = changes.sources_withdrawn_at(connection, places)
-            if missing := places.keys() - known.keys():
-                raise LookupError(f"Some source IDs are missing from DiaSource table: {sorted(missing)}")
-            valid = [k for k in places if known[k] is None]
-            if valid:
-                changes.withdraw_sources(connection, valid, at)
-            self._send(connection, updates.withdrawn([places[k] for k in valid], at))
-
-        self._transactions.run(work)
+        self._withdraw("DiaSource", places, timeWithdrawn, changes.sources_withdrawn_at, changes.withdraw_sources)
 
     def withdrawDiaForcedSources(
         self, diaForcedSourceIds: Iterable[DiaForcedSourceId], *, timeWithdrawn: astropy.time.Time | None = None
@@ -145,15 +134,23 @@ class ClientChanges(ClientBase):
             A forced source does not exist; nothing was changed.
         """
         places = {(s.diaObjectId, s.visit, s.detector): s for s in diaForcedSourceIds}
-        at = float((self._current_time() if timeWithdrawn is None else timeWithdrawn).tai.mjd)
+        self._withdraw("DiaForcedSource", places, timeWithdrawn, changes.forced_withdrawn_at, changes.withdraw_forced)
+
+    def _withdraw(
+        self, table: str, places: Mapping[Any, Any], time: astropy.time.Time | None,
+        withdrawn_at: Callable[[psycopg.Connection[Any], Any], dict[Any, float | None]],
+        withdraw: Callable[[psycopg.Connection[Any], Any, float], None],
+    ) -> None:  # fmt: skip
+        """Withdraw the valid ones of rows that must all exist."""
+        at = float((self._current_time() if time is None else time).tai.mjd)
 
         def work(connection: psycopg.Connection[Any]) -> None:
-            known = changes.forced_withdrawn_at(connection, places)
+            known = withdrawn_at(connection, places)
             if missing := places.keys() - known.keys():
-                raise LookupError(f"Some source IDs are missing from DiaForcedSource table: {sorted(missing)}")
+                raise LookupError(f"Some source IDs are missing from {table} table: {sorted(missing)}")
             valid = [k for k in places if known[k] is None]
             if valid:
-                changes.withdraw_forced(connection, valid, at)
+                withdraw(connection, valid, at)
             self._send(connection, updates.withdrawn([places[k] for k in valid], at))
 
         self._transactions.run(work)

@@ -1,4 +1,4 @@
-"""Writing rows by binary COPY, encoded with numpy: all rows are laid out at once and a byte mask leaves out NULLs."""
+"""Writing rows by binary COPY, grouped by type with numpy and laid out by one compiled pass."""
 
 import hashlib
 from collections.abc import Sequence

@@ -14,13 +14,12 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from apdb.copy_stream import copy_rows
+from apdb.copy_stream import copy_rows, word
 from apdb.schema import Column
 
 __all__ = ["select_frame", "select_frame_in_parts", "stream_frames"]
 
 _DTYPES = {"long": "i8", "int": "i4", "short": "i2", "float": "f4", "double": "f8", "boolean": "u1"}
-_NULLABLE = {"long": "Int64", "int": "Int32", "short": "Int16", "boolean": "boolean"}
 
 
 def select_frame(
@@ -52,6 +51,8 @@ def select_frame_in_parts(
     def read(k: int) -> list[NDArray[np.uint8]]:
         return _read_pieces(connections[k], table, columns, rest, parameters[k])
 
+    if len(connections) == 1:
+        return _join(read(0), columns, nullable)
     with ThreadPoolExecutor(len(connections)) as pool:
         parts = list(pool.map(read, range(len(connections))))
     return _join([piece for part in parts for piece in part], columns, nullable)
@@ -119,15 +120,6 @@ def _to_frame(data: NDArray[np.uint8], columns: Sequence[Column], nullable: bool
     return pd.DataFrame(out)  # copied into blocks of one type: a frame of a hundred blocks is slow to work with
 
 
-@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
-def _word(data: NDArray[np.uint8], at: np.int64) -> np.uint32:
-    """Return the four bytes at a place as a number (the compiler makes one load and a swap of it)."""
-    return np.uint32(
-        np.uint32(data[at]) << np.uint32(24) | np.uint32(data[at + 1]) << np.uint32(16)
-        | np.uint32(data[at + 2]) << np.uint32(8) | np.uint32(data[at + 3])
-    )  # fmt: skip
-
-
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _measure(data: NDArray[np.uint8], columns: int) -> tuple[int, NDArray[np.int64]]:
     """Return the number of rows, and the length of the longest value of each column."""
@@ -136,7 +128,7 @@ def _measure(data: NDArray[np.uint8], columns: int) -> tuple[int, NDArray[np.int
     while at < data.size:
         at += 2
         for k in range(columns):
-            length = np.int64(_word(data, at))
+            length = np.int64(word(data, at))
             at += 4
             if length != 0xFFFFFFFF:
                 out[k] = max(out[k], length)
@@ -161,7 +153,7 @@ def _take_apart(
             return row
         at += 2
         for k in range(columns):
-            length = np.int64(_word(data, at))
+            length = np.int64(word(data, at))
             at += 4
             if length == 0xFFFFFFFF:
                 nulls[k, row] = True
@@ -174,10 +166,10 @@ def _take_apart(
                 for b in range(length):
                     values[to + b] = data[at + b]
             elif width == 4:
-                words[(starts[k] >> 2) + row] = _word(data, at)
+                words[(starts[k] >> 2) + row] = word(data, at)
             elif width == 8:
-                longs[(starts[k] >> 3) + row] = np.uint64(_word(data, at)) << np.uint64(32) | np.uint64(
-                    _word(data, at + 4)
+                longs[(starts[k] >> 3) + row] = np.uint64(word(data, at)) << np.uint64(32) | np.uint64(
+                    word(data, at + 4)
                 )
             elif width == 1:
                 values[starts[k] + row] = data[at]

@@ -19,7 +19,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import pq
 
-__all__ = ["copy_rows"]
+__all__ = ["copy_rows", "word"]
 
 PIECE = 1 << 20
 TIMEOUT_S = 600.0
@@ -88,54 +88,54 @@ def _from_socket(connection: psycopg.Connection[Any], query: bytes) -> Iterator[
         raise psycopg.errors.InFailedSqlTransaction("the connection is not ready for a query")
     handle = pg.socket
     _write(handle, b"Q" + struct.pack("!I", len(query) + 5) + query + b"\0")
-    buffer, held = np.empty(2 * PIECE, np.uint8), 0
-    state = np.array([_HEADER_LENGTH, 0], np.int64)
-    error, ready, used = b"", False, np.int64(0)
+    answer = _Answer(handle)
     try:
-        while not ready:
-            if used == 0:  # nothing whole is left: read on
-                if held == buffer.size:
-                    buffer = np.concatenate([buffer, np.empty(buffer.size, np.uint8)])
-                held += _read_much(handle, buffer[held:])
-            rows = np.empty(held, np.uint8)
-            used, length, error_at = _unframe(buffer[:held], rows, state)
-            if error_at >= 0 and not error:
-                error = bytes(buffer[error_at:used])
-            ready = bool(state[1])
-            held -= int(used)
-            buffer[:held] = buffer[used : used + held].copy()
-            if length and not error:
-                yield rows[:length]
+        while not answer.ready:
+            rows = answer.step()
+            if len(rows) and not answer.error:
+                yield rows
     finally:
-        if not ready:  # the reader went away
+        if not answer.ready:  # the reader went away: stop the server, and read what is on its way
             pg.get_cancel().cancel()
-            _drain(handle, buffer, held, state)
+            while not answer.ready:
+                answer.step()
             if connection.info.transaction_status == pq.TransactionStatus.INTRANS:
                 _tell_libpq(pg)
-    if error:
+    if answer.error:
         _tell_libpq(pg)
-        raise _error(error)
+        raise _error(answer.error)
+
+
+class _Answer:
+    """The answer to one query on a socket, step by step: whether it is complete, and the first error in it."""
+
+    def __init__(self, handle: int) -> None:
+        self.ready = False
+        self.error = b""
+        self._handle = handle
+        self._buffer, self._held = np.empty(2 * PIECE, np.uint8), 0
+        self._state = np.array([_HEADER_LENGTH, 0], np.int64)
+        self._used = np.int64(0)
+
+    def step(self) -> NDArray[np.uint8]:
+        """Take whole messages from what was read, reading on where there are none; returns the rows in them."""
+        if self._used == 0:
+            if self._held == self._buffer.size:
+                self._buffer = np.concatenate([self._buffer, np.empty(self._buffer.size, np.uint8)])
+            self._held += _read_much(self._handle, self._buffer[self._held :])
+        rows = np.empty(self._held, np.uint8)
+        used, length, error_at = _unframe(self._buffer[: self._held], rows, self._state)
+        if error_at >= 0 and not self.error:
+            self.error = bytes(self._buffer[error_at:used])
+        self.ready, self._used = bool(self._state[1]), used
+        self._held -= int(used)
+        self._buffer[: self._held] = self._buffer[used : used + self._held].copy()
+        return rows[:length]
 
 
 def _tell_libpq(pg: pq.abc.PGconn) -> None:
     """Let libpq learn that the transaction has failed."""
     pg.exec_(b"SELECT 1")
-
-
-def _drain(handle: int, buffer: NDArray[np.uint8], held: int, state: NDArray[np.int64]) -> None:
-    """Read the rest of an answer that nobody wants."""
-    used = np.int64(0)
-    while True:
-        rows = np.empty(held, np.uint8)
-        used, _, _ = _unframe(buffer[:held], rows, state)
-        held -= int(used)
-        buffer[:held] = buffer[used : used + held].copy()
-        if state[1]:
-            return
-        if used == 0:
-            if held == buffer.size:
-                buffer = np.concatenate([buffer, np.empty(buffer.size, np.uint8)])
-            held += _read(handle, buffer[held:])
 
 
 def _wait(handle: int, event: int) -> None:
@@ -190,6 +190,15 @@ def _read_much(handle: int, into: NDArray[np.uint8]) -> int:
     return count
 
 
+@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def word(data: NDArray[np.uint8], at: np.int64) -> np.uint32:
+    """Return the four bytes at a place as a number (the compiler makes one load and a swap of it)."""
+    return np.uint32(
+        np.uint32(data[at]) << np.uint32(24) | np.uint32(data[at + 1]) << np.uint32(16)
+        | np.uint32(data[at + 2]) << np.uint32(8) | np.uint32(data[at + 3])
+    )  # fmt: skip
+
+
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _unframe(
     data: NDArray[np.uint8], rows: NDArray[np.uint8], state: NDArray[np.int64]
@@ -200,10 +209,7 @@ def _unframe(
     """
     at, length, error_at = np.int64(0), np.int64(0), np.int64(-1)
     while at + 5 <= data.size:
-        size = np.int64(0)
-        for b in range(4):
-            size = size << 8 | np.int64(data[at + 1 + b])
-        end = at + 1 + size
+        end = at + 1 + np.int64(word(data, at + 1))
         if end > data.size:
             break
         kind = data[at]

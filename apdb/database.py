@@ -16,7 +16,7 @@ from apdb.schema import SCHEMA_VERSION, PublishedSchema
 from apdb.setup import DATABASE_VERSION, drop_tables, finish_schema
 from apdb.tables import make_metadata
 
-__all__ = ["Database"]
+__all__ = ["Database", "first_line"]
 
 CONNECT_TIMEOUT_S = 10
 
@@ -78,7 +78,7 @@ class Database:
         try:
             return psycopg.connect(self._uri, **{**self.connect_arguments(), "autocommit": autocommit})
         except psycopg.OperationalError as error:
-            raise DatabaseUnavailable(f"database {self.label} does not answer: {_first_line(error)}") from error
+            raise DatabaseUnavailable(f"database {self.label} does not answer: {first_line(error)}") from error
 
     @contextmanager
     def session(self) -> Iterator[psycopg.Connection[Any]]:
@@ -87,7 +87,7 @@ class Database:
             try:
                 yield connection
             except psycopg.OperationalError as error:
-                raise DatabaseUnavailable(f"database {self.label}: {_first_line(error)}") from error
+                raise DatabaseUnavailable(f"database {self.label}: {first_line(error)}") from error
 
     def _search_path(self) -> str:
         """The option that makes every unqualified name one of the namespace."""
@@ -130,6 +130,13 @@ class Database:
         with self.session() as connection:
             finish_schema(connection, schema, replica=replica)
 
+    def metadata(self) -> dict[str, str] | None:
+        """Return what the metadata table holds, None where there are no tables."""
+        with self.session() as connection:
+            if connection.execute("SELECT to_regclass('metadata')").fetchone() == (None,):
+                return None
+            return dict(connection.execute("SELECT name, value FROM metadata").fetchall())
+
     def check_schema(self) -> None:
         """Refuse a database whose schema this program does not know.
 
@@ -138,10 +145,9 @@ class Database:
         SchemaMismatch
             The message names the command to run.
         """
-        with self.session() as connection:
-            if connection.execute("SELECT to_regclass('metadata')").fetchone() == (None,):
-                raise SchemaMismatch(f"database {self.label} is empty: run 'alertprod apdb migrate'")
-            found = dict(connection.execute("SELECT name, value FROM metadata").fetchall())
+        found = self.metadata()
+        if found is None:
+            raise SchemaMismatch(f"database {self.label} is empty: run 'alertprod apdb migrate'")
         wanted = {"version:schema": SCHEMA_VERSION, "version:alertprod": DATABASE_VERSION}
         wrong = {k: (found.get(k), v) for k, v in wanted.items() if found.get(k) != v}
         if wrong:
@@ -167,5 +173,6 @@ class Database:
             ensure_months(connection, mjd)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says (libpq's are long)."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

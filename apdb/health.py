@@ -6,14 +6,13 @@ from typing import Any
 
 import psycopg
 
-from apdb.partitions import month_bounds, partitions
+from apdb.partitions import mjd_of, month_bounds, partitions
 
 __all__ = ["Advice", "advice", "table_sizes"]
 
 DEAD_FRACTION = 0.2
 DEAD_ROWS = 10_000
 XID_AGE = 150_000_000
-_MJD_UNIX = 40_587.0
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,7 @@ def _unanalysed(connection: psycopg.Connection[Any]) -> list[Advice]:
 
 def _partitions(connection: psycopg.Connection[Any], now: datetime | None) -> list[Advice]:
     found = partitions(connection)
-    today = (now or datetime.now(UTC)).timestamp() / 86400 + _MJD_UNIX
-    label, begin, _ = month_bounds(today, 1)
+    label, begin, _ = month_bounds(mjd_of(now or datetime.now(UTC)), 1)
     out = []
     for table in sorted({p.table for p in found}):
         if not any(p.table == table and p.begin_mjd == begin for p in found):

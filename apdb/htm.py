@@ -7,7 +7,7 @@ import numpy as np
 from lsst.sphgeom import ConvexPolygon, HtmPixelization, LonLat, Region, UnitVector3d
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["HTM_LEVEL", "cover", "htm_ids", "polygon", "unit_vectors"]
+__all__ = ["HTM_LEVEL", "cover", "htm_ids", "polygon", "positions_around", "unit_vectors"]
 
 HTM_LEVEL = 20
 _X, _Y, _Z = np.eye(3)
@@ -30,6 +30,17 @@ def htm_ids(ra: ArrayLike, dec: ArrayLike, level: int = HTM_LEVEL) -> NDArray[np
     """Return HTM ids of positions in degrees."""
     out: NDArray[np.int64] = _descend(unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)), _ROOTS, level)
     return out
+
+
+def positions_around(
+    ra: NDArray[np.float64], dec: NDArray[np.float64], radius_deg: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each position and eight around it, one and a half radii away along RA, dec or both (degrees, flat arrays)."""
+    step = np.array([-1.5, 0.0, 1.5]) * radius_deg
+    d = np.clip(np.asarray(dec)[:, None, None] + step[:, None], -90, 90)
+    a = (np.asarray(ra)[:, None, None] + step / np.maximum(np.cos(np.radians(d)), 1e-6)) % 360
+    d, a = np.broadcast_arrays(d, a)
+    return a.ravel(), d.ravel()
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

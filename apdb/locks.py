@@ -17,7 +17,7 @@ import psycopg
 from lsst.sphgeom import Region
 from numpy.typing import NDArray
 
-from apdb.htm import HTM_LEVEL, cover, htm_ids
+from apdb.htm import HTM_LEVEL, cover, htm_ids, positions_around
 
 __all__ = ["lock_pixels", "lock_pixels_around", "pixels_of_positions", "sky_locks", "transaction_locks"]
 
@@ -47,11 +47,7 @@ def pixels_of_positions(htm20: NDArray[np.int64]) -> list[int]:
 
 def lock_pixels_around(ra: NDArray[np.float64], dec: NDArray[np.float64], radius_deg: float) -> list[int]:
     """Return the lock pixels of positions and of what is around them."""
-    step = np.array([-1.5, 0.0, 1.5]) * radius_deg
-    d = np.clip(np.asarray(dec)[:, None, None] + step[:, None], -90, 90)
-    a = np.asarray(ra)[:, None, None] + step / np.maximum(np.cos(np.radians(d)), 1e-6)
-    d, a = np.broadcast_arrays(d, a)
-    return pixels_of_positions(htm_ids(a.ravel() % 360, d.ravel()))
+    return pixels_of_positions(htm_ids(*positions_around(ra, dec, radius_deg)))
 
 
 def _level(pixel: int) -> int:

@@ -20,6 +20,7 @@ __all__ = [
     "attach",
     "ensure_months",
     "missing_months",
+    "mjd_of",
     "month_bounds",
     "partitions",
 ]
@@ -32,6 +33,11 @@ _SANE = (49_718.0, 99_400.0)
 MAX_NEW_MONTHS = 4
 
 
+def mjd_of(moment: datetime) -> float:
+    """Return the MJD of a moment (UTC)."""
+    return (moment - _EPOCH).total_seconds() / 86400
+
+
 def _first_of_month(mjd: float, shift: int = 0) -> datetime:
     day = _EPOCH + timedelta(days=mjd)
     months = day.year * 12 + day.month - 1 + shift
@@ -41,7 +47,7 @@ def _first_of_month(mjd: float, shift: int = 0) -> datetime:
 def month_bounds(mjd: float, shift: int = 0) -> tuple[str, float, float]:
     """Return (label such as 2026m11, first MJD, MJD of the next month) of the month `shift` after that of `mjd`."""
     low, high = _first_of_month(mjd, shift), _first_of_month(mjd, shift + 1)
-    return f"{low:%Y}m{low:%m}", (low - _EPOCH).total_seconds() / 86400, (high - _EPOCH).total_seconds() / 86400
+    return f"{low:%Y}m{low:%m}", mjd_of(low), mjd_of(high)
 
 
 def ensure_months(connection: psycopg.Connection[Any], mjd: float, ahead: int = 2) -> list[str]:

@@ -13,7 +13,6 @@ from lsst.dax.apdb.sql.apdbSqlAdmin import ApdbSqlAdmin
 from lsst.sphgeom import HtmPixelization
 
 from apdb import changes
-from apdb.client_base import LOG
 from apdb.client_changes import ClientChanges
 from apdb.client_reads import ClientReads
 from apdb.errors import ApdbError
@@ -91,8 +90,6 @@ class PostgresApdb(ClientReads, ClientChanges):
             The rows do not fit the tables.
         """
         rows = prepare(self._published, float(visit_time.tai.mjd), objects, sources, forced_sources)
-        if rows.objects.empty:
-            LOG.debug("No objects to write to database.")
         self._partitions.prepare(self._transactions.connection, rows.keys)
         chunk = None
         if self.config.enable_replica:

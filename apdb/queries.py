@@ -14,7 +14,7 @@ from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 from psycopg import sql
 
 from apdb.errors import BadQuery, NotFound
-from apdb.reading import pixel_ranges
+from apdb.reading import IN_RANGES, pixel_ranges
 from apdb.schema import Column, columns_of
 
 __all__ = [
@@ -145,9 +145,7 @@ def cone(
             _CANDIDATES, _list(columns), sql.Identifier(table), _valid_at(as_of), tail
         )
         return Query("objects", columns, statement, (low, high, as_of), limit, "diaObjectId")
-    inside = sql.SQL(
-        'JOIN unnest(%s::bigint[], %s::bigint[]) r(lo, hi) ON t."pixelId" >= r.lo AND t."pixelId" < r.hi WHERE TRUE'
-    )
+    inside = IN_RANGES + sql.SQL(" WHERE TRUE")
     if {c.name for c in columns} <= last:
         statement = sql.SQL('SELECT {} FROM "DiaObjectLast" t {} {}').format(_list(columns), inside, tail)
     else:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from apdb.copy_out import select_frame, select_frame_in_parts
-from apdb.htm import HTM_LEVEL, cover, htm_ids
+from apdb.htm import HTM_LEVEL, cover, htm_ids, positions_around
 from apdb.schema import Column, PublishedSchema
 
 __all__ = [
+    "IN_RANGES",
     "history_in_region",
     "history_of_objects",
     "objects_around",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 AROUND_LEVEL = 12
-_IN_RANGES = sql.SQL('JOIN unnest(%s::bigint[], %s::bigint[]) r(lo, hi) ON t."pixelId" >= r.lo AND t."pixelId" < r.hi')
+IN_RANGES = sql.SQL('JOIN unnest(%s::bigint[], %s::bigint[]) r(lo, hi) ON t."pixelId" >= r.lo AND t."pixelId" < r.hi')
 
 
 def pixel_ranges(region: Region, max_ranges: int = 64) -> tuple[list[int], list[int]]:
@@ -40,7 +41,7 @@ def objects_in_region(
     """Return the newest versions whose pixel covers the region (a superset of the region), in order of id."""
     chosen = schema.columns("DiaObjectLast") if columns is None else columns
     frame = select_frame(
-        connection, "DiaObjectLast", chosen, _IN_RANGES, pixel_ranges(region, max_ranges), nullable=nullable
+        connection, "DiaObjectLast", chosen, IN_RANGES, pixel_ranges(region, max_ranges), nullable=nullable
     )
     if "diaObjectId" in frame.columns:
         frame = frame.sort_values("diaObjectId", kind="stable")
@@ -64,11 +65,10 @@ def history_of_objects(
     rest = sql.SQL('WHERE t."diaObjectId" = ANY(%s) AND t."midpointMjdTai" >= %s') + valid
     ids = np.unique(np.asarray(object_ids, dtype=np.int64))
     columns = schema.columns(table)
-    if isinstance(connection, psycopg.Connection):
-        return select_frame(connection, table, columns, rest, (ids.tolist(), start_mjd), nullable=nullable)
+    connections = [connection] if isinstance(connection, psycopg.Connection) else connection
     # neighbouring ids are in neighbouring pages: every part gets its share of the recent, busy ones
-    parts = [(ids[k :: len(connection)].tolist(), start_mjd) for k in range(len(connection))]
-    return select_frame_in_parts(connection, table, columns, rest, parts, nullable=nullable)
+    parts = [(ids[k :: len(connections)].tolist(), start_mjd) for k in range(len(connections))]
+    return select_frame_in_parts(connections, table, columns, rest, parts, nullable=nullable)
 
 
 def history_in_region(
@@ -76,7 +76,7 @@ def history_in_region(
     max_ranges: int = 64,
 ) -> pd.DataFrame:  # fmt: skip
     """Return the DiaSources whose pixel covers the region and whose midpoint is at or after `start_mjd`."""
-    rest = _IN_RANGES + sql.SQL(' WHERE t."midpointMjdTai" >= %s')
+    rest = IN_RANGES + sql.SQL(' WHERE t."midpointMjdTai" >= %s')
     bounds = pixel_ranges(region, max_ranges)
     return select_frame(connection, "DiaSource", schema.columns("DiaSource"), rest, (*bounds, start_mjd), nullable=True)
 
@@ -89,14 +89,10 @@ def objects_around(
 
     The radius must be small against the pixels of `AROUND_LEVEL` (0.02 degrees).
     """
-    angles = np.append(np.arange(8) * np.pi / 4, 0.0)
-    reach = np.append(np.full(8, 1.5 * radius_deg), 0.0)
-    d = np.clip(np.asarray(dec)[:, None] + reach * np.sin(angles), -90, 90)
-    a = (np.asarray(ra)[:, None] + reach * np.cos(angles) / np.maximum(np.cos(np.radians(d)), 1e-6)) % 360
-    pixels = np.unique(htm_ids(a.ravel(), d.ravel(), AROUND_LEVEL))
+    pixels = np.unique(htm_ids(*positions_around(ra, dec, radius_deg), AROUND_LEVEL))
     shift = 2 * (HTM_LEVEL - AROUND_LEVEL)
     bounds = ((pixels << shift).tolist(), ((pixels + 1) << shift).tolist())
-    frame = select_frame(connection, "DiaObjectLast", schema.columns("DiaObjectLast"), _IN_RANGES, bounds)
+    frame = select_frame(connection, "DiaObjectLast", schema.columns("DiaObjectLast"), IN_RANGES, bounds)
     return frame.sort_values("diaObjectId", ignore_index=True)
 
 

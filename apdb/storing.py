@@ -11,7 +11,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from apdb.changes import audit
+from apdb.changes import audit, withdraw_visit
 from apdb.copy_in import EncodedRows, encode, write_rows
 from apdb.errors import ApdbError, VisitConflict
 from apdb.htm import htm_ids
@@ -153,12 +153,18 @@ def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
         return False
     if rows.visit is None or "DiaSource" not in rows.keys:
         return True
+    place = {"v": rows.visit, "d": rows.detector, "h": rows.digest}
+    other = connection.execute(
+        'SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s AND "contentHash" <> %(h)s LIMIT 1', place
+    ).fetchone()
+    if other is None:
+        return True
+    ids = rows.keys["DiaSource"].diaSourceId.tolist()
     again = connection.execute(
-        'SELECT EXISTS (SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s AND "contentHash" <> %(h)s) '
-        'AND EXISTS (SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s AND "diaSourceId" = ANY(%(i)s))',
-        {"v": rows.visit, "d": rows.detector, "h": rows.digest, "i": rows.keys["DiaSource"].diaSourceId.tolist()},
-    ).fetchone()  # fmt: skip
-    if again == (True,):
+        'SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s AND "diaSourceId" = ANY(%(i)s) LIMIT 1',
+        {**place, "i": ids},
+    ).fetchone()
+    if again is not None:
         raise _conflict(rows)
     return True
 
@@ -178,14 +184,12 @@ def remove_stored(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
     same = connection.execute('SELECT 1 FROM "StoreLedger" WHERE "contentHash" = %s', (rows.digest,)).fetchone()
     if same is not None:
         return
-    place = {"v": rows.visit, "d": rows.detector, "at": rows.mjd_tai}
+    place = {"v": rows.visit, "d": rows.detector}
     for table, name in (("DiaSource", "diaSourceId"), ("DiaForcedSource", "diaObjectId")):
         ids = rows.keys[table][name].tolist() if table in rows.keys else []
         where = "WHERE visit = %(v)s AND detector = %(d)s"
         connection.execute(f'DELETE FROM "{table}" {where} AND "{name}" = ANY(%(ids)s)', {**place, "ids": ids})
-        connection.execute(
-            f'UPDATE "{table}" SET "timeWithdrawnMjdTai" = %(at)s {where} AND "timeWithdrawnMjdTai" IS NULL', place
-        )
+    withdraw_visit(connection, rows.visit, rows.detector, rows.mjd_tai)
     connection.execute('DELETE FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s', place)
     audit(
         connection, "replace visit", "DiaSource", rows.sources.count, {"visit": rows.visit, "detector": rows.detector}

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from apdb.database import CONNECT_TIMEOUT_S, Database
+from apdb.database import CONNECT_TIMEOUT_S, Database, first_line
 from apdb.errors import DatabaseUnavailable
 
 __all__ = ["Transactions"]
@@ -58,7 +58,7 @@ class Transactions:
         except (psycopg.OperationalError, PoolTimeout) as error:
             if isinstance(error, _AGAIN):
                 raise
-            raise DatabaseUnavailable(f"database {self._database.label}: {_first_line(error)}") from error
+            raise DatabaseUnavailable(f"database {self._database.label}: {first_line(error)}") from error
 
     @contextmanager
     def shared_snapshot(self, count: int) -> Iterator[list[psycopg.Connection[Any]]]:
@@ -104,7 +104,7 @@ class Transactions:
             except _AGAIN as error:
                 if attempt == ATTEMPTS - 1:
                     raise DatabaseUnavailable(
-                        f"the transaction failed {ATTEMPTS} times: {_first_line(error)}"
+                        f"the transaction failed {ATTEMPTS} times: {first_line(error)}"
                     ) from error
                 time.sleep(random.uniform(0.5, 1.5) * 0.01 * 2**attempt)
         raise AssertionError("unreachable")
@@ -114,7 +114,3 @@ class Transactions:
         if self._pool is not None and self._owner == os.getpid():
             self._pool.close()
         self._pool = None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -97,14 +97,7 @@ class VisitUnitOfWork:
 
     def remove_visit(self, visit: int, detector: int, mjd_tai: float) -> int:
         """Withdraw what an earlier processing of the visit stored (rows stay, marked); returns how many."""
-        count = 0
-        for table in ("DiaSource", "DiaForcedSource"):
-            query = sql.SQL(
-                'UPDATE {} SET "timeWithdrawnMjdTai" = %s WHERE visit = %s AND detector = %s '
-                'AND "timeWithdrawnMjdTai" IS NULL'
-            ).format(sql.Identifier(table))
-            count += self._connection.execute(query, (mjd_tai, visit, detector)).rowcount
-        return count
+        return changes.withdraw_visit(self._connection, visit, detector, mjd_tai)
 
     def store(
         self, mjd_tai: float, objects: pd.DataFrame, sources: pd.DataFrame, forced: pd.DataFrame,

@@ -123,18 +123,16 @@ def deduplicate(
         distinct = np.unique(patches)
         for k, patch in enumerate(distinct):
             part = fresh[patches == patch]
-            found, done = _one_patch(connection, part, radius_arcsec, now_mjd_tai, dry_run)
-            pairs += found
-            closed += len(done)
-            moved += sum(done.values())
+            counts = _one_patch(connection, part, radius_arcsec, now_mjd_tai, dry_run)
+            pairs, closed, moved = pairs + counts[0], closed + counts[1], moved + counts[2]
             progress(k + 1, len(distinct))
     return MergeReport(len(fresh), pairs, closed, moved)
 
 
 def _one_patch(
     connection: psycopg.Connection[Any], fresh: pd.DataFrame, radius_arcsec: float, now: float, dry_run: bool
-) -> tuple[int, dict[int, int]]:
-    """Return the number of pairs in a patch, and the sources that each closed object gave."""
+) -> tuple[int, int, int]:
+    """Return the numbers of pairs in a patch, of objects closed and of sources moved."""
     ra, dec = fresh.ra.to_numpy(np.float64), fresh.dec.to_numpy(np.float64)
     locks = lock_pixels_around(ra, dec, radius_arcsec / 3600)
     with sky_locks(connection, locks), VisitUnitOfWork(connection) as work:
@@ -142,18 +140,12 @@ def _one_patch(
         pairs = find_duplicates(around, radius_arcsec)
         pairs = pairs[pairs.gone.isin(fresh.diaObjectId) | pairs.keep.isin(fresh.diaObjectId)]
         if dry_run or pairs.empty:
-            return len(pairs), {}
+            return len(pairs), 0, 0
         moved = work.merge_objects(dict(zip(pairs.gone.tolist(), pairs.keep.tolist(), strict=True)), now)
         kept = around[around.diaObjectId.isin(moved.keys())]
         _renew_statistics(work, kept.assign(nDiaSources=kept.nDiaSources + kept.diaObjectId.map(moved)), now)
         work.commit()
-        return len(pairs), {int(gone): 0 for gone in pairs.gone} | _given(pairs, moved)
-
-
-def _given(pairs: pd.DataFrame, moved: dict[int, int]) -> dict[int, int]:
-    """Put the number of sources that an object got on the first that went into it."""
-    first = pairs.drop_duplicates("keep")
-    return {int(g): moved.get(int(k), 0) for g, k in zip(first.gone, first.keep, strict=True)}
+        return len(pairs), len(pairs), sum(moved.values())
 
 
 def _renew_statistics(work: VisitUnitOfWork, objects: pd.DataFrame, now: float) -> None:

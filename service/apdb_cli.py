@@ -21,7 +21,6 @@ apdb_app.add_typer(partitions_app, name="partitions")
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, do nothing")]
 _console = Console(stderr=True)
-_MJD_UNIX = 40_587.0
 
 
 def _database() -> Any:
@@ -31,7 +30,9 @@ def _database() -> Any:
 
 
 def _today() -> float:
-    return datetime.now(UTC).timestamp() / 86400 + _MJD_UNIX
+    from apdb.partitions import mjd_of
+
+    return mjd_of(datetime.now(UTC))
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:

@@ -59,9 +59,11 @@ def _parquet(frames: Iterator[pd.DataFrame], query: Query) -> Iterator[bytes]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from apdb.arrow import arrow_schema
+
     sink, writer, given = io.BytesIO(), None, 0
     for frame in frames:
-        table = pa.Table.from_pandas(frame, schema=_arrow_schema(query.columns), preserve_index=False)
+        table = pa.Table.from_pandas(frame, schema=arrow_schema(query.columns), preserve_index=False)
         if writer is None:
             writer = pq.ParquetWriter(sink, table.schema, compression="zstd")
         writer.write_table(table)
@@ -73,17 +75,6 @@ def _parquet(frames: Iterator[pd.DataFrame], query: Query) -> Iterator[bytes]:
     assert writer is not None  # there is always one frame, if an empty one
     writer.close()
     yield sink.getvalue()
-
-
-def _arrow_schema(columns: Sequence[Column]) -> Any:
-    import pyarrow as pa
-
-    types = {"long": pa.int64(), "int": pa.int32(), "short": pa.int16(), "float": pa.float32(),
-             "double": pa.float64(), "boolean": pa.bool_()}  # fmt: skip
-    return pa.schema(
-        [pa.field(c.name, types.get(c.datatype, pa.string()), metadata={"unit": c.unit, "description": c.description})
-         for c in columns]
-    )  # fmt: skip
 
 
 def _vo_head(query: Query) -> str:

@@ -23,7 +23,7 @@ from service.migrate import migrate
 from service.settings import Settings
 from tasks.errors import TransientError
 
-__all__ = ["Stack"]
+__all__ = ["Stack", "wait_api"]
 
 
 class Stack:
@@ -90,16 +90,8 @@ class Stack:
         return process
 
     def _wait_api(self) -> None:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200:
-                    return
-            except httpx.HTTPError:
-                pass
-            if time.monotonic() > deadline or self.processes["serve"].poll() is not None:
-                raise TransientError(f"the API did not start: {self.log('serve')}")
-            time.sleep(0.1)
+        if not wait_api(self.url, self.processes["serve"]):
+            raise TransientError(f"the API did not start: {self.log('serve')}")
 
     @property
     def url(self) -> str:
@@ -133,3 +125,14 @@ class Stack:
                 server.stop()
         if self._own:
             shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def wait_api(url: str, process: "subprocess.Popen[bytes]", seconds: float = 60.0) -> bool:
+    """Wait until the API answers that it is ready; False when its process ends first, or the time runs out."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() <= deadline and process.poll() is None:
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+                return True
+        time.sleep(0.1)
+    return False

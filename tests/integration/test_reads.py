@@ -4,7 +4,6 @@ import io
 import os
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import httpx
@@ -25,6 +24,7 @@ from apdb.embedded import free_port
 from apdb.queries import cone
 from apdb.readers import VIEWS, make_reader
 from service.migrate import migrate
+from service.stack import wait_api
 from tests.integration.test_apdb import rows
 
 
@@ -58,16 +58,7 @@ def site(postgres, tmp_path_factory):
     process = subprocess.Popen([sys.executable, "-m", "service.cli", "serve"], env=environment, cwd=folder.parent,
                                stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
-                break
-        except httpx.TransportError:
-            pass
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    assert wait_api(url, process)
     with httpx.Client(base_url=url, timeout=30) as http:
         yield SimpleNamespace(http=http, url=url, uri=uri, objects=o, admin=admin)
     process.terminate()
