@@ -81,19 +81,29 @@ def check(uri, acknowledged, last):
                 np.testing.assert_allclose([found[2], found[4]], [want[2], want[4]], rtol=1e-6)
 
 
-def kill(server, hard):
+def _open_transaction(uri):
+    """Wait for a store that has written something; returns the process id of its backend."""
+    query = "SELECT pid FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()"
+    with psycopg.connect(uri, autocommit=True) as connection:
+        deadline = time.monotonic() + 30
+        while (row := connection.execute(query).fetchone()) is None:
+            assert time.monotonic() < deadline
+    return row[0]
+
+
+def kill(server, hard, aimed):
     """Stop at once: SIGKILL to the postmaster and all of its children, or SIGQUIT (immediate) to all."""
     data = server.directory / "data"
     postmaster = int((data / "postmaster.pid").read_text().split()[0])
-    children = subprocess.run(
-        ["pgrep", "-P", str(postmaster)], capture_output=True, text=True, check=False
-    ).stdout.split()
-    os.kill(postmaster, signal.SIGKILL if hard else signal.SIGQUIT)
-    for child in children:
+    found = subprocess.run(["pgrep", "-P", str(postmaster)], capture_output=True, text=True, check=False).stdout
+    children = {int(child) for child in found.split()}
+    if aimed:
+        children.add(_open_transaction(server.uri))
+    for pid in (postmaster, *children):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(child), signal.SIGKILL if hard else signal.SIGQUIT)
+            os.kill(pid, signal.SIGKILL if hard else signal.SIGQUIT)
     deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{p}").exists() and "Z" not in _state(p) for p in (postmaster, *map(int, children))):
+    while any(Path(f"/proc/{p}").exists() and "Z" not in _state(p) for p in (postmaster, *children)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -121,7 +131,7 @@ def test_killed_again_and_again(tmp_path):
                 assert writer.is_alive()
                 time.sleep(0.01)
             time.sleep(float(rng.uniform(0, 0.3)))
-            kill(server, hard=k % 2 == 0)
+            kill(server, hard=k % 2 == 0, aimed=k % 3 != 2)
             acknowledged = writer.acknowledged
             server.start()
             check(server.uri, acknowledged, writer.acknowledged)
