@@ -11,22 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from service.settings import Settings
+from service.options import DryRun, Json, open_database
 
 __all__ = ["apdb_app"]
 
 apdb_app = typer.Typer(no_args_is_help=True, help="The Alert Production Database.")
 partitions_app = typer.Typer(no_args_is_help=True, help="Monthly partitions.")
 apdb_app.add_typer(partitions_app, name="partitions")
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, do nothing")]
 _console = Console(stderr=True)
-
-
-def _database() -> Any:
-    from apdb import Database
-
-    return Database(Settings().database())  # type: ignore[call-arg]
 
 
 def _today() -> float:
@@ -77,7 +69,7 @@ def create(
     from apdb.partitions import ensure_months
     from service.migrate import migrate as run
 
-    database = _database()
+    database = open_database()
     run(database.uri)
     with database.session() as connection:
         made = ensure_months(connection, _today(), ahead)
@@ -90,7 +82,7 @@ def status(as_json: Json = False) -> None:
     from apdb.archive import archived
     from apdb.health import table_sizes
 
-    with _database().session() as connection:
+    with open_database().session() as connection:
         versions = dict(connection.execute("SELECT name, value FROM metadata WHERE name LIKE 'version:%'").fetchall())
         tables, kept = table_sizes(connection), [vars(a) for a in archived(connection)]
     if as_json:
@@ -106,7 +98,7 @@ def list_partitions(as_json: Json = False) -> None:
     """List the attached partitions."""
     from apdb.partitions import partitions
 
-    with _database().session() as connection:
+    with open_database().session() as connection:
         _show([vars(p) for p in partitions(connection)], as_json, "partitions")
 
 
@@ -119,7 +111,7 @@ def create_partitions(
     """Make partitions ahead of time, online."""
     from apdb.partitions import ensure_months, missing_months
 
-    with _database().session() as connection:
+    with open_database().session() as connection:
         first = _today() if at is None else at
         made = missing_months(connection, first, ahead) if dry_run else ensure_months(connection, first, ahead)
     _show([{"partition": name} for name in made], as_json, "would be made" if dry_run else "made")
@@ -136,7 +128,7 @@ def archive(
     from apdb.archive import archive_partition, archived, drop_archived, old_partitions
     from apdb.partitions import month_bounds
 
-    database = _database()
+    database = open_database()
     with database.session() as connection:
         old = old_partitions(connection, month_bounds(_today(), -keep_months)[1])
         done: list[dict[str, Any]] = []
@@ -163,7 +155,7 @@ def restore(partition: str, as_json: Json = False) -> None:
     from apdb.archive import archived, restore_partition
     from apdb.errors import NotFound
 
-    with _database().session() as connection:
+    with open_database().session() as connection:
         found = [a for a in archived(connection) if a.partition == partition]
         if not found:
             raise NotFound(f"{partition} is not in the archive: see 'alertprod apdb status'")
@@ -177,7 +169,7 @@ def vacuum_advice(as_json: Json = False) -> None:
     """Say where vacuum, ANALYZE or new partitions are needed, and with which command (changes nothing)."""
     from apdb.health import advice
 
-    with _database().session() as connection:
+    with open_database().session() as connection:
         _show([vars(a) for a in advice(connection)], as_json, "advice")
 
 
@@ -190,7 +182,7 @@ def migrate(
     from service.migrate import migrate as run
     from service.migrate import pending
 
-    uri = _database().uri
+    uri = open_database().uri
     steps = pending(uri, revision)
     if not dry_run:
         run(uri, revision)
@@ -212,7 +204,7 @@ def deduplicate(
     with Progress(TextColumn("patches"), BarColumn(), MofNCompleteColumn(), console=_console, disable=as_json) as shown:
         task = shown.add_task("patches", total=None)
         report = run(
-            _database().connect, radius, float(Time.now().tai.mjd), since_mjd_tai=EVER if since is None else since,
+            open_database().connect, radius, float(Time.now().tai.mjd), since_mjd_tai=EVER if since is None else since,
             dry_run=dry_run, progress=lambda done, total: shown.update(task, completed=done, total=total),
         )  # fmt: skip
     _show([vars(report)], as_json, "would be done" if dry_run else "done")
@@ -231,6 +223,6 @@ def reader(
     from apdb.readers import make_reader
 
     secret = None if password_file is None else password_file.read().strip()
-    with _database().session() as connection:
+    with open_database().session() as connection:
         make_reader(connection, role, secret, timeout_s=timeout_s, connections=connections)
     _console.print(f"role {role} may read the views; see docs/database.md")

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from service.alerts_cli import alerts_app
 from service.apdb_cli import apdb_app
+from service.options import Json, open_database
 from service.settings import Settings
 from tasks.errors import AlertProdError, TransientError
 
@@ -25,7 +26,6 @@ app.add_typer(jointcal_app, name="jointcal")
 app.add_typer(apdb_app, name="apdb")
 app.add_typer(alerts_app, name="alerts")
 console = Console(stderr=True)
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 __all__ = ["app", "main"]
 
@@ -129,10 +129,9 @@ def ingest() -> None:
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show the ledger, the outbox and the time per step."""
-    from apdb import Database
     from apdb.status import service_status
 
-    found = service_status(Database(Settings().database()))  # type: ignore[call-arg]
+    found = service_status(open_database())
     if as_json:
         print(json.dumps(found))
         return
