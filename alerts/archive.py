@@ -1,85 +1,213 @@
-"""The alert file of a visit: one Avro object container, written and flushed before the commit."""
+"""The archive of alert files: one Avro container per attempt at a visit, in a directory or any fsspec store."""
 
 import hashlib
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fastavro
+import fsspec
+import numpy as np
+from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
 
+from alerts.container import INDEX, block_body, write_container
 from alerts.errors import AlertError
-from alerts.wire import SCHEMA_ID, schema
+from alerts.packets import Alert
+from alerts.schemas import SCHEMA_ID
+from alerts.wire import encode_body
 
-__all__ = ["AlertFile", "read_alerts", "sweep_orphans", "write_alerts"]
+__all__ = ["AlertArchive", "AlertFile"]
+
+_READ_AHEAD = 4 << 20
 
 
 @dataclass(frozen=True)
 class AlertFile:
-    """A written file: name relative to the archive, number of alerts, SHA-256."""
+    """A written file: name relative to the archive, number of alerts, SHA-256 of the index, and where each alert lies.
+
+    `index` holds the bytes of `alerts.container.INDEX` rows, with a CRC-32 of each alert; empty for files of other writers.
+    """
 
     name: str
     count: int
     checksum: str
+    index: bytes = b""
+
+    def rows(self) -> NDArray[np.void]:
+        """Return the index as an array."""
+        return np.frombuffer(self.index, INDEX)
+
+    def id_xor(self) -> int:
+        """Return the exclusive or of the diaSourceIds."""
+        return int(np.bitwise_xor.reduce(self.rows()["diaSourceId"])) if self.index else 0
 
 
-def write_alerts(root: Path, visit: int, detector: int, attempt: int, packets: Iterator[dict[str, Any]]) -> AlertFile:
-    """Write the alerts of one attempt at a visit and flush them to the disk."""
-    name = f"{visit // 1000}/{visit}_{detector}_{attempt}.avro"
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    counted = _Counter(packets)
-    with partial.open("wb") as handle:
-        metadata = {"alertprod.schema_id": str(SCHEMA_ID)}
-        fastavro.writer(handle, schema(), counted, codec="deflate", metadata=metadata, codec_compression_level=1)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
-    return AlertFile(name, counted.count, hashlib.sha256(path.read_bytes()).hexdigest())
+class AlertArchive:
+    """A place for alert files that workers, relay and readers share.
 
-
-class _Counter:
-    def __init__(self, packets: Iterator[dict[str, Any]]) -> None:
-        self._packets, self.count = packets, 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for packet in self._packets:
-            self.count += 1
-            yield packet
-
-
-def read_alerts(root: Path, file: AlertFile) -> Iterator[dict[str, Any]]:
-    """Yield the packets of a file after its checksum was found right.
-
-    Raises
-    ------
-    AlertError
-        The file is missing, or is not what was written.
+    Parameters
+    ----------
+    place
+        Directory, or URL of an fsspec store (``s3://bucket/alerts``, ``memory://alerts``).
+    codec
+        How alerts are compressed: ``zstandard``, ``deflate`` or ``null``.
     """
-    path = root / file.name
+
+    def __init__(self, place: str | Path, codec: str = "zstandard") -> None:
+        self._fs, self._root = fsspec.core.url_to_fs(str(place))
+        self._local = isinstance(self._fs, LocalFileSystem)
+        self._codec = codec
+
+    def path(self, name: str) -> str:
+        """Return where a file lies in the store.
+
+        Raises
+        ------
+        AlertError
+            The name leads out of the archive.
+        """
+        if name.startswith("/") or ".." in name.split("/"):
+            raise AlertError(f"alert file {name!r} is no name within the archive")
+        return f"{self._root.rstrip('/')}/{name}"
+
+    def write(self, visit: int, detector: int, attempt: int, alerts: Iterable[Alert]) -> AlertFile:
+        """Write the alerts of one attempt at a visit; when this returns they are on the disk (or in the store).
+
+        Raises
+        ------
+        AlertError
+            The store refuses.
+        """
+        name = file_name(visit, detector, attempt)
+        try:
+            with self._create(self.path(name)) as out:
+                rows, checksum = write_container(out, alerts, name, self._codec)
+        except OSError as error:
+            raise AlertError(
+                f"alert file {name} cannot be written: {error.strerror or error}", visit=visit, detector=detector
+            ) from error
+        return AlertFile(name, len(rows), checksum, rows.tobytes())
+
+    def _create(self, path: str) -> Any:
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        return _DurableFile(path) if self._local else _StoreFile(self._fs, path)
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file for reading.
+
+        Raises
+        ------
+        AlertError
+            It is not there.
+        """
+        try:
+            out = self._fs.open(self.path(name), "rb", block_size=_READ_AHEAD)
+        except OSError as error:
+            raise AlertError(f"alert file {name} cannot be read: {error.strerror or error}") from error
+        return out  # type: ignore[no-any-return]
+
+    def stream(self, file: AlertFile, start: int = 0, stop: int | None = None) -> Iterator[Alert]:
+        """Yield alerts start..stop-1 of a file; each was found to be what was written.
+
+        Raises
+        ------
+        AlertError
+            The file is missing, or holds something else.
+        """
+        with self.open(file.name) as data:
+            if not file.index:
+                yield from _foreign(data, file, start, stop)
+                return
+            if hashlib.sha256(file.index).hexdigest() != file.checksum:
+                raise AlertError(f"the index of alert file {file.name} differs from what was written")
+            codec = _codec_of(data, file.name)
+            for source, key, offset, size, crc in file.rows()[start:stop].tolist():
+                data.seek(offset)
+                block = data.read(size)
+                if zlib.crc32(block) != crc:
+                    raise AlertError(f"alert file {file.name} differs from what was written at alert {source}")
+                yield Alert(source, key, block_body(block, codec))
+
+    def delete(self, name: str) -> bool:
+        """Delete a file; returns whether there was one."""
+        try:
+            self._fs.rm_file(self.path(name))
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def file_name(visit: int, detector: int, attempt: int) -> str:
+    """Return the name of the alert file of an attempt."""
+    return f"{visit // 1000}/{visit}_{detector}_{attempt}.avro"
+
+
+def _codec_of(data: IO[bytes], name: str) -> str:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise AlertError(f"alert file {file.name} cannot be read: {error.strerror}") from error
-    if hashlib.sha256(data).hexdigest() != file.checksum:
-        raise AlertError(f"alert file {file.name} differs from what was written: checksum mismatch")
-    import io
-
-    for record in fastavro.reader(io.BytesIO(data)):
-        assert isinstance(record, dict)
-        yield record
+        return str(fastavro.reader(data).codec)
+    except (ValueError, EOFError, KeyError) as error:
+        raise AlertError(f"alert file {name} is no Avro container: {error}") from error
 
 
-def sweep_orphans(root: Path, known: set[str], older_than_s: float = 3600.0) -> int:
-    """Delete files that no outbox row names (attempts that died before their commit); returns how many."""
-    import time
+def _foreign(data: IO[bytes], file: AlertFile, start: int, stop: int | None) -> Iterator[Alert]:
+    """Yield the alerts of a file that has no index."""
+    try:
+        reader = fastavro.reader(data)
+        schema_id = int(reader.metadata.get("alertprod.schema_id", SCHEMA_ID))
+        for k, packet in enumerate(reader):
+            if stop is not None and k >= stop:
+                return
+            if k >= start:
+                assert isinstance(packet, dict)
+                trigger = packet["diaSource"]
+                key = trigger["diaObjectId"] or trigger["ssObjectId"] or packet["diaSourceId"]
+                yield Alert(packet["diaSourceId"], key, encode_body(packet, schema_id))
+    except (ValueError, EOFError, KeyError) as error:
+        raise AlertError(f"alert file {file.name} is no Avro container of alerts: {error}") from error
 
-    count, limit = 0, time.time() - older_than_s
-    for path in root.glob("*/*"):
-        if path.suffix in (".avro", ".part") and path.relative_to(root).as_posix() not in known:
-            if path.stat().st_mtime < limit:
-                path.unlink(missing_ok=True)
-                count += 1
-    return count
+
+class _DurableFile:
+    """A local file that appears under its name only when it is whole and on the disk."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._partial = Path(path), Path(f"{path}.part")
+
+    def __enter__(self) -> IO[bytes]:
+        self._out = self._partial.open("wb", buffering=1 << 20)
+        return self._out
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        with self._out:
+            if kind is None:
+                self._out.flush()
+                os.fsync(self._out.fileno())
+        if kind is not None:
+            self._partial.unlink(missing_ok=True)
+            return
+        os.replace(self._partial, self._path)
+        directory = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+class _StoreFile:
+    """A file of a remote store, discarded when writing fails."""
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self._transaction, self._fs, self._path = fs.transaction, fs, path
+
+    def __enter__(self) -> Any:
+        self._transaction.__enter__()
+        self._out = self._fs.open(self._path, "wb")
+        return self._out
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            self._out.close()
+        self._transaction.__exit__(*error)

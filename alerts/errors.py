@@ -2,7 +2,7 @@
 
 from tasks.errors import CallerError, TransientError
 
-__all__ = ["AlertError", "BrokerUnavailable"]
+__all__ = ["AlertError", "BrokerRefused", "BrokerUnavailable", "FilterError", "RegistryUnavailable", "SchemaRefused"]
 
 
 class AlertError(CallerError):
@@ -11,7 +11,31 @@ class AlertError(CallerError):
     code = "alert"
 
 
+class FilterError(CallerError):
+    """A filter expression is not understood."""
+
+    code = "alert_filter"
+
+
 class BrokerUnavailable(TransientError):
     """Kafka does not answer, or refused a transaction: build a new producer and try again."""
 
     code = "broker_unavailable"
+
+
+class BrokerRefused(BrokerUnavailable):
+    """Kafka answers and refuses: wrong password, certificate or access rights. Tried again after an operator acted."""
+
+    code = "broker_refused"
+
+
+class SchemaRefused(CallerError):
+    """The schema registry finds the alert schema incompatible: nothing may be published."""
+
+    code = "schema_refused"
+
+
+class RegistryUnavailable(TransientError):
+    """The schema registry does not answer, and the id of the schema was never learned."""
+
+    code = "registry_unavailable"

@@ -1,23 +1,35 @@
-"""Packets: one per stored DiaSource, from the frames that the association gives."""
+"""Packets: one per stored DiaSource, from the frames that the association gives.
+
+The Avro bytes of a packet are put together from rows that were encoded for many alerts at once (`alerts.rows`) and from
+cutouts; no Python object stands for a value of a history.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from alerts.cutouts import CutoutMaker, cutout_side
-from alerts.wire import schema
+from alerts.cutouts import CutoutMaker, cutout_sides
+from alerts.rows import EncodedRows, encode_rows, varint
+from alerts.wire import decode_body
 from exposure import Exposure
 
-__all__ = ["AlertInputs", "build_packets"]
+__all__ = ["Alert", "AlertInputs", "build_alerts", "build_packets"]
+
+BATCH = 200  # alerts whose rows are encoded together: bounds the memory
+_NULL, _SOME = b"\x00", b"\x02"
 
 
 @dataclass(frozen=True)
 class AlertInputs:
-    """What the packets of one visit are made of (frames with APDB columns)."""
+    """What the packets of one visit are made of (frames with APDB columns).
+
+    `bodies` is the table of solar-system objects that the association was given; its columns ``MPCORB_*`` are the
+    orbits. `cutout_psf` is ``source``, ``average`` or ``none``.
+    """
 
     sources: pd.DataFrame
     objects: pd.DataFrame
@@ -28,114 +40,155 @@ class AlertInputs:
     difference: Exposure
     science: Exposure
     template: Exposure
+    bodies: pd.DataFrame | None = None
+    cutout_psf: str = "source"
 
 
-@lru_cache(maxsize=8)
-def _fields(record: str) -> tuple[tuple[str, str, bool], ...]:
-    """Return (name, avro type, nullable) of a record of the alert schema."""
-    fields = _record(record)["fields"]
-    out = []
-    for f in fields:
-        options = f["type"] if isinstance(f["type"], list) else [f["type"]]
-        kinds = [o for o in options if o != "null"]
-        kind = kinds[0]["type"] if isinstance(kinds[0], dict) else kinds[0]
-        out.append((f["name"], str(kind), "null" in options))
-    return tuple(out)
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One encoded packet: trigger, Kafka key (diaObjectId, or ssObjectId of a body), schemaless Avro."""
+
+    diaSourceId: int
+    key: int
+    body: bytes
 
 
-def _record(name: str) -> dict[str, Any]:
-    """Find a named record inside the loaded schema, wherever it was first used."""
-    full = f"lsst.v11_1.{name}"
-    stack: list[Any] = [schema()]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            if item.get("type") == "record" and item.get("name") in (full, name):
-                return item
-            stack.extend(item.values())
-        elif isinstance(item, list):
-            stack.extend(item)
-    raise KeyError(full)
+class _History:
+    """Rows of many objects, sorted, of which alerts take the stretches of their objects."""
+
+    def __init__(self, frame: pd.DataFrame, record: str, order: str) -> None:
+        self._frame = frame.sort_values(["diaObjectId", "midpointMjdTai", order], kind="stable", ignore_index=True)
+        self._owners = self._frame.diaObjectId.to_numpy(np.int64)
+        self._record = record
+
+    def encode(self, owners: NDArray[np.int64]) -> tuple[EncodedRows, list[int]]:
+        """Return the rows of the owners one after the other, and where each owner's rows begin (and the end)."""
+        first = np.searchsorted(self._owners, owners, "left")
+        count = np.where(owners != 0, np.searchsorted(self._owners, owners, "right") - first, 0)
+        starts = np.concatenate([[0], np.cumsum(count)])
+        rows = np.repeat(first - starts[:-1], count) + np.arange(starts[-1])
+        return encode_rows(self._frame.take(rows), self._record), starts.tolist()
 
 
-def _records(frame: pd.DataFrame, record: str) -> list[dict[str, Any]]:
-    """Turn rows into Avro records: NaN and ids of 0 become null where the schema allows it."""
-    columns: dict[str, list[Any]] = {}
-    n = len(frame)
-    for name, kind, nullable in _fields(record):
-        if name not in frame:
-            columns[name] = [None if nullable else _zero(kind)] * n
-            continue
-        values = frame[name]
-        if kind in ("float", "double"):
-            numbers = values.to_numpy(np.float64)
-            plain = numbers.tolist()
-            columns[name] = [None if v != v else v for v in plain] if nullable else plain
-        elif kind in ("int", "long"):
-            integers = (
-                np.nan_to_num(values.to_numpy(np.float64)).astype(np.int64)
-                if values.dtype.kind == "f"
-                else values.to_numpy(np.int64)
-            )
-            plain = integers.tolist()
-            empty = nullable and name in ("diaObjectId", "ssObjectId", "parentDiaSourceId")
-            columns[name] = [None if v == 0 else v for v in plain] if empty else plain
-        elif kind == "boolean":
-            columns[name] = values.to_numpy(bool).tolist()
-        else:
-            columns[name] = [str(v) if v not in ("", None) and v == v else (None if nullable else "") for v in values]
-    names = list(columns)
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)] if n else []
+class _Lookup:
+    """Rows found by a unique id."""
+
+    def __init__(self, frame: pd.DataFrame, key: str, record: str) -> None:
+        self._frame = frame.sort_values(key, ignore_index=True)
+        self._ids = self._frame[key].to_numpy(np.int64) if len(frame) else np.zeros(0, np.int64)
+        self._record = record
+
+    def encode(self, ids: NDArray[np.int64]) -> list[memoryview | None]:
+        """Return the encoded row of each id, None for those that have none."""
+        at = np.minimum(np.searchsorted(self._ids, ids), max(len(self._ids) - 1, 0))
+        found = (self._ids[at] == ids) & (ids != 0) if len(self._ids) else np.zeros(ids.size, np.bool_)
+        rows = encode_rows(self._frame.take(at[found]), self._record)
+        numbers = np.cumsum(found) - 1
+        return [rows.row(n) if ok else None for n, ok in zip(numbers.tolist(), found.tolist(), strict=True)]
 
 
-def _zero(kind: str) -> Any:
-    return {"boolean": False, "string": "", "float": 0.0, "double": 0.0}.get(kind, 0)
+def build_alerts(inputs: AlertInputs) -> Iterator[Alert]:
+    """Yield one alert per source, in order of diaSourceId.
 
-
-def _grouped(frame: pd.DataFrame, record: str, key: str) -> dict[int, list[dict[str, Any]]]:
-    out: dict[int, list[dict[str, Any]]] = {}
-    for owner, row in zip(frame[key].to_numpy(np.int64).tolist(), _records(frame, record), strict=True):
-        out.setdefault(owner, []).append(row)
-    return out
+    Objects: trigger, history window, forced history with this visit's, the updated object. Solar-system bodies:
+    trigger, ssSource and, where it is known, the orbit. Cutouts of difference, science and template (null where the
+    position is off the image).
+    """
+    sources = inputs.sources.sort_values("diaSourceId", ignore_index=True)
+    wanted = sources.diaObjectId.unique()
+    history = inputs.history_sources
+    history = history[history.diaObjectId.isin(wanted) & ~history.diaSourceId.isin(sources.diaSourceId)]
+    builder = _Builder(
+        _History(history, "diaSource", "diaSourceId"),
+        _History(_forced(inputs, wanted), "diaForcedSource", "diaForcedSourceId"),
+        _Lookup(inputs.objects, "diaObjectId", "diaObject"),
+        dict(zip(inputs.objects.diaObjectId.tolist(), inputs.objects.nDiaSources.tolist(), strict=True)),
+        _Lookup(inputs.ss_sources, "diaSourceId", "ssSource"),
+        _orbits(inputs.bodies),
+        _makers(inputs),
+        _scheduler_fields(inputs.difference),
+    )
+    for first in range(0, len(sources), BATCH):
+        yield from builder.batch(sources.iloc[first : first + BATCH])
 
 
 def build_packets(inputs: AlertInputs) -> Iterator[dict[str, Any]]:
-    """Yield one packet per source, in order of diaSourceId.
+    """Yield the packets of `build_alerts` as dictionaries."""
+    for alert in build_alerts(inputs):
+        yield decode_body(alert.body)
 
-    Objects: trigger, history window, forced history with this visit's, the updated object. Solar-system bodies:
-    trigger and ssSource. Cutouts of difference, science and template (None where the position is off the image).
-    """
-    sources = inputs.sources.sort_values("diaSourceId", ignore_index=True)
-    wanted = set(sources.diaObjectId.to_numpy(np.int64).tolist()) - {0}
-    history = inputs.history_sources[inputs.history_sources.diaObjectId.isin(wanted)]
-    before = _grouped(history, "diaSource", "diaObjectId")
+
+def _forced(inputs: AlertInputs, wanted: Any) -> pd.DataFrame:
+    """Return the forced history with this visit's; a duplicate id keeps its first row."""
     frames = [f[f.diaObjectId.isin(wanted)] for f in (inputs.history_forced, inputs.forced)]
     joined = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
-    forced = _grouped(joined.drop_duplicates("diaForcedSourceId"), "diaForcedSource", "diaObjectId")
-    objects = {r["diaObjectId"]: r for r in _records(inputs.objects, "diaObject")}
-    bodies = {r["diaSourceId"]: r for r in _records(inputs.ss_sources, "ssSource")}
+    return joined.drop_duplicates("diaForcedSourceId")
+
+
+def _orbits(bodies: pd.DataFrame | None) -> _Lookup | None:
+    """Return the orbits of the bodies, None when the table has none; MPC's row id and time stamps are not carried."""
+    if bodies is None or not any(str(c).startswith("MPCORB_") for c in bodies.columns):
+        return None
+    columns = {c: str(c)[7:] for c in bodies.columns if str(c).startswith("MPCORB_")}
+    orbits = bodies[["ssObjectId", *columns]].rename(columns=columns)
+    kept = orbits.drop(columns=["id", "created_at", "updated_at", "fitting_datetime"], errors="ignore")
+    return _Lookup(kept.drop_duplicates("ssObjectId"), "ssObjectId", "mpc_orbits")
+
+
+def _makers(inputs: AlertInputs) -> tuple[CutoutMaker, ...]:
     info = inputs.difference.visit_info
     rotation = 0.0 if info is None else info.rotation
-    makers = [CutoutMaker(e, rotation) for e in (inputs.difference, inputs.science, inputs.template)]
-    names = ("cutoutDifference", "cutoutScience", "cutoutTemplate")
-    for row, x, y, side in zip(
-        _records(sources, "diaSource"),
-        sources.x.to_numpy(),
-        sources.y.to_numpy(),
-        sources.bboxSize.to_numpy(),
-        strict=True,
-    ):
-        owner = row["diaObjectId"]
-        cuts = {n: m.cut(float(x), float(y), cutout_side(int(side))) for n, m in zip(names, makers, strict=True)}
-        yield {
-            "diaSourceId": row["diaSourceId"],
-            "observation_reason": (info.observation_reason or None) if info else None,
-            "target_name": (info.target_name or None) if info else None,
-            "diaSource": row,
-            "prvDiaSources": (before.get(owner) or None) if owner else None,
-            "prvDiaForcedSources": forced.get(owner, []) if owner else None,
-            "diaObject": objects.get(owner) if owner else None,
-            "ssSource": bodies.get(row["diaSourceId"]),
-            "mpc_orbits": None,
-            **cuts,
-        }
+    images = (inputs.difference, inputs.science, inputs.template)
+    return tuple(CutoutMaker(e, rotation, inputs.cutout_psf) for e in images)
+
+
+def _optional(value: bytes | memoryview | None) -> tuple[bytes | memoryview, ...]:
+    return (_NULL,) if value is None else (_SOME, value)
+
+
+def _sized(value: bytes | None) -> tuple[bytes, ...]:
+    """Avro bytes or string that may be null."""
+    return (_NULL,) if value is None else (_SOME, varint(len(value)), value)
+
+
+def _scheduler_fields(difference: Exposure) -> bytes:
+    info = difference.visit_info
+    texts = (info.observation_reason, info.target_name) if info else ("", "")
+    return b"".join(piece for text in texts for piece in _sized(text.encode() if text else None))
+
+
+@dataclass(frozen=True)
+class _Builder:
+    history: _History
+    forced: _History
+    objects: _Lookup
+    n_sources: dict[int, int]
+    bodies: _Lookup
+    orbits: _Lookup | None
+    makers: tuple[CutoutMaker, ...]
+    scheduler: bytes
+
+    def batch(self, sources: pd.DataFrame) -> Iterator[Alert]:
+        """Encode the alerts of some sources."""
+        ids, owners = sources.diaSourceId.to_numpy(np.int64), sources.diaObjectId.to_numpy(np.int64)
+        bodies = sources.ssObjectId.to_numpy(np.int64)
+        triggers = encode_rows(sources, "diaSource")
+        history, history_at = self.history.encode(owners)
+        forced, forced_at = self.forced.encode(owners)
+        objects, solar = self.objects.encode(owners), self.bodies.encode(ids)
+        orbits = self.orbits.encode(bodies) if self.orbits else [None] * ids.size
+        x, y = sources.x.to_numpy(np.float64), sources.y.to_numpy(np.float64)
+        sides = cutout_sides(sources.bboxSize.to_numpy(np.int64))
+        cutouts = zip(*(maker.cut_all(x, y, sides) for maker in self.makers), strict=True)
+        columns = zip(ids.tolist(), owners.tolist(), bodies.tolist(), objects, solar, orbits, cutouts, strict=True)
+        for k, (source, owner, body, object_, ss, orbit, stamps) in enumerate(columns):
+            pieces: list[bytes | memoryview] = [varint(source), self.scheduler, triggers.row(k)]
+            if owner and self.n_sources.get(owner, 0) > 1:
+                pieces += [_SOME, *history.array(history_at[k], history_at[k + 1])]
+            else:
+                pieces.append(_NULL)
+            pieces += [_SOME, *forced.array(forced_at[k], forced_at[k + 1])] if owner else [_NULL]
+            pieces += [*_optional(object_), *_optional(ss), *_optional(orbit if ss else None)]
+            for stamp in stamps:
+                pieces += _sized(stamp)
+            yield Alert(source, owner or body or source, b"".join(pieces))

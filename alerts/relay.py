@@ -1,108 +1,79 @@
-"""The relay: publishes outbox rows to Kafka, each alert once.
+"""The relay: publishes outbox rows to Kafka, each alert once, in publish order.
 
-One transactional producer sends the alerts of a visit in small transactions. In the same Kafka transaction it stores
-how far it is (outbox id, index) as the offset of a progress topic, and it reads that back after `init_transactions`, not
-the database; the mark in PostgreSQL comes afterwards. A time-out or any transactional error discards the producer
-(librdkafka has no KIP-890 client: a late message of a timed-out transaction must meet a new epoch).
+What is published is known to Kafka itself: the progress (publish order, alerts sent of that row) is committed with the
+alerts. A relay that starts reads it back and brings PostgreSQL up to it; the marks in PostgreSQL are a second memory, for
+when Kafka has forgotten (group offsets expire).
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import psycopg
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from astropy.time import Time
 
-from alerts.archive import AlertFile, read_alerts
-from alerts.errors import BrokerUnavailable
-from alerts.wire import encode
-from apdb import Database
+from alerts.archive import AlertArchive, AlertFile
+from alerts.errors import AlertError, BrokerUnavailable
+from alerts.packets import Alert
+from alerts.producer import AlertProducer, Headers
+from alerts.schemas import SCHEMA_ID
+from alerts.target import KafkaTarget, message_limit
+from apdb import Database, outbox
+from apdb.database import first_line
+from apdb.errors import DatabaseUnavailable
+from apdb.outbox import OutboxRow
 
-__all__ = ["KafkaTarget", "Relay", "ensure_topics"]
+__all__ = ["Relay"]
 
-BATCH = 500  # alerts a Kafka transaction: an open one holds back the readers of its partitions
-_INDEX_BITS = 20  # progress offset = publish order << 20 | index
+log = logging.getLogger("alertprod.relay")
+
+BATCH_ALERTS, BATCH_BYTES = 500, 16 << 20  # of a transaction: an open one holds back the readers of its partitions
+FIRST_BATCH_BYTES = 2 << 20  # of a visit: its first alerts are out at once
 LEADER_LOCK = 7002
-
-
-@dataclass(frozen=True)
-class KafkaTarget:
-    """Where alerts go. `client` are further librdkafka settings (security)."""
-
-    brokers: str
-    topic: str
-    client: tuple[tuple[str, str], ...] = ()
-    transactional_id: str = "alertprod-relay"
-    timeout_s: float = 20.0
-
-    @property
-    def progress_topic(self) -> str:
-        """The one-partition topic whose committed offset is the progress."""
-        return f"{self.topic}.progress"
-
-    def settings(self) -> dict[str, Any]:
-        """Return the common client settings."""
-        return {"bootstrap.servers": self.brokers, "socket.timeout.ms": 10_000, **dict(self.client)}
-
-
-def ensure_topics(target: KafkaTarget, partitions: int = 4, replication: int = 1) -> None:
-    """Make the alert and progress topics where they are missing.
-
-    Raises
-    ------
-    BrokerUnavailable
-        No broker answers in time.
-    """
-    admin = AdminClient(target.settings())
-    wanted = [
-        NewTopic(target.topic, partitions, replication, config={"max.message.bytes": "10485760"}),
-        NewTopic(target.progress_topic, 1, replication),
-    ]
-    for future in admin.create_topics(
-        wanted, operation_timeout=target.timeout_s, request_timeout=target.timeout_s
-    ).values():
-        try:
-            future.result(timeout=target.timeout_s + 5)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise BrokerUnavailable(f"brokers {target.brokers}: {error.args[0].str()}") from error
+_DAY = 86400.0
 
 
 class Relay:
-    """Publishes what the outbox holds, in publish order.
+    """Publishes what the outbox holds.
 
     Parameters
     ----------
     database, archive
         Where rows and alert files are.
     target
-        Brokers and topic.
+        Brokers and topics.
+    wire_id
+        Schema id in the wire header.
     crash
         Called with the name of each crash point (fault tests).
     """
 
     def __init__(
-        self,
-        database: Database,
-        archive: Path,
-        target: KafkaTarget,
+        self, database: Database, archive: AlertArchive, target: KafkaTarget, wire_id: int = SCHEMA_ID,
         crash: Callable[[str], None] = lambda name: None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._database, self._archive, self._target, self._crash = database, archive, target, crash
-        self._producer: Producer | None = None
+        self._wire_id = wire_id
+        self._producer: AlertProducer | None = None
         self._leader: psycopg.Connection[Any] | None = None
-        self._done = (0, 0)
 
     def close(self) -> None:
         """Drop the producer and the leader lock."""
-        self._producer = None
+        self._drop_producer()
         if self._leader is not None:
             self._leader.close()
             self._leader = None
+
+    def _drop_producer(self) -> None:
+        if self._producer is not None:
+            self._producer.close()
+            self._producer = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this relay holds the leader lock."""
+        return self._leader is not None and not self._leader.closed
 
     def step(self) -> int:
         """Publish everything that waits; returns the number of alerts sent (0: nothing to do, or another leads).
@@ -112,134 +83,82 @@ class Relay:
         BrokerUnavailable, DatabaseUnavailable
             Try again later; nothing is lost and nothing will be sent twice.
         """
-        if not self._lead():
-            return 0
         try:
-            if self._producer is None:
-                self._connect()
-            sent = 0
-            for row in self._waiting():
-                sent += self._publish(*row)
-            return sent
-        except KafkaException as error:
-            self._producer = None
-            raise BrokerUnavailable(f"Kafka: {error.args[0].str()}") from error
-        except psycopg.OperationalError:
-            self.close()
+            leader = self._lead()
+            if leader is None:
+                return 0
+            producer = self._connected(leader)
+            outbox.assign_order(leader)
+            return sum(self._publish(leader, producer, row) for row in outbox.rows_waiting(leader))
+        except BrokerUnavailable:
+            self._drop_producer()
             raise
+        except psycopg.OperationalError as error:
+            self.close()
+            raise DatabaseUnavailable(f"the relay lost its session: {first_line(error)}") from error
 
-    def _lead(self) -> bool:
+    def _lead(self) -> psycopg.Connection[Any] | None:
         """Hold the leader lock on a session of its own."""
         if self._leader is not None and not self._leader.closed:
-            return True
+            return self._leader
         connection = self._database.connect()
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (LEADER_LOCK,)).fetchone()
         if row and row[0]:
             self._leader = connection
-            return True
+            return connection
         connection.close()
-        return False
+        return None
 
-    def _connect(self) -> None:
-        """Make a producer (fencing any older one) and read the progress that the last one committed."""
-        producer = Producer(
-            {
-                **self._target.settings(), "transactional.id": self._target.transactional_id, "acks": "all",
-                "enable.idempotence": True, "compression.type": "zstd", "linger.ms": 20,
-                "message.max.bytes": 10_485_760, "transaction.timeout.ms": 30_000,
-                "queue.buffering.max.kbytes": 262_144,
-            }
-        )  # fmt: skip
-        producer.init_transactions(3 * self._target.timeout_s)  # a coordinator that loads takes its time
-        self._done = self._progress()
-        self._producer = producer
+    def _connected(self, leader: psycopg.Connection[Any]) -> AlertProducer:
+        """Return the producer; a new one fences older ones, and PostgreSQL learns what they committed."""
+        if self._producer is None:
+            limit = message_limit(self._target)
+            self._producer = AlertProducer(self._target, self._wire_id, limit, self._crash)
+            outbox.catch_up(leader, *self._producer.progress)
+        return self._producer
 
-    def _progress(self) -> tuple[int, int]:
-        """Return (publish order, alerts sent of it): the later of the broker's word and the mark in PostgreSQL."""
-        consumer = Consumer({**self._target.settings(), "group.id": f"{self._target.transactional_id}-progress"})
+    def _publish(self, leader: psycopg.Connection[Any], producer: AlertProducer, row: OutboxRow) -> int:
+        """Publish what is left of a row; a row whose file is broken is held, the others go on."""
+        assert row.publish_order is not None
+        file = AlertFile(row.file, row.count, row.checksum, bytes(row.index or b""))
+        sent = row.published_count
         try:
-            committed = consumer.committed([TopicPartition(self._target.progress_topic, 0)], self._target.timeout_s)
-        finally:
-            consumer.close()
-        offset = max(committed[0].offset, 0)
-        assert self._leader is not None
-        row = self._leader.execute(
-            'SELECT coalesce(max("publishOrder"), 0) FROM "AlertOutbox" WHERE "publishedAt" IS NOT NULL'
-        ).fetchone()
-        marked = (int(row[0]) + 1, 0) if row and row[0] else (0, 0)
-        order, index = divmod(int(offset), 1 << _INDEX_BITS)
-        return max((order, index), marked)
-
-    def _waiting(self) -> Iterator[tuple[int, AlertFile, int, int]]:
-        """Yield unpublished rows in publish order; rows without one get the next numbers now (only the leader does)."""
-        assert self._leader is not None
-        self._leader.execute(
-            'UPDATE "AlertOutbox" o SET "publishOrder" = n.next FROM (SELECT id, (SELECT coalesce(max("publishOrder"), 0) '
-            'FROM "AlertOutbox") + row_number() OVER (ORDER BY id) AS next FROM "AlertOutbox" WHERE "publishOrder" IS '
-            'NULL AND "heldReason" IS NULL) n WHERE o.id = n.id'
-        )
-        rows = self._leader.execute(
-            'SELECT "publishOrder", file, count, checksum, visit, detector FROM "AlertOutbox" WHERE "publishedAt" IS NULL '
-            'AND "publishOrder" IS NOT NULL '  # rows that came since the statement above wait for the next round
-            'ORDER BY "publishOrder" LIMIT 200'
-        ).fetchall()
-        for order, file, count, checksum, visit, detector in rows:
-            yield order, AlertFile(file, count, checksum), visit, detector
-
-    def _publish(self, order: int, file: AlertFile, visit: int, detector: int) -> int:
-        start = self._done[1] if self._done[0] == order else 0
-        if self._done[0] > order:
-            start = file.count
-        packets = islice(read_alerts(self._archive, file), start, None)
-        index = start
-        while index < file.count:
-            batch = list(islice(packets, BATCH))
-            if not batch:
-                raise BrokerUnavailable(f"alert file {file.name} ends after {index} of {file.count} alerts")
-            index += len(batch)
-            self._send(batch, order, index, visit, detector)
+            for batch in _batches(self._archive.stream(file, sent)):
+                producer.send(batch, _headers(row), row.publish_order, sent + len(batch))
+                sent += len(batch)
+                if sent < row.count:
+                    outbox.mark(leader, row.publish_order, sent, None, whole=False)
+            if sent != row.count:
+                raise AlertError(f"alert file {row.file} ends after {sent} of {row.count} alerts")
+        except AlertError as error:
+            log.error("visit %s, detector %s: alerts held: %s", row.visit, row.detector, error)
+            self._drop_producer()  # its transaction may be open
+            outbox.hold(leader, row.publish_order, str(error))
+            raise BrokerUnavailable(f"the relay goes on without {row.file}") from error
         self._crash("relay_marked")
-        assert self._leader is not None
-        self._leader.execute('UPDATE "AlertOutbox" SET "publishedAt" = now() WHERE "publishOrder" = %s', (order,))
-        self._done = (order + 1, 0) if self._done[0] <= order else self._done
-        return file.count - start
+        outbox.mark(leader, row.publish_order, sent, _since(row.shutter_close), whole=True)
+        return sent - row.published_count
 
-    def _send(self, batch: list[dict[str, Any]], order: int, index: int, visit: int, detector: int) -> None:
-        """Send one batch and its progress in one Kafka transaction."""
-        producer, timeout = self._producer, self._target.timeout_s
-        assert producer is not None
-        producer.begin_transaction()
-        failures: list[str] = []
 
-        def delivered(error: KafkaError | None, _message: object) -> None:
-            if error is not None:
-                failures.append(error.str())
+def _headers(row: OutboxRow) -> Headers:
+    out = [(name, str(getattr(row, name)).encode()) for name in ("visit", "detector", "attempt")]
+    return [*out, ("traceparent", row.traceparent.encode())] if row.traceparent else out
 
-        for packet in batch:
-            owner = packet["diaSource"]["diaObjectId"] or packet["diaSource"]["ssObjectId"] or packet["diaSourceId"]
-            headers = [
-                ("producer_timestamp", str(int(time.time() * 1000)).encode()), ("visit", str(visit).encode()),
-                ("detector", str(detector).encode()),
-            ]  # fmt: skip
-            value = encode(packet)
-            while True:
-                try:
-                    producer.produce(
-                        self._target.topic, value, str(owner).encode(), headers=headers, on_delivery=delivered
-                    )
-                    break
-                except BufferError:  # the local queue is full: let it drain
-                    producer.poll(0.5)
-            producer.poll(0)
-        self._crash("relay_sent")
-        consumer = Consumer({**self._target.settings(), "group.id": f"{self._target.transactional_id}-progress"})
-        try:
-            position = TopicPartition(self._target.progress_topic, 0, (order << _INDEX_BITS) | index)
-            producer.send_offsets_to_transaction([position], consumer.consumer_group_metadata(), timeout)
-        finally:
-            consumer.close()
-        producer.commit_transaction(timeout)
-        if failures:
-            raise BrokerUnavailable(f"{len(failures)} alerts were not delivered: {failures[0]}")
-        self._done = (order, index)
-        self._crash("relay_committed")
+
+def _since(shutter_close: float | None) -> float | None:
+    """Return the seconds since the shutter closed, None when that is not known."""
+    return None if shutter_close is None else (float(Time(time.time(), format="unix").tai.mjd) - shutter_close) * _DAY
+
+
+def _batches(alerts: Iterator[Alert]) -> Iterator[list[Alert]]:
+    """Group alerts into transactions: a small first one, then up to `BATCH_ALERTS` or `BATCH_BYTES`."""
+    batch: list[Alert] = []
+    size, limit = 0, FIRST_BATCH_BYTES
+    for alert in alerts:
+        if batch and (len(batch) >= BATCH_ALERTS or size + len(alert.body) > limit):
+            yield batch
+            batch, size, limit = [], 0, BATCH_BYTES
+        batch.append(alert)
+        size += len(alert.body)
+    if batch:
+        yield batch

@@ -125,9 +125,28 @@ def _service_tables(meta: sa.MetaData) -> None:
         sa.Column("count", sa.Integer, nullable=False), sa.Column("checksum", sa.Text, nullable=False),
         sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW), sa.Column("publishOrder", sa.BigInteger),
         sa.Column("publishedAt", _MOMENT), sa.Column("heldReason", sa.Text), sa.Column("droppedAt", _MOMENT),
+        sa.Column("alertIndex", sa.LargeBinary), sa.Column("idXor", sa.BigInteger), sa.Column("traceparent", sa.Text),
+        sa.Column("shutterCloseMjdTai", sa.Double),
+        sa.Column("publishedCount", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("publishStartedAt", _MOMENT), sa.Column("secondsSinceShutterClose", sa.Double),
+        sa.Column("topicCount", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("topicXor", sa.BigInteger, nullable=False, server_default="0"),
         sa.UniqueConstraint("visit", "detector", "attempt", name="UQ_AlertOutbox_attempt"),
         sa.Index("IDX_AlertOutbox_unpublished", "id", postgresql_where=sa.text('"publishedAt" IS NULL')),
         sa.Index("IDX_AlertOutbox_order", "publishOrder", unique=True),
+    )  # fmt: skip
+    sa.Sequence("AlertPublishOrder", metadata=meta)
+    sa.Table(
+        "AlertTopicOffset", meta, sa.Column("topic", sa.Text, nullable=False),
+        sa.Column("partition", sa.Integer, nullable=False), sa.Column("next", sa.BigInteger, nullable=False),
+        sa.Column("caughtUpAt", _MOMENT),
+        sa.PrimaryKeyConstraint("topic", "partition", name="PK_AlertTopicOffset"),
+    )  # fmt: skip
+    sa.Table(
+        "AlertSchemaId", meta, sa.Column("registry", sa.Text, nullable=False),
+        sa.Column("subject", sa.Text, nullable=False), sa.Column("schemaId", sa.Integer, nullable=False),
+        sa.Column("wireId", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("registry", "subject", "schemaId", name="PK_AlertSchemaId"),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from lsst.sphgeom import Region
 from numpy.typing import NDArray
 from psycopg import sql
 
-from apdb import changes
+from apdb import changes, outbox
 from apdb.copy_in import copy_in
 from apdb.copy_out import select_frame
 from apdb.errors import ApdbError, DatabaseUnavailable, LeaseLost
@@ -188,14 +188,10 @@ class VisitUnitOfWork:
             )
 
     def add_outbox(
-        self, visit: int, detector: int, attempt: int, file: str, count: int, checksum: str, held: str | None = None
+        self, visit: int, detector: int, attempt: int, file: str, count: int, checksum: str, **more: Any
     ) -> None:
-        """Add the row that lets the relay publish the visit's alert file; `held` says why it must not (yet)."""
-        self._connection.execute(
-            'INSERT INTO "AlertOutbox" (visit, detector, attempt, file, count, checksum, "heldReason") '
-            "VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            (visit, detector, attempt, file, count, checksum, held),
-        )
+        """Add the row that lets the relay publish the visit's alert file (`apdb.outbox.add`)."""
+        outbox.add(self._connection, visit, detector, attempt, file, count, checksum, **more)
 
     def commit(self) -> None:
         """Commit everything.

@@ -32,7 +32,8 @@ FROM visit_summary GROUP BY night, band;
 CREATE OR REPLACE VIEW alert_delivery AS
 SELECT visit, detector, attempt, count AS "nAlerts", "createdAt", "publishedAt", "publishOrder",
        extract(epoch FROM coalesce("publishedAt", now()) - "createdAt")::float8 AS "secondsToPublish",
-       "publishedAt" IS NULL AND "heldReason" IS NULL AS waiting, "heldReason", "droppedAt"
+       "publishedAt" IS NULL AND "heldReason" IS NULL AS waiting, "heldReason", "droppedAt",
+       "publishedCount" AS "nPublished", "publishStartedAt", "secondsSinceShutterClose", "topicCount" AS "nInTopic"
 FROM "AlertOutbox";
 
 CREATE OR REPLACE VIEW partition_size AS

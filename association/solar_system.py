@@ -37,6 +37,7 @@ def ss_object_id(designation: str) -> int:
 def at_time(ephemerides: pd.DataFrame, mjd_tai: float) -> pd.DataFrame:
     """Interpolate a table of ephemerides (designation, mjd, helio_*, topo_* in au, ephVmag) to one time.
 
+    Columns ``MPCORB_*`` (the orbit, for the alerts) are carried along.
     Bodies whose samples do not bracket the time are left out.
     """
     rows = []
@@ -47,7 +48,8 @@ def at_time(ephemerides: pd.DataFrame, mjd_tai: float) -> pd.DataFrame:
                 c: float(np.interp(mjd_tai, times, group[c].to_numpy(np.float64)))
                 for c in group.columns if c.startswith(("helio_", "topo_")) or c == "ephVmag"
             }  # fmt: skip
-            rows.append({"designation": name, **vectors})
+            orbit = {c: group[c].iloc[0] for c in group.columns if c.startswith("MPCORB_")}
+            rows.append({"designation": name, **vectors, **orbit})
     if not rows:
         return pd.DataFrame({"ssObjectId": np.zeros(0, np.int64), "designation": [], "ephRa": [], "ephDec": []})
     out = pd.DataFrame(rows)

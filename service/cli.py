@@ -1,4 +1,4 @@
-"""The command line: ``alertprod serve|worker|relay|ingest|apdb|alerts|status|config|diff|template|jointcal|night|demo``."""
+"""The command line: ``alertprod serve|worker|relay|reconcile|ingest|apdb|alerts|status|config|diff|template|jointcal|night|demo``."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from service.alerts_cli import alerts_app
 from service.apdb_cli import apdb_app
 from service.options import Json, open_database
 from service.settings import Settings
-from tasks.errors import AlertProdError, TransientError
+from tasks.errors import AlertProdError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Alert production for time-domain surveys.")
 jointcal_app = typer.Typer(no_args_is_help=True, help="Joint calibration of many visits.")
@@ -86,33 +86,23 @@ def worker(drain: Annotated[bool, typer.Option(help="end when the queue is empty
 @app.command()
 def relay() -> None:
     """Publish alerts."""
-    from alerts.relay import KafkaTarget, Relay, ensure_topics
-    from apdb import Database
-    from service.crash import crash_at
+    from service.publish import run_relay
 
     _logging()
-    settings = Settings()  # type: ignore[call-arg]
-    target = KafkaTarget(settings.kafka_brokers, settings.alert_topic, tuple(settings.kafka_client.items()))
     stop = threading.Event()
     _on_stop(stop.set)
-    publisher = Relay(
-        Database(settings.database()),
-        settings.archive_dir,
-        target,
-        lambda name: crash_at(name, settings.crash_point),
-    )
-    ready = False
-    while not stop.is_set():
-        try:
-            if not ready:
-                ensure_topics(target)
-                ready = True
-            publisher.step()
-            stop.wait(settings.poll_s)
-        except TransientError as error:
-            logging.getLogger("alertprod.relay").warning("%s", error)
-            stop.wait(2.0)
-    publisher.close()
+    run_relay(Settings(), stop)  # type: ignore[call-arg]
+
+
+@app.command()
+def reconcile() -> None:
+    """Count what the alert topic really holds, for the metrics."""
+    from service.publish import run_reconciler
+
+    _logging()
+    stop = threading.Event()
+    _on_stop(stop.set)
+    run_reconciler(Settings(), stop)  # type: ignore[call-arg]
 
 
 @app.command()

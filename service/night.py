@@ -58,7 +58,7 @@ def run_night(plan: NightPlan, say: Callable[[str], None] = lambda text: None) -
     overrides: dict[str, Any] = {
         "data_roots": sorted({p.parent for p in frames}), "template_set": TEMPLATE_SET,
         "template_dir": plan.out.resolve() / "templates", "products_dir": plan.out.resolve() / "products",
-        "archive_dir": plan.out.resolve() / "alerts",
+        "archive_dir": str(plan.out.resolve() / "alerts"),
     }  # fmt: skip
     if plan.positions is not None:
         overrides["forced_positions"] = plan.positions.resolve()

@@ -12,8 +12,7 @@ import pandas as pd
 from astropy.time import Time
 from lsst.pipe.base import Struct
 
-from alerts.archive import write_alerts
-from alerts.packets import AlertInputs, build_packets
+from alerts import AlertArchive, AlertInputs, build_alerts
 from apdb import Claim, Database, Ledger, VisitUnitOfWork
 from apdb.htm import polygon
 from apdb.locks import lock_pixels, sky_locks
@@ -23,7 +22,7 @@ from association.standardize import filter_dia_sources
 from calibration import ReferenceStars
 from calibration.characterize import characterize
 from diffim import ImageDifferenceTask, TemplateStore
-from exposure import Exposure, Instrument, PhotoCalib, load_instrument
+from exposure import Exposure, Instrument, PhotoCalib, VisitInfo, load_instrument
 from exposure.fits import open_fits, read_image, read_wcs
 from exposure.fits_parts import read_psf
 from exposure.mask import remap
@@ -88,6 +87,7 @@ class Processor:
         self._database = Database(settings.database())
         self._ledger = Ledger(self._database)
         self._templates = TemplateStore(settings.template_dir)
+        self._archive = AlertArchive(settings.archive_dir)
         self._roots = [*settings.data_roots, settings.upload_dir]
         self._ephemerides = pd.read_parquet(settings.ephemerides) if settings.ephemerides else None
         self._positions = pd.read_csv(settings.forced_positions) if settings.forced_positions else None
@@ -193,11 +193,10 @@ class Processor:
         with clock.step("alerts"):
             inputs = AlertInputs(
                 done.associatedDiaSources, done.updatedDiaObjects, done.historySources, done.historyForcedSources,
-                done.diaForcedSources, done.associatedSsSources, r.difference, science, r.template,
+                done.diaForcedSources, done.associatedSsSources, r.difference, science, r.template, bodies,
+                self._settings.cutout_psf,
             )  # fmt: skip
-            file = write_alerts(
-                self._settings.archive_dir, claim.visit, claim.detector, claim.attempt, build_packets(inputs)
-            )
+            file = self._archive.write(claim.visit, claim.detector, claim.attempt, build_alerts(inputs))
         with clock.step("products"):
             self._extras(claim, science, r)
         counts = {
@@ -214,7 +213,11 @@ class Processor:
             science.band, metrics,
         )  # fmt: skip
         held = veto_reason(self._settings.alert_veto, {**metrics, **counts})
-        work.add_outbox(claim.visit, claim.detector, claim.attempt, file.name, file.count, file.checksum, held)
+        work.add_outbox(
+            claim.visit, claim.detector, claim.attempt, file.name, file.count, file.checksum, index=file.index,
+            id_xor=file.id_xor(), held=held, traceparent=claim.message.get("traceparent"),
+            shutter_close=_shutter_close(info),
+        )  # fmt: skip
         return counts | ({"held": file.count} if held else {})
 
     def _extras(self, claim: Claim, science: Exposure, r: Struct) -> None:
@@ -241,6 +244,12 @@ class Processor:
 
 def _cut(template: Exposure, science: Exposure) -> Exposure:
     return template.cutout(*science.bbox)
+
+
+def _shutter_close(info: VisitInfo) -> float | None:
+    """Return the end of the exposure (MJD TAI), None when its length is not known."""
+    close = info.midpoint_mjd_tai + 0.5 * info.exposure_time / 86_400
+    return float(close) if np.isfinite(close) else None
 
 
 def veto_reason(limits: dict[str, float], found: dict[str, Any]) -> str | None:

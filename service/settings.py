@@ -1,12 +1,14 @@
 """All settings of the service: environment variables with the prefix ``ALERTPROD_``, secrets from files."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["Settings"]
+
+_SECRETS = ("database_uri", "schema_registry")
 
 
 class Settings(BaseSettings):
@@ -24,7 +26,22 @@ class Settings(BaseSettings):
         [], title="Data roots", description="directories that visit messages may name files in"
     )
     upload_dir: Path = Field(Path("uploads"), title="Uploads", description="where multipart uploads are kept")
-    archive_dir: Path = Field(Path("alerts"), title="Archive", description="alert files, shared by workers and relay")
+    archive_dir: str = Field(
+        "alerts", title="Archive", description="alert files, shared by workers and relay: directory or fsspec URL"
+    )
+    alert_fan_out: dict[str, str] = Field(
+        {}, title="Fan-out", description="further topics and the filter expression of the alerts that each gets"
+    )
+    alert_partitions: int = Field(4, ge=1, title="Partitions", description="of alert topics that the relay makes")
+    topic_replication: int = Field(1, ge=1, title="Replication", description="of topics that the relay makes")
+    transactional_id: str = Field("alertprod-relay", title="Transactional id", description="of the relay's producer")
+    schema_registry: SecretStr = Field(
+        SecretStr(""), title="Schema registry", description="URL of a Confluent-compatible registry"
+    )
+    schema_subject: str = Field("alert-packet", title="Subject", description="of the alert schema in the registry")
+    cutout_psf: Literal["source", "average", "none"] = Field(
+        "source", title="Cutout PSF", description="PSF of the cutouts: at the source, of the whole image, or none"
+    )
     template_dir: Path = Field(Path("templates"), title="Templates", description="template sets")
     template_set: str = Field("default", title="Template set", description="set used when a message names none")
     products_dir: Path | None = Field(None, title="Products", description="difference images are kept here when set")
@@ -57,7 +74,8 @@ class Settings(BaseSettings):
     def masked(self) -> dict[str, Any]:
         """Return the effective values for printing."""
         shown = self.model_dump(mode="json")
-        shown["database_uri"] = "********" if self.database() else ""
+        for name in _SECRETS:
+            shown[name] = "********" if getattr(self, name).get_secret_value() else ""
         secret = ("password", "secret", "key")
         shown["kafka_client"] = {
             k: "********" if any(s in k for s in secret) else v for k, v in self.kafka_client.items()
@@ -68,8 +86,8 @@ class Settings(BaseSettings):
         """Return the settings as environment variables for a child process."""
         out = {}
         for name, value in self.model_dump(mode="json").items():
-            if name == "database_uri":
-                value = self.database()
+            if name in _SECRETS:
+                value = getattr(self, name).get_secret_value()
             if value is None:
                 continue
             import json

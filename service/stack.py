@@ -66,7 +66,7 @@ class Stack:
         brokers = self.kafka.start()
         values: dict[str, Any] = {
             "database_uri": SecretStr(uri), "kafka_brokers": brokers, "port": free_port(),
-            "upload_dir": self.scratch / "uploads", "archive_dir": self.scratch / "alerts",
+            "upload_dir": self.scratch / "uploads", "archive_dir": str(self.scratch / "alerts"),
             "template_dir": self.scratch / "templates", **self._overrides,
         }  # fmt: skip
         self.settings = Settings(**values)

@@ -36,7 +36,7 @@ def verdict(tmp_path, database):
     template_from_frames(tmp_path / "templates", "default", frames, load_instrument("simcam"))
     settings = Settings(
         database_uri=database._uri, data_roots=[tmp_path], template_dir=tmp_path / "templates",
-        archive_dir=tmp_path / "alerts", upload_dir=tmp_path / "u", ephemerides=tmp_path / "ephemerides.parquet",
+        archive_dir=str(tmp_path / "alerts"), upload_dir=tmp_path / "u", ephemerides=tmp_path / "ephemerides.parquet",
     )  # fmt: skip
     ledger, processor = Ledger(database), Processor(settings)
     for r in index[~index.isTemplate].itertuples():

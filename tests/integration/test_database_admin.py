@@ -163,17 +163,17 @@ def test_migrations_say_what_they_will_do_and_give_way_to_work(postgres):
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
         c.execute("CREATE DATABASE steps")
     uri = f"{admin}/steps"
-    assert [(s["revision"], s["direction"]) for s in pending(uri)] == [("0001", "up"), ("0002", "up")]
+    assert [(s["revision"], s["direction"]) for s in pending(uri)] == [("0001", "up"), ("0002", "up"), ("0003", "up")]
     migrate(uri, "0001")
-    assert [s["revision"] for s in pending(uri)] == ["0002"]
+    assert [s["revision"] for s in pending(uri)] == ["0002", "0003"]
     with psycopg.connect(uri) as busy:
         busy.execute('SELECT count(*) FROM "DiaSource"')  # a reader that stays
         with pytest.raises(Exception, match="lock timeout"):
             migrate(uri)
-    assert [s["revision"] for s in pending(uri)] == ["0002"]  # nothing half done
+    assert [s["revision"] for s in pending(uri)] == ["0002", "0003"]  # nothing half done
     migrate(uri)
     assert pending(uri) == []
-    assert [(s["revision"], s["direction"]) for s in pending(uri, "0001")] == [("0002", "down")]
+    assert [(s["revision"], s["direction"]) for s in pending(uri, "0001")] == [("0003", "down"), ("0002", "down")]
     migrate(uri, "0001")
     migrate(uri)
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:

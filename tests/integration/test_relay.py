@@ -10,10 +10,12 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import KafkaException
 
-from alerts.archive import write_alerts
+from alerts import Alert, AlertArchive, build_packets
 from alerts.errors import BrokerUnavailable
-from alerts.packets import build_packets
-from alerts.relay import KafkaTarget, Relay, ensure_topics
+from alerts.relay import Relay
+from alerts.target import KafkaTarget, ensure_topics
+from alerts.wire import encode_body
+from apdb import outbox
 from apdb.errors import NotFound
 from apdb.holds import drop_held, held, release_held
 from apdb.status import service_status
@@ -21,22 +23,34 @@ from service.campaign import consume_alerts
 from service.process import veto_reason
 from tests.unit.test_alerts import inputs
 
-
-def packet_at(number):
-    packet = next(build_packets(inputs()))
-    packet["diaSourceId"] = packet["diaSource"]["diaSourceId"] = number
-    packet["diaSource"]["diaObjectId"] = 1 + number % 7
-    return packet
+PACKET = next(build_packets(inputs()))
 
 
-def fill(database, archive, visits, per_visit):
+def alert_at(number, size=0):
+    """An alert of one of seven objects; `size` more bytes in a cutout."""
+    trigger = {**PACKET["diaSource"], "diaSourceId": number, "diaObjectId": 1 + number % 7}
+    packet = {**PACKET, "diaSourceId": number, "diaSource": trigger}
+    if size:
+        packet["cutoutScience"] = bytes(size)
+    return Alert(number, 1 + number % 7, encode_body(packet))
+
+
+def fill(database, archive, visits, per_visit, **more):
+    """Add visits with their alert files to the outbox."""
     with database.connect() as connection:
         for visit in visits:
-            packets = (packet_at(visit * 1000 + k) for k in range(per_visit))
-            file = write_alerts(archive, visit, 0, 1, packets)
-            connection.execute(
-                'INSERT INTO "AlertOutbox" (visit, detector, attempt, file, count, checksum) VALUES (%s, 0, 1, %s, %s, %s)',
-                (visit, file.name, file.count, file.checksum),
+            file = AlertArchive(archive).write(visit, 0, 1, (alert_at(visit * 1000 + k) for k in range(per_visit)))
+            outbox.add(
+                connection,
+                visit,
+                0,
+                1,
+                file.name,
+                file.count,
+                file.checksum,
+                index=file.index,
+                id_xor=file.id_xor(),
+                **more,
             )
 
 
@@ -61,8 +75,8 @@ def target(kafka):
 
 def test_everything_is_published_once_in_order(database, target, tmp_path):
     fill(database, tmp_path, range(5), 30)
-    relay = Relay(database, tmp_path, target)
-    standby = Relay(database, tmp_path, target)
+    relay = Relay(database, AlertArchive(tmp_path), target)
+    standby = Relay(database, AlertArchive(tmp_path), target)
     try:
         assert patient(relay) == 150
         assert standby.step() == 0  # another leads
@@ -83,7 +97,7 @@ def test_everything_is_published_once_in_order(database, target, tmp_path):
 
 
 def test_rows_that_come_while_the_relay_looks_are_taken_in_the_next_round(database, target, tmp_path):
-    relay = Relay(database, tmp_path, target)
+    relay = Relay(database, AlertArchive(tmp_path), target)
     feeder = threading.Thread(target=lambda: [fill(database, tmp_path, [v], 1) for v in range(60)])
     feeder.start()
     sent, deadline = 0, time.monotonic() + 60
@@ -97,13 +111,14 @@ def test_rows_that_come_while_the_relay_looks_are_taken_in_the_next_round(databa
 
 SCRIPT = """
 import sys
-from pathlib import Path
-from alerts.relay import KafkaTarget, Relay
+from alerts import AlertArchive
+from alerts.relay import Relay
+from alerts.target import KafkaTarget
 from apdb import Database
 from service.crash import crash_at
 uri, archive, brokers, topic, point = sys.argv[1:]
-relay = Relay(Database(uri), Path(archive), KafkaTarget(brokers, topic, transactional_id="relay-" + topic),
-              lambda name: crash_at(name, point))
+relay = Relay(Database(uri), AlertArchive(archive), KafkaTarget(brokers, topic, transactional_id="relay-" + topic),
+              crash=lambda name: crash_at(name, point))
 relay.step()
 """
 
@@ -117,7 +132,7 @@ def test_kill_9_of_the_relay_loses_and_doubles_nothing(database, target, tmp_pat
             timeout=120, capture_output=True, text=True, cwd=Path(__file__).parents[2],
         )  # fmt: skip
         assert done.returncode == -9, done.stderr
-    relay = Relay(database, tmp_path, target)
+    relay = Relay(database, AlertArchive(tmp_path), target)
     patient(relay)
     relay.close()
     ids = [a["diaSourceId"] for a in consume_alerts(target.brokers, target.topic, 120)]
@@ -134,7 +149,7 @@ def test_alerts_that_are_held_wait_for_a_person(database, target, tmp_path):
     fill(database, tmp_path, range(4), 5)
     with database.connect() as connection:
         connection.execute("""UPDATE "AlertOutbox" SET "heldReason" = 'diaSources is 900' WHERE visit IN (1, 2)""")
-        relay = Relay(database, tmp_path, target)
+        relay = Relay(database, AlertArchive(tmp_path), target)
         try:
             assert patient(relay) == 10
             found = service_status(database)

@@ -1,6 +1,8 @@
 """alerts/: wire format, packets against the published schema, cutouts in astropy."""
 
+import dataclasses
 import io
+import json
 
 import fastavro
 import numpy as np
@@ -9,11 +11,17 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from alerts import SCHEMA_ID, decode, encode, schema
-from alerts.archive import AlertFile, read_alerts, sweep_orphans, write_alerts
-from alerts.cutouts import CutoutMaker, cutout_side
-from alerts.errors import AlertError
-from alerts.packets import AlertInputs, build_packets
+from alerts import SCHEMA_ID, decode, encode, schema, schema_document, schema_ids
+from alerts.archive import AlertArchive, AlertFile
+from alerts.cutouts import CutoutMaker, cutout_sides
+from alerts.errors import AlertError, FilterError
+from alerts.filters import AlertFilter, read_scalars
+from alerts.packets import AlertInputs, build_alerts, build_packets
+from alerts.reconcile import trigger_id
+from alerts.rows import encode_rows
+from alerts.schemas import fields_of
+from alerts.trim import trim
+from alerts.wire import decode_body
 from apdb import columns_of, empty_frame
 from tests.unit.test_exposure import make_exposure
 
@@ -23,9 +31,7 @@ NOT_SENT = {"DiaSource": {"ssObjectReassocTimeMjdTai"}, "DiaObject": {"validityE
 @pytest.mark.parametrize(("table", "record"), [("DiaSource", "diaSource"), ("DiaObject", "diaObject"),
                                                ("DiaForcedSource", "diaForcedSource")])  # fmt: skip
 def test_every_column_is_sent_or_named_as_an_exception(table, record):
-    from alerts.packets import _fields
-
-    sent = {name for name, _, _ in _fields(record)}
+    sent = {name for name, _, _ in fields_of(record)}
     assert {c.name for c in columns_of(table)} - sent == NOT_SENT[table]
 
 
@@ -47,8 +53,8 @@ def inputs():
     s["diaSourceId"], s["diaObjectId"], s["ssObjectId"] = [11, 12, 13], [1, 2, 0], [0, 0, 77]
     s["x"], s["y"], s["bboxSize"] = [12380.2, 12346.0, 12300.0], [67915.7, 67891.0, 67900.0], [20, 40, 500]
     s.loc[0, "trailFlux"] = np.nan
-    o = frame_with("DiaObject", 2).assign(diaObjectId=[1, 2])
-    h = frame_with("DiaSource", 2).assign(diaObjectId=[1, 1], diaSourceId=[5, 6])
+    o = frame_with("DiaObject", 2).assign(diaObjectId=[1, 2], nDiaSources=[3, 1])
+    h = frame_with("DiaSource", 2).assign(diaObjectId=[1, 1], diaSourceId=[5, 6], midpointMjdTai=[1.0, 2.0])
     f = frame_with("DiaForcedSource", 2).assign(diaObjectId=[1, 2], diaForcedSourceId=[3, 4])
     ss = frame_with("SSSource", 1).assign(diaSourceId=13)
     return AlertInputs(s, o, h, f.iloc[:0], f, ss, e, e, e)
@@ -106,7 +112,7 @@ def test_cutouts_at_the_edge_are_padded():
         assert np.isnan(hdus[0].data[0, 0])
         assert np.isinf(hdus["UNCERT"].data[0, 0])
         assert hdus["MASK"].data[0, 0] == 1 << 8
-    assert [cutout_side(s) for s in (3, 64, 900)] == [30, 64, 102]
+    assert cutout_sides([3, 64, 900]).tolist() == [30, 64, 102]
 
 
 def test_wire_format_refuses_what_it_does_not_know():
@@ -120,18 +126,230 @@ def test_wire_format_refuses_what_it_does_not_know():
         encode({"diaSourceId": 1})
 
 
-def test_alert_file_is_checked_and_orphans_are_swept(tmp_path):
-    file = write_alerts(tmp_path, 12345, 6, 1, build_packets(inputs()))
-    assert file.count == 3
-    assert [p["diaSourceId"] for p in read_alerts(tmp_path, file)] == [11, 12, 13]
-    with pytest.raises(AlertError, match="checksum"):
-        list(read_alerts(tmp_path, AlertFile(file.name, 3, "0" * 64)))
+@pytest.mark.parametrize("codec", ["zstandard", "deflate", "null"])
+def test_alert_file_is_an_avro_container_that_is_checked_alert_by_alert(tmp_path, codec):
+    archive = AlertArchive(tmp_path, codec)
+    file = archive.write(12345, 6, 1, build_alerts(inputs()))
+    assert (file.name, file.count) == ("12/12345_6_1.avro", 3)
+    assert [a.diaSourceId for a in archive.stream(file)] == [11, 12, 13]
+    assert [a.key for a in archive.stream(file)] == [1, 2, 77]
+    assert [a.diaSourceId for a in archive.stream(file, 1, 2)] == [12]
+    with pytest.raises(AlertError, match="index of alert file"):
+        list(archive.stream(dataclasses.replace(file, checksum="0" * 64)))
+    path = tmp_path / file.name
+    with path.open("rb") as data:  # any Avro library reads it
+        packets = list(fastavro.reader(data))
+    assert packets == list(build_packets(inputs()))
+    again = archive.write(12345, 6, 1, build_alerts(inputs()))
+    assert again == file  # the same alerts give the same bytes
+    bare = AlertFile(file.name, 3, file.checksum)  # a file without index is read as any container
+    assert list(archive.stream(bare, 1)) == list(archive.stream(file, 1))
+    raw = bytearray(path.read_bytes())
+    raw[int(file.rows()["offset"][1]) + 5] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(AlertError, match="at alert 12"):
+        list(archive.stream(file))
+    path.write_bytes(b"nonsense")
+    for f in (file, bare):
+        with pytest.raises(AlertError, match="no Avro container"):
+            list(archive.stream(f))
     with pytest.raises(AlertError, match="cannot be read"):
-        list(read_alerts(tmp_path, AlertFile("12/absent.avro", 3, "")))
-    orphan = write_alerts(tmp_path, 12345, 6, 2, iter([]))
-    assert sweep_orphans(tmp_path, {file.name}, older_than_s=-10) == 1
-    assert not (tmp_path / orphan.name).exists()
-    assert (tmp_path / file.name).exists()
+        list(archive.stream(AlertFile("12/absent.avro", 3, "")))
+    with pytest.raises(AlertError, match="no name within"):
+        archive.path("../../etc/passwd")
+    assert archive.delete(file.name)
+    assert not archive.delete(file.name)
+
+
+def test_a_failed_attempt_leaves_no_file(tmp_path):
+    def broken():
+        yield next(build_alerts(inputs()))
+        raise AlertError("stop")
+
+    for place in (tmp_path, "memory://broken"):
+        archive = AlertArchive(place)
+        with pytest.raises(AlertError, match="stop"):
+            archive.write(1000, 0, 1, broken())
+        with pytest.raises(AlertError, match="cannot be read"):
+            archive.open("1/1000_0_1.avro")
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_any_fsspec_store_can_be_the_archive():
+    archive = AlertArchive("memory://alerts-test")
+    file = archive.write(12345, 6, 1, build_alerts(inputs()))
+    assert list(AlertArchive("memory://alerts-test").stream(file)) == list(build_alerts(inputs()))
+    assert archive.delete(file.name)
+
+
+def test_rows_are_encoded_as_fastavro_does_it():
+    """Every kind of value: nulls of each type, negative and large ids, infinities, text, missing columns."""
+    n = 50
+    frame = frame_with("DiaSource", n)
+    rng = np.random.default_rng(5)
+    for name, kind, nullable in fields_of("diaSource"):
+        if name in frame and kind in ("float", "double") and nullable:
+            frame.loc[rng.uniform(size=n) < 0.3, name] = np.nan
+    frame["diaSourceId"] = rng.integers(-(1 << 62), 1 << 62, n)
+    frame.loc[3, ["psfFlux", "ra"]] = [np.inf, -np.inf]
+    bands = ["r", None, "", "zé", "y"] * 10
+    frame["band"] = np.array(bands, object)
+    frame["isDipole"] = pd.array([True, False, None, True, False] * 10, dtype="boolean")
+    frame = frame.drop(columns=["snr", "detector"])
+    encoded = encode_rows(frame, "diaSource")
+    names = {f["name"]: f for f in schema()["fields"]}
+    record = names["diaSource"]["type"]
+    for k in range(n):
+        row = fastavro.schemaless_reader(io.BytesIO(encoded.row(k)), record, None)
+        buffer = io.BytesIO()
+        fastavro.schemaless_writer(buffer, record, row)
+        assert buffer.getvalue() == bytes(encoded.row(k))
+        assert row["diaSourceId"] == frame.diaSourceId[k]
+        assert row["band"] == (bands[k] or None)
+        flag = frame.isDipole[k]
+        assert row["isDipole"] is (None if flag is pd.NA else bool(flag))
+        assert (row["snr"], row["detector"]) == (None, 0)
+        for name in ("psfFlux", "raErr", "ra", "trailLength"):
+            want = frame[name][k]
+            assert row[name] == (want if want == want else None), name
+    assert encode_rows(frame.iloc[:0], "diaSource").offsets == [0]
+
+
+def test_history_goes_to_its_object_in_order_of_time():
+    data = inputs()
+    rng = np.random.default_rng(1)
+    n = 60
+    history = frame_with("DiaSource", n).assign(diaObjectId=rng.integers(1, 4, n), diaSourceId=np.arange(n) + 100)
+    forced = frame_with("DiaForcedSource", n).assign(
+        diaObjectId=rng.integers(1, 4, n), diaForcedSourceId=np.repeat(np.arange(n // 2), 2)
+    )
+    data.objects["nDiaSources"] = [9, 1]
+    data = dataclasses.replace(data, history_sources=history, history_forced=forced)
+    first, second, _ = build_packets(data)
+    own = history[history.diaObjectId == 1].sort_values("midpointMjdTai")
+    assert [p["diaSourceId"] for p in first["prvDiaSources"]] == own.diaSourceId.tolist()
+    assert second["prvDiaSources"] is None  # one source: there is no earlier one
+    for packet in (first, second):
+        rows = pd.concat([forced, data.forced])
+        rows = rows[rows.diaObjectId < 3].drop_duplicates("diaForcedSourceId")
+        want = rows[rows.diaObjectId == packet["diaObject"]["diaObjectId"]].sort_values("midpointMjdTai")
+        assert [f["diaForcedSourceId"] for f in packet["prvDiaForcedSources"]] == want.diaForcedSourceId.tolist()
+
+
+def test_orbit_of_a_body_is_sent_when_it_is_known():
+    bodies = pd.DataFrame({"ssObjectId": [77], "MPCORB_designation": ["2026 AB1"], "MPCORB_a": [2.5], "MPCORB_id": [9],
+                           "MPCORB_created_at": [5]})  # fmt: skip
+    first, _, solar = build_packets(dataclasses.replace(inputs(), bodies=bodies))
+    assert first["mpc_orbits"] is None
+    orbit = solar["mpc_orbits"]
+    assert (orbit["designation"], orbit["a"], orbit["id"], orbit["created_at"], orbit["e"]) == (
+        "2026 AB1", 2.5, 0, None, None)  # fmt: skip
+
+
+def test_psf_of_cutouts_can_be_the_average_or_left_out():
+    e = make_exposure()
+    x, y = 12345 + 41.3, 67890 + 30.6
+    with fits.open(io.BytesIO(CutoutMaker(e, psf="average").cut(x, y, 30))) as hdus:
+        at = e.psf.average_position()
+        assert np.allclose(hdus["PSFIMAGE"].data, e.psf.image_at(*at)[0])
+    with fits.open(io.BytesIO(CutoutMaker(e, psf="none").cut(x, y, 30))) as hdus:
+        assert [h.name for h in hdus] == ["PRIMARY", "UNCERT", "MASK"]
+
+
+def test_every_published_schema_can_be_had():
+    ids = schema_ids()
+    assert set(ids) >= {300, 400, 500, 600, 601, 700, 701, 702, 703, 704, 800, 900, 1000, 1100, 1101}
+    for number in ids:
+        document = json.loads(schema_document(number))
+        assert "__named_schemas" not in json.dumps(document)
+        fastavro.parse_schema(document)
+
+
+def test_oversized_packets_are_trimmed_by_the_rule():
+    data = inputs()
+    history = frame_with("DiaForcedSource", 300).assign(diaObjectId=1, diaForcedSourceId=np.arange(300) + 50)
+    data = dataclasses.replace(data, history_forced=history, objects=data.objects.assign(nDiaSources=3))
+    data.sources["bboxSize"] = [50, 50, 50]
+    body = next(build_alerts(data)).body
+    whole = decode_body(body)
+    sizes, limit = {}, len(body)
+    for _ in range(60):
+        limit = int(limit * 0.8)
+        try:
+            trimmed, done = trim(body, limit)
+        except AlertError as error:
+            reason = str(error)
+            break
+        assert len(trimmed) <= limit
+        packet = decode_body(trimmed)
+        sizes[done] = packet
+        assert packet["diaSource"] == whole["diaSource"]
+        assert packet["diaObject"] == whole["diaObject"]
+    else:
+        pytest.fail("no limit is too small")
+    assert "without cutouts and history" in reason
+    steps = list(sizes)
+    assert steps[0] == "crop"
+    assert steps[-1].startswith("crop,cutoutTemplate,cutoutScience,cutoutDifference,prvDiaForcedSources")
+    with (
+        fits.open(io.BytesIO(whole["cutoutDifference"])) as a,
+        fits.open(io.BytesIO(sizes["crop"]["cutoutDifference"])) as b,
+    ):
+        assert (a[0].data.shape, b[0].data.shape) == ((50, 50), (30, 30))
+        assert [h.name for h in a] == [h.name for h in b]
+        assert np.array_equal(a["UNCERT"].data[10:40, 10:40], b["UNCERT"].data, equal_nan=True)
+        assert np.array_equal(a["PSFIMAGE"].data, b["PSFIMAGE"].data)
+        sky = [WCS(h[0].header).all_pix2world(h[0].header["CRPIX1"] + 3, h[0].header["CRPIX2"] - 2, 1) for h in (a, b)]
+        assert np.allclose(sky[0], sky[1], atol=1e-12)
+        assert b[0].header["CUTMINX"] == a[0].header["CUTMINX"] + 10
+    last = sizes[steps[-1]]["prvDiaForcedSources"]
+    assert last == whole["prvDiaForcedSources"][len(whole["prvDiaForcedSources"]) - len(last) :]  # the newest stay
+
+
+PACKET = {
+    "diaSourceId": 5, "diaSource": {"band": "r", "snr": 12.0, "psfFlux": -3000.0, "isDipole": False, "reliability": None},
+    "diaObject": {"nDiaSources": 3}, "ssSource": None, "prvDiaSources": [1, 2], "target_name": "what",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "passes"), [
+    ("diaSource.band == 'r' and diaSource.snr > 10", True), ("diaSource.band in ['g', 'i']", False),
+    ("diaSource.band not in ['g', 'i']", True), ("abs(diaSource.psfFlux) > 1000 and not diaSource.isDipole", True),
+    ("diaSource.reliability > 0.5", False), ("diaSource.reliability <= 0.5", False), ("diaSource.reliability is None", True),
+    ("not diaSource.reliability > 0.5", True), ("ssSource is not None", False), ("ssSource.ephRate > 1", False),
+    ("len(prvDiaSources) == 2", True), ("diaSource.reliability + 1 > 0 or diaObject.nDiaSources >= 2", True),
+    ("-diaSource.psfFlux / 2 > 1499 and diaSource.snr * 2 - 4 == 20", True), ("diaSource.snr / 0 > 1", False),
+    ("diaSource.band > 5", False), ("target_name == 'what'", True), ("max(diaSource.snr, 20) == 20", True),
+    ("not (diaSource.band > 5)", True),
+])  # fmt: skip
+def test_filters_say_what_passes(text, passes):
+    assert AlertFilter(text)(PACKET) is passes
+
+
+@pytest.mark.parametrize("text", [
+    "", "diaSource.snr >", "diaSource.brightness > 5", "brightness > 5", "__import__('os')", "diaSource.__class__",
+    "diaSource.snr.real > 5", "1 < diaSource.snr < 5", "diaSource.band in diaObject", "lambda: 1", "[x for x in y]",
+    "diaSource['snr'] > 5", "ssSource is 5", "2 ** 999999999", "f'{diaSource}'", "abs(diaSource.snr, key=1)", "diaSource.snr(3)",
+    "(" * 500 + "1" + ")" * 500, "1 == 1 or " * 400,
+])  # fmt: skip
+def test_filters_refuse_what_is_no_filter(text):
+    with pytest.raises(FilterError):
+        AlertFilter(text)
+
+
+def test_filters_need_only_the_scalars_of_a_packet():
+    body = next(build_alerts(inputs())).body
+    whole, light = decode_body(body), read_scalars(body)
+    assert {k for k in whole if k not in light} == {
+        "prvDiaSources", "prvDiaForcedSources", "cutoutDifference", "cutoutScience", "cutoutTemplate"}  # fmt: skip
+    assert all(whole[k] == v for k, v in light.items())
+
+
+def test_the_reconciler_reads_the_trigger_from_the_first_bytes():
+    for number in (0, 1, 63, 64, 12345678901234567, (1 << 63) - 1):
+        assert trigger_id(encode({**next(build_packets(inputs())), "diaSourceId": number})) == number
+    with pytest.raises(AlertError, match="cut short"):
+        trigger_id(b"\0\0\0\4\x4d\xff")
 
 
 def test_empty_frames_have_the_columns_and_types():

@@ -1,0 +1,81 @@
+"""Avro object container files with one alert per block: any alert can be read, checked and sent without the others.
+
+https://avro.apache.org/docs/1.12.0/specification/#object-container-files
+"""
+
+import hashlib
+import io
+import zlib
+from collections.abc import Callable, Iterable
+from typing import IO
+
+import fastavro
+import numpy as np
+from backports import zstd
+from numpy.typing import NDArray
+
+from alerts.packets import Alert
+from alerts.rows import varint
+from alerts.schemas import SCHEMA_ID, schema
+
+__all__ = ["CODECS", "INDEX", "block_body", "write_container"]
+
+INDEX = np.dtype([("diaSourceId", "<i8"), ("key", "<i8"), ("offset", "<i8"), ("size", "<i4"), ("crc", "<u4")])
+CODECS = ("zstandard", "deflate", "null")
+
+
+def _compressor(codec: str) -> Callable[[bytes], bytes]:
+    if codec == "zstandard":
+        return lambda data: zstd.compress(data, level=1)
+    if codec == "deflate":
+        return lambda data: zlib.compress(data, 1)[2:-4]
+    return lambda data: data
+
+
+def block_body(block: bytes | memoryview, codec: str) -> bytes:
+    """Return the Avro bytes of the alert of a stored block."""
+    if codec == "zstandard":
+        return zstd.decompress(block)
+    if codec == "deflate":
+        return zlib.decompress(block, -15)
+    return bytes(block)
+
+
+def write_container(out: IO[bytes], alerts: Iterable[Alert], name: str, codec: str) -> tuple[NDArray[np.void], str]:
+    """Write a file that any Avro library reads.
+
+    Parameters
+    ----------
+    out
+        Where to.
+    alerts
+        Encoded packets.
+    name
+        Name of the file: it decides the sync marker, so that the same alerts give the same bytes.
+    codec
+        One of `CODECS`.
+
+    Returns
+    -------
+    index, checksum
+        One `INDEX` row per alert (offset and size of the stored block, its CRC-32); SHA-256 of the index.
+    """
+    sync = hashlib.md5(name.encode(), usedforsecurity=False).digest()
+    head = _header(codec, sync)
+    at, rows, compress = len(head), [], _compressor(codec)
+    out.write(head)
+    for alert in alerts:
+        data = compress(alert.body)
+        front = varint(1) + varint(len(data))
+        rows.append((alert.diaSourceId, alert.key, at + len(front), len(data), zlib.crc32(data)))
+        out.writelines((front, data, sync))
+        at += len(front) + len(data) + len(sync)
+    index = np.array(rows, INDEX)
+    return index, hashlib.sha256(index.tobytes()).hexdigest()
+
+
+def _header(codec: str, sync: bytes) -> bytes:
+    buffer = io.BytesIO()
+    metadata = {"alertprod.schema_id": str(SCHEMA_ID)}
+    fastavro.writer(buffer, schema(), [], codec=codec, metadata=metadata, sync_marker=sync)
+    return buffer.getvalue()

@@ -1,0 +1,123 @@
+"""One life of a transactional producer: alerts and their progress in one Kafka transaction.
+
+Any failed, timed-out or fenced call ends this life: librdkafka has no KIP-890 client, a late message of a timed-out
+transaction must meet a new epoch. The caller makes a new one, which reads back what the last one committed.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+
+from alerts.errors import BrokerUnavailable
+from alerts.filters import AlertFilter, read_scalars
+from alerts.packets import Alert
+from alerts.schemas import SCHEMA_ID
+from alerts.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
+from alerts.trim import trim
+from alerts.wire import frame
+
+__all__ = ["AlertProducer", "Headers"]
+
+Headers = list[tuple[str, bytes]]
+_INDEX_BITS = 20  # progress offset = publish order << 20 | alerts sent of it
+_OVERHEAD = 1024  # of a message beside its value: key, headers, record framing
+
+
+class AlertProducer:
+    """Connected, with every older producer of the same transactional id fenced off.
+
+    Parameters
+    ----------
+    target
+        Brokers, topics.
+    wire_id
+        Schema id in the wire header.
+    limit
+        Largest message, bytes.
+    crash
+        Called with the name of each crash point (fault tests).
+
+    Raises
+    ------
+    BrokerUnavailable, BrokerRefused
+        The transaction coordinator does not answer in time, or refuses.
+    """
+
+    def __init__(
+        self, target: KafkaTarget, wire_id: int = SCHEMA_ID, limit: int = MAX_MESSAGE,
+        crash: Callable[[str], None] = lambda name: None,
+    ) -> None:  # fmt: skip
+        self._target, self._wire_id, self._limit, self._crash = target, wire_id, limit, crash
+        self._fan_out = [(topic, AlertFilter(text)) for topic, text in target.fan_out]
+        self._refusals = Refusals()
+        self._group = Consumer(
+            {**target.settings(self._refusals), "group.id": f"{target.transactional_id}-progress",
+             "isolation.level": "read_committed"}
+        )  # fmt: skip
+        self._producer = Producer(
+            {
+                **target.settings(self._refusals), "transactional.id": target.transactional_id, "acks": "all",
+                "enable.idempotence": True, "compression.type": "lz4", "linger.ms": 5, "message.max.bytes": MAX_MESSAGE,
+                "transaction.timeout.ms": 30_000, "queue.buffering.max.kbytes": 131_072, "batch.size": 1_000_000,
+                "partitioner": "murmur2_random",
+            }
+        )  # fmt: skip
+        try:
+            # a coordinator that loads takes its time
+            self._producer.init_transactions(3 * target.timeout_s)
+            committed = self._group.committed([TopicPartition(target.progress_topic, 0)], target.timeout_s)
+        except KafkaException as error:
+            self.close()
+            raise kafka_error(error.args[0], self._refusals, f"brokers {target.brokers}") from error
+        self.progress = divmod(max(committed[0].offset, 0), 1 << _INDEX_BITS)
+
+    def close(self) -> None:
+        """Leave; an open transaction ends with the next producer."""
+        self._group.close()
+
+    def send(self, alerts: Sequence[Alert], headers: Headers, order: int, index: int) -> None:
+        """Publish alerts in one transaction, with the progress (publish order, alerts sent of it) after them.
+
+        Raises
+        ------
+        BrokerUnavailable, BrokerRefused
+            Whether they are published is what the next producer reads; this one must not be used again.
+        """
+        position = TopicPartition(self._target.progress_topic, 0, (order << _INDEX_BITS) | index)
+        timeout = self._target.timeout_s
+        try:
+            self._producer.begin_transaction()
+            for alert in alerts:
+                self._produce(alert, headers)
+            self._crash("relay_sent")
+            self._producer.send_offsets_to_transaction([position], self._group.consumer_group_metadata(), timeout)
+            self._producer.commit_transaction(timeout)
+        except KafkaException as error:
+            raise kafka_error(error.args[0], self._refusals, f"brokers {self._target.brokers}") from error
+        self._crash("relay_committed")
+
+    def _produce(self, alert: Alert, headers: Headers) -> None:
+        stamp = ("producer_timestamp", str(int(time.time() * 1000)).encode())
+        own, body = [stamp, *headers], alert.body
+        if len(body) + _OVERHEAD > self._limit:
+            body, done = trim(body, self._limit - _OVERHEAD)
+            own.append(("trimmed", done.encode()))
+        value, key = frame(body, self._wire_id), str(alert.key).encode()
+        self._put(self._target.topic, value, key, own)
+        if self._fan_out:
+            packet = read_scalars(alert.body)
+            for topic, passes in self._fan_out:
+                if passes(packet):
+                    self._put(topic, value, key, own)
+
+    def _put(self, topic: str, value: bytes, key: bytes, headers: Headers) -> None:
+        deadline = time.monotonic() + self._target.timeout_s
+        while True:
+            try:
+                self._producer.produce(topic, value, key, headers=headers)
+                return
+            except BufferError:  # the local queue is full: let it drain
+                self._producer.poll(0.1)
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(f"brokers {self._target.brokers}: the queue does not drain") from None

@@ -1,0 +1,156 @@
+"""The reconciler: counts from outside what the topic really holds, and compares it with the outbox, visit by visit.
+
+It reads the alert topic as any consumer does (committed transactions only). Counts and reading positions are kept in one
+PostgreSQL transaction, so that a restart counts nothing twice.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from alerts.errors import AlertError
+from alerts.target import KafkaTarget, Refusals, kafka_error
+from apdb import Database
+
+__all__ = ["Reconciler", "trigger_id"]
+
+BATCH = 500
+_TELL_S = 5.0  # between two notes that everything is read
+_KEY = ("visit", "detector", "attempt")
+
+
+def trigger_id(value: bytes) -> int:
+    """Return the diaSourceId of a wire message: the first field, a zigzag varint after the 5 bytes of the header.
+
+    Raises
+    ------
+    AlertError
+        The message ends within it.
+    """
+    number = shift = 0
+    for byte in value[5:15]:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return (number >> 1) ^ -(number & 1)
+    raise AlertError("the message is cut short")
+
+
+@dataclass
+class _Found:
+    count: int = 0
+    xor: int = 0
+
+
+class Reconciler:
+    """Follows one topic."""
+
+    def __init__(self, database: Database, target: KafkaTarget) -> None:
+        self._database, self._target = database, target
+        self._refusals = Refusals()
+        self._consumer: Consumer | None = None
+        self._partitions: set[int] = set()
+        self._at_end: set[int] = set()
+        self._told = -_TELL_S
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
+    def step(self, timeout_s: float = 1.0) -> int:
+        """Read what came; returns the number of alerts counted.
+
+        Raises
+        ------
+        BrokerUnavailable, BrokerRefused, DatabaseUnavailable
+            Try again later.
+        """
+        try:
+            if self._consumer is None:
+                self._consumer = self._assigned()
+            messages = self._read(self._consumer, timeout_s)
+        except KafkaException as error:
+            self.close()
+            raise kafka_error(error.args[0], self._refusals, f"topic {self._target.topic}") from error
+        idle = len(self._at_end) == len(self._partitions)
+        if messages or (idle and time.monotonic() > self._told + _TELL_S):
+            try:
+                with self._database.session() as connection, connection.transaction():
+                    self._note(connection, messages, idle)
+            except BaseException:
+                self.close()  # its position is beyond what was counted
+                raise
+        return len(messages)
+
+    def _read(self, consumer: Consumer, timeout_s: float) -> list[Message]:
+        """Return the next messages; remembers which partitions are read to their end."""
+        out = []
+        for message in consumer.consume(BATCH, timeout_s):
+            error = message.error()
+            if error is None:
+                self._at_end.discard(message.partition())
+                out.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._at_end.add(message.partition())
+            else:
+                raise KafkaException(error)
+        return out
+
+    def _assigned(self) -> Consumer:
+        """Make a consumer that goes on where PostgreSQL says that counting stopped."""
+        consumer = Consumer(
+            {**self._target.settings(self._refusals), "group.id": f"{self._target.topic}-reconciler",
+             "isolation.level": "read_committed", "enable.auto.commit": False, "auto.offset.reset": "earliest",
+             "queued.max.messages.kbytes": 65_536, "enable.partition.eof": True}
+        )  # fmt: skip
+        topic = self._target.topic
+        with self._database.session() as connection:
+            known = dict(
+                connection.execute(
+                    'SELECT partition, next FROM "AlertTopicOffset" WHERE topic = %s', (topic,)
+                ).fetchall()
+            )
+        found = consumer.list_topics(topic, self._target.timeout_s).topics[topic]
+        if found.error is not None:
+            raise KafkaException(found.error)
+        self._partitions, self._at_end = set(found.partitions), set()
+        parts = []
+        for number in found.partitions:
+            first, _ = consumer.get_watermark_offsets(TopicPartition(topic, number), self._target.timeout_s)
+            parts.append(TopicPartition(topic, number, max(known.get(number, 0), first)))
+        consumer.assign(parts)
+        return consumer
+
+    def _note(self, connection: psycopg.Connection[Any], messages: list[Message], idle: bool) -> None:
+        found: dict[tuple[int, int, int], _Found] = {}
+        ends = {}
+        for message in messages:
+            ends[message.partition()] = message.offset() + 1
+            headers = dict(message.headers() or [])
+            if all(name in headers for name in _KEY):
+                one = found.setdefault(
+                    (int(headers["visit"]), int(headers["detector"]), int(headers["attempt"])), _Found()
+                )
+                one.count += 1
+                one.xor ^= trigger_id(message.value() or b"")
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                'UPDATE "AlertOutbox" SET "topicCount" = "topicCount" + %s, "topicXor" = "topicXor" # %s '
+                "WHERE visit = %s AND detector = %s AND attempt = %s",
+                [(f.count, f.xor, *key) for key, f in sorted(found.items())],
+            )
+            cursor.executemany(
+                'INSERT INTO "AlertTopicOffset" (topic, partition, next) VALUES (%s, %s, %s) ON CONFLICT (topic, partition) '
+                "DO UPDATE SET next = excluded.next",
+                [(self._target.topic, p, n) for p, n in sorted(ends.items())],
+            )
+            if idle:
+                cursor.execute(
+                    'UPDATE "AlertTopicOffset" SET "caughtUpAt" = now() WHERE topic = %s', (self._target.topic,)
+                )
+        self._told = time.monotonic()

@@ -1,0 +1,97 @@
+"""A Confluent-compatible schema registry: check and registration before the first alert.
+
+The id in the wire header is the registry's. A site that imported Rubin's ids keeps them (1101); else it is what the
+registry gave. Without a registry the id is Rubin's, and the service itself serves the schemas (``/subjects``).
+"""
+
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import httpx
+import psycopg
+
+from alerts.errors import RegistryUnavailable, SchemaRefused
+from alerts.schemas import SCHEMA_ID, schema_document
+
+__all__ = ["SchemaRegistry", "learn_wire_id"]
+
+_TYPE = "application/vnd.schemaregistry.v1+json"
+
+
+class SchemaRegistry:
+    """A registry at a URL; user name and password may be part of it."""
+
+    def __init__(self, url: str, timeout_s: float = 10.0) -> None:
+        parts = urlsplit(url)
+        self.name = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+        self._client = httpx.Client(timeout=timeout_s, headers={"Accept": _TYPE, "Content-Type": _TYPE})
+        if parts.username:
+            self._client.auth = httpx.BasicAuth(parts.username, parts.password or "")
+
+    def register(self, subject: str, schema_id: int = SCHEMA_ID) -> int:
+        """Return the registry's id of a schema, registered now when it was not.
+
+        Raises
+        ------
+        RegistryUnavailable
+            No answer in time, or a server error.
+        SchemaRefused
+            Incompatible with what the subject holds, or not allowed.
+        """
+        path, body = quote(subject, safe=""), {"schema": schema_document(schema_id), "schemaType": "AVRO"}
+        known = self._post(f"/subjects/{path}", body, (404,))
+        if known is not None:
+            return int(known["id"])
+        checked = self._post(f"/compatibility/subjects/{path}/versions/latest", body, (404,))
+        if checked is not None and not checked.get("is_compatible", True):
+            why = "; ".join(map(str, checked.get("messages", [])))[:500]
+            raise SchemaRefused(
+                f"registry {self.name}: schema {schema_id} is incompatible with subject {subject}: {why}"
+            )
+        reply = self._post(f"/subjects/{path}/versions", body, ())
+        assert reply is not None
+        return int(reply["id"])
+
+    def _post(self, path: str, body: dict[str, Any], absent: tuple[int, ...]) -> dict[str, Any] | None:
+        """Return the reply, None for a status of `absent`."""
+        try:
+            reply = self._client.post(f"{self.name}{path}", json=body)
+        except httpx.HTTPError as error:
+            raise RegistryUnavailable(f"registry {self.name}: {type(error).__name__}: {error}") from error
+        if reply.status_code in absent:
+            return None
+        if reply.status_code >= 500 or reply.status_code == 429:
+            raise RegistryUnavailable(f"registry {self.name}: HTTP {reply.status_code}")
+        if reply.status_code >= 400:
+            raise SchemaRefused(f"registry {self.name}{path}: HTTP {reply.status_code}: {reply.text[:500]}")
+        found = reply.json()
+        assert isinstance(found, dict)
+        return found
+
+
+def learn_wire_id(connection: psycopg.Connection[Any], registry: SchemaRegistry, subject: str) -> int:
+    """Return the id for the wire header: the registry's, or, while it is away, the one that it gave before.
+
+    Raises
+    ------
+    RegistryUnavailable
+        It is away, and was never asked.
+    SchemaRefused
+        It refuses the schema.
+    """
+    try:
+        found = registry.register(subject)
+    except RegistryUnavailable:
+        row = connection.execute(
+            'SELECT "wireId" FROM "AlertSchemaId" WHERE registry = %s AND subject = %s AND "schemaId" = %s',
+            (registry.name, subject, SCHEMA_ID),
+        ).fetchone()
+        if row is None:
+            raise
+        return int(row[0])
+    connection.execute(
+        'INSERT INTO "AlertSchemaId" (registry, subject, "schemaId", "wireId") VALUES (%s, %s, %s, %s) '
+        'ON CONFLICT (registry, subject, "schemaId") DO UPDATE SET "wireId" = excluded."wireId"',
+        (registry.name, subject, SCHEMA_ID, found),
+    )
+    return found

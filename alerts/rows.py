@@ -1,0 +1,223 @@
+"""Avro bytes of whole tables: rows of a frame become records without one Python object per value.
+
+Each record is encoded by a compiled loop over (row, field); an alert takes the bytes of its rows as slices.
+Encoding: https://avro.apache.org/docs/1.12.0/specification/#binary-encoding
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from alerts.schemas import fields_of
+
+__all__ = ["EncodedRows", "encode_rows", "varint"]
+
+_FLOAT, _DOUBLE, _INTEGER, _BOOLEAN, _STRING, _NULL = range(6)
+_KIND = {"float": _FLOAT, "double": _DOUBLE, "int": _INTEGER, "long": _INTEGER, "boolean": _BOOLEAN, "string": _STRING}
+_WIDTH = {_FLOAT: 5, _DOUBLE: 9, _INTEGER: 11, _BOOLEAN: 2, _STRING: 6, _NULL: 1}
+_ZERO_IS_NULL = frozenset(("diaObjectId", "ssObjectId", "parentDiaSourceId"))
+
+
+def varint(value: int) -> bytes:
+    """Return the zigzag variable-length form of an int or long."""
+    value = (value << 1) ^ (value >> 63)
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _put_varint(out: Any, at: int, value: int) -> int:
+    rest = np.uint64((value << 1) ^ (value >> 63))
+    while rest > np.uint64(0x7F):
+        out[at] = np.uint8(rest & np.uint64(0x7F)) | np.uint8(0x80)
+        rest = rest >> np.uint64(7)
+        at += 1
+    out[at] = np.uint8(rest)
+    return at + 1
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _encode(
+    kinds: Any, nullable: Any, slots: Any, floats: Any, doubles: Any, integers: Any, empty: Any, booleans: Any,
+    codes: Any, words: Any, word_ends: Any, out: Any, offsets: Any,
+) -> None:  # fmt: skip
+    """Write every row; `slots` says which line of its kind's array a field is; `word_ends` closes words of `words`."""
+    at = 0
+    for row in range(offsets.size - 1):
+        for f in range(kinds.size):
+            kind, slot, may = kinds[f], slots[f], nullable[f]
+            null = kind == _NULL
+            if kind == _FLOAT:
+                null = may and (floats[slot, row] & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+            elif kind == _DOUBLE:
+                bits = doubles[slot, row] & np.uint64(0x7FFFFFFFFFFFFFFF)
+                null = may and bits > np.uint64(0x7FF0000000000000)
+            elif kind == _INTEGER:
+                null = may and empty[slot, row]
+            elif kind == _BOOLEAN:
+                null = may and booleans[slot, row] > 1
+            elif kind == _STRING:
+                null = may and codes[slot, row] < 0
+            if may:
+                out[at] = 0 if null else 2
+                at += 1
+            if null:
+                continue
+            if kind == _FLOAT:
+                value = floats[slot, row]
+                for k in range(4):
+                    out[at + k] = np.uint8(value >> np.uint32(8 * k))
+                at += 4
+            elif kind == _DOUBLE:
+                wide = doubles[slot, row]
+                for k in range(8):
+                    out[at + k] = np.uint8((wide >> np.uint64(8 * k)) & np.uint64(0xFF))
+                at += 8
+            elif kind == _INTEGER:
+                at = _put_varint(out, at, integers[slot, row])
+            elif kind == _BOOLEAN:
+                out[at] = booleans[slot, row] & 1
+                at += 1
+            else:
+                code = codes[slot, row]
+                begin, end = word_ends[code], word_ends[code + 1]
+                at = _put_varint(out, at, end - begin)
+                for k in range(begin, end):
+                    out[at] = words[k]
+                    at += 1
+        offsets[row + 1] = at
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Encoded records one after the other; record k is ``data[offsets[k]:offsets[k + 1]]``."""
+
+    data: memoryview
+    offsets: list[int]
+
+    def row(self, k: int) -> memoryview:
+        """Return one record."""
+        return self.data[self.offsets[k] : self.offsets[k + 1]]
+
+    def array(self, first: int, last: int) -> tuple[bytes, memoryview, bytes]:
+        """Return the pieces of an Avro array of the records first..last-1."""
+        if last <= first:
+            return b"", self.data[:0], b"\0"
+        return varint(last - first), self.data[self.offsets[first] : self.offsets[last]], b"\0"
+
+
+class _Table:
+    """Values of a frame sorted by kind."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.floats: list[NDArray[np.uint32]] = []
+        self.doubles: list[NDArray[np.uint64]] = []
+        self.integers: list[NDArray[np.int64]] = []
+        self.empty: list[NDArray[np.bool_]] = []
+        self.booleans: list[NDArray[np.uint8]] = []
+        self.codes: list[NDArray[np.int64]] = []
+        self.words: list[bytes] = [b""]
+
+    def add(self, name: str, kind: int, values: "pd.Series[Any]") -> int:
+        """Take a column; returns its line."""
+        if kind == _FLOAT:
+            self.floats.append(np.ascontiguousarray(values.to_numpy(np.float32, na_value=np.nan)).view(np.uint32))
+            return len(self.floats) - 1
+        if kind == _DOUBLE:
+            self.doubles.append(np.ascontiguousarray(values.to_numpy(np.float64, na_value=np.nan)).view(np.uint64))
+            return len(self.doubles) - 1
+        if kind == _INTEGER:
+            return self._add_integers(name, values)
+        if kind == _BOOLEAN:
+            return self._add_booleans(values)
+        return self._add_strings(values)
+
+    def _add_integers(self, name: str, values: "pd.Series[Any]") -> int:
+        if values.dtype.kind in "iu" and isinstance(values.dtype, np.dtype):
+            numbers, missing = values.to_numpy(np.int64), np.zeros(self.n, np.bool_)
+        else:
+            missing = values.isna().to_numpy(np.bool_)
+            numbers = values.fillna(0).to_numpy().astype(np.int64)
+        self.empty.append(missing | (numbers == 0) if name in _ZERO_IS_NULL else missing)
+        self.integers.append(numbers)
+        return len(self.integers) - 1
+
+    def _add_booleans(self, values: "pd.Series[Any]") -> int:
+        if values.dtype == np.bool_:
+            flags = values.to_numpy().view(np.uint8)
+        else:
+            missing = values.isna().to_numpy(np.bool_)
+            flags = values.where(~missing, False).to_numpy().astype(np.uint8)
+            flags[missing] = 2
+        self.booleans.append(flags)
+        return len(self.booleans) - 1
+
+    def _add_strings(self, values: "pd.Series[Any]") -> int:
+        codes, words = pd.factorize(values.astype(object).where(values.notna(), ""))
+        lookup = np.array([len(self.words) + k if w != "" else -1 for k, w in enumerate(words)] or [0], np.int64)
+        self.words += [str(w).encode() for w in words]
+        self.codes.append(lookup[codes] if self.n else np.zeros(0, np.int64))
+        return len(self.codes) - 1
+
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """Return floats, doubles, integers, empty, booleans, codes, words, word ends."""
+        ends = np.cumsum([0, *(len(w) for w in self.words)], dtype=np.int64)
+        words = np.frombuffer(b"".join(self.words) or b"\0", np.uint8)
+        kinds = (
+            (self.floats, np.uint32), (self.doubles, np.uint64), (self.integers, np.int64), (self.empty, np.bool_),
+            (self.booleans, np.uint8), (self.codes, np.int64),
+        )  # fmt: skip
+        stacked = [np.stack(a) if a else np.zeros((0, self.n), t) for a, t in kinds]
+        return (*stacked, words, ends)
+
+
+def encode_rows(frame: pd.DataFrame, record: str) -> EncodedRows:
+    """Encode the rows of a frame as records of the alert schema.
+
+    Columns that the frame lacks are null, or zero where the schema has no null. NaN becomes null where the schema
+    allows it, and so does an id of 0.
+
+    Parameters
+    ----------
+    frame
+        Columns named as the fields.
+    record
+        ``diaSource``, ``diaForcedSource``, ``diaObject``, ``ssSource`` or ``mpc_orbits``.
+    """
+    fields = fields_of(record)
+    table = _Table(len(frame))
+    kinds, slots = np.zeros(len(fields), np.int64), np.zeros(len(fields), np.int64)
+    nullable = np.array([may for _, _, may in fields])
+    for k, (name, avro, may) in enumerate(fields):
+        kinds[k] = _KIND[avro]
+        if name in frame:
+            slots[k] = table.add(name, int(kinds[k]), frame[name])
+        elif may:
+            kinds[k] = _NULL
+        else:
+            zero: Any = pd.Series([""] * len(frame)) if avro == "string" else pd.Series(np.zeros(len(frame)))
+            slots[k] = table.add(name, int(kinds[k]), zero.astype(bool) if avro == "boolean" else zero)
+    if (kinds == _STRING).any():
+        _no_string_is_missing(table, kinds, nullable, slots)
+    longest = max((len(w) for w in table.words), default=0)
+    width = sum(_WIDTH[int(k)] for k in kinds) + longest * int((kinds == _STRING).sum())
+    out = np.empty(max(width * len(frame), 1), np.uint8)
+    offsets = np.zeros(len(frame) + 1, np.int64)
+    _encode(kinds, nullable, slots, *table.arrays(), out, offsets)
+    return EncodedRows(memoryview(out.data)[: int(offsets[-1])], offsets.tolist())
+
+
+def _no_string_is_missing(table: _Table, kinds: Any, nullable: Any, slots: Any) -> None:
+    """An empty string is null where that is allowed, else the empty word (number 0)."""
+    for k in np.flatnonzero((kinds == _STRING) & ~nullable):
+        codes = table.codes[int(slots[k])]
+        codes[codes < 0] = 0

@@ -1,0 +1,145 @@
+"""Where alerts go: brokers, topics, security, and what a refusal of Kafka means."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from alerts.errors import BrokerRefused, BrokerUnavailable
+
+__all__ = ["KafkaTarget", "Refusals", "ensure_topics", "kafka_error", "message_limit"]
+
+MAX_MESSAGE = 10_485_760
+_REFUSED = {
+    KafkaError._AUTHENTICATION: "user name, password and mechanism (sasl.*) must be those of the broker",
+    KafkaError._SSL: "the broker's certificate must be signed by ssl.ca.location and name its host",
+    KafkaError.SASL_AUTHENTICATION_FAILED: "user name, password and mechanism (sasl.*) must be those of the broker",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "the user needs Write and Describe on the topic (Create to make it)",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "the user needs Read on the group <transactional id>-progress",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "the user needs Write and Describe on the transactional id",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the user needs Create (topics) or IdempotentWrite on the cluster",
+}
+
+
+class Refusals:
+    """Remembers what librdkafka reports beside its answers: a wrong password shows there, the call only times out."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: KafkaError | None = None
+
+    def __call__(self, error: KafkaError) -> None:
+        """The ``error_cb`` of a client."""
+        if error.code() in _REFUSED:
+            with self._lock:
+                self._last = error
+
+    def take(self) -> KafkaError | None:
+        """Return the last refusal and forget it."""
+        with self._lock:
+            last, self._last = self._last, None
+        return last
+
+
+def kafka_error(error: KafkaError, refusals: Refusals | None = None, what: str = "Kafka") -> BrokerUnavailable:
+    """Return the typed error of a failed call, a refusal told apart from an absence."""
+    told = refusals.take() if refusals else None
+    cause = error if error.code() in _REFUSED else told
+    if cause is not None:
+        return BrokerRefused(f"{what}: {cause.str()}: {_REFUSED[cause.code()]}")
+    return BrokerUnavailable(f"{what}: {error.str()}")
+
+
+@dataclass(frozen=True)
+class KafkaTarget:
+    """Where alerts go.
+
+    Parameters
+    ----------
+    brokers, topic
+        host:port list; the alert topic.
+    client
+        Further librdkafka settings (security).
+    fan_out
+        (topic, filter expression) pairs: further topics that get the alerts that fit, in the same transaction.
+    """
+
+    brokers: str
+    topic: str
+    client: tuple[tuple[str, str], ...] = ()
+    transactional_id: str = "alertprod-relay"
+    timeout_s: float = 20.0
+    fan_out: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def progress_topic(self) -> str:
+        """The one-partition topic whose committed offset is the progress."""
+        return f"{self.topic}.progress"
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """All topics that alerts are published on."""
+        return (self.topic, *(topic for topic, _ in self.fan_out))
+
+    def settings(self, refusals: Refusals | None = None) -> dict[str, Any]:
+        """Return the common client settings."""
+        common: dict[str, Any] = {"bootstrap.servers": self.brokers, "socket.timeout.ms": 10_000, **dict(self.client)}
+        return common if refusals is None else {**common, "error_cb": refusals}
+
+
+def ensure_topics(target: KafkaTarget, partitions: int = 4, replication: int = 1) -> None:
+    """Make the alert, fan-out and progress topics where they are missing.
+
+    Raises
+    ------
+    BrokerUnavailable, BrokerRefused
+        No broker answers in time; or it answers and refuses.
+    """
+    refusals = Refusals()
+    admin = AdminClient(target.settings(refusals))
+    present = set(_within(target, refusals, lambda s: admin.list_topics(timeout=s)).topics)
+    wanted = [
+        NewTopic(t, partitions, replication, config={"max.message.bytes": str(MAX_MESSAGE)}) for t in target.topics
+    ]
+    wanted = [t for t in [*wanted, NewTopic(target.progress_topic, 1, replication)] if t.topic not in present]
+    if not wanted:
+        return
+    made = admin.create_topics(wanted, operation_timeout=target.timeout_s, request_timeout=target.timeout_s)
+    for topic, future in made.items():
+        try:
+            future.result(timeout=target.timeout_s + 5)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise kafka_error(error.args[0], refusals, f"topic {topic} at {target.brokers}") from error
+
+
+def message_limit(target: KafkaTarget) -> int:
+    """Return the largest message that every alert topic takes, in bytes.
+
+    Raises
+    ------
+    BrokerUnavailable, BrokerRefused
+        No broker answers in time; or it answers and refuses.
+    """
+    refusals = Refusals()
+    admin = AdminClient(target.settings(refusals))
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in target.topics]
+    limit = MAX_MESSAGE
+    for resource, future in admin.describe_configs(resources, request_timeout=target.timeout_s).items():
+        try:
+            found: Future[Any] = future
+            limit = min(limit, int(found.result(timeout=target.timeout_s + 5)["max.message.bytes"].value))
+        except KafkaException as error:
+            raise kafka_error(error.args[0], refusals, f"topic {resource.name} at {target.brokers}") from error
+    return limit
+
+
+def _within(target: KafkaTarget, refusals: Refusals, call: Callable[[float], Any]) -> Any:
+    try:
+        return call(target.timeout_s)
+    except KafkaException as error:
+        raise kafka_error(error.args[0], refusals, f"brokers {target.brokers}") from error

@@ -1,0 +1,194 @@
+"""The outbox: one row per (visit, detector, attempt) names the alert file that the relay publishes.
+
+Rows get their publish order from the leading relay, never from an id (a sequence value may commit late). How far a row
+is published is kept in Kafka with the alerts; ``publishedCount`` and ``publishedAt`` repeat it here afterwards.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import class_row, dict_row
+
+__all__ = [
+    "OutboxRow", "add", "assign_order", "catch_up", "discrepancies", "hold", "mark", "orphans", "rows_of_visits", "rows_waiting",
+]  # fmt: skip
+
+_COLUMNS = (
+    'o.visit, o.detector, o.attempt, o.file, o.count, o.checksum, o."publishOrder" AS publish_order, '
+    'o."publishedCount" AS published_count, o."alertIndex" AS index, o.traceparent, '
+    'o."shutterCloseMjdTai" AS shutter_close'
+)
+
+
+@dataclass(frozen=True)
+class OutboxRow:
+    """An attempt at a visit whose alerts are in a file."""
+
+    visit: int
+    detector: int
+    attempt: int
+    file: str
+    count: int
+    checksum: str
+    publish_order: int | None
+    published_count: int
+    index: bytes | None
+    traceparent: str | None
+    shutter_close: float | None
+
+
+def add(
+    connection: psycopg.Connection[Any], visit: int, detector: int, attempt: int, file: str, count: int, checksum: str,
+    *, index: bytes | None = None, id_xor: int | None = None, held: str | None = None, traceparent: str | None = None,
+    shutter_close: float | None = None,
+) -> None:  # fmt: skip
+    """Add a row.
+
+    Parameters
+    ----------
+    file, count, checksum, index
+        The alert file: name in the archive, number of alerts, SHA-256, where each alert lies.
+    id_xor
+        Exclusive or of the diaSourceIds: what the reconciler must find in the topic.
+    held
+        Why the relay must not publish it (yet).
+    traceparent
+        W3C trace context of the visit.
+    shutter_close
+        End of the exposure, MJD TAI.
+    """
+    connection.execute(
+        'INSERT INTO "AlertOutbox" (visit, detector, attempt, file, count, checksum, "alertIndex", "idXor", "heldReason", '
+        'traceparent, "shutterCloseMjdTai") VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)',
+        (visit, detector, attempt, file, count, checksum, index, id_xor, held, traceparent, shutter_close),
+    )
+
+
+def assign_order(connection: psycopg.Connection[Any]) -> None:
+    """Give the next numbers to rows that have none; only the leader calls this."""
+    connection.execute(
+        'UPDATE "AlertOutbox" o SET "publishOrder" = n.next FROM (SELECT id, nextval(\'"AlertPublishOrder"\') AS next '
+        'FROM (SELECT id FROM "AlertOutbox" WHERE "publishedAt" IS NULL AND "publishOrder" IS NULL AND "heldReason" IS NULL '
+        "ORDER BY id) w) n WHERE o.id = n.id"
+    )
+
+
+def rows_waiting(connection: psycopg.Connection[Any], limit: int = 100) -> list[OutboxRow]:
+    """Return numbered rows that are not published, in publish order."""
+    with connection.cursor(row_factory=class_row(OutboxRow)) as cursor:
+        return cursor.execute(
+            f'SELECT {_COLUMNS} FROM "AlertOutbox" o WHERE o."publishedAt" IS NULL AND o."publishOrder" IS NOT NULL '
+            'ORDER BY o."publishOrder" LIMIT %s',
+            (limit,),
+        ).fetchall()
+
+
+def catch_up(connection: psycopg.Connection[Any], order: int, count: int) -> None:
+    """Take over what Kafka knows: rows before `order` are published, and `count` alerts of that one."""
+    with connection.transaction():
+        connection.execute(
+            'UPDATE "AlertOutbox" SET "publishedCount" = count, "publishedAt" = now() WHERE "publishedAt" IS NULL AND '
+            '"publishOrder" < %s',
+            (order,),
+        )
+        connection.execute(
+            'UPDATE "AlertOutbox" SET "publishedCount" = greatest("publishedCount", %s) WHERE "publishedAt" IS NULL AND '
+            '"publishOrder" = %s',
+            (count, order),
+        )
+        connection.execute(
+            'SELECT setval(\'"AlertPublishOrder"\', greatest(%s, (SELECT last_value FROM "AlertPublishOrder")))',
+            (max(order, 1),),
+        )
+
+
+def mark(connection: psycopg.Connection[Any], order: int, count: int, since_shutter: float | None, whole: bool) -> None:
+    """Note that `count` alerts of a row are published, and, when it is `whole`, that nothing is left of it."""
+    connection.execute(
+        'UPDATE "AlertOutbox" SET "publishedCount" = greatest("publishedCount", %s), "publishStartedAt" = '
+        'coalesce("publishStartedAt", now()), "publishedAt" = CASE WHEN %s THEN coalesce("publishedAt", now()) END, '
+        '"secondsSinceShutterClose" = CASE WHEN %s THEN coalesce("secondsSinceShutterClose", %s) END '
+        'WHERE "publishOrder" = %s',
+        (count, whole, whole, since_shutter, order),
+    )
+
+
+def hold(connection: psycopg.Connection[Any], order: int, reason: str) -> None:
+    """Set a row aside that cannot be published; the rest of it follows when it is released."""
+    connection.execute(
+        'UPDATE "AlertOutbox" SET "heldReason" = %s, "publishOrder" = NULL WHERE "publishOrder" = %s AND "publishedAt" IS NULL',
+        (reason[:1000], order),
+    )
+
+
+def orphans(connection: psycopg.Connection[Any], older_than_s: float, within_s: float) -> list[tuple[int, int, int]]:
+    """Return (visit, detector, attempt) of attempts that ended without an outbox row: their files are of no use.
+
+    Looks at visits that changed between `within_s` and `older_than_s` seconds ago.
+    """
+    return connection.execute(
+        'SELECT l.visit, l.detector, a.attempt FROM "VisitLedger" l CROSS JOIN LATERAL generate_series(1, l.attempt) AS '
+        'a(attempt) WHERE l."updatedAt" BETWEEN now() - make_interval(secs => %s) AND now() - make_interval(secs => %s) '
+        "AND (l.state <> 'running' OR a.attempt < l.attempt) AND NOT EXISTS (SELECT 1 FROM \"AlertOutbox\" o WHERE "
+        "o.visit = l.visit AND o.detector = l.detector AND o.attempt = a.attempt) ORDER BY 1, 2, 3",
+        (within_s, older_than_s),
+    ).fetchall()
+
+
+def rows_of_visits(
+    connection: psycopg.Connection[Any], *, visit: int | None = None, detector: int | None = None,
+    begin_mjd: float | None = None, end_mjd: float | None = None, object_id: int | None = None,
+    source_id: int | None = None,
+) -> list[OutboxRow]:  # fmt: skip
+    """Return the rows that fit every condition given, by time of the visit: the newest attempt of each visit.
+
+    Parameters
+    ----------
+    visit, detector
+        One visit, one detector of it.
+    begin_mjd, end_mjd
+        Midpoint of the exposure, MJD TAI, end excluded.
+    object_id
+        DiaObject or solar-system object that the visit has a source of.
+    source_id
+        The trigger of an alert.
+    """
+    where, values = ['o."droppedAt" IS NULL'], []
+    for text, value in (
+        ("o.visit = %s", visit), ("o.detector = %s", detector), ('l."midpointMjdTai" >= %s', begin_mjd),
+        ('l."midpointMjdTai" < %s', end_mjd),
+    ):  # fmt: skip
+        if value is not None:
+            where.append(text)
+            values.append(value)
+    owner = '(o.visit, o.detector) IN (SELECT s.visit, s.detector FROM "DiaSource" s WHERE '
+    if object_id is not None:
+        where.append(f'{owner}s."diaObjectId" = %s OR s."ssObjectId" = %s)')
+        values += [object_id, object_id]
+    if source_id is not None:
+        where.append(f'{owner}s."diaSourceId" = %s)')
+        values.append(source_id)
+    with connection.cursor(row_factory=class_row(OutboxRow)) as cursor:
+        return cursor.execute(
+            f'SELECT DISTINCT ON (l."midpointMjdTai", o.visit, o.detector) {_COLUMNS} FROM "AlertOutbox" o LEFT JOIN '
+            f'"VisitLedger" l ON l.visit = o.visit AND l.detector = o.detector WHERE {" AND ".join(where)} '
+            'ORDER BY l."midpointMjdTai", o.visit, o.detector, o.attempt DESC',
+            values,
+        ).fetchall()
+
+
+def discrepancies(connection: psycopg.Connection[Any], topic: str, within_s: float = 86_400.0) -> list[dict[str, Any]]:
+    """Return published rows whose alerts are not in the topic as they should be, as the reconciler counted.
+
+    Rows that were published less than 10 s before the reconciler last stood at the end of the topic, or longer ago than
+    `within_s`, are not judged.
+    """
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            'SELECT visit, detector, attempt, count AS "nAlerts", "topicCount" AS "nInTopic", "publishedAt" '
+            'FROM "AlertOutbox" WHERE "publishedAt" > now() - make_interval(secs => %s) AND "publishedAt" < (SELECT '
+            'min("caughtUpAt") FROM "AlertTopicOffset" WHERE topic = %s) - interval \'10 seconds\' AND ("topicCount" <> '
+            'count OR ("idXor" IS NOT NULL AND "topicXor" <> "idXor")) ORDER BY visit, detector, attempt',
+            (within_s, topic),
+        ).fetchall()
