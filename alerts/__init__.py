@@ -1,12 +1,17 @@
 """Alert packets: contents, cutouts, Avro, Confluent wire format, archive, Kafka publication, consumers.
 
-Imports: ``exposure``, ``apdb``, ``tasks``. Building is pure; archive, publication and consumers are adapters.
+Imports: ``exposure``, ``apdb``, ``tasks``. Building is pure; archive, publication and consumers are adapters. Reading
+alerts loads neither images nor tasks.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from alerts.archive import AlertArchive, AlertFile
-from alerts.packets import Alert, AlertInputs, build_alerts, build_packets
 from alerts.schemas import SCHEMA_ID, schema, schema_document, schema_ids
-from alerts.wire import decode, encode
+from alerts.wire import Alert, decode, encode
+
+if TYPE_CHECKING:
+    from alerts.packets import AlertInputs, build_alerts, build_packets
 
 __all__ = [
     "SCHEMA_ID",
@@ -22,3 +27,11 @@ __all__ = [
     "schema_document",
     "schema_ids",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("AlertInputs", "build_alerts", "build_packets"):
+        import alerts.packets
+
+        return getattr(alerts.packets, name)
+    raise AttributeError(f"module 'alerts' has no attribute {name!r}")

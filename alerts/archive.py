@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from alerts.container import INDEX, block_body, write_container
 from alerts.errors import AlertError
-from alerts.packets import Alert
 from alerts.schemas import SCHEMA_ID
-from alerts.wire import encode_body
+from alerts.wire import Alert, encode_body
 
 __all__ = ["AlertArchive", "AlertFile"]
 

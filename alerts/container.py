@@ -14,9 +14,8 @@ import numpy as np
 from backports import zstd
 from numpy.typing import NDArray
 
-from alerts.packets import Alert
-from alerts.rows import varint
 from alerts.schemas import SCHEMA_ID, schema
+from alerts.wire import Alert, varint
 
 __all__ = ["CODECS", "INDEX", "block_body", "write_container"]
 

@@ -13,11 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alerts.cutouts import CutoutMaker, cutout_sides
-from alerts.rows import EncodedRows, encode_rows, varint
-from alerts.wire import decode_body
+from alerts.rows import EncodedRows, encode_rows
+from alerts.wire import Alert, decode_body, varint
 from exposure import Exposure
 
-__all__ = ["Alert", "AlertInputs", "build_alerts", "build_packets"]
+__all__ = ["AlertInputs", "build_alerts", "build_packets"]
 
 BATCH = 200  # alerts whose rows are encoded together: bounds the memory
 _NULL, _SOME = b"\x00", b"\x02"
@@ -42,15 +42,6 @@ class AlertInputs:
     template: Exposure
     bodies: pd.DataFrame | None = None
     cutout_psf: str = "source"
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One encoded packet: trigger, Kafka key (diaObjectId, or ssObjectId of a body), schemaless Avro."""
-
-    diaSourceId: int
-    key: int
-    body: bytes
 
 
 class _History:

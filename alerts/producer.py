@@ -4,18 +4,18 @@ Any failed, timed-out or fenced call ends this life: librdkafka has no KIP-890 c
 transaction must meet a new epoch. The caller makes a new one, which reads back what the last one committed.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from alerts.errors import BrokerUnavailable
 from alerts.filters import AlertFilter, read_scalars
-from alerts.packets import Alert
 from alerts.schemas import SCHEMA_ID
 from alerts.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
-from alerts.trim import trim
-from alerts.wire import frame
+from alerts.wire import Alert, frame
 
 __all__ = ["AlertProducer", "Headers"]
 
@@ -63,18 +63,23 @@ class AlertProducer:
                 "partitioner": "murmur2_random",
             }
         )  # fmt: skip
+        self.progress = (0, 0)
         try:
-            # a coordinator that loads takes its time
-            self._producer.init_transactions(3 * target.timeout_s)
-            committed = self._group.committed([TopicPartition(target.progress_topic, 0)], target.timeout_s)
-        except KafkaException as error:
+            self._within(self._take_over)
+        except BrokerUnavailable:
             self.close()
-            raise kafka_error(error.args[0], self._refusals, f"brokers {target.brokers}") from error
+            raise
+
+    def _take_over(self) -> None:
+        """Fence older producers and read what they committed (a coordinator that loads takes its time)."""
+        self._producer.init_transactions(3 * self._target.timeout_s)
+        committed = self._group.committed([TopicPartition(self._target.progress_topic, 0)], self._target.timeout_s)
         self.progress = divmod(max(committed[0].offset, 0), 1 << _INDEX_BITS)
 
     def close(self) -> None:
         """Leave; an open transaction ends with the next producer."""
-        self._group.close()
+        with suppress(BrokerUnavailable):
+            self._within(self._group.close)
 
     def send(self, alerts: Sequence[Alert], headers: Headers, order: int, index: int) -> None:
         """Publish alerts in one transaction, with the progress (publish order, alerts sent of it) after them.
@@ -85,22 +90,48 @@ class AlertProducer:
             Whether they are published is what the next producer reads; this one must not be used again.
         """
         position = TopicPartition(self._target.progress_topic, 0, (order << _INDEX_BITS) | index)
-        timeout = self._target.timeout_s
-        try:
-            self._producer.begin_transaction()
-            for alert in alerts:
-                self._produce(alert, headers)
-            self._crash("relay_sent")
-            self._producer.send_offsets_to_transaction([position], self._group.consumer_group_metadata(), timeout)
-            self._producer.commit_transaction(timeout)
-        except KafkaException as error:
-            raise kafka_error(error.args[0], self._refusals, f"brokers {self._target.brokers}") from error
+        self._within(lambda: self._transact(alerts, headers, position))
         self._crash("relay_committed")
+
+    def _transact(self, alerts: Sequence[Alert], headers: Headers, position: TopicPartition) -> None:
+        timeout = self._target.timeout_s
+        self._producer.begin_transaction()
+        for alert in alerts:
+            self._produce(alert, headers)
+        self._crash("relay_sent")
+        self._producer.send_offsets_to_transaction([position], self._group.consumer_group_metadata(), timeout)
+        self._producer.commit_transaction(timeout)
+
+    def _within(self, work: Callable[[], None]) -> None:
+        """Do what librdkafka should end in time by itself; where it does not, leave it to a thread that is abandoned.
+
+        An abandoned producer is fenced off by the next one, as a dead one is.
+        """
+        where, limit = f"brokers {self._target.brokers}", 4 * self._target.timeout_s
+        failures: list[BaseException] = []
+
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=guarded, daemon=True)
+        thread.start()
+        thread.join(limit)
+        if thread.is_alive():
+            raise BrokerUnavailable(f"{where}: librdkafka did not return within {limit:.0f} s")
+        if failures and isinstance(failures[0], KafkaException):
+            raise kafka_error(failures[0].args[0], self._refusals, where) from failures[0]
+        if failures:
+            raise failures[0]
 
     def _produce(self, alert: Alert, headers: Headers) -> None:
         stamp = ("producer_timestamp", str(int(time.time() * 1000)).encode())
         own, body = [stamp, *headers], alert.body
         if len(body) + _OVERHEAD > self._limit:
+            from alerts.trim import trim  # opens FITS; hardly ever needed
+
             body, done = trim(body, self._limit - _OVERHEAD)
             own.append(("trimmed", done.encode()))
         value, key = frame(body, self._wire_id), str(alert.key).encode()

@@ -15,10 +15,10 @@ from astropy.time import Time
 
 from alerts.archive import AlertArchive, AlertFile
 from alerts.errors import AlertError, BrokerUnavailable
-from alerts.packets import Alert
 from alerts.producer import AlertProducer, Headers
 from alerts.schemas import SCHEMA_ID
 from alerts.target import KafkaTarget, message_limit
+from alerts.wire import Alert
 from apdb import Database, outbox
 from apdb.database import first_line
 from apdb.errors import DatabaseUnavailable

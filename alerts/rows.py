@@ -13,24 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from alerts.schemas import fields_of
+from alerts.wire import varint
 
-__all__ = ["EncodedRows", "encode_rows", "varint"]
+__all__ = ["EncodedRows", "encode_rows"]
 
 _FLOAT, _DOUBLE, _INTEGER, _BOOLEAN, _STRING, _NULL = range(6)
 _KIND = {"float": _FLOAT, "double": _DOUBLE, "int": _INTEGER, "long": _INTEGER, "boolean": _BOOLEAN, "string": _STRING}
 _WIDTH = {_FLOAT: 5, _DOUBLE: 9, _INTEGER: 11, _BOOLEAN: 2, _STRING: 6, _NULL: 1}
 _ZERO_IS_NULL = frozenset(("diaObjectId", "ssObjectId", "parentDiaSourceId"))
-
-
-def varint(value: int) -> bytes:
-    """Return the zigzag variable-length form of an int or long."""
-    value = (value << 1) ^ (value >> 63)
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 @numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 import fastavro
@@ -9,9 +10,18 @@ import fastavro
 from alerts.errors import AlertError
 from alerts.schemas import SCHEMA_ID, schema
 
-__all__ = ["decode", "decode_body", "encode", "encode_body", "frame"]
+__all__ = ["Alert", "decode", "decode_body", "encode", "encode_body", "frame", "varint"]
 
 _HEADER = struct.Struct(">bi")
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One encoded packet: trigger, Kafka key (diaObjectId, or ssObjectId of a body), schemaless Avro."""
+
+    diaSourceId: int
+    key: int
+    body: bytes
 
 
 def frame(body: bytes, schema_id: int = SCHEMA_ID) -> bytes:
@@ -81,3 +91,14 @@ def decode(data: bytes, writer_id: int | None = None) -> dict[str, Any]:
         raise AlertError("not in the Confluent wire format: the first byte must be 0")
     _, schema_id = _HEADER.unpack_from(data)
     return decode_body(data[_HEADER.size :], schema_id if writer_id is None else writer_id)
+
+
+def varint(value: int) -> bytes:
+    """Return the zigzag variable-length form of an int or long."""
+    value = (value << 1) ^ (value >> 63)
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
