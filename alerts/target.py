@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -85,14 +85,18 @@ class KafkaTarget:
         """All topics that alerts are published on."""
         return (self.topic, *(topic for topic, _ in self.fan_out))
 
+    def only(self, topic: str) -> "KafkaTarget":
+        """Return the target with another topic and no fan-out."""
+        return replace(self, topic=topic, fan_out=())
+
     def settings(self, refusals: Refusals | None = None) -> dict[str, Any]:
         """Return the common client settings."""
         common: dict[str, Any] = {"bootstrap.servers": self.brokers, "socket.timeout.ms": 10_000, **dict(self.client)}
         return common if refusals is None else {**common, "error_cb": refusals}
 
 
-def ensure_topics(target: KafkaTarget, partitions: int = 4, replication: int = 1) -> None:
-    """Make the alert, fan-out and progress topics where they are missing.
+def ensure_topics(target: KafkaTarget, partitions: int = 4, replication: int = 1, *, progress: bool = True) -> None:
+    """Make the alert, fan-out and (with `progress`) progress topics where they are missing.
 
     Raises
     ------
@@ -105,7 +109,9 @@ def ensure_topics(target: KafkaTarget, partitions: int = 4, replication: int = 1
     wanted = [
         NewTopic(t, partitions, replication, config={"max.message.bytes": str(MAX_MESSAGE)}) for t in target.topics
     ]
-    wanted = [t for t in [*wanted, NewTopic(target.progress_topic, 1, replication)] if t.topic not in present]
+    if progress:
+        wanted.append(NewTopic(target.progress_topic, 1, replication))
+    wanted = [t for t in wanted if t.topic not in present]
     if not wanted:
         return
     made = admin.create_topics(wanted, operation_timeout=target.timeout_s, request_timeout=target.timeout_s)

@@ -1,21 +1,276 @@
-"""The command line of alerts: ``alertprod alerts held|release|drop``."""
+"""The command line of alerts: ``alertprod alerts tail|show|replay|validate|export|check|held|release|drop``."""
 
 import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from alerts.archive import AlertArchive
+from alerts.errors import AlertError
+from alerts.selection import AlertSelection
+from alerts.wire import Alert
+from apdb import Database
+from apdb.outbox import OutboxRow
+from service.errors import BadMessage
 from service.options import Json, open_database
+from service.settings import Settings
 
 __all__ = ["alerts_app"]
 
-alerts_app = typer.Typer(no_args_is_help=True, help="Alerts that are held back.")
+alerts_app = typer.Typer(no_args_is_help=True, help="Alerts: of the topic, of the archive, and those held back.")
+
+Visit = Annotated[int | None, typer.Option(help="visit number")]
+Detector = Annotated[int | None, typer.Option(help="detector of the visit")]
+Since = Annotated[str | None, typer.Option(help="from this midpoint of exposure: MJD (TAI) or ISO time (UTC)")]
+Until = Annotated[str | None, typer.Option(help="before this midpoint of exposure: MJD (TAI) or ISO time (UTC)")]
+Object = Annotated[int | None, typer.Option("--object", help="diaObjectId or ssObjectId")]
+Filter = Annotated[str | None, typer.Option("--filter", help='expression such as "diaSource.snr > 10"')]
+
+
+def _when(text: str | None) -> float | None:
+    """Return MJD TAI of an MJD or an ISO time."""
+    from astropy.time import Time
+
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        try:
+            return float(Time(text, scale="utc").tai.mjd)
+        except ValueError as error:
+            raise BadMessage(f"{text!r} is neither an MJD nor an ISO time") from error
+
+
+def _selection(
+    visit: int | None, detector: int | None, since: str | None, until: str | None, object_id: int | None
+) -> AlertSelection:
+    chosen = AlertSelection(visit, detector, _when(since), _when(until), object_id)
+    if chosen.everything:
+        raise BadMessage("say which alerts: --visit, --since/--until or --object")
+    return chosen
+
+
+class _Archived:
+    """The alerts of a selection with a progress bar over the visits."""
+
+    def __init__(self, chosen: AlertSelection, text: str | None, what: str) -> None:
+        from alerts.filters import AlertFilter
+
+        settings = Settings()  # type: ignore[call-arg]
+        self._chosen, self._what = chosen, what
+        self._archive = AlertArchive(settings.archive_dir)
+        self._passes = None if text is None else AlertFilter(text)
+        self.rows = chosen.rows(Database(settings.database()))
+
+    def __iter__(self) -> Iterator[tuple[OutboxRow, Alert]]:
+        from alerts.filters import read_scalars
+
+        columns = (TextColumn(self._what), BarColumn(), MofNCompleteColumn(), TextColumn("visits"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            for row in bar.track(self.rows):
+                for alert in self._chosen.read(self._archive, row):
+                    if self._passes is None or self._passes(read_scalars(alert.body)):
+                        yield row, alert
+
+
+@alerts_app.command()
+def tail(
+    topic: Annotated[str | None, typer.Option(help="topic; the alert topic by default")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="end after so many alerts; 0: never")] = 0,
+    from_beginning: Annotated[bool, typer.Option(help="all that the topic holds, then what comes")] = False,
+    until_end: Annotated[bool, typer.Option(help="end at the end of the topic")] = False,
+    filter_: Filter = None,
+    as_json: Json = False,
+) -> None:
+    """Print alerts as they come."""
+    from alerts.consumer import AlertConsumer
+
+    settings = Settings()  # type: ignore[call-arg]
+    start = "earliest" if from_beginning else "latest"
+    with AlertConsumer(
+        settings.kafka_brokers, topic or settings.alert_topic, f"alertprod-tail-{time.time_ns()}",
+        client=settings.kafka_client, filter=filter_, start=start, until_end=until_end,
+        writer_id=_writer_id(settings),
+    ) as consumer:  # fmt: skip
+        for seen, alert in enumerate(consumer, 1):
+            print(_line(alert.packet, as_json), flush=True)
+            if seen == count:
+                break
+
+
+def _writer_id(settings: Settings) -> int | None:
+    """With a registry of the site the ids in the messages are its own; the relay writes the newest schema."""
+    from alerts.schemas import SCHEMA_ID
+
+    return SCHEMA_ID if settings.schema_registry.get_secret_value() else None
+
+
+def _line(packet: dict[str, Any], as_json: bool) -> str:
+    """Return one line about an alert."""
+    s = packet["diaSource"]
+    names = ("diaSourceId", "diaObjectId", "ssObjectId", "visit", "detector", "midpointMjdTai", "ra", "dec", "band", "psfFlux",
+             "psfFluxErr", "snr", "reliability")  # fmt: skip
+    if as_json:
+        more = {"nPrvDiaSources": len(packet["prvDiaSources"] or []),
+                "nPrvDiaForcedSources": len(packet["prvDiaForcedSources"] or [])}  # fmt: skip
+        return json.dumps({n: s.get(n) for n in names} | more)
+    owner = f"object {s['diaObjectId']}" if s["diaObjectId"] else f"body {s['ssObjectId']}"
+    flux = "        none" if s["psfFlux"] is None else f"{s['psfFlux']:12.1f}"
+    return f"{s['diaSourceId']} {owner} {s['midpointMjdTai']:.5f} {s['band'] or '-'} {s['ra']:11.6f} {s['dec']:+10.6f} {flux} nJy"
+
+
+@alerts_app.command()
+def show(
+    source: Annotated[int, typer.Argument(help="diaSourceId")],
+    png: Annotated[Path | None, typer.Option(help="draw cutouts and light curve here")] = None,
+    fits: Annotated[Path | None, typer.Option(help="directory for the cutouts as FITS files")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print one alert of the archive; draw it, or take its cutouts out."""
+    from alerts.wire import decode_body
+
+    settings, chosen = Settings(), AlertSelection(source_id=source)  # type: ignore[call-arg]
+    rows = chosen.rows(Database(settings.database()))
+    found = [a for row in rows for a in chosen.read(AlertArchive(settings.archive_dir), row)]
+    if not found:
+        raise AlertError(f"no alert {source} in the archive")
+    packet = decode_body(found[-1].body)
+    if fits is not None:
+        fits.mkdir(parents=True, exist_ok=True)
+    for name in ("cutoutDifference", "cutoutScience", "cutoutTemplate"):
+        data = packet.pop(name)
+        packet[name] = None if data is None else f"{len(data)} bytes"
+        if data is not None and fits is not None:
+            (fits / f"{source}_{name[6:].lower()}.fits").write_bytes(data)
+    if png is not None:
+        from alerts.views import draw_alert
+
+        draw_alert(decode_body(found[-1].body), png)
+    if as_json:
+        print(json.dumps(packet))
+        return
+    _print_packet(packet)
+
+
+def _print_packet(packet: dict[str, Any]) -> None:
+    for name in ("diaSource", "diaObject", "ssSource", "mpc_orbits"):
+        record = packet[name]
+        if record:
+            table = Table("field", "value", title=name)
+            for field, value in record.items():
+                if value is not None and value is not False:
+                    table.add_row(field, str(value))
+            Console().print(table)
+    for name in ("prvDiaSources", "prvDiaForcedSources"):
+        print(f"{name}: {'none' if packet[name] is None else f'{len(packet[name])} rows'}")
+    for name in ("cutoutDifference", "cutoutScience", "cutoutTemplate"):
+        print(f"{name}: {packet[name] or 'none'}")
+
+
+@alerts_app.command()
+def replay(
+    to: Annotated[str, typer.Option(help="topic to publish on; not the alert topic")],
+    visit: Visit = None, detector: Detector = None, since: Since = None, until: Until = None, object_id: Object = None,
+    filter_: Filter = None,
+    dry_run: Annotated[bool, typer.Option(help="count only")] = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Publish alerts of the archive again, on another topic."""
+    from alerts.replay import replay as send
+    from alerts.target import ensure_topics
+    from service.publish import alert_target, wire_id
+
+    settings = Settings()  # type: ignore[call-arg]
+    archived = _Archived(_selection(visit, detector, since, until, object_id), filter_, "replaying")
+    if dry_run:
+        count = sum(1 for _ in archived)
+    else:
+        target = alert_target(settings)
+        ensure_topics(target.only(to), settings.alert_partitions, settings.topic_replication, progress=False)
+        count = send(archived, target, to, wire_id(settings, Database(settings.database())))
+    result = {"visits": len(archived.rows), "alerts": count, "topic": to, "dryRun": dry_run}
+    print(
+        json.dumps(result)
+        if as_json
+        else f"{count} alerts of {len(archived.rows)} visits {'fit' if dry_run else 'sent'}"
+    )
+
+
+@alerts_app.command()
+def validate(
+    visit: Visit = None, detector: Detector = None, since: Since = None, until: Until = None, as_json: Json = False
+) -> None:
+    """Check that alert files are what was written, that every alert fits its schema, and that none is missing."""
+    from alerts.validate import validate_row
+
+    settings = Settings()  # type: ignore[call-arg]
+    database, archive = Database(settings.database()), AlertArchive(settings.archive_dir)
+    rows = AlertSelection(visit, detector, _when(since), _when(until)).rows(database)
+    problems: list[dict[str, Any]] = []
+    count = 0
+    with Progress(console=Console(stderr=True)) as bar:
+        for row in bar.track(rows, description="validating"):
+            count += row.count
+            problems += [{"visit": row.visit, "detector": row.detector, "file": row.file, "problem": text}
+                         for text in validate_row(database, archive, row)]  # fmt: skip
+    if as_json:
+        print(json.dumps({"files": len(rows), "alerts": count, "problems": problems}))
+    else:
+        for p in problems:
+            print(f"visit {p['visit']}, detector {p['detector']}: {p['problem']}")
+        print(f"{len(rows)} files with {count} alerts: {len(problems)} problems")
+    if problems:
+        raise typer.Exit(1)
+
+
+@alerts_app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="Parquet file, nested as the packets are")],
+    visit: Visit = None, detector: Detector = None, since: Since = None, until: Until = None, object_id: Object = None,
+    filter_: Filter = None,
+    cutouts: Annotated[bool, typer.Option(help="with the cutouts")] = True,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write alerts of the archive to a Parquet file; the memory does not grow with their number."""
+    from alerts.parquet import write_parquet
+    from alerts.wire import decode_body
+
+    archived = _Archived(_selection(visit, detector, since, until, object_id), filter_, "exporting")
+    none = {} if cutouts else dict.fromkeys(("cutoutDifference", "cutoutScience", "cutoutTemplate"))
+    count = write_parquet(({**decode_body(alert.body), **none} for _, alert in archived), out)
+    print(json.dumps({"alerts": count, "file": str(out)}) if as_json else f"{count} alerts in {out}")
+
+
+@alerts_app.command()
+def check(as_json: Json = False) -> None:
+    """List visits whose alerts are not in the topic as published (role ``reconcile`` counts them); status 1 if any."""
+    from apdb.outbox import discrepancies
+
+    settings = Settings()  # type: ignore[call-arg]
+    with open_database().session() as connection:
+        rows = discrepancies(connection, settings.alert_topic)
+    if as_json:
+        print(json.dumps(rows, default=str))
+    else:
+        for row in rows:
+            print(
+                f"visit {row['visit']}, detector {row['detector']}: {row['nInTopic']} of {row['nAlerts']} alerts in the topic"
+            )
+        print(f"{len(rows)} visits differ")
+    if rows:
+        raise typer.Exit(1)
 
 
 @alerts_app.command("held")
 def list_held(as_json: Json = False) -> None:
-    """List visits whose alerts are held because the subtraction failed the quality gate."""
+    """List visits whose alerts are held: the quality gate, or an alert file that cannot be read."""
     from apdb.holds import held
 
     with open_database().session() as connection:

@@ -16,6 +16,7 @@ from service.errors import BadMessage
 from service.message import VisitMessage
 from service.metrics import render_metrics
 from service.reads import STREAM_TIMEOUT_S, reads_router
+from service.schemas import schemas_router
 from service.settings import Settings
 from service.submit import describe, submit_visit
 from tasks.errors import AlertProdError
@@ -97,6 +98,8 @@ def create_app(settings: Settings) -> FastAPI:
         return describe(row) if row else _problem(404, "not_found", f"visit {visit}, detector {detector} never came")
 
     app.include_router(reads_router(Database(settings.database(), STREAM_TIMEOUT_S, read_only=True)))
+
+    app.include_router(schemas_router((settings.schema_subject, f"{settings.alert_topic}-value")))
 
     @app.get("/healthz", tags=["operations"])
     def healthz() -> PlainTextResponse:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from alerts.archive import AlertArchive, file_name
+from alerts.filters import AlertFilter
 from alerts.reconcile import Reconciler
 from alerts.registry import SchemaRegistry, learn_wire_id
 from alerts.relay import Relay
@@ -16,7 +17,7 @@ from service.crash import crash_at
 from service.settings import Settings
 from tasks.errors import TransientError
 
-__all__ = ["alert_target", "run_reconciler", "run_relay", "sweep_orphans"]
+__all__ = ["alert_target", "run_reconciler", "run_relay", "sweep_orphans", "wire_id"]
 
 log = logging.getLogger("alertprod.relay")
 
@@ -42,15 +43,22 @@ def run_relay(settings: Settings, stop: threading.Event) -> None:
     """
     database, target = Database(settings.database()), alert_target(settings)
     archive = AlertArchive(settings.archive_dir)
+    for _, text in target.fan_out:
+        AlertFilter(text)
     relay: Relay | None = None
     swept = time.monotonic()
 
     def work() -> float:
         nonlocal relay, swept
         if relay is None:
-            wire_id = _wire_id(settings, database)
             ensure_topics(target, settings.alert_partitions, settings.topic_replication)
-            relay = Relay(database, archive, target, wire_id, lambda name: crash_at(name, settings.crash_point))
+            relay = Relay(
+                database,
+                archive,
+                target,
+                wire_id(settings, database),
+                lambda name: crash_at(name, settings.crash_point),
+            )
         sent = relay.step()
         if relay.leads and time.monotonic() > swept + SWEEP_EVERY_S:
             swept = time.monotonic()
@@ -84,7 +92,14 @@ def _repeat(work: Callable[[], float], stop: threading.Event) -> None:
             stop.wait(_RETRY_S)
 
 
-def _wire_id(settings: Settings, database: Database) -> int:
+def wire_id(settings: Settings, database: Database) -> int:
+    """Return the schema id of the wire header: the registry's where there is one, else Rubin's.
+
+    Raises
+    ------
+    RegistryUnavailable, SchemaRefused
+        As `alerts.registry.learn_wire_id`.
+    """
     url = settings.schema_registry.get_secret_value()
     if not url:
         return SCHEMA_ID

@@ -1,0 +1,159 @@
+"""A consumer of alerts: each one at least once, its offset stored only after it was processed.
+
+::
+
+    with AlertConsumer("broker:9092", "alerts", group="my-group", filter="diaSource.snr > 10") as consumer:
+        for alert in consumer:
+            print(alert.packet["diaSourceId"], alert.packet["diaSource"]["psfFlux"])
+
+Reads committed transactions only (``isolation.level=read_committed``): an alert of an aborted transaction is never seen.
+Gaps in offsets are normal. An alert that was being processed when the program died comes again: ``diaSourceId`` tells.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from alerts.errors import AlertError
+from alerts.filters import AlertFilter, read_scalars
+from alerts.schemas import SCHEMA_ID, schema_ids
+from alerts.target import Refusals, kafka_error
+from alerts.wire import decode
+
+__all__ = ["AlertConsumer", "ReceivedAlert"]
+
+_HEADER = 5
+
+
+@dataclass(frozen=True)
+class ReceivedAlert:
+    """An alert with where it came from."""
+
+    packet: dict[str, Any]
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    headers: dict[str, str]
+
+
+class AlertConsumer:
+    """Iterate over it to get `ReceivedAlert`; leave the context to commit and close.
+
+    Parameters
+    ----------
+    brokers, topics
+        host:port list; one topic or several.
+    group
+        Consumer group: where it stood is where it goes on.
+    client
+        Further librdkafka settings (security).
+    filter
+        Expression of `alerts.filters`; alerts that do not pass are not decoded in full.
+    start
+        ``earliest`` or ``latest``: where a new group begins.
+    until_end
+        End at the end of the topic instead of waiting.
+    writer_id
+        Schema of the messages, where a registry gave ids of its own (1101 for 11.1).
+    """
+
+    def __init__(
+        self, brokers: str, topics: str | Sequence[str], group: str, *, client: Mapping[str, str] | None = None,
+        filter: str | None = None, start: str = "earliest", until_end: bool = False, writer_id: int | None = None,
+        timeout_s: float = 20.0,
+    ) -> None:  # fmt: skip
+        self._passes = None if filter is None else AlertFilter(filter)
+        self._refusals, self._writer_id, self._timeout_s = Refusals(), writer_id, timeout_s
+        self._until_end = until_end
+        self._topics = [topics] if isinstance(topics, str) else list(topics)
+        self._consumer = Consumer(
+            {"bootstrap.servers": brokers, **dict(client or {}), "group.id": group, "auto.offset.reset": start,
+             "isolation.level": "read_committed", "enable.auto.offset.store": False, "enable.auto.commit": True,
+             "auto.commit.interval.ms": 2000, "enable.partition.eof": True, "queued.max.messages.kbytes": 131_072,
+             "session.timeout.ms": 45_000, "error_cb": self._refusals}
+        )  # fmt: skip
+
+    def __enter__(self) -> "AlertConsumer":
+        self._consumer.subscribe(self._topics)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._consumer.close()  # commits what was stored, and leaves the group at once
+
+    def __iter__(self) -> Iterator[ReceivedAlert]:
+        """Yield alerts; asking for the next one says that the last one is done with.
+
+        Raises
+        ------
+        AlertError
+            A message is no alert: its place is in the text.
+        BrokerUnavailable, BrokerRefused
+            Reading failed for good, or is refused.
+        """
+        ended: set[tuple[str, int]] = set()
+        while True:
+            message = self._consumer.poll(1.0)
+            if message is None:
+                self._raise_refusal()
+                if self._until_end and self._at_end(ended):
+                    return
+                continue
+            error = message.error()
+            if error is None:
+                alert = self._read(message)
+                if alert is not None:
+                    yield alert
+                self._consumer.store_offsets(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                ended.add((str(message.topic()), int(message.partition() or 0)))
+                if self._until_end and self._at_end(ended):
+                    return
+            elif not error.retriable():
+                raise kafka_error(error, self._refusals, f"topic {message.topic()}")
+
+    def lag(self) -> dict[tuple[str, int], int]:
+        """Return how many messages lie behind what is committed on the broker, for each (topic, partition) held.
+
+        Transaction markers count as messages: a lag of a few can be none.
+        """
+        held = self._consumer.assignment()
+        if not held:
+            return {}
+        out = {}
+        for part in self._consumer.committed(held, self._timeout_s):
+            low, high = self._consumer.get_watermark_offsets(
+                TopicPartition(part.topic, part.partition), self._timeout_s
+            )
+            out[part.topic, part.partition] = high - max(part.offset, low)
+        return out
+
+    def _at_end(self, ended: set[tuple[str, int]]) -> bool:
+        held = {(p.topic, p.partition) for p in self._consumer.assignment()}
+        return bool(held) and held <= ended
+
+    def _raise_refusal(self) -> None:
+        told = self._refusals.take()
+        if told is not None:
+            raise kafka_error(told, None, f"topics {', '.join(self._topics)}")
+
+    def _read(self, message: Message) -> ReceivedAlert | None:
+        data = message.value() or b""
+        try:
+            if self._passes is not None:
+                writer = self._writer_id or int.from_bytes(data[1:_HEADER], "big")
+                if not self._passes(read_scalars(data[_HEADER:], writer if writer in schema_ids() else SCHEMA_ID)):
+                    return None
+            packet = decode(data, self._writer_id)
+        except AlertError as error:
+            where = f"{message.topic()} [{message.partition()}] at offset {message.offset()}"
+            raise AlertError(f"{where}: {error.message}") from error
+        return ReceivedAlert(
+            packet, str(message.topic()), int(message.partition() or 0), int(message.offset() or 0),
+            (message.key() or b"").decode(), {k: (v or b"").decode() for k, v in message.headers() or []},
+        )  # fmt: skip

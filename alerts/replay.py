@@ -1,0 +1,74 @@
+"""Replay: alerts of the archive to another topic, as they were published, with the header ``replayed``."""
+
+import time
+from collections.abc import Callable, Iterable
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from alerts.errors import AlertError, BrokerUnavailable
+from alerts.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
+from alerts.wire import Alert, frame
+from apdb.outbox import OutboxRow
+
+__all__ = ["replay"]
+
+
+def replay(
+    alerts: Iterable[tuple[OutboxRow, Alert]], target: KafkaTarget, topic: str, wire_id: int,
+    progress: Callable[[int], None] = lambda sent: None,
+) -> int:  # fmt: skip
+    """Publish alerts on a topic; returns how many were acknowledged.
+
+    A replay that is broken off and begun again sends the alerts again: readers tell by diaSourceId.
+
+    Raises
+    ------
+    AlertError
+        The topic is one of those that the relay writes: their order and count are its own.
+    BrokerUnavailable, BrokerRefused
+        Not everything was acknowledged.
+    """
+    if topic in (*target.topics, target.progress_topic):
+        raise AlertError(f"alerts are not replayed to {topic}, which the relay writes: name another topic")
+    refusals, failures = Refusals(), []
+    producer = Producer(
+        {**target.settings(refusals), "acks": "all", "enable.idempotence": True, "compression.type": "lz4",
+         "linger.ms": 5, "message.max.bytes": MAX_MESSAGE, "partitioner": "murmur2_random",
+         "message.timeout.ms": int(3000 * target.timeout_s), "queue.buffering.max.kbytes": 131_072}
+    )  # fmt: skip
+
+    def delivered(error: KafkaError | None, _message: object) -> None:
+        if error is not None:
+            failures.append(error)
+
+    sent = 0
+    now = str(int(time.time() * 1000)).encode()
+    try:
+        for row, alert in alerts:
+            headers = [("producer_timestamp", now), ("replayed", now)]
+            headers += [(name, str(getattr(row, name)).encode()) for name in ("visit", "detector", "attempt")]
+            while not failures:
+                try:
+                    producer.produce(
+                        topic,
+                        frame(alert.body, wire_id),
+                        str(alert.key).encode(),
+                        headers=headers,
+                        on_delivery=delivered,
+                    )
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+            if failures:
+                break
+            producer.poll(0)
+            sent += 1
+            progress(sent)
+        left = producer.flush(3 * target.timeout_s)
+    except KafkaException as error:
+        raise kafka_error(error.args[0], refusals, f"topic {topic}") from error
+    if failures:
+        raise kafka_error(failures[0], refusals, f"topic {topic}")
+    if left:
+        raise BrokerUnavailable(f"topic {topic}: {left} alerts were not acknowledged")
+    return sent

@@ -1,0 +1,177 @@
+"""Packets as tables, images and pictures: pandas for rows, astropy for light curves and cutouts, PNG for people.
+
+Works for packets of every Rubin schema; the cutouts of ZTF packets too.
+"""
+
+import gzip
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from astropy import units as u
+from astropy.nddata import CCDData, VarianceUncertainty
+from astropy.table import QTable
+from astropy.time import Time
+from astropy.wcs import WCS
+
+from alerts.errors import AlertError
+from exposure.fits import open_fits
+
+__all__ = ["cutout", "draw_alert", "forced_frame", "light_curve", "sources_frame", "stamp_images"]
+
+MAX_CUTOUT = 1 << 26  # bytes, unpacked
+STAMPS = ("Science", "Template", "Difference")
+_COLOURS = {"u": "#56b4e9", "g": "#008060", "r": "#ff4000", "i": "#850000", "z": "#6600cc", "y": "#000000"}
+Packet = Mapping[str, Any]
+
+
+def sources_frame(packet: Packet) -> pd.DataFrame:
+    """Return the trigger and the earlier DiaSources, one row each, in order of time."""
+    rows = [*(packet.get("prvDiaSources") or []), packet["diaSource"]]
+    return pd.DataFrame(rows).sort_values("midpointMjdTai", ignore_index=True)
+
+
+def forced_frame(packet: Packet) -> pd.DataFrame:
+    """Return the forced photometry at the object's position, one row each, in order of time."""
+    rows = packet.get("prvDiaForcedSources") or []
+    return pd.DataFrame(rows).sort_values("midpointMjdTai", ignore_index=True) if rows else pd.DataFrame()
+
+
+def light_curve(packet: Packet) -> QTable:
+    """Return the light curve: ``time`` (TAI), ``band``, ``flux`` and ``fluxErr`` (nJy), ``kind`` (source or forced)."""
+    parts = [
+        f.assign(kind=k) for f, k in ((sources_frame(packet), "source"), (forced_frame(packet), "forced")) if len(f)
+    ]
+    rows = pd.concat([p[["midpointMjdTai", "band", "psfFlux", "psfFluxErr", "kind"]] for p in parts], ignore_index=True)
+    rows = rows.sort_values("midpointMjdTai", ignore_index=True)
+    return QTable(
+        {
+            "time": Time(rows.midpointMjdTai.to_numpy(np.float64), format="mjd", scale="tai"),
+            "band": rows.band.to_numpy(str), "flux": rows.psfFlux.to_numpy(np.float64) * u.nJy,
+            "fluxErr": rows.psfFluxErr.to_numpy(np.float64) * u.nJy, "kind": rows.kind.to_numpy(str),
+        }
+    )  # fmt: skip
+
+
+def _fits_bytes(packet: Packet, which: str) -> bytes | None:
+    data = packet.get(f"cutout{which}")
+    if isinstance(data, Mapping):  # ZTF: a named file
+        data = data.get("stampData")
+    if data is None:
+        return None
+    data = bytes(data)
+    if data[:2] == b"\x1f\x8b":
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            data = packed.read(MAX_CUTOUT + 1)
+        if len(data) > MAX_CUTOUT:
+            raise AlertError(f"cutout{which} unpacks to more than {MAX_CUTOUT} bytes")
+    return data
+
+
+def cutout(packet: Packet, which: str = "Difference") -> CCDData | None:
+    """Return a cutout with WCS, variance, mask and PSF where it has them, None where the packet has no such cutout.
+
+    Parameters
+    ----------
+    packet
+        Decoded alert.
+    which
+        ``Difference``, ``Science`` or ``Template``.
+
+    Raises
+    ------
+    AlertError
+        There is no cutout of this name.
+    FitsUnreadable
+        The bytes are no FITS file.
+    """
+    if which not in STAMPS:
+        raise AlertError(f"no cutout {which!r}: one of {', '.join(STAMPS)}")
+    data = _fits_bytes(packet, which)
+    if data is None:
+        return None
+    with open_fits(io.BytesIO(data)) as hdus:
+        first = hdus[0]
+        parts = {h.name: np.array(h.data) for h in hdus[1:] if h.data is not None}
+        header, image = first.header.copy(), np.array(first.data)
+    wcs = WCS(header) if "CTYPE1" in header else None
+    uncertainty = VarianceUncertainty(parts["UNCERT"]) if "UNCERT" in parts else None
+    unit = header.get("BUNIT") or "adu"
+    return CCDData(
+        image,
+        unit=unit,
+        uncertainty=uncertainty,
+        mask=parts.get("MASK"),
+        wcs=wcs,
+        meta=header,
+        psf=parts.get("PSFIMAGE"),
+    )
+
+
+def stamp_images(packet: Packet) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the pixels of the cutouts that there are, by name."""
+    found = ((name, cutout(packet, name)) for name in STAMPS)
+    return {name: np.asarray(stamp.data) for name, stamp in found if stamp is not None}
+
+
+def draw_alert(packet: Packet, path: Path | str) -> None:
+    """Draw the cutouts and, where the packet has one, the light curve, as PNG.
+
+    Each stamp has its own scale, from the median and the scatter of its pixels; missing pixels are hatched.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curve = light_curve(packet) if "diaSource" in packet else None
+    figure = Figure(figsize=(9, 6 if curve is not None else 3.3), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2 if curve is not None else 1, 3)
+    images = stamp_images(packet)
+    for k, name in enumerate(STAMPS):
+        _draw_stamp(figure.add_subplot(grid[0, k]), name, images.get(name))
+    if curve is not None:
+        _draw_curve(figure.add_subplot(grid[1, :]), curve)
+    figure.suptitle(_title(packet))
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _title(packet: Packet) -> str:
+    if "diaSource" not in packet:
+        return str(packet.get("objectId") or packet.get("candid") or "")
+    s = packet["diaSource"]
+    owner = f"diaObject {s['diaObjectId']}" if s.get("diaObjectId") else f"solar-system object {s.get('ssObjectId')}"
+    return f"{s['diaSourceId']}  ({owner})\nRA {s['ra']:.6f}  Dec {s['dec']:+.6f}  {s.get('band') or ''}"
+
+
+def _draw_stamp(axes: Any, name: str, image: "np.ndarray[Any, Any] | None") -> None:
+    axes.set_title(name)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if image is None:
+        axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes)
+        return
+    good = image[np.isfinite(image)]
+    middle = float(np.median(good)) if good.size else 0.0
+    spread = 1.4826 * float(np.median(np.abs(good - middle))) if good.size else 1.0
+    axes.set_facecolor("#8899bb")
+    axes.imshow(image, origin="lower", cmap="gray", vmin=middle - 3 * spread, vmax=middle + 10 * (spread or 1.0))
+
+
+def _draw_curve(axes: Any, curve: QTable) -> None:
+    times = np.asarray(curve["time"].mjd)
+    for band in sorted(set(curve["band"])):
+        for kind, marker, fill in (("source", "o", "full"), ("forced", "v", "none")):
+            rows = (curve["band"] == band) & (curve["kind"] == kind)
+            if rows.any():
+                axes.errorbar(
+                    times[rows], curve["flux"].value[rows], curve["fluxErr"].value[rows], fmt=marker, fillstyle=fill,
+                    ms=5, lw=1, color=_COLOURS.get(band, "#555555"), label=f"{band} {kind}",
+                )  # fmt: skip
+    axes.axhline(0, color="0.6", lw=0.8)
+    axes.set_xlabel("MJD (TAI)")
+    axes.set_ylabel("difference flux (nJy)")
+    axes.ticklabel_format(useOffset=False, axis="x")
+    axes.legend(fontsize="small", ncols=2)
