@@ -115,7 +115,7 @@ class AlertConsumer:
                 if self._until_end and self._at_end(ended):
                     return
             elif not error.retriable():
-                raise kafka_error(error, self._refusals, f"topic {message.topic()}")
+                raise kafka_error(error, self._refusals, f"topics {', '.join(self._topics)}")
 
     def lag(self) -> dict[tuple[str, int], int]:
         """Return how many messages lie behind what is committed on the broker, for each (topic, partition) held.

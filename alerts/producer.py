@@ -122,6 +122,9 @@ class AlertProducer:
         if thread.is_alive():
             raise BrokerUnavailable(f"{where}: librdkafka did not return within {limit:.0f} s")
         if failures and isinstance(failures[0], KafkaException):
+            with suppress(KafkaException):  # callbacks run within poll only; a fatal error comes out of it again
+                self._producer.poll(0)
+                self._group.poll(0)
             raise kafka_error(failures[0].args[0], self._refusals, where) from failures[0]
         if failures:
             raise failures[0]

@@ -1,7 +1,6 @@
 """Where alerts go: brokers, topics, security, and what a refusal of Kafka means."""
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,8 +17,9 @@ _REFUSED = {
     KafkaError._AUTHENTICATION: "user name, password and mechanism (sasl.*) must be those of the broker",
     KafkaError._SSL: "the broker's certificate must be signed by ssl.ca.location and name its host",
     KafkaError.SASL_AUTHENTICATION_FAILED: "user name, password and mechanism (sasl.*) must be those of the broker",
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "the user needs Write and Describe on the topic (Create to make it)",
-    KafkaError.GROUP_AUTHORIZATION_FAILED: "the user needs Read on the group <transactional id>-progress",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "a reader needs Read on the topic; the relay Write, Describe and DescribeConfigs "
+    "on alert topics and Read on <alert topic>.progress; Create to make them",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "a reader needs Read on its group, the relay on <transactional id>-progress",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "the user needs Write and Describe on the transactional id",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the user needs Create (topics) or IdempotentWrite on the cluster",
 }
@@ -52,6 +52,11 @@ def kafka_error(error: KafkaError, refusals: Refusals | None = None, what: str =
     if cause is not None:
         return BrokerRefused(f"{what}: {cause.str()}: {_REFUSED[cause.code()]}")
     return BrokerUnavailable(f"{what}: {error.str()}")
+
+
+def _hear(admin: AdminClient) -> None:
+    """Let librdkafka tell what it has to say: callbacks run within poll only."""
+    admin.poll(0.1)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def ensure_topics(target: KafkaTarget, partitions: int = 4, replication: int = 1
     """
     refusals = Refusals()
     admin = AdminClient(target.settings(refusals))
-    present = set(_within(target, refusals, lambda s: admin.list_topics(timeout=s)).topics)
+    present = _topics(admin, target, refusals)
     wanted = [
         NewTopic(t, partitions, replication, config={"max.message.bytes": str(MAX_MESSAGE)}) for t in target.topics
     ]
@@ -120,6 +125,7 @@ def ensure_topics(target: KafkaTarget, partitions: int = 4, replication: int = 1
             future.result(timeout=target.timeout_s + 5)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                _hear(admin)
                 raise kafka_error(error.args[0], refusals, f"topic {topic} at {target.brokers}") from error
 
 
@@ -140,12 +146,14 @@ def message_limit(target: KafkaTarget) -> int:
             found: Future[Any] = future
             limit = min(limit, int(found.result(timeout=target.timeout_s + 5)["max.message.bytes"].value))
         except KafkaException as error:
+            _hear(admin)
             raise kafka_error(error.args[0], refusals, f"topic {resource.name} at {target.brokers}") from error
     return limit
 
 
-def _within(target: KafkaTarget, refusals: Refusals, call: Callable[[float], Any]) -> Any:
+def _topics(admin: AdminClient, target: KafkaTarget, refusals: Refusals) -> set[str]:
     try:
-        return call(target.timeout_s)
+        return set(admin.list_topics(timeout=target.timeout_s).topics)
     except KafkaException as error:
+        _hear(admin)
         raise kafka_error(error.args[0], refusals, f"brokers {target.brokers}") from error

@@ -161,15 +161,18 @@ def _draw_stamp(axes: Any, name: str, image: "np.ndarray[Any, Any] | None") -> N
 
 
 def _draw_curve(axes: Any, curve: QTable) -> None:
-    times = np.asarray(curve["time"].mjd)
+    times, errors = np.asarray(curve["time"].mjd), curve["fluxErr"].value
+    errors = np.where(errors >= 0, errors, np.nan)
     for band in sorted(set(curve["band"])):
         for kind, marker, fill in (("source", "o", "full"), ("forced", "v", "none")):
             rows = (curve["band"] == band) & (curve["kind"] == kind)
             if rows.any():
                 axes.errorbar(
-                    times[rows], curve["flux"].value[rows], curve["fluxErr"].value[rows], fmt=marker, fillstyle=fill,
+                    times[rows], curve["flux"].value[rows], errors[rows], fmt=marker, fillstyle=fill,
                     ms=5, lw=1, color=_COLOURS.get(band, "#555555"), label=f"{band} {kind}",
                 )  # fmt: skip
+    margin = max(1.0, 0.05 * float(np.ptp(times)))
+    axes.set_xlim(times.min() - margin, times.max() + margin)
     axes.axhline(0, color="0.6", lw=0.8)
     axes.set_xlabel("MJD (TAI)")
     axes.set_ylabel("difference flux (nJy)")

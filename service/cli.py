@@ -317,7 +317,7 @@ def main() -> None:
     try:
         app(args=_spread_lists(sys.argv[1:]))
     except AlertProdError as error:
-        console.print(f"alertprod: {error.code}: {error}", style="red", highlight=False, markup=False)
+        console.print(f"alertprod: {error.code}: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -10,7 +10,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
@@ -95,13 +95,18 @@ def install_jars() -> Path:
 
 @dataclass
 class EmbeddedKafka:
-    """One broker in `directory`; use as a context manager or call start and stop."""
+    """One broker in `directory`; use as a context manager or call start and stop.
+
+    `properties` are further lines of ``server.properties`` (a later one wins), `scram` the passwords of SCRAM-SHA-512 users.
+    """
 
     directory: Path
     heap: str = "320m"
     port: int = 0
     keep: bool = False
     wait_s: float = 60.0
+    properties: dict[str, str] = field(default_factory=dict)
+    scram: dict[str, str] = field(default_factory=dict)
 
     @property
     def brokers(self) -> str:
@@ -128,11 +133,14 @@ class EmbeddedKafka:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = self.port or free_port()
         config = self.directory / "server.properties"
-        text = _PROPERTIES.format(port=self.port, controller=free_port(), data=self.directory)
+        more = "".join(f"{k}={v}\n" for k, v in self.properties.items())
+        text = (_PROPERTIES + more).format(port=self.port, controller=free_port(), data=self.directory)
         config.write_text(text, encoding="utf-8")
         if not (self.directory / "log" / "meta.properties").exists():
             cluster = "A" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]  # a leading dash would be an option
             tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-c", str(config), "-t", cluster]
+            for name, password in self.scram.items():
+                tool += ["--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]"]
             subprocess.run([*self._java(jars, "128m"), *tool], check=True, stdout=subprocess.DEVNULL, timeout=120)
         self._log = self.directory / "kafka.log"
         with self._log.open("wb") as log:

@@ -1,0 +1,198 @@
+"""TLS, SASL/SCRAM and ACLs on a real broker: what is allowed works, what is refused is said clearly."""
+
+import datetime
+import ipaddress
+import time
+from uuid import uuid4
+
+import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from alerts import AlertArchive
+from alerts.consumer import AlertConsumer
+from alerts.errors import BrokerRefused, BrokerUnavailable
+from alerts.relay import Relay
+from alerts.target import KafkaTarget, ensure_topics
+from apdb.embedded import free_port
+from service.embedded_kafka import EmbeddedKafka
+from service.settings import Settings
+from tests.integration.test_relay import fill, patient
+
+USERS = {"admin": "admin-secret", "relay": "relay-secret", "reader": "reader-secret", "nobody": "nobody-secret"}
+
+
+def authority(folder, name):
+    """A certificate authority; returns (key, certificate) and writes NAME.pem."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    certificate = _sign(subject, subject, key.public_key(), key, x509.BasicConstraints(ca=True, path_length=0), None)
+    (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    return key, certificate
+
+
+def _sign(subject, issuer, public, signer, constraints, names):
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public)
+        .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=2)).add_extension(constraints, critical=True)
+    )  # fmt: skip
+    if names is not None:
+        builder = builder.add_extension(names, critical=False)
+    return builder.sign(signer, hashes.SHA256())
+
+
+def keystore(folder, signer, issuer):
+    """Key and certificate of the broker as one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    certificate = _sign(
+        subject, issuer.subject, key.public_key(), signer, x509.BasicConstraints(ca=False, path_length=None), names
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / "broker.pem"
+    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.fixture(scope="module")
+def secure(server_dir):
+    """A broker that talks TLS, knows users by SCRAM-SHA-512 and allows what ACLs allow."""
+    folder = server_dir / "tls"
+    folder.mkdir()
+    signer, issuer = authority(folder, "authority")
+    authority(folder, "stranger")
+    port, inner = free_port(), free_port()
+    properties = {
+        "listeners": f"CLIENT://127.0.0.1:{port},INTERNAL://127.0.0.1:{inner},CONTROLLER://127.0.0.1:{{controller}}",
+        "advertised.listeners": f"CLIENT://127.0.0.1:{port},INTERNAL://127.0.0.1:{inner}",
+        "inter.broker.listener.name": "INTERNAL",
+        "listener.security.protocol.map": "CLIENT:SASL_SSL,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+        "listener.name.client.scram-sha-512.sasl.jaas.config":
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+        "ssl.keystore.type": "PEM", "ssl.keystore.location": str(keystore(folder, signer, issuer)),
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS;User:admin",
+    }  # fmt: skip
+    with EmbeddedKafka(server_dir / "kafka-secure", port=port, properties=properties, scram=USERS) as broker:
+        broker.folder = folder
+        allow(
+            broker, "relay", (ResourceType.TOPIC, "alerts", "WRITE"), (ResourceType.TOPIC, "alerts", "READ"), (ResourceType.TOPIC, "alerts", "DESCRIBE"),
+            (ResourceType.TOPIC, "alerts", "DESCRIBE_CONFIGS"), (ResourceType.TRANSACTIONAL_ID, "relay", "WRITE"),
+            (ResourceType.GROUP, "relay", "READ"),
+        )  # fmt: skip
+        allow(broker, "reader", (ResourceType.TOPIC, "alerts", "READ"), (ResourceType.GROUP, "reader", "READ"))
+        yield broker
+
+
+def client(broker, user, password=None, ca="authority"):
+    return {
+        "security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512", "sasl.username": user,
+        "sasl.password": password or USERS[user], "ssl.ca.location": str(broker.folder / f"{ca}.pem"),
+    }  # fmt: skip
+
+
+def allow(broker, user, *rules):
+    admin = AdminClient({"bootstrap.servers": broker.brokers, **client(broker, "admin")})
+    bindings = [
+        AclBinding(kind, name, ResourcePatternType.PREFIXED, f"User:{user}", "*", AclOperation[operation],
+                   AclPermissionType.ALLOW)
+        for kind, name, operation in rules
+    ]  # fmt: skip
+    deadline = time.monotonic() + 60
+    for future in admin.create_acls(bindings).values():
+        future.result(timeout=max(1, deadline - time.monotonic()))
+
+
+def target(broker, user, topic, timeout_s=20.0, **changes):
+    settings = tuple(client(broker, user, **changes).items())
+    return KafkaTarget(broker.brokers, topic, settings, f"relay-{uuid4().hex[:6]}", timeout_s)
+
+
+def test_allowed_users_publish_and_read_over_tls(secure, database, tmp_path):
+    topic = f"alerts-{uuid4().hex[:8]}"
+    ensure_topics(target(secure, "admin", topic))
+    fill(database, tmp_path, [1, 2], 20)
+    relay = Relay(database, AlertArchive(tmp_path), target(secure, "relay", topic))
+    assert patient(relay) == 40
+    relay.close()
+    group = f"reader-{uuid4().hex[:6]}"
+    with AlertConsumer(secure.brokers, topic, group, client=client(secure, "reader"), until_end=True) as consumer:
+        assert len(list(consumer)) == 40
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"password": "wrong"}, "user name, password and mechanism"),
+    ({"ca": "stranger"}, "certificate must be signed by ssl.ca.location"),
+])  # fmt: skip
+def test_wrong_password_and_foreign_certificate_are_told_from_an_absent_broker(secure, changes, says):
+    with pytest.raises(BrokerRefused, match=says) as told:
+        ensure_topics(target(secure, "admin", "alerts-x", 6.0, **changes))
+    assert "secret" not in str(told.value)
+    assert told.value.retriable
+    reader = client(secure, "reader", **changes)
+    with pytest.raises(BrokerRefused, match=says):
+        with AlertConsumer(secure.brokers, "alerts-x", "reader", client=reader) as consumer:
+            next(iter(consumer))
+
+
+def test_a_client_without_tls_gets_no_connection(secure):
+    with pytest.raises(BrokerUnavailable):
+        ensure_topics(KafkaTarget(secure.brokers, "alerts-x", timeout_s=3.0))
+
+
+def test_what_acls_deny_is_named(secure, database, tmp_path):
+    topic = f"alerts-{uuid4().hex[:8]}"
+    with pytest.raises(BrokerRefused, match=r"topic alerts-.*Create"):
+        ensure_topics(target(secure, "nobody", topic))
+    ensure_topics(target(secure, "admin", topic))
+    ensure_topics(target(secure, "admin", f"private-{topic}"))
+    fill(database, tmp_path, [1], 5)
+    archive = AlertArchive(tmp_path)
+    denied = Relay(database, archive, target(secure, "nobody", topic))
+    with pytest.raises(BrokerRefused, match="Write, Describe"):
+        denied.step()
+    denied.close()
+    elsewhere = Relay(database, archive, target(secure, "relay", f"private-{topic}"))  # may write alerts-* only
+    with pytest.raises(BrokerRefused, match="Write, Describe"):
+        elsewhere.step()
+    elsewhere.close()
+    other_id = Relay(
+        database, archive, KafkaTarget(secure.brokers, topic, tuple(client(secure, "relay").items()), "another-id")
+    )
+    with pytest.raises(BrokerRefused, match="transactional id"):
+        other_id.step()
+    other_id.close()
+    with pytest.raises(BrokerRefused, match="topics alerts-"):
+        with AlertConsumer(secure.brokers, topic, "reader-x", client=client(secure, "nobody")) as consumer:
+            next(iter(consumer))
+    relay = Relay(database, archive, target(secure, "relay", topic))  # nothing was lost by the refusals
+    assert patient(relay) == 5
+    relay.close()
+
+
+def test_secrets_are_masked_wherever_settings_are_shown():
+    settings = Settings(
+        database_uri="postgresql://u:dbpass@h/d", schema_registry="http://u:regpass@h",
+        kafka_client={"sasl.username": "relay", "sasl.password": "kpass", "ssl.key.password": "keypass"},
+    )  # fmt: skip
+    shown = str(settings.masked()) + repr(settings)
+    for secret in ("dbpass", "regpass", "kpass", "keypass"):
+        assert secret not in str(settings.masked())
+    assert "dbpass" not in shown
+    assert "regpass" not in shown
