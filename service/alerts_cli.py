@@ -2,22 +2,14 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
-from alerts.archive import AlertArchive
-from alerts.errors import AlertError
-from alerts.selection import AlertSelection
-from alerts.wire import Alert
-from apdb import Database
-from apdb.outbox import OutboxRow
-from service.errors import BadMessage
 from service.options import Json, open_database
 from service.settings import Settings
 
@@ -33,53 +25,6 @@ Object = Annotated[int | None, typer.Option("--object", help="diaObjectId or ssO
 Filter = Annotated[str | None, typer.Option("--filter", help='expression such as "diaSource.snr > 10"')]
 
 
-def _when(text: str | None) -> float | None:
-    """Return MJD TAI of an MJD or an ISO time."""
-    from astropy.time import Time
-
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        try:
-            return float(Time(text, scale="utc").tai.mjd)
-        except ValueError as error:
-            raise BadMessage(f"{text!r} is neither an MJD nor an ISO time") from error
-
-
-def _selection(
-    visit: int | None, detector: int | None, since: str | None, until: str | None, object_id: int | None
-) -> AlertSelection:
-    chosen = AlertSelection(visit, detector, _when(since), _when(until), object_id)
-    if chosen.everything:
-        raise BadMessage("say which alerts: --visit, --since/--until or --object")
-    return chosen
-
-
-class _Archived:
-    """The alerts of a selection with a progress bar over the visits."""
-
-    def __init__(self, chosen: AlertSelection, text: str | None, what: str) -> None:
-        from alerts.filters import AlertFilter
-
-        settings = Settings()  # type: ignore[call-arg]
-        self._chosen, self._what = chosen, what
-        self._archive = AlertArchive(settings.archive_dir)
-        self._passes = None if text is None else AlertFilter(text)
-        self.rows = chosen.rows(Database(settings.database()))
-
-    def __iter__(self) -> Iterator[tuple[OutboxRow, Alert]]:
-        from alerts.filters import read_scalars
-
-        columns = (TextColumn(self._what), BarColumn(), MofNCompleteColumn(), TextColumn("visits"), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            for row in bar.track(self.rows):
-                for alert in self._chosen.read(self._archive, row):
-                    if self._passes is None or self._passes(read_scalars(alert.body)):
-                        yield row, alert
-
-
 @alerts_app.command()
 def tail(
     topic: Annotated[str | None, typer.Option(help="topic; the alert topic by default")] = None,
@@ -91,39 +36,19 @@ def tail(
 ) -> None:
     """Print alerts as they come."""
     from alerts.consumer import AlertConsumer
+    from service.archived import alert_line, writer_id
 
     settings = Settings()  # type: ignore[call-arg]
     start = "earliest" if from_beginning else "latest"
     with AlertConsumer(
         settings.kafka_brokers, topic or settings.alert_topic, f"alertprod-tail-{time.time_ns()}",
         client=settings.kafka_client, filter=filter_, start=start, until_end=until_end,
-        writer_id=_writer_id(settings),
+        writer_id=writer_id(settings),
     ) as consumer:  # fmt: skip
         for seen, alert in enumerate(consumer, 1):
-            print(_line(alert.packet, as_json), flush=True)
+            print(alert_line(alert.packet, as_json), flush=True)
             if seen == count:
                 break
-
-
-def _writer_id(settings: Settings) -> int | None:
-    """With a registry of the site the ids in the messages are its own; the relay writes the newest schema."""
-    from alerts.schemas import SCHEMA_ID
-
-    return SCHEMA_ID if settings.schema_registry.get_secret_value() else None
-
-
-def _line(packet: dict[str, Any], as_json: bool) -> str:
-    """Return one line about an alert."""
-    s = packet["diaSource"]
-    names = ("diaSourceId", "diaObjectId", "ssObjectId", "visit", "detector", "midpointMjdTai", "ra", "dec", "band", "psfFlux",
-             "psfFluxErr", "snr", "reliability")  # fmt: skip
-    if as_json:
-        more = {"nPrvDiaSources": len(packet["prvDiaSources"] or []),
-                "nPrvDiaForcedSources": len(packet["prvDiaForcedSources"] or [])}  # fmt: skip
-        return json.dumps({n: s.get(n) for n in names} | more)
-    owner = f"object {s['diaObjectId']}" if s["diaObjectId"] else f"body {s['ssObjectId']}"
-    flux = "        none" if s["psfFlux"] is None else f"{s['psfFlux']:12.1f}"
-    return f"{s['diaSourceId']} {owner} {s['midpointMjdTai']:.5f} {s['band'] or '-'} {s['ra']:11.6f} {s['dec']:+10.6f} {flux} nJy"
 
 
 @alerts_app.command()
@@ -134,10 +59,15 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print one alert of the archive; draw it, or take its cutouts out."""
+    from alerts.archive import AlertArchive
+    from alerts.errors import AlertError
+    from alerts.selection import AlertSelection
     from alerts.wire import decode_body
+    from service.archived import print_packet
 
+    database = open_database()
     settings, chosen = Settings(), AlertSelection(source_id=source)  # type: ignore[call-arg]
-    rows = chosen.rows(Database(settings.database()))
+    rows = chosen.rows(database)
     found = [a for row in rows for a in chosen.read(AlertArchive(settings.archive_dir), row)]
     if not found:
         raise AlertError(f"no alert {source} in the archive")
@@ -156,22 +86,7 @@ def show(
     if as_json:
         print(json.dumps(packet))
         return
-    _print_packet(packet)
-
-
-def _print_packet(packet: dict[str, Any]) -> None:
-    for name in ("diaSource", "diaObject", "ssSource", "mpc_orbits"):
-        record = packet[name]
-        if record:
-            table = Table("field", "value", title=name)
-            for field, value in record.items():
-                if value is not None and value is not False:
-                    table.add_row(field, str(value))
-            Console().print(table)
-    for name in ("prvDiaSources", "prvDiaForcedSources"):
-        print(f"{name}: {'none' if packet[name] is None else f'{len(packet[name])} rows'}")
-    for name in ("cutoutDifference", "cutoutScience", "cutoutTemplate"):
-        print(f"{name}: {packet[name] or 'none'}")
+    print_packet(packet)
 
 
 @alerts_app.command()
@@ -185,16 +100,17 @@ def replay(
     """Publish alerts of the archive again, on another topic."""
     from alerts.replay import replay as send
     from alerts.target import ensure_topics
+    from service.archived import ArchivedAlerts, chosen_alerts
     from service.publish import alert_target, wire_id
 
     settings = Settings()  # type: ignore[call-arg]
-    archived = _Archived(_selection(visit, detector, since, until, object_id), filter_, "replaying")
+    archived = ArchivedAlerts(chosen_alerts(visit, detector, since, until, object_id), filter_, "replaying")
     if dry_run:
         count = sum(1 for _ in archived)
     else:
         target = alert_target(settings)
         ensure_topics(target.only(to), settings.alert_partitions, settings.topic_replication, progress=False)
-        count = send(archived, target, to, wire_id(settings, Database(settings.database())))
+        count = send(archived, target, to, wire_id(settings, open_database()))
     result = {"visits": len(archived.rows), "alerts": count, "topic": to, "dryRun": dry_run}
     print(
         json.dumps(result)
@@ -208,11 +124,13 @@ def validate(
     visit: Visit = None, detector: Detector = None, since: Since = None, until: Until = None, as_json: Json = False
 ) -> None:
     """Check that alert files are what was written, that every alert fits its schema, and that none is missing."""
+    from alerts.archive import AlertArchive
+    from alerts.selection import AlertSelection
     from alerts.validate import validate_row
+    from service.archived import mjd_of_text
 
-    settings = Settings()  # type: ignore[call-arg]
-    database, archive = Database(settings.database()), AlertArchive(settings.archive_dir)
-    rows = AlertSelection(visit, detector, _when(since), _when(until)).rows(database)
+    database, archive = open_database(), AlertArchive(Settings().archive_dir)  # type: ignore[call-arg]
+    rows = AlertSelection(visit, detector, mjd_of_text(since), mjd_of_text(until)).rows(database)
     problems: list[dict[str, Any]] = []
     count = 0
     with Progress(console=Console(stderr=True)) as bar:
@@ -241,8 +159,9 @@ def export(
     """Write alerts of the archive to a Parquet file; the memory does not grow with their number."""
     from alerts.parquet import write_parquet
     from alerts.wire import decode_body
+    from service.archived import ArchivedAlerts, chosen_alerts
 
-    archived = _Archived(_selection(visit, detector, since, until, object_id), filter_, "exporting")
+    archived = ArchivedAlerts(chosen_alerts(visit, detector, since, until, object_id), filter_, "exporting")
     none = {} if cutouts else dict.fromkeys(("cutoutDifference", "cutoutScience", "cutoutTemplate"))
     count = write_parquet(({**decode_body(alert.body), **none} for _, alert in archived), out)
     print(json.dumps({"alerts": count, "file": str(out)}) if as_json else f"{count} alerts in {out}")

@@ -2,22 +2,22 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import psycopg
 import pytest
 from astropy.time import Time
+from typer.testing import CliRunner
 
 from apdb import PostgresApdb
 from apdb.archive import archive_partition, archived, drop_archived, old_partitions, read_archived, restore_partition
 from apdb.errors import ApdbError, DatabaseUnavailable
 from apdb.health import advice
 from apdb.partitions import ensure_months, missing_months, month_bounds, partitions
+from service.cli import app
 from service.migrate import migrate, pending
+from tasks.errors import AlertProdError
 from tests.integration.test_apdb import REGION, rows
 
 
@@ -40,11 +40,11 @@ def three_months(database):
 
 
 def alertprod(uri, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "service.cli", "apdb", *arguments], env={**os.environ, "ALERTPROD_DATABASE_URI": uri},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+    """Run a command in this process: exit status, standard output, standard error."""
+    done = CliRunner().invoke(app, ["apdb", *arguments], env={"ALERTPROD_DATABASE_URI": uri})
+    if isinstance(done.exception, AlertProdError):
+        return 1, done.stdout, str(done.exception)
+    return done.exit_code, done.stdout, done.stderr
 
 
 def test_an_archived_month_comes_back_as_it_was(database, three_months, tmp_path):
