@@ -23,6 +23,7 @@ from apdb import Database, outbox
 from apdb.database import first_line
 from apdb.errors import DatabaseUnavailable
 from apdb.outbox import OutboxRow
+from apdb.status import RELAY_LOCK
 
 __all__ = ["Relay"]
 
@@ -30,7 +31,6 @@ log = logging.getLogger("alertprod.relay")
 
 BATCH_ALERTS, BATCH_BYTES = 500, 16 << 20  # of a transaction: an open one holds back the readers of its partitions
 FIRST_BATCH_BYTES = 2 << 20  # of a visit: its first alerts are out at once
-LEADER_LOCK = 7002
 _DAY = 86400.0
 
 
@@ -102,7 +102,7 @@ class Relay:
         if self._leader is not None and not self._leader.closed:
             return self._leader
         connection = self._database.connect()
-        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (LEADER_LOCK,)).fetchone()
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (RELAY_LOCK,)).fetchone()
         if row and row[0]:
             self._leader = connection
             return connection

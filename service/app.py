@@ -118,7 +118,9 @@ def create_app(settings: Settings) -> FastAPI:
     @app.get("/metrics", tags=["operations"])
     def metrics() -> Response:
         """OpenMetrics."""
-        return Response(render_metrics(database), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(
+            render_metrics(database, settings.alert_topic), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
     return app
 

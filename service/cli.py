@@ -121,15 +121,17 @@ def status(as_json: Json = False) -> None:
     """Show the ledger, the outbox and the time per step."""
     from apdb.status import service_status
 
-    found = service_status(open_database())
+    found = service_status(open_database(), Settings().alert_topic)  # type: ignore[call-arg]
     if as_json:
         print(json.dumps(found))
         return
     table = Table("what", "value")
     for state, count in found["visits"].items():
         table.add_row(f"visits {state}", str(count))
-    for name in ("published_alerts", "unpublished_alerts"):
+    for name in ("published_alerts", "unpublished_alerts", "held_alerts", "relay_leads", "discrepant_visits"):
         table.add_row(name.replace("_", " "), str(found[name]))
+    for name, value in found["alert_latency_s"].items():
+        table.add_row(f"shutter to alerts, {name}", "-" if value is None else f"{value:.1f} s")
     for step, seconds in found["seconds"].items():
         table.add_row(f"step {step}", f"{seconds:.3f} s")
     Console().print(table)

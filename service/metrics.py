@@ -35,6 +35,19 @@ class _Status(Collector):
         yield GaugeMetricFamily(
             "alertprod_alerts_held", "Alerts of visits that failed the quality gate.", s["held_alerts"]
         )
+        yield GaugeMetricFamily("alertprod_relay_leads", "1 when a relay holds the leader lock.", int(s["relay_leads"]))
+        yield GaugeMetricFamily(
+            "alertprod_alert_visits_discrepant", "Published visits of the last day whose alerts are not in the topic as "
+            "the outbox says (counted by the reconciler).", s["discrepant_visits"]
+        )  # fmt: skip
+        latency = GaugeMetricFamily(
+            "alertprod_alert_latency_seconds", "From the end of the exposure to a visit's last alert, last 100 visits.",
+            labels=["quantile"],
+        )  # fmt: skip
+        for quantile, name in (("0.5", "median"), ("0.95", "p95")):
+            if s["alert_latency_s"][name] is not None:
+                latency.add_metric([quantile], s["alert_latency_s"][name])
+        yield latency
         steps = GaugeMetricFamily(
             "alertprod_step_seconds_mean", "Mean seconds per step, last 100 visits.", labels=["step"]
         )
@@ -43,12 +56,12 @@ class _Status(Collector):
         yield steps
 
 
-def render_metrics(database: Database) -> bytes:
+def render_metrics(database: Database, alert_topic: str | None = None) -> bytes:
     """Return the metrics as text; a database that does not answer gives ``alertprod_up 0``."""
     registry = CollectorRegistry()
     up = Gauge("alertprod_up", "1 when the database answers.", registry=registry)
     try:
-        registry.register(_Status(service_status(database)))
+        registry.register(_Status(service_status(database, alert_topic)))
         up.set(1)
     except Exception:
         up.set(0)

@@ -29,7 +29,10 @@ command -v "$python" >/dev/null || apt_install python3 python3-venv
 command -v java >/dev/null || apt_install openjdk-17-jre-headless
 command -v mvn >/dev/null || apt_install maven
 if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && [ "$(id -u)" = 0 ]; then
-  apt_install postgresql || say "no system PostgreSQL: the one of the PyPI wheel is used"
+  (apt_install postgresql) || say "no system PostgreSQL: the one of the PyPI wheel is used"
+fi
+if ! command -v kcat >/dev/null && [ "$(id -u)" = 0 ]; then
+  (apt_install kcat) || say "no kcat: the test that uses it is skipped"
 fi
 
 [ -x .venv/bin/python ] || { say "making .venv"; "$python" -m venv .venv; }

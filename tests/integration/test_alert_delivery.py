@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -35,6 +36,7 @@ from apdb import VisitUnitOfWork, outbox
 from apdb.embedded import free_port
 from service.app import create_app
 from service.cli import app
+from service.metrics import render_metrics
 from service.publish import sweep_orphans
 from service.settings import Settings
 from tasks.errors import AlertProdError
@@ -151,6 +153,26 @@ def test_the_confluent_deserializer_reads_alerts_through_the_facade(world, facad
             found.append(packet["diaSourceId"])
     consumer.close()
     assert sorted(found) == [v * 1000 + k for v in (1, 2, 3) for k in range(20)]
+
+
+@pytest.mark.skipif(shutil.which("kcat") is None, reason="kcat is not installed (apt-get install kcat)")
+def test_kcat_reads_alerts(world):
+    """Keys, headers and values as they are."""
+    _, _, target = world
+    common = ["kcat", "-C", "-q", "-e", "-b", target.brokers, "-t", target.topic, "-o", "beginning"]
+    done = subprocess.run([*common, "-f", "%k|%S|%h\\n"], capture_output=True, text=True, timeout=60, check=True)
+    lines = [line.split("|") for line in done.stdout.splitlines()]
+    assert len(lines) == 60
+    assert {key for key, _, _ in lines} == {str(k) for k in range(1, 11)}
+    assert all(
+        "visit=" in headers and "detector=0" in headers and "traceparent=00-" in headers for _, _, headers in lines
+    )
+    for partition in range(4):
+        program = [*common, "-p", str(partition), "-c", "1", "-f", "%s"]
+        done = subprocess.run(program, capture_output=True, timeout=60, check=True)
+        if done.stdout:  # not every partition has a key
+            packet = decode(done.stdout)
+            assert packet["diaSourceId"] // 1000 == packet["diaSource"]["visit"]
 
 
 def test_the_published_package_reads_our_alerts(world):
@@ -317,6 +339,10 @@ def test_the_reconciler_finds_what_is_missing_or_twice(world, database):
         )  # one lost, one twice
         found = outbox.discrepancies(connection, target.topic)
     assert [(d["visit"], d["nAlerts"], d["nInTopic"]) for d in found] == [(1, 20, 19), (3, 20, 20)]
+    metrics = render_metrics(database, target.topic).decode()
+    assert "alertprod_alert_visits_discrepant 2.0" in metrics
+    assert "alertprod_relay_leads 0.0" in metrics
+    assert 'alertprod_alert_latency_seconds{quantile="0.5"}' in metrics
     again = Reconciler(database, target)  # goes on where the last one stood
     assert again.step(2.0) == 0
     again.close()

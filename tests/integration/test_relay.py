@@ -80,6 +80,7 @@ def test_everything_is_published_once_in_order(database, target, tmp_path):
     try:
         assert patient(relay) == 150
         assert standby.step() == 0  # another leads
+        assert service_status(database)["relay_leads"]
         assert relay.step() == 0
         fill(database, tmp_path, [9], 0)
         assert relay.step() == 0  # a visit without alerts is marked too
