@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench registry-test delivery-test clean
 
 setup: .venv/.ready
 
@@ -19,6 +19,15 @@ check: setup
 test: setup
 	@$(MAKE) --no-print-directory check
 	@$(PY) -m pytest
+
+# Against Apicurio 3.0.9 (109 MB from Maven Central, once).
+registry-test: setup
+	@ALERTPROD_APICURIO=1 $(PY) -m pytest tests/registry
+
+# 100 kills of the relay, 10 of the broker, 60 s without a broker, 20 000 alerts: about 10 minutes.
+delivery-test: setup
+	@ALERTPROD_RELAY_KILLS=100 ALERTPROD_BROKER_KILLS=10 ALERTPROD_ALERTS=20000 ALERTPROD_BROKER_DOWN_S=60 \
+		$(PY) -m pytest tests/integration/test_delivery_faults.py -s -o timeout=3000
 
 bench: setup
 	@$(PY) -m benchmarks.steps
