@@ -202,6 +202,29 @@ def _file(settings, archive):
     return alert_file(AlertSelection(visit=1).rows(Database(settings.database()))[0])
 
 
+def test_the_examples_run(world, facade, tmp_path):
+    _, _, target = world
+    program = [
+        sys.executable,
+        "-m",
+        "examples.read_alerts",
+        target.brokers,
+        target.topic,
+        str(tmp_path / "out"),
+        "diaSource.snr > 17",
+    ]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout) == (0, "6 alerts\n"), done.stderr
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        f"{v * 1000 + k}.{kind}" for v in MIDPOINT for k in (18, 19) for kind in ("csv", "png")
+    )
+    curve = pd.read_csv(tmp_path / "out" / "2019.csv")
+    assert list(curve.columns) == ["time", "band", "flux", "fluxErr", "kind"]
+    program = [sys.executable, "examples/plain_consumer.py", target.brokers, target.topic, facade]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 60), done.stderr
+
+
 def test_headers_say_where_an_alert_comes_from(world):
     _, _, target = world
     with AlertConsumer(target.brokers, target.topic, uuid4().hex, until_end=True) as consumer:
