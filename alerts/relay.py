@@ -8,6 +8,7 @@ when Kafka has forgotten (group offsets expire).
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -123,7 +124,7 @@ class Relay:
         file = AlertFile(row.file, row.count, row.checksum, bytes(row.index or b""))
         sent = row.published_count
         try:
-            for batch in _batches(self._archive.stream(file, sent)):
+            for batch in _ahead(_batches(self._archive.stream(file, sent))):
                 producer.send(batch, _headers(row), row.publish_order, sent + len(batch))
                 sent += len(batch)
                 if sent < row.count:
@@ -162,3 +163,12 @@ def _batches(alerts: Iterator[Alert]) -> Iterator[list[Alert]]:
         size += len(alert.body)
     if batch:
         yield batch
+
+
+def _ahead(batches: Iterator[list[Alert]]) -> Iterator[list[Alert]]:
+    """Yield batches; the next one is read while the last one is on its way."""
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = reader.submit(next, batches, None)
+            yield batch

@@ -75,9 +75,12 @@ def inputs(n: int, seed: int = 0, history: int = HISTORY) -> AlertInputs:
         bboxSize=21,
     )  # fmt: skip
     owners = np.repeat(ids, history)
-    old = _frame("DiaSource", n * history, rng).assign(diaObjectId=owners, diaSourceId=np.arange(owners.size))
+    times = np.tile(np.linspace(60_700.0, 61_000.0, history), n)  # as the database gives them: by object and time
+    old = _frame("DiaSource", n * history, rng).assign(
+        diaObjectId=owners, diaSourceId=np.arange(owners.size), midpointMjdTai=times
+    )
     forced = _frame("DiaForcedSource", n * history, rng).assign(
-        diaObjectId=owners, diaForcedSourceId=np.arange(owners.size)
+        diaObjectId=owners, diaForcedSourceId=np.arange(owners.size), midpointMjdTai=times
     )
     objects = _frame("DiaObject", n, rng).assign(diaObjectId=ids, nDiaSources=history + 1)
     solar = _frame("SSSource", 0, rng)
