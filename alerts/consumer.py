@@ -56,7 +56,7 @@ class AlertConsumer:
     start
         ``earliest`` or ``latest``: where a new group begins.
     until_end
-        End at the end of the topic instead of waiting.
+        End at the end of the topic instead of waiting; iterating again goes on with what has come since.
     writer_id
         Schema of the messages, where a registry gave ids of its own (1101 for 11.1).
     """
@@ -69,6 +69,7 @@ class AlertConsumer:
         self._passes = None if filter is None else AlertFilter(filter)
         self._refusals, self._writer_id, self._timeout_s = Refusals(), writer_id, timeout_s
         self._until_end = until_end
+        self._ended: set[tuple[str, int]] = set()
         self._topics = [topics] if isinstance(topics, str) else list(topics)
         self._consumer = Consumer(
             {"bootstrap.servers": brokers, **dict(client or {}), "group.id": group, "auto.offset.reset": start,
@@ -96,23 +97,23 @@ class AlertConsumer:
         BrokerUnavailable, BrokerRefused
             Reading failed for good, or is refused.
         """
-        ended: set[tuple[str, int]] = set()
         while True:
             message = self._consumer.poll(1.0)
             if message is None:
                 self._raise_refusal()
-                if self._until_end and self._at_end(ended):
+                if self._until_end and self._at_end():
                     return
                 continue
             error = message.error()
             if error is None:
+                self._ended.discard(_place(message))
                 alert = self._read(message)
                 if alert is not None:
                     yield alert
                 self._consumer.store_offsets(message)
             elif error.code() == KafkaError._PARTITION_EOF:
-                ended.add((str(message.topic()), int(message.partition() or 0)))
-                if self._until_end and self._at_end(ended):
+                self._ended.add(_place(message))
+                if self._until_end and self._at_end():
                     return
             elif not error.retriable():
                 raise kafka_error(error, self._refusals, f"topics {', '.join(self._topics)}")
@@ -133,9 +134,9 @@ class AlertConsumer:
             out[part.topic, part.partition] = high - max(part.offset, low)
         return out
 
-    def _at_end(self, ended: set[tuple[str, int]]) -> bool:
+    def _at_end(self) -> bool:
         held = {(p.topic, p.partition) for p in self._consumer.assignment()}
-        return bool(held) and held <= ended
+        return bool(held) and held <= self._ended
 
     def _raise_refusal(self) -> None:
         told = self._refusals.take()
@@ -157,3 +158,7 @@ class AlertConsumer:
             packet, str(message.topic()), int(message.partition() or 0), int(message.offset() or 0),
             (message.key() or b"").decode(), {k: (v or b"").decode() for k, v in message.headers() or []},
         )  # fmt: skip
+
+
+def _place(message: Message) -> tuple[str, int]:
+    return str(message.topic()), int(message.partition() or 0)

@@ -1,4 +1,4 @@
-"""The command line of alerts: ``alertprod alerts tail|show|replay|validate|export|check|held|release|drop``."""
+"""The command line of alerts: ``alertprod alerts tail|show|replay|validate|export|check|lag|held|release|drop``."""
 
 import json
 import time
@@ -185,6 +185,22 @@ def check(as_json: Json = False) -> None:
         print(f"{len(rows)} visits differ")
     if rows:
         raise typer.Exit(1)
+
+
+@alerts_app.command()
+def lag(as_json: Json = False) -> None:
+    """List who reads the alert topic, and how many messages behind they are."""
+    from alerts.lag import reader_lags
+    from service.publish import alert_target
+
+    groups = reader_lags(alert_target(Settings()))  # type: ignore[call-arg]
+    if as_json:
+        print(json.dumps([{"group": g.group, "state": g.state, "members": g.members, "lag": g.total} for g in groups]))
+        return
+    table = Table("group", "state", "members", "messages behind", "by partition")
+    for g in groups:
+        table.add_row(g.group, g.state, str(g.members), str(g.total), ", ".join(f"{p}: {n}" for p, n in g.lag.items()))
+    Console().print(table)
 
 
 @alerts_app.command("held")

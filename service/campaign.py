@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import httpx
-from confluent_kafka import Consumer
 
-from alerts import decode
+from alerts.consumer import AlertConsumer, ReceivedAlert
 from apdb.status import service_status
 from service.stack import Stack
 from tasks.errors import TransientError
 
-__all__ = ["consume_alerts", "post_visits", "wait_finished", "wait_published"]
+__all__ = ["consume_alerts", "post_visits", "read_alerts", "wait_finished", "wait_published"]
 
 FINAL = ("done", "no_work", "failed")
 
@@ -68,28 +67,19 @@ def wait_published(stack: Stack, timeout_s: float = 60.0) -> int:
         time.sleep(0.2)
 
 
-def consume_alerts(brokers: str, topic: str, expected: int, timeout_s: float = 60.0) -> list[dict[str, Any]]:
-    """Read alerts from the beginning of the topic with a consumer of its own, committed transactions only."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": brokers, "group.id": f"alertprod-read-{time.time_ns()}", "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed", "enable.auto.commit": False, "enable.partition.eof": True,
-        }
-    )  # fmt: skip
-    out: list[dict[str, Any]] = []
-    deadline, ends = time.monotonic() + timeout_s, set()
-    consumer.subscribe([topic])
-    try:
-        while time.monotonic() < deadline:
-            message = consumer.poll(0.5)
-            if message is None:
-                continue
-            if message.error() is not None:
-                ends.add(message.partition())
-                if len(out) >= expected and len(ends) >= len(consumer.assignment()):
-                    break
-                continue
-            out.append(decode(message.value() or b""))
-    finally:
-        consumer.close()
-    return out
+def read_alerts(
+    brokers: str, topic: str, expected: int, client: dict[str, str] | None = None, timeout_s: float = 60.0
+) -> list[ReceivedAlert]:
+    """Read alerts from the beginning of the topic to its end, and on until there are `expected` or the time is over."""
+    out: list[ReceivedAlert] = []
+    deadline = time.monotonic() + timeout_s
+    with AlertConsumer(brokers, topic, f"reader-{time.time_ns()}", client=client, until_end=True) as consumer:
+        while True:
+            out += consumer  # the end of what is committed: the marker of the last transaction may still be on its way
+            if len(out) >= expected or time.monotonic() > deadline:
+                return out
+
+
+def consume_alerts(brokers: str, topic: str, expected: int) -> list[dict[str, Any]]:
+    """Return the packets of `read_alerts`."""
+    return [alert.packet for alert in read_alerts(brokers, topic, expected)]

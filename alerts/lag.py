@@ -1,0 +1,70 @@
+"""Who reads the alert topic, and how far behind: what each consumer group has committed on the broker."""
+
+from dataclasses import dataclass
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from alerts.target import KafkaTarget, Refusals, kafka_error
+
+__all__ = ["GroupLag", "reader_lags"]
+
+
+@dataclass(frozen=True)
+class GroupLag:
+    """A consumer group: its state, members connected, and messages behind what it committed, by partition.
+
+    Markers of transactions count as messages: a lag of a few can be none.
+    """
+
+    group: str
+    state: str
+    members: int
+    lag: dict[int, int]
+
+    @property
+    def total(self) -> int:
+        """Messages behind, over all partitions."""
+        return sum(self.lag.values())
+
+
+def reader_lags(target: KafkaTarget) -> list[GroupLag]:
+    """Return the groups that have committed offsets on the alert topic, the furthest behind first.
+
+    Raises
+    ------
+    BrokerUnavailable, BrokerRefused
+        No broker answers in time; or it answers and refuses.
+    """
+    refusals, limit = Refusals(), target.timeout_s
+    admin = AdminClient(target.settings(refusals))
+    try:
+        found = admin.list_topics(target.topic, limit).topics[target.topic]
+        if found.error is not None:
+            raise KafkaException(found.error)
+        parts = [TopicPartition(target.topic, number) for number in sorted(found.partitions)]
+        ends = {
+            part.partition: future.result().offset
+            for part, future in admin.list_offsets(
+                {p: OffsetSpec.latest() for p in parts}, request_timeout=limit
+            ).items()
+        }
+        names = [g.group_id for g in admin.list_consumer_groups(request_timeout=limit).result().valid]
+        out = [lag for name in names if (lag := _lag_of(admin, name, parts, ends, limit)) is not None]
+    except KafkaException as error:
+        admin.poll(0.1)
+        raise kafka_error(error.args[0], refusals, f"topic {target.topic}") from error
+    return sorted(out, key=lambda g: (-g.total, g.group))
+
+
+def _lag_of(
+    admin: AdminClient, name: str, parts: list[TopicPartition], ends: dict[int, int], limit: float
+) -> GroupLag | None:
+    asked = ConsumerGroupTopicPartitions(name, parts)
+    committed = admin.list_consumer_group_offsets([asked], request_timeout=limit)[name].result().topic_partitions
+    offsets = {p.partition: p.offset for p in committed if p.offset >= 0}
+    if not offsets:
+        return None
+    group = admin.describe_consumer_groups([name], request_timeout=limit)[name].result()
+    lag = {number: ends[number] - offset for number, offset in sorted(offsets.items())}
+    return GroupLag(name, str(group.state.name).lower(), len(group.members), lag)
