@@ -1,6 +1,7 @@
 """The whole service on this machine: posting, states, errors, repeats, kills, two workers, Kafka ingest."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -17,7 +18,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from alerts.wire import schema
 from apdb.export import all_rows, latest_objects
 from exposure import Exposure, load_instrument
-from service.campaign import consume_alerts, post_visits, wait_finished, wait_published
+from service.campaign import consume_alerts, post_visits, read_alerts, wait_finished, wait_published
 from service.stack import Stack
 from service.templates import template_from_frames
 from simulation.survey import SurveyConfig, write_survey
@@ -229,6 +230,35 @@ def test_visit_messages_over_kafka(survey, running):
             dead.append(dict(m.headers())["error_code"])
     consumer.close()
     assert dead == [b"bad_message"] * 3
+
+
+def test_visits_go_on_without_a_broker_and_alerts_follow(survey, running):
+    """The broker is killed, and stays away for `ALERTPROD_BROKER_DOWN_S`; visits are done meanwhile."""
+    before = wait_published(running)
+    posts = [{**m, "visit": 7000 + k} for k, m in enumerate(messages(science(survey))[:3])]
+    keys = [(m["visit"], m["detector"]) for m in posts]
+    running.kafka.stop(now=True)
+    began = time.monotonic()
+    try:
+        post_visits(running, posts)
+        states = wait_finished(running, keys, 120)
+        assert {s["state"] for s in states.values()} == {"done"}
+        with running.database.connect() as connection:
+            query = 'SELECT sum(count) FROM "AlertOutbox" WHERE visit BETWEEN 7000 AND 7002'
+            (waiting,) = connection.execute(query).fetchone()
+        assert waiting > 0
+        assert f"alertprod_outbox_unpublished {float(waiting)}" in httpx.get(f"{running.url}/metrics").text
+        time.sleep(max(0.0, began + float(os.environ.get("ALERTPROD_BROKER_DOWN_S", "3")) - time.monotonic()))
+    finally:
+        running.kafka.start()
+    assert wait_published(running, 120) == before + waiting
+    alerts = read_alerts(running.kafka.brokers, running.settings.alert_topic, before + waiting)
+    ids = [a.packet["diaSourceId"] for a in alerts]
+    assert len(ids) == len(set(ids)) == before + waiting
+    sources = all_rows(running.database, "DiaSource")
+    assert sorted(i for i, a in zip(ids, alerts, strict=True) if a.headers["visit"].startswith("700")) == sorted(
+        sources.diaSourceId[sources.visit.between(7000, 7002)]
+    )
 
 
 @pytest.mark.parametrize("point", ["associated", "before_commit", "after_commit"])
