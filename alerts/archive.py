@@ -123,13 +123,13 @@ class AlertArchive:
                 return
             if hashlib.sha256(file.index).hexdigest() != file.checksum:
                 raise AlertError(f"the index of alert file {file.name} differs from what was written")
-            codec = _codec_of(data, file.name)
+            codec, schema_id = _head_of(data, file.name)
             for source, key, offset, size, crc in file.rows()[start:stop].tolist():
                 data.seek(offset)
                 block = data.read(size)
                 if zlib.crc32(block) != crc:
                     raise AlertError(f"alert file {file.name} differs from what was written at alert {source}")
-                yield Alert(source, key, block_body(block, codec))
+                yield Alert(source, key, block_body(block, codec), schema_id)
 
     def delete(self, name: str) -> bool:
         """Delete a file; returns whether there was one."""
@@ -145,9 +145,11 @@ def file_name(visit: int, detector: int, attempt: int) -> str:
     return f"{visit // 1000}/{visit}_{detector}_{attempt}.avro"
 
 
-def _codec_of(data: IO[bytes], name: str) -> str:
+def _head_of(data: IO[bytes], name: str) -> tuple[str, int]:
+    """Return codec and schema id of a file."""
     try:
-        return str(fastavro.reader(data).codec)
+        reader = fastavro.reader(data)
+        return str(reader.codec), int(reader.metadata.get("alertprod.schema_id", SCHEMA_ID))
     except (ValueError, EOFError, KeyError) as error:
         raise AlertError(f"alert file {name} is no Avro container: {error}") from error
 
@@ -164,7 +166,7 @@ def _foreign(data: IO[bytes], file: AlertFile, start: int, stop: int | None) -> 
                 assert isinstance(packet, dict)
                 trigger = packet["diaSource"]
                 key = trigger["diaObjectId"] or trigger["ssObjectId"] or packet["diaSourceId"]
-                yield Alert(packet["diaSourceId"], key, encode_body(packet, schema_id))
+                yield Alert(packet["diaSourceId"], key, encode_body(packet, schema_id), schema_id)
     except (ValueError, EOFError, KeyError) as error:
         raise AlertError(f"alert file {file.name} is no Avro container of alerts: {error}") from error
 

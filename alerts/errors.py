@@ -2,7 +2,15 @@
 
 from tasks.errors import CallerError, TransientError
 
-__all__ = ["AlertError", "BrokerRefused", "BrokerUnavailable", "FilterError", "RegistryUnavailable", "SchemaRefused"]
+__all__ = [
+    "AlertError",
+    "BrokerRefused",
+    "BrokerUnavailable",
+    "FilterError",
+    "ProgressConflict",
+    "RegistryUnavailable",
+    "SchemaRefused",
+]
 
 
 class AlertError(CallerError):
@@ -27,6 +35,12 @@ class BrokerRefused(BrokerUnavailable):
     """Kafka answers and refuses: wrong password, certificate or access rights. Tried again after an operator acted."""
 
     code = "broker_refused"
+
+
+class ProgressConflict(CallerError):
+    """The progress in Kafka is that of another database: publishing by it would leave alerts out."""
+
+    code = "progress_conflict"
 
 
 class SchemaRefused(CallerError):

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from alerts.errors import BrokerUnavailable
+from alerts.errors import BrokerUnavailable, ProgressConflict
 from alerts.filters import AlertFilter, read_scalars
 from alerts.schemas import SCHEMA_ID
 from alerts.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
@@ -31,6 +31,8 @@ class AlertProducer:
     ----------
     target
         Brokers, topics.
+    identity
+        Name of the outbox; kept with the progress.
     wire_id
         Schema id in the wire header.
     limit
@@ -42,13 +44,16 @@ class AlertProducer:
     ------
     BrokerUnavailable, BrokerRefused
         The transaction coordinator does not answer in time, or refuses.
+    ProgressConflict
+        The progress is that of another outbox.
     """
 
     def __init__(
-        self, target: KafkaTarget, wire_id: int = SCHEMA_ID, limit: int = MAX_MESSAGE,
+        self, target: KafkaTarget, identity: str, wire_id: int = SCHEMA_ID, limit: int = MAX_MESSAGE,
         crash: Callable[[str], None] = lambda name: None,
     ) -> None:  # fmt: skip
         self._target, self._wire_id, self._limit, self._crash = target, wire_id, limit, crash
+        self._identity = identity
         self._fan_out = [(topic, AlertFilter(text)) for topic, text in target.fan_out]
         self._refusals = Refusals()
         self._group = Consumer(
@@ -66,7 +71,7 @@ class AlertProducer:
         self.progress = (0, 0)
         try:
             self._within(self._take_over)
-        except BrokerUnavailable:
+        except (BrokerUnavailable, ProgressConflict):
             self.close()
             raise
 
@@ -75,6 +80,11 @@ class AlertProducer:
         self._producer.init_transactions(3 * self._target.timeout_s)
         committed = self._group.committed([TopicPartition(self._target.progress_topic, 0)], self._target.timeout_s)
         self.progress = divmod(max(committed[0].offset, 0), 1 << _INDEX_BITS)
+        if committed[0].offset > 0 and committed[0].metadata not in (None, "", self._identity):
+            raise ProgressConflict(
+                f"the progress on {self._target.progress_topic} under {self._target.transactional_id} is that of another "
+                "database: set ALERTPROD_TRANSACTIONAL_ID or ALERTPROD_ALERT_TOPIC to one of its own"
+            )
 
     def close(self) -> None:
         """Leave; an open transaction ends with the next producer."""
@@ -89,7 +99,8 @@ class AlertProducer:
         BrokerUnavailable, BrokerRefused
             Whether they are published is what the next producer reads; this one must not be used again.
         """
-        position = TopicPartition(self._target.progress_topic, 0, (order << _INDEX_BITS) | index)
+        offset = (order << _INDEX_BITS) | index
+        position = TopicPartition(self._target.progress_topic, 0, offset, self._identity)
         self._within(lambda: self._transact(alerts, headers, position))
         self._crash("relay_committed")
 
@@ -135,12 +146,14 @@ class AlertProducer:
         if len(body) + _OVERHEAD > self._limit:
             from alerts.trim import trim  # opens FITS; hardly ever needed
 
-            body, done = trim(body, self._limit - _OVERHEAD)
+            body, done = trim(body, self._limit - _OVERHEAD, alert.schema_id)
             own.append(("trimmed", done.encode()))
-        value, key = frame(body, self._wire_id), str(alert.key).encode()
+        # a file from before an update of the service has the schema of its time
+        wire_id = self._wire_id if alert.schema_id == SCHEMA_ID else alert.schema_id
+        value, key = frame(body, wire_id), str(alert.key).encode()
         self._put(self._target.topic, value, key, own)
         if self._fan_out:
-            packet = read_scalars(alert.body)
+            packet = read_scalars(alert.body, alert.schema_id)
             for topic, passes in self._fan_out:
                 if passes(packet):
                     self._put(topic, value, key, own)

@@ -83,6 +83,8 @@ class Relay:
         ------
         BrokerUnavailable, DatabaseUnavailable
             Try again later; nothing is lost and nothing will be sent twice.
+        ProgressConflict
+            Another database publishes under the same names.
         """
         try:
             leader = self._lead()
@@ -114,7 +116,7 @@ class Relay:
         """Return the producer; a new one fences older ones, and PostgreSQL learns what they committed."""
         if self._producer is None:
             limit = message_limit(self._target)
-            self._producer = AlertProducer(self._target, self._wire_id, limit, self._crash)
+            self._producer = AlertProducer(self._target, outbox.identity(leader), self._wire_id, limit, self._crash)
             outbox.catch_up(leader, *self._producer.progress)
         return self._producer
 

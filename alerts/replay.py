@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from alerts.errors import AlertError, BrokerUnavailable
+from alerts.schemas import SCHEMA_ID
 from alerts.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
 from alerts.wire import Alert, frame
 from apdb.outbox import OutboxRow
@@ -51,7 +52,7 @@ def replay(
                 try:
                     producer.produce(
                         topic,
-                        frame(alert.body, wire_id),
+                        frame(alert.body, wire_id if alert.schema_id == SCHEMA_ID else alert.schema_id),
                         str(alert.key).encode(),
                         headers=headers,
                         on_delivery=delivered,

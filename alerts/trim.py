@@ -14,6 +14,7 @@ from typing import Any
 
 from alerts.cutouts import MIN_SIDE
 from alerts.errors import AlertError
+from alerts.schemas import SCHEMA_ID
 from alerts.wire import decode_body, encode_body
 from exposure.fits import open_fits
 
@@ -23,7 +24,7 @@ _STAMPS = ("cutoutTemplate", "cutoutScience", "cutoutDifference")
 _HISTORIES = ("prvDiaForcedSources", "prvDiaSources")
 
 
-def trim(body: bytes, limit: int) -> tuple[bytes, str]:
+def trim(body: bytes, limit: int, schema_id: int = SCHEMA_ID) -> tuple[bytes, str]:
     """Return the Avro bytes of a packet made to fit `limit`, and the names of the steps taken, with commas.
 
     Raises
@@ -31,12 +32,12 @@ def trim(body: bytes, limit: int) -> tuple[bytes, str]:
     AlertError
         Not even the bare packet fits.
     """
-    packet = decode_body(body)
+    packet = decode_body(body, schema_id)
     steps: list[str] = []
     for step in _steps(packet):
         if step not in steps:
             steps.append(step)
-        body = encode_body(packet)
+        body = encode_body(packet, schema_id)
         if len(body) <= limit:
             return body, ",".join(steps)
     raise AlertError(f"alert {packet['diaSourceId']} has {len(body)} bytes without cutouts and history: limit {limit}")

@@ -4,7 +4,6 @@ import numpy as np
 
 from alerts.archive import AlertArchive
 from alerts.errors import AlertError
-from alerts.schemas import SCHEMA_ID
 from alerts.selection import alert_file
 from alerts.wire import decode_body, encode_body
 from apdb import Database
@@ -24,8 +23,8 @@ def validate_row(database: Database, archive: AlertArchive, row: OutboxRow) -> l
     try:
         for alert in archive.stream(alert_file(row)):
             ids.append(alert.diaSourceId)
-            packet = decode_body(alert.body)
-            if encode_body(packet, SCHEMA_ID) != alert.body:
+            packet = decode_body(alert.body, alert.schema_id)
+            if encode_body(packet, alert.schema_id) != alert.body:
                 problems.append(f"alert {alert.diaSourceId} is not encoded as its schema says")
             if packet["diaSourceId"] != alert.diaSourceId or packet["diaSource"]["diaSourceId"] != alert.diaSourceId:
                 problems.append(f"alert {alert.diaSourceId} is about source {packet['diaSourceId']}")

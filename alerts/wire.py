@@ -17,11 +17,12 @@ _HEADER = struct.Struct(">bi")
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One encoded packet: trigger, Kafka key (diaObjectId, or ssObjectId of a body), schemaless Avro."""
+    """One encoded packet: trigger, Kafka key (diaObjectId, or ssObjectId of a body), schemaless Avro and its schema."""
 
     diaSourceId: int
     key: int
     body: bytes
+    schema_id: int = SCHEMA_ID
 
 
 def frame(body: bytes, schema_id: int = SCHEMA_ID) -> bytes:

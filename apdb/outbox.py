@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import class_row, dict_row
 
 __all__ = [
-    "OutboxRow", "add", "assign_order", "catch_up", "discrepancies", "hold", "mark", "orphans", "rows_of_visits", "rows_waiting",
+    "OutboxRow", "add", "assign_order", "catch_up", "discrepancies", "hold", "identity", "mark", "orphans", "rows_of_visits", "rows_waiting",
 ]  # fmt: skip
 
 _COLUMNS = (
@@ -63,6 +63,16 @@ def add(
         'traceparent, "shutterCloseMjdTai") VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)',
         (visit, detector, attempt, file, count, checksum, index, id_xor, held, traceparent, shutter_close),
     )
+
+
+def identity(connection: psycopg.Connection[Any]) -> str:
+    """Return the name of this outbox, made at the first call: a backup of the database keeps it, another one has another."""
+    connection.execute(
+        "INSERT INTO metadata (name, value) VALUES ('alertprod:outbox', gen_random_uuid()::text) ON CONFLICT (name) DO NOTHING"
+    )
+    row = connection.execute("SELECT value FROM metadata WHERE name = 'alertprod:outbox'").fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def assign_order(connection: psycopg.Connection[Any]) -> None:

@@ -71,7 +71,7 @@ def show(
     found = [a for row in rows for a in chosen.read(AlertArchive(settings.archive_dir), row)]
     if not found:
         raise AlertError(f"no alert {source} in the archive")
-    packet = decode_body(found[-1].body)
+    packet = decode_body(found[-1].body, found[-1].schema_id)
     if fits is not None:
         fits.mkdir(parents=True, exist_ok=True)
     for name in ("cutoutDifference", "cutoutScience", "cutoutTemplate"):
@@ -82,7 +82,7 @@ def show(
     if png is not None:
         from alerts.views import draw_alert
 
-        draw_alert(decode_body(found[-1].body), png)
+        draw_alert(decode_body(found[-1].body, found[-1].schema_id), png)
     if as_json:
         print(json.dumps(packet))
         return
@@ -163,7 +163,7 @@ def export(
 
     archived = ArchivedAlerts(chosen_alerts(visit, detector, since, until, object_id), filter_, "exporting")
     none = {} if cutouts else dict.fromkeys(("cutoutDifference", "cutoutScience", "cutoutTemplate"))
-    count = write_parquet(({**decode_body(alert.body), **none} for _, alert in archived), out)
+    count = write_parquet(({**decode_body(a.body, a.schema_id), **none} for _, a in archived), out)
     print(json.dumps({"alerts": count, "file": str(out)}) if as_json else f"{count} alerts in {out}")
 
 

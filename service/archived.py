@@ -67,7 +67,7 @@ class ArchivedAlerts:
         with Progress(*columns, console=Console(stderr=True)) as bar:
             for row in bar.track(self.rows):
                 for alert in self._chosen.read(self._archive, row):
-                    if self._passes is None or self._passes(read_scalars(alert.body)):
+                    if self._passes is None or self._passes(read_scalars(alert.body, alert.schema_id)):
                         yield row, alert
 
 

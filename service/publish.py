@@ -46,7 +46,7 @@ def run_relay(settings: Settings, stop: threading.Event) -> None:
     for _, text in target.fan_out:
         AlertFilter(text)
     relay: Relay | None = None
-    swept = time.monotonic()
+    swept = float("-inf")
 
     def work() -> float:
         nonlocal relay, swept

@@ -7,15 +7,16 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 import pytest
 from confluent_kafka import KafkaException
 
 from alerts import Alert, AlertArchive, build_packets
-from alerts.errors import BrokerUnavailable
+from alerts.errors import BrokerUnavailable, ProgressConflict
 from alerts.relay import Relay
 from alerts.target import KafkaTarget, ensure_topics
 from alerts.wire import encode_body
-from apdb import outbox
+from apdb import Database, outbox
 from apdb.errors import NotFound
 from apdb.holds import drop_held, held, release_held
 from apdb.status import service_status
@@ -138,6 +139,27 @@ def test_kill_9_of_the_relay_loses_and_doubles_nothing(database, target, tmp_pat
     relay.close()
     ids = [a["diaSourceId"] for a in consume_alerts(target.brokers, target.topic, 120)]
     assert sorted(ids) == sorted(v * 1000 + k for v in range(3) for k in range(40))
+
+
+def test_two_databases_do_not_share_a_progress(database, template_database, target, tmp_path):
+    """The second would leave out the alerts that the first has numbered further."""
+    fill(database, tmp_path, range(3), 5)
+    relay = Relay(database, AlertArchive(tmp_path), target)
+    assert patient(relay) == 15
+    relay.close()
+    admin = template_database.rsplit("/", 1)[0]
+    with psycopg.connect(f"{admin}/postgres", autocommit=True) as connection:
+        connection.execute("CREATE DATABASE other TEMPLATE alertprod")
+    other = Database(f"{admin}/other")
+    fill(other, tmp_path / "b", [1], 5)
+    relay = Relay(other, AlertArchive(tmp_path / "b"), target)
+    with pytest.raises(ProgressConflict, match="ALERTPROD_TRANSACTIONAL_ID"):
+        relay.step()
+    relay.close()
+    relay = Relay(database, AlertArchive(tmp_path), target)  # its own goes on
+    fill(database, tmp_path, [4], 5)
+    assert patient(relay) == 5
+    relay.close()
 
 
 def test_unreachable_broker_is_a_retriable_error(database, tmp_path):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
+from fastavro.utils import generate_one
 
 from alerts import SCHEMA_ID, decode, encode, schema, schema_document, schema_ids
 from alerts.archive import AlertArchive, AlertFile
@@ -21,7 +22,7 @@ from alerts.reconcile import trigger_id
 from alerts.rows import encode_rows
 from alerts.schemas import fields_of
 from alerts.trim import trim
-from alerts.wire import decode_body
+from alerts.wire import decode_body, frame
 from apdb import columns_of, empty_frame
 from tests.unit.test_exposure import make_exposure
 
@@ -159,6 +160,19 @@ def test_alert_file_is_an_avro_container_that_is_checked_alert_by_alert(tmp_path
         archive.path("../../etc/passwd")
     assert archive.delete(file.name)
     assert not archive.delete(file.name)
+
+
+def test_files_of_older_schemas_stay_readable(tmp_path):
+    """An alert of 10.0 in a file of that time is read, framed and filtered by its own schema."""
+    packet = generate_one(schema(1000))
+    (tmp_path / "1").mkdir()
+    with (tmp_path / "1" / "old.avro").open("wb") as out:
+        fastavro.writer(out, schema(1000), [packet], metadata={"alertprod.schema_id": "1000"})
+    (alert,) = AlertArchive(tmp_path).stream(AlertFile("1/old.avro", 1, ""))
+    assert alert.schema_id == 1000
+    assert decode(frame(alert.body, alert.schema_id)) == decode_body(alert.body, 1000)
+    assert decode_body(alert.body, 1000)["diaSource"].keys() == packet["diaSource"].keys()
+    assert read_scalars(alert.body, 1000)["diaSourceId"] == packet["diaSourceId"]
 
 
 def test_a_failed_attempt_leaves_no_file(tmp_path):
