@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from apdb import columns_of
 from association.errors import AssociationError
 
-__all__ = ["NewSourceRules", "filter_new_sources", "new_objects"]
+__all__ = ["NewSourceRules", "filter_new_sources", "new_objects", "new_source_tests"]
 
 BAD_FLAGS = (
     "centroid_flag", "pixelFlags_crCenter", "pixelFlags_nodataCenter", "pixelFlags_interpolatedCenter",
@@ -36,23 +36,27 @@ class NewSourceRules:
             raise AssociationError(f"no such DiaSource columns: {unknown}")
 
 
-def filter_new_sources(diaSources: pd.DataFrame, config: NewSourceRules | None = None) -> Struct:
-    """Split unmatched sources into ``good`` (become objects) and ``marginal`` (never stored nor alerted)."""
+def new_source_tests(diaSources: pd.DataFrame, config: NewSourceRules | None = None) -> dict[str, NDArray[np.bool_]]:
+    """Return, by test, which unmatched sources fail it: flags by their names, ``snr``, ``reliability`` and both together."""
     rules = config or NewSourceRules()
-    reject: NDArray[np.bool_] = np.zeros(len(diaSources), dtype=bool)
-    for flag in rules.bad_flags:
-        if flag in diaSources:
-            reject |= diaSources[flag].fillna(False).to_numpy(bool)
+    tests = {f: diaSources[f].fillna(False).to_numpy(bool) for f in rules.bad_flags if f in diaSources}
     with np.errstate(invalid="ignore", divide="ignore"):
         flux = diaSources[rules.flux_field].to_numpy(np.float64)
         snr = np.abs(flux / diaSources[f"{rules.flux_field}Err"].to_numpy(np.float64))
         reliability = diaSources["reliability"].to_numpy(np.float64)
         if rules.snr > 0:
-            reject |= snr < rules.snr
+            tests["snr"] = snr < rules.snr
         if rules.reliability > 0:
-            reject |= reliability < rules.reliability
+            tests["reliability"] = reliability < rules.reliability
         if rules.low_reliability_snr > 0 and rules.low_snr_reliability > 0:
-            reject |= (snr < rules.low_reliability_snr) & (reliability < rules.low_snr_reliability)
+            tests["snr_and_reliability"] = (snr < rules.low_reliability_snr) & (reliability < rules.low_snr_reliability)
+    return tests
+
+
+def filter_new_sources(diaSources: pd.DataFrame, config: NewSourceRules | None = None) -> Struct:
+    """Split unmatched sources into ``good`` (become objects) and ``marginal`` (never stored nor alerted)."""
+    tests = new_source_tests(diaSources, config)
+    reject = np.any(list(tests.values()), axis=0) if tests else np.zeros(len(diaSources), np.bool_)
     return Struct(good=diaSources[~reject].copy(), marginal=diaSources[reject].copy())
 
 

@@ -124,18 +124,25 @@ class FilterRules:
     max_trail_arcsec_per_s: float = MAX_TRAIL_ARCSEC_PER_S
 
 
+def filter_tests(
+    raw: pd.DataFrame, table: pd.DataFrame, rules: FilterRules | None = None
+) -> dict[str, NDArray[np.bool_]]:
+    """Return, by test, which sources fail it: flags by their names, ``direct_snr``, ``trail_length``. NaN passes."""
+    rules = rules or FilterRules()
+    tests = {flag: raw[flag].to_numpy(bool) for flag in rules.bad_flags if flag in raw}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tests["direct_snr"] = (table.scienceFlux / table.scienceFluxErr).to_numpy(np.float64) < rules.min_direct_snr
+    limit = rules.max_trail_arcsec_per_s * table.exposureTime.to_numpy(np.float64)
+    tests["trail_length"] = table.trailLength.to_numpy(np.float64) >= limit
+    return tests
+
+
 def filter_dia_sources(raw: pd.DataFrame, table: pd.DataFrame, rules: FilterRules | None = None) -> Struct:
     """Split standardised sources (`table`, same rows as `raw`) into ``good``, ``rejected`` and ``trailed``.
 
-    A source that fails both the trail test and another one is in both of the latter. NaN passes.
+    A source that fails both the trail test and another one is in both of the latter.
     """
-    rules = rules or FilterRules()
-    bad = np.zeros(len(table), dtype=bool)
-    for flag in rules.bad_flags:
-        if flag in raw:
-            bad |= raw[flag].to_numpy(bool)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        bad |= (table.scienceFlux / table.scienceFluxErr).to_numpy(np.float64) < rules.min_direct_snr
-    limit = rules.max_trail_arcsec_per_s * table.exposureTime.to_numpy(np.float64)
-    long = table.trailLength.to_numpy(np.float64) >= limit
+    tests = filter_tests(raw, table, rules)
+    long = tests.pop("trail_length")
+    bad = np.any(list(tests.values()), axis=0)
     return Struct(good=table[~bad & ~long].copy(), rejected=table[bad].copy(), trailed=table[long].copy())

@@ -67,7 +67,7 @@ class DiaPipelineTask(AlertTask):
         super().__init__(**kwargs)
         c = self.config
         reliability = c.newObjectReliabilityThreshold if c.hasReliabilityModel else 0.0
-        self._new_rules = NewSourceRules(
+        self.new_source_rules = NewSourceRules(
             tuple(c.newObjectBadFlags), c.newObjectFluxField, c.newObjectSnrThreshold, reliability,
             c.newObjectLowReliabilitySnrThreshold, c.newObjectLowSnrReliabilityThreshold,
         )  # fmt: skip
@@ -186,7 +186,7 @@ class DiaPipelineTask(AlertTask):
         rest = found.diaSources[found.diaSources.diaObjectId == 0]
         split = Struct(good=rest.copy(), marginal=rest.iloc[:0].copy())
         if self.config.filterUnAssociatedSources:
-            split = filter_new_sources(rest, self._new_rules)
+            split = filter_new_sources(rest, self.new_source_rules)
         if 0 < self.config.maxNewDiaObjects < len(split.good):
             raise TooManyDiaObjects(f"{len(split.good)} new objects, more than {self.config.maxNewDiaObjects}")
         split.good["diaObjectId"] = split.good.diaSourceId

@@ -1,4 +1,4 @@
-"""The command line: ``alertprod serve|worker|relay|reconcile|ingest|apdb|alerts|status|config|diff|template|jointcal|night|demo``."""
+"""The command line: ``alertprod serve|worker|relay|reconcile|ingest|apdb|alerts|status|config|diff|template|jointcal|night|explain|demo``."""
 
 import json
 import logging
@@ -16,11 +16,11 @@ from service.alerts_cli import alerts_app
 from service.apdb_cli import apdb_app
 from service.options import Json, open_database
 from service.settings import Settings
+from service.template_cli import template_app
 from tasks.errors import AlertProdError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Alert production for time-domain surveys.")
 jointcal_app = typer.Typer(no_args_is_help=True, help="Joint calibration of many visits.")
-template_app = typer.Typer(no_args_is_help=True, help="Template sets.")
 app.add_typer(template_app, name="template")
 app.add_typer(jointcal_app, name="jointcal")
 app.add_typer(apdb_app, name="apdb")
@@ -184,52 +184,6 @@ def diff(
     )
 
 
-@template_app.command("build")
-def template_build(
-    frames: Annotated[list[Path], typer.Argument(help="FITS frames")],
-    instrument: Annotated[str, typer.Option(help="instrument name or file")],
-    name: Annotated[str, typer.Option(help="name of the set")] = "default",
-    refcat: Annotated[Path | None, typer.Option(help="reference stars (Parquet: ra, dec, flux in nJy)")] = None,
-    as_json: Json = False,
-) -> None:
-    """Coadd frames into a new version of a template set."""
-    from calibration import ReferenceStars
-    from exposure import load_instrument
-    from service.templates import template_from_frames
-
-    stars = None if refcat is None else ReferenceStars.read(refcat)
-    made = template_from_frames(
-        Settings().template_dir, name, frames, load_instrument(instrument), stars,  # type: ignore[call-arg]
-        lambda step, done, total: _say(f"{step} {done} of {total}"),
-    )  # fmt: skip
-    print(json.dumps(made.manifest) if as_json else f"{made.name} v{made.version}: {len(made.manifest['tiles'])} tiles")
-
-
-@template_app.command("list")
-def template_list(as_json: Json = False) -> None:
-    """List template sets."""
-    from diffim import TemplateStore
-
-    found = TemplateStore(Settings().template_dir).list()  # type: ignore[call-arg]
-    if as_json:
-        print(json.dumps([s.manifest for s in found]))
-        return
-    table = Table("name", "version", "band", "tiles", "inputs")
-    for s in found:
-        table.add_row(
-            s.name, str(s.version), s.manifest["band"], str(len(s.manifest["tiles"])), str(len(s.manifest["inputs"]))
-        )
-    Console().print(table)
-
-
-@template_app.command("show")
-def template_show(name: str, version: Annotated[int | None, typer.Option()] = None) -> None:
-    """Print the manifest of a template set."""
-    from diffim import TemplateStore
-
-    print(json.dumps(TemplateStore(Settings().template_dir).get(name, version=version).manifest, indent=1))  # type: ignore[call-arg]
-
-
 @app.command()
 def night(
     context: typer.Context,
@@ -255,6 +209,29 @@ def night(
         table.add_row(
             *map(str, (v["visit"], v["detector"], v["state"], c["diaSources"], c["newObjects"], c["alerts"], seconds))
         )
+    Console().print(table)
+
+
+@app.command()
+def explain(
+    visit: int,
+    detector: int,
+    ra: Annotated[float, typer.Argument(help="ICRS degrees")],
+    dec: Annotated[float, typer.Argument(help="ICRS degrees (a negative one after --)")],
+    radius: Annotated[float, typer.Option(help="arcsec")] = 2.0,
+    rerun: Annotated[bool, typer.Option(help="subtract again where nothing is stored")] = True,
+    as_json: Json = False,
+) -> None:
+    """Say why there is, or is no, alert of a visit at a place."""
+    from service.explain import explain as follow
+
+    steps = follow(Settings(), visit, detector, ra, dec, radius, rerun=rerun)  # type: ignore[call-arg]
+    if as_json:
+        print(json.dumps([s.as_dict() for s in steps], default=str))
+        return
+    table = Table("step", "passed", "what was found")
+    for s in steps:
+        table.add_row(s.name, {True: "yes", False: "no", None: ""}[s.passed], s.text)
     Console().print(table)
 
 

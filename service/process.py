@@ -1,10 +1,5 @@
 """The way of one ccdVisit: image in, difference, association, alert file, one commit."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,64 +14,16 @@ from apdb.locks import lock_pixels, sky_locks
 from association import DiaPipelineTask, standardize
 from association.solar_system import at_time
 from association.standardize import filter_dia_sources
-from calibration import ReferenceStars
-from calibration.characterize import characterize
 from diffim import ImageDifferenceTask, TemplateStore
-from exposure import Exposure, Instrument, PhotoCalib, VisitInfo, load_instrument
-from exposure.fits import open_fits, read_image, read_wcs
-from exposure.fits_parts import read_psf
-from exposure.mask import remap
+from exposure import Exposure, Instrument, VisitInfo, load_instrument
 from forced.calibrated import measure_pair
 from service.crash import crash_at
 from service.errors import WaitForEarlier
-from service.message import local_path
+from service.images import Clock, calibrated_pair, open_science
 from service.settings import Settings
 from tasks import IdGenerator, make_task
 
-__all__ = ["Processor", "open_science"]
-
-
-@dataclass
-class _Clock:
-    """Seconds per step of one visit."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
-
-
-def open_science(message: dict[str, Any], rules: Instrument, roots: list[Path]) -> Exposure:
-    """Read the science exposure and whatever the message says beside or above the file."""
-    exposure = Exposure.read_fits(local_path(message["science"], roots), rules)
-    assert exposure.visit_info is not None
-    if message.get("variance"):
-        with open_fits(local_path(message["variance"], roots)) as hdus:
-            exposure.variance = read_image(hdus, 0 if hdus[0].data is not None else 1)
-    if message.get("mask"):
-        with open_fits(local_path(message["mask"], roots)) as hdus:
-            data = np.asarray(hdus[0].data if hdus[0].data is not None else hdus[1].data)
-            exposure.mask = remap(data.astype(np.int64), rules.mask_bits)
-    if message.get("psf"):
-        with open_fits(local_path(message["psf"], roots)) as hdus:
-            exposure.psf = read_psf(next(h for h in hdus if h.data is not None), exposure.bbox)
-    if message.get("wcs"):
-        exposure.wcs = read_wcs(local_path(message["wcs"], roots))
-    if message.get("photoCalib"):
-        exposure.photo_calib = PhotoCalib(float(message["photoCalib"]))
-    info = exposure.visit_info
-    exposure.visit_info = replace(
-        info, visit=message.get("visit", info.visit), detector=message.get("detector", info.detector),
-        midpoint_mjd_tai=message.get("midpointMjdTai") or info.midpoint_mjd_tai,
-        exposure_time=message.get("exposureTime") or info.exposure_time,
-    )  # fmt: skip
-    exposure.band = message.get("band") or exposure.band
-    return exposure
+__all__ = ["Processor"]
 
 
 class Processor:
@@ -101,19 +48,13 @@ class Processor:
         AlertProdError, lsst.pipe.base.NoWorkFound
             Nothing was written.
         """
-        clock, rules = _Clock(), load_instrument(claim.message["instrument"])
+        clock, rules = Clock(), load_instrument(claim.message["instrument"])
         crash_at("start", self._settings.crash_point)
         with clock.step("open"):
             science = open_science(claim.message, rules, self._roots)
             self._note(claim, science)
-        with clock.step("template"):
-            chosen = self._templates.get(claim.message.get("templates") or self._settings.template_set, science.band)
-        with clock.step("characterize"):
-            needs_stars = rules.zeropoint in ("relative", "refcat") or rules.characterize.astrometry == "relative"
-            reference = ReferenceStars(chosen.stars()) if needs_stars else None
-            report = characterize(science, rules, reference).report
-        with clock.step("template"):
-            template = self._templates.fetch(chosen, science)
+        name = claim.message.get("templates") or self._settings.template_set
+        template, report = calibrated_pair(science, rules, self._templates, name, clock)
         result = self._difference(claim, science, template, rules, clock)
         crash_at("differenced", self._settings.crash_point)
         return self._store(claim, science, result, rules, clock, report)
@@ -132,7 +73,7 @@ class Processor:
             self._months.add(month)
 
     def _difference(
-        self, claim: Claim, science: Exposure, template: Exposure, rules: Instrument, clock: _Clock
+        self, claim: Claim, science: Exposure, template: Exposure, rules: Instrument, clock: Clock
     ) -> Struct:
         ids = IdGenerator(rules.packer(), claim.visit, claim.detector, claim.release)
         task = make_task(ImageDifferenceTask, rules.task_config.get("ImageDifferenceTask"))
@@ -151,7 +92,7 @@ class Processor:
         )  # fmt: skip
 
     def _store(
-        self, claim: Claim, science: Exposure, r: Struct, rules: Instrument, clock: _Clock, report: dict[str, float]
+        self, claim: Claim, science: Exposure, r: Struct, rules: Instrument, clock: Clock, report: dict[str, float]
     ) -> dict[str, Any]:
         """Lock the sky, associate, write the alert file, commit."""
         info = science.visit_info
@@ -173,7 +114,7 @@ class Processor:
         return {"state": "done", "counts": counts, "seconds": clock.seconds}
 
     def _associate_and_write(
-        self, claim: Claim, science: Exposure, r: Struct, rules: Instrument, clock: _Clock, report: dict[str, float],
+        self, claim: Claim, science: Exposure, r: Struct, rules: Instrument, clock: Clock, report: dict[str, float],
         work: VisitUnitOfWork,
     ) -> dict[str, int]:  # fmt: skip
         info = science.visit_info

@@ -14,11 +14,14 @@ import pandas as pd
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from typer.testing import CliRunner
 
 from alerts.wire import schema
 from apdb.export import all_rows, latest_objects
 from exposure import Exposure, load_instrument
 from service.campaign import consume_alerts, post_visits, read_alerts, wait_finished, wait_published
+from service.cli import app
+from service.explain import explain
 from service.stack import Stack
 from service.templates import template_from_frames
 from simulation.survey import SurveyConfig, write_survey
@@ -105,6 +108,47 @@ def test_a_posted_visit_becomes_alerts_that_equal_the_database(survey, running):
     forced = all_rows(running.database, "DiaForcedSource")
     assert len(forced) > 10
     assert not forced.duplicated(["diaObjectId", "visit", "detector"]).any()
+
+
+def test_explain_says_why_there_is_or_is_no_alert(survey, running):
+    """At a stored source, at an empty place, off the image, where the truth has a transient below the threshold."""
+    row = science(survey).iloc[0]
+    visit, detector = int(row.visit), int(row.detector)
+    sources = all_rows(running.database, "DiaSource")
+    own = sources[(sources.visit == visit) & (sources.detector == detector)]
+    wait_published(running)
+    one = own.iloc[0]
+    steps = explain(running.settings, visit, detector, one.ra, one.dec)
+    assert [(s.name, s.passed) for s in steps] == [("visit", True), ("stored", True), ("alert", True)]
+    assert steps[1].values["diaSourceId"] == one.diaSourceId
+    assert "published at" in steps[2].text
+    exposure = Exposure.read_fits(row.path, load_instrument("simcam"))
+    rng = np.random.default_rng(3)
+    reasons = set()
+    for _ in range(3):
+        x, y = rng.uniform(60, 380, 2)
+        ra, dec = (float(v[0]) for v in exposure.wcs.pixel_to_sky(np.array([x]), np.array([y])))
+        steps = explain(running.settings, visit, detector, ra, dec, 1.0)
+        if steps[1].passed:  # a source by chance
+            continue
+        names = [s.name for s in steps]
+        assert names[:5] == ["visit", "stored", "mask", "signal", "detected"]
+        assert steps[2].values["x"] == pytest.approx(x, abs=0.1)
+        failed = [s for s in steps[2:] if s.passed is False]
+        assert failed, [s.text for s in steps]
+        reasons.add(failed[-1].name)
+        signal = steps[3]
+        assert (signal.values["peakSignificance"] >= signal.values["threshold"]) == signal.passed
+    assert "detected" in reasons
+    far = explain(running.settings, visit, detector, (one.ra + 90) % 360, 0.0)
+    assert (far[-1].name, far[-1].passed) == ("image", False)
+    assert explain(running.settings, 424242, 0, 1.0, 1.0)[0].text.startswith("never came")
+    before = len(sources)
+    assert len(all_rows(running.database, "DiaSource")) == before  # nothing was written
+    done = CliRunner().invoke(app, ["explain", str(visit), str(detector), str(one.ra), "--", str(one.dec)],
+                              env=running.settings.environment())  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "published" in done.stdout
 
 
 def test_posting_twice_changes_nothing(survey, running):

@@ -1,0 +1,84 @@
+"""The images of a visit: science exposure with what the message says, calibration, template."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration import ReferenceStars
+from calibration.characterize import characterize
+from diffim import TemplateStore
+from exposure import Exposure, Instrument, PhotoCalib
+from exposure.fits import open_fits, read_image, read_wcs
+from exposure.fits_parts import read_psf
+from exposure.mask import remap
+from service.message import local_path
+
+__all__ = ["Clock", "calibrated_pair", "open_science"]
+
+
+@dataclass
+class Clock:
+    """Seconds per step of one visit."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
+
+
+def open_science(message: dict[str, Any], rules: Instrument, roots: list[Path]) -> Exposure:
+    """Read the science exposure and whatever the message says beside or above the file."""
+    exposure = Exposure.read_fits(local_path(message["science"], roots), rules)
+    assert exposure.visit_info is not None
+    if message.get("variance"):
+        with open_fits(local_path(message["variance"], roots)) as hdus:
+            exposure.variance = read_image(hdus, 0 if hdus[0].data is not None else 1)
+    if message.get("mask"):
+        with open_fits(local_path(message["mask"], roots)) as hdus:
+            data = np.asarray(hdus[0].data if hdus[0].data is not None else hdus[1].data)
+            exposure.mask = remap(data.astype(np.int64), rules.mask_bits)
+    if message.get("psf"):
+        with open_fits(local_path(message["psf"], roots)) as hdus:
+            exposure.psf = read_psf(next(h for h in hdus if h.data is not None), exposure.bbox)
+    if message.get("wcs"):
+        exposure.wcs = read_wcs(local_path(message["wcs"], roots))
+    if message.get("photoCalib"):
+        exposure.photo_calib = PhotoCalib(float(message["photoCalib"]))
+    info = exposure.visit_info
+    exposure.visit_info = replace(
+        info, visit=message.get("visit", info.visit), detector=message.get("detector", info.detector),
+        midpoint_mjd_tai=message.get("midpointMjdTai") or info.midpoint_mjd_tai,
+        exposure_time=message.get("exposureTime") or info.exposure_time,
+    )  # fmt: skip
+    exposure.band = message.get("band") or exposure.band
+    return exposure
+
+
+def calibrated_pair(
+    science: Exposure, rules: Instrument, templates: TemplateStore, name: str, clock: Clock
+) -> tuple[Exposure, dict[str, float]]:
+    """Characterise the science exposure (in place) and warp its template; returns the template and what was found.
+
+    Raises
+    ------
+    AlertProdError, lsst.pipe.base.NoWorkFound
+        The image cannot be calibrated, or has no template.
+    """
+    with clock.step("template"):
+        chosen = templates.get(name, science.band)
+    with clock.step("characterize"):
+        needs_stars = rules.zeropoint in ("relative", "refcat") or rules.characterize.astrometry == "relative"
+        reference = ReferenceStars(chosen.stars()) if needs_stars else None
+        report = characterize(science, rules, reference).report
+    with clock.step("template"):
+        return templates.fetch(chosen, science), report

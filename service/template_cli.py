@@ -1,0 +1,63 @@
+"""The command line of template sets: ``alertprod template build|list|show``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from service.options import Json
+from service.settings import Settings
+
+__all__ = ["template_app"]
+
+template_app = typer.Typer(no_args_is_help=True, help="Template sets.")
+
+
+@template_app.command("build")
+def template_build(
+    frames: Annotated[list[Path], typer.Argument(help="FITS frames")],
+    instrument: Annotated[str, typer.Option(help="instrument name or file")],
+    name: Annotated[str, typer.Option(help="name of the set")] = "default",
+    refcat: Annotated[Path | None, typer.Option(help="reference stars (Parquet: ra, dec, flux in nJy)")] = None,
+    as_json: Json = False,
+) -> None:
+    """Coadd frames into a new version of a template set."""
+    from calibration import ReferenceStars
+    from exposure import load_instrument
+    from service.templates import template_from_frames
+
+    console = Console(stderr=True)
+    stars = None if refcat is None else ReferenceStars.read(refcat)
+    made = template_from_frames(
+        Settings().template_dir, name, frames, load_instrument(instrument), stars,  # type: ignore[call-arg]
+        lambda step, done, total: console.print(f"{step} {done} of {total}", highlight=False, markup=False),
+    )  # fmt: skip
+    print(json.dumps(made.manifest) if as_json else f"{made.name} v{made.version}: {len(made.manifest['tiles'])} tiles")
+
+
+@template_app.command("list")
+def template_list(as_json: Json = False) -> None:
+    """List template sets."""
+    from diffim import TemplateStore
+
+    found = TemplateStore(Settings().template_dir).list()  # type: ignore[call-arg]
+    if as_json:
+        print(json.dumps([s.manifest for s in found]))
+        return
+    table = Table("name", "version", "band", "tiles", "inputs")
+    for s in found:
+        table.add_row(
+            s.name, str(s.version), s.manifest["band"], str(len(s.manifest["tiles"])), str(len(s.manifest["inputs"]))
+        )
+    Console().print(table)
+
+
+@template_app.command("show")
+def template_show(name: str, version: Annotated[int | None, typer.Option()] = None) -> None:
+    """Print the manifest of a template set."""
+    from diffim import TemplateStore
+
+    print(json.dumps(TemplateStore(Settings().template_dir).get(name, version=version).manifest, indent=1))  # type: ignore[call-arg]
