@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from apdb import columns_of, empty_frame
 from exposure import Exposure
-from forced.calibrated import measure_pair
+from forced.calibrated import calibrated_fluxes, measure_pair
 from tasks import IdGenerator
 
-__all__ = ["ForcedRules", "forced_rows", "qualified_objects"]
+__all__ = ["ForcedRules", "forced_rows", "qualified_objects", "rows_on_difference"]
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,41 @@ def forced_rows(
     x, y = difference.require_wcs().sky_to_pixel(chosen.ra.to_numpy(), chosen.dec.to_numpy())
     keep = difference.contains(x, y) | chosen.diaObjectId.isin(updated).to_numpy()
     chosen, x, y = chosen[keep], x[keep], y[keep]
-    if chosen.empty:
+    fluxes = measure_pair(difference, science, x, y) if len(chosen) else None
+    return _rows(chosen, fluxes, difference, generator, processed_mjd_tai)
+
+
+def rows_on_difference(
+    objects: pd.DataFrame, difference: Exposure, generator: IdGenerator, processed_mjd_tai: float
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measure objects on a stored difference image; the flux on the science image is null.
+
+    Returns
+    -------
+    rows, flags
+        As `forced_rows`, of the objects inside the image.
+    """
+    chosen = objects.sort_values("diaObjectId")
+    x, y = difference.require_wcs().sky_to_pixel(chosen.ra.to_numpy(), chosen.dec.to_numpy())
+    keep = difference.contains(x, y)
+    chosen = chosen[keep]
+    fluxes = None
+    if len(chosen):
+        found = calibrated_fluxes(difference, x[keep], y[keep])
+        fluxes = pd.DataFrame({"psfFlux": found.flux, "psfFluxErr": found.fluxErr, "scienceFlux": np.nan,
+                               "scienceFluxErr": np.nan, "flags": found["flags"].to_numpy(np.int32)})  # fmt: skip
+    return _rows(chosen, fluxes, difference, generator, processed_mjd_tai)
+
+
+def _rows(
+    chosen: pd.DataFrame,
+    fluxes: pd.DataFrame | None,
+    difference: Exposure,
+    generator: IdGenerator,
+    processed_mjd_tai: float,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    if fluxes is None:
         return empty_frame("DiaForcedSource"), _flag_rows(chosen, np.zeros(0, np.int32), difference)
-    fluxes = measure_pair(difference, science, x, y)
     info = difference.visit_info
     assert info is not None
     out = pd.DataFrame({"diaForcedSourceId": generator.take(len(chosen)), "diaObjectId": chosen.diaObjectId.to_numpy()})

@@ -1,4 +1,4 @@
-"""The command line of the database: ``alertprod apdb create|status|partitions|archive|restore|vacuum-advice|migrate|deduplicate|reader``."""
+"""The command line of the database: ``alertprod apdb create|status|partitions|archive|restore|vacuum-advice|migrate|deduplicate|precover|reader``."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -206,6 +206,33 @@ def deduplicate(
         report = run(
             open_database().connect, radius, float(Time.now().tai.mjd), since_mjd_tai=EVER if since is None else since,
             dry_run=dry_run, progress=lambda done, total: shown.update(task, completed=done, total=total),
+        )  # fmt: skip
+    _show([vars(report)], as_json, "would be done" if dry_run else "done")
+
+
+@apdb_app.command()
+def precover(
+    days: Annotated[float, typer.Option(min=0.0, help="how far back to measure")] = 30.0,
+    founded_within: Annotated[float, typer.Option(min=0.0, help="days: objects first detected since then")] = 3.0,
+    at: Annotated[float | None, typer.Option(help="MJD (TAI): end of the time looked at; now by default")] = None,
+    dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Measure young objects on the stored differences (ALERTPROD_PRODUCTS_DIR) from before they were found."""
+    from astropy.time import Time
+
+    from association.precovery import precover as run
+    from exposure import load_instrument
+    from service.products import StoredDifferences
+    from service.settings import Settings
+
+    now = float(Time.now().tai.mjd)
+    stored = StoredDifferences(Settings().products_dir)  # type: ignore[call-arg]
+    with Progress(TextColumn("visits"), BarColumn(), MofNCompleteColumn(), console=_console, disable=as_json) as shown:
+        task = shown.add_task("visits", total=None)
+        report = run(
+            open_database().connect, stored, lambda v: load_instrument(v.instrument).packer(), now if at is None else at, now,
+            days=days, founded_within_days=founded_within, dry_run=dry_run,
+            progress=lambda done, total: shown.update(task, completed=done, total=total),
         )  # fmt: skip
     _show([vars(report)], as_json, "would be done" if dry_run else "done")
 

@@ -20,6 +20,7 @@ from forced.calibrated import measure_pair
 from service.crash import crash_at
 from service.errors import WaitForEarlier
 from service.images import Clock, calibrated_pair, open_science
+from service.products import difference_path
 from service.settings import Settings
 from tasks import IdGenerator, make_task
 
@@ -168,7 +169,7 @@ class Processor:
             return
         directory.mkdir(parents=True, exist_ok=True)
         stem = f"{claim.visit}_{claim.detector}_{claim.attempt}"
-        r.difference.write_fits(directory / f"difference_{stem}.fits", compress=False)
+        r.difference.write_fits(difference_path(directory, claim.visit, claim.detector, claim.attempt), compress=False)
         if self._positions is not None:
             x, y = science.require_wcs().sky_to_pixel(self._positions.ra.to_numpy(), self._positions.dec.to_numpy())
             inside = science.contains(x, y)

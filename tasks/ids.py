@@ -140,11 +140,14 @@ class IdFactory:
 
 
 class IdGenerator:
-    """Ids of one catalogue of one (release, visit, detector); each catalogue has its own counter."""
+    """Ids of one catalogue of one (release, visit, detector); each catalogue has its own counter.
 
-    def __init__(self, packer: IdPacker, visit: int, detector: int, release: int = 0) -> None:
+    `used` is the last counter that was given away before.
+    """
+
+    def __init__(self, packer: IdPacker, visit: int, detector: int, release: int = 0, *, used: int = 0) -> None:
         packer.catalog_id(visit, detector, release)
-        self._packer, self._key, self._last = packer, (visit, detector), 0
+        self._packer, self._key, self._last = packer, (visit, detector), used
         self._release = release
 
     def take(self, n: int) -> NDArray[np.int64]:

@@ -1,0 +1,148 @@
+"""Precovery: forced photometry of young objects on the stored differences of the days before their first detection.
+
+The job runs beside the service: visit by visit, under the sky locks, each visit one transaction. What was measured once
+is not measured again, so the job can be repeated and broken off at any time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+from psycopg.rows import class_row
+
+from apdb import VisitUnitOfWork, empty_frame
+from apdb.htm import polygon
+from apdb.locks import lock_pixels, sky_locks
+from association.forced_rows import rows_on_difference
+from exposure import Exposure
+from tasks.ids import IdGenerator, IdPacker
+
+__all__ = ["PrecoveryReport", "StoredVisit", "precover", "young_objects"]
+
+
+@dataclass(frozen=True)
+class StoredVisit:
+    """A processed visit, as the ledger has it."""
+
+    visit: int
+    detector: int
+    attempt: int
+    release: int
+    instrument: str
+    midpoint: float
+
+
+@dataclass(frozen=True)
+class PrecoveryReport:
+    """What a run did: young objects, visits looked at, of these without a stored difference, rows measured."""
+
+    objects: int
+    visits: int
+    without_difference: int
+    measured: int
+
+
+def young_objects(connection: psycopg.Connection[Any], since_mjd: float) -> pd.DataFrame:
+    """Return diaObjectId, ra, dec, firstDiaSourceMjdTai of the open objects first detected at or after a time."""
+    rows = connection.execute(
+        'SELECT "diaObjectId", ra, dec, "firstDiaSourceMjdTai" FROM "DiaObject" WHERE "validityEndMjdTai" IS NULL AND '
+        '"firstDiaSourceMjdTai" >= %s ORDER BY "diaObjectId"',
+        (since_mjd,),
+    ).fetchall()
+    columns = ["diaObjectId", "ra", "dec", "firstDiaSourceMjdTai"]
+    return pd.DataFrame(rows, columns=columns).astype({"diaObjectId": np.int64})
+
+
+def _visits(connection: psycopg.Connection[Any], begin: float, end: float) -> list[StoredVisit]:
+    with connection.cursor(row_factory=class_row(StoredVisit)) as cursor:
+        return cursor.execute(
+            'SELECT visit, detector, attempt, release, instrument, "midpointMjdTai" AS midpoint FROM "VisitLedger" WHERE '
+            'state = \'done\' AND "midpointMjdTai" BETWEEN %s AND %s ORDER BY "midpointMjdTai", visit, detector',
+            (begin, end),
+        ).fetchall()
+
+
+def precover(
+    connect: Callable[[], psycopg.Connection[Any]], difference_of: Callable[[StoredVisit], Exposure | None],
+    packer_of: Callable[[StoredVisit], IdPacker], at_mjd: float, now_mjd: float, *, days: float = 30.0,
+    founded_within_days: float = 3.0, dry_run: bool = False, progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PrecoveryReport:  # fmt: skip
+    """Measure young objects on the differences from before they were found.
+
+    Parameters
+    ----------
+    connect
+        Gives a database session in autocommit mode.
+    difference_of
+        Gives the stored difference image of a visit, None where there is none.
+    packer_of
+        Gives the id layout of the visit's camera.
+    at_mjd
+        End of the time looked at, MJD TAI.
+    now_mjd
+        Processing time.
+    days
+        How far back to measure.
+    founded_within_days
+        Objects first detected in so many days before `at_mjd` are measured.
+
+    Raises
+    ------
+    DatabaseUnavailable
+        Visits measured before stay measured; run it again.
+    """
+    with connect() as connection:
+        objects = young_objects(connection, at_mjd - founded_within_days)
+        visits = _visits(connection, at_mjd - days, at_mjd) if len(objects) else []
+        missing = measured = 0
+        for done, visit in enumerate(visits, 1):
+            earlier = objects[objects.firstDiaSourceMjdTai > visit.midpoint]
+            earlier = earlier[~earlier.diaObjectId.isin(_measured(connection, visit))]
+            if len(earlier):
+                difference = difference_of(visit)
+                missing += difference is None
+                if difference is not None:
+                    measured += _measure(connection, visit, difference, earlier, packer_of(visit), now_mjd, dry_run)
+            progress(done, len(visits))
+    return PrecoveryReport(len(objects), len(visits), missing, measured)
+
+
+def _measured(connection: psycopg.Connection[Any], visit: StoredVisit) -> list[int]:
+    """Return the objects that have a forced source of the visit, withdrawn ones too."""
+    rows = connection.execute(
+        'SELECT "diaObjectId" FROM "DiaForcedSource" WHERE visit = %s AND detector = %s', (visit.visit, visit.detector)
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def _measure(
+    connection: psycopg.Connection[Any], visit: StoredVisit, difference: Exposure, objects: pd.DataFrame, packer: IdPacker,
+    now_mjd: float, dry_run: bool,
+) -> int:  # fmt: skip
+    """Measure and store the objects of one visit; returns how many lie on its image."""
+    with sky_locks(connection, lock_pixels(polygon(*difference.sky_corners()))):
+        with VisitUnitOfWork(connection) as work:
+            left = objects[~objects.diaObjectId.isin(_measured(connection, visit))]
+            generator = IdGenerator(
+                packer, visit.visit, visit.detector, visit.release, used=_last_counter(connection, visit, packer)
+            )
+            rows, flags = rows_on_difference(left, difference, generator, now_mjd)
+            if len(rows) and not dry_run:
+                work.store(now_mjd, empty_frame("DiaObject"), empty_frame("DiaSource"), rows, forced_flags=flags)
+                work.commit()
+    return len(rows)
+
+
+def _last_counter(connection: psycopg.Connection[Any], visit: StoredVisit, packer: IdPacker) -> int:
+    """Return the highest counter that the visit's forced sources have used in its release."""
+    row = connection.execute(
+        'SELECT max("diaForcedSourceId") FROM "DiaForcedSource" WHERE visit = %s AND detector = %s',
+        (visit.visit, visit.detector),
+    ).fetchone()
+    if row is None or row[0] is None:
+        return 0
+    last = packer.unpack(int(row[0]))
+    return last.counter if last.release == visit.release else 0
