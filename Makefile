@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test check bench registry-test delivery-test clean
+.PHONY: setup demo test check bench registry-test delivery-test overlap-test clean
 
 setup: .venv/.ready
 
@@ -28,6 +28,10 @@ registry-test: setup
 delivery-test: setup
 	@ALERTPROD_RELAY_KILLS=100 ALERTPROD_BROKER_KILLS=10 ALERTPROD_ALERTS=20000 ALERTPROD_BROKER_DOWN_S=60 \
 		$(PY) -m pytest tests/integration/test_delivery_faults.py -s -o timeout=3000
+
+# 500 rounds of eight workers on overlapping detectors.
+overlap-test: setup
+	@ALERTPROD_OVERLAP_ROUNDS=500 $(PY) -m pytest tests/integration/test_overlap.py -o timeout=3000
 
 bench: setup
 	@$(PY) -m benchmarks.steps
