@@ -12,7 +12,7 @@ from alerts.schemas import SCHEMA_ID, schema
 
 __all__ = ["arrow_schema", "write_parquet"]
 
-ROW_GROUP = 200
+ROW_GROUP = 50
 _TYPES = {
     "long": pa.int64(), "int": pa.int32(), "float": pa.float32(), "double": pa.float64(), "boolean": pa.bool_(),
     "string": pa.string(), "bytes": pa.binary(),
