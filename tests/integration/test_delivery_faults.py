@@ -120,11 +120,12 @@ def messages(brokers, topic, isolation):
     return out
 
 
-def test_kills_of_relay_and_broker_lose_and_double_nothing(database, server_dir, tmp_path):
+def test_kills_of_relay_and_broker_lose_and_double_nothing(database, server_dir, tmp_path, request):
     dice = random.Random(20261121)
     with EmbeddedKafka(server_dir / "kafka-faults", keep=True) as kafka:
         scene = Scene(database, kafka, tmp_path)
         scene.start_relay()
+        request.addfinalizer(scene.kill_relay)  # whatever happens, no process is left
         steps = ["relay"] * RELAY_KILLS + ["broker"] * BROKER_KILLS
         dice.shuffle(steps)
         total = ALERTS // PER_VISIT
