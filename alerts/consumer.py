@@ -18,7 +18,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from alerts.errors import AlertError
-from alerts.filters import AlertFilter, read_scalars
+from alerts.filters import AlertFilter, read_for
 from alerts.schemas import SCHEMA_ID, schema_ids
 from alerts.target import Refusals, kafka_error
 from alerts.wire import decode
@@ -148,7 +148,9 @@ class AlertConsumer:
         try:
             if self._passes is not None:
                 writer = self._writer_id or int.from_bytes(data[1:_HEADER], "big")
-                if not self._passes(read_scalars(data[_HEADER:], writer if writer in schema_ids() else SCHEMA_ID)):
+                if not self._passes(
+                    read_for([self._passes], data[_HEADER:], writer if writer in schema_ids() else SCHEMA_ID)
+                ):
                     return None
             packet = decode(data, self._writer_id)
         except AlertError as error:

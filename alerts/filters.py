@@ -11,18 +11,18 @@ Comparisons, ``and``/``or``/``not``, arithmetic, ``in`` a list of constants, ``i
 """
 
 import ast
-import io
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-import fastavro
+from alerts.errors import FilterError
+from alerts.schemas import SCHEMA_ID, fields_of, schema
+from alerts.wire import decode_body
 
-from alerts.errors import AlertError, FilterError
-from alerts.schemas import SCHEMA_ID, schema
+__all__ = ["AlertFilter", "read_for", "read_scalars"]
 
-__all__ = ["AlertFilter", "read_scalars"]
+_LARGE = ("prvDia", "cutout")  # how the names of histories and cutouts begin
 
 _MAX_TEXT = 2000
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -54,6 +54,7 @@ class AlertFilter:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise FilterError(f"{text!r} is no expression: {error}") from error
         self._value = _compile(tree.body, text)
+        self.needs_whole = any(isinstance(n, ast.Name) and n.id.startswith(_LARGE) for n in ast.walk(tree))
 
     def __call__(self, packet: Mapping[str, Any]) -> bool:
         """Return whether a packet passes."""
@@ -116,7 +117,7 @@ def _field(node: ast.expr, text: str) -> _Value:
         for name in path:
             if out is None:
                 return None
-            out = out[name]
+            out = out.get(name)  # a field that a schema of its time did not have is null
         return out
 
     return value
@@ -124,15 +125,9 @@ def _field(node: ast.expr, text: str) -> _Value:
 
 def _check_path(path: list[str], text: str) -> None:
     """A field that no alert has is a mistake in the filter, found before the first alert."""
-    from alerts.schemas import fields_of
-
-    top = {f["name"]: f for f in schema()["fields"]}
-    ok = path[0] in top and len(path) <= 2
-    if ok and len(path) == 2:
-        record = "diaSource" if path[0] == "diaSource" else path[0]
-        ok = record in ("diaSource", "diaObject", "ssSource", "mpc_orbits") and path[1] in {
-            n for n, _, _ in fields_of(record)
-        }
+    ok = len(path) == 1 and path[0] in {f["name"] for f in schema()["fields"]}
+    if len(path) == 2 and path[0] in ("diaSource", "diaObject", "ssSource", "mpc_orbits"):
+        ok = path[1] in {name for name, _, _ in fields_of(path[0])}
     if not ok:
         raise FilterError(f"{'.'.join(path)!r} in {text!r} is no field of an alert")
 
@@ -166,7 +161,7 @@ def _comparison(node: ast.Compare, text: str) -> _Value:
 def _scalar_schema(schema_id: int) -> dict[str, Any]:
     """The schema without histories and cutouts: a reader's schema, so that their bytes are skipped."""
     full = schema(schema_id)
-    fields = [f for f in full["fields"] if not f["name"].startswith(("prvDia", "cutout"))]
+    fields = [f for f in full["fields"] if not f["name"].startswith(_LARGE)]
     return {"type": "record", "name": full["name"], "fields": fields}
 
 
@@ -178,9 +173,16 @@ def read_scalars(body: bytes, schema_id: int = SCHEMA_ID) -> dict[str, Any]:
     AlertError
         The bytes are no packet.
     """
-    try:
-        packet = fastavro.schemaless_reader(io.BytesIO(body), schema(schema_id), _scalar_schema(schema_id))
-    except (EOFError, ValueError, IndexError, UnicodeDecodeError, OverflowError, MemoryError) as error:
-        raise AlertError(f"the message is cut short or broken: {error}") from error
-    assert isinstance(packet, dict)
-    return packet
+    return decode_body(body, schema_id, _scalar_schema(schema_id))
+
+
+def read_for(filters: Iterable[AlertFilter], body: bytes, schema_id: int = SCHEMA_ID) -> dict[str, Any]:
+    """Return what the filters look at: the whole packet when one needs a history or a cutout, else the scalars.
+
+    Raises
+    ------
+    AlertError
+        The bytes are no packet.
+    """
+    whole = any(f.needs_whole for f in filters)
+    return decode_body(body, schema_id) if whole else read_scalars(body, schema_id)

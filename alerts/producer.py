@@ -12,14 +12,22 @@ from contextlib import suppress
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from alerts.errors import BrokerUnavailable, ProgressConflict
-from alerts.filters import AlertFilter, read_scalars
+from alerts.filters import AlertFilter, read_for
 from alerts.schemas import SCHEMA_ID
 from alerts.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
-from alerts.wire import Alert, frame
+from alerts.wire import Alert, frame_alert
+from apdb.outbox import OutboxRow
 
-__all__ = ["AlertProducer", "Headers"]
+__all__ = ["AlertProducer", "Headers", "origin_headers"]
 
 Headers = list[tuple[str, bytes]]
+
+
+def origin_headers(row: OutboxRow) -> Headers:
+    """Return the headers that say which processing of which image alerts come from."""
+    return [(name, str(getattr(row, name)).encode()) for name in ("visit", "detector", "attempt")]
+
+
 _INDEX_BITS = 20  # progress offset = publish order << 20 | alerts sent of it
 _OVERHEAD = 1024  # of a message beside its value: key, headers, record framing
 
@@ -148,12 +156,10 @@ class AlertProducer:
 
             body, done = trim(body, self._limit - _OVERHEAD, alert.schema_id)
             own.append(("trimmed", done.encode()))
-        # a file from before an update of the service has the schema of its time
-        wire_id = self._wire_id if alert.schema_id == SCHEMA_ID else alert.schema_id
-        value, key = frame(body, wire_id), str(alert.key).encode()
+        value, key = frame_alert(alert, self._wire_id, body), str(alert.key).encode()
         self._put(self._target.topic, value, key, own)
         if self._fan_out:
-            packet = read_scalars(alert.body, alert.schema_id)
+            packet = read_for((f for _, f in self._fan_out), alert.body, alert.schema_id)
             for topic, passes in self._fan_out:
                 if passes(packet):
                     self._put(topic, value, key, own)

@@ -16,7 +16,7 @@ from astropy.time import Time
 
 from alerts.archive import AlertArchive, AlertFile
 from alerts.errors import AlertError, BrokerUnavailable
-from alerts.producer import AlertProducer, Headers
+from alerts.producer import AlertProducer, Headers, origin_headers
 from alerts.schemas import SCHEMA_ID
 from alerts.target import KafkaTarget, message_limit
 from alerts.wire import Alert
@@ -144,7 +144,7 @@ class Relay:
 
 
 def _headers(row: OutboxRow) -> Headers:
-    out = [(name, str(getattr(row, name)).encode()) for name in ("visit", "detector", "attempt")]
+    out = origin_headers(row)
     return [*out, ("traceparent", row.traceparent.encode())] if row.traceparent else out
 
 

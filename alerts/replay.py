@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from alerts.errors import AlertError, BrokerUnavailable
-from alerts.schemas import SCHEMA_ID
+from alerts.producer import origin_headers
 from alerts.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
-from alerts.wire import Alert, frame
+from alerts.wire import Alert, frame_alert
 from apdb.outbox import OutboxRow
 
 __all__ = ["replay"]
@@ -46,13 +46,12 @@ def replay(
     now = str(int(time.time() * 1000)).encode()
     try:
         for row, alert in alerts:
-            headers = [("producer_timestamp", now), ("replayed", now)]
-            headers += [(name, str(getattr(row, name)).encode()) for name in ("visit", "detector", "attempt")]
+            headers = [("producer_timestamp", now), ("replayed", now), *origin_headers(row)]
             while not failures:
                 try:
                     producer.produce(
                         topic,
-                        frame(alert.body, wire_id if alert.schema_id == SCHEMA_ID else alert.schema_id),
+                        frame_alert(alert, wire_id),
                         str(alert.key).encode(),
                         headers=headers,
                         on_delivery=delivered,

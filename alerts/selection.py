@@ -1,7 +1,7 @@
 """Alerts of the archive by visit, time, object or trigger, found through the database, read one after the other."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -55,10 +55,7 @@ class AlertSelection:
             Try again later.
         """
         with database.session() as connection:
-            return outbox.rows_of_visits(
-                connection, visit=self.visit, detector=self.detector, begin_mjd=self.begin_mjd, end_mjd=self.end_mjd,
-                object_id=self.object_id, source_id=self.source_id,
-            )  # fmt: skip
+            return outbox.rows_of_visits(connection, **asdict(self))
 
     def read(self, archive: AlertArchive, row: OutboxRow) -> Iterator[Alert]:
         """Yield the alerts of a row that fit; others are not read.

@@ -10,7 +10,7 @@ import fastavro
 from alerts.errors import AlertError
 from alerts.schemas import SCHEMA_ID, schema
 
-__all__ = ["Alert", "decode", "decode_body", "encode", "encode_body", "frame", "varint"]
+__all__ = ["Alert", "decode", "decode_body", "encode", "encode_body", "frame", "frame_alert", "varint"]
 
 _HEADER = struct.Struct(">bi")
 
@@ -28,6 +28,15 @@ class Alert:
 def frame(body: bytes, schema_id: int = SCHEMA_ID) -> bytes:
     """Return the wire message of an encoded packet."""
     return _HEADER.pack(0, schema_id) + body
+
+
+def frame_alert(alert: Alert, wire_id: int, body: bytes | None = None) -> bytes:
+    """Return the wire message of an alert, or of its trimmed `body`.
+
+    `wire_id` stands for the newest schema; an alert from before an update of the service names the schema of its time.
+    """
+    number = wire_id if alert.schema_id == SCHEMA_ID else alert.schema_id
+    return frame(alert.body if body is None else body, number)
 
 
 def encode_body(packet: dict[str, Any], schema_id: int = SCHEMA_ID) -> bytes:
@@ -57,8 +66,8 @@ def encode(packet: dict[str, Any], schema_id: int = SCHEMA_ID) -> bytes:
     return frame(encode_body(packet, schema_id), schema_id)
 
 
-def decode_body(body: bytes, schema_id: int = SCHEMA_ID) -> dict[str, Any]:
-    """Return the packet of Avro bytes that were written with a schema.
+def decode_body(body: bytes, schema_id: int = SCHEMA_ID, reader: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the packet of Avro bytes that were written with a schema; `reader` may be a schema with fewer fields.
 
     Raises
     ------
@@ -66,7 +75,7 @@ def decode_body(body: bytes, schema_id: int = SCHEMA_ID) -> dict[str, Any]:
         They are cut short, or were written with another schema.
     """
     try:
-        packet = fastavro.schemaless_reader(io.BytesIO(body), schema(schema_id), None)
+        packet = fastavro.schemaless_reader(io.BytesIO(body), schema(schema_id), reader)
     except (EOFError, ValueError, IndexError, UnicodeDecodeError, OverflowError, MemoryError) as error:
         raise AlertError(f"the message is cut short or broken: {error}") from error
     assert isinstance(packet, dict)

@@ -1,4 +1,4 @@
-"""Alerts that wait for a person: those of visits whose subtraction failed the quality gate."""
+"""Alerts that wait for a person: the subtraction failed the quality gate, or the file is broken."""
 
 from typing import Any
 

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from alerts.archive import AlertArchive
-from alerts.filters import AlertFilter, read_scalars
+from alerts.filters import AlertFilter, read_for
 from alerts.schemas import SCHEMA_ID
 from alerts.selection import AlertSelection
 from alerts.wire import Alert
@@ -67,7 +67,7 @@ class ArchivedAlerts:
         with Progress(*columns, console=Console(stderr=True)) as bar:
             for row in bar.track(self.rows):
                 for alert in self._chosen.read(self._archive, row):
-                    if self._passes is None or self._passes(read_scalars(alert.body, alert.schema_id)):
+                    if self._passes is None or self._passes(read_for([self._passes], alert.body, alert.schema_id)):
                         yield row, alert
 
 

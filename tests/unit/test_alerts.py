@@ -16,7 +16,7 @@ from alerts import SCHEMA_ID, decode, encode, schema, schema_document, schema_id
 from alerts.archive import AlertArchive, AlertFile
 from alerts.cutouts import CutoutMaker, cutout_sides
 from alerts.errors import AlertError, FilterError
-from alerts.filters import AlertFilter, read_scalars
+from alerts.filters import AlertFilter, read_for, read_scalars
 from alerts.packets import AlertInputs, build_alerts, build_packets
 from alerts.reconcile import trigger_id
 from alerts.rows import encode_rows
@@ -357,6 +357,11 @@ def test_filters_need_only_the_scalars_of_a_packet():
     assert {k for k in whole if k not in light} == {
         "prvDiaSources", "prvDiaForcedSources", "cutoutDifference", "cutoutScience", "cutoutTemplate"}  # fmt: skip
     assert all(whole[k] == v for k, v in light.items())
+    few, many = AlertFilter("diaSource.snr > 0"), AlertFilter("len(prvDiaSources) == 2 and cutoutScience is not None")
+    assert read_for([few], body) == light
+    assert read_for([few, many], body) == whole
+    assert many(read_for([many], body))
+    assert not many(read_for([many], [*build_alerts(inputs())][1].body))
 
 
 def test_the_reconciler_reads_the_trigger_from_the_first_bytes():
