@@ -7,7 +7,9 @@ that no FITS library runs per alert.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,7 @@ __all__ = ["CutoutMaker", "cutout_sides"]
 
 MIN_SIDE, MAX_SIDE = 30, 102
 _CARD, _BLOCK = 80, 2880
+_NO_DATA = plane_bits(["NO_DATA"])
 
 
 def cutout_sides(bbox_sizes: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
@@ -45,8 +48,42 @@ def _block(cards: list[str]) -> str:
     return text.ljust(-(-len(text) // _BLOCK) * _BLOCK)
 
 
-def _padding(size: int) -> bytes:
-    return b"\0" * (-size % _BLOCK)
+def _blocks(size: int) -> int:
+    """Bytes of the FITS blocks that hold so many."""
+    return -(-size // _BLOCK) * _BLOCK
+
+
+def _raw(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8)
+
+
+def _big_endian(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the FITS bytes of N images, one line each."""
+    return pixels.astype(pixels.dtype.newbyteorder(">"), order="C").reshape(len(pixels), -1).view(np.uint8)
+
+
+def _defined(psfs: NDArray[np.floating] | None, n: int) -> list[bool]:
+    return [True] * n if psfs is None else np.isfinite(psfs[:, 0, 0]).tolist()
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _cut(
+    image: Any, variance: Any, mask: Any, corners: Any, scales: Any, outside: int, images: Any, variances: Any, masks: Any
+) -> None:  # fmt: skip
+    """Copy calibrated squares; corners are (x, y) in array pixels. Beyond the edge: NaN, infinite, `outside`."""
+    height, width = image.shape
+    side = images.shape[1]
+    for n in range(images.shape[0]):
+        x, y, scale = corners[n, 0], corners[n, 1], scales[n]
+        i0, i1, j0, j1 = max(-x, 0), min(width - x, side), max(-y, 0), min(height - y, side)
+        if i1 - i0 < side or j1 - j0 < side:
+            images[n], variances[n], masks[n] = np.nan, np.inf, outside
+        for j in range(j0, j1):
+            pixels, noise, bits = image[y + j], variance[y + j], mask[y + j]
+            for i in range(i0, i1):
+                images[n, j, i] = pixels[x + i] * scale
+                variances[n, j, i] = noise[x + i] * (scale * scale)
+                masks[n, j, i] = bits[x + i]
 
 
 def _axes(shape: tuple[int, ...], bitpix: int, extension: str | None) -> list[str]:
@@ -102,12 +139,13 @@ class CutoutMaker:
 
     def cut(self, x: float, y: float, side: int) -> bytes | None:
         """Return one cutout, as `cut_all` does."""
-        return next(self.cut_all(np.array([x]), np.array([y]), np.array([side])))
+        (stamp,) = self.cut_all(np.array([x]), np.array([y]), np.array([side]))
+        return None if stamp is None else bytes(stamp)
 
     def cut_all(
         self, x: NDArray[np.float64], y: NDArray[np.float64], sides: NDArray[np.int64]
-    ) -> Iterator[bytes | None]:
-        """Yield the FITS bytes of the cutout around each frame position, None where the position is off the image.
+    ) -> list[memoryview | None]:
+        """Return the FITS bytes of the cutout around each frame position, None where the position is off the image.
 
         Parts beyond the edge are NaN with infinite variance and NO_DATA. Where the PSF is not defined there is no
         PSFIMAGE.
@@ -119,28 +157,43 @@ class CutoutMaker:
         sides
             Shape (N,), sides of the squares in px.
         """
+        out: list[memoryview | None] = [None] * x.size
+        inside = self.exposure.contains(x, y)
+        for side in np.unique(sides[inside]).tolist():
+            places = np.flatnonzero(inside & (sides == side))
+            for place, stamp in zip(places.tolist(), self._stamps(x[places], y[places], side), strict=True):
+                out[place] = stamp
+        return out
+
+    def _stamps(self, x: NDArray[np.float64], y: NDArray[np.float64], side: int) -> Iterator[memoryview]:
+        """Yield FITS files of one size: their bytes are the lines of one table, filled column by column."""
         e = self.exposure
-        inside = e.contains(x, y)
-        places = np.flatnonzero(inside)
-        corners = np.floor(np.stack([x, y], axis=1)[places] - sides[places, None] / 2 + 1).astype(np.int64)
-        numbers = self._numbers(x[places], y[places], corners)
         assert e.photo_calib is not None
-        scales = e.photo_calib.at(x[places], y[places]).astype(np.float32) if places.size else np.zeros(0, np.float32)
-        psfs = self._psfs(x[places], y[places])
-        at = 0
-        for ok, side in zip(inside.tolist(), sides.tolist(), strict=True):
-            if not ok:
-                yield None
-                continue
-            psf = None if psfs is None else psfs[at]
-            yield self._fits(int(corners[at, 0]), int(corners[at, 1]), side, numbers[at], scales[at], psf)
-            at += 1
+        corners = np.floor(np.stack([x, y], axis=1) - side / 2 + 1).astype(np.int64)
+        scales = e.photo_calib.at(x, y).astype(np.float32)
+        pixels = [np.empty((x.size, side, side), t) for t in (np.float32, np.float32, np.int32)]
+        origin = np.array(e.origin, np.int64)
+        _cut(e.image, e.variance, e.mask, corners - origin, scales, _NO_DATA, *pixels)
+        primary, uncert, mask_head = _heads(side, float(self.rotation))
+        heads = "".join([primary % numbers for numbers in self._numbers(x, y, corners)]).encode("ascii")
+        parts = [
+            _raw(heads).reshape(x.size, -1), _big_endian(pixels[0]), _raw(uncert), _big_endian(pixels[1]),
+            _raw(mask_head), _big_endian(pixels[2]),
+        ]  # fmt: skip
+        without = sum(_blocks(part.shape[-1]) for part in parts)
+        psfs = self._psfs(x, y)
+        if psfs is not None:
+            parts += [_raw(_psf_head(psfs.shape[1])), _big_endian(psfs)]
+        places = np.cumsum([0, *(_blocks(part.shape[-1]) for part in parts)]).tolist()
+        table = np.zeros((x.size, places[-1]), np.uint8)
+        for at, part in zip(places, parts, strict=False):
+            table[:, at : at + part.shape[-1]] = part
+        for line, psf_is in zip(table, _defined(psfs, x.size), strict=True):
+            yield memoryview(line.data) if psf_is else memoryview(line.data)[:without]
 
     def _numbers(
         self, x: NDArray[np.float64], y: NDArray[np.float64], corners: NDArray[np.int64]
     ) -> list[tuple[float, ...]]:
-        if not x.size:
-            return []
         wcs = self.exposure.require_wcs()
         ra, dec = wcs.pixel_to_sky(x, y)
         cd = wcs.jacobian(x, y).reshape(-1, 4)
@@ -150,42 +203,10 @@ class CutoutMaker:
 
     def _psfs(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.floating] | None:
         model = self.exposure.psf
-        if model is None or self.psf == "none" or not x.size:
+        if model is None or self.psf == "none":
             return None
         if self.psf == "average":
             at = np.array(model.average_position())
-            one = psf_images(model, at[:1], at[1:]).astype(">f4")
+            one = psf_images(model, at[:1], at[1:])
             return np.broadcast_to(one, (x.size, *one.shape[1:]))
-        return psf_images(model, x, y).astype(">f4")
-
-    def _fits(
-        self, x0: int, y0: int, side: int, numbers: tuple[float, ...], scale: np.float32, psf: NDArray[np.floating] | None
-    ) -> bytes:  # fmt: skip
-        primary, uncert, mask_head = _heads(side, float(self.rotation))
-        image, variance, mask = self._pixels(x0, y0, side)
-        padding = _padding(4 * side * side)
-        parts = [
-            (primary % numbers).encode("ascii"), (image * scale).astype(">f4").tobytes(), padding,
-            uncert, (variance * (scale * scale)).astype(">f4").tobytes(), padding,
-            mask_head, mask.astype(">i4").tobytes(), padding,
-        ]  # fmt: skip
-        if psf is not None and np.isfinite(psf[0, 0]):
-            raw = psf.tobytes()
-            parts += [_psf_head(psf.shape[0]), raw, _padding(len(raw))]
-        return b"".join(parts)
-
-    def _pixels(
-        self, x0: int, y0: int, side: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
-        e = self.exposure
-        ax, ay = x0 - e.origin[0], y0 - e.origin[1]
-        lo_x, hi_x, lo_y, hi_y = max(ax, 0), min(ax + side, e.width), max(ay, 0), min(ay + side, e.height)
-        inner = (slice(lo_y, hi_y), slice(lo_x, hi_x))
-        if hi_x - lo_x == side and hi_y - lo_y == side:
-            return e.image[inner], e.variance[inner], e.mask[inner]
-        image = np.full((side, side), np.nan, np.float32)
-        variance = np.full((side, side), np.inf, np.float32)
-        mask = np.full((side, side), plane_bits(["NO_DATA"]), np.int32)
-        part = (slice(lo_y - ay, hi_y - ay), slice(lo_x - ax, hi_x - ax))
-        image[part], variance[part], mask[part] = e.image[inner], e.variance[inner], e.mask[inner]
-        return image, variance, mask
+        return psf_images(model, x, y)

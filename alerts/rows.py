@@ -19,71 +19,113 @@ __all__ = ["EncodedRows", "encode_rows"]
 
 _FLOAT, _DOUBLE, _INTEGER, _BOOLEAN, _STRING, _NULL = range(6)
 _KIND = {"float": _FLOAT, "double": _DOUBLE, "int": _INTEGER, "long": _INTEGER, "boolean": _BOOLEAN, "string": _STRING}
+_ONE = np.uint64(1)  # unsigned places need no look at negative ones
 _WIDTH = {_FLOAT: 5, _DOUBLE: 9, _INTEGER: 11, _BOOLEAN: 2, _STRING: 6, _NULL: 1}
 _ZERO_IS_NULL = frozenset(("diaObjectId", "ssObjectId", "parentDiaSourceId"))
 
 
 @numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _put_varint(out: Any, at: int, value: int) -> int:
+def _put_varint(out: Any, at: Any, value: int) -> Any:
     rest = np.uint64((value << 1) ^ (value >> 63))
     while rest > np.uint64(0x7F):
         out[at] = np.uint8(rest & np.uint64(0x7F)) | np.uint8(0x80)
         rest = rest >> np.uint64(7)
-        at += 1
+        at += _ONE
     out[at] = np.uint8(rest)
-    return at + 1
+    return at + _ONE
+
+
+@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _put_floats(out: Any, at: Any, lines: Any, first: int, last: int, row: Any, may: bool) -> Any:
+    """Write one float of each line: nullable ones without a branch, as a null is a value whose bytes are overwritten."""
+    for s in range(first, last):
+        value = lines[s, row]
+        some = np.uint64(1)
+        if may:
+            some = np.uint64((value & np.uint32(0x7FFFFFFF)) <= np.uint32(0x7F800000))
+            out[at] = np.uint8(some << _ONE)
+            at += _ONE
+        for k in range(4):
+            out[at + np.uint64(k)] = np.uint8(value >> np.uint32(8 * k))
+        at += some << np.uint64(2)
+    return at
+
+
+@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _put_doubles(out: Any, at: Any, lines: Any, first: int, last: int, row: Any, may: bool) -> Any:
+    for s in range(first, last):
+        value = lines[s, row]
+        some = np.uint64(1)
+        if may:
+            some = np.uint64((value & np.uint64(0x7FFFFFFFFFFFFFFF)) <= np.uint64(0x7FF0000000000000))
+            out[at] = np.uint8(some << _ONE)
+            at += _ONE
+        for k in range(8):
+            out[at + np.uint64(k)] = np.uint8((value >> np.uint64(8 * k)) & np.uint64(0xFF))
+        at += some << np.uint64(3)
+    return at
+
+
+@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _put_booleans(out: Any, at: Any, lines: Any, first: int, last: int, row: Any, may: bool) -> Any:
+    for s in range(first, last):
+        value = lines[s, row]
+        some = np.uint64(1)
+        if may:
+            some = np.uint64(value <= 1)
+            out[at] = np.uint8(some << _ONE)
+            at += _ONE
+        out[at] = value & np.uint8(1)
+        at += some
+    return at
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _encode(
-    kinds: Any, nullable: Any, slots: Any, floats: Any, doubles: Any, integers: Any, empty: Any, booleans: Any,
-    codes: Any, words: Any, word_ends: Any, out: Any, offsets: Any,
+    runs: Any, floats: Any, doubles: Any, integers: Any, empty: Any, booleans: Any, codes: Any, words: Any,
+    word_ends: Any, out: Any, offsets: Any,
 ) -> None:  # fmt: skip
-    """Write every row; `slots` says which line of its kind's array a field is; `word_ends` closes words of `words`."""
-    at = 0
-    for row in range(offsets.size - 1):
-        for f in range(kinds.size):
-            kind, slot, may = kinds[f], slots[f], nullable[f]
-            null = kind == _NULL
+    """Write every row; `runs` are (kind, first line of its kind's array, lines, nullable) of neighbouring fields.
+
+    `word_ends` closes the words of `words`. `out` has room for all fields of each row with their values.
+    """
+    at = np.uint64(0)
+    for n in range(offsets.size - 1):
+        row = np.uint64(n)
+        for r in range(runs.shape[0]):
+            kind, first, last, may = runs[r, 0], runs[r, 1], runs[r, 1] + runs[r, 2], runs[r, 3] != 0
             if kind == _FLOAT:
-                null = may and (floats[slot, row] & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+                at = _put_floats(out, at, floats, first, last, row, may)
             elif kind == _DOUBLE:
-                bits = doubles[slot, row] & np.uint64(0x7FFFFFFFFFFFFFFF)
-                null = may and bits > np.uint64(0x7FF0000000000000)
+                at = _put_doubles(out, at, doubles, first, last, row, may)
+            elif kind == _NULL:
+                for _ in range(first, last):
+                    out[at] = 0
+                    at += _ONE
             elif kind == _INTEGER:
-                null = may and empty[slot, row]
+                for s in range(first, last):
+                    null = may and empty[s, row]
+                    if may:
+                        out[at] = 0 if null else 2
+                        at += _ONE
+                    if not null:
+                        at = _put_varint(out, at, integers[s, row])
             elif kind == _BOOLEAN:
-                null = may and booleans[slot, row] > 1
-            elif kind == _STRING:
-                null = may and codes[slot, row] < 0
-            if may:
-                out[at] = 0 if null else 2
-                at += 1
-            if null:
-                continue
-            if kind == _FLOAT:
-                value = floats[slot, row]
-                for k in range(4):
-                    out[at + k] = np.uint8(value >> np.uint32(8 * k))
-                at += 4
-            elif kind == _DOUBLE:
-                wide = doubles[slot, row]
-                for k in range(8):
-                    out[at + k] = np.uint8((wide >> np.uint64(8 * k)) & np.uint64(0xFF))
-                at += 8
-            elif kind == _INTEGER:
-                at = _put_varint(out, at, integers[slot, row])
-            elif kind == _BOOLEAN:
-                out[at] = booleans[slot, row] & 1
-                at += 1
+                at = _put_booleans(out, at, booleans, first, last, row, may)
             else:
-                code = codes[slot, row]
-                begin, end = word_ends[code], word_ends[code + 1]
-                at = _put_varint(out, at, end - begin)
-                for k in range(begin, end):
-                    out[at] = words[k]
-                    at += 1
-        offsets[row + 1] = at
+                for s in range(first, last):
+                    code = codes[s, row]
+                    null = may and code < 0
+                    if may:
+                        out[at] = 0 if null else 2
+                        at += _ONE
+                    if not null:
+                        begin, end = word_ends[code], word_ends[code + 1]
+                        at = _put_varint(out, at, end - begin)
+                        for k in range(begin, end):
+                            out[at] = words[k]
+                            at += _ONE
+        offsets[n + 1] = at
 
 
 @dataclass(frozen=True)
@@ -104,6 +146,12 @@ class EncodedRows:
         return varint(last - first), self.data[self.offsets[first] : self.offsets[last]], b"\0"
 
 
+def _numbers(values: "pd.Series[Any]", dtype: type[np.floating]) -> NDArray[Any]:
+    plain = values.to_numpy() if isinstance(values.dtype, np.dtype) and values.dtype.kind in "fiu" else None
+    # pandas looks for missing values in any case, which numpy's own columns show as NaN already
+    return np.ascontiguousarray(values.to_numpy(dtype, na_value=np.nan) if plain is None else plain, dtype)
+
+
 class _Table:
     """Values of a frame sorted by kind."""
 
@@ -120,10 +168,10 @@ class _Table:
     def add(self, name: str, kind: int, values: "pd.Series[Any]") -> int:
         """Take a column; returns its line."""
         if kind == _FLOAT:
-            self.floats.append(np.ascontiguousarray(values.to_numpy(np.float32, na_value=np.nan)).view(np.uint32))
+            self.floats.append(_numbers(values, np.float32).view(np.uint32))
             return len(self.floats) - 1
         if kind == _DOUBLE:
-            self.doubles.append(np.ascontiguousarray(values.to_numpy(np.float64, na_value=np.nan)).view(np.uint64))
+            self.doubles.append(_numbers(values, np.float64).view(np.uint64))
             return len(self.doubles) - 1
         if kind == _INTEGER:
             return self._add_integers(name, values)
@@ -152,10 +200,10 @@ class _Table:
         return len(self.booleans) - 1
 
     def _add_strings(self, values: "pd.Series[Any]") -> int:
-        codes, words = pd.factorize(values.astype(object).where(values.notna(), ""))
-        lookup = np.array([len(self.words) + k if w != "" else -1 for k, w in enumerate(words)] or [0], np.int64)
+        codes, words = pd.factorize(values)  # a missing one has code -1, the last of the lookup
+        lookup = [len(self.words) + k if w != "" else -1 for k, w in enumerate(words)]
         self.words += [str(w).encode() for w in words]
-        self.codes.append(lookup[codes] if self.n else np.zeros(0, np.int64))
+        self.codes.append(np.array([*lookup, -1], np.int64)[codes])
         return len(self.codes) - 1
 
     def arrays(self) -> tuple[NDArray[Any], ...]:
@@ -202,8 +250,14 @@ def encode_rows(frame: pd.DataFrame, record: str) -> EncodedRows:
     width = sum(_WIDTH[int(k)] for k in kinds) + longest * int((kinds == _STRING).sum())
     out = np.empty(max(width * len(frame), 1), np.uint8)
     offsets = np.zeros(len(frame) + 1, np.int64)
-    _encode(kinds, nullable, slots, *table.arrays(), out, offsets)
+    _encode(_runs(kinds, nullable, slots), *table.arrays(), out, offsets)
     return EncodedRows(memoryview(out.data)[: int(offsets[-1])], offsets.tolist())
+
+
+def _runs(kinds: NDArray[np.int64], nullable: NDArray[np.bool_], slots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (kind, first line, lines, nullable) of each stretch of fields of one sort, which have lines in a row."""
+    first = np.flatnonzero(np.r_[True, (np.diff(kinds) != 0) | (nullable[1:] != nullable[:-1])])
+    return np.column_stack([kinds[first], slots[first], np.diff(np.r_[first, kinds.size]), nullable[first]])
 
 
 def _no_string_is_missing(table: _Table, kinds: Any, nullable: Any, slots: Any) -> None:
