@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -198,17 +199,17 @@ class _DurableFile:
 
 
 class _StoreFile:
-    """A file of a remote store, discarded when writing fails."""
+    """A file of a remote store: sent when it is whole, so that a failed attempt leaves nothing there."""
 
     def __init__(self, fs: Any, path: str) -> None:
-        self._transaction, self._fs, self._path = fs.transaction, fs, path
+        self._fs, self._path = fs, path
 
-    def __enter__(self) -> Any:
-        self._transaction.__enter__()
-        self._out = self._fs.open(self._path, "wb")
-        return self._out
+    def __enter__(self) -> IO[bytes]:
+        self._local = tempfile.NamedTemporaryFile(suffix=".avro")
+        return self._local.file
 
-    def __exit__(self, *error: object) -> None:
-        if error[0] is None:
-            self._out.close()
-        self._transaction.__exit__(*error)
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        with self._local:
+            if kind is None:
+                self._local.flush()
+                self._fs.put_file(self._local.name, self._path)
