@@ -10,22 +10,34 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from apdb import columns_of
-from apdb.htm import unit_vectors
+from apdb.htm import polygon, unit_vectors
+from exposure import Exposure
 
-__all__ = ["at_time", "match_solar_system", "pack_designation", "ss_object_id"]
+__all__ = ["bodies_on_image", "match_solar_system", "pack_designation", "ss_object_id"]
 
 AU_PER_DAY_KM_S = 1731.45683670139
-_PROVISIONAL = re.compile(r"^(1[89]|20)(\d\d) ([A-HJ-Y])([A-HJ-Z])(\d{0,3})$")
+_PROVISIONAL = re.compile(r"^(1[89]|20)(\d\d) ([A-HJ-Y])([A-HJ-Z])(\d{0,4})$")
+_ORDER = "ABCDEFGHJKLMNOPQRSTUVWXYZ"
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def pack_designation(designation: str) -> str:
-    """Return the packed form of a provisional designation (``2026 SA1`` -> ``K26S01A``); other names as they are."""
+    """Return the packed form of a provisional designation (``2026 SA1`` -> ``K26S01A``); other names as they are.
+
+    https://minorplanetcenter.net/mpcops/documentation/provisional-designation-definition/; beyond 619 cycles of the
+    alphabet in half a month the extended form is used (``2026 CA620`` -> ``_QC0000``).
+    """
     match = _PROVISIONAL.match(designation.strip())
     if match is None:
         return designation.strip().replace(" ", "")[:8]
     century, year, half, order, cycle = match.groups()
     number = int(cycle or 0)
+    if number >= 620:
+        place, digits = (number - 620) * 25 + _ORDER.index(order), ""
+        for _ in range(4):
+            place, digit = divmod(place, 62)
+            digits = _BASE62[digit] + digits
+        return f"_{_BASE62[int(century + year) - 2000]}{half}{digits}"
     return f"{'IJK'[int(century) - 18]}{year}{half}{_BASE62[number // 10]}{number % 10}{order}"
 
 
@@ -34,31 +46,20 @@ def ss_object_id(designation: str) -> int:
     return int.from_bytes(pack_designation(designation).encode("ascii", "replace")[:8].rjust(7, b" "), "big")
 
 
-def at_time(ephemerides: pd.DataFrame, mjd_tai: float) -> pd.DataFrame:
-    """Interpolate a table of ephemerides (designation, mjd, helio_*, topo_* in au, ephVmag) to one time.
+def bodies_on_image(bodies: pd.DataFrame, image: Exposure, error_arcsec: float = 2.0) -> pd.DataFrame:
+    """Return the bodies that are predicted to be on an image.
 
-    Columns ``MPCORB_*`` (the orbit, for the alerts) are carried along.
-    Bodies whose samples do not bracket the time are left out.
+    First those in the sky polygon of the box grown by the error of the predictions (at most 100 px), which keeps a WCS
+    without an inverse from mapping far bodies into the box; of these, the ones in the box itself.
     """
-    rows = []
-    for name, group in ephemerides.sort_values("mjd").groupby("designation", sort=True):
-        times = group.mjd.to_numpy(np.float64)
-        if times[0] <= mjd_tai <= times[-1]:
-            vectors = {
-                c: float(np.interp(mjd_tai, times, group[c].to_numpy(np.float64)))
-                for c in group.columns if c.startswith(("helio_", "topo_")) or c == "ephVmag"
-            }  # fmt: skip
-            orbit = {c: group[c].iloc[0] for c in group.columns if c.startswith("MPCORB_")}
-            rows.append({"designation": name, **vectors, **orbit})
-    if not rows:
-        return pd.DataFrame({"ssObjectId": np.zeros(0, np.int64), "designation": [], "ephRa": [], "ephDec": []})
-    out = pd.DataFrame(rows)
-    topo = out[["topo_x", "topo_y", "topo_z"]].to_numpy()
-    distance = np.linalg.norm(topo, axis=1)
-    out["ephRa"] = np.degrees(np.arctan2(topo[:, 1], topo[:, 0])) % 360.0
-    out["ephDec"] = np.degrees(np.arcsin(topo[:, 2] / distance))
-    out.insert(0, "ssObjectId", np.array([ss_object_id(d) for d in out.designation], dtype=np.int64))
-    return out
+    wcs = image.require_wcs()
+    middle = image.origin[0] + image.width / 2, image.origin[1] + image.height / 2
+    padding = min(np.ceil(error_arcsec / float(wcs.pixel_scale_arcsec(*middle))), 100.0)
+    ra, dec = bodies.ephRa.to_numpy(np.float64), bodies.ephDec.to_numpy(np.float64)
+    inside = np.asarray(polygon(*image.sky_corners(padding)).contains(np.radians(ra), np.radians(dec)), bool)
+    x, y = wcs.sky_to_pixel(ra[inside], dec[inside])
+    inside[inside] = image.contains(x, y)
+    return bodies[inside].reset_index(drop=True)
 
 
 def match_solar_system(diaSources: pd.DataFrame, ephemerides: pd.DataFrame, radius_arcsec: float = 1.0) -> Struct:

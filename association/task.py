@@ -14,7 +14,7 @@ from association.errors import AssociationError, DuplicateRecords, TooManyDiaObj
 from association.forced_rows import ForcedRules, forced_rows, qualified_objects
 from association.matching import associate
 from association.new_objects import BAD_FLAGS, NewSourceRules, filter_new_sources, new_objects
-from association.solar_system import match_solar_system
+from association.solar_system import bodies_on_image, match_solar_system
 from association.statistics import BANDS, forced_means, summarize
 from exposure import Exposure
 from tasks import AlertTask, AlertTaskConfig, IdGenerator, IdPacker
@@ -125,7 +125,7 @@ class DiaPipelineTask(AlertTask):
             history = unitOfWork.load_sources(ids, info.midpoint_mjd_tai)
             forced_history = unitOfWork.load_forced_sources(ids, info.midpoint_mjd_tai)
         with self.step("associate"):
-            parts = self._associate(diaSourceTable, objects, solarSystemObjectTable)
+            parts = self._associate(diaSourceTable, objects, self._bodies(solarSystemObjectTable, diffIm))
             self._check_duplicates(parts.stored, history, objects)
         with self.step("summarize"):
             everything, updated, merged = self._summarize(parts, objects, history)
@@ -171,15 +171,17 @@ class DiaPipelineTask(AlertTask):
         x, y = wcs.sky_to_pixel(objects.ra.to_numpy(), objects.dec.to_numpy())
         return objects[diffIm.contains(x, y, self.config.imagePixelMargin)].reset_index(drop=True)
 
-    def _associate(self, table: pd.DataFrame, objects: pd.DataFrame, ephemerides: pd.DataFrame | None) -> Struct:
+    def _bodies(self, ephemerides: pd.DataFrame | None, diffIm: Exposure) -> pd.DataFrame:
+        if ephemerides is None or not self.config.doSolarSystemAssociation:
+            return pd.DataFrame({"ssObjectId": np.zeros(0, np.int64), "designation": [], "ephRa": [], "ephDec": []})
+        return bodies_on_image(ephemerides, diffIm)
+
+    def _associate(self, table: pd.DataFrame, objects: pd.DataFrame, bodies: pd.DataFrame) -> Struct:
         """Solar system first, then known objects; the rest founds new objects or is marginal."""
         finite = np.isfinite(table.ra.to_numpy(np.float64)) & np.isfinite(table.dec.to_numpy(np.float64))
         for lost in table.diaSourceId[~finite]:
             self.log.warning("DiaSource %d has no position: dropped.", lost)
         sources = table[finite]
-        bodies = ephemerides
-        if bodies is None or not self.config.doSolarSystemAssociation:
-            bodies = pd.DataFrame({"ssObjectId": np.zeros(0, np.int64), "designation": [], "ephRa": [], "ephDec": []})
         solar = match_solar_system(sources, bodies, self.config.solarSystemMaxDistArcSeconds)
         found = associate(solar.unAssocDiaSources, objects, self.config.maxDistArcSeconds)
         matched = found.diaSources[found.diaSources.diaObjectId != 0]
@@ -194,6 +196,7 @@ class DiaPipelineTask(AlertTask):
             "numUpdatedDiaObjects": found.nUpdatedDiaObjects, "numNewDiaObjects": len(split.good),
             "numUnassociatedDiaObjects": found.nUnassociatedDiaObjects, "nRejectedNewDiaObjects": len(split.marginal),
             "numTotalSolarSystemObjects": len(bodies), "numAssociatedSsObjects": solar.nAssociatedSsObjects,
+            "nExpectedSsObjects": len(bodies), "nAssociatedSsObjects": solar.nAssociatedSsObjects,
         }.items():  # fmt: skip
             self.put(key, value)
         stored = pd.concat([matched, split.good, solar.ssoAssocDiaSources])

@@ -15,6 +15,7 @@ from rich.table import Table
 from service.alerts_cli import alerts_app
 from service.apdb_cli import apdb_app
 from service.options import Json, open_database
+from service.orbits_cli import orbits_app
 from service.settings import Settings
 from service.template_cli import template_app
 from tasks.errors import AlertProdError
@@ -25,6 +26,7 @@ app.add_typer(template_app, name="template")
 app.add_typer(jointcal_app, name="jointcal")
 app.add_typer(apdb_app, name="apdb")
 app.add_typer(alerts_app, name="alerts")
+app.add_typer(orbits_app, name="orbits")
 console = Console(stderr=True)
 
 __all__ = ["app", "main"]

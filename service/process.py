@@ -12,12 +12,12 @@ from apdb import Claim, Database, Ledger, VisitUnitOfWork
 from apdb.htm import polygon
 from apdb.locks import lock_pixels, sky_locks
 from association import DiaPipelineTask, standardize
-from association.solar_system import at_time
 from association.standardize import filter_dia_sources
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, Instrument, VisitInfo, load_instrument
 from forced.calibrated import measure_pair
 from service.crash import crash_at
+from service.ephemerides import bodies_of, ephemerides
 from service.errors import WaitForEarlier
 from service.images import Clock, calibrated_pair, open_science
 from service.products import difference_path
@@ -37,7 +37,7 @@ class Processor:
         self._templates = TemplateStore(settings.template_dir)
         self._archive = AlertArchive(settings.archive_dir)
         self._roots = [*settings.data_roots, settings.upload_dir]
-        self._ephemerides = pd.read_parquet(settings.ephemerides) if settings.ephemerides else None
+        self._ephemerides = ephemerides(settings)
         self._positions = pd.read_csv(settings.forced_positions) if settings.forced_positions else None
         self._months: set[int] = set()
 
@@ -125,7 +125,8 @@ class Processor:
             work.remove_visit(claim.visit, claim.detector, now)
         task = make_task(DiaPipelineTask, rules.task_config.get("DiaPipelineTask"))
         forced_ids = IdGenerator(rules.packer(), claim.visit, claim.detector, claim.release)
-        bodies = None if self._ephemerides is None else at_time(self._ephemerides, info.midpoint_mjd_tai)
+        with clock.step("ephemerides"):
+            bodies = bodies_of(self._ephemerides, science)
         with clock.step("associate"):
             done = task.run(
                 r.sources, r.difference, science, r.template, unitOfWork=work, idGenerator=forced_ids,

@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     forced_positions: Path | None = Field(
         None, title="Positions", description="CSV (id, ra, dec) measured on every image"
     )
+    ephemerides_url: str = Field("", title="Ephemeris service", description="URL of a service that answers as MPSky")
+    orbits: list[Path] = Field(
+        [], title="Orbits", description="MPCORB.DAT, CometEls.txt, or what `alertprod orbits prepare` wrote"
+    )
+    observatory: str = Field("X05", title="Observatory", description="code of the Minor Planet Center, for `orbits`")
     ephemerides: Path | None = Field(None, title="Ephemerides", description="Parquet table of solar-system positions")
     alert_veto: dict[str, float] = Field(
         {},

