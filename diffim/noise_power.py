@@ -6,11 +6,10 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from diffim.planes import Planes
+from exposure.noise import BLOCK, MAX_LAG, near_sources, sky_autocorrelation
 
 __all__ = ["BLOCK", "noise_power", "sky_correlation", "smooth_power"]
 
-BLOCK = 64
-MAX_LAG = 5
 FLOOR = 0.08  # of white noise: frequencies that resampling removed are not blown up
 
 
@@ -22,28 +21,8 @@ def noise_power(
     The autocorrelation up to `MAX_LAG` px is averaged over blocks that are mostly sky; ones where there are fewer than
     four such blocks (white noise).
     """
-    white = np.ones((BLOCK, BLOCK // 2 + 1))
-    height, width = image.shape
-    ok = good & (variance > 0)
-    z = np.where(ok, image / np.sqrt(np.where(ok, variance, 1)), 0).astype(np.float32)
-    sky = ok & ~_near_sources(z, ok)
-    starts = [(y, x) for y in range(0, height - BLOCK + 1, BLOCK) for x in range(0, width - BLOCK + 1, BLOCK)]
-    blocks, masks = [], []
-    for y, x in starts[:: max(1, len(starts) // max_blocks)]:
-        part = sky[y : y + BLOCK, x : x + BLOCK]
-        if part.mean() > 0.5:
-            values = z[y : y + BLOCK, x : x + BLOCK]
-            blocks.append(np.where(part, values - np.median(values[part]), 0))
-            masks.append(part)
-    if len(blocks) < 4:
-        return white
-    size = 2 * BLOCK
-    power = (np.abs(fft.rfft2(np.stack(blocks), (size, size))) ** 2).mean(0)
-    weight = (np.abs(fft.rfft2(np.stack(masks).astype(np.float32), (size, size))) ** 2).mean(0)
-    auto, overlap = fft.irfft2(power, (size, size)), fft.irfft2(weight, (size, size))
-    lags = np.arange(-MAX_LAG, MAX_LAG + 1)
-    correlation = (auto / np.maximum(overlap, 1))[np.ix_(lags, lags)]
-    return _tapered(correlation)
+    correlation = sky_autocorrelation(image, variance, good, max_blocks)
+    return np.ones((BLOCK, BLOCK // 2 + 1)) if correlation is None else _tapered(correlation)
 
 
 def sky_correlation(planes: Planes, rows: int = 400) -> float:
@@ -52,7 +31,7 @@ def sky_correlation(planes: Planes, rows: int = 400) -> float:
     part = slice(low, low + rows)
     image, variance, ok = planes.image[part], planes.variance[part], planes.good(part)
     z = np.where(ok, image / np.sqrt(np.where(ok, variance, 1)), 0).astype(np.float32)
-    sky = ok & ~_near_sources(z - cv2.blur(z, (65, 65)), ok)
+    sky = ok & ~near_sources(z - cv2.blur(z, (65, 65)), ok)
     # faint wings and backgrounds are no noise: take out what is smooth over 9 px, and what that takes from white noise
     z = np.where(sky, z, 0)
     share = np.maximum(cv2.blur(sky.astype(np.float32), (9, 9)), 1e-6)
@@ -61,15 +40,6 @@ def sky_correlation(planes: Planes, rows: int = 400) -> float:
     if pair.sum() < 2000:
         return float("nan")
     return float(np.mean((z[:, 1:] * z[:, :-1])[pair]) / np.mean(z[sky] ** 2)) + 1 / 81
-
-
-def _near_sources(z: NDArray[np.float32], ok: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return pixels within 8 px of anything that stands out of the smoothed image: its wings would look correlated."""
-    smooth = cv2.GaussianBlur(z, (0, 0), 1.5)
-    values = smooth[ok][:: max(1, z.size // 400_000)]
-    spread = 1.4826 * float(np.median(np.abs(values - np.median(values)))) if values.size else 1.0
-    high = (np.abs(smooth) > 4 * spread) | (np.abs(z) > 4.5)
-    return np.asarray(cv2.dilate(high.astype(np.uint8), np.ones((17, 17), np.uint8)) > 0)
 
 
 def smooth_power(power: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ pixels that remain: flux = sum(P d) / sum(P^2), error = sqrt(sum(P^2 V)) / sum(P
 chi2 = sum((d - flux P)^2 / V). Unit weights keep bright and faint sources on one scale (no magnitude-dependent bias).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numba
 import numpy as np
@@ -18,43 +18,84 @@ from exposure.psf import Psf
 __all__ = ["forced_psf_photometry", "psf_images"]
 
 CHUNK = 2000  # rows of stamps held at once: 2000 x 41 x 41 float32 = 13 MB
+# sums may be taken in any order (the same one at every call), NaN and infinity keep their meaning
+_FAST = frozenset(("reassoc", "contract", "nsz", "arcp"))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _fit(image: Any, variance: Any, skip: Any, stamps: Any, cx: Any, cy: Any, out: Any) -> None:
-    """out columns: flux, err, chi2, npixels, area, clipped."""
+@numba.njit(cache=True, nogil=True, fastmath=set(_FAST))  # type: ignore[untyped-decorator]
+def _fit(
+    image: Any, variance: Any, skip: Any, stamps: Any, cx: Any, cy: Any, weighted: bool, correlation: Any, out: Any
+) -> None:  # fmt: skip
+    """Fit in one pass. out columns: flux, err, chi2, npixels, area, clipped.
+
+    `skip` is None or a plane of pixels to leave out; `correlation` None or the noise's autocorrelation.
+    """
     height, width = image.shape
     size = stamps.shape[1]
     half = size // 2
+    zero, one = np.float64(0), np.float64(1)
     for m in range(cx.shape[0]):
         x0, y0 = cx[m] - half, cy[m] - half
         j0, j1, i0, i1 = max(0, -y0), min(size, height - y0), max(0, -x0), min(size, width - x0)
-        spd = spp = sppv = sp = 0.0
-        n = 0
-        for j in range(j0, j1):
-            for i in range(i0, i1):
-                if skip[y0 + j, x0 + i]:
-                    continue
-                p, d, v = float(stamps[m, j, i]), float(image[y0 + j, x0 + i]), float(variance[y0 + j, x0 + i])
-                spd += p * d
-                spp += p * p
-                sppv += p * p * v
-                sp += p
-                n += 1
-        flux = spd / spp if spp > 0 else np.nan
-        chi2 = 0.0
-        for j in range(j0, j1):
-            for i in range(i0, i1):
-                if not skip[y0 + j, x0 + i]:
-                    r = image[y0 + j, x0 + i] - flux * stamps[m, j, i]
-                    v = float(variance[y0 + j, x0 + i])
-                    chi2 += r * r / v if v != 0 else np.inf
+        spd: Any = 0.0
+        spp = sppv = sp = sddw = spdw = sppw = spd
+        n = zeros = 0
+        if j1 > j0 and i1 > i0:
+            # unsigned places need no look at negative ones, which would keep the loop from being vectorised
+            first, begin, count = np.uint64(x0 + i0), np.uint64(i0), np.uint64(i1 - i0)
+            for j in range(j0, j1):
+                row, line = np.uint64(y0 + j), np.uint64(j)
+                for k in range(count):
+                    x = first + k
+                    # float() would keep single precision here
+                    d, v = np.float64(image[row, x]), np.float64(variance[row, x])
+                    p = np.float64(stamps[np.uint64(m), line, begin + k])
+                    if skip is not None:
+                        use = not skip[row, x]
+                        d, v, p = (d, v, p) if use else (zero, one, zero)
+                        n += use
+                    w = 1.0 / v if v != 0.0 else 0.0
+                    zeros += v == 0.0
+                    spd += p * d
+                    spp += p * p
+                    sppv += p * p * v
+                    sp += p
+                    sddw += d * d * w
+                    spdw += p * d * w
+                    sppw += p * p * w
+            if skip is None:
+                n = (j1 - j0) * (i1 - i0)
+        if weighted:
+            flux = spdw / sppw if sppw > 0 else np.nan
+            err = 1.0 / np.sqrt(sppw) if sppw > 0 else np.nan
+        else:
+            flux = spd / spp if spp > 0 else np.nan
+            err = np.sqrt(sppv) / spp if spp > 0 else np.nan
+        if correlation is not None:
+            err *= np.sqrt(_correlated(stamps[m], j0, j1, i0, i1, correlation))
         out[m, 0] = flux
-        out[m, 1] = np.sqrt(sppv) / spp if spp > 0 else np.nan
-        out[m, 2] = chi2 if n else np.nan
+        out[m, 1] = err
+        out[m, 2] = (np.inf if zeros else max(sddw - 2 * flux * spdw + flux * flux * sppw, 0.0)) if n else np.nan
         out[m, 3] = n
         out[m, 4] = sp * sp / spp if spp > 0 else np.nan
         out[m, 5] = 1.0 if (j0 > 0 or i0 > 0 or j1 < size or i1 < size) else 0.0
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _correlated(stamp: Any, j0: int, j1: int, i0: int, i1: int, correlation: Any) -> float:
+    """Return sum_ij P_i P_j C_ij / sum P^2, by how much correlation raises the variance of the flux."""
+    reach = correlation.shape[0] // 2
+    total = squares = 0.0
+    for j in range(j0, j1):
+        for i in range(i0, i1):
+            p = stamp[j, i]
+            squares += p * p
+            near = 0.0
+            for b in range(max(j0, j - reach), min(j1, j + reach + 1)):
+                for a in range(max(i0, i - reach), min(i1, i + reach + 1)):
+                    near += stamp[b, a] * correlation[b - j + reach, a - i + reach]
+            total += p * near
+    return max(total / squares, 0.0) if squares > 0 else np.nan
 
 
 def psf_images(psf: Psf, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -77,6 +118,8 @@ def forced_psf_photometry(
     *,
     origin: tuple[int, int] = (0, 0),
     bad: NDArray[np.bool_] | None = None,
+    weighting: Literal["uniform", "inverse_variance"] = "uniform",
+    correlation: NDArray[np.float64] | None = None,
 ) -> pd.DataFrame:
     """Measure PSF fluxes at N positions.
 
@@ -92,6 +135,12 @@ def forced_psf_photometry(
         Frame coordinates of pixel [0, 0].
     bad
         Pixels to leave out (default none, as a pixel left out biases nothing only when it is really bad).
+    weighting
+        ``uniform``: as above. ``inverse_variance``: flux = sum(P d / V) / sum(P^2 / V), error = 1 / sqrt(sum(P^2 / V));
+        more precise where the noise varies, but biased when V holds the noise of the source itself.
+    correlation
+        Autocorrelation of the noise at lags -L..L, shape (2L + 1, 2L + 1), 1 in the middle: errors then are those of
+        noise so correlated (`exposure.noise.sky_autocorrelation` measures it). By default pixels are independent.
 
     Returns
     -------
@@ -103,7 +152,7 @@ def forced_psf_photometry(
     out = np.full((xs.size, 6), np.nan)
     out[:, 3] = 0
     invalid_psf = np.zeros(xs.size, dtype=bool)
-    skip = np.zeros(image.shape, dtype=np.bool_) if bad is None else np.ascontiguousarray(bad)
+    skip = None if bad is None else np.ascontiguousarray(bad)
     ok = np.flatnonzero(np.isfinite(xs) & np.isfinite(ys) & (np.abs(xs) < 1e8) & (np.abs(ys) < 1e8))
     # strip by strip, so that neighbours find each other's pixels in the cache
     ok = ok[np.lexsort((xs[ok], ys[ok] // 16))]
@@ -113,7 +162,7 @@ def forced_psf_photometry(
         part = np.empty((rows.size, 6))
         cx = np.floor(xs[rows] + 0.5).astype(np.int64) - origin[0]
         cy = np.floor(ys[rows] + 0.5).astype(np.int64) - origin[1]
-        _fit(image, variance, skip, stamps, cx, cy, part)
+        _fit(image, variance, skip, stamps, cx, cy, weighting == "inverse_variance", correlation, part)
         out[rows] = part
         invalid_psf[rows] = ~np.isfinite(stamps[:, 0, 0])
     return _table(out, invalid_psf)

@@ -7,6 +7,7 @@ centred to the sub-pixel: pixel ``[S//2, S//2]`` of the stamp is image pixel ``f
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import numba
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
@@ -82,6 +83,14 @@ class _PixelMixin:
         return out
 
 
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _outer(rows: Any, columns: Any, out: Any) -> None:
+    for n in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            for i in range(out.shape[2]):
+                out[n, j, i] = rows[n, j] * columns[n, i]
+
+
 @dataclass(frozen=True)
 class GaussianPsf:
     """Round Gaussian sampled at pixel centres, sum 1."""
@@ -96,7 +105,9 @@ class GaussianPsf:
         ex, ey = np.exp(a * (g - fx[:, None]) ** 2), np.exp(a * (g - fy[:, None]) ** 2)
         ex /= ex.sum(1, keepdims=True)
         ey /= ey.sum(1, keepdims=True)
-        return np.asarray(ey[:, :, None] * ex[:, None, :], dtype=np.float32)
+        out = np.empty((ex.shape[0], self.size, self.size), np.float32)
+        _outer(ey, ex, out)
+        return out
 
     def image_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
         """Return (N, S, S) stamps at the sub-pixel positions."""

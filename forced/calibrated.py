@@ -9,11 +9,14 @@ from exposure.apcorr import PSF_FLUX
 from exposure.mask import plane_bits
 from exposure.photometry import forced_psf_photometry
 from exposure.stamps import gather
+from forced.plugins import neighbours, psf_moments
 
 __all__ = ["FLAG_BITS", "calibrated_fluxes", "measure_pair"]
 
 _PLANES = ("SAT", "BAD", "CR", "NO_DATA", "INJECTED", "HIGH_VARIANCE", "SAT_TEMPLATE")
-FLAG_BITS = {"edge": 0, "noGoodPixels": 1, "invalidPsf": 2, **{p.lower(): 3 + k for k, p in enumerate(_PLANES)}}
+FLAG_BITS = {
+    "edge": 0, "noGoodPixels": 1, "invalidPsf": 2, **{p.lower(): 3 + k for k, p in enumerate(_PLANES)}, "neighbour": 10,
+}  # fmt: skip
 
 
 def calibrated_fluxes(exposure: Exposure, x: ArrayLike, y: ArrayLike) -> pd.DataFrame:
@@ -52,9 +55,13 @@ def measure_pair(difference: Exposure, science: Exposure, x: ArrayLike, y: Array
     -------
     table : `pandas.DataFrame`
         psfFlux, psfFluxErr (difference), scienceFlux, scienceFluxErr (nJy); ``flags``: difference in the low 16 bits,
-        science in the high ones.
+        science in the high ones; ``neighbour`` where another of the positions lies within two FWHM.
     """
     d, s = calibrated_fluxes(difference, x, y), calibrated_fluxes(science, x, y)
+    for image, table in ((difference, d), (science, s)):
+        xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        crowded = neighbours(xs, ys, psf_moments(image, xs, ys)) > 0
+        table["flags"] |= crowded.astype(np.int32) << FLAG_BITS["neighbour"]
     return pd.DataFrame(
         {
             "psfFlux": d.flux, "psfFluxErr": d.fluxErr, "scienceFlux": s.flux, "scienceFluxErr": s.fluxErr,

@@ -4,43 +4,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lsst.pex.config as pexConfig
 import numpy as np
 import pandas as pd
+from astropy.wcs import WCS
 from lsst.pipe.base import NoWorkFound, Struct
 
-from exposure import Exposure, ExposureCatalog, SkyWcs
-from exposure.apcorr import PSF_FLUX
+from exposure import Exposure, ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
+from exposure.apcorr import PSF_FLUX, ApCorrMap
+from exposure.field import ChebyshevField
+from exposure.mask import plane_bits, usable_pixels
+from exposure.noise import sky_autocorrelation
 from exposure.photometry import forced_psf_photometry
+from exposure.psf import GaussianPsf
+from forced.config import ForcedPhotCcdFromDataFrameConfig
 from forced.errors import ForcedPhotometryError
-from tasks import AlertTask, AlertTaskConfig, IdFactory
-from tasks.base import AlertTaskConnections
+from forced.plugins import (
+    local_background,
+    local_photo_calib,
+    local_wcs,
+    neighbours,
+    pixel_flags,
+    psf_moments,
+)
+from tasks import AlertTask, IdFactory
 
 __all__ = ["ForcedPhotCcdFromDataFrameConfig", "ForcedPhotCcdFromDataFrameTask"]
-
-
-class ForcedPhotCcdFromDataFrameConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):  # type: ignore[call-arg]
-    """Configuration; names are those that users of the Rubin task know."""
-
-    doApCorr = pexConfig.Field(dtype=bool, default=True, doc="Multiply fluxes with the aperture correction?")
-    useVisitSummary = pexConfig.Field(dtype=bool, default=True, doc="Take calibrations from a visit summary?")
-    missingSummaryRowIsError = pexConfig.Field(
-        dtype=bool, default=True, doc="No row for the detector: error or warning?"
-    )
-    footprintSource = pexConfig.ChoiceField(
-        dtype=str, default="psf", doc="Where footprints come from.",
-        allowed={"psf": "ellipses of the PSF", "transformed": "those of the reference (none in a table)"},
-    )  # fmt: skip
-    psfFootprintScaling = pexConfig.Field(dtype=float, default=3.0, doc="Footprint radius in PSF sigma.")
-    refCatIdColumn = pexConfig.Field(dtype=str, default="diaObjectId", doc="Id column of the reference.")
-    refCatRaColumn = pexConfig.Field(dtype=str, default="ra", doc="Right ascension column, deg.")
-    refCatDecColumn = pexConfig.Field(dtype=str, default="dec", doc="Declination column, deg.")
-
-    def validate(self) -> None:
-        """Refuse footprints that a table cannot have."""
-        super().validate()
-        if self.footprintSource == "transformed":
-            raise ValueError("footprintSource 'transformed' needs footprints in the reference; a table has none")
 
 
 class ForcedPhotCcdFromDataFrameTask(AlertTask):
@@ -60,14 +48,15 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         return IdFactory(expId, expBits)
 
     def df2RefCat(
-        self, dfList: Sequence[pd.DataFrame], exposureBBox: tuple[int, int, int, int], exposureWcs: SkyWcs
+        self, dfList: Sequence[Any], exposureBBox: tuple[int, int, int, int], exposureWcs: SkyWcs
     ) -> pd.DataFrame:
         """Concatenate frames and keep the rows whose pixel lies in the box.
 
         Parameters
         ----------
         dfList
-            Frames with diaObjectId, ra, dec (deg; ``decl`` is accepted).
+            Frames with diaObjectId, ra, dec (deg; ``decl`` is accepted), Arrow tables of the same, or source
+            catalogues (id, coord_ra, coord_dec in rad; structured arrays, astropy tables).
         exposureBBox
             (x0, y0, width, height); the edges are at pixel centres +-0.5.
 
@@ -76,11 +65,10 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         refCat : `pandas.DataFrame`
             id, coord_ra, coord_dec (rad), x, y.
         """
-        frames = [f for f in dfList if f is not None]
-        joined = (
-            pd.concat(frames) if frames else pd.DataFrame({"diaObjectId": np.zeros(0, np.int64), "ra": [], "dec": []})
-        )
-        cat = self.df2SourceCat(joined)
+        c = self.config
+        empty = pd.DataFrame({c.refCatIdColumn: np.zeros(0, np.int64), c.refCatRaColumn: [], c.refCatDecColumn: []})
+        frames = [self._frame_of(f) for f in dfList if f is not None]
+        cat = self.df2SourceCat(pd.concat(frames) if frames else empty)
         x, y = exposureWcs.sky_to_pixel(np.degrees(cat.coord_ra), np.degrees(cat.coord_dec))
         cat["x"], cat["y"] = x, y
         x0, y0, width, height = exposureBBox
@@ -116,8 +104,23 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
             }
         )
 
+    def _frame_of(self, table: Any) -> pd.DataFrame:
+        """Return any of the accepted tables as a frame of ids and degrees."""
+        frame = table.to_pandas() if hasattr(table, "to_pandas") else table
+        if isinstance(frame, np.ndarray):
+            frame = pd.DataFrame(
+                {n: frame[n].astype(frame[n].dtype.newbyteorder("=")) for n in frame.dtype.names or ()}
+            )
+        c = self.config
+        if c.refCatIdColumn in frame or "coord_ra" not in frame:
+            return pd.DataFrame(frame)
+        return pd.DataFrame({
+            c.refCatIdColumn: frame["id"], c.refCatRaColumn: np.degrees(frame["coord_ra"]),
+            c.refCatDecColumn: np.degrees(frame["coord_dec"]),
+        })  # fmt: skip
+
     def mergeAndFilterReferences(
-        self, exposure: Exposure, refCats: Sequence[pd.DataFrame], refWcs: SkyWcs | None = None
+        self, exposure: Exposure, refCats: Sequence[Any], refWcs: SkyWcs | None = None
     ) -> pd.DataFrame:
         """Join reference frames and keep those inside the exposure.
 
@@ -172,7 +175,7 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         if exposure.psf is None:
             raise ForcedPhotometryError("the exposure has no PSF", visit=exposure.key[0], detector=exposure.key[1])
         x, y = exposure.require_wcs().sky_to_pixel(np.degrees(refCat.coord_ra), np.degrees(refCat.coord_dec))
-        m = exposure.psf.moments_at(np.nan_to_num(x), np.nan_to_num(y)) if len(refCat) else np.zeros((0, 3))
+        m = psf_moments(exposure, x, y)
         sources["footprintRadius"] = self.config.psfFootprintScaling * np.sqrt(0.5 * (m[:, 0] + m[:, 1]))
         return sources
 
@@ -210,7 +213,7 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
             elif record is not None:
                 for name in names:
                     setattr(exposure, name, getattr(record, name))
-        if skyCorr is not None:
+        if skyCorr is not None and self.config.doApplySkyCorr:
             exposure.image -= np.asarray(skyCorr, np.float32)
         return exposure
 
@@ -223,8 +226,9 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         Returns
         -------
         result : `lsst.pipe.base.Struct`
-            ``measCat`` with x, y, base_PsfFlux_instFlux(Err), flags, chi2, area, npixels, localPhotoCalib, psfFlux and
-            psfFluxErr (nJy).
+            ``measCat`` with base_PsfFlux_instFlux(Err), flags, chi2, area, npixels; base_PixelFlags_*,
+            base_LocalBackground_*, base_LocalPhotoCalib*, base_LocalWcs_*, base_TransformedCentroidFromCoord_x and _y;
+            nNeighbours (within two FWHM); psfFlux and psfFluxErr (nJy).
 
         Raises
         ------
@@ -234,20 +238,39 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         if exposure.psf is None:
             raise ForcedPhotometryError("the exposure has no PSF", visit=exposure.key[0], detector=exposure.key[1])
         x, y = exposure.require_wcs().sky_to_pixel(np.degrees(refCat.coord_ra), np.degrees(refCat.coord_dec))
-        table = forced_psf_photometry(exposure.image, exposure.variance, exposure.psf, x, y, origin=exposure.origin)
         out = measCat.copy().reset_index(drop=True)
-        out["x"], out["y"] = x, y
+        out["base_TransformedCentroidFromCoord_x"], out["base_TransformedCentroidFromCoord_y"] = x, y
+        table = forced_psf_photometry(
+            exposure.image, exposure.variance, exposure.psf, x, y, origin=exposure.origin, bad=self._bad(exposure),
+            weighting=self.config.weighting, correlation=self._correlation(exposure),
+        )  # fmt: skip
         for name in ("instFlux", "instFluxErr", "chi2", "npixels", "area", "flag", "flag_edge", "flag_noGoodPixels"):
             out[f"base_PsfFlux_{name}"] = table[name]
         out["base_InvalidPsf_flag"] = table.flag_invalidPsf
         if self.config.doApCorr:
             self._correct(out, exposure, x, y)
-        calib = exposure.photo_calib
-        factor = calib.at(np.nan_to_num(x), np.nan_to_num(y)) if calib is not None else np.full(len(out), np.nan)
-        out["localPhotoCalib"], out["localPhotoCalib_flag"] = factor, calib is None
-        out["psfFlux"] = out.base_PsfFlux_instFlux * factor
-        out["psfFluxErr"] = out.base_PsfFlux_instFluxErr * factor
-        return Struct(measCat=out)
+        moments = psf_moments(exposure, x, y)
+        columns = {
+            **pixel_flags(exposure, x, y, moments, self.config.psfFootprintScaling),
+            **local_background(exposure, x, y, moments), **local_photo_calib(exposure, x, y), **local_wcs(exposure, x, y),
+            "nNeighbours": neighbours(x, y, moments),
+        }  # fmt: skip
+        columns["psfFlux"] = out.base_PsfFlux_instFlux.to_numpy() * columns["base_LocalPhotoCalib"]
+        columns["psfFluxErr"] = out.base_PsfFlux_instFluxErr.to_numpy() * columns["base_LocalPhotoCalib"]
+        return Struct(measCat=pd.concat([out, pd.DataFrame(columns)], axis=1))
+
+    def _bad(self, exposure: Exposure) -> Any:
+        bits = plane_bits(self.config.badMaskPlanes)
+        return (exposure.mask & bits) != 0 if bits else None
+
+    def _correlation(self, exposure: Exposure) -> Any:
+        if not self.config.doCorrelatedNoise:
+            return None
+        good = usable_pixels(exposure.image, exposure.variance, exposure.mask, plane_bits(["BAD", "SAT", "NO_DATA"]))
+        found = sky_autocorrelation(exposure.image, exposure.variance, good)
+        if found is None:
+            self.log.warning("Too little blank sky to measure the noise's correlation: pixels count as independent.")
+        return found
 
     def _correct(self, out: pd.DataFrame, exposure: Exposure, x: Any, y: Any) -> None:
         factor = None
@@ -255,10 +278,14 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
             factor = exposure.ap_corr.at(PSF_FLUX, np.nan_to_num(x), np.nan_to_num(y))
         if factor is None:
             self.log.warning("The exposure has no aperture correction for %s.", PSF_FLUX)
+            if exposure.ap_corr is not None:
+                out["base_PsfFlux_flag_apCorr"] = True
             return
         good = np.isfinite(factor) & (factor > 0)
         out["base_PsfFlux_flag_apCorr"] = ~good
-        out["base_PsfFlux_flag"] |= ~good
+        if self.config.doFlagApCorrFailures:
+            out["base_PsfFlux_flag"] |= ~good
+        out["base_PsfFlux_apCorr"] = factor
         for name in ("instFlux", "instFluxErr"):
             out[f"base_PsfFlux_{name}"] *= np.where(good, factor, 1.0)
 
@@ -278,7 +305,45 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         """Write the table as Parquet to the path `dataRef`."""
         sources.to_parquet(dataRef)
 
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
+        """Prepare, filter, generate, attach, run, store.
+
+        Raises
+        ------
+        lsst.pipe.base.NoWorkFound
+            The exposure has no WCS.
+        """
+        inputs = butlerQC.get(inputRefs)
+        names = (
+            "skyCorr",
+            "externalSkyWcsCatalog",
+            "externalPhotoCalibCatalog",
+            "finalizedPsfApCorrCatalog",
+            "visitSummary",
+        )
+        exposure = self.prepareCalibratedExposure(
+            inputs["exposure"], **{name: inputs[name] for name in names if inputs.get(name) is not None}
+        )
+        references = self.mergeAndFilterReferences(exposure, list(inputs["refCat"]), inputs.get("refWcs"))
+        cat, exposure_id = self.generateMeasCat(None, exposure, references)
+        self.attachFootprints(cat, references, exposure)
+        butlerQC.put(self.run(cat, exposure, references, exposureId=exposure_id), outputRefs)
+
     def _empty_output(self) -> pd.DataFrame:
-        columns = {"forcedSourceId": "i8", self.config.refCatIdColumn: "i8", "coord_ra": "f8", "coord_dec": "f8"}
-        columns |= {"psfFlux": "f8", "psfFluxErr": "f8"}
-        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
+        """Return the output of no position: it has all columns and types."""
+        blank = _blank()
+        nothing = self.df2RefCat([], blank.bbox, blank.require_wcs())
+        cat, _ = self.generateMeasCat(IdFactory(0, 1), blank, nothing)
+        return pd.DataFrame(self.run(self.attachFootprints(cat, nothing, blank), blank, nothing).measCat)
+
+
+def _blank() -> Exposure:
+    """Return a pixel of sky with all calibrations: what an output of no rows is made with."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    ap_corr = ApCorrMap({PSF_FLUX: ChebyshevField(np.ones((1, 1)), (0, 0, 1, 1))})
+    return Exposure(
+        np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32), np.zeros((1, 1), np.int32), wcs=SkyWcs(wcs),
+        psf=GaussianPsf(1.0, 3), photo_calib=PhotoCalib(1.0), visit_info=VisitInfo(1, 0, 60000.0, 1.0, ""), band="r",
+        ap_corr=ap_corr,
+    )  # fmt: skip

@@ -1,0 +1,72 @@
+"""Connections and configuration of `ForcedPhotCcdFromDataFrameTask`."""
+
+import lsst.pex.config as pexConfig
+import lsst.pipe.base.connectionTypes as cT
+
+from tasks import AlertTaskConfig
+from tasks.base import AlertTaskConnections
+
+__all__ = ["ForcedPhotCcdFromDataFrameConfig", "ForcedPhotCcdFromDataFrameConnections"]
+
+
+class ForcedPhotCcdFromDataFrameConnections(AlertTaskConnections, dimensions=("instrument", "visit", "detector")):  # type: ignore[call-arg]
+    """What one quantum reads and writes."""
+
+    refCat = cT.Input(
+        doc="Positions to measure at.", name="goodSeeingDiff_fullDiaObjTable", storageClass="DataFrame",
+        dimensions=("skymap", "tract", "patch"), multiple=True,
+    )  # fmt: skip
+    visitSummary = cT.Input(
+        doc="Calibrations of the visit.", name="finalVisitSummary", storageClass="ExposureCatalog",
+        dimensions=("instrument", "visit"), minimum=0,
+    )  # fmt: skip
+    measCat = cT.Output(
+        doc="Forced photometry.", name="forced_src_diaObject", storageClass="DataFrame",
+        dimensions=("instrument", "visit", "detector", "skymap", "tract"),
+    )  # fmt: skip
+
+
+class ForcedPhotCcdFromDataFrameConfig(
+    AlertTaskConfig,
+    pipelineConnections=ForcedPhotCcdFromDataFrameConnections,  # type: ignore[call-arg]
+):
+    """Configuration; names are those that users of the Rubin task know."""
+
+    doApCorr = pexConfig.Field(dtype=bool, default=True, doc="Multiply fluxes with the aperture correction?")
+    useVisitSummary = pexConfig.Field(dtype=bool, default=True, doc="Take calibrations from a visit summary?")
+    missingSummaryRowIsError = pexConfig.Field(
+        dtype=bool, default=True, doc="No row for the detector: error or warning?"
+    )
+    doApplySkyCorr = pexConfig.Field(dtype=bool, default=False, doc="Subtract the sky correction?")
+    doFlagApCorrFailures = pexConfig.Field(
+        dtype=bool, default=True, doc="Set the general flag where the aperture correction fails?"
+    )
+    doCorrelatedNoise = pexConfig.Field(
+        dtype=bool, default=False, doc="Errors with the noise's correlation as it is measured on blank sky?"
+    )
+    weighting = pexConfig.ChoiceField(
+        dtype=str, default="uniform", doc="Weights of the pixels in the flux.",
+        allowed={"uniform": "one scale for all magnitudes", "inverse_variance": "1/V, which must not hold the source"},
+    )  # fmt: skip
+    badMaskPlanes = pexConfig.ListField(dtype=str, default=[], doc="Planes whose pixels are left out of the flux.")
+    copyColumns = pexConfig.DictField(
+        keytype=str, itemtype=str, default={"id": "diaObjectId"}, doc="Reference column to output column."
+    )
+    footprintSource = pexConfig.ChoiceField(
+        dtype=str, default="psf", doc="Where footprints come from.",
+        allowed={"psf": "ellipses of the PSF", "transformed": "those of the reference (none in a table)"},
+    )  # fmt: skip
+    psfFootprintScaling = pexConfig.Field(dtype=float, default=3.0, doc="Footprint radius in PSF sigma.")
+    refCatIdColumn = pexConfig.Field(dtype=str, default="diaObjectId", doc="Id column of the reference.")
+    refCatRaColumn = pexConfig.Field(dtype=str, default="ra", doc="Right ascension column, deg.")
+    refCatDecColumn = pexConfig.Field(dtype=str, default="dec", doc="Declination column, deg.")
+
+    def validate(self) -> None:
+        """Refuse footprints that a table cannot have."""
+        super().validate()
+        if self.footprintSource == "transformed":
+            raise ValueError("footprintSource 'transformed' needs footprints in the reference; a table has none")
+        if self.copyColumns.get("id", self.refCatIdColumn) != self.refCatIdColumn:
+            raise ValueError(
+                f"copyColumns gives id as {self.copyColumns['id']!r}, but refCatIdColumn is {self.refCatIdColumn!r}"
+            )
