@@ -8,9 +8,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from apdb import columns_of, empty_frame
+from association.errors import AssociationError
 from exposure import Exposure
 from forced.calibrated import calibrated_fluxes, measure_pair
-from tasks import IdGenerator
+from tasks import IdFactory, IdGenerator
 
 __all__ = ["ForcedRules", "forced_rows", "qualified_objects", "rows_on_difference"]
 
@@ -23,14 +24,27 @@ class ForcedRules:
     reliability: float = 0.5
     trail_length_arcsec: float = 1.4
     bad_flags: tuple[str, ...] = ("glint_trail", "isDipole")
-    use_reliability: bool = False  # no model, no gate
 
 
 def qualified_objects(objects: pd.DataFrame, sources: pd.DataFrame, rules: ForcedRules) -> NDArray[np.int64]:
-    """Return the ids of the objects with enough good sources in the history (this visit included)."""
+    """Return the ids of the objects with enough good sources in the history (this visit included).
+
+    A NULL reliability or trail length counts as bad, as does a NULL flag; but where no source at all was scored (a site
+    without a model) reliability is not asked for. Flags that the sources lack are not either.
+
+    Raises
+    ------
+    AssociationError
+        The sources have no column ``reliability`` or ``trailLength``.
+    """
+    missing = [c for c in ("reliability", "trailLength") if c not in sources]
+    if missing:
+        raise AssociationError(
+            f"sources without {' and '.join(missing)}: objects for forced photometry cannot be chosen"
+        )
     with np.errstate(invalid="ignore"):
         good = sources.trailLength.to_numpy(np.float64) <= rules.trail_length_arcsec
-        if rules.use_reliability:
+        if sources.reliability.notna().any():
             good &= sources.reliability.to_numpy(np.float64) >= rules.reliability
     for flag in rules.bad_flags:
         if flag in sources:
@@ -43,7 +57,7 @@ def qualified_objects(objects: pd.DataFrame, sources: pd.DataFrame, rules: Force
 
 def forced_rows(
     objects: pd.DataFrame, ids: NDArray[np.int64], updated: Sequence[int] | NDArray[np.int64], difference: Exposure,
-    science: Exposure, generator: IdGenerator, processed_mjd_tai: float,
+    science: Exposure, generator: IdGenerator | IdFactory, processed_mjd_tai: float,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """Measure the objects `ids`; rows inside the image, and those updated in this visit, are kept.
 
@@ -61,7 +75,7 @@ def forced_rows(
 
 
 def rows_on_difference(
-    objects: pd.DataFrame, difference: Exposure, generator: IdGenerator, processed_mjd_tai: float
+    objects: pd.DataFrame, difference: Exposure, generator: IdGenerator | IdFactory, processed_mjd_tai: float
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure objects on a stored difference image; the flux on the science image is null.
 
@@ -86,7 +100,7 @@ def _rows(
     chosen: pd.DataFrame,
     fluxes: pd.DataFrame | None,
     difference: Exposure,
-    generator: IdGenerator,
+    generator: IdGenerator | IdFactory,
     processed_mjd_tai: float,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     if fluxes is None:

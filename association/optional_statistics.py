@@ -19,7 +19,7 @@ __all__ = ["BAND_PLUGINS", "OBJECT_PLUGINS"]
 Cells = NDArray[np.int64]  # object and band of each row
 MIN_PERIOD_POINTS = 5
 OVERSAMPLING, NYQUIST_FACTOR = 5, 100
-LANES = 8  # frequencies at a time
+RENEWAL = 512  # frequencies after which sines are computed anew
 STETSON_STEPS, STETSON_TOLERANCE = 20, 1e-6
 
 
@@ -135,7 +135,7 @@ def _highest_peaks(begin: NDArray[np.int64], t: Array, f: Array, e: Array) -> tu
 
 @numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
 def _highest_peak(t: Array, f: Array, e: Array, baseline: float) -> tuple[float, float]:
-    """Eight frequencies at a time; sines follow by rotation from block to block, and are renewed now and then."""
+    """Go through the frequencies; sines follow by rotation, and are renewed now and then."""
     n = t.size
     step = 1.0 / baseline / OVERSAMPLING
     w = 1.0 / e**2
@@ -144,39 +144,31 @@ def _highest_peak(t: Array, f: Array, e: Array, baseline: float) -> tuple[float,
     scale = (w * y * y).sum()
     if not scale > 0:
         return np.nan, np.nan
-    turn_c, turn_s = np.cos(2 * np.pi * step * LANES * t), np.sin(2 * np.pi * step * LANES * t)
-    c, s = np.empty((n, LANES)), np.empty((n, LANES))
-    sums = np.empty((6, LANES))
+    wy = w * y
+    turn_c, turn_s = np.cos(2 * np.pi * step * t), np.sin(2 * np.pi * step * t)
+    c, s = np.empty(n), np.empty(n)
     best, at = -1.0, 0
-    total = int(0.5 * OVERSAMPLING * NYQUIST_FACTOR * n)
-    for block in range((total + LANES - 1) // LANES):
-        first = block * LANES + 1
-        if block % 64 == 0:
+    for k in range(1, int(0.5 * OVERSAMPLING * NYQUIST_FACTOR * n) + 1):
+        if k % RENEWAL == 1:
             for i in range(n):
-                for lane in range(LANES):
-                    angle = 2 * np.pi * step * (first + lane) * t[i]
-                    c[i, lane], s[i, lane] = np.cos(angle), np.sin(angle)
-        sums[:] = 0.0
-        for i in range(n):
-            wi, wy, tc, ts = w[i], w[i] * y[i], turn_c[i], turn_s[i]
-            for lane in range(LANES):
-                a, b = c[i, lane], s[i, lane]
-                sums[0, lane] += wi * a
-                sums[1, lane] += wi * b
-                sums[2, lane] += wy * a
-                sums[3, lane] += wy * b
-                sums[4, lane] += wi * a * a
-                sums[5, lane] += wi * a * b
-                c[i, lane] = a * tc - b * ts
-                s[i, lane] = b * tc + a * ts
-        for lane in range(min(LANES, total - first + 1)):
-            sc, ss, yc, ys, cc, cs = sums[:, lane]
-            dcc, dss, dcs = cc - sc * sc, 1.0 - cc - ss * ss, cs - sc * ss
-            determinant = dcc * dss - dcs * dcs
-            if determinant > 1e-12:
-                p = (dss * yc * yc + dcc * ys * ys - 2 * dcs * yc * ys) / (scale * determinant)
-                if p > best:
-                    best, at = p, first + lane
+                angle = 2 * np.pi * step * k * t[i]
+                c[i], s[i] = np.cos(angle), np.sin(angle)
+        sc = ss = yc = ys = cc = cs = 0.0
+        for i in range(n):  # vectorised over the points: sums in registers
+            a, b = c[i], s[i]
+            sc += w[i] * a
+            ss += w[i] * b
+            yc += wy[i] * a
+            ys += wy[i] * b
+            cc += w[i] * a * a
+            cs += w[i] * a * b
+            c[i], s[i] = a * turn_c[i] - b * turn_s[i], b * turn_c[i] + a * turn_s[i]
+        dcc, dss, dcs = cc - sc * sc, 1.0 - cc - ss * ss, cs - sc * ss
+        determinant = dcc * dss - dcs * dcs
+        if determinant > 1e-12:
+            p = (dss * yc * yc + dcc * ys * ys - 2 * dcs * yc * ys) / (scale * determinant)
+            if p > best:
+                best, at = p, k
     return (1.0 / (step * at), best) if at > 0 else (np.nan, np.nan)
 
 

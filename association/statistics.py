@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from apdb.htm import unit_vectors
 from association.errors import AssociationError
 from association.groups import Array
+from association.multiband import multiband_periods
 from association.optional_statistics import BAND_PLUGINS, OBJECT_PLUGINS
 
-__all__ = ["BANDS", "DEFAULT_PLUGINS", "OPTIONAL_PLUGINS", "forced_means", "summarize"]
+__all__ = ["BANDS", "DEFAULT_PLUGINS", "MULTIBAND", "OPTIONAL_PLUGINS", "forced_means", "summarize"]
 
 BANDS = ("u", "g", "r", "i", "z", "y")
 # columns of each plugin, in the order in which `_cell_statistics` gives them
@@ -28,6 +29,7 @@ _BAND_COLUMNS = {
 }  # fmt: skip
 _ALL_BAND_COLUMNS = tuple(c for columns in _BAND_COLUMNS.values() for c in columns)
 DEFAULT_PLUGINS = ("ap_meanPosition", "ap_nDiaSources", *_BAND_COLUMNS)
+MULTIBAND = "ap_lombScarglePeriodogramMulti"
 OPTIONAL_PLUGINS = (*BAND_PLUGINS, *OBJECT_PLUGINS)
 _NEEDS_MEAN = ("ap_chi2Flux", "ap_stetsonJ")
 
@@ -62,7 +64,8 @@ def summarize(
     diaForcedSources
         Gives {band}_fpFluxMean when present.
     plugins
-        ``default``, ``all``, or names out of `DEFAULT_PLUGINS` and `OPTIONAL_PLUGINS`.
+        ``default``; ``all``; or names out of `DEFAULT_PLUGINS`, `OPTIONAL_PLUGINS` and `MULTIBAND`. The multi-band
+        periodogram costs five times as much as all others together: it is computed only where it is named.
 
     Returns
     -------
@@ -100,7 +103,7 @@ def _plugin_names(plugins: str | Sequence[str]) -> tuple[str, ...]:
     if plugins in ("default", "all"):
         return DEFAULT_PLUGINS if plugins == "default" else (*DEFAULT_PLUGINS, *OPTIONAL_PLUGINS)
     names = tuple([plugins] if isinstance(plugins, str) else plugins)
-    unknown = set(names) - set(DEFAULT_PLUGINS) - set(OPTIONAL_PLUGINS)
+    unknown = set(names) - {*DEFAULT_PLUGINS, *OPTIONAL_PLUGINS, MULTIBAND}
     if unknown:
         raise AssociationError(f"unknown summary plugins {sorted(unknown)}")
     lacking = [n for n in names if n in _NEEDS_MEAN]
@@ -226,6 +229,8 @@ def _optional_columns(
     for name in chosen:
         for column, values in BAND_PLUGINS[name](rows.cells, count * bands, rows, mean).items():
             more |= {f"{band}_{column}": values[k::bands] for k, band in enumerate(BANDS)}
+    if MULTIBAND in names:
+        more |= multiband_periods(rows.cells, count, BANDS, rows)
     for name in names:
         if name in OBJECT_PLUGINS:
             more |= OBJECT_PLUGINS[name](out, sources)

@@ -1,5 +1,7 @@
 """`DiaPipelineTask`: from the DiaSources of one detector to what is stored and alerted."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lsst.pex.config as pexConfig
@@ -8,8 +10,9 @@ import pandas as pd
 from astropy.time import Time
 from lsst.pipe.base import Struct
 
-from apdb import VisitUnitOfWork, empty_frame
+from apdb import Database, VisitUnitOfWork, empty_frame
 from apdb.htm import polygon
+from apdb.locks import lock_pixels, sky_locks
 from association.errors import AssociationError, DuplicateRecords, TooManyDiaObjects
 from association.forced_rows import ForcedRules, forced_rows, qualified_objects
 from association.matching import associate
@@ -17,10 +20,23 @@ from association.new_objects import BAD_FLAGS, NewSourceRules, filter_new_source
 from association.solar_system import bodies_on_image, match_solar_system
 from association.statistics import BANDS, forced_means, summarize
 from exposure import Exposure
-from tasks import AlertTask, AlertTaskConfig, IdGenerator, IdPacker
+from tasks import AlertTask, AlertTaskConfig, IdFactory, IdGenerator, IdPacker
 from tasks.base import AlertTaskConnections
 
 __all__ = ["ApdbMarker", "DiaPipelineConfig", "DiaPipelineTask"]
+
+
+LOCK_MARGIN = 30  # px around the image: objects beyond the edge may be touched
+
+
+def _forced_ids(image: Exposure, bits: int | None) -> IdGenerator | IdFactory:
+    """Return the ids of a caller that brings none; with `bits` those of the older scheme."""
+    visit, detector = image.key
+    return (
+        IdGenerator(IdPacker(1 << 40, 256), visit, detector)
+        if bits is None
+        else IdFactory(visit * 1000 + detector, bits)
+    )
 
 
 class ApdbMarker(pexConfig.Config):
@@ -31,6 +47,9 @@ class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnection
     """Configuration; names are those that users of the Rubin task know."""
 
     validBands = pexConfig.ListField(dtype=str, default=list(BANDS), doc="Bands that the database knows.")
+    apdb_config_url = pexConfig.Field(
+        dtype=str, default="", doc="PostgreSQL URI of the APDB, for runs outside of the service's unit of work."
+    )
     angleMargin = pexConfig.RangeField(dtype=float, default=2.0, min=0.0, doc="Margin of the history region, arcsec.")
     imagePixelMargin = pexConfig.RangeField(dtype=int, default=10, min=0, doc="Margin of objects on the image, px.")
     maxDistArcSeconds = pexConfig.RangeField(dtype=float, default=1.0, min=0.0, doc="Association radius, arcsec.")
@@ -39,6 +58,7 @@ class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnection
     doRunForcedMeasurement = pexConfig.Field(dtype=bool, default=True, doc="Force photometry at known objects?")
     historyThreshold = pexConfig.RangeField(dtype=int, default=2, min=1, doc="Good sources that forced needs.")
     forcedReliabilityThreshold = pexConfig.Field(dtype=float, default=0.5, doc="Reliability of a good source.")
+    forcedBadFlags = pexConfig.ListField(dtype=str, default=["glint_trail", "isDipole"], doc="Flags of a bad source.")
     forcedTrailLengthThreshold = pexConfig.Field(
         dtype=float, default=1.4, doc="Longest trail of a good source, arcsec."
     )
@@ -54,7 +74,6 @@ class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnection
         dtype=float, default=0.1, doc="... more reliability is asked."
     )
     maxNewDiaObjects = pexConfig.RangeField(dtype=int, default=0, min=0, doc="More new objects are an error; 0 is off.")
-    hasReliabilityModel = pexConfig.Field(dtype=bool, default=False, doc="Without a model the gates on it are off.")
 
 
 class DiaPipelineTask(AlertTask):
@@ -66,14 +85,12 @@ class DiaPipelineTask(AlertTask):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         c = self.config
-        reliability = c.newObjectReliabilityThreshold if c.hasReliabilityModel else 0.0
         self.new_source_rules = NewSourceRules(
-            tuple(c.newObjectBadFlags), c.newObjectFluxField, c.newObjectSnrThreshold, reliability,
+            tuple(c.newObjectBadFlags), c.newObjectFluxField, c.newObjectSnrThreshold, c.newObjectReliabilityThreshold,
             c.newObjectLowReliabilitySnrThreshold, c.newObjectLowSnrReliabilityThreshold,
         )  # fmt: skip
         self._forced_rules = ForcedRules(
-            c.historyThreshold, c.forcedReliabilityThreshold, c.forcedTrailLengthThreshold,
-            use_reliability=c.hasReliabilityModel,
+            c.historyThreshold, c.forcedReliabilityThreshold, c.forcedTrailLengthThreshold, tuple(c.forcedBadFlags),
         )  # fmt: skip
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
@@ -82,10 +99,13 @@ class DiaPipelineTask(AlertTask):
 
     def run(
         self, diaSourceTable: pd.DataFrame, diffIm: Exposure, exposure: Exposure, warpedExposure: Exposure,
-        ccdExposureIdBits: int | None = None, *, unitOfWork: VisitUnitOfWork, idGenerator: IdGenerator | None = None,
+        ccdExposureIdBits: int | None = None, *, unitOfWork: VisitUnitOfWork | None = None, idGenerator: IdGenerator | IdFactory | None = None,
         solarSystemObjectTable: pd.DataFrame | None = None, band: str | None = None, processedMjdTai: float | None = None,
     ) -> Struct:  # fmt: skip
-        """Process one detector's sources inside a unit of work; nothing is committed here.
+        """Process one detector's sources.
+
+        Inside a unit of work nothing is committed here. Without one, the APDB of the configuration is opened, the sky
+        locked, and the visit committed; a visit that is there already is refused.
 
         Parameters
         ----------
@@ -93,6 +113,8 @@ class DiaPipelineTask(AlertTask):
             DiaSource rows (APDB names and units).
         diffIm, exposure, warpedExposure
             Difference, calibrated science image, warped template.
+        ccdExposureIdBits
+            Bits of the exposure's id in those of the forced sources, where no `idGenerator` is given.
         unitOfWork
             Open transaction; the caller commits.
         idGenerator
@@ -105,7 +127,7 @@ class DiaPipelineTask(AlertTask):
         Returns
         -------
         result : `lsst.pipe.base.Struct`
-            apdbMarker, associatedDiaSources (stored), diaForcedSources, diaObjects (all on the image),
+            apdbMarker (apdb_maker by its older name), associatedDiaSources (stored), diaForcedSources, diaObjects (all on the image),
             updatedDiaObjects, associatedSsSources, unassociatedSsObjects, newDiaSources, marginalDiaSources,
             historySources, historyForcedSources.
 
@@ -116,7 +138,15 @@ class DiaPipelineTask(AlertTask):
         """
         self._validate(diffIm, exposure, warpedExposure, band or diffIm.band)
         now = float(Time.now().tai.mjd) if processedMjdTai is None else processedMjdTai
-        generator = idGenerator or IdGenerator(IdPacker(1 << 40, 256), *diffIm.key)
+        generator = idGenerator or _forced_ids(diffIm, ccdExposureIdBits)
+        if unitOfWork is None:
+            with self._own_transaction(diffIm) as work:
+                done = self.run(
+                    diaSourceTable, diffIm, exposure, warpedExposure, unitOfWork=work, idGenerator=generator,
+                    solarSystemObjectTable=solarSystemObjectTable, band=band, processedMjdTai=now,
+                )  # fmt: skip
+                work.commit()
+            return done
         info = diffIm.visit_info
         assert info is not None
         with self.step("load"):
@@ -138,8 +168,9 @@ class DiaPipelineTask(AlertTask):
         updated["validityStartMjdTai"] = now
         with self.step("store"):
             unitOfWork.store(now, updated, parts.stored, forced, parts.ss_rows, flags)
+        marker = ApdbMarker()
         return Struct(
-            apdbMarker=ApdbMarker(), associatedDiaSources=parts.stored, diaForcedSources=forced, diaObjects=everything,
+            apdbMarker=marker, apdb_maker=marker, associatedDiaSources=parts.stored, diaForcedSources=forced, diaObjects=everything,
             updatedDiaObjects=updated, associatedSsSources=parts.ss_rows, unassociatedSsObjects=parts.ss_missed,
             newDiaSources=parts.new, marginalDiaSources=parts.marginal, historySources=history,
             historyForcedSources=forced_history,
@@ -162,6 +193,23 @@ class DiaPipelineTask(AlertTask):
                 problems.append(f"the {name} image has no valid time")
         if problems:
             raise AssociationError("; ".join(problems), visit=diffIm.key[0], detector=diffIm.key[1])
+
+    @contextmanager
+    def _own_transaction(self, diffIm: Exposure) -> Iterator[VisitUnitOfWork]:
+        """Lock the sky of a visit and open a unit of work in the configured APDB."""
+        visit, detector = diffIm.key
+        if not self.config.apdb_config_url:
+            raise AssociationError(
+                "neither a unit of work nor apdb_config_url names the APDB", visit=visit, detector=detector
+            )
+        database = Database(self.config.apdb_config_url)
+        assert diffIm.visit_info is not None
+        database.ensure_partitions(diffIm.visit_info.midpoint_mjd_tai)
+        pixels = lock_pixels(polygon(*diffIm.sky_corners(LOCK_MARGIN)))
+        with database.connect() as connection, sky_locks(connection, pixels), VisitUnitOfWork(connection) as work:
+            if work.contains_visit(visit, detector):
+                raise DuplicateRecords("the visit is in the APDB already", visit=visit, detector=detector)
+            yield work
 
     def _load_objects(self, unitOfWork: VisitUnitOfWork, diffIm: Exposure) -> pd.DataFrame:
         wcs = diffIm.require_wcs()
@@ -238,7 +286,7 @@ class DiaPipelineTask(AlertTask):
 
     def _forced(
         self, everything: pd.DataFrame, merged: pd.DataFrame, updated: pd.DataFrame, diffIm: Exposure, exposure: Exposure,
-        generator: IdGenerator, now: float,
+        generator: IdGenerator | IdFactory, now: float,
     ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
         ids = np.zeros(0, np.int64)
         if self.config.doRunForcedMeasurement and len(everything):

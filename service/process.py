@@ -13,6 +13,7 @@ from apdb.htm import polygon
 from apdb.locks import lock_pixels, sky_locks
 from association import DiaPipelineTask, standardize
 from association.standardize import filter_dia_sources
+from association.task import LOCK_MARGIN
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, Instrument, VisitInfo, load_instrument
 from forced.calibrated import measure_pair
@@ -98,7 +99,7 @@ class Processor:
         """Lock the sky, associate, write the alert file, commit."""
         info = science.visit_info
         assert info is not None
-        pixels = lock_pixels(polygon(*science.sky_corners(30)))
+        pixels = lock_pixels(polygon(*science.sky_corners(LOCK_MARGIN)))
         with self._database.connect() as connection:
             with clock.step("lock"):
                 locks = sky_locks(connection, pixels)

@@ -10,6 +10,7 @@ from astropy.stats import median_absolute_deviation
 from astropy.timeseries import LombScargle
 
 from association import associate, summarize
+from association.statistics import MULTIBAND
 from tests.conftest import real_data
 
 BANDS = "ugriz"
@@ -120,6 +121,34 @@ def test_statistics_of_rr_lyrae():
         good += 1
         same += got_period == pytest.approx(1 / grid[np.argmax(power)], rel=1e-9)
     assert same == good >= 5
+    _multiband_periods(curves[::80])
+
+
+def _multiband_periods(curves):
+    """One period from all bands: the bands' reductions of chi2 by astropy, added up."""
+    found = summarize(empty_objects(len(curves)), sources_of(curves), plugins=[MULTIBAND])
+    agree = 0
+    for k, lc in enumerate(curves):
+        t = lc.midpointMjdTai.to_numpy()
+        grid = np.arange(1, int(0.5 * 5 * 100 * len(t)) + 1) / np.ptp(t) / 5
+        reduction, total = np.zeros(grid.size), 0.0
+        for _, part in lc.groupby("band"):
+            f, e = part.psfFlux.to_numpy(), part.psfFluxErr.to_numpy()
+            chi2 = (((f - np.average(f, weights=e**-2)) / e) ** 2).sum()
+            power = LombScargle(part.midpointMjdTai.to_numpy(), f, e).power(grid, method="cython")
+            reduction += chi2 * power
+            total += chi2
+        best = np.argmax(reduction)
+        row = found.loc[k + 1]
+        assert row.multiPower == pytest.approx(reduction[best] / total, rel=1e-6)
+        assert row.multiPeriod == pytest.approx(1 / grid[best], rel=1e-9)
+        assert 0 <= row.multiFap < 1e-6
+        part = lc[lc.band == "r"]
+        model = LombScargle(part.midpointMjdTai.to_numpy(), part.psfFlux.to_numpy(), part.psfFluxErr.to_numpy())
+        theta = model.model_parameters(grid[best])
+        assert row.r_multiAmp == pytest.approx(np.hypot(theta[1], theta[2]), rel=1e-4)
+        agree += 0.2 < row.multiPeriod < 1.0  # days, as RR Lyrae stars pulsate
+    assert agree >= 0.5 * len(curves)
 
 
 def test_statistics_of_ztf_light_curves():

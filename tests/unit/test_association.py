@@ -1,7 +1,5 @@
 """association/: matching, new objects, statistics, solar system, forced selection."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -84,7 +82,7 @@ def test_types_and_missing_positions():
         associate(s, o.assign(diaObjectId=[1.0]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 10**6))
 def test_never_worse_than_brute_force_and_independent_of_order(n, m, seed):
     rng = np.random.default_rng(seed)
@@ -94,18 +92,17 @@ def test_never_worse_than_brute_force_and_independent_of_order(n, m, seed):
     refuse = (pairs.max() - pairs.min() + 2) if len(pairs) else 1.0
     lowest = pairs.min() - 1 if len(pairs) else 0.0
 
-    def cost(assignment):
-        total = 0.0
-        for i, k in zip(s.diaSourceId, assignment, strict=True):
-            if k and (i, k) not in pairs.index:
-                return np.inf
-            total += pairs[(i, k)] - lowest if k else refuse
-        return total
-
+    costs = np.full((n, m + 1), np.inf)  # the last column is "no object"
+    costs[:, m] = refuse
+    for (i, k), score in pairs.items():
+        costs[s.diaSourceId.tolist().index(i), o.diaObjectId.tolist().index(k)] = score - lowest
     got = associate(s, o).diaSources.diaObjectId.tolist()
-    choices = itertools.product([0, *o.diaObjectId], repeat=n)
-    best = min(cost(c) for c in choices if len({k for k in c if k}) == sum(k > 0 for k in c))
-    assert cost(got) == pytest.approx(best, abs=1e-6)
+    chosen = [o.diaObjectId.tolist().index(k) if k else m for k in got]
+    everything = np.indices((m + 1,) * n).reshape(n, -1).T
+    taken = np.sort(everything, axis=1)
+    allowed = ~((np.diff(taken, axis=1) == 0) & (taken[:, 1:] < m)).any(axis=1)
+    best = costs[np.arange(n), everything[allowed]].sum(axis=1).min()
+    assert costs[np.arange(n), chosen].sum() == pytest.approx(best, abs=1e-6)
     shuffled = associate(s.sample(frac=1, random_state=seed), o.sample(frac=1, random_state=seed)).diaSources
     assert shuffled.sort_values("diaSourceId").diaObjectId.tolist() == got
 
@@ -209,4 +206,12 @@ def test_forced_needs_good_history():
     s = pd.DataFrame({"diaObjectId": [1, 1, 2, 2, 3], "trailLength": [0.1, 0.2, 0.1, 9.0, 0.1], "reliability": np.nan,
                       "isDipole": False, "glint_trail": False})  # fmt: skip
     assert qualified_objects(o, s, ForcedRules()).tolist() == [1]
-    assert qualified_objects(o, s, ForcedRules(use_reliability=True)).tolist() == []
+    scored = s.assign(reliability=[0.9, 0.5, 0.9, 0.9, 0.9])
+    assert qualified_objects(o, scored, ForcedRules()).tolist() == [1]
+    assert qualified_objects(o, scored.assign(reliability=[0.9, np.nan, 1, 1, 1]), ForcedRules()).tolist() == []
+    assert qualified_objects(o, s.assign(isDipole=None), ForcedRules()).tolist() == []
+    assert qualified_objects(o, s.drop(columns="isDipole"), ForcedRules()).tolist() == [1]
+    assert qualified_objects(o, s, ForcedRules(bad_flags=("no_such_flag",))).tolist() == [1]
+    for column in ("reliability", "trailLength"):
+        with pytest.raises(AssociationError, match=column):
+            qualified_objects(o, s.drop(columns=column), ForcedRules())
