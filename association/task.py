@@ -149,7 +149,7 @@ class DiaPipelineTask(AlertTask):
             return done
         info = diffIm.visit_info
         assert info is not None
-        with self.step("load"):
+        with self.step("load", "loadDiaObjectsDuration"):
             objects = self._load_objects(unitOfWork, diffIm)
             ids = objects.diaObjectId.to_numpy(np.int64)
             history = unitOfWork.load_sources(ids, info.midpoint_mjd_tai)
@@ -166,7 +166,7 @@ class DiaPipelineTask(AlertTask):
                 forced_means(summary, pd.concat([forced_history, forced], ignore_index=True))
                 updated = summary.reset_index()
         updated["validityStartMjdTai"] = now
-        with self.step("store"):
+        with self.step("store", "writeToApdbDuration"):
             unitOfWork.store(now, updated, parts.stored, forced, parts.ss_rows, flags)
         marker = ApdbMarker()
         return Struct(

@@ -5,6 +5,7 @@ fresh one from a frozen copy of its config (0.4 ms).
 """
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,10 +57,13 @@ class AlertTask(pipeBase.PipelineTask):
         self.metadata[key] = value
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Time one named step into the metadata."""
+    def step(self, name: str, duration: str | None = None) -> Iterator[None]:
+        """Time one named step into the metadata; `duration` is a further key for its seconds."""
+        begin = time.perf_counter()
         with self.timer(name):
             yield
+        if duration is not None:
+            self.put(duration, time.perf_counter() - begin)
 
     def getResourceConfig(self) -> Any:
         """Return the resource configuration, None when the config has none."""

@@ -62,7 +62,7 @@ def test_the_older_form_loads_associates_and_commits(database):
     assert len(done.diaForcedSources) == 0  # one detection is not enough
     assert total_unassociated_objects(database) == 25
     for key in ("numUpdatedDiaObjects", "numUnassociatedDiaObjects", "numNewDiaObjects", "numTotalSolarSystemObjects",
-                "numAssociatedSsObjects", "nRejectedNewDiaObjects"):  # fmt: skip
+                "numAssociatedSsObjects", "nRejectedNewDiaObjects", "loadDiaObjectsDuration", "writeToApdbDuration"):  # fmt: skip
         assert key in metadata
     done, metadata = run(database, second, sources(second, *GRID[:20].T, scatter=0.05), 50)
     assert (metadata["numUpdatedDiaObjects"], metadata["numUnassociatedDiaObjects"]) == (20, 5)

@@ -192,7 +192,7 @@ def test_ztf_detections_replayed_in_time_keep_their_objects():
     t["given"] = given
     center = t.groupby(oid)[[ra, dec]].transform("median")
     apart = np.hypot((t[ra] - center[ra]) * np.cos(np.radians(t[dec])), t[dec] - center[dec]) * 3600
-    near = t[apart < 0.5 * radius]
+    near = t[apart < radius]
     main = near.groupby(oid).given.agg(lambda g: g.value_counts().idxmax())
     completeness = (near.given == near[oid].map(main)).mean()
     owner = near.groupby("given")[oid].agg(lambda g: g.value_counts().idxmax())

@@ -1,4 +1,4 @@
-"""Orbits against observations of 3I/ATLAS by 40 stations."""
+"""Orbits against observations of 3I/ATLAS by 37 stations."""
 
 import numpy as np
 import pandas as pd
