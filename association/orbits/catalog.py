@@ -18,15 +18,14 @@ __all__ = ["TAI_TO_TDB", "OrbitCatalog"]
 
 TAI_TO_TDB = 32.184 / 86400  # days; what TDB adds to TT stays below 2 ms
 _STATE = ["x", "y", "z", "vx", "vy", "vz"]
-_HALF_DAY = 0.5
 _MARGIN = np.radians(0.5)  # of the coarse look: bodies near the Earth move by degrees a day
 
 
 class OrbitCatalog:
     """Orbits that were brought to one time.
 
-    The states of all bodies are kept for one instant and moved on when a visit is more than half a day away from it. A
-    visit looks at all of them with their first two derivatives and integrates those near its field to its own time.
+    The states of all bodies are kept for the midnight (UTC of the MJD) nearest to the last visit. A visit looks at all of
+    them with their first two derivatives and integrates those near its field to its own time.
     Places are astrometric (corrected for the light's way; stellar aberration is shared with the reference stars).
 
     Parameters
@@ -50,10 +49,13 @@ class OrbitCatalog:
         geocentric(observatory, 60000.0)  # an unknown code is told at once
         self._orbits = orbits.reset_index(drop=True)
         if set(_STATE) <= set(orbits.columns):
-            self._states = np.ascontiguousarray(self._orbits[_STATE].to_numpy(np.float64))
-            self._mjd = float(self._orbits.state_mjd.iloc[0])
+            if self._orbits.state_mjd.nunique(dropna=False) != 1:
+                raise OrbitError("prepared orbits of different times, or mixed with others: prepare them together")
+            self._base = np.ascontiguousarray(self._orbits[_STATE].to_numpy(np.float64))
+            self._base_mjd = float(self._orbits.state_mjd.iloc[0])
         else:
-            self._states, self._mjd = self._from_elements()
+            self._base, self._base_mjd = self._from_elements()
+        self._states, self._mjd = self._base, self._base_mjd
 
     @classmethod
     def read(cls, *paths: str | Path, observatory: str = "500", planets: Planets | None = None) -> "OrbitCatalog":
@@ -79,32 +81,30 @@ class OrbitCatalog:
         return len(self._orbits)
 
     def _from_elements(self) -> tuple[NDArray[np.float64], float]:
-        """Bring all bodies to the latest common epoch: the earliest are taken along from epoch to epoch."""
+        """Bring all bodies to the epoch that most share: those of other epochs are taken along from one to the next."""
         states = heliocentric_states(self._orbits)
         epochs = self._orbits.epoch_mjd.to_numpy(np.float64)
         values, counts = np.unique(epochs, return_counts=True)
         common = float(values[np.argmax(counts)])
-        for way in (values[values <= common], values[values >= common][::-1]):
-            done = np.zeros(0, np.int64)
-            for now, following in zip(way, [*way[1:], common], strict=True):
-                rows = np.flatnonzero(epochs == now)
-                if now != common or not done.size:
-                    states[rows] += self._planets.state("sun", now) if now != common else 0.0
-                done = np.concatenate([done, rows]) if now != common else done
-                states[done] = propagate(states[done], float(now), float(following), self._planets)
-        rows = np.flatnonzero(epochs == common)
-        states[rows] += self._planets.state("sun", common)
+        for way in (values[values < common], values[values > common][::-1]):
+            moving = np.zeros(0, np.int64)
+            for now, following in zip(way.tolist(), [*way[1:].tolist(), common], strict=False):
+                joining = np.flatnonzero(epochs == now)
+                states[joining] += self._planets.state("sun", now)
+                moving = np.concatenate([moving, joining])
+                states[moving] = propagate(states[moving], now, following, self._planets)
+        states[epochs == common] += self._planets.state("sun", common)
         return states, common
 
     def prepare(self, mjd: float, progress: Callable[[int, int], None] | None = None) -> None:
         """Bring all states to an MJD (TDB); minutes for a million bodies and some months."""
-        self._states = propagate(self._states, self._mjd, mjd, self._planets, progress)
-        self._mjd = mjd
+        self._base, self._base_mjd = propagate(self._base, self._base_mjd, mjd, self._planets, progress), mjd
+        self._states, self._mjd = self._base, mjd
 
     def save(self, path: str | Path) -> None:
         """Write orbits and states as Parquet, which `read` takes up without integrating."""
         table = self._orbits.drop(columns=[*_STATE, "state_mjd"], errors="ignore")
-        states = pd.DataFrame(self._states, columns=_STATE).assign(state_mjd=self._mjd)
+        states = pd.DataFrame(self._base, columns=_STATE).assign(state_mjd=self._base_mjd)
         pd.concat([table, states], axis=1).to_parquet(path, index=False)
 
     def around(self, mjd_tai: float, ra: float, dec: float, radius_deg: float) -> pd.DataFrame:
@@ -113,8 +113,9 @@ class OrbitCatalog:
         Columns ``MPCORB_*`` are the orbits, for the alerts.
         """
         mjd = mjd_tai + TAI_TO_TDB
-        if abs(mjd - self._mjd) > _HALF_DAY:
-            self.prepare(round(mjd))
+        night = float(round(mjd))
+        if night != self._mjd:  # always from the same start: what is told does not depend on what was asked before
+            self._states, self._mjd = propagate(self._base, self._base_mjd, night, self._planets), night
         observer = self._planets.state("earth", mjd) + geocentric(self._observatory, mjd_tai)
         a, d = np.radians(ra), np.radians(dec)
         towards = np.array([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
@@ -142,7 +143,7 @@ class OrbitCatalog:
         for name, vectors in (("helio", helio), ("topo", topo)):
             for k, axis in enumerate(("x", "y", "z", "vx", "vy", "vz")):
                 out[f"{name}_{axis}"] = vectors[:, k]
-        elements = orbits.drop(columns=["packed", "designation", *_STATE, "state_mjd"], errors="ignore")
+        elements = orbits.drop(columns=["packed", "designation", "slope", *_STATE, "state_mjd"], errors="ignore")
         carried = {f"MPCORB_{c}": elements[c].to_numpy() for c in elements.columns}
         names = {
             "MPCORB_designation": out["designation"],
@@ -185,7 +186,10 @@ def _light_time(
 def _magnitudes(
     orbits: pd.DataFrame, helio: NDArray[np.float64], topo: NDArray[np.float64]
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Return V magnitudes of the H, G system (Bowell et al. 1989, in Asteroids II); G = 0.15 where it is unknown."""
+    """Return V magnitudes of the H, G system (Bowell et al. 1989, in Asteroids II); G = 0.15 where it is unknown.
+
+    Comets (with a `slope` n): H + 5 log(delta) + 2.5 n log(r).
+    """
     r, delta = np.linalg.norm(helio, axis=1), np.linalg.norm(topo, axis=1)
     phase = np.arccos(np.clip((helio * topo).sum(1) / (r * delta), -1, 1))
     half = np.tan(0.5 * phase)
@@ -193,4 +197,9 @@ def _magnitudes(
     slope = np.nan_to_num(orbits.g.to_numpy(np.float64), nan=0.15)
     with np.errstate(divide="ignore"):
         fading = 2.5 * np.log10((1 - slope) * bright + slope * opposed)
-    return np.asarray(orbits.h.to_numpy(np.float64) + 5 * np.log10(r * delta) - fading)
+    h = orbits.h.to_numpy(np.float64)
+    asteroid = h + 5 * np.log10(r * delta) - fading
+    if "slope" not in orbits:
+        return np.asarray(asteroid)
+    activity = orbits.slope.to_numpy(np.float64)
+    return np.asarray(np.where(np.isfinite(activity), h + 5 * np.log10(delta) + 2.5 * activity * np.log10(r), asteroid))

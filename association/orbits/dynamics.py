@@ -20,6 +20,7 @@ __all__ = ["C_AU_PER_DAY", "Planets", "propagate"]
 C_AU_PER_DAY = 173.14463267424034
 _KM_PER_AU = 149597870.7
 _MJD = 2400000.5
+_SUN_RADIUS = 0.00465  # au
 _GM_EARTH_MOON, _EARTH_TO_MOON = 8.997011390199871e-10, 81.30056822149722
 # au^3/d^2, from the header of DE440 (Park et al. 2021, AJ 161, 105)
 _GM = {
@@ -132,21 +133,22 @@ def propagate(
     progress
         Called with (bodies done, bodies) now and then.
 
-    Raises
-    ------
-    OrbitError
-        The integration came to no end (a body falls into another).
+    Returns
+    -------
+    states : `numpy.ndarray`
+        NaN for a body that falls into another, and for those that were NaN before.
     """
-    out = np.empty_like(states)
     if mjd == until or not len(states):
         return states.copy()
+    out = np.full_like(states, np.nan)
     # bodies that come near the Sun need short steps: together, they keep the others' steps long
     order = np.argsort(_perihelia(states), kind="stable")
-    for first in range(0, len(states), _CHUNK):
+    order = order[np.isfinite(states[order]).all(axis=1)]
+    for first in range(0, len(order), _CHUNK):
         rows = order[first : first + _CHUNK]
         out[rows] = _together(states[rows], mjd, until, planets)
         if progress is not None:
-            progress(min(first + _CHUNK, len(states)), len(states))
+            progress(min(first + _CHUNK, len(order)), len(order))
     return out
 
 
@@ -160,12 +162,20 @@ def _together(states: NDArray[np.float64], mjd: float, until: float, planets: Pl
         _accelerate(now[:3], now[3:], planets.places(t), planets.masses, rates[3:])
         return rates.ravel().copy()
 
+    def above_the_sun(t: float, y: NDArray[np.float64]) -> float:
+        away = y.reshape(6, n)[:3] - planets.places(t)[0][:, None]
+        return float(np.sqrt((away**2).sum(axis=0).min()) - _SUN_RADIUS)
+
+    above_the_sun.terminal = True  # type: ignore[attr-defined]
     done = solve_ivp(
         derivative, (mjd, until), np.ascontiguousarray(states.T).ravel(), "DOP853", t_eval=[until], rtol=_TOLERANCE,
-        atol=1e-2 * _TOLERANCE,
+        atol=1e-2 * _TOLERANCE, events=above_the_sun,
     )  # fmt: skip
-    if not done.success or not np.isfinite(done.y).all():
-        raise OrbitError(f"orbits cannot be integrated from MJD {mjd} to {until}: {done.message}")
+    if done.status != 0 or not np.isfinite(done.y).all():
+        if n == 1:
+            return np.full((1, 6), np.nan)
+        halves = (states[: n // 2], states[n // 2 :])  # find the one that spoils it
+        return np.concatenate([_together(half, mjd, until, planets) for half in halves])
     return np.ascontiguousarray(done.y[:, -1].reshape(6, n).T)
 
 

@@ -116,7 +116,7 @@ def read_mpcorb(path: str | Path) -> pd.DataFrame:
 def read_comets(path: str | Path) -> pd.DataFrame:
     """Read ``CometEls.txt``: elements of comets and interstellar objects; columns as of `read_mpcorb`.
 
-    Magnitudes are those of the file (absolute total magnitude and slope).
+    Magnitudes are total: h is the absolute one, slope n gives H + 5 log(delta) + 2.5 n log(r).
 
     Raises
     ------
@@ -132,7 +132,7 @@ def read_comets(path: str | Path) -> pd.DataFrame:
         "packed": packed, "designation": t.text(103, 158).str.replace(r"\s*\(.*\)$", "", regex=True),
         "epoch_mjd": np.where(np.isfinite(epoch), epoch, peri_time), "q": t.number(31, 39), "e": t.number(42, 49),
         "i": t.number(72, 79), "node": t.number(62, 69), "argperi": t.number(52, 59), "peri_time": peri_time,
-        "h": t.number(92, 95), "g": np.nan,
+        "h": t.number(92, 95), "g": np.nan, "slope": t.number(97, 100),
     }))  # fmt: skip
 
 

@@ -98,6 +98,6 @@ class FirstThatAnswers:
         for source in self._sources:
             try:
                 return source.around(mjd_tai, ra, dec, radius_deg)
-            except SourceUnavailable as error:
+            except AssociationError as error:
                 self._log.warning("%s", error)
         return pd.DataFrame({"ssObjectId": np.zeros(0, np.int64), "designation": [], "ephRa": [], "ephDec": []})

@@ -152,6 +152,41 @@ def test_bodies_of_different_epochs_come_to_one_time_and_prepared_files_are_take
         OrbitCatalog(table, "250", planets)  # the Hubble Space Telescope
 
 
+def test_answers_do_not_depend_on_what_was_asked_before(planets: Planets) -> None:
+    times = [MJD + 12.3, MJD + 1.7, MJD + 12.6, MJD - 3.2]
+    one, other = (OrbitCatalog(orbits(50), "X05", planets) for _ in range(2))
+    first = {t: one.around(t, 0, 0, 180.0) for t in times}
+    for t in reversed(times):
+        pd.testing.assert_frame_equal(other.around(t, 0, 0, 180.0), first[t], check_exact=True)
+
+
+def test_a_body_that_falls_into_the_sun_takes_no_other_with_it(planets: Planets) -> None:
+    states = heliocentric_states(orbits(9)) + planets.state("sun", MJD)
+    states[4, :3] = planets.state("sun", MJD)[:3] + np.array([0.05, 0, 0])
+    states[4, 3:] = planets.state("sun", MJD)[3:]
+    there = propagate(states, MJD, MJD + 30, planets)
+    assert np.isnan(there[4]).all() and np.isfinite(np.delete(there, 4, axis=0)).all()
+    assert np.isnan(propagate(there, MJD + 30, MJD + 31, planets)[4]).all()
+
+
+def test_comets_fade_as_their_slope_says(planets: Planets) -> None:
+    table = orbits(3).assign(slope=[np.nan, 4.0, 10.0], h=10.0, g=np.nan)
+    found = OrbitCatalog(table, "X05", planets).around(MJD, 0, 0, 180.0).set_index("designation")
+    r = np.linalg.norm(found[["helio_x", "helio_y", "helio_z"]], axis=1)
+    delta = np.linalg.norm(found[["topo_x", "topo_y", "topo_z"]], axis=1)
+    assert found.ephVmag.iloc[1:].to_numpy() == pytest.approx(
+        (10 + 5 * np.log10(delta) + 2.5 * np.array([0, 4, 10]) * np.log10(r))[1:]
+    )
+    assert "MPCORB_slope" not in found
+
+
+def test_prepared_orbits_are_not_mixed_with_others(planets: Planets, tmp_path: Path) -> None:
+    OrbitCatalog(orbits(3), "X05", planets).save(tmp_path / "one.parquet")
+    orbits(3, seed=1).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(OrbitError, match="prepare them together"):
+        OrbitCatalog.read(tmp_path / "one.parquet", tmp_path / "other.parquet", planets=planets)
+
+
 def _elements_of(state: np.ndarray, mjd: float, like: pd.DataFrame) -> pd.DataFrame:
     """Osculating elements of a heliocentric state, by inverting `heliocentric_states` numerically."""
     from scipy.optimize import least_squares
