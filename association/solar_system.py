@@ -53,8 +53,7 @@ def bodies_on_image(bodies: pd.DataFrame, image: Exposure, error_arcsec: float =
     without an inverse from mapping far bodies into the box; of these, the ones in the box itself.
     """
     wcs = image.require_wcs()
-    middle = image.origin[0] + image.width / 2, image.origin[1] + image.height / 2
-    padding = min(np.ceil(error_arcsec / float(wcs.pixel_scale_arcsec(*middle))), 100.0)
+    padding = min(np.ceil(error_arcsec / image.pixel_scale_arcsec()), 100.0)
     ra, dec = bodies.ephRa.to_numpy(np.float64), bodies.ephDec.to_numpy(np.float64)
     inside = np.asarray(polygon(*image.sky_corners(padding)).contains(np.radians(ra), np.radians(dec)), bool)
     x, y = wcs.sky_to_pixel(ra[inside], dec[inside])

@@ -110,7 +110,6 @@ def _trails(out: pd.DataFrame, raw: pd.DataFrame, jacobian: Array, scale: Array)
     out["trailRaErr"], out["trailDecErr"] = out.raErr, out.decErr
     out["trailAlgorithm"] = np.int32(1)
     out["trailNdata"] = raw.psfNdata.to_numpy(np.int32)
-    out["trail_flag_edge"] = raw["pixelFlags_edge"].to_numpy() if "pixelFlags_edge" in raw else False
     out["dipoleLength"] = raw.dipoleLengthPixels.to_numpy() * scale
     out["dipoleAngle"] = _bearing(jacobian, raw.dipoleAnglePixels.to_numpy())
 
@@ -119,30 +118,46 @@ def _trails(out: pd.DataFrame, raw: pd.DataFrame, jacobian: Array, scale: Array)
 class FilterRules:
     """What is thrown away before association."""
 
+    remove_sky_sources: bool = True
     bad_flags: tuple[str, ...] = ("centroid_flag", "pixelFlags_crCenter", "pixelFlags_high_varianceCenterAll")
     min_direct_snr: float = -2.0
     max_trail_arcsec_per_s: float = MAX_TRAIL_ARCSEC_PER_S
 
 
 def filter_tests(
-    raw: pd.DataFrame, table: pd.DataFrame, rules: FilterRules | None = None
+    raw: pd.DataFrame, table: pd.DataFrame, pixel_scale_arcsec: float, rules: FilterRules | None = None
 ) -> dict[str, NDArray[np.bool_]]:
-    """Return, by test, which sources fail it: flags by their names, ``direct_snr``, ``trail_length``. NaN passes."""
+    """Return, by test, which sources fail it: flags by their names, ``sky_source``, ``direct_snr``, ``trail_length``.
+
+    NaN passes. A trail is too long when its length is, when it leaves the image, when it looks long and ends at the edge, or
+    when it could not be measured and the diagonal of the footprint's box is too long.
+    """
     rules = rules or FilterRules()
     tests = {flag: raw[flag].to_numpy(bool) for flag in rules.bad_flags if flag in raw}
+    if rules.remove_sky_sources and "sky_source" in raw:
+        tests["sky_source"] = raw["sky_source"].to_numpy(bool)
     with np.errstate(invalid="ignore", divide="ignore"):
         tests["direct_snr"] = (table.scienceFlux / table.scienceFluxErr).to_numpy(np.float64) < rules.min_direct_snr
     limit = rules.max_trail_arcsec_per_s * table.exposureTime.to_numpy(np.float64)
-    tests["trail_length"] = table.trailLength.to_numpy(np.float64) >= limit
+    diagonal = np.hypot(raw.bboxWidth.to_numpy(np.float64), raw.bboxHeight.to_numpy(np.float64)) * pixel_scale_arcsec
+    flags = {
+        name: raw[f"trail_flag{name}"].to_numpy(bool) for name in ("", "_off_image", "_edge", "_suspect_long_trail")
+    }
+    tests["trail_length"] = (
+        (table.trailLength.to_numpy(np.float64) >= limit) | flags["_off_image"]
+        | (flags["_suspect_long_trail"] & flags["_edge"]) | (flags[""] & (diagonal >= limit))
+    )  # fmt: skip
     return tests
 
 
-def filter_dia_sources(raw: pd.DataFrame, table: pd.DataFrame, rules: FilterRules | None = None) -> Struct:
+def filter_dia_sources(
+    raw: pd.DataFrame, table: pd.DataFrame, pixel_scale_arcsec: float, rules: FilterRules | None = None
+) -> Struct:
     """Split standardised sources (`table`, same rows as `raw`) into ``good``, ``rejected`` and ``trailed``.
 
     A source that fails both the trail test and another one is in both of the latter.
     """
-    tests = filter_tests(raw, table, rules)
+    tests = filter_tests(raw, table, pixel_scale_arcsec, rules)
     long = tests.pop("trail_length")
     bad = np.any(list(tests.values()), axis=0)
     return Struct(good=table[~bad & ~long].copy(), rejected=table[bad].copy(), trailed=table[long].copy())

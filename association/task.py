@@ -213,8 +213,7 @@ class DiaPipelineTask(AlertTask):
 
     def _load_objects(self, unitOfWork: VisitUnitOfWork, diffIm: Exposure) -> pd.DataFrame:
         wcs = diffIm.require_wcs()
-        scale = float(wcs.pixel_scale_arcsec(diffIm.origin[0] + diffIm.width / 2, diffIm.origin[1] + diffIm.height / 2))
-        margin = self.config.imagePixelMargin + self.config.angleMargin / scale
+        margin = self.config.imagePixelMargin + self.config.angleMargin / diffIm.pixel_scale_arcsec()
         objects = unitOfWork.load_objects(polygon(*diffIm.sky_corners(margin)))
         x, y = wcs.sky_to_pixel(objects.ra.to_numpy(), objects.dec.to_numpy())
         return objects[diffIm.contains(x, y, self.config.imagePixelMargin)].reset_index(drop=True)

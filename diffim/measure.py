@@ -19,6 +19,7 @@ from exposure.stamps import adaptive_moments, gather
 __all__ = ["AP_RADIUS", "known_flags", "measure", "sky_places"]
 
 AP_RADIUS = 12.0
+SUSPECT_TRAIL = 3  # PSF radii: a longer trail should not end at the edge
 MAX_MOVE = 3.0  # px from the peak
 _FOOTPRINT_FLAGS = {
     "edge": "EDGE", "interpolated": "INTRP", "saturated": "SAT", "cr": "CR", "bad": "BAD", "suspect": "SUSPECT",
@@ -61,6 +62,7 @@ def measure(
     frame["significance"] = np.abs(found.significance)
     frame["isNegative"] = found.significance < 0
     frame["sky_source"] = found.is_sky
+    frame["bboxWidth"], frame["bboxHeight"] = found.boxes[:, 2], found.boxes[:, 3]
     frame["bboxSize"] = footprint_edges(found.boxes, x - x0, y - y0) if len(x) else np.zeros(0, np.int64)
     _fluxes(frame, difference, science, template)
     _shapes(frame, difference, psf, sign)
@@ -186,10 +188,13 @@ def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf, sign: NDArray[n
     with np.errstate(invalid="ignore", divide="ignore"):
         chi = np.maximum(size - size_psf, 0) / np.sqrt(size_psf)
         frame["extendedness"] = np.where(failed, np.nan, 1 - np.exp(-0.5 * chi**2))
-    _trail(frame, shape, failed)
+    _trail(frame, difference, shape, failed)
 
 
-def _trail(frame: pd.DataFrame, shape: NDArray[np.float64], failed: NDArray[np.bool_]) -> None:
+def _trail(
+    frame: pd.DataFrame, difference: Exposure, shape: NDArray[np.float64], failed: NDArray[np.bool_]
+) -> None:  # fmt: skip
+    """The straight trail that has these moments (Veres et al. 2012, PASP 124, 1197), and whether its ends are on the image."""
     ixx, iyy, ixy = shape.T
     root = np.sqrt(0.25 * (ixx - iyy) ** 2 + ixy**2)
     a2, b2 = 0.5 * (ixx + iyy) + root, np.maximum(0.5 * (ixx + iyy) - root, 1e-6)
@@ -200,7 +205,23 @@ def _trail(frame: pd.DataFrame, shape: NDArray[np.float64], failed: NDArray[np.b
     frame["trailLengthPixels"] = np.where(failed | (z <= 0.0011), 0.0, length)
     frame["trailAnglePixels"] = 0.5 * np.arctan2(2 * ixy, ixx - iyy)
     frame["trail_flag"] = failed
+    dx, dy = (0.5 * frame.trailLengthPixels * f(frame.trailAnglePixels) for f in (np.cos, np.sin))
+    ends = [(frame.x + k * dx, frame.y + k * dy) for k in (-1, 1)]
+    off = ~np.all([difference.contains(np.asarray(x), np.asarray(y)) for x, y in ends], axis=0)
+    near = [_on_plane(difference, np.asarray(x), np.asarray(y), "EDGE") for x, y in ends]
+    frame["trail_flag_off_image"], frame["trail_flag_edge"] = off, np.any(near, axis=0) | off
+    radius = np.sqrt(0.5 * (frame.ixxPSF + frame.iyyPSF))
+    frame["trail_flag_suspect_long_trail"] = frame.trailLengthPixels > SUSPECT_TRAIL * radius
     frame["trailInstFlux"], frame["trailInstFluxErr"] = frame.apInstFlux, frame.apInstFluxErr
+
+
+def _on_plane(image: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], plane: str) -> NDArray[np.bool_]:
+    """Return which positions are on a pixel with a mask plane (none off the image)."""
+    good = np.isfinite(x) & np.isfinite(y)
+    ix, iy = (
+        np.floor(np.where(good, v, -1) + 0.5).astype(np.int64) for v in (x - image.origin[0], y - image.origin[1])
+    )
+    return np.asarray((gather(image.mask, ix, iy, 1, 0)[:, 0, 0] & plane_bits([plane])) != 0)
 
 
 def _dipoles(
@@ -274,7 +295,8 @@ def known_flags() -> set[str]:
     others = {
         "pixelFlags", "pixelFlags_offimage", "centroid_flag", "apFlux_flag", "apFlux_flag_apertureTruncated",
         "psfFlux_flag", "psfFlux_flag_edge", "psfFlux_flag_noGoodPixels", "forced_PsfFlux_flag",
-        "forced_PsfFlux_flag_edge", "forced_PsfFlux_flag_noGoodPixels", "shape_flag", "trail_flag", "isDipole",
+        "forced_PsfFlux_flag_edge", "forced_PsfFlux_flag_noGoodPixels", "shape_flag", "trail_flag",
+        "trail_flag_off_image", "trail_flag_edge", "trail_flag_suspect_long_trail", "isDipole",
         "isNegative", "sky_source",
     }  # fmt: skip
     return planes | others

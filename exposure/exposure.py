@@ -112,6 +112,11 @@ class Exposure:
         """(visit, detector); (0, 0) without visit info."""
         return (self.visit_info.visit, self.visit_info.detector) if self.visit_info else (0, 0)
 
+    def pixel_scale_arcsec(self) -> float:
+        """Return the pixel scale in the middle of the image."""
+        x, y = self.origin[0] + self.width / 2, self.origin[1] + self.height / 2
+        return float(self.require_wcs().pixel_scale_arcsec(x, y))
+
     def sky_corners(self, margin: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (ra, dec) of the four corners of the box grown by `margin` px."""
         x0, y0, width, height = self.bbox

@@ -180,7 +180,7 @@ def _rerun(
         return [*steps, Step("detected", False, f"nothing is detected within {radius:g} arcsec{far}", {})]
     steps.append(_detected(table.iloc[nearest], float(away[nearest])))
     one_raw, one = raw.iloc[[nearest]].reset_index(drop=True), table.iloc[[nearest]].reset_index(drop=True)
-    steps += [_kept(one_raw, task), _filtered(one_raw, one)]
+    steps += [_kept(one_raw, task), _filtered(one_raw, one, difference)]
     return [*steps, *_associated(connection, rules, one)]
 
 
@@ -242,8 +242,8 @@ def _kept(raw: pd.DataFrame, task: Any) -> Step:
     return Step("measurement", not failed, ", ".join(failed) or "kept", {"failed": failed, "reliability": score})
 
 
-def _filtered(raw: pd.DataFrame, table: pd.DataFrame) -> Step:
-    failed = _failed(filter_tests(raw, table))
+def _filtered(raw: pd.DataFrame, table: pd.DataFrame, difference: Exposure) -> Step:
+    failed = _failed(filter_tests(raw, table, difference.pixel_scale_arcsec()))
     return Step("filter", not failed, ", ".join(failed) or "kept", {"failed": failed})
 
 

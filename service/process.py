@@ -84,7 +84,7 @@ class Processor:
         with clock.step("standardize"):
             now = float(Time.now().tai.mjd)
             table = standardize(result.diaSources, result.subtractedExposure, now)
-            split = filter_dia_sources(result.diaSources, table)
+            split = filter_dia_sources(result.diaSources, table, result.subtractedExposure.pixel_scale_arcsec())
         keys = ("kernelResidualRms", "spatialKernelSum", "nKernelUsed", "scaleDiffimVarianceFactor", "convolved",
                 "templateCoveragePercent", "starFluxResidual", "starPositionResidual", "significanceScale")  # fmt: skip
         metrics = {k: task.metadata[k] for k in keys if k in task.metadata}
