@@ -27,7 +27,7 @@ from association.orbits.dynamics import Planets, propagate
 from association.orbits.elements import GM_SUN, heliocentric_states
 from association.orbits.observatory import geocentric
 from association.orbits.sources import SourceUnavailable
-from association.solar_system import bodies_on_image, ss_object_id
+from association.solar_system import bodies_on_image, match_solar_system, ss_object_id
 from exposure import Exposure
 from tests.unit.test_exposure import make_exposure
 
@@ -306,3 +306,30 @@ def test_only_bodies_in_the_box_count() -> None:
     bodies = pd.DataFrame({"ssObjectId": np.arange(5), "ephRa": ra, "ephDec": dec})
     far = pd.DataFrame({"ssObjectId": [7, 8], "ephRa": (ra[:2] + 180) % 360, "ephDec": -dec[:2]})
     assert bodies_on_image(pd.concat([bodies, far]), image).ssObjectId.tolist() == [1, 2, 3]
+
+
+def test_rates_and_residuals_along_the_motion(planets: Planets) -> None:
+    catalog = OrbitCatalog(orbits(40), "500", planets)  # the Earth's centre: no parallax of its rotation
+    step = 0.002
+    early, now, late = (catalog.around(MJD + k * step, 0, 0, 180.0) for k in (-1, 0, 1))
+    cosine = np.cos(np.radians(now.ephDec))
+    rate_ra = ((late.ephRa - early.ephRa + 180) % 360 - 180) * cosine / (2 * step)
+    rate_dec = (late.ephDec - early.ephDec) / (2 * step)
+    rate = np.hypot(rate_ra, rate_dec)
+    off = 0.3 / 3600  # every source lies 0.3" ahead and 0.1" to the left of the motion (seen from inside the sphere)
+    along = off * np.stack([rate_ra, rate_dec]) / rate.to_numpy()
+    across = np.stack([-along[1], along[0]]) / 3
+    sources = pd.DataFrame({"diaSourceId": np.arange(40), "diaObjectId": 0, "ssObjectId": 0})
+    sources["ra"] = (now.ephRa + (along[0] + across[0]) / cosine) % 360
+    sources["dec"] = now.ephDec + along[1] + across[1]
+    rows = match_solar_system(sources, now).associatedSsSources
+    assert len(rows) == 40 and (rows.diaDistanceRank == 1).all()
+    assert rows.ephRateRa.to_numpy() == pytest.approx(rate_ra, abs=3e-4 * rate.max())  # light's way changes meanwhile
+    assert rows.ephRateDec.to_numpy() == pytest.approx(rate_dec, abs=3e-4 * rate.max())
+    assert rows.ephOffsetAlongTrack.to_numpy() == pytest.approx(np.full(40, 0.3), abs=2e-3)
+    assert np.abs(rows.ephOffsetCrossTrack).to_numpy() == pytest.approx(np.full(40, 0.1), abs=2e-3)
+    assert np.sign(rows.ephOffsetCrossTrack).nunique() == 1
+    speed = np.gradient(
+        np.stack([np.linalg.norm(t[["topo_x", "topo_y", "topo_z"]], axis=1) for t in (early, now, late)]), step, axis=0
+    )[1]
+    assert rows.topoRangeRate.to_numpy() == pytest.approx(speed * 1731.45683670139, abs=0.02)  # km/s
