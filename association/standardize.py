@@ -80,7 +80,7 @@ def _fluxes(out: pd.DataFrame, raw: pd.DataFrame, difference: Exposure) -> None:
     correction = None if difference.ap_corr is None else difference.ap_corr.at(PSF_FLUX, x, y)
     corrected = factor if correction is None else factor * correction
     names = {"psf": ("psfFlux", corrected), "science": ("scienceFlux", corrected), "ap": ("apFlux", factor),
-             "trail": ("trailFlux", factor), "dipoleMean": ("dipoleMeanFlux", corrected),
+             "trail": ("trailFlux", corrected), "dipoleMean": ("dipoleMeanFlux", corrected),
              "dipoleDiff": ("dipoleFluxDiff", corrected), "template": ("templateFlux", 1.0)}  # fmt: skip
     for prefix, (name, scale) in names.items():
         out[name] = raw[f"{prefix}InstFlux"].to_numpy(np.float64) * scale
@@ -109,7 +109,7 @@ def _trails(out: pd.DataFrame, raw: pd.DataFrame, jacobian: Array, scale: Array)
     out["trailRa"], out["trailDec"] = out.ra, out.dec
     out["trailRaErr"], out["trailDecErr"] = out.raErr, out.decErr
     out["trailAlgorithm"] = np.int32(1)
-    out["trailNdata"] = raw.psfNdata.to_numpy(np.int32)
+    out["trailNdata"], out["trailChi2"] = raw.trailNdata.to_numpy(np.int32), raw.trailChi2.to_numpy()
     out["dipoleLength"] = raw.dipoleLengthPixels.to_numpy() * scale
     out["dipoleAngle"] = _bearing(jacobian, raw.dipoleAnglePixels.to_numpy())
 

@@ -63,6 +63,12 @@ class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnec
     minReliability = pexConfig.RangeField(
         dtype=float, default=0.0, min=0.0, max=1.0, doc="Sources of less reliability are removed."
     )
+    satelliteFilterUrl = pexConfig.Field(
+        dtype=str,
+        default="",
+        doc="Service that says which sources are allowed; others are removed. Empty: none is asked.",
+    )
+    raiseOnNoDiaSources = pexConfig.Field(dtype=bool, default=False, doc="Is a difference without sources an error?")
     doSkySources = pexConfig.Field(dtype=bool, default=False, doc="Measure empty places too?")
     nSkySources = pexConfig.RangeField(dtype=int, default=100, min=1, doc="How many empty places.")
     doSpatialMetrics = pexConfig.Field(dtype=bool, default=False, doc="Sample metrics at 100 places of the image?")

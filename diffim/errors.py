@@ -3,8 +3,8 @@
 from tasks.errors import AlgorithmError, CallerError, NoWork
 
 __all__ = [
-    "BadSubtraction", "DifferencingError", "InsufficientKernelSources", "MismatchError", "NoTemplate",
-    "NoTemplateCoverage", "TemplateSetError",
+    "BadSubtraction", "DifferencingError", "InsufficientKernelSources", "MismatchError", "NoDiaSourcesError", "NoTemplate",
+    "NoTemplateCoverage", "SatelliteServiceError", "TemplateSetError",
 ]  # fmt: skip
 
 
@@ -24,6 +24,18 @@ class BadSubtraction(DifferencingError):
     """The residuals of the stars are too large."""
 
     code = "bad_subtraction"
+
+
+class NoDiaSourcesError(DifferencingError):
+    """No source is left, and the configuration asks for one."""
+
+    code = "no_dia_sources"
+
+
+class SatelliteServiceError(DifferencingError):
+    """The satellite filter service does not answer as it should."""
+
+    code = "satellite_service"
 
 
 class MismatchError(CallerError):

@@ -5,11 +5,11 @@ import pandas as pd
 import sep
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from scipy.special import erf
 from scipy.stats import qmc
 
 from diffim.detect import Detections, footprint_edges
 from diffim.dipoles import measure_dipoles, psf_at_fixed_pixel
+from diffim.trails import measure_trails
 from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.photometry import forced_psf_photometry
@@ -19,7 +19,7 @@ from exposure.stamps import adaptive_moments, gather
 __all__ = ["AP_RADIUS", "known_flags", "measure", "sky_places"]
 
 AP_RADIUS = 12.0
-SUSPECT_TRAIL = 3  # PSF radii: a longer trail should not end at the edge
+STAMP, LARGE_STAMP = 25, 81  # px: for moments of sources, and of those with a large footprint (trails)
 MAX_MOVE = 3.0  # px from the peak
 _FOOTPRINT_FLAGS = {
     "edge": "EDGE", "interpolated": "INTRP", "saturated": "SAT", "cr": "CR", "bad": "BAD", "suspect": "SUSPECT",
@@ -170,14 +170,18 @@ def _apertures(frame: pd.DataFrame, difference: Exposure) -> None:
     frame["apFlux_flag"] = ~inside | ~np.isfinite(flux)
 
 
-def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf, sign: NDArray[np.float64], side: int = 25) -> None:
+def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf, sign: NDArray[np.float64]) -> None:
     """Adaptive moments of source and PSF, extendedness, and the trail that the moments tell (Veres et al. 2012)."""
     x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
     ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
     model = psf.moments_at(x, y) if len(x) else np.zeros((0, 3))
     image = np.nan_to_num(difference.image)
-    stamps = gather(image, ix - difference.origin[0], iy - difference.origin[1], side, 0.0)
-    own = adaptive_moments(stamps * sign[:, None, None], x - ix, y - iy)
+    own = np.full((len(x), 3), np.nan)
+    large = frame.bboxSize.to_numpy() > STAMP - 4
+    for which, side in ((~large, STAMP), (large, LARGE_STAMP)):
+        rows = np.flatnonzero(which)
+        stamps = gather(image, ix[rows] - difference.origin[0], iy[rows] - difference.origin[1], side, 0.0)
+        own[rows] = adaptive_moments(stamps * sign[rows, None, None], x[rows] - ix[rows], y[rows] - iy[rows])
     failed = ~np.isfinite(own[:, 0])
     shape = np.where(failed[:, None], model, own)
     for k, name in enumerate(("xx", "yy", "xy")):
@@ -188,40 +192,7 @@ def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf, sign: NDArray[n
     with np.errstate(invalid="ignore", divide="ignore"):
         chi = np.maximum(size - size_psf, 0) / np.sqrt(size_psf)
         frame["extendedness"] = np.where(failed, np.nan, 1 - np.exp(-0.5 * chi**2))
-    _trail(frame, difference, shape, failed)
-
-
-def _trail(
-    frame: pd.DataFrame, difference: Exposure, shape: NDArray[np.float64], failed: NDArray[np.bool_]
-) -> None:  # fmt: skip
-    """The straight trail that has these moments (Veres et al. 2012, PASP 124, 1197), and whether its ends are on the image."""
-    ixx, iyy, ixy = shape.T
-    root = np.sqrt(0.25 * (ixx - iyy) ** 2 + ixy**2)
-    a2, b2 = 0.5 * (ixx + iyy) + root, np.maximum(0.5 * (ixx + iyy) - root, 1e-6)
-    z_grid = np.linspace(0.001, 1.0, 2000)
-    c_grid = erf(z_grid) / (z_grid * np.exp(-(z_grid**2)))
-    z = np.interp(4 * a2 / ((a2 + b2) * np.sqrt(np.pi)), c_grid, z_grid)
-    length = 2 * z * np.sqrt(2 * (a2 + b2))
-    frame["trailLengthPixels"] = np.where(failed | (z <= 0.0011), 0.0, length)
-    frame["trailAnglePixels"] = 0.5 * np.arctan2(2 * ixy, ixx - iyy)
-    frame["trail_flag"] = failed
-    dx, dy = (0.5 * frame.trailLengthPixels * f(frame.trailAnglePixels) for f in (np.cos, np.sin))
-    ends = [(frame.x + k * dx, frame.y + k * dy) for k in (-1, 1)]
-    off = ~np.all([difference.contains(np.asarray(x), np.asarray(y)) for x, y in ends], axis=0)
-    near = [_on_plane(difference, np.asarray(x), np.asarray(y), "EDGE") for x, y in ends]
-    frame["trail_flag_off_image"], frame["trail_flag_edge"] = off, np.any(near, axis=0) | off
-    radius = np.sqrt(0.5 * (frame.ixxPSF + frame.iyyPSF))
-    frame["trail_flag_suspect_long_trail"] = frame.trailLengthPixels > SUSPECT_TRAIL * radius
-    frame["trailInstFlux"], frame["trailInstFluxErr"] = frame.apInstFlux, frame.apInstFluxErr
-
-
-def _on_plane(image: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], plane: str) -> NDArray[np.bool_]:
-    """Return which positions are on a pixel with a mask plane (none off the image)."""
-    good = np.isfinite(x) & np.isfinite(y)
-    ix, iy = (
-        np.floor(np.where(good, v, -1) + 0.5).astype(np.int64) for v in (x - image.origin[0], y - image.origin[1])
-    )
-    return np.asarray((gather(image.mask, ix, iy, 1, 0)[:, 0, 0] & plane_bits([plane])) != 0)
+    measure_trails(frame, difference, shape, failed)
 
 
 def _dipoles(

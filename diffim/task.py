@@ -14,12 +14,13 @@ from diffim import matching, metrics, prepare, registration
 from diffim.config import ImageDifferenceConfig
 from diffim.cosmic_rays import find_cosmic_rays
 from diffim.detect import Detections, detect, significance
-from diffim.errors import BadSubtraction, InsufficientKernelSources
+from diffim.errors import BadSubtraction, InsufficientKernelSources, NoDiaSourcesError
 from diffim.glints import find_glint_trails
 from diffim.kernel_fit import KernelFit
 from diffim.measure import measure, sky_places
 from diffim.pictures import Subject, draw_subtraction
 from diffim.reliability import features, reliability
+from diffim.satellites import allowed_sources
 from diffim.streaks import find_streaks
 from exposure import Exposure, ExposureCatalog, PhotoCalib, estimate_background
 from exposure.mask import plane_bits, usable_pixels
@@ -352,6 +353,12 @@ class ImageDifferenceTask(AlertTask):
             trail, trails = find_glint_trails(table)
             n_trails = len(trails)
         ids = factory.take(len(table)) if factory else np.arange(1, len(table) + 1, dtype=np.int64)
+        if self.config.satelliteFilterUrl:
+            allowed = allowed_sources(self.config.satelliteFilterUrl, result.subtractedExposure, table, ids)
+            self.put("nRemovedBySatelliteFilter", int((~allowed).sum()))
+            table, ids, trail = table[allowed].reset_index(drop=True), ids[allowed], trail[allowed]
+        if self.config.raiseOnNoDiaSources and not (~table.sky_source).any():
+            raise NoDiaSourcesError("no source is left", visit=science.key[0], detector=science.key[1])
         self.put("nMergedDiaSources", len(found.x))
         self.put("nRemovedBadFlagged", int((~keep).sum()))
         self.put("nDiaSources", int((~table.sky_source).sum()))

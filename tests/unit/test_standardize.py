@@ -25,6 +25,7 @@ def raw_table(n, image):
     out["x_y_Cov"], out["trailLengthPixels"], out["trailAnglePixels"] = 0.01, 1.5, 0.3
     for suffix in ("", "PSF"):
         out[f"ixx{suffix}"], out[f"iyy{suffix}"], out[f"ixy{suffix}"] = 3.0, 4.0, 0.5
+    out["trailNdata"], out["trailChi2"] = 500, 480.0
     out["psfNdata"], out["dipoleNdata"], out["bboxSize"], out["bboxWidth"], out["bboxHeight"] = 600, 0, 18, 12, 9
     for name in ("isDipole", "dipoleFitAttempted", "isNegative", "centroid_flag", "pixelFlags_crCenter", "sky_source",
                  "pixelFlags_high_varianceCenterAll", "pixelFlags", "trail_flag", "trail_flag_off_image", "trail_flag_edge",
@@ -57,7 +58,7 @@ def test_rows_have_all_columns_units_and_constants(image):
     assert (t.midpointMjdTai == image.visit_info.midpoint_mjd_tai).all()
     assert np.isnan(t.snr[0]) and t.snr[1] == pytest.approx(raw.significance[1])
     for name, column, factor in (("psf", "psfFlux", 2.75), ("science", "scienceFlux", 2.75), ("ap", "apFlux", 2.5),
-                                 ("trail", "trailFlux", 2.5), ("template", "templateFlux", 1.0)):  # fmt: skip
+                                 ("trail", "trailFlux", 2.75), ("template", "templateFlux", 1.0)):  # fmt: skip
         for suffix in ("", "Err"):
             assert t[f"{column}{suffix}"].to_numpy() == pytest.approx(raw[f"{name}InstFlux{suffix}"] * factor, rel=1e-6)
     ra, dec = image.require_wcs().pixel_to_sky(raw.x.to_numpy(), raw.y.to_numpy())

@@ -1,0 +1,142 @@
+"""Trails: a straight line convolved with the PSF, its length and angle from the moments, its flux by a linear fit."""
+
+from typing import Any
+
+import numba
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import erf
+
+from exposure import Exposure
+from exposure.mask import plane_bits
+from exposure.photometry import psf_images
+from exposure.stamps import gather
+
+__all__ = ["measure_trails"]
+
+SUSPECT = 3  # PSF radii: a longer trail should not end at the edge
+STEP = 0.5  # px between the points that stand for a line
+STAMPS = 4000  # PSF images held at once
+LONGEST = 150.0  # px: no line is fitted to anything longer
+
+
+def measure_trails(
+    frame: pd.DataFrame, difference: Exposure, shape: NDArray[np.float64], failed: NDArray[np.bool_]
+) -> None:  # fmt: skip
+    """Add the columns of trails: length and angle in pixels, flux with chi2 and number of pixels, flags.
+
+    Parameters
+    ----------
+    frame
+        Table with x, y, ixxPSF, iyyPSF; columns are added.
+    shape
+        Shape (N, 3), adaptive moments Ixx, Iyy, Ixy in px^2.
+    failed
+        Sources whose moments did not converge: they have no length and ``trail_flag``.
+
+    Notes
+    -----
+    Length and angle: Veres et al. 2012, PASP 124, 1197 (the line that has these second moments).
+    """
+    length, angle = _length_and_angle(shape)
+    frame["trailLengthPixels"] = length = np.where(failed, 0.0, length)
+    frame["trailAnglePixels"] = angle
+    frame["trail_flag"] = failed
+    dx, dy = 0.5 * length * np.cos(angle), 0.5 * length * np.sin(angle)
+    x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
+    ends = [(x - dx, y - dy), (x + dx, y + dy)]
+    off = ~np.all([difference.contains(*end) for end in ends], axis=0)
+    frame["trail_flag_off_image"] = off
+    frame["trail_flag_edge"] = np.any([_on_plane(difference, *end, "EDGE") for end in ends], axis=0) | off
+    radius = np.sqrt(0.5 * (frame.ixxPSF + frame.iyyPSF))
+    frame["trail_flag_suspect_long_trail"] = length > SUSPECT * radius
+    fitted = _line_fluxes(difference, x, y, length, angle)
+    for k, name in enumerate(("trailInstFlux", "trailInstFluxErr", "trailChi2")):
+        frame[name] = fitted[:, k]
+    frame["trailNdata"] = fitted[:, 3].astype(np.int32)
+
+
+def _length_and_angle(shape: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    ixx, iyy, ixy = shape.T
+    root = np.sqrt(0.25 * (ixx - iyy) ** 2 + ixy**2)
+    a2, b2 = 0.5 * (ixx + iyy) + root, np.maximum(0.5 * (ixx + iyy) - root, 1e-6)
+    z_grid = np.linspace(0.001, 1.0, 2000)
+    c_grid = erf(z_grid) / (z_grid * np.exp(-(z_grid**2)))
+    z = np.interp(4 * a2 / ((a2 + b2) * np.sqrt(np.pi)), c_grid, z_grid)
+    length = np.where(z <= 0.0011, 0.0, 2 * z * np.sqrt(2 * (a2 + b2)))
+    return length, 0.5 * np.arctan2(2 * ixy, ixx - iyy)
+
+
+def _on_plane(image: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], plane: str) -> NDArray[np.bool_]:
+    """Return which positions are on a pixel with a mask plane (none off the image)."""
+    good = np.isfinite(x) & np.isfinite(y)
+    ix, iy = (
+        np.floor(np.where(good, v, -1) + 0.5).astype(np.int64) for v in (x - image.origin[0], y - image.origin[1])
+    )
+    return np.asarray((gather(image.mask, ix, iy, 1, 0)[:, 0, 0] & plane_bits([plane])) != 0)
+
+
+def _line_fluxes(
+    difference: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], length: NDArray[np.float64],
+    angle: NDArray[np.float64],
+) -> NDArray[np.float64]:  # fmt: skip
+    """Return (N, 4): flux, error, chi2, pixels of the unweighted linear fit of each line (NaN where there is none)."""
+    out = np.full((x.size, 4), np.nan)
+    out[:, 3] = 0
+    good = np.isfinite(x) & np.isfinite(y) & np.isfinite(length) & np.isfinite(angle) & (length <= LONGEST)
+    rows = np.flatnonzero(good)
+    points = np.maximum(np.ceil(length[rows] / STEP), 1).astype(np.int64)
+    skip = ~np.isfinite(difference.image) | ~np.isfinite(difference.variance)
+    chunk = np.cumsum(points) // STAMPS
+    assert difference.psf is not None
+    for number in np.unique(chunk):
+        part = rows[chunk == number]
+        n = points[chunk == number]
+        first = np.concatenate([[0], np.cumsum(n)])
+        owner = np.repeat(np.arange(part.size), n)
+        along = ((np.arange(owner.size) - first[owner] + 0.5) / n[owner] - 0.5) * length[part][owner]
+        px, py = (
+            x[part][owner] + along * np.cos(angle[part][owner]),
+            y[part][owner] + along * np.sin(angle[part][owner]),
+        )
+        stamps = psf_images(difference.psf, px, py)
+        corner = [np.floor(p + 0.5).astype(np.int64) - o for p, o in zip((px, py), difference.origin, strict=True)]
+        found = np.empty((part.size, 4))
+        _fit_lines(difference.image, difference.variance, skip, stamps, corner[0], corner[1], first, found)
+        out[part] = found
+    return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _fit_lines(image: Any, variance: Any, skip: Any, stamps: Any, cx: Any, cy: Any, first: Any, out: Any) -> None:
+    """Stamps first[n]..first[n + 1] - 1, centred on pixels (cx, cy), are the line of source n."""
+    height, width = image.shape
+    half = stamps.shape[1] // 2
+    for n in range(out.shape[0]):
+        a, b = first[n], first[n + 1]
+        x0, x1, y0, y1 = cx[a:b].min() - half, cx[a:b].max() + half, cy[a:b].min() - half, cy[a:b].max() + half
+        model = np.zeros((y1 - y0 + 1, x1 - x0 + 1))
+        for k in range(a, b):
+            for j in range(stamps.shape[1]):
+                for i in range(stamps.shape[2]):
+                    model[cy[k] - half - y0 + j, cx[k] - half - x0 + i] += stamps[k, j, i] / (b - a)
+        smd = smm = smmv = 0.0
+        count = 0
+        for j in range(max(0, -y0), min(model.shape[0], height - y0)):
+            for i in range(max(0, -x0), min(model.shape[1], width - x0)):
+                if not skip[y0 + j, x0 + i]:
+                    m = model[j, i]
+                    smd += m * image[y0 + j, x0 + i]
+                    smm += m * m
+                    smmv += m * m * variance[y0 + j, x0 + i]
+                    count += 1
+        out[n, :3], out[n, 3] = np.nan, count
+        if smm > 0:
+            flux, chi2 = smd / smm, 0.0
+            for j in range(max(0, -y0), min(model.shape[0], height - y0)):
+                for i in range(max(0, -x0), min(model.shape[1], width - x0)):
+                    v = variance[y0 + j, x0 + i]
+                    if not skip[y0 + j, x0 + i] and v > 0:
+                        chi2 += (image[y0 + j, x0 + i] - flux * model[j, i]) ** 2 / v
+            out[n, 0], out[n, 1], out[n, 2] = flux, np.sqrt(smmv) / smm, chi2

@@ -1,0 +1,84 @@
+"""Trails: length, angle and flux of injected lines; flags of their ends."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from diffim.trails import measure_trails
+from exposure import Exposure
+from exposure.mask import plane_bits
+from exposure.psf import GaussianPsf
+from exposure.stamps import adaptive_moments, gather
+
+SIGMA, SIDE = 2.0, 81
+PSF = GaussianPsf(SIGMA, 25)
+
+
+def scene(lines, noise, seed=0, size=400, origin=(0, 0)):
+    """An image with lines (x, y, length, angle, flux), drawn ten times finer than they are measured."""
+    image = np.random.default_rng(seed).normal(0, noise, (size, size)) if noise else np.zeros((size, size))
+    for x, y, length, angle, flux in lines:
+        n = max(int(20 * length), 1)
+        along = ((np.arange(n) + 0.5) / n - 0.5) * length
+        px, py = x - origin[0] + along * np.cos(angle), y - origin[1] + along * np.sin(angle)
+        for stamp, cx, cy in zip(
+            PSF.image_at(px, py), np.floor(px + 0.5).astype(int), np.floor(py + 0.5).astype(int), strict=True
+        ):
+            if 12 <= cx < size - 12 and 12 <= cy < size - 12:
+                image[cy - 12 : cy + 13, cx - 12 : cx + 13] += stamp * (flux / n)
+    variance = np.full((size, size), max(noise, 1e-3) ** 2, np.float32)
+    return Exposure(image.astype(np.float32), variance, np.zeros((size, size), np.int32), origin, psf=PSF)
+
+
+def measured(image, x, y):
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    ix, iy = (np.floor(np.nan_to_num(v) + 0.5).astype(np.int64) for v in (x, y))
+    stamps = gather(image.image, ix - image.origin[0], iy - image.origin[1], SIDE, 0.0)
+    shape = adaptive_moments(stamps, x - ix, y - iy)
+    failed = ~np.isfinite(shape[:, 0])
+    shape[failed] = SIGMA**2, SIGMA**2, 0
+    frame = pd.DataFrame({"x": x, "y": y, "ixxPSF": SIGMA**2, "iyyPSF": SIGMA**2})
+    measure_trails(frame, image, shape, failed)
+    return frame
+
+
+@pytest.mark.parametrize("length", [5.0, 10.0, 20.0])
+@pytest.mark.parametrize("angle", [0.0, 0.7, -1.2])
+def test_length_angle_and_flux_of_a_clean_line(length, angle):
+    t = measured(scene([(200.3, 190.8, length, angle, 1e5)], 0), [200.3], [190.8]).iloc[0]
+    assert t.trailLengthPixels == pytest.approx(length, rel=0.01)
+    assert (t.trailAnglePixels - angle + np.pi / 2) % np.pi - np.pi / 2 == pytest.approx(0, abs=0.01)
+    assert t.trailInstFlux == pytest.approx(1e5, rel=0.005)
+
+
+def test_flux_of_noisy_lines_is_unbiased_with_right_errors():
+    rng = np.random.default_rng(5)
+    x, y = (
+        v.ravel() + rng.uniform(-0.5, 0.5, 144) for v in np.meshgrid(np.arange(60, 740, 58), np.arange(60, 740, 58))
+    )
+    angle = rng.uniform(-1.5, 1.5, 144)
+    image = scene([(a, b, 12.0, c, 20_000.0) for a, b, c in zip(x, y, angle, strict=True)], 5.0, size=800)
+    t = measured(image, x, y)
+    good = ~t.trail_flag
+    assert good.mean() > 0.98
+    assert t.trailLengthPixels[good].mean() == pytest.approx(12, abs=0.3)
+    pull = (t.trailInstFlux[good] - 20_000) / t.trailInstFluxErr[good]
+    assert abs(pull.mean()) < 0.4 and pull.std() == pytest.approx(1, abs=0.2)
+    assert (t.trailChi2 / t.trailNdata)[good].mean() == pytest.approx(1, abs=0.03)
+
+
+def test_points_have_no_length_and_the_flux_of_the_psf():
+    t = measured(scene([(100.2, 99.7, 0.0, 0.0, 5000.0)], 0), [100.2], [99.7]).iloc[0]
+    assert t.trailLengthPixels < 0.5 and t.trailInstFlux == pytest.approx(5000, rel=1e-3)
+
+
+def test_flags_of_the_ends():
+    origin = (1000, 2000)
+    lines = [(1200.0, 2200.0, 10.0, 0.0, 1e5), (1015.0, 2100.0, 20.0, 0.0, 1e5), (1300.0, 2300.0, 0.0, 0.0, 1e5)]
+    image = scene(lines, 0, origin=origin)
+    image.mask[:, :8] = plane_bits(["EDGE"])
+    t = measured(image, [1200.0, 1015.0, 1300.0], [2200.0, 2100.0, 2300.0])
+    assert list(t.trail_flag_suspect_long_trail) == [True, True, False]
+    assert list(t.trail_flag_edge) == [False, True, False] and list(t.trail_flag_off_image) == [False, False, False]
+    near = measured(image, [1003.0, np.nan], [2050.0, 2000.0])
+    assert near.trailInstFlux.notna().tolist() == [True, False] and near.trail_flag_off_image[1]
