@@ -17,7 +17,10 @@ SIGMA_FLOOR_ARCSEC = 0.05
 SIGMA_FALLBACK_ARCSEC = 0.2
 
 
-def associate(diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcsec: float = 1.0) -> Struct:
+def associate(
+    diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcsec: float = 1.0, *,
+    sigma_floor_arcsec: float = SIGMA_FLOOR_ARCSEC, fallback_sigma_arcsec: float = SIGMA_FALLBACK_ARCSEC,
+) -> Struct:  # fmt: skip
     """Give each source the object that it belongs to.
 
     Parameters
@@ -28,6 +31,8 @@ def associate(diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcsec:
         diaObjectId, ra, dec, optionally errors.
     radius_arcsec
         The sole gate; scores only rank.
+    sigma_floor_arcsec, fallback_sigma_arcsec
+        As in `pair_scores`.
 
     Returns
     -------
@@ -36,8 +41,11 @@ def associate(diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcsec:
         ``nUnassociatedDiaObjects``. Independent of row order.
     """
     out = diaSources.copy()
-    ids = np.zeros(len(out), dtype=np.int64)
-    pairs = pair_scores(diaSources, diaObjects, radius_arcsec)
+    ids = np.zeros(len(out), dtype=diaObjects.diaObjectId.to_numpy().dtype if len(diaObjects) else np.int64)
+    pairs = pair_scores(
+        diaSources, diaObjects, radius_arcsec, sigma_floor_arcsec=sigma_floor_arcsec,
+        fallback_sigma_arcsec=fallback_sigma_arcsec,
+    )  # fmt: skip
     if len(pairs):
         chosen = _assign(pairs)
         position = pd.Series(np.arange(len(out)), index=out.diaSourceId.to_numpy())
@@ -47,12 +55,15 @@ def associate(diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcsec:
     return Struct(diaSources=out, nUpdatedDiaObjects=updated, nUnassociatedDiaObjects=len(diaObjects) - updated)
 
 
-def pair_scores(diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcsec: float = 1.0) -> pd.DataFrame:
+def pair_scores(
+    diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcsec: float = 1.0, *,
+    sigma_floor_arcsec: float = SIGMA_FLOOR_ARCSEC, fallback_sigma_arcsec: float = SIGMA_FALLBACK_ARCSEC,
+) -> pd.DataFrame:  # fmt: skip
     """Return every (source, object) pair within the radius with its score, lower is better.
 
     With errors in both tables the score is the negative log likelihood of the offset on the tangent plane at the
     source, 0.5 (dxi^2/V_xi + deta^2/V_eta) + 0.5 ln(V_xi V_eta) in degrees; otherwise the chord distance. Missing errors
-    count as 0.2 arcsec, variances are floored at (0.05 arcsec)^2.
+    count as the fallback; the root of a variance is never less than the floor.
 
     Returns
     -------
@@ -64,7 +75,7 @@ def pair_scores(diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcse
             raise AssociationError(f"{name} must be of an integer type, got {frame[name].dtype}")
     columns = ["diaSourceId", "diaObjectId", "separation", "score"]
     s = diaSources[np.isfinite(diaSources.ra) & np.isfinite(diaSources.dec)].sort_values("diaSourceId")
-    o = diaObjects.sort_values("diaObjectId")
+    o = diaObjects[np.isfinite(diaObjects.ra) & np.isfinite(diaObjects.dec)].sort_values("diaObjectId")
     if s.empty or o.empty:
         return pd.DataFrame({c: pd.Series(dtype=t) for c, t in zip(columns, ("i8", "i8", "f8", "f8"), strict=True)})
     p, q = unit_vectors(s.ra, s.dec), unit_vectors(o.ra, o.dec)
@@ -74,7 +85,9 @@ def pair_scores(diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcse
     chord = np.linalg.norm(p[i] - q[j], axis=1)
     out = pd.DataFrame({"diaSourceId": s.diaSourceId.to_numpy()[i], "diaObjectId": o.diaObjectId.to_numpy()[j]})
     out["separation"] = np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))) * 3600
-    out["score"] = _likelihood(s, o, i, j, p, q) if _has_errors(s) and _has_errors(o) else chord
+    out["score"] = chord
+    if _has_errors(s) and _has_errors(o):
+        out["score"] = _likelihood(s, o, i, j, p, q, sigma_floor_arcsec / 3600, fallback_sigma_arcsec / 3600)
     return out
 
 
@@ -82,24 +95,25 @@ def _has_errors(frame: pd.DataFrame) -> bool:
     return all(c in frame and bool((frame[c].to_numpy(np.float64) > 0).any()) for c in ("raErr", "decErr"))
 
 
-def _variance(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
+def _variance(frame: pd.DataFrame, column: str, fallback: float) -> NDArray[np.float64]:
     error = frame[column].to_numpy(np.float64)
     good = np.isfinite(error) & (error > 0)
-    return np.where(good, error, SIGMA_FALLBACK_ARCSEC / 3600) ** 2
+    return np.where(good, error, fallback) ** 2
 
 
 def _likelihood(
     s: pd.DataFrame, o: pd.DataFrame, i: NDArray[np.int64], j: NDArray[np.int64], p: NDArray[np.float64],
-    q: NDArray[np.float64],
+    q: NDArray[np.float64], floor: float, fallback: float,
 ) -> NDArray[np.float64]:  # fmt: skip
     ra, dec = np.radians(s.ra.to_numpy()[i]), np.radians(s.dec.to_numpy()[i])
     east = np.stack([-np.sin(ra), np.cos(ra), np.zeros_like(ra)], axis=1)
     north = np.stack([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)], axis=1)
     xi = np.degrees(np.einsum("ij,ij->i", q[j], east))
     eta = np.degrees(np.einsum("ij,ij->i", q[j], north))
-    floor = (SIGMA_FLOOR_ARCSEC / 3600) ** 2
-    v_xi = np.maximum(_variance(s, "raErr")[i] + _variance(o, "raErr")[j], floor)
-    v_eta = np.maximum(_variance(s, "decErr")[i] + _variance(o, "decErr")[j], floor)
+    v_xi, v_eta = (
+        np.maximum(_variance(s, name, fallback)[i] + _variance(o, name, fallback)[j], floor**2)
+        for name in ("raErr", "decErr")
+    )
     return np.asarray(0.5 * (xi**2 / v_xi + eta**2 / v_eta) + 0.5 * np.log(v_xi * v_eta))
 
 

@@ -53,6 +53,12 @@ class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnection
     angleMargin = pexConfig.RangeField(dtype=float, default=2.0, min=0.0, doc="Margin of the history region, arcsec.")
     imagePixelMargin = pexConfig.RangeField(dtype=int, default=10, min=0, doc="Margin of objects on the image, px.")
     maxDistArcSeconds = pexConfig.RangeField(dtype=float, default=1.0, min=0.0, doc="Association radius, arcsec.")
+    sigmaFloorArcSeconds = pexConfig.RangeField(
+        dtype=float, default=0.05, min=0.0, doc="Least error of an offset, arcsec."
+    )
+    fallbackSigmaArcSeconds = pexConfig.RangeField(
+        dtype=float, default=0.2, min=0.0, doc="Error where one is missing, arcsec."
+    )
     doSolarSystemAssociation = pexConfig.Field(dtype=bool, default=True, doc="Match known bodies first?")
     solarSystemMaxDistArcSeconds = pexConfig.RangeField(dtype=float, default=1.0, min=0.0, doc="Their radius, arcsec.")
     doRunForcedMeasurement = pexConfig.Field(dtype=bool, default=True, doc="Force photometry at known objects?")
@@ -230,7 +236,10 @@ class DiaPipelineTask(AlertTask):
             self.log.warning("DiaSource %d has no position: dropped.", lost)
         sources = table[finite]
         solar = match_solar_system(sources, bodies, self.config.solarSystemMaxDistArcSeconds)
-        found = associate(solar.unAssocDiaSources, objects, self.config.maxDistArcSeconds)
+        found = associate(
+            solar.unAssocDiaSources, objects, self.config.maxDistArcSeconds,
+            sigma_floor_arcsec=self.config.sigmaFloorArcSeconds, fallback_sigma_arcsec=self.config.fallbackSigmaArcSeconds,
+        )  # fmt: skip
         matched = found.diaSources[found.diaSources.diaObjectId != 0]
         rest = found.diaSources[found.diaSources.diaObjectId == 0]
         split = Struct(good=rest.copy(), marginal=rest.iloc[:0].copy())

@@ -82,6 +82,45 @@ def test_types_and_missing_positions():
         associate(s, o.assign(diaObjectId=[1.0]))
 
 
+def test_unsigned_ids_keep_their_type_and_objects_without_position_are_left_out():
+    o = objects([10.0, np.nan], [0.0, 0.0])
+    wide = o.assign(diaObjectId=np.array([2**63 + 5, 2**63 + 6], np.uint64))
+    r = associate(sources([10.0], [0.0]), wide)
+    assert r.diaSources.diaObjectId.dtype == np.uint64 and int(r.diaSources.diaObjectId[0]) == 2**63 + 5
+    assert r.nUnassociatedDiaObjects == 1
+    assert associate(sources([10.0], [0.0]), o).diaSources.diaObjectId.dtype == np.int64
+
+
+def test_fallback_error_changes_the_score_and_not_who_is_a_candidate():
+    s, o = sources([10.0], [0.0]), objects([10.0], [0.8 * ARCSEC])
+    s.loc[1], o.loc[1] = [200, 50.0, 0.0, 0.1 * ARCSEC, 0.1 * ARCSEC, 0], [9, 60.0, 0.0, 0.1 * ARCSEC, 0.1 * ARCSEC]
+    s.loc[0, ["raErr", "decErr"]] = np.nan
+    o.loc[0, ["raErr", "decErr"]] = 0.0  # no error either
+    s, o = s.astype({"diaSourceId": int, "diaObjectId": int}), o.astype({"diaObjectId": int})
+    found = {sigma: pair_scores(s, o, fallback_sigma_arcsec=sigma) for sigma in (0.2, 0.8)}
+    for sigma, p in found.items():
+        v = 2 * (sigma * ARCSEC) ** 2
+        assert len(p) == 1 and p.score[0] == pytest.approx(0.5 * (0.8 * ARCSEC) ** 2 / v + np.log(v))
+    assert found[0.2].score[0] - np.log(2 * (0.2 * ARCSEC) ** 2) == pytest.approx(4.0)
+    floored = pair_scores(
+        sources([10.0], [0.0], err=1e-9), objects([10.0], [0.1 * ARCSEC], err=1e-9), sigma_floor_arcsec=0.1
+    )
+    assert floored.score[0] == pytest.approx(0.5 + np.log((0.1 * ARCSEC) ** 2))
+
+
+def test_a_tight_object_beats_a_loose_one_and_errors_of_nobody_mean_distance():
+    s = sources([10.0], [0.0])
+    o = objects([10.0, 10.0], [0.25 * ARCSEC, -0.25 * ARCSEC])
+    o.loc[1, ["raErr", "decErr"]] = 0.6 * ARCSEC
+    assert associate(s, o).diaSources.diaObjectId.tolist() == [1]
+    far = objects([10.0], [0.9 * ARCSEC], err=0.05 * ARCSEC)  # ten of its errors away, but inside the radius
+    assert associate(sources([10.0], [0.0], err=0.05 * ARCSEC), far).nUpdatedDiaObjects == 1
+    for lost in (o.drop(columns=["raErr", "decErr"]), o.assign(raErr=np.nan, decErr=np.nan)):
+        p = pair_scores(s, lost)
+        assert p.score.to_numpy() == pytest.approx(p.separation.to_numpy() / 206264.806, rel=1e-6)
+    assert pair_scores(sources([20.0], [0.0]), o).empty
+
+
 @settings(max_examples=1000, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 10**6))
 def test_never_worse_than_brute_force_and_independent_of_order(n, m, seed):
