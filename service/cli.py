@@ -1,4 +1,4 @@
-"""The command line: ``alertprod serve|worker|relay|reconcile|ingest|apdb|alerts|status|config|diff|template|jointcal|night|explain|demo``."""
+"""The command line: ``alertprod serve|worker|relay|reconcile|ingest|apdb|alerts|status|config|diff|template|jointcal|night|explain|orbits|demo``."""
 
 import json
 import logging
@@ -214,7 +214,7 @@ def night(
     Console().print(table)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # declinations may be negative
 def explain(
     visit: int,
     detector: int,

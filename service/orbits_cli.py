@@ -43,7 +43,7 @@ def prepare(
     print(f"{len(catalog)} bodies at MJD {night} in {output}")
 
 
-@orbits_app.command()
+@orbits_app.command(context_settings={"ignore_unknown_options": True})  # declinations may be negative
 def near(
     ra: Annotated[float, typer.Argument(help="right ascension, deg")],
     dec: Annotated[float, typer.Argument(help="declination, deg")],
