@@ -7,7 +7,16 @@ import numpy as np
 from lsst.sphgeom import ConvexPolygon, HtmPixelization, LonLat, Region, UnitVector3d
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["HTM_LEVEL", "cover", "htm_ids", "polygon", "positions_around", "unit_vectors"]
+__all__ = [
+    "HTM_LEVEL",
+    "chord_arcsec",
+    "cover",
+    "htm_ids",
+    "polygon",
+    "positions_around",
+    "sky_positions",
+    "unit_vectors",
+]
 
 HTM_LEVEL = 20
 _X, _Y, _Z = np.eye(3)
@@ -24,6 +33,17 @@ def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
     """Return (N, 3) unit vectors of positions in degrees."""
     r, d = np.radians(np.asarray(ra, np.float64)), np.radians(np.asarray(dec, np.float64))
     return np.stack([np.cos(d) * np.cos(r), np.cos(d) * np.sin(r), np.sin(d)], axis=-1)
+
+
+def sky_positions(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (ra, dec) in degrees of vectors (..., 3) of any length: the inverse of `unit_vectors`."""
+    x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
+    return np.degrees(np.arctan2(y, x)) % 360.0, np.degrees(np.arctan2(z, np.hypot(x, y)))
+
+
+def chord_arcsec(chord: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the angles (arcsec) between unit vectors from the lengths of their chords: exact at small ones."""
+    return np.asarray(np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))) * 3600)
 
 
 def htm_ids(ra: ArrayLike, dec: ArrayLike, level: int = HTM_LEVEL) -> NDArray[np.int64]:

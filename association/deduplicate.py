@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from apdb import VisitUnitOfWork, empty_frame
-from apdb.htm import htm_ids, unit_vectors
+from apdb.htm import chord_arcsec, htm_ids, unit_vectors
 from apdb.locks import lock_pixels_around, sky_locks
 from association.errors import AssociationError
 from association.statistics import forced_means, summarize
@@ -81,7 +81,7 @@ def find_duplicates(diaObjects: pd.DataFrame, radius_arcsec: float) -> pd.DataFr
     order = np.lexsort((rank[younger], rank[older], np.round(np.degrees(chord) * 3.6e6)))
     chosen = _choose(older[order], younger[order], len(o))
     keep, gone = older[order][chosen], younger[order][chosen]
-    separation = np.degrees(2 * np.arcsin(chord[order][chosen] / 2)) * 3600
+    separation = chord_arcsec(chord[order][chosen])
     ids = o.diaObjectId.to_numpy(np.int64)
     out = pd.DataFrame({"gone": ids[gone], "keep": ids[keep], "separation": separation})
     return out.sort_values("gone", ignore_index=True)

@@ -8,7 +8,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
-from apdb.htm import unit_vectors
+from apdb.htm import chord_arcsec, unit_vectors
 from association.errors import AssociationError
 
 __all__ = ["associate", "pair_scores"]
@@ -84,7 +84,7 @@ def pair_scores(
     i, j = near["i"][order].astype(np.int64), near["j"][order].astype(np.int64)
     chord = np.linalg.norm(p[i] - q[j], axis=1)
     out = pd.DataFrame({"diaSourceId": s.diaSourceId.to_numpy()[i], "diaObjectId": o.diaObjectId.to_numpy()[j]})
-    out["separation"] = np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))) * 3600
+    out["separation"] = chord_arcsec(chord)
     out["score"] = chord
     if _has_errors(s) and _has_errors(o):
         out["score"] = _likelihood(s, o, i, j, p, q, sigma_floor_arcsec / 3600, fallback_sigma_arcsec / 3600)

@@ -13,7 +13,7 @@ from apdb import columns_of
 from apdb.htm import polygon, unit_vectors
 from exposure import Exposure
 
-__all__ = ["bodies_on_image", "match_solar_system", "pack_designation", "ss_object_id"]
+__all__ = ["bodies_on_image", "match_solar_system", "no_bodies", "pack_designation", "ss_object_id"]
 
 AU_PER_DAY_KM_S = 1731.45683670139
 _PROVISIONAL = re.compile(r"^(1[89]|20)(\d\d) ([A-HJ-Y])([A-HJ-Z])(\d{0,4})$")
@@ -44,6 +44,11 @@ def pack_designation(designation: str) -> str:
 def ss_object_id(designation: str) -> int:
     """Return the ssObjectId: the packed designation read as big-endian bytes."""
     return int.from_bytes(pack_designation(designation).encode("ascii", "replace")[:8].rjust(7, b" "), "big")
+
+
+def no_bodies() -> pd.DataFrame:
+    """Return a table of no bodies."""
+    return pd.DataFrame({"ssObjectId": np.zeros(0, np.int64), "designation": [], "ephRa": [], "ephDec": []})
 
 
 def bodies_on_image(bodies: pd.DataFrame, image: Exposure, error_arcsec: float = 2.0) -> pd.DataFrame:

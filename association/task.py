@@ -17,7 +17,7 @@ from association.errors import AssociationError, DuplicateRecords, TooManyDiaObj
 from association.forced_rows import ForcedRules, forced_rows, qualified_objects
 from association.matching import associate
 from association.new_objects import BAD_FLAGS, NewSourceRules, filter_new_sources, new_objects
-from association.solar_system import bodies_on_image, match_solar_system
+from association.solar_system import bodies_on_image, match_solar_system, no_bodies
 from association.statistics import BANDS, forced_means, summarize
 from exposure import Exposure
 from tasks import AlertTask, AlertTaskConfig, IdFactory, IdGenerator, IdPacker
@@ -226,7 +226,7 @@ class DiaPipelineTask(AlertTask):
 
     def _bodies(self, ephemerides: pd.DataFrame | None, diffIm: Exposure) -> pd.DataFrame:
         if ephemerides is None or not self.config.doSolarSystemAssociation:
-            return pd.DataFrame({"ssObjectId": np.zeros(0, np.int64), "designation": [], "ephRa": [], "ephDec": []})
+            return no_bodies()
         return bodies_on_image(ephemerides, diffIm)
 
     def _associate(self, table: pd.DataFrame, objects: pd.DataFrame, bodies: pd.DataFrame) -> Struct:

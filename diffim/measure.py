@@ -11,7 +11,7 @@ from diffim.detect import Detections, footprint_edges
 from diffim.dipoles import measure_dipoles, psf_at_fixed_pixel
 from diffim.trails import measure_trails
 from exposure import Exposure
-from exposure.mask import plane_bits
+from exposure.mask import PIXEL_FLAGS, plane_bits
 from exposure.photometry import forced_psf_photometry
 from exposure.psf import Psf
 from exposure.stamps import adaptive_moments, gather
@@ -21,11 +21,6 @@ __all__ = ["AP_RADIUS", "known_flags", "measure", "sky_places"]
 AP_RADIUS = 12.0
 STAMP, LARGE_STAMP = 25, 81  # px: for moments of sources, and of those with a large footprint (trails)
 MAX_MOVE = 3.0  # px from the peak
-_FOOTPRINT_FLAGS = {
-    "edge": "EDGE", "interpolated": "INTRP", "saturated": "SAT", "cr": "CR", "bad": "BAD", "suspect": "SUSPECT",
-    "streak": "STREAK", "injected": "INJECTED", "injected_template": "INJECTED_TEMPLATE", "nodata": "NO_DATA",
-    "high_variance": "HIGH_VARIANCE", "sat_template": "SAT_TEMPLATE", "spike": "SPIKE",
-}  # fmt: skip
 
 
 def measure(
@@ -250,7 +245,7 @@ def _pixel_flags(frame: pd.DataFrame, difference: Exposure, found: Detections) -
     union = per_label[found.label] if len(frame) else np.zeros(0, np.int64)
     frame["pixelFlags"] = ~np.isfinite(x)
     frame["pixelFlags_offimage"] = off
-    for name, plane in _FOOTPRINT_FLAGS.items():
+    for name, plane in PIXEL_FLAGS.items():
         bit = plane_bits([plane])
         set_here = (centre & bit) != 0
         frame[f"pixelFlags_{name}"] = (union & bit) != 0
@@ -262,7 +257,7 @@ def _pixel_flags(frame: pd.DataFrame, difference: Exposure, found: Detections) -
 
 def known_flags() -> set[str]:
     """Return the names of all flag columns that `measure` makes."""
-    planes = {f"pixelFlags_{name}{where}" for name in _FOOTPRINT_FLAGS for where in ("", "Center", "CenterAll")}
+    planes = {f"pixelFlags_{name}{where}" for name in PIXEL_FLAGS for where in ("", "Center", "CenterAll")}
     others = {
         "pixelFlags", "pixelFlags_offimage", "centroid_flag", "apFlux_flag", "apFlux_flag_apertureTruncated",
         "psfFlux_flag", "psfFlux_flag_edge", "psfFlux_flag_noGoodPixels", "forced_PsfFlux_flag",

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from exposure.threads import in_bands
 
-__all__ = ["PLANES", "flagged_pixels", "plane_bits", "remap", "set_bits", "spread_bits", "translate", "usable_pixels"]
+__all__ = [
+    "PIXEL_FLAGS",
+    "PLANES",
+    "flagged_pixels",
+    "plane_bits",
+    "remap",
+    "set_bits",
+    "spread_bits",
+    "translate",
+    "usable_pixels",
+]
 
 _NAMES = (
     "BAD", "SAT", "INTRP", "CR", "EDGE", "DETECTED", "DETECTED_NEGATIVE", "SUSPECT", "NO_DATA", "NOT_DEBLENDED",
@@ -23,6 +33,14 @@ _NAMES = (
 )  # fmt: skip
 
 PLANES = MappingProxyType({name: bit for bit, name in enumerate(_NAMES)})
+
+
+# planes that become flags of measured places, by the names of the flags
+PIXEL_FLAGS = {
+    "edge": "EDGE", "interpolated": "INTRP", "saturated": "SAT", "cr": "CR", "bad": "BAD", "suspect": "SUSPECT",
+    "streak": "STREAK", "injected": "INJECTED", "injected_template": "INJECTED_TEMPLATE", "nodata": "NO_DATA",
+    "high_variance": "HIGH_VARIANCE", "sat_template": "SAT_TEMPLATE", "spike": "SPIKE",
+}  # fmt: skip
 
 
 def plane_bits(planes: Iterable[str]) -> int:

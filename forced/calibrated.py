@@ -20,7 +20,10 @@ FLAG_BITS = {
 
 
 def calibrated_fluxes(exposure: Exposure, x: ArrayLike, y: ArrayLike) -> pd.DataFrame:
-    """Return flux, fluxErr (nJy, float64) and packed ``flags`` at frame positions."""
+    """Return flux, fluxErr (nJy, float64) and packed ``flags`` at frame positions.
+
+    ``neighbour`` is set where another of the positions lies within two FWHM.
+    """
     assert exposure.psf is not None and exposure.photo_calib is not None
     xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
     table = forced_psf_photometry(exposure.image, exposure.variance, exposure.psf, xs, ys, origin=exposure.origin)
@@ -29,7 +32,8 @@ def calibrated_fluxes(exposure: Exposure, x: ArrayLike, y: ArrayLike) -> pd.Data
     if exposure.ap_corr is not None and (correction := exposure.ap_corr.at(PSF_FLUX, safe_x, safe_y)) is not None:
         factor = factor * correction
     out = pd.DataFrame({"flux": table.instFlux * factor, "fluxErr": table.instFluxErr * factor})
-    out["flags"] = _flags(exposure, table, safe_x, safe_y)
+    crowded = neighbours(xs, ys, psf_moments(exposure, xs, ys)) > 0
+    out["flags"] = _flags(exposure, table, safe_x, safe_y) | crowded.astype(np.int32) << FLAG_BITS["neighbour"]
     return out
 
 
@@ -55,13 +59,9 @@ def measure_pair(difference: Exposure, science: Exposure, x: ArrayLike, y: Array
     -------
     table : `pandas.DataFrame`
         psfFlux, psfFluxErr (difference), scienceFlux, scienceFluxErr (nJy); ``flags``: difference in the low 16 bits,
-        science in the high ones; ``neighbour`` where another of the positions lies within two FWHM.
+        science in the high ones.
     """
     d, s = calibrated_fluxes(difference, x, y), calibrated_fluxes(science, x, y)
-    for image, table in ((difference, d), (science, s)):
-        xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        crowded = neighbours(xs, ys, psf_moments(image, xs, ys)) > 0
-        table["flags"] |= crowded.astype(np.int32) << FLAG_BITS["neighbour"]
     return pd.DataFrame(
         {
             "psfFlux": d.flux, "psfFluxErr": d.fluxErr, "scienceFlux": s.flux, "scienceFluxErr": s.fluxErr,

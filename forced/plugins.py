@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from exposure import Exposure
-from exposure.mask import PLANES, plane_bits
+from exposure.mask import PIXEL_FLAGS, PLANES, plane_bits
 from exposure.psf import fwhm_of
 
 __all__ = [
-    "PIXEL_FLAGS",
     "local_background",
     "local_photo_calib",
     "local_wcs",
@@ -26,11 +25,6 @@ __all__ = [
 
 Columns = dict[str, NDArray[Any]]
 
-PIXEL_FLAGS = {
-    "edge": "EDGE", "nodata": "NO_DATA", "interpolated": "INTRP", "saturated": "SAT", "cr": "CR", "bad": "BAD",
-    "suspect": "SUSPECT", "streak": "STREAK", "injected": "INJECTED", "injected_template": "INJECTED_TEMPLATE",
-    "high_variance": "HIGH_VARIANCE", "sat_template": "SAT_TEMPLATE", "spike": "SPIKE",
-}  # fmt: skip
 INNER, OUTER = 7.0, 15.0  # of the background annulus, in PSF sigma
 _NOT_SKY = plane_bits(["BAD", "SAT", "NO_DATA"])
 

@@ -219,7 +219,7 @@ def explain(
     visit: int,
     detector: int,
     ra: Annotated[float, typer.Argument(help="ICRS degrees")],
-    dec: Annotated[float, typer.Argument(help="ICRS degrees (a negative one after --)")],
+    dec: Annotated[float, typer.Argument(help="ICRS degrees")],
     radius: Annotated[float, typer.Option(help="arcsec")] = 2.0,
     rerun: Annotated[bool, typer.Option(help="subtract again where nothing is stored")] = True,
     as_json: Json = False,

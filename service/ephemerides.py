@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from apdb.htm import unit_vectors
+from apdb.htm import sky_positions, unit_vectors
 from association.orbits import Ephemerides, FirstThatAnswers, MpSky, OrbitCatalog, PositionTable
 from exposure import Exposure
 from service.settings import Settings
@@ -38,5 +38,5 @@ def bodies_of(source: Ephemerides | None, image: Exposure) -> pd.DataFrame | Non
     corners = unit_vectors(*image.sky_corners())
     centre = corners.sum(axis=0) / np.linalg.norm(corners.sum(axis=0))
     radius = np.degrees(np.arccos(np.clip((corners @ centre).min(), -1, 1)))
-    ra, dec = np.degrees(np.arctan2(centre[1], centre[0])) % 360, np.degrees(np.arcsin(centre[2]))
+    ra, dec = sky_positions(centre)
     return source.around(image.visit_info.midpoint_mjd_tai, float(ra), float(dec), float(radius) + _MARGIN_DEG)

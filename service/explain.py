@@ -14,7 +14,7 @@ from astropy.time import Time
 from psycopg.rows import dict_row
 
 from apdb import Database, Ledger, VisitUnitOfWork
-from apdb.htm import unit_vectors
+from apdb.htm import chord_arcsec, unit_vectors
 from association import DiaPipelineTask, standardize
 from association.new_objects import new_source_tests
 from association.standardize import filter_tests
@@ -95,7 +95,7 @@ def _separation(ra: Any, dec: Any, ra0: float, dec0: float) -> np.ndarray[Any, n
     """Return angles in arcsec (chord form, exact at small ones)."""
     there = unit_vectors(np.asarray(ra, np.float64), np.asarray(dec, np.float64))
     here = unit_vectors(np.array([ra0]), np.array([dec0]))
-    return np.asarray(np.degrees(2 * np.arcsin(np.linalg.norm(there - here, axis=1) / 2)) * 3600)
+    return chord_arcsec(np.linalg.norm(there - here, axis=1))
 
 
 def _stored_sources(

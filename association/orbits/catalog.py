@@ -1,6 +1,7 @@
 """Bodies of an orbit catalogue near a place on the sky: a coarse look at all, an integration of the few that are near."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from apdb.htm import unit_vectors
 from association.orbits.dynamics import C_AU_PER_DAY, Planets, accelerations, propagate
 from association.orbits.elements import OrbitError, heliocentric_states, read_comets, read_mpcorb
 from association.orbits.observatory import geocentric
+from association.orbits.sources import place_columns
 from association.solar_system import ss_object_id
 
 __all__ = ["TAI_TO_TDB", "OrbitCatalog"]
@@ -88,7 +91,7 @@ class OrbitCatalog:
         common = float(values[np.argmax(counts)])
         for way in (values[values < common], values[values > common][::-1]):
             moving = np.zeros(0, np.int64)
-            for now, following in zip(way.tolist(), [*way[1:].tolist(), common], strict=False):
+            for now, following in pairwise([*way.tolist(), common]):
                 joining = np.flatnonzero(epochs == now)
                 states[joining] += self._planets.state("sun", now)
                 moving = np.concatenate([moving, joining])
@@ -117,8 +120,7 @@ class OrbitCatalog:
         if night != self._mjd:  # always from the same start: what is told does not depend on what was asked before
             self._states, self._mjd = propagate(self._base, self._base_mjd, night, self._planets), night
         observer = self._planets.state("earth", mjd) + geocentric(self._observatory, mjd_tai)
-        a, d = np.radians(ra), np.radians(dec)
-        towards = np.array([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
+        towards = unit_vectors(ra, dec)
         sun = self._planets.places(self._mjd)[0]
         limit = np.cos(min(np.radians(radius_deg) + _MARGIN, np.pi))
         near = _near(self._states, mjd - self._mjd, observer[:3], sun, self._planets.masses[0], towards, limit)
@@ -132,17 +134,11 @@ class OrbitCatalog:
     def _table(
         self, orbits: pd.DataFrame, helio: NDArray[np.float64], topo: NDArray[np.float64]
     ) -> pd.DataFrame:  # fmt: skip
-        distance = np.linalg.norm(topo[:, :3], axis=1)
         out: dict[str, Any] = {
             "ssObjectId": np.array([ss_object_id(p) for p in orbits.packed], np.int64),
             "designation": orbits.designation.to_numpy(object),
-            "ephRa": np.degrees(np.arctan2(topo[:, 1], topo[:, 0])) % 360.0,
-            "ephDec": np.degrees(np.arcsin(topo[:, 2] / distance)),
-            "ephVmag": _magnitudes(orbits, helio[:, :3], topo[:, :3]),
-        }
-        for name, vectors in (("helio", helio), ("topo", topo)):
-            for k, axis in enumerate(("x", "y", "z", "vx", "vy", "vz")):
-                out[f"{name}_{axis}"] = vectors[:, k]
+            "ephVmag": _magnitudes(orbits, helio[:, :3], topo[:, :3]), **place_columns(helio, topo),
+        }  # fmt: skip
         elements = orbits.drop(columns=["packed", "designation", "slope", *_STATE, "state_mjd"], errors="ignore")
         carried = {f"MPCORB_{c}": elements[c].to_numpy() for c in elements.columns}
         names = {

@@ -87,7 +87,7 @@ class Planets:
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _accelerate(places: Any, speeds: Any, attractors: Any, masses: Any, out: Any) -> None:
-    c2 = 173.14463267424034**2
+    c2 = C_AU_PER_DAY**2
     for n in range(places.shape[1]):
         x, y, z = places[0, n], places[1, n], places[2, n]
         ax = ay = az = 0.0
@@ -163,7 +163,7 @@ def _together(states: NDArray[np.float64], mjd: float, until: float, planets: Pl
         return rates.ravel().copy()
 
     def above_the_sun(t: float, y: NDArray[np.float64]) -> float:
-        away = y.reshape(6, n)[:3] - planets.places(t)[0][:, None]
+        away = y.reshape(6, n)[:3] - planets.state("sun", t)[:3, None]
         return float(np.sqrt((away**2).sum(axis=0).min()) - _SUN_RADIUS)
 
     above_the_sun.terminal = True  # type: ignore[attr-defined]

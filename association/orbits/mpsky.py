@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
-from association.orbits.sources import SourceUnavailable
+from association.orbits.sources import SourceUnavailable, place_columns
 from association.solar_system import pack_designation, ss_object_id
 
 __all__ = ["MpSky"]
@@ -82,12 +82,7 @@ def _evaluate(
     names = rows.name.astype(str)
     since = mjd_tai - tmin
     helio, seen_from = _values(bodies, since), _values(np.repeat(observer[:, :, None], len(rows), axis=2), since)
-    for name, vectors in (("helio", helio), ("topo", helio - seen_from)):
-        for k, axis in enumerate(("x", "y", "z", "vx", "vy", "vz")):
-            out[f"{name}_{axis}"] = vectors[:, k]
-    topo = (helio - seen_from)[:, :3]
-    out["ephRa"] = np.degrees(np.arctan2(topo[:, 1], topo[:, 0])) % 360.0
-    out["ephDec"] = np.degrees(np.arcsin(topo[:, 2] / np.linalg.norm(topo, axis=1)))
+    out = out.assign(**place_columns(helio, helio - seen_from))
     out["ephVmag"] = rows.Vmag.to_numpy(np.float64) if "Vmag" in rows else np.nan
     out.insert(0, "designation", [pack_designation(n) for n in names])
     out.insert(0, "ssObjectId", np.array([ss_object_id(n) for n in names], np.int64))

@@ -5,13 +5,13 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from apdb.htm import sky_positions, unit_vectors
 from association.errors import AssociationError
-from association.solar_system import ss_object_id
+from association.solar_system import no_bodies, ss_object_id
 
-__all__ = ["Ephemerides", "FirstThatAnswers", "PositionTable", "SourceUnavailable"]
-
-_AXES = ("x", "y", "z")
+__all__ = ["Ephemerides", "FirstThatAnswers", "PositionTable", "SourceUnavailable", "place_columns"]
 
 
 class SourceUnavailable(AssociationError):
@@ -37,6 +37,16 @@ class Ephemerides(Protocol):
         ...
 
 
+def place_columns(helio: NDArray[np.float64], topo: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Return ephRa, ephDec and the columns ``helio_*``, ``topo_*`` of positions and velocities, each of shape (N, 6)."""
+    ra, dec = sky_positions(topo)
+    axes = ("x", "y", "z", "vx", "vy", "vz")
+    vectors = {
+        f"{name}_{axis}": v[:, k] for name, v in (("helio", helio), ("topo", topo)) for k, axis in enumerate(axes)
+    }
+    return {"ephRa": ra, "ephDec": dec, **vectors}
+
+
 class PositionTable:
     """Positions that were computed elsewhere, sampled in time.
 
@@ -54,9 +64,8 @@ class PositionTable:
     def around(self, mjd_tai: float, ra: float, dec: float, radius_deg: float) -> pd.DataFrame:
         """Return the bodies whose samples bracket the time, within the radius."""
         out = self.at(mjd_tai)
-        a, d = np.radians(ra), np.radians(dec)
         topo = out[["topo_x", "topo_y", "topo_z"]].to_numpy(np.float64)
-        along = topo @ np.array([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
+        along = topo @ unit_vectors(ra, dec)
         kept = along >= np.cos(np.radians(min(radius_deg, 180.0))) * np.linalg.norm(topo, axis=1)
         out = pd.DataFrame(out[kept]).reset_index(drop=True)
         out.insert(0, "ssObjectId", np.array([ss_object_id(str(n)) for n in out.designation], dtype=np.int64))
@@ -81,8 +90,7 @@ class PositionTable:
                     # the cubic through both places with both velocities
                     out[c] += s * (1 - s) * ((1 - s) * (va - (b - a)) - s * (vb - (b - a)))
         topo = out[["topo_x", "topo_y", "topo_z"]].to_numpy(np.float64)
-        out["ephRa"] = np.degrees(np.arctan2(topo[:, 1], topo[:, 0])) % 360.0
-        out["ephDec"] = np.degrees(np.arcsin(topo[:, 2] / np.linalg.norm(topo, axis=1)))
+        out["ephRa"], out["ephDec"] = sky_positions(topo)
         return out
 
 
@@ -100,4 +108,4 @@ class FirstThatAnswers:
                 return source.around(mjd_tai, ra, dec, radius_deg)
             except AssociationError as error:
                 self._log.warning("%s", error)
-        return pd.DataFrame({"ssObjectId": np.zeros(0, np.int64), "designation": [], "ephRa": [], "ephDec": []})
+        return no_bodies()
