@@ -36,33 +36,24 @@ def _put_varint(out: Any, at: Any, value: int) -> Any:
 
 
 @numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _put_floats(out: Any, at: Any, lines: Any, first: int, last: int, row: Any, may: bool) -> Any:
-    """Write one float of each line: nullable ones without a branch, as a null is a value whose bytes are overwritten."""
+def _put_reals(
+    out: Any, at: Any, lines: Any, first: int, last: int, row: Any, may: bool, width: int, infinity: int
+) -> Any:
+    """Write one number of `width` bytes of each line; `infinity` are the bits of it: what is more without the sign is NaN.
+
+    Nullable ones are written without a branch, as a null is a value whose bytes are overwritten.
+    """
+    unsigned = (np.uint64(1) << np.uint64(8 * width - 1)) - _ONE
     for s in range(first, last):
-        value = lines[s, row]
+        value = np.uint64(lines[s, row])
         some = np.uint64(1)
         if may:
-            some = np.uint64((value & np.uint32(0x7FFFFFFF)) <= np.uint32(0x7F800000))
+            some = np.uint64((value & unsigned) <= np.uint64(infinity))
             out[at] = np.uint8(some << _ONE)
             at += _ONE
-        for k in range(4):
-            out[at + np.uint64(k)] = np.uint8(value >> np.uint32(8 * k))
-        at += some << np.uint64(2)
-    return at
-
-
-@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _put_doubles(out: Any, at: Any, lines: Any, first: int, last: int, row: Any, may: bool) -> Any:
-    for s in range(first, last):
-        value = lines[s, row]
-        some = np.uint64(1)
-        if may:
-            some = np.uint64((value & np.uint64(0x7FFFFFFFFFFFFFFF)) <= np.uint64(0x7FF0000000000000))
-            out[at] = np.uint8(some << _ONE)
-            at += _ONE
-        for k in range(8):
+        for k in range(width):
             out[at + np.uint64(k)] = np.uint8((value >> np.uint64(8 * k)) & np.uint64(0xFF))
-        at += some << np.uint64(3)
+        at += some * np.uint64(width)
     return at
 
 
@@ -95,9 +86,9 @@ def _encode(
         for r in range(runs.shape[0]):
             kind, first, last, may = runs[r, 0], runs[r, 1], runs[r, 1] + runs[r, 2], runs[r, 3] != 0
             if kind == _FLOAT:
-                at = _put_floats(out, at, floats, first, last, row, may)
+                at = _put_reals(out, at, floats, first, last, row, may, 4, 0x7F800000)
             elif kind == _DOUBLE:
-                at = _put_doubles(out, at, doubles, first, last, row, may)
+                at = _put_reals(out, at, doubles, first, last, row, may, 8, 0x7FF0000000000000)
             elif kind == _NULL:
                 for _ in range(first, last):
                     out[at] = 0
