@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from association.groups import Array, Groups
-from association.optional_statistics import NYQUIST_FACTOR, OVERSAMPLING, RENEWAL, Columns
+from association.optional_statistics import NYQUIST_FACTOR, OVERSAMPLING, RENEWAL, Columns, renew, turned_sums
 
 __all__ = ["multiband_periods"]
 
@@ -95,24 +95,13 @@ def _highest(t: Any, f: Any, e: Any, band: Any, bands: int, step: float, waves: 
     best, at = -1.0, 0
     for k in range(1, int(0.5 * OVERSAMPLING * NYQUIST_FACTOR * n) + 1):
         if k % RENEWAL == 1:
-            for i in range(n):
-                angle = 2 * np.pi * step * k * t[i]
-                c[i], s[i] = np.cos(angle), np.sin(angle)
+            renew(c, s, 2 * np.pi * step * k, t)
         power = 0.0
         for b in range(bands):
             first, last = stretch[b], stretch[b + 1]
             if last - first < 2:
                 continue
-            sc = ss = yc = ys = cc = cs = 0.0
-            for i in range(first, last):
-                p, q = c[i], s[i]
-                sc += w[i] * p
-                ss += w[i] * q
-                yc += wy[i] * p
-                ys += wy[i] * q
-                cc += w[i] * p * p
-                cs += w[i] * p * q
-                c[i], s[i] = p * turn_c[i] - q * turn_s[i], q * turn_c[i] + p * turn_s[i]
+            sc, ss, yc, ys, cc, cs = turned_sums(c, s, turn_c, turn_s, w, wy, first, last)
             total = weight[b]
             dcc, dcs, dss = total * cc - sc * sc, total * cs - sc * ss, total * (total - cc) - ss * ss
             determinant = dcc * dss - dcs * dcs

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from apdb.htm import HTM_LEVEL, htm_ids
 from association.groups import Array, Groups
 
-__all__ = ["BAND_PLUGINS", "OBJECT_PLUGINS"]
+__all__ = ["BAND_PLUGINS", "OBJECT_PLUGINS", "renew", "turned_sums"]
 
 Cells = NDArray[np.int64]  # object and band of each row
 MIN_PERIOD_POINTS = 5
@@ -133,6 +133,34 @@ def _highest_peaks(begin: NDArray[np.int64], t: Array, f: Array, e: Array) -> tu
     return period, power
 
 
+@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")  # type: ignore[untyped-decorator]
+def renew(c: Array, s: Array, speed: float, t: Array) -> None:
+    """Compute cosines and sines anew."""
+    for i in range(t.size):
+        c[i], s[i] = np.cos(speed * t[i]), np.sin(speed * t[i])
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")  # type: ignore[untyped-decorator]
+def turned_sums(
+    c: Array, s: Array, turn_c: Array, turn_s: Array, w: Array, wy: Array, first: int, last: int
+) -> tuple[float, float, float, float, float, float]:
+    """Return the weighted sums of cos, sin, y cos, y sin, cos^2, cos sin over some points, and turn these on by a step.
+
+    `first` and `last` are unsigned: places then need no look at negative ones, which would keep the loop from being vectorised.
+    """
+    sc = ss = yc = ys = cc = cs = 0.0
+    for i in range(first, last):  # vectorised over the points: sums in registers
+        a, b = c[i], s[i]
+        sc += w[i] * a
+        ss += w[i] * b
+        yc += wy[i] * a
+        ys += wy[i] * b
+        cc += w[i] * a * a
+        cs += w[i] * a * b
+        c[i], s[i] = a * turn_c[i] - b * turn_s[i], b * turn_c[i] + a * turn_s[i]
+    return sc, ss, yc, ys, cc, cs
+
+
 @numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
 def _highest_peak(t: Array, f: Array, e: Array, baseline: float) -> tuple[float, float]:
     """Go through the frequencies; sines follow by rotation, and are renewed now and then."""
@@ -150,19 +178,8 @@ def _highest_peak(t: Array, f: Array, e: Array, baseline: float) -> tuple[float,
     best, at = -1.0, 0
     for k in range(1, int(0.5 * OVERSAMPLING * NYQUIST_FACTOR * n) + 1):
         if k % RENEWAL == 1:
-            for i in range(n):
-                angle = 2 * np.pi * step * k * t[i]
-                c[i], s[i] = np.cos(angle), np.sin(angle)
-        sc = ss = yc = ys = cc = cs = 0.0
-        for i in range(n):  # vectorised over the points: sums in registers
-            a, b = c[i], s[i]
-            sc += w[i] * a
-            ss += w[i] * b
-            yc += wy[i] * a
-            ys += wy[i] * b
-            cc += w[i] * a * a
-            cs += w[i] * a * b
-            c[i], s[i] = a * turn_c[i] - b * turn_s[i], b * turn_c[i] + a * turn_s[i]
+            renew(c, s, 2 * np.pi * step * k, t)
+        sc, ss, yc, ys, cc, cs = turned_sums(c, s, turn_c, turn_s, w, wy, np.uint64(0), np.uint64(n))
         dcc, dss, dcs = cc - sc * sc, 1.0 - cc - ss * ss, cs - sc * ss
         determinant = dcc * dss - dcs * dcs
         if determinant > 1e-12:
