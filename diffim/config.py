@@ -24,6 +24,12 @@ class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnec
     minTemplateFractionForExpectedSuccess = pexConfig.RangeField(
         dtype=float, default=0.2, min=0.0, max=1.0, doc="Below this coverage a failing kernel is no error but no work."
     )
+    subtractAlgorithm = pexConfig.ChoiceField(
+        dtype=str,
+        default="AL",
+        allowed={"AL": "fit a matching kernel (Alard-Lupton)", "ZOGY": "proper subtraction with the PSF models"},
+        doc="How the images are subtracted.",
+    )
     mode = pexConfig.ChoiceField(
         dtype=str,
         default="auto",
@@ -81,6 +87,9 @@ class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnec
     spatialKernelOrder = pexConfig.RangeField(dtype=int, default=3, min=0, max=4, doc="Highest order of the kernel.")
     spatialBgOrder = pexConfig.RangeField(dtype=int, default=2, min=0, max=4, doc="Highest order of the background.")
     minKernelSources = pexConfig.RangeField(dtype=int, default=3, min=1, doc="Fewer kernel stars are an error.")
+    allowKernelSourceDetection = pexConfig.Field(
+        dtype=bool, default=False, doc="Search the image for kernel stars where too few are given? False: an error."
+    )
     maxKernelSources = pexConfig.Field(dtype=int, default=400, doc="More are not fitted; -1 takes all.")
     backgroundMesh = pexConfig.RangeField(dtype=int, default=256, min=8, doc="Cell of the background mesh, px.")
     maxResidual = pexConfig.Field(
@@ -99,6 +108,9 @@ class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnec
             and self.doScaleDiffimVariance,
             "doScaleTemplateVariance and doScaleVariance exclude each other": self.doScaleTemplateVariance
             and self.doScaleVariance,
+            "ZOGY whitens by itself: doDecorrelation is for AL": self._proper() and self.doDecorrelation,
+            "ZOGY convolves both images: mode is for AL": self._proper() and self.mode != "auto",
+            "ZOGY fits no kernel: maxResidual is for AL": self._proper() and self.maxResidual > 0,
             f"maxKernelSources {self.maxKernelSources} is less than minKernelSources {self.minKernelSources}": 0
             <= self.maxKernelSources
             < self.minKernelSources,
@@ -110,3 +122,6 @@ class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnec
         unknown = [f for f in self.badSourceFlags if f not in known_flags()]
         if unknown:
             raise ValueError(f"badSourceFlags names columns that do not exist: {unknown}")
+
+    def _proper(self) -> bool:
+        return bool(self.subtractAlgorithm == "ZOGY")

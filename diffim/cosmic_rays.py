@@ -19,9 +19,8 @@ ITERATIONS = 4
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _value(image: Any, good: Any, out: Any, y: int, x: int) -> float:
-    marked = out.shape[0] > 0 and out[y, x]
-    return float(image[y, x]) if good[y, x] and not marked else 0.0
+def _value(image: Any, good: Any, y: int, x: int) -> float:
+    return float(image[y, x]) if good[y, x] else 0.0
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -39,12 +38,19 @@ def _outshines(image: Any, known: Any, unit: float, y: int, x: int) -> bool:
 def _is_ray(
     image: Any, variance: Any, good: Any, known: Any, unit: float, out: Any, ratios: Any, y: int, x: int
 ) -> bool:
-    """Whether a pair of opposite neighbours is too faint for a PSF; marked neighbours count as zero."""
+    """Whether a pair of opposite neighbours is too faint for a PSF; instead of a marked one its opposite counts twice.
+
+    (As zero it would make the pixels of a star next to a cosmic ray look sharp.)
+    """
     p, v = float(image[y, x]), float(variance[y, x])
     sharp = (p - 1.0 * math.sqrt(v)) * SHARPNESS
     for k in range(4):
         dy, dx = (0, 1) if k == 0 else (1, 0) if k == 1 else (1, 1) if k == 2 else (1, -1)
-        a, b = _value(image, good, out, y + dy, x + dx), _value(image, good, out, y - dy, x - dx)
+        a, b = _value(image, good, y + dy, x + dx), _value(image, good, y - dy, x - dx)
+        if out.shape[0] > 0:
+            if out[y + dy, x + dx] and out[y - dy, x - dx]:
+                continue
+            a, b = b if out[y + dy, x + dx] else a, a if out[y - dy, x - dx] else b
         va = float(variance[y + dy, x + dx]) if good[y + dy, x + dx] else v
         vb = float(variance[y - dy, x - dx]) if good[y - dy, x - dx] else v
         if 0.5 * (a + b) + NEIGHBOUR_SIGMA * 0.5 * math.sqrt(va + vb) < ratios[k] * sharp:
@@ -70,7 +76,7 @@ def _cores(
 def _grow(
     image: Any, variance: Any, good: Any, known: Any, unit: float, out: Any, ratios: Any, at_y: Any, at_x: Any
 ) -> Any:
-    """Mark neighbours of marked pixels that are sharp once those count as zero; returns what was marked."""
+    """Mark neighbours of marked pixels that are sharp without those; returns what was marked."""
     height, width = image.shape
     new = [(0, 0)]
     for k in range(at_y.shape[0]):

@@ -7,6 +7,7 @@ import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from diffim.convolve import F32, TileGrid, Transforms
 from exposure import Psf
@@ -16,6 +17,7 @@ from exposure.threads import in_bands
 __all__ = ["Detections", "Significance", "detect", "footprint_edges", "significance"]
 
 MIN_WEIGHT = 0.3  # of the PSF's weight that must fall on good pixels
+FAINT_RIM = 0.15  # of a peak's height: what is fainter next to it is its rim
 TILE = 216  # with the PSF, transforms of 256
 
 
@@ -30,16 +32,21 @@ class Significance:
 
 @dataclass(frozen=True)
 class Detections:
-    """Peaks (array px), signed significance, and the footprint of each: label, bounding box, area."""
+    """Peaks (array px), signed significance, and the footprint of each: label, bounding box, area.
+
+    ``has_positive`` says whether a source has a positive part: its own peak, or one that was merged into it.
+    """
 
     x: NDArray[np.int64]
     y: NDArray[np.int64]
     significance: NDArray[np.float64]
     label: NDArray[np.int64]
     boxes: NDArray[np.int64]
+    area: NDArray[np.int64]
     labels: NDArray[np.int32]
     n_positive_pixels: int
     n_negative_pixels: int
+    has_positive: NDArray[np.bool_]
     sky: NDArray[np.bool_] | None = None
 
     @property
@@ -55,6 +62,8 @@ class Detections:
             self, x=np.concatenate([self.x, x]), y=np.concatenate([self.y, y]),
             significance=np.concatenate([self.significance, np.zeros(n)]),
             label=np.concatenate([self.label, np.zeros(n, np.int64)]), boxes=np.concatenate([self.boxes, box]),
+            area=np.concatenate([self.area, np.ones(n, np.int64)]),
+            has_positive=np.concatenate([self.has_positive, np.ones(n, bool)]),
             sky=np.concatenate([self.is_sky, np.ones(n, bool)]),
         )  # fmt: skip
 
@@ -174,12 +183,16 @@ def detect(s: Significance, threshold: float = 5.0) -> Detections:
     value = s.image[y, x].astype(np.float64)
     order = np.lexsort((x, y, -np.abs(value)))
     x, y, value = x[order], y[order], value[order]
-    keep = _independent(x, y, value, s.fwhm)
-    x, y, value = x[keep], y[keep], value[keep]
+    keep, positive = _independent(x, y, value, s.fwhm)
+    x, y, value, positive = x[keep], y[keep], value[keep], positive[keep]
     label = labels[y, x].astype(np.int64)
-    boxes = stats[label][:, :4].astype(np.int64) if len(label) else np.zeros((0, 4), np.int64)
-    positive = int((s.image > threshold).sum())
-    return Detections(x, y, value, label, boxes, np.asarray(labels, np.int32), positive, int(above.sum()) - positive)
+    footprints = stats[label].astype(np.int64) if len(label) else np.zeros((0, 5), np.int64)
+    n_positive = int((s.image > threshold).sum())
+    n_negative = int(above.sum()) - n_positive
+    return Detections(
+        x, y, value, label, footprints[:, :4], footprints[:, 4], np.asarray(labels, np.int32), n_positive, n_negative,
+        positive,
+    )  # fmt: skip
 
 
 def _disc(radius: int) -> NDArray[np.uint8]:
@@ -189,26 +202,28 @@ def _disc(radius: int) -> NDArray[np.uint8]:
 
 def _independent(
     x: NDArray[np.int64], y: NDArray[np.int64], value: NDArray[np.float64], fwhm: float
-) -> NDArray[np.bool_]:
-    """Return which peaks (strongest first) are not the rim of a stronger one."""
-    from scipy.spatial import cKDTree
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which peaks (strongest first) are not the rim of a stronger one, and which have a positive part.
 
-    keep = np.ones(x.size, dtype=bool)
+    A positive rim of less than `FAINT_RIM` of a negative peak is its ringing, no part of its own.
+    """
+    keep, positive = np.ones(x.size, dtype=bool), value > 0
     if x.size < 2:
-        return keep
+        return keep, positive
     positions = np.stack([x, y], axis=1).astype(np.float64)
     pairs = cKDTree(positions).query_pairs(3.0 * fwhm, output_type="ndarray")
     if len(pairs) == 0:
-        return keep
+        return keep, positive
     strong, weak = pairs.min(axis=1), pairs.max(axis=1)  # strongest first: the smaller index is the stronger peak
     distance = np.hypot(*(positions[strong] - positions[weak]).T)
     ratio = np.abs(value[weak]) / np.abs(value[strong])
     opposite = np.sign(value[weak]) != np.sign(value[strong])
-    rim = (ratio < 0.15) | ((distance < 1.6 * fwhm) & opposite) | ((distance < 1.0 * fwhm) & (ratio < 0.5))
+    rim = (ratio < FAINT_RIM) | ((distance < 1.6 * fwhm) & opposite) | ((distance < 1.0 * fwhm) & (ratio < 0.5))
     for s, w in sorted(zip(strong[rim].tolist(), weak[rim].tolist(), strict=True)):
         if keep[s]:  # a dropped peak drops nobody
             keep[w] = False
-    return keep
+            positive[s] |= value[w] > 0 and abs(value[w]) >= FAINT_RIM * abs(value[s])
+    return keep, positive
 
 
 def footprint_edges(boxes: NDArray[np.int64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:

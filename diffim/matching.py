@@ -5,39 +5,41 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import fft
 
-from diffim.basis import DEGREES, WING_DEGREES, AlardLuptonBasis, make_basis
+from diffim.assemble import combined_mask, difference_exposure, difference_psf, reach_of
+from diffim.basis import DEGREES, MIN_SIZE, WING_DEGREES, AlardLuptonBasis, make_basis
 from diffim.errors import InsufficientKernelSources
-from diffim.kernel import SpatialKernel
 from diffim.kernel_fit import KernelFit, fit_kernel
 from diffim.noise_power import sky_correlation
 from diffim.planes import Planes
-from diffim.prepare import kernel_stars
+from diffim.prepare import flux_unit_ratio, kernel_stars
 from diffim.subtract import Subtracted, Subtraction, excess_power
-from exposure import Exposure, GridPsf, Psf, PsfUndefined
-from exposure.mask import flagged_pixels, plane_bits, spread_bits
+from diffim.zogy import ProperSubtraction, check_centred
+from exposure import Exposure, Psf, PsfUndefined
+from exposure.photometry import forced_psf_photometry
 from exposure.psf import fwhm_of
 from exposure.stamps import gather
 
-__all__ = ["Matched", "StarResiduals", "match_and_subtract", "star_residuals"]
+__all__ = ["Matched", "match_and_subtract", "match_and_subtract_proper"]
 
-PSF_CELLS = 6
 WIDE_KERNEL = 31  # px: room for the wings; smaller where stars with clean stamps of that size are few
 ENOUGH_FOR_WINGS = 40
 WHITE_POWER = 0.15  # deviation from white noise that is within the error of its measurement
-SPREADING = ("NO_DATA", "BAD", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE", "CR")  # planes that the kernel carries along
 WHITE = 0.1  # correlation of neighbouring sky pixels; faint sources make up to 0.06, resampling 0.2 and more
 
 
 @dataclass(frozen=True)
 class Matched:
-    """The difference exposure, the matched template on the same pixels, and the kernel with its fit."""
+    """The difference exposure, the matched template on the same pixels, and the kernel with its fit.
+
+    ``unit`` is the counts of the difference per count of the template.
+    """
 
     difference: Exposure
     matched: NDArray[np.float32]
-    fit: KernelFit
+    fit: KernelFit | None
     convolved: str
+    unit: float
 
 
 def psf_fwhm(psf: Psf, box: tuple[int, int, int, int]) -> float:
@@ -100,7 +102,8 @@ def match_and_subtract(
     )  # fmt: skip
     done, made = _apply(science, template, way, fit, ratio, subtract_background, decorrelate, white)
     difference, matched = _assemble(science, template, way, fit, done, made)
-    return Matched(difference, matched, fit, way.name)
+    total = fit.kernel.kernel_sum
+    return Matched(difference, matched, fit, way.name, total if way.of_template else 1 / total)
 
 
 @dataclass(frozen=True)
@@ -184,110 +187,55 @@ def _assemble(
     """Masks, PSF and calibrations of the difference."""
     assert science.psf is not None
     x0, y0, width, height = science.bbox
-    tx, ty = template.origin
-    offset = (y0 - ty, x0 - tx)
-    part = (slice(offset[0], offset[0] + height), slice(offset[1], offset[1] + width))
-    mask = science.mask | template.mask[part]
-    reach = _reach(fit.kernel.kernels_at(x0 + width / 2, y0 + height / 2)[0])
+    reach = reach_of(fit.kernel.kernels_at(x0 + width / 2, y0 + height / 2)[0])
     if way.of_template:
-        spread_bits(template.mask, plane_bits(SPREADING), reach, mask, offset)
-    else:
-        spread_bits(science.mask, plane_bits(SPREADING), reach, mask)
-    empty = flagged_pixels(mask, plane_bits(["NO_DATA"]))
-    done.difference[empty] = 0
-    smoothing = None if way.of_template else fit.kernel
-    difference = Exposure(
-        done.difference, done.variance, mask, origin=science.origin, wcs=science.wcs,
-        psf=_difference_psf(science.psf, smoothing, made), photo_calib=science.photo_calib,
-        visit_info=science.visit_info, band=science.band, physical_filter=science.physical_filter,
-        ap_corr=science.ap_corr,
+        mask = combined_mask(science, template, None, reach)
+        psf = difference_psf(science.psf, science.bbox, made.whitening_at)
+        return difference_exposure(science, done, mask, psf), done.matched
+    mask = combined_mask(science, template, reach, None)
+    total = np.float32(fit.kernel.kernel_sum)
+    psf = difference_psf(science.psf, science.bbox, lambda x, y: fit.kernel.kernels_at(x, y) / total, made.whitening_at)
+    return difference_exposure(science, done, mask, psf), template.cutout(*science.bbox).image / total
+
+
+def match_and_subtract_proper(science: Exposure, template: Exposure, sources: pd.DataFrame) -> Matched:
+    """Subtract with the PSF models of the two images (`diffim.zogy`); no kernel is fitted.
+
+    Raises
+    ------
+    DifferencingError
+        The two PSF models are centred differently, or no star gives the flux ratio.
+    """
+    assert science.psf is not None and template.psf is not None
+    check_centred(science.psf, template.psf, science.bbox)
+    ratio = _psf_flux_ratio(kernel_stars(sources, science, template, MIN_SIZE), science, template)
+    new, old = Planes.of(science, "BAD", "CR"), Planes.of(template, "BAD")
+    made = ProperSubtraction(
+        new.filled(old, 1 / ratio), old, science.psf, template.psf, ratio, science.bbox,
     )  # fmt: skip
-    if way.of_template:
-        return difference, done.matched
-    return difference, np.asarray(template.image[part] / np.float32(fit.kernel.kernel_sum), np.float32)
+    done = made.run()
+    x, y = np.array([science.bbox[0] + science.width / 2]), np.array([science.bbox[1] + science.height / 2])
+    reach = [reach_of(k[0]) for k in made.filters_at(x, y)]
+    mask = combined_mask(science, template, *reach)
+    psf = difference_psf(science.psf, science.bbox, made.whitening_at)
+    return Matched(difference_exposure(science, done, mask, psf), done.matched, None, "both", 1 / ratio)
 
 
-def _reach(kernel: NDArray[np.float32]) -> int:
-    """Return the radius that holds 99 % of the absolute weight of a kernel."""
-    half = kernel.shape[0] // 2
-    g = np.arange(-half, half + 1)
-    radius = np.hypot(g[:, None], g[None, :]).ravel()
-    order = np.argsort(radius)
-    share = np.cumsum(np.abs(kernel).ravel()[order])
-    return int(np.ceil(radius[order][np.searchsorted(share, 0.99 * share[-1])]))
-
-
-def _difference_psf(science: Psf, kernel: SpatialKernel | None, made: Subtraction) -> GridPsf:
-    """Return the PSF of a transient in the difference, on a grid; its sum is 1 less the light that falls off the stamp.
-
-    What is new is in the science image: its PSF, convolved with the kernel where that image was convolved (the template's
-    PSF would be right for a perfect kernel only), and with the local whitening stamp.
-    """
-    x0, y0, width, height = made.box
-    gx = x0 + (np.arange(PSF_CELLS) + 0.5) * width / PSF_CELLS - 0.5
-    gy = y0 + (np.arange(PSF_CELLS) + 0.5) * height / PSF_CELLS - 0.5
-    mx, my = (a.ravel() for a in np.meshgrid(gx, gy))
-    stamps = science.kernel_at(mx, my)
-    if kernel is not None:
-        stamps = _convolved(stamps, kernel.kernels_at(mx, my) / np.float32(kernel.kernel_sum))
-    return GridPsf(_convolved(stamps, made.whitening_at(mx, my)), PSF_CELLS, PSF_CELLS, made.box)
-
-
-def _convolved(stamps: NDArray[np.float32], kernels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Convolve stamps with centred kernels, one each; the result has the side of the stamps."""
-    side, reach = stamps.shape[-1], kernels.shape[-1] // 2
-    full = fft.next_fast_len(side + 2 * reach, real=True)
-    wide = fft.irfft2(fft.rfft2(stamps, (full, full)) * fft.rfft2(kernels, (full, full)), (full, full))
-    return np.asarray(wide[:, reach : reach + side, reach : reach + side], dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class StarResiduals:
-    """What is left of constant stars: relative flux and position scatter beyond photon noise."""
-
-    flux_error: float
-    position_error: float
-    n: int
-
-
-def star_residuals(difference: Exposure, sources: pd.DataFrame, side: int = 15) -> StarResiduals:
-    """Fit flux and shift residuals at the bright clean sources of the image.
-
-    The scatter of residual flux / flux and of residual shifts beyond what photon noise explains is how well this
-    subtraction knows the flux scale and the registration; variable stars are outliers of the robust scatter.
-    """
-    able = sources[(sources.snr > 30) & ~sources.flagged]
-    bright = able[able.snr > 100]
-    chosen = bright if len(bright) >= 10 else able
-    if len(chosen) < 8 or difference.psf is None:
-        return StarResiduals(0.0, 0.0, len(chosen))
-    x, y = chosen.x.to_numpy(np.float64), chosen.y.to_numpy(np.float64)
-    flux = chosen.psfFlux.to_numpy(np.float64)
-    stamps = difference.psf.image_at(x, y).astype(np.float64)
-    low = max((stamps.shape[-1] - side) // 2, 0)
-    stamps = stamps[:, low : low + side, low : low + side]
-    gy, gx = np.gradient(stamps, axis=(1, 2))
-    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
-    data, var = Planes.of(difference, "CR", "BAD").stamps(ix, iy, stamps.shape[-1])
-    data, var = data.astype(np.float64), np.where(np.isfinite(var), var, 0).astype(np.float64)
-    basis = np.stack([stamps, -gx, -gy], axis=1)
-    inverse = np.linalg.inv(np.einsum("nkij,nlij->nkl", basis, basis) + 1e-18 * np.eye(3))
-    fitted = np.einsum("nkl,nl->nk", inverse, np.einsum("nkij,nij->nk", basis, data))
-    cov = np.einsum("nkl,nlm,npm->nkp", inverse, np.einsum("nkij,nij,nlij->nkl", basis, var, basis), inverse)
-    relative = fitted / flux[:, None]
-    noise = np.einsum("nkk->nk", cov) / flux[:, None] ** 2
-    excess = [_excess(relative[:, k], noise[:, k]) for k in range(3)]
-    return StarResiduals(excess[0], float(np.sqrt(0.5 * (excess[1] ** 2 + excess[2] ** 2))), len(chosen))
-
-
-def _excess(values: NDArray[np.float64], noise: NDArray[np.float64]) -> float:
-    """Robust scatter beyond the noise; 0 where it is below half of its own uncertainty."""
-    ok = np.isfinite(values) & np.isfinite(noise)
-    if ok.sum() < 8:
-        return 0.0
-    # about zero, not about the mean: a common offset is a residual too
-    scatter = (1.4826 * float(np.median(np.abs(values[ok])))) ** 2
-    expected = float(np.median(noise[ok]))
-    if scatter < expected * (1 + 1.5 / np.sqrt(ok.sum())):
-        return 0.0
-    return float(np.sqrt(scatter - expected))
+def _psf_flux_ratio(stars: pd.DataFrame, science: Exposure, template: Exposure) -> float:
+    """Median ratio of PSF fluxes, template over science; of the calibrations where there are no stars."""
+    flux, error = [], []
+    for e in (science, template):
+        assert e.psf is not None
+        table = forced_psf_photometry(
+            e.image, e.variance, e.psf, stars.x, stars.y, origin=e.origin, bad=~e.good("SAT", "CR")
+        )
+        flux.append(table.instFlux.to_numpy(np.float64))
+        error.append(table.instFluxErr.to_numpy(np.float64))
+    known = np.isfinite(flux[0] + flux[1]) & (flux[0] > 20 * error[0]) & (flux[1] > 20 * error[1])
+    if known.any():
+        return float(np.median(flux[1][known] / flux[0][known]))
+    if science.photo_calib is None or template.photo_calib is None:
+        raise InsufficientKernelSources(
+            "no star and no calibration tells the flux ratio", visit=science.key[0], detector=science.key[1]
+        )
+    return 1 / flux_unit_ratio(science, template)

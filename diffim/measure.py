@@ -16,10 +16,11 @@ from exposure.photometry import forced_psf_photometry
 from exposure.psf import Psf
 from exposure.stamps import adaptive_moments, gather
 
-__all__ = ["AP_RADIUS", "known_flags", "measure", "sky_places"]
+__all__ = ["AP_RADIUS", "extendedness", "fit_centroids", "known_flags", "measure", "sky_places"]
 
 AP_RADIUS = 12.0
 STAMP, LARGE_STAMP = 25, 81  # px: for moments of sources, and of those with a large footprint (trails)
+MAX_DIPOLE_AREA = 1200  # px
 MAX_MOVE = 3.0  # px from the peak
 
 
@@ -49,15 +50,16 @@ def measure(
     x0, y0 = difference.origin
     sign = np.sign(found.significance)
     px, py = (found.x + x0).astype(np.float64), (found.y + y0).astype(np.float64)
-    x, y, centroid = _centroids(difference, psf, px, py)
+    x, y, centroid = fit_centroids(difference, psf, px, py)
     x, y = np.where(found.is_sky, px, x), np.where(found.is_sky, py, y)
     frame = pd.DataFrame({"x": x, "y": y}) if len(x) else pd.DataFrame({"x": np.zeros(0), "y": np.zeros(0)})
     frame["xErr"], frame["yErr"], frame["x_y_Cov"] = centroid[:, 0], centroid[:, 1], centroid[:, 2]
     frame["centroid_flag"] = centroid[:, 3] > 0
     frame["significance"] = np.abs(found.significance)
-    frame["isNegative"] = found.significance < 0
+    frame["isNegative"] = ~found.has_positive
     frame["sky_source"] = found.is_sky
     frame["bboxWidth"], frame["bboxHeight"] = found.boxes[:, 2], found.boxes[:, 3]
+    frame["footprintArea"] = found.area
     frame["bboxSize"] = footprint_edges(found.boxes, x - x0, y - y0) if len(x) else np.zeros(0, np.int64)
     _fluxes(frame, difference, science, template)
     _shapes(frame, difference, psf, sign)
@@ -86,10 +88,18 @@ def _crop(stamps: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     return stamps[:, low : low + side, low : low + side] if low > 0 else stamps
 
 
-def _centroids(
+def fit_centroids(
     difference: Exposure, psf: Psf, px: NDArray[np.float64], py: NDArray[np.float64], side: int = 15
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Fit flux and position with the PSF (linear in flux, dx, dy; iterated). Third result: xErr, yErr, cov, flag."""
+    """Fit flux and position with the PSF (linear in flux, dx, dy; iterated).
+
+    Returns
+    -------
+    x, y
+        Frame positions; those that were given where the fit left them.
+    info
+        (N, 4): xErr, yErr, their covariance, 1 where the fit failed.
+    """
     n = px.size
     x, y = px.copy(), py.copy()
     info = np.zeros((n, 4))
@@ -183,24 +193,29 @@ def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf, sign: NDArray[n
         frame[f"i{name}"], frame[f"i{name}PSF"] = np.where(failed, np.nan, own[:, k]), model[:, k]
     frame["shape_flag"] = failed
     frame["shape_flag_no_pixels"] = frame["shape_flag_not_contained"] = frame["shape_flag_parent_source"] = False
-    size, size_psf = shape[:, 0] + shape[:, 1], model[:, 0] + model[:, 1]
+    frame["extendedness"] = extendedness(own, model)
+    measure_trails(frame, difference, shape, failed)
+
+
+def extendedness(own: NDArray[np.float64], model: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1 - exp(-chi^2 / 2), chi = (T - T_psf) / sqrt(T_psf), of moments (N, 3); NaN where there are none."""
+    size, size_psf = own[:, 0] + own[:, 1], model[:, 0] + model[:, 1]
     with np.errstate(invalid="ignore", divide="ignore"):
         chi = np.maximum(size - size_psf, 0) / np.sqrt(size_psf)
-        frame["extendedness"] = np.where(failed, np.nan, 1 - np.exp(-0.5 * chi**2))
-    measure_trails(frame, difference, shape, failed)
+    return np.asarray(1 - np.exp(-0.5 * chi**2))
 
 
 def _dipoles(
     frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure, unit: float,
     sign: NDArray[np.float64],
 ) -> pd.DataFrame:  # fmt: skip
-    """Fit two lobes where a peak of the other sign lies within 2 FWHM."""
+    """Fit two lobes where a peak of the other sign lies within 2 FWHM; large footprints are no dipoles."""
     x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
     other = np.zeros((0, 2))
     if len(frame):
         fwhm = 2.3548 * np.sqrt(0.5 * (frame.ixxPSF + frame.iyyPSF)).to_numpy()
         other = _opposite_peak(difference, x, y, sign, float(np.median(fwhm)))
-    rows = np.flatnonzero(np.isfinite(other[:, 0]))
+    rows = np.flatnonzero(np.isfinite(other[:, 0]) & (frame.footprintArea.to_numpy() <= MAX_DIPOLE_AREA))
     own, far, up = np.column_stack([x, y])[rows], other[rows], sign[rows, None] > 0
     plus, minus = np.where(up, own, far), np.where(up, far, own)
     return measure_dipoles(

@@ -17,10 +17,12 @@ from diffim.detect import Detections, detect, significance
 from diffim.errors import BadSubtraction, InsufficientKernelSources, NoDiaSourcesError
 from diffim.glints import find_glint_trails
 from diffim.kernel_fit import KernelFit
+from diffim.kernel_sources import detect_kernel_sources
 from diffim.measure import measure, sky_places
 from diffim.pictures import Subject, draw_subtraction
 from diffim.reliability import features, reliability
 from diffim.satellites import allowed_sources
+from diffim.star_residuals import StarResiduals, star_residuals
 from diffim.streaks import find_streaks
 from exposure import Exposure, ExposureCatalog, PhotoCalib, estimate_background
 from exposure.mask import plane_bits, usable_pixels
@@ -113,6 +115,8 @@ class ImageDifferenceTask(AlertTask):
         if exposure is None or templateExposure is None or exposure.psf is None:
             raise CallerError("image differencing needs a science exposure with PSF and a template")
         sources = exposure.sources if selectSources is None else selectSources
+        if sources is None and self.config.allowKernelSourceDetection:
+            sources = self._own_sources(exposure)
         if sources is None:
             raise CallerError("no sources to take kernel stars from: characterise the exposure first")
         template = replace(templateExposure)  # masks and variances are replaced below, never changed in place
@@ -255,23 +259,61 @@ class ImageDifferenceTask(AlertTask):
         image.set_plane("CR", rays)
         self.put(key, int(rays.sum()))
 
-    def _subtract(self, science: Exposure, template: Exposure, sources: pd.DataFrame, result: Struct) -> None:
+    def _own_sources(self, science: Exposure) -> pd.DataFrame:
+        found = detect_kernel_sources(science)
+        self.put("nKernelSourcesDetected", len(found))
+        return found
+
+    def _match(self, science: Exposure, template: Exposure, sources: pd.DataFrame) -> matching.Matched:
+        """Match and subtract; where the stars do not suffice, with stars found here, if that is allowed."""
         c = self.config
-        assert science.psf is not None
-        try:
-            done = matching.match_and_subtract(
-                science, template, sources, mode=c.mode, kernel_size=c.kernelSize, kernel_order=c.spatialKernelOrder,
+
+        def match(stars: pd.DataFrame) -> matching.Matched:
+            if c.subtractAlgorithm == "ZOGY":
+                return matching.match_and_subtract_proper(science, template, stars)
+            return matching.match_and_subtract(
+                science, template, stars, mode=c.mode, kernel_size=c.kernelSize, kernel_order=c.spatialKernelOrder,
                 background_order=c.spatialBgOrder, decorrelate=c.doDecorrelation, min_stars=c.minKernelSources,
                 max_stars=c.maxKernelSources, known=self._known_fit, subtract_background=c.doSubtractBackground,
             )  # fmt: skip
+
+        try:
+            try:
+                return match(sources)
+            except InsufficientKernelSources as error:
+                if not c.allowKernelSourceDetection or "nKernelSourcesDetected" in self.metadata:
+                    raise
+                self.log.warning("%s: stars are searched for.", error)
+                return match(self._own_sources(science))
         except InsufficientKernelSources as error:
             percent = float(self.metadata["templateCoveragePercent"])
             if percent < 100 * c.minTemplateFractionForExpectedSuccess:
                 raise NoWorkFound(f"the template covers only {percent:.1f} % of the image, and: {error}") from error
             raise
-        fit = done.fit
+
+    def _subtract(self, science: Exposure, template: Exposure, sources: pd.DataFrame, result: Struct) -> None:
+        c = self.config
+        assert science.psf is not None
+        done = self._match(science, template, sources)
+        self.put("convolved", done.convolved)
+        self.put("templateUnit", done.unit)
+        reach = matching.psf_fwhm(science.psf, science.bbox)
+        if done.fit is not None:
+            self._report_fit(done.fit, science)
+            reach += done.fit.kernel.size // 2
+        difference = done.difference
+        prepare.mark_saturated_haloes(difference, reach)
+        if c.doSubtractBackground:
+            self._flatten(difference)
+        if c.doScaleDiffimVariance:
+            self.put("scaleDiffimVarianceFactor", prepare.scale_variance(difference))
+        result.subtractedExposure, result.subtractRes = difference, done.fit
+        result.matchedExposure = done.matched
+
+    def _report_fit(self, fit: KernelFit, science: Exposure) -> None:
+        """Write what the kernel's fit says of itself to the metadata; raise where it is too poor."""
         for key, value in {
-            "convolved": done.convolved, "spatialKernelSum": fit.kernel.kernel_sum, "nKernelCandidates": fit.n_candidates,
+            "spatialKernelSum": fit.kernel.kernel_sum, "nKernelCandidates": fit.n_candidates,
             "nKernelUsed": fit.n_used, "nKernelRejected": fit.n_rejected, "nKernelHeldOut": fit.n_held_out,
             "kernelResidualRms": fit.residual_rms, "kernelStarScatter": fit.star_scatter,
             "spatialConditionNum": fit.kernel.condition,
@@ -279,19 +321,11 @@ class ImageDifferenceTask(AlertTask):
             "ALBasisMode": fit.kernel.basis.mode, "ALBasisSigGauss": list(fit.kernel.basis.sigmas),
         }.items():  # fmt: skip
             self.put(key, value)
-        if c.maxResidual and fit.residual_rms > c.maxResidual:
+        if self.config.maxResidual and fit.residual_rms > self.config.maxResidual:
             raise BadSubtraction(
-                f"residual / sigma of the held-out stars is {fit.residual_rms:.2f}, more than {c.maxResidual}",
+                f"residual / sigma of the held-out stars is {fit.residual_rms:.2f}, more than {self.config.maxResidual}",
                 visit=science.key[0], detector=science.key[1],
             )  # fmt: skip
-        difference = done.difference
-        prepare.mark_saturated_haloes(difference, fit.kernel.size // 2 + matching.psf_fwhm(science.psf, science.bbox))
-        if c.doSubtractBackground:
-            self._flatten(difference)
-        if c.doScaleDiffimVariance:
-            self.put("scaleDiffimVarianceFactor", prepare.scale_variance(difference))
-        result.subtractedExposure, result.subtractRes = difference, fit
-        result.matchedExposure = done.matched
 
     def _flatten(self, difference: Exposure) -> None:
         """Take a mesh background off, with whatever stands out left out of the estimate."""
@@ -338,7 +372,7 @@ class ImageDifferenceTask(AlertTask):
         self, science: Exposure, template: Exposure, found: Detections, result: Struct,
         factory: IdFactory | IdGenerator | None,
     ) -> pd.DataFrame:  # fmt: skip
-        unit = self._template_unit(science, template, result)
+        unit = self._template_unit(science, template)
         table = measure(result.subtractedExposure, science, template, found, template_unit=unit)
         keep = ~table[list(self.config.badSourceFlags)].any(axis=1)
         table = table[keep].reset_index(drop=True)
@@ -377,17 +411,16 @@ class ImageDifferenceTask(AlertTask):
                 difference, science, template, result.diaSources, kernel
             )
 
-    def _template_unit(self, science: Exposure, template: Exposure, result: Struct) -> float:
+    def _template_unit(self, science: Exposure, template: Exposure) -> float:
         """Return counts of the difference per count of the template: the kernel knows best."""
-        if result.subtractRes is None:
-            return prepare.flux_unit_ratio(science, template)
-        total = float(result.subtractRes.kernel.kernel_sum)
-        return total if self.metadata["convolved"] == "convolveTemplate" else 1 / total
+        if "templateUnit" in self.metadata:
+            return float(self.metadata["templateUnit"])
+        return prepare.flux_unit_ratio(science, template)
 
     def _significant(self, difference: Exposure, sources: pd.DataFrame, result: Struct) -> Detections:
-        residuals = matching.StarResiduals(0.0, 0.0, 0)
+        residuals = StarResiduals(0.0, 0.0, 0)
         if self.config.doResidualModel and result.matchedExposure is not None:
-            residuals = matching.star_residuals(difference, sources)
+            residuals = star_residuals(difference, sources)
         self.put("starFluxResidual", residuals.flux_error)
         self.put("starPositionResidual", residuals.position_error)
         good = difference.good("BAD", "SAT", "CR")

@@ -55,7 +55,7 @@ def examples(seed: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray
     numbers = features(result.subtractedExposure, result.warpedExposure, table)
     t = pair.truth
     distance, _ = cKDTree(t[["x", "y"]]).query(table[["x", "y"]])
-    real = (distance < 2) & ~table.isNegative.to_numpy(bool)
+    real = (distance < 2) & (table.psfInstFlux.to_numpy() > 0)
     known = real | (distance > 8)
     return numbers[known], real[known], table.significance.to_numpy()[known]
 

@@ -10,6 +10,7 @@ from lsst.pipe.base import NoWorkFound, UpstreamFailureNoWorkFound
 
 from diffim import ImageDifferenceTask
 from diffim.errors import InsufficientKernelSources, MismatchError
+from diffim.kernel_sources import detect_kernel_sources
 from diffim.prepare import kernel_stars
 from exposure import Exposure, GaussianPsf, GridPsf, PhotoCalib, SkyWcs, VisitInfo
 from exposure.errors import PsfUndefined
@@ -306,6 +307,54 @@ def test_flux_scales_leave_nothing_at_the_stars(origin, sigmas):
     assert z[stars].std() < 1.3
     empty = ~stars & (science.image < 5)
     assert z[empty].std() == pytest.approx(1, abs=0.05)
+
+
+def test_a_background_that_was_given_is_added_first(origin):
+    f = Fixture(origin)
+    science, template = f.exposure(2.4, 1.0, 1), f.exposure(2.0, 1.0, 2, border=20)
+    background = science.copy()
+    background.image = np.linspace(0, 50, 256, dtype="f4")[None, :] * np.ones((256, 1), "f4")
+    without = science.copy()
+    without.image = science.image - background.image
+    task = make_task(ImageDifferenceTask, {**PLAIN, "doAddCalexpBackground": True})
+    added = task.run(without, f.sources(), template.copy(), calexpBackgroundExposure=background)
+    plain = run(science, template, f.sources())[1]
+    assert np.allclose(added.subtractedExposure.image, plain.subtractedExposure.image, atol=1e-3)
+    ignored = make_task(ImageDifferenceTask, PLAIN).run(
+        science.copy(), f.sources(), template.copy(), calexpBackgroundExposure=background
+    )
+    assert np.array_equal(ignored.subtractedExposure.image, plain.subtractedExposure.image)
+
+
+def test_kernel_stars_are_searched_for_where_that_is_allowed(origin):
+    f = Fixture(origin, bright=20)
+    science, template = f.exposure(2.4, 1.0, 1), f.exposure(2.0, 1.0, 2, border=20)
+    one = f.sources(snr=300.0).iloc[:1]
+    with pytest.raises(InsufficientKernelSources):
+        run(science, template, one)
+    for given in (one, None):
+        task, r = run(science, template, given, allowKernelSourceDetection=True)
+        assert task.metadata["nKernelSourcesDetected"] >= 10
+        assert task.metadata["spatialKernelSum"] == pytest.approx(1, abs=0.01)
+        z = (r.subtractedExposure.image / np.sqrt(r.subtractedExposure.variance))[20:-20, 20:-20]
+        assert z.std() == pytest.approx(1, abs=0.1)
+    with pytest.raises(CallerError, match="no sources"):
+        run(science, template, None)
+
+
+def test_stars_found_are_those_that_are_there(origin):
+    f = Fixture(origin, bright=20)
+    found = detect_kernel_sources(f.exposure(2.4, 1.0, 1))
+    near = np.hypot(f.x[:, None] - f.x, f.y[:, None] - f.y) + 99 * np.eye(f.x.size)
+    alone = near.min(1) > 20
+    d = np.hypot(
+        f.x[alone][:, None] + origin[0] - found.x.to_numpy(), f.y[alone][:, None] + origin[1] - found.y.to_numpy()
+    )
+    assert d.min(1).max() < 0.1
+    row = found.iloc[d.argmin(1)]
+    assert np.allclose(row.psfFlux, f.flux[alone], rtol=0.02)
+    assert row.star.all()
+    assert row.isolated.all()
 
 
 @pytest.mark.parametrize(("u", "c"), [(0.04, 0.04), (0.08, 0.04), (0.04, 0.08)])
