@@ -61,14 +61,14 @@ class TileGrid:
             for column in range(self.columns):
                 yield row, column, row * self.tile, column * self.tile
 
-    def paste(self, window: F32, start: int, y: int, x: int, out: F32, scale: float = 1.0) -> None:
-        """Write the tile at pixel (y, x), which begins at index `start` of its window, into an image."""
-        part = out[y : y + self.tile, x : x + self.tile]
-        source = window[start : start + part.shape[0], start : start + part.shape[1]]
-        if scale == 1.0:
-            part[:] = source
-        else:
-            np.multiply(source, np.float32(scale), out=part)
+    def paste(
+        self, window: F32, start: int, y: int, x: int, out: F32, scale: float = 1.0, least: float = -np.inf
+    ) -> None:
+        """Write the tile at pixel (y, x), which begins at index `start` of its window, into an image.
+
+        Values are multiplied with `scale`; they are `least` at least.
+        """
+        _paste(window, start, out[y : y + self.tile, x : x + self.tile], np.float32(scale), np.float32(least))
 
 
 def _even_size(least: int) -> int:
@@ -121,6 +121,12 @@ class Transforms:
         _multiply(a, b, out, True)
         return out
 
+    def subtract_product(self, u: F32, c: F32, kernel: F32, whitening: F32) -> F32:
+        """Leave ``(u - c kernel) whitening`` in `u` and ``c kernel`` in `c`; returns `u`."""
+        self.multiply(c, kernel, c)
+        _subtract(u, c, whitening)
+        return u
+
     def back(self, spectrum: F32, out: F32) -> F32:
         """Transform back."""
         cv2.idft(spectrum, out, flags=cv2.DFT_SCALE)
@@ -128,9 +134,19 @@ class Transforms:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _multiply(a: Any, b: Any, out: Any, add: bool) -> None:
+def _paste(window: Any, start: int, out: Any, scale: Any, least: Any) -> None:
+    for y in range(out.shape[0]):
+        source, row = window[start + y, start : start + out.shape[1]], out[y]
+        for x in range(row.shape[0]):
+            value = scale * source[x]
+            row[x] = value if value > least else least
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _multiply_edges(a: Any, b: Any, out: Any, add: bool) -> None:
+    """Multiply the two real columns, which are complex along y."""
     n = a.shape[0]
-    for column in (0, n - 1):  # the two real columns, complex along y
+    for column in (0, n - 1):
         for j in (0, n - 1):
             value = a[j, column] * b[j, column]
             out[j, column] = out[j, column] + value if add else value
@@ -139,6 +155,27 @@ def _multiply(a: Any, b: Any, out: Any, add: bool) -> None:
             im = a[j, column] * b[j + 1, column] + a[j + 1, column] * b[j, column]
             out[j, column] = out[j, column] + re if add else re
             out[j + 1, column] = out[j + 1, column] + im if add else im
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _subtract(u: Any, c: Any, phi: Any) -> None:
+    """Leave (u - c) phi in u."""
+    n = u.shape[0]
+    u[:, 0] -= c[:, 0]
+    u[:, n - 1] -= c[:, n - 1]
+    _multiply_edges(u, phi, u, False)
+    for j in range(n):
+        p, q, f = u[j, 1 : n - 1], c[j, 1 : n - 1], phi[j, 1 : n - 1]
+        for k in range(n // 2 - 1):
+            re, im = p[2 * k] - q[2 * k], p[2 * k + 1] - q[2 * k + 1]
+            p[2 * k] = re * f[2 * k] - im * f[2 * k + 1]
+            p[2 * k + 1] = re * f[2 * k + 1] + im * f[2 * k]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _multiply(a: Any, b: Any, out: Any, add: bool) -> None:
+    n = a.shape[0]
+    _multiply_edges(a, b, out, add)
     half = n // 2 - 1
     if add:
         for j in range(n):

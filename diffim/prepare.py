@@ -49,10 +49,13 @@ def coverage(template: Exposure, science: Exposure | None = None) -> float:
 
 
 def prepare_masks(science: Exposure, template: Exposure) -> None:
-    """Clear detection planes on the image; reduce the template's planes to those that say something about pixels."""
+    """Clear detection planes on the image; reduce the template's planes to those that say something about pixels.
+
+    Both masks are changed in place.
+    """
     detected = plane_bits(["DETECTED", "DETECTED_NEGATIVE"])
-    science.mask = translate(science.mask, ~detected, {"FAKE": "INJECTED"})
-    template.mask = translate(template.mask, plane_bits([*KEEP_TEMPLATE, *RENAME_TEMPLATE.values()]), RENAME_TEMPLATE)
+    translate(science.mask, ~detected, {"FAKE": "INJECTED"})
+    translate(template.mask, plane_bits([*KEEP_TEMPLATE, *RENAME_TEMPLATE.values()]), RENAME_TEMPLATE)
 
 
 def flux_unit_ratio(image: Exposure, template: Exposure) -> float:
@@ -63,7 +66,7 @@ def flux_unit_ratio(image: Exposure, template: Exposure) -> float:
 
 
 def scale_variance(exposure: Exposure, limit: float = 10.0) -> float:
-    """Scale the variance plane so that the sky's interquartile range is right; returns the factor (1 = was right).
+    """Scale the variance plane in place so that the sky's interquartile range is right; returns the factor.
 
     Raises
     ------
@@ -96,7 +99,7 @@ def scale_variance(exposure: Exposure, limit: float = 10.0) -> float:
             )  # fmt: skip
     if factor <= 0 or not np.isfinite(factor):
         return 1.0
-    exposure.variance = exposure.variance * np.float32(factor)  # not in place: the plane may be the caller's
+    exposure.variance *= np.float32(factor)
     return factor
 
 
@@ -159,5 +162,5 @@ def _spread(able: pd.DataFrame, science: Exposure, maximum: int) -> pd.DataFrame
 
 def mark_saturated_haloes(exposure: Exposure, radius: float) -> None:
     """Set SUSPECT within `radius` px of saturated pixels: a kernel of finite size leaves rings there."""
-    full = translate(exposure.mask, 0, {"SAT": "SUSPECT", "SAT_TEMPLATE": "SUSPECT"})
-    spread_bits(full, plane_bits(["SUSPECT"]), radius, exposure.mask)
+    saturated, suspect = plane_bits(["SAT", "SAT_TEMPLATE"]), plane_bits(["SUSPECT"])
+    spread_bits(exposure.mask, saturated, radius, exposure.mask, put=suspect)

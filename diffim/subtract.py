@@ -135,7 +135,7 @@ def _plain_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:
             if out.matched.size:
                 grid.paste(matched, 2 * half, y, x, out.matched)
             grid.paste(u - matched, 2 * half, y, x, out.difference, s.scale)
-            grid.paste(np.maximum(vu + spread, 1e-30), 2 * half, y, x, out.variance, s.scale**2)
+            grid.paste(vu + spread, 2 * half, y, x, out.variance, s.scale**2, 1e-30)
 
 
 def _whitened_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:
@@ -157,17 +157,14 @@ def _whitened_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:
             fy, fx = y + s.box[1], x + s.box[0]
             s.unconvolved.window(fy - reach - half, fx - reach - half, u, vu)
             s.convolved.window(fy - reach, fx - reach, c, vc)
-            ft.multiply(ft.forward(c, f_c), ft.kernel(s._kernels[r * grid.columns + k], f_kernel), f_c)
-            ft.forward(u, f_u)
-            np.subtract(f_u, f_c, out=f_u)
-            ft.multiply(f_u, f_phi, f_u)
+            ft.kernel(s._kernels[r * grid.columns + k], f_kernel)
+            ft.subtract_product(ft.forward(u, f_u), ft.forward(c, f_c), f_kernel, f_phi)
             grid.paste(ft.back(f_u, real), 2 * reach, y, x, out.difference, s.scale)
             if out.matched.size:
                 grid.paste(ft.back(f_c, real), half + reach, y, x, out.matched)
             ft.multiply(ft.forward(vu, f_vu), f_phi2, f_vu)
             ft.add_product(ft.forward(vc, f_vc), f_both2, f_vu)
-            np.maximum(ft.back(f_vu, real), 1e-30, out=real)
-            grid.paste(real, 2 * reach, y, x, out.variance, s.scale**2)
+            grid.paste(ft.back(f_vu, real), 2 * reach, y, x, out.variance, s.scale**2, 1e-30)
 
 
 def _noise_filters(ft: Transforms, kernel: F32, phi: F32) -> tuple[F32, F32, F32]:

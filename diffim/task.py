@@ -1,10 +1,8 @@
 """`ImageDifferenceTask`: subtract a template from an image, detect and measure what changed."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 from lsst.pipe.base import NoWorkFound, Struct, UpstreamFailureNoWorkFound
@@ -24,8 +22,7 @@ from diffim.reliability import features, reliability
 from diffim.satellites import allowed_sources
 from diffim.star_residuals import StarResiduals, star_residuals
 from diffim.streaks import find_streaks
-from exposure import Exposure, ExposureCatalog, PhotoCalib, estimate_background
-from exposure.mask import plane_bits, usable_pixels
+from exposure import Exposure, ExposureCatalog, PhotoCalib, subtract_mesh
 from tasks import AlertTask, IdFactory, IdGenerator
 from tasks.errors import CallerError
 
@@ -87,7 +84,8 @@ class ImageDifferenceTask(AlertTask):
         Parameters
         ----------
         exposure
-            Calibrated science exposure with PSF.
+            Calibrated science exposure with PSF. Its mask and its variance plane, and those of the template, are changed in
+            place: detection planes are cleared, variances scaled.
         selectSources
             Its sources (x, y, snr, psfFlux, star, isolated, flagged); ``exposure.sources`` by default.
         templateExposure
@@ -119,7 +117,7 @@ class ImageDifferenceTask(AlertTask):
             sources = self._own_sources(exposure)
         if sources is None:
             raise CallerError("no sources to take kernel stars from: characterise the exposure first")
-        template = replace(templateExposure)  # masks and variances are replaced below, never changed in place
+        template = templateExposure
         if self.config.doAddCalexpBackground and calexpBackgroundExposure is not None:
             exposure.image += calexpBackgroundExposure.image
         result = Struct(
@@ -304,7 +302,8 @@ class ImageDifferenceTask(AlertTask):
         difference = done.difference
         prepare.mark_saturated_haloes(difference, reach)
         if c.doSubtractBackground:
-            self._flatten(difference)
+            planes = ("BAD", "EDGE", "SAT", "SUSPECT", "CR")
+            subtract_mesh(difference, c.backgroundMesh, *planes, clip=3.0)  # what stands out is left out
         if c.doScaleDiffimVariance:
             self.put("scaleDiffimVarianceFactor", prepare.scale_variance(difference))
         result.subtractedExposure, result.subtractRes = difference, done.fit
@@ -326,20 +325,6 @@ class ImageDifferenceTask(AlertTask):
                 f"residual / sigma of the held-out stars is {fit.residual_rms:.2f}, more than {self.config.maxResidual}",
                 visit=science.key[0], detector=science.key[1],
             )  # fmt: skip
-
-    def _flatten(self, difference: Exposure) -> None:
-        """Take a mesh background off, with whatever stands out left out of the estimate."""
-        step = max(1, min(difference.image.shape) // 1024)
-        part = (slice(None, None, step), slice(None, None, step))
-        image, variance = difference.image[part], difference.variance[part]
-        bits = plane_bits(["NO_DATA", "BAD", "EDGE", "SAT", "SUSPECT", "CR"])
-        bad = ~usable_pixels(image, variance, difference.mask[part], bits)
-        with np.errstate(invalid="ignore"):
-            bad |= image**2 > 9 * variance
-        coarse = estimate_background(image, bad, self.config.backgroundMesh // step).level
-        level = cv2.resize(coarse, difference.image.shape[::-1], interpolation=cv2.INTER_LINEAR) if step > 1 else coarse
-        level[difference.flagged("NO_DATA")] = 0
-        difference.image -= level
 
     def _detect(
         self,

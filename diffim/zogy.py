@@ -171,5 +171,4 @@ def _rows(s: ProperSubtraction, out: Subtracted, first: int, last: int) -> None:
         grid.paste(ft.back(f_n, real), 2 * reach, y, x, out.difference)
         ft.multiply(ft.forward(v_n, f_v), ft.kernel(k_n**2, kernel), f_v)
         ft.add_product(ft.forward(v_r, f_r), ft.kernel(k_r**2, kernel), f_v)
-        np.maximum(ft.back(f_v, real), 1e-30, out=real)
-        grid.paste(real, 2 * reach, y, x, out.variance)
+        grid.paste(ft.back(f_v, real), 2 * reach, y, x, out.variance, least=1e-30)

@@ -4,7 +4,7 @@ Imports: ``tasks`` only. No science, no database. Its ``fits`` helpers are the o
 """
 
 from exposure.apcorr import ApCorrMap
-from exposure.background import Background, estimate_background
+from exposure.background import Background, estimate_background, subtract_mesh
 from exposure.catalog import ExposureCatalog
 from exposure.errors import ExposureError, FitsUnreadable, PsfUndefined, WcsMissing
 from exposure.exposure import Exposure
@@ -37,6 +37,7 @@ __all__ = [
     "VisitInfo",
     "WcsMissing",
     "estimate_background",
+    "subtract_mesh",
     "load_instrument",
     "plane_bits",
 ]

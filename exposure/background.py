@@ -1,12 +1,22 @@
 """A smooth background: a mesh of robust sky values, interpolated by bicubic splines (SEP)."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numba
 import numpy as np
 import sep
 from numpy.typing import NDArray
 
-__all__ = ["Background", "estimate_background"]
+from exposure.mask import plane_bits, usable_pixels
+from exposure.threads import in_bands
+
+if TYPE_CHECKING:
+    from exposure.exposure import Exposure
+
+__all__ = ["Background", "estimate_background", "subtract_mesh"]
+
+SAMPLES = 1024  # pixels along the shorter side that a coarse mesh is made from
 
 
 @dataclass(frozen=True)
@@ -20,9 +30,8 @@ class Background:
 
 
 def estimate_background(
-    image: NDArray[np.float32], bad: NDArray[np.bool_] | None = None, mesh: int = 64, filter_size: int = 3,
-    stride: int = 1,
-) -> Background:  # fmt: skip
+    image: NDArray[np.float32], bad: NDArray[np.bool_] | None = None, mesh: int = 64, filter_size: int = 3
+) -> Background:
     """Estimate sky level and rms per mesh cell with clipped statistics.
 
     Parameters
@@ -35,19 +44,7 @@ def estimate_background(
         Cell side in px; reduced for small images.
     filter_size
         Median filter over the cells.
-    stride
-        Use every n-th pixel of every n-th row only: enough for large cells, and cheap.
     """
-    if stride > 1:
-        import cv2  # the API process, which has no images, does not load it
-
-        part = None if bad is None else bad[::stride, ::stride]
-        coarse = estimate_background(image[::stride, ::stride], part, max(mesh // stride, 8), filter_size)
-        size = (image.shape[1], image.shape[0])
-        level, rms = (cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in (coarse.level, coarse.rms))
-        return Background(
-            np.asarray(level, np.float32), np.asarray(rms, np.float32), coarse.global_level, coarse.global_rms
-        )
     mask = ~np.isfinite(image)
     if bad is not None:
         mask |= bad
@@ -57,3 +54,48 @@ def estimate_background(
     return Background(
         found.back(dtype=np.float32), found.rms(dtype=np.float32), float(found.globalback), float(found.globalrms)
     )
+
+
+def subtract_mesh(exposure: "Exposure", mesh: int, *excluded: str, clip: float | None = None) -> None:
+    """Take the sky of a coarse mesh off in place; pixels without data stay as they are.
+
+    Parameters
+    ----------
+    mesh
+        Cell side in px. Large images are sampled: every n-th pixel of every n-th row is enough for large cells.
+    excluded
+        Planes whose pixels are left out of the estimate.
+    clip
+        Leave out what stands out by more than that many sigma of the variance plane, too.
+    """
+    step = max(1, min(exposure.image.shape) // SAMPLES)
+    part = (slice(None, None, step), slice(None, None, step))
+    image, variance = exposure.image[part], exposure.variance[part]
+    bad = ~usable_pixels(image, variance, exposure.mask[part], plane_bits(["NO_DATA", *excluded]))
+    if clip is not None:
+        with np.errstate(invalid="ignore"):
+            bad |= image**2 > clip**2 * variance
+    level = estimate_background(image, bad, max(mesh // step, 8)).level
+    bits = np.int32(plane_bits(["NO_DATA"]))
+    in_bands(
+        lambda first, last: _subtract(exposure.image, exposure.mask, bits, level, step, first, last), exposure.height
+    )
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _subtract(image: Any, mask: Any, bits: int, level: Any, step: int, first: int, last: int) -> None:
+    """Take a map known at every `step`-th pixel off, bilinear between those."""
+    width = image.shape[1]
+    row = np.zeros(level.shape[1] + 1, np.float32)
+    for y in range(first, last):
+        k = min(y // step, level.shape[0] - 1)
+        f = np.float32((y - k * step) / step)
+        below = min(k + 1, level.shape[0] - 1)
+        for i in range(level.shape[1]):
+            row[i] = level[k, i] + f * (level[below, i] - level[k, i])
+        row[level.shape[1]] = row[level.shape[1] - 1]
+        for i in range(level.shape[1]):
+            start, slope = row[i], (row[i + 1] - row[i]) / np.float32(step)
+            for x in range(i * step, min((i + 1) * step, width)):
+                if mask[y, x] & bits == 0:
+                    image[y, x] -= start + np.float32(x - i * step) * slope

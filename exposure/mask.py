@@ -50,13 +50,19 @@ def plane_bits(planes: Iterable[str]) -> int:
 
 def remap(mask: NDArray[np.integer], names: dict[str, int]) -> NDArray[np.int32]:
     """Move the bits of a mask with its own plane numbers (name -> bit) to ours; planes we do not know are dropped."""
-    if all(PLANES.get(name) == bit for name, bit in names.items()):
-        return mask.astype(np.int32) & np.int32(plane_bits(names))
-    out = np.zeros(mask.shape, dtype=np.int32)
-    for name, bit in names.items():
-        if name in PLANES:
+    known = {name: bit for name, bit in names.items() if name in PLANES}
+    if mask.dtype.itemsize > 4 or any(bit > 30 for bit in known.values()):
+        out = np.zeros(mask.shape, dtype=np.int32)
+        for name, bit in known.items():
             out |= ((mask >> bit) & 1).astype(np.int32) << PLANES[name]
-    return out
+        return out
+    own = mask.astype(np.int32)
+    if all(PLANES[name] == bit for name, bit in known.items()):
+        own &= np.int32(plane_bits(known))
+        return own
+    old = np.array([1 << bit for bit in known.values()], np.int32)
+    _renamed(own, 0, old, np.array([plane_bits([name]) for name in known], np.int32))
+    return own
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -104,7 +110,7 @@ def set_bits(mask: NDArray[np.int32], where: NDArray[np.bool_], bits: int) -> No
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _translate(mask: Any, kept: int, old: Any, new: Any, out: Any, first: int, last: int) -> None:
+def _translate(mask: Any, kept: int, old: Any, new: Any, first: int, last: int) -> None:
     for y in range(first, last):
         for x in range(mask.shape[1]):
             m = mask[y, x]
@@ -113,20 +119,22 @@ def _translate(mask: Any, kept: int, old: Any, new: Any, out: Any, first: int, l
                 for k in range(old.shape[0]):
                     if m & old[k]:
                         value |= new[k]
-            out[y, x] = value
+                mask[y, x] = value
 
 
-def translate(mask: NDArray[np.int32], kept: int, renamed: dict[str, str]) -> NDArray[np.int32]:
-    """Return a mask with the bits of `kept`, and each plane of `renamed` under its new name; nothing else."""
-    out = np.empty_like(mask)
+def _renamed(mask: NDArray[np.int32], kept: int, old: NDArray[np.int32], new: NDArray[np.int32]) -> None:
+    in_bands(lambda first, last: _translate(mask, np.int32(kept), old, new, first, last), mask.shape[0])
+
+
+def translate(mask: NDArray[np.int32], kept: int, renamed: dict[str, str]) -> None:
+    """Leave a mask with the bits of `kept`, and each plane of `renamed` under its new name; nothing else."""
     old = np.array([plane_bits([a]) for a in renamed], np.int32)
     new = np.array([plane_bits([b]) for b in renamed.values()], np.int32)
-    in_bands(lambda first, last: _translate(mask, np.int32(kept), old, new, out, first, last), mask.shape[0])
-    return out
+    _renamed(mask, kept, old, new)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _spread(mask: Any, bits: int, dy: Any, dx: Any, y0: int, x0: int, out: Any) -> None:
+def _spread(mask: Any, bits: int, put: int, dy: Any, dx: Any, y0: int, x0: int, out: Any) -> None:
     height, width = mask.shape
     for y in range(height):
         for x in range(width):
@@ -137,19 +145,23 @@ def _spread(mask: Any, bits: int, dy: Any, dx: Any, y0: int, x0: int, out: Any) 
             inner = inner and (x == 0 or mask[y, x - 1] & m == m) and (x == width - 1 or mask[y, x + 1] & m == m)
             if inner:  # a pixel outside is nearer to the rim
                 if 0 <= y - y0 < out.shape[0] and 0 <= x - x0 < out.shape[1]:
-                    out[y - y0, x - x0] |= m
+                    out[y - y0, x - x0] |= m if put == 0 else put
                 continue
             for k in range(dy.shape[0]):
                 j, i = y - y0 + dy[k], x - x0 + dx[k]
                 if 0 <= j < out.shape[0] and 0 <= i < out.shape[1]:
-                    out[j, i] |= m
+                    out[j, i] |= m if put == 0 else put
 
 
 def spread_bits(
-    mask: NDArray[np.int32], bits: int, radius: float, out: NDArray[np.int32], offset: tuple[int, int] = (0, 0)
-) -> None:
-    """OR the bits of `mask`, grown by a disc, into `out`, whose pixel [0, 0] is the pixel `offset` (y, x) of `mask`."""
+    mask: NDArray[np.int32], bits: int, radius: float, out: NDArray[np.int32], offset: tuple[int, int] = (0, 0),
+    put: int = 0,
+) -> None:  # fmt: skip
+    """OR the bits of `mask`, grown by a disc, into `out`, whose pixel [0, 0] is the pixel `offset` (y, x) of `mask`.
+
+    With `put` those bits are set instead, and `out` may be `mask` itself.
+    """
     reach = int(radius + 0.25)
     g = np.arange(-reach, reach + 1)
     dy, dx = np.nonzero(g[:, None] ** 2 + g[None, :] ** 2 <= (radius + 0.25) ** 2)
-    _spread(mask, np.int32(bits), dy - reach, dx - reach, offset[0], offset[1], out)
+    _spread(mask, np.int32(bits), np.int32(put), dy - reach, dx - reach, offset[0], offset[1], out)

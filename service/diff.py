@@ -16,7 +16,7 @@ from diffim.errors import MismatchError
 from diffim.pictures import Subject
 from diffim.registration import fit_displacement, match_lists, resampled
 from diffim.warp import warp_exposure
-from exposure import Exposure, Instrument, SkyWcs, estimate_background
+from exposure import Exposure, Instrument, SkyWcs, subtract_mesh
 from exposure.fits import read_planes
 from tasks import make_task
 
@@ -122,8 +122,7 @@ def subtract_sky(exposure: Exposure, rules: Instrument) -> None:
         rms = subtract_background(exposure, MESH)
         fill_variance(exposure, rms, rules.model_copy(update={"variance": "empirical"}))
         return
-    stride = 4 if min(exposure.image.shape) >= 1024 else 1
-    exposure.image -= estimate_background(exposure.image, ~exposure.good("SAT", "BAD"), MESH, stride=stride).level
+    subtract_mesh(exposure, MESH, "SAT", "BAD")
 
 
 def kernel_candidates(exposure: Exposure, rules: Instrument) -> pd.DataFrame:
