@@ -56,11 +56,16 @@ def _peaks(image: Any, variance: Any, good: Any, threshold: float, out: Any) -> 
     """Write (x, y) of pixels above the threshold that are the largest of their 5x5; returns how many there are."""
     n = 0
     height, width = image.shape
+    high = np.zeros(width, np.bool_)
+    least = np.float32(threshold * threshold)
     for y in range(2, height - 2):
+        pixels, spread, able = image[y], variance[y], good[y]
+        for x in range(width):  # without branches: this loop is vectorised
+            high[x] = (pixels[x] > 0) & (pixels[x] * pixels[x] > least * spread[x]) & able[x]
         for x in range(2, width - 2):
-            p = image[y, x]
-            if not (p > 0 and p * p > threshold * threshold * variance[y, x]) or not good[y, x]:
+            if not high[x]:
                 continue
+            p = pixels[x]
             largest = True
             for j in range(-2, 3):
                 for i in range(-2, 3):

@@ -1,12 +1,22 @@
 """Image differencing: templates, matching, decorrelation, detection, measurement; `ImageDifferenceTask`.
 
 Imports: ``exposure``, ``apdb`` (never ``forced``, ``alerts``: same level), ``tasks``. Kernels take arrays and give
-arrays; the task is a thin front.
+arrays; the task is a thin front of `diffim.differencing`. Names are fetched when they are first used: the algorithm
+alone needs no framework of tasks.
 """
 
-from diffim.errors import DifferencingError, NoTemplate
-from diffim.task import ImageDifferenceConfig, ImageDifferenceTask
-from diffim.template import TemplateStore, build_template
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffim.errors import DifferencingError, NoTemplate
+    from diffim.task import ImageDifferenceConfig, ImageDifferenceTask
+    from diffim.template import TemplateStore, build_template
+
+_HOMES = {
+    "DifferencingError": "errors", "ImageDifferenceConfig": "config", "ImageDifferenceTask": "task",
+    "NoTemplate": "errors", "TemplateStore": "template", "build_template": "template",
+}  # fmt: skip
 
 __all__ = [
     "DifferencingError",
@@ -16,3 +26,9 @@ __all__ = [
     "TemplateStore",
     "build_template",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'diffim' has no attribute {name!r}")
+    return getattr(import_module(f"diffim.{_HOMES[name]}"), name)

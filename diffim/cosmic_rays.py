@@ -64,12 +64,15 @@ def _cores(
 ) -> None:
     """Mark the sharp pixels above `MIN_SIGMA` of some rows in `out`, each judged by the image as it was."""
     none = np.zeros((0, 0), np.bool_)
+    high = np.zeros(image.shape[1], np.bool_)
+    least = np.float32(MIN_SIGMA * MIN_SIGMA)
     for y in range(max(first, 1), min(last, image.shape[0] - 1)):
+        pixels, spread, able = image[y], variance[y], good[y]
+        for x in range(high.shape[0]):  # without branches: this loop is vectorised
+            high[x] = (pixels[x] > 0) & (pixels[x] * pixels[x] > least * spread[x]) & able[x]
         for x in range(1, image.shape[1] - 1):
-            p = image[y, x]
-            if p > 0 and p * p > MIN_SIGMA * MIN_SIGMA * variance[y, x] and good[y, x]:
-                if _is_ray(image, variance, good, known, unit, none, ratios, y, x):
-                    out[y, x] = True
+            if high[x] and _is_ray(image, variance, good, known, unit, none, ratios, y, x):
+                out[y, x] = True
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

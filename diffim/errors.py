@@ -3,7 +3,7 @@
 from tasks.errors import AlgorithmError, CallerError, NoWork
 
 __all__ = [
-    "BadSubtraction", "DifferencingError", "InsufficientKernelSources", "MismatchError", "NoDiaSourcesError", "NoTemplate",
+    "BadSubtraction", "DifferencingError", "InsufficientKernelSources", "MismatchError", "NoDiaSourcesError", "NoPsf", "NoTemplate",
     "NoTemplateCoverage", "SatelliteServiceError", "TemplateSetError",
 ]  # fmt: skip
 
@@ -54,6 +54,12 @@ class TemplateSetError(CallerError):
     """A template set is incomplete, or would be overwritten."""
 
     code = "template_set"
+
+
+class NoPsf(NoWork):
+    """The PSF of one of the images is defined nowhere."""
+
+    code = "no_psf"
 
 
 class NoTemplateCoverage(NoWork):

@@ -110,9 +110,11 @@ def fit_kernel(
         rms, fit = _judge(stamps, kernel, use, scatter)
         if step == iterations:
             break
-        use = ~held & fit  # a star dropped by an early solution may come back
+        before, use = use, ~held & fit  # a star dropped by an early solution may come back
         if use.sum() < max(min_stars, int(0.3 * (~held).sum())):
             use = ~held & (rms <= np.quantile(rms[~held], 0.7))  # a poor fit everywhere: drop the worst third
+        if step and np.array_equal(before, use):
+            break
         if use.sum() < min_stars:
             raise InsufficientKernelSources(f"{int(use.sum())} kernel stars are left after rejection, need {min_stars}")
     assert kernel is not None

@@ -36,7 +36,7 @@ class Matched:
     """
 
     difference: Exposure
-    matched: NDArray[np.float32]
+    matched: NDArray[np.float32] | None
     fit: KernelFit | None
     convolved: str
     unit: float
@@ -67,7 +67,7 @@ def _fwhm_at(psf: Psf, x: float, y: float) -> float:
 def match_and_subtract(
     science: Exposure, template: Exposure, sources: pd.DataFrame, *, mode: str = "auto", kernel_size: int = 0,
     kernel_order: int = 1, background_order: int = 2, subtract_background: bool = True, decorrelate: bool = True,
-    min_stars: int = 3, max_stars: int = 400, known: KernelFit | None = None,
+    min_stars: int = 3, max_stars: int = 400, known: KernelFit | None = None, want_matched: bool = True,
 ) -> Matched:  # fmt: skip
     """Match the two images and subtract.
 
@@ -79,6 +79,8 @@ def match_and_subtract(
         ``convolveTemplate``, ``convolveScience`` or ``auto`` (convolve the sharper image).
     max_stars
         More than that are not fitted; -1 takes all.
+    want_matched
+        Whether the matched template is to be returned.
     known
         A fit made before on the same images: it is applied, none is made.
 
@@ -100,9 +102,12 @@ def match_and_subtract(
         kernel_order=kernel_order, background_order=background_order, min_stars=min_stars,
         flux_ratio=ratio if way.of_template else 1 / ratio, white_noise=white,
     )  # fmt: skip
-    done, made = _apply(science, template, way, fit, ratio, subtract_background, decorrelate, white)
-    difference, matched = _assemble(science, template, way, fit, done, made)
+    done, made = _apply(science, template, way, fit, ratio, subtract_background, decorrelate, white, want_matched)
     total = fit.kernel.kernel_sum
+    matched = None
+    if want_matched:
+        matched = done.matched if way.of_template else template.cutout(*science.bbox).image / np.float32(total)
+    difference = _assemble(science, template, way, fit, done, made)
     return Matched(difference, matched, fit, way.name, total if way.of_template else 1 / total)
 
 
@@ -146,7 +151,7 @@ def _stars_and_basis(
 
 def _apply(
     science: Exposure, template: Exposure, way: _Direction, fit: KernelFit, ratio: float, subtract_background: bool,
-    decorrelate: bool, white: bool,
+    decorrelate: bool, white: bool, want_matched: bool,
 ) -> tuple[Subtracted, Subtraction]:  # fmt: skip
     """Subtract with the fitted kernel; what does not count in the image is filled from the template."""
     kernel = fit.kernel
@@ -166,7 +171,7 @@ def _apply(
         if np.abs(excess - 1).max() < WHITE_POWER:  # it was crowding that looked like correlation
             excess = None
     made = Subtraction(unconvolved, convolved, kernel, science.bbox, decorrelate, excess, scale)
-    return made.run(want_matched=way.of_template), made
+    return made.run(want_matched=way.of_template and want_matched), made
 
 
 def _flux_ratio(stars: pd.DataFrame, science: Exposure, template: Exposure, side: int = 15) -> float:
@@ -183,7 +188,7 @@ def _flux_ratio(stars: pd.DataFrame, science: Exposure, template: Exposure, side
 
 def _assemble(
     science: Exposure, template: Exposure, way: _Direction, fit: KernelFit, done: Subtracted, made: Subtraction
-) -> tuple[Exposure, NDArray[np.float32]]:
+) -> Exposure:
     """Masks, PSF and calibrations of the difference."""
     assert science.psf is not None
     x0, y0, width, height = science.bbox
@@ -191,11 +196,13 @@ def _assemble(
     if way.of_template:
         mask = combined_mask(science, template, None, reach)
         psf = difference_psf(science.psf, science.bbox, made.whitening_at)
-        return difference_exposure(science, done, mask, psf), done.matched
-    mask = combined_mask(science, template, reach, None)
-    total = np.float32(fit.kernel.kernel_sum)
-    psf = difference_psf(science.psf, science.bbox, lambda x, y: fit.kernel.kernels_at(x, y) / total, made.whitening_at)
-    return difference_exposure(science, done, mask, psf), template.cutout(*science.bbox).image / total
+    else:
+        mask = combined_mask(science, template, reach, None)
+        total = np.float32(fit.kernel.kernel_sum)
+        psf = difference_psf(
+            science.psf, science.bbox, lambda x, y: fit.kernel.kernels_at(x, y) / total, made.whitening_at
+        )
+    return difference_exposure(science, done, mask, psf)
 
 
 def match_and_subtract_proper(science: Exposure, template: Exposure, sources: pd.DataFrame) -> Matched:

@@ -5,7 +5,6 @@ import pandas as pd
 import sep
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from scipy.stats import qmc
 
 from diffim.detect import Detections, footprint_edges
 from diffim.dipoles import measure_dipoles, psf_at_fixed_pixel
@@ -292,6 +291,8 @@ def sky_places(difference: Exposure, n: int) -> tuple[NDArray[np.int64], NDArray
 
     They come from a Halton sequence seeded by visit and detector; at most five times `n` are tried.
     """
+    from scipy.stats import qmc  # a second of import that only this needs
+
     bits = plane_bits(["DETECTED", "DETECTED_NEGATIVE", "BAD", "NO_DATA", "EDGE", "SAT"])
     seed = np.random.default_rng([*difference.key, 8])
     trial = qmc.Halton(2, scramble=True, seed=seed).random(SKY_TRIALS * n)

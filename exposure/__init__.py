@@ -1,11 +1,13 @@
 """One calibrated CCD in memory: pixels, PSF, WCS, calibration, background; FITS in and out.
 
-Imports: ``tasks`` only. No science, no database. Its ``fits`` helpers are the only code that opens FITS.
+Imports: ``tasks`` only. No science, no database. Its ``fits`` helpers are the only code that opens FITS. Tables of
+exposures (`ExposureCatalog`) are loaded when they are first asked for.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from exposure.apcorr import ApCorrMap
 from exposure.background import Background, estimate_background, subtract_mesh
-from exposure.catalog import ExposureCatalog
 from exposure.errors import ExposureError, FitsUnreadable, PsfUndefined, WcsMissing
 from exposure.exposure import Exposure
 from exposure.field import ChebyshevField
@@ -15,6 +17,9 @@ from exposure.photocalib import PhotoCalib
 from exposure.psf import GaussianPsf, GridPsf, MoffatPsf, PolynomialPsf, Psf
 from exposure.visitinfo import VisitInfo
 from exposure.wcs import SkyWcs
+
+if TYPE_CHECKING:
+    from exposure.catalog import ExposureCatalog
 
 __all__ = [
     "PLANES",
@@ -37,7 +42,15 @@ __all__ = [
     "VisitInfo",
     "WcsMissing",
     "estimate_background",
-    "subtract_mesh",
     "load_instrument",
     "plane_bits",
+    "subtract_mesh",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ExposureCatalog":
+        from exposure.catalog import ExposureCatalog
+
+        return ExposureCatalog
+    raise AttributeError(f"module 'exposure' has no attribute {name!r}")

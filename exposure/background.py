@@ -86,16 +86,26 @@ def subtract_mesh(exposure: "Exposure", mesh: int, *excluded: str, clip: float |
 def _subtract(image: Any, mask: Any, bits: int, level: Any, step: int, first: int, last: int) -> None:
     """Take a map known at every `step`-th pixel off, bilinear between those."""
     width = image.shape[1]
-    row = np.zeros(level.shape[1] + 1, np.float32)
+    above, rise = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    known = -1
     for y in range(first, last):
         k = min(y // step, level.shape[0] - 1)
+        if k != known:
+            known = k
+            _spread_row(level[k], step, above)
+            _spread_row(level[min(k + 1, level.shape[0] - 1)], step, rise)
+            rise -= above
         f = np.float32((y - k * step) / step)
-        below = min(k + 1, level.shape[0] - 1)
-        for i in range(level.shape[1]):
-            row[i] = level[k, i] + f * (level[below, i] - level[k, i])
-        row[level.shape[1]] = row[level.shape[1] - 1]
-        for i in range(level.shape[1]):
-            start, slope = row[i], (row[i + 1] - row[i]) / np.float32(step)
-            for x in range(i * step, min((i + 1) * step, width)):
-                if mask[y, x] & bits == 0:
-                    image[y, x] -= start + np.float32(x - i * step) * slope
+        pixels, flags = image[y], mask[y]
+        for x in range(width):
+            value = pixels[x]
+            pixels[x] = value - (above[x] + f * rise[x]) if flags[x] & bits == 0 else value
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _spread_row(coarse: Any, step: int, out: Any) -> None:
+    last = coarse.shape[0] - 1
+    for i in range(last + 1):
+        start, slope = coarse[i], (coarse[min(i + 1, last)] - coarse[i]) / np.float32(step)
+        for q in range(min(step, out.shape[0] - i * step)):
+            out[i * step + q] = start + np.float32(q) * slope

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from service.alerts_cli import alerts_app
 from service.apdb_cli import apdb_app
-from service.options import Json, open_database
+from service.options import Json, key_values, open_database
 from service.orbits_cli import orbits_app
 from service.settings import Settings
 from service.template_cli import template_app
@@ -157,6 +157,7 @@ def diff(
     sources: Annotated[Path | None, typer.Option(help="detect, measure, and write this Parquet table")] = None,
     score: Annotated[Path | None, typer.Option(help="write the significance of a point source at every pixel")] = None,
     plots: Annotated[Path | None, typer.Option(help="folder for pictures of the subtraction")] = None,
+    config: Annotated[list[str] | None, typer.Option("--config", "-c", help="option=value (see docs)")] = None,
     as_json: Json = False,
 ) -> None:
     """Subtract one image from another: the algorithm alone."""
@@ -165,7 +166,8 @@ def diff(
 
     made = difference_files(
         science, template, load_instrument(instrument), registered=registered, register=register, mode=mode,
-        score=score is not None, sources=sources is not None or plots is not None,
+        score=score is not None, sources=sources is not None or plots is not None, pictures=plots is not None,
+        options=key_values(config or []),
     )  # fmt: skip
     made.exposure.write_fits(output)
     if score is not None and made.score is not None:
@@ -181,9 +183,11 @@ def diff(
         return
     r = made.report
     print(
-        f"{r['convolved']}: {r['nKernelUsed']} of {r['nKernelCandidates']} stars, residual/sigma {r['kernelResidualRms']:.2f}, "
-        f"{sum(r['seconds'].values()):.1f} s" + (f", {r['nDiaSources']} sources" if "nDiaSources" in r else "")
-    )
+        f"{r['convolved']}: "
+        + (f"{r['nKernelUsed']} of {r['nKernelCandidates']} stars, residual/sigma {r['kernelResidualRms']:.2f}, "
+           if "nKernelUsed" in r else "")
+        + f"{sum(r['seconds'].values()):.1f} s" + (f", {r['nDiaSources']} sources" if "nDiaSources" in r else "")
+    )  # fmt: skip
 
 
 @app.command()

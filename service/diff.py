@@ -1,6 +1,7 @@
 """The algorithm alone: subtract one FITS image from another, without database, broker or calibration."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,15 @@ import numpy as np
 import pandas as pd
 
 from calibration.noise import fill_variance, subtract_background
-from calibration.psf_model import fit_psf
 from calibration.stars import bright_stars, detect_sources, select_stars
-from diffim import ImageDifferenceTask
+from diffim.differencing import Differencing
 from diffim.errors import MismatchError
+from diffim.options import plain_options
 from diffim.pictures import Subject
 from diffim.registration import fit_displacement, match_lists, resampled
 from diffim.warp import warp_exposure
 from exposure import Exposure, Instrument, SkyWcs, subtract_mesh
 from exposure.fits import read_planes
-from tasks import make_task
 
 __all__ = ["Difference", "difference_files", "kernel_candidates", "subtract_sky"]
 
@@ -48,7 +48,8 @@ class Difference:
 
 def difference_files(
     science: Path, template: Path, rules: Instrument, *, registered: bool = False, register: bool = False,
-    mode: str = "auto", score: bool = False, sources: bool = False,
+    mode: str = "auto", score: bool = False, sources: bool = False, pictures: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Difference:  # fmt: skip
     """Subtract `template` from `science`.
 
@@ -64,6 +65,10 @@ def difference_files(
         ``auto``, ``convolveTemplate`` or ``convolveScience``.
     score, sources
         Make the significance image; detect and measure.
+    pictures
+        Keep what pictures are drawn of.
+    options
+        Options of image differencing (`diffim.options`) over those of the instrument file.
 
     Raises
     ------
@@ -91,16 +96,17 @@ def difference_files(
     seconds["prepare"] = round(time.perf_counter() - start, 3)
     start = time.perf_counter()
     overrides = {
-        **(rules.task_config.get("ImageDifferenceTask") or {}), "doDetection": sources or score,
-        "doMeasurement": sources, "doWriteScore": score,
+        **(rules.task_config.get("ImageDifferenceTask") or {}), **(options or {}), "doDetection": sources or score,
+        "doMeasurement": sources, "doWriteScore": score, "doWriteMatchedExp": pictures,
     }  # fmt: skip
     if mode != "auto":
         overrides["mode"] = mode
-    task = make_task(ImageDifferenceTask, overrides)
-    result = task.run(new, new_stars, old)
+    way = Differencing(plain_options(overrides))
+    result = way.run(new, old, new_stars)
     difference = result.subtractedExposure
+    assert difference is not None
     seconds["difference"] = round(time.perf_counter() - start, 3)
-    report = {key: task.metadata[key] for key in _REPORTED if key in task.metadata}
+    report = {key: way.numbers[key] for key in _REPORTED if key in way.numbers}
     # what was detected is no property of the pixels: the mask of the file says which are unusable
     difference.clear_planes("DETECTED", "DETECTED_NEGATIVE")
     subject = Subject(
@@ -133,6 +139,8 @@ def kernel_candidates(exposure: Exposure, rules: Instrument) -> pd.DataFrame:
     stars["star"] = select_stars(stars)
     stars["psfFlux"] = stars.apFlux
     if exposure.psf is None:
+        from calibration.psf_model import fit_psf
+
         exposure.psf = fit_psf(exposure, stars, rules.characterize.psf_order).psf
     return stars
 

@@ -1,18 +1,37 @@
 """What the commands share: options, and the database of the settings."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 
 from service.settings import Settings
+from tasks.errors import CallerError
 
 if TYPE_CHECKING:
     from apdb import Database
 
-__all__ = ["DryRun", "Json", "open_database"]
+__all__ = ["DryRun", "Json", "key_values", "open_database"]
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, do nothing")]
+
+
+def key_values(given: list[str]) -> dict[str, Any]:
+    """Return ``name=value`` pairs as a mapping; values are read as YAML.
+
+    Raises
+    ------
+    CallerError
+        Something without a name or without an equals sign.
+    """
+    out = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise CallerError(f"expected option=value, got {text!r}")
+        out[name] = yaml.safe_load(value)
+    return out
 
 
 def open_database() -> "Database":

@@ -1,0 +1,228 @@
+"""The way of a pair: prepare, register, subtract; then detect and measure. What the task and the command line share.
+
+Nothing here knows the framework of tasks: options are read from any object that has them (`diffim.options`), numbers
+go to `Differencing.put`.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from diffim import matching, prepare, registration
+from diffim.cosmic_rays import find_cosmic_rays
+from diffim.errors import BadSubtraction, InsufficientKernelSources, NoPsf, NoTemplateCoverage
+from diffim.kernel_fit import KernelFit
+from exposure import Exposure
+from exposure.background import subtract_mesh
+from tasks.errors import CallerError
+from tasks.ids import IdFactory, IdGenerator
+
+__all__ = ["Differenced", "Differencing"]
+
+REGISTRATION_STARS = 250
+NOT_SKY = ("BAD", "EDGE", "SAT", "SUSPECT", "CR")
+
+
+@dataclass
+class Differenced:
+    """What a pair became; the names are those of the published task's result."""
+
+    subtractedExposure: Exposure | None
+    warpedExposure: Exposure
+    selectSources: pd.DataFrame
+    scoreExposure: Exposure | None = None
+    matchedExposure: NDArray[np.float32] | None = None
+    subtractRes: KernelFit | None = None
+    diaSources: pd.DataFrame | None = None
+    spatiallySampledMetrics: pd.DataFrame | None = None
+
+
+@contextmanager
+def _untimed(name: str) -> Iterator[None]:
+    yield
+
+
+@dataclass
+class Differencing:
+    """One pair on its way.
+
+    Parameters
+    ----------
+    options
+        Object with the options as attributes.
+    report
+        Called with each number that the steps find, ``(key, value)``.
+    timed
+        Context manager around each step, called with its name.
+    """
+
+    options: Any
+    report: Callable[[str, Any], None] = lambda key, value: None
+    timed: Callable[[str], AbstractContextManager[Any]] = _untimed
+    log: Any = field(default_factory=lambda: logging.getLogger("alertprod.diffim"))
+    known_fit: KernelFit | None = None
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def put(self, key: str, value: Any) -> None:
+        """Note a number."""
+        self.numbers[key] = value
+        self.report(key, value)
+
+    def run(
+        self, exposure: Exposure, template: Exposure, sources: pd.DataFrame | None = None,
+        ids: IdFactory | IdGenerator | None = None, difference: Exposure | None = None,
+    ) -> Differenced:  # fmt: skip
+        """Subtract, detect, measure; see `diffim.task.ImageDifferenceTask.run`."""
+        if sources is None and self.options.allowKernelSourceDetection:
+            sources = self._own_sources(exposure)
+        if sources is None:
+            raise CallerError("no sources to take kernel stars from: characterise the exposure first")
+        result = Differenced(difference, template, sources)
+        with self.timed("subtract"):
+            prepare.check_match(exposure, template)
+            self._check_psfs(exposure, template)
+            self.check_coverage(prepare.coverage(template, exposure))
+            self._prepare(exposure, template)
+            if self.options.doUseRegister and self.options.doSubtract:
+                template = result.warpedExposure = self._register(exposure, template, sources)
+            if self.options.doSubtract:
+                self._subtract(exposure, template, sources, result)
+        if self.options.doDetection:
+            from diffim.detection import detect_and_measure  # a subtraction alone does not load what it needs
+
+            if result.subtractedExposure is None:
+                raise CallerError("doSubtract is off and no difference was given")
+            detect_and_measure(self, exposure, template, result, ids)
+        return result
+
+    def check_coverage(self, fraction: float) -> None:
+        """Raise `NoTemplateCoverage` where the template covers too little."""
+        self.put("templateCoveragePercent", 100 * fraction)
+        if fraction < self.options.requiredTemplateFraction:
+            raise NoTemplateCoverage(
+                f"the template covers {100 * fraction:.1f} % of the image, need "
+                f"{100 * self.options.requiredTemplateFraction:.1f} %"
+            )
+
+    def _check_psfs(self, science: Exposure, template: Exposure) -> None:
+        """Note the PSF sizes; where one is defined nowhere there is nothing to match."""
+        for key, e in (("sciencePsfSize", science), ("templatePsfSize", template)):
+            if e.psf is None:
+                raise CallerError(f"the {key[:-7]} exposure has no PSF", visit=science.key[0], detector=science.key[1])
+            fwhm = matching.psf_fwhm(e.psf, e.bbox)
+            if not np.isfinite(fwhm):
+                raise NoPsf(f"the PSF of the {key[:-7]} image is defined nowhere on it")
+            self.put(key, fwhm)
+
+    def _prepare(self, science: Exposure, template: Exposure) -> None:
+        if self.options.doScaleTemplateVariance:
+            self.put("scaleTemplateVarianceFactor", prepare.scale_variance(template))
+        if self.options.doScaleVariance:
+            self.put("scaleTemplateVarianceFactor", prepare.scale_variance(template))
+            self.put("scaleScienceVarianceFactor", prepare.scale_variance(science))
+        prepare.prepare_masks(science, template)  # after the scaling, which leaves out what was detected
+        if self.options.doFindCosmicRays:
+            self.mark_cosmic_rays(science, template, "scienceCosmicRays")
+
+    def mark_cosmic_rays(self, image: Exposure, template: Exposure, key: str) -> None:
+        """Set CR where an image is sharper than its PSF and than the template."""
+        assert image.psf is not None
+        good = image.good("SAT", "BAD", "CR", "SUSPECT")
+        rays = find_cosmic_rays(
+            image.image, image.variance, good, image.psf, template.cutout(*image.bbox).image,
+            prepare.flux_unit_ratio(image, template),
+        )  # fmt: skip
+        image.set_plane("CR", rays)
+        self.put(key, int(rays.sum()))
+
+    def _register(self, science: Exposure, template: Exposure, sources: pd.DataFrame) -> Exposure:
+        """Return the template, resampled where its stars do not lie where those of the image do."""
+        bright = sources[(sources.snr > 20) & ~sources.flagged & sources.isolated].head(REGISTRATION_STARS)
+        stars = registration.displacement_at_stars(science, template, bright, self.numbers["sciencePsfSize"])
+        if stars[0].size < 3:
+            self.log.warning("Only %d stars to check the registration with: it is taken as it is.", stars[0].size)
+            return template
+        found = registration.fit_displacement(*stars, science.bbox)
+        self.put("registrationShift", found.rms)
+        self.put("registrationScatter", found.scatter)
+        self.put("registrationOrder", found.order)
+        if found.rms < self.options.registerMinShift:
+            return template
+        return registration.resampled(template, found)
+
+    def _own_sources(self, science: Exposure) -> pd.DataFrame:
+        from diffim.kernel_sources import detect_kernel_sources
+
+        found = detect_kernel_sources(science)
+        self.put("nKernelSourcesDetected", len(found))
+        return found
+
+    def _match(self, science: Exposure, template: Exposure, sources: pd.DataFrame) -> matching.Matched:
+        """Match and subtract; where the stars do not suffice, with stars found here, if that is allowed."""
+        o = self.options
+
+        def match(stars: pd.DataFrame) -> matching.Matched:
+            if o.subtractAlgorithm == "ZOGY":
+                return matching.match_and_subtract_proper(science, template, stars)
+            return matching.match_and_subtract(
+                science, template, stars, mode=o.mode, kernel_size=o.kernelSize, kernel_order=o.spatialKernelOrder,
+                background_order=o.spatialBgOrder, decorrelate=o.doDecorrelation, min_stars=o.minKernelSources,
+                max_stars=o.maxKernelSources, known=self.known_fit, subtract_background=o.doSubtractBackground,
+                want_matched=o.doWriteMatchedExp or (o.doDetection and o.doResidualModel),
+            )  # fmt: skip
+
+        try:
+            try:
+                return match(sources)
+            except InsufficientKernelSources as error:
+                if not o.allowKernelSourceDetection or "nKernelSourcesDetected" in self.numbers:
+                    raise
+                self.log.warning("%s: stars are searched for.", error)
+                return match(self._own_sources(science))
+        except InsufficientKernelSources as error:
+            percent = self.numbers["templateCoveragePercent"]
+            if percent < 100 * o.minTemplateFractionForExpectedSuccess:
+                raise NoTemplateCoverage(
+                    f"the template covers only {percent:.1f} % of the image, and: {error}"
+                ) from error
+            raise
+
+    def _subtract(self, science: Exposure, template: Exposure, sources: pd.DataFrame, result: Differenced) -> None:
+        done = self._match(science, template, sources)
+        self.put("convolved", done.convolved)
+        self.put("templateUnit", done.unit)
+        reach = self.numbers["sciencePsfSize"]
+        if done.fit is not None:
+            self._report_fit(done.fit, science)
+            reach += done.fit.kernel.size // 2
+        difference = done.difference
+        prepare.mark_saturated_haloes(difference, reach)
+        if self.options.doSubtractBackground:
+            subtract_mesh(difference, self.options.backgroundMesh, *NOT_SKY, clip=3.0)  # what stands out is left out
+        if self.options.doScaleDiffimVariance:
+            self.put("scaleDiffimVarianceFactor", prepare.scale_variance(difference))
+        result.subtractedExposure, result.subtractRes = difference, done.fit
+        result.matchedExposure = done.matched
+
+    def _report_fit(self, fit: KernelFit, science: Exposure) -> None:
+        """Note what the kernel's fit says of itself; raise where it is too poor."""
+        for key, value in {
+            "spatialKernelSum": fit.kernel.kernel_sum, "nKernelCandidates": fit.n_candidates,
+            "nKernelUsed": fit.n_used, "nKernelRejected": fit.n_rejected, "nKernelHeldOut": fit.n_held_out,
+            "kernelResidualRms": fit.residual_rms, "kernelStarScatter": fit.star_scatter,
+            "spatialConditionNum": fit.kernel.condition,
+            "kernelOrder": fit.kernel.kernel_order, "ALKernelSize": fit.kernel.size,
+            "ALBasisMode": fit.kernel.basis.mode, "ALBasisSigGauss": list(fit.kernel.basis.sigmas),
+        }.items():  # fmt: skip
+            self.put(key, value)
+        if self.options.maxResidual and fit.residual_rms > self.options.maxResidual:
+            raise BadSubtraction(
+                f"residual / sigma of the held-out stars is {fit.residual_rms:.2f}, more than {self.options.maxResidual}",
+                visit=science.key[0], detector=science.key[1],
+            )  # fmt: skip

@@ -1,0 +1,166 @@
+"""The options of image differencing: name, default, meaning, limits. The task's configuration is made of this table.
+
+Names are those that users of the Rubin task know.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from tasks.errors import CallerError
+
+__all__ = ["OPTIONS", "Option", "contradictions", "plain_options"]
+
+BAD_SOURCE_FLAGS = (
+    "pixelFlags_offimage", "pixelFlags_interpolatedCenterAll", "pixelFlags_badCenter", "pixelFlags_edgeCenter",
+    "pixelFlags_nodataCenter", "pixelFlags_saturatedCenter", "pixelFlags_sat_templateCenter",
+    "pixelFlags_spikeCenter",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option; its type is that of its default (a tuple of names for lists)."""
+
+    default: Any
+    doc: str
+    least: float | None = None
+    most: float | None = None
+    allowed: Mapping[str, str] = field(default_factory=dict)
+
+    def problem(self, value: Any) -> str:
+        """Say what is wrong with a value; empty where nothing is."""
+        kind = type(self.default)
+        if kind is tuple:
+            named = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+            return "" if named else f"must be a list of names, got {value!r}"
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            return f"must be {kind.__name__}, got {value!r}"
+        if self.allowed and value not in self.allowed:
+            return f"must be one of {sorted(self.allowed)}, got {value!r}"
+        if (self.least is not None and value < self.least) or (self.most is not None and value > self.most):
+            return f"must lie between {self.least} and {self.most}, got {value!r}"
+        return ""
+
+
+OPTIONS: dict[str, Option] = {
+    "requiredTemplateFraction": Option(
+        0.1, "Least fraction of the image that the template must cover.", least=0.0, most=1.0
+    ),
+    "minTemplateFractionForExpectedSuccess": Option(
+        0.2, "Below this coverage a failing kernel is no error but no work.", least=0.0, most=1.0
+    ),
+    "subtractAlgorithm": Option(
+        "AL",
+        "How the images are subtracted.",
+        allowed={"AL": "fit a matching kernel (Alard-Lupton)", "ZOGY": "proper subtraction with the PSF models"},
+    ),
+    "mode": Option(
+        "auto",
+        "Which image is convolved.",
+        allowed={
+            "auto": "convolve the sharper image",
+            "convolveTemplate": "always convolve the template",
+            "convolveScience": "always convolve the science image",
+        },
+    ),
+    "doAddCalexpBackground": Option(False, "Add the given background before?"),
+    "doScaleVariance": Option(True, "Scale both variance planes before?"),
+    "doScaleTemplateVariance": Option(
+        False, "Scale the template's variance plane alone, and not that of the difference?"
+    ),
+    "doScaleDiffimVariance": Option(True, "Scale the difference's variance plane?"),
+    "doUseRegister": Option(True, "Measure where the template's stars lie and resample it where they are off?"),
+    "registerMinShift": Option(0.1, "Displacements smaller than this (rms, px) are left to the kernel.", least=0.0),
+    "doSubtract": Option(True, "Subtract? False: a difference must be given."),
+    "doDetection": Option(True, "Detect and measure?"),
+    "doSubtractBackground": Option(True, "Take a mesh background off the difference?"),
+    "doDecorrelation": Option(True, "Whiten the noise of the difference?"),
+    "useScoreImageDetection": Option(
+        True,
+        "Detect on the score (matched filter with the local PSF)? False: on the difference smoothed by one Gaussian.",
+    ),
+    "doWriteScore": Option(False, "Return the score image (sigma of a point source)?"),
+    "doMeasurement": Option(True, "Measure what was detected?"),
+    "doMaskStreaks": Option(True, "Find satellite streaks and mask them?"),
+    "doFindGlints": Option(True, "Mark sources that lie on a line: glint_trail?"),
+    "doReliability": Option(True, "Give each source its probability of being real?"),
+    "minReliability": Option(0.0, "Sources of less reliability are removed.", least=0.0, most=1.0),
+    "satelliteFilterUrl": Option(
+        "", "Service that says which sources are allowed; others are removed. Empty: none is asked."
+    ),
+    "raiseOnNoDiaSources": Option(False, "Is a difference without sources an error?"),
+    "doSkySources": Option(False, "Measure empty places too?"),
+    "nSkySources": Option(100, "How many empty places.", least=1),
+    "doSpatialMetrics": Option(False, "Sample metrics at 100 places of the image?"),
+    "doWriteMatchedExp": Option(True, "Keep the template as it was subtracted, where no step needs it?"),
+    "doFindCosmicRays": Option(True, "Mask cosmic rays on the difference?"),
+    "doResidualModel": Option(True, "Count residuals no larger than those of constant stars as insignificant?"),
+    "detectionThreshold": Option(5.0, "Detection threshold in sigma.", least=0.1),
+    "kernelSize": Option(0, "Kernel side, odd; 0 takes it from the seeing."),
+    "spatialKernelOrder": Option(3, "Highest order of the kernel.", least=0, most=4),
+    "spatialBgOrder": Option(2, "Highest order of the background.", least=0, most=4),
+    "minKernelSources": Option(3, "Fewer kernel stars are an error.", least=1),
+    "allowKernelSourceDetection": Option(
+        False, "Search the image for kernel stars where too few are given? False: an error."
+    ),
+    "maxKernelSources": Option(400, "More are not fitted; -1 takes all."),
+    "backgroundMesh": Option(256, "Cell of the background mesh, px.", least=8),
+    "maxResidual": Option(0.0, "Fail when the held-out stars' residual / sigma is above this; 0 never fails."),
+    "badSourceFlags": Option(BAD_SOURCE_FLAGS, "Such sources are removed."),
+}
+
+
+def contradictions(c: Any) -> list[str]:
+    """Return what does not go together in a configuration."""
+    proper = c.subtractAlgorithm == "ZOGY"
+    problems = {
+        "neither doSubtract nor doDetection: nothing to do": not (c.doSubtract or c.doDetection),
+        "doSkySources needs doDetection": c.doSkySources and not c.doDetection,
+        "doSkySources needs doMeasurement": c.doSkySources and not c.doMeasurement,
+        "doScaleTemplateVariance and doScaleDiffimVariance exclude each other": c.doScaleTemplateVariance
+        and c.doScaleDiffimVariance,
+        "doScaleTemplateVariance and doScaleVariance exclude each other": c.doScaleTemplateVariance
+        and c.doScaleVariance,
+        "ZOGY whitens by itself: doDecorrelation is for AL": proper and c.doDecorrelation,
+        "ZOGY convolves both images: mode is for AL": proper and c.mode != "auto",
+        "ZOGY fits no kernel: maxResidual is for AL": proper and c.maxResidual > 0,
+        f"maxKernelSources {c.maxKernelSources} is less than minKernelSources {c.minKernelSources}": 0
+        <= c.maxKernelSources
+        < c.minKernelSources,
+        f"kernelSize must be odd, got {c.kernelSize}": c.kernelSize and c.kernelSize % 2 == 0,
+    }
+    found = [text for text, wrong in problems.items() if wrong]
+    if tuple(c.badSourceFlags) != BAD_SOURCE_FLAGS:
+        from diffim.measure import known_flags
+
+        unknown = [f for f in c.badSourceFlags if f not in known_flags()]
+        if unknown:
+            found.append(f"badSourceFlags names columns that do not exist: {unknown}")
+    return found
+
+
+def plain_options(overrides: Mapping[str, Any]) -> SimpleNamespace:
+    """Return the options without the framework of tasks, for the algorithm alone.
+
+    Raises
+    ------
+    CallerError
+        An unknown option, a value that is not allowed, options that exclude each other.
+    """
+    values = {name: option.default for name, option in OPTIONS.items()}
+    for name, value in overrides.items():
+        if name not in OPTIONS:
+            raise CallerError(f"image differencing has no option {name!r}")
+        problem = OPTIONS[name].problem(value)
+        if problem:
+            raise CallerError(f"option {name!r} {problem}")
+        values[name] = value
+    made = SimpleNamespace(**values)
+    wrong = contradictions(made)
+    if wrong:
+        raise CallerError(f"options of image differencing: {wrong[0]}")
+    return made
