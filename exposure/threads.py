@@ -1,11 +1,14 @@
-"""How many threads pixel code may use: all cores in a command, one in each of several job processes."""
+"""How pixel code uses the machine: threads (all cores in a command, one in each of several job processes) and memory."""
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-__all__ = ["in_bands", "thread_count"]
+__all__ = ["in_bands", "reuse_memory", "thread_count"]
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
 
 
 def thread_count() -> int:
@@ -24,3 +27,17 @@ def in_bands(function: Callable[[int, int], object], rows: int, least: int = 64)
     with ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(function, a, b) for a, b in pairwise(edges)]:
             done.result()
+
+
+def reuse_memory(kept_mb: int = 128) -> None:
+    """Let glibc keep freed image planes for the next ones; elsewhere nothing is done.
+
+    A plane of 64 MB otherwise goes back to the system each time, and its pages are fetched and cleared anew: a fifth of
+    the time of a subtraction. At most `kept_mb` of unused memory are held at the end of the heap.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_MMAP_THRESHOLD, 1 << 30)
+    mallopt(_TRIM_THRESHOLD, kept_mb << 20)

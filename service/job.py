@@ -61,7 +61,10 @@ def main() -> None:
     )
     settings = Settings()
     _contain(settings)
+    from exposure.threads import reuse_memory
     from service.process import Processor
+
+    reuse_memory()
 
     processor = Processor(settings)
     print(json.dumps({"ready": os.getpid()}), file=out, flush=True)
