@@ -132,15 +132,34 @@ def _filter_rows(
         top = ft.back(ft.multiply(ft.forward(value, work), f_psf, work), value)
         ft.kernel(stamp**2, f_square)
         noise = ft.back(ft.multiply(ft.forward(spread, work), f_square, work), spread)
-        np.maximum(noise, 0, out=noise)
         if model is not None:
-            seen = ft.back(ft.multiply(ft.forward(light, work), f_psf, work), light)
-            gy, gx = np.gradient(seen)
-            noise += np.float32(flux_error**2) * seen**2 + np.float32(position_error**2) * (gx**2 + gy**2)
-        # the window of the weights is not moved by a kernel
-        share = np.roll(cv2.blur(whole, (5, 5)), (half, half), axis=(0, 1))
-        ok = (noise > 0) & (share > MIN_WEIGHT)
-        grid.paste(np.where(ok, top / np.sqrt(np.where(ok, noise, 1)), 0).astype(np.float32), 2 * half, y, x, out)
+            ft.back(ft.multiply(ft.forward(light, work), f_psf, work), light)
+        _score(
+            top, noise, light, cv2.blur(whole, (5, 5)), half, np.float32(flux_error**2),
+            np.float32(position_error**2 / 4), out[y : y + grid.tile, x : x + grid.tile],
+        )  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _score(top: Any, noise: Any, light: Any, share: Any, half: int, flux: Any, slope: Any, out: Any) -> None:
+    """Write top / sqrt(noise + residuals of known light); the window of the share of good pixels is not moved."""
+    least, low = np.float32(MIN_WEIGHT), 2 * half
+    width = out.shape[1]
+    for j in range(out.shape[0]):
+        y = low + j
+        value, spread, good = top[y, low:], noise[y, low:], share[y - half, half:]
+        seen, left, below, above = (
+            light[y, low:],
+            light[y, low - 1 :],
+            light[y - 1, low:],
+            light[min(y + 1, light.shape[0] - 1), low:],
+        )
+        right = light[y, min(low + 1, light.shape[1] - 1) :]
+        row = out[j]
+        for i in range(width):
+            gx, gy = right[min(i, right.shape[0] - 1)] - left[i], above[i] - below[i]
+            total = max(spread[i], np.float32(0)) + flux * seen[i] * seen[i] + slope * (gx * gx + gy * gy)
+            row[i] = value[i] / np.sqrt(total) if (total > 0) & (good[i] > least) else np.float32(0)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

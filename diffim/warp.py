@@ -1,6 +1,5 @@
 """Resampling of an exposure to another WCS: Lanczos-3, exact variance, masks OR-ed over the pixels that matter."""
 
-import math
 from dataclasses import replace
 from typing import Any
 

@@ -35,29 +35,29 @@ def shift_stamps(stamps: Any, dx: Any, dy: Any, out: Any) -> None:
     """Move the content of each stamp (N, S, S) by (dx, dy) in (-1, 1) px into `out`; outside counts as zero."""
     n, s = stamps.shape[0], stamps.shape[1]
     wx, wy = np.empty(2 * _A), np.empty(2 * _A)
-    tmp = np.empty((s, s))
+    tmp, line = np.empty((s, s)), np.empty(s)
     for m in range(n):
         # value at pixel i of the moved stamp is the old one at i - dx
         fx, fy = math.floor(-dx[m]), math.floor(-dy[m])
         _lanczos_weights(-dx[m] - fx, wx)
         _lanczos_weights(-dy[m] - fy, wy)
         ox, oy = int(fx) - _A + 1, int(fy) - _A + 1
+        tmp[:] = 0
         for j in range(s):
-            for i in range(s):
-                acc = 0.0
-                for k in range(2 * _A):
-                    q = i + ox + k
-                    if 0 <= q < s:
-                        acc += wx[k] * stamps[m, j, q]
-                tmp[j, i] = acc
+            for k in range(2 * _A):  # slices: so the inner loop is vectorised
+                first, last = max(0, -ox - k), min(s, s - ox - k)
+                source, target, w = stamps[m, j, first + ox + k : last + ox + k], tmp[j, first:last], wx[k]
+                for i in range(target.shape[0]):
+                    target[i] += w * source[i]
         for j in range(s):
-            for i in range(s):
-                acc = 0.0
-                for k in range(2 * _A):
-                    q = j + oy + k
-                    if 0 <= q < s:
-                        acc += wy[k] * tmp[q, i]
-                out[m, j, i] = acc
+            line[:] = 0
+            for k in range(2 * _A):
+                q = j + oy + k
+                if 0 <= q < s:
+                    source, w = tmp[q], wy[k]
+                    for i in range(s):
+                        line[i] += w * source[i]
+            out[m, j] = line
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -90,9 +90,13 @@ def _moments(stamps: Any, x0: Any, y0: Any, out: Any) -> None:
                 break
             a, b, d = wyy / det, -wxy / det, wxx / det
             s0 = sxx = syy = sxy = 0.0
-            for j in range(s):
+            # the box around the ellipse r2 = 20
+            reach_x, reach_y = math.sqrt(20.0 * wxx), math.sqrt(20.0 * wyy)
+            left, right = max(0, int(c + x0[m] - reach_x)), min(s, int(c + x0[m] + reach_x) + 2)
+            low, high = max(0, int(c + y0[m] - reach_y)), min(s, int(c + y0[m] + reach_y) + 2)
+            for j in range(low, high):
                 v = j - c - y0[m]
-                for i in range(s):
+                for i in range(left, right):
                     u = i - c - x0[m]
                     r2 = a * u * u + 2 * b * u * v + d * v * v
                     if r2 < 20.0:
