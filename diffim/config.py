@@ -3,12 +3,15 @@
 from typing import Any
 
 import lsst.pex.config as pexConfig
+import lsst.pipe.base.connectionTypes as cT
 
 from diffim.options import OPTIONS, Option, contradictions
 from tasks import AlertTaskConfig
 from tasks.base import AlertTaskConnections
 
-__all__ = ["ImageDifferenceConfig"]
+__all__ = ["ImageDifferenceConfig", "ImageDifferenceConnections"]
+
+_CCD = ("instrument", "visit", "detector")
 
 
 def _field(option: Option) -> Any:
@@ -26,7 +29,52 @@ def _field(option: Option) -> Any:
     )
 
 
-class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):  # type: ignore[call-arg]
+class ImageDifferenceConnections(AlertTaskConnections, dimensions=_CCD):  # type: ignore[call-arg]
+    """What one quantum reads and writes."""
+
+    coaddExposures = cT.Input(
+        doc="Patches of the template.", name="goodSeeingCoadd", storageClass="ExposureF",
+        dimensions=("tract", "patch", "skymap", "band"), multiple=True,
+    )  # fmt: skip
+    selectSources = cT.Input(
+        doc="Sources of the image.", name="src", storageClass="DataFrame", dimensions=_CCD, minimum=0
+    )
+    calexpBackgroundExposure = cT.Input(
+        doc="Background to add back.", name="calexpBackground", storageClass="ExposureF", dimensions=_CCD, minimum=0
+    )
+    finalizedPsfApCorrCatalog = cT.Input(
+        doc="PSFs and aperture corrections of the visit.", name="finalized_psf_ap_corr_catalog",
+        storageClass="ExposureCatalog", dimensions=("instrument", "visit"), minimum=0,
+    )  # fmt: skip
+    subtractedExposure = cT.Output(
+        doc="Difference.", name="goodSeeingDiff_differenceExp", storageClass="ExposureF", dimensions=_CCD
+    )
+    scoreExposure = cT.Output(
+        doc="Score image.", name="goodSeeingDiff_scoreExp", storageClass="ExposureF", dimensions=_CCD
+    )
+    warpedExposure = cT.Output(
+        doc="Template on the image's pixels.",
+        name="goodSeeingDiff_warpedExp",
+        storageClass="ExposureF",
+        dimensions=_CCD,
+    )
+    diaSources = cT.Output(
+        doc="Detected sources.", name="goodSeeingDiff_diaSrc", storageClass="DataFrame", dimensions=_CCD
+    )
+
+    def __init__(self, *, config: Any = None) -> None:
+        super().__init__(config=config)
+        if not config.doWriteScore:
+            self.outputs.remove("scoreExposure")
+        if not config.doDetection:
+            self.outputs.remove("diaSources")
+        if not config.doApplyFinalizedPsf:
+            self.inputs.remove("finalizedPsfApCorrCatalog")
+        if not config.doAddCalexpBackground:
+            self.inputs.remove("calexpBackgroundExposure")
+
+
+class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=ImageDifferenceConnections):  # type: ignore[call-arg]
     """Configuration; see `diffim.options.OPTIONS`."""
 
     vars().update({_name: _field(_option) for _name, _option in OPTIONS.items()})

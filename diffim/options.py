@@ -67,6 +67,7 @@ OPTIONS: dict[str, Option] = {
             "convolveScience": "always convolve the science image",
         },
     ),
+    "doApplyFinalizedPsf": Option(False, "Take PSF and aperture corrections of the finalized catalogue (a quantum)?"),
     "doAddCalexpBackground": Option(False, "Add the given background before?"),
     "doScaleVariance": Option(True, "Scale both variance planes before?"),
     "doScaleTemplateVariance": Option(

@@ -11,9 +11,10 @@ from exposure import Exposure
 from exposure.mask import plane_bits, usable_pixels
 from exposure.stamps import gather
 
-__all__ = ["Planes"]
+__all__ = ["Planes", "block_medians"]
 
 F32 = NDArray[np.float32]
+ENOUGH = 32  # pixels that make a median
 SAMPLE = 500_000  # pixels that suffice for the variance of the sky
 _NOTHING = np.zeros((0, 0), np.float32)
 
@@ -94,7 +95,12 @@ class Planes:
         usable = usable_pixels(self.image[part], values, self.mask[part], self.bits)
         known = values[usable]
         level = float(np.median(known[:: max(1, known.size // 100_000)])) if known.size else 1.0
-        _tile_medians(values, usable, tile / step, level, out)
+        out[:] = level
+        edges = [
+            np.minimum((np.arange(n + 1) * (tile / step)).astype(int), size)
+            for n, size in zip(out.shape, values.shape, strict=True)
+        ]
+        block_medians(values, usable, *edges, ENOUGH, out)
         return out
 
 
@@ -156,16 +162,16 @@ def _fill(
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _tile_medians(plane: Any, usable: Any, tile: float, level: float, out: Any) -> None:
-    """Median of the usable positive values of each tile; `level` where fewer than 32."""
-    height, width = plane.shape
-    values = np.empty((int(tile) + 2) * (int(tile) + 2), np.float32)
+def block_medians(plane: Any, usable: Any, rows: Any, columns: Any, least: int, out: Any) -> None:
+    """Median of the usable values of each block between `rows` and `columns`; blocks with fewer stay as they are."""
     for r in range(out.shape[0]):
         for c in range(out.shape[1]):
+            values = np.empty((rows[r + 1] - rows[r]) * (columns[c + 1] - columns[c]), np.float32)
             n = 0
-            for y in range(int(r * tile), min(int((r + 1) * tile), height)):
-                for x in range(int(c * tile), min(int((c + 1) * tile), width)):
+            for y in range(rows[r], rows[r + 1]):
+                for x in range(columns[c], columns[c + 1]):
                     if usable[y, x]:
                         values[n] = plane[y, x]
                         n += 1
-            out[r, c] = np.median(values[:n]) if n >= 32 else level
+            if n >= least:
+                out[r, c] = np.median(values[:n])

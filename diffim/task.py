@@ -18,6 +18,7 @@ from diffim.config import ImageDifferenceConfig
 from diffim.differencing import Differencing
 from diffim.errors import NoPsf, NoTemplateCoverage
 from diffim.kernel_fit import KernelFit
+from diffim.patches import merge_patches
 from diffim.pictures import Subject, draw_subtraction
 from exposure import Exposure, ExposureCatalog
 from tasks import AlertTask, IdFactory, IdGenerator
@@ -42,6 +43,7 @@ class ImageDifferenceTask(AlertTask):
 
     ConfigClass = ImageDifferenceConfig
     _DefaultName = "imageDifference"
+    _PRODUCTS = ("subtractedExposure", "scoreExposure", "warpedExposure", "diaSources")
 
     @staticmethod
     def makeIdFactory(expId: int, expBits: int) -> IdFactory:
@@ -137,6 +139,52 @@ class ImageDifferenceTask(AlertTask):
             )
         return Struct(**vars(made))
 
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
+        """Prepare the image, warp and check the template, run, store; a product that was not made is not stored."""
+        inputs = butlerQC.get(inputRefs)
+        result = self._from_inputs(inputs["exposure"], list(inputs["coaddExposures"]), inputs)
+        for name in self._PRODUCTS:
+            ref, value = getattr(outputRefs, name, None), getattr(result, name)
+            if ref is not None and value is not None:
+                butlerQC.put(value, ref)
+
+    def runDataRef(self, sensorRef: dict[str, Any], templateIdList: list[Any] | None = None) -> Struct:
+        """Do what `runQuantum` does with files.
+
+        Parameters
+        ----------
+        sensorRef
+            ``exposure`` and, if there are, ``selectSources``, ``calexpBackgroundExposure``, ``finalizedPsfApCorrCatalog``:
+            objects or paths; ``output``: folder of the products.
+        templateIdList
+            Patches of the template: objects or paths; by default ``sensorRef["templates"]``.
+        """
+        inputs = {key: _opened(value) for key, value in sensorRef.items() if key not in ("output", "templates")}
+        patches = [_opened(p) for p in (sensorRef["templates"] if templateIdList is None else templateIdList)]
+        result = self._from_inputs(inputs.pop("exposure"), patches, inputs)
+        if sensorRef.get("output") is not None:
+            folder = Path(sensorRef["output"])
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in self._PRODUCTS:
+                value = getattr(result, name)
+                if isinstance(value, Exposure):
+                    value.write_fits(folder / f"{name}.fits")
+                elif value is not None:
+                    value.to_parquet(folder / f"{name}.parquet")
+        return result
+
+    def _from_inputs(self, exposure: Exposure, patches: list[Exposure], inputs: dict[str, Any]) -> Struct:
+        catalog = inputs.get("finalizedPsfApCorrCatalog") if self.config.doApplyFinalizedPsf else None
+        exposure = self.prepareCalibratedExposure(exposure, catalog)
+        with _no_work():
+            template = merge_patches(exposure, patches)
+        self.checkTemplateIsSufficient(template)
+        visit, detector = exposure.key
+        return self.run(
+            exposure, inputs.get("selectSources"), template, idFactory=self.makeIdFactory(visit * 1000 + detector, 40),
+            calexpBackgroundExposure=inputs.get("calexpBackgroundExposure"),
+        )  # fmt: skip
+
     def runDebug(
         self, exposure: Exposure, subtractRes: Any, selectSources: pd.DataFrame | None, kernelSources: pd.DataFrame | None,
         diaSources: pd.DataFrame | None, subtractedExposure: Exposure | None = None,
@@ -195,3 +243,10 @@ class ImageDifferenceTask(AlertTask):
         found = registration.fit_displacement(px[first], py[first], dx, dy, np.zeros(len(dx)), templateExposure.bbox)
         matches = pd.DataFrame({"templateIndex": second, "selectIndex": first, "distance": np.hypot(dx, dy)})
         return Struct(wcs=registration.moved_wcs(wcs, found), matches=matches)
+
+
+def _opened(value: Any) -> Any:
+    """Return an exposure or table; paths are read."""
+    if not isinstance(value, str | Path):
+        return value
+    return pd.read_parquet(value) if str(value).endswith(".parquet") else Exposure.read_fits(value)

@@ -12,24 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numba
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from diffim.coadd import coadd_tile
 from diffim.errors import NoTemplate, NoTemplateCoverage, TemplateSetError
-from diffim.template_psf import union_psf
+from diffim.patches import BORDER, merge_patches
 from diffim.tiling import SkyTiling, Tile
-from diffim.warp import warp_exposure
-from exposure import Exposure, PhotoCalib, SkyWcs
-from exposure.mask import plane_bits
+from exposure import Exposure, SkyWcs
 
 __all__ = ["TemplateStore", "build_template", "merge_stars"]
-
-HIGH_VARIANCE, HIGH_VARIANCE_MESH, HIGH_VARIANCE_FRACTION = 4.0, 32, 0.1  # of the usual; px; unmasked pixels needed
-BORDER = 40  # px around the science box: more than half of the largest kernel plus that of the decorrelation
 
 
 @dataclass(frozen=True)
@@ -119,8 +112,7 @@ class TemplateStore:
                 f"no tile of template {chosen.name} v{chosen.version} overlaps the image", visit=visit,
                 detector=detector,
             )  # fmt: skip
-        parts = [(t, self._tile(p)) for t, p in have]
-        return _merge(science, box, parts)
+        return merge_patches(science, [self._tile(p) for _, p in have], border)
 
 
 def _tiles_of(tiling: SkyTiling, wcs: SkyWcs, box: tuple[int, int, int, int]) -> list[Tile]:
@@ -131,87 +123,6 @@ def _tiles_of(tiling: SkyTiling, wcs: SkyWcs, box: tuple[int, int, int, int]) ->
     gy = np.append(np.arange(y0, y0 + height, step), y0 + height - 1)
     mx, my = np.meshgrid(gx, gy)
     return tiling.overlapping(*wcs.pixel_to_sky(mx.ravel(), my.ravel()))
-
-
-def _merge(science: Exposure, box: tuple[int, int, int, int], parts: Sequence[tuple[Tile, Exposure]]) -> Exposure:
-    """Warp every tile and average where they overlap: weights 1/sigma, variance the weighted mean (shared data)."""
-    wcs = science.require_wcs()
-    shape = (box[3], box[2])
-    weight, image, variance = (np.zeros(shape, np.float32) for _ in range(3))
-    mask = np.zeros(shape, np.int32)
-    for _, tile in parts:
-        part = _overlap(tile, wcs, box)
-        if part is None:
-            continue
-        warped = warp_exposure(tile, wcs, part)
-        here = (
-            slice(part[1] - box[1], part[1] - box[1] + part[3]),
-            slice(part[0] - box[0], part[0] - box[0] + part[2]),
-        )
-        good = warped.good()
-        w = np.where(good, 1 / np.sqrt(np.where(good, warped.variance, 1)), 0).astype(np.float32)
-        weight[here] += w
-        image[here] += w * np.where(good, warped.image, 0)
-        variance[here] += w * np.where(good, warped.variance, 0)
-        mask[here] |= np.where(good, warped.mask, 0)
-    empty = weight <= 0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        image, variance = np.where(empty, 0, image / weight), np.where(empty, 0, variance / weight)
-    mask[empty] = plane_bits(["NO_DATA"])
-    _mark_high_variance(variance, mask)
-    psfs = [(t.psf, t.require_wcs(), t.bbox, 1.0) for _, t in parts if t.psf is not None]
-    size = max((p[0].size for p in psfs), default=31)
-    psf = union_psf(psfs, wcs, box, 6, size)
-    return Exposure(
-        image, variance, mask, origin=(box[0], box[1]), wcs=wcs, psf=psf, photo_calib=PhotoCalib(1.0),
-        visit_info=science.visit_info, band=parts[0][1].band, physical_filter=science.physical_filter,
-    )  # fmt: skip
-
-
-def _mark_high_variance(variance: NDArray[np.float32], mask: NDArray[np.int32]) -> None:
-    """Set HIGH_VARIANCE where the variance, smoothed by a mesh of medians, is far above that of most of the template."""
-    empty = (mask & np.int32(plane_bits(["NO_DATA", "BAD", "EDGE"]))) != 0
-    if (~empty).mean() < HIGH_VARIANCE_FRACTION:
-        return
-    height, width = (max(s // HIGH_VARIANCE_MESH, 1) for s in variance.shape)
-    rows, columns = (np.linspace(0, s, n + 1).astype(int) for s, n in zip(variance.shape, (height, width), strict=True))
-    mesh = np.full((height, width), np.nan, np.float32)
-    _block_medians(variance, ~empty, rows, columns, mesh)
-    usual = float(np.nanmedian(mesh))
-    high = np.nan_to_num(mesh, nan=usual) > HIGH_VARIANCE * usual
-    if high.any():
-        level = cv2.resize(np.nan_to_num(mesh, nan=usual), variance.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        mask[(level > HIGH_VARIANCE * usual) & ~empty] |= np.int32(plane_bits(["HIGH_VARIANCE"]))
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _block_medians(plane: Any, usable: Any, rows: Any, columns: Any, out: Any) -> None:
-    """Median of the usable values of each block between `rows` and `columns`; blocks without one stay as they are."""
-    for r in range(out.shape[0]):
-        for c in range(out.shape[1]):
-            values = np.empty((rows[r + 1] - rows[r]) * (columns[c + 1] - columns[c]), np.float32)
-            n = 0
-            for y in range(rows[r], rows[r + 1]):
-                for x in range(columns[c], columns[c + 1]):
-                    if usable[y, x]:
-                        values[n] = plane[y, x]
-                        n += 1
-            if n:
-                out[r, c] = np.median(values[:n])
-
-
-def _overlap(tile: Exposure, wcs: SkyWcs, box: tuple[int, int, int, int]) -> tuple[int, int, int, int] | None:
-    """Return the part of `box` that a tile reaches, from positions along the tile's edge; None where there is none."""
-    x0, y0, width, height = tile.bbox
-    t = np.linspace(0, 1, 9)
-    ex = np.concatenate([x0 + t * width, x0 + t * width, np.full(9, x0), np.full(9, x0 + width)])
-    ey = np.concatenate([np.full(9, y0), np.full(9, y0 + height), y0 + t * height, y0 + t * height])
-    x, y = wcs.sky_to_pixel(*tile.require_wcs().pixel_to_sky(ex, ey))
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        return box  # seen from far away on the sphere: let the warp decide pixel by pixel
-    low_x, high_x = max(box[0], int(x.min()) - 2), min(box[0] + box[2], int(x.max()) + 3)
-    low_y, high_y = max(box[1], int(y.min()) - 2), min(box[1] + box[3], int(y.max()) + 3)
-    return (low_x, low_y, high_x - low_x, high_y - low_y) if low_x < high_x and low_y < high_y else None
 
 
 def build_template(

@@ -13,8 +13,8 @@ ROOMS = ("tasks", "exposure", "diffim", "forced", "association", "alerts", "apdb
 PUBLISHED = {
     "diffim.ImageDifferenceTask": "applyOverrides checkTemplateIsSufficient emptyMetadata getAllSchemaCatalogs "
     "getFullMetadata getFullName getName getResourceConfig getSchemaCatalogs getTaskDict makeField makeIdFactory "
-    "makeSubtask parseAndRun prepareCalibratedExposure run runQuantum timer writeConfig writeMetadata "
-    "writePackageVersions writeSchemas",
+    "fitAstrometry makeSubtask parseAndRun prepareCalibratedExposure run runDataRef runDebug runQuantum timer "
+    "writeConfig writeMetadata writePackageVersions writeSchemas",
     "association.DiaPipelineTask": "emptyMetadata getAllSchemaCatalogs getFullMetadata getFullName getName "
     "getResourceConfig getSchemaCatalogs getTaskDict makeField makeSubtask run runQuantum timer",
     "forced.ForcedPhotCcdFromDataFrameTask": "applyOverrides attachFootprints df2RefCat df2SourceCat emptyMetadata "
