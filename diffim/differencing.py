@@ -26,6 +26,7 @@ from tasks.ids import IdFactory, IdGenerator
 __all__ = ["Differenced", "Differencing"]
 
 REGISTRATION_STARS = 250
+LARGEST_MOTION = 0.9  # px between template and image that a star's stamp is moved by
 NOT_SKY = ("BAD", "EDGE", "SAT", "SUSPECT", "CR")
 
 
@@ -41,6 +42,14 @@ class Differenced:
     subtractRes: KernelFit | None = None
     diaSources: pd.DataFrame | None = None
     spatiallySampledMetrics: pd.DataFrame | None = None
+
+
+def _with_motions(sources: pd.DataFrame, names: pd.Index, motion: NDArray[np.float64]) -> pd.DataFrame:
+    """Note the motions of some sources; those of more than `LARGEST_MOTION` are flagged instead."""
+    far = np.abs(motion).max(1) > LARGEST_MOTION
+    out = sources.assign(motionX=0.0, motionY=0.0, flagged=sources.flagged | sources.index.isin(names[far]))
+    out.loc[names[~far], ["motionX", "motionY"]] = motion[~far]
+    return out
 
 
 @contextmanager
@@ -90,7 +99,8 @@ class Differencing:
             self.check_coverage(prepare.coverage(template, exposure))
             self._prepare(exposure, template)
             if self.options.doUseRegister and self.options.doSubtract:
-                template = result.warpedExposure = self._register(exposure, template, sources)
+                template, sources = self._register(exposure, template, sources)
+                result.warpedExposure = template
             if self.options.doSubtract:
                 self._subtract(exposure, template, sources, result)
         if self.options.doDetection:
@@ -141,20 +151,27 @@ class Differencing:
         image.set_plane("CR", rays)
         self.put(key, int(rays.sum()))
 
-    def _register(self, science: Exposure, template: Exposure, sources: pd.DataFrame) -> Exposure:
-        """Return the template, resampled where its stars do not lie where those of the image do."""
+    def _register(self, science: Exposure, template: Exposure, sources: pd.DataFrame) -> tuple[Exposure, pd.DataFrame]:
+        """Return the template, resampled where its stars do not lie where those of the image do, and the sources.
+
+        Stars that moved by themselves have their motion in ``motionX`` and ``motionY`` (px), so that they do not pull the
+        kernel along; those that moved far are flagged.
+        """
         bright = sources[(sources.snr > 20) & ~sources.flagged & sources.isolated].head(REGISTRATION_STARS)
         stars = registration.displacement_at_stars(science, template, bright, self.numbers["sciencePsfSize"])
-        if stars[0].size < 3:
-            self.log.warning("Only %d stars to check the registration with: it is taken as it is.", stars[0].size)
-            return template
-        found = registration.fit_displacement(*stars, science.bbox)
+        if stars.x.size < 3:
+            self.log.warning("Only %d stars to check the registration with: it is taken as it is.", stars.x.size)
+            return template, sources
+        found, motion = registration.register_stars(stars, science.bbox)
+        self.put("nMovedStars", int(motion.any(1).sum()))
+        if motion.any():
+            sources = _with_motions(sources, bright.index[stars.row], motion)
         self.put("registrationShift", found.rms)
         self.put("registrationScatter", found.scatter)
         self.put("registrationOrder", found.order)
         if found.rms < self.options.registerMinShift:
-            return template
-        return registration.resampled(template, found)
+            return template, sources
+        return registration.resampled(template, found), sources
 
     def _own_sources(self, science: Exposure) -> pd.DataFrame:
         from diffim.kernel_sources import detect_kernel_sources

@@ -20,6 +20,7 @@ from diffim.basis import AlardLuptonBasis
 from diffim.errors import InsufficientKernelSources
 from diffim.kernel import Box, SpatialKernel, chebyshev_terms
 from diffim.planes import Planes
+from exposure.stamps import shift_stamps
 from exposure.threads import in_bands
 
 __all__ = ["KernelFit", "fit_kernel"]
@@ -70,7 +71,7 @@ class _Stamps:
 def fit_kernel(
     convolved: Planes, target: Planes, x: NDArray[np.float64], y: NDArray[np.float64], basis: AlardLuptonBasis, box: Box,
     *, kernel_order: int = 1, background_order: int = 2, min_stars: int = 3, iterations: int = 3,
-    flux_ratio: float = 1.0, white_noise: bool = True,
+    flux_ratio: float = 1.0, white_noise: bool = True, motions: NDArray[np.float64] | None = None,
 ) -> KernelFit:  # fmt: skip
     """Find the kernel that turns `convolved` into `target`.
 
@@ -84,6 +85,8 @@ def fit_kernel(
         Region over which the polynomials run.
     flux_ratio
         Rough kernel sum (target over convolved): for the weights.
+    motions
+        Shape (N, 2): by how much (px, less than 1) each star lies elsewhere in `target` than in `convolved`.
     white_noise
         Whether the noise of `convolved` is white; only then is its expectation known and taken off.
 
@@ -95,7 +98,7 @@ def fit_kernel(
     n = x.size
     if n < min_stars:
         raise InsufficientKernelSources(f"{n} kernel stars, need {min_stars}")
-    stamps = _cut(convolved, target, x, y, basis, flux_ratio)
+    stamps = _cut(convolved, target, x, y, basis, flux_ratio, motions)
     held = np.zeros(n, bool)
     if n >= 25:
         held[4::5] = True
@@ -148,13 +151,18 @@ def _affordable(n: int, kernel_order: int, background_order: int) -> tuple[int, 
 
 def _cut(
     convolved: Planes, target: Planes, x: NDArray[np.float64], y: NDArray[np.float64], basis: AlardLuptonBasis,
-    flux_ratio: float,
+    flux_ratio: float, motions: NDArray[np.float64] | None,
 ) -> _Stamps:  # fmt: skip
     """Cut the stamps and make each star's normal equations M_s = C^T W C and b_s = C^T W I with C = [B_k * T, 1]."""
     cx, cy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
     outer, inner = 2 * basis.size + 1, basis.size + 2
     n, k, low = x.size, len(basis.terms), (outer - inner) // 2
     stamps, wide_var = convolved.stamps(cx, cy, outer)
+    if motions is not None and motions.any():
+        rows = np.flatnonzero(motions.any(1))
+        moved = np.empty_like(stamps[rows])
+        shift_stamps(stamps[rows], motions[rows, 0], motions[rows, 1], moved)
+        stamps[rows] = moved
     aim, var = (a.reshape(n, -1) for a in target.stamps(cx, cy, inner))
     own = wide_var[:, low : low + inner, low : low + inner].reshape(n, -1)
     var = var + own * np.float32(flux_ratio**2)

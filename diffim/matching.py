@@ -100,7 +100,7 @@ def match_and_subtract(
     fit = known or fit_kernel(
         way.convolved, way.target, stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64), basis, science.bbox,
         kernel_order=kernel_order, background_order=background_order, min_stars=min_stars,
-        flux_ratio=ratio if way.of_template else 1 / ratio, white_noise=white,
+        flux_ratio=ratio if way.of_template else 1 / ratio, white_noise=white, motions=_motions(stars, way),
     )  # fmt: skip
     done, made = _apply(science, template, way, fit, ratio, subtract_background, decorrelate, white, want_matched)
     total = fit.kernel.kernel_sum
@@ -172,6 +172,14 @@ def _apply(
             excess = None
     made = Subtraction(unconvolved, convolved, kernel, science.bbox, decorrelate, excess, scale)
     return made.run(want_matched=way.of_template and want_matched), made
+
+
+def _motions(stars: pd.DataFrame, way: _Direction) -> NDArray[np.float64] | None:
+    """Return how far each star lies elsewhere in the target than in the convolved image; None: nobody moved."""
+    if "motionX" not in stars:
+        return None
+    motion = stars[["motionX", "motionY"]].to_numpy(np.float64)
+    return -motion if way.of_template else motion
 
 
 def _flux_ratio(stars: pd.DataFrame, science: Exposure, template: Exposure, side: int = 15) -> float:

@@ -18,12 +18,28 @@ from diffim.planes import Planes
 from diffim.warp import nodes, resample
 from exposure import Exposure, SkyWcs
 
-__all__ = ["Displacement", "displacement_at_stars", "fit_displacement", "match_lists", "moved_wcs", "resampled"]
+__all__ = [
+    "Displacement", "StarShifts", "displacement_at_stars", "fit_displacement", "match_lists", "moved_wcs",
+    "register_stars", "resampled",
+]  # fmt: skip
 
 TERMS_PAY = (0, 9, 24, 60)  # least number of stars for a displacement of order 0, 1, 2, 3
 CLIP = 3.5
+MOVED = 0.1  # px: less is no motion of its own
 FLOOR = 0.01  # px: better than that no centroid is trusted
 F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StarShifts:
+    """Stars in both images: places, template minus image and its error along one axis (px); rows of the table given."""
+
+    x: F64
+    y: F64
+    dx: F64
+    dy: F64
+    error: F64
+    row: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -103,11 +119,11 @@ def _size(d: Displacement) -> float:
 
 def displacement_at_stars(
     science: Exposure, template: Exposure, stars: pd.DataFrame, fwhm: float, reach: float = 3.0
-) -> tuple[F64, F64, F64, F64, F64]:
-    """Return x, y, dx, dy, error of the stars whose windowed centroids can be had in both images."""
+) -> StarShifts:
+    """Measure the stars whose windowed centroids can be had in both images."""
     x, y = stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64)
     if x.size == 0:
-        return x, y, x.copy(), y.copy(), x.copy()
+        return StarShifts(x, y, x.copy(), y.copy(), x.copy(), np.zeros(0, np.int64))
     ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
     side = 2 * int(2.5 * fwhm + reach) + 7
     # the stamps below each other make one image: SEP then measures all of them in one call
@@ -126,7 +142,32 @@ def displacement_at_stars(
     error = np.hypot(*errors)
     ok = np.isfinite(xs + xt + ys + yt) & (error < 0.3)
     ok &= (np.hypot(xs - x, ys - y) < reach) & (np.hypot(xt - x, yt - y) < reach)
-    return xs[ok], ys[ok], (xt - xs)[ok], (yt - ys)[ok], error[ok]
+    return StarShifts(xs[ok], ys[ok], (xt - xs)[ok], (yt - ys)[ok], error[ok], np.flatnonzero(ok))
+
+
+def register_stars(shifts: StarShifts, box: Box) -> tuple[Displacement, F64]:
+    """Fit the displacement of most stars; the second result (N, 2) is how far each moved by itself, 0 for most.
+
+    A star that is off by more than `MOVED` px and five times its error has a motion of its own. Where that is more than
+    half of them, or fewer than three are left, it is the displacement that is no polynomial: none is left out.
+
+    Raises
+    ------
+    DifferencingError
+        Fewer than three stars.
+    """
+    found = fit_displacement(shifts.x, shifts.y, shifts.dx, shifts.dy, shifts.error, box)
+    u, v = found.at(shifts.x, shifts.y)
+    rest_x, rest_y = shifts.x + shifts.dx - u, shifts.y + shifts.dy - v
+    off = np.hypot(rest_x - np.median(rest_x), rest_y - np.median(rest_y))
+    moved = off > np.maximum(MOVED, 5 * shifts.error)
+    stay = ~moved
+    if not moved.any() or stay.sum() < max(3, 0.5 * stay.size):
+        return found, np.zeros((stay.size, 2))
+    again = fit_displacement(shifts.x[stay], shifts.y[stay], shifts.dx[stay], shifts.dy[stay], shifts.error[stay], box)
+    u, v = again.at(shifts.x, shifts.y)
+    own = np.column_stack([shifts.x + shifts.dx - u, shifts.y + shifts.dy - v])
+    return again, np.where(moved[:, None], own, 0)
 
 
 def match_lists(

@@ -54,13 +54,23 @@ def test_two_seasons_of_decam(tmp_path, template, science):
         d = result.subtractedExposure
         faint = np.abs(result.matchedExposure) < 3 * np.sqrt(d.variance)
         z = (d.image / np.sqrt(d.variance))[(d.mask == 0) & faint]
-        assert z.std() == pytest.approx(1.0, abs=0.1), path.name
+        assert z.std() == pytest.approx(1.0, abs=0.05), path.name
         stars = e.sources[(e.sources.snr > 50) & ~e.sources.flagged & e.sources.isolated]
         left = sep.sum_circle(np.ascontiguousarray(d.image), stars.x.to_numpy(), stars.y.to_numpy(), 8.0)[0]
         share = np.abs(left) / stars.psfFlux.to_numpy()
         assert share[0] < 0.02, path.name  # the brightest star of the cut-out
         assert np.median(share) < 0.04, path.name
         assert len(result.diaSources) < 30
+        # two years lie between the seasons: some of the bright stars moved, the others subtract to their noise
+        sigma = d.image / np.sqrt(np.maximum(d.variance, 1e-30))
+        around = [
+            np.sqrt(
+                np.mean(sigma[iy - 4 : iy + 5, ix - 4 : ix + 5][d.mask[iy - 4 : iy + 5, ix - 4 : ix + 5] == 0] ** 2)
+            )
+            for ix, iy in zip(stars.x.round().astype(int), stars.y.round().astype(int), strict=True)
+            if (d.mask[iy - 4 : iy + 5, ix - 4 : ix + 5] == 0).mean() > 0.5
+        ]
+        assert np.median(around) <= 1.3, path.name
 
 
 def test_pair_without_wcs_is_refused_or_registered_by_its_stars(tmp_path):

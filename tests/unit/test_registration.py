@@ -6,7 +6,7 @@ import pytest
 
 from diffim import ImageDifferenceTask
 from diffim.errors import DifferencingError
-from diffim.registration import fit_displacement, match_lists
+from diffim.registration import StarShifts, fit_displacement, match_lists, register_stars
 from exposure import SkyWcs
 from tasks import make_task
 from tests.unit.test_diffim import ORIGIN, scene, subtract
@@ -88,3 +88,52 @@ def test_a_displaced_template_is_resampled_and_leaves_no_dipoles():
 
     assert misfit(mended) < 1.1 * misfit(there)
     assert task.metadata["registrationShift"] == pytest.approx(np.hypot(0.9, 0.6), abs=0.03)
+
+
+def test_stars_that_move_are_told_and_do_not_pull_the_rest():
+    rng = np.random.default_rng(3)
+    n = 12
+    x, y = rng.uniform(0, 1000, (2, n))
+    error = np.full(n, 0.01)
+    dx, dy = 0.3 + rng.normal(0, 0.01, n), -0.1 + rng.normal(0, 0.01, n)
+    dx[0] += 0.4  # the brightest: its centroid is known best, and it has a proper motion
+    dy[5] -= 1.2
+    error[0] = 0.001
+    found, moved = register_stars(StarShifts(x, y, dx, dy, error, np.arange(n)), (0, 0, 1000, 1000))
+    assert np.flatnonzero(moved.any(1)).tolist() == [0, 5]
+    assert moved[0] == pytest.approx([0.4, 0.0], abs=0.04)
+    assert moved[5] == pytest.approx([0.0, -1.2], abs=0.04)
+    u, v = found.at(500.0, 500.0)
+    assert u - 500 == pytest.approx(0.3, abs=0.01)
+    assert v - 500 == pytest.approx(-0.1, abs=0.01)
+    # where most disagree nobody moved: the displacement has another form
+    wild = StarShifts(x, y, rng.normal(0, 1, n), rng.normal(0, 1, n), error, np.arange(n))
+    assert not register_stars(wild, (0, 0, 1000, 1000))[1].any()
+
+
+def test_a_moving_star_is_a_dipole_and_the_others_subtract():
+    science, s = scene(2.4, 3.0, 1, size=400, n=12, flux=(2000, 9000))
+    template, _ = scene(2.0, 3.0, 2, pad=40, size=400, n=12, flux=(2000, 9000))
+    g = np.arange(-40, 440)
+
+    def star(x, y, sigma, light, grid):
+        return light * np.exp(-0.5 * ((grid[:, None] - y) ** 2 + (grid - x) ** 2) / sigma**2) / (2 * np.pi * sigma**2)
+
+    science.image += star(200.0, 210.0, 2.4, 500_000, g[40:-40]).astype("f4")
+    template.image += star(200.5, 210.0, 2.0, 500_000, g).astype("f4")
+    for e, b, sigma in ((science, 0, 2.4), (template, 40, 2.0)):
+        grid = g[40 - b : 480 - (40 - b)]
+        e.variance += star(200.0, 210.0, sigma, 500_000, grid).astype("f4")
+    new = s.iloc[:1].assign(x=12345 + 200.0, y=67890 + 210.0, psfFlux=500_000.0, snr=700.0)
+    task, r = subtract(science, template, pd.concat([new, s], ignore_index=True))
+    assert task.metadata["nMovedStars"] == 1
+    d = r.subtractedExposure
+    z = d.image / np.sqrt(d.variance)
+    apart = np.hypot(s.x - 12345 - 200, s.y - 67890 - 210) > 40
+    left = [
+        z[int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4].std()
+        for x, y in zip(s.x[apart] - 12345, s.y[apart] - 67890, strict=True)
+    ]
+    assert np.median(left) < 1.2
+    near = r.diaSources[np.hypot(r.diaSources.x - 12345 - 200, r.diaSources.y - 67890 - 210) < 5]
+    assert near.isDipole.any()
