@@ -9,7 +9,8 @@ from diffim import matching, metrics, prepare
 from diffim.detect import Detections, detect, significance
 from diffim.errors import NoDiaSourcesError
 from diffim.glints import find_glint_trails
-from diffim.measure import measure, sky_places
+from diffim.measure import measure
+from diffim.sky_sources import sky_places
 from diffim.star_residuals import StarResiduals, star_residuals
 from diffim.streaks import find_streaks
 from exposure import Exposure, PhotoCalib

@@ -12,10 +12,10 @@ from diffim.trails import measure_trails
 from exposure import Exposure
 from exposure.mask import PIXEL_FLAGS, plane_bits
 from exposure.photometry import forced_psf_photometry
-from exposure.psf import Psf
+from exposure.psf import Psf, fwhm_of
 from exposure.stamps import adaptive_moments, gather
 
-__all__ = ["AP_RADIUS", "extendedness", "fit_centroids", "known_flags", "measure", "sky_places"]
+__all__ = ["AP_RADIUS", "extendedness", "fit_centroids", "known_flags", "measure"]
 
 AP_RADIUS = 12.0
 STAMP, LARGE_STAMP = 25, 81  # px: for moments of sources, and of those with a large footprint (trails)
@@ -46,35 +46,56 @@ def measure(
     """
     psf = difference.psf
     assert psf is not None
+    frame = _placed(difference, psf, found)
+    frame = pd.concat([frame, _dipoles(frame, difference, science, template, template_unit)], axis=1)
+    _at_dipoles(frame)
+    fwhm = fwhm_of(psf.moments_at(frame.x, frame.y)) if len(frame) else np.zeros(0)
+    frame = frame[~_collapsed(frame, fwhm)].reset_index(drop=True)
+    edges = frame[["bboxX", "bboxY", "bboxWidth", "bboxHeight"]].to_numpy(np.int64)
+    x, y = (frame[c].to_numpy(np.float64) - o for c, o in zip("xy", difference.origin, strict=True))
+    frame["bboxSize"] = footprint_edges(edges, x, y) if len(frame) else np.zeros(0, np.int64)
+    _fluxes(frame, difference, science, template)
+    _shapes(frame, difference, psf)
+    if footprints:
+        _pixel_flags(frame, difference, found.labels)
+    return frame.drop(columns=["label", "bboxX", "bboxY"])
+
+
+def _placed(difference: Exposure, psf: Psf, found: Detections) -> pd.DataFrame:
+    """Return the table with what is known before anything is measured but the centroids."""
     x0, y0 = difference.origin
-    sign = np.sign(found.significance)
     px, py = (found.x + x0).astype(np.float64), (found.y + y0).astype(np.float64)
     x, y, centroid = fit_centroids(difference, psf, px, py)
-    x, y = np.where(found.is_sky, px, x), np.where(found.is_sky, py, y)
-    frame = pd.DataFrame({"x": x, "y": y}) if len(x) else pd.DataFrame({"x": np.zeros(0), "y": np.zeros(0)})
-    frame["xErr"], frame["yErr"], frame["x_y_Cov"] = centroid[:, 0], centroid[:, 1], centroid[:, 2]
-    frame["centroid_flag"] = centroid[:, 3] > 0
-    frame["significance"] = np.abs(found.significance)
-    frame["isNegative"] = ~found.has_positive
-    frame["sky_source"] = found.is_sky
-    frame["bboxWidth"], frame["bboxHeight"] = found.boxes[:, 2], found.boxes[:, 3]
-    frame["footprintArea"] = found.area
-    frame["bboxSize"] = footprint_edges(found.boxes, x - x0, y - y0) if len(x) else np.zeros(0, np.int64)
-    _fluxes(frame, difference, science, template)
-    _shapes(frame, difference, psf, sign)
-    frame = pd.concat([frame, _dipoles(frame, difference, science, template, template_unit, sign)], axis=1)
-    if footprints:
-        _pixel_flags(frame, difference, found)
-    return frame[~_collapsed(frame)].reset_index(drop=True)
+    return pd.DataFrame(
+        {
+            "x": np.where(found.is_sky, px, x), "y": np.where(found.is_sky, py, y), "xErr": centroid[:, 0],
+            "yErr": centroid[:, 1], "x_y_Cov": centroid[:, 2], "centroid_flag": centroid[:, 3] > 0,
+            "significance": np.abs(found.significance), "peakSign": np.where(found.significance < 0, -1.0, 1.0),
+            "isNegative": ~found.has_positive, "sky_source": found.is_sky, "label": found.label,
+            "bboxX": found.boxes[:, 0], "bboxY": found.boxes[:, 1], "bboxWidth": found.boxes[:, 2],
+            "bboxHeight": found.boxes[:, 3], "footprintArea": found.area,
+        }
+    )  # fmt: skip
 
 
-def _collapsed(frame: pd.DataFrame) -> NDArray[np.bool_]:
+def _at_dipoles(frame: pd.DataFrame) -> None:
+    """Put dipoles between their lobes: that is where the source is. They have a positive part."""
+    is_dipole = frame.isDipole.to_numpy(bool)
+    for name in ("x", "y", "xErr", "yErr"):
+        frame[name] = np.where(is_dipole, frame[f"dipole_{name}"], frame[name])
+    frame["x_y_Cov"] = np.where(is_dipole, 0.0, frame.x_y_Cov)
+    frame["centroid_flag"] &= ~is_dipole
+    frame["isNegative"] &= ~is_dipole
+
+
+def _collapsed(frame: pd.DataFrame, fwhm: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which rows have a centroid within half a FWHM of that of a more significant one: one source, two peaks."""
     drop = np.zeros(len(frame), np.bool_)
     if len(frame) < 2:
         return drop
-    fwhm = 2.3548 * float(np.nanmedian(np.sqrt(np.maximum(0.5 * (frame.ixxPSF + frame.iyyPSF), 0.25))))
-    pairs = cKDTree(frame[["x", "y"]].to_numpy(np.float64)).query_pairs(0.5 * fwhm, output_type="ndarray")
+    pairs = cKDTree(frame[["x", "y"]].to_numpy(np.float64)).query_pairs(
+        0.5 * float(np.nanmedian(fwhm)), output_type="ndarray"
+    )
     rank = np.lexsort((frame.x, frame.y, -frame.significance.to_numpy()))
     place = np.empty(len(frame), np.int64)
     place[rank] = np.arange(len(frame))
@@ -174,12 +195,12 @@ def _apertures(frame: pd.DataFrame, difference: Exposure) -> None:
     frame["apFlux_flag"] = ~inside | ~np.isfinite(flux)
 
 
-def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf, sign: NDArray[np.float64]) -> None:
+def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf) -> None:
     """Adaptive moments of source and PSF, extendedness, and the trail that the moments tell (Veres et al. 2012)."""
     x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
     ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
     model = psf.moments_at(x, y) if len(x) else np.zeros((0, 3))
-    image = np.nan_to_num(difference.image)
+    image, sign = np.nan_to_num(difference.image), frame.peakSign.to_numpy(np.float64)
     own = np.full((len(x), 3), np.nan)
     large = frame.bboxSize.to_numpy() > STAMP - 4
     for which, side in ((~large, STAMP), (large, LARGE_STAMP)):
@@ -205,15 +226,15 @@ def extendedness(own: NDArray[np.float64], model: NDArray[np.float64]) -> NDArra
 
 
 def _dipoles(
-    frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure, unit: float,
-    sign: NDArray[np.float64],
-) -> pd.DataFrame:  # fmt: skip
+    frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure, unit: float
+) -> pd.DataFrame:
     """Fit two lobes where a peak of the other sign lies within 2 FWHM; large footprints are no dipoles."""
-    x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
+    x, y, sign = (frame[c].to_numpy(np.float64) for c in ("x", "y", "peakSign"))
     other = np.zeros((0, 2))
     if len(frame):
-        fwhm = 2.3548 * np.sqrt(0.5 * (frame.ixxPSF + frame.iyyPSF)).to_numpy()
-        other = _opposite_peak(difference, x, y, sign, float(np.median(fwhm)))
+        assert difference.psf is not None
+        fwhm = float(np.median(fwhm_of(difference.psf.moments_at(x, y))))
+        other = _opposite_peak(difference, x, y, sign, fwhm)
     rows = np.flatnonzero(np.isfinite(other[:, 0]) & (frame.footprintArea.to_numpy() <= MAX_DIPOLE_AREA))
     own, far, up = np.column_stack([x, y])[rows], other[rows], sign[rows, None] > 0
     plus, minus = np.where(up, own, far), np.where(up, far, own)
@@ -246,17 +267,17 @@ def _opposite_peak(
     return out
 
 
-def _pixel_flags(frame: pd.DataFrame, difference: Exposure, found: Detections) -> None:
+def _pixel_flags(frame: pd.DataFrame, difference: Exposure, labels: NDArray[np.int32]) -> None:
     """Per plane: any pixel of the footprint, any and all of the 3x3 around the centroid."""
     x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
     ix = np.floor(x + 0.5).astype(np.int64) - difference.origin[0]
     iy = np.floor(y + 0.5).astype(np.int64) - difference.origin[1]
     centre = gather(difference.mask, ix, iy, 3, 0)
     off = ~difference.contains(x, y)
-    per_label = np.zeros(int(found.labels.max(initial=0)) + 1, dtype=np.int64)
-    inside = found.labels > 0
-    np.bitwise_or.at(per_label, found.labels[inside], difference.mask[inside].astype(np.int64))
-    union = per_label[found.label] if len(frame) else np.zeros(0, np.int64)
+    per_label = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.int64)
+    inside = labels > 0
+    np.bitwise_or.at(per_label, labels[inside], difference.mask[inside].astype(np.int64))
+    union = per_label[frame.label.to_numpy()] if len(frame) else np.zeros(0, np.int64)
     frame["pixelFlags"] = ~np.isfinite(x)
     frame["pixelFlags_offimage"] = off
     for name, plane in PIXEL_FLAGS.items():
@@ -280,27 +301,3 @@ def known_flags() -> set[str]:
         "isNegative", "sky_source",
     }  # fmt: skip
     return planes | others
-
-
-SKY_RADIUS = 8
-SKY_TRIALS = 5
-
-
-def sky_places(difference: Exposure, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return up to `n` places (array px) whose discs of radius 8 hold no detection and no bad pixel.
-
-    They come from a Halton sequence seeded by visit and detector; at most five times `n` are tried.
-    """
-    from scipy.stats import qmc  # a second of import that only this needs
-
-    bits = plane_bits(["DETECTED", "DETECTED_NEGATIVE", "BAD", "NO_DATA", "EDGE", "SAT"])
-    seed = np.random.default_rng([*difference.key, 8])
-    trial = qmc.Halton(2, scramble=True, seed=seed).random(SKY_TRIALS * n)
-    margin = SKY_RADIUS
-    x = (margin + trial[:, 0] * (difference.width - 2 * margin)).astype(np.int64)
-    y = (margin + trial[:, 1] * (difference.height - 2 * margin)).astype(np.int64)
-    g = np.arange(-SKY_RADIUS, SKY_RADIUS + 1)
-    disc = np.hypot(g[:, None], g[None, :]) <= SKY_RADIUS
-    around = gather(difference.mask, x, y, 2 * SKY_RADIUS + 1, bits)[:, disc]
-    free = np.flatnonzero(((around & bits) == 0).all(axis=1))[:n]
-    return x[free], y[free]

@@ -51,7 +51,7 @@ def features(difference: Exposure, template: Exposure, table: pd.DataFrame) -> F
     x, y = table.x.to_numpy(np.float64), table.y.to_numpy(np.float64)
     ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
     ox, oy = difference.origin
-    sign = np.where(table.psfInstFlux.to_numpy(np.float64) < 0, -1.0, 1.0)
+    sign = table.peakSign.to_numpy(np.float64)
     fwhm = np.asarray(fwhm_of(difference.psf.moments_at(x, y)), np.float64)
     data = np.nan_to_num(gather(difference.image, ix - ox, iy - oy, SIDE, 0.0)).astype(np.float64)
     data *= sign[:, None, None]

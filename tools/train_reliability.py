@@ -1,4 +1,4 @@
-"""Make ``diffim/models/reliability.onnx``: ``python tools/train_reliability.py [--pairs 120]`` (needs the extra ``train``).
+"""Make ``diffim/models/reliability.onnx``: ``python -m tools.train_reliability [--pairs 160]`` (needs the extra ``train``).
 
 The recipe: simulated pairs (`benchmarks.pairs`) of both cases, seeing and depth as there, three quarters of them damaged in
 ways that happen: registration off by up to 0.3 px, cosmic rays, saturation or bad columns that nobody masked, a kernel
@@ -55,7 +55,7 @@ def examples(seed: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray
     numbers = features(result.subtractedExposure, result.warpedExposure, table)
     t = pair.truth
     distance, _ = cKDTree(t[["x", "y"]]).query(table[["x", "y"]])
-    real = (distance < 2) & (table.psfInstFlux.to_numpy() > 0)
+    real = (distance < 2) & (table.peakSign.to_numpy() > 0)
     known = real | (distance > 8)
     return numbers[known], real[known], table.significance.to_numpy()[known]
 
@@ -63,7 +63,7 @@ def examples(seed: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray
 def main() -> None:
     """Train, print figures of the held-out pairs, write the model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=120)
+    parser.add_argument("--pairs", type=int, default=160)
     parser.add_argument("--examples", type=Path, help="npz file: read if it is there, written if not")
     a = parser.parse_args()
     if a.examples is not None and a.examples.exists():

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,8 @@ time.sleep(600)
 def place():
     folder = Path(tempfile.mkdtemp(prefix="alertprod embedded "))
     folder.chmod(0o755)
-    return folder
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def version(uri):
