@@ -263,12 +263,11 @@ def demo(
 def jointcal_run(context: typer.Context) -> None:
     """Fit WCS and calibrations of all images of a field at once (``--help`` lists the options)."""
     from calibration.joint.command import metric_table, parse, run_parsed
-    from calibration.joint.task import JointcalTask
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s")
     _parser, parsed = parse(context.args)
     _say("alertprod jointcal run " + " ".join(context.args))
-    results = run_parsed(parsed, JointcalTask, _say)
+    results = run_parsed(parsed, say=_say)
     for result in results:
         if result.metrics:
             print(json.dumps(result.metrics, default=float) if parsed.json else metric_table(result.metrics))

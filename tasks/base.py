@@ -17,9 +17,21 @@ import lsst.pipe.base.connectionTypes as cT
 import numpy as np
 
 from tasks.errors import CallerError
-from tasks.provenance import config_differences, write_guarded, write_together, write_versions
+from tasks.provenance import ProvenanceMismatch, config_differences, write_guarded, write_together, write_versions
 
 __all__ = ["AlertTask", "AlertTaskConfig", "AlertTaskConnections", "make_task"]
+
+
+class TaskProvenanceMismatch(ProvenanceMismatch, pipeBase.TaskError):
+    """A stored config, schema or version differs from that of this task; nothing was changed."""
+
+
+@contextmanager
+def _as_task_error() -> Iterator[None]:
+    try:
+        yield
+    except ProvenanceMismatch as error:
+        raise TaskProvenanceMismatch(error.message) from error
 
 
 class AlertTaskConnections(  # type: ignore[call-arg]
@@ -96,10 +108,11 @@ class AlertTask(pipeBase.PipelineTask):
     def writeConfig(self, butler: Any, clobber: bool = False, doBackup: bool = True) -> None:
         """Store the config in the directory `butler`; a stored copy that differs is an error unless `clobber`."""
         text = self.config.saveToString() if hasattr(self.config, "saveToString") else _config_text(self.config)
-        write_guarded(
-            Path(butler) / f"{self.getName()}_config.py", text, clobber=clobber, backup=doBackup,
-            differences=config_differences, option="--clobber-config",
-        )  # fmt: skip
+        with _as_task_error():
+            write_guarded(
+                Path(butler) / f"{self.getName()}_config.py", text, clobber=clobber, backup=doBackup,
+                differences=config_differences, option="--clobber-config",
+            )  # fmt: skip
 
     def writePackageVersions(
         self, butler: Any, clobber: bool = False, doBackup: bool = True, dataset: str = "packages"
@@ -107,7 +120,10 @@ class AlertTask(pipeBase.PipelineTask):
         """Store the versions of the installed packages; a stored one that differs is an error unless `clobber`."""
         from lsst.utils.packages import getPythonPackages
 
-        write_versions(Path(butler) / f"{dataset}.json", dict(getPythonPackages()), clobber=clobber, backup=doBackup)
+        with _as_task_error():
+            write_versions(
+                Path(butler) / f"{dataset}.json", dict(getPythonPackages()), clobber=clobber, backup=doBackup
+            )
 
     def writeSchemas(self, butler: Any, clobber: bool = False, doBackup: bool = True) -> None:
         """Store the columns and types of every catalogue that the task makes; all are compared before any is written."""
@@ -117,7 +133,8 @@ class AlertTask(pipeBase.PipelineTask):
             )
             for name, frame in self.getAllSchemaCatalogs().items()
         }
-        write_together(texts, clobber=clobber, backup=doBackup)
+        with _as_task_error():
+            write_together(texts, clobber=clobber, backup=doBackup)
 
     def writeMetadata(self, dataRef: Any) -> None:
         """Store the full metadata as JSON in the directory `dataRef`; a failure is a warning."""

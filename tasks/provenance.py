@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lsst.pipe.base import TaskError
-
 from tasks.errors import CallerError
 
 __all__ = [
@@ -18,7 +16,7 @@ __all__ = [
 log = logging.getLogger("alertprod.tasks")
 
 
-class ProvenanceMismatch(CallerError, TaskError):
+class ProvenanceMismatch(CallerError):
     """A stored config, schema or version differs from the present one; nothing was changed."""
 
     code = "provenance_mismatch"

@@ -6,18 +6,20 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lsst.pex.config as pexConfig
-from lsst.pipe.base import Struct
 
 from calibration.joint.config import JointcalConfig
 from calibration.joint.files import read_headers, read_sources, read_summaries
+from calibration.joint.joint import JointFit
 from calibration.joint.outputs import write_outputs
 from calibration.joint.references import read_catalogue
 from exposure import ExposureCatalog
 from exposure.camera import Camera
 from tasks.errors import AlertProdError, CallerError
+from tasks.provenance import config_differences, write_guarded, write_versions
 
 __all__ = ["metric_table", "parse", "run_parsed"]
 
@@ -69,20 +71,24 @@ class _Override(argparse.Action):
         namespace.overrides = [*(namespace.overrides or []), *((kind, v) for v in values)]
 
 
-def parse(args: "Sequence[str] | None", config: JointcalConfig | None = None) -> tuple[argparse.ArgumentParser, Any]:
+def parse(
+    args: "Sequence[str] | None", config: JointcalConfig | None = None,
+    hook: "Callable[[JointcalConfig], None] | None" = None,
+) -> tuple[argparse.ArgumentParser, Any]:  # fmt: skip
     """Parse the command line and make the config; nothing is read before both are known to be good.
+
+    `hook` changes the config before the options of the command line do.
 
     Raises
     ------
     CallerError
         An unknown option, a field or value that the config refuses, or inputs that are missing.
     """
-    from calibration.joint.task import JointcalTask
-
     parser = _parser()
     parsed = parser.parse_args(list(sys.argv[1:] if args is None else args))
     made = JointcalConfig() if config is None else config
-    JointcalTask.applyOverrides(made)
+    if hook is not None:
+        hook(made)
     for kind, value in parsed.overrides:
         _override(made, kind, value)
     try:
@@ -154,13 +160,20 @@ def _chosen(texts: "list[str]") -> dict[str, set[int]]:
     return out
 
 
-def run_parsed(parsed: Any, task_class: Any, say: "Callable[[str], None] | None" = None) -> list[Struct]:
+def run_parsed(
+    parsed: Any, task_class: Any = JointFit, say: "Callable[[str], None] | None" = None
+) -> list[SimpleNamespace]:
     """Read, fit, write.
+
+    Parameters
+    ----------
+    task_class
+        What fits: `JointFit`, or `JointcalTask` with its metadata.
 
     Returns
     -------
     results
-        One Struct with ``exitStatus`` (0 or 1), ``result`` and ``metrics``.
+        One object with ``exitStatus`` (0 or 1), ``result`` and ``metrics``.
     """
     speak = say or (lambda text: print(text, file=sys.stderr))
     try:
@@ -170,10 +183,10 @@ def run_parsed(parsed: Any, task_class: Any, say: "Callable[[str], None] | None"
             raise
         log.debug("%s", traceback.format_exc())
         speak(f"jointcal failed: {getattr(error, 'code', 'floating_point')}: {error}")
-        return [Struct(exitStatus=1, result=None, metrics={}, error=error)]
+        return [SimpleNamespace(exitStatus=1, result=None, metrics={}, error=error)]
 
 
-def _run(parsed: Any, task_class: Any, speak: Callable[[str], None]) -> Struct:
+def _run(parsed: Any, task_class: Any, speak: Callable[[str], None]) -> SimpleNamespace:
     config = parsed.task_config
     summaries = read_headers(parsed.headers) if parsed.headers else read_summaries(parsed.summaries)
     tables = read_sources(parsed.sources)
@@ -184,9 +197,17 @@ def _run(parsed: Any, task_class: Any, speak: Callable[[str], None]) -> Struct:
     photometry = astrometry if same else read_catalogue(parsed.photometry_refs) if config.doPhotometry else None
     task = task_class(config=config, astrometry_refs=astrometry, photometry_refs=photometry)
     parsed.out.mkdir(parents=True, exist_ok=True)
-    task.writeConfig(parsed.out, clobber=parsed.clobber_config, doBackup=not parsed.no_backup_config)
+    write_guarded(
+        parsed.out / "jointcal_config.py", config.saveToString(), clobber=parsed.clobber_config,
+        backup=not parsed.no_backup_config, differences=config_differences, option="--clobber-config",
+    )  # fmt: skip
     if not parsed.no_versions:
-        task.writePackageVersions(parsed.out, clobber=parsed.clobber_versions, doBackup=not parsed.no_backup_config)
+        from lsst.utils.packages import getPythonPackages
+
+        write_versions(
+            parsed.out / "packages.json", dict(getPythonPackages()), clobber=parsed.clobber_versions,
+            backup=not parsed.no_backup_config,
+        )  # fmt: skip
 
     def progress(label: str, chi2: float, ndof: int) -> None:
         speak(f"{label:22s} chi2/ndof {chi2:14.2f} / {ndof} = {chi2 / max(ndof, 1):.4f}")
@@ -197,10 +218,11 @@ def _run(parsed: Any, task_class: Any, speak: Callable[[str], None]) -> Struct:
         from calibration.joint.pictures import draw
 
         draw(result, parsed.out / "pictures")
-    task.writeMetadata(parsed.out)
+    if hasattr(task, "writeMetadata"):
+        task.writeMetadata(parsed.out)
     if not result.converged:
         speak("WARNING: the fit did not converge; metrics.json says converged=false")
-    return Struct(exitStatus=0 if result.converged else 1, result=result, metrics=result.metrics)
+    return SimpleNamespace(exitStatus=0 if result.converged else 1, result=result, metrics=result.metrics)
 
 
 def _only(

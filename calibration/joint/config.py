@@ -1,45 +1,12 @@
-"""Configuration of the joint fit, with the field names and defaults of the published task."""
+"""Configuration of the joint fit, with the field names and defaults of the published task.
+
+Nothing here needs the framework of tasks: the command line reads and fits without it. `calibration.joint.task_config` is
+the same for the task.
+"""
 
 import lsst.pex.config as pexConfig
 
-from tasks.base import AlertTaskConfig, AlertTaskConnections
-
-__all__ = ["JointcalConfig", "JointcalConnections", "ReferenceConfig", "SourceSelectorConfig"]
-
-import lsst.pipe.base.connectionTypes as cT
-
-
-class JointcalConnections(AlertTaskConnections, dimensions=("skymap", "tract", "instrument", "physical_filter")):  # type: ignore[call-arg]
-    """Many visits in, two catalogues per visit out."""
-
-    inputSourceTableVisit = cT.Input(
-        doc="Source table of each visit.", name="sourceTable_visit", storageClass="DataFrame",
-        dimensions=("instrument", "visit"), multiple=True, deferLoad=True,
-    )  # fmt: skip
-    inputVisitSummary = cT.Input(
-        doc="WCS and calibration of each detector of each visit.", name="visitSummary",
-        storageClass="ExposureCatalog", dimensions=("instrument", "visit"), multiple=True,
-    )  # fmt: skip
-    inputCamera = cT.PrerequisiteInput(
-        doc="Where the detectors sit.", name="camera", storageClass="Camera", dimensions=("instrument",),
-        isCalibration=True,
-    )  # fmt: skip
-    outputWcs = cT.Output(
-        doc="Fitted WCS per visit.", name="jointcalSkyWcsCatalog", storageClass="ExposureCatalog",
-        dimensions=("instrument", "visit", "skymap", "tract"), multiple=True,
-    )  # fmt: skip
-    outputPhotoCalib = cT.Output(
-        doc="Fitted calibration per visit.", name="jointcalPhotoCalibCatalog", storageClass="ExposureCatalog",
-        dimensions=("instrument", "visit", "skymap", "tract"), multiple=True,
-    )  # fmt: skip
-
-    def __init__(self, *, config: "JointcalConfig | None" = None) -> None:
-        super().__init__(config=config)
-        self.inputs.discard("exposure")
-        if config is not None and not config.doAstrometry:
-            self.outputs.discard("outputWcs")
-        if config is not None and not config.doPhotometry:
-            self.outputs.discard("outputPhotoCalib")
+__all__ = ["JointcalConfig", "ReferenceConfig", "SourceSelectorConfig"]
 
 
 class SourceSelectorConfig(pexConfig.Config):
@@ -77,8 +44,8 @@ class ReferenceConfig(pexConfig.Config):
     name = pexConfig.Field(dtype=str, default="", doc="catalogue name that colour terms are looked up by")
 
 
-class JointcalConfig(AlertTaskConfig, pipelineConnections=JointcalConnections):  # type: ignore[call-arg]
-    """Configuration of `JointcalTask`."""
+class JointcalConfig(pexConfig.Config):
+    """Configuration of the joint fit."""
 
     doAstrometry = pexConfig.Field(dtype=bool, default=True, doc="fit WCS")
     doPhotometry = pexConfig.Field(dtype=bool, default=True, doc="fit calibrations")

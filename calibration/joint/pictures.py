@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lsst.pipe.base import Struct
 from numpy.typing import NDArray
 
 from calibration.joint.build_astrometry import _measurements_of
@@ -17,7 +16,7 @@ F64 = NDArray[np.float64]
 _CELLS = 24
 
 
-def draw(result: Struct, folder: Path) -> list[Path]:
+def draw(result: Any, folder: Path) -> list[Path]:
     """Draw what there is into PNG files.
 
     Returns
@@ -104,7 +103,7 @@ def _binned(place: F64, residual: F64) -> tuple[F64, F64, F64, F64, F64]:
     return x, y, np.nan_to_num(dx), np.nan_to_num(dy), n.astype(np.float64)
 
 
-def _chi2_picture(result: Struct, path: Path) -> Path:
+def _chi2_picture(result: Any, path: Path) -> Path:
     figure, axes = _figure(8, left=0.11)
     for name in ("astrometry", "photometry"):
         half = getattr(result, name)

@@ -1,8 +1,6 @@
 """`JointcalTask`: joint astrometric and photometric calibration of many visits of one field."""
 
 import logging
-import resource
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,16 +9,11 @@ import pandas as pd
 from lsst.pipe.base import Struct
 
 from calibration.errors import JointCalibrationError
-from calibration.joint.build_astrometry import build_wcs, fit_epoch
-from calibration.joint.build_photometry import build_calibrations
-from calibration.joint.config import JointcalConfig
-from calibration.joint.data import Images
-from calibration.joint.halves import fit_astrometry, fit_photometry
-from calibration.joint.inputs import gather, images_of, most_common_filter
+from calibration.joint.inputs import gather, images_of
+from calibration.joint.joint import JointFit
 from calibration.joint.outputs import catalogues
-from calibration.joint.references import References, colour_corrected, load_references, read_colorterms
-from calibration.joint.result import Half, star_table
-from calibration.joint.stars import bounding_circle
+from calibration.joint.references import read_colorterms
+from calibration.joint.task_config import JointcalTaskConfig
 from exposure import ExposureCatalog
 from exposure.camera import Camera
 from tasks.base import AlertTask
@@ -36,7 +29,7 @@ class JointcalTask(AlertTask):
     Parameters
     ----------
     config
-        `JointcalConfig`.
+        `JointcalTaskConfig`, or a `JointcalConfig`.
     astrometry_refs, photometry_refs
         Reference catalogues (columns as documented); only that of a half that is on is needed.
     store
@@ -46,7 +39,7 @@ class JointcalTask(AlertTask):
         Of the published interface; not used.
     """
 
-    ConfigClass = JointcalConfig
+    ConfigClass = JointcalTaskConfig
     _DefaultName = "jointcal"
 
     def __init__(
@@ -93,69 +86,11 @@ class JointcalTask(AlertTask):
         ModelInvalid, SingularFit, FitDiverged, FloatingPointError
             The fit failed.
         """
-        start = time.perf_counter()
-        with self.step("load"):
-            images, measurements = gather(inputSourceTableVisit, images_of(inputVisitSummary), self.config)
-        astrometry: Half | None = None
-        photometry: Half | None = None
-        metrics: dict[str, Any] = {}
-        fitted, wcs, calibs = images, None, None
-        tag = f"{tract or 0}_{most_common_filter(images)[0]}"
-        if self.config.doAstrometry:
-            with self.step("astrometry"):
-                fitted, astrometry = fit_astrometry(
-                    images,
-                    measurements,
-                    self._references("astrometry", images),
-                    inputCamera,
-                    self.config,
-                    progress,
-                    tag,
-                )
-            wcs = build_wcs(astrometry.builder)
-            metrics |= astrometry.metrics
-        if self.config.doPhotometry:
-            with self.step("photometry"):
-                photo_images, photometry = fit_photometry(
-                    _with_wcs(images, wcs), measurements, self._references("photometry", images), inputCamera,
-                    self.config, progress, tag,
-                )  # fmt: skip
-            calibs = build_calibrations(photometry.builder)
-            metrics |= photometry.metrics
-            fitted = photo_images if astrometry is None else fitted
-        converged = all(h.report.converged for h in (astrometry, photometry) if h is not None)
-        metrics |= {
-            "wall_s": time.perf_counter() - start,
-            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, "converged": converged,
-        }  # fmt: skip
-        for key, value in metrics.items():
+        fit = JointFit(self.config, self.astrometryRefObjLoader, self.photometryRefObjLoader, self.step)
+        made = fit.run(inputSourceTableVisit, inputVisitSummary, inputCamera, tract, progress)
+        for key, value in made.metrics.items():
             self.put(key, value)
-        if not converged:
-            log.error("the joint fit%s did not converge", "" if tract is None else f" of tract {tract}")
-        return Struct(
-            outputWcs=wcs, outputPhotoCalib=calibs, metrics=metrics, job=metrics, converged=converged,
-            stars=star_table(astrometry, photometry), images=fitted, astrometry=astrometry, photometry=photometry,
-            astrometryRefObjLoader=self.astrometryRefObjLoader, photometryRefObjLoader=self.photometryRefObjLoader,
-        )  # fmt: skip
-
-    def _references(self, need: str, images: Images) -> References:
-        table = self.astrometryRefObjLoader if need == "astrometry" else self.photometryRefObjLoader
-        if table is None:
-            raise JointCalibrationError(
-                f"do{need.capitalize()} is on but no {need} reference catalogue was given: pass {need}_refs"
-            )
-        config = self.config.astrometryRefs if need == "astrometry" else self.config.photometryRefs
-        physical, band = most_common_filter(images)
-        if need == "photometry" and self.config.applyColorTerms:
-            table = colour_corrected(table, self.colorterms, config.name, physical)
-        epoch = fit_epoch(images)
-        if epoch != epoch:
-            log.warning("no image has a time: reference stars stay at their catalogue's epoch")
-        colour = tuple(self.config.dcrColor) if self.config.fitDcr and need == "astrometry" else None
-        return load_references(
-            table, config, [n for n in (physical, band) if n], epoch, bounding_circle(images),
-            reference_err_mas=self.config.astrometryReferenceErr, need=need, colour_bands=colour,  # type: ignore[arg-type]
-        )  # fmt: skip
+        return Struct(**vars(made))
 
     def loadData(self, dataRefs: "Sequence[Any]", associations: Any = None, jointcalControl: Any = None) -> Any:
         """Fetch the inputs of data references from the store.
@@ -218,7 +153,7 @@ class JointcalTask(AlertTask):
         """
         from calibration.joint.command import parse, run_parsed
 
-        parser, parsed = parse(args, config)
+        parser, parsed = parse(args, config, cls.applyOverrides)
         results = run_parsed(parsed, cls)
         return Struct(
             argumentParser=parser,
@@ -226,12 +161,3 @@ class JointcalTask(AlertTask):
             taskRunner=run_parsed,
             resultList=results if doReturnResults else [],
         )
-
-
-def _with_wcs(images: Images, wcs: "Mapping[tuple[int, int], Any] | None") -> Images:
-    """Take the fitted WCS for matching fluxes where there is one."""
-    if wcs is None:
-        return images
-    import dataclasses
-
-    return dataclasses.replace(images, wcs=[wcs.get(images.key(i), images.wcs[i]) for i in range(len(images))])

@@ -1,0 +1,130 @@
+"""The joint fit of one field: select, fit both halves, put the results together. What the task and the command line share."""
+
+import dataclasses
+import logging
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+
+from calibration.errors import JointCalibrationError
+from calibration.joint.build_astrometry import build_wcs, fit_epoch
+from calibration.joint.build_photometry import build_calibrations
+from calibration.joint.config import JointcalConfig
+from calibration.joint.data import Images
+from calibration.joint.halves import fit_astrometry, fit_photometry
+from calibration.joint.inputs import gather, images_of, most_common_filter
+from calibration.joint.references import References, colour_corrected, load_references, read_colorterms
+from calibration.joint.result import Half, star_table
+from calibration.joint.stars import bounding_circle
+from exposure import ExposureCatalog
+from exposure.camera import Camera
+
+__all__ = ["JointFit", "Progress"]
+
+log = logging.getLogger("alertprod.jointcal")
+Progress = Callable[[str, float, int], None]
+
+
+@contextmanager
+def _untimed(name: str) -> Iterator[None]:
+    yield
+
+
+@dataclass
+class JointFit:
+    """The fit of one field.
+
+    Parameters
+    ----------
+    config
+        What is fitted and how.
+    astrometry_refs, photometry_refs
+        Reference catalogues (columns as documented); only that of a half that is on is needed.
+    timed
+        Context manager around each step, called with its name.
+    """
+
+    config: JointcalConfig
+    astrometry_refs: pd.DataFrame | None = None
+    photometry_refs: pd.DataFrame | None = None
+    timed: Callable[[str], AbstractContextManager[Any]] = _untimed
+
+    def run(
+        self, tables: "Sequence[Any]", summaries: "Sequence[ExposureCatalog]", camera: Camera, tract: int | None = None,
+        progress: "Progress | None" = None,
+    ) -> SimpleNamespace:  # fmt: skip
+        """Fit in memory; see `calibration.joint.task.JointcalTask.run` for arguments, result and errors."""
+        start = time.perf_counter()
+        with self.timed("load"):
+            images, measurements = gather(tables, images_of(summaries), self.config)
+        astrometry: Half | None = None
+        photometry: Half | None = None
+        metrics: dict[str, Any] = {}
+        fitted, wcs, calibs = images, None, None
+        tag = f"{tract or 0}_{most_common_filter(images)[0]}"
+        if self.config.doAstrometry:
+            with self.timed("astrometry"):
+                fitted, astrometry = fit_astrometry(
+                    images,
+                    measurements,
+                    self._references("astrometry", images),
+                    camera,
+                    self.config,
+                    progress,
+                    tag,
+                )
+            wcs = build_wcs(astrometry.builder)
+            metrics |= astrometry.metrics
+        if self.config.doPhotometry:
+            with self.timed("photometry"):
+                photo_images, photometry = fit_photometry(
+                    _with_wcs(images, wcs), measurements, self._references("photometry", images), camera,
+                    self.config, progress, tag,
+                )  # fmt: skip
+            calibs = build_calibrations(photometry.builder)
+            metrics |= photometry.metrics
+            fitted = photo_images if astrometry is None else fitted
+        converged = all(h.report.converged for h in (astrometry, photometry) if h is not None)
+        metrics |= {
+            "wall_s": time.perf_counter() - start,
+            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, "converged": converged,
+        }  # fmt: skip
+        if not converged:
+            log.error("the joint fit%s did not converge", "" if tract is None else f" of tract {tract}")
+        return SimpleNamespace(
+            outputWcs=wcs, outputPhotoCalib=calibs, metrics=metrics, job=metrics, converged=converged,
+            stars=star_table(astrometry, photometry), images=fitted, astrometry=astrometry, photometry=photometry,
+            astrometryRefObjLoader=self.astrometry_refs, photometryRefObjLoader=self.photometry_refs,
+        )  # fmt: skip
+
+    def _references(self, need: str, images: Images) -> References:
+        table = self.astrometry_refs if need == "astrometry" else self.photometry_refs
+        if table is None:
+            raise JointCalibrationError(
+                f"do{need.capitalize()} is on but no {need} reference catalogue was given: pass {need}_refs"
+            )
+        config = self.config.astrometryRefs if need == "astrometry" else self.config.photometryRefs
+        physical, band = most_common_filter(images)
+        if need == "photometry" and self.config.applyColorTerms:
+            table = colour_corrected(table, read_colorterms(self.config.colorterms), config.name, physical)
+        epoch = fit_epoch(images)
+        if epoch != epoch:
+            log.warning("no image has a time: reference stars stay at their catalogue's epoch")
+        colour = tuple(self.config.dcrColor) if self.config.fitDcr and need == "astrometry" else None
+        return load_references(
+            table, config, [n for n in (physical, band) if n], epoch, bounding_circle(images),
+            reference_err_mas=self.config.astrometryReferenceErr, need=need, colour_bands=colour,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+def _with_wcs(images: Images, wcs: "Mapping[tuple[int, int], Any] | None") -> Images:
+    """Take the fitted WCS for matching fluxes where there is one."""
+    if wcs is None:
+        return images
+    return dataclasses.replace(images, wcs=[wcs.get(images.key(i), images.wcs[i]) for i in range(len(images))])
