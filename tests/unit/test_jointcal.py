@@ -5,6 +5,7 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -20,10 +21,12 @@ from calibration.joint.config import JointcalConfig
 from calibration.joint.data import ARCSEC, unit_vectors
 from calibration.joint.minimize import distributed
 from calibration.joint.task import JointcalTask
-from exposure import ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
+from calibration.summary.task import UpdateVisitSummaryTask
+from exposure import Exposure, ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
 from exposure.camera import Camera
 from exposure.catalog import ExposureRecord
 from simulation.focal_plane import MosaicSurvey, simulate_mosaic
+from tasks import make_task
 from tasks.errors import CallerError
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy")
@@ -342,7 +345,7 @@ def test_command_reads_and_writes_plain_files(tmp_path):
     out = tmp_path / "out"
     args = [*_files(s, tmp_path / "in"), "--out", str(out), "-c", "photometryVisitOrder=3", "--no-versions"]
     _, parsed = parse(args)
-    (status,) = run_parsed(parsed, JointcalTask)
+    (status,) = run_parsed(parsed)
     assert status.exitStatus == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["converged"] is True
@@ -483,3 +486,69 @@ def test_elimination_is_that_of_the_full_normal_matrix():
     a, b, c = full[:size, :size], full[:size, size:], full[size:, size:]
     assert np.allclose(made.matrix(), a - b @ np.linalg.solve(c, b.T), atol=1e-10)
     assert np.allclose(made.gradient, right[:size] - b @ np.linalg.solve(c, right[size:]), atol=1e-10)
+
+
+class _Ref:
+    """Stands in for a reference to a dataset of a butler."""
+
+    def __init__(self, **data_id: int) -> None:
+        self.dataId = data_id
+
+
+class _Quantum:
+    """Stands in for a butler's quantum context: hands out objects, keeps what is put."""
+
+    def __init__(self, tract: int, **inputs: object) -> None:
+        self.quantum, self.inputs, self.kept = SimpleNamespace(dataId={"tract": tract}), inputs, {}
+
+    def get(self, refs: object) -> dict[str, object]:
+        return self.inputs
+
+    def put(self, value: object, ref: object) -> None:
+        self.kept[ref] = value
+
+
+def test_a_quantum_writes_a_catalogue_per_visit_and_the_summary_takes_it():
+    s = survey()
+    made = summaries(s)
+    visits = [int(c.table["visit"][0]) for c in made]
+    context = _Quantum(
+        9813, inputSourceTableVisit=s.sources, inputVisitSummary=made, inputCamera=s.camera,
+    )  # fmt: skip
+    refs = {name: [_Ref(visit=v) for v in visits] for name in ("outputWcs", "outputPhotoCalib")}
+    direct = run(s)
+    task(s).runQuantum(context, None, SimpleNamespace(**refs))
+    assert len(context.kept) == 2 * len(visits)
+    for ref in refs["outputWcs"]:
+        catalog = context.kept[ref]
+        assert len(catalog.records) == 9
+        for detector, record in catalog.records.items():
+            got, want = record.wcs, direct.outputWcs[ref.dataId["visit"], detector]
+            assert np.allclose(got.pixel_to_sky(1000.0, 2000.0), want.pixel_to_sky(1000.0, 2000.0), atol=1e-12)
+    # the visit summary of one of them takes the fitted WCS and calibration over
+    first = visits[0]
+    fitted = {name: next(context.kept[r] for r in refs[name] if r.dataId["visit"] == first) for name in refs}
+    handle = SimpleNamespace(dataId={"tract": 9813}, get=lambda: fitted["outputWcs"])
+    calibs = SimpleNamespace(dataId={"tract": 9813}, get=lambda: fitted["outputPhotoCalib"])
+    update = make_task(
+        UpdateVisitSummaryTask,
+        {"wcs_provider": "tract", "photo_calib_provider": "tract", "do_refit_pointing": False,
+         "do_fit_sip_approximations": False},
+    )  # fmt: skip
+    blank = Exposure(np.zeros((64, 64), "f4"), np.ones((64, 64), "f4"), np.zeros((64, 64), np.int32))
+    images = [SimpleNamespace(dataId={"detector": d}, get=lambda **_: blank) for d in made[0].records]
+    summary = _Quantum(
+        9813,
+        input_summary_catalog=made[0],
+        input_exposures=images,
+        wcs_overrides_tract=[handle],
+        photo_calib_overrides_tract=[calibs],
+    )
+    output = _Ref(visit=first)
+    update.runQuantum(summary, None, SimpleNamespace(output_summary_catalog=output))
+    updated = summary.kept[output]
+    assert len(updated.table) == 9
+    for detector, record in updated.records.items():
+        want = direct.outputWcs[first, detector].pixel_to_sky(1000.0, 2000.0)
+        assert np.allclose(record.wcs.pixel_to_sky(1000.0, 2000.0), want, atol=1e-12)
+        assert record.photo_calib.mean == pytest.approx(direct.outputPhotoCalib[first, detector].mean)
