@@ -22,11 +22,9 @@ def _field(option: Option) -> Any:
         return pexConfig.ChoiceField(
             dtype=str, default=option.default, allowed=dict(option.allowed), doc=option.doc, optional=False
         )
-    if option.least is None and option.most is None:
+    if option.least is None and option.below is None:
         return pexConfig.Field(dtype=kind, default=option.default, doc=option.doc)
-    return pexConfig.RangeField(
-        dtype=kind, default=option.default, doc=option.doc, min=option.least, max=option.most, inclusiveMax=True
-    )
+    return pexConfig.RangeField(dtype=kind, default=option.default, doc=option.doc, min=option.least, max=option.below)
 
 
 class ImageDifferenceConnections(AlertTaskConnections, dimensions=_CCD):  # type: ignore[call-arg]

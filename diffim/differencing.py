@@ -5,8 +5,8 @@ go to `Differencing.put`.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,11 +52,6 @@ def _with_motions(sources: pd.DataFrame, names: pd.Index, motion: NDArray[np.flo
     return out
 
 
-@contextmanager
-def _untimed(name: str) -> Iterator[None]:
-    yield
-
-
 @dataclass
 class Differencing:
     """One pair on its way.
@@ -73,7 +68,7 @@ class Differencing:
 
     options: Any
     report: Callable[[str, Any], None] = lambda key, value: None
-    timed: Callable[[str], AbstractContextManager[Any]] = _untimed
+    timed: Callable[[str], AbstractContextManager[Any]] = nullcontext
     log: Any = field(default_factory=lambda: logging.getLogger("alertprod.diffim"))
     known_fit: KernelFit | None = None
     numbers: dict[str, Any] = field(default_factory=dict)

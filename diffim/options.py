@@ -26,7 +26,7 @@ class Option:
     default: Any
     doc: str
     least: float | None = None
-    most: float | None = None
+    below: float | None = None
     allowed: Mapping[str, str] = field(default_factory=dict)
 
     def problem(self, value: Any) -> str:
@@ -41,17 +41,19 @@ class Option:
             return f"must be {kind.__name__}, got {value!r}"
         if self.allowed and value not in self.allowed:
             return f"must be one of {sorted(self.allowed)}, got {value!r}"
-        if (self.least is not None and value < self.least) or (self.most is not None and value > self.most):
-            return f"must lie between {self.least} and {self.most}, got {value!r}"
+        if self.least is not None and value < self.least:
+            return f"must be at least {self.least}, got {value!r}"
+        if self.below is not None and value >= self.below:
+            return f"must be less than {self.below}, got {value!r}"
         return ""
 
 
 OPTIONS: dict[str, Option] = {
     "requiredTemplateFraction": Option(
-        0.1, "Least fraction of the image that the template must cover.", least=0.0, most=1.0
+        0.1, "Least fraction of the image that the template must cover.", least=0.0, below=1.0
     ),
     "minTemplateFractionForExpectedSuccess": Option(
-        0.2, "Below this coverage a failing kernel is no error but no work.", least=0.0, most=1.0
+        0.2, "Below this coverage a failing kernel is no error but no work.", least=0.0, below=1.0
     ),
     "subtractAlgorithm": Option(
         "AL",
@@ -89,7 +91,7 @@ OPTIONS: dict[str, Option] = {
     "doMaskStreaks": Option(True, "Find satellite streaks and mask them?"),
     "doFindGlints": Option(True, "Mark sources that lie on a line: glint_trail?"),
     "doReliability": Option(True, "Give each source its probability of being real?"),
-    "minReliability": Option(0.0, "Sources of less reliability are removed.", least=0.0, most=1.0),
+    "minReliability": Option(0.0, "Sources of less reliability are removed.", least=0.0, below=1.0),
     "satelliteFilterUrl": Option(
         "", "Service that says which sources are allowed; others are removed. Empty: none is asked."
     ),
@@ -102,8 +104,8 @@ OPTIONS: dict[str, Option] = {
     "doResidualModel": Option(True, "Count residuals no larger than those of constant stars as insignificant?"),
     "detectionThreshold": Option(5.0, "Detection threshold in sigma.", least=0.1),
     "kernelSize": Option(0, "Kernel side, odd; 0 takes it from the seeing."),
-    "spatialKernelOrder": Option(3, "Highest order of the kernel.", least=0, most=4),
-    "spatialBgOrder": Option(2, "Highest order of the background.", least=0, most=4),
+    "spatialKernelOrder": Option(3, "Highest order of the kernel.", least=0, below=4),
+    "spatialBgOrder": Option(2, "Highest order of the background.", least=0, below=4),
     "minKernelSources": Option(3, "Fewer kernel stars are an error.", least=1),
     "allowKernelSourceDetection": Option(
         False, "Search the image for kernel stars where too few are given? False: an error."

@@ -23,6 +23,7 @@ from diffim.pictures import Subject, draw_subtraction
 from exposure import Exposure, ExposureCatalog
 from tasks import AlertTask, IdFactory, IdGenerator
 from tasks.errors import CallerError
+from tasks.ids import EXPOSURE_BITS, exposure_number
 
 __all__ = ["ImageDifferenceConfig", "ImageDifferenceTask"]
 
@@ -179,9 +180,9 @@ class ImageDifferenceTask(AlertTask):
         with _no_work():
             template = merge_patches(exposure, patches)
         self.checkTemplateIsSufficient(template)
-        visit, detector = exposure.key
+        ids = self.makeIdFactory(exposure_number(*exposure.key), EXPOSURE_BITS)
         return self.run(
-            exposure, inputs.get("selectSources"), template, idFactory=self.makeIdFactory(visit * 1000 + detector, 40),
+            exposure, inputs.get("selectSources"), template, idFactory=ids,
             calexpBackgroundExposure=inputs.get("calexpBackgroundExposure"),
         )  # fmt: skip
 

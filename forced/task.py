@@ -27,6 +27,7 @@ from forced.plugins import (
     psf_moments,
 )
 from tasks import AlertTask, IdFactory
+from tasks.ids import EXPOSURE_BITS, exposure_number
 
 __all__ = ["ForcedPhotCcdFromDataFrameConfig", "ForcedPhotCcdFromDataFrameTask"]
 
@@ -150,14 +151,18 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
     def getExposureId(self, dataRef: Any) -> int:
         """Return a number for an exposure: visit and detector packed."""
         visit, detector = self.getExposure(dataRef).key
-        return visit * 1000 + detector
+        return exposure_number(visit, detector)
 
     def generateMeasCat(
         self, exposureDataId: Any, exposure: Exposure, refCat: pd.DataFrame, refWcs: SkyWcs | None = None,
         idPackerName: str = "visit_detector",
     ) -> tuple[pd.DataFrame, int]:  # fmt: skip
         """Return (empty measurement rows in reference order, exposure id)."""
-        factory = exposureDataId if hasattr(exposureDataId, "take") else IdFactory(self.getExposureId(exposure), 40)
+        factory = (
+            exposureDataId
+            if hasattr(exposureDataId, "take")
+            else IdFactory(self.getExposureId(exposure), EXPOSURE_BITS)
+        )
         out = pd.DataFrame({"forcedSourceId": factory.take(len(refCat)), self.config.refCatIdColumn: refCat["id"]})
         out["coord_ra"], out["coord_dec"] = refCat.coord_ra.to_numpy(), refCat.coord_dec.to_numpy()
         return out, self.getExposureId(exposure)

@@ -162,8 +162,10 @@ def diff(
 ) -> None:
     """Subtract one image from another: the algorithm alone."""
     from exposure import load_instrument
+    from exposure.threads import reuse_memory
     from service.diff import difference_files
 
+    reuse_memory()
     made = difference_files(
         science, template, load_instrument(instrument), registered=registered, register=register, mode=mode,
         score=score is not None, sources=sources is not None or plots is not None, pictures=plots is not None,

@@ -19,7 +19,6 @@ from diffim.registration import fit_displacement, match_lists, resampled
 from diffim.warp import warp_exposure
 from exposure import Exposure, Instrument, SkyWcs, subtract_mesh
 from exposure.fits import read_planes
-from exposure.threads import reuse_memory
 
 __all__ = ["Difference", "difference_files", "kernel_candidates", "subtract_sky"]
 
@@ -78,7 +77,6 @@ def difference_files(
     """
     if registered and register:
         raise MismatchError("--registered and --register exclude each other: the pair is registered or it is not")
-    reuse_memory()
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     new, old = _open(science, rules), _open(template, rules)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import CallerError
 
-__all__ = ["IdFactory", "IdGenerator", "IdPacker", "UnpackedId"]
+__all__ = ["EXPOSURE_BITS", "IdFactory", "IdGenerator", "IdPacker", "UnpackedId", "exposure_number"]
 
 
 class UnpackedId(NamedTuple):
@@ -98,6 +98,14 @@ class IdPacker:
         catalog = identifier >> self.counter_bits
         release, packed = catalog >> self.data_bits, catalog & ((1 << self.data_bits) - 1)
         return UnpackedId(release, packed // self.n_detectors, packed % self.n_detectors, counter)
+
+
+EXPOSURE_BITS = 40
+
+
+def exposure_number(visit: int, detector: int) -> int:
+    """Return one number of `EXPOSURE_BITS` for visit and detector: what the older id source wants."""
+    return visit * 1000 + detector
 
 
 class IdFactory:

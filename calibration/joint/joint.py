@@ -4,8 +4,8 @@ import dataclasses
 import logging
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -31,11 +31,6 @@ log = logging.getLogger("alertprod.jointcal")
 Progress = Callable[[str, float, int], None]
 
 
-@contextmanager
-def _untimed(name: str) -> Iterator[None]:
-    yield
-
-
 @dataclass
 class JointFit:
     """The fit of one field.
@@ -48,12 +43,20 @@ class JointFit:
         Reference catalogues (columns as documented); only that of a half that is on is needed.
     timed
         Context manager around each step, called with its name.
+    colorterms
+        The library of colour terms; read at once where they are asked for and none is given.
     """
 
     config: JointcalConfig
     astrometry_refs: pd.DataFrame | None = None
     photometry_refs: pd.DataFrame | None = None
-    timed: Callable[[str], AbstractContextManager[Any]] = _untimed
+    timed: Callable[[str], AbstractContextManager[Any]] = nullcontext
+    colorterms: "Mapping[str, Any] | None" = None
+
+    def __post_init__(self) -> None:
+        """Read the colour terms before anything is fitted: a broken library is told at once."""
+        if self.colorterms is None:
+            self.colorterms = read_colorterms(self.config.colorterms) if self.config.applyColorTerms else {}
 
     def run(
         self, tables: "Sequence[Any]", summaries: "Sequence[ExposureCatalog]", camera: Camera, tract: int | None = None,
@@ -112,7 +115,7 @@ class JointFit:
         config = self.config.astrometryRefs if need == "astrometry" else self.config.photometryRefs
         physical, band = most_common_filter(images)
         if need == "photometry" and self.config.applyColorTerms:
-            table = colour_corrected(table, read_colorterms(self.config.colorterms), config.name, physical)
+            table = colour_corrected(table, self.colorterms or {}, config.name, physical)
         epoch = fit_epoch(images)
         if epoch != epoch:
             log.warning("no image has a time: reference stars stay at their catalogue's epoch")

@@ -86,7 +86,9 @@ class JointcalTask(AlertTask):
         ModelInvalid, SingularFit, FitDiverged, FloatingPointError
             The fit failed.
         """
-        fit = JointFit(self.config, self.astrometryRefObjLoader, self.photometryRefObjLoader, self.step)
+        fit = JointFit(
+            self.config, self.astrometryRefObjLoader, self.photometryRefObjLoader, self.step, self.colorterms
+        )
         made = fit.run(inputSourceTableVisit, inputVisitSummary, inputCamera, tract, progress)
         for key, value in made.metrics.items():
             self.put(key, value)

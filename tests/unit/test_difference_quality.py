@@ -6,7 +6,9 @@ import pytest
 from diffim import ImageDifferenceTask
 from diffim.config import ImageDifferenceConfig
 from diffim.metrics import combined_limit, limiting_magnitude, noise_correlation
+from diffim.options import plain_options
 from exposure import GaussianPsf, GridPsf, PhotoCalib
+from tasks import CallerError, make_task
 from tests.unit.test_diffim import FWHM, ORIGIN, scene, subtract
 
 
@@ -107,6 +109,7 @@ def test_sky_sources_are_empty_and_repeatable():
         ({"doScaleTemplateVariance": True}, "exclude each other"),
         ({"doScaleTemplateVariance": True, "doScaleDiffimVariance": False}, "exclude each other"),
         ({"kernelSize": 20}, "odd"),
+        ({"subtractAlgorithm": "ZOGY"}, "doDecorrelation"),
         ({"badSourceFlags": ["pixelFlags_nosuchCenter"]}, "do not exist"),
     ],
 )
@@ -137,3 +140,22 @@ def test_a_given_difference_is_only_measured():
     again = task.run(science.copy(), s, template.copy(), subtractedExposure=made.subtractedExposure)
     assert again.subtractRes is None
     assert abs(len(again.diaSources) - len(made.diaSources)) <= 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"spatialKernelOrder": 4}, {"spatialKernelOrder": -1}, {"minReliability": 1.0}, {"mode": "convolveTemplte"},
+     {"kernelSize": 20}, {"detectionThreshold": "five"}, {"nosuch": 1}, {"badSourceFlags": ["nosuch"]}],
+)  # fmt: skip
+def test_task_and_plain_options_refuse_the_same(wrong):
+    with pytest.raises(CallerError):
+        make_task(ImageDifferenceTask, wrong)
+    with pytest.raises(CallerError):
+        plain_options(wrong)
+
+
+def test_task_and_plain_options_have_the_same_defaults():
+    task = make_task(ImageDifferenceTask)
+    for name, value in vars(plain_options({})).items():
+        own = getattr(task.config, name)
+        assert (tuple(own) if isinstance(value, tuple) else own) == value, name
