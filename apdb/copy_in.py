@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numba
@@ -19,6 +19,7 @@ __all__ = ["EncodedRows", "copy_in", "encode", "write_rows"]
 
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + b"\x00" * 8
 _TRAILER = b"\xff\xff"
+_FIRST_VALUE = 6  # bytes from the begin of a row: number of fields (2), length of the first (4)
 _WIRE = {
     "long": ">i8", "int": ">i4", "short": ">i2", "float": ">f4", "double": ">f8", "boolean": "u1",
 }  # fmt: skip
@@ -29,16 +30,32 @@ _NOT_CONTENT = ("timeProcessedMjdTai",)  # differs between two processings of th
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Rows ready for COPY: column names, body, number of rows, and the digest of what they say."""
+    """Rows ready for COPY: column names, body, where each row begins in it, and the digest of what they say."""
 
     columns: tuple[str, ...]
-    body: bytes
-    count: int
+    body: NDArray[np.uint8]
+    starts: NDArray[np.int64]
     digest: bytes
 
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.starts)
 
-def encode(table: str, frame: pd.DataFrame, columns: Sequence[Column]) -> EncodedRows:
+    def with_first(self, values: NDArray[np.float64]) -> "EncodedRows":
+        """Return the rows with other values of their first column, which must be a double without NULLs."""
+        body = self.body.copy()
+        body[self.starts[:, None] + _FIRST_VALUE + np.arange(8)] = values.astype(">f8").view(np.uint8).reshape(-1, 8)
+        return replace(self, body=body)
+
+
+def encode(table: str, frame: pd.DataFrame, columns: Sequence[Column], first: str | None = None) -> EncodedRows:
     """Encode the frame's rows; columns that the frame lacks are left to the database's defaults.
+
+    Parameters
+    ----------
+    first
+        The column that comes first (see `EncodedRows.with_first`).
 
     Raises
     ------
@@ -48,10 +65,10 @@ def encode(table: str, frame: pd.DataFrame, columns: Sequence[Column]) -> Encode
     held = dict(frame.items())
     # columns of one type stand together, so that pandas and numpy handle them as one matrix
     groups: dict[Any, list[Column]] = {}
-    for c in columns:
+    for c in sorted(columns, key=lambda c: c.name != first):
         if c.name in held:
             dtype = held[c.name].dtype
-            plain = isinstance(dtype, np.dtype) and dtype.kind in "iufb" and c.dtype != object
+            plain = isinstance(dtype, np.dtype) and dtype.kind in "iufb" and c.dtype != object and c.name != first
             groups.setdefault((c.datatype, dtype) if plain else c.name, []).append(c)
     n, names = len(frame), []
     payload, widths, nulls, lengths = [], [], [], []
@@ -72,23 +89,25 @@ def encode(table: str, frame: pd.DataFrame, columns: Sequence[Column]) -> Encode
         nulls.append(null)
         lengths.append(size)
     if not names:
-        return EncodedRows((), b"", n, digest.digest())
-    body = _lay_out(
+        return EncodedRows((), np.zeros(0, np.uint8), np.zeros(n, np.int64), digest.digest())
+    body, starts = _lay_out(
         np.concatenate(payload, axis=1), np.array(widths, np.int64), np.concatenate(nulls, axis=1),
         np.concatenate(lengths, axis=1),
     )  # fmt: skip
-    return EncodedRows(tuple(names), body.tobytes(), n, digest.digest())
+    return EncodedRows(tuple(names), body, starts, digest.digest())
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _lay_out(
     payload: NDArray[np.uint8], widths: NDArray[np.int64], nulls: NDArray[np.bool_], lengths: NDArray[np.int32]
-) -> NDArray[np.uint8]:
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Join field count, length words and values into COPY's rows; NULL is a length of -1 and no value."""
     n, columns = nulls.shape
     out = np.empty(n * (2 + 4 * columns + payload.shape[1]), np.uint8)
+    starts = np.empty(n, np.int64)
     at = np.int64(0)
     for row in range(n):
+        starts[row] = at
         out[at], out[at + 1] = columns >> 8, columns & 255
         at += 2
         begin = 0
@@ -105,7 +124,7 @@ def _lay_out(
                     out[at + b] = payload[row, begin + b]
                 at += size
             begin += widths[k]
-    return out[:at]
+    return out[:at], starts
 
 
 def _group(
@@ -188,7 +207,7 @@ def write_rows(connection: psycopg.Connection[Any], table: str, rows: EncodedRow
     query = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(sql.Identifier(table), names)
     with connection.cursor() as cursor, cursor.copy(query) as copy:
         copy.write(_HEADER)
-        copy.write(rows.body)
+        copy.write(rows.body.data)
         copy.write(_TRAILER)
     return rows.count
 

@@ -32,7 +32,6 @@ class VisitRows:
     mjd_tai: float
     objects: pd.DataFrame
     versions: EncodedRows
-    newest: EncodedRows
     sources: EncodedRows
     forced: EncodedRows
     keys: dict[str, pd.DataFrame]
@@ -86,7 +85,7 @@ def prepare(
     if len(sources):
         sources = _with_pixels(sources)
     encoded = {
-        "DiaObject": encode("DiaObject", objects, schema.stored_columns("DiaObject")),
+        "DiaObject": encode("DiaObject", objects, schema.stored_columns("DiaObject"), "validityStartMjdTai"),
         "DiaSource": encode("DiaSource", sources, schema.stored_columns("DiaSource")),
         "DiaForcedSource": encode("DiaForcedSource", forced, schema.stored_columns("DiaForcedSource")),
     }
@@ -97,15 +96,10 @@ def prepare(
     keys = {t: f[list(primary_key(schema, t))] for t, f in frames.items() if len(f)}
     source = sources if len(sources) else forced
     return VisitRows(
-        mjd_tai, objects, encoded["DiaObject"], _newest(schema, objects), encoded["DiaSource"], encoded["DiaForcedSource"], keys,
+        mjd_tai, objects, encoded["DiaObject"], encoded["DiaSource"], encoded["DiaForcedSource"], keys,
         _single(source, "visit"), _single(source, "detector"), digest.hexdigest(),
         np.concatenate([f.pixelId.to_numpy(np.int64) for f in (objects, sources) if len(f)] or [np.zeros(0, np.int64)]),
     )  # fmt: skip
-
-
-def _newest(schema: PublishedSchema, objects: pd.DataFrame) -> EncodedRows:
-    """Encode what DiaObjectLast holds of objects."""
-    return encode("DiaObjectLast", objects, schema.stored_columns("DiaObjectLast"))
 
 
 def store_rows(connection: psycopg.Connection[Any], schema: PublishedSchema, rows: VisitRows) -> bool:
@@ -206,30 +200,27 @@ def _store_objects(connection: psycopg.Connection[Any], schema: PublishedSchema,
         _LOG.debug("No objects to write to database.")
         return
     ids = rows.objects.diaObjectId.to_numpy(np.int64)
-    closed = connection.execute(
-        'UPDATE "DiaObject" SET "validityEndMjdTai" = greatest(%s, "validityStartMjdTai" + %s) '
+    later = connection.execute(
+        'WITH closed AS (UPDATE "DiaObject" SET "validityEndMjdTai" = greatest(%s, "validityStartMjdTai" + %s) '
         'WHERE "diaObjectId" = ANY(%s) AND "validityEndMjdTai" IS NULL '
-        'RETURNING "diaObjectId", "validityEndMjdTai"',
-        (rows.mjd_tai, SHORTEST_VALIDITY, ids.tolist()),
+        'RETURNING "diaObjectId", "validityEndMjdTai") SELECT * FROM closed WHERE "validityEndMjdTai" > %s',
+        (rows.mjd_tai, SHORTEST_VALIDITY, ids.tolist(), rows.mjd_tai),
     ).fetchall()
-    later = {object_id: end for object_id, end in closed if end > rows.mjd_tai}
-    versions, newest = rows.versions, rows.newest
+    versions = rows.versions
     if later:
-        start = pd.Series(ids).map(later).fillna(rows.mjd_tai).to_numpy(np.float64)
-        objects = rows.objects.assign(validityStartMjdTai=start)
-        versions = encode("DiaObject", objects, schema.stored_columns("DiaObject"))
-        newest = _newest(schema, objects)
+        start = pd.Series(ids).map(dict(later)).fillna(rows.mjd_tai).to_numpy(np.float64)
+        versions = versions.with_first(start)
     write_rows(connection, "DiaObject", versions)
-    _renew_last(connection, newest)
+    _renew_last(connection, schema, ids)
 
 
-def _renew_last(connection: psycopg.Connection[Any], newest: EncodedRows) -> None:
-    connection.execute('CREATE TEMP TABLE IF NOT EXISTS object_last (LIKE "DiaObjectLast") ON COMMIT DELETE ROWS')
-    write_rows(connection, "object_last", newest)
-    names = [sql.Identifier(name) for name in newest.columns]
+def _renew_last(connection: psycopg.Connection[Any], schema: PublishedSchema, ids: NDArray[np.int64]) -> None:
+    """Copy the open versions of objects to DiaObjectLast, whose columns are some of theirs."""
+    names = [sql.Identifier(c.name) for c in schema.stored_columns("DiaObjectLast")]
     connection.execute(
         sql.SQL(
-            'INSERT INTO "DiaObjectLast" ({0}) SELECT {0} FROM object_last ORDER BY "diaObjectId" '
-            'ON CONFLICT ("diaObjectId") DO UPDATE SET {1}'
-        ).format(sql.SQL(", ").join(names), sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(n) for n in names))
+            'INSERT INTO "DiaObjectLast" ({0}) SELECT {0} FROM "DiaObject" WHERE "diaObjectId" = ANY(%s) '
+            'AND "validityEndMjdTai" IS NULL ORDER BY "diaObjectId" ON CONFLICT ("diaObjectId") DO UPDATE SET {1}'
+        ).format(sql.SQL(", ").join(names), sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(n) for n in names)),
+        (ids.tolist(),),
     )

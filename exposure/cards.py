@@ -62,19 +62,19 @@ def format_cards(cards: "list[tuple[str, Any, str]]") -> bytes:
     """Return a header-only FITS file of (keyword, value, comment), padded to whole blocks."""
     lines = ["SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0"]
     for key, value, comment in cards:
-        if isinstance(value, bool):
-            text = f"{'T' if value else 'F':>20s}"
-        elif isinstance(value, int):
-            text = f"{value:>20d}"
-        elif isinstance(value, float):
+        if isinstance(value, float):
             text = f"{value!r:>20s}".replace("e", "E")
             if "." not in text and "E" not in text:
                 text = f"{text.strip()}.0".rjust(20)
+        elif isinstance(value, bool):
+            text = f"{'T' if value else 'F':>20s}"
+        elif isinstance(value, int):
+            text = f"{value:>20d}"
         else:
             text = f"{chr(39)}{str(value).replace(chr(39), ''):<8s}{chr(39)}"
         line = f"{key:<8s}= {text}"
-        lines.append(f"{line} / {comment}"[:80] if comment else line[:80])
-    body = "".join(f"{line:<80s}" for line in [*lines, "END"]).encode("ascii")
+        lines.append(f"{line} / {comment}" if comment else line)
+    body = "".join([line[:80].ljust(80) for line in [*lines, "END"]]).encode("ascii")
     return body + b" " * (-len(body) % BLOCK)
 
 

@@ -3,6 +3,7 @@
 Pixel coordinates are 0-based in the frame of the exposure (its origin may be any integer); sky is ICRS degrees.
 """
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = ["SkyWcs"]
 
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 _TAN_CARDS = ("CRPIX1", "CRPIX2", "CRVAL1", "CRVAL2")
+_OTHER_WCS = re.compile("PV|CROTA")
 
 
 class SkyWcs:
@@ -37,7 +39,8 @@ class SkyWcs:
     """
 
     def __init__(self, wcs: WCS, origin: tuple[int, int] = (0, 0)) -> None:
-        celestial = wcs.celestial
+        plain = wcs.naxis == 2 and wcs.wcs.lng == 0 and wcs.wcs.lat == 1
+        celestial = wcs if plain else wcs.celestial  # which copies; and many programs make hundreds of these
         if celestial.naxis != 2 or not wcs.has_celestial:
             raise WcsMissing("the header has no celestial WCS: CTYPE1/CTYPE2 must be a RA/DEC pair")
         self._wcs = celestial
@@ -98,9 +101,9 @@ class SkyWcs:
         plain = kinds == ("RA---TAN", "DEC--TAN")
         if not (sip or plain) or cards.get("RADESYS", "ICRS") != "ICRS" or cards.get("LONPOLE", 180.0) != 180.0:
             return None
-        if any(k.startswith(("PV", "CROTA")) for k in cards) or any(k not in cards for k in _TAN_CARDS):
+        if any(map(_OTHER_WCS.match, cards)) or any(k not in cards for k in _TAN_CARDS):
             return None
-        if any(k.startswith("CD1_") or k.startswith("CD2_") for k in cards):
+        if any(f"CD{i}_{j}" in cards for i in (1, 2) for j in (1, 2)):
             cd = [[float(cards.get(f"CD{i}_{j}", 0.0)) for j in (1, 2)] for i in (1, 2)]
         else:
             scale = [float(cards.get(f"CDELT{i}", 1.0)) for i in (1, 2)]

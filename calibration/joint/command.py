@@ -2,9 +2,11 @@
 
 import argparse
 import logging
+import multiprocessing
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +26,7 @@ from tasks.provenance import config_differences, write_guarded, write_versions
 __all__ = ["metric_table", "parse", "run_parsed"]
 
 log = logging.getLogger("alertprod.jointcal")
-MAX_STATUS = 125
+_DRAWING_TIMEOUT_S = 60.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -213,16 +215,44 @@ def _run(parsed: Any, task_class: Any, speak: Callable[[str], None]) -> SimpleNa
         speak(f"{label:22s} chi2/ndof {chi2:14.2f} / {ndof} = {chi2 / max(ndof, 1):.4f}")
 
     result = task.run(tables, summaries, Camera.read(parsed.camera), parsed.tract, progress=progress)
-    write_outputs(parsed.out, result.images, result.outputWcs, result.outputPhotoCalib, result.stars, result.metrics)
-    if not parsed.no_pictures:
-        from calibration.joint.pictures import draw
-
-        draw(result, parsed.out / "pictures")
+    with nullcontext() if parsed.no_pictures else _drawing(result, parsed.out / "pictures"):
+        write_outputs(
+            parsed.out, result.images, result.outputWcs, result.outputPhotoCalib, result.stars, result.metrics
+        )
     if hasattr(task, "writeMetadata"):
         task.writeMetadata(parsed.out)
     if not result.converged:
         speak("WARNING: the fit did not converge; metrics.json says converged=false")
     return SimpleNamespace(exitStatus=0 if result.converged else 1, result=result, metrics=result.metrics)
+
+
+@contextmanager
+def _drawing(result: Any, folder: Path) -> Iterator[None]:
+    """Draw the pictures on another core while the block runs; here, after it, where that cannot be or did not work.
+
+    A child made by fork has the result without copying it. It runs no compiled threads and is given up after a while,
+    as a fork may find a lock that nobody will open.
+    """
+    from calibration.joint.pictures import draw
+
+    child = None
+    if "fork" in multiprocessing.get_all_start_methods():
+        child = multiprocessing.get_context("fork").Process(target=draw, args=(result, folder), daemon=True)
+        child.start()
+    try:
+        yield
+    except BaseException:
+        if child is not None:
+            child.kill()
+            child.join()
+        raise
+    if child is not None:
+        child.join(_DRAWING_TIMEOUT_S)
+        if child.exitcode == 0:
+            return
+        child.kill()
+        child.join()
+    draw(result, folder)
 
 
 def _only(

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -552,3 +554,26 @@ def test_a_quantum_writes_a_catalogue_per_visit_and_the_summary_takes_it():
         want = direct.outputWcs[first, detector].pixel_to_sky(1000.0, 2000.0)
         assert np.allclose(record.wcs.pixel_to_sky(1000.0, 2000.0), want, atol=1e-12)
         assert record.photo_calib.mean == pytest.approx(direct.outputPhotoCalib[first, detector].mean)
+
+
+def test_pictures_are_drawn_beside_the_writing_and_here_where_that_fails(monkeypatch, tmp_path):
+    from calibration.joint import command, pictures
+
+    own = os.getpid()
+
+    def draw(result, folder):
+        if result == "dies" and os.getpid() != own:
+            os._exit(3)
+        if result == "hangs" and os.getpid() != own:
+            time.sleep(60)
+        (folder / result).write_text(str(os.getpid()))
+
+    monkeypatch.setattr(pictures, "draw", draw)
+    monkeypatch.setattr(command, "_DRAWING_TIMEOUT_S", 0.5)
+    for result, beside in (("lives", True), ("dies", False), ("hangs", False)):
+        with command._drawing(result, tmp_path):
+            pass
+        assert (int((tmp_path / result).read_text()) != own) is beside
+    with pytest.raises(OSError, match="disk"), command._drawing("hangs", tmp_path / "no"):
+        raise OSError("the disk is full")
+    assert not (tmp_path / "no").exists()
