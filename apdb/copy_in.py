@@ -1,7 +1,7 @@
 """Writing rows by binary COPY, grouped by type with numpy and laid out by one compiled pass."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from psycopg import sql
 from apdb.errors import ApdbError
 from apdb.schema import Column
 
-__all__ = ["EncodedRows", "copy_in", "encode", "write_rows"]
+__all__ = ["EncodedRows", "copy_in", "encode", "id_array", "write_rows"]
 
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + b"\x00" * 8
 _TRAILER = b"\xff\xff"
@@ -62,27 +62,31 @@ def encode(table: str, frame: pd.DataFrame, columns: Sequence[Column], first: st
     ApdbError
         NULL in a column that must not have any, text that is too long, or a number out of the column's range.
     """
-    held = dict(frame.items())
+    held = {
+        name: (k, dtype)
+        for k, (name, dtype) in enumerate(zip(frame.columns.tolist(), frame.dtypes.tolist(), strict=True))
+    }
     # columns of one type stand together, so that pandas and numpy handle them as one matrix
     groups: dict[Any, list[Column]] = {}
     for c in sorted(columns, key=lambda c: c.name != first):
         if c.name in held:
-            dtype = held[c.name].dtype
+            dtype = held[c.name][1]
             plain = isinstance(dtype, np.dtype) and dtype.kind in "iufb" and c.dtype != object and c.name != first
             groups.setdefault((c.datatype, dtype) if plain else c.name, []).append(c)
     n, names = len(frame), []
     payload, widths, nulls, lengths = [], [], [], []
     digest = hashlib.blake2b(digest_size=16)
     for group in groups.values():
-        raw, null, size = _group(table, held, group)
+        raw, null, size = _group(table, frame, group, [held[c.name][0] for c in group])
         for k, c in enumerate(group):
             if not c.nullable and null[:, k].any():
                 raise ApdbError(f"{table}.{c.name} must not be NULL; {int(null[:, k].sum())} of {n} rows have none")
         keep = [k for k, c in enumerate(group) if c.name not in _NOT_CONTENT]
         width = raw.shape[1] // len(group)
         digest.update(",".join(group[k].name for k in keep).encode())
-        digest.update(np.ascontiguousarray(raw.reshape(n, len(group), width)[:, keep]).data)
-        digest.update(np.ascontiguousarray(null[:, keep]).data)
+        whole = len(keep) == len(group)
+        digest.update(raw.data if whole else np.ascontiguousarray(raw.reshape(n, len(group), width)[:, keep]).data)
+        digest.update(np.ascontiguousarray(null if whole else null[:, keep]).data)
         names += [c.name for c in group]
         payload.append(raw)
         widths += [width] * len(group)
@@ -128,17 +132,17 @@ def _lay_out(
 
 
 def _group(
-    table: str, held: "dict[Any, pd.Series[Any]]", group: list[Column]
+    table: str, frame: pd.DataFrame, group: list[Column], places: list[int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int32]]:
     """Return bytes (N, columns x width), NULLs (N, columns) and lengths (N, columns) of columns of one type."""
     first = group[0]
     if first.dtype == object:
-        return _text_bytes(table, held[first.name], first)
+        return _text_bytes(table, frame[first.name], first)
     if len(group) == 1:
-        values, null = _numbers(held[first.name])
+        values, null = _numbers(frame[first.name])
         values, null = values[:, None], null[:, None]
     else:
-        values = np.stack([held[c.name].to_numpy() for c in group], axis=1)
+        values = frame.take(places, axis=1).to_numpy()
         null = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
     for k, c in enumerate(group):
         if c.nullable and c.name in _IDS_WITHOUT_ZERO:
@@ -147,7 +151,7 @@ def _group(
     if values.dtype != wire.newbyteorder("="):
         _check_range(table, group, values, null)
     with np.errstate(invalid="ignore", over="ignore"):
-        encoded = np.ascontiguousarray(np.where(null, 0, values) if null.any() else values).astype(wire)
+        encoded = (np.where(null, 0, values) if null.any() else values).astype(wire, order="C")
     n = len(values)
     raw = encoded.view(np.uint8).reshape(n, len(group) * wire.itemsize)
     return raw, null, np.full((n, len(group)), wire.itemsize, np.int32)
@@ -199,8 +203,21 @@ def _text_bytes(
     return raw, null[:, None], lengths[:, None]
 
 
-def write_rows(connection: psycopg.Connection[Any], table: str, rows: EncodedRows) -> int:
-    """Append encoded rows to a table; returns their number."""
+def id_array(ids: NDArray[np.int64]) -> str:
+    """Return ids as the text of an array, for ``%s::bigint[]``: a list of thousands takes many times as long."""
+    return "{" + ",".join(map(str, ids.tolist())) + "}"
+
+
+def write_rows(
+    connection: psycopg.Connection[Any], table: str, rows: EncodedRows, meanwhile: Callable[[], Any] | None = None
+) -> int:
+    """Append encoded rows to a table; returns their number.
+
+    Parameters
+    ----------
+    meanwhile
+        What to do when the rows are on their way, before the answer is waited for.
+    """
     if rows.count == 0:
         return 0
     names = sql.SQL(", ").join(sql.Identifier(name) for name in rows.columns)
@@ -209,6 +226,8 @@ def write_rows(connection: psycopg.Connection[Any], table: str, rows: EncodedRow
         copy.write(_HEADER)
         copy.write(rows.body.data)
         copy.write(_TRAILER)
+        if meanwhile is not None:
+            meanwhile()
     return rows.count
 
 

@@ -111,7 +111,8 @@ class PartitionKeeper:
         """Make what is missing for frames that have ``midpointMjdTai`` (at most a few months; the default takes more)."""
         days: set[int] = set()
         for frame in rows.values():
-            days |= set(np.unique(frame.midpointMjdTai.to_numpy(np.float64) // 1).astype(int).tolist())
+            times = frame.midpointMjdTai.to_numpy(np.float64)
+            days |= set(np.unique(times[np.isfinite(times)] // 1).astype(int).tolist())
         months = {month_bounds(float(d))[0]: float(d) for d in sorted(days) if _SANE[0] <= d <= _SANE[1]}
         missing = {label: day for label, day in months.items() if label not in self._known}
         if not missing or len(missing) > MAX_NEW_MONTHS:

@@ -90,7 +90,7 @@ class PostgresApdb(ClientReads, ClientChanges):
             The rows do not fit the tables.
         """
         rows = prepare(self._published, float(visit_time.tai.mjd), objects, sources, forced_sources)
-        self._partitions.prepare(self._transactions.connection, rows.keys)
+        self._partitions.prepare(self._transactions.connection, rows.frames)
         chunk = None
         if self.config.enable_replica:
             chunk = ReplicaChunk.make_replica_chunk(visit_time, self.config.replica_chunk_seconds)
@@ -102,7 +102,7 @@ class PostgresApdb(ClientReads, ClientChanges):
         transaction_locks(connection, pixels_of_positions(rows.pixels))
         if replace:
             remove_stored(connection, rows)
-        if store_rows(connection, self._published, rows) and chunk is not None:
+        if store_rows(connection, rows) and chunk is not None:
             store_keys(connection, self._published, rows, chunk)
 
 

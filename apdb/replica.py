@@ -43,15 +43,16 @@ def store_keys(
             'WHERE "diaObjectId" = ANY(%s)',
             (chunk.id, rows.objects.diaObjectId.tolist()),
         )
-    for table, keys in rows.keys.items():
+    for table, frame in rows.frames.items():
+        key = primary_key(schema, table)
         arrays = sql.SQL(", ").join(
             sql.SQL("%s::{}[]").format(sql.SQL("double precision" if name.endswith("MjdTai") else "bigint"))
-            for name in primary_key(schema, table)
+            for name in key
         )
         query = sql.SQL("INSERT INTO {} SELECT %s, k.* FROM unnest({}) k").format(
             sql.Identifier(f"{table}Chunks"), arrays
         )
-        connection.execute(query, (chunk.id, *(keys[name].tolist() for name in keys.columns)))
+        connection.execute(query, (chunk.id, *(frame[name].tolist() for name in key)))
 
 
 def store_update_records(

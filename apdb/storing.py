@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,10 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from apdb.changes import audit, withdraw_visit
-from apdb.copy_in import EncodedRows, encode, write_rows
+from apdb.copy_in import EncodedRows, encode, id_array, write_rows
 from apdb.errors import ApdbError, VisitConflict
 from apdb.htm import htm_ids
 from apdb.schema import PublishedSchema
-from apdb.tables import primary_key
 
 __all__ = ["VisitRows", "prepare", "remove_stored", "store_rows"]
 
@@ -27,18 +27,41 @@ SHORTEST_VALIDITY = 1e-9
 
 @dataclass(frozen=True)
 class VisitRows:
-    """What one store writes, encoded; the digest identifies the content (not the time of processing)."""
+    """What one store writes. Tables are encoded when they are first asked for: while the server takes in another one."""
 
+    schema: PublishedSchema
     mjd_tai: float
     objects: pd.DataFrame
-    versions: EncodedRows
-    sources: EncodedRows
-    forced: EncodedRows
-    keys: dict[str, pd.DataFrame]
+    frames: dict[str, pd.DataFrame]  # of DiaSource and DiaForcedSource, where there are any
     visit: int | None
     detector: int | None
-    digest: str
     pixels: NDArray[np.int64]
+
+    @cached_property
+    def versions(self) -> EncodedRows:
+        """Rows of DiaObject, with the begin of their validity first: it may yet change."""
+        return encode("DiaObject", self.objects, self.schema.stored_columns("DiaObject"), "validityStartMjdTai")
+
+    @cached_property
+    def sources(self) -> EncodedRows:
+        """Rows of DiaSource."""
+        return self._encoded("DiaSource")
+
+    @cached_property
+    def forced(self) -> EncodedRows:
+        """Rows of DiaForcedSource."""
+        return self._encoded("DiaForcedSource")
+
+    def _encoded(self, table: str) -> EncodedRows:
+        return encode(table, self.frames.get(table, pd.DataFrame()), self.schema.stored_columns(table))
+
+    @cached_property
+    def digest(self) -> str:
+        """What identifies the content (not the time of processing)."""
+        digest = hashlib.blake2b(repr(self.mjd_tai).encode(), digest_size=16)
+        for rows in (self.versions, self.sources, self.forced):
+            digest.update(rows.digest + rows.count.to_bytes(8, "little"))
+        return digest.hexdigest()
 
 
 def _single(frame: pd.DataFrame, name: str) -> int | None:
@@ -70,13 +93,7 @@ def prepare(
     schema: PublishedSchema, mjd_tai: float, objects: pd.DataFrame, sources: pd.DataFrame | None,
     forced: pd.DataFrame | None,
 ) -> VisitRows:  # fmt: skip
-    """Encode frames with APDB column names (no database is needed for it).
-
-    Raises
-    ------
-    ApdbError
-        Rows that do not fit the tables.
-    """
+    """Put frames with APDB column names in order, and find out where and of which visit they are (no database is needed)."""
     objects = _sorted(objects, ("diaObjectId",))
     sources = _sorted(sources, ("diaSourceId",))
     forced = _sorted(forced, ("diaObjectId", "visit", "detector"))
@@ -84,39 +101,37 @@ def prepare(
         objects = _with_pixels(objects).assign(validityStartMjdTai=mjd_tai, validityEndMjdTai=np.nan)
     if len(sources):
         sources = _with_pixels(sources)
-    encoded = {
-        "DiaObject": encode("DiaObject", objects, schema.stored_columns("DiaObject"), "validityStartMjdTai"),
-        "DiaSource": encode("DiaSource", sources, schema.stored_columns("DiaSource")),
-        "DiaForcedSource": encode("DiaForcedSource", forced, schema.stored_columns("DiaForcedSource")),
-    }
-    digest = hashlib.blake2b(repr(mjd_tai).encode(), digest_size=16)
-    for rows in encoded.values():
-        digest.update(rows.digest + rows.count.to_bytes(8, "little"))
-    frames = {"DiaSource": sources, "DiaForcedSource": forced}
-    keys = {t: f[list(primary_key(schema, t))] for t, f in frames.items() if len(f)}
+    frames = {t: f for t, f in (("DiaSource", sources), ("DiaForcedSource", forced)) if len(f)}
     source = sources if len(sources) else forced
     return VisitRows(
-        mjd_tai, objects, encoded["DiaObject"], encoded["DiaSource"], encoded["DiaForcedSource"], keys,
-        _single(source, "visit"), _single(source, "detector"), digest.hexdigest(),
+        schema, mjd_tai, objects, frames, _single(source, "visit"), _single(source, "detector"),
         np.concatenate([f.pixelId.to_numpy(np.int64) for f in (objects, sources) if len(f)] or [np.zeros(0, np.int64)]),
     )  # fmt: skip
 
 
-def store_rows(connection: psycopg.Connection[Any], schema: PublishedSchema, rows: VisitRows) -> bool:
+def store_rows(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     """Write prepared rows in the open transaction; returns False, writing nothing, when they are there already.
+
+    A store that may be a repetition is entered in the ledger first, others last: what identifies their content is
+    known when all is encoded.
 
     Raises
     ------
     VisitConflict
         Rows with the same ids but another content are there.
+    ApdbError
+        The rows do not fit the tables.
     """
-    if not _enter(connection, rows):
+    may_repeat = _may_repeat(connection, rows)
+    if may_repeat and not _enter_first(connection, rows):
         _LOG.info("visit %s, detector %s: the same rows are stored already", rows.visit, rows.detector)
         return False
     try:
-        _store_objects(connection, schema, rows)
-        write_rows(connection, "DiaSource", rows.sources)
-        write_rows(connection, "DiaForcedSource", rows.forced)
+        _store_objects(connection, rows)
+        write_rows(connection, "DiaSource", rows.sources, meanwhile=lambda: rows.forced)
+        write_rows(connection, "DiaForcedSource", rows.forced, meanwhile=lambda: rows.digest)
+        if not may_repeat and not _enter(connection, rows):
+            raise _conflict(rows)
     except psycopg.errors.UniqueViolation as error:
         raise _conflict(rows) from error
     return True
@@ -129,12 +144,18 @@ def _conflict(rows: VisitRows) -> VisitConflict:
     )  # fmt: skip
 
 
-def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
-    """Enter the store in the ledger of stores; False when the same content is there.
+def _may_repeat(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
+    """Whether the visit came before, or that cannot be told: rows of several visits, or under no lock of the sky."""
+    if rows.visit is None or rows.detector is None or not len(rows.pixels):
+        return True
+    known = connection.execute(
+        'SELECT 1 FROM "StoreLedger" WHERE visit = %s AND detector = %s LIMIT 1', (rows.visit, rows.detector)
+    ).fetchone()
+    return known is not None
 
-    The primary key of DiaSource holds the time (it is partitioned by it): ids that come again with another time are
-    found here.
-    """
+
+def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
+    """Enter the store in the ledger of stores; False when the same content is there."""
     entered = connection.execute(
         'INSERT INTO "StoreLedger" ("contentHash", visit, detector, "visitTimeMjdTai", "nObjects", "nSources", '
         '"nForcedSources") VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING',
@@ -143,9 +164,18 @@ def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
             rows.forced.count,
         ),
     ).rowcount  # fmt: skip
-    if not entered:
+    return bool(entered)
+
+
+def _enter_first(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
+    """Enter what may be a repetition; False when the same content is there.
+
+    The primary key of DiaSource holds the time (it is partitioned by it): ids that come again with another time are
+    found here.
+    """
+    if not _enter(connection, rows):
         return False
-    if rows.visit is None or "DiaSource" not in rows.keys:
+    if rows.visit is None or "DiaSource" not in rows.frames:
         return True
     place = {"v": rows.visit, "d": rows.detector, "h": rows.digest}
     other = connection.execute(
@@ -153,7 +183,7 @@ def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     ).fetchone()
     if other is None:
         return True
-    ids = rows.keys["DiaSource"].diaSourceId.tolist()
+    ids = rows.frames["DiaSource"].diaSourceId.tolist()
     again = connection.execute(
         'SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s AND "diaSourceId" = ANY(%(i)s) LIMIT 1',
         {**place, "i": ids},
@@ -180,7 +210,7 @@ def remove_stored(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
         return
     place = {"v": rows.visit, "d": rows.detector}
     for table, name in (("DiaSource", "diaSourceId"), ("DiaForcedSource", "diaObjectId")):
-        ids = rows.keys[table][name].tolist() if table in rows.keys else []
+        ids = rows.frames[table][name].tolist() if table in rows.frames else []
         where = "WHERE visit = %(v)s AND detector = %(d)s"
         connection.execute(f'DELETE FROM "{table}" {where} AND "{name}" = ANY(%(ids)s)', {**place, "ids": ids})
     withdraw_visit(connection, rows.visit, rows.detector, rows.mjd_tai)
@@ -190,7 +220,7 @@ def remove_stored(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
     )
 
 
-def _store_objects(connection: psycopg.Connection[Any], schema: PublishedSchema, rows: VisitRows) -> None:
+def _store_objects(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
     """Close the open versions, append the new ones, and renew DiaObjectLast.
 
     A version never begins before the one that it supersedes, also when visits come out of order: then it begins right
@@ -200,27 +230,30 @@ def _store_objects(connection: psycopg.Connection[Any], schema: PublishedSchema,
         _LOG.debug("No objects to write to database.")
         return
     ids = rows.objects.diaObjectId.to_numpy(np.int64)
-    later = connection.execute(
-        'WITH closed AS (UPDATE "DiaObject" SET "validityEndMjdTai" = greatest(%s, "validityStartMjdTai" + %s) '
-        'WHERE "diaObjectId" = ANY(%s) AND "validityEndMjdTai" IS NULL '
-        'RETURNING "diaObjectId", "validityEndMjdTai") SELECT * FROM closed WHERE "validityEndMjdTai" > %s',
-        (rows.mjd_tai, SHORTEST_VALIDITY, ids.tolist(), rows.mjd_tai),
-    ).fetchall()
-    versions = rows.versions
+    named = id_array(ids)
+    with connection.pipeline():  # rows are encoded while the server works
+        closed = connection.execute(
+            'WITH closed AS (UPDATE "DiaObject" SET "validityEndMjdTai" = greatest(%s, "validityStartMjdTai" + %s) '
+            'WHERE "diaObjectId" = ANY(%s::bigint[]) AND "validityEndMjdTai" IS NULL '
+            'RETURNING "diaObjectId", "validityEndMjdTai") SELECT * FROM closed WHERE "validityEndMjdTai" > %s',
+            (rows.mjd_tai, SHORTEST_VALIDITY, named, rows.mjd_tai),
+        )
+        versions = rows.versions
+        later = closed.fetchall()
     if later:
         start = pd.Series(ids).map(dict(later)).fillna(rows.mjd_tai).to_numpy(np.float64)
         versions = versions.with_first(start)
-    write_rows(connection, "DiaObject", versions)
-    _renew_last(connection, schema, ids)
+    write_rows(connection, "DiaObject", versions, meanwhile=lambda: rows.sources)
+    _renew_last(connection, rows.schema, named)
 
 
-def _renew_last(connection: psycopg.Connection[Any], schema: PublishedSchema, ids: NDArray[np.int64]) -> None:
+def _renew_last(connection: psycopg.Connection[Any], schema: PublishedSchema, named: str) -> None:
     """Copy the open versions of objects to DiaObjectLast, whose columns are some of theirs."""
     names = [sql.Identifier(c.name) for c in schema.stored_columns("DiaObjectLast")]
     connection.execute(
         sql.SQL(
-            'INSERT INTO "DiaObjectLast" ({0}) SELECT {0} FROM "DiaObject" WHERE "diaObjectId" = ANY(%s) '
+            'INSERT INTO "DiaObjectLast" ({0}) SELECT {0} FROM "DiaObject" WHERE "diaObjectId" = ANY(%s::bigint[]) '
             'AND "validityEndMjdTai" IS NULL ORDER BY "diaObjectId" ON CONFLICT ("diaObjectId") DO UPDATE SET {1}'
         ).format(sql.SQL(", ").join(names), sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(n) for n in names)),
-        (ids.tolist(),),
+        (named,),
     )

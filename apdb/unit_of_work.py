@@ -114,7 +114,7 @@ class VisitUnitOfWork:
         """
         schema = published_schema()
         rows = prepare(schema, mjd_tai, objects, sources, forced)
-        if not store_rows(self._connection, schema, rows):
+        if not store_rows(self._connection, rows):
             return
         if self._replicated():
             from lsst.dax.apdb import ReplicaChunk
