@@ -20,9 +20,11 @@ T = TypeVar("T")
 MAX_CONNECTIONS = 8
 ATTEMPTS = 6
 WAIT_S = 30.0
+LOCKS_WAIT_S = 120.0
 SPARE_WAIT_S = 0.5
 _READ_ONLY = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _AGAIN = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
+_WORTH_ANOTHER = (*_AGAIN, psycopg.errors.LockNotAvailable)
 
 
 class Transactions:
@@ -56,7 +58,7 @@ class Transactions:
             with self._connections().connection() as connection:
                 yield connection
         except (psycopg.OperationalError, PoolTimeout) as error:
-            if isinstance(error, _AGAIN):
+            if isinstance(error, _WORTH_ANOTHER):
                 raise
             raise DatabaseUnavailable(f"database {self._database.label}: {first_line(error)}") from error
 
@@ -93,21 +95,25 @@ class Transactions:
         Raises
         ------
         DatabaseUnavailable
-            No connection, or the transaction failed to be serialised six times.
+            No connection, the locks it waits for were not free in time, or it failed to be serialised six times.
         """
-        for attempt in range(ATTEMPTS):
+        attempt, deadline = 0, time.monotonic() + LOCKS_WAIT_S
+        while True:
             try:
                 with self.connection() as connection, connection.transaction():
                     if snapshot:
                         connection.execute(_READ_ONLY)
                     return work(connection)
+            except psycopg.errors.LockNotAvailable as error:
+                if time.monotonic() > deadline:
+                    raise DatabaseUnavailable(f"others held its place for {LOCKS_WAIT_S:.0f} s") from error
             except _AGAIN as error:
-                if attempt == ATTEMPTS - 1:
+                attempt += 1
+                if attempt == ATTEMPTS:
                     raise DatabaseUnavailable(
                         f"the transaction failed {ATTEMPTS} times: {first_line(error)}"
                     ) from error
                 time.sleep(random.uniform(0.5, 1.5) * 0.01 * 2**attempt)
-        raise AssertionError("unreachable")
 
     def close(self) -> None:
         """Close all connections."""

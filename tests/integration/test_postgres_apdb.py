@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -15,9 +16,9 @@ from lsst.dax.apdb.sql import ApdbSql, ApdbSqlConfig
 from lsst.sphgeom import Angle, Circle, HtmPixelization, LonLat, UnitVector3d
 
 import apdb
-from apdb import Database, PostgresApdb, VisitConflict, VisitUnitOfWork, columns_of
-from apdb.errors import ApdbError, SchemaMismatch
-from apdb.htm import polygon
+from apdb import Database, PostgresApdb, VisitConflict, VisitUnitOfWork, columns_of, transactions
+from apdb.errors import ApdbError, DatabaseUnavailable, SchemaMismatch
+from apdb.htm import htm_ids, polygon
 from apdb.locks import lock_pixels, pixels_of_positions, sky_locks
 from apdb.setup import APDB_REPLICA_VERSION, APDB_SQL_VERSION
 from apdb.transactions import Transactions
@@ -374,6 +375,54 @@ def test_a_large_and_a_small_region_exclude_each_other_and_neighbours_do_not(ser
         assert a.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
     found = pixels_of_positions(np.array([(8 << 40) + 5, (8 << 40) + 6]))
     assert found == [8 << 16]
+
+
+@pytest.mark.parametrize("waits_in", ["session", "transaction"])
+def test_who_waits_for_its_place_on_the_sky_keeps_no_dead_rows_alive(server, waits_in, monkeypatch):
+    o, s, f = rows(4)
+    pixels = pixels_of_positions(htm_ids(o.ra, o.dec))
+    database, got = Database(server.uri), []
+
+    def wait():
+        if waits_in == "transaction":
+            server.ours.store(at(61001.0), o, s, f)
+        else:
+            with database.connect() as own, sky_locks(own, pixels):
+                pass
+        got.append(time.monotonic())
+
+    waiting = "SELECT min(backend_xmin::text::bigint) FROM pg_stat_activity WHERE query LIKE '%pg_advisory%' AND pid <> pg_backend_pid()"
+    with database.connect() as holder:
+        with sky_locks(holder, pixels):
+            thread = threading.Thread(target=wait)
+            thread.start()
+            seen = []
+            for _ in range(30):
+                time.sleep(0.04)
+                server.raw.execute("SELECT pg_current_xact_id()")  # time goes on for the snapshots of others
+                seen.append(server.raw.execute(waiting).fetchone()[0])
+            assert not got
+            released = time.monotonic()
+        thread.join(10)
+    assert got[0] > released
+    held = [x for x in seen if x is not None]
+    assert len(held) > 10  # it did wait in statements with a snapshot
+    assert max(held) - min(held) > 10  # but not in one
+    monkeypatch.setattr(transactions, "LOCKS_WAIT_S", 0.3)
+    with (
+        database.connect() as holder, sky_locks(holder, pixels),
+        pytest.raises(DatabaseUnavailable, match="held its place"),
+    ):  # fmt: skip
+        server.ours.store(at(61002.0), o)
+
+
+def test_rows_that_do_not_fit_leave_nothing_of_the_tables_before_them(server):
+    o, s, f = rows(4)
+    with pytest.raises(ApdbError, match=r"DiaForcedSource\.ra must not be NULL"):
+        server.ours.store(at(61001.0), o, s, f.assign(ra=np.nan))
+    assert set(server.ours.tableRowCount().values()) == {0}
+    server.ours.store(at(61001.0), o, s, f)
+    assert len(server.ours.getDiaObjects(REGION)) == 4
 
 
 def test_sixteen_clients_on_overlapping_patches(server):
