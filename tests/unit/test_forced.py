@@ -25,6 +25,7 @@ from forced.calibrated import FLAG_BITS, measure_pair
 from forced.errors import ForcedPhotometryError
 from forced.plugins import local_background, local_wcs, psf_moments
 from tasks import IdGenerator, IdPacker
+from tests.quantum import Quantum
 
 SIGMA = 2.0
 PSF = GaussianPsf(SIGMA, 25)
@@ -392,29 +393,16 @@ def catalogue(exposures: list[Exposure]) -> ExposureCatalog:
     return ExposureCatalog(table, {e.key[1]: ExposureRecord(photo_calib=e.photo_calib) for e in exposures})
 
 
-class _Quantum:
-    """Stands in for a butler's quantum context: hands out objects, keeps what is put."""
-
-    def __init__(self, **inputs: object) -> None:
-        self.inputs, self.kept = inputs, None
-
-    def get(self, refs: object) -> dict[str, object]:
-        return self.inputs
-
-    def put(self, struct: object, refs: object) -> None:
-        self.kept = struct
-
-
 def test_quantum_is_prepare_filter_measure_store() -> None:
     e = exposure()
     table = frame(e, [30.0, 70.0, 900.0], [40.0, 60.0, 50.0])
     summary = catalogue([replace(e, photo_calib=PhotoCalib(4.0))])
-    context = _Quantum(exposure=replace(e), refCat=[table], visitSummary=summary)
+    context = Quantum(exposure=replace(e), refCat=[table], visitSummary=summary)
     task().runQuantum(context, None, None)
     expected = measure(task(), e, table)
-    assert np.allclose(context.kept.measCat.psfFlux, 2 * expected.psfFlux)
+    assert np.allclose(context.kept[None].measCat.psfFlux, 2 * expected.psfFlux)
     with pytest.raises(NoWorkFound):
-        task().runQuantum(_Quantum(exposure=replace(e, wcs=None), refCat=[table]), None, None)
+        task().runQuantum(Quantum(exposure=replace(e, wcs=None), refCat=[table]), None, None)
 
 
 def test_ids_unpack_and_count_in_reference_order() -> None:

@@ -30,6 +30,7 @@ from exposure.catalog import ExposureRecord
 from simulation.focal_plane import MosaicSurvey, simulate_mosaic
 from tasks import make_task
 from tasks.errors import CallerError
+from tests.quantum import Quantum
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy")
 
@@ -497,24 +498,11 @@ class _Ref:
         self.dataId = data_id
 
 
-class _Quantum:
-    """Stands in for a butler's quantum context: hands out objects, keeps what is put."""
-
-    def __init__(self, tract: int, **inputs: object) -> None:
-        self.quantum, self.inputs, self.kept = SimpleNamespace(dataId={"tract": tract}), inputs, {}
-
-    def get(self, refs: object) -> dict[str, object]:
-        return self.inputs
-
-    def put(self, value: object, ref: object) -> None:
-        self.kept[ref] = value
-
-
 def test_a_quantum_writes_a_catalogue_per_visit_and_the_summary_takes_it():
     s = survey()
     made = summaries(s)
     visits = [int(c.table["visit"][0]) for c in made]
-    context = _Quantum(
+    context = Quantum(
         9813, inputSourceTableVisit=s.sources, inputVisitSummary=made, inputCamera=s.camera,
     )  # fmt: skip
     refs = {name: [_Ref(visit=v) for v in visits] for name in ("outputWcs", "outputPhotoCalib")}
@@ -539,7 +527,7 @@ def test_a_quantum_writes_a_catalogue_per_visit_and_the_summary_takes_it():
     )  # fmt: skip
     blank = Exposure(np.zeros((64, 64), "f4"), np.ones((64, 64), "f4"), np.zeros((64, 64), np.int32))
     images = [SimpleNamespace(dataId={"detector": d}, get=lambda **_: blank) for d in made[0].records]
-    summary = _Quantum(
+    summary = Quantum(
         9813,
         input_summary_catalog=made[0],
         input_exposures=images,

@@ -10,6 +10,7 @@ from diffim.errors import MismatchError, NoTemplateCoverage
 from diffim.patches import BORDER, merge_patches
 from exposure import Exposure, GaussianPsf, PhotoCalib, SkyWcs, VisitInfo
 from tasks import make_task
+from tests.quantum import Quantum
 from tests.unit.test_subtract_checklist import ORIGINS
 
 SCALE, SIDE, NOISE = 0.2 / 3600, 300, 2.0
@@ -141,19 +142,6 @@ def test_bands_and_calibrations_must_agree(origin):
     patches[3].photo_calib, patches[3].band = PhotoCalib(1.0), "g"
     with pytest.raises(MismatchError, match=r"\['g', 'r'\]"):
         merge_patches(science(origin), patches)
-
-
-class Quantum:
-    """Stands in for a butler's quantum context: hands out objects, keeps what is put."""
-
-    def __init__(self, **inputs):
-        self.inputs, self.kept = inputs, {}
-
-    def get(self, refs):
-        return self.inputs
-
-    def put(self, value, ref):
-        self.kept[ref] = value
 
 
 def sources_of(image):
