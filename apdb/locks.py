@@ -7,12 +7,14 @@ A region holds its pixels exclusively at the finest of three levels at which the
 pixels at the coarser levels shared. So a large region (exclusive on a parent) and a small one inside it (shared on that
 parent) exclude each other, while neighbours do not.
 
-Who has to wait does so in short turns. A waiting statement has a snapshot, and no row that died since may be cleaned
-away: sixteen clients that wait for their place in one long row make DiaObjectLast grow to three times its size.
+Who has to wait asks again and again at first, and stands in PostgreSQL's queue only after a while. A waiting statement has a
+snapshot, and no row that died since may be cleaned away: sixteen clients that wait in one long row make DiaObjectLast grow
+to three times its size. But only in the queue does a large region get its turn among many small ones.
 """
 
+import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,11 +25,12 @@ from numpy.typing import NDArray
 
 from apdb.htm import HTM_LEVEL, cover, htm_ids, positions_around
 
-__all__ = ["lock_pixels", "lock_pixels_around", "pixels_of_positions", "sky_locks", "transaction_locks"]
+__all__ = ["lock_pixels", "lock_pixels_around", "pixels_of_positions", "sky_locks"]
 
 LEVELS = (8, 5, 2)
 MAX_LOCKS = 64
-TURN_MS = 100
+PATIENCE_S = 3.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.002, 0.03
 _SPACE = 0x5EA << 48  # keeps these keys apart from other advisory locks
 _ROOTS = 8  # level 0 pixels are 8..15; each level quadruples, so that a pixel number tells its level
 
@@ -66,8 +69,16 @@ def _plan(pixels: Iterable[int]) -> list[tuple[int, bool]]:
     return [(_SPACE + p, p not in own) for p in sorted(own | parents)]
 
 
+_TRY = (
+    "SELECT CASE WHEN shared THEN pg_try_advisory_lock_shared(key) ELSE pg_try_advisory_lock(key) END "
+    "FROM unnest(%s::bigint[], %s::boolean[]) WITH ORDINALITY AS l(key, shared, place) ORDER BY place"
+)
+_WAIT = _TRY.replace("pg_try_", "pg_")
+_RELEASE = _WAIT.replace("_lock", "_unlock")
+
+
 @contextmanager
-def sky_locks(connection: psycopg.Connection[Any], pixels: list[int], timeout_s: float = 120) -> Iterator[None]:
+def sky_locks(connection: psycopg.Connection[Any], pixels: Sequence[int], timeout_s: float = 120) -> Iterator[None]:
     """Hold the locks of the pixels on this session (autocommit, outside of any transaction).
 
     Raises
@@ -75,47 +86,44 @@ def sky_locks(connection: psycopg.Connection[Any], pixels: list[int], timeout_s:
     psycopg.errors.LockNotAvailable
         They were not free within the time-out.
     """
-    held: list[tuple[int, bool]] = []
-    deadline = time.monotonic() + timeout_s
-    connection.execute(f"SET lock_timeout = {TURN_MS}")
+    plan = _plan(pixels)
+    if not _ask(connection, plan, min(PATIENCE_S, timeout_s)):
+        _queue(connection, plan, timeout_s - PATIENCE_S)
     try:
-        for key, shared in _plan(pixels):
-            _wait_for(connection, key, shared, deadline)
-            held.append((key, shared))
-        connection.execute("SET lock_timeout = 0")
         yield
     finally:
         if not connection.closed:
             if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 connection.rollback()
-            for key, shared in reversed(held):
-                connection.execute(f"SELECT pg_advisory_unlock{'_shared' if shared else ''}(%s)", (key,))
-            connection.execute("SET lock_timeout = 0")
+            connection.execute(_RELEASE, _arrays(plan))
 
 
-def _wait_for(connection: psycopg.Connection[Any], key: int, shared: bool, deadline: float) -> None:
+def _arrays(plan: list[tuple[int, bool]]) -> tuple[list[int], list[bool]]:
+    return [key for key, _ in plan], [shared for _, shared in plan]
+
+
+def _ask(connection: psycopg.Connection[Any], plan: list[tuple[int, bool]], seconds: float) -> bool:
+    """Try to take all locks until it works, for some time; what was got is given back between two tries."""
+    deadline, pause = time.monotonic() + seconds, FIRST_PAUSE_S
     while True:
-        try:
-            connection.execute(f"SELECT pg_advisory_lock{'_shared' if shared else ''}(%s)", (key,))
-            return
-        except psycopg.errors.LockNotAvailable:
-            if time.monotonic() > deadline:
-                raise
+        got = [row[0] for row in connection.execute(_TRY, _arrays(plan))]
+        if all(got):
+            return True
+        connection.execute(_RELEASE, _arrays([lock for lock, is_mine in zip(plan, got, strict=True) if is_mine]))
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause * random.uniform(0.5, 1.5))
+        pause = min(1.5 * pause, LONGEST_PAUSE_S)
 
 
-def transaction_locks(connection: psycopg.Connection[Any], pixels: list[int]) -> None:
-    """Hold the locks until the end of a READ COMMITTED transaction, whose later statements see what came before.
-
-    Raises
-    ------
-    psycopg.errors.LockNotAvailable
-        They are not free within one turn: the transaction is to be begun again (`Transactions.run` does).
-    """
-    keys = _plan(pixels)
-    connection.execute(f"SET LOCAL lock_timeout = {TURN_MS}")
-    connection.execute(
-        "SELECT CASE WHEN shared THEN pg_advisory_xact_lock_shared(key) ELSE pg_advisory_xact_lock(key) END "
-        "FROM unnest(%s::bigint[], %s::boolean[]) WITH ORDINALITY AS l(key, shared, place) ORDER BY place",
-        ([k for k, _ in keys], [s for _, s in keys]),
-    )
-    connection.execute("SET LOCAL lock_timeout = 0")
+def _queue(connection: psycopg.Connection[Any], plan: list[tuple[int, bool]], seconds: float) -> None:
+    """Stand in the queue of each lock, in order."""
+    connection.execute(f"SET lock_timeout = {max(round(1e3 * seconds), 1)}")
+    try:
+        connection.execute(_WAIT, _arrays(plan))
+    except psycopg.errors.LockNotAvailable:
+        connection.execute("SELECT pg_advisory_unlock_all()")  # which ones were got, nobody tells
+        raise
+    finally:
+        if not connection.closed:
+            connection.execute("SET lock_timeout = 0")

@@ -16,7 +16,7 @@ from apdb import changes
 from apdb.client_changes import ClientChanges
 from apdb.client_reads import ClientReads
 from apdb.errors import ApdbError
-from apdb.locks import pixels_of_positions, transaction_locks
+from apdb.locks import pixels_of_positions
 from apdb.partitions import month_bounds
 from apdb.replica import store_keys
 from apdb.storing import VisitRows, prepare, remove_stored, store_rows
@@ -94,12 +94,11 @@ class PostgresApdb(ClientReads, ClientChanges):
         chunk = None
         if self.config.enable_replica:
             chunk = ReplicaChunk.make_replica_chunk(visit_time, self.config.replica_chunk_seconds)
-        self._transactions.run(lambda c: self._store(c, rows, chunk, replace))
+        self._transactions.run(lambda c: self._store(c, rows, chunk, replace), pixels=pixels_of_positions(rows.pixels))
 
     def _store(
         self, connection: psycopg.Connection[Any], rows: VisitRows, chunk: ReplicaChunk | None, replace: bool
     ) -> None:
-        transaction_locks(connection, pixels_of_positions(rows.pixels))
         if replace:
             remove_stored(connection, rows)
         if store_rows(connection, rows) and chunk is not None:

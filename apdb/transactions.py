@@ -3,7 +3,7 @@
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from apdb.database import CONNECT_TIMEOUT_S, Database, first_line
 from apdb.errors import DatabaseUnavailable
+from apdb.locks import sky_locks
 
 __all__ = ["Transactions"]
 
@@ -84,29 +85,35 @@ class Transactions:
                     found.append(other)
             yield found
 
-    def run(self, work: Callable[[psycopg.Connection[Any]], T], *, snapshot: bool = False) -> T:
+    def run(
+        self, work: Callable[[psycopg.Connection[Any]], T], *, snapshot: bool = False, pixels: Sequence[int] = ()
+    ) -> T:
         """Run `work` in one transaction, again where the database says that it could not be serialised.
 
         Parameters
         ----------
         snapshot
             All statements see one snapshot (REPEATABLE READ, read only).
+        pixels
+            Places of the sky that nobody else may work on meanwhile (`apdb.locks`).
 
         Raises
         ------
         DatabaseUnavailable
             No connection, the locks it waits for were not free in time, or it failed to be serialised six times.
         """
-        attempt, deadline = 0, time.monotonic() + LOCKS_WAIT_S
+        attempt = 0
         while True:
             try:
-                with self.connection() as connection, connection.transaction():
+                with self.connection() as connection, ExitStack() as stack:
+                    if pixels:
+                        stack.enter_context(sky_locks(connection, pixels, LOCKS_WAIT_S))
+                    stack.enter_context(connection.transaction())
                     if snapshot:
                         connection.execute(_READ_ONLY)
                     return work(connection)
             except psycopg.errors.LockNotAvailable as error:
-                if time.monotonic() > deadline:
-                    raise DatabaseUnavailable(f"others held its place for {LOCKS_WAIT_S:.0f} s") from error
+                raise DatabaseUnavailable(f"others held its place for {LOCKS_WAIT_S:.0f} s") from error
             except _AGAIN as error:
                 attempt += 1
                 if attempt == ATTEMPTS:
