@@ -74,56 +74,49 @@ _TRY = (
     "FROM unnest(%s::bigint[], %s::boolean[]) WITH ORDINALITY AS l(key, shared, place) ORDER BY place"
 )
 _WAIT = _TRY.replace("pg_try_", "pg_")
-_RELEASE = _WAIT.replace("_lock", "_unlock")
+_RELEASE = "SELECT pg_advisory_unlock_all()"  # a statement that failed does not tell which ones it had got
 
 
 @contextmanager
 def sky_locks(connection: psycopg.Connection[Any], pixels: Sequence[int], timeout_s: float = 120) -> Iterator[None]:
-    """Hold the locks of the pixels on this session (autocommit, outside of any transaction).
+    """Hold the locks of the pixels on this session (autocommit, outside of any transaction, no other advisory locks).
 
     Raises
     ------
     psycopg.errors.LockNotAvailable
         They were not free within the time-out.
     """
-    plan = _plan(pixels)
-    if not _ask(connection, plan, min(PATIENCE_S, timeout_s)):
-        _queue(connection, plan, timeout_s - PATIENCE_S)
+    places = _plan(pixels)
+    plan = [key for key, _ in places], [shared for _, shared in places]
     try:
+        if not _ask(connection, plan, min(PATIENCE_S, timeout_s)):
+            _queue(connection, plan, timeout_s - PATIENCE_S)
         yield
     finally:
         if not connection.closed:
             if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 connection.rollback()
-            connection.execute(_RELEASE, _arrays(plan))
+            connection.execute(_RELEASE)
 
 
-def _arrays(plan: list[tuple[int, bool]]) -> tuple[list[int], list[bool]]:
-    return [key for key, _ in plan], [shared for _, shared in plan]
-
-
-def _ask(connection: psycopg.Connection[Any], plan: list[tuple[int, bool]], seconds: float) -> bool:
+def _ask(connection: psycopg.Connection[Any], plan: tuple[list[int], list[bool]], seconds: float) -> bool:
     """Try to take all locks until it works, for some time; what was got is given back between two tries."""
     deadline, pause = time.monotonic() + seconds, FIRST_PAUSE_S
     while True:
-        got = [row[0] for row in connection.execute(_TRY, _arrays(plan))]
-        if all(got):
+        if all(row[0] for row in connection.execute(_TRY, plan).fetchall()):
             return True
-        connection.execute(_RELEASE, _arrays([lock for lock, is_mine in zip(plan, got, strict=True) if is_mine]))
+        connection.execute(_RELEASE)
         if time.monotonic() > deadline:
             return False
         time.sleep(pause * random.uniform(0.5, 1.5))
         pause = min(1.5 * pause, LONGEST_PAUSE_S)
 
 
-def _queue(connection: psycopg.Connection[Any], plan: list[tuple[int, bool]], seconds: float) -> None:
+def _queue(connection: psycopg.Connection[Any], plan: tuple[list[int], list[bool]], seconds: float) -> None:
     """Stand in the queue of each lock, in order."""
     connection.execute(f"SET lock_timeout = {max(round(1e3 * seconds), 1)}")
     try:
-        connection.execute(_WAIT, _arrays(plan))
-    except psycopg.errors.LockNotAvailable:
-        connection.execute("SELECT pg_advisory_unlock_all()")  # which ones were got, nobody tells
-        raise
+        connection.execute(_WAIT, plan)
     finally:
         if not connection.closed:
             connection.execute("SET lock_timeout = 0")

@@ -10,6 +10,7 @@ from lsst.sphgeom import Region
 from numpy.typing import NDArray
 from psycopg import sql
 
+from apdb.copy_in import id_array
 from apdb.copy_out import select_frame, select_frame_in_parts
 from apdb.htm import HTM_LEVEL, cover, htm_ids, positions_around
 from apdb.schema import Column, PublishedSchema
@@ -62,12 +63,12 @@ def history_of_objects(
         False leaves withdrawn rows out.
     """
     valid = sql.SQL("" if withdrawn else ' AND t."timeWithdrawnMjdTai" IS NULL')
-    rest = sql.SQL('WHERE t."diaObjectId" = ANY(%s) AND t."midpointMjdTai" >= %s') + valid
+    rest = sql.SQL('WHERE t."diaObjectId" = ANY(%s::bigint[]) AND t."midpointMjdTai" >= %s') + valid
     ids = np.unique(np.asarray(object_ids, dtype=np.int64))
     columns = schema.columns(table)
     connections = [connection] if isinstance(connection, psycopg.Connection) else connection
     # neighbouring ids are in neighbouring pages: every part gets its share of the recent, busy ones
-    parts = [(ids[k :: len(connections)].tolist(), start_mjd) for k in range(len(connections))]
+    parts = [(id_array(ids[k :: len(connections)]), start_mjd) for k in range(len(connections))]
     return select_frame_in_parts(connections, table, columns, rest, parts, nullable=nullable)
 
 

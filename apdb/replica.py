@@ -7,11 +7,13 @@ from typing import Any
 
 import astropy.time
 import felis.datamodel
+import numpy as np
 import psycopg
 from lsst.dax.apdb import ApdbReplica, ApdbTableData, ApdbTables, ReplicaChunk, VersionTuple
 from lsst.dax.apdb.apdbUpdateRecord import ApdbUpdateRecord
 from psycopg import sql
 
+from apdb.copy_in import id_array
 from apdb.schema import PublishedSchema
 from apdb.setup import APDB_REPLICA_VERSION
 from apdb.storing import VisitRows
@@ -40,8 +42,8 @@ def store_keys(
     if len(rows.objects):
         connection.execute(
             'INSERT INTO "DiaObjectChunks" SELECT %s, "diaObjectId", "validityStartMjdTai" FROM "DiaObjectLast" '
-            'WHERE "diaObjectId" = ANY(%s)',
-            (chunk.id, rows.objects.diaObjectId.tolist()),
+            'WHERE "diaObjectId" = ANY(%s::bigint[])',
+            (chunk.id, id_array(rows.objects.diaObjectId.to_numpy(np.int64))),
         )
     for table, frame in rows.frames.items():
         key = primary_key(schema, table)

@@ -17,7 +17,7 @@ import lsst.pipe.base.connectionTypes as cT
 import numpy as np
 
 from tasks.errors import CallerError
-from tasks.provenance import ProvenanceMismatch, config_differences, write_guarded, write_together, write_versions
+from tasks.provenance import ProvenanceMismatch, write_config, write_package_versions, write_together
 
 __all__ = ["AlertTask", "AlertTaskConfig", "AlertTaskConnections", "make_task"]
 
@@ -109,21 +109,14 @@ class AlertTask(pipeBase.PipelineTask):
         """Store the config in the directory `butler`; a stored copy that differs is an error unless `clobber`."""
         text = self.config.saveToString() if hasattr(self.config, "saveToString") else _config_text(self.config)
         with _as_task_error():
-            write_guarded(
-                Path(butler) / f"{self.getName()}_config.py", text, clobber=clobber, backup=doBackup,
-                differences=config_differences, option="--clobber-config",
-            )  # fmt: skip
+            write_config(Path(butler) / f"{self.getName()}_config.py", text, clobber=clobber, backup=doBackup)
 
     def writePackageVersions(
         self, butler: Any, clobber: bool = False, doBackup: bool = True, dataset: str = "packages"
     ) -> None:
         """Store the versions of the installed packages; a stored one that differs is an error unless `clobber`."""
-        from lsst.utils.packages import getPythonPackages
-
         with _as_task_error():
-            write_versions(
-                Path(butler) / f"{dataset}.json", dict(getPythonPackages()), clobber=clobber, backup=doBackup
-            )
+            write_package_versions(Path(butler) / f"{dataset}.json", clobber=clobber, backup=doBackup)
 
     def writeSchemas(self, butler: Any, clobber: bool = False, doBackup: bool = True) -> None:
         """Store the columns and types of every catalogue that the task makes; all are compared before any is written."""

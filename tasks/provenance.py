@@ -10,7 +10,8 @@ from typing import Any
 from tasks.errors import CallerError
 
 __all__ = [
-    "ProvenanceMismatch", "config_differences", "json_differences", "write_guarded", "write_together", "write_versions",
+    "ProvenanceMismatch", "config_differences", "json_differences", "write_config", "write_guarded", "write_package_versions",
+    "write_together", "write_versions",
 ]  # fmt: skip
 
 log = logging.getLogger("alertprod.tasks")
@@ -158,3 +159,15 @@ def write_versions(path: Path, present: dict[str, Any], *, clobber: bool, backup
         merged = stored | merged
     text = json.dumps(dict(sorted(merged.items())), indent=1)
     write_guarded(path, text, clobber=True, backup=backup and clobber, differences=json_differences, option="clobber")
+
+
+def write_config(path: Path, text: str, *, clobber: bool, backup: bool) -> None:
+    """Write a config as `write_guarded` does."""
+    write_guarded(path, text, clobber=clobber, backup=backup, differences=config_differences, option="--clobber-config")
+
+
+def write_package_versions(path: Path, *, clobber: bool, backup: bool) -> None:
+    """Write the versions of the packages that are loaded as `write_versions` does."""
+    from lsst.utils.packages import getPythonPackages  # slow to import and to run, and many tasks do not ask for it
+
+    write_versions(path, dict(getPythonPackages()), clobber=clobber, backup=backup)

@@ -21,7 +21,7 @@ from calibration.joint.references import read_catalogue
 from exposure import ExposureCatalog
 from exposure.camera import Camera
 from tasks.errors import AlertProdError, CallerError
-from tasks.provenance import config_differences, write_guarded, write_versions
+from tasks.provenance import write_config, write_package_versions
 
 __all__ = ["metric_table", "parse", "run_parsed"]
 
@@ -199,17 +199,10 @@ def _run(parsed: Any, task_class: Any, speak: Callable[[str], None]) -> SimpleNa
     photometry = astrometry if same else read_catalogue(parsed.photometry_refs) if config.doPhotometry else None
     task = task_class(config=config, astrometry_refs=astrometry, photometry_refs=photometry)
     parsed.out.mkdir(parents=True, exist_ok=True)
-    write_guarded(
-        parsed.out / "jointcal_config.py", config.saveToString(), clobber=parsed.clobber_config,
-        backup=not parsed.no_backup_config, differences=config_differences, option="--clobber-config",
-    )  # fmt: skip
+    backup = not parsed.no_backup_config
+    write_config(parsed.out / "jointcal_config.py", config.saveToString(), clobber=parsed.clobber_config, backup=backup)
     if not parsed.no_versions:
-        from lsst.utils.packages import getPythonPackages
-
-        write_versions(
-            parsed.out / "packages.json", dict(getPythonPackages()), clobber=parsed.clobber_versions,
-            backup=not parsed.no_backup_config,
-        )  # fmt: skip
+        write_package_versions(parsed.out / "packages.json", clobber=parsed.clobber_versions, backup=backup)
 
     def progress(label: str, chi2: float, ndof: int) -> None:
         speak(f"{label:22s} chi2/ndof {chi2:14.2f} / {ndof} = {chi2 / max(ndof, 1):.4f}")

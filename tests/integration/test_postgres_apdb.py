@@ -17,7 +17,7 @@ from lsst.dax.apdb.sql import ApdbSql, ApdbSqlConfig
 from lsst.sphgeom import Angle, Circle, HtmPixelization, LonLat, UnitVector3d
 
 import apdb
-from apdb import Database, PostgresApdb, VisitConflict, VisitUnitOfWork, columns_of, transactions
+from apdb import Database, PostgresApdb, VisitConflict, VisitUnitOfWork, columns_of, locks, transactions
 from apdb.errors import ApdbError, DatabaseUnavailable, SchemaMismatch
 from apdb.htm import htm_ids, polygon
 from apdb.locks import lock_pixels, pixels_of_positions, sky_locks
@@ -417,6 +417,17 @@ def test_who_waits_for_its_place_on_the_sky_keeps_no_dead_rows_alive(server, wai
         pytest.raises(DatabaseUnavailable, match="held its place"),
     ):  # fmt: skip
         server.ours.store(at(61002.0), o)
+
+
+def test_a_session_that_was_stopped_in_the_queue_holds_nothing(server, monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE_S", 0.0)
+    pixels = [(8 << 16) + 1, (8 << 16) + 2]
+    with Database(server.uri).connect() as a, Database(server.uri).connect() as b, sky_locks(a, pixels[1:]):
+        b.execute("SET statement_timeout = '300ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled), sky_locks(b, pixels):
+            pass
+        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = %s"
+        assert server.raw.execute(held, (b.info.backend_pid,)).fetchone() == (0,)
 
 
 def test_rows_that_do_not_fit_leave_nothing_of_the_tables_before_them(server):
