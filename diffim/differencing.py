@@ -64,6 +64,8 @@ class Differencing:
         Called with each number that the steps find, ``(key, value)``.
     timed
         Context manager around each step, called with its name.
+    registered
+        The pixels of the two are said to lie on each other: their WCS are not looked at.
     """
 
     options: Any
@@ -71,6 +73,7 @@ class Differencing:
     timed: Callable[[str], AbstractContextManager[Any]] = nullcontext
     log: Any = field(default_factory=lambda: logging.getLogger("alertprod.diffim"))
     known_fit: KernelFit | None = None
+    registered: bool = False
     numbers: dict[str, Any] = field(default_factory=dict)
 
     def put(self, key: str, value: Any) -> None:
@@ -89,7 +92,7 @@ class Differencing:
             raise CallerError("no sources to take kernel stars from: characterise the exposure first")
         result = Differenced(difference, template, sources)
         with self.timed("subtract"):
-            prepare.check_match(exposure, template)
+            prepare.check_match(exposure, template, self.registered)
             self._check_psfs(exposure, template)
             self.check_coverage(prepare.coverage(template, exposure))
             self._prepare(exposure, template)

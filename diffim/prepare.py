@@ -23,8 +23,8 @@ RENAME_TEMPLATE = {
 }  # fmt: skip
 
 
-def check_match(science: Exposure, template: Exposure) -> None:
-    """Raise `MismatchError` unless band, box and WCS of the two images fit together."""
+def check_match(science: Exposure, template: Exposure, registered: bool = False) -> None:
+    """Raise `MismatchError` unless band, box and, if they are not registered, WCS of the two images fit together."""
     visit, detector = science.key
     problems = []
     if science.band != template.band:
@@ -34,7 +34,7 @@ def check_match(science: Exposure, template: Exposure) -> None:
     if tx > sx or ty > sy or tx + tw < sx + sw or ty + th < sy + sh:
         problems.append(f"the template's box {template.bbox} does not contain the image's {science.bbox}")
     corners = (np.array([sx, sx + sw - 1.0, sx + sw / 2]), np.array([sy, sy + sh - 1.0, sy + sh / 2]))
-    if not science.require_wcs().same_as(template.require_wcs(), *corners):
+    if not registered and not science.require_wcs().same_as(template.require_wcs(), *corners):
         problems.append("the WCS of the template is not that of the image: warp it first")
     if problems:
         raise MismatchError("; ".join(problems), visit=visit, detector=detector)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import yaml
 from astropy.io.fits import Header
-from astropy.time import Time
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from exposure.errors import BandUnknown, InstrumentError
@@ -72,6 +71,8 @@ class TimeRule(HeaderRule):
 
     def mjd_tai(self, header: Header, exposure_time: float) -> float:
         """Return the mid-exposure as MJD TAI."""
+        from astropy.time import Time  # with the coordinates, a third of a second to load
+
         text = self.text(header)
         try:
             if "%" in self.format:
@@ -171,6 +172,8 @@ class Instrument(BaseModel):
 
 def visit_from_mjd(mjd_tai: float, rule: str = "yymmddsssss") -> int:
     """Return the visit number for a time: date, then seconds of the day (TAI), for example 17122005623."""
+    from astropy.time import Time
+
     moment = Time(mjd_tai, format="mjd", scale="tai").to_datetime()
     assert isinstance(moment, datetime)
     moment = moment.replace(tzinfo=UTC)

@@ -6,14 +6,16 @@ Pixel coordinates are 0-based in the frame of the exposure (its origin may be an
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.io.fits import Header
-from astropy.wcs import WCS, FITSFixedWarning, NoConvergence, Sip, WcsError
 from numpy.typing import ArrayLike, NDArray
 
 from exposure.errors import WcsMissing
+
+if TYPE_CHECKING:  # takes half a second to load: only where there is a WCS
+    from astropy.wcs import WCS
 
 __all__ = ["SkyWcs"]
 
@@ -38,7 +40,7 @@ class SkyWcs:
         The WCS is not celestial or not finite.
     """
 
-    def __init__(self, wcs: WCS, origin: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, wcs: "WCS", origin: tuple[int, int] = (0, 0)) -> None:
         plain = wcs.naxis == 2 and wcs.wcs.lng == 0 and wcs.wcs.lat == 1
         celestial = wcs if plain else wcs.celestial  # which copies; and many programs make hundreds of these
         if celestial.naxis != 2 or not wcs.has_celestial:
@@ -52,6 +54,8 @@ class SkyWcs:
     @classmethod
     def from_header(cls, header: Header, origin: tuple[int, int] = (0, 0)) -> "SkyWcs":
         """Read the WCS of a FITS header; the header's pixel (1, 1) is `origin`."""
+        from astropy.wcs import WCS, FITSFixedWarning
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
             try:
@@ -65,6 +69,8 @@ class SkyWcs:
     @classmethod
     def tan(cls, crpix: Sequence[float], crval: Sequence[float], cd: ArrayLike) -> "SkyWcs":
         """Return a TAN WCS; `crpix` is 0-based in the frame, `crval` degrees, `cd` degrees per pixel."""
+        from astropy.wcs import WCS
+
         wcs = WCS(naxis=2)
         wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
         wcs.wcs.crpix = [crpix[0] + 1.0, crpix[1] + 1.0]
@@ -87,6 +93,8 @@ class SkyWcs:
         made = cls.tan(crpix, crval, cd)
         if powers is None:
             return made
+        from astropy.wcs import Sip
+
         made._wcs.wcs.ctype = ["RA---TAN-SIP", "DEC--TAN-SIP"]
         inverse = (powers[2], powers[3]) if len(powers) == 4 else (None, None)
         made._wcs.sip = Sip(powers[0], powers[1], *inverse, np.asarray(made._wcs.wcs.crpix, np.float64))
@@ -135,6 +143,8 @@ class SkyWcs:
 
     def sky_to_pixel(self, ra: ArrayLike, dec: ArrayLike) -> Pair:
         """Return frame pixel positions; NaN where the sky position has none."""
+        from astropy.wcs import NoConvergence, WcsError
+
         ra, dec = np.asarray(ra, dtype=np.float64), np.asarray(dec, dtype=np.float64)
         if ra.size == 0:
             return np.zeros(ra.shape), np.zeros(ra.shape)

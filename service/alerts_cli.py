@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from service.options import Json, open_database
-from service.settings import Settings
+from service.options import Json, open_database, read_settings
 
 __all__ = ["alerts_app"]
 
@@ -38,7 +37,7 @@ def tail(
     from alerts.consumer import AlertConsumer
     from service.archived import alert_line, writer_id
 
-    settings = Settings()  # type: ignore[call-arg]
+    settings = read_settings()
     start = "earliest" if from_beginning else "latest"
     with AlertConsumer(
         settings.kafka_brokers, topic or settings.alert_topic, f"alertprod-tail-{time.time_ns()}",
@@ -66,7 +65,7 @@ def show(
     from service.archived import print_packet
 
     database = open_database()
-    settings, chosen = Settings(), AlertSelection(source_id=source)  # type: ignore[call-arg]
+    settings, chosen = read_settings(), AlertSelection(source_id=source)
     rows = chosen.rows(database)
     found = [a for row in rows for a in chosen.read(AlertArchive(settings.archive_dir), row)]
     if not found:
@@ -103,7 +102,7 @@ def replay(
     from service.archived import ArchivedAlerts, chosen_alerts
     from service.publish import alert_target, wire_id
 
-    settings = Settings()  # type: ignore[call-arg]
+    settings = read_settings()
     archived = ArchivedAlerts(chosen_alerts(visit, detector, since, until, object_id), filter_, "replaying")
     if dry_run:
         count = sum(1 for _ in archived)
@@ -129,7 +128,7 @@ def validate(
     from alerts.validate import validate_row
     from service.archived import mjd_of_text
 
-    database, archive = open_database(), AlertArchive(Settings().archive_dir)  # type: ignore[call-arg]
+    database, archive = open_database(), AlertArchive(read_settings().archive_dir)
     rows = AlertSelection(visit, detector, mjd_of_text(since), mjd_of_text(until)).rows(database)
     problems: list[dict[str, Any]] = []
     count = 0
@@ -172,7 +171,7 @@ def check(as_json: Json = False) -> None:
     """List visits whose alerts are not in the topic as published (role ``reconcile`` counts them); status 1 if any."""
     from apdb.outbox import discrepancies
 
-    settings = Settings()  # type: ignore[call-arg]
+    settings = read_settings()
     with open_database().session() as connection:
         rows = discrepancies(connection, settings.alert_topic)
     if as_json:
@@ -193,7 +192,7 @@ def lag(as_json: Json = False) -> None:
     from alerts.lag import reader_lags
     from service.publish import alert_target
 
-    groups = reader_lags(alert_target(Settings()))  # type: ignore[call-arg]
+    groups = reader_lags(alert_target(read_settings()))
     if as_json:
         print(json.dumps([{"group": g.group, "state": g.state, "members": g.members, "lag": g.total} for g in groups]))
         return

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from service.options import DryRun, Json, open_database
+from service.options import DryRun, Json, open_database, read_settings
 
 __all__ = ["apdb_app"]
 
@@ -223,10 +223,9 @@ def precover(
     from association.precovery import precover as run
     from exposure import load_instrument
     from service.products import StoredDifferences
-    from service.settings import Settings
 
     now = float(Time.now().tai.mjd)
-    stored = StoredDifferences(Settings().products_dir)  # type: ignore[call-arg]
+    stored = StoredDifferences(read_settings().products_dir)
     with Progress(TextColumn("visits"), BarColumn(), MofNCompleteColumn(), console=_console, disable=as_json) as shown:
         task = shown.add_task("visits", total=None)
         report = run(

@@ -1,10 +1,14 @@
 """The command line: ``alertprod serve|worker|relay|reconcile|ingest|apdb|alerts|status|config|diff|template|jointcal|night|explain|orbits|demo``."""
 
+import atexit
+import gc
 import json
 import logging
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +18,8 @@ from rich.table import Table
 
 from service.alerts_cli import alerts_app
 from service.apdb_cli import apdb_app
-from service.options import Json, key_values, open_database
+from service.options import Json, key_values, open_database, read_settings
 from service.orbits_cli import orbits_app
-from service.settings import Settings
 from service.template_cli import template_app
 from tasks.errors import AlertProdError
 
@@ -30,6 +33,15 @@ app.add_typer(orbits_app, name="orbits")
 console = Console(stderr=True)
 
 __all__ = ["app", "main"]
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _say(text: str) -> None:
@@ -67,7 +79,7 @@ def serve() -> None:
     from service.app import create_app
 
     _logging()
-    settings = Settings()  # type: ignore[call-arg]
+    settings = read_settings()
     uvicorn.run(
         create_app(settings), host=settings.host, port=settings.port, log_config=None, timeout_graceful_shutdown=10,
         access_log=False,
@@ -80,7 +92,7 @@ def worker(drain: Annotated[bool, typer.Option(help="end when the queue is empty
     from service.worker import Worker
 
     _logging()
-    work = Worker(Settings())  # type: ignore[call-arg]
+    work = Worker(read_settings())
     _on_stop(work.stop)
     work.run(until_idle=drain)
 
@@ -93,7 +105,7 @@ def relay() -> None:
     _logging()
     stop = threading.Event()
     _on_stop(stop.set)
-    run_relay(Settings(), stop)  # type: ignore[call-arg]
+    run_relay(read_settings(), stop)
 
 
 @app.command()
@@ -104,7 +116,7 @@ def reconcile() -> None:
     _logging()
     stop = threading.Event()
     _on_stop(stop.set)
-    run_reconciler(Settings(), stop)  # type: ignore[call-arg]
+    run_reconciler(read_settings(), stop)
 
 
 @app.command()
@@ -113,7 +125,7 @@ def ingest() -> None:
     from service.ingest import Ingest
 
     _logging()
-    reader = Ingest(Settings())  # type: ignore[call-arg]
+    reader = Ingest(read_settings())
     _on_stop(reader.stop)
     reader.run()
 
@@ -123,7 +135,7 @@ def status(as_json: Json = False) -> None:
     """Show the ledger, the outbox and the time per step."""
     from apdb.status import service_status
 
-    found = service_status(open_database(), Settings().alert_topic)  # type: ignore[call-arg]
+    found = service_status(open_database(), read_settings().alert_topic)
     if as_json:
         print(json.dumps(found))
         return
@@ -142,7 +154,7 @@ def status(as_json: Json = False) -> None:
 @app.command()
 def config() -> None:
     """Print the effective settings, secrets masked."""
-    print(json.dumps(Settings().masked(), indent=1))  # type: ignore[call-arg]
+    print(json.dumps(read_settings().masked(), indent=1))
 
 
 @app.command()
@@ -161,9 +173,10 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Subtract one image from another: the algorithm alone."""
-    from exposure import load_instrument
-    from exposure.threads import reuse_memory
-    from service.diff import difference_files
+    with _collector_off():  # which looks through all that was loaded, again and again
+        from exposure import load_instrument
+        from exposure.threads import reuse_memory
+        from service.diff import difference_files
 
     reuse_memory()
     made = difference_files(
@@ -233,7 +246,7 @@ def explain(
     """Say why there is, or is no, alert of a visit at a place."""
     from service.explain import explain as follow
 
-    steps = follow(Settings(), visit, detector, ra, dec, radius, rerun=rerun)  # type: ignore[call-arg]
+    steps = follow(read_settings(), visit, detector, ra, dec, radius, rerun=rerun)
     if as_json:
         print(json.dumps([s.as_dict() for s in steps], default=str))
         return
@@ -300,6 +313,7 @@ def _spread_lists(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point: errors of ours are one line on standard error and exit status 1."""
+    atexit.register(gc.freeze)  # else the interpreter looks through all modules once more when it ends: half a second
     try:
         app(args=_spread_lists(sys.argv[1:]))
     except AlertProdError as error:

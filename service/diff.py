@@ -17,7 +17,7 @@ from diffim.options import plain_options
 from diffim.pictures import Subject
 from diffim.registration import fit_displacement, match_lists, resampled
 from diffim.warp import warp_exposure
-from exposure import Exposure, Instrument, SkyWcs, subtract_mesh
+from exposure import Exposure, Instrument, subtract_mesh
 from exposure.fits import read_planes
 
 __all__ = ["Difference", "difference_files", "kernel_candidates", "subtract_sky"]
@@ -58,7 +58,7 @@ def difference_files(
     rules
         The instrument whose file says which HDU holds which plane.
     registered
-        The two are on one pixel grid already and need no WCS.
+        The two are on one pixel grid already and need no WCS (that of the image is kept where it has one).
     register
         Register the template by the stars that the two have in common: no WCS is needed, shifts of up to 60 px are found.
     mode
@@ -88,7 +88,7 @@ def difference_files(
         if new.image.shape != old.image.shape:
             raise MismatchError(f"registered images must have one shape, got {new.image.shape} and {old.image.shape}")
         subtract_sky(old, rules)
-        new.wcs = old.wcs = _nominal_wcs(new, rules)
+        old.wcs = new.wcs
     else:
         old = _warped(new, old, rules)
     if old.psf is None:
@@ -101,7 +101,7 @@ def difference_files(
     }  # fmt: skip
     if mode != "auto":
         overrides["mode"] = mode
-    way = Differencing(plain_options(overrides))
+    way = Differencing(plain_options(overrides), registered=registered or register)
     result = way.run(new, old, new_stars)
     difference = result.subtractedExposure
     assert difference is not None
@@ -157,12 +157,6 @@ def _warped(science: Exposure, template: Exposure, rules: Instrument) -> Exposur
     return warped
 
 
-def _nominal_wcs(exposure: Exposure, rules: Instrument) -> SkyWcs:
-    """Return a WCS of the right scale somewhere on the sky, for pairs that have none."""
-    scale = rules.pixel_scale / 3600 * np.array([[-1.0, 0], [0, 1.0]])
-    return SkyWcs.tan((exposure.width / 2, exposure.height / 2), (0.0, 0.0), scale)
-
-
 def _registered(science: Exposure, template: Exposure, stars: pd.DataFrame, rules: Instrument) -> Exposure:
     """Put the template on the pixels of the image by the stars that both have."""
     subtract_sky(template, rules)
@@ -171,7 +165,7 @@ def _registered(science: Exposure, template: Exposure, stars: pd.DataFrame, rule
     first, second = match_lists(x, y, u, v)
     x, y, u, v = x[first], y[first], u[second], v[second]
     found = fit_displacement(x, y, u - x, v - y, np.full(x.size, 0.05), science.bbox)
-    science.wcs = template.wcs = _nominal_wcs(science, rules)
+    template.wcs = science.wcs
     x0, y0, width, height = science.bbox
     moved = resampled(template, found, (x0 - BORDER, y0 - BORDER, width + 2 * BORDER, height + 2 * BORDER))
     moved.band, moved.psf = science.band, None  # its PSF is measured where it lies now

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from service.settings import Settings
 from tasks.errors import CallerError
 
 if TYPE_CHECKING:
     from apdb import Database
+    from service.settings import Settings
 
-__all__ = ["DryRun", "Json", "key_values", "open_database"]
+__all__ = ["DryRun", "Json", "key_values", "open_database", "read_settings"]
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, do nothing")]
@@ -34,8 +34,15 @@ def key_values(given: list[str]) -> dict[str, Any]:
     return out
 
 
+def read_settings() -> "Settings":
+    """Return the effective settings."""
+    from service.settings import Settings  # loaded by the commands that need them
+
+    return Settings()  # type: ignore[call-arg]
+
+
 def open_database() -> "Database":
     """Return the database that the settings name."""
     from apdb import Database
 
-    return Database(Settings().database())  # type: ignore[call-arg]
+    return Database(read_settings().database())

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from service.options import Json
-from service.settings import Settings
+from service.options import Json, read_settings
 
 __all__ = ["orbits_app"]
 
@@ -58,7 +57,7 @@ def near(
     """List the bodies near a place at a time."""
     from association.orbits import OrbitCatalog, OrbitError
 
-    settings = Settings()  # type: ignore[call-arg]
+    settings = read_settings()
     named = catalogues or settings.orbits
     if not named:
         raise OrbitError("no orbits: name a catalogue with --orbits or in ALERTPROD_ORBITS")

@@ -8,8 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.options import Json
-from service.settings import Settings
+from service.options import Json, read_settings
 
 __all__ = ["template_app"]
 
@@ -32,7 +31,7 @@ def template_build(
     console = Console(stderr=True)
     stars = None if refcat is None else ReferenceStars.read(refcat)
     made = template_from_frames(
-        Settings().template_dir, name, frames, load_instrument(instrument), stars,  # type: ignore[call-arg]
+        read_settings().template_dir, name, frames, load_instrument(instrument), stars,
         lambda step, done, total: console.print(f"{step} {done} of {total}", highlight=False, markup=False),
     )  # fmt: skip
     print(json.dumps(made.manifest) if as_json else f"{made.name} v{made.version}: {len(made.manifest['tiles'])} tiles")
@@ -43,7 +42,7 @@ def template_list(as_json: Json = False) -> None:
     """List template sets."""
     from diffim import TemplateStore
 
-    found = TemplateStore(Settings().template_dir).list()  # type: ignore[call-arg]
+    found = TemplateStore(read_settings().template_dir).list()
     if as_json:
         print(json.dumps([s.manifest for s in found]))
         return
@@ -60,4 +59,4 @@ def template_show(name: str, version: Annotated[int | None, typer.Option()] = No
     """Print the manifest of a template set."""
     from diffim import TemplateStore
 
-    print(json.dumps(TemplateStore(Settings().template_dir).get(name, version=version).manifest, indent=1))  # type: ignore[call-arg]
+    print(json.dumps(TemplateStore(read_settings().template_dir).get(name, version=version).manifest, indent=1))
