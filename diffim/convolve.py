@@ -31,7 +31,7 @@ class TileGrid:
     @classmethod
     def fitting(cls, height: int, width: int, tile: int, margin: int) -> "TileGrid":
         """Return the grid whose tiles of at least `tile` px use their transforms fully."""
-        return cls(height, width, _even_size(tile + 2 * margin) - 2 * margin, margin)
+        return cls(height, width, _fast_size(tile + 2 * margin) - 2 * margin, margin)
 
     @property
     def rows(self) -> int:
@@ -46,7 +46,7 @@ class TileGrid:
     @property
     def size(self) -> int:
         """Side of the transforms."""
-        return _even_size(self.tile + 2 * self.margin)
+        return _fast_size(self.tile + 2 * self.margin)
 
     def centres(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return array positions (x, y) of the centres of all tiles in row order, clipped to the image."""
@@ -71,11 +71,15 @@ class TileGrid:
         _paste(window, start, out[y : y + self.tile, x : x + self.tile], np.float32(scale), np.float32(least))
 
 
-def _even_size(least: int) -> int:
-    """Return a good even size of transforms."""
-    size = int(cv2.getOptimalDFTSize(least))
-    while size % 2:
-        size = int(cv2.getOptimalDFTSize(size + 1))
+def _fast_size(least: int) -> int:
+    """Return a good size of transforms: of small prime factors and a multiple of 32.
+
+    OpenCV's own optimal sizes count operations only: its transforms of 250 px take half again as long per pixel as those
+    of 256.
+    """
+    size = -(-least // 32) * 32
+    while cv2.getOptimalDFTSize(size) != size:
+        size += 32
     return size
 
 

@@ -136,7 +136,7 @@ def find_cosmic_rays(
     known = np.zeros((0, 0), np.float32) if known_light is None else known_light
     planes = (image, variance, good, known, known_unit, out, ratios)
     in_bands(lambda first, last: _cores(*planes, first, last), image.shape[0])
-    fresh = np.argwhere(out)
+    fresh = np.column_stack(np.unravel_index(np.flatnonzero(out), out.shape))  # argwhere takes seven times as long
     for _ in range(ITERATIONS):
         if not len(fresh):
             break
