@@ -8,6 +8,7 @@ from scipy.spatial import cKDTree
 
 from diffim.detect import Detections, footprint_edges
 from diffim.dipoles import measure_dipoles, psf_at_fixed_pixel
+from diffim.planes import Planes
 from diffim.trails import measure_trails
 from exposure import Exposure
 from exposure.mask import PIXEL_FLAGS, plane_bits
@@ -20,6 +21,7 @@ __all__ = ["AP_RADIUS", "extendedness", "fit_centroids", "known_flags", "measure
 AP_RADIUS = 12.0
 STAMP, LARGE_STAMP = 25, 81  # px: for moments of sources, and of those with a large footprint (trails)
 MAX_DIPOLE_AREA = 1200  # px
+AT_ONCE = 4096  # sources whose smoothed stamps are held
 MAX_MOVE = 3.0  # px from the peak
 
 
@@ -127,10 +129,8 @@ def fit_centroids(
         return x, y, info
     side = min(side, psf.size)
     cx, cy = px.astype(np.int64), py.astype(np.int64)
-    ox, oy = difference.origin
-    good = difference.good("BAD", "CR")
-    data = gather(np.where(good, difference.image, 0).astype(np.float32), cx - ox, cy - oy, side, 0.0).astype(float)
-    var = gather(np.where(good, difference.variance, 0).astype(np.float32), cx - ox, cy - oy, side, 0.0).astype(float)
+    data, var = (a.astype(float) for a in Planes.of(difference, "BAD", "CR").stamps(cx, cy, side))
+    var[np.isinf(var)] = 0
     inverse = np.zeros((n, 3, 3))
     basis = np.zeros((n, 3, side, side))
     for _ in range(6):
@@ -247,24 +247,36 @@ def _opposite_peak(
     difference: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], sign: NDArray[np.float64], fwhm: float
 ) -> NDArray[np.float64]:
     """Return frame positions of the strongest smoothed pixel of opposite sign within 2 FWHM, NaN if below 3 sigma."""
+    side = int(4 * fwhm) | 1
+    g = np.arange(side) - side // 2
+    far = np.hypot(g[:, None], g[None, :]) > 2 * fwhm
+    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    out = np.empty((len(x), 2))
+    for first in range(0, len(x), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        stamps = -sign[part, None, None] * _smoothed_stamps(difference, ix[part], iy[part], side, fwhm / 2.3548)
+        stamps[:, far] = 0
+        flat = stamps.reshape(len(stamps), -1)
+        best = flat.argmax(1)
+        out[part] = np.stack([ix[part] + best % side - side // 2, iy[part] + best // side - side // 2], axis=1)
+        out[part][flat[np.arange(len(flat)), best] < 3.0] = np.nan
+    return out
+
+
+def _smoothed_stamps(
+    difference: Exposure, ix: NDArray[np.int64], iy: NDArray[np.int64], side: int, sigma: float
+) -> NDArray[np.float32]:
+    """Return stamps (N, side, side) of the difference smoothed by a Gaussian, over its noise."""
     import cv2
 
-    smooth_sigma = max(fwhm / 2.3548, 0.8)
-    image = np.where(difference.good("CR", "BAD"), difference.image, 0).astype(np.float32)
-    smooth = cv2.GaussianBlur(image, (0, 0), smooth_sigma)
-    noise = np.sqrt(np.nan_to_num(difference.variance, nan=1.0) / (4 * np.pi * smooth_sigma**2)).astype(np.float32)
-    side = int(4 * fwhm) | 1
-    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
-    ox, oy = difference.origin
-    stamps = -sign[:, None, None] * gather(smooth / noise, ix - ox, iy - oy, side, 0.0)
-    g = np.arange(side) - side // 2
-    stamps[:, np.hypot(g[:, None], g[None, :]) > 2 * fwhm] = 0
-    flat = stamps.reshape(len(x), -1)
-    best = flat.argmax(1)
-    value = flat[np.arange(len(x)), best]
-    out = np.stack([ix + best % side - side // 2, iy + best // side - side // 2], axis=1).astype(np.float64)
-    out[value < 3.0] = np.nan
-    return out
+    sigma = max(sigma, 0.8)
+    margin = int(4 * sigma) + 2  # the stamps lie below each other in one image: so far the Gaussian reaches
+    wide = side + 2 * margin
+    image = Planes.of(difference, "CR", "BAD").stamps(ix, iy, wide)[0]
+    smooth = cv2.GaussianBlur(image.reshape(-1, wide), (0, 0), sigma).reshape(image.shape)
+    variance = gather(difference.variance, ix - difference.origin[0], iy - difference.origin[1], side, 1.0)
+    noise = np.sqrt(np.nan_to_num(variance, nan=1.0) / (4 * np.pi * sigma**2))
+    return np.asarray(smooth[:, margin : margin + side, margin : margin + side] / noise, np.float32)
 
 
 def _pixel_flags(frame: pd.DataFrame, difference: Exposure, labels: NDArray[np.int32]) -> None:

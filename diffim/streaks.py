@@ -8,6 +8,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from exposure.threads import in_bands
+
 __all__ = ["find_streaks"]
 
 BIN = 4
@@ -26,6 +28,23 @@ def _vote(y: Any, x: Any, cosine: Any, sine: Any, offset: int, votes: Any) -> No
     for k in range(y.shape[0]):
         for a in range(cosine.shape[0]):
             votes[a, int(x[k] * cosine[a] + y[k] * sine[a] + offset + 0.5)] += 1
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _bin_rows(image: Any, variance: Any, good: Any, z: Any, usable: Any, first: int, last: int) -> None:
+    """Average some rows of bins: their significance, and whether more than half of their pixels count."""
+    for r in range(first, last):
+        for c in range(z.shape[1]):
+            total = noise = 0.0
+            count = 0
+            for y in range(r * BIN, (r + 1) * BIN):
+                for x in range(c * BIN, (c + 1) * BIN):
+                    if good[y, x]:
+                        total += image[y, x]
+                        noise += variance[y, x]
+                        count += 1
+            usable[r, c] = 2 * count > BIN * BIN
+            z[r, c] = total / math.sqrt(noise) if usable[r, c] and noise > 0 else 0.0
 
 
 def find_streaks(
@@ -52,13 +71,9 @@ def find_streaks(
     height, width = (s // BIN for s in image.shape)
     if min(height, width) < MIN_LENGTH:
         return out
-    shape = (height, BIN, width, BIN)
     part = np.s_[: height * BIN, : width * BIN]
-    ok = good[part].reshape(shape)
-    total = np.where(good[part], image[part], 0).reshape(shape).sum((1, 3))
-    noise = np.where(good[part], variance[part], 0).reshape(shape).sum((1, 3))
-    usable = ok.mean((1, 3)) > 0.5
-    z = np.where(usable & (noise > 0), total / np.sqrt(np.maximum(noise, 1e-30)), 0).astype(np.float32)
+    z, usable = np.empty((height, width), np.float32), np.empty((height, width), np.bool_)
+    in_bands(lambda first, last: _bin_rows(image, variance, good, z, usable, first, last), height)
     z[_round_blobs(z)] = 0
     for _ in range(MAX_STREAKS):
         line = _strongest_line(z, usable)

@@ -90,21 +90,32 @@ def _moments(stamps: Any, x0: Any, y0: Any, out: Any) -> None:
                 break
             a, b, d = wyy / det, -wxy / det, wxx / det
             s0 = sxx = syy = sxy = 0.0
-            # the box around the ellipse r2 = 20
-            reach_x, reach_y = math.sqrt(20.0 * wxx), math.sqrt(20.0 * wyy)
-            left, right = max(0, int(c + x0[m] - reach_x)), min(s, int(c + x0[m] + reach_x) + 2)
-            low, high = max(0, int(c + y0[m] - reach_y)), min(s, int(c + y0[m] + reach_y) + 2)
-            for j in range(low, high):
+            middle, ratio = c + x0[m], math.exp(-a)
+            for j in range(s):
                 v = j - c - y0[m]
-                for i in range(left, right):
-                    u = i - c - x0[m]
-                    r2 = a * u * u + 2 * b * u * v + d * v * v
-                    if r2 < 20.0:
-                        w = math.exp(-0.5 * r2) * stamps[m, j, i]
-                        s0 += w
-                        sxx += w * u * u
-                        syy += w * v * v
-                        sxy += w * u * v
+                inside = b * b * v * v - a * (d * v * v - 20.0)
+                if inside <= 0:
+                    continue
+                # the row's part of the ellipse r2 = 20; the weight goes from pixel to pixel by products, not by exp
+                root = math.sqrt(inside)
+                first = max(0, math.ceil(middle + (-b * v - root) / a))
+                last = min(s - 1, math.floor(middle + (-b * v + root) / a))
+                u = first - middle
+                weight = math.exp(-0.5 * (a * u * u + 2 * b * u * v + d * v * v))
+                step_up = math.exp(-0.5 * (a * (2 * u + 1) + 2 * b * v))
+                t0 = t1 = t2 = 0.0
+                for i in range(first, last + 1):
+                    w = weight * stamps[m, j, i]
+                    u = i - middle
+                    t0 += w
+                    t1 += w * u
+                    t2 += w * u * u
+                    weight *= step_up
+                    step_up *= ratio
+                s0 += t0
+                sxx += t2
+                syy += t0 * v * v
+                sxy += t1 * v
             if not s0 > 0:
                 break
             # the product of object and weight of equal shape has half the covariance of either

@@ -52,7 +52,7 @@ def test_numbers_of_a_good_and_of_a_poor_subtraction():
     assert samples.kernelSum.to_numpy() == pytest.approx(1.0, abs=0.02)
     assert samples.kernelShift.max() < 0.1
     assert samples.sciencePsfFwhm.to_numpy() == pytest.approx(2.8 * FWHM, rel=0.02)
-    broad, _ = scene(9.5, 1.0, 2, pad=40)
+    broad, _ = scene(5.0, 1.0, 2, pad=40)  # nearly twice as wide: broader ones leave what rounding errors decide
     poor, _ = subtract(science, broad, s, mode="convolveTemplate")
     assert poor.metadata["differenceFootprintRatioMean"] > 1.4 * m["differenceFootprintRatioMean"]
 
