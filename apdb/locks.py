@@ -7,9 +7,11 @@ A region holds its pixels exclusively at the finest of three levels at which the
 pixels at the coarser levels shared. So a large region (exclusive on a parent) and a small one inside it (shared on that
 parent) exclude each other, while neighbours do not.
 
-Who has to wait asks again and again at first, and stands in PostgreSQL's queue only after a while. A waiting statement has a
-snapshot, and no row that died since may be cleaned away: sixteen clients that wait in one long row make DiaObjectLast grow
-to three times its size. But only in the queue does a large region get its turn among many small ones.
+Who has to wait stands in a line, each of whose places is a lock too, and asks now and then for the place ahead: who came
+first is served first, so visits keep their order, and nobody has a snapshot. (A statement that waits in PostgreSQL's own
+queue has one, and no row that died since may be cleaned away: sixteen clients that wait there make DiaObjectLast grow to
+three times its size.) Only who waits long at the front stands in that queue: there a large region gets its turn among many
+small ones.
 """
 
 import random
@@ -29,9 +31,10 @@ __all__ = ["lock_pixels", "lock_pixels_around", "pixels_of_positions", "sky_lock
 
 LEVELS = (8, 5, 2)
 MAX_LOCKS = 64
-PATIENCE_S = 3.0
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.002, 0.03
-_SPACE = 0x5EA << 48  # keeps these keys apart from other advisory locks
+LINE = 32  # places in a line; who finds them all taken asks for the last one
+STEP_PAUSE_S, LONGEST_STEP_S, LINE_PATIENCE_S = 0.01, 0.06, 20.0  # the nearer the front the shorter the pauses
+FIRST_PAUSE_S, LONGEST_PAUSE_S, PAUSE_SHARE, PATIENCE_S = 0.002, 0.03, 0.05, 3.0  # at the front
+_SPACE, _LINE_SPACE = 0x5EA << 48, 0x5EB << 48  # keep these keys apart from other advisory locks
 _ROOTS = 8  # level 0 pixels are 8..15; each level quadruples, so that a pixel number tells its level
 
 
@@ -69,11 +72,39 @@ def _plan(pixels: Iterable[int]) -> list[tuple[int, bool]]:
     return [(_SPACE + p, p not in own) for p in sorted(own | parents)]
 
 
-_TRY = (
-    "SELECT CASE WHEN shared THEN pg_try_advisory_lock_shared(key) ELSE pg_try_advisory_lock(key) END "
-    "FROM unnest(%s::bigint[], %s::boolean[]) WITH ORDINALITY AS l(key, shared, place) ORDER BY place"
+# Takes one lock after the other and stops at the first that is taken: two who ask at the same time must not keep each other
+# from what is free. What was got is given back where not all was, the first one (the front of the line) in any case.
+_TRY = """
+WITH RECURSIVE wanted AS MATERIALIZED (SELECT %(keys)s::bigint[] AS keys, %(shared)s::boolean[] AS shared),
+taken (place, got) AS (
+    SELECT 0, true
+    UNION ALL
+    SELECT place + 1, CASE WHEN shared[place + 1] THEN pg_try_advisory_lock_shared(keys[place + 1])
+                           ELSE pg_try_advisory_lock(keys[place + 1]) END
+    FROM taken, wanted WHERE got AND place < cardinality(keys)
+),
+judged AS MATERIALIZED (SELECT place, got, bool_and(got) OVER () AS all_got FROM taken)
+SELECT all_got, count(CASE WHEN got AND place > 0 AND (place = 1 OR NOT all_got) THEN
+    CASE WHEN shared[place] THEN pg_advisory_unlock_shared(keys[place]) ELSE pg_advisory_unlock(keys[place]) END END)
+FROM judged, wanted GROUP BY all_got
+"""
+# Goes from a place of the line (its length: from outside) as far ahead as places are free; says where it stands.
+_WALK = """
+WITH RECURSIVE walk (place, got) AS (
+    SELECT %(here)s::int, true
+    UNION ALL
+    SELECT place - 1, CASE WHEN NOT pg_try_advisory_lock(%(line)s::bigint + place - 1) THEN false
+                           WHEN place = %(length)s THEN true ELSE pg_advisory_unlock(%(line)s::bigint + place) END
+    FROM walk WHERE got AND place > 0
 )
-_WAIT = _TRY.replace("pg_try_", "pg_")
+SELECT min(place) FROM walk WHERE got
+"""
+_LEAVE = "SELECT pg_advisory_unlock(%s::bigint)"
+_WAIT = (
+    "SELECT CASE WHEN shared THEN pg_advisory_lock_shared(key) ELSE pg_advisory_lock(key) END "
+    "FROM unnest((%(keys)s::bigint[])[2:], (%(shared)s::boolean[])[2:]) WITH ORDINALITY AS l(key, shared, place) "
+    "ORDER BY place"
+)
 _RELEASE = "SELECT pg_advisory_unlock_all()"  # a statement that failed does not tell which ones it had got
 
 
@@ -87,10 +118,16 @@ def sky_locks(connection: psycopg.Connection[Any], pixels: Sequence[int], timeou
         They were not free within the time-out.
     """
     places = _plan(pixels)
-    plan = [key for key, _ in places], [shared for _, shared in places]
+    gate = next(
+        (key for key, shared in places if not shared), _SPACE
+    )  # all who want the same place meet at its first pixel
+    line = _LINE_SPACE + (gate - _SPACE) * LINE
+    plan = {"keys": [line, *(key for key, _ in places)], "shared": [False, *(shared for _, shared in places)]}
+    deadline = time.monotonic() + timeout_s
     try:
-        if not _ask(connection, plan, min(PATIENCE_S, timeout_s)):
-            _queue(connection, plan, timeout_s - PATIENCE_S)
+        if not _value(connection, _TRY, plan) and not _wait_in_line(connection, plan, line, timeout_s):
+            connection.execute(_RELEASE)
+            _queue(connection, plan, deadline - time.monotonic())
         yield
     finally:
         if not connection.closed:
@@ -99,21 +136,31 @@ def sky_locks(connection: psycopg.Connection[Any], pixels: Sequence[int], timeou
             connection.execute(_RELEASE)
 
 
-def _ask(connection: psycopg.Connection[Any], plan: tuple[list[int], list[bool]], seconds: float) -> bool:
-    """Try to take all locks until it works, for some time; what was got is given back between two tries."""
-    deadline, pause = time.monotonic() + seconds, FIRST_PAUSE_S
-    while True:
-        if all(row[0] for row in connection.execute(_TRY, plan).fetchall()):
-            return True
-        connection.execute(_RELEASE)
-        if time.monotonic() > deadline:
+def _value(connection: psycopg.Connection[Any], statement: str, values: dict[str, Any]) -> Any:
+    row = connection.execute(statement, values).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def _wait_in_line(connection: psycopg.Connection[Any], plan: dict[str, Any], line: int, timeout_s: float) -> bool:
+    """Walk from the end of the line to its front and take the locks there; False where that takes too long."""
+    start, here = time.monotonic(), LINE
+    while here := _value(connection, _WALK, {"here": here, "line": line, "length": LINE}):
+        if time.monotonic() - start > min(LINE_PATIENCE_S, timeout_s):
             return False
-        time.sleep(pause * random.uniform(0.5, 1.5))
-        pause = min(1.5 * pause, LONGEST_PAUSE_S)
+        time.sleep(min(STEP_PAUSE_S * here, LONGEST_STEP_S) * random.uniform(0.5, 1.5))
+    start = time.monotonic()
+    while not _value(connection, _TRY, plan):
+        waited = time.monotonic() - start
+        if waited > min(PATIENCE_S, timeout_s):
+            return False
+        time.sleep(min(max(PAUSE_SHARE * waited, FIRST_PAUSE_S), LONGEST_PAUSE_S) * random.uniform(0.5, 1.5))
+    connection.execute(_LEAVE, (line,))
+    return True
 
 
-def _queue(connection: psycopg.Connection[Any], plan: tuple[list[int], list[bool]], seconds: float) -> None:
-    """Stand in the queue of each lock, in order."""
+def _queue(connection: psycopg.Connection[Any], plan: dict[str, Any], seconds: float) -> None:
+    """Stand in PostgreSQL's queue of each lock, in order."""
     connection.execute(f"SET lock_timeout = {max(round(1e3 * seconds), 1)}")
     try:
         connection.execute(_WAIT, plan)

@@ -419,6 +419,41 @@ def test_who_waits_for_its_place_on_the_sky_keeps_no_dead_rows_alive(server, wai
         server.ours.store(at(61002.0), o)
 
 
+def test_who_comes_first_is_served_first(server):
+    pixels, database, served = [(8 << 16) + 1, (8 << 16) + 2], Database(server.uri), []
+
+    def wait(number):
+        with database.connect() as own, sky_locks(own, pixels):
+            served.append(number)
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(8)]
+    waiting = (
+        "SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid()"
+    )
+    with database.connect() as holder, sky_locks(holder, pixels):
+        for number, thread in enumerate(threads):
+            thread.start()
+            until = time.monotonic() + 10
+            while server.raw.execute(waiting).fetchone()[0] < number + 2 and time.monotonic() < until:
+                time.sleep(0.01)
+    for thread in threads:
+        thread.join(20)
+    assert served == list(range(8))
+    assert server.raw.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
+
+
+def test_who_hangs_in_the_line_keeps_nobody_from_a_place_that_is_free(server, monkeypatch):
+    monkeypatch.setattr(locks, "LINE_PATIENCE_S", 0.2)
+    pixels = [(8 << 16) + 1]
+    with Database(server.uri).connect() as hung, Database(server.uri).connect() as b:
+        front = locks._LINE_SPACE + pixels[0] * locks.LINE
+        assert hung.execute("SELECT pg_try_advisory_lock(%s)", (front,)).fetchone() == (True,)
+        with sky_locks(b, pixels, timeout_s=5):
+            held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = %s"
+            assert server.raw.execute(held, (b.info.backend_pid,)).fetchone() == (3,)  # the pixel and its two parents
+        assert server.raw.execute(held, (b.info.backend_pid,)).fetchone() == (0,)
+
+
 def test_a_session_that_was_stopped_in_the_queue_holds_nothing(server, monkeypatch):
     monkeypatch.setattr(locks, "PATIENCE_S", 0.0)
     pixels = [(8 << 16) + 1, (8 << 16) + 2]
