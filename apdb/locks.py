@@ -8,10 +8,9 @@ pixels at the coarser levels shared. So a large region (exclusive on a parent) a
 parent) exclude each other, while neighbours do not.
 
 Who has to wait stands in a line, each of whose places is a lock too, and asks now and then for the place ahead: who came
-first is served first, so visits keep their order, and nobody has a snapshot. (A statement that waits in PostgreSQL's own
-queue has one, and no row that died since may be cleaned away: sixteen clients that wait there make DiaObjectLast grow to
-three times its size.) Only who waits long at the front stands in that queue: there a large region gets its turn among many
-small ones.
+first is served first, so visits keep their order. Only its front waits in PostgreSQL's own queue, where it is woken at once.
+A statement that waits there has a snapshot, and no row that died since may be cleaned away: sixteen clients that wait there
+make DiaObjectLast grow to three times its size. The snapshot of the front is not older than the work of who is before it.
 """
 
 import random
@@ -32,8 +31,11 @@ __all__ = ["lock_pixels", "lock_pixels_around", "pixels_of_positions", "sky_lock
 LEVELS = (8, 5, 2)
 MAX_LOCKS = 64
 LINE = 32  # places in a line; who finds them all taken asks for the last one
-STEP_PAUSE_S, LONGEST_STEP_S, LINE_PATIENCE_S = 0.01, 0.06, 20.0  # the nearer the front the shorter the pauses
-FIRST_PAUSE_S, LONGEST_PAUSE_S, PAUSE_SHARE, PATIENCE_S = 0.002, 0.03, 0.05, 3.0  # at the front
+STEP_PAUSE_S, LONGEST_STEP_S = 0.015, 0.2  # the nearer the front the shorter the pauses
+LINE_PATIENCE_S = 20.0  # then whoever hangs in the line is passed
+FIRST_QUEUE_S = (
+    1.0  # in the queue before the snapshot is renewed; the next time longer, so that large regions get their turn
+)
 _SPACE, _LINE_SPACE = 0x5EA << 48, 0x5EB << 48  # keep these keys apart from other advisory locks
 _ROOTS = 8  # level 0 pixels are 8..15; each level quadruples, so that a pixel number tells its level
 
@@ -118,16 +120,16 @@ def sky_locks(connection: psycopg.Connection[Any], pixels: Sequence[int], timeou
         They were not free within the time-out.
     """
     places = _plan(pixels)
-    gate = next(
-        (key for key, shared in places if not shared), _SPACE
-    )  # all who want the same place meet at its first pixel
+    gate = next((key for key, shared in places if not shared), _SPACE)  # all who want the same place meet at one pixel
     line = _LINE_SPACE + (gate - _SPACE) * LINE
     plan = {"keys": [line, *(key for key, _ in places)], "shared": [False, *(shared for _, shared in places)]}
     deadline = time.monotonic() + timeout_s
     try:
-        if not _value(connection, _TRY, plan) and not _wait_in_line(connection, plan, line, timeout_s):
-            connection.execute(_RELEASE)
-            _queue(connection, plan, deadline - time.monotonic())
+        if not _value(connection, _TRY, plan):
+            place = _wait_in_line(connection, line, min(LINE_PATIENCE_S, timeout_s))
+            _queue(connection, plan, deadline)
+            if place < LINE:
+                connection.execute(_LEAVE, (line + place,))
         yield
     finally:
         if not connection.closed:
@@ -142,28 +144,34 @@ def _value(connection: psycopg.Connection[Any], statement: str, values: dict[str
     return row[0]
 
 
-def _wait_in_line(connection: psycopg.Connection[Any], plan: dict[str, Any], line: int, timeout_s: float) -> bool:
-    """Walk from the end of the line to its front and take the locks there; False where that takes too long."""
+def _wait_in_line(connection: psycopg.Connection[Any], line: int, seconds: float) -> int:
+    """Walk from the end of the line to its front; returns the place that was reached in time."""
     start, here = time.monotonic(), LINE
     while here := _value(connection, _WALK, {"here": here, "line": line, "length": LINE}):
-        if time.monotonic() - start > min(LINE_PATIENCE_S, timeout_s):
-            return False
+        if time.monotonic() - start > seconds:
+            break
         time.sleep(min(STEP_PAUSE_S * here, LONGEST_STEP_S) * random.uniform(0.5, 1.5))
-    start = time.monotonic()
-    while not _value(connection, _TRY, plan):
-        waited = time.monotonic() - start
-        if waited > min(PATIENCE_S, timeout_s):
-            return False
-        time.sleep(min(max(PAUSE_SHARE * waited, FIRST_PAUSE_S), LONGEST_PAUSE_S) * random.uniform(0.5, 1.5))
-    connection.execute(_LEAVE, (line,))
-    return True
+    return int(here)
 
 
-def _queue(connection: psycopg.Connection[Any], plan: dict[str, Any], seconds: float) -> None:
-    """Stand in PostgreSQL's queue of each lock, in order."""
-    connection.execute(f"SET lock_timeout = {max(round(1e3 * seconds), 1)}")
+def _queue(connection: psycopg.Connection[Any], plan: dict[str, Any], deadline: float) -> None:
+    """Stand in PostgreSQL's queue of each lock, in order, with a new snapshot now and then.
+
+    What was got before a time-out is kept: the order is everybody's, and a lock may be held after the error that says it is
+    not.
+    """
+    longest = FIRST_QUEUE_S
     try:
-        connection.execute(_WAIT, plan)
+        while True:
+            left = deadline - time.monotonic()
+            connection.execute(f"SET lock_timeout = {max(round(1e3 * min(left, longest)), 1)}")
+            try:
+                connection.execute(_WAIT, plan)
+                return
+            except psycopg.errors.LockNotAvailable:
+                if left <= longest:
+                    raise
+                longest *= 2
     finally:
         if not connection.closed:
             connection.execute("SET lock_timeout = 0")
