@@ -9,7 +9,7 @@ from astropy.io import fits
 from typer.testing import CliRunner
 
 from diffim.errors import MismatchError
-from exposure import Exposure
+from exposure import Exposure, SkyWcs
 from exposure.errors import WcsMissing
 from service.cli import app
 from tests.unit.test_diffim import ORIGIN, scene
@@ -64,6 +64,7 @@ def test_a_registered_pair(pair):
     quiet = np.abs(z) < 4
     assert z[quiet].std() == pytest.approx(1, abs=0.05)
     assert (difference.mask[100, 90] & 1) == 1
+    assert difference.wcs is None  # neither has one: none is invented
     assert not difference.flagged("DETECTED").any()
     sources = pd.read_parquet(pair / "d.parquet")
     near = np.hypot(sources.x - NEW[0], sources.y - NEW[1])
@@ -89,6 +90,18 @@ def test_a_pair_on_two_grids(pair, tmp_path):
     difference = Exposure.read_fits(tmp_path / "o.fits")
     z = (difference.image / np.sqrt(difference.variance))[40:-40, 40:-40]
     assert z.std() == pytest.approx(1, abs=0.08)
+
+
+def test_a_registered_pair_keeps_the_wcs_of_the_image(pair):
+    science, _ = scene(2.4, 3.0, 2, n=50)
+    write_planes(pair / "sw.fits", science, wcs=True)
+    names = [str(pair / n) for n in ("sw.fits", "t.fits")]
+    done = CliRunner().invoke(app, ["diff", *names, "-o", str(pair / "o.fits"), "--registered"])
+    assert done.exit_code == 0, done.output
+    x, y = np.array([10.0, 200.0]), np.array([30.0, 90.0])
+    with fits.open(pair / "sw.fits") as hdus:
+        expected = SkyWcs.from_header(hdus["IMAGE"].header).pixel_to_sky(x, y)
+    assert np.allclose(Exposure.read_fits(pair / "o.fits").require_wcs().pixel_to_sky(x, y), expected, atol=1e-9)
 
 
 def test_pairs_that_cannot_be_subtracted(pair):
