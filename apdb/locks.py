@@ -34,7 +34,7 @@ LINE = 32  # places in a line; who finds them all taken asks for the last one
 STEP_PAUSE_S, LONGEST_STEP_S = 0.015, 0.2  # the nearer the front the shorter the pauses
 LINE_PATIENCE_S = 20.0  # then whoever hangs in the line is passed
 FIRST_QUEUE_S = (
-    1.0  # in the queue before the snapshot is renewed; the next time longer, so that large regions get their turn
+    1.0  # in the queue, then the snapshot is renewed; later ones last longer: large regions must get their turn
 )
 _SPACE, _LINE_SPACE = 0x5EA << 48, 0x5EB << 48  # keep these keys apart from other advisory locks
 _ROOTS = 8  # level 0 pixels are 8..15; each level quadruples, so that a pixel number tells its level
@@ -75,9 +75,11 @@ def _plan(pixels: Iterable[int]) -> list[tuple[int, bool]]:
 
 
 # Takes one lock after the other and stops at the first that is taken: two who ask at the same time must not keep each other
-# from what is free. What was got is given back where not all was, the first one (the front of the line) in any case.
+# from what is free. What was got is given back where not all was, the front of the line, which is asked for first, in any case.
 _TRY = """
-WITH RECURSIVE wanted AS MATERIALIZED (SELECT %(keys)s::bigint[] AS keys, %(shared)s::boolean[] AS shared),
+WITH RECURSIVE wanted AS MATERIALIZED (
+    SELECT %(line)s::bigint || %(keys)s::bigint[] AS keys, false || %(shared)s::boolean[] AS shared
+),
 taken (place, got) AS (
     SELECT 0, true
     UNION ALL
@@ -104,8 +106,7 @@ SELECT min(place) FROM walk WHERE got
 _LEAVE = "SELECT pg_advisory_unlock(%s::bigint)"
 _WAIT = (
     "SELECT CASE WHEN shared THEN pg_advisory_lock_shared(key) ELSE pg_advisory_lock(key) END "
-    "FROM unnest((%(keys)s::bigint[])[2:], (%(shared)s::boolean[])[2:]) WITH ORDINALITY AS l(key, shared, place) "
-    "ORDER BY place"
+    "FROM unnest(%(keys)s::bigint[], %(shared)s::boolean[]) WITH ORDINALITY AS l(key, shared, place) ORDER BY place"
 )
 _RELEASE = "SELECT pg_advisory_unlock_all()"  # a statement that failed does not tell which ones it had got
 
@@ -122,7 +123,7 @@ def sky_locks(connection: psycopg.Connection[Any], pixels: Sequence[int], timeou
     places = _plan(pixels)
     gate = next((key for key, shared in places if not shared), _SPACE)  # all who want the same place meet at one pixel
     line = _LINE_SPACE + (gate - _SPACE) * LINE
-    plan = {"keys": [line, *(key for key, _ in places)], "shared": [False, *(shared for _, shared in places)]}
+    plan = {"line": line, "keys": [key for key, _ in places], "shared": [shared for _, shared in places]}
     deadline = time.monotonic() + timeout_s
     try:
         if not _value(connection, _TRY, plan):

@@ -13,9 +13,9 @@ from alerts.filters import AlertFilter, read_for
 from alerts.schemas import SCHEMA_ID
 from alerts.selection import AlertSelection
 from alerts.wire import Alert
-from apdb import Database
 from apdb.outbox import OutboxRow
 from service.errors import BadMessage
+from service.options import open_database, read_settings
 from service.settings import Settings
 
 __all__ = ["ArchivedAlerts", "alert_line", "chosen_alerts", "mjd_of_text", "print_packet", "writer_id"]
@@ -56,11 +56,10 @@ class ArchivedAlerts:
     """The alerts of a selection with a progress bar over the visits."""
 
     def __init__(self, chosen: AlertSelection, text: str | None, what: str) -> None:
-        settings = Settings()  # type: ignore[call-arg]
         self._chosen, self._what = chosen, what
-        self._archive = AlertArchive(settings.archive_dir)
+        self._archive = AlertArchive(read_settings().archive_dir)
         self._passes = None if text is None else AlertFilter(text)
-        self.rows = chosen.rows(Database(settings.database()))
+        self.rows = chosen.rows(open_database())
 
     def __iter__(self) -> Iterator[tuple[OutboxRow, Alert]]:
         columns = (TextColumn(self._what), BarColumn(), MofNCompleteColumn(), TextColumn("visits"), TimeElapsedColumn())
