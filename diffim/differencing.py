@@ -18,8 +18,9 @@ from diffim import matching, prepare, registration
 from diffim.cosmic_rays import find_cosmic_rays
 from diffim.errors import BadSubtraction, InsufficientKernelSources, NoPsf, NoTemplateCoverage
 from diffim.kernel_fit import KernelFit
+from diffim.sky import subtract_difference_sky
+from diffim.variance_scale import scale_variance
 from exposure import Exposure
-from exposure.background import subtract_mesh
 from tasks.errors import CallerError
 from tasks.ids import IdFactory, IdGenerator
 
@@ -130,10 +131,10 @@ class Differencing:
 
     def _prepare(self, science: Exposure, template: Exposure) -> None:
         if self.options.doScaleTemplateVariance:
-            self.put("scaleTemplateVarianceFactor", prepare.scale_variance(template))
+            self.put("scaleTemplateVarianceFactor", scale_variance(template))
         if self.options.doScaleVariance:
-            self.put("scaleTemplateVarianceFactor", prepare.scale_variance(template))
-            self.put("scaleScienceVarianceFactor", prepare.scale_variance(science))
+            self.put("scaleTemplateVarianceFactor", scale_variance(template))
+            self.put("scaleScienceVarianceFactor", scale_variance(science))
         prepare.prepare_masks(science, template)  # after the scaling, which leaves out what was detected
         if self.options.doFindCosmicRays:
             self.mark_cosmic_rays(science, template, "scienceCosmicRays")
@@ -219,9 +220,9 @@ class Differencing:
         difference = done.difference
         prepare.mark_saturated_haloes(difference, reach)
         if self.options.doSubtractBackground:
-            subtract_mesh(difference, self.options.backgroundMesh, *NOT_SKY, clip=3.0)  # what stands out is left out
+            subtract_difference_sky(difference, self.options.backgroundMesh, *NOT_SKY)
         if self.options.doScaleDiffimVariance:
-            self.put("scaleDiffimVarianceFactor", prepare.scale_variance(difference))
+            self.put("scaleDiffimVarianceFactor", scale_variance(difference, static_sky=False))
         result.subtractedExposure, result.subtractRes = difference, done.fit
         result.matchedExposure = done.matched
 

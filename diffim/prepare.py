@@ -1,20 +1,15 @@
-"""What happens to the two images before they are subtracted: masks, variance scale, kernel stars, matching boxes."""
-
-from typing import Any
+"""What happens to the two images before they are subtracted: masks, kernel stars, matching boxes."""
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from diffim.errors import DifferencingError, MismatchError
-from exposure import Exposure, estimate_background
-from exposure.mask import plane_bits, spread_bits, translate, usable_pixels
+from diffim.errors import MismatchError
+from exposure import Exposure
+from exposure.mask import plane_bits, spread_bits, translate
 from exposure.stamps import gather
 
-__all__ = [
-    "check_match", "coverage", "flux_unit_ratio", "kernel_stars", "mark_saturated_haloes", "prepare_masks",
-    "scale_variance",
-]  # fmt: skip
+__all__ = ["check_match", "coverage", "flux_unit_ratio", "kernel_stars", "mark_saturated_haloes", "prepare_masks"]
 
 KEEP_TEMPLATE = ("NO_DATA", "BAD", "HIGH_VARIANCE")
 RENAME_TEMPLATE = {
@@ -65,42 +60,9 @@ def flux_unit_ratio(image: Exposure, template: Exposure) -> float:
     return template.photo_calib.mean / image.photo_calib.mean
 
 
-def scale_variance(exposure: Exposure, limit: float = 10.0) -> float:
-    """Scale the variance plane in place so that the sky's interquartile range is right; returns the factor.
-
-    Raises
-    ------
-    DifferencingError
-        Even the image's own scatter asks for more than `limit`.
-    """
-    step = max(1, int(np.sqrt(exposure.image.size / 500_000)))
-    part = (slice(None, None, step), slice(None, None, step))
-    image, variance = exposure.image[part], exposure.variance[part]
-    excluded = plane_bits(["DETECTED", "DETECTED_NEGATIVE", "BAD", "SAT", "INTRP", "CR", "NO_DATA"])
-    usable = usable_pixels(image, variance, exposure.mask[part], excluded)
-    if np.count_nonzero(usable) < 2:
-        return 1.0
-    level = estimate_background(image, ~usable, 64 // step).level
-    rest, sigma2 = (image - level)[usable], variance[usable]
-    sky = sigma2 < 2 * np.median(sigma2)  # objects are not known yet: leave out pixels that their light makes noisy
-    rest, sigma2 = rest[sky], sigma2[sky]
-
-    def spread(values: NDArray[Any]) -> float:
-        low, high = np.percentile(values, [25, 75])
-        return float(0.7413 * (high - low))
-
-    factor = spread(rest / np.sqrt(sigma2)) ** 2
-    if factor > limit:
-        factor = spread(rest) ** 2 / float(np.median(sigma2))
-        if factor > limit:
-            raise DifferencingError(
-                f"the variance plane is wrong by a factor {factor:.1f}, more than {limit}", visit=exposure.key[0],
-                detector=exposure.key[1],
-            )  # fmt: skip
-    if factor <= 0 or not np.isfinite(factor):
-        return 1.0
-    exposure.variance *= np.float32(factor)
-    return factor
+WHITE = 0.03  # relative difference of spreads at two lags that white noise does not exceed
+SAMPLE = 500_000  # pixels that a factor is known from
+SCALE_WITHOUT = ("DETECTED", "DETECTED_NEGATIVE", "BAD", "SAT", "INTRP", "CR", "NO_DATA")
 
 
 SNR_TIERS = ((200.0, 220), (100.0, 100), (50.0, 40))  # (least S/N, stars that make it enough)

@@ -14,7 +14,7 @@ from exposure.threads import in_bands
 if TYPE_CHECKING:
     from exposure.exposure import Exposure
 
-__all__ = ["Background", "estimate_background", "subtract_mesh"]
+__all__ = ["Background", "estimate_background", "subtract_level", "subtract_mesh"]
 
 SAMPLES = 1024  # pixels along the shorter side that a coarse mesh is made from
 
@@ -56,7 +56,7 @@ def estimate_background(
     )
 
 
-def subtract_mesh(exposure: "Exposure", mesh: int, *excluded: str, clip: float | None = None) -> None:
+def subtract_mesh(exposure: "Exposure", mesh: int, *excluded: str) -> None:
     """Take the sky of a coarse mesh off in place; pixels without data stay as they are.
 
     Parameters
@@ -65,17 +65,19 @@ def subtract_mesh(exposure: "Exposure", mesh: int, *excluded: str, clip: float |
         Cell side in px. Large images are sampled: every n-th pixel of every n-th row is enough for large cells.
     excluded
         Planes whose pixels are left out of the estimate.
-    clip
-        Leave out what stands out by more than that many sigma of the variance plane, too.
     """
     step = max(1, min(exposure.image.shape) // SAMPLES)
     part = (slice(None, None, step), slice(None, None, step))
     image, variance = exposure.image[part], exposure.variance[part]
     bad = ~usable_pixels(image, variance, exposure.mask[part], plane_bits(["NO_DATA", *excluded]))
-    if clip is not None:
-        with np.errstate(invalid="ignore"):
-            bad |= image**2 > clip**2 * variance
-    level = estimate_background(image, bad, max(mesh // step, 8)).level
+    subtract_level(exposure, estimate_background(image, bad, max(mesh // step, 8)).level, step)
+
+
+def subtract_level(exposure: "Exposure", level: NDArray[np.float32], step: int) -> None:
+    """Take a map off in place that is known at every `step`-th pixel of every `step`-th row, bilinear between those.
+
+    Pixels without data (``NO_DATA``) stay as they are.
+    """
     bits = np.int32(plane_bits(["NO_DATA"]))
     in_bands(
         lambda first, last: _subtract(exposure.image, exposure.mask, bits, level, step, first, last), exposure.height
@@ -84,7 +86,6 @@ def subtract_mesh(exposure: "Exposure", mesh: int, *excluded: str, clip: float |
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _subtract(image: Any, mask: Any, bits: int, level: Any, step: int, first: int, last: int) -> None:
-    """Take a map known at every `step`-th pixel off, bilinear between those."""
     width = image.shape[1]
     above, rise = np.zeros(width, np.float32), np.zeros(width, np.float32)
     known = -1

@@ -1,0 +1,97 @@
+"""The scale of a variance plane, from the scatter of the sky."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffim.errors import DifferencingError
+from exposure import Exposure, estimate_background
+from exposure.mask import plane_bits, usable_pixels
+
+__all__ = ["scale_variance"]
+
+NOT_SKY = ("DETECTED", "DETECTED_NEGATIVE", "BAD", "SAT", "INTRP", "CR", "NO_DATA")
+SAMPLE = 250_000  # pixels that the scale of a variance plane is known from
+ENOUGH_SKY = 2000  # pixels
+LAGS = (1, 2)  # px
+WHITE = (
+    0.08  # relative difference of the scatter at those lags within which noise is white: resampling makes 0.3 and more
+)
+
+
+def scale_variance(exposure: Exposure, limit: float = 10.0, *, static_sky: bool = True) -> float:
+    """Scale the variance plane in place so that it is that of the sky's noise; returns the factor.
+
+    Parameters
+    ----------
+    static_sky
+        The image has stars. The light of those too faint to be left out is no noise, as it is gone from a difference:
+        where the noise is white it is known from differences of neighbours along both diagonals, where it cancels.
+        Otherwise (and of resampled images) the interquartile range of the sky is made right.
+
+    Raises
+    ------
+    DifferencingError
+        Even the image's own scatter asks for more than `limit`.
+    """
+    factor = (_white_factor(exposure) if static_sky else 0.0) or _sky_factor(exposure, limit)
+    if factor > limit:
+        raise DifferencingError(
+            f"the variance plane is wrong by a factor {factor:.1f}, more than {limit}", visit=exposure.key[0],
+            detector=exposure.key[1],
+        )  # fmt: skip
+    if factor <= 0 or not np.isfinite(factor):
+        return 1.0
+    exposure.variance *= np.float32(factor)
+    return factor
+
+
+def _white_factor(exposure: Exposure) -> float:
+    """Return the variance of the noise over that of the plane, 0 where the noise is not white or there is no sky.
+
+    Light that is smooth over a few px cancels in a - b - c + d of the corners of a square. White noise has the same
+    scatter there for a square of any side; that of a resampled image has not.
+    """
+    height, width = exposure.image.shape
+    rows = np.arange(0, height - max(LAGS), max(1, height * width // SAMPLE))
+    scatter = []
+    for lag in LAGS:
+        first, second = _normalised(exposure, rows), _normalised(exposure, rows + lag)
+        across = first - second
+        rest = (across[:, lag:] - across[:, :-lag]) / 2
+        rest = rest[np.isfinite(rest)]
+        if rest.size < ENOUGH_SKY:
+            return 0.0
+        scatter.append(_spread(rest) ** 2)
+    near, far = scatter
+    return near if abs(near - far) < WHITE * far else 0.0
+
+
+def _normalised(exposure: Exposure, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return image / sigma of some rows, NaN off the sky."""
+    image, variance = exposure.image[rows], exposure.variance[rows]
+    usable = usable_pixels(image, variance, exposure.mask[rows], plane_bits(NOT_SKY))
+    usable &= variance < 2 * np.median(variance[usable]) if usable.any() else False
+    return np.where(usable, image / np.sqrt(np.where(usable, variance, 1)), np.nan).astype(np.float32)
+
+
+def _sky_factor(exposure: Exposure, limit: float) -> float:
+    """Return the variance of the sky over that of the plane, by interquartile ranges; 1 where there is no sky."""
+    step = max(1, int(np.sqrt(exposure.image.size / SAMPLE)))
+    part = (slice(None, None, step), slice(None, None, step))
+    image, variance = exposure.image[part], exposure.variance[part]
+    usable = usable_pixels(image, variance, exposure.mask[part], plane_bits(NOT_SKY))
+    if np.count_nonzero(usable) < 2:
+        return 1.0
+    level = estimate_background(image, ~usable, 64 // step).level
+    rest, sigma2 = (image - level)[usable], variance[usable]
+    sky = sigma2 < 2 * np.median(sigma2)  # objects are not known yet: leave out pixels that their light makes noisy
+    rest, sigma2 = rest[sky], sigma2[sky]
+    factor = _spread(rest / np.sqrt(sigma2)) ** 2
+    return factor if factor <= limit else _spread(rest) ** 2 / float(np.median(sigma2))
+
+
+def _spread(values: NDArray[Any]) -> float:
+    low, high = np.percentile(values, [25, 75])
+    return float(0.7413 * (high - low))
