@@ -11,6 +11,7 @@ from diffim.kernel import Box
 from diffim.subtract import Subtracted
 from exposure import Exposure, GridPsf, Psf
 from exposure.mask import flagged_pixels, plane_bits, spread_bits
+from exposure.threads import in_bands
 
 __all__ = ["combined_mask", "difference_exposure", "difference_psf", "reach_of"]
 
@@ -24,7 +25,8 @@ def combined_mask(science: Exposure, template: Exposure, reach: int | None, temp
     x0, y0, width, height = science.bbox
     offset = (y0 - template.origin[1], x0 - template.origin[0])
     part = (slice(offset[0], offset[0] + height), slice(offset[1], offset[1] + width))
-    mask = science.mask | template.mask[part]
+    mask, own, old = np.empty_like(science.mask), science.mask, template.mask[part]
+    in_bands(lambda first, last: np.bitwise_or(own[first:last], old[first:last], out=mask[first:last]), height)
     if template_reach is not None:
         spread_bits(template.mask, plane_bits(SPREADING), template_reach, mask, offset)
     if reach is not None:

@@ -21,6 +21,7 @@ from diffim.kernel_fit import KernelFit
 from diffim.sky import subtract_difference_sky
 from diffim.variance_scale import scale_variance
 from exposure import Exposure
+from exposure.threads import in_threads
 from tasks.errors import CallerError
 from tasks.ids import IdFactory, IdGenerator
 
@@ -133,8 +134,9 @@ class Differencing:
         if self.options.doScaleTemplateVariance:
             self.put("scaleTemplateVarianceFactor", scale_variance(template))
         if self.options.doScaleVariance:
-            self.put("scaleTemplateVarianceFactor", scale_variance(template))
-            self.put("scaleScienceVarianceFactor", scale_variance(science))
+            factors = in_threads(scale_variance, (template, science))
+            self.put("scaleTemplateVarianceFactor", factors[0])
+            self.put("scaleScienceVarianceFactor", factors[1])
         prepare.prepare_masks(science, template)  # after the scaling, which leaves out what was detected
         if self.options.doFindCosmicRays:
             self.mark_cosmic_rays(science, template, "scienceCosmicRays")

@@ -25,7 +25,7 @@ def noise_power(
     return np.ones((BLOCK, BLOCK // 2 + 1)) if correlation is None else _tapered(correlation)
 
 
-def sky_correlation(planes: Planes, rows: int = 256) -> float:
+def sky_correlation(planes: Planes, rows: int = 128) -> float:
     """Return the correlation of horizontal neighbours on blank sky of the middle rows: 0 is white, NaN without sky."""
     low = max((planes.image.shape[0] - rows) // 2, 0)
     part = slice(low, low + rows)

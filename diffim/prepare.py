@@ -37,10 +37,10 @@ def check_match(science: Exposure, template: Exposure, registered: bool = False)
 
 def coverage(template: Exposure, science: Exposure | None = None) -> float:
     """Return the fraction of pixels that have data in the template (and in the image)."""
-    if science is None:
-        return float((~template.flagged("NO_DATA")).mean())
-    part = template.cutout(*science.bbox)
-    return float((~part.flagged("NO_DATA") & ~science.flagged("NO_DATA")).mean())
+    missing = template.flagged("NO_DATA") if science is None else template.cutout(*science.bbox).flagged("NO_DATA")
+    if science is not None:
+        missing |= science.flagged("NO_DATA")
+    return 1.0 - np.count_nonzero(missing) / missing.size
 
 
 def prepare_masks(science: Exposure, template: Exposure) -> None:

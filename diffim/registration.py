@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-import sep
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
@@ -17,6 +16,7 @@ from diffim.kernel import Box, chebyshev_terms
 from diffim.planes import Planes
 from diffim.warp import nodes, resample
 from exposure import Exposure, SkyWcs
+from exposure.stamps import windowed_centroids
 
 __all__ = [
     "Displacement", "StarShifts", "displacement_at_stars", "fit_displacement", "match_lists", "moved_wcs",
@@ -126,23 +126,27 @@ def displacement_at_stars(
         return StarShifts(x, y, x.copy(), y.copy(), x.copy(), np.zeros(0, np.int64))
     ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
     side = 2 * int(2.5 * fwhm + reach) + 7
-    # the stamps below each other make one image: SEP then measures all of them in one call
-    left, low = ix - side // 2, iy - side // 2 - side * np.arange(x.size)
-    sigma = np.full(x.size, max(fwhm / 2.3548, 0.8))
     found, errors = [], []
     for e in (science, template):
-        image, variance = (a.reshape(-1, side) for a in Planes.of(e, "BAD", "SAT").stamps(ix, iy, side))
-        u, v, flag = (np.asarray(a) for a in sep.winpos(image, x - left, y - low, sigma))
-        flux, error, _ = sep.sum_circle(image, u, v, fwhm, var=np.where(np.isfinite(variance), variance, 0))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            errors.append(0.6 * fwhm * np.where(flux > 0, error / flux, np.inf))
-        lost = (flag != 0) & ~np.isfinite(u)
-        found.append((np.where(lost, np.nan, u) + left, np.where(lost, np.nan, v) + low))
+        stamps, variances = Planes.of(e, "BAD", "SAT").stamps(ix, iy, side)
+        moved = windowed_centroids(stamps, x - ix, y - iy, max(fwhm / 2.3548, 0.8))
+        errors.append(0.6 * fwhm * _relative_error(stamps, variances, moved, fwhm))
+        found.append((moved[:, 0] + ix, moved[:, 1] + iy))
     (xs, ys), (xt, yt) = found
     error = np.hypot(*errors)
     ok = np.isfinite(xs + xt + ys + yt) & (error < 0.3)
     ok &= (np.hypot(xs - x, ys - y) < reach) & (np.hypot(xt - x, yt - y) < reach)
     return StarShifts(xs[ok], ys[ok], (xt - xs)[ok], (yt - ys)[ok], error[ok], np.flatnonzero(ok))
+
+
+def _relative_error(stamps: NDArray[np.float32], variances: NDArray[np.float32], at: F64, radius: float) -> F64:
+    """Return the error of the light within a circle of `radius` px over that light, infinite where there is none."""
+    g = np.arange(stamps.shape[1]) - stamps.shape[1] // 2
+    inside = (g[None, :] - at[:, :1])[:, None, :] ** 2 + (g[None, :] - at[:, 1:])[:, :, None] ** 2 < radius**2
+    flux = (stamps * inside).sum((1, 2), dtype=np.float64)
+    error = np.sqrt(np.where(inside & np.isfinite(variances), variances, 0).sum((1, 2), dtype=np.float64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(flux > 0, error / flux, np.inf)
 
 
 def register_stars(shifts: StarShifts, box: Box) -> tuple[Displacement, F64]:

@@ -11,8 +11,7 @@ import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
-from scipy.ndimage import distance_transform_edt
+from scipy.spatial import cKDTree
 
 from diffim.planes import block_medians
 from exposure import Exposure
@@ -83,8 +82,9 @@ def _cell_levels(difference: Exposure, bits: int, rows: NDArray[np.int64], colum
     if not known.any():
         return None
     levels = np.where(known, start.astype(np.float32) + above, 0.0)
-    near = distance_transform_edt(~known, return_distances=False, return_indices=True)
-    return np.asarray(levels[tuple(near)])
+    near = cKDTree(np.argwhere(known)).query(np.argwhere(~known))[1]
+    levels[~known] = levels[known][near]
+    return levels
 
 
 def _clipped_means(
@@ -133,11 +133,22 @@ def _typical(difference: Exposure, bits: int, rows: NDArray[np.int64], columns: 
 def _spline(levels: F64, edges: NDArray[np.int64], at: F64) -> F64:
     """Return the natural cubic spline through cell levels (along the first axis), straight beyond the outer centres."""
     centres = (edges[1:] + edges[:-1] - 1) / 2
-    if centres.size == 1:
+    n = centres.size
+    if n == 1:
         return np.repeat(levels, at.size, axis=0)
-    spline = CubicSpline(centres, levels, bc_type="natural")
-    inside = np.clip(at, centres[0], centres[-1])
-    return np.asarray(spline(inside) + (at - inside)[:, None] * spline(inside, 1))
+    step, slope = np.diff(centres), np.diff(levels, axis=0) / np.diff(centres)[:, None]
+    matrix, right = np.eye(n), np.zeros_like(levels)  # of the second derivatives, zero at both ends
+    for k in range(1, n - 1):
+        matrix[k, k - 1 : k + 2] = step[k - 1], 2 * (step[k - 1] + step[k]), step[k]
+    right[1:-1] = 6 * np.diff(slope, axis=0)
+    bend = np.linalg.solve(matrix, right)
+    cell = np.clip(np.searchsorted(centres, at) - 1, 0, n - 2)
+    h, t = step[cell, None], np.clip(at, centres[0], centres[-1])[:, None] - centres[cell, None]
+    rise = slope[cell] - h * (2 * bend[cell] + bend[cell + 1]) / 6
+    curve = (bend[cell + 1] - bend[cell]) / h
+    inside = levels[cell] + t * (rise + t * (bend[cell] / 2 + t * curve / 6))
+    beyond = (at - np.clip(at, centres[0], centres[-1]))[:, None]
+    return np.asarray(inside + beyond * (rise + t * (bend[cell] + t * curve / 2)))
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

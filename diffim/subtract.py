@@ -122,20 +122,30 @@ def _plain_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:
     grid = s.grid
     half = s.kernel.size // 2
     ft = Transforms(grid.size)
-    u, vu, c, vc, f_kernel, f_square, f_c, f_v = (ft.buffer() for _ in range(8))
+    u, vu, c, vc, f_kernel, f_c, f_v = (ft.buffer() for _ in range(7))
+    squares: dict[tuple[int, int], F32] = {}
     for row in rows:
+        squares = {cell: f for cell, f in squares.items() if cell[0] == row // CELL}
         for r, k, y, x in grid.tiles(row, row + 1):
-            stamp = s._kernels[r * grid.columns + k]
+            stamp, cell = s._kernels[r * grid.columns + k], (r // CELL, k // CELL)
+            if cell not in squares:
+                squares[cell] = ft.kernel(_middle_kernel(s, *cell) ** 2, ft.buffer())
             fy, fx = y + s.box[1], x + s.box[0]
             s.unconvolved.window(fy - 2 * half, fx - 2 * half, u, vu)
             s.convolved.window(fy - half, fx - half, c, vc)
             ft.multiply(ft.forward(c, f_c), ft.kernel(stamp, f_kernel), f_c)
-            ft.multiply(ft.forward(vc, f_v), ft.kernel(stamp**2, f_square), f_v)
+            ft.multiply(ft.forward(vc, f_v), squares[cell], f_v)
             matched, spread = ft.back(f_c, c), ft.back(f_v, vc)
             if out.matched.size:
                 grid.paste(matched, 2 * half, y, x, out.matched)
             grid.paste(u - matched, 2 * half, y, x, out.difference, s.scale)
             grid.paste(vu + spread, 2 * half, y, x, out.variance, s.scale**2, 1e-30)
+
+
+def _middle_kernel(s: Subtraction, row: int, column: int) -> F32:
+    """Return the kernel of the middle tile of a cell: variances need no finer one."""
+    r, k = (min(CELL * i + CELL // 2, n - 1) for i, n in ((row, s.grid.rows), (column, s.grid.columns)))
+    return np.asarray(s._kernels[r * s.grid.columns + k])
 
 
 def _whitened_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:

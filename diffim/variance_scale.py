@@ -55,10 +55,21 @@ def _white_factor(exposure: Exposure) -> float:
     """
     height, width = exposure.image.shape
     rows = np.arange(0, height - max(LAGS), max(1, height * width // SAMPLE))
+    part = rows[:, None] + np.array([0, *LAGS])
+    image, variance = exposure.image[part], exposure.variance[part]
+    usable = usable_pixels(
+        image.reshape(-1, width),
+        variance.reshape(-1, width),
+        exposure.mask[part].reshape(-1, width),
+        plane_bits(NOT_SKY),
+    ).reshape(image.shape)
+    if np.count_nonzero(usable) < ENOUGH_SKY:
+        return 0.0
+    usable &= variance < 2 * np.median(variance[:, 0][usable[:, 0]])
+    z = np.where(usable, image / np.sqrt(np.where(usable, variance, 1)), np.nan)
     scatter = []
-    for lag in LAGS:
-        first, second = _normalised(exposure, rows), _normalised(exposure, rows + lag)
-        across = first - second
+    for k, lag in enumerate(LAGS):
+        across = z[:, 0] - z[:, 1 + k]
         rest = (across[:, lag:] - across[:, :-lag]) / 2
         rest = rest[np.isfinite(rest)]
         if rest.size < ENOUGH_SKY:
@@ -66,14 +77,6 @@ def _white_factor(exposure: Exposure) -> float:
         scatter.append(_spread(rest) ** 2)
     near, far = scatter
     return near if abs(near - far) < WHITE * far else 0.0
-
-
-def _normalised(exposure: Exposure, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return image / sigma of some rows, NaN off the sky."""
-    image, variance = exposure.image[rows], exposure.variance[rows]
-    usable = usable_pixels(image, variance, exposure.mask[rows], plane_bits(NOT_SKY))
-    usable &= variance < 2 * np.median(variance[usable]) if usable.any() else False
-    return np.where(usable, image / np.sqrt(np.where(usable, variance, 1)), np.nan).astype(np.float32)
 
 
 def _sky_factor(exposure: Exposure, limit: float) -> float:

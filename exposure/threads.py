@@ -2,12 +2,20 @@
 
 import ctypes
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
+from typing import TypeVar
 
-__all__ = ["in_bands", "reuse_memory", "thread_count"]
+__all__ = ["in_bands", "in_threads", "reuse_memory", "thread_count"]
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_POOLS: dict[int, ThreadPoolExecutor] = {}  # kept: to start threads takes as long as a pass over a mask
+os.register_at_fork(after_in_child=_POOLS.clear)
+_HERE = threading.local()
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
 
 
@@ -18,15 +26,44 @@ def thread_count() -> int:
 
 
 def in_bands(function: Callable[[int, int], object], rows: int, least: int = 64) -> None:
-    """Call ``function(first, last)`` for bands of rows, in threads; `function` must release the GIL to gain from it."""
+    """Call ``function(first, last)`` for bands of rows, in threads; `function` must release the GIL to gain from it.
+
+    The calling thread takes the first band. Within a band there are no further ones: it is called for all rows at once.
+    """
     threads = min(thread_count(), max(1, rows // least))
-    if threads == 1:
+    if threads == 1 or getattr(_HERE, "band", False):
         function(0, rows)
         return
     edges = [rows * k // threads for k in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(function, a, b) for a, b in pairwise(edges)]:
-            done.result()
+    if threads not in _POOLS:
+        _POOLS[threads] = ThreadPoolExecutor(threads - 1, "band")
+    others = [_POOLS[threads].submit(_band, function, a, b) for a, b in pairwise(edges[1:])]
+    try:
+        _band(function, *edges[:2])
+    finally:
+        wait(others)
+    for done in others:
+        done.result()
+
+
+def _band(function: Callable[[int, int], object], first: int, last: int) -> None:
+    _HERE.band = True
+    try:
+        function(first, last)
+    finally:
+        _HERE.band = False
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return the function of each item, made in threads as `in_bands` has them."""
+    found: dict[int, Result] = {}
+
+    def some(first: int, last: int) -> None:
+        for k in range(first, last):
+            found[k] = function(items[k])
+
+    in_bands(some, len(items), least=1)
+    return [found[k] for k in range(len(items))]
 
 
 def reuse_memory(kept_mb: int = 128) -> None:

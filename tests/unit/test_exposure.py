@@ -1,5 +1,6 @@
 """exposure/: WCS, PSF models, calibration, mask, FITS round trip, instrument files."""
 
+import multiprocessing
 import time
 import warnings
 
@@ -31,6 +32,8 @@ from exposure.mask import PLANES, plane_bits, remap
 from exposure.photometry import forced_psf_photometry
 from exposure.plain import _add_fill_borders
 from exposure.psf import fwhm_of
+from exposure.stamps import windowed_centroids
+from exposure.threads import in_bands, in_threads
 
 S = 0.2 / 3600
 
@@ -360,3 +363,58 @@ def test_border_of_one_fill_value_has_no_data_and_coarse_noise_has():
     assert empty[-1].all()
     assert not empty[40:60, 2].any()
     assert not empty[1:-1, 3:].any()
+
+
+def test_windowed_centroids_are_those_of_noisy_stars_to_their_error():
+    """A Gaussian of S/N 100 and 2 px sigma has a centroid error of about 2 / 100 px."""
+    rng = np.random.default_rng(5)
+    n, side, sigma = 400, 31, 2.0
+    x, y = rng.uniform(-0.5, 0.5, (2, n))
+    g = np.arange(side) - side // 2
+    r2 = (g[None, None, :] - x[:, None, None]) ** 2 + (g[None, :, None] - y[:, None, None]) ** 2
+    stamps = np.exp(-r2 / (2 * sigma**2)) + rng.normal(0, 2 * np.sqrt(np.pi) * sigma / 200, (n, side, side))
+    found = windowed_centroids(stamps.astype(np.float32), np.zeros(n), np.zeros(n), sigma)
+    error = found - np.column_stack([x, y])
+    assert np.abs(error.mean(0)).max() < 0.005
+    assert 0.01 < error.std() < 0.03
+
+
+def test_windowed_centroids_without_light_or_off_the_stamp_are_undefined():
+    dark = np.full((1, 21, 21), -1.0, np.float32)
+    slope = np.broadcast_to(np.exp(0.8 * np.arange(21.0)), (1, 21, 21)).astype(np.float32)
+    for stamps in (dark, slope):
+        assert np.isnan(windowed_centroids(stamps, np.zeros(1), np.zeros(1), 1.5)).all()
+
+
+def test_bands_cover_all_rows_once_also_within_a_band_and_after_a_fork(monkeypatch):
+    monkeypatch.setenv("ALERTPROD_THREADS", "3")
+    seen = np.zeros((30, 7), np.int64)
+
+    def inner(row):
+        def add(first, last):
+            seen[row, first:last] += 1
+
+        in_bands(add, 7, least=1)
+
+    in_bands(lambda first, last: [inner(row) for row in range(first, last)], 30, least=1)
+    assert (seen == 1).all()
+    assert in_threads(lambda k: k * k, range(5)) == [0, 1, 4, 9, 16]
+    child = multiprocessing.get_context("fork").Process(target=in_threads, args=(abs, [-1, 2, -3]))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+
+
+def test_the_error_of_any_band_is_raised_when_all_have_ended(monkeypatch):
+    monkeypatch.setenv("ALERTPROD_THREADS", "2")
+    for bad in (0, 1):
+        ended = []
+
+        def work(first, last, bad=bad, ended=ended):
+            ended.append(first)
+            if first == 5 * bad:
+                raise ValueError(f"band {bad}")
+
+        with pytest.raises(ValueError, match=f"band {bad}"):
+            in_bands(work, 10, least=1)
+        assert sorted(ended) == [0, 5]
