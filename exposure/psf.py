@@ -13,7 +13,7 @@ from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
 from exposure.errors import PsfUndefined
-from exposure.stamps import adaptive_moments, shift_stamps
+from exposure.stamps import adaptive_moments, blend, shift_stamps
 
 __all__ = ["FWHM_PER_SIGMA", "GaussianPsf", "GridPsf", "MoffatPsf", "PolynomialPsf", "Psf", "fwhm_of", "neighbours_2d"]
 
@@ -295,11 +295,8 @@ class GridPsf(_PixelMixin):
                 k = int(np.argmin(total))
                 raise PsfUndefined(f"no PSF at x={xs[k]:.1f}, y={ys[k]:.1f}")
             weight = weight / total[:, None]
-        cube = np.where(good[:, None, None], self.cube, 0)
-        out = np.zeros((xs.size, self.size, self.size), dtype=np.float32)
-        for k in range(4):
-            out += weight[:, k, None, None].astype(np.float32) * cube[index[:, k]]
-        return out
+        cube = np.where(good[:, None, None], self.cube, np.float32(0))
+        return np.asarray(blend(cube, index, weight.astype(np.float32)))
 
     def average_position(self) -> tuple[float, float]:
         """Return the centroid of the cells that have a PSF."""
