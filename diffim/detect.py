@@ -54,6 +54,11 @@ class Detections:
         """Which of them are empty places."""
         return np.zeros(self.x.size, np.bool_) if self.sky is None else self.sky
 
+    def take(self, rows: NDArray[Any]) -> "Detections":
+        """Return some of them, by index or by a boolean each; footprints stay."""
+        names = ("x", "y", "significance", "label", "boxes", "area", "has_positive")
+        return replace(self, sky=self.is_sky[rows], **{name: getattr(self, name)[rows] for name in names})
+
     def with_places(self, x: NDArray[np.int64], y: NDArray[np.int64]) -> "Detections":
         """Return the detections followed by empty places (array px), which have no footprint and no significance."""
         n = x.size

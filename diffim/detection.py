@@ -90,7 +90,12 @@ def _measured(
 ) -> pd.DataFrame:  # fmt: skip
     options = way.options
     unit = float(way.numbers.get("templateUnit") or prepare.flux_unit_ratio(science, template))
-    table = measure(difference, science, template, found, template_unit=unit)
+    if options.doDeblend:
+        from diffim.deblend import measure_apart
+
+        table = measure_apart(difference, science, template, found, template_unit=unit)
+    else:
+        table = measure(difference, science, template, found, template_unit=unit)
     keep = ~table[list(options.badSourceFlags)].any(axis=1)
     table = table[keep].reset_index(drop=True)
     if options.doReliability:

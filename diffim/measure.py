@@ -16,7 +16,7 @@ from exposure.photometry import forced_psf_photometry
 from exposure.psf import Psf, fwhm_of
 from exposure.stamps import adaptive_moments, gather
 
-__all__ = ["AP_RADIUS", "extendedness", "fit_centroids", "known_flags", "measure"]
+__all__ = ["AP_RADIUS", "collapsed", "extendedness", "fit_centroids", "known_flags", "measure"]
 
 AP_RADIUS = 12.0
 STAMP, LARGE_STAMP = 25, 81  # px: for moments of sources, and of those with a large footprint (trails)
@@ -52,7 +52,7 @@ def measure(
     frame = pd.concat([frame, _dipoles(frame, difference, science, template, template_unit)], axis=1)
     _at_dipoles(frame)
     fwhm = fwhm_of(psf.moments_at(frame.x, frame.y)) if len(frame) else np.zeros(0)
-    frame = frame[~_collapsed(frame, fwhm)].reset_index(drop=True)
+    frame = frame[~collapsed(frame, fwhm)].reset_index(drop=True)
     edges = frame[["bboxX", "bboxY", "bboxWidth", "bboxHeight"]].to_numpy(np.int64)
     x, y = (frame[c].to_numpy(np.float64) - o for c, o in zip("xy", difference.origin, strict=True))
     frame["bboxSize"] = footprint_edges(edges, x, y) if len(frame) else np.zeros(0, np.int64)
@@ -90,7 +90,7 @@ def _at_dipoles(frame: pd.DataFrame) -> None:
     frame["isNegative"] &= ~is_dipole
 
 
-def _collapsed(frame: pd.DataFrame, fwhm: NDArray[np.float64]) -> NDArray[np.bool_]:
+def collapsed(frame: pd.DataFrame, fwhm: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which rows have a centroid within half a FWHM of that of a more significant one: one source, two peaks."""
     drop = np.zeros(len(frame), np.bool_)
     if len(frame) < 2:

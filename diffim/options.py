@@ -88,6 +88,10 @@ OPTIONS: dict[str, Option] = {
     ),
     "doWriteScore": Option(False, "Return the score image (sigma of a point source)?"),
     "doMeasurement": Option(True, "Measure what was detected?"),
+    "doDeblend": Option(
+        False,
+        "Measure sources that share a footprint apart, each without the light of the others? (A trail may have two.)",
+    ),
     "doMaskStreaks": Option(True, "Find satellite streaks and mask them?"),
     "doFindGlints": Option(True, "Mark sources that lie on a line: glint_trail?"),
     "doReliability": Option(True, "Give each source its probability of being real?"),
