@@ -35,10 +35,10 @@ def measure_apart(
     Footprints of more than `MOST` peaks are not taken apart: their pixels get ``NOT_DEBLENDED``.
     """
     rank = _rank(found)
-    crowded = np.isin(found.labels, np.unique(found.label[rank >= MOST]))
-    if (rank >= MOST).any():
-        difference.set_plane("NOT_DEBLENDED", crowded)
-        rank[np.isin(found.label, found.label[rank >= MOST])] = -1
+    heaps = np.unique(found.label[rank >= MOST])
+    if heaps.size:
+        difference.set_plane("NOT_DEBLENDED", np.isin(found.labels, heaps))
+        rank[np.isin(found.label, heaps)] = -1
     parts = [measure(difference, science, template, found.take(rank < 0), template_unit=template_unit)]
     blended = np.flatnonzero(rank >= 0)
     if blended.size == 0:

@@ -15,6 +15,7 @@ NOT_SKY = ("DETECTED", "DETECTED_NEGATIVE", "BAD", "SAT", "INTRP", "CR", "NO_DAT
 SAMPLE = 250_000  # pixels that the scale of a variance plane is known from
 ENOUGH_SKY = 2000  # pixels
 LAGS = (1, 2)  # px
+COARSE = 0.005  # share of values that are equal: more is digitisation
 WHITE = (
     0.08  # relative difference of the scatter at those lags within which noise is white: resampling makes 0.3 and more
 )
@@ -96,5 +97,10 @@ def _sky_factor(exposure: Exposure, limit: float) -> float:
 
 
 def _spread(values: NDArray[Any]) -> float:
-    low, high = np.percentile(values, [25, 75])
+    """Return the interquartile range in units of that of a unit Gaussian, or where it falls on steps of digitisation the rms."""
+    first, low, high, last = np.percentile(values, [1, 25, 75, 99])
+    width = (last - first) / 4.65
+    equal = max(np.count_nonzero(np.abs(values - edge) <= 1e-3 * width) for edge in (low, high))
+    if equal > COARSE * values.size:
+        return float(np.std(values[np.abs(values - np.median(values)) <= 4 * width]))
     return float(0.7413 * (high - low))

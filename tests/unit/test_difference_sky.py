@@ -101,3 +101,11 @@ def test_resampled_noise_keeps_the_variance_of_its_pixels(shift):
     true = float(np.var(moved))
     assert true < 0.9 * SIGMA**2
     assert scale_variance(exposure(moved, np.full((SIDE, SIDE), true))) == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize("sigma", [0.8, 1.3, 3.0])
+def test_the_scatter_of_coarsely_digitised_images_is_known(sigma):
+    """Quartiles fall on steps: what they say jumps by a step; the variance includes that of the digitisation."""
+    counts = np.round(NOISE * np.float32(sigma / SIGMA) + 100) - 100
+    true = sigma**2 + 1 / 12
+    assert scale_variance(exposure(counts, np.full((SIDE, SIDE), true))) == pytest.approx(1.0, abs=0.06)
