@@ -16,9 +16,7 @@ SAMPLE = 250_000  # pixels that the scale of a variance plane is known from
 ENOUGH_SKY = 2000  # pixels
 LAGS = (1, 2)  # px
 COARSE = 0.005  # share of values that are equal: more is digitisation
-WHITE = (
-    0.08  # relative difference of the scatter at those lags within which noise is white: resampling makes 0.3 and more
-)
+WHITE = 0.08  # relative difference of the scatter at those lags: more (resampling makes 0.3) is no white noise
 
 
 def scale_variance(exposure: Exposure, limit: float = 10.0, *, static_sky: bool = True) -> float:
