@@ -26,7 +26,6 @@ BLOCK = 8  # px, about a PSF: blocks that stand out are left out with those arou
 SAMPLES = 32  # a side: pixels of a cell that its first level and its usual variance are known from
 CLIP = 3.0  # sigma: what stands out more is no sky
 BRIGHT, WIDE = 1.5, 5.0  # times the usual variance, and its scatter: pixels above both are on sources
-ROUNDS = 2  # of blocks: the first level is that of few pixels
 LEAST = 0.1  # share of a cell's pixels that makes its level; fewer: that of the nearest cell
 NODES = 16  # a side of a cell: the map that is taken off is bilinear between these
 
@@ -81,7 +80,7 @@ def _cell_levels(difference: Exposure, bits: int, rows: NDArray[np.int64], colum
     known = pixels >= LEAST * np.outer(np.diff(rows), np.diff(columns))
     if not known.any():
         return None
-    levels = np.where(known, start.astype(np.float32) + above, 0.0)
+    levels = start.astype(np.float32) + above
     near = cKDTree(np.argwhere(known)).query(np.argwhere(~known))[1]
     levels[~known] = levels[known][near]
     return levels
@@ -90,14 +89,15 @@ def _cell_levels(difference: Exposure, bits: int, rows: NDArray[np.int64], colum
 def _clipped_means(
     total: NDArray[np.float32], count: NDArray[np.float32], clip: NDArray[np.float32], blocks: list[NDArray[np.int64]]
 ) -> tuple[F64, F64]:
-    """Return the mean and the number of the pixels of each cell without blocks that stand out, and those around them."""
-    rest, around = total, np.ones((3, 3), np.uint8)
-    for _ in range(ROUNDS):
-        source = cv2.dilate((np.abs(rest) > clip * np.sqrt(count)).astype(np.uint8), around) > 0
-        pixels = _summed(np.where(source, 0, count), blocks)
-        means = _summed(np.where(source, 0, total), blocks) / np.maximum(pixels, 1)
-        rest = total - count * _per_block(means, blocks)
-    return means, pixels
+    """Return the mean and the number of the pixels of each cell without blocks that stand out, and those around them.
+
+    A block is judged by the median of the 5 x 5 around it: a steep sky is no source.
+    """
+    mean = total / np.maximum(count, 1)
+    rest = np.abs(mean - cv2.medianBlur(mean, 5))
+    source = cv2.dilate((rest * np.sqrt(count) > clip).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    pixels = _summed(np.where(source, 0, count), blocks)
+    return _summed(np.where(source, 0, total), blocks) / np.maximum(pixels, 1), pixels
 
 
 def _per_block(cells: F64, blocks: list[NDArray[np.int64]]) -> NDArray[np.float32]:

@@ -97,8 +97,8 @@ def _sky_factor(exposure: Exposure, limit: float) -> float:
 def _spread(values: NDArray[Any]) -> float:
     """Return the interquartile range in units of that of a unit Gaussian, or where it falls on steps of digitisation the rms."""
     first, low, high, last = np.percentile(values, [1, 25, 75, 99])
-    width = (last - first) / 4.65
+    width = (high - low) / 1.349 or (last - first) / 4.652
     equal = max(np.count_nonzero(np.abs(values - edge) <= 1e-3 * width) for edge in (low, high))
     if equal > COARSE * values.size:
-        return float(np.std(values[np.abs(values - np.median(values)) <= 4 * width]))
+        return float(np.std(values[np.abs(values - np.median(values)) <= 5 * width]))
     return float(0.7413 * (high - low))

@@ -109,3 +109,21 @@ def test_the_scatter_of_coarsely_digitised_images_is_known(sigma):
     counts = np.round(NOISE * np.float32(sigma / SIGMA) + 100) - 100
     true = sigma**2 + 1 / 12
     assert scale_variance(exposure(counts, np.full((SIDE, SIDE), true))) == pytest.approx(1.0, abs=0.06)
+
+
+@pytest.mark.parametrize("slope", [0.01, 0.02])
+def test_a_steep_sky_is_followed(slope):
+    """Slopes in sigma per px: several sigma within a cell, and what is new on it stays."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    light = stars(100, 20_000.0)
+    e = exposure(NOISE + light + SIGMA * slope * (x - 0.5 * y))
+    subtract_difference_sky(e, 256, "BAD")
+    left = (e.image - NOISE - light)[128:-128, 128:-128]
+    assert abs(left.mean()) < 0.05 * SIGMA
+    assert left.std() < 0.05 * SIGMA
+
+
+def test_bright_stars_are_no_sign_of_digitisation():
+    """A plane that knows nothing of the stars: their pixels are counted, and are few."""
+    crowd = NOISE + stars(700, 1e6)
+    assert 0.9 < scale_variance(exposure(crowd)) < 1.5
