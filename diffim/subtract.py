@@ -79,8 +79,8 @@ class Subtraction:
         return self.kernel.kernels_at(x + self.box[0], y + self.box[1])
 
     @cached_property
-    def _cells(self) -> tuple[F32, F32]:
-        """Kernels and whitening stamps (rows, columns, S, S) of cells of several tiles: they change slowly."""
+    def _cell_kernels(self) -> F32:
+        """Kernels (rows, columns, S, S) of cells of several tiles, for what needs none finer."""
         grid = self.grid
         side = CELL * grid.tile
         rows, columns = -(-grid.height // side), -(-grid.width // side)
@@ -88,15 +88,21 @@ class Subtraction:
         cx = np.minimum((np.arange(columns) + 0.5) * side, grid.width)
         mx, my = (a.ravel() for a in np.meshgrid(cx, cy))
         kernels = self.kernel.kernels_at(mx + self.box[0], my + self.box[1])
+        return kernels.reshape(rows, columns, *kernels.shape[1:])
+
+    @cached_property
+    def _cell_whitening(self) -> F32:
+        """Whitening stamps (rows, columns, S, S) of the cells: they change slowly."""
+        kernels, side = self._cell_kernels, CELL * self.grid.tile
         u, c = (p.sky_levels(self.box, side).ravel() for p in (self.unconvolved, self.convolved))
-        phi = _whitening(kernels, u, c, self.excess)
-        return kernels.reshape(rows, columns, *kernels.shape[1:]), phi.reshape(rows, columns, *phi.shape[1:])
+        phi = _whitening(kernels.reshape(-1, *kernels.shape[2:]), u, c, self.excess)
+        return phi.reshape(*kernels.shape[:2], *phi.shape[1:])
 
     def whitening_at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> F32:
         """Return the whitening stamps (N, S, S) at frame positions."""
         if not self.decorrelate:
             return np.ones((x.size, 1, 1), np.float32)
-        phi, side = self._cells[1], CELL * self.grid.tile
+        phi, side = self._cell_whitening, CELL * self.grid.tile
         row = np.clip((y - self.box[1]) // side, 0, phi.shape[0] - 1).astype(int)
         column = np.clip((x - self.box[0]) // side, 0, phi.shape[1] - 1).astype(int)
         return np.asarray(phi[row, column], np.float32)
@@ -110,10 +116,10 @@ class Subtraction:
             make((height, width), np.float32) if want_matched else np.zeros((0, 0), np.float32),
         )  # fmt: skip
         todo = list(range(self.grid.rows)) if rows is None else rows
-        self._kernels  # noqa: B018 (made before the threads share it)
+        self._kernels, self._cell_kernels  # noqa: B018 (made before the threads share them)
         work = _whitened_rows if self.decorrelate else _plain_rows
         if self.decorrelate:
-            self._cells  # noqa: B018
+            self._cell_whitening  # noqa: B018
         in_bands(lambda first, last: work(self, out, todo[first:last]), len(todo), least=1)
         return out
 
@@ -123,13 +129,15 @@ def _plain_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:
     half = s.kernel.size // 2
     ft = Transforms(grid.size)
     u, vu, c, vc, f_kernel, f_c, f_v = (ft.buffer() for _ in range(7))
-    squares: dict[tuple[int, int], F32] = {}
+    squares: dict[int, F32] = {}
+    cell_row = -1
     for row in rows:
-        squares = {cell: f for cell, f in squares.items() if cell[0] == row // CELL}
+        if row // CELL != cell_row:
+            cell_row, squares = row // CELL, {}
         for r, k, y, x in grid.tiles(row, row + 1):
-            stamp, cell = s._kernels[r * grid.columns + k], (r // CELL, k // CELL)
+            stamp, cell = s._kernels[r * grid.columns + k], k // CELL
             if cell not in squares:
-                squares[cell] = ft.kernel(_middle_kernel(s, *cell) ** 2, ft.buffer())
+                squares[cell] = ft.kernel(s._cell_kernels[cell_row, cell] ** 2, ft.buffer())
             fy, fx = y + s.box[1], x + s.box[0]
             s.unconvolved.window(fy - 2 * half, fx - 2 * half, u, vu)
             s.convolved.window(fy - half, fx - half, c, vc)
@@ -140,12 +148,6 @@ def _plain_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:
                 grid.paste(matched, 2 * half, y, x, out.matched)
             grid.paste(u - matched, 2 * half, y, x, out.difference, s.scale)
             grid.paste(vu + spread, 2 * half, y, x, out.variance, s.scale**2, 1e-30)
-
-
-def _middle_kernel(s: Subtraction, row: int, column: int) -> F32:
-    """Return the kernel of the middle tile of a cell: variances need no finer one."""
-    r, k = (min(CELL * i + CELL // 2, n - 1) for i, n in ((row, s.grid.rows), (column, s.grid.columns)))
-    return np.asarray(s._kernels[r * s.grid.columns + k])
 
 
 def _whitened_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:
@@ -161,7 +163,7 @@ def _whitened_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:
         for r, k, y, x in grid.tiles(row, row + 1):
             if k // CELL not in filters:
                 filters[k // CELL] = _noise_filters(
-                    ft, s._cells[0][cell_row, k // CELL], s._cells[1][cell_row, k // CELL]
+                    ft, s._cell_kernels[cell_row, k // CELL], s._cell_whitening[cell_row, k // CELL]
                 )
             f_phi, f_phi2, f_both2 = filters[k // CELL]
             fy, fx = y + s.box[1], x + s.box[0]

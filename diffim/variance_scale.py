@@ -64,7 +64,7 @@ def _white_factor(exposure: Exposure) -> float:
     ).reshape(image.shape)
     if np.count_nonzero(usable) < ENOUGH_SKY:
         return 0.0
-    usable &= variance < 2 * np.median(variance[:, 0][usable[:, 0]])
+    usable &= variance < 2 * np.median(variance[usable])
     z = np.where(usable, image / np.sqrt(np.where(usable, variance, 1)), np.nan)
     scatter = []
     for k, lag in enumerate(LAGS):

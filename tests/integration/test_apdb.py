@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import psycopg
 import pytest
+from astropy.time import Time
 from lsst.sphgeom import HtmPixelization, LonLat, UnitVector3d
 from psycopg import sql
 from sqlalchemy import inspect
@@ -23,6 +24,10 @@ from tests.unit.test_alerts import frame_with
 
 def message(visit=1, **more):
     return {"instrument": "simcam", "visit": visit, "detector": 0, "science": "/x.fits", **more}
+
+
+def at(mjd: float) -> Time:
+    return Time(mjd, format="mjd", scale="tai")
 
 
 def rows(n=50, seed=0, visit=1):

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import psycopg
 import pytest
-from astropy.time import Time
 from typer.testing import CliRunner
 
 from apdb import PostgresApdb
@@ -18,11 +17,7 @@ from apdb.partitions import ensure_months, missing_months, month_bounds, partiti
 from service.cli import app
 from service.migrate import migrate, pending
 from tasks.errors import AlertProdError
-from tests.integration.test_apdb import REGION, rows
-
-
-def at(mjd):
-    return Time(mjd, format="mjd", scale="tai")
+from tests.integration.test_apdb import REGION, at, rows
 
 
 @pytest.fixture

@@ -9,19 +9,14 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
-from astropy.time import Time
 
 from apdb import PostgresApdb
 from association import find_duplicates
 from association.deduplicate import deduplicate
 from association.errors import AssociationError
-from tests.integration.test_apdb import rows
+from tests.integration.test_apdb import at, rows
 
 ARCSEC = 1 / 3600
-
-
-def at(mjd):
-    return Time(mjd, format="mjd", scale="tai")
 
 
 def table(ra, dec, first=None):

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import psycopg
 import pytest
-from astropy.time import Time
 from lsst.dax.apdb import ApdbTables, DiaForcedSourceId, DiaObjectId, DiaSourceId, IncompatibleVersionError
 from lsst.dax.apdb.sql import ApdbSql, ApdbSqlConfig
 from lsst.sphgeom import Angle, Circle, HtmPixelization, LonLat, UnitVector3d
@@ -18,11 +17,7 @@ from apdb.errors import ApdbError, SchemaMismatch
 from apdb.htm import polygon
 from apdb.setup import APDB_REPLICA_VERSION, APDB_SQL_VERSION
 from apdb.transactions import Transactions
-from tests.integration.test_apdb import REGION, rows
-
-
-def at(mjd: float) -> Time:
-    return Time(mjd, format="mjd", scale="tai")
+from tests.integration.test_apdb import REGION, at, rows
 
 
 def with_holes(frame, seed):

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import pyvo
 from astropy.io.votable import parse_single_table
-from astropy.time import Time
 from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 
 from apdb import PostgresApdb, columns_of
@@ -25,11 +24,7 @@ from apdb.queries import cone
 from apdb.readers import VIEWS, make_reader
 from service.migrate import migrate
 from service.stack import wait_api
-from tests.integration.test_apdb import rows
-
-
-def at(mjd):
-    return Time(mjd, format="mjd", scale="tai")
+from tests.integration.test_apdb import at, rows
 
 
 @pytest.fixture(scope="module")

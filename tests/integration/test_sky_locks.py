@@ -6,18 +6,13 @@ import time
 import numpy as np
 import psycopg
 import pytest
-from astropy.time import Time
 from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 
 from apdb import Database, locks, transactions
 from apdb.errors import DatabaseUnavailable
 from apdb.htm import htm_ids
 from apdb.locks import lock_pixels, pixels_of_positions, sky_locks
-from tests.integration.test_apdb import REGION, rows
-
-
-def at(mjd: float) -> Time:
-    return Time(mjd, format="mjd", scale="tai")
+from tests.integration.test_apdb import REGION, at, rows
 
 
 def test_a_large_and_a_small_region_exclude_each_other_and_neighbours_do_not(server):
