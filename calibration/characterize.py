@@ -10,7 +10,7 @@ from calibration.noise import fill_variance, subtract_background
 from calibration.psf_model import PsfFit, fit_psf
 from calibration.refcat import Matches, ReferenceStars, match_stars
 from calibration.smoothing import scale_to_flux_errors, smooth
-from calibration.stars import detect_sources, select_stars
+from calibration.sources import detect_sources
 from calibration.zeropoint import calibrate
 from exposure import ApCorrMap, ChebyshevField, Exposure, Instrument, PhotoCalib
 from exposure.apcorr import PSF_FLUX
@@ -53,7 +53,6 @@ def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStar
     if not np.isfinite(exposure.variance).any() or rules.variance != "plane":
         fill_variance(exposure, rms, rules)
     sources = detect_sources(exposure)
-    sources["star"] = select_stars(sources)
     report = {"nSources": float(len(sources)), "nStars": float(sources.star.sum())}
     sigma = rules.characterize.smoothing
     if sigma:

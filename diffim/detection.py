@@ -14,6 +14,7 @@ from diffim.sky_sources import sky_places
 from diffim.star_residuals import StarResiduals, star_residuals
 from diffim.streaks import find_streaks
 from exposure import Exposure, PhotoCalib
+from exposure.stars import Stars
 from tasks.ids import IdFactory, IdGenerator
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _significant(way: "Differencing", difference: Exposure, result: "Differenced
     options = way.options
     residuals = StarResiduals(0.0, 0.0, 0)
     if options.doResidualModel and result.matchedExposure is not None:
-        residuals = star_residuals(difference, result.selectSources)
+        residuals = star_residuals(difference, Stars.of(result.selectSources))
     way.put("starFluxResidual", residuals.flux_error)
     way.put("starPositionResidual", residuals.position_error)
     assert difference.psf is not None
@@ -131,7 +132,8 @@ def _report_quality(
 ) -> None:
     """Note depth, noise and residuals of this difference."""
     sizes = (way.numbers["sciencePsfSize"], way.numbers["templatePsfSize"])
-    for key, value in metrics.quality(difference, science, template, result.selectSources, *sizes).items():
+    stars = Stars.of(result.selectSources)
+    for key, value in metrics.quality(difference, science, template, stars, *sizes).items():
         way.put(key, value)
     if way.options.doSpatialMetrics and result.diaSources is not None:
         kernel = None if result.subtractRes is None else result.subtractRes.kernel

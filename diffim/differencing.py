@@ -7,11 +7,10 @@ go to `Differencing.put`.
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from diffim import matching, prepare, registration
@@ -21,9 +20,13 @@ from diffim.kernel_fit import KernelFit
 from diffim.sky import subtract_difference_sky
 from diffim.variance_scale import scale_variance
 from exposure import Exposure
+from exposure.stars import Stars
 from exposure.threads import in_threads
 from tasks.errors import CallerError
 from tasks.ids import IdFactory, IdGenerator
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Differenced", "Differencing"]
 
@@ -38,20 +41,21 @@ class Differenced:
 
     subtractedExposure: Exposure | None
     warpedExposure: Exposure
-    selectSources: pd.DataFrame
+    selectSources: "pd.DataFrame | Stars"
     scoreExposure: Exposure | None = None
     matchedExposure: NDArray[np.float32] | None = None
     subtractRes: KernelFit | None = None
-    diaSources: pd.DataFrame | None = None
-    spatiallySampledMetrics: pd.DataFrame | None = None
+    diaSources: "pd.DataFrame | None" = None
+    spatiallySampledMetrics: "pd.DataFrame | None" = None
 
 
-def _with_motions(sources: pd.DataFrame, names: pd.Index, motion: NDArray[np.float64]) -> pd.DataFrame:
-    """Note the motions of some sources; those of more than `LARGEST_MOTION` are flagged instead."""
+def _with_motions(stars: Stars, rows: NDArray[np.int64], motion: NDArray[np.float64]) -> Stars:
+    """Note the motions of the stars in `rows`; those of more than `LARGEST_MOTION` are flagged instead."""
     far = np.abs(motion).max(1) > LARGEST_MOTION
-    out = sources.assign(motionX=0.0, motionY=0.0, flagged=sources.flagged | sources.index.isin(names[far]))
-    out.loc[names[~far], ["motionX", "motionY"]] = motion[~far]
-    return out
+    flagged, motions = stars.flagged.copy(), np.zeros((len(stars), 2))
+    flagged[rows[far]] = True
+    motions[rows[~far]] = motion[~far]
+    return replace(stars, flagged=flagged, motion=motions)
 
 
 @dataclass
@@ -84,7 +88,7 @@ class Differencing:
         self.report(key, value)
 
     def run(
-        self, exposure: Exposure, template: Exposure, sources: pd.DataFrame | None = None,
+        self, exposure: Exposure, template: Exposure, sources: "pd.DataFrame | Stars | None" = None,
         ids: IdFactory | IdGenerator | None = None, difference: Exposure | None = None,
     ) -> Differenced:  # fmt: skip
         """Subtract, detect, measure; see `diffim.task.ImageDifferenceTask.run`."""
@@ -92,6 +96,7 @@ class Differencing:
             sources = self._own_sources(exposure)
         if sources is None:
             raise CallerError("no sources to take kernel stars from: characterise the exposure first")
+        stars = Stars.of(sources)
         result = Differenced(difference, template, sources)
         with self.timed("subtract"):
             prepare.check_match(exposure, template, self.registered)
@@ -99,10 +104,10 @@ class Differencing:
             self.check_coverage(prepare.coverage(template, exposure))
             self._prepare(exposure, template)
             if self.options.doUseRegister and self.options.doSubtract:
-                template, sources = self._register(exposure, template, sources)
+                template, stars = self._register(exposure, template, stars)
                 result.warpedExposure = template
             if self.options.doSubtract:
-                self._subtract(exposure, template, sources, result)
+                self._subtract(exposure, template, stars, result)
         if self.options.doDetection:
             from diffim.detection import detect_and_measure  # a subtraction alone does not load what it needs
 
@@ -152,40 +157,42 @@ class Differencing:
         image.set_plane("CR", rays)
         self.put(key, int(rays.sum()))
 
-    def _register(self, science: Exposure, template: Exposure, sources: pd.DataFrame) -> tuple[Exposure, pd.DataFrame]:
-        """Return the template, resampled where its stars do not lie where those of the image do, and the sources.
+    def _register(self, science: Exposure, template: Exposure, stars: Stars) -> tuple[Exposure, Stars]:
+        """Return the template, resampled where its stars do not lie where those of the image do, and the stars.
 
-        Stars that moved by themselves have their motion in ``motionX`` and ``motionY`` (px), so that they do not pull the
-        kernel along; those that moved far are flagged.
+        Those that moved by themselves have their motion noted, so that they do not pull the kernel along; those that
+        moved far are flagged.
         """
-        bright = sources[(sources.snr > 20) & ~sources.flagged & sources.isolated].head(REGISTRATION_STARS)
-        stars = registration.displacement_at_stars(science, template, bright, self.numbers["sciencePsfSize"])
-        if stars.x.size < 3:
-            self.log.warning("Only %d stars to check the registration with: it is taken as it is.", stars.x.size)
-            return template, sources
-        found, motion = registration.register_stars(stars, science.bbox)
+        bright = np.flatnonzero((stars.snr > 20) & ~stars.flagged & stars.isolated)[:REGISTRATION_STARS]
+        shifts = registration.displacement_at_stars(
+            science, template, stars.take(bright), self.numbers["sciencePsfSize"]
+        )
+        if shifts.x.size < 3:
+            self.log.warning("Only %d stars to check the registration with: it is taken as it is.", shifts.x.size)
+            return template, stars
+        found, motion = registration.register_stars(shifts, science.bbox)
         self.put("nMovedStars", int(motion.any(1).sum()))
         if motion.any():
-            sources = _with_motions(sources, bright.index[stars.row], motion)
+            stars = _with_motions(stars, bright[shifts.row], motion)
         self.put("registrationShift", found.rms)
         self.put("registrationScatter", found.scatter)
         self.put("registrationOrder", found.order)
         if found.rms < self.options.registerMinShift:
-            return template, sources
-        return registration.resampled(template, found), sources
+            return template, stars
+        return registration.resampled(template, found), stars
 
-    def _own_sources(self, science: Exposure) -> pd.DataFrame:
+    def _own_sources(self, science: Exposure) -> "pd.DataFrame":
         from diffim.kernel_sources import detect_kernel_sources
 
         found = detect_kernel_sources(science)
         self.put("nKernelSourcesDetected", len(found))
         return found
 
-    def _match(self, science: Exposure, template: Exposure, sources: pd.DataFrame) -> matching.Matched:
+    def _match(self, science: Exposure, template: Exposure, given: Stars) -> matching.Matched:
         """Match and subtract; where the stars do not suffice, with stars found here, if that is allowed."""
         o = self.options
 
-        def match(stars: pd.DataFrame) -> matching.Matched:
+        def match(stars: Stars) -> matching.Matched:
             if o.subtractAlgorithm == "ZOGY":
                 return matching.match_and_subtract_proper(science, template, stars)
             return matching.match_and_subtract(
@@ -197,12 +204,12 @@ class Differencing:
 
         try:
             try:
-                return match(sources)
+                return match(given)
             except InsufficientKernelSources as error:
                 if not o.allowKernelSourceDetection or "nKernelSourcesDetected" in self.numbers:
                     raise
                 self.log.warning("%s: stars are searched for.", error)
-                return match(self._own_sources(science))
+                return match(Stars.of(self._own_sources(science)))
         except InsufficientKernelSources as error:
             percent = self.numbers["templateCoveragePercent"]
             if percent < 100 * o.minTemplateFractionForExpectedSuccess:
@@ -211,8 +218,8 @@ class Differencing:
                 ) from error
             raise
 
-    def _subtract(self, science: Exposure, template: Exposure, sources: pd.DataFrame, result: Differenced) -> None:
-        done = self._match(science, template, sources)
+    def _subtract(self, science: Exposure, template: Exposure, stars: Stars, result: Differenced) -> None:
+        done = self._match(science, template, stars)
         self.put("convolved", done.convolved)
         self.put("templateUnit", done.unit)
         reach = self.numbers["sciencePsfSize"]

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from diffim.assemble import combined_mask, difference_exposure, difference_psf, reach_of
@@ -19,6 +18,7 @@ from exposure import Exposure, Psf, PsfUndefined
 from exposure.photometry import forced_psf_photometry
 from exposure.psf import fwhm_of
 from exposure.stamps import gather
+from exposure.stars import Stars
 
 __all__ = ["Matched", "match_and_subtract", "match_and_subtract_proper"]
 
@@ -65,7 +65,7 @@ def _fwhm_at(psf: Psf, x: float, y: float) -> float:
 
 
 def match_and_subtract(
-    science: Exposure, template: Exposure, sources: pd.DataFrame, *, mode: str = "auto", kernel_size: int = 0,
+    science: Exposure, template: Exposure, sources: Stars, *, mode: str = "auto", kernel_size: int = 0,
     kernel_order: int = 1, background_order: int = 2, subtract_background: bool = True, decorrelate: bool = True,
     min_stars: int = 3, max_stars: int = 400, known: KernelFit | None = None, want_matched: bool = True,
 ) -> Matched:  # fmt: skip
@@ -98,7 +98,7 @@ def match_and_subtract(
     ratio = _flux_ratio(stars, science, template)
     white = abs(sky_correlation(way.convolved)) < WHITE
     fit = known or fit_kernel(
-        way.convolved, way.target, stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64), basis, science.bbox,
+        way.convolved, way.target, stars.x, stars.y, basis, science.bbox,
         kernel_order=kernel_order, background_order=background_order, min_stars=min_stars,
         flux_ratio=ratio if way.of_template else 1 / ratio, white_noise=white, motions=_motions(stars, way),
     )  # fmt: skip
@@ -136,9 +136,9 @@ def _direction(science: Exposure, template: Exposure, mode: str) -> _Direction:
 
 
 def _stars_and_basis(
-    science: Exposure, template: Exposure, sources: pd.DataFrame, way: _Direction, kernel_size: int,
+    science: Exposure, template: Exposure, sources: Stars, way: _Direction, kernel_size: int,
     maximum: int,
-) -> tuple[pd.DataFrame, AlardLuptonBasis]:  # fmt: skip
+) -> tuple[Stars, AlardLuptonBasis]:  # fmt: skip
     """Choose a kernel with wings where enough stars have room for it, else a plain one."""
     degrees = DEGREES if kernel_size else WING_DEGREES
     basis = make_basis(way.sharp, way.broad, kernel_size or WIDE_KERNEL, degrees)
@@ -174,18 +174,14 @@ def _apply(
     return made.run(want_matched=way.of_template and want_matched), made
 
 
-def _motions(stars: pd.DataFrame, way: _Direction) -> NDArray[np.float64] | None:
+def _motions(stars: Stars, way: _Direction) -> NDArray[np.float64] | None:
     """Return how far each star lies elsewhere in the target than in the convolved image; None: nobody moved."""
-    if "motionX" not in stars:
-        return None
-    motion = stars[["motionX", "motionY"]].to_numpy(np.float64)
-    return -motion if way.of_template else motion
+    return -stars.motion if way.of_template and stars.motion is not None else stars.motion
 
 
-def _flux_ratio(stars: pd.DataFrame, science: Exposure, template: Exposure, side: int = 15) -> float:
+def _flux_ratio(stars: Stars, science: Exposure, template: Exposure, side: int = 15) -> float:
     """Median ratio of star light, science over template, in boxes: enough to scale the template's variance."""
-    ix = np.floor(stars.x.to_numpy() + 0.5).astype(np.int64)
-    iy = np.floor(stars.y.to_numpy() + 0.5).astype(np.int64)
+    ix, iy = (np.floor(a + 0.5).astype(np.int64) for a in (stars.x, stars.y))
     s, t = (
         np.nan_to_num(gather(e.image, ix - e.origin[0], iy - e.origin[1], side, 0.0)).sum((1, 2))
         for e in (science, template)
@@ -213,7 +209,7 @@ def _assemble(
     return difference_exposure(science, done, mask, psf)
 
 
-def match_and_subtract_proper(science: Exposure, template: Exposure, sources: pd.DataFrame) -> Matched:
+def match_and_subtract_proper(science: Exposure, template: Exposure, sources: Stars) -> Matched:
     """Subtract with the PSF models of the two images (`diffim.zogy`); no kernel is fitted.
 
     Raises
@@ -236,7 +232,7 @@ def match_and_subtract_proper(science: Exposure, template: Exposure, sources: pd
     return Matched(difference_exposure(science, done, mask, psf), done.matched, None, "both", 1 / ratio)
 
 
-def _psf_flux_ratio(stars: pd.DataFrame, science: Exposure, template: Exposure) -> float:
+def _psf_flux_ratio(stars: Stars, science: Exposure, template: Exposure) -> float:
     """Median ratio of PSF fluxes, template over science; of the calibrations where there are no stars."""
     flux, error = [], []
     for e in (science, template):

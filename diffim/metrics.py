@@ -14,6 +14,7 @@ from exposure.mask import PLANES, plane_bits
 from exposure.photocalib import PhotoCalib
 from exposure.psf import fwhm_of
 from exposure.stamps import gather
+from exposure.stars import Stars
 
 __all__ = [
     "combined_limit",
@@ -32,7 +33,7 @@ F64 = NDArray[np.float64]
 
 
 def quality(
-    difference: Exposure, science: Exposure, template: Exposure, sources: pd.DataFrame, science_fwhm: float,
+    difference: Exposure, science: Exposure, template: Exposure, sources: Stars, science_fwhm: float,
     template_fwhm: float,
 ) -> dict[str, float]:  # fmt: skip
     """Return the numbers of one subtraction: depths, residuals of stars, noise, masks."""
@@ -41,9 +42,8 @@ def quality(
     middle = (x0 + width / 2, y0 + height / 2)
     depth = limiting_magnitude(science.psf, middle, science.photo_calib, science_fwhm)
     template_depth = limiting_magnitude(template.psf, middle, template.photo_calib, template_fwhm)
-    bright = sources[(sources.snr > 20) & ~sources.flagged]
-    x, y = bright.x.to_numpy(np.float64), bright.y.to_numpy(np.float64)
-    ratio = footprint_ratio(difference, science, x, y, science_fwhm)
+    bright = sources.take((sources.snr > 20) & ~sources.flagged)
+    ratio = footprint_ratio(difference, science, bright.x, bright.y, science_fwhm)
     out = {
         "scienceLimitingMagnitude": depth,
         "templateLimitingMagnitude": template_depth, "diffimLimitingMagnitude": combined_limit(depth, template_depth),

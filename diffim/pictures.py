@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from diffim.kernel_fit import KernelFit
 from exposure import Exposure, GridPsf
 from exposure.stamps import gather
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Subject", "draw_subtraction"]
 
@@ -26,7 +28,7 @@ class Subject:
     science: Exposure | None = None
     matched: NDArray[np.float32] | None = None
     fit: KernelFit | None = None
-    sources: pd.DataFrame | None = None
+    sources: "pd.DataFrame | None" = None
     convolved: str = ""
 
 

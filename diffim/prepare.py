@@ -1,13 +1,13 @@
 """What happens to the two images before they are subtracted: masks, kernel stars, matching boxes."""
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from diffim.errors import MismatchError
 from exposure import Exposure
 from exposure.mask import plane_bits, spread_bits, translate
 from exposure.stamps import gather
+from exposure.stars import Stars
 
 __all__ = ["check_match", "coverage", "flux_unit_ratio", "kernel_stars", "mark_saturated_haloes", "prepare_masks"]
 
@@ -69,33 +69,33 @@ SNR_TIERS = ((200.0, 220), (100.0, 100), (50.0, 40))  # (least S/N, stars that m
 
 
 def kernel_stars(
-    sources: pd.DataFrame, science: Exposure, template: Exposure, kernel_size: int, *, min_snr: float = 20.0,
+    sources: Stars, science: Exposure, template: Exposure, kernel_size: int, *, min_snr: float = 20.0,
     max_snr: float = 1e5, maximum: int = 400, enough: int = 20,
-) -> pd.DataFrame:  # fmt: skip
+) -> Stars:  # fmt: skip
     """Return sources whose stamps are clean in both images: stars first, spread over cells, brightest first.
 
     Where the field has enough bright stars, faint ones are left out: what they add is mostly noise. Where fewer than
     `enough` stars qualify, isolated and then any unflagged sources fill up (a kernel can be learnt from galaxies too).
     """
-    able = sources[(sources.snr > min_snr) & (sources.snr < max_snr) & ~sources.flagged].copy()
+    able = sources.take((sources.snr > min_snr) & (sources.snr < max_snr) & ~sources.flagged)
     if len(able) == 0:
         return able
-    able = able[_clean(able, science, template, kernel_size)]
+    able = able.take(_clean(able, science, template, kernel_size))
     rank = np.where(able.star, 0, np.where(able.isolated, 1, 2))
     for worst in range(3):
-        chosen = able[rank <= worst]
+        chosen = able.take(rank <= worst)
         if len(chosen) >= enough:
             break
     for least, number in SNR_TIERS:
         if (chosen.snr > least).sum() >= number:
-            chosen = chosen[chosen.snr > least]
+            chosen = chosen.take(chosen.snr > least)
             break
     return _spread(chosen, science, maximum)
 
 
-def _clean(able: pd.DataFrame, science: Exposure, template: Exposure, kernel_size: int) -> NDArray[np.bool_]:
+def _clean(able: Stars, science: Exposure, template: Exposure, kernel_size: int) -> NDArray[np.bool_]:
     """Return which stamps lie inside and hold no pixel that would spoil the fit."""
-    x, y = able.x.to_numpy(np.float64), able.y.to_numpy(np.float64)
+    x, y = able.x, able.y
     inner = kernel_size // 2 + 2
     x0, y0, width, height = science.bbox
     fits = (x >= x0 + inner) & (y >= y0 + inner) & (x < x0 + width - inner) & (y < y0 + height - inner)
@@ -109,17 +109,20 @@ def _clean(able: pd.DataFrame, science: Exposure, template: Exposure, kernel_siz
     return np.asarray(fits & clean)
 
 
-def _spread(able: pd.DataFrame, science: Exposure, maximum: int) -> pd.DataFrame:
+def _spread(able: Stars, science: Exposure, maximum: int) -> Stars:
     """Take the brightest of every cell in turn until `maximum` are taken."""
+    ordered = able.brightest_first()
     if maximum < 0 or len(able) <= maximum:
-        return able.sort_values(["snr", "x"], ascending=[False, True]).reset_index(drop=True)
+        return ordered
     cells = int(np.ceil(np.sqrt(maximum)))
-    cx = ((able.x - science.origin[0]) * cells / science.width).astype(int)
-    cy = ((able.y - science.origin[1]) * cells / science.height).astype(int)
-    ordered = able.assign(cell=cy * cells + cx).sort_values(["snr", "x"], ascending=[False, True])
-    ordered["turn"] = ordered.groupby("cell").cumcount()
-    taken = ordered.sort_values(["turn", "snr", "x"], ascending=[True, False, True]).head(maximum)
-    return taken.sort_values(["snr", "x"], ascending=[False, True]).reset_index(drop=True)
+    cx = ((ordered.x - science.origin[0]) * cells / science.width).astype(np.int64)
+    cy = ((ordered.y - science.origin[1]) * cells / science.height).astype(np.int64)
+    cell = cy * cells + cx
+    by_cell = np.argsort(cell, kind="stable")
+    first = np.searchsorted(cell[by_cell], cell[by_cell])
+    turn = np.empty(len(able), np.int64)
+    turn[by_cell] = np.arange(len(able)) - first
+    return ordered.take(np.sort(np.argsort(turn, kind="stable")[:maximum]))
 
 
 def mark_saturated_haloes(exposure: Exposure, radius: float) -> None:

@@ -5,11 +5,10 @@ is resampled along it. A shift that is the same everywhere costs nothing here an
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
 
 from diffim.errors import DifferencingError
 from diffim.kernel import Box, chebyshev_terms
@@ -17,6 +16,10 @@ from diffim.planes import Planes
 from diffim.warp import nodes, resample
 from exposure import Exposure, SkyWcs
 from exposure.stamps import windowed_centroids
+from exposure.stars import Stars
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 __all__ = [
     "Displacement", "StarShifts", "displacement_at_stars", "fit_displacement", "match_lists", "moved_wcs",
@@ -118,10 +121,10 @@ def _size(d: Displacement) -> float:
 
 
 def displacement_at_stars(
-    science: Exposure, template: Exposure, stars: pd.DataFrame, fwhm: float, reach: float = 3.0
+    science: Exposure, template: Exposure, stars: Stars, fwhm: float, reach: float = 3.0
 ) -> StarShifts:
     """Measure the stars whose windowed centroids can be had in both images."""
-    x, y = stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64)
+    x, y = stars.x, stars.y
     if x.size == 0:
         return StarShifts(x, y, x.copy(), y.copy(), x.copy(), np.zeros(0, np.int64))
     ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
@@ -189,6 +192,8 @@ def match_lists(
     DifferencingError
         No shift brings three or more, and a fifth of the shorter list, together.
     """
+    from scipy.spatial import cKDTree  # a tenth of a second to load
+
     a, b = np.column_stack([x, y])[:400], np.column_stack([other_x, other_y])[:400]
     tree = cKDTree(b)
     near = tree.query_ball_point(a, reach * np.sqrt(2))
@@ -213,7 +218,7 @@ def match_lists(
     )
 
 
-def _nearest(tree: cKDTree, points: F64, radius: float) -> tuple[F64, NDArray[np.int64]]:
+def _nearest(tree: "cKDTree", points: F64, radius: float) -> tuple[F64, NDArray[np.int64]]:
     distance, index = tree.query(points, distance_upper_bound=radius)
     return np.asarray(distance), np.asarray(index, np.int64)
 

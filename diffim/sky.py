@@ -11,7 +11,6 @@ import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from diffim.planes import block_medians
 from exposure import Exposure
@@ -81,8 +80,11 @@ def _cell_levels(difference: Exposure, bits: int, rows: NDArray[np.int64], colum
     if not known.any():
         return None
     levels = start.astype(np.float32) + above
-    near = cKDTree(np.argwhere(known)).query(np.argwhere(~known))[1]
-    levels[~known] = levels[known][near]
+    if not known.all():
+        from scipy.spatial import cKDTree  # which few images need, and takes a tenth of a second to load
+
+        near = cKDTree(np.argwhere(known)).query(np.argwhere(~known))[1]
+        levels[~known] = levels[known][near]
     return levels
 
 

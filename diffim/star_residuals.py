@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from diffim.planes import Planes
 from exposure import Exposure
+from exposure.stars import Stars
 
 __all__ = ["StarResiduals", "star_residuals"]
 
@@ -21,19 +21,18 @@ class StarResiduals:
     n: int
 
 
-def star_residuals(difference: Exposure, sources: pd.DataFrame, side: int = 15) -> StarResiduals:
+def star_residuals(difference: Exposure, sources: Stars, side: int = 15) -> StarResiduals:
     """Fit flux and shift residuals at the bright clean sources of the image.
 
     The scatter of residual flux / flux and of residual shifts beyond what photon noise explains is how well this
     subtraction knows the flux scale and the registration; variable stars are outliers of the robust scatter.
     """
-    able = sources[(sources.snr > 30) & ~sources.flagged]
-    bright = able[able.snr > 100]
+    able = sources.take((sources.snr > 30) & ~sources.flagged)
+    bright = able.take(able.snr > 100)
     chosen = bright if len(bright) >= 10 else able
     if len(chosen) < 8 or difference.psf is None:
         return StarResiduals(0.0, 0.0, len(chosen))
-    x, y = chosen.x.to_numpy(np.float64), chosen.y.to_numpy(np.float64)
-    flux = chosen.psfFlux.to_numpy(np.float64)
+    x, y, flux = chosen.x, chosen.y, chosen.psfFlux
     stamps = difference.psf.image_at(x, y).astype(np.float64)
     low = max((stamps.shape[-1] - side) // 2, 0)
     stamps = stamps[:, low : low + side, low : low + side]

@@ -5,7 +5,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from exposure.apcorr import ApCorrMap
@@ -17,6 +16,8 @@ from exposure.visitinfo import VisitInfo
 from exposure.wcs import SkyWcs
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from exposure.instrument import Instrument
 
 __all__ = ["Exposure"]
@@ -47,7 +48,7 @@ class Exposure:
     band: str = ""
     physical_filter: str = ""
     ap_corr: ApCorrMap | None = None
-    sources: pd.DataFrame | None = None
+    sources: "pd.DataFrame | None" = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -5,15 +5,17 @@ pixels that remain: flux = sum(P d) / sum(P^2), error = sqrt(sum(P^2 V)) / sum(P
 chi2 = sum((d - flux P)^2 / V). Unit weights keep bright and faint sources on one scale (no magnitude-dependent bias).
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numba
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from exposure.errors import PsfUndefined
 from exposure.psf import Psf
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["forced_psf_photometry", "psf_images"]
 
@@ -120,7 +122,7 @@ def forced_psf_photometry(
     bad: NDArray[np.bool_] | None = None,
     weighting: Literal["uniform", "inverse_variance"] = "uniform",
     correlation: NDArray[np.float64] | None = None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Measure PSF fluxes at N positions.
 
     Parameters
@@ -168,11 +170,13 @@ def forced_psf_photometry(
     return _table(out, invalid_psf)
 
 
-def _table(out: NDArray[np.float64], invalid_psf: NDArray[np.bool_]) -> pd.DataFrame:
+def _table(out: NDArray[np.float64], invalid_psf: NDArray[np.bool_]) -> "pd.DataFrame":
     no_pixels = out[:, 3] == 0
     failed = ~(np.isfinite(out[:, 0]) & np.isfinite(out[:, 1]))
     out[failed, 0] = out[failed, 1] = np.nan
     edge = (out[:, 5] > 0) | no_pixels
+    import pandas as pd  # half a second to load
+
     return pd.DataFrame(
         {
             "instFlux": out[:, 0],

@@ -4,13 +4,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from calibration.noise import fill_variance, subtract_background
-from calibration.stars import bright_stars, detect_sources, select_stars
+from calibration.stars import bright_stars
 from diffim.differencing import Differencing
 from diffim.errors import MismatchError
 from diffim.options import plain_options
@@ -19,6 +18,10 @@ from diffim.registration import fit_displacement, match_lists, resampled
 from diffim.warp import warp_exposure
 from exposure import Exposure, Instrument, subtract_mesh
 from exposure.fits import read_planes
+from exposure.stars import Stars
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Difference", "difference_files", "kernel_candidates", "subtract_sky"]
 
@@ -41,7 +44,7 @@ class Difference:
 
     exposure: Exposure
     score: Exposure | None
-    sources: pd.DataFrame | None
+    sources: "pd.DataFrame | None"
     report: dict[str, Any]
     subject: Subject
 
@@ -77,6 +80,13 @@ def difference_files(
     """
     if registered and register:
         raise MismatchError("--registered and --register exclude each other: the pair is registered or it is not")
+    overrides = {
+        **(rules.task_config.get("ImageDifferenceTask") or {}), **(options or {}), "doDetection": sources or score,
+        "doMeasurement": sources, "doWriteScore": score, "doWriteMatchedExp": pictures,
+    }  # fmt: skip
+    if mode != "auto":
+        overrides["mode"] = mode
+    way = Differencing(plain_options(overrides), registered=registered or register)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     new, old = _open(science, rules), _open(template, rules)
@@ -95,13 +105,6 @@ def difference_files(
         kernel_candidates(old, rules)
     seconds["prepare"] = round(time.perf_counter() - start, 3)
     start = time.perf_counter()
-    overrides = {
-        **(rules.task_config.get("ImageDifferenceTask") or {}), **(options or {}), "doDetection": sources or score,
-        "doMeasurement": sources, "doWriteScore": score, "doWriteMatchedExp": pictures,
-    }  # fmt: skip
-    if mode != "auto":
-        overrides["mode"] = mode
-    way = Differencing(plain_options(overrides), registered=registered or register)
     result = way.run(new, old, new_stars)
     difference = result.subtractedExposure
     assert difference is not None
@@ -131,17 +134,18 @@ def subtract_sky(exposure: Exposure, rules: Instrument) -> None:
     subtract_mesh(exposure, MESH, "SAT", "BAD")
 
 
-def kernel_candidates(exposure: Exposure, rules: Instrument) -> pd.DataFrame:
+def kernel_candidates(exposure: Exposure, rules: Instrument) -> Stars:
     """Return the sources that may be kernel stars; the PSF is measured on them where the file has none."""
     stars = bright_stars(exposure)
     if len(stars) < ENOUGH_STARS:
-        stars = detect_sources(exposure)
-    stars["star"] = select_stars(stars)
-    stars["psfFlux"] = stars.apFlux
+        from calibration.sources import detect_sources
+
+        found = detect_sources(exposure)
+        stars = Stars.of(found.assign(psfFlux=found.apFlux))
     if exposure.psf is None:
         from calibration.psf_model import fit_psf
 
-        exposure.psf = fit_psf(exposure, stars, rules.characterize.psf_order).psf
+        exposure.psf = fit_psf(exposure, stars.table(), rules.characterize.psf_order).psf
     return stars
 
 
@@ -157,11 +161,11 @@ def _warped(science: Exposure, template: Exposure, rules: Instrument) -> Exposur
     return warped
 
 
-def _registered(science: Exposure, template: Exposure, stars: pd.DataFrame, rules: Instrument) -> Exposure:
+def _registered(science: Exposure, template: Exposure, stars: Stars, rules: Instrument) -> Exposure:
     """Put the template on the pixels of the image by the stars that both have."""
     subtract_sky(template, rules)
     own = kernel_candidates(template, rules)
-    x, y, u, v = (t[c].to_numpy(np.float64) for t in (stars, own) for c in ("x", "y"))
+    x, y, u, v = stars.x, stars.y, own.x, own.y
     first, second = match_lists(x, y, u, v)
     x, y, u, v = x[first], y[first], u[second], v[second]
     found = fit_displacement(x, y, u - x, v - y, np.full(x.size, 0.05), science.bbox)

@@ -15,6 +15,7 @@ from diffim.prepare import kernel_stars
 from exposure import Exposure, GaussianPsf, GridPsf, PhotoCalib, SkyWcs, VisitInfo
 from exposure.errors import PsfUndefined
 from exposure.mask import plane_bits
+from exposure.stars import Stars
 from tasks import CallerError, make_task
 
 ORIGINS = [(0, 0), (12345, 67890)]
@@ -207,7 +208,7 @@ def test_too_few_stars_and_how_they_are_chosen(origin):
     science, template = f.exposure(2.4, 1.0, 1), f.exposure(2.0, 1.0, 2, border=20)
     with pytest.raises(InsufficientKernelSources, match="1 clean kernel stars, need 3"):
         run(science, template, f.sources().iloc[:1])
-    sources = f.sources(snr=np.linspace(30, 300, 20))
+    sources = Stars.of(f.sources(snr=np.linspace(30, 300, 20)))
     every = kernel_stars(sources, science, template, 21, maximum=-1)
     best = kernel_stars(sources, science, template, 21, maximum=len(every) - 3)
     assert len(best) == len(every) - 3

@@ -1,0 +1,50 @@
+"""Detection of all sources of an image with SEP."""
+
+import numpy as np
+import pandas as pd
+import sep
+
+from calibration.stars import isolated, shapes, unresolved
+from exposure import Exposure
+
+__all__ = ["detect_sources"]
+
+_BLENDED = sep.OBJ_MERGED | sep.OBJ_TRUNC
+COLUMNS = ("x", "y", "apFlux", "snr", "size", "elongation", "blended", "flagged", "isolated", "star")
+
+
+def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
+    """Detect sources on a background-subtracted image with variance.
+
+    Returns
+    -------
+    table : `pandas.DataFrame`
+        x, y (frame px, windowed centroids), apFlux and snr (isophotal), size (adaptive trace radius^2, px^2),
+        flags, star. Sorted by flux, brightest first.
+    """
+    bad = ~exposure.good("BAD", "CR")
+    data = np.where(bad, 0, exposure.image).astype(np.float32)
+    error = np.sqrt(np.where(bad, 1, exposure.variance)).astype(np.float32)
+    sep.set_extract_pixstack(max(1_000_000, 2 * data.size))
+    sep.set_sub_object_limit(4096)
+    found = sep.extract(data, 0.6 * threshold, err=error, mask=bad, minarea=4, deblend_cont=0.001)
+    if len(found) == 0:
+        return pd.DataFrame({c: np.zeros(0) for c in COLUMNS}).astype({"flagged": bool, "star": bool})
+    sigma = np.clip(np.sqrt(np.maximum(found["a"] * found["b"], 0.5)), 1.0, 6.0)
+    wx, wy, _ = sep.winpos(data, found["x"], found["y"], sigma)
+    moved = np.hypot(wx - found["x"], wy - found["y"]) > 2
+    x, y = np.where(moved, found["x"], wx), np.where(moved, found["y"], wy)
+    noise = np.sqrt(np.maximum(found["npix"], 1)) * np.median(error)
+    frame = pd.DataFrame({"x": x, "y": y, "apFlux": found["flux"], "snr": found["flux"] / noise})
+    frame["peak"] = found["peak"]
+    frame["elongation"] = found["a"] / np.maximum(found["b"], 1e-3)
+    frame["blended"] = (found["flag"] & _BLENDED) != 0
+    frame = frame.sort_values(["apFlux", "x"], ascending=[False, True], ignore_index=True)
+    x, y, flux = (frame[c].to_numpy(np.float64) for c in ("x", "y", "apFlux"))
+    frame["size"], frame["flagged"] = shapes(exposure, data, x, y)
+    frame["isolated"] = isolated(x, y, flux)
+    able = ~frame.flagged & frame.isolated & ~frame.blended & (frame.elongation < 2.0)
+    frame["star"] = unresolved(frame.snr.to_numpy(np.float64), frame["size"].to_numpy(), able.to_numpy(np.bool_))
+    frame["x"] += exposure.origin[0]
+    frame["y"] += exposure.origin[1]
+    return frame
