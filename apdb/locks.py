@@ -15,7 +15,7 @@ make DiaObjectLast grow to three times its size. The snapshot of the front is no
 
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -112,8 +112,16 @@ _RELEASE = "SELECT pg_advisory_unlock_all()"  # a statement that failed does not
 
 
 @contextmanager
-def sky_locks(connection: psycopg.Connection[Any], pixels: Sequence[int], timeout_s: float = 120) -> Iterator[None]:
+def sky_locks(
+    connection: psycopg.Connection[Any], pixels: Sequence[int], timeout_s: float = 120,
+    meanwhile: Callable[[], object] | None = None,
+) -> Iterator[None]:  # fmt: skip
     """Hold the locks of the pixels on this session (autocommit, outside of any transaction, no other advisory locks).
+
+    Parameters
+    ----------
+    meanwhile
+        What to do first where the locks have to be waited for: work that then is done when they are got.
 
     Raises
     ------
@@ -127,7 +135,7 @@ def sky_locks(connection: psycopg.Connection[Any], pixels: Sequence[int], timeou
     deadline = time.monotonic() + timeout_s
     try:
         if not _value(connection, _TRY, plan):
-            place = _wait_in_line(connection, line, min(LINE_PATIENCE_S, timeout_s))
+            place = _wait_in_line(connection, line, min(LINE_PATIENCE_S, timeout_s), meanwhile)
             _queue(connection, plan, deadline)
             if place < LINE:
                 connection.execute(_LEAVE, (line + place,))
@@ -145,12 +153,18 @@ def _value(connection: psycopg.Connection[Any], statement: str, values: dict[str
     return row[0]
 
 
-def _wait_in_line(connection: psycopg.Connection[Any], line: int, seconds: float) -> int:
+def _wait_in_line(
+    connection: psycopg.Connection[Any], line: int, seconds: float, meanwhile: Callable[[], object] | None
+) -> int:
     """Walk from the end of the line to its front; returns the place that was reached in time."""
     start, here = time.monotonic(), LINE
     while here := _value(connection, _WALK, {"here": here, "line": line, "length": LINE}):
         if time.monotonic() - start > seconds:
             break
+        if meanwhile is not None:
+            meanwhile()
+            meanwhile = None
+            continue
         time.sleep(min(STEP_PAUSE_S * here, LONGEST_STEP_S) * random.uniform(0.5, 1.5))
     return int(here)
 

@@ -94,7 +94,10 @@ class PostgresApdb(ClientReads, ClientChanges):
         chunk = None
         if self.config.enable_replica:
             chunk = ReplicaChunk.make_replica_chunk(visit_time, self.config.replica_chunk_seconds)
-        self._transactions.run(lambda c: self._store(c, rows, chunk, replace), pixels=pixels_of_positions(rows.pixels))
+        self._transactions.run(
+            lambda c: self._store(c, rows, chunk, replace), pixels=pixels_of_positions(rows.pixels),
+            meanwhile=lambda: rows.digest,
+        )  # fmt: skip
 
     def _store(
         self, connection: psycopg.Connection[Any], rows: VisitRows, chunk: ReplicaChunk | None, replace: bool

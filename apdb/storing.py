@@ -35,29 +35,40 @@ class VisitRows:
     frames: dict[str, pd.DataFrame]  # of DiaSource and DiaForcedSource, where there are any
     visit: int | None
     detector: int | None
-    pixels: NDArray[np.int64]
+    places: dict[str, NDArray[np.int64]]  # HTM pixels of the rows of DiaObject and DiaSource
+
+    @property
+    def pixels(self) -> NDArray[np.int64]:
+        """HTM pixels of all rows that have a place."""
+        return np.concatenate([*self.places.values(), np.zeros(0, np.int64)])
 
     @cached_property
     def versions(self) -> EncodedRows:
         """Rows of DiaObject, with the begin of their validity first: it may yet change."""
-        return encode("DiaObject", self.objects, self.schema.stored_columns("DiaObject"), "validityStartMjdTai")
+        objects = self.objects
+        if len(objects):
+            objects = objects.assign(
+                pixelId=self.places["DiaObject"], validityStartMjdTai=self.mjd_tai, validityEndMjdTai=np.nan
+            )
+        return encode("DiaObject", objects, self.schema.stored_columns("DiaObject"), "validityStartMjdTai")
 
     @cached_property
     def sources(self) -> EncodedRows:
         """Rows of DiaSource."""
-        return self._encoded("DiaSource")
+        frame = self.frames.get("DiaSource", pd.DataFrame())
+        if len(frame):
+            frame = frame.assign(pixelId=self.places["DiaSource"])
+        return encode("DiaSource", frame, self.schema.stored_columns("DiaSource"))
 
     @cached_property
     def forced(self) -> EncodedRows:
         """Rows of DiaForcedSource."""
-        return self._encoded("DiaForcedSource")
-
-    def _encoded(self, table: str) -> EncodedRows:
-        return encode(table, self.frames.get(table, pd.DataFrame()), self.schema.stored_columns(table))
+        frame = self.frames.get("DiaForcedSource", pd.DataFrame())
+        return encode("DiaForcedSource", frame, self.schema.stored_columns("DiaForcedSource"))
 
     @cached_property
     def digest(self) -> str:
-        """What identifies the content (not the time of processing)."""
+        """What identifies the content (not the time of processing); all rows are encoded for it."""
         digest = hashlib.blake2b(repr(self.mjd_tai).encode(), digest_size=16)
         for rows in (self.versions, self.sources, self.forced):
             digest.update(rows.digest + rows.count.to_bytes(8, "little"))
@@ -72,10 +83,6 @@ def _single(frame: pd.DataFrame, name: str) -> int | None:
     return int(values[0]) if len(values) == 1 else None
 
 
-def _with_pixels(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(pixelId=htm_ids(frame.ra, frame.dec) if len(frame) else np.zeros(0, np.int64))
-
-
 def _sorted(frame: pd.DataFrame | None, key: tuple[str, ...]) -> pd.DataFrame:
     """Return the rows in order of the key, whatever the order they came in (most come in order: nothing is moved)."""
     if frame is None or frame.empty:
@@ -83,8 +90,8 @@ def _sorted(frame: pd.DataFrame | None, key: tuple[str, ...]) -> pd.DataFrame:
     names = [k for k in key if k in frame.columns]
     if not names:
         return frame
-    first = frame[names[0]]
-    if first.is_monotonic_increasing and first.is_unique:
+    first = frame[names[0]].to_numpy()
+    if (first[1:] > first[:-1]).all():
         return frame
     return frame.sort_values(names, kind="stable")
 
@@ -97,15 +104,11 @@ def prepare(
     objects = _sorted(objects, ("diaObjectId",))
     sources = _sorted(sources, ("diaSourceId",))
     forced = _sorted(forced, ("diaObjectId", "visit", "detector"))
-    if len(objects):
-        objects = _with_pixels(objects).assign(validityStartMjdTai=mjd_tai, validityEndMjdTai=np.nan)
-    if len(sources):
-        sources = _with_pixels(sources)
     frames = {t: f for t, f in (("DiaSource", sources), ("DiaForcedSource", forced)) if len(f)}
     source = sources if len(sources) else forced
     return VisitRows(
         schema, mjd_tai, objects, frames, _single(source, "visit"), _single(source, "detector"),
-        np.concatenate([f.pixelId.to_numpy(np.int64) for f in (objects, sources) if len(f)] or [np.zeros(0, np.int64)]),
+        {t: htm_ids(f.ra, f.dec) for t, f in (("DiaObject", objects), ("DiaSource", sources)) if len(f)},
     )  # fmt: skip
 
 

@@ -86,8 +86,9 @@ class Transactions:
             yield found
 
     def run(
-        self, work: Callable[[psycopg.Connection[Any]], T], *, snapshot: bool = False, pixels: Sequence[int] = ()
-    ) -> T:
+        self, work: Callable[[psycopg.Connection[Any]], T], *, snapshot: bool = False, pixels: Sequence[int] = (),
+        meanwhile: Callable[[], object] | None = None,
+    ) -> T:  # fmt: skip
         """Run `work` in one transaction, again where the database says that it could not be serialised.
 
         Parameters
@@ -96,6 +97,8 @@ class Transactions:
             All statements see one snapshot (REPEATABLE READ, read only).
         pixels
             Places of the sky that nobody else may work on meanwhile (`apdb.locks`).
+        meanwhile
+            What can be done while somebody else does.
 
         Raises
         ------
@@ -107,7 +110,7 @@ class Transactions:
             try:
                 with self.connection() as connection, ExitStack() as stack:
                     if pixels:
-                        stack.enter_context(sky_locks(connection, pixels, LOCKS_WAIT_S))
+                        stack.enter_context(sky_locks(connection, pixels, LOCKS_WAIT_S, meanwhile))
                     stack.enter_context(connection.transaction())
                     if snapshot:
                         connection.execute(_READ_ONLY)

@@ -110,6 +110,27 @@ def test_who_comes_first_is_served_first(server):
     assert server.raw.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
 
 
+def test_what_can_be_done_while_waiting_is_done_once_and_only_then(server):
+    pixels, database, done = [lock_pixels(REGION)[0]], Database(server.uri), []
+
+    def hold(name):
+        with database.connect() as own, sky_locks(own, pixels, meanwhile=lambda: done.append(name)):
+            pass
+
+    with database.connect() as holder:
+        with sky_locks(holder, pixels, meanwhile=lambda: done.append("at once")):
+            threads = [threading.Thread(target=hold, args=(name,)) for name in ("front", "behind")]
+            for waiting, thread in enumerate(threads, start=2):
+                thread.start()
+                wait_for_lockers(server, waiting)
+            until = time.monotonic() + 10
+            while not done and time.monotonic() < until:
+                time.sleep(0.01)
+        for thread in threads:
+            thread.join()
+    assert done == ["behind"]
+
+
 def test_who_hangs_in_the_line_keeps_nobody_from_a_place_that_is_free(server, monkeypatch):
     monkeypatch.setattr(locks, "LINE_PATIENCE_S", 0.2)
     pixels = [(8 << 16) + 1]
