@@ -49,10 +49,10 @@ def lock_pixels(region: Region) -> list[int]:
     raise AssertionError("unreachable")
 
 
-def pixels_of_positions(htm20: NDArray[np.int64]) -> list[int]:
-    """Return the lock pixels of rows, from their level 20 ids."""
+def pixels_of_positions(ids: NDArray[np.int64], ids_level: int = HTM_LEVEL) -> list[int]:
+    """Return the lock pixels of rows, from their HTM ids of a level that is not coarser than that of locks."""
     for level in LEVELS:
-        found = np.unique(htm20 >> (2 * (HTM_LEVEL - level)))
+        found = np.unique(ids >> (2 * (ids_level - level)))
         if len(found) <= MAX_LOCKS or level == LEVELS[-1]:
             return [int(p) for p in found]
     raise AssertionError("unreachable")
@@ -60,7 +60,7 @@ def pixels_of_positions(htm20: NDArray[np.int64]) -> list[int]:
 
 def lock_pixels_around(ra: NDArray[np.float64], dec: NDArray[np.float64], radius_deg: float) -> list[int]:
     """Return the lock pixels of positions and of what is around them."""
-    return pixels_of_positions(htm_ids(*positions_around(ra, dec, radius_deg)))
+    return pixels_of_positions(htm_ids(*positions_around(ra, dec, radius_deg), LEVELS[0]), LEVELS[0])
 
 
 def _level(pixel: int) -> int:

@@ -16,7 +16,6 @@ from apdb import changes
 from apdb.client_changes import ClientChanges
 from apdb.client_reads import ClientReads
 from apdb.errors import ApdbError
-from apdb.locks import pixels_of_positions
 from apdb.partitions import month_bounds
 from apdb.replica import store_keys
 from apdb.storing import VisitRows, prepare, remove_stored, store_rows
@@ -95,7 +94,7 @@ class PostgresApdb(ClientReads, ClientChanges):
         if self.config.enable_replica:
             chunk = ReplicaChunk.make_replica_chunk(visit_time, self.config.replica_chunk_seconds)
         self._transactions.run(
-            lambda c: self._store(c, rows, chunk, replace), pixels=pixels_of_positions(rows.pixels),
+            lambda c: self._store(c, rows, chunk, replace), pixels=rows.pixels,
             meanwhile=lambda: rows.digest,
         )  # fmt: skip
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psycopg
-from numpy.typing import NDArray
 from psycopg import sql
 
 from apdb.changes import audit, withdraw_visit
 from apdb.copy_in import EncodedRows, encode, id_array, write_rows
 from apdb.errors import ApdbError, VisitConflict
 from apdb.htm import htm_ids
+from apdb.locks import LEVELS, pixels_of_positions
 from apdb.schema import PublishedSchema
 
 __all__ = ["VisitRows", "prepare", "remove_stored", "store_rows"]
@@ -35,12 +35,13 @@ class VisitRows:
     frames: dict[str, pd.DataFrame]  # of DiaSource and DiaForcedSource, where there are any
     visit: int | None
     detector: int | None
-    places: dict[str, NDArray[np.int64]]  # HTM pixels of the rows of DiaObject and DiaSource
 
-    @property
-    def pixels(self) -> NDArray[np.int64]:
-        """HTM pixels of all rows that have a place."""
-        return np.concatenate([*self.places.values(), np.zeros(0, np.int64)])
+    @cached_property
+    def pixels(self) -> list[int]:
+        """Pixels of the sky to be locked."""
+        placed = [f for f in (self.objects, self.frames.get("DiaSource")) if f is not None and len(f)]
+        ids = [htm_ids(f.ra, f.dec, LEVELS[0]) for f in placed]
+        return pixels_of_positions(np.concatenate(ids), LEVELS[0]) if ids else []
 
     @cached_property
     def versions(self) -> EncodedRows:
@@ -48,7 +49,7 @@ class VisitRows:
         objects = self.objects
         if len(objects):
             objects = objects.assign(
-                pixelId=self.places["DiaObject"], validityStartMjdTai=self.mjd_tai, validityEndMjdTai=np.nan
+                pixelId=htm_ids(objects.ra, objects.dec), validityStartMjdTai=self.mjd_tai, validityEndMjdTai=np.nan
             )
         return encode("DiaObject", objects, self.schema.stored_columns("DiaObject"), "validityStartMjdTai")
 
@@ -57,7 +58,7 @@ class VisitRows:
         """Rows of DiaSource."""
         frame = self.frames.get("DiaSource", pd.DataFrame())
         if len(frame):
-            frame = frame.assign(pixelId=self.places["DiaSource"])
+            frame = frame.assign(pixelId=htm_ids(frame.ra, frame.dec))
         return encode("DiaSource", frame, self.schema.stored_columns("DiaSource"))
 
     @cached_property
@@ -108,7 +109,6 @@ def prepare(
     source = sources if len(sources) else forced
     return VisitRows(
         schema, mjd_tai, objects, frames, _single(source, "visit"), _single(source, "detector"),
-        {t: htm_ids(f.ra, f.dec) for t, f in (("DiaObject", objects), ("DiaSource", sources)) if len(f)},
     )  # fmt: skip
 
 
