@@ -24,16 +24,17 @@ Box = tuple[int, int, int, int]
 
 
 def _lanczos_polynomials() -> NDArray[np.float32]:
-    """Return coefficients (2A, DEGREE + 1), highest first, of the weights of Lanczos-A as polynomials of 2 f - 1.
+    """Return coefficients (A, DEGREE + 1), highest first, of the weights of Lanczos-A as polynomials of 2 f - 1.
 
     f in [0, 1) is the sub-pixel offset; the weights are normalised to sum 1. The polynomials are off by 2e-6 at most, and
-    they are evaluated for eight pixels at once where a table is read one by one.
+    they are evaluated for eight pixels at once where a table is read one by one. The other A weights are mirrored: those
+    of 1 - f.
     """
     f = 0.5 - 0.5 * np.cos(np.pi * (np.arange(200) + 0.5) / 200)[:, None]
     t = np.arange(-A + 1, A + 1)[None, :] - f
     w = np.sinc(t) * np.sinc(t / A)
     fitted = chebyshev.chebfit(2 * f[:, 0] - 1, w / w.sum(1, keepdims=True), DEGREE)
-    return np.array([chebyshev.cheb2poly(c)[::-1] for c in fitted.T], np.float32)
+    return np.array([chebyshev.cheb2poly(c)[::-1] for c in fitted.T[:A]], np.float32)
 
 
 _WEIGHTS = _lanczos_polynomials()
@@ -58,14 +59,15 @@ def position_grid(target: SkyWcs, box: Box, source: SkyWcs) -> tuple[NDArray[np.
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
-def _weighted_run(plane: Any, y: int, x: int, n: int, weights: Any, out: Any) -> None:
-    """Sum 6 x 6 pixels from (y, x + k) on for k < n; weights of x at ``p GRID + k``, those of y ``6 GRID`` further.
+def _weighted_run(plane: Any, at: int, width: int, n: int, weights: Any, out: Any) -> None:
+    """Sum 6 x 6 pixels of a flat plane from ``at + k`` on for k < n; weights of x at ``p GRID + k``, of y ``6 GRID`` further.
 
     One expression over slices of few arrays: so the compiler sees that nothing overlaps and takes eight pixels at once.
     """
     m = n + 2 * A - 1
-    r0, r1, r2 = plane[y, x : x + m], plane[y + 1, x : x + m], plane[y + 2, x : x + m]
-    r3, r4, r5 = plane[y + 3, x : x + m], plane[y + 4, x : x + m], plane[y + 5, x : x + m]
+    two, four = at + 2 * width, at + 4 * width
+    r0, r1, r2 = plane[at : at + m], plane[at + width : at + width + m], plane[two : two + m]
+    r3, r4, r5 = plane[two + width : two + width + m], plane[four : four + m], plane[four + width : four + width + m]
     w, g = weights, GRID
     for k in range(n):
         a, b, c, d, e, f = w[k], w[g + k], w[2 * g + k], w[3 * g + k], w[4 * g + k], w[5 * g + k]
@@ -125,17 +127,22 @@ def _places(x0: float, dx: float, size: int, first: Any, phase: Any) -> None:
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})  # type: ignore[untyped-decorator]
 def _fill_weights(polynomials: Any, fx: Any, fy: Any, weights: Any, squares: Any) -> None:
+    """Evaluate even and odd powers by themselves: their sum is one weight, their difference its mirror image."""
     for half in range(2):
         phase = fx if half == 0 else fy
-        for p in range(2 * A):
-            low = (half * 2 * A + p) * GRID
-            out, square, c = weights[low : low + GRID], squares[low : low + GRID], polynomials[p]
+        for p in range(A):
+            low, high = (half * 2 * A + p) * GRID, (half * 2 * A + 2 * A - 1 - p) * GRID
+            near, far = weights[low : low + GRID], weights[high : high + GRID]
+            c = polynomials[p]
             c0, c1, c2, c3, c4, c5, c6, c7, c8 = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
             for k in range(phase.shape[0]):
                 f = phase[k]
-                w = (((((((c0 * f + c1) * f + c2) * f + c3) * f + c4) * f + c5) * f + c6) * f + c7) * f + c8
-                out[k] = w
-                square[k] = w * w
+                g = f * f
+                even = (((c0 * g + c2) * g + c4) * g + c6) * g + c8
+                odd = (((c1 * g + c3) * g + c5) * g + c7) * f
+                near[k], far[k] = even + odd, even - odd
+    for k in range(4 * A * GRID):
+        squares[k] = weights[k] * weights[k]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -158,6 +165,7 @@ def _resample(
 ) -> None:  # fmt: skip
     """Resample some rows: runs of pixels whose sources lie side by side are summed at once, the others one by one."""
     height, width = image.shape
+    flat_image, flat_variance = image.ravel(), variance.ravel()  # no copies: the planes are contiguous
     out_w = image_out.shape[1]
     unit, square = np.float32(scale), np.float32(scale * scale)
     weights, squares = np.zeros(4 * A * GRID + GRID, np.float32), np.zeros(4 * A * GRID + GRID, np.float32)
@@ -189,8 +197,9 @@ def _resample(
                     lanes = (m + LANES - 1) // LANES * LANES  # whole registers where there is room
                     if ix + lanes + A > width:
                         lanes = m
-                    _weighted_run(image, iy - A + 1, ix - A + 1, lanes, weights[k:], sums)
-                    _weighted_run(variance, iy - A + 1, ix - A + 1, lanes, squares[k:], spreads)
+                    at = (iy - A + 1) * width + ix - A + 1
+                    _weighted_run(flat_image, at, width, lanes, weights[k:], sums)
+                    _weighted_run(flat_variance, at, width, lanes, squares[k:], spreads)
                     for i in range(m):
                         image_out[j, start + k + i] = unit * sums[i]
                         variance_out[j, start + k + i] = square * spreads[i]
@@ -205,6 +214,18 @@ def _resample(
                     variance_out[j, start + k] = scale * scale * var / (weight * weight)
                     mask_out[j, start + k] = bits & ~no_data
                 k += 1
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _mark(image: Any, variance: Any, mask: Any, no_data: int, marks: Any, first: int, last: int) -> bool:
+    """Note which pixels of some rows have a mask bit or no value; returns whether some have no value and no ``NO_DATA``."""
+    unsaid = False
+    for y in range(first, last):
+        for x in range(image.shape[1]):
+            empty = not (np.isfinite(image[y, x]) & np.isfinite(variance[y, x]))
+            marks[y, x] = empty | (mask[y, x] != 0)
+            unsaid |= empty & (mask[y, x] & no_data == 0)
+    return unsaid
 
 
 def warp_exposure(source: Exposure, target: SkyWcs, box: Box, flux_scale: float = 1.0) -> Exposure:
@@ -236,15 +257,16 @@ def resample(
     """
     x0, y0, width, height = box
     no_data = plane_bits(["NO_DATA"])
-    empty = ~(np.isfinite(source.image) & np.isfinite(source.variance))
-    in_mask = np.where(empty, source.mask | np.int32(no_data), source.mask) if empty.any() else source.mask
-    oriented, gx, gy = _along_rows(
-        (source.image, source.variance, in_mask), gx - source.origin[0], gy - source.origin[1]
+    (pixels, spread, flags), gx, gy = _along_rows(
+        (source.image, source.variance, source.mask), gx - source.origin[0], gy - source.origin[1]
     )
+    marks, unsaid = np.empty(pixels.shape, np.uint8), []
+    in_bands(lambda a, b: unsaid.append(_mark(pixels, spread, flags, no_data, marks, a, b)), len(pixels))
+    if any(unsaid):
+        flags = np.where(np.isfinite(pixels) & np.isfinite(spread), flags, flags | np.int32(no_data))
     # pixel (y, x) of `marked`: whether any mask bit is set in the window that starts at (y - A + 1, x - A + 1)
-    window = np.ones((2 * A, 2 * A), np.uint8)
-    marked = cv2.dilate((oriented[2] != 0).astype(np.uint8), window, anchor=(A - 1, A - 1))
-    planes = (*oriented, marked, gx, gy)
+    marked = cv2.dilate(marks, np.ones((2 * A, 2 * A), np.uint8), anchor=(A - 1, A - 1))
+    planes = (pixels, spread, flags, marked, gx, gy)
     image, variance = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
     mask = np.zeros((height, width), np.int32)
 
