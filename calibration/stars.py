@@ -13,21 +13,23 @@ from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.stamps import adaptive_moments, gather
 from exposure.stars import Stars
+from exposure.threads import in_bands
 
 __all__ = ["bright_stars", "isolated", "shapes", "unresolved"]
 
+MOST = 100_000  # peaks that are looked at
 SPOILING = ("BAD", "SAT", "NO_DATA", "CR", "EDGE")
 F64 = NDArray[np.float64]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _peaks(image: Any, variance: Any, good: Any, threshold: float, out: Any) -> int:
-    """Write (x, y) of pixels above the threshold that are the largest of their 5x5; returns how many there are."""
+def _peaks(image: Any, variance: Any, good: Any, threshold: float, out: Any, first: int, last: int) -> int:
+    """Write (x, y) of pixels of some rows above the threshold that are the largest of their 5x5; returns how many there are."""
     n = 0
     height, width = image.shape
     high = np.zeros(width, np.bool_)
     least = np.float32(threshold * threshold)
-    for y in range(2, height - 2):
+    for y in range(max(first, 2), min(last, height - 2)):
         pixels, spread, able = image[y], variance[y], good[y]
         for x in range(width):  # without branches: this loop is vectorised
             high[x] = (pixels[x] > 0) & (pixels[x] * pixels[x] > least * spread[x]) & able[x]
@@ -53,8 +55,14 @@ def bright_stars(exposure: Exposure, threshold: float = 30.0) -> Stars:
     Positions are those of the peak pixel, fluxes sums within 5 px; brightest first.
     """
     good = exposure.good("BAD", "CR", "SAT")
-    found = np.empty((100_000, 2), np.int64)
-    found = found[: _peaks(exposure.image, exposure.variance, good, threshold, found)]
+    bands: dict[int, NDArray[np.int64]] = {}
+
+    def search(first: int, last: int) -> None:
+        out = np.empty((MOST, 2), np.int64)
+        bands[first] = out[: _peaks(exposure.image, exposure.variance, good, threshold, out, first, last)]
+
+    in_bands(search, exposure.height)
+    found = np.concatenate([bands[first] for first in sorted(bands)])[:MOST]
     g = np.arange(-5, 6)
     disc = np.hypot(g[:, None], g[None, :]) <= 5
     light, noise = (

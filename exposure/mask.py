@@ -134,9 +134,12 @@ def translate(mask: NDArray[np.int32], kept: int, renamed: dict[str, str]) -> No
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _spread(mask: Any, bits: int, put: int, dy: Any, dx: Any, y0: int, x0: int, out: Any) -> None:
+def _spread(
+    mask: Any, bits: int, put: int, dy: Any, dx: Any, y0: int, x0: int, out: Any, first: int, last: int
+) -> None:
+    """Set bits in rows `first` to `last` of `out`."""
     height, width = mask.shape
-    for y in range(height):
+    for y in range(max(0, first + y0 - dy[-1]), min(height, last + y0 + dy[-1])):
         for x in range(width):
             m = mask[y, x] & bits
             if m == 0:
@@ -144,12 +147,12 @@ def _spread(mask: Any, bits: int, put: int, dy: Any, dx: Any, y0: int, x0: int, 
             inner = (y == 0 or mask[y - 1, x] & m == m) and (y == height - 1 or mask[y + 1, x] & m == m)
             inner = inner and (x == 0 or mask[y, x - 1] & m == m) and (x == width - 1 or mask[y, x + 1] & m == m)
             if inner:  # a pixel outside is nearer to the rim
-                if 0 <= y - y0 < out.shape[0] and 0 <= x - x0 < out.shape[1]:
+                if first <= y - y0 < last and 0 <= x - x0 < out.shape[1]:
                     out[y - y0, x - x0] |= m if put == 0 else put
                 continue
             for k in range(dy.shape[0]):
                 j, i = y - y0 + dy[k], x - x0 + dx[k]
-                if 0 <= j < out.shape[0] and 0 <= i < out.shape[1]:
+                if first <= j < last and 0 <= i < out.shape[1]:
                     out[j, i] |= m if put == 0 else put
 
 
@@ -159,9 +162,15 @@ def spread_bits(
 ) -> None:  # fmt: skip
     """OR the bits of `mask`, grown by a disc, into `out`, whose pixel [0, 0] is the pixel `offset` (y, x) of `mask`.
 
-    With `put` those bits are set instead, and `out` may be `mask` itself.
+    With `put` those bits, none of `bits`, are set instead, and `out` may be `mask` itself.
     """
     reach = int(radius + 0.25)
     g = np.arange(-reach, reach + 1)
     dy, dx = np.nonzero(g[:, None] ** 2 + g[None, :] ** 2 <= (radius + 0.25) ** 2)
-    _spread(mask, np.int32(bits), np.int32(put), dy - reach, dx - reach, offset[0], offset[1], out)
+    dy, dx = dy - reach, dx - reach
+    in_bands(
+        lambda first, last: _spread(
+            mask, np.int32(bits), np.int32(put), dy, dx, offset[0], offset[1], out, first, last
+        ),
+        out.shape[0],
+    )
