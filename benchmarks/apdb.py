@@ -146,39 +146,45 @@ def compare(server: EmbeddedPostgres, preset: str, clients: list[str], every: in
 
 
 def growth(server: EmbeddedPostgres, sizes_of_sky: list[int]) -> list[dict[str, Any]]:
-    """Time reads and stores on a patch while the sky outside of it fills up."""
-    client, out, done = make_client("ours", server, "growth"), [], 0
-    rng = np.random.default_rng(9)
-    for wanted in sizes_of_sky:
-        while done < wanted:
-            n = min(50_000, wanted - done)
-            sky = Patch(Preset(1, 1, 1, n), seed=done + 1, first_id=10**15 + done)
-            sky.ra, sky.dec = rng.uniform(100, 300, len(sky.ra)), np.degrees(np.arcsin(rng.uniform(-1, 1, len(sky.ra))))
-            client.store(at(61000.0), sky.start())
-            done += n
-        with psycopg.connect(server.uri, autocommit=True) as connection:
-            connection.execute("SET search_path = growth")
-            connection.execute("VACUUM ANALYZE")
-            connection.execute("CHECKPOINT")
-        # a patch of its own for each size, so that only the sky differs; the first visits fill the caches
-        patch = Patch(Preset(400, 500, 2000, 10_000), ra=40.0 + len(out), first_id=10**12 * (1 + len(out)))
-        client.store(at(61000.0), patch.start())
-        store, read = [], []
-        for k in range(35):
+    """Time reads and stores on a patch with skies of several sizes around it, in turns: the machine changes more than they do."""
+    found: dict[int, dict[str, list[float]]] = {size: {"objects": [], "store": []} for size in sizes_of_sky}
+    surveys = [(size, *_survey(server, size)) for size in sizes_of_sky]
+    for k in range(70):
+        for size, client, patch in surveys[:: 1 - 2 * (k % 2)]:
             visit = patch.visit(k)
-            visit["sources"] = visit["sources"].assign(diaSourceId=visit["sources"].diaSourceId + 10**9 * len(out))
             begin = time.perf_counter()
             client.getDiaObjects(patch.region)
-            read.append(time.perf_counter() - begin)
-            begin = time.perf_counter()
+            read = time.perf_counter()
             client.store(at(visit["mjd"]), visit["objects"], visit["sources"], visit["forced"])
-            store.append(time.perf_counter() - begin)
-        out.append({
-            "sky": done, "objects_ms": round(1e3 * float(np.median(read[10:])), 1),
-            "store_ms": round(1e3 * float(np.median(store[10:])), 1),
-        })  # fmt: skip
-        print(json.dumps(out[-1]), flush=True)
+            found[size]["objects"].append(read - begin)
+            found[size]["store"].append(time.perf_counter() - read)
+    out: list[dict[str, Any]] = []
+    for size, seconds in found.items():
+        line: dict[str, Any] = {"sky": size}
+        for name, times in seconds.items():  # the first visits fill the caches
+            over = np.array(times[15:]) / np.array(found[sizes_of_sky[0]][name][15:])
+            line[f"{name}_ms"] = round(1e3 * float(np.median(times[15:])), 1)
+            line[f"{name}_over_first"] = round(float(np.median(over)), 3)
+        out.append(line)
     return out
+
+
+def _survey(server: EmbeddedPostgres, size: int) -> tuple[Any, Patch]:
+    """Return a client whose sky holds `size` objects, and a patch elsewhere with its own."""
+    namespace = f"sky{size}"
+    client, rng = make_client("ours", server, namespace), np.random.default_rng(9)
+    for done in range(0, size, 50_000):
+        sky = Patch(Preset(1, 1, 1, min(50_000, size - done)), seed=done + 1, first_id=10**15 + done)
+        sky.ra, sky.dec = rng.uniform(100, 300, len(sky.ra)), np.degrees(np.arcsin(rng.uniform(-1, 1, len(sky.ra))))
+        client.store(at(61000.0), sky.start())
+        print(json.dumps({"sky": size, "made": done + 50_000}), flush=True)
+    with psycopg.connect(server.uri, autocommit=True) as connection:
+        connection.execute(f"SET search_path = {namespace}")
+        connection.execute("VACUUM ANALYZE")
+        connection.execute("CHECKPOINT")
+    patch = Patch(Preset(400, 500, 2000, 10_000))
+    client.store(at(61000.0), patch.start())
+    return client, patch
 
 
 def _drain(uri: str, namespace: str, work: Any, ready: Any, answers: Any) -> None:
