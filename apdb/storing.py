@@ -16,7 +16,7 @@ from apdb.copy_in import EncodedRows, encode, id_array, write_rows
 from apdb.errors import ApdbError, VisitConflict
 from apdb.htm import htm_ids
 from apdb.locks import LEVELS, pixels_of_positions
-from apdb.schema import PublishedSchema
+from apdb.schema import PIXEL_TABLES, PublishedSchema
 
 __all__ = ["VisitRows", "prepare", "remove_stored", "store_rows"]
 
@@ -36,36 +36,39 @@ class VisitRows:
     visit: int | None
     detector: int | None
 
+    @property
+    def placed(self) -> list[pd.DataFrame]:
+        """The frames whose rows have places of their own."""
+        return [f for f in (self.objects, self.frames.get("DiaSource")) if f is not None and len(f)]
+
     @cached_property
     def pixels(self) -> list[int]:
         """Pixels of the sky to be locked."""
-        placed = [f for f in (self.objects, self.frames.get("DiaSource")) if f is not None and len(f)]
-        ids = [htm_ids(f.ra, f.dec, LEVELS[0]) for f in placed]
+        ids = [htm_ids(f.ra, f.dec, LEVELS[0]) for f in self.placed]
         return pixels_of_positions(np.concatenate(ids), LEVELS[0]) if ids else []
 
     @cached_property
     def versions(self) -> EncodedRows:
         """Rows of DiaObject, with the begin of their validity first: it may yet change."""
-        objects = self.objects
+        objects = _with_pixels(self.objects)
         if len(objects):
-            objects = objects.assign(
-                pixelId=htm_ids(objects.ra, objects.dec), validityStartMjdTai=self.mjd_tai, validityEndMjdTai=np.nan
-            )
+            objects = objects.assign(validityStartMjdTai=self.mjd_tai, validityEndMjdTai=np.nan)
         return encode("DiaObject", objects, self.schema.stored_columns("DiaObject"), "validityStartMjdTai")
 
     @cached_property
     def sources(self) -> EncodedRows:
         """Rows of DiaSource."""
-        frame = self.frames.get("DiaSource", pd.DataFrame())
-        if len(frame):
-            frame = frame.assign(pixelId=htm_ids(frame.ra, frame.dec))
-        return encode("DiaSource", frame, self.schema.stored_columns("DiaSource"))
+        return self._encoded("DiaSource")
 
     @cached_property
     def forced(self) -> EncodedRows:
         """Rows of DiaForcedSource."""
-        frame = self.frames.get("DiaForcedSource", pd.DataFrame())
-        return encode("DiaForcedSource", frame, self.schema.stored_columns("DiaForcedSource"))
+        return self._encoded("DiaForcedSource")
+
+    def _encoded(self, table: str) -> EncodedRows:
+        frame = self.frames.get(table, pd.DataFrame())
+        frame = _with_pixels(frame) if table in PIXEL_TABLES else frame
+        return encode(table, frame, self.schema.stored_columns(table))
 
     @cached_property
     def digest(self) -> str:
@@ -84,6 +87,10 @@ def _single(frame: pd.DataFrame, name: str) -> int | None:
     return int(values[0]) if len(values) == 1 else None
 
 
+def _with_pixels(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(pixelId=htm_ids(frame.ra, frame.dec)) if len(frame) else frame
+
+
 def _sorted(frame: pd.DataFrame | None, key: tuple[str, ...]) -> pd.DataFrame:
     """Return the rows in order of the key, whatever the order they came in (most come in order: nothing is moved)."""
     if frame is None or frame.empty:
@@ -91,8 +98,8 @@ def _sorted(frame: pd.DataFrame | None, key: tuple[str, ...]) -> pd.DataFrame:
     names = [k for k in key if k in frame.columns]
     if not names:
         return frame
-    first = frame[names[0]].to_numpy()
-    if (first[1:] > first[:-1]).all():
+    first = frame[names[0]]
+    if first.is_monotonic_increasing and first.is_unique:
         return frame
     return frame.sort_values(names, kind="stable")
 
@@ -149,7 +156,7 @@ def _conflict(rows: VisitRows) -> VisitConflict:
 
 def _may_repeat(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     """Whether the visit came before, or that cannot be told: rows of several visits, or under no lock of the sky."""
-    if rows.visit is None or rows.detector is None or not len(rows.pixels):
+    if rows.visit is None or rows.detector is None or not rows.placed:
         return True
     known = connection.execute(
         'SELECT 1 FROM "StoreLedger" WHERE visit = %s AND detector = %s LIMIT 1', (rows.visit, rows.detector)

@@ -380,6 +380,14 @@ def test_a_deadlock_is_tried_again(server):
     assert row is not None
 
 
+def test_ids_that_are_missing_are_named(server):
+    o, s, f = rows(4)
+    ids = pd.array([int(s.diaSourceId[0]), None, *s.diaSourceId[2:].tolist()], dtype="Int64")
+    for missing in (ids, ids.astype(object), ids.to_numpy(float, na_value=np.nan)):
+        with pytest.raises(ApdbError, match=r"DiaSource.diaSourceId must not be NULL; 1 of 4"):
+            server.ours.store(at(61001.0), o, s.assign(diaSourceId=missing), f)
+
+
 def test_cassandra_configurations_go_to_the_published_client(tmp_path, monkeypatch):
     """No Cassandra runs here: that its configuration reaches the published factory is all that is shown."""
     pytest.importorskip("cassandra", reason="the Cassandra driver is not installed")
