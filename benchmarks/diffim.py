@@ -15,6 +15,7 @@ import resource
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from diffim import ImageDifferenceTask
 from diffim.matching import psf_fwhm
 from exposure import Exposure, load_instrument
 from exposure.photometry import forced_psf_photometry
+from exposure.threads import in_threads
 from service.diff import kernel_candidates, subtract_sky
 from tasks import make_task
 
@@ -40,8 +42,7 @@ def subtract(pair: Pair, detection: bool, repeat: int) -> tuple[Any, list[float]
     for _ in range(repeat + 1):
         start = time.perf_counter()
         science, template = pair.science.copy(), pair.template.copy()
-        subtract_sky(science, rules)
-        subtract_sky(template, rules)
+        in_threads(partial(subtract_sky, rules=rules), (science, template))
         stars = kernel_candidates(science, rules)
         result = make_task(ImageDifferenceTask, {"doDetection": detection}).run(science, stars, template)
         seconds.append(time.perf_counter() - start)

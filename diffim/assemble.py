@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
+from numpy import fft
 from numpy.typing import NDArray
-from scipy import fft
 
 from diffim.kernel import Box
 from diffim.subtract import Subtracted
@@ -73,6 +74,6 @@ def difference_psf(science: Psf, box: Box, *filters: StampsAt) -> GridPsf:
 def _convolved(stamps: NDArray[np.float32], kernels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Convolve stamps with centred kernels, one each; the result has the side of the stamps."""
     side, reach = stamps.shape[-1], kernels.shape[-1] // 2
-    full = fft.next_fast_len(side + 2 * reach, real=True)
+    full = cv2.getOptimalDFTSize(side + 2 * reach)
     wide = fft.irfft2(fft.rfft2(stamps, (full, full)) * fft.rfft2(kernels, (full, full)), (full, full))
     return np.asarray(wide[:, reach : reach + side, reach : reach + side], dtype=np.float32)

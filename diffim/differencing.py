@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from diffim import matching, prepare, registration
 from diffim.cosmic_rays import find_cosmic_rays
@@ -98,7 +99,8 @@ class Differencing:
             raise CallerError("no sources to take kernel stars from: characterise the exposure first")
         stars = Stars.of(sources)
         result = Differenced(difference, template, sources)
-        with self.timed("subtract"):
+        # threads of the BLAS use up a core while they wait for work: ours are enough
+        with self.timed("subtract"), threadpool_limits(limits=1, user_api="blas"):
             prepare.check_match(exposure, template, self.registered)
             self._check_psfs(exposure, template)
             self.check_coverage(prepare.coverage(template, exposure))

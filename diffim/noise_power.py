@@ -2,8 +2,8 @@
 
 import cv2
 import numpy as np
+from numpy import fft
 from numpy.typing import NDArray
-from scipy import fft
 
 from diffim.planes import Planes
 from exposure.noise import BLOCK, MAX_LAG, near_sources, sky_autocorrelation

@@ -17,6 +17,7 @@ from diffim.warp import nodes, resample
 from exposure import Exposure, SkyWcs
 from exposure.stamps import windowed_centroids
 from exposure.stars import Stars
+from exposure.threads import in_threads
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
@@ -129,14 +130,14 @@ def displacement_at_stars(
         return StarShifts(x, y, x.copy(), y.copy(), x.copy(), np.zeros(0, np.int64))
     ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
     side = 2 * int(2.5 * fwhm + reach) + 7
-    found, errors = [], []
-    for e in (science, template):
+
+    def centroids(e: Exposure) -> tuple[F64, F64, F64]:
         stamps, variances = Planes.of(e, "BAD", "SAT").stamps(ix, iy, side)
         moved = windowed_centroids(stamps, x - ix, y - iy, max(fwhm / 2.3548, 0.8))
-        errors.append(0.6 * fwhm * _relative_error(stamps, variances, moved, fwhm))
-        found.append((moved[:, 0] + ix, moved[:, 1] + iy))
-    (xs, ys), (xt, yt) = found
-    error = np.hypot(*errors)
+        return moved[:, 0] + ix, moved[:, 1] + iy, 0.6 * fwhm * _relative_error(stamps, variances, moved, fwhm)
+
+    (xs, ys, own_error), (xt, yt, other_error) = in_threads(centroids, (science, template))
+    error = np.hypot(own_error, other_error)
     ok = np.isfinite(xs + xt + ys + yt) & (error < 0.3)
     ok &= (np.hypot(xs - x, ys - y) < reach) & (np.hypot(xt - x, yt - y) < reach)
     return StarShifts(xs[ok], ys[ok], (xt - xs)[ok], (yt - ys)[ok], error[ok], np.flatnonzero(ok))

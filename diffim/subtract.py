@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy import fft
 from numpy.typing import NDArray
-from scipy import fft
 
 from diffim.convolve import F32, TileGrid, Transforms
 from diffim.kernel import Box, SpatialKernel
@@ -197,7 +197,7 @@ def tile_side(height: int, width: int) -> int:
 def _noise_model(kernels: F32, u: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the noise power u + c |K(f)|^2 of U - K * C for white inputs, shape (N, BLOCK, BLOCK/2+1)."""
     n, side = kernels.shape[0], kernels.shape[1]
-    wide = np.zeros((n, BLOCK, BLOCK), np.float32)
+    wide = np.zeros((n, BLOCK, BLOCK))
     wide[:, :side, :side] = kernels
     return np.asarray(u[:, None, None] + c[:, None, None] * np.abs(fft.rfft2(wide)) ** 2)
 
@@ -208,7 +208,7 @@ def _whitening(kernels: F32, u: NDArray[np.float64], c: NDArray[np.float64], exc
     if excess is not None:
         noise = noise * excess
     phi = np.minimum(np.sqrt(noise[:, :1, :1] / noise), MAX_GAIN)
-    real = np.fft.fftshift(fft.irfft2(phi, (BLOCK, BLOCK)), axes=(1, 2))
+    real = fft.fftshift(fft.irfft2(phi, (BLOCK, BLOCK)), axes=(1, 2))
     low = BLOCK // 2 - PHI_SIZE // 2
     stamp = real[:, low : low + PHI_SIZE, low : low + PHI_SIZE]
     return np.asarray(stamp / stamp.sum(axis=(1, 2), keepdims=True), dtype=np.float32)

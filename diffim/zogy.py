@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy import fft
 from numpy.typing import NDArray
-from scipy import fft
 
 from diffim.convolve import F32, TileGrid, Transforms
 from diffim.errors import DifferencingError

@@ -1,6 +1,7 @@
 """A smooth background: a mesh of robust sky values, interpolated by bicubic splines (SEP)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -21,12 +22,21 @@ SAMPLES = 1024  # pixels along the shorter side that a coarse mesh is made from
 
 @dataclass(frozen=True)
 class Background:
-    """Background of one image: full-size maps and the two global numbers."""
+    """Background of one image: full-size maps, made when they are asked for, and the two global numbers."""
 
-    level: NDArray[np.float32]
-    rms: NDArray[np.float32]
+    mesh: Any
     global_level: float
     global_rms: float
+
+    @cached_property
+    def level(self) -> NDArray[np.float32]:
+        """The sky at each pixel."""
+        return np.asarray(self.mesh.back(dtype=np.float32))
+
+    @cached_property
+    def rms(self) -> NDArray[np.float32]:
+        """Its standard deviation at each pixel."""
+        return np.asarray(self.mesh.rms(dtype=np.float32))
 
 
 def estimate_background(
@@ -51,9 +61,7 @@ def estimate_background(
     side = int(max(8, min(mesh, min(image.shape) // 4)))
     data = np.ascontiguousarray(np.where(mask, 0, image), dtype=np.float32)
     found = sep.Background(data, mask=mask, bw=side, bh=side, fw=filter_size, fh=filter_size)
-    return Background(
-        found.back(dtype=np.float32), found.rms(dtype=np.float32), float(found.globalback), float(found.globalrms)
-    )
+    return Background(found, float(found.globalback), float(found.globalrms))
 
 
 def subtract_mesh(exposure: "Exposure", mesh: int, *excluded: str) -> None:

@@ -17,6 +17,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from mmap import MADV_DONTNEED, mmap
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -116,7 +117,18 @@ def read_image(hdus: fits.HDUList, ext: int | str) -> NDArray[np.float32]:
         raise FitsUnreadable(f"no extension {ext!r} in the file") from error
     if data is None or data.ndim != 2:
         raise FitsUnreadable(f"extension {ext!r} holds no two-dimensional image")
-    return np.ascontiguousarray(data, dtype=np.float32)
+    pixels = np.ascontiguousarray(data, dtype=np.float32)
+    let_go(data)
+    return pixels
+
+
+def let_go(data: NDArray[Any]) -> None:
+    """Give the memory of a mapped file back: pixels that were copied need not be there twice."""
+    base: Any = data
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap):
+        base.madvise(MADV_DONTNEED)
 
 
 def _origin(header: fits.Header) -> tuple[int, int]:
@@ -175,6 +187,7 @@ def _read_native(hdus: fits.HDUList) -> Exposure:
     planes = {k[3:]: int(v) for k, v in mask_hdu.header.items() if k.startswith("MP_")}
     long_names = {k[8:]: int(v) for k, v in mask_hdu.header.items() if k.startswith("HIERARCH")}
     mask = remap(np.asarray(mask_hdu.data), planes | long_names)
+    let_go(mask_hdu.data)
     bbox = (*origin, image.shape[1], image.shape[0])
     return Exposure(
         image=image,

@@ -2,8 +2,8 @@
 
 import cv2
 import numpy as np
+from numpy import fft
 from numpy.typing import NDArray
-from scipy import fft
 
 __all__ = ["BLOCK", "MAX_LAG", "near_sources", "sky_autocorrelation"]
 

@@ -68,7 +68,7 @@ def _pixels(
     rules: Instrument, name: str,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:  # fmt: skip
     """Read the three planes; NaN stands for variances and 0 for masks that the file does not have."""
-    from exposure.fits import read_image
+    from exposure.fits import let_go, read_image
 
     image = read_image(hdus, image_at)
     if not np.isfinite(image).any():
@@ -79,6 +79,7 @@ def _pixels(
         hdu = hdus[mask_at]
         named = {key[3:]: int(value) for key, value in hdu.header.items() if key.startswith("MP_")}
         mask = remap(np.asarray(hdu.data), rules.mask_bits | named)
+        let_go(hdu.data)
     for plane, data in (("variance", variance), ("mask", mask)):
         if data.shape != image.shape:
             raise BadPixels(f"the {plane} of {name} has shape {data.shape}, its image {image.shape}")

@@ -1,6 +1,5 @@
-"""How pixel code uses the machine: threads (all cores in a command, one in each of several job processes) and memory."""
+"""How pixel code uses the cores: all of them in a command, one in each of several job processes."""
 
-import ctypes
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -8,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import TypeVar
 
-__all__ = ["in_bands", "in_threads", "reuse_memory", "thread_count"]
+__all__ = ["in_bands", "in_threads", "thread_count"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,7 +15,6 @@ Result = TypeVar("Result")
 _POOLS: dict[int, ThreadPoolExecutor] = {}  # kept: to start threads takes as long as a pass over a mask
 os.register_at_fork(after_in_child=_POOLS.clear)
 _HERE = threading.local()
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
 
 
 def thread_count() -> int:
@@ -64,17 +62,3 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
 
     in_bands(some, len(items), least=1)
     return [found[k] for k in range(len(items))]
-
-
-def reuse_memory(kept_mb: int = 128) -> None:
-    """Let glibc keep freed image planes for the next ones; elsewhere nothing is done.
-
-    A plane of 64 MB otherwise goes back to the system each time, and its pages are fetched and cleared anew: a fifth of
-    the time of a subtraction. At most `kept_mb` of unused memory are held at the end of the heap.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_TRIM_THRESHOLD, kept_mb << 20)

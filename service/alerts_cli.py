@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from service.options import Json, open_database, read_settings
+from service.terminal import print_table, progress
 
 __all__ = ["alerts_app"]
 
@@ -132,8 +130,9 @@ def validate(
     rows = AlertSelection(visit, detector, mjd_of_text(since), mjd_of_text(until)).rows(database)
     problems: list[dict[str, Any]] = []
     count = 0
-    with Progress(console=Console(stderr=True)) as bar:
-        for row in bar.track(rows, description="validating"):
+    with progress("validating", len(rows)) as step:
+        for done, row in enumerate(rows):
+            step(done)
             count += row.count
             problems += [{"visit": row.visit, "detector": row.detector, "file": row.file, "problem": text}
                          for text in validate_row(database, archive, row)]  # fmt: skip
@@ -196,10 +195,10 @@ def lag(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([{"group": g.group, "state": g.state, "members": g.members, "lag": g.total} for g in groups]))
         return
-    table = Table("group", "state", "members", "messages behind", "by partition")
-    for g in groups:
-        table.add_row(g.group, g.state, str(g.members), str(g.total), ", ".join(f"{p}: {n}" for p, n in g.lag.items()))
-    Console().print(table)
+    print_table(
+        ("group", "state", "members", "messages behind", "by partition"),
+        [(g.group, g.state, g.members, g.total, ", ".join(f"{p}: {n}" for p, n in g.lag.items())) for g in groups],
+    )
 
 
 @alerts_app.command("held")
@@ -212,10 +211,8 @@ def list_held(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(rows, default=str))
         return
-    table = Table("visit", "detector", "attempt", "alerts", "why", "since", title="held")
-    for row in rows:
-        table.add_row(*(str(v) for v in row.values()))
-    Console().print(table)
+    columns = ("visit", "detector", "attempt", "alerts", "why", "since")
+    print_table(columns, [tuple(row.values()) for row in rows], title="held")
 
 
 @alerts_app.command()

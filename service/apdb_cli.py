@@ -1,24 +1,19 @@
 """The command line of the database: ``alertprod apdb create|status|partitions|archive|restore|vacuum-advice|migrate|deduplicate|precover|reader``."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from service.options import DryRun, Json, open_database, read_settings
+from service.terminal import print_table, progress, say
 
 __all__ = ["apdb_app"]
 
 apdb_app = typer.Typer(no_args_is_help=True, help="The Alert Production Database.")
 partitions_app = typer.Typer(no_args_is_help=True, help="Monthly partitions.")
 apdb_app.add_typer(partitions_app, name="partitions")
-_console = Console(stderr=True)
 
 
 def _today() -> float:
@@ -33,32 +28,13 @@ def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
         print(json.dumps(rows, default=str))
         return
     if not rows:
-        _console.print(f"{title}: none")
+        say(f"{title}: none")
         return
-    table = Table(*rows[0].keys(), title=title)
-    for row in rows:
-        table.add_row(
-            *(f"{v:,}" if isinstance(v, int) else f"{v:g}" if isinstance(v, float) else str(v) for v in row.values())
-        )
-    Console().print(table)
-
-
-@contextmanager
-def _progress(text: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_console, disable=quiet) as shown:
-        task = shown.add_task(text, total=max(total, 1))
-
-        def step(done: int) -> None:
-            shown.update(task, completed=done, total=max(total, done))
-
-        yield step
+    text = [
+        [f"{v:,}" if isinstance(v, int) else f"{v:g}" if isinstance(v, float) else str(v) for v in row.values()]
+        for row in rows
+    ]
+    print_table(tuple(rows[0]), text, title)
 
 
 @apdb_app.command()
@@ -136,7 +112,7 @@ def archive(
             if dry_run:
                 done.append({"partition": partition.name, "action": "archive and detach", "rows": partition.rows})
                 continue
-            with _progress(partition.name, partition.rows, as_json) as step:
+            with progress(partition.name, partition.rows, as_json) as step:
                 item = archive_partition(connection, partition, to, step)
             done.append({"partition": item.partition, "action": "archived", "rows": item.rows, "file": item.file})
         for item in archived(connection) if drop else []:
@@ -159,7 +135,7 @@ def restore(partition: str, as_json: Json = False) -> None:
         found = [a for a in archived(connection) if a.partition == partition]
         if not found:
             raise NotFound(f"{partition} is not in the archive: see 'alertprod apdb status'")
-        with _progress(partition, found[0].rows, as_json) as step:
+        with progress(partition, found[0].rows, as_json) as step:
             rows = restore_partition(connection, found[0], step)
     _show([{"partition": partition, "rows": rows}], as_json, "restored")
 
@@ -201,11 +177,10 @@ def deduplicate(
     from association.deduplicate import EVER
     from association.deduplicate import deduplicate as run
 
-    with Progress(TextColumn("patches"), BarColumn(), MofNCompleteColumn(), console=_console, disable=as_json) as shown:
-        task = shown.add_task("patches", total=None)
+    with progress("patches", quiet=as_json) as step:
         report = run(
             open_database().connect, radius, float(Time.now().tai.mjd), since_mjd_tai=EVER if since is None else since,
-            dry_run=dry_run, progress=lambda done, total: shown.update(task, completed=done, total=total),
+            dry_run=dry_run, progress=step,
         )  # fmt: skip
     _show([vars(report)], as_json, "would be done" if dry_run else "done")
 
@@ -226,12 +201,10 @@ def precover(
 
     now = float(Time.now().tai.mjd)
     stored = StoredDifferences(read_settings().products_dir)
-    with Progress(TextColumn("visits"), BarColumn(), MofNCompleteColumn(), console=_console, disable=as_json) as shown:
-        task = shown.add_task("visits", total=None)
+    with progress("visits", quiet=as_json) as step:
         report = run(
             open_database().connect, stored, lambda v: load_instrument(v.instrument).packer(), now if at is None else at, now,
-            days=days, founded_within_days=founded_within, dry_run=dry_run,
-            progress=lambda done, total: shown.update(task, completed=done, total=total),
+            days=days, founded_within_days=founded_within, dry_run=dry_run, progress=step,
         )  # fmt: skip
     _show([vars(report)], as_json, "would be done" if dry_run else "done")
 
@@ -251,4 +224,4 @@ def reader(
     secret = None if password_file is None else password_file.read().strip()
     with open_database().session() as connection:
         make_reader(connection, role, secret, timeout_s=timeout_s, connections=connections)
-    _console.print(f"role {role} may read the views; see docs/database.md")
+    say(f"role {role} may read the views; see docs/database.md")

@@ -4,10 +4,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-
 from alerts.archive import AlertArchive
 from alerts.filters import AlertFilter, read_for
 from alerts.schemas import SCHEMA_ID
@@ -17,6 +13,7 @@ from apdb.outbox import OutboxRow
 from service.errors import BadMessage
 from service.options import open_database, read_settings
 from service.settings import Settings
+from service.terminal import print_table, progress
 
 __all__ = ["ArchivedAlerts", "alert_line", "chosen_alerts", "mjd_of_text", "print_packet", "writer_id"]
 
@@ -62,9 +59,9 @@ class ArchivedAlerts:
         self.rows = chosen.rows(open_database())
 
     def __iter__(self) -> Iterator[tuple[OutboxRow, Alert]]:
-        columns = (TextColumn(self._what), BarColumn(), MofNCompleteColumn(), TextColumn("visits"), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            for row in bar.track(self.rows):
+        with progress(f"{self._what}, visits", len(self.rows)) as step:
+            for done, row in enumerate(self.rows):
+                step(done)
                 for alert in self._chosen.read(self._archive, row):
                     if self._passes is None or self._passes(read_for([self._passes], alert.body, alert.schema_id)):
                         yield row, alert
@@ -94,11 +91,8 @@ def print_packet(packet: dict[str, Any]) -> None:
     for name in ("diaSource", "diaObject", "ssSource", "mpc_orbits"):
         record = packet[name]
         if record:
-            table = Table("field", "value", title=name)
-            for field, value in record.items():
-                if value is not None and value is not False:
-                    table.add_row(field, str(value))
-            Console().print(table)
+            shown = [(field, value) for field, value in record.items() if value is not None and value is not False]
+            print_table(("field", "value"), shown, title=name)
     for name in ("prvDiaSources", "prvDiaForcedSources"):
         print(f"{name}: {'none' if packet[name] is None else f'{len(packet[name])} rows'}")
     for name in ("cutoutDifference", "cutoutScience", "cutoutTemplate"):

@@ -7,20 +7,18 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from service.alerts_cli import alerts_app
 from service.apdb_cli import apdb_app
 from service.options import Json, key_values, open_database, read_settings
 from service.orbits_cli import orbits_app
+from service.startup import collector_off, fetched, load_numba, reuse_memory
 from service.template_cli import template_app
+from service.terminal import print_table, say
 from tasks.errors import AlertProdError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Alert production for time-domain surveys.")
@@ -30,22 +28,9 @@ app.add_typer(jointcal_app, name="jointcal")
 app.add_typer(apdb_app, name="apdb")
 app.add_typer(alerts_app, name="alerts")
 app.add_typer(orbits_app, name="orbits")
-console = Console(stderr=True)
+MEMORY_AHEAD = 1 << 28  # bytes that `diff` fetches while its modules are loaded: four planes of 4k x 4k
 
 __all__ = ["app", "main"]
-
-
-@contextmanager
-def _collector_off() -> Iterator[None]:
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def _say(text: str) -> None:
-    console.print(text, highlight=False, markup=False)
 
 
 def _logging() -> None:
@@ -139,16 +124,13 @@ def status(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(found))
         return
-    table = Table("what", "value")
-    for state, count in found["visits"].items():
-        table.add_row(f"visits {state}", str(count))
-    for name in ("published_alerts", "unpublished_alerts", "held_alerts", "relay_leads", "discrepant_visits"):
-        table.add_row(name.replace("_", " "), str(found[name]))
-    for name, value in found["alert_latency_s"].items():
-        table.add_row(f"shutter to alerts, {name}", "-" if value is None else f"{value:.1f} s")
-    for step, seconds in found["seconds"].items():
-        table.add_row(f"step {step}", f"{seconds:.3f} s")
-    Console().print(table)
+    counts = ("published_alerts", "unpublished_alerts", "held_alerts", "relay_leads", "discrepant_visits")
+    rows = [(f"visits {state}", count) for state, count in found["visits"].items()]
+    rows += [(name.replace("_", " "), found[name]) for name in counts]
+    rows += [(f"shutter to alerts, {name}", "-" if value is None else f"{value:.1f} s")
+             for name, value in found["alert_latency_s"].items()]  # fmt: skip
+    rows += [(f"step {step}", f"{seconds:.3f} s") for step, seconds in found["seconds"].items()]
+    print_table(("what", "value"), rows)
 
 
 @app.command()
@@ -158,6 +140,7 @@ def config() -> None:
 
 
 @app.command()
+@collector_off()
 def diff(
     science: Annotated[Path, typer.Argument(help="FITS image")],
     template: Annotated[Path, typer.Argument(help="FITS image to subtract")],
@@ -173,12 +156,14 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Subtract one image from another: the algorithm alone."""
-    with _collector_off():  # which looks through all that was loaded, again and again
+    reuse_memory(kept_mb=1024)
+    with fetched(min(sum(p.stat().st_size for p in (science, template) if p.exists()), MEMORY_AHEAD)):
+        import astropy.io.fits  # noqa: F401  first: it looks through all modules that there are
+
+        load_numba()
         from exposure import load_instrument
-        from exposure.threads import reuse_memory
         from service.diff import difference_files
 
-    reuse_memory()
     made = difference_files(
         science, template, load_instrument(instrument), registered=registered, register=register, mode=mode,
         score=score is not None, sources=sources is not None or plots is not None, pictures=plots is not None,
@@ -219,18 +204,16 @@ def night(
     """Process frames from disk through a whole service on this machine."""
     from service.night import NightPlan, run_night
 
-    report = run_night(NightPlan(instrument, template_frames, frames, out, positions, keep), _say)
+    report = run_night(NightPlan(instrument, template_frames, frames, out, positions, keep), say)
     if as_json:
         print(json.dumps(report))
         return
-    table = Table("visit", "detector", "state", "sources", "new", "alerts", "seconds")
-    for v in report["visits"]:
-        c = v["counts"]
-        seconds = f"{sum(v['seconds'].values()):.1f}"
-        table.add_row(
-            *map(str, (v["visit"], v["detector"], v["state"], c["diaSources"], c["newObjects"], c["alerts"], seconds))
-        )
-    Console().print(table)
+    counts = ("diaSources", "newObjects", "alerts")
+    print_table(
+        ("visit", "detector", "state", "sources", "new", "alerts", "seconds"),
+        [(v["visit"], v["detector"], v["state"], *(v["counts"][c] for c in counts), f"{sum(v['seconds'].values()):.1f}")
+         for v in report["visits"]],
+    )  # fmt: skip
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # declinations may be negative
@@ -250,10 +233,8 @@ def explain(
     if as_json:
         print(json.dumps([s.as_dict() for s in steps], default=str))
         return
-    table = Table("step", "passed", "what was found")
-    for s in steps:
-        table.add_row(s.name, {True: "yes", False: "no", None: ""}[s.passed], s.text)
-    Console().print(table)
+    passed = {True: "yes", False: "no", None: ""}
+    print_table(("step", "passed", "what was found"), [(s.name, passed[s.passed], s.text) for s in steps])
 
 
 @app.command()
@@ -265,7 +246,7 @@ def demo(
     """Simulate a survey and run the whole service on it."""
     from service.demo import run_demo
 
-    result = run_demo(out, seed, _say)
+    result = run_demo(out, seed, say)
     if as_json:
         print(json.dumps(result))
 
@@ -281,14 +262,14 @@ def jointcal_run(context: typer.Context) -> None:
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s")
     _parser, parsed = parse(context.args)
-    _say("alertprod jointcal run " + " ".join(context.args))
-    results = run_parsed(parsed, say=_say)
+    say("alertprod jointcal run " + " ".join(context.args))
+    results = run_parsed(parsed, say=say)
     for result in results:
         if result.metrics:
             print(json.dumps(result.metrics, default=float) if parsed.json else metric_table(result.metrics))
     failed = sum(r.exitStatus for r in results)
     if failed and parsed.noExit:
-        _say(f"{failed} of {len(results)} fits failed (exit status 0 by --noExit)")
+        say(f"{failed} of {len(results)} fits failed (exit status 0 by --noExit)")
     sys.exit(0 if parsed.noExit else min(failed, 125))
 
 
@@ -317,7 +298,7 @@ def main() -> None:
     try:
         app(args=_spread_lists(sys.argv[1:]))
     except AlertProdError as error:
-        console.print(f"alertprod: {error.code}: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        say(f"alertprod: {error.code}: {error}", style="red")
         sys.exit(1)
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from diffim.warp import warp_exposure
 from exposure import Exposure, Instrument, subtract_mesh
 from exposure.fits import read_planes
 from exposure.stars import Stars
+from exposure.threads import in_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,15 +91,15 @@ def difference_files(
     way = Differencing(plain_options(overrides), registered=registered or register)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
-    new, old = _open(science, rules), _open(template, rules)
-    subtract_sky(new, rules)
+    new, old = in_threads(partial(_open, rules=rules), (science, template))
+    if registered and new.image.shape != old.image.shape:
+        raise MismatchError(f"registered images must have one shape, got {new.image.shape} and {old.image.shape}")
+    aligned = registered or register  # else the template loses its sky once it is resampled
+    in_threads(partial(subtract_sky, rules=rules), (new, old) if aligned else (new,))
     new_stars = kernel_candidates(new, rules)
     if register:
         old = _registered(new, old, new_stars, rules)
     elif registered:
-        if new.image.shape != old.image.shape:
-            raise MismatchError(f"registered images must have one shape, got {new.image.shape} and {old.image.shape}")
-        subtract_sky(old, rules)
         old.wcs = new.wcs
     else:
         old = _warped(new, old, rules)
@@ -163,7 +165,6 @@ def _warped(science: Exposure, template: Exposure, rules: Instrument) -> Exposur
 
 def _registered(science: Exposure, template: Exposure, stars: Stars, rules: Instrument) -> Exposure:
     """Put the template on the pixels of the image by the stars that both have."""
-    subtract_sky(template, rules)
     own = kernel_candidates(template, rules)
     x, y, u, v = stars.x, stars.y, own.x, own.y
     first, second = match_lists(x, y, u, v)

@@ -61,8 +61,8 @@ def main() -> None:
     )
     settings = Settings()
     _contain(settings)
-    from exposure.threads import reuse_memory
     from service.process import Processor
+    from service.startup import reuse_memory
 
     reuse_memory()
 

@@ -1,14 +1,13 @@
 """The command line of orbits: ``alertprod orbits prepare|near``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from service.options import Json, read_settings
+from service.terminal import print_table, progress
 
 __all__ = ["orbits_app"]
 
@@ -33,11 +32,9 @@ def prepare(
     from association.orbits import OrbitCatalog
 
     catalog = OrbitCatalog.read(*catalogues)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("orbits", total=len(catalog))
+    with progress("orbits", len(catalog), quiet=not sys.stderr.isatty()) as step:
         night = float(round(Time.now().mjd + 0.5)) if mjd is None else mjd
-        catalog.prepare(night, lambda done, total: progress.update(bar, completed=done))
+        catalog.prepare(night, step)
     catalog.save(output)
     print(f"{len(catalog)} bodies at MJD {night} in {output}")
 
@@ -66,8 +63,8 @@ def near(
     if as_json:
         print(shown.to_json(orient="records"))
         return
-    table = Table("ssObjectId", "designation", "RA (deg)", "Dec (deg)", "V (mag)")
-    for row in shown.to_dict("records"):
-        place = f"{row['ephRa']:.6f}", f"{row['ephDec']:+.6f}", f"{row['ephVmag']:.1f}"
-        table.add_row(str(row["ssObjectId"]), str(row["designation"]), *place)
-    Console().print(table)
+    rows = [
+        (r["ssObjectId"], r["designation"], f"{r['ephRa']:.6f}", f"{r['ephDec']:+.6f}", f"{r['ephVmag']:.1f}")
+        for r in shown.to_dict("records")
+    ]
+    print_table(("ssObjectId", "designation", "RA (deg)", "Dec (deg)", "V (mag)"), rows)

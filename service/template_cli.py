@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from service.options import Json, read_settings
+from service.terminal import print_table, say
 
 __all__ = ["template_app"]
 
@@ -28,11 +27,10 @@ def template_build(
     from exposure import load_instrument
     from service.templates import template_from_frames
 
-    console = Console(stderr=True)
     stars = None if refcat is None else ReferenceStars.read(refcat)
     made = template_from_frames(
         read_settings().template_dir, name, frames, load_instrument(instrument), stars,
-        lambda step, done, total: console.print(f"{step} {done} of {total}", highlight=False, markup=False),
+        lambda step, done, total: say(f"{step} {done} of {total}"),
     )  # fmt: skip
     print(json.dumps(made.manifest) if as_json else f"{made.name} v{made.version}: {len(made.manifest['tiles'])} tiles")
 
@@ -46,12 +44,10 @@ def template_list(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([s.manifest for s in found]))
         return
-    table = Table("name", "version", "band", "tiles", "inputs")
-    for s in found:
-        table.add_row(
-            s.name, str(s.version), s.manifest["band"], str(len(s.manifest["tiles"])), str(len(s.manifest["inputs"]))
-        )
-    Console().print(table)
+    print_table(
+        ("name", "version", "band", "tiles", "inputs"),
+        [(s.name, s.version, s.manifest["band"], len(s.manifest["tiles"]), len(s.manifest["inputs"])) for s in found],
+    )
 
 
 @template_app.command("show")

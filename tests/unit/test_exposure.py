@@ -3,6 +3,7 @@
 import multiprocessing
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from exposure import (
 )
 from exposure.catalog import ExposureRecord
 from exposure.errors import BadPixels, BandUnknown, ExposureError, FitsUnreadable, InstrumentError, WcsMissing
-from exposure.fits import read_header, read_wcs
+from exposure.fits import open_fits, read_header, read_image, read_wcs
 from exposure.instrument import Instrument, visit_from_mjd
 from exposure.mask import PLANES, plane_bits, remap
 from exposure.photometry import forced_psf_photometry
@@ -182,6 +183,23 @@ def test_exposure_round_trip_is_lossless(tmp_path, compress, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1e9)  # gzip headers hold the time
     one.write_fits(tmp_path / "e.fits", compress=compress)
     assert (tmp_path / "e.fits").read_bytes() == before
+
+
+def test_a_file_that_was_read_is_not_in_memory_twice(tmp_path):
+    """Of 16 MB of pixels in a file 16 MB are resident after reading, not 32; what is mapped can be read again."""
+
+    def mapped_kb():
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        start = next(k for k, line in enumerate(lines) if line.endswith("big.fits"))
+        return next(int(line.split()[1]) for line in lines[start:] if line.startswith("Rss:"))
+
+    pixels = np.arange(4_000_000, dtype=np.float32).reshape(2000, 2000)
+    fits.writeto(tmp_path / "big.fits", pixels)
+    with open_fits(tmp_path / "big.fits") as hdus:
+        first = read_image(hdus, 0)
+        assert mapped_kb() < 2000
+        assert np.array_equal(read_image(hdus, 0), first)
+        assert np.array_equal(first, pixels)
 
 
 @pytest.mark.parametrize(

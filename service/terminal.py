@@ -1,0 +1,43 @@
+"""What commands show: lines and progress on standard error, tables on standard output.
+
+rich is loaded when something is shown: a command that prints JSON does not wait for it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+__all__ = ["print_table", "progress", "say"]
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Print a line on standard error."""
+    from rich.console import Console
+
+    Console(stderr=True).print(text, style=style, highlight=False, markup=False, soft_wrap=style is not None)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """Print a table on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console().print(table)
+
+
+@contextmanager
+def progress(text: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable[..., None]]:
+    """Show how far something is; the body calls ``step(done)`` or ``step(done, total)``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as shown:
+        task = shown.add_task(text, total=total)
+
+        def step(done: int, of: int | None = total) -> None:
+            shown.update(task, completed=done, total=None if of is None else max(of, done))
+
+        yield step
