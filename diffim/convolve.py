@@ -70,6 +70,14 @@ class TileGrid:
         """
         _paste(window, start, out[y : y + self.tile, x : x + self.tile], np.float32(scale), np.float32(least))
 
+    def paste_sum(
+        self, tile: F32, weight: float, window: F32, start: int, y: int, x: int, out: F32, scale: float,
+        least: float = -np.inf,
+    ) -> None:  # fmt: skip
+        """Write a tile plus `weight` times the one in a window; otherwise as `paste`."""
+        place = out[y : y + self.tile, x : x + self.tile]
+        _paste_sum(tile, np.float32(weight), window, start, place, np.float32(scale), np.float32(least))
+
 
 def _fast_size(least: int) -> int:
     """Return a good size of transforms: of small prime factors and a multiple of 32.
@@ -143,6 +151,15 @@ def _paste(window: Any, start: int, out: Any, scale: Any, least: Any) -> None:
         source, row = window[start + y, start : start + out.shape[1]], out[y]
         for x in range(row.shape[0]):
             value = scale * source[x]
+            row[x] = value if value > least else least
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _paste_sum(tile: Any, weight: Any, window: Any, start: int, out: Any, scale: Any, least: Any) -> None:
+    for y in range(out.shape[0]):
+        own, source, row = tile[y, : out.shape[1]], window[start + y, start : start + out.shape[1]], out[y]
+        for x in range(row.shape[0]):
+            value = scale * (own[x] + weight * source[x])
             row[x] = value if value > least else least
 
 

@@ -112,7 +112,7 @@ def _window(
     height, width = image.shape
     side = values.shape[1]
     first, last = max(0, -x0), min(side, width - x0)
-    largest, zero = np.float32(3.4e38), np.float32(0)
+    largest, zero, none, one = np.float32(3.4e38), np.float32(0), np.int32(0), np.int32(1)
     level = np.zeros(side, np.float32)
     for j in range(values.shape[0]):
         y = y0 + j
@@ -132,29 +132,27 @@ def _window(
             factor, column = rows[y, k], columns[k, inner]
             for i in range(column.shape[0]):
                 level[i] += factor * column[i]
-        missing = 0
+        missing = none
         for i in range(value.shape[0]):  # without branches: this loop is vectorised
             p, v = pixels[i], spread[i]
             ok = ((flags[i] & bits) == 0) & (abs(p) <= largest) & (v > zero) & (v <= largest)
             value[i] = p - level[i] if ok else zero
             noise[i] = v if ok else zero
-            missing += not ok
+            missing = np.int32(missing + (none if ok else one))  # a wider counter takes as long as all the rest
         if missing and filled:
-            _fill(value, noise, pixels, spread, flags, bits, other, other_mask, other_bits, oy + j, ox + first, scale)
+            _fill(value, noise, spread, other, other_mask, other_bits, oy + j, ox + first, scale)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _fill(
-    value: Any, noise: Any, pixels: Any, spread: Any, flags: Any, bits: int, other: Any, other_mask: Any,
-    other_bits: int, oy: int, ox: int, scale: Any,
-) -> None:  # fmt: skip
-    """Put the other image in where a row has pixels that do not count; their variances, where known, stay."""
+    value: Any, noise: Any, spread: Any, other: Any, other_mask: Any, other_bits: int, oy: int, ox: int, scale: Any
+) -> None:
+    """Put the other image in where a row has pixels that do not count (without noise); their variances, where known, stay."""
     for i in range(value.shape[0]):
-        v = spread[i]
-        known = v > 0 and v < np.inf
-        if known and flags[i] & bits == 0 and np.isfinite(pixels[i]):
+        if noise[i] != 0:
             continue
-        noise[i] = v if known else np.float32(0)
+        v = spread[i]
+        noise[i] = v if v > 0 and v < np.inf else np.float32(0)
         if 0 <= oy < other.shape[0] and 0 <= ox + i < other.shape[1]:
             q = other[oy, ox + i]
             if np.isfinite(q) and other_mask[oy, ox + i] & other_bits == 0:

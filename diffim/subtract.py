@@ -128,7 +128,8 @@ def _plain_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:
     grid = s.grid
     half = s.kernel.size // 2
     ft = Transforms(grid.size)
-    u, vu, c, vc, f_kernel, f_c, f_v = (ft.buffer() for _ in range(7))
+    c, vc, f_kernel, f_c, f_v = (ft.buffer() for _ in range(5))
+    u, vu = (np.empty((grid.tile, grid.tile), np.float32) for _ in range(2))  # nothing is convolved: no margin
     squares: dict[int, F32] = {}
     cell_row = -1
     for row in rows:
@@ -139,15 +140,15 @@ def _plain_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:
             if cell not in squares:
                 squares[cell] = ft.kernel(s._cell_kernels[cell_row, cell] ** 2, ft.buffer())
             fy, fx = y + s.box[1], x + s.box[0]
-            s.unconvolved.window(fy - 2 * half, fx - 2 * half, u, vu)
+            s.unconvolved.window(fy, fx, u, vu)
             s.convolved.window(fy - half, fx - half, c, vc)
             ft.multiply(ft.forward(c, f_c), ft.kernel(stamp, f_kernel), f_c)
             ft.multiply(ft.forward(vc, f_v), squares[cell], f_v)
             matched, spread = ft.back(f_c, c), ft.back(f_v, vc)
             if out.matched.size:
                 grid.paste(matched, 2 * half, y, x, out.matched)
-            grid.paste(u - matched, 2 * half, y, x, out.difference, s.scale)
-            grid.paste(vu + spread, 2 * half, y, x, out.variance, s.scale**2, 1e-30)
+            grid.paste_sum(u, -1.0, matched, 2 * half, y, x, out.difference, s.scale)
+            grid.paste_sum(vu, 1.0, spread, 2 * half, y, x, out.variance, s.scale**2, 1e-30)
 
 
 def _whitened_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:
