@@ -14,6 +14,7 @@ APCORR   one extension per flux name (``APNAME``), Chebyshev coefficients
 """
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -50,6 +51,30 @@ LAYOUT = 1
 MAX_PIXELS = 1 << 28  # 16k x 16k: a header that promises more is refused before any data are read
 
 
+class _Reading:
+    """How warnings are taken while any thread reads: filters are the process's, so the first sets and the last restores them."""
+
+    def __init__(self) -> None:
+        self._lock, self._readers, self._before = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._before.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore", VerifyWarning)
+                warnings.filterwarnings("error", message=".*may have been truncated.*", category=AstropyUserWarning)
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._before.close()
+
+
+_READING = _Reading()
+
+
 @contextmanager
 def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]:
     """Open a FITS file for reading and check what its headers promise before any data are touched.
@@ -61,9 +86,7 @@ def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]
     """
     name = Path(path).name if isinstance(path, str | os.PathLike) else "FITS bytes"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", VerifyWarning)
-            warnings.filterwarnings("error", message=".*may have been truncated.*", category=AstropyUserWarning)
+        with _READING:
             memmap = isinstance(path, str | os.PathLike) and not str(path).endswith(".gz")
             with ExitStack() as stack:
                 source = path

@@ -1,6 +1,7 @@
 """exposure/: WCS, PSF models, calibration, mask, FITS round trip, instrument files."""
 
 import multiprocessing
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -300,6 +301,29 @@ def test_instrument_files_are_checked(tmp_path):
         load_instrument(str(bad))
     assert isinstance(load_instrument("simcam"), Instrument)
     assert visit_from_mjd(58107.5) == 17122043200
+
+
+def test_a_file_cut_short_is_refused_whoever_reads_beside(tmp_path):
+    """The filters of warnings are those of the process: what another thread begins and ends must not matter."""
+    fits.writeto(tmp_path / "whole.fits", np.zeros((100, 100), np.float32))
+    whole = (tmp_path / "whole.fits").read_bytes()
+    (tmp_path / "short.fits").write_bytes(whole[:-10000])
+    before, reading, end = list(warnings.filters), threading.Event(), threading.Event()
+
+    def read():
+        with open_fits(tmp_path / "whole.fits"):
+            reading.set()
+            assert end.wait(30)
+
+    beside = threading.Thread(target=read)
+    beside.start()
+    assert reading.wait(30)
+    with open_fits(tmp_path / "whole.fits"):
+        end.set()
+        beside.join(30)  # began first, and ends first
+        with pytest.raises(FitsUnreadable, match="truncated"), open_fits(tmp_path / "short.fits"):
+            pass
+    assert list(warnings.filters) == before
 
 
 def test_header_alone_reads_no_pixels(tmp_path):
