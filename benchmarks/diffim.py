@@ -33,6 +33,7 @@ from exposure import Exposure, load_instrument
 from exposure.photometry import forced_psf_photometry
 from exposure.threads import in_threads
 from service.diff import kernel_candidates, subtract_sky
+from service.startup import reuse_memory
 from tasks import make_task
 
 
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument("--sfft", help="python interpreter that has the package sfft")
     parser.add_argument("--json", action="store_true")
     a = parser.parse_args()
+    reuse_memory()  # as job processes do
     for case in a.cases:
         for seed in range(1, a.seeds + 1):
             pair = make_pair(case, a.size, seed)

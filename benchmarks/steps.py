@@ -10,10 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from association import standardize
 from calibration.characterize import characterize
 from diffim import ImageDifferenceTask, TemplateStore, build_template
+from diffim.warp import nodes, resample
 from exposure import Exposure, load_instrument
+from service.startup import reuse_memory
 from simulation.survey import SurveyConfig, plan_visits, survey_sky
 from simulation.visit import simulate_detector
 from tasks import make_task
@@ -27,6 +31,14 @@ def measure(name: str, work: Callable[[], Any], out: dict[str, dict[str, float]]
     entry["seconds"].append(time.perf_counter() - start)  # type: ignore[attr-defined]
     entry["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return result
+
+
+def turned(size: int, degrees: float) -> tuple[Any, Any]:
+    """Return the positions in an image of the nodes of one of its size that is turned about its middle."""
+    gx, gy = nodes((0, 0, size, size))
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    x, y = gx - size / 2, gy - size / 2
+    return size / 2 + 0.3 + c * x - s * y, size / 2 + 0.2 + s * x + c * y
 
 
 def run(size: int, repeat: int) -> list[dict[str, Any]]:
@@ -50,6 +62,9 @@ def run(size: int, repeat: int) -> list[dict[str, Any]]:
         for _ in range(repeat + 1):
             e = measure("open", lambda: Exposure.read_fits(Path(folder) / "s.fits"), out)
             measure("characterize", lambda e=e: characterize(e, rules), out)
+            for degrees in (0, 3, 45):
+                places = turned(size, degrees)
+                measure(f"resample_{degrees}_deg", lambda e=e, at=places: resample(e, *at, (0, 0, size, size)), out)
             t = measure("template_fetch", lambda e=e: store.fetch(chosen, e), out)
             task = make_task(ImageDifferenceTask, {"doDetection": False})
             measure("subtract", lambda e=e, t=t, task=task: task.run(e.copy(), e.sources, t), out)
@@ -78,6 +93,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    reuse_memory()  # as job processes do
     for row in run(options.size, options.repeat):
         print(
             json.dumps(row)
