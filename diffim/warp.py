@@ -105,8 +105,8 @@ def _resample(
                 y0 = (1 - fj) * gy[row, cell] + fj * gy[row + 1, cell]
                 dx = ((1 - fj) * gx[row, cell + 1] + fj * gx[row + 1, cell + 1] - x0) / GRID
                 dy = ((1 - fj) * gy[row, cell + 1] + fj * gy[row + 1, cell + 1] - y0) / GRID
-                _places(x0, dx, image.shape[1], xs, kx, fx)
-                _places(y0, dy, image.shape[0], ys, ky, fy)
+                _places(x0, dx, width, xs, kx, fx)
+                _places(y0, dy, height, ys, ky, fy)
                 for k in range(GRID):
                     weigh(flat_table, np.int64(max(kx[k], 0)), fx[k], wx, sx, k)
                     weigh(flat_table, np.int64(max(ky[k], 0)), fy[k], wy, sy, k)

@@ -42,6 +42,7 @@ __all__ = [
     "read_exposure",
     "read_header",
     "read_image",
+    "read_mask",
     "read_planes",
     "read_wcs",
     "write_exposure",
@@ -141,11 +142,18 @@ def read_image(hdus: fits.HDUList, ext: int | str) -> NDArray[np.float32]:
     if data is None or data.ndim != 2:
         raise FitsUnreadable(f"extension {ext!r} holds no two-dimensional image")
     pixels = np.ascontiguousarray(data, dtype=np.float32)
-    let_go(data)
+    _let_go(data)
     return pixels
 
 
-def let_go(data: NDArray[Any]) -> None:
+def read_mask(hdu: Any, names: dict[str, int]) -> NDArray[np.int32]:
+    """Return a mask with our bits, of an extension whose planes have bits of its own (name -> bit)."""
+    mask = remap(np.asarray(hdu.data), names)
+    _let_go(hdu.data)
+    return mask
+
+
+def _let_go(data: NDArray[Any]) -> None:
     """Give the memory of a mapped file back: pixels that were copied need not be there twice."""
     base: Any = data
     while isinstance(base, np.ndarray):
@@ -209,8 +217,7 @@ def _read_native(hdus: fits.HDUList) -> Exposure:
     mask_hdu = hdus["MASK"]
     planes = {k[3:]: int(v) for k, v in mask_hdu.header.items() if k.startswith("MP_")}
     long_names = {k[8:]: int(v) for k, v in mask_hdu.header.items() if k.startswith("HIERARCH")}
-    mask = remap(np.asarray(mask_hdu.data), planes | long_names)
-    let_go(mask_hdu.data)
+    mask = read_mask(mask_hdu, planes | long_names)
     bbox = (*origin, image.shape[1], image.shape[0])
     return Exposure(
         image=image,

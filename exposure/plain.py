@@ -8,7 +8,6 @@ from exposure.errors import BadPixels
 from exposure.exposure import Exposure
 from exposure.fits_parts import read_psf, read_visit_info
 from exposure.instrument import HeaderRule, Instrument, visit_from_mjd
-from exposure.mask import remap
 from exposure.visitinfo import VisitInfo
 from exposure.wcs import SkyWcs
 
@@ -68,7 +67,7 @@ def _pixels(
     rules: Instrument, name: str,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:  # fmt: skip
     """Read the three planes; NaN stands for variances and 0 for masks that the file does not have."""
-    from exposure.fits import let_go, read_image
+    from exposure.fits import read_image, read_mask
 
     image = read_image(hdus, image_at)
     if not np.isfinite(image).any():
@@ -78,8 +77,7 @@ def _pixels(
     if mask_at is not None:
         hdu = hdus[mask_at]
         named = {key[3:]: int(value) for key, value in hdu.header.items() if key.startswith("MP_")}
-        mask = remap(np.asarray(hdu.data), rules.mask_bits | named)
-        let_go(hdu.data)
+        mask = read_mask(hdu, rules.mask_bits | named)
     for plane, data in (("variance", variance), ("mask", mask)):
         if data.shape != image.shape:
             raise BadPixels(f"the {plane} of {name} has shape {data.shape}, its image {image.shape}")

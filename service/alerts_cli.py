@@ -131,11 +131,11 @@ def validate(
     problems: list[dict[str, Any]] = []
     count = 0
     with progress("validating", len(rows)) as step:
-        for done, row in enumerate(rows):
-            step(done)
+        for done, row in enumerate(rows, 1):
             count += row.count
             problems += [{"visit": row.visit, "detector": row.detector, "file": row.file, "problem": text}
                          for text in validate_row(database, archive, row)]  # fmt: skip
+            step(done)
     if as_json:
         print(json.dumps({"files": len(rows), "alerts": count, "problems": problems}))
     else:

@@ -112,7 +112,7 @@ def archive(
             if dry_run:
                 done.append({"partition": partition.name, "action": "archive and detach", "rows": partition.rows})
                 continue
-            with progress(partition.name, partition.rows, as_json) as step:
+            with progress(f"{partition.name}, rows", partition.rows, as_json) as step:
                 item = archive_partition(connection, partition, to, step)
             done.append({"partition": item.partition, "action": "archived", "rows": item.rows, "file": item.file})
         for item in archived(connection) if drop else []:
@@ -135,7 +135,7 @@ def restore(partition: str, as_json: Json = False) -> None:
         found = [a for a in archived(connection) if a.partition == partition]
         if not found:
             raise NotFound(f"{partition} is not in the archive: see 'alertprod apdb status'")
-        with progress(partition, found[0].rows, as_json) as step:
+        with progress(f"{partition}, rows", found[0].rows, as_json) as step:
             rows = restore_partition(connection, found[0], step)
     _show([{"partition": partition, "rows": rows}], as_json, "restored")
 

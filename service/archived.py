@@ -60,11 +60,11 @@ class ArchivedAlerts:
 
     def __iter__(self) -> Iterator[tuple[OutboxRow, Alert]]:
         with progress(f"{self._what}, visits", len(self.rows)) as step:
-            for done, row in enumerate(self.rows):
-                step(done)
+            for done, row in enumerate(self.rows, 1):
                 for alert in self._chosen.read(self._archive, row):
                     if self._passes is None or self._passes(read_for([self._passes], alert.body, alert.schema_id)):
                         yield row, alert
+                step(done)
 
 
 def writer_id(settings: Settings) -> int | None:

@@ -298,7 +298,7 @@ def main() -> None:
     try:
         app(args=_spread_lists(sys.argv[1:]))
     except AlertProdError as error:
-        say(f"alertprod: {error.code}: {error}", style="red")
+        say(f"alertprod: {error.code}: {error}", error=True)
         sys.exit(1)
 
 

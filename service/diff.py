@@ -91,6 +91,26 @@ def difference_files(
     way = Differencing(plain_options(overrides), registered=registered or register)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
+    new, old, new_stars = _prepared(science, template, rules, registered, register)
+    seconds["prepare"] = round(time.perf_counter() - start, 3)
+    start = time.perf_counter()
+    result = way.run(new, old, new_stars)
+    difference = result.subtractedExposure
+    assert difference is not None
+    seconds["difference"] = round(time.perf_counter() - start, 3)
+    report = {key: way.numbers[key] for key in _REPORTED if key in way.numbers}
+    # what was detected is no property of the pixels: the mask of the file says which are unusable
+    difference.clear_planes("DETECTED", "DETECTED_NEGATIVE")
+    subject = Subject(
+        difference, new, result.matchedExposure, result.subtractRes, result.diaSources, str(report["convolved"])
+    )
+    return Difference(difference, result.scoreExposure, result.diaSources, report | {"seconds": seconds}, subject)
+
+
+def _prepared(
+    science: Path, template: Path, rules: Instrument, registered: bool, register: bool
+) -> tuple[Exposure, Exposure, Stars]:
+    """Read a pair; return it without sky, on one pixel grid, each with a PSF, and the stars of the image."""
     new, old = in_threads(partial(_open, rules=rules), (science, template))
     if registered and new.image.shape != old.image.shape:
         raise MismatchError(f"registered images must have one shape, got {new.image.shape} and {old.image.shape}")
@@ -105,19 +125,7 @@ def difference_files(
         old = _warped(new, old, rules)
     if old.psf is None:
         kernel_candidates(old, rules)
-    seconds["prepare"] = round(time.perf_counter() - start, 3)
-    start = time.perf_counter()
-    result = way.run(new, old, new_stars)
-    difference = result.subtractedExposure
-    assert difference is not None
-    seconds["difference"] = round(time.perf_counter() - start, 3)
-    report = {key: way.numbers[key] for key in _REPORTED if key in way.numbers}
-    # what was detected is no property of the pixels: the mask of the file says which are unusable
-    difference.clear_planes("DETECTED", "DETECTED_NEGATIVE")
-    subject = Subject(
-        difference, new, result.matchedExposure, result.subtractRes, result.diaSources, str(report["convolved"])
-    )
-    return Difference(difference, result.scoreExposure, result.diaSources, report | {"seconds": seconds}, subject)
+    return new, old, new_stars
 
 
 def _open(path: Path, rules: Instrument) -> Exposure:

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 __all__ = ["print_table", "progress", "say"]
 
 
-def say(text: str, style: str | None = None) -> None:
-    """Print a line on standard error."""
+def say(text: str, error: bool = False) -> None:
+    """Print a line on standard error; that of an error is red, and is not broken where the terminal ends."""
     from rich.console import Console
 
-    Console(stderr=True).print(text, style=style, highlight=False, markup=False, soft_wrap=style is not None)
+    Console(stderr=True).print(text, style="red" if error else None, highlight=False, markup=False, soft_wrap=error)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:

@@ -18,12 +18,17 @@ def source(seed=1):
     return Exposure(image, variance, np.zeros((SIDE, SIDE), np.int32), origin=(10, -20))
 
 
-def turned(angle):
-    """Positions in the source of the nodes of the box, turned about its middle."""
-    gx, gy = nodes(BOX)
+def place(angle, i, j):
+    """Position in the source of pixel (j, i) of the box, which is turned about its middle."""
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    u, v = gx - BOX[0] - 75, gy - BOX[1] - 85
+    u, v = i - 75, j - 85
     return 10 + SIDE / 2 + 0.3 + c * u - s * v, -20 + SIDE / 2 + 0.2 + s * u + c * v
+
+
+def turned(angle):
+    """Positions of the nodes of the box."""
+    gx, gy = nodes(BOX)
+    return place(angle, gx - BOX[0], gy - BOX[1])
 
 
 def weights(offset):
@@ -49,9 +54,7 @@ def test_values_and_variances_are_the_sums_at_any_angle(angle):
     rng = np.random.default_rng(2)
     seen = 0
     for j, i in rng.integers(0, (BOX[3], BOX[2]), (400, 2)):
-        c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-        u, v = i - 75, j - 85
-        x, y = 10 + SIDE / 2 + 0.3 + c * u - s * v, -20 + SIDE / 2 + 0.2 + s * u + c * v
+        x, y = place(angle, i, j)
         if not (3 <= x - 10 < SIDE - 4 and 3 <= y + 20 < SIDE - 4):
             continue
         value, noise = by_hand(e, x, y)
@@ -70,11 +73,9 @@ def test_a_bad_pixel_is_felt_within_its_reach_only(angle):
     broken.mask[100, 90] = plane_bits(["NO_DATA"])
     gx, gy = turned(angle)
     a, b = resample(clean, gx, gy, BOX), resample(broken, gx, gy, BOX)
-    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     jj, ii = np.mgrid[0 : BOX[3], 0 : BOX[2]]
-    x = SIDE / 2 + 0.3 + c * (ii - 75) - s * (jj - 85)
-    y = SIDE / 2 + 0.2 + s * (ii - 75) + c * (jj - 85)
-    off = np.maximum(np.abs(x - 90), np.abs(y - 100))
+    x, y = place(angle, ii, jj)
+    off = np.maximum(np.abs(x - 10 - 90), np.abs(y + 20 - 100))
     lost = np.isnan(b.image) & ~np.isnan(a.image)
     assert off[lost].max(initial=0) < 0.6  # of those alone it has half of the weight
     changed = ~np.isnan(a.image) & ~np.isnan(b.image) & (np.abs(a.image - b.image) > 1e-4)
