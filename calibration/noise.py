@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from exposure import Background, Exposure, Instrument, estimate_background
 from exposure.errors import BadPixels
+from exposure.quantiles import median
 
 __all__ = ["fill_variance", "subtract_background"]
 
@@ -37,9 +38,9 @@ def _quantised(exposure: Exposure, leave_out: NDArray[np.bool_], sky: Background
     rest = (exposure.image - sky.level)[~leave_out][::step]
     if rest.size < 100:
         return sky.rms
-    rest = rest[np.abs(rest - np.median(rest)) < 5 * max(sky.global_rms, 1e-12)]
-    core = rest[rest < np.percentile(rest, 95)]  # faint objects hide in the upper tail: use the lower half's spread
-    lower = core[core < np.median(rest)] - np.median(rest)
+    rest = rest[np.abs(rest - median(rest)) < 5 * max(sky.global_rms, 1e-12)]
+    middle = median(rest)
+    lower = rest[rest < middle] - middle  # faint objects hide in the upper half
     floor = 0.9 * float(np.sqrt(np.mean(lower**2))) if lower.size else 0.0
     return np.maximum(sky.rms, np.float32(floor))
 

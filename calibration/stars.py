@@ -27,26 +27,33 @@ def _peaks(image: Any, variance: Any, good: Any, threshold: float, out: Any, fir
     """Write (x, y) of pixels of some rows above the threshold that are the largest of their 5x5; returns how many there are."""
     n = 0
     height, width = image.shape
-    high = np.zeros(width, np.bool_)
+    high = np.zeros(-(-width // 8) * 8, np.bool_)
+    words = high.view(np.uint64)  # most are zero: eight pixels are passed over at once
     least = np.float32(threshold * threshold)
     for y in range(max(first, 2), min(last, height - 2)):
         pixels, spread, able = image[y], variance[y], good[y]
         for x in range(width):  # without branches: this loop is vectorised
             high[x] = (pixels[x] > 0) & (pixels[x] * pixels[x] > least * spread[x]) & able[x]
-        for x in range(2, width - 2):
-            if not high[x]:
+        for word in range(words.shape[0]):
+            if words[word] == 0:
                 continue
-            p = pixels[x]
-            largest = True
-            for j in range(-2, 3):
-                for i in range(-2, 3):
-                    q = image[y + j, x + i]
-                    if q > p or (q == p and (j < 0 or (j == 0 and i < 0))):
-                        largest = False
-            if largest and n < out.shape[0]:
-                out[n, 0], out[n, 1] = x, y
-                n += 1
+            for x in range(max(8 * word, 2), min(8 * word + 8, width - 2)):
+                if high[x] and n < out.shape[0] and _largest(image, y, x):
+                    out[n, 0], out[n, 1] = x, y
+                    n += 1
     return n
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _largest(image: Any, y: int, x: int) -> bool:
+    """Whether a pixel is the largest of its 5x5, the first of equal ones."""
+    p = image[y, x]
+    for j in range(-2, 3):
+        for i in range(-2, 3):
+            q = image[y + j, x + i]
+            if q > p or (q == p and (j < 0 or (j == 0 and i < 0))):
+                return False
+    return True
 
 
 def bright_stars(exposure: Exposure, threshold: float = 30.0) -> Stars:

@@ -5,23 +5,43 @@ a window that starts at pixel s holds after convolution with a kernel of half wi
 is right from n = 2 h on.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
 
 import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["F32", "TileGrid", "Transforms"]
+from diffim.narrow import BLOCK_SHAPE, NarrowKernel
+
+__all__ = ["F32", "Convolution", "TileGrid", "TilePlace", "Transforms", "paste", "paste_sum"]
 
 F32 = NDArray[np.float32]
 
 
+class TilePlace(NamedTuple):
+    """Where a tile is: its number in row order, its row and column, and its pixels in the image."""
+
+    number: int
+    row: int
+    column: int
+    y: int
+    x: int
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> tuple[int, int, int, int]:
+        """First pixel (y, x), height and width."""
+        return self[3:]
+
+
 @dataclass(frozen=True)
 class TileGrid:
-    """Tiles of `tile` px that cover (height, width); kernels may reach `margin` px."""
+    """Tiles of `tile` px that cover (height, width), those at the far edges cut off; kernels may reach `margin` px."""
 
     height: int
     width: int
@@ -44,9 +64,13 @@ class TileGrid:
         return -(-self.width // self.tile)
 
     @property
-    def size(self) -> int:
-        """Side of the transforms."""
-        return _fast_size(self.tile + 2 * self.margin)
+    def count(self) -> int:
+        """Number of tiles."""
+        return self.rows * self.columns
+
+    def row(self, number: int) -> range:
+        """Return the numbers of the tiles of a row."""
+        return range(number * self.columns, (number + 1) * self.columns)
 
     def centres(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return array positions (x, y) of the centres of all tiles in row order, clipped to the image."""
@@ -55,30 +79,35 @@ class TileGrid:
         mx, my = np.meshgrid(x, y)
         return mx.ravel(), my.ravel()
 
-    def tiles(self, first: int, last: int) -> Iterator[tuple[int, int, int, int]]:
-        """Iterate over (row, column, y, x) of the tiles of some rows; (y, x) is a tile's first pixel."""
-        for row in range(first, last):
-            for column in range(self.columns):
-                yield row, column, row * self.tile, column * self.tile
-
-    def paste(
-        self, window: F32, start: int, y: int, x: int, out: F32, scale: float = 1.0, least: float = -np.inf
-    ) -> None:
-        """Write the tile at pixel (y, x), which begins at index `start` of its window, into an image.
-
-        Values are multiplied with `scale`; they are `least` at least.
-        """
-        _paste(window, start, out[y : y + self.tile, x : x + self.tile], np.float32(scale), np.float32(least))
-
-    def paste_sum(
-        self, tile: F32, weight: float, window: F32, start: int, y: int, x: int, out: F32, scale: float,
-        least: float = -np.inf,
-    ) -> None:  # fmt: skip
-        """Write a tile plus `weight` times the one in a window; otherwise as `paste`."""
-        place = out[y : y + self.tile, x : x + self.tile]
-        _paste_sum(tile, np.float32(weight), window, start, place, np.float32(scale), np.float32(least))
+    def tiles(self, numbers: Iterable[int]) -> Iterator[tuple["Transforms", TilePlace]]:
+        """Iterate over some tiles, each with transforms as large as it and its margins need."""
+        made: dict[tuple[int, int], Transforms] = {}
+        for number in numbers:
+            row, column = divmod(number, self.columns)
+            y, x = row * self.tile, column * self.tile
+            height, width = min(self.tile, self.height - y), min(self.tile, self.width - x)
+            shape = _fast_size(height + 2 * self.margin), _fast_size(width + 2 * self.margin)
+            if shape not in made:
+                made[shape] = Transforms(shape)
+            yield made[shape], TilePlace(number, row, column, y, x, height, width)
 
 
+def paste(window: F32, start: int, place: TilePlace, out: F32, scale: float = 1.0, least: float = -np.inf) -> None:
+    """Write the tile that begins at index `start` of its window into an image.
+
+    Values are multiplied with `scale`; they are `least` at least.
+    """
+    _paste(window, start, out, *place.pixels, np.float32(scale), np.float32(least))
+
+
+def paste_sum(
+    one: tuple[F32, int], other: tuple[F32, int], place: TilePlace, out: F32, scale: float, least: float
+) -> None:
+    """Write the sum of two tiles, each given with its window and the index at which it begins; otherwise as `paste`."""
+    _paste_sum(*one, *other, out, *place.pixels, np.float32(scale), np.float32(least))
+
+
+@cache
 def _fast_size(least: int) -> int:
     """Return a good size of transforms: of small prime factors and a multiple of 32.
 
@@ -91,37 +120,46 @@ def _fast_size(least: int) -> int:
     return size
 
 
-@dataclass
 class Transforms:
-    """Real transforms of one even size with their scratch space; one for each thread.
+    """Real transforms of one even shape, in place, with their windows; for one thread.
 
     Spectra are packed as OpenCV packs them: element (j, 2 k - 1) and (j, 2 k) are the real and imaginary part of frequency
-    (j, k); the first and the last column hold frequencies 0 and size / 2, packed in the same way along y.
+    (j, k); the first and the last column hold frequencies 0 and width / 2, packed in the same way along y.
     """
 
-    size: int
-    _corner: F32 = field(init=False)
+    def __init__(self, shape: tuple[int, int]) -> None:
+        """Make transforms for windows of a shape (height, width)."""
+        self.shape = shape
+        self._windows: list[F32] = []
+        self._corner = np.zeros(shape, np.float32)
 
-    def __post_init__(self) -> None:
-        """Make the scratch space."""
-        self._corner = np.zeros((self.size, self.size), np.float32)
+    def windows(self, count: int) -> list[F32]:
+        """Return `count` windows, the same at each call."""
+        self._windows += [np.empty(self.shape, np.float32) for _ in range(count - len(self._windows))]
+        return self._windows[:count]
 
-    def buffer(self) -> F32:
-        """Return a new window."""
-        return np.empty((self.size, self.size), np.float32)
-
-    def forward(self, window: F32, out: F32) -> F32:
+    def forward(self, window: F32) -> F32:
         """Transform a window."""
-        cv2.dft(window, out)
-        return out
+        cv2.dft(window, window)
+        return window
 
-    def kernel(self, stamp: F32, out: F32) -> F32:
-        """Transform a kernel stamp of odd side."""
+    def back(self, spectrum: F32) -> F32:
+        """Transform back."""
+        cv2.idft(spectrum, spectrum, flags=cv2.DFT_SCALE)
+        return spectrum
+
+    def kernel(self, stamp: F32, out: F32 | None = None) -> F32:
+        """Transform a kernel stamp of odd side into `out` (a new window by default)."""
         side = stamp.shape[0]
         self._corner[:side, :side] = stamp
+        out = np.empty(self.shape, np.float32) if out is None else out
         cv2.dft(self._corner, out)
         self._corner[:side, :side] = 0
         return out
+
+    def convolve(self, window: F32, spectrum: F32) -> F32:
+        """Convolve a window with the kernel of a spectrum."""
+        return self.back(self.multiply(self.forward(window), spectrum, window))
 
     def multiply(self, a: F32, b: F32, out: F32) -> F32:
         """Multiply two spectra; `out` may be one of them."""
@@ -139,35 +177,57 @@ class Transforms:
         _subtract(u, c, whitening)
         return u
 
-    def back(self, spectrum: F32, out: F32) -> F32:
-        """Transform back."""
-        cv2.idft(spectrum, out, flags=cv2.DFT_SCALE)
-        return out
+
+class Convolution:
+    """Convolution of windows with one kernel without negative values: summed directly where it is narrow enough."""
+
+    def __init__(self, ft: Transforms, stamp: F32) -> None:
+        """Take a kernel stamp of odd side, for the windows of transforms."""
+        self._ft, self._stamp = ft, stamp
+        self._narrow = NarrowKernel.of(stamp)
+        self._spectrum: F32 | None = None
+
+    def run(self, window: F32, first: int, place: TilePlace, out: F32) -> tuple[F32, int]:
+        """Convolve the tile that begins at index `first` of a window.
+
+        Returns a window and the index at which the tile begins in it. It is `window` or `out`; both are used.
+        """
+        if self._narrow is not None and place.height >= BLOCK_SHAPE[0] and place.width >= BLOCK_SHAPE[1]:
+            self._narrow.convolve(window, first, place.height, place.width, out)
+            return out, 0
+        if self._spectrum is None:
+            self._spectrum = self._ft.kernel(self._stamp)
+        return self._ft.convolve(window, self._spectrum), first + self._stamp.shape[0] // 2
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _paste(window: Any, start: int, out: Any, scale: Any, least: Any) -> None:
-    for y in range(out.shape[0]):
-        source, row = window[start + y, start : start + out.shape[1]], out[y]
-        for x in range(row.shape[0]):
-            value = scale * source[x]
-            row[x] = value if value > least else least
+def _paste(window: Any, start: int, out: Any, y: int, x: int, height: int, width: int, scale: Any, least: Any) -> None:
+    for j in range(height):
+        source, row = window[start + j, start : start + width], out[y + j, x : x + width]
+        for i in range(width):
+            value = scale * source[i]
+            row[i] = value if value > least else least
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _paste_sum(tile: Any, weight: Any, window: Any, start: int, out: Any, scale: Any, least: Any) -> None:
-    for y in range(out.shape[0]):
-        own, source, row = tile[y, : out.shape[1]], window[start + y, start : start + out.shape[1]], out[y]
-        for x in range(row.shape[0]):
-            value = scale * (own[x] + weight * source[x])
-            row[x] = value if value > least else least
+def _paste_sum(
+    one: Any, start: int, other: Any, other_start: int, out: Any, y: int, x: int, height: int, width: int, scale: Any,
+    least: Any,
+) -> None:  # fmt: skip
+    for j in range(height):
+        source, row = one[start + j, start : start + width], out[y + j, x : x + width]
+        second = other[other_start + j, other_start : other_start + width]
+        for i in range(width):
+            value = scale * (source[i] + second[i])
+            row[i] = value if value > least else least
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _multiply_edges(a: Any, b: Any, out: Any, add: bool) -> None:
     """Multiply the two real columns, which are complex along y."""
-    n = a.shape[0]
-    for column in (0, n - 1):
+    n, last = a.shape
+    last -= 1
+    for column in (0, last):
         for j in (0, n - 1):
             value = a[j, column] * b[j, column]
             out[j, column] = out[j, column] + value if add else value
@@ -181,13 +241,13 @@ def _multiply_edges(a: Any, b: Any, out: Any, add: bool) -> None:
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _subtract(u: Any, c: Any, phi: Any) -> None:
     """Leave (u - c) phi in u."""
-    n = u.shape[0]
+    last = u.shape[1] - 1
     u[:, 0] -= c[:, 0]
-    u[:, n - 1] -= c[:, n - 1]
+    u[:, last] -= c[:, last]
     _multiply_edges(u, phi, u, False)
-    for j in range(n):
-        p, q, f = u[j, 1 : n - 1], c[j, 1 : n - 1], phi[j, 1 : n - 1]
-        for k in range(n // 2 - 1):
+    for j in range(u.shape[0]):
+        p, q, f = u[j, 1:last], c[j, 1:last], phi[j, 1:last]
+        for k in range(last // 2):
             re, im = p[2 * k] - q[2 * k], p[2 * k + 1] - q[2 * k + 1]
             p[2 * k] = re * f[2 * k] - im * f[2 * k + 1]
             p[2 * k + 1] = re * f[2 * k + 1] + im * f[2 * k]
@@ -197,7 +257,7 @@ def _subtract(u: Any, c: Any, phi: Any) -> None:
 def _multiply(a: Any, b: Any, out: Any, add: bool) -> None:
     n = a.shape[0]
     _multiply_edges(a, b, out, add)
-    half = n // 2 - 1
+    half = a.shape[1] // 2 - 1
     if add:
         for j in range(n):
             p, q, o = a[j], b[j], out[j]

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from diffim.convolve import F32, TileGrid, Transforms
+from diffim.convolve import F32, TileGrid
 from exposure import Psf
 from exposure.psf import fwhm_of
+from exposure.quantiles import scatter
 from exposure.threads import in_bands
 
 __all__ = ["Detections", "Significance", "detect", "footprint_edges", "significance"]
@@ -99,13 +100,13 @@ def significance(
     planes = (difference, variance, good, model if with_model else None)
 
     def band(first: int, last: int) -> None:
-        _filter_rows(planes, stamps, grid, first, last, flux_error, position_error, s)
+        _filter_tiles(planes, stamps, grid, range(first, last), flux_error, position_error, s)
 
-    in_bands(band, grid.rows, least=1)
+    in_bands(band, grid.count, least=1)
     step = max(1, int(np.sqrt(s.size / 400_000)))
     sample = s[::step, ::step]
     sample = sample[(sample != 0) & good[::step, ::step]]
-    scale = float(1.4826 * np.median(np.abs(sample - np.median(sample)))) if sample.size > 100 else 1.0
+    scale = scatter(sample) if sample.size > 100 else 1.0
     scale = max(scale, 1.0)
     s /= np.float32(scale)
     return Significance(s, scale, float(np.median(fwhm_of(psf.moments_at(x, y)))))
@@ -120,47 +121,41 @@ def _gaussians(moments: NDArray[np.float64], side: int) -> F32:
     return np.asarray(stamps / stamps.sum(axis=(1, 2), keepdims=True), np.float32)
 
 
-def _filter_rows(
-    planes: tuple[F32, F32, NDArray[np.bool_], F32 | None], stamps: F32, grid: TileGrid, first: int, last: int,
+def _filter_tiles(
+    planes: tuple[F32, F32, NDArray[np.bool_], F32 | None], stamps: F32, grid: TileGrid, numbers: range,
     flux_error: float, position_error: float, out: F32,
 ) -> None:  # fmt: skip
-    """Matched filter of some rows of tiles."""
+    """Matched filter of some tiles."""
     difference, variance, good, model = planes
     half = stamps.shape[-1] // 2
-    ft = Transforms(grid.size)
-    value, spread, light, f_psf, f_square, work = (ft.buffer() for _ in range(6))
-    whole = ft.buffer()
-    for r, k, y, x in grid.tiles(first, last):
-        stamp = stamps[r * grid.columns + k]
-        _load(difference, variance, good, model, y - half, x - half, value, spread, light, whole)
-        ft.kernel(stamp, f_psf)
-        top = ft.back(ft.multiply(ft.forward(value, work), f_psf, work), value)
-        ft.kernel(stamp**2, f_square)
-        noise = ft.back(ft.multiply(ft.forward(spread, work), f_square, work), spread)
+    for ft, tile in grid.tiles(numbers):
+        stamp = stamps[tile.number]
+        value, spread, light, whole, spectrum = ft.windows(5)
+        _load(difference, variance, good, model, tile.y - half, tile.x - half, value, spread, light, whole)
+        noise = ft.convolve(spread, ft.kernel(stamp**2, spectrum))
+        top = ft.convolve(value, ft.kernel(stamp, spectrum))
         if model is not None:
-            ft.back(ft.multiply(ft.forward(light, work), f_psf, work), light)
+            ft.convolve(light, spectrum)
         _score(
             top, noise, light, cv2.blur(whole, (5, 5)), half, np.float32(flux_error**2),
-            np.float32(position_error**2 / 4), out[y : y + grid.tile, x : x + grid.tile],
+            np.float32(position_error**2 / 4), out, *tile.pixels,
         )  # fmt: skip
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _score(top: Any, noise: Any, light: Any, share: Any, half: int, flux: Any, slope: Any, out: Any) -> None:
+def _score(
+    top: Any, noise: Any, light: Any, share: Any, half: int, flux: Any, slope: Any, out: Any, y0: int, x0: int,
+    height: int, width: int,
+) -> None:  # fmt: skip
     """Write top / sqrt(noise + residuals of known light); the window of the share of good pixels is not moved."""
     least, low = np.float32(MIN_WEIGHT), 2 * half
-    width = out.shape[1]
-    for j in range(out.shape[0]):
+    last = light.shape[1] - 1
+    for j in range(height):
         y = low + j
         value, spread, good = top[y, low:], noise[y, low:], share[y - half, half:]
-        seen, left, below, above = (
-            light[y, low:],
-            light[y, low - 1 :],
-            light[y - 1, low:],
-            light[min(y + 1, light.shape[0] - 1), low:],
-        )
-        right = light[y, min(low + 1, light.shape[1] - 1) :]
-        row = out[j]
+        seen, left, below = light[y, low:], light[y, low - 1 :], light[y - 1, low:]
+        above, right = light[min(y + 1, light.shape[0] - 1), low:], light[y, min(low + 1, last) :]
+        row = out[y0 + j, x0 : x0 + width]
         for i in range(width):
             gx, gy = right[min(i, right.shape[0] - 1)] - left[i], above[i] - below[i]
             total = max(spread[i], np.float32(0)) + flux * seen[i] * seen[i] + slope * (gx * gx + gy * gy)

@@ -157,7 +157,7 @@ class Differencing:
             prepare.flux_unit_ratio(image, template),
         )  # fmt: skip
         image.set_plane("CR", rays)
-        self.put(key, int(rays.sum()))
+        self.put(key, int(np.count_nonzero(rays)))
 
     def _register(self, science: Exposure, template: Exposure, stars: Stars) -> tuple[Exposure, Stars]:
         """Return the template, resampled where its stars do not lie where those of the image do, and the stars.

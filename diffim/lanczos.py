@@ -13,7 +13,7 @@ from numba import types as numba_types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-__all__ = ["LANES", "STEPS", "TABLE", "A", "interpolate", "weigh"]
+__all__ = ["LANES", "STEPS", "TABLE", "A", "array_data", "interpolate", "types", "weigh"]
 
 A = 3
 LANES = 8  # pixels of a vector: the 2 A of a row, and what fills it up
@@ -44,7 +44,7 @@ def _weigh(typing: Any, table: Any, step: Any, fraction: Any, weights: Any, squa
     """
 
     def make(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        data = _pointers(context, builder, signature, arguments)
+        data = array_data(context, builder, signature, arguments)
         row, fraction, place = (arguments[1], arguments[2], arguments[5])
         lanes = row.type(LANES)
         row, place = builder.mul(row, lanes), builder.mul(place, lanes)
@@ -68,7 +68,7 @@ def _interpolate(
     """
 
     def make(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        data = _pointers(context, builder, signature, arguments)
+        data = array_data(context, builder, signature, arguments)
         at, width, k = arguments[2], arguments[3], builder.mul(arguments[8], arguments[8].type(LANES))
         sums: list[list[Any]] = [[], []]
         for q in range(2 * A):
@@ -94,8 +94,8 @@ weigh: Any = intrinsic(_weigh)
 interpolate: Any = intrinsic(_interpolate)
 
 
-def _pointers(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> dict[int, Any]:
-    """The data of those arguments that are arrays."""
+def array_data(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> dict[int, Any]:
+    """Return pointers to the data of those arguments of an intrinsic that are arrays, by their number."""
     return {
         k: context.make_array(kind)(context, builder, value).data
         for k, (kind, value) in enumerate(zip(signature.args, arguments, strict=True))

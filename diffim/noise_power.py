@@ -36,10 +36,12 @@ def sky_correlation(planes: Planes, rows: int = 128) -> float:
     z = np.where(sky, z, 0)
     share = np.maximum(cv2.blur(sky.astype(np.float32), (9, 9)), 1e-6)
     z -= cv2.blur(z, (9, 9)) / share
-    pair = sky[:, 1:] & sky[:, :-1]
-    if pair.sum() < 2000:
+    z *= sky
+    pairs = np.count_nonzero(sky[:, 1:] & sky[:, :-1])
+    if pairs < 2000:
         return float("nan")
-    return float(np.mean((z[:, 1:] * z[:, :-1])[pair]) / np.mean(z[sky] ** 2)) + 1 / 81
+    together = np.sum(z[:, 1:] * z[:, :-1], dtype=np.float64) / pairs
+    return float(together * np.count_nonzero(sky) / np.sum(z * z, dtype=np.float64)) + 1 / 81
 
 
 def smooth_power(power: NDArray[np.float64]) -> NDArray[np.float64]:

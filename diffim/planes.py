@@ -9,12 +9,16 @@ from numpy.typing import NDArray
 
 from exposure import Exposure
 from exposure.mask import plane_bits, usable_pixels
+from exposure.quantiles import median
 from exposure.stamps import gather
+from exposure.threads import in_bands
 
-__all__ = ["Planes", "block_medians"]
+__all__ = ["LEAST_VARIANCE", "Planes", "block_medians"]
 
 F32 = NDArray[np.float32]
+Placed = tuple[F32, F32, tuple[int, int, int, int]]
 ENOUGH = 32  # pixels that make a median
+LEAST_VARIANCE = 1e-30  # of a difference
 SAMPLE = 500_000  # pixels that suffice for the variance of the sky
 _NOTHING = np.zeros((0, 0), np.float32)
 
@@ -64,14 +68,39 @@ class Planes:
 
     def window(self, y: int, x: int, values: F32, variances: F32) -> None:
         """Write the pixels from frame position (y, x) on into two buffers; zero outside of the image."""
+        _window(self._source, *self._places(y, x), values, variances)
+
+    def difference(
+        self, y: int, x: int, matched: tuple[F32, int], spread: tuple[F32, int], scale: float, out: Placed
+    ) -> None:
+        """Write this image minus another, and the sum of both variances, into a tile that begins at frame position (y, x).
+
+        Parameters
+        ----------
+        matched, spread
+            Windows of the other image and of its variance, each with the index at which the tile begins in it.
+        scale
+            Factor on the difference; its square is that on the variance.
+        out
+            The two images that hold the tile, and the tile's (y, x, height, width) in them.
+        """
+        difference, variance, place = out
+        _difference(
+            self._source, *self._places(y, x), *matched, *spread, np.float32(scale), difference, variance, *place
+        )
+
+    @property
+    def _source(self) -> tuple[Any, ...]:
+        """The image and what stands in for pixels that do not count, as compiled code takes them."""
         rows, columns = self.background if self.background is not None else (_NOTHING, _NOTHING)
         other = self.fill or self
-        oy, ox = y - other.origin[1], x - other.origin[0]
-        _window(
-            self.image, self.variance, self.mask, np.int32(self.bits), y - self.origin[1], x - self.origin[0], rows, columns,
-            other.image, other.mask, np.int32(other.bits), oy, ox, np.float32(self.fill_scale), self.fill is not None, values,
-            variances,
-        )  # fmt: skip
+        own = (self.image, self.variance, self.mask, np.int32(self.bits), rows, columns)
+        return own, (other.image, other.mask, np.int32(other.bits), np.float32(self.fill_scale), self.fill is not None)
+
+    def _places(self, y: int, x: int) -> tuple[int, int, int, int]:
+        """Array positions of a frame position in this image and in the other one."""
+        other = self.fill or self
+        return y - self.origin[1], x - self.origin[0], y - other.origin[1], x - other.origin[0]
 
     def stamps(self, x: NDArray[np.int64], y: NDArray[np.int64], size: int) -> tuple[F32, F32]:
         """Return (N, size, size) pixels and variances around frame pixels; 0 and infinity where a pixel does not count."""
@@ -94,60 +123,79 @@ class Planes:
         values = self.variance[part]
         usable = usable_pixels(self.image[part], values, self.mask[part], self.bits)
         known = values[usable]
-        level = float(np.median(known[:: max(1, known.size // 100_000)])) if known.size else 1.0
+        level = median(known[:: max(1, known.size // 100_000)]) if known.size else 1.0
         out[:] = level
         edges = [
             np.minimum((np.arange(n + 1) * (tile / step)).astype(int), size)
             for n, size in zip(out.shape, values.shape, strict=True)
         ]
-        block_medians(values, usable, *edges, ENOUGH, out)
+        block_medians(values, usable, edges[0], edges[1], ENOUGH, out)
         return out
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _window(
-    image: Any, variance: Any, mask: Any, bits: int, y0: int, x0: int, rows: Any, columns: Any, other: Any,
-    other_mask: Any, other_bits: int, oy: int, ox: int, scale: Any, filled: bool, values: Any, variances: Any,
-) -> None:  # fmt: skip
-    height, width = image.shape
-    side = values.shape[1]
-    first, last = max(0, -x0), min(side, width - x0)
-    largest, zero, none, one = np.float32(3.4e38), np.float32(0), np.int32(0), np.int32(1)
-    level = np.zeros(side, np.float32)
+def _window(source: Any, y0: int, x0: int, oy: int, ox: int, values: Any, variances: Any) -> None:
     for j in range(values.shape[0]):
-        y = y0 + j
-        if y < 0 or y >= height or last <= first:
-            values[j] = 0
-            variances[j] = 0
-            continue
-        values[j, :first] = 0
-        values[j, last:] = 0
-        variances[j, :first] = 0
-        variances[j, last:] = 0
-        inner = slice(x0 + first, x0 + last)  # slices: indices that count from 0 need no test for negative ones
-        pixels, spread, flags = image[y, inner], variance[y, inner], mask[y, inner]
-        value, noise = values[j, first:last], variances[j, first:last]
-        level[:] = 0
-        for k in range(rows.shape[1]):
-            factor, column = rows[y, k], columns[k, inner]
-            for i in range(column.shape[0]):
-                level[i] += factor * column[i]
-        missing = none
-        for i in range(value.shape[0]):  # without branches: this loop is vectorised
-            p, v = pixels[i], spread[i]
-            ok = ((flags[i] & bits) == 0) & (abs(p) <= largest) & (v > zero) & (v <= largest)
-            value[i] = p - level[i] if ok else zero
-            noise[i] = v if ok else zero
-            missing = np.int32(missing + (none if ok else one))  # a wider counter takes as long as all the rest
-        if missing and filled:
-            _fill(value, noise, spread, other, other_mask, other_bits, oy + j, ox + first, scale)
+        _row(source, y0 + j, x0, oy + j, ox, values[j], variances[j])
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _fill(
-    value: Any, noise: Any, spread: Any, other: Any, other_mask: Any, other_bits: int, oy: int, ox: int, scale: Any
-) -> None:
+def _difference(
+    source: Any, y0: int, x0: int, oy: int, ox: int, matched: Any, at: int, spread: Any, spread_at: int, scale: Any,
+    difference: Any, variance: Any, y: int, x: int, height: int, width: int,
+) -> None:  # fmt: skip
+    pixels, noise = np.empty(width, np.float32), np.empty(width, np.float32)
+    square, least = scale * scale, np.float32(LEAST_VARIANCE)
+    for j in range(height):
+        _row(source, y0 + j, x0, oy + j, ox, pixels, noise)
+        other, its_noise = matched[at + j, at : at + width], spread[spread_at + j, spread_at : spread_at + width]
+        value, total = difference[y + j, x : x + width], variance[y + j, x : x + width]
+        for i in range(width):
+            value[i] = scale * (pixels[i] - other[i])
+        for i in range(width):  # a loop of its own: for both together the compiler has no vectors
+            sum_ = square * (noise[i] + its_noise[i])
+            total[i] = sum_ if sum_ > least else least
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _row(source: Any, y: int, x0: int, oy: int, ox: int, values: Any, variances: Any) -> None:
+    """Write the pixels of a row from x0 on, and their variances."""
+    (image, variance, mask, bits, rows, columns), filling = source
+    height, width = image.shape
+    side = values.shape[0]
+    first, last = max(0, -x0), min(side, width - x0)
+    largest, zero, none, one = np.float32(3.4e38), np.float32(0), np.int32(0), np.int32(1)
+    if y < 0 or y >= height or last <= first:
+        values[:] = 0
+        variances[:] = 0
+        return
+    values[:first] = 0
+    values[last:] = 0
+    variances[:first] = 0
+    variances[last:] = 0
+    inner = slice(x0 + first, x0 + last)  # slices: indices that count from 0 need no test for negative ones
+    pixels, spread, flags = image[y, inner], variance[y, inner], mask[y, inner]
+    value, noise = values[first:last], variances[first:last]
+    value[:] = 0
+    for k in range(rows.shape[1]):
+        factor, column = rows[y, k], columns[k, inner]
+        for i in range(column.shape[0]):
+            value[i] -= factor * column[i]
+    missing = none
+    for i in range(value.shape[0]):  # without branches: this loop is vectorised
+        p, v = pixels[i], spread[i]
+        ok = ((flags[i] & bits) == 0) & (abs(p) <= largest) & (v > zero) & (v <= largest)
+        value[i] = p + value[i] if ok else zero
+        noise[i] = v if ok else zero
+        missing = np.int32(missing + (none if ok else one))  # a wider counter takes as long as all the rest
+    if missing and filling[4]:
+        _fill(value, noise, spread, filling, oy, ox + first)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _fill(value: Any, noise: Any, spread: Any, filling: Any, oy: int, ox: int) -> None:
     """Put the other image in where a row has pixels that do not count (without noise); their variances, where known, stay."""
+    other, other_mask, other_bits, scale, _ = filling
     for i in range(value.shape[0]):
         if noise[i] != 0:
             continue
@@ -159,9 +207,18 @@ def _fill(
                 value[i] = scale * q
 
 
+def block_medians(
+    plane: F32, usable: NDArray[np.bool_], rows: NDArray[np.int64], columns: NDArray[np.int64], least: int,
+    out: NDArray[Any],
+) -> None:  # fmt: skip
+    """Write the median of the usable values of each block between `rows` and `columns`; where are fewer, nothing."""
+    in_bands(
+        lambda a, b: _block_medians(plane, usable, rows[a : b + 1], columns, least, out[a:b]), out.shape[0], least=1
+    )
+
+
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def block_medians(plane: Any, usable: Any, rows: Any, columns: Any, least: int, out: Any) -> None:
-    """Median of the usable values of each block between `rows` and `columns`; blocks with fewer stay as they are."""
+def _block_medians(plane: Any, usable: Any, rows: Any, columns: Any, least: int, out: Any) -> None:
     for r in range(out.shape[0]):
         for c in range(out.shape[1]):
             values = np.empty((rows[r + 1] - rows[r]) * (columns[c + 1] - columns[c]), np.float32)

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from diffim.errors import MismatchError
 from exposure import Exposure
-from exposure.mask import plane_bits, spread_bits, translate
+from exposure.mask import count_flagged, plane_bits, spread_bits, translate
 from exposure.stamps import gather
 from exposure.stars import Stars
 
@@ -37,10 +37,9 @@ def check_match(science: Exposure, template: Exposure, registered: bool = False)
 
 def coverage(template: Exposure, science: Exposure | None = None) -> float:
     """Return the fraction of pixels that have data in the template (and in the image)."""
-    missing = template.flagged("NO_DATA") if science is None else template.cutout(*science.bbox).flagged("NO_DATA")
-    if science is not None:
-        missing |= science.flagged("NO_DATA")
-    return 1.0 - np.count_nonzero(missing) / missing.size
+    mask = template.mask if science is None else template.cutout(*science.bbox).mask
+    missing = count_flagged(mask, mask if science is None else science.mask, plane_bits(["NO_DATA"]))
+    return 1.0 - missing / mask.size
 
 
 def prepare_masks(science: Exposure, template: Exposure) -> None:
@@ -58,11 +57,6 @@ def flux_unit_ratio(image: Exposure, template: Exposure) -> float:
     if image.photo_calib is None or template.photo_calib is None:
         return 1.0
     return template.photo_calib.mean / image.photo_calib.mean
-
-
-WHITE = 0.03  # relative difference of spreads at two lags that white noise does not exceed
-SAMPLE = 500_000  # pixels that a factor is known from
-SCALE_WITHOUT = ("DETECTED", "DETECTED_NEGATIVE", "BAD", "SAT", "INTRP", "CR", "NO_DATA")
 
 
 SNR_TIERS = ((200.0, 220), (100.0, 100), (50.0, 40))  # (least S/N, stars that make it enough)

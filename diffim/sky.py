@@ -124,7 +124,7 @@ def _typical(difference: Exposure, bits: int, rows: NDArray[np.int64], columns: 
 
     def medians(plane: NDArray[np.float32]) -> F64:
         out = np.full(shape, np.nan)
-        block_medians(plane, usable, *edges, 1, out)
+        block_medians(plane, usable, edges[0], edges[1], 1, out)
         return out
 
     usual = medians(variance)

@@ -8,17 +8,19 @@ where phi whitens the noise and keeps fluxes (phi(0) = 1; Kaiser, DMTN-021). The
 squared real-space kernels: V_D = phi^2 * V_U + (phi K)^2 * V_C, which is right on sources too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy import fft
 from numpy.typing import NDArray
 
-from diffim.convolve import F32, TileGrid, Transforms
+from diffim.convolve import F32, Convolution, TileGrid, TilePlace, Transforms, paste, paste_sum
 from diffim.kernel import Box, SpatialKernel
 from diffim.noise_power import BLOCK, noise_power, smooth_power
-from diffim.planes import Planes
+from diffim.planes import LEAST_VARIANCE, Planes
 from exposure.threads import in_bands
 
 __all__ = ["Subtracted", "Subtraction", "excess_power"]
@@ -115,79 +117,72 @@ class Subtraction:
             make((height, width), np.float32), make((height, width), np.float32),
             make((height, width), np.float32) if want_matched else np.zeros((0, 0), np.float32),
         )  # fmt: skip
-        todo = list(range(self.grid.rows)) if rows is None else rows
+        grid = self.grid
+        todo = [k for row in (range(grid.rows) if rows is None else rows) for k in grid.row(row)]
         self._kernels, self._cell_kernels  # noqa: B018 (made before the threads share them)
-        work = _whitened_rows if self.decorrelate else _plain_rows
+        work = _whitened_tiles if self.decorrelate else _plain_tiles
         if self.decorrelate:
             self._cell_whitening  # noqa: B018
         in_bands(lambda first, last: work(self, out, todo[first:last]), len(todo), least=1)
         return out
 
 
-def _plain_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:
-    grid = s.grid
+class _Filters:
+    """What is made once for the tiles of a cell, forgotten when the next row of cells begins."""
+
+    def __init__(self, make: Callable[[Transforms, tuple[int, int]], Any]) -> None:
+        self._make, self._row = make, -1
+        self._made: dict[tuple[int, ...], Any] = {}
+
+    def of(self, ft: Transforms, tile: TilePlace) -> Any:
+        """Return the filters of the cell of a tile, for windows of a shape."""
+        cell = tile.row // CELL, tile.column // CELL
+        if cell[0] != self._row:
+            self._row, self._made = cell[0], {}
+        key = *cell, *ft.shape
+        if key not in self._made:
+            self._made[key] = self._make(ft, cell)
+        return self._made[key]
+
+
+def _plain_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None:
     half = s.kernel.size // 2
-    ft = Transforms(grid.size)
-    c, vc, f_kernel, f_c, f_v = (ft.buffer() for _ in range(5))
-    u, vu = (np.empty((grid.tile, grid.tile), np.float32) for _ in range(2))  # nothing is convolved: no margin
-    squares: dict[int, F32] = {}
-    cell_row = -1
-    for row in rows:
-        if row // CELL != cell_row:
-            cell_row, squares = row // CELL, {}
-        for r, k, y, x in grid.tiles(row, row + 1):
-            stamp, cell = s._kernels[r * grid.columns + k], k // CELL
-            if cell not in squares:
-                squares[cell] = ft.kernel(s._cell_kernels[cell_row, cell] ** 2, ft.buffer())
-            fy, fx = y + s.box[1], x + s.box[0]
-            s.unconvolved.window(fy, fx, u, vu)
-            s.convolved.window(fy - half, fx - half, c, vc)
-            ft.multiply(ft.forward(c, f_c), ft.kernel(stamp, f_kernel), f_c)
-            ft.multiply(ft.forward(vc, f_v), squares[cell], f_v)
-            matched, spread = ft.back(f_c, c), ft.back(f_v, vc)
-            if out.matched.size:
-                grid.paste(matched, 2 * half, y, x, out.matched)
-            grid.paste_sum(u, -1.0, matched, 2 * half, y, x, out.difference, s.scale)
-            grid.paste_sum(vu, 1.0, spread, 2 * half, y, x, out.variance, s.scale**2, 1e-30)
+    squares = _Filters(lambda ft, cell: Convolution(ft, s._cell_kernels[cell] ** 2))
+    for ft, tile in s.grid.tiles(numbers):
+        c, v, work = ft.windows(3)
+        fy, fx = tile.y + s.box[1], tile.x + s.box[0]
+        s.convolved.window(fy - half, fx - half, c, v)
+        matched = ft.convolve(c, ft.kernel(s._kernels[tile.number], work))
+        spread = squares.of(ft, tile).run(v, half, tile, work)
+        if out.matched.size:
+            paste(matched, 2 * half, tile, out.matched)
+        place = out.difference, out.variance, tile.pixels
+        s.unconvolved.difference(fy, fx, (matched, 2 * half), spread, s.scale, place)
 
 
-def _whitened_rows(s: Subtraction, out: Subtracted, rows: list[int]) -> None:
-    grid = s.grid
-    half, reach = s.kernel.size // 2, grid.margin
-    ft = Transforms(grid.size)
-    u, vu, c, vc, f_u, f_vu, f_c, f_vc, f_kernel, real = (ft.buffer() for _ in range(10))
-    filters: dict[int, tuple[F32, F32, F32]] = {}
-    cell_row = -1
-    for row in rows:
-        if row // CELL != cell_row:
-            cell_row, filters = row // CELL, {}
-        for r, k, y, x in grid.tiles(row, row + 1):
-            if k // CELL not in filters:
-                filters[k // CELL] = _noise_filters(
-                    ft, s._cell_kernels[cell_row, k // CELL], s._cell_whitening[cell_row, k // CELL]
-                )
-            f_phi, f_phi2, f_both2 = filters[k // CELL]
-            fy, fx = y + s.box[1], x + s.box[0]
-            s.unconvolved.window(fy - reach - half, fx - reach - half, u, vu)
-            s.convolved.window(fy - reach, fx - reach, c, vc)
-            ft.kernel(s._kernels[r * grid.columns + k], f_kernel)
-            ft.subtract_product(ft.forward(u, f_u), ft.forward(c, f_c), f_kernel, f_phi)
-            grid.paste(ft.back(f_u, real), 2 * reach, y, x, out.difference, s.scale)
-            if out.matched.size:
-                grid.paste(ft.back(f_c, real), half + reach, y, x, out.matched)
-            ft.multiply(ft.forward(vu, f_vu), f_phi2, f_vu)
-            ft.add_product(ft.forward(vc, f_vc), f_both2, f_vu)
-            grid.paste(ft.back(f_vu, real), 2 * reach, y, x, out.variance, s.scale**2, 1e-30)
+def _whitened_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None:
+    half, reach = s.kernel.size // 2, s.grid.margin
+    filters = _Filters(lambda ft, cell: _noise_filters(ft, s._cell_kernels[cell], s._cell_whitening[cell]))
+    for ft, tile in s.grid.tiles(numbers):
+        f_phi, squares = filters.of(ft, tile)
+        u, vu, c, vc, work, more = ft.windows(6)
+        fy, fx = tile.y + s.box[1], tile.x + s.box[0]
+        s.unconvolved.window(fy - reach - half, fx - reach - half, u, vu)
+        s.convolved.window(fy - reach, fx - reach, c, vc)
+        spread = squares[0].run(vu, reach + half, tile, work), squares[1].run(vc, reach, tile, more)
+        paste_sum(*spread, tile, out.variance, s.scale**2, LEAST_VARIANCE)
+        ft.subtract_product(ft.forward(u), ft.forward(c), ft.kernel(s._kernels[tile.number], work), f_phi)
+        paste(ft.back(u), 2 * reach, tile, out.difference, s.scale)
+        if out.matched.size:
+            paste(ft.back(c), half + reach, tile, out.matched)
 
 
-def _noise_filters(ft: Transforms, kernel: F32, phi: F32) -> tuple[F32, F32, F32]:
-    """Return the spectra of phi, phi^2 and (phi K)^2."""
-    f_phi, f_phi2, f_both, real = (ft.buffer() for _ in range(4))
-    ft.kernel(phi, f_phi)
-    ft.kernel(phi**2, f_phi2)
-    ft.multiply(f_phi, ft.kernel(kernel, f_both), f_both)
-    both = ft.back(f_both, real)
-    return f_phi, f_phi2, ft.forward(both * both, f_both)
+def _noise_filters(ft: Transforms, kernel: F32, phi: F32) -> tuple[F32, tuple[Convolution, Convolution]]:
+    """Return the spectrum of phi and the convolutions with phi^2 and (phi K)^2."""
+    f_phi, side = ft.kernel(phi), kernel.shape[0] + phi.shape[0] - 1
+    both = ft.kernel(kernel)
+    ft.back(ft.multiply(both, f_phi, both))
+    return f_phi, (Convolution(ft, phi**2), Convolution(ft, both[:side, :side] ** 2))
 
 
 def tile_side(height: int, width: int) -> int:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from diffim.errors import DifferencingError
 from exposure import Exposure, estimate_background
 from exposure.mask import plane_bits, usable_pixels
+from exposure.quantiles import median, quantiles
 
 __all__ = ["scale_variance"]
 
@@ -64,7 +65,7 @@ def _white_factor(exposure: Exposure) -> float:
     ).reshape(image.shape)
     if np.count_nonzero(usable) < ENOUGH_SKY:
         return 0.0
-    usable &= variance < 2 * np.median(variance[usable])
+    usable &= variance < 2 * median(variance[usable])
     z = np.where(usable, image / np.sqrt(np.where(usable, variance, 1)), np.nan)
     scatter = []
     for k, lag in enumerate(LAGS):
@@ -88,17 +89,17 @@ def _sky_factor(exposure: Exposure, limit: float) -> float:
         return 1.0
     level = estimate_background(image, ~usable, 64 // step).level
     rest, sigma2 = (image - level)[usable], variance[usable]
-    sky = sigma2 < 2 * np.median(sigma2)  # objects are not known yet: leave out pixels that their light makes noisy
+    sky = sigma2 < 2 * median(sigma2)  # objects are not known yet: leave out pixels that their light makes noisy
     rest, sigma2 = rest[sky], sigma2[sky]
     factor = _spread(rest / np.sqrt(sigma2)) ** 2
-    return factor if factor <= limit else _spread(rest) ** 2 / float(np.median(sigma2))
+    return factor if factor <= limit else _spread(rest) ** 2 / median(sigma2)
 
 
 def _spread(values: NDArray[Any]) -> float:
     """Return the interquartile range in units of that of a unit Gaussian, or where it falls on steps of digitisation the rms."""
-    first, low, high, last = np.percentile(values, [1, 25, 75, 99])
+    first, low, high, last = quantiles(values, 0.01, 0.25, 0.75, 0.99)
     width = (high - low) / 1.349 or (last - first) / 4.652
     equal = max(np.count_nonzero(np.abs(values - edge) <= 1e-3 * width) for edge in (low, high))
     if equal > COARSE * values.size:
-        return float(np.std(values[np.abs(values - np.median(values)) <= 5 * width]))
+        return float(np.std(values[np.abs(values - median(values)) <= 5 * width]))
     return float(0.7413 * (high - low))

@@ -16,10 +16,10 @@ import numpy as np
 from numpy import fft
 from numpy.typing import NDArray
 
-from diffim.convolve import F32, TileGrid, Transforms
+from diffim.convolve import F32, TileGrid, paste
 from diffim.errors import DifferencingError
 from diffim.kernel import Box
-from diffim.planes import Planes
+from diffim.planes import LEAST_VARIANCE, Planes
 from diffim.subtract import Subtracted, tile_side
 from exposure import Psf
 from exposure.threads import in_bands
@@ -151,24 +151,23 @@ class ProperSubtraction:
         width, height = self.box[2:]
         out = Subtracted(*(np.empty((height, width), np.float32) for _ in range(3)))
         self._filters  # noqa: B018 (made before the threads share it)
-        in_bands(lambda first, last: _rows(self, out, first, last), self.grid.rows, least=1)
+        in_bands(lambda first, last: _tiles(self, out, range(first, last)), self.grid.count, least=1)
         return out
 
 
-def _rows(s: ProperSubtraction, out: Subtracted, first: int, last: int) -> None:
-    grid, reach = s.grid, s.grid.margin
-    ft = Transforms(grid.size)
-    n, v_n, r, v_r, f_n, f_r, f_v, kernel, real = (ft.buffer() for _ in range(9))
-    for row, column, y, x in grid.tiles(first, last):
-        k_n, k_r = (k[row * grid.columns + column] for k in s._filters)
-        fy, fx = y + s.box[1], x + s.box[0]
-        s.new.window(fy - reach, fx - reach, n, v_n)
-        s.reference.window(fy - reach, fx - reach, r, v_r)
-        ft.multiply(ft.forward(r, f_r), ft.kernel(k_r, kernel), f_r)
-        grid.paste(ft.back(f_r, real), 2 * reach, y, x, out.matched)
-        ft.multiply(ft.forward(n, f_n), ft.kernel(k_n, kernel), f_n)
-        np.subtract(f_n, f_r, out=f_n)
-        grid.paste(ft.back(f_n, real), 2 * reach, y, x, out.difference)
-        ft.multiply(ft.forward(v_n, f_v), ft.kernel(k_n**2, kernel), f_v)
-        ft.add_product(ft.forward(v_r, f_r), ft.kernel(k_r**2, kernel), f_v)
-        grid.paste(ft.back(f_v, real), 2 * reach, y, x, out.variance, least=1e-30)
+def _tiles(s: ProperSubtraction, out: Subtracted, numbers: range) -> None:
+    reach = s.grid.margin
+    for ft, tile in s.grid.tiles(numbers):
+        k_n, k_r = (k[tile.number] for k in s._filters)
+        n, v_n, r, v_r, kernel = ft.windows(5)
+        fy, fx = tile.y + s.box[1] - reach, tile.x + s.box[0] - reach
+        s.new.window(fy, fx, n, v_n)
+        s.reference.window(fy, fx, r, v_r)
+        ft.multiply(ft.forward(v_n), ft.kernel(k_n**2, kernel), v_n)
+        ft.add_product(ft.forward(v_r), ft.kernel(k_r**2, kernel), v_n)
+        paste(ft.back(v_n), 2 * reach, tile, out.variance, least=LEAST_VARIANCE)
+        ft.multiply(ft.forward(r), ft.kernel(k_r, kernel), r)
+        ft.multiply(ft.forward(n), ft.kernel(k_n, kernel), n)
+        np.subtract(n, r, out=n)
+        paste(ft.back(n), 2 * reach, tile, out.difference)
+        paste(ft.back(r), 2 * reach, tile, out.matched)

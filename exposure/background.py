@@ -95,15 +95,20 @@ def subtract_level(exposure: "Exposure", level: NDArray[np.float32], step: int) 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _subtract(image: Any, mask: Any, bits: int, level: Any, step: int, first: int, last: int) -> None:
     width = image.shape[1]
-    above, rise = np.zeros(width, np.float32), np.zeros(width, np.float32)
-    known = -1
+    rows = np.zeros((3, width), np.float32)
+    above, below, rise = rows[0], rows[1], rows[2]
+    known = -2
     for y in range(first, last):
         k = min(y // step, level.shape[0] - 1)
         if k != known:
+            if k == known + 1:
+                above, below = below, above
+            else:
+                _spread_row(level[k], step, above)
+            _spread_row(level[min(k + 1, level.shape[0] - 1)], step, below)
+            for x in range(width):
+                rise[x] = below[x] - above[x]
             known = k
-            _spread_row(level[k], step, above)
-            _spread_row(level[min(k + 1, level.shape[0] - 1)], step, rise)
-            rise -= above
         f = np.float32((y - k * step) / step)
         pixels, flags = image[y], mask[y]
         for x in range(width):
@@ -116,5 +121,6 @@ def _spread_row(coarse: Any, step: int, out: Any) -> None:
     last = coarse.shape[0] - 1
     for i in range(last + 1):
         start, slope = coarse[i], (coarse[min(i + 1, last)] - coarse[i]) / np.float32(step)
-        for q in range(min(step, out.shape[0] - i * step)):
-            out[i * step + q] = start + np.float32(q) * slope
+        part = out[i * step : (i + 1) * step]
+        for q in range(part.shape[0]):
+            part[q] = start + np.float32(q) * slope

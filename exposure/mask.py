@@ -17,6 +17,7 @@ from exposure.threads import in_bands
 __all__ = [
     "PIXEL_FLAGS",
     "PLANES",
+    "count_flagged",
     "flagged_pixels",
     "plane_bits",
     "remap",
@@ -34,6 +35,7 @@ _NAMES = (
 
 PLANES = MappingProxyType({name: bit for bit, name in enumerate(_NAMES)})
 
+RUN = 128  # pixels of a row that are looked at once before each is looked at
 
 # planes that become flags of measured places, by the names of the flags
 PIXEL_FLAGS = {
@@ -67,10 +69,12 @@ def remap(mask: NDArray[np.integer], names: dict[str, int]) -> NDArray[np.int32]
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _usable(image: Any, variance: Any, mask: Any, bits: int, out: Any, first: int, last: int) -> None:
+    zero, most = np.float32(0), np.float32(np.inf)
     for y in range(first, last):
-        for x in range(image.shape[1]):
-            v = variance[y, x]
-            out[y, x] = np.isfinite(image[y, x]) and v > 0 and v < np.inf and (mask[y, x] & bits) == 0
+        pixels, spread, flags, row = image[y], variance[y], mask[y], out[y]
+        for x in range(row.shape[0]):  # without branches: this loop is vectorised
+            v = spread[x]
+            row[x] = (abs(pixels[x]) < most) & (v > zero) & (v < most) & ((flags[x] & bits) == 0)
 
 
 def usable_pixels(
@@ -97,6 +101,25 @@ def flagged_pixels(mask: NDArray[np.int32], bits: int) -> NDArray[np.bool_]:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _count(mask: Any, other: Any, bits: int, first: int, last: int) -> Any:
+    total = 0
+    for y in range(first, last):
+        row, second = mask[y], other[y]
+        found: Any = np.int32(0)
+        for x in range(row.shape[0]):
+            found = np.int32(found + (np.int32(1) if (row[x] | second[x]) & bits != 0 else np.int32(0)))
+        total += found
+    return total
+
+
+def count_flagged(mask: NDArray[np.int32], other: NDArray[np.int32], bits: int) -> int:
+    """Return in how many pixels any of the bits is set in either of two masks."""
+    counts: list[int] = []
+    in_bands(lambda first, last: counts.append(_count(mask, other, np.int32(bits), first, last)), mask.shape[0])
+    return sum(counts)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _set(mask: Any, where: Any, bits: int, first: int, last: int) -> None:
     for y in range(first, last):
         for x in range(mask.shape[1]):
@@ -110,16 +133,28 @@ def set_bits(mask: NDArray[np.int32], where: NDArray[np.bool_], bits: int) -> No
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _any(row: Any, bits: int) -> bool:
+    """Whether any pixel has any of the bits; most have none, and this is vectorised."""
+    seen: Any = np.int32(0)
+    for x in range(row.shape[0]):
+        seen = np.int32(seen | (row[x] & bits))
+    return bool(seen != 0)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _translate(mask: Any, kept: int, old: Any, new: Any, first: int, last: int) -> None:
+    others = np.int32(~kept)
     for y in range(first, last):
-        for x in range(mask.shape[1]):
-            m = mask[y, x]
-            value = m & kept
-            if m != value:
+        for low in range(0, mask.shape[1], RUN):
+            row = mask[y, low : low + RUN]
+            if not _any(row, others):
+                continue
+            for x in range(row.shape[0]):
+                value = row[x] & kept
                 for k in range(old.shape[0]):
-                    if m & old[k]:
+                    if row[x] & old[k]:
                         value |= new[k]
-                mask[y, x] = value
+                row[x] = value
 
 
 def _renamed(mask: NDArray[np.int32], kept: int, old: NDArray[np.int32], new: NDArray[np.int32]) -> None:
@@ -140,20 +175,23 @@ def _spread(
     """Set bits in rows `first` to `last` of `out`."""
     height, width = mask.shape
     for y in range(max(0, first + y0 - dy[-1]), min(height, last + y0 + dy[-1])):
-        for x in range(width):
-            m = mask[y, x] & bits
-            if m == 0:
+        for low in range(0, width, RUN):
+            if not _any(mask[y, low : low + RUN], bits):
                 continue
-            inner = (y == 0 or mask[y - 1, x] & m == m) and (y == height - 1 or mask[y + 1, x] & m == m)
-            inner = inner and (x == 0 or mask[y, x - 1] & m == m) and (x == width - 1 or mask[y, x + 1] & m == m)
-            if inner:  # a pixel outside is nearer to the rim
-                if first <= y - y0 < last and 0 <= x - x0 < out.shape[1]:
-                    out[y - y0, x - x0] |= m if put == 0 else put
-                continue
-            for k in range(dy.shape[0]):
-                j, i = y - y0 + dy[k], x - x0 + dx[k]
-                if first <= j < last and 0 <= i < out.shape[1]:
-                    out[j, i] |= m if put == 0 else put
+            for x in range(low, min(low + RUN, width)):
+                m = mask[y, x] & bits
+                if m == 0:
+                    continue
+                inner = (y == 0 or mask[y - 1, x] & m == m) and (y == height - 1 or mask[y + 1, x] & m == m)
+                inner = inner and (x == 0 or mask[y, x - 1] & m == m) and (x == width - 1 or mask[y, x + 1] & m == m)
+                if inner:  # a pixel outside is nearer to the rim
+                    if first <= y - y0 < last and 0 <= x - x0 < out.shape[1]:
+                        out[y - y0, x - x0] |= m if put == 0 else put
+                    continue
+                for k in range(dy.shape[0]):
+                    j, i = y - y0 + dy[k], x - x0 + dx[k]
+                    if first <= j < last and 0 <= i < out.shape[1]:
+                        out[j, i] |= m if put == 0 else put
 
 
 def spread_bits(

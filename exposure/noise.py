@@ -5,6 +5,8 @@ import numpy as np
 from numpy import fft
 from numpy.typing import NDArray
 
+from exposure.quantiles import median, scatter
+
 __all__ = ["BLOCK", "MAX_LAG", "near_sources", "sky_autocorrelation"]
 
 BLOCK = 64
@@ -29,7 +31,7 @@ def sky_autocorrelation(
         part = sky[y : y + BLOCK, x : x + BLOCK]
         if part.mean() > 0.5:
             values = z[y : y + BLOCK, x : x + BLOCK]
-            blocks.append(np.where(part, values - np.median(values[part]), 0))
+            blocks.append(np.where(part, values - median(values[part]), 0))
             masks.append(part)
     if len(blocks) < 4:
         return None
@@ -45,6 +47,6 @@ def near_sources(z: NDArray[np.float32], ok: NDArray[np.bool_]) -> NDArray[np.bo
     """Return pixels within 8 px of anything that stands out of the smoothed image: its wings would look correlated."""
     smooth = cv2.GaussianBlur(z, (0, 0), 1.5)
     values = smooth[ok][:: max(1, z.size // 400_000)]
-    spread = 1.4826 * float(np.median(np.abs(values - np.median(values)))) if values.size else 1.0
+    spread = scatter(values) if values.size else 1.0
     high = (np.abs(smooth) > 4 * spread) | (np.abs(z) > 4.5)
     return np.asarray(cv2.dilate(high.astype(np.uint8), np.ones((17, 17), np.uint8)) > 0)

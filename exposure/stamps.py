@@ -7,6 +7,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from exposure.threads import in_bands
+
 __all__ = ["adaptive_moments", "blend", "gather", "shift_stamps", "sided", "windowed_centroids"]
 
 _CENTROID_STEPS = 30
@@ -171,11 +173,9 @@ def adaptive_moments(
     Jarvis 2002; Hirata & Seljak 2003, fixed centre).
     """
     n = stamps.shape[0]
-    zero = np.zeros(n)
-    out = np.empty((n, 3))
-    _moments(
-        np.ascontiguousarray(stamps, dtype=np.float64), zero if x0 is None else x0, zero if y0 is None else y0, out
-    )
+    pixels, out = np.ascontiguousarray(stamps, dtype=np.float64), np.empty((n, 3))
+    x, y = (np.zeros(n) if a is None else a for a in (x0, y0))
+    in_bands(lambda a, b: _moments(pixels[a:b], x[a:b], y[a:b], out[a:b]), n)
     return out
 
 
@@ -224,8 +224,8 @@ def windowed_centroids(
     middle pixel, as are the starting points (x, y); NaN where they do not converge or
     come nearer to the stamp's edge than `sigma`.
     """
-    out = np.empty((stamps.shape[0], 2))
-    _centroids(np.ascontiguousarray(stamps, dtype=np.float32), x, y, sigma, out)
+    pixels, out = np.ascontiguousarray(stamps, dtype=np.float32), np.empty((stamps.shape[0], 2))
+    in_bands(lambda a, b: _centroids(pixels[a:b], x[a:b], y[a:b], sigma, out[a:b]), len(out))
     return out
 
 

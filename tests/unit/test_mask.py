@@ -6,7 +6,7 @@ from scipy.ndimage import binary_dilation
 
 from calibration.stars import bright_stars
 from exposure import Exposure
-from exposure.mask import plane_bits, spread_bits
+from exposure.mask import count_flagged, plane_bits, spread_bits, translate
 
 
 def marked():
@@ -39,6 +39,29 @@ def test_another_bit_is_put_around_in_place(threads, monkeypatch):
     own = mask.copy()
     spread_bits(own, 2, 9, own, put=64)
     np.testing.assert_array_equal(own, mask | 64 * binary_dilation(mask & 2 > 0, disc(9)))
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_planes_are_kept_renamed_or_dropped(threads, monkeypatch):
+    monkeypatch.setenv("ALERTPROD_THREADS", threads)
+    rng = np.random.default_rng(11)
+    mask = np.zeros((200, 333), np.int32)
+    mask.flat[rng.integers(0, mask.size, 300)] = rng.integers(0, 1 << 19, 300)
+    kept, (old, new) = plane_bits(["BAD", "NO_DATA"]), (plane_bits([name]) for name in ("SAT", "SAT_TEMPLATE"))
+    expected = (mask & kept) | np.where(mask & old, new, 0)
+    made = mask.copy()
+    translate(made, kept, {"SAT": "SAT_TEMPLATE"})
+    np.testing.assert_array_equal(made, expected)
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_flagged_pixels_of_two_masks_are_counted(threads, monkeypatch):
+    monkeypatch.setenv("ALERTPROD_THREADS", threads)
+    mask, wide = marked(), np.zeros((800, 600), np.int32)
+    wide[100:150] = 2
+    other = wide[50:750, 30:530]  # a part of a larger image
+    assert count_flagged(mask, other, 2) == np.count_nonzero((mask | other) & 2)
+    assert count_flagged(mask, mask, 1) == np.count_nonzero(mask & 1)
 
 
 def test_bright_stars_do_not_depend_on_the_number_of_threads(monkeypatch):
