@@ -23,17 +23,19 @@ F64 = NDArray[np.float64]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _peaks(image: Any, variance: Any, good: Any, threshold: float, out: Any, first: int, last: int) -> int:
-    """Write (x, y) of pixels of some rows above the threshold that are the largest of their 5x5; returns how many there are."""
+def _peaks(image: Any, variance: Any, mask: Any, bits: int, threshold: float, out: Any, first: int, last: int) -> int:
+    """Write (x, y) of good pixels of some rows above the threshold, the largest of their 5x5; returns how many there are."""
     n = 0
     height, width = image.shape
     high = np.zeros(-(-width // 8) * 8, np.bool_)
     words = high.view(np.uint64)  # most are zero: eight pixels are passed over at once
-    least = np.float32(threshold * threshold)
+    least, zero, most = np.float32(threshold * threshold), np.float32(0), np.float32(np.inf)
     for y in range(max(first, 2), min(last, height - 2)):
-        pixels, spread, able = image[y], variance[y], good[y]
+        pixels, spread, flags = image[y], variance[y], mask[y]
         for x in range(width):  # without branches: this loop is vectorised
-            high[x] = (pixels[x] > 0) & (pixels[x] * pixels[x] > least * spread[x]) & able[x]
+            p, v = pixels[x], spread[x]
+            able = (p < most) & (v > zero) & (v < most) & ((flags[x] & bits) == 0)
+            high[x] = (p > zero) & (p * p > least * v) & able
         for word in range(words.shape[0]):
             if words[word] == 0:
                 continue
@@ -61,12 +63,12 @@ def bright_stars(exposure: Exposure, threshold: float = 30.0) -> Stars:
 
     Positions are those of the peak pixel, fluxes sums within 5 px; brightest first.
     """
-    good = exposure.good("BAD", "CR", "SAT")
+    pixels = exposure.image, exposure.variance, exposure.mask, np.int32(plane_bits(["NO_DATA", "BAD", "CR", "SAT"]))
     bands: dict[int, NDArray[np.int64]] = {}
 
     def search(first: int, last: int) -> None:
         out = np.empty((MOST, 2), np.int64)
-        bands[first] = out[: _peaks(exposure.image, exposure.variance, good, threshold, out, first, last)]
+        bands[first] = out[: _peaks(*pixels, threshold, out, first, last)]
 
     in_bands(search, exposure.height)
     found = np.concatenate([bands[first] for first in sorted(bands)])[:MOST]
