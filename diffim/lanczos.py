@@ -1,10 +1,11 @@
 """Lanczos-3 interpolation of one point in an image and its variance, with vector instructions.
 
 Of a sum over 6 x 6 pixels the compiler sees short loops, for which it has no vectors, whichever way they are written. So
-the instructions are given: a row of 6 pixels (and 2 of weight 0) is one vector of 8, which is summed over the rows first
-and across at the end. The time does not depend on how the source is turned.
+the instructions are given: a row of 6 pixels (and 2 of weight 0), each a pair of value and variance, is one vector of 16,
+which is summed over the rows first and across at the end. The time does not depend on how the source is turned.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ LANES = 8  # pixels of a vector: the 2 A of a row, and what fills it up
 STEPS = 1024  # of the table between two pixels: linear between them the weights are right to 1e-6
 types: Any = numba_types  # its names are made at run time
 _FLAGS = ("contract", "nsz")
-_VECTOR, _INDEX = ir.VectorType(ir.FloatType(), LANES), ir.IntType(32)
+_INDEX = ir.IntType(32)
 
 
 def _table() -> NDArray[np.float32]:
@@ -37,57 +38,59 @@ def _table() -> NDArray[np.float32]:
 TABLE = _table()
 
 
-def _weigh(typing: Any, table: Any, step: Any, fraction: Any, weights: Any, squares: Any, k: Any) -> Any:
-    """Write the weights at `step` of the flat `table` and the `fraction` of the way to the next, and their squares.
+def _weigh(typing: Any, table: Any, step: Any, fraction: Any, weights: Any, k: Any) -> Any:
+    """Write the weights at `step` of the flat `table` and the `fraction` of the way to the next, each with its square.
 
-    They become the `k`-th vectors of the flat arrays `weights` and `squares`.
+    They become the `k`-th vector of pairs of the flat array `weights`.
     """
 
     def make(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         data = array_data(context, builder, signature, arguments)
-        row, fraction, place = (arguments[1], arguments[2], arguments[5])
-        lanes = row.type(LANES)
-        row, place = builder.mul(row, lanes), builder.mul(place, lanes)
-        low, high = _load(builder, data[0], row), _load(builder, data[0], builder.add(row, lanes))
-        slope = builder.fmul(_in_all_lanes(builder, fraction), builder.fsub(high, low), flags=_FLAGS)
+        row, fraction, place = arguments[1], arguments[2], arguments[4]
+        row, place = builder.mul(row, row.type(LANES)), builder.mul(place, place.type(2 * LANES))
+        low = _load(builder, data[0], row, LANES)
+        high = _load(builder, data[0], builder.add(row, row.type(LANES)), LANES)
+        one = builder.insert_element(ir.Constant(low.type, ir.Undefined), fraction, _INDEX(0))
+        slope = builder.fmul(_shuffled(builder, one, one, [0] * LANES), builder.fsub(high, low), flags=_FLAGS)
         w = builder.fadd(low, slope, flags=_FLAGS)
-        for k, value in ((3, w), (4, builder.fmul(w, w))):
-            builder.store(value, _place(builder, data[k], place), align=4)
+        pairs = [i for k in range(LANES) for i in (k, LANES + k)]
+        both = _shuffled(builder, w, builder.fmul(w, w), pairs)
+        builder.store(both, _place(builder, data[3], place, 2 * LANES), align=4)
         return context.get_dummy_value()
 
-    return types.void(table, step, fraction, weights, squares, k), make
+    return types.void(table, step, fraction, weights, k), make
 
 
-def _interpolate(
-    typing: Any, image: Any, variance: Any, at: Any, width: Any, wx: Any, sx: Any, wy: Any, sy: Any, k: Any
-) -> Any:
-    """Return the sums of image and variance (flat float32, rows of `width`) over the 6 rows of 8 pixels from `at` on.
+def _interpolate(typing: Any, pairs: Any, at: Any, width: Any, wx: Any, wy: Any, k: Any) -> Any:
+    """Return the sums of image and variance (flat `pairs`, rows of `width` pixels) over the 6 rows of 8 pixels from `at` on.
 
-    The weights are the `k`-th vectors of `wx` and `wy`, for the variance those of their squares `sx` and `sy`. All 48
-    pixels must be in the image and finite.
+    The weights are the `k`-th vectors of `wx` and `wy`. All 48 pixels must be in the image and finite.
     """
 
     def make(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         data = array_data(context, builder, signature, arguments)
-        at, width, k = arguments[2], arguments[3], builder.mul(arguments[8], arguments[8].type(LANES))
-        sums: list[list[Any]] = [[], []]
+        two = arguments[1].type(2)
+        at, width = builder.mul(arguments[1], two), builder.mul(arguments[2], two)
+        k = builder.mul(arguments[5], arguments[5].type(2 * LANES))
+        sums: list[Any] = []
         for q in range(2 * A):
-            for plane, factors in ((0, 6), (1, 7)):
-                factor = builder.load(builder.gep(data[factors], [builder.add(k, k.type(q))]))
-                pixels, known = _load(builder, data[plane], at), sums[plane]
-                part = builder.fmul(_in_all_lanes(builder, factor), pixels, flags=_FLAGS)
-                if q < 2:  # two sums that do not wait for each other
-                    known.append(part)
-                else:
-                    known[q % 2] = builder.fadd(known[q % 2], part, flags=_FLAGS)
+            pair = _load(builder, data[4], builder.add(k, k.type(2 * q)), 2)
+            weight = _shuffled(builder, pair, pair, [0, 1] * LANES)
+            part = builder.fmul(weight, _load(builder, data[0], at, 2 * LANES), flags=_FLAGS)
+            if q < 2:  # two sums that do not wait for each other
+                sums.append(part)
+            else:
+                sums[q % 2] = builder.fadd(sums[q % 2], part, flags=_FLAGS)
             at = builder.add(at, width)
-        found = [
-            _across(builder, builder.fmul(builder.fadd(*sums[plane]), _load(builder, data[factors], k)))
-            for plane, factors in ((0, 4), (1, 5))
-        ]
+        total = builder.fmul(builder.fadd(*sums), _load(builder, data[3], k, 2 * LANES))
+        lanes = LANES
+        while lanes > 1:  # across by halves, down to one pair
+            low, high = (_shuffled(builder, total, total, range(a, a + lanes)) for a in (0, lanes))
+            total, lanes = builder.fadd(low, high), lanes // 2
+        found = [builder.extract_element(total, _INDEX(plane)) for plane in range(2)]
         return context.make_tuple(builder, signature.return_type, found)
 
-    return types.UniTuple(types.float32, 2)(image, variance, at, width, wx, sx, wy, sy, k), make
+    return types.UniTuple(types.float32, 2)(pairs, at, width, wx, wy, k), make
 
 
 weigh: Any = intrinsic(_weigh)
@@ -103,27 +106,13 @@ def array_data(context: Any, builder: ir.IRBuilder, signature: Any, arguments: A
     }
 
 
-def _place(builder: ir.IRBuilder, pointer: Any, index: Any) -> Any:
-    return builder.bitcast(builder.gep(pointer, [index]), _VECTOR.as_pointer())
+def _place(builder: ir.IRBuilder, pointer: Any, index: Any, lanes: int) -> Any:
+    return builder.bitcast(builder.gep(pointer, [index]), ir.VectorType(ir.FloatType(), lanes).as_pointer())
 
 
-def _load(builder: ir.IRBuilder, pointer: Any, index: Any) -> Any:
-    return builder.load(_place(builder, pointer, index), align=4)
+def _load(builder: ir.IRBuilder, pointer: Any, index: Any, lanes: int) -> Any:
+    return builder.load(_place(builder, pointer, index, lanes), align=4)
 
 
-def _in_all_lanes(builder: ir.IRBuilder, value: Any) -> Any:
-    vector = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, _INDEX(0))
-    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES))
-
-
-def _across(builder: ir.IRBuilder, vector: Any) -> Any:
-    """The sum of all lanes, by halves."""
-    lanes = LANES
-    while lanes > 1:
-        lanes //= 2
-        halves = [
-            builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_INDEX, lanes), list(range(k, k + lanes))))
-            for k in (0, lanes)
-        ]
-        vector = builder.fadd(*halves)
-    return builder.extract_element(vector, _INDEX(0))
+def _shuffled(builder: ir.IRBuilder, one: Any, other: Any, lanes: Sequence[int]) -> Any:
+    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_INDEX, len(lanes)), list(lanes)))

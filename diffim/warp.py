@@ -54,7 +54,7 @@ def _masked(
             xx = ix - A + 1 + p
             if xx < 0 or xx >= width:
                 continue
-            w = wy[at + q] * wx[at + p]
+            w = wy[at + 2 * q] * wx[at + 2 * p]  # each is followed by its square
             m = mask[yy, xx]
             if abs(w) > 0.02:
                 bits |= m
@@ -82,19 +82,18 @@ def _places(x0: float, dx: float, size: int, first: Any, step: Any, fraction: An
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _resample(
-    image: Any, variance: Any, mask: Any, marked: Any, gx: Any, gy: Any, table: Any, scale: float, no_data: int,
-    image_out: Any, variance_out: Any, mask_out: Any, first: int, last: int,
+    image: Any, variance: Any, mask: Any, pairs: Any, marked: Any, gx: Any, gy: Any, table: Any, scale: float,
+    no_data: int, image_out: Any, variance_out: Any, mask_out: Any, first: int, last: int,
 ) -> None:  # fmt: skip
     """Resample some rows, in blocks of some cells of the grid: a source that is turned is read from the cache."""
-    flat_image, flat_variance, flat_table = image.ravel(), variance.ravel(), table.ravel()  # no copies: all contiguous
+    flat_pairs, flat_table = pairs.ravel(), table.ravel()  # no copies: both are contiguous
     height, width = image.shape
     unit, square, nothing = np.float32(scale), np.float32(scale * scale), np.float32(np.nan)
     cells = (image_out.shape[1] + GRID - 1) // GRID
     xs, ys = np.empty(GRID, np.int32), np.empty(GRID, np.int32)
     kx, ky = np.empty(GRID, np.int32), np.empty(GRID, np.int32)
     fx, fy = np.empty(GRID, np.float32), np.empty(GRID, np.float32)
-    wx, wy = np.empty(GRID * LANES, np.float32), np.empty(GRID * LANES, np.float32)  # weights
-    sx, sy = np.empty(GRID * LANES, np.float32), np.empty(GRID * LANES, np.float32)  # their squares
+    wx, wy = np.empty(2 * GRID * LANES, np.float32), np.empty(2 * GRID * LANES, np.float32)
     blocks = (cells + BLOCK - 1) // BLOCK
     for block in range((last - first + GRID - 1) // GRID * blocks):
         top, left = first + block // blocks * GRID, block % blocks * BLOCK
@@ -108,8 +107,8 @@ def _resample(
                 _places(x0, dx, width, xs, kx, fx)
                 _places(y0, dy, height, ys, ky, fy)
                 for k in range(GRID):
-                    weigh(flat_table, np.int64(max(kx[k], 0)), fx[k], wx, sx, k)
-                    weigh(flat_table, np.int64(max(ky[k], 0)), fy[k], wy, sy, k)
+                    weigh(flat_table, np.int64(max(kx[k], 0)), fx[k], wx, k)
+                    weigh(flat_table, np.int64(max(ky[k], 0)), fy[k], wy, k)
                 for k in range(min(GRID, image_out.shape[1] - cell * GRID)):
                     i, ix, iy = cell * GRID + k, np.int64(xs[k]), np.int64(ys[k])
                     inside = A - 1 <= ix <= width - LANES + A - 1 and A - 1 <= iy < height - A
@@ -117,10 +116,10 @@ def _resample(
                         value, noise, bits = nothing, nothing, no_data
                     elif inside and not marked[iy, ix]:  # the weights of all pixels sum to 1
                         at = (iy - A + 1) * width + ix - A + 1
-                        value, noise = interpolate(flat_image, flat_variance, at, width, wx, sx, wy, sy, k)
+                        value, noise = interpolate(flat_pairs, at, width, wx, wy, k)
                         bits = 0
                     else:
-                        value, noise, bits = _masked(image, variance, mask, no_data, iy, ix, wx, wy, k * LANES)
+                        value, noise, bits = _masked(image, variance, mask, no_data, iy, ix, wx, wy, 2 * k * LANES)
                     image_out[j, i], variance_out[j, i] = unit * value, square * noise
                     if bits != 0:
                         mask_out[j, i] = bits
@@ -170,13 +169,18 @@ def resample(
     (pixels, spread, flags), gx, gy = _along_rows(
         (source.image, source.variance, source.mask), gx - source.origin[0], gy - source.origin[1]
     )
-    marks, unsaid = np.empty(pixels.shape, np.uint8), []
-    in_bands(lambda a, b: unsaid.append(_mark(pixels, spread, flags, no_data, marks, a, b)), len(pixels))
+    marks, unsaid, pairs = np.empty(pixels.shape, np.uint8), [], np.empty((*pixels.shape, 2), np.float32)
+
+    def look(a: int, b: int) -> None:
+        cv2.merge((pixels[a:b], spread[a:b]), pairs[a:b])
+        unsaid.append(_mark(pixels, spread, flags, no_data, marks, a, b))
+
+    in_bands(look, len(pixels))
     if any(unsaid):
         flags = np.where(np.isfinite(pixels) & np.isfinite(spread), flags, flags | np.int32(no_data))
     # pixel (y, x) of `marked`: whether any mask bit is set in the window that starts at (y - A + 1, x - A + 1)
     marked = cv2.dilate(marks, np.ones((2 * A, LANES), np.uint8), anchor=(A - 1, A - 1))
-    planes = (pixels, spread, flags, marked, gx, gy)
+    planes = (pixels, spread, flags, pairs, marked, gx, gy)
     image, variance = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
     mask = np.zeros((height, width), np.int32)
 
