@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure import Exposure
-from exposure.mask import plane_bits
+from exposure.mask import is_usable, plane_bits
 from exposure.stamps import adaptive_moments, gather
 from exposure.stars import Stars
 from exposure.threads import in_bands
@@ -29,13 +29,12 @@ def _peaks(image: Any, variance: Any, mask: Any, bits: int, threshold: float, ou
     height, width = image.shape
     high = np.zeros(-(-width // 8) * 8, np.bool_)
     words = high.view(np.uint64)  # most are zero: eight pixels are passed over at once
-    least, zero, most = np.float32(threshold * threshold), np.float32(0), np.float32(np.inf)
+    least = np.float32(threshold * threshold)
     for y in range(max(first, 2), min(last, height - 2)):
         pixels, spread, flags = image[y], variance[y], mask[y]
         for x in range(width):  # without branches: this loop is vectorised
             p, v = pixels[x], spread[x]
-            able = (p < most) & (v > zero) & (v < most) & ((flags[x] & bits) == 0)
-            high[x] = (p > zero) & (p * p > least * v) & able
+            high[x] = (p > 0) & (p * p > least * v) & is_usable(p, v, flags[x], bits)
         for word in range(words.shape[0]):
             if words[word] == 0:
                 continue

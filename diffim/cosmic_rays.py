@@ -51,8 +51,6 @@ def _is_ray(
             if out[y + dy, x + dx] and out[y - dy, x - dx]:
                 continue
             a, b = b if out[y + dy, x + dx] else a, a if out[y - dy, x - dx] else b
-        if 0.5 * (a + b) >= ratios[k] * sharp:
-            continue  # without the noise of the two, which takes longer to look up
         va = float(variance[y + dy, x + dx]) if good[y + dy, x + dx] else v
         vb = float(variance[y - dy, x - dx]) if good[y - dy, x - dx] else v
         if 0.5 * (a + b) + NEIGHBOUR_SIGMA * 0.5 * math.sqrt(va + vb) < ratios[k] * sharp:

@@ -5,23 +5,20 @@ the instructions are given: a row of 6 pixels (and 2 of weight 0), each a pair o
 which is summed over the rows first and across at the end. The time does not depend on how the source is turned.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types as numba_types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-__all__ = ["LANES", "STEPS", "TABLE", "A", "array_data", "interpolate", "types", "weigh"]
+from diffim.vectors import FLAGS, array_data, load, place, shuffled, spread, types
+
+__all__ = ["LANES", "STEPS", "TABLE", "A", "interpolate", "weigh"]
 
 A = 3
 LANES = 8  # pixels of a vector: the 2 A of a row, and what fills it up
 STEPS = 1024  # of the table between two pixels: linear between them the weights are right to 1e-6
-types: Any = numba_types  # its names are made at run time
-_FLAGS = ("contract", "nsz")
-_INDEX = ir.IntType(32)
 
 
 def _table() -> NDArray[np.float32]:
@@ -46,16 +43,15 @@ def _weigh(typing: Any, table: Any, step: Any, fraction: Any, weights: Any, k: A
 
     def make(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         data = array_data(context, builder, signature, arguments)
-        row, fraction, place = arguments[1], arguments[2], arguments[4]
-        row, place = builder.mul(row, row.type(LANES)), builder.mul(place, place.type(2 * LANES))
-        low = _load(builder, data[0], row, LANES)
-        high = _load(builder, data[0], builder.add(row, row.type(LANES)), LANES)
-        one = builder.insert_element(ir.Constant(low.type, ir.Undefined), fraction, _INDEX(0))
-        slope = builder.fmul(_shuffled(builder, one, one, [0] * LANES), builder.fsub(high, low), flags=_FLAGS)
-        w = builder.fadd(low, slope, flags=_FLAGS)
+        row, fraction, to = arguments[1], arguments[2], arguments[4]
+        row, to = builder.mul(row, row.type(LANES)), builder.mul(to, to.type(2 * LANES))
+        low = load(builder, data[0], row, LANES)
+        high = load(builder, data[0], builder.add(row, row.type(LANES)), LANES)
+        slope = builder.fmul(spread(builder, fraction, LANES), builder.fsub(high, low), flags=FLAGS)
+        w = builder.fadd(low, slope, flags=FLAGS)
         pairs = [i for k in range(LANES) for i in (k, LANES + k)]
-        both = _shuffled(builder, w, builder.fmul(w, w), pairs)
-        builder.store(both, _place(builder, data[3], place, 2 * LANES), align=4)
+        both = shuffled(builder, w, builder.fmul(w, w), pairs)
+        builder.store(both, place(builder, data[3], to, 2 * LANES), align=4)
         return context.get_dummy_value()
 
     return types.void(table, step, fraction, weights, k), make
@@ -74,20 +70,20 @@ def _interpolate(typing: Any, pairs: Any, at: Any, width: Any, wx: Any, wy: Any,
         k = builder.mul(arguments[5], arguments[5].type(2 * LANES))
         sums: list[Any] = []
         for q in range(2 * A):
-            pair = _load(builder, data[4], builder.add(k, k.type(2 * q)), 2)
-            weight = _shuffled(builder, pair, pair, [0, 1] * LANES)
-            part = builder.fmul(weight, _load(builder, data[0], at, 2 * LANES), flags=_FLAGS)
+            pair = load(builder, data[4], builder.add(k, k.type(2 * q)), 2)
+            weight = shuffled(builder, pair, pair, [0, 1] * LANES)
+            part = builder.fmul(weight, load(builder, data[0], at, 2 * LANES), flags=FLAGS)
             if q < 2:  # two sums that do not wait for each other
                 sums.append(part)
             else:
-                sums[q % 2] = builder.fadd(sums[q % 2], part, flags=_FLAGS)
+                sums[q % 2] = builder.fadd(sums[q % 2], part, flags=FLAGS)
             at = builder.add(at, width)
-        total = builder.fmul(builder.fadd(*sums), _load(builder, data[3], k, 2 * LANES))
+        total = builder.fmul(builder.fadd(*sums), load(builder, data[3], k, 2 * LANES))
         lanes = LANES
         while lanes > 1:  # across by halves, down to one pair
-            low, high = (_shuffled(builder, total, total, range(a, a + lanes)) for a in (0, lanes))
+            low, high = (shuffled(builder, total, total, range(a, a + lanes)) for a in (0, lanes))
             total, lanes = builder.fadd(low, high), lanes // 2
-        found = [builder.extract_element(total, _INDEX(plane)) for plane in range(2)]
+        found = [builder.extract_element(total, ir.IntType(32)(plane)) for plane in range(2)]
         return context.make_tuple(builder, signature.return_type, found)
 
     return types.UniTuple(types.float32, 2)(pairs, at, width, wx, wy, k), make
@@ -95,24 +91,3 @@ def _interpolate(typing: Any, pairs: Any, at: Any, width: Any, wx: Any, wy: Any,
 
 weigh: Any = intrinsic(_weigh)
 interpolate: Any = intrinsic(_interpolate)
-
-
-def array_data(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> dict[int, Any]:
-    """Return pointers to the data of those arguments of an intrinsic that are arrays, by their number."""
-    return {
-        k: context.make_array(kind)(context, builder, value).data
-        for k, (kind, value) in enumerate(zip(signature.args, arguments, strict=True))
-        if isinstance(kind, types.Array)
-    }
-
-
-def _place(builder: ir.IRBuilder, pointer: Any, index: Any, lanes: int) -> Any:
-    return builder.bitcast(builder.gep(pointer, [index]), ir.VectorType(ir.FloatType(), lanes).as_pointer())
-
-
-def _load(builder: ir.IRBuilder, pointer: Any, index: Any, lanes: int) -> Any:
-    return builder.load(_place(builder, pointer, index, lanes), align=4)
-
-
-def _shuffled(builder: ir.IRBuilder, one: Any, other: Any, lanes: Sequence[int]) -> Any:
-    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_INDEX, len(lanes)), list(lanes)))

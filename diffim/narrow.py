@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from diffim.lanczos import array_data, types
+from diffim.vectors import FLAGS, array_data, load, place, spread, types
 
 __all__ = ["BLOCK_SHAPE", "NarrowKernel"]
 
@@ -24,8 +24,7 @@ LOST = 1e-3  # of a kernel's sum that may lie outside of the part that is summed
 LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 ROWS, VECTORS = 2, 4  # of a block
 BLOCK_SHAPE = (ROWS, VECTORS * LANES)  # px; the sums do not depend on it
-_VECTOR, _INDEX = ir.VectorType(ir.FloatType(), LANES), ir.IntType(32)
-_FLAGS = ("contract", "nsz")
+_VECTOR = ir.VectorType(ir.FloatType(), LANES)
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,6 @@ def _sum_block(
         _, at, stride, _, side, _, to, out_stride = arguments
         index = at.type
 
-        def vector(array: int, place: Any, k: int) -> Any:
-            return builder.bitcast(
-                builder.gep(data[array], [builder.add(place, index(k * LANES))]), _VECTOR.as_pointer()
-            )
-
         room: Any = cgutils.alloca_once  # the compiler keeps what lies there in registers
         sums = [[room(builder, _VECTOR) for _ in range(VECTORS)] for _ in range(ROWS)]
         for one in (s for row in sums for s in row):
@@ -80,21 +74,19 @@ def _sum_block(
             start = builder.add(at, builder.mul(row.index, stride))
             below = builder.mul(row.index, side)
             with cgutils.for_range(builder, side) as column:
-                place = builder.add(start, column.index)
-                pixels = [builder.load(vector(0, place, k), align=4) for k in range(VECTORS)]
+                first = builder.add(start, column.index)
+                pixels = [load(builder, data[0], builder.add(first, index(k * LANES)), LANES) for k in range(VECTORS)]
                 for r in range(ROWS):  # the padded weights are those of this row of pixels in each row of the block
                     weight = builder.add(builder.add(below, column.index), builder.mul(side, index(ROWS - 1 - r)))
-                    one = builder.load(builder.gep(data[3], [weight]))
-                    wide = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), one, _INDEX(0))
-                    zeros = ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES)
-                    wide = builder.shuffle_vector(wide, wide, zeros)
+                    wide = spread(builder, builder.load(builder.gep(data[3], [weight])), LANES)
                     for k in range(VECTORS):
-                        part = builder.fmul(wide, pixels[k], flags=_FLAGS)
-                        builder.store(builder.fadd(builder.load(sums[r][k]), part, flags=_FLAGS), sums[r][k])
+                        part = builder.fmul(wide, pixels[k], flags=FLAGS)
+                        builder.store(builder.fadd(builder.load(sums[r][k]), part, flags=FLAGS), sums[r][k])
         for r in range(ROWS):
             line = builder.add(to, builder.mul(out_stride, index(r)))
             for k in range(VECTORS):
-                builder.store(builder.load(sums[r][k]), vector(5, line, k), align=4)
+                target = place(builder, data[5], builder.add(line, index(k * LANES)), LANES)
+                builder.store(builder.load(sums[r][k]), target, align=4)
         return context.get_dummy_value()
 
     return types.void(window, at, stride, weights, side, out, to, out_stride), make

@@ -1,6 +1,7 @@
 """One of the two images as the matcher sees it: pixels that count, windows of tiles, stamps; no full-size copies."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numba
@@ -89,7 +90,7 @@ class Planes:
             self._source, *self._places(y, x), *matched, *spread, np.float32(scale), difference, variance, *place
         )
 
-    @property
+    @cached_property
     def _source(self) -> tuple[Any, ...]:
         """The image and what stands in for pixels that do not count, as compiled code takes them."""
         rows, columns = self.background if self.background is not None else (_NOTHING, _NOTHING)

@@ -19,6 +19,7 @@ __all__ = [
     "PLANES",
     "count_flagged",
     "flagged_pixels",
+    "is_usable",
     "plane_bits",
     "remap",
     "set_bits",
@@ -68,13 +69,18 @@ def remap(mask: NDArray[np.integer], names: dict[str, int]) -> NDArray[np.int32]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def is_usable(value: Any, variance: Any, flags: Any, bits: int) -> Any:
+    """Whether a pixel is good by the rule above; without branches: loops that call it are vectorised."""
+    most = np.float32(np.inf)
+    return (abs(value) < most) & (variance > np.float32(0)) & (variance < most) & ((flags & bits) == 0)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _usable(image: Any, variance: Any, mask: Any, bits: int, out: Any, first: int, last: int) -> None:
-    zero, most = np.float32(0), np.float32(np.inf)
     for y in range(first, last):
         pixels, spread, flags, row = image[y], variance[y], mask[y], out[y]
-        for x in range(row.shape[0]):  # without branches: this loop is vectorised
-            v = spread[x]
-            row[x] = (abs(pixels[x]) < most) & (v > zero) & (v < most) & ((flags[x] & bits) == 0)
+        for x in range(row.shape[0]):
+            row[x] = is_usable(pixels[x], spread[x], flags[x], bits)
 
 
 def usable_pixels(
