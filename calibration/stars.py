@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure import Exposure
-from exposure.mask import is_usable, plane_bits
+from exposure.mask import is_usable, plane_bits, true_places
 from exposure.stamps import adaptive_moments, gather
 from exposure.stars import Stars
 from exposure.threads import in_bands
@@ -28,20 +28,17 @@ def _peaks(image: Any, variance: Any, mask: Any, bits: int, threshold: float, ou
     n = 0
     height, width = image.shape
     high = np.zeros(-(-width // 8) * 8, np.bool_)
-    words = high.view(np.uint64)  # most are zero: eight pixels are passed over at once
+    places = np.empty(high.shape[0], np.int64)
     least = np.float32(threshold * threshold)
     for y in range(max(first, 2), min(last, height - 2)):
         pixels, spread, flags = image[y], variance[y], mask[y]
         for x in range(width):  # without branches: this loop is vectorised
             p, v = pixels[x], spread[x]
             high[x] = (p > 0) & (p * p > least * v) & is_usable(p, v, flags[x], bits)
-        for word in range(words.shape[0]):
-            if words[word] == 0:
-                continue
-            for x in range(max(8 * word, 2), min(8 * word + 8, width - 2)):
-                if high[x] and n < out.shape[0] and _largest(image, y, x):
-                    out[n, 0], out[n, 1] = x, y
-                    n += 1
+        for x in places[: true_places(high, places)]:
+            if 2 <= x < width - 2 and n < out.shape[0] and _largest(image, y, x):
+                out[n, 0], out[n, 1] = x, y
+                n += 1
     return n
 
 

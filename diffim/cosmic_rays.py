@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure import Psf
+from exposure.mask import true_places
 from exposure.threads import in_bands
 
 __all__ = ["find_cosmic_rays", "neighbour_ratios"]
@@ -65,7 +66,7 @@ def _cores(
     """Mark the sharp pixels above `MIN_SIGMA` of some rows in `out`, each judged by the image as it was."""
     none = np.zeros((0, 0), np.bool_)
     high = np.zeros(-(-image.shape[1] // 8) * 8, np.bool_)
-    words = high.view(np.uint64)  # most are zero: eight pixels are passed over at once
+    places = np.empty(high.shape[0], np.int64)
     bright = high[: image.shape[1]]
     least = np.float32(MIN_SIGMA * MIN_SIGMA)
     for y in range(max(first, 1), min(last, image.shape[0] - 1)):
@@ -73,12 +74,9 @@ def _cores(
         for x in range(bright.shape[0]):  # without branches: this loop is vectorised
             bright[x] = (pixels[x] > 0) & (pixels[x] * pixels[x] > least * spread[x]) & able[x]
         bright[0] = bright[-1] = False
-        for word in range(words.shape[0]):
-            if words[word] == 0:
-                continue
-            for x in range(8 * word, 8 * word + 8):
-                if high[x] and _is_ray(image, variance, good, known, unit, none, ratios, y, x):
-                    out[y, x] = True
+        for x in places[: true_places(high, places)]:
+            if _is_ray(image, variance, good, known, unit, none, ratios, y, x):
+                out[y, x] = True
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

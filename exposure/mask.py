@@ -25,6 +25,7 @@ __all__ = [
     "set_bits",
     "spread_bits",
     "translate",
+    "true_places",
     "usable_pixels",
 ]
 
@@ -123,6 +124,19 @@ def count_flagged(mask: NDArray[np.int32], other: NDArray[np.int32], bits: int) 
     counts: list[int] = []
     in_bands(lambda first, last: counts.append(_count(mask, other, np.int32(bits), first, last)), mask.shape[0])
     return sum(counts)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def true_places(row: Any, out: Any) -> int:
+    """Write the places of the true ones of a row, whose length is a multiple of 8; returns how many there are."""
+    words, n = row.view(np.uint64), 0
+    for word in range(words.shape[0]):
+        if words[word] != 0:  # most are zero: eight pixels are passed over at once
+            for x in range(8 * word, 8 * word + 8):
+                if row[x]:
+                    out[n] = x
+                    n += 1
+    return n
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
