@@ -25,7 +25,7 @@ from exposure.threads import in_threads
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Difference", "difference_files", "kernel_candidates", "subtract_sky"]
+__all__ = ["Difference", "difference_files", "difference_pair", "kernel_candidates", "subtract_sky"]
 
 BORDER = 40
 MESH = 256
@@ -80,18 +80,31 @@ def difference_files(
     MismatchError, WcsMissing, DifferencingError
         The two do not fit together: the message says what to do.
     """
-    if registered and register:
-        raise MismatchError("--registered and --register exclude each other: the pair is registered or it is not")
-    overrides = {
-        **(rules.task_config.get("ImageDifferenceTask") or {}), **(options or {}), "doDetection": sources or score,
-        "doMeasurement": sources, "doWriteScore": score, "doWriteMatchedExp": pictures,
-    }  # fmt: skip
-    if mode != "auto":
-        overrides["mode"] = mode
-    way = Differencing(plain_options(overrides), registered=registered or register)
+    _way(rules, registered, register, mode, score, sources, pictures, options)
+    start = time.perf_counter()
+    new, old = in_threads(partial(_open, rules=rules), (science, template))
+    seconds = round(time.perf_counter() - start, 3)
+    made = difference_pair(
+        new, old, rules, registered=registered, register=register, mode=mode, score=score, sources=sources,
+        pictures=pictures, options=options,
+    )  # fmt: skip
+    made.report["seconds"] = {"read": seconds} | made.report["seconds"]
+    return made
+
+
+def difference_pair(
+    new: Exposure, old: Exposure, rules: Instrument, *, registered: bool = False, register: bool = False,
+    mode: str = "auto", score: bool = False, sources: bool = False, pictures: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> Difference:  # fmt: skip
+    """Subtract one exposure from another; parameters and errors as for `difference_files`.
+
+    The exposures are changed in place: their sky is taken off, missing variances are filled in, stars measured.
+    """
+    way = _way(rules, registered, register, mode, score, sources, pictures, options)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
-    new, old, new_stars = _prepared(science, template, rules, registered, register)
+    new, old, new_stars = _prepared(new, old, rules, registered, register)
     seconds["prepare"] = round(time.perf_counter() - start, 3)
     start = time.perf_counter()
     result = way.run(new, old, new_stars)
@@ -107,11 +120,26 @@ def difference_files(
     return Difference(difference, result.scoreExposure, result.diaSources, report | {"seconds": seconds}, subject)
 
 
+def _way(
+    rules: Instrument, registered: bool, register: bool, mode: str, score: bool, sources: bool, pictures: bool,
+    options: Mapping[str, Any] | None,
+) -> Differencing:  # fmt: skip
+    """Return what subtracts; wrong options are refused here, before any file is read."""
+    if registered and register:
+        raise MismatchError("--registered and --register exclude each other: the pair is registered or it is not")
+    overrides = {
+        **(rules.task_config.get("ImageDifferenceTask") or {}), **(options or {}), "doDetection": sources or score,
+        "doMeasurement": sources, "doWriteScore": score, "doWriteMatchedExp": pictures,
+    }  # fmt: skip
+    if mode != "auto":
+        overrides["mode"] = mode
+    return Differencing(plain_options(overrides), registered=registered or register)
+
+
 def _prepared(
-    science: Path, template: Path, rules: Instrument, registered: bool, register: bool
+    new: Exposure, old: Exposure, rules: Instrument, registered: bool, register: bool
 ) -> tuple[Exposure, Exposure, Stars]:
-    """Read a pair; return it without sky, on one pixel grid, each with a PSF, and the stars of the image."""
-    new, old = in_threads(partial(_open, rules=rules), (science, template))
+    """Return a pair without sky, on one pixel grid, each with a PSF, and the stars of the image."""
     if registered and new.image.shape != old.image.shape:
         raise MismatchError(f"registered images must have one shape, got {new.image.shape} and {old.image.shape}")
     aligned = registered or register  # else the template loses its sky once it is resampled
