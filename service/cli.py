@@ -18,7 +18,7 @@ from service.options import Json, key_values, open_database, read_settings
 from service.orbits_cli import orbits_app
 from service.startup import collector_off, fetched, load_numba, reuse_memory
 from service.template_cli import template_app
-from service.terminal import print_table, say
+from service.terminal import logs_to_stderr, print_table, say
 from tasks.errors import AlertProdError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Alert production for time-domain surveys.")
@@ -160,6 +160,7 @@ def diff(
     with fetched(min(sum(p.stat().st_size for p in (science, template) if p.exists()), MEMORY_AHEAD)):
         import astropy.io.fits  # noqa: F401  first: it looks through all modules that there are
 
+        logs_to_stderr()
         load_numba()
         from exposure import load_instrument
         from service.diff import difference_files
