@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from exposure.errors import BandUnknown, InstrumentError
 from exposure.header import Cards, Source
-from exposure.rules import HeaderRule, NotNegativeRule, PositiveRule, TimeRule
+from exposure.rules import ExposureTimeRule, HeaderRule, NotNegativeRule, PositiveRule, TimeRule
 from tasks.ids import IdPacker
 
 __all__ = ["BANDS", "HeaderRule", "Instrument", "TimeRule", "load_instrument", "visit_from_mjd"]
@@ -60,7 +60,7 @@ class Instrument(BaseModel):
     planes: Planes = Planes()
     mask_bits: dict[str, int] = {}
     bad_edge: int = Field(0, ge=0, description="rows and columns at each edge that are no good")
-    exposure_time: PositiveRule = PositiveRule(key="EXPTIME")
+    exposure_time: ExposureTimeRule = ExposureTimeRule(key="EXPTIME")
     midpoint: TimeRule = TimeRule(key="DATE-OBS")
     detector: HeaderRule = HeaderRule(constant=0)
     visit: HeaderRule | None = None
