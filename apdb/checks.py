@@ -5,7 +5,7 @@ object at a declination of 91 degrees.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -118,8 +118,8 @@ def _bounds(name: str, datatype: str, dtype: np.dtype[Any]) -> tuple[float, floa
     if datatype == "boolean":
         return 0, 1
     if datatype in ("long", "int", "short"):
-        held = np.iinfo({"long": np.int64, "int": np.int32, "short": np.int16}[datatype])
-        least, most = int(held.min), int(held.max)
+        half = 1 << {"long": 63, "int": 31, "short": 15}[datatype]
+        least, most = -half, half - 1
         exact = (1 << (np.finfo(dtype).nmant + 1)) - 1 if dtype.kind == "f" else max(-least, most)
         return max(least, -exact), min(most, exact)
     if name in _SKY:
@@ -222,7 +222,7 @@ def _is_number(value: object) -> bool:
 
 
 def check_words(
-    table: str, frame: pd.DataFrame, column: Column, codes: NDArray[np.intp], words: Sequence[object]
+    table: str, frame: pd.DataFrame, column: Column, codes: NDArray[np.intp], words: Iterable[object]
 ) -> None:
     """Refuse text that its column cannot hold as it is: each word once (bands and versions repeat).
 
