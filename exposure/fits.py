@@ -30,6 +30,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from exposure import fits_parts as parts
+from exposure.bad_pixels import mark_bad_pixels
 from exposure.errors import ExposureError, FitsUnreadable, WcsMissing
 from exposure.exposure import Exposure
 from exposure.instrument import Instrument, load_instrument
@@ -185,13 +186,13 @@ def read_exposure(path: "str | PathLike[str]", instrument: str | Instrument | No
         The message says which card or extension is wrong.
     """
     with open_fits(path) as hdus:
+        rules = load_instrument(instrument) if isinstance(instrument, str) else instrument
         if "ALERTPRD" in hdus[0].header:
-            return _read_native(hdus)
-        if instrument is None:
+            return _read_native(hdus, rules, Path(path).name)
+        if rules is None:
             raise FitsUnreadable(
                 f"{Path(path).name} is a plain image: name the instrument whose file says how to read it"
             )
-        rules = instrument if isinstance(instrument, Instrument) else load_instrument(instrument)
         from exposure.plain import read_plain
 
         return read_plain(hdus, rules, Path(path).name)
@@ -203,11 +204,11 @@ def read_planes(path: "str | PathLike[str]", rules: Instrument) -> Exposure:
 
     with open_fits(path) as hdus:
         if "ALERTPRD" in hdus[0].header:
-            return _read_native(hdus)
+            return _read_native(hdus, rules, Path(path).name)
         return plain.read_planes(hdus, rules, Path(path).name)
 
 
-def _read_native(hdus: fits.HDUList) -> Exposure:
+def _read_native(hdus: fits.HDUList, rules: Instrument | None, name: str) -> Exposure:
     head = hdus[0].header
     if int(head["ALERTPRD"]) > LAYOUT:
         raise FitsUnreadable(f"layout version {head['ALERTPRD']} is newer than {LAYOUT}: update alertprod")
@@ -219,7 +220,7 @@ def _read_native(hdus: fits.HDUList) -> Exposure:
     long_names = {k[8:]: int(v) for k, v in mask_hdu.header.items() if k.startswith("HIERARCH")}
     mask = read_mask(mask_hdu, planes | long_names)
     bbox = (*origin, image.shape[1], image.shape[0])
-    return Exposure(
+    exposure = Exposure(
         image=image,
         variance=read_image(hdus, "VARIANCE"),
         mask=mask,
@@ -232,6 +233,9 @@ def _read_native(hdus: fits.HDUList) -> Exposure:
         physical_filter=str(head.get("FILTER", "")),
         ap_corr=parts.read_ap_corr(hdus, bbox),
     )
+    if rules is not None:
+        mark_bad_pixels(exposure, rules, head, name)
+    return exposure
 
 
 def write_exposure(exposure: Exposure, path: "str | PathLike[str]", compress: bool = False) -> None:

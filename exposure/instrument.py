@@ -12,6 +12,7 @@ import yaml
 from astropy.io.fits import Header
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from exposure.bad_pixels import BadRegions
 from exposure.errors import BandUnknown, InstrumentError
 from tasks.ids import IdPacker
 
@@ -126,6 +127,7 @@ class Instrument(BaseModel):
     planes: Planes = Planes()
     mask_bits: dict[str, int] = {}
     bad_edge: int = Field(0, ge=0, description="rows and columns at each edge that are no good")
+    bad_pixels: BadRegions = Field((), description="map (path) or list of regions of pixels that are bad on any frame")
     exposure_time: HeaderRule = HeaderRule(key="EXPTIME")
     midpoint: TimeRule = TimeRule(key="DATE-OBS")
     detector: HeaderRule = HeaderRule(constant=0)
@@ -202,6 +204,7 @@ def load_instrument(name: str) -> Instrument:
         tried = ", ".join(str(p) for p in _candidates(name))
         raise InstrumentError(f"no instrument file for {name!r} (tried {tried})")
     try:
-        return Instrument.model_validate(yaml.safe_load(found.read_text(encoding="utf-8")))
+        raw = yaml.safe_load(found.read_text(encoding="utf-8"))
+        return Instrument.model_validate(raw, context={"folder": found.resolve().parent})
     except (ValidationError, yaml.YAMLError) as error:
         raise InstrumentError(f"instrument file {found} is wrong: {error}") from error

@@ -1,4 +1,4 @@
-"""The command line: ``alertprod serve|worker|relay|reconcile|ingest|apdb|alerts|status|config|diff|template|jointcal|night|explain|orbits|demo``."""
+"""The command line: ``alertprod serve|worker|relay|reconcile|ingest|apdb|alerts|status|config|diff|template|instrument|jointcal|night|explain|orbits|demo``."""
 
 import atexit
 import gc
@@ -14,6 +14,7 @@ import typer
 
 from service.alerts_cli import alerts_app
 from service.apdb_cli import apdb_app
+from service.instrument_cli import instrument_app
 from service.options import Json, key_values, open_database, read_settings
 from service.orbits_cli import orbits_app
 from service.startup import collector_off, fetched, load_numba, reuse_memory
@@ -28,6 +29,7 @@ app.add_typer(jointcal_app, name="jointcal")
 app.add_typer(apdb_app, name="apdb")
 app.add_typer(alerts_app, name="alerts")
 app.add_typer(orbits_app, name="orbits")
+app.add_typer(instrument_app, name="instrument")
 MEMORY_AHEAD = 1 << 28  # bytes that `diff` fetches while its modules are loaded: four planes of 4k x 4k
 
 __all__ = ["app", "main"]
@@ -283,7 +285,7 @@ def _spread_lists(arguments: list[str]) -> list[str]:
         if argument in ("--frames", "--template-frames"):
             current = argument
             continue
-        if argument.startswith("--"):
+        if argument.startswith("-"):  # short options end a list too
             current = None
         if current is not None:
             out += [current, argument]
