@@ -19,7 +19,7 @@ MESSAGE_VERSION = 1
 class VisitMessage(BaseModel):
     """One ccdVisit to be processed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     version: Literal[1] = 1
     visit: int | None = Field(None, ge=0, lt=1 << 53, description="visit number; else by the instrument's rule")
@@ -37,7 +37,7 @@ class VisitMessage(BaseModel):
     templates: str | None = Field(None, pattern=r"^[A-Za-z0-9_.\-]+$", max_length=128, description="template set")
     reprocess: Literal["never", "replace"] = "never"
     priority: int = Field(0, ge=-100, le=100)
-    traceparent: str | None = Field(None, max_length=128)
+    traceparent: str | None = Field(None, pattern=r"^[!-~]*$", max_length=128)
 
     def as_json(self) -> dict[str, Any]:
         """Return the message with defaults left out."""
