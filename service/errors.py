@@ -2,7 +2,10 @@
 
 from tasks.errors import CallerError, TransientError
 
-__all__ = ["BadMessage", "ForbiddenLocation", "JobCrashed", "MissingProgram", "WaitForEarlier"]
+__all__ = [
+    "BadMessage", "DuplicateVisit", "ForbiddenLocation", "JobCrashed", "MissingProgram", "NightFailed",
+    "ScratchInUse", "WaitForEarlier",
+]  # fmt: skip
 
 
 class BadMessage(CallerError):
@@ -33,3 +36,21 @@ class MissingProgram(CallerError):
     """A program that an embedded server needs is not installed."""
 
     code = "missing_program"
+
+
+class ScratchInUse(CallerError):
+    """The directory of a server belongs to another process that lives."""
+
+    code = "directory_in_use"
+
+
+class DuplicateVisit(CallerError):
+    """Two frames of a night have one visit number and one detector, by the headers."""
+
+    code = "duplicate_visit"
+
+
+class NightFailed(CallerError):
+    """None of the frames of a night could be processed."""
+
+    code = "night_failed"
