@@ -3,9 +3,9 @@
 from tasks.errors import CallerError, TransientError
 
 __all__ = [
-    "OTHER_CODES", "BadMessage", "FileMissing", "ForbiddenLocation", "JobCrashed", "MissingProgram",
-    "NotAllowed", "OutOfMemory", "PortInUse", "SettingsError", "StorageFull", "StorageUnavailable",
-    "WaitForEarlier", "help_path",
+    "OTHER_CODES", "BadMessage", "DuplicateVisit", "FileMissing", "ForbiddenLocation", "JobCrashed", "MissingProgram",
+    "NightFailed", "NotAllowed", "OutOfMemory", "PortInUse", "ScratchInUse", "SettingsError", "StorageFull",
+    "StorageUnavailable", "WaitForEarlier", "help_path",
 ]  # fmt: skip
 
 OTHER_CODES = ("too_large", "worker_lost")  # of HTTP answers and of the ledger: no class of their own
@@ -81,6 +81,24 @@ class MissingProgram(CallerError):
     """A program that an embedded server needs is not installed."""
 
     code = "missing_program"
+
+
+class ScratchInUse(CallerError):
+    """The directory of a server belongs to another process that lives."""
+
+    code = "directory_in_use"
+
+
+class DuplicateVisit(CallerError):
+    """Two frames of a night have one visit number and one detector, by the headers."""
+
+    code = "duplicate_visit"
+
+
+class NightFailed(CallerError):
+    """None of the frames of a night could be processed."""
+
+    code = "night_failed"
 
 
 def help_path(code: str) -> str:

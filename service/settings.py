@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     template_set: str = Field("default", title="Template set", description="set used when a message names none")
     products_dir: Path | None = Field(None, title="Products", description="difference images are kept here when set")
     forced_positions: Path | None = Field(
-        None, title="Positions", description="CSV (id, ra, dec) measured on every image"
+        None, title="Positions", description="table (id, ra, dec) measured on every image"
     )
     ephemerides_url: str = Field("", title="Ephemeris service", description="URL of a service that answers as MPSky")
     orbits: list[Path] = Field(

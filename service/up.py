@@ -2,13 +2,14 @@
 
 import os
 import shlex
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from apdb.embedded import free_port, is_free
 from service.errors import PortInUse, SettingsError
+from service.interrupt import Interrupted, Signals
 from service.settings import PREFIX
 from service.stack import Stack
 from tasks.errors import CallerError
@@ -43,8 +44,6 @@ def run_up(data: Path | None, port: int | None, roots: list[Path], say: Callable
     TransientError
         A role ended by itself; the message holds the end of its log.
     """
-    from service.interrupt import Interrupted, Signals
-
     overrides: dict[str, Any] = {"port": _port(port), "host": "127.0.0.1"}
     if roots or not os.environ.get(f"{PREFIX}DATA_ROOTS"):
         overrides["data_roots"] = [_existing(r) for r in roots or [Path.cwd()]]
@@ -70,25 +69,14 @@ def _port(wanted: int | None) -> int:
     PortInUse
         The one that was asked for is taken.
     """
-    if _free(wanted or PORT):
-        return wanted or PORT
+    try:
+        if is_free(wanted or PORT):
+            return wanted or PORT
+    except PermissionError:
+        raise PortInUse(f"port {wanted} is for the administrator alone: choose one above 1023 with --port") from None
     if wanted is not None:
         raise PortInUse(f"another program listens on port {wanted}: choose another with --port")
-    from apdb.embedded import free_port
-
     return free_port()
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except PermissionError as error:
-            raise PortInUse(f"port {port} is for the administrator alone: choose one above 1023 with --port") from error
-        except OSError:
-            return False
-    return True
 
 
 def _existing(root: Path) -> Path:
