@@ -19,6 +19,7 @@ from exposure.mask import plane_bits
 
 if TYPE_CHECKING:
     from exposure.exposure import Exposure
+    from exposure.header import Source
     from exposure.instrument import Instrument
 
 __all__ = ["DEFECTS", "BadRegion", "BadRegions", "bad_pixels_on", "mark_bad_pixels", "write_bad_pixel_map"]
@@ -89,7 +90,7 @@ def _entries(value: Any) -> Any:
 BadRegions = Annotated[tuple[BadRegion, ...], BeforeValidator(_entries)]
 
 
-def mark_bad_pixels(exposure: "Exposure", rules: "Instrument", header: fits.Header, name: str) -> None:
+def mark_bad_pixels(exposure: "Exposure", rules: "Instrument", header: "Source", name: str) -> None:
     """Set BAD on the pixels that the instrument file says are bad; what they hold is no saturation.
 
     A native exposure of another instrument, or of none, lies on other pixels and is left as it is.
@@ -110,7 +111,7 @@ def mark_bad_pixels(exposure: "Exposure", rules: "Instrument", header: fits.Head
     exposure.set_plane("BAD", bad)
 
 
-def _detector(rules: "Instrument", header: fits.Header) -> int | None:
+def _detector(rules: "Instrument", header: "Source") -> int | None:
     """Return which detector a header names; None where it does not say and nothing asks."""
     try:
         return int(rules.detector.number(header))

@@ -21,6 +21,7 @@ from service.crash import crash_at
 from service.ephemerides import bodies_of, ephemerides
 from service.errors import WaitForEarlier
 from service.images import Clock, calibrated_pair, open_science
+from service.positions import read_positions
 from service.products import difference_path
 from service.settings import Settings
 from tasks import IdGenerator, make_task
@@ -39,7 +40,7 @@ class Processor:
         self._archive = AlertArchive(settings.archive_dir)
         self._roots = [*settings.data_roots, settings.upload_dir]
         self._ephemerides = ephemerides(settings)
-        self._positions = pd.read_csv(settings.forced_positions) if settings.forced_positions else None
+        self._positions = read_positions(settings.forced_positions) if settings.forced_positions else None
         self._months: set[int] = set()
 
     def run(self, claim: Claim) -> dict[str, Any]:
