@@ -33,7 +33,7 @@ from exposure import fits_parts as parts
 from exposure.bad_pixels import mark_bad_pixels
 from exposure.errors import ExposureError, FitsUnreadable, WcsMissing
 from exposure.exposure import Exposure
-from exposure.header import Cards, numbered
+from exposure.header import Cards, numbered, unreadable_card
 from exposure.instrument import Instrument, load_instrument
 from exposure.mask import PLANES, remap
 from exposure.wcs import SkyWcs
@@ -102,7 +102,8 @@ def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]
     except ExposureError:
         raise
     except (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, VerifyError, AstropyUserWarning) as error:
-        raise FitsUnreadable(f"{name} cannot be read as FITS: {error or type(error).__name__}") from error
+        card = unreadable_card(path) if isinstance(path, str | os.PathLike) and Path(path).is_file() else None
+        raise FitsUnreadable(f"{name} cannot be read as FITS: {card or error or type(error).__name__}") from error
 
 
 def _check_sizes(hdus: fits.HDUList, name: str) -> None:

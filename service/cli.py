@@ -20,7 +20,7 @@ from service.orbits_cli import orbits_app
 from service.roles_cli import add_roles
 from service.startup import collector_off, fetched, load_numba, reuse_memory
 from service.template_cli import template_app
-from service.terminal import print_table, say
+from service.terminal import logs_to_stderr, print_table, say
 from service.up_cli import up
 from service.visits_cli import visits_app
 
@@ -108,6 +108,7 @@ def diff(
     with fetched(min(sum(p.stat().st_size for p in (science, template) if p.exists()), MEMORY_AHEAD)):
         import astropy.io.fits  # noqa: F401  first: it looks through all modules that there are
 
+        logs_to_stderr()
         load_numba()
         from exposure import load_instrument
         from service.diff import difference_files
