@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from exposure.fits import open_fits
 from exposure.instrument import load_instrument
@@ -38,6 +38,14 @@ class VisitMessage(BaseModel):
     reprocess: Literal["never", "replace"] = "never"
     priority: int = Field(0, ge=-100, le=100)
     traceparent: str | None = Field(None, max_length=128)
+
+    @field_validator("instrument")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        """Refuse the path of a file: what is read is for the operator to say (ALERTPROD_INSTRUMENTS)."""
+        if name.lower().endswith((".yaml", ".yml")):
+            raise ValueError("the name of an instrument is wanted, not the path of its file")
+        return name
 
     def as_json(self) -> dict[str, Any]:
         """Return the message with defaults left out."""
