@@ -110,11 +110,11 @@ def diff(
 
         logs_to_stderr()
         load_numba()
-        from exposure import load_instrument
         from service.diff import difference_files
+        from service.instruments import checked_instrument
 
     made = difference_files(
-        science, template, load_instrument(instrument), registered=registered, register=register, mode=mode,
+        science, template, checked_instrument(instrument), registered=registered, register=register, mode=mode,
         score=score is not None, sources=sources is not None or plots is not None, pictures=plots is not None,
         options=key_values(config or []),
     )  # fmt: skip
@@ -146,23 +146,22 @@ def night(
     out: Annotated[Path, typer.Option(help="directory of the results")],
     template_frames: Annotated[list[Path], typer.Option(help="frames of the template (repeat, or several after one)")],
     frames: Annotated[list[Path], typer.Option(help="frames to process")],
-    positions: Annotated[Path | None, typer.Option(help="CSV (id, ra, dec) measured on every frame")] = None,
+    positions: Annotated[Path | None, typer.Option(help="table (id, ra, dec) measured on every frame")] = None,
     keep: Annotated[bool, typer.Option(help="keep templates, differences and alert files")] = False,
     as_json: Json = False,
 ) -> None:
     """Process frames from disk through a whole service on this machine."""
     from service.night import NightPlan, run_night
+    from service.night_table import print_night
 
     report = run_night(NightPlan(instrument, template_frames, frames, out, positions, keep), say)
     if as_json:
         print(json.dumps(report))
-        return
-    counts = ("diaSources", "newObjects", "alerts")
-    print_table(
-        ("visit", "detector", "state", "sources", "new", "alerts", "seconds"),
-        [(v["visit"], v["detector"], v["state"], *(v["counts"][c] for c in counts), f"{sum(v['seconds'].values()):.1f}")
-         for v in report["visits"]],
-    )  # fmt: skip
+    else:
+        print_night(report)
+    if report["error"] is not None:
+        say(f"alertprod: {report['error']['code']}: {report['error']['message']}", error=True)
+    raise typer.Exit(report["exitStatus"])
 
 
 @app.command(context_settings={"ignore_unknown_options": True}, rich_help_panel=LOOK)  # declinations may be negative

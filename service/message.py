@@ -52,6 +52,14 @@ class VisitMessage(BaseModel):
         """Return what the message says of the image, so that no header card is needed for it."""
         return known_of(self.model_dump())
 
+    @field_validator("instrument")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        """Refuse the path of a file: what is read is for the operator to say (ALERTPROD_INSTRUMENTS)."""
+        if name.lower().endswith((".yaml", ".yml")):
+            raise ValueError("the name of an instrument is wanted, not the path of its file")
+        return name
+
     def as_json(self) -> dict[str, Any]:
         """Return the message with defaults left out."""
         return self.model_dump(mode="json", exclude_none=True, exclude_defaults=False)
