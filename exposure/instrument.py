@@ -148,6 +148,11 @@ class Instrument(BaseModel):
     characterize: Characterize = Characterize()
     task_config: dict[str, dict[str, Any]] = {}
 
+    def __repr__(self) -> str:
+        return f"<Instrument {self.name}: {self.pixel_scale:g} arcsec/px, variance {self.variance}, zero point {self.zeropoint}>"
+
+    __str__ = __repr__
+
     def band_of(self, header: Header) -> tuple[str, str]:
         """Return (band, physical filter).
 

@@ -51,6 +51,11 @@ class SkyWcs:
         if not np.isfinite(scale) or scale <= 0:
             raise WcsMissing("the WCS has a singular or non-finite CD matrix")
 
+    def __repr__(self) -> str:
+        ra, dec = self._wcs.wcs.crval
+        kind = " ".join(self._wcs.wcs.ctype)
+        return f"<SkyWcs {kind}, RA {ra:.5f} Dec {dec:+.5f} at pixel {np.round(self.reference_pixel, 2).tolist()}>"
+
     @classmethod
     def from_header(cls, header: Header, origin: tuple[int, int] = (0, 0)) -> "SkyWcs":
         """Read the WCS of a FITS header; the header's pixel (1, 1) is `origin`."""

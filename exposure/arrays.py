@@ -1,0 +1,62 @@
+"""Images in memory by the same door as files: written as FITS to memory and read, the same pixels give the same exposure."""
+
+import io
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from exposure.exposure import Exposure
+from exposure.fits import read_planes
+from exposure.instrument import Instrument
+from exposure.mask import PLANES
+
+__all__ = ["exposure_of_arrays", "fits_bytes"]
+
+_STORAGE = ("BZERO", "BSCALE", "BLANK", "EXTNAME", "EXTVER")  # how the pixels stood in the file they came from
+
+
+def fits_bytes(hdus: fits.HDUList) -> io.BytesIO:
+    """Return a list of HDUs as a file in memory; the list itself, which writing would change, is left as it is."""
+    out = io.BytesIO()
+    fits.HDUList([hdu.copy() for hdu in hdus]).writeto(out, output_verify="silentfix")
+    out.seek(0)
+    return out
+
+
+def exposure_of_arrays(
+    image: NDArray[Any], rules: Instrument, *, variance: NDArray[Any] | None = None, bad: NDArray[np.bool_] | None = None,
+    cards: fits.Header | None = None,
+) -> Exposure:  # fmt: skip
+    """Return an exposure with pixels of its own.
+
+    Parameters
+    ----------
+    image, variance
+        Shape (height, width), any real type.
+    rules
+        Camera whose gain, saturation and bad edges hold.
+    bad
+        True where a pixel must not be used: it becomes ``NO_DATA``.
+    cards
+        Header whose cards the rules may ask for.
+    """
+    header = None if cards is None else cards.copy()
+    for name in _STORAGE if header is not None else ():
+        header.remove(name, ignore_missing=True)
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(_own(image), header, name="IMAGE")]
+    if variance is not None:
+        hdus.append(fits.ImageHDU(_own(variance), name="VARIANCE"))
+    if bad is not None:
+        hdus.append(fits.ImageHDU(np.asarray(bad, np.int32) << PLANES["NO_DATA"], name="MASK"))
+        hdus[-1].header["MP_NO_DATA"] = PLANES["NO_DATA"]
+    names = {"image": "IMAGE", "variance": "VARIANCE", "mask": "MASK", "psf": None}
+    planes = rules.planes.model_copy(update=names)
+    return read_planes(fits_bytes(fits.HDUList(hdus)), rules.model_copy(update={"planes": planes}))
+
+
+def _own(plane: NDArray[Any]) -> NDArray[Any]:
+    """Return a plane in a type that FITS knows."""
+    known = plane.dtype.kind in "iu" or plane.dtype.itemsize in (4, 8)
+    return plane if known else plane.astype(np.float32)
