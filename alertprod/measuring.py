@@ -78,12 +78,15 @@ def _prepared(image: Any, instrument: "str | Instrument | None", sky: bool) -> "
     if isinstance(image, Difference):
         return image.exposure
     from calibration.characterize import add_psf
+    from calibration.noise import fill_variance, subtract_background
     from calibration.sources import detect_sources
-    from service.diff import subtract_sky
 
     made, rules = read(image, instrument), rules_of(instrument)
-    if sky or not np.isfinite(made.variance).any():
-        subtract_sky(made, rules)
+    measured = not np.isfinite(made.variance).any()
+    if sky or measured:
+        rms = subtract_background(made, rules.characterize.background_mesh)
+        if measured:
+            fill_variance(made, rms, rules.model_copy(update={"variance": "empirical"}))
     if made.psf is None:
         add_psf(made, detect_sources(made), rules)
     return made

@@ -49,8 +49,8 @@ def exposure_of_arrays(
     if variance is not None:
         hdus.append(fits.ImageHDU(_own(variance), name="VARIANCE"))
     if bad is not None:
-        hdus.append(fits.ImageHDU(np.asarray(bad, np.int32) << PLANES["NO_DATA"], name="MASK"))
-        hdus[-1].header["MP_NO_DATA"] = PLANES["NO_DATA"]
+        header = fits.Header([("HIERARCH MP_NO_DATA", PLANES["NO_DATA"])])
+        hdus.append(fits.ImageHDU(np.asarray(bad, np.int32) << PLANES["NO_DATA"], header, name="MASK"))
     names = {"image": "IMAGE", "variance": "VARIANCE", "mask": "MASK", "psf": None}
     planes = rules.planes.model_copy(update=names)
     return read_planes(fits_bytes(fits.HDUList(hdus)), rules.model_copy(update={"planes": planes}))
