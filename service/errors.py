@@ -2,7 +2,7 @@
 
 from tasks.errors import CallerError, TransientError
 
-__all__ = ["BadMessage", "ForbiddenLocation", "JobCrashed", "MissingProgram", "WaitForEarlier"]
+__all__ = ["BadMessage", "ForbiddenLocation", "JobCrashed", "MissingProgram", "OutputError", "WaitForEarlier"]
 
 
 class BadMessage(CallerError):
@@ -33,3 +33,9 @@ class MissingProgram(CallerError):
     """A program that an embedded server needs is not installed."""
 
     code = "missing_program"
+
+
+class OutputError(CallerError):
+    """A file that is to be written cannot be: its name, its folder or the disk is not right."""
+
+    code = "output"
