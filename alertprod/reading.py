@@ -7,6 +7,8 @@ from alertprod.arrays import EXPECTED, exposure_of, psf_model, sky_wcs
 from alertprod.errors import InputType
 
 if TYPE_CHECKING:
+    from astropy.io.fits import HDUList
+
     from exposure import Exposure, Instrument
 
 __all__ = ["read", "rules_of"]
@@ -84,17 +86,20 @@ def _is_hdus(image: Any) -> bool:
     raise InputType(f"an image must be {EXPECTED}; got a plain list: make an array of it")
 
 
-def _of_fits(source: Any, instrument: "str | Instrument | None") -> "Exposure":
-    from exposure.arrays import fits_bytes
+def _of_list(hdus: "HDUList", instrument: "str | Instrument | None") -> "Exposure":
+    from exposure.arrays import as_file
+
+    with as_file(hdus) as path:
+        return _of_file(path, instrument)
+
+
+def _of_file(path: "str | PathLike[str]", instrument: "str | Instrument | None") -> "Exposure":
     from exposure.fits import read_exposure, read_planes
 
     rules = rules_of(instrument)
-    in_memory = None if isinstance(source, str | PathLike) else fits_bytes(source)
-    planes = read_planes(in_memory or source, rules)
+    planes = read_planes(path, rules)
     if instrument is None or planes.visit_info is not None:
         return planes
-    if in_memory is not None:
-        in_memory.seek(0)
-    whole = read_exposure(in_memory or source, rules)
+    whole = read_exposure(path, rules)
     whole.psf = whole.psf or planes.psf
     return whole

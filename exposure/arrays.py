@@ -1,6 +1,9 @@
-"""Images in memory by the same door as files: written as FITS to memory and read, the same pixels give the same exposure."""
+"""Images in memory by the same door as files: written as FITS and read, the same pixels give the same exposure."""
 
-import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,17 +15,18 @@ from exposure.fits import read_planes
 from exposure.instrument import Instrument
 from exposure.mask import PLANES
 
-__all__ = ["exposure_of_arrays", "fits_bytes"]
+__all__ = ["as_file", "exposure_of_arrays"]
 
 _STORAGE = ("BZERO", "BSCALE", "BLANK", "EXTNAME", "EXTVER")  # how the pixels stood in the file they came from
 
 
-def fits_bytes(hdus: fits.HDUList) -> io.BytesIO:
-    """Return a list of HDUs as a file in memory; the list itself, which writing would change, is left as it is."""
-    out = io.BytesIO()
-    fits.HDUList([hdu.copy() for hdu in hdus]).writeto(out, output_verify="silentfix")
-    out.seek(0)
-    return out
+@contextmanager
+def as_file(hdus: fits.HDUList, name: str = "HDUList.fits") -> Iterator[Path]:
+    """Write a list of HDUs to a file that is gone afterwards; the list, which writing would change, is left as it is."""
+    with TemporaryDirectory(prefix="alertprod-") as folder:
+        path = Path(folder) / name
+        fits.HDUList([hdu.copy() for hdu in hdus]).writeto(path, output_verify="silentfix")
+        yield path
 
 
 def exposure_of_arrays(
@@ -53,7 +57,8 @@ def exposure_of_arrays(
         hdus.append(fits.ImageHDU(np.asarray(bad, np.int32) << PLANES["NO_DATA"], header, name="MASK"))
     names = {"image": "IMAGE", "variance": "VARIANCE", "mask": "MASK", "psf": None}
     planes = rules.planes.model_copy(update=names)
-    return read_planes(fits_bytes(fits.HDUList(hdus)), rules.model_copy(update={"planes": planes}))
+    with as_file(fits.HDUList(hdus), "array.fits") as path:
+        return read_planes(path, rules.model_copy(update={"planes": planes}))
 
 
 def _own(plane: NDArray[Any]) -> NDArray[Any]:

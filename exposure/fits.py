@@ -162,11 +162,6 @@ def _let_go(data: NDArray[Any]) -> None:
         base.madvise(MADV_DONTNEED)
 
 
-def _label(source: "str | PathLike[str] | IO[bytes]") -> str:
-    """Return what messages call a file, or FITS in memory."""
-    return Path(source).name if isinstance(source, str | os.PathLike) else "the image"
-
-
 def _origin(header: fits.Header) -> tuple[int, int]:
     """Frame origin of an array written by this module (plain images start at 0)."""
     if "ALERTPRD" not in header:
@@ -174,7 +169,7 @@ def _origin(header: fits.Header) -> tuple[int, int]:
     return (-int(header.get("LTV1", 0)), -int(header.get("LTV2", 0)))
 
 
-def read_exposure(path: "str | PathLike[str] | IO[bytes]", instrument: str | Instrument | None = None) -> Exposure:
+def read_exposure(path: "str | PathLike[str]", instrument: str | Instrument | None = None) -> Exposure:
     """Read an exposure in our layout, or a plain image by the rules of an instrument file.
 
     Parameters
@@ -193,21 +188,23 @@ def read_exposure(path: "str | PathLike[str] | IO[bytes]", instrument: str | Ins
         if "ALERTPRD" in hdus[0].header:
             return _read_native(hdus)
         if instrument is None:
-            raise FitsUnreadable(f"{_label(path)} is a plain image: name the instrument whose file says how to read it")
+            raise FitsUnreadable(
+                f"{Path(path).name} is a plain image: name the instrument whose file says how to read it"
+            )
         rules = instrument if isinstance(instrument, Instrument) else load_instrument(instrument)
         from exposure.plain import read_plain
 
-        return read_plain(hdus, rules, _label(path))
+        return read_plain(hdus, rules, Path(path).name)
 
 
-def read_planes(path: "str | PathLike[str] | IO[bytes]", rules: Instrument) -> Exposure:
+def read_planes(path: "str | PathLike[str]", rules: Instrument) -> Exposure:
     """Read the pixel planes of any file; see `exposure.plain.read_planes` (our own layout is read whole)."""
     from exposure import plain
 
     with open_fits(path) as hdus:
         if "ALERTPRD" in hdus[0].header:
             return _read_native(hdus)
-        return plain.read_planes(hdus, rules, _label(path))
+        return plain.read_planes(hdus, rules, Path(path).name)
 
 
 def _read_native(hdus: fits.HDUList) -> Exposure:

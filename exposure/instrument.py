@@ -148,11 +148,6 @@ class Instrument(BaseModel):
     characterize: Characterize = Characterize()
     task_config: dict[str, dict[str, Any]] = {}
 
-    def __repr__(self) -> str:
-        return f"<Instrument {self.name}: {self.pixel_scale:g} arcsec/px, variance {self.variance}, zero point {self.zeropoint}>"
-
-    __str__ = __repr__
-
     def band_of(self, header: Header) -> tuple[str, str]:
         """Return (band, physical filter).
 
@@ -173,6 +168,11 @@ class Instrument(BaseModel):
     def packer(self) -> IdPacker:
         """Return the id layout of this camera."""
         return IdPacker(self.ids.n_visits, self.ids.n_detectors, self.ids.n_releases)
+
+    def __repr__(self) -> str:
+        return f"<Instrument {self.name}: {self.pixel_scale:g} arcsec/px, variance {self.variance}, zero point {self.zeropoint}>"
+
+    __str__ = __repr__
 
 
 def visit_from_mjd(mjd_tai: float, rule: str = "yymmddsssss") -> int:
