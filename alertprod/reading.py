@@ -56,9 +56,9 @@ def read(
     if isinstance(image, Exposure):
         made = image.copy()
     elif isinstance(image, str | PathLike):
-        made = _of_fits(image, instrument)
+        made = _of_file(image, instrument)
     else:
-        made = _of_fits(image, instrument).copy()  # pixels may be those of the list
+        made = _of_list(image, instrument)
     made.wcs = made.wcs if wcs is None else sky_wcs(wcs)
     made.psf = made.psf if psf is None else psf_model(psf, made.bbox)
     made.band = made.band or band

@@ -1,5 +1,6 @@
 """`Exposure`: one CCD's pixels with everything that is known about them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -156,11 +157,14 @@ class Exposure:
         )
 
     @classmethod
-    def read_fits(cls, path: "str | PathLike[str]", instrument: "str | Instrument | None" = None) -> "Exposure":
+    def read_fits(
+        cls, path: "str | PathLike[str]", instrument: "str | Instrument | None" = None,
+        known: "Mapping[str, Any] | None" = None,
+    ) -> "Exposure":  # fmt: skip
         """Read an exposure; see `exposure.fits.read_exposure`."""
         from exposure.fits import read_exposure
 
-        return read_exposure(path, instrument)
+        return read_exposure(path, instrument, known)
 
     def write_fits(self, path: "str | PathLike[str]", compress: bool = False) -> None:
         """Write the exposure in the documented layout; see `exposure.fits.write_exposure`."""

@@ -16,7 +16,7 @@ APCORR   one extension per flux name (``APNAME``), Chebyshev coefficients
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from mmap import MADV_DONTNEED, mmap
 from os import PathLike
@@ -25,7 +25,7 @@ from typing import IO, Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyWarning
+from astropy.io.fits.verify import VerifyError, VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
@@ -33,6 +33,7 @@ from exposure import fits_parts as parts
 from exposure.errors import ExposureError, FitsUnreadable, WcsMissing
 from exposure.exposure import Exposure
 from exposure.fits_write import LAYOUT, write_exposure
+from exposure.header import Cards, numbered
 from exposure.instrument import Instrument, load_instrument
 from exposure.mask import remap
 from exposure.wcs import SkyWcs
@@ -63,6 +64,7 @@ class _Reading:
             if self._readers == 0:
                 self._before.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore", VerifyWarning)
+                warnings.filterwarnings("ignore", message=".*non-ASCII characters are present.*")
                 warnings.filterwarnings("error", message=".*may have been truncated.*", category=AstropyUserWarning)
             self._readers += 1
 
@@ -98,7 +100,7 @@ def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]
                     yield hdus
     except ExposureError:
         raise
-    except (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, AstropyUserWarning) as error:
+    except (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, VerifyError, AstropyUserWarning) as error:
         raise FitsUnreadable(f"{name} cannot be read as FITS: {error or type(error).__name__}") from error
 
 
@@ -122,8 +124,9 @@ def read_wcs(path: "str | PathLike[str]") -> SkyWcs:
     """Return the WCS of an exposure or of a plain image without reading pixels."""
     with open_fits(path) as hdus:
         for hdu in hdus:
-            if "CTYPE1" in hdu.header:
-                return SkyWcs.from_header(hdu.header, _origin(hdu.header))
+            wcs = SkyWcs.from_cards(Cards([hdu.header], Path(path).name), _origin(hdu.header))
+            if wcs is not None:
+                return wcs
     raise WcsMissing(f"{Path(path).name} has no celestial WCS")
 
 
@@ -166,10 +169,13 @@ def _origin(header: fits.Header) -> tuple[int, int]:
     """Frame origin of an array written by this module (plain images start at 0)."""
     if "ALERTPRD" not in header:
         return (0, 0)
-    return (-int(header.get("LTV1", 0)), -int(header.get("LTV2", 0)))
+    cards = Cards.of(header)
+    return (-cards.integer("LTV1"), -cards.integer("LTV2")) if "LTV1" in cards and "LTV2" in cards else (0, 0)
 
 
-def read_exposure(path: "str | PathLike[str]", instrument: str | Instrument | None = None) -> Exposure:
+def read_exposure(
+    path: "str | PathLike[str]", instrument: str | Instrument | None = None, known: Mapping[str, Any] | None = None
+) -> Exposure:
     """Read an exposure in our layout, or a plain image by the rules of an instrument file.
 
     Parameters
@@ -178,6 +184,8 @@ def read_exposure(path: "str | PathLike[str]", instrument: str | Instrument | No
         FITS file (``.gz`` too).
     instrument
         Name or object; needed for images that are not in our layout.
+    known
+        What is said of the image elsewhere, so that no card is needed for it; see `exposure.plain.read_plain`.
 
     Raises
     ------
@@ -186,7 +194,7 @@ def read_exposure(path: "str | PathLike[str]", instrument: str | Instrument | No
     """
     with open_fits(path) as hdus:
         if "ALERTPRD" in hdus[0].header:
-            return _read_native(hdus)
+            return _read_native(hdus, Path(path).name, known)
         if instrument is None:
             raise FitsUnreadable(
                 f"{Path(path).name} is a plain image: name the instrument whose file says how to read it"
@@ -194,7 +202,7 @@ def read_exposure(path: "str | PathLike[str]", instrument: str | Instrument | No
         rules = instrument if isinstance(instrument, Instrument) else load_instrument(instrument)
         from exposure.plain import read_plain
 
-        return read_plain(hdus, rules, Path(path).name)
+        return read_plain(hdus, rules, Path(path).name, known)
 
 
 def read_planes(path: "str | PathLike[str]", rules: Instrument) -> Exposure:
@@ -203,11 +211,11 @@ def read_planes(path: "str | PathLike[str]", rules: Instrument) -> Exposure:
 
     with open_fits(path) as hdus:
         if "ALERTPRD" in hdus[0].header:
-            return _read_native(hdus)
+            return _read_native(hdus, Path(path).name)
         return plain.read_planes(hdus, rules, Path(path).name)
 
 
-def _read_native(hdus: fits.HDUList) -> Exposure:
+def _read_native(hdus: fits.HDUList, name: str, known: Mapping[str, Any] | None = None) -> Exposure:
     head = hdus[0].header
     if int(head["ALERTPRD"]) > LAYOUT:
         raise FitsUnreadable(f"layout version {head['ALERTPRD']} is newer than {LAYOUT}: update alertprod")
@@ -215,19 +223,17 @@ def _read_native(hdus: fits.HDUList) -> Exposure:
     origin = _origin(image_header)
     image = read_image(hdus, "IMAGE")
     mask_hdu = hdus["MASK"]
-    planes = {k[3:]: int(v) for k, v in mask_hdu.header.items() if k.startswith("MP_")}
-    long_names = {k[8:]: int(v) for k, v in mask_hdu.header.items() if k.startswith("HIERARCH")}
-    mask = read_mask(mask_hdu, planes | long_names)
+    mask = read_mask(mask_hdu, numbered(mask_hdu.header, "MP_"))
     bbox = (*origin, image.shape[1], image.shape[0])
     return Exposure(
         image=image,
         variance=read_image(hdus, "VARIANCE"),
         mask=mask,
         origin=origin,
-        wcs=SkyWcs.from_header(image_header, origin) if "CTYPE1" in image_header else None,
+        wcs=SkyWcs.from_cards(Cards([image_header], name), origin),
         psf=parts.read_psf(hdus["PSF"]) if "PSF" in hdus else None,
         photo_calib=parts.read_photo_calib(hdus, bbox),
-        visit_info=parts.read_visit_info(head),
+        visit_info=parts.image_visit_info(head, name, known),
         band=str(head.get("BAND", "")),
         physical_filter=str(head.get("FILTER", "")),
         ap_corr=parts.read_ap_corr(hdus, bbox),

@@ -94,7 +94,7 @@ class _Progress:
 
 def _when(path: Path, rules: Instrument) -> float:
     with open_fits(path) as hdus:
-        return header_visit_info(hdus, rules).midpoint_mjd_tai
+        return header_visit_info(hdus, rules, name=path).midpoint_mjd_tai
 
 
 def _report(stack: Stack, refused: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
