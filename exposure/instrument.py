@@ -105,6 +105,11 @@ class Instrument(BaseModel):
         """Return the id layout of this camera."""
         return IdPacker(self.ids.n_visits, self.ids.n_detectors, self.ids.n_releases)
 
+    def __repr__(self) -> str:
+        return f"<Instrument {self.name}: {self.pixel_scale:g} arcsec/px, variance {self.variance}, zero point {self.zeropoint}>"
+
+    __str__ = __repr__
+
 
 def visit_from_mjd(mjd_tai: float, rule: str = "yymmddsssss") -> int:
     """Return the visit number for a time: date, then seconds of the day (TAI), for example 17122005623."""

@@ -53,7 +53,7 @@ def learn_bad_pixels(
     by_detector: dict[int, list[_Frame]] = {}
     for number, path in enumerate(frames, start=1):
         with open_fits(path) as hdus:
-            info = header_visit_info(hdus, bare)
+            info = header_visit_info(hdus, bare, name=path)
         exposure = read_planes(path, bare)  # a WCS is a first guess here, and may be missing
         pixels = sky_units(exposure, rules.characterize.background_mesh)
         by_detector.setdefault(info.detector, []).append(_Frame(path, info.midpoint_mjd_tai, pixels, exposure.wcs))
