@@ -30,11 +30,13 @@ from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from exposure import fits_parts as parts
+from exposure.bad_pixels import mark_bad_pixels
 from exposure.errors import ExposureError, FitsUnreadable, WcsMissing
 from exposure.exposure import Exposure
+from exposure.fits_write import LAYOUT, write_exposure
 from exposure.header import Cards, numbered, unreadable_card
 from exposure.instrument import Instrument, load_instrument
-from exposure.mask import PLANES, remap
+from exposure.mask import remap
 from exposure.wcs import SkyWcs
 
 __all__ = [
@@ -49,7 +51,6 @@ __all__ = [
     "write_exposure",
 ]
 
-LAYOUT = 1
 MAX_PIXELS = 1 << 28  # 16k x 16k: a header that promises more is refused before any data are read
 
 
@@ -194,13 +195,13 @@ def read_exposure(
         The message says which card or extension is wrong.
     """
     with open_fits(path) as hdus:
+        rules = load_instrument(instrument) if isinstance(instrument, str) else instrument
         if "ALERTPRD" in hdus[0].header:
-            return _read_native(hdus, Path(path).name, known)
-        if instrument is None:
+            return _read_native(hdus, rules, Path(path).name, known)
+        if rules is None:
             raise FitsUnreadable(
                 f"{Path(path).name} is a plain image: name the instrument whose file says how to read it"
             )
-        rules = instrument if isinstance(instrument, Instrument) else load_instrument(instrument)
         from exposure.plain import read_plain
 
         return read_plain(hdus, rules, Path(path).name, known)
@@ -212,11 +213,13 @@ def read_planes(path: "str | PathLike[str]", rules: Instrument) -> Exposure:
 
     with open_fits(path) as hdus:
         if "ALERTPRD" in hdus[0].header:
-            return _read_native(hdus, Path(path).name)
+            return _read_native(hdus, rules, Path(path).name)
         return plain.read_planes(hdus, rules, Path(path).name)
 
 
-def _read_native(hdus: fits.HDUList, name: str, known: Mapping[str, Any] | None = None) -> Exposure:
+def _read_native(
+    hdus: fits.HDUList, rules: Instrument | None, name: str, known: Mapping[str, Any] | None = None
+) -> Exposure:
     head = hdus[0].header
     if int(head["ALERTPRD"]) > LAYOUT:
         raise FitsUnreadable(f"layout version {head['ALERTPRD']} is newer than {LAYOUT}: update alertprod")
@@ -226,7 +229,7 @@ def _read_native(hdus: fits.HDUList, name: str, known: Mapping[str, Any] | None 
     mask_hdu = hdus["MASK"]
     mask = read_mask(mask_hdu, numbered(mask_hdu.header, "MP_"))
     bbox = (*origin, image.shape[1], image.shape[0])
-    return Exposure(
+    exposure = Exposure(
         image=image,
         variance=read_image(hdus, "VARIANCE"),
         mask=mask,
@@ -239,62 +242,6 @@ def _read_native(hdus: fits.HDUList, name: str, known: Mapping[str, Any] | None 
         physical_filter=str(head.get("FILTER", "")),
         ap_corr=parts.read_ap_corr(hdus, bbox),
     )
-
-
-def write_exposure(exposure: Exposure, path: "str | PathLike[str]", compress: bool = False) -> None:
-    """Write an exposure in the layout of this module; what `read_exposure` gives back is equal to the last bit.
-
-    Parameters
-    ----------
-    compress
-        Tile compression without loss (GZIP_2; floats are not quantised).
-    """
-    primary = fits.PrimaryHDU()
-    primary.header["ALERTPRD"] = (LAYOUT, "layout version of alertprod exposures")
-    parts.write_visit_info(primary.header, exposure)
-    image_header = exposure.wcs.to_header(exposure.origin) if exposure.wcs is not None else fits.Header()
-    image_header["ALERTPRD"] = LAYOUT
-    image_header["LTV1"], image_header["LTV2"] = -exposure.origin[0], -exposure.origin[1]
-    mask_header = fits.Header()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VerifyWarning)  # names longer than 8 characters become HIERARCH cards
-        for name, bit in PLANES.items():
-            mask_header[f"MP_{name}"] = bit
-    hdus: list[Any] = [primary]
-    for name, data, header in (
-        ("IMAGE", exposure.image, image_header),
-        ("MASK", exposure.mask, mask_header),
-        ("VARIANCE", exposure.variance, None),
-    ):
-        hdus.append(_pixels_hdu(name, data, header, compress))
-    if exposure.psf is not None:
-        hdus.append(parts.psf_hdu(exposure.psf))
-    hdus += parts.photo_calib_hdus(primary.header, exposure.photo_calib) + parts.ap_corr_hdus(exposure.ap_corr)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    fits.HDUList(hdus).writeto(partial, overwrite=True, output_verify="silentfix")
-    if compress:
-        _clear_gzip_times(partial)
-    os.replace(partial, target)
-
-
-def _pixels_hdu(name: str, data: NDArray[Any], header: fits.Header | None, compress: bool) -> Any:
-    if not compress:
-        return fits.ImageHDU(data, header, name=name)
-    return fits.CompImageHDU(data, header, name=name, compression_type="GZIP_2", quantize_level=0.0)
-
-
-def _clear_gzip_times(path: Path) -> None:
-    """Zero the time stamps in the gzip header of every tile: same input, same bytes."""
-    starts = []
-    with fits.open(path, disable_image_compression=True, memmap=False) as hdus:
-        for hdu in hdus:
-            if "ZIMAGE" in hdu.header:
-                rows = hdu.data.view(np.ndarray)["COMPRESSED_DATA"].reshape(-1, 2).astype(np.int64)
-                heap = hdu.fileinfo()["datLoc"] + hdu.header.get("THEAP", hdu.header["NAXIS1"] * hdu.header["NAXIS2"])
-                starts.append(heap + rows[rows[:, 0] > 0, 1])
-    content = np.memmap(path, dtype=np.uint8, mode="r+")
-    tiles = np.concatenate(starts) if starts else np.empty(0, np.int64)
-    content[tiles[:, None] + np.arange(4, 8)] = 0  # RFC 1952: MTIME
-    content.flush()
+    if rules is not None:
+        mark_bad_pixels(exposure, rules, head, name)
+    return exposure

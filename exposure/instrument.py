@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from exposure.bad_pixels import BadRegions
 from exposure.errors import BandUnknown, InstrumentError
 from exposure.header import Cards, Source
 from exposure.rules import ExposureTimeRule, HeaderRule, NotNegativeRule, PositiveRule, TimeRule
@@ -60,6 +61,7 @@ class Instrument(BaseModel):
     planes: Planes = Planes()
     mask_bits: dict[str, int] = {}
     bad_edge: int = Field(0, ge=0, description="rows and columns at each edge that are no good")
+    bad_pixels: BadRegions = Field((), description="map (path) or list of regions of pixels that are bad on any frame")
     exposure_time: ExposureTimeRule = ExposureTimeRule(key="EXPTIME")
     midpoint: TimeRule = TimeRule(key="DATE-OBS")
     detector: HeaderRule = HeaderRule(constant=0)
@@ -103,6 +105,11 @@ class Instrument(BaseModel):
         """Return the id layout of this camera."""
         return IdPacker(self.ids.n_visits, self.ids.n_detectors, self.ids.n_releases)
 
+    def __repr__(self) -> str:
+        return f"<Instrument {self.name}: {self.pixel_scale:g} arcsec/px, variance {self.variance}, zero point {self.zeropoint}>"
+
+    __str__ = __repr__
+
 
 def visit_from_mjd(mjd_tai: float, rule: str = "yymmddsssss") -> int:
     """Return the visit number for a time: date, then seconds of the day (TAI), for example 17122005623."""
@@ -136,6 +143,7 @@ def load_instrument(name: str) -> Instrument:
         tried = ", ".join(str(p) for p in _candidates(name))
         raise InstrumentError(f"no instrument file for {name!r} (tried {tried})")
     try:
-        return Instrument.model_validate(yaml.safe_load(found.read_text(encoding="utf-8")))
+        raw = yaml.safe_load(found.read_text(encoding="utf-8"))
+        return Instrument.model_validate(raw, context={"folder": found.resolve().parent})
     except (ValidationError, yaml.YAMLError) as error:
         raise InstrumentError(f"instrument file {found} is wrong: {error}") from error

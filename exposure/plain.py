@@ -8,6 +8,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from exposure.bad_pixels import mark_bad_pixels
 from exposure.errors import BadPixels, CardInvalid, InstrumentError
 from exposure.exposure import Exposure
 from exposure.fits_parts import image_visit_info, read_psf
@@ -46,6 +47,7 @@ def read_plain(hdus: fits.HDUList, rules: Instrument, name: str, known: Mapping[
         metadata=_detector_numbers(header, rules),
     )  # fmt: skip
     _mark(exposure, exposure.metadata.get("saturation"), rules.bad_edge)
+    mark_bad_pixels(exposure, rules, header, name)
     return exposure
 
 
@@ -72,6 +74,7 @@ def read_planes(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
         exposure.psf = read_psf(hdus[rules.planes.psf], exposure.bbox)
     exposure.metadata = {"gain": rules.gain.number(header), "readNoise": rules.read_noise.number(header)}
     _mark(exposure, rules.saturation.number(header) if rules.saturation is not None else None, rules.bad_edge)
+    mark_bad_pixels(exposure, rules, header, name)
     return exposure
 
 

@@ -64,6 +64,10 @@ class SkyWcs:
     def _wcs(self) -> "WCS":
         return self.terms.built()
 
+    def __repr__(self) -> str:
+        x, y = self.reference_pixel
+        return f"<SkyWcs {' '.join(self.terms.ctype)} around {np.round(self.terms.crval, 5).tolist()} at pixel [{x:.2f}, {y:.2f}]>"
+
     @classmethod
     def from_header(cls, header: Source, origin: tuple[int, int] = (0, 0)) -> "SkyWcs":
         """Read the WCS of a FITS header; the header's pixel (1, 1) is `origin`.

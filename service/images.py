@@ -15,7 +15,7 @@ from diffim import TemplateStore
 from exposure import Exposure, Instrument, PhotoCalib
 from exposure.fits import open_fits, read_image, read_wcs
 from exposure.fits_parts import read_psf
-from exposure.mask import remap
+from exposure.mask import plane_bits, remap
 from service.message import known_of, local_path
 
 __all__ = ["Clock", "calibrated_pair", "open_science"]
@@ -49,7 +49,8 @@ def open_science(message: dict[str, Any], rules: Instrument, roots: list[Path]) 
     if message.get("mask"):
         with open_fits(local_path(message["mask"], roots)) as hdus:
             data = np.asarray(hdus[0].data if hdus[0].data is not None else hdus[1].data)
-            exposure.mask = remap(data.astype(np.int64), rules.mask_bits)
+            own = exposure.mask & np.int32(plane_bits(["BAD"]))  # what the instrument file says is bad stays so
+            exposure.mask = remap(data.astype(np.int64), rules.mask_bits) | own
     if message.get("psf"):
         with open_fits(local_path(message["psf"], roots)) as hdus:
             exposure.psf = read_psf(next(h for h in hdus if h.data is not None), exposure.bbox)

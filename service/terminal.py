@@ -40,7 +40,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
 
 @contextmanager
 def progress(text: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable[..., None]]:
-    """Show how far something is; the body calls ``step(done)`` or ``step(done, total)``."""
+    """Show how far something is; the body calls ``step(done)``, ``step(done, total)`` or ``step(done, total, text)``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -48,7 +48,7 @@ def progress(text: str, total: int | None = None, quiet: bool = False) -> Iterat
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as shown:
         task = shown.add_task(text, total=total)
 
-        def step(done: int, of: int | None = total) -> None:
-            shown.update(task, completed=done, total=None if of is None else max(of, done))
+        def step(done: int, of: int | None = total, now: str | None = None) -> None:
+            shown.update(task, completed=done, total=None if of is None else max(of, done), description=now)
 
         yield step
