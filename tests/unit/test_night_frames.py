@@ -137,6 +137,19 @@ def test_options_of_tasks_are_checked_with_the_file(tmp_path, config, said):
     assert "\n" not in str(caught.value) or said == "wrong"
 
 
+def test_options_that_only_go_together_are_taken_together(tmp_path):
+    file = tmp_path / "cam.yaml"
+    file.write_text(
+        "name: cam\npixel_scale: 1\ntask_config:\n"
+        "  ImageDifferenceTask: {subtractAlgorithm: ZOGY, doDecorrelation: false, kernelSize: 21}\n"
+    )
+    assert checked_instrument(str(file)).task_config["ImageDifferenceTask"]["kernelSize"] == 21
+    file = tmp_path / "apart.yaml"
+    file.write_text("name: a\npixel_scale: 1\ntask_config: {ImageDifferenceTask: {subtractAlgorithm: ZOGY}}\n")
+    with pytest.raises(InstrumentError, match="doDecorrelation"):
+        checked_instrument(str(file))
+
+
 def test_shipped_instruments_pass():
     for name in ("generic", "hatp32", "simcam", "decam"):
         assert checked_instrument(name).name

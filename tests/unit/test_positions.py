@@ -56,7 +56,8 @@ def test_text_tables(tmp_path, text):
 @pytest.mark.parametrize("suffix", ["fits", "fits.gz", "ecsv", "vot", "parquet", "csv", "csv.gz"])
 def test_every_format_gives_the_same(tmp_path, suffix):
     path = tmp_path / f"p.{suffix}"
-    table = Table({"id": np.array([1, 2], np.uint64), "ra": RA, "dec": DEC})
+    kind = np.int32 if suffix == "vot" else np.uint64  # VOTables know no unsigned integers of 64 bits
+    table = Table({"id": np.array([1, 2], kind), "ra": RA, "dec": DEC})
     if suffix == "csv.gz":
         table.to_pandas().to_csv(path, index=False)
     elif suffix == "parquet":
@@ -75,6 +76,7 @@ def test_units_of_the_file_are_honoured(tmp_path):
     ]):  # fmt: skip
         for suffix in ("ecsv", "fits"):
             path = tmp_path / f"p{k}.{suffix}"
+            ra = Table({"ra": MaskedColumn(RA / 15, unit="h")})["ra"] if (k, suffix) == (0, "fits") else ra
             QTable({"id": [1, 2], "ra": ra, "dec": dec}).write(path)
             same(read_positions(path))
     sexagesimal = fits.BinTableHDU(
