@@ -17,7 +17,7 @@ from pathlib import Path
 
 from apdb.errors import DatabaseUnavailable
 
-__all__ = ["EmbeddedPostgres", "find_binaries", "free_port", "stop_server", "sweep"]
+__all__ = ["EmbeddedPostgres", "find_binaries", "free_port", "is_free", "stop_server", "sweep"]
 
 _SETTINGS = {
     "listen_addresses": "'127.0.0.1'", "max_connections": "100", "shared_buffers": "128MB", "work_mem": "32MB",
@@ -68,6 +68,25 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """Return whether nobody listens on a TCP port of 127.0.0.1.
+
+    Raises
+    ------
+    PermissionError
+        It is kept for the administrator.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except PermissionError:
+            raise
+        except OSError:
+            return False
+    return True
 
 
 @dataclass

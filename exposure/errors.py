@@ -5,11 +5,13 @@ from tasks.errors import AlgorithmError, CallerError
 __all__ = [
     "BadPixels",
     "BandUnknown",
+    "CardInvalid",
     "ExposureError",
     "FitsUnreadable",
     "InstrumentError",
     "PsfUndefined",
     "WcsMissing",
+    "WcsUnsupported",
 ]
 
 
@@ -47,6 +49,18 @@ class InstrumentError(ExposureError):
     """The instrument file is wrong, missing, or asks for a header card that is not there."""
 
     code = "instrument"
+
+
+class CardInvalid(InstrumentError):
+    """A header card that is needed cannot be read, or its value cannot be true."""
+
+    code = "bad_card"
+
+
+class WcsUnsupported(WcsMissing):
+    """The header has a WCS of a kind that cannot be brought to ICRS, or only half of one."""
+
+    code = "wcs_unsupported"
 
 
 class PsfUndefined(AlgorithmError):

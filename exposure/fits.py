@@ -16,7 +16,7 @@ APCORR   one extension per flux name (``APNAME``), Chebyshev coefficients
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from mmap import MADV_DONTNEED, mmap
 from os import PathLike
@@ -25,15 +25,18 @@ from typing import IO, Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyWarning
+from astropy.io.fits.verify import VerifyError, VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from exposure import fits_parts as parts
+from exposure.bad_pixels import mark_bad_pixels
 from exposure.errors import ExposureError, FitsUnreadable, WcsMissing
 from exposure.exposure import Exposure
+from exposure.fits_write import LAYOUT, write_exposure
+from exposure.header import Cards, numbered, unreadable_card
 from exposure.instrument import Instrument, load_instrument
-from exposure.mask import PLANES, remap
+from exposure.mask import remap
 from exposure.wcs import SkyWcs
 
 __all__ = [
@@ -48,7 +51,6 @@ __all__ = [
     "write_exposure",
 ]
 
-LAYOUT = 1
 MAX_PIXELS = 1 << 28  # 16k x 16k: a header that promises more is refused before any data are read
 
 
@@ -63,6 +65,7 @@ class _Reading:
             if self._readers == 0:
                 self._before.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore", VerifyWarning)
+                warnings.filterwarnings("ignore", message=".*non-ASCII characters are present.*")
                 warnings.filterwarnings("error", message=".*may have been truncated.*", category=AstropyUserWarning)
             self._readers += 1
 
@@ -98,8 +101,9 @@ def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]
                     yield hdus
     except ExposureError:
         raise
-    except (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, AstropyUserWarning) as error:
-        raise FitsUnreadable(f"{name} cannot be read as FITS: {error or type(error).__name__}") from error
+    except (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, VerifyError, AstropyUserWarning) as error:
+        card = unreadable_card(path) if isinstance(path, str | os.PathLike) and Path(path).is_file() else None
+        raise FitsUnreadable(f"{name} cannot be read as FITS: {card or error or type(error).__name__}") from error
 
 
 def _check_sizes(hdus: fits.HDUList, name: str) -> None:
@@ -122,8 +126,9 @@ def read_wcs(path: "str | PathLike[str]") -> SkyWcs:
     """Return the WCS of an exposure or of a plain image without reading pixels."""
     with open_fits(path) as hdus:
         for hdu in hdus:
-            if "CTYPE1" in hdu.header:
-                return SkyWcs.from_header(hdu.header, _origin(hdu.header))
+            wcs = SkyWcs.from_cards(Cards([hdu.header], Path(path).name), _origin(hdu.header))
+            if wcs is not None:
+                return wcs
     raise WcsMissing(f"{Path(path).name} has no celestial WCS")
 
 
@@ -166,10 +171,13 @@ def _origin(header: fits.Header) -> tuple[int, int]:
     """Frame origin of an array written by this module (plain images start at 0)."""
     if "ALERTPRD" not in header:
         return (0, 0)
-    return (-int(header.get("LTV1", 0)), -int(header.get("LTV2", 0)))
+    cards = Cards.of(header)
+    return (-cards.integer("LTV1"), -cards.integer("LTV2")) if "LTV1" in cards and "LTV2" in cards else (0, 0)
 
 
-def read_exposure(path: "str | PathLike[str]", instrument: str | Instrument | None = None) -> Exposure:
+def read_exposure(
+    path: "str | PathLike[str]", instrument: str | Instrument | None = None, known: Mapping[str, Any] | None = None
+) -> Exposure:
     """Read an exposure in our layout, or a plain image by the rules of an instrument file.
 
     Parameters
@@ -178,6 +186,8 @@ def read_exposure(path: "str | PathLike[str]", instrument: str | Instrument | No
         FITS file (``.gz`` too).
     instrument
         Name or object; needed for images that are not in our layout.
+    known
+        What is said of the image elsewhere, so that no card is needed for it; see `exposure.plain.read_plain`.
 
     Raises
     ------
@@ -185,16 +195,16 @@ def read_exposure(path: "str | PathLike[str]", instrument: str | Instrument | No
         The message says which card or extension is wrong.
     """
     with open_fits(path) as hdus:
+        rules = load_instrument(instrument) if isinstance(instrument, str) else instrument
         if "ALERTPRD" in hdus[0].header:
-            return _read_native(hdus)
-        if instrument is None:
+            return _read_native(hdus, rules, Path(path).name, known)
+        if rules is None:
             raise FitsUnreadable(
                 f"{Path(path).name} is a plain image: name the instrument whose file says how to read it"
             )
-        rules = instrument if isinstance(instrument, Instrument) else load_instrument(instrument)
         from exposure.plain import read_plain
 
-        return read_plain(hdus, rules, Path(path).name)
+        return read_plain(hdus, rules, Path(path).name, known)
 
 
 def read_planes(path: "str | PathLike[str]", rules: Instrument) -> Exposure:
@@ -203,11 +213,13 @@ def read_planes(path: "str | PathLike[str]", rules: Instrument) -> Exposure:
 
     with open_fits(path) as hdus:
         if "ALERTPRD" in hdus[0].header:
-            return _read_native(hdus)
+            return _read_native(hdus, rules, Path(path).name)
         return plain.read_planes(hdus, rules, Path(path).name)
 
 
-def _read_native(hdus: fits.HDUList) -> Exposure:
+def _read_native(
+    hdus: fits.HDUList, rules: Instrument | None, name: str, known: Mapping[str, Any] | None = None
+) -> Exposure:
     head = hdus[0].header
     if int(head["ALERTPRD"]) > LAYOUT:
         raise FitsUnreadable(f"layout version {head['ALERTPRD']} is newer than {LAYOUT}: update alertprod")
@@ -215,79 +227,21 @@ def _read_native(hdus: fits.HDUList) -> Exposure:
     origin = _origin(image_header)
     image = read_image(hdus, "IMAGE")
     mask_hdu = hdus["MASK"]
-    planes = {k[3:]: int(v) for k, v in mask_hdu.header.items() if k.startswith("MP_")}
-    long_names = {k[8:]: int(v) for k, v in mask_hdu.header.items() if k.startswith("HIERARCH")}
-    mask = read_mask(mask_hdu, planes | long_names)
+    mask = read_mask(mask_hdu, numbered(mask_hdu.header, "MP_"))
     bbox = (*origin, image.shape[1], image.shape[0])
-    return Exposure(
+    exposure = Exposure(
         image=image,
         variance=read_image(hdus, "VARIANCE"),
         mask=mask,
         origin=origin,
-        wcs=SkyWcs.from_header(image_header, origin) if "CTYPE1" in image_header else None,
+        wcs=SkyWcs.from_cards(Cards([image_header], name), origin),
         psf=parts.read_psf(hdus["PSF"]) if "PSF" in hdus else None,
         photo_calib=parts.read_photo_calib(hdus, bbox),
-        visit_info=parts.read_visit_info(head),
+        visit_info=parts.image_visit_info(head, name, known),
         band=str(head.get("BAND", "")),
         physical_filter=str(head.get("FILTER", "")),
         ap_corr=parts.read_ap_corr(hdus, bbox),
     )
-
-
-def write_exposure(exposure: Exposure, path: "str | PathLike[str]", compress: bool = False) -> None:
-    """Write an exposure in the layout of this module; what `read_exposure` gives back is equal to the last bit.
-
-    Parameters
-    ----------
-    compress
-        Tile compression without loss (GZIP_2; floats are not quantised).
-    """
-    primary = fits.PrimaryHDU()
-    primary.header["ALERTPRD"] = (LAYOUT, "layout version of alertprod exposures")
-    parts.write_visit_info(primary.header, exposure)
-    image_header = exposure.wcs.to_header(exposure.origin) if exposure.wcs is not None else fits.Header()
-    image_header["ALERTPRD"] = LAYOUT
-    image_header["LTV1"], image_header["LTV2"] = -exposure.origin[0], -exposure.origin[1]
-    mask_header = fits.Header()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VerifyWarning)  # names longer than 8 characters become HIERARCH cards
-        for name, bit in PLANES.items():
-            mask_header[f"MP_{name}"] = bit
-    hdus: list[Any] = [primary]
-    for name, data, header in (
-        ("IMAGE", exposure.image, image_header),
-        ("MASK", exposure.mask, mask_header),
-        ("VARIANCE", exposure.variance, None),
-    ):
-        hdus.append(_pixels_hdu(name, data, header, compress))
-    if exposure.psf is not None:
-        hdus.append(parts.psf_hdu(exposure.psf))
-    hdus += parts.photo_calib_hdus(primary.header, exposure.photo_calib) + parts.ap_corr_hdus(exposure.ap_corr)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    fits.HDUList(hdus).writeto(partial, overwrite=True, output_verify="silentfix")
-    if compress:
-        _clear_gzip_times(partial)
-    os.replace(partial, target)
-
-
-def _pixels_hdu(name: str, data: NDArray[Any], header: fits.Header | None, compress: bool) -> Any:
-    if not compress:
-        return fits.ImageHDU(data, header, name=name)
-    return fits.CompImageHDU(data, header, name=name, compression_type="GZIP_2", quantize_level=0.0)
-
-
-def _clear_gzip_times(path: Path) -> None:
-    """Zero the time stamps in the gzip header of every tile: same input, same bytes."""
-    starts = []
-    with fits.open(path, disable_image_compression=True, memmap=False) as hdus:
-        for hdu in hdus:
-            if "ZIMAGE" in hdu.header:
-                rows = hdu.data.view(np.ndarray)["COMPRESSED_DATA"].reshape(-1, 2).astype(np.int64)
-                heap = hdu.fileinfo()["datLoc"] + hdu.header.get("THEAP", hdu.header["NAXIS1"] * hdu.header["NAXIS2"])
-                starts.append(heap + rows[rows[:, 0] > 0, 1])
-    content = np.memmap(path, dtype=np.uint8, mode="r+")
-    tiles = np.concatenate(starts) if starts else np.empty(0, np.int64)
-    content[tiles[:, None] + np.arange(4, 8)] = 0  # RFC 1952: MTIME
-    content.flush()
+    if rules is not None:
+        mark_bad_pixels(exposure, rules, head, name)
+    return exposure

@@ -1,12 +1,18 @@
 """Plain FITS images read by the rules of an instrument file."""
 
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
 import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from exposure.errors import BadPixels
+from exposure.bad_pixels import mark_bad_pixels
+from exposure.errors import BadPixels, CardInvalid, InstrumentError
 from exposure.exposure import Exposure
-from exposure.fits_parts import read_psf, read_visit_info
+from exposure.fits_parts import image_visit_info, read_psf
+from exposure.header import Cards, numbered
 from exposure.instrument import HeaderRule, Instrument, visit_from_mjd
 from exposure.visitinfo import VisitInfo
 from exposure.wcs import SkyWcs
@@ -17,22 +23,31 @@ FILL_SHARE = 0.25  # of a border line that is one value: noise does not do that
 __all__ = ["header_visit_info", "read_plain", "read_planes"]
 
 
-def read_plain(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
+def read_plain(hdus: fits.HDUList, rules: Instrument, name: str, known: Mapping[str, Any] | None = None) -> Exposure:
     """Return the exposure of a plain image; PSF, calibration and, mostly, variance are still to be measured.
+
+    Parameters
+    ----------
+    known
+        What is said of the image elsewhere, so that no card is needed for it: ``visit``, ``detector``,
+        ``midpoint_mjd_tai``, ``exposure_time``, ``band``, and ``wcs`` (which may be None).
 
     Raises
     ------
-    BadPixels, BandUnknown, InstrumentError, WcsMissing
-        The message names the card that is wrong.
+    BadPixels, BandUnknown, CardInvalid, InstrumentError, WcsMissing
+        The message names the file and the card that is wrong.
     """
-    header = _merged_header(hdus, rules.planes.image)
+    said = known or {}
+    header = Cards.of_hdus(hdus, rules.planes.image, name)
     image, variance, mask = _pixels(hdus, rules.planes.image, rules.planes.variance, rules.planes.mask, rules, name)
-    band, physical = rules.band_of(header)
+    band, physical = _band(header, rules, said)
     exposure = Exposure(
-        image, variance, mask, wcs=SkyWcs.from_header(header), visit_info=_visit_info(header, rules), band=band,
-        physical_filter=physical, metadata=_detector_numbers(header, rules),
+        image, variance, mask, wcs=said["wcs"] if "wcs" in said else SkyWcs.from_header(header),
+        visit_info=_visit_info(header, rules, said), band=band, physical_filter=physical,
+        metadata=_detector_numbers(header, rules),
     )  # fmt: skip
     _mark(exposure, exposure.metadata.get("saturation"), rules.bad_edge)
+    mark_bad_pixels(exposure, rules, header, name)
     return exposure
 
 
@@ -53,12 +68,13 @@ def read_planes(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
     where = rules.planes.image if rules.planes.image in present else first
     planes = [p if p in present else None for p in (rules.planes.variance, rules.planes.mask)]
     image, variance, mask = _pixels(hdus, where, planes[0], planes[1], rules, name)
-    header = _merged_header(hdus, where)
-    exposure = Exposure(image, variance, mask, wcs=SkyWcs.from_header(header) if "CTYPE1" in header else None)
+    header = Cards.of_hdus(hdus, where, name)
+    exposure = Exposure(image, variance, mask, wcs=SkyWcs.from_cards(header))
     if rules.planes.psf in present and rules.planes.psf is not None:
         exposure.psf = read_psf(hdus[rules.planes.psf], exposure.bbox)
     exposure.metadata = {"gain": rules.gain.number(header), "readNoise": rules.read_noise.number(header)}
     _mark(exposure, rules.saturation.number(header) if rules.saturation is not None else None, rules.bad_edge)
+    mark_bad_pixels(exposure, rules, header, name)
     return exposure
 
 
@@ -76,38 +92,43 @@ def _pixels(
     mask = np.zeros(image.shape, dtype=np.int32)
     if mask_at is not None:
         hdu = hdus[mask_at]
-        named = {key[3:]: int(value) for key, value in hdu.header.items() if key.startswith("MP_")}
-        mask = read_mask(hdu, rules.mask_bits | named)
+        mask = read_mask(hdu, rules.mask_bits | numbered(hdu.header, "MP_"))
     for plane, data in (("variance", variance), ("mask", mask)):
         if data.shape != image.shape:
             raise BadPixels(f"the {plane} of {name} has shape {data.shape}, its image {image.shape}")
     return image, variance, mask
 
 
-def header_visit_info(hdus: fits.HDUList, rules: Instrument) -> VisitInfo:
-    """Return visit, detector and times from the headers alone (our layout or a plain image)."""
-    native = read_visit_info(hdus[0].header) if "ALERTPRD" in hdus[0].header else None
-    return native or _visit_info(_merged_header(hdus, rules.planes.image), rules)
+def header_visit_info(
+    hdus: fits.HDUList, rules: Instrument, known: Mapping[str, Any] | None = None,
+    name: "str | PathLike[str] | None" = None,
+) -> VisitInfo:  # fmt: skip
+    """Return visit, detector and times from the headers alone (our layout or a plain image); `known` as in `read_plain`."""
+    if "ALERTPRD" in hdus[0].header:
+        native = image_visit_info(hdus[0].header, name or hdus.filename(), known)
+        if native is not None:
+            return native
+    return _visit_info(Cards.of_hdus(hdus, rules.planes.image, name), rules, known or {})
 
 
-def _merged_header(hdus: fits.HDUList, ext: int | str) -> fits.Header:
-    header = hdus[ext].header.copy()
-    if hdus[ext] is not hdus[0]:
-        header.extend(hdus[0].header, unique=True, strip=True)
-    return header
-
-
-def _number(rule: HeaderRule | None, header: fits.Header) -> float:
+def _number(rule: HeaderRule | None, header: Cards) -> float:
     return float("nan") if rule is None else rule.number(header)
 
 
-def _visit_info(header: fits.Header, rules: Instrument) -> VisitInfo:
-    exposure_time = rules.exposure_time.number(header)
-    midpoint = rules.midpoint.mjd_tai(header, exposure_time)
-    visit = visit_from_mjd(midpoint, rules.visit_rule) if rules.visit is None else int(rules.visit.number(header))
+def _visit_info(header: Cards, rules: Instrument, known: Mapping[str, Any]) -> VisitInfo:
+    exposure_time = known.get("exposure_time")
+    if exposure_time is None:
+        exposure_time = rules.exposure_time.number(header)
+    midpoint = known.get("midpoint_mjd_tai")
+    if midpoint is None:
+        midpoint = rules.midpoint.mjd_tai(header, exposure_time)
+    visit, detector = known.get("visit"), known.get("detector")
+    if visit is None:
+        by_time = rules.visit is None
+        visit = visit_from_mjd(midpoint, rules.visit_rule) if by_time else _counted(rules.visit, header, "visit")
     return VisitInfo(
         visit=visit,
-        detector=int(rules.detector.number(header)),
+        detector=_counted(rules.detector, header, "detector") if detector is None else detector,
         midpoint_mjd_tai=midpoint,
         exposure_time=exposure_time,
         instrument=rules.name,
@@ -119,7 +140,32 @@ def _visit_info(header: fits.Header, rules: Instrument) -> VisitInfo:
     )
 
 
-def _detector_numbers(header: fits.Header, rules: Instrument) -> dict[str, float]:
+def _band(header: Cards, rules: Instrument, known: Mapping[str, Any]) -> tuple[str, str]:
+    """Return band and physical filter; of an image whose band is known the filter is not needed."""
+    if known.get("band") is None:
+        return rules.band_of(header)
+    try:
+        return str(known["band"]), rules.band.text(header)
+    except InstrumentError:
+        return str(known["band"]), ""
+
+
+def _counted(rule: HeaderRule | None, header: Cards, what: str) -> int:
+    """Return a visit or detector number.
+
+    Raises
+    ------
+    CardInvalid
+        It is negative or larger than a message may say.
+    """
+    assert rule is not None
+    number, limit = rule.integer(header), 1 << (53 if what == "visit" else 15)
+    if not 0 <= number < limit:
+        raise CardInvalid(f"{header.name}: {rule.key}={number} is no {what} number: expected 0 to {limit - 1}")
+    return number
+
+
+def _detector_numbers(header: Cards, rules: Instrument) -> dict[str, float]:
     out = {"gain": rules.gain.number(header), "readNoise": rules.read_noise.number(header)}
     if rules.saturation is not None:
         out["saturation"] = rules.saturation.number(header)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from astropy.wcs import WCS
 from lsst.pipe.base import NoWorkFound, Struct
 from numpy.typing import NDArray
 
@@ -357,11 +356,10 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
 
 def _blank() -> Exposure:
     """Return a pixel of sky with all calibrations: what an output of no rows is made with."""
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs = SkyWcs.tan((0.0, 0.0), (0.0, 0.0), np.eye(2))
     ap_corr = ApCorrMap({PSF_FLUX: ChebyshevField(np.ones((1, 1)), (0, 0, 1, 1))})
     return Exposure(
-        np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32), np.zeros((1, 1), np.int32), wcs=SkyWcs(wcs),
+        np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32), np.zeros((1, 1), np.int32), wcs=wcs,
         psf=GaussianPsf(1.0, 3), photo_calib=PhotoCalib(1.0), visit_info=VisitInfo(1, 0, 60000.0, 1.0, ""), band="r",
         ap_corr=ap_corr,
     )  # fmt: skip

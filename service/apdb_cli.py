@@ -45,7 +45,7 @@ def create(
     from apdb.partitions import ensure_months
     from service.migrate import migrate as run
 
-    database = open_database()
+    database = open_database(migrated=False)
     run(database.uri)
     with database.session() as connection:
         made = ensure_months(connection, _today(), ahead)
@@ -158,7 +158,7 @@ def migrate(
     from service.migrate import migrate as run
     from service.migrate import pending
 
-    uri = open_database().uri
+    uri = open_database(migrated=False).uri
     steps = pending(uri, revision)
     if not dry_run:
         run(uri, revision)

@@ -21,6 +21,7 @@ from exposure import Exposure, Instrument, subtract_mesh
 from exposure.fits import read_planes
 from exposure.stars import Stars
 from exposure.threads import in_threads
+from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,8 @@ class Difference:
     sources: "pd.DataFrame | None"
     report: dict[str, Any]
     subject: Subject
+
+    __repr__ = short_repr
 
 
 def difference_files(

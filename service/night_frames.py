@@ -119,7 +119,7 @@ def _read(path: Path, rules: Instrument) -> Frame:
     except UnicodeEncodeError as error:
         raise FitsUnreadable(f"{path!r}: the name of the file is no UTF-8: rename it") from error
     with open_fits(path) as hdus:
-        info = header_visit_info(hdus, rules)
+        info = header_visit_info(hdus, rules, name=path)
     by_time = rules.visit is None and info.visit == visit_from_mjd(info.midpoint_mjd_tai, rules.visit_rule)
     return Frame(path, info.visit, info.detector, info.midpoint_mjd_tai, by_time)
 

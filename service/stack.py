@@ -14,12 +14,12 @@ import httpx
 from pydantic import SecretStr
 
 from apdb import Database
-from apdb.embedded import EmbeddedPostgres, free_port
+from apdb.embedded import EmbeddedPostgres, free_port, is_free
 from service.children import child_environment, program, without_secrets
 from service.embedded_kafka import EmbeddedKafka
 from service.migrate import migrate
 from service.scratch import Scratch, sweep
-from service.settings import Settings
+from service.settings import load_settings
 from tasks.errors import TransientError
 
 __all__ = ["Stack", "wait_api"]
@@ -45,16 +45,18 @@ class Stack:
         Further environment variables of the processes.
     check
         Called while servers start; what it raises ends the start (and stops what runs).
+    keep_data
+        Leave what the servers hold in the directory, and go on with what is there, on the same ports where they are free.
     """
 
     def __init__(
         self, overrides: dict[str, Any] | None = None, roles: tuple[str, ...] = ("serve", "worker", "relay"),
         say: Callable[[str], None] = lambda text: None, scratch: Path | Scratch | None = None,
-        environment: dict[str, str] | None = None, check: Callable[[], None] = lambda: None,
+        environment: dict[str, str] | None = None, check: Callable[[], None] = lambda: None, keep_data: bool = False,
     ) -> None:  # fmt: skip
         self._overrides, self._roles, self._say = overrides or {}, roles, say
         self._environment, self._check = environment or {}, check
-        self._given = scratch
+        self._given, self._keep = scratch, keep_data
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> "Stack":
@@ -72,24 +74,35 @@ class Stack:
         self.scratch.chmod(0o755)
         self._check()
         self._say("starting PostgreSQL")
-        self.postgres = EmbeddedPostgres(self.scratch / "postgres")
+        self.postgres = EmbeddedPostgres(self.scratch / "postgres", keep=self._keep, port=self._port("postgres"))
         uri = self.postgres.start()
         self._check()
         self._say("starting Kafka")
-        self.kafka = EmbeddedKafka(self.scratch / "kafka", started=self.owned.note_process)
+        self.kafka = EmbeddedKafka(
+            self.scratch / "kafka", keep=self._keep, port=self._port("kafka"), started=self.owned.note_process
+        )
         brokers = self.kafka.start()
         values: dict[str, Any] = {
             "database_uri": SecretStr(uri), "kafka_brokers": brokers, "port": free_port(),
             "upload_dir": self.scratch / "uploads", "archive_dir": str(self.scratch / "alerts"),
             "template_dir": self.scratch / "templates", **self._overrides,
         }  # fmt: skip
-        self.settings = Settings(**values)
+        self.settings = load_settings(**values)
         self.database = Database(uri)
         migrate(uri)
         for role in self._roles:
             self.start(role)
         if "serve" in self._roles:
             self._wait_api()
+
+    def _port(self, server: str) -> int:
+        """Return the port of a server whose data are kept: that of the last time where it is free."""
+        note = self.scratch / f"{server}.port"
+        last = int(note.read_text()) if self._keep and note.exists() else 0
+        port = last if last and is_free(last) else free_port()
+        if self._keep:
+            note.write_text(str(port))
+        return port
 
     def start(self, role: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start one role of the service as its own process (again, when it was stopped)."""

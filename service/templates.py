@@ -80,4 +80,4 @@ def _time(path: Path, rules: Instrument) -> float:
     from exposure.plain import header_visit_info
 
     with open_fits(path) as hdus:
-        return header_visit_info(hdus, rules).midpoint_mjd_tai
+        return header_visit_info(hdus, rules, name=path).midpoint_mjd_tai

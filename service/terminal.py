@@ -6,7 +6,18 @@ rich is loaded when something is shown: a command that prints JSON does not wait
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-__all__ = ["print_table", "progress", "say"]
+__all__ = ["logs_to_stderr", "print_table", "progress", "say"]
+
+
+def logs_to_stderr() -> None:
+    """Let astropy, which must be loaded, log on standard error: standard output is for results."""
+    import logging
+
+    logger = logging.getLogger("astropy")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    logger.addHandler(logging.StreamHandler())
+    logger.propagate = False
 
 
 def say(text: str, error: bool = False) -> None:
