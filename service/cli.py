@@ -155,10 +155,12 @@ def night(
     from service.night_table import print_night
 
     report = run_night(NightPlan(instrument, template_frames, frames, out, positions, keep), say)
-    if as_json:
-        print(json.dumps(report))
-    else:
-        print_night(report)
+    try:
+        print_night(report, as_json)
+    except OSError:
+        if not report["interrupted"]:  # the terminal was closed, which is what ended the night: nobody reads a table
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if report["error"] is not None:
         say(f"alertprod: {report['error']['code']}: {report['error']['message']}", error=True)
     raise typer.Exit(report["exitStatus"])

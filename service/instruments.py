@@ -35,17 +35,13 @@ def checked_instrument(name: str) -> Instrument:
         from tasks.base import make_config
 
         config_class = getattr(import_module(TASKS[task]), task).ConfigClass
-        for option, value in options.items():
-            try:
-                make_config(config_class, {option: value})
-            except CallerError as error:
-                near = get_close_matches(str(option), list(config_class._fields), 1)
-                hint = f" (did you mean {near[0]}?)" if near and near[0] != option else ""
-                raise InstrumentError(f"{where}: {error.message}{hint}") from error
         try:
-            make_config(config_class, options)  # what only goes wrong together
+            make_config(config_class, options)
         except CallerError as error:
-            raise InstrumentError(f"{where}: {error.message}") from error
+            known = list(config_class._fields)
+            near = [get_close_matches(str(o), known, 1) for o in options if str(o).partition(".")[0] not in known]
+            hint = f" (did you mean {near[0][0]}?)" if near and near[0] else ""
+            raise InstrumentError(f"{where}: {' '.join(error.message.split())}{hint}") from error
     return rules
 
 

@@ -1,5 +1,6 @@
 """The table that `alertprod night` prints when it ends."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ __all__ = ["print_night"]
 COUNTS = ("diaSources", "newObjects", "alerts")
 
 
-def print_night(report: dict[str, Any]) -> None:
-    """Print a row per visit, and below it a row per frame that was not used, with the reason."""
+def print_night(report: dict[str, Any], as_json: bool = False) -> None:
+    """Print the report, or a row per visit and below it a row per frame that was not used, with the reason."""
+    if as_json:
+        print(json.dumps(report), flush=True)
+        return
     print_table(
         ("visit", "detector", "state", "sources", "new", "alerts", "seconds"),
         [(v["visit"], v["detector"], v["state"], *(v["counts"][c] for c in COUNTS), f"{sum(v['seconds'].values()):.1f}")

@@ -4,7 +4,7 @@ rich is loaded when something is shown: a command that prints JSON does not wait
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 __all__ = ["logs_to_stderr", "print_table", "progress", "say"]
 
@@ -21,10 +21,14 @@ def logs_to_stderr() -> None:
 
 
 def say(text: str, error: bool = False) -> None:
-    """Print a line on standard error; that of an error is red, and is not broken where the terminal ends."""
+    """Print a line on standard error; that of an error is red, and is not broken where the terminal ends.
+
+    Where standard error is gone (the terminal was closed) nothing is said: work does not end for that.
+    """
     from rich.console import Console
 
-    Console(stderr=True).print(text, style="red" if error else None, highlight=False, markup=False, soft_wrap=error)
+    with suppress(OSError):
+        Console(stderr=True).print(text, style="red" if error else None, highlight=False, markup=False, soft_wrap=error)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
