@@ -94,6 +94,8 @@ class Planes(BaseModel):
     image: int | str = 0
     mask: int | str | None = None
     variance: int | str | None = None
+    weight: int | str | None = Field(None, description="inverse variances")
+    sigma: int | str | None = Field(None, description="standard deviations")
     psf: int | str | None = None
 
 
@@ -122,7 +124,10 @@ class Instrument(BaseModel):
 
     model_config = _STRICT
     name: str
-    pixel_scale: float = Field(description="nominal arcsec per pixel, the scale of its templates")
+    pixel_scale: float | None = Field(
+        None,
+        description="nominal arcsec per pixel, the scale of its templates; without it, that of the first frame's WCS",
+    )
     planes: Planes = Planes()
     mask_bits: dict[str, int] = {}
     bad_edge: int = Field(0, ge=0, description="rows and columns at each edge that are no good")
@@ -138,10 +143,14 @@ class Instrument(BaseModel):
     rotation: HeaderRule = HeaderRule(constant=0.0)
     airmass: HeaderRule | None = None
     target: HeaderRule | None = None
-    gain: HeaderRule = HeaderRule(constant=1.0)
+    gain: HeaderRule | None = Field(None, description="electrons per count; without it, it is estimated from the image")
     read_noise: HeaderRule = HeaderRule(constant=0.0)
     saturation: HeaderRule | None = None
     variance: Literal["plane", "gain", "empirical"] = "gain"
+    variance_file: Literal["variance", "weight", "sigma"] = Field(
+        "variance",
+        description="what a variance in a file of its own holds: variances, their inverse, or standard deviations",
+    )
     zeropoint: Literal["header", "fixed", "refcat", "relative"] = "fixed"
     zeropoint_value: HeaderRule = HeaderRule(constant=31.4)
     ids: IdSizes = IdSizes()

@@ -35,14 +35,19 @@ def template_from_frames(
         exposure = Exposure.read_fits(path, rules)
         stars = reference
         if stars is None and done:
-            stars = ReferenceStars(merge_stars(done, rules.pixel_scale))
+            stars = ReferenceStars(merge_stars(done, _scale(done, rules)))
         characterize(exposure, rules, stars)
         done.append(exposure)
         progress("characterise", number, len(frames))
     tile = 1024 if max(done[0].width, done[0].height) > 512 else 512
     return build_template(
-        root, name, done, pixel_scale=rules.pixel_scale, tile=tile, progress=lambda d, n: progress("coadd", d, n)
+        root, name, done, pixel_scale=_scale(done, rules), tile=tile, progress=lambda d, n: progress("coadd", d, n)
     )
+
+
+def _scale(frames: list[Exposure], rules: Instrument) -> float:
+    """Return arcsec per pixel: what the instrument file says, else what the first frame has."""
+    return rules.pixel_scale or frames[0].pixel_scale_arcsec()
 
 
 def _time(path: Path, rules: Instrument) -> float:
