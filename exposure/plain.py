@@ -4,7 +4,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from exposure.errors import BadPixels
+from exposure.errors import BadPixels, ExposureError
 from exposure.exposure import Exposure
 from exposure.fits_parts import read_psf, read_visit_info
 from exposure.instrument import HeaderRule, Instrument, visit_from_mjd
@@ -14,7 +14,7 @@ from exposure.wcs import SkyWcs
 FILL_OVER_USUAL = 3.0
 FILL_SHARE = 0.25  # of a border line that is one value: noise does not do that
 
-__all__ = ["header_visit_info", "read_plain", "read_planes"]
+__all__ = ["header_visit_info", "read_plain", "read_planes", "visit_info_of"]
 
 
 def read_plain(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
@@ -58,6 +58,7 @@ def read_planes(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
     if rules.planes.psf in present and rules.planes.psf is not None:
         exposure.psf = read_psf(hdus[rules.planes.psf], exposure.bbox)
     exposure.metadata = {"gain": rules.gain.number(header), "readNoise": rules.read_noise.number(header)}
+    exposure.metadata["header"] = header
     _mark(exposure, rules.saturation.number(header) if rules.saturation is not None else None, rules.bad_edge)
     return exposure
 
@@ -88,6 +89,14 @@ def header_visit_info(hdus: fits.HDUList, rules: Instrument) -> VisitInfo:
     """Return visit, detector and times from the headers alone (our layout or a plain image)."""
     native = read_visit_info(hdus[0].header) if "ALERTPRD" in hdus[0].header else None
     return native or _visit_info(_merged_header(hdus, rules.planes.image), rules)
+
+
+def visit_info_of(header: fits.Header, rules: Instrument) -> VisitInfo | None:
+    """Return visit, detector and times of a header; None where a card that they need is missing or wrong."""
+    try:
+        return _visit_info(header, rules)
+    except ExposureError:
+        return None
 
 
 def _merged_header(hdus: fits.HDUList, ext: int | str) -> fits.Header:
