@@ -2,7 +2,15 @@
 
 from tasks.errors import CallerError, TransientError
 
-__all__ = ["BadMessage", "ForbiddenLocation", "JobCrashed", "MissingProgram", "OutputError", "WaitForEarlier"]
+__all__ = [
+    "BadMessage",
+    "ForbiddenLocation",
+    "JobCrashed",
+    "MissingProgram",
+    "OutputError",
+    "SameImage",
+    "WaitForEarlier",
+]
 
 
 class BadMessage(CallerError):
@@ -39,3 +47,9 @@ class OutputError(CallerError):
     """A file that is to be written cannot be: its name, its folder or the disk is not right."""
 
     code = "output"
+
+
+class SameImage(CallerError):
+    """The image and the template are the same."""
+
+    code = "same_image"
