@@ -7,7 +7,7 @@ from typing import Any
 from astropy.io import fits
 
 from exposure.bad_pixels import mark_bad_pixels
-from exposure.errors import CardInvalid, InstrumentError, WcsMissing
+from exposure.errors import CardInvalid, ExposureError, InstrumentError, WcsMissing
 from exposure.exposure import Exposure
 from exposure.fits_file import split_choice
 from exposure.fits_parts import image_visit_info, read_psf
@@ -18,7 +18,7 @@ from exposure.visitinfo import VisitInfo
 from exposure.wcs import SkyWcs
 from exposure.which_image import choose_image
 
-__all__ = ["header_visit_info", "read_plain", "read_planes"]
+__all__ = ["header_visit_info", "read_plain", "read_planes", "visit_info_of"]
 
 
 def read_plain(
@@ -77,7 +77,7 @@ def read_planes(hdus: fits.HDUList, rules: Instrument, name: str, choice: int | 
     present = {h.name for h in hdus} | set(range(len(hdus)))
     if rules.planes.psf in present and rules.planes.psf is not None:
         exposure.psf = read_psf(hdus[rules.planes.psf], exposure.bbox)
-    exposure.metadata = _counts(header, rules)
+    exposure.metadata = {**_counts(header, rules), "header": header}
     admit(exposure, name, bad_edge=rules.bad_edge, saturation=exposure.metadata.get("saturation"))
     mark_bad_pixels(exposure, rules, header, name)
     return exposure
@@ -98,6 +98,14 @@ def header_visit_info(
             return native
     at = choose_image(hdus, rules, file.name, choice)
     return _visit_info(Cards.of_hdus(hdus, at, file.name), rules, known or {})
+
+
+def visit_info_of(header: Cards | fits.Header, rules: Instrument) -> VisitInfo | None:
+    """Return visit, detector and times of a header; None where a card that they need is missing or wrong."""
+    try:
+        return _visit_info(Cards.of(header), rules, {})
+    except ExposureError:
+        return None
 
 
 def _number(rule: HeaderRule | None, header: Cards) -> float:
