@@ -82,11 +82,13 @@ def mjd_tai(text: str, form: str, scale: str, said: str, time: str = "") -> floa
     CardInvalid
         The text is no moment in this format, or one that cannot be.
     """
-    from astropy.time import Time  # with the coordinates, a third of a second to load
-
     value = _value(text, form, said, time)
     if form in ("mjd", "jd") and not isinstance(value, str):
         _check(value - (_JD_OF_MJD if form == "jd" else 0.0), said)  # before astropy warns of years it does not know
+        if (form, scale) == ("mjd", "tai"):
+            return value
+    from astropy.time import Time  # with the coordinates, a third of a second to load
+
     kind: dict[str, Any] = {} if "%" in form or form in _TEXTS else {"format": form}
     try:
         with warnings.catch_warnings():
