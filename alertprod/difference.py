@@ -12,6 +12,7 @@ from alertprod.reading import read, rules_of
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from astropy.table import Table
     from numpy.typing import NDArray
 
     from exposure import Exposure, Instrument
@@ -29,7 +30,7 @@ class Difference:
     exposure
         The difference: new minus old on the pixels of the new image, in its unit, with variance, mask, PSF and WCS.
     sources
-        What changed: one row per source. ``docs/differencing.md`` describes the columns.
+        What changed: one row per source, as ``alertprod diff --sources`` writes them (``docs/differencing.md``).
     score
         Significance of a point source at every pixel, where it was asked for.
     report
@@ -57,11 +58,41 @@ class Difference:
         """Bits of the planes in `exposure.PLANES`."""
         return self.exposure.mask
 
+    def table(self) -> "Table":
+        """Return the sources as astropy Table, with units and descriptions."""
+        from service.source_files import astropy_table
+
+        return astropy_table(self.made.table())
+
     def write(self, path: "str | PathLike[str]", sources: "str | PathLike[str] | None" = None) -> None:
-        """Write the difference as FITS (IMAGE, MASK, VARIANCE, PSF), and the sources as Parquet where a path is given."""
-        self.exposure.write_fits(_path(path, "path"))
-        if sources is not None:
-            self.sources.to_parquet(_path(sources, "sources"))
+        """Write the difference as FITS with what it was made of in its header.
+
+        Parameters
+        ----------
+        path
+            Of the difference (IMAGE, MASK, VARIANCE, PSF); ``.fits``, ``.fits.fz``, ``.fits.gz``.
+        sources
+            Of the sources: .csv .ecsv .fits .parquet .vot or .reg (DS9).
+
+        Raises
+        ------
+        InputType
+            No path.
+        OutputError
+            An ending that says no format, or a file that cannot be written.
+        """
+        from exposure.fits_write import write_exposure
+        from service.outputs import check_format, writing
+        from service.source_files import write_sources
+
+        target, table = _path(path, "path"), None if sources is None else _path(sources, "sources")
+        if table is not None:
+            check_format(table)
+        with writing(target):
+            write_exposure(self.exposure, target, cards=self.made.cards, unit=self.made.unit)
+        if table is not None:
+            with writing(table):
+                write_sources(self.made.table(), table)
 
     def plot(self, folder: "str | PathLike[str]") -> list[Path]:
         """Draw the difference, its noise, PSF, kernel, kernel stars and dipoles as PNG; returns the paths."""
@@ -119,21 +150,27 @@ def subtract(
         One of the images is of no kind that can be read.
     WcsMissing
         An image has no WCS: say `registered` or `register`.
-    MismatchError, TooFewStars, DifferencingError, NoTemplateCoverage
+    SameImage, MismatchError, TooFewStars, DifferencingError, NoTemplateCoverage
         The two do not fit together; the message says what to do.
     """
     from service.diff import difference_pair
+    from service.facts import checksum
 
+    given = (new, old)
     pair = read(new, instrument), read(old, instrument)
     if not (registered or register):
         _require_wcs(pair)
-    _share_band(pair)
+    names = tuple(_name(image, usual) for image, usual in zip(given, ("new image", "old image"), strict=True))
+    sums = tuple(checksum(Path(image)) if isinstance(image, str | PathLike) else "" for image in given)
     made = difference_pair(
         *pair, rules_of(instrument), registered=registered, register=register, mode=mode, score=score, sources=True,
-        pictures=True, options=options,
+        pictures=True, options=options, names=(names[0], names[1]), checksums=(sums[0], sums[1]),
     )  # fmt: skip
-    assert made.sources is not None
-    return Difference(made.exposure, made.sources, made.score, made.report, made)
+    return Difference(made.exposure, made.table().rows, made.score, made.report, made)
+
+
+def _name(image: Any, usual: str) -> str:
+    return Path(image).name if isinstance(image, str | PathLike) else usual
 
 
 def _require_wcs(pair: "tuple[Exposure, Exposure]") -> None:
@@ -145,10 +182,3 @@ def _require_wcs(pair: "tuple[Exposure, Exposure]") -> None:
             f"no WCS says where the {' and the '.join(missing)} image lies: give one to read(..., wcs=), or subtract with "
             "registered=True where the two are on one pixel grid, or with register=True to find their stars"
         )
-
-
-def _share_band(pair: "tuple[Exposure, Exposure]") -> None:
-    """Give an image without a band that of the other: what is not known is no mismatch."""
-    new, old = pair
-    new.band = new.band or old.band or "r"
-    old.band = old.band or new.band

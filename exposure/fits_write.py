@@ -145,7 +145,7 @@ def write_table(
     for number, c in enumerate(rows, start=1):
         made.header.set(f"TCOMM{number}", columns[c].meaning, after=f"TFORM{number}")
     made.header.extend(fits.Header(cards), end=True)
-    with replaced(path) as partial, partial.open("wb") as file:
+    with Path(path).open("wb") as file:
         fits.HDUList([fits.PrimaryHDU(), made]).writeto(file, output_verify="exception")
 
 

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from exposure.bad_pixels import BadRegions
 from exposure.errors import BandUnknown, InstrumentError
 from exposure.header import Cards, Source
-from exposure.rules import HeaderRule, NotNegativeRule, PositiveRule, TimeRule
+from exposure.rules import ExposureTimeRule, HeaderRule, NotNegativeRule, PositiveRule, TimeRule
 from tasks.ids import IdPacker
 
-__all__ = ["BANDS", "HeaderRule", "Instrument", "TimeRule", "load_instrument", "visit_from_mjd"]
+__all__ = ["BANDS", "HeaderRule", "Instrument", "TimeRule", "instrument_files", "load_instrument", "visit_from_mjd"]
 
 BANDS = ("u", "g", "r", "i", "z", "y")
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -62,7 +62,7 @@ class Instrument(BaseModel):
     mask_bits: dict[str, int] = {}
     bad_edge: int = Field(0, ge=0, description="rows and columns at each edge that are no good")
     bad_pixels: BadRegions = Field((), description="map (path) or list of regions of pixels that are bad on any frame")
-    exposure_time: PositiveRule = PositiveRule(key="EXPTIME")
+    exposure_time: ExposureTimeRule = ExposureTimeRule(key="EXPTIME")
     midpoint: TimeRule = TimeRule(key="DATE-OBS")
     detector: HeaderRule = HeaderRule(constant=0)
     visit: HeaderRule | None = None
@@ -123,10 +123,23 @@ def visit_from_mjd(mjd_tai: float, rule: str = "yymmddsssss") -> int:
     return int(f"{day}{seconds:05d}")
 
 
-def _candidates(name: str) -> list[Path]:
+def _folders() -> list[Path]:
+    """Return where names are looked for, the user's directories first."""
     extra = [Path(p) for p in os.environ.get("ALERTPROD_INSTRUMENTS", "").split(os.pathsep) if p]
-    packaged = Path(str(files("exposure") / "instruments"))
-    return [Path(name)] if name.endswith((".yaml", ".yml")) else [d / f"{name}.yaml" for d in (*extra, packaged)]
+    return [*extra, Path(str(files("exposure") / "instruments"))]
+
+
+def instrument_files() -> dict[str, Path]:
+    """Return the instrument files that names find, by name."""
+    found: dict[str, Path] = {}
+    for folder in _folders():
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def _candidates(name: str) -> list[Path]:
+    return [Path(name)] if name.endswith((".yaml", ".yml")) else [d / f"{name}.yaml" for d in _folders()]
 
 
 @lru_cache(maxsize=32)

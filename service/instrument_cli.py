@@ -1,4 +1,4 @@
-"""The command line of instrument files: ``alertprod instrument bad-pixels``."""
+"""The command line of instrument files: ``alertprod instrument check|list|show|bad-pixels``."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,56 @@ __all__ = ["instrument_app"]
 instrument_app = typer.Typer(no_args_is_help=True, help="Instrument files: what they say, what they lack.")
 
 
-@instrument_app.callback()
-def _group() -> None:
-    """Keep the name of a command even where there is one alone."""
+@instrument_app.command("check")
+def check(
+    instrument: Annotated[str, typer.Argument(help="instrument name or file")],
+    frame: Annotated[Path, typer.Argument(help="FITS image")],
+    as_json: Json = False,
+) -> None:
+    """Print what is understood of a frame, and what to write into the file where something is missing (then status 1)."""
+    from exposure import load_instrument
+    from service.frame_check import check_frame
+
+    found = check_frame(frame, load_instrument(instrument))
+    if as_json:
+        print(json.dumps(found.as_dict(), default=str))
+    else:
+        print_table(("what", "value", "from", ""), [(i.what, _shown(i.value), i.source, i.state) for i in found.items])
+        for item in found.items:
+            if item.state:
+                print(
+                    f"{item.state}: {item.what}: {item.note}" + (f"\n    write: {item.advice}" if item.advice else "")
+                )
+        print("the frame can be used" if found.usable else "the frame cannot be used like this")
+    if not found.usable:
+        raise typer.Exit(1)
+
+
+def _shown(value: object) -> object:
+    return "-" if value is None else value
+
+
+@instrument_app.command("list")
+def list_instruments(as_json: Json = False) -> None:
+    """List the instrument files that a name finds, those of ALERTPROD_INSTRUMENTS first."""
+    from exposure.instrument import instrument_files
+
+    found = instrument_files()
+    if as_json:
+        print(json.dumps({name: str(path) for name, path in found.items()}))
+        return
+    print_table(("name", "file"), [(name, path) for name, path in found.items()])
+
+
+@instrument_app.command("show")
+def show(instrument: Annotated[str, typer.Argument(help="instrument name or file")], as_json: Json = False) -> None:
+    """Print an instrument with all its defaults, as YAML."""
+    import yaml
+
+    from exposure import load_instrument
+
+    values = load_instrument(instrument).model_dump(mode="json")
+    print(json.dumps(values) if as_json else yaml.safe_dump(values, sort_keys=False), end="" if not as_json else "\n")
 
 
 @instrument_app.command("bad-pixels")

@@ -35,7 +35,7 @@ class VisitMessage(BaseModel):
     photoCalib: float | None = Field(None, gt=0, allow_inf_nan=False, description="nJy per instrument unit")
     band: Literal["u", "g", "r", "i", "z", "y"] | None = None
     midpointMjdTai: float | None = Field(None, allow_inf_nan=False, description="mid-exposure, MJD TAI")
-    exposureTime: float | None = Field(None, gt=0, allow_inf_nan=False, description="seconds")
+    exposureTime: float | None = Field(None, gt=0, le=864000, allow_inf_nan=False, description="seconds")
     templates: str | None = Field(None, pattern=r"^[A-Za-z0-9_.\-]+$", max_length=128, description="template set")
     reprocess: Literal["never", "replace"] = "never"
     priority: int = Field(0, ge=-100, le=100)

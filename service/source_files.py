@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import OutputError
+from exposure.fits_write import replaced, write_table
+from service.outputs import check_format
 from service.source_columns import RELIABLE
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from service.source_table import SourceTable
 
-__all__ = ["astropy_table", "check_format", "write_sources"]
+__all__ = ["astropy_table", "write_sources"]
 
 RADIUS = 8.0  # px of the circles of a region file
 _UCDS = {"id": "meta.id;meta.main", "ra": "pos.eq.ra;meta.main", "dec": "pos.eq.dec;meta.main", "x": "pos.cartesian.x",
@@ -24,25 +25,14 @@ _UCDS = {"id": "meta.id;meta.main", "ra": "pos.eq.ra;meta.main", "dec": "pos.eq.
          "magErr": "stat.error;phot.mag", "snr": "stat.snr", "midpointMjdTai": "time.epoch"}  # fmt: skip
 
 
-def check_format(path: Path) -> str:
-    """Return the format that a file's suffix stands for, whatever the case of its letters.
+def write_sources(table: "SourceTable", path: Path) -> None:
+    """Write a table in the format of the file's suffix (`check_format`), with units and meanings where there is room.
 
-    Raises
-    ------
-    OutputError
-        None that can be written.
+    What was there before is replaced when the new file is whole.
     """
-    suffix = path.suffix.lower()
-    if suffix not in _WRITERS:
-        raise OutputError(
-            f"{path} ends in none of {' '.join(_WRITERS)}: the suffix says in which format the sources are written"
-        )
-    return suffix
-
-
-def write_sources(table: "SourceTable", path: Path, suffix: str = "") -> None:
-    """Write a table in the format of `suffix`, by default that of the file; with units and meanings where there is room."""
-    _WRITERS[suffix or check_format(path)](table, path)
+    write = _WRITERS[check_format(path)]
+    with replaced(path) as partial:
+        write(table, partial)
 
 
 def astropy_table(table: "SourceTable") -> Any:
@@ -71,8 +61,6 @@ def _ecsv(table: "SourceTable", path: Path) -> None:
 
 
 def _fits(table: "SourceTable", path: Path) -> None:
-    from exposure.fits_write import write_table
-
     rows = {name: _plain(table.rows[name]) for name in table.columns}
     write_table(path, "SOURCES", rows, table.columns, table.meta)
 

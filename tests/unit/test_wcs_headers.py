@@ -146,6 +146,18 @@ def test_a_wcs_comes_back_from_a_file_to_the_last_bit(tmp_path, compress):
         assert other.separation(SkyCoord(*wcs.pixel_to_sky(X, Y), unit="deg")).arcsec.max() < 1e-6, "of other readers"
 
 
+def test_objects_of_astropy_say_what_their_headers_say(capsys):
+    for kind, more in KINDS.items():
+        header = cards((123.456789, -45.678901234567), **more)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            given = WCS(header.copy())
+        capsys.readouterr()
+        wcs, truth = SkyWcs(given), SkyWcs.from_header(header)
+        assert np.abs(np.subtract(wcs.pixel_to_sky(X, Y), truth.pixel_to_sky(X, Y))).max() < 1e-12, kind
+        assert capsys.readouterr().out == ""
+
+
 def test_a_header_whose_crpix_was_moved_since_is_believed():
     header = SkyWcs.from_header(cards(), (100, 200)).to_header((90, 190))
     header["CRPIX1"] -= 5.0
