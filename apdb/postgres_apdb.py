@@ -93,6 +93,8 @@ class PostgresApdb(ClientReads, ClientChanges):
         ApdbError
             The rows do not fit the tables.
         """
+        if not isinstance(visit_time, astropy.time.Time) or not visit_time.isscalar:
+            raise ApdbError(f"the time of the visit must be one astropy.time.Time, got {visit_time!r}")
         rows = prepare(self._published, float(visit_time.tai.mjd), objects, sources, forced_sources)
         self._partitions.prepare(self._transactions.connection, rows.frames)
         chunk = None

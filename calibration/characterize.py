@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from calibration.astrometry import refine_wcs
+from calibration.mending import mend_bad_pixels
 from calibration.noise import fill_variance, subtract_background
 from calibration.psf_model import PsfFit, fit_psf
 from calibration.refcat import Matches, ReferenceStars, match_stars
@@ -55,8 +56,9 @@ def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStar
     rms = subtract_background(exposure, rules.characterize.background_mesh)
     if not np.isfinite(exposure.variance).any() or rules.variance != "plane":
         fill_variance(exposure, rms, rules)
+    mended = mend_bad_pixels(exposure, rules)
     sources = detect_sources(exposure)
-    report = {"nSources": float(len(sources)), "nStars": float(sources.star.sum())}
+    report = {"nMendedPixels": float(mended), "nSources": float(len(sources)), "nStars": float(sources.star.sum())}
     sigma = rules.characterize.smoothing
     if sigma:
         smooth(exposure, sigma)

@@ -47,8 +47,9 @@ def exposure_of_arrays(
         Header whose cards the rules may ask for.
     """
     header = None if cards is None else cards.copy()
-    for name in _STORAGE if header is not None else ():
-        header.remove(name, ignore_missing=True)
+    if header is not None:
+        for name in _STORAGE:
+            header.remove(name, ignore_missing=True)
     hdus = [fits.PrimaryHDU(), fits.ImageHDU(_own(image), header, name="IMAGE")]
     if variance is not None:
         hdus.append(fits.ImageHDU(_own(variance), name="VARIANCE"))

@@ -10,12 +10,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from exposure.bad_pixels import BadRegions
 from exposure.errors import BandUnknown, InstrumentError
 from exposure.header import Cards, Source
-from exposure.rules import HeaderRule, NotNegativeRule, PositiveRule, TimeRule
+from exposure.rules import ExposureTimeRule, HeaderRule, NotNegativeRule, PositiveRule, TimeRule
 from tasks.ids import IdPacker
 
-__all__ = ["BANDS", "HeaderRule", "Instrument", "TimeRule", "load_instrument", "visit_from_mjd"]
+__all__ = ["BANDS", "HeaderRule", "Instrument", "TimeRule", "instrument_files", "load_instrument", "visit_from_mjd"]
 
 BANDS = ("u", "g", "r", "i", "z", "y")
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -28,6 +29,8 @@ class Planes(BaseModel):
     image: int | str = 0
     mask: int | str | None = None
     variance: int | str | None = None
+    weight: int | str | None = Field(None, description="inverse variances")
+    sigma: int | str | None = Field(None, description="standard deviations")
     psf: int | str | None = None
 
 
@@ -56,11 +59,15 @@ class Instrument(BaseModel):
 
     model_config = _STRICT
     name: str
-    pixel_scale: float = Field(description="nominal arcsec per pixel, the scale of its templates")
+    pixel_scale: float | None = Field(
+        None,
+        description="nominal arcsec per pixel, the scale of its templates; without it, that of the first frame's WCS",
+    )
     planes: Planes = Planes()
     mask_bits: dict[str, int] = {}
     bad_edge: int = Field(0, ge=0, description="rows and columns at each edge that are no good")
-    exposure_time: PositiveRule = PositiveRule(key="EXPTIME")
+    bad_pixels: BadRegions = Field((), description="map (path) or list of regions of pixels that are bad on any frame")
+    exposure_time: ExposureTimeRule = ExposureTimeRule(key="EXPTIME")
     midpoint: TimeRule = TimeRule(key="DATE-OBS")
     detector: HeaderRule = HeaderRule(constant=0)
     visit: HeaderRule | None = None
@@ -72,10 +79,16 @@ class Instrument(BaseModel):
     rotation: HeaderRule = HeaderRule(constant=0.0)
     airmass: HeaderRule | None = None
     target: HeaderRule | None = None
-    gain: PositiveRule = PositiveRule(constant=1.0)
+    gain: PositiveRule | None = Field(
+        None, description="electrons per count; without it, it is estimated from the image"
+    )
     read_noise: NotNegativeRule = NotNegativeRule(constant=0.0)
     saturation: PositiveRule | None = None
     variance: Literal["plane", "gain", "empirical"] = "gain"
+    variance_file: Literal["variance", "weight", "sigma"] = Field(
+        "variance",
+        description="what a variance in a file of its own holds: variances, their inverse, or standard deviations",
+    )
     zeropoint: Literal["header", "fixed", "refcat", "relative"] = "fixed"
     zeropoint_value: HeaderRule = HeaderRule(constant=31.4)
     ids: IdSizes = IdSizes()
@@ -121,10 +134,23 @@ def visit_from_mjd(mjd_tai: float, rule: str = "yymmddsssss") -> int:
     return int(f"{day}{seconds:05d}")
 
 
-def _candidates(name: str) -> list[Path]:
+def _folders() -> list[Path]:
+    """Return where names are looked for, the user's directories first."""
     extra = [Path(p) for p in os.environ.get("ALERTPROD_INSTRUMENTS", "").split(os.pathsep) if p]
-    packaged = Path(str(files("exposure") / "instruments"))
-    return [Path(name)] if name.endswith((".yaml", ".yml")) else [d / f"{name}.yaml" for d in (*extra, packaged)]
+    return [*extra, Path(str(files("exposure") / "instruments"))]
+
+
+def instrument_files() -> dict[str, Path]:
+    """Return the instrument files that names find, by name."""
+    found: dict[str, Path] = {}
+    for folder in _folders():
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def _candidates(name: str) -> list[Path]:
+    return [Path(name)] if name.endswith((".yaml", ".yml")) else [d / f"{name}.yaml" for d in _folders()]
 
 
 @lru_cache(maxsize=32)
@@ -141,6 +167,7 @@ def load_instrument(name: str) -> Instrument:
         tried = ", ".join(str(p) for p in _candidates(name))
         raise InstrumentError(f"no instrument file for {name!r} (tried {tried})")
     try:
-        return Instrument.model_validate(yaml.safe_load(found.read_text(encoding="utf-8")))
+        raw = yaml.safe_load(found.read_text(encoding="utf-8"))
+        return Instrument.model_validate(raw, context={"folder": found.resolve().parent})
     except (ValidationError, yaml.YAMLError) as error:
         raise InstrumentError(f"instrument file {found} is wrong: {error}") from error

@@ -48,12 +48,12 @@ def diff(
         import astropy.io.fits  # noqa: F401  first: it looks through all modules that there are
 
         load_numba()
-        from exposure import load_instrument
         from service.diff import difference_files
+        from service.instruments import checked_instrument
 
     with contextlib.redirect_stdout(sys.stderr):  # the words of libraries are no part of the answer
         made = difference_files(
-            science, template, load_instrument(instrument), registered=registered, register=register, mode=mode,
+            science, template, checked_instrument(instrument), registered=registered, register=register, mode=mode,
             score=score is not None, sources=sources is not None or plots is not None, pictures=plots is not None,
             options=options,
         )  # fmt: skip
