@@ -100,7 +100,9 @@ def _check_stars(found: Findings, exposure: Exposure, rules: Instrument) -> None
         found.add("sources, stars", f"{len(sources)}, {int(sources.star.sum())}", "5 sigma")
         fit = fit_psf(exposure, sources, rules.characterize.psf_order)
     except AlertProdError as error:
-        found.lack("FWHM of stars", f"{error.code}: {error}", "pixel_scale, gain, saturation", needed=exposure.psf is None)
+        found.lack(
+            "FWHM of stars", f"{error.code}: {error}", "pixel_scale, gain, saturation", needed=exposure.psf is None
+        )
         return
     thin = fit.fwhm < _UNDERSAMPLED and not rules.characterize.smoothing
     found.add(
