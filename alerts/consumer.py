@@ -39,6 +39,17 @@ class ReceivedAlert:
     key: str
     headers: dict[str, str]
 
+    def __repr__(self) -> str:
+        from alerts.preview import alert_text
+
+        return f"{alert_text(self.packet)[:-1]}; {self.topic}[{self.partition}] at {self.offset}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: stamps, light curve and facts."""
+        from alerts.preview import alert_html
+
+        return alert_html(self.packet)
+
 
 class AlertConsumer:
     """Iterate over it to get `ReceivedAlert`; leave the context to commit and close.

@@ -8,8 +8,8 @@ from lsst.pipe.base import Struct
 from numpy.typing import NDArray
 
 from apdb import columns_of
+from diffim.sky_units import bearing, calibrated_fluxes, position_covariance, sky_moments
 from exposure import Exposure
-from exposure.apcorr import PSF_FLUX
 
 __all__ = ["FilterRules", "filter_dia_sources", "standardize"]
 
@@ -40,10 +40,12 @@ def standardize(raw: pd.DataFrame, difference: Exposure, processed_mjd_tai: floa
     out["ra"], out["dec"] = wcs.pixel_to_sky(x, y) if len(raw) else (x, y)
     out["band"], out["timeProcessedMjdTai"] = difference.band, processed_mjd_tai
     jacobian = wcs.jacobian(x, y) if len(raw) else np.zeros((0, 2, 2))
-    _position_errors(out, raw, jacobian)
-    _fluxes(out, raw, difference)
+    sky = position_covariance(raw, jacobian)
+    out["raErr"], out["decErr"], out["ra_dec_Cov"] = np.sqrt(sky[:, 0, 0]), np.sqrt(sky[:, 1, 1]), sky[:, 0, 1]
+    # template PSFs have sum 1, and templates are kept in nJy
+    for name, column in (calibrated_fluxes(raw, calib, difference.ap_corr, 1.0) | sky_moments(raw, jacobian)).items():
+        out[name] = column
     scale = 3600 * np.sqrt(np.abs(np.linalg.det(jacobian)))
-    _shapes(out, raw, jacobian)
     _trails(out, raw, jacobian, scale)
     for name in ("x", "y", "xErr", "yErr", "psfChi2", "psfNdata", "psfLnL", "extendedness", "dipoleChi2", "dipoleNdata",
                  "isDipole", "dipoleFitAttempted", "isNegative"):  # fmt: skip
@@ -63,55 +65,15 @@ def _missing(dtype: np.dtype[np.generic], n: int) -> NDArray[np.generic]:
     return np.full(n, np.nan if dtype.kind == "f" else 0).astype(dtype)
 
 
-def _position_errors(out: pd.DataFrame, raw: pd.DataFrame, jacobian: Array) -> None:
-    covariance = np.zeros((len(raw), 2, 2))
-    covariance[:, 0, 0], covariance[:, 1, 1] = raw.xErr**2, raw.yErr**2
-    covariance[:, 0, 1] = covariance[:, 1, 0] = raw.x_y_Cov
-    sky = np.einsum("nij,njk,nlk->nil", jacobian, covariance, jacobian)
-    out["raErr"], out["decErr"] = np.sqrt(sky[:, 0, 0]), np.sqrt(sky[:, 1, 1])
-    out["ra_dec_Cov"] = sky[:, 0, 1]
-
-
-def _fluxes(out: pd.DataFrame, raw: pd.DataFrame, difference: Exposure) -> None:
-    """Instrument units to nJy; PSF fluxes of difference and image get the aperture correction, template PSFs have sum 1."""
-    x, y = raw.x.to_numpy(np.float64), raw.y.to_numpy(np.float64)
-    assert difference.photo_calib is not None
-    factor = difference.photo_calib.at(x, y)
-    correction = None if difference.ap_corr is None else difference.ap_corr.at(PSF_FLUX, x, y)
-    corrected = factor if correction is None else factor * correction
-    names = {"psf": ("psfFlux", corrected), "science": ("scienceFlux", corrected), "ap": ("apFlux", factor),
-             "trail": ("trailFlux", corrected), "dipoleMean": ("dipoleMeanFlux", corrected),
-             "dipoleDiff": ("dipoleFluxDiff", corrected), "template": ("templateFlux", 1.0)}  # fmt: skip
-    for prefix, (name, scale) in names.items():
-        out[name] = raw[f"{prefix}InstFlux"].to_numpy(np.float64) * scale
-        out[f"{name}Err"] = raw[f"{prefix}InstFluxErr"].to_numpy(np.float64) * scale
-
-
-def _shapes(out: pd.DataFrame, raw: pd.DataFrame, jacobian: Array) -> None:
-    """Moments from px^2 to arcsec^2 on the sky (x east, y north)."""
-    for suffix in ("", "PSF"):
-        m = np.empty((len(raw), 2, 2))
-        m[:, 0, 0], m[:, 1, 1] = raw[f"ixx{suffix}"], raw[f"iyy{suffix}"]
-        m[:, 0, 1] = m[:, 1, 0] = raw[f"ixy{suffix}"]
-        sky = 3600**2 * np.einsum("nij,njk,nlk->nil", jacobian, m, jacobian)
-        out[f"ixx{suffix}"], out[f"iyy{suffix}"], out[f"ixy{suffix}"] = sky[:, 0, 0], sky[:, 1, 1], sky[:, 0, 1]
-
-
-def _bearing(jacobian: Array, angle: Array) -> Array:
-    """Pixel angle (rad, from +x) to position angle, degrees east of north."""
-    direction = np.einsum("nij,nj->ni", jacobian, np.stack([np.cos(angle), np.sin(angle)], axis=1))
-    return np.asarray(np.degrees(np.arctan2(direction[:, 0], direction[:, 1])) % 360.0)
-
-
 def _trails(out: pd.DataFrame, raw: pd.DataFrame, jacobian: Array, scale: Array) -> None:
     out["trailLength"] = raw.trailLengthPixels.to_numpy() * scale
-    out["trailAngle"] = _bearing(jacobian, raw.trailAnglePixels.to_numpy()) % 180.0
+    out["trailAngle"] = bearing(jacobian, raw.trailAnglePixels.to_numpy()) % 180.0
     out["trailRa"], out["trailDec"] = out.ra, out.dec
     out["trailRaErr"], out["trailDecErr"] = out.raErr, out.decErr
     out["trailAlgorithm"] = np.int32(1)
     out["trailNdata"], out["trailChi2"] = raw.trailNdata.to_numpy(np.int32), raw.trailChi2.to_numpy()
     out["dipoleLength"] = raw.dipoleLengthPixels.to_numpy() * scale
-    out["dipoleAngle"] = _bearing(jacobian, raw.dipoleAnglePixels.to_numpy())
+    out["dipoleAngle"] = bearing(jacobian, raw.dipoleAnglePixels.to_numpy())
 
 
 @dataclass(frozen=True)

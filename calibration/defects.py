@@ -17,9 +17,9 @@ from calibration.drift import BAND, LEAST_FRAMES, Drift, find_drift, on_frame, s
 from calibration.errors import TooLittleDrift
 from calibration.noise import subtract_background
 from exposure import Exposure, SkyWcs, estimate_background
-from exposure.bad_pixels import DEFECTS
+from exposure.bad_pixels import DEFECTS, BadPixelMap
 
-__all__ = ["Defects", "learn_defects", "sky_units"]
+__all__ = ["Defects", "SkyFrame", "learn_defects"]
 
 SURE = 5.0  # sigma of a median over the frames
 CHANCE = 1e-9  # that a pixel of noise alone is called unstable
@@ -31,31 +31,41 @@ F32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Defects:
-    """Bad pixels of one detector (bits of `exposure.bad_pixels.DEFECTS`), and the numbers of how they were found."""
+    """Bad pixels of one detector, and the numbers of how they were found."""
 
-    bits: NDArray[np.uint8]
+    map: BadPixelMap
     report: dict[str, float]
 
 
-def sky_units(exposure: Exposure, mesh: int) -> NDArray[np.float16]:
-    """Return the pixels less their sky, in units of the sky's noise; NaN where the file has no value or says BAD."""
-    rms = subtract_background(exposure, mesh)
-    pixels = np.clip(exposure.image / np.maximum(rms, 1e-20), -6e4, 6e4)
-    pixels[exposure.flagged("NO_DATA", "BAD")] = np.nan
-    return np.asarray(pixels, np.float16)
+@dataclass(frozen=True)
+class SkyFrame:
+    """A frame less its sky, in units of the sky's noise; NaN where the file has no value or says BAD.
+
+    ``noise`` (counts) is that of the whole frame, ``pattern`` by how much that of each pixel is more or less.
+    """
+
+    pixels: NDArray[np.float16]
+    noise: float
+    pattern: NDArray[np.float16]
+    wcs: SkyWcs | None
+
+    @classmethod
+    def of(cls, exposure: Exposure, mesh: int) -> "SkyFrame":
+        """Take the sky off, in place."""
+        rms = np.maximum(subtract_background(exposure, mesh), 1e-20)
+        pixels = np.clip(exposure.image / rms, -6e4, 6e4)
+        pixels[exposure.flagged("NO_DATA", "BAD")] = np.nan
+        noise = float(np.median(rms))
+        return cls(pixels.astype(np.float16), noise, (rms / noise).astype(np.float16), exposure.wcs)
 
 
-def learn_defects(
-    pixels: Sequence[NDArray[np.float16]], wcs: Sequence[SkyWcs | None], threshold: float = 2.5
-) -> Defects:
+def learn_defects(frames: Sequence[SkyFrame], threshold: float = 2.5) -> Defects:
     """Find the bad pixels of a detector.
 
     Parameters
     ----------
-    pixels
-        Frames as `sky_units` gives them, of one shape, in order of time.
-    wcs
-        That of each, as a first guess of how they lie; None where there is none.
+    frames
+        Of one shape, in order of time; the WCS are first guesses of how they lie.
     threshold
         Hot and cold pixels are those that are off by so many sigma of the sky on a single frame.
 
@@ -64,6 +74,7 @@ def learn_defects(
     TooLittleDrift
         Stars stay on the same pixels: nothing tells them from hot ones. Or too few frames.
     """
+    pixels = [f.pixels for f in frames]
     if len(pixels) < LEAST_FRAMES:
         raise TooLittleDrift(
             f"{len(pixels)} frames of this detector, need {LEAST_FRAMES}: give more frames of a night that drifts"
@@ -75,9 +86,25 @@ def learn_defects(
         stack[k] = np.clip(image - cv2.medianBlur(image, 5), -6e4, 6e4)
     sharp, _ = stacked_median(stack)
     candidates = np.abs(sharp) > threshold
-    drift = find_drift(pixels, candidates, wcs)
+    drift = find_drift(pixels, candidates, [f.wcs for f in frames])
     rest = _less_the_sky(pixels, drift, candidates)
-    return _judged(rest, drift, threshold, len(pixels))
+    bits, report = _judged(rest, drift, threshold)
+    counts = np.array([frames[k].noise for k in drift.frames], np.float32)
+    offset, spread = _offsets(rest, bits, counts, frames[drift.frames[len(drift.frames) // 2]].pattern)
+    return Defects(BadPixelMap(bits, offset, spread), {"nFrames": len(frames), **report})
+
+
+def _offsets(
+    rest: NDArray[np.float16], bits: NDArray[np.uint8], noise: F32, pattern: NDArray[np.float16]
+) -> tuple[F32, F32]:
+    """Return how far bad pixels are off and how much that scatters (counts); NaN for good and for unstable ones."""
+    offset, spread = (np.full(bits.shape, np.nan, np.float32) for _ in range(2))
+    known = (bits > 0) & ((bits & DEFECTS["unstable"]) == 0)
+    values = rest[:, known].astype(np.float32) * noise[:, None] * pattern[known].astype(np.float32)
+    middle, _ = stacked_median(values[:, None])
+    offset[known] = middle[0]
+    spread[known] = 1.4826 * stacked_median(np.abs(values - middle[0])[:, None])[0][0]
+    return offset, spread
 
 
 def _less_the_sky(
@@ -95,7 +122,8 @@ def _less_the_sky(
     return out
 
 
-def _judged(rest: NDArray[np.float16], drift: Drift, threshold: float, given: int) -> Defects:
+def _judged(rest: NDArray[np.float16], drift: Drift, threshold: float) -> tuple[NDArray[np.uint8], dict[str, float]]:
+    """Return the bits of the bad pixels, and numbers."""
     middle, count = stacked_median(rest)
     known = count >= max(5, len(rest) // 4)
     level = estimate_background(np.nan_to_num(middle), ~known | (np.abs(np.nan_to_num(middle)) > threshold), 32).level
@@ -109,13 +137,11 @@ def _judged(rest: NDArray[np.float16], drift: Drift, threshold: float, given: in
     bits[known & _lines(middle)] |= DEFECTS["line"]
     extent = np.ptp(drift.track, axis=0)
     report = {
-        "nFrames": given, "nFramesUsed": len(drift.frames), "driftX": float(extent[0]), "driftY": float(extent[1]),
+        "nFramesUsed": len(drift.frames), "driftX": float(extent[0]), "driftY": float(extent[1]),
         "nPlaces": drift.places, "fwhm": drift.fwhm, "unjudgedFraction": float((~known).mean()),
         "maskedFraction": float((bits > 0).mean()),
     }  # fmt: skip
-    return Defects(
-        bits, report | {f"n{name.capitalize()}": int((bits & bit > 0).sum()) for name, bit in DEFECTS.items()}
-    )
+    return bits, report | {f"n{name.capitalize()}": int((bits & bit > 0).sum()) for name, bit in DEFECTS.items()}
 
 
 def _unstable(

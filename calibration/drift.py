@@ -179,7 +179,7 @@ def _resampled(image: F32, found: F64, size: tuple[int, int]) -> F32:
     )
 
 
-def stacked_median(stack: NDArray[np.float16]) -> tuple[F32, NDArray[np.int64]]:
+def stacked_median(stack: NDArray[np.floating]) -> tuple[F32, NDArray[np.int64]]:
     """Return the median over the first axis of what is not NaN, and how many that are; NaN where none is."""
     out = np.empty(stack.shape[1:], np.float32)
     count = np.isfinite(stack).sum(axis=0)

@@ -19,6 +19,7 @@ from calibration.errors import TooFewStars
 from exposure import Exposure, PolynomialPsf
 from exposure.psf import fwhm_of, polynomial_terms
 from exposure.stamps import gather, shift_stamps
+from tasks.reprs import short_repr
 
 __all__ = ["PsfFit", "fit_psf"]
 
@@ -42,6 +43,8 @@ class PsfFit:
     n_held_out: int
     held_out_residual: float
     held_out_chi2: float
+
+    __repr__ = short_repr
 
 
 def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int = 0) -> PsfFit:

@@ -25,6 +25,7 @@ from exposure.stars import Stars
 from exposure.threads import in_threads
 from tasks.errors import CallerError
 from tasks.ids import IdFactory, IdGenerator
+from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,8 @@ class Differenced:
     subtractRes: KernelFit | None = None
     diaSources: "pd.DataFrame | None" = None
     spatiallySampledMetrics: "pd.DataFrame | None" = None
+
+    __repr__ = short_repr
 
 
 def _with_motions(stars: Stars, rows: NDArray[np.int64], motion: NDArray[np.float64]) -> Stars:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from diffim.kernel_fit import KernelFit
 from exposure import Exposure, GridPsf
 from exposure.stamps import gather
+from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,8 @@ class Subject:
     fit: KernelFit | None = None
     sources: "pd.DataFrame | None" = None
     convolved: str = ""
+
+    __repr__ = short_repr
 
 
 def draw_subtraction(made: Subject, folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ Positions are array pixels of the frame as it lies in its file, counted from 0, 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
@@ -15,17 +16,38 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from exposure.errors import FitsUnreadable, InstrumentError
-from exposure.mask import plane_bits
 
 if TYPE_CHECKING:
     from exposure.exposure import Exposure
     from exposure.header import Source
     from exposure.instrument import Instrument
 
-__all__ = ["DEFECTS", "BadRegion", "BadRegions", "bad_pixels_on", "mark_bad_pixels", "write_bad_pixel_map"]
+__all__ = [
+    "DEFECTS", "BadPixelMap", "BadRegion", "BadRegions", "bad_pixels_on", "known_offsets", "mark_bad_pixels",
+    "write_bad_pixel_map",
+]  # fmt: skip
 
 DEFECTS = {"hot": 1, "cold": 2, "unstable": 4, "line": 8}  # bits of the maps that are learned: why a pixel is bad
+OFFSET, SPREAD = "OFFSET", "SPREAD"  # names of the images beside a map, with the number of the detector
+SAME_EXPOSURE = 1.25  # ratio of exposure times that an offset holds for
 Place = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class BadPixelMap:
+    """What was learned of one detector.
+
+    Parameters
+    ----------
+    bits
+        Bits of `DEFECTS`, uint8, 0 where good.
+    offset, spread
+        How far a bad pixel is off, and the scatter of that from frame to frame, in counts; NaN where it jumps.
+    """
+
+    bits: NDArray[np.uint8]
+    offset: NDArray[np.float32]
+    spread: NDArray[np.float32]
 
 
 class BadRegion(BaseModel):
@@ -91,7 +113,7 @@ BadRegions = Annotated[tuple[BadRegion, ...], BeforeValidator(_entries)]
 
 
 def mark_bad_pixels(exposure: "Exposure", rules: "Instrument", header: "Source", name: str) -> None:
-    """Set BAD on the pixels that the instrument file says are bad; what they hold is no saturation.
+    """Set BAD on the pixels that the instrument file says are bad.
 
     A native exposure of another instrument, or of none, lies on other pixels and is left as it is.
 
@@ -106,9 +128,9 @@ def mark_bad_pixels(exposure: "Exposure", rules: "Instrument", header: "Source",
     if "ALERTPRD" in header and (info is None or info.instrument != rules.name):
         return
     detector = info.detector if info is not None else _detector(rules, header)
-    bad = bad_pixels_on(rules.bad_pixels, exposure.bbox, detector, name)
-    exposure.mask[bad] &= np.int32(~plane_bits(["SAT"]))
-    exposure.set_plane("BAD", bad)
+    exposure.set_plane("BAD", bad_pixels_on(rules.bad_pixels, exposure.bbox, detector, name))
+    if detector is not None:
+        exposure.metadata["detector"] = detector
 
 
 def _detector(rules: "Instrument", header: "Source") -> int | None:
@@ -146,7 +168,7 @@ def bad_pixels_on(
         if region.detector is not None and region.detector != detector:
             continue
         if region.file is not None:
-            found = _map(region.file, region.hdu, detector)
+            found = _map(region.file, region.hdu, detector).bad
             if (x0, y0) == (0, 0) and found.shape != out.shape:
                 raise InstrumentError(
                     f"the bad-pixel map {region.file} is of {found.shape[1]} x {found.shape[0]} px, {name} of "
@@ -164,7 +186,37 @@ def bad_pixels_on(
     return out
 
 
-def _map(path: str, hdu: int | str | None, detector: int | None) -> NDArray[np.bool_]:
+def known_offsets(
+    regions: Sequence[BadRegion], exposure: "Exposure"
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return offset and spread (counts) of each pixel whose map tells them, NaN elsewhere.
+
+    They hold for exposures about as long as those that they were learned on.
+    """
+    offset, spread = (np.full(exposure.image.shape, np.nan, np.float32) for _ in range(2))
+    detector = exposure.metadata.get("detector")
+    seconds = None if exposure.visit_info is None else exposure.visit_info.exposure_time
+    for region in regions:
+        if region.file is None or exposure.origin != (0, 0) or region.detector not in (None, detector):
+            continue
+        found = _map(region.file, region.hdu, detector)
+        learned = found.seconds
+        fits_time = seconds is None or learned is None or 1 / SAME_EXPOSURE < seconds / learned < SAME_EXPOSURE
+        if found.offset is not None and found.spread is not None and fits_time:
+            np.copyto(offset, found.offset, where=found.bad)
+            np.copyto(spread, found.spread, where=found.bad)
+    return offset, spread
+
+
+@dataclass(frozen=True)
+class _Map:
+    bad: NDArray[np.bool_]
+    offset: NDArray[np.float32] | None
+    spread: NDArray[np.float32] | None
+    seconds: float | None
+
+
+def _map(path: str, hdu: int | str | None, detector: int | None) -> _Map:
     try:
         changed = Path(path).stat().st_mtime_ns
     except OSError as error:
@@ -176,23 +228,31 @@ def _map(path: str, hdu: int | str | None, detector: int | None) -> NDArray[np.b
 
 
 @lru_cache(maxsize=64)
-def _read_map(path: str, hdu: int | str | None, detector: int | None, changed: int) -> NDArray[np.bool_]:
-    """Return where a map is not zero; `changed` makes a map that was written again another one."""
+def _read_map(path: str, hdu: int | str | None, detector: int | None, changed: int) -> _Map:
+    """Return a map and what lies beside it; `changed` makes a map that was written again another one."""
     from exposure.fits import open_fits, read_image
 
     try:
         with open_fits(path) as hdus:
             where = _image_of(hdus, detector, path) if hdu is None else hdu
-            found = read_image(hdus, where) != 0
+            bad = read_image(hdus, where) != 0
+            number, beside = hdus[where].header.get("DETECTOR"), {h.name for h in hdus}
+            offset, spread = (
+                read_image(hdus, f"{name}{number}") if f"{name}{number}" in beside else None
+                for name in (OFFSET, SPREAD)
+            )
+            seconds = hdus[0].header.get("EXPTIME")
     except FitsUnreadable as error:
         raise InstrumentError(f"the bad-pixel map {path} cannot be read: {error}") from error
-    found.setflags(write=False)
-    return np.asarray(found, np.bool_)
+    return _Map(bad, offset, spread, None if seconds is None else float(seconds))
 
 
 def _image_of(hdus: fits.HDUList, detector: int | None, path: str) -> int:
     """Return which HDU is the map of a detector: the one whose DETECTOR card says so, else the only image."""
-    images = [k for k, h in enumerate(hdus) if h.header.get("NAXIS") == 2 or "ZIMAGE" in h.header]
+    images = [
+        k for k, h in enumerate(hdus)
+        if (h.header.get("NAXIS") == 2 or "ZIMAGE" in h.header) and not h.name.startswith((OFFSET, SPREAD))
+    ]  # fmt: skip
     named = {int(hdus[k].header["DETECTOR"]): k for k in images if "DETECTOR" in hdus[k].header}
     if detector is not None and detector in named:
         return named[detector]
@@ -205,17 +265,21 @@ def _image_of(hdus: fits.HDUList, detector: int | None, path: str) -> int:
 
 
 def write_bad_pixel_map(
-    path: "str | PathLike[str]", maps: Mapping[int, NDArray[np.uint8]], cards: Mapping[str, Any] | None = None
+    path: "str | PathLike[str]", maps: Mapping[int, BadPixelMap], cards: Mapping[str, Any] | None = None
 ) -> None:
-    """Write maps by detector as one FITS file: an image each, with the bits of `DEFECTS` and a DETECTOR card."""
+    """Write maps by detector as one FITS file: three images each, the first with the bits and a DETECTOR card.
+
+    A card EXPTIME says for which exposure time the offsets hold.
+    """
     primary = fits.PrimaryHDU()
     primary.header.update(dict(cards or {}))
     hdus: list[Any] = [primary]
     for detector, data in sorted(maps.items()):
-        made = fits.ImageHDU(data, name=f"BADPIX{detector}")
+        made = fits.ImageHDU(data.bits, name=f"BADPIX{detector}")
         made.header["DETECTOR"] = detector
         for name, bit in DEFECTS.items():
             made.header[f"BIT_{name[:4]}".upper()] = (bit, f"{name} pixels")
-        hdus.append(made)
+        hdus += [made, fits.ImageHDU(data.offset, name=f"{OFFSET}{detector}")]
+        hdus.append(fits.ImageHDU(data.spread, name=f"{SPREAD}{detector}"))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     fits.HDUList(hdus).writeto(path, overwrite=True)

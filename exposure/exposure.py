@@ -52,6 +52,17 @@ class Exposure:
     sources: "pd.DataFrame | None" = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        from exposure.preview import describe
+
+        return describe(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a picture and the facts."""
+        from exposure.preview import exposure_html
+
+        return exposure_html(self)
+
     @property
     def width(self) -> int:
         """Number of columns."""

@@ -33,9 +33,10 @@ from exposure import fits_parts as parts
 from exposure.bad_pixels import mark_bad_pixels
 from exposure.errors import ExposureError, FitsUnreadable, WcsMissing
 from exposure.exposure import Exposure
-from exposure.header import Cards, numbered
+from exposure.fits_write import LAYOUT, write_exposure
+from exposure.header import Cards, numbered, unreadable_card
 from exposure.instrument import Instrument, load_instrument
-from exposure.mask import PLANES, remap
+from exposure.mask import remap
 from exposure.wcs import SkyWcs
 
 __all__ = [
@@ -50,7 +51,6 @@ __all__ = [
     "write_exposure",
 ]
 
-LAYOUT = 1
 MAX_PIXELS = 1 << 28  # 16k x 16k: a header that promises more is refused before any data are read
 
 
@@ -102,7 +102,8 @@ def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]
     except ExposureError:
         raise
     except (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, VerifyError, AstropyUserWarning) as error:
-        raise FitsUnreadable(f"{name} cannot be read as FITS: {error or type(error).__name__}") from error
+        card = unreadable_card(path) if isinstance(path, str | os.PathLike) and Path(path).is_file() else None
+        raise FitsUnreadable(f"{name} cannot be read as FITS: {card or error or type(error).__name__}") from error
 
 
 def _check_sizes(hdus: fits.HDUList, name: str) -> None:
@@ -244,62 +245,3 @@ def _read_native(
     if rules is not None:
         mark_bad_pixels(exposure, rules, head, name)
     return exposure
-
-
-def write_exposure(exposure: Exposure, path: "str | PathLike[str]", compress: bool = False) -> None:
-    """Write an exposure in the layout of this module; what `read_exposure` gives back is equal to the last bit.
-
-    Parameters
-    ----------
-    compress
-        Tile compression without loss (GZIP_2; floats are not quantised).
-    """
-    primary = fits.PrimaryHDU()
-    primary.header["ALERTPRD"] = (LAYOUT, "layout version of alertprod exposures")
-    parts.write_visit_info(primary.header, exposure)
-    image_header = exposure.wcs.to_header(exposure.origin) if exposure.wcs is not None else fits.Header()
-    image_header["ALERTPRD"] = LAYOUT
-    image_header["LTV1"], image_header["LTV2"] = -exposure.origin[0], -exposure.origin[1]
-    mask_header = fits.Header()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VerifyWarning)  # names longer than 8 characters become HIERARCH cards
-        for name, bit in PLANES.items():
-            mask_header[f"MP_{name}"] = bit
-    hdus: list[Any] = [primary]
-    for name, data, header in (
-        ("IMAGE", exposure.image, image_header),
-        ("MASK", exposure.mask, mask_header),
-        ("VARIANCE", exposure.variance, None),
-    ):
-        hdus.append(_pixels_hdu(name, data, header, compress))
-    if exposure.psf is not None:
-        hdus.append(parts.psf_hdu(exposure.psf))
-    hdus += parts.photo_calib_hdus(primary.header, exposure.photo_calib) + parts.ap_corr_hdus(exposure.ap_corr)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    fits.HDUList(hdus).writeto(partial, overwrite=True, output_verify="silentfix")
-    if compress:
-        _clear_gzip_times(partial)
-    os.replace(partial, target)
-
-
-def _pixels_hdu(name: str, data: NDArray[Any], header: fits.Header | None, compress: bool) -> Any:
-    if not compress:
-        return fits.ImageHDU(data, header, name=name)
-    return fits.CompImageHDU(data, header, name=name, compression_type="GZIP_2", quantize_level=0.0)
-
-
-def _clear_gzip_times(path: Path) -> None:
-    """Zero the time stamps in the gzip header of every tile: same input, same bytes."""
-    starts = []
-    with fits.open(path, disable_image_compression=True, memmap=False) as hdus:
-        for hdu in hdus:
-            if "ZIMAGE" in hdu.header:
-                rows = hdu.data.view(np.ndarray)["COMPRESSED_DATA"].reshape(-1, 2).astype(np.int64)
-                heap = hdu.fileinfo()["datLoc"] + hdu.header.get("THEAP", hdu.header["NAXIS1"] * hdu.header["NAXIS2"])
-                starts.append(heap + rows[rows[:, 0] > 0, 1])
-    content = np.memmap(path, dtype=np.uint8, mode="r+")
-    tiles = np.concatenate(starts) if starts else np.empty(0, np.int64)
-    content[tiles[:, None] + np.arange(4, 8)] = 0  # RFC 1952: MTIME
-    content.flush()

@@ -15,11 +15,12 @@ from astropy.io import fits
 
 from exposure.errors import CardInvalid, FitsUnreadable, InstrumentError
 
-__all__ = ["CELESTIAL", "Cards", "as_number", "numbered"]
+__all__ = ["CELESTIAL", "Cards", "as_number", "numbered", "unreadable_card"]
 
 FILE_NAME = "FILENAME"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([EeDd][+-]?\d+)?")
 CELESTIAL = re.compile(r"(RA|DEC|[A-Z]LON|[A-Z]LAT|[A-Z]{2}LN|[A-Z]{2}LT)(-.*)?$")  # CTYPE of an axis on the sky
+_STRUCTURE = re.compile(r"(BITPIX  |NAXIS\d{0,3} *|BZERO   |BSCALE  |BLANK   |PCOUNT  |GCOUNT  )=")
 
 Source = Union["Cards", fits.Header, Mapping[str, Any]]
 
@@ -182,6 +183,25 @@ def as_number(value: Any) -> float | None:
     except OverflowError:
         return None
     return number if np.isfinite(number) else None
+
+
+def unreadable_card(path: "str | PathLike[str]") -> str | None:
+    """Return what is wrong with the first header of a file that astropy does not open: the first card that it stands on.
+
+    A file that is no plain FITS has none.
+    """
+    with Path(path).open("rb") as handle:
+        raw = handle.read(64 * 2880)
+    if not raw.startswith(b"SIMPLE  ="):
+        return None
+    for at in range(0, len(raw) - 79, 80):
+        card = raw[at : at + 80].decode("latin-1")
+        if card.rstrip() == "END":
+            return None
+        text = card[10:].partition("/")[0].strip()
+        if _STRUCTURE.match(card) and as_number(text) is None:
+            return f"the card {card[:8].strip()} cannot be read: {card.rstrip()!r}"
+    return None
 
 
 def numbered(header: fits.Header, prefix: str) -> dict[str, int]:

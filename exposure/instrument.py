@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from exposure.bad_pixels import BadRegions
 from exposure.errors import BandUnknown, InstrumentError
 from exposure.header import Cards, Source
-from exposure.rules import HeaderRule, NotNegativeRule, PositiveRule, TimeRule
+from exposure.rules import ExposureTimeRule, HeaderRule, NotNegativeRule, PositiveRule, TimeRule
 from tasks.ids import IdPacker
 
 __all__ = ["BANDS", "HeaderRule", "Instrument", "TimeRule", "instrument_files", "load_instrument", "visit_from_mjd"]
@@ -62,7 +62,7 @@ class Instrument(BaseModel):
     mask_bits: dict[str, int] = {}
     bad_edge: int = Field(0, ge=0, description="rows and columns at each edge that are no good")
     bad_pixels: BadRegions = Field((), description="map (path) or list of regions of pixels that are bad on any frame")
-    exposure_time: PositiveRule = PositiveRule(key="EXPTIME")
+    exposure_time: ExposureTimeRule = ExposureTimeRule(key="EXPTIME")
     midpoint: TimeRule = TimeRule(key="DATE-OBS")
     detector: HeaderRule = HeaderRule(constant=0)
     visit: HeaderRule | None = None
@@ -104,6 +104,11 @@ class Instrument(BaseModel):
     def packer(self) -> IdPacker:
         """Return the id layout of this camera."""
         return IdPacker(self.ids.n_visits, self.ids.n_detectors, self.ids.n_releases)
+
+    def __repr__(self) -> str:
+        return f"<Instrument {self.name}: {self.pixel_scale:g} arcsec/px, variance {self.variance}, zero point {self.zeropoint}>"
+
+    __str__ = __repr__
 
 
 def visit_from_mjd(mjd_tai: float, rule: str = "yymmddsssss") -> int:

@@ -9,7 +9,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from exposure.bad_pixels import mark_bad_pixels
-from exposure.errors import BadPixels, CardInvalid, InstrumentError
+from exposure.errors import BadPixels, CardInvalid, ExposureError, InstrumentError
 from exposure.exposure import Exposure
 from exposure.fits_parts import image_visit_info, read_psf
 from exposure.header import Cards, numbered
@@ -20,7 +20,7 @@ from exposure.wcs import SkyWcs
 FILL_OVER_USUAL = 3.0
 FILL_SHARE = 0.25  # of a border line that is one value: noise does not do that
 
-__all__ = ["header_visit_info", "read_plain", "read_planes"]
+__all__ = ["header_visit_info", "read_plain", "read_planes", "visit_info_of"]
 
 
 def read_plain(hdus: fits.HDUList, rules: Instrument, name: str, known: Mapping[str, Any] | None = None) -> Exposure:
@@ -73,6 +73,7 @@ def read_planes(hdus: fits.HDUList, rules: Instrument, name: str) -> Exposure:
     if rules.planes.psf in present and rules.planes.psf is not None:
         exposure.psf = read_psf(hdus[rules.planes.psf], exposure.bbox)
     exposure.metadata = {"gain": rules.gain.number(header), "readNoise": rules.read_noise.number(header)}
+    exposure.metadata["header"] = header
     _mark(exposure, rules.saturation.number(header) if rules.saturation is not None else None, rules.bad_edge)
     mark_bad_pixels(exposure, rules, header, name)
     return exposure
@@ -109,6 +110,14 @@ def header_visit_info(
         if native is not None:
             return native
     return _visit_info(Cards.of_hdus(hdus, rules.planes.image, name), rules, known or {})
+
+
+def visit_info_of(header: Cards | fits.Header, rules: Instrument) -> VisitInfo | None:
+    """Return visit, detector and times of a header; None where a card that they need is missing or wrong."""
+    try:
+        return _visit_info(Cards.of(header), rules, {})
+    except ExposureError:
+        return None
 
 
 def _number(rule: HeaderRule | None, header: Cards) -> float:

@@ -9,7 +9,7 @@ from exposure.errors import CardInvalid, InstrumentError
 from exposure.header import Cards, Source, as_number
 from exposure.times import has_time, mjd_tai, scale_of, time_of_day
 
-__all__ = ["HeaderRule", "NotNegativeRule", "PositiveRule", "TimeRule"]
+__all__ = ["ExposureTimeRule", "HeaderRule", "NotNegativeRule", "PositiveRule", "TimeRule"]
 
 TIME_CARDS = ("TIME-OBS", "UTC-OBS", "UT-OBS", "UTSTART", "UT-START", "UTC-STRT", "UT", "UTC", "UTIME", "TIME")
 _OF_TIMESYS = re.compile("(DATE|MJD|JD)")
@@ -85,12 +85,21 @@ class HeaderRule(BaseModel):
 
 
 class PositiveRule(HeaderRule):
-    """A quantity above zero: exposure time, gain, saturation."""
+    """A quantity above zero: gain, saturation."""
 
     _wanted: ClassVar[str] = "finite and above zero"
 
     def _possible(self, number: float) -> bool:
         return number > 0
+
+
+class ExposureTimeRule(HeaderRule):
+    """Seconds above zero, less than ten days: more is another unit."""
+
+    _wanted: ClassVar[str] = "in seconds, above zero and at most 864000"
+
+    def _possible(self, number: float) -> bool:
+        return 0 < number <= 864000.0
 
 
 class NotNegativeRule(HeaderRule):

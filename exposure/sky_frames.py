@@ -4,7 +4,7 @@ The transformations are those of astropy; positions are directions alone, at no 
 """
 
 import re
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ __all__ = ["SkyFrame", "sky_frame"]
 F64 = NDArray[np.float64]
 _FK4_BEFORE = 1984.0
 _SAME_AS_ICRS = re.compile("ICRS|GAIA.*|GCRS")
+_ROTATED = ("fk5", "galactic", "supergalactic", "barycentricmeanecliptic")
 _J2000, _B1950 = 2000.0, 1950.0
 
 
@@ -34,28 +35,54 @@ class SkyFrame:
     def __init__(self, kind: str, equinox: float | None = None) -> None:
         self.kind, self.equinox = kind, equinox
 
-    @cached_property
-    def _frame(self) -> Any:
-        from astropy.coordinates import frame_transform_graph
-        from astropy.time import Time
-
-        frame = frame_transform_graph.lookup_name(self.kind)
-        if self.equinox is None:
-            return frame()
-        besselian = self.kind.startswith("fk4")
-        return frame(equinox=Time(self.equinox, format="byear" if besselian else "jyear"))
-
     def to_icrs(self, lon: F64, lat: F64) -> tuple[F64, F64]:
         """Return ICRS (ra, dec) in degrees of positions in this frame; NaN stays NaN."""
+        if self.kind in _ROTATED:
+            return _rotated(_rotation(self.kind, self.equinox), lon, lat)
         from astropy.coordinates import ICRS
 
-        return _moved(self._frame, ICRS(), lon, lat)
+        return _moved(_frame(self.kind, self.equinox), ICRS(), lon, lat)
 
     def from_icrs(self, ra: F64, dec: F64) -> tuple[F64, F64]:
         """Return longitude and latitude in degrees of ICRS positions."""
+        if self.kind in _ROTATED:
+            return _rotated(_rotation(self.kind, self.equinox).T, ra, dec)
         from astropy.coordinates import ICRS
 
-        return _moved(ICRS(), self._frame, ra, dec)
+        return _moved(ICRS(), _frame(self.kind, self.equinox), ra, dec)
+
+
+@lru_cache(maxsize=64)
+def _frame(kind: str, equinox: float | None) -> Any:
+    from astropy.coordinates import frame_transform_graph
+    from astropy.time import Time
+
+    frame = frame_transform_graph.lookup_name(kind)
+    if equinox is None:
+        return frame()
+    return frame(equinox=Time(equinox, format="byear" if kind.startswith("fk4") else "jyear"))
+
+
+@lru_cache(maxsize=64)
+def _rotation(kind: str, equinox: float | None) -> F64:
+    """The matrix from a frame to ICRS: astropy's own, of the three axes, so that it is not made for every call."""
+    from astropy.coordinates import ICRS
+
+    lon, lat = _moved(_frame(kind, equinox), ICRS(), np.array([0.0, 90.0, 0.0]), np.array([0.0, 0.0, 90.0]))
+    return _unit_vectors(lon, lat).T
+
+
+def _unit_vectors(lon: F64, lat: F64) -> F64:
+    a, d = np.radians(lon), np.radians(lat)
+    return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], -1)
+
+
+def _rotated(matrix: F64, lon: F64, lat: F64) -> tuple[F64, F64]:
+    lon, lat = np.broadcast_arrays(np.asarray(lon, np.float64), np.asarray(lat, np.float64))
+    with np.errstate(invalid="ignore"):
+        v = np.moveaxis(_unit_vectors(lon, lat), -1, 0)
+        x, y, z = (m[0] * v[0] + m[1] * v[1] + m[2] * v[2] for m in matrix)  # no BLAS: the same bits at any length
+        return np.degrees(np.arctan2(y, x)) % 360.0, np.degrees(np.arctan2(z, np.hypot(x, y)))
 
 
 def _moved(start: Any, end: Any, lon: F64, lat: F64) -> tuple[F64, F64]:

@@ -64,6 +64,10 @@ class SkyWcs:
     def _wcs(self) -> "WCS":
         return self.terms.built()
 
+    def __repr__(self) -> str:
+        x, y = self.reference_pixel
+        return f"<SkyWcs {' '.join(self.terms.ctype)} around {np.round(self.terms.crval, 5).tolist()} at pixel [{x:.2f}, {y:.2f}]>"
+
     @classmethod
     def from_header(cls, header: Source, origin: tuple[int, int] = (0, 0)) -> "SkyWcs":
         """Read the WCS of a FITS header; the header's pixel (1, 1) is `origin`.
@@ -268,9 +272,11 @@ def _terms_of_astropy(wcs: "WCS") -> WcsTerms:
             "the WCS has distortion tables (CPDIS, D2IM), which are not read: resample the image first"
         )
     plain = wcs if wcs.naxis == 2 else wcs.sub([1, 2])
+    bare = plain.deepcopy()
+    bare.sip = None  # its terms are taken below; astropy would log what it thinks of the CTYPE that goes with them
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        terms = terms_of(Cards([plain.to_header(relax=True)], "the WCS"))
+        terms = terms_of(Cards([bare.to_header(relax=True)], "the WCS"))
     if terms is None:
         raise WcsMissing("the WCS has no celestial axes along the first two pixel axes")
     p, sip = plain.wcs, plain.sip
@@ -281,5 +287,6 @@ def _terms_of_astropy(wcs: "WCS") -> WcsTerms:
     }  # fmt: skip
     if sip is not None:
         forward_only = sip.ap is None or sip.bp is None
+        exact["ctype"] = tuple(f"{kind.removesuffix('-SIP')}-SIP" for kind in terms.ctype)
         exact["sip"] = sip_tables([sip.a, sip.b] if forward_only else [sip.a, sip.b, sip.ap, sip.bp])
     return WcsTerms(**{**terms.__dict__, **exact})

@@ -122,12 +122,9 @@ class WcsTerms:
         """
         m, t = np.asarray(matrix, np.float64), np.asarray(offset, np.float64)
         back = np.linalg.solve(m, t)
-        sip = None
+        sip: tuple[Table, ...] | None = None
         if self.sip is not None:
-            pairs = [
-                [_substituted(np.array(table), m) for table in self.sip[k : k + 2]] for k in range(0, len(self.sip), 2)
-            ]
-            sip = tuple(_table(t) for pair in pairs for t in np.einsum("ij,jpq->ipq", np.linalg.inv(m), np.array(pair)))
+            sip = tuple(t for k in range(0, len(self.sip), 2) for t in _mapped(self.sip[k], self.sip[k + 1], m))
         cd = self.cd @ m
         return replace(
             self, crpix=(self.crpix[0] - float(back[0]), self.crpix[1] - float(back[1])),
@@ -164,6 +161,16 @@ def _rows(matrix: NDArray[np.float64]) -> tuple[Two, Two]:
 
 def _table(values: NDArray[np.float64]) -> Table:
     return tuple(tuple(float(v) for v in row) for row in values)
+
+
+def _mapped(first: Table, second: Table, m: NDArray[np.float64]) -> tuple[Table, Table]:
+    """Return the tables of matrix^-1 f(matrix w) for those of the two parts of f; both have the larger order."""
+    size = max(len(first), len(second))
+    pair = np.zeros((2, size, size))
+    for out, table in zip(pair, (first, second), strict=True):
+        out[: len(table), : len(table)] = table
+    found = np.einsum("ij,jpq->ipq", np.linalg.inv(m), np.stack([_substituted(t, m) for t in pair]))
+    return _table(found[0]), _table(found[1])
 
 
 def _substituted(table: NDArray[np.float64], m: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -197,7 +197,7 @@ def precover(
     from astropy.time import Time
 
     from association.precovery import precover as run
-    from exposure import load_instrument
+    from service.instruments import checked_instrument
     from service.products import StoredDifferences
 
     now = float(Time.now().tai.mjd)
@@ -205,7 +205,7 @@ def precover(
     database = open_database()
     with progress("visits", quiet=as_json) as step:
         report = run(
-            database.connect, stored, lambda v: load_instrument(v.instrument).packer(), now if at is None else at, now,
+            database.connect, stored, lambda v: checked_instrument(v.instrument).packer(), now if at is None else at, now,
             days=days, founded_within_days=founded_within, dry_run=dry_run, progress=step,
         )  # fmt: skip
     _show([vars(report)], as_json, "would be done" if dry_run else "done")

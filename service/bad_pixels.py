@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from calibration.defects import Defects, learn_defects, sky_units
+from calibration.defects import Defects, SkyFrame, learn_defects
 from calibration.errors import TooLittleDrift
-from exposure import Instrument, SkyWcs
+from exposure import Instrument
 from exposure.bad_pixels import write_bad_pixel_map
 from exposure.errors import InstrumentError
 from exposure.fits import open_fits, read_planes
@@ -24,8 +24,8 @@ MOST_FRAMES = 60  # of a detector: medians of more gain nothing, and all are in 
 class _Frame:
     path: Path
     mjd: float
-    pixels: np.ndarray[Any, np.dtype[np.float16]]
-    wcs: SkyWcs | None
+    seconds: float
+    sky: SkyFrame
 
 
 def learn_bad_pixels(
@@ -53,16 +53,18 @@ def learn_bad_pixels(
     by_detector: dict[int, list[_Frame]] = {}
     for number, path in enumerate(frames, start=1):
         with open_fits(path) as hdus:
-            info = header_visit_info(hdus, bare)
+            info = header_visit_info(hdus, bare, name=path)
         exposure = read_planes(path, bare)  # a WCS is a first guess here, and may be missing
-        pixels = sky_units(exposure, rules.characterize.background_mesh)
-        by_detector.setdefault(info.detector, []).append(_Frame(path, info.midpoint_mjd_tai, pixels, exposure.wcs))
+        sky = SkyFrame.of(exposure, rules.characterize.background_mesh)
+        frame = _Frame(path, info.midpoint_mjd_tai, info.exposure_time, sky)
+        by_detector.setdefault(info.detector, []).append(frame)
         say(f"read {number} of {len(frames)} frames")
     if not by_detector:
         raise TooLittleDrift("no frames were given")
     found = {d: _learned(d, by_detector[d], threshold) for d in sorted(by_detector)}
-    cards = {"INSTRUME": rules.name, "THRESHLD": threshold}
-    write_bad_pixel_map(out, {d: f.bits for d, f in found.items()}, cards)
+    seconds = float(np.median([f.seconds for group in by_detector.values() for f in group]))
+    cards = {"INSTRUME": rules.name, "THRESHLD": threshold, "EXPTIME": seconds}
+    write_bad_pixel_map(out, {d: f.map for d, f in found.items()}, cards)
     return {"map": str(out), "detectors": {str(d): f.report for d, f in found.items()}}
 
 
@@ -72,13 +74,13 @@ def _learned(detector: int, frames: list[_Frame], threshold: float) -> Defects:
         ordered = [ordered[k] for k in np.linspace(0, len(ordered) - 1, MOST_FRAMES).round().astype(int)]
     first = ordered[0]
     for frame in ordered:
-        if frame.pixels.shape != first.pixels.shape:
+        if frame.sky.pixels.shape != first.sky.pixels.shape:
             raise InstrumentError(
-                f"{frame.path.name} is of {frame.pixels.shape[1]} x {frame.pixels.shape[0]} px, {first.path.name} of "
-                f"{first.pixels.shape[1]} x {first.pixels.shape[0]}: one map needs frames of one size", detector=detector,
+                f"{frame.path.name} is of {frame.sky.pixels.shape[1]} x {frame.sky.pixels.shape[0]} px, {first.path.name} of "
+                f"{first.sky.pixels.shape[1]} x {first.sky.pixels.shape[0]}: one map needs frames of one size", detector=detector,
             )  # fmt: skip
     try:
-        return learn_defects([f.pixels for f in ordered], [f.wcs for f in ordered], threshold)
+        return learn_defects([f.sky for f in ordered], threshold)
     except TooLittleDrift as error:
         error.detector = detector
         raise

@@ -13,12 +13,12 @@ import typer
 
 from service.alerts_cli import alerts_app
 from service.apdb_cli import apdb_app
+from service.diff_cli import diff
 from service.failures import DEBUG, run_command
 from service.instrument_cli import instrument_app
-from service.options import Json, key_values, open_database, read_settings
+from service.options import Json, open_database, read_settings
 from service.orbits_cli import orbits_app
 from service.roles_cli import add_roles
-from service.startup import collector_off, fetched, load_numba, reuse_memory
 from service.template_cli import template_app
 from service.terminal import print_table, say
 from service.up_cli import up
@@ -39,7 +39,7 @@ app.add_typer(apdb_app, name="apdb", rich_help_panel=KEEP)
 app.add_typer(template_app, name="template", rich_help_panel=KEEP)
 app.add_typer(orbits_app, name="orbits", rich_help_panel=KEEP)
 app.add_typer(jointcal_app, name="jointcal", rich_help_panel=IMAGES)
-MEMORY_AHEAD = 1 << 28  # bytes that `diff` fetches while its modules are loaded: four planes of 4k x 4k
+app.command(rich_help_panel=IMAGES)(diff)
 
 __all__ = ["app", "main"]
 
@@ -87,57 +87,6 @@ def config() -> None:
     print(json.dumps(read_settings().masked(), indent=1))
 
 
-@app.command(rich_help_panel=IMAGES)
-@collector_off()
-def diff(
-    science: Annotated[Path, typer.Argument(help="FITS image")],
-    template: Annotated[Path, typer.Argument(help="FITS image to subtract")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="difference: IMAGE, VARIANCE, MASK, PSF")],
-    instrument: Annotated[str, typer.Option(help="instrument name or file: which HDU holds which plane")] = "generic",
-    registered: Annotated[bool, typer.Option(help="the two are on one pixel grid; no WCS is needed")] = False,
-    register: Annotated[bool, typer.Option(help="register the two by their stars; no WCS is needed")] = False,
-    mode: Annotated[str, typer.Option(help="auto, convolveTemplate or convolveScience")] = "auto",
-    sources: Annotated[Path | None, typer.Option(help="detect, measure, and write this Parquet table")] = None,
-    score: Annotated[Path | None, typer.Option(help="write the significance of a point source at every pixel")] = None,
-    plots: Annotated[Path | None, typer.Option(help="folder for pictures of the subtraction")] = None,
-    config: Annotated[list[str] | None, typer.Option("--config", "-c", help="option=value (see docs)")] = None,
-    as_json: Json = False,
-) -> None:
-    """Subtract one image from another: the algorithm alone."""
-    reuse_memory(kept_mb=1024)
-    with fetched(min(sum(p.stat().st_size for p in (science, template) if p.exists()), MEMORY_AHEAD)):
-        import astropy.io.fits  # noqa: F401  first: it looks through all modules that there are
-
-        load_numba()
-        from exposure import load_instrument
-        from service.diff import difference_files
-
-    made = difference_files(
-        science, template, load_instrument(instrument), registered=registered, register=register, mode=mode,
-        score=score is not None, sources=sources is not None or plots is not None, pictures=plots is not None,
-        options=key_values(config or []),
-    )  # fmt: skip
-    made.exposure.write_fits(output)
-    if score is not None and made.score is not None:
-        made.score.write_fits(score)
-    if sources is not None and made.sources is not None:
-        made.sources.to_parquet(sources)
-    if plots is not None:
-        from diffim.pictures import draw_subtraction
-
-        made.report["plots"] = [str(p) for p in draw_subtraction(made.subject, plots)]
-    if as_json:
-        print(json.dumps(made.report))
-        return
-    r = made.report
-    print(
-        f"{r['convolved']}: "
-        + (f"{r['nKernelUsed']} of {r['nKernelCandidates']} stars, residual/sigma {r['kernelResidualRms']:.2f}, "
-           if "nKernelUsed" in r else "")
-        + f"{sum(r['seconds'].values()):.1f} s" + (f", {r['nDiaSources']} sources" if "nDiaSources" in r else "")
-    )  # fmt: skip
-
-
 @app.command(rich_help_panel=FIRST)
 def night(
     context: typer.Context,
@@ -145,23 +94,24 @@ def night(
     out: Annotated[Path, typer.Option(help="directory of the results")],
     template_frames: Annotated[list[Path], typer.Option(help="frames of the template (repeat, or several after one)")],
     frames: Annotated[list[Path], typer.Option(help="frames to process")],
-    positions: Annotated[Path | None, typer.Option(help="CSV (id, ra, dec) measured on every frame")] = None,
+    positions: Annotated[Path | None, typer.Option(help="table (id, ra, dec) measured on every frame")] = None,
     keep: Annotated[bool, typer.Option(help="keep templates, differences and alert files")] = False,
     as_json: Json = False,
 ) -> None:
     """Process frames from disk through a whole service on this machine."""
     from service.night import NightPlan, run_night
+    from service.night_table import print_night
 
     report = run_night(NightPlan(instrument, template_frames, frames, out, positions, keep), say)
-    if as_json:
-        print(json.dumps(report))
-        return
-    counts = ("diaSources", "newObjects", "alerts")
-    print_table(
-        ("visit", "detector", "state", "sources", "new", "alerts", "seconds"),
-        [(v["visit"], v["detector"], v["state"], *(v["counts"][c] for c in counts), f"{sum(v['seconds'].values()):.1f}")
-         for v in report["visits"]],
-    )  # fmt: skip
+    try:
+        print_night(report, as_json)
+    except OSError:
+        if not report["interrupted"]:  # the terminal was closed, which is what ended the night: nobody reads a table
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if report["error"] is not None:
+        say(f"alertprod: {report['error']['code']}: {report['error']['message']}", error=True)
+    raise typer.Exit(report["exitStatus"])
 
 
 @app.command(context_settings={"ignore_unknown_options": True}, rich_help_panel=LOOK)  # declinations may be negative

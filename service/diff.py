@@ -17,13 +17,22 @@ from diffim.options import plain_options
 from diffim.pictures import Subject
 from diffim.registration import fit_displacement, match_lists, resampled
 from diffim.warp import warp_exposure
-from exposure import Exposure, Instrument, subtract_mesh
+from exposure import Exposure, Instrument, PhotoCalib, subtract_mesh
 from exposure.fits import read_planes
 from exposure.stars import Stars
 from exposure.threads import in_threads
+from service.diff_cards import difference_cards
+from service.facts import checksum, facts_of
+from service.pair_checks import check_distinct, check_one_grid, check_wcs
+from service.source_columns import RELIABLE
+from tasks.errors import CallerError
+from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
+    from astropy.io import fits
+
+    from service.source_table import SourceTable
 
 __all__ = ["Difference", "difference_files", "difference_pair", "kernel_candidates", "subtract_sky"]
 
@@ -33,7 +42,8 @@ ENOUGH_STARS = 100  # bright ones; where there are fewer, faint ones are searche
 _REPORTED = (
     "convolved", "kernelOrder", "nKernelCandidates", "nKernelUsed", "kernelResidualRms", "spatialKernelSum",
     "ALKernelSize", "scaleScienceVarianceFactor", "scaleTemplateVarianceFactor",
-    "scaleDiffimVarianceFactor", "templateCoveragePercent", "nDiaSources",
+    "scaleDiffimVarianceFactor", "templateCoveragePercent", "nDiaSources", "sciencePsfSize", "templatePsfSize",
+    "templateUnit", "registrationShift",
 )  # fmt: skip
 
 
@@ -41,7 +51,8 @@ _REPORTED = (
 class Difference:
     """The difference, its significance image and sources where asked for, numbers of the fit and seconds per step.
 
-    ``subject`` is what pictures are drawn of.
+    ``sources`` are raw measurements (pixels, counts); `table` has them as people use them. ``subject`` is what pictures
+    are drawn of, ``cards`` say where it comes from (for a FITS header), ``unit`` is that of its pixels, where known.
     """
 
     exposure: Exposure
@@ -49,6 +60,29 @@ class Difference:
     sources: "pd.DataFrame | None"
     report: dict[str, Any]
     subject: Subject
+    cards: "fits.Header"
+    unit: str = ""
+    template_calib: PhotoCalib | None = None
+
+    def table(self) -> "SourceTable":
+        """Return the sources on the sky and, where the image is calibrated, in nJy, with units and meanings.
+
+        Raises
+        ------
+        CallerError
+            It was made without sources.
+        """
+        from service.diff_cards import table_cards
+        from service.source_table import source_table
+
+        if self.sources is None:
+            raise CallerError("the difference was made without sources: ask for them (sources=True)")
+        return source_table(
+            self.sources, self.exposure, template_unit=self.report["templateUnit"], template_calib=self.template_calib,
+            unit=self.unit, meta=table_cards(self.cards, self.exposure, self.sources),
+        )  # fmt: skip
+
+    __repr__ = short_repr
 
 
 def difference_files(
@@ -82,11 +116,11 @@ def difference_files(
     """
     _way(rules, registered, register, mode, score, sources, pictures, options)
     start = time.perf_counter()
-    new, old = in_threads(partial(_open, rules=rules), (science, template))
+    (new, own), (old, other) = in_threads(partial(_open, rules=rules), (science, template))
     seconds = round(time.perf_counter() - start, 3)
     made = difference_pair(
         new, old, rules, registered=registered, register=register, mode=mode, score=score, sources=sources,
-        pictures=pictures, options=options,
+        pictures=pictures, options=options, names=(science.name, template.name), checksums=(own, other),
     )  # fmt: skip
     made.report["seconds"] = {"read": seconds} | made.report["seconds"]
     return made
@@ -95,29 +129,76 @@ def difference_files(
 def difference_pair(
     new: Exposure, old: Exposure, rules: Instrument, *, registered: bool = False, register: bool = False,
     mode: str = "auto", score: bool = False, sources: bool = False, pictures: bool = False,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None, names: tuple[str, str] = ("the image", "the template"),
+    checksums: tuple[str, str] = ("", ""),
 ) -> Difference:  # fmt: skip
     """Subtract one exposure from another; parameters and errors as for `difference_files`.
 
     The exposures are changed in place: their sky is taken off, missing variances are filled in, stars measured.
+
+    Parameters
+    ----------
+    names, checksums
+        What messages and cards call the two, and the checksums of their files.
     """
     way = _way(rules, registered, register, mode, score, sources, pictures, options)
+    facts = [
+        facts_of(e, rules, *which) for e, which in zip((new, old), zip(names, checksums, strict=True), strict=True)
+    ]
+    warnings = [facts[0].problem, check_distinct(new, old, names)]
+    if not (registered or register):
+        check_wcs((new, old), names)
+    _leave_calibration(new, old)
+    old_wcs = old.wcs
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     new, old, new_stars = _prepared(new, old, rules, registered, register)
+    if registered:
+        warnings.append(check_one_grid(new, old, new_stars, old_wcs, names))
     seconds["prepare"] = round(time.perf_counter() - start, 3)
     start = time.perf_counter()
     result = way.run(new, old, new_stars)
     difference = result.subtractedExposure
     assert difference is not None
     seconds["difference"] = round(time.perf_counter() - start, 3)
-    report = {key: way.numbers[key] for key in _REPORTED if key in way.numbers}
     # what was detected is no property of the pixels: the mask of the file says which are unusable
     difference.clear_planes("DETECTED", "DETECTED_NEGATIVE")
+    for made in (difference, result.scoreExposure):
+        if made is not None:
+            made.visit_info, made.band, made.physical_filter = facts[0].info, facts[0].band, facts[0].physical_filter
+    difference.photo_calib = facts[0].calib
+    report = _report(way, difference, result.diaSources, [w for w in warnings if w]) | {"seconds": seconds}
+    cards = difference_cards(
+        difference, facts[0], facts[1], way.numbers, "given" if registered else "stars" if register else "wcs",
+        {**(rules.task_config.get("ImageDifferenceTask") or {}), **(options or {})},
+    )  # fmt: skip
     subject = Subject(
         difference, new, result.matchedExposure, result.subtractRes, result.diaSources, str(report["convolved"])
     )
-    return Difference(difference, result.scoreExposure, result.diaSources, report | {"seconds": seconds}, subject)
+    return Difference(
+        difference, result.scoreExposure, result.diaSources, report, subject, cards, facts[0].unit, facts[1].calib
+    )
+
+
+def _report(
+    way: Differencing, difference: Exposure, sources: "pd.DataFrame | None", warnings: list[str]
+) -> dict[str, Any]:
+    """Return the numbers that users are told."""
+    report = {key: way.numbers[key] for key in _REPORTED if key in way.numbers}
+    if difference.wcs is not None:
+        scale = difference.pixel_scale_arcsec()
+        report["seeing"] = {of: round(scale * way.numbers[f"{of}PsfSize"], 3) for of in ("science", "template")}
+    if sources is not None and "reliability" in sources:
+        below = (sources.reliability < RELIABLE) & ~sources.sky_source
+        report["nBelowReliability"] = int(below.sum())
+    return report | {"warnings": warnings}
+
+
+def _leave_calibration(new: Exposure, old: Exposure) -> None:
+    """Let the stars say how the fluxes of the two compare; a band that is not known is taken to be that of the other."""
+    new.photo_calib = old.photo_calib = None
+    new.band = new.band or old.band or "r"
+    old.band = old.band or new.band
 
 
 def _way(
@@ -156,11 +237,8 @@ def _prepared(
     return new, old, new_stars
 
 
-def _open(path: Path, rules: Instrument) -> Exposure:
-    exposure = read_planes(path, rules)
-    exposure.band = exposure.band or "r"
-    exposure.photo_calib = None
-    return exposure
+def _open(path: Path, rules: Instrument) -> tuple[Exposure, str]:
+    return read_planes(path, rules), checksum(path)
 
 
 def subtract_sky(exposure: Exposure, rules: Instrument) -> None:

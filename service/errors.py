@@ -4,7 +4,7 @@ from tasks.errors import CallerError, TransientError
 
 __all__ = [
     "OTHER_CODES", "BadMessage", "DuplicateVisit", "FileMissing", "ForbiddenLocation", "JobCrashed", "MissingProgram",
-    "NightFailed", "NotAllowed", "OutOfMemory", "PortInUse", "ScratchInUse", "SettingsError", "StorageFull",
+    "NightFailed", "NotAllowed", "OutOfMemory", "OutputError", "PortInUse", "SameImage", "ScratchInUse", "SettingsError", "StorageFull",
     "StorageUnavailable", "WaitForEarlier", "help_path",
 ]  # fmt: skip
 
@@ -81,6 +81,18 @@ class MissingProgram(CallerError):
     """A program that an embedded server needs is not installed."""
 
     code = "missing_program"
+
+
+class OutputError(CallerError):
+    """A file that is to be written cannot be: its name, its folder or the disk is not right."""
+
+    code = "output"
+
+
+class SameImage(CallerError):
+    """The image and the template are the same."""
+
+    code = "same_image"
 
 
 class ScratchInUse(CallerError):

@@ -10,20 +10,17 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from tasks.errors import AlertProdError
-
 __all__ = ["Interrupted", "Signals"]
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interrupted(AlertProdError):
-    """The user, or the system, asked the program to end."""
-
-    code = "interrupted"
+class Interrupted(KeyboardInterrupt):
+    """The user, or the system, asked the program to end: no ``except Exception`` holds it up."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.name = signal.Signals(number).name
+        super().__init__(f"ended by {self.name}")
         self.exit_status = 128 + number
 
 

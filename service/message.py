@@ -35,7 +35,7 @@ class VisitMessage(BaseModel):
     photoCalib: float | None = Field(None, gt=0, allow_inf_nan=False, description="nJy per instrument unit")
     band: Literal["u", "g", "r", "i", "z", "y"] | None = None
     midpointMjdTai: float | None = Field(None, allow_inf_nan=False, description="mid-exposure, MJD TAI")
-    exposureTime: float | None = Field(None, gt=0, allow_inf_nan=False, description="seconds")
+    exposureTime: float | None = Field(None, gt=0, le=864000, allow_inf_nan=False, description="seconds")
     templates: str | None = Field(None, pattern=r"^[A-Za-z0-9_.\-]+$", max_length=128, description="template set")
     reprocess: Literal["never", "replace"] = "never"
     priority: int = Field(0, ge=-100, le=100)
@@ -51,6 +51,14 @@ class VisitMessage(BaseModel):
     def known(self) -> dict[str, Any]:
         """Return what the message says of the image, so that no header card is needed for it."""
         return known_of(self.model_dump())
+
+    @field_validator("instrument")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        """Refuse the path of a file: what is read is for the operator to say (ALERTPROD_INSTRUMENTS)."""
+        if name.lower().endswith((".yaml", ".yml")):
+            raise ValueError("the name of an instrument is wanted, not the path of its file")
+        return name
 
     def as_json(self) -> dict[str, Any]:
         """Return the message with defaults left out."""

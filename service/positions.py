@@ -58,9 +58,9 @@ def _columns(path: Path) -> list[Column]:
         with open_fits(path) as hdus:
             tables = [k for k, h in enumerate(hdus) if h.header.get("XTENSION", "").strip() in ("BINTABLE", "TABLE")
                       and "ZIMAGE" not in h.header]  # fmt: skip
-            if not tables:
-                raise BadPositions(f"{path.name} holds no table")
-            return _of_table(Table.read(hdus, format="fits", hdu=tables[0]))
+            if tables:
+                return _of_table(Table.read(hdus, format="fits", hdu=tables[0]))
+        raise BadPositions(f"{path.name} holds no table")
     if kind in _VOTABLE:
         return _of_table(Table.read(path, format="votable"))
     return _of_table(_text_table(path))

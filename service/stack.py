@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -155,14 +155,13 @@ class Stack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._stop_roles(in_haste=error is not None)
-            for server in (getattr(self, "kafka", None), getattr(self, "postgres", None)):
-                if server is not None:
-                    server.stop()
-        finally:
+        with ExitStack() as last_first:  # whatever cannot be stopped, the others are
             if self.owned is not self._given:
-                self.owned.close()
+                last_first.callback(self.owned.close)
+            for server in (getattr(self, "postgres", None), getattr(self, "kafka", None)):
+                if server is not None:
+                    last_first.callback(server.stop)
+            last_first.callback(self._stop_roles, in_haste=error is not None)
 
     def _stop_roles(self, in_haste: bool) -> None:
         """Stop the roles: they may finish what they do, unless it is thrown away with the servers anyway."""

@@ -58,7 +58,7 @@ def run_up(data: Path | None, port: int | None, roots: list[Path], say: Callable
                     signals.check()
                     time.sleep(POLL_S)
         except Interrupted as reason:
-            say(f"{reason.message}; everything is stopped")
+            say(f"{reason}; everything is stopped")
 
 
 def _port(wanted: int | None) -> int:
