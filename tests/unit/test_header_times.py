@@ -17,7 +17,7 @@ from exposure.plain import header_visit_info
 from exposure.rules import TimeRule
 from service.errors import BadMessage
 from service.images import open_science
-from service.message import known_of, parse_message
+from service.message import known_of, parse_message, resolve_message
 
 UTC = "2024-03-02T03:04:05.5"
 MOMENT = float(Time(UTC, scale="utc").tai.mjd)
@@ -241,3 +241,15 @@ def test_a_file_whose_structure_is_broken_names_the_card(tmp_path):
     path = image(tmp_path, {"OBSERVER": "BZERO   =             0,000000"})
     with pytest.raises(FitsUnreadable, match=r"m31\.fits.*BZERO"):
         Exposure.read_fits(path, cam())
+
+
+def test_a_message_is_resolved_by_the_cards_that_it_lacks(tmp_path, monkeypatch):
+    (tmp_path / "somecam.yaml").write_text("name: somecam\npixel_scale: 0.4\ngain: {constant: 1.5}\n")
+    monkeypatch.setenv("ALERTPROD_INSTRUMENTS", str(tmp_path))
+    message = {"instrument": "somecam", "science": str(image(tmp_path, {"OBSERVER": "CONTINUE= '        '  / '&'"}))}
+    found = resolve_message(parse_message(message), [tmp_path])
+    assert (found.visit, found.midpointMjdTai) == (24030211097, pytest.approx(MOMENT + 15 / 86400, abs=TOL))
+    message["science"] = str(image(tmp_path, {"EXPTIME": "EXPTIME = 1,5"}))
+    with pytest.raises(CardInvalid, match=r"m31\.fits.*EXPTIME"):
+        resolve_message(parse_message(message), [tmp_path])
+    assert resolve_message(parse_message(message | {"exposureTime": 30.0}), [tmp_path]).visit == found.visit
