@@ -59,6 +59,9 @@ def test_midnight_leap_seconds_and_old_dates():
     pattern = {"format": "%Y%m%d%H%M%S"}
     assert at(pattern, DATE__OBS="20161231235960") == pytest.approx(at({}, DATE__OBS="2016-12-31T23:59:60"), abs=1e-9)
     assert at({}, DATE__OBS="31/12/99", TIME__OBS="01:02:03") == at({}, DATE__OBS="1999-12-31T01:02:03")
+    assert at({}, DATE__OBS="03/02/24", UT="01:02:03") == at({"scale": "tai"}, DATE__OBS="1924-02-03T01:02:03"), (
+        "a plate"
+    )
     shifted = TimeRule(key="DATE-OBS", at="end").mjd_tai({"DATE-OBS": UTC}, 60.0)
     assert (MOMENT - shifted) * 86400 == pytest.approx(30.0, abs=1e-4)
 
@@ -70,6 +73,8 @@ def test_midnight_leap_seconds_and_old_dates():
         ({}, {"DATE__OBS": "2024-03-02", "TIME__OBS": "soon"}, "TIME-OBS='soon'"), ({}, {"DATE__OBS": "2024-03-02", "UT": 3.5}, "UT='3.5'"),
         ({}, {"DATE__OBS": ""}, "no time"), ({}, {"DATE__OBS": "yesterday"}, "no time"), ({}, {"DATE__OBS": 2460345.5}, "no time"),
         ({}, {"DATE__OBS": "2024-13-02T01:02:03"}, "no date"), ({}, {"DATE__OBS": "2024-03-02T25:02:03"}, "no time"),
+        ({}, {"DATE__OBS": "2024-03-02T03:04:60"}, "no time"), ({}, {"DATE__OBS": "2024-03-02T03:64:00"}, "no time"),
+        ({}, {"DATE__OBS": "2024-03-02T23:59:60"}, "no time"), ({}, {"DATE__OBS": "2024-03-02T24:00:01"}, "no time"),
         ({}, {"DATE__OBS": "1970-01-01T00:00:12"}, "clock"), ({}, {"DATE__OBS": "0001-01-01T00:00:00"}, "1890"),
         ({}, {"DATE__OBS": "2089-01-01T00:00:00"}, "future"), ({}, {"DATE__OBS": "9999-01-01T00:00:00"}, "2100"),
         ({"key": "MJD-OBS", "format": "mjd"}, {"MJD__OBS": 2460345.7118}, "looks like a JD"),
