@@ -40,7 +40,7 @@ def scale_of(text: str, said: str) -> str:
     CardInvalid
         Another scale.
     """
-    name = text.partition("(")[0].strip().upper()
+    name = re.split(r"[\s(]", text.strip().upper())[0]  # UTC(NIST), UTC approximate
     if name not in _SCALES:
         raise CardInvalid(f"{said}: TIMESYS={text!r} is none of {', '.join(sorted(_SCALES))}")
     return _SCALES[name]

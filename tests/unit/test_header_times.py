@@ -42,7 +42,7 @@ def at(rule, name="m31.fits", **header):
         ({"key": "MJD-OBS", "format": "mjd"}, {"MJD__OBS": MOMENT, "TIMESYS": "TAI"}),
         ({"key": "MJD-OBS", "format": "mjd", "scale": "tai"}, {"MJD__OBS": MOMENT}),
         ({}, {"DATE__OBS": Time(UTC).tt.isot, "TIMESYS": "TT"}), ({}, {"DATE__OBS": Time(UTC).tdb.isot, "TIMESYS": "TDB"}),
-        ({}, {"DATE__OBS": Time(MOMENT - 19 / 86400, format="mjd").isot, "TIMESYS": "GPS"}), ({}, {"DATE__OBS": UTC, "TIMESYS": "UTC(NIST)"}),
+        ({}, {"DATE__OBS": Time(MOMENT - 19 / 86400, format="mjd").isot, "TIMESYS": "GPS"}), ({}, {"DATE__OBS": UTC, "TIMESYS": "UTC(NIST)"}), ({}, {"DATE__OBS": UTC, "TIMESYS": "utc approximate"}),
         ({"key": "UT-OBS"}, {"UT__OBS": UTC, "TIMESYS": "TAI"}),
         ({"key": "FILENAME", "regex": r"(\d{8})_(\d{6}\.\d)", "format": "%Y%m%d%H%M%S.%f"}, {}),
         ({"key": "FILENAME", "regex": r"(\d{8})", "format": "%Y%m%d"}, {"UT": "03:04:05.5"}),
