@@ -64,7 +64,8 @@ def terms_of(source: Cards) -> WcsTerms | None:
     return WcsTerms(
         ctype=(first, second), crpix=(cards.number("CRPIX1"), cards.number("CRPIX2")),
         crval=(cards.number("CRVAL1") * unit[0], cards.number("CRVAL2") * unit[1]), matrix=matrix, cdelt=cdelt, pv=pv,
-        radesys=cards.word("RADESYS") or cards.word("RADECSYS"), equinox=_equinox(cards), sip=sip,
+        radesys=cards.word("RADESYS") or cards.word("RADECSYS"), sip=sip,
+        equinox=_equinox(cards) if axes.prefix in ("RA", "ELON") else None,
         lonpole=_optional(cards, "LONPOLE"), latpole=_optional(cards, "LATPOLE"),
     )  # fmt: skip
 
