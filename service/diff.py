@@ -16,6 +16,7 @@ from diffim.errors import MismatchError
 from diffim.options import plain_options
 from diffim.pictures import Subject
 from diffim.registration import fit_displacement, match_lists, resampled
+from diffim.variance_scale import check_variance
 from diffim.warp import warp_exposure
 from exposure import Exposure, Instrument, PhotoCalib, subtract_mesh
 from exposure.fits import read_planes
@@ -250,6 +251,7 @@ def subtract_sky(exposure: Exposure, rules: Instrument) -> None:
         fill_variance(exposure, rms, rules.model_copy(update={"variance": "empirical"}))
         return
     subtract_mesh(exposure, MESH, "SAT", "BAD")
+    check_variance(exposure)
 
 
 def kernel_candidates(exposure: Exposure, rules: Instrument) -> Stars:
