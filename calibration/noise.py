@@ -54,15 +54,28 @@ def fill_variance(exposure: Exposure, rms: NDArray[np.float32], rules: Instrumen
     """Set the variance plane by the instrument's rule; the image must be background-subtracted.
 
     ``plane`` keeps the file's own; ``gain`` adds photon noise of sky and objects to the read noise; ``empirical`` takes
-    the sky noise as measured and adds the photon noise of objects.
+    the sky noise as measured and adds the photon noise of objects. A gain that nothing tells is estimated from the
+    image, and the sky's noise is then taken as measured: its level may be less than the sky's light, or more.
+
+    Raises
+    ------
+    BadPixels
+        The instrument promises a variance plane that the file does not have.
+    GainUnknown
+        Nothing tells the gain.
     """
-    gain = max(float(exposure.metadata.get("gain", 1.0)), 1e-6)
-    objects = np.maximum(exposure.image, 0) / gain
     if rules.variance == "plane":
         if not np.isfinite(exposure.variance).any():
             raise BadPixels(f"instrument {rules.name} promises a variance plane and the file has none")
         return
-    if rules.variance == "gain":
+    known = "gain" in exposure.metadata
+    if not known:
+        from calibration.gain import estimate_gain  # it loads what a pair with variance planes does without
+
+        exposure.metadata["gain"] = estimate_gain(exposure, rms, rules.characterize.psf_order)
+    gain = max(float(exposure.metadata["gain"]), 1e-30)
+    objects = np.maximum(exposure.image, 0) / np.float32(gain)
+    if rules.variance == "gain" and known:
         noise = float(exposure.metadata.get("readNoise", 0.0)) / gain
         sky = max(float(exposure.metadata.get("skyLevel", 0.0)), 0.0) / gain
         exposure.variance[:] = objects + sky + noise**2

@@ -8,6 +8,8 @@ __all__ = [
     "CardInvalid",
     "ExposureError",
     "FitsUnreadable",
+    "GainUnknown",
+    "ImageAmbiguous",
     "InstrumentError",
     "PsfUndefined",
     "WcsMissing",
@@ -25,6 +27,18 @@ class FitsUnreadable(ExposureError):
     """The file is no FITS, is cut short, or is larger than allowed."""
 
     code = "fits_unreadable"
+
+
+class ImageAmbiguous(FitsUnreadable):
+    """The file holds several images and nothing says which one is meant."""
+
+    code = "which_image"
+
+
+class GainUnknown(ExposureError):
+    """Neither the instrument file nor the image tells how many electrons a count is."""
+
+    code = "gain_unknown"
 
 
 class WcsMissing(ExposureError):

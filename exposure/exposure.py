@@ -51,6 +51,7 @@ class Exposure:
     ap_corr: ApCorrMap | None = None
     sources: "pd.DataFrame | None" = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    wcs_problem: WcsMissing | None = None
 
     def __repr__(self) -> str:
         from exposure.preview import describe
@@ -117,7 +118,9 @@ class Exposure:
         """
         if self.wcs is None:
             visit, detector = self.key if self.visit_info else (None, None)
-            raise WcsMissing("the exposure has no WCS", visit=visit, detector=detector)
+            kind = WcsMissing if self.wcs_problem is None else type(self.wcs_problem)
+            message = "the exposure has no WCS" if self.wcs_problem is None else self.wcs_problem.message
+            raise kind(message, visit=visit, detector=detector) from self.wcs_problem
         return self.wcs
 
     @property

@@ -190,8 +190,11 @@ def unreadable_card(path: "str | PathLike[str]") -> str | None:
 
     A file that is no plain FITS has none.
     """
-    with Path(path).open("rb") as handle:
-        raw = handle.read(64 * 2880)
+    try:
+        with Path(path).open("rb") as handle:
+            raw = handle.read(64 * 2880)
+    except OSError:
+        return None
     if not raw.startswith(b"SIMPLE  ="):
         return None
     for at in range(0, len(raw) - 79, 80):

@@ -29,6 +29,8 @@ class Planes(BaseModel):
     image: int | str = 0
     mask: int | str | None = None
     variance: int | str | None = None
+    weight: int | str | None = Field(None, description="inverse variances")
+    sigma: int | str | None = Field(None, description="standard deviations")
     psf: int | str | None = None
 
 
@@ -57,7 +59,10 @@ class Instrument(BaseModel):
 
     model_config = _STRICT
     name: str
-    pixel_scale: float = Field(description="nominal arcsec per pixel, the scale of its templates")
+    pixel_scale: float | None = Field(
+        None,
+        description="nominal arcsec per pixel, the scale of its templates; without it, that of the first frame's WCS",
+    )
     planes: Planes = Planes()
     mask_bits: dict[str, int] = {}
     bad_edge: int = Field(0, ge=0, description="rows and columns at each edge that are no good")
@@ -74,10 +79,16 @@ class Instrument(BaseModel):
     rotation: HeaderRule = HeaderRule(constant=0.0)
     airmass: HeaderRule | None = None
     target: HeaderRule | None = None
-    gain: PositiveRule = PositiveRule(constant=1.0)
+    gain: PositiveRule | None = Field(
+        None, description="electrons per count; without it, it is estimated from the image"
+    )
     read_noise: NotNegativeRule = NotNegativeRule(constant=0.0)
     saturation: PositiveRule | None = None
     variance: Literal["plane", "gain", "empirical"] = "gain"
+    variance_file: Literal["variance", "weight", "sigma"] = Field(
+        "variance",
+        description="what a variance in a file of its own holds: variances, their inverse, or standard deviations",
+    )
     zeropoint: Literal["header", "fixed", "refcat", "relative"] = "fixed"
     zeropoint_value: HeaderRule = HeaderRule(constant=31.4)
     ids: IdSizes = IdSizes()

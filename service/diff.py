@@ -19,6 +19,7 @@ from diffim.registration import fit_displacement, match_lists, resampled
 from diffim.warp import warp_exposure
 from exposure import Exposure, Instrument, PhotoCalib, subtract_mesh
 from exposure.fits import read_planes
+from exposure.missing import forget_missing
 from exposure.stars import Stars
 from exposure.threads import in_threads
 from service.diff_cards import difference_cards
@@ -165,6 +166,7 @@ def difference_pair(
     difference.clear_planes("DETECTED", "DETECTED_NEGATIVE")
     for made in (difference, result.scoreExposure):
         if made is not None:
+            forget_missing(made)
             made.visit_info, made.band, made.physical_filter = facts[0].info, facts[0].band, facts[0].physical_filter
     difference.photo_calib = facts[0].calib
     report = _report(way, difference, result.diaSources, [w for w in warnings if w]) | {"seconds": seconds}
@@ -269,11 +271,10 @@ def _warped(science: Exposure, template: Exposure, rules: Instrument) -> Exposur
     """Put the template on the pixels of the image, with a border for the kernel; its PSF is still to be measured there."""
     wcs = science.require_wcs()
     template.require_wcs()
+    subtract_sky(template, rules)  # on its own pixels: noise that is to be measured must not be resampled yet
     x0, y0, width, height = science.bbox
     warped = warp_exposure(template, wcs, (x0 - BORDER, y0 - BORDER, width + 2 * BORDER, height + 2 * BORDER))
     warped.band = science.band
-    subtract_sky(warped, rules)
-    warped.psf = None
     return warped
 
 

@@ -10,7 +10,9 @@ from calibration.psf_model import fit_psf
 from calibration.sources import detect_sources
 from exposure import Exposure, Instrument
 from exposure.fits import open_fits, read_planes
+from exposure.fits_file import split_choice
 from exposure.header import Cards
+from exposure.which_image import choose_image
 from service.findings import Findings
 from service.frame_header import check_detector, check_files, check_identity, check_wcs
 from tasks.errors import AlertProdError
@@ -36,7 +38,8 @@ def check_frame(path: Path, rules: Instrument) -> Findings:
         else:
             check_files(found, hdus, rules)
             try:
-                cards = Cards.of_hdus(hdus, rules.planes.image, path)
+                file, choice = split_choice(path)
+                cards = Cards.of_hdus(hdus, choose_image(hdus, rules, file.name, choice), file)
             except AlertProdError as error:
                 found.lack("header", str(error), "planes: {image: HDU}")
                 return found
@@ -104,8 +107,9 @@ def _check_stars(found: Findings, exposure: Exposure, rules: Instrument) -> None
             "FWHM of stars", f"{error.code}: {error}", "pixel_scale, gain, saturation", needed=exposure.psf is None
         )
         return
+    arcsec = rules.pixel_scale or (float("nan") if exposure.wcs is None else exposure.pixel_scale_arcsec())
     thin = fit.fwhm < _UNDERSAMPLED and not rules.characterize.smoothing
     found.add(
-        "FWHM of stars, px", round(fit.fwhm, 3), f"{fit.n_stars} stars, {fit.fwhm * rules.pixel_scale:.2f} arcsec",
+        "FWHM of stars, px", round(fit.fwhm, 3), f"{fit.n_stars} stars, {fit.fwhm * arcsec:.2f} arcsec",
         "undersampled: fewer than two pixels per FWHM" if thin else "", "characterize: {smoothing: 0.8}",
     )  # fmt: skip

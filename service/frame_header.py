@@ -191,7 +191,7 @@ def check_wcs(found: Findings, cards: Cards, rules: Instrument, shape: tuple[int
     found.add(
         "frame of the WCS", frame, "RADESYS, EQUINOX" if frame != "ICRS" or own.word("RADESYS") else "none is named"
     )
-    off = abs(scale / rules.pixel_scale - 1.0) > SCALE_TOLERANCE
+    off = rules.pixel_scale is not None and abs(scale / rules.pixel_scale - 1.0) > SCALE_TOLERANCE
     found.add(
         "pixel scale, arcsec", round(scale, 5), "WCS", f"the instrument file says {rules.pixel_scale}" if off else "",
         f"pixel_scale: {scale:.4g}",

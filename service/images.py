@@ -13,9 +13,11 @@ from calibration import ReferenceStars
 from calibration.characterize import characterize
 from diffim import TemplateStore
 from exposure import Exposure, Instrument, PhotoCalib
-from exposure.fits import open_fits, read_image, read_wcs
+from exposure.fits import open_fits, read_wcs
 from exposure.fits_parts import read_psf
-from exposure.mask import plane_bits, remap
+from exposure.mask import plane_bits
+from exposure.missing import refuse_missing
+from exposure.pixel_planes import read_mask_file, read_variance
 from service.message import known_of, local_path
 
 __all__ = ["Clock", "calibrated_pair", "open_science"]
@@ -44,13 +46,12 @@ def open_science(message: dict[str, Any], rules: Instrument, roots: list[Path]) 
     exposure = Exposure.read_fits(local_path(message["science"], roots), rules, known)
     assert exposure.visit_info is not None
     if message.get("variance"):
-        with open_fits(local_path(message["variance"], roots)) as hdus:
-            exposure.variance = read_image(hdus, 0 if hdus[0].data is not None else 1)
+        exposure.variance = read_variance(local_path(message["variance"], roots), exposure, rules)
     if message.get("mask"):
-        with open_fits(local_path(message["mask"], roots)) as hdus:
-            data = np.asarray(hdus[0].data if hdus[0].data is not None else hdus[1].data)
-            own = exposure.mask & np.int32(plane_bits(["BAD"]))  # what the instrument file says is bad stays so
-            exposure.mask = remap(data.astype(np.int64), rules.mask_bits) | own
+        exposure.mask &= np.int32(plane_bits(["NO_DATA", "SAT", "EDGE", "BAD"]))  # of pixels and instrument file
+        exposure.mask |= read_mask_file(local_path(message["mask"], roots), exposure, rules)
+    if message.get("variance") or message.get("mask"):
+        refuse_missing(exposure, Path(message["science"]).name)
     if message.get("psf"):
         with open_fits(local_path(message["psf"], roots)) as hdus:
             exposure.psf = read_psf(next(h for h in hdus if h.data is not None), exposure.bbox)

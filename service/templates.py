@@ -49,7 +49,7 @@ def template_from_frames(
         raise TemplateSetError(f"none of the {len(frames)} template frames can be used")
     tile = 1024 if max(done[0].width, done[0].height) > 512 else 512
     return build_template(
-        root, name, done, pixel_scale=rules.pixel_scale, tile=tile, progress=lambda d, n: progress("coadd", d, n)
+        root, name, done, pixel_scale=_scale(done, rules), tile=tile, progress=lambda d, n: progress("coadd", d, n)
     )
 
 
@@ -70,9 +70,14 @@ def _calibrated(
     """Read and characterise a frame; without a reference the stars of the frames before are it."""
     exposure = Exposure.read_fits(path, rules)
     if reference is None and before:
-        reference = ReferenceStars(merge_stars(list(before), rules.pixel_scale))
+        reference = ReferenceStars(merge_stars(list(before), _scale(list(before), rules)))
     characterize(exposure, rules, reference)
     return exposure
+
+
+def _scale(frames: list[Exposure], rules: Instrument) -> float:
+    """Return arcsec per pixel: what the instrument file says, else what the first frame has."""
+    return rules.pixel_scale or frames[0].pixel_scale_arcsec()
 
 
 def _time(path: Path, rules: Instrument) -> float:

@@ -8,14 +8,15 @@ import pytest
 from astropy.io import fits
 from astropy.time import Time
 
-from exposure import load_instrument
-from exposure.errors import CardInvalid, InstrumentError
+from exposure import Exposure, SkyWcs
+from exposure.errors import CardInvalid, FitsUnreadable, InstrumentError
 from exposure.fits import open_fits
 from exposure.header import Cards
 from exposure.instrument import Instrument
 from exposure.plain import header_visit_info
 from exposure.rules import TimeRule
 from service.errors import BadMessage
+from service.images import open_science
 from service.message import known_of, parse_message
 
 UTC = "2024-03-02T03:04:05.5"
@@ -88,9 +89,6 @@ def test_what_is_no_moment_names_file_and_card(rule, header, words):
     assert caught.value.code == "bad_card"
 
 
-GENERIC = load_instrument("generic")
-
-
 def cam(**more):
     return Instrument.model_validate({"name": "cam", "pixel_scale": 0.4, **more})
 
@@ -110,7 +108,7 @@ def image(tmp_path, raw=None, **cards):
         | cards
     )
     path = tmp_path / "m31.fits"
-    fits.writeto(path, np.ones((4, 5), np.float32), header, overwrite=True)
+    fits.writeto(path, np.random.default_rng(1).normal(300, 5, (40, 50)).astype(np.float32), header, overwrite=True)
     content = bytearray(path.read_bytes())
     for key, text in (raw or {}).items():
         start = content.index(f"{key:<8}=".encode())
@@ -203,3 +201,43 @@ def test_the_message_goes_before_the_header_and_is_checked_too():
         "visit": 0,
         "exposure_time": 1.0,
     }
+
+
+def test_what_is_said_elsewhere_is_not_read_from_cards(tmp_path):
+    """Broken cards of time, filter, WCS: no error where the message has what they would say."""
+    path = image(
+        tmp_path,
+        {"EXPTIME": "EXPTIME = 1,5", "FILTER": "FILTER  = nan"},
+        CTYPE1="RA---TAN",
+        CTYPE2="DEC--TAN",
+        CRVAL1="abc",
+    )
+    with pytest.raises(CardInvalid, match=r"m31\.fits"):
+        Exposure.read_fits(path, cam())
+    wcs = SkyWcs.tan((1.0, 1.0), (150.0, 2.0), np.eye(2) * 1e-4)
+    known = {"visit": 0, "detector": 3, "midpoint_mjd_tai": 60000.5, "exposure_time": 12.0, "band": "g", "wcs": wcs}
+    read = Exposure.read_fits(path, cam(), known)
+    assert read.visit_info is not None
+    assert (read.visit_info.visit, read.visit_info.detector, read.visit_info.exposure_time, read.band) == (
+        0,
+        3,
+        12.0,
+        "g",
+    )
+    assert read.wcs is wcs
+    science = open_science({"science": str(path), "visit": 0, "detector": 3, "midpointMjdTai": 60000.5, "exposureTime": 12.0,
+                            "band": "g", "wcs": str(_header_file(tmp_path, wcs))}, cam(), [tmp_path])  # fmt: skip
+    assert science.wcs is not None
+    assert science.wcs.terms == wcs.terms
+
+
+def _header_file(folder, wcs):
+    path = folder / "wcs.fits"
+    fits.PrimaryHDU(header=wcs.to_header()).writeto(path)
+    return path
+
+
+def test_a_file_whose_structure_is_broken_names_the_card(tmp_path):
+    path = image(tmp_path, {"OBSERVER": "BZERO   =             0,000000"})
+    with pytest.raises(FitsUnreadable, match=r"m31\.fits.*BZERO"):
+        Exposure.read_fits(path, cam())
