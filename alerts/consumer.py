@@ -30,7 +30,7 @@ _HEADER = 5
 
 @dataclass(frozen=True)
 class ReceivedAlert:
-    """An alert with where it came from."""
+    """An alert with where it came from; bytes of key and headers that are no UTF-8 are written ``\\xNN``."""
 
     packet: dict[str, Any]
     topic: str
@@ -38,6 +38,17 @@ class ReceivedAlert:
     offset: int
     key: str
     headers: dict[str, str]
+
+    def __repr__(self) -> str:
+        from alerts.preview import alert_text
+
+        return f"{alert_text(self.packet)[:-1]}; {self.topic}[{self.partition}] at {self.offset}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: stamps, light curve and facts."""
+        from alerts.preview import alert_html
+
+        return alert_html(self.packet)
 
 
 class AlertConsumer:
@@ -88,7 +99,7 @@ class AlertConsumer:
         self._consumer.close()  # commits what was stored, and leaves the group at once
 
     def __iter__(self) -> Iterator[ReceivedAlert]:
-        """Yield alerts; asking for the next one says that the last one is done with.
+        """Yield alerts; asking for the next one says that the last one is done with. Tombstones are passed over.
 
         Raises
         ------
@@ -144,7 +155,9 @@ class AlertConsumer:
             raise kafka_error(told, None, f"topics {', '.join(self._topics)}")
 
     def _read(self, message: Message) -> ReceivedAlert | None:
-        data = message.value() or b""
+        data = message.value()
+        if data is None:  # a tombstone of a compacted topic
+            return None
         try:
             if self._passes is not None:
                 writer = self._writer_id or int.from_bytes(data[1:_HEADER], "big")
@@ -158,9 +171,13 @@ class AlertConsumer:
             raise AlertError(f"{where}: {error.message}") from error
         return ReceivedAlert(
             packet, str(message.topic()), int(message.partition() or 0), int(message.offset() or 0),
-            (message.key() or b"").decode(), {k: (v or b"").decode() for k, v in message.headers() or []},
+            _text(message.key()), {k: _text(v) for k, v in message.headers() or []},
         )  # fmt: skip
 
 
 def _place(message: Message) -> tuple[str, int]:
     return str(message.topic()), int(message.partition() or 0)
+
+
+def _text(data: bytes | str | None) -> str:
+    return data if isinstance(data, str) else (data or b"").decode(errors="backslashreplace")

@@ -39,6 +39,16 @@ def trigger_id(value: bytes) -> int:
     raise AlertError("the message is cut short")
 
 
+def _attempt(message: Message) -> tuple[int, int, int] | None:
+    """Return visit, detector and attempt of an alert's headers, None when another program wrote the message."""
+    headers = dict(message.headers() or [])
+    try:
+        visit, detector, attempt = (int(headers[name]) for name in _KEY)
+    except (KeyError, ValueError, TypeError):
+        return None
+    return visit, detector, attempt
+
+
 @dataclass
 class _Found:
     count: int = 0
@@ -131,13 +141,11 @@ class Reconciler:
         ends = {}
         for message in messages:
             ends[message.partition()] = message.offset() + 1
-            headers = dict(message.headers() or [])
-            if all(name in headers for name in _KEY):
-                one = found.setdefault(
-                    (int(headers["visit"]), int(headers["detector"]), int(headers["attempt"])), _Found()
-                )
+            key, value = _attempt(message), message.value()
+            if key is not None and value is not None:
+                one = found.setdefault(key, _Found())
                 one.count += 1
-                one.xor ^= trigger_id(message.value() or b"")
+                one.xor ^= trigger_id(value)
         with connection.cursor() as cursor:
             cursor.executemany(
                 'UPDATE "AlertOutbox" SET "topicCount" = "topicCount" + %s, "topicXor" = "topicXor" # %s '

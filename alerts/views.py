@@ -15,10 +15,11 @@ from astropy import units as u
 from astropy.nddata import CCDData, VarianceUncertainty
 from astropy.table import QTable
 from astropy.time import Time
-from astropy.wcs import WCS
 
 from alerts.errors import AlertError
 from exposure.fits import open_fits
+from exposure.header import Cards
+from exposure.wcs import SkyWcs
 
 __all__ = ["cutout", "draw_alert", "forced_frame", "light_curve", "sources_frame", "stamp_images"]
 
@@ -97,7 +98,8 @@ def cutout(packet: Packet, which: str = "Difference") -> CCDData | None:
         first = hdus[0]
         parts = {h.name: np.array(h.data) for h in hdus[1:] if h.data is not None}
         header, image = first.header.copy(), np.array(first.data)
-    wcs = WCS(header) if "CTYPE1" in header else None
+    found = SkyWcs.from_cards(Cards([header], f"the {which} cutout"))
+    wcs = None if found is None else found.terms.built()
     uncertainty = VarianceUncertainty(parts["UNCERT"]) if "UNCERT" in parts else None
     unit = header.get("BUNIT") or "adu"
     return CCDData(

@@ -9,6 +9,7 @@ import fastavro
 
 from alerts.errors import AlertError
 from alerts.schemas import SCHEMA_ID, schema
+from tasks.reprs import short_repr
 
 __all__ = ["Alert", "decode", "decode_body", "encode", "encode_body", "frame", "frame_alert", "varint"]
 
@@ -23,6 +24,8 @@ class Alert:
     key: int
     body: bytes
     schema_id: int = SCHEMA_ID
+
+    __repr__ = short_repr
 
 
 def frame(body: bytes, schema_id: int = SCHEMA_ID) -> bytes:

@@ -12,7 +12,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from apdb.errors import ApdbError
+from apdb.checks import check_kind, check_numbers, check_words, refuse, refuse_null
 from apdb.schema import Column
 
 __all__ = ["EncodedRows", "copy_in", "encode", "id_array", "write_rows"]
@@ -49,18 +49,22 @@ class EncodedRows:
         return replace(self, body=body)
 
 
-def encode(table: str, frame: pd.DataFrame, columns: Sequence[Column], first: str | None = None) -> EncodedRows:
+def encode(
+    table: str, frame: pd.DataFrame, columns: Sequence[Column], first: str | None = None, *, check: bool = True
+) -> EncodedRows:
     """Encode the frame's rows; columns that the frame lacks are left to the database's defaults.
 
     Parameters
     ----------
     first
         The column that comes first (see `EncodedRows.with_first`).
+    check
+        False for rows that come from the database itself.
 
     Raises
     ------
     ApdbError
-        NULL in a column that must not have any, text that is too long, or a number out of the column's range.
+        NULL in a column that must not have any, or what the column cannot hold as it is (see `apdb.checks`).
     """
     held = {
         name: (k, dtype)
@@ -77,10 +81,10 @@ def encode(table: str, frame: pd.DataFrame, columns: Sequence[Column], first: st
     payload, widths, nulls, lengths = [], [], [], []
     digest = hashlib.blake2b(digest_size=16)
     for group in groups.values():
-        raw, null, size = _group(table, frame, group, [held[c.name][0] for c in group])
+        raw, null, size = _group(table, frame, group, [held[c.name][0] for c in group], check)
         for k, c in enumerate(group):
             if not c.nullable and null[:, k].any():
-                raise ApdbError(f"{table}.{c.name} must not be NULL; {int(null[:, k].sum())} of {n} rows have none")
+                raise refuse_null(table, c, frame, null[:, k])
         keep = [k for k, c in enumerate(group) if c.name not in _NOT_CONTENT]
         width = raw.shape[1] // len(group)
         digest.update(",".join(group[k].name for k in keep).encode())
@@ -132,42 +136,32 @@ def _lay_out(
 
 
 def _group(
-    table: str, frame: pd.DataFrame, group: list[Column], places: list[int]
+    table: str, frame: pd.DataFrame, group: list[Column], places: list[int], check: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int32]]:
     """Return bytes (N, columns x width), NULLs (N, columns) and lengths (N, columns) of columns of one type."""
     first = group[0]
     if first.dtype == object:
-        return _text_bytes(table, frame[first.name], first)
+        return _text_bytes(table, frame, first)
     if len(group) == 1:
-        values, null = _numbers(frame[first.name])
+        series = frame[first.name]
+        if not isinstance(series.dtype, np.dtype) or series.dtype.kind not in "iufb":
+            check_kind(table, frame, first)
+        values, null = _numbers(series)
         values, null = values[:, None], null[:, None]
     else:
         values = frame.take(places, axis=1).to_numpy()
         null = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+    if check:
+        check_numbers(table, frame, group, values, null)
     for k, c in enumerate(group):
         if c.nullable and c.name in _IDS_WITHOUT_ZERO:
             null[:, k] |= values[:, k] == 0
     wire = np.dtype(_WIRE[first.datatype])
-    if values.dtype != wire.newbyteorder("="):
-        _check_range(table, group, values, null)
     with np.errstate(invalid="ignore", over="ignore"):
         encoded = (np.where(null, 0, values) if null.any() else values).astype(wire, order="C")
     n = len(values)
     raw = encoded.view(np.uint8).reshape(n, len(group) * wire.itemsize)
     return raw, null, np.full((n, len(group)), wire.itemsize, np.int32)
-
-
-def _check_range(table: str, group: list[Column], values: NDArray[Any], null: NDArray[np.bool_]) -> None:
-    """Refuse numbers that the columns cannot hold (unsigned 64-bit ids keep their bits: the upper half is negative)."""
-    if group[0].dtype.kind != "i" or values.dtype.kind not in "iuf" or not len(values):
-        return
-    if values.dtype == np.uint64 and group[0].datatype == "long":
-        return
-    limit = np.iinfo(group[0].dtype)
-    bad = ~null & ((values < limit.min) | (values > limit.max))
-    if bad.any():
-        k = int(np.flatnonzero(bad.any(axis=0))[0])
-        raise ApdbError(f"{table}.{group[k].name}: {values[bad[:, k], k][0]} does not fit {group[k].datatype}")
 
 
 def _numbers(series: "pd.Series[Any]") -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -186,14 +180,16 @@ def _numbers(series: "pd.Series[Any]") -> tuple[NDArray[Any], NDArray[np.bool_]]
 
 
 def _text_bytes(
-    table: str, series: "pd.Series[Any]", column: Column
+    table: str, frame: pd.DataFrame, column: Column
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int32]]:
+    series = frame[column.name]
     null = np.array(series.isna(), bool)
-    codes, names = pd.factorize(series)
-    words = [str(x).encode() for x in names]
-    long = [w for w in words if column.length is not None and len(w.decode()) > column.length]
-    if long:
-        raise ApdbError(f"{table}.{column.name}: {long[0].decode()!r} is longer than {column.length} characters")
+    try:
+        codes, names = pd.factorize(series)
+    except TypeError:  # what has no hash is no text either
+        raise refuse(table, column, frame, 0, series.iloc[0], "text") from None
+    check_words(table, frame, column, codes, names)
+    words = [x.encode() for x in names]
     width = max([1, *(len(w) for w in words)])
     padded = np.array([*words, b""], dtype=f"S{width}")  # code -1, a missing value, is the last
     raw = padded[codes].view(np.uint8).reshape(len(series), width)
@@ -231,6 +227,13 @@ def write_rows(
     return rows.count
 
 
-def copy_in(connection: psycopg.Connection[Any], table: str, frame: pd.DataFrame, columns: Sequence[Column]) -> int:
-    """Encode and append the frame's rows; returns their number."""
-    return 0 if frame.empty else write_rows(connection, table, encode(table, frame, columns))
+def copy_in(
+    connection: psycopg.Connection[Any],
+    table: str,
+    frame: pd.DataFrame,
+    columns: Sequence[Column],
+    *,
+    check: bool = True,
+) -> int:
+    """Encode and append the frame's rows (`check` as for `encode`); returns their number."""
+    return 0 if frame.empty else write_rows(connection, table, encode(table, frame, columns, check=check))

@@ -39,8 +39,7 @@ class Database:
     def __init__(
         self, uri: str, statement_timeout_s: int = 120, namespace: str | None = None, *, read_only: bool = False
     ) -> None:
-        if urlsplit(uri).scheme not in ("postgresql", "postgres"):
-            raise ApdbError(f"no client for a database of scheme {urlsplit(uri).scheme!r}: use postgresql://")
+        _check_uri(uri)
         self._uri = uri
         self._timeout = statement_timeout_s
         self.namespace = namespace
@@ -65,7 +64,8 @@ class Database:
     def label(self) -> str:
         """Host, port and database without credentials."""
         parts = urlsplit(self._uri)
-        return f"{parts.hostname or 'local'}:{parts.port or 5432}{parts.path}"
+        hosts = parts.netloc.rpartition("@")[2] or "local"
+        return f"{hosts}{'' if hosts.rpartition(']')[2].count(':') else ':5432'}{parts.path}"
 
     def connect(self, autocommit: bool = True) -> psycopg.Connection[Any]:
         """Return a new connection.
@@ -152,7 +152,9 @@ class Database:
         wrong = {k: (found.get(k), v) for k, v in wanted.items() if found.get(k) != v}
         if wrong:
             detail = ", ".join(f"{k} is {have}, need {need}" for k, (have, need) in wrong.items())
-            raise SchemaMismatch(f"database {self.label}: {detail}: run 'alertprod apdb migrate'")
+            newer = any(_parts(have) > _parts(need) for have, need in wrong.values())
+            todo = "made by a newer program: update alertprod" if newer else "run 'alertprod apdb migrate'"
+            raise SchemaMismatch(f"database {self.label}: {detail}: {todo}")
 
     def wait_ready(self, seconds: float = 30.0) -> None:
         """Wait until the database answers."""
@@ -171,6 +173,30 @@ class Database:
         """Make the partitions for the month of `mjd` and the next two."""
         with self.session() as connection:
             ensure_months(connection, mjd)
+
+
+def _parts(version: str | None) -> list[int]:
+    return [int(part) for part in (version or "").split(".") if part.isdigit()]
+
+
+def _check_uri(uri: str) -> None:
+    """Refuse a URI that cannot be parsed as it was meant; nothing of it is shown, its password may be anywhere in it."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("postgresql", "postgres"):
+        shown = f"scheme {parts.scheme!r}" if "://" in uri else "no scheme"
+        raise ApdbError(f"no client for a database of {shown}: use postgresql://user:password@host:port/name")
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    ports = [h.rpartition("]")[2].partition(":")[2] for h in hosts]
+    clear = parts.netloc.count("@") <= 1 and "@" not in parts.path and not parts.fragment
+    try:
+        psycopg.conninfo.conninfo_to_dict(uri)
+    except psycopg.ProgrammingError:
+        clear = False
+    if not clear or not all(p == "" or (p.isdigit() and 0 < int(p) < 65536) for p in ports):
+        raise ApdbError(
+            "the URI of the database cannot be read (it is not shown, for its password): expected "
+            "postgresql://user:password@host:port/name, with @ : / ? # % in a password as %40 %3A %2F %3F %23 %25"
+        )
 
 
 def first_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from apdb.errors import DatabaseUnavailable
 
-__all__ = ["EmbeddedPostgres", "find_binaries", "free_port"]
+__all__ = ["EmbeddedPostgres", "find_binaries", "free_port", "is_free", "stop_server", "sweep"]
 
 _SETTINGS = {
     "listen_addresses": "'127.0.0.1'", "max_connections": "100", "shared_buffers": "128MB", "work_mem": "32MB",
@@ -68,6 +68,25 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """Return whether nobody listens on a TCP port of 127.0.0.1.
+
+    Raises
+    ------
+    PermissionError
+        It is kept for the administrator.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except PermissionError:
+            raise
+        except OSError:
+            return False
+    return True
 
 
 @dataclass
@@ -199,18 +218,43 @@ def sweep(parent: Path) -> int:
     """Stop servers below `parent` whose owner process is gone; returns how many."""
     count = 0
     for owner in parent.glob(f"*/{OWNER_FILE}"):
-        pid_file = owner.parent / "data" / "postmaster.pid"
         try:
             if Path(f"/proc/{int(owner.read_text())}").exists():
                 continue
-            server = int(pid_file.read_text().splitlines()[0])
-            if "postgres" in Path(f"/proc/{server}/comm").read_text():
-                os.kill(server, signal.SIGINT)
-                deadline = time.monotonic() + 10
-                while pid_file.exists() and time.monotonic() < deadline:
-                    time.sleep(0.05)
-                count += 1
-            owner.unlink(missing_ok=True)
-        except (OSError, ValueError, IndexError):
-            owner.unlink(missing_ok=True)
+        except (OSError, ValueError):
+            pass
+        count += stop_server(owner.parent)
+        owner.unlink(missing_ok=True)
     return count
+
+
+def stop_server(directory: Path, grace_s: float = 10.0) -> bool:
+    """Stop the server of `directory` that nobody owns any more; False when none runs.
+
+    Only a process named postgres whose working directory is the server's data directory is taken for it.
+    """
+    data = directory / "data"
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, at once
+        server = _server_of(data)
+        if server is None:
+            return number != signal.SIGINT
+        try:
+            os.kill(server, number)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        deadline = time.monotonic() + grace_s
+        while _server_of(data) is not None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    return True
+
+
+def _server_of(data: Path) -> int | None:
+    try:
+        pid = int((data / "postmaster.pid").read_text().splitlines()[0])
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        ours = "postgres" in Path(f"/proc/{pid}/comm").read_text() and Path(f"/proc/{pid}/cwd").samefile(data)
+    except (OSError, ValueError, IndexError):
+        return None
+    return pid if ours and state != "Z" else None

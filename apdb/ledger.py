@@ -123,6 +123,21 @@ class Ledger:
             cursor.execute('SELECT * FROM "VisitLedger" WHERE visit = %s AND detector = %s', (visit, detector))
             return cursor.fetchone()
 
+    def rows(
+        self, *, visit: int | None = None, detector: int | None = None, state: str | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """Return the rows of visits, those that came last first; of one visit, detector or state where it is given."""
+        wanted = {"visit": visit, "detector": detector, "state": state}
+        terms = [f"{name} = %({name})s" for name, value in wanted.items() if value is not None]
+        with self._database.session() as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            cursor.execute(
+                f'SELECT * FROM "VisitLedger" WHERE {" AND ".join(terms) or "TRUE"} '
+                'ORDER BY "createdAt" DESC, visit DESC, detector LIMIT %(limit)s',
+                {**wanted, "limit": limit},
+            )
+            return cursor.fetchall()
+
     def counts(self) -> dict[str, int]:
         """Return the number of visits by state."""
         with self._database.session() as connection:

@@ -24,28 +24,33 @@ from apdb.transactions import Transactions
 __all__ = ["PostgresApdb", "PostgresApdbAdmin", "open"]
 
 
-def open(uri: str) -> Apdb:  # the published name
+def open(uri: str | ApdbConfig) -> Apdb:  # the published name
     """Return a client: ours for PostgreSQL, the published ones for Cassandra and SQLite.
 
     Parameters
     ----------
     uri
-        ``postgresql://...``, or the place of a saved configuration (a file, a URL, or ``label:NAME`` of an APDB index).
+        ``postgresql://...``, or the place of a saved configuration (a file, a URL, or ``label:NAME`` of an APDB index), or
+        a configuration.
 
     Raises
     ------
     ApdbError
         A scheme that has no client.
     """
-    if uri.startswith(("postgresql", "postgres:")):
+    if isinstance(uri, str) and uri.startswith(("postgresql", "postgres:")):
         return PostgresApdb(uri)
-    scheme = uri.partition("://")[0] if "://" in uri else ""
-    if scheme and scheme not in ("file", "http", "https", "s3", "gs", "resource", "mem"):
-        raise ApdbError(f"no client for a database of scheme {scheme!r}: use postgresql://")
-    config = ApdbConfig.from_uri(uri)
+    config = _saved(uri) if isinstance(uri, str) else uri
     if isinstance(config, ApdbSqlConfig) and config.db_url.startswith("postgres"):
         return PostgresApdb(config)
     return Apdb.from_config(config)
+
+
+def _saved(uri: str) -> ApdbConfig:
+    scheme = uri.partition("://")[0] if "://" in uri else ""
+    if scheme and scheme not in ("file", "http", "https", "s3", "gs", "resource", "mem"):
+        raise ApdbError(f"no client for a database of scheme {scheme!r}: use postgresql://")
+    return ApdbConfig.from_uri(uri)
 
 
 class PostgresApdb(ClientReads, ClientChanges):
@@ -88,6 +93,8 @@ class PostgresApdb(ClientReads, ClientChanges):
         ApdbError
             The rows do not fit the tables.
         """
+        if not isinstance(visit_time, astropy.time.Time) or not visit_time.isscalar:
+            raise ApdbError(f"the time of the visit must be one astropy.time.Time, got {visit_time!r}")
         rows = prepare(self._published, float(visit_time.tai.mjd), objects, sources, forced_sources)
         self._partitions.prepare(self._transactions.connection, rows.frames)
         chunk = None

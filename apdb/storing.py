@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 
 from apdb.changes import audit, withdraw_visit
+from apdb.checks import check_frame, check_time
 from apdb.copy_in import EncodedRows, encode, id_array, write_rows
 from apdb.errors import ApdbError, VisitConflict
 from apdb.htm import htm_ids
@@ -108,7 +109,20 @@ def prepare(
     schema: PublishedSchema, mjd_tai: float, objects: pd.DataFrame, sources: pd.DataFrame | None,
     forced: pd.DataFrame | None,
 ) -> VisitRows:  # fmt: skip
-    """Put frames with APDB column names in order, and find out where and of which visit they are (no database is needed)."""
+    """Check frames with APDB column names, put them in order, and find out where and of which visit they are.
+
+    No database is needed.
+
+    Raises
+    ------
+    ApdbError
+        As `apdb.checks.check_frame`; numbers and text are checked as `apdb.copy_in.encode` comes to them.
+    """
+    check_time(mjd_tai, "the time of the visit")
+    for table, frame in (("DiaObject", objects), ("DiaSource", sources), ("DiaForcedSource", forced)):
+        if frame is not None:
+            key = [k for k in schema.keys[table] if k != "validityStartMjdTai"]
+            check_frame(table, frame, schema.columns(table), key)
     objects = _sorted(objects, ("diaObjectId",))
     sources = _sorted(sources, ("diaSourceId",))
     forced = _sorted(forced, ("diaObjectId", "visit", "detector"))

@@ -47,7 +47,7 @@ def command(folder: Path) -> float:
     start = time.perf_counter()
     subprocess.run(
         [
-            sys.executable, "-m", "service.cli", "jointcal", "run", "--sources",
+            sys.executable, "-P", "-m", "service.cli", "jointcal", "run", "--sources",
             *map(str, sorted(folder.glob("1*.parquet"))), "--headers", *map(str, sorted((folder / "hdr").glob("*"))),
             "--camera", str(folder / "camera.yaml"), "--astrometry-refs", str(folder / "refs.parquet"),
             "--photometry-refs", str(folder / "refs.parquet"), "--out", str(folder / "out"), "--loglevel", "error",

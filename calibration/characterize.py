@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from calibration.astrometry import refine_wcs
+from calibration.mending import mend_bad_pixels
 from calibration.noise import fill_variance, subtract_background
 from calibration.psf_model import PsfFit, fit_psf
 from calibration.refcat import Matches, ReferenceStars, match_stars
@@ -15,8 +16,9 @@ from calibration.zeropoint import calibrate
 from exposure import ApCorrMap, ChebyshevField, Exposure, Instrument, PhotoCalib
 from exposure.apcorr import PSF_FLUX
 from exposure.photometry import forced_psf_photometry
+from tasks.reprs import short_repr
 
-__all__ = ["Characterized", "characterize"]
+__all__ = ["Characterized", "add_psf", "characterize"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Characterized:
     exposure: Exposure
     sources: pd.DataFrame
     report: dict[str, float]
+
+    __repr__ = short_repr
 
 
 def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStars | None = None) -> Characterized:
@@ -52,15 +56,14 @@ def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStar
     rms = subtract_background(exposure, rules.characterize.background_mesh)
     if not np.isfinite(exposure.variance).any() or rules.variance != "plane":
         fill_variance(exposure, rms, rules)
+    mended = mend_bad_pixels(exposure, rules)
     sources = detect_sources(exposure)
-    report = {"nSources": float(len(sources)), "nStars": float(sources.star.sum())}
+    report = {"nMendedPixels": float(mended), "nSources": float(len(sources)), "nStars": float(sources.star.sum())}
     sigma = rules.characterize.smoothing
     if sigma:
         smooth(exposure, sigma)
     if exposure.psf is None:
-        fit: PsfFit = fit_psf(exposure, sources, rules.characterize.psf_order)
-        exposure.psf = fit.psf
-        exposure.ap_corr = _aperture_correction(exposure, fit)
+        fit = add_psf(exposure, sources, rules)
         report |= {
             "psfFwhm": fit.fwhm, "psfHeldOutResidual": fit.held_out_residual, "psfHeldOutChi2": fit.held_out_chi2,
             "psfStars": float(fit.n_stars), "psfWingFraction": fit.wing_fraction,
@@ -80,9 +83,18 @@ def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStar
     return Characterized(exposure, sources, report)
 
 
-def _aperture_correction(exposure: Exposure, fit: PsfFit) -> ApCorrMap:
-    """The light outside the stamp, as the fitted Moffat wings tell."""
-    return ApCorrMap({PSF_FLUX: ChebyshevField.constant(1.0 / (1.0 - fit.wing_fraction), exposure.bbox)})
+def add_psf(exposure: Exposure, sources: pd.DataFrame, rules: Instrument) -> PsfFit:
+    """Give an exposure a PSF, and the aperture correction for light outside its stamp, as the fitted Moffat wings tell.
+
+    Raises
+    ------
+    TooFewStars
+        Too few of the sources are good stars.
+    """
+    fit = fit_psf(exposure, sources, rules.characterize.psf_order)
+    exposure.psf = fit.psf
+    exposure.ap_corr = ApCorrMap({PSF_FLUX: ChebyshevField.constant(1.0 / (1.0 - fit.wing_fraction), exposure.bbox)})
+    return fit
 
 
 def _measure(exposure: Exposure, sources: pd.DataFrame) -> None:

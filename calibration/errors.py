@@ -12,6 +12,7 @@ __all__ = [
     "SingularFit",
     "SummaryError",
     "TooFewStars",
+    "TooLittleDrift",
     "ZeropointFailed",
 ]
 
@@ -26,6 +27,12 @@ class TooFewStars(CalibrationError):
     """Not enough stars for a PSF model."""
 
     code = "too_few_stars"
+
+
+class TooLittleDrift(CalibrationError):
+    """The sky stays on the same pixels over these frames: stars cannot be told from bad pixels."""
+
+    code = "too_little_drift"
 
 
 class ZeropointFailed(CalibrationError):

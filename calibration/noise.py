@@ -5,8 +5,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure import Background, Exposure, Instrument, estimate_background
-from exposure.errors import BadPixels
+from exposure.errors import BadPixels, SkyClipped
 from exposure.quantiles import median
+
+SAMPLE = 250_000
+CLIPPED = 0.25  # share of the least value above which the sky was cut off
 
 __all__ = ["fill_variance", "subtract_background"]
 
@@ -22,6 +25,7 @@ def subtract_background(exposure: Exposure, mesh: int) -> NDArray[np.float32]:
     bad = ~np.isfinite(exposure.image) | exposure.flagged("BAD", "SAT", "NO_DATA", "CR")
     if bad.mean() > 0.99:
         raise BadPixels("less than 1 % of the pixels are usable", visit=exposure.key[0], detector=exposure.key[1])
+    exposure.metadata["leastValueShare"] = _least_share(exposure.image, bad)
     first = estimate_background(exposure.image, bad, mesh)
     smooth = cv2.blur(np.where(bad, 0, exposure.image - first.level).astype(np.float32), (3, 3))
     objects = smooth > 1.5 * first.rms  # 4.5 sigma of a 3x3 mean
@@ -45,6 +49,13 @@ def _quantised(exposure: Exposure, leave_out: NDArray[np.bool_], sky: Background
     return np.maximum(sky.rms, np.float32(floor))
 
 
+def _least_share(image: NDArray[np.float32], bad: NDArray[np.bool_]) -> float:
+    """Return how much of an image has its least value."""
+    step = max(1, int(np.sqrt(image.size / SAMPLE)))
+    some = image[::step, ::step][~bad[::step, ::step]]
+    return float(np.mean(some == some.min())) if some.size else 0.0
+
+
 def _grow(where: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     side = 2 * radius + 1
     return np.asarray(cv2.dilate(where.astype(np.uint8), np.ones((side, side), np.uint8)) > 0)
@@ -54,15 +65,36 @@ def fill_variance(exposure: Exposure, rms: NDArray[np.float32], rules: Instrumen
     """Set the variance plane by the instrument's rule; the image must be background-subtracted.
 
     ``plane`` keeps the file's own; ``gain`` adds photon noise of sky and objects to the read noise; ``empirical`` takes
-    the sky noise as measured and adds the photon noise of objects.
+    the sky noise as measured and adds the photon noise of objects. A gain that nothing tells is estimated from the
+    image, and the sky's noise is then taken as measured: its level may be less than the sky's light, or more.
+
+    Raises
+    ------
+    BadPixels
+        The instrument promises a variance plane that the file does not have.
+    GainUnknown, SkyClipped
+        Nothing tells the gain, or the noise of the sky.
     """
-    gain = max(float(exposure.metadata.get("gain", 1.0)), 1e-6)
-    objects = np.maximum(exposure.image, 0) / gain
     if rules.variance == "plane":
         if not np.isfinite(exposure.variance).any():
             raise BadPixels(f"instrument {rules.name} promises a variance plane and the file has none")
         return
-    if rules.variance == "gain":
+    share = exposure.metadata.get("leastValueShare", 0.0)
+    if share > CLIPPED:
+        visit, detector = exposure.key
+        raise SkyClipped(
+            f"{100 * share:.0f} % of the pixels have the least value of all: the sky was cut off there, and nothing tells its "
+            "noise; give the image as it was before, or one with a variance plane",
+            visit=visit, detector=detector,
+        )  # fmt: skip
+    known = "gain" in exposure.metadata
+    if not known:
+        from calibration.gain import estimate_gain  # it loads what a pair with variance planes does without
+
+        exposure.metadata["gain"] = estimate_gain(exposure, rms, rules.characterize.psf_order)
+    gain = max(float(exposure.metadata["gain"]), 1e-30)
+    objects = np.maximum(exposure.image, 0) / np.float32(gain)
+    if rules.variance == "gain" and known:
         noise = float(exposure.metadata.get("readNoise", 0.0)) / gain
         sky = max(float(exposure.metadata.get("skyLevel", 0.0)), 0.0) / gain
         exposure.variance[:] = objects + sky + noise**2

@@ -16,11 +16,12 @@ from scipy.optimize import least_squares
 from scipy.spatial import cKDTree
 
 from calibration.errors import TooFewStars
-from exposure import Exposure, PolynomialPsf
+from exposure import Exposure, PolynomialPsf, Psf
 from exposure.psf import fwhm_of, polynomial_terms
 from exposure.stamps import gather, shift_stamps
+from tasks.reprs import short_repr
 
-__all__ = ["PsfFit", "fit_psf"]
+__all__ = ["PsfFit", "fit_psf", "star_residuals"]
 
 MIN_STARS = 4
 RING = 0.42  # of the stamp side: where the local sky is taken
@@ -42,6 +43,8 @@ class PsfFit:
     n_held_out: int
     held_out_residual: float
     held_out_chi2: float
+
+    __repr__ = short_repr
 
 
 def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int = 0) -> PsfFit:
@@ -84,6 +87,32 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
     residual, chi2 = _judge(final, data, held)
     mean = fwhm_of(final.moments_at(*final.average_position()))[0]
     return PsfFit(final, float(mean), wing, int(use.sum()), int(held.sum()), residual, chi2)
+
+
+def star_residuals(
+    exposure: Exposure, sources: pd.DataFrame, psf: Psf
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return model, its peak in the star, data minus model and variance at pixels of the rows whose ``star`` is set.
+
+    Flux and position of every star are fitted; the residuals are scaled for the degrees of freedom that this takes.
+    """
+    stars = sources[sources.star]
+    size = float(np.sqrt(np.nanmedian(stars["size"]))) if len(stars) else 1.0
+    shape = psf.image_at(stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64)).shape
+    if not len(stars):
+        raise TooFewStars("no star", visit=exposure.key[0], detector=exposure.key[1])
+    data = _Stamps.cut(exposure, stars, sources, shape[-1], 2.3548 * size)
+    for _ in range(3):
+        data.refine(psf)
+    model = psf.image_at(data.x, data.y).astype(np.float64)
+    core = (
+        (model > 0.02 * model.max(axis=(1, 2), keepdims=True)) & np.isfinite(data.raw) & (data.flux > 0)[:, None, None]
+    )
+    number = core.sum(axis=(1, 2), keepdims=True)
+    freedom = np.sqrt(number / np.maximum(number - 3, 1) * len(stars) / max(len(stars) - 1, 1))
+    light = model * data.flux[:, None, None]
+    peak = np.broadcast_to(light.max(axis=(1, 2), keepdims=True), light.shape)
+    return light[core], peak[core], ((data.raw - light) * freedom)[core], data.variance[core].astype(np.float64)
 
 
 def _affordable(n: int) -> int:
@@ -139,7 +168,7 @@ class _Stamps:
             out[holes] = np.nan
         return out
 
-    def refine(self, model: PolynomialPsf) -> None:
+    def refine(self, model: Psf) -> None:
         """Fit flux and position of each star with the model (linear in flux, dx, dy; core pixels only)."""
         stamps = model.image_at(self.x, self.y).astype(np.float64)
         gy, gx = np.gradient(stamps, axis=(1, 2))

@@ -21,10 +21,12 @@ from diffim.kernel_fit import KernelFit
 from diffim.sky import subtract_difference_sky
 from diffim.variance_scale import scale_variance
 from exposure import Exposure
+from exposure.missing import note_missing, refuse_missing
 from exposure.stars import Stars
 from exposure.threads import in_threads
 from tasks.errors import CallerError
 from tasks.ids import IdFactory, IdGenerator
+from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +50,8 @@ class Differenced:
     subtractRes: KernelFit | None = None
     diaSources: "pd.DataFrame | None" = None
     spatiallySampledMetrics: "pd.DataFrame | None" = None
+
+    __repr__ = short_repr
 
 
 def _with_motions(stars: Stars, rows: NDArray[np.int64], motion: NDArray[np.float64]) -> Stars:
@@ -102,6 +106,8 @@ class Differencing:
         # threads of the BLAS use up a core while they wait for work: ours are enough
         with self.timed("subtract"), threadpool_limits(limits=1, user_api="blas"):
             prepare.check_match(exposure, template, self.registered)
+            refuse_missing(exposure)
+            note_missing(template)
             self._check_psfs(exposure, template)
             self.check_coverage(prepare.coverage(template, exposure))
             self._prepare(exposure, template)

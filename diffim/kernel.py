@@ -7,6 +7,7 @@ from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
 from diffim.basis import AlardLuptonBasis
+from tasks.reprs import short_repr
 
 __all__ = ["SpatialKernel", "chebyshev_orders", "chebyshev_terms"]
 
@@ -48,6 +49,8 @@ class SpatialKernel:
     box: Box
     condition: float = float("nan")
     rank: int = 0
+
+    __repr__ = short_repr
 
     @property
     def kernel_sum(self) -> float:

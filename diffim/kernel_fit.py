@@ -22,6 +22,7 @@ from diffim.kernel import Box, SpatialKernel, chebyshev_terms
 from diffim.planes import Planes
 from exposure.stamps import shift_stamps
 from exposure.threads import in_bands
+from tasks.reprs import short_repr
 
 __all__ = ["KernelFit", "fit_kernel"]
 
@@ -52,6 +53,8 @@ class KernelFit:
     used: NDArray[np.bool_]
     x: NDArray[np.float64]
     y: NDArray[np.float64]
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)

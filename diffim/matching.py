@@ -19,6 +19,7 @@ from exposure.photometry import forced_psf_photometry
 from exposure.psf import fwhm_of
 from exposure.stamps import gather
 from exposure.stars import Stars
+from tasks.reprs import short_repr
 
 __all__ = ["Matched", "match_and_subtract", "match_and_subtract_proper"]
 
@@ -40,6 +41,8 @@ class Matched:
     fit: KernelFit | None
     convolved: str
     unit: float
+
+    __repr__ = short_repr
 
 
 def psf_fwhm(psf: Psf, box: tuple[int, int, int, int]) -> float:

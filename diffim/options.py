@@ -139,6 +139,7 @@ def contradictions(c: Any) -> list[str]:
         <= c.maxKernelSources
         < c.minKernelSources,
         f"kernelSize must be odd, got {c.kernelSize}": c.kernelSize and c.kernelSize % 2 == 0,
+        f"kernelSize must be 3 or more, or 0, got {c.kernelSize}": c.kernelSize and c.kernelSize < 3,
     }
     found = [text for text, wrong in problems.items() if wrong]
     if tuple(c.badSourceFlags) != BAD_SOURCE_FLAGS:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from diffim.kernel_fit import KernelFit
 from diffim.picture_masks import binned_kinds, legend_handles, painted
 from exposure import Exposure, GridPsf
+from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +32,8 @@ class Subject:
     fit: KernelFit | None = None
     sources: "pd.DataFrame | None" = None
     convolved: str = ""
+
+    __repr__ = short_repr
 
 
 def draw_subtraction(made: Subject, folder: Path) -> list[Path]:

@@ -53,7 +53,7 @@ class AstWcs(SkyWcs):
             raise WcsMissing("the WCS is no AST object")
         x0, y0, width, height = bbox
         linear = local_linear(self, x0 + (width - 1) / 2, y0 + (height - 1) / 2)
-        super().__init__(linear._wcs, linear.origin)
+        super().__init__(linear.terms, linear.origin)
 
     def _tran(self, a: ArrayLike, b: ArrayLike, forward: bool) -> Pair:
         a, b = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))

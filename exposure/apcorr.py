@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exposure.field import ChebyshevField
+from tasks.reprs import short_repr
 
 __all__ = ["PSF_FLUX", "ApCorrMap"]
 
@@ -18,6 +19,8 @@ class ApCorrMap:
     """Fields by flux name, for example ``base_PsfFlux_instFlux``."""
 
     fields: Mapping[str, ChebyshevField] = field(default_factory=dict)
+
+    __repr__ = short_repr
 
     def at(self, name: str, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64] | None:
         """Return the factors at the positions, or None when the map has no such entry."""

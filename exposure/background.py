@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from exposure.mask import plane_bits, usable_pixels
 from exposure.threads import in_bands
+from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
     from exposure.exposure import Exposure
@@ -27,6 +28,8 @@ class Background:
     mesh: Any
     global_level: float
     global_rms: float
+
+    __repr__ = short_repr
 
     @cached_property
     def level(self) -> NDArray[np.float32]:

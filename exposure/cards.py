@@ -5,14 +5,18 @@ caller goes the slow way.
 """
 
 import os
+import re
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from exposure.header import as_number
 
 __all__ = ["format_cards", "parse_cards", "read_cards", "write_cards"]
 
 BLOCK = 2880
 _LARGEST = 64 * BLOCK
+_INTEGER = re.compile(r"[+-]?\d+")
 
 
 def parse_cards(raw: bytes) -> dict[str, Any] | None:
@@ -20,9 +24,11 @@ def parse_cards(raw: bytes) -> dict[str, Any] | None:
     out: dict[str, Any] = {}
     for at in range(0, len(raw) - 79, 80):
         card = raw[at : at + 80].decode("latin-1")
-        key = card[:8].rstrip()
+        key = card[:8].rstrip().upper()
         if key == "END":
             return out
+        if key in out:  # of cards that come twice the first counts
+            continue
         if card[8:10] != "= ":
             if key in ("CONTINUE", "HIERARCH"):
                 return None
@@ -37,14 +43,12 @@ def parse_cards(raw: bytes) -> dict[str, Any] | None:
         text = text.partition("/")[0].strip()
         if text in ("T", "F"):
             out[key] = text == "T"
-            continue
-        try:
+        elif _INTEGER.fullmatch(text):
             out[key] = int(text)
-        except ValueError:
-            try:
-                out[key] = float(text.replace("D", "E"))
-            except ValueError:
-                return None
+        elif (number := as_number(text)) is not None:
+            out[key] = number
+        else:
+            return None
     return None
 
 

@@ -5,11 +5,16 @@ from tasks.errors import AlgorithmError, CallerError
 __all__ = [
     "BadPixels",
     "BandUnknown",
+    "CardInvalid",
     "ExposureError",
     "FitsUnreadable",
+    "GainUnknown",
+    "ImageAmbiguous",
     "InstrumentError",
     "PsfUndefined",
+    "SkyClipped",
     "WcsMissing",
+    "WcsUnsupported",
 ]
 
 
@@ -23,6 +28,24 @@ class FitsUnreadable(ExposureError):
     """The file is no FITS, is cut short, or is larger than allowed."""
 
     code = "fits_unreadable"
+
+
+class ImageAmbiguous(FitsUnreadable):
+    """The file holds several images and nothing says which one is meant."""
+
+    code = "which_image"
+
+
+class GainUnknown(ExposureError):
+    """Neither the instrument file nor the image tells how many electrons a count is."""
+
+    code = "gain_unknown"
+
+
+class SkyClipped(ExposureError):
+    """The sky was cut off at a value, so that nothing tells how large its noise is."""
+
+    code = "sky_clipped"
 
 
 class WcsMissing(ExposureError):
@@ -47,6 +70,18 @@ class InstrumentError(ExposureError):
     """The instrument file is wrong, missing, or asks for a header card that is not there."""
 
     code = "instrument"
+
+
+class CardInvalid(InstrumentError):
+    """A header card that is needed cannot be read, or its value cannot be true."""
+
+    code = "bad_card"
+
+
+class WcsUnsupported(WcsMissing):
+    """The header has a WCS of a kind that cannot be brought to ICRS, or only half of one."""
+
+    code = "wcs_unsupported"
 
 
 class PsfUndefined(AlgorithmError):

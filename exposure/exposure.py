@@ -1,5 +1,6 @@
 """`Exposure`: one CCD's pixels with everything that is known about them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,18 @@ class Exposure:
     ap_corr: ApCorrMap | None = None
     sources: "pd.DataFrame | None" = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    wcs_problem: WcsMissing | None = None
+
+    def __repr__(self) -> str:
+        from exposure.preview import describe
+
+        return describe(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a picture and the facts."""
+        from exposure.preview import exposure_html
+
+        return exposure_html(self)
 
     @property
     def width(self) -> int:
@@ -105,7 +118,9 @@ class Exposure:
         """
         if self.wcs is None:
             visit, detector = self.key if self.visit_info else (None, None)
-            raise WcsMissing("the exposure has no WCS", visit=visit, detector=detector)
+            kind = WcsMissing if self.wcs_problem is None else type(self.wcs_problem)
+            message = "the exposure has no WCS" if self.wcs_problem is None else self.wcs_problem.message
+            raise kind(message, visit=visit, detector=detector) from self.wcs_problem
         return self.wcs
 
     @property
@@ -145,11 +160,14 @@ class Exposure:
         )
 
     @classmethod
-    def read_fits(cls, path: "str | PathLike[str]", instrument: "str | Instrument | None" = None) -> "Exposure":
+    def read_fits(
+        cls, path: "str | PathLike[str]", instrument: "str | Instrument | None" = None,
+        known: "Mapping[str, Any] | None" = None,
+    ) -> "Exposure":  # fmt: skip
         """Read an exposure; see `exposure.fits.read_exposure`."""
         from exposure.fits import read_exposure
 
-        return read_exposure(path, instrument)
+        return read_exposure(path, instrument, known)
 
     def write_fits(self, path: "str | PathLike[str]", compress: bool = False) -> None:
         """Write the exposure in the documented layout; see `exposure.fits.write_exposure`."""

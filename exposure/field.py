@@ -6,6 +6,8 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
+from tasks.reprs import short_repr
+
 __all__ = ["ChebyshevField"]
 
 
@@ -23,6 +25,8 @@ class ChebyshevField:
 
     coefficients: NDArray[np.float64]
     bbox: tuple[int, int, int, int]
+
+    __repr__ = short_repr
 
     @classmethod
     def constant(cls, value: float, bbox: tuple[int, int, int, int]) -> "ChebyshevField":

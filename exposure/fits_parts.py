@@ -1,20 +1,26 @@
 """How the attached objects of an exposure (PSF, calibration, visit info) stand in FITS."""
 
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
 
 from exposure.apcorr import ApCorrMap
-from exposure.errors import FitsUnreadable
+from exposure.errors import CardInvalid, FitsUnreadable
 from exposure.exposure import Exposure
 from exposure.field import ChebyshevField
+from exposure.header import Cards
 from exposure.photocalib import PhotoCalib
 from exposure.psf import GaussianPsf, GridPsf, MoffatPsf, PolynomialPsf, Psf
+from exposure.times import check_mjd
 from exposure.visitinfo import VisitInfo
 
 __all__ = [
-    "ap_corr_hdus", "photo_calib_hdus", "psf_hdu", "read_ap_corr", "read_photo_calib", "read_psf", "read_visit_info",
+    "ap_corr_hdus", "image_visit_info", "photo_calib_hdus", "psf_hdu", "read_ap_corr", "read_photo_calib", "read_psf", "read_visit_info",
     "write_visit_cards", "write_visit_info",
 ]  # fmt: skip
 
@@ -52,12 +58,49 @@ def write_visit_cards(header: fits.Header, info: VisitInfo) -> None:
             header[card] = (value, comment)
 
 
-def read_visit_info(header: fits.Header) -> VisitInfo | None:
-    """Read what `write_visit_info` wrote."""
+def read_visit_info(header: fits.Header, name: "str | PathLike[str] | None" = None) -> VisitInfo | None:
+    """Read what `write_visit_info` wrote.
+
+    Raises
+    ------
+    CardInvalid
+        A card cannot be true; the message names it, and the file where `name` does.
+    """
     if "VISIT" not in header:
         return None
-    values = {name: header[card] for name, (card, _) in _VISIT_CARDS.items() if card in header}
+    cards = Cards([header], "the header" if name is None else Path(name).name)
+    values: dict[str, Any] = {}
+    for field in fields(VisitInfo):
+        card = _VISIT_CARDS[field.name][0]
+        if card in header:
+            read = cards.integer if field.type is int else cards.number if field.type is float else cards.text
+            values[field.name] = read(card)
+    for needed in ("midpoint_mjd_tai", "exposure_time"):
+        values.setdefault(needed, float("nan"))  # NaN is left out when it is written
+    if "detector" not in values:
+        raise CardInvalid(f"{cards.name} has a VISIT card, but no DETECTOR")
     return VisitInfo(**values)
+
+
+def image_visit_info(
+    header: fits.Header, name: "str | PathLike[str] | None" = None, known: Mapping[str, Any] | None = None
+) -> VisitInfo | None:
+    """Read what `write_visit_info` wrote of an image, and check it; `known` (by field) goes before the cards.
+
+    Raises
+    ------
+    CardInvalid
+        Time or exposure time cannot be true; the message names the card.
+    """
+    info = read_visit_info(header, name)
+    if info is None:
+        return None
+    info = replace(info, **{k: v for k, v in (known or {}).items() if v is not None and hasattr(info, k)})
+    said = "the header" if name is None else Path(name).name
+    check_mjd(info.midpoint_mjd_tai, f"{said}: MJD-MID={info.midpoint_mjd_tai}")
+    if not info.exposure_time > 0:
+        raise CardInvalid(f"{said}: EXPTIME={info.exposure_time} is no exposure time: it must be above zero")
+    return info
 
 
 def psf_hdu(psf: Psf) -> fits.ImageHDU:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exposure.errors import WcsMissing
 from exposure.wcs import Pair, SkyWcs
+from exposure.wcs_terms import WcsTerms
 
 __all__ = ["ComposedWcs", "PolynomialMap", "SipFit", "sip_approximation"]
 
@@ -62,8 +63,9 @@ class ComposedWcs(SkyWcs):
         return local_linear(self, x0 + (width - 1) / 2, y0 + (height - 1) / 2)
 
     @property
-    def _wcs(self) -> Any:  # type: ignore[override]
-        return self._linear._wcs
+    def terms(self) -> WcsTerms:  # type: ignore[override]
+        """Those of the TAN WCS that touches this one at the middle of the image."""
+        return self._linear.terms
 
     def _forward(self, x: F64, y: F64) -> tuple[F64, F64]:
         for step in self.maps:
@@ -168,8 +170,8 @@ def local_linear(wcs: Any, x: float, y: float) -> SkyWcs:
 
 def invert(wcs: SkyWcs, linear: SkyWcs, ra: F64, dec: F64, rounds: int = 30) -> Pair:
     """Invert ``wcs.pixel_to_sky`` by steps of a linear WCS near it; NaN where it does not converge to 1e-6 px."""
-    tangent = (float(linear._wcs.wcs.crval[0]), float(linear._wcs.wcs.crval[1]))
-    matrix = np.linalg.inv(linear._wcs.pixel_scale_matrix * 3600.0)
+    tangent = linear.terms.crval
+    matrix = np.linalg.inv(linear.terms.cd * 3600.0)
     xi, eta = project(ra, dec, tangent)
     cx, cy = linear.reference_pixel
     x, y = cx + matrix[0, 0] * xi + matrix[0, 1] * eta, cy + matrix[1, 0] * xi + matrix[1, 1] * eta

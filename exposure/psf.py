@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exposure.errors import PsfUndefined
 from exposure.stamps import adaptive_moments, blend, shift_stamps
+from tasks.reprs import short_repr
 
 __all__ = ["FWHM_PER_SIGMA", "GaussianPsf", "GridPsf", "MoffatPsf", "PolynomialPsf", "Psf", "fwhm_of", "neighbours_2d"]
 
@@ -148,6 +149,8 @@ class MoffatPsf:
     e1: tuple[float, ...] = (0.0,)
     e2: tuple[float, ...] = (0.0,)
 
+    __repr__ = short_repr
+
     def parameters(self, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], ...]:
         """Return (alpha, e1, e2) at the positions, alpha the Moffat radius in px."""
         x0, y0, width, height = self.bbox
@@ -209,6 +212,8 @@ class PolynomialPsf(_PixelMixin):
     bbox: tuple[int, int, int, int]
     centre: tuple[float, float]
     size: int = field(init=False)
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", int(self.basis.shape[-1]))
@@ -273,6 +278,8 @@ class GridPsf(_PixelMixin):
     ny: int
     bbox: tuple[int, int, int, int]
     size: int = field(init=False)
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", int(self.cube.shape[-1]))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import CallerError
+from tasks.reprs import short_repr
 
 if TYPE_CHECKING:  # half a second to load; a subtraction alone has no tables
     import pandas as pd
@@ -45,6 +46,8 @@ class Stars:
     flagged: Flags
     motion: F64 | None = None
     size: F64 | None = None
+
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, table: "pd.DataFrame | Stars") -> "Stars":

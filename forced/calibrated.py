@@ -1,10 +1,12 @@
 """Instrumental forced fluxes to nJy, with aperture correction and packed flags."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from exposure import Exposure
+from exposure import Exposure, PhotoCalib
 from exposure.apcorr import PSF_FLUX
 from exposure.mask import plane_bits
 from exposure.photometry import forced_psf_photometry
@@ -19,16 +21,32 @@ FLAG_BITS = {
 }  # fmt: skip
 
 
-def calibrated_fluxes(exposure: Exposure, x: ArrayLike, y: ArrayLike) -> pd.DataFrame:
-    """Return flux, fluxErr (nJy, float64) and packed ``flags`` at frame positions.
+def calibrated_fluxes(
+    exposure: Exposure, x: ArrayLike, y: ArrayLike, bad: NDArray[np.bool_] | None = None
+) -> pd.DataFrame:  # fmt: skip
+    """Return flux, fluxErr (nJy, float64; the image's unit where it has no calibration) and packed ``flags``.
 
     ``neighbour`` is set where another of the positions lies within two FWHM.
+
+    Parameters
+    ----------
+    x, y
+        Frame positions, shape (N,); NaN allowed.
+    bad
+        Pixels to leave out; where none of the 3x3 around a position is left there is no flux.
     """
-    assert exposure.psf is not None and exposure.photo_calib is not None
+    assert exposure.psf is not None
     xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    table = forced_psf_photometry(exposure.image, exposure.variance, exposure.psf, xs, ys, origin=exposure.origin)
+    table = forced_psf_photometry(
+        exposure.image, exposure.variance, exposure.psf, xs, ys, origin=exposure.origin, bad=bad
+    )
     safe_x, safe_y = np.nan_to_num(xs), np.nan_to_num(ys)
-    factor = exposure.photo_calib.at(safe_x, safe_y)
+    if bad is not None:
+        lost = _centres(~bad, safe_x, safe_y, exposure.origin, False).sum((1, 2)) == 0
+        table.loc[lost, ["instFlux", "instFluxErr"]] = np.nan
+        table["flag_noGoodPixels"] |= lost
+    calib = exposure.photo_calib or PhotoCalib(1.0)
+    factor = calib.at(safe_x, safe_y)
     if exposure.ap_corr is not None and (correction := exposure.ap_corr.at(PSF_FLUX, safe_x, safe_y)) is not None:
         factor = factor * correction
     out = pd.DataFrame({"flux": table.instFlux * factor, "fluxErr": table.instFluxErr * factor})
@@ -43,13 +61,19 @@ def _flags(
     out = np.zeros(len(table), np.int32)
     for name in ("edge", "noGoodPixels", "invalidPsf"):
         out |= table[f"flag_{name}"].to_numpy().astype(np.int32) << FLAG_BITS[name]
-    ix = np.clip(np.floor(x + 0.5), -(2**31), 2**31).astype(np.int64) - exposure.origin[0]
-    iy = np.clip(np.floor(y + 0.5), -(2**31), 2**31).astype(np.int64) - exposure.origin[1]
-    centre = gather(exposure.mask, ix, iy, 3, 0)
+    centre = _centres(exposure.mask, x, y, exposure.origin, 0)
     for plane in _PLANES:
         hit = ((centre & plane_bits([plane])) != 0).any(axis=(1, 2))
         out |= hit.astype(np.int32) << FLAG_BITS[plane.lower()]
     return out
+
+
+def _centres(
+    plane: NDArray[Any], x: NDArray[np.float64], y: NDArray[np.float64], origin: tuple[int, int], fill: float
+) -> NDArray[Any]:
+    """Return the 3x3 of a plane around frame positions, shape (N, 3, 3)."""
+    ix, iy = (np.clip(np.floor(p + 0.5), -(2**31), 2**31).astype(np.int64) for p in (x, y))
+    return np.asarray(gather(plane, ix - origin[0], iy - origin[1], 3, fill))
 
 
 def measure_pair(difference: Exposure, science: Exposure, x: ArrayLike, y: ArrayLike) -> pd.DataFrame:

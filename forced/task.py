@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from astropy.wcs import WCS
 from lsst.pipe.base import NoWorkFound, Struct
+from numpy.typing import NDArray
 
 from exposure import Exposure, ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
 from exposure.apcorr import PSF_FLUX, ApCorrMap
@@ -26,6 +26,7 @@ from forced.plugins import (
     pixel_flags,
     psf_moments,
 )
+from forced.positions import degrees_of, integer_ids
 from tasks import AlertTask, IdFactory
 from tasks.ids import EXPOSURE_BITS, exposure_number
 
@@ -92,18 +93,27 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
             ids = df.index.to_numpy()
         else:
             raise ForcedPhotometryError(f"the reference has no column {c.refCatIdColumn!r}")
-        if ids.dtype.kind not in "iu":
-            raise ForcedPhotometryError(f"{c.refCatIdColumn} must be int64, got {ids.dtype}")
-        if len(np.unique(ids)) != len(ids):
+        identity = integer_ids(ids, f"the reference: column {c.refCatIdColumn}")
+        if len(np.unique(identity)) != len(identity):
             raise ForcedPhotometryError(f"{c.refCatIdColumn} holds an id twice")
         dec = c.refCatDecColumn if c.refCatDecColumn in df else "decl"
         return pd.DataFrame(
             {
-                "id": ids.astype(np.int64),
-                "coord_ra": np.radians(df[c.refCatRaColumn].to_numpy(np.float64)),
-                "coord_dec": np.radians(df[dec].to_numpy(np.float64)),
+                "id": identity,
+                "coord_ra": self._radians(df, c.refCatRaColumn, hours=True),
+                "coord_dec": self._radians(df, dec if dec in df else c.refCatDecColumn),
             }
         )
+
+    def _radians(self, df: pd.DataFrame, name: str, hours: bool = False) -> NDArray[np.float64]:
+        """Return a column of degrees in radians; rows without a value stay NaN, and that is said."""
+        if name not in df:
+            raise ForcedPhotometryError(f"the reference has no column {name!r}, but {list(df.columns)[:20]}")
+        degrees = degrees_of(df[name], None, f"the reference: column {name}", hours, missing_allowed=True)
+        nothing = int(np.isnan(degrees).sum())
+        if nothing:
+            self.log.warning("%d of %d rows of the reference have no %s: they are left out.", nothing, len(df), name)
+        return np.radians(degrees)
 
     def _frame_of(self, table: Any) -> pd.DataFrame:
         """Return any of the accepted tables as a frame of ids and degrees."""
@@ -115,9 +125,11 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         c = self.config
         if c.refCatIdColumn in frame or "coord_ra" not in frame:
             return pd.DataFrame(frame)
+        where = "the reference: column"
         return pd.DataFrame({
-            c.refCatIdColumn: frame["id"], c.refCatRaColumn: np.degrees(frame["coord_ra"]),
-            c.refCatDecColumn: np.degrees(frame["coord_dec"]),
+            c.refCatIdColumn: frame["id"],
+            c.refCatRaColumn: degrees_of(frame["coord_ra"], "rad", f"{where} coord_ra (rad)", True, missing_allowed=True),
+            c.refCatDecColumn: degrees_of(frame["coord_dec"], "rad", f"{where} coord_dec (rad)", missing_allowed=True),
         })  # fmt: skip
 
     def mergeAndFilterReferences(
@@ -344,11 +356,10 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
 
 def _blank() -> Exposure:
     """Return a pixel of sky with all calibrations: what an output of no rows is made with."""
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs = SkyWcs.tan((0.0, 0.0), (0.0, 0.0), np.eye(2))
     ap_corr = ApCorrMap({PSF_FLUX: ChebyshevField(np.ones((1, 1)), (0, 0, 1, 1))})
     return Exposure(
-        np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32), np.zeros((1, 1), np.int32), wcs=SkyWcs(wcs),
+        np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32), np.zeros((1, 1), np.int32), wcs=wcs,
         psf=GaussianPsf(1.0, 3), photo_calib=PhotoCalib(1.0), visit_info=VisitInfo(1, 0, 60000.0, 1.0, ""), band="r",
         ap_corr=ap_corr,
     )  # fmt: skip

@@ -45,7 +45,7 @@ def create(
     from apdb.partitions import ensure_months
     from service.migrate import migrate as run
 
-    database = open_database()
+    database = open_database(migrated=False)
     run(database.uri)
     with database.session() as connection:
         made = ensure_months(connection, _today(), ahead)
@@ -158,7 +158,7 @@ def migrate(
     from service.migrate import migrate as run
     from service.migrate import pending
 
-    uri = open_database().uri
+    uri = open_database(migrated=False).uri
     steps = pending(uri, revision)
     if not dry_run:
         run(uri, revision)
@@ -196,14 +196,14 @@ def precover(
     from astropy.time import Time
 
     from association.precovery import precover as run
-    from exposure import load_instrument
+    from service.instruments import checked_instrument
     from service.products import StoredDifferences
 
     now = float(Time.now().tai.mjd)
     stored = StoredDifferences(read_settings().products_dir)
     with progress("visits", quiet=as_json) as step:
         report = run(
-            open_database().connect, stored, lambda v: load_instrument(v.instrument).packer(), now if at is None else at, now,
+            open_database().connect, stored, lambda v: checked_instrument(v.instrument).packer(), now if at is None else at, now,
             days=days, founded_within_days=founded_within, dry_run=dry_run, progress=step,
         )  # fmt: skip
     _show([vars(report)], as_json, "would be done" if dry_run else "done")

@@ -4,15 +4,18 @@ import json
 import os
 import uuid
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Any
 
+import psycopg
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from apdb import Database, Ledger
+from apdb.database import first_line
 from apdb.errors import DatabaseUnavailable, NotFound, SchemaMismatch, VisitConflict
-from service.errors import BadMessage
+from service.errors import BadMessage, help_path
 from service.message import VisitMessage
 from service.metrics import render_metrics
 from service.reads import STREAM_TIMEOUT_S, reads_router
@@ -30,7 +33,9 @@ _CHUNK = 1 << 20
 def _problem(status: int, code: str, text: str, retry_s: int | None = None) -> JSONResponse:
     """RFC 9457 problem details."""
     headers = {"Retry-After": str(retry_s)} if retry_s else None
-    body = {"type": "about:blank", "title": code, "status": status, "code": code, "detail": text}
+    body = {
+        "type": "about:blank", "title": code, "status": status, "code": code, "detail": text, "help": help_path(code),
+    }  # fmt: skip
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
@@ -44,7 +49,9 @@ def _status_of(error: AlertProdError) -> int:
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application."""
-    app = FastAPI(title="alertprod", version="0.1.0", description="Alert production: post a visit, read its state.")
+    app = FastAPI(
+        title="alertprod", version=version("alertprod"), description="Alert production: post a visit, read its state."
+    )
     database = Database(settings.database(), statement_timeout_s=10)
     ledger = Ledger(database)
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
@@ -52,6 +59,10 @@ def create_app(settings: Settings) -> FastAPI:
     @app.exception_handler(AlertProdError)
     def _failed(_request: Request, error: AlertProdError) -> JSONResponse:
         return _problem(_status_of(error), error.code, str(error), 5 if error.retriable else None)
+
+    @app.exception_handler(psycopg.DataError)
+    def _unfit(_request: Request, error: psycopg.DataError) -> JSONResponse:
+        return _problem(422, BadMessage.code, f"the database cannot hold it: {first_line(error)}")
 
     @app.exception_handler(RequestValidationError)
     def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:

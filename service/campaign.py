@@ -17,27 +17,39 @@ FINAL = ("done", "no_work", "failed")
 
 
 def post_visits(stack: Stack, messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """POST each message; returns the replies (problems too, with their HTTP status under ``status``)."""
-    out = []
+    """POST each message; returns the replies (problems too, with their HTTP status under ``httpStatus``, 0 without an answer)."""
     with httpx.Client(base_url=stack.url, timeout=60) as client:
-        for message in messages:
-            reply = client.post("/v1/visits", json=message)
-            out.append({**reply.json(), "httpStatus": reply.status_code})
-    return out
+        return [_post(client, message) for message in messages]
+
+
+def _post(client: httpx.Client, message: dict[str, Any]) -> dict[str, Any]:
+    try:
+        reply = client.post("/v1/visits", json=message)
+    except httpx.HTTPError as error:
+        return {
+            "httpStatus": 0,
+            "code": "no_answer",
+            "detail": f"the API did not answer: {error or type(error).__name__}",
+        }
+    try:
+        body = reply.json()
+    except ValueError:
+        body = {"code": f"http_{reply.status_code}", "detail": reply.text[:500]}
+    return {**body, "httpStatus": reply.status_code}
 
 
 def wait_finished(
     stack: Stack,
     keys: list[tuple[int, int]],
     timeout_s: float,
-    progress: Callable[[int, int], None] = lambda d, n: None,
+    progress: Callable[[int, int, int], None] = lambda done, total, failed: None,
 ) -> dict[tuple[int, int], dict[str, Any]]:
-    """Poll the API until every visit is in a final state.
+    """Poll the API until every visit is in a final state; `progress` is told how many are, of how many, and how many failed.
 
     Raises
     ------
     TransientError
-        They were not in time; the message holds the log of the worker.
+        They were not in time, or a process ended; the message holds the end of its log.
     """
     deadline = time.monotonic() + timeout_s
     found: dict[tuple[int, int], dict[str, Any]] = {}
@@ -45,20 +57,30 @@ def wait_finished(
         while True:
             for key in keys:
                 if found.get(key, {}).get("state") not in FINAL:
-                    found[key] = client.get(f"/v1/visits/{key[0]}/{key[1]}").json()
-            finished = sum(v.get("state") in FINAL for v in found.values())
-            progress(finished, len(keys))
+                    found[key] = _state(client, key)
+            states = [v.get("state") for v in found.values()]
+            finished = sum(s in FINAL for s in states)
+            progress(finished, len(keys), states.count("failed"))
             if finished == len(keys):
                 return found
+            stack.require_alive()
             if time.monotonic() > deadline:
                 raise TransientError(f"{finished} of {len(keys)} visits in {timeout_s:.0f} s: {stack.log('worker')}")
             time.sleep(0.25)
 
 
-def wait_published(stack: Stack, timeout_s: float = 60.0) -> int:
-    """Wait until the relay has published everything; returns the number of alerts."""
+def _state(client: httpx.Client, key: tuple[int, int]) -> dict[str, Any]:
+    try:
+        return dict(client.get(f"/v1/visits/{key[0]}/{key[1]}").json())
+    except (httpx.HTTPError, ValueError):  # asked again; whether the API lives is looked at elsewhere
+        return {}
+
+
+def wait_published(stack: Stack, timeout_s: float = 60.0, check: Callable[[], None] = lambda: None) -> int:
+    """Wait until the relay has published everything; returns the number of alerts. What `check` raises ends the wait."""
     deadline = time.monotonic() + timeout_s
     while True:
+        check()
         status = service_status(stack.database)
         if status["unpublished_alerts"] == 0 and status["oldest_unpublished_s"] == 0:
             return int(status["published_alerts"])

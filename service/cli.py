@@ -1,121 +1,69 @@
-"""The command line: ``alertprod serve|worker|relay|reconcile|ingest|apdb|alerts|status|config|diff|template|jointcal|night|explain|orbits|demo``."""
+"""The command line: ``alertprod``; ``alertprod --help`` lists the commands in groups."""
 
 import atexit
 import gc
 import json
 import logging
-import signal
+import os
 import sys
-import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from service.alerts_cli import alerts_app
 from service.apdb_cli import apdb_app
 from service.diff_cli import diff
+from service.failures import DEBUG, run_command
+from service.instrument_cli import instrument_app
 from service.options import Json, open_database, read_settings
 from service.orbits_cli import orbits_app
+from service.roles_cli import add_roles
 from service.template_cli import template_app
 from service.terminal import print_table, say
-from tasks.errors import AlertProdError
+from service.up_cli import up
+from service.visits_cli import visits_app
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Alert production for time-domain surveys.")
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False,
+    help="Alert production for time-domain surveys. Settings are environment variables: see 'alertprod config'.",
+)  # fmt: skip
 jointcal_app = typer.Typer(no_args_is_help=True, help="Joint calibration of many visits.")
-app.add_typer(template_app, name="template")
-app.add_typer(jointcal_app, name="jointcal")
-app.add_typer(apdb_app, name="apdb")
-app.add_typer(alerts_app, name="alerts")
-app.add_typer(orbits_app, name="orbits")
-app.command()(diff)
+FIRST, ROLES, LOOK, KEEP, IMAGES = "First steps", "Roles of the service", "What happened", "Stores", "Images alone"
+app.command(rich_help_panel=FIRST)(up)
+add_roles(app, ROLES)
+app.add_typer(instrument_app, name="instrument", rich_help_panel=FIRST)
+app.add_typer(visits_app, name="visits", rich_help_panel=LOOK)
+app.add_typer(alerts_app, name="alerts", rich_help_panel=LOOK)
+app.add_typer(apdb_app, name="apdb", rich_help_panel=KEEP)
+app.add_typer(template_app, name="template", rich_help_panel=KEEP)
+app.add_typer(orbits_app, name="orbits", rich_help_panel=KEEP)
+app.add_typer(jointcal_app, name="jointcal", rich_help_panel=IMAGES)
+app.command(rich_help_panel=IMAGES)(diff)
 
 __all__ = ["app", "main"]
 
 
-def _logging() -> None:
-    import structlog
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    formatter = structlog.stdlib.ProcessorFormatter(
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer(),
-        ],
-        foreign_pre_chain=[
-            structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name,
-            structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.format_exc_info,
-        ],
-    )  # fmt: skip
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(formatter)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+        print(f"alertprod {version('alertprod')}")
+        raise typer.Exit
 
 
-def _on_stop(stop: Any) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop())
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and end")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", envvar=DEBUG, help="show the traceback of what fails")] = False,
+) -> None:
+    if debug:
+        os.environ[DEBUG] = "1"
 
 
-@app.command()
-def serve() -> None:
-    """Run the HTTP API."""
-    import uvicorn
-
-    from service.app import create_app
-
-    _logging()
-    settings = read_settings()
-    uvicorn.run(
-        create_app(settings), host=settings.host, port=settings.port, log_config=None, timeout_graceful_shutdown=10,
-        access_log=False,
-    )  # fmt: skip
-
-
-@app.command()
-def worker(drain: Annotated[bool, typer.Option(help="end when the queue is empty")] = False) -> None:
-    """Process visits."""
-    from service.worker import Worker
-
-    _logging()
-    work = Worker(read_settings())
-    _on_stop(work.stop)
-    work.run(until_idle=drain)
-
-
-@app.command()
-def relay() -> None:
-    """Publish alerts."""
-    from service.publish import run_relay
-
-    _logging()
-    stop = threading.Event()
-    _on_stop(stop.set)
-    run_relay(read_settings(), stop)
-
-
-@app.command()
-def reconcile() -> None:
-    """Count what the alert topic really holds, for the metrics."""
-    from service.publish import run_reconciler
-
-    _logging()
-    stop = threading.Event()
-    _on_stop(stop.set)
-    run_reconciler(read_settings(), stop)
-
-
-@app.command()
-def ingest() -> None:
-    """Read visit messages from Kafka."""
-    from service.ingest import Ingest
-
-    _logging()
-    reader = Ingest(read_settings())
-    _on_stop(reader.stop)
-    reader.run()
-
-
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def status(as_json: Json = False) -> None:
     """Show the ledger, the outbox and the time per step."""
     from apdb.status import service_status
@@ -133,39 +81,40 @@ def status(as_json: Json = False) -> None:
     print_table(("what", "value"), rows)
 
 
-@app.command()
+@app.command(rich_help_panel=ROLES)
 def config() -> None:
     """Print the effective settings, secrets masked."""
     print(json.dumps(read_settings().masked(), indent=1))
 
 
-@app.command()
+@app.command(rich_help_panel=FIRST)
 def night(
     context: typer.Context,
     instrument: Annotated[str, typer.Option(help="instrument name or file")],
     out: Annotated[Path, typer.Option(help="directory of the results")],
     template_frames: Annotated[list[Path], typer.Option(help="frames of the template (repeat, or several after one)")],
     frames: Annotated[list[Path], typer.Option(help="frames to process")],
-    positions: Annotated[Path | None, typer.Option(help="CSV (id, ra, dec) measured on every frame")] = None,
+    positions: Annotated[Path | None, typer.Option(help="table (id, ra, dec) measured on every frame")] = None,
     keep: Annotated[bool, typer.Option(help="keep templates, differences and alert files")] = False,
     as_json: Json = False,
 ) -> None:
     """Process frames from disk through a whole service on this machine."""
     from service.night import NightPlan, run_night
+    from service.night_table import print_night
 
     report = run_night(NightPlan(instrument, template_frames, frames, out, positions, keep), say)
-    if as_json:
-        print(json.dumps(report))
-        return
-    counts = ("diaSources", "newObjects", "alerts")
-    print_table(
-        ("visit", "detector", "state", "sources", "new", "alerts", "seconds"),
-        [(v["visit"], v["detector"], v["state"], *(v["counts"][c] for c in counts), f"{sum(v['seconds'].values()):.1f}")
-         for v in report["visits"]],
-    )  # fmt: skip
+    try:
+        print_night(report, as_json)
+    except OSError:
+        if not report["interrupted"]:  # the terminal was closed, which is what ended the night: nobody reads a table
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if report["error"] is not None:
+        say(f"alertprod: {report['error']['code']}: {report['error']['message']}", error=True)
+    raise typer.Exit(report["exitStatus"])
 
 
-@app.command(context_settings={"ignore_unknown_options": True})  # declinations may be negative
+@app.command(context_settings={"ignore_unknown_options": True}, rich_help_panel=LOOK)  # declinations may be negative
 def explain(
     visit: int,
     detector: int,
@@ -186,7 +135,7 @@ def explain(
     print_table(("step", "passed", "what was found"), [(s.name, passed[s.passed], s.text) for s in steps])
 
 
-@app.command()
+@app.command(rich_help_panel=FIRST)
 def demo(
     out: Annotated[Path, typer.Option(help="directory of the results")] = Path("demo-output"),
     seed: Annotated[int, typer.Option(help="seed of the simulated sky")] = 1,
@@ -232,7 +181,7 @@ def _spread_lists(arguments: list[str]) -> list[str]:
         if argument in ("--frames", "--template-frames"):
             current = argument
             continue
-        if argument.startswith("--"):
+        if argument.startswith("-"):  # short options end a list too
             current = None
         if current is not None:
             out += [current, argument]
@@ -242,13 +191,9 @@ def _spread_lists(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point: errors of ours are one line on standard error and exit status 1."""
+    """Entry point: what fails is one line on standard error; see `service.failures`."""
     atexit.register(gc.freeze)  # else the interpreter looks through all modules once more when it ends: half a second
-    try:
-        app(args=_spread_lists(sys.argv[1:]))
-    except AlertProdError as error:
-        say(f"alertprod: {error.code}: {error}", error=True)
-        sys.exit(1)
+    run_command(lambda: app(args=_spread_lists(sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from exposure import load_instrument
 from service.campaign import consume_alerts, post_visits, wait_finished, wait_published
 from service.demo_picture import draw
+from service.instruments import checked_instrument
 from service.judge import judge
 from service.stack import Stack
 from service.templates import template_from_frames
@@ -35,7 +35,7 @@ def run_demo(out: Path, seed: int = 1, say: Callable[[str], None] = lambda text:
     with Stack(overrides, roles=("serve",), say=say) as stack:
         say("building the template")
         frames = [Path(p) for p in index[index.isTemplate].path]
-        template_from_frames(stack.settings.template_dir, "demo", frames, load_instrument("simcam"))
+        template_from_frames(stack.settings.template_dir, "demo", frames, checked_instrument("simcam"))
         for role in ("worker", "relay"):
             stack.start(role)
         rows = index[~index.isTemplate].sort_values(["mjd", "detector"])

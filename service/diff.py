@@ -16,9 +16,12 @@ from diffim.errors import MismatchError
 from diffim.options import plain_options
 from diffim.pictures import Subject
 from diffim.registration import fit_displacement, match_lists, resampled
+from diffim.variance_scale import check_variance
 from diffim.warp import warp_exposure
 from exposure import Exposure, Instrument, PhotoCalib, subtract_mesh
 from exposure.fits import read_planes
+from exposure.fits_file import split_choice
+from exposure.missing import forget_missing
 from exposure.stars import Stars
 from exposure.threads import in_threads
 from service.diff_cards import difference_cards
@@ -26,6 +29,7 @@ from service.facts import checksum, facts_of
 from service.pair_checks import check_distinct, check_one_grid, check_wcs
 from service.source_columns import RELIABLE
 from tasks.errors import CallerError
+from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +84,8 @@ class Difference:
             self.sources, self.exposure, template_unit=self.report["templateUnit"], template_calib=self.template_calib,
             unit=self.unit, meta=table_cards(self.cards, self.exposure, self.sources),
         )  # fmt: skip
+
+    __repr__ = short_repr
 
 
 def difference_files(
@@ -162,6 +168,7 @@ def difference_pair(
     difference.clear_planes("DETECTED", "DETECTED_NEGATIVE")
     for made in (difference, result.scoreExposure):
         if made is not None:
+            forget_missing(made)
             made.visit_info, made.band, made.physical_filter = facts[0].info, facts[0].band, facts[0].physical_filter
     difference.photo_calib = facts[0].calib
     report = _report(way, difference, result.diaSources, [w for w in warnings if w]) | {"seconds": seconds}
@@ -235,7 +242,7 @@ def _prepared(
 
 
 def _open(path: Path, rules: Instrument) -> tuple[Exposure, str]:
-    return read_planes(path, rules), checksum(path)
+    return read_planes(path, rules), checksum(split_choice(path)[0])
 
 
 def subtract_sky(exposure: Exposure, rules: Instrument) -> None:
@@ -245,6 +252,7 @@ def subtract_sky(exposure: Exposure, rules: Instrument) -> None:
         fill_variance(exposure, rms, rules.model_copy(update={"variance": "empirical"}))
         return
     subtract_mesh(exposure, MESH, "SAT", "BAD")
+    check_variance(exposure)
 
 
 def kernel_candidates(exposure: Exposure, rules: Instrument) -> Stars:
@@ -266,11 +274,10 @@ def _warped(science: Exposure, template: Exposure, rules: Instrument) -> Exposur
     """Put the template on the pixels of the image, with a border for the kernel; its PSF is still to be measured there."""
     wcs = science.require_wcs()
     template.require_wcs()
+    subtract_sky(template, rules)  # on its own pixels: noise that is to be measured must not be resampled yet
     x0, y0, width, height = science.bbox
     warped = warp_exposure(template, wcs, (x0 - BORDER, y0 - BORDER, width + 2 * BORDER, height + 2 * BORDER))
     warped.band = science.band
-    subtract_sky(warped, rules)
-    warped.psf = None
     return warped
 
 

@@ -48,12 +48,12 @@ def diff(
         import astropy.io.fits  # noqa: F401  first: it looks through all modules that there are
 
         load_numba()
-        from exposure import load_instrument
         from service.diff import difference_files
+        from service.instruments import checked_instrument
 
     with contextlib.redirect_stdout(sys.stderr):  # the words of libraries are no part of the answer
         made = difference_files(
-            science, template, load_instrument(instrument), registered=registered, register=register, mode=mode,
+            science, template, checked_instrument(instrument), registered=registered, register=register, mode=mode,
             score=score is not None, sources=sources is not None or plots is not None, pictures=plots is not None,
             options=options,
         )  # fmt: skip
@@ -67,11 +67,11 @@ def diff(
 
 
 def _check(science: Path, template: Path, files: list[Path], sources: Path | None, plots: Path | None) -> None:
-    from service.outputs import check_format, check_outputs
+    from service.outputs import check_format, check_outputs, file_of
 
     if sources is not None:
         check_format(sources)
-    check_outputs((science, template), files, [plots] if plots is not None else [])
+    check_outputs((file_of(science), file_of(template)), files, [plots] if plots is not None else [])
 
 
 def _write(made: "Difference", output: Path, score: Path | None, sources: Path | None, plots: Path | None) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -98,6 +99,7 @@ class EmbeddedKafka:
     """One broker in `directory`; use as a context manager or call start and stop.
 
     `properties` are further lines of ``server.properties`` (a later one wins), `scram` the passwords of SCRAM-SHA-512 users.
+    `started` is told the process number, which is that of a group too, before the broker is waited for.
     """
 
     directory: Path
@@ -107,6 +109,7 @@ class EmbeddedKafka:
     wait_s: float = 60.0
     properties: dict[str, str] = field(default_factory=dict)
     scram: dict[str, str] = field(default_factory=dict)
+    started: Callable[[int], None] = lambda pid: None
 
     @property
     def brokers(self) -> str:
@@ -148,6 +151,7 @@ class EmbeddedKafka:
                 [*self._java(jars, self.heap), "kafka.Kafka", str(config)], stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
+        self.started(self._process.pid)
         (self.directory / "kafka.pid").write_text(str(self._process.pid), encoding="utf-8")
         self._wait()
         return self.brokers

@@ -3,14 +3,54 @@
 from tasks.errors import CallerError, TransientError
 
 __all__ = [
-    "BadMessage",
-    "ForbiddenLocation",
-    "JobCrashed",
-    "MissingProgram",
-    "OutputError",
-    "SameImage",
-    "WaitForEarlier",
-]
+    "OTHER_CODES", "BadMessage", "DuplicateVisit", "FileMissing", "ForbiddenLocation", "JobCrashed", "MissingProgram",
+    "NightFailed", "NotAllowed", "OutOfMemory", "OutputError", "PortInUse", "SameImage", "ScratchInUse", "SettingsError", "StorageFull",
+    "StorageUnavailable", "WaitForEarlier", "help_path",
+]  # fmt: skip
+
+OTHER_CODES = ("too_large", "worker_lost")  # of HTTP answers and of the ledger: no class of their own
+
+
+class SettingsError(CallerError):
+    """A setting has a value that cannot be used, or one that is needed has none."""
+
+    code = "settings"
+
+
+class FileMissing(CallerError):
+    """A file or a directory that was named is not there."""
+
+    code = "file_not_found"
+
+
+class NotAllowed(CallerError):
+    """The user that the program runs as may not read or write there."""
+
+    code = "permission_denied"
+
+
+class StorageFull(TransientError):
+    """No room is left where something is written."""
+
+    code = "storage_full"
+
+
+class StorageUnavailable(TransientError):
+    """Reading or writing a file failed for another reason."""
+
+    code = "storage_unavailable"
+
+
+class OutOfMemory(TransientError):
+    """The memory, or what a job may have of it, is used up."""
+
+    code = "out_of_memory"
+
+
+class PortInUse(CallerError):
+    """Another program listens on the port."""
+
+    code = "port_in_use"
 
 
 class BadMessage(CallerError):
@@ -53,3 +93,26 @@ class SameImage(CallerError):
     """The image and the template are the same."""
 
     code = "same_image"
+
+
+class ScratchInUse(CallerError):
+    """The directory of a server belongs to another process that lives."""
+
+    code = "directory_in_use"
+
+
+class DuplicateVisit(CallerError):
+    """Two frames of a night have one visit number and one detector, by the headers."""
+
+    code = "duplicate_visit"
+
+
+class NightFailed(CallerError):
+    """None of the frames of a night could be processed."""
+
+    code = "night_failed"
+
+
+def help_path(code: str) -> str:
+    """Return the page of the documentation that says what an error code means and what to do."""
+    return f"docs/errors/{code}.md"

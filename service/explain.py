@@ -19,10 +19,11 @@ from association import DiaPipelineTask, standardize
 from association.new_objects import new_source_tests
 from association.standardize import filter_tests
 from diffim import ImageDifferenceTask, TemplateStore
-from exposure import Exposure, Instrument, load_instrument
+from exposure import Exposure, Instrument
 from exposure.mask import PLANES
 from forced.calibrated import measure_pair
 from service.images import Clock, calibrated_pair, open_science
+from service.instruments import checked_instrument
 from service.settings import Settings
 from tasks import AlertProdError, make_task
 
@@ -152,7 +153,7 @@ def _rerun(
     radius: float,
 ) -> list[Step]:
     """Subtract again, keep every measurement, and test the place."""
-    rules, roots = load_instrument(message["instrument"]), [*settings.data_roots, settings.upload_dir]
+    rules, roots = checked_instrument(message["instrument"]), [*settings.data_roots, settings.upload_dir]
     try:
         science = open_science(message, rules, roots)
         outside = _outside(science, ra, dec)

@@ -3,12 +3,12 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from exposure import Exposure, Instrument, PhotoCalib, VisitInfo
 from exposure.errors import ExposureError
+from exposure.header import Cards
 from exposure.plain import visit_info_of
 
 __all__ = ["Facts", "checksum", "facts_of"]
@@ -61,7 +61,7 @@ def facts_of(exposure: Exposure, rules: Instrument, name: str, sha256: str = "")
     return Facts(name, info, band, physical, calib, _text(header, "BUNIT"), problem, sha256)
 
 
-def _filter_of(header: Any, rules: Instrument) -> tuple[str, str]:
+def _filter_of(header: Cards, rules: Instrument) -> tuple[str, str]:
     """Return band and filter; a filter that the instrument file does not know has no band."""
     try:
         return rules.band_of(header)
@@ -69,7 +69,7 @@ def _filter_of(header: Any, rules: Instrument) -> tuple[str, str]:
         return "", _text(header, rules.band.key) if rules.band.key else ""
 
 
-def _calibration(header: Any, rules: Instrument) -> PhotoCalib | None:
+def _calibration(header: Cards, rules: Instrument) -> PhotoCalib | None:
     """Return the calibration by the zero point that the instrument file names; None where it names none."""
     if rules.zeropoint not in ("header", "fixed") or "zeropoint_value" not in rules.model_fields_set:
         return None
@@ -79,9 +79,9 @@ def _calibration(header: Any, rules: Instrument) -> PhotoCalib | None:
     return PhotoCalib.from_zeropoint(value, source=rules.zeropoint)
 
 
-def _text(header: Any, key: str) -> str:
+def _text(header: Cards, key: str) -> str:
     """Return a card as text; empty where there is none, or none that can be read."""
     try:
-        return str(header.get(key, "")).strip()
-    except (ValueError, TypeError):  # astropy parses a card when it is asked for
+        return header.text(key).strip() if key in header else ""
+    except ExposureError:
         return ""

@@ -13,10 +13,12 @@ from calibration import ReferenceStars
 from calibration.characterize import characterize
 from diffim import TemplateStore
 from exposure import Exposure, Instrument, PhotoCalib
-from exposure.fits import open_fits, read_image, read_wcs
+from exposure.fits import open_fits, read_wcs
 from exposure.fits_parts import read_psf
-from exposure.mask import remap
-from service.message import local_path
+from exposure.mask import plane_bits
+from exposure.missing import refuse_missing
+from exposure.pixel_planes import read_mask_file, read_variance
+from service.message import known_of, local_path
 
 __all__ = ["Clock", "calibrated_pair", "open_science"]
 
@@ -38,29 +40,26 @@ class Clock:
 
 def open_science(message: dict[str, Any], rules: Instrument, roots: list[Path]) -> Exposure:
     """Read the science exposure and whatever the message says beside or above the file."""
-    exposure = Exposure.read_fits(local_path(message["science"], roots), rules)
+    known = known_of(message)
+    if message.get("wcs"):
+        known["wcs"] = read_wcs(local_path(message["wcs"], roots))
+    exposure = Exposure.read_fits(local_path(message["science"], roots), rules, known)
     assert exposure.visit_info is not None
     if message.get("variance"):
-        with open_fits(local_path(message["variance"], roots)) as hdus:
-            exposure.variance = read_image(hdus, 0 if hdus[0].data is not None else 1)
+        exposure.variance = read_variance(local_path(message["variance"], roots), exposure, rules)
     if message.get("mask"):
-        with open_fits(local_path(message["mask"], roots)) as hdus:
-            data = np.asarray(hdus[0].data if hdus[0].data is not None else hdus[1].data)
-            exposure.mask = remap(data.astype(np.int64), rules.mask_bits)
+        exposure.mask &= np.int32(plane_bits(["NO_DATA", "SAT", "EDGE", "BAD"]))  # of pixels and instrument file
+        exposure.mask |= read_mask_file(local_path(message["mask"], roots), exposure, rules)
+    if message.get("variance") or message.get("mask"):
+        refuse_missing(exposure, Path(message["science"]).name)
     if message.get("psf"):
         with open_fits(local_path(message["psf"], roots)) as hdus:
             exposure.psf = read_psf(next(h for h in hdus if h.data is not None), exposure.bbox)
-    if message.get("wcs"):
-        exposure.wcs = read_wcs(local_path(message["wcs"], roots))
-    if message.get("photoCalib"):
+    exposure.wcs = known.get("wcs", exposure.wcs)
+    if message.get("photoCalib") is not None:
         exposure.photo_calib = PhotoCalib(float(message["photoCalib"]))
-    info = exposure.visit_info
-    exposure.visit_info = replace(
-        info, visit=message.get("visit", info.visit), detector=message.get("detector", info.detector),
-        midpoint_mjd_tai=message.get("midpointMjdTai") or info.midpoint_mjd_tai,
-        exposure_time=message.get("exposureTime") or info.exposure_time,
-    )  # fmt: skip
-    exposure.band = message.get("band") or exposure.band
+    exposure.visit_info = replace(exposure.visit_info, **{k: v for k, v in known.items() if k not in ("wcs", "band")})
+    exposure.band = known.get("band", exposure.band)
     return exposure
 
 

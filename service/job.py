@@ -52,6 +52,14 @@ def _answer(claim: Claim, run: Any) -> dict[str, Any]:
         return {"state": "failed", "code": "internal", "text": text}
 
 
+def _processor(settings: Settings) -> Any:
+    from service.process import Processor
+    from service.startup import reuse_memory
+
+    reuse_memory()
+    return Processor(settings)
+
+
 def main() -> None:
     """Serve claims until standard input ends."""
     out = os.fdopen(os.dup(1), "w")  # whatever prints to stdout by mistake must not break the protocol
@@ -61,12 +69,11 @@ def main() -> None:
     )
     settings = Settings()
     _contain(settings)
-    from service.process import Processor
-    from service.startup import reuse_memory
-
-    reuse_memory()
-
-    processor = Processor(settings)
+    try:
+        processor = _processor(settings)
+    except AlertProdError as error:
+        print(json.dumps({"start": error.as_dict()}), file=out, flush=True)
+        sys.exit(1)
     print(json.dumps({"ready": os.getpid()}), file=out, flush=True)
     for line in sys.stdin:
         claim = Claim(**json.loads(line))

@@ -1,17 +1,19 @@
 """The visit message: the body of ``POST /v1/visits`` and the value on the visit topic. One schema, versioned."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from exposure.fits import open_fits
 from exposure.instrument import load_instrument
 from exposure.plain import header_visit_info
+from exposure.times import check_mjd
 from service.errors import BadMessage, ForbiddenLocation
 
-__all__ = ["MESSAGE_VERSION", "VisitMessage", "local_path", "parse_message", "resolve_message"]
+__all__ = ["MESSAGE_VERSION", "VisitMessage", "known_of", "local_path", "parse_message", "resolve_message"]
 
 MESSAGE_VERSION = 1
 
@@ -19,7 +21,7 @@ MESSAGE_VERSION = 1
 class VisitMessage(BaseModel):
     """One ccdVisit to be processed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     version: Literal[1] = 1
     visit: int | None = Field(None, ge=0, lt=1 << 53, description="visit number; else by the instrument's rule")
@@ -30,18 +32,44 @@ class VisitMessage(BaseModel):
     mask: str | None = Field(None, max_length=4096, description="URI of the mask plane")
     variance: str | None = Field(None, max_length=4096, description="URI of the variance plane")
     wcs: str | None = Field(None, max_length=4096, description="URI of a header with the WCS")
-    photoCalib: float | None = Field(None, gt=0, description="nJy per instrument unit")
+    photoCalib: float | None = Field(None, gt=0, allow_inf_nan=False, description="nJy per instrument unit")
     band: Literal["u", "g", "r", "i", "z", "y"] | None = None
-    midpointMjdTai: float | None = Field(None, gt=0, lt=200000)
-    exposureTime: float | None = Field(None, gt=0)
+    midpointMjdTai: float | None = Field(None, allow_inf_nan=False, description="mid-exposure, MJD TAI")
+    exposureTime: float | None = Field(None, gt=0, le=864000, allow_inf_nan=False, description="seconds")
     templates: str | None = Field(None, pattern=r"^[A-Za-z0-9_.\-]+$", max_length=128, description="template set")
     reprocess: Literal["never", "replace"] = "never"
     priority: int = Field(0, ge=-100, le=100)
-    traceparent: str | None = Field(None, max_length=128)
+    traceparent: str | None = Field(None, pattern=r"^[!-~]*$", max_length=128)
+
+    @field_validator("midpointMjdTai")
+    @classmethod
+    def _is_a_date(cls, value: float | None) -> float | None:
+        if value is not None:
+            check_mjd(value, f"midpointMjdTai={value}")
+        return value
+
+    def known(self) -> dict[str, Any]:
+        """Return what the message says of the image, so that no header card is needed for it."""
+        return known_of(self.model_dump())
+
+    @field_validator("instrument")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        """Refuse the path of a file: what is read is for the operator to say (ALERTPROD_INSTRUMENTS)."""
+        if name.lower().endswith((".yaml", ".yml")):
+            raise ValueError("the name of an instrument is wanted, not the path of its file")
+        return name
 
     def as_json(self) -> dict[str, Any]:
         """Return the message with defaults left out."""
         return self.model_dump(mode="json", exclude_none=True, exclude_defaults=False)
+
+
+def known_of(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a message says of its image, by the names of `exposure.plain.read_plain`."""
+    names = {"visit": "visit", "detector": "detector", "band": "band", "midpointMjdTai": "midpoint_mjd_tai",
+             "exposureTime": "exposure_time"}  # fmt: skip
+    return {ours: message[theirs] for theirs, ours in names.items() if message.get(theirs) is not None}
 
 
 def parse_message(data: Any) -> VisitMessage:
@@ -96,11 +124,8 @@ def resolve_message(message: VisitMessage, roots: list[Path]) -> VisitMessage:
     rules = load_instrument(message.instrument)
     if message.visit is not None and message.detector is not None:
         return message
-    with open_fits(local_path(message.science, roots)) as hdus:
-        info = header_visit_info(hdus, rules)
-    update = {
-        "visit": message.visit if message.visit is not None else info.visit,
-        "detector": message.detector if message.detector is not None else info.detector,
-        "midpointMjdTai": message.midpointMjdTai or info.midpoint_mjd_tai,
-    }
+    path = local_path(message.science, roots)
+    with open_fits(path) as hdus:
+        info = header_visit_info(hdus, rules, message.known(), path)
+    update = {"visit": info.visit, "detector": info.detector, "midpointMjdTai": info.midpoint_mjd_tai}
     return message.model_copy(update=update)

@@ -9,6 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from apdb import Database
+from apdb.errors import BadQuery, SchemaMismatch
 from apdb.setup import finish_schema
 
 __all__ = ["migrate", "pending"]
@@ -34,10 +35,22 @@ def _current(uri: str) -> str | None:
 
 
 def pending(uri: str, revision: str = "head") -> list[dict[str, Any]]:
-    """Return the steps from where the database is to a revision, in order: revision, direction, what it does."""
+    """Return the steps from where the database is to a revision, in order: revision, direction, what it does.
+
+    Raises
+    ------
+    SchemaMismatch
+        A newer program made the database.
+    BadQuery
+        No such revision.
+    """
     scripts = ScriptDirectory.from_config(_config(uri))
     order = [s.revision for s in reversed(list(scripts.walk_revisions()))]
     now = _current(uri)
+    if now is not None and now not in order:
+        raise SchemaMismatch(f"the database is at revision {now}, made by a newer program: update alertprod")
+    if revision not in ("head", "base", *order):
+        raise BadQuery(f"no revision {revision!r}: head, base, or one of {', '.join(order)}")
     begin = 0 if now is None else order.index(now) + 1
     end = {"head": len(order), "base": 0}.get(revision)
     end = order.index(revision) + 1 if end is None else end

@@ -1,10 +1,13 @@
 """What the commands share: options, and the database of the settings."""
 
+import os
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
+from service.terminal import say
 from tasks.errors import CallerError
 
 if TYPE_CHECKING:
@@ -35,14 +38,43 @@ def key_values(given: list[str]) -> dict[str, Any]:
 
 
 def read_settings() -> "Settings":
-    """Return the effective settings."""
-    from service.settings import Settings  # loaded by the commands that need them
+    """Return the effective settings; names that nothing reads are reported on standard error, once.
 
-    return Settings()  # type: ignore[call-arg]
+    Raises
+    ------
+    SettingsError
+        A value that cannot be used.
+    """
+    from service.settings import load_settings  # loaded by the commands that need them
+
+    _warn_of_names()
+    return load_settings()
 
 
-def open_database() -> "Database":
-    """Return the database that the settings name."""
+@lru_cache(maxsize=1)
+def _warn_of_names() -> None:
+    from service.settings import unknown_names
+
+    for name, nearest in unknown_names(os.environ):
+        advice = "'alertprod config' lists them" if nearest is None else f"did you mean {nearest}?"
+        say(f"alertprod: warning: {name} is set, and is no setting: {advice}", error=True)
+
+
+def open_database(*, migrated: bool = True) -> "Database":
+    """Return the database that the settings name.
+
+    Parameters
+    ----------
+    migrated
+        Refuse one whose schema is not that of this program.
+
+    Raises
+    ------
+    SettingsError, DatabaseUnavailable, SchemaMismatch
+    """
     from apdb import Database
 
-    return Database(read_settings().database())
+    database = Database(read_settings().database())
+    if migrated:
+        database.check_schema()
+    return database

@@ -15,12 +15,14 @@ from association import DiaPipelineTask, standardize
 from association.standardize import filter_dia_sources
 from association.task import LOCK_MARGIN
 from diffim import ImageDifferenceTask, TemplateStore
-from exposure import Exposure, Instrument, VisitInfo, load_instrument
+from exposure import Exposure, Instrument, VisitInfo
 from forced.calibrated import measure_pair
 from service.crash import crash_at
 from service.ephemerides import bodies_of, ephemerides
 from service.errors import WaitForEarlier
 from service.images import Clock, calibrated_pair, open_science
+from service.instruments import checked_instrument
+from service.positions import read_positions
 from service.products import difference_path
 from service.settings import Settings
 from tasks import IdGenerator, make_task
@@ -39,7 +41,7 @@ class Processor:
         self._archive = AlertArchive(settings.archive_dir)
         self._roots = [*settings.data_roots, settings.upload_dir]
         self._ephemerides = ephemerides(settings)
-        self._positions = pd.read_csv(settings.forced_positions) if settings.forced_positions else None
+        self._positions = read_positions(settings.forced_positions) if settings.forced_positions else None
         self._months: set[int] = set()
 
     def run(self, claim: Claim) -> dict[str, Any]:
@@ -50,7 +52,7 @@ class Processor:
         AlertProdError, lsst.pipe.base.NoWorkFound
             Nothing was written.
         """
-        clock, rules = Clock(), load_instrument(claim.message["instrument"])
+        clock, rules = Clock(), checked_instrument(claim.message["instrument"])
         crash_at("start", self._settings.crash_point)
         with clock.step("open"):
             science = open_science(claim.message, rules, self._roots)

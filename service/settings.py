@@ -1,20 +1,45 @@
-"""All settings of the service: environment variables with the prefix ``ALERTPROD_``, secrets from files."""
+"""All settings of the service: environment variables with the prefix ``ALERTPROD_``."""
 
+import json
+import os
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Settings"]
+from service.errors import SettingsError
 
+__all__ = ["NOT_SETTINGS", "PREFIX", "Settings", "load_settings", "unknown_names"]
+
+PREFIX = "ALERTPROD_"
+# read elsewhere: by the rooms below (instrument files, threads), the command line, and the tests
+NOT_SETTINGS = frozenset(
+    PREFIX + name
+    for name in (
+        "INSTRUMENTS", "THREADS", "KAFKA_JARS", "DEBUG", "REAL_DATA", "APICURIO", "KILLS", "RELAY_KILLS", "BROKER_KILLS",
+        "BROKER_DOWN_S", "ALERTS", "OVERLAP_ROUNDS",
+    )
+)  # fmt: skip
 _SECRETS = ("database_uri", "schema_registry")
+_HIDDEN = (*_SECRETS, "kafka_client")  # their values are in no message
+_JSON = {
+    "kafka_client": '{"security.protocol": "SSL"}', "data_roots": '["/data"]',
+    "alert_fan_out": '{"bright": "diaSource.snr > 20"}', "orbits": '["/data/MPCORB.DAT"]',
+    "alert_veto": '{"diaSources": 5000}',
+}  # fmt: skip
+_PATHS = ("upload_dir", "template_dir", "products_dir", "forced_positions", "ephemerides")
 
 
 class Settings(BaseSettings):
     """Effective settings; ``alertprod config`` prints them with secrets masked."""
 
-    model_config = SettingsConfigDict(env_prefix="ALERTPROD_", secrets_dir=None, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, enable_decoding=False, env_ignore_empty=True, validate_default=True,
+        hide_input_in_errors=True,
+    )  # fmt: skip
 
     database_uri: SecretStr = Field(SecretStr(""), title="Database", description="PostgreSQL URI of the APDB")
     kafka_brokers: str = Field("", title="Brokers", description="host:port of the Kafka brokers")
@@ -46,7 +71,7 @@ class Settings(BaseSettings):
     template_set: str = Field("default", title="Template set", description="set used when a message names none")
     products_dir: Path | None = Field(None, title="Products", description="difference images are kept here when set")
     forced_positions: Path | None = Field(
-        None, title="Positions", description="CSV (id, ra, dec) measured on every image"
+        None, title="Positions", description="table (id, ra, dec) measured on every image"
     )
     ephemerides_url: str = Field("", title="Ephemeris service", description="URL of a service that answers as MPSky")
     orbits: list[Path] = Field(
@@ -72,9 +97,50 @@ class Settings(BaseSettings):
     max_upload_mb: int = Field(1024, gt=0, title="Upload limit", description="largest upload, MiB")
     crash_point: str = Field("", title="Crash point", description="fault tests: die by SIGKILL at this point")
 
+    @field_validator(*_JSON, mode="before")
+    @classmethod
+    def _decode(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError("no JSON") from None
+
+    @field_validator(*_PATHS, "data_roots", "orbits", "archive_dir")
+    @classmethod
+    def _from_here(cls, value: Any) -> Any:
+        """Make paths absolute once: the processes of a service need not run in one directory (URLs stay)."""
+        if isinstance(value, list):
+            return [cls._from_here(v) for v in value]
+        if value is None or "://" in str(value) or "::" in str(value):
+            return value
+        return type(value)(os.path.abspath(os.path.expanduser(value)))
+
     def database(self) -> str:
-        """Return the database URI in the clear (never log it)."""
+        """Return the database URI in the clear (never log it).
+
+        Raises
+        ------
+        SettingsError
+            There is none.
+        """
+        self.need("database_uri")
         return self.database_uri.get_secret_value()
+
+    def need(self, *names: str) -> None:
+        """Demand settings that have no default.
+
+        Raises
+        ------
+        SettingsError
+            The message names the variables.
+        """
+        values = {n: getattr(self, n) for n in names}
+        empty = [n for n, v in values.items() if not (v.get_secret_value() if isinstance(v, SecretStr) else v)]
+        if empty:
+            what = ", ".join(f"{PREFIX}{n.upper()} ({type(self).model_fields[n].description})" for n in empty)
+            raise SettingsError(f"not set: {what}; 'alertprod up' starts servers and prints what to set")
 
     def masked(self) -> dict[str, Any]:
         """Return the effective values for printing."""
@@ -94,8 +160,40 @@ class Settings(BaseSettings):
             if name in _SECRETS:
                 value = getattr(self, name).get_secret_value()
             if value is None:
-                continue
-            import json
-
-            out[f"ALERTPROD_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
+                value = ""  # which stands for the default, whatever this process has inherited
+            out[f"{PREFIX}{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
         return out
+
+
+def load_settings(**values: Any) -> Settings:
+    """Return the settings of the environment, or the given ones instead of them.
+
+    Raises
+    ------
+    SettingsError
+        Every value that cannot be used is named by its variable; secret values are not shown.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        text = "; ".join(_wrong(e) for e in error.errors(include_url=False, include_input=False))
+        raise SettingsError(text) from None
+
+
+def _wrong(error: Mapping[str, Any]) -> str:
+    name, *inner = (str(part) for part in error["loc"])
+    shown = os.environ.get(f"{PREFIX}{name.upper()}")
+    came = "" if shown is None or name in _HIDDEN else f"={shown!r}"
+    place = f" at {'.'.join(inner)}" if inner else ""
+    message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
+    if name in _JSON:
+        message += f"; expected JSON such as {_JSON[name]}"
+    return f"{PREFIX}{name.upper()}{came}{place}: {message}"
+
+
+def unknown_names(environment: Iterable[str]) -> list[tuple[str, str | None]]:
+    """Return the names with our prefix that nothing reads, each with the nearest one that is read."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    names = sorted(n for n in environment if n.upper().startswith(PREFIX) and n.upper() not in known | NOT_SETTINGS)
+    every = sorted(known | NOT_SETTINGS)
+    return [(n, next(iter(get_close_matches(n.upper(), every, n=1, cutoff=0.8)), None)) for n in names]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from apdb import Ledger
+from service.errors import help_path
 from service.message import parse_message, resolve_message
 from service.settings import Settings
 
@@ -26,7 +27,7 @@ def describe(row: dict[str, Any]) -> dict[str, Any]:
     """Return what a client sees of a ledger row."""
     error = None
     if row["errorCode"]:
-        error = {"code": row["errorCode"], "message": row["errorText"]}
+        error = {"code": row["errorCode"], "message": row["errorText"], "help": help_path(row["errorCode"])}
     return {
         "visit": row["visit"], "detector": row["detector"], "state": row["state"], "attempt": row["attempt"],
         "instrument": row["instrument"], "band": row["band"], "midpointMjdTai": row["midpointMjdTai"],

@@ -24,12 +24,12 @@ def template_build(
 ) -> None:
     """Coadd frames into a new version of a template set."""
     from calibration import ReferenceStars
-    from exposure import load_instrument
+    from service.instruments import checked_instrument
     from service.templates import template_from_frames
 
     stars = None if refcat is None else ReferenceStars.read(refcat)
     made = template_from_frames(
-        read_settings().template_dir, name, frames, load_instrument(instrument), stars,
+        read_settings().template_dir, name, frames, checked_instrument(instrument), stars,
         lambda step, done, total: say(f"{step} {done} of {total}"),
     )  # fmt: skip
     print(json.dumps(made.manifest) if as_json else f"{made.name} v{made.version}: {len(made.manifest['tiles'])} tiles")

@@ -4,16 +4,31 @@ rich is loaded when something is shown: a command that prints JSON does not wait
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-__all__ = ["print_table", "progress", "say"]
+__all__ = ["logs_to_stderr", "print_table", "progress", "say"]
+
+
+def logs_to_stderr() -> None:
+    """Let astropy, which must be loaded, log on standard error: standard output is for results."""
+    import logging
+
+    logger = logging.getLogger("astropy")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    logger.addHandler(logging.StreamHandler())
+    logger.propagate = False
 
 
 def say(text: str, error: bool = False) -> None:
-    """Print a line on standard error; that of an error is red, and is not broken where the terminal ends."""
+    """Print a line on standard error; that of an error is red, and is not broken where the terminal ends.
+
+    Where standard error is gone (the terminal was closed) nothing is said: work does not end for that.
+    """
     from rich.console import Console
 
-    Console(stderr=True).print(text, style="red" if error else None, highlight=False, markup=False, soft_wrap=error)
+    with suppress(OSError):
+        Console(stderr=True).print(text, style="red" if error else None, highlight=False, markup=False, soft_wrap=error)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
@@ -29,7 +44,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
 
 @contextmanager
 def progress(text: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable[..., None]]:
-    """Show how far something is; the body calls ``step(done)`` or ``step(done, total)``."""
+    """Show how far something is; the body calls ``step(done)``, ``step(done, total)`` or ``step(done, total, text)``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -37,7 +52,7 @@ def progress(text: str, total: int | None = None, quiet: bool = False) -> Iterat
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as shown:
         task = shown.add_task(text, total=total)
 
-        def step(done: int, of: int | None = total) -> None:
-            shown.update(task, completed=done, total=None if of is None else max(of, done))
+        def step(done: int, of: int | None = total, now: str | None = None) -> None:
+            shown.update(task, completed=done, total=None if of is None else max(of, done), description=now)
 
         yield step

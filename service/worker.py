@@ -1,79 +1,22 @@
 """The supervisor: takes visits from the ledger, hands them to job processes, renews leases, records what happened."""
 
-import json
 import logging
 import os
-import select
 import socket
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
 
 from apdb import Claim, Database, Ledger
 from service.errors import JobCrashed
+from service.job_process import JobProcess
 from service.settings import Settings
 from tasks.errors import TransientError
 
 __all__ = ["Worker"]
 
 log = logging.getLogger("alertprod.worker")
-
-
-class _Job:
-    """One job process and its two pipes."""
-
-    def __init__(self, settings: Settings) -> None:
-        environment = {**os.environ, **settings.environment(), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-        environment |= {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        environment.setdefault("ALERTPROD_THREADS", "1")  # the other cores have jobs of their own
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "service.job"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=environment, bufsize=1,
-        )  # fmt: skip
-        self.read(120.0)
-
-    def read(self, timeout_s: float) -> dict[str, Any]:
-        """Return the next answer.
-
-        Raises
-        ------
-        JobCrashed
-            The process ended, or gave no answer in time (then it is killed).
-        """
-        assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], timeout_s)
-        if not ready:
-            self.kill()
-            raise JobCrashed(f"no answer within {timeout_s:.0f} s: the job process was killed")
-        line = self.process.stdout.readline()
-        if not line:
-            code = self.process.wait(timeout=10)
-            raise JobCrashed(f"the job process ended with status {code}")
-        answer = json.loads(line)
-        assert isinstance(answer, dict)
-        return answer
-
-    def ask(self, claim: Claim, timeout_s: float) -> dict[str, Any]:
-        """Hand over a claim and wait for the answer."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(claim.__dict__) + "\n")
-        except OSError as error:
-            raise JobCrashed("the job process is gone") from error
-        return self.read(timeout_s)
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self.process.kill()
-        self.process.wait(timeout=10)
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except OSError:
-                    continue
+START_ATTEMPTS = 3  # job processes in a row that die before their first answer: the next ones would die as well
 
 
 class Worker:
@@ -84,6 +27,9 @@ class Worker:
         self._ledger = Ledger(Database(settings.database()))
         self._stop = threading.Event()
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
+        self._starting = threading.Lock()
+        self._failed_starts = 0
+        self._failure: JobCrashed | None = None
         self.processed = 0
 
     def stop(self) -> None:
@@ -91,7 +37,13 @@ class Worker:
         self._stop.set()
 
     def run(self, until_idle: bool = False) -> None:
-        """Work until `stop` is called (or, for tests and tools, until the queue is empty)."""
+        """Work until `stop` is called (or, for tests and tools, until the queue is empty).
+
+        Raises
+        ------
+        JobCrashed
+            Job processes die before their first answer; the message holds what the last one said.
+        """
         slots = self._settings.workers or os.cpu_count() or 1
         threads = [threading.Thread(target=self._slot, args=(k, until_idle), daemon=True) for k in range(slots)]
         for thread in threads:
@@ -99,13 +51,31 @@ class Worker:
         for thread in threads:
             while thread.is_alive():
                 thread.join(0.2)
+        if self._failure is not None:
+            raise self._failure
+
+    def _start_job(self) -> JobProcess:
+        """Start a job process; after some that died at once, the whole worker is told to stop."""
+        try:
+            job = JobProcess(self._settings)
+        except JobCrashed as error:
+            with self._starting:
+                self._failed_starts += 1
+                if self._failed_starts >= START_ATTEMPTS and self._failure is None:
+                    text = f"{self._failed_starts} job processes in a row did not start; the last: {error.message}"
+                    self._failure = JobCrashed(text)
+                    self.stop()
+            raise
+        with self._starting:
+            self._failed_starts = 0
+        return job
 
     def _slot(self, number: int, until_idle: bool) -> None:
-        job: _Job | None = None
+        job: JobProcess | None = None
         try:
             while not self._stop.is_set():
                 try:
-                    job = job or _Job(self._settings)
+                    job = job or self._start_job()
                     claim = self._ledger.claim(
                         f"{self._owner}:{number}", self._settings.lease_s, self._settings.order_wait_s
                     )
@@ -127,7 +97,7 @@ class Worker:
         counts = self._ledger.counts()
         return counts["queued"] + counts["running"] > 0
 
-    def _process(self, job: _Job, claim: Claim) -> _Job | None:
+    def _process(self, job: JobProcess, claim: Claim) -> JobProcess | None:
         """Run one claim with lease heartbeats; returns the job process if it lives on."""
         done = threading.Event()
         beat = threading.Thread(target=self._heartbeat, args=(claim, done), daemon=True)

@@ -19,7 +19,7 @@ import numpy as np
 from tasks.errors import CallerError
 from tasks.provenance import ProvenanceMismatch, write_config, write_package_versions, write_together
 
-__all__ = ["AlertTask", "AlertTaskConfig", "AlertTaskConnections", "make_task"]
+__all__ = ["AlertTask", "AlertTaskConfig", "AlertTaskConnections", "make_config", "make_task"]
 
 
 class TaskProvenanceMismatch(ProvenanceMismatch, pipeBase.TaskError):
@@ -150,6 +150,40 @@ def _config_text(config: Any) -> str:
 _Task = TypeVar("_Task", bound=AlertTask)
 
 
+def make_config(config_class: type[Any], overrides: Mapping[str, Any] | None = None) -> Any:
+    """Return a config with `overrides` (values by dotted field name), validated and frozen.
+
+    Raises
+    ------
+    CallerError
+        An unknown field, or a value that the config refuses.
+    """
+    title = config_class.__name__
+    config = config_class()
+    for name, value in (overrides or {}).items():
+        target: Any = config
+        *parents, leaf = str(name).split(".")
+        try:
+            for parent in parents:
+                target = getattr(target, parent)
+            if leaf not in target._fields:
+                raise AttributeError(f"there is no field {leaf!r}")
+            setattr(target, leaf, value)
+        except (AttributeError, pexConfig.FieldValidationError, TypeError, ValueError) as error:
+            raise CallerError(f"{title} field {name!r}: {_reason(error)}") from error
+    try:
+        config.validate()
+    except (pexConfig.FieldValidationError, ValueError) as error:
+        raise CallerError(f"{title}: {_reason(error)}") from error
+    config.freeze()
+    return config
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong, without the lines of pex_config that say where in the code the field was defined."""
+    return str(error).partition("\nFor more information")[0]
+
+
 def make_task(task_class: type[_Task], overrides: Mapping[str, Any] | None = None, **kwargs: Any) -> _Task:
     """Build a task with its own frozen config.
 
@@ -167,21 +201,4 @@ def make_task(task_class: type[_Task], overrides: Mapping[str, Any] | None = Non
     CallerError
         An unknown field, or a value that the config refuses.
     """
-    config = task_class.ConfigClass()
-    for name, value in (overrides or {}).items():
-        target: Any = config
-        *parents, leaf = name.split(".")
-        try:
-            for parent in parents:
-                target = getattr(target, parent)
-            if leaf not in target._fields:
-                raise AttributeError(leaf)
-            setattr(target, leaf, value)
-        except (AttributeError, pexConfig.FieldValidationError, TypeError) as error:
-            raise CallerError(f"{task_class.__name__} config field {name!r}: {error}") from error
-    try:
-        config.validate()
-    except (pexConfig.FieldValidationError, ValueError) as error:
-        raise CallerError(f"{task_class.__name__} config: {error}") from error
-    config.freeze()
-    return task_class(config=config, **kwargs)
+    return task_class(config=make_config(task_class.ConfigClass, overrides), **kwargs)

@@ -1,18 +1,22 @@
 """Plain files that the joint fit reads: source tables, headers, summaries."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from astropy.table import Table
-from astropy.time import Time
 
 from calibration.errors import JointCalibrationError
 from exposure import ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
 from exposure.cards import read_cards
 from exposure.catalog import ExposureRecord
+from exposure.errors import CardInvalid, ExposureError, InstrumentError
+from exposure.fits import open_fits
+from exposure.header import Cards
+from exposure.rules import TimeRule
 
 __all__ = ["read_header", "read_headers", "read_sources", "read_summaries"]
 
@@ -52,51 +56,61 @@ def read_header(path: Path) -> tuple[dict[str, Any], ExposureRecord]:
     Raises
     ------
     JointCalibrationError
-        The file cannot be read or lacks a card.
+        The file cannot be read, or a card is missing or cannot be true; the message names both.
     """
-    header: Any = read_cards(path)
-    wcs = None if header is None else SkyWcs.from_cards(header)
-    if wcs is None:
-        from exposure.fits import open_fits
-
-        with open_fits(path) as hdus:
-            header = hdus[0].header.copy()
-    missing = [c for c in _NEEDED if c not in header]
-    if missing:
-        raise JointCalibrationError(f"the header {path} lacks {missing}")
-    visit, detector = int(header["VISIT"]), int(header["DETECTOR"])
-    band, physical = str(header.get("BAND", "")), str(header.get("FILTER", ""))
-    row = {
-        "id": detector, "visit": visit, "physical_filter": physical, "band": band,
-        "bbox_min_x": 0, "bbox_min_y": 0, "bbox_max_x": int(header["IMAGEW"]) - 1, "bbox_max_y": int(header["IMAGEH"]) - 1,
-        "expTime": float(header.get("EXPTIME", np.nan)),
-    }  # fmt: skip
-    exposure_time = float(header.get("EXPTIME", 0.0))
-    info = VisitInfo(
-        visit, detector, _mid_tai(header, exposure_time, path), exposure_time,
-        boresight_ra=float(header.get("RABORE", header.get("CRVAL1", np.nan))),
-        boresight_dec=float(header.get("DECBORE", header.get("CRVAL2", np.nan))),
-        airmass=float(header.get("AIRMASS", np.nan)),
-    )  # fmt: skip
-    calib = PhotoCalib(float(header["CALMEAN"]), float(header.get("CALERR", 0.0)), source="header")
     try:
-        wcs = SkyWcs.from_header(header) if wcs is None else wcs
-    except ValueError as error:
-        raise JointCalibrationError(
-            f"the header {path} has no usable WCS: {error}", visit=visit, detector=detector
-        ) from error
+        return _read_header(_cards(path))
+    except ExposureError as error:
+        raise JointCalibrationError(f"the header {path} cannot be used: {error}") from error
+
+
+def _cards(path: Path) -> Cards:
+    """Return the cards of the first header: as plain text where that goes, which is fast, else through astropy."""
+    plain = read_cards(path)
+    if plain is not None:
+        return Cards([plain], path.name)
+    with open_fits(path) as hdus:
+        return Cards([hdus[0].header.copy()], path.name)
+
+
+def _read_header(cards: Cards) -> tuple[dict[str, Any], ExposureRecord]:
+    missing = [c for c in _NEEDED if c not in cards]
+    if missing:
+        raise InstrumentError(f"it lacks {missing}")
+    visit, detector = cards.integer("VISIT"), cards.integer("DETECTOR")
+    band, physical = (cards.text(key) if key in cards else "" for key in ("BAND", "FILTER"))
+    exposure_time = _optional(cards, "EXPTIME", 0.0)
+    size = [cards.integer(key) for key in ("IMAGEW", "IMAGEH")]
+    for key, number, least in (("EXPTIME", exposure_time, 0.0), ("IMAGEW", size[0], 1), ("IMAGEH", size[1], 1)):
+        if number < least:
+            raise CardInvalid(f"{cards.name}: {key}={number} is below {least}")
+    row = {
+        "id": detector, "visit": visit, "physical_filter": physical, "band": band, "bbox_min_x": 0, "bbox_min_y": 0,
+        "bbox_max_x": size[0] - 1, "bbox_max_y": size[1] - 1, "expTime": _optional(cards, "EXPTIME"),
+    }  # fmt: skip
+    info = VisitInfo(
+        visit, detector, _mid_tai(cards, exposure_time), exposure_time, boresight_ra=_optional(cards, "RABORE"),
+        boresight_dec=_optional(cards, "DECBORE"), airmass=_optional(cards, "AIRMASS"),
+    )  # fmt: skip
+    mean = cards.number("CALMEAN", quoted=True)
+    if not mean > 0:
+        raise CardInvalid(f"{cards.name}: CALMEAN={mean} is no calibration: it must be above zero")
+    wcs = SkyWcs.from_header(cards)
+    if np.isnan(info.boresight_ra + info.boresight_dec):
+        ra, dec = wcs.pixel_to_sky(*wcs.reference_pixel)
+        info = replace(info, boresight_ra=float(ra), boresight_dec=float(dec))
+    calib = PhotoCalib(mean, _optional(cards, "CALERR", 0.0), source="header")
     return row, ExposureRecord(wcs=wcs, photo_calib=calib, visit_info=info)
 
 
-def _mid_tai(header: Any, exposure_time: float, path: Path) -> float:
-    if "MJD-OBS" not in header:
+def _optional(cards: Cards, key: str, default: float = float("nan")) -> float:
+    return cards.number(key) if key in cards else default
+
+
+def _mid_tai(cards: Cards, exposure_time: float) -> float:
+    if "MJD-OBS" not in cards:
         return float("nan")
-    scale = str(header.get("TIMESYS", "UTC")).strip().lower()
-    if scale not in ("utc", "tai", "tt", "tdb"):
-        raise JointCalibrationError(f"the header {path} has TIMESYS={scale.upper()!r}; use UTC or TAI")
-    begin = float(header["MJD-OBS"])
-    begin = begin if scale == "tai" else float(Time(begin, format="mjd", scale=scale).tai.mjd)
-    return begin + 0.5 * exposure_time / 86400.0
+    return TimeRule(key="MJD-OBS", format="mjd").mjd_tai(cards, exposure_time)
 
 
 def read_headers(paths: Iterable[Path]) -> list[ExposureCatalog]:

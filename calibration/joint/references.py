@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import ReferenceConfig
 from calibration.joint.data import ARCSEC, tangent_frames, unit_vectors
+from calibration.joint.reference_units import check_units, epochs_mjd
 
 __all__ = ["Circle", "References", "colour_corrected", "load_references", "read_catalogue", "read_colorterms"]
 
@@ -113,9 +114,8 @@ def load_references(
     JointCalibrationError
         Columns are missing, or no star is left.
     """
-    for name in ("coord_ra", "coord_dec"):
-        if name not in table:
-            raise JointCalibrationError(f"the reference catalogue lacks {name} (radians)")
+    moves = config.applyProperMotion
+    check_units(table, errors=reference_err_mas is None, motion=moves, parallax=moves and config.applyParallax)
     vector = unit_vectors(
         np.degrees(table.coord_ra.to_numpy(np.float64)), np.degrees(table.coord_dec.to_numpy(np.float64))
     )
@@ -184,7 +184,7 @@ def _at_epoch(
     """Move along great circles: direction cos(a) + motion's direction sin(a), a = |motion| dt."""
     if "epoch" not in table or not motion.any():
         return vector, error
-    years = (epoch_mjd - table.epoch.to_numpy(np.float64)) / _JULIAN
+    years = (epoch_mjd - epochs_mjd(table)) / _JULIAN
     years = np.nan_to_num(years)
     east, north = tangent_frames(vector)
     speed = np.hypot(motion[:, 0], motion[:, 1])

@@ -305,7 +305,7 @@ def test_the_commands_of_the_archive(world, database, tmp_path):
     ]
     code, out, err = alertprod(settings, "show", "2003")
     assert (code, "diaObjectId" in out) == (0, True)
-    program = [sys.executable, "-m", "service.cli", "alerts", "show", "99"]
+    program = [sys.executable, "-P", "-m", "service.cli", "alerts", "show", "99"]
     done = subprocess.run(
         program, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **settings.environment()}
     )

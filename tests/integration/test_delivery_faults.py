@@ -62,7 +62,7 @@ class Scene:
         if self.relay is None or self.relay.poll() is not None:
             with (self.folder / "relay.log").open("ab") as log:
                 self.relay = subprocess.Popen(
-                    [sys.executable, "-m", "service.cli", "relay"], cwd=ROOT, stdout=log, stderr=log,
+                    [sys.executable, "-P", "-m", "service.cli", "relay"], cwd=ROOT, stdout=log, stderr=log,
                     env={**os.environ, **self.settings.environment(), "PYTHONFAULTHANDLER": "1"}, start_new_session=True,
                 )  # fmt: skip
 

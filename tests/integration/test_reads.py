@@ -50,7 +50,7 @@ def site(postgres, tmp_path_factory):
     folder = tmp_path_factory.mktemp("api")
     environment = {**os.environ, "ALERTPROD_DATABASE_URI": uri, "ALERTPROD_PORT": str(port), "ALERTPROD_HOST": "127.0.0.1",
                    "ALERTPROD_UPLOAD_DIR": str(folder)}  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-m", "service.cli", "serve"], env=environment, cwd=folder.parent,
+    process = subprocess.Popen([sys.executable, "-P", "-m", "service.cli", "serve"], env=environment, cwd=folder.parent,
                                stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     assert wait_api(url, process)

@@ -28,11 +28,11 @@ from exposure import (
 )
 from exposure.catalog import ExposureRecord
 from exposure.errors import BadPixels, BandUnknown, ExposureError, FitsUnreadable, InstrumentError, WcsMissing
+from exposure.fill import fill_pixels
 from exposure.fits import open_fits, read_header, read_image, read_wcs
 from exposure.instrument import Instrument, visit_from_mjd
 from exposure.mask import PLANES, plane_bits, remap
 from exposure.photometry import forced_psf_photometry
-from exposure.plain import _add_fill_borders
 from exposure.psf import fwhm_of
 from exposure.stamps import windowed_centroids
 from exposure.threads import in_bands, in_threads
@@ -155,6 +155,7 @@ def make_exposure(origin=(12345, 67890)):
     image = rng.normal(size=(60, 80)).astype(np.float32)
     image[3, 4] = np.nan
     mask = rng.integers(0, 1 << 19, image.shape).astype(np.int32)
+    mask[3, 4] |= 1 << PLANES["NO_DATA"]
     box = (*origin, 80, 60)
     field = ChebyshevField(np.array([[1.0, 0.02], [0.01, 0.0]]), box)
     return Exposure(
@@ -393,14 +394,11 @@ def test_border_of_one_fill_value_has_no_data_and_coarse_noise_has():
     rng = np.random.default_rng(0)
     fine, coarse = (np.round(rng.normal(1000, s, (120, 150))).astype("f4") for s in (30.0, 0.8))
     for image in (fine, coarse):
-        empty = np.zeros(image.shape, bool)
-        _add_fill_borders(image, empty)
-        assert not empty.any()
+        assert fill_pixels(image) is None
     fine[:, :3] = 1000
     fine[40:60, 2] = 1013
     fine[-1] = 0
-    empty = np.zeros(fine.shape, bool)
-    _add_fill_borders(fine, empty)
+    empty = fill_pixels(fine)
     assert empty[:-1, :2].all()
     assert empty[-1].all()
     assert not empty[40:60, 2].any()

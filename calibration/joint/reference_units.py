@@ -1,0 +1,85 @@
+"""Are the columns of a reference catalogue in the units that a joint fit takes? A wrong unit is named, not fitted."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from calibration.errors import JointCalibrationError
+
+__all__ = ["check_units", "epochs_mjd"]
+
+log = logging.getLogger("alertprod.jointcal")
+_JD_OF_MJD = 2400000.5
+_J2000_MJD = 51544.5
+_FASTEST = 1e-4  # rad per year: 20 arcsec, twice the motion of Barnard's star
+_FARTHEST = 1e-5  # rad: 2 arcsec, more than the parallax of any star
+_COARSEST = 1e-3  # rad: 3.4 arcmin
+_MOTION = ("pm_ra", "pm_dec", "pm_raErr", "pm_decErr")
+_MJD = (15000.0, 100000.0)  # 1899 to 2132
+_YEARS = (1800.0, 2200.0)
+
+
+def check_units(table: pd.DataFrame, *, errors: bool = True, motion: bool = True, parallax: bool = True) -> None:
+    """Check that positions and those of their errors, motions and parallaxes that are used can be radians.
+
+    Raises
+    ------
+    JointCalibrationError
+        A column is missing, or holds numbers that are no radians; the message names it.
+    """
+    for name, limit in (("coord_ra", 2 * np.pi), ("coord_dec", np.pi / 2)):
+        if name not in table:
+            raise JointCalibrationError(f"the reference catalogue lacks {name} (radians)")
+        _below(table, name, limit + 1e-6, "radians", "degrees")
+    used = [(name, _FASTEST, "radians per year", "mas per year") for name in _MOTION if motion]
+    used += [("parallax", _FARTHEST, "radians", "mas")] if parallax else []
+    used += [(name, _COARSEST, "radians", "mas or arcsec") for name in ("coord_raErr", "coord_decErr") if errors]
+    for name, limit, unit, likely in used:
+        if name in table:
+            _below(table, name, limit, unit, likely)
+
+
+def _below(table: pd.DataFrame, name: str, limit: float, unit: str, likely: str) -> None:
+    values = _numbers(table, name)
+    worst = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+    if worst > limit:
+        raise JointCalibrationError(
+            f"column {name} of the reference catalogue must be in {unit}, but goes up to {worst:g}: it looks like {likely}"
+        )
+
+
+def _numbers(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    try:
+        return np.asarray(table[name].to_numpy(np.float64), np.float64)
+    except (TypeError, ValueError) as error:
+        raise JointCalibrationError(f"column {name} of the reference catalogue holds no numbers: {error}") from error
+
+
+def epochs_mjd(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the epochs of the positions as MJD, of a column of MJD, JD or Julian years; NaN stays NaN.
+
+    Raises
+    ------
+    JointCalibrationError
+        The column is none of the three, or mixes them.
+    """
+    values = _numbers(table, "epoch")
+    known = values[np.isfinite(values)]
+    if not known.size or _inside(known, *_MJD):
+        return values
+    if _inside(known, *_YEARS):
+        log.warning("column epoch of the reference catalogue is taken as Julian years (%s)", known[0])
+        return _J2000_MJD + (values - 2000.0) * 365.25
+    if _inside(known - _JD_OF_MJD, *_MJD):
+        log.warning("column epoch of the reference catalogue is taken as JD (%s)", known[0])
+        return values - _JD_OF_MJD
+    raise JointCalibrationError(
+        f"column epoch of the reference catalogue must be MJD (or all JD, or all Julian years), but goes from "
+        f"{known.min():g} to {known.max():g}"
+    )
+
+
+def _inside(values: NDArray[np.float64], least: float, most: float) -> bool:
+    return bool(((values >= least) & (values <= most)).all())

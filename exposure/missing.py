@@ -1,0 +1,99 @@
+"""The door: what every image passes when it comes in, so that missing is missing everywhere behind it.
+
+A pixel without data has ``NO_DATA``: its value is not finite (or a stand-in for infinity), its variance is none (not
+finite, zero, negative) or one of those "big" numbers that resampling programs write for "unknown".
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from exposure.errors import BadPixels
+from exposure.mask import plane_bits
+from exposure.threads import in_bands
+
+if TYPE_CHECKING:
+    from exposure.exposure import Exposure
+
+__all__ = ["forget_missing", "note_missing", "refuse_missing"]
+
+BIG = 1e29  # SWarp and SExtractor write 1e30
+UNKNOWN = 1e7  # times the usual variance: not even the brightest star of an image has that
+SAMPLE = 250_000
+
+
+def note_missing(exposure: "Exposure", *, clear: bool = False) -> int:
+    """Set ``NO_DATA`` where a pixel has no value or no variance, in place; returns how many pixels have data.
+
+    Parameters
+    ----------
+    clear
+        Make image and variance NaN there too.
+    """
+    most = _most(exposure.variance)
+    counts: list[int] = []
+    bits = np.int32(plane_bits(["NO_DATA"]))
+    planes = exposure.image, exposure.variance, exposure.mask
+    in_bands(lambda a, b: counts.append(_note(*planes, bits, np.float32(most), clear, a, b)), exposure.height)
+    return sum(counts)
+
+
+def refuse_missing(exposure: "Exposure", name: str = "the image") -> None:
+    """Note what is missing, and raise `BadPixels` where nothing is left; `name` is what the message speaks of."""
+    if note_missing(exposure) == 0:
+        raise BadPixels(f"{name} holds no {_missing(exposure)}", visit=exposure.key[0], detector=exposure.key[1])
+
+
+def forget_missing(exposure: "Exposure") -> None:
+    """Make image and variance NaN where a pixel has no data, in place: whatever was computed there is no measurement."""
+    missing = exposure.flagged("NO_DATA")
+    if missing.any():
+        exposure.image[missing] = exposure.variance[missing] = np.nan
+
+
+def _missing(exposure: "Exposure") -> str:
+    if not np.isfinite(exposure.image).any():
+        return "finite pixel"
+    if exposure.good().any() or not _known(exposure.variance):
+        return "pixel with data"
+    return "pixel with a positive, finite variance: is that plane a variance?"
+
+
+def _known(variance: NDArray[np.float32]) -> bool:
+    """Whether there is a variance plane: one of nothing but NaN stands for a variance that is still to be measured."""
+    return bool(not np.isnan(variance.flat[0]) or not np.isnan(variance).all())
+
+
+def _most(variance: NDArray[np.float32]) -> float:
+    """Return the least variance that means "unknown"; NaN where there is no variance plane at all."""
+    if not _known(variance):
+        return float("nan")
+    step = max(1, int(np.sqrt(variance.size / SAMPLE)))
+    some = variance[::step, ::step]
+    some = some[np.isfinite(some) & (some > 0)]
+    below = some[some < BIG]
+    if not below.size:
+        return float("inf")
+    return min(BIG, UNKNOWN * float(np.median(below)))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _note(image: Any, variance: Any, mask: Any, no_data: int, most: Any, clear: bool, first: int, last: int) -> int:
+    """Mark some rows; returns how many pixels have data."""
+    left = 0
+    measured, big, nothing = not np.isnan(most), np.float32(1e29), np.float32(np.nan)
+    for y in range(first, last):
+        for x in range(image.shape[1]):
+            v = variance[y, x]
+            here = abs(image[y, x]) < big
+            if measured:
+                here &= (v > 0) & (v < most)
+            if not here:
+                mask[y, x] |= no_data
+                if clear:
+                    image[y, x] = variance[y, x] = nothing
+            elif mask[y, x] & no_data == 0:
+                left += 1
+    return left

@@ -1,0 +1,172 @@
+"""How an exposure shows itself to people: a line of text, a small picture, a table of facts.
+
+Pictures are PNG files of one byte per pixel, made here: no drawing library is loaded. Whatever text comes from a header
+is escaped before it goes into HTML.
+"""
+
+import base64
+import struct
+import zlib
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exposure.errors import PsfUndefined, WcsMissing
+from exposure.mask import plane_bits
+from exposure.psf import fwhm_of
+
+if TYPE_CHECKING:
+    from exposure.exposure import Exposure
+
+__all__ = ["BAD_PLANES", "describe", "exposure_html", "facts", "good_pixels", "grey_png", "html_block", "picture"]
+
+SHOWN = 256  # px of a picture's longer side: 64 kB before they are written as text, whatever they show
+BAD_PLANES = ("NO_DATA", "BAD", "SAT", "CR")
+MASKED = 255  # index of the colour of masked pixels; the indices below are greys
+MASKED_COLOUR = (70, 110, 190)
+SOFTENING = 3.0  # noise sigma at which the asinh turns from linear to logarithmic
+Facts = list[tuple[str, str]]
+Flags = NDArray[np.bool_]
+
+
+def good_pixels(exposure: "Exposure") -> Flags:
+    """Return the pixels that people would look at: finite, none of `BAD_PLANES`; a missing variance plane is no fault."""
+    good = np.isfinite(exposure.image) & ((exposure.mask & plane_bits(BAD_PLANES)) == 0)
+    if np.isfinite(exposure.variance).any():
+        good &= exposure.variance > 0
+    return np.asarray(good, np.bool_)
+
+
+def facts(exposure: "Exposure") -> Facts:
+    """Return what there is to say about an exposure, as (name, text)."""
+    out = [("size", f"{exposure.width} x {exposure.height} px")]
+    if exposure.origin != (0, 0):
+        out.append(("origin", f"({exposure.origin[0]}, {exposure.origin[1]})"))
+    if exposure.band:
+        out.append(("band", exposure.band))
+    if exposure.visit_info is not None:
+        visit, detector = exposure.key
+        out += [("visit", str(visit)), ("detector", str(detector))]
+    if exposure.wcs is not None:
+        out += _sky_facts(exposure)
+    if exposure.psf is not None:
+        out.append(("PSF", _psf_text(exposure)))
+    if exposure.photo_calib is not None:
+        out.append(("calibration", f"{exposure.photo_calib.mean:.4g} nJy per unit"))
+    out.append(("good pixels", f"{100 * float(good_pixels(exposure).mean() if exposure.image.size else 0):.1f} %"))
+    return out
+
+
+def _sky_facts(exposure: "Exposure") -> Facts:
+    assert exposure.wcs is not None
+    x0, y0, width, height = exposure.bbox
+    ra, dec = exposure.wcs.pixel_to_sky(np.array([x0 + (width - 1) / 2]), np.array([y0 + (height - 1) / 2]))
+    try:
+        scale = f'{exposure.pixel_scale_arcsec():.3g}"/px'
+    except WcsMissing:
+        scale = "unknown"
+    return [("centre", f"RA {ra[0]:.5f} Dec {dec[0]:+.5f}"), ("scale", scale)]
+
+
+def _psf_text(exposure: "Exposure") -> str:
+    assert exposure.psf is not None
+    try:
+        x, y = exposure.psf.average_position()
+        return f"FWHM {float(fwhm_of(exposure.psf.moments_at(x, y))[0]):.2f} px"
+    except PsfUndefined:
+        return "undefined"
+
+
+def describe(exposure: "Exposure", name: str = "Exposure") -> str:
+    """Return the facts in one line, for ``repr``."""
+    known = dict(facts(exposure))
+    parts = [known.pop("size")]
+    for key, text in known.items():
+        if key in ("calibration", "origin"):
+            continue
+        parts.append(text if key in ("scale",) else f"{text} good" if key == "good pixels" else f"{key} {text}"[:60])
+    if exposure.photo_calib is None:
+        parts.append("uncalibrated")
+    return f"<{name} {', '.join(parts)}>"
+
+
+def _blocks(values: NDArray[np.float64], good: Flags) -> tuple[NDArray[np.float64], Flags]:
+    """Return means of good pixels over square blocks so that no side is longer than `SHOWN`; masked where most are."""
+    step = -(-max(values.shape) // SHOWN)
+    rows, columns = (-(-side // step) for side in values.shape)
+    spare = ((0, rows * step - values.shape[0]), (0, columns * step - values.shape[1]))
+    shape = (rows, step, columns, step)
+    inside = np.pad(np.ones(values.shape), spare).reshape(shape).sum((1, 3))
+    count = np.pad(good.astype(np.float64), spare).reshape(shape).sum((1, 3))
+    total = np.pad(np.where(good, values, 0.0), spare).reshape(shape).sum((1, 3))
+    return total / np.maximum(count, 1), count > 0.5 * inside
+
+
+def grey_png(image: NDArray[np.floating], good: Flags, signed: bool = False) -> bytes:
+    """Return a PNG of an image, first row at the bottom, asinh stretch around the median, masked pixels in blue.
+
+    Parameters
+    ----------
+    image, good
+        Shape (height, width).
+    signed
+        Zero is the middle grey, and the scale is the same on both sides (differences).
+    """
+    if image.size == 0:
+        image, good = np.zeros((1, 1), np.float32), np.zeros((1, 1), np.bool_)
+    mean, shown = _blocks(np.asarray(image, np.float64), good)
+    values = mean[shown]
+    middle = 0.0 if signed or not values.size else float(np.median(values))
+    noise = 1.4826 * float(np.median(np.abs(values - middle))) if values.size else 1.0
+    stretched = np.arcsinh((mean - middle) / (SOFTENING * (noise or 1.0)))
+    inner = stretched[shown]
+    top = max(float(np.percentile(inner, 99.9)) if inner.size else 1.0, 1.0)
+    low = -top if signed else -0.7
+    index = np.clip(np.rint((stretched - low) / (top - low) * (MASKED - 1)), 0, MASKED - 1).astype(np.uint8)
+    index[~shown] = MASKED
+    return _indexed_png(index[::-1])
+
+
+def _indexed_png(index: NDArray[np.uint8]) -> bytes:
+    """Return a PNG of one byte per pixel, an index into greys and the colour of masked pixels."""
+    height, width = index.shape
+    greys = np.repeat(np.round(np.linspace(0, 255, MASKED)).astype(np.uint8)[:, None], 3, axis=1)
+    palette = np.concatenate([greys, np.array([MASKED_COLOUR], np.uint8)])
+    rows = np.zeros((height, width + 1), np.uint8)  # every row begins with the number of its filter, 0
+    rows[:, 1:] = index
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in (
+            (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)), (b"PLTE", palette.tobytes()),
+            (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""),
+        )
+    )  # fmt: skip
+
+
+def picture(image: NDArray[np.floating], good: Flags, label: str, signed: bool = False) -> str:
+    """Return an ``img`` element that holds its picture itself."""
+    data = base64.b64encode(grey_png(image, good, signed)).decode("ascii")
+    style = "image-rendering:pixelated;min-width:128px"
+    return f'<img src="data:image/png;base64,{data}" alt="{escape(label)}" title="{escape(label)}" style="{style}">'
+
+
+def html_block(title: str, pictures: Iterable[str], table: Facts) -> str:
+    """Return pictures beside a table of facts; title and facts are escaped here."""
+    rows = "".join(f"<tr><th style='text-align:left'>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in table)
+    return (
+        f"<div><b>{escape(title)}</b><div style='display:flex;gap:1em;align-items:flex-start'>"
+        f"{''.join(pictures)}<table>{rows}</table></div></div>"
+    )
+
+
+def exposure_html(
+    exposure: "Exposure", title: str = "Exposure", signed: bool = False, more: Iterable[tuple[str, str]] = ()
+) -> str:  # fmt: skip
+    """Return what a notebook shows of an exposure, with `more` facts in front."""
+    image = picture(exposure.image, good_pixels(exposure), f"{title}; masked pixels are blue", signed)
+    return html_block(
+        title, [image], [(k, v if len(v) <= 80 else f"{v[:77]}...") for k, v in (*more, *facts(exposure))]
+    )

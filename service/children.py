@@ -1,0 +1,54 @@
+"""How this project starts its own programs as child processes.
+
+``python -m`` would put the working directory first on the path of modules: a folder ``alerts`` or a file ``tasks.py`` there
+would be loaded instead of ours. ``-P`` leaves it out; the variable does the same for whatever the child itself starts.
+"""
+
+import os
+import sys
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+__all__ = ["child_environment", "program", "without_secrets"]
+
+SHORTEST_SECRET = 4  # characters: what is shorter cannot be told from ordinary text
+
+
+def program(module: str, *arguments: str) -> list[str]:
+    """Return the command line that runs a module of ours."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def child_environment(settings: "Settings", **more: str) -> dict[str, str]:
+    """Return the environment of a child: ours, the settings, and `more` (which wins)."""
+    return {**os.environ, **settings.environment(), "PYTHONSAFEPATH": "1", **more}
+
+
+def without_secrets(text: str, settings: "Settings") -> str:
+    """Return `text` with every secret of the settings replaced by asterisks.
+
+    Secret are the URIs of database and registry, the passwords in them (quoted or not), and the values of Kafka options
+    whose names speak of a password, a secret or a key.
+    """
+    whole = [settings.database(), settings.schema_registry.get_secret_value()]
+    secrets = [*whole, *(v for k, v in settings.kafka_client.items() if any(s in k for s in _SECRET_OPTIONS))]
+    for uri in whole:
+        secrets += _password(uri)
+    for secret in sorted(set(secrets), key=len, reverse=True):  # the longest first: a URI before its password
+        if len(secret) >= SHORTEST_SECRET:
+            text = text.replace(secret, "********")
+    return text
+
+
+_SECRET_OPTIONS = ("password", "secret", "key")
+
+
+def _password(uri: str) -> list[str]:
+    try:
+        password = urlsplit(uri).password
+    except ValueError:
+        return []
+    return [] if password is None else [password, unquote(password)]

@@ -1,0 +1,61 @@
+"""Instrument files as the service takes them: the options of tasks in them are checked as well, when the file is read."""
+
+import os
+import re
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+
+from exposure import Instrument, load_instrument
+from exposure.errors import InstrumentError
+from tasks.errors import CallerError
+
+__all__ = ["checked_instrument", "instrument_folder"]
+
+TASKS = {"ImageDifferenceTask": "diffim", "DiaPipelineTask": "association"}  # task -> the room that has it
+
+
+@lru_cache(maxsize=32)
+def checked_instrument(name: str) -> Instrument:
+    """Load an instrument by name or by the path of its file, and check its ``task_config``.
+
+    The tasks are loaded only where the file has options for them.
+
+    Raises
+    ------
+    InstrumentError
+        What `exposure.load_instrument` raises, or an option that no task has, or a value that the task refuses.
+    """
+    rules = load_instrument(name)
+    for task, options in rules.task_config.items():
+        where = f"instrument {name}: task_config: {task}"
+        if task not in TASKS:
+            raise InstrumentError(f"{where}: no such task; options can be given for {', '.join(sorted(TASKS))}")
+        from tasks.base import make_config
+
+        config_class = getattr(import_module(TASKS[task]), task).ConfigClass
+        try:
+            make_config(config_class, options)
+        except CallerError as error:
+            known = list(config_class._fields)
+            near = [get_close_matches(str(o), known, 1) for o in options if str(o).partition(".")[0] not in known]
+            hint = f" (did you mean {near[0][0]}?)" if near and near[0] else ""
+            raise InstrumentError(f"{where}: {' '.join(error.message.split())}{hint}") from error
+    return rules
+
+
+def instrument_folder(name: str, folder: Path) -> tuple[str, dict[str, str]]:
+    """Return the name under which child processes know an instrument, and the environment that they need for it.
+
+    A visit message holds a name, never a path: nobody can make the service read a file of his choice. The file of a path
+    is linked into `folder`, which is the first that the children look into.
+    """
+    if not (name.endswith((".yaml", ".yml"))):
+        return name, {}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = Path(name).absolute()
+    known = re.sub(r"[^A-Za-z0-9_.\-]", "_", path.stem)[:64] or "instrument"
+    (folder / f"{known}.yaml").symlink_to(path)
+    others = os.environ.get("ALERTPROD_INSTRUMENTS", "")
+    return known, {"ALERTPROD_INSTRUMENTS": os.pathsep.join([str(folder), *([others] if others else [])])}

@@ -1,0 +1,101 @@
+"""Child processes load our modules whatever lies in the working directory, and say why they could not start."""
+
+import subprocess
+import time
+
+import pytest
+
+from service.children import child_environment, program, without_secrets
+from service.errors import JobCrashed
+from service.job_process import JobProcess
+from service.settings import Settings
+from service.worker import START_ATTEMPTS, Worker
+from tasks.errors import TransientError
+
+SECRET = "s3cret%2Fpassword"
+
+
+@pytest.fixture
+def hijacked(tmp_path, monkeypatch):
+    """A working directory with names of our rooms in it, all of which raise."""
+    (tmp_path / "alerts").mkdir()
+    for name in ("alerts/__init__.py", "tasks.py", "service.py", "exposure.py", "calendar.py"):
+        (tmp_path / name).write_text("raise RuntimeError('the wrong module')\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def settings(folder, **more):
+    uri = f"postgresql://alertprod:{SECRET}@127.0.0.1:9/none"
+    return Settings(database_uri=uri, template_dir=folder, upload_dir=folder, archive_dir=str(folder), **more)
+
+
+def test_commands_and_jobs_start_in_a_folder_with_modules_of_our_names(hijacked):
+    done = subprocess.run(program("service.cli", "--help"), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    job = JobProcess(settings(hijacked))
+    assert job.process.poll() is None
+    job.kill()
+    code = (
+        "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-m', 'service.cli', '--help']).returncode)"
+    )
+    (hijacked / "grand.py").write_text(code)
+    command, environment = [*program("service.cli")[:2], "grand.py"], child_environment(settings(hijacked))
+    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False, timeout=60)
+    assert done.returncode == 0  # what a child starts in its turn
+
+
+def test_a_job_that_dies_at_its_start_says_why_and_the_worker_ends(tmp_path, monkeypatch):
+    """A broken installation: the pixel code cannot be loaded. The worker itself loads none of it."""
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "cv2.py").write_text(f"raise ImportError('libGL.so.1 is missing, by postgresql://a:{SECRET}@h/d')\n")
+    monkeypatch.setenv("PYTHONPATH", str(broken))
+    done = subprocess.run(
+        program("service.cli", "worker"), env=child_environment(settings(tmp_path, workers=1)), capture_output=True,
+        text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 1
+    last = done.stderr[done.stderr.rindex("alertprod: job_crashed:") :]
+    assert f"{START_ATTEMPTS} job processes in a row did not start" in last
+    assert "libGL.so.1 is missing" in last
+    assert SECRET not in last
+
+
+def test_a_setting_that_the_job_refuses_stops_the_worker_with_the_text(tmp_path):
+    wrong = tmp_path / "positions.csv"
+    wrong.write_text("name,x\nhost,1\n")
+    work = Worker(settings(tmp_path, workers=1, forced_positions=wrong))
+    start = time.monotonic()
+    with pytest.raises(JobCrashed, match=r"positions.*positions\.csv"):
+        work.run()
+    assert time.monotonic() - start < 90
+
+
+def test_what_may_get_better_is_no_death(tmp_path, monkeypatch):
+    """A job whose start meets something that is away for a while is started again, without an end."""
+    broken = tmp_path / "broken"
+    (broken / "service_process").mkdir(parents=True)
+    code = (
+        "import sys, types\nfrom tasks.errors import TransientError\n"
+        "fake = types.ModuleType('service.process')\n"
+        "def Processor(settings): raise TransientError('the store is away: ' + settings.database())\n"
+        "fake.Processor = Processor\nsys.modules['service.process'] = fake\n"
+    )
+    (broken / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(broken))
+    with pytest.raises(TransientError, match="the store is away") as caught:
+        JobProcess(settings(tmp_path))
+    assert not isinstance(caught.value, JobCrashed)
+    assert SECRET not in str(caught.value)
+
+
+def test_secrets_are_taken_out_of_any_text():
+    one = Settings(
+        database_uri=f"postgresql://u:{SECRET}@h:5432/d", schema_registry="http://me:registry-word@r/",
+        kafka_client={"sasl.password": "kafka-word", "sasl.username": "relay"},
+    )  # fmt: skip
+    text = f"no {one.database()}; password s3cret/password, {SECRET}; registry-word; kafka-word; relay; port 5432"
+    assert (
+        without_secrets(text, one) == "no ********; password ********, ********; ********; ********; relay; port 5432"
+    )

@@ -1,0 +1,181 @@
+"""Whole nights from the command line, in a folder with modules of our names: bad frames, positions, signals, kills."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.wcs import WCS
+
+SIZE, SKY, GAIN, FWHM = 360, 300.0, 1.5, 3.0
+TRANSIENT = (200.3, 150.7, 6000.0)  # x, y, counts
+COMMAND = [str(Path(sys.executable).with_name("alertprod")), "night"]
+
+
+def image(seed, transient=False):
+    """Stars of one sky (the same for every seed), Poisson noise, and the transient where it is asked for."""
+    sky = np.random.default_rng(1)
+    x, y, flux = sky.uniform(5, SIZE - 5, 110), sky.uniform(5, SIZE - 5, 110), 10 ** sky.uniform(3.2, 5.0, 110)
+    if transient:
+        x, y, flux = (np.append(a, b) for a, b in zip((x, y, flux), TRANSIENT, strict=True))
+    yy, xx = np.mgrid[:SIZE, :SIZE]
+    two_variances = 2 * (FWHM / 2.3548) ** 2
+    clean = np.full((SIZE, SIZE), SKY)
+    for x0, y0, f in zip(x, y, flux, strict=True):
+        clean += f / (np.pi * two_variances) * np.exp(-((xx - x0) ** 2 + (yy - y0) ** 2) / two_variances)
+    return (np.random.default_rng(seed).poisson(clean * GAIN) / GAIN).astype(np.float32)
+
+
+def wcs():
+    out = WCS(naxis=2)
+    out.wcs.ctype, out.wcs.crval, out.wcs.crpix = ["RA---TAN", "DEC--TAN"], [150.0, 2.0], [SIZE / 2, SIZE / 2]
+    out.wcs.cdelt = [-0.4 / 3600, 0.4 / 3600]
+    return out
+
+
+@pytest.fixture(scope="module")
+def place():
+    """Frames, an instrument file, and modules that must not be loaded; below /tmp, where the database server may go."""
+    folder = Path(tempfile.mkdtemp(prefix="night-test-"))
+    folder.chmod(0o755)
+    (folder / "alerts").mkdir()
+    for name in ("alerts/__init__.py", "tasks.py"):
+        (folder / name).write_text("raise RuntimeError('the wrong module')\n")
+    (folder / "tmp").mkdir(mode=0o755)
+    for name, seed, time_ in (("t1", 2, "2024-01-01T01:00:00"), ("t2", 3, "2024-01-01T02:00:00"),
+                              ("n1", 4, "2024-02-01T01:00:00.2"), ("n2", 5, "2024-02-01T01:00:00.9"),
+                              ("nan", 6, "2024-02-01T03:00:00")):  # fmt: skip
+        header = wcs().to_header()
+        header["DATE-OBS"], header["EXPTIME"], header["FILTER"] = time_, 30.0, "r"
+        pixels = np.full((SIZE, SIZE), np.nan, np.float32) if name == "nan" else image(seed, name[0] == "n")
+        fits.writeto(folder / f"{name}.fits", pixels, header)
+    (folder / "text.fits").write_text("no FITS at all")
+    (folder / "mycam.yaml").write_text(
+        "name: mycam\npixel_scale: 0.4\nvariance: empirical\nzeropoint: relative\ngain: {constant: 1.5}\n"
+    )
+    where = SkyCoord.from_pixel(TRANSIENT[0], TRANSIENT[1], wcs())
+    ra, dec = where.ra.to_string("hourangle", sep=":", precision=5), where.dec.to_string(sep=":", precision=4)
+    (folder / "positions.csv").write_text(f"Name,RA,DEC\nhost 1,{ra},{dec}\n")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(place, *words):
+    environment = {**os.environ, "TMPDIR": str(place / "tmp"), "ALERTPROD_WORKERS": "1"}
+    return subprocess.Popen(
+        [*COMMAND, "--instrument", "./mycam.yaml", *words], cwd=place, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def until(condition, seconds=40.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def left_over(place):
+    """Processes whose command line or environment names the folder of temporary files, and what is in it."""
+    mark, found = str(place / "tmp").encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "cmdline").read_bytes() + (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" "))
+        except OSError:
+            continue
+    return found + list((place / "tmp").glob("alertprod-*"))
+
+
+def test_bad_frames_are_left_out_and_the_others_are_processed(place):
+    night = start(
+        place, "--template-frames", "t1.fits", "text.fits", "t2.fits", "--frames", "n2.fits", "n1.fits", "text.fits",
+        "./n1.fits", "missing.fits", "nan.fits", "--out", "out", "--positions", "positions.csv",
+    )  # fmt: skip
+    shown, said = night.communicate(timeout=200)
+    assert night.returncode == 1, said
+    report = json.loads((place / "out" / "report.json").read_text())
+    assert [(v["visit"], v["state"]) for v in report["visits"] if v["state"] == "done"] == [
+        (24020103652, "done"), (24020103653, "done"),
+    ]  # fmt: skip
+    states = {(Path(f["frame"]).name, f["state"]): f for f in report["frames"]}
+    failed = next(f for (name, _), f in states.items() if name == "nan.fits")
+    assert {k for k in states if k[0] != "nan.fits"} == {
+        ("n1.fits", "done"), ("n2.fits", "done"), ("text.fits", "refused"), ("text.fits", "template refused"),
+        ("missing.fits", "refused"),
+    }  # fmt: skip
+    assert (failed["state"], failed["code"]) in (("failed", "no_good_pixels"), ("refused", "no_good_pixels"))
+    assert (report["exitStatus"], report["interrupted"], report["error"]) == (1, False, None)
+    for text in ("missing.fits", "no_good_pixels", "template refused", "fits_unreadable"):
+        assert text in shown
+    assert "given twice" in said
+    flux = pd.read_parquet(place / "out" / "forcedPositions.parquet")
+    assert flux.id.tolist() == ["host 1", "host 1"]
+    # the scale is that of the first template frame; the error holds the noise, 1 % the PSF's
+    assert (np.abs(flux.psfFlux - TRANSIENT[2]) < 5 * flux.psfFluxErr + 0.01 * TRANSIENT[2]).all()
+    sources = pd.read_parquet(place / "out" / "diaSources.parquet")
+    assert sources.visit.nunique() == 2
+    assert sorted(p.name for p in (place / "out").iterdir()) == [
+        "diaForcedSources.parquet", "diaObjects.parquet", "diaSources.parquet", "forcedPositions.parquet", "report.json",
+    ]  # fmt: skip
+    until(lambda: left_over(place) == [])
+
+
+@pytest.mark.parametrize(
+    ("number", "when", "state"),
+    [
+        (signal.SIGINT, "building the template", 130),
+        (signal.SIGHUP, "starting Kafka", 129),
+        (signal.SIGTERM, "processing", 143),
+    ],
+)
+def test_a_signal_ends_the_night_in_order(place, number, when, state):
+    night = start(place, "--template-frames", "t1.fits", "--frames", "n1.fits", "n2.fits", "--out", f"out{state}")
+    assert night.stderr is not None
+    next(line for line in night.stderr if when in line)
+    night.send_signal(number)
+    night.communicate(timeout=60)
+    assert night.returncode == state
+    report = json.loads((place / f"out{state}" / "report.json").read_text())
+    assert (report["interrupted"], report["signal"], report["exitStatus"]) == (True, signal.Signals(number).name, state)
+    assert [Path(f["frame"]).name for f in report["frames"]] == ["n1.fits", "n2.fits"]
+    assert not list((place / f"out{state}").glob("night-*"))
+    assert left_over(place) == []
+
+
+def test_a_killed_night_leaves_nothing(place):
+    """Nobody is told of SIGKILL: the warden of the scratch directory clears up."""
+    night = start(place, "--template-frames", "t1.fits", "--frames", "n1.fits", "--out", "killed")
+    assert night.stderr is not None
+    next(line for line in night.stderr if "starting relay" in line)
+    assert len(left_over(place)) > 5  # servers, roles, the scratch directory
+    night.kill()
+    night.communicate(timeout=60)
+    until(lambda: left_over(place) == [])
+    assert list((place / "killed").iterdir()) == []
+
+
+def test_a_night_of_bad_frames_alone_ends_before_anything_starts(place):
+    night = start(
+        place, "--template-frames", "t1.fits", "--frames", "text.fits", "missing.fits", "--out", "none", "--json"
+    )
+    shown, said = night.communicate(timeout=60)
+    assert night.returncode == 1
+    assert "alertprod: night_failed: none of the 2 frames" in said
+    assert "starting" not in said
+    report = json.loads(shown)
+    assert report == json.loads((place / "none" / "report.json").read_text())
+    assert report["error"]["code"] == "night_failed"
+    assert {Path(f["frame"]).name: f["code"] for f in report["frames"]} == {
+        "text.fits": "fits_unreadable", "missing.fits": "fits_unreadable",
+    }  # fmt: skip

@@ -1,0 +1,98 @@
+"""What a table cannot hold as it is, is refused with table, column and row, and nothing of the visit is stored."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from apdb.errors import ApdbError
+from tests.integration.test_apdb import at, rows
+
+LAST = 3  # the row that is spoilt
+
+
+def spoil(frame, column, value):
+    """Return the frame with another value in its last row (None of the others changes)."""
+    values = frame[column].astype(object).tolist()
+    values[LAST] = value
+    series = pd.Series(values, index=frame.index, dtype=object)
+    return frame.assign(**{column: series if isinstance(value, str) else series.infer_objects()})
+
+
+# table, column, what comes instead
+WRONG = [
+    ("DiaObject", "dec", 91.0), ("DiaObject", "dec", -90.001), ("DiaObject", "ra", 1e6), ("DiaObject", "ra", np.nan),
+    ("DiaObject", "ra", np.inf), ("DiaObject", "firstDiaSourceMjdTai", 2_461_000.5), ("DiaObject", "nDiaSources", 2**31),
+    ("DiaObject", "nDiaSources", 1.5), ("DiaObject", "diaObjectId", 2**64),
+    ("DiaSource", "ra", "10:00:00"), ("DiaSource", "ra", None), ("DiaSource", "dec", "2"), ("DiaSource", "dec", 1e300),
+    ("DiaSource", "midpointMjdTai", 2_461_000.5), ("DiaSource", "midpointMjdTai", np.nan),
+    ("DiaSource", "psfFlux", 1e300), ("DiaSource", "psfFlux", -np.inf), ("DiaSource", "psfFlux", "bright"),
+    ("DiaSource", "x", np.inf), ("DiaSource", "detector", 40_000), ("DiaSource", "visit", "v1"),
+    ("DiaSource", "visit", np.nan), ("DiaSource", "band", "clear"), ("DiaSource", "band", "\0"), ("DiaSource", "band", 5),
+    ("DiaSource", "band", b"r"), ("DiaSource", "ssObjectId", 2.0**60), ("DiaSource", "isDipole", 2),
+    ("DiaSource", "isDipole", "yes"), ("DiaSource", "timeProcessedMjdTai", pd.Timestamp("2026-01-01")),
+    ("DiaForcedSource", "psfFlux", np.inf), ("DiaForcedSource", "visit", -1e300), ("DiaForcedSource", "dec", 90.5),
+    ("DiaForcedSource", "midpointMjdTai", 1e9), ("DiaForcedSource", "band", "\ud800"),
+]  # fmt: skip
+
+
+def test_what_a_column_cannot_hold_is_refused_by_name(server):
+    said = {}
+    for table, column, value in WRONG:
+        frames = dict(zip(("DiaObject", "DiaSource", "DiaForcedSource"), rows(6), strict=True))
+        frames[table] = spoil(frames[table], column, value)
+        with pytest.raises(ApdbError) as caught:
+            server.ours.store(at(61001.0), *frames.values())
+        said[table, column, repr(value)] = str(caught.value)
+    wrong = {k: v for k, v in said.items() if not re.search(rf"^{k[0]}\.{k[1]}\b.*row {LAST}\b", v)}
+    assert wrong == {}
+    for name in ("DiaObject", "DiaObjectLast", "DiaSource", "DiaForcedSource", "StoreLedger"):
+        assert server.raw.execute(f'SELECT count(*) FROM "{name}"').fetchone() == (0,)
+
+
+def test_ids_that_a_float_has_rounded_are_refused_and_exact_ones_stored(server):
+    o, s, f = rows(4)
+    with pytest.raises(ApdbError, match=r"DiaSource\.diaSourceId: row 0 .* no longer exact in floats"):
+        server.ours.store(at(61001.0), o, s.assign(diaSourceId=s.diaSourceId.astype(float)), f)
+    small = np.arange(4) + 2**53 - 5
+    server.ours.store(at(61001.0), o, s.assign(diaSourceId=small.astype(float)), f)
+    stored = server.raw.execute('SELECT "diaSourceId" FROM "DiaSource" ORDER BY 1').fetchall()
+    assert [i for (i,) in stored] == small.tolist()
+    with pytest.raises(ApdbError, match=r"DiaSource\.diaSourceId: row 0 "):
+        server.ours.store(at(61002.0), o, s.assign(diaSourceId=s.diaSourceId.astype(np.uint64) + np.uint64(2**63)), f)
+
+
+def test_the_same_id_twice_is_refused_with_both_rows(server):
+    o, s, f = rows(4)
+    twice = {"diaSourceId": s, "diaObjectId": o}
+    for name, frame in twice.items():
+        ids = frame[name].to_numpy().copy()
+        ids[2] = ids[1]
+        given = (o, s.assign(**{name: ids}), f) if frame is s else (o.assign(**{name: ids}), s, f)
+        with pytest.raises(ApdbError, match=rf"{name}: rows 1 and 2 have the same {name} {ids[1]}"):
+            server.ours.store(at(61001.0), *given)
+    again = pd.concat([f, f.iloc[:1]], ignore_index=True)
+    with pytest.raises(ApdbError, match=r"DiaForcedSource\.diaObjectId: rows 0 and \d+ have the same"):
+        server.ours.store(at(61001.0), o, s, again)
+    assert server.raw.execute('SELECT count(*) FROM "DiaSource"').fetchone() == (0,)
+
+
+def test_a_column_that_is_needed_and_a_time_that_is_none(server):
+    o, s, f = rows(4)
+    with pytest.raises(ApdbError, match=r"DiaSource\.midpointMjdTai .* no such column"):
+        server.ours.store(at(61001.0), o, s.drop(columns=["midpointMjdTai"]), f)
+    with pytest.raises(ApdbError, match=r"astropy\.time\.Time, got 61001\.0"):
+        server.ours.store(61001.0, o, s, f)
+    with pytest.raises(ApdbError, match="expected an MJD"):
+        server.ours.store(at(2_461_000.5), o, s, f)
+
+
+def test_limits_that_are_right_are_stored_as_they_are(server):
+    o, s, f = rows(4)
+    largest = float(np.finfo(np.float32).max)
+    s = s.assign(ra=[0.0, 360.0, -0.1, 359.9], dec=[90.0, -90.0, 0.0, 89.9], psfFlux=[largest, -largest, np.nan, 0.0])
+    server.ours.store(at(61001.0), o, s, f)
+    stored = server.raw.execute('SELECT ra, "dec", "psfFlux" FROM "DiaSource" ORDER BY "diaSourceId"').fetchall()
+    assert [r[:2] for r in stored] == list(zip(s.ra, s.dec, strict=True))
+    assert [r[2] for r in stored] == [np.float32(largest), -np.float32(largest), None, 0.0]

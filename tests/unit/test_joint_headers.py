@@ -1,0 +1,138 @@
+"""Headers and reference catalogues of a joint fit: what their cards and columns may hold, and what is refused by name."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+from astropy.time import Time
+
+from calibration.errors import JointCalibrationError
+from calibration.joint.config import ReferenceConfig
+from calibration.joint.data import unit_vectors
+from calibration.joint.files import read_header
+from calibration.joint.reference_units import epochs_mjd
+from calibration.joint.references import Circle, load_references
+from service.terminal import logs_to_stderr
+
+S = 0.2 / 3600
+MJD = 60345.0
+CARDS = {
+    "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 1000.5, "CRPIX2": 1000.5, "CRVAL1": 150.0, "CRVAL2": 2.0,
+    "CD1_1": -S, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": S, "VISIT": 7, "DETECTOR": 3, "IMAGEW": 2000, "IMAGEH": 1000,
+    "CALMEAN": 9.0, "BAND": "r", "FILTER": "r", "MJD-OBS": MJD, "EXPTIME": 30.0,
+}  # fmt: skip
+MAS = np.radians(1e-3 / 3600)
+
+
+def header(tmp_path, raw=None, **more):
+    path = tmp_path / "h1.hdr"
+    hdu = fits.PrimaryHDU()
+    hdu.header.update(
+        {k: v for k, v in (CARDS | {k.replace("__", "-"): v for k, v in more.items()}).items() if v is not None}
+    )
+    hdu.writeto(path, overwrite=True)
+    content = path.read_bytes()
+    for key, text in (raw or {}).items():
+        start = content.index(f"{key:<8}=".encode())
+        content = content[:start] + text.encode()[:80].ljust(80) + content[start + 80 :]
+    path.write_bytes(content)
+    return path
+
+
+def test_one_header_written_in_many_ways_is_one_record(tmp_path):
+    row, record = read_header(header(tmp_path))
+    x, y = np.array([0.0, 700.0, 1999.0]), np.array([10.0, 999.0, 500.0])
+    sky = record.wcs.pixel_to_sky(x, y)
+    assert row["bbox_max_x"] == 1999
+    assert record.visit_info.midpoint_mjd_tai == pytest.approx(
+        float(Time(MJD, format="mjd").tai.mjd) + 15 / 86400, abs=1e-9
+    )
+    no_cd = {"CD1_1": None, "CD1_2": None, "CD2_1": None, "CD2_2": None}
+    old = no_cd | {"PC001001": -1.0, "PC001002": 0.0, "PC002001": 0.0, "PC002002": 1.0, "CDELT1": S, "CDELT2": S}
+    arcsec = {"CUNIT1": "arcsec", "CUNIT2": "arcsec", "CRVAL1": 540000.0, "CRVAL2": 7200.0, "CD1_1": -0.2, "CD2_2": 0.2}
+    swapped = {
+        "CTYPE1": "DEC--TAN",
+        "CTYPE2": "RA---TAN",
+        "CRVAL1": 2.0,
+        "CRVAL2": 150.0,
+        "CD1_1": 0.0,
+        "CD1_2": S,
+        "CD2_1": -S,
+        "CD2_2": 0.0,
+    }
+    for more in (old, arcsec, swapped):
+        assert np.abs(np.subtract(read_header(header(tmp_path, **more))[1].wcs.pixel_to_sky(x, y), sky)).max() < 1e-12
+    odd = {"FILTER": "FILTER  =                  nan"}
+    path = header(tmp_path, {"BAND": "NOTNEED = 1,5"}, BAND="r")
+    assert read_header(path)[1].wcs.terms == record.wcs.terms, "through astropy, for the card that is no FITS"
+    with pytest.raises(JointCalibrationError, match=r"h1\.hdr.*FILTER"):
+        read_header(header(tmp_path, odd))
+
+
+@pytest.mark.parametrize(
+    ("more", "card"),
+    [
+        ({"MJD__OBS": MJD + 2400000.5}, "MJD-OBS.*looks like a JD"), ({"MJD__OBS": "soon"}, "MJD-OBS"), ({"TIMESYS": "LOCAL"}, "TIMESYS"),
+        ({"EXPTIME": -1.0}, "EXPTIME"), ({"EXPTIME": "nan"}, "EXPTIME"), ({"CALMEAN": 0.0}, "CALMEAN"), ({"CALMEAN": None}, "CALMEAN"),
+        ({"IMAGEW": 0}, "IMAGEW"), ({"IMAGEH": 10.5}, "IMAGEH"), ({"VISIT": "x"}, "VISIT"), ({"CRVAL1": "10:00:00"}, "CRVAL1"),
+        ({"CTYPE1": "LINEAR", "CTYPE2": "LINEAR"}, "CTYPE1"), ({"CD1_1": 0.0, "CD2_2": 0.0}, "CD1_1"), ({"CUNIT1": "m"}, "CUNIT1"),
+    ],
+)  # fmt: skip
+def test_a_header_that_cannot_be_right_names_file_and_card(tmp_path, more, card):
+    with pytest.raises(JointCalibrationError, match=card) as caught:
+        read_header(header(tmp_path, **more))
+    assert "h1.hdr" in str(caught.value)
+
+
+def references(**columns):
+    ra, dec = np.radians([150.0, 150.01]), np.radians([2.0, 2.01])
+    table = pd.DataFrame({
+        "coord_ra": ra, "coord_dec": dec, "coord_raErr": MAS, "coord_decErr": MAS, "pm_ra": 500 * MAS, "pm_dec": -300 * MAS,
+        "epoch": 57388.5,
+    })  # fmt: skip
+    return table.assign(**columns)
+
+
+def loaded(table):
+    circle = Circle(unit_vectors(np.array([150.0]), np.array([2.0]))[0], 1.0)
+    return load_references(table, ReferenceConfig(), ["r"], MJD, circle)
+
+
+def test_epochs_are_mjd_jd_or_years(caplog):
+    truth = loaded(references()).vector
+    with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+        for epoch in (2016.0, 2457389.0, np.float32(2016.0)):
+            # all three are 2016-01-01T12
+            assert np.abs(loaded(references(epoch=epoch)).vector - truth).max() < 1e-15
+    assert "Julian years" in caplog.text
+    assert "JD" in caplog.text
+    moved = np.degrees(np.arctan2(truth[0, 1], truth[0, 0])) - 150.0
+    assert moved * 3.6e6 * np.cos(np.radians(2.0)) == pytest.approx(500 * (MJD - 57388.5) / 365.25, rel=1e-4)
+    assert np.isnan(epochs_mjd(references(epoch=np.nan))).all()
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"epoch": 16.0}, "epoch"), ({"epoch": [2016.0, 57388.5]}, "epoch"), ({"epoch": "J2016"}, "epoch"),
+        ({"pm_ra": 500.0}, "pm_ra.*mas per year"), ({"pm_decErr": 0.1}, "pm_decErr"), ({"coord_ra": [150.0, 150.01]}, "coord_ra.*degrees"),
+        ({"coord_dec": [-30.0, 2.0]}, "coord_dec.*degrees"), ({"coord_raErr": 2.0}, "coord_raErr.*mas"), ({"parallax": 3.0}, "parallax"),
+    ],
+)  # fmt: skip
+def test_columns_in_other_units_are_refused_by_name(columns, words):
+    with pytest.raises(JointCalibrationError, match=words):
+        loaded(references(**columns))
+
+
+def test_what_astropy_logs_stays_off_standard_output(capsys):
+    from astropy import log
+
+    before, propagate = list(log.handlers), log.propagate
+    try:
+        logs_to_stderr()
+        log.info("said by astropy")
+        assert capsys.readouterr().out == ""
+    finally:
+        log.handlers[:], log.propagate = before, propagate
