@@ -101,7 +101,9 @@ def _reduced(values: NDArray[np.float32], good: Flags) -> tuple[NDArray[np.float
         import cv2
 
         size = [max(1, round(side / scale)) for side in values.shape[::-1]]
-        weight, light = (cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in (weight, light))
+        weight, light = (
+            np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.float32) for p in (weight, light)
+        )
     return np.asarray(light / np.maximum(weight, 1e-9), np.float64), np.asarray(weight > 0.5)
 
 

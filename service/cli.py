@@ -127,6 +127,7 @@ def explain(
     """Say why there is, or is no, alert of a visit at a place."""
     from service.explain import explain as follow
 
+    open_database()  # refuses one that is not of this program
     steps = follow(read_settings(), visit, detector, ra, dec, radius, rerun=rerun)
     if as_json:
         print(json.dumps([s.as_dict() for s in steps], default=str))
