@@ -1,7 +1,6 @@
 """alertprod.open_apdb on a real database: by URI, by configuration, by the settings."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from astropy.time import Time
 from lsst.dax.apdb import Apdb
@@ -9,7 +8,7 @@ from lsst.dax.apdb.sql import ApdbSqlConfig
 from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 
 import alertprod
-from apdb import columns_of
+from apdb import columns_of, empty_frame
 from tasks.errors import AlertProdError
 
 
@@ -20,8 +19,11 @@ def test_the_database_is_opened_by_uri_configuration_and_settings(database, monk
         client = alertprod.open_apdb(where)
         assert isinstance(client, Apdb)
         assert len(client.getDiaObjects(here)) == 0
-    row = {"diaObjectId": 7, "ra": 150.0, "dec": 2.0, "nDiaSources": 1, "validityStartMjdTai": 61000.0}
-    frame = pd.DataFrame({c.name: [row.get(c.name)] for c in columns_of("DiaObject") if c.name in row})
+    frame = empty_frame("DiaObject").reindex([0])
+    whole = [c.name for c in columns_of("DiaObject") if np.dtype(c.dtype).kind in "iu"]
+    frame[whole] = 0
+    frame = frame.assign(diaObjectId=7, ra=150.0, dec=2.0, nDiaSources=1, validityStartMjdTai=61000.0)
+    frame = frame.astype(dict.fromkeys(whole, np.int64))
     client.store(Time(61000.0, format="mjd", scale="tai"), frame)
     found = client.getDiaObjects(here)
     pairs = alertprod.match(found, ([150.0], [2.0]))
@@ -32,5 +34,5 @@ def test_the_database_is_opened_by_uri_configuration_and_settings(database, monk
 def test_an_empty_database_names_the_command_to_run(database):
     with database.session() as connection:
         connection.execute("DROP TABLE metadata CASCADE")
-    with pytest.raises(AlertProdError, match="alertprod apdb migrate"):
+    with pytest.raises(AlertProdError, match=r"alertprod apdb (create|migrate)"):
         alertprod.open_apdb(database.uri)
