@@ -75,7 +75,7 @@ def test_known_defects_are_found_and_good_pixels_stay(drifting):
     hot = kinds["hot"] & inner & np.isfinite(found.map.offset)
     pull = (found.map.offset - offset)[hot] / (1.2533 * SKY / np.sqrt(18))
     assert np.abs(np.median(pull)) < 1.0  # faint stars lift the sky of a dense field by a quarter of its noise
-    assert 1.4826 * np.median(np.abs(pull)) < 1.5
+    assert 1.4826 * np.median(np.abs(pull - np.median(pull))) < 2.5  # stars that pass add to it
 
 
 def test_a_map_of_one_half_holds_in_the_other(drifting):
