@@ -34,8 +34,8 @@ def photometry(
         An image without variance gets the noise of its sky and sources; one without PSF gets one from its stars.
     positions
         SkyCoord; a tuple of two columns ``(ra, dec)``; a table (pandas, astropy, Arrow, structured array, dict) with
-        columns ra and dec or x and y; pairs ``[(ra, dec), ...]`` or an array of shape (N, 2). Numbers without a unit are
-        ICRS degrees.
+        columns ra and dec or x and y; pairs ``[(ra, dec), ...]`` or an array of shape (N, 2); the path of such a table.
+        Numbers without a unit are ICRS degrees, text may be sexagesimal.
     pixel
         True: numbers are pixels (x, y), the centre of the first pixel is (0, 0) plus the image's origin.
     aperture

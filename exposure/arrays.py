@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
 from numpy.typing import NDArray
 
+from exposure.errors import FitsUnreadable
 from exposure.exposure import Exposure
 from exposure.fits import read_planes
 from exposure.instrument import Instrument
@@ -22,10 +24,19 @@ _STORAGE = ("BZERO", "BSCALE", "BLANK", "EXTNAME", "EXTVER")  # how the pixels s
 
 @contextmanager
 def as_file(hdus: fits.HDUList, name: str = "HDUList.fits") -> Iterator[Path]:
-    """Write a list of HDUs to a file that is gone afterwards; the list, which writing would change, is left as it is."""
+    """Write a list of HDUs to a file that is gone afterwards; the list, which writing would change, is left as it is.
+
+    Raises
+    ------
+    FitsUnreadable
+        It cannot be written.
+    """
     with TemporaryDirectory(prefix="alertprod-") as folder:
         path = Path(folder) / name
-        fits.HDUList([hdu.copy() for hdu in hdus]).writeto(path, output_verify="silentfix")
+        try:
+            fits.HDUList([hdu.copy() for hdu in hdus]).writeto(path, output_verify="ignore")
+        except (OSError, ValueError, TypeError, VerifyError) as error:
+            raise FitsUnreadable(f"the list of HDUs cannot be read as FITS: {error}") from error
         yield path
 
 
