@@ -102,6 +102,7 @@ def night(
     from service.night import NightPlan, run_night
     from service.night_table import print_night
 
+    read_settings()  # what is wrong in the environment is said before servers start
     report = run_night(NightPlan(instrument, template_frames, frames, out, positions, keep), say)
     try:
         print_night(report, as_json)
@@ -145,6 +146,7 @@ def demo(
     """Simulate a survey and run the whole service on it."""
     from service.demo import run_demo
 
+    read_settings()  # what is wrong in the environment is said before servers start
     result = run_demo(out, seed, say)
     if as_json:
         print(json.dumps(result))
