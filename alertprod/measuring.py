@@ -62,6 +62,12 @@ def photometry(
         Positions on the sky, and the image has no WCS.
     TooFewStars
         The image has no PSF and too few stars to measure it on.
+
+    Examples
+    --------
+    >>> table = photometry("new.fits", [(150.0, 2.0), (150.001, 2.002)])
+    >>> len(table), table.attrs["unit"]
+    (2, 'image')
     """
     places = places_of(positions, pixel)
     if aperture is not None and not aperture > 0:

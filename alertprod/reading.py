@@ -52,6 +52,13 @@ def read(
         The image or one of the others is of no kind that can be used.
     FitsUnreadable, WcsMissing, BadPixels, BandUnknown, InstrumentError
         The message names file and card.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = read(np.arange(2000, dtype=np.uint16).reshape(40, 50), gain=1.5)
+    >>> image.width, image.height, float(image.image[0, 7])
+    (50, 40, 7.0)
     """
     from alertprod.difference import Difference
     from exposure import Exposure

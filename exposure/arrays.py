@@ -23,7 +23,7 @@ _STORAGE = ("BZERO", "BSCALE", "BLANK", "EXTNAME", "EXTVER")  # how the pixels s
 
 
 @contextmanager
-def as_file(hdus: fits.HDUList, name: str = "HDUList.fits") -> Iterator[Path]:
+def as_file(hdus: fits.HDUList, name: str = "the list of HDUs") -> Iterator[Path]:
     """Write a list of HDUs to a file that is gone afterwards; the list, which writing would change, is left as it is.
 
     Raises
@@ -69,7 +69,7 @@ def exposure_of_arrays(
         hdus.append(fits.ImageHDU(np.asarray(bad, np.int32) << PLANES["NO_DATA"], header, name="MASK"))
     names = {"image": "IMAGE", "variance": "VARIANCE", "mask": "MASK", "psf": None}
     planes = rules.planes.model_copy(update=names)
-    with as_file(fits.HDUList(hdus), "array.fits") as path:
+    with as_file(fits.HDUList(hdus), "the array") as path:
         return read_planes(path, rules.model_copy(update={"planes": planes}))
 
 

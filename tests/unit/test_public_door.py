@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import CCDData, InverseVariance, StdDevUncertainty, UnknownUncertainty, VarianceUncertainty
 from astropy.table import QTable, Table
+from astropy.wcs import WCS
 
 import alertprod
 from exposure import Exposure, GaussianPsf, WcsMissing
@@ -68,6 +70,7 @@ def test_every_injected_transient_is_found_with_its_flux(pair, difference):
 
 
 def test_files_arrays_ccddata_and_exposures_give_the_same_bytes(pair, files, difference):
+    pair = replace(pair, wcs=WCS(fits.getheader(files[0], "IMAGE")))  # whose cards have fewer digits than the first one
     arrays = [
         alertprod.read(image, variance=variance, wcs=pair.wcs)
         for image, variance in ((pair.new, pair.new_variance), (pair.old, pair.old_variance))
