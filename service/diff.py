@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calibration.mending import mend_with_sky
 from calibration.noise import fill_variance, subtract_background
+from calibration.smoothing import UNDERSAMPLED_FWHM
 from calibration.stars import bright_stars
 from diffim.differencing import Differencing
 from diffim.errors import MismatchError
@@ -33,7 +35,7 @@ ENOUGH_STARS = 100  # bright ones; where there are fewer, faint ones are searche
 _REPORTED = (
     "convolved", "kernelOrder", "nKernelCandidates", "nKernelUsed", "kernelResidualRms", "spatialKernelSum",
     "ALKernelSize", "scaleScienceVarianceFactor", "scaleTemplateVarianceFactor",
-    "scaleDiffimVarianceFactor", "templateCoveragePercent", "nDiaSources",
+    "scaleDiffimVarianceFactor", "templateCoveragePercent", "nDiaSources", "sciencePsfSize", "templatePsfSize",
 )  # fmt: skip
 
 
@@ -112,6 +114,12 @@ def difference_pair(
     assert difference is not None
     seconds["difference"] = round(time.perf_counter() - start, 3)
     report = {key: way.numbers[key] for key in _REPORTED if key in way.numbers}
+    report["undersampled"] = min(report["sciencePsfSize"], report["templatePsfSize"]) < UNDERSAMPLED_FWHM
+    if report["undersampled"]:
+        way.log.warning(
+            "stars are %.1f and %.1f px wide (FWHM), less than %.1f px: expect residuals at bright stars",
+            report["sciencePsfSize"], report["templatePsfSize"], UNDERSAMPLED_FWHM,
+        )  # fmt: skip
     # what was detected is no property of the pixels: the mask of the file says which are unusable
     difference.clear_planes("DETECTED", "DETECTED_NEGATIVE")
     subject = Subject(
@@ -142,6 +150,7 @@ def _prepared(
     """Return a pair without sky, on one pixel grid, each with a PSF, and the stars of the image."""
     if registered and new.image.shape != old.image.shape:
         raise MismatchError(f"registered images must have one shape, got {new.image.shape} and {old.image.shape}")
+    in_threads(partial(mend_with_sky, rules=rules), (new, old))
     aligned = registered or register  # else the template loses its sky once it is resampled
     in_threads(partial(subtract_sky, rules=rules), (new, old) if aligned else (new,))
     new_stars = kernel_candidates(new, rules)
