@@ -1,5 +1,6 @@
 """What a plain image lacks: variance, background, stars, PSF model, aperture correction, WCS correction, zero point."""
 
+import logging
 from dataclasses import dataclass
 
 import cv2
@@ -11,7 +12,7 @@ from calibration.mending import find_sharp_pixels, mend_bad_pixels
 from calibration.noise import fill_variance, subtract_background
 from calibration.psf_model import PsfFit, fit_psf
 from calibration.refcat import Matches, ReferenceStars, match_stars
-from calibration.smoothing import scale_to_flux_errors, smooth
+from calibration.smoothing import UNDERSAMPLED_FWHM, scale_to_flux_errors, smooth
 from calibration.sources import detect_sources
 from calibration.zeropoint import calibrate
 from exposure import ApCorrMap, ChebyshevField, Exposure, Instrument, PhotoCalib
@@ -69,7 +70,8 @@ def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStar
     if exposure.psf is None:
         fit = add_psf(exposure, sources, rules)
         report |= {
-            "psfFwhm": fit.fwhm, "psfHeldOutResidual": fit.held_out_residual, "psfHeldOutChi2": fit.held_out_chi2,
+            "psfFwhm": fit.fwhm, "undersampled": _undersampled(fit.fwhm, rules),
+            "psfHeldOutResidual": fit.held_out_residual, "psfHeldOutChi2": fit.held_out_chi2,
             "psfStars": float(fit.n_stars), "psfWingFraction": fit.wing_fraction,
         }  # fmt: skip
     if sigma:
@@ -99,6 +101,18 @@ def add_psf(exposure: Exposure, sources: pd.DataFrame, rules: Instrument) -> Psf
     exposure.psf = fit.psf
     exposure.ap_corr = ApCorrMap({PSF_FLUX: ChebyshevField.constant(1.0 / (1.0 - fit.wing_fraction), exposure.bbox)})
     return fit
+
+
+def _undersampled(fwhm: float, rules: Instrument) -> float:
+    """Return 1 where stars are too narrow for the pixels, else 0; said aloud where nothing is done about it."""
+    sigma = rules.characterize.smoothing
+    narrow = fwhm**2 - (2.3548 * sigma) ** 2 < UNDERSAMPLED_FWHM**2
+    if narrow and not sigma:
+        logging.getLogger("alertprod.calibration").warning(
+            "stars are %.1f px wide (FWHM), less than %.1f: light is aliased and subtractions leave residuals at bright "
+            "stars; set characterize: {smoothing: 0.8} in the instrument file of %s", fwhm, UNDERSAMPLED_FWHM, rules.name,
+        )  # fmt: skip
+    return float(narrow)
 
 
 def _without_cosmic_rays(

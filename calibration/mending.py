@@ -5,24 +5,27 @@ the PSF, averaged over the places of stars inside their pixels; the best linear 
 neighbours follows (Wiener; Rasmussen & Williams 2006, eq. 2.25), and so does the error of the guess.
 """
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.stars import bright_stars
-from exposure import Exposure, Instrument
+from exposure import Exposure, Instrument, estimate_background
 from exposure.bad_pixels import known_offsets
 from exposure.mask import plane_bits
 from exposure.stamps import gather
 
-__all__ = ["find_sharp_pixels", "mend_bad_pixels"]
+__all__ = ["find_sharp_pixels", "mend_bad_pixels", "mend_with_sky"]
 
 REACH = 2  # px: neighbours that a guess is made from
 LEAST_KNOWN = 4  # of the eight pixels around: a guess from fewer is none
 LEAST_NOISE = 1e-3  # of the power of the light around: keeps the equations well posed
 STARS = 200
+MESH = 64  # px, of the sky beneath pixels that are mended before it is taken off
 SHARP, ALONG = 6.0, 3.0  # sigma of pixels that are tested: anywhere, and next to a marked one
-SURE = 5.0  # sigma above the guess
+SURE = 4.0  # sigma above the guess
 TRACK = 6  # px of a track that are followed
 OFFSET_ERROR = 0.1  # of an offset: the detector may be warmer or colder than when it was learned
 CHUNK = 4096
@@ -57,6 +60,22 @@ def mend_bad_pixels(exposure: Exposure, rules: Instrument) -> int:
     exposure.mask[y, x] &= np.int32(~plane_bits(["BAD"]))
     exposure.mask[y, x] |= np.int32(plane_bits(["INTRP"]))
     return int(y.size)
+
+
+def mend_with_sky(exposure: Exposure, rules: Instrument) -> int:
+    """Do what `mend_bad_pixels` does for an image that has its sky still, and may have no variance yet."""
+    if not rules.bad_pixels:
+        return 0
+    bad = exposure.flagged("BAD")
+    sky = estimate_background(exposure.image, ~np.isfinite(exposure.image) | exposure.flagged("BAD", "NO_DATA"), MESH)
+    given = np.isfinite(exposure.variance)
+    variance = np.where(given, exposure.variance, sky.rms**2 + np.maximum(exposure.image - sky.level, 0))
+    bare = replace(exposure, image=exposure.image - sky.level, variance=variance.astype(np.float32))
+    count = mend_bad_pixels(bare, rules)  # the mask is that of the exposure
+    mended = bad & exposure.flagged("INTRP")
+    exposure.image[mended] = (bare.image + sky.level)[mended]
+    exposure.variance[mended & given] = bare.variance[mended & given]
+    return count
 
 
 def _from_neighbours(

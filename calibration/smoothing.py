@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from exposure import Exposure
 
-__all__ = ["scale_to_flux_errors", "smooth"]
+__all__ = ["UNDERSAMPLED_FWHM", "scale_to_flux_errors", "smooth"]
+
+UNDERSAMPLED_FWHM = 2.2  # px: narrower stars are aliased by more than kernels can follow
 
 
 def smooth(exposure: Exposure, sigma: float) -> None:
