@@ -22,13 +22,17 @@ IN_ARCSEC = (
 def arcsec_scale(rules: Instrument, exposure: Exposure | None = None) -> float:
     """Return the factor of defaults in arcsec: FWHM over `USUAL_FWHM_ARCSEC`, at least 1.
 
-    The FWHM is that of the exposure's PSF where it has one, and at least `LEAST_FWHM_PX` pixels.
+    The FWHM is that of the exposure's PSF where it has one, and at least `LEAST_FWHM_PX` pixels; their scale is that of the
+    instrument file, else of the exposure's WCS.
     """
     fwhm = LEAST_FWHM_PX
     if exposure is not None and exposure.psf is not None:
         measured = float(np.squeeze(fwhm_of(exposure.psf.moments_at(*exposure.psf.average_position()))))
         fwhm = max(fwhm, measured) if np.isfinite(measured) else fwhm
-    return max(1.0, fwhm * rules.pixel_scale / USUAL_FWHM_ARCSEC)
+    scale = rules.pixel_scale
+    if scale is None:
+        scale = exposure.pixel_scale_arcsec() if exposure is not None and exposure.wcs is not None else 0.0
+    return max(1.0, fwhm * scale / USUAL_FWHM_ARCSEC)
 
 
 def task_overrides(task: type[AlertTask], rules: Instrument, exposure: Exposure | None = None) -> dict[str, Any]:
