@@ -432,7 +432,7 @@ def mask(hdus: fits.HDUList, image: Pixels) -> None:
     plane = np.zeros(image.shape, np.uint16)
     plane[BLOCK] = 1 << 3
     hdu = fits.ImageHDU(plane, name="MASK")
-    hdu.header["MP_NO_DATA"] = 3
+    hdu.header["HIERARCH MP_NO_DATA"] = 3
     hdus.append(hdu)
 
 
