@@ -305,9 +305,11 @@ def _with_wings(
             light = q[4] * _moffat(q, gx, gy)
             return np.asarray(((light - np.median(light[ring]) - mean) / scale)[fitted])
 
-        p = least_squares(miss, p, max_nfev=200).x
+        with np.errstate(over="ignore", invalid="ignore"):  # steps of the fit to a PSF without wings go far
+            p = least_squares(miss, p, max_nfev=200).x
     blend = np.clip((radius - 2.0 * fwhm) / fwhm, 0, 1)
-    light = p[4] * _moffat(p, gx, gy)
+    with np.errstate(over="ignore", invalid="ignore"):
+        light = p[4] * _moffat(p, gx, gy)
     total = (1 - blend) * (mean + np.median(light[ring])) + blend * light
     alpha, beta, equal_area = np.exp(p[0]), 1.2 + np.exp(p[1]), side / np.sqrt(np.pi)
     wing = float(np.clip(p[4] * (1 + (equal_area / alpha) ** 2) ** (1 - beta), 0, 0.1))

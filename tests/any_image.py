@@ -40,12 +40,13 @@ class Scene:
 
 
 def scene(seed: int = 3, n_stars: int = 30) -> Scene:
-    """Return the images; stars keep away from the transients."""
+    """Return the images; stars keep away from the transients, those that 8 bit cut off so far that their haloes do too."""
     rng = np.random.default_rng(seed)
     x, y = rng.uniform(6, SIDE - 6, (2, 4 * n_stars))
-    apart = np.hypot(x[:, None] - TRANSIENTS[:, 0], y[:, None] - TRANSIENTS[:, 1]).min(1) > 12
-    x, y = x[apart][:n_stars], y[apart][:n_stars]
-    stars = np.column_stack([x, y, 10 ** rng.uniform(3.3, 5.0, x.size)])
+    flux = 10 ** rng.uniform(3.3, 5.0, x.size)
+    distance = np.hypot(x[:, None] - TRANSIENTS[:, 0], y[:, None] - TRANSIENTS[:, 1]).min(1)
+    apart = distance > np.where(flux > 15000, 26, 12)
+    stars = np.column_stack([x, y, flux])[apart][:n_stars]
     both = np.concatenate([stars, TRANSIENTS])
     images = [(both, 3.0), (bent_positions(both), 3.0), (stars, 2.6)]
     return Scene(
@@ -432,7 +433,7 @@ def mask(hdus: fits.HDUList, image: Pixels) -> None:
     plane = np.zeros(image.shape, np.uint16)
     plane[BLOCK] = 1 << 3
     hdu = fits.ImageHDU(plane, name="MASK")
-    hdu.header["MP_NO_DATA"] = 3
+    hdu.header["HIERARCH MP_NO_DATA"] = 3
     hdus.append(hdu)
 
 
