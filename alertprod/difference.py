@@ -157,6 +157,12 @@ def subtract(
         An image has no WCS: say `registered` or `register`.
     SameImage, MismatchError, TooFewStars, DifferencingError, NoTemplateCoverage
         The two do not fit together; the message says what to do.
+
+    Examples
+    --------
+    >>> difference = subtract("new.fits", "old.fits")
+    >>> int((difference.sources.reliability > 0.5).sum())
+    6
     """
     from service.diff import difference_pair
     from service.facts import checksum

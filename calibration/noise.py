@@ -5,8 +5,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure import Background, Exposure, Instrument, estimate_background
-from exposure.errors import BadPixels
+from exposure.errors import BadPixels, SkyClipped
 from exposure.quantiles import median
+
+SAMPLE = 250_000
+CLIPPED = 0.25  # share of the least value above which the sky was cut off
 
 __all__ = ["fill_variance", "subtract_background"]
 
@@ -22,6 +25,7 @@ def subtract_background(exposure: Exposure, mesh: int) -> NDArray[np.float32]:
     bad = ~np.isfinite(exposure.image) | exposure.flagged("BAD", "SAT", "NO_DATA", "CR")
     if bad.mean() > 0.99:
         raise BadPixels("less than 1 % of the pixels are usable", visit=exposure.key[0], detector=exposure.key[1])
+    exposure.metadata["leastValueShare"] = _least_share(exposure.image, bad)
     first = estimate_background(exposure.image, bad, mesh)
     smooth = cv2.blur(np.where(bad, 0, exposure.image - first.level).astype(np.float32), (3, 3))
     objects = smooth > 1.5 * first.rms  # 4.5 sigma of a 3x3 mean
@@ -45,6 +49,13 @@ def _quantised(exposure: Exposure, leave_out: NDArray[np.bool_], sky: Background
     return np.maximum(sky.rms, np.float32(floor))
 
 
+def _least_share(image: NDArray[np.float32], bad: NDArray[np.bool_]) -> float:
+    """Return how much of an image has its least value."""
+    step = max(1, int(np.sqrt(image.size / SAMPLE)))
+    some = image[::step, ::step][~bad[::step, ::step]]
+    return float(np.mean(some == some.min())) if some.size else 0.0
+
+
 def _grow(where: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     side = 2 * radius + 1
     return np.asarray(cv2.dilate(where.astype(np.uint8), np.ones((side, side), np.uint8)) > 0)
@@ -61,13 +72,21 @@ def fill_variance(exposure: Exposure, rms: NDArray[np.float32], rules: Instrumen
     ------
     BadPixels
         The instrument promises a variance plane that the file does not have.
-    GainUnknown
-        Nothing tells the gain.
+    GainUnknown, SkyClipped
+        Nothing tells the gain, or the noise of the sky.
     """
     if rules.variance == "plane":
         if not np.isfinite(exposure.variance).any():
             raise BadPixels(f"instrument {rules.name} promises a variance plane and the file has none")
         return
+    share = exposure.metadata.get("leastValueShare", 0.0)
+    if share > CLIPPED:
+        visit, detector = exposure.key
+        raise SkyClipped(
+            f"{100 * share:.0f} % of the pixels have the least value of all: the sky was cut off there, and nothing tells its "
+            "noise; give the image as it was before, or one with a variance plane",
+            visit=visit, detector=detector,
+        )  # fmt: skip
     known = "gain" in exposure.metadata
     if not known:
         from calibration.gain import estimate_gain  # it loads what a pair with variance planes does without

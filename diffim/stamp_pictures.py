@@ -214,7 +214,7 @@ def draw_stars(plt: Any, made: "Subject", path: Path) -> None:
             _show(axes[row][k], images[k], stamps.kinds[row][k], low, high)
             for spine in axes[row][k].spines.values():
                 spine.set(color="limegreen" if fit.used[star] else "red", linewidth=2)
-    for row, name in enumerate(("image", "matched template", "difference / sigma")):
+    for row, name in enumerate(("image", "template", "difference / sigma")):
         axes[row][0].set_ylabel(name, fontsize=9)
     figure.suptitle(
         f"kernel stars: {len(good)} used (green), {len(bad)} held out or rejected (red)\n"

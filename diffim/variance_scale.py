@@ -10,13 +10,14 @@ from exposure import Exposure, estimate_background
 from exposure.mask import plane_bits, usable_pixels
 from exposure.quantiles import median, quantiles
 
-__all__ = ["scale_variance"]
+__all__ = ["check_variance", "scale_variance"]
 
 NOT_SKY = ("DETECTED", "DETECTED_NEGATIVE", "BAD", "SAT", "INTRP", "CR", "NO_DATA")
 SAMPLE = 250_000  # pixels that the scale of a variance plane is known from
 ENOUGH_SKY = 2000  # pixels
 LAGS = (1, 2)  # px
 COARSE = 0.005  # share of values that are equal: more is digitisation
+_MEANT = {"sigma": "standard deviations", "weight": "inverse variances"}
 WHITE = 0.08  # relative difference of the scatter at those lags: more (resampling makes 0.3) is no white noise
 
 
@@ -45,6 +46,33 @@ def scale_variance(exposure: Exposure, limit: float = 10.0, *, static_sky: bool 
         return 1.0
     exposure.variance *= np.float32(factor)
     return factor
+
+
+def check_variance(exposure: Exposure, limit: float = 10.0) -> None:
+    """Refuse a variance plane that is none: stars would be found, and PSFs measured, by a noise that the image has not.
+
+    Raises
+    ------
+    DifferencingError
+        The sky scatters by more than `limit` times the plane, or the plane holds inverse variances.
+    """
+    factor = _white_factor(exposure) or _sky_factor(exposure, np.inf)
+    step = max(1, int(np.sqrt(exposure.image.size / SAMPLE)))
+    some = exposure.variance[::step, ::step][exposure.good()[::step, ::step]]
+    usual = median(some)
+    if factor <= 0 or not np.isfinite(factor) or not usual > 0:
+        return
+    inverse = (
+        abs(np.log(factor * usual * usual)) < 1.0 and abs(np.log(factor)) > 2.0
+    )  # noise^2 = factor x usual = 1 / usual
+    if factor <= limit and not inverse:
+        return
+    meant = "sigma" if abs(np.log(factor / usual)) < 1.0 else "weight"
+    hint = f": if it holds {_MEANT[meant]}, name it as planes.{meant} in the instrument file"
+    raise DifferencingError(
+        f"the variance plane is wrong by a factor {factor:.3g}" + (hint if inverse or meant == "sigma" else ""),
+        visit=exposure.key[0], detector=exposure.key[1],
+    )  # fmt: skip
 
 
 def _white_factor(exposure: Exposure) -> float:

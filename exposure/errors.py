@@ -12,6 +12,7 @@ __all__ = [
     "ImageAmbiguous",
     "InstrumentError",
     "PsfUndefined",
+    "SkyClipped",
     "WcsMissing",
     "WcsUnsupported",
 ]
@@ -39,6 +40,12 @@ class GainUnknown(ExposureError):
     """Neither the instrument file nor the image tells how many electrons a count is."""
 
     code = "gain_unknown"
+
+
+class SkyClipped(ExposureError):
+    """The sky was cut off at a value, so that nothing tells how large its noise is."""
+
+    code = "sky_clipped"
 
 
 class WcsMissing(ExposureError):

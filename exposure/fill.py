@@ -14,6 +14,7 @@ __all__ = ["fill_pixels", "saturation_level"]
 
 CANDIDATES = 4  # values that are looked at
 BRIGHT = 20.0  # times the scatter above the median: no fill but saturation
+CUT_OFF = 3  # times the number of pixels with the next lower values
 BORDER_SHARE = 0.25  # of a border line that is one value
 CHANCE = 1e-6  # of one false area in the whole image
 CORRELATED = 4  # px of an image that scatter together, as resampling leaves them
@@ -49,7 +50,8 @@ def fill_pixels(image: NDArray[np.float32]) -> Flags | None:
 def saturation_level(image: NDArray[np.float32]) -> float | None:
     """Return the value at which an image is cut off at the top, None where no such plateau is seen.
 
-    The largest value stands in patches, and more often than all values within a tenth below it: peaks of stars do not do that.
+    The largest value stands in patches, and far more often than the two values below it: peaks of stars in coarse digits
+    stand on more pixels of the next lower digits.
     """
     top = float(np.nanmax(image))
     low, spread = _sky(image)
@@ -57,8 +59,11 @@ def saturation_level(image: NDArray[np.float32]) -> float | None:
         return None
     full = image == np.float32(top)
     patches = full[1:, 1:] & full[:-1, 1:] & full[1:, :-1] & full[:-1, :-1]
-    below = int(np.count_nonzero(image > top - 0.1 * (top - low))) - int(np.count_nonzero(full))
-    return top if patches.any() and np.count_nonzero(full) > max(below, 3) else None
+    if not patches.any():
+        return None
+    _, counts = np.unique(image[image > np.float32(top - 0.2 * (top - low))], return_counts=True)
+    next_lower = int(counts[-3:-1].max()) if counts.size > 1 else 1
+    return top if counts[-1] > CUT_OFF * next_lower else None
 
 
 def _sky(image: NDArray[np.float32]) -> tuple[float, float]:

@@ -137,8 +137,8 @@ def admit(exposure: Exposure, name: str, *, bad_edge: int = 0, saturation: float
         outer[bad_edge:-bad_edge, bad_edge:-bad_edge] = False
         exposure.set_plane("EDGE", outer)
         exposure.set_plane("NO_DATA", outer)
-    note_missing(exposure, clear=True)
     refuse_missing(exposure, name)
+    note_missing(exposure, clear=True)
 
 
 def _has(hdus: fits.HDUList, at: int | str | None) -> bool:

@@ -16,9 +16,11 @@ from diffim.errors import MismatchError
 from diffim.options import plain_options
 from diffim.pictures import Subject
 from diffim.registration import fit_displacement, match_lists, resampled
+from diffim.variance_scale import check_variance
 from diffim.warp import warp_exposure
 from exposure import Exposure, Instrument, PhotoCalib, subtract_mesh
 from exposure.fits import read_planes
+from exposure.fits_file import split_choice
 from exposure.missing import forget_missing
 from exposure.stars import Stars
 from exposure.threads import in_threads
@@ -240,7 +242,7 @@ def _prepared(
 
 
 def _open(path: Path, rules: Instrument) -> tuple[Exposure, str]:
-    return read_planes(path, rules), checksum(path)
+    return read_planes(path, rules), checksum(split_choice(path)[0])
 
 
 def subtract_sky(exposure: Exposure, rules: Instrument) -> None:
@@ -250,6 +252,7 @@ def subtract_sky(exposure: Exposure, rules: Instrument) -> None:
         fill_variance(exposure, rms, rules.model_copy(update={"variance": "empirical"}))
         return
     subtract_mesh(exposure, MESH, "SAT", "BAD")
+    check_variance(exposure)
 
 
 def kernel_candidates(exposure: Exposure, rules: Instrument) -> Stars:

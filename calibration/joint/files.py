@@ -13,12 +13,12 @@ from calibration.errors import JointCalibrationError
 from exposure import ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
 from exposure.cards import read_cards
 from exposure.catalog import ExposureRecord
-from exposure.errors import CardInvalid, ExposureError, InstrumentError
+from exposure.errors import CardInvalid, ExposureError, FitsUnreadable, InstrumentError
 from exposure.fits import open_fits
 from exposure.header import Cards
 from exposure.rules import TimeRule
 
-__all__ = ["read_header", "read_headers", "read_sources", "read_summaries"]
+__all__ = ["read_fits_table", "read_header", "read_headers", "read_sources", "read_summaries"]
 
 _NEEDED = ("IMAGEW", "IMAGEH", "VISIT", "DETECTOR", "CALMEAN")
 
@@ -37,12 +37,22 @@ def read_sources(paths: Iterable[Path]) -> list[pd.DataFrame]:
             if path.suffix == ".csv":
                 out.append(pd.read_csv(path))
             elif path.suffix in (".fits", ".fit") or path.name.endswith(".fits.gz"):
-                out.append(Table.read(path, hdu=1).to_pandas())
+                out.append(read_fits_table(path))
             else:
                 out.append(pd.read_parquet(path))
         except Exception as error:
             raise JointCalibrationError(f"the source table {path} cannot be read: {error}") from error
     return out
+
+
+def read_fits_table(path: Path) -> pd.DataFrame:
+    """Read the first table of a FITS file; errors as `exposure.fits.open_fits` raises them."""
+    with open_fits(path) as hdus:
+        tables = [k for k, hdu in enumerate(hdus) if hdu.header.get("XTENSION") in ("BINTABLE", "TABLE")]
+        if not tables:
+            raise FitsUnreadable(f"{path.name} holds no table")
+        frame: pd.DataFrame = Table.read(hdus, format="fits", hdu=tables[0]).to_pandas()
+    return frame
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], ExposureRecord]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import ReferenceConfig
 from calibration.joint.data import ARCSEC, tangent_frames, unit_vectors
-from calibration.joint.reference_units import check_units, epochs_mjd
+from calibration.joint.files import read_fits_table
+from calibration.joint.reference_units import check_fluxes, check_units, epochs_mjd
 
 __all__ = ["Circle", "References", "colour_corrected", "load_references", "read_catalogue", "read_colorterms"]
 
@@ -74,6 +75,9 @@ class References:
         return References(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
+_TEXTS = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable"}
+
+
 def read_catalogue(path: "str | Path") -> pd.DataFrame:
     """Read a reference catalogue: Parquet, CSV or FITS.
 
@@ -88,10 +92,12 @@ def read_catalogue(path: "str | Path") -> pd.DataFrame:
             return pd.read_parquet(path)
         if path.suffix == ".csv":
             return pd.read_csv(path)
-        from astropy.table import Table
+        if path.suffix in _TEXTS:
+            from astropy.table import Table
 
-        table: pd.DataFrame = Table.read(path).to_pandas()
-        return table
+            table: pd.DataFrame = Table.read(path, format=_TEXTS[path.suffix]).to_pandas()
+            return table
+        return read_fits_table(path)
     except Exception as error:
         raise JointCalibrationError(f"the reference catalogue {path} cannot be read: {error}") from error
 
@@ -209,6 +215,8 @@ def _fluxes(table: pd.DataFrame, config: ReferenceConfig, names: "list[str]", ne
                 "set config photometryRefs.filterMap"
             )
         return nan, nan.copy()
+    if need == "photometry":
+        check_fluxes(table, column)
     err = f"{column}Err"
     return table[column].to_numpy(np.float64), table[err].to_numpy(np.float64) if err in table else nan
 

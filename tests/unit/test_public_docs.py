@@ -1,6 +1,7 @@
 """docs/python.md, the docstrings of alertprod and examples/two_files.py do what they say."""
 
 import doctest
+import importlib
 import warnings
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def test_the_tutorial_runs(folder):
         )  # fmt: skip
     assert failed == 0
     assert tried > 30
+
+
+def test_the_examples_of_docstrings_run(folder):
+    tried = 0
+    for name in ("reading", "difference", "measuring", "matching"):
+        found = doctest.testmod(importlib.import_module(f"alertprod.{name}"), optionflags=OPTIONS)
+        assert found.failed == 0
+        tried += found.attempted
+    assert tried == 9
 
 
 def test_every_function_is_documented():
