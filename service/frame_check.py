@@ -12,7 +12,6 @@ from exposure import Exposure, Instrument
 from exposure.fits import open_fits, read_planes
 from exposure.fits_file import split_choice
 from exposure.header import Cards
-from exposure.which_image import choose_image
 from service.findings import Findings
 from service.frame_header import check_detector, check_files, check_identity, check_wcs
 from tasks.errors import AlertProdError
@@ -36,13 +35,10 @@ def check_frame(path: Path, rules: Instrument) -> Findings:
         if "ALERTPRD" in hdus[0].header:
             found.add("layout", "written by alertprod: planes, times and calibration are in the file")
         else:
-            check_files(found, hdus, rules)
-            try:
-                file, choice = split_choice(path)
-                cards = Cards.of_hdus(hdus, choose_image(hdus, rules, file.name, choice), file)
-            except AlertProdError as error:
-                found.lack("header", str(error), "planes: {image: HDU}")
+            at = check_files(found, hdus, rules, path)
+            if at is None:
                 return found
+            cards = Cards.of_hdus(hdus, at, split_choice(path)[0])
             check_identity(found, cards, rules)
             check_detector(found, cards, rules)
             size = [int(cards.value(k)) for k in ("NAXIS2", "NAXIS1") if k in cards]

@@ -1,15 +1,18 @@
 """What the header of a frame says by the rules of an instrument file, and what to write there where it says nothing."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
 
 from exposure import Instrument, SkyWcs
+from exposure.fits_file import split_choice
 from exposure.header import Cards
 from exposure.instrument import BANDS, visit_from_mjd
 from exposure.rules import HeaderRule
+from exposure.which_image import choose_image
 from service.findings import Findings
 from tasks.errors import AlertProdError
 
@@ -26,29 +29,31 @@ _OTHERS = {
 SCALE_TOLERANCE = 0.05
 
 
-def check_files(found: Findings, hdus: fits.HDUList, rules: Instrument) -> None:
-    """Note the HDUs, and which of them is read as what."""
-    chosen = {name: getattr(rules.planes, name) for name in ("image", "mask", "variance", "psf")}
-    names = {h.name: k for k, h in enumerate(hdus) if h.name}
-    at = {plane: names.get(p, p) if isinstance(p, str) else p for plane, p in chosen.items()}
+def check_files(found: Findings, hdus: fits.HDUList, rules: Instrument, path: Path) -> int | None:
+    """Note the HDUs, and which of them is read as what; returns the number of the image, None where there is none."""
+    file, choice = split_choice(path)
+    try:
+        image = choose_image(hdus, rules, file.name, choice)
+    except AlertProdError as error:
+        image, why = None, error
+    names = {h.name.upper(): k for k, h in enumerate(hdus) if h.name}
+    named = {n: getattr(rules.planes, n) for n in ("mask", "variance", "weight", "sigma", "psf")}
+    at = {n: names.get(p.upper(), p) if isinstance(p, str) else p for n, p in named.items() if p is not None}
     for k, hdu in enumerate(hdus):
-        header, use = hdu.header, [plane for plane, place in at.items() if place == k]
+        header, use = hdu.header, ["image"] * (k == image) + [plane for plane, place in at.items() if place == k]
         axes = " x ".join(str(header.get(f"NAXIS{j + 1}")) for j in range(int(header.get("NAXIS", 0)))) or "no data"
         text = f"{axes}, BITPIX {header.get('BITPIX')}" + "".join(
             f", {c} {header[c]}" for c in ("BZERO", "BSCALE", "BLANK") if c in header
         )
         found.add(f"HDU {k}", f"{hdu.name or 'PRIMARY'}: {text}", f"read as {', '.join(use)}" if use else "not read")
-    images = [k for k, h in enumerate(hdus) if int(h.header.get("NAXIS", 0)) >= 2 and at["image"] != k]
-    place = at["image"]
-    if not (isinstance(place, int) and place < len(hdus)):
-        found.lack("image", f"there is no HDU {place!r}", f"planes: {{image: {images[0] if images else 0}}}")
-    elif int(hdus[place].header.get("NAXIS", 0)) < 2:
+    if image is None:
+        images = [k for k, h in enumerate(hdus) if int(h.header.get("NAXIS", 0)) >= 2]
         advice = f"planes: {{image: {images[0]}}}" if images else "name a file that holds an image"
-        found.lack("image", f"HDU {place} holds no image", advice)
-    for plane in ("mask", "variance", "psf"):
-        where = at[plane]
-        if where is not None and not (isinstance(where, int) and where < len(hdus)):
+        found.lack("image", f"{why.code}: {why}", advice)
+    for plane, where in at.items():
+        if not (isinstance(where, int) and where < len(hdus)):
             found.lack(plane, f"there is no HDU {where!r}", f"planes: {{{plane}: null}}")
+    return image
 
 
 def _others(cards: Cards, quantity: str, rule: HeaderRule | None) -> str:
@@ -135,7 +140,11 @@ def check_detector(found: Findings, cards: Cards, rules: Instrument) -> None:
     ):  # fmt: skip
         label, advice = f"{name.replace('_', ' ')}, {unit}", _others(cards, name, rule if name in named else None)
         if rule is None:
-            found.lack(label, "no level is named: saturated stars are taken for stars", advice, needed=False)
+            none = {
+                "gain": "none is named: it is estimated from the image",
+                "saturation": "no level is named: saturated stars are taken for stars",
+            }  # fmt: skip
+            found.lack(label, none[name], advice, needed=False)
         elif name in named:
             found.attempt(label, lambda rule=rule: rule.number(cards), _source(rule, True), advice)  # type: ignore[misc]
         else:

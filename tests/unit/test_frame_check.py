@@ -90,7 +90,6 @@ BAD = [
     ({"FILTER": None, "FILTER1": "r"}, {}, "band", "band: {key: FILTER1}"),
     ({"CTYPE1": None}, {}, "WCS", "WCS"),
     ({"GAIN": 0.0}, {}, "gain, e-/count", "gain:"),
-    ({}, {"planes": {"image": 2}}, "image", "planes: {image: 0}"),
     ({}, {"planes": {"variance": "WEIGHT"}}, "variance", "planes: {variance: null}"),
     ({}, {"ids": {"n_visits": 1000}}, "ids", "n_visits: 100000000000"),
 ]  # fmt: skip
@@ -104,6 +103,21 @@ def test_what_is_missing_is_said_with_what_to_write(tmp_path, image, cards, rule
     assert state == "missing"
     assert note
     assert advice in said
+
+
+def test_the_image_of_a_file_of_several_parts_is_the_one_that_is_read(tmp_path, image):
+    parts = [fits.PrimaryHDU(), fits.ImageHDU(image, header(), name="SCI"), fits.ImageHDU(image, name="DQ")]
+    fits.HDUList(parts).writeto(tmp_path / "one.fits")
+    found = check_frame(tmp_path / "one.fits", Instrument(**RULES))
+    assert found.usable, wrong(found)
+    assert {i.what: i.source for i in found.items}["HDU 1"] == "read as image"
+    parts = [fits.PrimaryHDU(), *(fits.ImageHDU(image, header(), name=f"CCD{k}") for k in (1, 2))]
+    fits.HDUList(parts).writeto(tmp_path / "two.fits")
+    several = check_frame(tmp_path / "two.fits", Instrument(**RULES))
+    assert not several.usable
+    assert wrong(several)["image"][1].startswith("which_image: two.fits holds 2 images")
+    assert check_frame(tmp_path / "two.fits", Instrument(**RULES, planes={"image": "CCD2"})).usable
+    assert check_frame(f"{tmp_path}/two.fits[CCD2]", Instrument(**RULES)).usable
 
 
 def test_doubts_leave_a_frame_usable(tmp_path, image):
