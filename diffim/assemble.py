@@ -50,7 +50,7 @@ def reach_of(kernel: NDArray[np.float32]) -> int:
     half = kernel.shape[0] // 2
     g = np.arange(-half, half + 1)
     radius = np.hypot(g[:, None], g[None, :]).ravel()
-    order = np.argsort(radius)
+    order = np.argsort(radius, kind="stable")  # many are equal
     share = np.cumsum(np.abs(kernel).ravel()[order])
     return int(np.ceil(radius[order][np.searchsorted(share, 0.99 * share[-1])]))
 

@@ -202,7 +202,7 @@ def detect(s: Significance, threshold: float = 5.0) -> Detections:
     value = s.image[y, x].astype(np.float64)
     order = np.lexsort((x, y, -np.abs(value)))
     x, y, value = x[order], y[order], value[order]
-    keep, positive = _independent(x, y, value, s.fwhm)
+    keep, positive = _independent(x, y, value, s.fwhm, reach)
     x, y, value, positive = x[keep], y[keep], value[keep], positive[keep]
     label = labels[y, x].astype(np.int64)
     footprints = stats[label].astype(np.int64) if len(label) else np.zeros((0, 5), np.int64)
@@ -220,11 +220,12 @@ def _disc(radius: int) -> NDArray[np.uint8]:
 
 
 def _independent(
-    x: NDArray[np.int64], y: NDArray[np.int64], value: NDArray[np.float64], fwhm: float
+    x: NDArray[np.int64], y: NDArray[np.int64], value: NDArray[np.float64], fwhm: float, reach: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which peaks (strongest first) are not the rim of a stronger one, and which have a positive part.
 
-    A positive rim of less than `FAINT_RIM` of a negative peak is its ringing, no part of its own.
+    Peaks within `reach` px of each other are equal, and one source: a symmetric one between two pixels has two of them,
+    or one by rounding. A positive rim of less than `FAINT_RIM` of a negative peak is its ringing, no part of its own.
     """
     keep, positive = np.ones(x.size, dtype=bool), value > 0
     if x.size < 2:
@@ -238,6 +239,7 @@ def _independent(
     ratio = np.abs(value[weak]) / np.abs(value[strong])
     opposite = np.sign(value[weak]) != np.sign(value[strong])
     rim = (ratio < FAINT_RIM) | ((distance < 1.6 * fwhm) & opposite) | ((distance < 1.0 * fwhm) & (ratio < 0.5))
+    rim |= distance**2 <= reach**2 + 0.5
     for s, w in sorted(zip(strong[rim].tolist(), weak[rim].tolist(), strict=True)):
         if keep[s]:  # a dropped peak drops nobody
             keep[w] = False

@@ -68,7 +68,7 @@ def solve_kernel(
     vector = (p.T @ s.right[use])[term, function]
     solution, condition, rank = _solution(matrix, error**2 * of_pixels(s.square[use]), expected, vector)
     if not np.isfinite(solution).all():
-        raise InsufficientKernelSources("no light is left in the stamps of the kernel stars: the kernel is not finite")
+        raise InsufficientKernelSources("the kernel solution is not finite")
     coefficients = np.zeros((k, n_p))
     coefficients[0, 0] = solution[0]
     coefficients[1:] = solution[1 : 1 + (k - 1) * n_p].reshape(k - 1, n_p)
@@ -85,6 +85,8 @@ def _solution(matrix: F64, ridge: F64, expected: F64, vector: F64) -> tuple[F64,
     """
     if not (np.isfinite(matrix).all() and np.isfinite(vector).all()):
         raise InsufficientKernelSources("the stamps of the kernel stars hold values that are not finite")
+    if not matrix[0, 0] > 0:
+        raise InsufficientKernelSources("no light is left in the stamps of the kernel stars")
     matrix = matrix + ridge
     scale = 1.0 / np.sqrt(np.maximum(np.diag(matrix), 1e-12 * np.abs(matrix).max() + 1e-300))
     outer = scale[:, None] * scale[None, :]

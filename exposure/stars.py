@@ -92,5 +92,7 @@ class Stars:
         )  # fmt: skip
 
     def brightest_first(self) -> "Stars":
-        """Return them in order of signal to noise; equal ones by x."""
-        return self.take(np.lexsort((self.x, -self.snr)))
+        """Return them in order of signal to noise; by x where that is equal to 1e-4: rounding must not decide."""
+        with np.errstate(invalid="ignore"):
+            brightness = np.round(np.log(np.maximum(self.snr, 1e-30)), 4)
+        return self.take(np.lexsort((self.x, -brightness)))
