@@ -29,6 +29,7 @@ _ADVICE = (
     "it takes stars that are bright, not saturated, away from edges and brighter than their neighbours. Give a larger part "
     "of the image, or the PSF itself (a PSF extension or file)"
 )
+NARROWEST = -3.0  # logarithm of a Moffat's width, px
 STEEPEST = 3.0  # logarithm of a Moffat's power beyond which it is a Gaussian
 RING = 0.42  # of the stamp side: where the local sky is taken
 BRIGHT_SNR = 60  # centroid noise of fainter stars would broaden the model by more than 0.1 %
@@ -250,7 +251,7 @@ def _solve_pixels(stamps: NDArray[Any], terms: NDArray[np.float64], weight: NDAr
 
 
 def _moffat(p: NDArray[np.float64], gx: NDArray[Any], gy: NDArray[Any]) -> NDArray[np.float64]:
-    alpha, beta, e1, e2 = np.exp(p[0]), 1.2 + np.exp(min(p[1], STEEPEST)), np.tanh(p[2]), np.tanh(p[3])
+    alpha, beta, e1, e2 = np.exp(max(p[0], NARROWEST)), 1.2 + np.exp(min(p[1], STEEPEST)), np.tanh(p[2]), np.tanh(p[3])
     det = np.sqrt(max(1 - e1 * e1 - e2 * e2, 1e-3))
     r2 = ((1 - e1) * gx * gx - 2 * e2 * gx * gy + (1 + e1) * gy * gy) / (det * alpha**2)
     return np.asarray((beta - 1) / (np.pi * alpha**2) * (1 + np.maximum(r2, 0)) ** (-beta))  # a flat one has no inside
@@ -282,7 +283,7 @@ def _with_wings(
     blend = np.clip((radius - 2.0 * fwhm) / fwhm, 0, 1)
     light = p[4] * _moffat(p, gx, gy)
     total = (1 - blend) * (mean + np.median(light[ring])) + blend * light
-    alpha, beta, equal_area = np.exp(p[0]), 1.2 + np.exp(min(p[1], STEEPEST)), side / np.sqrt(np.pi)
+    alpha, beta, equal_area = np.exp(max(p[0], NARROWEST)), 1.2 + np.exp(min(p[1], STEEPEST)), side / np.sqrt(np.pi)
     wing = float(np.clip(p[4] * (1 + (equal_area / alpha) ** 2) ** (1 - beta), 0, 0.1))
     basis = model.basis.astype(np.float64) * (1 - blend)
     at_centre = polynomial_terms(model.orders, model.bbox, *model.centre)[0]

@@ -17,7 +17,7 @@ def crowded(side, density, fwhm, transients, seed):
     field = np.random.default_rng(seed)
     n = int(density * side**2 / 1e4)
     x, y = field.uniform(-5, side + 5, (2, n))
-    flux = np.minimum(10 ** (0.35 * field.pareto(1.2, n) + 2.2), 3e5)
+    flux = 10 ** np.minimum(0.35 * field.pareto(1.2, n) + 2.2, 5.5)
     x, y, flux = np.r_[x, transients[0]], np.r_[y, transients[1]], np.r_[flux, np.full(len(transients[0]), TRANSIENT)]
     alpha, g, reach = fwhm / 1.1774, np.arange(side), int(3 * fwhm) + 3
     light = np.full((side, side), SKY)
