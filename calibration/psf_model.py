@@ -30,6 +30,8 @@ _ADVICE = (
     "it takes stars that are bright, not saturated, away from edges and brighter than their neighbours. Give a larger part "
     "of the image, or the PSF itself (a PSF extension or file)"
 )
+NARROWEST = -3.0  # logarithm of a Moffat's width, px
+STEEPEST = 3.0  # logarithm of a Moffat's power beyond which it is a Gaussian
 RING = 0.42  # of the stamp side: where the local sky is taken
 BRIGHT_SNR = 60  # centroid noise of fainter stars would broaden the model by more than 0.1 %
 
@@ -174,7 +176,8 @@ class _Stamps:
         holes = ~np.isfinite(self.raw)
         mirrored = np.nan_to_num(self.raw[:, ::-1, ::-1])  # the light on the other side stands in for missing pixels
         shift_stamps(np.where(holes, mirrored, self.raw), self.cx - self.x, self.cy - self.y, out)
-        out /= self.flux[:, None, None].astype(np.float32)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a star whose pixels are all covered has no flux
+            out /= self.flux[:, None, None].astype(np.float32)
         if holes.any():
             out[holes] = np.nan
         return out
@@ -277,10 +280,10 @@ def _solve_pixels(stamps: NDArray[Any], terms: NDArray[np.float64], weight: NDAr
 
 
 def _moffat(p: NDArray[np.float64], gx: NDArray[Any], gy: NDArray[Any]) -> NDArray[np.float64]:
-    alpha, beta, e1, e2 = np.exp(p[0]), 1.2 + np.exp(p[1]), np.tanh(p[2]), np.tanh(p[3])
+    alpha, beta, e1, e2 = np.exp(max(p[0], NARROWEST)), 1.2 + np.exp(min(p[1], STEEPEST)), np.tanh(p[2]), np.tanh(p[3])
     det = np.sqrt(max(1 - e1 * e1 - e2 * e2, 1e-3))
     r2 = ((1 - e1) * gx * gx - 2 * e2 * gx * gy + (1 + e1) * gy * gy) / (det * alpha**2)
-    return np.asarray((beta - 1) / (np.pi * alpha**2) * (1 + r2) ** (-beta))
+    return np.asarray((beta - 1) / (np.pi * alpha**2) * (1 + np.maximum(r2, 0)) ** (-beta))  # a flat one has no inside
 
 
 def _with_wings(
@@ -311,7 +314,7 @@ def _with_wings(
     with np.errstate(over="ignore", invalid="ignore"):
         light = p[4] * _moffat(p, gx, gy)
     total = (1 - blend) * (mean + np.median(light[ring])) + blend * light
-    alpha, beta, equal_area = np.exp(p[0]), 1.2 + np.exp(p[1]), side / np.sqrt(np.pi)
+    alpha, beta, equal_area = np.exp(max(p[0], NARROWEST)), 1.2 + np.exp(min(p[1], STEEPEST)), side / np.sqrt(np.pi)
     wing = float(np.clip(p[4] * (1 + (equal_area / alpha) ** 2) ** (1 - beta), 0, 0.1))
     basis = model.basis.astype(np.float64) * (1 - blend)
     at_centre = polynomial_terms(model.orders, model.bbox, *model.centre)[0]
