@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from exposure.errors import BadPixels, FitsUnreadable
 from exposure.exposure import Exposure
-from exposure.fill import fill_pixels, saturation_level
 from exposure.fits_file import open_fits, read_image, read_mask, split_choice
 from exposure.header import numbered
 from exposure.instrument import Instrument
@@ -124,6 +123,8 @@ def admit(exposure: Exposure, name: str, *, bad_edge: int = 0, saturation: float
     BadPixels
         No pixel with data is left.
     """
+    from exposure.fill import fill_pixels, saturation_level  # OpenCV, which who reads headers alone does not load
+
     if saturation is None:
         saturation = saturation_level(exposure.image) if np.isfinite(exposure.image).any() else None
     if saturation is not None:
