@@ -33,6 +33,11 @@ def exposure_of(
         calib, cards = _calibration(image.unit), _cards(image.meta)
         electrons = str(image.unit) in ("electron", "ph")
         image = image.data
+    elif hasattr(image, "unit") and hasattr(image, "value"):  # a Quantity
+        calib = _calibration(image.unit)
+        electrons = str(image.unit) in ("electron", "ph")
+        variance = variance.to_value(image.unit**2) if hasattr(variance, "to_value") else variance
+        image = image.value
     elif isinstance(image, np.ma.MaskedArray):
         mask = np.ma.getmaskarray(image) if mask is None else mask
         image = image.data

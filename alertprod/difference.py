@@ -82,12 +82,13 @@ class Difference:
             An ending that says no format, or a file that cannot be written.
         """
         from exposure.fits_write import write_exposure
-        from service.outputs import check_format, writing
+        from service.outputs import check_format, check_outputs, writing
         from service.source_files import write_sources
 
         target, table = _path(path, "path"), None if sources is None else _path(sources, "sources")
         if table is not None:
             check_format(table)
+        check_outputs((), [p for p in (target, table) if p is not None])
         with writing(target):
             write_exposure(self.exposure, target, cards=self.made.cards, unit=self.made.unit)
         if table is not None:
@@ -97,8 +98,12 @@ class Difference:
     def plot(self, folder: "str | PathLike[str]") -> list[Path]:
         """Draw the difference, its noise, PSF, kernel, kernel stars and dipoles as PNG; returns the paths."""
         from diffim.pictures import draw_subtraction
+        from service.outputs import check_outputs, writing
 
-        return draw_subtraction(self.made.subject, _path(folder, "folder"))
+        target = _path(folder, "folder")
+        check_outputs((), (), [target])
+        with writing(target):
+            return draw_subtraction(self.made.subject, target)
 
     def __repr__(self) -> str:
         from exposure.preview import describe
@@ -152,6 +157,12 @@ def subtract(
         An image has no WCS: say `registered` or `register`.
     SameImage, MismatchError, TooFewStars, DifferencingError, NoTemplateCoverage
         The two do not fit together; the message says what to do.
+
+    Examples
+    --------
+    >>> difference = subtract("new.fits", "old.fits")
+    >>> int((difference.sources.reliability > 0.5).sum())
+    6
     """
     from service.diff import difference_pair
     from service.facts import checksum

@@ -42,6 +42,12 @@ def match(sources_a: Any, sources_b: Any, radius: Any = 1.0) -> "pd.DataFrame":
         One of the lists is of no kind that has sky positions.
     CallerError
         The radius is not positive and finite, or a position is not on the sky.
+
+    Examples
+    --------
+    >>> pairs = match([(10.0, 0.0), (20.0, 0.0)], [(20.0, 0.0001), (30.0, 0.0)])
+    >>> pairs.round(2).to_dict("records")
+    [{'a': 1, 'b': 0, 'separation': 0.36}]
     """
     import pandas as pd
 

@@ -34,8 +34,8 @@ def photometry(
         An image without variance gets the noise of its sky and sources; one without PSF gets one from its stars.
     positions
         SkyCoord; a tuple of two columns ``(ra, dec)``; a table (pandas, astropy, Arrow, structured array, dict) with
-        columns ra and dec or x and y; pairs ``[(ra, dec), ...]`` or an array of shape (N, 2). Numbers without a unit are
-        ICRS degrees.
+        columns ra and dec or x and y; pairs ``[(ra, dec), ...]`` or an array of shape (N, 2); the path of such a table.
+        Numbers without a unit are ICRS degrees, text may be sexagesimal.
     pixel
         True: numbers are pixels (x, y), the centre of the first pixel is (0, 0) plus the image's origin.
     aperture
@@ -62,6 +62,12 @@ def photometry(
         Positions on the sky, and the image has no WCS.
     TooFewStars
         The image has no PSF and too few stars to measure it on.
+
+    Examples
+    --------
+    >>> table = photometry("new.fits", [(150.0, 2.0), (150.001, 2.002)])
+    >>> len(table), table.attrs["unit"]
+    (2, 'image')
     """
     places = places_of(positions, pixel)
     if aperture is not None and not aperture > 0:

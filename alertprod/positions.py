@@ -1,7 +1,10 @@
-"""Places on the sky or in an image, of whatever people have them in: coordinates, columns, tables, pairs."""
+"""Places on the sky or in an image, of whatever people have them in: coordinates, columns, tables, pairs, files."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +16,11 @@ from tasks.errors import CallerError
 __all__ = ["Places", "places_of"]
 
 F64 = NDArray[np.float64]
-EXPECTED = "a SkyCoord, a tuple of two columns (ra, dec), a table with ra and dec (or x and y), pairs, or an array of shape (N, 2)"
-_NAMES = (("ra", "dec"), ("coord_ra", "coord_dec"), ("x", "y"))
-_RADIANS = ("coord_ra", "coord_dec")
+EXPECTED = (
+    "a SkyCoord, a tuple of two columns (ra, dec), a table with ra and dec (or x and y), pairs, an array of shape (N, 2) "
+    "or the path of a table"
+)
+_PIXELS = ("x", "y")
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,8 @@ def places_of(given: Any, pixel: bool | None = None) -> Places:
     Parameters
     ----------
     given
-        See `EXPECTED`. Numbers without a unit are degrees, or pixels. A tuple of two is (ra, dec), each a number or a
-        column; anything else that can be iterated over holds pairs.
+        See `EXPECTED`. Numbers without a unit are degrees, or pixels. A tuple of two is (ra, dec), each a number, a text or
+        a column; anything else that can be iterated over holds pairs.
     pixel
         Numbers are pixels; None: as a table's columns say, else they are on the sky.
 
@@ -45,16 +50,17 @@ def places_of(given: Any, pixel: bool | None = None) -> Places:
     ------
     InputType
         Nothing that names places; the message says what does.
-    CallerError
-        A declination beyond the poles or columns of two lengths; the message names the row.
+    CallerError, BadPositions
+        Columns of two lengths, values that are no angles or beyond the poles; the message names column and row.
     """
+    if isinstance(given, str | PathLike) and not pixel:
+        from service.positions import read_positions
+
+        given = read_positions(Path(given))
     first, second, found = _columns(given, pixel)
-    places = Places(np.atleast_1d(first), np.atleast_1d(second), found)
-    if places.first.ndim != 1 or places.first.shape != places.second.shape:
-        raise CallerError(f"columns of positions differ in length: {places.first.shape} and {places.second.shape}")
-    if not found:
-        _check_sky(places)
-    return places
+    if first.ndim != 1 or first.shape != second.shape:
+        raise CallerError(f"columns of positions differ in length: {first.shape} and {second.shape}")
+    return Places(first, second, found)
 
 
 def _columns(given: Any, pixel: bool | None) -> tuple[F64, F64, bool]:
@@ -62,13 +68,13 @@ def _columns(given: Any, pixel: bool | None) -> tuple[F64, F64, bool]:
         if pixel:
             raise InputType("a SkyCoord is on the sky: leave pixel out")
         sky = given.icrs
-        return np.asarray(sky.ra.deg, np.float64), np.asarray(sky.dec.deg, np.float64), False
+        return *(np.atleast_1d(np.asarray(v.deg, np.float64)) for v in (sky.ra, sky.dec)), False  # type: ignore[return-value]
     names = _names(given)
     if names:
         return _of_table(given, names, pixel)
     if isinstance(given, tuple) and len(given) == 2:
-        return _numbers(given[0], "first column"), _numbers(given[1], "second column"), bool(pixel)
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        return _of_two(given[0], given[1], bool(pixel))
+    if isinstance(given, str | bytes | PathLike | Mapping) or not isinstance(given, Iterable):
         raise InputType(f"positions must be {EXPECTED}; got {type(given).__name__}")
     return _of_pairs(given, bool(pixel))
 
@@ -78,46 +84,62 @@ def _names(given: Any) -> list[str]:
     for attribute in ("column_names", "colnames", "columns"):
         if (found := getattr(given, attribute, None)) is not None:
             return [str(name) for name in found]
-    if isinstance(given, dict):
+    if isinstance(given, Mapping):
         return [str(name) for name in given]
     return list(getattr(getattr(given, "dtype", None), "names", None) or ())
 
 
 def _of_table(table: Any, names: list[str], pixel: bool | None) -> tuple[F64, F64, bool]:
-    lower = {name.lower(): name for name in names}
-    for first, second in _NAMES:
-        if first in lower and second in lower and pixel in (None, first == "x"):
-            columns = [_numbers(table[lower[n]], f"column {lower[n]}") for n in (first, second)]
-            if first in _RADIANS and not _has_unit(table[lower[first]]):
-                columns = [np.degrees(c) for c in columns]
-            return columns[0], columns[1], first == "x"
-    wanted = {None: "ra and dec, or x and y", True: "x and y", False: "ra and dec"}[pixel]
-    raise InputType(f"a table of positions needs columns {wanted}; it has {', '.join(names[:12]) or 'none'}")
+    """Return two columns: those on the sky where there are any, unless pixels are asked for."""
+    from forced.positions import Column, sky_columns
+
+    angles = [] if pixel else [name for name in names if _may_be_angle(name)]
+    if angles:
+        columns = [Column(name, *_values(table[name])) for name in angles]
+        return *sky_columns(columns, "the table of positions", missing_allowed=True), False
+    in_pixels = [name for wanted in _PIXELS for name in names if name.lower() == wanted]
+    if pixel is False or len(in_pixels) != 2:
+        wanted = {None: "ra and dec, or x and y", True: "x and y", False: "ra and dec"}[pixel]
+        raise InputType(f"a table of positions needs columns {wanted}; it has {', '.join(names[:12])}")
+    first, second = (_numbers(table[name], f"column {name}") for name in in_pixels)
+    return first, second, True
 
 
-def _has_unit(column: Any) -> bool:
-    return getattr(column, "unit", None) is not None
+def _may_be_angle(name: str) -> bool:
+    """Whether a column may hold right ascensions or declinations: the others need not be looked at."""
+    from forced.positions import DEC_NAMES, RA_NAMES
+
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    return plain in RA_NAMES or plain in DEC_NAMES
+
+
+def _of_two(first: Any, second: Any, pixel: bool) -> tuple[F64, F64, bool]:
+    if pixel:
+        return _numbers(first, "the first column"), _numbers(second, "the second column"), True
+    from forced.positions import degrees_of
+
+    ra, dec = _values(first), _values(second)
+    return (
+        degrees_of(*ra, "right ascensions of the positions", hours=True, missing_allowed=True),
+        degrees_of(*dec, "declinations of the positions", missing_allowed=True),
+        False,
+    )
+
+
+def _values(column: Any) -> tuple[Any, str | None]:
+    """Return a column as an array with one axis, and its unit."""
+    unit = getattr(column, "unit", None)
+    column = column.to_numpy() if hasattr(column, "to_numpy") else getattr(column, "value", column)
+    array = np.ma.asarray(column) if isinstance(column, np.ma.MaskedArray) else np.asarray(column)
+    return np.atleast_1d(array), None if unit is None or not str(unit).strip() else str(unit)
 
 
 def _numbers(column: Any, name: str) -> F64:
-    """Return a column as numbers, angles with a unit in degrees; masked and missing values become NaN."""
-    unit = getattr(column, "unit", None)
-    if unit is not None and str(unit) not in ("pix", "pixel", ""):
-        from astropy.units import Quantity, UnitConversionError
-
-        try:
-            column = Quantity(np.ma.filled(np.ma.asarray(column, np.float64), np.nan), unit).to_value("deg")
-        except UnitConversionError as error:
-            raise CallerError(f"{name} of the positions is in {unit}, which is no angle") from error
-    if hasattr(column, "to_numpy"):
-        column = column.to_numpy()
+    """Return a column of pixels as numbers; masked and missing values become NaN."""
     try:
-        filled = np.ma.filled(np.ma.asarray(column, np.float64), np.nan)
+        return np.asarray(np.ma.filled(np.ma.asarray(_values(column)[0], np.float64), np.nan))
     except (TypeError, ValueError) as error:
-        raise InputType(
-            f"{name} of the positions holds no numbers: {error}; for sexagesimal text make a SkyCoord"
-        ) from error
-    return np.asarray(filled, np.float64)
+        raise InputType(f"{name} of the positions holds no numbers: {error}") from error
 
 
 def _of_pairs(given: Iterable[Any], pixel: bool) -> tuple[F64, F64, bool]:
@@ -126,22 +148,11 @@ def _of_pairs(given: Iterable[Any], pixel: bool) -> tuple[F64, F64, bool]:
         return np.zeros(0), np.zeros(0), pixel
     if not isinstance(rows, np.ndarray) and all(hasattr(row, "icrs") for row in rows):
         columns = [_columns(row, None) for row in rows]
-        return np.array([float(c[0]) for c in columns]), np.array([float(c[1]) for c in columns]), False
+        return np.concatenate([c[0] for c in columns]), np.concatenate([c[1] for c in columns]), False
     try:
-        pairs = np.asarray(rows, np.float64)
-    except (TypeError, ValueError) as error:
+        pairs = np.asarray(rows)
+    except ValueError as error:  # rows of several lengths
         raise InputType(f"positions must be {EXPECTED}; got {type(given).__name__} of something else") from error
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise InputType(f"positions must be {EXPECTED}; got shape {pairs.shape}")
-    return pairs[:, 0].copy(), pairs[:, 1].copy(), pixel
-
-
-def _check_sky(places: Places) -> None:
-    with np.errstate(invalid="ignore"):
-        wrong = np.flatnonzero((np.abs(places.second) > 90) | (np.abs(places.first) > 360))
-    if wrong.size:
-        row = int(wrong[0])
-        raise CallerError(
-            f"position {row} is no place on the sky: ra {places.first[row]:g}, dec {places.second[row]:g} (degrees are "
-            "expected; for pixels say pixel=True)"
-        )
+    return _of_two(pairs[:, 0], pairs[:, 1], pixel)

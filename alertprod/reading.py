@@ -1,6 +1,6 @@
 """Exposures of whatever images come in: files, lists of HDUs, arrays, CCDData, exposures."""
 
-from os import PathLike
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from alertprod.arrays import EXPECTED, exposure_of, psf_model, sky_wcs
@@ -18,15 +18,16 @@ NO_INSTRUMENT = "generic"
 
 def read(
     image: Any, instrument: "str | Instrument | None" = None, *, variance: Any = None, mask: Any = None, wcs: Any = None,
-    psf: Any = None, band: str = "",
+    psf: Any = None, band: str = "", gain: float | None = None, hdu: "int | str | None" = None,
 ) -> "Exposure":  # fmt: skip
     """Return an exposure with pixels of its own; what was given is not changed.
 
     Parameters
     ----------
     image
-        Path of a FITS file; open `astropy.io.fits.HDUList`; array (height, width) of any real type, masked arrays with
-        their mask; `astropy.nddata.CCDData` (or NDData) with its uncertainty, mask, WCS, PSF and unit; `Exposure`.
+        Path of a FITS file; open `astropy.io.fits.HDUList`, or one HDU; array (height, width) of any real type, masked
+        arrays with their mask; `astropy.nddata.CCDData` (or NDData) with its uncertainty, mask, WCS, PSF and unit;
+        `Exposure`; `Difference`.
     instrument
         Name or file of a camera, or an `Instrument`: how to read the file's planes and cards. Without it pixels, WCS and
         PSF are read and no other card is needed.
@@ -39,6 +40,11 @@ def read(
         A PSF model of `exposure`, or a stamp of odd side.
     band
         Name of the filter's band (one of ugrizy), where the image does not say it.
+    gain
+        Electrons per count, where the image does not say it and has no variance: photon noise of sources needs it. Without
+        it the gain is estimated from the image.
+    hdu
+        Number or name of the image, where a file or list holds several.
 
     Raises
     ------
@@ -46,22 +52,44 @@ def read(
         The image or one of the others is of no kind that can be used.
     FitsUnreadable, WcsMissing, BadPixels, BandUnknown, InstrumentError
         The message names file and card.
-    """
-    from exposure import Exposure
 
-    if not isinstance(image, Exposure | str | PathLike) and not _is_hdus(image):
-        return exposure_of(image, rules_of(instrument), variance, mask, wcs, psf, band)
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = read(np.arange(2000, dtype=np.uint16).reshape(40, 50), gain=1.5)
+    >>> image.width, image.height, float(image.image[0, 7])
+    (50, 40, 7.0)
+    """
+    from alertprod.difference import Difference
+    from exposure import Exposure
+    from exposure.arrays import as_file
+
+    image = image.exposure if isinstance(image, Difference) else image
+    hdus = None if isinstance(image, Exposure | str | PathLike) else _hdus_of(image)
+    if hdus is None and not isinstance(image, Exposure | str | PathLike):
+        if hdu is not None:
+            raise InputType(f"hdu goes with a file or a list of HDUs; got {type(image).__name__}")
+        return _with_gain(exposure_of(image, rules_of(instrument), variance, mask, wcs, psf, band), gain)
     if variance is not None or mask is not None:
         raise InputType(f"variance and mask go with an array; {type(image).__name__} brings its own")
     if isinstance(image, Exposure):
         made = image.copy()
-    elif isinstance(image, str | PathLike):
-        made = _of_file(image, instrument)
+    elif hdus is None:
+        made = _of_file(image, instrument, hdu)
     else:
-        made = _of_list(image, instrument)
+        with as_file(hdus) as path:
+            made = _of_file(path, instrument, hdu)
     made.wcs = made.wcs if wcs is None else sky_wcs(wcs)
     made.psf = made.psf if psf is None else psf_model(psf, made.bbox)
     made.band = made.band or band
+    return _with_gain(made, gain)
+
+
+def _with_gain(made: "Exposure", gain: float | None) -> "Exposure":
+    if gain is not None:
+        if not (isinstance(gain, int | float) and 0 < gain < float("inf")):
+            raise InputType(f"gain must be a positive number of electrons per count; got {gain!r}")
+        made.metadata["gain"] = float(gain)
     return made
 
 
@@ -76,30 +104,34 @@ def rules_of(instrument: "str | Instrument | None") -> "Instrument":
     raise InputType(f"an instrument is a name, the path of its file or an Instrument; got {type(instrument).__name__}")
 
 
-def _is_hdus(image: Any) -> bool:
-    if not isinstance(image, list):
-        return False
-    from astropy.io.fits import HDUList
+def _hdus_of(image: Any) -> "HDUList | None":
+    """Return a list of HDUs, or one HDU as a list; None for anything else."""
+    if not isinstance(image, list) and not (hasattr(image, "header") and hasattr(image, "data")):
+        return None
+    from astropy.io.fits import HDUList, ImageHDU, PrimaryHDU
+    from astropy.nddata import NDData
 
     if isinstance(image, HDUList):
-        return True
-    raise InputType(f"an image must be {EXPECTED}; got a plain list: make an array of it")
+        return image
+    if isinstance(image, list):
+        raise InputType(f"an image must be {EXPECTED}; got a plain list: make an array of it")
+    if isinstance(image, NDData):  # which may have a header
+        return None
+    if isinstance(image, PrimaryHDU):
+        return HDUList([image])
+    return HDUList([PrimaryHDU(), image if isinstance(image, ImageHDU) else ImageHDU(image.data, image.header)])
 
 
-def _of_list(hdus: "HDUList", instrument: "str | Instrument | None") -> "Exposure":
-    from exposure.arrays import as_file
-
-    with as_file(hdus) as path:
-        return _of_file(path, instrument)
-
-
-def _of_file(path: "str | PathLike[str]", instrument: "str | Instrument | None") -> "Exposure":
+def _of_file(
+    path: "str | PathLike[str]", instrument: "str | Instrument | None", hdu: "int | str | None"
+) -> "Exposure":  # fmt: skip
     from exposure.fits import read_exposure, read_planes
 
     rules = rules_of(instrument)
-    planes = read_planes(path, rules)
+    chosen = path if hdu is None else f"{fspath(path)}[{hdu}]"
+    planes = read_planes(chosen, rules)
     if instrument is None or planes.visit_info is not None:
         return planes
-    whole = read_exposure(path, rules)
+    whole = read_exposure(chosen, rules)
     whole.psf = whole.psf or planes.psf
     return whole

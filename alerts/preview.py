@@ -70,7 +70,8 @@ def alert_html(packet: Packet) -> str:
 
 def _curve(packet: Packet) -> str:
     """Return the light curve as an SVG element: sources filled, forced photometry open; nothing for a single point."""
-    if not packet.get("diaSource"):
+    source = packet.get("diaSource") or {}
+    if any(name not in source for name in ("midpointMjdTai", "band", "psfFlux", "psfFluxErr")):
         return ""
     import numpy as np
 

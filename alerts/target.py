@@ -8,9 +8,9 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from alerts.errors import BrokerRefused, BrokerUnavailable
+from alerts.errors import AlertError, BrokerRefused, BrokerUnavailable
 
-__all__ = ["KafkaTarget", "Refusals", "ensure_topics", "kafka_error", "message_limit"]
+__all__ = ["KafkaTarget", "Refusals", "ensure_topics", "kafka_error", "message_limit", "require_topics"]
 
 MAX_MESSAGE = 10_485_760
 _REFUSED = {
@@ -127,6 +127,24 @@ def ensure_topics(target: KafkaTarget, partitions: int = 4, replication: int = 1
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 _hear(admin)
                 raise kafka_error(error.args[0], refusals, f"topic {topic} at {target.brokers}") from error
+
+
+def require_topics(target: KafkaTarget) -> None:
+    """Check that the brokers answer and have the topics (a reader would wait for either without a word).
+
+    Raises
+    ------
+    BrokerUnavailable, BrokerRefused
+        No broker answers in time; or it answers and refuses.
+    AlertError
+        There is no such topic.
+    """
+    refusals = Refusals()
+    present = _topics(AdminClient(target.settings(refusals)), target, refusals)
+    missing = [t for t in target.topics if t not in present]
+    if missing:
+        there = ", ".join(sorted(t for t in present if not t.startswith("__"))) or "none"
+        raise AlertError(f"no topic {', '.join(missing)} at {target.brokers}; there are: {there}")
 
 
 def message_limit(target: KafkaTarget) -> int:

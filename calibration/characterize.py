@@ -1,16 +1,18 @@
 """What a plain image lacks: variance, background, stars, PSF model, aperture correction, WCS correction, zero point."""
 
+import logging
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import pandas as pd
 
 from calibration.astrometry import refine_wcs
-from calibration.mending import mend_bad_pixels
+from calibration.mending import find_sharp_pixels, mend_bad_pixels
 from calibration.noise import fill_variance, subtract_background
 from calibration.psf_model import PsfFit, fit_psf
 from calibration.refcat import Matches, ReferenceStars, match_stars
-from calibration.smoothing import scale_to_flux_errors, smooth
+from calibration.smoothing import UNDERSAMPLED_FWHM, scale_to_flux_errors, smooth
 from calibration.sources import detect_sources
 from calibration.zeropoint import calibrate
 from exposure import ApCorrMap, ChebyshevField, Exposure, Instrument, PhotoCalib
@@ -58,14 +60,18 @@ def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStar
         fill_variance(exposure, rms, rules)
     mended = mend_bad_pixels(exposure, rules)
     sources = detect_sources(exposure)
-    report = {"nMendedPixels": float(mended), "nSources": float(len(sources)), "nStars": float(sources.star.sum())}
+    report = {"nMendedPixels": float(mended)}
     sigma = rules.characterize.smoothing
     if sigma:
+        if reference is not None:
+            sources = _without_cosmic_rays(exposure, sources, reference, report)
         smooth(exposure, sigma)
+    report |= {"nSources": float(len(sources)), "nStars": float(sources.star.sum())}
     if exposure.psf is None:
         fit = add_psf(exposure, sources, rules)
         report |= {
-            "psfFwhm": fit.fwhm, "psfHeldOutResidual": fit.held_out_residual, "psfHeldOutChi2": fit.held_out_chi2,
+            "psfFwhm": fit.fwhm, "undersampled": _undersampled(fit.fwhm, rules),
+            "psfHeldOutResidual": fit.held_out_residual, "psfHeldOutChi2": fit.held_out_chi2,
             "psfStars": float(fit.n_stars), "psfWingFraction": fit.wing_fraction,
         }  # fmt: skip
     if sigma:
@@ -95,6 +101,38 @@ def add_psf(exposure: Exposure, sources: pd.DataFrame, rules: Instrument) -> Psf
     exposure.psf = fit.psf
     exposure.ap_corr = ApCorrMap({PSF_FLUX: ChebyshevField.constant(1.0 / (1.0 - fit.wing_fraction), exposure.bbox)})
     return fit
+
+
+def _undersampled(fwhm: float, rules: Instrument) -> float:
+    """Return 1 where stars are too narrow for the pixels, else 0; said aloud where nothing is done about it."""
+    sigma = rules.characterize.smoothing
+    narrow = fwhm**2 - (2.3548 * sigma) ** 2 < UNDERSAMPLED_FWHM**2
+    if narrow and not sigma:
+        logging.getLogger("alertprod.calibration").warning(
+            "stars are %.1f px wide (FWHM), less than %.1f: light is aliased and subtractions leave residuals at bright "
+            "stars; set characterize: {smoothing: 0.8} in the instrument file of %s", fwhm, UNDERSAMPLED_FWHM, rules.name,
+        )  # fmt: skip
+    return float(narrow)
+
+
+def _without_cosmic_rays(
+    exposure: Exposure, sources: pd.DataFrame, reference: ReferenceStars, report: dict[str, float]
+) -> pd.DataFrame:
+    """Mark cosmic rays, in place, while they are sharper than stars, and detect again: smoothed, they look like stars.
+
+    Stars of the reference are spared.
+    """
+    known = sources[sources.isolated & ~sources.flagged].assign(psfFlux=sources.apFlux, psfFluxErr=1.0)
+    wcs, _ = refine_wcs(exposure, known, reference)
+    x, y = wcs.sky_to_pixel(reference.table.ra.to_numpy(), reference.table.dec.to_numpy())
+    spare = np.zeros(exposure.image.shape, np.uint8)
+    inside = exposure.contains(x, y)
+    ix, iy = (np.floor(v[inside] + 0.5).astype(np.int64) - o for v, o in zip((x, y), exposure.origin, strict=True))
+    spare[np.clip(iy, 0, exposure.height - 1), np.clip(ix, 0, exposure.width - 1)] = 1
+    rays = find_sharp_pixels(exposure, cv2.dilate(spare, np.ones((5, 5), np.uint8)) > 0)
+    exposure.set_plane("CR", rays)
+    report["nCosmicRayPixels"] = float(rays.sum())
+    return detect_sources(exposure) if rays.any() else sources
 
 
 def _measure(exposure: Exposure, sources: pd.DataFrame) -> None:

@@ -134,7 +134,7 @@ def _judged(rest: NDArray[np.float16], drift: Drift, threshold: float) -> tuple[
     bits[middle > least] |= DEFECTS["hot"]
     bits[middle < -least] |= DEFECTS["cold"]
     bits[known & _unstable(rest, middle + level, count, bits > 0)] |= DEFECTS["unstable"]
-    bits[known & _lines(middle)] |= DEFECTS["line"]
+    bits[known & _lines(np.where(bits & (DEFECTS["hot"] | DEFECTS["cold"]) > 0, 0, middle))] |= DEFECTS["line"]
     extent = np.ptp(drift.track, axis=0)
     report = {
         "nFramesUsed": len(drift.frames), "driftX": float(extent[0]), "driftY": float(extent[1]),
@@ -169,12 +169,12 @@ def _unstable(
 
 
 def _lines(middle: F32) -> NDArray[np.bool_]:
-    """Return the parts of columns and rows that are off together, each too little to be seen by itself."""
+    """Return the parts of columns and rows that are off together, each pixel too little to be seen by itself."""
     out = np.zeros(middle.shape, np.bool_)
     clipped = np.clip(middle, -3, 3)
     for axis in (0, 1):
         across = (1, 11) if axis == 0 else (11, 1)
-        mean = uniform_filter1d(clipped - median_filter(clipped, across, mode="nearest"), LINE, axis, mode="nearest")
+        mean = uniform_filter1d(clipped - median_filter(clipped, across, mode="nearest"), LINE, axis, mode="constant")
         noise = 1.4826 * float(np.median(np.abs(mean - np.median(mean))))
         out |= np.abs(mean) > max(LINE_AMPLITUDE, 7 * noise)
     return out

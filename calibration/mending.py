@@ -5,22 +5,28 @@ the PSF, averaged over the places of stars inside their pixels; the best linear 
 neighbours follows (Wiener; Rasmussen & Williams 2006, eq. 2.25), and so does the error of the guess.
 """
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.stars import bright_stars
-from exposure import Exposure, Instrument
+from exposure import Exposure, Instrument, estimate_background
 from exposure.bad_pixels import known_offsets
 from exposure.mask import plane_bits
 from exposure.stamps import gather
 
-__all__ = ["mend_bad_pixels"]
+__all__ = ["find_sharp_pixels", "mend_bad_pixels", "mend_with_sky"]
 
 REACH = 2  # px: neighbours that a guess is made from
 LEAST_KNOWN = 4  # of the eight pixels around: a guess from fewer is none
 LEAST_NOISE = 1e-3  # of the power of the light around: keeps the equations well posed
 STARS = 200
+MESH = 64  # px, of the sky beneath pixels that are mended before it is taken off
+SHARP, ALONG = 6.0, 3.0  # sigma of pixels that are tested: anywhere, and next to a marked one
+SURE = 4.0  # sigma above the guess
+TRACK = 6  # px of a track that are followed
 OFFSET_ERROR = 0.1  # of an offset: the detector may be warmer or colder than when it was learned
 CHUNK = 4096
 USUAL_FWHM = 2.5  # px, where no star tells
@@ -56,20 +62,68 @@ def mend_bad_pixels(exposure: Exposure, rules: Instrument) -> int:
     return int(y.size)
 
 
+def mend_with_sky(exposure: Exposure, rules: Instrument) -> int:
+    """Do what `mend_bad_pixels` does for an image that has its sky still, and may have no variance yet."""
+    if not rules.bad_pixels:
+        return 0
+    bad = exposure.flagged("BAD")
+    sky = estimate_background(exposure.image, ~np.isfinite(exposure.image) | exposure.flagged("BAD", "NO_DATA"), MESH)
+    given = np.isfinite(exposure.variance)
+    variance = np.where(given, exposure.variance, sky.rms**2 + np.maximum(exposure.image - sky.level, 0))
+    bare = replace(exposure, image=exposure.image - sky.level, variance=variance.astype(np.float32))
+    count = mend_bad_pixels(bare, rules)  # the mask is that of the exposure
+    mended = bad & exposure.flagged("INTRP")
+    exposure.image[mended] = (bare.image + sky.level)[mended]
+    exposure.variance[mended & given] = bare.variance[mended & given]
+    return count
+
+
 def _from_neighbours(
     exposure: Exposure, usable: NDArray[np.bool_], x: NDArray[np.int64], y: NDArray[np.int64]
 ) -> tuple[F64, F64]:
     """Return the guess that the pixels around make, and its variance."""
-    covariance = _autocovariance(exposure)
+    return _by_light(exposure, usable, x, y, _autocovariance(exposure))
+
+
+def _by_light(
+    exposure: Exposure, usable: NDArray[np.bool_], x: NDArray[np.int64], y: NDArray[np.int64], covariance: F64
+) -> tuple[F64, F64]:
+    """Return the guess of pixels from those around, and its variance, by the autocovariance of light."""
     image = np.where(usable, exposure.image, 0).astype(np.float32)
     noise = _sky_variance(exposure, usable, x, y)
     near = gather(image, x, y, 3, 0.0)
+    near[:, 1, 1] = 0
     light = np.maximum(np.square(near, dtype=np.float64).max(axis=(1, 2)), noise)
     value, error = np.zeros(y.size), np.ones(y.size)
     for low in range(0, y.size, CHUNK):
         part = slice(low, low + CHUNK)
         value[part], error[part] = _guess(image, usable, x[part], y[part], covariance, (noise / light)[part])
     return value, noise + light * error**2
+
+
+def find_sharp_pixels(exposure: Exposure, spare: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels that are brighter than any star would make them, given their neighbours: cosmic rays.
+
+    A track is followed: a marked pixel says nothing of its neighbours. Pixels of `spare` (known stars) are not tested.
+    """
+    usable = exposure.good("BAD", "SAT", "CR")
+    covariance = _autocovariance(exposure)
+    sigma = np.sqrt(np.where(usable, exposure.variance, 1))
+    out = np.zeros(usable.shape, np.bool_)
+    test = usable & ~spare & (exposure.image > SHARP * sigma)
+    for _ in range(TRACK):
+        y, x = np.nonzero(test & ~out)
+        if y.size == 0:
+            break
+        value, variance = _by_light(exposure, usable & ~out, x, y, covariance)
+        own = exposure.variance[y, x] - _sky_variance(exposure, usable, x, y)
+        sharp = exposure.image[y, x] - value > SURE * np.sqrt(variance + np.maximum(own, 0))
+        out[y[sharp], x[sharp]] = True
+        if not sharp.any():
+            break
+        near = cv2.dilate(out.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        test = usable & ~spare & near & (exposure.image > ALONG * sigma)
+    return out
 
 
 def _sky_variance(exposure: Exposure, usable: NDArray[np.bool_], x: NDArray[np.int64], y: NDArray[np.int64]) -> F64:

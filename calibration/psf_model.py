@@ -6,6 +6,7 @@ the mean profile, which also tells how much light falls outside the stamp. Every
 model.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,11 @@ from tasks.reprs import short_repr
 __all__ = ["PsfFit", "fit_psf", "star_residuals"]
 
 MIN_STARS = 4
+LEAST_LEFT = 2  # after those whose pixels are all covered by neighbours are gone
+_ADVICE = (
+    "it takes stars that are bright, not saturated, away from edges and brighter than their neighbours. Give a larger part "
+    "of the image, or the PSF itself (a PSF extension or file)"
+)
 RING = 0.42  # of the stamp side: where the local sky is taken
 BRIGHT_SNR = 60  # centroid noise of fainter stars would broaden the model by more than 0.1 %
 
@@ -69,21 +75,29 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
         stars = stars[stars.snr > BRIGHT_SNR]
     if len(stars) < MIN_STARS:
         raise TooFewStars(
-            f"{len(stars)} usable stars, need {MIN_STARS} for a PSF model", visit=exposure.key[0],
-            detector=exposure.key[1],
+            f"{len(stars)} usable stars among {len(sources)} sources, need {MIN_STARS} for a PSF model: {_ADVICE}",
+            visit=exposure.key[0], detector=exposure.key[1],
         )  # fmt: skip
     fwhm = 2.3548 * float(np.sqrt(np.nanmedian(stars["size"])))
     side = size or int(np.clip(int(8 * fwhm) | 1, 21, 51))
     data = _Stamps.cut(exposure, stars, sources, side, fwhm)
     held = (np.arange(len(stars)) % 5 == 4) if len(stars) >= 10 else np.zeros(len(stars), bool)
     orders = _orders(min(order, _affordable(int((~held).sum()))))
-    model, use = None, ~held
-    for _ in range(4):
-        model, keep = _fit_once(data, use, orders, exposure.bbox, fwhm)
-        data.refine(model)
-        use = ~held & (keep | ~use)
-    assert model is not None
-    final, wing = _with_wings(model, data, use, fwhm)
+    use = ~held
+    try:
+        for _ in range(4):
+            model, keep = _fit_once(data, use, orders, exposure.bbox, fwhm)
+            data.refine(model)
+            use = ~held & (keep | ~use)
+        final, wing = _with_wings(model, data, use, fwhm)
+    except TooFewStars as error:
+        raise error.at(*exposure.key) from None
+    except np.linalg.LinAlgError as error:  # the equations of stars that cover each other
+        raise TooFewStars(
+            f"{len(stars)} stars do not determine a PSF model: {_ADVICE}",
+            visit=exposure.key[0],
+            detector=exposure.key[1],
+        ) from error
     residual, chi2 = _judge(final, data, held)
     mean = fwhm_of(final.moments_at(*final.average_position()))[0]
     return PsfFit(final, float(mean), wing, int(use.sum()), int(held.sum()), residual, chi2)
@@ -146,12 +160,9 @@ class _Stamps:
         variance = gather(exposure.variance, cx - ox, cy - oy, side, np.nan)
         g = np.arange(side) - side // 2
         ring = np.hypot(g[:, None], g[None, :]) > RING * side
-        with np.errstate(all="ignore"):
-            import warnings
-
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)
-                level = np.nanmedian(raw[:, ring], axis=1)
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore", RuntimeWarning)
+            level = np.nanmedian(raw[:, ring], axis=1)
         raw -= np.nan_to_num(level).astype(np.float32)[:, None, None]
         disc = np.hypot(g[:, None], g[None, :]) <= 0.35 * side
         flux = np.nansum(np.where(disc, raw, 0), axis=(1, 2)).astype(np.float64)
@@ -179,7 +190,8 @@ class _Stamps:
             np.stack([stamps, -gx * self.flux[:, None, None], -gy * self.flux[:, None, None]], axis=1) * weight[:, None]
         )
         normal = np.einsum("nkij,nlij->nkl", basis, basis)
-        normal += 1e-12 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(3)
+        ridge = np.maximum(1e-12 * np.trace(normal, axis1=1, axis2=2), 1e-30)  # no pixel may be left of a star
+        normal += ridge[:, None, None] * np.eye(3)
         right = np.einsum("nkij,nij->nk", basis, data)
         solution = np.linalg.solve(normal, right[..., None])[..., 0]
         good = np.isfinite(solution).all(1) & (solution[:, 0] > 0)
@@ -219,20 +231,31 @@ def _fit_once(
     weight_star = flux**2 / (sky + flux + (0.01 * flux) ** 2)  # inverse variance of a stamp divided by its flux
     weight_star /= max(float(weight_star.max()), 1e-30)
     for _ in range(3):
+        if keep.sum() < LEAST_LEFT:
+            raise TooFewStars(f"{int(keep.sum())} stars are left for a PSF model, need {LEAST_LEFT}: {_ADVICE}")
         basis = _solve_pixels(stamps[keep], terms[keep], weight_star[keep])
         fitted = np.tensordot(terms, basis, axes=1)
-        with np.errstate(invalid="ignore"):
-            miss = np.sqrt(np.nanmean((np.where(core, stamps - fitted, np.nan)) ** 2, axis=(1, 2)))
+        miss = _core_miss(np.where(core, stamps - fitted, np.nan))
         typical = np.median(miss[keep])
         agree = miss < max(3.5 * typical, 1e-4)
         if (agree & use).sum() < MIN_STARS or np.array_equal(agree & keep, keep):
             break
         keep = use & agree & (data.flux > 0)
+    if not (np.isfinite(basis).all() and basis[0].sum() > 0):
+        raise TooFewStars(f"the light of {int(keep.sum())} stars makes no PSF model: {_ADVICE}")
     basis = basis / basis[0].sum()
     for k in range(1, len(orders)):
         basis[k] -= basis[k].sum() * basis[0]
     centre = (float(data.x[keep].mean()), float(data.y[keep].mean()))
     return PolynomialPsf(basis.astype(np.float32), orders, bbox, centre), keep
+
+
+def _core_miss(left: NDArray[Any]) -> NDArray[Any]:
+    """Return the rms of what is left of each star, infinite where no pixel is known."""
+    known = np.isfinite(left)
+    squares = np.where(known, left, 0) ** 2
+    count = known.sum(axis=(1, 2))
+    return np.where(count > 0, np.sqrt(squares.sum(axis=(1, 2)) / np.maximum(count, 1)), np.inf)
 
 
 def _solve_pixels(stamps: NDArray[Any], terms: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:

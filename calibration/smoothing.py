@@ -10,18 +10,21 @@ from numpy.typing import NDArray
 
 from exposure import Exposure
 
-__all__ = ["scale_to_flux_errors", "smooth"]
+__all__ = ["UNDERSAMPLED_FWHM", "scale_to_flux_errors", "smooth"]
+
+UNDERSAMPLED_FWHM = 2.2  # px: narrower stars are aliased by more than kernels can follow
 
 
 def smooth(exposure: Exposure, sigma: float) -> None:
     """Convolve the image, in place, with a Gaussian of `sigma` px.
 
-    Pixels without data or with bad values take no part and stay flagged. The variance plane keeps the noise power at low
+    Pixels without data, with bad values or with cosmic rays take no part and stay flagged; those of cosmic rays get what
+    is around them. The variance plane keeps the noise power at low
     frequencies (that of the input): the noise is correlated, and single pixels scatter less than it says.
     """
     good = exposure.good("BAD", "CR") & np.isfinite(exposure.variance)
     weight = _blur(good.astype(np.float32), sigma)
-    usable = good & (weight > 0.05)
+    usable = (good | exposure.flagged("CR")) & (weight > 0.05)
     for plane in (exposure.image, exposure.variance):
         filled = _blur(np.where(good, plane, 0).astype(np.float32), sigma)
         plane[usable] = filled[usable] / weight[usable]

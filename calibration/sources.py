@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import sep
 
-from calibration.stars import isolated, shapes, unresolved
+from calibration.stars import ENOUGH_FOR_PSF, isolated, likely_stars, shapes, unresolved
 from exposure import Exposure
 
 __all__ = ["detect_sources"]
@@ -43,8 +43,12 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     x, y, flux = (frame[c].to_numpy(np.float64) for c in ("x", "y", "apFlux"))
     frame["size"], frame["flagged"] = shapes(exposure, data, x, y)
     frame["isolated"] = isolated(x, y, flux)
-    able = ~frame.flagged & frame.isolated & ~frame.blended & (frame.elongation < 2.0)
-    frame["star"] = unresolved(frame.snr.to_numpy(np.float64), frame["size"].to_numpy(), able.to_numpy(np.bool_))
+    able = ~frame.flagged & (frame.elongation < 2.0)
+    snr, size = frame.snr.to_numpy(np.float64), frame["size"].to_numpy(np.float64)
+    star = unresolved(snr, size, (able & frame.isolated & ~frame.blended).to_numpy(np.bool_))
+    if star.sum() < ENOUGH_FOR_PSF:  # a crowded field: all touch
+        star |= likely_stars(x, y, flux, snr, size, able.to_numpy(np.bool_))
+    frame["star"] = star
     frame["x"] += exposure.origin[0]
     frame["y"] += exposure.origin[1]
     return frame

@@ -15,9 +15,10 @@ from exposure.stamps import adaptive_moments, gather
 from exposure.stars import Stars
 from exposure.threads import in_bands
 
-__all__ = ["bright_stars", "isolated", "shapes", "unresolved"]
+__all__ = ["bright_stars", "isolated", "likely_stars", "shapes", "unresolved"]
 
 MOST = 100_000  # peaks that are looked at
+ENOUGH_FOR_PSF = 6
 SPOILING = ("BAD", "SAT", "NO_DATA", "CR", "EDGE")
 F64 = NDArray[np.float64]
 
@@ -79,7 +80,7 @@ def bright_stars(exposure: Exposure, threshold: float = 30.0) -> Stars:
     size, flagged = shapes(exposure, exposure.image, x, y)
     alone = isolated(x, y, flux)
     snr = flux / np.sqrt(np.maximum(noise[order], 1e-30))
-    star = unresolved(snr, size, alone & ~flagged)
+    star = likely_stars(x, y, flux, snr, size, ~flagged)
     return Stars(x + exposure.origin[0], y + exposure.origin[1], snr, flux, star, alone, flagged, size=size)
 
 
@@ -103,25 +104,36 @@ def shapes(
     return size, off | ((near & plane_bits(SPOILING)) != 0).any(axis=(1, 2))
 
 
-def isolated(x: F64, y: F64, flux: F64, radius: float = 10.0) -> NDArray[np.bool_]:
-    """Return which have no neighbour within `radius` px that has more than 3 % of their flux."""
+def likely_stars(x: F64, y: F64, flux: F64, snr: F64, size: F64, able: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which of the `able` ones are stars that a PSF can be measured on: alone, or where the field is crowded and
+    too few are, those that outshine their neighbours."""
+    star = unresolved(snr, size, able & isolated(x, y, flux))
+    for radius, share in ((6.0, 0.1), (4.0, 0.3)):
+        if star.sum() >= ENOUGH_FOR_PSF:
+            break
+        star |= unresolved(snr, size, able & isolated(x, y, flux, radius, share))
+    return star
+
+
+def isolated(x: F64, y: F64, flux: F64, radius: float = 10.0, share: float = 0.03) -> NDArray[np.bool_]:
+    """Return which have no neighbour within `radius` px that has more than a `share` of their flux."""
     order = np.argsort(x, kind="stable")
     out = np.ones(x.size, np.bool_)
-    out[order] = _alone(x[order], y[order], flux[order], radius)
+    out[order] = _alone(x[order], y[order], flux[order], radius, share)
     return out
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _alone(x: Any, y: Any, flux: Any, radius: float) -> Any:
+def _alone(x: Any, y: Any, flux: Any, radius: float, share: float) -> Any:
     """Sources sorted by x: each meets those within `radius` to its right."""
     out = np.ones(x.shape[0], np.bool_)
     for i in range(x.shape[0]):
         k = i + 1
         while k < x.shape[0] and x[k] - x[i] <= radius:
             if (x[k] - x[i]) ** 2 + (y[k] - y[i]) ** 2 <= radius * radius:
-                if flux[k] > 0.03 * flux[i]:
+                if flux[k] > share * flux[i]:
                     out[i] = False
-                if flux[i] > 0.03 * flux[k]:
+                if flux[i] > share * flux[k]:
                     out[k] = False
             k += 1
     return out

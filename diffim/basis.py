@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from exposure.psf import FWHM_PER_SIGMA
 
-__all__ = ["DEGREES", "WING_DEGREES", "AlardLuptonBasis", "make_basis"]
+__all__ = ["DEGREES", "EQUAL_WIDTHS", "WING_DEGREES", "AlardLuptonBasis", "make_basis"]
 
 DEGREES = (4, 2, 2)
 WING_DEGREES = (4, 2, 2, 0)  # the fourth Gaussian carries the far wings: without it bright stars keep rings
 MIN_SIGMA, MIN_SIGMA_DECONVOLUTION = 0.7, 0.4
 FALLBACK_SIGMAS = (0.7, 1.5, 3.0)
+EQUAL_WIDTHS = 1e-3  # widths this alike are equal: nothing may hang on how the last digit of a width is rounded
 MIN_SIZE, MAX_SIZE, SIZE_PER_SIGMA = 21, 35, 6
 
 
@@ -102,7 +103,7 @@ def make_basis(
         raise ValueError(f"the kernel size must be odd, got {size}")
     mode = "config"
     sigmas = tuple(FALLBACK_SIGMAS[0] * 2.0**k if k > 2 else FALLBACK_SIGMAS[k] for k in range(len(degrees)))
-    if fwhm_convolved and fwhm_target and abs(fwhm_convolved - fwhm_target) > 1e-9:
+    if fwhm_convolved and fwhm_target and abs(fwhm_convolved / fwhm_target - 1) > EQUAL_WIDTHS:
         a, b = fwhm_convolved / FWHM_PER_SIGMA, fwhm_target / FWHM_PER_SIGMA
         mode = "deconvolution" if a > b else "convolution"
         least = MIN_SIGMA_DECONVOLUTION if a > b else MIN_SIGMA

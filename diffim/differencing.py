@@ -18,6 +18,7 @@ from diffim import matching, prepare, registration
 from diffim.cosmic_rays import find_cosmic_rays
 from diffim.errors import BadSubtraction, InsufficientKernelSources, NoPsf, NoTemplateCoverage
 from diffim.kernel_fit import KernelFit
+from diffim.kernel_solution import MAX_CONDITION
 from diffim.sky import subtract_difference_sky
 from diffim.variance_scale import scale_variance
 from exposure import Exposure
@@ -249,13 +250,35 @@ class Differencing:
             "spatialKernelSum": fit.kernel.kernel_sum, "nKernelCandidates": fit.n_candidates,
             "nKernelUsed": fit.n_used, "nKernelRejected": fit.n_rejected, "nKernelHeldOut": fit.n_held_out,
             "kernelResidualRms": fit.residual_rms, "kernelStarScatter": fit.star_scatter,
-            "spatialConditionNum": fit.kernel.condition,
+            "spatialConditionNum": fit.kernel.condition, "kernelRank": fit.kernel.rank,
+            "kernelNoiseGain": fit.kernel.noise_gain, "kernelDeconvolves": fit.kernel.basis.mode == "deconvolution",
             "kernelOrder": fit.kernel.kernel_order, "ALKernelSize": fit.kernel.size,
             "ALBasisMode": fit.kernel.basis.mode, "ALBasisSigGauss": list(fit.kernel.basis.sigmas),
         }.items():  # fmt: skip
             self.put(key, value)
+        self._warn_of_kernel(fit)
         if self.options.maxResidual and fit.residual_rms > self.options.maxResidual:
             raise BadSubtraction(
                 f"residual / sigma of the held-out stars is {fit.residual_rms:.2f}, more than {self.options.maxResidual}",
                 visit=science.key[0], detector=science.key[1],
             )  # fmt: skip
+
+    def _warn_of_kernel(self, fit: KernelFit) -> None:
+        """Say, in the log and in ``kernelWarning``, what makes a kernel less than it should be."""
+        warnings = []
+        if fit.kernel.basis.mode == "deconvolution":
+            name = self.numbers["convolved"].removeprefix("convolve").lower()
+            warnings.append(
+                f"mode {self.options.mode} convolves the broader image (PSF FWHM of the image "
+                f"{self.numbers['sciencePsfSize']:.2f} px, of the template {self.numbers['templatePsfSize']:.2f} px): a "
+                f"regularised deconvolution, which multiplies the noise of the {name} image's pixels by "
+                f"{fit.kernel.noise_gain:.2f} and leaves residuals of stars; mode auto convolves the sharper one"
+            )
+        if fit.kernel.condition > MAX_CONDITION:
+            warnings.append(
+                f"the condition number of the kernel's fit is {fit.kernel.condition:.1e}, more than {MAX_CONDITION:.0e}: "
+                f"of its parameters the {fit.n_used} stars determine {fit.kernel.rank}, the others are held at small values"
+            )
+        self.put("kernelWarning", "; ".join(warnings))
+        for text in warnings:
+            self.log.warning("%s.", text)

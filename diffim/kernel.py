@@ -39,6 +39,8 @@ class SpatialKernel:
         Shape (K, n_p): a_ij; row 0 has only its first column (the kernel sum is one number).
     background
         Shape (n_q,): c_k.
+    condition, rank
+        Condition number of the fit's scaled matrix, and how many directions the stars determine.
     """
 
     basis: AlardLuptonBasis
@@ -61,6 +63,13 @@ class SpatialKernel:
     def size(self) -> int:
         """Side of the kernel stamps."""
         return self.basis.size
+
+    @property
+    def noise_gain(self) -> float:
+        """Noise of a pixel after the convolution over that before, per unit of flux, for white noise; above 1 it grows."""
+        x0, y0, width, height = self.box
+        stamp = self.kernels_at(x0 + width / 2, y0 + height / 2)[0].astype(np.float64)
+        return float(np.sqrt((stamp**2).sum()) / max(abs(stamp.sum()), 1e-30))
 
     def kernels_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
         """Return (N, size, size) kernels at positions."""

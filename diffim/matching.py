@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffim.assemble import combined_mask, difference_exposure, difference_psf, reach_of
-from diffim.basis import DEGREES, MIN_SIZE, WING_DEGREES, AlardLuptonBasis, make_basis
+from diffim.basis import DEGREES, EQUAL_WIDTHS, MIN_SIZE, WING_DEGREES, AlardLuptonBasis, make_basis
 from diffim.errors import InsufficientKernelSources
 from diffim.kernel_fit import KernelFit, fit_kernel
 from diffim.noise_power import sky_correlation
@@ -79,7 +79,7 @@ def match_and_subtract(
     science, template
         Prepared exposures; the template's box contains that of the image.
     mode
-        ``convolveTemplate``, ``convolveScience`` or ``auto`` (convolve the sharper image).
+        ``convolveTemplate``, ``convolveScience`` or ``auto`` (convolve the sharper image; the template where they are alike).
     max_stars
         More than that are not fitted; -1 takes all.
     want_matched
@@ -133,7 +133,7 @@ def _direction(science: Exposure, template: Exposure, mode: str) -> _Direction:
     assert science.psf is not None and template.psf is not None
     fwhm_s, fwhm_t = psf_fwhm(science.psf, science.bbox), psf_fwhm(template.psf, template.bbox)
     new, old = Planes.of(science, "BAD", "CR"), Planes.of(template, "BAD")
-    if mode == "convolveTemplate" or (mode == "auto" and fwhm_t <= fwhm_s):
+    if mode == "convolveTemplate" or (mode == "auto" and fwhm_t <= fwhm_s * (1 + EQUAL_WIDTHS)):
         return _Direction("convolveTemplate", old, new, fwhm_t, fwhm_s)
     return _Direction("convolveScience", new, old, fwhm_s, fwhm_t)
 

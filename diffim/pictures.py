@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffim.kernel_fit import KernelFit
+from diffim.picture_masks import binned_kinds, legend_handles, painted
 from exposure import Exposure, GridPsf
-from exposure.stamps import gather
 from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Subject", "draw_subtraction"]
 
-SHOWN = 1024  # px of the image's longer side that are drawn
-STARS_SHOWN, DIPOLES_SHOWN, STAMP = 12, 8, 31
+SHOWN = 1024  # dots of a picture's longer side
+KERNELS = 7  # of the mosaic, along each axis
+RELIABLE = 0.5  # sources below are drawn with thin lines
 
 
 @dataclass(frozen=True)
@@ -39,21 +40,26 @@ def draw_subtraction(made: Subject, folder: Path) -> list[Path]:
     """Write the pictures that can be made of what is there; returns their paths.
 
     ``difference.png`` (the image with its sources), ``noise.png`` (histogram, correlation and power), ``psf.png``,
-    ``kernel.png`` (mosaic and coefficients), ``stars.png`` (image, matched, residual of kernel stars), ``dipoles.png``.
+    ``kernel.png`` (mosaic and shifts), ``stars.png`` (image, matched, residual of kernel stars), ``sources.png`` (image,
+    matched, difference of the sources), ``dipoles.png``. Masked pixels have colours of their own.
     """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
+    from diffim.stamp_pictures import draw_dipoles, draw_sources, draw_stars
+
     folder.mkdir(parents=True, exist_ok=True)
     todo = {"difference": _image, "noise": _noise, "psf": _psf}
     if made.fit is not None:
         todo["kernel"] = _kernel
         if made.science is not None and made.matched is not None:
-            todo["stars"] = _stars
-    if made.sources is not None and made.sources.isDipole.any():
-        todo["dipoles"] = _dipoles
+            todo["stars"] = draw_stars
+    if made.sources is not None and len(made.sources):
+        todo["sources"] = draw_sources
+        if made.sources.isDipole.any():
+            todo["dipoles"] = draw_dipoles
     out = []
     for name, draw in todo.items():
         out.append(folder / f"{name}.png")
@@ -67,29 +73,61 @@ def _significance(made: Subject) -> tuple[NDArray[np.float32], NDArray[np.bool_]
     return np.where(good, d.image / np.sqrt(np.where(good, d.variance, 1)), np.nan).astype(np.float32), good
 
 
+def _binned(z: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+    """Return the significance of blocks of `step` x `step` pixels; NaN where none of them is good."""
+    if step == 1:
+        return z
+    height, width = (n // step * step for n in z.shape)
+    blocks = z[:height, :width].reshape(height // step, step, width // step, step)
+    known = np.isfinite(blocks).sum((1, 3))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(blocks, axis=(1, 3)) / np.sqrt(np.where(known > 0, known, np.nan)), np.float32)
+
+
 def _image(plt: Any, made: Subject, path: Path) -> None:
     z, _ = _significance(made)
-    step = max(1, max(z.shape) // SHOWN)
-    figure, axes = plt.subplots(figsize=(11, 10), layout="constrained")
-    height, width = z.shape
+    step = -(-max(z.shape) // SHOWN)
+    figure, axes = plt.subplots(figsize=(11, 11), layout="constrained")
+    small = _binned(z, step)
+    kinds = binned_kinds(made.difference.mask, step)
+    kinds = np.where((kinds < 0) & ~np.isfinite(small), np.int8(0), kinds)
     x0, y0 = made.difference.origin
-    shown = axes.imshow(
-        z[::step, ::step], origin="lower", cmap="gray", vmin=-5, vmax=5, interpolation="nearest",
-        extent=(x0 - 0.5, x0 + width - 0.5, y0 - 0.5, y0 + height - 0.5),
-    )  # fmt: skip
-    figure.colorbar(shown, label="difference / sigma", shrink=0.8)
-    if made.sources is not None and len(made.sources):
-        s = made.sources
-        for chosen, colour, name in ((~s.isNegative, "gold", "positive"), (s.isNegative, "tomato", "negative")):
-            axes.plot(s.x[chosen], s.y[chosen], "o", mfc="none", mec=colour, ms=9, label=f"{name}: {int(chosen.sum())}")
-        axes.legend(loc="upper right")
+    extent = (x0 - 0.5, x0 + small.shape[1] * step - 0.5, y0 - 0.5, y0 + small.shape[0] * step - 0.5)
+    shown = axes.imshow(small, origin="lower", cmap="gray", vmin=-5, vmax=5, interpolation="nearest", extent=extent)
+    axes.imshow(painted(kinds), origin="lower", interpolation="nearest", extent=extent)
+    figure.colorbar(shown, label="difference / sigma" + (f" of {step} x {step} px" if step > 1 else ""), shrink=0.7)
+    handles = _marked(axes, made.sources) + legend_handles(kinds)
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     title = made.convolved or "difference / sigma"
     if made.fit is not None:
         f = made.fit
         title += f", {f.n_used} kernel stars of order {f.kernel.kernel_order}, held-out residual / sigma {f.residual_rms:.2f}"
-    axes.set(xlabel="x (px)", ylabel="y (px)", title=f"{title}; masked pixels are white")
+    axes.set(xlabel="x (px)", ylabel="y (px)", title=title)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _marked(axes: Any, sources: "pd.DataFrame | None") -> list[Any]:
+    """Circle the sources, those that are not reliable with thin lines; returns what the legend is to name."""
+    if sources is None or not len(sources):
+        return []
+    sure = np.ones(len(sources), bool)
+    if "reliability" in sources:
+        sure = (sources.reliability >= RELIABLE).to_numpy(bool)
+    fainter = sources.isNegative.to_numpy(bool)
+    handles = []
+    for chosen, colour, name, width in (
+        (~fainter & sure, "gold", "new or brighter", 1.8), (fainter & sure, "deepskyblue", "fainter or gone", 1.8),
+        (~fainter & ~sure, "gold", f"brighter, reliability < {RELIABLE}", 0.7),
+        (fainter & ~sure, "deepskyblue", f"fainter, reliability < {RELIABLE}", 0.7),
+    ):  # fmt: skip
+        if chosen.any():
+            handles += axes.plot(
+                sources.x[chosen], sources.y[chosen], "o", mfc="none", mec=colour, ms=11, mew=width,
+                label=f"{name}: {int(chosen.sum())}",
+            )  # fmt: skip
+    return handles
 
 
 def _noise(plt: Any, made: Subject, path: Path) -> None:
@@ -117,7 +155,8 @@ def _noise(plt: Any, made: Subject, path: Path) -> None:
     right.plot(lags, np.array(along)[:, 0], "o-", label="along x")
     right.plot(lags, np.array(along)[:, 1], "s-", label="along y")
     right.axhline(0, color="gray", lw=0.8)
-    right.set(xlabel="lag (px)", ylabel="correlation", title="correlation of the noise")
+    reach = max(0.02, 1.2 * float(np.abs(along).max()))  # what is within the error of its measurement is not blown up
+    right.set(xlabel="lag (px)", ylabel="correlation", title="correlation of the noise", ylim=(-reach, reach))
     right.legend()
     side = min(256, *calm.shape)
     blocks = [
@@ -131,7 +170,12 @@ def _noise(plt: Any, made: Subject, path: Path) -> None:
     radial = np.bincount(ring, spectrum.ravel()) / np.maximum(np.bincount(ring), 1)
     far.plot(np.arange(1, radial.size) / side, radial[1:])
     far.axhline(1, color="gray", lw=0.8)
-    far.set(ylim=(0, 2), xlabel="frequency (1/px)", ylabel="power / white noise", title="power spectrum of the noise")
+    far.set(
+        ylim=(0, max(2.0, 1.05 * float(radial[1:].max()))),
+        xlabel="frequency (1/px)",
+        ylabel="power / white noise",
+        title="power spectrum of the noise",
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -139,100 +183,51 @@ def _noise(plt: Any, made: Subject, path: Path) -> None:
 def _psf(plt: Any, made: Subject, path: Path) -> None:
     psf = made.difference.psf
     assert isinstance(psf, GridPsf)
-    figure, axes = plt.subplots(psf.ny, psf.nx, figsize=(9, 9), layout="constrained", squeeze=False)
+    from matplotlib.colors import SymLogNorm
+
+    figure, axes = plt.subplots(psf.ny, psf.nx, figsize=(9.6, 9), layout="constrained", squeeze=False)
     peak = float(psf.cube.max())
+    scale = SymLogNorm(1e-3, vmin=-1e-2, vmax=1.0)
     for k, stamp in enumerate(psf.cube):
         cell = axes[psf.ny - 1 - k // psf.nx][k % psf.nx]
-        cell.imshow(np.arcsinh(stamp / peak * 300), origin="lower", cmap="magma", vmin=0, vmax=np.arcsinh(300))
-        cell.set_axis_off()
-    figure.suptitle("PSF of the difference over the image (asinh scale)")
+        shown = cell.imshow(stamp / peak, origin="lower", cmap="magma", norm=scale)
+        cell.set(xticks=[], yticks=[])
+    figure.colorbar(shown, ax=axes, label="value / peak (linear below 0.001)", shrink=0.7)
+    sums = psf.cube.sum((1, 2))
+    figure.suptitle(f"PSF of the difference over the image; sums {sums.min():.3f} to {sums.max():.3f}")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
 def _kernel(plt: Any, made: Subject, path: Path) -> None:
-    """Mosaic of the kernel over the image, and its first varying coefficients along both axes."""
+    """Mosaic of the kernel over the image, and the shift that it makes up for."""
+    from matplotlib.colors import SymLogNorm
+
     assert made.fit is not None
     kernel = made.fit.kernel
     x0, y0, width, height = kernel.box
-    at = (np.arange(7) + 0.5) / 7
+    at = (np.arange(KERNELS) + 0.5) / KERNELS
     gx, gy = (g.ravel() for g in np.meshgrid(x0 + at * width, y0 + at * height))
     stamps = kernel.kernels_at(gx, gy)
-    mosaic = stamps.reshape(7, 7, kernel.size, kernel.size).transpose(0, 2, 1, 3).reshape(7 * kernel.size, -1)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6.5), layout="constrained")
+    side = kernel.size
+    mosaic = stamps.reshape(KERNELS, KERNELS, side, side).transpose(0, 2, 1, 3).reshape(KERNELS * side, -1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14.5, 6.8), layout="constrained")
     scale = float(np.abs(stamps).max())
-    left.imshow(
-        np.arcsinh(mosaic / scale * 100), origin="lower", cmap="RdBu_r", vmin=-np.arcsinh(100), vmax=np.arcsinh(100)
-    )
-    left.set(xticks=[], yticks=[], title=f"kernel over the image (asinh), sum {kernel.kernel_sum:.4f}")
-    g = np.arange(kernel.size) - kernel.size // 2
+    shown = left.imshow(mosaic / scale, origin="lower", cmap="RdBu_r", norm=SymLogNorm(1e-2, vmin=-1, vmax=1))
+    for line in np.arange(1, KERNELS) * side - 0.5:
+        left.axhline(line, color="0.75", lw=0.7)
+        left.axvline(line, color="0.75", lw=0.7)
+    figure.colorbar(shown, ax=left, label="value / largest (linear below 0.01)", shrink=0.85)
+    left.set(xticks=[], yticks=[], title=f"kernel over the image, {side} x {side} px, sum {kernel.kernel_sum:.4f}")
+    g = np.arange(side) - side // 2
     total = stamps.sum((1, 2))
     mean_x, mean_y = (stamps.sum(1) * g).sum(1) / total, (stamps.sum(2) * g).sum(1) / total
-    for values, label in ((mean_x, "centroid x"), (mean_y, "centroid y")):
-        right.plot(gx, values, "o", ms=4, label=f"{label} against x")
-    right.axhline(0, color="gray", lw=0.8)
-    right.set(xlabel="x (px)", ylabel="px", title="shift that the kernel makes up for")
-    right.legend()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def _stars(plt: Any, made: Subject, path: Path) -> None:
-    """Kernel stars, good ones framed green and rejected ones red: image, matched template, difference / sigma."""
-    fit, science = made.fit, made.science
-    assert fit is not None and science is not None and made.matched is not None
-    good, bad = np.flatnonzero(fit.used), np.flatnonzero(~fit.used)
-    chosen = np.concatenate([good[: STARS_SHOWN // 2], bad[: STARS_SHOWN - min(len(good), STARS_SHOWN // 2)]])
-    chosen = np.concatenate([chosen, good[STARS_SHOWN // 2 :]])[:STARS_SHOWN]
-    ix, iy = (np.floor(a[chosen] + 0.5).astype(np.int64) for a in (fit.x, fit.y))
-    x0, y0 = science.origin
-    d = made.difference
-    z = d.image / np.sqrt(np.maximum(d.variance, 1e-30))
-    rows = [
-        gather(np.ascontiguousarray(p, np.float32), ix - x0, iy - y0, STAMP, 0.0)
-        for p in (science.image, made.matched, z)
-    ]
-    figure, axes = plt.subplots(
-        3, len(chosen), figsize=(1.3 * len(chosen) + 1, 4.4), layout="constrained", squeeze=False
-    )
-    for k, star in enumerate(chosen):
-        top = max(float(np.nanmax(rows[0][k])), 1e-6)
-        for r, stamps in enumerate(rows):
-            limits = {"vmin": -5, "vmax": 5} if r == 2 else {"vmin": 0, "vmax": np.arcsinh(100)}
-            shown = stamps[k] if r == 2 else np.arcsinh(np.clip(stamps[k] / top, 0, 1) * 100)
-            cell = axes[r][k]
-            cell.imshow(shown, origin="lower", cmap="gray", **limits)
-            cell.set(xticks=[], yticks=[])
-            for spine in cell.spines.values():
-                spine.set(color="limegreen" if fit.used[star] else "red", linewidth=2)
-    for r, name in enumerate(("image", "matched", "difference / sigma")):
-        axes[r][0].set_ylabel(name)
-    figure.suptitle(f"kernel stars: {len(good)} used (green), {len(bad)} held out or rejected (red)")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def _dipoles(plt: Any, made: Subject, path: Path) -> None:
-    """The strongest dipoles on the difference with their fitted lobes."""
-    assert made.sources is not None
-    t = made.sources[made.sources.isDipole].sort_values("significance", ascending=False).head(DIPOLES_SHOWN)
-    d = made.difference
-    z = (d.image / np.sqrt(np.maximum(d.variance, 1e-30))).astype(np.float32)
-    ix, iy = (np.floor(t[c].to_numpy() + 0.5).astype(np.int64) for c in ("dipole_x", "dipole_y"))
-    stamps = gather(z, ix - d.origin[0], iy - d.origin[1], STAMP, 0.0)
-    figure, axes = plt.subplots(1, len(t), figsize=(2.2 * len(t) + 1, 2.8), layout="constrained", squeeze=False)
-    for cell, stamp, x, y, (_, row) in zip(axes[0], stamps, ix, iy, t.iterrows(), strict=True):
-        top = max(float(np.abs(stamp).max()), 5.0)
-        cell.imshow(stamp, origin="lower", cmap="RdBu_r", vmin=-top, vmax=top)
-        for sign, colour in (("pos", "gold"), ("neg", "black")):
-            cell.plot(
-                row[f"dipole_{sign}_x"] - x + STAMP // 2,
-                row[f"dipole_{sign}_y"] - y + STAMP // 2,
-                "+",
-                color=colour,
-                ms=9,
-            )
-        cell.set(xticks=[], yticks=[], title=f"{row.dipoleLengthPixels:.1f} px")
-    figure.suptitle("dipoles: difference / sigma; + positive lobe (gold), negative (black)")
+    arrows = right.quiver(gx, gy, mean_x, mean_y, pivot="mid", width=0.004)
+    longest = max(float(np.hypot(mean_x, mean_y).max()), 1e-6)
+    right.quiverkey(arrows, 0.82, 1.025, longest, f"{longest:.3g} px", labelpos="E")
+    right.set(
+        xlabel="x (px)", ylabel="y (px)", aspect="equal", xlim=(x0, x0 + width), ylim=(y0, y0 + height),
+    )  # fmt: skip
+    right.set_title("shift that the kernel makes up for", loc="left")
     figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -37,6 +37,8 @@ def main(brokers: str, topic: str, service: str) -> None:
             continue
         if message.error() is None:
             value = message.value()
+            if value is None:  # a tombstone of a compacted topic
+                continue
             schema = schema_of(service, int.from_bytes(value[1:5], "big"))
             alert = fastavro.schemaless_reader(io.BytesIO(value[5:]), schema, None)
             source = alert["diaSource"]

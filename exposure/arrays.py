@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
 from numpy.typing import NDArray
 
+from exposure.errors import FitsUnreadable
 from exposure.exposure import Exposure
 from exposure.fits import read_planes
 from exposure.instrument import Instrument
@@ -21,11 +23,20 @@ _STORAGE = ("BZERO", "BSCALE", "BLANK", "EXTNAME", "EXTVER")  # how the pixels s
 
 
 @contextmanager
-def as_file(hdus: fits.HDUList, name: str = "HDUList.fits") -> Iterator[Path]:
-    """Write a list of HDUs to a file that is gone afterwards; the list, which writing would change, is left as it is."""
+def as_file(hdus: fits.HDUList, name: str = "the list of HDUs") -> Iterator[Path]:
+    """Write a list of HDUs to a file that is gone afterwards; the list, which writing would change, is left as it is.
+
+    Raises
+    ------
+    FitsUnreadable
+        It cannot be written.
+    """
     with TemporaryDirectory(prefix="alertprod-") as folder:
         path = Path(folder) / name
-        fits.HDUList([hdu.copy() for hdu in hdus]).writeto(path, output_verify="silentfix")
+        try:
+            fits.HDUList([hdu.copy() for hdu in hdus]).writeto(path, output_verify="ignore")
+        except (OSError, ValueError, TypeError, VerifyError) as error:
+            raise FitsUnreadable(f"the list of HDUs cannot be read as FITS: {error}") from error
         yield path
 
 
@@ -58,7 +69,7 @@ def exposure_of_arrays(
         hdus.append(fits.ImageHDU(np.asarray(bad, np.int32) << PLANES["NO_DATA"], header, name="MASK"))
     names = {"image": "IMAGE", "variance": "VARIANCE", "mask": "MASK", "psf": None}
     planes = rules.planes.model_copy(update=names)
-    with as_file(fits.HDUList(hdus), "array.fits") as path:
+    with as_file(fits.HDUList(hdus), "the array") as path:
         return read_planes(path, rules.model_copy(update={"planes": planes}))
 
 

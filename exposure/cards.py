@@ -5,7 +5,6 @@ caller goes the slow way.
 """
 
 import os
-import re
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ __all__ = ["format_cards", "parse_cards", "read_cards", "write_cards"]
 
 BLOCK = 2880
 _LARGEST = 64 * BLOCK
-_INTEGER = re.compile(r"[+-]?\d+")
 
 
 def parse_cards(raw: bytes) -> dict[str, Any] | None:
@@ -43,13 +41,21 @@ def parse_cards(raw: bytes) -> dict[str, Any] | None:
         text = text.partition("/")[0].strip()
         if text in ("T", "F"):
             out[key] = text == "T"
-        elif _INTEGER.fullmatch(text):
-            out[key] = int(text)
-        elif (number := as_number(text)) is not None:
+        elif (number := _number(text)) is not None:
             out[key] = number
         else:
             return None
     return None
+
+
+def _number(text: str) -> float | int | None:
+    """Return what a plain card holds; Python's own way of reading where it is that of FITS too."""
+    try:
+        if "_" not in text:
+            return int(text) if text.lstrip("+-").isdigit() else as_number(float(text))
+    except ValueError:
+        pass
+    return as_number(text)
 
 
 def read_cards(path: "str | PathLike[str]") -> dict[str, Any] | None:

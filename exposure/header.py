@@ -6,6 +6,7 @@ counts; the header of the image goes before the primary header.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from os import PathLike
 from pathlib import Path
 from typing import Any, Union
@@ -68,7 +69,7 @@ class Cards:
     def __iter__(self) -> Iterator[str]:
         """Yield the names of all cards; nothing is parsed."""
         for header in self._headers:
-            yield from (str(key) for key in header)
+            yield from header
 
     def value(self, key: str) -> Any:
         """Return what a card holds; ``FILENAME`` is the name of the file where no card says another.
@@ -87,7 +88,7 @@ class Cards:
                 value = header[key]
             except Exception as error:  # astropy has many ways to fail on what a card may hold
                 raise CardInvalid(f"{self.name}: the card {key} cannot be read: {_raw(header, key)}") from error
-            if isinstance(value, fits.card.Undefined) or value is None:
+            if value is None or isinstance(value, fits.card.Undefined):
                 raise CardInvalid(f"{self.name}: the card {key} has no value")
             return value
         if key == FILE_NAME and "." in self.name:
@@ -119,7 +120,7 @@ class Cards:
             The card holds something else.
         """
         value = self.value(key)
-        number = as_number(value if quoted or not isinstance(value, str) else None)
+        number = None if isinstance(value, str) and not quoted else as_number(value)
         if number is None:
             raise CardInvalid(f"{self.name}: {key}={value!r} is no finite number")
         return number
@@ -172,6 +173,8 @@ def _raw(header: Mapping[str, Any], key: str) -> str:
 
 def as_number(value: Any) -> float | None:
     """Return a finite number, also of a text as FITS writes numbers (exponents with D); None of anything else."""
+    if type(value) is float:  # as most are
+        return value if isfinite(value) else None
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | str | np.number):
         return None
     if isinstance(value, str):
@@ -182,7 +185,7 @@ def as_number(value: Any) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    return number if np.isfinite(number) else None
+    return number if isfinite(number) else None
 
 
 def unreadable_card(path: "str | PathLike[str]") -> str | None:

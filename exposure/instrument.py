@@ -117,7 +117,8 @@ class Instrument(BaseModel):
         return IdPacker(self.ids.n_visits, self.ids.n_detectors, self.ids.n_releases)
 
     def __repr__(self) -> str:
-        return f"<Instrument {self.name}: {self.pixel_scale:g} arcsec/px, variance {self.variance}, zero point {self.zeropoint}>"
+        scale = "scale of the WCS" if self.pixel_scale is None else f"{self.pixel_scale:g} arcsec/px"
+        return f"<Instrument {self.name}: {scale}, variance {self.variance}, zero point {self.zeropoint}>"
 
     __str__ = __repr__
 

@@ -93,16 +93,18 @@ def describe(exposure: "Exposure", name: str = "Exposure") -> str:
     return f"<{name} {', '.join(parts)}>"
 
 
-def _blocks(values: NDArray[np.float64], good: Flags) -> tuple[NDArray[np.float64], Flags]:
-    """Return means of good pixels over square blocks so that no side is longer than `SHOWN`; masked where most are."""
-    step = -(-max(values.shape) // SHOWN)
-    rows, columns = (-(-side // step) for side in values.shape)
-    spare = ((0, rows * step - values.shape[0]), (0, columns * step - values.shape[1]))
-    shape = (rows, step, columns, step)
-    inside = np.pad(np.ones(values.shape), spare).reshape(shape).sum((1, 3))
-    count = np.pad(good.astype(np.float64), spare).reshape(shape).sum((1, 3))
-    total = np.pad(np.where(good, values, 0.0), spare).reshape(shape).sum((1, 3))
-    return total / np.maximum(count, 1), count > 0.5 * inside
+def _reduced(values: NDArray[np.float32], good: Flags) -> tuple[NDArray[np.float64], Flags]:
+    """Return means of good pixels so that no side is longer than `SHOWN`; masked where most pixels are."""
+    scale = max(values.shape) / SHOWN
+    weight, light = good.astype(np.float32), np.where(good, values, np.float32(0))
+    if scale > 1:
+        import cv2
+
+        size = [max(1, round(side / scale)) for side in values.shape[::-1]]
+        weight, light = (
+            np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.float32) for p in (weight, light)
+        )
+    return np.asarray(light / np.maximum(weight, 1e-9), np.float64), np.asarray(weight > 0.5)
 
 
 def grey_png(image: NDArray[np.floating], good: Flags, signed: bool = False) -> bytes:
@@ -117,7 +119,7 @@ def grey_png(image: NDArray[np.floating], good: Flags, signed: bool = False) -> 
     """
     if image.size == 0:
         image, good = np.zeros((1, 1), np.float32), np.zeros((1, 1), np.bool_)
-    mean, shown = _blocks(np.asarray(image, np.float64), good)
+    mean, shown = _reduced(np.asarray(image, np.float32), good)
     values = mean[shown]
     middle = 0.0 if signed or not values.size else float(np.median(values))
     noise = 1.4826 * float(np.median(np.abs(values - middle))) if values.size else 1.0

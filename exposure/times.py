@@ -6,7 +6,6 @@ the future.
 
 import re
 import time as clock
-import warnings
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -20,6 +19,7 @@ LATEST_MJD = 88069.0  # 2100-01-01
 AHEAD_DAYS = 31.0  # clocks of cameras, and of the machine that reads, may be wrong; not by more
 _UNIX_MJD = 40587.0
 _MJD_ORDINAL = 678576
+_FIRST_UTC = 36934.0  # 1960-01-01
 _GPS_TO_TAI = 19.0 / 86400.0
 _JD_OF_MJD = 2400000.5
 _NUMERIC = ("mjd", "jd", "unix", "unix_tai", "gps", "jyear", "byear", "decimalyear", "cxcsec")
@@ -40,7 +40,7 @@ def scale_of(text: str, said: str) -> str:
     CardInvalid
         Another scale.
     """
-    name = text.partition("(")[0].strip().upper()
+    name = re.split(r"[\s(]", text.strip().upper())[0]  # UTC(NIST), UTC approximate
     if name not in _SCALES:
         raise CardInvalid(f"{said}: TIMESYS={text!r} is none of {', '.join(sorted(_SCALES))}")
     return _SCALES[name]
@@ -82,17 +82,22 @@ def mjd_tai(text: str, form: str, scale: str, said: str, time: str = "") -> floa
     CardInvalid
         The text is no moment in this format, or one that cannot be.
     """
-    from astropy.time import Time  # with the coordinates, a third of a second to load
-
     value = _value(text, form, said, time)
     if form in ("mjd", "jd") and not isinstance(value, str):
-        _check(value - (_JD_OF_MJD if form == "jd" else 0.0), said)  # before astropy warns of years it does not know
+        mjd = value - (_JD_OF_MJD if form == "jd" else 0.0)
+        _check(mjd, said)  # before astropy warns of years it does not know
+        if scale == "utc" and mjd < _FIRST_UTC:
+            scale = "tai"
+        if (form, scale) == ("mjd", "tai"):
+            return value
+    elif isinstance(value, str) and form not in _NUMERIC and scale == "utc" and value < "1960":
+        scale = "tai"  # of plates: there was no UTC yet, and its difference from TAI is taken as none
+    from astropy.time import Time  # with the coordinates, a third of a second to load
+
     kind: dict[str, Any] = {} if "%" in form or form in _TEXTS else {"format": form}
+    shift = _GPS_TO_TAI if scale == "gps" else 0.0
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*dubious year.*")  # plates: before 1960 there was no UTC
-            moment = Time(value, scale="tai" if scale == "gps" else scale, **kind)
-            found = float(moment.tai.mjd) + (_GPS_TO_TAI if scale == "gps" else 0.0)
+        found = float(Time(value, scale="tai" if scale == "gps" else scale, **kind).tai.mjd) + shift
     except (ValueError, OverflowError, TypeError) as error:
         raise CardInvalid(f"{said} is no time in format {form!r}") from error
     _check(found, said)
@@ -161,6 +166,8 @@ def _iso(year: int, month: int, day: int, time: str, said: str) -> str:
         raise CardInvalid(f"{said}: {time!r} is no time of the day hh:mm:ss")
     hour, minute, second, zone = int(found[1]), int(found[2]), found[3] or "00", (found[4] or "").upper()
     try:
+        if minute > 59 or float(second) >= (61.0 if (hour, minute) == (23, 59) and _leaps(year, month, day) else 60.0):
+            raise CardInvalid(f"{said}: {time!r} is no time of the day hh:mm:ss")
         _check(date(year, month, day).toordinal() - _MJD_ORDINAL, said)
         if hour == 24 and minute == 0 and float(second) == 0.0:
             next_day = date(year, month, day) + timedelta(days=1)
@@ -175,6 +182,15 @@ def _iso(year: int, month: int, day: int, time: str, said: str) -> str:
         raise CardInvalid(f"{said} is no date: {error}") from error
     whole_second, _, part = second.partition(".")
     return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{int(whole_second):02d}.{part or '0'}"
+
+
+def _leaps(year: int, month: int, day: int) -> bool:
+    """Return whether a day ends in a leap second."""
+    from erfa import leap_seconds  # type: ignore[import-untyped]
+
+    table = leap_seconds.get()
+    after = date(year, month, day) + timedelta(days=1)
+    return after.day == 1 and bool(((table["year"] == after.year) & (table["month"] == after.month)).any())
 
 
 def _by_pattern(text: str, form: str, said: str, time: str) -> str:

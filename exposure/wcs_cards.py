@@ -25,6 +25,7 @@ _UNITS = {
     "RAD": 180 / pi, "RADIAN": 180 / pi, "RADIANS": 180 / pi,
 }  # fmt: skip
 _TABLES = re.compile(r"(CPDIS\d|CQDIS\d|D2IMDIS\d|AXISCORR)$")
+_USED = ("PV", "PROJP", "A_", "B_", "AP_", "BP_", "CPDIS", "CQDIS", "D2IMDIS", "AXISCORR")
 _SIP_TERM = re.compile(r"(AP?|BP?)_(\d)_(\d)$")
 _PV = re.compile(r"PV([12])_(\d+)$")
 _NO_PROJECTION = ("TAB", "TNX", "ZPX", "TPD", "TPU", "DSS", "WAT")
@@ -45,13 +46,14 @@ def terms_of(source: Cards) -> WcsTerms | None:
     axes = _axes(cards)
     if axes is None:
         return None
-    for key in cards:
+    keys = [key for key in cards if key.startswith(_USED)]
+    for key in keys:
         if _TABLES.match(key):
             raise WcsUnsupported(f"{cards.name}: the distortion table of {key} is not read: resample the image first")
     lat = 2 if axes.kinds[0] == axes.prefix else 1
     unit = (_unit(cards, 1), _unit(cards, 2))
     matrix, cdelt = _matrix(cards, lat, unit)
-    projection, sip, pv = _distortion(axes.projection, _sip(cards), _pv(cards, lat), lat)
+    projection, sip, pv = _distortion(axes.projection, _sip(cards, keys), _pv(cards, keys, lat), lat)
     suffix = "-SIP" if sip is not None else ""
     first, second = (f"{kind:-<4}-{projection}{suffix}" for kind in axes.kinds)
     needed = [f"{name}{k}" for name in ("CRPIX", "CRVAL") for k in (1, 2) if f"{name}{k}" not in cards]
@@ -62,7 +64,8 @@ def terms_of(source: Cards) -> WcsTerms | None:
     return WcsTerms(
         ctype=(first, second), crpix=(cards.number("CRPIX1"), cards.number("CRPIX2")),
         crval=(cards.number("CRVAL1") * unit[0], cards.number("CRVAL2") * unit[1]), matrix=matrix, cdelt=cdelt, pv=pv,
-        radesys=cards.word("RADESYS") or cards.word("RADECSYS"), equinox=_equinox(cards), sip=sip,
+        radesys=cards.word("RADESYS") or cards.word("RADECSYS"), sip=sip,
+        equinox=_equinox(cards) if axes.prefix in ("RA", "ELON") else None,
         lonpole=_optional(cards, "LONPOLE"), latpole=_optional(cards, "LATPOLE"),
     )  # fmt: skip
 
@@ -183,9 +186,9 @@ def _rotation(cards: Cards, lat: int, scale: Two) -> list[list[float]]:
     return [[cos(turn), -sin(turn) * ratio], [sin(turn) / ratio, cos(turn)]]
 
 
-def _pv(cards: Cards, lat: int) -> Pv:
+def _pv(cards: Cards, keys: list[str], lat: int) -> Pv:
     found: dict[tuple[int, int], float] = {}
-    for key in cards:
+    for key in keys:
         match = _PV.match(key)
         if match is not None:
             found.setdefault((int(match[1]), int(match[2])), cards.number(key))
@@ -194,10 +197,10 @@ def _pv(cards: Cards, lat: int) -> Pv:
     return tuple((axis, number, value) for (axis, number), value in sorted(found.items()))
 
 
-def _sip(cards: Cards) -> Sip:
+def _sip(cards: Cards, keys: list[str]) -> Sip:
     """Return the tables A, B and, where both are given, AP, BP."""
     terms: dict[str, dict[tuple[int, int], float]] = {"A": {}, "B": {}, "AP": {}, "BP": {}}
-    for key in cards:
+    for key in keys:
         match = _SIP_TERM.match(key)
         if match is not None:
             terms[match[1]].setdefault((int(match[2]), int(match[3])), cards.number(key))

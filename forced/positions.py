@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from forced.errors import BadPositions
 
-__all__ = ["Column", "degrees_of", "integer_ids", "sky_positions"]
+__all__ = ["Column", "degrees_of", "integer_ids", "sky_columns", "sky_positions"]
 
 RA_NAMES = {
     "ra": None, "radeg": "deg", "radegrees": "deg", "rad": None, "rahours": "h", "rahour": "h", "rah": "h", "rahr": "h",
@@ -67,18 +67,33 @@ def sky_positions(columns: Sequence[Column], what: str) -> pd.DataFrame:
         A column is missing or is there twice, a value is missing, is no angle or out of range, an id occurs twice, or there
         is no row at all. The message names the column and the rows.
     """
+    ra, dec = sky_columns(columns, what)
+    identity, _ = _find(columns, dict.fromkeys(ID_NAMES), "ids", what)
+    if len(ra) == 0:
+        raise BadPositions(f"{what} holds no position")
+    return pd.DataFrame({"id": _ids(identity, what), "ra": ra, "dec": dec})
+
+
+def sky_columns(
+    columns: Sequence[Column], what: str, *, missing_allowed: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return ra and dec (ICRS deg, ra in [0, 360)) of a table; see `sky_positions`.
+
+    Parameters
+    ----------
+    missing_allowed
+        Missing values are NaN; else they are refused.
+
+    Raises
+    ------
+    BadPositions
+        A column is missing or is there twice, or a value is no angle or out of range.
+    """
     ra, ra_unit = _find(columns, RA_NAMES, "right ascensions", what)
     dec, dec_unit = _find(columns, DEC_NAMES, "declinations", what)
-    identity, _ = _find(columns, dict.fromkeys(ID_NAMES), "ids", what)
-    if len(ra.values) == 0:
-        raise BadPositions(f"{what} holds no position")
-    return pd.DataFrame(
-        {
-            "id": _ids(identity, what),
-            "ra": np.mod(degrees_of(ra.values, ra.unit or ra_unit, f"{what}: column {ra.name}", hours=True), 360.0),
-            "dec": degrees_of(dec.values, dec.unit or dec_unit, f"{what}: column {dec.name}"),
-        }
-    )
+    where = [f"{what}: column {column.name}" for column in (ra, dec)]
+    first = degrees_of(ra.values, ra.unit or ra_unit, where[0], hours=True, missing_allowed=missing_allowed)
+    return np.mod(first, 360.0), degrees_of(dec.values, dec.unit or dec_unit, where[1], missing_allowed=missing_allowed)
 
 
 def _find(columns: Sequence[Column], names: Mapping[str, str | None], of: str, what: str) -> tuple[Column, str | None]:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,8 @@ from service.options import Json, open_database, read_settings
 from service.terminal import print_table, progress
 
 __all__ = ["alerts_app"]
+
+REACH_S = 10.0  # within which the brokers must answer a command
 
 alerts_app = typer.Typer(no_args_is_help=True, help="Alerts: of the topic, of the archive, and those held back.")
 
@@ -33,9 +36,12 @@ def tail(
 ) -> None:
     """Print alerts as they come."""
     from alerts.consumer import AlertConsumer
+    from alerts.target import require_topics
     from service.archived import alert_line, writer_id
+    from service.publish import alert_target
 
     settings = read_settings()
+    require_topics(replace(alert_target(settings, quiet=True).only(topic or settings.alert_topic), timeout_s=REACH_S))
     start = "earliest" if from_beginning else "latest"
     with AlertConsumer(
         settings.kafka_brokers, topic or settings.alert_topic, f"alertprod-tail-{time.time_ns()}",
@@ -105,7 +111,7 @@ def replay(
     if dry_run:
         count = sum(1 for _ in archived)
     else:
-        target = alert_target(settings)
+        target = alert_target(settings, quiet=True)
         ensure_topics(target.only(to), settings.alert_partitions, settings.topic_replication, progress=False)
         count = send(archived, target, to, wire_id(settings, open_database()))
     result = {"visits": len(archived.rows), "alerts": count, "topic": to, "dryRun": dry_run}
@@ -191,7 +197,7 @@ def lag(as_json: Json = False) -> None:
     from alerts.lag import reader_lags
     from service.publish import alert_target
 
-    groups = reader_lags(alert_target(read_settings()))
+    groups = reader_lags(replace(alert_target(read_settings(), quiet=True), timeout_s=REACH_S))
     if as_json:
         print(json.dumps([{"group": g.group, "state": g.state, "members": g.members, "lag": g.total} for g in groups]))
         return

@@ -177,9 +177,10 @@ def deduplicate(
     from association.deduplicate import EVER
     from association.deduplicate import deduplicate as run
 
+    database = open_database()
     with progress("patches", quiet=as_json) as step:
         report = run(
-            open_database().connect, radius, float(Time.now().tai.mjd), since_mjd_tai=EVER if since is None else since,
+            database.connect, radius, float(Time.now().tai.mjd), since_mjd_tai=EVER if since is None else since,
             dry_run=dry_run, progress=step,
         )  # fmt: skip
     _show([vars(report)], as_json, "would be done" if dry_run else "done")
@@ -201,9 +202,10 @@ def precover(
 
     now = float(Time.now().tai.mjd)
     stored = StoredDifferences(read_settings().products_dir)
+    database = open_database()
     with progress("visits", quiet=as_json) as step:
         report = run(
-            open_database().connect, stored, lambda v: checked_instrument(v.instrument).packer(), now if at is None else at, now,
+            database.connect, stored, lambda v: checked_instrument(v.instrument).packer(), now if at is None else at, now,
             days=days, founded_within_days=founded_within, dry_run=dry_run, progress=step,
         )  # fmt: skip
     _show([vars(report)], as_json, "would be done" if dry_run else "done")

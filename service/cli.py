@@ -102,6 +102,7 @@ def night(
     from service.night import NightPlan, run_night
     from service.night_table import print_night
 
+    read_settings()  # what is wrong in the environment is said before servers start
     report = run_night(NightPlan(instrument, template_frames, frames, out, positions, keep), say)
     try:
         print_night(report, as_json)
@@ -127,6 +128,7 @@ def explain(
     """Say why there is, or is no, alert of a visit at a place."""
     from service.explain import explain as follow
 
+    open_database()  # refuses one that is not of this program
     steps = follow(read_settings(), visit, detector, ra, dec, radius, rerun=rerun)
     if as_json:
         print(json.dumps([s.as_dict() for s in steps], default=str))
@@ -144,6 +146,7 @@ def demo(
     """Simulate a survey and run the whole service on it."""
     from service.demo import run_demo
 
+    read_settings()  # what is wrong in the environment is said before servers start
     result = run_demo(out, seed, say)
     if as_json:
         print(json.dumps(result))

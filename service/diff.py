@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calibration.mending import mend_with_sky
 from calibration.noise import fill_variance, subtract_background
+from calibration.smoothing import UNDERSAMPLED_FWHM
 from calibration.stars import bright_stars
 from diffim.differencing import Differencing
 from diffim.errors import MismatchError
@@ -20,6 +22,7 @@ from diffim.variance_scale import check_variance
 from diffim.warp import warp_exposure
 from exposure import Exposure, Instrument, PhotoCalib, subtract_mesh
 from exposure.fits import read_planes
+from exposure.fits_file import split_choice
 from exposure.missing import forget_missing
 from exposure.stars import Stars
 from exposure.threads import in_threads
@@ -194,7 +197,18 @@ def _report(
     if sources is not None and "reliability" in sources:
         below = (sources.reliability < RELIABLE) & ~sources.sky_source
         report["nBelowReliability"] = int(below.sum())
-    return report | {"warnings": warnings}
+    narrow = _undersampled(report["sciencePsfSize"], report["templatePsfSize"])
+    return report | {"undersampled": narrow is not None, "warnings": warnings + ([narrow] if narrow else [])}
+
+
+def _undersampled(science: float, template: float) -> str | None:
+    """Return what to say where stars are too narrow (FWHM, px) for the pixels."""
+    if min(science, template) >= UNDERSAMPLED_FWHM:
+        return None
+    return (
+        f"stars are {science:.1f} (image) and {template:.1f} px (template) wide (FWHM), less than {UNDERSAMPLED_FWHM} px: "
+        "expect residuals at bright stars"
+    )
 
 
 def _leave_calibration(new: Exposure, old: Exposure) -> None:
@@ -226,6 +240,7 @@ def _prepared(
     """Return a pair without sky, on one pixel grid, each with a PSF, and the stars of the image."""
     if registered and new.image.shape != old.image.shape:
         raise MismatchError(f"registered images must have one shape, got {new.image.shape} and {old.image.shape}")
+    in_threads(partial(mend_with_sky, rules=rules), (new, old))
     aligned = registered or register  # else the template loses its sky once it is resampled
     in_threads(partial(subtract_sky, rules=rules), (new, old) if aligned else (new,))
     new_stars = kernel_candidates(new, rules)
@@ -241,7 +256,7 @@ def _prepared(
 
 
 def _open(path: Path, rules: Instrument) -> tuple[Exposure, str]:
-    return read_planes(path, rules), checksum(path)
+    return read_planes(path, rules), checksum(split_choice(path)[0])
 
 
 def subtract_sky(exposure: Exposure, rules: Instrument) -> None:

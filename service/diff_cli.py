@@ -67,11 +67,11 @@ def diff(
 
 
 def _check(science: Path, template: Path, files: list[Path], sources: Path | None, plots: Path | None) -> None:
-    from service.outputs import check_format, check_outputs
+    from service.outputs import check_format, check_outputs, file_of
 
     if sources is not None:
         check_format(sources)
-    check_outputs((science, template), files, [plots] if plots is not None else [])
+    check_outputs((file_of(science), file_of(template)), files, [plots] if plots is not None else [])
 
 
 def _write(made: "Difference", output: Path, score: Path | None, sources: Path | None, plots: Path | None) -> None:

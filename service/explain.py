@@ -25,6 +25,7 @@ from forced.calibrated import measure_pair
 from service.images import Clock, calibrated_pair, open_science
 from service.instruments import checked_instrument
 from service.settings import Settings
+from service.task_config import task_overrides
 from tasks import AlertProdError, make_task
 
 __all__ = ["Step", "explain"]
@@ -161,10 +162,10 @@ def _rerun(
             return [outside]
         name = message.get("templates") or settings.template_set
         template, _ = calibrated_pair(science, rules, TemplateStore(settings.template_dir), name, Clock())
-        task = make_task(ImageDifferenceTask, rules.task_config.get("ImageDifferenceTask"))
+        task = make_task(ImageDifferenceTask, task_overrides(ImageDifferenceTask, rules, science))
         open_config = {"badSourceFlags": [], "minReliability": 0.0, "doWriteScore": True}
         everything = make_task(
-            ImageDifferenceTask, {**(rules.task_config.get("ImageDifferenceTask") or {}), **open_config}
+            ImageDifferenceTask, {**task_overrides(ImageDifferenceTask, rules, science), **open_config}
         )
         result = everything.run(science, science.sources, template)
     except AlertProdError as error:
@@ -250,7 +251,7 @@ def _filtered(raw: pd.DataFrame, table: pd.DataFrame, difference: Exposure) -> S
 
 def _associated(connection: psycopg.Connection[Any], rules: Instrument, source: pd.DataFrame) -> list[Step]:
     """Say to which object the source would belong, or why it would found none."""
-    task = make_task(DiaPipelineTask, rules.task_config.get("DiaPipelineTask"))
+    task = make_task(DiaPipelineTask, task_overrides(DiaPipelineTask, rules))
     limit = float(task.config.maxDistArcSeconds)
     with VisitUnitOfWork(connection) as work:  # read only: left without a commit
         place = source.ra.to_numpy(np.float64), source.dec.to_numpy(np.float64)

@@ -25,7 +25,10 @@ def print_night(report: dict[str, Any], as_json: bool = False) -> None:
     if others:
         print_table(
             ("frame", "visit", "state", "code", "reason"),
-            [(Path(f["frame"]).name, _number(f), f["state"], f["code"] or "", f["reason"] or "") for f in others],
+            [
+                (Path(f["frame"]).name, _number(f), f["state"], f["code"] or "", " ".join((f["reason"] or "").split()))
+                for f in others
+            ],
         )
     states = [f["state"] for f in report["frames"]]
     say(", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(["done", *states])))

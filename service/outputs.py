@@ -1,5 +1,6 @@
 """The files that a command is to write, looked at before anything is computed."""
 
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -7,10 +8,18 @@ from pathlib import Path
 
 from service.errors import OutputError
 
-__all__ = ["TABLES", "check_format", "check_outputs", "writing"]
+__all__ = ["TABLES", "check_format", "check_outputs", "file_of", "writing"]
 
 TABLES = (".csv", ".ecsv", ".fits", ".parquet", ".vot", ".reg")  # what `service.source_files` writes
 REFUSED = (".zip", ".z")  # endings that would promise what is not written
+
+
+def file_of(given: Path) -> Path:
+    """Return the file of an input that may name an extension: ``mosaic.fits`` of ``mosaic.fits[3]``.
+
+    `exposure.fits_file.split_choice` does it for those who read; a command line does not wait for what reading loads.
+    """
+    return given if given.exists() else Path(re.sub(r"\[[^\[\]]+\]$", "", str(given)))
 
 
 def check_format(path: Path) -> str:

@@ -28,8 +28,9 @@ def check_wcs(exposures: tuple[Exposure, Exposure], names: Names) -> None:
     """Raise `WcsMissing` where an image that is to be put on the pixels of the other by its WCS has none."""
     for exposure, name in zip(exposures, names, strict=True):
         if exposure.wcs is None:
+            why = "" if exposure.wcs_problem is None else f" ({exposure.wcs_problem.message})"
             raise WcsMissing(
-                f"{name} has no celestial WCS: use --register (the stars say how the two lie on each other), or "
+                f"{name} has no celestial WCS{why}: use --register (the stars say how the two lie on each other), or "
                 "--registered (they lie on one grid of pixels already)"
             )
 

@@ -97,7 +97,14 @@ def _of_frame(frame: pd.DataFrame) -> Table:
 
 
 def _of_table(table: Table) -> list[Column]:
-    return [Column(str(n), np.ma.asarray(table[n]), _unit(table[n])) for n in table.colnames if table[n].ndim == 1]
+    out = []
+    for name in table.colnames:
+        column = table[name]
+        if hasattr(column, "icrs"):  # a column of celestial coordinates, as astropy writes them
+            out += [Column("ra", column.icrs.ra.deg, "deg"), Column("dec", column.icrs.dec.deg, "deg")]
+        elif column.ndim == 1:
+            out.append(Column(str(name), np.ma.asarray(column), _unit(column)))
+    return out
 
 
 def _unit(column: Any) -> str | None:

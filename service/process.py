@@ -25,6 +25,7 @@ from service.instruments import checked_instrument
 from service.positions import read_positions
 from service.products import difference_path
 from service.settings import Settings
+from service.task_config import task_overrides
 from tasks import IdGenerator, make_task
 
 __all__ = ["Processor"]
@@ -80,7 +81,7 @@ class Processor:
         self, claim: Claim, science: Exposure, template: Exposure, rules: Instrument, clock: Clock
     ) -> Struct:
         ids = IdGenerator(rules.packer(), claim.visit, claim.detector, claim.release)
-        task = make_task(ImageDifferenceTask, rules.task_config.get("ImageDifferenceTask"))
+        task = make_task(ImageDifferenceTask, task_overrides(ImageDifferenceTask, rules, science))
         with clock.step("difference"):
             result = task.run(science, science.sources, template, idFactory=ids)
         with clock.step("standardize"):
@@ -126,7 +127,8 @@ class Processor:
         now = float(Time.now().tai.mjd)
         if claim.message.get("reprocess") == "replace":
             work.remove_visit(claim.visit, claim.detector, now)
-        task = make_task(DiaPipelineTask, rules.task_config.get("DiaPipelineTask"))
+        task = make_task(DiaPipelineTask, task_overrides(DiaPipelineTask, rules, science))
+        report = report | {"associationRadiusArcsec": float(task.config.maxDistArcSeconds)}
         forced_ids = IdGenerator(rules.packer(), claim.visit, claim.detector, claim.release)
         with clock.step("ephemerides"):
             bodies = bodies_of(self._ephemerides, science)

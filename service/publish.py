@@ -25,10 +25,18 @@ SWEEP_EVERY_S, SWEEP_OLDER_S, SWEEP_WITHIN_S = 3600.0, 3600.0, 3 * 86_400.0
 _RETRY_S = 2.0
 
 
-def alert_target(settings: Settings) -> KafkaTarget:
-    """Return where alerts go by the settings."""
+def alert_target(settings: Settings, *, quiet: bool = False) -> KafkaTarget:
+    """Return where alerts go by the settings; `quiet` keeps librdkafka from writing on standard error.
+
+    Raises
+    ------
+    SettingsError
+        No brokers are named.
+    """
+    settings.need("kafka_brokers")
     return KafkaTarget(
-        settings.kafka_brokers, settings.alert_topic, tuple(settings.kafka_client.items()),
+        settings.kafka_brokers, settings.alert_topic,
+        (*settings.kafka_client.items(), *([("log_level", "0")] if quiet else [])),
         settings.transactional_id, fan_out=tuple(sorted(settings.alert_fan_out.items())),
     )  # fmt: skip
 

@@ -38,7 +38,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="ignore", frozen=True, enable_decoding=False, env_ignore_empty=True, validate_default=True,
-        hide_input_in_errors=True,
+        hide_input_in_errors=True, allow_inf_nan=False,
     )  # fmt: skip
 
     database_uri: SecretStr = Field(SecretStr(""), title="Database", description="PostgreSQL URI of the APDB")

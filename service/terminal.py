@@ -3,8 +3,11 @@
 rich is loaded when something is shown: a command that prints JSON does not wait for it.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+
+UNFOLDED = 10_000  # columns
 
 __all__ = ["logs_to_stderr", "print_table", "progress", "say"]
 
@@ -32,14 +35,14 @@ def say(text: str, error: bool = False) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """Print a table on standard output."""
+    """Print a table on standard output: as wide as the terminal, or, for a file or a pipe, as wide as it needs to be."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*map(str, row))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else UNFOLDED).print(table)
 
 
 @contextmanager

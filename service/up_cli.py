@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from service.options import read_settings
 from service.terminal import say
 
 __all__ = ["up"]
@@ -24,4 +25,5 @@ def up(
     """Run embedded servers and all roles of the service until Ctrl-C; print what to set in other shells."""
     from service.up import run_up
 
+    read_settings()  # what is wrong in the environment is said before servers start
     run_up(data, port, root or [], say)

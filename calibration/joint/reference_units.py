@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from calibration.errors import JointCalibrationError
 
-__all__ = ["check_units", "epochs_mjd"]
+__all__ = ["check_fluxes", "check_units", "epochs_mjd"]
 
 log = logging.getLogger("alertprod.jointcal")
 _JD_OF_MJD = 2400000.5
@@ -17,6 +17,7 @@ _FASTEST = 1e-4  # rad per year: 20 arcsec, twice the motion of Barnard's star
 _FARTHEST = 1e-5  # rad: 2 arcsec, more than the parallax of any star
 _COARSEST = 1e-3  # rad: 3.4 arcmin
 _MOTION = ("pm_ra", "pm_dec", "pm_raErr", "pm_decErr")
+_MAGNITUDES = (-30.0, 40.0)  # as fluxes: fainter than AB 27.4, where no photometric reference star is
 _MJD = (15000.0, 100000.0)  # 1899 to 2132
 _YEARS = (1800.0, 2200.0)
 
@@ -39,6 +40,28 @@ def check_units(table: pd.DataFrame, *, errors: bool = True, motion: bool = True
     for name, limit, unit, likely in used:
         if name in table:
             _below(table, name, limit, unit, likely)
+
+
+def check_fluxes(table: pd.DataFrame, column: str) -> None:
+    """Check that a flux column and that of its errors can be nJy.
+
+    Raises
+    ------
+    JointCalibrationError
+        Magnitudes in place of fluxes, or no star with an error above zero; the message names the column.
+    """
+    flux = _numbers(table, column)
+    known = flux[np.isfinite(flux)]
+    if known.size and _inside(known, *_MAGNITUDES):
+        raise JointCalibrationError(
+            f"column {column} of the reference catalogue must be in nJy, but goes from {known.min():g} to "
+            f"{known.max():g}: it looks like magnitudes (nJy = 10 ** (-0.4 * (m - 31.4)))"
+        )
+    name = f"{column}Err"
+    if name in table and len(table) and not (_numbers(table, name) > 0).any():
+        raise JointCalibrationError(
+            f"column {name} of the reference catalogue has no error above zero: nJy are expected"
+        )
 
 
 def _below(table: pd.DataFrame, name: str, limit: float, unit: str, likely: str) -> None:

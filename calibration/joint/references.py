@@ -16,7 +16,7 @@ from calibration.errors import JointCalibrationError
 from calibration.joint.config import ReferenceConfig
 from calibration.joint.data import ARCSEC, tangent_frames, unit_vectors
 from calibration.joint.files import read_fits_table
-from calibration.joint.reference_units import check_units, epochs_mjd
+from calibration.joint.reference_units import check_fluxes, check_units, epochs_mjd
 
 __all__ = ["Circle", "References", "colour_corrected", "load_references", "read_catalogue", "read_colorterms"]
 
@@ -215,6 +215,8 @@ def _fluxes(table: pd.DataFrame, config: ReferenceConfig, names: "list[str]", ne
                 "set config photometryRefs.filterMap"
             )
         return nan, nan.copy()
+    if need == "photometry":
+        check_fluxes(table, column)
     err = f"{column}Err"
     return table[column].to_numpy(np.float64), table[err].to_numpy(np.float64) if err in table else nan
 

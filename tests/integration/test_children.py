@@ -62,7 +62,8 @@ def test_a_job_that_dies_at_its_start_says_why_and_the_worker_ends(tmp_path, mon
     assert SECRET not in last
 
 
-def test_a_setting_that_the_job_refuses_stops_the_worker_with_the_text(tmp_path):
+def test_a_setting_that_the_job_refuses_stops_the_worker_with_the_text(tmp_path, monkeypatch):
+    monkeypatch.setattr("service.worker.START_ATTEMPTS", 1)
     wrong = tmp_path / "positions.csv"
     wrong.write_text("name,x\nhost,1\n")
     work = Worker(settings(tmp_path, workers=1, forced_positions=wrong))

@@ -76,7 +76,7 @@ def test_a_registered_pair(pair):
     score = Exposure.read_fits(pair / "score.fits")
     assert score.image[NEW[1], NEW[0]] > 50
     assert {p.name for p in (pair / "plots").iterdir()} == {
-        f"{name}.png" for name in ("difference", "noise", "psf", "kernel", "stars")
+        f"{name}.png" for name in ("difference", "noise", "psf", "kernel", "stars", "sources")
     }
 
 

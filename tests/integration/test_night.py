@@ -16,6 +16,9 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
+from typer.testing import CliRunner
+
+from service.cli import app
 
 SIZE, SKY, GAIN, FWHM = 360, 300.0, 1.5, 3.0
 TRANSIENT = (200.3, 150.7, 6000.0)  # x, y, counts
@@ -135,7 +138,7 @@ def test_bad_frames_are_left_out_and_the_others_are_processed(place):
     ("number", "when", "state"),
     [
         (signal.SIGINT, "building the template", 130),
-        (signal.SIGHUP, "starting Kafka", 129),
+        (signal.SIGHUP, "starting PostgreSQL", 129),
         (signal.SIGTERM, "processing", 143),
     ],
 )
@@ -157,8 +160,8 @@ def test_a_killed_night_leaves_nothing(place):
     """Nobody is told of SIGKILL: the warden of the scratch directory clears up."""
     night = start(place, "--template-frames", "t1.fits", "--frames", "n1.fits", "--out", "killed")
     assert night.stderr is not None
-    next(line for line in night.stderr if "starting relay" in line)
-    assert len(left_over(place)) > 5  # servers, roles, the scratch directory
+    next(line for line in night.stderr if "starting worker" in line)
+    assert len(left_over(place)) > 4  # servers, a role, the warden, the scratch directory
     night.kill()
     night.communicate(timeout=60)
     until(lambda: left_over(place) == [])
@@ -166,15 +169,15 @@ def test_a_killed_night_leaves_nothing(place):
 
 
 def test_a_night_of_bad_frames_alone_ends_before_anything_starts(place):
-    night = start(
-        place, "--template-frames", "t1.fits", "--frames", "text.fits", "missing.fits", "--out", "none", "--json"
-    )
-    shown, said = night.communicate(timeout=60)
-    assert night.returncode == 1
-    assert "alertprod: night_failed: none of the 2 frames" in said
-    assert "starting" not in said
-    report = json.loads(shown)
-    assert report == json.loads((place / "none" / "report.json").read_text())
+    bad, out = [place / "text.fits", place / "missing.fits"], place / "none"
+    words = ["night", "--instrument", str(place / "mycam.yaml"), "--out", str(out), "--json", "--template-frames",
+             str(place / "t1.fits"), *(w for path in bad for w in ("--frames", str(path)))]  # fmt: skip
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    assert "alertprod: night_failed: none of the 2 frames" in done.stderr
+    assert "starting" not in done.stderr
+    report = json.loads(done.stdout)
+    assert report == json.loads((out / "report.json").read_text())
     assert report["error"]["code"] == "night_failed"
     assert {Path(f["frame"]).name: f["code"] for f in report["frames"]} == {
         "text.fits": "fits_unreadable", "missing.fits": "fits_unreadable",

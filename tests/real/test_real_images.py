@@ -41,6 +41,33 @@ def test_transit_of_hatp32(tmp_path):
         assert len(pd.read_parquet(tmp_path / "out" / f"{name}.parquet")) > 0
 
 
+@pytest.mark.parametrize("mode", ["auto", "convolveTemplate"])
+def test_the_last_digit_of_the_template_decides_nothing_on_hatp32(tmp_path, mode):
+    """Stars of 2 px, smoothed; the template is the broader image in two of the three visits."""
+    frames = sorted(real_data("microobs_hatp32").glob("hatp32_*.fits.gz"))
+    rules = load_instrument("hatp32")
+    assert "mode" not in rules.task_config["ImageDifferenceTask"]
+    chosen = template_from_frames(tmp_path, "t", frames[:4], rules)
+    for path in (frames[3], frames[4], frames[9]):
+        science = Exposure.read_fits(path, rules)
+        characterize(science, rules, ReferenceStars(chosen.stars()))
+        template = TemplateStore(tmp_path).fetch(chosen, science)
+        found, broader = [], False
+        for noise in (0.0, 1e-7):
+            e, t = science.copy(), template.copy()
+            t.image[:] = t.image.astype(float) * (1 + noise * np.random.default_rng(1).normal(size=t.image.shape))
+            task = make_task(ImageDifferenceTask, rules.task_config["ImageDifferenceTask"] | {"mode": mode})
+            found.append(task.run(e, e.sources, t).diaSources)
+            broader = task.metadata["templatePsfSize"] > 1.002 * task.metadata["sciencePsfSize"]
+            assert task.metadata["kernelDeconvolves"] == (broader and mode == "convolveTemplate")
+            assert ("deconvolution" in task.metadata["kernelWarning"]) == task.metadata["kernelDeconvolves"]
+        one, other = found
+        assert len(one) == len(other) > 20, path.name
+        assert np.abs(one[["x", "y"]].to_numpy() - other[["x", "y"]].to_numpy()).max() < 0.05, path.name
+        for flux in ("psfInstFlux", "scienceInstFlux"):
+            assert np.nanmax(np.abs(one[flux] - other[flux]) / one[f"{flux}Err"]) < 0.1, path.name
+
+
 @pytest.mark.parametrize(("template", "science"), [("18", "04"), ("04", "18")])
 def test_two_seasons_of_decam(tmp_path, template, science):
     folder = real_data("decam_two_seasons")

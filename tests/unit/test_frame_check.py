@@ -107,14 +107,14 @@ def test_what_is_missing_is_said_with_what_to_write(tmp_path, image, cards, rule
 
 
 def test_doubts_leave_a_frame_usable(tmp_path, image):
-    bright = np.where(image > 600, np.float32(600.0), image)
+    bright = np.where(image > 2000, np.float32(2000.0), image)
     rules = Instrument(**{**RULES, "pixel_scale": 0.5, "gain": {"constant": 1.5}})
-    found = check_frame(write(tmp_path / "a.fits", bright, SATURATE=600.0), rules)
+    found = check_frame(write(tmp_path / "a.fits", bright, SATURATE=2000.0), rules)
     assert found.usable
     doubts = wrong(found)
     assert doubts["pixel scale, arcsec"][2] == "pixel_scale: 0.4"
     assert doubts["saturation, counts"][2].startswith("saturation: {key: SATURATE}")
-    assert doubts["largest value, counts"][2] == "saturation: {constant: 570}"
+    assert doubts["largest value, counts"][2] == "saturation: {constant: 1900}"
     assert "gain, e-/count" in wrong(check_frame(tmp_path / "a.fits", Instrument(name="x", pixel_scale=SCALE)))
 
 

@@ -17,7 +17,7 @@ from exposure.plain import header_visit_info
 from exposure.rules import TimeRule
 from service.errors import BadMessage
 from service.images import open_science
-from service.message import known_of, parse_message
+from service.message import known_of, parse_message, resolve_message
 
 UTC = "2024-03-02T03:04:05.5"
 MOMENT = float(Time(UTC, scale="utc").tai.mjd)
@@ -42,7 +42,7 @@ def at(rule, name="m31.fits", **header):
         ({"key": "MJD-OBS", "format": "mjd"}, {"MJD__OBS": MOMENT, "TIMESYS": "TAI"}),
         ({"key": "MJD-OBS", "format": "mjd", "scale": "tai"}, {"MJD__OBS": MOMENT}),
         ({}, {"DATE__OBS": Time(UTC).tt.isot, "TIMESYS": "TT"}), ({}, {"DATE__OBS": Time(UTC).tdb.isot, "TIMESYS": "TDB"}),
-        ({}, {"DATE__OBS": Time(MOMENT - 19 / 86400, format="mjd").isot, "TIMESYS": "GPS"}), ({}, {"DATE__OBS": UTC, "TIMESYS": "UTC(NIST)"}),
+        ({}, {"DATE__OBS": Time(MOMENT - 19 / 86400, format="mjd").isot, "TIMESYS": "GPS"}), ({}, {"DATE__OBS": UTC, "TIMESYS": "UTC(NIST)"}), ({}, {"DATE__OBS": UTC, "TIMESYS": "utc approximate"}),
         ({"key": "UT-OBS"}, {"UT__OBS": UTC, "TIMESYS": "TAI"}),
         ({"key": "FILENAME", "regex": r"(\d{8})_(\d{6}\.\d)", "format": "%Y%m%d%H%M%S.%f"}, {}),
         ({"key": "FILENAME", "regex": r"(\d{8})", "format": "%Y%m%d"}, {"UT": "03:04:05.5"}),
@@ -59,6 +59,9 @@ def test_midnight_leap_seconds_and_old_dates():
     pattern = {"format": "%Y%m%d%H%M%S"}
     assert at(pattern, DATE__OBS="20161231235960") == pytest.approx(at({}, DATE__OBS="2016-12-31T23:59:60"), abs=1e-9)
     assert at({}, DATE__OBS="31/12/99", TIME__OBS="01:02:03") == at({}, DATE__OBS="1999-12-31T01:02:03")
+    assert at({}, DATE__OBS="03/02/24", UT="01:02:03") == at({"scale": "tai"}, DATE__OBS="1924-02-03T01:02:03"), (
+        "a plate"
+    )
     shifted = TimeRule(key="DATE-OBS", at="end").mjd_tai({"DATE-OBS": UTC}, 60.0)
     assert (MOMENT - shifted) * 86400 == pytest.approx(30.0, abs=1e-4)
 
@@ -70,6 +73,8 @@ def test_midnight_leap_seconds_and_old_dates():
         ({}, {"DATE__OBS": "2024-03-02", "TIME__OBS": "soon"}, "TIME-OBS='soon'"), ({}, {"DATE__OBS": "2024-03-02", "UT": 3.5}, "UT='3.5'"),
         ({}, {"DATE__OBS": ""}, "no time"), ({}, {"DATE__OBS": "yesterday"}, "no time"), ({}, {"DATE__OBS": 2460345.5}, "no time"),
         ({}, {"DATE__OBS": "2024-13-02T01:02:03"}, "no date"), ({}, {"DATE__OBS": "2024-03-02T25:02:03"}, "no time"),
+        ({}, {"DATE__OBS": "2024-03-02T03:04:60"}, "no time"), ({}, {"DATE__OBS": "2024-03-02T03:64:00"}, "no time"),
+        ({}, {"DATE__OBS": "2024-03-02T23:59:60"}, "no time"), ({}, {"DATE__OBS": "2024-03-02T24:00:01"}, "no time"),
         ({}, {"DATE__OBS": "1970-01-01T00:00:12"}, "clock"), ({}, {"DATE__OBS": "0001-01-01T00:00:00"}, "1890"),
         ({}, {"DATE__OBS": "2089-01-01T00:00:00"}, "future"), ({}, {"DATE__OBS": "9999-01-01T00:00:00"}, "2100"),
         ({"key": "MJD-OBS", "format": "mjd"}, {"MJD__OBS": 2460345.7118}, "looks like a JD"),
@@ -241,3 +246,15 @@ def test_a_file_whose_structure_is_broken_names_the_card(tmp_path):
     path = image(tmp_path, {"OBSERVER": "BZERO   =             0,000000"})
     with pytest.raises(FitsUnreadable, match=r"m31\.fits.*BZERO"):
         Exposure.read_fits(path, cam())
+
+
+def test_a_message_is_resolved_by_the_cards_that_it_lacks(tmp_path, monkeypatch):
+    (tmp_path / "somecam.yaml").write_text("name: somecam\npixel_scale: 0.4\ngain: {constant: 1.5}\n")
+    monkeypatch.setenv("ALERTPROD_INSTRUMENTS", str(tmp_path))
+    message = {"instrument": "somecam", "science": str(image(tmp_path, {"OBSERVER": "CONTINUE= '        '  / '&'"}))}
+    found = resolve_message(parse_message(message), [tmp_path])
+    assert (found.visit, found.midpointMjdTai) == (24030211097, pytest.approx(MOMENT + 15 / 86400, abs=TOL))
+    message["science"] = str(image(tmp_path, {"EXPTIME": "EXPTIME = 1,5"}))
+    with pytest.raises(CardInvalid, match=r"m31\.fits.*EXPTIME"):
+        resolve_message(parse_message(message), [tmp_path])
+    assert resolve_message(parse_message(message | {"exposureTime": 30.0}), [tmp_path]).visit == found.visit

@@ -95,9 +95,17 @@ def references(**columns):
     return table.assign(**columns)
 
 
-def loaded(table):
+def loaded(table, need="astrometry"):
     circle = Circle(unit_vectors(np.array([150.0]), np.array([2.0]))[0], 1.0)
-    return load_references(table, ReferenceConfig(), ["r"], MJD, circle)
+    return load_references(table, ReferenceConfig(), ["r"], MJD, circle, need=need)
+
+
+def test_fluxes_are_no_magnitudes_and_have_errors():
+    good = {"r_flux": [1e5, 2e6], "r_fluxErr": [100.0, 0.0]}
+    assert len(loaded(references(**good), "photometry")) == 1, "one has no error"
+    for column, values in (("r_flux", [18.9, 15.6]), ("r_fluxErr", [0.0, np.nan])):
+        with pytest.raises(JointCalibrationError, match=rf"column {column} "):
+            loaded(references(**good | {column: values}), "photometry")
 
 
 def test_epochs_are_mjd_jd_or_years(caplog):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy import units as u
+from astropy.coordinates import Latitude, Longitude, SkyCoord
 from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table
 
@@ -88,6 +89,23 @@ def test_units_of_the_file_are_honoured(tmp_path):
     degrees = Table({"id": [1, 2], "ra": MaskedColumn(["150:01:30", "10:30:00"], unit="deg"), "dec": DEC})
     degrees.write(tmp_path / "degrees.ecsv")
     same(read_positions(tmp_path / "degrees.ecsv"))
+
+
+def test_columns_of_coordinates_are_brought_to_icrs(tmp_path):
+    galactic = SkyCoord(RA * u.deg, DEC * u.deg).galactic
+    QTable({"id": [1, 2], "where": galactic}).write(tmp_path / "p.ecsv")
+    same(read_positions(tmp_path / "p.ecsv"))
+    QTable({"id": [1, 2], "ra": Longitude(RA, u.deg), "dec": Latitude(DEC, u.deg)}).write(tmp_path / "a.ecsv")
+    same(read_positions(tmp_path / "a.ecsv"))
+
+
+def test_names_in_binary_tables(tmp_path):
+    names = ["TOI-123 b", "M31"]
+    Table({"Name": names, "RAJ2000": RA, "DEJ2000": DEC}).write(tmp_path / "p.fits")
+    pd.DataFrame({"NAME": names, "RA": RA, "Dec": DEC}).to_parquet(tmp_path / "p.parquet")
+    Table({"name": names, "ra": RA, "dec": DEC}).write(tmp_path / "p.vot", format="votable")
+    for path in tmp_path.iterdir():
+        same(read_positions(path), names)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import CCDData, InverseVariance, StdDevUncertainty, UnknownUncertainty, VarianceUncertainty
 from astropy.table import QTable, Table
+from astropy.wcs import WCS
 
 import alertprod
 from exposure import Exposure, GaussianPsf, WcsMissing
@@ -68,6 +70,7 @@ def test_every_injected_transient_is_found_with_its_flux(pair, difference):
 
 
 def test_files_arrays_ccddata_and_exposures_give_the_same_bytes(pair, files, difference):
+    pair = replace(pair, wcs=WCS(fits.getheader(files[0], "IMAGE")))  # whose cards have fewer digits than the first one
     arrays = [
         alertprod.read(image, variance=variance, wcs=pair.wcs)
         for image, variance in ((pair.new, pair.new_variance), (pair.old, pair.old_variance))
@@ -96,6 +99,27 @@ def test_pixels_in_a_unit_of_flux_density_are_calibrated(pair):
     assert made.photo_calib is not None
     assert made.photo_calib.mean == pytest.approx(1000.0)  # nJy in one microjansky
     assert alertprod.read(CCDData(pair.new, unit="adu")).photo_calib is None
+
+
+def test_quantities_single_hdus_differences_and_named_images_are_read(pair, files, difference, tmp_path):
+    quantity = alertprod.read(pair.new * u.nJy, variance=pair.new_variance * u.uJy**2, wcs=pair.wcs)
+    assert quantity.photo_calib is not None
+    assert quantity.photo_calib.mean == pytest.approx(1.0)
+    assert quantity.variance == pytest.approx(pair.new_variance * 1e6, rel=1e-6)
+    with fits.open(files[0]) as hdus:
+        assert np.array_equal(alertprod.read(hdus["IMAGE"]).image, pair.new)
+        several = fits.HDUList([fits.PrimaryHDU(), hdus["IMAGE"].copy(), fits.ImageHDU(pair.old, name="CCD2")])
+        several[1].name = "CCD1"
+        with pytest.raises(AlertProdError, match="2 images"):
+            alertprod.read(several)
+        assert np.array_equal(alertprod.read(several, hdu="CCD2").image, pair.old)
+        several.writeto(tmp_path / "several.fits")
+    assert np.array_equal(alertprod.read(tmp_path / "several.fits", hdu=2).image, pair.old)
+    again = alertprod.read(difference)
+    assert same_pixels(again, difference.exposure)
+    assert again.image is not difference.image
+    assert alertprod.read(pair.new, gain=1.5).metadata["gain"] == 1.5
+    assert alertprod.read(CCDData(pair.new, unit="electron")).metadata["gain"] == 1.0
 
 
 def test_masks_become_pixels_without_data(pair):
@@ -175,7 +199,7 @@ def star() -> Exposure:
     return made
 
 
-def test_positions_may_be_in_whatever_people_have_them_in(star):
+def test_positions_may_be_in_whatever_people_have_them_in(star, tmp_path):
     x, y = np.array([40.3, 90.0]), np.array([40.6, 40.0])
     ra, dec = star.require_wcs().pixel_to_sky(x, y)
     expected = alertprod.photometry(star, (ra, dec), subtract_sky=False)
@@ -192,6 +216,13 @@ def test_positions_may_be_in_whatever_people_have_them_in(star):
     ):  # fmt: skip
         table = alertprod.photometry(star, given, subtract_sky=False)
         assert table.flux.to_numpy() == pytest.approx(expected.flux.to_numpy(), rel=1e-6), type(given)
+    text = SkyCoord(ra, dec, unit="deg").to_string("hmsdms", precision=5)
+    for words in ([t.split() for t in text], tuple(zip(*(t.split() for t in text), strict=True))):
+        table = alertprod.photometry(star, words, subtract_sky=False)
+        assert table.flux.to_numpy() == pytest.approx(expected.flux.to_numpy(), rel=1e-5)
+    Table({"name": ["a", "b"], "RAJ2000": ra, "DEJ2000": dec}).write(tmp_path / "places.csv")
+    table = alertprod.photometry(star, tmp_path / "places.csv", subtract_sky=False)
+    assert table.flux.to_numpy() == pytest.approx(expected.flux.to_numpy(), rel=1e-6)
     one = alertprod.photometry(star, (ra[0], dec[0]), subtract_sky=False)
     assert one.x.to_numpy() == pytest.approx([40.3], abs=1e-6)
     assert len(alertprod.photometry(star, [], subtract_sky=False)) == 0
@@ -288,14 +319,16 @@ def test_other_faults_are_typed_and_say_what_to_do(pair, files, tmp_path, star):
         (lambda: alertprod.read(pair.new, wcs="RA"), "WCS"), (lambda: alertprod.read(pair.new, psf=np.ones((4, 4))), "odd"),
         (lambda: alertprod.read(pair.new, instrument="no such"), "no such"),
         (lambda: alertprod.read(pair.new, instrument=3), "instrument"),
-        (lambda: alertprod.read(np.full((8, 8), np.nan)), "finite"),
-        (lambda: alertprod.photometry(star, "150 2"), "SkyCoord"), (lambda: alertprod.photometry(star, 5), "SkyCoord"),
+        (lambda: alertprod.read(np.full((8, 8), np.nan)), "finite"), (lambda: alertprod.read(pair.new, gain=0), "gain"),
+        (lambda: alertprod.read(pair.new, hdu=1), "hdu"), (lambda: alertprod.read(files[0], hdu="NONE"), "NONE"),
+        (lambda: alertprod.photometry(star, "no_such.csv"), "does not exist"), (lambda: alertprod.photometry(star, 5), "SkyCoord"),
         (lambda: alertprod.photometry(star, np.ones((2, 3))), r"\(2, 3\)"),
         (lambda: alertprod.photometry(star, ([1.0, 2.0], [1.0])), "length"),
-        (lambda: alertprod.photometry(star, [(150.0, 2.0), (150.0, 91.0)]), "position 1"),
-        (lambda: alertprod.photometry(star, Table({"a": [1.0]})), "ra and dec"),
-        (lambda: alertprod.photometry(star, Table({"ra": ["10:00"], "dec": ["+2"]})), "sexagesimal"),
-        (lambda: alertprod.photometry(star, (1 * u.m, 2 * u.m)), "no angle"),
+        (lambda: alertprod.photometry(star, [(150.0, 2.0), (150.0, 91.0)]), r"row 2 .*91.*outside"),
+        (lambda: alertprod.photometry(star, Table({"a": [1.0]})), "x and y"),
+        (lambda: alertprod.photometry(star, Table({"ra": ["10:00"], "dec": ["two"]})), "two.*no angle"),
+        (lambda: alertprod.photometry(star, (1 * u.m, 2 * u.m)), "no unit"),
+        (lambda: alertprod.match(Table({"x": [1.0], "y": [1.0]}), ([1.0], [2.0])), "ra and dec"),
         (lambda: alertprod.photometry(star, (150.0, 2.0), aperture=-1), "aperture"),
         (lambda: alertprod.match(([1.0], [2.0]), ([1.0], [2.0]), radius=-1), "radius"),
         (lambda: alertprod.match(([1.0], [2.0]), ([1.0], [2.0]), radius="1"), "radius"),

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from astropy.coordinates import FK4, FK5, BarycentricMeanEcliptic, FK4NoETerms, Galactic, SkyCoord, Supergalactic
 from astropy.io import fits
+from astropy.table import Table
 from astropy.time import Time
 from astropy.wcs import WCS
 
-from exposure import Exposure, SkyWcs
+from exposure import Exposure, ExposureCatalog, SkyWcs
 from exposure.cards import parse_cards
+from exposure.catalog import ExposureRecord
 from exposure.errors import CardInvalid, WcsMissing, WcsUnsupported
 from exposure.fits import read_wcs
 from exposure.header import Cards
@@ -240,3 +242,18 @@ def test_the_wcs_is_that_of_the_image_alone():
     assert SkyWcs.from_header(Cards([fits.Header(), whole])).terms.pv
     half["INHERIT"] = True
     assert SkyWcs.from_header(Cards([half, whole])).terms.crval[0] == 10.0
+
+
+def test_catalogues_keep_a_wcs_to_the_last_bit(tmp_path):
+    kinds = [
+        cards((123.456789, -45.678901234567), **more) for more in (*KINDS.values(), *(f[0] for f in FRAMES.values()))
+    ]
+    records = {
+        k: ExposureRecord(wcs=SkyWcs.from_header(h, (k, -7 * k)).shifted(1 / 3, 0.1)) for k, h in enumerate(kinds)
+    }
+    catalog = ExposureCatalog(Table({"id": list(records)}), records)
+    catalog.write_fits(tmp_path / "c.fits")
+    catalog.write_parquet(tmp_path / "c.parquet")
+    for back in (ExposureCatalog.read_fits(tmp_path / "c.fits"), ExposureCatalog.read_parquet(tmp_path / "c.parquet")):
+        for k, record in records.items():
+            assert np.array_equal(back.find(k).wcs.pixel_to_sky(X, Y), record.wcs.pixel_to_sky(X, Y)), k

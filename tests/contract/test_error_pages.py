@@ -1,0 +1,72 @@
+"""Every error code has a page that says what to do, and every page a code."""
+
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+from service.errors import OTHER_CODES, help_path
+from tasks.errors import AlertProdError
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "errors"
+ROOMS = (
+    "tasks",
+    "exposure",
+    "diffim",
+    "forced",
+    "association",
+    "alerts",
+    "apdb",
+    "calibration",
+    "middleware",
+    "service",
+    "alertprod",
+)
+
+
+def classes():
+    """All error classes of the project; every module is loaded, so that none is missed."""
+    for room in ROOMS:
+        package = importlib.import_module(room)
+        for module in pkgutil.walk_packages(package.__path__, f"{room}."):
+            importlib.import_module(module.name)
+    found, new = set(), [AlertProdError]
+    while new:
+        found |= set(new)
+        new = [s for c in new for s in c.__subclasses__() if s not in found]
+    return [c for c in found if c.__module__.partition(".")[0] in ROOMS]
+
+
+@pytest.fixture(scope="module")
+def codes():
+    return {c.code for c in classes()} | set(OTHER_CODES)
+
+
+def test_every_code_has_a_page_and_every_page_a_code(codes):
+    pages = {p.stem for p in PAGES.glob("*.md")} - {"README"}
+    assert sorted(codes - pages) == []
+    assert sorted(pages - codes) == []
+    assert all((ROOT / help_path(code)).is_file() for code in codes)
+
+
+def test_every_page_says_what_it_means_how_it_looks_and_what_to_do(codes):
+    for code in codes:
+        text = (PAGES / f"{code}.md").read_text(encoding="utf-8")
+        assert text.startswith(f"# {code}\n"), code
+        assert re.search(r"```\n[^`]*\b" + code + r"\b|```\n[^`]*Error|```\n[^`]*\.errors\.", text), code
+        assert len(text.split()) > 25, code
+
+
+def test_the_index_names_every_page_once(codes):
+    index = (PAGES / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"\]\((\w+)\.md\)", index)
+    assert sorted(named) == sorted(codes)
+
+
+def test_links_of_the_pages_lead_somewhere():
+    for page in PAGES.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (page.parent / target).resolve().exists(), (page.name, target)

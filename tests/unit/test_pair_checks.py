@@ -1,0 +1,115 @@
+"""Pairs that are not what they are said to be: the same image twice, two that do not lie on one grid."""
+
+import numpy as np
+import pytest
+
+from calibration.stars import bright_stars
+from diffim.errors import MismatchError
+from exposure import Exposure, GaussianPsf
+from exposure.errors import WcsMissing
+from service.errors import SameImage
+from service.pair_checks import check_distinct, check_one_grid, check_wcs
+from tests.pairs import SIDE, SKY, render, stars, wcs
+
+NAMES = ("new.fits", "old.fits")
+
+
+def exposure(x, y, flux, seed, fwhm=3.0):
+    """Stars on a sky of level 0, with a PSF."""
+    image, variance = render(x, y, flux, fwhm, seed)
+    psf = GaussianPsf(fwhm / 2.3548, 31, (SIDE / 2, SIDE / 2))
+    return Exposure(image - np.float32(SKY), variance, np.zeros(image.shape, np.int32), psf=psf)
+
+
+def moved(x, y, angle=0.0, scale=1.0, shift=(0.0, 0.0)):
+    """Positions turned about the middle, stretched and shifted."""
+    z = ((x - SIDE / 2) + 1j * (y - SIDE / 2)) * scale * np.exp(1j * np.radians(angle))
+    return z.real + SIDE / 2 + shift[0], z.imag + SIDE / 2 + shift[1]
+
+
+@pytest.mark.parametrize("change", [lambda a: a, lambda a: 1.7 * a + 40, lambda a: -2 * a, lambda a: a + 3000])
+def test_the_same_image_twice_is_refused(change):
+    new, old = exposure(*stars(), 1), exposure(*stars(), 1)
+    old.image = change(old.image).astype(np.float32)
+    with pytest.raises(SameImage, match=r"new\.fits and old\.fits are the same image"):
+        check_distinct(new, old, NAMES)
+
+
+def test_pixels_that_are_partly_the_same_are_said():
+    new, old = exposure(*stars(), 1), exposure(*stars(), 1)
+    old.image[: SIDE // 3] = exposure(*stars(), 2).image[: SIDE // 3]
+    assert check_distinct(new, old, NAMES).startswith("6")  # two thirds
+
+
+@pytest.mark.parametrize("integers", [False, True])
+def test_two_images_of_one_field_are_no_image_twice(integers):
+    new, old = exposure(*stars(), 1), exposure(*stars(), 2)
+    if integers:
+        new.image, old.image = np.round(new.image), np.round(old.image)
+    assert check_distinct(new, old, NAMES) == ""
+
+
+def test_images_of_other_shapes_or_without_pixels_are_not_compared():
+    new, old = exposure(*stars(), 1), exposure(*stars(), 1)
+    assert check_distinct(new, old.cutout(0, 0, SIDE - 1, SIDE), NAMES) == ""
+    for e in (new, old):
+        e.set_plane("NO_DATA", np.ones(e.image.shape, bool))
+    assert check_distinct(new, old, NAMES) == ""
+
+
+def look(x, y, flux, old_wcs=None, seed=2):
+    new = exposure(*stars(), 1)
+    new.wcs = wcs()
+    return check_one_grid(new, exposure(x, y, flux, seed, 2.7), bright_stars(new), old_wcs, NAMES)
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (0.4, -0.3)])
+def test_a_registered_pair_is_none_to_speak_of(shift):
+    x, y, flux = stars()
+    assert look(*moved(x, y, shift=shift), flux) == ""
+
+
+def test_shifts_that_can_be_taken_out_are_said():
+    x, y, flux = stars()
+    said = look(*moved(x, y, shift=(1.4, -1.0)), flux)
+    assert "1.7" in said  # hypot(1.4, 1) = 1.72
+    assert "resampled" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"shift": (9.0, -5.0)}, r"\(\+9\.0, -5\.0\) px"),
+        ({"angle": 2.0}, r"turned by 2\.0. degrees"),
+        ({"scale": 1.05}, r"scaled by 1\.0[45]"),
+        ({"angle": 40.0}, "hardly any lie at the same place"),
+        ({"shift": (130.0, 0.0)}, "hardly any lie at the same place"),
+    ],
+)
+def test_a_pair_on_two_grids_is_refused_with_what_was_measured(change, told):
+    x, y, flux = stars()
+    with pytest.raises(MismatchError, match=told) as error:
+        look(*moved(x, y, **change), flux)
+    assert "new.fits and old.fits" in str(error.value)
+    assert "use --register" in str(error.value)
+
+
+def test_wcs_that_differ_are_told_with_it():
+    x, y, flux = stars()
+    with pytest.raises(MismatchError, match=r"their WCS are \d+\.\d px apart"):
+        look(*moved(x, y, shift=(9.0, -5.0)), flux, wcs().shifted(9.0, -5.0))
+    assert look(x, y, flux, wcs().shifted(9.0, -5.0)) == ""  # the stars decide
+
+
+def test_another_field_is_refused_and_few_stars_say_nothing():
+    with pytest.raises(MismatchError, match="another field"):
+        look(*stars(77))
+    x, y, flux = stars()
+    assert look(x[:0], y[:0], flux[:0]) == ""  # an empty template is no evidence
+
+
+def test_a_missing_wcs_names_the_file_and_the_ways_out():
+    new, old = exposure(*stars(), 1), exposure(*stars(), 2)
+    new.wcs = wcs()
+    with pytest.raises(WcsMissing, match=r"old\.fits has no celestial WCS.*--register .*--registered"):
+        check_wcs((new, old), NAMES)

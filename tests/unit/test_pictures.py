@@ -1,0 +1,94 @@
+"""Pictures: colours of masked pixels, scales, order of the sources, blocks of large images."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from diffim.picture_masks import KINDS, binned_kinds, kinds_of, legend_handles, painted
+from diffim.pictures import Subject, _binned, draw_subtraction
+from diffim.stamp_pictures import _in_order, stretched
+from exposure import Exposure, GaussianPsf, GridPsf
+from exposure.mask import PLANES, plane_bits
+
+NUMBER = {kind.name: k for k, kind in enumerate(KINDS)}
+
+
+def test_each_kind_of_masked_pixel_has_its_colour_and_the_first_counts():
+    mask = np.array(
+        [
+            [
+                0,
+                plane_bits(["SAT"]),
+                plane_bits(["CR", "BAD"]),
+                plane_bits(["NO_DATA", "SAT", "CR"]),
+                plane_bits(["DETECTED"]),
+            ]
+        ],
+        np.int32,
+    )
+    kinds = kinds_of(mask)
+    assert kinds.tolist() == [[-1, NUMBER["saturated"], NUMBER["bad"], NUMBER["no data"], -1]]
+    colours = painted(kinds)
+    assert colours[0, 0, 3] == 0  # a good pixel is not covered
+    assert np.allclose(colours[0, 1], KINDS[NUMBER["saturated"]].colour)
+    assert [h.get_label() for h in legend_handles(kinds)] == ["no data", "saturated", "bad"]
+    assert {p for kind in KINDS for p in kind.planes} <= set(PLANES)
+
+
+def test_blocks_show_what_a_quarter_of_their_pixels_is():
+    mask = np.zeros((8, 9), np.int32)
+    mask[:2, :2] = plane_bits(["BAD"])  # a quarter of the first block
+    mask[5, 5] = plane_bits(["CR"])  # a sixteenth of the last
+    assert binned_kinds(mask, 4).tolist() == [[NUMBER["bad"], -1], [-1, -1]]
+    assert np.array_equal(binned_kinds(mask, 1), kinds_of(mask))
+
+
+def test_blocks_of_noise_keep_its_width():
+    z = np.random.default_rng(3).normal(size=(400, 400)).astype(np.float32)
+    z[:8, :8] = np.nan
+    z[8, 8] = np.nan
+    small = _binned(z, 4)
+    assert small.shape == (100, 100)
+    assert np.isnan(small[:2, :2]).all()
+    assert np.isfinite(small[2:]).all()
+    assert np.nanstd(small) == pytest.approx(1, abs=5 / np.sqrt(2 * small.size))  # five times the error of a width
+
+
+def test_the_scale_is_black_at_minus_three_sigma_and_white_at_the_top():
+    stamps = np.array([[[-30.0, -6.0, 0.0], [20.0, 200.0, 900.0], [np.nan, 1.0, 2.0]]], np.float32)
+    shown = stretched(stamps, np.array([2.0]), np.array([100.0]))[0]
+    assert shown[0, :2].tolist() == [0, 0]
+    assert 0.2 < shown[0, 2] < 0.35  # the sky is dark grey, not black: its noise is seen
+    assert shown[1].tolist() == sorted(shown[1].tolist())
+    assert shown[1, 1:].tolist() == [1, 1]
+    assert np.isnan(shown[2, 0])
+
+
+def test_the_most_reliable_sources_come_first_and_equal_ones_by_significance():
+    table = pd.DataFrame(
+        {"id": [1, 2, 3, 4], "reliability": [0.2, 0.998, 0.999, 0.7], "significance": [90.0, 8.0, 6.0, 50.0]}
+    )
+    assert _in_order(table)["id"].tolist() == [2, 3, 4, 1]
+    assert _in_order(table.drop(columns="reliability"))["id"].tolist() == [1, 4, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def empty():
+    n = 1100
+    rng = np.random.default_rng(1)
+    psf = GaussianPsf(1.4, 21, (n / 2, n / 2))
+    cube = psf.kernel_at(np.zeros(1), np.zeros(1))
+    e = Exposure(rng.normal(size=(n, n)).astype(np.float32), np.ones((n, n), np.float32), np.zeros((n, n), np.int32),
+                 psf=GridPsf(cube, 1, 1, (0, 0, n, n)))  # fmt: skip
+    e.mask[400:600, 300:700] = plane_bits(["STREAK"])
+    return Subject(e)
+
+
+def test_a_large_image_without_sources_is_drawn_in_blocks(empty, tmp_path):
+    from matplotlib.image import imread
+
+    assert {p.name for p in draw_subtraction(empty, tmp_path)} == {"difference.png", "noise.png", "psf.png"}
+    pixels = imread(tmp_path / "difference.png")[..., :3]
+    teal = (pixels[..., 2] - pixels[..., 0] > 0.2).mean()  # seen through: noise below the colour of streaks
+    # 200 x 400 of 1100 x 1100 px, on two thirds of the page
+    assert 0.03 < teal < 0.08
