@@ -29,6 +29,7 @@ def subtract_background(exposure: Exposure, mesh: int) -> NDArray[np.float32]:
     first = estimate_background(exposure.image, bad, mesh)
     smooth = cv2.blur(np.where(bad, 0, exposure.image - first.level).astype(np.float32), (3, 3))
     objects = smooth > 1.5 * first.rms  # 4.5 sigma of a 3x3 mean
+    del first, smooth  # maps as large as the image
     second = estimate_background(exposure.image, bad | _grow(objects, 3), mesh)
     rms = _quantised(exposure, bad | objects, second)
     exposure.image -= second.level
