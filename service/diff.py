@@ -46,7 +46,7 @@ MESH = 256
 ENOUGH_STARS = 100  # bright ones; where there are fewer, faint ones are searched too
 _REPORTED = (
     "convolved", "kernelOrder", "nKernelCandidates", "nKernelUsed", "kernelResidualRms", "spatialKernelSum",
-    "ALKernelSize", "scaleScienceVarianceFactor", "scaleTemplateVarianceFactor",
+    "kernelDeconvolves", "ALKernelSize", "scaleScienceVarianceFactor", "scaleTemplateVarianceFactor",
     "scaleDiffimVarianceFactor", "templateCoveragePercent", "nDiaSources", "sciencePsfSize", "templatePsfSize",
     "templateUnit", "registrationShift",
 )  # fmt: skip
@@ -198,7 +198,8 @@ def _report(
         below = (sources.reliability < RELIABLE) & ~sources.sky_source
         report["nBelowReliability"] = int(below.sum())
     narrow = _undersampled(report["sciencePsfSize"], report["templatePsfSize"])
-    return report | {"undersampled": narrow is not None, "warnings": warnings + ([narrow] if narrow else [])}
+    said = [w for w in (*warnings, narrow, way.numbers.get("kernelWarning")) if w]
+    return report | {"undersampled": narrow is not None, "warnings": said}
 
 
 def _undersampled(science: float, template: float) -> str | None:
