@@ -1,5 +1,6 @@
 """How many electrons a count is, from the image itself: where stars are bright their photon noise is more than the sky's."""
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +21,11 @@ FAINTEST = 0.3  # of the sky's scatter: light of pixels that are looked at
 ENOUGH = 12  # pixels of a class
 ROUNDS = 8
 USELESS = 1.0  # relative error above which stars tell nothing
+SETTINGS = (0.01, 60.0)  # a GAIN card beyond holds the setting of an amplifier
 AGREE = 0.4  # difference of logarithms within which the sky's level and the stars tell the same
 F64 = NDArray[np.float64]
+
+log = logging.getLogger("alertprod.calibration")
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def estimate_gain(exposure: Exposure, rms: NDArray[np.float32], order: int = 2) 
     Raises
     ------
     GainUnknown
-        The image has too few stars, and its sky tells nothing.
+        The image has too few stars, its sky tells nothing, and neither does a GAIN or EGAIN card.
     """
     sky = _of_sky(exposure, rms)
     try:
@@ -57,11 +61,22 @@ def estimate_gain(exposure: Exposure, rms: NDArray[np.float32], order: int = 2) 
         return sky if near and sky is not None else stars.value
     if sky is not None:
         return sky
+    said = exposure.metadata.get("headerGain")
+    if said is not None and SETTINGS[0] < said < SETTINGS[1] and (stars is None or _agree(said, stars)):
+        log.warning(
+            "the gain cannot be told from the image: the %.3g electrons per count of its header are taken", said
+        )
+        return float(said)
     visit, detector = exposure.key
     raise GainUnknown(
         "the gain cannot be told from the image: give it (electrons per count) as gain in the instrument file",
         visit=visit, detector=detector,
     )  # fmt: skip
+
+
+def _agree(said: float, stars: Gain) -> bool:
+    """Whether a header's gain lies within three errors of what stars tell, whose noise is its inverse."""
+    return bool(abs(stars.value / said - 1) < 3 * stars.error)
 
 
 def _of_sky(exposure: Exposure, rms: NDArray[np.float32]) -> float | None:

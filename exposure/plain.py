@@ -169,11 +169,26 @@ def _detector_numbers(header: Cards, rules: Instrument) -> dict[str, float]:
     return out
 
 
+def _said_gain(header: Cards) -> float | None:
+    """Return what a usual card says of the gain, None without one; nobody said that it holds electrons per count."""
+    for key in ("EGAIN", "GAIN"):
+        if key in header:
+            try:
+                value = header.number(key)
+            except ExposureError:  # nobody asked for the card
+                continue
+            if value > 0:
+                return value
+    return None
+
+
 def _counts(header: Cards, rules: Instrument) -> dict[str, float]:
     """Return what turns counts into electrons; what nothing tells is left out, and found from the image."""
     out = {"readNoise": rules.read_noise.number(header)}
     if rules.gain is not None:
         out["gain"] = rules.gain.number(header)
+    elif (said := _said_gain(header)) is not None:
+        out["headerGain"] = said
     if rules.saturation is not None and (rules.saturation.key is None or rules.saturation.key in header):
         out["saturation"] = rules.saturation.number(header)
     return out
