@@ -13,6 +13,7 @@ __all__ = [
     "InstrumentError",
     "PsfUndefined",
     "SkyClipped",
+    "UnitsExtreme",
     "WcsMissing",
     "WcsUnsupported",
 ]
@@ -46,6 +47,12 @@ class SkyClipped(ExposureError):
     """The sky was cut off at a value, so that nothing tells how large its noise is."""
 
     code = "sky_clipped"
+
+
+class UnitsExtreme(ExposureError):
+    """Pixel values are so small or so large that their squares leave the numbers that pixels are kept in."""
+
+    code = "pixel_units"
 
 
 class WcsMissing(ExposureError):

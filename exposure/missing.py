@@ -10,8 +10,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure.errors import BadPixels
+from exposure.errors import BadPixels, UnitsExtreme
 from exposure.mask import plane_bits
+from exposure.quantiles import scatter
 from exposure.threads import in_bands
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = ["forget_missing", "note_missing", "refuse_missing"]
 
 BIG = 1e29  # SWarp and SExtractor write 1e30
 UNKNOWN = 1e7  # times the usual variance: not even the brightest star of an image has that
+LEAST_NOISE, MOST_NOISE = 1e-10, 1e12  # variances, and sums of them, are single precision: 1e-38 to 1e38
 SAMPLE = 250_000
 
 
@@ -41,9 +43,27 @@ def note_missing(exposure: "Exposure", *, clear: bool = False) -> int:
 
 
 def refuse_missing(exposure: "Exposure", name: str = "the image") -> None:
-    """Note what is missing, and raise `BadPixels` where nothing is left; `name` is what the message speaks of."""
+    """Note what is missing; `name` is what messages speak of.
+
+    Raises
+    ------
+    BadPixels
+        No pixel with data is left.
+    UnitsExtreme
+        Values whose squares cannot be kept as variances.
+    """
+    where = {"visit": exposure.key[0], "detector": exposure.key[1]}
     if note_missing(exposure) == 0:
-        raise BadPixels(f"{name} holds no {_missing(exposure)}", visit=exposure.key[0], detector=exposure.key[1])
+        raise BadPixels(f"{name} holds no {_missing(exposure)}", **where)
+    step = max(1, int(np.sqrt(exposure.image.size / SAMPLE)))
+    some = exposure.image[::step, ::step].astype(np.float64)
+    noise = scatter(some[np.abs(some) < np.inf])
+    if noise > 0 and not LEAST_NOISE < noise < MOST_NOISE:
+        raise UnitsExtreme(
+            f"the pixels of {name} scatter by {noise:.3g} of its units, which must be {LEAST_NOISE:g} to {MOST_NOISE:g}: "
+            "multiply them by a factor, and count it in the zero point",
+            **where,
+        )
 
 
 def forget_missing(exposure: "Exposure") -> None:

@@ -13,6 +13,7 @@ from exposure.fits_file import open_fits, read_image, read_mask, split_choice
 from exposure.header import numbered
 from exposure.instrument import Instrument
 from exposure.missing import note_missing, refuse_missing
+from exposure.odd_lines import odd_lines
 from exposure.which_image import choose_plane
 
 __all__ = ["admit", "planes_of", "read_mask_file", "read_variance", "variance_from"]
@@ -130,9 +131,10 @@ def admit(exposure: Exposure, name: str, *, bad_edge: int = 0, saturation: float
     if saturation is not None:
         exposure.metadata["saturation"] = saturation
         exposure.set_plane("SAT", exposure.image >= np.float32(saturation))
-    filled = fill_pixels(exposure.image)
-    if filled is not None:
-        exposure.image[filled] = np.nan
+    for none in (fill_pixels, odd_lines):
+        where = none(exposure.image)
+        if where is not None:
+            exposure.image[where] = np.nan
     if bad_edge:
         outer = np.ones(exposure.image.shape, np.bool_)
         outer[bad_edge:-bad_edge, bad_edge:-bad_edge] = False

@@ -1,0 +1,27 @@
+"""Pixel values whose squares cannot be kept are refused; those that can be are not."""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from exposure import load_instrument
+from exposure.errors import UnitsExtreme
+from exposure.fits import read_planes
+
+
+def frame(path, unit):
+    noise = np.random.default_rng(1).normal(20.0, 3.0, (80, 80))
+    fits.PrimaryHDU((noise * unit).astype(np.float64)).writeto(path)
+    return path
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e-15, 1e14, 1e20])
+def test_extreme_units_are_refused_with_the_file_and_what_to_do(tmp_path, unit):
+    with pytest.raises(UnitsExtreme, match=r"a\.fits scatter by .*multiply"):
+        read_planes(frame(tmp_path / "a.fits", unit), load_instrument("generic"))
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_others_are_read(tmp_path, unit):
+    exposure = read_planes(frame(tmp_path / "a.fits", unit), load_instrument("generic"))
+    assert float(np.std(exposure.image)) == pytest.approx(3.0 * unit, rel=0.05)
