@@ -1,7 +1,7 @@
 """What is found out about one frame, piece by piece: the value, where it comes from, and what is wrong with it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.errors import AlertProdError
@@ -46,6 +46,12 @@ class Findings:
             return None
         self.add(what, value, source)
         return value
+
+    def excuse(self, names: Collection[str], note: str) -> None:
+        """Let what is missing be doubtful only, with a note, for the quantities named."""
+        for k, item in enumerate(self.items):
+            if item.state == MISSING and item.what in names:
+                self.items[k] = replace(item, state=DOUBTFUL, note=f"{item.note}; {note}", advice="")
 
     @property
     def usable(self) -> bool:

@@ -18,6 +18,8 @@ from tasks.errors import AlertProdError
 
 __all__ = ["check_frame"]
 
+ANY = "generic"  # the instrument of `alertprod diff`, which takes what a file has
+NIGHT_ONLY = ("mask", "variance", "weight", "psf", "exposure time, s", "midpoint, MJD TAI", "band")
 FEW_GOOD, MANY_SAME = 0.5, 10
 _UNDERSAMPLED = 2.0  # pixels per FWHM
 
@@ -45,7 +47,9 @@ def check_frame(path: Path, rules: Instrument) -> Findings:
             if len(size) == 2:
                 check_wcs(found, cards, rules, (size[0], size[1]))
     _check_pixels(found, path, rules)
-    if found.usable:
+    if rules.name == ANY:
+        found.excuse(NIGHT_ONLY, "`alertprod diff` does without; for more, write an instrument file")
+    elif found.usable:
         try:
             Exposure.read_fits(path, rules)
         except AlertProdError as error:
@@ -73,6 +77,8 @@ def _check_pixels(found: Findings, path: Path, rules: Instrument) -> None:
         _check_top(found, values)
     level = float(np.median(values))
     found.add("sky level, counts", round(level, 3), "median of good pixels")
+    if rules.name == ANY and not np.isfinite(exposure.variance).any():
+        rules = rules.model_copy(update={"variance": "empirical"})
     _check_stars(found, exposure, rules)
 
 

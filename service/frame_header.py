@@ -165,7 +165,12 @@ def check_detector(found: Findings, cards: Cards, rules: Instrument) -> None:
         "relative": "the stars of the template",
     }[rules.zeropoint])  # fmt: skip
     found.add("zero point", *zero)
-    if rules.zeropoint in ("header", "fixed"):
+    if rules.zeropoint == "fixed" and "zeropoint_value" not in named:
+        found.add(
+            "zero point, mag", rules.zeropoint_value.constant, "default", "the file names none: fluxes stay in counts",
+            "zeropoint_value: {constant: MAG}, or zeropoint: relative",
+        )  # fmt: skip
+    elif rules.zeropoint in ("header", "fixed"):
         found.attempt(
             "zero point, mag", lambda: rules.zeropoint_value.number(cards), str(zero[1]), "zeropoint: relative"
         )

@@ -8,7 +8,7 @@ from astropy.io import fits
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
-from exposure import Instrument
+from exposure import Instrument, SkyWcs, load_instrument
 from service.cli import app
 from service.frame_check import check_frame
 
@@ -149,3 +149,19 @@ def test_on_the_command_line(tmp_path, image):
     shown = json.loads(run(app, ["instrument", "show", str(tmp_path / "cam.yaml"), "--json"]).stdout)
     assert shown["gain"]["key"] == "GAIN"
     assert shown["exposure_time"]["key"] == "EXPTIME"
+
+
+def test_a_bare_image_is_enough_for_a_pair(tmp_path):
+    """What `alertprod diff` does without is no reason to call a frame unusable under its instrument."""
+    rng = np.random.default_rng(5)
+    image = rng.normal(300.0, 14.0, (300, 300))
+    y, x = np.mgrid[:300, :300]
+    for cx, cy in rng.uniform(20, 280, (40, 2)):
+        image += 20000.0 / (2 * np.pi * 1.7) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 3.4)
+    wcs = SkyWcs.tan((149.5, 149.5), (150.0, 2.0), np.diag([-1.0, 1.0]) * 0.4 / 3600)
+    path = tmp_path / "bare.fits"
+    fits.PrimaryHDU(image.astype(np.float32), wcs.to_header((0, 0))).writeto(path)
+    found = check_frame(path, load_instrument("generic"))
+    assert found.usable, [i for i in found.items if i.state == "missing"]
+    values = {item.what: item.value for item in found.items}
+    assert values["FWHM of stars, px"] == pytest.approx(2.3548 * np.sqrt(1.7), rel=0.05)
