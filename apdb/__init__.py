@@ -1,19 +1,26 @@
 """The PostgreSQL APDB: schema, reads, store, ledger (which is the queue), outbox, partitions, queries for people.
 
-Imports: ``tasks`` only. Knows SQL and DataFrames, not images. `PostgresApdb` and `open`, the published client, are
-loaded when they are asked for: they import ``lsst.dax.apdb``, which the hot path does not need.
+Imports: ``tasks`` only. Knows SQL and DataFrames, not images. What needs a database is loaded when it is asked for: the
+errors and states alone, which every command knows, load neither drivers nor tables.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from apdb.database import Database
 from apdb.errors import ApdbError, DatabaseUnavailable, LeaseLost, SchemaMismatch, VisitConflict
-from apdb.ledger import Claim, Ledger, VisitState
-from apdb.schema import columns_of, empty_frame
-from apdb.unit_of_work import VisitUnitOfWork
+from apdb.states import VisitState
 
 if TYPE_CHECKING:
+    from apdb.database import Database
+    from apdb.ledger import Claim, Ledger
     from apdb.postgres_apdb import PostgresApdb, open
+    from apdb.schema import columns_of, empty_frame
+    from apdb.unit_of_work import VisitUnitOfWork
+
+_WHERE = {
+    "Claim": "ledger", "Database": "database", "Ledger": "ledger", "PostgresApdb": "postgres_apdb",
+    "VisitUnitOfWork": "unit_of_work", "columns_of": "schema", "empty_frame": "schema", "open": "postgres_apdb",
+}  # fmt: skip
 
 __all__ = [
     "ApdbError",
@@ -34,8 +41,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("PostgresApdb", "open"):
-        from apdb import postgres_apdb
-
-        return getattr(postgres_apdb, name)
+    if name in _WHERE:
+        return getattr(import_module(f"apdb.{_WHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import psycopg
@@ -11,18 +10,9 @@ from psycopg.rows import dict_row
 
 from apdb.database import Database
 from apdb.errors import LeaseLost, VisitConflict
+from apdb.states import VisitState
 
 __all__ = ["Claim", "Ledger", "VisitState"]
-
-
-class VisitState(StrEnum):
-    """Life of a visit: queued -> running -> done | no_work | failed; a retriable failure goes back to queued."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    NO_WORK = "no_work"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True)

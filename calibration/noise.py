@@ -7,8 +7,10 @@ from numpy.typing import NDArray
 from exposure import Background, Exposure, Instrument, estimate_background
 from exposure.errors import BadPixels, SkyClipped
 from exposure.quantiles import median
+from exposure.threads import in_bands
 
 SAMPLE = 250_000
+ROWS = 64  # that are filled at once: no maps as large as the image beside its own
 CLIPPED = 0.25  # share of the least value above which the sky was cut off
 
 __all__ = ["fill_variance", "subtract_background"]
@@ -27,27 +29,38 @@ def subtract_background(exposure: Exposure, mesh: int) -> NDArray[np.float32]:
         raise BadPixels("less than 1 % of the pixels are usable", visit=exposure.key[0], detector=exposure.key[1])
     exposure.metadata["leastValueShare"] = _least_share(exposure.image, bad)
     first = estimate_background(exposure.image, bad, mesh)
-    smooth = cv2.blur(np.where(bad, 0, exposure.image - first.level).astype(np.float32), (3, 3))
-    objects = smooth > 1.5 * first.rms  # 4.5 sigma of a 3x3 mean
-    del first, smooth  # maps as large as the image
+    objects = _objects(exposure.image, bad, first)
+    del first  # maps as large as the image
     second = estimate_background(exposure.image, bad | _grow(objects, 3), mesh)
+    second.take_off(exposure.image)
     rms = _quantised(exposure, bad | objects, second)
-    exposure.image -= second.level
     exposure.metadata["skyLevel"], exposure.metadata["skyRms"] = second.global_level, second.global_rms
     return rms
 
 
+def _objects(image: NDArray[np.float32], bad: NDArray[np.bool_], sky: Background) -> NDArray[np.bool_]:
+    """Return where the mean of 3x3 pixels is 4.5 sigma above the sky."""
+    flat = image.copy()
+    sky.take_off(flat)
+    flat[bad] = 0
+    smooth = cv2.blur(flat, (3, 3))
+    return np.asarray(smooth > np.multiply(sky.rms, np.float32(1.5), out=flat))
+
+
 def _quantised(exposure: Exposure, leave_out: NDArray[np.bool_], sky: Background) -> NDArray[np.float32]:
-    """Return the rms map, floored where coarse digitisation makes clipped percentiles collapse to whole steps."""
+    """Return the rms map, floored where coarse digitisation makes clipped percentiles collapse to whole steps.
+
+    The sky is taken off already.
+    """
     step = max(1, exposure.image.size // 500_000)
-    rest = (exposure.image - sky.level)[~leave_out][::step]
+    rest = exposure.image[~leave_out][::step].copy()  # of the few alone, not of all that they were taken from
     if rest.size < 100:
         return sky.rms
     rest = rest[np.abs(rest - median(rest)) < 5 * max(sky.global_rms, 1e-12)]
     middle = median(rest)
     lower = rest[rest < middle] - middle  # faint objects hide in the upper half
     floor = 0.9 * float(np.sqrt(np.mean(lower**2))) if lower.size else 0.0
-    return np.maximum(sky.rms, np.float32(floor))
+    return np.maximum(sky.rms, np.float32(floor), out=sky.rms)
 
 
 def _least_share(image: NDArray[np.float32], bad: NDArray[np.bool_]) -> float:
@@ -94,12 +107,17 @@ def fill_variance(exposure: Exposure, rms: NDArray[np.float32], rules: Instrumen
 
         exposure.metadata["gain"] = estimate_gain(exposure, rms, rules.characterize.psf_order)
     gain = max(float(exposure.metadata["gain"]), 1e-30)
-    objects = np.maximum(exposure.image, 0) / np.float32(gain)
-    if rules.variance == "gain" and known:
-        noise = float(exposure.metadata.get("readNoise", 0.0)) / gain
-        sky = max(float(exposure.metadata.get("skyLevel", 0.0)), 0.0) / gain
-        exposure.variance[:] = objects + sky + noise**2
-    else:
-        exposure.variance[:] = rms**2 + objects
-    if rules.characterize.systematic_fraction:
-        exposure.variance += (rules.characterize.systematic_fraction * np.maximum(exposure.image, 0)) ** 2
+    given = rules.variance == "gain" and known
+    noise = float(exposure.metadata.get("readNoise", 0.0)) / gain
+    sky = max(float(exposure.metadata.get("skyLevel", 0.0)), 0.0) / gain
+    extra = rules.characterize.systematic_fraction
+
+    def fill(first: int, last: int) -> None:
+        for top in range(first, last, ROWS):
+            part = slice(top, min(top + ROWS, last))
+            light = np.maximum(exposure.image[part], 0)
+            objects = light / np.float32(gain)
+            made = objects + sky + noise**2 if given else rms[part] ** 2 + objects
+            exposure.variance[part] = made + (extra * light) ** 2 if extra else made
+
+    in_bands(fill, exposure.height)

@@ -1,8 +1,12 @@
 """Detection of all sources of an image with SEP."""
 
+import threading
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import sep
+from numpy.typing import NDArray
 
 from calibration.stars import ENOUGH_FOR_PSF, isolated, likely_stars, shapes, unresolved
 from exposure import Exposure
@@ -10,6 +14,8 @@ from exposure import Exposure
 __all__ = ["detect_sources"]
 
 _BLENDED = sep.OBJ_MERGED | sep.OBJ_TRUNC
+_ROOM = threading.Lock()
+PIXELS_AT_ONCE = 1_000_000  # of open objects, enough for most fields
 COLUMNS = ("x", "y", "apFlux", "snr", "size", "elongation", "blended", "flagged", "isolated", "star")
 
 
@@ -25,9 +31,7 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     bad = ~exposure.good("BAD", "CR")
     data = np.where(bad, 0, exposure.image).astype(np.float32)
     error = np.sqrt(np.where(bad, 1, exposure.variance)).astype(np.float32)
-    sep.set_extract_pixstack(max(1_000_000, 2 * data.size))
-    sep.set_sub_object_limit(4096)
-    found = sep.extract(data, 0.6 * threshold, err=error, mask=bad, minarea=4, deblend_cont=0.001)
+    found = _extracted(data, 0.6 * threshold, error, bad)
     if len(found) == 0:
         return pd.DataFrame({c: np.zeros(0) for c in COLUMNS}).astype({"flagged": bool, "star": bool})
     sigma = np.clip(np.sqrt(np.maximum(found["a"] * found["b"], 0.5)), 1.0, 6.0)
@@ -52,3 +56,22 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     frame["x"] += exposure.origin[0]
     frame["y"] += exposure.origin[1]
     return frame
+
+
+def _extracted(
+    data: NDArray[np.float32], threshold: float, error: NDArray[np.float32], bad: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """Return what SEP finds. Its buffer of pixels takes 28 bytes for each: it is large where a field needs it alone."""
+    sep.set_sub_object_limit(4096)
+    room = PIXELS_AT_ONCE
+    while True:
+        try:
+            with _ROOM:  # it is one for all threads
+                sep.set_extract_pixstack(room)
+                found: NDArray[Any] = sep.extract(data, threshold, err=error, mask=bad, minarea=4, deblend_cont=0.001)
+        except Exception as failure:  # SEP knows no other
+            if "pixel buffer" not in str(failure) or room > 2 * data.size:
+                raise
+            room *= 4
+        else:
+            return found

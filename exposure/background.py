@@ -41,6 +41,13 @@ class Background:
         """Its standard deviation at each pixel."""
         return np.asarray(self.mesh.rms(dtype=np.float32))
 
+    def take_off(self, image: NDArray[np.float32]) -> None:
+        """Subtract the sky from the image it was estimated on, in place, row by row: no map of it is made."""
+        if image.flags.c_contiguous and image.dtype == np.float32 and image.dtype.isnative:
+            self.mesh.subfrom(image)
+        else:
+            image -= self.level
+
 
 def estimate_background(
     image: NDArray[np.float32], bad: NDArray[np.bool_] | None = None, mesh: int = 64, filter_size: int = 3
@@ -59,10 +66,11 @@ def estimate_background(
         Median filter over the cells.
     """
     mask = ~np.isfinite(image)
+    whole = not mask.any()  # then a copy is not needed
     if bad is not None:
         mask |= bad
     side = int(max(8, min(mesh, min(image.shape) // 4)))
-    data = np.ascontiguousarray(np.where(mask, 0, image), dtype=np.float32)
+    data = np.ascontiguousarray(image if whole else np.where(mask, np.float32(0), image), dtype=np.float32)
     found = sep.Background(data, mask=mask, bw=side, bh=side, fw=filter_size, fh=filter_size)
     return Background(found, float(found.globalback), float(found.globalrms))
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from exposure.connected import largest_area
 from exposure.quantiles import median, scatter
 
 __all__ = ["fill_pixels", "saturation_level"]
@@ -58,9 +59,10 @@ def saturation_level(image: NDArray[np.float32]) -> float | None:
     if not np.isfinite(top) or top <= low + BRIGHT * spread:
         return None
     full = image == np.float32(top)
-    patches = full[1:, 1:] & full[:-1, 1:] & full[1:, :-1] & full[:-1, :-1]
-    if not patches.any():
+    patches = full[1:] & full[:-1]
+    if not (patches[:, 1:] & patches[:, :-1]).any():
         return None
+    del full, patches
     _, counts = np.unique(image[image > np.float32(top - 0.2 * (top - low))], return_counts=True)
     next_lower = int(counts[-3:-1].max()) if counts.size > 1 else 1
     return top if counts[-1] > CUT_OFF * next_lower else None
@@ -95,10 +97,8 @@ def _repeated(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _area(equal: Flags) -> Flags | None:
     """Return which of the pixels with one value are fill, None for none."""
-    flags = equal.astype(np.uint8)
-    wide = cv2.dilate(_opened(flags, (9, 9)).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    rest = int(np.count_nonzero(~wide))
-    share = float(np.count_nonzero(equal & ~wide)) / rest if rest else 0.0
+    flags = equal.view(np.uint8)
+    share = _share(equal)
     if share > TOO_COMMON:
         return None
     bits = np.log(equal.size / CHANCE)  # an area of n pixels comes about by chance less often than exp(-n x rarity)
@@ -108,11 +108,11 @@ def _area(equal: Flags) -> Flags | None:
         return found if found.any() else None
     rarity = -np.log(ANIMALS * max(share, 1.0 / equal.size))
     least = max(LEAST, CORRELATED * bits / rarity)
+    if largest_area(equal) < least:  # most images have no fill: labels of all their pixels would be for nothing
+        return None
     _, labels, stats, _ = cv2.connectedComponentsWithStats(flags, connectivity=4)
     large = stats[:, cv2.CC_STAT_AREA] >= least
     large[0] = False
-    if not large.any():
-        return None
     found = large[labels]
     near = cv2.dilate(found.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
     ring = np.count_nonzero(near) - np.count_nonzero(found)
@@ -120,6 +120,16 @@ def _area(equal: Flags) -> Flags | None:
     if lone * ring > RARE * max(int(np.count_nonzero(~near)), 1):
         return _without_neighbours(found)
     return np.asarray(equal & near)
+
+
+def _share(equal: Flags) -> float:
+    """Return how much of the image beyond wide areas of a value has that value."""
+    wide = _opened(equal.view(np.uint8), (9, 9))
+    if not wide.any():
+        return float(np.count_nonzero(equal)) / equal.size
+    wide = cv2.dilate(wide.view(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    rest = int(np.count_nonzero(~wide))
+    return float(np.count_nonzero(equal & ~wide)) / rest if rest else 0.0
 
 
 def _without_neighbours(found: Flags) -> Flags:
@@ -135,4 +145,6 @@ def _opened(flags: NDArray[np.uint8], shape: tuple[int, int]) -> Flags:
     box = np.ones(shape, np.uint8)
     last = (shape[1] - 1, shape[0] - 1)
     first = cv2.erode(flags, box, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    if not first.any():
+        return first.view(np.bool_)
     return np.asarray(cv2.dilate(first, box, anchor=last, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0)

@@ -11,6 +11,7 @@ __all__ = ["BLOCK", "MAX_LAG", "near_sources", "sky_autocorrelation"]
 
 BLOCK = 64
 MAX_LAG = 5
+APART = 16  # rows that count may be looked at without those that lie this far from all of them: nothing reaches that far
 
 
 def sky_autocorrelation(
@@ -22,17 +23,19 @@ def sky_autocorrelation(
     is the variance in units of the variance plane, 1 where that is right.
     """
     height, width = image.shape
-    ok = good & (variance > 0)
-    z = np.where(ok, image / np.sqrt(np.where(ok, variance, 1)), 0).astype(np.float32)
-    sky = ok & ~near_sources(z, ok)
+    rows = np.flatnonzero(cv2.dilate(good.any(1, keepdims=True).view(np.uint8), np.ones((2 * APART + 1, 1), np.uint8)))
+    part = rows if rows.size < height else slice(None)  # all of an image is looked at as it is
+    z, sky = _sky_in_sigma(image[part], variance[part], good[part], image.size)
+    place = np.full(height, -1)  # of rows where nothing counts: the last one, which is empty
+    place[rows] = np.arange(rows.size)
     starts = [(y, x) for y in range(0, height - BLOCK + 1, BLOCK) for x in range(0, width - BLOCK + 1, BLOCK)]
     blocks, masks = [], []
     for y, x in starts[:: max(1, len(starts) // max_blocks)]:
-        part = sky[y : y + BLOCK, x : x + BLOCK]
-        if part.mean() > 0.5:
-            values = z[y : y + BLOCK, x : x + BLOCK]
-            blocks.append(np.where(part, values - median(values[part]), 0))
-            masks.append(part)
+        clear = sky[place[y : y + BLOCK], x : x + BLOCK]
+        if clear.mean() > 0.5:
+            values = z[place[y : y + BLOCK], x : x + BLOCK]
+            blocks.append(np.where(clear, values - median(values[clear]), 0))
+            masks.append(clear)
     if len(blocks) < 4:
         return None
     size = 2 * BLOCK
@@ -43,10 +46,30 @@ def sky_autocorrelation(
     return np.asarray((auto / np.maximum(overlap, 1))[np.ix_(lags, lags)], np.float64)
 
 
-def near_sources(z: NDArray[np.float32], ok: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return pixels within 8 px of anything that stands out of the smoothed image: its wings would look correlated."""
+def _sky_in_sigma(
+    image: NDArray[np.float32], variance: NDArray[np.float32], good: NDArray[np.bool_], size: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return image/sigma, 0 where a pixel does not count, and which pixels are blank sky; both with an empty row below.
+
+    `size` is the number of pixels of the whole image.
+    """
+    height, width = image.shape
+    z, sky = np.zeros((height + 1, width), np.float32), np.zeros((height + 1, width), np.bool_)
+    ok = np.logical_and(good, variance > 0, out=sky[:-1])
+    np.sqrt(variance, out=z[:-1], where=ok)
+    np.divide(image, z[:-1], out=z[:-1], where=ok)
+    ok &= ~near_sources(z[:-1], ok, size)
+    return z, sky
+
+
+def near_sources(z: NDArray[np.float32], ok: NDArray[np.bool_], size: int = 0) -> NDArray[np.bool_]:
+    """Return pixels within 8 px of anything that stands out of the smoothed image: its wings would look correlated.
+
+    `size` is the number of pixels of the image that `z` is a part of.
+    """
     smooth = cv2.GaussianBlur(z, (0, 0), 1.5)
-    values = smooth[ok][:: max(1, z.size // 400_000)]
+    values = smooth[ok][:: max(1, max(size, z.size) // 400_000)]
     spread = scatter(values) if values.size else 1.0
-    high = (np.abs(smooth) > 4 * spread) | (np.abs(z) > 4.5)
-    return np.asarray(cv2.dilate(high.astype(np.uint8), np.ones((17, 17), np.uint8)) > 0)
+    high = np.abs(smooth, out=smooth) > 4 * spread
+    high |= np.abs(z, out=smooth) > 4.5
+    return np.asarray(cv2.dilate(high.view(np.uint8), np.ones((17, 17), np.uint8)) > 0)

@@ -1,7 +1,7 @@
 """The algorithm alone: subtract one FITS image from another, without database, broker or calibration."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -119,14 +119,11 @@ def difference_files(
     MismatchError, WcsMissing, DifferencingError
         The two do not fit together: the message says what to do.
     """
-    _way(rules, registered, register, mode, score, sources, pictures, options)
+    way = _way(rules, registered, register, mode, score, sources, pictures, options)
     start = time.perf_counter()
-    (new, own), (old, other) = in_threads(partial(_open, rules=rules), (science, template))
+    pair, checksums = map(list, zip(*in_threads(partial(_open, rules=rules), (science, template)), strict=True))
     seconds = round(time.perf_counter() - start, 3)
-    made = difference_pair(
-        new, old, rules, registered=registered, register=register, mode=mode, score=score, sources=sources,
-        pictures=pictures, options=options, names=(science.name, template.name), checksums=(own, other),
-    )  # fmt: skip
+    made = _of_pair(pair, way, rules, registered, register, options, (science.name, template.name), checksums)
     made.report["seconds"] = {"read": seconds} | made.report["seconds"]
     return made
 
@@ -147,6 +144,16 @@ def difference_pair(
         What messages and cards call the two, and the checksums of their files.
     """
     way = _way(rules, registered, register, mode, score, sources, pictures, options)
+    return _of_pair([new, old], way, rules, registered, register, options, names, checksums)
+
+
+def _of_pair(
+    pair: list[Exposure], way: Differencing, rules: Instrument, registered: bool, register: bool,
+    options: Mapping[str, Any] | None, names: tuple[str, str], checksums: Sequence[str],
+) -> Difference:  # fmt: skip
+    """Subtract a pair, which is taken from the list: a template's own pixels are let go once it is resampled."""
+    new, old = pair
+    pair.clear()
     facts = [
         facts_of(e, rules, *which) for e, which in zip((new, old), zip(names, checksums, strict=True), strict=True)
     ]
