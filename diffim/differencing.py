@@ -257,6 +257,12 @@ class Differencing:
         }.items():  # fmt: skip
             self.put(key, value)
         self._warn_of_kernel(fit)
+        if fit.kernel.kernel_sum <= 0:
+            raise BadSubtraction(
+                f"the kernel that the stars tell has a sum of {fit.kernel.kernel_sum:.3g}: what is bright in the one image is "
+                "not in the other; is the template of the same field, and are both WCS right?",
+                visit=science.key[0], detector=science.key[1],
+            )  # fmt: skip
         if self.options.maxResidual and fit.residual_rms > self.options.maxResidual:
             raise BadSubtraction(
                 f"residual / sigma of the held-out stars is {fit.residual_rms:.2f}, more than {self.options.maxResidual}",

@@ -14,7 +14,7 @@ from calibration.noise import fill_variance, subtract_background
 from calibration.smoothing import UNDERSAMPLED_FWHM
 from calibration.stars import bright_stars
 from diffim.differencing import Differencing
-from diffim.errors import MismatchError
+from diffim.errors import MismatchError, NoTemplateCoverage
 from diffim.options import plain_options
 from diffim.pictures import Subject
 from diffim.registration import fit_displacement, match_lists, resampled
@@ -165,8 +165,8 @@ def _of_pair(
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     new, old, new_stars = _prepared(new, old, rules, registered, register)
-    if registered:
-        warnings.append(check_one_grid(new, old, new_stars, old_wcs, names))
+    if not register:
+        warnings.append(check_one_grid(new, old, new_stars, old_wcs, names, registered))
     seconds["prepare"] = round(time.perf_counter() - start, 3)
     start = time.perf_counter()
     result = way.run(new, old, new_stars)
@@ -300,6 +300,12 @@ def _warped(science: Exposure, template: Exposure, rules: Instrument) -> Exposur
     x0, y0, width, height = science.bbox
     warped = warp_exposure(template, wcs, (x0 - BORDER, y0 - BORDER, width + 2 * BORDER, height + 2 * BORDER))
     warped.band = science.band
+    if not warped.good().any():
+        (ra, dec), (u, v) = (e.require_wcs().pixel_to_sky(e.width / 2, e.height / 2) for e in (science, template))
+        raise NoTemplateCoverage(
+            f"image and template have no pixel in common: by their WCS their middles lie at ({float(ra):.4f}, {float(dec):+.4f}) and "
+            f"({float(u):.4f}, {float(v):+.4f}) deg; give a template of the same field"
+        )
     return warped
 
 

@@ -21,7 +21,10 @@ FEW = 8  # stars that do not tell where an image lies
 ON_GRID = 0.7  # px: what is further is worth a word
 MOST = 100  # stars that are looked at
 Names = tuple[str, str]
-ADVICE = "use --register (their stars say how one lies on the other), or drop --registered where both have a WCS"
+ADVICE = {
+    True: "use --register (their stars say how one lies on the other), or drop --registered where both have a WCS",
+    False: "mend the WCS of one of them, or use --register (their stars say how one lies on the other)",
+}
 
 
 def check_wcs(exposures: tuple[Exposure, Exposure], names: Names) -> None:
@@ -73,17 +76,21 @@ def _alike(new: Exposure, old: Exposure) -> float:
     return float((np.abs(a - factor * b) <= ALIKE * usual).mean()) if factor != 0 else 0.0
 
 
-def check_one_grid(new: Exposure, old: Exposure, stars: Stars, old_wcs: SkyWcs | None, names: Names) -> str:
+def check_one_grid(
+    new: Exposure, old: Exposure, stars: Stars, old_wcs: SkyWcs | None, names: Names, registered: bool = True
+) -> str:
     """Look for the stars of the image at their places in the template; returns a warning, empty for most pairs.
 
     Parameters
     ----------
     new, old
-        The pair without sky; `new` has a PSF.
+        The pair without sky, on one grid; `new` has a PSF.
     stars
         The stars of the image.
     old_wcs
         The WCS that the template's file has.
+    registered
+        Whether somebody says that they lie on one grid; else their WCS have brought them there.
 
     Raises
     ------
@@ -91,10 +98,11 @@ def check_one_grid(new: Exposure, old: Exposure, stars: Stars, old_wcs: SkyWcs |
         They lie elsewhere: the message says where, as far as that can be found.
     """
     which = f"{names[0]} and {names[1]}"
+    stars = stars.take(_covered(old, stars))
     chosen = np.flatnonzero((stars.snr > 20) & ~stars.flagged & stars.isolated)
     if chosen.size < FEW:
         chosen = np.flatnonzero((stars.snr > 20) & ~stars.flagged)
-    apart = _wcs_distance(new, old_wcs)
+    apart = _wcs_distance(new, old_wcs) if registered else 0.0
     if chosen.size < FEW:
         wrong = f" (their WCS are {apart:.1f} px apart)" if apart > ON_GRID else ""
         return f"{chosen.size} bright stars are too few to see whether {which} lie on one grid{wrong}" if wrong else ""
@@ -104,15 +112,22 @@ def check_one_grid(new: Exposure, old: Exposure, stars: Stars, old_wcs: SkyWcs |
     if _common(shifts, min(chosen.size, MOST), new):
         if median <= ON_GRID:
             return ""
-        return (
-            f"the stars of {which} lie {median:.2f} px from each other, though --registered says one grid: the "
-            "template is resampled"
-        )
+        who = "--registered says one grid" if registered else "their WCS put them on one"
+        return f"the stars of {which} lie {median:.2f} px from each other, though {who}: the template is resampled"
     where = _elsewhere(new, old, stars)
     if not where:
         return ""
     told = f"; their WCS are {apart:.1f} px apart" if apart > ON_GRID else ""
-    raise MismatchError(f"{which} do not lie on one grid of pixels: {where}{told}; {ADVICE}")
+    said = "do not lie on one grid of pixels" if registered else "are not brought together by their WCS"
+    raise MismatchError(f"{which} {said}: {where}{told}; {ADVICE[registered]}")
+
+
+def _covered(old: Exposure, stars: Stars) -> NDArray[np.intp]:
+    """Return which stars lie where the template has data."""
+    ix, iy = (np.floor(v + 0.5).astype(np.int64) - o for v, o in zip((stars.x, stars.y), old.origin, strict=True))
+    inside = (ix >= 0) & (iy >= 0) & (ix < old.width) & (iy < old.height)
+    at = np.flatnonzero(inside)
+    return at[old.good()[iy[at], ix[at]]]
 
 
 def _common(shifts: StarShifts, n: int, new: Exposure) -> bool:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from calibration.stars import bright_stars
-from diffim.errors import MismatchError
-from exposure import Exposure, GaussianPsf
+from diffim.errors import DifferencingError, MismatchError, NoTemplateCoverage
+from exposure import Exposure, GaussianPsf, SkyWcs, load_instrument
 from exposure.errors import WcsMissing
+from service.diff import difference_pair
 from service.errors import SameImage
 from service.pair_checks import check_distinct, check_one_grid, check_wcs
 from tests.pairs import SIDE, SKY, render, stars, wcs
@@ -113,3 +114,38 @@ def test_a_missing_wcs_names_the_file_and_the_ways_out():
     new.wcs = wcs()
     with pytest.raises(WcsMissing, match=r"old\.fits has no celestial WCS.*--register .*--registered"):
         check_wcs((new, old), NAMES)
+
+
+def test_a_wcs_that_is_wrong_is_refused_with_the_shift():
+    x, y, flux = stars()
+    new = exposure(x, y, flux, 1)
+    old = exposure(*moved(x, y, shift=(20.0, -4.0)), flux, 2, 2.7)
+    with pytest.raises(MismatchError, match=r"not brought together by their WCS.*\(\+20\.0, -4\.0\) px.*mend the WCS"):
+        check_one_grid(new, old, bright_stars(new), None, NAMES, registered=False)
+
+
+@pytest.mark.parametrize("share", [0.35, 0.7])
+def test_a_template_of_a_part_of_the_image_is_no_mismatch(share):
+    x, y, flux = stars()
+    new, old = exposure(x, y, flux, 1), exposure(x, y, flux, 2, 2.7)
+    empty = np.zeros(old.image.shape, bool)
+    empty[:, int((1 - share) * SIDE) :] = True
+    old.set_plane("NO_DATA", empty)
+    old.image[empty] = np.nan
+    assert check_one_grid(new, old, bright_stars(new), None, NAMES, registered=False) == ""
+
+
+def test_images_without_a_common_pixel_say_where_they_lie():
+    new, old = exposure(*stars(), 1), exposure(*stars(), 2)
+    new.wcs = wcs()
+    old.wcs = SkyWcs.tan((130.0, 120.0), (151.0, 3.0), np.diag([-0.4, 0.4]) / 3600)
+    with pytest.raises(NoTemplateCoverage, match=r"no pixel in common.*\(150\.0.*\(15[01]\.\d+, \+[23]\.\d+\) deg"):
+        difference_pair(new, old, load_instrument("generic"))
+
+
+def test_a_kernel_without_light_is_refused():
+    """Another field under the same WCS: stars enough in both, none in common, and too few to be called moved."""
+    new, old = exposure(*stars(5, 12), 1), exposure(*stars(99, 12), 2)
+    new.wcs = old.wcs = wcs()
+    with pytest.raises((MismatchError, DifferencingError)):
+        difference_pair(new, old, load_instrument("generic"))
