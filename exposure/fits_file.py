@@ -137,9 +137,10 @@ def read_image(hdus: fits.HDUList, ext: int | str) -> NDArray[np.float32]:
         pixels = np.empty(data.shape, np.float32)
         in_bands(lambda first, last: _scale(data, scale, zero, blank, pixels, first, last), data.shape[0])
     else:
-        pixels = np.ascontiguousarray(data, dtype=np.float32)
-        if (scale, zero) != (1.0, 0.0):
-            pixels = (pixels * np.float32(scale) + np.float32(zero)).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is beyond single precision has no value: infinity
+            pixels = np.ascontiguousarray(data, dtype=np.float32)
+            if (scale, zero) != (1.0, 0.0):
+                pixels = (pixels * np.float32(scale) + np.float32(zero)).astype(np.float32)
     _let_go(data)
     return pixels
 
@@ -235,7 +236,8 @@ def _scale(
         if scale == 1 and zero == int(zero) and (abs(zero) < 1 << 62 or zero == 1 << (8 * part.itemsize - 1)):
             values = _unsigned(part, int(zero)).astype(np.float32)
         else:
-            values = (part.astype(np.float64) * scale + zero).astype(np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = (part.astype(np.float64) * scale + zero).astype(np.float32)
         if blank is not None:
             values[part == blank] = np.nan
         out[top : top + len(part)] = values

@@ -75,7 +75,7 @@ def forget_missing(exposure: "Exposure") -> None:
 
 def _missing(exposure: "Exposure") -> str:
     if not np.isfinite(exposure.image).any():
-        return "finite pixel"
+        return "finite pixel (all are NaN, or of one value)"
     if exposure.good().any() or not _known(exposure.variance):
         return "pixel with data"
     return "pixel with a positive, finite variance: is that plane a variance?"

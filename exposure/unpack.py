@@ -78,8 +78,7 @@ def _content(
         raise
     except _BROKEN as error:
         raise FitsUnreadable(
-            f"{name} is truncated or broken: its compressed content ends after {out.tell()} bytes "
-            f"({error or type(error).__name__})"
+            f"{name} is truncated or broken: its compressed content ends too early ({error or type(error).__name__})"
         ) from error
     out.seek(0)
     return out

@@ -8,7 +8,7 @@ from diffim.errors import DifferencingError, MismatchError
 from diffim.matching import psf_fwhm
 from diffim.registration import StarShifts, displacement_at_stars, fit_displacement, match_lists
 from exposure import Exposure, SkyWcs
-from exposure.errors import WcsMissing
+from exposure.errors import WcsMissing, WcsUnsupported
 from exposure.stars import Stars
 from service.errors import SameImage
 
@@ -32,8 +32,11 @@ def check_wcs(exposures: tuple[Exposure, Exposure], names: Names) -> None:
     for exposure, name in zip(exposures, names, strict=True):
         if exposure.wcs is None:
             why = "" if exposure.wcs_problem is None else f" ({exposure.wcs_problem.message})"
-            raise WcsMissing(
-                f"{name} has no celestial WCS{why}: use --register (the stars say how the two lie on each other), or "
+            lacks = (
+                "a WCS that cannot be used" if isinstance(exposure.wcs_problem, WcsUnsupported) else "no celestial WCS"
+            )
+            raise type(exposure.wcs_problem or WcsMissing(""))(
+                f"{name} has {lacks}{why}: use --register (the stars say how the two lie on each other), or "
                 "--registered (they lie on one grid of pixels already)"
             )
 
