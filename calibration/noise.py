@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure import Background, Exposure, Instrument, estimate_background
+from exposure.background import subtract_plane
 from exposure.errors import BadPixels, SkyClipped
 from exposure.quantiles import median
 from exposure.threads import in_bands
@@ -28,6 +29,7 @@ def subtract_background(exposure: Exposure, mesh: int) -> NDArray[np.float32]:
     if bad.mean() > 0.99:
         raise BadPixels("less than 1 % of the pixels are usable", visit=exposure.key[0], detector=exposure.key[1])
     exposure.metadata["leastValueShare"] = _least_share(exposure.image, bad)
+    subtract_plane(exposure, mesh)
     first = estimate_background(exposure.image, bad, mesh)
     objects = _objects(exposure.image, bad, first)
     del first  # maps as large as the image

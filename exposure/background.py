@@ -16,8 +16,9 @@ from tasks.reprs import short_repr
 if TYPE_CHECKING:
     from exposure.exposure import Exposure
 
-__all__ = ["Background", "estimate_background", "subtract_level", "subtract_mesh"]
+__all__ = ["Background", "estimate_background", "subtract_level", "subtract_mesh", "subtract_plane"]
 
+BLOCKS = 16  # along each side, whose medians tell whether the sky is a steep plane
 SAMPLES = 1024  # pixels along the shorter side that a coarse mesh is made from
 
 
@@ -73,6 +74,44 @@ def estimate_background(
     data = np.ascontiguousarray(image if whole else np.where(mask, np.float32(0), image), dtype=np.float32)
     found = sep.Background(data, mask=mask, bw=side, bh=side, fw=filter_size, fh=filter_size)
     return Background(found, float(found.globalback), float(found.globalrms))
+
+
+def subtract_plane(exposure: "Exposure", mesh: int) -> None:
+    """Take a steep plane off in place, zero in the middle: over a cell of `mesh` px a mode needs a sky that is nearly flat.
+
+    One that rises by less than the noise of a pixel over a cell is left; so is an image of less than two pixels a block.
+    """
+    height, width = exposure.image.shape
+    step = max(1, min(height, width) // 512)
+    some = exposure.image[::step, ::step].astype(np.float64)
+    good = np.isfinite(some) & (exposure.mask[::step, ::step] & np.int32(plane_bits(["NO_DATA", "BAD", "SAT"])) == 0)
+    rows, columns = some.shape[0] // BLOCKS, some.shape[1] // BLOCKS
+    if min(rows, columns) < 2:
+        return
+    box = np.where(good, some, np.nan)[: rows * BLOCKS, : columns * BLOCKS]
+    parts = box.reshape(BLOCKS, rows, BLOCKS, columns).transpose(0, 2, 1, 3).reshape(BLOCKS * BLOCKS, -1)
+    known = np.isfinite(parts).mean(1) > 0.5
+    if known.sum() < BLOCKS:
+        return
+    parts = parts[known]
+    level = np.nanmedian(parts, axis=1)
+    y, x = (v.ravel()[known] for v in np.mgrid[:BLOCKS, :BLOCKS])
+    along_x, along_y = _slopes((x + 0.5) * columns * step, (y + 0.5) * rows * step, level)
+    # differences of neighbours: what a slope adds to them is small
+    noise = 1.4826 * float(np.nanmedian(np.abs(np.diff(box, axis=1)))) / np.sqrt(2)
+    if np.hypot(along_x, along_y) * mesh > noise:
+        exposure.image -= (along_x * (np.arange(width) - (width - 1) / 2)).astype(np.float32)
+        exposure.image -= (along_y * (np.arange(height) - (height - 1) / 2)).astype(np.float32)[:, None]
+
+
+def _slopes(x: NDArray[np.float64], y: NDArray[np.float64], level: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the slopes of the plane through levels, those left out that are 5 sigma off."""
+    terms, use = np.column_stack([np.ones(x.size), x, y]), np.ones(x.size, np.bool_)
+    for _ in range(3):
+        fit = np.linalg.lstsq(terms[use], level[use])[0]
+        rest = np.abs(level - terms @ fit)
+        use = rest <= 5 * 1.4826 * np.median(rest[use]) + 1e-9 * np.abs(level).max()
+    return float(fit[1]), float(fit[2])
 
 
 def subtract_mesh(exposure: "Exposure", mesh: int, *excluded: str) -> None:

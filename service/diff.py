@@ -21,6 +21,7 @@ from diffim.registration import fit_displacement, match_lists, resampled
 from diffim.variance_scale import check_variance
 from diffim.warp import warp_exposure
 from exposure import Exposure, Instrument, PhotoCalib, subtract_mesh
+from exposure.background import subtract_plane
 from exposure.fits import read_planes
 from exposure.fits_file import split_choice
 from exposure.missing import forget_missing
@@ -273,6 +274,7 @@ def subtract_sky(exposure: Exposure, rules: Instrument) -> None:
         rms = subtract_background(exposure, MESH)
         fill_variance(exposure, rms, rules.model_copy(update={"variance": "empirical"}))
         return
+    subtract_plane(exposure, MESH)
     subtract_mesh(exposure, MESH, "SAT", "BAD")
     check_variance(exposure)
 
