@@ -81,6 +81,23 @@ def test_the_older_form_loads_associates_and_commits(database):
     assert forced.diaForcedSourceId.min() == ((2 * 1000 + 3) << 13) + 1  # 50 bits of the exposure, 13 of the counter
 
 
+def test_alerts_wait_for_a_second_detection_where_that_is_asked_for(database):
+    """What lasts two visits is an alert at the second; all is stored from the first on."""
+    config = {"alertLeastDiaSources": 2}
+    first, second = image(1), image(2)
+    one, metadata = run(database, first, sources(first, *GRID.T), config=config)
+    assert len(one.alertDiaSources) == 0 and len(one.unconfirmedDiaSources) == 25 == metadata["nUnconfirmedDiaSources"]
+    assert len(all_rows(database, "DiaSource")) == 25
+    extra = np.vstack([GRID[:20], [[33.0, 47.0]]])
+    two, metadata = run(database, second, sources(second, *extra.T, scatter=0.05), config=config)
+    assert len(two.associatedDiaSources) == 21 and metadata["nUnconfirmedDiaSources"] == 1
+    assert set(two.alertDiaSources.diaObjectId) == set(one.associatedDiaSources.diaObjectId[:20])
+    assert set(two.unconfirmedDiaSources.diaObjectId) == set(two.newDiaSources.diaObjectId)
+    third = image(3)
+    three, _ = run(database, third, sources(third, *GRID[:20].T), config=config | {"alertLeastDiaSources": 1})
+    assert len(three.alertDiaSources) == 20 and len(three.unconfirmedDiaSources) == 0
+
+
 def test_the_same_visit_again_changes_nothing(database):
     e = image(1)
     run(database, e, sources(e, *GRID.T))
