@@ -5,14 +5,17 @@ import pandas as pd
 import pytest
 from astropy.wcs import WCS
 
+from alerts.container import INDEX
 from apdb import columns_of
 from apdb.export import all_rows, latest_objects
+from apdb.outbox import add
 from association import DiaPipelineTask
 from association.errors import AssociationError, DuplicateRecords, TooManyDiaObjects
 from association.forced_rows import forced_rows
 from association.metrics import MetricComputationError, run_metrics, total_unassociated_objects
 from exposure import Exposure, PhotoCalib, SkyWcs, VisitInfo
 from exposure.psf import GaussianPsf
+from service.explain import _delivery
 from tasks import IdGenerator, IdPacker, make_task
 
 SIZE, ARCSEC = 200, 1 / 3600
@@ -219,3 +222,14 @@ def test_metrics_of_a_run():
     for value in ("12", None, True):
         with pytest.raises(MetricComputationError, match="not a number"):
             run_metrics({"numNewDiaObjects": value})
+
+
+@pytest.mark.parametrize(("issued", "text"), [([5], "waits for the relay"), ([6], "unconfirmed"), ([], "unconfirmed")])
+def test_explain_says_which_sources_wait(database, issued, text):
+    index = np.zeros(len(issued), INDEX)
+    index["diaSourceId"] = issued
+    stored = [{"diaSourceId": 5, "diaObjectId": 5, "ssObjectId": 0, "separation": 0.1}]
+    with database.connect() as connection:
+        add(connection, 1, 3, 1, "f", len(issued), "c", index=index.tobytes())
+        step = _delivery(connection, 1, 3, stored)[-1]
+    assert step.name == "alert" and not step.passed and step.text.startswith(text)
