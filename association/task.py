@@ -13,15 +13,16 @@ from lsst.pipe.base import Struct
 from apdb import Database, VisitUnitOfWork, empty_frame
 from apdb.htm import polygon
 from apdb.locks import lock_pixels, sky_locks
+from association.config import DiaPipelineConfig
+from association.confirmation import unconfirmed
 from association.errors import AssociationError, DuplicateRecords, TooManyDiaObjects
 from association.forced_rows import ForcedRules, forced_rows, qualified_objects
 from association.matching import associate
-from association.new_objects import BAD_FLAGS, NewSourceRules, filter_new_sources, new_objects
+from association.new_objects import NewSourceRules, filter_new_sources, new_objects
 from association.solar_system import bodies_on_image, match_solar_system, no_bodies
-from association.statistics import BANDS, forced_means, summarize
+from association.statistics import forced_means, summarize
 from exposure import Exposure
-from tasks import AlertTask, AlertTaskConfig, IdFactory, IdGenerator, IdPacker
-from tasks.base import AlertTaskConnections
+from tasks import AlertTask, IdFactory, IdGenerator, IdPacker
 
 __all__ = ["ApdbMarker", "DiaPipelineConfig", "DiaPipelineTask"]
 
@@ -41,45 +42,6 @@ def _forced_ids(image: Exposure, bits: int | None) -> IdGenerator | IdFactory:
 
 class ApdbMarker(pexConfig.Config):
     """Its presence says that the ccdVisit is in the APDB (final once the transaction is committed)."""
-
-
-class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):  # type: ignore[call-arg]
-    """Configuration; names are those that users of the Rubin task know."""
-
-    validBands = pexConfig.ListField(dtype=str, default=list(BANDS), doc="Bands that the database knows.")
-    apdb_config_url = pexConfig.Field(
-        dtype=str, default="", doc="PostgreSQL URI of the APDB, for runs outside of the service's unit of work."
-    )
-    angleMargin = pexConfig.RangeField(dtype=float, default=2.0, min=0.0, doc="Margin of the history region, arcsec.")
-    imagePixelMargin = pexConfig.RangeField(dtype=int, default=10, min=0, doc="Margin of objects on the image, px.")
-    maxDistArcSeconds = pexConfig.RangeField(dtype=float, default=1.0, min=0.0, doc="Association radius, arcsec.")
-    sigmaFloorArcSeconds = pexConfig.RangeField(
-        dtype=float, default=0.05, min=0.0, doc="Least error of an offset, arcsec."
-    )
-    fallbackSigmaArcSeconds = pexConfig.RangeField(
-        dtype=float, default=0.2, min=0.0, doc="Error where one is missing, arcsec."
-    )
-    doSolarSystemAssociation = pexConfig.Field(dtype=bool, default=True, doc="Match known bodies first?")
-    solarSystemMaxDistArcSeconds = pexConfig.RangeField(dtype=float, default=1.0, min=0.0, doc="Their radius, arcsec.")
-    doRunForcedMeasurement = pexConfig.Field(dtype=bool, default=True, doc="Force photometry at known objects?")
-    historyThreshold = pexConfig.RangeField(dtype=int, default=2, min=1, doc="Good sources that forced needs.")
-    forcedReliabilityThreshold = pexConfig.Field(dtype=float, default=0.5, doc="Reliability of a good source.")
-    forcedBadFlags = pexConfig.ListField(dtype=str, default=["glint_trail", "isDipole"], doc="Flags of a bad source.")
-    forcedTrailLengthThreshold = pexConfig.Field(
-        dtype=float, default=1.4, doc="Longest trail of a good source, arcsec."
-    )
-    filterUnAssociatedSources = pexConfig.Field(dtype=bool, default=True, doc="Test sources before they found objects?")
-    newObjectBadFlags = pexConfig.ListField(dtype=str, default=list(BAD_FLAGS), doc="Flags that forbid new objects.")
-    newObjectFluxField = pexConfig.Field(dtype=str, default="apFlux", doc="Flux of the thresholds.")
-    newObjectSnrThreshold = pexConfig.Field(dtype=float, default=0.0, doc="Least S/N; 0 is off.")
-    newObjectReliabilityThreshold = pexConfig.Field(dtype=float, default=0.1, doc="Least reliability; NULL passes.")
-    newObjectLowReliabilitySnrThreshold = pexConfig.Field(
-        dtype=float, default=0.0, doc="S/N below which ... (0 is off)"
-    )
-    newObjectLowSnrReliabilityThreshold = pexConfig.Field(
-        dtype=float, default=0.1, doc="... more reliability is asked."
-    )
-    maxNewDiaObjects = pexConfig.RangeField(dtype=int, default=0, min=0, doc="More new objects are an error; 0 is off.")
 
 
 class DiaPipelineTask(AlertTask):
@@ -135,7 +97,7 @@ class DiaPipelineTask(AlertTask):
         result : `lsst.pipe.base.Struct`
             apdbMarker (apdb_maker by its older name), associatedDiaSources (stored), diaForcedSources, diaObjects (all on the image),
             updatedDiaObjects, associatedSsSources, unassociatedSsObjects, newDiaSources, marginalDiaSources,
-            historySources, historyForcedSources.
+            historySources, historyForcedSources; of the stored: alertDiaSources, and unconfirmedDiaSources that wait for another.
 
         Raises
         ------
@@ -175,11 +137,14 @@ class DiaPipelineTask(AlertTask):
         with self.step("store", "writeToApdbDuration"):
             unitOfWork.store(now, updated, parts.stored, forced, parts.ss_rows, flags)
         marker = ApdbMarker()
+        waiting = unconfirmed(parts.stored, updated, self.config.alertLeastDiaSources, self.config.alertSingleSnr)
+        self.put("nUnconfirmedDiaSources", int(waiting.sum()))
         return Struct(
             apdbMarker=marker, apdb_maker=marker, associatedDiaSources=parts.stored, diaForcedSources=forced, diaObjects=everything,
             updatedDiaObjects=updated, associatedSsSources=parts.ss_rows, unassociatedSsObjects=parts.ss_missed,
             newDiaSources=parts.new, marginalDiaSources=parts.marginal, historySources=history,
-            historyForcedSources=forced_history,
+            historyForcedSources=forced_history, alertDiaSources=parts.stored[~waiting],
+            unconfirmedDiaSources=parts.stored[waiting],
         )  # fmt: skip
 
     def _validate(self, diffIm: Exposure, exposure: Exposure, template: Exposure, band: str) -> None:

@@ -3,17 +3,17 @@
 import logging
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from calibration.astrometry import refine_wcs
-from calibration.mending import find_sharp_pixels, mend_bad_pixels
+from calibration.mending import mend_bad_pixels
 from calibration.noise import fill_variance, subtract_background
 from calibration.psf_model import PsfFit, fit_psf
 from calibration.refcat import Matches, ReferenceStars, match_stars
 from calibration.smoothing import UNDERSAMPLED_FWHM, scale_to_flux_errors, smooth
 from calibration.sources import detect_sources
+from calibration.tracks import find_rays
 from calibration.zeropoint import calibrate
 from exposure import ApCorrMap, ChebyshevField, Exposure, Instrument, PhotoCalib
 from exposure.apcorr import PSF_FLUX
@@ -120,16 +120,16 @@ def _without_cosmic_rays(
 ) -> pd.DataFrame:
     """Mark cosmic rays, in place, while they are sharper than stars, and detect again: smoothed, they look like stars.
 
-    Stars of the reference are spared.
+    Stars of the reference are spared, and tell what stars look like.
     """
     known = sources[sources.isolated & ~sources.flagged].assign(psfFlux=sources.apFlux, psfFluxErr=1.0)
     wcs, _ = refine_wcs(exposure, known, reference)
     x, y = wcs.sky_to_pixel(reference.table.ra.to_numpy(), reference.table.dec.to_numpy())
-    spare = np.zeros(exposure.image.shape, np.uint8)
+    stars = np.zeros(exposure.image.shape, np.bool_)
     inside = exposure.contains(x, y)
     ix, iy = (np.floor(v[inside] + 0.5).astype(np.int64) - o for v, o in zip((x, y), exposure.origin, strict=True))
-    spare[np.clip(iy, 0, exposure.height - 1), np.clip(ix, 0, exposure.width - 1)] = 1
-    rays = find_sharp_pixels(exposure, cv2.dilate(spare, np.ones((5, 5), np.uint8)) > 0)
+    stars[np.clip(iy, 0, exposure.height - 1), np.clip(ix, 0, exposure.width - 1)] = True
+    rays = find_rays(exposure, stars)
     exposure.set_plane("CR", rays)
     report["nCosmicRayPixels"] = float(rays.sum())
     return detect_sources(exposure) if rays.any() else sources

@@ -13,6 +13,7 @@ import psycopg
 from astropy.time import Time
 from psycopg.rows import dict_row
 
+from alerts.container import INDEX
 from apdb import Database, Ledger, VisitUnitOfWork
 from apdb.htm import chord_arcsec, unit_vectors
 from association import DiaPipelineTask, standardize
@@ -128,12 +129,18 @@ def _delivery(
         steps.append(Step("stored", True, text, source))
     with connection.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
-            'SELECT attempt, file, "heldReason", "droppedAt", "publishedAt", "publishOrder" FROM "AlertOutbox" WHERE visit = %s '
+            'SELECT attempt, file, "heldReason", "droppedAt", "publishedAt", "publishOrder", count, "alertIndex" FROM "AlertOutbox" WHERE visit = %s '
             "AND detector = %s ORDER BY attempt DESC LIMIT 1",
             (visit, detector),
         ).fetchone()
     if row is None:
         return [*steps, Step("alert", False, "the visit has no alert file", {})]
+    index, count = row.pop("alertIndex"), row.pop("count")
+    if index or not count:  # None where another writer made the file
+        issued = np.frombuffer(index or b"", INDEX)["diaSourceId"]
+        if not np.isin([s["diaSourceId"] for s in stored], issued).any():
+            text = "unconfirmed: stored, and waits for another detection of its object (alertLeastDiaSources)"
+            return [*steps, Step("alert", False, text, {})]
     if row["droppedAt"]:
         text = f"dropped by an operator at {row['droppedAt']:%Y-%m-%d %H:%M:%S}"
     elif row["heldReason"]:

@@ -15,7 +15,8 @@ from service.night_frames import Frame, LeftOut
 
 __all__ = ["exit_status", "make_report", "write_report", "write_tables"]
 
-COUNTS = ("diaSources", "newObjects", "updatedObjects", "forced", "alerts", "marginal", "rejected", "solarSystem")
+COUNTS = ("diaSources", "newObjects", "updatedObjects", "forced", "alerts", "unconfirmed", "marginal", "rejected",
+          "solarSystem")  # fmt: skip
 POSITION_COLUMNS = ["id", "visit", "detector", "mjd", "band", "ra", "dec", "psfFlux", "psfFluxErr", "scienceFlux",
                     "scienceFluxErr"]  # fmt: skip
 

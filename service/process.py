@@ -140,7 +140,7 @@ class Processor:
         crash_at("associated", self._settings.crash_point)
         with clock.step("alerts"):
             inputs = AlertInputs(
-                done.associatedDiaSources, done.updatedDiaObjects, done.historySources, done.historyForcedSources,
+                done.alertDiaSources, done.updatedDiaObjects, done.historySources, done.historyForcedSources,
                 done.diaForcedSources, done.associatedSsSources, r.difference, science, r.template, bodies,
                 self._settings.cutout_psf,
             )  # fmt: skip
@@ -151,7 +151,7 @@ class Processor:
             "diaSources": len(done.associatedDiaSources), "newObjects": len(done.newDiaSources),
             "updatedObjects": len(done.updatedDiaObjects) - len(done.newDiaSources), "marginal": len(done.marginalDiaSources),
             "solarSystem": len(done.associatedSsSources), "forced": len(done.diaForcedSources), "alerts": file.count,
-            "rejected": r.rejected, "trailed": r.trailed,
+            "rejected": r.rejected, "trailed": r.trailed, "unconfirmed": len(done.unconfirmedDiaSources),
         }  # fmt: skip
         metrics = {
             k: v for k, v in {**report, **r.metrics}.items() if not (isinstance(v, float) and not np.isfinite(v))

@@ -5,14 +5,17 @@ import pandas as pd
 import pytest
 from astropy.wcs import WCS
 
+from alerts.container import INDEX
 from apdb import columns_of
 from apdb.export import all_rows, latest_objects
+from apdb.outbox import add
 from association import DiaPipelineTask
 from association.errors import AssociationError, DuplicateRecords, TooManyDiaObjects
 from association.forced_rows import forced_rows
 from association.metrics import MetricComputationError, run_metrics, total_unassociated_objects
 from exposure import Exposure, PhotoCalib, SkyWcs, VisitInfo
 from exposure.psf import GaussianPsf
+from service.explain import _delivery
 from tasks import IdGenerator, IdPacker, make_task
 
 SIZE, ARCSEC = 200, 1 / 3600
@@ -79,6 +82,23 @@ def test_the_older_form_loads_associates_and_commits(database):
     forced = all_rows(database, "DiaForcedSource")
     assert len(forced) == 20 and forced.diaForcedSourceId.is_unique and set(forced.visit) == {2}
     assert forced.diaForcedSourceId.min() == ((2 * 1000 + 3) << 13) + 1  # 50 bits of the exposure, 13 of the counter
+
+
+def test_alerts_wait_for_a_second_detection_where_that_is_asked_for(database):
+    """What lasts two visits is an alert at the second; all is stored from the first on."""
+    config = {"alertLeastDiaSources": 2}
+    first, second = image(1), image(2)
+    one, metadata = run(database, first, sources(first, *GRID.T), config=config)
+    assert len(one.alertDiaSources) == 0 and len(one.unconfirmedDiaSources) == 25 == metadata["nUnconfirmedDiaSources"]
+    assert len(all_rows(database, "DiaSource")) == 25
+    extra = np.vstack([GRID[:20], [[33.0, 47.0]]])
+    two, metadata = run(database, second, sources(second, *extra.T, scatter=0.05), config=config)
+    assert len(two.associatedDiaSources) == 21 and metadata["nUnconfirmedDiaSources"] == 1
+    assert set(two.alertDiaSources.diaObjectId) == set(one.associatedDiaSources.diaObjectId[:20])
+    assert set(two.unconfirmedDiaSources.diaObjectId) == set(two.newDiaSources.diaObjectId)
+    third = image(3)
+    three, _ = run(database, third, sources(third, *GRID[:20].T), config=config | {"alertLeastDiaSources": 1})
+    assert len(three.alertDiaSources) == 20 and len(three.unconfirmedDiaSources) == 0
 
 
 def test_the_same_visit_again_changes_nothing(database):
@@ -202,3 +222,14 @@ def test_metrics_of_a_run():
     for value in ("12", None, True):
         with pytest.raises(MetricComputationError, match="not a number"):
             run_metrics({"numNewDiaObjects": value})
+
+
+@pytest.mark.parametrize(("issued", "text"), [([5], "waits for the relay"), ([6], "unconfirmed"), ([], "unconfirmed")])
+def test_explain_says_which_sources_wait(database, issued, text):
+    index = np.zeros(len(issued), INDEX)
+    index["diaSourceId"] = issued
+    stored = [{"diaSourceId": 5, "diaObjectId": 5, "ssObjectId": 0, "separation": 0.1}]
+    with database.connect() as connection:
+        add(connection, 1, 3, 1, "f", len(issued), "c", index=index.tobytes())
+        step = _delivery(connection, 1, 3, stored)[-1]
+    assert step.name == "alert" and not step.passed and step.text.startswith(text)

@@ -1,0 +1,55 @@
+"""Configuration of `DiaPipelineTask`."""
+
+import lsst.pex.config as pexConfig
+
+from association.new_objects import BAD_FLAGS
+from association.statistics import BANDS
+from tasks import AlertTaskConfig
+from tasks.base import AlertTaskConnections
+
+__all__ = ["DiaPipelineConfig"]
+
+
+class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):  # type: ignore[call-arg]
+    """Configuration; names are those that users of the Rubin task know."""
+
+    validBands = pexConfig.ListField(dtype=str, default=list(BANDS), doc="Bands that the database knows.")
+    apdb_config_url = pexConfig.Field(
+        dtype=str, default="", doc="PostgreSQL URI of the APDB, for runs outside of the service's unit of work."
+    )
+    angleMargin = pexConfig.RangeField(dtype=float, default=2.0, min=0.0, doc="Margin of the history region, arcsec.")
+    imagePixelMargin = pexConfig.RangeField(dtype=int, default=10, min=0, doc="Margin of objects on the image, px.")
+    maxDistArcSeconds = pexConfig.RangeField(dtype=float, default=1.0, min=0.0, doc="Association radius, arcsec.")
+    sigmaFloorArcSeconds = pexConfig.RangeField(
+        dtype=float, default=0.05, min=0.0, doc="Least error of an offset, arcsec."
+    )
+    fallbackSigmaArcSeconds = pexConfig.RangeField(
+        dtype=float, default=0.2, min=0.0, doc="Error where one is missing, arcsec."
+    )
+    doSolarSystemAssociation = pexConfig.Field(dtype=bool, default=True, doc="Match known bodies first?")
+    solarSystemMaxDistArcSeconds = pexConfig.RangeField(dtype=float, default=1.0, min=0.0, doc="Their radius, arcsec.")
+    doRunForcedMeasurement = pexConfig.Field(dtype=bool, default=True, doc="Force photometry at known objects?")
+    historyThreshold = pexConfig.RangeField(dtype=int, default=2, min=1, doc="Good sources that forced needs.")
+    forcedReliabilityThreshold = pexConfig.Field(dtype=float, default=0.5, doc="Reliability of a good source.")
+    forcedBadFlags = pexConfig.ListField(dtype=str, default=["glint_trail", "isDipole"], doc="Flags of a bad source.")
+    forcedTrailLengthThreshold = pexConfig.Field(
+        dtype=float, default=1.4, doc="Longest trail of a good source, arcsec."
+    )
+    filterUnAssociatedSources = pexConfig.Field(dtype=bool, default=True, doc="Test sources before they found objects?")
+    newObjectBadFlags = pexConfig.ListField(dtype=str, default=list(BAD_FLAGS), doc="Flags that forbid new objects.")
+    newObjectFluxField = pexConfig.Field(dtype=str, default="apFlux", doc="Flux of the thresholds.")
+    newObjectSnrThreshold = pexConfig.Field(dtype=float, default=0.0, doc="Least S/N; 0 is off.")
+    newObjectReliabilityThreshold = pexConfig.Field(dtype=float, default=0.1, doc="Least reliability; NULL passes.")
+    newObjectLowReliabilitySnrThreshold = pexConfig.Field(
+        dtype=float, default=0.0, doc="S/N below which ... (0 is off)"
+    )
+    newObjectLowSnrReliabilityThreshold = pexConfig.Field(
+        dtype=float, default=0.1, doc="... more reliability is asked."
+    )
+    alertLeastDiaSources = pexConfig.RangeField(
+        dtype=int, default=1, min=1, doc="Sources of an object from which on its detections are alerts; 1: all are."
+    )
+    alertSingleSnr = pexConfig.RangeField(
+        dtype=float, default=0.0, min=0.0, doc="S/N from which one source is enough for an alert; 0 is off."
+    )
+    maxNewDiaObjects = pexConfig.RangeField(dtype=int, default=0, min=0, doc="More new objects are an error; 0 is off.")

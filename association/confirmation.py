@@ -1,0 +1,31 @@
+"""Which detections are alerts: every one, or those of objects that were seen before."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+__all__ = ["unconfirmed"]
+
+
+def unconfirmed(
+    sources: pd.DataFrame, objects: pd.DataFrame, least_sources: int = 1, single_snr: float = 0.0
+) -> NDArray[np.bool_]:
+    """Return which stored sources wait for another detection of their object before there is an alert.
+
+    Parameters
+    ----------
+    sources
+        DiaSources of a visit, as stored: diaObjectId, ssObjectId, snr.
+    objects
+        Their objects as they are after the visit: diaObjectId, nDiaSources.
+    least_sources
+        Sources of an object that confirm it, this visit's included; 1: every detection is an alert. Known
+        solar-system bodies need no confirmation.
+    single_snr
+        S/N from which one detection is enough; 0 is off. NaN never is enough.
+    """
+    seen = objects.set_index("diaObjectId").nDiaSources.reindex(sources.diaObjectId).fillna(0).to_numpy(np.int64)
+    out = (seen < least_sources) & (sources.ssObjectId.to_numpy(np.int64) == 0)
+    if single_snr > 0:
+        out &= ~(sources.snr.to_numpy(np.float64) >= single_snr)
+    return np.asarray(out, np.bool_)
