@@ -154,7 +154,6 @@ def _candidates(name: str) -> list[Path]:
     return [Path(name)] if name.endswith((".yaml", ".yml")) else [d / f"{name}.yaml" for d in _folders()]
 
 
-@lru_cache(maxsize=32)
 def load_instrument(name: str) -> Instrument:
     """Load an instrument by name (user directories in ALERTPROD_INSTRUMENTS first) or by the path of its file.
 
@@ -167,8 +166,15 @@ def load_instrument(name: str) -> Instrument:
     if found is None:
         tried = ", ".join(str(p) for p in _candidates(name))
         raise InstrumentError(f"no instrument file for {name!r} (tried {tried})")
+    state = found.stat()
+    return _load(found.resolve(), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=32)
+def _load(found: Path, changed_ns: int, size: int) -> Instrument:
+    """Read a file again when it has changed."""
     try:
         raw = yaml.safe_load(found.read_text(encoding="utf-8"))
-        return Instrument.model_validate(raw, context={"folder": found.resolve().parent})
+        return Instrument.model_validate(raw, context={"folder": found.parent})
     except (ValidationError, yaml.YAMLError) as error:
         raise InstrumentError(f"instrument file {found} is wrong: {error}") from error

@@ -3,7 +3,6 @@
 import os
 import re
 from difflib import get_close_matches
-from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +15,6 @@ __all__ = ["checked_instrument", "instrument_folder"]
 TASKS = {"ImageDifferenceTask": "diffim", "DiaPipelineTask": "association"}  # task -> the room that has it
 
 
-@lru_cache(maxsize=32)
 def checked_instrument(name: str) -> Instrument:
     """Load an instrument by name or by the path of its file, and check its ``task_config``.
 

@@ -25,3 +25,11 @@ def test_extreme_units_are_refused_with_the_file_and_what_to_do(tmp_path, unit):
 def test_others_are_read(tmp_path, unit):
     exposure = read_planes(frame(tmp_path / "a.fits", unit), load_instrument("generic"))
     assert float(np.std(exposure.image)) == pytest.approx(3.0 * unit, rel=0.05)
+
+
+def test_an_instrument_file_that_was_changed_is_read_again(tmp_path):
+    path = tmp_path / "cam.yaml"
+    path.write_text("name: cam\npixel_scale: 0.4\n")
+    assert load_instrument(str(path)) is load_instrument(str(path))
+    path.write_text("name: cam\npixel_scale: 0.25\n")
+    assert load_instrument(str(path)).pixel_scale == 0.25
