@@ -25,9 +25,8 @@ def sky_autocorrelation(
     is the variance in units of the variance plane, 1 where that is right.
     """
     height, width = image.shape
-    rows = np.flatnonzero(
-        cv2.dilate(np.asarray(good.any(1, keepdims=True), np.uint8), np.ones((2 * APART + 1, 1), np.uint8))
-    )
+    counted = np.asarray(good.any(axis=1, keepdims=True), np.uint8)
+    rows = np.flatnonzero(cv2.dilate(counted, np.ones((2 * APART + 1, 1), np.uint8)))
     part = rows if rows.size < height else slice(None)  # all of an image is looked at as it is
     z, sky = _sky_in_sigma(image[part], variance[part], good[part], image.size)
     place = np.full(height, -1)  # of rows where nothing counts: the last one, which is empty

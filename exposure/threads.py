@@ -61,4 +61,6 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
             found[k] = function(items[k])
 
     in_bands(some, len(items), least=1)
-    return [found[k] for k in range(len(items))]
+    return [
+        found.pop(k) for k in range(len(items))
+    ]  # what is found has no other owner: a kept traceback may hold `found`

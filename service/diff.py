@@ -122,7 +122,9 @@ def difference_files(
     """
     way = _way(rules, registered, register, mode, score, sources, pictures, options)
     start = time.perf_counter()
-    pair, checksums = map(list, zip(*in_threads(partial(_open, rules=rules), (science, template)), strict=True))
+    read = in_threads(partial(_open, rules=rules), (science, template))
+    pair, checksums = [one for one, _ in read], [one for _, one in read]
+    del read  # the pair has one owner
     seconds = round(time.perf_counter() - start, 3)
     made = _of_pair(pair, way, rules, registered, register, options, (science.name, template.name), checksums)
     made.report["seconds"] = {"read": seconds} | made.report["seconds"]

@@ -45,7 +45,10 @@ def diff(
     _check(science, template, [p for p in (output, score, sources) if p is not None], sources, plots)
     reuse_memory(kept_mb=1024)
     with fetched(min(sum(p.stat().st_size for p in (science, template) if p.exists()), MEMORY_AHEAD)):
-        import astropy.io.fits  # noqa: F401  first: it looks through all modules that there are
+        import astropy.io.fits
+
+        # not while an image is read: an error that a module keeps would keep the frame it was loaded in, and its pixels
+        import astropy.wcs  # noqa: F401
 
         load_numba()
         from service.diff import difference_files
