@@ -26,6 +26,7 @@ __all__ = ["Matched", "match_and_subtract", "match_and_subtract_proper"]
 WIDE_KERNEL = 31  # px: room for the wings; smaller where stars with clean stamps of that size are few
 ENOUGH_FOR_WINGS = 40
 WHITE_POWER = 0.15  # deviation from white noise that is within the error of its measurement
+ALIKE = 0.1  # widths this alike let the noise decide what is convolved, where it cannot be taken off the fit
 WHITE = 0.1  # correlation of neighbouring sky pixels; faint sources make up to 0.06, resampling 0.2 and more
 
 
@@ -135,7 +136,16 @@ def _direction(science: Exposure, template: Exposure, mode: str) -> _Direction:
     new, old = Planes.of(science, "BAD", "CR"), Planes.of(template, "BAD")
     if mode == "convolveTemplate" or (mode == "auto" and fwhm_t <= fwhm_s * (1 + EQUAL_WIDTHS)):
         return _Direction("convolveTemplate", old, new, fwhm_t, fwhm_s)
+    if mode == "auto" and fwhm_t <= fwhm_s * (1 + ALIKE) and abs(sky_correlation(new)) >= WHITE and _quieter(old, new):
+        # correlated noise of what is convolved cannot be taken off the fit and makes its kernel too small
+        return _Direction("convolveTemplate", old, new, fwhm_s, fwhm_s)
     return _Direction("convolveScience", new, old, fwhm_s, fwhm_t)
+
+
+def _quieter(first: Planes, second: Planes) -> bool:
+    """Whether the first image has less noise than the second, each in units of its own stars: variances of the sky."""
+    one, other = (float(np.nanmedian(p.variance[::16, ::16])) for p in (first, second))
+    return one < other
 
 
 def _stars_and_basis(
