@@ -1,8 +1,9 @@
 """Stars of a crowded field, each without the light of the others: what a PSF is measured on in a second round.
 
-Where pixels near neighbours are left out, the wings of those neighbours remain: they raise the level that is taken for
-the local sky, and a PSF from few stars comes out too narrow. With a first PSF, all sources near the stars are fitted in
-turn and subtracted (Stetson 1987, section III.C).
+Where pixels near neighbours are left out, the wings of those neighbours remain, and stars are chosen where the field is
+emptier than in the ring around them: the level that is taken for the local sky is too high, and a PSF from few stars comes
+out too narrow. With a first PSF, all sources near the stars are fitted and subtracted (Stetson 1987, section III.C), and
+the level is fitted beside each star's flux, close to it.
 """
 
 import numpy as np
@@ -10,14 +11,21 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from calibration.psf_stamps import COVER, Stamps, clipped_mean, known_pixels
+from calibration.psf_stamps import Stamps, clipped_mean, known_pixels
 from exposure import Exposure, Psf
 from exposure.stamps import add_stamps, gather, sided
 
-__all__ = ["Crowd"]
+__all__ = ["Crowd", "is_crowded"]
 
-CROWDED = 0.1  # share of the stars' pixels that lie near neighbours
+CROWDED = 0.7  # sources in an area as large as a stamp: more, and the ring around a star is no sky
 ROUNDS = 4
+LEVEL_WITHIN = 2.5  # FWHM of a star
+CORE = 0.75  # FWHM around a subtracted source that are left out: what its fit misses is there
+
+
+def is_crowded(exposure: Exposure, sources: pd.DataFrame, side: int) -> bool:
+    """Return whether stamps of a side hold other sources, in the mean."""
+    return len(sources) * side**2 > CROWDED * exposure.width * exposure.height
 
 
 class Crowd:
@@ -53,7 +61,8 @@ class Crowd:
             every.refine(model)
         light, rest = self._light(model, place)
         raw = gather(rest, *(v[self.stars] for v in place), data.raw.shape[-1], np.nan) + light[self.stars]
-        data.take(raw, self.at, COVER * 0.5 * self.fwhm)
+        data.take(raw, self.at, CORE * self.fwhm)
+        data.level_with(model, LEVEL_WITHIN * self.fwhm)
 
     def _light(
         self, model: Psf, place: tuple[NDArray[np.int64], NDArray[np.int64]]

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from calibration.crowding import CROWDED, Crowd
+from calibration.crowding import Crowd, is_crowded
 from calibration.errors import TooFewStars
 from calibration.psf_stamps import Stamps, ring
 from exposure import Exposure, PolynomialPsf, Psf
@@ -31,7 +31,7 @@ _ADVICE = (
 )
 NARROWEST = -3.0  # logarithm of a Moffat's width, px
 STEEPEST = 3.0  # logarithm of a Moffat's power beyond which it is a Gaussian
-CROWD_ROUNDS = 2
+CROWD_ROUNDS = 2  # more change nothing
 BRIGHT_SNR = 60  # centroid noise of fainter stars would broaden the model by more than 0.1 %
 
 
@@ -57,7 +57,8 @@ class PsfFit:
 def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int = 0) -> PsfFit:
     """Fit the model to the rows of `sources` (x, y frame px; snr; size) whose ``star`` is set.
 
-    The other rows are neighbours, whose pixels are left out.
+    The other rows are neighbours, whose pixels are left out. Where the field is crowded, their light is then subtracted as
+    that first model has it, and the model is fitted anew.
 
     Parameters
     ----------
@@ -83,15 +84,15 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
     fwhm = 2.3548 * float(np.sqrt(np.nanmedian(stars["size"])))
     side = size or int(np.clip(int(8 * fwhm) | 1, 21, 51))
     data = Stamps.cut(exposure, stars, sources, side, fwhm)
-    crowd = Crowd(exposure, sources, rows, side, fwhm) if data.lost > CROWDED else None
     held = (np.arange(len(stars)) % 5 == 4) if len(stars) >= 10 else np.zeros(len(stars), bool)
     orders = _orders(min(order, _affordable(int((~held).sum()))))
-    use = ~held
     try:
         final, wing, use = _fit(data, held, orders, exposure.bbox, fwhm)
-        for _ in range(CROWD_ROUNDS if crowd else 0):
-            crowd.take_off(data, final)
-            final, wing, use = _fit(data, held, orders, exposure.bbox, fwhm)
+        if is_crowded(exposure, sources, side):
+            crowd = Crowd(exposure, sources, rows, side, fwhm)
+            for _ in range(CROWD_ROUNDS):
+                crowd.take_off(data, final)
+                final, wing, use = _fit(data, held, orders, exposure.bbox, fwhm, leveled=True)
     except TooFewStars as error:
         raise error.at(*exposure.key) from None
     except np.linalg.LinAlgError as error:  # the equations of stars that cover each other
@@ -140,7 +141,12 @@ def _orders(top: int) -> NDArray[np.int64]:
 
 
 def _fit(
-    data: Stamps, held: NDArray[np.bool_], orders: NDArray[np.int64], bbox: tuple[int, int, int, int], fwhm: float
+    data: Stamps,
+    held: NDArray[np.bool_],
+    orders: NDArray[np.int64],
+    bbox: tuple[int, int, int, int],
+    fwhm: float,
+    leveled: bool = False,
 ) -> tuple[PolynomialPsf, float, NDArray[np.bool_]]:
     """Return the model with its wings, the light outside the stamp, and the stars it was fitted to."""
     use = ~held
@@ -148,7 +154,7 @@ def _fit(
         model, keep = _fit_once(data, use, orders, bbox, fwhm)
         data.refine(model)
         use = ~held & (keep | ~use)
-    final, wing = _with_wings(model, fwhm)
+    final, wing = _with_wings(model, fwhm, leveled)
     return final, wing, use
 
 
@@ -219,8 +225,11 @@ def _moffat(p: NDArray[np.float64], gx: NDArray[Any], gy: NDArray[Any]) -> NDArr
     return np.asarray((beta - 1) / (np.pi * alpha**2) * (1 + np.maximum(r2, 0)) ** (-beta))  # a flat one has no inside
 
 
-def _with_wings(model: PolynomialPsf, fwhm: float) -> tuple[PolynomialPsf, float]:
-    """Blend the mean stamp into a Moffat beyond the core; returns the model and the light outside the stamp."""
+def _with_wings(model: PolynomialPsf, fwhm: float, leveled: bool) -> tuple[PolynomialPsf, float]:
+    """Blend the mean stamp into a Moffat beyond the core; returns the model and the light outside the stamp.
+
+    The level of the mean is that of its ring, or, where the stamps were `leveled` with a model, one that is fitted.
+    """
     mean = model.kernel_at(*model.centre)[0].astype(np.float64)
     side = mean.shape[0]
     g = np.arange(side, dtype=np.float64) - side // 2
@@ -230,21 +239,23 @@ def _with_wings(model: PolynomialPsf, fwhm: float) -> tuple[PolynomialPsf, float
     fitted = radius < 3.0 * fwhm
 
     noise = 1.4826 * np.median(np.abs(mean[outside] - np.median(mean[outside])))
-    p = np.array([np.log(fwhm), np.log(1.8), 0.0, 0.0, 1.0])
+    p = np.array([np.log(fwhm), np.log(1.8), 0.0, 0.0, 1.0, *[0.0] * leveled])
     for _ in range(2):
         # relative: the wings count as much as the core; from a model, as weights from noisy pixels would bias the wings
         scale = np.hypot(0.03 * p[4] * _moffat(p, gx, gy), max(noise, 1e-4 * mean.max()))
 
         def miss(q: NDArray[np.float64], scale: NDArray[np.float64] = scale) -> NDArray[np.float64]:
             light = q[4] * _moffat(q, gx, gy)
-            return np.asarray(((light - np.mean(light[outside]) - mean) / scale)[fitted])
+            level = q[5] if leveled else -np.mean(light[outside])
+            return np.asarray(((light + level - mean) / scale)[fitted])
 
         with np.errstate(over="ignore", invalid="ignore"):  # steps of the fit to a PSF without wings go far
             p = least_squares(miss, p, max_nfev=200).x
     blend = np.clip((radius - 2.0 * fwhm) / fwhm, 0, 1)
     with np.errstate(over="ignore", invalid="ignore"):
         light = p[4] * _moffat(p, gx, gy)
-    total = (1 - blend) * (mean + np.mean(light[outside])) + blend * light
+    level = p[5] if leveled else -np.mean(light[outside])
+    total = (1 - blend) * (mean - level) + blend * light
     alpha, beta, equal_area = np.exp(max(p[0], NARROWEST)), 1.2 + np.exp(min(p[1], STEEPEST)), side / np.sqrt(np.pi)
     wing = float(np.clip(p[4] * (1 + (equal_area / alpha) ** 2) ** (1 - beta), 0, 0.1))
     basis = model.basis.astype(np.float64) * (1 - blend)

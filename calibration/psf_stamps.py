@@ -22,10 +22,7 @@ COVER = 1.5  # FWHM around another source that are left out
 
 @dataclass
 class Stamps:
-    """Star stamps (N, S, S), their frame positions, middle pixels and fluxes; `refine` fits positions and fluxes.
-
-    ``lost`` is the share of pixels that are left out because of neighbours.
-    """
+    """Star stamps (N, S, S), their frame positions, middle pixels and fluxes; `refine` fits positions and fluxes."""
 
     raw: F32
     variance: F32
@@ -34,7 +31,6 @@ class Stamps:
     cx: I64
     cy: I64
     flux: F64
-    lost: float = 0.0
 
     @classmethod
     def cut(cls, exposure: Exposure, stars: pd.DataFrame, sources: pd.DataFrame, side: int, fwhm: float) -> "Stamps":
@@ -53,11 +49,21 @@ class Stamps:
 
     def take(self, raw: F32, others: F64, radius: float) -> None:
         """Take other pixels for the stamps: less those within a radius of `others` (M, 2), and less the local sky."""
-        before = np.isfinite(raw).sum()
         _blank(raw, self.cx, self.cy, others, radius)
-        self.lost = 1 - float(np.isfinite(raw).sum() / max(before, 1))
         level = clipped_mean(raw[:, ring(raw.shape[-1])])
         self.raw = raw - np.nan_to_num(level).astype(np.float32)[:, None, None]
+
+    def level_with(self, model: Psf, radius: float) -> None:
+        """Subtract the local sky as it comes out beside the flux within a radius of px: the model tells the wings."""
+        light = model.image_at(self.x, self.y).astype(np.float64)
+        g = np.arange(light.shape[-1]) - light.shape[-1] // 2
+        use = np.isfinite(self.raw) & (np.hypot(g[:, None], g[None, :]) < radius)
+        n = np.maximum(use.sum(axis=(1, 2)), 1)
+        p, d = np.where(use, light, 0), np.where(use, self.raw, 0).astype(np.float64)
+        sp, sd, spp, spd = p.sum(axis=(1, 2)), d.sum(axis=(1, 2)), (p * p).sum(axis=(1, 2)), (p * d).sum(axis=(1, 2))
+        slope = (spd - sp * sd / n) / np.maximum(spp - sp * sp / n, 1e-30)
+        level = (sd - slope * sp) / n
+        self.raw -= level.astype(np.float32)[:, None, None]
 
     def centred(self) -> F32:
         """Return stamps moved to the grid and divided by flux; NaN pixels (and what they touch) stay NaN."""
@@ -82,8 +88,8 @@ class Stamps:
             np.stack([stamps, -gx * self.flux[:, None, None], -gy * self.flux[:, None, None]], axis=1) * weight[:, None]
         )
         normal = np.einsum("nkij,nlij->nkl", basis, basis)
-        ridge = np.maximum(1e-12 * np.trace(normal, axis1=1, axis2=2), 1e-30)  # no pixel may be left of a star
-        normal += ridge[:, None, None] * np.eye(3)
+        ridge = 1e-12 * np.einsum("nkk->nk", normal) + 1e-30  # no pixel may be left of a star
+        normal += ridge[:, :, None] * np.eye(3)
         right = np.einsum("nkij,nij->nk", basis, data)
         solution = np.linalg.solve(normal, right[..., None])[..., 0]
         good = np.isfinite(solution).all(1) & (solution[:, 0] > 0)

@@ -1,15 +1,20 @@
 """Detection of all sources of an image with SEP."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import sep
+from numpy.typing import NDArray
 
+from calibration.errors import TooCrowded
 from calibration.stars import ENOUGH_FOR_PSF, isolated, likely_stars, shapes, unresolved
 from exposure import Exposure
 
 __all__ = ["detect_sources"]
 
 _BLENDED = sep.OBJ_MERGED | sep.OBJ_TRUNC
+SUB_OBJECTS = (4096, 65536)  # of one footprint: memory for the second number is taken only where the first is too small
 COLUMNS = ("x", "y", "apFlux", "snr", "size", "elongation", "blended", "flagged", "isolated", "star")
 
 
@@ -21,13 +26,16 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     table : `pandas.DataFrame`
         x, y (frame px, windowed centroids), apFlux and snr (isophotal), size (adaptive trace radius^2, px^2),
         flags, star. Sorted by flux, brightest first.
+
+    Raises
+    ------
+    TooCrowded
+        More sources touch each other than can be told apart.
     """
     bad = ~exposure.good("BAD", "CR")
     data = np.where(bad, 0, exposure.image).astype(np.float32)
     error = np.sqrt(np.where(bad, 1, exposure.variance)).astype(np.float32)
-    sep.set_extract_pixstack(max(1_000_000, 2 * data.size))
-    sep.set_sub_object_limit(4096)
-    found = sep.extract(data, 0.6 * threshold, err=error, mask=bad, minarea=4, deblend_cont=0.001)
+    found = _extract(data, error, bad, 0.6 * threshold, exposure.key)
     if len(found) == 0:
         return pd.DataFrame({c: np.zeros(0) for c in COLUMNS}).astype({"flagged": bool, "star": bool})
     sigma = np.clip(np.sqrt(np.maximum(found["a"] * found["b"], 0.5)), 1.0, 6.0)
@@ -52,3 +60,25 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     frame["x"] += exposure.origin[0]
     frame["y"] += exposure.origin[1]
     return frame
+
+
+def _extract(
+    data: NDArray[np.float32],
+    error: NDArray[np.float32],
+    bad: NDArray[np.bool_],
+    threshold: float,
+    key: tuple[int, int],
+) -> NDArray[Any]:
+    """Return what SEP finds."""
+    sep.set_extract_pixstack(max(1_000_000, 2 * data.size))
+    for limit in SUB_OBJECTS:
+        sep.set_sub_object_limit(limit)
+        try:
+            return np.asarray(sep.extract(data, threshold, err=error, mask=bad, minarea=4, deblend_cont=0.001))
+        except Exception as failure:  # SEP has no class of its own for a buffer that is full
+            reason = str(failure)
+    raise TooCrowded(
+        f"too many sources touch each other to be told apart ({reason}): give a smaller part of the image, or one whose "
+        "sky and noise are right (a variance plane that is too small makes sources of noise)",
+        visit=key[0], detector=key[1],
+    )  # fmt: skip
