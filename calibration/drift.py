@@ -124,6 +124,8 @@ def _affine(reference: F64, other: F64, guess: F64) -> F64 | None:
             best = np.linalg.lstsq(design[use], q[use])[0].T
         miss = np.hypot(*(q - design @ best.T).T)
         use = miss < max(3 * float(np.median(miss)), 0.3)
+    if not np.linalg.det(best[:, :2]) > 0.5:  # stars on a line leave the map open: it could not be turned round
+        return None
     return np.asarray(best @ np.vstack([guess, [0, 0, 1]]))
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "ModelInvalid",
     "SingularFit",
     "SummaryError",
+    "TooCrowded",
     "TooFewStars",
     "TooLittleDrift",
     "ZeropointFailed",
@@ -27,6 +28,12 @@ class TooFewStars(CalibrationError):
     """Not enough stars for a PSF model."""
 
     code = "too_few_stars"
+
+
+class TooCrowded(CalibrationError):
+    """Too many sources touch each other to be told apart."""
+
+    code = "too_crowded"
 
 
 class TooLittleDrift(CalibrationError):

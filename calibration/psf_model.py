@@ -6,7 +6,6 @@ the mean profile, which also tells how much light falls outside the stamp. Every
 model.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
-from scipy.spatial import cKDTree
 
+from calibration.crowding import Crowd, is_crowded
 from calibration.errors import TooFewStars
+from calibration.psf_stamps import Stamps, ring
 from exposure import Exposure, PolynomialPsf, Psf
 from exposure.psf import fwhm_of, polynomial_terms
-from exposure.stamps import gather, shift_stamps
 from tasks.reprs import short_repr
 
 __all__ = ["PsfFit", "fit_psf", "star_residuals"]
@@ -32,7 +31,7 @@ _ADVICE = (
 )
 NARROWEST = -3.0  # logarithm of a Moffat's width, px
 STEEPEST = 3.0  # logarithm of a Moffat's power beyond which it is a Gaussian
-RING = 0.42  # of the stamp side: where the local sky is taken
+CROWD_ROUNDS = 2  # more change nothing
 BRIGHT_SNR = 60  # centroid noise of fainter stars would broaden the model by more than 0.1 %
 
 
@@ -58,7 +57,8 @@ class PsfFit:
 def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int = 0) -> PsfFit:
     """Fit the model to the rows of `sources` (x, y frame px; snr; size) whose ``star`` is set.
 
-    The other rows are neighbours, whose pixels are left out.
+    The other rows are neighbours, whose pixels are left out. Where the field is crowded, their light is then subtracted as
+    that first model has it, and the model is fitted anew.
 
     Parameters
     ----------
@@ -72,9 +72,10 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
     TooFewStars
         Fewer than `MIN_STARS` usable stars.
     """
-    stars = sources[sources.star]
-    if (stars.snr > BRIGHT_SNR).sum() >= 40:
-        stars = stars[stars.snr > BRIGHT_SNR]
+    chosen = sources.star.to_numpy(np.bool_)
+    bright = chosen & (sources.snr.to_numpy() > BRIGHT_SNR)
+    rows = np.flatnonzero(bright if bright.sum() >= 40 else chosen)
+    stars = sources.iloc[rows]
     if len(stars) < MIN_STARS:
         raise TooFewStars(
             f"{len(stars)} usable stars among {len(sources)} sources, need {MIN_STARS} for a PSF model: {_ADVICE}",
@@ -82,16 +83,16 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
         )  # fmt: skip
     fwhm = 2.3548 * float(np.sqrt(np.nanmedian(stars["size"])))
     side = size or int(np.clip(int(8 * fwhm) | 1, 21, 51))
-    data = _Stamps.cut(exposure, stars, sources, side, fwhm)
+    data = Stamps.cut(exposure, stars, sources, side, fwhm)
     held = (np.arange(len(stars)) % 5 == 4) if len(stars) >= 10 else np.zeros(len(stars), bool)
     orders = _orders(min(order, _affordable(int((~held).sum()))))
-    use = ~held
     try:
-        for _ in range(4):
-            model, keep = _fit_once(data, use, orders, exposure.bbox, fwhm)
-            data.refine(model)
-            use = ~held & (keep | ~use)
-        final, wing = _with_wings(model, data, use, fwhm)
+        final, wing, use = _fit(data, held, orders, exposure.bbox, fwhm)
+        if is_crowded(exposure, sources, side):
+            crowd = Crowd(exposure, sources, rows, side, fwhm)
+            for _ in range(CROWD_ROUNDS):
+                crowd.take_off(data, final)
+                final, wing, use = _fit(data, held, orders, exposure.bbox, fwhm, leveled=True)
     except TooFewStars as error:
         raise error.at(*exposure.key) from None
     except np.linalg.LinAlgError as error:  # the equations of stars that cover each other
@@ -117,7 +118,7 @@ def star_residuals(
     shape = psf.image_at(stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64)).shape
     if not len(stars):
         raise TooFewStars("no star", visit=exposure.key[0], detector=exposure.key[1])
-    data = _Stamps.cut(exposure, stars, sources, shape[-1], 2.3548 * size)
+    data = Stamps.cut(exposure, stars, sources, shape[-1], 2.3548 * size)
     for _ in range(3):
         data.refine(psf)
     model = psf.image_at(data.x, data.y).astype(np.float64)
@@ -139,88 +140,26 @@ def _orders(top: int) -> NDArray[np.int64]:
     return np.array([(d - j, j) for d in range(top + 1) for j in range(d + 1)], dtype=np.int64)
 
 
-@dataclass
-class _Stamps:
-    """Star stamps, their sub-pixel offsets and fluxes; `refine` improves the last two with a model."""
-
-    raw: NDArray[np.float32]
-    variance: NDArray[np.float32]
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    cx: NDArray[np.int64]
-    cy: NDArray[np.int64]
-    flux: NDArray[np.float64]
-
-    @classmethod
-    def cut(cls, exposure: Exposure, stars: pd.DataFrame, sources: pd.DataFrame, side: int, fwhm: float) -> "_Stamps":
-        x, y = stars.x.to_numpy(np.float64).copy(), stars.y.to_numpy(np.float64).copy()
-        cx, cy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
-        ox, oy = exposure.origin
-        image = np.where(exposure.good("BAD", "CR", "SAT"), exposure.image, np.float32(np.nan))
-        raw = gather(image, cx - ox, cy - oy, side, np.nan)
-        _blank_neighbours(raw, cx, cy, sources[["x", "y"]].to_numpy(np.float64), fwhm)
-        variance = gather(exposure.variance, cx - ox, cy - oy, side, np.nan)
-        g = np.arange(side) - side // 2
-        ring = np.hypot(g[:, None], g[None, :]) > RING * side
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore", RuntimeWarning)
-            level = np.nanmedian(raw[:, ring], axis=1)
-        raw -= np.nan_to_num(level).astype(np.float32)[:, None, None]
-        disc = np.hypot(g[:, None], g[None, :]) <= 0.35 * side
-        flux = np.nansum(np.where(disc, raw, 0), axis=(1, 2)).astype(np.float64)
-        return cls(raw, variance, x, y, cx, cy, flux)
-
-    def centred(self) -> NDArray[np.float32]:
-        """Stamps moved to the grid and divided by flux; NaN pixels (and what they touch) stay NaN."""
-        out = np.empty_like(self.raw)
-        holes = ~np.isfinite(self.raw)
-        mirrored = np.nan_to_num(self.raw[:, ::-1, ::-1])  # the light on the other side stands in for missing pixels
-        shift_stamps(np.where(holes, mirrored, self.raw), self.cx - self.x, self.cy - self.y, out)
-        with np.errstate(divide="ignore", invalid="ignore"):  # a star whose pixels are all covered has no flux
-            out /= self.flux[:, None, None].astype(np.float32)
-        if holes.any():
-            out[holes] = np.nan
-        return out
-
-    def refine(self, model: Psf) -> None:
-        """Fit flux and position of each star with the model (linear in flux, dx, dy; core pixels only)."""
-        stamps = model.image_at(self.x, self.y).astype(np.float64)
-        gy, gx = np.gradient(stamps, axis=(1, 2))
-        peak = stamps.max(axis=(1, 2), keepdims=True)
-        weight = (stamps > 0.05 * peak) & np.isfinite(self.raw)
-        data = np.where(weight, self.raw, 0).astype(np.float64)
-        basis = (
-            np.stack([stamps, -gx * self.flux[:, None, None], -gy * self.flux[:, None, None]], axis=1) * weight[:, None]
-        )
-        normal = np.einsum("nkij,nlij->nkl", basis, basis)
-        ridge = np.maximum(1e-12 * np.trace(normal, axis1=1, axis2=2), 1e-30)  # no pixel may be left of a star
-        normal += ridge[:, None, None] * np.eye(3)
-        right = np.einsum("nkij,nij->nk", basis, data)
-        solution = np.linalg.solve(normal, right[..., None])[..., 0]
-        good = np.isfinite(solution).all(1) & (solution[:, 0] > 0)
-        step = np.clip(solution[:, 1:], -0.3, 0.3)
-        self.x = np.where(good, np.clip(self.x + step[:, 0], self.cx - 0.7, self.cx + 0.7), self.x)
-        self.y = np.where(good, np.clip(self.y + step[:, 1], self.cy - 0.7, self.cy + 0.7), self.y)
-        self.flux = np.where(good, solution[:, 0], self.flux)
-
-
-def _blank_neighbours(
-    raw: NDArray[np.float32], cx: NDArray[np.int64], cy: NDArray[np.int64], others: NDArray[np.float64], fwhm: float
-) -> None:
-    """Set pixels within 1.5 FWHM of any other source to NaN."""
-    side = raw.shape[-1]
-    half = side // 2
-    g = np.arange(side) - half
-    near = cKDTree(others).query_ball_point(np.stack([cx, cy], axis=1), half * 1.5 + 1.5 * fwhm)
-    for k, members in enumerate(near):  # a few hundred stars with a handful of neighbours each
-        for m in members:
-            dx, dy = others[m, 0] - cx[k], others[m, 1] - cy[k]
-            if np.hypot(dx, dy) > 1.5:
-                raw[k][(g[None, :] - dx) ** 2 + (g[:, None] - dy) ** 2 < (1.5 * fwhm) ** 2] = np.nan
+def _fit(
+    data: Stamps,
+    held: NDArray[np.bool_],
+    orders: NDArray[np.int64],
+    bbox: tuple[int, int, int, int],
+    fwhm: float,
+    leveled: bool = False,
+) -> tuple[PolynomialPsf, float, NDArray[np.bool_]]:
+    """Return the model with its wings, the light outside the stamp, and the stars it was fitted to."""
+    use = ~held
+    for _ in range(4):
+        model, keep = _fit_once(data, use, orders, bbox, fwhm)
+        data.refine(model)
+        use = ~held & (keep | ~use)
+    final, wing = _with_wings(model, fwhm, leveled)
+    return final, wing, use
 
 
 def _fit_once(
-    data: _Stamps, use: NDArray[np.bool_], orders: NDArray[np.int64], bbox: tuple[int, int, int, int], fwhm: float
+    data: Stamps, use: NDArray[np.bool_], orders: NDArray[np.int64], bbox: tuple[int, int, int, int], fwhm: float
 ) -> tuple[PolynomialPsf, NDArray[np.bool_]]:
     """One robust polynomial fit per pixel; returns the model and which stars agree with it."""
     stamps = data.centred()
@@ -286,34 +225,37 @@ def _moffat(p: NDArray[np.float64], gx: NDArray[Any], gy: NDArray[Any]) -> NDArr
     return np.asarray((beta - 1) / (np.pi * alpha**2) * (1 + np.maximum(r2, 0)) ** (-beta))  # a flat one has no inside
 
 
-def _with_wings(
-    model: PolynomialPsf, data: _Stamps, use: NDArray[np.bool_], fwhm: float
-) -> tuple[PolynomialPsf, float]:
-    """Blend the mean stamp into a Moffat beyond the core; returns the model and the light outside the stamp."""
+def _with_wings(model: PolynomialPsf, fwhm: float, leveled: bool) -> tuple[PolynomialPsf, float]:
+    """Blend the mean stamp into a Moffat beyond the core; returns the model and the light outside the stamp.
+
+    The level of the mean is that of its ring, or, where the stamps were `leveled` with a model, one that is fitted.
+    """
     mean = model.kernel_at(*model.centre)[0].astype(np.float64)
     side = mean.shape[0]
     g = np.arange(side, dtype=np.float64) - side // 2
     gx, gy = np.meshgrid(g, g)
     radius = np.hypot(gx, gy)
-    ring = radius > RING * side  # its level was taken for sky when the stamps were cut
+    outside = ring(side)  # its level was taken for sky when the stamps were cut
     fitted = radius < 3.0 * fwhm
 
-    noise = 1.4826 * np.median(np.abs(mean[ring] - np.median(mean[ring])))
-    p = np.array([np.log(fwhm), np.log(1.8), 0.0, 0.0, 1.0])
+    noise = 1.4826 * np.median(np.abs(mean[outside] - np.median(mean[outside])))
+    p = np.array([np.log(fwhm), np.log(1.8), 0.0, 0.0, 1.0, *[0.0] * leveled])
     for _ in range(2):
         # relative: the wings count as much as the core; from a model, as weights from noisy pixels would bias the wings
         scale = np.hypot(0.03 * p[4] * _moffat(p, gx, gy), max(noise, 1e-4 * mean.max()))
 
         def miss(q: NDArray[np.float64], scale: NDArray[np.float64] = scale) -> NDArray[np.float64]:
             light = q[4] * _moffat(q, gx, gy)
-            return np.asarray(((light - np.median(light[ring]) - mean) / scale)[fitted])
+            level = q[5] if leveled else -np.mean(light[outside])
+            return np.asarray(((light + level - mean) / scale)[fitted])
 
         with np.errstate(over="ignore", invalid="ignore"):  # steps of the fit to a PSF without wings go far
             p = least_squares(miss, p, max_nfev=200).x
     blend = np.clip((radius - 2.0 * fwhm) / fwhm, 0, 1)
     with np.errstate(over="ignore", invalid="ignore"):
         light = p[4] * _moffat(p, gx, gy)
-    total = (1 - blend) * (mean + np.median(light[ring])) + blend * light
+    level = p[5] if leveled else -np.mean(light[outside])
+    total = (1 - blend) * (mean - level) + blend * light
     alpha, beta, equal_area = np.exp(max(p[0], NARROWEST)), 1.2 + np.exp(min(p[1], STEEPEST)), side / np.sqrt(np.pi)
     wing = float(np.clip(p[4] * (1 + (equal_area / alpha) ** 2) ** (1 - beta), 0, 0.1))
     basis = model.basis.astype(np.float64) * (1 - blend)
@@ -326,7 +268,7 @@ def _with_wings(
     return PolynomialPsf(basis.astype(np.float32), model.orders, model.bbox, model.centre), wing
 
 
-def _judge(model: PolynomialPsf, data: _Stamps, held: NDArray[np.bool_]) -> tuple[float, float]:
+def _judge(model: PolynomialPsf, data: Stamps, held: NDArray[np.bool_]) -> tuple[float, float]:
     """Residual of held-out stars in the core: rms over the peak, and reduced chi2."""
     if not held.any():
         return float("nan"), float("nan")

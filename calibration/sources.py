@@ -8,6 +8,7 @@ import pandas as pd
 import sep
 from numpy.typing import NDArray
 
+from calibration.errors import TooCrowded
 from calibration.stars import ENOUGH_FOR_PSF, isolated, likely_stars, shapes, unresolved
 from exposure import Exposure
 
@@ -16,6 +17,7 @@ __all__ = ["detect_sources"]
 _BLENDED = sep.OBJ_MERGED | sep.OBJ_TRUNC
 _ROOM = threading.Lock()
 PIXELS_AT_ONCE = 1_000_000  # of open objects, enough for most fields
+SUB_OBJECTS = (4096, 65536)  # of one footprint: memory for the second number is taken only where the first is too small
 COLUMNS = ("x", "y", "apFlux", "snr", "size", "elongation", "blended", "flagged", "isolated", "star")
 
 
@@ -27,11 +29,16 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     table : `pandas.DataFrame`
         x, y (frame px, windowed centroids), apFlux and snr (isophotal), size (adaptive trace radius^2, px^2),
         flags, star. Sorted by flux, brightest first.
+
+    Raises
+    ------
+    TooCrowded
+        More sources touch each other than can be told apart.
     """
     bad = ~exposure.good("BAD", "CR")
     data = np.where(bad, 0, exposure.image).astype(np.float32)
     error = np.sqrt(np.where(bad, 1, exposure.variance)).astype(np.float32)
-    found = _extracted(data, 0.6 * threshold, error, bad)
+    found = _extract(data, error, bad, 0.6 * threshold, exposure.key)
     if len(found) == 0:
         return pd.DataFrame({c: np.zeros(0) for c in COLUMNS}).astype({"flagged": bool, "star": bool})
     sigma = np.clip(np.sqrt(np.maximum(found["a"] * found["b"], 0.5)), 1.0, 6.0)
@@ -58,20 +65,27 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     return frame
 
 
-def _extracted(
-    data: NDArray[np.float32], threshold: float, error: NDArray[np.float32], bad: NDArray[np.bool_]
-) -> NDArray[Any]:
-    """Return what SEP finds. Its buffer of pixels takes 28 bytes for each: it is large where a field needs it alone."""
-    sep.set_sub_object_limit(4096)
-    room = PIXELS_AT_ONCE
+def _extract(
+    data: NDArray[np.float32], error: NDArray[np.float32], bad: NDArray[np.bool_], threshold: float, key: tuple[int, int]
+) -> NDArray[Any]:  # fmt: skip
+    """Return what SEP finds. Its buffers take memory for all that they may hold: they grow where a field needs it alone."""
+    room, limits = PIXELS_AT_ONCE, list(SUB_OBJECTS)
     while True:
         try:
-            with _ROOM:  # it is one for all threads
+            with _ROOM:  # they are the same for all threads
                 sep.set_extract_pixstack(room)
-                found: NDArray[Any] = sep.extract(data, threshold, err=error, mask=bad, minarea=4, deblend_cont=0.001)
-        except Exception as failure:  # SEP knows no other
-            if "pixel buffer" not in str(failure) or room > 2 * data.size:
-                raise
+                sep.set_sub_object_limit(limits[0])
+                return np.asarray(sep.extract(data, threshold, err=error, mask=bad, minarea=4, deblend_cont=0.001))
+        except Exception as failure:  # SEP has no class of its own for a buffer that is full
+            reason = str(failure)
+        if "pixel buffer" in reason and room <= 2 * data.size:
             room *= 4
+        elif "pixel buffer" not in reason and len(limits) > 1:
+            limits.pop(0)
         else:
-            return found
+            break
+    raise TooCrowded(
+        f"too many sources touch each other to be told apart ({reason}): give a smaller part of the image, or one whose "
+        "sky and noise are right (a variance plane that is too small makes sources of noise)",
+        visit=key[0], detector=key[1],
+    )  # fmt: skip

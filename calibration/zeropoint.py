@@ -69,7 +69,8 @@ def _robust(
         scale = max(1.4826 * float(np.median(np.abs(miss))), 1e-4)
         robust = np.clip(1 - (miss / (4.685 * scale)) ** 2, 0, None) ** 2
         w = weight * robust
-        normal = terms.T @ (terms * w[:, None]) + 1e-12 * np.eye(terms.shape[1])
+        normal = terms.T @ (terms * w[:, None])
+        normal += 1e-12 * max(np.trace(normal), 1.0) * np.eye(terms.shape[1])  # stars on a line leave a gradient open
         solution = np.linalg.solve(normal, terms.T @ (w * ratio))
         miss = ratio - terms @ solution
     used = max(int((robust > 0.1).sum()), 1)

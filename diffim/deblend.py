@@ -6,9 +6,7 @@ template where it is negative: it is taken off there too, so that dipoles and fo
 """
 
 from dataclasses import replace
-from typing import Any
 
-import numba
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -19,6 +17,7 @@ from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.photometry import psf_images
 from exposure.psf import fwhm_of
+from exposure.stamps import add_stamps
 
 __all__ = ["measure_apart"]
 
@@ -109,7 +108,7 @@ def _joint_fluxes(difference: Exposure, label: NDArray[np.int64], x: F64, y: F64
         good = np.isfinite(image) & (variance > 0) & ((difference.mask[part] & np.int32(bits)) == 0)
         design = np.zeros((rows.size, *image.shape))
         for model, row in zip(design, rows, strict=True):
-            _add(model, stamps[row : row + 1], cx[row : row + 1] - low_x, cy[row : row + 1] - low_y, np.ones(1))
+            add_stamps(model, stamps[row : row + 1], cx[row : row + 1] - low_x, cy[row : row + 1] - low_y, np.ones(1))
         weight = 1 / np.sqrt(np.where(good, variance, np.inf)).ravel()
         a = np.nan_to_num(design.reshape(rows.size, -1)) * weight
         out[rows] = np.linalg.lstsq(a.T, np.where(good, image, 0).ravel() * weight, rcond=1e-6)[0]
@@ -136,20 +135,5 @@ def _changed(exposure: Exposure, x: F64, y: F64, flux: F64) -> Exposure:
     image = exposure.image.copy()
     stamps = np.nan_to_num(psf_images(exposure.psf, x, y))
     cx, cy = (np.floor(v + 0.5).astype(np.int64) - o for v, o in zip((x, y), exposure.origin, strict=True))
-    _add(image, stamps, cx, cy, flux)
+    add_stamps(image, stamps, cx, cy, flux)
     return replace(exposure, image=image)
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _add(image: Any, stamps: Any, cx: Any, cy: Any, factor: Any) -> None:
-    """Add stamps centred on pixels (cx, cy), times a factor each."""
-    height, width = image.shape
-    half = stamps.shape[1] // 2
-    for n in range(stamps.shape[0]):
-        for j in range(stamps.shape[1]):
-            y = cy[n] - half + j
-            if 0 <= y < height:
-                for i in range(stamps.shape[2]):
-                    x = cx[n] - half + i
-                    if 0 <= x < width:
-                        image[y, x] += factor[n] * stamps[n, j, i]

@@ -83,7 +83,7 @@ def _solution(matrix: F64, ridge: F64, expected: F64, vector: F64) -> tuple[F64,
     Returns the solution, the condition number before anything is raised, and the number of directions that the data
     determine.
     """
-    if not (np.isfinite(matrix).all() and np.isfinite(vector).all()):
+    if not all(np.isfinite(a).all() for a in (matrix, ridge, expected, vector)):
         raise InsufficientKernelSources("the stamps of the kernel stars hold values that are not finite")
     if not matrix[0, 0] > 0:
         raise InsufficientKernelSources("no light is left in the stamps of the kernel stars")

@@ -301,13 +301,13 @@ def uint64(image: Pixels, header: Header) -> fits.HDUList:
 
 def scaled8(image: Pixels, header: Header) -> fits.HDUList:
     """8 bit with BSCALE; what is brighter than 8-bit counts is cut off."""
-    return _stored(np.nan_to_num(np.clip(np.round(image / 8), 0, 255)).astype("u1"), header, BSCALE=8.0, BZERO=0.0)
+    return _stored(np.nan_to_num(np.clip(np.round(image / 12), 0, 255)).astype("u1"), header, BSCALE=12.0, BZERO=0.0)
 
 
 def signed8(image: Pixels, header: Header) -> fits.HDUList:
     """8 bit with BSCALE and BZERO, so that they count from below zero."""
-    raw = np.nan_to_num(np.clip(np.round(image / 8) + 10, 0, 255)).astype("u1")
-    return _stored(raw, header, BSCALE=8.0, BZERO=-80.0)
+    raw = np.nan_to_num(np.clip(np.round(image / 12) + 10, 0, 255)).astype("u1")
+    return _stored(raw, header, BSCALE=12.0, BZERO=-120.0)
 
 
 def scaled16(image: Pixels, header: Header) -> fits.HDUList:

@@ -1,0 +1,139 @@
+"""Stamps of stars that a PSF is measured on, their sub-pixel offsets and fluxes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from exposure import Exposure, Psf
+from exposure.stamps import gather, shift_stamps, sided
+
+__all__ = ["Stamps", "clipped_mean", "known_pixels", "ring"]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+RING = 0.42  # of the stamp side: where the local sky is taken
+CLIP, CLIPS = 3.0, 6  # sigma, rounds
+COVER = 1.5  # FWHM around another source that are left out
+
+
+@dataclass
+class Stamps:
+    """Star stamps (N, S, S), their frame positions, middle pixels and fluxes; `refine` fits positions and fluxes."""
+
+    raw: F32
+    variance: F32
+    x: F64
+    y: F64
+    cx: I64
+    cy: I64
+    flux: F64
+
+    @classmethod
+    def cut(cls, exposure: Exposure, stars: pd.DataFrame, sources: pd.DataFrame, side: int, fwhm: float) -> "Stamps":
+        """Cut the stamps of `stars`, their local sky subtracted, without the pixels near any other of the sources."""
+        x, y = stars.x.to_numpy(np.float64).copy(), stars.y.to_numpy(np.float64).copy()
+        cx, cy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+        ox, oy = exposure.origin
+        variance = gather(exposure.variance, cx - ox, cy - oy, side, np.nan)
+        out = cls(np.empty_like(variance), variance, x, y, cx, cy, np.zeros(x.size))
+        raw = gather(known_pixels(exposure), cx - ox, cy - oy, side, np.nan)
+        out.take(raw, sources[["x", "y"]].to_numpy(np.float64), COVER * fwhm)
+        g = np.arange(side) - side // 2
+        disc = np.hypot(g[:, None], g[None, :]) <= 0.35 * side
+        out.flux = np.nansum(np.where(disc, out.raw, 0), axis=(1, 2)).astype(np.float64)
+        return out
+
+    def take(self, raw: F32, others: F64, radius: float) -> None:
+        """Take other pixels for the stamps: less those within a radius of `others` (M, 2), and less the local sky."""
+        _blank(raw, self.cx, self.cy, others, radius)
+        level = clipped_mean(raw[:, ring(raw.shape[-1])])
+        self.raw = raw - np.nan_to_num(level).astype(np.float32)[:, None, None]
+
+    def level_with(self, model: Psf, radius: float) -> None:
+        """Subtract the local sky as it comes out beside the flux within a radius of px: the model tells the wings."""
+        light = model.image_at(self.x, self.y).astype(np.float64)
+        g = np.arange(light.shape[-1]) - light.shape[-1] // 2
+        use = np.isfinite(self.raw) & (np.hypot(g[:, None], g[None, :]) < radius)
+        n = np.maximum(use.sum(axis=(1, 2)), 1)
+        p, d = np.where(use, light, 0), np.where(use, self.raw, 0).astype(np.float64)
+        sp, sd, spp, spd = p.sum(axis=(1, 2)), d.sum(axis=(1, 2)), (p * p).sum(axis=(1, 2)), (p * d).sum(axis=(1, 2))
+        slope = (spd - sp * sd / n) / np.maximum(spp - sp * sp / n, 1e-30)
+        level = (sd - slope * sp) / n
+        self.raw -= level.astype(np.float32)[:, None, None]
+
+    def centred(self) -> F32:
+        """Return stamps moved to the grid and divided by flux; NaN pixels (and what they touch) stay NaN."""
+        out = np.empty_like(self.raw)
+        holes = ~np.isfinite(self.raw)
+        mirrored = np.nan_to_num(self.raw[:, ::-1, ::-1])  # the light on the other side stands in for missing pixels
+        shift_stamps(np.where(holes, mirrored, self.raw), self.cx - self.x, self.cy - self.y, out)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a star whose pixels are all covered has no flux
+            out /= self.flux[:, None, None].astype(np.float32)
+        if holes.any():
+            out[holes] = np.nan
+        return out
+
+    def refine(self, model: Psf) -> None:
+        """Fit flux and position of each star with the model (linear in flux, dx, dy; core pixels only)."""
+        stamps = sided(model.image_at(self.x, self.y), self.raw.shape[-1]).astype(np.float64)
+        gy, gx = np.gradient(stamps, axis=(1, 2))
+        peak = stamps.max(axis=(1, 2), keepdims=True)
+        weight = (stamps > 0.05 * peak) & np.isfinite(self.raw)
+        data = np.where(weight, self.raw, 0).astype(np.float64)
+        basis = (
+            np.stack([stamps, -gx * self.flux[:, None, None], -gy * self.flux[:, None, None]], axis=1) * weight[:, None]
+        )
+        normal = np.einsum("nkij,nlij->nkl", basis, basis)
+        ridge = 1e-12 * np.einsum("nkk->nk", normal) + 1e-30  # no pixel may be left of a star
+        normal += ridge[:, :, None] * np.eye(3)
+        right = np.einsum("nkij,nij->nk", basis, data)
+        solution = np.linalg.solve(normal, right[..., None])[..., 0]
+        good = np.isfinite(solution).all(1) & (solution[:, 0] > 0)
+        step = np.clip(solution[:, 1:], -0.3, 0.3)
+        self.x = np.where(good, np.clip(self.x + step[:, 0], self.cx - 0.7, self.cx + 0.7), self.x)
+        self.y = np.where(good, np.clip(self.y + step[:, 1], self.cy - 0.7, self.cy + 0.7), self.y)
+        self.flux = np.where(good, solution[:, 0], self.flux)
+
+
+def known_pixels(exposure: Exposure) -> F32:
+    """Return the image, NaN where pixels tell nothing of a star's profile."""
+    return np.where(exposure.good("BAD", "CR", "SAT"), exposure.image, np.float32(np.nan))
+
+
+def ring(side: int) -> NDArray[np.bool_]:
+    """Return the pixels of a stamp whose level is taken for the local sky."""
+    g = np.arange(side) - side // 2
+    return np.hypot(g[:, None], g[None, :]) > RING * side
+
+
+def clipped_mean(values: F32) -> F64:
+    """Return the mean of each row (N, M) without NaN and outliers; NaN for a row without a number.
+
+    Not the median: of digitised values that one is off by up to half a digit.
+    """
+    use = np.isfinite(values)
+    data = np.where(use, values, 0).astype(np.float64)
+    middle, spread = np.zeros((len(data), 1)), np.full((len(data), 1), np.inf)
+    for _ in range(CLIPS):
+        use &= np.abs(data - middle) <= CLIP * spread
+        count = use.sum(1, keepdims=True)
+        middle = (data * use).sum(1, keepdims=True) / np.maximum(count, 1)
+        spread = np.sqrt((((data - middle) * use) ** 2).sum(1, keepdims=True) / np.maximum(count, 1))
+    return np.where(count > 0, middle, np.nan)[:, 0]
+
+
+def _blank(raw: F32, cx: I64, cy: I64, others: F64, radius: float) -> None:
+    """Set pixels within a radius of any other source to NaN."""
+    side = raw.shape[-1]
+    half = side // 2
+    g = np.arange(side) - half
+    near = cKDTree(others).query_ball_point(np.stack([cx, cy], axis=1), half * 1.5 + radius)
+    for k, members in enumerate(near):  # a few hundred stars with a handful of neighbours each
+        for m in members:
+            dx, dy = others[m, 0] - cx[k], others[m, 1] - cy[k]
+            if np.hypot(dx, dy) > 1.5:
+                raw[k][(g[None, :] - dx) ** 2 + (g[:, None] - dy) ** 2 < radius**2] = np.nan
