@@ -1,10 +1,11 @@
 """Commands of the line as people run them, several in one process: loading it takes longest."""
 
 import os
+import signal
 import subprocess
 import sys
 
-__all__ = ["run"]
+__all__ = ["hear_signals", "run"]
 
 _PROGRAM = """
 import os, shlex, sys
@@ -32,3 +33,9 @@ def run(*lines: str, timeout_s: float = 120, **environment: str) -> list[tuple[s
     parts = done.stderr.split("@@ ")
     said = [parts[0], *(p.partition("\n")[2] for p in parts[1:])]
     return [(p.partition("\n")[0], text) for p, text in zip(parts[1:], said, strict=False)]
+
+
+def hear_signals():
+    """Undo what a shell does to programs in the background, or nohup: signals that are ignored stay so in children."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)

@@ -25,8 +25,10 @@ def hijacked(tmp_path, monkeypatch):
     return tmp_path
 
 
-def settings(folder, **more):
-    uri = f"postgresql://alertprod:{SECRET}@127.0.0.1:9/none"
+def settings(folder, uri="postgresql://alertprod@127.0.0.1:9/none", **more):
+    """Settings whose database has a password, whether it asks for one or not."""
+    uri = uri.replace("://alertprod@", f"://alertprod:{SECRET}@")
+    assert SECRET in uri
     return Settings(database_uri=uri, template_dir=folder, upload_dir=folder, archive_dir=str(folder), **more)
 
 
@@ -45,15 +47,15 @@ def test_commands_and_jobs_start_in_a_folder_with_modules_of_our_names(hijacked)
     assert done.returncode == 0  # what a child starts in its turn
 
 
-def test_a_job_that_dies_at_its_start_says_why_and_the_worker_ends(tmp_path, monkeypatch):
+def test_a_job_that_dies_at_its_start_says_why_and_the_worker_ends(tmp_path, monkeypatch, database):
     """A broken installation: the pixel code cannot be loaded. The worker itself loads none of it."""
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "cv2.py").write_text(f"raise ImportError('libGL.so.1 is missing, by postgresql://a:{SECRET}@h/d')\n")
     monkeypatch.setenv("PYTHONPATH", str(broken))
     done = subprocess.run(
-        program("service.cli", "worker"), env=child_environment(settings(tmp_path, workers=1)), capture_output=True,
-        text=True, check=False, timeout=100,
+        program("service.cli", "worker"), env=child_environment(settings(tmp_path, database.uri, workers=1)),
+        capture_output=True, text=True, check=False, timeout=100,
     )  # fmt: skip
     assert done.returncode == 1
     last = done.stderr[done.stderr.rindex("alertprod: job_crashed:") :]

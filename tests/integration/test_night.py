@@ -19,6 +19,7 @@ from astropy.wcs import WCS
 from typer.testing import CliRunner
 
 from service.cli import app
+from tests.command_line import hear_signals
 
 SIZE, SKY, GAIN, FWHM = 360, 300.0, 1.5, 3.0
 TRANSIENT = (200.3, 150.7, 6000.0)  # x, y, counts
@@ -77,7 +78,7 @@ def start(place, *words):
     environment = {**os.environ, "TMPDIR": str(place / "tmp"), "ALERTPROD_WORKERS": "1"}
     return subprocess.Popen(
         [*COMMAND, "--instrument", "./mycam.yaml", *words], cwd=place, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear_signals,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from apdb import Database, Ledger
 from service.errors import PortInUse
 from service.up import run_up
 from tasks.errors import CallerError
+from tests.command_line import hear_signals
 
 SECONDS = 90.0
 CARD = b"EXPTIME =                 30,0"  # no number, and no text in quotes
@@ -55,7 +56,7 @@ def start(place, images, started):
     (place / "environment.sh").unlink(missing_ok=True)
     program = [sys.executable, "-P", "-m", "service.cli", "up", "--data", str(place), "--root", str(images)]
     process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=images,
-                               env={**os.environ, "COLUMNS": "200"})  # fmt: skip
+                               env={**os.environ, "COLUMNS": "200"}, preexec_fn=hear_signals)  # fmt: skip
     started.append(process)
     lines = wait_for(lambda: (place / "environment.sh").exists() and (place / "environment.sh").read_text(), process)
     words = [shlex.split(line)[1] for line in lines.splitlines()]
