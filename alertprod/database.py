@@ -44,4 +44,9 @@ def open_apdb(where: Any = None) -> "Apdb":
 
         if not isinstance(where, ApdbConfig):
             raise InputType(f"an APDB is opened by its URI, a path or an ApdbConfig; got {type(where).__name__}")
-    return apdb.open(where)
+    try:
+        return apdb.open(where)
+    except FileNotFoundError as error:
+        raise InputType(
+            f"{where!r} is no URI (postgresql://...) and no saved configuration: there is no such file"
+        ) from error

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from exposure.errors import ExposureError, FitsUnreadable
 from exposure.header import unreadable_card
-from exposure.mask import remap
+from exposure.mask import plane_bits, remap
 from exposure.threads import in_bands
 from exposure.unpack import unpacked
 
@@ -148,6 +148,8 @@ def read_image(hdus: fits.HDUList, ext: int | str) -> NDArray[np.float32]:
 def read_mask(hdu: Any, names: dict[str, int]) -> NDArray[np.int32]:
     """Return a mask with our bits, of an extension whose planes have bits of its own (name -> bit).
 
+    Where nobody names a bit, pixels that are not 0 are ``BAD``.
+
     Raises
     ------
     FitsUnreadable
@@ -161,7 +163,8 @@ def read_mask(hdu: Any, names: dict[str, int]) -> NDArray[np.int32]:
         raise FitsUnreadable(
             f"the mask in extension {hdu.name!r} is scaled by BSCALE={scale}, BZERO={zero}: bits are not"
         )
-    own = remap(data if zero == 0 else _unsigned(data, int(zero)), names)
+    values = data if zero == 0 else _unsigned(data, int(zero))
+    own = remap(values, names) if names else np.where(values != 0, np.int32(plane_bits(["BAD"])), np.int32(0))
     _let_go(data)
     return own
 

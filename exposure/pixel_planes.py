@@ -1,5 +1,6 @@
 """The planes of a plain image: read, checked against each other, with what is missing or saturated marked."""
 
+import logging
 from os import PathLike
 from typing import Any
 
@@ -19,6 +20,8 @@ from exposure.which_image import choose_plane
 __all__ = ["admit", "planes_of", "read_mask_file", "read_variance", "variance_from"]
 
 F32 = NDArray[np.float32]
+
+log = logging.getLogger("alertprod.exposure")
 
 
 def planes_of(hdus: fits.HDUList, image_at: int, rules: Instrument, name: str, *, all_there: bool) -> Exposure:
@@ -83,6 +86,8 @@ def _mask(hdu: Any, rules: Instrument) -> NDArray[np.int32]:
     wrong = next((key for key, bit in named.items() if not 0 <= bit < 64), None)
     if wrong is not None:
         raise FitsUnreadable(f"MP_{wrong}={named[wrong]} is no bit number")
+    if not (named or rules.mask_bits):
+        log.warning("the mask %r names no bits (MP_ cards, or mask_bits): where it is not 0, pixels are bad", hdu.name)
     return read_mask(hdu, rules.mask_bits | named)
 
 

@@ -166,7 +166,7 @@ def test_a_killed_night_leaves_nothing(place):
     night.kill()
     night.communicate(timeout=60)
     until(lambda: left_over(place) == [])
-    assert list((place / "killed").iterdir()) == []
+    until(lambda: list((place / "killed").iterdir()) == [])
 
 
 def test_a_night_of_bad_frames_alone_ends_before_anything_starts(place):

@@ -33,3 +33,14 @@ def test_an_instrument_file_that_was_changed_is_read_again(tmp_path):
     assert load_instrument(str(path)) is load_instrument(str(path))
     path.write_text("name: cam\npixel_scale: 0.25\n")
     assert load_instrument(str(path)).pixel_scale == 0.25
+
+
+def test_a_mask_whose_bits_nobody_names_marks_bad_pixels(tmp_path, caplog):
+    image = np.random.default_rng(2).normal(20.0, 3.0, (80, 80)).astype(np.float32)
+    mask = np.zeros(image.shape, np.int16)
+    mask[10:30] = 4
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(image, name="IMAGE"), fits.ImageHDU(mask, name="MASK")]
+    fits.HDUList(hdus).writeto(tmp_path / "m.fits")
+    exposure = read_planes(tmp_path / "m.fits", load_instrument("generic"))
+    assert np.array_equal(exposure.flagged("BAD"), mask != 0)
+    assert "names no bits" in caplog.text
