@@ -77,22 +77,27 @@ def _sky(image: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def _repeated(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return values that stand in squares of 2x2 or along a border, most frequent first; none that are bright."""
+    """Return values that stand in squares of 2x2 or along a border, most frequent first.
+
+    None that are bright but zero, the usual fill, and what fills a border and is not the brightest of all.
+    """
     corner = image[: image.shape[0] // 2 * 2 : 2, : image.shape[1] // 2 * 2 : 2]
     flat = np.ones(corner.shape, np.bool_)
     for j, i in ((0, 1), (1, 0), (1, 1)):
         flat &= corner == image[j : image.shape[0] // 2 * 2 : 2, i : image.shape[1] // 2 * 2 : 2]
-    found = [corner[flat]]
+    found, along = [corner[flat]], [np.float32(0)]
     for line in (image[0], image[-1], image[:, 0], image[:, -1]):
         kept = line[np.isfinite(line)]
         if kept.size:
             values, counts = np.unique(kept, return_counts=True)
             if counts.max() >= BORDER_SHARE * line.size:
                 found.append(np.repeat(values[counts.argmax()], counts.max()))
+                along.append(values[counts.argmax()])
     values, counts = np.unique(np.concatenate(found), return_counts=True)
     values = values[np.argsort(-counts, kind="stable")][: 2 * CANDIDATES]
     low, spread = _sky(image)
-    return values[values <= low + BRIGHT * spread][:CANDIDATES]
+    usual = np.isin(values, along) & (values < np.nanmax(image))
+    return values[(values <= low + BRIGHT * spread) | usual][:CANDIDATES]
 
 
 def _area(equal: Flags) -> Flags | None:

@@ -22,7 +22,7 @@ __all__ = ["forget_missing", "note_missing", "refuse_missing"]
 
 BIG = 1e29  # SWarp and SExtractor write 1e30
 UNKNOWN = 1e7  # times the usual variance: not even the brightest star of an image has that
-LEAST_NOISE, MOST_NOISE = 1e-10, 1e12  # variances, and sums of them, are single precision: 1e-38 to 1e38
+LEAST_NOISE, MOST_NOISE = 5e-12, 1e17  # beyond, squares and their sums leave single precision
 SAMPLE = 250_000
 
 
