@@ -95,6 +95,8 @@ def _repeated(image: NDArray[np.float32]) -> NDArray[np.float32]:
                 along.append(values[counts.argmax()])
     values, counts = np.unique(np.concatenate(found), return_counts=True)
     values = values[np.argsort(-counts, kind="stable")][: 2 * CANDIDATES]
+    if not values.size:
+        return values
     low, spread = _sky(image)
     usual = np.isin(values, along) & (values < np.nanmax(image))
     return values[(values <= low + BRIGHT * spread) | usual][:CANDIDATES]

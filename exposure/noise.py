@@ -27,6 +27,8 @@ def sky_autocorrelation(
     height, width = image.shape
     counted = np.asarray(good.any(axis=1, keepdims=True), np.uint8)
     rows = np.flatnonzero(cv2.dilate(counted, np.ones((2 * APART + 1, 1), np.uint8)))
+    if not rows.size:
+        return None
     part = rows if rows.size < height else slice(None)  # all of an image is looked at as it is
     z, sky = _sky_in_sigma(image[part], variance[part], good[part], image.size)
     place = np.full(height, -1)  # of rows where nothing counts: the last one, which is empty
