@@ -214,7 +214,7 @@ def test_what_unpacks_without_end_is_refused(tmp_path):
 
 def test_values_survive_every_encoding_to_half_a_digit(field, tmp_path):
     """Digits are 1 count, but for those that say otherwise; quantised tiles have steps of a 16th of the noise (12)."""
-    steps = {made.scaled8: 8.0, made.signed8: 8.0, made.scaled16: 0.5, made.rice: 1.5}
+    steps = {made.scaled8: 12.0, made.signed8: 12.0, made.scaled16: 0.5, made.rice: 1.5}
     exact = (made.float32, made.float64, made.cube, made.hypercube, made.extension, made.science, made.gzip_tiles)
     for encoding in made.ENCODINGS:
         step = 1e-4 if encoding in (*exact, made.float_scaled) else steps.get(encoding, 1.0)
