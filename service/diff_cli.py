@@ -12,7 +12,7 @@ import typer
 
 from service.options import Json, key_values
 from service.startup import collector_off, fetched, load_numba, reuse_memory
-from service.terminal import say
+from service.terminal import logs_to_stderr, say
 
 if TYPE_CHECKING:
     from service.diff import Difference
@@ -50,6 +50,7 @@ def diff(
         # not while an image is read: an error that a module keeps would keep the frame it was loaded in, and its pixels
         import astropy.wcs  # noqa: F401
 
+        logs_to_stderr()
         load_numba()
         from service.diff import difference_files
         from service.instruments import checked_instrument

@@ -9,7 +9,18 @@ from contextlib import contextmanager, suppress
 
 UNFOLDED = 10_000  # columns
 
-__all__ = ["print_table", "progress", "say"]
+__all__ = ["logs_to_stderr", "print_table", "progress", "say"]
+
+
+def logs_to_stderr() -> None:
+    """Let astropy, which must be loaded, log on standard error: standard output is for results."""
+    import logging
+
+    logger = logging.getLogger("astropy")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    logger.addHandler(logging.StreamHandler())
+    logger.propagate = False
 
 
 def say(text: str, error: bool = False) -> None:

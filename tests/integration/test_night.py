@@ -161,7 +161,7 @@ def test_a_killed_night_leaves_nothing(place):
     """Nobody is told of SIGKILL: the warden of the scratch directory clears up."""
     night = start(place, "--template-frames", "t1.fits", "--frames", "n1.fits", "--out", "killed")
     assert night.stderr is not None
-    next(line for line in night.stderr if "starting worker" in line)
+    next(line for line in night.stderr if "processing" in line)
     assert len(left_over(place)) > 4  # servers, a role, the warden, the scratch directory
     night.kill()
     night.communicate(timeout=60)
