@@ -11,7 +11,7 @@ setup: .venv/.ready
 	@bash tools/setup.sh
 
 demo: setup
-	@$(PY) -P -m service.cli demo --out demo-output
+	@$(PY) -P -m service.commands.main demo --out demo-output
 
 check: setup
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports

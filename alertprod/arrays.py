@@ -22,7 +22,7 @@ def exposure_of(
     band: str = "",
 ) -> "Exposure":  # fmt: skip
     """Return the exposure of an array or a CCDData; parameters as for `alertprod.read`."""
-    from exposure.arrays import exposure_of_arrays
+    from exposure.io.from_arrays import exposure_of_arrays
 
     calib, cards, electrons = None, None, False
     if hasattr(image, "uncertainty") and hasattr(image, "meta"):  # NDData: more than a column of numbers

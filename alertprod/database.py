@@ -32,7 +32,7 @@ def open_apdb(where: Any = None) -> "Apdb":
         It does not answer.
     """
     if where is None:
-        from service.options import read_settings
+        from service.commands.options import read_settings
 
         where = read_settings().database()
     elif isinstance(where, PathLike):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exposure import Exposure, Instrument
-    from service.diff import Difference as Made
+    from service.pairs.difference import Difference as Made
 
 __all__ = ["Difference", "subtract"]
 
@@ -60,7 +60,7 @@ class Difference:
 
     def table(self) -> "Table":
         """Return the sources as astropy Table, with units and descriptions."""
-        from service.source_files import astropy_table
+        from service.pairs.source_files import astropy_table
 
         return astropy_table(self.made.table())
 
@@ -81,9 +81,9 @@ class Difference:
         OutputError
             An ending that says no format, or a file that cannot be written.
         """
-        from exposure.fits_write import write_exposure
-        from service.outputs import check_format, check_outputs, writing
-        from service.source_files import write_sources
+        from exposure.io.writing import write_exposure
+        from service.pairs.outputs import check_format, check_outputs, writing
+        from service.pairs.source_files import write_sources
 
         target, table = _path(path, "path"), None if sources is None else _path(sources, "sources")
         if table is not None:
@@ -97,8 +97,8 @@ class Difference:
 
     def plot(self, folder: "str | PathLike[str]") -> list[Path]:
         """Draw the difference, its noise, PSF, kernel, kernel stars and dipoles as PNG; returns the paths."""
-        from diffim.pictures import draw_subtraction
-        from service.outputs import check_outputs, writing
+        from diffim.pictures.difference_pages import draw_subtraction
+        from service.pairs.outputs import check_outputs, writing
 
         target = _path(folder, "folder")
         check_outputs((), (), [target])
@@ -164,8 +164,8 @@ def subtract(
     >>> int((difference.sources.reliability > 0.5).sum())
     6
     """
-    from service.diff import difference_pair
-    from service.facts import checksum
+    from service.pairs.difference import difference_pair
+    from service.pairs.facts import checksum
 
     given = (new, old)
     pair = read(new, instrument), read(old, instrument)

@@ -51,7 +51,7 @@ def match(sources_a: Any, sources_b: Any, radius: Any = 1.0) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from apdb.htm import chord_arcsec, unit_vectors
+    from apdb.sky.htm import chord_arcsec, unit_vectors
     from association.matching import associate
 
     limit = _arcsec(radius)

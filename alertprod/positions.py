@@ -54,7 +54,7 @@ def places_of(given: Any, pixel: bool | None = None) -> Places:
         Columns of two lengths, values that are no angles or beyond the poles; the message names column and row.
     """
     if isinstance(given, str | PathLike) and not pixel:
-        from service.positions import read_positions
+        from service.processing.positions import read_positions
 
         given = read_positions(Path(given))
     first, second, found = _columns(given, pixel)

@@ -62,7 +62,7 @@ def read(
     """
     from alertprod.difference import Difference
     from exposure import Exposure
-    from exposure.arrays import as_file
+    from exposure.io.from_arrays import as_file
 
     image = image.exposure if isinstance(image, Difference) else image
     hdus = None if isinstance(image, Exposure | str | PathLike) else _hdus_of(image)
@@ -125,7 +125,7 @@ def _hdus_of(image: Any) -> "HDUList | None":
 def _of_file(
     path: "str | PathLike[str]", instrument: "str | Instrument | None", hdu: "int | str | None"
 ) -> "Exposure":  # fmt: skip
-    from exposure.fits import read_exposure, read_planes
+    from exposure.io.native import read_exposure, read_planes
 
     rules = rules_of(instrument)
     chosen = path if hdu is None else f"{fspath(path)}[{hdu}]"

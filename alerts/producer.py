@@ -16,7 +16,7 @@ from alerts.filters import AlertFilter, read_for
 from alerts.schemas import SCHEMA_ID
 from alerts.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
 from alerts.wire import Alert, frame_alert
-from apdb.outbox import OutboxRow
+from apdb.queue.outbox import OutboxRow
 
 __all__ = ["AlertProducer", "Headers", "origin_headers"]
 

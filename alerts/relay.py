@@ -20,11 +20,12 @@ from alerts.producer import AlertProducer, Headers, origin_headers
 from alerts.schemas import SCHEMA_ID
 from alerts.target import KafkaTarget, message_limit
 from alerts.wire import Alert
-from apdb import Database, outbox
+from apdb import Database
 from apdb.database import first_line
 from apdb.errors import DatabaseUnavailable
-from apdb.outbox import OutboxRow
-from apdb.status import RELAY_LOCK
+from apdb.queue import outbox
+from apdb.queue.outbox import OutboxRow
+from apdb.queue.status import RELAY_LOCK
 
 __all__ = ["Relay"]
 

@@ -9,7 +9,7 @@ from alerts.errors import AlertError, BrokerUnavailable
 from alerts.producer import origin_headers
 from alerts.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
 from alerts.wire import Alert, frame_alert
-from apdb.outbox import OutboxRow
+from apdb.queue.outbox import OutboxRow
 
 __all__ = ["replay"]
 

@@ -7,8 +7,9 @@ import numpy as np
 
 from alerts.archive import AlertArchive, AlertFile
 from alerts.wire import Alert
-from apdb import Database, outbox
-from apdb.outbox import OutboxRow
+from apdb import Database
+from apdb.queue import outbox
+from apdb.queue.outbox import OutboxRow
 
 __all__ = ["AlertSelection", "alert_file"]
 

@@ -16,7 +16,7 @@ from alerts.cutouts import MIN_SIDE
 from alerts.errors import AlertError
 from alerts.schemas import SCHEMA_ID
 from alerts.wire import decode_body, encode_body
-from exposure.fits import open_fits
+from exposure.io.native import open_fits
 
 __all__ = ["crop_cutout", "trim"]
 

@@ -7,7 +7,7 @@ from alerts.errors import AlertError
 from alerts.selection import alert_file
 from alerts.wire import decode_body, encode_body
 from apdb import Database
-from apdb.outbox import OutboxRow
+from apdb.queue.outbox import OutboxRow
 
 __all__ = ["validate_row"]
 

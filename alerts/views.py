@@ -17,9 +17,9 @@ from astropy.table import QTable
 from astropy.time import Time
 
 from alerts.errors import AlertError
-from exposure.fits import open_fits
-from exposure.header import Cards
-from exposure.wcs import SkyWcs
+from exposure.header.cards import Cards
+from exposure.io.native import open_fits
+from exposure.wcs.sky_wcs import SkyWcs
 
 __all__ = ["cutout", "draw_alert", "forced_frame", "light_curve", "sources_frame", "stamp_images"]
 

@@ -8,14 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from apdb.errors import ApdbError, DatabaseUnavailable, LeaseLost, SchemaMismatch, VisitConflict
-from apdb.states import VisitState
+from apdb.queue.states import VisitState
 
 if TYPE_CHECKING:
+    from apdb.client.postgres_apdb import PostgresApdb, open
     from apdb.database import Database
-    from apdb.ledger import Claim, Ledger
-    from apdb.postgres_apdb import PostgresApdb, open
-    from apdb.schema import columns_of, empty_frame
-    from apdb.unit_of_work import VisitUnitOfWork
+    from apdb.queue.ledger import Claim, Ledger
+    from apdb.schema.columns import columns_of, empty_frame
+    from apdb.visit.unit_of_work import VisitUnitOfWork
 
 _WHERE = {
     "Claim": "ledger", "Database": "database", "Ledger": "ledger", "PostgresApdb": "postgres_apdb",

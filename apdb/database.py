@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from psycopg import sql
 
 from apdb.errors import ApdbError, DatabaseUnavailable, SchemaMismatch
-from apdb.partitions import ensure_months
-from apdb.schema import SCHEMA_VERSION, PublishedSchema
-from apdb.setup import DATABASE_VERSION, drop_tables, finish_schema
-from apdb.tables import make_metadata
+from apdb.schema.columns import SCHEMA_VERSION, PublishedSchema
+from apdb.schema.partitions import ensure_months
+from apdb.schema.setup import DATABASE_VERSION, drop_tables, finish_schema
+from apdb.schema.tables import make_metadata
 
 __all__ = ["Database", "first_line"]
 

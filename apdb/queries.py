@@ -14,8 +14,8 @@ from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 from psycopg import sql
 
 from apdb.errors import BadQuery, NotFound
-from apdb.reading import IN_RANGES, pixel_ranges
-from apdb.schema import Column, columns_of
+from apdb.schema.columns import Column, columns_of
+from apdb.visit.load import IN_RANGES, pixel_ranges
 
 __all__ = [
     "LIGHT_CURVE_COLUMNS", "MAX_ROWS", "Query", "cone", "light_curve", "nights", "object_versions", "objects_by_id",

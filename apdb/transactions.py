@@ -13,7 +13,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from apdb.database import CONNECT_TIMEOUT_S, Database, first_line
 from apdb.errors import DatabaseUnavailable
-from apdb.locks import sky_locks
+from apdb.sky.locks import sky_locks
 
 __all__ = ["Transactions"]
 
@@ -96,7 +96,7 @@ class Transactions:
         snapshot
             All statements see one snapshot (REPEATABLE READ, read only).
         pixels
-            Places of the sky that nobody else may work on meanwhile (`apdb.locks`).
+            Places of the sky that nobody else may work on meanwhile (`apdb.sky.locks`).
         meanwhile
             What can be done while somebody else does.
 

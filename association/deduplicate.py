@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from apdb import VisitUnitOfWork, empty_frame
-from apdb.htm import chord_arcsec, htm_ids, unit_vectors
-from apdb.locks import lock_pixels_around, sky_locks
+from apdb.sky.htm import chord_arcsec, htm_ids, unit_vectors
+from apdb.sky.locks import lock_pixels_around, sky_locks
 from association.errors import AssociationError
 from association.statistics import forced_means, summarize
 

@@ -8,7 +8,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
-from apdb.htm import chord_arcsec, unit_vectors
+from apdb.sky.htm import chord_arcsec, unit_vectors
 from association.errors import AssociationError
 
 __all__ = ["associate", "pair_scores"]

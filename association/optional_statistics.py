@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from apdb.htm import HTM_LEVEL, htm_ids
+from apdb.sky.htm import HTM_LEVEL, htm_ids
 from association.groups import Array, Groups
 
 __all__ = ["BAND_PLUGINS", "OBJECT_PLUGINS", "renew", "turned_sums"]

@@ -14,8 +14,8 @@ import psycopg
 from psycopg.rows import class_row
 
 from apdb import VisitUnitOfWork, empty_frame
-from apdb.htm import polygon
-from apdb.locks import lock_pixels, sky_locks
+from apdb.sky.htm import polygon
+from apdb.sky.locks import lock_pixels, sky_locks
 from association.forced_rows import rows_on_difference
 from exposure import Exposure
 from tasks.ids import IdGenerator, IdPacker

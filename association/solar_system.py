@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from apdb import columns_of
-from apdb.htm import polygon, unit_vectors
+from apdb.sky.htm import polygon, unit_vectors
 from exposure import Exposure
 
 __all__ = ["bodies_on_image", "match_solar_system", "no_bodies", "pack_designation", "ss_object_id"]

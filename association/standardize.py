@@ -8,7 +8,7 @@ from lsst.pipe.base import Struct
 from numpy.typing import NDArray
 
 from apdb import columns_of
-from diffim.sky_units import bearing, calibrated_fluxes, position_covariance, sky_moments
+from diffim.subtraction.sky_units import bearing, calibrated_fluxes, position_covariance, sky_moments
 from exposure import Exposure
 
 __all__ = ["FilterRules", "filter_dia_sources", "standardize"]
@@ -23,7 +23,7 @@ def standardize(raw: pd.DataFrame, difference: Exposure, processed_mjd_tai: floa
     Parameters
     ----------
     raw
-        Table of `diffim.measure` with ``id``.
+        Table of `diffim.measurement.measure` with ``id``.
     difference
         The image that was measured: WCS, calibration, aperture corrections, visit info.
     processed_mjd_tai

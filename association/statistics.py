@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from apdb.htm import unit_vectors
+from apdb.sky.htm import unit_vectors
 from association.errors import AssociationError
 from association.groups import Array
 from association.multiband import multiband_periods

@@ -11,8 +11,8 @@ from astropy.time import Time
 from lsst.pipe.base import Struct
 
 from apdb import Database, VisitUnitOfWork, empty_frame
-from apdb.htm import polygon
-from apdb.locks import lock_pixels, sky_locks
+from apdb.sky.htm import polygon
+from apdb.sky.locks import lock_pixels, sky_locks
 from association.config import DiaPipelineConfig
 from association.confirmation import unconfirmed
 from association.errors import AssociationError, DuplicateRecords, TooManyDiaObjects

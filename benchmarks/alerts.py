@@ -21,12 +21,13 @@ from alerts import AlertArchive, AlertInputs, build_alerts, schema
 from alerts.relay import Relay
 from alerts.target import KafkaTarget, ensure_topics
 from alerts.wire import decode_body
-from apdb import Database, columns_of, outbox
-from apdb.embedded import EmbeddedPostgres
+from apdb import Database, columns_of
+from apdb.operate.embedded import EmbeddedPostgres
+from apdb.queue import outbox
 from exposure import Exposure, PhotoCalib, SkyWcs, VisitInfo
 from exposure.psf import MoffatPsf
-from service.embedded_kafka import EmbeddedKafka
-from service.migrate import migrate
+from migrations.run import migrate
+from service.local.embedded_kafka import EmbeddedKafka
 
 HISTORY = 100  # rows of sources and of forced sources
 

@@ -21,7 +21,7 @@ import psycopg
 from astropy.time import Time
 
 from apdb import PostgresApdb
-from apdb.embedded import EmbeddedPostgres
+from apdb.operate.embedded import EmbeddedPostgres
 from benchmarks.apdb_workload import DETECTOR, PRESETS, Patch, Preset
 
 SETTINGS = {

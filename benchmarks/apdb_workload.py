@@ -14,7 +14,7 @@ from lsst.sphgeom import ConvexPolygon
 from numpy.typing import NDArray
 
 from apdb import columns_of
-from apdb.htm import polygon
+from apdb.sky.htm import polygon
 
 __all__ = ["PRESETS", "Patch", "Preset"]
 

@@ -21,8 +21,8 @@ from astropy.io import fits
 from scipy.spatial import cKDTree
 
 from calibration.joint.config import JointcalConfig
-from calibration.joint.data import ARCSEC, unit_vectors
-from calibration.joint.files import read_headers
+from calibration.joint.io.files import read_headers
+from calibration.joint.model.data import ARCSEC, unit_vectors
 from calibration.joint.task import JointcalTask
 from simulation.focal_plane import MosaicSurvey, simulate_mosaic
 
@@ -47,7 +47,7 @@ def command(folder: Path) -> float:
     start = time.perf_counter()
     subprocess.run(
         [
-            sys.executable, "-P", "-m", "service.cli", "jointcal", "run", "--sources",
+            sys.executable, "-P", "-m", "service.commands.main", "jointcal", "run", "--sources",
             *map(str, sorted(folder.glob("1*.parquet"))), "--headers", *map(str, sorted((folder / "hdr").glob("*"))),
             "--camera", str(folder / "camera.yaml"), "--astrometry-refs", str(folder / "refs.parquet"),
             "--photometry-refs", str(folder / "refs.parquet"), "--out", str(folder / "out"), "--loglevel", "error",
@@ -111,7 +111,7 @@ def _scamp_numbers(said: str) -> dict[str, float]:
 def _scamp_header(h: fits.Header) -> fits.Header:
     """A plain TAN header at the chip's middle: SCAMP fits the distortion itself."""
     from exposure import SkyWcs
-    from exposure.mapped_wcs import local_linear
+    from exposure.wcs.mapped import local_linear
 
     wcs = local_linear(SkyWcs.from_header(h), h["IMAGEW"] / 2, h["IMAGEH"] / 2).to_header()
     out = fits.Header(

@@ -21,7 +21,7 @@ from calibration import ReferenceStars
 from calibration.characterize import characterize
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, load_instrument
-from service.templates import template_from_frames
+from service.processing.build_template import template_from_frames
 from tasks import make_task
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "decam_two_seasons"

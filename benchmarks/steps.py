@@ -15,7 +15,7 @@ import numpy as np
 from association import standardize
 from calibration.characterize import characterize
 from diffim import ImageDifferenceTask, TemplateStore, build_template
-from diffim.warp import nodes, resample
+from diffim.pixels.warp import nodes, resample
 from exposure import Exposure, load_instrument
 from service.startup import reuse_memory
 from simulation.survey import SurveyConfig, plan_visits, survey_sky

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from calibration.astrometry import refine_wcs
-from calibration.mending import mend_bad_pixels
+from calibration.defects.mending import mend_bad_pixels
+from calibration.defects.tracks import find_rays
 from calibration.noise import fill_variance, subtract_background
-from calibration.psf_model import PsfFit, fit_psf
+from calibration.psf.model import PsfFit, fit_psf
+from calibration.psf.smoothing import UNDERSAMPLED_FWHM, scale_to_flux_errors, smooth
 from calibration.refcat import Matches, ReferenceStars, match_stars
-from calibration.smoothing import UNDERSAMPLED_FWHM, scale_to_flux_errors, smooth
 from calibration.sources import detect_sources
-from calibration.tracks import find_rays
 from calibration.zeropoint import calibrate
 from exposure import ApCorrMap, ChebyshevField, Exposure, Instrument, PhotoCalib
 from exposure.apcorr import PSF_FLUX

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from calibration.errors import TooFewStars
-from calibration.psf_model import fit_psf, star_residuals
+from calibration.psf.model import fit_psf, star_residuals
 from calibration.sources import detect_sources
 from exposure import Exposure
 from exposure.errors import GainUnknown

@@ -1,7 +1,7 @@
 """Image differencing: templates, matching, decorrelation, detection, measurement; `ImageDifferenceTask`.
 
 Imports: ``exposure``, ``apdb`` (never ``forced``, ``alerts``: same level), ``tasks``. Kernels take arrays and give
-arrays; the task is a thin front of `diffim.differencing`. Names are fetched when they are first used: the algorithm
+arrays; the task is a thin front of `diffim.pipeline`. Names are fetched when they are first used: the algorithm
 alone needs no framework of tasks.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffim.errors import DifferencingError, NoTemplate
     from diffim.task import ImageDifferenceConfig, ImageDifferenceTask
-    from diffim.template import TemplateStore, build_template
+    from diffim.templates.store import TemplateStore, build_template
 
 _HOMES = {
     "DifferencingError": "errors", "ImageDifferenceConfig": "config", "ImageDifferenceTask": "task",

@@ -1,6 +1,6 @@
 """`ImageDifferenceTask`: subtract a template from an image, detect and measure what changed.
 
-The published front of `diffim.differencing`: signatures, configuration, metadata, errors that the framework knows.
+The published front of `diffim.pipeline`: signatures, configuration, metadata, errors that the framework knows.
 """
 
 from collections.abc import Iterator
@@ -13,13 +13,14 @@ import pandas as pd
 from lsst.pipe.base import NoWorkFound, Struct, UpstreamFailureNoWorkFound
 from numpy.typing import NDArray
 
-from diffim import prepare, registration
+from diffim import preparation as prepare
 from diffim.config import ImageDifferenceConfig
-from diffim.differencing import Differencing
 from diffim.errors import NoPsf, NoTemplateCoverage
-from diffim.kernel_fit import KernelFit
-from diffim.patches import merge_patches
-from diffim.pictures import Subject, draw_subtraction
+from diffim.matching import registration
+from diffim.matching.kernel_fit import KernelFit
+from diffim.pictures.difference_pages import Subject, draw_subtraction
+from diffim.pipeline import Differencing
+from diffim.templates.patches import merge_patches
 from exposure import Exposure, ExposureCatalog
 from tasks import AlertTask, IdFactory, IdGenerator
 from tasks.errors import CallerError
@@ -191,7 +192,7 @@ class ImageDifferenceTask(AlertTask):
         diaSources: pd.DataFrame | None, subtractedExposure: Exposure | None = None,
         matchedExposure: NDArray[np.float32] | None = None, folder: str | Path = "diffim-debug",
     ) -> list[Path]:  # fmt: skip
-        """Draw one subtraction; returns the paths of the pictures (see `diffim.pictures.draw_subtraction`).
+        """Draw one subtraction; returns the paths of the pictures (see `diffim.pictures.difference_pages.draw_subtraction`).
 
         Parameters
         ----------

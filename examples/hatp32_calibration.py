@@ -23,16 +23,16 @@ from numpy.typing import NDArray
 from calibration import ReferenceStars
 from calibration.characterize import characterize
 from calibration.joint.config import JointcalConfig
-from calibration.joint.outputs import catalogues
+from calibration.joint.io.outputs import catalogues
 from calibration.joint.task import JointcalTask
 from calibration.summary.config import UpdateVisitSummaryConfig
 from calibration.summary.providers import GlobalInput
 from calibration.summary.task import UpdateVisitSummaryTask
 from diffim import ImageDifferenceTask
-from diffim.warp import warp_exposure
+from diffim.pixels.warp import warp_exposure
 from exposure import Exposure, ExposureCatalog, PhotoCalib, load_instrument
 from exposure.camera import Camera, CameraDetector
-from exposure.catalog import ExposureRecord
+from exposure.io.exposure_catalog import ExposureRecord
 from tasks.base import make_task
 
 PIXEL_ARCSEC = 5.21  # arcsec per pixel
@@ -152,7 +152,7 @@ def main(folder: Path, out: Path) -> dict[str, Any]:
         "zero_points": [float(u.table["zeroPoint"][0]) for u in updated], "differences": _differences(frames, updated, middle),
         "seconds_of_night": [86400 * (_time(f) - _time(frames[0])) for f in frames],
     }  # fmt: skip
-    from calibration.joint.pictures import draw
+    from calibration.joint.io.pictures import draw
 
     draw(fit, out / "pictures")
     (out / "report.json").write_text(json.dumps(report, indent=1, default=float), encoding="utf-8")

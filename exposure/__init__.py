@@ -16,10 +16,10 @@ from exposure.mask import PLANES, plane_bits
 from exposure.photocalib import PhotoCalib
 from exposure.psf import GaussianPsf, GridPsf, MoffatPsf, PolynomialPsf, Psf
 from exposure.visitinfo import VisitInfo
-from exposure.wcs import SkyWcs
+from exposure.wcs.sky_wcs import SkyWcs
 
 if TYPE_CHECKING:
-    from exposure.catalog import ExposureCatalog
+    from exposure.io.exposure_catalog import ExposureCatalog
 
 __all__ = [
     "PLANES",
@@ -50,7 +50,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "ExposureCatalog":
-        from exposure.catalog import ExposureCatalog
+        from exposure.io.exposure_catalog import ExposureCatalog
 
         return ExposureCatalog
     raise AttributeError(f"module 'exposure' has no attribute {name!r}")

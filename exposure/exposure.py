@@ -14,7 +14,7 @@ from exposure.mask import flagged_pixels, plane_bits, set_bits, usable_pixels
 from exposure.photocalib import PhotoCalib
 from exposure.psf import Psf
 from exposure.visitinfo import VisitInfo
-from exposure.wcs import SkyWcs
+from exposure.wcs.sky_wcs import SkyWcs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,13 +164,13 @@ class Exposure:
         cls, path: "str | PathLike[str]", instrument: "str | Instrument | None" = None,
         known: "Mapping[str, Any] | None" = None,
     ) -> "Exposure":  # fmt: skip
-        """Read an exposure; see `exposure.fits.read_exposure`."""
-        from exposure.fits import read_exposure
+        """Read an exposure; see `exposure.io.native.read_exposure`."""
+        from exposure.io.native import read_exposure
 
         return read_exposure(path, instrument, known)
 
     def write_fits(self, path: "str | PathLike[str]", compress: bool = False) -> None:
-        """Write the exposure in the documented layout; see `exposure.fits.write_exposure`."""
-        from exposure.fits import write_exposure
+        """Write the exposure in the documented layout; see `exposure.io.native.write_exposure`."""
+        from exposure.io.native import write_exposure
 
         write_exposure(self, path, compress=compress)

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from exposure.bad_pixels import BadRegions
 from exposure.errors import BandUnknown, InstrumentError
-from exposure.header import Cards, Source
-from exposure.rules import ExposureTimeRule, HeaderRule, NotNegativeRule, PositiveRule, TimeRule
+from exposure.flagging.bad_pixels import BadRegions
+from exposure.header.cards import Cards, Source
+from exposure.header.rules import ExposureTimeRule, HeaderRule, NotNegativeRule, PositiveRule, TimeRule
 from tasks.ids import IdPacker
 
 __all__ = ["BANDS", "HeaderRule", "Instrument", "TimeRule", "instrument_files", "load_instrument", "visit_from_mjd"]

@@ -13,7 +13,7 @@ from astropy.io.fits import Header
 from numpy.typing import NDArray
 
 from exposure.camera import Camera, CameraDetector
-from exposure.mapped_wcs import deproject, project, sip_approximation
+from exposure.wcs.mapped import deproject, project, sip_approximation
 
 __all__ = ["MosaicSurvey", "mosaic_camera", "simulate_mosaic"]
 

@@ -9,7 +9,7 @@ __all__ = ["hear_signals", "run"]
 
 _PROGRAM = """
 import os, shlex, sys
-from service.cli import main
+from service.commands.main import main
 for line in sys.argv[1:]:
     words = shlex.split(line)
     while "=" in words[0]:

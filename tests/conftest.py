@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from apdb import Database
-from apdb.embedded import EmbeddedPostgres
-from service.embedded_kafka import EmbeddedKafka
-from service.migrate import migrate
+from apdb.operate.embedded import EmbeddedPostgres
+from migrations.run import migrate
+from service.local.embedded_kafka import EmbeddedKafka
 
 REAL_DATA = Path(os.environ.get("ALERTPROD_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

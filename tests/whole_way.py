@@ -20,8 +20,8 @@ import scipy.linalg  # noqa: F401 (loads the BLAS of its own)
 from threadpoolctl import threadpool_info
 
 from calibration.characterize import characterize
-from diffim.differencing import Differencing
 from diffim.options import plain_options
+from diffim.pipeline import Differencing
 from exposure import Exposure, Instrument, PhotoCalib, SkyWcs, VisitInfo
 from forced import ForcedPhotCcdFromDataFrameTask
 from tasks import IdFactory, make_task

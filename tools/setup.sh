@@ -44,6 +44,6 @@ say "installing Python packages (about 250, from requirements.lock)"
 # where bytecode is not written by itself every start would compile the project anew
 env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q -- */__init__.py */*.py */*/*.py >/dev/null || true
 say "fetching the Kafka broker (about 54 MB, once)"
-.venv/bin/python -c 'from service.embedded_kafka import install_jars; install_jars()' || die "the Kafka broker cannot be fetched"
+.venv/bin/python -c 'from service.local.embedded_kafka import install_jars; install_jars()' || die "the Kafka broker cannot be fetched"
 touch .venv/.ready
 say "ready"

@@ -21,10 +21,10 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from benchmarks.pairs import make_pair
 from diffim import ImageDifferenceTask
-from diffim.reliability import FEATURES, VERSION_KEY, features
+from diffim.measurement.reliability import FEATURES, VERSION_KEY, features
 from exposure import load_instrument
 from exposure.mask import plane_bits
-from service.diff import kernel_candidates, subtract_sky
+from service.pairs.difference import kernel_candidates, subtract_sky
 from tasks import make_task
 
 OUT = Path(__file__).parent.parent / "diffim" / "models" / "reliability.onnx"

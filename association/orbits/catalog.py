@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from apdb.htm import unit_vectors
+from apdb.sky.htm import unit_vectors
 from association.orbits.dynamics import C_AU_PER_DAY, Planets, accelerations, propagate
 from association.orbits.elements import OrbitError, heliocentric_states, read_comets, read_mpcorb
 from association.orbits.observatory import geocentric

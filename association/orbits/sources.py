@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from apdb.htm import sky_positions, unit_vectors
+from apdb.sky.htm import sky_positions, unit_vectors
 from association.errors import AssociationError
 from association.solar_system import no_bodies, ss_object_id
 

@@ -14,10 +14,10 @@ from typing import Any
 import lsst.pex.config as pexConfig
 
 from calibration.joint.config import JointcalConfig
-from calibration.joint.files import read_headers, read_sources, read_summaries
+from calibration.joint.io.files import read_headers, read_sources, read_summaries
+from calibration.joint.io.outputs import write_outputs
+from calibration.joint.io.references import read_catalogue
 from calibration.joint.joint import JointFit
-from calibration.joint.outputs import write_outputs
-from calibration.joint.references import read_catalogue
 from exposure import ExposureCatalog
 from exposure.camera import Camera
 from tasks.errors import AlertProdError, CallerError
@@ -226,7 +226,7 @@ def _drawing(result: Any, folder: Path) -> Iterator[None]:
     A child made by fork has the result without copying it. It runs no compiled threads and is given up after a while,
     as a fork may find a lock that nobody will open.
     """
-    from calibration.joint.pictures import draw
+    from calibration.joint.io.pictures import draw
 
     child = None
     if "fork" in multiprocessing.get_all_start_methods():

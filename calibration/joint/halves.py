@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.joint.build_astrometry import AstrometryBuilder
-from calibration.joint.build_photometry import PhotometryBuilder
 from calibration.joint.config import JointcalConfig
-from calibration.joint.data import Images, Measurements
-from calibration.joint.debug import Watch
-from calibration.joint.fit import FitReport, FitSettings, chi2_cut, fit
-from calibration.joint.minimize import evaluate
-from calibration.joint.references import References
+from calibration.joint.io.references import References
+from calibration.joint.model.build_astrometry import AstrometryBuilder
+from calibration.joint.model.build_photometry import PhotometryBuilder
+from calibration.joint.model.data import Images, Measurements
+from calibration.joint.model.stars import Associated, associate, split_stars
 from calibration.joint.result import Half, astrometric_scatter, photometric_scatter
-from calibration.joint.stars import Associated, associate, split_stars
+from calibration.joint.solve.debug import Watch
+from calibration.joint.solve.fit import FitReport, FitSettings, chi2_cut, fit
+from calibration.joint.solve.minimize import evaluate
 from exposure.camera import Camera
 
 __all__ = ["fit_astrometry", "fit_photometry"]

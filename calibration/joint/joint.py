@@ -13,15 +13,15 @@ from typing import Any
 import pandas as pd
 
 from calibration.errors import JointCalibrationError
-from calibration.joint.build_astrometry import build_wcs, fit_epoch
-from calibration.joint.build_photometry import build_calibrations
 from calibration.joint.config import JointcalConfig
-from calibration.joint.data import Images
 from calibration.joint.halves import fit_astrometry, fit_photometry
-from calibration.joint.inputs import gather, images_of, most_common_filter
-from calibration.joint.references import References, colour_corrected, load_references, read_colorterms
+from calibration.joint.io.inputs import gather, images_of, most_common_filter
+from calibration.joint.io.references import References, colour_corrected, load_references, read_colorterms
+from calibration.joint.model.build_astrometry import build_wcs, fit_epoch
+from calibration.joint.model.build_photometry import build_calibrations
+from calibration.joint.model.data import Images
+from calibration.joint.model.stars import bounding_circle
 from calibration.joint.result import Half, star_table
-from calibration.joint.stars import bounding_circle
 from exposure import ExposureCatalog
 from exposure.camera import Camera
 

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from calibration.joint.astrometry import AstrometryProblem
-from calibration.joint.data import ARCSEC
-from calibration.joint.fit import FitReport
-from calibration.joint.minimize import evaluate
-from calibration.joint.photometry import POGSON, PhotometryProblem
-from calibration.joint.stars import Associated
+from calibration.joint.model.astrometry import AstrometryProblem
+from calibration.joint.model.data import ARCSEC
+from calibration.joint.model.photometry import POGSON, PhotometryProblem
+from calibration.joint.model.stars import Associated
+from calibration.joint.solve.fit import FitReport
+from calibration.joint.solve.minimize import evaluate
 
 __all__ = ["Half", "astrometric_scatter", "photometric_scatter", "positions", "star_table"]
 
@@ -44,7 +44,7 @@ class Half:
 
 
 def _bright(a: Associated, problem: Any, which: I64) -> NDArray[np.bool_]:
-    from calibration.joint.build_astrometry import _measurements_of
+    from calibration.joint.model.build_astrometry import _measurements_of
 
     index, _ = _measurements_of(a.stars.offsets, which)
     flux, error = a.measurements.flux[index], a.measurements.flux_err[index]
@@ -55,7 +55,7 @@ def _bright(a: Associated, problem: Any, which: I64) -> NDArray[np.bool_]:
 
 def _residuals(problem: Any) -> tuple[F64, NDArray[np.int64]]:
     """Residuals (N, d) with the stars where they are, and how many kept measurements each measurement's star has."""
-    from calibration.joint.minimize import star_blocks
+    from calibration.joint.solve.minimize import star_blocks
 
     out = np.concatenate([problem.rows(a, b).residual for a, b in star_blocks(problem)])
     count = np.bincount(problem.star_index[problem.kept], minlength=problem.offsets.size - 1)

@@ -9,10 +9,10 @@ import pandas as pd
 from lsst.pipe.base import Struct
 
 from calibration.errors import JointCalibrationError
-from calibration.joint.inputs import gather, images_of
+from calibration.joint.io.inputs import gather, images_of
+from calibration.joint.io.outputs import catalogues
+from calibration.joint.io.references import read_colorterms
 from calibration.joint.joint import JointFit
-from calibration.joint.outputs import catalogues
-from calibration.joint.references import read_colorterms
 from calibration.joint.task_config import JointcalTaskConfig
 from exposure import ExposureCatalog
 from exposure.camera import Camera

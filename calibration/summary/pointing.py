@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from calibration.errors import CalibrationError
 from exposure import SkyWcs
 from exposure.camera import Camera
-from exposure.mapped_wcs import deproject, project
+from exposure.wcs.mapped import deproject, project
 
 __all__ = ["Pointing", "fit_pointing"]
 

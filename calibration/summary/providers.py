@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure import ExposureCatalog, SkyWcs
-from exposure.catalog import ExposureRecord
+from exposure.io.exposure_catalog import ExposureRecord
 
 __all__ = ["GlobalInput", "HealpixInput", "PossiblyMultipleInput", "TractInput", "sky_centre"]
 

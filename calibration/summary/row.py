@@ -13,8 +13,8 @@ from calibration.summary.backgrounds import layers_of
 from calibration.summary.providers import PossiblyMultipleInput, sky_centre
 from exposure import Exposure, ExposureCatalog, SkyWcs
 from exposure.camera import Camera
-from exposure.catalog import ExposureRecord
-from exposure.mapped_wcs import project, sip_approximation
+from exposure.io.exposure_catalog import ExposureRecord
+from exposure.wcs.mapped import project, sip_approximation
 
 __all__ = ["SummaryRow", "box_of", "fetch"]
 

@@ -19,7 +19,7 @@ from calibration.summary.regions import visit_geometry
 from calibration.summary.row import SummaryRow, box_of, fetch
 from exposure import ExposureCatalog
 from exposure.camera import Camera
-from exposure.catalog import ExposureRecord
+from exposure.io.exposure_catalog import ExposureRecord
 from tasks.base import AlertTask
 
 __all__ = ["UpdateVisitSummaryTask"]

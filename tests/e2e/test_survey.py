@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 
 from apdb import Ledger
-from apdb.export import all_rows
+from apdb.operate.export import all_rows
 from exposure import load_instrument
-from service.judge import judge
-from service.process import Processor
+from service.intake.submit import submit_visit
+from service.local.judge import judge
+from service.processing.build_template import template_from_frames
+from service.processing.visit import Processor
 from service.settings import Settings
-from service.submit import submit_visit
-from service.templates import template_from_frames
 from simulation.survey import SurveyConfig, write_survey
 
 CONFIG = SurveyConfig(

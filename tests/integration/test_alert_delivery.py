@@ -32,13 +32,14 @@ from alerts.schemas import schema
 from alerts.target import KafkaTarget, ensure_topics
 from alerts.trim import trim
 from alerts.wire import decode_body, encode_body
-from apdb import VisitUnitOfWork, outbox
-from apdb.embedded import free_port
-from service.app import create_app
-from service.campaign import read_alerts
-from service.cli import app
-from service.metrics import render_metrics
-from service.publish import sweep_orphans
+from apdb import VisitUnitOfWork
+from apdb.operate.embedded import free_port
+from apdb.queue import outbox
+from service.api.app import create_app
+from service.api.metrics import render_metrics
+from service.commands.main import app
+from service.delivery import sweep_orphans
+from service.local.campaign import read_alerts
 from service.settings import Settings
 from tasks.errors import AlertProdError
 from tests.integration.test_relay import PACKET, fill, patient
@@ -305,7 +306,7 @@ def test_the_commands_of_the_archive(world, database, tmp_path):
     ]
     code, out, err = alertprod(settings, "show", "2003")
     assert (code, "diaObjectId" in out) == (0, True)
-    program = [sys.executable, "-P", "-m", "service.cli", "alerts", "show", "99"]
+    program = [sys.executable, "-P", "-m", "service.commands.main", "alerts", "show", "99"]
     done = subprocess.run(
         program, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **settings.environment()}
     )
@@ -419,7 +420,7 @@ def test_a_broken_file_is_held_and_the_others_go_on(database, kafka, tmp_path):
         reason = connection.execute('SELECT "heldReason" FROM "AlertOutbox" WHERE visit = 2').fetchone()[0]
         assert "differs from what was written at alert" in reason
         path.write_bytes(good)  # restored from a backup
-        from apdb.holds import release_held
+        from apdb.queue.holds import release_held
 
         assert release_held(connection, 2, 0) == 40
     while database_sum(database) < 120:

@@ -11,14 +11,16 @@ from lsst.sphgeom import HtmPixelization, LonLat, UnitVector3d
 from psycopg import sql
 from sqlalchemy import inspect
 
-from apdb import Database, LeaseLost, Ledger, VisitUnitOfWork, columns_of, copy_out, copy_stream, empty_frame
+from apdb import Database, LeaseLost, Ledger, VisitUnitOfWork, columns_of, empty_frame
 from apdb import open as open_apdb
+from apdb.copy import decode as copy_out
+from apdb.copy import stream as copy_stream
 from apdb.errors import ApdbError, DatabaseUnavailable, SchemaMismatch, VisitConflict
-from apdb.htm import htm_ids, polygon
-from apdb.locks import lock_pixels, sky_locks
-from apdb.partitions import ensure_months, month_bounds
-from apdb.tables import make_metadata
-from service.migrate import migrate
+from apdb.schema.partitions import ensure_months, month_bounds
+from apdb.schema.tables import make_metadata
+from apdb.sky.htm import htm_ids, polygon
+from apdb.sky.locks import lock_pixels, sky_locks
+from migrations.run import migrate
 from tests.unit.test_alerts import frame_with
 
 

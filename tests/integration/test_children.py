@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from service.children import child_environment, program, without_secrets
 from service.errors import JobCrashed
-from service.job_process import JobProcess
+from service.processes.children import child_environment, program, without_secrets
 from service.settings import Settings
-from service.worker import START_ATTEMPTS, Worker
+from service.workers.job_process import JobProcess
+from service.workers.supervisor import START_ATTEMPTS, Worker
 from tasks.errors import TransientError
 
 SECRET = "s3cret%2Fpassword"
@@ -33,16 +33,16 @@ def settings(folder, uri="postgresql://alertprod@127.0.0.1:9/none", **more):
 
 
 def test_commands_and_jobs_start_in_a_folder_with_modules_of_our_names(hijacked):
-    done = subprocess.run(program("service.cli", "--help"), capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        program("service.commands.main", "--help"), capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     job = JobProcess(settings(hijacked))
     assert job.process.poll() is None
     job.kill()
-    code = (
-        "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-m', 'service.cli', '--help']).returncode)"
-    )
+    code = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-m', 'service.commands.main', '--help']).returncode)"
     (hijacked / "grand.py").write_text(code)
-    command, environment = [*program("service.cli")[:2], "grand.py"], child_environment(settings(hijacked))
+    command, environment = [*program("service.commands.main")[:2], "grand.py"], child_environment(settings(hijacked))
     done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False, timeout=60)
     assert done.returncode == 0  # what a child starts in its turn
 
@@ -54,7 +54,7 @@ def test_a_job_that_dies_at_its_start_says_why_and_the_worker_ends(tmp_path, mon
     (broken / "cv2.py").write_text(f"raise ImportError('libGL.so.1 is missing, by postgresql://a:{SECRET}@h/d')\n")
     monkeypatch.setenv("PYTHONPATH", str(broken))
     done = subprocess.run(
-        program("service.cli", "worker"), env=child_environment(settings(tmp_path, database.uri, workers=1)),
+        program("service.commands.main", "worker"), env=child_environment(settings(tmp_path, database.uri, workers=1)),
         capture_output=True, text=True, check=False, timeout=100,
     )  # fmt: skip
     assert done.returncode == 1
@@ -65,7 +65,7 @@ def test_a_job_that_dies_at_its_start_says_why_and_the_worker_ends(tmp_path, mon
 
 
 def test_a_setting_that_the_job_refuses_stops_the_worker_with_the_text(tmp_path, monkeypatch):
-    monkeypatch.setattr("service.worker.START_ATTEMPTS", 1)
+    monkeypatch.setattr("service.workers.supervisor.START_ATTEMPTS", 1)
     wrong = tmp_path / "positions.csv"
     wrong.write_text("name,x\nhost,1\n")
     work = Worker(settings(tmp_path, workers=1, forced_positions=wrong))
@@ -81,9 +81,9 @@ def test_what_may_get_better_is_no_death(tmp_path, monkeypatch):
     (broken / "service_process").mkdir(parents=True)
     code = (
         "import sys, types\nfrom tasks.errors import TransientError\n"
-        "fake = types.ModuleType('service.process')\n"
+        "fake = types.ModuleType('service.processing.visit')\n"
         "def Processor(settings): raise TransientError('the store is away: ' + settings.database())\n"
-        "fake.Processor = Processor\nsys.modules['service.process'] = fake\n"
+        "fake.Processor = Processor\nsys.modules['service.processing.visit'] = fake\n"
     )
     (broken / "sitecustomize.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(broken))

@@ -10,12 +10,19 @@ import pytest
 from typer.testing import CliRunner
 
 from apdb import PostgresApdb
-from apdb.archive import archive_partition, archived, drop_archived, old_partitions, read_archived, restore_partition
 from apdb.errors import ApdbError, DatabaseUnavailable
-from apdb.health import advice
-from apdb.partitions import ensure_months, missing_months, month_bounds, partitions
-from service.cli import app
-from service.migrate import migrate, pending
+from apdb.operate.archive import (
+    archive_partition,
+    archived,
+    drop_archived,
+    old_partitions,
+    read_archived,
+    restore_partition,
+)
+from apdb.operate.health import advice
+from apdb.schema.partitions import ensure_months, missing_months, month_bounds, partitions
+from migrations.run import migrate, pending
+from service.commands.main import app
 from tasks.errors import AlertProdError
 from tests.integration.test_apdb import REGION, at, rows
 

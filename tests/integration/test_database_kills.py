@@ -15,7 +15,7 @@ import pytest
 from astropy.time import Time
 
 from apdb import DatabaseUnavailable, PostgresApdb
-from apdb.embedded import EmbeddedPostgres, find_binaries
+from apdb.operate.embedded import EmbeddedPostgres, find_binaries
 from tests.integration.test_apdb import rows
 
 KILLS = int(os.environ.get("ALERTPROD_KILLS", "5"))

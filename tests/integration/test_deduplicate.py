@@ -148,7 +148,7 @@ def test_two_runs_and_stores_at_once(database, doubled):
 
 def test_the_command(database, doubled):
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "service.cli", "apdb", "deduplicate", "--json"],
+        [sys.executable, "-P", "-m", "service.commands.main", "apdb", "deduplicate", "--json"],
         env={**os.environ, "ALERTPROD_DATABASE_URI": database.uri}, capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert json.loads(done.stdout) == [{"objects": 50, "pairs": 10, "closed": 10, "moved": 20}]

@@ -21,8 +21,8 @@ from confluent_kafka import Consumer
 from alerts import AlertArchive
 from alerts.reconcile import Reconciler, trigger_id
 from alerts.target import KafkaTarget
-from apdb import outbox
-from service.embedded_kafka import EmbeddedKafka
+from apdb.queue import outbox
+from service.local.embedded_kafka import EmbeddedKafka
 from service.settings import Settings
 from tests.integration.test_relay import alert_at
 
@@ -62,7 +62,7 @@ class Scene:
         if self.relay is None or self.relay.poll() is not None:
             with (self.folder / "relay.log").open("ab") as log:
                 self.relay = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "service.cli", "relay"], cwd=ROOT, stdout=log, stderr=log,
+                    [sys.executable, "-P", "-m", "service.commands.main", "relay"], cwd=ROOT, stdout=log, stderr=log,
                     env={**os.environ, **self.settings.environment(), "PYTHONFAULTHANDLER": "1"}, start_new_session=True,
                 )  # fmt: skip
 

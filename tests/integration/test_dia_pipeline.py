@@ -7,15 +7,15 @@ from astropy.wcs import WCS
 
 from alerts.container import INDEX
 from apdb import columns_of
-from apdb.export import all_rows, latest_objects
-from apdb.outbox import add
+from apdb.operate.export import all_rows, latest_objects
+from apdb.queue.outbox import add
 from association import DiaPipelineTask
 from association.errors import AssociationError, DuplicateRecords, TooManyDiaObjects
 from association.forced_rows import forced_rows
 from association.metrics import MetricComputationError, run_metrics, total_unassociated_objects
 from exposure import Exposure, PhotoCalib, SkyWcs, VisitInfo
 from exposure.psf import GaussianPsf
-from service.explain import _delivery
+from service.processing.explain import _delivery
 from tasks import IdGenerator, IdPacker, make_task
 
 SIZE, ARCSEC = 200, 1 / 3600

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from diffim.errors import MismatchError
 from exposure import Exposure, SkyWcs
 from exposure.errors import WcsMissing
-from service.cli import app
+from service.commands.main import app
 from tests.unit.test_diffim import ORIGIN, scene
 
 NEW = (48, 156)  # px: where something new is, away from the stars
@@ -122,7 +122,7 @@ def test_a_subtraction_loads_only_what_it_needs_and_leaves_the_rest_usable(pair)
     code = """
 import sys
 import numpy as np
-from service.cli import app
+from service.commands.main import app
 arguments = sys.argv[1:]
 app(arguments, standalone_mode=False)
 print([m for m in ("scipy.linalg", "scipy.fft", "scipy.spatial", "rich") if m in sys.modules])

@@ -10,14 +10,14 @@ from astropy.io import fits
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from diffim.picture_masks import KINDS
+from diffim.pictures.masks import KINDS
 from exposure import Exposure
 from exposure.errors import WcsMissing
-from exposure.fits_write import write_exposure
-from service.cli import app
-from service.diff_cli import summary
+from exposure.io.writing import write_exposure
+from service.commands.diff import summary
+from service.commands.main import app
 from service.errors import OutputError, SameImage
-from service.outputs import check_outputs
+from service.pairs.outputs import check_outputs
 from tests.pairs import make_pair, wcs
 
 
@@ -168,7 +168,7 @@ def test_outputs_that_cannot_be_are_refused_before_anything_is_read(tmp_path, ou
 
 def test_an_input_with_an_extension_is_an_input(tmp_path):
     (tmp_path / "m.fits").write_text("")
-    from service.outputs import file_of
+    from service.pairs.outputs import file_of
 
     assert file_of(tmp_path / "m.fits[2]") == tmp_path / "m.fits"
     with pytest.raises(OutputError, match="over the input"):

@@ -13,14 +13,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from apdb import embedded
-from apdb.embedded import EmbeddedPostgres
-from service.migrate import migrate
+from apdb.operate import embedded
+from apdb.operate.embedded import EmbeddedPostgres
+from migrations.run import migrate
 
 _OWNER = """
 import sys, time
 from pathlib import Path
-from apdb.embedded import EmbeddedPostgres
+from apdb.operate.embedded import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]))
 print(server.start(), flush=True)
 time.sleep(600)

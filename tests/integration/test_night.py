@@ -18,7 +18,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from typer.testing import CliRunner
 
-from service.cli import app
+from service.commands.main import app
 from tests.command_line import hear_signals
 
 SIZE, SKY, GAIN, FWHM = 360, 300.0, 1.5, 3.0

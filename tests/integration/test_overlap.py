@@ -12,9 +12,9 @@ import pandas as pd
 from astropy.wcs import WCS
 
 from apdb import VisitUnitOfWork, columns_of
-from apdb.export import all_rows, latest_objects
-from apdb.htm import polygon
-from apdb.locks import lock_pixels, sky_locks
+from apdb.operate.export import all_rows, latest_objects
+from apdb.sky.htm import polygon
+from apdb.sky.locks import lock_pixels, sky_locks
 from association import DiaPipelineTask
 from exposure import Exposure, PhotoCalib, SkyWcs, VisitInfo
 from exposure.psf import GaussianPsf

@@ -8,13 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from apdb import VisitUnitOfWork, empty_frame
-from apdb.export import all_rows
+from apdb.operate.export import all_rows
 from association.precovery import precover
 from exposure import Exposure, PhotoCalib, VisitInfo, load_instrument
 from exposure.psf import GaussianPsf
-from service.cli import app
+from service.commands.main import app
 from service.errors import BadMessage
-from service.products import StoredDifferences, difference_path
+from service.processing.products import StoredDifferences, difference_path
 from tests.unit.test_alerts import frame_with
 from tests.unit.test_exposure import tan
 

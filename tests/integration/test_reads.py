@@ -17,13 +17,13 @@ from astropy.io.votable import parse_single_table
 from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 
 from apdb import PostgresApdb, columns_of
-from apdb.copy_out import stream_frames
+from apdb.copy.decode import stream_frames
 from apdb.database import Database
-from apdb.embedded import free_port
+from apdb.operate.embedded import free_port
+from apdb.operate.readers import VIEWS, make_reader
 from apdb.queries import cone
-from apdb.readers import VIEWS, make_reader
-from service.migrate import migrate
-from service.stack import wait_api
+from migrations.run import migrate
+from service.local.stack import wait_api
 from tests.integration.test_apdb import at, rows
 
 
@@ -50,7 +50,7 @@ def site(postgres, tmp_path_factory):
     folder = tmp_path_factory.mktemp("api")
     environment = {**os.environ, "ALERTPROD_DATABASE_URI": uri, "ALERTPROD_PORT": str(port), "ALERTPROD_HOST": "127.0.0.1",
                    "ALERTPROD_UPLOAD_DIR": str(folder)}  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-P", "-m", "service.cli", "serve"], env=environment, cwd=folder.parent,
+    process = subprocess.Popen([sys.executable, "-P", "-m", "service.commands.main", "serve"], env=environment, cwd=folder.parent,
                                stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     assert wait_api(url, process)

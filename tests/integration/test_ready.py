@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from apdb import Ledger
-from service.cli import app
+from service.commands.main import app
 from service.errors import SettingsError
 from service.ready import ready_role
 from service.settings import load_settings

@@ -16,12 +16,13 @@ from alerts.errors import BrokerUnavailable, ProgressConflict
 from alerts.relay import Relay
 from alerts.target import KafkaTarget, ensure_topics
 from alerts.wire import encode_body
-from apdb import Database, outbox
+from apdb import Database
 from apdb.errors import NotFound
-from apdb.holds import drop_held, held, release_held
-from apdb.status import service_status
-from service.campaign import consume_alerts
-from service.process import veto_reason
+from apdb.queue import outbox
+from apdb.queue.holds import drop_held, held, release_held
+from apdb.queue.status import service_status
+from service.local.campaign import consume_alerts
+from service.processing.visit import veto_reason
 from tests.unit.test_alerts import inputs
 
 PACKET = next(build_packets(inputs()))

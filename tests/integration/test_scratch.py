@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from service.errors import ScratchInUse
-from service.scratch import Scratch, clear, sweep
+from service.processes.scratch import Scratch, clear, sweep
 
 OWNER = """
 import subprocess, sys, tempfile, time
 from pathlib import Path
 tempfile.tempdir = sys.argv[1]
-from service.scratch import Scratch
+from service.processes.scratch import Scratch
 scratch = Scratch(Path(sys.argv[2]) if len(sys.argv) > 2 else None)
 child = subprocess.Popen(["sleep", "600"], start_new_session=True)
 scratch.note_process(child.pid)

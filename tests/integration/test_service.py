@@ -17,14 +17,14 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from typer.testing import CliRunner
 
 from alerts.wire import schema
-from apdb.export import all_rows, latest_objects
-from apdb.status import service_status
+from apdb.operate.export import all_rows, latest_objects
+from apdb.queue.status import service_status
 from exposure import Exposure, load_instrument
-from service.campaign import consume_alerts, post_visits, read_alerts, wait_finished, wait_published
-from service.cli import app
-from service.explain import explain
-from service.stack import Stack
-from service.templates import template_from_frames
+from service.commands.main import app
+from service.local.campaign import consume_alerts, post_visits, read_alerts, wait_finished, wait_published
+from service.local.stack import Stack
+from service.processing.build_template import template_from_frames
+from service.processing.explain import explain
 from simulation.survey import SurveyConfig, write_survey
 
 CONFIG = SurveyConfig(
@@ -346,7 +346,7 @@ def test_two_workers_on_overlapping_detectors_make_no_star_twice(survey, tmp_pat
     assert len(sources) > 8
     from scipy.spatial import cKDTree
 
-    from apdb.htm import unit_vectors
+    from apdb.sky.htm import unit_vectors
 
     pairs = cKDTree(unit_vectors(objects.ra, objects.dec)).query_pairs(np.radians(0.7 / 3600))
     assert pairs == set()

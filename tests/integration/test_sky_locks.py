@@ -8,10 +8,11 @@ import psycopg
 import pytest
 from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 
-from apdb import Database, locks, transactions
+from apdb import Database, transactions
 from apdb.errors import DatabaseUnavailable
-from apdb.htm import htm_ids
-from apdb.locks import lock_pixels, pixels_of_positions, sky_locks
+from apdb.sky import locks
+from apdb.sky.htm import htm_ids
+from apdb.sky.locks import lock_pixels, pixels_of_positions, sky_locks
 from tests.integration.test_apdb import REGION, at, rows
 
 

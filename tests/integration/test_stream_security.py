@@ -24,9 +24,9 @@ from alerts.consumer import AlertConsumer
 from alerts.errors import BrokerRefused, BrokerUnavailable
 from alerts.relay import Relay
 from alerts.target import KafkaTarget, ensure_topics
-from apdb.embedded import free_port
-from service.campaign import read_alerts
-from service.embedded_kafka import EmbeddedKafka
+from apdb.operate.embedded import free_port
+from service.local.campaign import read_alerts
+from service.local.embedded_kafka import EmbeddedKafka
 from service.settings import Settings
 from tests.integration.test_relay import fill, patient
 

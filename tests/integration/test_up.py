@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from apdb import Database, Ledger
 from service.errors import PortInUse
-from service.up import run_up
+from service.local.up import run_up
 from tasks.errors import CallerError
 from tests.command_line import hear_signals
 
@@ -54,7 +54,7 @@ def wait_for(condition, process=None, seconds=SECONDS):
 
 def start(place, images, started):
     (place / "environment.sh").unlink(missing_ok=True)
-    program = [sys.executable, "-P", "-m", "service.cli", "up", "--data", str(place), "--root", str(images)]
+    program = [sys.executable, "-P", "-m", "service.commands.main", "up", "--data", str(place), "--root", str(images)]
     process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=images,
                                env={**os.environ, "COLUMNS": "200"}, preexec_fn=hear_signals)  # fmt: skip
     started.append(process)

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from calibration.defects import SkyFrame
+from calibration.defects.learned_map import SkyFrame
 from exposure import Exposure, load_instrument
-from exposure.fits import read_wcs
-from service.bad_pixels import learn_bad_pixels
+from exposure.io.native import read_wcs
+from service.frames.bad_pixels import learn_bad_pixels
 from tests.conftest import real_data
 
 

@@ -13,8 +13,8 @@ from calibration.joint.config import JointcalConfig
 from calibration.joint.task import JointcalTask
 from exposure import ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
 from exposure.camera import Camera, CameraDetector
-from exposure.catalog import ExposureRecord
-from exposure.mapped_wcs import project
+from exposure.io.exposure_catalog import ExposureRecord
+from exposure.wcs.mapped import project
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 HSC = DATA / "hsc_visit1180_astrometry"
@@ -86,7 +86,7 @@ SUMMARIES = DATA / "hsc_visit_summaries"
 @pytest.mark.parametrize("visit", [1176, 36446])
 def test_stored_statistics_of_hsc_come_out_again(visit, tmp_path):
     from calibration.summary import statistics as st
-    from exposure.afw_catalog import read_exposure_catalog
+    from exposure.io.rubin_catalog import read_exposure_catalog
 
     catalog = read_exposure_catalog(SUMMARIES / f"visitSummary_{visit}.fits.gz")
     assert len(catalog.table) == 103

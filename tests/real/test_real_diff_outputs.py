@@ -6,11 +6,11 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from diffim.pictures import draw_subtraction
+from diffim.pictures.difference_pages import draw_subtraction
 from exposure import load_instrument
-from exposure.fits_write import write_exposure
-from service.diff import difference_files
-from service.source_files import write_sources
+from exposure.io.writing import write_exposure
+from service.pairs.difference import difference_files
+from service.pairs.source_files import write_sources
 from tests.conftest import real_data
 
 

@@ -10,10 +10,10 @@ from calibration.characterize import characterize
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, load_instrument
 from exposure.errors import WcsMissing
-from exposure.fits import read_wcs
-from service.diff import difference_files
-from service.night import NightPlan, run_night
-from service.templates import template_from_frames
+from exposure.io.native import read_wcs
+from service.local.night import NightPlan, run_night
+from service.pairs.difference import difference_files
+from service.processing.build_template import template_from_frames
 from tasks import make_task
 from tests.conftest import real_data
 

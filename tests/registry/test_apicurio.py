@@ -22,7 +22,7 @@ from alerts.errors import RegistryUnavailable, SchemaRefused
 from alerts.registry import SchemaRegistry, learn_wire_id
 from alerts.relay import Relay
 from alerts.target import KafkaTarget, ensure_topics
-from apdb.embedded import free_port
+from apdb.operate.embedded import free_port
 from tests.integration.test_relay import fill, patient
 
 pytestmark = pytest.mark.skipif(not os.environ.get("ALERTPROD_APICURIO"), reason="run by make registry-test")

@@ -14,10 +14,10 @@ from calibration.gain import estimate_gain
 from calibration.noise import subtract_background
 from exposure import Exposure, FitsUnreadable, load_instrument
 from exposure.errors import ImageAmbiguous
-from exposure.fill import fill_pixels, saturation_level
-from exposure.fits import read_planes
-from exposure.unpack import unpacked
-from service.diff import difference_pair, subtract_sky
+from exposure.flagging.fill import fill_pixels, saturation_level
+from exposure.io.native import read_planes
+from exposure.io.unpack import unpacked
+from service.pairs.difference import difference_pair, subtract_sky
 from tasks.errors import AlertProdError
 from tests import any_image as made
 

@@ -5,9 +5,9 @@ import pytest
 from astropy.io import fits
 
 from exposure import Exposure, GaussianPsf, SkyWcs, VisitInfo, load_instrument
-from exposure.bad_pixels import BadPixelMap, write_bad_pixel_map
 from exposure.errors import InstrumentError
-from exposure.fits import read_planes
+from exposure.flagging.bad_pixels import BadPixelMap, write_bad_pixel_map
+from exposure.io.native import read_planes
 
 HEIGHT, WIDTH = 40, 50
 

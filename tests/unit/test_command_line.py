@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app
+from service.commands.main import app
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from astropy.io import fits
 
 from exposure import load_instrument
-from service.diff import difference_files
+from service.pairs.difference import difference_files
 from tasks.errors import AlertProdError
 
 SKY, GAIN, NOISE = 800.0, 1.5, 3.0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffim.deblend import MOST
+from diffim.measurement.deblend import MOST
 from exposure.mask import PLANES
 from tests.unit.test_detect_checklist import apart, paired, search
 from tests.unit.test_subtract_checklist import ORIGINS

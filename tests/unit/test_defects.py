@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from calibration.defects import SkyFrame, learn_defects
+from calibration.defects.learned_map import SkyFrame, learn_defects
+from calibration.defects.mending import mend_bad_pixels
 from calibration.errors import TooLittleDrift
-from calibration.mending import mend_bad_pixels
 from exposure import Exposure, Instrument
-from exposure.bad_pixels import DEFECTS, BadPixelMap, write_bad_pixel_map
+from exposure.flagging.bad_pixels import DEFECTS, BadPixelMap, write_bad_pixel_map
 
 SIDE = 160
 SKY = 5.0  # counts, one sigma

@@ -164,7 +164,7 @@ def test_large_footprints_are_no_dipoles(origin, monkeypatch):
     template = shifted.exposure(2.4, 1.0, 2)
     d = science.copy()
     d.image, d.variance = science.image - template.image, science.variance + template.variance
-    monkeypatch.setattr("diffim.measure.MAX_DIPOLE_AREA", 50)
+    monkeypatch.setattr("diffim.measurement.measure.MAX_DIPOLE_AREA", 50)
     _, t, _ = search(d, science, template)
     assert len(t) == 20
     assert not t.dipoleFitAttempted.any()

@@ -5,8 +5,8 @@ import pytest
 
 from diffim import ImageDifferenceTask
 from diffim.config import ImageDifferenceConfig
-from diffim.metrics import combined_limit, limiting_magnitude, noise_correlation
 from diffim.options import plain_options
+from diffim.quality import combined_limit, limiting_magnitude, noise_correlation
 from exposure import GaussianPsf, GridPsf, PhotoCalib
 from tasks import CallerError, make_task
 from tests.unit.test_diffim import FWHM, ORIGIN, scene, subtract

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from diffim.sky import subtract_difference_sky
-from diffim.variance_scale import scale_variance
+from diffim.subtraction.difference_background import subtract_difference_sky
+from diffim.subtraction.variance_scale import scale_variance
 from exposure import Exposure
 from exposure.mask import plane_bits
 

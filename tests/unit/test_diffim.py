@@ -6,15 +6,15 @@ import pytest
 from lsst.pipe.base import NoWorkFound
 
 from diffim import ImageDifferenceTask, TemplateStore, build_template
-from diffim.basis import make_basis
-from diffim.cosmic_rays import find_cosmic_rays
+from diffim.detection.cosmic_rays import find_cosmic_rays
 from diffim.errors import InsufficientKernelSources, MismatchError, NoTemplate, TemplateSetError
-from diffim.kernel import SpatialKernel
-from diffim.kernel_fit import fit_kernel
-from diffim.planes import Planes
-from diffim.subtract import Subtraction
-from diffim.tiling import SkyTiling
-from diffim.warp import warp_exposure
+from diffim.matching.kernel_basis import make_basis
+from diffim.matching.kernel_fit import fit_kernel
+from diffim.matching.spatial_kernel import SpatialKernel
+from diffim.pixels.masked_image import Planes
+from diffim.pixels.warp import warp_exposure
+from diffim.subtraction.alard_lupton import Subtraction
+from diffim.templates.tiling import SkyTiling
 from exposure import Exposure, GaussianPsf, PhotoCalib, SkyWcs, VisitInfo
 from tasks import CallerError, make_task
 

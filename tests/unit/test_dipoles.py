@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffim.dipoles import fit_dipoles
+from diffim.measurement.dipoles import fit_dipoles
 from exposure import Exposure, GaussianPsf, PhotoCalib
 
 ORIGIN, SIZE, SIGMA = (12345, 67890), 700, 2.0

@@ -26,11 +26,11 @@ from exposure import (
     VisitInfo,
     load_instrument,
 )
-from exposure.catalog import ExposureRecord
 from exposure.errors import BadPixels, BandUnknown, ExposureError, FitsUnreadable, InstrumentError, WcsMissing
-from exposure.fill import fill_pixels
-from exposure.fits import open_fits, read_header, read_image, read_wcs
+from exposure.flagging.fill import fill_pixels
 from exposure.instrument import Instrument, visit_from_mjd
+from exposure.io.exposure_catalog import ExposureRecord
+from exposure.io.native import open_fits, read_header, read_image, read_wcs
 from exposure.mask import PLANES, plane_bits, remap
 from exposure.photometry import forced_psf_photometry
 from exposure.psf import fwhm_of

@@ -13,9 +13,9 @@ from scipy.ndimage import gaussian_filter
 
 from exposure import Exposure, PhotoCalib, SkyWcs, VisitInfo
 from exposure.apcorr import PSF_FLUX, ApCorrMap
-from exposure.catalog import ExposureCatalog, ExposureRecord
 from exposure.errors import PsfUndefined
 from exposure.field import ChebyshevField
+from exposure.io.exposure_catalog import ExposureCatalog, ExposureRecord
 from exposure.mask import plane_bits
 from exposure.noise import sky_autocorrelation
 from exposure.photometry import forced_psf_photometry

@@ -9,8 +9,8 @@ from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from exposure import Instrument, SkyWcs, load_instrument
-from service.cli import app
-from service.frame_check import check_frame
+from service.commands.main import app
+from service.frames.check import check_frame
 
 SIDE, SCALE, FWHM, SKY, GAIN = 320, 0.4, 3.2, 300.0, 1.5
 RULES = {"name": "cam", "pixel_scale": SCALE, "variance": "empirical", "zeropoint": "relative", "gain": {"key": "GAIN"}}

@@ -9,7 +9,7 @@ from astropy.io import fits
 from calibration.gain import estimate_gain
 from exposure import load_instrument
 from exposure.errors import GainUnknown
-from exposure.fits import read_planes
+from exposure.io.native import read_planes
 
 
 def blank(path, **cards):

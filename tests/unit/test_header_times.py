@@ -10,14 +10,14 @@ from astropy.time import Time
 
 from exposure import Exposure, SkyWcs
 from exposure.errors import CardInvalid, FitsUnreadable, InstrumentError
-from exposure.fits import open_fits
-from exposure.header import Cards
+from exposure.header.cards import Cards
+from exposure.header.rules import TimeRule
 from exposure.instrument import Instrument
-from exposure.plain import header_visit_info
-from exposure.rules import TimeRule
+from exposure.io.native import open_fits
+from exposure.io.plain import header_visit_info
 from service.errors import BadMessage
-from service.images import open_science
-from service.message import known_of, parse_message, resolve_message
+from service.intake.message import known_of, parse_message, resolve_message
+from service.processing.images import open_science
 
 UTC = "2024-03-02T03:04:05.5"
 MOMENT = float(Time(UTC, scale="utc").tai.mjd)

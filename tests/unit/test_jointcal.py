@@ -17,16 +17,16 @@ from astropy.table import Table
 from scipy.spatial import cKDTree
 
 from calibration.errors import JointCalibrationError, SingularFit
-from calibration.joint.association import friends_of_friends
 from calibration.joint.command import parse, run_parsed
 from calibration.joint.config import JointcalConfig
-from calibration.joint.data import ARCSEC, unit_vectors
-from calibration.joint.minimize import distributed
+from calibration.joint.model.association import friends_of_friends
+from calibration.joint.model.data import ARCSEC, unit_vectors
+from calibration.joint.solve.minimize import distributed
 from calibration.joint.task import JointcalTask
 from calibration.summary.task import UpdateVisitSummaryTask
 from exposure import Exposure, ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
 from exposure.camera import Camera
-from exposure.catalog import ExposureRecord
+from exposure.io.exposure_catalog import ExposureRecord
 from simulation.focal_plane import MosaicSurvey, simulate_mosaic
 from tasks import make_task
 from tasks.errors import CallerError
@@ -359,8 +359,8 @@ def test_command_reads_and_writes_plain_files(tmp_path):
     assert len(list((out / "wcs").iterdir())) == 36
     assert {p.name for p in (out / "pictures").iterdir()} == {"residuals.png", "chi2.png", "repeatability.png"}
     # the headers are inputs again, and agree with the full maps
-    from calibration.joint.files import read_headers
-    from exposure.mapped_wcs import ComposedWcs
+    from calibration.joint.io.files import read_headers
+    from exposure.wcs.mapped import ComposedWcs
 
     again = read_headers((out / "wcs").glob("*.hdr"))
     record = again[0].records[4]
@@ -408,7 +408,7 @@ def mapper(request):
 
 
 def test_blocks_summed_elsewhere_give_the_same_answer(mapper, monkeypatch):
-    monkeypatch.setattr("calibration.joint.minimize.BLOCK_BYTES", 2**17)  # many blocks
+    monkeypatch.setattr("calibration.joint.solve.minimize.BLOCK_BYTES", 2**17)  # many blocks
     s = survey(1, 2, 3)
     options = {"doPhotometry": False, "maxAstrometrySteps": 1}
     here = run(s, **options)
@@ -450,14 +450,14 @@ def test_the_sparse_reduced_system_gives_the_same_answer(monkeypatch):
     s = survey(1, 2, 5)
     options = {"doPhotometry": False, "maxAstrometrySteps": 2}
     dense = run(s, **options)
-    monkeypatch.setattr("calibration.joint.minimize.DENSE_LIMIT", 10)
+    monkeypatch.setattr("calibration.joint.solve.minimize.DENSE_LIMIT", 10)
     sparse = run(s, **options)
     assert sparse.metrics["astrometry_final_chi2"] == pytest.approx(dense.metrics["astrometry_final_chi2"], rel=1e-7)
     assert np.allclose(dense.stars.dec, sparse.stars.dec, rtol=0, atol=1e-6 / 3600)
 
 
 def test_elimination_is_that_of_the_full_normal_matrix():
-    from calibration.joint.elimination import Reduced, Rows, add_block, star_steps
+    from calibration.joint.solve.elimination import Reduced, Rows, add_block, star_steps
 
     rng = np.random.default_rng(3)
     m, per, d, q, k, size = 6, 4, 2, 2, 5, 12
@@ -545,7 +545,8 @@ def test_a_quantum_writes_a_catalogue_per_visit_and_the_summary_takes_it():
 
 
 def test_pictures_are_drawn_beside_the_writing_and_here_where_that_fails(monkeypatch, tmp_path):
-    from calibration.joint import command, pictures
+    from calibration.joint import command
+    from calibration.joint.io import pictures
 
     own = os.getpid()
 

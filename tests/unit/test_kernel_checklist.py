@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.signal import fftconvolve
 
-from diffim.basis import make_basis
-from diffim.kernel_fit import fit_kernel
-from diffim.planes import Planes
+from diffim.matching.kernel_basis import make_basis
+from diffim.matching.kernel_fit import fit_kernel
+from diffim.pixels.masked_image import Planes
 from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.psf import FWHM_PER_SIGMA

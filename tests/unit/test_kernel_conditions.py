@@ -5,14 +5,14 @@ import logging
 import numpy as np
 import pytest
 
-from diffim.basis import make_basis
-from diffim.detect import Significance, detect
-from diffim.differencing import Differencing
+from diffim.detection.peaks import Significance, detect
 from diffim.errors import InsufficientKernelSources
-from diffim.kernel_fit import fit_kernel
-from diffim.kernel_solution import MAX_CONDITION
+from diffim.matching.kernel_basis import make_basis
+from diffim.matching.kernel_fit import fit_kernel
+from diffim.matching.kernel_solution import MAX_CONDITION
 from diffim.options import plain_options
-from diffim.planes import Planes
+from diffim.pipeline import Differencing
+from diffim.pixels.masked_image import Planes
 from exposure import Exposure
 from exposure.stars import Stars
 from tests.unit.test_diffim import FWHM, scene, subtract

@@ -9,7 +9,7 @@ import pytest
 
 from calibration.sources import detect_sources
 from exposure import Exposure, estimate_background
-from exposure.connected import largest_area
+from exposure.flagging.connected import largest_area
 from exposure.noise import MAX_LAG, sky_autocorrelation
 
 
@@ -57,8 +57,6 @@ def test_sources_on_more_pixels_than_the_usual_buffer_holds_are_found(monkeypatc
 
 
 def test_the_command_line_alone_loads_neither_tables_nor_drivers():
-    code = (
-        "import sys, service.cli; print([m for m in ('pandas', 'numba', 'sqlalchemy', 'psycopg') if m in sys.modules])"
-    )
+    code = "import sys, service.commands.main; print([m for m in ('pandas', 'numba', 'sqlalchemy', 'psycopg') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"

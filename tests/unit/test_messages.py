@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from service.errors import BadMessage
-from service.ingest import _decode, _lasting
-from service.message import parse_message
+from service.intake.ingest import _decode, _lasting
+from service.intake.message import parse_message
 from tasks.errors import TransientError
 
 GOOD = {"instrument": "cam", "science": "/data/a.fits"}

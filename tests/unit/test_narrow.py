@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.signal import fftconvolve
 
-from diffim.convolve import Convolution, TileGrid, paste
-from diffim.narrow import BLOCK_SHAPE, NarrowKernel
+from diffim.pixels.direct_convolution import BLOCK_SHAPE, NarrowKernel
+from diffim.pixels.fft_tiles import Convolution, TileGrid, paste
 
 
 def kernel(sigma, side=31, dx=0.3):

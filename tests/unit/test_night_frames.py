@@ -11,9 +11,9 @@ from astropy.io import fits
 from exposure import Instrument
 from exposure.errors import InstrumentError
 from service.errors import BadMessage
-from service.instruments import checked_instrument, instrument_folder
-from service.message import parse_message
-from service.night_frames import read_frames
+from service.intake.message import parse_message
+from service.local.night_frames import read_frames
+from service.processing.instruments import checked_instrument, instrument_folder
 
 MYCAM = {"name": "mycam", "pixel_scale": 0.4, "detector": {"key": "CCD"}, "ids": {"n_detectors": 8}}
 

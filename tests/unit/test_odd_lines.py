@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from exposure.odd_lines import odd_lines
+from exposure.flagging.odd_lines import odd_lines
 
 N = 240
 

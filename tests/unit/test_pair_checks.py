@@ -7,9 +7,9 @@ from calibration.stars import bright_stars
 from diffim.errors import DifferencingError, MismatchError, NoTemplateCoverage
 from exposure import Exposure, GaussianPsf, SkyWcs, load_instrument
 from exposure.errors import WcsMissing
-from service.diff import difference_pair
 from service.errors import SameImage
-from service.pair_checks import check_distinct, check_one_grid, check_wcs
+from service.pairs.checks import check_distinct, check_one_grid, check_wcs
+from service.pairs.difference import difference_pair
 from tests.pairs import SIDE, SKY, render, stars, wcs
 
 NAMES = ("new.fits", "old.fits")

@@ -7,7 +7,7 @@ from lsst.pipe.base import NoWorkFound, Struct
 
 from diffim import ImageDifferenceTask
 from diffim.errors import MismatchError, NoTemplateCoverage
-from diffim.patches import BORDER, merge_patches
+from diffim.templates.patches import BORDER, merge_patches
 from exposure import Exposure, GaussianPsf, PhotoCalib, SkyWcs, VisitInfo
 from tasks import make_task
 from tests.quantum import Quantum

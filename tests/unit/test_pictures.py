@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffim.picture_masks import KINDS, binned_kinds, kinds_of, legend_handles, painted
-from diffim.pictures import Subject, _binned, draw_subtraction
-from diffim.stamp_pictures import _in_order, stretched
+from diffim.pictures.difference_pages import Subject, _binned, draw_subtraction
+from diffim.pictures.masks import KINDS, binned_kinds, kinds_of, legend_handles, painted
+from diffim.pictures.stamps import _in_order, stretched
 from exposure import Exposure, GaussianPsf, GridPsf
 from exposure.mask import PLANES, plane_bits
 

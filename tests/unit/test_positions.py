@@ -9,7 +9,7 @@ from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table
 
 from forced.errors import BadPositions
-from service.positions import read_positions
+from service.processing.positions import read_positions
 
 RA, DEC = np.array([150.025, 10.5]), np.array([-2.5, 45.25])  # 10h00m06s, 0h42m00s; -2d30m, +45d15m
 BIG = 169813006680588318  # a float would round it

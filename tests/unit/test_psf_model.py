@@ -6,11 +6,11 @@ import pytest
 
 from calibration import sources as sources_module
 from calibration.errors import TooCrowded
-from calibration.psf_model import fit_psf
-from calibration.psf_stamps import clipped_mean
+from calibration.psf.model import fit_psf
+from calibration.psf.stamps import clipped_mean
 from calibration.sources import detect_sources
 from exposure import Exposure, load_instrument
-from service.diff import subtract_sky
+from service.pairs.difference import subtract_sky
 from tests.unit.test_crowded_fields import crowded
 
 RULES = load_instrument("generic")

@@ -6,7 +6,7 @@ import pytest
 
 from diffim import ImageDifferenceTask
 from diffim.errors import DifferencingError
-from diffim.registration import StarShifts, fit_displacement, match_lists, register_stars
+from diffim.matching.registration import StarShifts, fit_displacement, match_lists, register_stars
 from exposure import SkyWcs
 from tasks import make_task
 from tests.unit.test_diffim import ORIGIN, scene, subtract

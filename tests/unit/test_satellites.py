@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from diffim.errors import NoDiaSourcesError, SatelliteServiceError
-from diffim.satellites import allowed_sources
+from diffim.measurement.satellite_filter import allowed_sources
 from tests.unit.test_diffim import scene, subtract
 from tests.unit.test_exposure import make_exposure
 

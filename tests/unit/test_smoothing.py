@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calibration.smoothing import scale_to_flux_errors, smooth
+from calibration.psf.smoothing import scale_to_flux_errors, smooth
 from exposure import Exposure, GaussianPsf
 from exposure.photometry import forced_psf_photometry
 

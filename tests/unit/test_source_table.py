@@ -11,12 +11,12 @@ from astropy.table import Table
 
 from exposure import load_instrument
 from exposure.instrument import HeaderRule
-from service.diff import difference_files
 from service.errors import OutputError
-from service.outputs import TABLES, check_format
-from service.source_columns import COLUMNS, FLAG_BITS, IMAGE_UNIT
-from service.source_files import _WRITERS, write_sources
-from service.source_table import source_table
+from service.pairs.difference import difference_files
+from service.pairs.outputs import TABLES, check_format
+from service.pairs.source_columns import COLUMNS, FLAG_BITS, IMAGE_UNIT
+from service.pairs.source_files import _WRITERS, write_sources
+from service.pairs.source_table import source_table
 from tests.pairs import ZEROPOINT, make_pair
 
 DOCS = Path(__file__).parents[2] / "docs" / "differencing.md"

@@ -6,7 +6,7 @@ import pytest
 
 from apdb import columns_of
 from association.standardize import FilterRules, filter_dia_sources, standardize
-from diffim.detect import footprint_edges
+from diffim.detection.peaks import footprint_edges
 from exposure import PhotoCalib
 from exposure.apcorr import PSF_FLUX, ApCorrMap
 from exposure.field import ChebyshevField

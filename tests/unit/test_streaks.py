@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffim.glints import find_glint_trails
-from diffim.streaks import find_streaks
+from diffim.detection.glints import find_glint_trails
+from diffim.detection.streaks import find_streaks
 
 
 def noise_image(size=256, sigma=2.0, seed=0):

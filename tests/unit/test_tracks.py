@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calibration.tracks import find_rays
+from calibration.defects.tracks import find_rays
 from exposure import Exposure
 
 SHAPE, SKY, GAIN, SIGMA = (640, 700), 1.2, 2.0, 0.85  # FWHM 2 px

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffim.trails import measure_trails
+from diffim.measurement.trails import measure_trails
 from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.psf import GaussianPsf

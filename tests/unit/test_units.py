@@ -6,7 +6,7 @@ from astropy.io import fits
 
 from exposure import load_instrument
 from exposure.errors import UnitsExtreme
-from exposure.fits import read_planes
+from exposure.io.native import read_planes
 
 
 def frame(path, unit):

@@ -24,7 +24,7 @@ from exposure import (
     VisitInfo,
 )  # fmt: skip
 from exposure.camera import Camera, CameraDetector
-from exposure.catalog import ExposureRecord
+from exposure.io.exposure_catalog import ExposureRecord
 
 SCALE = 0.2
 BOX = (0, 0, 100, 100)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffim.warp import nodes, resample
+from diffim.pixels.warp import nodes, resample
 from exposure import Exposure
 from exposure.mask import plane_bits
 

@@ -12,11 +12,11 @@ from astropy.time import Time
 from astropy.wcs import WCS
 
 from exposure import Exposure, ExposureCatalog, SkyWcs
-from exposure.cards import parse_cards
-from exposure.catalog import ExposureRecord
 from exposure.errors import CardInvalid, WcsMissing, WcsUnsupported
-from exposure.fits import read_wcs
-from exposure.header import Cards
+from exposure.header.cards import Cards
+from exposure.header.text_cards import parse_cards
+from exposure.io.exposure_catalog import ExposureRecord
+from exposure.io.native import read_wcs
 
 S = 0.2 / 3600
 PLACES = [(150.0, 2.0), (0.0, 0.0), (359.99999, -30.0), (0.0, 89.99), (123.0, 90.0), (10.0, -90.0), (83.0, -69.0)]

@@ -5,8 +5,8 @@ import pytest
 
 from diffim import ImageDifferenceTask
 from diffim.errors import DifferencingError
-from diffim.planes import Planes
-from diffim.zogy import FLOOR, ProperSubtraction, check_centred, proper_filters
+from diffim.pixels.masked_image import Planes
+from diffim.subtraction.zogy import FLOOR, ProperSubtraction, check_centred, proper_filters
 from exposure import GaussianPsf, GridPsf
 from tasks import CallerError, make_task
 from tests.unit.test_subtract_checklist import ORIGINS, Fixture, clipped

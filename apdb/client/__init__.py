@@ -1,0 +1,1 @@
+"""The published `Apdb` interface over the same tables."""

@@ -1,0 +1,175 @@
+"""Changes of the published client to rows that are stored: each one transaction, entered in the audit and told to replication."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import astropy.time
+import psycopg
+from lsst.dax.apdb import DiaForcedSourceId, DiaObjectId, DiaSourceId, ReplicaChunk
+from lsst.dax.apdb.apdbUpdateRecord import ApdbUpdateRecord
+
+from apdb.client.base import ClientBase
+from apdb.client.reads import DEDUP_KEY
+from apdb.replication import update_records as updates
+from apdb.replication.replica import store_update_records
+from apdb.visit import changes
+
+__all__ = ["ClientChanges"]
+
+
+class ClientChanges(ClientBase):
+    """Reassignment, withdrawal, end of validity, deduplication times, update records."""
+
+    def reassignDiaSourcesToDiaObjects(
+        self,
+        idMap: Mapping[DiaSourceId, int],
+        *,
+        increment_nDiaSources: bool = True,
+        decrement_nDiaSources: bool = True,
+    ) -> None:
+        """Move DiaSources to other DiaObjects and keep the counts of the open versions right.
+
+        Raises
+        ------
+        LookupError
+            A source or a target does not exist; nothing was changed.
+        """
+        targets = {source.diaSourceId: int(target) for source, target in idMap.items()}
+
+        def work(connection: psycopg.Connection[Any]) -> None:
+            owners = changes.objects_of_sources(connection, targets)
+            if missing := targets.keys() - owners.keys():
+                raise LookupError(f"Some source IDs are missing from DiaSource table: {sorted(missing)}")
+            former = Counter(owner for owner in owners.values() if owner is not None)
+            objects = changes.positions_and_counts(connection, set(targets.values()) | set(former))
+            if missing := set(targets.values()) - objects.keys():
+                raise LookupError(f"Some object IDs are missing from DiaObject table: {sorted(missing)}")
+            changes.reassign_sources(connection, targets, to_solar_system=False, mjd_tai=0.0)
+            steps: Counter[int] = Counter()
+            if increment_nDiaSources:
+                steps.update(targets.values())
+            if decrement_nDiaSources:
+                steps.subtract(former)
+            done = changes.add_to_counts(connection, Counter({k: n for k, n in steps.items() if k in objects}))
+            self._send(connection, updates.reassigned(idMap) + updates.recounted(done, objects))
+
+        self._transactions.run(work)
+
+    def setValidityEnd(
+        self, objects: list[DiaObjectId], validityEnd: astropy.time.Time, raise_on_missing_id: bool = False
+    ) -> int:
+        """End the open versions of objects; returns how many were open.
+
+        Raises
+        ------
+        LookupError
+            `raise_on_missing_id`, and an object has no open version; nothing was changed.
+        """
+        at = float(validityEnd.tai.mjd)
+        places = {o.diaObjectId: o for o in objects}
+
+        def work(connection: psycopg.Connection[Any]) -> int:
+            closed = changes.close_objects(connection, places, at)
+            if raise_on_missing_id and (missing := places.keys() - set(closed)):
+                raise LookupError(f"Some object IDs are missing from DiaObject table: {sorted(missing)}")
+            self._send(connection, updates.closed(closed, {k: (o.ra, o.dec) for k, o in places.items()}, at))
+            return len(closed)
+
+        return self._transactions.run(work) if places else 0
+
+    def resetDedup(self, dedup_time: astropy.time.Time | None = None) -> None:
+        """Remember the time of the last deduplication."""
+        at = self._current_time() if dedup_time is None else dedup_time
+        self.metadata.set(DEDUP_KEY, json.dumps({"dedup_time_iso_tai": at.tai.to_value("iso")}), force=True)
+
+    def reassignDiaSources(self, idMap: Mapping[int, int]) -> None:
+        """Move DiaSources to solar-system objects: their diaObjectId becomes NULL, and the objects' counts go down.
+
+        Raises
+        ------
+        ValueError
+            A source does not exist; nothing was changed.
+        """
+        targets = {int(k): int(v) for k, v in idMap.items()}
+        at = float(self._current_time().tai.mjd)
+
+        def work(connection: psycopg.Connection[Any]) -> None:
+            owners = changes.objects_of_sources(connection, targets)
+            if missing := targets.keys() - owners.keys():
+                listed = ",".join(map(str, sorted(missing)))
+                raise ValueError(f"Following DiaSource IDs do not exist in the database: {listed}")
+            former = Counter(owner for owner in owners.values() if owner is not None)
+            objects = changes.positions_and_counts(connection, former)
+            changes.reassign_sources(connection, targets, to_solar_system=True, mjd_tai=at)
+            done = changes.add_to_counts(connection, Counter({k: -n for k, n in former.items() if k in objects}))
+            if self.config.enable_replica:
+                self._send(
+                    connection, updates.moved_to_bodies(connection, targets, at) + updates.recounted(done, objects)
+                )
+
+        self._transactions.run(work)
+
+    def withdrawDiaSources(
+        self, diaSourceIds: Iterable[DiaSourceId], *, timeWithdrawn: astropy.time.Time | None = None
+    ) -> None:
+        """Mark DiaSources as withdrawn; those that are already keep their time.
+
+        Raises
+        ------
+        LookupError
+            A source does not exist; nothing was changed.
+        """
+        places = {s.diaSourceId: s for s in diaSourceIds}
+        self._withdraw("DiaSource", places, timeWithdrawn, changes.sources_withdrawn_at, changes.withdraw_sources)
+
+    def withdrawDiaForcedSources(
+        self, diaForcedSourceIds: Iterable[DiaForcedSourceId], *, timeWithdrawn: astropy.time.Time | None = None
+    ) -> None:
+        """Mark DiaForcedSources as withdrawn; those that are already keep their time.
+
+        Raises
+        ------
+        LookupError
+            A forced source does not exist; nothing was changed.
+        """
+        places = {(s.diaObjectId, s.visit, s.detector): s for s in diaForcedSourceIds}
+        self._withdraw("DiaForcedSource", places, timeWithdrawn, changes.forced_withdrawn_at, changes.withdraw_forced)
+
+    def _withdraw(
+        self, table: str, places: Mapping[Any, Any], time: astropy.time.Time | None,
+        withdrawn_at: Callable[[psycopg.Connection[Any], Any], dict[Any, float | None]],
+        withdraw: Callable[[psycopg.Connection[Any], Any, float], None],
+    ) -> None:  # fmt: skip
+        """Withdraw the valid ones of rows that must all exist."""
+        at = float((self._current_time() if time is None else time).tai.mjd)
+
+        def work(connection: psycopg.Connection[Any]) -> None:
+            known = withdrawn_at(connection, places)
+            if missing := places.keys() - known.keys():
+                raise LookupError(f"Some source IDs are missing from {table} table: {sorted(missing)}")
+            valid = [k for k in places if known[k] is None]
+            if valid:
+                withdraw(connection, valid, at)
+            self._send(connection, updates.withdrawn([places[k] for k in valid], at))
+
+        self._transactions.run(work)
+
+    def _send(self, connection: psycopg.Connection[Any], made: list[updates.Change]) -> None:
+        """Enter update records in this transaction, where replication is on."""
+        if self.config.enable_replica:
+            updates.send(connection, made, self._current_time(), self.config.replica_chunk_seconds)
+
+    def store_update_records(self, update: Iterable[ApdbUpdateRecord], chunk: ReplicaChunk) -> None:
+        """Enter update records of the caller under a chunk.
+
+        Raises
+        ------
+        TypeError
+            Replication is off.
+        """
+        if not self.config.enable_replica:
+            raise TypeError("Replication is not enabled for this APDB instance.")
+        made = list(update)
+        self._transactions.run(lambda c: store_update_records(c, made, chunk))

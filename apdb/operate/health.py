@@ -1,0 +1,94 @@
+"""What an operator should know of the tables: sizes, and where vacuum or partitions need help."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+
+from apdb.schema.partitions import mjd_of, month_bounds, partitions
+
+__all__ = ["Advice", "advice", "table_sizes"]
+
+DEAD_FRACTION = 0.2
+DEAD_ROWS = 10_000
+XID_AGE = 150_000_000
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One finding: the table, what is wrong, and the command that helps."""
+
+    table: str
+    finding: str
+    command: str
+
+
+def table_sizes(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
+    """Return rows (estimated), bytes and dead rows by table, partitions summed into their table."""
+    rows = connection.execute(
+        "SELECT coalesce(p.relname, c.relname), sum(greatest(c.reltuples, 0))::bigint, sum(pg_table_size(c.oid))::bigint, "
+        "sum(pg_indexes_size(c.oid))::bigint, sum(coalesce(s.n_dead_tup, 0))::bigint, count(i.inhrelid)::int "
+        "FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class p ON p.oid = i.inhparent "
+        "LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid WHERE c.relkind = 'r' "
+        "AND c.relnamespace = current_schema()::regnamespace GROUP BY 1 ORDER BY 3 DESC"
+    ).fetchall()
+    names = ("table", "rowsEstimated", "tableBytes", "indexBytes", "deadRows", "partitions")
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def advice(connection: psycopg.Connection[Any], now: datetime | None = None) -> list[Advice]:
+    """Return what should be done, worst first: nothing is changed."""
+    return [*_wraparound(connection), *_dead_rows(connection), *_unanalysed(connection), *_partitions(connection, now)]
+
+
+def _wraparound(connection: psycopg.Connection[Any]) -> list[Advice]:
+    rows = connection.execute(
+        "SELECT relname, age(relfrozenxid) FROM pg_class WHERE relkind = 'r' AND age(relfrozenxid) > %s AND "
+        "relnamespace = current_schema()::regnamespace ORDER BY 2 DESC",
+        (XID_AGE,),
+    ).fetchall()
+    return [Advice(t, f"oldest transaction is {age:,} back", f'VACUUM (FREEZE) "{t}"') for t, age in rows]
+
+
+def _dead_rows(connection: psycopg.Connection[Any]) -> list[Advice]:
+    rows = connection.execute(
+        "SELECT relname, n_dead_tup, n_live_tup FROM pg_stat_user_tables WHERE schemaname = current_schema() "
+        "AND n_dead_tup > %s AND n_dead_tup > %s * (n_live_tup + n_dead_tup) ORDER BY n_dead_tup DESC",
+        (DEAD_ROWS, DEAD_FRACTION),
+    ).fetchall()
+    return [
+        Advice(t, f"{dead:,} dead rows beside {live:,} live ones",
+               f'VACUUM (ANALYZE) "{t}"; ALTER TABLE "{t}" SET (autovacuum_vacuum_scale_factor = 0.05)')
+        for t, dead, live in rows
+    ]  # fmt: skip
+
+
+def _unanalysed(connection: psycopg.Connection[Any]) -> list[Advice]:
+    rows = connection.execute(
+        "SELECT relname, n_mod_since_analyze FROM pg_stat_user_tables WHERE schemaname = current_schema() "
+        "AND n_live_tup > %s AND n_mod_since_analyze > n_live_tup / 2 ORDER BY 2 DESC",
+        (DEAD_ROWS,),
+    ).fetchall()
+    return [Advice(t, f"{n:,} changes since the last ANALYZE", f'ANALYZE "{t}"') for t, n in rows]
+
+
+def _partitions(connection: psycopg.Connection[Any], now: datetime | None) -> list[Advice]:
+    found = partitions(connection)
+    label, begin, _ = month_bounds(mjd_of(now or datetime.now(UTC)), 1)
+    out = []
+    for table in sorted({p.table for p in found}):
+        if not any(p.table == table and p.begin_mjd == begin for p in found):
+            out.append(Advice(table, f"no partition for next month ({label})", "alertprod apdb partitions create"))
+    for p in found:
+        if p.name.endswith("_default") and _has_rows(connection, p.name):
+            text = "rows in the default partition: they slow the making of partitions"
+            out.append(Advice(p.name, text, "alertprod apdb partitions create --at MJD"))
+    return out
+
+
+def _has_rows(connection: psycopg.Connection[Any], table: str) -> bool:
+    from psycopg import sql
+
+    row = connection.execute(sql.SQL("SELECT EXISTS (SELECT 1 FROM {})").format(sql.Identifier(table))).fetchone()
+    return row == (True,)

@@ -1,0 +1,229 @@
+"""The visit ledger: every (visit, detector) that ever came in, its state, and the queue that workers take from."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from apdb.database import Database
+from apdb.errors import LeaseLost, VisitConflict
+from apdb.queue.states import VisitState
+
+__all__ = ["Claim", "Ledger", "VisitState"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A visit taken for work: its message and the attempt number, which is the fencing token."""
+
+    visit: int
+    detector: int
+    attempt: int
+    release: int
+    failures: int
+    message: dict[str, Any]
+
+
+# an earlier visit of the same patch that is not finished is waited for, up to a deadline
+_CLAIM = """
+WITH next AS (
+  SELECT visit, detector FROM "VisitLedger" q
+  WHERE state = 'queued' AND "nextAt" <= now() AND NOT EXISTS (
+    SELECT 1 FROM "VisitLedger" e
+    WHERE e.state IN ('queued', 'running') AND e."midpointMjdTai" < q."midpointMjdTai"
+      AND (e.region && q.region OR ((e.region IS NULL OR q.region IS NULL) AND e.detector = q.detector))
+      AND q."createdAt" > now() - make_interval(secs => %(order_wait)s))
+  ORDER BY priority DESC, "midpointMjdTai" NULLS FIRST, visit, detector
+  FOR UPDATE SKIP LOCKED LIMIT 1)
+UPDATE "VisitLedger" l SET state = 'running', attempt = l.attempt + 1, "updatedAt" = now()
+FROM next WHERE l.visit = next.visit AND l.detector = next.detector
+RETURNING l.visit, l.detector, l.attempt, l.release, l.failures, l.message
+"""
+
+
+class Ledger:
+    """The ledger of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def submit(self, message: dict[str, Any], visit: int, detector: int) -> tuple[dict[str, Any], bool]:
+        """Enter a visit; returns its row and whether it is new.
+
+        The same message again changes nothing. With ``reprocess = "replace"`` a finished visit is queued again with the
+        next release slot.
+
+        Raises
+        ------
+        VisitConflict
+            The (visit, detector) came before with another message.
+        """
+        content = {k: v for k, v in message.items() if k not in ("traceparent", "priority", "reprocess")}
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        replace = message.get("reprocess") == "replace"
+        with self._database.session() as connection, connection.transaction():
+            cursor = connection.cursor(row_factory=dict_row)
+            cursor.execute(
+                'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, priority, '
+                '"midpointMjdTai", band) VALUES (%s, %s, %s, %s, %s, \'queued\', %s, %s, %s) '
+                "ON CONFLICT (visit, detector) DO NOTHING RETURNING *",
+                (
+                    visit, detector, message["instrument"], json.dumps(message), digest, message.get("priority", 0),
+                    message.get("midpointMjdTai"), message.get("band"),
+                ),
+            )  # fmt: skip
+            row = cursor.fetchone()
+            if row is not None:
+                return row, True
+            cursor.execute(
+                'SELECT * FROM "VisitLedger" WHERE visit = %s AND detector = %s FOR UPDATE', (visit, detector)
+            )
+            row = cursor.fetchone()
+            assert row is not None
+            if replace and row["state"] in ("done", "no_work", "failed"):
+                return self._requeue(cursor, row, message, digest), True
+            if row["messageHash"] != digest and not replace:
+                raise VisitConflict(
+                    "this (visit, detector) came before with another message: send reprocess=replace to replace it",
+                    visit=visit, detector=detector,
+                )  # fmt: skip
+            return row, False
+
+    def _requeue(
+        self, cursor: psycopg.Cursor[dict[str, Any]], row: dict[str, Any], message: dict[str, Any], digest: str
+    ) -> dict[str, Any]:
+        release = row["release"] + (1 if row["state"] == "done" else 0)
+        cursor.execute(
+            'UPDATE "VisitLedger" SET state = \'queued\', message = %s, "messageHash" = %s, release = %s, '
+            '"nextAt" = now(), "errorCode" = NULL, "errorText" = NULL, "finishedAt" = NULL, failures = 0, "updatedAt" = now() '
+            "WHERE visit = %s AND detector = %s RETURNING *",
+            (json.dumps(message), digest, release, row["visit"], row["detector"]),
+        )
+        out = cursor.fetchone()
+        assert out is not None
+        return out
+
+    def get(self, visit: int, detector: int) -> dict[str, Any] | None:
+        """Return the row of a visit, None when it never came."""
+        with self._database.session() as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            cursor.execute('SELECT * FROM "VisitLedger" WHERE visit = %s AND detector = %s', (visit, detector))
+            return cursor.fetchone()
+
+    def rows(
+        self, *, visit: int | None = None, detector: int | None = None, state: str | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """Return the rows of visits, those that came last first; of one visit, detector or state where it is given."""
+        wanted = {"visit": visit, "detector": detector, "state": state}
+        terms = [f"{name} = %({name})s" for name, value in wanted.items() if value is not None]
+        with self._database.session() as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            cursor.execute(
+                f'SELECT * FROM "VisitLedger" WHERE {" AND ".join(terms) or "TRUE"} '
+                'ORDER BY "createdAt" DESC, visit DESC, detector LIMIT %(limit)s',
+                {**wanted, "limit": limit},
+            )
+            return cursor.fetchall()
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of visits by state."""
+        with self._database.session() as connection:
+            rows = connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall()
+        return {state.value: 0 for state in VisitState} | dict(rows)
+
+    def claim(self, owner: str, lease_s: float, order_wait_s: float) -> Claim | None:
+        """Take the next visit, None when there is none to take now."""
+        with self._database.session() as connection, connection.transaction():
+            self._expire(connection)
+            row = connection.execute(_CLAIM, {"order_wait": order_wait_s}).fetchone()
+            if row is None:
+                return None
+            claim = Claim(*row)
+            connection.execute(
+                'INSERT INTO "VisitLease" (visit, detector, attempt, owner, until) VALUES (%s, %s, %s, %s, now() + '
+                "make_interval(secs => %s)) ON CONFLICT (visit, detector) DO UPDATE SET attempt = excluded.attempt, "
+                "owner = excluded.owner, until = excluded.until",
+                (claim.visit, claim.detector, claim.attempt, owner, lease_s),
+            )
+            return claim
+
+    @staticmethod
+    def _expire(connection: psycopg.Connection[Any]) -> None:
+        """Give back the visits whose worker stopped renewing its lease."""
+        connection.execute(
+            'UPDATE "VisitLedger" l SET state = \'queued\', failures = failures + 1, "errorCode" = \'worker_lost\', "errorText" = '
+            '\'the worker stopped without a word\', "updatedAt" = now() FROM "VisitLease" s WHERE l.visit = s.visit '
+            "AND l.detector = s.detector AND l.state = 'running' AND s.attempt = l.attempt AND s.until < now()"
+        )
+
+    def renew(self, claim: Claim, lease_s: float) -> None:
+        """Renew the lease of a claim.
+
+        Raises
+        ------
+        LeaseLost
+            Another attempt has it.
+        """
+        with self._database.session() as connection:
+            changed = connection.execute(
+                'UPDATE "VisitLease" SET until = now() + make_interval(secs => %s) WHERE visit = %s AND detector = %s '
+                "AND attempt = %s",
+                (lease_s, claim.visit, claim.detector, claim.attempt),
+            ).rowcount
+        if changed != 1:
+            raise LeaseLost("the lease was taken over", visit=claim.visit, detector=claim.detector)
+
+    def release_owner(self, owner_prefix: str) -> int:
+        """Queue again, at once, the running visits of owners that are known to be gone; returns how many."""
+        with self._database.session() as connection:
+            return connection.execute(
+                'UPDATE "VisitLedger" l SET state = \'queued\', "updatedAt" = now() FROM "VisitLease" s WHERE '
+                "l.visit = s.visit AND l.detector = s.detector AND l.state = 'running' AND s.attempt = l.attempt AND "
+                "starts_with(s.owner, %s)",
+                (owner_prefix,),
+            ).rowcount
+
+    def fail(
+        self,
+        claim: Claim,
+        code: str,
+        text: str,
+        *,
+        retry_in_s: float | None,
+        state: str = "failed",
+        counts: bool = True,
+    ) -> None:
+        """Record a failure: back to the queue after `retry_in_s`, or final (``failed``, ``no_work``) when None.
+
+        `counts` False does not use up one of the allowed attempts (waiting is no failure).
+        """
+        query = (
+            'UPDATE "VisitLedger" SET state = %s, failures = failures + %s, "errorCode" = %s, "errorText" = %s, "nextAt" = now() + '
+            'make_interval(secs => %s), "updatedAt" = now(), "finishedAt" = CASE WHEN %s THEN now() END '
+            "WHERE visit = %s AND detector = %s AND attempt = %s AND state = 'running'"
+        )
+        final = retry_in_s is None
+        values = (
+            state if final else "queued", int(counts), code, text[:4000], retry_in_s or 0.0, final, claim.visit, claim.detector,
+            claim.attempt,
+        )  # fmt: skip
+        with self._database.session() as connection:
+            connection.execute(query, values)
+
+    def note_times(self, claim: Claim, midpoint: float, band: str, region: list[int]) -> bool:
+        """Write what the image told (midpoint, band, patch); returns whether an unfinished earlier visit overlaps."""
+        with self._database.session() as connection:
+            connection.execute(
+                'UPDATE "VisitLedger" SET "midpointMjdTai" = %s, band = %s, region = %s WHERE visit = %s AND '
+                "detector = %s AND attempt = %s",
+                (midpoint, band, region, claim.visit, claim.detector, claim.attempt),
+            )
+            row = connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM \"VisitLedger\" WHERE state IN ('queued', 'running') AND "
+                '"midpointMjdTai" < %s AND region && %s::bigint[] AND (visit, detector) <> (%s, %s))',
+                (midpoint, region, claim.visit, claim.detector),
+            ).fetchone()
+        return bool(row and row[0])

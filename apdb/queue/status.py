@@ -1,0 +1,54 @@
+"""Counts for operators: ledger, outbox, time per step."""
+
+from typing import Any
+
+from apdb.database import Database
+from apdb.queue.ledger import VisitState
+from apdb.queue.outbox import discrepancies
+
+__all__ = ["RELAY_LOCK", "service_status"]
+
+
+RELAY_LOCK = 7002
+
+
+def service_status(database: Database, alert_topic: str | None = None) -> dict[str, Any]:
+    """Return what operators watch.
+
+    Visits by state, outbox depth and age, alerts published and held, mean seconds per step, seconds from the end of the
+    exposure to the last alert of a visit (median and 95th percentile of the last 100), whether a relay leads, and, with
+    `alert_topic`, the visits whose alerts are not in that topic as they should be.
+    """
+    with database.session() as connection:
+        states = dict(connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall())
+        outbox = connection.execute(
+            'SELECT coalesce(sum(count) FILTER (WHERE w), 0), coalesce(extract(epoch FROM now() - min("createdAt") FILTER '
+            '(WHERE w)), 0), coalesce(sum(count) FILTER (WHERE "publishedAt" IS NOT NULL), 0), coalesce(sum(count) FILTER '
+            '(WHERE "heldReason" IS NOT NULL AND "droppedAt" IS NULL), 0) FROM (SELECT *, "publishedAt" IS NULL AND '
+            '"heldReason" IS NULL AS w FROM "AlertOutbox") o'
+        ).fetchone()
+        steps = connection.execute(
+            "SELECT key, avg(value::float) FROM (SELECT seconds FROM \"VisitLedger\" WHERE state = 'done' "
+            'ORDER BY "finishedAt" DESC LIMIT 100) v, jsonb_each_text(v.seconds) GROUP BY key ORDER BY key'
+        ).fetchall()
+        latency = connection.execute(
+            "SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds) FROM (SELECT "
+            '"secondsSinceShutterClose" AS seconds FROM "AlertOutbox" WHERE "secondsSinceShutterClose" IS NOT NULL '
+            'ORDER BY "publishOrder" DESC LIMIT 100) r'
+        ).fetchone()
+        leader = connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s AND "
+            "database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            (RELAY_LOCK,),
+        ).fetchone()
+        wrong = [] if alert_topic is None else discrepancies(connection, alert_topic)
+    assert outbox is not None
+    assert leader is not None
+    median, slow = latency[0] if latency and latency[0] else (None, None)
+    return {
+        "visits": {state.value: 0 for state in VisitState} | states,
+        "unpublished_alerts": int(outbox[0]), "oldest_unpublished_s": float(outbox[1]),
+        "published_alerts": int(outbox[2]), "held_alerts": int(outbox[3]), "seconds": {k: float(v) for k, v in steps},
+        "alert_latency_s": {"median": median, "p95": slow}, "relay_leads": bool(leader[0]),
+        "discrepant_visits": len(wrong),
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""What changed, chunk by chunk, for other databases."""

@@ -1,0 +1,1 @@
+"""Tables, columns and partitions as the published schema files name them."""

@@ -1,0 +1,1 @@
+"""HTM pixels of the sphere, and the locks on them."""

@@ -1,0 +1,1 @@
+"""One visit's transaction: loaded, stored, recorded as done."""

@@ -1,0 +1,283 @@
+"""Writing the rows of a visit: versions of objects, sources, forced sources, each by one COPY."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+from psycopg import sql
+
+from apdb.copy.encode import EncodedRows, encode, id_array, write_rows
+from apdb.copy.row_checks import check_frame, check_time
+from apdb.errors import ApdbError, VisitConflict
+from apdb.schema.columns import PIXEL_TABLES, PublishedSchema
+from apdb.sky.htm import htm_ids
+from apdb.sky.locks import LEVELS, pixels_of_positions
+from apdb.visit.changes import audit, withdraw_visit
+
+__all__ = ["VisitRows", "prepare", "remove_stored", "store_rows"]
+
+_LOG = logging.getLogger("lsst.dax.apdb.alertprod")
+# a version that would not begin after the one before it begins this much later (in days: 0.1 ms)
+SHORTEST_VALIDITY = 1e-9
+
+
+@dataclass(frozen=True)
+class VisitRows:
+    """What one store writes. Tables are encoded when they are first asked for: while the server takes in another one."""
+
+    schema: PublishedSchema
+    mjd_tai: float
+    objects: pd.DataFrame
+    frames: dict[str, pd.DataFrame]  # of DiaSource and DiaForcedSource, where there are any
+    visit: int | None
+    detector: int | None
+
+    @property
+    def placed(self) -> list[pd.DataFrame]:
+        """The frames whose rows have places of their own."""
+        return [f for f in (self.objects, self.frames.get("DiaSource")) if f is not None and len(f)]
+
+    @cached_property
+    def pixels(self) -> list[int]:
+        """Pixels of the sky to be locked."""
+        ids = [htm_ids(f.ra, f.dec, LEVELS[0]) for f in self.placed]
+        return pixels_of_positions(np.concatenate(ids), LEVELS[0]) if ids else []
+
+    @cached_property
+    def versions(self) -> EncodedRows:
+        """Rows of DiaObject, with the begin of their validity first: it may yet change."""
+        objects = _with_pixels(self.objects)
+        if len(objects):
+            objects = objects.assign(validityStartMjdTai=self.mjd_tai, validityEndMjdTai=np.nan)
+        return encode("DiaObject", objects, self.schema.stored_columns("DiaObject"), "validityStartMjdTai")
+
+    @cached_property
+    def sources(self) -> EncodedRows:
+        """Rows of DiaSource."""
+        return self._encoded("DiaSource")
+
+    @cached_property
+    def forced(self) -> EncodedRows:
+        """Rows of DiaForcedSource."""
+        return self._encoded("DiaForcedSource")
+
+    def _encoded(self, table: str) -> EncodedRows:
+        frame = self.frames.get(table, pd.DataFrame())
+        frame = _with_pixels(frame) if table in PIXEL_TABLES else frame
+        return encode(table, frame, self.schema.stored_columns(table))
+
+    @cached_property
+    def digest(self) -> str:
+        """What identifies the content (not the time of processing); all rows are encoded for it."""
+        digest = hashlib.blake2b(repr(self.mjd_tai).encode(), digest_size=16)
+        for rows in (self.versions, self.sources, self.forced):
+            digest.update(rows.digest + rows.count.to_bytes(8, "little"))
+        return digest.hexdigest()
+
+
+def _single(frame: pd.DataFrame, name: str) -> int | None:
+    """Return the value of a column that has only one, else None."""
+    if name not in frame.columns:
+        return None
+    values = frame[name].unique()
+    return int(values[0]) if len(values) == 1 else None
+
+
+def _with_pixels(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(pixelId=htm_ids(frame.ra, frame.dec)) if len(frame) else frame
+
+
+def _sorted(frame: pd.DataFrame | None, key: tuple[str, ...]) -> pd.DataFrame:
+    """Return the rows in order of the key, whatever the order they came in (most come in order: nothing is moved)."""
+    if frame is None or frame.empty:
+        return pd.DataFrame() if frame is None else frame
+    names = [k for k in key if k in frame.columns]
+    if not names:
+        return frame
+    first = frame[names[0]]
+    if first.is_monotonic_increasing and first.is_unique:
+        return frame
+    return frame.sort_values(names, kind="stable")
+
+
+def prepare(
+    schema: PublishedSchema, mjd_tai: float, objects: pd.DataFrame, sources: pd.DataFrame | None,
+    forced: pd.DataFrame | None,
+) -> VisitRows:  # fmt: skip
+    """Check frames with APDB column names, put them in order, and find out where and of which visit they are.
+
+    No database is needed.
+
+    Raises
+    ------
+    ApdbError
+        As `apdb.copy.row_checks.check_frame`; numbers and text are checked as `apdb.copy.encode.encode` comes to them.
+    """
+    check_time(mjd_tai, "the time of the visit")
+    for table, frame in (("DiaObject", objects), ("DiaSource", sources), ("DiaForcedSource", forced)):
+        if frame is not None:
+            key = [k for k in schema.keys[table] if k != "validityStartMjdTai"]
+            check_frame(table, frame, schema.columns(table), key)
+    objects = _sorted(objects, ("diaObjectId",))
+    sources = _sorted(sources, ("diaSourceId",))
+    forced = _sorted(forced, ("diaObjectId", "visit", "detector"))
+    frames = {t: f for t, f in (("DiaSource", sources), ("DiaForcedSource", forced)) if len(f)}
+    source = sources if len(sources) else forced
+    return VisitRows(
+        schema, mjd_tai, objects, frames, _single(source, "visit"), _single(source, "detector"),
+    )  # fmt: skip
+
+
+def store_rows(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
+    """Write prepared rows in the open transaction; returns False, writing nothing, when they are there already.
+
+    A store that may be a repetition is entered in the ledger first, others last: what identifies their content is
+    known when all is encoded.
+
+    Raises
+    ------
+    VisitConflict
+        Rows with the same ids but another content are there.
+    ApdbError
+        The rows do not fit the tables.
+    """
+    may_repeat = _may_repeat(connection, rows)
+    if may_repeat and not _enter_first(connection, rows):
+        _LOG.info("visit %s, detector %s: the same rows are stored already", rows.visit, rows.detector)
+        return False
+    try:
+        _store_objects(connection, rows)
+        write_rows(connection, "DiaSource", rows.sources, meanwhile=lambda: rows.forced)
+        write_rows(connection, "DiaForcedSource", rows.forced, meanwhile=lambda: rows.digest)
+        if not may_repeat and not _enter(connection, rows):
+            raise _conflict(rows)
+    except psycopg.errors.UniqueViolation as error:
+        raise _conflict(rows) from error
+    return True
+
+
+def _conflict(rows: VisitRows) -> VisitConflict:
+    return VisitConflict(
+        "rows with the same ids and another content are stored already: nothing was written; ask for a replacement to "
+        "overwrite them", visit=rows.visit, detector=rows.detector,
+    )  # fmt: skip
+
+
+def _may_repeat(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
+    """Whether the visit came before, or that cannot be told: rows of several visits, or under no lock of the sky."""
+    if rows.visit is None or rows.detector is None or not rows.placed:
+        return True
+    known = connection.execute(
+        'SELECT 1 FROM "StoreLedger" WHERE visit = %s AND detector = %s LIMIT 1', (rows.visit, rows.detector)
+    ).fetchone()
+    return known is not None
+
+
+def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
+    """Enter the store in the ledger of stores; False when the same content is there."""
+    entered = connection.execute(
+        'INSERT INTO "StoreLedger" ("contentHash", visit, detector, "visitTimeMjdTai", "nObjects", "nSources", '
+        '"nForcedSources") VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING',
+        (
+            rows.digest, rows.visit, rows.detector, rows.mjd_tai, len(rows.objects), rows.sources.count,
+            rows.forced.count,
+        ),
+    ).rowcount  # fmt: skip
+    return bool(entered)
+
+
+def _enter_first(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
+    """Enter what may be a repetition; False when the same content is there.
+
+    The primary key of DiaSource holds the time (it is partitioned by it): ids that come again with another time are
+    found here.
+    """
+    if not _enter(connection, rows):
+        return False
+    if rows.visit is None or "DiaSource" not in rows.frames:
+        return True
+    place = {"v": rows.visit, "d": rows.detector, "h": rows.digest}
+    other = connection.execute(
+        'SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s AND "contentHash" <> %(h)s LIMIT 1', place
+    ).fetchone()
+    if other is None:
+        return True
+    ids = rows.frames["DiaSource"].diaSourceId.tolist()
+    again = connection.execute(
+        'SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s AND "diaSourceId" = ANY(%(i)s) LIMIT 1',
+        {**place, "i": ids},
+    ).fetchone()
+    if again is not None:
+        raise _conflict(rows)
+    return True
+
+
+def remove_stored(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
+    """Make way for rows that replace what their (visit, detector) has stored.
+
+    Rows with the same ids are deleted, the others withdrawn; versions of objects stay as history.
+
+    Raises
+    ------
+    ApdbError
+        The rows do not belong to one (visit, detector).
+    """
+    if rows.visit is None or rows.detector is None:
+        raise ApdbError("only the rows of one (visit, detector) can replace what is stored")
+    same = connection.execute('SELECT 1 FROM "StoreLedger" WHERE "contentHash" = %s', (rows.digest,)).fetchone()
+    if same is not None:
+        return
+    place = {"v": rows.visit, "d": rows.detector}
+    for table, name in (("DiaSource", "diaSourceId"), ("DiaForcedSource", "diaObjectId")):
+        ids = rows.frames[table][name].tolist() if table in rows.frames else []
+        where = "WHERE visit = %(v)s AND detector = %(d)s"
+        connection.execute(f'DELETE FROM "{table}" {where} AND "{name}" = ANY(%(ids)s)', {**place, "ids": ids})
+    withdraw_visit(connection, rows.visit, rows.detector, rows.mjd_tai)
+    connection.execute('DELETE FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s', place)
+    audit(
+        connection, "replace visit", "DiaSource", rows.sources.count, {"visit": rows.visit, "detector": rows.detector}
+    )
+
+
+def _store_objects(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
+    """Close the open versions, append the new ones, and renew DiaObjectLast.
+
+    A version never begins before the one that it supersedes, also when visits come out of order: then it begins right
+    after that one.
+    """
+    if rows.objects.empty:
+        _LOG.debug("No objects to write to database.")
+        return
+    ids = rows.objects.diaObjectId.to_numpy(np.int64)
+    named = id_array(ids)
+    with connection.pipeline():  # rows are encoded while the server works
+        closed = connection.execute(
+            'WITH closed AS (UPDATE "DiaObject" SET "validityEndMjdTai" = greatest(%s, "validityStartMjdTai" + %s) '
+            'WHERE "diaObjectId" = ANY(%s::bigint[]) AND "validityEndMjdTai" IS NULL '
+            'RETURNING "diaObjectId", "validityEndMjdTai") SELECT * FROM closed WHERE "validityEndMjdTai" > %s',
+            (rows.mjd_tai, SHORTEST_VALIDITY, named, rows.mjd_tai),
+        )
+        versions = rows.versions
+        later = closed.fetchall()
+    if later:
+        start = pd.Series(ids).map(dict(later)).fillna(rows.mjd_tai).to_numpy(np.float64)
+        versions = versions.with_first(start)
+    write_rows(connection, "DiaObject", versions, meanwhile=lambda: rows.sources)
+    _renew_last(connection, rows.schema, named)
+
+
+def _renew_last(connection: psycopg.Connection[Any], schema: PublishedSchema, named: str) -> None:
+    """Copy the open versions of objects to DiaObjectLast, whose columns are some of theirs."""
+    names = [sql.Identifier(c.name) for c in schema.stored_columns("DiaObjectLast")]
+    connection.execute(
+        sql.SQL(
+            'INSERT INTO "DiaObjectLast" ({0}) SELECT {0} FROM "DiaObject" WHERE "diaObjectId" = ANY(%s::bigint[]) '
+            'AND "validityEndMjdTai" IS NULL ORDER BY "diaObjectId" ON CONFLICT ("diaObjectId") DO UPDATE SET {1}'
+        ).format(sql.SQL(", ").join(names), sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(n) for n in names)),
+        (named,),
+    )

@@ -1,0 +1,214 @@
+"""`VisitUnitOfWork`: the one transaction that carries everything a visit writes."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+from lsst.sphgeom import Region
+from numpy.typing import NDArray
+from psycopg import sql
+
+from apdb.copy.decode import select_frame
+from apdb.copy.encode import copy_in
+from apdb.errors import ApdbError, DatabaseUnavailable, LeaseLost
+from apdb.queue import outbox
+from apdb.schema.columns import Column, columns_of, published_schema
+from apdb.visit import changes
+from apdb.visit.load import history_of_objects, objects_around, objects_in_region, visit_is_stored
+from apdb.visit.store import prepare, store_rows
+
+__all__ = ["HISTORY_DAYS", "VisitUnitOfWork"]
+
+HISTORY_DAYS = 360.0
+CHUNK_SECONDS = 600  # of replication
+_FLAGS = (
+    Column("diaObjectId", "long", False), Column("visit", "long", False), Column("detector", "short", False),
+    Column("flags", "int", False),
+)  # fmt: skip
+
+
+class VisitUnitOfWork:
+    """Load, store, finish and commit within one REPEATABLE READ transaction.
+
+    Leaving the context without `commit` rolls everything back. The connection must be in autocommit mode and outside
+    of a transaction; sky locks are the caller's, taken before.
+
+    Parameters
+    ----------
+    connection
+        An open session.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        self._committed = False
+
+    def __enter__(self) -> "VisitUnitOfWork":
+        self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._committed and not self._connection.closed:
+            self._connection.rollback()
+        if isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
+            raise DatabaseUnavailable(f"the transaction must be repeated: {error}") from error
+        if isinstance(error, psycopg.OperationalError):
+            raise DatabaseUnavailable(f"the database failed in the transaction: {error}") from error
+
+    def load_objects(self, region: Region) -> pd.DataFrame:
+        """Return the newest versions (DiaObjectLast columns) whose pixel is in the cover of the region."""
+        return objects_in_region(self._connection, published_schema(), region)
+
+    def load_new_objects(self, since_mjd_tai: float) -> pd.DataFrame:
+        """Return the newest versions that began at or after a time."""
+        rest = sql.SQL('WHERE t."validityStartMjdTai" >= %s')
+        frame = select_frame(self._connection, "DiaObjectLast", columns_of("DiaObjectLast"), rest, (since_mjd_tai,))
+        return frame.sort_values("diaObjectId", ignore_index=True)
+
+    def load_objects_around(self, ra: NDArray[np.float64], dec: NDArray[np.float64], radius_deg: float) -> pd.DataFrame:
+        """Return the newest versions within a small radius of any of the positions, and some more around."""
+        return objects_around(self._connection, published_schema(), ra, dec, radius_deg)
+
+    def load_sources(self, object_ids: Sequence[int] | NDArray[np.int64], visit_mjd: float) -> pd.DataFrame:
+        """Return the DiaSources of objects in the history window, withdrawn ones left out."""
+        return self._history("DiaSource", object_ids, visit_mjd, "diaSourceId")
+
+    def load_forced_sources(self, object_ids: Sequence[int] | NDArray[np.int64], visit_mjd: float) -> pd.DataFrame:
+        """Return the DiaForcedSources of objects in the history window, withdrawn ones left out."""
+        return self._history("DiaForcedSource", object_ids, visit_mjd, "diaForcedSourceId")
+
+    def _history(
+        self, table: str, object_ids: Sequence[int] | NDArray[np.int64], visit_mjd: float, order: str
+    ) -> pd.DataFrame:
+        frame = history_of_objects(
+            self._connection, published_schema(), table, object_ids, visit_mjd - HISTORY_DAYS, withdrawn=False
+        )
+        return frame.sort_values(["diaObjectId", "midpointMjdTai", order]).reset_index(drop=True)
+
+    def contains_visit(self, visit: int, detector: int) -> bool:
+        """Return whether rows of the (visit, detector) exist already."""
+        return visit_is_stored(self._connection, visit, detector)
+
+    def remove_visit(self, visit: int, detector: int, mjd_tai: float) -> int:
+        """Withdraw what an earlier processing of the visit stored (rows stay, marked); returns how many."""
+        return changes.withdraw_visit(self._connection, visit, detector, mjd_tai)
+
+    def store(
+        self, mjd_tai: float, objects: pd.DataFrame, sources: pd.DataFrame, forced: pd.DataFrame,
+        ss_sources: pd.DataFrame | None = None, forced_flags: pd.DataFrame | None = None,
+    ) -> None:  # fmt: skip
+        """Write all rows of a visit.
+
+        Parameters
+        ----------
+        mjd_tai
+            Processing time: open versions of the same objects end here and the new ones begin.
+        objects, sources, forced
+            Frames with APDB column names; ``validityStartMjdTai`` is set here.
+        """
+        schema = published_schema()
+        rows = prepare(schema, mjd_tai, objects, sources, forced)
+        if not store_rows(self._connection, rows):
+            return
+        if self._replicated():
+            from lsst.dax.apdb import ReplicaChunk
+
+            from apdb.replication.replica import store_keys
+
+            store_keys(self._connection, schema, rows, ReplicaChunk.make_replica_chunk(_time(mjd_tai), CHUNK_SECONDS))
+        if forced_flags is not None:
+            copy_in(self._connection, "DiaForcedSourceFlags", forced_flags, _FLAGS)
+        if ss_sources is not None:
+            copy_in(self._connection, "SSSource", ss_sources, columns_of("SSSource"))
+
+    def _replicated(self) -> bool:
+        """Whether replication is on."""
+        query = "SELECT 1 FROM metadata WHERE name = 'version:ApdbSqlReplica'"
+        return self._connection.execute(query).fetchone() is not None
+
+    def merge_objects(self, duplicates: Mapping[int, int], mjd_tai: float) -> dict[int, int]:
+        """Give the sources of duplicate objects to the objects that stay, and close the duplicates.
+
+        Parameters
+        ----------
+        duplicates
+            Object that goes -> object that stays (which does not go itself). Objects without an open version are left out.
+
+        Returns
+        -------
+        moved
+            Number of sources that each staying object got.
+        """
+        connection = self._connection
+        objects = changes.positions_and_counts(connection, {*duplicates, *duplicates.values()})
+        wanted = {d: k for d, k in duplicates.items() if d in objects and k in objects}
+        moved = changes.move_all_sources(connection, wanted)
+        steps = Counter(keep for _, keep in moved)
+        done = changes.add_to_counts(connection, steps)
+        closed = changes.close_objects(connection, wanted, mjd_tai)
+        if self._replicated() and closed:
+            from apdb.replication import update_records as updates
+
+            targets = dict(moved)
+            places = {k: (v[0], v[1]) for k, v in objects.items()}
+            told = updates.reassigned_by_id(connection, targets) + updates.recounted(done, objects)
+            updates.send(connection, told + updates.closed(closed, places, mjd_tai), _time(mjd_tai), CHUNK_SECONDS)
+        return {keep: steps.get(keep, 0) for keep in wanted.values()}
+
+    def finish(
+        self, visit: int, detector: int, attempt: int, state: str, counts: dict[str, Any], seconds: dict[str, float],
+        midpoint: float | None = None, band: str | None = None, metrics: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Mark the visit in the ledger; the attempt is the fencing token.
+
+        Raises
+        ------
+        LeaseLost
+            Another attempt has taken over.
+        """
+        changed = self._connection.execute(
+            'UPDATE "VisitLedger" SET state = %s, counts = %s, seconds = %s, "errorCode" = NULL, "errorText" = NULL, '
+            '"midpointMjdTai" = coalesce(%s, "midpointMjdTai"), band = coalesce(%s, band), "updatedAt" = now(), '
+            "\"finishedAt\" = now() WHERE visit = %s AND detector = %s AND attempt = %s AND state = 'running'",
+            (state, json.dumps(counts), json.dumps(seconds), midpoint, band, visit, detector, attempt),
+        ).rowcount
+        if changed != 1:
+            raise LeaseLost("another attempt took over; nothing was written", visit=visit, detector=detector)
+        if metrics is not None:
+            self._connection.execute(
+                'INSERT INTO "VisitQuality" (visit, detector, metrics) VALUES (%s, %s, %s) ON CONFLICT (visit, detector) '
+                "DO UPDATE SET metrics = excluded.metrics",
+                (visit, detector, json.dumps(metrics)),
+            )
+
+    def add_outbox(
+        self, visit: int, detector: int, attempt: int, file: str, count: int, checksum: str, **more: Any
+    ) -> None:
+        """Add the row that lets the relay publish the visit's alert file (`apdb.queue.outbox.add`)."""
+        outbox.add(self._connection, visit, detector, attempt, file, count, checksum, **more)
+
+    def commit(self) -> None:
+        """Commit everything.
+
+        Raises
+        ------
+        ApdbError
+            It was committed before.
+        """
+        if self._committed:
+            raise ApdbError("the unit of work was committed before")
+        self._connection.execute("COMMIT")
+        self._committed = True
+
+
+def _time(mjd_tai: float) -> Any:
+    from astropy.time import Time
+
+    return Time(mjd_tai, format="mjd", scale="tai")

@@ -1,0 +1,1 @@
+"""What a joint fit reads and writes."""

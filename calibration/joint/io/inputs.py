@@ -1,0 +1,167 @@
+"""From source tables, visit summaries and a camera to the arrays of a joint fit."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from calibration.errors import JointCalibrationError
+from calibration.joint.config import JointcalConfig
+from calibration.joint.io.selection import columns_needed, good_covariance, select_sources
+from calibration.joint.model.data import Images, Measurements
+from exposure import ExposureCatalog
+from exposure.io.exposure_catalog import ExposureRecord
+
+__all__ = ["gather", "images_of", "most_common_filter"]
+
+log = logging.getLogger("alertprod.jointcal")
+
+
+def images_of(summaries: "Iterable[ExposureCatalog]") -> Images:
+    """Return one entry per (visit, detector) of the summaries, sorted; detectors without WCS or calibration stay out.
+
+    Raises
+    ------
+    JointCalibrationError
+        A (visit, detector) appears twice, or a summary lacks a column.
+    """
+    entries: list[dict[str, Any]] = []
+    for summary in summaries:
+        missing = [c for c in ("id", "visit", "bbox_min_x", "bbox_max_y") if c not in summary.table.colnames]
+        if missing:
+            raise JointCalibrationError(f"a visit summary lacks the columns {missing}")
+        for row in summary.table:
+            record = summary.records.get(int(row["id"]), ExposureRecord())
+            if record.wcs is None or record.photo_calib is None:
+                what = "WCS" if record.wcs is None else "calibration"
+                log.warning("visit %s, detector %s has no %s: left out", row["visit"], row["id"], what)
+                continue
+            entries.append(_image(row, summary.table.colnames, record))
+    entries.sort(key=lambda e: (e["visit"], e["detector"]))
+    keys = Counter((e["visit"], e["detector"]) for e in entries)
+    twice = [k for k, n in keys.items() if n > 1]
+    if twice:
+        raise JointCalibrationError(
+            f"the summaries name {len(twice)} images more than once, first visit {twice[0][0]}, detector {twice[0][1]}",
+            visit=twice[0][0], detector=twice[0][1],
+        )  # fmt: skip
+    if not entries:
+        raise JointCalibrationError("No data to process: no image of the visit summaries has a WCS and a calibration")
+    listed = ("wcs", "band", "physical_filter")
+    columns: dict[str, Any] = {
+        name: [e[name] for e in entries] if name in listed else np.array([e[name] for e in entries])
+        for name in Images.__dataclass_fields__
+    }
+    return Images(**columns)
+
+
+def _image(row: Any, columns: "list[str]", record: ExposureRecord) -> dict[str, Any]:
+    info = record.visit_info
+    x0, y0 = int(row["bbox_min_x"]), int(row["bbox_min_y"])
+    assert record.wcs is not None and record.photo_calib is not None
+
+    def number(name: str, other: float) -> float:
+        return float(row[name]) if name in columns else other
+
+    nan = float("nan")
+    return {
+        "visit": int(row["visit"]), "detector": int(row["id"]), "wcs": record.wcs,
+        "bbox": (x0, y0, int(row["bbox_max_x"]) - x0 + 1, int(row["bbox_max_y"]) - y0 + 1),
+        "calib_mean": record.photo_calib.mean, "calib_err": record.photo_calib.error,
+        "mjd_tai": nan if info is None else info.midpoint_mjd_tai,
+        "exposure_time": number("expTime", nan if info is None else info.exposure_time),
+        "airmass": nan if info is None else info.airmass,
+        "boresight": (nan, nan) if info is None else (info.boresight_ra, info.boresight_dec),
+        "band": str(row["band"]) if "band" in columns else "",
+        "physical_filter": str(row["physical_filter"]) if "physical_filter" in columns else "",
+    }  # fmt: skip
+
+
+def most_common_filter(images: Images) -> tuple[str, str]:
+    """Return (physical filter, band) of most images; the first by name where several are equally common."""
+    counted = Counter(zip(images.physical_filter, images.band, strict=True))
+    return min(counted, key=lambda pair: (-counted[pair], pair))
+
+
+def _read_table(table: Any, config: JointcalConfig) -> pd.DataFrame:
+    """Fetch only the columns needed, from a frame or a deferred handle."""
+    handle = table if hasattr(table, "get") and not isinstance(table, pd.DataFrame) else None
+    present = set(handle.get(component="columns")) if handle is not None else set(table.columns)
+    if not isinstance(table, pd.DataFrame) and handle is None:
+        raise JointCalibrationError(
+            f"a source table must be a DataFrame or a deferred handle, got {type(table).__name__}"
+        )
+    if handle is None and table.index.name == "sourceId" and "sourceId" not in present:
+        table, present = table.reset_index(), present | {"sourceId"}
+    columns = columns_needed(present, config.sourceSelector, config.sourceFluxType, config.doPhotometry)
+    frame: pd.DataFrame = handle.get(parameters={"columns": columns}) if handle is not None else table[columns]
+    if frame.index.name == "sourceId":
+        frame = frame.reset_index()
+    return frame if "sourceId" in frame else frame.assign(sourceId=np.arange(len(frame)))
+
+
+def gather(tables: "Sequence[Any]", images: Images, config: JointcalConfig) -> tuple[Images, Measurements]:
+    """Select the good sources of all visits and join them to their images.
+
+    Returns
+    -------
+    images
+        Those with sources left.
+    measurements
+        All good sources, sorted by image and id.
+
+    Raises
+    ------
+    JointCalibrationError
+        No data are left.
+    """
+    parts: list[pd.DataFrame] = []
+    for table in tables:
+        frame = _read_table(table, config)
+        visits = ", ".join(map(str, np.unique(frame["visit"])[:5]))
+        frame = frame[select_sources(frame, config.sourceSelector, config.sourceFluxType)]
+        if not len(frame):
+            log.warning("no source of visit %s passes the selection: the visit is skipped", visits or "(empty table)")
+            continue
+        vx, vy, vxy, good = good_covariance(frame)
+        if not good.all():
+            log.warning("visit %s: %d sources with NaN or impossible position errors dropped", visits, (~good).sum())
+        parts.append(frame.assign(vx=vx, vy=vy, vxy=vxy)[good])
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    if not len(table):
+        raise JointCalibrationError(
+            "No data to process: no source of any visit passes the selection; look at the config of sourceSelector "
+            f"(signalToNoiseMinimum is {config.sourceSelector.signalToNoiseMinimum})"
+        )
+    index = _image_index(table, images)
+    unknown = index < 0
+    if unknown.any():
+        lost = table.loc[unknown, ["visit", "detector"]].drop_duplicates().head(3).to_numpy().tolist()
+        log.warning("%d sources lie on images that no summary describes, for example %s", unknown.sum(), lost)
+    table, index = table[~unknown], index[~unknown]
+    if not len(table):
+        raise JointCalibrationError("No data to process: no source lies on an image that the visit summaries describe")
+    order = np.lexsort((table["sourceId"].to_numpy(), index))
+    table, index = table.iloc[order], index[order]
+    used, compact = np.unique(index, return_inverse=True)
+    flux = _column(table, f"{config.sourceFluxType}_instFlux")
+    error = _column(table, f"{config.sourceFluxType}_instFluxErr")
+    return images.take(used), Measurements(
+        compact.astype(np.int64), _column(table, "x"), _column(table, "y"), _column(table, "vx"), _column(table, "vy"),
+        _column(table, "vxy"), flux, error, table["sourceId"].to_numpy(np.int64),
+    )  # fmt: skip
+
+
+def _column(table: pd.DataFrame, name: str) -> Any:
+    if name not in table:
+        return np.full(len(table), np.nan)
+    return np.ascontiguousarray(table[name].to_numpy(np.float64))
+
+
+def _image_index(table: pd.DataFrame, images: Images) -> Any:
+    known = pd.MultiIndex.from_arrays([images.visit, images.detector])
+    asked = pd.MultiIndex.from_arrays([table["visit"].to_numpy(np.int64), table["detector"].to_numpy(np.int64)])
+    return known.get_indexer(asked)

@@ -1,0 +1,281 @@
+"""Reference stars of a joint fit: read, moved to the epoch of the fit, with errors and fluxes."""
+
+import fnmatch
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from calibration.errors import JointCalibrationError
+from calibration.joint.config import ReferenceConfig
+from calibration.joint.io.files import read_fits_table
+from calibration.joint.io.reference_units import check_fluxes, check_units, epochs_mjd
+from calibration.joint.model.data import ARCSEC, tangent_frames, unit_vectors
+
+__all__ = ["Circle", "References", "colour_corrected", "load_references", "read_catalogue", "read_colorterms"]
+
+log = logging.getLogger("alertprod.jointcal")
+F64 = NDArray[np.float64]
+_JULIAN = 365.25
+_LEAST_ERR = 0.1e-3  # arcsec; no catalogue is better, and a zero error would be an infinite weight
+
+
+@dataclass(frozen=True)
+class Circle:
+    """A circle on the sky: unit vector of its centre and radius in degrees."""
+
+    centre: F64
+    radius: float
+
+    def holds(self, vectors: F64) -> NDArray[np.bool_]:
+        """Return which unit vectors lie inside."""
+        return np.asarray(((vectors - self.centre) ** 2).sum(1) <= (2 * np.sin(np.radians(self.radius) / 2)) ** 2)
+
+
+@dataclass
+class References:
+    """Stars at the epoch of the fit.
+
+    Parameters
+    ----------
+    vector
+        (K, 3) unit vectors at the epoch.
+    error
+        (K, 2) arcsec east and north at the epoch; NaN where the catalogue has none.
+    motion, motion_error
+        (K, 2) arcsec per year, east and north.
+    parallax
+        (K,) arcsec.
+    flux, flux_err
+        (K,) nJy; NaN where unknown.
+    colour
+        (K,) mag; NaN where unknown.
+    """
+
+    vector: F64
+    error: F64
+    motion: F64
+    motion_error: F64
+    parallax: F64
+    flux: F64
+    flux_err: F64
+    colour: F64
+
+    def __len__(self) -> int:
+        return len(self.vector)
+
+    def take(self, index: NDArray[Any]) -> "References":
+        """Return some of the stars."""
+        return References(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+_TEXTS = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable"}
+
+
+def read_catalogue(path: "str | Path") -> pd.DataFrame:
+    """Read a reference catalogue: Parquet, CSV or FITS.
+
+    Raises
+    ------
+    JointCalibrationError
+        The file cannot be read.
+    """
+    path = Path(path)
+    try:
+        if path.suffix in (".parquet", ".parq"):
+            return pd.read_parquet(path)
+        if path.suffix == ".csv":
+            return pd.read_csv(path)
+        if path.suffix in _TEXTS:
+            from astropy.table import Table
+
+            table: pd.DataFrame = Table.read(path, format=_TEXTS[path.suffix]).to_pandas()
+            return table
+        return read_fits_table(path)
+    except Exception as error:
+        raise JointCalibrationError(f"the reference catalogue {path} cannot be read: {error}") from error
+
+
+def load_references(
+    table: pd.DataFrame, config: ReferenceConfig, filter_names: "list[str]", epoch_mjd: float, circle: Circle, *,
+    reference_err_mas: float | None = None, need: str = "astrometry", colour_bands: "tuple[str, str] | None" = None,
+) -> References:  # fmt: skip
+    """Choose the reference stars in a circle and move them to the epoch of the fit.
+
+    Parameters
+    ----------
+    filter_names
+        Names of the filter to look the flux column up by, best first.
+    need
+        ``astrometry`` (errors of coordinates are required) or ``photometry`` (fluxes and their errors are).
+
+    Raises
+    ------
+    JointCalibrationError
+        Columns are missing, or no star is left.
+    """
+    moves = config.applyProperMotion
+    check_units(table, errors=reference_err_mas is None, motion=moves, parallax=moves and config.applyParallax)
+    vector = unit_vectors(
+        np.degrees(table.coord_ra.to_numpy(np.float64)), np.degrees(table.coord_dec.to_numpy(np.float64))
+    )
+    inside = np.flatnonzero(circle.holds(vector) & np.isfinite(vector).all(1))
+    part, vector = table.iloc[inside], vector[inside]
+    error = _coordinate_errors(part, reference_err_mas, need)
+    motion, motion_error, parallax = _motions(part, config)
+    vector, error = _at_epoch(part, vector, error, motion, motion_error, epoch_mjd)
+    flux, flux_err = _fluxes(part, config, filter_names, need)
+    colour = _colour(part, colour_bands)
+    out = References(vector, error, motion, motion_error, parallax, flux, flux_err, colour)
+    good = np.isfinite(out.error).all(1)
+    if need == "photometry":
+        with np.errstate(invalid="ignore"):
+            good &= np.isfinite(flux) & np.isfinite(flux_err) & (flux > 0) & (flux_err > 0)
+    out = out.take(np.flatnonzero(good))
+    if not len(out):
+        raise JointCalibrationError(
+            f"no {need} reference star is left of {len(table)} in the catalogue, {len(inside)} of them in the circle "
+            f"around the images (radius {circle.radius:.3f} deg): check catalogue, coordinates in radians, and filters"
+        )
+    return out
+
+
+def _coordinate_errors(table: pd.DataFrame, mas: float | None, need: str) -> F64:
+    n = len(table)
+    if mas is not None and need == "astrometry":
+        if "coord_raErr" in table:
+            log.warning("astrometryReferenceErr=%s mas replaces the coordinate errors of the catalogue", mas)
+        return np.full((n, 2), mas * 1e-3)
+    if "coord_raErr" in table and "coord_decErr" in table:
+        # coord_raErr is of the angle on the sky, as in Gaia
+        found = np.stack([table[c].to_numpy(np.float64) for c in ("coord_raErr", "coord_decErr")], axis=1) / ARCSEC
+        return np.asarray(np.maximum(found, _LEAST_ERR), np.float64)
+    if need == "photometry":
+        return np.full((n, 2), 0.1)
+    raise JointCalibrationError(
+        "the astrometric reference catalogue does not contain coordinate errors (coord_raErr, coord_decErr): "
+        "set config astrometryReferenceErr (mas)"
+    )
+
+
+def _motions(table: pd.DataFrame, config: ReferenceConfig) -> tuple[F64, F64, F64]:
+    n = len(table)
+    zero = np.zeros((n, 2))
+    if not {"pm_ra", "pm_dec"} <= set(table.columns):
+        if config.requireProperMotion and config.applyProperMotion:
+            raise JointCalibrationError(
+                "the reference catalogue has no proper motions (pm_ra, pm_dec), but requireProperMotion is True"
+            )
+        return zero, zero.copy(), np.zeros(n)
+    if not config.applyProperMotion:
+        return zero, zero.copy(), np.zeros(n)
+
+    def column(name: str) -> F64:
+        return np.nan_to_num(table[name].to_numpy(np.float64)) / ARCSEC if name in table else np.zeros(n)
+
+    motion = np.stack([column("pm_ra"), column("pm_dec")], axis=1)
+    error = np.stack([column("pm_raErr"), column("pm_decErr")], axis=1)
+    return motion, error, column("parallax") if config.applyParallax else np.zeros(n)
+
+
+def _at_epoch(
+    table: pd.DataFrame, vector: F64, error: F64, motion: F64, motion_error: F64, epoch_mjd: float
+) -> tuple[F64, F64]:
+    """Move along great circles: direction cos(a) + motion's direction sin(a), a = |motion| dt."""
+    if "epoch" not in table or not motion.any():
+        return vector, error
+    years = (epoch_mjd - epochs_mjd(table)) / _JULIAN
+    years = np.nan_to_num(years)
+    east, north = tangent_frames(vector)
+    speed = np.hypot(motion[:, 0], motion[:, 1])
+    unit = motion / np.where(speed > 0, speed, 1.0)[:, None]
+    along = unit[:, :1] * east + unit[:, 1:] * north
+    angle = (speed * years * ARCSEC)[:, None]
+    moved = vector * np.cos(angle) + along * np.sin(angle)
+    return moved, np.hypot(error, motion_error * years[:, None])
+
+
+def _fluxes(table: pd.DataFrame, config: ReferenceConfig, names: "list[str]", need: str) -> tuple[F64, F64]:
+    tried = [config.filterMap[n] for n in names if n in config.filterMap]
+    if config.anyFilterMapsToThis:
+        tried.append(config.anyFilterMapsToThis)
+    tried += names
+    column = next((f"{t}_flux" for t in tried if f"{t}_flux" in table), None)
+    nan = np.full(len(table), np.nan)
+    if column is None:
+        if need == "photometry":
+            raise JointCalibrationError(
+                f"the photometric reference catalogue has no flux for the filter: tried {[f'{t}_flux' for t in tried]}; "
+                "set config photometryRefs.filterMap"
+            )
+        return nan, nan.copy()
+    if need == "photometry":
+        check_fluxes(table, column)
+    err = f"{column}Err"
+    return table[column].to_numpy(np.float64), table[err].to_numpy(np.float64) if err in table else nan
+
+
+def _colour(table: pd.DataFrame, bands: "tuple[str, str] | None") -> F64:
+    if bands is None:
+        return np.full(len(table), np.nan)
+    columns = [f"{b}_flux" for b in bands]
+    missing = [c for c in columns if c not in table]
+    if missing:
+        raise JointCalibrationError(
+            f"the chromatic term needs {columns} in the reference catalogue; missing: {missing}"
+        )
+    blue, red = (table[c].to_numpy(np.float64) for c in columns)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(-2.5 * np.log10(blue / red), np.float64)
+
+
+def read_colorterms(path: "str | Path") -> dict[str, dict[str, dict[str, Any]]]:
+    """Read a library of colour terms (YAML): catalogue glob -> physical filter -> primary, secondary, c0, c1, c2.
+
+    Raises
+    ------
+    JointCalibrationError
+        The file cannot be read or an entry lacks its bands.
+    """
+    try:
+        raw = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        return {g: {f: {"c0": 0.0, "c1": 0.0, "c2": 0.0} | dict(t) for f, t in v.items()} for g, v in raw.items()}
+    except (OSError, yaml.YAMLError, AttributeError, TypeError) as error:
+        raise JointCalibrationError(f"the library of colour terms {path} cannot be read: {error}") from error
+
+
+def colour_corrected(
+    table: pd.DataFrame, library: Mapping[str, Mapping[str, Mapping[str, Any]]], catalogue: str, physical_filter: str
+) -> pd.DataFrame:
+    """Return the catalogue with ``<physical_filter>_flux`` by m = p + c0 + c1 (p - s) + c2 (p - s)^2.
+
+    Raises
+    ------
+    JointCalibrationError
+        The library has no terms for this catalogue and filter, or the catalogue lacks a band.
+    """
+    terms = next((t for g, t in library.items() if fnmatch.fnmatch(catalogue, g) and physical_filter in t), None)
+    if terms is None:
+        raise JointCalibrationError(
+            f"the library of colour terms has none for catalogue {catalogue!r} and filter {physical_filter!r}"
+        )
+    term = terms[physical_filter]
+    first, second = f"{term['primary']}_flux", f"{term['secondary']}_flux"
+    missing = [c for c in (first, second, f"{first}Err", f"{second}Err") if c not in table]
+    if missing:
+        raise JointCalibrationError(f"colour terms of {physical_filter} need the reference columns {missing}")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p, s = (-2.5 * np.log10(table[c].to_numpy(np.float64)) for c in (first, second))
+        colour = p - s
+        m = p + term["c0"] + colour * (term["c1"] + colour * term["c2"])
+        slope = term["c1"] + 2 * term["c2"] * colour
+        ep, es = (table[f"{c}Err"].to_numpy(np.float64) / table[c].to_numpy(np.float64) for c in (first, second))
+        flux = 10.0 ** (-0.4 * m)
+        error = flux * np.hypot((1 + slope) * ep, slope * es)
+    return table.assign(**{f"{physical_filter}_flux": flux, f"{physical_filter}_fluxErr": error})

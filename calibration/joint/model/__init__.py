@@ -1,0 +1,1 @@
+"""What is fitted: maps of chips and visits, stars that move, fluxes."""

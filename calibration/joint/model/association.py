@@ -1,0 +1,216 @@
+"""Which detections are one star: friends of friends on the sphere, the same for any order of the visits.
+
+Positions are unit vectors, so right ascension 0 and the poles are nowhere special. Detections closer than a radius
+are friends; a group that holds two detections of one visit is too large and is split with half the radius, and so on.
+What is still mixed at the smallest radius is crowded beyond telling apart, and dropped.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from calibration.joint.model.data import ARCSEC
+
+__all__ = ["friends_of_friends", "match_pairs", "offsets_to_reference", "typical_separation"]
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+_LEVELS = 6
+_CLOSE = 0.2  # arcsec: images whose nearest reference stars are this close need no votes
+_VOTERS = 100  # brightest detections of an image that vote
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _root(parent: I64, i: int) -> int:
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _link(vectors: F64, order: I64, keys: I64, cells: I64, first: I64, side: int, radius2: float, parent: I64) -> None:
+    """Join all pairs closer than the radius; points are sorted by cell, cells have the radius as their side."""
+    for a in range(order.size):
+        i = order[a]
+        for dx in range(-1, 2):
+            for dy in range(-1, 2):
+                for dz in range(-1, 2):
+                    key = keys[a] + (dx * side + dy) * side + dz
+                    if key > keys[a]:
+                        continue  # the other cell finds this pair
+                    c = np.searchsorted(cells, key)
+                    if c == cells.size or cells[c] != key:
+                        continue
+                    for b in range(first[c], first[c + 1]):
+                        if key == keys[a] and b >= a:
+                            break
+                        j = order[b]
+                        d2 = 0.0
+                        for k in range(3):
+                            d2 += (vectors[i, k] - vectors[j, k]) ** 2
+                        if d2 < radius2:
+                            p, q = _root(parent, i), _root(parent, j)
+                            if p != q:
+                                parent[max(p, q)] = min(p, q)
+
+
+def _components(vectors: F64, radius: float) -> I64:
+    """Return a label per point: points linked by steps below the radius (chord length) share one."""
+    side = int(2.0 / radius) + 4
+    if side > 2_000_000:  # three coordinates must fit 63 bits
+        side = 2_000_000
+    cell = np.floor((vectors + 1.0) / max(radius, 2.0 / (side - 4))).astype(np.int64) + 1
+    key = (cell[:, 0] * side + cell[:, 1]) * side + cell[:, 2]
+    order = np.argsort(key, kind="stable")
+    cells, start = np.unique(key[order], return_index=True)
+    parent = np.arange(len(vectors))
+    _link(vectors, order, key[order], cells, np.append(start, len(key)), side, radius**2, parent)
+    while True:
+        above = parent[parent]
+        if np.array_equal(above, parent):
+            return np.asarray(parent)
+        parent = above
+
+
+def friends_of_friends(vectors: F64, visit: I64, radius_arcsec: float) -> I64:
+    """Group detections into stars.
+
+    Parameters
+    ----------
+    vectors
+        (N, 3) unit vectors.
+    visit
+        (N,) a star has at most one detection per visit.
+    radius_arcsec
+        Detections farther apart are never linked directly.
+
+    Returns
+    -------
+    group
+        (N,) consecutive group numbers from 0; -1 for detections in groups that could not be resolved.
+    """
+    out = np.full(len(vectors), -1, np.int64)
+    left = np.arange(len(vectors))
+    given = 0
+    for level in range(_LEVELS):
+        if not left.size:
+            break
+        label = _components(vectors[left], radius_arcsec * ARCSEC / 2**level)
+        _, label = np.unique(label, return_inverse=True)
+        pair = label.astype(np.int64) * (int(visit.max()) + 1) + visit[left]
+        _, where, times = np.unique(pair, return_index=True, return_counts=True)
+        mixed = np.zeros(int(label.max()) + 1, bool)
+        mixed[label[where[times > 1]]] = True
+        clean = ~mixed[label]
+        names, number = np.unique(label[clean], return_inverse=True)
+        out[left[clean]] = given + number
+        given += names.size
+        left = left[~clean]
+    return out
+
+
+def typical_separation(vectors: F64, visit: I64, radius_arcsec: float, sample: int = 20_000) -> float:
+    """Return the median distance (arcsec) from a detection to the nearest one of another visit within the radius; NaN
+    without any."""
+    step = max(1, len(vectors) // sample)
+    chosen = np.argsort(vectors @ np.array([0.57, 0.61, 0.55]), kind="stable")[::step]  # any order but the caller's
+    found: Any = cKDTree(vectors).query(
+        vectors[chosen], k=min(4, len(vectors)), distance_upper_bound=radius_arcsec * ARCSEC
+    )
+    distance, index = np.atleast_2d(found[0]), np.atleast_2d(found[1])
+    inside = np.isfinite(distance)
+    other = inside & (visit[np.where(inside, index, 0)] != visit[chosen][:, None])
+    nearest = np.where(other, distance, np.inf).min(1)
+    nearest = nearest[np.isfinite(nearest)]
+    return float(np.median(nearest) / ARCSEC) if nearest.size else float("nan")
+
+
+def match_pairs(vectors: F64, others: F64, radius_arcsec: float) -> tuple[I64, I64]:
+    """Return the pairs (i, j) of mutual nearest neighbours closer than the radius."""
+    if not len(vectors) or not len(others):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    near: Any = cKDTree(others).query(vectors, distance_upper_bound=radius_arcsec * ARCSEC)
+    distance, index = near
+    hit = np.flatnonzero(np.isfinite(distance))
+    order = hit[np.lexsort((distance[hit], index[hit]))]
+    _, first = np.unique(index[order], return_index=True)
+    i = np.sort(order[first])
+    return i, np.asarray(index[i], np.int64)
+
+
+def offsets_to_reference(
+    vectors: F64, image: I64, n_images: int, brightness: F64, reference: F64, radius_arcsec: float
+) -> tuple[F64, I64]:
+    """Find by votes how far each image lies off the reference stars.
+
+    Every pair of a bright detection and a reference star within the radius votes for its offset; the densest place
+    wins where it is no chance.
+
+    Returns
+    -------
+    offset
+        (n_images, 3) vectors to add to the directions; zero where nothing was found.
+    votes
+        (n_images,) pairs that agree.
+    """
+    offset, votes = np.zeros((n_images, 3)), np.zeros(n_images, np.int64)
+    order = np.lexsort((-brightness, image))
+    edges = np.searchsorted(image[order], np.arange(n_images + 1))
+    rank = np.arange(order.size) - np.repeat(edges[:-1], np.diff(edges))
+    chosen = order[rank < _VOTERS]
+    if not chosen.size or not len(reference):
+        return offset, votes
+    tree = cKDTree(reference)
+    near_enough = _already_close(tree, reference, vectors[chosen], image[chosen], offset, votes, radius_arcsec)
+    chosen = chosen[~near_enough[image[chosen]]]
+    if not chosen.size:
+        return offset, votes
+    near: Any = tree.query_ball_point(vectors[chosen], radius_arcsec * ARCSEC)
+    count = np.array([len(k) for k in near])
+    if not count.sum():
+        return offset, votes
+    index = np.concatenate([np.asarray(k, np.int64) for k in near if k])
+    which = np.repeat(chosen, count)
+    shift = reference[index] - vectors[which]
+    of = image[which]
+    edges = np.searchsorted(of, np.arange(n_images + 1))  # chosen are sorted by image
+    for i in np.flatnonzero(np.diff(edges)):  # one image at a time: votes are few
+        part = shift[edges[i] : edges[i + 1]]
+        if len(part) < 3:
+            continue
+        reach = max(0.3, 0.1 * radius_arcsec) * ARCSEC
+        density = cKDTree(part).query_ball_point(part, reach, return_length=True)
+        best = int(np.argmax(density))
+        by_chance = len(part) * (reach / (radius_arcsec * ARCSEC)) ** 2
+        if density[best] < max(3, by_chance + 4 * np.sqrt(by_chance)):
+            continue
+        hit = np.sqrt(((part - part[best]) ** 2).sum(1)) < reach
+        offset[i], votes[i] = np.median(part[hit], axis=0), int(hit.sum())
+    return offset, votes
+
+
+def _already_close(
+    tree: cKDTree, reference: F64, vectors: F64, image: I64, offset: F64, votes: I64, radius_arcsec: float
+) -> NDArray[np.bool_]:
+    """Return which images fall on the reference stars as they are; their small offsets are written."""
+    found: Any = tree.query(vectors, distance_upper_bound=radius_arcsec * ARCSEC)
+    hit = np.isfinite(found[0])
+    part, distance = image[hit], found[0][hit] / ARCSEC
+    count = np.bincount(part, minlength=len(votes))
+    order = np.lexsort((distance, part))
+    first = np.concatenate([[0], np.cumsum(count)])
+    median = np.full(len(votes), np.inf)
+    some = count >= 3
+    median[some] = distance[order][(first[:-1] + count // 2)[some]]
+    close = median < _CLOSE
+    shift = reference[found[1][hit]] - vectors[hit]
+    near = (distance < 3 * _CLOSE) & close[part]
+    for k in range(3):
+        total = np.bincount(part[near], shift[near, k], len(votes))
+        offset[close, k] = (total / np.maximum(np.bincount(part[near], minlength=len(votes)), 1))[close]
+    votes[close] = count[close]
+    return close

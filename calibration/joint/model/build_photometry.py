@@ -1,0 +1,208 @@
+"""Start values of a photometric fit from input calibrations and camera, and its result as calibrations."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.errors import JointCalibrationError, ModelInvalid
+from calibration.joint.config import JointcalConfig
+from calibration.joint.model.basis import n_terms, term_degrees
+from calibration.joint.model.build_astrometry import _measurements_of
+from calibration.joint.model.data import Images
+from calibration.joint.model.photometry import POGSON, PhotometryLayout, PhotometryProblem, StarPhotometry, field_at
+from calibration.joint.model.stars import Associated
+from exposure import ChebyshevField, PhotoCalib
+from exposure.camera import Camera
+from exposure.photocalib import AB_ZEROPOINT
+
+__all__ = ["PhotometryBuilder", "build_calibrations"]
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+@dataclass
+class PhotometryBuilder:
+    """Everything about the images that fits of different stars share."""
+
+    images: Images
+    layout: PhotometryLayout
+    camera: Camera
+    box: tuple[float, float, float, float]
+    parameters: F64
+    fitted: NDArray[np.bool_]
+    names: list[str]
+
+    @classmethod
+    def start(cls, images: Images, camera: Camera, config: JointcalConfig) -> "PhotometryBuilder":
+        """Start from the input calibrations; fields start flat."""
+        visits, visit_index = np.unique(images.visit, return_inverse=True)
+        detectors, chip = np.unique(images.detector, return_inverse=True)
+        magnitude = config.photometryModel.endswith("Magnitude")
+        constrained = config.photometryModel.startswith("constrained")
+        order = config.photometryVisitOrder if constrained else -1
+        layout = PhotometryLayout(visit_index, chip if constrained else np.arange(len(images)), order, magnitude)
+        parameters, fitted = np.zeros(layout.size), np.ones(layout.size, bool)
+        scale = parameters[layout.scale_start :]
+        if not constrained:
+            scale[:] = images.calib_mean
+            names = [f"scale of {images.said(i)}" for i in range(len(images))]
+        else:
+            scale[:] = [np.exp(np.mean(np.log(images.calib_mean[chip == c]))) for c in range(detectors.size)]
+            names = [f"field of visit {v}, term T{i}(X)T{j}(Y)" for v in visits for i, j in term_degrees(order)] + [
+                f"scale of detector {d}" for d in detectors
+            ]
+            middle = camera.nearest([int(d) for d in detectors], *_middle(camera))
+            fitted[layout.scale_start + int(np.searchsorted(detectors, middle))] = False
+            count = n_terms(order)
+            ratio = np.log(images.calib_mean / scale[chip])
+            for v in range(visits.size):
+                level = float(np.exp(np.mean(ratio[visit_index == v])))
+                parameters[v * count] = -2.5 * np.log10(level) if magnitude else level
+        if magnitude:
+            scale[:] = AB_ZEROPOINT - 2.5 * np.log10(scale)
+        return cls(images, layout, camera, camera.focal_box(), parameters, fitted, names)
+
+    def focal(self, image: I64, x: F64, y: F64) -> F64:
+        """Return scaled focal-plane places (N, 2), each in [-1, 1] over the camera's box."""
+        out = np.empty((image.size, 2))
+        x_low, y_low, x_high, y_high = self.box
+        order = np.argsort(image, kind="stable")
+        edges = np.searchsorted(image[order], np.arange(len(self.images) + 1))
+        for i in range(len(self.images)):
+            part = order[edges[i] : edges[i + 1]]
+            if part.size:
+                fx, fy = self.camera[int(self.images.detector[i])].to_focal(x[part], y[part])
+                out[part, 0] = (2 * fx - x_low - x_high) / (x_high - x_low)
+                out[part, 1] = (2 * fy - y_low - y_high) / (y_high - y_low)
+        return out
+
+    def problem(
+        self, associated: Associated, which: I64, config: JointcalConfig, use_references: bool = True
+    ) -> PhotometryProblem:
+        """Return the problem of some stars; model parameters are shared between problems made here.
+
+        Raises
+        ------
+        JointCalibrationError
+            A flux is negative, zero or not finite, or its error not positive.
+        """
+        index, offsets = _measurements_of(associated.stars.offsets, which)
+        m = associated.measurements.take(index)
+        bad = ~((m.flux > 0) & np.isfinite(m.flux) & (m.flux_err > 0) & np.isfinite(m.flux_err))
+        if bad.any():
+            visit, detector = self.images.key(int(m.image[np.flatnonzero(bad)[0]]))
+            raise JointCalibrationError(
+                f"{int(bad.sum())} selected sources have a flux or flux error that is not positive and finite; select "
+                "with sourceSelector.signalToNoiseMinimum > 0",
+                visit=visit, detector=detector,
+            )  # fmt: skip
+        pedestal, model = config.photometryErrorPedestal, config.photometryModel
+        error = m.flux_err
+        if pedestal > 0:  # in simpleMagnitude it is a magnitude, else a fraction of the flux
+            floor = pedestal / POGSON if model == "simpleMagnitude" else pedestal
+            error = np.hypot(error, floor * m.flux)
+        focal = self.focal(m.image, m.x, m.y) if self.layout.order >= 0 else np.zeros((len(m), 2))
+        stars = self._stars(associated, which, m.flux, m.image, offsets, use_references)
+        made = PhotometryProblem(
+            self.layout, stars, offsets, m.image, focal, m.flux, error, self.parameters, self.fitted, self.names
+        )
+        made.predicted = bool(config.predictedErrors) and self.layout.magnitude
+        return made
+
+    def _stars(
+        self, a: Associated, which: I64, flux: F64, image: I64, offsets: I64, use_references: bool
+    ) -> StarPhotometry:
+        n = which.size
+        calibrated = flux * self.images.calib_mean[image]
+        mean = np.add.reduceat(calibrated, offsets[:-1]) / np.diff(offsets) if n else np.zeros(0)
+        reference = a.stars.reference[which]
+        has = (reference >= 0) & use_references
+        ref = a.references.take(np.maximum(reference, 0))
+        value, error = ref.flux, ref.flux_err
+        if self.layout.magnitude:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                error = POGSON * error / value
+                value = AB_ZEROPOINT - 2.5 * np.log10(value)
+            mean = AB_ZEROPOINT - 2.5 * np.log10(mean)
+        has = has & np.isfinite(value) & (error > 0)
+        prior = np.where(has, 1.0 / np.where(has, error, 1.0) ** 2, 0.0)[:, None, None]
+        return StarPhotometry(mean[:, None], prior, np.where(has, value, 0.0)[:, None])
+
+    def check(self) -> None:
+        """Refuse a calibration that is not positive somewhere on an image (3 x 3 places).
+
+        Raises
+        ------
+        ModelInvalid
+            Names the image.
+        """
+        scale = self.scales(np.linspace(-1, 1, 3)).reshape(len(self.images), -1)
+        with np.errstate(invalid="ignore"):
+            bad = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)).all(1))
+        if bad.size:
+            visit, detector = self.images.key(int(bad[0]))
+            raise ModelInvalid(
+                f"Model is not valid: the calibration is negative or not finite on this image and {bad.size - 1} more; "
+                "lower photometryVisitOrder or add stars",
+                visit=visit, detector=detector,
+            )  # fmt: skip
+
+    def scales(self, nodes: F64) -> F64:
+        """Return nJy per count of every image (I, n, n) [y, x]; nodes in [-1, 1] run from edge pixel to edge pixel."""
+        box = self.images.bbox.astype(np.float64)
+        n, m = len(box), nodes.size
+        x = np.broadcast_to((box[:, :1] + (box[:, 2:3] - 1) / 2 * (1 + nodes))[:, None, :], (n, m, m))
+        y = np.broadcast_to((box[:, 1:2] + (box[:, 3:4] - 1) / 2 * (1 + nodes))[:, :, None], (n, m, m))
+        image = np.repeat(np.arange(n), m * m)
+        lay = self.layout
+        k = self.parameters[lay.scale_start + lay.scale[image]]
+        field = np.full(image.size, 0.0 if lay.magnitude else 1.0)
+        if lay.order >= 0:
+            focal = self.focal(image, x.ravel(), y.ravel())
+            count = n_terms(lay.order)
+            of = lay.field[image]
+            for v in np.unique(of):
+                part = of == v
+                out = np.empty(int(part.sum()))
+                field_at(lay.order, self.parameters[v * count : (v + 1) * count], *focal[part].T.copy(), out)
+                field[part] = out
+        scale = 10.0 ** (-0.4 * (k + field - AB_ZEROPOINT)) if lay.magnitude else k * field
+        return np.asarray(scale.reshape(n, m, m), np.float64)
+
+
+def _middle(camera: Camera) -> tuple[float, float]:
+    x_low, y_low, x_high, y_high = camera.focal_box()
+    return (x_low + x_high) / 2, (y_low + y_high) / 2
+
+
+def build_calibrations(builder: PhotometryBuilder) -> dict[tuple[int, int], PhotoCalib]:
+    """Return the fitted calibration of every image; its variation is a Chebyshev field over the image.
+
+    The mean is that over the image's area; the field reproduces the model to rounding in flux models (rotated chips
+    keep polynomials polynomial) and to the truncation of 10^(-0.4 T) in magnitude models (order 2 higher).
+    """
+    order = builder.layout.order
+    size = 1 if order < 0 else order + 1 + (3 if builder.layout.magnitude else 0)
+    nodes = np.cos(np.pi * (np.arange(size) + 0.5) / size)
+    inverse = np.linalg.inv(np.polynomial.chebyshev.chebvander(nodes, size - 1))
+    out = {}
+    for i, values in enumerate(builder.scales(nodes)):
+        key, error = builder.images.key(i), float(builder.images.calib_err[i])
+        if order < 0:
+            out[key] = PhotoCalib(float(values[0, 0]), error, None, "joint")
+            continue
+        coefficients = inverse @ values @ inverse.T
+        mean = _box_mean(coefficients)
+        x0, y0, w, h = (int(v) for v in builder.images.bbox[i])
+        out[key] = PhotoCalib(mean, error, ChebyshevField(coefficients / mean, (x0, y0, w, h)), "joint")
+    return out
+
+
+def _box_mean(coefficients: F64) -> float:
+    """Mean of a Chebyshev series over the square: the integral of T_n over [-1, 1] is 2 / (1 - n^2) for even n."""
+    n = np.arange(max(coefficients.shape))
+    with np.errstate(divide="ignore"):
+        weight = np.where(n % 2 == 0, 1.0 / (1.0 - n.astype(np.float64) ** 2), 0.0)
+    return float(weight[: coefficients.shape[0]] @ coefficients @ weight[: coefficients.shape[1]])

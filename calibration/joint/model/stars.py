@@ -1,0 +1,169 @@
+"""From detections and reference stars to the stars of a fit."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from lsst.sphgeom import Angle, Box, ConvexPolygon, LonLat, UnitVector3d
+from numpy.typing import NDArray
+
+from calibration.errors import JointCalibrationError
+from calibration.joint.io.references import Circle, References
+from calibration.joint.model.association import friends_of_friends, match_pairs, typical_separation
+from calibration.joint.model.data import ARCSEC, Images, Measurements, Stars, unit_vectors
+from calibration.joint.model.register import Registration, register
+
+__all__ = ["Associated", "associate", "bounding_circle", "image_corners", "split_stars"]
+
+log = logging.getLogger("alertprod.jointcal")
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+_LEAST_RADIUS = 0.5  # arcsec: proper motion between visits must not split a star
+
+
+def image_corners(images: Images) -> tuple[F64, F64]:
+    """Return (ra, dec) of the corners of all images, each (I, 4), degrees."""
+    ra, dec = np.empty((len(images), 4)), np.empty((len(images), 4))
+    for i, wcs in enumerate(images.wcs):
+        x0, y0, w, h = images.bbox[i]
+        ra[i], dec[i] = wcs.pixel_to_sky(
+            np.array([x0, x0 + w - 1, x0 + w - 1, x0]) + np.array([-0.5, 0.5, 0.5, -0.5]),
+            np.array([y0, y0, y0 + h - 1, y0 + h - 1]) + np.array([-0.5, -0.5, 0.5, 0.5]),
+        )
+    return ra, dec
+
+
+def bounding_circle(images: Images) -> Circle:
+    """Return a circle that holds all images: that around the corners of their box in RA and Dec.
+
+    Right across RA 0; where the box would hold a pole, the circle goes around the images' own corners.
+    """
+    ra, dec = (a.ravel() for a in image_corners(images))
+    box = Box()
+    for lon, lat in zip(ra, dec, strict=True):  # corners of images: few
+        box.expandTo(LonLat.fromDegrees(lon, lat))
+    high = np.abs(dec).max() > 89.0 or box.getWidth().asDegrees() > 170.0
+    if high:
+        points = [UnitVector3d(*v) for v in unit_vectors(ra, dec)]
+    else:
+        across, along = box.getLon(), box.getLat()
+        points = [
+            UnitVector3d(LonLat(a, b)) for a in (across.getA(), across.getB()) for b in (along.getA(), along.getB())
+        ]
+    try:
+        circle = ConvexPolygon.convexHull(points).getBoundingCircle()
+        circle.expandTo(points[0])
+        centre = circle.getCenter()
+        return Circle(np.array([centre.x(), centre.y(), centre.z()]), float(circle.getOpeningAngle().asDegrees()))
+    except (ValueError, RuntimeError):
+        vectors = np.array([[p.x(), p.y(), p.z()] for p in points])
+        middle = vectors.sum(0) / np.linalg.norm(vectors.sum(0))
+        return Circle(middle, float(Angle(float(np.arccos(np.clip(vectors @ middle, -1, 1)).max())).asDegrees()))
+
+
+@dataclass
+class Associated:
+    """Stars, their measurements in their order, and what was counted on the way."""
+
+    stars: Stars
+    measurements: Measurements
+    references: References
+    registration: Registration
+    matched: int
+
+
+def associate(
+    images: Images, measurements: Measurements, references: References, match_cut: float, least: int,
+    minimum_warnings: tuple[int, int] = (0, 0),
+) -> Associated:  # fmt: skip
+    """Group detections into stars and match these to the reference stars.
+
+    Every image is first moved onto the reference stars (by votes, at most `match_cut` arcsec), so that the
+    radius of the matches is that of what scatter remains, not that of the worst pointing.
+
+    Raises
+    ------
+    JointCalibrationError
+        No star is left, or none of them has a reference star.
+    """
+    m = measurements
+    brightness = np.where(np.isfinite(m.flux), m.flux, -(m.vx + m.vy))
+    vectors = unit_vectors(*m.sky(images))
+    registration = register(images, m.image, vectors, brightness, references.vector, match_cut)
+    vectors = registration.apply(vectors, m.image)
+    visit = images.visit[measurements.image]
+    scatter = typical_separation(vectors, visit, match_cut)
+    radius = match_cut if not np.isfinite(scatter) else float(np.clip(8 * scatter, _LEAST_RADIUS, match_cut))
+    group = friends_of_friends(vectors, visit, min(radius, match_cut))
+    order = np.lexsort((measurements.source_id, measurements.image, group))
+    order = order[group[order] >= 0]
+    group, count = np.unique(group[order], return_inverse=True, return_counts=True)[1:]
+    matched = count.size
+    total: F64 = np.stack([np.bincount(group, vectors[order, k]) for k in range(3)], axis=1).astype(np.float64)
+    mean: F64 = total / np.linalg.norm(total, axis=1)[:, None]
+    reference = _match_references(mean, references, match_cut)
+    good = (reference >= 0) | (count >= least)
+    # neighbours on the sky stand together: blocks of stars touch few detectors
+    place = np.lexsort((mean[:, 2], mean[:, 1], np.round(mean[:, 0] * 500), np.round(mean[:, 2] * 500)))
+    place = place[good[place]]
+    rank = np.full(matched, -1, np.int64)
+    rank[place] = np.arange(place.size)
+    kept = rank[group] >= 0
+    chosen = order[kept][np.argsort(rank[group[kept]], kind="stable")]
+    offsets = np.concatenate([[0], np.cumsum(count[place])])
+    ra, dec = _degrees(mean[place])
+    stars = Stars(ra, dec, offsets.astype(np.int64), reference[place])
+    if not len(stars):
+        raise JointCalibrationError(
+            f"No stars in the fittedStarList: of {matched} groups none has {least} measurements or a reference star"
+        )
+    if not (stars.reference >= 0).any():
+        raise JointCalibrationError(
+            f"none of {len(references)} reference stars matches one of {matched} stars within {match_cut} arcsec: "
+            "check the input WCS and matchCut"
+        )
+    out = Associated(stars, measurements.take(chosen), references, registration, matched)
+    _warn_few(images, out, *minimum_warnings)
+    return out
+
+
+def _degrees(vectors: F64) -> tuple[F64, F64]:
+    ra = np.degrees(np.arctan2(vectors[:, 1], vectors[:, 0])) % 360.0
+    return ra, np.degrees(np.arctan2(vectors[:, 2], np.hypot(vectors[:, 0], vectors[:, 1])))
+
+
+def _match_references(stars: F64, references: References, match_cut: float) -> I64:
+    out = np.full(len(stars), -1, np.int64)
+    i, j = match_pairs(stars, references.vector, match_cut)
+    if i.size:
+        distance = np.linalg.norm(stars[i] - references.vector[j], axis=1) / ARCSEC
+        radius = float(np.clip(8 * np.median(distance), _LEAST_RADIUS, match_cut))
+        i, j = match_pairs(stars, references.vector, radius)
+        out[i] = j
+    return out
+
+
+def _warn_few(images: Images, a: Associated, least_stars: int, least_references: int) -> None:
+    """Say once which images have few stars: not a line per image."""
+    measured = np.bincount(a.measurements.image, minlength=len(images))
+    with_reference = a.stars.reference[a.stars.of_measurement] >= 0
+    referenced = np.bincount(a.measurements.image[with_reference], minlength=len(images))
+    for what, have, least in (("measured", measured, least_stars), ("reference", referenced, least_references)):
+        few = np.flatnonzero(have < least)
+        if few.size:
+            worst = few[np.argsort(have[few], kind="stable")[:3]]
+            said = ", ".join(f"visit {images.key(i)[0]} detector {images.key(i)[1]}: {have[i]}" for i in worst)
+            log.warning("%d of %d images have fewer than %d %s stars (%s)", few.size, len(images), least, what, said)
+
+
+def split_stars(a: Associated, fraction: float) -> tuple[I64, I64]:
+    """Return the stars to fit and those held out, chosen by a hash of their first source's id; none below 200 stars."""
+    n = len(a.stars)
+    every = np.arange(n)
+    if fraction <= 0 or n < 200:
+        return every, every[:0]
+    first = a.measurements.source_id[a.stars.offsets[:-1]].astype(np.uint64)
+    mixed = (first ^ (first >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    held = (mixed >> np.uint64(40)) < np.uint64(int(fraction * 2**24))
+    return every[~held], every[held]

@@ -1,0 +1,1 @@
+"""How it is fitted: elimination of stars, Newton steps, rounds of rejection."""

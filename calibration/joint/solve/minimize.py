@@ -1,0 +1,332 @@
+"""Newton steps on the reduced normal equations, with one factor for many cheap passes.
+
+A pass evaluates all measurements, moves every star to its best place for the present model, and sums the gradient.
+Making and factoring S costs ten times as much, and S hardly changes: it is kept while it serves (each pass must win
+at least three times less than the one before), and remade when it does not.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from calibration.errors import SingularFit
+from calibration.joint.solve.elimination import Reduced, Rows, add_block, add_gradient, contributions, star_steps
+from calibration.joint.solve.sparse import SparseFactor, sparse_schur
+
+__all__ = ["Evaluation", "Kept", "Problem", "distributed", "evaluate", "minimize", "star_blocks", "sum_blocks"]
+
+F64 = NDArray[np.float64]
+BLOCK_BYTES = 2**25
+DENSE_LIMIT = 12_000  # parameters; above it S is kept sparse
+_THREADS = 2
+_WORSE = 1.01  # growth of the objective that undoes a step; less comes from weights that follow the stars
+
+
+class Problem(Protocol):
+    """What a fit needs to know of a model: parameters, blocks of linearised measurements, stars that can move."""
+
+    parameters: F64
+    fitted: NDArray[np.bool_]
+    known: F64  # (P,) inverse variance of what is known of a parameter beforehand; mostly 0
+    expected: F64  # (P,) that value
+    n_groups: int
+    width: int
+    n_star: int
+    dimension: int
+    guarded: bool  # steps are taken back where they make things worse; needs weights that do not follow the stars
+    offsets: NDArray[np.int64]
+
+    def rows(self, first: int, last: int) -> Rows:
+        """Linearise the measurements of the stars [first, last)."""
+
+    def move(self, first: int, last: int, step: F64) -> None:
+        """Move those stars."""
+
+    def name(self, index: int) -> str:
+        """Say in words what a parameter is."""
+
+
+def star_blocks(problem: Problem) -> list[tuple[int, int]]:
+    """Split the stars into ranges whose linearised measurements and dense rows fit the cache budget."""
+    offsets = problem.offsets
+    n = offsets.size - 1
+    per_measurement = 8 * problem.width * problem.dimension
+    per_star = 8 * problem.n_star * min(problem.parameters.size, DENSE_LIMIT)
+    cost = np.diff(offsets) * per_measurement + per_star
+    edges = np.searchsorted(np.cumsum(cost), np.arange(BLOCK_BYTES, cost.sum() + BLOCK_BYTES, BLOCK_BYTES))
+    cuts = np.unique(np.clip(np.concatenate([[0], edges + 1, [n]]), 0, n))
+    return [(int(a), int(b)) for a, b in pairwise(cuts)]
+
+
+@dataclass
+class Sums:
+    """What a pass over some blocks gives; sums of blocks add up."""
+
+    gradient: F64
+    chi2: float = 0.0
+    objective: float = 0.0
+    reduced: Reduced | None = None
+    sparse: list[Any] = field(default_factory=list)
+    steps: list[tuple[int, int, F64]] = field(default_factory=list)
+
+    def add(self, other: "Sums") -> None:
+        """Add the sums of other blocks."""
+        self.gradient += other.gradient
+        self.chi2 += other.chi2
+        self.objective += other.objective
+        self.sparse += other.sparse
+        self.steps += other.steps
+        if self.reduced is not None and other.reduced is not None:
+            self.reduced.groups += other.reduced.groups
+            self.reduced.columns = np.maximum(self.reduced.columns, other.reduced.columns)
+            if self.reduced.schur is not None and other.reduced.schur is not None:
+                self.reduced.schur += other.reduced.schur
+
+
+def sum_blocks(
+    problem: Problem, blocks: Sequence[tuple[int, int]], *, stars: bool, matrix: bool, huber: float = 0.0
+) -> Sums:
+    """Pass over blocks of stars and sum: the unit of work that may run anywhere (it changes nothing).
+
+    Parameters
+    ----------
+    stars
+        Let the stars move (by ``steps`` of the result); else they are held.
+    matrix
+        Sum the normal matrix too, not only the gradient.
+    huber
+        Weight measurements beyond so many sigma like Huber; 0: plain least squares.
+    """
+    size = problem.parameters.size
+    out = Sums(np.zeros(size))
+    dense = size <= DENSE_LIMIT
+    if matrix:
+        k = problem.width
+        out.reduced = Reduced(
+            np.zeros((problem.n_groups, k, k)), np.full((problem.n_groups, k), -1, np.int64),
+            np.zeros((size, size)) if stars and dense else None, out.gradient,
+        )  # fmt: skip
+    for first, last in blocks:
+        rows = problem.rows(first, last)
+        m, q = last - first, problem.n_star
+        step, inverse = np.zeros((m, q)), np.zeros((m, q, q))
+        excess = _soften(rows, huber) if huber > 0 else 0.0
+        if stars:
+            star_steps(rows.residual, rows.weight, rows.star, rows.offsets, rows.prior, rows.pull, step, inverse)
+            out.steps.append((first, last, step))
+        moved = rows.residual + np.einsum("nda,na->nd", rows.star, np.repeat(step, np.diff(rows.offsets), axis=0))
+        chi2 = float(np.einsum("ni,nij,nj->", moved, rows.weight, moved, optimize=True))
+        out.chi2 += chi2
+        out.objective += chi2 + excess
+        if out.reduced is None:
+            add_gradient(
+                rows.residual, rows.weight, rows.model, rows.star, rows.starts, rows.lengths, rows.offsets, step,
+                out.gradient,
+            )  # fmt: skip
+        else:
+            add_block(rows, inverse, step, out.reduced)
+            if stars and not dense:
+                out.sparse.append(sparse_schur(rows, inverse, size))
+    return out
+
+
+def _soften(rows: Rows, huber: float) -> float:
+    """Scale weights by min(1, huber / distance) (Huber 1964); return what his loss has beyond the weighted chi2."""
+    distance = np.sqrt(np.einsum("ni,nij,nj->n", rows.residual, rows.weight, rows.residual, optimize=True))
+    factor = huber / np.maximum(distance, huber)
+    rows.weight *= factor[:, None, None]
+    far = distance[distance > huber]
+    return float((huber * (far - huber)).sum())
+
+
+def _in_threads(function: Callable[[Any], Sums], parts: Sequence[Any]) -> list[Sums]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(function, parts))
+
+
+Mapper = Callable[[Callable[[Any], Sums], Sequence[Any]], Sequence[Sums]]
+_MAPPER: ContextVar[tuple[Mapper, int]] = ContextVar("mapper", default=(_in_threads, _THREADS))
+
+
+@contextmanager
+def distributed(mapper: Mapper, parts: int) -> Iterator[None]:
+    """Sum blocks elsewhere: `mapper` applies a function to so many parts, like ``map``, in processes or on machines.
+
+    ::
+
+        with distributed(lambda f, p: dask.compute(*[dask.delayed(f)(x) for x in p]), 8):
+            task.run(...)
+    """
+    token = _MAPPER.set((mapper, parts))
+    try:
+        yield
+    finally:
+        _MAPPER.reset(token)
+
+
+def _pass(problem: Problem, stars: bool, matrix: bool, huber: float) -> Sums:
+    """All blocks, in parts that are added in a fixed order: the same bytes on any machine; then the stars move."""
+    mapper, n_parts = _MAPPER.get()
+    blocks = star_blocks(problem)
+    cuts = [round(len(blocks) * k / n_parts) for k in range(n_parts + 1)]
+    parts = [blocks[a:b] for a, b in pairwise(cuts) if b > a]
+    work = partial(sum_blocks, problem, stars=stars, matrix=matrix, huber=huber)
+    total, *others = mapper(work, parts)
+    for part in others:
+        total.add(part)
+    for first, last, step in total.steps:
+        problem.move(first, last, step)
+    return total
+
+
+class _DenseFactor:
+    """Cholesky of S scaled to a unit diagonal; a singular S names the parameters that it leaves free."""
+
+    def __init__(self, matrix: F64, names: Callable[[int], str], index: NDArray[np.int64]) -> None:
+        diagonal = np.diag(matrix).copy()
+        dead = ~(diagonal > 0)
+        if dead.any():
+            raise _singular(index[dead], names)
+        self.scale = 1.0 / np.sqrt(diagonal)
+        scaled = matrix * self.scale[:, None] * self.scale[None, :]
+        try:
+            self.factor = scipy.linalg.cho_factor(scaled, lower=True, check_finite=False)
+        except np.linalg.LinAlgError as error:
+            values, vectors = np.linalg.eigh(scaled)
+            loose = np.abs(vectors[:, values < max(1e-12, 1e-14 * values[-1])]).max(1, initial=0.0)
+            worst = loose if loose.any() else np.abs(vectors[:, 0])
+            raise _singular(index[worst > 0.3 * worst.max()], names) from error
+
+    def solve(self, right: F64) -> F64:
+        """Return S^-1 right."""
+        return np.asarray(
+            self.scale * scipy.linalg.cho_solve(self.factor, self.scale * right, check_finite=False), np.float64
+        )
+
+
+def _singular(index: NDArray[np.int64], names: Callable[[int], str]) -> SingularFit:
+    said = ", ".join(names(int(i)) for i in index[:8]) + (f" and {len(index) - 8} more" if len(index) > 8 else "")
+    return SingularFit(
+        f"the data do not determine these parameters: {said}; use a simpler model, more visits or more reference stars"
+    )
+
+
+@dataclass
+class Evaluation:
+    """Chi2 of each measurement at the stars' best places, and its leverage."""
+
+    chi2: F64
+    leverage: F64
+    star_inverse: F64
+
+
+def evaluate(problem: Problem) -> Evaluation:
+    """Return chi2 and leverage of every measurement and the covariance of every star; parameters do not change."""
+    n = int(problem.offsets[-1])
+    q = problem.n_star
+    m = problem.offsets.size - 1
+    out = Evaluation(np.zeros(n), np.zeros(n), np.zeros((m, q, q)))
+
+    def one(block: tuple[int, int]) -> None:
+        first, last = block
+        rows = problem.rows(first, last)
+        step = np.zeros((last - first, q))
+        star_steps(
+            rows.residual, rows.weight, rows.star, rows.offsets, rows.prior, rows.pull, step,
+            out.star_inverse[first:last],
+        )  # fmt: skip
+        part = slice(int(problem.offsets[first]), int(problem.offsets[last]))
+        contributions(
+            rows.residual, rows.weight, rows.star, rows.offsets, step, out.star_inverse[first:last], out.chi2[part],
+            out.leverage[part],
+        )  # fmt: skip
+        problem.move(first, last, step)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(one, star_blocks(problem)))
+    return out
+
+
+@dataclass
+class Kept:
+    """The factor of the last S of the same unknowns."""
+
+    factor: "_DenseFactor | SparseFactor | None" = None
+
+
+def minimize(
+    problem: Problem, *, stars: bool = True, model: NDArray[np.bool_] | None = None, huber: float = 0.0,
+    max_passes: int = 30, tolerance: float = 1e-6, kept: "Kept | None" = None,
+) -> int:  # fmt: skip
+    """Bring the model (its `model` part; all that is fitted by default) and the stars to the minimum of chi2.
+
+    Parameters
+    ----------
+    kept
+        Holds the factor from call to call: for refits after a few measurements left.
+
+    Returns
+    -------
+    passes
+        How many passes over the measurements it took; ``max_passes`` means that it did not converge.
+
+    Raises
+    ------
+    SingularFit
+        The data leave parameters undetermined; the message names them.
+    FloatingPointError
+        Chi2 is not finite.
+    """
+    chosen = problem.fitted if model is None else problem.fitted & model
+    index = np.flatnonzero(chosen)
+    kept = Kept() if kept is None else kept
+    before, best, step = np.inf, np.inf, np.zeros(index.size)
+    for done in range(max_passes):
+        sums = _pass(problem, stars, kept.factor is None and index.size > 0, huber)
+        if not np.isfinite(sums.chi2):
+            raise FloatingPointError(f"chi2 is {sums.chi2}: NaN or infinite measurements or errors")
+        if not index.size:
+            return done + 1
+        worse = problem.guarded and sums.objective > _WORSE * best + 1.0
+        if worse and np.any(step):  # too far: the maps are products of parameters
+            problem.parameters[index] += 0.75 * step
+            step *= 0.25
+            kept.factor = None
+            continue
+        best = min(best, sums.objective)
+        sums.gradient += problem.known * (problem.parameters - problem.expected)
+        if sums.reduced is not None:
+            kept.factor = _factor(problem, sums, index)
+        assert kept.factor is not None
+        right = sums.gradient[index]
+        step = kept.factor.solve(right)
+        gain = float(right @ step)
+        problem.parameters[index] -= step
+        if gain <= tolerance * max(sums.chi2, 1.0):
+            return done + 1
+        if sums.reduced is None and gain > 0.3 * before:
+            kept.factor = None
+        before = gain
+    if problem.guarded and np.any(step) and not _pass(problem, stars, False, huber).objective <= _WORSE * best + 1.0:
+        problem.parameters[index] += step  # the last step was not proved, and is no good
+    return max_passes
+
+
+def _factor(problem: Problem, sums: Sums, index: NDArray[np.int64]) -> "_DenseFactor | SparseFactor":
+    assert sums.reduced is not None
+    if problem.parameters.size <= DENSE_LIMIT:
+        matrix = sums.reduced.matrix()
+        matrix[np.diag_indices_from(matrix)] += problem.known
+        if index.size < matrix.shape[0]:
+            matrix = matrix[np.ix_(index, index)]
+        return _DenseFactor(matrix, problem.name, index)
+    return SparseFactor(sums.reduced, sums.sparse, index, problem.known)

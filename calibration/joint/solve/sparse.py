@@ -1,0 +1,61 @@
+"""The reduced system of very many model parameters: S kept sparse."""
+
+import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
+from numpy.typing import NDArray
+
+from calibration.errors import SingularFit
+from calibration.joint.solve.elimination import Reduced, Rows
+
+__all__ = ["SparseFactor", "sparse_schur"]
+
+F64 = NDArray[np.float64]
+
+
+def sparse_schur(rows: Rows, inverse: F64, size: int) -> scipy.sparse.csr_matrix:
+    """Return B D^-1 B^T of one block, sparse (size, size)."""
+    n = len(rows.residual)
+    m, q = inverse.shape[:2]
+    star = np.repeat(np.arange(m), np.diff(rows.offsets))
+    coupling = np.einsum("nia,nij,njk->nak", rows.star, rows.weight, rows.model, optimize=True)
+    columns = np.concatenate(
+        [s[:, None] + np.arange(length) for s, length in zip(rows.starts.T, rows.lengths, strict=True)], axis=1
+    )
+    at = np.broadcast_to((star[:, None] * q + np.arange(q))[:, :, None], (n, q, columns.shape[1]))
+    to = np.broadcast_to(columns[:, None, :], at.shape)
+    b = scipy.sparse.csr_matrix((coupling.ravel(), (at.ravel(), to.ravel())), shape=(m * q, size))
+    d = scipy.sparse.block_diag(inverse, format="csr") if q > 1 else scipy.sparse.diags(inverse[:, 0, 0])
+    return (b.T @ (d @ b)).tocsr()
+
+
+class SparseFactor:
+    """LU of the sparse S (SuperLU with the ordering for symmetric patterns), scaled to a unit diagonal."""
+
+    def __init__(
+        self, reduced: Reduced, parts: list[scipy.sparse.csr_matrix], index: NDArray[np.int64], known: F64
+    ) -> None:
+        size = reduced.gradient.size
+        used = reduced.columns[:, 0] >= 0
+        columns = reduced.columns[used]
+        at = np.broadcast_to(columns[:, :, None], reduced.groups[used].shape)
+        to = np.broadcast_to(columns[:, None, :], at.shape)
+        matrix = scipy.sparse.csr_matrix((reduced.groups[used].ravel(), (at.ravel(), to.ravel())), shape=(size, size))
+        for part in parts:
+            matrix = matrix - part
+        matrix = (matrix + scipy.sparse.diags(known)).tocsr()[index][:, index]
+        diagonal = matrix.diagonal()
+        if not (diagonal > 0).all():
+            raise SingularFit(f"{int((~(diagonal > 0)).sum())} model parameters are not determined by the data")
+        self.scale = 1.0 / np.sqrt(diagonal)
+        scaling = scipy.sparse.diags(self.scale)
+        try:
+            self.factor = scipy.sparse.linalg.splu(
+                (scaling @ matrix @ scaling).tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True}
+            )
+        except RuntimeError as error:
+            raise SingularFit(f"the reduced normal matrix of {index.size} parameters is singular") from error
+
+    def solve(self, right: F64) -> F64:
+        """Return S^-1 right."""
+        return np.asarray(self.scale * self.factor.solve(self.scale * right), np.float64)

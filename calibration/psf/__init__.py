@@ -1,0 +1,1 @@
+"""The PSF of a plain image, from its own stars."""

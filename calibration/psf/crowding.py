@@ -1,0 +1,74 @@
+"""Stars of a crowded field, each without the light of the others: what a PSF is measured on in a second round.
+
+Where pixels near neighbours are left out, the wings of those neighbours remain, and stars are chosen where the field is
+emptier than in the ring around them: the level that is taken for the local sky is too high, and a PSF from few stars comes
+out too narrow. With a first PSF, all sources near the stars are fitted and subtracted (Stetson 1987, section III.C), and
+the level is fitted beside each star's flux, close to it.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from calibration.psf.stamps import Stamps, clipped_mean, known_pixels
+from exposure import Exposure, Psf
+from exposure.stamps import add_stamps, gather, sided
+
+__all__ = ["Crowd", "is_crowded"]
+
+CROWDED = 0.7  # sources in an area as large as a stamp: more, and the ring around a star is no sky
+ROUNDS = 4
+LEVEL_WITHIN = 2.5  # FWHM of a star
+CORE = 0.75  # FWHM around a subtracted source that are left out: what its fit misses is there
+
+
+def is_crowded(exposure: Exposure, sources: pd.DataFrame, side: int) -> bool:
+    """Return whether stamps of a side hold other sources, in the mean."""
+    return len(sources) * side**2 > CROWDED * exposure.width * exposure.height
+
+
+class Crowd:
+    """The sources around PSF stars, whose light can be taken off.
+
+    Parameters
+    ----------
+    stars
+        Rows of `sources` that are the PSF stars, in the order of their stamps.
+    """
+
+    def __init__(self, exposure: Exposure, sources: pd.DataFrame, stars: NDArray[np.int64], side: int, fwhm: float):
+        at = sources[["x", "y"]].to_numpy(np.float64)
+        distance, _ = cKDTree(at[stars]).query(at)
+        near = np.flatnonzero(distance < 1.5 * side)
+        self.stars = np.searchsorted(near, stars)
+        self.at, self.fwhm, self.origin = at, fwhm, exposure.origin
+        self.image = known_pixels(exposure)
+        x, y = at[near].T.copy()
+        cx, cy = (np.floor(v + 0.5).astype(np.int64) for v in (x, y))
+        empty = np.zeros((near.size, *[min(side, int(4 * fwhm) | 1)] * 2), np.float32)
+        self.all = Stamps(empty, empty, x, y, cx, cy, np.zeros(near.size))
+
+    def take_off(self, data: Stamps, model: Psf) -> None:
+        """Put stamps without the light of the other sources, as a PSF model has it, into `data`."""
+        every = self.all
+        place = every.cx - self.origin[0], every.cy - self.origin[1]
+        for _ in range(ROUNDS):
+            light, rest = self._light(model, place)
+            left = gather(rest, *place, every.raw.shape[-1], np.nan)
+            level = np.nan_to_num(clipped_mean(left.reshape(len(left), -1))).astype(np.float32)
+            every.raw = left + sided(light, left.shape[-1]) - level[:, None, None]
+            every.refine(model)
+        light, rest = self._light(model, place)
+        raw = gather(rest, *(v[self.stars] for v in place), data.raw.shape[-1], np.nan) + light[self.stars]
+        data.take(raw, self.at, CORE * self.fwhm)
+        data.level_with(model, LEVEL_WITHIN * self.fwhm)
+
+    def _light(
+        self, model: Psf, place: tuple[NDArray[np.int64], NDArray[np.int64]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the light of each source, a stamp each, and the image without all of it."""
+        light = model.image_at(self.all.x, self.all.y) * self.all.flux[:, None, None].astype(np.float32)
+        rest = self.image.copy()
+        add_stamps(rest, light, *place, np.full(len(light), -1.0))
+        return light, rest

@@ -1,0 +1,1 @@
+"""What is found on a difference: peaks, streaks, glints, cosmic rays, residuals of stars, blank places."""

@@ -1,0 +1,1 @@
+"""Two images brought together: registration, stars for the kernel, the PSF-matching kernel."""

@@ -1,0 +1,136 @@
+"""Star stamps convolved with the functions of the kernel basis, and the normal equations of each star.
+
+All of it is in double precision: stars are smooth, the functions of the basis nearly alike on them, and what tells them
+apart is as small as the rounding of single precision. Convolution here and in `diffim.pixels.fft_tiles` is true convolution, so
+that the kernel fitted is the kernel applied.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffim.matching.kernel_basis import AlardLuptonBasis
+from diffim.pixels.masked_image import Planes
+from exposure.stamps import shift_stamps
+from exposure.threads import in_bands
+
+__all__ = ["CORE_SIGMA", "StarEquations", "star_equations"]
+
+CORE_SIGMA = 0.005  # a star's own light is trusted to 0.5 % of itself: stars of all fluxes share in the fit
+BLOCK = 8  # stars at a time: their products fit into the cache
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StarEquations:
+    """Of each star: M = C^T W C and b = C^T W I with C = [B_k * T, 1], weights W, target I; and some sums.
+
+    Parameters
+    ----------
+    x, y
+        Frame positions (N,).
+    normal, right
+        M, shape (N, K + 1, K + 1), and b, shape (N, K + 1).
+    power
+        I^T W I, shape (N,).
+    noise
+        Sum of w V with the variance V of the convolved image: what its noise adds to M for a kernel of unit norm.
+    square
+        Sum of w T^2: the same for errors as large as the pixels.
+    light, aim
+        Sums of B_0 * T and of I over the pixels that count; ``light_error`` is the noise of the latter.
+    pixels
+        Number of pixels that count.
+    """
+
+    x: F64
+    y: F64
+    normal: F64
+    right: F64
+    power: F64
+    noise: F64
+    square: F64
+    light: F64
+    aim: F64
+    light_error: F64
+    pixels: NDArray[np.int64]
+
+
+def star_equations(
+    convolved: Planes, target: Planes, x: F64, y: F64, basis: AlardLuptonBasis, flux_ratio: float,
+    motions: F64 | None = None,
+) -> StarEquations:  # fmt: skip
+    """Cut the stamps of stars at frame positions and make their equations.
+
+    Parameters
+    ----------
+    flux_ratio
+        Rough kernel sum, for the weights.
+    motions
+        Shape (N, 2): by how much (px, less than 1) each star lies elsewhere in `target` than in `convolved`.
+    """
+    cx, cy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    outer, inner = 2 * basis.size + 1, basis.size + 2
+    n, k, low = x.size, len(basis.terms), (outer - inner) // 2
+    stamps, wide_var = convolved.stamps(cx, cy, outer)
+    if motions is not None and motions.any():
+        rows = np.flatnonzero(motions.any(1))
+        moved = np.empty_like(stamps[rows])
+        shift_stamps(stamps[rows], motions[rows, 0], motions[rows, 1], moved)
+        stamps[rows] = moved
+    middle = slice(low, low + inner)
+    own, own_var = (a[:, middle, middle].reshape(n, -1).astype(np.float64) for a in (stamps, wide_var))
+    aim, var = (a.reshape(n, -1).astype(np.float64) for a in target.stamps(cx, cy, inner))
+    var += own_var * flux_ratio**2
+    good = np.isfinite(var)
+    weight = np.where(good, 1.0 / np.maximum(var + (CORE_SIGMA * aim) ** 2, 1e-30), 0.0)
+    products, light = np.empty((n, k + 2, k + 2)), np.empty(n)
+    toeplitz = _toeplitz(basis, outer, inner)
+
+    def block(first: int, last: int) -> None:
+        rows = np.empty((BLOCK, k + 2, inner * inner))  # the functions, the background and the target
+        for start in range(first, last, BLOCK):
+            part = slice(start, min(start + BLOCK, last))
+            made = rows[: part.stop - part.start]
+            _convolve_basis(stamps[part], basis, toeplitz, made[:, :k])
+            made[:, k], made[:, k + 1] = 1, aim[part]
+            light[part] = (made[:, 0] * good[part]).sum(1)
+            made *= np.sqrt(weight[part])[:, None]
+            np.matmul(made, made.transpose(0, 2, 1), out=products[part])
+
+    in_bands(block, n, least=4 * BLOCK)
+    return StarEquations(
+        x, y, products[:, :-1, :-1], products[:, :-1, -1], products[:, -1, -1],
+        (weight * np.where(good, own_var, 0)).sum(1), (weight * own**2).sum(1), light, (aim * good).sum(1),
+        np.sqrt(np.where(good, var + (CORE_SIGMA * aim) ** 2, 0).sum(1)), good.sum(1),
+    )  # fmt: skip
+
+
+def _toeplitz(basis: AlardLuptonBasis, outer: int, inner: int) -> F64:
+    """Return the one-dimensional convolutions with the factors of the basis as matrices (F, outer, inner)."""
+    filters = [f for group in basis.factors for f in group]
+    out = np.zeros((len(filters), outer, inner))
+    for k, f in enumerate(filters):
+        for i in range(inner):
+            out[k, i : i + basis.size, i] = np.where(np.abs(f) > 1e-25, f, 0)[::-1]
+    return out
+
+
+def _convolve_basis(stamps: NDArray[np.float32], basis: AlardLuptonBasis, toeplitz: F64, out: F64) -> None:
+    """Convolve each stamp with each function: the raw functions are separable, so two matrix products do it."""
+    n, outer = stamps.shape[0], stamps.shape[1]
+    inner, terms = toeplitz.shape[2], len(basis.terms)
+    start = np.cumsum([0, *(top + 1 for top in basis.degrees)])
+    rows = stamps.transpose(1, 0, 2).astype(np.float64).reshape(outer * n, outer)
+    along = (rows @ toeplitz.transpose(1, 0, 2).reshape(outer, -1)).reshape(outer, n, len(toeplitz), inner)
+    raw = np.empty((terms, inner, n, inner))
+    for g, top in enumerate(basis.degrees):
+        for py in range(top + 1):  # all powers of x that go with this power of y at once
+            used = [(t, px) for t, (h, px, q) in enumerate(basis.terms) if (h, q) == (g, py)]
+            part = along[:, :, start[g] + np.array([px for _, px in used])].transpose(0, 2, 1, 3).reshape(outer, -1)
+            made = (toeplitz[start[g] + py].T @ part).reshape(inner, len(used), n, inner)
+            for m, (t, _) in enumerate(used):
+                raw[t] = made[:, m]
+    mixed = basis.mixing @ raw.reshape(terms, -1)
+    out.reshape(n, terms, inner, inner)[:] = mixed.reshape(raw.shape).transpose(2, 0, 1, 3)

@@ -1,0 +1,90 @@
+"""The matching kernel as a function of position, and the background that goes with it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial import chebyshev
+from numpy.typing import ArrayLike, NDArray
+
+from diffim.matching.kernel_basis import AlardLuptonBasis
+from tasks.reprs import short_repr
+
+__all__ = ["SpatialKernel", "chebyshev_orders", "chebyshev_terms"]
+
+Box = tuple[int, int, int, int]
+
+
+def chebyshev_orders(top: int) -> NDArray[np.int64]:
+    """Return the (i, j) orders up to a total degree, by degree, x first."""
+    return np.array([(d - j, j) for d in range(top + 1) for j in range(d + 1)], dtype=np.int64)
+
+
+def chebyshev_terms(top: int, box: Box, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    """Return (N, n_terms) Chebyshev polynomials of positions mapped to [-1, 1] across the box."""
+    x0, y0, width, height = box
+    u = 2 * (np.atleast_1d(np.asarray(x, np.float64)) - x0) / max(width - 1, 1) - 1
+    v = 2 * (np.atleast_1d(np.asarray(y, np.float64)) - y0) / max(height - 1, 1) - 1
+    orders = chebyshev_orders(top)
+    cu, cv = chebyshev.chebvander(u, top), chebyshev.chebvander(v, top)
+    return np.asarray(cu[:, orders[:, 0]] * cv[:, orders[:, 1]], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class SpatialKernel:
+    """K(x, y) = a_0 B_0 + sum_i sum_j a_ij p_j(x, y) B_i, and the background g(x, y) = sum_k c_k q_k(x, y).
+
+    Parameters
+    ----------
+    coefficients
+        Shape (K, n_p): a_ij; row 0 has only its first column (the kernel sum is one number).
+    background
+        Shape (n_q,): c_k.
+    condition, rank
+        Condition number of the fit's scaled matrix, and how many directions the stars determine.
+    """
+
+    basis: AlardLuptonBasis
+    coefficients: NDArray[np.float64]
+    background: NDArray[np.float64]
+    kernel_order: int
+    background_order: int
+    box: Box
+    condition: float = float("nan")
+    rank: int = 0
+
+    __repr__ = short_repr
+
+    @property
+    def kernel_sum(self) -> float:
+        """Flux ratio: counts of the target per count of the convolved image."""
+        return float(self.coefficients[0, 0])
+
+    @property
+    def size(self) -> int:
+        """Side of the kernel stamps."""
+        return self.basis.size
+
+    @property
+    def noise_gain(self) -> float:
+        """Noise of a pixel after the convolution over that before, per unit of flux, for white noise; above 1 it grows."""
+        x0, y0, width, height = self.box
+        stamp = self.kernels_at(x0 + width / 2, y0 + height / 2)[0].astype(np.float64)
+        return float(np.sqrt((stamp**2).sum()) / max(abs(stamp.sum()), 1e-30))
+
+    def kernels_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
+        """Return (N, size, size) kernels at positions."""
+        terms = chebyshev_terms(self.kernel_order, self.box, x, y)
+        local = terms @ self.coefficients.T
+        return np.asarray(np.tensordot(local, self.basis.functions, axes=1), dtype=np.float32)
+
+    def background_factors(self, box: Box) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return g on the pixels of a box as the product of (height, q) and (q, width) factors."""
+        x0, y0, width, height = box
+        bx, by, bw, bh = self.box
+        u = 2 * (x0 + np.arange(width) - bx) / max(bw - 1, 1) - 1
+        v = 2 * (y0 + np.arange(height) - by) / max(bh - 1, 1) - 1
+        matrix = np.zeros((self.background_order + 1, self.background_order + 1))
+        for c, (i, j) in zip(self.background, chebyshev_orders(self.background_order), strict=True):
+            matrix[j, i] = c
+        rows, columns = chebyshev.chebvander(v, self.background_order), chebyshev.chebvander(u, self.background_order)
+        return (rows @ matrix).astype(np.float32), np.ascontiguousarray(columns.T, np.float32)

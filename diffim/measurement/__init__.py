@@ -1,0 +1,1 @@
+"""What is measured of a detection: position, fluxes, dipole, trail, flags, reliability."""

@@ -1,0 +1,244 @@
+"""Dipoles: a positive and a negative star close together, fitted jointly on the difference and the two images behind it.
+
+The difference alone knows only the product of flux and separation of close lobes; what tells them apart are the images
+before subtraction (Reiss 2016, DMTN-007). Their residuals count `PRE_WEIGHT` (1/4 of the chi^2), as their noise is that of
+the difference again. Errors come from the noise of the two images, which are independent, through all three terms.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from diffim.pixels.masked_image import Planes
+from exposure import Exposure
+from exposure.photometry import psf_images
+from exposure.psf import Psf
+from exposure.stamps import sided
+
+__all__ = ["fit_dipoles", "measure_dipoles", "psf_at_fixed_pixel"]
+
+SIDE = 25
+PRE_WEIGHT = 0.25
+ITERATIONS, ONE_FLUX = 25, 8
+MAX_STEP, MAX_MOVE = 0.5, 4.0  # px
+MAX_SHARE = 0.65  # of the flux in one lobe
+MIN_SNR = 5 * np.sqrt(2)
+COLUMNS = (
+    "dipoleMeanInstFlux", "dipoleMeanInstFluxErr", "dipoleDiffInstFlux", "dipoleDiffInstFluxErr",
+    "dipoleLengthPixels", "dipoleAnglePixels", "dipoleChi2", "dipole_x", "dipole_y", "dipole_xErr", "dipole_yErr",
+    "dipole_pos_x", "dipole_pos_y", "dipole_pos_instFlux", "dipole_pos_instFluxErr", "dipole_neg_x", "dipole_neg_y",
+    "dipole_neg_instFlux", "dipole_neg_instFluxErr",
+)  # fmt: skip
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DipoleFits:
+    """Per dipole: parameters (N, 6) = F+, F-, x+, y+, x-, y- with covariance (N, 6, 6), chi2 of the difference, pixels."""
+
+    parameters: F64
+    covariance: F64
+    chi2: F64
+    n_data: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One of the three images on the stamps: data, inverse variance, PSF, its lobes, and its weight in the fit."""
+
+    data: F64
+    inverse: F64
+    psf: Psf
+    positive: bool
+    negative: bool
+    weight: float
+    with_background: bool
+
+
+def fit_dipoles(
+    difference: Exposure, science: Exposure | None, template: Exposure | None, template_unit: float,
+    positive: tuple[F64, F64], negative: tuple[F64, F64],
+) -> DipoleFits:  # fmt: skip
+    """Fit flux and position of both lobes.
+
+    Parameters
+    ----------
+    science, template
+        The images before subtraction, with PSF; without one of them the fit goes by the others.
+    template_unit
+        Factor from template counts to those of the difference.
+    positive, negative
+        First guesses of the lobes' frame positions.
+
+    Returns
+    -------
+    fits
+        Both fluxes are positive in a dipole.
+    """
+    (xp, yp), (xn, yn) = (tuple(a.astype(np.float64) for a in pair) for pair in (positive, negative))
+    cx, cy = np.floor(0.5 * (xp + xn) + 0.5).astype(np.int64), np.floor(0.5 * (yp + yn) + 0.5).astype(np.int64)
+    layers = [_layer(difference, cx, cy, 1.0, True, True, 1.0, False)]
+    if science is not None:
+        layers.append(_layer(science, cx, cy, 1.0, True, False, PRE_WEIGHT, True))
+    if template is not None:
+        layers.append(_layer(template, cx, cy, template_unit, False, True, PRE_WEIGHT, True))
+    at = np.stack([xp, yp, xn, yn], axis=1)
+    start = at.copy()
+    parameters = np.zeros((cx.size, 6))
+    for turn in range(ITERATIONS):
+        # first with one flux for both lobes: far from the solution two of them run away from each other
+        design, solution, flux = _solve(layers, at, cx, cy, one_flux=turn < ONE_FLUX)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            step = np.nan_to_num(solution[:, 2:6] / np.repeat(np.where(flux > 0, flux, np.nan), 2, axis=1))
+        step = np.clip(step, -MAX_STEP, MAX_STEP)
+        at = np.clip(at + step, start - MAX_MOVE, start + MAX_MOVE)
+        if turn >= ONE_FLUX and np.abs(step).max(initial=0) < 1e-4:
+            break
+    design, solution, _ = _solve(layers, at, cx, cy)
+    parameters[:, :2], parameters[:, 2:] = solution[:, :2], at
+    covariance = _covariance(layers, design, solution[:, :2])
+    first = layers[0]
+    model = np.einsum("nk,nkp->np", solution[:, :2], design[0][:, :2])
+    chi2 = ((first.data - model) ** 2 * first.inverse).sum(1)
+    return DipoleFits(parameters, covariance, chi2, (first.inverse > 0).sum(1))
+
+
+def _layer(
+    e: Exposure, cx: NDArray[np.int64], cy: NDArray[np.int64], unit: float, positive: bool, negative: bool,
+    weight: float, with_background: bool,
+) -> _Layer:  # fmt: skip
+    assert e.psf is not None
+    data, variance = Planes.of(e, "BAD", "CR", "SAT").stamps(cx, cy, SIDE)
+    n = cx.size
+    inverse = np.where(np.isfinite(variance), 1 / np.maximum(variance, 1e-30), 0).reshape(n, -1) / unit**2
+    values = unit * data.reshape(n, -1).astype(np.float64)
+    return _Layer(values, inverse.astype(np.float64), e.psf, positive, negative, weight, with_background)
+
+
+def _solve(
+    layers: list[_Layer], at: F64, cx: NDArray[np.int64], cy: NDArray[np.int64], one_flux: bool = False
+) -> tuple[list[F64], F64, F64]:
+    """One Gauss-Newton step: columns are F+, F-, F+ dx+, F+ dy+, F- dx-, F- dy- and three of background for each pre-image.
+
+    Returns the designs, the solution (N, 6 + ...) and the fluxes (N, 2) with the lobes where they are.
+    """
+    n = cx.size
+    g = np.arange(SIDE) - SIDE // 2
+    plane = np.stack([np.ones((SIDE, SIDE)), *np.meshgrid(g / SIDE, g / SIDE)]).reshape(3, -1)
+    extra = sum(3 for layer in layers if layer.with_background)
+    normal, right, designs = np.zeros((n, 6 + extra, 6 + extra)), np.zeros((n, 6 + extra)), []
+    column = 6
+    for layer in layers:
+        design = np.zeros((n, 6 + extra, SIDE * SIDE))
+        for present, sign, k in ((layer.positive, 1.0, 0), (layer.negative, -1.0 if layer.positive else 1.0, 1)):
+            if present:
+                stamp = sign * _stamps(layer.psf, at[:, 2 * k], at[:, 2 * k + 1], cx, cy)
+                dy, dx = np.gradient(stamp, axis=(1, 2))
+                design[:, k] = stamp.reshape(n, -1)
+                design[:, 2 + 2 * k], design[:, 3 + 2 * k] = -dx.reshape(n, -1), -dy.reshape(n, -1)
+        if layer.with_background:
+            design[:, column : column + 3] = plane
+            column += 3
+        weighted = design * (layer.weight * layer.inverse)[:, None, :]
+        normal += np.einsum("nkp,nlp->nkl", weighted, design)
+        right += np.einsum("nkp,np->nk", weighted, layer.data)
+        designs.append(design)
+    normal = normal + 1e-9 * np.einsum("nkk->nk", normal)[:, :, None] * np.eye(6 + extra) + 1e-30 * np.eye(6 + extra)
+    merge = np.eye(6 + extra)
+    if one_flux:
+        merge[1, 0] = 1.0
+        merge = np.delete(merge, 1, axis=1)
+    full = _solved(normal, right, merge)
+    # the flux at this place, no lobe moved: the step in position is the ratio to that
+    flux = _solved(normal, right, np.delete(merge, np.s_[merge.shape[1] - extra - 4 : merge.shape[1] - extra], axis=1))
+    return designs, full, flux[:, :2]
+
+
+def _solved(normal: F64, right: F64, merge: F64) -> F64:
+    """Solve for some combinations of the parameters, given as the columns of `merge`."""
+    reduced = np.linalg.solve(merge.T @ normal @ merge, (right @ merge)[:, :, None])[..., 0]
+    return np.asarray(reduced @ merge.T)
+
+
+def _stamps(psf: Psf, x: F64, y: F64, cx: NDArray[np.int64], cy: NDArray[np.int64]) -> F64:
+    """PSF images at positions on stamps of `SIDE` px centred on fixed pixels."""
+    return sided(psf_at_fixed_pixel(psf, x, y, cx, cy).astype(np.float64), SIDE)
+
+
+def psf_at_fixed_pixel(psf: Psf, x: F64, y: F64, cx: NDArray[np.int64], cy: NDArray[np.int64]) -> NDArray[np.float32]:
+    """PSF images on stamps that stay centred on (cx, cy) wherever the position moves."""
+    stamps = psf_images(psf, x, y)
+    dx = (np.floor(x + 0.5) - cx).astype(np.int64)
+    dy = (np.floor(y + 0.5) - cy).astype(np.int64)
+    for k in np.flatnonzero((dx != 0) | (dy != 0)):  # the few that left their pixel
+        stamps[k] = np.roll(stamps[k], (dy[k], dx[k]), axis=(0, 1))
+    return stamps
+
+
+def _covariance(layers: list[_Layer], designs: list[F64], flux: F64) -> F64:
+    """Covariance of (F+, F-, x+, y+, x-, y-): noise of image and template through the weighted equations."""
+    scale = np.ones((flux.shape[0], designs[0].shape[1]))
+    scale[:, 2:4], scale[:, 4:6] = flux[:, :1], flux[:, 1:]
+    jacobians = [d * scale[:, :, None] for d in designs]
+    gains = [j * (layer.weight * layer.inverse)[:, None, :] for j, layer in zip(jacobians, layers, strict=True)]
+    k = jacobians[0].shape[1]
+    normal = sum(np.einsum("nkp,nlp->nkl", g, j) for g, j in zip(gains, jacobians, strict=True))
+    inverse = np.linalg.inv(normal + 1e-9 * np.einsum("nkk->nk", normal)[:, :, None] * np.eye(k) + 1e-30 * np.eye(k))
+    # noise of the difference = noise of the image minus that of the template; where one is absent its share is the rest
+    total = np.where(layers[0].inverse > 0, 1 / np.maximum(layers[0].inverse, 1e-30), 0)
+    parts: dict[bool, tuple[F64, F64]] = {}
+    for layer, gain in zip(layers[1:], gains[1:], strict=True):
+        own = np.where(layer.inverse > 0, 1 / np.maximum(layer.inverse, 1e-30), 0)
+        parts[layer.positive] = (np.minimum(own, total), gain)
+    spread = np.zeros_like(inverse)
+    known = sum((v for v, _ in parts.values()), np.zeros_like(total))
+    for positive in (True, False):
+        default = np.maximum(total - known, 0) if parts and positive not in parts else 0.5 * total
+        variance, gain = parts.get(positive, (default, np.zeros_like(gains[0])))
+        onto = gain + (gains[0] if positive else -gains[0])
+        spread += np.einsum("nkp,np,nlp->nkl", onto, variance, onto)
+    return np.asarray(np.einsum("nkl,nlm,npm->nkp", inverse, spread, inverse)[:, :6, :6])
+
+
+def measure_dipoles(
+    n: int, difference: Exposure, science: Exposure, template: Exposure, template_unit: float,
+    positive: tuple[F64, F64], negative: tuple[F64, F64], rows: NDArray[np.int64],
+) -> pd.DataFrame:  # fmt: skip
+    """Return the dipole columns of a table of `n` rows, some of which are fitted; the others get NaN and False."""
+    columns: dict[str, NDArray[Any]] = {name: np.full(n, np.nan) for name in COLUMNS}
+    columns |= {"dipoleNdata": np.zeros(n, np.int64)}
+    columns |= {name: np.zeros(n, bool) for name in ("isDipole", "dipoleFitAttempted")}
+    if rows.size == 0:
+        return pd.DataFrame(columns)
+    fits = fit_dipoles(difference, science, template, template_unit, positive, negative)
+    p, cov = fits.parameters, fits.covariance
+    plus, minus = p[:, 0], p[:, 1]
+    error = np.sqrt(np.maximum(np.einsum("nkk->nk", cov), 0))
+    both = 2 * cov[:, 0, 1]
+    mean_error = 0.5 * np.sqrt(np.maximum(cov[:, 0, 0] + cov[:, 1, 1] + both, 0))
+    diff_error = np.sqrt(np.maximum(cov[:, 0, 0] + cov[:, 1, 1] - both, 0))
+    mean = 0.5 * (np.abs(plus) + np.abs(minus))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        snr = np.hypot(plus / error[:, 0], minus / error[:, 1])
+        share = np.maximum(np.abs(plus), np.abs(minus)) / (2 * mean)
+    separation = np.hypot(p[:, 2] - p[:, 4], p[:, 3] - p[:, 5])
+    mid_error = [
+        0.5 * np.sqrt(np.maximum(cov[:, k, k] + cov[:, k + 2, k + 2] + 2 * cov[:, k, k + 2], 0)) for k in (2, 3)
+    ]
+    values = {
+        "dipoleMeanInstFlux": mean, "dipoleMeanInstFluxErr": mean_error,
+        "dipoleDiffInstFlux": np.abs(plus) - np.abs(minus), "dipoleDiffInstFluxErr": diff_error,
+        "dipoleLengthPixels": separation, "dipoleAnglePixels": np.arctan2(p[:, 3] - p[:, 5], p[:, 2] - p[:, 4]),
+        "dipoleChi2": fits.chi2, "dipoleNdata": fits.n_data, "dipole_x": 0.5 * (p[:, 2] + p[:, 4]),
+        "dipole_y": 0.5 * (p[:, 3] + p[:, 5]), "dipole_xErr": mid_error[0], "dipole_yErr": mid_error[1],
+        "dipole_pos_x": p[:, 2], "dipole_pos_y": p[:, 3], "dipole_pos_instFlux": plus,
+        "dipole_pos_instFluxErr": error[:, 0], "dipole_neg_x": p[:, 4], "dipole_neg_y": p[:, 5],
+        "dipole_neg_instFlux": -minus, "dipole_neg_instFluxErr": error[:, 1],
+        "isDipole": (plus > 0) & (minus > 0) & (share < MAX_SHARE) & (snr > MIN_SNR), "dipoleFitAttempted": True,
+    }  # fmt: skip
+    for name, value in values.items():
+        columns[name][rows] = value
+    return pd.DataFrame(columns)

@@ -1,0 +1,315 @@
+"""Measurement of detected sources: centroids, fluxes, shapes, trails, dipoles, flags. One row per source."""
+
+import numpy as np
+import pandas as pd
+import sep
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from diffim.detection.peaks import Detections, footprint_edges
+from diffim.measurement.dipoles import measure_dipoles, psf_at_fixed_pixel
+from diffim.measurement.trails import measure_trails
+from diffim.pixels.masked_image import Planes
+from exposure import Exposure
+from exposure.mask import PIXEL_FLAGS, plane_bits
+from exposure.photometry import forced_psf_photometry
+from exposure.psf import Psf, fwhm_of
+from exposure.stamps import adaptive_moments, gather
+
+__all__ = ["AP_RADIUS", "collapsed", "extendedness", "fit_centroids", "known_flags", "measure"]
+
+AP_RADIUS = 12.0
+STAMP, LARGE_STAMP = 25, 81  # px: for moments of sources, and of those with a large footprint (trails)
+MAX_DIPOLE_AREA = 1200  # px
+AT_ONCE = 4096  # sources whose smoothed stamps are held
+MAX_MOVE = 3.0  # px from the peak
+
+
+def measure(
+    difference: Exposure, science: Exposure, template: Exposure, found: Detections, footprints: bool = True,
+    template_unit: float = 1.0,
+) -> pd.DataFrame:  # fmt: skip
+    """Measure every detection.
+
+    Parameters
+    ----------
+    difference, science, template
+        The three images; `template_unit` times the template is in the units of the other two.
+    found
+        The detections.
+    footprints
+        Whether to set the flags of footprints.
+
+    Returns
+    -------
+    table : `pandas.DataFrame`
+        Raw measurements in pixels and instrument units: x, y and errors, instrumental fluxes, moments, trail, dipole,
+        science and template fluxes, flags, ``significance``, ``bboxSize``.
+    """
+    psf = difference.psf
+    assert psf is not None
+    frame = _placed(difference, psf, found)
+    frame = pd.concat([frame, _dipoles(frame, difference, science, template, template_unit)], axis=1)
+    _at_dipoles(frame)
+    fwhm = fwhm_of(psf.moments_at(frame.x, frame.y)) if len(frame) else np.zeros(0)
+    frame = frame[~collapsed(frame, fwhm)].reset_index(drop=True)
+    edges = frame[["bboxX", "bboxY", "bboxWidth", "bboxHeight"]].to_numpy(np.int64)
+    x, y = (frame[c].to_numpy(np.float64) - o for c, o in zip("xy", difference.origin, strict=True))
+    frame["bboxSize"] = footprint_edges(edges, x, y) if len(frame) else np.zeros(0, np.int64)
+    _fluxes(frame, difference, science, template)
+    _shapes(frame, difference, psf)
+    if footprints:
+        _pixel_flags(frame, difference, found.labels)
+    return frame.drop(columns=["label", "bboxX", "bboxY"])
+
+
+def _placed(difference: Exposure, psf: Psf, found: Detections) -> pd.DataFrame:
+    """Return the table with what is known before anything is measured but the centroids."""
+    x0, y0 = difference.origin
+    px, py = (found.x + x0).astype(np.float64), (found.y + y0).astype(np.float64)
+    x, y, centroid = fit_centroids(difference, psf, px, py)
+    return pd.DataFrame(
+        {
+            "x": np.where(found.is_sky, px, x), "y": np.where(found.is_sky, py, y), "xErr": centroid[:, 0],
+            "yErr": centroid[:, 1], "x_y_Cov": centroid[:, 2], "centroid_flag": centroid[:, 3] > 0,
+            "significance": np.abs(found.significance), "peakSign": np.where(found.significance < 0, -1.0, 1.0),
+            "isNegative": ~found.has_positive, "sky_source": found.is_sky, "label": found.label,
+            "bboxX": found.boxes[:, 0], "bboxY": found.boxes[:, 1], "bboxWidth": found.boxes[:, 2],
+            "bboxHeight": found.boxes[:, 3], "footprintArea": found.area,
+        }
+    )  # fmt: skip
+
+
+def _at_dipoles(frame: pd.DataFrame) -> None:
+    """Put dipoles between their lobes: that is where the source is. They have a positive part."""
+    is_dipole = frame.isDipole.to_numpy(bool)
+    for name in ("x", "y", "xErr", "yErr"):
+        frame[name] = np.where(is_dipole, frame[f"dipole_{name}"], frame[name])
+    frame["x_y_Cov"] = np.where(is_dipole, 0.0, frame.x_y_Cov)
+    frame["centroid_flag"] &= ~is_dipole
+    frame["isNegative"] &= ~is_dipole
+
+
+def collapsed(frame: pd.DataFrame, fwhm: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which rows have a centroid within half a FWHM of that of a more significant one: one source, two peaks."""
+    drop = np.zeros(len(frame), np.bool_)
+    if len(frame) < 2:
+        return drop
+    pairs = cKDTree(frame[["x", "y"]].to_numpy(np.float64)).query_pairs(
+        0.5 * float(np.nanmedian(fwhm)), output_type="ndarray"
+    )
+    rank = np.lexsort((frame.x, frame.y, -frame.significance.to_numpy()))
+    place = np.empty(len(frame), np.int64)
+    place[rank] = np.arange(len(frame))
+    drop[np.where(place[pairs[:, 0]] > place[pairs[:, 1]], pairs[:, 0], pairs[:, 1])] = True
+    return drop
+
+
+def _crop(stamps: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    low = (stamps.shape[-1] - side) // 2
+    return stamps[:, low : low + side, low : low + side] if low > 0 else stamps
+
+
+def fit_centroids(
+    difference: Exposure, psf: Psf, px: NDArray[np.float64], py: NDArray[np.float64], side: int = 15
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Fit flux and position with the PSF (linear in flux, dx, dy; iterated).
+
+    Returns
+    -------
+    x, y
+        Frame positions; those that were given where the fit left them.
+    info
+        (N, 4): xErr, yErr, their covariance, 1 where the fit failed.
+    """
+    n = px.size
+    x, y = px.copy(), py.copy()
+    info = np.zeros((n, 4))
+    if n == 0:
+        return x, y, info
+    side = min(side, psf.size)
+    cx, cy = px.astype(np.int64), py.astype(np.int64)
+    data, var = (a.astype(float) for a in Planes.of(difference, "BAD", "CR").stamps(cx, cy, side))
+    var[np.isinf(var)] = 0
+    inverse = np.zeros((n, 3, 3))
+    basis = np.zeros((n, 3, side, side))
+    for _ in range(6):
+        stamps = _crop(psf_at_fixed_pixel(psf, x, y, cx, cy), side).astype(np.float64)
+        gy, gx = np.gradient(stamps, axis=(1, 2))
+        basis = np.stack([stamps, -gx, -gy], axis=1) * (var > 0)[:, None]
+        normal = np.einsum("nkij,nlij->nkl", basis, basis)
+        normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(3) + 1e-30 * np.eye(3)
+        inverse = np.linalg.inv(normal)
+        solution = np.einsum("nkl,nl->nk", inverse, np.einsum("nkij,nij->nk", basis, data))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            step = np.clip(np.nan_to_num(solution[:, 1:] / solution[:, :1]), -0.7, 0.7)
+        x, y = (
+            np.clip(x + step[:, 0], px - MAX_MOVE, px + MAX_MOVE),
+            np.clip(y + step[:, 1], py - MAX_MOVE, py + MAX_MOVE),
+        )
+    covariance = np.einsum("nkl,nlm,npm->nkp", inverse, np.einsum("nkij,nij,nlij->nkl", basis, var, basis), inverse)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        square = solution[:, 0] ** 2
+        info[:, 0], info[:, 1] = np.sqrt(covariance[:, 1, 1] / square), np.sqrt(covariance[:, 2, 2] / square)
+        info[:, 2] = covariance[:, 1, 2] / square
+    lost = (np.hypot(x - px, y - py) >= MAX_MOVE) | ~np.isfinite(info[:, 0])
+    x[lost], y[lost] = px[lost], py[lost]
+    info[lost, :3], info[lost, 3] = np.nan, 1.0
+    return x, y, info
+
+
+def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure) -> None:
+    """PSF and aperture fluxes on the difference; forced PSF fluxes on science and template."""
+    for exposure, prefix in ((difference, "psfFlux"), (science, "forced_PsfFlux"), (template, "template")):
+        assert exposure.psf is not None
+        bad = ~exposure.good() if exposure is not difference else ~exposure.good("CR")
+        table = forced_psf_photometry(
+            exposure.image, exposure.variance, exposure.psf, frame.x, frame.y, origin=exposure.origin, bad=bad
+        )
+        name = {"psfFlux": "psf", "forced_PsfFlux": "science", "template": "template"}[prefix]
+        frame[f"{name}InstFlux"], frame[f"{name}InstFluxErr"] = table.instFlux, table.instFluxErr
+        if exposure is difference:
+            frame["psfChi2"], frame["psfNdata"] = table.chi2, table.npixels
+            frame["psfLnL"] = -0.5 * table.chi2
+        if prefix != "template":
+            frame[f"{prefix}_flag"] = table.flag
+            frame[f"{prefix}_flag_edge"] = table.flag_edge
+            frame[f"{prefix}_flag_noGoodPixels"] = table.flag_noGoodPixels
+    _apertures(frame, difference)
+
+
+def _apertures(frame: pd.DataFrame, difference: Exposure) -> None:
+    bad = ~difference.good()
+    image = np.where(bad, 0, difference.image).astype(np.float32)
+    variance = np.where(bad, 0, difference.variance).astype(np.float32)
+    x = frame.x.to_numpy(np.float64) - difference.origin[0]
+    y = frame.y.to_numpy(np.float64) - difference.origin[1]
+    if len(frame) == 0:
+        flux = error = np.zeros(0)
+    else:
+        flux, error, _ = sep.sum_circle(image, x, y, AP_RADIUS, var=variance, subpix=5)
+    frame["apInstFlux"], frame["apInstFluxErr"] = flux, error
+    inside = (x > AP_RADIUS) & (y > AP_RADIUS)
+    inside &= (x < difference.width - 1 - AP_RADIUS) & (y < difference.height - 1 - AP_RADIUS)
+    frame["apFlux_flag_apertureTruncated"] = ~inside
+    frame["apFlux_flag"] = ~inside | ~np.isfinite(flux)
+
+
+def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf) -> None:
+    """Adaptive moments of source and PSF, extendedness, and the trail that the moments tell (Veres et al. 2012)."""
+    x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
+    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    model = psf.moments_at(x, y) if len(x) else np.zeros((0, 3))
+    image, sign = np.nan_to_num(difference.image), frame.peakSign.to_numpy(np.float64)
+    own = np.full((len(x), 3), np.nan)
+    large = frame.bboxSize.to_numpy() > STAMP - 4
+    for which, side in ((~large, STAMP), (large, LARGE_STAMP)):
+        rows = np.flatnonzero(which)
+        stamps = gather(image, ix[rows] - difference.origin[0], iy[rows] - difference.origin[1], side, 0.0)
+        own[rows] = adaptive_moments(stamps * sign[rows, None, None], x[rows] - ix[rows], y[rows] - iy[rows])
+    failed = ~np.isfinite(own[:, 0])
+    shape = np.where(failed[:, None], model, own)
+    for k, name in enumerate(("xx", "yy", "xy")):
+        frame[f"i{name}"], frame[f"i{name}PSF"] = np.where(failed, np.nan, own[:, k]), model[:, k]
+    frame["shape_flag"] = failed
+    frame["shape_flag_no_pixels"] = frame["shape_flag_not_contained"] = frame["shape_flag_parent_source"] = False
+    frame["extendedness"] = extendedness(own, model)
+    measure_trails(frame, difference, shape, failed)
+
+
+def extendedness(own: NDArray[np.float64], model: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1 - exp(-chi^2 / 2), chi = (T - T_psf) / sqrt(T_psf), of moments (N, 3); NaN where there are none."""
+    size, size_psf = own[:, 0] + own[:, 1], model[:, 0] + model[:, 1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        chi = np.maximum(size - size_psf, 0) / np.sqrt(size_psf)
+    return np.asarray(1 - np.exp(-0.5 * chi**2))
+
+
+def _dipoles(
+    frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure, unit: float
+) -> pd.DataFrame:
+    """Fit two lobes where a peak of the other sign lies within 2 FWHM; large footprints are no dipoles."""
+    x, y, sign = (frame[c].to_numpy(np.float64) for c in ("x", "y", "peakSign"))
+    other = np.zeros((0, 2))
+    if len(frame):
+        assert difference.psf is not None
+        fwhm = float(np.median(fwhm_of(difference.psf.moments_at(x, y))))
+        other = _opposite_peak(difference, x, y, sign, fwhm)
+    rows = np.flatnonzero(np.isfinite(other[:, 0]) & (frame.footprintArea.to_numpy() <= MAX_DIPOLE_AREA))
+    own, far, up = np.column_stack([x, y])[rows], other[rows], sign[rows, None] > 0
+    plus, minus = np.where(up, own, far), np.where(up, far, own)
+    return measure_dipoles(
+        len(frame), difference, science, template, unit, (plus[:, 0], plus[:, 1]), (minus[:, 0], minus[:, 1]), rows
+    )
+
+
+def _opposite_peak(
+    difference: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], sign: NDArray[np.float64], fwhm: float
+) -> NDArray[np.float64]:
+    """Return frame positions of the strongest smoothed pixel of opposite sign within 2 FWHM, NaN if below 3 sigma."""
+    side = int(4 * fwhm) | 1
+    g = np.arange(side) - side // 2
+    far = np.hypot(g[:, None], g[None, :]) > 2 * fwhm
+    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    out = np.empty((len(x), 2))
+    for first in range(0, len(x), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        stamps = -sign[part, None, None] * _smoothed_stamps(difference, ix[part], iy[part], side, fwhm / 2.3548)
+        stamps[:, far] = 0
+        flat = stamps.reshape(len(stamps), -1)
+        best = flat.argmax(1)
+        out[part] = np.stack([ix[part] + best % side - side // 2, iy[part] + best // side - side // 2], axis=1)
+        out[part][flat[np.arange(len(flat)), best] < 3.0] = np.nan
+    return out
+
+
+def _smoothed_stamps(
+    difference: Exposure, ix: NDArray[np.int64], iy: NDArray[np.int64], side: int, sigma: float
+) -> NDArray[np.float32]:
+    """Return stamps (N, side, side) of the difference smoothed by a Gaussian, over its noise."""
+    import cv2
+
+    sigma = max(sigma, 0.8)
+    margin = int(4 * sigma) + 2  # the stamps lie below each other in one image: so far the Gaussian reaches
+    wide = side + 2 * margin
+    image = Planes.of(difference, "CR", "BAD").stamps(ix, iy, wide)[0]
+    smooth = cv2.GaussianBlur(image.reshape(-1, wide), (0, 0), sigma).reshape(image.shape)
+    variance = gather(difference.variance, ix - difference.origin[0], iy - difference.origin[1], side, 1.0)
+    noise = np.sqrt(np.nan_to_num(variance, nan=1.0) / (4 * np.pi * sigma**2))
+    return np.asarray(smooth[:, margin : margin + side, margin : margin + side] / noise, np.float32)
+
+
+def _pixel_flags(frame: pd.DataFrame, difference: Exposure, labels: NDArray[np.int32]) -> None:
+    """Per plane: any pixel of the footprint, any and all of the 3x3 around the centroid."""
+    x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
+    ix = np.floor(x + 0.5).astype(np.int64) - difference.origin[0]
+    iy = np.floor(y + 0.5).astype(np.int64) - difference.origin[1]
+    centre = gather(difference.mask, ix, iy, 3, 0)
+    off = ~difference.contains(x, y)
+    per_label = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.int64)
+    inside = labels > 0
+    np.bitwise_or.at(per_label, labels[inside], difference.mask[inside].astype(np.int64))
+    union = per_label[frame.label.to_numpy()] if len(frame) else np.zeros(0, np.int64)
+    frame["pixelFlags"] = ~np.isfinite(x)
+    frame["pixelFlags_offimage"] = off
+    for name, plane in PIXEL_FLAGS.items():
+        bit = plane_bits([plane])
+        set_here = (centre & bit) != 0
+        frame[f"pixelFlags_{name}"] = (union & bit) != 0
+        frame[f"pixelFlags_{name}Center"] = set_here.any(axis=(1, 2))
+        frame[f"pixelFlags_{name}CenterAll"] = set_here.all(axis=(1, 2))
+    for name in ("edge", "edgeCenter", "edgeCenterAll"):
+        frame[f"pixelFlags_{name}"] |= off
+
+
+def known_flags() -> set[str]:
+    """Return the names of all flag columns that `measure` makes."""
+    planes = {f"pixelFlags_{name}{where}" for name in PIXEL_FLAGS for where in ("", "Center", "CenterAll")}
+    others = {
+        "pixelFlags", "pixelFlags_offimage", "centroid_flag", "apFlux_flag", "apFlux_flag_apertureTruncated",
+        "psfFlux_flag", "psfFlux_flag_edge", "psfFlux_flag_noGoodPixels", "forced_PsfFlux_flag",
+        "forced_PsfFlux_flag_edge", "forced_PsfFlux_flag_noGoodPixels", "shape_flag", "trail_flag",
+        "trail_flag_off_image", "trail_flag_edge", "trail_flag_suspect_long_trail", "isDipole",
+        "isNegative", "sky_source",
+    }  # fmt: skip
+    return planes | others

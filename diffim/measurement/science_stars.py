@@ -1,0 +1,56 @@
+"""Sources of an image that may be kernel stars, where none (or too few) were given with it."""
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from diffim.detection.peaks import detect, significance
+from diffim.measurement.measure import extendedness, fit_centroids
+from exposure import Exposure
+from exposure.mask import plane_bits
+from exposure.photometry import forced_psf_photometry
+from exposure.psf import fwhm_of
+from exposure.stamps import adaptive_moments, gather
+
+__all__ = ["detect_kernel_sources"]
+
+THRESHOLD = 10.0  # sigma
+STAMP = 25
+POINT = 0.5  # extendedness of a star is less
+SPOILING = ("BAD", "SAT", "NO_DATA", "CR", "EDGE")
+
+
+def detect_kernel_sources(science: Exposure, threshold: float = THRESHOLD) -> pd.DataFrame:
+    """Detect point sources with the PSF of an image.
+
+    Returns
+    -------
+    sources : `pandas.DataFrame`
+        x, y (frame px), snr, psfFlux, star, isolated, flagged; brightest first.
+    """
+    assert science.psf is not None
+    good = science.good("BAD", "SAT", "CR")
+    found = detect(significance(science.image, science.variance, good, science.psf, science.origin), threshold)
+    up = found.significance > 0
+    px, py = (a[up].astype(np.float64) + o for a, o in zip((found.x, found.y), science.origin, strict=True))
+    x, y, info = fit_centroids(science, science.psf, px, py)
+    flux = forced_psf_photometry(
+        science.image, science.variance, science.psf, x, y, origin=science.origin, bad=~science.good("CR")
+    )
+    frame = pd.DataFrame({"x": x, "y": y, "psfFlux": flux.instFlux.to_numpy(np.float64)})
+    frame["snr"] = frame.psfFlux / flux.instFluxErr.to_numpy(np.float64)
+    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    at = ix - science.origin[0], iy - science.origin[1]
+    model = science.psf.moments_at(x, y) if len(x) else np.zeros((0, 3))
+    own = adaptive_moments(np.nan_to_num(gather(science.image, *at, STAMP, 0.0)), x - ix, y - iy)
+    frame["star"] = extendedness(own, model) < POINT  # NaN is no star
+    near = gather(science.mask, *at, 2 * STAMP // 5 + 1, plane_bits(SPOILING))
+    frame["flagged"] = ((near & plane_bits(SPOILING)) != 0).any(axis=(1, 2)) | (info[:, 3] > 0)
+    frame["isolated"] = True
+    if len(x) > 1:
+        reach = 3 * float(np.median(fwhm_of(model)))
+        places = np.column_stack([x, y])
+        frame["isolated"] = np.asarray(cKDTree(places).query(places, k=2)[0])[:, 1] > reach
+    able = np.isfinite(frame.snr.to_numpy()) & (frame.snr.to_numpy() > 0)
+    chosen: pd.DataFrame = frame[able].sort_values(["psfFlux", "x"], ascending=[False, True], ignore_index=True)
+    return chosen

@@ -1,0 +1,233 @@
+"""Pictures of one subtraction: people tune subtractions by looking."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffim.matching.kernel_fit import KernelFit
+from diffim.pictures.masks import binned_kinds, legend_handles, painted
+from exposure import Exposure, GridPsf
+from tasks.reprs import short_repr
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Subject", "draw_subtraction"]
+
+SHOWN = 1024  # dots of a picture's longer side
+KERNELS = 7  # of the mosaic, along each axis
+RELIABLE = 0.5  # sources below are drawn with thin lines
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is drawn: the difference with its sources, the image, the matched template, the kernel's fit; title numbers."""
+
+    difference: Exposure
+    science: Exposure | None = None
+    matched: NDArray[np.float32] | None = None
+    fit: KernelFit | None = None
+    sources: "pd.DataFrame | None" = None
+    convolved: str = ""
+
+    __repr__ = short_repr
+
+
+def draw_subtraction(made: Subject, folder: Path) -> list[Path]:
+    """Write the pictures that can be made of what is there; returns their paths.
+
+    ``difference.png`` (the image with its sources), ``noise.png`` (histogram, correlation and power), ``psf.png``,
+    ``kernel.png`` (mosaic and shifts), ``stars.png`` (image, matched, residual of kernel stars), ``sources.png`` (image,
+    matched, difference of the sources), ``dipoles.png``. Masked pixels have colours of their own.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from diffim.pictures.stamps import draw_dipoles, draw_sources, draw_stars
+
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = {"difference": _image, "noise": _noise, "psf": _psf}
+    if made.fit is not None:
+        todo["kernel"] = _kernel
+        if made.science is not None and made.matched is not None:
+            todo["stars"] = draw_stars
+    if made.sources is not None and len(made.sources):
+        todo["sources"] = draw_sources
+        if made.sources.isDipole.any():
+            todo["dipoles"] = draw_dipoles
+    out = []
+    for name, draw in todo.items():
+        out.append(folder / f"{name}.png")
+        draw(plt, made, out[-1])
+    return out
+
+
+def _significance(made: Subject) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    d = made.difference
+    good = d.good("BAD", "SAT", "CR", "SAT_TEMPLATE", "SUSPECT")
+    return np.where(good, d.image / np.sqrt(np.where(good, d.variance, 1)), np.nan).astype(np.float32), good
+
+
+def _binned(z: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+    """Return the significance of blocks of `step` x `step` pixels; NaN where none of them is good."""
+    if step == 1:
+        return z
+    height, width = (n // step * step for n in z.shape)
+    blocks = z[:height, :width].reshape(height // step, step, width // step, step)
+    known = np.isfinite(blocks).sum((1, 3))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(blocks, axis=(1, 3)) / np.sqrt(np.where(known > 0, known, np.nan)), np.float32)
+
+
+def _image(plt: Any, made: Subject, path: Path) -> None:
+    z, _ = _significance(made)
+    step = -(-max(z.shape) // SHOWN)
+    figure, axes = plt.subplots(figsize=(11, 11), layout="constrained")
+    small = _binned(z, step)
+    kinds = binned_kinds(made.difference.mask, step)
+    kinds = np.where((kinds < 0) & ~np.isfinite(small), np.int8(0), kinds)
+    x0, y0 = made.difference.origin
+    extent = (x0 - 0.5, x0 + small.shape[1] * step - 0.5, y0 - 0.5, y0 + small.shape[0] * step - 0.5)
+    shown = axes.imshow(small, origin="lower", cmap="gray", vmin=-5, vmax=5, interpolation="nearest", extent=extent)
+    axes.imshow(painted(kinds), origin="lower", interpolation="nearest", extent=extent)
+    figure.colorbar(shown, label="difference / sigma" + (f" of {step} x {step} px" if step > 1 else ""), shrink=0.7)
+    handles = _marked(axes, made.sources) + legend_handles(kinds)
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    title = made.convolved or "difference / sigma"
+    if made.fit is not None:
+        f = made.fit
+        title += f", {f.n_used} kernel stars of order {f.kernel.kernel_order}, held-out residual / sigma {f.residual_rms:.2f}"
+    axes.set(xlabel="x (px)", ylabel="y (px)", title=title)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _marked(axes: Any, sources: "pd.DataFrame | None") -> list[Any]:
+    """Circle the sources, those that are not reliable with thin lines; returns what the legend is to name."""
+    if sources is None or not len(sources):
+        return []
+    sure = np.ones(len(sources), bool)
+    if "reliability" in sources:
+        sure = (sources.reliability >= RELIABLE).to_numpy(bool)
+    fainter = sources.isNegative.to_numpy(bool)
+    handles = []
+    for chosen, colour, name, width in (
+        (~fainter & sure, "gold", "new or brighter", 1.8), (fainter & sure, "deepskyblue", "fainter or gone", 1.8),
+        (~fainter & ~sure, "gold", f"brighter, reliability < {RELIABLE}", 0.7),
+        (fainter & ~sure, "deepskyblue", f"fainter, reliability < {RELIABLE}", 0.7),
+    ):  # fmt: skip
+        if chosen.any():
+            handles += axes.plot(
+                sources.x[chosen], sources.y[chosen], "o", mfc="none", mec=colour, ms=11, mew=width,
+                label=f"{name}: {int(chosen.sum())}",
+            )  # fmt: skip
+    return handles
+
+
+def _noise(plt: Any, made: Subject, path: Path) -> None:
+    z, good = _significance(made)
+    values = z[good]
+    values = values[:: max(1, values.size // 2_000_000)]
+    figure, (left, right, far) = plt.subplots(1, 3, figsize=(16, 4.5), layout="constrained")
+    edges = np.linspace(-6, 6, 121)
+    left.hist(
+        values,
+        edges,
+        histtype="step",
+        density=True,
+        label=f"pixels, std {values[np.abs(values) < 4].std():.3f} inside 4",
+    )
+    left.plot(edges, np.exp(-0.5 * edges**2) / np.sqrt(2 * np.pi), label="unit Gaussian")
+    left.set(yscale="log", ylim=(1e-6, 1), xlabel="difference / sigma", ylabel="density", title="noise against its map")
+    left.legend()
+    calm = np.where(good & (np.abs(np.nan_to_num(z, nan=9)) < 4), z, 0).astype(np.float32)
+    lags = np.arange(1, 11)
+    power = float((calm**2).mean())
+    along = [
+        [float((calm[:, k:] * calm[:, :-k]).mean()) / power, float((calm[k:] * calm[:-k]).mean()) / power] for k in lags
+    ]
+    right.plot(lags, np.array(along)[:, 0], "o-", label="along x")
+    right.plot(lags, np.array(along)[:, 1], "s-", label="along y")
+    right.axhline(0, color="gray", lw=0.8)
+    reach = max(0.02, 1.2 * float(np.abs(along).max()))  # what is within the error of its measurement is not blown up
+    right.set(xlabel="lag (px)", ylabel="correlation", title="correlation of the noise", ylim=(-reach, reach))
+    right.legend()
+    side = min(256, *calm.shape)
+    blocks = [
+        calm[y : y + side, x : x + side]
+        for y in range(0, calm.shape[0] - side + 1, side)
+        for x in range(0, calm.shape[1] - side + 1, side)
+    ][:64]
+    spectrum = np.mean([np.abs(np.fft.fft2(b)) ** 2 for b in blocks], axis=0) / (side**2 * power)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
+    ring = np.minimum((frequency * side).astype(int), side // 2).ravel()
+    radial = np.bincount(ring, spectrum.ravel()) / np.maximum(np.bincount(ring), 1)
+    far.plot(np.arange(1, radial.size) / side, radial[1:])
+    far.axhline(1, color="gray", lw=0.8)
+    far.set(
+        ylim=(0, max(2.0, 1.05 * float(radial[1:].max()))),
+        xlabel="frequency (1/px)",
+        ylabel="power / white noise",
+        title="power spectrum of the noise",
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _psf(plt: Any, made: Subject, path: Path) -> None:
+    psf = made.difference.psf
+    assert isinstance(psf, GridPsf)
+    from matplotlib.colors import SymLogNorm
+
+    figure, axes = plt.subplots(psf.ny, psf.nx, figsize=(9.6, 9), layout="constrained", squeeze=False)
+    peak = float(psf.cube.max())
+    scale = SymLogNorm(1e-3, vmin=-1e-2, vmax=1.0)
+    for k, stamp in enumerate(psf.cube):
+        cell = axes[psf.ny - 1 - k // psf.nx][k % psf.nx]
+        shown = cell.imshow(stamp / peak, origin="lower", cmap="magma", norm=scale)
+        cell.set(xticks=[], yticks=[])
+    figure.colorbar(shown, ax=axes, label="value / peak (linear below 0.001)", shrink=0.7)
+    sums = psf.cube.sum((1, 2))
+    figure.suptitle(f"PSF of the difference over the image; sums {sums.min():.3f} to {sums.max():.3f}")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _kernel(plt: Any, made: Subject, path: Path) -> None:
+    """Mosaic of the kernel over the image, and the shift that it makes up for."""
+    from matplotlib.colors import SymLogNorm
+
+    assert made.fit is not None
+    kernel = made.fit.kernel
+    x0, y0, width, height = kernel.box
+    at = (np.arange(KERNELS) + 0.5) / KERNELS
+    gx, gy = (g.ravel() for g in np.meshgrid(x0 + at * width, y0 + at * height))
+    stamps = kernel.kernels_at(gx, gy)
+    side = kernel.size
+    mosaic = stamps.reshape(KERNELS, KERNELS, side, side).transpose(0, 2, 1, 3).reshape(KERNELS * side, -1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14.5, 6.8), layout="constrained")
+    scale = float(np.abs(stamps).max())
+    shown = left.imshow(mosaic / scale, origin="lower", cmap="RdBu_r", norm=SymLogNorm(1e-2, vmin=-1, vmax=1))
+    for line in np.arange(1, KERNELS) * side - 0.5:
+        left.axhline(line, color="0.75", lw=0.7)
+        left.axvline(line, color="0.75", lw=0.7)
+    figure.colorbar(shown, ax=left, label="value / largest (linear below 0.01)", shrink=0.85)
+    left.set(xticks=[], yticks=[], title=f"kernel over the image, {side} x {side} px, sum {kernel.kernel_sum:.4f}")
+    g = np.arange(side) - side // 2
+    total = stamps.sum((1, 2))
+    mean_x, mean_y = (stamps.sum(1) * g).sum(1) / total, (stamps.sum(2) * g).sum(1) / total
+    arrows = right.quiver(gx, gy, mean_x, mean_y, pivot="mid", width=0.004)
+    longest = max(float(np.hypot(mean_x, mean_y).max()), 1e-6)
+    right.quiverkey(arrows, 0.82, 1.025, longest, f"{longest:.3g} px", labelpos="E")
+    right.set(
+        xlabel="x (px)", ylabel="y (px)", aspect="equal", xlim=(x0, x0 + width), ylim=(y0, y0 + height),
+    )  # fmt: skip
+    right.set_title("shift that the kernel makes up for", loc="left")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

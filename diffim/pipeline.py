@@ -1,0 +1,292 @@
+"""The way of a pair: prepare, register, subtract; then detect and measure. What the task and the command line share.
+
+Nothing here knows the framework of tasks: options are read from any object that has them (`diffim.options`), numbers
+go to `Differencing.put`.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from diffim import preparation as prepare
+from diffim.detection.cosmic_rays import find_cosmic_rays
+from diffim.errors import BadSubtraction, InsufficientKernelSources, NoPsf, NoTemplateCoverage
+from diffim.matching import registration
+from diffim.matching.kernel_fit import KernelFit
+from diffim.matching.kernel_solution import MAX_CONDITION
+from diffim.subtraction import match_and_subtract as matching
+from diffim.subtraction.difference_background import subtract_difference_sky
+from diffim.subtraction.variance_scale import scale_variance
+from exposure import Exposure
+from exposure.flagging.missing import note_missing, refuse_missing
+from exposure.stars import Stars
+from exposure.threads import in_threads
+from tasks.errors import CallerError
+from tasks.ids import IdFactory, IdGenerator
+from tasks.reprs import short_repr
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Differenced", "Differencing"]
+
+REGISTRATION_STARS = 250
+LARGEST_MOTION = 0.9  # px between template and image that a star's stamp is moved by
+NOT_SKY = ("BAD", "EDGE", "SAT", "SUSPECT", "CR")
+
+
+@dataclass
+class Differenced:
+    """What a pair became; the names are those of the published task's result."""
+
+    subtractedExposure: Exposure | None
+    warpedExposure: Exposure
+    selectSources: "pd.DataFrame | Stars"
+    scoreExposure: Exposure | None = None
+    matchedExposure: NDArray[np.float32] | None = None
+    subtractRes: KernelFit | None = None
+    diaSources: "pd.DataFrame | None" = None
+    spatiallySampledMetrics: "pd.DataFrame | None" = None
+
+    __repr__ = short_repr
+
+
+def _with_motions(stars: Stars, rows: NDArray[np.int64], motion: NDArray[np.float64]) -> Stars:
+    """Note the motions of the stars in `rows`; those of more than `LARGEST_MOTION` are flagged instead."""
+    far = np.abs(motion).max(1) > LARGEST_MOTION
+    flagged, motions = stars.flagged.copy(), np.zeros((len(stars), 2))
+    flagged[rows[far]] = True
+    motions[rows[~far]] = motion[~far]
+    return replace(stars, flagged=flagged, motion=motions)
+
+
+@dataclass
+class Differencing:
+    """One pair on its way.
+
+    Parameters
+    ----------
+    options
+        Object with the options as attributes.
+    report
+        Called with each number that the steps find, ``(key, value)``.
+    timed
+        Context manager around each step, called with its name.
+    registered
+        The pixels of the two are said to lie on each other: their WCS are not looked at.
+    """
+
+    options: Any
+    report: Callable[[str, Any], None] = lambda key, value: None
+    timed: Callable[[str], AbstractContextManager[Any]] = nullcontext
+    log: Any = field(default_factory=lambda: logging.getLogger("alertprod.diffim"))
+    known_fit: KernelFit | None = None
+    registered: bool = False
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def put(self, key: str, value: Any) -> None:
+        """Note a number."""
+        self.numbers[key] = value
+        self.report(key, value)
+
+    def run(
+        self, exposure: Exposure, template: Exposure, sources: "pd.DataFrame | Stars | None" = None,
+        ids: IdFactory | IdGenerator | None = None, difference: Exposure | None = None,
+    ) -> Differenced:  # fmt: skip
+        """Subtract, detect, measure; see `diffim.task.ImageDifferenceTask.run`."""
+        if sources is None and self.options.allowKernelSourceDetection:
+            sources = self._own_sources(exposure)
+        if sources is None:
+            raise CallerError("no sources to take kernel stars from: characterise the exposure first")
+        stars = Stars.of(sources)
+        result = Differenced(difference, template, sources)
+        # threads of the BLAS use up a core while they wait for work: ours are enough
+        with self.timed("subtract"), threadpool_limits(limits=1, user_api="blas"):
+            prepare.check_match(exposure, template, self.registered)
+            refuse_missing(exposure)
+            note_missing(template)
+            self._check_psfs(exposure, template)
+            self.check_coverage(prepare.coverage(template, exposure))
+            self._prepare(exposure, template)
+            if self.options.doUseRegister and self.options.doSubtract:
+                template, stars = self._register(exposure, template, stars)
+                result.warpedExposure = template
+            if self.options.doSubtract:
+                self._subtract(exposure, template, stars, result)
+        if self.options.doDetection:
+            from diffim.detect_and_measure import detect_and_measure  # a subtraction alone does not load what it needs
+
+            if result.subtractedExposure is None:
+                raise CallerError("doSubtract is off and no difference was given")
+            detect_and_measure(self, exposure, template, result, ids)
+        return result
+
+    def check_coverage(self, fraction: float) -> None:
+        """Raise `NoTemplateCoverage` where the template covers too little."""
+        self.put("templateCoveragePercent", 100 * fraction)
+        if fraction < self.options.requiredTemplateFraction:
+            raise NoTemplateCoverage(
+                f"the template covers {100 * fraction:.1f} % of the image, need "
+                f"{100 * self.options.requiredTemplateFraction:.1f} %"
+            )
+
+    def _check_psfs(self, science: Exposure, template: Exposure) -> None:
+        """Note the PSF sizes; where one is defined nowhere there is nothing to match."""
+        for key, e in (("sciencePsfSize", science), ("templatePsfSize", template)):
+            if e.psf is None:
+                raise CallerError(f"the {key[:-7]} exposure has no PSF", visit=science.key[0], detector=science.key[1])
+            fwhm = matching.psf_fwhm(e.psf, e.bbox)
+            if not np.isfinite(fwhm):
+                raise NoPsf(f"the PSF of the {key[:-7]} image is defined nowhere on it")
+            self.put(key, fwhm)
+
+    def _prepare(self, science: Exposure, template: Exposure) -> None:
+        if self.options.doScaleTemplateVariance:
+            self.put("scaleTemplateVarianceFactor", scale_variance(template))
+        if self.options.doScaleVariance:
+            factors = in_threads(scale_variance, (template, science))
+            self.put("scaleTemplateVarianceFactor", factors[0])
+            self.put("scaleScienceVarianceFactor", factors[1])
+        prepare.prepare_masks(science, template)  # after the scaling, which leaves out what was detected
+        if self.options.doFindCosmicRays:
+            self.mark_cosmic_rays(science, template, "scienceCosmicRays")
+
+    def mark_cosmic_rays(self, image: Exposure, template: Exposure, key: str) -> None:
+        """Set CR where an image is sharper than its PSF and than the template."""
+        assert image.psf is not None
+        good = image.good("SAT", "BAD", "CR", "SUSPECT")
+        rays = find_cosmic_rays(
+            image.image, image.variance, good, image.psf, template.cutout(*image.bbox).image,
+            prepare.flux_unit_ratio(image, template),
+        )  # fmt: skip
+        image.set_plane("CR", rays)
+        self.put(key, int(np.count_nonzero(rays)))
+
+    def _register(self, science: Exposure, template: Exposure, stars: Stars) -> tuple[Exposure, Stars]:
+        """Return the template, resampled where its stars do not lie where those of the image do, and the stars.
+
+        Those that moved by themselves have their motion noted, so that they do not pull the kernel along; those that
+        moved far are flagged.
+        """
+        bright = np.flatnonzero((stars.snr > 20) & ~stars.flagged & stars.isolated)[:REGISTRATION_STARS]
+        shifts = registration.displacement_at_stars(
+            science, template, stars.take(bright), self.numbers["sciencePsfSize"]
+        )
+        if shifts.x.size < 3:
+            self.log.warning("Only %d stars to check the registration with: it is taken as it is.", shifts.x.size)
+            return template, stars
+        found, motion = registration.register_stars(shifts, science.bbox)
+        self.put("nMovedStars", int(motion.any(1).sum()))
+        if motion.any():
+            stars = _with_motions(stars, bright[shifts.row], motion)
+        self.put("registrationShift", found.rms)
+        self.put("registrationScatter", found.scatter)
+        self.put("registrationOrder", found.order)
+        if found.rms < self.options.registerMinShift:
+            return template, stars
+        return registration.resampled(template, found), stars
+
+    def _own_sources(self, science: Exposure) -> "pd.DataFrame":
+        from diffim.measurement.science_stars import detect_kernel_sources
+
+        found = detect_kernel_sources(science)
+        self.put("nKernelSourcesDetected", len(found))
+        return found
+
+    def _match(self, science: Exposure, template: Exposure, given: Stars) -> matching.Matched:
+        """Match and subtract; where the stars do not suffice, with stars found here, if that is allowed."""
+        o = self.options
+
+        def match(stars: Stars) -> matching.Matched:
+            if o.subtractAlgorithm == "ZOGY":
+                return matching.match_and_subtract_proper(science, template, stars)
+            return matching.match_and_subtract(
+                science, template, stars, mode=o.mode, kernel_size=o.kernelSize, kernel_order=o.spatialKernelOrder,
+                background_order=o.spatialBgOrder, decorrelate=o.doDecorrelation, min_stars=o.minKernelSources,
+                max_stars=o.maxKernelSources, known=self.known_fit, subtract_background=o.doSubtractBackground,
+                want_matched=o.doWriteMatchedExp or (o.doDetection and o.doResidualModel),
+            )  # fmt: skip
+
+        try:
+            try:
+                return match(given)
+            except InsufficientKernelSources as error:
+                if not o.allowKernelSourceDetection or "nKernelSourcesDetected" in self.numbers:
+                    raise
+                self.log.warning("%s: stars are searched for.", error)
+                return match(Stars.of(self._own_sources(science)))
+        except InsufficientKernelSources as error:
+            percent = self.numbers["templateCoveragePercent"]
+            if percent < 100 * o.minTemplateFractionForExpectedSuccess:
+                raise NoTemplateCoverage(
+                    f"the template covers only {percent:.1f} % of the image, and: {error}"
+                ) from error
+            raise
+
+    def _subtract(self, science: Exposure, template: Exposure, stars: Stars, result: Differenced) -> None:
+        done = self._match(science, template, stars)
+        self.put("convolved", done.convolved)
+        self.put("templateUnit", done.unit)
+        reach = self.numbers["sciencePsfSize"]
+        if done.fit is not None:
+            self._report_fit(done.fit, science)
+            reach += done.fit.kernel.size // 2
+        difference = done.difference
+        prepare.mark_saturated_haloes(difference, reach)
+        if self.options.doSubtractBackground:
+            subtract_difference_sky(difference, self.options.backgroundMesh, *NOT_SKY)
+        if self.options.doScaleDiffimVariance:
+            self.put("scaleDiffimVarianceFactor", scale_variance(difference, static_sky=False))
+        result.subtractedExposure, result.subtractRes = difference, done.fit
+        result.matchedExposure = done.matched
+
+    def _report_fit(self, fit: KernelFit, science: Exposure) -> None:
+        """Note what the kernel's fit says of itself; raise where it is too poor."""
+        for key, value in {
+            "spatialKernelSum": fit.kernel.kernel_sum, "nKernelCandidates": fit.n_candidates,
+            "nKernelUsed": fit.n_used, "nKernelRejected": fit.n_rejected, "nKernelHeldOut": fit.n_held_out,
+            "kernelResidualRms": fit.residual_rms, "kernelStarScatter": fit.star_scatter,
+            "spatialConditionNum": fit.kernel.condition, "kernelRank": fit.kernel.rank,
+            "kernelNoiseGain": fit.kernel.noise_gain, "kernelDeconvolves": fit.kernel.basis.mode == "deconvolution",
+            "kernelOrder": fit.kernel.kernel_order, "ALKernelSize": fit.kernel.size,
+            "ALBasisMode": fit.kernel.basis.mode, "ALBasisSigGauss": list(fit.kernel.basis.sigmas),
+        }.items():  # fmt: skip
+            self.put(key, value)
+        self._warn_of_kernel(fit)
+        if fit.kernel.kernel_sum <= 0:
+            raise BadSubtraction(
+                f"the kernel that the stars tell has a sum of {fit.kernel.kernel_sum:.3g}: what is bright in the one image is "
+                "not in the other; is the template of the same field, and are both WCS right?",
+                visit=science.key[0], detector=science.key[1],
+            )  # fmt: skip
+        if self.options.maxResidual and fit.residual_rms > self.options.maxResidual:
+            raise BadSubtraction(
+                f"residual / sigma of the held-out stars is {fit.residual_rms:.2f}, more than {self.options.maxResidual}",
+                visit=science.key[0], detector=science.key[1],
+            )  # fmt: skip
+
+    def _warn_of_kernel(self, fit: KernelFit) -> None:
+        """Say, in the log and in ``kernelWarning``, what makes a kernel less than it should be."""
+        warnings = []
+        if fit.kernel.basis.mode == "deconvolution":
+            name = self.numbers["convolved"].removeprefix("convolve").lower()
+            warnings.append(
+                f"mode {self.options.mode} convolves the broader image (PSF FWHM of the image "
+                f"{self.numbers['sciencePsfSize']:.2f} px, of the template {self.numbers['templatePsfSize']:.2f} px): a "
+                f"regularised deconvolution, which multiplies the noise of the {name} image's pixels by "
+                f"{fit.kernel.noise_gain:.2f} and leaves residuals of stars; mode auto convolves the sharper one"
+            )
+        if fit.kernel.condition > MAX_CONDITION:
+            warnings.append(
+                f"the condition number of the kernel's fit is {fit.kernel.condition:.1e}, more than {MAX_CONDITION:.0e}: "
+                f"of its parameters the {fit.n_used} stars determine {fit.kernel.rank}, the others are held at small values"
+            )
+        self.put("kernelWarning", "; ".join(warnings))
+        for text in warnings:
+            self.log.warning("%s.", text)

@@ -1,0 +1,223 @@
+"""Numbers that tell how good a difference is: depth, noise, masks, residuals of stars, and samples over the image."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from diffim.matching.spatial_kernel import SpatialKernel
+from diffim.pixels.masked_image import Planes
+from exposure import Exposure, Psf
+from exposure.errors import PsfUndefined
+from exposure.mask import PLANES, plane_bits
+from exposure.photocalib import PhotoCalib
+from exposure.psf import fwhm_of
+from exposure.stamps import gather
+from exposure.stars import Stars
+
+__all__ = [
+    "combined_limit",
+    "footprint_ratio",
+    "limiting_magnitude",
+    "mask_fractions",
+    "noise_correlation",
+    "noise_m5",
+    "quality",
+    "sample_metrics",
+]
+
+SAMPLES, HALF_BOX = 100, 100
+AB_ZERO_NJY = 31.4
+F64 = NDArray[np.float64]
+
+
+def quality(
+    difference: Exposure, science: Exposure, template: Exposure, sources: Stars, science_fwhm: float,
+    template_fwhm: float,
+) -> dict[str, float]:  # fmt: skip
+    """Return the numbers of one subtraction: depths, residuals of stars, noise, masks."""
+    assert science.psf is not None and template.psf is not None
+    x0, y0, width, height = science.bbox
+    middle = (x0 + width / 2, y0 + height / 2)
+    depth = limiting_magnitude(science.psf, middle, science.photo_calib, science_fwhm)
+    template_depth = limiting_magnitude(template.psf, middle, template.photo_calib, template_fwhm)
+    bright = sources.take((sources.snr > 20) & ~sources.flagged)
+    ratio = footprint_ratio(difference, science, bright.x, bright.y, science_fwhm)
+    out = {
+        "scienceLimitingMagnitude": depth,
+        "templateLimitingMagnitude": template_depth, "diffimLimitingMagnitude": combined_limit(depth, template_depth),
+        "diffimM5": noise_m5(difference), "differenceFootprintRatioMean": ratio[0],
+        "differenceFootprintRatioStdev": ratio[1],
+    }  # fmt: skip
+    out |= noise_correlation(difference)
+    return out | {f"maskFraction_{name}": value for name, value in mask_fractions(difference).items()}
+
+
+def limiting_magnitude(
+    psf: Psf, position: tuple[float, float], calib: PhotoCalib | None, fallback_fwhm: float | None = None
+) -> float:
+    """Return the published proxy of depth: zp - 2.5 log10(5 sqrt(A)), A = pi sqrt(Ixx Iyy); no noise level enters.
+
+    Where the PSF is not defined at the position, A = pi (FWHM / 2)^2 of `fallback_fwhm` (px), NaN without one.
+    """
+    try:
+        moments = psf.moments_at(np.array([position[0]]), np.array([position[1]]))[0]
+        area = np.pi * float(np.sqrt(moments[0] * moments[1]))
+    except PsfUndefined:
+        area = float("nan")
+    if not np.isfinite(area):
+        area = float("nan") if fallback_fwhm is None else np.pi * (fallback_fwhm / 2) ** 2
+    nanojansky = 1.0 if calib is None else calib.mean
+    return float(AB_ZERO_NJY - 2.5 * np.log10(nanojansky) - 2.5 * np.log10(5 * np.sqrt(area)))
+
+
+def combined_limit(science: float, template: float) -> float:
+    """Return the limit of the difference: the flux limits add in quadrature; without a template's the image's own."""
+    if not np.isfinite(template):
+        return science
+    return float(-2.5 * np.log10(np.hypot(10 ** (-0.4 * science), 10 ** (-0.4 * template))))
+
+
+def noise_m5(exposure: Exposure) -> float:
+    """Return the true 5-sigma depth for a point source: from the variance of the sky and the PSF's effective area."""
+    assert exposure.psf is not None
+    x0, y0, width, height = exposure.bbox
+    kernel = exposure.psf.kernel_at(np.array([x0 + width / 2]), np.array([y0 + height / 2]))[0].astype(np.float64)
+    area = float(kernel.sum() ** 2 / (kernel**2).sum())
+    level = float(Planes.of(exposure, "BAD", "SAT").sky_levels(exposure.bbox, max(width, height))[0, 0])
+    flux = 5 * np.sqrt(level * area) * (exposure.photo_calib.mean if exposure.photo_calib else 1.0)
+    return float(AB_ZERO_NJY - 2.5 * np.log10(flux)) if flux > 0 else float("nan")
+
+
+def noise_correlation(exposure: Exposure, lags: tuple[int, ...] = (1, 2, 3, 4, 5), rows: int = 600) -> dict[str, float]:
+    """Return the correlation of sky pixels at horizontal lags and the std of image / sigma (0 and 1 are perfect)."""
+    low = max((exposure.height - rows) // 2, 0)
+    part = slice(low, low + rows)
+    planes = Planes.of(exposure, "BAD", "SAT", "CR", "DETECTED", "DETECTED_NEGATIVE", "SUSPECT", "EDGE")
+    ok = planes.good(part)
+    z = np.where(ok, exposure.image[part] / np.sqrt(np.where(ok, exposure.variance[part], 1)), 0)
+    ok &= np.abs(z) < 5  # what stands out is no noise
+    out = {"noiseStdOverSigma": float(z[ok].std()) if ok.any() else float("nan")}
+    for lag in lags:
+        pair = ok[:, lag:] & ok[:, :-lag]
+        value = float(np.mean((z[:, lag:] * z[:, :-lag])[pair])) if pair.any() else float("nan")
+        out[f"noiseCorrelationLag{lag}"] = value / max(out["noiseStdOverSigma"] ** 2, 1e-30)
+    return out
+
+
+def mask_fractions(exposure: Exposure) -> dict[str, float]:
+    """Return the fraction of pixels with each plane; -1 for a plane that no pixel has."""
+    counts = np.zeros(32, np.int64)
+    step = max(1, int(np.sqrt(exposure.mask.size / 2_000_000)))
+    values, n = np.unique(exposure.mask[::step, ::step], return_counts=True)
+    for bit in range(31):
+        counts[bit] = n[(values & (1 << bit)) != 0].sum()
+    total = max(int(n.sum()), 1)
+    return {name: float(counts[bit] / total) if counts[bit] else -1.0 for name, bit in PLANES.items()}
+
+
+def footprint_ratio(
+    difference: Exposure, science: Exposure, x: F64, y: F64, fwhm: float, sky: float | None = None
+) -> tuple[float, float]:
+    """Return mean and standard deviation over stars of (mean |D| - sky) / mean |I| on their footprints.
+
+    The footprint is a disc of one FWHM; sky is mean |D| of blank sky, median |D| where that is not known.
+    """
+    side = 2 * round(fwhm) + 1
+    g = np.arange(side) - side // 2
+    disc = np.hypot(g[:, None], g[None, :]) <= fwhm
+    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    d, i = (
+        np.abs(np.nan_to_num(gather(e.image, ix - e.origin[0], iy - e.origin[1], side, 0.0)))[:, disc].mean(1)
+        for e in (difference, science)
+    )
+    if sky is None:
+        sky = float(np.median(np.abs(difference.image[::7, ::7])))
+    ratio = (d - sky) / np.maximum(i, 1e-30)
+    return (float(ratio.mean()), float(ratio.std())) if ratio.size else (float("nan"), float("nan"))
+
+
+def sample_metrics(
+    difference: Exposure, science: Exposure, template: Exposure, sources: pd.DataFrame, kernel: SpatialKernel | None,
+    seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Return metrics in boxes of +-100 px around 100 random points (the seed is part of the input: same bytes out).
+
+    Columns: x, y, ra, dec; source and dipole density (deg^-2), mean dipole angle (circular, rad) and length (px); median
+    and variance of the three images; their PSF FWHM (px); mask fractions; kernel sum and centroid shift (px), its
+    direction on the sky (deg E of N).
+    """
+    rng = np.random.default_rng([seed, *difference.key])
+    x0, y0, width, height = difference.bbox
+    x, y = rng.uniform(x0, x0 + width, SAMPLES), rng.uniform(y0, y0 + height, SAMPLES)
+    out: dict[str, Any] = {"x": x, "y": y}
+    if difference.wcs is not None:
+        out["ra"], out["dec"] = difference.wcs.pixel_to_sky(x, y)
+    out |= _source_metrics(difference, sources, x, y)
+    for name, e in (("science", science), ("template", template), ("difference", difference)):
+        out |= _pixel_metrics(name, e, x, y)
+    out |= _mask_metrics(difference, x, y)
+    if kernel is not None:
+        out |= _kernel_metrics(difference, kernel, x, y)
+    return pd.DataFrame(out)
+
+
+def _boxes(e: Exposure, x: F64, y: F64) -> list[tuple[slice, slice]]:
+    out = []
+    for u, v in zip(x - e.origin[0], y - e.origin[1], strict=True):
+        rows = slice(max(int(v) - HALF_BOX, 0), max(int(v) + HALF_BOX + 1, 1))
+        out.append((rows, slice(max(int(u) - HALF_BOX, 0), max(int(u) + HALF_BOX + 1, 1))))
+    return out
+
+
+def _source_metrics(d: Exposure, sources: pd.DataFrame, x: F64, y: F64) -> dict[str, F64]:
+    near = np.abs(sources.x.to_numpy()[None, :] - x[:, None]) <= HALF_BOX
+    near &= np.abs(sources.y.to_numpy()[None, :] - y[:, None]) <= HALF_BOX
+    dipole = near & sources.isDipole.to_numpy(bool)[None, :]
+    scale = float(d.wcs.pixel_scale_arcsec(x[0], y[0])) / 3600 if d.wcs is not None else 1.0
+    clipped = [(np.minimum(c + HALF_BOX, o + s) - np.maximum(c - HALF_BOX, o)) for c, o, s in
+               ((x, d.origin[0], d.width), (y, d.origin[1], d.height))]  # fmt: skip
+    area = np.maximum(clipped[0] * clipped[1], 1.0) * scale**2
+    angle = np.nan_to_num(sources.dipoleAnglePixels.to_numpy(np.float64))
+    length = np.nan_to_num(sources.dipoleLengthPixels.to_numpy(np.float64))
+    n = dipole.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_angle = np.arctan2((dipole * np.sin(angle)).sum(1), (dipole * np.cos(angle)).sum(1))
+        mean_length = (dipole * length).sum(1) / n
+    return {"sourceDensity": near.sum(1) / area, "dipoleDensity": n / area,
+            "dipoleAngle": np.where(n > 0, mean_angle, np.nan), "dipoleLength": mean_length}  # fmt: skip
+
+
+def _pixel_metrics(name: str, e: Exposure, x: F64, y: F64) -> dict[str, F64]:
+    assert e.psf is not None
+    values, variances = np.full(x.size, np.nan), np.full(x.size, np.nan)
+    for k, box in enumerate(_boxes(e, x, y)):
+        image, variance = e.image[box][::2, ::2], e.variance[box][::2, ::2]
+        ok = np.isfinite(image) & np.isfinite(variance)
+        if ok.any():
+            values[k], variances[k] = np.median(image[ok]), np.median(variance[ok])
+    fwhm = fwhm_of(e.psf.moments_at(x, y))
+    return {f"{name}Value": values, f"{name}Variance": variances, f"{name}PsfFwhm": np.asarray(fwhm, np.float64)}
+
+
+def _mask_metrics(d: Exposure, x: F64, y: F64) -> dict[str, F64]:
+    out = {}
+    boxes = _boxes(d, x, y)
+    for plane in ("NO_DATA", "BAD", "SAT", "CR", "SUSPECT", "DETECTED", "DETECTED_NEGATIVE", "STREAK"):
+        bit = plane_bits([plane])
+        out[f"mask_{plane}"] = np.array([float(((d.mask[b][::2, ::2] & bit) != 0).mean()) for b in boxes])
+    return out
+
+
+def _kernel_metrics(d: Exposure, kernel: SpatialKernel, x: F64, y: F64) -> dict[str, F64]:
+    stamps = kernel.kernels_at(x, y).astype(np.float64)
+    g = np.arange(kernel.size) - kernel.size // 2
+    total = stamps.sum((1, 2))
+    dx, dy = (stamps.sum(1) * g).sum(1) / total, (stamps.sum(2) * g).sum(1) / total
+    out = {"kernelSum": total, "kernelShiftX": dx, "kernelShiftY": dy, "kernelShift": np.hypot(dx, dy)}
+    if d.wcs is not None:
+        sky = np.einsum("nij,nj->ni", d.wcs.jacobian(x, y), np.column_stack([dx, dy]))
+        out["kernelShiftArcsec"] = 3600 * np.hypot(sky[:, 0], sky[:, 1])
+        out["kernelShiftAngle"] = np.degrees(np.arctan2(sky[:, 0], sky[:, 1])) % 360
+    return out

@@ -1,0 +1,1 @@
+"""Matched images become a difference: Alard-Lupton, ZOGY, noise, background."""

@@ -1,0 +1,236 @@
+"""Subtraction and decorrelation in one pass over overlap-save tiles.
+
+With U the image that is not convolved, C the other one, K the local kernel and u, c their local sky variances,
+
+    D = phi * (U - g - K * C),  phi(f) = sqrt((u + c k^2) / (u + c |K(f)|^2)),  k = sum(K),
+
+where phi whitens the noise and keeps fluxes (phi(0) = 1; Kaiser, DMTN-021). The variance plane is propagated with the
+squared real-space kernels: V_D = phi^2 * V_U + (phi K)^2 * V_C, which is right on sources too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy import fft
+from numpy.typing import NDArray
+
+from diffim.matching.spatial_kernel import Box, SpatialKernel
+from diffim.pixels.fft_tiles import F32, Convolution, TileGrid, TilePlace, Transforms, paste, paste_sum
+from diffim.pixels.masked_image import LEAST_VARIANCE, Planes
+from diffim.subtraction.noise_power import BLOCK, noise_power, smooth_power
+from exposure.threads import in_bands
+
+__all__ = ["Subtracted", "Subtraction", "excess_power"]
+
+PHI_SIZE = 31
+CELL = 3  # tiles over which the whitening is one
+SAMPLE_TILES = 60  # enough to know the noise power
+MAX_EXCESS = 4.0
+FAINT = 1.5  # sigma: brighter light in the template leaves residuals that are no noise
+MAX_GAIN = 12.0  # of the whitening at any frequency
+
+
+@dataclass(frozen=True)
+class Subtracted:
+    """Difference, its variance and, where asked for, K * C, on the box of the subtraction."""
+
+    difference: F32
+    variance: F32
+    matched: F32
+
+
+@dataclass(frozen=True)
+class Subtraction:
+    """U - K * C on a box, whitened.
+
+    Parameters
+    ----------
+    unconvolved, convolved
+        The two images; the background of the fit is taken off U already.
+    box
+        (x0, y0, width, height) in the frame: where to subtract.
+    decorrelate
+        Whiten the noise?
+    excess
+        Measured noise power over what white inputs would give (`excess_power`), 1 by default.
+    scale
+        Factor on the difference, and its square on the variance.
+    """
+
+    unconvolved: Planes
+    convolved: Planes
+    kernel: SpatialKernel
+    box: Box
+    decorrelate: bool = True
+    excess: NDArray[np.float64] | None = None
+    scale: float = 1.0
+
+    @cached_property
+    def grid(self) -> TileGrid:
+        """The tiles."""
+        width, height = self.box[2:]
+        reach = self.kernel.size // 2 + (PHI_SIZE // 2 if self.decorrelate else 0)
+        return TileGrid.fitting(height, width, tile_side(height, width), reach)
+
+    @cached_property
+    def _kernels(self) -> F32:
+        x, y = self.grid.centres()
+        return self.kernel.kernels_at(x + self.box[0], y + self.box[1])
+
+    @cached_property
+    def _cell_kernels(self) -> F32:
+        """Kernels (rows, columns, S, S) of cells of several tiles, for what needs none finer."""
+        grid = self.grid
+        side = CELL * grid.tile
+        rows, columns = -(-grid.height // side), -(-grid.width // side)
+        cy = np.minimum((np.arange(rows) + 0.5) * side, grid.height)
+        cx = np.minimum((np.arange(columns) + 0.5) * side, grid.width)
+        mx, my = (a.ravel() for a in np.meshgrid(cx, cy))
+        kernels = self.kernel.kernels_at(mx + self.box[0], my + self.box[1])
+        return kernels.reshape(rows, columns, *kernels.shape[1:])
+
+    @cached_property
+    def _cell_whitening(self) -> F32:
+        """Whitening stamps (rows, columns, S, S) of the cells: they change slowly."""
+        kernels, side = self._cell_kernels, CELL * self.grid.tile
+        u, c = (p.sky_levels(self.box, side).ravel() for p in (self.unconvolved, self.convolved))
+        phi = _whitening(kernels.reshape(-1, *kernels.shape[2:]), u, c, self.excess)
+        return phi.reshape(*kernels.shape[:2], *phi.shape[1:])
+
+    def whitening_at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> F32:
+        """Return the whitening stamps (N, S, S) at frame positions."""
+        if not self.decorrelate:
+            return np.ones((x.size, 1, 1), np.float32)
+        phi, side = self._cell_whitening, CELL * self.grid.tile
+        row = np.clip((y - self.box[1]) // side, 0, phi.shape[0] - 1).astype(int)
+        column = np.clip((x - self.box[0]) // side, 0, phi.shape[1] - 1).astype(int)
+        return np.asarray(phi[row, column], np.float32)
+
+    def run(self, *, want_matched: bool = True, rows: list[int] | None = None) -> Subtracted:
+        """Subtract; only some rows of tiles (the rest stays zero) when asked for."""
+        width, height = self.box[2:]
+        make = np.empty if rows is None else np.zeros
+        out = Subtracted(
+            make((height, width), np.float32), make((height, width), np.float32),
+            make((height, width), np.float32) if want_matched else np.zeros((0, 0), np.float32),
+        )  # fmt: skip
+        grid = self.grid
+        todo = [k for row in (range(grid.rows) if rows is None else rows) for k in grid.row(row)]
+        self._kernels, self._cell_kernels  # noqa: B018 (made before the threads share them)
+        work = _whitened_tiles if self.decorrelate else _plain_tiles
+        if self.decorrelate:
+            self._cell_whitening  # noqa: B018
+        in_bands(lambda first, last: work(self, out, todo[first:last]), len(todo), least=1)
+        return out
+
+
+class _Filters:
+    """What is made once for the tiles of a cell, forgotten when the next row of cells begins."""
+
+    def __init__(self, make: Callable[[Transforms, tuple[int, int]], Any]) -> None:
+        self._make, self._row = make, -1
+        self._made: dict[tuple[int, ...], Any] = {}
+
+    def of(self, ft: Transforms, tile: TilePlace) -> Any:
+        """Return the filters of the cell of a tile, for windows of a shape."""
+        cell = tile.row // CELL, tile.column // CELL
+        if cell[0] != self._row:
+            self._row, self._made = cell[0], {}
+        key = *cell, *ft.shape
+        if key not in self._made:
+            self._made[key] = self._make(ft, cell)
+        return self._made[key]
+
+
+def _plain_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None:
+    half = s.kernel.size // 2
+    squares = _Filters(lambda ft, cell: Convolution(ft, s._cell_kernels[cell] ** 2))
+    for ft, tile in s.grid.tiles(numbers):
+        c, v, work = ft.windows(3)
+        fy, fx = tile.y + s.box[1], tile.x + s.box[0]
+        s.convolved.window(fy - half, fx - half, c, v)
+        matched = ft.convolve(c, ft.kernel(s._kernels[tile.number], work))
+        spread = squares.of(ft, tile).run(v, half, tile, work)
+        if out.matched.size:
+            paste(matched, 2 * half, tile, out.matched)
+        place = out.difference, out.variance, tile.pixels
+        s.unconvolved.difference(fy, fx, (matched, 2 * half), spread, s.scale, place)
+
+
+def _whitened_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None:
+    half, reach = s.kernel.size // 2, s.grid.margin
+    filters = _Filters(lambda ft, cell: _noise_filters(ft, s._cell_kernels[cell], s._cell_whitening[cell]))
+    for ft, tile in s.grid.tiles(numbers):
+        f_phi, squares = filters.of(ft, tile)
+        u, vu, c, vc, work, more = ft.windows(6)
+        fy, fx = tile.y + s.box[1], tile.x + s.box[0]
+        s.unconvolved.window(fy - reach - half, fx - reach - half, u, vu)
+        s.convolved.window(fy - reach, fx - reach, c, vc)
+        spread = squares[0].run(vu, reach + half, tile, work), squares[1].run(vc, reach, tile, more)
+        paste_sum(*spread, tile, out.variance, s.scale**2, LEAST_VARIANCE)
+        ft.subtract_product(ft.forward(u), ft.forward(c), ft.kernel(s._kernels[tile.number], work), f_phi)
+        paste(ft.back(u), 2 * reach, tile, out.difference, s.scale)
+        if out.matched.size:
+            paste(ft.back(c), half + reach, tile, out.matched)
+
+
+def _noise_filters(ft: Transforms, kernel: F32, phi: F32) -> tuple[F32, tuple[Convolution, Convolution]]:
+    """Return the spectrum of phi and the convolutions with phi^2 and (phi K)^2."""
+    f_phi, side = ft.kernel(phi), kernel.shape[0] + phi.shape[0] - 1
+    both = ft.kernel(kernel)
+    ft.back(ft.multiply(both, f_phi, both))
+    return f_phi, (Convolution(ft, phi**2), Convolution(ft, both[:side, :side] ** 2))
+
+
+def tile_side(height: int, width: int) -> int:
+    """Return the side of tiles small enough for one kernel each: a small image varies as much as a large one."""
+    return int(np.clip(min(height, width) // 16 // 16 * 16, 32, 192))
+
+
+def _noise_model(kernels: F32, u: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the noise power u + c |K(f)|^2 of U - K * C for white inputs, shape (N, BLOCK, BLOCK/2+1)."""
+    n, side = kernels.shape[0], kernels.shape[1]
+    wide = np.zeros((n, BLOCK, BLOCK))
+    wide[:, :side, :side] = kernels
+    return np.asarray(u[:, None, None] + c[:, None, None] * np.abs(fft.rfft2(wide)) ** 2)
+
+
+def _whitening(kernels: F32, u: NDArray[np.float64], c: NDArray[np.float64], excess: NDArray[np.float64] | None) -> F32:
+    """Return the real-space whitening stamps of sum 1."""
+    noise = _noise_model(kernels, u, c)
+    if excess is not None:
+        noise = noise * excess
+    phi = np.minimum(np.sqrt(noise[:, :1, :1] / noise), MAX_GAIN)
+    real = fft.fftshift(fft.irfft2(phi, (BLOCK, BLOCK)), axes=(1, 2))
+    low = BLOCK // 2 - PHI_SIZE // 2
+    stamp = real[:, low : low + PHI_SIZE, low : low + PHI_SIZE]
+    return np.asarray(stamp / stamp.sum(axis=(1, 2), keepdims=True), dtype=np.float32)
+
+
+def excess_power(unconvolved: Planes, convolved: Planes, kernel: SpatialKernel, box: Box) -> NDArray[np.float64]:
+    """Return how the noise power of U - K * C differs from that of white inputs (resampled images are correlated).
+
+    Measured on the sky of a plain subtraction of some rows of tiles: static faint sources, which would look like
+    correlated noise in either input, have cancelled there.
+    """
+    x0, y0, width, height = box
+    plain = Subtraction(unconvolved, convolved, kernel, box, decorrelate=False)
+    grid = plain.grid
+    rows = list(range(grid.rows))[:: max(1, grid.rows * grid.columns // SAMPLE_TILES)]
+    done = plain.run(rows=rows)
+    good = np.zeros((height, width), bool)
+    for row in rows:
+        low, high = row * grid.tile, min((row + 1) * grid.tile, height)
+        part = slice(low, high)
+        good[part] = np.abs(done.matched[part]) < FAINT * np.sqrt(done.variance[part])
+        for p in (unconvolved, convolved):
+            ox, oy = x0 - p.origin[0], y0 - p.origin[1]
+            good[part] &= p.good(slice(oy + low, oy + high))[:, ox : ox + width]
+    measured = noise_power(done.difference, done.variance, good)
+    side = max(height, width)
+    level = [p.sky_levels(box, side)[0] for p in (unconvolved, convolved)]
+    model = _noise_model(kernel.kernels_at(x0 + width / 2, y0 + height / 2), level[0], level[1])[0]
+    return np.clip(measured / smooth_power(model), 1 / MAX_EXCESS, MAX_EXCESS)

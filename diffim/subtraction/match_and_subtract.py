@@ -1,0 +1,265 @@
+"""From two prepared images to a difference: kernel, subtraction, masks, PSF, and how well the stars subtract."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffim.errors import InsufficientKernelSources
+from diffim.matching.kernel_basis import DEGREES, EQUAL_WIDTHS, MIN_SIZE, WING_DEGREES, AlardLuptonBasis, make_basis
+from diffim.matching.kernel_fit import KernelFit, fit_kernel
+from diffim.pixels.masked_image import Planes
+from diffim.preparation import flux_unit_ratio, kernel_stars
+from diffim.subtraction.alard_lupton import Subtracted, Subtraction, excess_power
+from diffim.subtraction.difference_exposure import combined_mask, difference_exposure, difference_psf, reach_of
+from diffim.subtraction.noise_power import sky_correlation
+from diffim.subtraction.zogy import ProperSubtraction, check_centred
+from exposure import Exposure, Psf, PsfUndefined
+from exposure.photometry import forced_psf_photometry
+from exposure.psf import fwhm_of
+from exposure.stamps import gather
+from exposure.stars import Stars
+from tasks.reprs import short_repr
+
+__all__ = ["Matched", "match_and_subtract", "match_and_subtract_proper"]
+
+WIDE_KERNEL = 31  # px: room for the wings; smaller where stars with clean stamps of that size are few
+ENOUGH_FOR_WINGS = 40
+WHITE_POWER = 0.15  # deviation from white noise that is within the error of its measurement
+ALIKE = 0.1  # widths this alike let the noise decide what is convolved, where it cannot be taken off the fit
+WHITE = 0.1  # correlation of neighbouring sky pixels; faint sources make up to 0.06, resampling 0.2 and more
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The difference exposure, the matched template on the same pixels, and the kernel with its fit.
+
+    ``unit`` is the counts of the difference per count of the template.
+    """
+
+    difference: Exposure
+    matched: NDArray[np.float32] | None
+    fit: KernelFit | None
+    convolved: str
+    unit: float
+
+    __repr__ = short_repr
+
+
+def psf_fwhm(psf: Psf, box: tuple[int, int, int, int]) -> float:
+    """Return the FWHM (px) at the average position, or its mean over a 10 x 10 grid where that is undefined; NaN: nowhere."""
+    try:
+        value = float(fwhm_of(psf.moments_at(*psf.average_position()))[0])
+        if np.isfinite(value):
+            return value
+    except PsfUndefined:
+        value = float("nan")  # the average position may lie in a gap: the grid below decides
+    x0, y0, width, height = box
+    gx, gy = np.meshgrid(x0 + width * np.linspace(0.05, 0.95, 10), y0 + height * np.linspace(0.05, 0.95, 10))
+    values = [_fwhm_at(psf, x, y) for x, y in zip(gx.ravel(), gy.ravel(), strict=True)]
+    known = [v for v in values if np.isfinite(v)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _fwhm_at(psf: Psf, x: float, y: float) -> float:
+    try:
+        return float(fwhm_of(psf.moments_at(x, y))[0])
+    except PsfUndefined:
+        return float("nan")
+
+
+def match_and_subtract(
+    science: Exposure, template: Exposure, sources: Stars, *, mode: str = "auto", kernel_size: int = 0,
+    kernel_order: int = 1, background_order: int = 2, subtract_background: bool = True, decorrelate: bool = True,
+    min_stars: int = 3, max_stars: int = 400, known: KernelFit | None = None, want_matched: bool = True,
+) -> Matched:  # fmt: skip
+    """Match the two images and subtract.
+
+    Parameters
+    ----------
+    science, template
+        Prepared exposures; the template's box contains that of the image.
+    mode
+        ``convolveTemplate``, ``convolveScience`` or ``auto`` (convolve the sharper image; the template where they are alike).
+    max_stars
+        More than that are not fitted; -1 takes all.
+    want_matched
+        Whether the matched template is to be returned.
+    known
+        A fit made before on the same images: it is applied, none is made.
+
+    Raises
+    ------
+    InsufficientKernelSources
+        Too few clean stars.
+    """
+    way = _direction(science, template, mode)
+    stars, basis = _stars_and_basis(science, template, sources, way, kernel_size, max_stars)
+    if known is None and len(stars) < min_stars:
+        raise InsufficientKernelSources(
+            f"{len(stars)} clean kernel stars, need {min_stars}", visit=science.key[0], detector=science.key[1]
+        )
+    ratio = _flux_ratio(stars, science, template)
+    white = abs(sky_correlation(way.convolved)) < WHITE
+    fit = known or fit_kernel(
+        way.convolved, way.target, stars.x, stars.y, basis, science.bbox,
+        kernel_order=kernel_order, background_order=background_order, min_stars=min_stars,
+        flux_ratio=ratio if way.of_template else 1 / ratio, white_noise=white, motions=_motions(stars, way),
+    )  # fmt: skip
+    done, made = _apply(science, template, way, fit, ratio, subtract_background, decorrelate, white, want_matched)
+    total = fit.kernel.kernel_sum
+    matched = None
+    if want_matched:
+        matched = done.matched if way.of_template else template.cutout(*science.bbox).image / np.float32(total)
+    difference = _assemble(science, template, way, fit, done, made)
+    return Matched(difference, matched, fit, way.name, total if way.of_template else 1 / total)
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """Which image is convolved to match which."""
+
+    name: str
+    convolved: Planes
+    target: Planes
+    sharp: float
+    broad: float
+
+    @property
+    def of_template(self) -> bool:
+        return self.name == "convolveTemplate"
+
+
+def _direction(science: Exposure, template: Exposure, mode: str) -> _Direction:
+    assert science.psf is not None and template.psf is not None
+    fwhm_s, fwhm_t = psf_fwhm(science.psf, science.bbox), psf_fwhm(template.psf, template.bbox)
+    new, old = Planes.of(science, "BAD", "CR"), Planes.of(template, "BAD")
+    if mode == "convolveTemplate" or (mode == "auto" and fwhm_t <= fwhm_s * (1 + EQUAL_WIDTHS)):
+        return _Direction("convolveTemplate", old, new, fwhm_t, fwhm_s)
+    if mode == "auto" and fwhm_t <= fwhm_s * (1 + ALIKE) and abs(sky_correlation(new)) >= WHITE and _quieter(old, new):
+        # correlated noise of what is convolved cannot be taken off the fit and makes its kernel too small
+        return _Direction("convolveTemplate", old, new, fwhm_s, fwhm_s)
+    return _Direction("convolveScience", new, old, fwhm_s, fwhm_t)
+
+
+def _quieter(first: Planes, second: Planes) -> bool:
+    """Whether the first image has less noise than the second, each in units of its own stars: variances of the sky."""
+    one, other = (float(np.nanmedian(p.variance[::16, ::16])) for p in (first, second))
+    return one < other
+
+
+def _stars_and_basis(
+    science: Exposure, template: Exposure, sources: Stars, way: _Direction, kernel_size: int,
+    maximum: int,
+) -> tuple[Stars, AlardLuptonBasis]:  # fmt: skip
+    """Choose a kernel with wings where enough stars have room for it, else a plain one."""
+    degrees = DEGREES if kernel_size else WING_DEGREES
+    basis = make_basis(way.sharp, way.broad, kernel_size or WIDE_KERNEL, degrees)
+    stars = kernel_stars(sources, science, template, basis.size, maximum=maximum)
+    if not kernel_size and len(stars) < ENOUGH_FOR_WINGS:
+        basis = make_basis(way.sharp, way.broad)
+        stars = kernel_stars(sources, science, template, basis.size, maximum=maximum)
+    return stars, basis
+
+
+def _apply(
+    science: Exposure, template: Exposure, way: _Direction, fit: KernelFit, ratio: float, subtract_background: bool,
+    decorrelate: bool, white: bool, want_matched: bool,
+) -> tuple[Subtracted, Subtraction]:  # fmt: skip
+    """Subtract with the fitted kernel; what does not count in the image is filled from the template."""
+    kernel = fit.kernel
+    unconvolved, convolved = way.target, way.convolved
+    if subtract_background:
+        unconvolved = unconvolved.without(
+            *kernel.background_factors((*unconvolved.origin, *unconvolved.image.shape[::-1]))
+        )
+    bare = Planes.of(template, "BAD")
+    if way.of_template:
+        unconvolved, scale = unconvolved.filled(bare, ratio), 1.0
+    else:
+        convolved, scale = convolved.filled(bare, 1 / max(kernel.kernel_sum, 1e-30)), -1 / kernel.kernel_sum
+    excess: NDArray[np.float64] | None = None
+    if decorrelate and not (white and abs(sky_correlation(way.target)) < WHITE):
+        excess = excess_power(unconvolved, convolved, kernel, science.bbox)
+        if np.abs(excess - 1).max() < WHITE_POWER:  # it was crowding that looked like correlation
+            excess = None
+    made = Subtraction(unconvolved, convolved, kernel, science.bbox, decorrelate, excess, scale)
+    return made.run(want_matched=way.of_template and want_matched), made
+
+
+def _motions(stars: Stars, way: _Direction) -> NDArray[np.float64] | None:
+    """Return how far each star lies elsewhere in the target than in the convolved image; None: nobody moved."""
+    return -stars.motion if way.of_template and stars.motion is not None else stars.motion
+
+
+def _flux_ratio(stars: Stars, science: Exposure, template: Exposure, side: int = 15) -> float:
+    """Median ratio of star light, science over template, in boxes: enough to scale the template's variance."""
+    ix, iy = (np.floor(a + 0.5).astype(np.int64) for a in (stars.x, stars.y))
+    s, t = (
+        np.nan_to_num(gather(e.image, ix - e.origin[0], iy - e.origin[1], side, 0.0)).sum((1, 2))
+        for e in (science, template)
+    )
+    good = (s > 0) & (t > 0)
+    return float(np.median(s[good] / t[good])) if good.any() else 1.0
+
+
+def _assemble(
+    science: Exposure, template: Exposure, way: _Direction, fit: KernelFit, done: Subtracted, made: Subtraction
+) -> Exposure:
+    """Masks, PSF and calibrations of the difference."""
+    assert science.psf is not None
+    x0, y0, width, height = science.bbox
+    reach = reach_of(fit.kernel.kernels_at(x0 + width / 2, y0 + height / 2)[0])
+    if way.of_template:
+        mask = combined_mask(science, template, None, reach)
+        psf = difference_psf(science.psf, science.bbox, made.whitening_at)
+    else:
+        mask = combined_mask(science, template, reach, None)
+        total = np.float32(fit.kernel.kernel_sum)
+        psf = difference_psf(
+            science.psf, science.bbox, lambda x, y: fit.kernel.kernels_at(x, y) / total, made.whitening_at
+        )
+    return difference_exposure(science, done, mask, psf)
+
+
+def match_and_subtract_proper(science: Exposure, template: Exposure, sources: Stars) -> Matched:
+    """Subtract with the PSF models of the two images (`diffim.subtraction.zogy`); no kernel is fitted.
+
+    Raises
+    ------
+    DifferencingError
+        The two PSF models are centred differently, or no star gives the flux ratio.
+    """
+    assert science.psf is not None and template.psf is not None
+    check_centred(science.psf, template.psf, science.bbox)
+    ratio = _psf_flux_ratio(kernel_stars(sources, science, template, MIN_SIZE), science, template)
+    new, old = Planes.of(science, "BAD", "CR"), Planes.of(template, "BAD")
+    made = ProperSubtraction(
+        new.filled(old, 1 / ratio), old, science.psf, template.psf, ratio, science.bbox,
+    )  # fmt: skip
+    done = made.run()
+    x, y = np.array([science.bbox[0] + science.width / 2]), np.array([science.bbox[1] + science.height / 2])
+    reach = [reach_of(k[0]) for k in made.filters_at(x, y)]
+    mask = combined_mask(science, template, *reach)
+    psf = difference_psf(science.psf, science.bbox, made.whitening_at)
+    return Matched(difference_exposure(science, done, mask, psf), done.matched, None, "both", 1 / ratio)
+
+
+def _psf_flux_ratio(stars: Stars, science: Exposure, template: Exposure) -> float:
+    """Median ratio of PSF fluxes, template over science; of the calibrations where there are no stars."""
+    flux, error = [], []
+    for e in (science, template):
+        assert e.psf is not None
+        table = forced_psf_photometry(
+            e.image, e.variance, e.psf, stars.x, stars.y, origin=e.origin, bad=~e.good("SAT", "CR")
+        )
+        flux.append(table.instFlux.to_numpy(np.float64))
+        error.append(table.instFluxErr.to_numpy(np.float64))
+    known = np.isfinite(flux[0] + flux[1]) & (flux[0] > 20 * error[0]) & (flux[1] > 20 * error[1])
+    if known.any():
+        return float(np.median(flux[1][known] / flux[0][known]))
+    if science.photo_calib is None or template.photo_calib is None:
+        raise InsufficientKernelSources(
+            "no star and no calibration tells the flux ratio", visit=science.key[0], detector=science.key[1]
+        )
+    return 1 / flux_unit_ratio(science, template)

@@ -1,0 +1,59 @@
+"""The power spectrum of an image's noise: resampled images have correlated noise, and whitening must know it."""
+
+import cv2
+import numpy as np
+from numpy import fft
+from numpy.typing import NDArray
+
+from diffim.pixels.masked_image import Planes
+from exposure.noise import BLOCK, MAX_LAG, near_sources, sky_autocorrelation
+
+__all__ = ["BLOCK", "noise_power", "sky_correlation", "smooth_power"]
+
+FLOOR = 0.08  # of white noise: frequencies that resampling removed are not blown up
+
+
+def noise_power(
+    image: NDArray[np.float32], variance: NDArray[np.float32], good: NDArray[np.bool_], max_blocks: int = 150
+) -> NDArray[np.float64]:
+    """Return the power (BLOCK, BLOCK/2+1) of image/sigma on blank sky, mean 1 over frequencies.
+
+    The autocorrelation up to `MAX_LAG` px is averaged over blocks that are mostly sky; ones where there are fewer than
+    four such blocks (white noise).
+    """
+    correlation = sky_autocorrelation(image, variance, good, max_blocks)
+    return np.ones((BLOCK, BLOCK // 2 + 1)) if correlation is None else _tapered(correlation)
+
+
+def sky_correlation(planes: Planes, rows: int = 128) -> float:
+    """Return the correlation of horizontal neighbours on blank sky of the middle rows: 0 is white, NaN without sky."""
+    low = max((planes.image.shape[0] - rows) // 2, 0)
+    part = slice(low, low + rows)
+    image, variance, ok = planes.image[part], planes.variance[part], planes.good(part)
+    z = np.where(ok, image / np.sqrt(np.where(ok, variance, 1)), 0).astype(np.float32)
+    sky = ok & ~near_sources(z - cv2.blur(z, (65, 65)), ok)
+    # faint wings and backgrounds are no noise: take out what is smooth over 9 px, and what that takes from white noise
+    z = np.where(sky, z, 0)
+    share = np.maximum(cv2.blur(sky.astype(np.float32), (9, 9)), 1e-6)
+    z -= cv2.blur(z, (9, 9)) / share
+    z *= sky
+    pairs = np.count_nonzero(sky[:, 1:] & sky[:, :-1])
+    if pairs < 2000:
+        return float("nan")
+    together = np.sum(z[:, 1:] * z[:, :-1], dtype=np.float64) / pairs
+    return float(together * np.count_nonzero(sky) / np.sum(z * z, dtype=np.float64)) + 1 / 81
+
+
+def smooth_power(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a power spectrum with the same truncation of its autocorrelation as `noise_power`, mean 1."""
+    lags = np.arange(-MAX_LAG, MAX_LAG + 1)
+    return _tapered(fft.irfft2(power, (BLOCK, BLOCK))[np.ix_(lags, lags)])
+
+
+def _tapered(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Power of an autocorrelation known at lags -MAX_LAG..MAX_LAG, tapered, floored."""
+    lags = np.arange(-MAX_LAG, MAX_LAG + 1)
+    taper = np.clip(1 - np.maximum.outer(np.abs(lags), np.abs(lags)) / (MAX_LAG + 1), 0, 1)
+    wide = np.zeros((BLOCK, BLOCK))
+    wide[np.ix_(lags, lags)] = correlation / correlation[MAX_LAG, MAX_LAG] * np.sqrt(taper)
+    return np.maximum(fft.rfft2(wide).real, FLOOR)

@@ -1,0 +1,173 @@
+"""Proper subtraction (Zackay, Ofek and Gal-Yam 2016) with the PSFs of each tile.
+
+With N the new image (variance s_n^2 per pixel, PSF P_n, flux scale 1) and R the reference (s_r^2, P_r, F_r),
+
+    D = k_n * N - k_r * R,   k_n = F_r P_r / (F_D sqrt(den)),   k_r = P_n / (F_D sqrt(den)),
+    den = s_n^2 F_r^2 |P_r|^2 + s_r^2 |P_n|^2,   F_D = F_r / sqrt(s_n^2 F_r^2 + s_r^2)
+
+(products of spectra), so that D is on the flux scale of the new image and its noise is white, of variance
+s_n^2 + s_r^2 / F_r^2. No kernel is fitted: what is wrong with the PSF models stays in the difference.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy import fft
+from numpy.typing import NDArray
+
+from diffim.errors import DifferencingError
+from diffim.matching.spatial_kernel import Box
+from diffim.pixels.fft_tiles import F32, TileGrid, paste
+from diffim.pixels.masked_image import LEAST_VARIANCE, Planes
+from diffim.subtraction.alard_lupton import Subtracted, tile_side
+from exposure import Psf
+from exposure.threads import in_bands
+
+__all__ = ["ProperSubtraction", "check_centred", "proper_filters"]
+
+FILTER_SIZE = 41
+SPECTRUM = 128  # side of the transforms of PSF stamps
+BLOCK = 64  # tiles at a time
+FLOOR = 1e-4  # added to the PSFs' spectra: where both are less, nothing is known and both filters go to 1 smoothly
+
+
+def proper_filters(
+    new: F32, reference: F32, new_variance: NDArray[np.float64], reference_variance: NDArray[np.float64],
+    reference_flux: float = 1.0, size: int = FILTER_SIZE,
+) -> tuple[F32, F32]:  # fmt: skip
+    """Return the stamps (N, size, size) of k_n (sum 1) and k_r (sum 1 / F_r).
+
+    Parameters
+    ----------
+    new, reference
+        PSF stamps (N, S, S), centred.
+    new_variance, reference_variance
+        Variance per pixel (N,) of the sky of the two images, each in its own units.
+    reference_flux
+        F_r: counts of the reference per count of the new image.
+    """
+    p_n, p_r = (_spectra(a / a.sum((1, 2), keepdims=True)) + FLOOR for a in (new, reference))
+    v_n, v_r = new_variance[:, None, None] * reference_flux**2, reference_variance[:, None, None]
+    den = v_n * np.abs(p_r) ** 2 + v_r * np.abs(p_n) ** 2
+    total = v_n + v_r
+    unit = np.sqrt(total / den)  # 1 / (F_D sqrt(den)) in units of 1 / F_r
+    return _stamps(p_r * unit, size), _stamps(p_n * unit, size) / np.float32(reference_flux)
+
+
+def _spectra(stamps: NDArray[np.floating]) -> NDArray[np.complex128]:
+    """Transform stamps with their middle at the origin."""
+    side = stamps.shape[-1]
+    if side > SPECTRUM // 2:
+        low = (side - SPECTRUM // 2 + 1) // 2
+        stamps = stamps[:, low : side - low, low : side - low]
+        side = stamps.shape[-1]
+    wide = np.zeros((len(stamps), SPECTRUM, SPECTRUM))
+    wide[:, :side, :side] = stamps
+    return np.asarray(fft.rfft2(np.roll(wide, (-(side // 2), -(side // 2)), axis=(1, 2))))
+
+
+def _stamps(spectra: NDArray[np.complex128], size: int) -> F32:
+    """Transform back to stamps of sum 1."""
+    wide = np.roll(fft.irfft2(spectra, (SPECTRUM, SPECTRUM)), (size // 2, size // 2), axis=(1, 2))
+    stamps = wide[:, :size, :size]
+    return np.asarray(stamps / stamps.sum((1, 2), keepdims=True), np.float32)
+
+
+def check_centred(new: Psf, reference: Psf, box: Box, limit: float = 0.2) -> float:
+    """Return by how many px the centroids of the two PSFs differ in the middle of the box.
+
+    Raises
+    ------
+    DifferencingError
+        More than `limit`: the models do not belong to one registration.
+    """
+    x, y = np.array([box[0] + box[2] / 2]), np.array([box[1] + box[3] / 2])
+    middle = []
+    for psf in (new, reference):
+        stamp = psf.kernel_at(x, y)[0].astype(np.float64)
+        g = np.arange(stamp.shape[0]) - stamp.shape[0] // 2
+        middle.append(np.array([(stamp.sum(0) * g).sum(), (stamp.sum(1) * g).sum()]) / stamp.sum())
+    apart = float(np.hypot(*(middle[0] - middle[1])))
+    if apart > limit:
+        raise DifferencingError(f"the PSFs' centroids are {apart:.2f} px apart, more than {limit}")
+    return apart
+
+
+@dataclass(frozen=True)
+class ProperSubtraction:
+    """The subtraction of two images on a box.
+
+    Parameters
+    ----------
+    new, reference
+        The two images, backgrounds taken off.
+    new_psf, reference_psf
+        Their PSFs.
+    reference_flux
+        F_r: counts of the reference per count of the new image.
+    box
+        (x0, y0, width, height) in the frame.
+    """
+
+    new: Planes
+    reference: Planes
+    new_psf: Psf
+    reference_psf: Psf
+    reference_flux: float
+    box: Box
+
+    @cached_property
+    def grid(self) -> TileGrid:
+        """The tiles; each has its own PSFs and variances."""
+        width, height = self.box[2:]
+        return TileGrid.fitting(height, width, tile_side(height, width), FILTER_SIZE // 2)
+
+    @cached_property
+    def _filters(self) -> tuple[F32, F32]:
+        x, y = self.grid.centres()
+        return self.filters_at(x + self.box[0], y + self.box[1])
+
+    def filters_at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[F32, F32]:
+        """Return k_n and k_r (N, S, S) at frame positions."""
+        grid = self.grid
+        v_n, v_r = (p.sky_levels(self.box, grid.tile) for p in (self.new, self.reference))
+        row = np.clip((y - self.box[1]) // grid.tile, 0, grid.rows - 1).astype(int)
+        column = np.clip((x - self.box[0]) // grid.tile, 0, grid.columns - 1).astype(int)
+        parts = []
+        for low in range(0, x.size, BLOCK):
+            k = slice(low, low + BLOCK)
+            levels = [v[row[k], column[k]] for v in (v_n, v_r)]
+            stamps = [psf.kernel_at(x[k], y[k]) for psf in (self.new_psf, self.reference_psf)]
+            parts.append(proper_filters(stamps[0], stamps[1], levels[0], levels[1], self.reference_flux))
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    def whitening_at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> F32:
+        """Return what the PSF of the new image is convolved with, (N, S, S), at frame positions."""
+        return self.filters_at(x, y)[0]
+
+    def run(self) -> Subtracted:
+        """Subtract; ``matched`` is the filtered reference."""
+        width, height = self.box[2:]
+        out = Subtracted(*(np.empty((height, width), np.float32) for _ in range(3)))
+        self._filters  # noqa: B018 (made before the threads share it)
+        in_bands(lambda first, last: _tiles(self, out, range(first, last)), self.grid.count, least=1)
+        return out
+
+
+def _tiles(s: ProperSubtraction, out: Subtracted, numbers: range) -> None:
+    reach = s.grid.margin
+    for ft, tile in s.grid.tiles(numbers):
+        k_n, k_r = (k[tile.number] for k in s._filters)
+        n, v_n, r, v_r, kernel = ft.windows(5)
+        fy, fx = tile.y + s.box[1] - reach, tile.x + s.box[0] - reach
+        s.new.window(fy, fx, n, v_n)
+        s.reference.window(fy, fx, r, v_r)
+        ft.multiply(ft.forward(v_n), ft.kernel(k_n**2, kernel), v_n)
+        ft.add_product(ft.forward(v_r), ft.kernel(k_r**2, kernel), v_n)
+        paste(ft.back(v_n), 2 * reach, tile, out.variance, least=LEAST_VARIANCE)
+        ft.multiply(ft.forward(r), ft.kernel(k_r, kernel), r)
+        ft.multiply(ft.forward(n), ft.kernel(k_n, kernel), n)
+        np.subtract(n, r, out=n)
+        paste(ft.back(n), 2 * reach, tile, out.difference)
+        paste(ft.back(r), 2 * reach, tile, out.matched)

@@ -1,0 +1,111 @@
+"""The coadd of registered exposures on one tile: inverse variance, outliers clipped, PSF and variance."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from diffim.pixels.warp import warp_exposure
+from diffim.templates.coadd_psf import PsfInput, union_psf
+from diffim.templates.tiling import Tile
+from exposure import Exposure, PhotoCalib
+from exposure.mask import plane_bits
+
+__all__ = ["coadd_tile"]
+
+PSF_CELLS = 4
+
+
+def coadd_tile(tile: Tile, exposures: Sequence[Exposure]) -> Exposure | None:
+    """Return the coadd in nJy, or None when no exposure has a pixel on the tile.
+
+    Each exposure has one weight, the inverse of its median variance, so that stars and sky have the same PSF. A pixel
+    that differs from the median of the stack by more than 5 sigma and half of the local light is left out.
+    """
+    box = (0, 0, tile.size, tile.size)
+    warped, weights, psfs = [], [], []
+    for exposure in exposures:
+        assert exposure.photo_calib is not None and exposure.psf is not None
+        part = warp_exposure(exposure, tile.wcs, box)
+        part_calib = _calibration_map(exposure, tile, part)
+        part.image *= part_calib
+        part.variance *= part_calib**2
+        good = part.good("BAD", "CR")
+        if not good.any():
+            continue
+        weight = 1.0 / float(np.median(part.variance[good][:: max(1, good.sum() // 20_000)]))
+        warped.append(part)
+        weights.append(weight)
+        psfs.append((exposure.psf, exposure.require_wcs(), exposure.bbox, weight))
+    if not warped:
+        return None
+    return _combine(tile, warped, np.asarray(weights), psfs)
+
+
+def _calibration_map(exposure: Exposure, tile: Tile, part: Exposure) -> NDArray[np.float32] | np.float32:
+    """nJy per unit on the tile's pixels (a number for constant calibrations, else bilinear from a coarse grid)."""
+    calib = exposure.photo_calib
+    assert calib is not None
+    if calib.variation is None:
+        return np.float32(calib.mean)
+    nodes = np.linspace(0, tile.size - 1, 33)
+    gx, gy = np.meshgrid(nodes, nodes)
+    sx, sy = exposure.require_wcs().sky_to_pixel(*tile.wcs.pixel_to_sky(gx.ravel(), gy.ravel()))
+    x0, y0, width, height = exposure.bbox
+    values = calib.at(np.clip(sx, x0, x0 + width - 1), np.clip(sy, y0, y0 + height - 1)).reshape(gx.shape)
+    return np.asarray(
+        cv2.resize(values.astype(np.float32), (part.width, part.height), interpolation=cv2.INTER_CUBIC), np.float32
+    )
+
+
+def _combine(tile: Tile, warped: list[Exposure], weights: NDArray[np.float64], psfs: list[PsfInput]) -> Exposure:
+    stack = np.stack([w.image for w in warped])
+    use = np.stack([w.good("BAD", "CR") for w in warped])
+    if len(warped) >= 3:
+        use &= ~_outliers(stack, use, warped)
+    w = np.where(use, weights[:, None, None], 0).astype(np.float32)
+    total = w.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        image = np.where(use, stack, 0)
+        image = np.sum(w * image, axis=0) / total
+        variance = sum(
+            (wi**2 * np.where(ui, p.variance, 0) for wi, ui, p in zip(w, use, warped, strict=True)),
+            start=np.zeros_like(total),
+        ) / total**2  # fmt: skip
+    mask = np.zeros(image.shape, np.int32)
+    for ui, part in zip(use, warped, strict=True):
+        mask |= np.where(ui, part.mask & np.int32(plane_bits(["SAT", "SUSPECT", "INJECTED", "INJECTED_CORE"])), 0)
+    empty = total <= 0
+    mask[empty] = plane_bits(["NO_DATA"])
+    image[empty] = variance[empty] = np.nan
+    size = max(p[0].size for p in psfs)
+    psf = union_psf(psfs, tile.wcs, (0, 0, tile.size, tile.size), PSF_CELLS, size)
+    return Exposure(
+        image.astype(np.float32), variance.astype(np.float32), mask, wcs=tile.wcs, psf=psf,
+        photo_calib=PhotoCalib(1.0, source="plane"), band=warped[0].band,
+        physical_filter=warped[0].physical_filter,
+    )  # fmt: skip
+
+
+def _outliers(stack: NDArray[np.float32], use: NDArray[np.bool_], warped: list[Exposure]) -> NDArray[np.bool_]:
+    """Where a pixel stands out of the stack: cosmic rays, asteroids, satellites; stars of varying seeing stay."""
+    middle = _median(stack, use)
+    light = cv2.dilate(np.nan_to_num(middle).astype(np.float32), np.ones((3, 3), np.uint8))
+    out = np.zeros(stack.shape, dtype=bool)
+    for k, part in enumerate(warped):
+        with np.errstate(invalid="ignore"):
+            limit = 5 * np.sqrt(part.variance) + 0.5 * np.maximum(light, 0)
+            odd = np.abs(stack[k] - middle) > limit
+        out[k] = cv2.dilate(odd.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0  # with the wings of a track
+    return out
+
+
+def _median(stack: NDArray[np.float32], use: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the median of the used values of each pixel, NaN where none is."""
+    ordered = np.sort(np.where(use, stack, np.float32(np.inf)), axis=0)
+    n = use.sum(axis=0)
+    low, high = np.maximum((n - 1) // 2, 0)[None], np.minimum(n // 2, len(stack) - 1)[None]
+    middle = 0.5 * (np.take_along_axis(ordered, low, 0)[0] + np.take_along_axis(ordered, high, 0)[0])
+    middle[n == 0] = np.nan
+    return np.asarray(middle, np.float32)

@@ -1,0 +1,218 @@
+"""Template sets: versioned directories of tiles that never change once they are complete.
+
+``ROOT/NAME/vNNN/`` holds ``tile_*.fits``, ``stars.parquet`` (the reference stars of relative calibration) and, written
+last, ``manifest.json``: a version without a manifest does not exist for readers.
+"""
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from diffim.errors import NoTemplate, NoTemplateCoverage, TemplateSetError
+from diffim.templates.coadd import coadd_tile
+from diffim.templates.patches import BORDER, merge_patches
+from diffim.templates.tiling import SkyTiling, Tile
+from exposure import Exposure, SkyWcs
+
+__all__ = ["TemplateStore", "build_template", "merge_stars"]
+
+
+@dataclass(frozen=True)
+class TemplateSet:
+    """One complete version of a set."""
+
+    name: str
+    version: int
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def tiling(self) -> SkyTiling:
+        """The tiling that the set was made on."""
+        t = self.manifest["tiling"]
+        return SkyTiling(t["pixel_scale"], t["inner"], t["border"])
+
+    def stars(self) -> pd.DataFrame:
+        """Return the reference stars: ra, dec (deg), flux (nJy), n."""
+        return pd.read_parquet(self.path / "stars.parquet")
+
+
+class TemplateStore:
+    """Reads template sets below a directory and keeps the tiles used last in memory.
+
+    Parameters
+    ----------
+    root
+        Directory of the sets.
+    max_tiles
+        Bound of the cache (a 1152 px tile holds 16 MB).
+    """
+
+    def __init__(self, root: "str | os.PathLike[str]", max_tiles: int = 24) -> None:
+        self.root = Path(root)
+        self._max_tiles = max_tiles
+        self._tiles: OrderedDict[Path, Exposure] = OrderedDict()
+
+    def list(self) -> list[TemplateSet]:
+        """Return every complete version of every set."""
+        out = []
+        for manifest in sorted(self.root.glob("*/v*/manifest.json")):
+            data = json.loads(manifest.read_text(encoding="utf-8"))
+            out.append(TemplateSet(data["name"], data["version"], manifest.parent, data))
+        return out
+
+    def get(self, name: str, band: str | None = None, version: int | None = None) -> TemplateSet:
+        """Return the newest (or the asked) version of a set that has the band.
+
+        Raises
+        ------
+        NoTemplate
+            There is none; the message lists what there is.
+        """
+        found = [
+            s for s in self.list()
+            if s.name == name and (band is None or s.manifest["band"] == band) and version in (None, s.version)
+        ]  # fmt: skip
+        if not found:
+            known = ", ".join(f"{s.name} v{s.version} ({s.manifest['band']})" for s in self.list()) or "none"
+            raise NoTemplate(f"no template set {name!r} for band {band!r} in {self.root} (there are: {known})")
+        return found[-1]
+
+    def _tile(self, path: Path) -> Exposure:
+        if path not in self._tiles:
+            self._tiles[path] = Exposure.read_fits(path)
+            while len(self._tiles) > self._max_tiles:
+                self._tiles.popitem(last=False)
+        self._tiles.move_to_end(path)
+        return self._tiles[path]
+
+    def fetch(self, chosen: TemplateSet, science: Exposure, border: int = BORDER) -> Exposure:
+        """Return the template warped to the pixels of a science exposure, grown by `border` px, in nJy.
+
+        Raises
+        ------
+        NoTemplateCoverage
+            No tile of the set overlaps the image.
+        """
+        x0, y0, width, height = science.bbox
+        box = (x0 - border, y0 - border, width + 2 * border, height + 2 * border)
+        tiles = [(t, chosen.path / f"{t.name}.fits") for t in _tiles_of(chosen.tiling, science.require_wcs(), box)]
+        have = [(t, p) for t, p in tiles if p.exists()]
+        visit, detector = science.key
+        if not have:
+            raise NoTemplateCoverage(
+                f"no tile of template {chosen.name} v{chosen.version} overlaps the image", visit=visit,
+                detector=detector,
+            )  # fmt: skip
+        return merge_patches(science, [self._tile(p) for _, p in have], border)
+
+
+def _tiles_of(tiling: SkyTiling, wcs: SkyWcs, box: tuple[int, int, int, int]) -> list[Tile]:
+    """Return the tiles that a box touches, from a grid of positions at most a quarter tile apart."""
+    x0, y0, width, height = box
+    step = max(1, tiling.inner // 4)
+    gx = np.append(np.arange(x0, x0 + width, step), x0 + width - 1)
+    gy = np.append(np.arange(y0, y0 + height, step), y0 + height - 1)
+    mx, my = np.meshgrid(gx, gy)
+    return tiling.overlapping(*wcs.pixel_to_sky(mx.ravel(), my.ravel()))
+
+
+def build_template(
+    root: "str | os.PathLike[str]",
+    name: str,
+    exposures: Sequence[Exposure],
+    *,
+    pixel_scale: float,
+    tile: int = 1024,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TemplateSet:
+    """Make a new version of a template set from characterised exposures of one band.
+
+    Raises
+    ------
+    TemplateSetError
+        No exposure, several bands, or an exposure that lacks PSF, WCS or calibration.
+    """
+    bands = sorted({e.band for e in exposures})
+    if len(bands) != 1:
+        raise TemplateSetError(f"a template set needs exposures of one band, got {bands or 'none'}")
+    for e in exposures:
+        if e.wcs is None or e.psf is None or e.photo_calib is None:
+            raise TemplateSetError("characterise the exposures first", visit=e.key[0], detector=e.key[1])
+    tiling = SkyTiling(pixel_scale, tile)
+    directory, version = _new_version(Path(root) / name)
+    groups = _groups(tiling, exposures)
+    written = []
+    for done, key in enumerate(sorted(groups), start=1):
+        made = coadd_tile(tiling.tile(*key), groups[key])
+        if made is not None:
+            made.write_fits(directory / f"{tiling.tile(*key).name}.fits")
+            written.append(tiling.tile(*key).name)
+        progress(done, len(groups))
+    merge_stars(exposures, pixel_scale).to_parquet(directory / "stars.parquet")
+    manifest = {
+        "name": name, "version": version, "band": bands[0], "unit": "nJy",
+        "tiling": {"pixel_scale": pixel_scale, "inner": tile, "border": tiling.border},
+        "tiles": written, "inputs": [{"visit": e.key[0], "detector": e.key[1]} for e in exposures],
+    }  # fmt: skip
+    partial = directory / ".manifest.part"
+    partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    os.replace(partial, directory / "manifest.json")
+    return TemplateSet(name, version, directory, manifest)
+
+
+def _new_version(base: Path) -> tuple[Path, int]:
+    base.mkdir(parents=True, exist_ok=True)
+    version = max((int(p.name[1:]) for p in base.glob("v[0-9]*")), default=0) + 1
+    while True:
+        try:
+            (base / f"v{version:03d}").mkdir()
+            return base / f"v{version:03d}", version
+        except FileExistsError:  # another builder took the number
+            version += 1
+
+
+def _groups(tiling: SkyTiling, exposures: Sequence[Exposure]) -> dict[tuple[int, int], list[Exposure]]:
+    out: dict[tuple[int, int], list[Exposure]] = {}
+    for exposure in exposures:
+        x0, y0, width, height = exposure.bbox
+        margin = tiling.border
+        box = (x0 - margin, y0 - margin, width + 2 * margin, height + 2 * margin)
+        for tile in _tiles_of(tiling, exposure.require_wcs(), box):
+            out.setdefault((tile.ring, tile.column), []).append(exposure)
+    return out
+
+
+def merge_stars(exposures: Sequence[Exposure], pixel_scale: float) -> pd.DataFrame:
+    """Return the isolated, unflagged stars of several exposures, one row per star: median ra, dec, flux (nJy)."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
+    parts = []
+    for e in exposures:
+        if e.sources is None or e.photo_calib is None:
+            continue
+        s = e.sources[(e.sources.isolated & ~e.sources.flagged & (e.sources.snr > 15)).to_numpy()]
+        parts.append(pd.DataFrame({"ra": s.ra, "dec": s.dec, "flux": s.psfFlux * e.photo_calib.at(s.x, s.y)}))
+    if not parts or not sum(map(len, parts)):
+        return pd.DataFrame({"ra": [], "dec": [], "flux": [], "n": []})
+    table = pd.concat(parts, ignore_index=True)
+    r, d = np.radians(table.ra), np.radians(table.dec)
+    unit: NDArray[np.float64] = np.stack([np.cos(d) * np.cos(r), np.cos(d) * np.sin(r), np.sin(d)], axis=1)
+    pairs = cKDTree(unit).query_pairs(np.radians(pixel_scale / 3600), output_type="ndarray")
+    n = len(table)
+    graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    table["group"] = connected_components(graph, directed=False)[1]
+    grouped = table.groupby("group")
+    out = grouped[["ra", "dec", "flux"]].median()
+    out["n"] = grouped.size()
+    return out[out["n"] >= (1 if len(parts) < 3 else 2)].reset_index(drop=True)

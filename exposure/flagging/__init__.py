@@ -1,0 +1,1 @@
+"""Pixels that say nothing: missing, filled, odd lines, bad."""

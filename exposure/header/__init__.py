@@ -1,0 +1,1 @@
+"""Header cards: read when asked for, by rules of an instrument file, times among them."""

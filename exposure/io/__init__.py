@@ -1,0 +1,1 @@
+"""Exposures, plain images and tables of components, in and out of FITS."""

@@ -1,0 +1,191 @@
+"""Visit summaries as the Rubin stack persists them: a table whose objects lie in an archive of further HDUs.
+
+The WCS there is a text of the Starlink AST library; ``starlink-pyast`` reads it.
+"""
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import ArrayLike, NDArray
+
+from exposure.errors import FitsUnreadable, WcsMissing
+from exposure.field import ChebyshevField
+from exposure.io.exposure_catalog import ExposureCatalog, ExposureRecord
+from exposure.photocalib import PhotoCalib
+from exposure.visitinfo import VisitInfo
+from exposure.wcs.mapped import local_linear
+from exposure.wcs.sky_wcs import Pair, SkyWcs
+
+__all__ = ["AstWcs", "read_exposure_catalog"]
+
+POINTERS = ("wcs", "psf", "photoCalib", "apCorrMap", "validPolygon", "visitInfo", "transmissionCurve", "detector")
+_UNIX_EPOCH_MJD = 40587.0
+
+
+class AstWcs(SkyWcs):
+    """A WCS given as an AST FrameSet.
+
+    Parameters
+    ----------
+    text
+        The FrameSet as AST writes it.
+    bbox
+        x0, y0, width, height of the image.
+
+    Raises
+    ------
+    WcsMissing
+        The text is no FrameSet.
+    """
+
+    def __init__(self, text: str, bbox: tuple[int, int, int, int]) -> None:
+        import starlink.Ast as Ast
+
+        self.text, self.bbox = text, bbox
+        try:
+            self._frames = Ast.Channel(text.splitlines()).read()
+        except Exception as error:
+            raise WcsMissing(f"the WCS is no text that AST can read: {error}") from error
+        if self._frames is None:
+            raise WcsMissing("the WCS is no AST object")
+        x0, y0, width, height = bbox
+        linear = local_linear(self, x0 + (width - 1) / 2, y0 + (height - 1) / 2)
+        super().__init__(linear.terms, linear.origin)
+
+    def _tran(self, a: ArrayLike, b: ArrayLike, forward: bool) -> Pair:
+        a, b = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
+        if a.size == 0:
+            return np.zeros(a.shape), np.zeros(a.shape)
+        out = self._frames.tran([a.ravel(), b.ravel()], forward)
+        return out[0].reshape(a.shape), out[1].reshape(a.shape)
+
+    def pixel_to_sky(self, x: ArrayLike, y: ArrayLike) -> Pair:
+        """Return (ra, dec) in degrees of frame pixel positions."""
+        ra, dec = self._tran(x, y, True)
+        return np.degrees(ra) % 360.0, np.degrees(dec)
+
+    def sky_to_pixel(self, ra: ArrayLike, dec: ArrayLike) -> Pair:
+        """Return frame pixel positions; NaN where the sky position has none."""
+        x, y = self._tran(np.radians(ra), np.radians(dec), False)
+        far = ~self._same_hemisphere(np.asarray(ra, np.float64), np.asarray(dec, np.float64)) | (np.abs(x) > 1e300)
+        return np.where(far, np.nan, x), np.where(far, np.nan, y)
+
+    def to_header(self, origin: tuple[int, int] = (0, 0)) -> Any:
+        """Return the cards of the TAN-SIP approximation."""
+        from exposure.wcs.mapped import sip_approximation
+
+        return sip_approximation(self, self.bbox).wcs.to_header(origin)
+
+
+def read_exposure_catalog(path: "str | PathLike[str]") -> ExposureCatalog:
+    """Read an exposure catalogue: one of ours, or one of the Rubin stack.
+
+    Raises
+    ------
+    FitsUnreadable
+        The file is neither.
+    """
+    from exposure.io.native import open_fits
+
+    with open_fits(path) as hdus:
+        header = hdus[1].header if len(hdus) > 1 else {}
+        if "TABLE" in hdus:
+            return ExposureCatalog.read_fits(path)
+        if str(header.get("AFW_TYPE", "")).strip() != "EXPOSURE":
+            raise FitsUnreadable(f"{Path(path).name} is no exposure catalogue")
+        table = _plain_table(hdus[1])
+        archive = _Archive(hdus)
+        records = {int(row["id"]): _record(row, archive) for row in hdus[1].data}
+        return ExposureCatalog(table, records)
+
+
+def _plain_table(hdu: Any) -> Table:
+    table = Table(hdu.data)
+    table.remove_columns([c for c in POINTERS if c in table.colnames])
+    if "decl" in table.colnames:  # the name before 2023
+        table.rename_column("decl", "dec")
+    for name in table.colnames:
+        if table[name].dtype.byteorder == ">":
+            table[name] = table[name].astype(table[name].dtype.newbyteorder("="))
+    table.meta["comments"] = [str(c) for c in hdu.header.get("COMMENT", [])]
+    return table
+
+
+class _Archive:
+    """Objects by id: the index says in which HDU and rows each lies."""
+
+    def __init__(self, hdus: Any) -> None:
+        self.hdus = {
+            int(h.header["AR_CATN"]): h.data for h in hdus if "AR_CATN" in h.header and h.name != "ARCHIVE_INDEX"
+        }
+        index = next(h.data for h in hdus if h.name == "ARCHIVE_INDEX")
+        self.index: dict[int, tuple[str, int, int, int]] = {
+            int(r["id"]): (str(r["name"]), int(r["cat.archive"]), int(r["row0"]), int(r["nrows"])) for r in index
+        }
+
+    def rows(self, key: int, name: str) -> Any:
+        """Return the table rows of an object of a kind, None for id 0 or another kind."""
+        if key == 0 or key not in self.index or self.index[key][0] != name:
+            return None
+        _, catalogue, first, count = self.index[key]
+        return self.hdus[catalogue][first : first + count]
+
+
+def _record(row: Any, archive: _Archive) -> ExposureRecord:
+    x0, y0 = int(row["bbox_min_x"]), int(row["bbox_min_y"])
+    box = (x0, y0, int(row["bbox_max_x"]) - x0 + 1, int(row["bbox_max_y"]) - y0 + 1)
+    wcs = archive.rows(int(row["wcs"]), "SkyWcs")
+    polygon = archive.rows(int(row["validPolygon"]), "Polygon")
+    return ExposureRecord(
+        wcs=None if wcs is None else AstWcs(_ast_text(wcs[0]["wcs"]), box),
+        photo_calib=_photo_calib(archive, int(row["photoCalib"]), box),
+        visit_info=_visit_info(archive, row),
+        valid_polygon=None
+        if polygon is None
+        else np.stack([polygon["vertices_x"], polygon["vertices_y"]], 1).astype(float),
+    )
+
+
+def _ast_text(raw: NDArray[Any]) -> str:
+    """The bytes start with the version and kind of the stack's own wrapper: four words."""
+    text = bytes(np.asarray(raw, np.uint8)).decode("ascii")
+    begin = text.find("Begin FrameSet")
+    return text[begin:] if begin >= 0 else text
+
+
+def _photo_calib(archive: _Archive, key: int, box: tuple[int, int, int, int]) -> PhotoCalib | None:
+    rows = archive.rows(key, "PhotoCalib")
+    if rows is None:
+        return None
+    row = rows[0]
+    mean = float(row["calibrationMean"])
+    if not (np.isfinite(mean) and mean > 0):
+        return None
+    variation = None
+    field = archive.rows(int(row["field"]), "ChebyshevBoundedField")
+    if field is not None:
+        order_x = int(field[0]["order_x"])
+        coefficients = np.atleast_1d(np.asarray(field[0]["coefficients"], np.float64)).reshape(-1, order_x + 1)
+        if coefficients.size > 1:
+            variation = ChebyshevField(coefficients / mean, box)
+    return PhotoCalib(mean, float(row["calibrationErr"]), variation, "archive")
+
+
+def _visit_info(archive: _Archive, row: Any) -> VisitInfo | None:
+    rows = archive.rows(int(row["visitInfo"]), "VisitInfo")
+    if rows is None:
+        return None
+    info = rows[0]
+
+    def degrees(name: str) -> float:
+        return float(np.degrees(info[name]))
+
+    return VisitInfo(
+        int(row["visit"]), int(row["id"]), _UNIX_EPOCH_MJD + int(info["tai"]) / 86400e9, float(info["exposuretime"]),
+        "".join(info["instrumentlabel"]), degrees("boresightradec_ra") % 360.0, degrees("boresightradec_dec"),
+        degrees("boresightrotangle"), float(info["boresightairmass"]), longitude=degrees("longitude"),
+        latitude=degrees("latitude"), elevation=float(info["elevation"]),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Sky coordinates of pixels: cards, frames, distortions, composed maps."""

@@ -1,0 +1,229 @@
+"""The command line of the database: ``alertprod apdb create|status|partitions|archive|restore|vacuum-advice|migrate|deduplicate|precover|reader``."""
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from service.commands.options import DryRun, Json, open_database, read_settings
+from service.terminal import print_table, progress, say
+
+__all__ = ["apdb_app"]
+
+apdb_app = typer.Typer(no_args_is_help=True, help="The Alert Production Database.")
+partitions_app = typer.Typer(no_args_is_help=True, help="Monthly partitions.")
+apdb_app.add_typer(partitions_app, name="partitions")
+
+
+def _today() -> float:
+    from apdb.schema.partitions import mjd_of
+
+    return mjd_of(datetime.now(UTC))
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
+    """Print rows as JSON on standard output, or as a table."""
+    if as_json:
+        print(json.dumps(rows, default=str))
+        return
+    if not rows:
+        say(f"{title}: none")
+        return
+    text = [
+        [f"{v:,}" if isinstance(v, int) else f"{v:g}" if isinstance(v, float) else str(v) for v in row.values()]
+        for row in rows
+    ]
+    print_table(tuple(rows[0]), text, title)
+
+
+@apdb_app.command()
+def create(
+    ahead: Annotated[int, typer.Option(help="months whose partitions are made ahead")] = 3, as_json: Json = False
+) -> None:
+    """Make all tables of a new database (or bring an old one up to date), and the partitions of the next months."""
+    from apdb.schema.partitions import ensure_months
+    from migrations.run import migrate as run
+
+    database = open_database(migrated=False)
+    run(database.uri)
+    with database.session() as connection:
+        made = ensure_months(connection, _today(), ahead)
+    _show([{"database": database.label, "partitionsMade": len(made)}], as_json, "created")
+
+
+@apdb_app.command()
+def status(as_json: Json = False) -> None:
+    """Show versions, tables, sizes and the archive."""
+    from apdb.operate.archive import archived
+    from apdb.operate.health import table_sizes
+
+    with open_database().session() as connection:
+        versions = dict(connection.execute("SELECT name, value FROM metadata WHERE name LIKE 'version:%'").fetchall())
+        tables, kept = table_sizes(connection), [vars(a) for a in archived(connection)]
+    if as_json:
+        print(json.dumps({"versions": versions, "tables": tables, "archive": kept}))
+        return
+    _show([versions], False, "versions")
+    _show(tables, False, "tables")
+    _show(kept, False, "archive")
+
+
+@partitions_app.command("list")
+def list_partitions(as_json: Json = False) -> None:
+    """List the attached partitions."""
+    from apdb.schema.partitions import partitions
+
+    with open_database().session() as connection:
+        _show([vars(p) for p in partitions(connection)], as_json, "partitions")
+
+
+@partitions_app.command("create")
+def create_partitions(
+    at: Annotated[float | None, typer.Option(help="MJD in the first month; now by default")] = None,
+    ahead: Annotated[int, typer.Option(min=0, max=120, help="months after it")] = 3, dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Make partitions ahead of time, online."""
+    from apdb.schema.partitions import ensure_months, missing_months
+
+    with open_database().session() as connection:
+        first = _today() if at is None else at
+        made = missing_months(connection, first, ahead) if dry_run else ensure_months(connection, first, ahead)
+    _show([{"partition": name} for name in made], as_json, "would be made" if dry_run else "made")
+
+
+@apdb_app.command()
+def archive(
+    to: Annotated[str, typer.Option(help="directory or fsspec URL for the Parquet files")],
+    keep_months: Annotated[int, typer.Option(min=13, help="whole months that stay (the history window needs 13)")] = 14,
+    drop: Annotated[bool, typer.Option(help="also drop what is archived, after its file was checked again")] = False,
+    dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write old partitions to Parquet and detach them; with --drop, drop those that are archived."""
+    from apdb.operate.archive import archive_partition, archived, drop_archived, old_partitions
+    from apdb.schema.partitions import month_bounds
+
+    database = open_database()
+    with database.session() as connection:
+        old = old_partitions(connection, month_bounds(_today(), -keep_months)[1])
+        done: list[dict[str, Any]] = []
+        for partition in old:
+            if dry_run:
+                done.append({"partition": partition.name, "action": "archive and detach", "rows": partition.rows})
+                continue
+            with progress(f"{partition.name}, rows", partition.rows, as_json) as step:
+                item = archive_partition(connection, partition, to, step)
+            done.append({"partition": item.partition, "action": "archived", "rows": item.rows, "file": item.file})
+        for item in archived(connection) if drop else []:
+            if item.state == "detached":
+                if not dry_run:
+                    drop_archived(connection, item)
+                done.append(
+                    {"partition": item.partition, "action": "drop" if dry_run else "dropped", "rows": item.rows}
+                )
+    _show(done, as_json, "would be done" if dry_run else "done")
+
+
+@apdb_app.command()
+def restore(partition: str, as_json: Json = False) -> None:
+    """Attach an archived partition again (from its file, when its table was dropped)."""
+    from apdb.errors import NotFound
+    from apdb.operate.archive import archived, restore_partition
+
+    with open_database().session() as connection:
+        found = [a for a in archived(connection) if a.partition == partition]
+        if not found:
+            raise NotFound(f"{partition} is not in the archive: see 'alertprod apdb status'")
+        with progress(f"{partition}, rows", found[0].rows, as_json) as step:
+            rows = restore_partition(connection, found[0], step)
+    _show([{"partition": partition, "rows": rows}], as_json, "restored")
+
+
+@apdb_app.command("vacuum-advice")
+def vacuum_advice(as_json: Json = False) -> None:
+    """Say where vacuum, ANALYZE or new partitions are needed, and with which command (changes nothing)."""
+    from apdb.operate.health import advice
+
+    with open_database().session() as connection:
+        _show([vars(a) for a in advice(connection)], as_json, "advice")
+
+
+@apdb_app.command()
+def migrate(
+    revision: Annotated[str, typer.Argument(help="head, base (drops everything) or a revision")] = "head",
+    dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Bring the database to a schema revision, online: a table in use for longer than 5 s ends it with nothing changed."""
+    from migrations.run import migrate as run
+    from migrations.run import pending
+
+    uri = open_database(migrated=False).uri
+    steps = pending(uri, revision)
+    if not dry_run:
+        run(uri, revision)
+    _show(steps, as_json, "would be applied" if dry_run else "applied")
+
+
+@apdb_app.command()
+def deduplicate(
+    radius: Annotated[float, typer.Option(min=0.0, help="arcsec: objects closer than this become one")] = 0.5,
+    since: Annotated[float | None, typer.Option(help="MJD (TAI): only objects that changed since; all by default")] = None,
+    dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Merge objects that came too close: sources move to the older one, the other is closed (safe beside the service)."""
+    from astropy.time import Time
+
+    from association.deduplicate import EVER
+    from association.deduplicate import deduplicate as run
+
+    database = open_database()
+    with progress("patches", quiet=as_json) as step:
+        report = run(
+            database.connect, radius, float(Time.now().tai.mjd), since_mjd_tai=EVER if since is None else since,
+            dry_run=dry_run, progress=step,
+        )  # fmt: skip
+    _show([vars(report)], as_json, "would be done" if dry_run else "done")
+
+
+@apdb_app.command()
+def precover(
+    days: Annotated[float, typer.Option(min=0.0, help="how far back to measure")] = 30.0,
+    founded_within: Annotated[float, typer.Option(min=0.0, help="days: objects first detected since then")] = 3.0,
+    at: Annotated[float | None, typer.Option(help="MJD (TAI): end of the time looked at; now by default")] = None,
+    dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Measure young objects on the stored differences (ALERTPROD_PRODUCTS_DIR) from before they were found."""
+    from astropy.time import Time
+
+    from association.precovery import precover as run
+    from service.processing.instruments import checked_instrument
+    from service.processing.products import StoredDifferences
+
+    now = float(Time.now().tai.mjd)
+    stored = StoredDifferences(read_settings().products_dir)
+    database = open_database()
+    with progress("visits", quiet=as_json) as step:
+        report = run(
+            database.connect, stored, lambda v: checked_instrument(v.instrument).packer(), now if at is None else at, now,
+            days=days, founded_within_days=founded_within, dry_run=dry_run, progress=step,
+        )  # fmt: skip
+    _show([vars(report)], as_json, "would be done" if dry_run else "done")
+
+
+@apdb_app.command()
+def reader(
+    role: str,
+    password_file: Annotated[
+        typer.FileText | None, typer.Option(help="file with the password; none by default")
+    ] = None,
+    timeout_s: Annotated[int, typer.Option(min=1, help="time limit of a statement")] = 30,
+    connections: Annotated[int, typer.Option(min=1, help="sessions at a time")] = 10,
+) -> None:
+    """Make (or renew) a read-only role for dashboards and notebooks."""
+    from apdb.operate.readers import make_reader
+
+    secret = None if password_file is None else password_file.read().strip()
+    with open_database().session() as connection:
+        make_reader(connection, role, secret, timeout_s=timeout_s, connections=connections)
+    say(f"role {role} may read the views; see docs/database.md")

@@ -1,0 +1,129 @@
+"""The roles that publish: relay (with registration of the schema and the sweep of orphaned files) and reconciler."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from alerts.archive import AlertArchive, file_name
+from alerts.filters import AlertFilter
+from alerts.reconcile import Reconciler
+from alerts.registry import SchemaRegistry, learn_wire_id
+from alerts.relay import Relay
+from alerts.schemas import SCHEMA_ID
+from alerts.target import KafkaTarget, ensure_topics
+from apdb import Database
+from apdb.queue import outbox
+from service.crash import crash_at
+from service.settings import Settings
+from tasks.errors import TransientError
+
+__all__ = ["alert_target", "run_reconciler", "run_relay", "sweep_orphans", "wire_id"]
+
+log = logging.getLogger("alertprod.relay")
+
+SWEEP_EVERY_S, SWEEP_OLDER_S, SWEEP_WITHIN_S = 3600.0, 3600.0, 3 * 86_400.0
+_RETRY_S = 2.0
+
+
+def alert_target(settings: Settings, *, quiet: bool = False) -> KafkaTarget:
+    """Return where alerts go by the settings; `quiet` keeps librdkafka from writing on standard error.
+
+    Raises
+    ------
+    SettingsError
+        No brokers are named.
+    """
+    settings.need("kafka_brokers")
+    return KafkaTarget(
+        settings.kafka_brokers, settings.alert_topic,
+        (*settings.kafka_client.items(), *([("log_level", "0")] if quiet else [])),
+        settings.transactional_id, fan_out=tuple(sorted(settings.alert_fan_out.items())),
+    )  # fmt: skip
+
+
+def run_relay(settings: Settings, stop: threading.Event) -> None:
+    """Publish until `stop` is set.
+
+    Raises
+    ------
+    SchemaRefused, FilterError
+        At the start, before anything is published.
+    """
+    database, target = Database(settings.database()), alert_target(settings)
+    archive = AlertArchive(settings.archive_dir)
+    for _, text in target.fan_out:
+        AlertFilter(text)
+    relay: Relay | None = None
+    swept = float("-inf")
+
+    def work() -> float:
+        nonlocal relay, swept
+        if relay is None:
+            ensure_topics(target, settings.alert_partitions, settings.topic_replication)
+            relay = Relay(
+                database,
+                archive,
+                target,
+                wire_id(settings, database),
+                lambda name: crash_at(name, settings.crash_point),
+            )
+        sent = relay.step()
+        if relay.leads and time.monotonic() > swept + SWEEP_EVERY_S:
+            swept = time.monotonic()
+            sweep_orphans(database, archive)
+        return 0.0 if sent else settings.poll_s
+
+    _repeat(work, stop)
+    if relay is not None:
+        relay.close()
+
+
+def run_reconciler(settings: Settings, stop: threading.Event) -> None:
+    """Count what the alert topic holds until `stop` is set."""
+    reconciler = Reconciler(Database(settings.database()), alert_target(settings))
+
+    def work() -> float:
+        reconciler.step(settings.poll_s)
+        return 0.0
+
+    _repeat(work, stop)
+    reconciler.close()
+
+
+def _repeat(work: Callable[[], float], stop: threading.Event) -> None:
+    """Call `work` again after as many seconds as it says; what may pass is logged and tried again."""
+    while not stop.is_set():
+        try:
+            stop.wait(work())
+        except TransientError as error:
+            log.warning("%s: %s", error.code, error)
+            stop.wait(_RETRY_S)
+
+
+def wire_id(settings: Settings, database: Database) -> int:
+    """Return the schema id of the wire header: the registry's where there is one, else Rubin's.
+
+    Raises
+    ------
+    RegistryUnavailable, SchemaRefused
+        As `alerts.registry.learn_wire_id`.
+    """
+    url = settings.schema_registry.get_secret_value()
+    if not url:
+        return SCHEMA_ID
+    with database.session() as connection:
+        return learn_wire_id(connection, SchemaRegistry(url), settings.schema_subject)
+
+
+def sweep_orphans(
+    database: Database, archive: AlertArchive, older_than_s: float = SWEEP_OLDER_S, within_s: float = SWEEP_WITHIN_S
+) -> int:
+    """Delete alert files of attempts that died before their commit; returns how many."""
+    with database.session() as connection:
+        attempts = outbox.orphans(connection, older_than_s, within_s)
+    names = [file_name(*attempt) for attempt in attempts]
+    count = sum(archive.delete(name) + archive.delete(f"{name}.part") for name in names)
+    if count:
+        log.info("%d orphaned alert files deleted", count)
+    return count

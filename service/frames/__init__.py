@@ -1,0 +1,1 @@
+"""What a camera's frames are by an instrument file, before anything is processed."""

@@ -1,0 +1,1 @@
+"""How a visit comes in: message, use case, Kafka."""

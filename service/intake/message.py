@@ -1,0 +1,131 @@
+"""The visit message: the body of ``POST /v1/visits`` and the value on the visit topic. One schema, versioned."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from exposure.header.times import check_mjd
+from exposure.instrument import load_instrument
+from exposure.io.native import open_fits
+from exposure.io.plain import header_visit_info
+from service.errors import BadMessage, ForbiddenLocation
+
+__all__ = ["MESSAGE_VERSION", "VisitMessage", "known_of", "local_path", "parse_message", "resolve_message"]
+
+MESSAGE_VERSION = 1
+
+
+class VisitMessage(BaseModel):
+    """One ccdVisit to be processed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    version: Literal[1] = 1
+    visit: int | None = Field(None, ge=0, lt=1 << 53, description="visit number; else by the instrument's rule")
+    detector: int | None = Field(None, ge=0, lt=1 << 15, description="detector number; else from the header")
+    instrument: str = Field(pattern=r"^[A-Za-z0-9_.\-]+$", max_length=64, description="instrument file")
+    science: str = Field(max_length=4096, description="URI of the FITS image")
+    psf: str | None = Field(None, max_length=4096, description="URI of a PSF cube")
+    mask: str | None = Field(None, max_length=4096, description="URI of the mask plane")
+    variance: str | None = Field(None, max_length=4096, description="URI of the variance plane")
+    wcs: str | None = Field(None, max_length=4096, description="URI of a header with the WCS")
+    photoCalib: float | None = Field(None, gt=0, allow_inf_nan=False, description="nJy per instrument unit")
+    band: Literal["u", "g", "r", "i", "z", "y"] | None = None
+    midpointMjdTai: float | None = Field(None, allow_inf_nan=False, description="mid-exposure, MJD TAI")
+    exposureTime: float | None = Field(None, gt=0, le=864000, allow_inf_nan=False, description="seconds")
+    templates: str | None = Field(None, pattern=r"^[A-Za-z0-9_.\-]+$", max_length=128, description="template set")
+    reprocess: Literal["never", "replace"] = "never"
+    priority: int = Field(0, ge=-100, le=100)
+    traceparent: str | None = Field(None, pattern=r"^[!-~]*$", max_length=128)
+
+    @field_validator("midpointMjdTai")
+    @classmethod
+    def _is_a_date(cls, value: float | None) -> float | None:
+        if value is not None:
+            check_mjd(value, f"midpointMjdTai={value}")
+        return value
+
+    def known(self) -> dict[str, Any]:
+        """Return what the message says of the image, so that no header card is needed for it."""
+        return known_of(self.model_dump())
+
+    @field_validator("instrument")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        """Refuse the path of a file: what is read is for the operator to say (ALERTPROD_INSTRUMENTS)."""
+        if name.lower().endswith((".yaml", ".yml")):
+            raise ValueError("the name of an instrument is wanted, not the path of its file")
+        return name
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the message with defaults left out."""
+        return self.model_dump(mode="json", exclude_none=True, exclude_defaults=False)
+
+
+def known_of(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a message says of its image, by the names of `exposure.io.plain.read_plain`."""
+    names = {"visit": "visit", "detector": "detector", "band": "band", "midpointMjdTai": "midpoint_mjd_tai",
+             "exposureTime": "exposure_time"}  # fmt: skip
+    return {ours: message[theirs] for theirs, ours in names.items() if message.get(theirs) is not None}
+
+
+def parse_message(data: Any) -> VisitMessage:
+    """Return the message of decoded JSON.
+
+    Raises
+    ------
+    BadMessage
+        Every problem is listed.
+    """
+    try:
+        return VisitMessage.model_validate(data)
+    except ValidationError as error:
+        text = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors()[:10])
+        raise BadMessage(text) from error
+
+
+def local_path(uri: str, roots: list[Path]) -> Path:
+    """Return the path of a ``file:`` URI or plain path below one of the allowed directories.
+
+    Raises
+    ------
+    ForbiddenLocation
+        Another scheme, a remote host, or a path that (after following links) lies outside.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
+        raise ForbiddenLocation(f"only local files are read, got scheme {parts.scheme!r} host {parts.netloc!r}")
+    text = unquote(parts.path) if parts.scheme else uri
+    if "\0" in text:
+        raise ForbiddenLocation("the path holds a NUL character")
+    path = Path(text)
+    if not path.is_absolute():
+        raise ForbiddenLocation("the path must be absolute")
+    resolved = path.resolve()
+    if not any(resolved.is_relative_to(root.resolve()) for root in roots):
+        raise ForbiddenLocation("the path is not below any of the allowed directories (ALERTPROD_DATA_ROOTS)")
+    return resolved
+
+
+def resolve_message(message: VisitMessage, roots: list[Path]) -> VisitMessage:
+    """Check every URI and fill in visit, detector and time from the header where the message lacks the former two.
+
+    Raises
+    ------
+    ForbiddenLocation, FitsUnreadable, InstrumentError
+        With what to do.
+    """
+    for uri in (message.science, message.psf, message.mask, message.variance, message.wcs):
+        if uri is not None:
+            local_path(uri, roots)
+    rules = load_instrument(message.instrument)
+    if message.visit is not None and message.detector is not None:
+        return message
+    path = local_path(message.science, roots)
+    with open_fits(path) as hdus:
+        info = header_visit_info(hdus, rules, message.known(), path)
+    update = {"visit": info.visit, "detector": info.detector, "midpointMjdTai": info.midpoint_mjd_tai}
+    return message.model_copy(update=update)

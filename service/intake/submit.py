@@ -1,0 +1,37 @@
+"""The use case behind both doors, HTTP and Kafka: check a visit message and enter it into the ledger."""
+
+from typing import Any
+
+from apdb import Ledger
+from service.errors import help_path
+from service.intake.message import parse_message, resolve_message
+from service.settings import Settings
+
+__all__ = ["describe", "submit_visit"]
+
+
+def submit_visit(data: Any, settings: Settings, ledger: Ledger) -> tuple[dict[str, Any], bool]:
+    """Enter a visit; returns its description and whether it is new.
+
+    Raises
+    ------
+    BadMessage, ForbiddenLocation, VisitConflict, InstrumentError, FitsUnreadable, DatabaseUnavailable
+    """
+    message = resolve_message(parse_message(data), [*settings.data_roots, settings.upload_dir])
+    assert message.visit is not None and message.detector is not None
+    row, new = ledger.submit(message.as_json(), message.visit, message.detector)
+    return describe(row), new
+
+
+def describe(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what a client sees of a ledger row."""
+    error = None
+    if row["errorCode"]:
+        error = {"code": row["errorCode"], "message": row["errorText"], "help": help_path(row["errorCode"])}
+    return {
+        "visit": row["visit"], "detector": row["detector"], "state": row["state"], "attempt": row["attempt"],
+        "instrument": row["instrument"], "band": row["band"], "midpointMjdTai": row["midpointMjdTai"],
+        "release": row["release"], "counts": row["counts"], "seconds": row["seconds"], "error": error,
+        "createdAt": row["createdAt"].isoformat(), "updatedAt": row["updatedAt"].isoformat(),
+        "finishedAt": None if row["finishedAt"] is None else row["finishedAt"].isoformat(),
+    }  # fmt: skip

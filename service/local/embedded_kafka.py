@@ -1,0 +1,190 @@
+"""A real single-node Kafka broker (KRaft) for demos and tests: Java 17, jars fetched once by Maven.
+
+Listens on 127.0.0.1, keeps its data in one directory, runs in its own session and is stopped by whoever started it.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from apdb.operate.embedded import free_port
+from service.errors import MissingProgram
+from tasks.errors import TransientError
+
+__all__ = ["EmbeddedKafka", "install_jars", "jar_directory"]
+
+_PROPERTIES = """process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={data}/log
+num.partitions=4
+num.network.threads=2
+num.io.threads=4
+background.threads=2
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=2500
+broker.heartbeat.interval.ms=500
+initial.broker.registration.timeout.ms=30000
+auto.create.topics.enable=false
+message.max.bytes=10485760
+replica.fetch.max.bytes=10485760
+log.segment.bytes=67108864
+log.cleaner.dedupe.buffer.size=16777216
+"""
+
+
+def jar_directory() -> Path:
+    """Return where the jars are kept between runs."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("ALERTPROD_KAFKA_JARS", f"{cache}/alertprod/kafka-4.1.0"))
+
+
+def install_jars() -> Path:
+    """Fetch the jars where they are missing and return their directory.
+
+    Raises
+    ------
+    MissingProgram
+        No Java or no Maven, with the command that installs them.
+    """
+    if shutil.which("java") is None:
+        raise MissingProgram("no Java for the Kafka broker: apt-get install openjdk-17-jre-headless")
+    target = jar_directory()
+    if (target / ".complete").exists():
+        return target
+    if shutil.which("mvn") is None:
+        raise MissingProgram("no Maven to fetch the Kafka broker: apt-get install maven")
+    partial = target.with_name(f"{target.name}.{os.getpid()}")
+    partial.mkdir(parents=True, exist_ok=True)
+    pom = partial / "pom.xml"
+    pom.write_text((files("service") / "kafka" / "pom.xml").read_text(encoding="utf-8"), encoding="utf-8")
+    command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={partial}"]
+    done = subprocess.run(
+        command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900
+    )
+    if done.returncode:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise MissingProgram(f"Maven could not fetch the Kafka broker: {done.stdout[-800:]}")
+    (partial / ".complete").touch()
+    try:
+        os.rename(partial, target)
+    except OSError:  # another process was faster
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+@dataclass
+class EmbeddedKafka:
+    """One broker in `directory`; use as a context manager or call start and stop.
+
+    `properties` are further lines of ``server.properties`` (a later one wins), `scram` the passwords of SCRAM-SHA-512 users.
+    `started` is told the process number, which is that of a group too, before the broker is waited for.
+    """
+
+    directory: Path
+    heap: str = "320m"
+    port: int = 0
+    keep: bool = False
+    wait_s: float = 60.0
+    properties: dict[str, str] = field(default_factory=dict)
+    scram: dict[str, str] = field(default_factory=dict)
+    started: Callable[[int], None] = lambda pid: None
+
+    @property
+    def brokers(self) -> str:
+        """host:port of the broker."""
+        return f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> "EmbeddedKafka":
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def start(self) -> str:
+        """Start (or start again, with its data and port) and wait until it takes requests.
+
+        Raises
+        ------
+        MissingProgram, TransientError
+            The message holds the end of the broker's log.
+        """
+        jars = install_jars()
+        self.directory = self.directory.absolute()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.port = self.port or free_port()
+        config = self.directory / "server.properties"
+        more = "".join(f"{k}={v}\n" for k, v in self.properties.items())
+        text = (_PROPERTIES + more).format(port=self.port, controller=free_port(), data=self.directory)
+        config.write_text(text, encoding="utf-8")
+        if not (self.directory / "log" / "meta.properties").exists():
+            cluster = "A" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]  # a leading dash would be an option
+            tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-c", str(config), "-t", cluster]
+            for name, password in self.scram.items():
+                tool += ["--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]"]
+            subprocess.run([*self._java(jars, "128m"), *tool], check=True, stdout=subprocess.DEVNULL, timeout=120)
+        self._log = self.directory / "kafka.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*self._java(jars, self.heap), "kafka.Kafka", str(config)], stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        self.started(self._process.pid)
+        (self.directory / "kafka.pid").write_text(str(self._process.pid), encoding="utf-8")
+        self._wait()
+        return self.brokers
+
+    def _java(self, jars: Path, heap: str) -> list[str]:
+        return [
+            "java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:MaxMetaspaceSize=128m",
+            "-XX:+ExitOnOutOfMemoryError", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info", "-cp", f"{jars}/*",
+        ]  # fmt: skip
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + self.wait_s
+        while time.monotonic() < deadline:
+            text = self._log.read_text(errors="replace")
+            if self._process.poll() is not None:
+                raise TransientError(f"the Kafka broker stopped while starting: {text[-1500:]}")
+            if "Kafka Server started" in text:
+                return
+            time.sleep(0.1)
+        self.stop(now=True)
+        raise TransientError(f"the Kafka broker was not ready after {self.wait_s:.0f} s: {text[-1500:]}")
+
+    def stop(self, now: bool = False) -> None:
+        """Stop the broker (`now`: by SIGKILL) and, unless it is kept, delete its directory."""
+        process = getattr(self, "_process", None)
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGKILL if now else signal.SIGTERM)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(timeout=10)
+        if not self.keep and not now:
+            shutil.rmtree(self.directory, ignore_errors=True)

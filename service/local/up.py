@@ -1,0 +1,116 @@
+"""All of the service on this machine until it is told to stop: embedded servers, API, worker, relay and ingest."""
+
+import os
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from apdb.operate.embedded import free_port, is_free
+from service.errors import PortInUse, SettingsError
+from service.local.stack import Stack
+from service.processes.interrupt import Interrupted, Signals
+from service.settings import PREFIX
+from tasks.errors import CallerError
+
+__all__ = ["exports", "run_up"]
+
+PORT = 8080
+ROLES = ("serve", "worker", "relay", "ingest")
+POLL_S = 0.5
+ENVIRONMENT_FILE = "environment.sh"
+_EXPORTED = ("database_uri", "kafka_brokers", "data_roots", "upload_dir", "archive_dir", "template_dir", "port")
+
+
+def run_up(data: Path | None, port: int | None, roots: list[Path], say: Callable[[str], None]) -> None:
+    """Run until SIGINT, SIGTERM or SIGHUP, then stop everything.
+
+    Parameters
+    ----------
+    data
+        Directory that is kept; a second run goes on with what is in it. None is a scratch directory.
+    port
+        Of the API. None is 8080, or a free one where that is taken.
+    roots
+        Directories of images that visit messages may name; the working directory by default.
+
+    Raises
+    ------
+    PortInUse
+        Another program listens on `port`.
+    CallerError
+        `data` holds something else.
+    TransientError
+        A role ended by itself; the message holds the end of its log.
+    """
+    overrides: dict[str, Any] = {"port": _port(port), "host": "127.0.0.1"}
+    if roots or not os.environ.get(f"{PREFIX}DATA_ROOTS"):
+        overrides["data_roots"] = [_existing(r) for r in roots or [Path.cwd()]]
+    if data is not None:
+        _check_place(data)
+    with Signals() as signals:
+        try:
+            with Stack(overrides, ROLES, say, scratch=data, keep_data=data is not None, check=signals.check) as stack:
+                _tell(stack, data, say)
+                while True:
+                    stack.require_alive()
+                    signals.check()
+                    time.sleep(POLL_S)
+        except Interrupted as reason:
+            say(f"{reason}; everything is stopped")
+
+
+def _port(wanted: int | None) -> int:
+    """Return the port of the API.
+
+    Raises
+    ------
+    PortInUse
+        The one that was asked for is taken.
+    """
+    try:
+        if is_free(wanted or PORT):
+            return wanted or PORT
+    except PermissionError:
+        raise PortInUse(f"port {wanted} is for the administrator alone: choose one above 1023 with --port") from None
+    if wanted is not None:
+        raise PortInUse(f"another program listens on port {wanted}: choose another with --port")
+    return free_port()
+
+
+def _existing(root: Path) -> Path:
+    if not root.is_dir():
+        raise SettingsError(f"--root {root}: no such directory")
+    return root.resolve()
+
+
+def _check_place(data: Path) -> None:
+    """Refuse a directory that holds something else: its rights are changed, and servers write into it."""
+    if data.exists() and not data.is_dir():
+        raise CallerError(f"--data {data}: a file is there: name a directory")
+    if data.is_dir() and any(data.iterdir()) and not (data / "postgres").is_dir():
+        raise CallerError(f"--data {data}: other files are in it: name an empty or a new directory")
+
+
+def exports(stack: Stack) -> str:
+    """Return the lines that let another shell work with a stack. The URI of the embedded database holds no secret."""
+    values = stack.settings.environment()
+    names = [f"{PREFIX}{name.upper()}" for name in _EXPORTED]
+    return "".join(f"export {name}={shlex.quote(values[name])}\n" for name in names)
+
+
+def _tell(stack: Stack, data: Path | None, say: Callable[[str], None]) -> None:
+    lines, place = exports(stack), stack.scratch / ENVIRONMENT_FILE
+    place.write_text(lines, encoding="utf-8")
+    kept = "kept" if data is not None else "deleted in the end: --data DIR keeps everything"
+    s = stack.settings
+    print(
+        f"API         {stack.url}   ({stack.url}/docs: what it answers)\n"
+        f"PostgreSQL  {s.database()}   (no password: it listens on this machine alone)\n"
+        f"Kafka       {s.kafka_brokers}   (topics {s.visit_topic}, {s.visit_topic}.dlq, {s.alert_topic})\n"
+        f"data, logs  {stack.scratch}   ({kept})\n"
+        f"images      {', '.join(map(str, s.data_roots))}\n\n"
+        f"In another shell (or: source {shlex.quote(str(place))}):\n\n{lines}", flush=True,
+    )  # fmt: skip
+    say("ready; Ctrl-C stops everything")

@@ -1,0 +1,1 @@
+"""Two images without a service: checked, subtracted, written as files."""

@@ -1,0 +1,1 @@
+"""Children of a process: started, stopped, swept."""

@@ -1,0 +1,1 @@
+"""One visit: image in, difference, association, one commit. The service's pixel code."""

@@ -1,0 +1,275 @@
+"""Why there is, or is no, alert at a place: the way of a visit followed at one position, step by step.
+
+What is stored is asked first. Where nothing is stored, the subtraction is made again (nothing is written) without throwing
+any measurement away, and each test that could have thrown it away is named.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+from astropy.time import Time
+from psycopg.rows import dict_row
+
+from alerts.container import INDEX
+from apdb import Database, Ledger, VisitUnitOfWork
+from apdb.sky.htm import chord_arcsec, unit_vectors
+from association import DiaPipelineTask, standardize
+from association.new_objects import new_source_tests
+from association.standardize import filter_tests
+from diffim import ImageDifferenceTask, TemplateStore
+from exposure import Exposure, Instrument
+from exposure.mask import PLANES
+from forced.calibrated import measure_pair
+from service.processing.images import Clock, calibrated_pair, open_science
+from service.processing.instruments import checked_instrument
+from service.processing.task_config import task_overrides
+from service.settings import Settings
+from tasks import AlertProdError, make_task
+
+__all__ = ["Step", "explain"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: its name, whether the place passed it (None: a fact, no test), what was found."""
+
+    name: str
+    passed: bool | None
+    text: str
+    values: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready values."""
+        return asdict(self)
+
+
+def explain(
+    settings: Settings,
+    visit: int,
+    detector: int,
+    ra: float,
+    dec: float,
+    radius_arcsec: float = 2.0,
+    *,
+    rerun: bool = True,
+) -> list[Step]:
+    """Follow a place through a visit; the last step that was not passed is the reason.
+
+    Parameters
+    ----------
+    ra, dec
+        ICRS degrees.
+    radius_arcsec
+        How far a source may be from the place.
+    rerun
+        Make the subtraction again where nothing is stored.
+
+    Raises
+    ------
+    DatabaseUnavailable
+        Try again later.
+    """
+    database = Database(settings.database())
+    row = Ledger(database).get(visit, detector)
+    if row is None:
+        return [Step("visit", False, "never came: post it", {})]
+    values = {k: row[k] for k in ("state", "attempt", "errorCode", "errorText", "midpointMjdTai", "band")}
+    steps = [Step("visit", row["state"] == "done", _visit_text(row), values)]
+    with database.connect() as connection:
+        stored = _stored_sources(connection, visit, detector, ra, dec, radius_arcsec)
+        if stored:
+            return [*steps, *_delivery(connection, visit, detector, stored)]
+        steps.append(Step("stored", False, f"no DiaSource of this visit within {radius_arcsec:g} arcsec", {}))
+        if not rerun or row["state"] in ("queued", "running"):
+            return steps
+        return [*steps, *_rerun(settings, connection, row["message"], ra, dec, radius_arcsec)]
+
+
+def _visit_text(row: dict[str, Any]) -> str:
+    if row["errorCode"] and row["state"] != "done":
+        return f"{row['state']}: {row['errorCode']}: {row['errorText']}"
+    return str(row["state"])
+
+
+def _separation(ra: Any, dec: Any, ra0: float, dec0: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return angles in arcsec (chord form, exact at small ones)."""
+    there = unit_vectors(np.asarray(ra, np.float64), np.asarray(dec, np.float64))
+    here = unit_vectors(np.array([ra0]), np.array([dec0]))
+    return chord_arcsec(np.linalg.norm(there - here, axis=1))
+
+
+def _stored_sources(
+    connection: psycopg.Connection[Any], visit: int, detector: int, ra: float, dec: float, radius: float
+) -> list[dict[str, Any]]:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            'SELECT "diaSourceId", "diaObjectId", "ssObjectId", ra, dec, "psfFlux", "psfFluxErr", snr, reliability FROM '
+            '"DiaSource" WHERE visit = %s AND detector = %s AND "timeWithdrawnMjdTai" IS NULL',
+            (visit, detector),
+        ).fetchall()
+    if not rows:
+        return []
+    away = _separation([r["ra"] for r in rows], [r["dec"] for r in rows], ra, dec)
+    near = [{**row, "separation": round(float(d), 3)} for row, d in zip(rows, away, strict=True) if d <= radius]
+    return sorted(near, key=lambda r: r["separation"])
+
+
+def _delivery(
+    connection: psycopg.Connection[Any], visit: int, detector: int, stored: list[dict[str, Any]]
+) -> list[Step]:
+    """Say to which object the stored sources belong and what became of the visit's alerts."""
+    steps = []
+    for source in stored:
+        owner = f"object {source['diaObjectId']}" if source["diaObjectId"] else f"body {source['ssObjectId']}"
+        fresh = " (founded by it)" if source["diaObjectId"] == source["diaSourceId"] else ""
+        text = f"DiaSource {source['diaSourceId']} at {source['separation']:g} arcsec, of {owner}{fresh}"
+        steps.append(Step("stored", True, text, source))
+    with connection.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(
+            'SELECT attempt, file, "heldReason", "droppedAt", "publishedAt", "publishOrder", count, "alertIndex" FROM "AlertOutbox" WHERE visit = %s '
+            "AND detector = %s ORDER BY attempt DESC LIMIT 1",
+            (visit, detector),
+        ).fetchone()
+    if row is None:
+        return [*steps, Step("alert", False, "the visit has no alert file", {})]
+    index, count = row.pop("alertIndex"), row.pop("count")
+    if index or not count:  # None where another writer made the file
+        issued = np.frombuffer(index or b"", INDEX)["diaSourceId"]
+        if not np.isin([s["diaSourceId"] for s in stored], issued).any():
+            text = "unconfirmed: stored, and waits for another detection of its object (alertLeastDiaSources)"
+            return [*steps, Step("alert", False, text, {})]
+    if row["droppedAt"]:
+        text = f"dropped by an operator at {row['droppedAt']:%Y-%m-%d %H:%M:%S}"
+    elif row["heldReason"]:
+        text = f"held: {row['heldReason']}"
+    elif row["publishedAt"]:
+        text = f"published at {row['publishedAt']:%Y-%m-%d %H:%M:%S}"
+    else:
+        text = "waits for the relay"
+    return [*steps, Step("alert", row["publishedAt"] is not None, text, {k: str(v) for k, v in row.items()})]
+
+
+def _rerun(
+    settings: Settings,
+    connection: psycopg.Connection[Any],
+    message: dict[str, Any],
+    ra: float,
+    dec: float,
+    radius: float,
+) -> list[Step]:
+    """Subtract again, keep every measurement, and test the place."""
+    rules, roots = checked_instrument(message["instrument"]), [*settings.data_roots, settings.upload_dir]
+    try:
+        science = open_science(message, rules, roots)
+        outside = _outside(science, ra, dec)
+        if outside is not None:
+            return [outside]
+        name = message.get("templates") or settings.template_set
+        template, _ = calibrated_pair(science, rules, TemplateStore(settings.template_dir), name, Clock())
+        task = make_task(ImageDifferenceTask, task_overrides(ImageDifferenceTask, rules, science))
+        open_config = {"badSourceFlags": [], "minReliability": 0.0, "doWriteScore": True}
+        everything = make_task(
+            ImageDifferenceTask, {**task_overrides(ImageDifferenceTask, rules, science), **open_config}
+        )
+        result = everything.run(science, science.sources, template)
+    except AlertProdError as error:
+        return [Step("subtraction", False, f"{error.code}: {error}", {})]
+    x, y = (float(v[0]) for v in science.require_wcs().sky_to_pixel(np.array([ra]), np.array([dec])))
+    difference = result.subtractedExposure
+    steps = [_mask(difference, x, y), _signal(result, science, x, y, radius, task.config.detectionThreshold)]
+    raw = result.diaSources
+    table = standardize(raw, difference, float(Time.now().tai.mjd))
+    away = _separation(table.ra, table.dec, ra, dec) if len(table) else np.zeros(0)
+    nearest = int(np.argmin(away)) if away.size else -1
+    if nearest < 0 or away[nearest] > radius:
+        far = f"; the nearest is {away[nearest]:.1f} arcsec away" if nearest >= 0 else ""
+        return [*steps, Step("detected", False, f"nothing is detected within {radius:g} arcsec{far}", {})]
+    steps.append(_detected(table.iloc[nearest], float(away[nearest])))
+    one_raw, one = raw.iloc[[nearest]].reset_index(drop=True), table.iloc[[nearest]].reset_index(drop=True)
+    steps += [_kept(one_raw, task), _filtered(one_raw, one, difference)]
+    return [*steps, *_associated(connection, rules, one)]
+
+
+def _outside(science: Exposure, ra: float, dec: float) -> Step | None:
+    x, y = science.require_wcs().sky_to_pixel(np.array([ra]), np.array([dec]))
+    if bool(science.contains(x, y)[0]):
+        return None
+    values = {"x": round(float(x[0]), 1), "y": round(float(y[0]), 1), "width": science.width, "height": science.height}
+    return Step("image", False, f"the place is off the image: pixel ({values['x']}, {values['y']})", values)
+
+
+def _mask(difference: Exposure, x: float, y: float) -> Step:
+    column, row = int(np.floor(x + 0.5)) - difference.origin[0], int(np.floor(y + 0.5)) - difference.origin[1]
+    value = int(difference.mask[row, column])
+    planes = [name for name, bit in PLANES.items() if value >> bit & 1]
+    usable = not {"NO_DATA", "BAD", "SAT", "EDGE"} & set(planes) and bool(np.isfinite(difference.image[row, column]))
+    text = f"pixel ({x:.1f}, {y:.1f}): {', '.join(planes) or 'no plane'} set"
+    return Step("mask", usable, text, {"x": round(x, 2), "y": round(y, 2), "planes": planes})
+
+
+def _signal(result: Any, science: Exposure, x: float, y: float, radius: float, threshold: float) -> Step:
+    """Compare the highest significance near the place with the threshold, and give the fluxes there."""
+    difference, score = result.subtractedExposure, result.scoreExposure
+    reach = max(1, int(np.ceil(radius / float(difference.require_wcs().pixel_scale_arcsec(x, y)))))
+    column, row = round(x) - difference.origin[0], round(y) - difference.origin[1]
+    part = score.image[max(row - reach, 0) : row + reach + 1, max(column - reach, 0) : column + reach + 1]
+    peak = float(np.nanmax(np.abs(part))) if np.isfinite(part).any() else 0.0
+    flux = measure_pair(difference, science, np.array([x]), np.array([y])).iloc[0]
+    values = {"peakSignificance": round(peak, 2), "threshold": float(threshold)}
+    values |= {k: float(flux[k]) for k in ("psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr")}
+    text = (
+        f"significance {peak:.1f} (threshold {threshold:g}); flux on the difference {flux.psfFlux:.0f} +- {flux.psfFluxErr:.0f} "
+        f"nJy, on the image {flux.scienceFlux:.0f} +- {flux.scienceFluxErr:.0f}"
+    )
+    return Step("signal", peak >= threshold, text, values)
+
+
+def _detected(source: "pd.Series[Any]", away: float) -> Step:
+    values = {"separation": round(away, 3), "psfFlux": float(source.psfFlux), "psfFluxErr": float(source.psfFluxErr),
+              "reliability": float(source.reliability)}  # fmt: skip
+    return Step(
+        "detected",
+        True,
+        f"a source {away:.2f} arcsec away, {source.psfFlux:.0f} +- {source.psfFluxErr:.0f} nJy",
+        values,
+    )
+
+
+def _failed(tests: dict[str, Any]) -> list[str]:
+    return [name for name, fails in tests.items() if bool(fails[0])]
+
+
+def _kept(raw: pd.DataFrame, task: Any) -> Step:
+    """Test what the subtraction itself throws away: flags, and reliability."""
+    failed = [f for f in task.config.badSourceFlags if bool(raw[f].iloc[0])]
+    score = float(raw["reliability"].iloc[0]) if "reliability" in raw else float("nan")
+    if task.config.doReliability and not score >= task.config.minReliability:
+        failed.append(f"reliability {score:.3f} < {task.config.minReliability:g}")
+    return Step("measurement", not failed, ", ".join(failed) or "kept", {"failed": failed, "reliability": score})
+
+
+def _filtered(raw: pd.DataFrame, table: pd.DataFrame, difference: Exposure) -> Step:
+    failed = _failed(filter_tests(raw, table, difference.pixel_scale_arcsec()))
+    return Step("filter", not failed, ", ".join(failed) or "kept", {"failed": failed})
+
+
+def _associated(connection: psycopg.Connection[Any], rules: Instrument, source: pd.DataFrame) -> list[Step]:
+    """Say to which object the source would belong, or why it would found none."""
+    task = make_task(DiaPipelineTask, task_overrides(DiaPipelineTask, rules))
+    limit = float(task.config.maxDistArcSeconds)
+    with VisitUnitOfWork(connection) as work:  # read only: left without a commit
+        place = source.ra.to_numpy(np.float64), source.dec.to_numpy(np.float64)
+        objects = work.load_objects_around(*place, limit / 3600)
+    away = (
+        _separation(objects.ra, objects.dec, float(source.ra[0]), float(source.dec[0])) if len(objects) else np.zeros(0)
+    )
+    if away.size and away.min() <= limit:
+        owner, distance = int(objects.diaObjectId.iloc[int(np.argmin(away))]), float(away.min())
+        text = f"object {owner} is {distance:.2f} arcsec away: the source would belong to it today"
+        return [Step("association", True, text, {"diaObjectId": owner, "separation": distance})]
+    failed = _failed(new_source_tests(source, task.new_source_rules)) if task.config.filterUnAssociatedSources else []
+    text = f"marginal, founds no object: {', '.join(failed)}" if failed else "it would found an object today"
+    return [Step("association", not failed, text, {"failed": failed})]

@@ -1,0 +1,83 @@
+"""The images of a visit: science exposure with what the message says, calibration, template."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration import ReferenceStars
+from calibration.characterize import characterize
+from diffim import TemplateStore
+from exposure import Exposure, Instrument, PhotoCalib
+from exposure.flagging.missing import refuse_missing
+from exposure.io.native import open_fits, read_wcs
+from exposure.io.parts import read_psf
+from exposure.io.pixel_planes import read_mask_file, read_variance
+from exposure.mask import plane_bits
+from service.intake.message import known_of, local_path
+
+__all__ = ["Clock", "calibrated_pair", "open_science"]
+
+
+@dataclass
+class Clock:
+    """Seconds per step of one visit."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
+
+
+def open_science(message: dict[str, Any], rules: Instrument, roots: list[Path]) -> Exposure:
+    """Read the science exposure and whatever the message says beside or above the file."""
+    known = known_of(message)
+    if message.get("wcs"):
+        known["wcs"] = read_wcs(local_path(message["wcs"], roots))
+    exposure = Exposure.read_fits(local_path(message["science"], roots), rules, known)
+    assert exposure.visit_info is not None
+    if message.get("variance"):
+        exposure.variance = read_variance(local_path(message["variance"], roots), exposure, rules)
+    if message.get("mask"):
+        exposure.mask &= np.int32(plane_bits(["NO_DATA", "SAT", "EDGE", "BAD"]))  # of pixels and instrument file
+        exposure.mask |= read_mask_file(local_path(message["mask"], roots), exposure, rules)
+    if message.get("variance") or message.get("mask"):
+        refuse_missing(exposure, Path(message["science"]).name)
+    if message.get("psf"):
+        with open_fits(local_path(message["psf"], roots)) as hdus:
+            exposure.psf = read_psf(next(h for h in hdus if h.data is not None), exposure.bbox)
+    exposure.wcs = known.get("wcs", exposure.wcs)
+    if message.get("photoCalib") is not None:
+        exposure.photo_calib = PhotoCalib(float(message["photoCalib"]))
+    exposure.visit_info = replace(exposure.visit_info, **{k: v for k, v in known.items() if k not in ("wcs", "band")})
+    exposure.band = known.get("band", exposure.band)
+    return exposure
+
+
+def calibrated_pair(
+    science: Exposure, rules: Instrument, templates: TemplateStore, name: str, clock: Clock
+) -> tuple[Exposure, dict[str, float]]:
+    """Characterise the science exposure (in place) and warp its template; returns the template and what was found.
+
+    Raises
+    ------
+    AlertProdError, lsst.pipe.base.NoWorkFound
+        The image cannot be calibrated, or has no template.
+    """
+    with clock.step("template"):
+        chosen = templates.get(name, science.band)
+    with clock.step("characterize"):
+        needs_stars = rules.zeropoint in ("relative", "refcat") or rules.characterize.astrometry == "relative"
+        reference = ReferenceStars(chosen.stars()) if needs_stars else None
+        report = characterize(science, rules, reference).report
+    with clock.step("template"):
+        return templates.fetch(chosen, science), report

@@ -1,0 +1,84 @@
+"""A job process: reads claims from standard input, one JSON line each, and answers with one JSON line each.
+
+Only here is pixel code run. The process is started by the supervisor, dies with it, and has a memory limit.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+from lsst.pipe.base import NoWorkFound
+
+from apdb import Claim
+from service.settings import Settings
+from tasks.errors import AlertProdError, NoWork
+
+__all__ = ["main"]
+
+
+def _contain(settings: Settings) -> None:
+    """Die with the supervisor, limit memory, leave Ctrl-C to the supervisor."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    limit = int(settings.job_memory_gb * (1 << 30))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _answer(claim: Claim, run: Any) -> dict[str, Any]:
+    """Run one claim and turn whatever happens into an answer."""
+    try:
+        return dict(run(claim))
+    except (NoWork, NoWorkFound) as error:
+        return {"state": "no_work", "code": getattr(error, "code", "no_work"), "text": str(error)}
+    except AlertProdError as error:
+        error.at(claim.visit, claim.detector)
+        state = "retry" if error.retriable else "failed"
+        return {"state": state, "code": error.code, "text": str(error)}
+    except MemoryError:
+        return {
+            "state": "retry",
+            "code": "out_of_memory",
+            "text": f"visit {claim.visit}, detector {claim.detector}: out of memory",
+        }
+    except Exception as error:
+        logging.getLogger("alertprod.job").exception("visit %d, detector %d", claim.visit, claim.detector)
+        text = f"visit {claim.visit}, detector {claim.detector}: {type(error).__name__}: {error}"
+        return {"state": "failed", "code": "internal", "text": text}
+
+
+def _processor(settings: Settings) -> Any:
+    from service.processing.visit import Processor
+    from service.startup import reuse_memory
+
+    reuse_memory()
+    return Processor(settings)
+
+
+def main() -> None:
+    """Serve claims until standard input ends."""
+    out = os.fdopen(os.dup(1), "w")  # whatever prints to stdout by mistake must not break the protocol
+    os.dup2(2, 1)
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    settings = Settings()
+    _contain(settings)
+    try:
+        processor = _processor(settings)
+    except AlertProdError as error:
+        print(json.dumps({"start": error.as_dict()}), file=out, flush=True)
+        sys.exit(1)
+    print(json.dumps({"ready": os.getpid()}), file=out, flush=True)
+    for line in sys.stdin:
+        claim = Claim(**json.loads(line))
+        print(json.dumps(_answer(claim, processor.run)), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main()
