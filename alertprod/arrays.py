@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alertprod.errors import InputType
+from tasks.arrays import Box
 from tasks.errors import CallerError
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def sky_wcs(given: Any) -> "SkyWcs":
     raise InputType(f"a WCS must be an astropy WCS, a header or a SkyWcs; got {type(given).__name__}")
 
 
-def psf_model(given: Any, box: tuple[int, int, int, int]) -> "Psf":
+def psf_model(given: Any, box: Box) -> "Psf":
     """Return a PSF model, of a stamp one that is the same all over the box.
 
     A stamp whose sum is not near 1 is divided by it.

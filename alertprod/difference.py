@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from alertprod.errors import InputType
 from alertprod.reading import read, rules_of
+from tasks.arrays import F32, I32
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from astropy.table import Table
-    from numpy.typing import NDArray
 
     from exposure import Exposure, Instrument
     from service.pairs.difference import Difference as Made
@@ -44,17 +43,17 @@ class Difference:
     made: "Made"
 
     @property
-    def image(self) -> "NDArray[np.float32]":
+    def image(self) -> "F32":
         """The pixels, (height, width)."""
         return self.exposure.image
 
     @property
-    def variance(self) -> "NDArray[np.float32]":
+    def variance(self) -> "F32":
         """The variance of the pixels."""
         return self.exposure.variance
 
     @property
-    def mask(self) -> "NDArray[np.int32]":
+    def mask(self) -> "I32":
         """Bits of the planes in `exposure.PLANES`."""
         return self.exposure.mask
 

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alertprod.positions import Places, places_of
+from tasks.arrays import F64
 from tasks.errors import CallerError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
 
     from exposure import Exposure, Instrument
 
-    F64 = NDArray[np.float64]
+    F64 = F64
 
 __all__ = ["photometry"]
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alertprod.errors import InputType
+from tasks.arrays import F64
 from tasks.errors import CallerError
 
 __all__ = ["Places", "places_of"]
 
-F64 = NDArray[np.float64]
 EXPECTED = (
     "a SkyCoord, a tuple of two columns (ra, dec), a table with ra and dec (or x and y), pairs, an array of shape (N, 2) "
     "or the path of a table"

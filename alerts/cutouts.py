@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from exposure import Exposure
 from exposure.mask import PLANES, plane_bits
 from exposure.photometry import psf_images
+from tasks.arrays import F64, I64, U8
 
 __all__ = ["CutoutMaker", "cutout_sides"]
 
@@ -24,7 +25,7 @@ _CARD, _BLOCK = 80, 2880
 _NO_DATA = plane_bits(["NO_DATA"])
 
 
-def cutout_sides(bbox_sizes: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+def cutout_sides(bbox_sizes: Sequence[int] | I64) -> I64:
     """Return the sides of cutouts: those of the footprints, within 30..102 px."""
     return np.clip(np.asarray(bbox_sizes, np.int64), MIN_SIDE, MAX_SIDE)
 
@@ -53,11 +54,11 @@ def _blocks(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK
 
 
-def _raw(data: bytes) -> NDArray[np.uint8]:
+def _raw(data: bytes) -> U8:
     return np.frombuffer(data, np.uint8)
 
 
-def _big_endian(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+def _big_endian(pixels: NDArray[Any]) -> U8:
     """Return the FITS bytes of N images, one line each."""
     return pixels.astype(pixels.dtype.newbyteorder(">"), order="C").reshape(len(pixels), -1).view(np.uint8)
 
@@ -142,9 +143,7 @@ class CutoutMaker:
         (stamp,) = self.cut_all(np.array([x]), np.array([y]), np.array([side]))
         return None if stamp is None else bytes(stamp)
 
-    def cut_all(
-        self, x: NDArray[np.float64], y: NDArray[np.float64], sides: NDArray[np.int64]
-    ) -> list[memoryview | None]:
+    def cut_all(self, x: F64, y: F64, sides: I64) -> list[memoryview | None]:
         """Return the FITS bytes of the cutout around each frame position, None where the position is off the image.
 
         Parts beyond the edge are NaN with infinite variance and NO_DATA. Where the PSF is not defined there is no
@@ -165,7 +164,7 @@ class CutoutMaker:
                 out[place] = stamp
         return out
 
-    def _stamps(self, x: NDArray[np.float64], y: NDArray[np.float64], side: int) -> Iterator[memoryview]:
+    def _stamps(self, x: F64, y: F64, side: int) -> Iterator[memoryview]:
         """Yield FITS files of one size: their bytes are the lines of one table, filled column by column."""
         e = self.exposure
         assert e.photo_calib is not None
@@ -191,9 +190,7 @@ class CutoutMaker:
         for line, psf_is in zip(table, _defined(psfs, x.size), strict=True):
             yield memoryview(line.data) if psf_is else memoryview(line.data)[:without]
 
-    def _numbers(
-        self, x: NDArray[np.float64], y: NDArray[np.float64], corners: NDArray[np.int64]
-    ) -> list[tuple[float, ...]]:
+    def _numbers(self, x: F64, y: F64, corners: I64) -> list[tuple[float, ...]]:
         wcs = self.exposure.require_wcs()
         ra, dec = wcs.pixel_to_sky(x, y)
         cd = wcs.jacobian(x, y).reshape(-1, 4)
@@ -201,7 +198,7 @@ class CutoutMaker:
         columns = np.column_stack([pixel, ra, dec, cd]).tolist()
         return [(*row, x0 - 1, y0 - 1) for row, (x0, y0) in zip(columns, corners.tolist(), strict=True)]
 
-    def _psfs(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.floating] | None:
+    def _psfs(self, x: F64, y: F64) -> NDArray[np.floating] | None:
         model = self.exposure.psf
         if model is None or self.psf == "none":
             return None

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from alerts.cutouts import CutoutMaker, cutout_sides
 from alerts.rows import EncodedRows, encode_rows
 from alerts.wire import Alert, decode_body, varint
 from exposure import Exposure
+from tasks.arrays import I64
 
 __all__ = ["AlertInputs", "build_alerts", "build_packets"]
 
@@ -60,7 +60,7 @@ class _History:
         self._owners = self._frame.diaObjectId.to_numpy(np.int64)
         self._record = record
 
-    def encode(self, owners: NDArray[np.int64]) -> tuple[EncodedRows, list[int]]:
+    def encode(self, owners: I64) -> tuple[EncodedRows, list[int]]:
         """Return the rows of the owners one after the other, and where each owner's rows begin (and the end)."""
         first = np.searchsorted(self._owners, owners, "left")
         count = np.where(owners != 0, np.searchsorted(self._owners, owners, "right") - first, 0)
@@ -77,7 +77,7 @@ class _Lookup:
         self._ids = self._frame[key].to_numpy(np.int64) if len(frame) else np.zeros(0, np.int64)
         self._record = record
 
-    def encode(self, ids: NDArray[np.int64]) -> list[memoryview | None]:
+    def encode(self, ids: I64) -> list[memoryview | None]:
         """Return the encoded row of each id, None for those that have none."""
         at = np.minimum(np.searchsorted(self._ids, ids), max(len(self._ids) - 1, 0))
         found = (self._ids[at] == ids) & (ids != 0) if len(self._ids) else np.zeros(ids.size, np.bool_)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from alerts.schemas import fields_of
 from alerts.wire import varint
+from tasks.arrays import I64, U8, Flags
 
 __all__ = ["EncodedRows", "encode_rows"]
 
@@ -150,10 +151,10 @@ class _Table:
         self.n = n
         self.floats: list[NDArray[np.uint32]] = []
         self.doubles: list[NDArray[np.uint64]] = []
-        self.integers: list[NDArray[np.int64]] = []
-        self.empty: list[NDArray[np.bool_]] = []
-        self.booleans: list[NDArray[np.uint8]] = []
-        self.codes: list[NDArray[np.int64]] = []
+        self.integers: list[I64] = []
+        self.empty: list[Flags] = []
+        self.booleans: list[U8] = []
+        self.codes: list[I64] = []
         self.words: list[bytes] = [b""]
 
     def add(self, name: str, kind: int, values: "pd.Series[Any]") -> int:
@@ -245,7 +246,7 @@ def encode_rows(frame: pd.DataFrame, record: str) -> EncodedRows:
     return EncodedRows(memoryview(out.data)[: int(offsets[-1])], offsets.tolist())
 
 
-def _runs(kinds: NDArray[np.int64], nullable: NDArray[np.bool_], slots: NDArray[np.int64]) -> NDArray[np.int64]:
+def _runs(kinds: I64, nullable: Flags, slots: I64) -> I64:
     """Return (kind, first line, lines, nullable) of each stretch of fields of one sort, which have lines in a row."""
     first = np.flatnonzero(np.r_[True, (np.diff(kinds) != 0) | (nullable[1:] != nullable[:-1])])
     return np.column_stack([kinds[first], slots[first], np.diff(np.r_[first, kinds.size]), nullable[first]])

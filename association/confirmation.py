@@ -2,14 +2,13 @@
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+
+from tasks.arrays import Flags
 
 __all__ = ["unconfirmed"]
 
 
-def unconfirmed(
-    sources: pd.DataFrame, objects: pd.DataFrame, least_sources: int = 1, single_snr: float = 0.0
-) -> NDArray[np.bool_]:
+def unconfirmed(sources: pd.DataFrame, objects: pd.DataFrame, least_sources: int = 1, single_snr: float = 0.0) -> Flags:
     """Return which stored sources wait for another detection of their object before there is an alert.
 
     Parameters

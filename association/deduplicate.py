@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psycopg
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from apdb import VisitUnitOfWork, empty_frame
@@ -19,6 +18,7 @@ from apdb.sky.htm import chord_arcsec, htm_ids, unit_vectors
 from apdb.sky.locks import lock_pixels_around, sky_locks
 from association.errors import AssociationError
 from association.statistics import forced_means, summarize
+from tasks.arrays import I64
 
 __all__ = ["MergeReport", "deduplicate", "find_duplicates"]
 
@@ -87,7 +87,7 @@ def find_duplicates(diaObjects: pd.DataFrame, radius_arcsec: float) -> pd.DataFr
     return out.sort_values("gone", ignore_index=True)
 
 
-def _choose(older: NDArray[np.int64], younger: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def _choose(older: I64, younger: I64, count: int) -> I64:
     """Return the pairs to merge, closest first (there are few)."""
     gone, stays = np.zeros(count, bool), np.zeros(count, bool)
     chosen = []

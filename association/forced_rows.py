@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from apdb import columns_of, empty_frame
 from association.errors import AssociationError
 from exposure import Exposure
 from forced.calibrated import calibrated_fluxes, measure_pair
 from tasks import IdFactory, IdGenerator
+from tasks.arrays import I32, I64
 
 __all__ = ["ForcedRules", "forced_rows", "qualified_objects", "rows_on_difference"]
 
@@ -26,7 +26,7 @@ class ForcedRules:
     bad_flags: tuple[str, ...] = ("glint_trail", "isDipole")
 
 
-def qualified_objects(objects: pd.DataFrame, sources: pd.DataFrame, rules: ForcedRules) -> NDArray[np.int64]:
+def qualified_objects(objects: pd.DataFrame, sources: pd.DataFrame, rules: ForcedRules) -> I64:
     """Return the ids of the objects with enough good sources in the history (this visit included).
 
     A NULL reliability or trail length counts as bad, as does a NULL flag; but where no source at all was scored (a site
@@ -56,7 +56,7 @@ def qualified_objects(objects: pd.DataFrame, sources: pd.DataFrame, rules: Force
 
 
 def forced_rows(
-    objects: pd.DataFrame, ids: NDArray[np.int64], updated: Sequence[int] | NDArray[np.int64], difference: Exposure,
+    objects: pd.DataFrame, ids: I64, updated: Sequence[int] | I64, difference: Exposure,
     science: Exposure, generator: IdGenerator | IdFactory, processed_mjd_tai: float,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """Measure the objects `ids`; rows inside the image, and those updated in this visit, are kept.
@@ -117,7 +117,7 @@ def _rows(
     return out[[c.name for c in columns_of("DiaForcedSource")]], _flag_rows(out, fluxes["flags"].to_numpy(), difference)
 
 
-def _flag_rows(rows: pd.DataFrame, flags: NDArray[np.int32], difference: Exposure) -> pd.DataFrame:
+def _flag_rows(rows: pd.DataFrame, flags: I32, difference: Exposure) -> pd.DataFrame:
     visit, detector = difference.key
     out = pd.DataFrame({"diaObjectId": rows.diaObjectId.to_numpy(np.int64)})
     out["visit"], out["detector"], out["flags"] = np.int64(visit), np.int16(detector), flags

@@ -2,11 +2,10 @@
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["Groups"]
-
-Array = NDArray[np.float64]
 
 
 class Groups:
@@ -22,7 +21,7 @@ class Groups:
         Arrays as long as `codes`; the rows of a group keep their order.
     """
 
-    def __init__(self, codes: NDArray[np.int64], count: int, **columns: Array) -> None:
+    def __init__(self, codes: I64, count: int, **columns: F64) -> None:
         order = np.flatnonzero(np.all([np.isfinite(v) for v in columns.values()], axis=0))
         self.count = count
         self.codes = codes[order]
@@ -30,34 +29,34 @@ class Groups:
         self.n = np.bincount(self.codes, minlength=count).astype(np.int64)
         self._begin = np.concatenate([[0], np.cumsum(self.n)[:-1]])
 
-    def __getitem__(self, name: str) -> Array:
+    def __getitem__(self, name: str) -> F64:
         return self.columns[name]
 
-    def sum(self, values: Array) -> Array:
+    def sum(self, values: F64) -> F64:
         """Sum of each group (0 for an empty one)."""
         return np.asarray(np.bincount(self.codes, weights=values, minlength=self.count), np.float64)
 
-    def mean(self, values: Array) -> Array:
+    def mean(self, values: F64) -> F64:
         """Mean of each group."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.sum(values) / self.n
 
-    def spread(self, per_group: Array) -> Array:
+    def spread(self, per_group: F64) -> F64:
         """Give each row the value of its group."""
         return per_group[self.codes]
 
-    def quantiles(self, values: Array, *fractions: float) -> Array:
+    def quantiles(self, values: F64, *fractions: float) -> F64:
         """Quantiles of each group, shape (fractions, groups), linear between the two neighbouring values."""
-        out: Array = _quantiles(self._begin, self.n, values, np.array(fractions))
+        out: F64 = _quantiles(self._begin, self.n, values, np.array(fractions))
         return out
 
-    def where(self, condition: NDArray[np.bool_], values: Array) -> Array:
+    def where(self, condition: Flags, values: F64) -> F64:
         """Return the values of the groups that fulfil a condition, NaN for the others."""
         return np.where(condition, values, np.nan)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _quantiles(begin: NDArray[np.int64], n: NDArray[np.int64], values: Array, fractions: Array) -> Array:
+def _quantiles(begin: I64, n: I64, values: F64, fractions: F64) -> F64:
     out = np.full((fractions.size, n.size), np.nan)
     for k in range(n.size):
         if n[k] == 0:

@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 from lsst.pipe.base import Struct
-from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
 from apdb.sky.htm import chord_arcsec, unit_vectors
 from association.errors import AssociationError
+from tasks.arrays import F64, I64
 
 __all__ = ["associate", "pair_scores"]
 
@@ -95,16 +95,16 @@ def _has_errors(frame: pd.DataFrame) -> bool:
     return all(c in frame and bool((frame[c].to_numpy(np.float64) > 0).any()) for c in ("raErr", "decErr"))
 
 
-def _variance(frame: pd.DataFrame, column: str, fallback: float) -> NDArray[np.float64]:
+def _variance(frame: pd.DataFrame, column: str, fallback: float) -> F64:
     error = frame[column].to_numpy(np.float64)
     good = np.isfinite(error) & (error > 0)
     return np.where(good, error, fallback) ** 2
 
 
 def _likelihood(
-    s: pd.DataFrame, o: pd.DataFrame, i: NDArray[np.int64], j: NDArray[np.int64], p: NDArray[np.float64],
-    q: NDArray[np.float64], floor: float, fallback: float,
-) -> NDArray[np.float64]:  # fmt: skip
+    s: pd.DataFrame, o: pd.DataFrame, i: I64, j: I64, p: F64,
+    q: F64, floor: float, fallback: float,
+) -> F64:  # fmt: skip
     ra, dec = np.radians(s.ra.to_numpy()[i]), np.radians(s.dec.to_numpy()[i])
     east = np.stack([-np.sin(ra), np.cos(ra), np.zeros_like(ra)], axis=1)
     north = np.stack([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)], axis=1)
@@ -117,7 +117,7 @@ def _likelihood(
     return np.asarray(0.5 * (xi**2 / v_xi + eta**2 / v_eta) + 0.5 * np.log(v_xi * v_eta))
 
 
-def _assign(pairs: pd.DataFrame) -> NDArray[np.int64]:
+def _assign(pairs: pd.DataFrame) -> I64:
     """Return the rows of the pairs of the assignment of least total cost.
 
     Pairs without competition are taken at once; the rest goes to the sparse solver, where every source also has a

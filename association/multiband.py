@@ -4,18 +4,18 @@ from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from association.groups import Array, Groups
 from association.optional_statistics import NYQUIST_FACTOR, OVERSAMPLING, RENEWAL, Columns, renew, turned_sums
+from tasks.arrays import I64
 
 __all__ = ["multiband_periods"]
 
 MIN_POINTS = 9
 
 
-def multiband_periods(cells: NDArray[np.int64], objects: int, bands: tuple[str, ...], s: Columns) -> dict[str, Array]:
+def multiband_periods(cells: I64, objects: int, bands: tuple[str, ...], s: Columns) -> dict[str, Array]:
     """Return multiPeriod (d), multiPower, multiFap and {band}_multiAmp, {band}_multiPhase of each object.
 
     Every band has its own mean and sinusoid (VanderPlas & Ivezic 2015, ApJ 812, 18, with N_base = 0, N_band = 1): the power

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from lsst.pipe.base import Struct
-from numpy.typing import NDArray
 
 from apdb import columns_of
 from association.errors import AssociationError
+from tasks.arrays import Flags
 
 __all__ = ["NewSourceRules", "filter_new_sources", "new_objects", "new_source_tests"]
 
@@ -36,7 +36,7 @@ class NewSourceRules:
             raise AssociationError(f"no such DiaSource columns: {unknown}")
 
 
-def new_source_tests(diaSources: pd.DataFrame, config: NewSourceRules | None = None) -> dict[str, NDArray[np.bool_]]:
+def new_source_tests(diaSources: pd.DataFrame, config: NewSourceRules | None = None) -> dict[str, Flags]:
     """Return, by test, which unmatched sources fail it: flags by their names, ``snr``, ``reliability`` and both together."""
     rules = config or NewSourceRules()
     tests = {f: diaSources[f].fillna(False).to_numpy(bool) for f in rules.bad_flags if f in diaSources}

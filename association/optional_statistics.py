@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from apdb.sky.htm import HTM_LEVEL, htm_ids
 from association.groups import Array, Groups
+from tasks.arrays import I64
 
 __all__ = ["BAND_PLUGINS", "OBJECT_PLUGINS", "renew", "turned_sums"]
 
-Cells = NDArray[np.int64]  # object and band of each row
+Cells = I64  # object and band of each row
 MIN_PERIOD_POINTS = 5
 OVERSAMPLING, NYQUIST_FACTOR = 5, 100
 RENEWAL = 512  # frequencies after which sines are computed anew
@@ -119,7 +120,7 @@ def _periods(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Arr
 
 
 @numba.njit(cache=True, parallel=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _highest_peaks(begin: NDArray[np.int64], t: Array, f: Array, e: Array) -> tuple[Array, Array]:
+def _highest_peaks(begin: I64, t: Array, f: Array, e: Array) -> tuple[Array, Array]:
     """Return period and power of the highest peak of each group."""
     count = begin.size - 1
     period, power = np.full(count, np.nan), np.full(count, np.nan)

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lsst.pipe.base import Struct
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from apdb import columns_of
 from apdb.sky.htm import polygon, unit_vectors
 from exposure import Exposure
+from tasks.arrays import F64, I64
 
 __all__ = ["bodies_on_image", "match_solar_system", "no_bodies", "pack_designation", "ss_object_id"]
 
@@ -89,7 +89,7 @@ def match_solar_system(diaSources: pd.DataFrame, ephemerides: pd.DataFrame, radi
     )  # fmt: skip
 
 
-def _greedy(s: pd.DataFrame, e: pd.DataFrame, radius: float) -> NDArray[np.int64]:
+def _greedy(s: pd.DataFrame, e: pd.DataFrame, radius: float) -> I64:
     """Return rows (source, object, rank): all pairs by distance, each side taken once."""
     if s.empty or e.empty:
         return np.zeros((0, 3), dtype=np.int64)
@@ -108,12 +108,12 @@ def _greedy(s: pd.DataFrame, e: pd.DataFrame, radius: float) -> NDArray[np.int64
     return np.array(sorted(out), dtype=np.int64).reshape(-1, 3)
 
 
-def _angle(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def _angle(a: F64, b: F64) -> F64:
     cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     return np.asarray(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
-def _ss_sources(s: pd.DataFrame, e: pd.DataFrame, rank: NDArray[np.int64]) -> pd.DataFrame:
+def _ss_sources(s: pd.DataFrame, e: pd.DataFrame, rank: I64) -> pd.DataFrame:
     """Return SSSource rows of matched pairs (same order)."""
     out = pd.DataFrame({"diaSourceId": s.diaSourceId.to_numpy(np.int64), "ssObjectId": e.ssObjectId.to_numpy(np.int64)})
     out["designation"] = e.designation.to_numpy()

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from apdb import columns_of
 from diffim.subtraction.sky_units import bearing, calibrated_fluxes, position_covariance, sky_moments
 from exposure import Exposure
+from tasks.arrays import F64, Flags
 
 __all__ = ["FilterRules", "filter_dia_sources", "standardize"]
 
-Array = NDArray[np.float64]
 MAX_TRAIL_ARCSEC_PER_S = 36000 / 3600 / 24  # 10 deg/day
 
 
@@ -65,7 +65,7 @@ def _missing(dtype: np.dtype[np.generic], n: int) -> NDArray[np.generic]:
     return np.full(n, np.nan if dtype.kind == "f" else 0).astype(dtype)
 
 
-def _trails(out: pd.DataFrame, raw: pd.DataFrame, jacobian: Array, scale: Array) -> None:
+def _trails(out: pd.DataFrame, raw: pd.DataFrame, jacobian: F64, scale: F64) -> None:
     out["trailLength"] = raw.trailLengthPixels.to_numpy() * scale
     out["trailAngle"] = bearing(jacobian, raw.trailAnglePixels.to_numpy()) % 180.0
     out["trailRa"], out["trailDec"] = out.ra, out.dec
@@ -88,7 +88,7 @@ class FilterRules:
 
 def filter_tests(
     raw: pd.DataFrame, table: pd.DataFrame, pixel_scale_arcsec: float, rules: FilterRules | None = None
-) -> dict[str, NDArray[np.bool_]]:
+) -> dict[str, Flags]:
     """Return, by test, which sources fail it: flags by their names, ``sky_source``, ``direct_snr``, ``trail_length``.
 
     NaN passes. A trail is too long when its length is, when it leaves the image, when it looks long and ends at the edge, or

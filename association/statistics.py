@@ -17,6 +17,7 @@ from association.errors import AssociationError
 from association.groups import Array
 from association.multiband import multiband_periods
 from association.optional_statistics import BAND_PLUGINS, OBJECT_PLUGINS
+from tasks.arrays import I64
 
 __all__ = ["BANDS", "DEFAULT_PLUGINS", "MULTIBAND", "OPTIONAL_PLUGINS", "forced_means", "summarize"]
 
@@ -39,10 +40,10 @@ class _Rows:
     """Sources in order of cell, time and id: codes of object and cell, where the cells begin, and their columns."""
 
     table: pd.DataFrame
-    order: NDArray[np.int64]
-    objects: NDArray[np.int64]
-    cells: NDArray[np.int64]
-    begin: NDArray[np.int64]
+    order: I64
+    objects: I64
+    cells: I64
+    begin: I64
 
     def __getitem__(self, name: str) -> Array:
         values: Array = self.table[name].to_numpy(np.float64)[self.order]
@@ -118,7 +119,7 @@ def _joined(out: pd.DataFrame, columns: dict[str, NDArray[Any]]) -> pd.DataFrame
     return pd.concat([kept, pd.DataFrame(columns, index=out.index)], axis=1)
 
 
-def _in_order(sources: pd.DataFrame, codes: NDArray[np.int64], count: int) -> _Rows:
+def _in_order(sources: pd.DataFrame, codes: I64, count: int) -> _Rows:
     band = np.asarray(pd.Index(BANDS).get_indexer(pd.Index(sources.band)), np.int64)
     cells = np.where(band >= 0, codes * len(BANDS) + band, -1)
     held = np.flatnonzero(cells >= 0)
@@ -129,9 +130,7 @@ def _in_order(sources: pd.DataFrame, codes: NDArray[np.int64], count: int) -> _R
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _by_cell(
-    rows: NDArray[np.int64], cells: NDArray[np.int64], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _by_cell(rows: I64, cells: I64, count: int) -> tuple[I64, I64]:
     """Sort rows by cell, those of a cell staying in order (counting sort); returns them and where each cell begins."""
     begin = np.zeros(count + 1, np.int64)
     for row in rows:
@@ -164,9 +163,7 @@ def _default_columns(rows: _Rows, count: int, wanted: Sequence[str]) -> dict[str
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _cell_statistics(
-    begin: NDArray[np.int64], flux: Array, err: Array, time: Array, science: Array, science_err: Array
-) -> Array:
+def _cell_statistics(begin: I64, flux: Array, err: Array, time: Array, science: Array, science_err: Array) -> Array:
     """Return (cells, 10) statistics in the order of the columns; NaN where there are none."""
     out = np.full((begin.size - 1, 10), np.nan)
     for cell in range(begin.size - 1):
@@ -237,7 +234,7 @@ def _optional_columns(
     return more
 
 
-def _positions(out: pd.DataFrame, sources: pd.DataFrame, codes: NDArray[np.int64]) -> None:
+def _positions(out: pd.DataFrame, sources: pd.DataFrame, codes: I64) -> None:
     """Inverse-variance mean direction, its errors and covariance (equal weights where a source has no errors)."""
     good = np.isfinite(sources.ra.to_numpy(np.float64)) & np.isfinite(sources.dec.to_numpy(np.float64))
     s, codes, n = sources[good], codes[good], len(out)
@@ -271,7 +268,7 @@ def _fill(out: pd.DataFrame, column: str, values: Array) -> None:
     )
 
 
-def _counts(out: pd.DataFrame, sources: pd.DataFrame, codes: NDArray[np.int64]) -> None:
+def _counts(out: pd.DataFrame, sources: pd.DataFrame, codes: I64) -> None:
     """True totals: what is stored plus the new sources (the window holds 360 days only)."""
     n = len(out)
     if "isNew" not in sources:

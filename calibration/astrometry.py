@@ -2,11 +2,11 @@
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from calibration.refcat import Matches, ReferenceStars, match_stars
 from exposure import Exposure, SkyWcs
+from tasks.arrays import F64, Flags
 
 __all__ = ["refine_wcs"]
 
@@ -59,9 +59,7 @@ def _peak_shift(
     return float(dx), float(dy)
 
 
-def _affine(
-    m: Matches, centre: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+def _affine(m: Matches, centre: F64) -> tuple[F64, F64, Flags]:
     """Return (matrix, offset, used) of x_ref = matrix (x - c) + c + offset; a shift alone with few matches."""
     p = np.stack([m.x, m.y], axis=1) - centre
     q = np.stack([m.x_ref, m.y_ref], axis=1) - centre

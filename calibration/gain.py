@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from calibration.errors import TooFewStars
@@ -13,6 +12,7 @@ from calibration.sources import detect_sources
 from exposure import Exposure
 from exposure.errors import GainUnknown
 from exposure.quantiles import scatter
+from tasks.arrays import F32, F64
 
 __all__ = ["Gain", "estimate_gain", "gain_of_noise"]
 
@@ -23,7 +23,6 @@ ROUNDS = 8
 USELESS = 1.0  # relative error above which stars tell nothing
 SETTINGS = (0.01, 60.0)  # a GAIN card beyond holds the setting of an amplifier
 AGREE = 0.4  # difference of logarithms within which the sky's level and the stars tell the same
-F64 = NDArray[np.float64]
 
 log = logging.getLogger("alertprod.calibration")
 
@@ -36,7 +35,7 @@ class Gain:
     error: float
 
 
-def estimate_gain(exposure: Exposure, rms: NDArray[np.float32], order: int = 2) -> float:
+def estimate_gain(exposure: Exposure, rms: F32, order: int = 2) -> float:
     """Return the gain of an image without sky whose variance is not known yet.
 
     Parameters
@@ -79,14 +78,14 @@ def _agree(said: float, stars: Gain) -> bool:
     return bool(abs(stars.value / said - 1) < 3 * stars.error)
 
 
-def _of_sky(exposure: Exposure, rms: NDArray[np.float32]) -> float | None:
+def _of_sky(exposure: Exposure, rms: F32) -> float | None:
     """Return the gain if all of the sky's noise is that of its own light."""
     level = float(exposure.metadata.get("skyLevel", 0.0))
     noise = float(np.median(rms[::16, ::16])) ** 2
     return level / noise if level > 0 and noise > 0 else None
 
 
-def _of_stars(exposure: Exposure, rms: NDArray[np.float32], order: int) -> Gain:
+def _of_stars(exposure: Exposure, rms: F32, order: int) -> Gain:
     x0, y0, width, height = exposure.bbox
     left, low = max(width - SIDE, 0) // 2, max(height - SIDE, 0) // 2
     part = exposure.cutout(x0 + left, y0 + low, min(width, SIDE), min(height, SIDE))

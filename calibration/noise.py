@@ -2,13 +2,13 @@
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure import Background, Exposure, Instrument, estimate_background
 from exposure.background import subtract_plane
 from exposure.errors import BadPixels, SkyClipped
 from exposure.quantiles import median
 from exposure.threads import in_bands
+from tasks.arrays import F32, Flags
 
 SAMPLE = 250_000
 ROWS = 64  # that are filled at once: no maps as large as the image beside its own
@@ -17,7 +17,7 @@ CLIPPED = 0.25  # share of the least value above which the sky was cut off
 __all__ = ["fill_variance", "subtract_background"]
 
 
-def subtract_background(exposure: Exposure, mesh: int) -> NDArray[np.float32]:
+def subtract_background(exposure: Exposure, mesh: int) -> F32:
     """Subtract the sky in place; returns its rms map. Detected objects are left out of a second estimate.
 
     Raises
@@ -40,7 +40,7 @@ def subtract_background(exposure: Exposure, mesh: int) -> NDArray[np.float32]:
     return rms
 
 
-def _objects(image: NDArray[np.float32], bad: NDArray[np.bool_], sky: Background) -> NDArray[np.bool_]:
+def _objects(image: F32, bad: Flags, sky: Background) -> Flags:
     """Return where the mean of 3x3 pixels is 4.5 sigma above the sky."""
     flat = image.copy()
     sky.take_off(flat)
@@ -49,7 +49,7 @@ def _objects(image: NDArray[np.float32], bad: NDArray[np.bool_], sky: Background
     return np.asarray(smooth > np.multiply(sky.rms, np.float32(1.5), out=flat))
 
 
-def _quantised(exposure: Exposure, leave_out: NDArray[np.bool_], sky: Background) -> NDArray[np.float32]:
+def _quantised(exposure: Exposure, leave_out: Flags, sky: Background) -> F32:
     """Return the rms map, floored where coarse digitisation makes clipped percentiles collapse to whole steps.
 
     The sky is taken off already.
@@ -65,19 +65,19 @@ def _quantised(exposure: Exposure, leave_out: NDArray[np.bool_], sky: Background
     return np.maximum(sky.rms, np.float32(floor), out=sky.rms)
 
 
-def _least_share(image: NDArray[np.float32], bad: NDArray[np.bool_]) -> float:
+def _least_share(image: F32, bad: Flags) -> float:
     """Return how much of an image has its least value."""
     step = max(1, int(np.sqrt(image.size / SAMPLE)))
     some = image[::step, ::step][~bad[::step, ::step]]
     return float(np.mean(some == some.min())) if some.size else 0.0
 
 
-def _grow(where: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+def _grow(where: Flags, radius: int) -> Flags:
     side = 2 * radius + 1
     return np.asarray(cv2.dilate(where.astype(np.uint8), np.ones((side, side), np.uint8)) > 0)
 
 
-def fill_variance(exposure: Exposure, rms: NDArray[np.float32], rules: Instrument) -> None:
+def fill_variance(exposure: Exposure, rms: F32, rules: Instrument) -> None:
     """Set the variance plane by the instrument's rule; the image must be background-subtracted.
 
     ``plane`` keeps the file's own; ``gain`` adds photon noise of sky and objects to the read noise; ``empirical`` takes

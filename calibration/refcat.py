@@ -5,11 +5,11 @@ from os import PathLike
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from calibration.errors import CalibrationError
 from exposure import Exposure, SkyWcs
+from tasks.arrays import F64, Flags
 
 __all__ = ["Matches", "ReferenceStars", "match_stars"]
 
@@ -42,18 +42,18 @@ class ReferenceStars:
 class Matches:
     """Matched pairs: positions in px (found and expected), fluxes (instrument units and nJy), errors."""
 
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    x_ref: NDArray[np.float64]
-    y_ref: NDArray[np.float64]
-    flux: NDArray[np.float64]
-    flux_err: NDArray[np.float64]
-    flux_ref: NDArray[np.float64]
+    x: F64
+    y: F64
+    x_ref: F64
+    y_ref: F64
+    flux: F64
+    flux_err: F64
+    flux_ref: F64
 
     def __len__(self) -> int:
         return int(self.x.size)
 
-    def subset(self, keep: NDArray[np.bool_]) -> "Matches":
+    def subset(self, keep: Flags) -> "Matches":
         """Return the chosen pairs."""
         return Matches(*(getattr(self, f)[keep] for f in self.__dataclass_fields__))
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from calibration.errors import TooCrowded
 from calibration.stars import ENOUGH_FOR_PSF, isolated, likely_stars, shapes, unresolved
 from exposure import Exposure
+from tasks.arrays import F32, Flags
 
 __all__ = ["detect_sources"]
 
@@ -66,7 +67,7 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
 
 
 def _extract(
-    data: NDArray[np.float32], error: NDArray[np.float32], bad: NDArray[np.bool_], threshold: float, key: tuple[int, int]
+    data: F32, error: F32, bad: Flags, threshold: float, key: tuple[int, int]
 ) -> NDArray[Any]:  # fmt: skip
     """Return what SEP finds. Its buffers take memory for all that they may hold: they grow where a field needs it alone."""
     room, limits = PIXELS_AT_ONCE, list(SUB_OBJECTS)

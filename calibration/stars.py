@@ -7,20 +7,19 @@ from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure import Exposure
 from exposure.mask import is_usable, plane_bits, true_places
 from exposure.stamps import adaptive_moments, gather
 from exposure.stars import Stars
 from exposure.threads import in_bands
+from tasks.arrays import F32, F64, I64, Flags
 
 __all__ = ["bright_stars", "isolated", "likely_stars", "shapes", "unresolved"]
 
 MOST = 100_000  # peaks that are looked at
 ENOUGH_FOR_PSF = 6
 SPOILING = ("BAD", "SAT", "NO_DATA", "CR", "EDGE")
-F64 = NDArray[np.float64]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -61,7 +60,7 @@ def bright_stars(exposure: Exposure, threshold: float = 30.0) -> Stars:
     Positions are those of the peak pixel, fluxes sums within 5 px; brightest first.
     """
     pixels = exposure.image, exposure.variance, exposure.mask, np.int32(plane_bits(["NO_DATA", "BAD", "CR", "SAT"]))
-    bands: dict[int, NDArray[np.int64]] = {}
+    bands: dict[int, I64] = {}
 
     def search(first: int, last: int) -> None:
         out = np.empty((MOST, 2), np.int64)
@@ -84,9 +83,7 @@ def bright_stars(exposure: Exposure, threshold: float = 30.0) -> Stars:
     return Stars(x + exposure.origin[0], y + exposure.origin[1], snr, flux, star, alone, flagged, size=size)
 
 
-def shapes(
-    exposure: Exposure, data: NDArray[np.float32], x: F64, y: F64, side: int = 25
-) -> tuple[F64, NDArray[np.bool_]]:
+def shapes(exposure: Exposure, data: F32, x: F64, y: F64, side: int = 25) -> tuple[F64, Flags]:
     """Return adaptive sizes (trace radius^2, px^2; of the first 4000) and whether a pixel near each is spoilt.
 
     Parameters
@@ -104,7 +101,7 @@ def shapes(
     return size, off | ((near & plane_bits(SPOILING)) != 0).any(axis=(1, 2))
 
 
-def likely_stars(x: F64, y: F64, flux: F64, snr: F64, size: F64, able: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def likely_stars(x: F64, y: F64, flux: F64, snr: F64, size: F64, able: Flags) -> Flags:
     """Return which of the `able` ones are stars that a PSF can be measured on: alone, or where the field is crowded and
     too few are, those that outshine their neighbours."""
     star = unresolved(snr, size, able & isolated(x, y, flux))
@@ -115,7 +112,7 @@ def likely_stars(x: F64, y: F64, flux: F64, snr: F64, size: F64, able: NDArray[n
     return star
 
 
-def isolated(x: F64, y: F64, flux: F64, radius: float = 10.0, share: float = 0.03) -> NDArray[np.bool_]:
+def isolated(x: F64, y: F64, flux: F64, radius: float = 10.0, share: float = 0.03) -> Flags:
     """Return which have no neighbour within `radius` px that has more than a `share` of their flux."""
     order = np.argsort(x, kind="stable")
     out = np.ones(x.size, np.bool_)
@@ -139,9 +136,7 @@ def _alone(x: Any, y: Any, flux: Any, radius: float, share: float) -> Any:
     return out
 
 
-def unresolved(
-    snr: F64, size: F64, able: NDArray[np.bool_], min_snr: float = 20.0, max_stars: int = 600
-) -> NDArray[np.bool_]:
+def unresolved(snr: F64, size: F64, able: Flags, min_snr: float = 20.0, max_stars: int = 600) -> Flags:
     """Return which of the `able` ones are stars: the densest range of sizes among the bright ones."""
     chosen = np.zeros(snr.size, dtype=bool)
     index = np.flatnonzero(able & (snr >= min_snr) & np.isfinite(size))[: 3 * max_stars]
@@ -158,7 +153,7 @@ def unresolved(
     return chosen
 
 
-def _half_sample_mode(values: NDArray[np.float64]) -> float:
+def _half_sample_mode(values: F64) -> float:
     """Return the mode of sorted values: the shortest half, again and again (Robertson & Cryer 1974)."""
     while values.size > 3:
         half = (values.size + 1) // 2

@@ -9,6 +9,7 @@ from calibration.errors import ZeropointFailed
 from calibration.refcat import Matches
 from exposure import ChebyshevField, Exposure, Instrument, PhotoCalib
 from exposure.psf import polynomial_terms
+from tasks.arrays import F64, I64
 
 __all__ = ["calibrate"]
 
@@ -59,9 +60,7 @@ def _from_stars(exposure: Exposure, m: Matches, source: str) -> PhotoCalib:
     return PhotoCalib(level, level * error, variation, source)
 
 
-def _robust(
-    terms: NDArray[np.float64], ratio: NDArray[np.float64], weight: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float]:
+def _robust(terms: F64, ratio: F64, weight: F64) -> tuple[F64, float]:
     """Weighted least squares with Tukey weights about a median start; returns coefficients and the error of the first."""
     miss = ratio - np.median(ratio)
     solution: NDArray[Any] = np.zeros(terms.shape[1])
@@ -77,7 +76,7 @@ def _robust(
     return solution, scale / np.sqrt(used)
 
 
-def _variation(exposure: Exposure, orders: NDArray[np.int64], solution: NDArray[np.float64]) -> ChebyshevField:
+def _variation(exposure: Exposure, orders: I64, solution: F64) -> ChebyshevField:
     """exp of the fitted log variation, to second order, as a Chebyshev field of mean factor 1 at the fit's constant."""
     top = int(orders.max()) * 2
     x0, y0, width, height = exposure.bbox

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from diffim import preparation as prepare
@@ -27,6 +26,7 @@ from exposure import Exposure
 from exposure.flagging.missing import note_missing, refuse_missing
 from exposure.stars import Stars
 from exposure.threads import in_threads
+from tasks.arrays import F32, F64, I64
 from tasks.errors import CallerError
 from tasks.ids import IdFactory, IdGenerator
 from tasks.reprs import short_repr
@@ -49,7 +49,7 @@ class Differenced:
     warpedExposure: Exposure
     selectSources: "pd.DataFrame | Stars"
     scoreExposure: Exposure | None = None
-    matchedExposure: NDArray[np.float32] | None = None
+    matchedExposure: F32 | None = None
     subtractRes: KernelFit | None = None
     diaSources: "pd.DataFrame | None" = None
     spatiallySampledMetrics: "pd.DataFrame | None" = None
@@ -57,7 +57,7 @@ class Differenced:
     __repr__ = short_repr
 
 
-def _with_motions(stars: Stars, rows: NDArray[np.int64], motion: NDArray[np.float64]) -> Stars:
+def _with_motions(stars: Stars, rows: I64, motion: F64) -> Stars:
     """Note the motions of the stars in `rows`; those of more than `LARGEST_MOTION` are flagged instead."""
     far = np.abs(motion).max(1) > LARGEST_MOTION
     flagged, motions = stars.flagged.copy(), np.zeros((len(stars), 2))

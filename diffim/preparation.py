@@ -1,13 +1,13 @@
 """What happens to the two images before they are subtracted: masks, kernel stars, matching boxes."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffim.errors import MismatchError
 from exposure import Exposure
 from exposure.mask import count_flagged, plane_bits, spread_bits, translate
 from exposure.stamps import gather
 from exposure.stars import Stars
+from tasks.arrays import Flags
 
 __all__ = ["check_match", "coverage", "flux_unit_ratio", "kernel_stars", "mark_saturated_haloes", "prepare_masks"]
 
@@ -87,7 +87,7 @@ def kernel_stars(
     return _spread(chosen, science, maximum)
 
 
-def _clean(able: Stars, science: Exposure, template: Exposure, kernel_size: int) -> NDArray[np.bool_]:
+def _clean(able: Stars, science: Exposure, template: Exposure, kernel_size: int) -> Flags:
     """Return which stamps lie inside and hold no pixel that would spoil the fit."""
     x, y = able.x, able.y
     inner = kernel_size // 2 + 2

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.masked_image import Planes
@@ -15,6 +14,7 @@ from exposure.photocalib import PhotoCalib
 from exposure.psf import fwhm_of
 from exposure.stamps import gather
 from exposure.stars import Stars
+from tasks.arrays import F64
 
 __all__ = [
     "combined_limit",
@@ -29,7 +29,6 @@ __all__ = [
 
 SAMPLES, HALF_BOX = 100, 100
 AB_ZERO_NJY = 31.4
-F64 = NDArray[np.float64]
 
 
 def quality(

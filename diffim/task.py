@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lsst.pipe.base import NoWorkFound, Struct, UpstreamFailureNoWorkFound
-from numpy.typing import NDArray
 
 from diffim import preparation as prepare
 from diffim.config import ImageDifferenceConfig
@@ -23,6 +22,7 @@ from diffim.pipeline import Differencing
 from diffim.templates.patches import merge_patches
 from exposure import Exposure, ExposureCatalog
 from tasks import AlertTask, IdFactory, IdGenerator
+from tasks.arrays import F32
 from tasks.errors import CallerError
 from tasks.ids import EXPOSURE_BITS, exposure_number
 
@@ -190,7 +190,7 @@ class ImageDifferenceTask(AlertTask):
     def runDebug(
         self, exposure: Exposure, subtractRes: Any, selectSources: pd.DataFrame | None, kernelSources: pd.DataFrame | None,
         diaSources: pd.DataFrame | None, subtractedExposure: Exposure | None = None,
-        matchedExposure: NDArray[np.float32] | None = None, folder: str | Path = "diffim-debug",
+        matchedExposure: F32 | None = None, folder: str | Path = "diffim-debug",
     ) -> list[Path]:  # fmt: skip
         """Draw one subtraction; returns the paths of the pictures (see `diffim.pictures.difference_pages.draw_subtraction`).
 

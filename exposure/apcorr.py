@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from exposure.field import ChebyshevField
+from tasks.arrays import F64
 from tasks.reprs import short_repr
 
 __all__ = ["PSF_FLUX", "ApCorrMap"]
@@ -22,7 +22,7 @@ class ApCorrMap:
 
     __repr__ = short_repr
 
-    def at(self, name: str, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64] | None:
+    def at(self, name: str, x: ArrayLike, y: ArrayLike) -> F64 | None:
         """Return the factors at the positions, or None when the map has no such entry."""
         entry = self.fields.get(name)
         return None if entry is None else entry(x, y)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 import sep
-from numpy.typing import NDArray
 
 from exposure.mask import plane_bits, usable_pixels
 from exposure.threads import in_bands
+from tasks.arrays import F32, F64, Flags
 from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
@@ -33,16 +33,16 @@ class Background:
     __repr__ = short_repr
 
     @cached_property
-    def level(self) -> NDArray[np.float32]:
+    def level(self) -> F32:
         """The sky at each pixel."""
         return np.asarray(self.mesh.back(dtype=np.float32))
 
     @cached_property
-    def rms(self) -> NDArray[np.float32]:
+    def rms(self) -> F32:
         """Its standard deviation at each pixel."""
         return np.asarray(self.mesh.rms(dtype=np.float32))
 
-    def take_off(self, image: NDArray[np.float32]) -> None:
+    def take_off(self, image: F32) -> None:
         """Subtract the sky from the image it was estimated on, in place, row by row: no map of it is made."""
         if image.flags.c_contiguous and image.dtype == np.float32 and image.dtype.isnative:
             self.mesh.subfrom(image)
@@ -50,9 +50,7 @@ class Background:
             image -= self.level
 
 
-def estimate_background(
-    image: NDArray[np.float32], bad: NDArray[np.bool_] | None = None, mesh: int = 64, filter_size: int = 3
-) -> Background:
+def estimate_background(image: F32, bad: Flags | None = None, mesh: int = 64, filter_size: int = 3) -> Background:
     """Estimate sky level and rms per mesh cell with clipped statistics.
 
     Parameters
@@ -104,7 +102,7 @@ def subtract_plane(exposure: "Exposure", mesh: int) -> None:
         exposure.image -= (along_y * (np.arange(height) - (height - 1) / 2)).astype(np.float32)[:, None]
 
 
-def _slopes(x: NDArray[np.float64], y: NDArray[np.float64], level: NDArray[np.float64]) -> tuple[float, float]:
+def _slopes(x: F64, y: F64, level: F64) -> tuple[float, float]:
     """Return the slopes of the plane through levels, those left out that are 5 sigma off."""
     terms, use = np.column_stack([np.ones(x.size), x, y]), np.ones(x.size, np.bool_)
     for _ in range(3):
@@ -131,7 +129,7 @@ def subtract_mesh(exposure: "Exposure", mesh: int, *excluded: str) -> None:
     subtract_level(exposure, estimate_background(image, bad, max(mesh // step, 8)).level, step)
 
 
-def subtract_level(exposure: "Exposure", level: NDArray[np.float32], step: int) -> None:
+def subtract_level(exposure: "Exposure", level: F32, step: int) -> None:
     """Take a map off in place that is known at every `step`-th pixel of every `step`-th row, bilinear between those.
 
     Pixels without data (``NO_DATA``) stay as they are.

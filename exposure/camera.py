@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from exposure.errors import InstrumentError
+from tasks.arrays import F64, Box
 
 __all__ = ["Camera", "CameraDetector"]
-
-F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class CameraDetector:
 
     id: int
     name: str
-    bbox: tuple[int, int, int, int]
+    bbox: Box
     pixel_size_mm: tuple[float, float]
     offset_mm: tuple[float, float]
     rotation_deg: float = 0.0

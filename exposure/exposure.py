@@ -6,7 +6,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from exposure.apcorr import ApCorrMap
 from exposure.errors import WcsMissing
@@ -15,6 +15,7 @@ from exposure.photocalib import PhotoCalib
 from exposure.psf import Psf
 from exposure.visitinfo import VisitInfo
 from exposure.wcs.sky_wcs import SkyWcs
+from tasks.arrays import F32, F64, I32, Box, Flags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,9 +39,9 @@ class Exposure:
         Frame coordinates (x0, y0) of pixel [0, 0]; positions everywhere are in the frame.
     """
 
-    image: NDArray[np.float32]
-    variance: NDArray[np.float32]
-    mask: NDArray[np.int32]
+    image: F32
+    variance: F32
+    mask: I32
     origin: tuple[int, int] = (0, 0)
     wcs: SkyWcs | None = None
     psf: Psf | None = None
@@ -75,7 +76,7 @@ class Exposure:
         return int(self.image.shape[0])
 
     @property
-    def bbox(self) -> tuple[int, int, int, int]:
+    def bbox(self) -> Box:
         """(x0, y0, width, height) in the frame."""
         return (*self.origin, self.width, self.height)
 
@@ -84,11 +85,11 @@ class Exposure:
         """The photometric calibration under its published name."""
         return self.photo_calib
 
-    def flagged(self, *planes: str) -> NDArray[np.bool_]:
+    def flagged(self, *planes: str) -> Flags:
         """Return where any of the planes is set."""
         return flagged_pixels(self.mask, plane_bits(planes))
 
-    def set_plane(self, plane: str, where: NDArray[np.bool_]) -> None:
+    def set_plane(self, plane: str, where: Flags) -> None:
         """Set one plane where asked."""
         set_bits(self.mask, where, plane_bits([plane]))
 
@@ -96,11 +97,11 @@ class Exposure:
         """Clear planes everywhere."""
         self.mask &= np.int32(~plane_bits(planes))
 
-    def good(self, *excluded: str) -> NDArray[np.bool_]:
+    def good(self, *excluded: str) -> Flags:
         """Return the good pixels: finite, positive variance, none of `excluded` (``NO_DATA`` always) set."""
         return usable_pixels(self.image, self.variance, self.mask, plane_bits(["NO_DATA", *excluded]))
 
-    def contains(self, x: ArrayLike, y: ArrayLike, margin: float = 0.0) -> NDArray[np.bool_]:
+    def contains(self, x: ArrayLike, y: ArrayLike, margin: float = 0.0) -> Flags:
         """Return whether positions lie inside the box grown by `margin`; edges at pixel centres +-0.5, NaN outside."""
         x0, y0, width, height = self.bbox
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
@@ -133,7 +134,7 @@ class Exposure:
         x, y = self.origin[0] + self.width / 2, self.origin[1] + self.height / 2
         return float(self.require_wcs().pixel_scale_arcsec(x, y))
 
-    def sky_corners(self, margin: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def sky_corners(self, margin: float = 0.0) -> tuple[F64, F64]:
         """Return (ra, dec) of the four corners of the box grown by `margin` px."""
         x0, y0, width, height = self.bbox
         lo_x, hi_x, lo_y, hi_y = x0 - 0.5 - margin, x0 + width - 0.5 + margin, y0 - 0.5 - margin, y0 + height - 0.5

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from tasks.arrays import F64, Box
 from tasks.reprs import short_repr
 
 __all__ = ["ChebyshevField"]
@@ -23,24 +24,24 @@ class ChebyshevField:
         (x0, y0, width, height) in pixels; pixel centres are integers.
     """
 
-    coefficients: NDArray[np.float64]
-    bbox: tuple[int, int, int, int]
+    coefficients: F64
+    bbox: Box
 
     __repr__ = short_repr
 
     @classmethod
-    def constant(cls, value: float, bbox: tuple[int, int, int, int]) -> "ChebyshevField":
+    def constant(cls, value: float, bbox: Box) -> "ChebyshevField":
         """Return the field that is `value` everywhere."""
         return cls(np.array([[value]], dtype=np.float64), bbox)
 
-    def scaled(self, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def scaled(self, x: ArrayLike, y: ArrayLike) -> tuple[F64, F64]:
         """Return positions mapped to [-1, 1] across the box."""
         x0, y0, width, height = self.bbox
         u = 2.0 * (np.asarray(x, dtype=np.float64) - x0) / max(width - 1, 1) - 1.0
         v = 2.0 * (np.asarray(y, dtype=np.float64) - y0) / max(height - 1, 1) - 1.0
         return u, v
 
-    def __call__(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    def __call__(self, x: ArrayLike, y: ArrayLike) -> F64:
         """Evaluate at positions (broadcast)."""
         u, v = self.scaled(x, y)
         return np.asarray(chebyshev.chebval2d(v, u, self.coefficients), dtype=np.float64)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.threads import in_bands
+from tasks.arrays import F32, I32, Flags
 
 __all__ = [
     "PIXEL_FLAGS",
@@ -52,7 +53,7 @@ def plane_bits(planes: Iterable[str]) -> int:
     return sum(1 << PLANES[p] for p in set(planes) if p in PLANES)
 
 
-def remap(mask: NDArray[np.integer], names: dict[str, int]) -> NDArray[np.int32]:
+def remap(mask: NDArray[np.integer], names: dict[str, int]) -> I32:
     """Move the bits of a mask with its own plane numbers (name -> bit) to ours; planes we do not know are dropped."""
     known = {name: bit for name, bit in names.items() if name in PLANES}
     if mask.dtype.itemsize > 4 or any(bit > 30 for bit in known.values()):
@@ -84,9 +85,7 @@ def _usable(image: Any, variance: Any, mask: Any, bits: int, out: Any, first: in
             row[x] = is_usable(pixels[x], spread[x], flags[x], bits)
 
 
-def usable_pixels(
-    image: NDArray[np.float32], variance: NDArray[np.float32], mask: NDArray[np.int32], bits: int
-) -> NDArray[np.bool_]:
+def usable_pixels(image: F32, variance: F32, mask: I32, bits: int) -> Flags:
     """Return the pixels that are good by the rule above, with the planes of `bits` excluded."""
     out = np.empty(image.shape, np.bool_)
     in_bands(lambda first, last: _usable(image, variance, mask, np.int32(bits), out, first, last), image.shape[0])
@@ -100,7 +99,7 @@ def _flagged(mask: Any, bits: int, out: Any, first: int, last: int) -> None:
             out[y, x] = (mask[y, x] & bits) != 0
 
 
-def flagged_pixels(mask: NDArray[np.int32], bits: int) -> NDArray[np.bool_]:
+def flagged_pixels(mask: I32, bits: int) -> Flags:
     """Return where any of the bits is set."""
     out = np.empty(mask.shape, np.bool_)
     in_bands(lambda first, last: _flagged(mask, np.int32(bits), out, first, last), mask.shape[0])
@@ -119,7 +118,7 @@ def _count(mask: Any, other: Any, bits: int, first: int, last: int) -> Any:
     return total
 
 
-def count_flagged(mask: NDArray[np.int32], other: NDArray[np.int32], bits: int) -> int:
+def count_flagged(mask: I32, other: I32, bits: int) -> int:
     """Return in how many pixels any of the bits is set in either of two masks."""
     counts: list[int] = []
     in_bands(lambda first, last: counts.append(_count(mask, other, np.int32(bits), first, last)), mask.shape[0])
@@ -147,7 +146,7 @@ def _set(mask: Any, where: Any, bits: int, first: int, last: int) -> None:
                 mask[y, x] |= bits
 
 
-def set_bits(mask: NDArray[np.int32], where: NDArray[np.bool_], bits: int) -> None:
+def set_bits(mask: I32, where: Flags, bits: int) -> None:
     """Set bits where asked, in place."""
     in_bands(lambda first, last: _set(mask, where, np.int32(bits), first, last), mask.shape[0])
 
@@ -177,11 +176,11 @@ def _translate(mask: Any, kept: int, old: Any, new: Any, first: int, last: int) 
                 row[x] = value
 
 
-def _renamed(mask: NDArray[np.int32], kept: int, old: NDArray[np.int32], new: NDArray[np.int32]) -> None:
+def _renamed(mask: I32, kept: int, old: I32, new: I32) -> None:
     in_bands(lambda first, last: _translate(mask, np.int32(kept), old, new, first, last), mask.shape[0])
 
 
-def translate(mask: NDArray[np.int32], kept: int, renamed: dict[str, str]) -> None:
+def translate(mask: I32, kept: int, renamed: dict[str, str]) -> None:
     """Leave a mask with the bits of `kept`, and each plane of `renamed` under its new name; nothing else."""
     old = np.array([plane_bits([a]) for a in renamed], np.int32)
     new = np.array([plane_bits([b]) for b in renamed.values()], np.int32)
@@ -215,7 +214,7 @@ def _spread(
 
 
 def spread_bits(
-    mask: NDArray[np.int32], bits: int, radius: float, out: NDArray[np.int32], offset: tuple[int, int] = (0, 0),
+    mask: I32, bits: int, radius: float, out: I32, offset: tuple[int, int] = (0, 0),
     put: int = 0,
 ) -> None:  # fmt: skip
     """OR the bits of `mask`, grown by a disc, into `out`, whose pixel [0, 0] is the pixel `offset` (y, x) of `mask`.

@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 from numpy import fft
-from numpy.typing import NDArray
 
 from exposure.quantiles import median, scatter
+from tasks.arrays import F32, F64, Flags
 
 __all__ = ["BLOCK", "MAX_LAG", "near_sources", "sky_autocorrelation"]
 
@@ -16,9 +16,7 @@ APART = (
 )
 
 
-def sky_autocorrelation(
-    image: NDArray[np.float32], variance: NDArray[np.float32], good: NDArray[np.bool_], max_blocks: int = 150
-) -> NDArray[np.float64] | None:
+def sky_autocorrelation(image: F32, variance: F32, good: Flags, max_blocks: int = 150) -> F64 | None:
     """Return the mean of z z' of pixels z = image/sigma on blank sky, for lags -MAX_LAG..MAX_LAG in y and x.
 
     Averaged over blocks of `BLOCK` px that are mostly sky; None where there are fewer than four such blocks. The middle
@@ -51,9 +49,7 @@ def sky_autocorrelation(
     return np.asarray((auto / np.maximum(overlap, 1))[np.ix_(lags, lags)], np.float64)
 
 
-def _sky_in_sigma(
-    image: NDArray[np.float32], variance: NDArray[np.float32], good: NDArray[np.bool_], size: int
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _sky_in_sigma(image: F32, variance: F32, good: Flags, size: int) -> tuple[F32, Flags]:
     """Return image/sigma, 0 where a pixel does not count, and which pixels are blank sky; both with an empty row below.
 
     `size` is the number of pixels of the whole image.
@@ -67,7 +63,7 @@ def _sky_in_sigma(
     return z, sky
 
 
-def near_sources(z: NDArray[np.float32], ok: NDArray[np.bool_], size: int = 0) -> NDArray[np.bool_]:
+def near_sources(z: F32, ok: Flags, size: int = 0) -> Flags:
     """Return pixels within 8 px of anything that stands out of the smoothed image: its wings would look correlated.
 
     `size` is the number of pixels of the image that `z` is a part of.

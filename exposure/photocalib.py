@@ -3,17 +3,18 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from exposure.errors import ExposureError
 from exposure.field import ChebyshevField
+from tasks.arrays import F64
 
 __all__ = ["AB_ZEROPOINT", "PhotoCalib", "njy_to_abmag"]
 
 AB_ZEROPOINT = 31.4  # AB magnitude of 1 nJy
 
 
-def njy_to_abmag(flux: ArrayLike) -> NDArray[np.float64]:
+def njy_to_abmag(flux: ArrayLike) -> F64:
     """Return AB magnitudes of fluxes in nJy (NaN for flux <= 0)."""
     flux = np.asarray(flux, dtype=np.float64)
     return AB_ZEROPOINT - 2.5 * np.log10(np.where(flux > 0, flux, np.nan))
@@ -49,7 +50,7 @@ class PhotoCalib:
         """Return the calibration for an AB zero point (magnitude of 1 instrument unit)."""
         return cls(10.0 ** ((AB_ZEROPOINT - zeropoint) / 2.5), source=source)
 
-    def at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    def at(self, x: ArrayLike, y: ArrayLike) -> F64:
         """Return nJy per instrument unit at the positions."""
         if self.variation is None:
             return np.broadcast_to(np.float64(self.mean), np.shape(x)).copy()

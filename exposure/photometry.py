@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numba
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from exposure.errors import PsfUndefined
 from exposure.psf import Psf
+from tasks.arrays import F32, F64, Flags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +101,7 @@ def _correlated(stamp: Any, j0: int, j1: int, i0: int, i1: int, correlation: Any
     return max(total / squares, 0.0) if squares > 0 else np.nan
 
 
-def psf_images(psf: Psf, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float32]:
+def psf_images(psf: Psf, x: F64, y: F64) -> F32:
     """Return PSF images; positions where the model is undefined get NaN stamps (found by halving the batch)."""
     try:
         return psf.image_at(x, y)
@@ -112,16 +113,16 @@ def psf_images(psf: Psf, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDAr
 
 
 def forced_psf_photometry(
-    image: NDArray[np.float32],
-    variance: NDArray[np.float32],
+    image: F32,
+    variance: F32,
     psf: Psf,
     x: ArrayLike,
     y: ArrayLike,
     *,
     origin: tuple[int, int] = (0, 0),
-    bad: NDArray[np.bool_] | None = None,
+    bad: Flags | None = None,
     weighting: Literal["uniform", "inverse_variance"] = "uniform",
-    correlation: NDArray[np.float64] | None = None,
+    correlation: F64 | None = None,
 ) -> "pd.DataFrame":
     """Measure PSF fluxes at N positions.
 
@@ -170,7 +171,7 @@ def forced_psf_photometry(
     return _table(out, invalid_psf)
 
 
-def _table(out: NDArray[np.float64], invalid_psf: NDArray[np.bool_]) -> "pd.DataFrame":
+def _table(out: F64, invalid_psf: Flags) -> "pd.DataFrame":
     no_pixels = out[:, 3] == 0
     failed = ~(np.isfinite(out[:, 0]) & np.isfinite(out[:, 1]))
     out[failed, 0] = out[failed, 1] = np.nan

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from exposure.errors import PsfUndefined, WcsMissing
 from exposure.mask import plane_bits
 from exposure.psf import fwhm_of
+from tasks.arrays import F32, F64, U8, Flags
 
 if TYPE_CHECKING:
     from exposure.exposure import Exposure
@@ -29,7 +30,6 @@ MASKED = 255  # index of the colour of masked pixels; the indices below are grey
 MASKED_COLOUR = (70, 110, 190)
 SOFTENING = 3.0  # noise sigma at which the asinh turns from linear to logarithmic
 Facts = list[tuple[str, str]]
-Flags = NDArray[np.bool_]
 
 
 def good_pixels(exposure: "Exposure") -> Flags:
@@ -93,7 +93,7 @@ def describe(exposure: "Exposure", name: str = "Exposure") -> str:
     return f"<{name} {', '.join(parts)}>"
 
 
-def _reduced(values: NDArray[np.float32], good: Flags) -> tuple[NDArray[np.float64], Flags]:
+def _reduced(values: F32, good: Flags) -> tuple[F64, Flags]:
     """Return means of good pixels so that no side is longer than `SHOWN`; masked where most pixels are."""
     scale = max(values.shape) / SHOWN
     weight, light = good.astype(np.float32), np.where(good, values, np.float32(0))
@@ -132,7 +132,7 @@ def grey_png(image: NDArray[np.floating], good: Flags, signed: bool = False) -> 
     return _indexed_png(index[::-1])
 
 
-def _indexed_png(index: NDArray[np.uint8]) -> bytes:
+def _indexed_png(index: U8) -> bytes:
     """Return a PNG of one byte per pixel, an index into greys and the colour of masked pixels."""
     height, width = index.shape
     greys = np.repeat(np.round(np.linspace(0, 255, MASKED)).astype(np.uint8)[:, None], 3, axis=1)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exposure.errors import PsfUndefined
 from exposure.stamps import adaptive_moments, blend, shift_stamps
+from tasks.arrays import F32, F64, I64, Box
 from tasks.reprs import short_repr
 
 __all__ = ["FWHM_PER_SIGMA", "GaussianPsf", "GridPsf", "MoffatPsf", "PolynomialPsf", "Psf", "fwhm_of", "neighbours_2d"]
@@ -30,15 +31,15 @@ class Psf(Protocol):
         """Side of the stamps, odd."""
         ...
 
-    def image_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
+    def image_at(self, x: ArrayLike, y: ArrayLike) -> F32:
         """Return (N, S, S) stamps at the sub-pixel positions."""
         ...
 
-    def kernel_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
+    def kernel_at(self, x: ArrayLike, y: ArrayLike) -> F32:
         """Return (N, S, S) stamps centred on their middle pixel."""
         ...
 
-    def moments_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    def moments_at(self, x: ArrayLike, y: ArrayLike) -> F64:
         """Return (N, 3) adaptive moments Ixx, Iyy, Ixy in px^2."""
         ...
 
@@ -47,7 +48,7 @@ class Psf(Protocol):
         ...
 
 
-def fwhm_of(moments: NDArray[np.float64]) -> NDArray[np.float64]:
+def fwhm_of(moments: F64) -> F64:
     """Return FWHM in px from (..., 3) moments: 2.3548 times the trace radius."""
     return FWHM_PER_SIGMA * np.sqrt(0.5 * (moments[..., 0] + moments[..., 1]))
 
@@ -57,10 +58,10 @@ class _PixelMixin:
 
     size: int
 
-    def kernel_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
+    def kernel_at(self, x: ArrayLike, y: ArrayLike) -> F32:
         raise NotImplementedError
 
-    def image_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
+    def image_at(self, x: ArrayLike, y: ArrayLike) -> F32:
         """Return (N, S, S) stamps at the sub-pixel positions (Lanczos-5 shift of the centred stamps)."""
         xs, ys = np.atleast_1d(np.asarray(x, dtype=np.float64)), np.atleast_1d(np.asarray(y, dtype=np.float64))
         stamps = self.kernel_at(xs, ys)
@@ -68,7 +69,7 @@ class _PixelMixin:
         shift_stamps(stamps, xs - np.floor(xs + 0.5), ys - np.floor(ys + 0.5), out)
         return out
 
-    def moments_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    def moments_at(self, x: ArrayLike, y: ArrayLike) -> F64:
         """Return (N, 3) adaptive moments Ixx, Iyy, Ixy in px^2.
 
         Where they do not converge (sharpened or very undersampled PSFs), those of the round Gaussian with the same
@@ -100,7 +101,7 @@ class GaussianPsf:
     size: int
     position: tuple[float, float] = (0.0, 0.0)
 
-    def _at(self, fx: NDArray[Any], fy: NDArray[Any]) -> NDArray[np.float32]:
+    def _at(self, fx: NDArray[Any], fy: NDArray[Any]) -> F32:
         g = np.arange(self.size) - self.size // 2
         a = -0.5 / self.sigma**2
         ex, ey = np.exp(a * (g - fx[:, None]) ** 2), np.exp(a * (g - fy[:, None]) ** 2)
@@ -110,17 +111,17 @@ class GaussianPsf:
         _outer(ey, ex, out)
         return out
 
-    def image_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
+    def image_at(self, x: ArrayLike, y: ArrayLike) -> F32:
         """Return (N, S, S) stamps at the sub-pixel positions."""
         x, y = np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64))
         return self._at(x - np.floor(x + 0.5), y - np.floor(y + 0.5))
 
-    def kernel_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
+    def kernel_at(self, x: ArrayLike, y: ArrayLike) -> F32:
         """Return (N, S, S) centred stamps."""
         zero = np.zeros(np.atleast_1d(x).shape)
         return self._at(zero, zero)
 
-    def moments_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    def moments_at(self, x: ArrayLike, y: ArrayLike) -> F64:
         """Return (N, 3) moments of the sampled stamp."""
         one = adaptive_moments(self._at(np.zeros(1), np.zeros(1)))
         return np.repeat(one, np.atleast_1d(x).size, axis=0)
@@ -145,13 +146,13 @@ class MoffatPsf:
     fwhm: tuple[float, ...]
     beta: float
     size: int
-    bbox: tuple[int, int, int, int]
+    bbox: Box
     e1: tuple[float, ...] = (0.0,)
     e2: tuple[float, ...] = (0.0,)
 
     __repr__ = short_repr
 
-    def parameters(self, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], ...]:
+    def parameters(self, x: ArrayLike, y: ArrayLike) -> tuple[F64, ...]:
         """Return (alpha, e1, e2) at the positions, alpha the Moffat radius in px."""
         x0, y0, width, height = self.bbox
         u = 2 * (np.asarray(x, np.float64) - x0) / max(width - 1, 1) - 1
@@ -161,7 +162,7 @@ class MoffatPsf:
         alpha = values[0] / (2 * np.sqrt(2 ** (1 / self.beta) - 1))
         return alpha, values[1], values[2]
 
-    def _at(self, x: NDArray[Any], y: NDArray[Any], fx: NDArray[Any], fy: NDArray[Any]) -> NDArray[np.float32]:
+    def _at(self, x: NDArray[Any], y: NDArray[Any], fx: NDArray[Any], fy: NDArray[Any]) -> F32:
         alpha, e1, e2 = (p[:, None, None] for p in self.parameters(x, y))
         g = np.arange(self.size) - self.size // 2
         gx, gy = g[None, None, :] - fx[:, None, None], g[None, :, None] - fy[:, None, None]
@@ -170,18 +171,18 @@ class MoffatPsf:
         out = (1.0 + r2) ** (-self.beta)
         return np.asarray(out / out.sum(axis=(1, 2), keepdims=True), dtype=np.float32)
 
-    def image_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
+    def image_at(self, x: ArrayLike, y: ArrayLike) -> F32:
         """Return (N, S, S) stamps at the sub-pixel positions."""
         x, y = np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64))
         return self._at(x, y, x - np.floor(x + 0.5), y - np.floor(y + 0.5))
 
-    def kernel_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
+    def kernel_at(self, x: ArrayLike, y: ArrayLike) -> F32:
         """Return (N, S, S) centred stamps."""
         x, y = np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64))
         zero = np.zeros(x.shape)
         return self._at(x, y, zero, zero)
 
-    def moments_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    def moments_at(self, x: ArrayLike, y: ArrayLike) -> F64:
         """Return (N, 3) adaptive moments in px^2."""
         return adaptive_moments(self.kernel_at(x, y))
 
@@ -207,9 +208,9 @@ class PolynomialPsf(_PixelMixin):
         The average position of the stars that made the model.
     """
 
-    basis: NDArray[np.float32]
-    orders: NDArray[np.int64]
-    bbox: tuple[int, int, int, int]
+    basis: F32
+    orders: I64
+    bbox: Box
     centre: tuple[float, float]
     size: int = field(init=False)
 
@@ -218,11 +219,11 @@ class PolynomialPsf(_PixelMixin):
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", int(self.basis.shape[-1]))
 
-    def terms(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    def terms(self, x: ArrayLike, y: ArrayLike) -> F64:
         """Return the (N, n_terms) polynomial values, positions clipped to the box."""
         return polynomial_terms(self.orders, self.bbox, x, y)
 
-    def kernel_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
+    def kernel_at(self, x: ArrayLike, y: ArrayLike) -> F32:
         """Return (N, S, S) centred stamps."""
         values = np.tensordot(self.terms(x, y).astype(np.float32), self.basis, axes=1)
         return np.asarray(values, dtype=np.float32)
@@ -232,9 +233,7 @@ class PolynomialPsf(_PixelMixin):
         return self.centre
 
 
-def polynomial_terms(
-    orders: NDArray[np.int64], bbox: tuple[int, int, int, int], x: ArrayLike, y: ArrayLike
-) -> NDArray[np.float64]:
+def polynomial_terms(orders: I64, bbox: Box, x: ArrayLike, y: ArrayLike) -> F64:
     """Return (N, n_terms) products of Chebyshev polynomials; positions are clipped to the box (no extrapolation)."""
     x0, y0, width, height = bbox
     u = np.clip(2 * (np.atleast_1d(np.asarray(x, np.float64)) - x0) / max(width - 1, 1) - 1, -1, 1)
@@ -244,9 +243,7 @@ def polynomial_terms(
     return np.asarray(cu[:, orders[:, 0]] * cv[:, orders[:, 1]], dtype=np.float64)
 
 
-def neighbours_2d(
-    x: NDArray[np.float64], y: NDArray[np.float64], bbox: tuple[int, int, int, int], nx: int, ny: int
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def neighbours_2d(x: F64, y: F64, bbox: Box, nx: int, ny: int) -> tuple[NDArray[np.intp], F64]:
     """Return bilinear neighbours (N, 4) and weights (N, 4) on a grid of cell centres over the box."""
     x0, y0, width, height = bbox
     u = np.clip((x - x0 + 0.5) * nx / width - 0.5, 0, nx - 1)
@@ -273,10 +270,10 @@ class GridPsf(_PixelMixin):
         (x0, y0, width, height) that the grid covers.
     """
 
-    cube: NDArray[np.float32]
+    cube: F32
     nx: int
     ny: int
-    bbox: tuple[int, int, int, int]
+    bbox: Box
     size: int = field(init=False)
 
     __repr__ = short_repr
@@ -284,7 +281,7 @@ class GridPsf(_PixelMixin):
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", int(self.cube.shape[-1]))
 
-    def kernel_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
+    def kernel_at(self, x: ArrayLike, y: ArrayLike) -> F32:
         """Return (N, S, S) centred stamps; cells without a PSF are left out of the interpolation.
 
         Raises

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.arrays import F64
+
 __all__ = ["median", "quantiles", "scatter"]
 
 
@@ -26,7 +28,7 @@ def scatter(values: NDArray[Any]) -> float:
     return 1.4826 * median(np.abs(values - values.dtype.type(median(values)))) if values.size else float("nan")
 
 
-def quantiles(values: NDArray[Any], *fractions: float) -> NDArray[np.float64]:
+def quantiles(values: NDArray[Any], *fractions: float) -> F64:
     """Return the quantiles of a flat array without NaN that is not empty, linear between its values."""
     place = np.array(fractions) * (values.size - 1)
     low = np.minimum(place.astype(np.int64), max(values.size - 2, 0))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.threads import in_bands
+from tasks.arrays import F32, F64
 
 __all__ = ["adaptive_moments", "add_stamps", "blend", "gather", "shift_stamps", "sided", "windowed_centroids"]
 
@@ -179,9 +180,7 @@ def _moments(stamps: Any, x0: Any, y0: Any, out: Any) -> None:
             out[m, 0] = out[m, 1] = out[m, 2] = np.nan
 
 
-def adaptive_moments(
-    stamps: NDArray[Any], x0: NDArray[np.float64] | None = None, y0: NDArray[np.float64] | None = None
-) -> NDArray[np.float64]:
+def adaptive_moments(stamps: NDArray[Any], x0: F64 | None = None, y0: F64 | None = None) -> F64:
     """Return (N, 3) adaptive Gaussian-weighted moments Ixx, Iyy, Ixy in px^2 (NaN where they do not converge).
 
     The centre of stamp m is its middle pixel plus (x0, y0). For a Gaussian they are its covariance (Bernstein &
@@ -230,9 +229,7 @@ def _centroids(stamps: Any, x: Any, y: Any, sigma: float, out: Any) -> None:
                 break
 
 
-def windowed_centroids(
-    stamps: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64], sigma: float
-) -> NDArray[np.float64]:
+def windowed_centroids(stamps: F32, x: F64, y: F64, sigma: float) -> F64:
     """Return the centroids (N, 2) of stamps (N, S, S) under a Gaussian of `sigma` px that follows them.
 
     The windowed positions of SExtractor (Bertin & Arnouts 1996; manual, "XWIN_IMAGE"). Positions are relative to the

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tasks.arrays import F64, I64, Flags
 from tasks.errors import CallerError
 from tasks.reprs import short_repr
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:  # half a second to load; a subtraction alone has no tables
 __all__ = ["Stars"]
 
 NUMBERS, FLAGS = ("x", "y", "snr", "psfFlux"), ("star", "isolated", "flagged")
-F64 = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Stars:
         """Return how many there are."""
         return self.x.size
 
-    def take(self, which: "NDArray[np.int64] | Flags") -> "Stars":
+    def take(self, which: "I64 | Flags") -> "Stars":
         """Return some of them: by number, in that order, or by a condition."""
         motion, size = (None if a is None else a[which] for a in (self.motion, self.size))
         return Stars(

@@ -2,16 +2,14 @@
 
 import numpy as np
 import sep
-from numpy.typing import NDArray
 
 from exposure import Exposure
+from tasks.arrays import F64
 
 __all__ = ["aperture_fluxes"]
 
 
-def aperture_fluxes(
-    exposure: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], radius: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def aperture_fluxes(exposure: Exposure, x: F64, y: F64, radius: float) -> tuple[F64, F64]:
     """Return sums and their errors (unit of the image), exact at the rim; NaN where the circle has a pixel without a value.
 
     Parameters

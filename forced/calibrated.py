@@ -12,6 +12,7 @@ from exposure.mask import plane_bits
 from exposure.photometry import forced_psf_photometry
 from exposure.stamps import gather
 from forced.plugins import neighbours, psf_moments
+from tasks.arrays import F64, I32, Flags
 
 __all__ = ["FLAG_BITS", "calibrated_fluxes", "measure_pair"]
 
@@ -22,7 +23,7 @@ FLAG_BITS = {
 
 
 def calibrated_fluxes(
-    exposure: Exposure, x: ArrayLike, y: ArrayLike, bad: NDArray[np.bool_] | None = None
+    exposure: Exposure, x: ArrayLike, y: ArrayLike, bad: Flags | None = None
 ) -> pd.DataFrame:  # fmt: skip
     """Return flux, fluxErr (nJy, float64; the image's unit where it has no calibration) and packed ``flags``.
 
@@ -55,9 +56,7 @@ def calibrated_fluxes(
     return out
 
 
-def _flags(
-    exposure: Exposure, table: pd.DataFrame, x: NDArray[np.float64], y: NDArray[np.float64]
-) -> NDArray[np.int32]:
+def _flags(exposure: Exposure, table: pd.DataFrame, x: F64, y: F64) -> I32:
     out = np.zeros(len(table), np.int32)
     for name in ("edge", "noGoodPixels", "invalidPsf"):
         out |= table[f"flag_{name}"].to_numpy().astype(np.int32) << FLAG_BITS[name]
@@ -68,9 +67,7 @@ def _flags(
     return out
 
 
-def _centres(
-    plane: NDArray[Any], x: NDArray[np.float64], y: NDArray[np.float64], origin: tuple[int, int], fill: float
-) -> NDArray[Any]:
+def _centres(plane: NDArray[Any], x: F64, y: F64, origin: tuple[int, int], fill: float) -> NDArray[Any]:
     """Return the 3x3 of a plane around frame positions, shape (N, 3, 3)."""
     ix, iy = (np.clip(np.floor(p + 0.5), -(2**31), 2**31).astype(np.int64) for p in (x, y))
     return np.asarray(gather(plane, ix - origin[0], iy - origin[1], 3, fill))

@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from exposure import Exposure
 from exposure.mask import PIXEL_FLAGS, PLANES, plane_bits
 from exposure.psf import fwhm_of
+from tasks.arrays import F64, I32
 
 __all__ = [
     "local_background",
@@ -29,7 +30,7 @@ INNER, OUTER = 7.0, 15.0  # of the background annulus, in PSF sigma
 _NOT_SKY = plane_bits(["BAD", "SAT", "NO_DATA"])
 
 
-def psf_moments(exposure: Exposure, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+def psf_moments(exposure: Exposure, x: F64, y: F64) -> F64:
     """Return (N, 3) moments Ixx, Iyy, Ixy (px^2) of the PSF at positions, at the average one where they are no numbers."""
     assert exposure.psf is not None
     if not x.size:
@@ -66,7 +67,7 @@ def _bits(mask: Any, x: Any, y: Any, moments: Any, scale: float, out: Any) -> No
 
 
 def pixel_flags(
-    exposure: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], moments: NDArray[np.float64], scale: float = 3.0
+    exposure: Exposure, x: F64, y: F64, moments: F64, scale: float = 3.0
 ) -> Columns:  # fmt: skip
     """Return ``base_PixelFlags_flag_*``: any pixel of the PSF's ellipse, any and all of the 3x3 at the position.
 
@@ -122,7 +123,7 @@ def _annulus(image: Any, mask: Any, bits: int, x: Any, y: Any, sigma: Any, out: 
 
 
 def local_background(
-    exposure: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], moments: NDArray[np.float64]
+    exposure: Exposure, x: F64, y: F64, moments: F64
 ) -> Columns:  # fmt: skip
     """Return the clipped mean and standard deviation per pixel in a ring of 7 to 15 PSF sigma (not subtracted)."""
     sigma = np.maximum(moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2, 0.0) ** 0.25
@@ -137,7 +138,7 @@ def local_background(
     }  # fmt: skip
 
 
-def local_photo_calib(exposure: Exposure, x: NDArray[np.float64], y: NDArray[np.float64]) -> Columns:
+def local_photo_calib(exposure: Exposure, x: F64, y: F64) -> Columns:
     """Return nJy per instrument unit at each position and its error; NaN and a flag without a calibration."""
     calib = exposure.photo_calib
     value, error = np.full(x.size, np.nan), np.full(x.size, np.nan)
@@ -150,7 +151,7 @@ def local_photo_calib(exposure: Exposure, x: NDArray[np.float64], y: NDArray[np.
     }  # fmt: skip
 
 
-def local_wcs(exposure: Exposure, x: NDArray[np.float64], y: NDArray[np.float64]) -> Columns:
+def local_wcs(exposure: Exposure, x: F64, y: F64) -> Columns:
     """Return the matrix from pixels to the local tangent plane, radians per pixel; NaN and a flag without a WCS."""
     matrix = np.full((x.size, 2, 2), np.nan)
     good = np.isfinite(x) & np.isfinite(y)
@@ -160,7 +161,7 @@ def local_wcs(exposure: Exposure, x: NDArray[np.float64], y: NDArray[np.float64]
     return {**out, "base_LocalWcs_flag": ~np.isfinite(matrix).all(axis=(1, 2))}
 
 
-def neighbours(x: NDArray[np.float64], y: NDArray[np.float64], moments: NDArray[np.float64]) -> NDArray[np.int32]:
+def neighbours(x: F64, y: F64, moments: F64) -> I32:
     """Return how many other positions lie within two FWHM of each: their light is in each other's fluxes."""
     out = np.zeros(x.size, np.int32)
     good = np.flatnonzero(np.isfinite(x) & np.isfinite(y))

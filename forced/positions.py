@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from forced.errors import BadPositions
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["Column", "degrees_of", "integer_ids", "sky_columns", "sky_positions"]
 
@@ -74,9 +75,7 @@ def sky_positions(columns: Sequence[Column], what: str) -> pd.DataFrame:
     return pd.DataFrame({"id": _ids(identity, what), "ra": ra, "dec": dec})
 
 
-def sky_columns(
-    columns: Sequence[Column], what: str, *, missing_allowed: bool = False
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def sky_columns(columns: Sequence[Column], what: str, *, missing_allowed: bool = False) -> tuple[F64, F64]:
     """Return ra and dec (ICRS deg, ra in [0, 360)) of a table; see `sky_positions`.
 
     Parameters
@@ -111,9 +110,7 @@ def _find(columns: Sequence[Column], names: Mapping[str, str | None], of: str, w
     raise BadPositions(f"{what} has no column of {of} (such as {usual}); its columns are {have}")
 
 
-def degrees_of(
-    values: Any, unit: str | None, where: str, hours: bool = False, *, missing_allowed: bool = False
-) -> NDArray[np.float64]:
+def degrees_of(values: Any, unit: str | None, where: str, hours: bool = False, *, missing_allowed: bool = False) -> F64:
     """Return angles in degrees, of numbers or of text (decimal or sexagesimal).
 
     Parameters
@@ -157,9 +154,7 @@ def _text_unit(unit: str | None) -> str | None:
     return {"hms": "h", "dms": "d"}.get(plain)
 
 
-def _text_degrees(
-    text: "pd.Series[str]", factor: float, unit: str | None, where: str, hours: bool
-) -> NDArray[np.float64]:
+def _text_degrees(text: "pd.Series[str]", factor: float, unit: str | None, where: str, hours: bool) -> F64:
     """Return degrees of text; blank text is NaN."""
     numbers = pd.to_numeric(text, errors="coerce").to_numpy(np.float64) * factor
     others = np.isnan(numbers) & ~text.str.lower().isin(("", "nan", "null", "none", "--")).to_numpy()
@@ -182,7 +177,7 @@ def _text_degrees(
     return numbers
 
 
-def _masked(values: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _masked(values: Any) -> tuple[NDArray[Any], Flags]:
     """Return values and where they are missing (masked, None, pandas NA)."""
     if isinstance(values, np.ma.MaskedArray):
         return np.asarray(values.data), np.ma.getmaskarray(values)
@@ -203,7 +198,7 @@ def _strings(array: NDArray[Any]) -> "pd.Series[str]":
     return pd.Series(text, dtype=object).str.strip()
 
 
-def _refuse(bad: NDArray[np.bool_], values: NDArray[Any], where: str, why: str) -> None:
+def _refuse(bad: Flags, values: NDArray[Any], where: str, why: str) -> None:
     rows = np.flatnonzero(bad)
     if len(rows):
         shown = ", ".join(f"row {r + 1} ({str(values[r])!r})" for r in rows[:_SHOWN])
@@ -211,7 +206,7 @@ def _refuse(bad: NDArray[np.bool_], values: NDArray[Any], where: str, why: str) 
         raise BadPositions(f"{where}: {shown}{more} {why}")
 
 
-def integer_ids(values: Any, where: str) -> NDArray[np.int64]:
+def integer_ids(values: Any, where: str) -> I64:
     """Return ids as int64, nothing rounded and nothing wrapped.
 
     Raises

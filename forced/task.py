@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lsst.pipe.base import NoWorkFound, Struct
-from numpy.typing import NDArray
 
 from exposure import Exposure, ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
 from exposure.apcorr import PSF_FLUX, ApCorrMap
@@ -28,6 +27,7 @@ from forced.plugins import (
 )
 from forced.positions import degrees_of, integer_ids
 from tasks import AlertTask, IdFactory
+from tasks.arrays import F64, Box
 from tasks.ids import EXPOSURE_BITS, exposure_number
 
 __all__ = ["ForcedPhotCcdFromDataFrameConfig", "ForcedPhotCcdFromDataFrameTask"]
@@ -49,9 +49,7 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         """Return the older id source."""
         return IdFactory(expId, expBits)
 
-    def df2RefCat(
-        self, dfList: Sequence[Any], exposureBBox: tuple[int, int, int, int], exposureWcs: SkyWcs
-    ) -> pd.DataFrame:
+    def df2RefCat(self, dfList: Sequence[Any], exposureBBox: Box, exposureWcs: SkyWcs) -> pd.DataFrame:
         """Concatenate frames and keep the rows whose pixel lies in the box.
 
         Parameters
@@ -105,7 +103,7 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
             }
         )
 
-    def _radians(self, df: pd.DataFrame, name: str, hours: bool = False) -> NDArray[np.float64]:
+    def _radians(self, df: pd.DataFrame, name: str, hours: bool = False) -> F64:
         """Return a column of degrees in radians; rows without a value stay NaN, and that is said."""
         if name not in df:
             raise ForcedPhotometryError(f"the reference has no column {name!r}, but {list(df.columns)[:20]}")

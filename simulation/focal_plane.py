@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from astropy.io.fits import Header
-from numpy.typing import NDArray
 
 from exposure.camera import Camera, CameraDetector
 from exposure.wcs.mapped import deproject, project, sip_approximation
+from tasks.arrays import F64, I64
 
 __all__ = ["MosaicSurvey", "mosaic_camera", "simulate_mosaic"]
 
-F64 = NDArray[np.float64]
 PIXEL_MM, SCALE = 0.015, 0.168  # mm and arcsec per pixel
 CHIP = (2048, 4176)
 DISTORTION = 0.045  # of the radius at the edge of the field, like a prime-focus corrector
@@ -65,7 +64,7 @@ class MosaicSurvey:
     headers: dict[tuple[int, int], Header]
     references: pd.DataFrame
     truth: pd.DataFrame
-    star: list[NDArray[np.int64]]
+    star: list[I64]
     zero_points: dict[tuple[int, int], float]
     epoch_mjd: float
     optics: "_Optics"
@@ -126,7 +125,7 @@ class _Optics:
         cx, cy = d.centre
         return (c * dx + s * dy) / PIXEL_MM + cx + shift[0], (-s * dx + c * dy) / PIXEL_MM + cy + shift[1]
 
-    def scale_mag(self, visit: _Visit, chip: "int | NDArray[np.int64]", fx: F64, fy: F64) -> F64:
+    def scale_mag(self, visit: _Visit, chip: "int | I64", fx: F64, fy: F64) -> F64:
         """Zero point (mag, AB of one count) at focal-plane places."""
         reach = self.radius_arcsec * PIXEL_MM / SCALE
         u, v = fx / reach, fy / reach

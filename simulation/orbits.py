@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 from astropy.coordinates import get_body_barycentric_posvel, solar_system_ephemeris
 from astropy.time import Time
-from numpy.typing import NDArray
+
+from tasks.arrays import F64
 
 __all__ = ["Asteroids", "make_asteroids"]
 
 GM_SUN = 2.9591220828559093e-4  # au^3 / d^2
-Vector = NDArray[np.float64]
 
 
-def _heliocentric_earth(mjd_tai: float) -> tuple[Vector, Vector]:
+def _heliocentric_earth(mjd_tai: float) -> tuple[F64, F64]:
     """Position and velocity of the Earth from the Sun, au and au/d, ICRS axes."""
     time = Time(mjd_tai, format="mjd", scale="tai")
     with solar_system_ephemeris.set("builtin"):
@@ -29,11 +29,11 @@ class Asteroids:
 
     designation: list[str]
     epoch: float
-    position: Vector
-    velocity: Vector
-    flux: Vector
+    position: F64
+    velocity: F64
+    flux: F64
 
-    def at(self, mjd: float) -> tuple[Vector, Vector]:
+    def at(self, mjd: float) -> tuple[F64, F64]:
         """Return heliocentric positions and velocities, by 32 leapfrog steps (error < 1e-9 au over 30 days)."""
         steps = 32
         h = (mjd - self.epoch) / steps

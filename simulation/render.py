@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from exposure.psf import MoffatPsf
+from tasks.arrays import F64
 
 __all__ = ["add_galaxies", "add_points"]
 
@@ -38,9 +39,7 @@ def _moffats(image: Any, x: Any, y: Any, flux: Any, alpha: Any, e1: Any, e2: Any
                     image[j, i] += norm * (1 + r2) ** (-beta)
 
 
-def add_points(
-    image: NDArray[np.float64], psf: MoffatPsf, x: NDArray[np.float64], y: NDArray[np.float64], flux: NDArray[Any]
-) -> None:
+def add_points(image: F64, psf: MoffatPsf, x: F64, y: F64, flux: NDArray[Any]) -> None:
     """Add point sources of total `flux`; bright ones get larger stamps."""
     if x.size == 0:
         return
@@ -49,7 +48,7 @@ def add_points(
     _moffats(image, x, y, np.asarray(flux, np.float64), alpha, e1, e2, psf.beta, half)
 
 
-def _sersic(re: float, q: float, angle: float, index: float, fx: float, fy: float, half: int) -> NDArray[np.float64]:
+def _sersic(re: float, q: float, angle: float, index: float, fx: float, fy: float, half: int) -> F64:
     over = 3
     n = 2 * half + 1
     grid = (np.arange(n * over) - (n * over - 1) / 2) / over
@@ -61,7 +60,7 @@ def _sersic(re: float, q: float, angle: float, index: float, fx: float, fy: floa
     return np.asarray(binned / binned.sum())
 
 
-def add_galaxies(image: NDArray[np.float64], psf: MoffatPsf, table: dict[str, NDArray[np.float64]]) -> None:
+def add_galaxies(image: F64, psf: MoffatPsf, table: dict[str, F64]) -> None:
     """Add Sersic galaxies convolved with the local PSF. `table`: x, y (px), flux, re (px), q, angle, index."""
     height, width = image.shape
     for k in range(table["x"].size):  # each galaxy has its own shape and stamp size

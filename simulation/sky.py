@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from simulation.orbits import Asteroids, make_asteroids
+from tasks.arrays import F64
 
 __all__ = ["Sky", "make_sky"]
 
@@ -26,14 +26,14 @@ class Sky:
     transients: pd.DataFrame
     asteroids: Asteroids
 
-    def star_flux(self, mjd: float) -> NDArray[np.float64]:
+    def star_flux(self, mjd: float) -> F64:
         """Return the flux of every star at a time: a sine in flux plus its second harmonic."""
         s = self.stars
         phase = 2 * np.pi * (mjd / np.where(s.period > 0, s.period, 1.0) + s.phase)
         wave = (np.sin(phase) + 0.3 * np.sin(2 * phase)) / 1.2
         return np.asarray(s.flux * (1 + s.amplitude * wave), dtype=np.float64)
 
-    def transient_flux(self, mjd: float) -> NDArray[np.float64]:
+    def transient_flux(self, mjd: float) -> F64:
         """Return the flux of every transient: exponential rise to the peak at t0, exponential fall after it."""
         t = mjd - self.transients.t0.to_numpy()
         rise, fall = self.transients.rise.to_numpy(), self.transients.fall.to_numpy()
@@ -41,9 +41,7 @@ class Sky:
         return np.asarray(self.transients.peak.to_numpy() * np.where(t < -6 * rise, 0.0, shape))
 
 
-def _scatter(
-    rng: np.random.Generator, n: int, centre: tuple[float, float], radius: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _scatter(rng: np.random.Generator, n: int, centre: tuple[float, float], radius: float) -> tuple[F64, F64]:
     """Uniform positions in a square of half side `radius` degrees on the tangent plane (small fields)."""
     u, v = rng.uniform(-radius, radius, n), rng.uniform(-radius, radius, n)
     dec = centre[1] + v

@@ -12,6 +12,7 @@ from exposure import Exposure, MoffatPsf, PhotoCalib, SkyWcs, VisitInfo
 from exposure.mask import plane_bits
 from simulation.render import add_galaxies, add_points
 from simulation.sky import Sky
+from tasks.arrays import F32, F64, I32
 
 __all__ = ["Conditions", "DetectorImage", "simulate_detector"]
 
@@ -127,13 +128,13 @@ def simulate_detector(
 
 
 def _expose(
-    counts: NDArray[np.float64],
+    counts: F64,
     c: Conditions,
     size: int,
     rng: np.random.Generator,
     read_noise: float,
     saturation: float,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+) -> tuple[F32, F32, I32]:
     """Add noise and a background gradient, saturate, bleed, and mark bad columns."""
     v, u = np.mgrid[0:size, 0:size].astype(np.float32) / size
     a, b, g = rng.uniform(-0.03, 0.03, 3)
@@ -156,7 +157,7 @@ def _expose(
     return image, variance, mask
 
 
-def _add_cosmics(image: NDArray[np.float32], mask: NDArray[np.int32], rng: np.random.Generator, n: int) -> None:
+def _add_cosmics(image: F32, mask: I32, rng: np.random.Generator, n: int) -> None:
     """Add cosmic-ray tracks: half of them marked in the mask, as a real pipeline would find most but not all."""
     size = image.shape[0]
     for k in range(n):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tasks.arrays import I64
 from tasks.errors import CallerError
 
 __all__ = ["EXPOSURE_BITS", "IdFactory", "IdGenerator", "IdPacker", "UnpackedId", "exposure_number"]
@@ -77,7 +77,7 @@ class IdPacker:
                 )
         return detector + self.n_detectors * visit + (release << self.data_bits)
 
-    def ids(self, visit: int, detector: int, n: int, release: int = 0, start: int = 1) -> NDArray[np.int64]:
+    def ids(self, visit: int, detector: int, n: int, release: int = 0, start: int = 1) -> I64:
         """Return `n` ids with counters ``start .. start + n - 1``.
 
         Raises
@@ -131,7 +131,7 @@ class IdFactory:
         self._last += 1
         return self._upper | self._last
 
-    def take(self, n: int) -> NDArray[np.int64]:
+    def take(self, n: int) -> I64:
         """Return the next `n` ids at once."""
         if n and (self._last + n) >> self._reserved:
             raise CallerError(f"id counter {self._last + n} does not fit in {self._reserved} bits")
@@ -158,7 +158,7 @@ class IdGenerator:
         self._packer, self._key, self._last = packer, (visit, detector), used
         self._release = release
 
-    def take(self, n: int) -> NDArray[np.int64]:
+    def take(self, n: int) -> I64:
         """Return the next `n` ids."""
         out = self._packer.ids(*self._key, n, self._release, start=self._last + 1)
         self._last += n

@@ -16,6 +16,7 @@ from psycopg import sql
 
 from apdb.copy.stream import copy_rows, word
 from apdb.schema.columns import Column
+from tasks.arrays import I64, U8, Flags
 
 __all__ = ["select_frame", "select_frame_in_parts", "stream_frames"]
 
@@ -48,7 +49,7 @@ def select_frame_in_parts(
     Most of a large read is the server turning values into bytes, which one backend does on one core.
     """
 
-    def read(k: int) -> list[NDArray[np.uint8]]:
+    def read(k: int) -> list[U8]:
         return _read_pieces(connections[k], table, columns, rest, parameters[k])
 
     if len(connections) == 1:
@@ -61,14 +62,14 @@ def select_frame_in_parts(
 def _read_pieces(
     connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], rest: sql.Composable,
     parameters: Sequence[Any],
-) -> list[NDArray[np.uint8]]:  # fmt: skip
+) -> list[U8]:  # fmt: skip
     """Return the bytes of the rows."""
     chosen = sql.SQL(", ").join(sql.Identifier("t", c.name) for c in columns)
     query = sql.SQL("SELECT {} FROM {} t {}").format(chosen, sql.Identifier(table), rest)
     return list(copy_rows(connection, _copy(connection, query, parameters)))
 
 
-def _join(pieces: list[NDArray[np.uint8]], columns: Sequence[Column], nullable: bool) -> pd.DataFrame:
+def _join(pieces: list[U8], columns: Sequence[Column], nullable: bool) -> pd.DataFrame:
     data = pieces[0] if len(pieces) == 1 else np.concatenate([*pieces, np.empty(0, np.uint8)])
     return _to_frame(data, columns, nullable)
 
@@ -101,7 +102,7 @@ def _width(column: Column) -> int:
     return np.dtype(_DTYPES[column.datatype]).itemsize
 
 
-def _to_frame(data: NDArray[np.uint8], columns: Sequence[Column], nullable: bool) -> pd.DataFrame:
+def _to_frame(data: U8, columns: Sequence[Column], nullable: bool) -> pd.DataFrame:
     n, longest = _measure(data, len(columns))
     widths = np.array([_width(c) for c in columns], np.int64)
     widths = np.maximum(np.where(widths == 0, longest, widths), 1)
@@ -121,7 +122,7 @@ def _to_frame(data: NDArray[np.uint8], columns: Sequence[Column], nullable: bool
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _measure(data: NDArray[np.uint8], columns: int) -> tuple[int, NDArray[np.int64]]:
+def _measure(data: U8, columns: int) -> tuple[int, I64]:
     """Return the number of rows, and the length of the longest value of each column."""
     out = np.zeros(columns, np.int64)
     at, rows = np.int64(0), 0
@@ -139,8 +140,8 @@ def _measure(data: NDArray[np.uint8], columns: int) -> tuple[int, NDArray[np.int
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _take_apart(
-    data: NDArray[np.uint8], widths: NDArray[np.int64], text: NDArray[np.bool_], starts: NDArray[np.int64],
-    values: NDArray[np.uint8], nulls: NDArray[np.bool_],
+    data: U8, widths: I64, text: Flags, starts: I64,
+    values: U8, nulls: Flags,
 ) -> int:  # fmt: skip
     """Spread the fields of COPY rows over columns (numbers turned to this machine's order); returns the number of rows.
 
@@ -180,7 +181,7 @@ def _take_apart(
     return row
 
 
-def _column(column: Column, raw: NDArray[np.uint8], width: int, null: NDArray[np.bool_], nullable: bool) -> Any:
+def _column(column: Column, raw: U8, width: int, null: Flags, nullable: bool) -> Any:
     if column.dtype == object:
         return _strings(raw.view(f"S{width}") if raw.size else np.zeros(0, "S1"), null, None if nullable else "")
     values = raw.view(_DTYPES[column.datatype])
@@ -197,7 +198,7 @@ def _column(column: Column, raw: NDArray[np.uint8], width: int, null: NDArray[np
     return pd.arrays.IntegerArray(values, null)
 
 
-def _strings(raw: NDArray[np.bytes_], null: NDArray[np.bool_], missing: str | None) -> NDArray[np.object_]:
+def _strings(raw: NDArray[np.bytes_], null: Flags, missing: str | None) -> NDArray[np.object_]:
     """Decode by distinct value: such columns hold a few names, repeated."""
     if raw.itemsize <= 8:
         padded = np.zeros((len(raw), 8), np.uint8)

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from apdb.copy.row_checks import check_kind, check_numbers, check_words, refuse, refuse_null
 from apdb.schema.columns import Column
+from tasks.arrays import F64, I32, I64, U8, Flags
 
 __all__ = ["EncodedRows", "copy_in", "encode", "id_array", "write_rows"]
 
@@ -33,8 +34,8 @@ class EncodedRows:
     """Rows ready for COPY: column names, body, where each row begins in it, and the digest of what they say."""
 
     columns: tuple[str, ...]
-    body: NDArray[np.uint8]
-    starts: NDArray[np.int64]
+    body: U8
+    starts: I64
     digest: bytes
 
     @property
@@ -42,7 +43,7 @@ class EncodedRows:
         """Number of rows."""
         return len(self.starts)
 
-    def with_first(self, values: NDArray[np.float64]) -> "EncodedRows":
+    def with_first(self, values: F64) -> "EncodedRows":
         """Return the rows with other values of their first column, which must be a double without NULLs."""
         body = self.body.copy()
         body[self.starts[:, None] + _FIRST_VALUE + np.arange(8)] = values.astype(">f8").view(np.uint8).reshape(-1, 8)
@@ -106,9 +107,7 @@ def encode(
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _lay_out(
-    payload: NDArray[np.uint8], widths: NDArray[np.int64], nulls: NDArray[np.bool_], lengths: NDArray[np.int32]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _lay_out(payload: U8, widths: I64, nulls: Flags, lengths: I32) -> tuple[U8, I64]:
     """Join field count, length words and values into COPY's rows; NULL is a length of -1 and no value."""
     n, columns = nulls.shape
     out = np.empty(n * (2 + 4 * columns + payload.shape[1]), np.uint8)
@@ -137,7 +136,7 @@ def _lay_out(
 
 def _group(
     table: str, frame: pd.DataFrame, group: list[Column], places: list[int], check: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int32]]:
+) -> tuple[U8, Flags, I32]:
     """Return bytes (N, columns x width), NULLs (N, columns) and lengths (N, columns) of columns of one type."""
     first = group[0]
     if first.dtype == object:
@@ -164,7 +163,7 @@ def _group(
     return raw, null, np.full((n, len(group)), wire.itemsize, np.int32)
 
 
-def _numbers(series: "pd.Series[Any]") -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _numbers(series: "pd.Series[Any]") -> tuple[NDArray[Any], Flags]:
     """Return the values and which of them are missing (NaN, None, NA)."""
     if isinstance(series.dtype, pd.api.extensions.ExtensionDtype):
         null = np.array(series.isna(), bool)
@@ -179,9 +178,7 @@ def _numbers(series: "pd.Series[Any]") -> tuple[NDArray[Any], NDArray[np.bool_]]
     return values, np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
 
 
-def _text_bytes(
-    table: str, frame: pd.DataFrame, column: Column
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int32]]:
+def _text_bytes(table: str, frame: pd.DataFrame, column: Column) -> tuple[U8, Flags, I32]:
     series = frame[column.name]
     null = np.array(series.isna(), bool)
     try:
@@ -199,7 +196,7 @@ def _text_bytes(
     return raw, null[:, None], lengths[:, None]
 
 
-def id_array(ids: NDArray[np.int64]) -> str:
+def id_array(ids: I64) -> str:
     """Return ids as the text of an array, for ``%s::bigint[]``: a list of thousands takes many times as long."""
     return "{" + ",".join(map(str, ids.tolist())) + "}"
 

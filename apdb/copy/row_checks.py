@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from apdb.errors import ApdbError
 from apdb.schema.columns import Column
+from tasks.arrays import Flags
 
 __all__ = [
     "MJD_RANGE",
@@ -92,7 +93,7 @@ def refuse(table: str, column: Column, frame: pd.DataFrame, row: int, value: obj
     return ApdbError(f"{table}.{column.name}: {_row(frame, row, column)} holds {value!r}, expected {wanted}")
 
 
-def refuse_null(table: str, column: Column, frame: pd.DataFrame, null: NDArray[np.bool_]) -> ApdbError:
+def refuse_null(table: str, column: Column, frame: pd.DataFrame, null: Flags) -> ApdbError:
     """Return the error about rows without a value."""
     first = _row(frame, int(np.argmax(null)), column)
     return ApdbError(
@@ -141,9 +142,7 @@ def _within(names: tuple[str, ...], datatype: str, dtype: np.dtype[Any]) -> tupl
     return low, np.array([min(math.floor(b[1]), int(own.max)) for b in bounds], dtype)
 
 
-def check_numbers(
-    table: str, frame: pd.DataFrame, group: Sequence[Column], values: NDArray[Any], null: NDArray[np.bool_]
-) -> None:
+def check_numbers(table: str, frame: pd.DataFrame, group: Sequence[Column], values: NDArray[Any], null: Flags) -> None:
     """Refuse numbers that their columns cannot hold as they are.
 
     Parameters

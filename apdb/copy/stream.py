@@ -16,8 +16,9 @@ from typing import Any
 import numba
 import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from psycopg import pq
+
+from tasks.arrays import I64, U8
 
 __all__ = ["copy_rows", "word"]
 
@@ -27,7 +28,7 @@ PAUSE_S = 0.0002
 _HEADER_LENGTH = 19  # signature, flags, length of the (empty) extension
 
 
-def copy_rows(connection: psycopg.Connection[Any], query: bytes) -> Iterator[NDArray[np.uint8]]:
+def copy_rows(connection: psycopg.Connection[Any], query: bytes) -> Iterator[U8]:
     """Yield pieces of whole rows of ``COPY ... TO STDOUT (FORMAT BINARY)``, without header and trailer.
 
     Raises
@@ -45,7 +46,7 @@ def _is_plain(pgconn: pq.abc.PGconn) -> bool:
     return not pgconn.ssl_in_use and not getattr(pgconn, "used_gssapi", False)
 
 
-def _from_libpq(connection: psycopg.Connection[Any], query: bytes) -> Iterator[NDArray[np.uint8]]:
+def _from_libpq(connection: psycopg.Connection[Any], query: bytes) -> Iterator[U8]:
     """The same through libpq, row by row, joined to pieces."""
     pg = connection.pgconn
     result = pg.exec_(query)
@@ -82,7 +83,7 @@ def _from_libpq(connection: psycopg.Connection[Any], query: bytes) -> Iterator[N
             raise error
 
 
-def _from_socket(connection: psycopg.Connection[Any], query: bytes) -> Iterator[NDArray[np.uint8]]:
+def _from_socket(connection: psycopg.Connection[Any], query: bytes) -> Iterator[U8]:
     pg = connection.pgconn
     if pg.transaction_status not in (pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS):
         raise psycopg.errors.InFailedSqlTransaction("the connection is not ready for a query")
@@ -117,7 +118,7 @@ class _Answer:
         self._state = np.array([_HEADER_LENGTH, 0], np.int64)
         self._used = np.int64(0)
 
-    def step(self) -> NDArray[np.uint8]:
+    def step(self) -> U8:
         """Take whole messages from what was read, reading on where there are none; returns the rows in them."""
         if self._used == 0:
             if self._held == self._buffer.size:
@@ -157,7 +158,7 @@ def _write(handle: int, data: bytes) -> None:
             raise psycopg.OperationalError(f"the connection broke: {error}") from error
 
 
-def _read(handle: int, into: NDArray[np.uint8]) -> int:
+def _read(handle: int, into: U8) -> int:
     """Read what is there, waiting for it; returns the number of bytes."""
     while True:
         _wait(handle, select.POLLIN)
@@ -172,7 +173,7 @@ def _read(handle: int, into: NDArray[np.uint8]) -> int:
         return count
 
 
-def _read_much(handle: int, into: NDArray[np.uint8]) -> int:
+def _read_much(handle: int, into: U8) -> int:
     """Read as `_read`, then on until the buffer is full or nothing comes for a moment.
 
     The server sends in pieces of 8 kB: to wake up for each costs both sides more than to wait a little.
@@ -191,7 +192,7 @@ def _read_much(handle: int, into: NDArray[np.uint8]) -> int:
 
 
 @numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
-def word(data: NDArray[np.uint8], at: np.int64) -> np.uint32:
+def word(data: U8, at: np.int64) -> np.uint32:
     """Return the four bytes at a place as a number (the compiler makes one load and a swap of it)."""
     return np.uint32(
         np.uint32(data[at]) << np.uint32(24) | np.uint32(data[at + 1]) << np.uint32(16)
@@ -200,9 +201,7 @@ def word(data: NDArray[np.uint8], at: np.int64) -> np.uint32:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _unframe(
-    data: NDArray[np.uint8], rows: NDArray[np.uint8], state: NDArray[np.int64]
-) -> tuple[np.int64, np.int64, np.int64]:
+def _unframe(data: U8, rows: U8, state: I64) -> tuple[np.int64, np.int64, np.int64]:
     """Copy the payload of whole CopyData messages to `rows`; returns bytes used, bytes copied, place of an error or -1.
 
     `state` holds: bytes of COPY's header still to skip, whether ReadyForQuery came.

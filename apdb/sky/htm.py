@@ -5,7 +5,9 @@ from functools import lru_cache
 import numba
 import numpy as np
 from lsst.sphgeom import ConvexPolygon, HtmPixelization, LonLat, Region, UnitVector3d
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from tasks.arrays import F64, I64
 
 __all__ = [
     "HTM_LEVEL",
@@ -29,32 +31,30 @@ _ROOTS = np.array(
 )  # fmt: skip
 
 
-def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
+def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> F64:
     """Return (N, 3) unit vectors of positions in degrees."""
     r, d = np.radians(np.asarray(ra, np.float64)), np.radians(np.asarray(dec, np.float64))
     return np.stack([np.cos(d) * np.cos(r), np.cos(d) * np.sin(r), np.sin(d)], axis=-1)
 
 
-def sky_positions(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def sky_positions(vectors: F64) -> tuple[F64, F64]:
     """Return (ra, dec) in degrees of vectors (..., 3) of any length: the inverse of `unit_vectors`."""
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     return np.degrees(np.arctan2(y, x)) % 360.0, np.degrees(np.arctan2(z, np.hypot(x, y)))
 
 
-def chord_arcsec(chord: NDArray[np.float64]) -> NDArray[np.float64]:
+def chord_arcsec(chord: F64) -> F64:
     """Return the angles (arcsec) between unit vectors from the lengths of their chords: exact at small ones."""
     return np.asarray(np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))) * 3600)
 
 
-def htm_ids(ra: ArrayLike, dec: ArrayLike, level: int = HTM_LEVEL) -> NDArray[np.int64]:
+def htm_ids(ra: ArrayLike, dec: ArrayLike, level: int = HTM_LEVEL) -> I64:
     """Return HTM ids of positions in degrees."""
-    out: NDArray[np.int64] = _descend(unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)), _ROOTS, level)
+    out: I64 = _descend(unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)), _ROOTS, level)
     return out
 
 
-def positions_around(
-    ra: NDArray[np.float64], dec: NDArray[np.float64], radius_deg: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def positions_around(ra: F64, dec: F64, radius_deg: float) -> tuple[F64, F64]:
     """Return each position and eight around it, one and a half radii away along RA, dec or both (degrees, flat arrays)."""
     step = np.array([-1.5, 0.0, 1.5]) * radius_deg
     d = np.clip(np.asarray(dec)[:, None, None] + step[:, None], -90, 90)
@@ -64,7 +64,7 @@ def positions_around(
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _descend(points: NDArray[np.float64], roots: NDArray[np.float64], level: int) -> NDArray[np.int64]:
+def _descend(points: F64, roots: F64, level: int) -> I64:
     """Find the root triangle of each point and follow its children down."""
     out = np.empty(points.shape[0], np.int64)
     a, b, c = np.empty(3), np.empty(3), np.empty(3)
@@ -99,14 +99,14 @@ def _descend(points: NDArray[np.float64], roots: NDArray[np.float64], level: int
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _middle(a: NDArray[np.float64], b: NDArray[np.float64], out: NDArray[np.float64]) -> None:
+def _middle(a: F64, b: F64, out: F64) -> None:
     x, y, z = a[0] + b[0], a[1] + b[1], a[2] + b[2]
     length = np.sqrt(x * x + y * y + z * z)
     out[0], out[1], out[2] = x / length, y / length, z / length
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _beside(m: NDArray[np.float64], n: NDArray[np.float64], p: NDArray[np.float64]) -> bool:
+def _beside(m: F64, n: F64, p: F64) -> bool:
     """Return whether p lies on the left of the great circle from m to n."""
     x = m[1] * n[2] - m[2] * n[1]
     y = m[2] * n[0] - m[0] * n[2]

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import psycopg
 from lsst.sphgeom import Region
-from numpy.typing import NDArray
 
 from apdb.sky.htm import HTM_LEVEL, cover, htm_ids, positions_around
+from tasks.arrays import F64, I64
 
 __all__ = ["lock_pixels", "lock_pixels_around", "pixels_of_positions", "sky_locks"]
 
@@ -49,7 +49,7 @@ def lock_pixels(region: Region) -> list[int]:
     raise AssertionError("unreachable")
 
 
-def pixels_of_positions(ids: NDArray[np.int64], ids_level: int = HTM_LEVEL) -> list[int]:
+def pixels_of_positions(ids: I64, ids_level: int = HTM_LEVEL) -> list[int]:
     """Return the lock pixels of rows, from their HTM ids of a level that is not coarser than that of locks."""
     for level in LEVELS:
         found = np.unique(ids >> (2 * (ids_level - level)))
@@ -58,7 +58,7 @@ def pixels_of_positions(ids: NDArray[np.int64], ids_level: int = HTM_LEVEL) -> l
     raise AssertionError("unreachable")
 
 
-def lock_pixels_around(ra: NDArray[np.float64], dec: NDArray[np.float64], radius_deg: float) -> list[int]:
+def lock_pixels_around(ra: F64, dec: F64, radius_deg: float) -> list[int]:
     """Return the lock pixels of positions and of what is around them."""
     return pixels_of_positions(htm_ids(*positions_around(ra, dec, radius_deg), LEVELS[0]), LEVELS[0])
 

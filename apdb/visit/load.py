@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import psycopg
 from lsst.sphgeom import Region
-from numpy.typing import NDArray
 from psycopg import sql
 
 from apdb.copy.decode import select_frame, select_frame_in_parts
 from apdb.copy.encode import id_array
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.sky.htm import HTM_LEVEL, cover, htm_ids, positions_around
+from tasks.arrays import F64, I64
 
 __all__ = [
     "IN_RANGES",
@@ -51,7 +51,7 @@ def objects_in_region(
 
 def history_of_objects(
     connection: psycopg.Connection[Any] | Sequence[psycopg.Connection[Any]], schema: PublishedSchema, table: str,
-    object_ids: Sequence[int] | NDArray[np.int64], start_mjd: float, *, withdrawn: bool = True, nullable: bool = False,
+    object_ids: Sequence[int] | I64, start_mjd: float, *, withdrawn: bool = True, nullable: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """Return the rows of objects whose midpoint is at or after `start_mjd`.
 
@@ -83,7 +83,7 @@ def history_in_region(
 
 
 def objects_around(
-    connection: psycopg.Connection[Any], schema: PublishedSchema, ra: NDArray[np.float64], dec: NDArray[np.float64],
+    connection: psycopg.Connection[Any], schema: PublishedSchema, ra: F64, dec: F64,
     radius_deg: float,
 ) -> pd.DataFrame:  # fmt: skip
     """Return every newest version within a small radius of any of the positions (and some more around), in order of id.

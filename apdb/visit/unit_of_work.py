@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import psycopg
 from lsst.sphgeom import Region
-from numpy.typing import NDArray
 from psycopg import sql
 
 from apdb.copy.decode import select_frame
@@ -21,6 +19,7 @@ from apdb.schema.columns import Column, columns_of, published_schema
 from apdb.visit import changes
 from apdb.visit.load import history_of_objects, objects_around, objects_in_region, visit_is_stored
 from apdb.visit.store import prepare, store_rows
+from tasks.arrays import F64, I64
 
 __all__ = ["HISTORY_DAYS", "VisitUnitOfWork"]
 
@@ -72,21 +71,19 @@ class VisitUnitOfWork:
         frame = select_frame(self._connection, "DiaObjectLast", columns_of("DiaObjectLast"), rest, (since_mjd_tai,))
         return frame.sort_values("diaObjectId", ignore_index=True)
 
-    def load_objects_around(self, ra: NDArray[np.float64], dec: NDArray[np.float64], radius_deg: float) -> pd.DataFrame:
+    def load_objects_around(self, ra: F64, dec: F64, radius_deg: float) -> pd.DataFrame:
         """Return the newest versions within a small radius of any of the positions, and some more around."""
         return objects_around(self._connection, published_schema(), ra, dec, radius_deg)
 
-    def load_sources(self, object_ids: Sequence[int] | NDArray[np.int64], visit_mjd: float) -> pd.DataFrame:
+    def load_sources(self, object_ids: Sequence[int] | I64, visit_mjd: float) -> pd.DataFrame:
         """Return the DiaSources of objects in the history window, withdrawn ones left out."""
         return self._history("DiaSource", object_ids, visit_mjd, "diaSourceId")
 
-    def load_forced_sources(self, object_ids: Sequence[int] | NDArray[np.int64], visit_mjd: float) -> pd.DataFrame:
+    def load_forced_sources(self, object_ids: Sequence[int] | I64, visit_mjd: float) -> pd.DataFrame:
         """Return the DiaForcedSources of objects in the history window, withdrawn ones left out."""
         return self._history("DiaForcedSource", object_ids, visit_mjd, "diaForcedSourceId")
 
-    def _history(
-        self, table: str, object_ids: Sequence[int] | NDArray[np.int64], visit_mjd: float, order: str
-    ) -> pd.DataFrame:
+    def _history(self, table: str, object_ids: Sequence[int] | I64, visit_mjd: float, order: str) -> pd.DataFrame:
         frame = history_of_objects(
             self._connection, published_schema(), table, object_ids, visit_mjd - HISTORY_DAYS, withdrawn=False
         )

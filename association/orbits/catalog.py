@@ -8,7 +8,6 @@ from typing import Any
 import numba
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from apdb.sky.htm import unit_vectors
 from association.orbits.dynamics import C_AU_PER_DAY, Planets, accelerations, propagate
@@ -16,6 +15,7 @@ from association.orbits.elements import OrbitError, heliocentric_states, read_co
 from association.orbits.observatory import geocentric
 from association.orbits.sources import place_columns
 from association.solar_system import ss_object_id
+from tasks.arrays import F64
 
 __all__ = ["TAI_TO_TDB", "OrbitCatalog"]
 
@@ -83,7 +83,7 @@ class OrbitCatalog:
     def __len__(self) -> int:
         return len(self._orbits)
 
-    def _from_elements(self) -> tuple[NDArray[np.float64], float]:
+    def _from_elements(self) -> tuple[F64, float]:
         """Bring all bodies to the epoch that most share: those of other epochs are taken along from one to the next."""
         states = heliocentric_states(self._orbits)
         epochs = self._orbits.epoch_mjd.to_numpy(np.float64)
@@ -132,7 +132,7 @@ class OrbitCatalog:
         return self._table(self._orbits.iloc[near[inside]], helio[inside], topo[inside])
 
     def _table(
-        self, orbits: pd.DataFrame, helio: NDArray[np.float64], topo: NDArray[np.float64]
+        self, orbits: pd.DataFrame, helio: F64, topo: F64
     ) -> pd.DataFrame:  # fmt: skip
         out: dict[str, Any] = {
             "ssObjectId": np.array([ss_object_id(p) for p in orbits.packed], np.int64),
@@ -167,9 +167,7 @@ def _near(states: Any, dt: float, observer: Any, sun: Any, gm: float, towards: A
     return found[:n].copy()
 
 
-def _light_time(
-    states: NDArray[np.float64], pulls: NDArray[np.float64], observer: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _light_time(states: F64, pulls: F64, observer: F64) -> F64:
     """Return the states at which the light left that the observer sees now."""
     out = states.copy()
     for _ in range(3):
@@ -180,8 +178,8 @@ def _light_time(
 
 
 def _magnitudes(
-    orbits: pd.DataFrame, helio: NDArray[np.float64], topo: NDArray[np.float64]
-) -> NDArray[np.float64]:  # fmt: skip
+    orbits: pd.DataFrame, helio: F64, topo: F64
+) -> F64:  # fmt: skip
     """Return V magnitudes of the H, G system (Bowell et al. 1989, in Asteroids II); G = 0.15 where it is unknown.
 
     Comets (with a `slope` n): H + 5 log(delta) + 2.5 n log(r).

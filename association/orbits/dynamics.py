@@ -10,10 +10,10 @@ from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
 from association.orbits.elements import OrbitError
+from tasks.arrays import F64
 
 __all__ = ["C_AU_PER_DAY", "Planets", "propagate"]
 
@@ -69,7 +69,7 @@ class Planets:
             raise OrbitError(f"cannot read the planets' ephemeris {file}: {error}") from error
         self.masses = np.array(list(_GM.values()))
 
-    def places(self, mjd: float) -> NDArray[np.float64]:
+    def places(self, mjd: float) -> F64:
         """Return (11, 3) barycentric positions in au at an MJD (TDB); the Sun is first."""
         jd, kernel = mjd + _MJD, self._kernel
         barycentre = kernel[0, 3].compute(jd)
@@ -78,7 +78,7 @@ class Planets:
         ]  # fmt: skip
         return np.array(found) / _KM_PER_AU
 
-    def state(self, body: str, mjd: float) -> NDArray[np.float64]:
+    def state(self, body: str, mjd: float) -> F64:
         """Return the barycentric position (au) and velocity (au/d) of ``sun`` or ``earth``."""
         chain = {"sun": [(0, 10)], "earth": [(0, 3), (3, 399)]}[body]
         parts = [self._kernel[link].compute_and_differentiate(mjd + _MJD) for link in chain]
@@ -110,7 +110,7 @@ def _accelerate(places: Any, speeds: Any, attractors: Any, masses: Any, out: Any
         out[2, n] = az + scale * (radial * z + along * vz)
 
 
-def accelerations(states: NDArray[np.float64], mjd: float, planets: Planets) -> NDArray[np.float64]:
+def accelerations(states: F64, mjd: float, planets: Planets) -> F64:
     """Return (N, 3) accelerations in au/d^2 of barycentric states."""
     out = np.empty((3, len(states)))
     places = np.ascontiguousarray(states.T)
@@ -119,9 +119,9 @@ def accelerations(states: NDArray[np.float64], mjd: float, planets: Planets) -> 
 
 
 def propagate(
-    states: NDArray[np.float64], mjd: float, until: float, planets: Planets,
+    states: F64, mjd: float, until: float, planets: Planets,
     progress: Callable[[int, int], None] | None = None,
-) -> NDArray[np.float64]:  # fmt: skip
+) -> F64:  # fmt: skip
     """Integrate barycentric states from one time to another.
 
     Parameters
@@ -152,17 +152,17 @@ def propagate(
     return out
 
 
-def _together(states: NDArray[np.float64], mjd: float, until: float, planets: Planets) -> NDArray[np.float64]:
+def _together(states: F64, mjd: float, until: float, planets: Planets) -> F64:
     n = len(states)
     rates = np.empty((6, n))
 
-    def derivative(t: float, y: NDArray[np.float64]) -> NDArray[np.float64]:
+    def derivative(t: float, y: F64) -> F64:
         now = y.reshape(6, n)
         rates[:3] = now[3:]
         _accelerate(now[:3], now[3:], planets.places(t), planets.masses, rates[3:])
         return rates.ravel().copy()
 
-    def above_the_sun(t: float, y: NDArray[np.float64]) -> float:
+    def above_the_sun(t: float, y: F64) -> float:
         away = y.reshape(6, n)[:3] - planets.state("sun", t)[:3, None]
         return float(np.sqrt((away**2).sum(axis=0).min()) - _SUN_RADIUS)
 
@@ -179,7 +179,7 @@ def _together(states: NDArray[np.float64], mjd: float, until: float, planets: Pl
     return np.ascontiguousarray(done.y[:, -1].reshape(6, n).T)
 
 
-def _perihelia(states: NDArray[np.float64]) -> NDArray[np.float64]:
+def _perihelia(states: F64) -> F64:
     """Return the distances of the perihelia, roughly (the Sun taken as the centre of masses)."""
     r, v = states[:, :3], states[:, 3:]
     gm = _GM[10]

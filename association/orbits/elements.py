@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from association.errors import AssociationError
+from tasks.arrays import F64
 
 __all__ = ["OrbitError", "heliocentric_states", "read_comets", "read_mpcorb"]
 
@@ -42,7 +43,7 @@ class _Lines:
     def text(self, first: int, last: int) -> "pd.Series[str]":
         return pd.Series(np.char.strip(self.raw(first, last)).astype("U"), dtype="str")
 
-    def number(self, first: int, last: int) -> NDArray[np.float64]:
+    def number(self, first: int, last: int) -> F64:
         return pd.to_numeric(self.text(first, last), errors="coerce").to_numpy(np.float64)
 
 
@@ -54,7 +55,7 @@ def _open(path: Path) -> list[bytes]:
     return [line.rstrip(b"\r") for line in data.split(b"\n")]
 
 
-def _mjd(year: NDArray[Any], month: NDArray[Any], day: NDArray[Any]) -> NDArray[np.float64]:
+def _mjd(year: NDArray[Any], month: NDArray[Any], day: NDArray[Any]) -> F64:
     """Return the MJD of a calendar date; `day` may have a fraction."""
     good = np.isfinite(year) & np.isfinite(month) & np.isfinite(day)
     months = np.where(good, (year - 1970) * 12 + month - 1, 0).astype(np.int64)
@@ -62,7 +63,7 @@ def _mjd(year: NDArray[Any], month: NDArray[Any], day: NDArray[Any]) -> NDArray[
     return np.where(good, first + 40587 + day - 1, np.nan)
 
 
-def _packed_epoch(dates: NDArray[np.bytes_]) -> NDArray[np.float64]:
+def _packed_epoch(dates: NDArray[np.bytes_]) -> F64:
     """Return the MJD of packed dates such as ``K25BL`` (2025-11-21)."""
     letters = dates.view(np.uint8).reshape(dates.size, 5).astype(np.int64)
     digit = np.where(letters >= ord("A"), letters - ord("A") + 10, letters - ord("0"))
@@ -191,7 +192,7 @@ def _in_plane(q: Any, e: Any, dt: Any, gm: float, out: Any) -> None:
         out[k, 3] = (1 - chi * chi * c2 / r) * v0
 
 
-def heliocentric_states(orbits: pd.DataFrame) -> NDArray[np.float64]:
+def heliocentric_states(orbits: pd.DataFrame) -> F64:
     """Return (N, 6) positions (au) and velocities (au/d) at each orbit's epoch, relative to the Sun, ICRS axes."""
     columns = [orbits[c].to_numpy(np.float64) for c in ("q", "e", "epoch_mjd", "peri_time")]
     q, e, dt = columns[0], columns[1], columns[2] - columns[3]

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.polynomial import chebyshev
-from numpy.typing import NDArray
 
 from association.orbits.sources import SourceUnavailable, place_columns
 from association.solar_system import pack_designation, ss_object_id
+from tasks.arrays import F64
 
 __all__ = ["MpSky"]
 
@@ -60,7 +60,7 @@ class MpSky:
             raise SourceUnavailable(f"the ephemeris service's answer is not understood: {error!r}") from error
 
 
-def _read(content: bytes) -> tuple[NDArray[np.float64], NDArray[np.float64], pd.DataFrame]:
+def _read(content: bytes) -> tuple[F64, F64, pd.DataFrame]:
     with pa.input_stream(memoryview(content)) as stream:
         bodies = pa.ipc.read_tensor(stream).to_numpy()
         observer = pa.ipc.read_tensor(stream).to_numpy()
@@ -72,7 +72,7 @@ def _read(content: bytes) -> tuple[NDArray[np.float64], NDArray[np.float64], pd.
 
 
 def _evaluate(
-    bodies: NDArray[np.float64], observer: NDArray[np.float64], rows: pd.DataFrame, mjd_tai: float
+    bodies: F64, observer: F64, rows: pd.DataFrame, mjd_tai: float
 ) -> pd.DataFrame:  # fmt: skip
     """Return places and velocities at a time, of the bodies whose polynomials reach it."""
     tmin = rows.tmin.to_numpy(np.float64)
@@ -89,7 +89,7 @@ def _evaluate(
     return out
 
 
-def _values(coefficients: NDArray[np.float64], since: NDArray[np.float64]) -> NDArray[np.float64]:
+def _values(coefficients: F64, since: F64) -> F64:
     """Return (N, 6) values and derivatives of (coefficients, 3, N) series, each at its own argument."""
     slopes = chebyshev.chebder(coefficients)
     parts = [chebyshev.chebval(since, c[:, k], tensor=False) for c in (coefficients, slopes) for k in range(3)]

@@ -4,9 +4,9 @@ import json
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from association.orbits.elements import OrbitError
+from tasks.arrays import F64
 
 __all__ = ["geocentric"]
 
@@ -23,7 +23,7 @@ def _codes() -> dict[str, dict[str, float]]:
         return dict(json.load(file))
 
 
-def geocentric(code: str, mjd_tai: float) -> NDArray[np.float64]:
+def geocentric(code: str, mjd_tai: float) -> F64:
     """Return the position (au) and velocity (au/d) of an observatory relative to the Earth's centre, ICRS axes.
 
     Raises

@@ -5,11 +5,11 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from apdb.sky.htm import sky_positions, unit_vectors
 from association.errors import AssociationError
 from association.solar_system import no_bodies, ss_object_id
+from tasks.arrays import F64
 
 __all__ = ["Ephemerides", "FirstThatAnswers", "PositionTable", "SourceUnavailable", "place_columns"]
 
@@ -37,7 +37,7 @@ class Ephemerides(Protocol):
         ...
 
 
-def place_columns(helio: NDArray[np.float64], topo: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def place_columns(helio: F64, topo: F64) -> dict[str, F64]:
     """Return ephRa, ephDec and the columns ``helio_*``, ``topo_*`` of positions and velocities, each of shape (N, 6)."""
     ra, dec = sky_positions(topo)
     axes = ("x", "y", "z", "vx", "vy", "vz")

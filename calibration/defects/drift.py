@@ -16,14 +16,13 @@ from calibration.stars import bright_stars
 from diffim.errors import DifferencingError
 from diffim.matching.registration import match_lists
 from exposure import Exposure, SkyWcs
+from tasks.arrays import F32, F64, I64, Flags
 
 __all__ = ["Drift", "find_drift", "sky_model", "stacked_median"]
 
 LEAST_FRAMES = 8
 LEAST_PLACES = 5  # of a star on the detector, far enough from each other: the median of fewer is no sky
 BAND = 64  # rows that are sorted at once
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,7 @@ class Drift:
     places: int
 
 
-def find_drift(
-    pixels: Sequence[NDArray[np.float16]], candidates: NDArray[np.bool_], wcs: Sequence[SkyWcs | None]
-) -> Drift:
+def find_drift(pixels: Sequence[NDArray[np.float16]], candidates: Flags, wcs: Sequence[SkyWcs | None]) -> Drift:
     """Register frames by their stars.
 
     Parameters
@@ -82,7 +79,7 @@ def find_drift(
     return Drift(frames, [maps[k] for k in frames], fwhm, track, places)
 
 
-def _stars(pixels: NDArray[np.float16], candidates: NDArray[np.bool_]) -> tuple[F64, float]:
+def _stars(pixels: NDArray[np.float16], candidates: Flags) -> tuple[F64, float]:
     """Return positions (N, 2) of bright stars, brightest first, and their FWHM (px)."""
     image = pixels.astype(np.float32)
     exposure = Exposure(image, np.ones_like(image), np.zeros(image.shape, np.int32))
@@ -138,9 +135,7 @@ def _distinct(track: F64, apart: float) -> int:
     return len(chosen)
 
 
-def sky_model(
-    pixels: Sequence[NDArray[np.float16]], drift: Drift, candidates: NDArray[np.bool_]
-) -> tuple[F32, tuple[int, int]]:
+def sky_model(pixels: Sequence[NDArray[np.float16]], drift: Drift, candidates: Flags) -> tuple[F32, tuple[int, int]]:
     """Return the median of the registered frames on the union of their fields, and the (x, y) of its first pixel.
 
     NaN where fewer than three frames saw the sky. Candidates take no part.
@@ -181,7 +176,7 @@ def _resampled(image: F32, found: F64, size: tuple[int, int]) -> F32:
     )
 
 
-def stacked_median(stack: NDArray[np.floating]) -> tuple[F32, NDArray[np.int64]]:
+def stacked_median(stack: NDArray[np.floating]) -> tuple[F32, I64]:
     """Return the median over the first axis of what is not NaN, and how many that are; NaN where none is."""
     out = np.empty(stack.shape[1:], np.float32)
     count = np.isfinite(stack).sum(axis=0)

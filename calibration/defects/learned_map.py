@@ -18,6 +18,7 @@ from calibration.errors import TooLittleDrift
 from calibration.noise import subtract_background
 from exposure import Exposure, SkyWcs, estimate_background
 from exposure.flagging.bad_pixels import DEFECTS, BadPixelMap
+from tasks.arrays import F32, I64, U8, Flags
 
 __all__ = ["Defects", "SkyFrame", "learn_defects"]
 
@@ -26,7 +27,6 @@ CHANCE = 1e-9  # that a pixel of noise alone is called unstable
 MODEL_ERROR = 0.2  # of the light of a star, where it is resampled and the seeing changes
 LINE = 41  # px of a column or row that are judged together
 LINE_AMPLITUDE = 0.6  # sky sigma: such a line gives 1 sigma to a point source on it
-F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,7 @@ def learn_defects(frames: Sequence[SkyFrame], threshold: float = 2.5) -> Defects
     return Defects(BadPixelMap(bits, offset, spread), {"nFrames": len(frames), **report})
 
 
-def _offsets(
-    rest: NDArray[np.float16], bits: NDArray[np.uint8], noise: F32, pattern: NDArray[np.float16]
-) -> tuple[F32, F32]:
+def _offsets(rest: NDArray[np.float16], bits: U8, noise: F32, pattern: NDArray[np.float16]) -> tuple[F32, F32]:
     """Return how far bad pixels are off and how much that scatters (counts); NaN for good and for unstable ones."""
     offset, spread = (np.full(bits.shape, np.nan, np.float32) for _ in range(2))
     known = (bits > 0) & ((bits & DEFECTS["unstable"]) == 0)
@@ -107,9 +105,7 @@ def _offsets(
     return offset, spread
 
 
-def _less_the_sky(
-    pixels: Sequence[NDArray[np.float16]], drift: Drift, candidates: NDArray[np.bool_]
-) -> NDArray[np.float16]:
+def _less_the_sky(pixels: Sequence[NDArray[np.float16]], drift: Drift, candidates: Flags) -> NDArray[np.float16]:
     """Return what the common sky leaves of each registered frame, in units of its noise; NaN beneath bright stars."""
     model, corner = sky_model(pixels, drift, candidates)
     out = np.empty((len(drift.frames), *candidates.shape), np.float16)
@@ -122,7 +118,7 @@ def _less_the_sky(
     return out
 
 
-def _judged(rest: NDArray[np.float16], drift: Drift, threshold: float) -> tuple[NDArray[np.uint8], dict[str, float]]:
+def _judged(rest: NDArray[np.float16], drift: Drift, threshold: float) -> tuple[U8, dict[str, float]]:
     """Return the bits of the bad pixels, and numbers."""
     middle, count = stacked_median(rest)
     known = count >= max(5, len(rest) // 4)
@@ -144,9 +140,7 @@ def _judged(rest: NDArray[np.float16], drift: Drift, threshold: float) -> tuple[
     return bits, report | {f"n{name.capitalize()}": int((bits & bit > 0).sum()) for name, bit in DEFECTS.items()}
 
 
-def _unstable(
-    rest: NDArray[np.float16], middle: F32, count: NDArray[np.int64], known_bad: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def _unstable(rest: NDArray[np.float16], middle: F32, count: I64, known_bad: Flags) -> Flags:
     """Return the pixels that scatter more than noise does, jump more often than cosmic rays hit, or never change."""
     scatter, jumps, variance = (np.empty(middle.shape, np.float32) for _ in range(3))
     for low in range(0, len(middle), BAND):
@@ -168,7 +162,7 @@ def _unstable(
     return np.asarray(wide | often | (still & (typical > 0.1)))
 
 
-def _lines(middle: F32) -> NDArray[np.bool_]:
+def _lines(middle: F32) -> Flags:
     """Return the parts of columns and rows that are off together, each pixel too little to be seen by itself."""
     out = np.zeros(middle.shape, np.bool_)
     clipped = np.clip(middle, -3, 3)

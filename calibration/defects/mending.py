@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.stars import bright_stars
 from exposure import Exposure, Instrument, estimate_background
 from exposure.flagging.bad_pixels import known_offsets
 from exposure.mask import plane_bits
 from exposure.stamps import gather
+from tasks.arrays import F32, F64, I64, Flags
 
 __all__ = ["find_sharp_pixels", "mend_bad_pixels", "mend_with_sky"]
 
@@ -30,7 +30,6 @@ TRACK = 6  # px of a track that are followed
 OFFSET_ERROR = 0.1  # of an offset: the detector may be warmer or colder than when it was learned
 CHUNK = 4096
 USUAL_FWHM = 2.5  # px, where no star tells
-F64 = NDArray[np.float64]
 
 
 def mend_bad_pixels(exposure: Exposure, rules: Instrument) -> int:
@@ -78,16 +77,12 @@ def mend_with_sky(exposure: Exposure, rules: Instrument) -> int:
     return count
 
 
-def _from_neighbours(
-    exposure: Exposure, usable: NDArray[np.bool_], x: NDArray[np.int64], y: NDArray[np.int64]
-) -> tuple[F64, F64]:
+def _from_neighbours(exposure: Exposure, usable: Flags, x: I64, y: I64) -> tuple[F64, F64]:
     """Return the guess that the pixels around make, and its variance."""
     return _by_light(exposure, usable, x, y, _autocovariance(exposure))
 
 
-def _by_light(
-    exposure: Exposure, usable: NDArray[np.bool_], x: NDArray[np.int64], y: NDArray[np.int64], covariance: F64
-) -> tuple[F64, F64]:
+def _by_light(exposure: Exposure, usable: Flags, x: I64, y: I64, covariance: F64) -> tuple[F64, F64]:
     """Return the guess of pixels from those around, and its variance, by the autocovariance of light."""
     image = np.where(usable, exposure.image, 0).astype(np.float32)
     noise = _sky_variance(exposure, usable, x, y)
@@ -101,7 +96,7 @@ def _by_light(
     return value, noise + light * error**2
 
 
-def find_sharp_pixels(exposure: Exposure, spare: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def find_sharp_pixels(exposure: Exposure, spare: Flags) -> Flags:
     """Return the pixels that are brighter than any star would make them, given their neighbours: cosmic rays.
 
     A track is followed: a marked pixel says nothing of its neighbours. Pixels of `spare` (known stars) are not tested.
@@ -126,7 +121,7 @@ def find_sharp_pixels(exposure: Exposure, spare: NDArray[np.bool_]) -> NDArray[n
     return out
 
 
-def _sky_variance(exposure: Exposure, usable: NDArray[np.bool_], x: NDArray[np.int64], y: NDArray[np.int64]) -> F64:
+def _sky_variance(exposure: Exposure, usable: Flags, x: I64, y: I64) -> F64:
     """Return the median variance of usable pixels around each: that of a bad pixel holds its own light's noise."""
     near = gather(np.where(usable, exposure.variance, np.float32(np.nan)), x, y, 2 * REACH + 1, np.nan)
     return np.asarray(np.nanmedian(near, axis=(1, 2)), np.float64)
@@ -153,7 +148,7 @@ def _autocovariance(exposure: Exposure) -> F64:
 
 
 def _guess(
-    image: NDArray[np.float32], usable: NDArray[np.bool_], x: NDArray[np.int64], y: NDArray[np.int64], covariance: F64,
+    image: F32, usable: Flags, x: I64, y: I64, covariance: F64,
     noise: F64,
 ) -> tuple[F64, F64]:  # fmt: skip
     """Return guesses of pixels from their neighbours, and their errors as a fraction of the light around.

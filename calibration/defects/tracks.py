@@ -7,11 +7,11 @@ more than noise is the track of a particle, though each of its pixels could be t
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.defects.mending import find_sharp_pixels
 from exposure import Exposure
 from exposure.stamps import gather
+from tasks.arrays import F32, F64, I64, Flags
 
 __all__ = ["find_rays"]
 
@@ -25,11 +25,9 @@ ROUGH = 1e-5  # variance of a pixel's share of the light: keeps the equations we
 LONE = 9  # px: box around a teacher without another known star
 SPARED = 5  # px: box around a known star that is not judged
 FAINT, STEPS = 3.0, 2  # a track's pixels above this (sigma) and as far from a marked one go with it
-F64 = NDArray[np.float64]
-Plane = NDArray[np.bool_]
 
 
-def find_rays(exposure: Exposure, known: Plane) -> Plane:
+def find_rays(exposure: Exposure, known: Flags) -> Flags:
     """Return the pixels of cosmic rays of a background-subtracted image with variance, before any smoothing.
 
     Parameters
@@ -43,7 +41,7 @@ def find_rays(exposure: Exposure, known: Plane) -> Plane:
     return rays | _with_neighbours(exposure, _odd_peaks(exposure, known, spare, rays), spare)
 
 
-def _with_neighbours(exposure: Exposure, rays: Plane, spare: Plane) -> Plane:
+def _with_neighbours(exposure: Exposure, rays: Flags, spare: Flags) -> Flags:
     """Add the light that falls off from marked pixels: smoothed, what is left of a track looks like a star.
 
     Never uphill: a marked pixel in the wing of a bright source does not take its core.
@@ -55,7 +53,7 @@ def _with_neighbours(exposure: Exposure, rays: Plane, spare: Plane) -> Plane:
     return rays
 
 
-def _odd_peaks(exposure: Exposure, known: Plane, spare: Plane, rays: Plane) -> Plane:
+def _odd_peaks(exposure: Exposure, known: Flags, spare: Flags, rays: Flags) -> Flags:
     """Return the peak pixels whose surroundings have not the shape of a star."""
     out = np.zeros_like(rays)
     good = exposure.good("BAD", "SAT", "CR") & ~rays
@@ -72,7 +70,7 @@ def _odd_peaks(exposure: Exposure, known: Plane, spare: Plane, rays: Plane) -> P
     return out
 
 
-def _peaks(exposure: Exposure, good: Plane) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _peaks(exposure: Exposure, good: Flags) -> tuple[I64, I64]:
     """Return y, x of the good pixels above the threshold that no neighbour outshines."""
     image = np.where(good, exposure.image, np.float32(-np.inf))
     top = cv2.dilate(image, np.ones((3, 3), np.uint8))
@@ -80,7 +78,7 @@ def _peaks(exposure: Exposure, good: Plane) -> tuple[NDArray[np.int64], NDArray[
     return y, x
 
 
-def _star_shape(exposure: Exposure, good: Plane, x: NDArray[np.int64], y: NDArray[np.int64]) -> tuple[F64, F64] | None:
+def _star_shape(exposure: Exposure, good: Flags, x: I64, y: I64) -> tuple[F64, F64] | None:
     """Return mean and covariance of the nine pixels' shares of a star's light; None where too few stars tell."""
     light, seen = _nine(exposure.image, good, x, y)
     total = light.sum(1)
@@ -99,9 +97,7 @@ def _star_shape(exposure: Exposure, good: Plane, x: NDArray[np.int64], y: NDArra
     return mean, covariance
 
 
-def _chi2(
-    exposure: Exposure, good: Plane, x: NDArray[np.int64], y: NDArray[np.int64], mean: F64, covariance: F64
-) -> F64:
+def _chi2(exposure: Exposure, good: Flags, x: I64, y: I64, mean: F64, covariance: F64) -> F64:
     """Return the reduced chi2 of peaks as stars of the best flux; 0 where too few pixels are good.
 
     The level around a peak (wings of a star nearby) may be off by itself.
@@ -122,14 +118,14 @@ def _chi2(
     return np.where(number >= LEAST_SEEN, chi2 / np.maximum(number - 1, 1), 0.0)
 
 
-def _nine(plane: NDArray[np.float32], good: Plane, x: NDArray[np.int64], y: NDArray[np.int64]) -> tuple[F64, Plane]:
+def _nine(plane: F32, good: Flags, x: I64, y: I64) -> tuple[F64, Flags]:
     """Return the pixels around each place, 0 where they are not good, and which are, shapes (n, 9)."""
     seen = gather(good.astype(np.uint8), x, y, SIDE, 0).reshape(len(x), -1) > 0
     light = gather(np.where(good, plane, np.float32(0)), x, y, SIDE, 0.0).reshape(len(x), -1)
     return light.astype(np.float64), seen
 
 
-def _level(image: NDArray[np.float32], good: Plane, x: NDArray[np.int64], y: NDArray[np.int64]) -> F64:
+def _level(image: F32, good: Flags, x: I64, y: I64) -> F64:
     """Return the median of the ring of 9 px around each place, 0 where nothing of it is good."""
     ring = np.ones((LONE, LONE), np.bool_)
     ring[1:-1, 1:-1] = False
@@ -138,10 +134,10 @@ def _level(image: NDArray[np.float32], good: Plane, x: NDArray[np.int64], y: NDA
     return np.asarray(np.nanmedian(around, axis=1))
 
 
-def _sigma(exposure: Exposure) -> NDArray[np.float32]:
+def _sigma(exposure: Exposure) -> F32:
     usable = exposure.good("BAD", "SAT", "CR")
     return np.sqrt(np.where(usable, exposure.variance, np.float32(1)))
 
 
-def _box(plane: Plane, side: int) -> Plane:
+def _box(plane: Flags, side: int) -> Flags:
     return np.asarray(cv2.dilate(plane.astype(np.uint8), np.ones((side, side), np.uint8)) > 0)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.joint.config import JointcalConfig
 from calibration.joint.io.references import References
@@ -18,6 +17,7 @@ from calibration.joint.solve.debug import Watch
 from calibration.joint.solve.fit import FitReport, FitSettings, chi2_cut, fit
 from calibration.joint.solve.minimize import evaluate
 from exposure.camera import Camera
+from tasks.arrays import Flags
 
 __all__ = ["fit_astrometry", "fit_photometry"]
 
@@ -69,9 +69,7 @@ def fit_astrometry(
     _drop_impossible(problem, images)
     outer = np.arange(builder.parameters.size) < builder.layout.inner_start
     constrained = config.astrometryModel == "constrained"
-    stages: list[tuple[str, bool, NDArray[np.bool_] | None]] = (
-        [("DistortionsVisit", False, outer)] if constrained else []
-    )
+    stages: list[tuple[str, bool, Flags | None]] = [("DistortionsVisit", False, outer)] if constrained else []
     stages += [("Distortions", False, None), ("Positions", True, np.zeros_like(outer))]
     report = fit(
         problem, _settings(config, stages, "DistortionsPositions", "astrometry"), progress,
@@ -110,7 +108,7 @@ def fit_photometry(
     which, held = split_stars(a, config.validationFraction)
     problem = builder.problem(a, which, config)
     fields = np.arange(builder.parameters.size) < builder.layout.scale_start
-    stages: list[tuple[str, bool, NDArray[np.bool_] | None]] = []
+    stages: list[tuple[str, bool, Flags | None]] = []
     if builder.layout.order >= 0:
         stages.append(("ModelVisit", False, fields))
     stages += [("Model", False, None), ("Fluxes", True, np.zeros_like(fields)), ("ModelFluxes", True, None)]

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from calibration.joint.model.astrometry import AstrometryProblem
 from calibration.joint.model.data import ARCSEC
@@ -13,11 +12,10 @@ from calibration.joint.model.photometry import POGSON, PhotometryProblem
 from calibration.joint.model.stars import Associated
 from calibration.joint.solve.fit import FitReport
 from calibration.joint.solve.minimize import evaluate
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["Half", "astrometric_scatter", "photometric_scatter", "positions", "star_table"]
 
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 BRIGHT = 100.0  # S/N of the stars that the scatter metrics are of
 
 
@@ -43,7 +41,7 @@ class Half:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def _bright(a: Associated, problem: Any, which: I64) -> NDArray[np.bool_]:
+def _bright(a: Associated, problem: Any, which: I64) -> Flags:
     from calibration.joint.model.build_astrometry import _measurements_of
 
     index, _ = _measurements_of(a.stars.offsets, which)
@@ -53,7 +51,7 @@ def _bright(a: Associated, problem: Any, which: I64) -> NDArray[np.bool_]:
     return np.asarray(np.where(np.isfinite(ratio), ratio > BRIGHT, True))
 
 
-def _residuals(problem: Any) -> tuple[F64, NDArray[np.int64]]:
+def _residuals(problem: Any) -> tuple[F64, I64]:
     """Residuals (N, d) with the stars where they are, and how many kept measurements each measurement's star has."""
     from calibration.joint.solve.minimize import star_blocks
 
@@ -77,7 +75,7 @@ def astrometric_scatter(half_problem: AstrometryProblem, a: Associated, which: I
     return inner, _without_references(half_problem, star_bright)
 
 
-def _without_references(problem: AstrometryProblem, chosen: NDArray[np.bool_]) -> float:
+def _without_references(problem: AstrometryProblem, chosen: Flags) -> float:
     """Rms per axis (mas) of stars about their reference stars, each star where its measurements alone put it."""
     tied = (problem.stars.prior[:, 0, 0] > 0) & chosen
     if not tied.any():

@@ -8,12 +8,12 @@ the level is fitted beside each star's flux, close to it.
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from calibration.psf.stamps import Stamps, clipped_mean, known_pixels
 from exposure import Exposure, Psf
 from exposure.stamps import add_stamps, gather, sided
+from tasks.arrays import F32, I64
 
 __all__ = ["Crowd", "is_crowded"]
 
@@ -37,7 +37,7 @@ class Crowd:
         Rows of `sources` that are the PSF stars, in the order of their stamps.
     """
 
-    def __init__(self, exposure: Exposure, sources: pd.DataFrame, stars: NDArray[np.int64], side: int, fwhm: float):
+    def __init__(self, exposure: Exposure, sources: pd.DataFrame, stars: I64, side: int, fwhm: float):
         at = sources[["x", "y"]].to_numpy(np.float64)
         distance, _ = cKDTree(at[stars]).query(at)
         near = np.flatnonzero(distance < 1.5 * side)
@@ -64,9 +64,7 @@ class Crowd:
         data.take(raw, self.at, CORE * self.fwhm)
         data.level_with(model, LEVEL_WITHIN * self.fwhm)
 
-    def _light(
-        self, model: Psf, place: tuple[NDArray[np.int64], NDArray[np.int64]]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _light(self, model: Psf, place: tuple[I64, I64]) -> tuple[F32, F32]:
         """Return the light of each source, a stamp each, and the image without all of it."""
         light = model.image_at(self.all.x, self.all.y) * self.all.flux[:, None, None].astype(np.float32)
         rest = self.image.copy()

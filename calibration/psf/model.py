@@ -19,6 +19,7 @@ from calibration.psf.crowding import Crowd, is_crowded
 from calibration.psf.stamps import Stamps, ring
 from exposure import Exposure, PolynomialPsf, Psf
 from exposure.psf import fwhm_of, polynomial_terms
+from tasks.arrays import F64, I64, Box, Flags
 from tasks.reprs import short_repr
 
 __all__ = ["PsfFit", "fit_psf", "star_residuals"]
@@ -106,9 +107,7 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
     return PsfFit(final, float(mean), wing, int(use.sum()), int(held.sum()), residual, chi2)
 
 
-def star_residuals(
-    exposure: Exposure, sources: pd.DataFrame, psf: Psf
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def star_residuals(exposure: Exposure, sources: pd.DataFrame, psf: Psf) -> tuple[F64, F64, F64, F64]:
     """Return model, its peak in the star, data minus model and variance at pixels of the rows whose ``star`` is set.
 
     Flux and position of every star are fitted; the residuals are scaled for the degrees of freedom that this takes.
@@ -136,18 +135,18 @@ def _affordable(n: int) -> int:
     return 0 if n < 30 else 1 if n < 80 else 2 if n < 400 else 3
 
 
-def _orders(top: int) -> NDArray[np.int64]:
+def _orders(top: int) -> I64:
     return np.array([(d - j, j) for d in range(top + 1) for j in range(d + 1)], dtype=np.int64)
 
 
 def _fit(
     data: Stamps,
-    held: NDArray[np.bool_],
-    orders: NDArray[np.int64],
-    bbox: tuple[int, int, int, int],
+    held: Flags,
+    orders: I64,
+    bbox: Box,
     fwhm: float,
     leveled: bool = False,
-) -> tuple[PolynomialPsf, float, NDArray[np.bool_]]:
+) -> tuple[PolynomialPsf, float, Flags]:
     """Return the model with its wings, the light outside the stamp, and the stars it was fitted to."""
     use = ~held
     for _ in range(4):
@@ -158,9 +157,7 @@ def _fit(
     return final, wing, use
 
 
-def _fit_once(
-    data: Stamps, use: NDArray[np.bool_], orders: NDArray[np.int64], bbox: tuple[int, int, int, int], fwhm: float
-) -> tuple[PolynomialPsf, NDArray[np.bool_]]:
+def _fit_once(data: Stamps, use: Flags, orders: I64, bbox: Box, fwhm: float) -> tuple[PolynomialPsf, Flags]:
     """One robust polynomial fit per pixel; returns the model and which stars agree with it."""
     stamps = data.centred()
     side = stamps.shape[-1]
@@ -200,7 +197,7 @@ def _core_miss(left: NDArray[Any]) -> NDArray[Any]:
     return np.where(count > 0, np.sqrt(squares.sum(axis=(1, 2)) / np.maximum(count, 1)), np.inf)
 
 
-def _solve_pixels(stamps: NDArray[Any], terms: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+def _solve_pixels(stamps: NDArray[Any], terms: F64, weight: F64) -> F64:
     """Weighted least squares for every pixel at once, with one robust reweighting against neighbours' light."""
     n, side = stamps.shape[0], stamps.shape[1]
     flat = stamps.reshape(n, -1).astype(np.float64)
@@ -218,7 +215,7 @@ def _solve_pixels(stamps: NDArray[Any], terms: NDArray[np.float64], weight: NDAr
     return np.asarray(solution.T.reshape(-1, side, side))
 
 
-def _moffat(p: NDArray[np.float64], gx: NDArray[Any], gy: NDArray[Any]) -> NDArray[np.float64]:
+def _moffat(p: F64, gx: NDArray[Any], gy: NDArray[Any]) -> F64:
     alpha, beta, e1, e2 = np.exp(max(p[0], NARROWEST)), 1.2 + np.exp(min(p[1], STEEPEST)), np.tanh(p[2]), np.tanh(p[3])
     det = np.sqrt(max(1 - e1 * e1 - e2 * e2, 1e-3))
     r2 = ((1 - e1) * gx * gx - 2 * e2 * gx * gy + (1 + e1) * gy * gy) / (det * alpha**2)
@@ -244,7 +241,7 @@ def _with_wings(model: PolynomialPsf, fwhm: float, leveled: bool) -> tuple[Polyn
         # relative: the wings count as much as the core; from a model, as weights from noisy pixels would bias the wings
         scale = np.hypot(0.03 * p[4] * _moffat(p, gx, gy), max(noise, 1e-4 * mean.max()))
 
-        def miss(q: NDArray[np.float64], scale: NDArray[np.float64] = scale) -> NDArray[np.float64]:
+        def miss(q: F64, scale: F64 = scale) -> F64:
             light = q[4] * _moffat(q, gx, gy)
             level = q[5] if leveled else -np.mean(light[outside])
             return np.asarray(((light + level - mean) / scale)[fitted])
@@ -268,7 +265,7 @@ def _with_wings(model: PolynomialPsf, fwhm: float, leveled: bool) -> tuple[Polyn
     return PolynomialPsf(basis.astype(np.float32), model.orders, model.bbox, model.centre), wing
 
 
-def _judge(model: PolynomialPsf, data: Stamps, held: NDArray[np.bool_]) -> tuple[float, float]:
+def _judge(model: PolynomialPsf, data: Stamps, held: Flags) -> tuple[float, float]:
     """Residual of held-out stars in the core: rms over the peak, and reduced chi2."""
     if not held.any():
         return float("nan"), float("nan")

@@ -6,9 +6,9 @@ with the place of the star inside its pixel, and two such images can be matched.
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure import Exposure
+from tasks.arrays import F32
 
 __all__ = ["UNDERSAMPLED_FWHM", "scale_to_flux_errors", "smooth"]
 
@@ -43,6 +43,6 @@ def scale_to_flux_errors(exposure: Exposure, sigma: float) -> float:
     return factor
 
 
-def _blur(plane: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+def _blur(plane: F32, sigma: float) -> F32:
     side = 2 * int(np.ceil(4 * sigma)) + 1
     return np.asarray(cv2.GaussianBlur(plane, (side, side), sigma, borderType=cv2.BORDER_CONSTANT), dtype=np.float32)

@@ -4,17 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from exposure import Exposure, Psf
 from exposure.stamps import gather, shift_stamps, sided
+from tasks.arrays import F32, F64, I64, Flags
 
 __all__ = ["Stamps", "clipped_mean", "known_pixels", "ring"]
 
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 RING = 0.42  # of the stamp side: where the local sky is taken
 CLIP, CLIPS = 3.0, 6  # sigma, rounds
 COVER = 1.5  # FWHM around another source that are left out
@@ -104,7 +101,7 @@ def known_pixels(exposure: Exposure) -> F32:
     return np.where(exposure.good("BAD", "CR", "SAT"), exposure.image, np.float32(np.nan))
 
 
-def ring(side: int) -> NDArray[np.bool_]:
+def ring(side: int) -> Flags:
     """Return the pixels of a stamp whose level is taken for the local sky."""
     g = np.arange(side) - side // 2
     return np.hypot(g[:, None], g[None, :]) > RING * side

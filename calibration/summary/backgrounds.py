@@ -6,14 +6,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.errors import SummaryError
 from exposure import Background
+from tasks.arrays import F32
 
 __all__ = ["BackgroundLayer", "layers_of"]
-
-F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

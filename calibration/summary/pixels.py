@@ -2,20 +2,19 @@
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure.threads import in_bands
+from tasks.arrays import F32, F64, I32
 
 __all__ = ["clipped", "farthest_from_any"]
 
-F64 = NDArray[np.float64]
 _SAMPLE = 50_000
 
 
 # sums may be taken in any order (and so in vectors), but NaN must stay NaN: not all of "fastmath"
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
 def _moments(
-    pixels: NDArray[np.float32], mask: NDArray[np.int32], bits: int, low: np.float32, high: np.float32,
+    pixels: F32, mask: I32, bits: int, low: np.float32, high: np.float32,
     middle: np.float32, out: F64, first: int, last: int,
 ) -> None:  # fmt: skip
     """Write per row: how many pixels count, and the sum and sum of squares of their distance from the middle."""
@@ -34,9 +33,7 @@ def _moments(
         out[y, 0], out[y, 1], out[y, 2] = n, total, square
 
 
-def _sums(
-    pixels: NDArray[np.float32], mask: NDArray[np.int32], bits: int, low: float, high: float, middle: float
-) -> tuple[float, float, float]:
+def _sums(pixels: F32, mask: I32, bits: int, low: float, high: float, middle: float) -> tuple[float, float, float]:
     rows = np.empty((pixels.shape[0], 3))
     in_bands(
         lambda first, last: _moments(
@@ -48,7 +45,7 @@ def _sums(
     return float(n), float(total), float(square)
 
 
-def clipped(pixels: NDArray[np.float32], mask: NDArray[np.int32], bits: int) -> tuple[float, float]:
+def clipped(pixels: F32, mask: I32, bits: int) -> tuple[float, float]:
     """Return mean and standard deviation after two rounds of 3 sigma clipping; NaN without pixels.
 
     The first bounds come from median and quartiles of a regular sample; the rounds see every pixel (float32 sums per row about the middle: exact to 1e-6). Pixels with any of

@@ -3,17 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
 from exposure import SkyWcs
 from exposure.camera import Camera
 from exposure.wcs.mapped import deproject, project
+from tasks.arrays import F64, Box
 
 __all__ = ["Pointing", "fit_pointing"]
 
-F64 = NDArray[np.float64]
-Box = tuple[int, int, int, int]
 _NODES = 5
 
 

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure import ExposureCatalog, SkyWcs
 from exposure.io.exposure_catalog import ExposureRecord
+from tasks.arrays import F64, Box
 
 __all__ = ["GlobalInput", "HealpixInput", "PossiblyMultipleInput", "TractInput", "sky_centre"]
 
-F64 = NDArray[np.float64]
-Box = tuple[int, int, int, int]
 Best = tuple[int, ExposureRecord | None]
 
 

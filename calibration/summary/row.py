@@ -15,11 +15,11 @@ from exposure import Exposure, ExposureCatalog, SkyWcs
 from exposure.camera import Camera
 from exposure.io.exposure_catalog import ExposureRecord
 from exposure.wcs.mapped import project, sip_approximation
+from tasks.arrays import Box
 
 __all__ = ["SummaryRow", "box_of", "fetch"]
 
 log = logging.getLogger("alertprod.summary")
-Box = tuple[int, int, int, int]
 
 
 class SummaryRow:

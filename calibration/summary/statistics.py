@@ -18,6 +18,7 @@ from exposure import ApCorrMap, PhotoCalib, Psf, SkyWcs, VisitInfo
 from exposure.apcorr import PSF_FLUX
 from exposure.mask import flagged_pixels, plane_bits
 from exposure.photocalib import AB_ZEROPOINT
+from tasks.arrays import F32, F64, I32, Box, Flags
 
 __all__ = [
     "BAD_PLANES", "GROUPS", "MOMENTS", "Fiducials", "ap_corr_statistic", "background_statistics", "effective_time", "fiducial_mag_limit",
@@ -25,8 +26,6 @@ __all__ = [
 ]  # fmt: skip
 
 log = logging.getLogger("alertprod.summary")
-F64 = NDArray[np.float64]
-Box = tuple[int, int, int, int]
 Values = dict[str, Any]
 BAD_PLANES = ("BAD", "CR", "EDGE", "INTRP", "NO_DATA", "SAT", "SUSPECT")
 NAN = float("nan")
@@ -105,7 +104,7 @@ def zenith_distance(ra: float, dec: float, info: VisitInfo | None, tai_as_utc: b
     return 90.0 - float(seen.alt.deg)
 
 
-def _grid(mask: NDArray[np.int32], bbox: Box, step: int) -> tuple[F64, F64]:
+def _grid(mask: I32, bbox: Box, step: int) -> tuple[F64, F64]:
     """Positions of the good pixels on a grid of `step` px."""
     good = ~flagged_pixels(np.ascontiguousarray(mask[::step, ::step]), plane_bits(BAD_PLANES))
     y, x = np.nonzero(good)
@@ -113,7 +112,7 @@ def _grid(mask: NDArray[np.int32], bbox: Box, step: int) -> tuple[F64, F64]:
 
 
 def psf_statistics(
-    psf: Psf | None, bbox: Box, ap_corr: ApCorrMap | None, mask: NDArray[np.int32] | None, *, step: int = 96
+    psf: Psf | None, bbox: Box, ap_corr: ApCorrMap | None, mask: I32 | None, *, step: int = 96
 ) -> Values:
     """Return size, shape, area of the PSF at the middle, and how it varies over the good pixels."""
     out = reset_values("psf")
@@ -165,7 +164,7 @@ def ap_corr_delta(ap_corr: ApCorrMap | None, x: F64, y: F64, sigma: float) -> fl
     return float((values.max() - values.min()) / sigma) if np.isfinite(values).all() else NAN
 
 
-def ap_corr_statistic(ap_corr: ApCorrMap | None, bbox: Box, mask: NDArray[np.int32], sigma: float) -> float:
+def ap_corr_statistic(ap_corr: ApCorrMap | None, bbox: Box, mask: I32, sigma: float) -> float:
     """Return psfApCorrSigmaScaledDelta of new aperture corrections with the PSF kept."""
     x, y = _grid(mask, bbox, 96)
     return ap_corr_delta(ap_corr, x, y, sigma)
@@ -178,7 +177,7 @@ def _column(stars: Table, *names: str) -> F64 | None:
     return None
 
 
-def star_statistics(stars: Table | None, mask: NDArray[np.int32] | None, bbox: Box) -> Values:
+def star_statistics(stars: Table | None, mask: I32 | None, bbox: Box) -> Values:
     """Return residuals of the PSF model at its stars, shapes of these, and how far a pixel is from the next one.
 
     Parameters
@@ -221,7 +220,7 @@ def star_statistics(stars: Table | None, mask: NDArray[np.int32] | None, bbox: B
     return out
 
 
-def _selected(stars: Table) -> NDArray[np.bool_]:
+def _selected(stars: Table) -> Flags:
     good = np.ones(len(stars), bool)
     for name in ("slot_Shape_flag", "slot_PsfFlux_flag"):
         if name in stars.colnames:
@@ -264,7 +263,7 @@ def photometry_statistics(calib: PhotoCalib | None) -> Values:
 
 
 def background_statistics(
-    image: NDArray[np.float32], variance: NDArray[np.float32], mask: NDArray[np.int32], levels: "list[NDArray[Any]]",
+    image: F32, variance: F32, mask: I32, levels: "list[NDArray[Any]]",
     remaining: "list[NDArray[Any]]",
 ) -> Values:  # fmt: skip
     """Return sky level, sky noise and mean variance.

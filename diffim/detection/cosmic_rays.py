@@ -5,11 +5,11 @@ from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure import Psf
 from exposure.mask import true_places
 from exposure.threads import in_bands
+from tasks.arrays import F32, F64, Flags
 
 __all__ = ["find_cosmic_rays", "neighbour_ratios"]
 
@@ -98,7 +98,7 @@ def _grow(
     return np.array(new[1:], np.int64).reshape(-1, 2) if len(new) > 1 else np.zeros((0, 2), np.int64)
 
 
-def neighbour_ratios(psf: Psf) -> NDArray[np.float64]:
+def neighbour_ratios(psf: Psf) -> F64:
     """Return the least ratio of the mean of two opposite neighbours to the peak pixel, for any sub-pixel position.
 
     Four directions: horizontal, vertical, the two diagonals.
@@ -114,13 +114,13 @@ def neighbour_ratios(psf: Psf) -> NDArray[np.float64]:
 
 
 def find_cosmic_rays(
-    image: NDArray[np.float32],
-    variance: NDArray[np.float32],
-    good: NDArray[np.bool_],
+    image: F32,
+    variance: F32,
+    good: Flags,
     psf: Psf,
-    known_light: NDArray[np.float32] | None = None,
+    known_light: F32 | None = None,
     known_unit: float = 1.0,
-) -> NDArray[np.bool_]:
+) -> Flags:
     """Return where cosmic rays (and hot pixels) are.
 
     Parameters

@@ -5,7 +5,8 @@ from typing import Any
 import numba
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+
+from tasks.arrays import F64, Flags
 
 __all__ = ["find_glint_trails"]
 
@@ -49,7 +50,7 @@ def _lines(x: Any, y: Any, radius: float, residual: float, least: int, out: Any)
 
 def find_glint_trails(
     sources: pd.DataFrame, radius: float = RADIUS, least: int = MIN_POINTS, residual: float = MAX_RESIDUAL
-) -> tuple[NDArray[np.bool_], pd.DataFrame]:
+) -> tuple[Flags, pd.DataFrame]:
     """Return which sources lie on a trail, and the trails.
 
     Parameters
@@ -83,14 +84,14 @@ def find_glint_trails(
     return flags, pd.DataFrame([_line(x[label == k], y[label == k]) for k in kept]) if kept else empty
 
 
-def _by_chance(x: NDArray[np.float64], y: NDArray[np.float64], radius: float, residual: float) -> int:
+def _by_chance(x: F64, y: F64, radius: float, residual: float) -> int:
     """How many sources a strip of this length and width holds by chance, and five times the root of that."""
     area = max(float(np.ptp(x) * np.ptp(y)), (2 * radius) ** 2)
     expected = x.size / area * 2 * radius * 4 * residual
     return int(expected + 5 * np.sqrt(expected))
 
 
-def _line(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, float]:
+def _line(x: F64, y: F64) -> dict[str, float]:
     """Least-squares line, along its principal axis."""
     cx, cy = x.mean(), y.mean()
     _, values, axes = np.linalg.svd(np.column_stack([x - cx, y - cy]), full_matrices=False)

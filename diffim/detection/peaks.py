@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from diffim.pixels.fft_tiles import F32, TileGrid
+from diffim.pixels.fft_tiles import TileGrid
 from exposure import Psf
 from exposure.psf import fwhm_of
 from exposure.quantiles import scatter
 from exposure.threads import in_bands
+from tasks.arrays import F32, F64, I32, I64, U8, Flags
 
 __all__ = ["Detections", "Significance", "detect", "footprint_edges", "significance"]
 
@@ -26,7 +27,7 @@ TILE = 216  # with the PSF, transforms of 256
 class Significance:
     """The matched-filter image S = (D * P) / sqrt(V * P^2), and the scale that it was divided by."""
 
-    image: NDArray[np.float32]
+    image: F32
     scale: float
     fwhm: float
 
@@ -38,20 +39,20 @@ class Detections:
     ``has_positive`` says whether a source has a positive part: its own peak, or one that was merged into it.
     """
 
-    x: NDArray[np.int64]
-    y: NDArray[np.int64]
-    significance: NDArray[np.float64]
-    label: NDArray[np.int64]
-    boxes: NDArray[np.int64]
-    area: NDArray[np.int64]
-    labels: NDArray[np.int32]
+    x: I64
+    y: I64
+    significance: F64
+    label: I64
+    boxes: I64
+    area: I64
+    labels: I32
     n_positive_pixels: int
     n_negative_pixels: int
-    has_positive: NDArray[np.bool_]
-    sky: NDArray[np.bool_] | None = None
+    has_positive: Flags
+    sky: Flags | None = None
 
     @property
-    def is_sky(self) -> NDArray[np.bool_]:
+    def is_sky(self) -> Flags:
         """Which of them are empty places."""
         return np.zeros(self.x.size, np.bool_) if self.sky is None else self.sky
 
@@ -60,7 +61,7 @@ class Detections:
         names = ("x", "y", "significance", "label", "boxes", "area", "has_positive")
         return replace(self, sky=self.is_sky[rows], **{name: getattr(self, name)[rows] for name in names})
 
-    def with_places(self, x: NDArray[np.int64], y: NDArray[np.int64]) -> "Detections":
+    def with_places(self, x: I64, y: I64) -> "Detections":
         """Return the detections followed by empty places (array px), which have no footprint and no significance."""
         n = x.size
         box = np.column_stack([x, y, np.ones(n, np.int64), np.ones(n, np.int64)])
@@ -75,8 +76,8 @@ class Detections:
 
 
 def significance(
-    difference: NDArray[np.float32], variance: NDArray[np.float32], good: NDArray[np.bool_], psf: Psf,
-    origin: tuple[int, int], model: NDArray[np.float32] | None = None, flux_error: float = 0.0,
+    difference: F32, variance: F32, good: Flags, psf: Psf,
+    origin: tuple[int, int], model: F32 | None = None, flux_error: float = 0.0,
     position_error: float = 0.0, gaussian: bool = False,
 ) -> Significance:  # fmt: skip
     """Return the significance image.
@@ -112,7 +113,7 @@ def significance(
     return Significance(s, scale, float(np.median(fwhm_of(psf.moments_at(x, y)))))
 
 
-def _gaussians(moments: NDArray[np.float64], side: int) -> F32:
+def _gaussians(moments: F64, side: int) -> F32:
     """Round Gaussians of the determinant radius of the PSF."""
     radius = np.sqrt(np.maximum(moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2, 1e-6)) ** 0.5
     g = np.arange(side) - side // 2
@@ -122,7 +123,7 @@ def _gaussians(moments: NDArray[np.float64], side: int) -> F32:
 
 
 def _filter_tiles(
-    planes: tuple[F32, F32, NDArray[np.bool_], F32 | None], stamps: F32, grid: TileGrid, numbers: range,
+    planes: tuple[F32, F32, Flags, F32 | None], stamps: F32, grid: TileGrid, numbers: range,
     flux_error: float, position_error: float, out: F32,
 ) -> None:  # fmt: skip
     """Matched filter of some tiles."""
@@ -214,14 +215,12 @@ def detect(s: Significance, threshold: float = 5.0) -> Detections:
     )  # fmt: skip
 
 
-def _disc(radius: int) -> NDArray[np.uint8]:
+def _disc(radius: int) -> U8:
     g = np.arange(-radius, radius + 1)
     return ((g[:, None] ** 2 + g[None, :] ** 2) <= radius**2 + 0.5).astype(np.uint8)
 
 
-def _independent(
-    x: NDArray[np.int64], y: NDArray[np.int64], value: NDArray[np.float64], fwhm: float, reach: int
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _independent(x: I64, y: I64, value: F64, fwhm: float, reach: int) -> tuple[Flags, Flags]:
     """Return which peaks (strongest first) are not the rim of a stronger one, and which have a positive part.
 
     Peaks within `reach` px of each other are equal, and one source: a symmetric one between two pixels has two of them,
@@ -247,7 +246,7 @@ def _independent(
     return keep, positive
 
 
-def footprint_edges(boxes: NDArray[np.int64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:
+def footprint_edges(boxes: I64, x: F64, y: F64) -> I64:
     """Return the side of the square around the centroid that holds the footprint, at most twice the longer side."""
     x0, y0, width, height = boxes.T
     reach = np.maximum.reduce([x - x0, x0 + width - 1 - x, y - y0, y0 + height - 1 - y])

@@ -1,11 +1,11 @@
 """Places without anything: what is measured there tells the noise."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.stamps import gather
+from tasks.arrays import I64
 
 __all__ = ["sky_places"]
 
@@ -13,7 +13,7 @@ SKY_RADIUS = 8
 SKY_TRIALS = 5
 
 
-def sky_places(difference: Exposure, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def sky_places(difference: Exposure, n: int) -> tuple[I64, I64]:
     """Return up to `n` places (array px) whose discs of radius 8 hold no detection and no bad pixel.
 
     They come from a Halton sequence seeded by visit and detector; at most five times `n` are tried.

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffim.pixels.masked_image import Planes
 from exposure import Exposure
 from exposure.stars import Stars
+from tasks.arrays import F64
 
 __all__ = ["StarResiduals", "star_residuals"]
 
@@ -50,7 +50,7 @@ def star_residuals(difference: Exposure, sources: Stars, side: int = 15) -> Star
     return StarResiduals(excess[0], float(np.sqrt(0.5 * (excess[1] ** 2 + excess[2] ** 2))), len(chosen))
 
 
-def _excess(values: NDArray[np.float64], noise: NDArray[np.float64]) -> float:
+def _excess(values: F64, noise: F64) -> float:
     """Robust scatter beyond the noise; 0 where it is below half of its own uncertainty."""
     ok = np.isfinite(values) & np.isfinite(noise)
     if ok.sum() < 8:

@@ -6,9 +6,9 @@ from typing import Any
 import cv2
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure.threads import in_bands
+from tasks.arrays import F32, F64, I64, Flags
 
 __all__ = ["find_streaks"]
 
@@ -47,9 +47,7 @@ def _bin_rows(image: Any, variance: Any, good: Any, z: Any, usable: Any, first: 
             z[r, c] = total / math.sqrt(noise) if usable[r, c] and noise > 0 else 0.0
 
 
-def find_streaks(
-    image: NDArray[np.float32], variance: NDArray[np.float32], good: NDArray[np.bool_], fwhm: float
-) -> NDArray[np.bool_]:
+def find_streaks(image: F32, variance: F32, good: Flags, fwhm: float) -> Flags:
     """Return where streaks are.
 
     Parameters
@@ -88,7 +86,7 @@ def find_streaks(
     return out
 
 
-def _round_blobs(z: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _round_blobs(z: F32) -> Flags:
     """Return bins of connected bright regions that are no longer than wide: sources."""
     n, labels, stats, _ = cv2.connectedComponentsWithStats((z > 3.0).astype(np.uint8), connectivity=8)
     sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].astype(float)
@@ -97,7 +95,7 @@ def _round_blobs(z: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(compact[labels]) if n > 1 else np.zeros(z.shape, np.bool_)
 
 
-def _strongest_line(z: NDArray[np.float32], usable: NDArray[np.bool_]) -> tuple[float, float] | None:
+def _strongest_line(z: F32, usable: Flags) -> tuple[float, float] | None:
     """Return (angle, distance) in bins of the line x cos a + y sin a = d with most votes over chance."""
     height, width = z.shape
     y, x = np.nonzero(z > BRIGHT)
@@ -120,7 +118,7 @@ def _strongest_line(z: NDArray[np.float32], usable: NDArray[np.bool_]) -> tuple[
     return float(angles[a]), float(d + 1 - offset)
 
 
-def _chords(angles: NDArray[np.float64], distance: NDArray[np.int64], height: int, width: int) -> NDArray[np.float64]:
+def _chords(angles: F64, distance: I64, height: int, width: int) -> F64:
     """Length of the chord of each line in the image."""
     c, s = np.cos(angles)[:, None], np.sin(angles)[:, None]
     low = np.full((angles.size, distance.size), -np.inf)
@@ -136,9 +134,7 @@ def _chords(angles: NDArray[np.float64], distance: NDArray[np.int64], height: in
     return np.asarray(np.clip(high - low, 0, None))
 
 
-def _extent(
-    z: NDArray[np.float32], usable: NDArray[np.bool_], angle: float, distance: float, fwhm: float
-) -> NDArray[np.bool_] | None:
+def _extent(z: F32, usable: Flags, angle: float, distance: float, fwhm: float) -> Flags | None:
     """Measure a line across and along; returns its bins, None where nothing stands out."""
     height, width = z.shape
     yy, xx = np.mgrid[0:height, 0:width]
@@ -169,7 +165,7 @@ def _extent(
     return np.asarray((along >= first - 2) & (along <= last + 2) & (across >= low_d) & (across <= high_d))
 
 
-def _lit_range(values: NDArray[np.float32], along: NDArray[np.float64]) -> tuple[float, float]:
+def _lit_range(values: F32, along: F64) -> tuple[float, float]:
     """Return where the light begins and ends: the interval with the largest sum over half the mean of the bright part."""
     step = np.floor(along).astype(int)
     start = int(step.min())

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure.psf import FWHM_PER_SIGMA
+from tasks.arrays import F64
 
 __all__ = ["DEGREES", "EQUAL_WIDTHS", "WING_DEGREES", "AlardLuptonBasis", "make_basis"]
 
@@ -42,7 +42,7 @@ class AlardLuptonBasis:
         ]
 
     @cached_property
-    def factors(self) -> list[list[NDArray[np.float64]]]:
+    def factors(self) -> list[list[F64]]:
         """One-dimensional factors [Gaussian][power] of length `size`; coordinates run from -1 to 1 edge to edge."""
         half = self.size // 2
         x = np.arange(-half, half + 1, dtype=np.float64)
@@ -54,7 +54,7 @@ class AlardLuptonBasis:
         return out
 
     @cached_property
-    def mixing(self) -> NDArray[np.float64]:
+    def mixing(self) -> F64:
         """Matrix (K, K) from raw products of factors to the normalised functions."""
         raw = self._raw()
         k = len(raw)
@@ -72,11 +72,11 @@ class AlardLuptonBasis:
             matrix[i] /= norm
         return matrix
 
-    def _raw(self) -> NDArray[np.float64]:
+    def _raw(self) -> F64:
         return np.stack([np.outer(self.factors[g][py], self.factors[g][px]) for g, px, py in self.terms])
 
     @cached_property
-    def functions(self) -> NDArray[np.float64]:
+    def functions(self) -> F64:
         """The normalised stamps, shape (K, size, size)."""
         return np.tensordot(self.mixing, self._raw(), axes=1)
 

@@ -9,14 +9,14 @@ A fit needs of each star its equations only (`diffim.matching.kernel_stamps`); h
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffim.errors import InsufficientKernelSources
 from diffim.matching.kernel_basis import AlardLuptonBasis
 from diffim.matching.kernel_solution import solve_kernel
 from diffim.matching.kernel_stamps import StarEquations, star_equations
-from diffim.matching.spatial_kernel import Box, SpatialKernel, chebyshev_terms
+from diffim.matching.spatial_kernel import SpatialKernel, chebyshev_terms
 from diffim.pixels.masked_image import Planes
+from tasks.arrays import F64, Box, Flags
 from tasks.reprs import short_repr
 
 __all__ = ["KernelFit", "fit_kernel"]
@@ -41,17 +41,17 @@ class KernelFit:
     n_held_out: int
     residual_rms: float
     star_scatter: float
-    used: NDArray[np.bool_]
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
+    used: Flags
+    x: F64
+    y: F64
 
     __repr__ = short_repr
 
 
 def fit_kernel(
-    convolved: Planes, target: Planes, x: NDArray[np.float64], y: NDArray[np.float64], basis: AlardLuptonBasis, box: Box,
+    convolved: Planes, target: Planes, x: F64, y: F64, basis: AlardLuptonBasis, box: Box,
     *, kernel_order: int = 1, background_order: int = 2, min_stars: int = 3, iterations: int = 3,
-    flux_ratio: float = 1.0, white_noise: bool = True, motions: NDArray[np.float64] | None = None,
+    flux_ratio: float = 1.0, white_noise: bool = True, motions: F64 | None = None,
 ) -> KernelFit:  # fmt: skip
     """Find the kernel that turns `convolved` into `target`.
 
@@ -106,7 +106,7 @@ def fit_kernel(
     )  # fmt: skip
 
 
-def _steady(s: StarEquations, held: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _steady(s: StarEquations, held: Flags) -> Flags:
     """Return the stars whose ratio of light in the two images is that of most: a bright variable spoils the first fit."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio, noise = s.aim / s.light, s.light_error / s.light
@@ -125,13 +125,13 @@ def _affordable(n: int, kernel_order: int, background_order: int) -> tuple[int, 
     return min(kernel_order, kernel_limit), min(background_order, background_limit)
 
 
-def _local(s: StarEquations, kernel: SpatialKernel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _local(s: StarEquations, kernel: SpatialKernel) -> tuple[F64, F64]:
     """Return the kernel coefficients (N, K) and the background (N,) at the stars."""
     local = chebyshev_terms(kernel.kernel_order, kernel.box, s.x, s.y) @ kernel.coefficients.T
     return local, chebyshev_terms(kernel.background_order, kernel.box, s.x, s.y) @ kernel.background
 
 
-def _flux_residuals(s: StarEquations, kernel: SpatialKernel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _flux_residuals(s: StarEquations, kernel: SpatialKernel) -> tuple[F64, F64]:
     """Return by what fraction each star's flux is off, and the square of the S/N to which that is known."""
     local, sky = _local(s, kernel)
     along = np.einsum("nij,nj->ni", s.normal[:, :, :-1], local)  # C^T W m
@@ -140,7 +140,7 @@ def _flux_residuals(s: StarEquations, kernel: SpatialKernel) -> tuple[NDArray[np
     return onto / power - 1, power
 
 
-def _star_scatter(s: StarEquations, kernel: SpatialKernel, use: NDArray[np.bool_]) -> float:
+def _star_scatter(s: StarEquations, kernel: SpatialKernel, use: Flags) -> float:
     """Robust scatter of the stars' flux ratios beyond their noise, 0 where it is not significant."""
     deviation, power = _flux_residuals(s, kernel)
     strong = use & (power > 50.0**2)  # flux known to 2 %
@@ -152,9 +152,7 @@ def _star_scatter(s: StarEquations, kernel: SpatialKernel, use: NDArray[np.bool_
     return 0.0 if excess < 3.0 * square / np.sqrt(strong.sum()) else min(float(np.sqrt(excess)), MAX_STAR_SCATTER)
 
 
-def _judge(
-    s: StarEquations, kernel: SpatialKernel, use: NDArray[np.bool_], scatter: float
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _judge(s: StarEquations, kernel: SpatialKernel, use: Flags, scatter: float) -> tuple[F64, Flags]:
     """Return the rms of residual / sigma of each star, its own flux deviation taken out, and whether the star agrees.
 
     A star disagrees when its flux is off by more than the stars scatter, or when its shape misfits by more than photon

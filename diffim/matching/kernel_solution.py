@@ -13,12 +13,12 @@ Three things are added to or taken from the normal matrix M of the stars:
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffim.errors import InsufficientKernelSources
 from diffim.matching.kernel_basis import AlardLuptonBasis
 from diffim.matching.kernel_stamps import CORE_SIGMA, StarEquations
-from diffim.matching.spatial_kernel import Box, SpatialKernel, chebyshev_terms
+from diffim.matching.spatial_kernel import SpatialKernel, chebyshev_terms
+from tasks.arrays import F64, Box, Flags
 
 __all__ = ["MAX_CONDITION", "solve_kernel"]
 
@@ -26,11 +26,10 @@ MAX_NOISE = 0.6
 MAX_CONDITION = 1e12
 PIXEL_ERROR = 1e-6  # single precision after a resampling or two
 PIXEL_ERROR_DECONVOLUTION = CORE_SIGMA  # both images are trusted alike
-F64 = NDArray[np.float64]
 
 
 def solve_kernel(
-    s: StarEquations, use: NDArray[np.bool_], basis: AlardLuptonBasis, box: Box, kernel_order: int, background_order: int,
+    s: StarEquations, use: Flags, basis: AlardLuptonBasis, box: Box, kernel_order: int, background_order: int,
     noise: bool = True,
 ) -> SpatialKernel:  # fmt: skip
     """Solve for the spatial coefficients [a_0 | a_ij | c_k] with the stars in `use`.

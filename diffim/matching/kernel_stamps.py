@@ -8,18 +8,17 @@ that the kernel fitted is the kernel applied.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffim.matching.kernel_basis import AlardLuptonBasis
 from diffim.pixels.masked_image import Planes
 from exposure.stamps import shift_stamps
 from exposure.threads import in_bands
+from tasks.arrays import F32, F64, I64
 
 __all__ = ["CORE_SIGMA", "StarEquations", "star_equations"]
 
 CORE_SIGMA = 0.005  # a star's own light is trusted to 0.5 % of itself: stars of all fluxes share in the fit
 BLOCK = 8  # stars at a time: their products fit into the cache
-F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class StarEquations:
     light: F64
     aim: F64
     light_error: F64
-    pixels: NDArray[np.int64]
+    pixels: I64
 
 
 def star_equations(
@@ -117,7 +116,7 @@ def _toeplitz(basis: AlardLuptonBasis, outer: int, inner: int) -> F64:
     return out
 
 
-def _convolve_basis(stamps: NDArray[np.float32], basis: AlardLuptonBasis, toeplitz: F64, out: F64) -> None:
+def _convolve_basis(stamps: F32, basis: AlardLuptonBasis, toeplitz: F64, out: F64) -> None:
     """Convolve each stamp with each function: the raw functions are separable, so two matrix products do it."""
     n, outer = stamps.shape[0], stamps.shape[1]
     inner, terms = toeplitz.shape[2], len(basis.terms)

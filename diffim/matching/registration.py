@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from diffim.errors import DifferencingError
-from diffim.matching.spatial_kernel import Box, chebyshev_terms
+from diffim.matching.spatial_kernel import chebyshev_terms
 from diffim.pixels.masked_image import Planes
 from diffim.pixels.warp import nodes, resample
 from exposure import Exposure, SkyWcs
 from exposure.stamps import windowed_centroids
 from exposure.stars import Stars
 from exposure.threads import in_threads
+from tasks.arrays import F32, F64, I64, Box
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
@@ -31,7 +32,6 @@ TERMS_PAY = (0, 9, 24, 60)  # least number of stars for a displacement of order 
 CLIP = 3.5
 MOVED = 0.1  # px: less is no motion of its own
 FLOOR = 0.01  # px: better than that no centroid is trusted
-F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class StarShifts:
     dx: F64
     dy: F64
     error: F64
-    row: NDArray[np.int64]
+    row: I64
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def displacement_at_stars(
     return StarShifts(xs[ok], ys[ok], (xt - xs)[ok], (yt - ys)[ok], error[ok], np.flatnonzero(ok))
 
 
-def _relative_error(stamps: NDArray[np.float32], variances: NDArray[np.float32], at: F64, radius: float) -> F64:
+def _relative_error(stamps: F32, variances: F32, at: F64, radius: float) -> F64:
     """Return the error of the light within a circle of `radius` px over that light, infinite where there is none."""
     g = np.arange(stamps.shape[1]) - stamps.shape[1] // 2
     inside = (g[None, :] - at[:, :1])[:, None, :] ** 2 + (g[None, :] - at[:, 1:])[:, :, None] ** 2 < radius**2
@@ -180,7 +180,7 @@ def register_stars(shifts: StarShifts, box: Box) -> tuple[Displacement, F64]:
 
 def match_lists(
     x: F64, y: F64, other_x: F64, other_y: F64, reach: float = 60.0, radius: float = 4.0
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[I64, I64]:
     """Match two lists of pixel positions, brightest first, that differ by a shift of at most `reach` px and little else.
 
     Returns
@@ -219,7 +219,7 @@ def match_lists(
     )
 
 
-def _nearest(tree: "cKDTree", points: F64, radius: float) -> tuple[F64, NDArray[np.int64]]:
+def _nearest(tree: "cKDTree", points: F64, radius: float) -> tuple[F64, I64]:
     distance, index = tree.query(points, distance_upper_bound=radius)
     return np.asarray(distance), np.asarray(index, np.int64)
 

@@ -4,22 +4,21 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from diffim.matching.kernel_basis import AlardLuptonBasis
+from tasks.arrays import F32, F64, I64, Box
 from tasks.reprs import short_repr
 
 __all__ = ["SpatialKernel", "chebyshev_orders", "chebyshev_terms"]
 
-Box = tuple[int, int, int, int]
 
-
-def chebyshev_orders(top: int) -> NDArray[np.int64]:
+def chebyshev_orders(top: int) -> I64:
     """Return the (i, j) orders up to a total degree, by degree, x first."""
     return np.array([(d - j, j) for d in range(top + 1) for j in range(d + 1)], dtype=np.int64)
 
 
-def chebyshev_terms(top: int, box: Box, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+def chebyshev_terms(top: int, box: Box, x: ArrayLike, y: ArrayLike) -> F64:
     """Return (N, n_terms) Chebyshev polynomials of positions mapped to [-1, 1] across the box."""
     x0, y0, width, height = box
     u = 2 * (np.atleast_1d(np.asarray(x, np.float64)) - x0) / max(width - 1, 1) - 1
@@ -44,8 +43,8 @@ class SpatialKernel:
     """
 
     basis: AlardLuptonBasis
-    coefficients: NDArray[np.float64]
-    background: NDArray[np.float64]
+    coefficients: F64
+    background: F64
     kernel_order: int
     background_order: int
     box: Box
@@ -71,13 +70,13 @@ class SpatialKernel:
         stamp = self.kernels_at(x0 + width / 2, y0 + height / 2)[0].astype(np.float64)
         return float(np.sqrt((stamp**2).sum()) / max(abs(stamp.sum()), 1e-30))
 
-    def kernels_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
+    def kernels_at(self, x: ArrayLike, y: ArrayLike) -> F32:
         """Return (N, size, size) kernels at positions."""
         terms = chebyshev_terms(self.kernel_order, self.box, x, y)
         local = terms @ self.coefficients.T
         return np.asarray(np.tensordot(local, self.basis.functions, axes=1), dtype=np.float32)
 
-    def background_factors(self, box: Box) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def background_factors(self, box: Box) -> tuple[F32, F32]:
         """Return g on the pixels of a box as the product of (height, q) and (q, width) factors."""
         x0, y0, width, height = box
         bx, by, bw, bh = self.box

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from diffim.detection.peaks import Detections
 from diffim.measurement.measure import collapsed, fit_centroids, measure
@@ -18,10 +17,10 @@ from exposure.mask import plane_bits
 from exposure.photometry import psf_images
 from exposure.psf import fwhm_of
 from exposure.stamps import add_stamps
+from tasks.arrays import F64, I64
 
 __all__ = ["measure_apart"]
 
-F64 = NDArray[np.float64]
 MOST = 20  # sources of one footprint; where there are more they are left as they are, NOT_DEBLENDED
 ROUNDS = 3
 
@@ -56,7 +55,7 @@ def measure_apart(
     return table[~collapsed(table, fwhm_of(difference.psf.moments_at(table.x, table.y)))].reset_index(drop=True)
 
 
-def _rank(found: Detections) -> NDArray[np.int64]:
+def _rank(found: Detections) -> I64:
     """Return the place of each detection among those of its footprint, -1 where it is alone."""
     order = np.argsort(found.label, kind="stable")
     label = found.label[order]
@@ -71,10 +70,10 @@ def _rank(found: Detections) -> NDArray[np.int64]:
 
 def _fitted(
     difference: Exposure,
-    label: NDArray[np.int64],
-    px: NDArray[np.int64],
-    py: NDArray[np.int64],
-    rank: NDArray[np.int64],
+    label: I64,
+    px: I64,
+    py: I64,
+    rank: I64,
 ) -> tuple[F64, F64, F64]:
     """Return frame positions and fluxes of blended sources, found in turn."""
     assert difference.psf is not None
@@ -91,7 +90,7 @@ def _fitted(
     return x, y, flux
 
 
-def _joint_fluxes(difference: Exposure, label: NDArray[np.int64], x: F64, y: F64) -> F64:
+def _joint_fluxes(difference: Exposure, label: I64, x: F64, y: F64) -> F64:
     """Return the PSF fluxes of the sources of each footprint, fitted together with inverse-variance weights."""
     assert difference.psf is not None
     stamps = psf_images(difference.psf, x, y)

@@ -17,6 +17,7 @@ from exposure import Exposure
 from exposure.photometry import psf_images
 from exposure.psf import Psf
 from exposure.stamps import sided
+from tasks.arrays import F32, F64, I64
 
 __all__ = ["fit_dipoles", "measure_dipoles", "psf_at_fixed_pixel"]
 
@@ -32,7 +33,6 @@ COLUMNS = (
     "dipole_pos_x", "dipole_pos_y", "dipole_pos_instFlux", "dipole_pos_instFluxErr", "dipole_neg_x", "dipole_neg_y",
     "dipole_neg_instFlux", "dipole_neg_instFluxErr",
 )  # fmt: skip
-F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class DipoleFits:
     parameters: F64
     covariance: F64
     chi2: F64
-    n_data: NDArray[np.int64]
+    n_data: I64
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def fit_dipoles(
 
 
 def _layer(
-    e: Exposure, cx: NDArray[np.int64], cy: NDArray[np.int64], unit: float, positive: bool, negative: bool,
+    e: Exposure, cx: I64, cy: I64, unit: float, positive: bool, negative: bool,
     weight: float, with_background: bool,
 ) -> _Layer:  # fmt: skip
     assert e.psf is not None
@@ -118,9 +118,7 @@ def _layer(
     return _Layer(values, inverse.astype(np.float64), e.psf, positive, negative, weight, with_background)
 
 
-def _solve(
-    layers: list[_Layer], at: F64, cx: NDArray[np.int64], cy: NDArray[np.int64], one_flux: bool = False
-) -> tuple[list[F64], F64, F64]:
+def _solve(layers: list[_Layer], at: F64, cx: I64, cy: I64, one_flux: bool = False) -> tuple[list[F64], F64, F64]:
     """One Gauss-Newton step: columns are F+, F-, F+ dx+, F+ dy+, F- dx-, F- dy- and three of background for each pre-image.
 
     Returns the designs, the solution (N, 6 + ...) and the fluxes (N, 2) with the lobes where they are.
@@ -163,12 +161,12 @@ def _solved(normal: F64, right: F64, merge: F64) -> F64:
     return np.asarray(reduced @ merge.T)
 
 
-def _stamps(psf: Psf, x: F64, y: F64, cx: NDArray[np.int64], cy: NDArray[np.int64]) -> F64:
+def _stamps(psf: Psf, x: F64, y: F64, cx: I64, cy: I64) -> F64:
     """PSF images at positions on stamps of `SIDE` px centred on fixed pixels."""
     return sided(psf_at_fixed_pixel(psf, x, y, cx, cy).astype(np.float64), SIDE)
 
 
-def psf_at_fixed_pixel(psf: Psf, x: F64, y: F64, cx: NDArray[np.int64], cy: NDArray[np.int64]) -> NDArray[np.float32]:
+def psf_at_fixed_pixel(psf: Psf, x: F64, y: F64, cx: I64, cy: I64) -> F32:
     """PSF images on stamps that stay centred on (cx, cy) wherever the position moves."""
     stamps = psf_images(psf, x, y)
     dx = (np.floor(x + 0.5) - cx).astype(np.int64)
@@ -205,7 +203,7 @@ def _covariance(layers: list[_Layer], designs: list[F64], flux: F64) -> F64:
 
 def measure_dipoles(
     n: int, difference: Exposure, science: Exposure, template: Exposure, template_unit: float,
-    positive: tuple[F64, F64], negative: tuple[F64, F64], rows: NDArray[np.int64],
+    positive: tuple[F64, F64], negative: tuple[F64, F64], rows: I64,
 ) -> pd.DataFrame:  # fmt: skip
     """Return the dipole columns of a table of `n` rows, some of which are fitted; the others get NaN and False."""
     columns: dict[str, NDArray[Any]] = {name: np.full(n, np.nan) for name in COLUMNS}

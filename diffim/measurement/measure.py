@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import sep
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from diffim.detection.peaks import Detections, footprint_edges
@@ -15,6 +14,7 @@ from exposure.mask import PIXEL_FLAGS, plane_bits
 from exposure.photometry import forced_psf_photometry
 from exposure.psf import Psf, fwhm_of
 from exposure.stamps import adaptive_moments, gather
+from tasks.arrays import F32, F64, I32, I64, Flags
 
 __all__ = ["AP_RADIUS", "collapsed", "extendedness", "fit_centroids", "known_flags", "measure"]
 
@@ -90,7 +90,7 @@ def _at_dipoles(frame: pd.DataFrame) -> None:
     frame["isNegative"] &= ~is_dipole
 
 
-def collapsed(frame: pd.DataFrame, fwhm: NDArray[np.float64]) -> NDArray[np.bool_]:
+def collapsed(frame: pd.DataFrame, fwhm: F64) -> Flags:
     """Return which rows have a centroid within half a FWHM of that of a more significant one: one source, two peaks."""
     drop = np.zeros(len(frame), np.bool_)
     if len(frame) < 2:
@@ -105,14 +105,12 @@ def collapsed(frame: pd.DataFrame, fwhm: NDArray[np.float64]) -> NDArray[np.bool
     return drop
 
 
-def _crop(stamps: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+def _crop(stamps: F32, side: int) -> F32:
     low = (stamps.shape[-1] - side) // 2
     return stamps[:, low : low + side, low : low + side] if low > 0 else stamps
 
 
-def fit_centroids(
-    difference: Exposure, psf: Psf, px: NDArray[np.float64], py: NDArray[np.float64], side: int = 15
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64, side: int = 15) -> tuple[F64, F64, F64]:
     """Fit flux and position with the PSF (linear in flux, dx, dy; iterated).
 
     Returns
@@ -217,7 +215,7 @@ def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf) -> None:
     measure_trails(frame, difference, shape, failed)
 
 
-def extendedness(own: NDArray[np.float64], model: NDArray[np.float64]) -> NDArray[np.float64]:
+def extendedness(own: F64, model: F64) -> F64:
     """Return 1 - exp(-chi^2 / 2), chi = (T - T_psf) / sqrt(T_psf), of moments (N, 3); NaN where there are none."""
     size, size_psf = own[:, 0] + own[:, 1], model[:, 0] + model[:, 1]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -243,9 +241,7 @@ def _dipoles(
     )
 
 
-def _opposite_peak(
-    difference: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], sign: NDArray[np.float64], fwhm: float
-) -> NDArray[np.float64]:
+def _opposite_peak(difference: Exposure, x: F64, y: F64, sign: F64, fwhm: float) -> F64:
     """Return frame positions of the strongest smoothed pixel of opposite sign within 2 FWHM, NaN if below 3 sigma."""
     side = int(4 * fwhm) | 1
     g = np.arange(side) - side // 2
@@ -263,9 +259,7 @@ def _opposite_peak(
     return out
 
 
-def _smoothed_stamps(
-    difference: Exposure, ix: NDArray[np.int64], iy: NDArray[np.int64], side: int, sigma: float
-) -> NDArray[np.float32]:
+def _smoothed_stamps(difference: Exposure, ix: I64, iy: I64, side: int, sigma: float) -> F32:
     """Return stamps (N, side, side) of the difference smoothed by a Gaussian, over its noise."""
     import cv2
 
@@ -279,7 +273,7 @@ def _smoothed_stamps(
     return np.asarray(smooth[:, margin : margin + side, margin : margin + side] / noise, np.float32)
 
 
-def _pixel_flags(frame: pd.DataFrame, difference: Exposure, labels: NDArray[np.int32]) -> None:
+def _pixel_flags(frame: pd.DataFrame, difference: Exposure, labels: I32) -> None:
     """Per plane: any pixel of the footprint, any and all of the 3x3 around the centroid."""
     x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
     ix = np.floor(x + 0.5).astype(np.int64) - difference.origin[0]

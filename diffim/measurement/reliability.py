@@ -10,17 +10,16 @@ from importlib import resources
 import numpy as np
 import onnxruntime
 import pandas as pd
-from numpy.typing import NDArray
 
 from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.photometry import psf_images
 from exposure.psf import fwhm_of
 from exposure.stamps import gather, sided
+from tasks.arrays import F32, F64, Flags
 
 __all__ = ["FEATURES", "VERSION_KEY", "features", "reliability"]
 
-F32 = NDArray[np.float32]
 SIDE = 31
 BATCH = 1024
 MISSING = -9.0
@@ -70,10 +69,8 @@ def features(difference: Exposure, template: Exposure, table: pd.DataFrame) -> F
     return out
 
 
-def _from_table(
-    t: pd.DataFrame, sign: NDArray[np.float64], fwhm: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    def column(name: str) -> NDArray[np.float64]:
+def _from_table(t: pd.DataFrame, sign: F64, fwhm: F64) -> dict[str, F64]:
+    def column(name: str) -> F64:
         return np.asarray(t[name].to_numpy(np.float64))
 
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -95,11 +92,11 @@ def _from_table(
 
 
 def _from_stamps(
-    data: NDArray[np.float64], sigma: NDArray[np.float64], model: NDArray[np.float64], static: NDArray[np.float64],
-    fwhm: NDArray[np.float64],
-) -> dict[str, NDArray[np.float64]]:  # fmt: skip
+    data: F64, sigma: F64, model: F64, static: F64,
+    fwhm: F64,
+) -> dict[str, F64]:  # fmt: skip
     r = _radius()[None] / fwhm[:, None, None]
-    inner: NDArray[np.bool_] = np.asarray(r <= 1.5)
+    inner: Flags = np.asarray(r <= 1.5)
     core, ring = r <= 1.0, (r > 2.0) & (r <= 4.0)
     z = data / sigma
     gy, gx = (np.asarray(g, np.float64) for g in np.gradient(static, axis=(1, 2)))
@@ -121,18 +118,18 @@ def _from_stamps(
         }  # fmt: skip
 
 
-def _cosine(a: NDArray[np.float64], b: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _cosine(a: F64, b: F64, where: Flags) -> F64:
     """Likeness of two stamps, -1 to 1."""
     top = (a * b * where).sum((1, 2))
     return np.asarray(top / np.sqrt(np.maximum((a**2 * where).sum((1, 2)) * (b**2 * where).sum((1, 2)), 1e-30)))
 
 
-def _radius() -> NDArray[np.float64]:
+def _radius() -> F64:
     g = np.arange(SIDE) - SIDE // 2
     return np.asarray(np.hypot(g[:, None], g[None, :]), np.float64)
 
 
-def _neighbours(x: NDArray[np.float64], y: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.float64]:
+def _neighbours(x: F64, y: F64, reach: F64) -> F64:
     from scipy.spatial import cKDTree
 
     points = np.column_stack([x, y])

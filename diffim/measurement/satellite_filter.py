@@ -5,17 +5,17 @@ from typing import Any
 import httpx
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from diffim.errors import SatelliteServiceError
 from exposure import Exposure
+from tasks.arrays import I64, Flags
 
 __all__ = ["allowed_sources"]
 
 _TIMEOUT_S = 10.0
 
 
-def allowed_sources(base: str, image: Exposure, table: pd.DataFrame, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+def allowed_sources(base: str, image: Exposure, table: pd.DataFrame, ids: I64) -> Flags:
     """Ask the service which sources are allowed.
 
     Parameters

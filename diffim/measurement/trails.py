@@ -5,13 +5,13 @@ from typing import Any
 import numba
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import erf
 
 from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.photometry import psf_images
 from exposure.stamps import gather
+from tasks.arrays import F64, Flags
 
 __all__ = ["measure_trails"]
 
@@ -22,7 +22,7 @@ LONGEST = 150.0  # px: no line is fitted to anything longer
 
 
 def measure_trails(
-    frame: pd.DataFrame, difference: Exposure, shape: NDArray[np.float64], failed: NDArray[np.bool_]
+    frame: pd.DataFrame, difference: Exposure, shape: F64, failed: Flags
 ) -> None:  # fmt: skip
     """Add the columns of trails: length and angle in pixels, flux with chi2 and number of pixels, flags.
 
@@ -57,7 +57,7 @@ def measure_trails(
     frame["trailNdata"] = fitted[:, 3].astype(np.int32)
 
 
-def _length_and_angle(shape: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _length_and_angle(shape: F64) -> tuple[F64, F64]:
     ixx, iyy, ixy = shape.T
     root = np.sqrt(0.25 * (ixx - iyy) ** 2 + ixy**2)
     a2, b2 = 0.5 * (ixx + iyy) + root, np.maximum(0.5 * (ixx + iyy) - root, 1e-6)
@@ -68,7 +68,7 @@ def _length_and_angle(shape: NDArray[np.float64]) -> tuple[NDArray[np.float64], 
     return length, 0.5 * np.arctan2(2 * ixy, ixx - iyy)
 
 
-def _on_plane(image: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], plane: str) -> NDArray[np.bool_]:
+def _on_plane(image: Exposure, x: F64, y: F64, plane: str) -> Flags:
     """Return which positions are on a pixel with a mask plane (none off the image)."""
     good = np.isfinite(x) & np.isfinite(y)
     ix, iy = (
@@ -78,9 +78,9 @@ def _on_plane(image: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], p
 
 
 def _line_fluxes(
-    difference: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], length: NDArray[np.float64],
-    angle: NDArray[np.float64],
-) -> NDArray[np.float64]:  # fmt: skip
+    difference: Exposure, x: F64, y: F64, length: F64,
+    angle: F64,
+) -> F64:  # fmt: skip
     """Return (N, 4): flux, error, chi2, pixels of the unweighted linear fit of each line (NaN where there is none)."""
     out = np.full((x.size, 4), np.nan)
     out[:, 3] = 0

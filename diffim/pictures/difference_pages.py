@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffim.matching.kernel_fit import KernelFit
 from diffim.pictures.masks import binned_kinds, legend_handles, painted
 from exposure import Exposure, GridPsf
+from tasks.arrays import F32, Flags
 from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Subject:
 
     difference: Exposure
     science: Exposure | None = None
-    matched: NDArray[np.float32] | None = None
+    matched: F32 | None = None
     fit: KernelFit | None = None
     sources: "pd.DataFrame | None" = None
     convolved: str = ""
@@ -67,13 +67,13 @@ def draw_subtraction(made: Subject, folder: Path) -> list[Path]:
     return out
 
 
-def _significance(made: Subject) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _significance(made: Subject) -> tuple[F32, Flags]:
     d = made.difference
     good = d.good("BAD", "SAT", "CR", "SAT_TEMPLATE", "SUSPECT")
     return np.where(good, d.image / np.sqrt(np.where(good, d.variance, 1)), np.nan).astype(np.float32), good
 
 
-def _binned(z: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+def _binned(z: F32, step: int) -> F32:
     """Return the significance of blocks of `step` x `step` pixels; NaN where none of them is good."""
     if step == 1:
         return z

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.mask import plane_bits
+from tasks.arrays import F32, I32
 
 __all__ = ["KINDS", "binned_kinds", "kinds_of", "legend_handles", "painted"]
 
@@ -32,7 +33,7 @@ KINDS = (
 )
 
 
-def kinds_of(mask: NDArray[np.int32]) -> NDArray[np.int8]:
+def kinds_of(mask: I32) -> NDArray[np.int8]:
     """Return the number of the kind of each pixel of a mask, -1 for those that are not masked."""
     out = np.full(mask.shape, -1, np.int8)
     for number in reversed(range(len(KINDS))):
@@ -40,7 +41,7 @@ def kinds_of(mask: NDArray[np.int32]) -> NDArray[np.int8]:
     return out
 
 
-def binned_kinds(mask: NDArray[np.int32], step: int) -> NDArray[np.int8]:
+def binned_kinds(mask: I32, step: int) -> NDArray[np.int8]:
     """Return the kinds of blocks of `step` x `step` pixels: the first that a quarter of the pixels have."""
     if step == 1:
         return kinds_of(mask)
@@ -53,7 +54,7 @@ def binned_kinds(mask: NDArray[np.int32], step: int) -> NDArray[np.int8]:
     return out
 
 
-def painted(kinds: NDArray[np.int8]) -> NDArray[np.float32]:
+def painted(kinds: NDArray[np.int8]) -> F32:
     """Return the colours (..., 4) of kinds, transparent for -1."""
     table = np.array([(0.0, 0.0, 0.0, 0.0), *(k.colour for k in KINDS)], np.float32)
     return table[kinds.astype(np.int64) + 1]

@@ -12,6 +12,7 @@ from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.psf import fwhm_of
 from exposure.stamps import gather
+from tasks.arrays import F32, F64
 
 if TYPE_CHECKING:
     from diffim.pictures.difference_pages import Subject
@@ -22,10 +23,9 @@ STARS_SHOWN, DIPOLES_SHOWN, SIDE = 12, 8, 31
 ACROSS, ROWS = 3, 8  # triplets on the page of sources
 SOFT, DARKEST = 2.0, -3.0  # sigma: where the scale turns from linear to logarithmic; what is black
 OFF = plane_bits(["NO_DATA"])
-F32 = NDArray[np.float32]
 
 
-def stretched(stamps: F32, sigma: NDArray[np.float64], top: NDArray[np.float64]) -> F32:
+def stretched(stamps: F32, sigma: F64, top: F64) -> F32:
     """Return stamps (N, S, S) on an asinh scale from 0 (-3 sigma) to 1 (`top` sigma), sigma and top of shape (N,)."""
     with np.errstate(invalid="ignore"):
         z = np.clip(stamps / sigma[:, None, None], DARKEST, top[:, None, None])
@@ -36,7 +36,7 @@ def stretched(stamps: F32, sigma: NDArray[np.float64], top: NDArray[np.float64])
 class _Stamps:
     """Stamps (N, S, S) of the three images and the kinds of their masked pixels, around places in the frame."""
 
-    def __init__(self, made: "Subject", x: NDArray[np.float64], y: NDArray[np.float64], side: int) -> None:
+    def __init__(self, made: "Subject", x: F64, y: F64, side: int) -> None:
         d = made.difference
         self.ix, self.iy = (np.floor(v + 0.5).astype(np.int64) for v in (x, y))
         at = self.ix - d.origin[0], self.iy - d.origin[1], side
@@ -60,7 +60,7 @@ class _Stamps:
         self.limit = np.maximum(_largest([np.abs(np.where(self.kinds[2] < 0, self.z, np.nan))]), 5.0)
 
 
-def _usual(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _usual(values: F64) -> F64:
     """Return the median of each row's finite values; 1 where there are none."""
     known = np.isfinite(values) & (values > 0)
     ordered = np.sort(np.where(known, values, np.inf), axis=1)
@@ -68,7 +68,7 @@ def _usual(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(np.isfinite(middle), middle, 1.0)
 
 
-def _largest(stamps: list[Any]) -> NDArray[np.float64]:
+def _largest(stamps: list[Any]) -> F64:
     """Return the largest finite value of each of several stamps (N, S, S) taken together, 0 where there is none."""
     flat = np.concatenate([s.reshape(len(s), -1) for s in stamps], axis=1).astype(np.float64)
     return np.asarray(np.max(np.where(np.isfinite(flat), flat, 0), axis=1, initial=0))

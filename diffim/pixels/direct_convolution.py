@@ -12,13 +12,12 @@ import numpy as np
 from llvmlite import binding, ir
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
 from diffim.pixels.llvm_vectors import FLAGS, array_data, load, place, spread, types
+from tasks.arrays import F32
 
 __all__ = ["BLOCK_SHAPE", "NarrowKernel"]
 
-F32 = NDArray[np.float32]
 MOST = 7  # px of half width that are summed directly
 LOST = 1e-3  # of a kernel's sum that may lie outside of the part that is summed
 LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8

@@ -13,13 +13,11 @@ from typing import Any, NamedTuple
 import cv2
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from diffim.pixels.direct_convolution import BLOCK_SHAPE, NarrowKernel
+from tasks.arrays import F32, F64, Box
 
-__all__ = ["F32", "Convolution", "TileGrid", "TilePlace", "Transforms", "paste", "paste_sum"]
-
-F32 = NDArray[np.float32]
+__all__ = ["Convolution", "TileGrid", "TilePlace", "Transforms", "paste", "paste_sum"]
 
 
 class TilePlace(NamedTuple):
@@ -34,7 +32,7 @@ class TilePlace(NamedTuple):
     width: int
 
     @property
-    def pixels(self) -> tuple[int, int, int, int]:
+    def pixels(self) -> Box:
         """First pixel (y, x), height and width."""
         return self[3:]
 
@@ -72,7 +70,7 @@ class TileGrid:
         """Return the numbers of the tiles of a row."""
         return range(number * self.columns, (number + 1) * self.columns)
 
-    def centres(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def centres(self) -> tuple[F64, F64]:
         """Return array positions (x, y) of the centres of all tiles in row order, clipped to the image."""
         x = np.minimum((np.arange(self.columns) + 0.5) * self.tile, self.width - 0.5) - 0.5
         y = np.minimum((np.arange(self.rows) + 0.5) * self.tile, self.height - 0.5) - 0.5

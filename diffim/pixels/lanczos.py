@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
 from diffim.pixels.llvm_vectors import FLAGS, array_data, load, place, shuffled, spread, types
+from tasks.arrays import F32
 
 __all__ = ["LANES", "STEPS", "TABLE", "A", "interpolate", "weigh"]
 
@@ -21,7 +21,7 @@ LANES = 8  # pixels of a vector: the 2 A of a row, and what fills it up
 STEPS = 1024  # of the table between two pixels: linear between them the weights are right to 1e-6
 
 
-def _table() -> NDArray[np.float32]:
+def _table() -> F32:
     """Return the weights (STEPS + 1, LANES) of the pixels -A+1..A at sub-pixel offsets 0..1; their sum is 1."""
     offset = np.arange(STEPS + 1)[:, None] / STEPS
     t = np.arange(-A + 1, A + 1)[None, :] - offset

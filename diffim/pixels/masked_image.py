@@ -13,11 +13,11 @@ from exposure.mask import plane_bits, usable_pixels
 from exposure.quantiles import median
 from exposure.stamps import gather
 from exposure.threads import in_bands
+from tasks.arrays import F32, F64, I32, I64, Box, Flags
 
 __all__ = ["LEAST_VARIANCE", "Planes", "block_medians"]
 
-F32 = NDArray[np.float32]
-Placed = tuple[F32, F32, tuple[int, int, int, int]]
+Placed = tuple[F32, F32, Box]
 ENOUGH = 32  # pixels that make a median
 LEAST_VARIANCE = 1e-30  # of a difference
 SAMPLE = 500_000  # pixels that suffice for the variance of the sky
@@ -42,7 +42,7 @@ class Planes:
 
     image: F32
     variance: F32
-    mask: NDArray[np.int32]
+    mask: I32
     bits: int
     origin: tuple[int, int]
     background: tuple[F32, F32] | None = None
@@ -63,7 +63,7 @@ class Planes:
         """Return the same with `scale` times `other` where pixels do not count."""
         return replace(self, fill=other, fill_scale=scale)
 
-    def good(self, rows: slice = slice(None)) -> NDArray[np.bool_]:
+    def good(self, rows: slice = slice(None)) -> Flags:
         """Return which pixels of some rows count."""
         return usable_pixels(self.image[rows], self.variance[rows], self.mask[rows], self.bits)
 
@@ -98,12 +98,12 @@ class Planes:
         own = (self.image, self.variance, self.mask, np.int32(self.bits), rows, columns)
         return own, (other.image, other.mask, np.int32(other.bits), np.float32(self.fill_scale), self.fill is not None)
 
-    def _places(self, y: int, x: int) -> tuple[int, int, int, int]:
+    def _places(self, y: int, x: int) -> Box:
         """Array positions of a frame position in this image and in the other one."""
         other = self.fill or self
         return y - self.origin[1], x - self.origin[0], y - other.origin[1], x - other.origin[0]
 
-    def stamps(self, x: NDArray[np.int64], y: NDArray[np.int64], size: int) -> tuple[F32, F32]:
+    def stamps(self, x: I64, y: I64, size: int) -> tuple[F32, F32]:
         """Return (N, size, size) pixels and variances around frame pixels; 0 and infinity where a pixel does not count."""
         x, y = x - self.origin[0], y - self.origin[1]
         values = gather(self.image, x, y, size, np.nan)
@@ -112,7 +112,7 @@ class Planes:
         count &= np.isfinite(values) & (variances > 0)
         return np.where(count, values, np.float32(0)), np.where(count, variances, np.float32(np.inf))
 
-    def sky_levels(self, box: tuple[int, int, int, int], tile: int) -> NDArray[np.float64]:
+    def sky_levels(self, box: Box, tile: int) -> F64:
         """Return the median variance of the tiles of a box, the global median where few pixels count."""
         x0, y0, width, height = box
         out = np.empty((-(-height // tile), -(-width // tile)))
@@ -209,7 +209,7 @@ def _fill(value: Any, noise: Any, spread: Any, filling: Any, oy: int, ox: int) -
 
 
 def block_medians(
-    plane: F32, usable: NDArray[np.bool_], rows: NDArray[np.int64], columns: NDArray[np.int64], least: int,
+    plane: F32, usable: Flags, rows: I64, columns: I64, least: int,
     out: NDArray[Any],
 ) -> None:  # fmt: skip
     """Write the median of the usable values of each block between `rows` and `columns`; where are fewer, nothing."""

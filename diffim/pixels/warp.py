@@ -12,15 +12,15 @@ from diffim.pixels.lanczos import LANES, STEPS, TABLE, A, interpolate, weigh
 from exposure import Exposure, SkyWcs
 from exposure.mask import plane_bits
 from exposure.threads import in_bands
+from tasks.arrays import F64, Box
 
 __all__ = ["nodes", "position_grid", "resample", "warp_exposure"]
 
 GRID = 32  # px between the nodes at which the WCS is evaluated; between them positions are bilinear
 BLOCK = 8  # cells of the grid side by side that are done together
-Box = tuple[int, int, int, int]
 
 
-def nodes(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def nodes(box: Box) -> tuple[F64, F64]:
     """Return the frame positions of the nodes of a box, `GRID` px apart, the first at its first pixel."""
     x0, y0, width, height = box
     mx, my = np.meshgrid(
@@ -30,7 +30,7 @@ def nodes(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return mx, my
 
 
-def position_grid(target: SkyWcs, box: Box, source: SkyWcs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def position_grid(target: SkyWcs, box: Box, source: SkyWcs) -> tuple[F64, F64]:
     """Return source frame positions at the nodes of a grid over the target box (spacing `GRID` px)."""
     mx, my = nodes(box)
     ra, dec = target.pixel_to_sky(mx.ravel(), my.ravel())
@@ -152,9 +152,7 @@ def warp_exposure(source: Exposure, target: SkyWcs, box: Box, flux_scale: float 
     return replace(resample(source, gx, gy, box, scale), wcs=target)
 
 
-def resample(
-    source: Exposure, gx: NDArray[np.float64], gy: NDArray[np.float64], box: Box, scale: float = 1.0
-) -> Exposure:
+def resample(source: Exposure, gx: F64, gy: F64, box: Box, scale: float = 1.0) -> Exposure:
     """Take the pixels of `box` from `source` at positions known on a grid of nodes.
 
     Parameters
@@ -194,9 +192,7 @@ def resample(
     )  # fmt: skip
 
 
-def _along_rows(
-    planes: tuple[NDArray[Any], ...], gx: NDArray[np.float64], gy: NDArray[np.float64]
-) -> tuple[tuple[NDArray[Any], ...], NDArray[np.float64], NDArray[np.float64]]:
+def _along_rows(planes: tuple[NDArray[Any], ...], gx: F64, gy: F64) -> tuple[tuple[NDArray[Any], ...], F64, F64]:
     """Swap the axes of planes, and positions in them, where rows of the target run along columns: memory is read in order."""
     known = np.isfinite(gx[:, :-1] + gx[:, 1:] + gy[:, :-1] + gy[:, 1:])
     if known.any():

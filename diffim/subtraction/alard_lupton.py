@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 from numpy import fft
-from numpy.typing import NDArray
 
-from diffim.matching.spatial_kernel import Box, SpatialKernel
-from diffim.pixels.fft_tiles import F32, Convolution, TileGrid, TilePlace, Transforms, paste, paste_sum
+from diffim.matching.spatial_kernel import SpatialKernel
+from diffim.pixels.fft_tiles import Convolution, TileGrid, TilePlace, Transforms, paste, paste_sum
 from diffim.pixels.masked_image import LEAST_VARIANCE, Planes
 from diffim.subtraction.noise_power import BLOCK, noise_power, smooth_power
 from exposure.threads import in_bands
+from tasks.arrays import F32, F64, Box
 
 __all__ = ["Subtracted", "Subtraction", "excess_power"]
 
@@ -65,7 +65,7 @@ class Subtraction:
     kernel: SpatialKernel
     box: Box
     decorrelate: bool = True
-    excess: NDArray[np.float64] | None = None
+    excess: F64 | None = None
     scale: float = 1.0
 
     @cached_property
@@ -100,7 +100,7 @@ class Subtraction:
         phi = _whitening(kernels.reshape(-1, *kernels.shape[2:]), u, c, self.excess)
         return phi.reshape(*kernels.shape[:2], *phi.shape[1:])
 
-    def whitening_at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> F32:
+    def whitening_at(self, x: F64, y: F64) -> F32:
         """Return the whitening stamps (N, S, S) at frame positions."""
         if not self.decorrelate:
             return np.ones((x.size, 1, 1), np.float32)
@@ -190,7 +190,7 @@ def tile_side(height: int, width: int) -> int:
     return int(np.clip(min(height, width) // 16 // 16 * 16, 32, 192))
 
 
-def _noise_model(kernels: F32, u: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
+def _noise_model(kernels: F32, u: F64, c: F64) -> F64:
     """Return the noise power u + c |K(f)|^2 of U - K * C for white inputs, shape (N, BLOCK, BLOCK/2+1)."""
     n, side = kernels.shape[0], kernels.shape[1]
     wide = np.zeros((n, BLOCK, BLOCK))
@@ -198,7 +198,7 @@ def _noise_model(kernels: F32, u: NDArray[np.float64], c: NDArray[np.float64]) -
     return np.asarray(u[:, None, None] + c[:, None, None] * np.abs(fft.rfft2(wide)) ** 2)
 
 
-def _whitening(kernels: F32, u: NDArray[np.float64], c: NDArray[np.float64], excess: NDArray[np.float64] | None) -> F32:
+def _whitening(kernels: F32, u: F64, c: F64, excess: F64 | None) -> F32:
     """Return the real-space whitening stamps of sum 1."""
     noise = _noise_model(kernels, u, c)
     if excess is not None:
@@ -210,7 +210,7 @@ def _whitening(kernels: F32, u: NDArray[np.float64], c: NDArray[np.float64], exc
     return np.asarray(stamp / stamp.sum(axis=(1, 2), keepdims=True), dtype=np.float32)
 
 
-def excess_power(unconvolved: Planes, convolved: Planes, kernel: SpatialKernel, box: Box) -> NDArray[np.float64]:
+def excess_power(unconvolved: Planes, convolved: Planes, kernel: SpatialKernel, box: Box) -> F64:
     """Return how the noise power of U - K * C differs from that of white inputs (resampled images are correlated).
 
     Measured on the sky of a plain subtraction of some rows of tiles: static faint sources, which would look like

@@ -10,17 +10,16 @@ from typing import Any
 import cv2
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from diffim.pixels.masked_image import block_medians
 from exposure import Exposure
 from exposure.background import subtract_level
 from exposure.mask import plane_bits, usable_pixels
 from exposure.threads import in_bands
+from tasks.arrays import F32, F64, I64
 
 __all__ = ["subtract_difference_sky"]
 
-F64 = NDArray[np.float64]
 BLOCK = 8  # px, about a PSF: blocks that stand out are left out with those around them
 SAMPLES = 32  # a side: pixels of a cell that its first level and its usual variance are known from
 CLIP = 3.0  # sigma: what stands out more is no sky
@@ -55,13 +54,13 @@ def subtract_difference_sky(difference: Exposure, mesh: int, *excluded: str) -> 
     subtract_level(difference, _spline(_spline(levels, rows, y).T, columns, x).T.astype(np.float32), step)
 
 
-def _edges(size: int, side: int) -> NDArray[np.int64]:
+def _edges(size: int, side: int) -> I64:
     """Return the edges of cells of about one side, whole blocks each (the last block may be cut)."""
     blocks = -(-size // BLOCK)
     return np.minimum(np.linspace(0, blocks, max(size // side, 1) + 1).astype(np.int64) * BLOCK, size)
 
 
-def _cell_levels(difference: Exposure, bits: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> F64 | None:
+def _cell_levels(difference: Exposure, bits: int, rows: I64, columns: I64) -> F64 | None:
     """Return the levels (rows - 1, columns - 1) of the cells, None where there is no sky at all."""
     start, usual, scatter = _typical(difference, bits, rows, columns)
     brightest = np.maximum(BRIGHT * usual, usual + WIDE * scatter)
@@ -88,9 +87,7 @@ def _cell_levels(difference: Exposure, bits: int, rows: NDArray[np.int64], colum
     return levels
 
 
-def _clipped_means(
-    total: NDArray[np.float32], count: NDArray[np.float32], clip: NDArray[np.float32], blocks: list[NDArray[np.int64]]
-) -> tuple[F64, F64]:
+def _clipped_means(total: F32, count: F32, clip: F32, blocks: list[I64]) -> tuple[F64, F64]:
     """Return the mean and the number of the pixels of each cell without blocks that stand out, and those around them.
 
     A block is judged by the median of the 5 x 5 around it: a steep sky is no source.
@@ -102,18 +99,18 @@ def _clipped_means(
     return _summed(np.where(source, 0, total), blocks) / np.maximum(pixels, 1), pixels
 
 
-def _per_block(cells: F64, blocks: list[NDArray[np.int64]]) -> NDArray[np.float32]:
+def _per_block(cells: F64, blocks: list[I64]) -> F32:
     """Return the value of its cell for each block; `blocks` are the numbers of blocks along the cells' sides."""
     return np.repeat(np.repeat(cells.astype(np.float32), blocks[0], 0), blocks[1], 1)
 
 
-def _summed(values: NDArray[np.float32], blocks: list[NDArray[np.int64]]) -> F64:
+def _summed(values: F32, blocks: list[I64]) -> F64:
     """Return the sums over the blocks of each cell."""
     corners = [np.concatenate([[0], np.cumsum(n)[:-1]]) for n in blocks]
     return np.asarray(np.add.reduceat(np.add.reduceat(values, corners[0], 0, np.float64), corners[1], 1))
 
 
-def _typical(difference: Exposure, bits: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> list[F64]:
+def _typical(difference: Exposure, bits: int, rows: I64, columns: I64) -> list[F64]:
     """Return medians of some pixels of each cell: the level, the variance and its scatter (robust sigma); NaN: none."""
     shape = (rows.size - 1, columns.size - 1)
     step = max(1, int(min(np.diff(rows).min(), np.diff(columns).min())) // SAMPLES)
@@ -122,7 +119,7 @@ def _typical(difference: Exposure, bits: int, rows: NDArray[np.int64], columns: 
     usable = usable_pixels(image, variance, difference.mask[part], bits)
     edges = [(e + step - 1) // step for e in (rows, columns)]
 
-    def medians(plane: NDArray[np.float32]) -> F64:
+    def medians(plane: F32) -> F64:
         out = np.full(shape, np.nan)
         block_medians(plane, usable, edges[0], edges[1], 1, out)
         return out
@@ -132,7 +129,7 @@ def _typical(difference: Exposure, bits: int, rows: NDArray[np.int64], columns: 
     return [medians(image), usual, 1.4826 * medians(np.abs(variance - per_pixel))]
 
 
-def _spline(levels: F64, edges: NDArray[np.int64], at: F64) -> F64:
+def _spline(levels: F64, edges: I64, at: F64) -> F64:
     """Return the natural cubic spline through cell levels (along the first axis), straight beyond the outer centres."""
     centres = (edges[1:] + edges[:-1] - 1) / 2
     n = centres.size

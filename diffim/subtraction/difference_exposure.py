@@ -6,19 +6,18 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy import fft
-from numpy.typing import NDArray
 
-from diffim.matching.spatial_kernel import Box
 from diffim.subtraction.alard_lupton import Subtracted
 from exposure import Exposure, GridPsf, Psf
 from exposure.mask import flagged_pixels, plane_bits, spread_bits
 from exposure.threads import in_bands
+from tasks.arrays import F32, F64, I32, Box
 
 __all__ = ["combined_mask", "difference_exposure", "difference_psf", "reach_of"]
 
 PSF_CELLS = 6
 SPREADING = ("NO_DATA", "BAD", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE", "CR")  # planes that a kernel carries along
-StampsAt = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float32]]
+StampsAt = Callable[[F64, F64], F32]
 
 
 def combined_mask(science: Exposure, template: Exposure, reach: int | None, template_reach: int | None) -> Any:
@@ -35,7 +34,7 @@ def combined_mask(science: Exposure, template: Exposure, reach: int | None, temp
     return mask
 
 
-def difference_exposure(science: Exposure, done: Subtracted, mask: NDArray[np.int32], psf: Psf) -> Exposure:
+def difference_exposure(science: Exposure, done: Subtracted, mask: I32, psf: Psf) -> Exposure:
     """Return the difference with everything of the image that says where and how bright; 0 where there is no data."""
     done.difference[flagged_pixels(mask, plane_bits(["NO_DATA"]))] = 0
     return Exposure(
@@ -45,7 +44,7 @@ def difference_exposure(science: Exposure, done: Subtracted, mask: NDArray[np.in
     )  # fmt: skip
 
 
-def reach_of(kernel: NDArray[np.float32]) -> int:
+def reach_of(kernel: F32) -> int:
     """Return the radius that holds 99 % of the absolute weight of a kernel."""
     half = kernel.shape[0] // 2
     g = np.arange(-half, half + 1)
@@ -71,7 +70,7 @@ def difference_psf(science: Psf, box: Box, *filters: StampsAt) -> GridPsf:
     return GridPsf(stamps, PSF_CELLS, PSF_CELLS, box)
 
 
-def _convolved(stamps: NDArray[np.float32], kernels: NDArray[np.float32]) -> NDArray[np.float32]:
+def _convolved(stamps: F32, kernels: F32) -> F32:
     """Convolve stamps with centred kernels, one each; the result has the side of the stamps."""
     side, reach = stamps.shape[-1], kernels.shape[-1] // 2
     full = cv2.getOptimalDFTSize(side + 2 * reach)

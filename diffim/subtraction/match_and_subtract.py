@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffim.errors import InsufficientKernelSources
 from diffim.matching.kernel_basis import DEGREES, EQUAL_WIDTHS, MIN_SIZE, WING_DEGREES, AlardLuptonBasis, make_basis
@@ -19,6 +18,7 @@ from exposure.photometry import forced_psf_photometry
 from exposure.psf import fwhm_of
 from exposure.stamps import gather
 from exposure.stars import Stars
+from tasks.arrays import F32, F64, Box
 from tasks.reprs import short_repr
 
 __all__ = ["Matched", "match_and_subtract", "match_and_subtract_proper"]
@@ -38,7 +38,7 @@ class Matched:
     """
 
     difference: Exposure
-    matched: NDArray[np.float32] | None
+    matched: F32 | None
     fit: KernelFit | None
     convolved: str
     unit: float
@@ -46,7 +46,7 @@ class Matched:
     __repr__ = short_repr
 
 
-def psf_fwhm(psf: Psf, box: tuple[int, int, int, int]) -> float:
+def psf_fwhm(psf: Psf, box: Box) -> float:
     """Return the FWHM (px) at the average position, or its mean over a 10 x 10 grid where that is undefined; NaN: nowhere."""
     try:
         value = float(fwhm_of(psf.moments_at(*psf.average_position()))[0])
@@ -178,7 +178,7 @@ def _apply(
         unconvolved, scale = unconvolved.filled(bare, ratio), 1.0
     else:
         convolved, scale = convolved.filled(bare, 1 / max(kernel.kernel_sum, 1e-30)), -1 / kernel.kernel_sum
-    excess: NDArray[np.float64] | None = None
+    excess: F64 | None = None
     if decorrelate and not (white and abs(sky_correlation(way.target)) < WHITE):
         excess = excess_power(unconvolved, convolved, kernel, science.bbox)
         if np.abs(excess - 1).max() < WHITE_POWER:  # it was crowding that looked like correlation
@@ -187,7 +187,7 @@ def _apply(
     return made.run(want_matched=way.of_template and want_matched), made
 
 
-def _motions(stars: Stars, way: _Direction) -> NDArray[np.float64] | None:
+def _motions(stars: Stars, way: _Direction) -> F64 | None:
     """Return how far each star lies elsewhere in the target than in the convolved image; None: nobody moved."""
     return -stars.motion if way.of_template and stars.motion is not None else stars.motion
 

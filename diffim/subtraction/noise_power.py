@@ -3,19 +3,17 @@
 import cv2
 import numpy as np
 from numpy import fft
-from numpy.typing import NDArray
 
 from diffim.pixels.masked_image import Planes
 from exposure.noise import BLOCK, MAX_LAG, near_sources, sky_autocorrelation
+from tasks.arrays import F32, F64, Flags
 
 __all__ = ["BLOCK", "noise_power", "sky_correlation", "smooth_power"]
 
 FLOOR = 0.08  # of white noise: frequencies that resampling removed are not blown up
 
 
-def noise_power(
-    image: NDArray[np.float32], variance: NDArray[np.float32], good: NDArray[np.bool_], max_blocks: int = 150
-) -> NDArray[np.float64]:
+def noise_power(image: F32, variance: F32, good: Flags, max_blocks: int = 150) -> F64:
     """Return the power (BLOCK, BLOCK/2+1) of image/sigma on blank sky, mean 1 over frequencies.
 
     The autocorrelation up to `MAX_LAG` px is averaged over blocks that are mostly sky; ones where there are fewer than
@@ -44,13 +42,13 @@ def sky_correlation(planes: Planes, rows: int = 128) -> float:
     return float(together * np.count_nonzero(sky) / np.sum(z * z, dtype=np.float64)) + 1 / 81
 
 
-def smooth_power(power: NDArray[np.float64]) -> NDArray[np.float64]:
+def smooth_power(power: F64) -> F64:
     """Return a power spectrum with the same truncation of its autocorrelation as `noise_power`, mean 1."""
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
     return _tapered(fft.irfft2(power, (BLOCK, BLOCK))[np.ix_(lags, lags)])
 
 
-def _tapered(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
+def _tapered(correlation: F64) -> F64:
     """Power of an autocorrelation known at lags -MAX_LAG..MAX_LAG, tapered, floored."""
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
     taper = np.clip(1 - np.maximum.outer(np.abs(lags), np.abs(lags)) / (MAX_LAG + 1), 0, 1)

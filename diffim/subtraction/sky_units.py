@@ -4,14 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from exposure import PhotoCalib
 from exposure.apcorr import PSF_FLUX, ApCorrMap
+from tasks.arrays import F64
 
 __all__ = ["FLUXES", "bearing", "calibrated_fluxes", "position_covariance", "sky_moments"]
 
-F64 = NDArray[np.float64]
 # raw prefix: published name, whether it is a flux of the PSF model (and gets the aperture correction)
 FLUXES: Mapping[str, tuple[str, bool]] = {
     "psf": ("psfFlux", True), "science": ("scienceFlux", True), "ap": ("apFlux", False), "trail": ("trailFlux", True),

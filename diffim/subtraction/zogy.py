@@ -17,12 +17,12 @@ from numpy import fft
 from numpy.typing import NDArray
 
 from diffim.errors import DifferencingError
-from diffim.matching.spatial_kernel import Box
-from diffim.pixels.fft_tiles import F32, TileGrid, paste
+from diffim.pixels.fft_tiles import TileGrid, paste
 from diffim.pixels.masked_image import LEAST_VARIANCE, Planes
 from diffim.subtraction.alard_lupton import Subtracted, tile_side
 from exposure import Psf
 from exposure.threads import in_bands
+from tasks.arrays import F32, F64, Box
 
 __all__ = ["ProperSubtraction", "check_centred", "proper_filters"]
 
@@ -33,7 +33,7 @@ FLOOR = 1e-4  # added to the PSFs' spectra: where both are less, nothing is know
 
 
 def proper_filters(
-    new: F32, reference: F32, new_variance: NDArray[np.float64], reference_variance: NDArray[np.float64],
+    new: F32, reference: F32, new_variance: F64, reference_variance: F64,
     reference_flux: float = 1.0, size: int = FILTER_SIZE,
 ) -> tuple[F32, F32]:  # fmt: skip
     """Return the stamps (N, size, size) of k_n (sum 1) and k_r (sum 1 / F_r).
@@ -128,7 +128,7 @@ class ProperSubtraction:
         x, y = self.grid.centres()
         return self.filters_at(x + self.box[0], y + self.box[1])
 
-    def filters_at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[F32, F32]:
+    def filters_at(self, x: F64, y: F64) -> tuple[F32, F32]:
         """Return k_n and k_r (N, S, S) at frame positions."""
         grid = self.grid
         v_n, v_r = (p.sky_levels(self.box, grid.tile) for p in (self.new, self.reference))
@@ -142,7 +142,7 @@ class ProperSubtraction:
             parts.append(proper_filters(stamps[0], stamps[1], levels[0], levels[1], self.reference_flux))
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
-    def whitening_at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> F32:
+    def whitening_at(self, x: F64, y: F64) -> F32:
         """Return what the PSF of the new image is convolved with, (N, S, S), at frame positions."""
         return self.filters_at(x, y)[0]
 

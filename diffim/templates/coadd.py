@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from diffim.pixels.warp import warp_exposure
 from diffim.templates.coadd_psf import PsfInput, union_psf
 from diffim.templates.tiling import Tile
 from exposure import Exposure, PhotoCalib
 from exposure.mask import plane_bits
+from tasks.arrays import F32, F64, Flags
 
 __all__ = ["coadd_tile"]
 
@@ -43,7 +43,7 @@ def coadd_tile(tile: Tile, exposures: Sequence[Exposure]) -> Exposure | None:
     return _combine(tile, warped, np.asarray(weights), psfs)
 
 
-def _calibration_map(exposure: Exposure, tile: Tile, part: Exposure) -> NDArray[np.float32] | np.float32:
+def _calibration_map(exposure: Exposure, tile: Tile, part: Exposure) -> F32 | np.float32:
     """nJy per unit on the tile's pixels (a number for constant calibrations, else bilinear from a coarse grid)."""
     calib = exposure.photo_calib
     assert calib is not None
@@ -59,7 +59,7 @@ def _calibration_map(exposure: Exposure, tile: Tile, part: Exposure) -> NDArray[
     )
 
 
-def _combine(tile: Tile, warped: list[Exposure], weights: NDArray[np.float64], psfs: list[PsfInput]) -> Exposure:
+def _combine(tile: Tile, warped: list[Exposure], weights: F64, psfs: list[PsfInput]) -> Exposure:
     stack = np.stack([w.image for w in warped])
     use = np.stack([w.good("BAD", "CR") for w in warped])
     if len(warped) >= 3:
@@ -88,7 +88,7 @@ def _combine(tile: Tile, warped: list[Exposure], weights: NDArray[np.float64], p
     )  # fmt: skip
 
 
-def _outliers(stack: NDArray[np.float32], use: NDArray[np.bool_], warped: list[Exposure]) -> NDArray[np.bool_]:
+def _outliers(stack: F32, use: Flags, warped: list[Exposure]) -> Flags:
     """Where a pixel stands out of the stack: cosmic rays, asteroids, satellites; stars of varying seeing stay."""
     middle = _median(stack, use)
     light = cv2.dilate(np.nan_to_num(middle).astype(np.float32), np.ones((3, 3), np.uint8))
@@ -101,7 +101,7 @@ def _outliers(stack: NDArray[np.float32], use: NDArray[np.bool_], warped: list[E
     return out
 
 
-def _median(stack: NDArray[np.float32], use: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _median(stack: F32, use: Flags) -> F32:
     """Return the median of the used values of each pixel, NaN where none is."""
     ordered = np.sort(np.where(use, stack, np.float32(np.inf)), axis=0)
     n = use.sum(axis=0)

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
 from exposure import GridPsf, Psf, PsfUndefined, SkyWcs
+from tasks.arrays import F64, Box
 
 __all__ = ["PsfInput", "union_psf"]
 
-Box = tuple[int, int, int, int]
 PsfInput = tuple[Psf, SkyWcs, Box, float]  # model, WCS of its frame, box that it covers, weight
 
 
@@ -47,7 +46,7 @@ def union_psf(inputs: Sequence[PsfInput], target: SkyWcs, box: Box, cells: int, 
     return GridPsf(cube.astype(np.float32), cells, cells, box)
 
 
-def _turn(stamp: NDArray[np.float64], matrix: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+def _turn(stamp: F64, matrix: F64, size: int) -> F64:
     """Resample a stamp: output pixel o (from the centre) takes the input at matrix @ o."""
     flipped = matrix[::-1, ::-1]  # (x, y) -> (row, column)
     centre_in, centre_out = np.full(2, stamp.shape[0] // 2), np.full(2, size // 2)

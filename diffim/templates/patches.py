@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from diffim.errors import MismatchError, NoTemplateCoverage
 from diffim.pixels.masked_image import block_medians
@@ -12,6 +11,7 @@ from diffim.pixels.warp import warp_exposure
 from diffim.templates.coadd_psf import union_psf
 from exposure import Exposure, PhotoCalib, SkyWcs
 from exposure.mask import plane_bits
+from tasks.arrays import F32, I32, Box
 
 __all__ = ["BORDER", "merge_patches"]
 
@@ -80,7 +80,7 @@ def merge_patches(science: Exposure, patches: Sequence[Exposure], border: int = 
     )  # fmt: skip
 
 
-def _mark_high_variance(variance: NDArray[np.float32], mask: NDArray[np.int32]) -> None:
+def _mark_high_variance(variance: F32, mask: I32) -> None:
     """Set HIGH_VARIANCE where the variance, smoothed by a mesh of medians, is far above that of most of the template."""
     empty = (mask & np.int32(plane_bits(["NO_DATA", "BAD", "EDGE"]))) != 0
     if (~empty).mean() < HIGH_VARIANCE_FRACTION:
@@ -96,7 +96,7 @@ def _mark_high_variance(variance: NDArray[np.float32], mask: NDArray[np.int32]) 
         mask[(level > HIGH_VARIANCE * usual) & ~empty] |= np.int32(plane_bits(["HIGH_VARIANCE"]))
 
 
-def _overlap(tile: Exposure, wcs: SkyWcs, box: tuple[int, int, int, int]) -> tuple[int, int, int, int] | None:
+def _overlap(tile: Exposure, wcs: SkyWcs, box: Box) -> Box | None:
     """Return the part of `box` that a tile reaches, from positions along the tile's edge; None where there is none."""
     x0, y0, width, height = tile.bbox
     t = np.linspace(0, 1, 9)

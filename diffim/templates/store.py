@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from diffim.errors import NoTemplate, NoTemplateCoverage, TemplateSetError
 from diffim.templates.coadd import coadd_tile
 from diffim.templates.patches import BORDER, merge_patches
 from diffim.templates.tiling import SkyTiling, Tile
 from exposure import Exposure, SkyWcs
+from tasks.arrays import F64, Box
 
 __all__ = ["TemplateStore", "build_template", "merge_stars"]
 
@@ -115,7 +115,7 @@ class TemplateStore:
         return merge_patches(science, [self._tile(p) for _, p in have], border)
 
 
-def _tiles_of(tiling: SkyTiling, wcs: SkyWcs, box: tuple[int, int, int, int]) -> list[Tile]:
+def _tiles_of(tiling: SkyTiling, wcs: SkyWcs, box: Box) -> list[Tile]:
     """Return the tiles that a box touches, from a grid of positions at most a quarter tile apart."""
     x0, y0, width, height = box
     step = max(1, tiling.inner // 4)
@@ -207,7 +207,7 @@ def merge_stars(exposures: Sequence[Exposure], pixel_scale: float) -> pd.DataFra
         return pd.DataFrame({"ra": [], "dec": [], "flux": [], "n": []})
     table = pd.concat(parts, ignore_index=True)
     r, d = np.radians(table.ra), np.radians(table.dec)
-    unit: NDArray[np.float64] = np.stack([np.cos(d) * np.cos(r), np.cos(d) * np.sin(r), np.sin(d)], axis=1)
+    unit: F64 = np.stack([np.cos(d) * np.cos(r), np.cos(d) * np.sin(r), np.sin(d)], axis=1)
     pairs = cKDTree(unit).query_pairs(np.radians(pixel_scale / 3600), output_type="ndarray")
     n = len(table)
     graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure import SkyWcs
+from tasks.arrays import F64
 
 __all__ = ["SkyTiling", "Tile"]
 
@@ -52,7 +52,7 @@ class SkyTiling:
         s, c = self.pixel_scale / 3600.0, (size - 1) / 2
         return Tile(ring, column, SkyWcs.tan((c, c), (ra, dec), [[-s, 0], [0, s]]), size)
 
-    def overlapping(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> list[Tile]:
+    def overlapping(self, ra: F64, dec: F64) -> list[Tile]:
         """Return the tiles whose inner area holds any of the positions (sample an image densely enough)."""
         rings = np.clip(((dec + 90) / self.step).astype(int), 0, round(180 / self.step) - 1)
         out = set()

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from astropy.io import fits
-from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from exposure.errors import FitsUnreadable, InstrumentError
+from tasks.arrays import F32, U8, Box, Flags
 
 if TYPE_CHECKING:
     from exposure.exposure import Exposure
@@ -45,9 +45,9 @@ class BadPixelMap:
         How far a bad pixel is off, and the scatter of that from frame to frame, in counts; NaN where it jumps.
     """
 
-    bits: NDArray[np.uint8]
-    offset: NDArray[np.float32]
-    spread: NDArray[np.float32]
+    bits: U8
+    offset: F32
+    spread: F32
 
 
 class BadRegion(BaseModel):
@@ -86,7 +86,7 @@ class BadRegion(BaseModel):
                 raise ValueError(f"{name} {list(ends)} ends before it begins")
         return self
 
-    def boxes(self, width: int, height: int) -> list[tuple[int, int, int, int]]:
+    def boxes(self, width: int, height: int) -> list[Box]:
         """Return what is drawn, as boxes (first x, first y, last x, last y); empty for a map."""
         x, y = width - 1, height - 1
         if self.box is not None:
@@ -143,9 +143,7 @@ def _detector(rules: "Instrument", header: "Source") -> int | None:
         return None
 
 
-def bad_pixels_on(
-    regions: Sequence[BadRegion], bbox: tuple[int, int, int, int], detector: int | None, name: str
-) -> NDArray[np.bool_]:
+def bad_pixels_on(regions: Sequence[BadRegion], bbox: Box, detector: int | None, name: str) -> Flags:
     """Return the bad pixels of a frame.
 
     Parameters
@@ -186,9 +184,7 @@ def bad_pixels_on(
     return out
 
 
-def known_offsets(
-    regions: Sequence[BadRegion], exposure: "Exposure"
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def known_offsets(regions: Sequence[BadRegion], exposure: "Exposure") -> tuple[F32, F32]:
     """Return offset and spread (counts) of each pixel whose map tells them, NaN elsewhere.
 
     They hold for exposures about as long as those that they were learned on.
@@ -210,9 +206,9 @@ def known_offsets(
 
 @dataclass(frozen=True)
 class _Map:
-    bad: NDArray[np.bool_]
-    offset: NDArray[np.float32] | None
-    spread: NDArray[np.float32] | None
+    bad: Flags
+    offset: F32 | None
+    spread: F32 | None
     seconds: float | None
 
 

@@ -4,12 +4,13 @@ from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+
+from tasks.arrays import Flags
 
 __all__ = ["largest_area"]
 
 
-def largest_area(flags: NDArray[np.bool_]) -> int:
+def largest_area(flags: Flags) -> int:
     """Return how many pixels the largest 4-connected area of set pixels has; 0 where none is set."""
     return int(_largest(flags))
 

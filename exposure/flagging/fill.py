@@ -6,10 +6,10 @@ where it covers more than chance can cover, given how often it stands in the res
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure.flagging.connected import largest_area
 from exposure.quantiles import median, scatter
+from tasks.arrays import F32, U8, Flags
 
 __all__ = ["fill_pixels", "saturation_level"]
 
@@ -26,10 +26,9 @@ LEAST = 16  # px
 RARE = 0.5  # pixels around an area that have its value by chance: with less, all of them are part of it
 LINE = 9  # px of a line of fill that is one px wide
 SAMPLE = 250_000
-Flags = NDArray[np.bool_]
 
 
-def fill_pixels(image: NDArray[np.float32]) -> Flags | None:
+def fill_pixels(image: F32) -> Flags | None:
     """Return where an image is filled with one value, None where it is not.
 
     Parameters
@@ -48,7 +47,7 @@ def fill_pixels(image: NDArray[np.float32]) -> Flags | None:
     return out
 
 
-def saturation_level(image: NDArray[np.float32]) -> float | None:
+def saturation_level(image: F32) -> float | None:
     """Return the value at which an image is cut off at the top, None where no such plateau is seen.
 
     The largest value stands in patches, and far more often than the two values below it: peaks of stars in coarse digits
@@ -68,7 +67,7 @@ def saturation_level(image: NDArray[np.float32]) -> float | None:
     return top if counts[-1] > CUT_OFF * next_lower else None
 
 
-def _sky(image: NDArray[np.float32]) -> tuple[float, float]:
+def _sky(image: F32) -> tuple[float, float]:
     """Return median and scatter of the finite pixels (a sample of them)."""
     step = max(1, int(np.sqrt(image.size / SAMPLE)))
     some = image[::step, ::step]
@@ -76,7 +75,7 @@ def _sky(image: NDArray[np.float32]) -> tuple[float, float]:
     return median(some), scatter(some)
 
 
-def _repeated(image: NDArray[np.float32]) -> NDArray[np.float32]:
+def _repeated(image: F32) -> F32:
     """Return values that stand in squares of 2x2 or along a border, most frequent first.
 
     None that are bright but zero, the usual fill, and what fills a border and is not the brightest of all.
@@ -147,7 +146,7 @@ def _without_neighbours(found: Flags) -> Flags:
     return kept | _opened(rest, (1, LINE)) | _opened(rest, (LINE, 1))
 
 
-def _opened(flags: NDArray[np.uint8], shape: tuple[int, int]) -> Flags:
+def _opened(flags: U8, shape: tuple[int, int]) -> Flags:
     """Return which pixels lie in a box (height, width) of set ones."""
     box = np.ones(shape, np.uint8)
     last = (shape[1] - 1, shape[0] - 1)

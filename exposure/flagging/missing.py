@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure.errors import BadPixels, UnitsExtreme
 from exposure.mask import plane_bits
 from exposure.quantiles import scatter
 from exposure.threads import in_bands
+from tasks.arrays import F32
 
 if TYPE_CHECKING:
     from exposure.exposure import Exposure
@@ -84,12 +84,12 @@ def _missing(exposure: "Exposure") -> str:
     return "pixel with a positive, finite variance: is that plane a variance?"
 
 
-def _known(variance: NDArray[np.float32]) -> bool:
+def _known(variance: F32) -> bool:
     """Whether there is a variance plane: one of nothing but NaN stands for a variance that is still to be measured."""
     return bool(not np.isnan(variance.flat[0]) or not np.isnan(variance).all())
 
 
-def _most(variance: NDArray[np.float32]) -> float:
+def _most(variance: F32) -> float:
     """Return the least variance that means "unknown"; NaN where there is no variance plane at all."""
     if not _known(variance):
         return float("nan")

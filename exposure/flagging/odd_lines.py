@@ -5,7 +5,8 @@ edge that is off from what lies beside it by a step, and quieter, is no sky; nei
 """
 
 import numpy as np
-from numpy.typing import NDArray
+
+from tasks.arrays import F32, F64, Flags
 
 __all__ = ["odd_lines"]
 
@@ -17,9 +18,6 @@ STEP_SIGMA = 1.5  # times the scatter of pixels: the least step at the inner edg
 SAME = 0.9  # share of pixels that equal the one before them, in a dead line
 USUAL = 0.5  # share of such pixels in other lines, above which equal pixels say nothing
 SAMPLE = 512  # pixels of a line whose median is taken
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 
 def odd_lines(image: F32) -> Flags | None:

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from astropy.io import fits
 from astropy.table import Table
-from numpy.typing import NDArray
 
 from exposure.apcorr import ApCorrMap
 from exposure.errors import FitsUnreadable
@@ -20,6 +19,7 @@ from exposure.photocalib import PhotoCalib
 from exposure.psf import Psf
 from exposure.visitinfo import VisitInfo
 from exposure.wcs.sky_wcs import SkyWcs
+from tasks.arrays import F64
 
 __all__ = ["ExposureCatalog", "ExposureRecord"]
 
@@ -33,7 +33,7 @@ class ExposureRecord:
     photo_calib: PhotoCalib | None = None
     ap_corr: ApCorrMap | None = None
     visit_info: VisitInfo | None = None
-    valid_polygon: NDArray[np.float64] | None = None
+    valid_polygon: F64 | None = None
 
 
 @dataclass

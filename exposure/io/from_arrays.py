@@ -16,6 +16,7 @@ from exposure.exposure import Exposure
 from exposure.instrument import Instrument
 from exposure.io.native import read_planes
 from exposure.mask import PLANES
+from tasks.arrays import Flags
 
 __all__ = ["as_file", "exposure_of_arrays"]
 
@@ -41,7 +42,7 @@ def as_file(hdus: fits.HDUList, name: str = "the list of HDUs") -> Iterator[Path
 
 
 def exposure_of_arrays(
-    image: NDArray[Any], rules: Instrument, *, variance: NDArray[Any] | None = None, bad: NDArray[np.bool_] | None = None,
+    image: NDArray[Any], rules: Instrument, *, variance: NDArray[Any] | None = None, bad: Flags | None = None,
     cards: fits.Header | None = None,
 ) -> Exposure:  # fmt: skip
     """Return an exposure with pixels of its own.

@@ -22,6 +22,7 @@ from exposure.header.cards import unreadable_card
 from exposure.io.unpack import unpacked
 from exposure.mask import plane_bits, remap
 from exposure.threads import in_bands
+from tasks.arrays import F32, I32
 
 __all__ = ["MAX_PIXELS", "open_fits", "read_image", "read_mask", "split_choice"]
 
@@ -120,7 +121,7 @@ def _axes(header: fits.Header) -> list[int]:
     return [int(header.get(f"NAXIS{k + 1}", 0)) for k in range(int(header.get("NAXIS", 0)))]
 
 
-def read_image(hdus: fits.HDUList, ext: int | str) -> NDArray[np.float32]:
+def read_image(hdus: fits.HDUList, ext: int | str) -> F32:
     """Return the pixels of one extension as native float32: scaled by BSCALE and BZERO, NaN where BLANK stands.
 
     Leading axes of length 1 are left out.
@@ -145,7 +146,7 @@ def read_image(hdus: fits.HDUList, ext: int | str) -> NDArray[np.float32]:
     return pixels
 
 
-def read_mask(hdu: Any, names: dict[str, int]) -> NDArray[np.int32]:
+def read_mask(hdu: Any, names: dict[str, int]) -> I32:
     """Return a mask with our bits, of an extension whose planes have bits of its own (name -> bit).
 
     Where nobody names a bit, pixels that are not 0 are ``BAD``.
@@ -231,7 +232,7 @@ def _unsigned(data: NDArray[Any], zero: int) -> NDArray[Any]:
 
 
 def _scale(
-    data: NDArray[Any], scale: float, zero: float, blank: int | None, out: NDArray[np.float32], first: int, last: int
+    data: NDArray[Any], scale: float, zero: float, blank: int | None, out: F32, first: int, last: int
 ) -> None:  # fmt: skip
     """Write the values of some rows; 64-bit steps between, as integers of 32 bits and more need them."""
     for top in range(first, last, ROWS):

@@ -18,6 +18,7 @@ from exposure.header.times import check_mjd
 from exposure.photocalib import PhotoCalib
 from exposure.psf import GaussianPsf, GridPsf, MoffatPsf, PolynomialPsf, Psf
 from exposure.visitinfo import VisitInfo
+from tasks.arrays import Box
 
 __all__ = [
     "ap_corr_hdus", "image_visit_info", "photo_calib_hdus", "psf_hdu", "read_ap_corr", "read_photo_calib", "read_psf", "read_visit_info",
@@ -40,7 +41,6 @@ _VISIT_CARDS = {
     "latitude": ("LAT-OBS", "[deg]"),
     "elevation": ("ALT-OBS", "[m]"),
 }
-Box = tuple[int, int, int, int]
 
 
 def write_visit_info(header: fits.Header, exposure: Exposure) -> None:

@@ -16,10 +16,10 @@ from exposure.header.cards import numbered
 from exposure.instrument import Instrument
 from exposure.io.opening import open_fits, read_image, read_mask, split_choice
 from exposure.io.which_image import choose_plane
+from tasks.arrays import F32, I32
 
 __all__ = ["admit", "planes_of", "read_mask_file", "read_variance", "variance_from"]
 
-F32 = NDArray[np.float32]
 
 log = logging.getLogger("alertprod.exposure")
 
@@ -73,7 +73,7 @@ def read_variance(path: "str | PathLike[str]", exposure: Exposure, rules: Instru
     return plane
 
 
-def read_mask_file(path: "str | PathLike[str]", exposure: Exposure, rules: Instrument) -> NDArray[np.int32]:
+def read_mask_file(path: "str | PathLike[str]", exposure: Exposure, rules: Instrument) -> I32:
     """Read the mask of an exposure from a file of its own; errors as for `read_variance`."""
     with open_fits(path) as hdus:
         mask = _mask(hdus[choose_plane(hdus, path, "MASK", "DQ", "BPM")], rules)
@@ -81,7 +81,7 @@ def read_mask_file(path: "str | PathLike[str]", exposure: Exposure, rules: Instr
     return mask
 
 
-def _mask(hdu: Any, rules: Instrument) -> NDArray[np.int32]:
+def _mask(hdu: Any, rules: Instrument) -> I32:
     named = numbered(hdu.header, "MP_")
     wrong = next((key for key, bit in named.items() if not 0 <= bit < 64), None)
     if wrong is not None:

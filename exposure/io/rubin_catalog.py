@@ -18,6 +18,7 @@ from exposure.photocalib import PhotoCalib
 from exposure.visitinfo import VisitInfo
 from exposure.wcs.mapped import local_linear
 from exposure.wcs.sky_wcs import Pair, SkyWcs
+from tasks.arrays import Box
 
 __all__ = ["AstWcs", "read_exposure_catalog"]
 
@@ -41,7 +42,7 @@ class AstWcs(SkyWcs):
         The text is no FrameSet.
     """
 
-    def __init__(self, text: str, bbox: tuple[int, int, int, int]) -> None:
+    def __init__(self, text: str, bbox: Box) -> None:
         import starlink.Ast as Ast
 
         self.text, self.bbox = text, bbox
@@ -156,7 +157,7 @@ def _ast_text(raw: NDArray[Any]) -> str:
     return text[begin:] if begin >= 0 else text
 
 
-def _photo_calib(archive: _Archive, key: int, box: tuple[int, int, int, int]) -> PhotoCalib | None:
+def _photo_calib(archive: _Archive, key: int, box: Box) -> PhotoCalib | None:
     rows = archive.rows(key, "PhotoCalib")
     if rows is None:
         return None

@@ -8,13 +8,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure.errors import WcsUnsupported
+from tasks.arrays import F64
 
 __all__ = ["SkyFrame", "sky_frame"]
 
-F64 = NDArray[np.float64]
 _FK4_BEFORE = 1984.0
 _SAME_AS_ICRS = re.compile("ICRS|GAIA.*|GCRS")
 _ROTATED = ("fk5", "galactic", "supergalactic", "barycentricmeanecliptic")

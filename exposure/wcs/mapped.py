@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from astropy.io.fits import Header
 from numpy.polynomial import chebyshev
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from exposure.errors import WcsMissing
 from exposure.wcs.sky_wcs import Pair, SkyWcs
 from exposure.wcs.terms import WcsTerms
+from tasks.arrays import F64, Box
 
 __all__ = ["ComposedWcs", "PolynomialMap", "SipFit", "sip_approximation"]
 
-F64 = NDArray[np.float64]
 _CROSS = np.array([[0.0, 1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, -1.0]])
 
 
@@ -50,9 +50,7 @@ class ComposedWcs(SkyWcs):
         x0, y0, width, height of the image: where the inverse starts from.
     """
 
-    def __init__(
-        self, maps: "list[PolynomialMap]", tangent: tuple[float, float], bbox: tuple[int, int, int, int]
-    ) -> None:
+    def __init__(self, maps: "list[PolynomialMap]", tangent: tuple[float, float], bbox: Box) -> None:
         self.maps, self.tangent, self.bbox = list(maps), (float(tangent[0]), float(tangent[1])), bbox
         self.origin = (0, 0)
 
@@ -236,7 +234,7 @@ class SipFit:
         return out
 
 
-def sip_approximation(wcs: Any, bbox: tuple[int, int, int, int], order: int = 5, points: int = 14) -> SipFit:
+def sip_approximation(wcs: Any, bbox: Box, order: int = 5, points: int = 14) -> SipFit:
     """Fit a TAN-SIP WCS with inverse terms to any WCS over a box, by linear least squares.
 
     Raises
@@ -264,14 +262,14 @@ def sip_approximation(wcs: Any, bbox: tuple[int, int, int, int], order: int = 5,
 
 
 @lru_cache(maxsize=8)
-def _grid_inverse(bbox: tuple[int, int, int, int], order: int, points: int) -> tuple[F64, F64]:
+def _grid_inverse(bbox: Box, order: int, points: int) -> tuple[F64, F64]:
     """Design and pseudo-inverse of the forward terms on the grid of a box: all chips of a camera share them."""
     u, v, _, _ = _grid(bbox, points)
     design = _design(u, v, order, 2)[0]
     return design, np.asarray(np.linalg.pinv(design), np.float64)
 
 
-def _grid(bbox: tuple[int, int, int, int], points: int) -> tuple[F64, F64, float, float]:
+def _grid(bbox: Box, points: int) -> tuple[F64, F64, float, float]:
     """Offsets from the middle pixel of the nodes of a box, and that pixel."""
     x0, y0, width, height = bbox
     cx, cy = float(x0 + (width - 1) // 2), float(y0 + (height - 1) // 2)

@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.io.fits import Header
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from exposure.errors import WcsMissing, WcsUnsupported
 from exposure.header.cards import Cards, Source
 from exposure.wcs.cards import ORIGIN_CARDS, terms_of
 from exposure.wcs.frames import SkyFrame, sky_frame
 from exposure.wcs.terms import WcsTerms, number_card, sip_tables
+from tasks.arrays import F64, Flags
 
 if TYPE_CHECKING:  # takes half a second to load: only where there is a WCS
     from astropy.wcs import WCS
 
 __all__ = ["SkyWcs"]
 
-Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
+Pair = tuple[F64, F64]
 _GNOMONIC = ("TAN", "TPV")
 _INVERSE_MISS_PX = 0.01  # inverses of distortions may converge to another place far outside the image
 
@@ -105,7 +106,7 @@ class SkyWcs:
         crpix: Sequence[float],
         crval: Sequence[float],
         cd: ArrayLike,
-        powers: "Sequence[NDArray[np.float64]] | None",
+        powers: "Sequence[F64] | None",
     ) -> "SkyWcs":
         """Return a TAN-SIP WCS; `powers` holds A, B, AP, BP (the last two may be missing), `crpix` as for `tan`."""
         rows = np.asarray(cd, np.float64)
@@ -138,7 +139,7 @@ class SkyWcs:
             lon, lat = self.frame.to_icrs(lon, lat)
         return lon % 360.0, lat
 
-    def _to_native(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> Pair:
+    def _to_native(self, x: F64, y: F64) -> Pair:
         """Longitude and latitude in the frame of the header."""
         world = self._wcs.all_pix2world(x - self.origin[0], y - self.origin[1], 0)
         lng = self.terms.lng
@@ -162,11 +163,11 @@ class SkyWcs:
         bad = ~self._this_side(lon, lat) | ~self._goes_back(x, y, lon, lat)
         return np.where(bad, np.nan, x), np.where(bad, np.nan, y)
 
-    def _same_hemisphere(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def _same_hemisphere(self, ra: F64, dec: F64) -> Flags:
         """Return whether ICRS positions are on this side of the sky."""
         return self._this_side(*((ra, dec) if self.frame is None else self.frame.from_icrs(ra, dec)))
 
-    def _this_side(self, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def _this_side(self, lon: F64, lat: F64) -> Flags:
         """A gnomonic projection shows the far side of the sky mirrored: refuse it."""
         lng = self.terms.lng
         if self.terms.projection not in _GNOMONIC:
@@ -177,9 +178,7 @@ class SkyWcs:
             cosine = np.sin(d0) * np.sin(d) + np.cos(d0) * np.cos(d) * np.cos(r - r0)
             return np.asarray(cosine > 0.1)
 
-    def _goes_back(
-        self, x: NDArray[np.float64], y: NDArray[np.float64], lon: NDArray[np.float64], lat: NDArray[np.float64]
-    ) -> NDArray[np.bool_]:
+    def _goes_back(self, x: F64, y: F64, lon: F64, lat: F64) -> Flags:
         """Return where the pixels that an iteration found lie at the place asked for."""
         if self.terms.sip is None and self.terms.projection != "TPV":
             return np.ones(np.shape(x), np.bool_)
@@ -188,7 +187,7 @@ class SkyWcs:
             scale = np.radians(np.sqrt(np.abs(np.linalg.det(self.terms.cd))))
             return np.asarray(np.sqrt((there**2).sum(-1)) < _INVERSE_MISS_PX * scale)
 
-    def jacobian(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    def jacobian(self, x: ArrayLike, y: ArrayLike) -> F64:
         """Return the local matrices, shape (..., 2, 2), degrees per pixel: [[dRA cos dec/dx, /dy], [dDec/dx, /dy]]."""
         x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
         h = 0.5
@@ -202,7 +201,7 @@ class SkyWcs:
             out[..., 1, k] = np.degrees((step * north).sum(-1)) / (2 * h)
         return out
 
-    def pixel_scale_arcsec(self, x: ArrayLike = 0.0, y: ArrayLike = 0.0) -> NDArray[np.float64]:
+    def pixel_scale_arcsec(self, x: ArrayLike = 0.0, y: ArrayLike = 0.0) -> F64:
         """Return sqrt(|det J|) in arcsec per pixel."""
         return np.asarray(3600.0 * np.sqrt(np.abs(np.linalg.det(self.jacobian(x, y)))))
 
@@ -218,7 +217,7 @@ class SkyWcs:
         return SkyWcs(self.terms.corrected(matrix, offset), self.origin)
 
     @property
-    def reference_pixel(self) -> NDArray[np.float64]:
+    def reference_pixel(self) -> F64:
         """Frame coordinates of CRPIX (0-based)."""
         return np.asarray(np.asarray(self.terms.crpix, dtype=np.float64) - 1.0 + np.asarray(self.origin))
 
@@ -246,7 +245,7 @@ class SkyWcs:
         return bool(np.all(miss < tol_pixel))
 
 
-def _vectors(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.float64]:
+def _vectors(lon: F64, lat: F64) -> F64:
     """Unit vectors (..., 3) of places in degrees."""
     a, d = np.radians(lon), np.radians(lat)
     return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], -1)

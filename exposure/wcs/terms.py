@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.io import fits
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from exposure.errors import WcsUnsupported
+from tasks.arrays import F64
 
 if TYPE_CHECKING:  # takes half a second to load: only where there is a WCS
     from astropy.wcs import WCS
@@ -70,7 +71,7 @@ class WcsTerms:
         return self.ctype[0][5:8]
 
     @property
-    def cd(self) -> NDArray[np.float64]:
+    def cd(self) -> F64:
         """The matrix (2, 2) in degrees per pixel."""
         rows = np.array(self.matrix, np.float64)
         return rows if self.cdelt is None else np.array(self.cdelt, np.float64)[:, None] * rows
@@ -155,15 +156,15 @@ def number_card(key: str, value: float) -> fits.Card:
     return fits.Card.fromstring(f"{key:<8}= {text:>20}")
 
 
-def _rows(matrix: NDArray[np.float64]) -> tuple[Two, Two]:
+def _rows(matrix: F64) -> tuple[Two, Two]:
     return (float(matrix[0, 0]), float(matrix[0, 1])), (float(matrix[1, 0]), float(matrix[1, 1]))
 
 
-def _table(values: NDArray[np.float64]) -> Table:
+def _table(values: F64) -> Table:
     return tuple(tuple(float(v) for v in row) for row in values)
 
 
-def _mapped(first: Table, second: Table, m: NDArray[np.float64]) -> tuple[Table, Table]:
+def _mapped(first: Table, second: Table, m: F64) -> tuple[Table, Table]:
     """Return the tables of matrix^-1 f(matrix w) for those of the two parts of f; both have the larger order."""
     size = max(len(first), len(second))
     pair = np.zeros((2, size, size))
@@ -173,7 +174,7 @@ def _mapped(first: Table, second: Table, m: NDArray[np.float64]) -> tuple[Table,
     return _table(found[0]), _table(found[1])
 
 
-def _substituted(table: NDArray[np.float64], m: NDArray[np.float64]) -> NDArray[np.float64]:
+def _substituted(table: F64, m: F64) -> F64:
     """Return the table of f(m w) for that of f: each term x^p y^q becomes terms of the same order."""
     out = np.zeros_like(table)
     for p, q in np.argwhere(table):  # a SIP table has a few dozen terms
@@ -190,6 +191,6 @@ def _expanded(a: float, b: float, power: int) -> tuple[float, ...]:
     return tuple(comb(power, k) * a ** (power - k) * b**k for k in range(power + 1))
 
 
-def sip_tables(powers: Sequence[NDArray[np.float64]]) -> tuple[Table, ...]:
+def sip_tables(powers: Sequence[F64]) -> tuple[Table, ...]:
     """Return arrays [p, q] as the tables of `WcsTerms`."""
     return tuple(_table(np.asarray(t, np.float64)) for t in powers)

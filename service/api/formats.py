@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from apdb.queries import Query
 from apdb.schema.columns import Column
+from tasks.arrays import Flags
 
 __all__ = ["FORMATS", "MEDIA_TYPES", "empty_votable", "error_votable", "write"]
 
@@ -128,7 +129,7 @@ def _vo_rows(frame: pd.DataFrame, columns: Sequence[Column]) -> bytes:
     return rows.tobytes()
 
 
-def _vo_values(series: "pd.Series[Any]", column: Column, null: NDArray[np.bool_], kind: str) -> NDArray[Any]:
+def _vo_values(series: "pd.Series[Any]", column: Column, null: Flags, kind: str) -> NDArray[Any]:
     if column.datatype == "boolean":
         flags = series.fillna(False).to_numpy(bool)
         return np.where(null, b"?", np.where(flags, b"T", b"F"))

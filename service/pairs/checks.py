@@ -11,6 +11,7 @@ from exposure import Exposure, SkyWcs
 from exposure.errors import WcsMissing, WcsUnsupported
 from exposure.stars import Stars
 from service.errors import SameImage
+from tasks.arrays import F64
 
 __all__ = ["check_distinct", "check_one_grid", "check_wcs"]
 
@@ -161,7 +162,7 @@ def _elsewhere(new: Exposure, old: Exposure, stars: Stars) -> str:
     return f"the template's stars lie ({dx:+.1f}, {dy:+.1f}) px from those of the image{turned}"
 
 
-def _turn(x: NDArray[np.float64], y: NDArray[np.float64], u: NDArray[np.float64], v: NDArray[np.float64]) -> str:
+def _turn(x: F64, y: F64, u: F64, v: F64) -> str:
     """Say by how much one list of positions is turned and stretched against the other; nothing where that is little."""
     if x.size < FEW:
         return ""

@@ -6,18 +6,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from diffim.subtraction.sky_units import bearing, calibrated_fluxes, position_covariance, sky_moments
 from exposure import Exposure, PhotoCalib
 from exposure.photocalib import njy_to_abmag
 from service.pairs.source_columns import COLUMNS, FLAG_BITS, IMAGE_UNIT, Column
+from tasks.arrays import F64, I32
 
 __all__ = ["SourceTable", "source_table"]
 
 MAG_PER_LN = 2.5 / np.log(10.0)
 _PIXEL_MOMENTS = [f"i{name}{of}" for of in ("", "PSF") for name in ("xx", "yy", "xy")]
-F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _on_sky(raw: pd.DataFrame, difference: Exposure) -> dict[str, F64]:
     }  # fmt: skip
 
 
-def _flag_sum(made: Mapping[str, Any], n: int) -> NDArray[np.int32]:
+def _flag_sum(made: Mapping[str, Any], n: int) -> I32:
     total = np.zeros(n, np.int32)
     for bit, (names, _) in FLAG_BITS.items():
         total |= np.int32(bit) * np.any([made[name] for name in names], axis=0).astype(np.int32)

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.joint.model.build_astrometry import _measurements_of
 from calibration.joint.result import Half, _residuals
+from tasks.arrays import F64
 
 __all__ = ["draw"]
 
-F64 = NDArray[np.float64]
 _CELLS = 24
 
 

@@ -4,9 +4,9 @@ import logging
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from calibration.errors import JointCalibrationError
+from tasks.arrays import F64
 
 __all__ = ["check_fluxes", "check_units", "epochs_mjd"]
 
@@ -73,14 +73,14 @@ def _below(table: pd.DataFrame, name: str, limit: float, unit: str, likely: str)
         )
 
 
-def _numbers(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
+def _numbers(table: pd.DataFrame, name: str) -> F64:
     try:
         return np.asarray(table[name].to_numpy(np.float64), np.float64)
     except (TypeError, ValueError) as error:
         raise JointCalibrationError(f"column {name} of the reference catalogue holds no numbers: {error}") from error
 
 
-def epochs_mjd(table: pd.DataFrame) -> NDArray[np.float64]:
+def epochs_mjd(table: pd.DataFrame) -> F64:
     """Return the epochs of the positions as MJD, of a column of MJD, JD or Julian years; NaN stays NaN.
 
     Raises
@@ -104,5 +104,5 @@ def epochs_mjd(table: pd.DataFrame) -> NDArray[np.float64]:
     )
 
 
-def _inside(values: NDArray[np.float64], least: float, most: float) -> bool:
+def _inside(values: F64, least: float, most: float) -> bool:
     return bool(((values >= least) & (values <= most)).all())

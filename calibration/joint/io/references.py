@@ -17,11 +17,11 @@ from calibration.joint.config import ReferenceConfig
 from calibration.joint.io.files import read_fits_table
 from calibration.joint.io.reference_units import check_fluxes, check_units, epochs_mjd
 from calibration.joint.model.data import ARCSEC, tangent_frames, unit_vectors
+from tasks.arrays import F64, Flags
 
 __all__ = ["Circle", "References", "colour_corrected", "load_references", "read_catalogue", "read_colorterms"]
 
 log = logging.getLogger("alertprod.jointcal")
-F64 = NDArray[np.float64]
 _JULIAN = 365.25
 _LEAST_ERR = 0.1e-3  # arcsec; no catalogue is better, and a zero error would be an infinite weight
 
@@ -33,7 +33,7 @@ class Circle:
     centre: F64
     radius: float
 
-    def holds(self, vectors: F64) -> NDArray[np.bool_]:
+    def holds(self, vectors: F64) -> Flags:
         """Return which unit vectors lie inside."""
         return np.asarray(((vectors - self.centre) ** 2).sum(1) <= (2 * np.sin(np.radians(self.radius) / 2)) ** 2)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import SourceSelectorConfig
+from tasks.arrays import Flags
 
 __all__ = ["columns_needed", "good_covariance", "select_sources"]
 
@@ -59,7 +60,7 @@ def _selector_columns(config: SourceSelectorConfig, flux_type: str) -> list[str]
     return out
 
 
-def select_sources(table: pd.DataFrame, config: SourceSelectorConfig, flux_type: str) -> NDArray[np.bool_]:
+def select_sources(table: pd.DataFrame, config: SourceSelectorConfig, flux_type: str) -> Flags:
     """Return which rows the "science" selector keeps; columns that the table does not have select nothing."""
     keep = np.ones(len(table), bool)
     have = set(table.columns)
@@ -90,7 +91,7 @@ def select_sources(table: pd.DataFrame, config: SourceSelectorConfig, flux_type:
     return keep
 
 
-def good_covariance(table: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+def good_covariance(table: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], Flags]:
     """Return vx, vy, vxy (px^2) and which rows have a usable position and covariance.
 
     No pipeline stores the covariance of a centroid: the shape of the source supplies its correlation,

@@ -9,15 +9,13 @@ from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from calibration.joint.model.data import ARCSEC
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["friends_of_friends", "match_pairs", "offsets_to_reference", "typical_separation"]
 
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 _LEVELS = 6
 _CLOSE = 0.2  # arcsec: images whose nearest reference stars are this close need no votes
 _VOTERS = 100  # brightest detections of an image that vote
@@ -195,7 +193,7 @@ def offsets_to_reference(
 
 def _already_close(
     tree: cKDTree, reference: F64, vectors: F64, image: I64, offset: F64, votes: I64, radius_arcsec: float
-) -> NDArray[np.bool_]:
+) -> Flags:
     """Return which images fall on the reference stars as they are; their small offsets are written."""
     found: Any = tree.query(vectors, distance_upper_bound=radius_arcsec * ARCSEC)
     hit = np.isfinite(found[0])

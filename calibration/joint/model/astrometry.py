@@ -13,16 +13,13 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.joint.model.basis import n_terms, term_degrees, terms, terms_and_slopes
 from calibration.joint.model.data import ARCSEC
 from calibration.joint.solve.elimination import Rows
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["AstrometryProblem", "Frames", "Layout", "StarAstrometry", "map_pixels"]
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 
 @dataclass
@@ -281,7 +278,7 @@ class AstrometryProblem:
 
     def __init__(
         self, layout: Layout, frames: Frames, stars: StarAstrometry, offsets: I64, image: I64, pixels: F64,
-        covariance: F64, pedestal: F64, parameters: F64, fitted: NDArray[np.bool_], names: "list[str] | None" = None,
+        covariance: F64, pedestal: F64, parameters: F64, fitted: Flags, names: "list[str] | None" = None,
     ) -> None:  # fmt: skip
         """`pixels` (N, 2), `covariance` (N, 3) as vx, vy, vxy and `pedestal` (N,) px^2, all sorted by star."""
         self.layout, self.frames, self.stars = layout, frames, stars
@@ -328,7 +325,7 @@ class AstrometryProblem:
         out.weight *= self.kept[part, None, None]
         return out
 
-    def undetermined(self) -> NDArray[np.bool_]:
+    def undetermined(self) -> Flags:
         """Which terms of outer maps the kept measurements are too few for: three for every two terms."""
         lay = self.layout
         count = np.bincount(self.star_index[self.kept], minlength=self.offsets.size - 1)

@@ -5,12 +5,10 @@ Terms are ordered by row: all T_i(u) T_0(v), then T_i(u) T_1(v), and so on with 
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+
+from tasks.arrays import F64, I64
 
 __all__ = ["design", "fit_terms", "n_terms", "term_degrees", "terms", "terms_and_slopes"]
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 
 def n_terms(order: int) -> int:

@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.joint.config import JointcalConfig
 from calibration.joint.model.astrometry import AstrometryProblem, Frames, Layout, StarAstrometry
@@ -13,12 +12,11 @@ from calibration.joint.model.data import ARCSEC, Images, tangent_frames, unit_ve
 from calibration.joint.model.stars import Associated
 from exposure.camera import Camera
 from exposure.wcs.mapped import ComposedWcs, PolynomialMap
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["AstrometryBuilder", "build_wcs", "fit_epoch"]
 
 log = logging.getLogger("alertprod.jointcal")
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 _NODES = 8
 _SOURCES_PER_TERM = 2  # below, a map follows the noise of its sources
 
@@ -41,7 +39,7 @@ class AstrometryBuilder:
     tangent: F64  # (n_visits, 2) degrees
     visit_index: I64
     parameters: F64
-    fitted: NDArray[np.bool_]
+    fitted: Flags
     names: list[str]
     scale_mm: float
     known: F64
@@ -136,9 +134,7 @@ class AstrometryBuilder:
             start = used if config.useInputWcs else term_degrees(lay.outer_order).sum(1) <= 1
             self._fit_outer(outer, np.concatenate(points), np.concatenate(target), start, used)
 
-    def _fit_outer(
-        self, outer: int, points: F64, target: F64, start: NDArray[np.bool_], used: NDArray[np.bool_]
-    ) -> None:
+    def _fit_outer(self, outer: int, points: F64, target: F64, start: Flags, used: Flags) -> None:
         basis = design(self.layout.outer_order, points[:, 0], points[:, 1])[:, start]
         count = used.size
         first = outer * 2 * count

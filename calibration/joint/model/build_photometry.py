@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.errors import JointCalibrationError, ModelInvalid
 from calibration.joint.config import JointcalConfig
@@ -15,11 +14,9 @@ from calibration.joint.model.stars import Associated
 from exposure import ChebyshevField, PhotoCalib
 from exposure.camera import Camera
 from exposure.photocalib import AB_ZEROPOINT
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["PhotometryBuilder", "build_calibrations"]
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 
 @dataclass
@@ -31,7 +28,7 @@ class PhotometryBuilder:
     camera: Camera
     box: tuple[float, float, float, float]
     parameters: F64
-    fitted: NDArray[np.bool_]
+    fitted: Flags
     names: list[str]
 
     @classmethod

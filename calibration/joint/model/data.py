@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.arrays import F64, I64
+
 __all__ = ["ARCSEC", "Images", "Measurements", "Stars", "tangent_frames", "unit_vectors"]
 
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 ARCSEC = np.pi / 648000.0  # rad
 
 

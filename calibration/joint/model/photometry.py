@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.joint.model.basis import n_terms, terms
 from calibration.joint.solve.elimination import Rows
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["POGSON", "PhotometryLayout", "PhotometryProblem", "StarPhotometry", "field_at"]
 
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 POGSON = 2.5 / np.log(10.0)
 
 
@@ -121,7 +119,7 @@ class PhotometryProblem:
 
     def __init__(
         self, layout: PhotometryLayout, stars: StarPhotometry, offsets: I64, image: I64, focal: F64, flux: F64,
-        flux_err: F64, parameters: F64, fitted: NDArray[np.bool_], names: "list[str] | None" = None,
+        flux_err: F64, parameters: F64, fitted: Flags, names: "list[str] | None" = None,
     ) -> None:  # fmt: skip
         """`focal` (N, 2) scaled focal-plane places; `flux`, `flux_err` (N,) counts; all sorted by star."""
         self.layout, self.stars, self.offsets, self.image = layout, stars, offsets, image
@@ -180,7 +178,7 @@ class PhotometryProblem:
             self.offsets[first : last + 1] - low, prior, pull,
         )  # fmt: skip
 
-    def undetermined(self) -> NDArray[np.bool_]:
+    def undetermined(self) -> Flags:
         """Which parameters the kept measurements are too few for: none, a scale needs only one."""
         return np.zeros(self.parameters.size, bool)
 

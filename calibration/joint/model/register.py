@@ -3,15 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.joint.model.association import match_pairs, offsets_to_reference
 from calibration.joint.model.data import ARCSEC, Images, tangent_frames
+from tasks.arrays import F64, I64
 
 __all__ = ["Registration", "register"]
 
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 _GOOD = 0.15  # arcsec: a WCS this close needs no affine map
 _RADII = (1.5, 1.0, 0.6)  # arcsec, of the matches of the affine fits
 _LEAST = 7  # matches of an affine fit

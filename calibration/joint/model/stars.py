@@ -5,19 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from lsst.sphgeom import Angle, Box, ConvexPolygon, LonLat, UnitVector3d
-from numpy.typing import NDArray
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.io.references import Circle, References
 from calibration.joint.model.association import friends_of_friends, match_pairs, typical_separation
 from calibration.joint.model.data import ARCSEC, Images, Measurements, Stars, unit_vectors
 from calibration.joint.model.register import Registration, register
+from tasks.arrays import F64, I64
 
 __all__ = ["Associated", "associate", "bounding_circle", "image_corners", "split_stars"]
 
 log = logging.getLogger("alertprod.jointcal")
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 _LEAST_RADIUS = 0.5  # arcsec: proper motion between visits must not split a star
 
 

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+
+from tasks.arrays import F64, I64
 
 __all__ = ["Reduced", "Rows", "add_block", "add_gradient", "contributions", "star_steps"]
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 
 @dataclass

@@ -7,15 +7,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import scipy.special
-from numpy.typing import NDArray
 
 from calibration.errors import FitDiverged, ModelInvalid
 from calibration.joint.solve.minimize import Evaluation, Kept, Problem, evaluate, minimize
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["FitReport", "FitSettings", "Fittable", "chi2_cut", "fit", "judge"]
 
 log = logging.getLogger("alertprod.jointcal")
-F64 = NDArray[np.float64]
 _STAGE = 1e-2  # relative gain that ends a stage: the joint fit does the rest
 HUBER = 2.5  # sigma; 94 % efficient for Gaussian errors
 
@@ -23,13 +22,13 @@ HUBER = 2.5  # sigma; 94 % efficient for Gaussian errors
 class Fittable(Problem, Protocol):
     """A problem whose measurements and reference stars can be left out."""
 
-    kept: NDArray[np.bool_]
-    image: NDArray[np.int64]
+    kept: Flags
+    image: I64
     layout: Any
     stars: Any
     start: F64
 
-    def undetermined(self) -> NDArray[np.bool_]:
+    def undetermined(self) -> Flags:
         """Which parameters the kept measurements are too few for."""
 
     def reference_chi2(self) -> F64:
@@ -54,7 +53,7 @@ class FitSettings:
         Rounds of rejection.
     """
 
-    stages: tuple[tuple[str, bool, NDArray[np.bool_] | None], ...]
+    stages: tuple[tuple[str, bool, Flags | None], ...]
     label: str
     reject: str = "robust"
     n_sigma: float = 5.0

@@ -16,15 +16,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
 from calibration.errors import SingularFit
 from calibration.joint.solve.elimination import Reduced, Rows, add_block, add_gradient, contributions, star_steps
 from calibration.joint.solve.sparse import SparseFactor, sparse_schur
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["Evaluation", "Kept", "Problem", "distributed", "evaluate", "minimize", "star_blocks", "sum_blocks"]
 
-F64 = NDArray[np.float64]
 BLOCK_BYTES = 2**25
 DENSE_LIMIT = 12_000  # parameters; above it S is kept sparse
 _THREADS = 2
@@ -35,7 +34,7 @@ class Problem(Protocol):
     """What a fit needs to know of a model: parameters, blocks of linearised measurements, stars that can move."""
 
     parameters: F64
-    fitted: NDArray[np.bool_]
+    fitted: Flags
     known: F64  # (P,) inverse variance of what is known of a parameter beforehand; mostly 0
     expected: F64  # (P,) that value
     n_groups: int
@@ -43,7 +42,7 @@ class Problem(Protocol):
     n_star: int
     dimension: int
     guarded: bool  # steps are taken back where they make things worse; needs weights that do not follow the stars
-    offsets: NDArray[np.int64]
+    offsets: I64
 
     def rows(self, first: int, last: int) -> Rows:
         """Linearise the measurements of the stars [first, last)."""
@@ -191,7 +190,7 @@ def _pass(problem: Problem, stars: bool, matrix: bool, huber: float) -> Sums:
 class _DenseFactor:
     """Cholesky of S scaled to a unit diagonal; a singular S names the parameters that it leaves free."""
 
-    def __init__(self, matrix: F64, names: Callable[[int], str], index: NDArray[np.int64]) -> None:
+    def __init__(self, matrix: F64, names: Callable[[int], str], index: I64) -> None:
         diagonal = np.diag(matrix).copy()
         dead = ~(diagonal > 0)
         if dead.any():
@@ -213,7 +212,7 @@ class _DenseFactor:
         )
 
 
-def _singular(index: NDArray[np.int64], names: Callable[[int], str]) -> SingularFit:
+def _singular(index: I64, names: Callable[[int], str]) -> SingularFit:
     said = ", ".join(names(int(i)) for i in index[:8]) + (f" and {len(index) - 8} more" if len(index) > 8 else "")
     return SingularFit(
         f"the data do not determine these parameters: {said}; use a simpler model, more visits or more reference stars"
@@ -264,7 +263,7 @@ class Kept:
 
 
 def minimize(
-    problem: Problem, *, stars: bool = True, model: NDArray[np.bool_] | None = None, huber: float = 0.0,
+    problem: Problem, *, stars: bool = True, model: Flags | None = None, huber: float = 0.0,
     max_passes: int = 30, tolerance: float = 1e-6, kept: "Kept | None" = None,
 ) -> int:  # fmt: skip
     """Bring the model (its `model` part; all that is fitted by default) and the stars to the minimum of chi2.
@@ -321,7 +320,7 @@ def minimize(
     return max_passes
 
 
-def _factor(problem: Problem, sums: Sums, index: NDArray[np.int64]) -> "_DenseFactor | SparseFactor":
+def _factor(problem: Problem, sums: Sums, index: I64) -> "_DenseFactor | SparseFactor":
     assert sums.reduced is not None
     if problem.parameters.size <= DENSE_LIMIT:
         matrix = sums.reduced.matrix()

@@ -3,14 +3,12 @@
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
-from numpy.typing import NDArray
 
 from calibration.errors import SingularFit
 from calibration.joint.solve.elimination import Reduced, Rows
+from tasks.arrays import F64, I64
 
 __all__ = ["SparseFactor", "sparse_schur"]
-
-F64 = NDArray[np.float64]
 
 
 def sparse_schur(rows: Rows, inverse: F64, size: int) -> scipy.sparse.csr_matrix:
@@ -32,9 +30,7 @@ def sparse_schur(rows: Rows, inverse: F64, size: int) -> scipy.sparse.csr_matrix
 class SparseFactor:
     """LU of the sparse S (SuperLU with the ordering for symmetric patterns), scaled to a unit diagonal."""
 
-    def __init__(
-        self, reduced: Reduced, parts: list[scipy.sparse.csr_matrix], index: NDArray[np.int64], known: F64
-    ) -> None:
+    def __init__(self, reduced: Reduced, parts: list[scipy.sparse.csr_matrix], index: I64, known: F64) -> None:
         size = reduced.gradient.size
         used = reduced.columns[:, 0] >= 0
         columns = reduced.columns[used]
