@@ -51,8 +51,8 @@ def match(sources_a: Any, sources_b: Any, radius: Any = 1.0) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from apdb.sky.htm import chord_arcsec, unit_vectors
     from association.matching import associate
+    from tasks.sphere import chord_arcsec, unit_vectors
 
     limit = _arcsec(radius)
     frames = (_frame(sources_a, "diaSourceId"), _frame(sources_b, "diaObjectId"))

@@ -1,0 +1,12 @@
+import json
+from typing import Any
+
+import psycopg
+
+
+def audit(connection: psycopg.Connection[Any], action: str, table: str, count: int, detail: Any) -> None:
+    """Enter a change: what, how many rows, and which."""
+    connection.execute(
+        'INSERT INTO "ApdbAudit" (action, "tableName", count, detail) VALUES (%s, %s, %s, %s)',
+        (action, table, count, json.dumps(detail)),
+    )

@@ -7,9 +7,9 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
-from apdb.sky.htm import chord_arcsec, unit_vectors
 from association.errors import AssociationError
 from tasks.arrays import F64, I64
+from tasks.sphere import chord_arcsec, unit_vectors
 
 __all__ = ["associate", "pair_scores"]
 

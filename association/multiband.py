@@ -6,16 +6,16 @@ import numba
 import numpy as np
 from scipy.special import gammaln
 
-from association.groups import Array, Groups
+from association.groups import Groups
 from association.optional_statistics import NYQUIST_FACTOR, OVERSAMPLING, RENEWAL, Columns, renew, turned_sums
-from tasks.arrays import I64
+from tasks.arrays import F64, I64
 
 __all__ = ["multiband_periods"]
 
 MIN_POINTS = 9
 
 
-def multiband_periods(cells: I64, objects: int, bands: tuple[str, ...], s: Columns) -> dict[str, Array]:
+def multiband_periods(cells: I64, objects: int, bands: tuple[str, ...], s: Columns) -> dict[str, F64]:
     """Return multiPeriod (d), multiPower, multiFap and {band}_multiAmp, {band}_multiPhase of each object.
 
     Every band has its own mean and sinusoid (VanderPlas & Ivezic 2015, ApJ 812, 18, with N_base = 0, N_band = 1): the power
@@ -34,7 +34,7 @@ def multiband_periods(cells: I64, objects: int, bands: tuple[str, ...], s: Colum
     return out
 
 
-def _false_alarm(power: Array, variance: Array, points: Array) -> Array:
+def _false_alarm(power: F64, variance: F64, points: F64) -> F64:
     """Return the probability that noise has a peak as high, between 0 and 1; `variance` of the times, of unit 1 / step."""
     with np.errstate(invalid="ignore", divide="ignore"):
         highest = 0.5 * OVERSAMPLING * NYQUIST_FACTOR * points  # frequency, in steps

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from apdb.sky.htm import HTM_LEVEL, htm_ids
-from association.groups import Array, Groups
-from tasks.arrays import I64
+from association.groups import Groups
+from tasks.arrays import F64, I64
 
 __all__ = ["BAND_PLUGINS", "OBJECT_PLUGINS", "renew", "turned_sums"]
 
@@ -27,12 +27,12 @@ STETSON_STEPS, STETSON_TOLERANCE = 20, 1e-6
 class Columns(Protocol):
     """Columns by name, rows in order of cell and time."""
 
-    def __getitem__(self, name: str) -> Array:
+    def __getitem__(self, name: str) -> F64:
         """Return a column as float64."""
         ...
 
 
-def _percentiles(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
+def _percentiles(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64]:
     """Linear-interpolated percentiles of psfFlux."""
     g = Groups(cells, count, f=s["psfFlux"])
     percents = (5, 25, 50, 75, 95)
@@ -40,21 +40,21 @@ def _percentiles(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str,
     return {f"psfFluxPercentile{p:02d}": found[k] for k, p in enumerate(percents)}
 
 
-def _chi2(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
+def _chi2(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64]:
     """Sum of squared normalised deviations from psfFluxMean (0 without data, as a sum of nothing)."""
     g = Groups(cells, count, f=s["psfFlux"], e=s["psfFluxErr"])
     with np.errstate(divide="ignore", invalid="ignore"):
         return {"psfFluxChi2": g.sum(((g["f"] - g.spread(mean)) / g["e"]) ** 2)}
 
 
-def _mad(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
+def _mad(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64]:
     """Median absolute deviation from the median, unscaled."""
     g = Groups(cells, count, f=s["psfFlux"])
     middle = g.quantiles(g["f"], 0.5)[0]
     return {"psfFluxMAD": g.quantiles(np.abs(g["f"] - g.spread(middle)), 0.5)[0]}
 
 
-def _skew(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
+def _skew(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64]:
     """Bias-corrected sample skewness (Fisher-Pearson); NaN below three points, 0 without scatter."""
     g = Groups(cells, count, f=s["psfFlux"])
     d = g["f"] - g.spread(g.mean(g["f"]))
@@ -64,7 +64,7 @@ def _skew(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]
     return {"psfFluxSkew": g.where(n >= 3, np.where(m2 == 0, 0.0, value))}
 
 
-def _linear_fit(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
+def _linear_fit(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64]:
     """Weighted straight line of psfFlux over MJD: slope and intercept at MJD 0; NaN below two points or without a baseline."""
     g = Groups(cells, count, f=s["psfFlux"], e=s["psfFluxErr"], t=s["midpointMjdTai"])
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -78,7 +78,7 @@ def _linear_fit(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, 
     return {"psfFluxLinearSlope": slope, "psfFluxLinearIntercept": f0 - slope * t0}
 
 
-def _stetson_j(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
+def _stetson_j(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64]:
     """Stetson's J (1996, PASP 108, 851) about his robust mean, which starts at psfFluxMean."""
     g = Groups(cells, count, f=s["psfFlux"], e=s["psfFluxErr"])
     mean = mean.copy()
@@ -100,7 +100,7 @@ def _stetson_j(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, A
     return {"psfFluxStetsonJ": g.where(g.n >= 2, value)}
 
 
-def _sigma_science(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
+def _sigma_science(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64]:
     """Sample standard deviation of scienceFlux."""
     g = Groups(cells, count, f=s["scienceFlux"])
     d = g["f"] - g.spread(g.mean(g["f"]))
@@ -108,7 +108,7 @@ def _sigma_science(cells: Cells, count: int, s: Columns, mean: Array) -> dict[st
         return {"scienceFluxSigma": g.where(g.n >= 2, np.sqrt(g.sum(d**2) / (g.n - 1)))}
 
 
-def _periods(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Array]:
+def _periods(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64]:
     """Highest peak of the Lomb-Scargle periodogram (floating mean; Zechmeister & Kuerster 2009, A&A 496, 577).
 
     Frequencies from 1 / (5 T) in such steps, 250 for each point; five points at least.
@@ -120,7 +120,7 @@ def _periods(cells: Cells, count: int, s: Columns, mean: Array) -> dict[str, Arr
 
 
 @numba.njit(cache=True, parallel=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _highest_peaks(begin: I64, t: Array, f: Array, e: Array) -> tuple[Array, Array]:
+def _highest_peaks(begin: I64, t: F64, f: F64, e: F64) -> tuple[F64, F64]:
     """Return period and power of the highest peak of each group."""
     count = begin.size - 1
     period, power = np.full(count, np.nan), np.full(count, np.nan)
@@ -135,7 +135,7 @@ def _highest_peaks(begin: I64, t: Array, f: Array, e: Array) -> tuple[Array, Arr
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, inline="always")  # type: ignore[untyped-decorator]
-def renew(c: Array, s: Array, speed: float, t: Array) -> None:
+def renew(c: F64, s: F64, speed: float, t: F64) -> None:
     """Compute cosines and sines anew."""
     for i in range(t.size):
         c[i], s[i] = np.cos(speed * t[i]), np.sin(speed * t[i])
@@ -143,7 +143,7 @@ def renew(c: Array, s: Array, speed: float, t: Array) -> None:
 
 @numba.njit(cache=True, nogil=True, fastmath=True, inline="always")  # type: ignore[untyped-decorator]
 def turned_sums(
-    c: Array, s: Array, turn_c: Array, turn_s: Array, w: Array, wy: Array, first: int, last: int
+    c: F64, s: F64, turn_c: F64, turn_s: F64, w: F64, wy: F64, first: int, last: int
 ) -> tuple[float, float, float, float, float, float]:
     """Return the weighted sums of cos, sin, y cos, y sin, cos^2, cos sin over some points, and turn these on by a step.
 
@@ -163,7 +163,7 @@ def turned_sums(
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _highest_peak(t: Array, f: Array, e: Array, baseline: float) -> tuple[float, float]:
+def _highest_peak(t: F64, f: F64, e: F64, baseline: float) -> tuple[float, float]:
     """Go through the frequencies; sines follow by rotation, and are renewed now and then."""
     n = t.size
     step = 1.0 / baseline / OVERSAMPLING
@@ -206,7 +206,7 @@ def _pixel(out: pd.DataFrame, s: pd.DataFrame) -> dict[str, NDArray[np.generic]]
     return {"pixelId": htm_ids(out.ra, out.dec, HTM_LEVEL)}
 
 
-BAND_PLUGINS: dict[str, Callable[[Cells, int, Columns, Array], dict[str, Array]]] = {
+BAND_PLUGINS: dict[str, Callable[[Cells, int, Columns, F64], dict[str, F64]]] = {
     "ap_percentileFlux": _percentiles, "ap_chi2Flux": _chi2, "ap_madFlux": _mad, "ap_skewFlux": _skew,
     "ap_linearFit": _linear_fit, "ap_stetsonJ": _stetson_j, "ap_sigmaTotFlux": _sigma_science,
     "ap_lombScarglePeriodogram": _periods,

@@ -9,9 +9,10 @@ from lsst.pipe.base import Struct
 from scipy.spatial import cKDTree
 
 from apdb import columns_of
-from apdb.sky.htm import polygon, unit_vectors
+from apdb.sky.htm import polygon
 from exposure import Exposure
 from tasks.arrays import F64, I64
+from tasks.sphere import unit_vectors
 
 __all__ = ["bodies_on_image", "match_solar_system", "no_bodies", "pack_designation", "ss_object_id"]
 

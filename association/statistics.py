@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from apdb.sky.htm import unit_vectors
 from association.errors import AssociationError
-from association.groups import Array
 from association.multiband import multiband_periods
 from association.optional_statistics import BAND_PLUGINS, OBJECT_PLUGINS
-from tasks.arrays import I64
+from tasks.arrays import F64, I64
+from tasks.sphere import unit_vectors
 
 __all__ = ["BANDS", "DEFAULT_PLUGINS", "MULTIBAND", "OPTIONAL_PLUGINS", "forced_means", "summarize"]
 
@@ -45,8 +44,8 @@ class _Rows:
     cells: I64
     begin: I64
 
-    def __getitem__(self, name: str) -> Array:
-        values: Array = self.table[name].to_numpy(np.float64)[self.order]
+    def __getitem__(self, name: str) -> F64:
+        values: F64 = self.table[name].to_numpy(np.float64)[self.order]
         return values
 
 
@@ -163,7 +162,7 @@ def _default_columns(rows: _Rows, count: int, wanted: Sequence[str]) -> dict[str
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _cell_statistics(begin: I64, flux: Array, err: Array, time: Array, science: Array, science_err: Array) -> Array:
+def _cell_statistics(begin: I64, flux: F64, err: F64, time: F64, science: F64, science_err: F64) -> F64:
     """Return (cells, 10) statistics in the order of the columns; NaN where there are none."""
     out = np.full((begin.size - 1, 10), np.nan)
     for cell in range(begin.size - 1):
@@ -261,7 +260,7 @@ def _positions(out: pd.DataFrame, sources: pd.DataFrame, codes: I64) -> None:
         _fill(out, "ra_dec_Cov", mean / np.bincount(codes, minlength=n))
 
 
-def _fill(out: pd.DataFrame, column: str, values: Array) -> None:
+def _fill(out: pd.DataFrame, column: str, values: F64) -> None:
     """Set the values that are known and keep the others, in the column's own type."""
     out[column] = pd.Series(np.where(np.isfinite(values), values, out[column].to_numpy()), out.index).astype(
         out[column].dtype

@@ -28,9 +28,9 @@ from scipy.spatial import cKDTree
 
 from benchmarks.pairs import Pair, make_pair
 from diffim import ImageDifferenceTask
-from diffim.subtraction.match_and_subtract import psf_fwhm
 from exposure import Exposure, load_instrument
 from exposure.photometry import forced_psf_photometry
+from exposure.psf_width import psf_fwhm
 from exposure.threads import in_threads
 from service.pairs.difference import kernel_candidates, subtract_sky
 from service.startup import reuse_memory

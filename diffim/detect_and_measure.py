@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from diffim import preparation as prepare
-from diffim import quality as metrics
+from diffim import preparation, quality
 from diffim.detection.glints import find_glint_trails
 from diffim.detection.peaks import Detections, detect, significance
 from diffim.detection.sky_sources import sky_places
@@ -14,13 +13,14 @@ from diffim.detection.star_residuals import StarResiduals, star_residuals
 from diffim.detection.streaks import find_streaks
 from diffim.errors import NoDiaSourcesError
 from diffim.measurement.measure import measure
-from diffim.subtraction import match_and_subtract as matching
 from exposure import Exposure, PhotoCalib
+from exposure.psf_width import psf_fwhm
 from exposure.stars import Stars
 from tasks.ids import IdFactory, IdGenerator
 
 if TYPE_CHECKING:
-    from diffim.pipeline import Differenced, Differencing
+    from diffim.pipeline import Differencing
+    from diffim.result import Differenced
 
 __all__ = ["detect_and_measure"]
 
@@ -46,7 +46,7 @@ def detect_and_measure(
         if options.doMaskStreaks:
             streaks = find_streaks(
                 difference.image, difference.variance, difference.good("BAD", "SAT", "CR", "SUSPECT", "EDGE"),
-                matching.psf_fwhm(difference.psf, difference.bbox),
+                psf_fwhm(difference.psf, difference.bbox),
             )  # fmt: skip
             difference.set_plane("STREAK", streaks)
             way.put("nStreakPixels", int(streaks.sum()))
@@ -92,7 +92,7 @@ def _measured(
     factory: IdFactory | IdGenerator | None,
 ) -> pd.DataFrame:  # fmt: skip
     options = way.options
-    unit = float(way.numbers.get("templateUnit") or prepare.flux_unit_ratio(science, template))
+    unit = float(way.numbers.get("templateUnit") or preparation.flux_unit_ratio(science, template))
     if options.doDeblend:
         from diffim.measurement.deblend import measure_apart
 
@@ -135,10 +135,10 @@ def _report_quality(
     """Note depth, noise and residuals of this difference."""
     sizes = (way.numbers["sciencePsfSize"], way.numbers["templatePsfSize"])
     stars = Stars.of(result.selectSources)
-    for key, value in metrics.quality(difference, science, template, stars, *sizes).items():
+    for key, value in quality.quality(difference, science, template, stars, *sizes).items():
         way.put(key, value)
     if way.options.doSpatialMetrics and result.diaSources is not None:
         kernel = None if result.subtractRes is None else result.subtractRes.kernel
-        result.spatiallySampledMetrics = metrics.sample_metrics(
+        result.spatiallySampledMetrics = quality.sample_metrics(
             difference, science, template, result.diaSources, kernel
         )

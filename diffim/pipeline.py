@@ -13,48 +13,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from diffim import preparation as prepare
+from diffim import preparation
 from diffim.detection.cosmic_rays import find_cosmic_rays
 from diffim.errors import BadSubtraction, InsufficientKernelSources, NoPsf, NoTemplateCoverage
 from diffim.matching import registration
 from diffim.matching.kernel_fit import KernelFit
 from diffim.matching.kernel_solution import MAX_CONDITION
-from diffim.subtraction import match_and_subtract as matching
+from diffim.result import Differenced
+from diffim.subtraction import match_and_subtract
 from diffim.subtraction.difference_background import subtract_difference_sky
 from diffim.subtraction.variance_scale import scale_variance
 from exposure import Exposure
 from exposure.flagging.missing import note_missing, refuse_missing
+from exposure.psf_width import psf_fwhm
 from exposure.stars import Stars
 from exposure.threads import in_threads
-from tasks.arrays import F32, F64, I64
+from tasks.arrays import F64, I64
 from tasks.errors import CallerError
 from tasks.ids import IdFactory, IdGenerator
-from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Differenced", "Differencing"]
+__all__ = ["Differencing"]
 
 REGISTRATION_STARS = 250
 LARGEST_MOTION = 0.9  # px between template and image that a star's stamp is moved by
 NOT_SKY = ("BAD", "EDGE", "SAT", "SUSPECT", "CR")
-
-
-@dataclass
-class Differenced:
-    """What a pair became; the names are those of the published task's result."""
-
-    subtractedExposure: Exposure | None
-    warpedExposure: Exposure
-    selectSources: "pd.DataFrame | Stars"
-    scoreExposure: Exposure | None = None
-    matchedExposure: F32 | None = None
-    subtractRes: KernelFit | None = None
-    diaSources: "pd.DataFrame | None" = None
-    spatiallySampledMetrics: "pd.DataFrame | None" = None
-
-    __repr__ = short_repr
 
 
 def _with_motions(stars: Stars, rows: I64, motion: F64) -> Stars:
@@ -108,11 +93,11 @@ class Differencing:
         result = Differenced(difference, template, sources)
         # threads of the BLAS use up a core while they wait for work: ours are enough
         with self.timed("subtract"), threadpool_limits(limits=1, user_api="blas"):
-            prepare.check_match(exposure, template, self.registered)
+            preparation.check_match(exposure, template, self.registered)
             refuse_missing(exposure)
             note_missing(template)
             self._check_psfs(exposure, template)
-            self.check_coverage(prepare.coverage(template, exposure))
+            self.check_coverage(preparation.coverage(template, exposure))
             self._prepare(exposure, template)
             if self.options.doUseRegister and self.options.doSubtract:
                 template, stars = self._register(exposure, template, stars)
@@ -141,7 +126,7 @@ class Differencing:
         for key, e in (("sciencePsfSize", science), ("templatePsfSize", template)):
             if e.psf is None:
                 raise CallerError(f"the {key[:-7]} exposure has no PSF", visit=science.key[0], detector=science.key[1])
-            fwhm = matching.psf_fwhm(e.psf, e.bbox)
+            fwhm = psf_fwhm(e.psf, e.bbox)
             if not np.isfinite(fwhm):
                 raise NoPsf(f"the PSF of the {key[:-7]} image is defined nowhere on it")
             self.put(key, fwhm)
@@ -153,7 +138,7 @@ class Differencing:
             factors = in_threads(scale_variance, (template, science))
             self.put("scaleTemplateVarianceFactor", factors[0])
             self.put("scaleScienceVarianceFactor", factors[1])
-        prepare.prepare_masks(science, template)  # after the scaling, which leaves out what was detected
+        preparation.prepare_masks(science, template)  # after the scaling, which leaves out what was detected
         if self.options.doFindCosmicRays:
             self.mark_cosmic_rays(science, template, "scienceCosmicRays")
 
@@ -163,7 +148,7 @@ class Differencing:
         good = image.good("SAT", "BAD", "CR", "SUSPECT")
         rays = find_cosmic_rays(
             image.image, image.variance, good, image.psf, template.cutout(*image.bbox).image,
-            prepare.flux_unit_ratio(image, template),
+            preparation.flux_unit_ratio(image, template),
         )  # fmt: skip
         image.set_plane("CR", rays)
         self.put(key, int(np.count_nonzero(rays)))
@@ -199,14 +184,14 @@ class Differencing:
         self.put("nKernelSourcesDetected", len(found))
         return found
 
-    def _match(self, science: Exposure, template: Exposure, given: Stars) -> matching.Matched:
+    def _match(self, science: Exposure, template: Exposure, given: Stars) -> match_and_subtract.Matched:
         """Match and subtract; where the stars do not suffice, with stars found here, if that is allowed."""
         o = self.options
 
-        def match(stars: Stars) -> matching.Matched:
+        def match(stars: Stars) -> match_and_subtract.Matched:
             if o.subtractAlgorithm == "ZOGY":
-                return matching.match_and_subtract_proper(science, template, stars)
-            return matching.match_and_subtract(
+                return match_and_subtract.match_and_subtract_proper(science, template, stars)
+            return match_and_subtract.match_and_subtract(
                 science, template, stars, mode=o.mode, kernel_size=o.kernelSize, kernel_order=o.spatialKernelOrder,
                 background_order=o.spatialBgOrder, decorrelate=o.doDecorrelation, min_stars=o.minKernelSources,
                 max_stars=o.maxKernelSources, known=self.known_fit, subtract_background=o.doSubtractBackground,
@@ -238,7 +223,7 @@ class Differencing:
             self._report_fit(done.fit, science)
             reach += done.fit.kernel.size // 2
         difference = done.difference
-        prepare.mark_saturated_haloes(difference, reach)
+        preparation.mark_saturated_haloes(difference, reach)
         if self.options.doSubtractBackground:
             subtract_difference_sky(difference, self.options.backgroundMesh, *NOT_SKY)
         if self.options.doScaleDiffimVariance:

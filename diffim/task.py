@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from lsst.pipe.base import NoWorkFound, Struct, UpstreamFailureNoWorkFound
 
-from diffim import preparation as prepare
+from diffim import preparation
 from diffim.config import ImageDifferenceConfig
 from diffim.errors import NoPsf, NoTemplateCoverage
 from diffim.matching import registration
@@ -59,7 +59,7 @@ class ImageDifferenceTask(AlertTask):
     def checkTemplateIsSufficient(self, templateExposure: Exposure) -> None:
         """Raise NoWorkFound when too little of the template has data."""
         with _no_work():
-            self._way().check_coverage(prepare.coverage(templateExposure))
+            self._way().check_coverage(preparation.coverage(templateExposure))
 
     def _way(self, known_fit: KernelFit | None = None) -> Differencing:
         return Differencing(self.config, self.put, self.step, self.log, known_fit)

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike
 
-from tasks.arrays import F64, Box
+from tasks.arrays import F64, I64, Box
 from tasks.reprs import short_repr
 
-__all__ = ["ChebyshevField"]
+__all__ = ["ChebyshevField", "chebyshev_orders", "chebyshev_terms"]
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,18 @@ class ChebyshevField:
         """Evaluate at positions (broadcast)."""
         u, v = self.scaled(x, y)
         return np.asarray(chebyshev.chebval2d(v, u, self.coefficients), dtype=np.float64)
+
+
+def chebyshev_orders(top: int) -> I64:
+    """Return the (i, j) orders up to a total degree, by degree, x first."""
+    return np.array([(d - j, j) for d in range(top + 1) for j in range(d + 1)], dtype=np.int64)
+
+
+def chebyshev_terms(top: int, box: Box, x: ArrayLike, y: ArrayLike) -> F64:
+    """Return (N, n_terms) Chebyshev polynomials of positions mapped to [-1, 1] across the box."""
+    x0, y0, width, height = box
+    u = 2 * (np.atleast_1d(np.asarray(x, np.float64)) - x0) / max(width - 1, 1) - 1
+    v = 2 * (np.atleast_1d(np.asarray(y, np.float64)) - y0) / max(height - 1, 1) - 1
+    orders = chebyshev_orders(top)
+    cu, cv = chebyshev.chebvander(u, top), chebyshev.chebvander(v, top)
+    return np.asarray(cu[:, orders[:, 0]] * cv[:, orders[:, 1]], dtype=np.float64)

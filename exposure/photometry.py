@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numba
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from exposure.errors import PsfUndefined
 from exposure.psf import Psf
-from tasks.arrays import F32, F64, Flags
+from tasks.arrays import F32, F64, I64, Flags
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["forced_psf_photometry", "psf_images"]
+__all__ = ["forced_psf_photometry", "psf_at_fixed_pixel", "psf_images"]
 
 CHUNK = 2000  # rows of stamps held at once: 2000 x 41 x 41 float32 = 13 MB
 # sums may be taken in any order (the same one at every call), NaN and infinity keep their meaning
@@ -191,3 +192,13 @@ def _table(out: F64, invalid_psf: Flags) -> "pd.DataFrame":
             "flag_invalidPsf": invalid_psf,
         }
     )
+
+
+def psf_at_fixed_pixel(psf: Psf, x: F64, y: F64, cx: I64, cy: I64) -> F32:
+    """PSF images on stamps that stay centred on (cx, cy) wherever the position moves."""
+    stamps = psf_images(psf, x, y)
+    dx = (np.floor(x + 0.5) - cx).astype(np.int64)
+    dy = (np.floor(y + 0.5) - cy).astype(np.int64)
+    for k in np.flatnonzero((dx != 0) | (dy != 0)):  # the few that left their pixel
+        stamps[k] = np.roll(stamps[k], (dy[k], dx[k]), axis=(0, 1))
+    return stamps

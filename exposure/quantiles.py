@@ -5,12 +5,14 @@ A single rank is selected, and a whole array sorted, with vector instructions; s
 
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.arrays import F64
+from exposure.threads import in_bands
+from tasks.arrays import F32, F64, I64, Flags
 
-__all__ = ["median", "quantiles", "scatter"]
+__all__ = ["ENOUGH", "block_medians", "median", "quantiles", "scatter"]
 
 
 def median(values: NDArray[Any]) -> float:
@@ -35,3 +37,31 @@ def quantiles(values: NDArray[Any], *fractions: float) -> F64:
     ordered = np.sort(values)
     below, above = (ordered[k].astype(np.float64) for k in (low, np.minimum(low + 1, values.size - 1)))
     return np.asarray(below + (place - low) * (above - below))
+
+
+ENOUGH = 32  # pixels that make a median
+
+
+def block_medians(
+    plane: F32, usable: Flags, rows: I64, columns: I64, least: int,
+    out: NDArray[Any],
+) -> None:  # fmt: skip
+    """Write the median of the usable values of each block between `rows` and `columns`; where are fewer, nothing."""
+    in_bands(
+        lambda a, b: _block_medians(plane, usable, rows[a : b + 1], columns, least, out[a:b]), out.shape[0], least=1
+    )
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _block_medians(plane: Any, usable: Any, rows: Any, columns: Any, least: int, out: Any) -> None:
+    for r in range(out.shape[0]):
+        for c in range(out.shape[1]):
+            values = np.empty((rows[r + 1] - rows[r]) * (columns[c + 1] - columns[c]), np.float32)
+            n = 0
+            for y in range(rows[r], rows[r + 1]):
+                for x in range(columns[c], columns[c + 1]):
+                    if usable[y, x]:
+                        values[n] = plane[y, x]
+                        n += 1
+            if n >= least:
+                out[r, c] = np.median(values[:n])

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64
 
-__all__ = ["adaptive_moments", "add_stamps", "blend", "gather", "shift_stamps", "sided", "windowed_centroids"]
+__all__ = [
+    "adaptive_moments",
+    "add_stamps",
+    "blend",
+    "extendedness",
+    "gather",
+    "shift_stamps",
+    "sided",
+    "windowed_centroids",
+]
 
 _CENTROID_STEPS = 30
 _A = 5  # Lanczos order of sub-pixel shifts: error < 1e-3 of the peak for FWHM >= 2.5 px
@@ -249,3 +258,11 @@ def sided(stamps: NDArray[Any], side: int) -> NDArray[Any]:
         return stamps[:, low : low + side, low : low + side]
     ways = (side - have) // 2
     return np.pad(stamps, ((0, 0), (ways, ways), (ways, ways)))
+
+
+def extendedness(own: F64, model: F64) -> F64:
+    """Return 1 - exp(-chi^2 / 2), chi = (T - T_psf) / sqrt(T_psf), of moments (N, 3); NaN where there are none."""
+    size, size_psf = own[:, 0] + own[:, 1], model[:, 0] + model[:, 1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        chi = np.maximum(size - size_psf, 0) / np.sqrt(size_psf)
+    return np.asarray(1 - np.exp(-0.5 * chi**2))

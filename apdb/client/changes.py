@@ -12,7 +12,7 @@ from lsst.dax.apdb.apdbUpdateRecord import ApdbUpdateRecord
 
 from apdb.client.base import ClientBase
 from apdb.client.reads import DEDUP_KEY
-from apdb.replication import update_records as updates
+from apdb.replication import update_records
 from apdb.replication.replica import store_update_records
 from apdb.visit import changes
 
@@ -53,7 +53,7 @@ class ClientChanges(ClientBase):
             if decrement_nDiaSources:
                 steps.subtract(former)
             done = changes.add_to_counts(connection, Counter({k: n for k, n in steps.items() if k in objects}))
-            self._send(connection, updates.reassigned(idMap) + updates.recounted(done, objects))
+            self._send(connection, update_records.reassigned(idMap) + update_records.recounted(done, objects))
 
         self._transactions.run(work)
 
@@ -74,7 +74,7 @@ class ClientChanges(ClientBase):
             closed = changes.close_objects(connection, places, at)
             if raise_on_missing_id and (missing := places.keys() - set(closed)):
                 raise LookupError(f"Some object IDs are missing from DiaObject table: {sorted(missing)}")
-            self._send(connection, updates.closed(closed, {k: (o.ra, o.dec) for k, o in places.items()}, at))
+            self._send(connection, update_records.closed(closed, {k: (o.ra, o.dec) for k, o in places.items()}, at))
             return len(closed)
 
         return self._transactions.run(work) if places else 0
@@ -106,7 +106,8 @@ class ClientChanges(ClientBase):
             done = changes.add_to_counts(connection, Counter({k: -n for k, n in former.items() if k in objects}))
             if self.config.enable_replica:
                 self._send(
-                    connection, updates.moved_to_bodies(connection, targets, at) + updates.recounted(done, objects)
+                    connection,
+                    update_records.moved_to_bodies(connection, targets, at) + update_records.recounted(done, objects),
                 )
 
         self._transactions.run(work)
@@ -152,14 +153,14 @@ class ClientChanges(ClientBase):
             valid = [k for k in places if known[k] is None]
             if valid:
                 withdraw(connection, valid, at)
-            self._send(connection, updates.withdrawn([places[k] for k in valid], at))
+            self._send(connection, update_records.withdrawn([places[k] for k in valid], at))
 
         self._transactions.run(work)
 
-    def _send(self, connection: psycopg.Connection[Any], made: list[updates.Change]) -> None:
+    def _send(self, connection: psycopg.Connection[Any], made: list[update_records.Change]) -> None:
         """Enter update records in this transaction, where replication is on."""
         if self.config.enable_replica:
-            updates.send(connection, made, self._current_time(), self.config.replica_chunk_seconds)
+            update_records.send(connection, made, self._current_time(), self.config.replica_chunk_seconds)
 
     def store_update_records(self, update: Iterable[ApdbUpdateRecord], chunk: ReplicaChunk) -> None:
         """Enter update records of the caller under a chunk.

@@ -19,7 +19,8 @@ from apdb.replication.replica import store_keys
 from apdb.schema.partitions import month_bounds
 from apdb.transactions import Transactions
 from apdb.visit import changes
-from apdb.visit.store import VisitRows, prepare, remove_stored, store_rows
+from apdb.visit.store import remove_stored, store_rows
+from apdb.visit_rows import VisitRows, prepare
 
 __all__ = ["PostgresApdb", "PostgresApdbAdmin", "open"]
 

@@ -12,7 +12,7 @@ from lsst.sphgeom import Region
 
 from apdb.client.base import LOG, ClientBase
 from apdb.copy.decode import select_frame
-from apdb.visit import load as reading
+from apdb.visit import load
 
 __all__ = ["DEDUP_KEY", "ClientReads"]
 
@@ -32,7 +32,7 @@ class ClientReads(ClientBase):
         columns = self._published.columns("DiaObjectLast")
         chosen = [c for c in columns if c.name in wanted] if wanted else columns
         return self._read(
-            lambda c: reading.objects_in_region(
+            lambda c: load.objects_in_region(
                 c, self._published, region, columns=chosen, nullable=True,
                 max_ranges=self.config.pixelization.htm_max_ranges,
             )
@@ -48,7 +48,7 @@ class ClientReads(ClientBase):
             return None
         if object_ids is None:
             ranges = self.config.pixelization.htm_max_ranges
-            return self._read(lambda c: reading.history_in_region(c, self._published, region, start, max_ranges=ranges))
+            return self._read(lambda c: load.history_in_region(c, self._published, region, start, max_ranges=ranges))
         return self._history("DiaSource", list(object_ids), start)
 
     def getDiaForcedSources(
@@ -63,8 +63,8 @@ class ClientReads(ClientBase):
             ranges = self.config.pixelization.htm_max_ranges
 
             def read(connection: psycopg.Connection[Any]) -> pd.DataFrame:
-                ids = reading.objects_in_region(connection, self._published, region, max_ranges=ranges).diaObjectId
-                return reading.history_of_objects(
+                ids = load.objects_in_region(connection, self._published, region, max_ranges=ranges).diaObjectId
+                return load.history_of_objects(
                     connection, self._published, "DiaForcedSource", ids.to_numpy(), start, nullable=True
                 )
 
@@ -80,7 +80,7 @@ class ClientReads(ClientBase):
     def _history(self, table: str, ids: list[int], start: float) -> pd.DataFrame:
         backends = BACKENDS if len(ids) > MANY_OBJECTS else 1
         with self._transactions.shared_snapshot(backends) as connections:
-            frame = reading.history_of_objects(connections, self._published, table, ids, start, nullable=True)
+            frame = load.history_of_objects(connections, self._published, table, ids, start, nullable=True)
         LOG.debug("found %d rows", len(frame))
         return frame
 
@@ -110,7 +110,7 @@ class ClientReads(ClientBase):
         self, visit: int, detector: int, region: Region | None = None, visit_time: astropy.time.Time | None = None
     ) -> bool:
         """Return whether the (visit, detector) was stored, also when it had no row."""
-        return self._transactions.run(lambda c: reading.visit_is_stored(c, int(visit), int(detector)))
+        return self._transactions.run(lambda c: load.visit_is_stored(c, int(visit), int(detector)))
 
     def countUnassociatedObjects(self) -> int:
         """Return the number of objects with one source (newest versions)."""

@@ -5,8 +5,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from apdb.audit import audit
 from apdb.errors import NotFound
-from apdb.visit.changes import audit
 
 __all__ = ["drop_held", "held", "release_held"]
 

@@ -18,7 +18,7 @@ from apdb.schema.columns import PublishedSchema
 from apdb.schema.setup import APDB_REPLICA_VERSION
 from apdb.schema.tables import REPLICATED, primary_key
 from apdb.transactions import Transactions
-from apdb.visit.store import VisitRows
+from apdb.visit_rows import VisitRows
 
 __all__ = ["PostgresReplica", "ReplicaRows", "store_chunk", "store_keys", "store_update_records"]
 

@@ -8,17 +8,9 @@ from lsst.sphgeom import ConvexPolygon, HtmPixelization, LonLat, Region, UnitVec
 from numpy.typing import ArrayLike
 
 from tasks.arrays import F64, I64
+from tasks.sphere import unit_vectors
 
-__all__ = [
-    "HTM_LEVEL",
-    "chord_arcsec",
-    "cover",
-    "htm_ids",
-    "polygon",
-    "positions_around",
-    "sky_positions",
-    "unit_vectors",
-]
+__all__ = ["HTM_LEVEL", "cover", "htm_ids", "polygon"]
 
 HTM_LEVEL = 20
 _X, _Y, _Z = np.eye(3)
@@ -31,36 +23,10 @@ _ROOTS = np.array(
 )  # fmt: skip
 
 
-def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> F64:
-    """Return (N, 3) unit vectors of positions in degrees."""
-    r, d = np.radians(np.asarray(ra, np.float64)), np.radians(np.asarray(dec, np.float64))
-    return np.stack([np.cos(d) * np.cos(r), np.cos(d) * np.sin(r), np.sin(d)], axis=-1)
-
-
-def sky_positions(vectors: F64) -> tuple[F64, F64]:
-    """Return (ra, dec) in degrees of vectors (..., 3) of any length: the inverse of `unit_vectors`."""
-    x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
-    return np.degrees(np.arctan2(y, x)) % 360.0, np.degrees(np.arctan2(z, np.hypot(x, y)))
-
-
-def chord_arcsec(chord: F64) -> F64:
-    """Return the angles (arcsec) between unit vectors from the lengths of their chords: exact at small ones."""
-    return np.asarray(np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))) * 3600)
-
-
 def htm_ids(ra: ArrayLike, dec: ArrayLike, level: int = HTM_LEVEL) -> I64:
     """Return HTM ids of positions in degrees."""
     out: I64 = _descend(unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)), _ROOTS, level)
     return out
-
-
-def positions_around(ra: F64, dec: F64, radius_deg: float) -> tuple[F64, F64]:
-    """Return each position and eight around it, one and a half radii away along RA, dec or both (degrees, flat arrays)."""
-    step = np.array([-1.5, 0.0, 1.5]) * radius_deg
-    d = np.clip(np.asarray(dec)[:, None, None] + step[:, None], -90, 90)
-    a = (np.asarray(ra)[:, None, None] + step / np.maximum(np.cos(np.radians(d)), 1e-6)) % 360
-    d, a = np.broadcast_arrays(d, a)
-    return a.ravel(), d.ravel()
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -23,8 +23,9 @@ import numpy as np
 import psycopg
 from lsst.sphgeom import Region
 
-from apdb.sky.htm import HTM_LEVEL, cover, htm_ids, positions_around
+from apdb.sky.htm import HTM_LEVEL, cover, htm_ids
 from tasks.arrays import F64, I64
+from tasks.sphere import positions_around
 
 __all__ = ["lock_pixels", "lock_pixels_around", "pixels_of_positions", "sky_locks"]
 

@@ -3,7 +3,6 @@
 Every change is entered in ``ApdbAudit`` in the same transaction.
 """
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -11,20 +10,11 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-__all__ = [
-    "add_to_counts", "audit", "close_objects", "delete_rows", "forced_withdrawn_at", "move_all_sources", "objects_of_sources",
-    "positions_and_counts", "reassign_sources", "sources_withdrawn_at", "withdraw_forced", "withdraw_sources", "withdraw_visit",
-]  # fmt: skip
+from apdb.audit import audit
+
+__all__ = ["add_to_counts", "close_objects", "delete_rows", "forced_withdrawn_at", "move_all_sources", "objects_of_sources", "positions_and_counts", "reassign_sources", "sources_withdrawn_at", "withdraw_forced", "withdraw_sources", "withdraw_visit"]  # fmt: skip
 
 Key = tuple[int, int, int]
-
-
-def audit(connection: psycopg.Connection[Any], action: str, table: str, count: int, detail: Any) -> None:
-    """Enter a change: what, how many rows, and which."""
-    connection.execute(
-        'INSERT INTO "ApdbAudit" (action, "tableName", count, detail) VALUES (%s, %s, %s, %s)',
-        (action, table, count, json.dumps(detail)),
-    )
 
 
 def objects_of_sources(connection: psycopg.Connection[Any], ids: Collection[int]) -> dict[int, int | None]:

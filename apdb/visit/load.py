@@ -12,8 +12,9 @@ from psycopg import sql
 from apdb.copy.decode import select_frame, select_frame_in_parts
 from apdb.copy.encode import id_array
 from apdb.schema.columns import Column, PublishedSchema
-from apdb.sky.htm import HTM_LEVEL, cover, htm_ids, positions_around
+from apdb.sky.htm import HTM_LEVEL, cover, htm_ids
 from tasks.arrays import F64, I64
+from tasks.sphere import positions_around
 
 __all__ = [
     "IN_RANGES",

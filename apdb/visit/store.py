@@ -1,9 +1,6 @@
 """Writing the rows of a visit: versions of objects, sources, forced sources, each by one COPY."""
 
-import hashlib
 import logging
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,126 +8,18 @@ import pandas as pd
 import psycopg
 from psycopg import sql
 
-from apdb.copy.encode import EncodedRows, encode, id_array, write_rows
-from apdb.copy.row_checks import check_frame, check_time
+from apdb.audit import audit
+from apdb.copy.encode import id_array, write_rows
 from apdb.errors import ApdbError, VisitConflict
-from apdb.schema.columns import PIXEL_TABLES, PublishedSchema
-from apdb.sky.htm import htm_ids
-from apdb.sky.locks import LEVELS, pixels_of_positions
-from apdb.visit.changes import audit, withdraw_visit
+from apdb.schema.columns import PublishedSchema
+from apdb.visit.changes import withdraw_visit
+from apdb.visit_rows import VisitRows
 
-__all__ = ["VisitRows", "prepare", "remove_stored", "store_rows"]
+__all__ = ["remove_stored", "store_rows"]
 
 _LOG = logging.getLogger("lsst.dax.apdb.alertprod")
 # a version that would not begin after the one before it begins this much later (in days: 0.1 ms)
 SHORTEST_VALIDITY = 1e-9
-
-
-@dataclass(frozen=True)
-class VisitRows:
-    """What one store writes. Tables are encoded when they are first asked for: while the server takes in another one."""
-
-    schema: PublishedSchema
-    mjd_tai: float
-    objects: pd.DataFrame
-    frames: dict[str, pd.DataFrame]  # of DiaSource and DiaForcedSource, where there are any
-    visit: int | None
-    detector: int | None
-
-    @property
-    def placed(self) -> list[pd.DataFrame]:
-        """The frames whose rows have places of their own."""
-        return [f for f in (self.objects, self.frames.get("DiaSource")) if f is not None and len(f)]
-
-    @cached_property
-    def pixels(self) -> list[int]:
-        """Pixels of the sky to be locked."""
-        ids = [htm_ids(f.ra, f.dec, LEVELS[0]) for f in self.placed]
-        return pixels_of_positions(np.concatenate(ids), LEVELS[0]) if ids else []
-
-    @cached_property
-    def versions(self) -> EncodedRows:
-        """Rows of DiaObject, with the begin of their validity first: it may yet change."""
-        objects = _with_pixels(self.objects)
-        if len(objects):
-            objects = objects.assign(validityStartMjdTai=self.mjd_tai, validityEndMjdTai=np.nan)
-        return encode("DiaObject", objects, self.schema.stored_columns("DiaObject"), "validityStartMjdTai")
-
-    @cached_property
-    def sources(self) -> EncodedRows:
-        """Rows of DiaSource."""
-        return self._encoded("DiaSource")
-
-    @cached_property
-    def forced(self) -> EncodedRows:
-        """Rows of DiaForcedSource."""
-        return self._encoded("DiaForcedSource")
-
-    def _encoded(self, table: str) -> EncodedRows:
-        frame = self.frames.get(table, pd.DataFrame())
-        frame = _with_pixels(frame) if table in PIXEL_TABLES else frame
-        return encode(table, frame, self.schema.stored_columns(table))
-
-    @cached_property
-    def digest(self) -> str:
-        """What identifies the content (not the time of processing); all rows are encoded for it."""
-        digest = hashlib.blake2b(repr(self.mjd_tai).encode(), digest_size=16)
-        for rows in (self.versions, self.sources, self.forced):
-            digest.update(rows.digest + rows.count.to_bytes(8, "little"))
-        return digest.hexdigest()
-
-
-def _single(frame: pd.DataFrame, name: str) -> int | None:
-    """Return the value of a column that has only one, else None."""
-    if name not in frame.columns:
-        return None
-    values = frame[name].unique()
-    return int(values[0]) if len(values) == 1 else None
-
-
-def _with_pixels(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(pixelId=htm_ids(frame.ra, frame.dec)) if len(frame) else frame
-
-
-def _sorted(frame: pd.DataFrame | None, key: tuple[str, ...]) -> pd.DataFrame:
-    """Return the rows in order of the key, whatever the order they came in (most come in order: nothing is moved)."""
-    if frame is None or frame.empty:
-        return pd.DataFrame() if frame is None else frame
-    names = [k for k in key if k in frame.columns]
-    if not names:
-        return frame
-    first = frame[names[0]]
-    if first.is_monotonic_increasing and first.is_unique:
-        return frame
-    return frame.sort_values(names, kind="stable")
-
-
-def prepare(
-    schema: PublishedSchema, mjd_tai: float, objects: pd.DataFrame, sources: pd.DataFrame | None,
-    forced: pd.DataFrame | None,
-) -> VisitRows:  # fmt: skip
-    """Check frames with APDB column names, put them in order, and find out where and of which visit they are.
-
-    No database is needed.
-
-    Raises
-    ------
-    ApdbError
-        As `apdb.copy.row_checks.check_frame`; numbers and text are checked as `apdb.copy.encode.encode` comes to them.
-    """
-    check_time(mjd_tai, "the time of the visit")
-    for table, frame in (("DiaObject", objects), ("DiaSource", sources), ("DiaForcedSource", forced)):
-        if frame is not None:
-            key = [k for k in schema.keys[table] if k != "validityStartMjdTai"]
-            check_frame(table, frame, schema.columns(table), key)
-    objects = _sorted(objects, ("diaObjectId",))
-    sources = _sorted(sources, ("diaSourceId",))
-    forced = _sorted(forced, ("diaObjectId", "visit", "detector"))
-    frames = {t: f for t, f in (("DiaSource", sources), ("DiaForcedSource", forced)) if len(f)}
-    source = sources if len(sources) else forced
-    return VisitRows(
-        schema, mjd_tai, objects, frames, _single(source, "visit"), _single(source, "detector"),
-    )  # fmt: skip
 
 
 def store_rows(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:

@@ -18,7 +18,8 @@ from apdb.queue import outbox
 from apdb.schema.columns import Column, columns_of, published_schema
 from apdb.visit import changes
 from apdb.visit.load import history_of_objects, objects_around, objects_in_region, visit_is_stored
-from apdb.visit.store import prepare, store_rows
+from apdb.visit.store import store_rows
+from apdb.visit_rows import prepare
 from tasks.arrays import F64, I64
 
 __all__ = ["HISTORY_DAYS", "VisitUnitOfWork"]
@@ -151,12 +152,14 @@ class VisitUnitOfWork:
         done = changes.add_to_counts(connection, steps)
         closed = changes.close_objects(connection, wanted, mjd_tai)
         if self._replicated() and closed:
-            from apdb.replication import update_records as updates
+            from apdb.replication import update_records
 
             targets = dict(moved)
             places = {k: (v[0], v[1]) for k, v in objects.items()}
-            told = updates.reassigned_by_id(connection, targets) + updates.recounted(done, objects)
-            updates.send(connection, told + updates.closed(closed, places, mjd_tai), _time(mjd_tai), CHUNK_SECONDS)
+            told = update_records.reassigned_by_id(connection, targets) + update_records.recounted(done, objects)
+            update_records.send(
+                connection, told + update_records.closed(closed, places, mjd_tai), _time(mjd_tai), CHUNK_SECONDS
+            )
         return {keep: steps.get(keep, 0) for keep in wanted.values()}
 
     def finish(

@@ -9,13 +9,13 @@ import numba
 import numpy as np
 import pandas as pd
 
-from apdb.sky.htm import unit_vectors
 from association.orbits.dynamics import C_AU_PER_DAY, Planets, accelerations, propagate
 from association.orbits.elements import OrbitError, heliocentric_states, read_comets, read_mpcorb
 from association.orbits.observatory import geocentric
 from association.orbits.sources import place_columns
 from association.solar_system import ss_object_id
 from tasks.arrays import F64
+from tasks.sphere import unit_vectors
 
 __all__ = ["TAI_TO_TDB", "OrbitCatalog"]
 

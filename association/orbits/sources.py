@@ -6,10 +6,10 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from apdb.sky.htm import sky_positions, unit_vectors
 from association.errors import AssociationError
 from association.solar_system import no_bodies, ss_object_id
 from tasks.arrays import F64
+from tasks.sphere import sky_positions, unit_vectors
 
 __all__ = ["Ephemerides", "FirstThatAnswers", "PositionTable", "SourceUnavailable", "place_columns"]
 

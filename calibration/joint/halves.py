@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from calibration.joint.config import JointcalConfig
-from calibration.joint.io.references import References
 from calibration.joint.model.build_astrometry import AstrometryBuilder
 from calibration.joint.model.build_photometry import PhotometryBuilder
 from calibration.joint.model.data import Images, Measurements
+from calibration.joint.model.references import References
 from calibration.joint.model.stars import Associated, associate, split_stars
 from calibration.joint.result import Half, astrometric_scatter, photometric_scatter
 from calibration.joint.solve.debug import Watch

@@ -14,8 +14,9 @@ from diffim.errors import InsufficientKernelSources
 from diffim.matching.kernel_basis import AlardLuptonBasis
 from diffim.matching.kernel_solution import solve_kernel
 from diffim.matching.kernel_stamps import StarEquations, star_equations
-from diffim.matching.spatial_kernel import SpatialKernel, chebyshev_terms
+from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.masked_image import Planes
+from exposure.field import chebyshev_terms
 from tasks.arrays import F64, Box, Flags
 from tasks.reprs import short_repr
 

@@ -17,7 +17,8 @@ import numpy as np
 from diffim.errors import InsufficientKernelSources
 from diffim.matching.kernel_basis import AlardLuptonBasis
 from diffim.matching.kernel_stamps import CORE_SIGMA, StarEquations
-from diffim.matching.spatial_kernel import SpatialKernel, chebyshev_terms
+from diffim.matching.spatial_kernel import SpatialKernel
+from exposure.field import chebyshev_terms
 from tasks.arrays import F64, Box, Flags
 
 __all__ = ["MAX_CONDITION", "solve_kernel"]

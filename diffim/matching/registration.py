@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffim.errors import DifferencingError
-from diffim.matching.spatial_kernel import chebyshev_terms
 from diffim.pixels.masked_image import Planes
 from diffim.pixels.warp import nodes, resample
 from exposure import Exposure, SkyWcs
+from exposure.field import chebyshev_terms
 from exposure.stamps import windowed_centroids
 from exposure.stars import Stars
 from exposure.threads import in_threads

@@ -1,0 +1,60 @@
+import numpy as np
+
+from diffim.pixels.masked_image import Planes
+from exposure import Exposure
+from exposure.photometry import psf_at_fixed_pixel
+from exposure.psf import Psf
+from tasks.arrays import F32, F64
+
+MAX_MOVE = 3.0  # px from the peak
+
+
+def _crop(stamps: F32, side: int) -> F32:
+    low = (stamps.shape[-1] - side) // 2
+    return stamps[:, low : low + side, low : low + side] if low > 0 else stamps
+
+
+def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64, side: int = 15) -> tuple[F64, F64, F64]:
+    """Fit flux and position with the PSF (linear in flux, dx, dy; iterated).
+
+    Returns
+    -------
+    x, y
+        Frame positions; those that were given where the fit left them.
+    info
+        (N, 4): xErr, yErr, their covariance, 1 where the fit failed.
+    """
+    n = px.size
+    x, y = px.copy(), py.copy()
+    info = np.zeros((n, 4))
+    if n == 0:
+        return x, y, info
+    side = min(side, psf.size)
+    cx, cy = px.astype(np.int64), py.astype(np.int64)
+    data, var = (a.astype(float) for a in Planes.of(difference, "BAD", "CR").stamps(cx, cy, side))
+    var[np.isinf(var)] = 0
+    inverse = np.zeros((n, 3, 3))
+    basis = np.zeros((n, 3, side, side))
+    for _ in range(6):
+        stamps = _crop(psf_at_fixed_pixel(psf, x, y, cx, cy), side).astype(np.float64)
+        gy, gx = np.gradient(stamps, axis=(1, 2))
+        basis = np.stack([stamps, -gx, -gy], axis=1) * (var > 0)[:, None]
+        normal = np.einsum("nkij,nlij->nkl", basis, basis)
+        normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(3) + 1e-30 * np.eye(3)
+        inverse = np.linalg.inv(normal)
+        solution = np.einsum("nkl,nl->nk", inverse, np.einsum("nkij,nij->nk", basis, data))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            step = np.clip(np.nan_to_num(solution[:, 1:] / solution[:, :1]), -0.7, 0.7)
+        x, y = (
+            np.clip(x + step[:, 0], px - MAX_MOVE, px + MAX_MOVE),
+            np.clip(y + step[:, 1], py - MAX_MOVE, py + MAX_MOVE),
+        )
+    covariance = np.einsum("nkl,nlm,npm->nkp", inverse, np.einsum("nkij,nij,nlij->nkl", basis, var, basis), inverse)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        square = solution[:, 0] ** 2
+        info[:, 0], info[:, 1] = np.sqrt(covariance[:, 1, 1] / square), np.sqrt(covariance[:, 2, 2] / square)
+        info[:, 2] = covariance[:, 1, 2] / square
+    lost = (np.hypot(x - px, y - py) >= MAX_MOVE) | ~np.isfinite(info[:, 0])
+    x[lost], y[lost] = px[lost], py[lost]
+    info[lost, :3], info[lost, 3] = np.nan, 1.0
+    return x, y, info

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from diffim.detection.peaks import Detections
-from diffim.measurement.measure import collapsed, fit_centroids, measure
+from diffim.measurement.centroids import fit_centroids
+from diffim.measurement.measure import collapsed, measure
 from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.photometry import psf_images

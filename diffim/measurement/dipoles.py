@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from diffim.pixels.masked_image import Planes
 from exposure import Exposure
-from exposure.photometry import psf_images
+from exposure.photometry import psf_at_fixed_pixel
 from exposure.psf import Psf
 from exposure.stamps import sided
-from tasks.arrays import F32, F64, I64
+from tasks.arrays import F64, I64
 
-__all__ = ["fit_dipoles", "measure_dipoles", "psf_at_fixed_pixel"]
+__all__ = ["fit_dipoles", "measure_dipoles"]
 
 SIDE = 25
 PRE_WEIGHT = 0.25
@@ -164,16 +164,6 @@ def _solved(normal: F64, right: F64, merge: F64) -> F64:
 def _stamps(psf: Psf, x: F64, y: F64, cx: I64, cy: I64) -> F64:
     """PSF images at positions on stamps of `SIDE` px centred on fixed pixels."""
     return sided(psf_at_fixed_pixel(psf, x, y, cx, cy).astype(np.float64), SIDE)
-
-
-def psf_at_fixed_pixel(psf: Psf, x: F64, y: F64, cx: I64, cy: I64) -> F32:
-    """PSF images on stamps that stay centred on (cx, cy) wherever the position moves."""
-    stamps = psf_images(psf, x, y)
-    dx = (np.floor(x + 0.5) - cx).astype(np.int64)
-    dy = (np.floor(y + 0.5) - cy).astype(np.int64)
-    for k in np.flatnonzero((dx != 0) | (dy != 0)):  # the few that left their pixel
-        stamps[k] = np.roll(stamps[k], (dy[k], dx[k]), axis=(0, 1))
-    return stamps
 
 
 def _covariance(layers: list[_Layer], designs: list[F64], flux: F64) -> F64:

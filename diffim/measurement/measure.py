@@ -6,23 +6,23 @@ import sep
 from scipy.spatial import cKDTree
 
 from diffim.detection.peaks import Detections, footprint_edges
-from diffim.measurement.dipoles import measure_dipoles, psf_at_fixed_pixel
+from diffim.measurement.centroids import fit_centroids
+from diffim.measurement.dipoles import measure_dipoles
+from diffim.measurement.flags import _pixel_flags
 from diffim.measurement.trails import measure_trails
 from diffim.pixels.masked_image import Planes
 from exposure import Exposure
-from exposure.mask import PIXEL_FLAGS, plane_bits
 from exposure.photometry import forced_psf_photometry
 from exposure.psf import Psf, fwhm_of
-from exposure.stamps import adaptive_moments, gather
-from tasks.arrays import F32, F64, I32, I64, Flags
+from exposure.stamps import adaptive_moments, extendedness, gather
+from tasks.arrays import F32, F64, I64, Flags
 
-__all__ = ["AP_RADIUS", "collapsed", "extendedness", "fit_centroids", "known_flags", "measure"]
+__all__ = ["AP_RADIUS", "collapsed", "measure"]
 
 AP_RADIUS = 12.0
 STAMP, LARGE_STAMP = 25, 81  # px: for moments of sources, and of those with a large footprint (trails)
 MAX_DIPOLE_AREA = 1200  # px
 AT_ONCE = 4096  # sources whose smoothed stamps are held
-MAX_MOVE = 3.0  # px from the peak
 
 
 def measure(
@@ -105,57 +105,6 @@ def collapsed(frame: pd.DataFrame, fwhm: F64) -> Flags:
     return drop
 
 
-def _crop(stamps: F32, side: int) -> F32:
-    low = (stamps.shape[-1] - side) // 2
-    return stamps[:, low : low + side, low : low + side] if low > 0 else stamps
-
-
-def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64, side: int = 15) -> tuple[F64, F64, F64]:
-    """Fit flux and position with the PSF (linear in flux, dx, dy; iterated).
-
-    Returns
-    -------
-    x, y
-        Frame positions; those that were given where the fit left them.
-    info
-        (N, 4): xErr, yErr, their covariance, 1 where the fit failed.
-    """
-    n = px.size
-    x, y = px.copy(), py.copy()
-    info = np.zeros((n, 4))
-    if n == 0:
-        return x, y, info
-    side = min(side, psf.size)
-    cx, cy = px.astype(np.int64), py.astype(np.int64)
-    data, var = (a.astype(float) for a in Planes.of(difference, "BAD", "CR").stamps(cx, cy, side))
-    var[np.isinf(var)] = 0
-    inverse = np.zeros((n, 3, 3))
-    basis = np.zeros((n, 3, side, side))
-    for _ in range(6):
-        stamps = _crop(psf_at_fixed_pixel(psf, x, y, cx, cy), side).astype(np.float64)
-        gy, gx = np.gradient(stamps, axis=(1, 2))
-        basis = np.stack([stamps, -gx, -gy], axis=1) * (var > 0)[:, None]
-        normal = np.einsum("nkij,nlij->nkl", basis, basis)
-        normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(3) + 1e-30 * np.eye(3)
-        inverse = np.linalg.inv(normal)
-        solution = np.einsum("nkl,nl->nk", inverse, np.einsum("nkij,nij->nk", basis, data))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            step = np.clip(np.nan_to_num(solution[:, 1:] / solution[:, :1]), -0.7, 0.7)
-        x, y = (
-            np.clip(x + step[:, 0], px - MAX_MOVE, px + MAX_MOVE),
-            np.clip(y + step[:, 1], py - MAX_MOVE, py + MAX_MOVE),
-        )
-    covariance = np.einsum("nkl,nlm,npm->nkp", inverse, np.einsum("nkij,nij,nlij->nkl", basis, var, basis), inverse)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        square = solution[:, 0] ** 2
-        info[:, 0], info[:, 1] = np.sqrt(covariance[:, 1, 1] / square), np.sqrt(covariance[:, 2, 2] / square)
-        info[:, 2] = covariance[:, 1, 2] / square
-    lost = (np.hypot(x - px, y - py) >= MAX_MOVE) | ~np.isfinite(info[:, 0])
-    x[lost], y[lost] = px[lost], py[lost]
-    info[lost, :3], info[lost, 3] = np.nan, 1.0
-    return x, y, info
-
-
 def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure) -> None:
     """PSF and aperture fluxes on the difference; forced PSF fluxes on science and template."""
     for exposure, prefix in ((difference, "psfFlux"), (science, "forced_PsfFlux"), (template, "template")):
@@ -215,14 +164,6 @@ def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf) -> None:
     measure_trails(frame, difference, shape, failed)
 
 
-def extendedness(own: F64, model: F64) -> F64:
-    """Return 1 - exp(-chi^2 / 2), chi = (T - T_psf) / sqrt(T_psf), of moments (N, 3); NaN where there are none."""
-    size, size_psf = own[:, 0] + own[:, 1], model[:, 0] + model[:, 1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        chi = np.maximum(size - size_psf, 0) / np.sqrt(size_psf)
-    return np.asarray(1 - np.exp(-0.5 * chi**2))
-
-
 def _dipoles(
     frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure, unit: float
 ) -> pd.DataFrame:
@@ -271,39 +212,3 @@ def _smoothed_stamps(difference: Exposure, ix: I64, iy: I64, side: int, sigma: f
     variance = gather(difference.variance, ix - difference.origin[0], iy - difference.origin[1], side, 1.0)
     noise = np.sqrt(np.nan_to_num(variance, nan=1.0) / (4 * np.pi * sigma**2))
     return np.asarray(smooth[:, margin : margin + side, margin : margin + side] / noise, np.float32)
-
-
-def _pixel_flags(frame: pd.DataFrame, difference: Exposure, labels: I32) -> None:
-    """Per plane: any pixel of the footprint, any and all of the 3x3 around the centroid."""
-    x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
-    ix = np.floor(x + 0.5).astype(np.int64) - difference.origin[0]
-    iy = np.floor(y + 0.5).astype(np.int64) - difference.origin[1]
-    centre = gather(difference.mask, ix, iy, 3, 0)
-    off = ~difference.contains(x, y)
-    per_label = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.int64)
-    inside = labels > 0
-    np.bitwise_or.at(per_label, labels[inside], difference.mask[inside].astype(np.int64))
-    union = per_label[frame.label.to_numpy()] if len(frame) else np.zeros(0, np.int64)
-    frame["pixelFlags"] = ~np.isfinite(x)
-    frame["pixelFlags_offimage"] = off
-    for name, plane in PIXEL_FLAGS.items():
-        bit = plane_bits([plane])
-        set_here = (centre & bit) != 0
-        frame[f"pixelFlags_{name}"] = (union & bit) != 0
-        frame[f"pixelFlags_{name}Center"] = set_here.any(axis=(1, 2))
-        frame[f"pixelFlags_{name}CenterAll"] = set_here.all(axis=(1, 2))
-    for name in ("edge", "edgeCenter", "edgeCenterAll"):
-        frame[f"pixelFlags_{name}"] |= off
-
-
-def known_flags() -> set[str]:
-    """Return the names of all flag columns that `measure` makes."""
-    planes = {f"pixelFlags_{name}{where}" for name in PIXEL_FLAGS for where in ("", "Center", "CenterAll")}
-    others = {
-        "pixelFlags", "pixelFlags_offimage", "centroid_flag", "apFlux_flag", "apFlux_flag_apertureTruncated",
-        "psfFlux_flag", "psfFlux_flag_edge", "psfFlux_flag_noGoodPixels", "forced_PsfFlux_flag",
-        "forced_PsfFlux_flag_edge", "forced_PsfFlux_flag_noGoodPixels", "shape_flag", "trail_flag",
-        "trail_flag_off_image", "trail_flag_edge", "trail_flag_suspect_long_trail", "isDipole",
-        "isNegative", "sky_source",
-    }  # fmt: skip
-    return planes | others

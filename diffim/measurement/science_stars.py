@@ -5,12 +5,12 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from diffim.detection.peaks import detect, significance
-from diffim.measurement.measure import extendedness, fit_centroids
+from diffim.measurement.centroids import fit_centroids
 from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.photometry import forced_psf_photometry
 from exposure.psf import fwhm_of
-from exposure.stamps import adaptive_moments, gather
+from exposure.stamps import adaptive_moments, extendedness, gather
 
 __all__ = ["detect_kernel_sources"]
 

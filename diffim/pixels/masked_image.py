@@ -6,19 +6,16 @@ from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from exposure import Exposure
 from exposure.mask import plane_bits, usable_pixels
-from exposure.quantiles import median
+from exposure.quantiles import ENOUGH, block_medians, median
 from exposure.stamps import gather
-from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I32, I64, Box, Flags
 
-__all__ = ["LEAST_VARIANCE", "Planes", "block_medians"]
+__all__ = ["LEAST_VARIANCE", "Planes"]
 
 Placed = tuple[F32, F32, Box]
-ENOUGH = 32  # pixels that make a median
 LEAST_VARIANCE = 1e-30  # of a difference
 SAMPLE = 500_000  # pixels that suffice for the variance of the sky
 _NOTHING = np.zeros((0, 0), np.float32)
@@ -206,28 +203,3 @@ def _fill(value: Any, noise: Any, spread: Any, filling: Any, oy: int, ox: int) -
             q = other[oy, ox + i]
             if np.isfinite(q) and other_mask[oy, ox + i] & other_bits == 0:
                 value[i] = scale * q
-
-
-def block_medians(
-    plane: F32, usable: Flags, rows: I64, columns: I64, least: int,
-    out: NDArray[Any],
-) -> None:  # fmt: skip
-    """Write the median of the usable values of each block between `rows` and `columns`; where are fewer, nothing."""
-    in_bands(
-        lambda a, b: _block_medians(plane, usable, rows[a : b + 1], columns, least, out[a:b]), out.shape[0], least=1
-    )
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _block_medians(plane: Any, usable: Any, rows: Any, columns: Any, least: int, out: Any) -> None:
-    for r in range(out.shape[0]):
-        for c in range(out.shape[1]):
-            values = np.empty((rows[r + 1] - rows[r]) * (columns[c + 1] - columns[c]), np.float32)
-            n = 0
-            for y in range(rows[r], rows[r + 1]):
-                for x in range(columns[c], columns[c + 1]):
-                    if usable[y, x]:
-                        values[n] = plane[y, x]
-                        n += 1
-            if n >= least:
-                out[r, c] = np.median(values[:n])

@@ -11,10 +11,10 @@ import cv2
 import numba
 import numpy as np
 
-from diffim.pixels.masked_image import block_medians
 from exposure import Exposure
 from exposure.background import subtract_level
 from exposure.mask import plane_bits, usable_pixels
+from exposure.quantiles import block_medians
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I64
 

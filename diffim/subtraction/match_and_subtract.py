@@ -7,18 +7,19 @@ import numpy as np
 from diffim.errors import InsufficientKernelSources
 from diffim.matching.kernel_basis import DEGREES, EQUAL_WIDTHS, MIN_SIZE, WING_DEGREES, AlardLuptonBasis, make_basis
 from diffim.matching.kernel_fit import KernelFit, fit_kernel
+from diffim.matching.kernel_stars import kernel_stars
 from diffim.pixels.masked_image import Planes
-from diffim.preparation import flux_unit_ratio, kernel_stars
+from diffim.preparation import flux_unit_ratio
 from diffim.subtraction.alard_lupton import Subtracted, Subtraction, excess_power
 from diffim.subtraction.difference_exposure import combined_mask, difference_exposure, difference_psf, reach_of
 from diffim.subtraction.noise_power import sky_correlation
 from diffim.subtraction.zogy import ProperSubtraction, check_centred
-from exposure import Exposure, Psf, PsfUndefined
+from exposure import Exposure
 from exposure.photometry import forced_psf_photometry
-from exposure.psf import fwhm_of
+from exposure.psf_width import psf_fwhm
 from exposure.stamps import gather
 from exposure.stars import Stars
-from tasks.arrays import F32, F64, Box
+from tasks.arrays import F32, F64
 from tasks.reprs import short_repr
 
 __all__ = ["Matched", "match_and_subtract", "match_and_subtract_proper"]
@@ -44,28 +45,6 @@ class Matched:
     unit: float
 
     __repr__ = short_repr
-
-
-def psf_fwhm(psf: Psf, box: Box) -> float:
-    """Return the FWHM (px) at the average position, or its mean over a 10 x 10 grid where that is undefined; NaN: nowhere."""
-    try:
-        value = float(fwhm_of(psf.moments_at(*psf.average_position()))[0])
-        if np.isfinite(value):
-            return value
-    except PsfUndefined:
-        value = float("nan")  # the average position may lie in a gap: the grid below decides
-    x0, y0, width, height = box
-    gx, gy = np.meshgrid(x0 + width * np.linspace(0.05, 0.95, 10), y0 + height * np.linspace(0.05, 0.95, 10))
-    values = [_fwhm_at(psf, x, y) for x, y in zip(gx.ravel(), gy.ravel(), strict=True)]
-    known = [v for v in values if np.isfinite(v)]
-    return float(np.mean(known)) if known else float("nan")
-
-
-def _fwhm_at(psf: Psf, x: float, y: float) -> float:
-    try:
-        return float(fwhm_of(psf.moments_at(x, y))[0])
-    except PsfUndefined:
-        return float("nan")
 
 
 def match_and_subtract(

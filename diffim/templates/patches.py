@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 
 from diffim.errors import MismatchError, NoTemplateCoverage
-from diffim.pixels.masked_image import block_medians
 from diffim.pixels.warp import warp_exposure
 from diffim.templates.coadd_psf import union_psf
 from exposure import Exposure, PhotoCalib, SkyWcs
 from exposure.mask import plane_bits
+from exposure.quantiles import block_medians
 from tasks.arrays import F32, I32, Box
 
 __all__ = ["BORDER", "merge_patches"]

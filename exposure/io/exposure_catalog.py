@@ -132,7 +132,7 @@ def _calib_from_text(text: str) -> PhotoCalib:
 
 
 def _wcs_text(wcs: SkyWcs) -> str:
-    from exposure.io.rubin_catalog import AstWcs
+    from exposure.wcs.ast import AstWcs
     from exposure.wcs.mapped import ComposedWcs
 
     if isinstance(wcs, ComposedWcs):
@@ -149,7 +149,7 @@ def _wcs_from_text(text: str) -> SkyWcs:
 
         return ComposedWcs.from_dict(raw)
     if raw["kind"] == "AST":
-        from exposure.io.rubin_catalog import AstWcs
+        from exposure.wcs.ast import AstWcs
 
         return AstWcs(raw["text"], tuple(raw["bbox"]))
     return SkyWcs.from_header(fits.Header.fromstring(raw["text"], sep="\n"))
@@ -179,7 +179,7 @@ def _record_hdus(record: ExposureRecord) -> list[Any]:
 
 def _wcs_hdu(wcs: SkyWcs) -> fits.ImageHDU:
     """A WCS that a header cannot hold stands as text in the data, with its TAN-SIP approximation in the header."""
-    from exposure.io.rubin_catalog import AstWcs
+    from exposure.wcs.ast import AstWcs
     from exposure.wcs.mapped import ComposedWcs
 
     text = wcs.to_json() if isinstance(wcs, ComposedWcs) else wcs.text if isinstance(wcs, AstWcs) else ""
@@ -199,7 +199,7 @@ def _read_wcs(hdu: Any) -> SkyWcs:
         return SkyWcs.from_header(hdu.header)
     text = np.asarray(hdu.data, np.uint8).tobytes().decode("ascii")
     if kind == "AST":
-        from exposure.io.rubin_catalog import AstWcs
+        from exposure.wcs.ast import AstWcs
 
         return AstWcs(text, parts._read_box(hdu.header))
     from exposure.wcs.mapped import ComposedWcs

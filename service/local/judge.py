@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from apdb.sky.htm import unit_vectors
+from tasks.sphere import unit_vectors
 
 __all__ = ["judge"]
 

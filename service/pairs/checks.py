@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 from calibration.stars import bright_stars
 from diffim.errors import DifferencingError, MismatchError
 from diffim.matching.registration import StarShifts, displacement_at_stars, fit_displacement, match_lists
-from diffim.subtraction.match_and_subtract import psf_fwhm
 from exposure import Exposure, SkyWcs
 from exposure.errors import WcsMissing, WcsUnsupported
+from exposure.psf_width import psf_fwhm
 from exposure.stars import Stars
 from service.errors import SameImage
 from tasks.arrays import F64

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from apdb.sky.htm import sky_positions, unit_vectors
 from association.orbits import Ephemerides, FirstThatAnswers, MpSky, OrbitCatalog, PositionTable
 from exposure import Exposure
 from service.settings import Settings
+from tasks.sphere import sky_positions, unit_vectors
 
 __all__ = ["bodies_of", "ephemerides"]
 

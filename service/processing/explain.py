@@ -15,7 +15,6 @@ from psycopg.rows import dict_row
 
 from alerts.container import INDEX
 from apdb import Database, Ledger, VisitUnitOfWork
-from apdb.sky.htm import chord_arcsec, unit_vectors
 from association import DiaPipelineTask, standardize
 from association.new_objects import new_source_tests
 from association.standardize import filter_tests
@@ -28,6 +27,7 @@ from service.processing.instruments import checked_instrument
 from service.processing.task_config import task_overrides
 from service.settings import Settings
 from tasks import AlertProdError, make_task
+from tasks.sphere import chord_arcsec, unit_vectors
 
 __all__ = ["Step", "explain"]
 

@@ -346,7 +346,7 @@ def test_two_workers_on_overlapping_detectors_make_no_star_twice(survey, tmp_pat
     assert len(sources) > 8
     from scipy.spatial import cKDTree
 
-    from apdb.sky.htm import unit_vectors
+    from tasks.sphere import unit_vectors
 
     pairs = cKDTree(unit_vectors(objects.ra, objects.dec)).query_pairs(np.radians(0.7 / 3600))
     assert pairs == set()

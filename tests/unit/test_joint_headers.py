@@ -12,8 +12,9 @@ from calibration.errors import JointCalibrationError
 from calibration.joint.config import ReferenceConfig
 from calibration.joint.io.files import read_header
 from calibration.joint.io.reference_units import epochs_mjd
-from calibration.joint.io.references import Circle, load_references
+from calibration.joint.io.references import load_references
 from calibration.joint.model.data import unit_vectors
+from calibration.joint.model.references import Circle
 from service.terminal import logs_to_stderr
 
 S = 0.2 / 3600

@@ -457,7 +457,8 @@ def test_the_sparse_reduced_system_gives_the_same_answer(monkeypatch):
 
 
 def test_elimination_is_that_of_the_full_normal_matrix():
-    from calibration.joint.solve.elimination import Reduced, Rows, add_block, star_steps
+    from calibration.joint.model.rows import Rows
+    from calibration.joint.solve.elimination import Reduced, add_block, star_steps
 
     rng = np.random.default_rng(3)
     m, per, d, q, k, size = 6, 4, 2, 2, 5, 12

@@ -10,8 +10,8 @@ from lsst.pipe.base import NoWorkFound, UpstreamFailureNoWorkFound
 
 from diffim import ImageDifferenceTask
 from diffim.errors import InsufficientKernelSources, MismatchError
+from diffim.matching.kernel_stars import kernel_stars
 from diffim.measurement.science_stars import detect_kernel_sources
-from diffim.preparation import kernel_stars
 from exposure import Exposure, GaussianPsf, GridPsf, PhotoCalib, SkyWcs, VisitInfo
 from exposure.errors import PsfUndefined
 from exposure.mask import plane_bits

@@ -3,76 +3,26 @@
 import fnmatch
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
-from numpy.typing import NDArray
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import ReferenceConfig
 from calibration.joint.io.files import read_fits_table
 from calibration.joint.io.reference_units import check_fluxes, check_units, epochs_mjd
 from calibration.joint.model.data import ARCSEC, tangent_frames, unit_vectors
-from tasks.arrays import F64, Flags
+from calibration.joint.model.references import Circle, References
+from tasks.arrays import F64
 
-__all__ = ["Circle", "References", "colour_corrected", "load_references", "read_catalogue", "read_colorterms"]
+__all__ = ["colour_corrected", "load_references", "read_catalogue", "read_colorterms"]
 
 log = logging.getLogger("alertprod.jointcal")
 _JULIAN = 365.25
 _LEAST_ERR = 0.1e-3  # arcsec; no catalogue is better, and a zero error would be an infinite weight
-
-
-@dataclass(frozen=True)
-class Circle:
-    """A circle on the sky: unit vector of its centre and radius in degrees."""
-
-    centre: F64
-    radius: float
-
-    def holds(self, vectors: F64) -> Flags:
-        """Return which unit vectors lie inside."""
-        return np.asarray(((vectors - self.centre) ** 2).sum(1) <= (2 * np.sin(np.radians(self.radius) / 2)) ** 2)
-
-
-@dataclass
-class References:
-    """Stars at the epoch of the fit.
-
-    Parameters
-    ----------
-    vector
-        (K, 3) unit vectors at the epoch.
-    error
-        (K, 2) arcsec east and north at the epoch; NaN where the catalogue has none.
-    motion, motion_error
-        (K, 2) arcsec per year, east and north.
-    parallax
-        (K,) arcsec.
-    flux, flux_err
-        (K,) nJy; NaN where unknown.
-    colour
-        (K,) mag; NaN where unknown.
-    """
-
-    vector: F64
-    error: F64
-    motion: F64
-    motion_error: F64
-    parallax: F64
-    flux: F64
-    flux_err: F64
-    colour: F64
-
-    def __len__(self) -> int:
-        return len(self.vector)
-
-    def take(self, index: NDArray[Any]) -> "References":
-        """Return some of the stars."""
-        return References(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
 _TEXTS = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable"}

@@ -16,7 +16,7 @@ import numpy as np
 
 from calibration.joint.model.basis import n_terms, term_degrees, terms, terms_and_slopes
 from calibration.joint.model.data import ARCSEC
-from calibration.joint.solve.elimination import Rows
+from calibration.joint.model.rows import Rows
 from tasks.arrays import F64, I64, Flags
 
 __all__ = ["AstrometryProblem", "Frames", "Layout", "StarAstrometry", "map_pixels"]

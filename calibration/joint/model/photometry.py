@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from calibration.joint.model.basis import n_terms, terms
-from calibration.joint.solve.elimination import Rows
+from calibration.joint.model.rows import Rows
 from tasks.arrays import F64, I64, Flags
 
 __all__ = ["POGSON", "PhotometryLayout", "PhotometryProblem", "StarPhotometry", "field_at"]

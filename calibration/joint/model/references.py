@@ -1,0 +1,56 @@
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.arrays import F64, Flags
+
+
+@dataclass(frozen=True)
+class Circle:
+    """A circle on the sky: unit vector of its centre and radius in degrees."""
+
+    centre: F64
+    radius: float
+
+    def holds(self, vectors: F64) -> Flags:
+        """Return which unit vectors lie inside."""
+        return np.asarray(((vectors - self.centre) ** 2).sum(1) <= (2 * np.sin(np.radians(self.radius) / 2)) ** 2)
+
+
+@dataclass
+class References:
+    """Stars at the epoch of the fit.
+
+    Parameters
+    ----------
+    vector
+        (K, 3) unit vectors at the epoch.
+    error
+        (K, 2) arcsec east and north at the epoch; NaN where the catalogue has none.
+    motion, motion_error
+        (K, 2) arcsec per year, east and north.
+    parallax
+        (K,) arcsec.
+    flux, flux_err
+        (K,) nJy; NaN where unknown.
+    colour
+        (K,) mag; NaN where unknown.
+    """
+
+    vector: F64
+    error: F64
+    motion: F64
+    motion_error: F64
+    parallax: F64
+    flux: F64
+    flux_err: F64
+    colour: F64
+
+    def __len__(self) -> int:
+        return len(self.vector)
+
+    def take(self, index: NDArray[Any]) -> "References":
+        """Return some of the stars."""
+        return References(*(getattr(self, name)[index] for name in self.__dataclass_fields__))

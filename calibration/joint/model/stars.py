@@ -7,9 +7,9 @@ import numpy as np
 from lsst.sphgeom import Angle, Box, ConvexPolygon, LonLat, UnitVector3d
 
 from calibration.errors import JointCalibrationError
-from calibration.joint.io.references import Circle, References
 from calibration.joint.model.association import friends_of_friends, match_pairs, typical_separation
 from calibration.joint.model.data import ARCSEC, Images, Measurements, Stars, unit_vectors
+from calibration.joint.model.references import Circle, References
 from calibration.joint.model.register import Registration, register
 from tasks.arrays import F64, I64
 

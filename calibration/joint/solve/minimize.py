@@ -18,7 +18,8 @@ import numpy as np
 import scipy.linalg
 
 from calibration.errors import SingularFit
-from calibration.joint.solve.elimination import Reduced, Rows, add_block, add_gradient, contributions, star_steps
+from calibration.joint.model.rows import Rows
+from calibration.joint.solve.elimination import Reduced, add_block, add_gradient, contributions, star_steps
 from calibration.joint.solve.sparse import SparseFactor, sparse_schur
 from tasks.arrays import F64, I64, Flags
 

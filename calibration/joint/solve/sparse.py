@@ -5,7 +5,8 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 from calibration.errors import SingularFit
-from calibration.joint.solve.elimination import Reduced, Rows
+from calibration.joint.model.rows import Rows
+from calibration.joint.solve.elimination import Reduced
 from tasks.arrays import F64, I64
 
 __all__ = ["SparseFactor", "sparse_schur"]
