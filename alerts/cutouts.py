@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from exposure import Exposure
 from exposure.mask import PLANES, plane_bits
 from exposure.photometry import psf_images
 from tasks.arrays import F64, I64, U8
+from tasks.compiled import compiled
 
 __all__ = ["CutoutMaker", "cutout_sides"]
 
@@ -67,7 +67,7 @@ def _defined(psfs: NDArray[np.floating] | None, n: int) -> list[bool]:
     return [True] * n if psfs is None else np.isfinite(psfs[:, 0, 0]).tolist()
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _cut(
     image: Any, variance: Any, mask: Any, corners: Any, scales: Any, outside: int, images: Any, variances: Any, masks: Any
 ) -> None:  # fmt: skip

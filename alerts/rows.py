@@ -7,7 +7,6 @@ Encoding: https://avro.apache.org/docs/1.12.0/specification/#binary-encoding
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from alerts.schemas import fields_of
 from alerts.wire import varint
 from tasks.arrays import I64, U8, Flags
+from tasks.compiled import compiled
 
 __all__ = ["EncodedRows", "encode_rows"]
 
@@ -25,7 +25,7 @@ _WIDTH = {_FLOAT: 5, _DOUBLE: 9, _INTEGER: 11, _BOOLEAN: 2, _STRING: 6, _NULL: 1
 _ZERO_IS_NULL = frozenset(("diaObjectId", "ssObjectId", "parentDiaSourceId"))
 
 
-@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+@compiled(inline=True)
 def _put_varint(out: Any, at: Any, value: int) -> Any:
     rest = np.uint64((value << 1) ^ (value >> 63))
     while rest > np.uint64(0x7F):
@@ -36,7 +36,7 @@ def _put_varint(out: Any, at: Any, value: int) -> Any:
     return at + _ONE
 
 
-@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+@compiled(inline=True)
 def _put_reals(
     out: Any, at: Any, lines: Any, first: int, last: int, row: Any, may: bool, width: int, infinity: int
 ) -> Any:
@@ -58,7 +58,7 @@ def _put_reals(
     return at
 
 
-@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+@compiled(inline=True)
 def _put_booleans(out: Any, at: Any, lines: Any, first: int, last: int, row: Any, may: bool) -> Any:
     for s in range(first, last):
         value = lines[s, row]
@@ -72,7 +72,7 @@ def _put_booleans(out: Any, at: Any, lines: Any, first: int, last: int, row: Any
     return at
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _encode(
     runs: Any, floats: Any, doubles: Any, integers: Any, empty: Any, booleans: Any, codes: Any, words: Any,
     word_ends: Any, out: Any, offsets: Any,
@@ -242,7 +242,8 @@ def encode_rows(frame: pd.DataFrame, record: str) -> EncodedRows:
     width = sum(_WIDTH[int(k)] for k in kinds) + longest * int((kinds == _STRING).sum())
     out = np.empty(max(width * len(frame), 1), np.uint8)
     offsets = np.zeros(len(frame) + 1, np.int64)
-    _encode(_runs(kinds, nullable, slots), *table.arrays(), out, offsets)
+    floats, doubles, integers, empty, booleans, codes, words, ends = table.arrays()
+    _encode(_runs(kinds, nullable, slots), floats, doubles, integers, empty, booleans, codes, words, ends, out, offsets)
     return EncodedRows(memoryview(out.data)[: int(offsets[-1])], offsets.tolist())
 
 

@@ -1,9 +1,9 @@
 """Statistics of groups of values: sorted once, then sums and order statistics by segments, without a loop over groups."""
 
-import numba
 import numpy as np
 
 from tasks.arrays import F64, I64, Flags
+from tasks.compiled import compiled
 
 __all__ = ["Groups"]
 
@@ -55,7 +55,7 @@ class Groups:
         return np.where(condition, values, np.nan)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _quantiles(begin: I64, n: I64, values: F64, fractions: F64) -> F64:
     out = np.full((fractions.size, n.size), np.nan)
     for k in range(n.size):

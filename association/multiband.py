@@ -9,6 +9,7 @@ from scipy.special import gammaln
 from association.groups import Groups
 from association.optional_statistics import NYQUIST_FACTOR, OVERSAMPLING, RENEWAL, Columns, renew, turned_sums
 from tasks.arrays import F64, I64
+from tasks.compiled import compiled
 
 __all__ = ["multiband_periods"]
 
@@ -44,7 +45,7 @@ def _false_alarm(power: F64, variance: F64, points: F64) -> F64:
         return np.asarray(np.clip(tail + ratio * width * tail * np.sqrt(np.maximum(power, 0)), 0, 1))
 
 
-@numba.njit(cache=True, parallel=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled(parallel=True)
 def _peaks(begin: Any, band: Any, bands: int, t: Any, f: Any, e: Any) -> Any:
     """Return (objects, 4): period, power, variance of times in steps of frequency, points; and the waves of each band."""
     count = begin.size - 1
@@ -65,7 +66,7 @@ def _peaks(begin: Any, band: Any, bands: int, t: Any, f: Any, e: Any) -> Any:
     return values, waves
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+@compiled(fastmath=True)
 def _highest(t: Any, f: Any, e: Any, band: Any, bands: int, step: float, waves: Any) -> Any:
     """Return number and power of the best frequency; rows come band by band; sines follow by rotation."""
     n = t.size

@@ -4,7 +4,7 @@ Their columns are not in the database; they are for people who ask for them by n
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numba
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from apdb.sky.htm import HTM_LEVEL, htm_ids
 from association.groups import Groups
 from tasks.arrays import F64, I64
+from tasks.compiled import compiled
 
 __all__ = ["BAND_PLUGINS", "OBJECT_PLUGINS", "renew", "turned_sums"]
 
@@ -119,7 +120,7 @@ def _periods(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64]:
     return {"period": period, "power": power}
 
 
-@numba.njit(cache=True, parallel=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+@compiled(fastmath=True, parallel=True)
 def _highest_peaks(begin: I64, t: F64, f: F64, e: F64) -> tuple[F64, F64]:
     """Return period and power of the highest peak of each group."""
     count = begin.size - 1
@@ -134,16 +135,16 @@ def _highest_peaks(begin: I64, t: F64, f: F64, e: F64) -> tuple[F64, F64]:
     return period, power
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")  # type: ignore[untyped-decorator]
+@compiled(fastmath=True, inline=True)
 def renew(c: F64, s: F64, speed: float, t: F64) -> None:
     """Compute cosines and sines anew."""
     for i in range(t.size):
         c[i], s[i] = np.cos(speed * t[i]), np.sin(speed * t[i])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")  # type: ignore[untyped-decorator]
+@compiled(fastmath=True, inline=True)
 def turned_sums(
-    c: F64, s: F64, turn_c: F64, turn_s: F64, w: F64, wy: F64, first: int, last: int
+    c: F64, s: F64, turn_c: F64, turn_s: F64, w: F64, wy: F64, first: Any, last: Any
 ) -> tuple[float, float, float, float, float, float]:
     """Return the weighted sums of cos, sin, y cos, y sin, cos^2, cos sin over some points, and turn these on by a step.
 
@@ -162,7 +163,7 @@ def turned_sums(
     return sc, ss, yc, ys, cc, cs
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator]
+@compiled(fastmath=True)
 def _highest_peak(t: F64, f: F64, e: F64, baseline: float) -> tuple[float, float]:
     """Go through the frequencies; sines follow by rotation, and are renewed now and then."""
     n = t.size

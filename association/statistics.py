@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from association.errors import AssociationError
 from association.multiband import multiband_periods
 from association.optional_statistics import BAND_PLUGINS, OBJECT_PLUGINS
 from tasks.arrays import F64, I64
+from tasks.compiled import compiled
 from tasks.sphere import unit_vectors
 
 __all__ = ["BANDS", "DEFAULT_PLUGINS", "MULTIBAND", "OPTIONAL_PLUGINS", "forced_means", "summarize"]
@@ -128,7 +128,7 @@ def _in_order(sources: pd.DataFrame, codes: I64, count: int) -> _Rows:
     return _Rows(sources, order, codes[order], cells[order], begin)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _by_cell(rows: I64, cells: I64, count: int) -> tuple[I64, I64]:
     """Sort rows by cell, those of a cell staying in order (counting sort); returns them and where each cell begins."""
     begin = np.zeros(count + 1, np.int64)
@@ -161,7 +161,7 @@ def _default_columns(rows: _Rows, count: int, wanted: Sequence[str]) -> dict[str
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _cell_statistics(begin: I64, flux: F64, err: F64, time: F64, science: F64, science_err: F64) -> F64:
     """Return (cells, 10) statistics in the order of the columns; NaN where there are none."""
     out = np.full((begin.size - 1, 10), np.nan)

@@ -18,6 +18,7 @@ from calibration.zeropoint import calibrate
 from exposure import ApCorrMap, ChebyshevField, Exposure, Instrument, PhotoCalib
 from exposure.apcorr import PSF_FLUX
 from exposure.photometry import forced_psf_photometry
+from tasks.arrays import nearest_pixels
 from tasks.reprs import short_repr
 
 __all__ = ["Characterized", "add_psf", "characterize"]
@@ -127,7 +128,7 @@ def _without_cosmic_rays(
     x, y = wcs.sky_to_pixel(reference.table.ra.to_numpy(), reference.table.dec.to_numpy())
     stars = np.zeros(exposure.image.shape, np.bool_)
     inside = exposure.contains(x, y)
-    ix, iy = (np.floor(v[inside] + 0.5).astype(np.int64) - o for v, o in zip((x, y), exposure.origin, strict=True))
+    ix, iy = (nearest_pixels(v[inside]) - o for v, o in zip((x, y), exposure.origin, strict=True))
     stars[np.clip(iy, 0, exposure.height - 1), np.clip(ix, 0, exposure.width - 1)] = True
     rays = find_rays(exposure, stars)
     exposure.set_plane("CR", rays)

@@ -5,7 +5,6 @@ No table is made here: a subtraction alone does not load what tables need.
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from exposure import Exposure
@@ -13,7 +12,8 @@ from exposure.mask import is_usable, plane_bits, true_places
 from exposure.stamps import adaptive_moments, gather
 from exposure.stars import Stars
 from exposure.threads import in_bands
-from tasks.arrays import F32, F64, I64, Flags
+from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
+from tasks.compiled import compiled
 
 __all__ = ["bright_stars", "isolated", "likely_stars", "shapes", "unresolved"]
 
@@ -22,8 +22,8 @@ ENOUGH_FOR_PSF = 6
 SPOILING = ("BAD", "SAT", "NO_DATA", "CR", "EDGE")
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _peaks(image: Any, variance: Any, mask: Any, bits: int, threshold: float, out: Any, first: int, last: int) -> int:
+@compiled
+def _peaks(image: Any, variance: Any, mask: Any, bits: Any, threshold: float, out: Any, first: int, last: int) -> int:
     """Write (x, y) of good pixels of some rows above the threshold, the largest of their 5x5; returns how many there are."""
     n = 0
     height, width = image.shape
@@ -42,7 +42,7 @@ def _peaks(image: Any, variance: Any, mask: Any, bits: int, threshold: float, ou
     return n
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _largest(image: Any, y: int, x: int) -> bool:
     """Whether a pixel is the largest of its 5x5, the first of equal ones."""
     p = image[y, x]
@@ -59,19 +59,21 @@ def bright_stars(exposure: Exposure, threshold: float = 30.0) -> Stars:
 
     Positions are those of the peak pixel, fluxes sums within 5 px; brightest first.
     """
-    pixels = exposure.image, exposure.variance, exposure.mask, np.int32(plane_bits(["NO_DATA", "BAD", "CR", "SAT"]))
+    useless = np.int32(plane_bits(["NO_DATA", "BAD", "CR", "SAT"]))
     bands: dict[int, I64] = {}
 
     def search(first: int, last: int) -> None:
         out = np.empty((MOST, 2), np.int64)
-        bands[first] = out[: _peaks(*pixels, threshold, out, first, last)]
+        bands[first] = out[
+            : _peaks(exposure.image, exposure.variance, exposure.mask, useless, threshold, out, first, last)
+        ]
 
     in_bands(search, exposure.height)
     found = np.concatenate([bands[first] for first in sorted(bands)])[:MOST]
     g = np.arange(-5, 6)
     disc = np.hypot(g[:, None], g[None, :]) <= 5
     light, noise = (
-        np.nan_to_num(gather(plane, *found.T, 11, 0.0)[:, disc]).sum(1, dtype=np.float64)
+        np.nan_to_num(gather(plane, found[:, 0], found[:, 1], 11, 0.0)[:, disc]).sum(1, dtype=np.float64)
         for plane in (exposure.image, exposure.variance)
     )
     order = np.lexsort((found[:, 0], -light))
@@ -91,7 +93,7 @@ def shapes(exposure: Exposure, data: F32, x: F64, y: F64, side: int = 25) -> tup
     x, y
         Array px, shape (N,).
     """
-    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    ix, iy = nearest_pixels(x), nearest_pixels(y)
     top = min(x.size, 4000)
     size = np.full(x.size, np.nan)
     moments = adaptive_moments(gather(data, ix[:top], iy[:top], side, 0.0), x[:top] - ix[:top], y[:top] - iy[:top])
@@ -120,7 +122,7 @@ def isolated(x: F64, y: F64, flux: F64, radius: float = 10.0, share: float = 0.0
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _alone(x: Any, y: Any, flux: Any, radius: float, share: float) -> Any:
     """Sources sorted by x: each meets those within `radius` to its right."""
     out = np.ones(x.shape[0], np.bool_)

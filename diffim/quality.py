@@ -14,7 +14,7 @@ from exposure.photocalib import PhotoCalib
 from exposure.psf import fwhm_of
 from exposure.stamps import gather
 from exposure.stars import Stars
-from tasks.arrays import F64
+from tasks.arrays import F64, nearest_pixels
 
 __all__ = [
     "combined_limit",
@@ -126,7 +126,7 @@ def footprint_ratio(
     side = 2 * round(fwhm) + 1
     g = np.arange(side) - side // 2
     disc = np.hypot(g[:, None], g[None, :]) <= fwhm
-    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    ix, iy = nearest_pixels(x), nearest_pixels(y)
     d, i = (
         np.abs(np.nan_to_num(gather(e.image, ix - e.origin[0], iy - e.origin[1], side, 0.0)))[:, disc].mean(1)
         for e in (difference, science)

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 import sep
 
 from exposure.mask import plane_bits, usable_pixels
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, Flags
+from tasks.compiled import compiled
 from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def subtract_level(exposure: "Exposure", level: F32, step: int) -> None:
     )
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _subtract(image: Any, mask: Any, bits: int, level: Any, step: int, first: int, last: int) -> None:
+@compiled
+def _subtract(image: Any, mask: Any, bits: Any, level: Any, step: int, first: int, last: int) -> None:
     width = image.shape[1]
     rows = np.zeros((3, width), np.float32)
     above, below, rise = rows[0], rows[1], rows[2]
@@ -164,7 +164,7 @@ def _subtract(image: Any, mask: Any, bits: int, level: Any, step: int, first: in
             pixels[x] = value - (above[x] + f * rise[x]) if flags[x] & bits == 0 else value
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _spread_row(coarse: Any, step: int, out: Any) -> None:
     last = coarse.shape[0] - 1
     for i in range(last + 1):

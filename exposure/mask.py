@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from exposure.threads import in_bands
 from tasks.arrays import F32, I32, Flags
+from tasks.compiled import compiled
 
 __all__ = [
     "PIXEL_FLAGS",
@@ -70,15 +70,15 @@ def remap(mask: NDArray[np.integer], names: dict[str, int]) -> I32:
     return own
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def is_usable(value: Any, variance: Any, flags: Any, bits: int) -> Any:
     """Whether a pixel is good by the rule above; without branches: loops that call it are vectorised."""
     most = np.float32(np.inf)
     return (abs(value) < most) & (variance > np.float32(0)) & (variance < most) & ((flags & bits) == 0)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _usable(image: Any, variance: Any, mask: Any, bits: int, out: Any, first: int, last: int) -> None:
+@compiled
+def _usable(image: Any, variance: Any, mask: Any, bits: Any, out: Any, first: int, last: int) -> None:
     for y in range(first, last):
         pixels, spread, flags, row = image[y], variance[y], mask[y], out[y]
         for x in range(row.shape[0]):
@@ -92,8 +92,8 @@ def usable_pixels(image: F32, variance: F32, mask: I32, bits: int) -> Flags:
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _flagged(mask: Any, bits: int, out: Any, first: int, last: int) -> None:
+@compiled
+def _flagged(mask: Any, bits: Any, out: Any, first: int, last: int) -> None:
     for y in range(first, last):
         for x in range(mask.shape[1]):
             out[y, x] = (mask[y, x] & bits) != 0
@@ -106,8 +106,8 @@ def flagged_pixels(mask: I32, bits: int) -> Flags:
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _count(mask: Any, other: Any, bits: int, first: int, last: int) -> Any:
+@compiled
+def _count(mask: Any, other: Any, bits: Any, first: int, last: int) -> Any:
     total = 0
     for y in range(first, last):
         row, second = mask[y], other[y]
@@ -125,7 +125,7 @@ def count_flagged(mask: I32, other: I32, bits: int) -> int:
     return sum(counts)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def true_places(row: Any, out: Any) -> int:
     """Write the places of the true ones of a row, whose length is a multiple of 8; returns how many there are."""
     words, n = row.view(np.uint64), 0
@@ -138,8 +138,8 @@ def true_places(row: Any, out: Any) -> int:
     return n
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _set(mask: Any, where: Any, bits: int, first: int, last: int) -> None:
+@compiled
+def _set(mask: Any, where: Any, bits: Any, first: int, last: int) -> None:
     for y in range(first, last):
         for x in range(mask.shape[1]):
             if where[y, x]:
@@ -151,8 +151,8 @@ def set_bits(mask: I32, where: Flags, bits: int) -> None:
     in_bands(lambda first, last: _set(mask, where, np.int32(bits), first, last), mask.shape[0])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _any(row: Any, bits: int) -> bool:
+@compiled
+def _any(row: Any, bits: Any) -> bool:
     """Whether any pixel has any of the bits; most have none, and this is vectorised."""
     seen: Any = np.int32(0)
     for x in range(row.shape[0]):
@@ -160,8 +160,8 @@ def _any(row: Any, bits: int) -> bool:
     return bool(seen != 0)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _translate(mask: Any, kept: int, old: Any, new: Any, first: int, last: int) -> None:
+@compiled
+def _translate(mask: Any, kept: Any, old: Any, new: Any, first: int, last: int) -> None:
     others = np.int32(~kept)
     for y in range(first, last):
         for low in range(0, mask.shape[1], RUN):
@@ -187,9 +187,9 @@ def translate(mask: I32, kept: int, renamed: dict[str, str]) -> None:
     _renamed(mask, kept, old, new)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _spread(
-    mask: Any, bits: int, put: int, dy: Any, dx: Any, y0: int, x0: int, out: Any, first: int, last: int
+    mask: Any, bits: Any, put: Any, dy: Any, dx: Any, y0: int, x0: int, out: Any, first: int, last: int
 ) -> None:
     """Set bits in rows `first` to `last` of `out`."""
     height, width = mask.shape

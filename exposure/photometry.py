@@ -7,14 +7,14 @@ chi2 = sum((d - flux P)^2 / V). Unit weights keep bright and faint sources on on
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import numba
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from exposure.errors import PsfUndefined
 from exposure.psf import Psf
-from tasks.arrays import F32, F64, I64, Flags
+from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
+from tasks.compiled import compiled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ CHUNK = 2000  # rows of stamps held at once: 2000 x 41 x 41 float32 = 13 MB
 _FAST = frozenset(("reassoc", "contract", "nsz", "arcp"))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=set(_FAST))  # type: ignore[untyped-decorator]
+@compiled(fastmath=set(_FAST))
 def _fit(
     image: Any, variance: Any, skip: Any, stamps: Any, cx: Any, cy: Any, weighted: bool, correlation: Any, out: Any
 ) -> None:  # fmt: skip
@@ -85,7 +85,7 @@ def _fit(
         out[m, 5] = 1.0 if (j0 > 0 or i0 > 0 or j1 < size or i1 < size) else 0.0
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _correlated(stamp: Any, j0: int, j1: int, i0: int, i1: int, correlation: Any) -> float:
     """Return sum_ij P_i P_j C_ij / sum P^2, by how much correlation raises the variance of the flux."""
     reach = correlation.shape[0] // 2
@@ -164,8 +164,8 @@ def forced_psf_photometry(
         rows = ok[start : start + CHUNK]
         stamps = psf_images(psf, xs[rows], ys[rows])
         part = np.empty((rows.size, 6))
-        cx = np.floor(xs[rows] + 0.5).astype(np.int64) - origin[0]
-        cy = np.floor(ys[rows] + 0.5).astype(np.int64) - origin[1]
+        cx = nearest_pixels(xs[rows]) - origin[0]
+        cy = nearest_pixels(ys[rows]) - origin[1]
         _fit(image, variance, skip, stamps, cx, cy, weighting == "inverse_variance", correlation, part)
         out[rows] = part
         invalid_psf[rows] = ~np.isfinite(stamps[:, 0, 0])

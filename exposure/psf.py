@@ -7,7 +7,6 @@ centred to the sub-pixel: pixel ``[S//2, S//2]`` of the stamp is image pixel ``f
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-import numba
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from exposure.errors import PsfUndefined
 from exposure.stamps import adaptive_moments, blend, shift_stamps
 from tasks.arrays import F32, F64, I64, Box
+from tasks.compiled import compiled
 from tasks.reprs import short_repr
 
 __all__ = ["FWHM_PER_SIGMA", "GaussianPsf", "GridPsf", "MoffatPsf", "PolynomialPsf", "Psf", "fwhm_of", "neighbours_2d"]
@@ -85,7 +85,7 @@ class _PixelMixin:
         return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _outer(rows: Any, columns: Any, out: Any) -> None:
     for n in range(out.shape[0]):
         for j in range(out.shape[1]):

@@ -5,12 +5,12 @@ A single rank is selected, and a whole array sorted, with vector instructions; s
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I64, Flags
+from tasks.compiled import compiled
 
 __all__ = ["ENOUGH", "block_medians", "median", "quantiles", "scatter"]
 
@@ -52,7 +52,7 @@ def block_medians(
     )
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _block_medians(plane: Any, usable: Any, rows: Any, columns: Any, least: int, out: Any) -> None:
     for r in range(out.shape[0]):
         for c in range(out.shape[1]):

@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64
+from tasks.compiled import compiled
 
 __all__ = [
     "adaptive_moments",
@@ -25,7 +25,7 @@ _CENTROID_STEPS = 30
 _A = 5  # Lanczos order of sub-pixel shifts: error < 1e-3 of the peak for FWHM >= 2.5 px
 
 
-@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+@compiled(inline=True)
 def _lanczos_weights(shift: float, out: Any) -> None:
     total = 0.0
     for k in range(2 * _A):
@@ -43,7 +43,7 @@ def _lanczos_weights(shift: float, out: Any) -> None:
         out[k] /= total
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _along(a: Any, w: Any, out: Any) -> None:
     """Filter a line with the ten taps of a Lanczos filter."""
     w0, w1, w2, w3, w4, w5, w6, w7, w8, w9 = w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9]
@@ -52,7 +52,7 @@ def _along(a: Any, w: Any, out: Any) -> None:
         out[i] = left + (w5 * a[i + 5] + w6 * a[i + 6] + w7 * a[i + 7] + w8 * a[i + 8] + w9 * a[i + 9])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _across(a: Any, w: Any, out: Any) -> None:
     """Sum ten neighbouring lines with those taps."""
     w0, w1, w2, w3, w4, w5, w6, w7, w8, w9 = w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9]
@@ -61,7 +61,7 @@ def _across(a: Any, w: Any, out: Any) -> None:
         out[i] = left + (w5 * a[5, i] + w6 * a[6, i] + w7 * a[7, i] + w8 * a[8, i] + w9 * a[9, i])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def shift_stamps(stamps: Any, dx: Any, dy: Any, out: Any) -> None:
     """Move the content of each stamp (N, S, S) by (dx, dy) in (-1, 1) px into `out`; outside counts as zero."""
     n, s = stamps.shape[0], stamps.shape[1]
@@ -84,7 +84,7 @@ def shift_stamps(stamps: Any, dx: Any, dy: Any, out: Any) -> None:
             _across(tall[first + j :], w, out[m, j])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def blend(cube: Any, index: Any, weight: Any) -> Any:
     """Return the sums (N, S, S) of the stamps cube[index[n, k]] times weight[n, k], k = 0..3."""
     n, pixels = index.shape[0], cube.shape[1] * cube.shape[2]
@@ -99,7 +99,7 @@ def blend(cube: Any, index: Any, weight: Any) -> Any:
     return out.reshape(n, cube.shape[1], cube.shape[2])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def gather(image: Any, cx: Any, cy: Any, size: int, fill: float) -> Any:
     """Return stamps (N, size, size) of `image` centred on integer pixels (cx, cy); `fill` outside."""
     n, half = cx.shape[0], size // 2
@@ -118,7 +118,7 @@ def gather(image: Any, cx: Any, cy: Any, size: int, fill: float) -> Any:
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def add_stamps(image: Any, stamps: Any, cx: Any, cy: Any, factor: Any) -> None:
     """Add stamps centred on pixels (cx, cy), times a factor each."""
     height, width = image.shape
@@ -133,7 +133,7 @@ def add_stamps(image: Any, stamps: Any, cx: Any, cy: Any, factor: Any) -> None:
                         image[y, x] += factor[n] * stamps[n, j, i]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _moments(stamps: Any, x0: Any, y0: Any, out: Any) -> None:
     n, s = stamps.shape[0], stamps.shape[1]
     c = s // 2
@@ -202,7 +202,7 @@ def adaptive_moments(stamps: NDArray[Any], x0: F64 | None = None, y0: F64 | None
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _centroids(stamps: Any, x: Any, y: Any, sigma: float, out: Any) -> None:
     n, side = stamps.shape[0], stamps.shape[1]
     middle = side // 2

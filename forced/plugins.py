@@ -5,7 +5,6 @@ Names are those of the published measurement plugins. Every function takes frame
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -14,6 +13,7 @@ from exposure import Exposure
 from exposure.mask import PIXEL_FLAGS, PLANES, plane_bits
 from exposure.psf import fwhm_of
 from tasks.arrays import F64, I32
+from tasks.compiled import compiled
 
 __all__ = [
     "local_background",
@@ -40,7 +40,7 @@ def psf_moments(exposure: Exposure, x: F64, y: F64) -> F64:
     return exposure.psf.moments_at(np.where(good, x, middle[0]), np.where(good, y, middle[1]))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _bits(mask: Any, x: Any, y: Any, moments: Any, scale: float, out: Any) -> None:
     """out columns: any in the ellipse, any in the 3x3 around the centre, all of it."""
     height, width = mask.shape
@@ -90,7 +90,7 @@ def pixel_flags(
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _annulus(image: Any, mask: Any, bits: int, x: Any, y: Any, sigma: Any, out: Any) -> None:
     """out columns: clipped mean, clipped standard deviation (3 sigma, 3 times)."""
     height, width = image.shape

@@ -10,11 +10,12 @@ from scipy import fft
 
 from exposure.psf import MoffatPsf
 from tasks.arrays import F64
+from tasks.compiled import compiled
 
 __all__ = ["add_galaxies", "add_points"]
 
 
-@numba.njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
+@compiled(parallel=True)
 def _moffats(image: Any, x: Any, y: Any, flux: Any, alpha: Any, e1: Any, e2: Any, beta: float, half: Any) -> None:
     """Each thread owns a band of rows, so that no two write the same pixel and the sum order is fixed."""
     height, width = image.shape

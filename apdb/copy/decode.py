@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
 import pandas as pd
 import psycopg
@@ -17,6 +16,7 @@ from psycopg import sql
 from apdb.copy.stream import copy_rows, word
 from apdb.schema.columns import Column
 from tasks.arrays import I64, U8, Flags
+from tasks.compiled import compiled
 
 __all__ = ["select_frame", "select_frame_in_parts", "stream_frames"]
 
@@ -121,7 +121,7 @@ def _to_frame(data: U8, columns: Sequence[Column], nullable: bool) -> pd.DataFra
     return pd.DataFrame(out)  # copied into blocks of one type: a frame of a hundred blocks is slow to work with
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _measure(data: U8, columns: int) -> tuple[int, I64]:
     """Return the number of rows, and the length of the longest value of each column."""
     out = np.zeros(columns, np.int64)
@@ -138,7 +138,7 @@ def _measure(data: U8, columns: int) -> tuple[int, I64]:
     return rows, out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _take_apart(
     data: U8, widths: I64, text: Flags, starts: I64,
     values: U8, nulls: Flags,

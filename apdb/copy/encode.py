@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numba
 import numpy as np
 import pandas as pd
 import psycopg
@@ -15,6 +14,7 @@ from psycopg import sql
 from apdb.copy.row_checks import check_kind, check_numbers, check_words, refuse, refuse_null
 from apdb.schema.columns import Column
 from tasks.arrays import F64, I32, I64, U8, Flags
+from tasks.compiled import compiled
 
 __all__ = ["EncodedRows", "copy_in", "encode", "id_array", "write_rows"]
 
@@ -106,7 +106,7 @@ def encode(
     return EncodedRows(tuple(names), body, starts, digest.digest())
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _lay_out(payload: U8, widths: I64, nulls: Flags, lengths: I32) -> tuple[U8, I64]:
     """Join field count, length words and values into COPY's rows; NULL is a length of -1 and no value."""
     n, columns = nulls.shape

@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numba
 import numpy as np
 import psycopg
 from psycopg import pq
 
 from tasks.arrays import I64, U8
+from tasks.compiled import compiled
 
 __all__ = ["copy_rows", "word"]
 
@@ -191,7 +191,7 @@ def _read_much(handle: int, into: U8) -> int:
     return count
 
 
-@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@compiled(inline=True)
 def word(data: U8, at: np.int64) -> np.uint32:
     """Return the four bytes at a place as a number (the compiler makes one load and a swap of it)."""
     return np.uint32(
@@ -200,7 +200,7 @@ def word(data: U8, at: np.int64) -> np.uint32:
     )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _unframe(data: U8, rows: U8, state: I64) -> tuple[np.int64, np.int64, np.int64]:
     """Copy the payload of whole CopyData messages to `rows`; returns bytes used, bytes copied, place of an error or -1.
 

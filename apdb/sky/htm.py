@@ -2,12 +2,12 @@
 
 from functools import lru_cache
 
-import numba
 import numpy as np
 from lsst.sphgeom import ConvexPolygon, HtmPixelization, LonLat, Region, UnitVector3d
 from numpy.typing import ArrayLike
 
 from tasks.arrays import F64, I64
+from tasks.compiled import compiled
 from tasks.sphere import unit_vectors
 
 __all__ = ["HTM_LEVEL", "cover", "htm_ids", "polygon"]
@@ -29,7 +29,7 @@ def htm_ids(ra: ArrayLike, dec: ArrayLike, level: int = HTM_LEVEL) -> I64:
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _descend(points: F64, roots: F64, level: int) -> I64:
     """Find the root triangle of each point and follow its children down."""
     out = np.empty(points.shape[0], np.int64)
@@ -64,14 +64,14 @@ def _descend(points: F64, roots: F64, level: int) -> I64:
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _middle(a: F64, b: F64, out: F64) -> None:
     x, y, z = a[0] + b[0], a[1] + b[1], a[2] + b[2]
     length = np.sqrt(x * x + y * y + z * z)
     out[0], out[1], out[2] = x / length, y / length, z / length
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _beside(m: F64, n: F64, p: F64) -> bool:
     """Return whether p lies on the left of the great circle from m to n."""
     x = m[1] * n[2] - m[2] * n[1]

@@ -5,7 +5,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pandas as pd
 
@@ -15,6 +14,7 @@ from association.orbits.observatory import geocentric
 from association.orbits.sources import place_columns
 from association.solar_system import ss_object_id
 from tasks.arrays import F64
+from tasks.compiled import compiled
 from tasks.sphere import unit_vectors
 
 __all__ = ["TAI_TO_TDB", "OrbitCatalog"]
@@ -149,7 +149,7 @@ class OrbitCatalog:
         return pd.DataFrame({**out, **names, **carried})
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _near(states: Any, dt: float, observer: Any, sun: Any, gm: float, towards: Any, limit: float) -> Any:
     """Return the rows that may be within the angle: straight on, bent by the Sun's pull."""
     found = np.empty(states.shape[0], np.int64)

@@ -8,12 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 from scipy.integrate import solve_ivp
 
 from association.orbits.elements import OrbitError
 from tasks.arrays import F64
+from tasks.compiled import compiled
 
 __all__ = ["C_AU_PER_DAY", "Planets", "propagate"]
 
@@ -85,7 +85,7 @@ class Planets:
         return np.concatenate([sum(p[0] for p in parts), sum(p[1] for p in parts)]) / _KM_PER_AU
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _accelerate(places: Any, speeds: Any, attractors: Any, masses: Any, out: Any) -> None:
     c2 = C_AU_PER_DAY**2
     for n in range(places.shape[1]):

@@ -7,13 +7,13 @@ import gzip
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from association.errors import AssociationError
 from tasks.arrays import F64
+from tasks.compiled import compiled
 
 __all__ = ["OrbitError", "heliocentric_states", "read_comets", "read_mpcorb"]
 
@@ -137,7 +137,7 @@ def read_comets(path: str | Path) -> pd.DataFrame:
     }))  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _stumpff(z: float) -> tuple[float, float]:
     """Return the Stumpff functions c2, c3."""
     if z > 1e-3:
@@ -149,7 +149,7 @@ def _stumpff(z: float) -> tuple[float, float]:
     return 0.5 - z * (1 / 24 - z * (1 / 720 - z / 40320)), 1 / 6 - z * (1 / 120 - z * (1 / 5040 - z / 362880))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _in_plane(q: Any, e: Any, dt: Any, gm: float, out: Any) -> None:
     """Position and velocity in the plane of the orbit (x to the perihelion), `dt` days after it.
 

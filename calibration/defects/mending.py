@@ -15,7 +15,7 @@ from exposure import Exposure, Instrument, estimate_background
 from exposure.flagging.bad_pixels import known_offsets
 from exposure.mask import plane_bits
 from exposure.stamps import gather
-from tasks.arrays import F32, F64, I64, Flags
+from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 
 __all__ = ["find_sharp_pixels", "mend_bad_pixels", "mend_with_sky"]
 
@@ -132,8 +132,8 @@ def _autocovariance(exposure: Exposure) -> F64:
     lag = 2 * REACH
     side = 2 * (lag + 5) + 1
     stars = bright_stars(exposure)
-    ix = np.floor(stars.x[:STARS] + 0.5).astype(np.int64) - exposure.origin[0]
-    iy = np.floor(stars.y[:STARS] + 0.5).astype(np.int64) - exposure.origin[1]
+    ix = nearest_pixels(stars.x[:STARS]) - exposure.origin[0]
+    iy = nearest_pixels(stars.y[:STARS]) - exposure.origin[1]
     light = gather(exposure.image, ix, iy, side, np.nan).astype(np.float64)
     spoilt = (gather(exposure.mask, ix, iy, side, -1) & plane_bits(["BAD", "SAT", "NO_DATA", "CR"])) != 0
     clean = ~spoilt[:, lag + 3 : -lag - 3, lag + 3 : -lag - 3].any(axis=(1, 2)) & np.isfinite(light).all(axis=(1, 2))

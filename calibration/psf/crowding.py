@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from calibration.psf.stamps import Stamps, clipped_mean, known_pixels
 from exposure import Exposure, Psf
 from exposure.stamps import add_stamps, gather, sided
-from tasks.arrays import F32, I64
+from tasks.arrays import F32, I64, nearest_pixels
 
 __all__ = ["Crowd", "is_crowded"]
 
@@ -45,7 +45,7 @@ class Crowd:
         self.at, self.fwhm, self.origin = at, fwhm, exposure.origin
         self.image = known_pixels(exposure)
         x, y = at[near].T.copy()
-        cx, cy = (np.floor(v + 0.5).astype(np.int64) for v in (x, y))
+        cx, cy = (nearest_pixels(v) for v in (x, y))
         empty = np.zeros((near.size, *[min(side, int(4 * fwhm) | 1)] * 2), np.float32)
         self.all = Stamps(empty, empty, x, y, cx, cy, np.zeros(near.size))
 
@@ -60,7 +60,7 @@ class Crowd:
             every.raw = left + sided(light, left.shape[-1]) - level[:, None, None]
             every.refine(model)
         light, rest = self._light(model, place)
-        raw = gather(rest, *(v[self.stars] for v in place), data.raw.shape[-1], np.nan) + light[self.stars]
+        raw = gather(rest, place[0][self.stars], place[1][self.stars], data.raw.shape[-1], np.nan) + light[self.stars]
         data.take(raw, self.at, CORE * self.fwhm)
         data.level_with(model, LEVEL_WITHIN * self.fwhm)
 

@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 
 from exposure import Exposure, Psf
 from exposure.stamps import gather, shift_stamps, sided
-from tasks.arrays import F32, F64, I64, Flags
+from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 
 __all__ = ["Stamps", "clipped_mean", "known_pixels", "ring"]
 
@@ -33,7 +33,7 @@ class Stamps:
     def cut(cls, exposure: Exposure, stars: pd.DataFrame, sources: pd.DataFrame, side: int, fwhm: float) -> "Stamps":
         """Cut the stamps of `stars`, their local sky subtracted, without the pixels near any other of the sources."""
         x, y = stars.x.to_numpy(np.float64).copy(), stars.y.to_numpy(np.float64).copy()
-        cx, cy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+        cx, cy = nearest_pixels(x), nearest_pixels(y)
         ox, oy = exposure.origin
         variance = gather(exposure.variance, cx - ox, cy - oy, side, np.nan)
         out = cls(np.empty_like(variance), variance, x, y, cx, cy, np.zeros(x.size))

@@ -1,10 +1,12 @@
 """Passes over pixels that a visit summary needs."""
 
-import numba
+from typing import Any
+
 import numpy as np
 
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I32
+from tasks.compiled import compiled
 
 __all__ = ["clipped", "farthest_from_any"]
 
@@ -12,9 +14,9 @@ _SAMPLE = 50_000
 
 
 # sums may be taken in any order (and so in vectors), but NaN must stay NaN: not all of "fastmath"
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+@compiled(fastmath={"reassoc", "contract"})
 def _moments(
-    pixels: F32, mask: I32, bits: int, low: np.float32, high: np.float32,
+    pixels: F32, mask: I32, bits: Any, low: np.float32, high: np.float32,
     middle: np.float32, out: F64, first: int, last: int,
 ) -> None:  # fmt: skip
     """Write per row: how many pixels count, and the sum and sum of squares of their distance from the middle."""
@@ -72,7 +74,7 @@ def clipped(pixels: F32, mask: I32, bits: int) -> tuple[float, float]:
     return mean, spread
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _farthest(gx: F64, gy: F64, x: F64, y: F64) -> float:
     worst = 0.0
     for i in range(gx.size):

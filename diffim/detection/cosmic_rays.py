@@ -3,13 +3,13 @@
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
 from exposure import Psf
 from exposure.mask import true_places
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, Flags
+from tasks.compiled import compiled
 
 __all__ = ["find_cosmic_rays", "neighbour_ratios"]
 
@@ -19,12 +19,12 @@ SHARPNESS = 0.6  # of what the PSF would give to the neighbours
 ITERATIONS = 4
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _value(image: Any, good: Any, y: int, x: int) -> float:
     return float(image[y, x]) if good[y, x] else 0.0
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _outshines(image: Any, known: Any, unit: float, y: int, x: int) -> bool:
     """Whether the pixel is twice as bright as the brightest known one of the 3x3."""
     most = 0.0
@@ -35,7 +35,7 @@ def _outshines(image: Any, known: Any, unit: float, y: int, x: int) -> bool:
     return bool(float(image[y, x]) > 2 * most)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _is_ray(
     image: Any, variance: Any, good: Any, known: Any, unit: float, out: Any, ratios: Any, y: int, x: int
 ) -> bool:
@@ -59,7 +59,7 @@ def _is_ray(
     return False
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _cores(
     image: Any, variance: Any, good: Any, known: Any, unit: float, out: Any, ratios: Any, first: int, last: int
 ) -> None:
@@ -79,7 +79,7 @@ def _cores(
                 out[y, x] = True
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _grow(
     image: Any, variance: Any, good: Any, known: Any, unit: float, out: Any, ratios: Any, at_y: Any, at_x: Any
 ) -> Any:

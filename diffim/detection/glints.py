@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import numba
 import numpy as np
 import pandas as pd
 
 from tasks.arrays import F64, Flags
+from tasks.compiled import compiled
 
 __all__ = ["find_glint_trails"]
 
@@ -16,7 +16,7 @@ MAX_RESIDUAL = 3.0  # px, rms
 MAX_SOURCES = 3000
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _lines(x: Any, y: Any, radius: float, residual: float, least: int, out: Any) -> None:
     """Number the sources of each line through two of them that holds enough others; larger lines win."""
     n = x.shape[0]

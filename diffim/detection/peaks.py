@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -15,6 +14,7 @@ from exposure.psf import fwhm_of
 from exposure.quantiles import scatter
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I32, I64, U8, Flags
+from tasks.compiled import compiled
 
 __all__ = ["Detections", "Significance", "detect", "footprint_edges", "significance"]
 
@@ -143,7 +143,7 @@ def _filter_tiles(
         )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _score(
     top: Any, noise: Any, light: Any, share: Any, half: int, flux: Any, slope: Any, out: Any, y0: int, x0: int,
     height: int, width: int,
@@ -163,7 +163,7 @@ def _score(
             row[i] = value[i] / np.sqrt(total) if (total > 0) & (good[i] > least) else np.float32(0)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _load(
     difference: Any, variance: Any, good: Any, model: Any, y0: int, x0: int, value: Any, spread: Any, light: Any,
     whole: Any,

@@ -7,7 +7,7 @@ import numpy as np
 from diffim.pixels.masked_image import Planes
 from exposure import Exposure
 from exposure.stars import Stars
-from tasks.arrays import F64
+from tasks.arrays import F64, nearest_pixels
 
 __all__ = ["StarResiduals", "star_residuals"]
 
@@ -37,7 +37,7 @@ def star_residuals(difference: Exposure, sources: Stars, side: int = 15) -> Star
     low = max((stamps.shape[-1] - side) // 2, 0)
     stamps = stamps[:, low : low + side, low : low + side]
     gy, gx = np.gradient(stamps, axis=(1, 2))
-    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    ix, iy = nearest_pixels(x), nearest_pixels(y)
     data, var = Planes.of(difference, "CR", "BAD").stamps(ix, iy, stamps.shape[-1])
     data, var = data.astype(np.float64), np.where(np.isfinite(var), var, 0).astype(np.float64)
     basis = np.stack([stamps, -gx, -gy], axis=1)

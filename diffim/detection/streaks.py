@@ -4,11 +4,11 @@ import math
 from typing import Any
 
 import cv2
-import numba
 import numpy as np
 
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I64, Flags
+from tasks.compiled import compiled
 
 __all__ = ["find_streaks"]
 
@@ -23,14 +23,14 @@ N_ANGLES = 360
 MAX_STREAKS = 8
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _vote(y: Any, x: Any, cosine: Any, sine: Any, offset: int, votes: Any) -> None:
     for k in range(y.shape[0]):
         for a in range(cosine.shape[0]):
             votes[a, int(x[k] * cosine[a] + y[k] * sine[a] + offset + 0.5)] += 1
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _bin_rows(image: Any, variance: Any, good: Any, z: Any, usable: Any, first: int, last: int) -> None:
     """Average some rows of bins: their significance, and whether more than half of their pixels count."""
     for r in range(first, last):

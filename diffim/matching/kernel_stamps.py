@@ -13,7 +13,7 @@ from diffim.matching.kernel_basis import AlardLuptonBasis
 from diffim.pixels.masked_image import Planes
 from exposure.stamps import shift_stamps
 from exposure.threads import in_bands
-from tasks.arrays import F32, F64, I64
+from tasks.arrays import F32, F64, I64, nearest_pixels
 
 __all__ = ["CORE_SIGMA", "StarEquations", "star_equations"]
 
@@ -69,7 +69,7 @@ def star_equations(
     motions
         Shape (N, 2): by how much (px, less than 1) each star lies elsewhere in `target` than in `convolved`.
     """
-    cx, cy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    cx, cy = nearest_pixels(x), nearest_pixels(y)
     outer, inner = 2 * basis.size + 1, basis.size + 2
     n, k, low = x.size, len(basis.terms), (outer - inner) // 2
     stamps, wide_var = convolved.stamps(cx, cy, outer)

@@ -4,7 +4,7 @@ from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.stamps import gather
 from exposure.stars import Stars
-from tasks.arrays import Flags
+from tasks.arrays import Flags, nearest_pixels
 
 SNR_TIERS = ((200.0, 220), (100.0, 100), (50.0, 40))  # (least S/N, stars that make it enough)
 
@@ -41,7 +41,7 @@ def _clean(able: Stars, science: Exposure, template: Exposure, kernel_size: int)
     x0, y0, width, height = science.bbox
     fits = (x >= x0 + inner) & (y >= y0 + inner) & (x < x0 + width - inner) & (y < y0 + height - inner)
     bits = plane_bits(["NO_DATA", "BAD", "SAT", "EDGE", "FAKE", "HIGH_VARIANCE", "SAT_TEMPLATE", "CR"])
-    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    ix, iy = nearest_pixels(x), nearest_pixels(y)
     marred = (gather(science.mask, ix - x0, iy - y0, kernel_size + 2, bits) & bits) != 0
     middle = kernel_size // 2 + 1
     clean = ~marred[:, middle - 3 : middle + 4, middle - 3 : middle + 4].any(axis=(1, 2)) & (marred.mean((1, 2)) < 0.2)

@@ -18,7 +18,7 @@ from exposure.field import chebyshev_terms
 from exposure.stamps import windowed_centroids
 from exposure.stars import Stars
 from exposure.threads import in_threads
-from tasks.arrays import F32, F64, I64, Box
+from tasks.arrays import F32, F64, I64, Box, nearest_pixels
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
@@ -128,7 +128,7 @@ def displacement_at_stars(
     x, y = stars.x, stars.y
     if x.size == 0:
         return StarShifts(x, y, x.copy(), y.copy(), x.copy(), np.zeros(0, np.int64))
-    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    ix, iy = nearest_pixels(x), nearest_pixels(y)
     side = 2 * int(2.5 * fwhm + reach) + 7
 
     def centroids(e: Exposure) -> tuple[F64, F64, F64]:

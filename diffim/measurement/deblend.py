@@ -18,7 +18,7 @@ from exposure.mask import plane_bits
 from exposure.photometry import psf_images
 from exposure.psf import fwhm_of
 from exposure.stamps import add_stamps
-from tasks.arrays import F64, I64
+from tasks.arrays import F64, I64, nearest_pixels
 
 __all__ = ["measure_apart"]
 
@@ -96,7 +96,7 @@ def _joint_fluxes(difference: Exposure, label: I64, x: F64, y: F64) -> F64:
     assert difference.psf is not None
     stamps = psf_images(difference.psf, x, y)
     half = stamps.shape[-1] // 2
-    cx, cy = (np.floor(v + 0.5).astype(np.int64) - o for v, o in zip((x, y), difference.origin, strict=True))
+    cx, cy = (nearest_pixels(v) - o for v, o in zip((x, y), difference.origin, strict=True))
     bits = plane_bits(["NO_DATA", "BAD", "SAT", "CR"])
     out = np.zeros(x.size)
     for footprint in np.unique(label):  # a handful of footprints, each a small linear system
@@ -134,6 +134,6 @@ def _changed(exposure: Exposure, x: F64, y: F64, flux: F64) -> Exposure:
     assert exposure.psf is not None
     image = exposure.image.copy()
     stamps = np.nan_to_num(psf_images(exposure.psf, x, y))
-    cx, cy = (np.floor(v + 0.5).astype(np.int64) - o for v, o in zip((x, y), exposure.origin, strict=True))
+    cx, cy = (nearest_pixels(v) - o for v, o in zip((x, y), exposure.origin, strict=True))
     add_stamps(image, stamps, cx, cy, flux)
     return replace(exposure, image=image)

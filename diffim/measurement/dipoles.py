@@ -17,7 +17,7 @@ from exposure import Exposure
 from exposure.photometry import psf_at_fixed_pixel
 from exposure.psf import Psf
 from exposure.stamps import sided
-from tasks.arrays import F64, I64
+from tasks.arrays import F64, I64, nearest_pixels
 
 __all__ = ["fit_dipoles", "measure_dipoles"]
 
@@ -79,7 +79,7 @@ def fit_dipoles(
         Both fluxes are positive in a dipole.
     """
     (xp, yp), (xn, yn) = (tuple(a.astype(np.float64) for a in pair) for pair in (positive, negative))
-    cx, cy = np.floor(0.5 * (xp + xn) + 0.5).astype(np.int64), np.floor(0.5 * (yp + yn) + 0.5).astype(np.int64)
+    cx, cy = nearest_pixels(0.5 * (xp + xn)), nearest_pixels(0.5 * (yp + yn))
     layers = [_layer(difference, cx, cy, 1.0, True, True, 1.0, False)]
     if science is not None:
         layers.append(_layer(science, cx, cy, 1.0, True, False, PRE_WEIGHT, True))

@@ -4,14 +4,14 @@ import pandas as pd
 from exposure import Exposure
 from exposure.mask import PIXEL_FLAGS, plane_bits
 from exposure.stamps import gather
-from tasks.arrays import I32
+from tasks.arrays import I32, nearest_pixels
 
 
 def _pixel_flags(frame: pd.DataFrame, difference: Exposure, labels: I32) -> None:
     """Per plane: any pixel of the footprint, any and all of the 3x3 around the centroid."""
     x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
-    ix = np.floor(x + 0.5).astype(np.int64) - difference.origin[0]
-    iy = np.floor(y + 0.5).astype(np.int64) - difference.origin[1]
+    ix = nearest_pixels(x) - difference.origin[0]
+    iy = nearest_pixels(y) - difference.origin[1]
     centre = gather(difference.mask, ix, iy, 3, 0)
     off = ~difference.contains(x, y)
     per_label = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.int64)

@@ -15,7 +15,7 @@ from exposure import Exposure
 from exposure.photometry import forced_psf_photometry
 from exposure.psf import Psf, fwhm_of
 from exposure.stamps import adaptive_moments, extendedness, gather
-from tasks.arrays import F32, F64, I64, Flags
+from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 
 __all__ = ["AP_RADIUS", "collapsed", "measure"]
 
@@ -145,7 +145,7 @@ def _apertures(frame: pd.DataFrame, difference: Exposure) -> None:
 def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf) -> None:
     """Adaptive moments of source and PSF, extendedness, and the trail that the moments tell (Veres et al. 2012)."""
     x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
-    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    ix, iy = nearest_pixels(x), nearest_pixels(y)
     model = psf.moments_at(x, y) if len(x) else np.zeros((0, 3))
     image, sign = np.nan_to_num(difference.image), frame.peakSign.to_numpy(np.float64)
     own = np.full((len(x), 3), np.nan)
@@ -187,7 +187,7 @@ def _opposite_peak(difference: Exposure, x: F64, y: F64, sign: F64, fwhm: float)
     side = int(4 * fwhm) | 1
     g = np.arange(side) - side // 2
     far = np.hypot(g[:, None], g[None, :]) > 2 * fwhm
-    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    ix, iy = nearest_pixels(x), nearest_pixels(y)
     out = np.empty((len(x), 2))
     for first in range(0, len(x), AT_ONCE):
         part = slice(first, first + AT_ONCE)

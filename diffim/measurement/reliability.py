@@ -16,7 +16,7 @@ from exposure.mask import plane_bits
 from exposure.photometry import psf_images
 from exposure.psf import fwhm_of
 from exposure.stamps import gather, sided
-from tasks.arrays import F32, F64, Flags
+from tasks.arrays import F32, F64, Flags, nearest_pixels
 
 __all__ = ["FEATURES", "VERSION_KEY", "features", "reliability"]
 
@@ -48,7 +48,7 @@ def features(difference: Exposure, template: Exposure, table: pd.DataFrame) -> F
         return out
     assert difference.psf is not None
     x, y = table.x.to_numpy(np.float64), table.y.to_numpy(np.float64)
-    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    ix, iy = nearest_pixels(x), nearest_pixels(y)
     ox, oy = difference.origin
     sign = table.peakSign.to_numpy(np.float64)
     fwhm = np.asarray(fwhm_of(difference.psf.moments_at(x, y)), np.float64)

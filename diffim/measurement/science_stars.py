@@ -11,6 +11,7 @@ from exposure.mask import plane_bits
 from exposure.photometry import forced_psf_photometry
 from exposure.psf import fwhm_of
 from exposure.stamps import adaptive_moments, extendedness, gather
+from tasks.arrays import nearest_pixels
 
 __all__ = ["detect_kernel_sources"]
 
@@ -39,7 +40,7 @@ def detect_kernel_sources(science: Exposure, threshold: float = THRESHOLD) -> pd
     )
     frame = pd.DataFrame({"x": x, "y": y, "psfFlux": flux.instFlux.to_numpy(np.float64)})
     frame["snr"] = frame.psfFlux / flux.instFluxErr.to_numpy(np.float64)
-    ix, iy = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    ix, iy = nearest_pixels(x), nearest_pixels(y)
     at = ix - science.origin[0], iy - science.origin[1]
     model = science.psf.moments_at(x, y) if len(x) else np.zeros((0, 3))
     own = adaptive_moments(np.nan_to_num(gather(science.image, *at, STAMP, 0.0)), x - ix, y - iy)

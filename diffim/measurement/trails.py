@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numba
 import numpy as np
 import pandas as pd
 from scipy.special import erf
@@ -11,7 +10,8 @@ from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.photometry import psf_images
 from exposure.stamps import gather
-from tasks.arrays import F64, Flags
+from tasks.arrays import F64, Flags, nearest_pixels
+from tasks.compiled import compiled
 
 __all__ = ["measure_trails"]
 
@@ -71,9 +71,7 @@ def _length_and_angle(shape: F64) -> tuple[F64, F64]:
 def _on_plane(image: Exposure, x: F64, y: F64, plane: str) -> Flags:
     """Return which positions are on a pixel with a mask plane (none off the image)."""
     good = np.isfinite(x) & np.isfinite(y)
-    ix, iy = (
-        np.floor(np.where(good, v, -1) + 0.5).astype(np.int64) for v in (x - image.origin[0], y - image.origin[1])
-    )
+    ix, iy = (nearest_pixels(np.where(good, v, -1)) for v in (x - image.origin[0], y - image.origin[1]))
     return np.asarray((gather(image.mask, ix, iy, 1, 0)[:, 0, 0] & plane_bits([plane])) != 0)
 
 
@@ -101,14 +99,14 @@ def _line_fluxes(
             y[part][owner] + along * np.sin(angle[part][owner]),
         )
         stamps = psf_images(difference.psf, px, py)
-        corner = [np.floor(p + 0.5).astype(np.int64) - o for p, o in zip((px, py), difference.origin, strict=True)]
+        corner = [nearest_pixels(p) - o for p, o in zip((px, py), difference.origin, strict=True)]
         found = np.empty((part.size, 4))
         _fit_lines(difference.image, difference.variance, skip, stamps, corner[0], corner[1], first, found)
         out[part] = found
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _fit_lines(image: Any, variance: Any, skip: Any, stamps: Any, cx: Any, cy: Any, first: Any, out: Any) -> None:
     """Stamps first[n]..first[n + 1] - 1, centred on pixels (cx, cy), are the line of source n."""
     height, width = image.shape

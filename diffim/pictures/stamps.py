@@ -12,7 +12,7 @@ from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.psf import fwhm_of
 from exposure.stamps import gather
-from tasks.arrays import F32, F64
+from tasks.arrays import F32, F64, nearest_pixels
 
 if TYPE_CHECKING:
     from diffim.pictures.difference_pages import Subject
@@ -38,7 +38,7 @@ class _Stamps:
 
     def __init__(self, made: "Subject", x: F64, y: F64, side: int) -> None:
         d = made.difference
-        self.ix, self.iy = (np.floor(v + 0.5).astype(np.int64) for v in (x, y))
+        self.ix, self.iy = (nearest_pixels(v) for v in (x, y))
         at = self.ix - d.origin[0], self.iy - d.origin[1], side
         noise = np.sqrt(gather(d.variance, *at, np.nan).astype(np.float64))
         own = d if made.science is None else made.science

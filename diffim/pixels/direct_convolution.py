@@ -7,7 +7,6 @@ loaded serves several sums. The compiler finds no such loop by itself.
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba.core import cgutils
@@ -15,6 +14,7 @@ from numba.extending import intrinsic
 
 from diffim.pixels.llvm_vectors import FLAGS, array_data, load, place, spread, types
 from tasks.arrays import F32
+from tasks.compiled import compiled
 
 __all__ = ["BLOCK_SHAPE", "NarrowKernel"]
 
@@ -94,7 +94,7 @@ def _sum_block(
 _summed: Any = intrinsic(_sum_block)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _convolve(window: Any, low: int, height: int, width: int, weights: Any, side: int, out: Any) -> None:
     pixels, stride, flat = window.reshape(-1), window.shape[1], weights.reshape(-1)
     target, out_stride = out.reshape(-1), out.shape[1]

@@ -11,11 +11,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import cv2
-import numba
 import numpy as np
 
 from diffim.pixels.direct_convolution import BLOCK_SHAPE, NarrowKernel
 from tasks.arrays import F32, F64, Box
+from tasks.compiled import compiled
 
 __all__ = ["Convolution", "TileGrid", "TilePlace", "Transforms", "paste", "paste_sum"]
 
@@ -198,7 +198,7 @@ class Convolution:
         return self._ft.convolve(window, self._spectrum), first + self._stamp.shape[0] // 2
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _paste(window: Any, start: int, out: Any, y: int, x: int, height: int, width: int, scale: Any, least: Any) -> None:
     for j in range(height):
         source, row = window[start + j, start : start + width], out[y + j, x : x + width]
@@ -207,7 +207,7 @@ def _paste(window: Any, start: int, out: Any, y: int, x: int, height: int, width
             row[i] = value if value > least else least
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _paste_sum(
     one: Any, start: int, other: Any, other_start: int, out: Any, y: int, x: int, height: int, width: int, scale: Any,
     least: Any,
@@ -220,7 +220,7 @@ def _paste_sum(
             row[i] = value if value > least else least
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _multiply_edges(a: Any, b: Any, out: Any, add: bool) -> None:
     """Multiply the two real columns, which are complex along y."""
     n, last = a.shape
@@ -236,7 +236,7 @@ def _multiply_edges(a: Any, b: Any, out: Any, add: bool) -> None:
             out[j + 1, column] = out[j + 1, column] + im if add else im
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _subtract(u: Any, c: Any, phi: Any) -> None:
     """Leave (u - c) phi in u."""
     last = u.shape[1] - 1
@@ -251,7 +251,7 @@ def _subtract(u: Any, c: Any, phi: Any) -> None:
             p[2 * k + 1] = re * f[2 * k + 1] + im * f[2 * k]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _multiply(a: Any, b: Any, out: Any, add: bool) -> None:
     n = a.shape[0]
     _multiply_edges(a, b, out, add)

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numba
 import numpy as np
 
 from exposure import Exposure
@@ -12,6 +11,7 @@ from exposure.mask import plane_bits, usable_pixels
 from exposure.quantiles import ENOUGH, block_medians, median
 from exposure.stamps import gather
 from tasks.arrays import F32, F64, I32, I64, Box, Flags
+from tasks.compiled import compiled
 
 __all__ = ["LEAST_VARIANCE", "Planes"]
 
@@ -131,13 +131,13 @@ class Planes:
         return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _window(source: Any, y0: int, x0: int, oy: int, ox: int, values: Any, variances: Any) -> None:
     for j in range(values.shape[0]):
         _row(source, y0 + j, x0, oy + j, ox, values[j], variances[j])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _difference(
     source: Any, y0: int, x0: int, oy: int, ox: int, matched: Any, at: int, spread: Any, spread_at: int, scale: Any,
     difference: Any, variance: Any, y: int, x: int, height: int, width: int,
@@ -155,7 +155,7 @@ def _difference(
             total[i] = sum_ if sum_ > least else least
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _row(source: Any, y: int, x0: int, oy: int, ox: int, values: Any, variances: Any) -> None:
     """Write the pixels of a row from x0 on, and their variances."""
     (image, variance, mask, bits, rows, columns), filling = source
@@ -190,7 +190,7 @@ def _row(source: Any, y: int, x0: int, oy: int, ox: int, values: Any, variances:
         _fill(value, noise, spread, filling, oy, ox + first)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _fill(value: Any, noise: Any, spread: Any, filling: Any, oy: int, ox: int) -> None:
     """Put the other image in where a row has pixels that do not count (without noise); their variances, where known, stay."""
     other, other_mask, other_bits, scale, _ = filling

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import cv2
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +12,7 @@ from exposure import Exposure, SkyWcs
 from exposure.mask import plane_bits
 from exposure.threads import in_bands
 from tasks.arrays import F64, Box
+from tasks.compiled import compiled
 
 __all__ = ["nodes", "position_grid", "resample", "warp_exposure"]
 
@@ -38,9 +38,9 @@ def position_grid(target: SkyWcs, box: Box, source: SkyWcs) -> tuple[F64, F64]:
     return sx.reshape(mx.shape), sy.reshape(mx.shape)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _masked(
-    image: Any, variance: Any, mask: Any, no_data: int, iy: int, ix: int, wx: Any, wy: Any, at: int
+    image: Any, variance: Any, mask: Any, no_data: Any, iy: Any, ix: Any, wx: Any, wy: Any, at: int
 ) -> tuple[np.float32, np.float32, int]:  # fmt: skip
     """Return image and variance from the pixels with data and the bits that matter; NaN without half of the weight."""
     height, width = image.shape
@@ -67,7 +67,7 @@ def _masked(
     return np.float32(total / weight), np.float32(var / (weight * weight)), bits & ~no_data
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _places(x0: float, dx: float, size: int, first: Any, step: Any, fraction: Any) -> None:
     """Write the pixel below x0 + dx k, the step of the table (-1: that is off the plane), the fraction to the next."""
     for k in range(first.shape[0]):
@@ -80,7 +80,7 @@ def _places(x0: float, dx: float, size: int, first: Any, step: Any, fraction: An
         fraction[k] = np.float32(phase - np.floor(phase))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _resample(
     image: Any, variance: Any, mask: Any, pairs: Any, marked: Any, gx: Any, gy: Any, table: Any, scale: float,
     no_data: int, image_out: Any, variance_out: Any, mask_out: Any, first: int, last: int,
@@ -125,7 +125,7 @@ def _resample(
                         mask_out[j, i] = bits
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _mark(image: Any, variance: Any, mask: Any, no_data: int, marks: Any, first: int, last: int) -> bool:
     """Note which pixels of some rows have a mask bit or no value; returns whether some have no value and no ``NO_DATA``."""
     unsaid = False

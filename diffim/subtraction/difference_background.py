@@ -8,7 +8,6 @@ cell of 256 px it is a thirtieth.
 from typing import Any
 
 import cv2
-import numba
 import numpy as np
 
 from exposure import Exposure
@@ -17,6 +16,7 @@ from exposure.mask import plane_bits, usable_pixels
 from exposure.quantiles import block_medians
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I64
+from tasks.compiled import compiled
 
 __all__ = ["subtract_difference_sky"]
 
@@ -150,9 +150,9 @@ def _spline(levels: F64, edges: I64, at: F64) -> F64:
     return np.asarray(inside + beyond * (rise + t * (bend[cell] + t * curve / 2)))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _block_sums(
-    image: Any, variance: Any, mask: Any, bits: int, start: Any, clip: Any, limit: Any, first: int, last: int,
+    image: Any, variance: Any, mask: Any, bits: Any, start: Any, clip: Any, limit: Any, first: int, last: int,
     total: Any, count: Any,
 ) -> None:  # fmt: skip
     """Sum pixel - start, and 1, over what neither stands out nor is bright, for some rows of blocks."""

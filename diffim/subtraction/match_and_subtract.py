@@ -19,7 +19,7 @@ from exposure.photometry import forced_psf_photometry
 from exposure.psf_width import psf_fwhm
 from exposure.stamps import gather
 from exposure.stars import Stars
-from tasks.arrays import F32, F64
+from tasks.arrays import F32, F64, nearest_pixels
 from tasks.reprs import short_repr
 
 __all__ = ["Matched", "match_and_subtract", "match_and_subtract_proper"]
@@ -173,7 +173,7 @@ def _motions(stars: Stars, way: _Direction) -> F64 | None:
 
 def _flux_ratio(stars: Stars, science: Exposure, template: Exposure, side: int = 15) -> float:
     """Median ratio of star light, science over template, in boxes: enough to scale the template's variance."""
-    ix, iy = (np.floor(a + 0.5).astype(np.int64) for a in (stars.x, stars.y))
+    ix, iy = (nearest_pixels(a) for a in (stars.x, stars.y))
     s, t = (
         np.nan_to_num(gather(e.image, ix - e.origin[0], iy - e.origin[1], side, 0.0)).sum((1, 2))
         for e in (science, template)

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from tasks.arrays import Flags
+from tasks.compiled import compiled
 
 __all__ = ["largest_area"]
 
@@ -15,7 +15,7 @@ def largest_area(flags: Flags) -> int:
     return int(_largest(flags))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _runs(row: Any, starts: Any, ends: Any) -> int:
     """Write where runs of set pixels start and where they end; returns how many there are."""
     n = 0
@@ -34,7 +34,7 @@ def _runs(row: Any, starts: Any, ends: Any) -> int:
     return n
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _root(parents: Any, k: int) -> int:
     while parents[k] != k:
         parents[k] = parents[parents[k]]
@@ -42,7 +42,7 @@ def _root(parents: Any, k: int) -> int:
     return k
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _largest(flags: Any) -> int:
     height, width = flags.shape
     most = width // 2 + 1  # runs of a row

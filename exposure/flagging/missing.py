@@ -6,7 +6,6 @@ finite, zero, negative) or one of those "big" numbers that resampling programs w
 
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 
 from exposure.errors import BadPixels, UnitsExtreme
@@ -14,6 +13,7 @@ from exposure.mask import plane_bits
 from exposure.quantiles import scatter
 from exposure.threads import in_bands
 from tasks.arrays import F32
+from tasks.compiled import compiled
 
 if TYPE_CHECKING:
     from exposure.exposure import Exposure
@@ -102,8 +102,8 @@ def _most(variance: F32) -> float:
     return min(BIG, UNKNOWN * float(np.median(below)))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _note(image: Any, variance: Any, mask: Any, no_data: int, most: Any, clear: bool, first: int, last: int) -> int:
+@compiled
+def _note(image: Any, variance: Any, mask: Any, no_data: Any, most: Any, clear: bool, first: int, last: int) -> int:
     """Mark some rows; returns how many pixels have data."""
     left = 0
     measured, big, nothing = not np.isnan(most), np.float32(1e29), np.float32(np.nan)

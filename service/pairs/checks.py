@@ -11,7 +11,7 @@ from exposure.errors import WcsMissing, WcsUnsupported
 from exposure.psf_width import psf_fwhm
 from exposure.stars import Stars
 from service.errors import SameImage
-from tasks.arrays import F64
+from tasks.arrays import F64, nearest_pixels
 
 __all__ = ["check_distinct", "check_one_grid", "check_wcs"]
 
@@ -128,7 +128,7 @@ def check_one_grid(
 
 def _covered(old: Exposure, stars: Stars) -> NDArray[np.intp]:
     """Return which stars lie where the template has data."""
-    ix, iy = (np.floor(v + 0.5).astype(np.int64) - o for v, o in zip((stars.x, stars.y), old.origin, strict=True))
+    ix, iy = (nearest_pixels(v) - o for v, o in zip((stars.x, stars.y), old.origin, strict=True))
     inside = (ix >= 0) & (iy >= 0) & (ix < old.width) & (iy < old.height)
     at = np.flatnonzero(inside)
     return at[old.good()[iy[at], ix[at]]]

@@ -7,12 +7,12 @@ What is still mixed at the smallest radius is crowded beyond telling apart, and 
 
 from typing import Any
 
-import numba
 import numpy as np
 from scipy.spatial import cKDTree
 
 from calibration.joint.model.data import ARCSEC
 from tasks.arrays import F64, I64, Flags
+from tasks.compiled import compiled
 
 __all__ = ["friends_of_friends", "match_pairs", "offsets_to_reference", "typical_separation"]
 
@@ -21,7 +21,7 @@ _CLOSE = 0.2  # arcsec: images whose nearest reference stars are this close need
 _VOTERS = 100  # brightest detections of an image that vote
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _root(parent: I64, i: int) -> int:
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -29,7 +29,7 @@ def _root(parent: I64, i: int) -> int:
     return i
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _link(vectors: F64, order: I64, keys: I64, cells: I64, first: I64, side: int, radius2: float, parent: I64) -> None:
     """Join all pairs closer than the radius; points are sorted by cell, cells have the radius as their side."""
     for a in range(order.size):

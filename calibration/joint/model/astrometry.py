@@ -11,13 +11,13 @@ convention (a star shifts against the Earth's barycentric position).
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from calibration.joint.model.basis import n_terms, term_degrees, terms, terms_and_slopes
 from calibration.joint.model.data import ARCSEC
 from calibration.joint.model.rows import Rows
 from tasks.arrays import F64, I64, Flags
+from tasks.compiled import compiled
 
 __all__ = ["AstrometryProblem", "Frames", "Layout", "StarAstrometry", "map_pixels"]
 
@@ -138,7 +138,7 @@ class StarAstrometry:
     target: F64
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _linearise(
     x: F64, y: F64, image: I64, star: I64, parameters: F64, starts: I64, outer_order: int, inner_order: int,
     centre: F64, half: F64, tangent: F64, east: F64, north: F64, years: F64, earth: F64, refraction: F64,
@@ -229,7 +229,7 @@ def _linearise(
                 residual[m, r] += parameters[starts[m, 2]] * model[m, r, k]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _weights(vx: F64, vy: F64, vxy: F64, pedestal: F64, slope: F64, out: F64) -> None:
     """Write the inverse of J C J^T (n, 2, 2); zero where it is not positive definite."""
     for m in range(vx.size):
@@ -246,7 +246,7 @@ def _weights(vx: F64, vy: F64, vxy: F64, pedestal: F64, slope: F64, out: F64) ->
             out[m, :, :] = 0.0
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def map_pixels(
     x: F64, y: F64, centre: F64, half: F64, inner: F64, inner_order: int, outer: F64, outer_order: int, out: F64
 ) -> None:

@@ -3,10 +3,10 @@
 Terms are ordered by row: all T_i(u) T_0(v), then T_i(u) T_1(v), and so on with i + j <= order.
 """
 
-import numba
 import numpy as np
 
 from tasks.arrays import F64, I64
+from tasks.compiled import compiled
 
 __all__ = ["design", "fit_terms", "n_terms", "term_degrees", "terms", "terms_and_slopes"]
 
@@ -21,7 +21,7 @@ def term_degrees(order: int) -> I64:
     return np.array([(i, j) for j in range(order + 1) for i in range(order + 1 - j)], np.int64).reshape(-1, 2)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _series(order: int, u: float, t: F64, d: F64) -> None:
     t[0], d[0] = 1.0, 0.0
     if order > 0:
@@ -31,7 +31,7 @@ def _series(order: int, u: float, t: F64, d: F64) -> None:
         d[i] = 2.0 * t[i - 1] + 2.0 * u * d[i - 1] - d[i - 2]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def terms_and_slopes(order: int, u: float, v: float, values: F64, du: F64, dv: F64, work: F64) -> None:
     """Write the terms and their derivatives at one point; `work` is (4, order + 1)."""
     _series(order, u, work[0], work[1])
@@ -45,7 +45,7 @@ def terms_and_slopes(order: int, u: float, v: float, values: F64, du: F64, dv: F
             k += 1
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def terms(order: int, u: float, v: float, values: F64, work: F64) -> None:
     """Write the terms at one point; `work` is (4, order + 1)."""
     _series(order, u, work[0], work[1])

@@ -163,7 +163,8 @@ class PhotometryBuilder:
             for v in np.unique(of):
                 part = of == v
                 out = np.empty(int(part.sum()))
-                field_at(lay.order, self.parameters[v * count : (v + 1) * count], *focal[part].T.copy(), out)
+                u, w = focal[part].T.copy()
+                field_at(lay.order, self.parameters[v * count : (v + 1) * count], u, w, out)
                 field[part] = out
         scale = 10.0 ** (-0.4 * (k + field - AB_ZEROPOINT)) if lay.magnitude else k * field
         return np.asarray(scale.reshape(n, m, m), np.float64)

@@ -6,12 +6,12 @@ Four models: the scale per image (simple) or per chip times a Chebyshev field ov
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from calibration.joint.model.basis import n_terms, terms
 from calibration.joint.model.rows import Rows
 from tasks.arrays import F64, I64, Flags
+from tasks.compiled import compiled
 
 __all__ = ["POGSON", "PhotometryLayout", "PhotometryProblem", "StarPhotometry", "field_at"]
 
@@ -66,7 +66,7 @@ class StarPhotometry:
     target: F64
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def field_at(order: int, coefficients: F64, u: F64, v: F64, out: F64) -> None:
     """Write the field of one visit at scaled focal-plane places."""
     values = np.empty(max(coefficients.size, 1))
@@ -79,7 +79,7 @@ def field_at(order: int, coefficients: F64, u: F64, v: F64, out: F64) -> None:
         out[m] = total
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _linearise(
     u: F64, v: F64, measured: F64, star: I64, parameters: F64, starts: I64, order: int, magnitude: bool, value: F64,
     residual: F64, model: F64, scale: F64,

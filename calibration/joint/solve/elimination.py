@@ -8,11 +8,11 @@ Blocks hold all measurements of their stars, so S and g are plain sums over bloc
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from calibration.joint.model.rows import Rows
 from tasks.arrays import F64, I64
+from tasks.compiled import compiled
 
 __all__ = ["Reduced", "add_block", "add_gradient", "contributions", "star_steps"]
 
@@ -36,7 +36,7 @@ class Reduced:
         return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _scatter(groups: F64, columns: I64, out: F64) -> None:
     for g in range(groups.shape[0]):
         if columns[g, 0] < 0:
@@ -47,7 +47,7 @@ def _scatter(groups: F64, columns: I64, out: F64) -> None:
                 out[row, columns[g, b]] += groups[g, a, b]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def star_steps(
     residual: F64, weight: F64, star: F64, offsets: I64, prior: F64, pull: F64, step: F64, inverse: F64
 ) -> None:
@@ -92,7 +92,7 @@ def star_steps(
             step[s, a] = total
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def add_gradient(
     residual: F64, weight: F64, model: F64, star: F64, starts: I64, lengths: I64, offsets: I64, step: F64, out: F64
 ) -> None:
@@ -119,7 +119,7 @@ def add_gradient(
                         k += 1
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _add_groups(weight: F64, model: F64, starts: I64, lengths: I64, group: I64, out: F64, columns: I64) -> None:
     """Add J^T W J of each measurement to its group's block."""
     n, d, size = model.shape
@@ -147,7 +147,7 @@ def _add_groups(weight: F64, model: F64, starts: I64, lengths: I64, group: I64, 
                     out[g, a, b] += left * weighted[i, b]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _couplings(
     weight: F64, model: F64, star: F64, starts: I64, lengths: I64, offsets: I64, inverse: F64, place: I64, out: F64
 ) -> None:
@@ -210,7 +210,7 @@ def add_block(rows: Rows, inverse: F64, step: F64, into: Reduced) -> None:
     into.schur[np.ix_(columns, columns)] += dense.T @ dense
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def contributions(
     residual: F64, weight: F64, star: F64, offsets: I64, step: F64, inverse: F64, chi2: F64, leverage: F64
 ) -> None:
