@@ -7,6 +7,7 @@ model.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -208,14 +209,25 @@ def _solve_pixels(stamps: NDArray[Any], terms: NDArray[np.float64], weight: NDAr
     flat = np.where(holes, 0, flat)
     w = weight[:, None] * ~holes
     for _ in range(3):
-        normal = np.einsum("nk,nl,np->pkl", terms, terms, w, optimize=True)
+        normal = _contracted("nk,nl,np->pkl", terms, terms, w)
         normal += 1e-9 * (np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-12) * np.eye(terms.shape[1])
-        right = np.einsum("nk,np->pk", terms, w * flat, optimize=True)
+        right = _contracted("nk,np->pk", terms, w * flat)
         solution = np.linalg.solve(normal, right[..., None])[..., 0]
         residual = np.abs(flat - terms @ solution.T) * np.sqrt(weight)[:, None]
         scale = 1.4826 * np.median(residual, axis=0) + 1e-12
         w = weight[:, None] * ~holes / np.maximum(1.0, residual / (2.5 * scale)) ** 2
     return np.asarray(solution.T.reshape(-1, side, side))
+
+
+def _contracted(subscripts: str, *arrays: NDArray[np.float64]) -> NDArray[np.float64]:
+    path = _path(subscripts, tuple(a.shape for a in arrays))
+    return np.asarray(np.einsum(subscripts, *arrays, optimize=path))
+
+
+@lru_cache(maxsize=256)
+def _path(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> list[Any]:
+    """Return the order of contraction: to find it takes longer than to sum over a few stars."""
+    return list(np.einsum_path(subscripts, *(np.empty(shape) for shape in shapes), optimize="greedy")[0])
 
 
 def _moffat(p: NDArray[np.float64], gx: NDArray[Any], gy: NDArray[Any]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ __all__ = ["detect_sources"]
 
 _BLENDED = sep.OBJ_MERGED | sep.OBJ_TRUNC
 _ROOM = threading.Lock()
-PIXELS_AT_ONCE = 1_000_000  # of open objects, enough for most fields
+PIXELS_AT_ONCE = 1_000_000  # of open objects, enough for most fields: memory that SEP writes to at every call
 SUB_OBJECTS = (4096, 65536)  # of one footprint: memory for the second number is taken only where the first is too small
 COLUMNS = ("x", "y", "apFlux", "snr", "size", "elongation", "blended", "flagged", "isolated", "star")
 
@@ -69,7 +69,7 @@ def _extract(
     data: NDArray[np.float32], error: NDArray[np.float32], bad: NDArray[np.bool_], threshold: float, key: tuple[int, int]
 ) -> NDArray[Any]:  # fmt: skip
     """Return what SEP finds. Its buffers take memory for all that they may hold: they grow where a field needs it alone."""
-    room, limits = PIXELS_AT_ONCE, list(SUB_OBJECTS)
+    room, limits = min(PIXELS_AT_ONCE, 2 * data.size), list(SUB_OBJECTS)
     while True:
         try:
             with _ROOM:  # they are the same for all threads

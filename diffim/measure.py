@@ -1,5 +1,7 @@
 """Measurement of detected sources: centroids, fluxes, shapes, trails, dipoles, flags. One row per source."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import sep
@@ -9,16 +11,17 @@ from scipy.spatial import cKDTree
 from diffim.detect import Detections, footprint_edges
 from diffim.dipoles import measure_dipoles, psf_at_fixed_pixel
 from diffim.planes import Planes
+from diffim.source_flags import pixel_flags
 from diffim.trails import measure_trails
 from exposure import Exposure
-from exposure.mask import PIXEL_FLAGS, plane_bits
 from exposure.photometry import forced_psf_photometry
 from exposure.psf import Psf, fwhm_of
 from exposure.stamps import adaptive_moments, gather
 
-__all__ = ["AP_RADIUS", "collapsed", "extendedness", "fit_centroids", "known_flags", "measure"]
+__all__ = ["AP_RADIUS", "collapsed", "extendedness", "fit_centroids", "measure"]
 
 AP_RADIUS = 12.0
+Columns = dict[str, NDArray[Any]]
 STAMP, LARGE_STAMP = 25, 81  # px: for moments of sources, and of those with a large footprint (trails)
 MAX_DIPOLE_AREA = 1200  # px
 AT_ONCE = 4096  # sources whose smoothed stamps are held
@@ -56,11 +59,16 @@ def measure(
     edges = frame[["bboxX", "bboxY", "bboxWidth", "bboxHeight"]].to_numpy(np.int64)
     x, y = (frame[c].to_numpy(np.float64) - o for c, o in zip("xy", difference.origin, strict=True))
     frame["bboxSize"] = footprint_edges(edges, x, y) if len(frame) else np.zeros(0, np.int64)
-    _fluxes(frame, difference, science, template)
+    # columns are joined by the dozen: to insert one takes as long as to measure it
+    frame = _with(frame, _fluxes(frame, difference, science, template))
     _shapes(frame, difference, psf)
     if footprints:
-        _pixel_flags(frame, difference, found.labels)
+        frame = _with(frame, pixel_flags(frame, difference, found.labels))
     return frame.drop(columns=["label", "bboxX", "bboxY"])
+
+
+def _with(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
 
 
 def _placed(difference: Exposure, psf: Psf, found: Detections) -> pd.DataFrame:
@@ -158,8 +166,9 @@ def fit_centroids(
     return x, y, info
 
 
-def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure) -> None:
+def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure) -> Columns:
     """PSF and aperture fluxes on the difference; forced PSF fluxes on science and template."""
+    columns: Columns = {}
     for exposure, prefix in ((difference, "psfFlux"), (science, "forced_PsfFlux"), (template, "template")):
         assert exposure.psf is not None
         bad = ~exposure.good() if exposure is not difference else ~exposure.good("CR")
@@ -167,18 +176,17 @@ def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, templa
             exposure.image, exposure.variance, exposure.psf, frame.x, frame.y, origin=exposure.origin, bad=bad
         )
         name = {"psfFlux": "psf", "forced_PsfFlux": "science", "template": "template"}[prefix]
-        frame[f"{name}InstFlux"], frame[f"{name}InstFluxErr"] = table.instFlux, table.instFluxErr
+        made = {c: table[c].to_numpy() for c in table}
+        columns[f"{name}InstFlux"], columns[f"{name}InstFluxErr"] = made["instFlux"], made["instFluxErr"]
         if exposure is difference:
-            frame["psfChi2"], frame["psfNdata"] = table.chi2, table.npixels
-            frame["psfLnL"] = -0.5 * table.chi2
+            columns["psfChi2"], columns["psfNdata"] = made["chi2"], made["npixels"]
+            columns["psfLnL"] = -0.5 * made["chi2"]
         if prefix != "template":
-            frame[f"{prefix}_flag"] = table.flag
-            frame[f"{prefix}_flag_edge"] = table.flag_edge
-            frame[f"{prefix}_flag_noGoodPixels"] = table.flag_noGoodPixels
-    _apertures(frame, difference)
+            columns |= {f"{prefix}_{flag}": made[flag] for flag in ("flag", "flag_edge", "flag_noGoodPixels")}
+    return columns | _apertures(frame, difference)
 
 
-def _apertures(frame: pd.DataFrame, difference: Exposure) -> None:
+def _apertures(frame: pd.DataFrame, difference: Exposure) -> Columns:
     bad = ~difference.good()
     image = np.where(bad, 0, difference.image).astype(np.float32)
     variance = np.where(bad, 0, difference.variance).astype(np.float32)
@@ -188,11 +196,12 @@ def _apertures(frame: pd.DataFrame, difference: Exposure) -> None:
         flux = error = np.zeros(0)
     else:
         flux, error, _ = sep.sum_circle(image, x, y, AP_RADIUS, var=variance, subpix=5)
-    frame["apInstFlux"], frame["apInstFluxErr"] = flux, error
     inside = (x > AP_RADIUS) & (y > AP_RADIUS)
     inside &= (x < difference.width - 1 - AP_RADIUS) & (y < difference.height - 1 - AP_RADIUS)
-    frame["apFlux_flag_apertureTruncated"] = ~inside
-    frame["apFlux_flag"] = ~inside | ~np.isfinite(flux)
+    return {
+        "apInstFlux": flux, "apInstFluxErr": error, "apFlux_flag_apertureTruncated": ~inside,
+        "apFlux_flag": ~inside | ~np.isfinite(flux),
+    }  # fmt: skip
 
 
 def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf) -> None:
@@ -277,39 +286,3 @@ def _smoothed_stamps(
     variance = gather(difference.variance, ix - difference.origin[0], iy - difference.origin[1], side, 1.0)
     noise = np.sqrt(np.nan_to_num(variance, nan=1.0) / (4 * np.pi * sigma**2))
     return np.asarray(smooth[:, margin : margin + side, margin : margin + side] / noise, np.float32)
-
-
-def _pixel_flags(frame: pd.DataFrame, difference: Exposure, labels: NDArray[np.int32]) -> None:
-    """Per plane: any pixel of the footprint, any and all of the 3x3 around the centroid."""
-    x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
-    ix = np.floor(x + 0.5).astype(np.int64) - difference.origin[0]
-    iy = np.floor(y + 0.5).astype(np.int64) - difference.origin[1]
-    centre = gather(difference.mask, ix, iy, 3, 0)
-    off = ~difference.contains(x, y)
-    per_label = np.zeros(int(labels.max(initial=0)) + 1, dtype=np.int64)
-    inside = labels > 0
-    np.bitwise_or.at(per_label, labels[inside], difference.mask[inside].astype(np.int64))
-    union = per_label[frame.label.to_numpy()] if len(frame) else np.zeros(0, np.int64)
-    frame["pixelFlags"] = ~np.isfinite(x)
-    frame["pixelFlags_offimage"] = off
-    for name, plane in PIXEL_FLAGS.items():
-        bit = plane_bits([plane])
-        set_here = (centre & bit) != 0
-        frame[f"pixelFlags_{name}"] = (union & bit) != 0
-        frame[f"pixelFlags_{name}Center"] = set_here.any(axis=(1, 2))
-        frame[f"pixelFlags_{name}CenterAll"] = set_here.all(axis=(1, 2))
-    for name in ("edge", "edgeCenter", "edgeCenterAll"):
-        frame[f"pixelFlags_{name}"] |= off
-
-
-def known_flags() -> set[str]:
-    """Return the names of all flag columns that `measure` makes."""
-    planes = {f"pixelFlags_{name}{where}" for name in PIXEL_FLAGS for where in ("", "Center", "CenterAll")}
-    others = {
-        "pixelFlags", "pixelFlags_offimage", "centroid_flag", "apFlux_flag", "apFlux_flag_apertureTruncated",
-        "psfFlux_flag", "psfFlux_flag_edge", "psfFlux_flag_noGoodPixels", "forced_PsfFlux_flag",
-        "forced_PsfFlux_flag_edge", "forced_PsfFlux_flag_noGoodPixels", "shape_flag", "trail_flag",
-        "trail_flag_off_image", "trail_flag_edge", "trail_flag_suspect_long_trail", "isDipole",
-        "isNegative", "sky_source",
-    }  # fmt: skip
-    return planes | others

@@ -143,7 +143,7 @@ def contradictions(c: Any) -> list[str]:
     }
     found = [text for text, wrong in problems.items() if wrong]
     if tuple(c.badSourceFlags) != BAD_SOURCE_FLAGS:
-        from diffim.measure import known_flags
+        from diffim.source_flags import known_flags
 
         unknown = [f for f in c.badSourceFlags if f not in known_flags()]
         if unknown:
