@@ -23,8 +23,8 @@ from tests import any_image as made
 
 RULES = load_instrument("generic")
 FLUX_ERROR = 0.03
-EDGE = 6  # px that resampling may lose
-FAST = {"kernelSize": 15, "spatialKernelOrder": 0}
+EDGE = 6  # px that resampling and the kernel (its half width) may lose
+FAST = {"kernelSize": 13, "spatialKernelOrder": 0}
 
 
 @pytest.fixture(scope="module")
