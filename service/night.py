@@ -1,7 +1,6 @@
 """A night from files: embedded servers, a template, every frame through the real service, results as files."""
 
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from service.night_frames import Frame, LeftOut, as_typed, read_frames
 from service.night_report import exit_status, make_report, write_report, write_tables
 from service.positions import read_positions
 from service.scratch import Scratch
+from service.settings import load_settings
 from service.stack import Stack
 from service.templates import template_from_frames
 from service.terminal import progress
@@ -60,7 +60,7 @@ def run_night(plan: NightPlan, say: Callable[[str], None] = lambda text: None) -
     if plan.positions is not None:
         read_positions(plan.positions)
     plan.out.mkdir(parents=True, exist_ok=True)
-    with Signals() as signals, Scratch() as scratch:
+    with Signals() as signals, Scratch(crash_point=load_settings().crash_point) as scratch:
         night = _Night(plan, signals, scratch, say)
         failure: BaseException | None = None
         try:
@@ -83,8 +83,7 @@ class _Night:
         self._out = plan.out.resolve()
         self._work = self._out
         if not plan.keep:
-            self._work = Path(tempfile.mkdtemp(prefix="night-", dir=self._out))
-            scratch.note(directory=str(self._work))
+            self._work = scratch.make_directory(self._out, "night-")
         self._frames: list[Frame] = []
         self._left_out: list[LeftOut] = []
         self._rows: list[dict[str, Any]] = []

@@ -169,6 +169,17 @@ def test_a_killed_night_leaves_nothing(place):
     until(lambda: list((place / "killed").iterdir()) == [])
 
 
+@pytest.mark.parametrize("point", ["kafka_started", "worker_started"])
+def test_a_night_killed_before_it_notes_what_it_has_just_started_leaves_nothing(place, monkeypatch, point):
+    monkeypatch.setenv("ALERTPROD_CRASH_POINT", point)
+    night = start(place, "--template-frames", "t1.fits", "--frames", "n1.fits", "--out", point)
+    assert night.communicate(timeout=120)[0] == ""
+    assert night.returncode == -signal.SIGKILL
+    until(lambda: left_over(place) == [])
+    until(lambda: list((place / point).iterdir()) == [])
+    assert list((place / "tmp").iterdir()) == []  # nor a directory that no sweep would know
+
+
 def test_a_night_of_bad_frames_alone_ends_before_anything_starts(place):
     bad, out = [place / "text.fits", place / "missing.fits"], place / "none"
     words = ["night", "--instrument", str(place / "mycam.yaml"), "--out", str(out), "--json", "--template-frames",
