@@ -107,7 +107,8 @@ def _measures(path: Path, rules: Instrument) -> tuple[tuple[int, int, int, int],
     with open_fits(path) as hdus:
         file, choice = split_choice(path)
         at = "IMAGE" if "ALERTPRD" in hdus[0].header else choose_image(hdus, rules, file.name, choice)
-        height, width = hdus[at].shape[-2:]
+        axes = [n for n in hdus[at].shape if n != 1]  # those of length 1 are left out
+        height, width = axes if len(axes) == 2 else hdus[at].shape[-2:]
         return (0, 0, int(width), int(height)), header_visit_info(hdus, rules, name=path).detector, file.name
 
 

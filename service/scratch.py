@@ -30,7 +30,7 @@ from service.children import program
 from service.crash import crash_at
 from service.errors import ScratchInUse
 
-__all__ = ["PREFIX", "Scratch", "clear", "sweep"]
+__all__ = ["PREFIX", "Scratch", "clear", "is_owners", "sweep"]
 
 PREFIX = "alertprod-"
 OWNER = "owner"
@@ -67,7 +67,12 @@ class Scratch:
                 raise ScratchInUse(
                     f"{self.path} is in use by another process: stop that one, or choose another directory"
                 )
-            self._file = self._take(self.path, self.path)
+            try:
+                self._file = self._take(self.path, self.path)
+            except FileNotFoundError as error:
+                raise ScratchInUse(f"{self.path} was taken by another process that started now: try again") from error
+            for left in filter(is_owners, self.path.glob(f"{OWNER}.*")):  # of one that was killed before it had it
+                left.unlink(missing_ok=True)
         self._crash("scratch_made")
         self._warden = _start_warden(self.path)
 
@@ -90,6 +95,7 @@ class Scratch:
         """Return the file of a folder that is, or will be, `path`: it appears there locked, and says whose it is."""
         new = folder / f"{OWNER}.{os.getpid()}"
         file = new.open("w", encoding="utf-8")
+        self._crash("scratch_opened")
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             _write(file, scratch=str(path), pid=os.getpid(), temporary=self.temporary, machine=_machine())
@@ -148,6 +154,11 @@ class Scratch:
         except subprocess.TimeoutExpired:
             self._warden.kill()
             self._warden.wait(timeout=10)
+
+
+def is_owners(path: Path) -> bool:
+    """Return whether a file is that of an owner, or was to become it."""
+    return path.name == OWNER or (path.stem == OWNER and path.suffix[1:].isdigit())
 
 
 def _write(file: IO[str], **what: Any) -> None:

@@ -14,6 +14,8 @@ import pytest
 from apdb.embedded import stop_server
 from service.errors import ScratchInUse
 from service.scratch import Scratch, clear, sweep
+from service.up import _check_place as check_place
+from tasks.errors import CallerError
 
 OWNER = """
 import sys, tempfile, time
@@ -141,7 +143,15 @@ def processes_in(folder):
     return found
 
 
-POINTS = ("scratch_unnamed", "scratch_taken", "scratch_made", "role_started", "role_noted", "directory_made")
+POINTS = (
+    "scratch_unnamed",
+    "scratch_opened",
+    "scratch_taken",
+    "scratch_made",
+    "role_started",
+    "role_noted",
+    "directory_made",
+)
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -164,6 +174,23 @@ def test_an_owner_that_dies_at_any_step_leaves_nothing(tmp_path, point):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("point", ["scratch_opened", "scratch_made", "role_started"])
+def test_a_kept_directory_is_taken_again_after_any_death(tmp_path, point):
+    """What is left in it neither keeps the next owner out nor looks like a file of the user's."""
+    data = tmp_path / "data"
+    dead = subprocess.run([sys.executable, "-c", OWNER, str(tmp_path), point, str(data)], timeout=60, check=False)
+    assert dead.returncode == -signal.SIGKILL
+    if point == "role_started":
+        until(lambda: not (data / "owner").exists())  # its warden has done its work
+        (data / "role.log").unlink()
+    check_place(data)
+    (data / "owner.txt").write_text("of the user")
+    with Scratch(data):
+        assert sorted(p.name for p in data.iterdir()) == ["owner", "owner.txt"]
+    with pytest.raises(CallerError, match="other files"):
+        check_place(data)
+
+
 def test_a_sweep_leaves_a_directory_that_is_being_made(tmp_path, monkeypatch):
     """Another process sweeps between any two steps of the one that makes its directory."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -176,7 +203,14 @@ def test_a_sweep_leaves_a_directory_that_is_being_made(tmp_path, monkeypatch):
                 sweep(tmp_path)
 
     with Watched() as scratch:
-        assert seen == ["scratch_unnamed", "scratch_unnamed", "scratch_taken", "scratch_made"]
+        assert seen == [
+            "scratch_unnamed",
+            "scratch_unnamed",
+            "scratch_opened",
+            "scratch_opened",
+            "scratch_taken",
+            "scratch_made",
+        ]
         assert list(tmp_path.iterdir()) == [scratch.path]
         assert [p.name for p in scratch.path.iterdir()] == ["owner"]
     assert list(tmp_path.iterdir()) == []
