@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alertprod.alert import Alert
     from alertprod.database import open_apdb
     from alertprod.difference import Difference, subtract
-    from alertprod.errors import InputType
+    from alertprod.errors import InputType, WcsUnusable
     from alertprod.matching import match
     from alertprod.measuring import photometry
     from alertprod.reading import read
@@ -32,7 +32,7 @@ _WHERE = {
     "Alert": "alertprod.alert", "AlertProdError": "tasks.errors", "Difference": "alertprod.difference",
     "Exposure": "exposure", "InputType": "alertprod.errors", "Instrument": "exposure", "PhotoCalib": "exposure",
     "SkyWcs": "exposure", "load_instrument": "exposure", "match": "alertprod.matching",
-    "open_apdb": "alertprod.database", "photometry": "alertprod.measuring", "read": "alertprod.reading",
+    "WcsUnusable": "alertprod.errors", "open_apdb": "alertprod.database", "photometry": "alertprod.measuring", "read": "alertprod.reading",
     "subtract": "alertprod.difference",
 }  # fmt: skip
 
@@ -45,6 +45,7 @@ __all__ = [
     "Instrument",
     "PhotoCalib",
     "SkyWcs",
+    "WcsUnusable",
     "__version__",
     "load_instrument",
     "match",

@@ -1,17 +1,18 @@
 """Exposures of whatever images come in: files, lists of HDUs, arrays, CCDData, exposures."""
 
+import warnings
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from alertprod.arrays import EXPECTED, exposure_of, psf_model, sky_wcs
-from alertprod.errors import InputType
+from alertprod.errors import InputType, WcsUnusable
 
 if TYPE_CHECKING:
     from astropy.io.fits import HDUList
 
     from exposure import Exposure, Instrument
 
-__all__ = ["read", "rules_of"]
+__all__ = ["read", "read_quietly", "rules_of"]
 
 NO_INSTRUMENT = "generic"
 
@@ -53,6 +54,12 @@ def read(
     FitsUnreadable, WcsMissing, BadPixels, BandUnknown, InstrumentError
         The message names file and card.
 
+    Warns
+    -----
+    WcsUnusable
+        The header has a WCS that cannot be used, and `wcs` gives no other: the image has none. The message names file
+        and card.
+
     Examples
     --------
     >>> import numpy as np
@@ -60,6 +67,24 @@ def read(
     >>> image.width, image.height, float(image.image[0, 7])
     (50, 40, 7.0)
     """
+    from exposure import Exposure
+    from exposure.errors import WcsUnsupported
+
+    made = read_quietly(
+        image, instrument, variance=variance, mask=mask, wcs=wcs, psf=psf, band=band, gain=gain, hdu=hdu
+    )
+    told = isinstance(image, Exposure)  # when it was read itself
+    if made.wcs is None and isinstance(made.wcs_problem, WcsUnsupported) and not told:
+        text = f"{made.wcs_problem.message}; the image is read without a WCS: mend the card, or give one (wcs=)"
+        warnings.warn(WcsUnusable(text), stacklevel=2)
+    return made
+
+
+def read_quietly(
+    image: Any, instrument: "str | Instrument | None" = None, *, variance: Any = None, mask: Any = None, wcs: Any = None,
+    psf: Any = None, band: str = "", gain: float | None = None, hdu: "int | str | None" = None,
+) -> "Exposure":  # fmt: skip
+    """Return an exposure as `read` does, without a warning: ``wcs_problem`` says what is wrong with its WCS."""
     from alertprod.difference import Difference
     from exposure import Exposure
     from exposure.arrays import as_file

@@ -80,7 +80,7 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
     if len(stars) < MIN_STARS:
         raise TooFewStars(
             f"{len(stars)} usable stars among {len(sources)} sources, need {MIN_STARS} for a PSF model: {_ADVICE}",
-            visit=exposure.key[0], detector=exposure.key[1],
+            **exposure.where,
         )  # fmt: skip
     fwhm = 2.3548 * float(np.sqrt(np.nanmedian(stars["size"])))
     side = size or int(np.clip(int(8 * fwhm) | 1, 21, 51))
@@ -95,12 +95,11 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
                 crowd.take_off(data, final)
                 final, wing, use = _fit(data, held, orders, exposure.bbox, fwhm, leveled=True)
     except TooFewStars as error:
-        raise error.at(*exposure.key) from None
+        raise error.at(**exposure.where) from None
     except np.linalg.LinAlgError as error:  # the equations of stars that cover each other
         raise TooFewStars(
             f"{len(stars)} stars do not determine a PSF model: {_ADVICE}",
-            visit=exposure.key[0],
-            detector=exposure.key[1],
+            **exposure.where,
         ) from error
     residual, chi2 = _judge(final, data, held)
     mean = fwhm_of(final.moments_at(*final.average_position()))[0]
@@ -118,7 +117,7 @@ def star_residuals(
     size = float(np.sqrt(np.nanmedian(stars["size"]))) if len(stars) else 1.0
     shape = psf.image_at(stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64)).shape
     if not len(stars):
-        raise TooFewStars("no star", visit=exposure.key[0], detector=exposure.key[1])
+        raise TooFewStars("no star", **exposure.where)
     data = Stamps.cut(exposure, stars, sources, shape[-1], 2.3548 * size)
     for _ in range(3):
         data.refine(psf)

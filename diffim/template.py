@@ -106,11 +106,9 @@ class TemplateStore:
         box = (x0 - border, y0 - border, width + 2 * border, height + 2 * border)
         tiles = [(t, chosen.path / f"{t.name}.fits") for t in _tiles_of(chosen.tiling, science.require_wcs(), box)]
         have = [(t, p) for t, p in tiles if p.exists()]
-        visit, detector = science.key
         if not have:
             raise NoTemplateCoverage(
-                f"no tile of template {chosen.name} v{chosen.version} overlaps the image", visit=visit,
-                detector=detector,
+                f"no tile of template {chosen.name} v{chosen.version} overlaps the image", **science.where,
             )  # fmt: skip
         return merge_patches(science, [self._tile(p) for _, p in have], border)
 
@@ -146,7 +144,7 @@ def build_template(
         raise TemplateSetError(f"a template set needs exposures of one band, got {bands or 'none'}")
     for e in exposures:
         if e.wcs is None or e.psf is None or e.photo_calib is None:
-            raise TemplateSetError("characterise the exposures first", visit=e.key[0], detector=e.key[1])
+            raise TemplateSetError("characterise the exposures first", **e.where)
     tiling = SkyTiling(pixel_scale, tile)
     directory, version = _new_version(Path(root) / name)
     groups = _groups(tiling, exposures)

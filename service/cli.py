@@ -16,7 +16,7 @@ from service.apdb_cli import apdb_app
 from service.diff_cli import diff
 from service.failures import DEBUG, run_command
 from service.instrument_cli import instrument_app
-from service.options import Json, open_database, read_settings
+from service.options import BadPixelMap, Json, open_database, read_settings
 from service.orbits_cli import orbits_app
 from service.roles_cli import add_roles
 from service.template_cli import template_app
@@ -95,6 +95,7 @@ def night(
     template_frames: Annotated[list[Path], typer.Option(help="frames of the template (repeat, or several after one)")],
     frames: Annotated[list[Path], typer.Option(help="frames to process")],
     positions: Annotated[Path | None, typer.Option(help="table (id, ra, dec) measured on every frame")] = None,
+    bad_pixels: BadPixelMap = None,
     keep: Annotated[bool, typer.Option(help="keep templates, differences and alert files")] = False,
     as_json: Json = False,
 ) -> None:
@@ -103,7 +104,7 @@ def night(
     from service.night_table import print_night
 
     read_settings()  # what is wrong in the environment is said before servers start
-    report = run_night(NightPlan(instrument, template_frames, frames, out, positions, keep), say)
+    report = run_night(NightPlan(instrument, template_frames, frames, out, positions, bad_pixels, keep), say)
     try:
         print_night(report, as_json)
     except OSError:

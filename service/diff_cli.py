@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.options import Json, key_values
+from service.options import BadPixelMap, Json, key_values
 from service.startup import collector_off, fetched, load_numba, reuse_memory
 from service.terminal import logs_to_stderr, say
 
@@ -28,6 +28,7 @@ def diff(
     template: Annotated[Path, typer.Argument(help="FITS image to subtract")],
     output: Annotated[Path, typer.Option("--output", "-o", help="difference (FITS; also .fits.fz, .fits.gz)")],
     instrument: Annotated[str, typer.Option(help="instrument name or file: which HDU holds which plane")] = "generic",
+    bad_pixels: BadPixelMap = None,
     registered: Annotated[bool, typer.Option(help="the two are on one pixel grid; no WCS is needed")] = False,
     register: Annotated[bool, typer.Option(help="register the two by their stars; no WCS is needed")] = False,
     mode: Annotated[str, typer.Option(help="auto, convolveTemplate or convolveScience")] = "auto",
@@ -57,7 +58,7 @@ def diff(
 
     with contextlib.redirect_stdout(sys.stderr):  # the words of libraries are no part of the answer
         made = difference_files(
-            science, template, checked_instrument(instrument), registered=registered, register=register, mode=mode,
+            science, template, checked_instrument(instrument, bad_pixels), registered=registered, register=register, mode=mode,
             score=score is not None, sources=sources is not None or plots is not None, pictures=plots is not None,
             options=options,
         )  # fmt: skip

@@ -8,7 +8,12 @@ __all__ = [
     "StorageUnavailable", "WaitForEarlier", "help_path",
 ]  # fmt: skip
 
-OTHER_CODES = ("no_answer", "too_large", "worker_lost")  # of HTTP answers and of the ledger: no class of their own
+OTHER_CODES = (
+    "method_not_allowed",
+    "no_answer",
+    "too_large",
+    "worker_lost",
+)  # of HTTP answers and of the ledger: no class of their own
 
 
 class SettingsError(CallerError):

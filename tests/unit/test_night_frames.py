@@ -159,13 +159,13 @@ def test_an_instrument_by_path_has_a_name_for_the_messages(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALERTPROD_INSTRUMENTS", "/elsewhere")
     (tmp_path / "my cam.yml").write_text("name: mine\npixel_scale: 0.3\n")
-    name, environment = instrument_folder("./my cam.yml", tmp_path / "for children")
+    name, environment = instrument_folder("./my cam.yml", tmp_path / "for children", checked_instrument("./my cam.yml"))
     assert name == "my_cam"
     folders = environment["ALERTPROD_INSTRUMENTS"].split(os.pathsep)
     assert folders == [str(tmp_path / "for children"), "/elsewhere"]
     monkeypatch.setenv("ALERTPROD_INSTRUMENTS", environment["ALERTPROD_INSTRUMENTS"])
     assert checked_instrument(name).pixel_scale == 0.3
-    assert instrument_folder("hatp32", tmp_path / "none") == ("hatp32", {})
+    assert instrument_folder("hatp32", tmp_path / "none", checked_instrument("hatp32")) == ("hatp32", {})
     for path in ("cam.yaml", "CAM.YML", "../cam.yaml", "/etc/passwd"):
         with pytest.raises(BadMessage, match="instrument"):
             parse_message({"instrument": path, "science": "/x.fits"})
