@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from alertprod.errors import InputType
     from alertprod.matching import match
     from alertprod.measuring import photometry
-    from alertprod.reading import read
+    from alertprod.reading import images, read
     from exposure import Exposure, Instrument, PhotoCalib, SkyWcs, load_instrument
     from tasks.errors import AlertProdError
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Alert": "alertprod.alert", "AlertProdError": "tasks.errors", "Difference": "alertprod.difference",
     "Exposure": "exposure", "InputType": "alertprod.errors", "Instrument": "exposure", "PhotoCalib": "exposure",
-    "SkyWcs": "exposure", "load_instrument": "exposure", "match": "alertprod.matching",
+    "SkyWcs": "exposure", "images": "alertprod.reading", "load_instrument": "exposure", "match": "alertprod.matching",
     "open_apdb": "alertprod.database", "photometry": "alertprod.measuring", "read": "alertprod.reading",
     "subtract": "alertprod.difference",
 }  # fmt: skip
@@ -46,6 +46,7 @@ __all__ = [
     "PhotoCalib",
     "SkyWcs",
     "__version__",
+    "images",
     "load_instrument",
     "match",
     "open_apdb",
