@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from exposure import Exposure, Instrument
 
-__all__ = ["read", "read_quietly", "rules_of"]
+__all__ = ["images", "read", "read_quietly", "rules_of"]
 
 NO_INSTRUMENT = "generic"
 
 
 def read(
     image: Any, instrument: "str | Instrument | None" = None, *, variance: Any = None, mask: Any = None, wcs: Any = None,
-    psf: Any = None, band: str = "", gain: float | None = None, hdu: "int | str | None" = None,
+    psf: Any = None, band: str = "", gain: float | None = None, hdu: "int | str | tuple[str, int] | None" = None,
 ) -> "Exposure":  # fmt: skip
     """Return an exposure with pixels of its own; what was given is not changed.
 
@@ -45,7 +45,7 @@ def read(
         Electrons per count, where the image does not say it and has no variance: photon noise of sources needs it. Without
         it the gain is estimated from the image.
     hdu
-        Number or name of the image, where a file or list holds several.
+        Number, name or (name, version) of the image, where a file or list holds several; `images` lists them.
 
     Raises
     ------
@@ -110,6 +110,41 @@ def read_quietly(
     return _with_gain(made, gain)
 
 
+def images(image: Any, instrument: "str | Instrument | None" = None) -> list[str]:
+    """Return the names of the images in a file, in its order, as `read` takes them for `hdu`; no pixel is read.
+
+    Parameters
+    ----------
+    image
+        Path of a FITS file, or open `astropy.io.fits.HDUList`.
+    instrument
+        Name or file of a camera, or an `Instrument`: where its file names the image, only that counts.
+
+    Raises
+    ------
+    InputType
+        Neither a path nor a list of HDUs.
+    FitsUnreadable
+        The file cannot be read, has no image, or the path names one already.
+
+    Examples
+    --------
+    >>> [read("new.fits", hdu=name).height for name in images("new.fits")]
+    [256]
+    """
+    from exposure.arrays import as_file
+    from exposure.several import images_in
+
+    rules = rules_of(instrument)
+    if isinstance(image, str | PathLike):
+        return [found.label for found in images_in(image, rules)]
+    hdus = _hdus_of(image)
+    if hdus is None:
+        raise InputType(f"a file with images is a path or a list of HDUs; got {type(image).__name__}")
+    with as_file(hdus) as path:
+        return [found.label for found in images_in(path, rules)]
+
+
 def _with_gain(made: "Exposure", gain: float | None) -> "Exposure":
     if gain is not None:
         if not (isinstance(gain, int | float) and 0 < gain < float("inf")):
@@ -148,12 +183,13 @@ def _hdus_of(image: Any) -> "HDUList | None":
 
 
 def _of_file(
-    path: "str | PathLike[str]", instrument: "str | Instrument | None", hdu: "int | str | None"
+    path: "str | PathLike[str]", instrument: "str | Instrument | None", hdu: "int | str | tuple[str, int] | None"
 ) -> "Exposure":  # fmt: skip
     from exposure.fits import read_exposure, read_planes
 
     rules = rules_of(instrument)
-    chosen = path if hdu is None else f"{fspath(path)}[{hdu}]"
+    name = ",".join(map(str, hdu)) if isinstance(hdu, tuple) else hdu
+    chosen = path if name is None else f"{fspath(path)}[{name}]"
     planes = read_planes(chosen, rules)
     if instrument is None or planes.visit_info is not None:
         return planes

@@ -32,7 +32,7 @@ from diffim.matching import psf_fwhm
 from exposure import Exposure, load_instrument
 from exposure.photometry import forced_psf_photometry
 from exposure.threads import in_threads
-from service.diff import kernel_candidates, subtract_sky
+from service.prepare_pair import kernel_candidates, subtract_sky
 from service.startup import reuse_memory
 from tasks import make_task
 

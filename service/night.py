@@ -13,7 +13,7 @@ from service.errors import NightFailed
 from service.given_map import check_fits_some, maps_of
 from service.instruments import checked_instrument, instrument_folder
 from service.interrupt import Interrupted, Signals
-from service.night_frames import Frame, LeftOut, as_typed, read_frames
+from service.night_frames import Frame, LeftOut, as_typed, each_image, read_frames
 from service.night_report import exit_status, make_report, write_report, write_tables
 from service.positions import read_positions
 from service.scratch import Scratch
@@ -111,12 +111,22 @@ class _Night:
 
     def build(self, rules: Any) -> None:
         """Build the template of those of its frames that can be used."""
-        frames = list(dict.fromkeys(p.resolve() for p in self._plan.template_frames))
+        frames = self._template_images(rules)
         self._say(f"building the template from {len(frames)} frames")
         with self._signals.at_once():
             template_from_frames(
                 self._work / "templates", TEMPLATE_SET, frames, rules, bad_frame=self._bad_template_frame
             )
+
+    def _template_images(self, rules: Any) -> list[Path]:
+        """Return the frames of the template, each image of a file with several, once."""
+        found: dict[Path, None] = {}
+        for path in self._plan.template_frames:
+            try:
+                found |= dict.fromkeys(each_image(path.resolve(), rules))
+            except AlertProdError:  # who reads its pixels says what is wrong with it
+                found[path.resolve()] = None
+        return list(found)
 
     def _bad_template_frame(self, path: Path, error: Exception) -> None:
         typed = as_typed(path, error)

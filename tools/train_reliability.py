@@ -24,7 +24,7 @@ from diffim import ImageDifferenceTask
 from diffim.reliability import FEATURES, VERSION_KEY, features
 from exposure import load_instrument
 from exposure.mask import plane_bits
-from service.diff import kernel_candidates, subtract_sky
+from service.prepare_pair import kernel_candidates, subtract_sky
 from tasks import make_task
 
 OUT = Path(__file__).parent.parent / "diffim" / "models" / "reliability.onnx"

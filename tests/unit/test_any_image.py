@@ -17,7 +17,8 @@ from exposure.errors import ImageAmbiguous
 from exposure.fill import fill_pixels, saturation_level
 from exposure.fits import read_planes
 from exposure.unpack import unpacked
-from service.diff import difference_pair, subtract_sky
+from service.diff import difference_pair
+from service.prepare_pair import subtract_sky
 from tasks.errors import AlertProdError
 from tests import any_image as made
 
