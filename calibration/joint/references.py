@@ -37,6 +37,11 @@ class Circle:
         """Return which unit vectors lie inside."""
         return np.asarray(((vectors - self.centre) ** 2).sum(1) <= (2 * np.sin(np.radians(self.radius) / 2)) ** 2)
 
+    def where(self) -> str:
+        """Return the ICRS coordinates of its centre, for messages."""
+        x, y, z = self.centre
+        return f"RA {np.degrees(np.arctan2(y, x)) % 360:.4f}, Dec {np.degrees(np.arcsin(np.clip(z, -1, 1))):+.4f} deg"
+
 
 @dataclass
 class References:
@@ -139,9 +144,14 @@ def load_references(
             good &= np.isfinite(flux) & np.isfinite(flux_err) & (flux > 0) & (flux_err > 0)
     out = out.take(np.flatnonzero(good))
     if not len(out):
+        mend = (
+            f"check fluxes, errors and filters of the catalogue ({', '.join(filter_names)})" if len(inside) else
+            "check that the catalogue is of this field and in ICRS, and what the images' WCS say (CRVAL1, CRVAL2, RADESYS, "
+            "EQUINOX: images of another equinox are brought to ICRS)"
+        )  # fmt: skip
         raise JointCalibrationError(
             f"no {need} reference star is left of {len(table)} in the catalogue, {len(inside)} of them in the circle "
-            f"around the images (radius {circle.radius:.3f} deg): check catalogue, coordinates in radians, and filters"
+            f"around the images ({circle.where()}, radius {circle.radius:.3f} deg): {mend}"
         )
     return out
 

@@ -108,6 +108,16 @@ def test_fluxes_are_no_magnitudes_and_have_errors():
             loaded(references(**good | {column: values}), "photometry")
 
 
+def test_a_catalogue_without_a_star_in_the_field_says_where_the_images_look_and_which_cards_say_so():
+    elsewhere = references(coord_ra=np.radians([140.0, 140.1]))
+    with pytest.raises(JointCalibrationError, match=r"0 of them .*RA 150\.0000, Dec \+2\.0000 deg.*RADESYS, EQUINOX"):
+        loaded(elsewhere)
+    unusable = references(r_flux=[1e5, -2e6], r_fluxErr=[np.nan, 100.0])
+    with pytest.raises(JointCalibrationError, match=r"2 of them .*filters of the catalogue \(r\)") as caught:
+        loaded(unusable, "photometry")
+    assert "EQUINOX" not in str(caught.value)
+
+
 def test_epochs_are_mjd_jd_or_years(caplog):
     truth = loaded(references()).vector
     with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
