@@ -82,7 +82,7 @@ def read(
 
 def read_quietly(
     image: Any, instrument: "str | Instrument | None" = None, *, variance: Any = None, mask: Any = None, wcs: Any = None,
-    psf: Any = None, band: str = "", gain: float | None = None, hdu: "int | str | None" = None,
+    psf: Any = None, band: str = "", gain: float | None = None, hdu: "int | str | tuple[str, int] | None" = None,
 ) -> "Exposure":  # fmt: skip
     """Return an exposure as `read` does, without a warning: ``wcs_problem`` says what is wrong with its WCS."""
     from alertprod.difference import Difference
