@@ -18,7 +18,7 @@ check: setup
 
 test: setup
 	@$(MAKE) --no-print-directory check
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 # Against Apicurio 3.0.9 (109 MB from Maven Central, once).
 registry-test: setup

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from alertprod.alert import Alert
     from alertprod.database import open_apdb
     from alertprod.difference import Difference, subtract
-    from alertprod.errors import InputType
+    from alertprod.errors import InputType, WcsUnusable
     from alertprod.matching import match
     from alertprod.measuring import photometry
-    from alertprod.reading import read
+    from alertprod.reading import images, read
     from exposure import Exposure, Instrument, PhotoCalib, SkyWcs, load_instrument
     from tasks.errors import AlertProdError
 
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 _WHERE = {
     "Alert": "alertprod.alert", "AlertProdError": "tasks.errors", "Difference": "alertprod.difference",
     "Exposure": "exposure", "InputType": "alertprod.errors", "Instrument": "exposure", "PhotoCalib": "exposure",
-    "SkyWcs": "exposure", "load_instrument": "exposure", "match": "alertprod.matching",
-    "open_apdb": "alertprod.database", "photometry": "alertprod.measuring", "read": "alertprod.reading",
+    "SkyWcs": "exposure", "WcsUnusable": "alertprod.errors", "images": "alertprod.reading", "load_instrument": "exposure",
+    "match": "alertprod.matching", "open_apdb": "alertprod.database", "photometry": "alertprod.measuring",
+    "read": "alertprod.reading",
     "subtract": "alertprod.difference",
 }  # fmt: skip
 
@@ -45,7 +46,9 @@ __all__ = [
     "Instrument",
     "PhotoCalib",
     "SkyWcs",
+    "WcsUnusable",
     "__version__",
+    "images",
     "load_instrument",
     "match",
     "open_apdb",

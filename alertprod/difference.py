@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alertprod.errors import InputType
-from alertprod.reading import read, rules_of
+from alertprod.reading import read_quietly, rules_of
 from tasks.arrays import F32, I32
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def subtract(
     from service.pairs.facts import checksum
 
     given = (new, old)
-    pair = read(new, instrument), read(old, instrument)
+    pair = read_quietly(new, instrument), read_quietly(old, instrument)
     if not (registered or register):
         _require_wcs(pair)
     names = tuple(_name(image, usual) for image, usual in zip(given, ("new image", "old image"), strict=True))
@@ -184,11 +184,13 @@ def _name(image: Any, usual: str) -> str:
 
 
 def _require_wcs(pair: "tuple[Exposure, Exposure]") -> None:
-    from exposure import WcsMissing
+    from exposure.errors import WcsMissing, WcsUnsupported
 
     missing = [name for name, image in zip(("new", "old"), pair, strict=True) if image.wcs is None]
     if missing:
-        raise WcsMissing(
-            f"no WCS says where the {' and the '.join(missing)} image lies: give one to read(..., wcs=), or subtract with "
+        problems = [e.wcs_problem for e in pair if e.wcs is None and isinstance(e.wcs_problem, WcsUnsupported)]
+        why = f" ({'; '.join(p.message for p in problems)})" if problems else ""
+        raise (WcsUnsupported if problems else WcsMissing)(
+            f"no WCS says where the {' and the '.join(missing)} image lies{why}: give one to read(..., wcs=), or subtract with "
             "registered=True where the two are on one pixel grid, or with register=True to find their stars"
         )

@@ -1,24 +1,25 @@
 """Exposures of whatever images come in: files, lists of HDUs, arrays, CCDData, exposures."""
 
+import warnings
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from alertprod.arrays import EXPECTED, exposure_of, psf_model, sky_wcs
-from alertprod.errors import InputType
+from alertprod.errors import InputType, WcsUnusable
 
 if TYPE_CHECKING:
     from astropy.io.fits import HDUList
 
     from exposure import Exposure, Instrument
 
-__all__ = ["read", "rules_of"]
+__all__ = ["images", "read", "read_quietly", "rules_of"]
 
 NO_INSTRUMENT = "generic"
 
 
 def read(
     image: Any, instrument: "str | Instrument | None" = None, *, variance: Any = None, mask: Any = None, wcs: Any = None,
-    psf: Any = None, band: str = "", gain: float | None = None, hdu: "int | str | None" = None,
+    psf: Any = None, band: str = "", gain: float | None = None, hdu: "int | str | tuple[str, int] | None" = None,
 ) -> "Exposure":  # fmt: skip
     """Return an exposure with pixels of its own; what was given is not changed.
 
@@ -44,7 +45,7 @@ def read(
         Electrons per count, where the image does not say it and has no variance: photon noise of sources needs it. Without
         it the gain is estimated from the image.
     hdu
-        Number or name of the image, where a file or list holds several.
+        Number, name or (name, version) of the image, where a file or list holds several; `images` lists them.
 
     Raises
     ------
@@ -53,6 +54,12 @@ def read(
     FitsUnreadable, WcsMissing, BadPixels, BandUnknown, InstrumentError
         The message names file and card.
 
+    Warns
+    -----
+    WcsUnusable
+        The header has a WCS that cannot be used, and `wcs` gives no other: the image has none. The message names file
+        and card.
+
     Examples
     --------
     >>> import numpy as np
@@ -60,6 +67,24 @@ def read(
     >>> image.width, image.height, float(image.image[0, 7])
     (50, 40, 7.0)
     """
+    from exposure import Exposure
+    from exposure.errors import WcsUnsupported
+
+    made = read_quietly(
+        image, instrument, variance=variance, mask=mask, wcs=wcs, psf=psf, band=band, gain=gain, hdu=hdu
+    )
+    told = isinstance(image, Exposure)  # when it was read itself
+    if made.wcs is None and isinstance(made.wcs_problem, WcsUnsupported) and not told:
+        text = f"{made.wcs_problem.message}; the image is read without a WCS: mend the card, or give one (wcs=)"
+        warnings.warn(WcsUnusable(text), stacklevel=2)
+    return made
+
+
+def read_quietly(
+    image: Any, instrument: "str | Instrument | None" = None, *, variance: Any = None, mask: Any = None, wcs: Any = None,
+    psf: Any = None, band: str = "", gain: float | None = None, hdu: "int | str | tuple[str, int] | None" = None,
+) -> "Exposure":  # fmt: skip
+    """Return an exposure as `read` does, without a warning: ``wcs_problem`` says what is wrong with its WCS."""
     from alertprod.difference import Difference
     from exposure import Exposure
     from exposure.io.from_arrays import as_file
@@ -83,6 +108,41 @@ def read(
     made.psf = made.psf if psf is None else psf_model(psf, made.bbox)
     made.band = made.band or band
     return _with_gain(made, gain)
+
+
+def images(image: Any, instrument: "str | Instrument | None" = None) -> list[str]:
+    """Return the names of the images in a file, in its order, as `read` takes them for `hdu`; no pixel is read.
+
+    Parameters
+    ----------
+    image
+        Path of a FITS file, or open `astropy.io.fits.HDUList`.
+    instrument
+        Name or file of a camera, or an `Instrument`: where its file names the image, only that counts.
+
+    Raises
+    ------
+    InputType
+        Neither a path nor a list of HDUs.
+    FitsUnreadable
+        The file cannot be read, has no image, or the path names one already.
+
+    Examples
+    --------
+    >>> [read("new.fits", hdu=name).height for name in images("new.fits")]
+    [256]
+    """
+    from exposure.io.from_arrays import as_file
+    from exposure.io.several import images_in
+
+    rules = rules_of(instrument)
+    if isinstance(image, str | PathLike):
+        return [found.label for found in images_in(image, rules)]
+    hdus = _hdus_of(image)
+    if hdus is None:
+        raise InputType(f"a file with images is a path or a list of HDUs; got {type(image).__name__}")
+    with as_file(hdus) as path:
+        return [found.label for found in images_in(path, rules)]
 
 
 def _with_gain(made: "Exposure", gain: float | None) -> "Exposure":
@@ -123,12 +183,13 @@ def _hdus_of(image: Any) -> "HDUList | None":
 
 
 def _of_file(
-    path: "str | PathLike[str]", instrument: "str | Instrument | None", hdu: "int | str | None"
+    path: "str | PathLike[str]", instrument: "str | Instrument | None", hdu: "int | str | tuple[str, int] | None"
 ) -> "Exposure":  # fmt: skip
     from exposure.io.native import read_exposure, read_planes
 
     rules = rules_of(instrument)
-    chosen = path if hdu is None else f"{fspath(path)}[{hdu}]"
+    name = ",".join(map(str, hdu)) if isinstance(hdu, tuple) else hdu
+    chosen = path if name is None else f"{fspath(path)}[{name}]"
     planes = read_planes(chosen, rules)
     if instrument is None or planes.visit_info is not None:
         return planes

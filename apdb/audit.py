@@ -1,7 +1,11 @@
+"""The audit table: who changed what in rows that were already published."""
+
 import json
 from typing import Any
 
 import psycopg
+
+__all__ = ["audit"]
 
 
 def audit(connection: psycopg.Connection[Any], action: str, table: str, count: int, detail: Any) -> None:

@@ -163,7 +163,7 @@ class DiaPipelineTask(AlertTask):
             if name != "template" and (image.visit_info is None or not np.isfinite(image.visit_info.midpoint_mjd_tai)):
                 problems.append(f"the {name} image has no valid time")
         if problems:
-            raise AssociationError("; ".join(problems), visit=diffIm.key[0], detector=diffIm.key[1])
+            raise AssociationError("; ".join(problems), **diffIm.where)
 
     @contextmanager
     def _own_transaction(self, diffIm: Exposure) -> Iterator[VisitUnitOfWork]:

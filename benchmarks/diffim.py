@@ -32,7 +32,7 @@ from exposure import Exposure, load_instrument
 from exposure.photometry import forced_psf_photometry
 from exposure.psf_width import psf_fwhm
 from exposure.threads import in_threads
-from service.pairs.difference import kernel_candidates, subtract_sky
+from service.pairs.prepare import kernel_candidates, subtract_sky
 from service.startup import reuse_memory
 from tasks import make_task
 

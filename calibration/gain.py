@@ -66,10 +66,9 @@ def estimate_gain(exposure: Exposure, rms: F32, order: int = 2) -> float:
             "the gain cannot be told from the image: the %.3g electrons per count of its header are taken", said
         )
         return float(said)
-    visit, detector = exposure.key
     raise GainUnknown(
         "the gain cannot be told from the image: give it (electrons per count) as gain in the instrument file",
-        visit=visit, detector=detector,
+        **exposure.where,
     )  # fmt: skip
 
 
@@ -92,7 +91,7 @@ def _of_stars(exposure: Exposure, rms: F32, order: int) -> Gain:
     noise = rms[low : low + part.height, left : left + part.width]
     unit = np.float32(np.median(noise[::16, ::16]))
     if not unit > 0:
-        raise TooFewStars("the sky of the image has no noise", visit=exposure.key[0], detector=exposure.key[1])
+        raise TooFewStars("the sky of the image has no noise", **exposure.where)
     part = replace(part, image=part.image / unit, variance=(noise / unit) ** 2)
     found = detect_sources(part)
     psf = part.psf if part.psf is not None else fit_psf(part, found, order).psf

@@ -27,7 +27,7 @@ def subtract_background(exposure: Exposure, mesh: int) -> F32:
     """
     bad = ~np.isfinite(exposure.image) | exposure.flagged("BAD", "SAT", "NO_DATA", "CR")
     if bad.mean() > 0.99:
-        raise BadPixels("less than 1 % of the pixels are usable", visit=exposure.key[0], detector=exposure.key[1])
+        raise BadPixels("less than 1 % of the pixels are usable", **exposure.where)
     exposure.metadata["leastValueShare"] = _least_share(exposure.image, bad)
     subtract_plane(exposure, mesh)
     first = estimate_background(exposure.image, bad, mesh)
@@ -97,11 +97,10 @@ def fill_variance(exposure: Exposure, rms: F32, rules: Instrument) -> None:
         return
     share = exposure.metadata.get("leastValueShare", 0.0)
     if share > CLIPPED:
-        visit, detector = exposure.key
         raise SkyClipped(
             f"{100 * share:.0f} % of the pixels have the least value of all: the sky was cut off there, and nothing tells its "
             "noise; give the image as it was before, or one with a variance plane",
-            visit=visit, detector=detector,
+            **exposure.where,
         )  # fmt: skip
     known = "gain" in exposure.metadata
     if not known:

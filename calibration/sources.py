@@ -17,7 +17,7 @@ __all__ = ["detect_sources"]
 
 _BLENDED = sep.OBJ_MERGED | sep.OBJ_TRUNC
 _ROOM = threading.Lock()
-PIXELS_AT_ONCE = 1_000_000  # of open objects, enough for most fields
+PIXELS_AT_ONCE = 1_000_000  # of open objects, enough for most fields: memory that SEP writes to at every call
 SUB_OBJECTS = (4096, 65536)  # of one footprint: memory for the second number is taken only where the first is too small
 COLUMNS = ("x", "y", "apFlux", "snr", "size", "elongation", "blended", "flagged", "isolated", "star")
 
@@ -39,7 +39,7 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     bad = ~exposure.good("BAD", "CR")
     data = np.where(bad, 0, exposure.image).astype(np.float32)
     error = np.sqrt(np.where(bad, 1, exposure.variance)).astype(np.float32)
-    found = _extract(data, error, bad, 0.6 * threshold, exposure.key)
+    found = _extract(data, error, bad, 0.6 * threshold, exposure.where)
     if len(found) == 0:
         return pd.DataFrame({c: np.zeros(0) for c in COLUMNS}).astype({"flagged": bool, "star": bool})
     sigma = np.clip(np.sqrt(np.maximum(found["a"] * found["b"], 0.5)), 1.0, 6.0)
@@ -67,10 +67,10 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
 
 
 def _extract(
-    data: F32, error: F32, bad: Flags, threshold: float, key: tuple[int, int]
+    data: F32, error: F32, bad: Flags, threshold: float, where: dict[str, int | None]
 ) -> NDArray[Any]:  # fmt: skip
     """Return what SEP finds. Its buffers take memory for all that they may hold: they grow where a field needs it alone."""
-    room, limits = PIXELS_AT_ONCE, list(SUB_OBJECTS)
+    room, limits = min(PIXELS_AT_ONCE, 2 * data.size), list(SUB_OBJECTS)
     while True:
         try:
             with _ROOM:  # they are the same for all threads
@@ -88,5 +88,5 @@ def _extract(
     raise TooCrowded(
         f"too many sources touch each other to be told apart ({reason}): give a smaller part of the image, or one whose "
         "sky and noise are right (a variance plane that is too small makes sources of noise)",
-        visit=key[0], detector=key[1],
+        **where,
     )  # fmt: skip

@@ -35,7 +35,7 @@ def calibrate(exposure: Exposure, rules: Instrument, matches: Matches | None) ->
             return PhotoCalib.from_zeropoint(float(rules.zeropoint_value.constant), source="relative")
         raise ZeropointFailed(
             f"instrument {rules.name} takes its zero point from a reference catalogue, and none was given",
-            visit=exposure.key[0], detector=exposure.key[1],
+            **exposure.where,
         )  # fmt: skip
     return _from_stars(exposure, matches, rules.zeropoint)
 
@@ -47,7 +47,7 @@ def _from_stars(exposure: Exposure, m: Matches, source: str) -> PhotoCalib:
     if len(m) < 3:
         raise ZeropointFailed(
             f"{len(m)} stars match the reference catalogue, need 3: check the WCS and the catalogue's depth",
-            visit=exposure.key[0], detector=exposure.key[1],
+            **exposure.where,
         )  # fmt: skip
     ratio = np.log(m.flux_ref / m.flux)
     weight = 1.0 / ((m.flux_err / m.flux) ** 2 + 0.01**2)

@@ -121,7 +121,7 @@ def _measured(
         way.put("nRemovedBySatelliteFilter", int((~allowed).sum()))
         table, ids, trail = table[allowed].reset_index(drop=True), ids[allowed], trail[allowed]
     if options.raiseOnNoDiaSources and not (~table.sky_source).any():
-        raise NoDiaSourcesError("no source is left", visit=science.key[0], detector=science.key[1])
+        raise NoDiaSourcesError("no source is left", **science.where)
     way.put("nMergedDiaSources", len(found.x))
     way.put("nRemovedBadFlagged", int((~keep).sum()))
     way.put("nDiaSources", int((~table.sky_source).sum()))

@@ -125,7 +125,7 @@ class Differencing:
         """Note the PSF sizes; where one is defined nowhere there is nothing to match."""
         for key, e in (("sciencePsfSize", science), ("templatePsfSize", template)):
             if e.psf is None:
-                raise CallerError(f"the {key[:-7]} exposure has no PSF", visit=science.key[0], detector=science.key[1])
+                raise CallerError(f"the {key[:-7]} exposure has no PSF", **science.where)
             fwhm = psf_fwhm(e.psf, e.bbox)
             if not np.isfinite(fwhm):
                 raise NoPsf(f"the PSF of the {key[:-7]} image is defined nowhere on it")
@@ -248,12 +248,12 @@ class Differencing:
             raise BadSubtraction(
                 f"the kernel that the stars tell has a sum of {fit.kernel.kernel_sum:.3g}: what is bright in the one image is "
                 "not in the other; is the template of the same field, and are both WCS right?",
-                visit=science.key[0], detector=science.key[1],
+                **science.where,
             )  # fmt: skip
         if self.options.maxResidual and fit.residual_rms > self.options.maxResidual:
             raise BadSubtraction(
                 f"residual / sigma of the held-out stars is {fit.residual_rms:.2f}, more than {self.options.maxResidual}",
-                visit=science.key[0], detector=science.key[1],
+                **science.where,
             )  # fmt: skip
 
     def _warn_of_kernel(self, fit: KernelFit) -> None:

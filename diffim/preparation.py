@@ -17,7 +17,6 @@ RENAME_TEMPLATE = {
 
 def check_match(science: Exposure, template: Exposure, registered: bool = False) -> None:
     """Raise `MismatchError` unless band, box and, if they are not registered, WCS of the two images fit together."""
-    visit, detector = science.key
     problems = []
     if science.band != template.band:
         problems.append(f"band {science.band!r} against the template's {template.band!r}")
@@ -29,7 +28,7 @@ def check_match(science: Exposure, template: Exposure, registered: bool = False)
     if not registered and not science.require_wcs().same_as(template.require_wcs(), *corners):
         problems.append("the WCS of the template is not that of the image: warp it first")
     if problems:
-        raise MismatchError("; ".join(problems), visit=visit, detector=detector)
+        raise MismatchError("; ".join(problems), **science.where)
 
 
 def coverage(template: Exposure, science: Exposure | None = None) -> float:

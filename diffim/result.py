@@ -1,3 +1,5 @@
+"""What the steps of a subtraction hand on."""
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,8 @@ from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = ["Differenced"]
 
 
 @dataclass

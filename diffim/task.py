@@ -204,9 +204,7 @@ class ImageDifferenceTask(AlertTask):
             Where the pictures go.
         """
         if subtractedExposure is None:
-            raise CallerError(
-                "runDebug draws a difference: give subtractedExposure", visit=exposure.key[0], detector=exposure.key[1]
-            )
+            raise CallerError("runDebug draws a difference: give subtractedExposure", **exposure.where)
         convolved = str(self.metadata["convolved"]) if "convolved" in self.metadata else ""
         subject = Subject(subtractedExposure, exposure, matchedExposure, subtractRes, diaSources, convolved)
         return draw_subtraction(subject, Path(folder))

@@ -118,16 +118,21 @@ class Exposure:
             There is none.
         """
         if self.wcs is None:
-            visit, detector = self.key if self.visit_info else (None, None)
             kind = WcsMissing if self.wcs_problem is None else type(self.wcs_problem)
             message = "the exposure has no WCS" if self.wcs_problem is None else self.wcs_problem.message
-            raise kind(message, visit=visit, detector=detector) from self.wcs_problem
+            raise kind(message, **self.where) from self.wcs_problem
         return self.wcs
 
     @property
     def key(self) -> tuple[int, int]:
         """(visit, detector); (0, 0) without visit info."""
         return (self.visit_info.visit, self.visit_info.detector) if self.visit_info else (0, 0)
+
+    @property
+    def where(self) -> dict[str, int | None]:
+        """``visit`` and ``detector`` as errors take them; None where nobody said any."""
+        info = self.visit_info
+        return {"visit": None if info is None else info.visit, "detector": None if info is None else info.detector}
 
     def pixel_scale_arcsec(self) -> float:
         """Return the pixel scale in the middle of the image."""

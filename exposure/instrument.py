@@ -67,6 +67,7 @@ class Instrument(BaseModel):
     mask_bits: dict[str, int] = {}
     bad_edge: int = Field(0, ge=0, description="rows and columns at each edge that are no good")
     bad_pixels: BadRegions = Field((), description="map (path) or list of regions of pixels that are bad on any frame")
+    bad_pixels_from: str | None = Field(None, description="file that they come from, where it is not this one")
     exposure_time: ExposureTimeRule = ExposureTimeRule(key="EXPTIME")
     midpoint: TimeRule = TimeRule(key="DATE-OBS")
     detector: HeaderRule = HeaderRule(constant=0)

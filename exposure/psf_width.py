@@ -1,8 +1,12 @@
+"""The full width at half maximum of a PSF model over a box."""
+
 import numpy as np
 
 from exposure import Psf, PsfUndefined
 from exposure.psf import fwhm_of
 from tasks.arrays import Box
+
+__all__ = ["psf_fwhm"]
 
 
 def psf_fwhm(psf: Psf, box: Box) -> float:

@@ -188,7 +188,7 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
             The exposure has no PSF.
         """
         if exposure.psf is None:
-            raise ForcedPhotometryError("the exposure has no PSF", visit=exposure.key[0], detector=exposure.key[1])
+            raise ForcedPhotometryError("the exposure has no PSF", **exposure.where)
         x, y = exposure.require_wcs().sky_to_pixel(np.degrees(refCat.coord_ra), np.degrees(refCat.coord_dec))
         m = psf_moments(exposure, x, y)
         sources["footprintRadius"] = self.config.psfFootprintScaling * np.sqrt(0.5 * (m[:, 0] + m[:, 1]))
@@ -251,7 +251,7 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
             The exposure has no PSF.
         """
         if exposure.psf is None:
-            raise ForcedPhotometryError("the exposure has no PSF", visit=exposure.key[0], detector=exposure.key[1])
+            raise ForcedPhotometryError("the exposure has no PSF", **exposure.where)
         x, y = exposure.require_wcs().sky_to_pixel(np.degrees(refCat.coord_ra), np.degrees(refCat.coord_dec))
         out = measCat.copy().reset_index(drop=True)
         out["base_TransformedCentroidFromCoord_x"], out["base_TransformedCentroidFromCoord_y"] = x, y

@@ -4,11 +4,16 @@ from tasks.errors import CallerError, TransientError
 
 __all__ = [
     "OTHER_CODES", "BadMessage", "DuplicateVisit", "FileMissing", "ForbiddenLocation", "JobCrashed", "MissingProgram",
-    "NightFailed", "NotAllowed", "OutOfMemory", "OutputError", "PortInUse", "SameImage", "ScratchInUse", "SettingsError", "StorageFull",
+    "NightFailed", "NoPartner", "NotAllowed", "OutOfMemory", "OutputError", "PortInUse", "SameImage", "ScratchInUse", "SettingsError", "StorageFull",
     "StorageUnavailable", "WaitForEarlier", "help_path",
 ]  # fmt: skip
 
-OTHER_CODES = ("no_answer", "too_large", "worker_lost")  # of HTTP answers and of the ledger: no class of their own
+OTHER_CODES = (
+    "method_not_allowed",
+    "no_answer",
+    "too_large",
+    "worker_lost",
+)  # of HTTP answers and of the ledger: no class of their own
 
 
 class SettingsError(CallerError):
@@ -93,6 +98,12 @@ class SameImage(CallerError):
     """The image and the template are the same."""
 
     code = "same_image"
+
+
+class NoPartner(CallerError):
+    """An image of a file has no partner in the other file."""
+
+    code = "no_partner"
 
 
 class ScratchInUse(CallerError):

@@ -5,22 +5,16 @@ rich is loaded when something is shown: a command that prints JSON does not wait
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
 
 UNFOLDED = 10_000  # columns
 
-__all__ = ["logs_to_stderr", "print_table", "progress", "say"]
+__all__ = ["print_table", "progress", "quiet", "say"]
 
 
-def logs_to_stderr() -> None:
-    """Let astropy, which must be loaded, log on standard error: standard output is for results."""
-    import logging
-
-    logger = logging.getLogger("astropy")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    logger.addHandler(logging.StreamHandler())
-    logger.propagate = False
+def quiet() -> AbstractContextManager[object]:
+    """Let what libraries print or log on standard output go to standard error: the answer stands alone there."""
+    return redirect_stdout(sys.stderr)
 
 
 def say(text: str, error: bool = False) -> None:

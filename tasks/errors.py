@@ -40,8 +40,8 @@ class AlertProdError(Exception):
         where = [f"{k} {v}" for k, v in (("visit", self.visit), ("detector", self.detector)) if v is not None]
         return f"{', '.join(where)}: {self.message}" if where else self.message
 
-    def at(self, visit: int, detector: int) -> "AlertProdError":
-        """Name the image the error is about (keeps what was set before)."""
+    def at(self, visit: int | None, detector: int | None) -> "AlertProdError":
+        """Name the image the error is about, where it has a name (keeps what was set before)."""
         self.visit = visit if self.visit is None else self.visit
         self.detector = detector if self.detector is None else self.detector
         return self

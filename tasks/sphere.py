@@ -1,7 +1,11 @@
+"""Geometry on the sphere: unit vectors of sky positions and back, chords, circles of positions."""
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tasks.arrays import F64
+
+__all__ = ["chord_arcsec", "positions_around", "sky_positions", "unit_vectors"]
 
 
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> F64:

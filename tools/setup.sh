@@ -42,7 +42,7 @@ say "installing Python packages (about 250, from requirements.lock)"
 .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements.lock || die "packages cannot be installed"
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e . || die "the project itself cannot be installed"
 # where bytecode is not written by itself every start would compile the project anew
-env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q -- */__init__.py */*.py */*/*.py >/dev/null || true
+env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q -- */__init__.py */*.py */*/*.py */*/*/*.py >/dev/null || true
 say "fetching the Kafka broker (about 54 MB, once)"
 .venv/bin/python -c 'from service.local.embedded_kafka import install_jars; install_jars()' || die "the Kafka broker cannot be fetched"
 touch .venv/.ready

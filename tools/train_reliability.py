@@ -24,7 +24,7 @@ from diffim import ImageDifferenceTask
 from diffim.measurement.reliability import FEATURES, VERSION_KEY, features
 from exposure import load_instrument
 from exposure.mask import plane_bits
-from service.pairs.difference import kernel_candidates, subtract_sky
+from service.pairs.prepare import kernel_candidates, subtract_sky
 from tasks import make_task
 
 OUT = Path(__file__).parent.parent / "diffim" / "models" / "reliability.onnx"

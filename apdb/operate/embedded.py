@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -231,9 +232,17 @@ def sweep(parent: Path) -> int:
 def stop_server(directory: Path, grace_s: float = 10.0) -> bool:
     """Stop the server of `directory` that nobody owns any more; False when none runs.
 
-    Only a process named postgres whose working directory is the server's data directory is taken for it.
+    Only a process named postgres whose working directory is the server's data directory is taken for it. One that was
+    just being made or started is killed with the program that does it.
     """
-    data = directory / "data"
+    _kill(_working_in(directory, "initdb", "pg_ctl"))
+    stopped = _stop_running(directory / "data", grace_s)
+    starting = _working_in(directory / "data", "postgres")  # they had no lock file yet
+    _kill(starting)
+    return stopped or bool(starting)
+
+
+def _stop_running(data: Path, grace_s: float) -> bool:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, at once
         server = _server_of(data)
         if server is None:
@@ -248,6 +257,23 @@ def stop_server(directory: Path, grace_s: float = 10.0) -> bool:
         while _server_of(data) is not None and time.monotonic() < deadline:
             time.sleep(0.05)
     return True
+
+
+def _working_in(directory: Path, *names: str) -> list[int]:
+    """Return the processes of these names whose working directory is, or lies in, `directory`."""
+    found, place = [], directory.resolve()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            named = (process / "comm").read_text().strip() in names
+            if named and Path(os.readlink(process / "cwd")).is_relative_to(place):
+                found.append(int(process.name))
+    return found
+
+
+def _kill(processes: list[int]) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(process, signal.SIGKILL)
 
 
 def _server_of(data: Path) -> int | None:

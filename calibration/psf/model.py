@@ -7,6 +7,7 @@ model.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
     if len(stars) < MIN_STARS:
         raise TooFewStars(
             f"{len(stars)} usable stars among {len(sources)} sources, need {MIN_STARS} for a PSF model: {_ADVICE}",
-            visit=exposure.key[0], detector=exposure.key[1],
+            **exposure.where,
         )  # fmt: skip
     fwhm = 2.3548 * float(np.sqrt(np.nanmedian(stars["size"])))
     side = size or int(np.clip(int(8 * fwhm) | 1, 21, 51))
@@ -95,12 +96,11 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
                 crowd.take_off(data, final)
                 final, wing, use = _fit(data, held, orders, exposure.bbox, fwhm, leveled=True)
     except TooFewStars as error:
-        raise error.at(*exposure.key) from None
+        raise error.at(**exposure.where) from None
     except np.linalg.LinAlgError as error:  # the equations of stars that cover each other
         raise TooFewStars(
             f"{len(stars)} stars do not determine a PSF model: {_ADVICE}",
-            visit=exposure.key[0],
-            detector=exposure.key[1],
+            **exposure.where,
         ) from error
     residual, chi2 = _judge(final, data, held)
     mean = fwhm_of(final.moments_at(*final.average_position()))[0]
@@ -116,7 +116,7 @@ def star_residuals(exposure: Exposure, sources: pd.DataFrame, psf: Psf) -> tuple
     size = float(np.sqrt(np.nanmedian(stars["size"]))) if len(stars) else 1.0
     shape = psf.image_at(stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64)).shape
     if not len(stars):
-        raise TooFewStars("no star", visit=exposure.key[0], detector=exposure.key[1])
+        raise TooFewStars("no star", **exposure.where)
     data = Stamps.cut(exposure, stars, sources, shape[-1], 2.3548 * size)
     for _ in range(3):
         data.refine(psf)
@@ -205,14 +205,25 @@ def _solve_pixels(stamps: NDArray[Any], terms: F64, weight: F64) -> F64:
     flat = np.where(holes, 0, flat)
     w = weight[:, None] * ~holes
     for _ in range(3):
-        normal = np.einsum("nk,nl,np->pkl", terms, terms, w, optimize=True)
+        normal = _contracted("nk,nl,np->pkl", terms, terms, w)
         normal += 1e-9 * (np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-12) * np.eye(terms.shape[1])
-        right = np.einsum("nk,np->pk", terms, w * flat, optimize=True)
+        right = _contracted("nk,np->pk", terms, w * flat)
         solution = np.linalg.solve(normal, right[..., None])[..., 0]
         residual = np.abs(flat - terms @ solution.T) * np.sqrt(weight)[:, None]
         scale = 1.4826 * np.median(residual, axis=0) + 1e-12
         w = weight[:, None] * ~holes / np.maximum(1.0, residual / (2.5 * scale)) ** 2
     return np.asarray(solution.T.reshape(-1, side, side))
+
+
+def _contracted(subscripts: str, *arrays: F64) -> F64:
+    path = _path(subscripts, tuple(a.shape for a in arrays))
+    return np.asarray(np.einsum(subscripts, *arrays, optimize=path))
+
+
+@lru_cache(maxsize=256)
+def _path(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> list[Any]:
+    """Return the order of contraction: to find it takes longer than to sum over a few stars."""
+    return list(np.einsum_path(subscripts, *(np.empty(shape) for shape in shapes), optimize="greedy")[0])
 
 
 def _moffat(p: F64, gx: NDArray[Any], gy: NDArray[Any]) -> F64:

@@ -66,7 +66,8 @@ def solve_kernel(
     error = PIXEL_ERROR_DECONVOLUTION if basis.mode == "deconvolution" else PIXEL_ERROR
     expected = of_pixels(s.noise[use]) if noise else np.zeros_like(matrix)
     vector = (p.T @ s.right[use])[term, function]
-    solution, condition, rank = _solution(matrix, error**2 * of_pixels(s.square[use]), expected, vector)
+    ridge = error**2 * of_pixels(s.square[use])
+    solution, condition, rank = _solution(matrix, ridge, expected, vector, function == k)
     if not np.isfinite(solution).all():
         raise InsufficientKernelSources("the kernel solution is not finite")
     coefficients = np.zeros((k, n_p))
@@ -77,9 +78,13 @@ def solve_kernel(
     )  # fmt: skip
 
 
-def _solution(matrix: F64, ridge: F64, expected: F64, vector: F64) -> tuple[F64, float, int]:
+def _solution(
+    matrix: F64, ridge: F64, expected: F64, vector: F64, sky: Flags
+) -> tuple[F64, float, int]:  # fmt: skip
     """Solve (matrix + ridge - expected) a = vector with `expected` limited to `MAX_NOISE` of the matrix in any direction.
 
+    `sky` says which parameters are the background's: counts, where the others are numbers. So each kind has a scale of its
+    own, and the solution does not depend on the unit of the images.
     Returns the solution, the condition number before anything is raised, and the number of directions that the data
     determine.
     """
@@ -88,7 +93,9 @@ def _solution(matrix: F64, ridge: F64, expected: F64, vector: F64) -> tuple[F64,
     if not matrix[0, 0] > 0:
         raise InsufficientKernelSources("no light is left in the stamps of the kernel stars")
     matrix = matrix + ridge
-    scale = 1.0 / np.sqrt(np.maximum(np.diag(matrix), 1e-12 * np.abs(matrix).max() + 1e-300))
+    power = np.diag(matrix)
+    most = np.where(sky, power.max(where=sky, initial=0.0), power.max(where=~sky, initial=0.0))
+    scale = 1.0 / np.sqrt(np.maximum(power, 1e-12 * most + 1e-300))
     outer = scale[:, None] * scale[None, :]
     values, vectors = np.linalg.eigh(matrix * outer)
     largest = max(float(values[-1]), 1e-300)

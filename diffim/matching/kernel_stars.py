@@ -1,3 +1,5 @@
+"""Which stars a PSF-matching kernel is fitted on."""
+
 import numpy as np
 
 from exposure import Exposure
@@ -5,6 +7,8 @@ from exposure.mask import plane_bits
 from exposure.stamps import gather
 from exposure.stars import Stars
 from tasks.arrays import Flags, nearest_pixels
+
+__all__ = ["SNR_TIERS", "kernel_stars"]
 
 SNR_TIERS = ((200.0, 220), (100.0, 100), (50.0, 40))  # (least S/N, stars that make it enough)
 

@@ -1,3 +1,5 @@
+"""Centroids of detections by a PSF fit."""
+
 import numpy as np
 
 from diffim.pixels.masked_image import Planes
@@ -5,6 +7,8 @@ from exposure import Exposure
 from exposure.photometry import psf_at_fixed_pixel
 from exposure.psf import Psf
 from tasks.arrays import F32, F64
+
+__all__ = ["MAX_MOVE", "fit_centroids"]
 
 MAX_MOVE = 3.0  # px from the peak
 

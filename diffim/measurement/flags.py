@@ -1,14 +1,28 @@
+"""Flags of sources that the mask tells, and the names of all flags that measurement sets."""
+
 import numpy as np
 import pandas as pd
 
 from exposure import Exposure
 from exposure.mask import PIXEL_FLAGS, plane_bits
 from exposure.stamps import gather
-from tasks.arrays import I32, nearest_pixels
+from tasks.arrays import I32, Flags, nearest_pixels
+
+__all__ = ["known_flags", "pixel_flags"]
 
 
-def _pixel_flags(frame: pd.DataFrame, difference: Exposure, labels: I32) -> None:
-    """Per plane: any pixel of the footprint, any and all of the 3x3 around the centroid."""
+def pixel_flags(frame: pd.DataFrame, difference: Exposure, labels: I32) -> dict[str, Flags]:
+    """Return the columns of the planes: any pixel of the footprint, any and all of the 3x3 around the centroid.
+
+    Parameters
+    ----------
+    frame
+        Table with x, y (frame px) and label, the number of the footprint.
+    difference
+        The image whose mask is looked at.
+    labels
+        Footprints, 0 where there is none, shape of the image.
+    """
     x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
     ix = nearest_pixels(x) - difference.origin[0]
     iy = nearest_pixels(y) - difference.origin[1]
@@ -18,20 +32,20 @@ def _pixel_flags(frame: pd.DataFrame, difference: Exposure, labels: I32) -> None
     inside = labels > 0
     np.bitwise_or.at(per_label, labels[inside], difference.mask[inside].astype(np.int64))
     union = per_label[frame.label.to_numpy()] if len(frame) else np.zeros(0, np.int64)
-    frame["pixelFlags"] = ~np.isfinite(x)
-    frame["pixelFlags_offimage"] = off
+    columns = {"pixelFlags": ~np.isfinite(x), "pixelFlags_offimage": off}
     for name, plane in PIXEL_FLAGS.items():
         bit = plane_bits([plane])
         set_here = (centre & bit) != 0
-        frame[f"pixelFlags_{name}"] = (union & bit) != 0
-        frame[f"pixelFlags_{name}Center"] = set_here.any(axis=(1, 2))
-        frame[f"pixelFlags_{name}CenterAll"] = set_here.all(axis=(1, 2))
+        columns[f"pixelFlags_{name}"] = (union & bit) != 0
+        columns[f"pixelFlags_{name}Center"] = set_here.any(axis=(1, 2))
+        columns[f"pixelFlags_{name}CenterAll"] = set_here.all(axis=(1, 2))
     for name in ("edge", "edgeCenter", "edgeCenterAll"):
-        frame[f"pixelFlags_{name}"] |= off
+        columns[f"pixelFlags_{name}"] |= off
+    return columns
 
 
 def known_flags() -> set[str]:
-    """Return the names of all flag columns that `measure` makes."""
+    """Return the names of all flag columns that `diffim.measurement.measure.measure` makes."""
     planes = {f"pixelFlags_{name}{where}" for name in PIXEL_FLAGS for where in ("", "Center", "CenterAll")}
     others = {
         "pixelFlags", "pixelFlags_offimage", "centroid_flag", "apFlux_flag", "apFlux_flag_apertureTruncated",

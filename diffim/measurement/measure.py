@@ -1,14 +1,17 @@
 """Measurement of detected sources: centroids, fluxes, shapes, trails, dipoles, flags. One row per source."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import sep
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from diffim.detection.peaks import Detections, footprint_edges
 from diffim.measurement.centroids import fit_centroids
 from diffim.measurement.dipoles import measure_dipoles
-from diffim.measurement.flags import _pixel_flags
+from diffim.measurement.flags import pixel_flags
 from diffim.measurement.trails import measure_trails
 from diffim.pixels.masked_image import Planes
 from exposure import Exposure
@@ -20,6 +23,7 @@ from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 __all__ = ["AP_RADIUS", "collapsed", "measure"]
 
 AP_RADIUS = 12.0
+Columns = dict[str, NDArray[Any]]
 STAMP, LARGE_STAMP = 25, 81  # px: for moments of sources, and of those with a large footprint (trails)
 MAX_DIPOLE_AREA = 1200  # px
 AT_ONCE = 4096  # sources whose smoothed stamps are held
@@ -56,11 +60,16 @@ def measure(
     edges = frame[["bboxX", "bboxY", "bboxWidth", "bboxHeight"]].to_numpy(np.int64)
     x, y = (frame[c].to_numpy(np.float64) - o for c, o in zip("xy", difference.origin, strict=True))
     frame["bboxSize"] = footprint_edges(edges, x, y) if len(frame) else np.zeros(0, np.int64)
-    _fluxes(frame, difference, science, template)
+    # columns are joined by the dozen: to insert one takes as long as to measure it
+    frame = _with(frame, _fluxes(frame, difference, science, template))
     _shapes(frame, difference, psf)
     if footprints:
-        _pixel_flags(frame, difference, found.labels)
+        frame = _with(frame, pixel_flags(frame, difference, found.labels))
     return frame.drop(columns=["label", "bboxX", "bboxY"])
+
+
+def _with(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
 
 
 def _placed(difference: Exposure, psf: Psf, found: Detections) -> pd.DataFrame:
@@ -105,8 +114,9 @@ def collapsed(frame: pd.DataFrame, fwhm: F64) -> Flags:
     return drop
 
 
-def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure) -> None:
+def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure) -> Columns:
     """PSF and aperture fluxes on the difference; forced PSF fluxes on science and template."""
+    columns: Columns = {}
     for exposure, prefix in ((difference, "psfFlux"), (science, "forced_PsfFlux"), (template, "template")):
         assert exposure.psf is not None
         bad = ~exposure.good() if exposure is not difference else ~exposure.good("CR")
@@ -114,18 +124,17 @@ def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, templa
             exposure.image, exposure.variance, exposure.psf, frame.x, frame.y, origin=exposure.origin, bad=bad
         )
         name = {"psfFlux": "psf", "forced_PsfFlux": "science", "template": "template"}[prefix]
-        frame[f"{name}InstFlux"], frame[f"{name}InstFluxErr"] = table.instFlux, table.instFluxErr
+        made = {c: table[c].to_numpy() for c in table}
+        columns[f"{name}InstFlux"], columns[f"{name}InstFluxErr"] = made["instFlux"], made["instFluxErr"]
         if exposure is difference:
-            frame["psfChi2"], frame["psfNdata"] = table.chi2, table.npixels
-            frame["psfLnL"] = -0.5 * table.chi2
+            columns["psfChi2"], columns["psfNdata"] = made["chi2"], made["npixels"]
+            columns["psfLnL"] = -0.5 * made["chi2"]
         if prefix != "template":
-            frame[f"{prefix}_flag"] = table.flag
-            frame[f"{prefix}_flag_edge"] = table.flag_edge
-            frame[f"{prefix}_flag_noGoodPixels"] = table.flag_noGoodPixels
-    _apertures(frame, difference)
+            columns |= {f"{prefix}_{flag}": made[flag] for flag in ("flag", "flag_edge", "flag_noGoodPixels")}
+    return columns | _apertures(frame, difference)
 
 
-def _apertures(frame: pd.DataFrame, difference: Exposure) -> None:
+def _apertures(frame: pd.DataFrame, difference: Exposure) -> Columns:
     bad = ~difference.good()
     image = np.where(bad, 0, difference.image).astype(np.float32)
     variance = np.where(bad, 0, difference.variance).astype(np.float32)
@@ -135,11 +144,12 @@ def _apertures(frame: pd.DataFrame, difference: Exposure) -> None:
         flux = error = np.zeros(0)
     else:
         flux, error, _ = sep.sum_circle(image, x, y, AP_RADIUS, var=variance, subpix=5)
-    frame["apInstFlux"], frame["apInstFluxErr"] = flux, error
     inside = (x > AP_RADIUS) & (y > AP_RADIUS)
     inside &= (x < difference.width - 1 - AP_RADIUS) & (y < difference.height - 1 - AP_RADIUS)
-    frame["apFlux_flag_apertureTruncated"] = ~inside
-    frame["apFlux_flag"] = ~inside | ~np.isfinite(flux)
+    return {
+        "apInstFlux": flux, "apInstFluxErr": error, "apFlux_flag_apertureTruncated": ~inside,
+        "apFlux_flag": ~inside | ~np.isfinite(flux),
+    }  # fmt: skip
 
 
 def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf) -> None:

@@ -59,7 +59,7 @@ def allowed_sources(base: str, image: Exposure, table: pd.DataFrame, ids: I64) -
             reply.raise_for_status()
             allowed = [int(i) for i in reply.json()["allow_list"]]
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
-        raise SatelliteServiceError(f"satellite filter: {error!r}", visit=visit, detector=detector) from error
+        raise SatelliteServiceError(f"satellite filter: {error!r}", **image.where) from error
     return np.isin(ids, allowed)
 
 

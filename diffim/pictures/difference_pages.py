@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffim.matching.kernel_fit import KernelFit
+from diffim.pictures.blocks import block_significance, block_size
 from diffim.pictures.masks import binned_kinds, legend_handles, painted
+from diffim.pictures.noise import draw_noise
 from exposure import Exposure, GridPsf
 from tasks.arrays import F32, Flags
 from tasks.reprs import short_repr
@@ -73,22 +75,11 @@ def _significance(made: Subject) -> tuple[F32, Flags]:
     return np.where(good, d.image / np.sqrt(np.where(good, d.variance, 1)), np.nan).astype(np.float32), good
 
 
-def _binned(z: F32, step: int) -> F32:
-    """Return the significance of blocks of `step` x `step` pixels; NaN where none of them is good."""
-    if step == 1:
-        return z
-    height, width = (n // step * step for n in z.shape)
-    blocks = z[:height, :width].reshape(height // step, step, width // step, step)
-    known = np.isfinite(blocks).sum((1, 3))
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.nansum(blocks, axis=(1, 3)) / np.sqrt(np.where(known > 0, known, np.nan)), np.float32)
-
-
 def _image(plt: Any, made: Subject, path: Path) -> None:
     z, _ = _significance(made)
-    step = -(-max(z.shape) // SHOWN)
-    figure, axes = plt.subplots(figsize=(11, 11), layout="constrained")
-    small = _binned(z, step)
+    step = max(-(-max(z.shape) // SHOWN), block_size(made.difference))
+    small = block_significance(z, step)
+    figure, axes = plt.subplots(figsize=_page(*small.shape), layout="constrained")
     kinds = binned_kinds(made.difference.mask, step)
     kinds = np.where((kinds < 0) & ~np.isfinite(small), np.int8(0), kinds)
     x0, y0 = made.difference.origin
@@ -106,6 +97,12 @@ def _image(plt: Any, made: Subject, path: Path) -> None:
     axes.set(xlabel="x (px)", ylabel="y (px)", title=title)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _page(height: int, width: int) -> tuple[float, float]:
+    """Return the size of a page (inches) that an image of that shape fills, with room for scale, title and legend."""
+    longest = max(height, width)
+    return max(9.2 * width / longest, 5.0) + 1.8, 9.2 * height / longest + 1.5
 
 
 def _marked(axes: Any, sources: "pd.DataFrame | None") -> list[Any]:
@@ -131,53 +128,7 @@ def _marked(axes: Any, sources: "pd.DataFrame | None") -> list[Any]:
 
 
 def _noise(plt: Any, made: Subject, path: Path) -> None:
-    z, good = _significance(made)
-    values = z[good]
-    values = values[:: max(1, values.size // 2_000_000)]
-    figure, (left, right, far) = plt.subplots(1, 3, figsize=(16, 4.5), layout="constrained")
-    edges = np.linspace(-6, 6, 121)
-    left.hist(
-        values,
-        edges,
-        histtype="step",
-        density=True,
-        label=f"pixels, std {values[np.abs(values) < 4].std():.3f} inside 4",
-    )
-    left.plot(edges, np.exp(-0.5 * edges**2) / np.sqrt(2 * np.pi), label="unit Gaussian")
-    left.set(yscale="log", ylim=(1e-6, 1), xlabel="difference / sigma", ylabel="density", title="noise against its map")
-    left.legend()
-    calm = np.where(good & (np.abs(np.nan_to_num(z, nan=9)) < 4), z, 0).astype(np.float32)
-    lags = np.arange(1, 11)
-    power = float((calm**2).mean())
-    along = [
-        [float((calm[:, k:] * calm[:, :-k]).mean()) / power, float((calm[k:] * calm[:-k]).mean()) / power] for k in lags
-    ]
-    right.plot(lags, np.array(along)[:, 0], "o-", label="along x")
-    right.plot(lags, np.array(along)[:, 1], "s-", label="along y")
-    right.axhline(0, color="gray", lw=0.8)
-    reach = max(0.02, 1.2 * float(np.abs(along).max()))  # what is within the error of its measurement is not blown up
-    right.set(xlabel="lag (px)", ylabel="correlation", title="correlation of the noise", ylim=(-reach, reach))
-    right.legend()
-    side = min(256, *calm.shape)
-    blocks = [
-        calm[y : y + side, x : x + side]
-        for y in range(0, calm.shape[0] - side + 1, side)
-        for x in range(0, calm.shape[1] - side + 1, side)
-    ][:64]
-    spectrum = np.mean([np.abs(np.fft.fft2(b)) ** 2 for b in blocks], axis=0) / (side**2 * power)
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
-    ring = np.minimum((frequency * side).astype(int), side // 2).ravel()
-    radial = np.bincount(ring, spectrum.ravel()) / np.maximum(np.bincount(ring), 1)
-    far.plot(np.arange(1, radial.size) / side, radial[1:])
-    far.axhline(1, color="gray", lw=0.8)
-    far.set(
-        ylim=(0, max(2.0, 1.05 * float(radial[1:].max()))),
-        xlabel="frequency (1/px)",
-        ylabel="power / white noise",
-        title="power spectrum of the noise",
-    )
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    draw_noise(plt, *_significance(made), path)
 
 
 def _psf(plt: Any, made: Subject, path: Path) -> None:
@@ -187,7 +138,7 @@ def _psf(plt: Any, made: Subject, path: Path) -> None:
 
     figure, axes = plt.subplots(psf.ny, psf.nx, figsize=(9.6, 9), layout="constrained", squeeze=False)
     peak = float(psf.cube.max())
-    scale = SymLogNorm(1e-3, vmin=-1e-2, vmax=1.0)
+    scale = SymLogNorm(1e-3, vmin=min(-1e-2, float(psf.cube.min()) / peak), vmax=1.0)
     for k, stamp in enumerate(psf.cube):
         cell = axes[psf.ny - 1 - k // psf.nx][k % psf.nx]
         shown = cell.imshow(stamp / peak, origin="lower", cmap="magma", norm=scale)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from diffim.pictures.blocks import in_blocks
 from exposure.mask import plane_bits
 from tasks.arrays import F32, I32
 
@@ -45,9 +46,8 @@ def binned_kinds(mask: I32, step: int) -> NDArray[np.int8]:
     """Return the kinds of blocks of `step` x `step` pixels: the first that a quarter of the pixels have."""
     if step == 1:
         return kinds_of(mask)
-    height, width = (n // step * step for n in mask.shape)
-    blocks = mask[:height, :width].reshape(height // step, step, width // step, step)
-    out = np.full((height // step, width // step), -1, np.int8)
+    blocks = in_blocks(mask, step)
+    out = np.full((blocks.shape[0], blocks.shape[2]), -1, np.int8)
     for number in reversed(range(len(KINDS))):
         there = (blocks & plane_bits(KINDS[number].planes)) != 0
         out[there.mean((1, 3)) >= SHARE] = number

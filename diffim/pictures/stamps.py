@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from diffim.pictures.masks import kinds_of, legend_handles, painted
+from diffim.pictures.blocks import block_mean, block_significance, block_size, seeing_of
+from diffim.pictures.masks import binned_kinds, legend_handles, painted
 from exposure import Exposure
 from exposure.mask import plane_bits
-from exposure.psf import fwhm_of
 from exposure.stamps import gather
 from tasks.arrays import F32, F64, nearest_pixels
 
@@ -34,30 +34,43 @@ def stretched(stamps: F32, sigma: F64, top: F64) -> F32:
 
 
 class _Stamps:
-    """Stamps (N, S, S) of the three images and the kinds of their masked pixels, around places in the frame."""
+    """Stamps (N, S, S) of the three images and the kinds of their masked pixels, around places in the frame.
 
-    def __init__(self, made: "Subject", x: F64, y: F64, side: int) -> None:
+    S counts blocks of `step` x `step` px: single pixels, but where the PSF is wide.
+    """
+
+    def __init__(self, made: "Subject", x: F64, y: F64, side: int = SIDE) -> None:
         d = made.difference
-        self.ix, self.iy = (nearest_pixels(v) for v in (x, y))
-        at = self.ix - d.origin[0], self.iy - d.origin[1], side
+        self.step, self.side = block_size(d), side
+        self._x, self._y = (nearest_pixels(v) for v in (x, y))
+        at = self._x - d.origin[0], self._y - d.origin[1], self.side * self.step
         noise = np.sqrt(gather(d.variance, *at, np.nan).astype(np.float64))
         own = d if made.science is None else made.science
         matched = np.full(d.image.shape, np.nan, np.float32) if made.matched is None else made.matched
         images = [gather(np.ascontiguousarray(a, np.float32), *at, np.nan) for a in (own.image, matched, d.image)]
         masks = [gather(own.mask, *at, OFF), *[gather(d.mask, *at, OFF)] * 2]
         masks[1] = masks[1] & plane_bits(["NO_DATA", "SAT_TEMPLATE"])
-        self.kinds = [kinds_of(np.where(np.isfinite(a), m, OFF)) for a, m in zip(images, masks, strict=True)]
+        self.kinds = [
+            self._blocks(binned_kinds, np.where(np.isfinite(a), m, OFF)) for a, m in zip(images, masks, strict=True)
+        ]
         sky = own.variance if made.science is not None else d.variance
         with np.errstate(invalid="ignore", divide="ignore"):
-            spread = np.sqrt(np.maximum(gather(sky, *at, np.nan), 0)).reshape(len(x), -1)
+            spread = np.sqrt(np.maximum(gather(sky, *at, np.nan), 0)).reshape(len(x), -1) / self.step
             sigma = _usual(spread.astype(np.float64))
-            brightest = [
-                np.where(k < 0, a, np.nan) / sigma[:, None, None] for a, k in zip(images[:2], self.kinds, strict=False)
-            ]
-            top = np.maximum(_largest(brightest), 10.0)
-            self.z = (images[2] / noise).astype(np.float32)
-        self.science, self.template = (stretched(a, sigma, top) for a in images[:2])
+            self.z = self._blocks(block_significance, (images[2] / noise).astype(np.float32))
+        shown = [self._blocks(block_mean, a) for a in images[:2]]
+        brightest = [np.where(k < 0, a, np.nan) / sigma[:, None, None] for a, k in zip(shown, self.kinds, strict=False)]
+        top = np.maximum(_largest(brightest), 10.0)
+        self.science, self.template = (stretched(a, sigma, top) for a in shown)
         self.limit = np.maximum(_largest([np.abs(np.where(self.kinds[2] < 0, self.z, np.nan))]), 5.0)
+
+    def _blocks(self, binned: Any, stamps: Any) -> Any:
+        """Return stamps (N, S * step, S * step) in blocks (N, S, S): one above the other they are one image."""
+        return binned(stamps.reshape(-1, stamps.shape[2]), self.step).reshape(len(stamps), self.side, self.side)
+
+    def place(self, k: int, x: float, y: float) -> tuple[float, float]:
+        """Return where a place in the frame lies in the k-th stamp (blocks)."""
+        return (x - self._x[k]) / self.step + self.side // 2, (y - self._y[k]) / self.step + self.side // 2
 
 
 def _usual(values: F64) -> F64:
@@ -86,8 +99,7 @@ def draw_sources(plt: Any, made: "Subject", path: Path) -> None:
     table = made.sources[~made.sources.sky_source] if "sky_source" in made.sources else made.sources
     shown = _in_order(table).head(ACROSS * ROWS)
     x, y = shown.x.to_numpy(np.float64), shown.y.to_numpy(np.float64)
-    side = _side(made.difference)
-    stamps = _Stamps(made, x, y, side)
+    stamps = _Stamps(made, x, y, _side(made.difference))
     rows = -(-len(shown) // ACROSS)
     size, gap, between, label, head, foot = 1.2, 0.04, 0.4, 0.42, 0.75, 1.15
     wide = ACROSS * (3 * size + 2 * gap) + (ACROSS + 1) * between
@@ -104,7 +116,7 @@ def draw_sources(plt: Any, made: "Subject", path: Path) -> None:
         _show(cells[0], stamps.science[k], stamps.kinds[0][k], 0, 1)
         _show(cells[1], stamps.template[k], stamps.kinds[1][k], 0, 1)
         _show(cells[2], stamps.z[k], stamps.kinds[2][k], -limit, limit)
-        _point_out(cells[2], x[k] - stamps.ix[k] + side // 2, y[k] - stamps.iy[k] + side // 2, side)
+        _point_out(cells[2], *stamps.place(k, x[k], y[k]), stamps.side)
         figure.text(left / wide, (low + size + 0.04) / high, words[k], fontsize=7.5, va="bottom", linespacing=1.25)
         if k < ACROSS:
             for j, name in enumerate(("image", "template", "difference")):
@@ -115,7 +127,7 @@ def draw_sources(plt: Any, made: "Subject", path: Path) -> None:
     order = ", the most reliable first" if "reliability" in table else ", the most significant first"
     count = f"{len(shown)} of {len(table)} sources shown{order}"
     figure.text(0.5, (high - 0.12) / high, count, ha="center", va="top", fontsize=12)
-    _foot(figure, made.difference, stamps, side, (wide, high, foot))
+    _foot(figure, made.difference, stamps, (wide, high, foot))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -127,10 +139,8 @@ def _in_order(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _side(difference: Exposure) -> int:
-    """Return the side of the stamps (px): eight times the seeing, within limits."""
-    assert difference.psf is not None
-    x0, y0, width, height = difference.bbox
-    fwhm = float(np.atleast_1d(fwhm_of(difference.psf.moments_at(x0 + width / 2, y0 + height / 2)))[0])
+    """Return the side of the stamps in blocks: eight times the seeing, within limits."""
+    fwhm = seeing_of(difference) / block_size(difference)
     return int(np.clip(8 * fwhm, SIDE, 81)) | 1 if np.isfinite(fwhm) else SIDE
 
 
@@ -162,7 +172,7 @@ def _point_out(cell: Any, x: float, y: float, side: int) -> None:
     cell.set(xlim=(-0.5, side - 0.5), ylim=(-0.5, side - 0.5))
 
 
-def _foot(figure: Any, difference: Exposure, stamps: _Stamps, side: int, size: tuple[float, float, float]) -> None:
+def _foot(figure: Any, difference: Exposure, stamps: _Stamps, size: tuple[float, float, float]) -> None:
     """The legend of the page: masked pixels, scales, how large the stamps are, where north and east are."""
     wide, high, foot = size
     handles = legend_handles(*stamps.kinds)
@@ -171,7 +181,10 @@ def _foot(figure: Any, difference: Exposure, stamps: _Stamps, side: int, size: t
             handles=handles, loc="upper left", ncols=len(handles), frameon=False, fontsize=9, title="masked pixels",
             title_fontsize=9, alignment="left", bbox_to_anchor=(0.3 / wide, (foot - 0.12) / high),
         )  # fmt: skip
+    side = stamps.side * stamps.step
     extent = f"stamps are {side} x {side} px"
+    if stamps.step > 1:
+        extent += f" in blocks of {stamps.step} x {stamps.step}"
     if difference.wcs is not None:
         extent += f", {side * difference.pixel_scale_arcsec():.3g} arcsec"
     text = (
@@ -205,7 +218,7 @@ def draw_stars(plt: Any, made: "Subject", path: Path) -> None:
     good, bad = np.flatnonzero(fit.used), np.flatnonzero(~fit.used)
     chosen = np.concatenate([good[: STARS_SHOWN // 2], bad[: STARS_SHOWN - min(len(good), STARS_SHOWN // 2)]])
     chosen = np.concatenate([chosen, good[STARS_SHOWN // 2 :]])[:STARS_SHOWN]
-    stamps = _Stamps(made, fit.x[chosen], fit.y[chosen], SIDE)
+    stamps = _Stamps(made, fit.x[chosen], fit.y[chosen])
     figure, axes = plt.subplots(
         3, len(chosen), figsize=(max(1.3 * len(chosen), 7) + 1, 5.0), layout="constrained", squeeze=False
     )
@@ -219,6 +232,7 @@ def draw_stars(plt: Any, made: "Subject", path: Path) -> None:
     figure.suptitle(
         f"kernel stars: {len(good)} used (green), {len(bad)} held out or rejected (red)\n"
         "image and template: asinh, black at -3 sigma; difference: -5 to 5"
+        + (f"; blocks of {stamps.step} x {stamps.step} px" if stamps.step > 1 else "")
     )
     _named_masks(figure, stamps.kinds)
     figure.savefig(path, dpi=100)
@@ -235,13 +249,13 @@ def draw_dipoles(plt: Any, made: "Subject", path: Path) -> None:
     """Draw the strongest dipoles on the difference with their fitted lobes."""
     assert made.sources is not None
     t = made.sources[made.sources.isDipole].sort_values("significance", ascending=False).head(DIPOLES_SHOWN)
-    stamps = _Stamps(made, t.dipole_x.to_numpy(np.float64), t.dipole_y.to_numpy(np.float64), SIDE)
+    stamps = _Stamps(made, t.dipole_x.to_numpy(np.float64), t.dipole_y.to_numpy(np.float64))
     figure, axes = plt.subplots(1, len(t), figsize=(max(2.2 * len(t), 6) + 1, 3.4), layout="constrained", squeeze=False)
     for k, (_, row) in enumerate(t.iterrows()):
         cell, limit = axes[0][k], float(stamps.limit[k])
         _show(cell, stamps.z[k], stamps.kinds[2][k], -limit, limit, "RdBu_r")
         for sign, mark in (("pos", "+"), ("neg", "x")):
-            at = (row[f"dipole_{sign}_{axis}"] - at[k] + SIDE // 2 for axis, at in (("x", stamps.ix), ("y", stamps.iy)))
+            at = stamps.place(k, row[f"dipole_{sign}_x"], row[f"dipole_{sign}_y"])
             cell.plot(*at, mark, color="black", ms=9, mew=1.6)
         cell.set_title(f"#{row['id']}: {row.dipoleLengthPixels:.1f} px, S/N {row.significance:.0f}", fontsize=9)
     figure.suptitle(

@@ -75,9 +75,7 @@ def match_and_subtract(
     way = _direction(science, template, mode)
     stars, basis = _stars_and_basis(science, template, sources, way, kernel_size, max_stars)
     if known is None and len(stars) < min_stars:
-        raise InsufficientKernelSources(
-            f"{len(stars)} clean kernel stars, need {min_stars}", visit=science.key[0], detector=science.key[1]
-        )
+        raise InsufficientKernelSources(f"{len(stars)} clean kernel stars, need {min_stars}", **science.where)
     ratio = _flux_ratio(stars, science, template)
     white = abs(sky_correlation(way.convolved)) < WHITE
     fit = known or fit_kernel(
@@ -238,7 +236,5 @@ def _psf_flux_ratio(stars: Stars, science: Exposure, template: Exposure) -> floa
     if known.any():
         return float(np.median(flux[1][known] / flux[0][known]))
     if science.photo_calib is None or template.photo_calib is None:
-        raise InsufficientKernelSources(
-            "no star and no calibration tells the flux ratio", visit=science.key[0], detector=science.key[1]
-        )
+        raise InsufficientKernelSources("no star and no calibration tells the flux ratio", **science.where)
     return 1 / flux_unit_ratio(science, template)

@@ -39,8 +39,7 @@ def scale_variance(exposure: Exposure, limit: float = 10.0, *, static_sky: bool 
     factor = (_white_factor(exposure) if static_sky else 0.0) or _sky_factor(exposure, limit)
     if factor > limit:
         raise DifferencingError(
-            f"the variance plane is wrong by a factor {factor:.1f}, more than {limit}", visit=exposure.key[0],
-            detector=exposure.key[1],
+            f"the variance plane is wrong by a factor {factor:.1f}, more than {limit}", **exposure.where,
         )  # fmt: skip
     if factor <= 0 or not np.isfinite(factor):
         return 1.0
@@ -71,7 +70,7 @@ def check_variance(exposure: Exposure, limit: float = 10.0) -> None:
     hint = f": if it holds {_MEANT[meant]}, name it as planes.{meant} in the instrument file"
     raise DifferencingError(
         f"the variance plane is wrong by a factor {factor:.3g}" + (hint if inverse or meant == "sigma" else ""),
-        visit=exposure.key[0], detector=exposure.key[1],
+        **exposure.where,
     )  # fmt: skip
 
 

@@ -32,12 +32,10 @@ def merge_patches(science: Exposure, patches: Sequence[Exposure], border: int = 
     NoTemplateCoverage
         No patch overlaps the image, or none has a valid pixel there.
     """
-    visit, detector = science.key
     bands, calibs = {p.band for p in patches}, [p.photo_calib for p in patches]
     if len(bands) > 1 or any(c != calibs[0] for c in calibs):
         raise MismatchError(
-            f"patches of one template must have one band and one calibration, got bands {sorted(bands)}", visit=visit,
-            detector=detector,
+            f"patches of one template must have one band and one calibration, got bands {sorted(bands)}", **science.where,
         )  # fmt: skip
     wcs = science.require_wcs()
     x0, y0, width, height = science.bbox
@@ -64,7 +62,7 @@ def merge_patches(science: Exposure, patches: Sequence[Exposure], border: int = 
         variance[here] += w * np.where(good, warped.variance, 0)
         mask[here] |= np.where(good, warped.mask, 0)
     if not used:
-        raise NoTemplateCoverage("No patches found: none overlaps the image", visit=visit, detector=detector)
+        raise NoTemplateCoverage("No patches found: none overlaps the image", **science.where)
     empty = weight <= 0
     with np.errstate(invalid="ignore", divide="ignore"):
         image, variance = np.where(empty, 0, image / weight), np.where(empty, 0, variance / weight)

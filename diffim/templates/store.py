@@ -106,11 +106,9 @@ class TemplateStore:
         box = (x0 - border, y0 - border, width + 2 * border, height + 2 * border)
         tiles = [(t, chosen.path / f"{t.name}.fits") for t in _tiles_of(chosen.tiling, science.require_wcs(), box)]
         have = [(t, p) for t, p in tiles if p.exists()]
-        visit, detector = science.key
         if not have:
             raise NoTemplateCoverage(
-                f"no tile of template {chosen.name} v{chosen.version} overlaps the image", visit=visit,
-                detector=detector,
+                f"no tile of template {chosen.name} v{chosen.version} overlaps the image", **science.where,
             )  # fmt: skip
         return merge_patches(science, [self._tile(p) for _, p in have], border)
 
@@ -146,7 +144,7 @@ def build_template(
         raise TemplateSetError(f"a template set needs exposures of one band, got {bands or 'none'}")
     for e in exposures:
         if e.wcs is None or e.psf is None or e.photo_calib is None:
-            raise TemplateSetError("characterise the exposures first", visit=e.key[0], detector=e.key[1])
+            raise TemplateSetError("characterise the exposures first", **e.where)
     tiling = SkyTiling(pixel_scale, tile)
     directory, version = _new_version(Path(root) / name)
     groups = _groups(tiling, exposures)
@@ -192,17 +190,22 @@ def _groups(tiling: SkyTiling, exposures: Sequence[Exposure]) -> dict[tuple[int,
 
 
 def merge_stars(exposures: Sequence[Exposure], pixel_scale: float) -> pd.DataFrame:
-    """Return the isolated, unflagged stars of several exposures, one row per star: median ra, dec, flux (nJy)."""
+    """Return the isolated, unflagged stars of several exposures, one row per star: median ra, dec, flux (nJy).
+
+    Where a detector has three exposures or more, its stars are those that were seen twice.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree
 
+    used = [e for e in exposures if e.sources is not None and e.photo_calib is not None]
+    detectors = [None if e.visit_info is None else e.visit_info.detector for e in used]
     parts = []
-    for e in exposures:
-        if e.sources is None or e.photo_calib is None:
-            continue
+    for e, detector in zip(used, detectors, strict=True):
+        assert e.sources is not None and e.photo_calib is not None
         s = e.sources[(e.sources.isolated & ~e.sources.flagged & (e.sources.snr > 15)).to_numpy()]
-        parts.append(pd.DataFrame({"ra": s.ra, "dec": s.dec, "flux": s.psfFlux * e.photo_calib.at(s.x, s.y)}))
+        flux = s.psfFlux * e.photo_calib.at(s.x, s.y)
+        parts.append(pd.DataFrame({"ra": s.ra, "dec": s.dec, "flux": flux, "exposures": detectors.count(detector)}))
     if not parts or not sum(map(len, parts)):
         return pd.DataFrame({"ra": [], "dec": [], "flux": [], "n": []})
     table = pd.concat(parts, ignore_index=True)
@@ -215,4 +218,5 @@ def merge_stars(exposures: Sequence[Exposure], pixel_scale: float) -> pd.DataFra
     grouped = table.groupby("group")
     out = grouped[["ra", "dec", "flux"]].median()
     out["n"] = grouped.size()
-    return out[out["n"] >= (1 if len(parts) < 3 else 2)].reset_index(drop=True)
+    needed = np.where(grouped["exposures"].max() < 3, 1, 2)
+    return out[out["n"] >= needed].reset_index(drop=True)

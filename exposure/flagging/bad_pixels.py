@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from exposure.instrument import Instrument
 
 __all__ = [
-    "DEFECTS", "BadPixelMap", "BadRegion", "BadRegions", "bad_pixels_on", "known_offsets", "mark_bad_pixels",
+    "DEFECTS", "BadPixelMap", "BadRegion", "BadRegions", "bad_pixels_on", "is_image", "known_offsets", "map_files", "mark_bad_pixels",
     "write_bad_pixel_map",
 ]  # fmt: skip
 
@@ -115,7 +115,8 @@ BadRegions = Annotated[tuple[BadRegion, ...], BeforeValidator(_entries)]
 def mark_bad_pixels(exposure: "Exposure", rules: "Instrument", header: "Source", name: str) -> None:
     """Set BAD on the pixels that the instrument file says are bad.
 
-    A native exposure of another instrument, or of none, lies on other pixels and is left as it is.
+    A native exposure of another instrument, or of none, lies on other pixels and is left as it is, unless the map was
+    given for it.
 
     Raises
     ------
@@ -125,12 +126,19 @@ def mark_bad_pixels(exposure: "Exposure", rules: "Instrument", header: "Source",
     if not rules.bad_pixels:
         return
     info = exposure.visit_info
-    if "ALERTPRD" in header and (info is None or info.instrument != rules.name):
+    if "ALERTPRD" in header and rules.bad_pixels_from is None and (info is None or info.instrument != rules.name):
         return
     detector = info.detector if info is not None else _detector(rules, header)
     exposure.set_plane("BAD", bad_pixels_on(rules.bad_pixels, exposure.bbox, detector, name))
+    exposure.metadata["badPixelMaps"] = map_files(rules)
     if detector is not None:
         exposure.metadata["detector"] = detector
+
+
+def map_files(rules: "Instrument") -> tuple[str, ...]:
+    """Return the paths that the bad pixels of an instrument come from: what was given instead of its file's, its maps."""
+    every = (rules.bad_pixels_from, *(r.file for r in rules.bad_pixels))
+    return tuple(dict.fromkeys(path for path in every if path is not None))
 
 
 def _detector(rules: "Instrument", header: "Source") -> int | None:
@@ -243,11 +251,16 @@ def _read_map(path: str, hdu: int | str | None, detector: int | None, changed: i
     return _Map(bad, offset, spread, None if seconds is None else float(seconds))
 
 
+def is_image(hdu: Any) -> bool:
+    """Return whether an HDU has an image of two axes, compressed or not."""
+    return isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU) and len(hdu.shape) == 2
+
+
 def _image_of(hdus: fits.HDUList, detector: int | None, path: str) -> int:
     """Return which HDU is the map of a detector: the one whose DETECTOR card says so, else the only image."""
     images = [
         k for k, h in enumerate(hdus)
-        if (h.header.get("NAXIS") == 2 or "ZIMAGE" in h.header) and not h.name.startswith((OFFSET, SPREAD))
+        if is_image(h) and not h.name.startswith((OFFSET, SPREAD))
     ]  # fmt: skip
     named = {int(hdus[k].header["DETECTOR"]): k for k in images if "DETECTOR" in hdus[k].header}
     if detector is not None and detector in named:

@@ -53,9 +53,8 @@ def refuse_missing(exposure: "Exposure", name: str = "the image") -> None:
     UnitsExtreme
         Values whose squares cannot be kept as variances.
     """
-    where = {"visit": exposure.key[0], "detector": exposure.key[1]}
     if note_missing(exposure) == 0:
-        raise BadPixels(f"{name} holds no {_missing(exposure)}", **where)
+        raise BadPixels(f"{name} holds no {_missing(exposure)}", **exposure.where)
     step = max(1, int(np.sqrt(exposure.image.size / SAMPLE)))
     some = exposure.image[::step, ::step].astype(np.float64)
     some = some[np.abs(some) < np.inf]
@@ -65,7 +64,7 @@ def refuse_missing(exposure: "Exposure", name: str = "the image") -> None:
         raise UnitsExtreme(
             f"the pixels of {name} scatter by {noise:.3g} of its units, which must be {LEAST_NOISE:g} to {MOST_NOISE:g}: "
             "multiply them by a factor, and count it in the zero point",
-            **where,
+            **exposure.where,
         )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from astropy.io import fits
 
-from exposure.errors import FitsUnreadable, WcsMissing
+from exposure.errors import FitsUnreadable, ImageAmbiguous, WcsMissing
 from exposure.exposure import Exposure
 from exposure.flagging.bad_pixels import mark_bad_pixels
 from exposure.flagging.missing import note_missing, refuse_missing
@@ -27,6 +27,7 @@ from exposure.header.cards import Cards, numbered
 from exposure.instrument import Instrument, load_instrument
 from exposure.io import parts
 from exposure.io.opening import MAX_PIXELS, open_fits, read_image, read_mask, split_choice
+from exposure.io.which_image import extensions_called
 from exposure.io.writing import LAYOUT, write_exposure
 from exposure.wcs.sky_wcs import SkyWcs
 
@@ -46,19 +47,27 @@ __all__ = [
 def read_header(path: "str | PathLike[str]", ext: int | str | None = None) -> fits.Header:
     """Return one header without reading pixels: the first, where neither `ext` nor the path names another."""
     file, choice = split_choice(path)
-    at = ext if ext is not None else choice if choice is not None else 0
     with open_fits(file) as hdus:
-        try:
-            return hdus[at].header.copy()
-        except (KeyError, IndexError) as error:
-            raise FitsUnreadable(f"{file.name} has no extension {at!r}") from error
+        return _chosen(hdus, ext if ext is not None else choice if choice is not None else 0, file.name).header.copy()
+
+
+def _chosen(hdus: fits.HDUList, choice: int | str, name: str) -> Any:
+    """Return the extension that a choice names, image or not."""
+    found = extensions_called(hdus, choice)
+    if not found:
+        raise FitsUnreadable(f"{name} has no extension {choice!r}")
+    if len(found) > 1:
+        raise ImageAmbiguous(
+            f"{name} has {len(found)} extensions called {choice!r}: name one by number, as {name}[{found[-1]}]"
+        )
+    return hdus[found[0]]
 
 
 def read_wcs(path: "str | PathLike[str]") -> SkyWcs:
     """Return the WCS of an exposure or of a plain image without reading pixels: that named with the path, or the first."""
     file, choice = split_choice(path)
     with open_fits(path) as hdus:
-        for hdu in hdus if choice is None else [hdus[choice]]:
+        for hdu in hdus if choice is None else [_chosen(hdus, choice, file.name)]:
             wcs = SkyWcs.from_cards(Cards([hdu.header], file.name), _origin(hdu.header))
             if wcs is not None:
                 return wcs
@@ -81,7 +90,7 @@ def read_exposure(
     Parameters
     ----------
     path
-        FITS file, compressed or not; ``file.fits[EXT]`` names one of several images in it.
+        FITS file, compressed or not; ``file.fits[EXT]`` names one of several images in it (number, NAME or NAME,VERSION).
     instrument
         Name or object; needed for images that are not in our layout.
     known

@@ -57,11 +57,11 @@ _READING = _Reading()
 
 
 def split_choice(path: "str | PathLike[str]") -> tuple[Path, int | str | None]:
-    """Return the path of a file and the extension chosen with it: ``mosaic.fits[CCD3]``, ``mosaic.fits[3]``."""
+    """Return the path of a file and the extension chosen with it: ``mosaic.fits[CCD3]``, ``[3]``, ``[SCI,2]``."""
     found = _CHOICE.fullmatch(os.fspath(path))
     if found is None or Path(path).exists():
         return Path(path), None
-    ext = found["ext"].strip()
+    ext = found["ext"].strip(" '\"")
     return Path(found["file"]), int(ext) if ext.isdigit() else ext
 
 

@@ -1,6 +1,7 @@
 """The planes of a plain image: read, checked against each other, with what is missing or saturated marked."""
 
 import logging
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
@@ -15,7 +16,7 @@ from exposure.flagging.odd_lines import odd_lines
 from exposure.header.cards import numbered
 from exposure.instrument import Instrument
 from exposure.io.opening import open_fits, read_image, read_mask, split_choice
-from exposure.io.which_image import choose_plane
+from exposure.io.which_image import choose_plane, plane_beside
 from tasks.arrays import F32, I32
 
 __all__ = ["admit", "planes_of", "read_mask_file", "read_variance", "variance_from"]
@@ -38,20 +39,21 @@ def planes_of(hdus: fits.HDUList, image_at: int, rules: Instrument, name: str, *
         Planes of different shapes.
     FitsUnreadable
         A plane is no image, or not there.
+    ImageAmbiguous
+        Several planes of one name, and nothing says which of them belongs to the image.
     """
     image = read_image(hdus, image_at)
     planes = rules.planes
+    there = {k: plane_beside(hdus, image_at, getattr(planes, k), name) for k in ("variance", "weight", "sigma", "mask")}
     if all_there:
-        _require(hdus, rules, name)
+        _require(there, rules, name)
     variance = np.full_like(image, np.nan)
-    for at, kind in ((planes.variance, "variance"), (planes.weight, "weight"), (planes.sigma, "sigma")):
-        if _has(hdus, at):
-            assert at is not None
+    for kind in ("variance", "weight", "sigma"):
+        if (at := there[kind]) is not None:
             variance = variance_from(read_image(hdus, at), kind)
     mask = np.zeros(image.shape, dtype=np.int32)
-    if _has(hdus, planes.mask):
-        assert planes.mask is not None
-        mask = _mask(hdus[planes.mask], rules)
+    if (at := there["mask"]) is not None:
+        mask = _mask(hdus[at], rules)
     for plane, data in (("variance", variance), ("mask", mask)):
         _same_shape(image, data, f"the {plane} of {name}")
     return Exposure(image, variance, mask)
@@ -96,10 +98,10 @@ def _same_shape(image: F32, plane: NDArray[Any], what: str) -> None:
         raise BadPixels(f"{what} has shape {plane.shape}, the image {image.shape}")
 
 
-def _require(hdus: fits.HDUList, rules: Instrument, name: str) -> None:
-    for kind in ("variance", "weight", "sigma", "mask"):
+def _require(there: Mapping[str, int | None], rules: Instrument, name: str) -> None:
+    for kind, found in there.items():
         at = getattr(rules.planes, kind)
-        if at is not None and not _has(hdus, at):
+        if at is not None and found is None:
             raise FitsUnreadable(f"{name} has no extension {at!r}, the {kind} by instrument {rules.name}")
 
 
@@ -150,10 +152,3 @@ def admit(exposure: Exposure, name: str, *, bad_edge: int = 0, saturation: float
         exposure.set_plane("NO_DATA", outer)
     refuse_missing(exposure, name)
     note_missing(exposure, clear=True)
-
-
-def _has(hdus: fits.HDUList, at: int | str | None) -> bool:
-    """Whether the file has a plane."""
-    if at is None:
-        return False
-    return at < len(hdus) if isinstance(at, int) else at in hdus

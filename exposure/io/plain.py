@@ -14,7 +14,7 @@ from exposure.instrument import HeaderRule, Instrument, visit_from_mjd
 from exposure.io.opening import split_choice
 from exposure.io.parts import image_visit_info, read_psf
 from exposure.io.pixel_planes import admit, planes_of
-from exposure.io.which_image import choose_image
+from exposure.io.which_image import choose_image, plane_beside
 from exposure.visitinfo import VisitInfo
 from exposure.wcs.sky_wcs import SkyWcs
 
@@ -74,9 +74,9 @@ def read_planes(hdus: fits.HDUList, rules: Instrument, name: str, choice: int | 
         exposure.wcs = SkyWcs.from_header(header)
     except WcsMissing as error:  # images that lie on one grid need none
         exposure.wcs_problem = error
-    present = {h.name for h in hdus} | set(range(len(hdus)))
-    if rules.planes.psf in present and rules.planes.psf is not None:
-        exposure.psf = read_psf(hdus[rules.planes.psf], exposure.bbox)
+    psf = plane_beside(hdus, at, rules.planes.psf, name)
+    if psf is not None:
+        exposure.psf = read_psf(hdus[psf], exposure.bbox)
     exposure.metadata = {**_counts(header, rules), "header": header}
     admit(exposure, name, bad_edge=rules.bad_edge, saturation=exposure.metadata.get("saturation"))
     mark_bad_pixels(exposure, rules, header, name)

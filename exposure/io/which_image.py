@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from os import PathLike
 
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
 
 from exposure.errors import FitsUnreadable, ImageAmbiguous
 from exposure.instrument import Instrument
 from exposure.io.opening import split_choice
 
-__all__ = ["choose_image", "choose_plane"]
+__all__ = ["choose_image", "choose_plane", "extensions_called", "image_numbers", "plane_beside", "version_of"]
 
 # names of extensions that stand beside an image and are none
 _COMPANIONS = frozenset(
@@ -31,7 +32,7 @@ def choose_image(hdus: fits.HDUList, rules: Instrument, name: str, choice: int |
     name
         Of the file, for messages.
     choice
-        What the caller named; it goes before the instrument file.
+        What the caller named: a number, ``NAME`` or ``NAME,VERSION``. It goes before the instrument file.
 
     Raises
     ------
@@ -40,23 +41,65 @@ def choose_image(hdus: fits.HDUList, rules: Instrument, name: str, choice: int |
     ImageAmbiguous
         Several, and none of them was named.
     """
-    images = [k for k, hdu in enumerate(hdus) if _is_image(hdu)]
     if choice is not None:
-        return _named(hdus, images, choice, name)
+        return _named(hdus, _images(hdus), choice, name)
+    found = image_numbers(hdus, rules, name)
+    if len(found) == 1:
+        return found[0]
     planes = rules.planes
-    if "image" in planes.model_fields_set and (found := _matching(hdus, images, planes.image)):
+    if "image" in planes.model_fields_set and extensions_called(hdus, planes.image, found):
         return _named(hdus, found, planes.image, name)
-    beside = (planes.variance, planes.mask, planes.psf, planes.weight)
-    taken = {k for plane in beside if plane is not None for k in _matching(hdus, images, plane)}
-    candidates = [k for k in images if k not in taken and hdus[k].name.upper() not in _COMPANIONS]
-    if len(candidates) == 1:
-        return candidates[0]
-    if candidates:
-        raise ImageAmbiguous(
-            f"{name} holds {len(candidates)} images ({_list(hdus, candidates)}): name one, as {name}[{candidates[-1]}] or "
-            f"{name}[NAME], or under planes.image of the instrument file"
-        )
-    raise FitsUnreadable(f"{name} holds no two-dimensional image{_told(hdus)}")
+    raise ImageAmbiguous(
+        f"{name} holds {len(found)} images ({_list(hdus, found)}): name one, as {name}[{found[-1]}] or {name}[NAME], or "
+        f"under planes.image of the instrument file; alertprod diff --all-images subtracts each of them"
+    )
+
+
+def image_numbers(hdus: fits.HDUList, rules: Instrument, name: str) -> list[int]:
+    """Return the numbers of all extensions that hold an image: those that ``planes.image`` names, where it was set and there
+    are such, else all that are no companions of an image.
+
+    Raises
+    ------
+    FitsUnreadable
+        None.
+    """
+    images, planes = _images(hdus), rules.planes
+    if "image" in planes.model_fields_set and (found := extensions_called(hdus, planes.image, images)):
+        return found
+    beside = (planes.variance, planes.mask, planes.psf, planes.weight, planes.sigma)
+    taken = {k for plane in beside if plane is not None for k in extensions_called(hdus, plane, images)}
+    found = [k for k in images if k not in taken and hdus[k].name.upper() not in _COMPANIONS]
+    if not found:
+        raise FitsUnreadable(f"{name} holds no two-dimensional image{_told(hdus)}")
+    return found
+
+
+def plane_beside(hdus: fits.HDUList, image: int, plane: int | str | None, name: str) -> int | None:
+    """Return the number of the extension that holds a plane of an image; None where the file has no such plane.
+
+    Of planes of one name each belongs to the image of its version (EXTVER).
+
+    Raises
+    ------
+    ImageAmbiguous
+        Several, and none of them, or more than one, has the version of the image.
+    """
+    found = [] if plane is None else extensions_called(hdus, plane)
+    if not found or isinstance(plane, int) or "," in str(plane):
+        return found[0] if found else None
+    twins = [k for k in _images(hdus) if hdus[k].name.upper() == hdus[image].name.upper()]
+    if len(found) == 1 and len(twins) <= 1:
+        return found[0]
+    # of several images of one name the one without a version is the first; the name of another says nothing of versions
+    numbered = len(twins) > 1 or "EXTVER" in hdus[image].header
+    own = [k for k in found if numbered and version_of(hdus[k]) == version_of(hdus[image])]
+    if len(own) == 1:
+        return own[0]
+    raise ImageAmbiguous(
+        f"{name}: which of {_list(hdus, found)} belongs to the image {_list(hdus, [image])} is not said: give each the EXTVER of "
+        "its image, or name one by number in the instrument file"
+    )
 
 
 def choose_plane(hdus: fits.HDUList, path: "str | PathLike[str]", *names: str) -> int:
@@ -64,7 +107,7 @@ def choose_plane(hdus: fits.HDUList, path: "str | PathLike[str]", *names: str) -
     that has one of the `names`; errors as for `choose_image`.
     """
     file, choice = split_choice(path)
-    images = [k for k, hdu in enumerate(hdus) if _is_image(hdu)]
+    images = _images(hdus)
     if choice is not None:
         return _named(hdus, images, choice, file.name)
     called = [k for k in images if hdus[k].name.upper() in names]
@@ -78,6 +121,37 @@ def choose_plane(hdus: fits.HDUList, path: "str | PathLike[str]", *names: str) -
     raise FitsUnreadable(f"{file.name} holds no two-dimensional image{_told(hdus)}")
 
 
+def extensions_called(hdus: fits.HDUList, choice: int | str, among: Iterable[int] | None = None) -> list[int]:
+    """Return the numbers of the extensions that a choice names: its number, ``NAME`` or ``NAME,VERSION`` (EXTNAME, EXTVER).
+
+    Parameters
+    ----------
+    among
+        Only these are looked at.
+    """
+    numbers = range(len(hdus)) if among is None else list(among)
+    if isinstance(choice, int):
+        return [k for k in numbers if k == choice]
+    called = [k for k in numbers if hdus[k].name.upper() == choice.upper()]
+    name, comma, version = choice.rpartition(",")
+    if called or not comma:
+        return called
+    named = [k for k in numbers if hdus[k].name.upper() == name.strip(" '\"").upper()]
+    return [k for k in named if str(version_of(hdus[k])) == version.strip()]
+
+
+def version_of(hdu: "fits.hdu.base._BaseHDU") -> int:
+    """Return EXTVER; 1 where there is none that can be read, as the standard has it."""
+    try:
+        return int(hdu.header.get("EXTVER", 1))
+    except (ValueError, TypeError, VerifyError):
+        return 1
+
+
+def _images(hdus: fits.HDUList) -> list[int]:
+    return [k for k, hdu in enumerate(hdus) if _is_image(hdu)]
+
+
 def _is_image(hdu: "fits.hdu.base._BaseHDU") -> bool:
     header = hdu.header
     if not isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU):
@@ -86,26 +160,26 @@ def _is_image(hdu: "fits.hdu.base._BaseHDU") -> bool:
     return len(axes) >= 2 and min(axes[:2]) > 1 and all(a == 1 for a in axes[2:])
 
 
-def _matching(hdus: fits.HDUList, images: list[int], plane: int | str) -> list[int]:
-    if isinstance(plane, int):
-        return [k for k in images if k == plane]
-    return [k for k in images if hdus[k].name.upper() == plane.upper()]
-
-
 def _named(hdus: fits.HDUList, images: list[int], plane: int | str, name: str) -> int:
-    found = _matching(hdus, images, plane)
+    found = extensions_called(hdus, plane, images)
     if not found:
         raise FitsUnreadable(f"{name} holds no image in extension {plane!r}{_told(hdus)}")
     if len(found) > 1:
         raise ImageAmbiguous(
-            f"{name} holds {len(found)} images called {plane!r} ({_list(hdus, found)}): name one by number, as {name}[{found[-1]}]"
+            f"{name} holds {len(found)} images called {plane!r} ({_list(hdus, found)}): name one by number, as {name}[{found[-1]}], "
+            f"or by EXTVER, as {name}[{plane},{version_of(hdus[found[-1]])}]"
         )
     return found[0]
 
 
 def _list(hdus: fits.HDUList, numbers: Iterable[int]) -> str:
     found = list(numbers)
-    parts = [f"{k} {hdus[k].name}".strip() + " " + _size(hdus[k].header) for k in found[:12]]
+    names = [hdus[k].name for k in found]
+    every = [hdu.name for hdu in hdus]
+    called = [
+        n if every.count(n) <= 1 or not n else f"{n},{version_of(hdus[k])}" for k, n in zip(found, names, strict=True)
+    ]
+    parts = [f"{k} {n}".strip() + f" {_size(hdus[k].header)}" for k, n in zip(found[:12], called, strict=False)]
     return ", ".join(parts) + (f" and {len(found) - 12} more" if len(found) > 12 else "")
 
 

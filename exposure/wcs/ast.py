@@ -1,3 +1,5 @@
+"""WCS of the AST library, as the Rubin stack persists them."""
+
 from typing import Any
 
 import numpy as np
@@ -7,6 +9,8 @@ from exposure.errors import WcsMissing
 from exposure.wcs.mapped import local_linear
 from exposure.wcs.sky_wcs import Pair, SkyWcs
 from tasks.arrays import Box
+
+__all__ = ["AstWcs"]
 
 
 class AstWcs(SkyWcs):

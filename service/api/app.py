@@ -11,6 +11,7 @@ import psycopg
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
 
 from apdb import Database, Ledger
 from apdb.database import first_line
@@ -37,6 +38,20 @@ def _problem(status: int, code: str, text: str, retry_s: int | None = None) -> J
         "type": "about:blank", "title": code, "status": status, "code": code, "detail": text, "help": help_path(code),
     }  # fmt: skip
     return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+def _refusal(request: Request, error: HTTPException) -> JSONResponse:
+    """What the framework refuses before any handler of ours: unknown paths, other methods, bodies that are no forms."""
+    path, headers = request.url.path, dict(error.headers or {})
+    if error.status_code == 404:
+        answer = _problem(404, NotFound.code, f"there is nothing at {path}: /docs lists what there is")
+    elif error.status_code == 405:
+        allowed = headers.get("Allow", headers.get("allow", "another method"))
+        answer = _problem(405, "method_not_allowed", f"{path} takes {allowed}, not {request.method}")
+    else:
+        answer = _problem(error.status_code, BadMessage.code, str(error.detail))
+    answer.headers.update(headers)
+    return answer
 
 
 def _status_of(error: AlertProdError) -> int:
@@ -67,6 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
         return _problem(422, "bad_message", "; ".join(str(e["msg"]) for e in error.errors()[:10]))
+
+    app.add_exception_handler(HTTPException, _refusal)  # type: ignore[arg-type]
 
     @app.middleware("http")
     async def _limits(request: Request, forward: Callable[[Request], Awaitable[Response]]) -> Response:

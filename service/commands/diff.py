@@ -1,20 +1,22 @@
 """``alertprod diff``: the subtraction alone, from two FITS files to a difference, a table of its sources and pictures."""
 
-import contextlib
 import json
 import math
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.commands.options import Json, key_values
+from service.commands.options import BadPixelMap, Json, key_values
+from service.pairs.outputs import file_of
+from service.pairs.written_files import DiffOutputs, check_all
 from service.startup import collector_off, fetched, load_numba, reuse_memory
-from service.terminal import logs_to_stderr, say
+from service.terminal import quiet, say
 
 if TYPE_CHECKING:
+    from exposure import Instrument
     from service.pairs.difference import Difference
 
 __all__ = ["diff", "summary"]
@@ -28,6 +30,7 @@ def diff(
     template: Annotated[Path, typer.Argument(help="FITS image to subtract")],
     output: Annotated[Path, typer.Option("--output", "-o", help="difference (FITS; also .fits.fz, .fits.gz)")],
     instrument: Annotated[str, typer.Option(help="instrument name or file: which HDU holds which plane")] = "generic",
+    bad_pixels: BadPixelMap = None,
     registered: Annotated[bool, typer.Option(help="the two are on one pixel grid; no WCS is needed")] = False,
     register: Annotated[bool, typer.Option(help="register the two by their stars; no WCS is needed")] = False,
     mode: Annotated[str, typer.Option(help="auto, convolveTemplate or convolveScience")] = "auto",
@@ -38,65 +41,75 @@ def diff(
     score: Annotated[Path | None, typer.Option(help="write the significance of a point source at every pixel")] = None,
     plots: Annotated[Path | None, typer.Option(help="folder for pictures of the subtraction and its sources")] = None,
     config: Annotated[list[str] | None, typer.Option("--config", "-c", help="option=value (see docs)")] = None,
+    all_images: Annotated[
+        bool, typer.Option(help="subtract every image of the file from that of the same name; outputs get its name")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Subtract one image from another: the algorithm alone."""
-    options = key_values(config or [])
-    _check(science, template, [p for p in (output, score, sources) if p is not None], sources, plots)
+    chosen = key_values(config or [])
+    outputs = DiffOutputs(output, sources, score, plots)
+    check_all((file_of(science), file_of(template)), [outputs] if not all_images else [])
     reuse_memory(kept_mb=1024)
-    with fetched(min(sum(p.stat().st_size for p in (science, template) if p.exists()), MEMORY_AHEAD)):
+    with quiet(), fetched(min(sum(p.stat().st_size for p in (science, template) if p.exists()), MEMORY_AHEAD)):
         import astropy.io.fits
 
         # not while an image is read: an error that a module keeps would keep the frame it was loaded in, and its pixels
         import astropy.wcs  # noqa: F401
 
-        logs_to_stderr()
         load_numba()
         from service.pairs.difference import difference_files
         from service.processing.instruments import checked_instrument
 
-    with contextlib.redirect_stdout(sys.stderr):  # the words of libraries are no part of the answer
-        made = difference_files(
-            science, template, checked_instrument(instrument), registered=registered, register=register, mode=mode,
-            score=score is not None, sources=sources is not None or plots is not None, pictures=plots is not None,
-            options=options,
-        )  # fmt: skip
-        _write(made, output, score, sources, plots)
+        rules = checked_instrument(instrument, bad_pixels)
+    subtract = partial(
+        difference_files, rules=rules, registered=registered, register=register, mode=mode, score=score is not None,
+        sources=sources is not None or plots is not None, pictures=plots is not None, options=chosen,
+    )  # fmt: skip
+    if all_images:
+        _all(science, template, rules, subtract, outputs, as_json)
+        return
+    with quiet():
+        made = subtract(science, template)
+        outputs.write(made)
+    print(_json(made.report) if as_json else summary(made.report))
+    _warn(made.report)
+
+
+def _all(
+    science: Path, template: Path, rules: "Instrument", subtract: "Callable[..., Difference]", outputs: DiffOutputs,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Subtract all images of a file and say of each how it went.
+
+    Raises
+    ------
+    typer.Exit
+        Status 1: one of them failed.
+    """
+    from service.pairs.all_images import subtract_all
+
+    reports = []
+    for report in subtract_all(science, template, rules, subtract, outputs):
+        reports.append(report)
+        error = report.get("error")
+        if error is not None:
+            say(f"alertprod: {report['image']}: {error['code']}: {error['message']}", error=True)
+            continue
+        if not as_json:
+            print(f"{report['image']}: {summary(report)}", flush=True)
+        _warn(report, f"{report['image']}: ")
     if as_json:
-        print(json.dumps(_without_nan(made.report), allow_nan=False))
-    else:
-        print(summary(made.report))
-    for warning in made.report["warnings"]:
-        say(f"warning: {warning}", error=True)
+        print(_json({"images": reports}))
+    failed = sum("error" in r for r in reports)
+    if failed:
+        say(f"{failed} of {len(reports)} images failed", error=True)
+        raise typer.Exit(1)
 
 
-def _check(science: Path, template: Path, files: list[Path], sources: Path | None, plots: Path | None) -> None:
-    from service.pairs.outputs import check_format, check_outputs, file_of
-
-    if sources is not None:
-        check_format(sources)
-    check_outputs((file_of(science), file_of(template)), files, [plots] if plots is not None else [])
-
-
-def _write(made: "Difference", output: Path, score: Path | None, sources: Path | None, plots: Path | None) -> None:
-    from exposure.io.writing import write_exposure
-    from service.pairs.outputs import writing
-
-    with writing(output):
-        write_exposure(made.exposure, output, cards=made.cards, unit=made.unit)
-    if score is not None and made.score is not None:
-        with writing(score):
-            write_exposure(made.score, score, cards=made.cards)
-    if sources is not None:
-        from service.pairs.source_files import write_sources
-
-        with writing(sources):
-            write_sources(made.table(), sources)
-    if plots is not None:
-        from diffim.pictures.difference_pages import draw_subtraction
-
-        with writing(plots):
-            made.report["plots"] = [str(p) for p in draw_subtraction(made.subject, plots)]
+def _warn(report: Mapping[str, Any], which: str = "") -> None:
+    for warning in report["warnings"]:
+        say(f"warning: {which}{warning}", error=True)
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -120,6 +133,10 @@ def _count(n: int, below: int | None) -> str:
 
     said = f"{n} source" + ("" if n == 1 else "s")
     return said if below is None else f"{said}, {below} of them below reliability {RELIABLE}"
+
+
+def _json(report: Mapping[str, Any]) -> str:
+    return json.dumps(_without_nan(report), allow_nan=False)
 
 
 def _without_nan(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands.options import Json
+from service.commands.options import BadPixelMap, Json
 from service.terminal import print_table, say
 
 __all__ = ["instrument_app"]
@@ -18,13 +18,15 @@ instrument_app = typer.Typer(no_args_is_help=True, help="Instrument files: what 
 def check(
     instrument: Annotated[str, typer.Argument(help="instrument name or file")],
     frame: Annotated[Path, typer.Argument(help="FITS image")],
+    bad_pixels: BadPixelMap = None,
     as_json: Json = False,
 ) -> None:
     """Print what is understood of a frame, and what to write into the file where something is missing (then status 1)."""
     from exposure import load_instrument
     from service.frames.check import check_frame
+    from service.frames.given_map import with_bad_pixels
 
-    found = check_frame(frame, load_instrument(instrument))
+    found = check_frame(frame, with_bad_pixels(load_instrument(instrument), bad_pixels))
     if as_json:
         print(json.dumps(found.as_dict(), default=str))
     else:

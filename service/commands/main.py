@@ -15,7 +15,7 @@ from service.commands.alerts import alerts_app
 from service.commands.apdb import apdb_app
 from service.commands.diff import diff
 from service.commands.instrument import instrument_app
-from service.commands.options import Json, open_database, read_settings
+from service.commands.options import BadPixelMap, Json, open_database, read_settings
 from service.commands.orbits import orbits_app
 from service.commands.roles import add_roles
 from service.commands.template import template_app
@@ -95,6 +95,7 @@ def night(
     template_frames: Annotated[list[Path], typer.Option(help="frames of the template (repeat, or several after one)")],
     frames: Annotated[list[Path], typer.Option(help="frames to process")],
     positions: Annotated[Path | None, typer.Option(help="table (id, ra, dec) measured on every frame")] = None,
+    bad_pixels: BadPixelMap = None,
     keep: Annotated[bool, typer.Option(help="keep templates, differences and alert files")] = False,
     as_json: Json = False,
 ) -> None:
@@ -103,7 +104,7 @@ def night(
     from service.local.night_table import print_night
 
     read_settings()  # what is wrong in the environment is said before servers start
-    report = run_night(NightPlan(instrument, template_frames, frames, out, positions, keep), say)
+    report = run_night(NightPlan(instrument, template_frames, frames, out, positions, bad_pixels, keep), say)
     try:
         print_night(report, as_json)
     except OSError:

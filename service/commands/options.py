@@ -2,6 +2,7 @@
 
 import os
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,9 +15,15 @@ if TYPE_CHECKING:
     from apdb import Database
     from service.settings import Settings
 
-__all__ = ["DryRun", "Json", "key_values", "open_database", "read_settings"]
+__all__ = ["BadPixelMap", "DryRun", "Json", "key_values", "open_database", "read_settings"]
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+BadPixelMap = Annotated[
+    Path | None,
+    typer.Option(
+        "--bad-pixels", metavar="MAP", help="FITS map, or list of regions (.yaml), instead of the instrument file's"
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, do nothing")]
 
 

@@ -12,7 +12,7 @@ from exposure.header.cards import Cards
 from exposure.header.rules import HeaderRule
 from exposure.instrument import BANDS, visit_from_mjd
 from exposure.io.opening import split_choice
-from exposure.io.which_image import choose_image
+from exposure.io.which_image import choose_image, plane_beside
 from service.frames.findings import Findings
 from tasks.errors import AlertProdError
 
@@ -36,9 +36,14 @@ def check_files(found: Findings, hdus: fits.HDUList, rules: Instrument, path: Pa
         image = choose_image(hdus, rules, file.name, choice)
     except AlertProdError as error:
         image, why = None, error
-    names = {h.name.upper(): k for k, h in enumerate(hdus) if h.name}
     named = {n: getattr(rules.planes, n) for n in ("mask", "variance", "weight", "sigma", "psf")}
-    at = {n: names.get(p.upper(), p) if isinstance(p, str) else p for n, p in named.items() if p is not None}
+    at: dict[str, int | None] = {}
+    for plane, called in named.items():
+        if called is not None:
+            try:
+                at[plane] = plane_beside(hdus, image or 0, called, file.name)
+            except AlertProdError as error:
+                found.lack(plane, f"{error.code}: {error}", f"planes: {{{plane}: NUMBER}}")
     for k, hdu in enumerate(hdus):
         header, use = hdu.header, ["image"] * (k == image) + [plane for plane, place in at.items() if place == k]
         axes = " x ".join(str(header.get(f"NAXIS{j + 1}")) for j in range(int(header.get("NAXIS", 0)))) or "no data"
@@ -51,8 +56,8 @@ def check_files(found: Findings, hdus: fits.HDUList, rules: Instrument, path: Pa
         advice = f"planes: {{image: {images[0]}}}" if images else "name a file that holds an image"
         found.lack("image", f"{why.code}: {why}", advice)
     for plane, where in at.items():
-        if not (isinstance(where, int) and where < len(hdus)):
-            found.lack(plane, f"there is no HDU {where!r}", f"planes: {{{plane}: null}}")
+        if where is None:
+            found.lack(plane, f"there is no HDU {named[plane]!r}", f"planes: {{{plane}: null}}")
     return image
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from exposure.header.times import check_mjd
 from exposure.instrument import load_instrument
 from exposure.io.native import open_fits
+from exposure.io.opening import split_choice
 from exposure.io.plain import header_visit_info
 from service.errors import BadMessage, ForbiddenLocation
 
@@ -88,7 +89,7 @@ def parse_message(data: Any) -> VisitMessage:
 
 
 def local_path(uri: str, roots: list[Path]) -> Path:
-    """Return the path of a ``file:`` URI or plain path below one of the allowed directories.
+    """Return the path of a ``file:`` URI or plain path below one of the allowed directories; ``[EXT]`` behind it stays there.
 
     Raises
     ------
@@ -101,13 +102,13 @@ def local_path(uri: str, roots: list[Path]) -> Path:
     text = unquote(parts.path) if parts.scheme else uri
     if "\0" in text:
         raise ForbiddenLocation("the path holds a NUL character")
-    path = Path(text)
-    if not path.is_absolute():
+    file, choice = split_choice(text)  # links are followed for the file that is opened
+    if not file.is_absolute():
         raise ForbiddenLocation("the path must be absolute")
-    resolved = path.resolve()
+    resolved = file.resolve()
     if not any(resolved.is_relative_to(root.resolve()) for root in roots):
         raise ForbiddenLocation("the path is not below any of the allowed directories (ALERTPROD_DATA_ROOTS)")
-    return resolved
+    return resolved if choice is None else Path(f"{resolved}[{choice}]")
 
 
 def resolve_message(message: VisitMessage, roots: list[Path]) -> VisitMessage:

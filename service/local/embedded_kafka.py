@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import IO
 
 from apdb.operate.embedded import free_port
 from service.errors import MissingProgram
@@ -21,6 +22,7 @@ from tasks.errors import TransientError
 
 __all__ = ["EmbeddedKafka", "install_jars", "jar_directory"]
 
+FORMAT_S = 120.0
 _PROPERTIES = """process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
@@ -94,12 +96,16 @@ def install_jars() -> Path:
     return target
 
 
+def _launch(command: list[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
 @dataclass
 class EmbeddedKafka:
     """One broker in `directory`; use as a context manager or call start and stop.
 
     `properties` are further lines of ``server.properties`` (a later one wins), `scram` the passwords of SCRAM-SHA-512 users.
-    `started` is told the process number, which is that of a group too, before the broker is waited for.
+    `launch` starts the broker, given command and log, as the leader of a group of its own.
     """
 
     directory: Path
@@ -109,7 +115,7 @@ class EmbeddedKafka:
     wait_s: float = 60.0
     properties: dict[str, str] = field(default_factory=dict)
     scram: dict[str, str] = field(default_factory=dict)
-    started: Callable[[int], None] = lambda pid: None
+    launch: Callable[[list[str], IO[bytes]], "subprocess.Popen[bytes]"] = _launch
 
     @property
     def brokers(self) -> str:
@@ -144,17 +150,27 @@ class EmbeddedKafka:
             tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-c", str(config), "-t", cluster]
             for name, password in self.scram.items():
                 tool += ["--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]"]
-            subprocess.run([*self._java(jars, "128m"), *tool], check=True, stdout=subprocess.DEVNULL, timeout=120)
+            self._format([*self._java(jars, "128m"), *tool])
         self._log = self.directory / "kafka.log"
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*self._java(jars, self.heap), "kafka.Kafka", str(config)], stdout=log, stderr=log,
-                stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
-        self.started(self._process.pid)
+            self._process = self.launch([*self._java(jars, self.heap), "kafka.Kafka", str(config)], log)
         (self.directory / "kafka.pid").write_text(str(self._process.pid), encoding="utf-8")
         self._wait()
         return self.brokers
+
+    def _format(self, command: list[str]) -> None:
+        """Make the directory of the log; it is started as the broker is, for it makes directories that are missing."""
+        said = self.directory / "format.log"
+        with said.open("wb") as log:
+            process = self.launch(command, log)
+            try:
+                status = process.wait(timeout=FORMAT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = process.wait(timeout=10)
+        if status:
+            text = "" if self.scram else f": {said.read_text(errors='replace')[-1500:]}"  # no passwords in messages
+            raise TransientError(f"the Kafka broker's storage was not formatted (status {status}){text}")
 
     def _java(self, jars: Path, heap: str) -> list[str]:
         return [

@@ -1,7 +1,6 @@
 """A night from files: embedded servers, a template, every frame through the real service, results as files."""
 
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from typing import Any
 
 from apdb.operate.export import ledger_rows
 from service.errors import NightFailed
+from service.frames.given_map import check_fits_some, maps_of
 from service.local.campaign import post_visits, wait_finished, wait_published
-from service.local.night_frames import Frame, LeftOut, as_typed, read_frames
+from service.local.night_frames import Frame, LeftOut, as_typed, each_image, read_frames
 from service.local.night_report import exit_status, make_report, write_report, write_tables
 from service.local.stack import Stack
 from service.processes.interrupt import Interrupted, Signals
@@ -19,6 +19,7 @@ from service.processes.scratch import Scratch
 from service.processing.build_template import template_from_frames
 from service.processing.instruments import checked_instrument, instrument_folder
 from service.processing.positions import read_positions
+from service.settings import load_settings
 from service.terminal import progress
 from tasks.errors import AlertProdError
 
@@ -37,6 +38,7 @@ class NightPlan:
     frames: list[Path]
     out: Path
     positions: Path | None = None
+    bad_pixels: Path | None = None
     keep: bool = False
 
 
@@ -54,19 +56,21 @@ def run_night(plan: NightPlan, say: Callable[[str], None] = lambda text: None) -
     Raises
     ------
     InstrumentError, BadPositions
-        Before anything is started: instrument file or positions are wrong.
+        Before anything is started: instrument file, map of bad pixels or positions are wrong.
     """
-    rules = checked_instrument(plan.instrument)
+    rules = checked_instrument(plan.instrument, plan.bad_pixels)
+    if plan.bad_pixels is not None:
+        check_fits_some(rules, (*plan.frames, *plan.template_frames))
     if plan.positions is not None:
         read_positions(plan.positions)
     plan.out.mkdir(parents=True, exist_ok=True)
-    with Signals() as signals, Scratch() as scratch:
-        night = _Night(plan, signals, scratch, say)
+    with Signals() as signals, Scratch(crash_point=load_settings().crash_point) as scratch:
+        night = _Night(plan, signals, scratch, say, maps_of(rules))
         failure: BaseException | None = None
         try:
             night.read(rules)
             night.build(rules)
-            night.process()
+            night.process(rules)
         except (Interrupted, AlertProdError) as error:
             failure = error
         except BaseException as error:
@@ -78,13 +82,14 @@ def run_night(plan: NightPlan, say: Callable[[str], None] = lambda text: None) -
 class _Night:
     """One night on its way: what is known of its frames so far, and where its files are."""
 
-    def __init__(self, plan: NightPlan, signals: Signals, scratch: Scratch, say: Callable[[str], None]) -> None:
-        self._plan, self._signals, self._scratch, self._say = plan, signals, scratch, say
+    def __init__(
+        self, plan: NightPlan, signals: Signals, scratch: Scratch, say: Callable[[str], None], maps: list[dict[str, str]],
+    ) -> None:  # fmt: skip
+        self._plan, self._signals, self._scratch, self._say, self._maps = plan, signals, scratch, say, maps
         self._out = plan.out.resolve()
         self._work = self._out
         if not plan.keep:
-            self._work = Path(tempfile.mkdtemp(prefix="night-", dir=self._out))
-            scratch.note(directory=str(self._work))
+            self._work = scratch.make_directory(self._out, "night-")
         self._frames: list[Frame] = []
         self._left_out: list[LeftOut] = []
         self._rows: list[dict[str, Any]] = []
@@ -106,19 +111,29 @@ class _Night:
 
     def build(self, rules: Any) -> None:
         """Build the template of those of its frames that can be used."""
-        frames = list(dict.fromkeys(p.resolve() for p in self._plan.template_frames))
+        frames = self._template_images(rules)
         self._say(f"building the template from {len(frames)} frames")
         with self._signals.at_once():
             template_from_frames(
                 self._work / "templates", TEMPLATE_SET, frames, rules, bad_frame=self._bad_template_frame
             )
 
+    def _template_images(self, rules: Any) -> list[Path]:
+        """Return the frames of the template, each image of a file with several, once."""
+        found: dict[Path, None] = {}
+        for path in self._plan.template_frames:
+            try:
+                found |= dict.fromkeys(each_image(path.resolve(), rules))
+            except AlertProdError:  # who reads its pixels says what is wrong with it
+                found[path.resolve()] = None
+        return list(found)
+
     def _bad_template_frame(self, path: Path, error: Exception) -> None:
         typed = as_typed(path, error)
         self._left_out.append(LeftOut(path, typed.code, str(typed), template=True))
         self._say(f"left out of the template: {path}: {typed.code}: {typed}")
 
-    def process(self) -> None:
+    def process(self, rules: Any) -> None:
         """Run all frames through a service.
 
         Raises
@@ -126,7 +141,7 @@ class _Night:
         NightFailed
             None came to an end without an error.
         """
-        name, environment = instrument_folder(self._plan.instrument, self._scratch.path / "instruments")
+        name, environment = instrument_folder(self._plan.instrument, self._scratch.path / "instruments", rules)
         stack = Stack(
             self._settings(), say=self._say, scratch=self._scratch, environment=environment, check=self._signals.check
         )
@@ -176,7 +191,7 @@ class _Night:
         """Write the report and delete what is not kept."""
         import shutil
 
-        report = make_report(self._frames, self._left_out, self._rows)
+        report = make_report(self._frames, self._left_out, self._rows) | {"badPixelMaps": self._maps}
         if failure is not None and not isinstance(failure, Interrupted):
             code = getattr(failure, "code", "internal")
             report["error"] = {"code": code, "message": str(failure) or type(failure).__name__}

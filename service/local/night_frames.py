@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from exposure import Instrument
-from exposure.errors import FitsUnreadable
+from exposure.errors import FitsUnreadable, ImageAmbiguous
 from exposure.instrument import visit_from_mjd
 from exposure.io.native import open_fits
+from exposure.io.opening import split_choice
 from exposure.io.plain import header_visit_info
+from exposure.io.several import images_in
 from service.errors import DuplicateVisit
 from tasks.errors import AlertProdError
 
-__all__ = ["Frame", "LeftOut", "as_typed", "read_frames"]
+__all__ = ["Frame", "LeftOut", "as_typed", "each_image", "read_frames"]
 
 SAME_TIME_DAYS = 1e-3 / 86_400  # detectors of one exposure: their times are equal but for rounding
 
@@ -64,16 +66,20 @@ def read_frames(
 ) -> tuple[list[Frame], list[LeftOut]]:
     """Return the frames in order of time, detector and name, each with a number of its own, and those left out.
 
+    Each image of a file with several is a frame, with the detector that its own header names.
+
     A number that comes from the time is moved to the next free second where another exposure has it; detectors of one
     exposure share it. Numbers out of headers stay as they are.
     """
-    frames, left = [], []
+    frames: list[Frame] = []
+    left: list[LeftOut] = []
     for path in _once(paths, say):
         try:
-            frames.append(_read(path, rules))
-        except Exception as error:  # whatever is wrong with one frame, the others are processed
-            typed = as_typed(path, error)
-            left.append(LeftOut(path, typed.code, str(typed)))
+            good, bad = _of_file(path, rules)
+        except Exception as error:  # whatever is wrong with one file, the others are processed
+            good, bad = [], [_left_out(path, error)]
+        frames += good
+        left += bad
     frames.sort(key=_order)
     numbered, twice = _numbered(frames, rules)
     kept = []
@@ -90,14 +96,66 @@ def _order(frame: Frame) -> tuple[float, int, str, str]:
     return frame.mjd, frame.detector, frame.path.name, str(frame.path)
 
 
+def each_image(path: Path, rules: Instrument) -> list[Path]:
+    """Return the path of a frame or, where its file holds several images and it names none, that of each of them.
+
+    Raises
+    ------
+    FitsUnreadable
+        It is no file with an image.
+    """
+    file, choice = split_choice(path)
+    found = [] if choice is not None else images_in(file, rules)
+    return [image.of(file) for image in found] if len(found) > 1 else [path]
+
+
+def _of_file(path: Path, rules: Instrument) -> tuple[list[Frame], list[LeftOut]]:
+    """Return the frames of a file, and those of its images that cannot be used.
+
+    Raises
+    ------
+    ImageAmbiguous
+        Images of one file that have one detector: nothing tells them apart.
+    """
+    _check_name(path)
+    try:
+        return [_read(path, rules)], []
+    except ImageAmbiguous:
+        images = each_image(path, rules)
+        if len(images) == 1:
+            raise
+    frames: list[Frame] = []
+    left: list[LeftOut] = []
+    for image in images:
+        try:
+            frames.append(_read(image, rules))
+        except Exception as error:  # whatever is wrong with one image, the others are processed
+            left.append(_left_out(image, error))
+    numbers = [f.detector for f in frames]
+    twice = next((n for n in numbers if numbers.count(n) > 1), None)
+    if twice is not None:
+        says = "it names none" if rules.detector.key is None else f"now {rules.detector.key}"
+        raise ImageAmbiguous(
+            f"{path.name} holds {len(images)} images, and more than one has detector {twice}: name under `detector` of the instrument "
+            f"file a card that each has in its own header ({says}), or one image under planes.image"
+        )
+    return frames, left
+
+
+def _left_out(path: Path, error: Exception) -> LeftOut:
+    typed = as_typed(path, error)
+    return LeftOut(path, typed.code, str(typed))
+
+
 def _once(paths: Iterable[Path], say: Callable[[str], None]) -> list[Path]:
     """Return each file once, by what it is and not by how it was named."""
     found: dict[Any, Path] = {}
     for path in paths:
-        resolved = path.resolve()
+        file, choice = split_choice(path)
+        resolved = path.resolve() if choice is None else Path(f"{file.resolve()}[{choice}]")
         try:
-            status = resolved.stat()
-            key: Any = (status.st_dev, status.st_ino)
+            status = file.stat()
+            key: Any = (status.st_dev, status.st_ino, choice)
         except OSError:
             key = resolved
         if key in found:
@@ -107,10 +165,12 @@ def _once(paths: Iterable[Path], say: Callable[[str], None]) -> list[Path]:
     return list(found.values())
 
 
-def _read(path: Path, rules: Instrument) -> Frame:
-    if not path.exists():
+def _check_name(path: Path) -> None:
+    """Refuse what is no file, or has a name that no message can hold."""
+    file, _ = split_choice(path)
+    if not file.exists():
         raise FitsUnreadable(f"{path} does not exist")
-    if not path.is_file():
+    if not file.is_file():
         raise FitsUnreadable(
             f"{path} is no file: name the frames one by one, or with a pattern such as {path.name}/*.fits"
         )
@@ -118,6 +178,9 @@ def _read(path: Path, rules: Instrument) -> Frame:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise FitsUnreadable(f"{path!r}: the name of the file is no UTF-8: rename it") from error
+
+
+def _read(path: Path, rules: Instrument) -> Frame:
     with open_fits(path) as hdus:
         info = header_visit_info(hdus, rules, name=path)
     by_time = rules.visit is None and info.visit == visit_from_mjd(info.midpoint_mjd_tai, rules.visit_rule)

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -60,7 +61,7 @@ class Stack:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> "Stack":
-        self.owned = self._given if isinstance(self._given, Scratch) else Scratch(self._given)
+        self.owned = self._given if isinstance(self._given, Scratch) else self._own(self._given)
         self.scratch = self.owned.path
         try:
             self._start()
@@ -68,6 +69,9 @@ class Stack:
             self.__exit__(None, None, None)
             raise
         return self
+
+    def _own(self, path: Path | None) -> Scratch:
+        return Scratch(path, load_settings(**self._overrides).crash_point)
 
     def _start(self) -> None:
         sweep()
@@ -79,7 +83,7 @@ class Stack:
         self._check()
         self._say("starting Kafka")
         self.kafka = EmbeddedKafka(
-            self.scratch / "kafka", keep=self._keep, port=self._port("kafka"), started=self.owned.note_process
+            self.scratch / "kafka", keep=self._keep, port=self._port("kafka"), launch=partial(self.owned.start, "kafka")
         )
         brokers = self.kafka.start()
         values: dict[str, Any] = {
@@ -108,15 +112,10 @@ class Stack:
         """Start one role of the service as its own process (again, when it was stopped)."""
         self._check()
         self._say(f"starting {role}")
-        log = (self.scratch / f"{role}.log").open("ab")
-        process = subprocess.Popen(
-            program("service.commands.main", role), env=child_environment(self.settings, **self._environment, **environment),
-            stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        log.close()
-        self.processes[role] = process
-        self.owned.note_process(process.pid)
-        return process
+        variables = child_environment(self.settings, **self._environment, **environment)
+        with (self.scratch / f"{role}.log").open("ab") as log:
+            self.processes[role] = self.owned.start(role, program("service.commands.main", role), log, variables)
+        return self.processes[role]
 
     def _wait_api(self) -> None:
         if not wait_api(self.url, self.processes["serve"], check=self._check):

@@ -11,6 +11,7 @@ from apdb.operate.embedded import free_port, is_free
 from service.errors import PortInUse, SettingsError
 from service.local.stack import Stack
 from service.processes.interrupt import Interrupted, Signals
+from service.processes.scratch import is_owners
 from service.settings import PREFIX
 from tasks.errors import CallerError
 
@@ -86,11 +87,18 @@ def _existing(root: Path) -> Path:
 
 
 def _check_place(data: Path) -> None:
-    """Refuse a directory that holds something else: its rights are changed, and servers write into it."""
+    """Refuse a directory that holds something else: its rights are changed, and servers write into it.
+
+    What a start that was killed has left, the owner's file and the port of a server, is nothing else.
+    """
     if data.exists() and not data.is_dir():
         raise CallerError(f"--data {data}: a file is there: name a directory")
-    if data.is_dir() and any(data.iterdir()) and not (data / "postgres").is_dir():
+    if data.is_dir() and not (data / "postgres").is_dir() and not all(map(_is_of_a_start, data.iterdir())):
         raise CallerError(f"--data {data}: other files are in it: name an empty or a new directory")
+
+
+def _is_of_a_start(path: Path) -> bool:
+    return is_owners(path) or path.name == "postgres.port"
 
 
 def exports(stack: Stack) -> str:

@@ -68,6 +68,7 @@ def difference_cards(
     if new.calib is not None and new.calib.variation is None:
         zero = AB_ZEROPOINT - 2.5 * float(np.log10(new.calib.mean))
         header["MAGZERO"] = (round(zero, 6), "[mag] AB magnitude of 1 count")
+    header.extend(new.maps)
     for line in _history(options):
         header.add_history(line)
     return header

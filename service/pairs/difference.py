@@ -3,33 +3,23 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from calibration.defects.mending import mend_with_sky
-from calibration.noise import fill_variance, subtract_background
 from calibration.psf.smoothing import UNDERSAMPLED_FWHM
-from calibration.stars import bright_stars
-from diffim.errors import MismatchError, NoTemplateCoverage
-from diffim.matching.registration import fit_displacement, match_lists, resampled
+from diffim.errors import MismatchError
 from diffim.options import plain_options
 from diffim.pictures.difference_pages import Subject
 from diffim.pipeline import Differencing
-from diffim.pixels.warp import warp_exposure
-from diffim.subtraction.variance_scale import check_variance
-from exposure import Exposure, Instrument, PhotoCalib, subtract_mesh
-from exposure.background import subtract_plane
+from exposure import Exposure, Instrument, PhotoCalib
 from exposure.flagging.missing import forget_missing
 from exposure.io.native import read_planes
 from exposure.io.opening import split_choice
-from exposure.stars import Stars
 from exposure.threads import in_threads
 from service.pairs.cards import difference_cards
 from service.pairs.checks import check_distinct, check_one_grid, check_wcs
 from service.pairs.facts import checksum, facts_of
+from service.pairs.prepare import prepare_pair
 from service.pairs.source_columns import RELIABLE
 from tasks.errors import CallerError
 from tasks.reprs import short_repr
@@ -40,11 +30,8 @@ if TYPE_CHECKING:
 
     from service.pairs.source_table import SourceTable
 
-__all__ = ["Difference", "difference_files", "difference_pair", "kernel_candidates", "subtract_sky"]
+__all__ = ["Difference", "difference_files", "difference_pair"]
 
-BORDER = 40
-MESH = 256
-ENOUGH_STARS = 100  # bright ones; where there are fewer, faint ones are searched too
 _REPORTED = (
     "convolved", "kernelOrder", "nKernelCandidates", "nKernelUsed", "kernelResidualRms", "spatialKernelSum",
     "kernelDeconvolves", "ALKernelSize", "scaleScienceVarianceFactor", "scaleTemplateVarianceFactor",
@@ -94,7 +81,7 @@ class Difference:
 def difference_files(
     science: Path, template: Path, rules: Instrument, *, registered: bool = False, register: bool = False,
     mode: str = "auto", score: bool = False, sources: bool = False, pictures: bool = False,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None, checksums: tuple[str, str] | None = None,
 ) -> Difference:  # fmt: skip
     """Subtract `template` from `science`.
 
@@ -114,6 +101,8 @@ def difference_files(
         Keep what pictures are drawn of.
     options
         Options of image differencing (`diffim.options`) over those of the instrument file.
+    checksums
+        Of the two files, where they are known: of many images in them each is read once.
 
     Raises
     ------
@@ -122,9 +111,7 @@ def difference_files(
     """
     way = _way(rules, registered, register, mode, score, sources, pictures, options)
     start = time.perf_counter()
-    read = in_threads(partial(_open, rules=rules), (science, template))
-    pair, checksums = [one for one, _ in read], [one for _, one in read]
-    del read  # the pair has one owner
+    pair, checksums = _read((science, template), rules, checksums)
     seconds = round(time.perf_counter() - start, 3)
     made = _of_pair(pair, way, rules, registered, register, options, (science.name, template.name), checksums)
     made.report["seconds"] = {"read": seconds} | made.report["seconds"]
@@ -167,7 +154,7 @@ def _of_pair(
     old_wcs = old.wcs
     seconds: dict[str, float] = {}
     start = time.perf_counter()
-    new, old, new_stars = _prepared(new, old, rules, registered, register)
+    new, old, new_stars = prepare_pair(new, old, rules, registered, register)
     if not register:
         warnings.append(check_one_grid(new, old, new_stars, old_wcs, names, registered))
     seconds["prepare"] = round(time.perf_counter() - start, 3)
@@ -245,83 +232,13 @@ def _way(
     return Differencing(plain_options(overrides), registered=registered or register)
 
 
-def _prepared(
-    new: Exposure, old: Exposure, rules: Instrument, registered: bool, register: bool
-) -> tuple[Exposure, Exposure, Stars]:
-    """Return a pair without sky, on one pixel grid, each with a PSF, and the stars of the image."""
-    if registered and new.image.shape != old.image.shape:
-        raise MismatchError(f"registered images must have one shape, got {new.image.shape} and {old.image.shape}")
-    in_threads(partial(mend_with_sky, rules=rules), (new, old))
-    aligned = registered or register  # else the template loses its sky once it is resampled
-    in_threads(partial(subtract_sky, rules=rules), (new, old) if aligned else (new,))
-    new_stars = kernel_candidates(new, rules)
-    if register:
-        old = _registered(new, old, new_stars, rules)
-    elif registered:
-        old.wcs = new.wcs
-    else:
-        old = _warped(new, old, rules)
-    if old.psf is None:
-        kernel_candidates(old, rules)
-    return new, old, new_stars
+def _read(
+    paths: tuple[Path, Path], rules: Instrument, checksums: tuple[str, str] | None
+) -> tuple[list[Exposure], tuple[str, str]]:
+    """Return the two images and the checksums of their files."""
 
+    def open_one(path: Path) -> tuple[Exposure, str]:
+        return read_planes(path, rules), "" if checksums else checksum(split_choice(path)[0])
 
-def _open(path: Path, rules: Instrument) -> tuple[Exposure, str]:
-    return read_planes(path, rules), checksum(split_choice(path)[0])
-
-
-def subtract_sky(exposure: Exposure, rules: Instrument) -> None:
-    """Subtract the sky; fill in the variance where the file has none."""
-    if not np.isfinite(exposure.variance).any():
-        rms = subtract_background(exposure, MESH)
-        fill_variance(exposure, rms, rules.model_copy(update={"variance": "empirical"}))
-        return
-    subtract_plane(exposure, MESH)
-    subtract_mesh(exposure, MESH, "SAT", "BAD")
-    check_variance(exposure)
-
-
-def kernel_candidates(exposure: Exposure, rules: Instrument) -> Stars:
-    """Return the sources that may be kernel stars; the PSF is measured on them where the file has none."""
-    stars = bright_stars(exposure)
-    if len(stars) < ENOUGH_STARS:
-        from calibration.sources import detect_sources
-
-        found = detect_sources(exposure)
-        stars = Stars.of(found.assign(psfFlux=found.apFlux))
-    if exposure.psf is None:
-        from calibration.psf.model import fit_psf
-
-        exposure.psf = fit_psf(exposure, stars.table(), rules.characterize.psf_order).psf
-    return stars
-
-
-def _warped(science: Exposure, template: Exposure, rules: Instrument) -> Exposure:
-    """Put the template on the pixels of the image, with a border for the kernel; its PSF is still to be measured there."""
-    wcs = science.require_wcs()
-    template.require_wcs()
-    subtract_sky(template, rules)  # on its own pixels: noise that is to be measured must not be resampled yet
-    x0, y0, width, height = science.bbox
-    warped = warp_exposure(template, wcs, (x0 - BORDER, y0 - BORDER, width + 2 * BORDER, height + 2 * BORDER))
-    warped.band = science.band
-    if not warped.good().any():
-        (ra, dec), (u, v) = (e.require_wcs().pixel_to_sky(e.width / 2, e.height / 2) for e in (science, template))
-        raise NoTemplateCoverage(
-            f"image and template have no pixel in common: by their WCS their middles lie at ({float(ra):.4f}, {float(dec):+.4f}) and "
-            f"({float(u):.4f}, {float(v):+.4f}) deg; give a template of the same field"
-        )
-    return warped
-
-
-def _registered(science: Exposure, template: Exposure, stars: Stars, rules: Instrument) -> Exposure:
-    """Put the template on the pixels of the image by the stars that both have."""
-    own = kernel_candidates(template, rules)
-    x, y, u, v = stars.x, stars.y, own.x, own.y
-    first, second = match_lists(x, y, u, v)
-    x, y, u, v = x[first], y[first], u[second], v[second]
-    found = fit_displacement(x, y, u - x, v - y, np.full(x.size, 0.05), science.bbox)
-    template.wcs = science.wcs
-    x0, y0, width, height = science.bbox
-    moved = resampled(template, found, (x0 - BORDER, y0 - BORDER, width + 2 * BORDER, height + 2 * BORDER))
-    moved.band, moved.psf = science.band, None  # its PSF is measured where it lies now
-    return moved
+    (new, of_new), (old, of_old) = in_threads(open_one, paths)
+    return [new, old], checksums or (of_new, of_old)

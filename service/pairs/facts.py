@@ -1,24 +1,29 @@
 """What is known of the images of a pair besides their pixels: names, times, filters, calibrations, units."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 
 from exposure import Exposure, Instrument, PhotoCalib, VisitInfo
 from exposure.errors import ExposureError
 from exposure.header.cards import Cards
 from exposure.io.plain import visit_info_of
 
-__all__ = ["Facts", "checksum", "facts_of"]
+__all__ = ["Facts", "checksum", "facts_of", "map_cards"]
+
+MOST_MAPS = 9  # that have cards of their own: names of cards have room for one digit
 
 
 @dataclass(frozen=True)
 class Facts:
     """One image: what messages call it, and what its header or its owner says of it; what nobody says is empty.
 
-    ``unit`` is that of its pixels (BUNIT), ``problem`` what is wrong with its zero point, ``sha256`` of its file.
+    ``unit`` is that of its pixels (BUNIT), ``problem`` what is wrong with its zero point, ``sha256`` of its file, ``maps``
+    are cards that name its maps of bad pixels.
     """
 
     name: str
@@ -29,6 +34,7 @@ class Facts:
     unit: str = ""
     problem: str = ""
     sha256: str = ""
+    maps: fits.Header = field(default_factory=fits.Header, compare=False)
 
 
 def checksum(path: Path) -> str:
@@ -40,6 +46,21 @@ def checksum(path: Path) -> str:
         return ""
 
 
+def map_cards(exposure: Exposure) -> fits.Header:
+    """Return cards that name the files whose bad pixels an exposure was read with: BPMFILE, BPMSHA, BPMFILE2, ..."""
+    header = fits.Header()
+    for number, path in enumerate(map(Path, exposure.metadata.get("badPixelMaps", ())[:MOST_MAPS]), start=1):
+        end = "" if number == 1 else str(number)
+        header[f"BPMFILE{end}"] = (path.name, "map of bad pixels")
+        header[f"BPMSHA{end}"] = _checksum_then(path, path.stat().st_mtime_ns)  # as long as a card: no comment
+    return header
+
+
+@lru_cache(maxsize=16)
+def _checksum_then(path: Path, _changed_ns: int) -> str:
+    return checksum(path)
+
+
 def facts_of(exposure: Exposure, rules: Instrument, name: str, sha256: str = "") -> Facts:
     """Return what is known of an image, by its own attributes or, where it is a plain one, by its header.
 
@@ -48,8 +69,9 @@ def facts_of(exposure: Exposure, rules: Instrument, name: str, sha256: str = "")
     header = exposure.metadata.get("header")
     if header is None:
         return Facts(
-            name, exposure.visit_info, exposure.band, exposure.physical_filter, exposure.photo_calib, sha256=sha256
-        )
+            name, exposure.visit_info, exposure.band, exposure.physical_filter, exposure.photo_calib, sha256=sha256,
+            maps=map_cards(exposure),
+        )  # fmt: skip
     band, physical = _filter_of(header, rules)
     calib, problem = exposure.photo_calib, ""
     if calib is None:
@@ -58,7 +80,7 @@ def facts_of(exposure: Exposure, rules: Instrument, name: str, sha256: str = "")
         except ExposureError as error:
             problem = f"{name}: fluxes are not calibrated: {error.message}"
     info = exposure.visit_info or visit_info_of(header, rules)
-    return Facts(name, info, band, physical, calib, _text(header, "BUNIT"), problem, sha256)
+    return Facts(name, info, band, physical, calib, _text(header, "BUNIT"), problem, sha256, map_cards(exposure))
 
 
 def _filter_of(header: Cards, rules: Instrument) -> tuple[str, str]:

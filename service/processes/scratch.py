@@ -4,29 +4,40 @@ The owner holds a lock on the file ``owner`` in the directory. The system lets g
 ends: whoever can take the lock knows that the owner is gone. The lines of the file say what there is to clear away: process
 groups (with the time at which they started, so that a number given to another program is not taken for ours),
 directories elsewhere, and whether the scratch directory goes as well.
+
+The owner may be killed at any instant, so nothing is ever there that is not noted before. A directory of ours gets its
+name when the file lies in it, locked and written; until then, and again while it is deleted, it has a name by which a
+sweep knows it. A directory elsewhere is noted before it is made. A program that is started waits until it is noted, and
+ends where that never comes.
 """
 
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from service.crash import crash_at
 from service.errors import ScratchInUse
 from service.processes.children import program
 
-__all__ = ["PREFIX", "Scratch", "clear", "sweep"]
+__all__ = ["PREFIX", "Scratch", "clear", "is_owners", "sweep"]
 
 PREFIX = "alertprod-"
 OWNER = "owner"
+UNNAMED = ".part"  # ends the name of a directory of ours that is being made or deleted; a dot begins it
 GRACE_S = 10.0
+DELETE_S = 5.0  # what was killed may still end a write that it had begun
+_GATE = 'read go && exec "$@" < /dev/null'  # of the shell; reading fails at the end of the pipe
 
 
 class Scratch:
@@ -36,6 +47,8 @@ class Scratch:
     ----------
     path
         Made where it is None, and then deleted in the end.
+    crash_point
+        For fault tests: where to die by SIGKILL (see `service.crash`).
 
     Raises
     ------
@@ -43,32 +56,82 @@ class Scratch:
         Another process that lives has the directory.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.temporary = path is None
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX)) if path is None else path.resolve()
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not self.temporary and (self.path / OWNER).exists() and not clear(self.path):
-            raise ScratchInUse(f"{self.path} is in use by another process: stop that one, or choose another directory")
-        self._file = self._take()
-        self.note(scratch=str(self.path), pid=os.getpid(), temporary=self.temporary, machine=_machine())
+    def __init__(self, path: Path | None = None, crash_point: str = "") -> None:
+        self.temporary, self._crash_point = path is None, crash_point
+        if path is None:
+            self.path, self._file = self._make()
+        else:
+            self.path = path.resolve()
+            self.path.mkdir(parents=True, exist_ok=True)
+            if (self.path / OWNER).exists() and not clear(self.path):
+                raise ScratchInUse(
+                    f"{self.path} is in use by another process: stop that one, or choose another directory"
+                )
+            try:
+                self._file = self._take(self.path, self.path)
+            except FileNotFoundError as error:
+                raise ScratchInUse(f"{self.path} was taken by another process that started now: try again") from error
+            for left in filter(is_owners, self.path.glob(f"{OWNER}.*")):  # of one that was killed before it had it
+                left.unlink(missing_ok=True)
+        self._crash("scratch_made")
         self._warden = _start_warden(self.path)
 
-    def _take(self) -> IO[str]:
-        """Return the locked file; it appears under its name with the lock already on it."""
-        new = self.path / f"{OWNER}.{os.getpid()}"
+    def _crash(self, name: str) -> None:
+        crash_at(name, self._crash_point)
+
+    def _make(self) -> tuple[Path, IO[str]]:
+        """Make a directory that has its name only when the locked file is in it; a sweep may take it away before that."""
+        while True:
+            unnamed = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", suffix=UNNAMED)).resolve()
+            path = unnamed.with_name(unnamed.name[1 : -len(UNNAMED)])
+            self._crash("scratch_unnamed")
+            with suppress(FileNotFoundError):
+                file = self._take(unnamed, path)
+                self._crash("scratch_taken")
+                unnamed.rename(path)
+                return path, file
+
+    def _take(self, folder: Path, path: Path) -> IO[str]:
+        """Return the file of a folder that is, or will be, `path`: it appears there locked, and says whose it is."""
+        new = folder / f"{OWNER}.{os.getpid()}"
         file = new.open("w", encoding="utf-8")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        new.rename(self.path / OWNER)
+        self._crash("scratch_opened")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            _write(file, scratch=str(path), pid=os.getpid(), temporary=self.temporary, machine=_machine())
+            new.rename(folder / OWNER)
+        except OSError:
+            file.close()
+            raise
         return file
 
-    def note(self, **what: Any) -> None:
-        """Add a line to the file: what is to be cleared away should this process not come to it."""
-        self._file.write(json.dumps(what) + "\n")
-        self._file.flush()
+    def make_directory(self, parent: Path, prefix: str) -> Path:
+        """Make a directory elsewhere that is deleted with this one should we be killed."""
+        made = parent / f"{prefix}{secrets.token_hex(8)}"
+        _write(self._file, directory=str(made))
+        made.mkdir(mode=0o700)
+        self._crash("directory_made")
+        return made
 
-    def note_process(self, pid: int) -> None:
-        """Note a process that leads a group of its own."""
-        self.note(group=pid, started=_start_time(pid))
+    def start(
+        self, name: str, command: Sequence[str], log: IO[bytes], environment: Mapping[str, str] | None = None
+    ) -> "subprocess.Popen[bytes]":
+        """Start a program that leads a group of its own, its words in `log`; it begins once it is noted.
+
+        Until then a shell waits in its place, under the same number. Should we be killed, the shell ends instead.
+        """
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", _GATE, "sh", *command], stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
+        self._crash(f"{name}_started")
+        _write(self._file, group=process.pid, started=_start_time(process.pid))
+        self._crash(f"{name}_noted")
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as gate:
+            gate.write(b"go\n")
+        process.stdin = None
+        return process
 
     def __enter__(self) -> "Scratch":
         return self
@@ -78,9 +141,11 @@ class Scratch:
 
     def close(self) -> None:
         """Delete the directory where it is ours, let go of the lock, and let the warden end."""
-        (self.path / OWNER).unlink(missing_ok=True)
         if self.temporary:
-            shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(FileNotFoundError):  # the user was faster
+                _delete(self.path)
+        else:
+            (self.path / OWNER).unlink(missing_ok=True)
         self._file.close()
         assert self._warden.stdin is not None
         self._warden.stdin.close()
@@ -89,6 +154,17 @@ class Scratch:
         except subprocess.TimeoutExpired:
             self._warden.kill()
             self._warden.wait(timeout=10)
+
+
+def is_owners(path: Path) -> bool:
+    """Return whether a file is that of an owner, or was to become it."""
+    return path.name == OWNER or (path.stem == OWNER and path.suffix[1:].isdigit())
+
+
+def _write(file: IO[str], **what: Any) -> None:
+    """Add a line: what is to be cleared away should the owner not come to it."""
+    file.write(json.dumps(what) + "\n")
+    file.flush()
 
 
 def _start_warden(scratch: Path) -> "subprocess.Popen[bytes]":
@@ -101,8 +177,43 @@ def _start_warden(scratch: Path) -> "subprocess.Popen[bytes]":
 
 def sweep(parent: Path | None = None) -> int:
     """Clear the scratch directories below `parent` (that of temporary files) whose owners are gone; returns how many."""
-    found = Path(tempfile.gettempdir() if parent is None else parent).glob(f"{PREFIX}*/{OWNER}")
-    return sum(clear(owner.parent) for owner in found)
+    folder = Path(tempfile.gettempdir() if parent is None else parent)
+    for unnamed in folder.glob(f".{PREFIX}*{UNNAMED}"):
+        _clear_unnamed(unnamed)
+    return sum(clear(owner.parent) for owner in folder.glob(f"{PREFIX}*/{OWNER}"))
+
+
+def _clear_unnamed(unnamed: Path) -> None:
+    """Delete a directory whose owner was killed while it made or deleted it: there is at most his file in it."""
+    with suppress(OSError):
+        if unnamed.is_symlink() or unnamed.stat().st_uid != os.geteuid():
+            return
+        for owner in unnamed.glob(f"{OWNER}*"):
+            with owner.open(encoding="utf-8") as file:
+                if not _lock(file, 0.0):
+                    return
+                owner.unlink()
+                unnamed.rmdir()  # with the lock: whoever waits for it finds the directory gone, and makes another
+                return
+        unnamed.rmdir()
+
+
+def _delete(scratch: Path) -> None:
+    """Delete a scratch directory; the owner's file goes last, in a directory that has lost its name.
+
+    What cannot be deleted stays, with the file, for the next sweep.
+    """
+    deadline = time.monotonic() + DELETE_S
+    while left := [p for p in scratch.iterdir() if p.name != OWNER]:
+        if time.monotonic() > deadline:
+            return
+        for path in left:
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    unnamed = scratch.with_name(f".{scratch.name}{UNNAMED}")
+    scratch.rename(unnamed)
+    (unnamed / OWNER).unlink(missing_ok=True)
+    shutil.rmtree(unnamed, ignore_errors=True)
 
 
 def clear(scratch: Path, wait_s: float = 0.0) -> bool:
@@ -125,9 +236,10 @@ def clear(scratch: Path, wait_s: float = 0.0) -> bool:
             for note in notes:
                 if "directory" in note:
                     shutil.rmtree(note["directory"], ignore_errors=True)
-            owner.unlink(missing_ok=True)
             if any(n.get("temporary") for n in notes):
-                shutil.rmtree(scratch, ignore_errors=True)
+                _delete(scratch)
+            else:
+                owner.unlink(missing_ok=True)
     except (OSError, ValueError):
         return False
     return True

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import pandas as pd
+
 from calibration import ReferenceStars
 from calibration.characterize import characterize
 from diffim.errors import TemplateSetError
@@ -67,12 +69,29 @@ def _attempt(path: Path, act: Callable[[Path], T], bad_frame: Callable[[Path, Ex
 def _calibrated(
     path: Path, rules: Instrument, reference: ReferenceStars | None, before: Sequence[Exposure]
 ) -> Exposure:
-    """Read and characterise a frame; without a reference the stars of the frames before are it."""
+    """Read and characterise a frame; without a reference the stars of the frames before are it.
+
+    The first frame of another detector that has none of them in its field sets its own scale, as the first of all does.
+    """
     exposure = Exposure.read_fits(path, rules)
     if reference is None and before:
-        reference = ReferenceStars(merge_stars(list(before), _scale(list(before), rules)))
+        found = merge_stars(list(before), _scale(list(before), rules))
+        if _seen(exposure, before) or _in_field(exposure, found):
+            reference = ReferenceStars(found)
     characterize(exposure, rules, reference)
     return exposure
+
+
+def _seen(exposure: Exposure, before: Sequence[Exposure]) -> bool:
+    """Whether a frame of the same detector is among those before."""
+    assert exposure.visit_info is not None
+    return any(b.visit_info is not None and b.visit_info.detector == exposure.visit_info.detector for b in before)
+
+
+def _in_field(exposure: Exposure, stars: pd.DataFrame) -> bool:
+    """Whether any of the stars lies on the frame."""
+    x, y = exposure.require_wcs().sky_to_pixel(stars.ra.to_numpy(), stars.dec.to_numpy())
+    return bool(exposure.contains(x, y).any())
 
 
 def _scale(frames: list[Exposure], rules: Instrument) -> float:

@@ -6,8 +6,11 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
+import yaml
+
 from exposure import Instrument, load_instrument
 from exposure.errors import InstrumentError
+from service.frames.given_map import with_bad_pixels
 from tasks.errors import CallerError
 
 __all__ = ["checked_instrument", "instrument_folder"]
@@ -15,17 +18,18 @@ __all__ = ["checked_instrument", "instrument_folder"]
 TASKS = {"ImageDifferenceTask": "diffim", "DiaPipelineTask": "association"}  # task -> the room that has it
 
 
-def checked_instrument(name: str) -> Instrument:
+def checked_instrument(name: str, bad_pixels: Path | None = None) -> Instrument:
     """Load an instrument by name or by the path of its file, and check its ``task_config``.
 
-    The tasks are loaded only where the file has options for them.
+    The tasks are loaded only where the file has options for them. `bad_pixels` is a map instead of the file's own; see
+    `service.frames.given_map.with_bad_pixels`.
 
     Raises
     ------
     InstrumentError
         What `exposure.load_instrument` raises, or an option that no task has, or a value that the task refuses.
     """
-    rules = load_instrument(name)
+    rules = with_bad_pixels(load_instrument(name), bad_pixels)
     for task, options in rules.task_config.items():
         where = f"instrument {name}: task_config: {task}"
         if task not in TASKS:
@@ -43,17 +47,24 @@ def checked_instrument(name: str) -> Instrument:
     return rules
 
 
-def instrument_folder(name: str, folder: Path) -> tuple[str, dict[str, str]]:
+def instrument_folder(name: str, folder: Path, rules: Instrument) -> tuple[str, dict[str, str]]:
     """Return the name under which child processes know an instrument, and the environment that they need for it.
 
     A visit message holds a name, never a path: nobody can make the service read a file of his choice. The file of a path
-    is linked into `folder`, which is the first that the children look into.
+    is linked into `folder`, which is the first that the children look into; where its bad pixels were given, the
+    instrument is written there as it is meant.
     """
-    if not (name.endswith((".yaml", ".yml"))):
+    is_path, given = name.endswith((".yaml", ".yml")), rules.bad_pixels_from is not None
+    if not (is_path or given):
         return name, {}
     folder.mkdir(parents=True, exist_ok=True)
     path = Path(name).absolute()
-    known = re.sub(r"[^A-Za-z0-9_.\-]", "_", path.stem)[:64] or "instrument"
-    (folder / f"{known}.yaml").symlink_to(path)
+    known = (re.sub(r"[^A-Za-z0-9_.\-]", "_", path.stem)[:64] or "instrument") if is_path else name
+    place = folder / f"{known}.yaml"
+    if given:
+        # what the file leaves open stays open: some rules ask whether it was said
+        place.write_text(yaml.safe_dump(rules.model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
+    else:
+        place.symlink_to(path)
     others = os.environ.get("ALERTPROD_INSTRUMENTS", "")
     return known, {"ALERTPROD_INSTRUMENTS": os.pathsep.join([str(folder), *([others] if others else [])])}

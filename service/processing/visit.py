@@ -16,9 +16,11 @@ from association.standardize import filter_dia_sources
 from association.task import LOCK_MARGIN
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, Instrument, VisitInfo
+from exposure.io.writing import write_exposure
 from forced.calibrated import measure_pair
 from service.crash import crash_at
 from service.errors import WaitForEarlier
+from service.pairs.facts import map_cards
 from service.processing.ephemerides import bodies_of, ephemerides
 from service.processing.images import Clock, calibrated_pair, open_science
 from service.processing.instruments import checked_instrument
@@ -175,7 +177,8 @@ class Processor:
             return
         directory.mkdir(parents=True, exist_ok=True)
         stem = f"{claim.visit}_{claim.detector}_{claim.attempt}"
-        r.difference.write_fits(difference_path(directory, claim.visit, claim.detector, claim.attempt), compress=False)
+        path = difference_path(directory, claim.visit, claim.detector, claim.attempt)
+        write_exposure(r.difference, path, cards=map_cards(science))
         if self._positions is not None:
             x, y = science.require_wcs().sky_to_pixel(self._positions.ra.to_numpy(), self._positions.dec.to_numpy())
             inside = science.contains(x, y)

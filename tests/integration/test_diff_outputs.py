@@ -1,5 +1,6 @@
 """What ``alertprod diff`` writes and says: header, packed files, table, pictures, the summary, refusals."""
 
+import hashlib
 import json
 import re
 
@@ -12,13 +13,13 @@ from typer.testing import CliRunner
 
 from diffim.pictures.masks import KINDS
 from exposure import Exposure
-from exposure.errors import WcsMissing
+from exposure.errors import InstrumentError, WcsMissing
 from exposure.io.writing import write_exposure
 from service.commands.diff import summary
 from service.commands.main import app
 from service.errors import OutputError, SameImage
 from service.pairs.outputs import check_outputs
-from tests.pairs import make_pair, wcs
+from tests.pairs import SIDE, make_pair, wcs
 
 
 def run(folder, *words):
@@ -36,8 +37,6 @@ def written(tmp_path_factory):
 
 
 def test_the_header_says_where_the_difference_comes_from(written):
-    import hashlib
-
     folder, report, _ = written
     with fits.open(folder / "out" / "d.fits") as hdus:
         hdus.verify("exception")
@@ -139,6 +138,42 @@ def test_the_same_image_and_a_missing_wcs_are_said(written, tmp_path):
     assert isinstance(done.exception, WcsMissing)
     assert all(word in str(done.exception) for word in ("new.fits", "--register ", "--registered"))
     assert not (tmp_path / "d.fits").exists()
+
+
+def test_a_given_map_of_bad_pixels_is_used_and_recorded(written, tmp_path):
+    """A block of bad pixels: nothing is known there, and no source is found, though a transient lies in it."""
+    folder, _, truth = written
+    pixels = np.zeros((SIDE, SIDE), np.int16)
+    x, y = round(truth.x[0]), round(truth.y[0])
+    pixels[y - 15 : y + 16, x - 15 : x + 16] = 1
+    given = tmp_path / "map.fits"
+    fits.writeto(given, pixels)
+    outputs = ("-o", tmp_path / "d.fits", "--sources", tmp_path / "s.parquet")
+    done = run(folder, *outputs, "--bad-pixels", given, "-c", "spatialKernelOrder=0")
+    assert done.exit_code == 0, done.output
+    with fits.open(tmp_path / "d.fits") as hdus:
+        header = hdus[0].header
+        assert header["BPMFILE"] == "map.fits"
+        assert header["BPMSHA"] == hashlib.sha256(given.read_bytes()).hexdigest()
+    assert Exposure.read_fits(tmp_path / "d.fits").flagged("BAD")[y - 10 : y + 11, x - 10 : x + 11].all()
+    with fits.open(folder / "out" / "d.fits") as hdus:
+        assert "BPMFILE" not in hdus[0].header
+    seen = [pd.read_parquet(p) for p in (folder / "s.Parquet", tmp_path / "s.parquet")]
+    near = [int((np.hypot(t.x - truth.x[0], t.y - truth.y[0]) < 3).sum()) for t in seen]
+    assert near == [1, 0]
+
+
+def test_a_map_that_does_not_fit_is_refused_before_anything_is_written(written, tmp_path):
+    folder, _, _ = written
+    fits.writeto(tmp_path / "small.fits", np.zeros((10, 20), np.uint8))
+    for given, words in (
+        (tmp_path / "small.fits", "small.fits is of 20 x 10 px"),
+        (tmp_path / "none.fits", "none.fits cannot be read (no such file)"),
+    ):
+        done = run(folder, "-o", tmp_path / "d.fits", "--bad-pixels", given)
+        assert isinstance(done.exception, InstrumentError)
+        assert words in str(done.exception)
+        assert not (tmp_path / "d.fits").exists()
 
 
 def test_a_registered_pair_keeps_its_grid(written):

@@ -1,5 +1,6 @@
 """Whole nights from the command line, in a folder with modules of our names: bad frames, positions, signals, kills."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from typer.testing import CliRunner
 
+from exposure import Exposure
 from service.commands.main import app
 from tests.command_line import hear_signals
 
@@ -135,6 +137,38 @@ def test_bad_frames_are_left_out_and_the_others_are_processed(place):
     until(lambda: left_over(place) == [])
 
 
+def test_a_given_map_of_bad_pixels_holds_for_every_visit(place):
+    """A block around the transient: nothing is found there, and the map is named in report and products."""
+    x, y = round(TRANSIENT[0]), round(TRANSIENT[1])
+    pixels = np.zeros((SIZE, SIZE), np.uint8)
+    pixels[y - 15 : y + 16, x - 15 : x + 16] = 1
+    fits.writeto(place / "bad.fits", pixels)
+    night = start(
+        place,
+        "--template-frames",
+        "t1.fits",
+        "--frames",
+        "n1.fits",
+        "--bad-pixels",
+        "bad.fits",
+        "--keep",
+        "--out",
+        "masked",
+    )
+    _, said = night.communicate(timeout=200)
+    assert night.returncode == 0, said
+    sha = hashlib.sha256((place / "bad.fits").read_bytes()).hexdigest()
+    report = json.loads((place / "masked" / "report.json").read_text())
+    assert report["badPixelMaps"] == [{"file": str(place / "bad.fits"), "sha256": sha}]
+    product = next((place / "masked" / "products").glob("difference_*.fits"))
+    header = fits.getheader(product)
+    assert (header["BPMFILE"], header["BPMSHA"]) == ("bad.fits", sha)
+    assert Exposure.read_fits(product).flagged("BAD")[y - 10 : y + 11, x - 10 : x + 11].all()
+    sources = pd.read_parquet(place / "masked" / "diaSources.parquet")
+    assert not (np.hypot(sources.x - TRANSIENT[0], sources.y - TRANSIENT[1]) < 8).any()
+    until(lambda: left_over(place) == [])
+
+
 @pytest.mark.parametrize(
     ("number", "when", "state"),
     [
@@ -167,6 +201,17 @@ def test_a_killed_night_leaves_nothing(place):
     night.communicate(timeout=60)
     until(lambda: left_over(place) == [])
     until(lambda: list((place / "killed").iterdir()) == [])
+
+
+@pytest.mark.parametrize("point", ["kafka_started", "worker_started"])
+def test_a_night_killed_before_it_notes_what_it_has_just_started_leaves_nothing(place, monkeypatch, point):
+    monkeypatch.setenv("ALERTPROD_CRASH_POINT", point)
+    night = start(place, "--template-frames", "t1.fits", "--frames", "n1.fits", "--out", point)
+    assert night.communicate(timeout=120)[0] == ""
+    assert night.returncode == -signal.SIGKILL
+    until(lambda: left_over(place) == [])
+    until(lambda: list((place / point).iterdir()) == [])
+    assert list((place / "tmp").glob("*alertprod*")) == []  # nor one that is being made or deleted
 
 
 def test_a_night_of_bad_frames_alone_ends_before_anything_starts(place):

@@ -4,7 +4,7 @@ import numpy as np
 
 from exposure import Exposure, GaussianPsf, load_instrument
 from exposure.photometry import forced_psf_photometry
-from service.pairs.difference import subtract_sky
+from service.pairs.prepare import subtract_sky
 from tests import any_image as made
 
 SIDE, FWHM, APART = 600, 3.0, 30.0

@@ -1,6 +1,7 @@
 """What is said of a frame before a night is processed with it: every quantity, what is missing, and what to write."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,3 +166,18 @@ def test_a_bare_image_is_enough_for_a_pair(tmp_path):
     assert found.usable, [i for i in found.items if i.state == "missing"]
     values = {item.what: item.value for item in found.items}
     assert values["FWHM of stars, px"] == pytest.approx(2.3548 * np.sqrt(1.7), rel=0.05)
+
+
+def test_planes_of_several_images_are_shown_where_they_belong(tmp_path, image):
+    """Of two versions of SCI and ERR the image that is named is read with its own errors."""
+    parts = []
+    for version in (1, 2):
+        parts.append(fits.ImageHDU(image, header(), name="SCI", ver=version))
+        parts.append(fits.ImageHDU(np.full_like(image, 14.0), name="ERR", ver=version))
+    fits.HDUList([fits.PrimaryHDU(), *parts]).writeto(tmp_path / "two.fits")
+    rules = Instrument(**RULES | {"planes": {"image": "SCI", "sigma": "ERR"}})
+    for version, (own, other) in ((1, (2, 4)), (2, (4, 2))):
+        found = check_frame(Path(f"{tmp_path}/two.fits[SCI,{version}]"), rules)
+        read = {i.what: i.source for i in found.items if i.what.startswith("HDU")}
+        assert (read[f"HDU {own}"], read[f"HDU {other}"]) == ("read as sigma", "not read")
+        assert read[f"HDU {2 * version - 1}"] == "read as image"

@@ -15,7 +15,7 @@ from calibration.joint.io.reference_units import epochs_mjd
 from calibration.joint.io.references import load_references
 from calibration.joint.model.data import unit_vectors
 from calibration.joint.model.references import Circle
-from service.terminal import logs_to_stderr
+from service.terminal import quiet
 
 S = 0.2 / 3600
 MJD = 60345.0
@@ -109,6 +109,16 @@ def test_fluxes_are_no_magnitudes_and_have_errors():
             loaded(references(**good | {column: values}), "photometry")
 
 
+def test_a_catalogue_without_a_star_in_the_field_says_where_the_images_look_and_which_cards_say_so():
+    elsewhere = references(coord_ra=np.radians([140.0, 140.1]))
+    with pytest.raises(JointCalibrationError, match=r"0 of them .*RA 150\.0000, Dec \+2\.0000 deg.*RADESYS, EQUINOX"):
+        loaded(elsewhere)
+    unusable = references(r_flux=[1e5, -2e6], r_fluxErr=[np.nan, 100.0])
+    with pytest.raises(JointCalibrationError, match=r"2 of them .*filters of the catalogue \(r\)") as caught:
+        loaded(unusable, "photometry")
+    assert "EQUINOX" not in str(caught.value)
+
+
 def test_epochs_are_mjd_jd_or_years(caplog):
     truth = loaded(references()).vector
     with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
@@ -135,13 +145,14 @@ def test_columns_in_other_units_are_refused_by_name(columns, words):
         loaded(references(**columns))
 
 
-def test_what_astropy_logs_stays_off_standard_output(capsys):
+def test_what_libraries_say_stays_off_standard_output(capsys):
+    """astropy logs on whatever standard output is then."""
     from astropy import log
 
-    before, propagate = list(log.handlers), log.propagate
-    try:
-        logs_to_stderr()
-        log.info("said by astropy")
-        assert capsys.readouterr().out == ""
-    finally:
-        log.handlers[:], log.propagate = before, propagate
+    with quiet():
+        log.info("logged by astropy")
+        print("printed by a library")
+    print("the answer")
+    told = capsys.readouterr()
+    assert told.out == "the answer\n"
+    assert "logged by astropy" in told.err and "printed by a library" in told.err

@@ -59,6 +59,29 @@ def test_a_fit_that_rounding_would_decide_is_held_and_warned_of(caplog):
     assert any("condition number" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.parametrize("unit", [2.0**-40, 2.0**40])
+def test_the_kernel_does_not_depend_on_the_unit_of_the_images(unit):
+    """Powers of two: single precision keeps every digit of the pixels, so nothing but the solving can differ."""
+    fluxes = np.linspace(1000, 3000, 9)
+
+    def pair(unit):
+        made = []
+        for sigma, background in ((2.0, 0.0), (2.6, 11.3)):
+            planes, x, y = stars((0, 0), sigma, fluxes, background)
+            e = Exposure(np.float32(unit) * planes.image, np.float32(unit**2) * planes.variance,
+                         np.zeros(planes.image.shape, np.int32))  # fmt: skip
+            made.append((Planes.of(e), x, y))
+        return fitted((0, 0), *made, (2.0, 2.6), background_order=1).kernel
+
+    usual, other = pair(1.0), pair(unit)
+    assert usual.condition < MAX_CONDITION
+    assert other.condition == pytest.approx(usual.condition, rel=1e-3)
+    assert other.rank == usual.rank
+    assert other.kernel_sum == pytest.approx(usual.kernel_sum, rel=1e-7)
+    assert other.background / unit == pytest.approx(usual.background, rel=1e-5, abs=1e-6)
+    assert usual.background[0] == pytest.approx(11.3, abs=1e-3)
+
+
 def test_stars_without_light_are_a_typed_error():
     image = np.zeros((SIZE, SIZE), "f4")
     e = Exposure(image, np.full(image.shape, np.nan, "f4"), np.zeros(image.shape, np.int32))

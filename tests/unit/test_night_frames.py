@@ -159,13 +159,57 @@ def test_an_instrument_by_path_has_a_name_for_the_messages(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALERTPROD_INSTRUMENTS", "/elsewhere")
     (tmp_path / "my cam.yml").write_text("name: mine\npixel_scale: 0.3\n")
-    name, environment = instrument_folder("./my cam.yml", tmp_path / "for children")
+    name, environment = instrument_folder("./my cam.yml", tmp_path / "for children", checked_instrument("./my cam.yml"))
     assert name == "my_cam"
     folders = environment["ALERTPROD_INSTRUMENTS"].split(os.pathsep)
     assert folders == [str(tmp_path / "for children"), "/elsewhere"]
     monkeypatch.setenv("ALERTPROD_INSTRUMENTS", environment["ALERTPROD_INSTRUMENTS"])
     assert checked_instrument(name).pixel_scale == 0.3
-    assert instrument_folder("hatp32", tmp_path / "none") == ("hatp32", {})
+    assert instrument_folder("hatp32", tmp_path / "none", checked_instrument("hatp32")) == ("hatp32", {})
     for path in ("cam.yaml", "CAM.YML", "../cam.yaml", "/etc/passwd"):
         with pytest.raises(BadMessage, match="instrument"):
             parse_message({"instrument": path, "science": "/x.fits"})
+
+
+def mosaic(folder, name, time, numbers, **primary):
+    """A frame with an image for each number, which stands in its own header; time and filter are in the primary one."""
+    head = fits.Header({"DATE-OBS": time, "EXPTIME": 30.0, "FILTER": "r", **primary})
+    parts = [fits.ImageHDU(np.zeros((8, 8), np.float32), name=f"CHIP{k}") for k in range(len(numbers))]
+    for part, number in zip(parts, numbers, strict=True):
+        if number is not None:
+            part.header["CCD"] = number
+    fits.HDUList([fits.PrimaryHDU(header=head), *parts]).writeto(folder / name)
+    return folder / name
+
+
+def test_each_image_of_a_mosaic_is_a_detector_of_its_own(tmp_path):
+    made = [
+        mosaic(tmp_path, "a.fits", "2024-02-01T01:00:00", [3, 1, 2]),
+        mosaic(tmp_path, "b.fits", "2024-02-01T01:01:00", [3, 1, None]),
+        frame(tmp_path, "c.fits", "2024-02-01T01:02:00", 5),
+    ]
+    frames, left = read(made)
+    first, second, third = 24020103652, 24020103712, 24020103772
+    assert numbers(frames) == {
+        "a.fits[CHIP1]": (first, 1), "a.fits[CHIP2]": (first, 2), "a.fits[CHIP0]": (first, 3),
+        "b.fits[CHIP1]": (second, 1), "b.fits[CHIP0]": (second, 3), "c.fits": (third, 5),
+    }  # fmt: skip
+    assert [(x.path.name, x.code) for x in left] == [("b.fits[CHIP2]", "instrument")]
+    assert "CCD" in left[0].reason
+    assert frames[0].message("mycam")["science"] == str(tmp_path / "a.fits[CHIP1]")
+    one, none = read([Path(f"{made[0]}[CHIP2]"), Path(f"{made[0]}[2]"), Path(f"{made[0]}[CHIP2]")])
+    assert ({f.detector for f in one}, none) == ({2, 1}, [])
+    alone, none = read(made[:1], rules(planes={"image": "CHIP1"}))
+    assert (numbers(alone), none) == ({"a.fits": (first, 1)}, [])
+
+
+@pytest.mark.parametrize(
+    ("primary", "more", "said"),
+    [({"CCD": 4}, {}, "now CCD"), ({}, {"detector": {"constant": 0}}, "it names none")],
+)
+def test_images_of_a_file_that_share_a_detector_are_refused(tmp_path, primary, more, said):
+    path = mosaic(tmp_path, "a.fits", "2024-02-01T01:00:00", [None, None], **primary)
+    frames, left = read([path], rules(**more))
+    assert frames == []
+    assert [(x.path, x.code) for x in left] == [(path, "which_image")]
+    assert said in left[0].reason and "planes.image" in left[0].reason

@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffim.pictures.difference_pages import Subject, _binned, draw_subtraction
+from diffim.pictures.blocks import block_mean, block_significance, block_size, in_blocks
+from diffim.pictures.difference_pages import Subject, _page, draw_subtraction
 from diffim.pictures.masks import KINDS, binned_kinds, kinds_of, legend_handles, painted
-from diffim.pictures.stamps import _in_order, stretched
+from diffim.pictures.noise import LAGS, correlations, radial_power
+from diffim.pictures.stamps import _in_order, _Stamps, stretched
 from exposure import Exposure, GaussianPsf, GridPsf
 from exposure.mask import PLANES, plane_bits
 
@@ -47,11 +49,76 @@ def test_blocks_of_noise_keep_its_width():
     z = np.random.default_rng(3).normal(size=(400, 400)).astype(np.float32)
     z[:8, :8] = np.nan
     z[8, 8] = np.nan
-    small = _binned(z, 4)
+    small = block_significance(z, 4)
     assert small.shape == (100, 100)
     assert np.isnan(small[:2, :2]).all()
     assert np.isfinite(small[2:]).all()
     assert np.nanstd(small) == pytest.approx(1, abs=5 / np.sqrt(2 * small.size))  # five times the error of a width
+
+
+def test_blocks_hold_the_mean_of_what_is_known():
+    image = np.arange(36, dtype=np.float32).reshape(6, 6)
+    image[:3, 3:] = np.nan
+    image[0, 3] = 5.0
+    assert block_mean(image, 3).tolist() == [[7.0, 5.0], [25.0, 28.0]]
+    assert in_blocks(np.zeros((7, 11)), 3).shape == (2, 3, 3, 3)
+
+
+def test_the_noise_of_masked_images_is_measured_on_the_pixels_that_count():
+    rng = np.random.default_rng(5)
+    white = rng.normal(size=(600, 560)).astype(np.float32)
+    noise = (white[:, 1:] + white[:, :-1]) / np.sqrt(np.float32(2))  # correlation 1/2 at 1 px along x, else 0
+    ok = rng.random(noise.shape) > 0.3  # of the pairs half are known
+    ok[:, :200] = False
+    error = 1 / np.sqrt(ok.sum() * 0.7)
+    expected = np.zeros((2, LAGS))
+    expected[0, 0] = 0.5
+    assert np.abs(correlations(noise, ok) - expected).max() < 5 * error
+    white[:80] = white[:, :200] = np.nan
+    frequency, power = radial_power(white, np.isfinite(white))
+    outer = frequency > 0.05
+    modes = np.pi * frequency[outer] * 256  # in a ring, half of all: the others are their conjugates
+    assert np.average(power[outer], weights=modes) == pytest.approx(1, abs=5 / np.sqrt(modes.sum()))
+
+
+def test_images_that_are_masked_throughout_have_no_noise_to_show():
+    z = np.full((60, 70), np.nan, np.float32)
+    assert not correlations(z, np.isfinite(z)).any()
+    assert not radial_power(z, np.isfinite(z))[1].any()
+
+
+def test_the_page_has_the_shape_of_the_image():
+    assert _page(600, 600) == pytest.approx((11.0, 10.7))
+    wide, high = _page(300, 1200)
+    assert wide == pytest.approx(11.0)
+    assert high < 4
+    assert _page(1200, 100)[0] >= 6  # the legend has room
+
+
+@pytest.mark.parametrize(("sigma", "step"), [(1.4, 1), (4.2, 3), (6.5, 5)])
+def test_sources_of_wide_psfs_are_shown_in_blocks_and_stand_out(sigma, step):
+    n, x, y = 300, 141.4, 162.7
+    rng = np.random.default_rng(8)
+    psf = GaussianPsf(sigma, 61, (n / 2, n / 2))
+    yy, xx = np.mgrid[:n, :n]
+    shape = np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+    flux = 12 / np.sqrt((shape**2).sum())  # of 12 sigma
+    image = (rng.normal(size=(n, n)) + flux * shape).astype(np.float32)
+    mask = np.zeros((n, n), np.int32)
+    mask[:, 180:] = plane_bits(["BAD"])
+    difference = Exposure(image, np.ones((n, n), np.float32), mask, psf=psf)
+    assert block_size(difference) == step
+    stamps = _Stamps(Subject(difference), np.array([x]), np.array([y]))
+    row, column = np.unravel_index(np.argmax(stamps.z[0]), (31, 31))
+    at = stamps.place(0, x, y)
+    assert abs(column - at[0]) <= 1.5
+    assert abs(row - at[1]) <= 1.5
+    # the peak of what is smoothed over that many pixels, less five times its noise
+    assert stamps.z[0].max() > 12 * step / np.sqrt(4 * np.pi * sigma**2) * 0.6
+    assert stamps.z[0].max() > 2.5
+    first = int(np.ceil(stamps.place(0, 180 + step / 2, y)[0]))  # of the narrow ones off the stamp
+    assert (stamps.kinds[2][0][:, first:] == NUMBER["bad"]).all()
+    assert (stamps.kinds[2][0][:, : first - 2] == -1).all()
 
 
 def test_the_scale_is_black_at_minus_three_sigma_and_white_at_the_top():

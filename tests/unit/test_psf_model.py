@@ -10,7 +10,7 @@ from calibration.psf.model import fit_psf
 from calibration.psf.stamps import clipped_mean
 from calibration.sources import detect_sources
 from exposure import Exposure, load_instrument
-from service.pairs.difference import subtract_sky
+from service.pairs.prepare import subtract_sky
 from tests.unit.test_crowded_fields import crowded
 
 RULES = load_instrument("generic")

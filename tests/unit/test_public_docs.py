@@ -40,12 +40,12 @@ def test_the_examples_of_docstrings_run(folder):
         found = doctest.testmod(importlib.import_module(f"alertprod.{name}"), optionflags=OPTIONS)
         assert found.failed == 0
         tried += found.attempted
-    assert tried == 9
+    assert tried == 10
 
 
 def test_every_function_is_documented():
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    for name in ("read", "subtract", "photometry", "match", "open_apdb", "Alert"):
+    for name in ("read", "images", "subtract", "photometry", "match", "open_apdb", "Alert"):
         made = getattr(alertprod, name)
         assert made.__doc__
         assert f"\n## {name}\n" in text

@@ -8,7 +8,7 @@ from benchmarks.pairs import make_pair
 from diffim import ImageDifferenceTask
 from diffim.measurement.reliability import FEATURES, features, reliability
 from exposure import load_instrument
-from service.pairs.difference import kernel_candidates, subtract_sky
+from service.pairs.prepare import kernel_candidates, subtract_sky
 from tasks import make_task
 from tests.unit.test_diffim import scene, subtract
 

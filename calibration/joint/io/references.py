@@ -89,9 +89,14 @@ def load_references(
             good &= np.isfinite(flux) & np.isfinite(flux_err) & (flux > 0) & (flux_err > 0)
     out = out.take(np.flatnonzero(good))
     if not len(out):
+        mend = (
+            f"check fluxes, errors and filters of the catalogue ({', '.join(filter_names)})" if len(inside) else
+            "check that the catalogue is of this field and in ICRS, and what the images' WCS say (CRVAL1, CRVAL2, RADESYS, "
+            "EQUINOX: images of another equinox are brought to ICRS)"
+        )  # fmt: skip
         raise JointCalibrationError(
             f"no {need} reference star is left of {len(table)} in the catalogue, {len(inside)} of them in the circle "
-            f"around the images (radius {circle.radius:.3f} deg): check catalogue, coordinates in radians, and filters"
+            f"around the images ({circle.where()}, radius {circle.radius:.3f} deg): {mend}"
         )
     return out
 

@@ -1,3 +1,5 @@
+"""Reference stars of a joint fit: vectors, errors, fluxes at the epoch of the fit."""
+
 from dataclasses import dataclass
 from typing import Any
 
@@ -5,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.arrays import F64, Flags
+
+__all__ = ["Circle", "References"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,11 @@ class Circle:
     def holds(self, vectors: F64) -> Flags:
         """Return which unit vectors lie inside."""
         return np.asarray(((vectors - self.centre) ** 2).sum(1) <= (2 * np.sin(np.radians(self.radius) / 2)) ** 2)
+
+    def where(self) -> str:
+        """Return the ICRS coordinates of its centre, for messages."""
+        x, y, z = self.centre
+        return f"RA {np.degrees(np.arctan2(y, x)) % 360:.4f}, Dec {np.degrees(np.arcsin(np.clip(z, -1, 1))):+.4f} deg"
 
 
 @dataclass

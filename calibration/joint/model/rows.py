@@ -1,6 +1,10 @@
+"""The rows of a least-squares problem, star by star."""
+
 from dataclasses import dataclass
 
 from tasks.arrays import F64, I64
+
+__all__ = ["Rows"]
 
 
 @dataclass
