@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from apdb.schema.columns import columns_of, empty_frame
     from apdb.visit.unit_of_work import VisitUnitOfWork
 
-_WHERE = {
-    "Claim": "ledger", "Database": "database", "Ledger": "ledger", "PostgresApdb": "postgres_apdb",
-    "VisitUnitOfWork": "unit_of_work", "columns_of": "schema", "empty_frame": "schema", "open": "postgres_apdb",
-}  # fmt: skip
+_MODULES = {
+    "Claim": "apdb.queue.ledger",
+    "Database": "apdb.database",
+    "Ledger": "apdb.queue.ledger",
+    "PostgresApdb": "apdb.client.postgres_apdb",
+    "VisitUnitOfWork": "apdb.visit.unit_of_work",
+    "columns_of": "apdb.schema.columns",
+    "empty_frame": "apdb.schema.columns",
+    "open": "apdb.client.postgres_apdb",
+}
 
 __all__ = [
     "ApdbError",
@@ -41,6 +47,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(f"apdb.{_WHERE[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
