@@ -17,11 +17,11 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from alerts.delivery.target import Refusals, kafka_error
 from alerts.errors import AlertError
-from alerts.filters import AlertFilter, read_for
-from alerts.schemas import SCHEMA_ID, schema_ids
-from alerts.target import Refusals, kafka_error
-from alerts.wire import decode
+from alerts.packets.filters import AlertFilter, read_for
+from alerts.packets.schemas import SCHEMA_ID, schema_ids
+from alerts.packets.wire import decode
 
 __all__ = ["AlertConsumer", "ReceivedAlert"]
 
@@ -63,7 +63,7 @@ class AlertConsumer:
     client
         Further librdkafka settings (security).
     filter
-        Expression of `alerts.filters`; alerts that do not pass are not decoded in full.
+        Expression of `alerts.packets.filters`; alerts that do not pass are not decoded in full.
     start
         ``earliest`` or ``latest``: where a new group begins.
     until_end

@@ -13,7 +13,7 @@ import psycopg
 from astropy.time import Time
 from psycopg.rows import dict_row
 
-from alerts.container import INDEX
+from alerts.archive.container import INDEX
 from apdb import Database, Ledger, VisitUnitOfWork
 from association import DiaPipelineTask, standardize
 from association.new_objects import new_source_tests

@@ -24,14 +24,14 @@ from typer.testing import CliRunner
 
 from alerts import Alert, AlertArchive, decode, schema_ids
 from alerts.consumer import AlertConsumer
+from alerts.delivery.reconcile import Reconciler
+from alerts.delivery.registry import SchemaRegistry, learn_wire_id
+from alerts.delivery.relay import Relay
+from alerts.delivery.target import KafkaTarget, ensure_topics
 from alerts.errors import AlertError, BrokerUnavailable, SchemaRefused
-from alerts.reconcile import Reconciler
-from alerts.registry import SchemaRegistry, learn_wire_id
-from alerts.relay import Relay
-from alerts.schemas import schema
-from alerts.target import KafkaTarget, ensure_topics
-from alerts.trim import trim
-from alerts.wire import decode_body, encode_body
+from alerts.packets.schemas import schema
+from alerts.packets.trim import trim
+from alerts.packets.wire import decode_body, encode_body
 from apdb import VisitUnitOfWork
 from apdb.operate.embedded import free_port
 from apdb.queue import outbox
@@ -199,7 +199,7 @@ def test_the_published_package_reads_our_alerts(world):
 
 
 def _file(settings, archive):
-    from alerts.selection import AlertSelection, alert_file
+    from alerts.archive.selection import AlertSelection, alert_file
     from apdb import Database
 
     return alert_file(AlertSelection(visit=1).rows(Database(settings.database()))[0])

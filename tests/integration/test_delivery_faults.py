@@ -19,8 +19,8 @@ import pytest
 from confluent_kafka import Consumer
 
 from alerts import AlertArchive
-from alerts.reconcile import Reconciler, trigger_id
-from alerts.target import KafkaTarget
+from alerts.delivery.reconcile import Reconciler, trigger_id
+from alerts.delivery.target import KafkaTarget
 from apdb.queue import outbox
 from service.local.embedded_kafka import EmbeddedKafka
 from service.settings import Settings

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from astropy.wcs import WCS
 
-from alerts.container import INDEX
+from alerts.archive.container import INDEX
 from apdb import columns_of
 from apdb.operate.export import all_rows, latest_objects
 from apdb.queue.outbox import add

@@ -1,4 +1,4 @@
-"""alerts/relay.py with a real broker and a real PostgreSQL: once, in order, whatever dies in between."""
+"""alerts/delivery/relay.py with a real broker and a real PostgreSQL: once, in order, whatever dies in between."""
 
 import subprocess
 import sys
@@ -12,10 +12,10 @@ import pytest
 from confluent_kafka import KafkaException
 
 from alerts import Alert, AlertArchive, build_packets
+from alerts.delivery.relay import Relay
+from alerts.delivery.target import KafkaTarget, ensure_topics
 from alerts.errors import BrokerUnavailable, ProgressConflict
-from alerts.relay import Relay
-from alerts.target import KafkaTarget, ensure_topics
-from alerts.wire import encode_body
+from alerts.packets.wire import encode_body
 from apdb import Database
 from apdb.errors import NotFound
 from apdb.queue import outbox
@@ -115,8 +115,8 @@ def test_rows_that_come_while_the_relay_looks_are_taken_in_the_next_round(databa
 SCRIPT = """
 import sys
 from alerts import AlertArchive
-from alerts.relay import Relay
-from alerts.target import KafkaTarget
+from alerts.delivery.relay import Relay
+from alerts.delivery.target import KafkaTarget
 from apdb import Database
 from service.crash import crash_at
 uri, archive, brokers, topic, point = sys.argv[1:]

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alerts.schemas import fields_of
-from alerts.wire import varint
+from alerts.packets.schemas import fields_of
+from alerts.packets.wire import varint
 from tasks.arrays import I64, U8, Flags
 from tasks.compiled import compiled
 

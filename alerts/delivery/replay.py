@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from alerts.delivery.producer import origin_headers
+from alerts.delivery.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
 from alerts.errors import AlertError, BrokerUnavailable
-from alerts.producer import origin_headers
-from alerts.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
-from alerts.wire import Alert, frame_alert
+from alerts.packets.wire import Alert, frame_alert
 from apdb.queue.outbox import OutboxRow
 
 __all__ = ["replay"]

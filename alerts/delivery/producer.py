@@ -11,11 +11,11 @@ from contextlib import suppress
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
+from alerts.delivery.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
 from alerts.errors import BrokerUnavailable, ProgressConflict
-from alerts.filters import AlertFilter, read_for
-from alerts.schemas import SCHEMA_ID
-from alerts.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
-from alerts.wire import Alert, frame_alert
+from alerts.packets.filters import AlertFilter, read_for
+from alerts.packets.schemas import SCHEMA_ID
+from alerts.packets.wire import Alert, frame_alert
 from apdb.queue.outbox import OutboxRow
 
 __all__ = ["AlertProducer", "Headers", "origin_headers"]
@@ -152,7 +152,7 @@ class AlertProducer:
         stamp = ("producer_timestamp", str(int(time.time() * 1000)).encode())
         own, body = [stamp, *headers], alert.body
         if len(body) + _OVERHEAD > self._limit:
-            from alerts.trim import trim  # opens FITS; hardly ever needed
+            from alerts.packets.trim import trim  # opens FITS; hardly ever needed
 
             body, done = trim(body, self._limit - _OVERHEAD, alert.schema_id)
             own.append(("trimmed", done.encode()))

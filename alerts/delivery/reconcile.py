@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from alerts.delivery.target import KafkaTarget, Refusals, kafka_error
 from alerts.errors import AlertError
-from alerts.target import KafkaTarget, Refusals, kafka_error
 from apdb import Database
 
 __all__ = ["Reconciler", "trigger_id"]
