@@ -1,6 +1,5 @@
 """`Database`: connections of one PostgreSQL database, its creation, and the check of its schema."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -155,19 +154,6 @@ class Database:
             newer = any(_parts(have) > _parts(need) for have, need in wrong.values())
             todo = "made by a newer program: update alertprod" if newer else "run 'alertprod apdb migrate'"
             raise SchemaMismatch(f"database {self.label}: {detail}: {todo}")
-
-    def wait_ready(self, seconds: float = 30.0) -> None:
-        """Wait until the database answers."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                with self.session() as connection:
-                    connection.execute("SELECT 1")
-                return
-            except DatabaseUnavailable:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
 
     def ensure_partitions(self, mjd: float) -> None:
         """Make the partitions for the month of `mjd` and the next two."""

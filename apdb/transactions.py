@@ -13,6 +13,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from apdb.database import CONNECT_TIMEOUT_S, Database, first_line
 from apdb.errors import DatabaseUnavailable
+from apdb.rows import single_row
 from apdb.sky.locks import sky_locks
 
 __all__ = ["Transactions"]
@@ -70,10 +71,9 @@ class Transactions:
             first = stack.enter_context(self.connection())
             stack.enter_context(first.transaction())
             first.execute(_READ_ONLY)
-            found = [first]
+            connections = [first]
             if count > 1:
-                row = first.execute("SELECT pg_export_snapshot()").fetchone()
-                assert row is not None
+                (snapshot,) = single_row(first.execute("SELECT pg_export_snapshot()"))
                 for _ in range(count - 1):
                     try:
                         other = stack.enter_context(self._connections().connection(timeout=SPARE_WAIT_S))
@@ -81,9 +81,9 @@ class Transactions:
                         break
                     stack.enter_context(other.transaction())
                     other.execute(_READ_ONLY)
-                    other.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(row[0])))
-                    found.append(other)
-            yield found
+                    other.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+                    connections.append(other)
+            yield connections
 
     def run(
         self, work: Callable[[psycopg.Connection[Any]], T], *, snapshot: bool = False, pixels: Sequence[int] = (),

@@ -166,9 +166,10 @@ class Servers:
         """Add a visit with its alerts; returns when it was committed."""
         file = self.archive.write(visit, 1, 1, alerts)
         with self.database.connect() as connection:
-            outbox.add(
-                connection, visit, 1, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor()
+            entry = outbox.OutboxEntry(
+                visit, 1, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor()
             )
+            outbox.add(connection, entry)
         return time.perf_counter()
 
 

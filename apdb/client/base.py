@@ -16,6 +16,7 @@ from lsst.utils.db_auth import DbAuth, DbAuthNotFoundError
 from apdb.database import Database
 from apdb.errors import ApdbError, SchemaMismatch
 from apdb.replication.replica import PostgresReplica
+from apdb.rows import single_row
 from apdb.schema.columns import published_schema
 from apdb.schema.partitions import PartitionKeeper
 from apdb.schema.setup import APDB_SQL_VERSION
@@ -140,8 +141,7 @@ class ClientBase(Apdb):
         """Return the number of rows by table."""
         tables = ("DiaObject", "DiaObjectLast", "DiaSource", "DiaForcedSource")
         counts = ", ".join(f'(SELECT count(*) FROM "{t}")' for t in tables)
-        row = self._transactions.run(lambda c: c.execute(f"SELECT {counts}").fetchone())
-        assert row is not None
+        row = self._transactions.run(lambda c: single_row(c.execute(f"SELECT {counts}")))
         return dict(zip(tables, row, strict=True))
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from lsst.sphgeom import Region
 
 from apdb.client.base import LOG, ClientBase
 from apdb.copy.decode import select_frame
+from apdb.rows import single_row
 from apdb.visit import load
 
 __all__ = ["DEDUP_KEY", "ClientReads"]
@@ -114,8 +115,5 @@ class ClientReads(ClientBase):
 
     def countUnassociatedObjects(self) -> int:
         """Return the number of objects with one source (newest versions)."""
-        row = self._transactions.run(
-            lambda c: c.execute('SELECT count(*) FROM "DiaObjectLast" WHERE "nDiaSources" = 1').fetchone()
-        )
-        assert row is not None
-        return int(row[0])
+        query = 'SELECT count(*) FROM "DiaObjectLast" WHERE "nDiaSources" = 1'
+        return int(self._transactions.run(lambda c: single_row(c.execute(query)))[0])

@@ -4,14 +4,17 @@ Rows get their publish order from the leading relay, never from an id (a sequenc
 is published is kept in Kafka with the alerts; ``publishedCount`` and ``publishedAt`` repeat it here afterwards.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import psycopg
 from psycopg.rows import class_row, dict_row
 
+from apdb.queue.states import VisitState
+from apdb.rows import single_row
+
 __all__ = [
-    "OutboxRow", "add", "assign_order", "catch_up", "discrepancies", "hold", "identity", "mark", "orphans", "rows_of_visits", "rows_waiting",
+    "OutboxEntry", "OutboxRow", "add", "assign_order", "catch_up", "discrepancies", "hold", "identity", "mark", "orphans", "rows_of_visits", "rows_waiting",
 ]  # fmt: skip
 
 _COLUMNS = (
@@ -38,15 +41,14 @@ class OutboxRow:
     shutter_close: float | None
 
 
-def add(
-    connection: psycopg.Connection[Any], visit: int, detector: int, attempt: int, file: str, count: int, checksum: str,
-    *, index: bytes | None = None, id_xor: int | None = None, held: str | None = None, traceparent: str | None = None,
-    shutter_close: float | None = None,
-) -> None:  # fmt: skip
-    """Add a row.
+@dataclass(frozen=True)
+class OutboxEntry:
+    """What a new row says.
 
     Parameters
     ----------
+    visit, detector, attempt
+        Which attempt at which visit.
     file, count, checksum, index
         The alert file: name in the archive, number of alerts, SHA-256, where each alert lies.
     id_xor
@@ -56,12 +58,28 @@ def add(
     traceparent
         W3C trace context of the visit.
     shutter_close
-        End of the exposure, MJD TAI.
+        End of the exposure (MJD, TAI).
     """
+
+    visit: int
+    detector: int
+    attempt: int
+    file: str
+    count: int
+    checksum: str
+    index: bytes | None = None
+    id_xor: int | None = None
+    held: str | None = None
+    traceparent: str | None = None
+    shutter_close: float | None = None
+
+
+def add(connection: psycopg.Connection[Any], entry: OutboxEntry) -> None:
+    """Add a row."""
     connection.execute(
         'INSERT INTO "AlertOutbox" (visit, detector, attempt, file, count, checksum, "alertIndex", "idXor", "heldReason", '
         'traceparent, "shutterCloseMjdTai") VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)',
-        (visit, detector, attempt, file, count, checksum, index, id_xor, held, traceparent, shutter_close),
+        astuple(entry),
     )
 
 
@@ -70,8 +88,7 @@ def identity(connection: psycopg.Connection[Any]) -> str:
     connection.execute(
         "INSERT INTO metadata (name, value) VALUES ('alertprod:outbox', gen_random_uuid()::text) ON CONFLICT (name) DO NOTHING"
     )
-    row = connection.execute("SELECT value FROM metadata WHERE name = 'alertprod:outbox'").fetchone()
-    assert row is not None
+    row = single_row(connection.execute("SELECT value FROM metadata WHERE name = 'alertprod:outbox'"))
     return str(row[0])
 
 
@@ -140,7 +157,7 @@ def orphans(connection: psycopg.Connection[Any], older_than_s: float, within_s: 
     return connection.execute(
         'SELECT l.visit, l.detector, a.attempt FROM "VisitLedger" l CROSS JOIN LATERAL generate_series(1, l.attempt) AS '
         'a(attempt) WHERE l."updatedAt" BETWEEN now() - make_interval(secs => %s) AND now() - make_interval(secs => %s) '
-        "AND (l.state <> 'running' OR a.attempt < l.attempt) AND NOT EXISTS (SELECT 1 FROM \"AlertOutbox\" o WHERE "
+        f"AND (l.state <> '{VisitState.RUNNING}' OR a.attempt < l.attempt) AND NOT EXISTS (SELECT 1 FROM \"AlertOutbox\" o WHERE "
         "o.visit = l.visit AND o.detector = l.detector AND o.attempt = a.attempt) ORDER BY 1, 2, 3",
         (within_s, older_than_s),
     ).fetchall()

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from apdb.copy.decode import select_frame, select_frame_in_parts
 from apdb.copy.encode import id_array
+from apdb.queue.states import VisitState
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.sky.htm import HTM_LEVEL, cover, htm_ids
 from tasks.arrays import F64, I64
@@ -104,7 +105,7 @@ def visit_is_stored(connection: psycopg.Connection[Any], visit: int, detector: i
         'SELECT EXISTS (SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
         '(SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
         '(SELECT 1 FROM "DiaForcedSource" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
-        "(SELECT 1 FROM \"VisitLedger\" WHERE visit = %(v)s AND detector = %(d)s AND state = 'done')",
-        {"v": visit, "d": detector},
+        '(SELECT 1 FROM "VisitLedger" WHERE visit = %(v)s AND detector = %(d)s AND state = %(done)s)',
+        {"v": visit, "d": detector, "done": VisitState.DONE},
     ).fetchone()
     return row == (True,)

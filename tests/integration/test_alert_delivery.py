@@ -87,9 +87,12 @@ def world(database, kafka, tmp_path):
             )
             with VisitUnitOfWork(connection) as work:
                 work.store(now + visit, objects, sources, forced)
+                trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
                 work.add_outbox(
-                    visit, 0, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor(),
-                    traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", shutter_close=midpoint + 1e-4,
+                    outbox.OutboxEntry(
+                        visit, 0, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor(),
+                        traceparent=trace, shutter_close=midpoint + 1e-4,
+                    )
                 )  # fmt: skip
                 work.commit()
     target = KafkaTarget(kafka.brokers, settings.alert_topic, transactional_id=settings.alert_topic)
@@ -456,7 +459,7 @@ def test_oversized_packets_are_trimmed_and_say_so(database, kafka, tmp_path):
     file = archive.write(5, 0, 1, [alert_of(row), big])
     assert len(big.body) > 150_000 > len(alert_of(row).body)
     with database.connect() as connection:
-        outbox.add(connection, 5, 0, 1, file.name, 2, file.checksum, index=file.index)
+        outbox.add(connection, outbox.OutboxEntry(5, 0, 1, file.name, 2, file.checksum, index=file.index))
     relay = Relay(database, archive, target)
     assert patient(relay) == 2
     relay.close()

@@ -42,18 +42,10 @@ def fill(database, archive, visits, per_visit, **more):
     with database.connect() as connection:
         for visit in visits:
             file = AlertArchive(archive).write(visit, 0, 1, (alert_at(visit * 1000 + k) for k in range(per_visit)))
-            outbox.add(
-                connection,
-                visit,
-                0,
-                1,
-                file.name,
-                file.count,
-                file.checksum,
-                index=file.index,
-                id_xor=file.id_xor(),
-                **more,
+            entry = outbox.OutboxEntry(
+                visit, 0, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor(), **more
             )
+            outbox.add(connection, entry)
 
 
 def patient(relay):
