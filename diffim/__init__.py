@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "DifferencingError": "errors", "ImageDifferenceConfig": "config", "ImageDifferenceTask": "task",
-    "NoTemplate": "errors", "TemplateStore": "template", "build_template": "template",
+    "NoTemplate": "errors", "TemplateStore": "templates.store", "build_template": "templates.store",
 }  # fmt: skip
 
 __all__ = [
