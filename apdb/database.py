@@ -55,9 +55,13 @@ class Database:
         if self._read_only:
             options += " -c default_transaction_read_only=on"
         return {
-            "autocommit": True, "connect_timeout": CONNECT_TIMEOUT_S, "options": options + self._search_path(),
-            "application_name": "alertprod", "keepalives_idle": 30, "tcp_user_timeout": 30_000,
-        }  # fmt: skip
+            "autocommit": True,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "options": options + self._search_path(),
+            "application_name": "alertprod",
+            "keepalives_idle": 30,
+            "tcp_user_timeout": 30_000,
+        }
 
     @property
     def label(self) -> str:

@@ -41,10 +41,17 @@ class Transactions:
         if self._pool is None or self._owner != os.getpid():
             self._owner = os.getpid()
             self._pool = ConnectionPool(
-                self._database.uri, kwargs=self._database.connect_arguments(), min_size=0,
-                max_size=MAX_CONNECTIONS, timeout=WAIT_S, reconnect_timeout=CONNECT_TIMEOUT_S, max_idle=300.0,
-                check=ConnectionPool.check_connection, name="apdb", open=True,
-            )  # fmt: skip
+                self._database.uri,
+                kwargs=self._database.connect_arguments(),
+                min_size=0,
+                max_size=MAX_CONNECTIONS,
+                timeout=WAIT_S,
+                reconnect_timeout=CONNECT_TIMEOUT_S,
+                max_idle=300.0,
+                check=ConnectionPool.check_connection,
+                name="apdb",
+                open=True,
+            )
         return self._pool
 
     @contextmanager
@@ -86,9 +93,13 @@ class Transactions:
             yield connections
 
     def run(
-        self, work: Callable[[psycopg.Connection[Any]], T], *, snapshot: bool = False, pixels: Sequence[int] = (),
+        self,
+        work: Callable[[psycopg.Connection[Any]], T],
+        *,
+        snapshot: bool = False,
+        pixels: Sequence[int] = (),
         meanwhile: Callable[[], object] | None = None,
-    ) -> T:  # fmt: skip
+    ) -> T:
         """Run `work` in one transaction, again where the database says that it could not be serialised.
 
         Parameters

@@ -52,9 +52,13 @@ class Relay:
     """
 
     def __init__(
-        self, database: Database, archive: AlertArchive, target: KafkaTarget, wire_id: int = SCHEMA_ID,
+        self,
+        database: Database,
+        archive: AlertArchive,
+        target: KafkaTarget,
+        wire_id: int = SCHEMA_ID,
         crash: Callable[[str], None] = lambda name: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._database, self._archive, self._target, self._crash = database, archive, target, crash
         self._wire_id = wire_id
         self._producer: AlertProducer | None = None

@@ -67,10 +67,18 @@ class ClientBase(Apdb):
 
     @classmethod
     def init_database(
-        cls, db_url: str, *, schema_file: str | None = None, ss_schema_file: str | None = None,
-        read_sources_months: int | None = None, read_forced_sources_months: int | None = None,
-        enable_replica: bool = False, namespace: str | None = None, drop: bool = False, **layout: Any,
-    ) -> ApdbSqlConfig:  # fmt: skip
+        cls,
+        db_url: str,
+        *,
+        schema_file: str | None = None,
+        ss_schema_file: str | None = None,
+        read_sources_months: int | None = None,
+        read_forced_sources_months: int | None = None,
+        enable_replica: bool = False,
+        namespace: str | None = None,
+        drop: bool = False,
+        **layout: Any,
+    ) -> ApdbSqlConfig:
         """Make all tables and return the configuration that opens them.
 
         The arguments are those of the published SQL client. Those that shape its tables (`dia_object_index`, `htm_level`,
@@ -87,13 +95,18 @@ class ClientBase(Apdb):
             if value is not None and value != _LAYOUT[name]:
                 raise ApdbError(f"{name} is {_LAYOUT[name]!r} in these tables; {value!r} is not supported")
         given = {
-            "schema_file": schema_file, "ss_schema_file": ss_schema_file, "read_sources_months": read_sources_months,
+            "schema_file": schema_file,
+            "ss_schema_file": ss_schema_file,
+            "read_sources_months": read_sources_months,
             "read_forced_sources_months": read_forced_sources_months,
-        }  # fmt: skip
+        }
         config = ApdbSqlConfig(
-            db_url=db_url, enable_replica=enable_replica, namespace=namespace, dia_object_index=_LAYOUT["dia_object_index"],
+            db_url=db_url,
+            enable_replica=enable_replica,
+            namespace=namespace,
+            dia_object_index=_LAYOUT["dia_object_index"],
             **{k: v for k, v in given.items() if v is not None},
-        )  # fmt: skip
+        )
         database = Database(_libpq_uri(db_url), namespace=namespace)
         database.create(published_schema(config.schema_file), replica=enable_replica, drop=drop)
         return config

@@ -34,15 +34,22 @@ class ClientReads(ClientBase):
         chosen = [c for c in columns if c.name in wanted] if wanted else columns
         return self._read(
             lambda c: load.objects_in_region(
-                c, self._published, region, columns=chosen, nullable=True,
+                c,
+                self._published,
+                region,
+                columns=chosen,
+                nullable=True,
                 max_ranges=self.config.pixelization.htm_max_ranges,
             )
-        )  # fmt: skip
+        )
 
     def getDiaSources(
-        self, region: Region, object_ids: Iterable[int] | None, visit_time: astropy.time.Time,
+        self,
+        region: Region,
+        object_ids: Iterable[int] | None,
+        visit_time: astropy.time.Time,
         start_time: astropy.time.Time | None = None,
-    ) -> pd.DataFrame | None:  # fmt: skip
+    ) -> pd.DataFrame | None:
         """Return the DiaSources of objects, or of the region; the start of the window is included in both."""
         start = self._start(visit_time, start_time, self.config.read_sources_months)
         if start is None:
@@ -53,9 +60,12 @@ class ClientReads(ClientBase):
         return self._history("DiaSource", list(object_ids), start)
 
     def getDiaForcedSources(
-        self, region: Region, object_ids: Iterable[int] | None, visit_time: astropy.time.Time,
+        self,
+        region: Region,
+        object_ids: Iterable[int] | None,
+        visit_time: astropy.time.Time,
         start_time: astropy.time.Time | None = None,
-    ) -> pd.DataFrame | None:  # fmt: skip
+    ) -> pd.DataFrame | None:
         """Return the DiaForcedSources of objects; those of a region are the ones of the objects that are there now."""
         start = self._start(visit_time, start_time, self.config.read_forced_sources_months)
         if start is None:

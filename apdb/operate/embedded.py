@@ -165,12 +165,25 @@ class EmbeddedPostgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
-        done = subprocess.run(
-            [str(self._binaries / program), *arguments], cwd=self.directory, env=environment, check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
-            user=self._user.pw_uid if self._user else None, group=self._user.pw_gid if self._user else None,
-            extra_groups=[] if self._user else None, start_new_session=True,
-        ) if program != "pg_ctl" else self._run_ctl(arguments, environment)  # fmt: skip
+        done = (
+            subprocess.run(
+                [str(self._binaries / program), *arguments],
+                cwd=self.directory,
+                env=environment,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=120,
+                user=self._user.pw_uid if self._user else None,
+                group=self._user.pw_gid if self._user else None,
+                extra_groups=[] if self._user else None,
+                start_new_session=True,
+            )
+            if program != "pg_ctl"
+            else self._run_ctl(arguments, environment)
+        )
         if done.returncode:
             log = self.directory / "server.log"
             tail = log.read_text(errors="replace")[-1500:] if log.exists() else ""
@@ -179,11 +192,20 @@ class EmbeddedPostgres:
     def _run_ctl(self, arguments: tuple[str, ...], environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
         """pg_ctl's server keeps its standard output open: do not wait on a pipe."""
         return subprocess.run(
-            [str(self._binaries / "pg_ctl"), *arguments], cwd=self.directory, env=environment, check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, timeout=120,
-            user=self._user.pw_uid if self._user else None, group=self._user.pw_gid if self._user else None,
-            extra_groups=[] if self._user else None, start_new_session=True,
-        )  # fmt: skip
+            [str(self._binaries / "pg_ctl"), *arguments],
+            cwd=self.directory,
+            env=environment,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            timeout=120,
+            user=self._user.pw_uid if self._user else None,
+            group=self._user.pw_gid if self._user else None,
+            extra_groups=[] if self._user else None,
+            start_new_session=True,
+        )
 
     def _make_database(self) -> None:
         import psycopg

@@ -38,9 +38,12 @@ def make_reader(
                 ).format(verb, name, sql.Literal(connections), secret)
             )
             for setting, value in (
-                ("default_transaction_read_only", "on"), ("statement_timeout", f"{timeout_s}s"),
-                ("idle_in_transaction_session_timeout", "60s"), ("temp_file_limit", "1GB"), ("jit", "off"),
-            ):  # fmt: skip
+                ("default_transaction_read_only", "on"),
+                ("statement_timeout", f"{timeout_s}s"),
+                ("idle_in_transaction_session_timeout", "60s"),
+                ("temp_file_limit", "1GB"),
+                ("jit", "off"),
+            ):
                 connection.execute(
                     sql.SQL("ALTER ROLE {} SET {} = {}").format(name, sql.Identifier(setting), sql.Literal(value))
                 )

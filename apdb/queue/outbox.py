@@ -14,8 +14,19 @@ from apdb.queue.states import VisitState
 from apdb.rows import single_row
 
 __all__ = [
-    "OutboxEntry", "OutboxRow", "add", "assign_order", "catch_up", "discrepancies", "hold", "identity", "mark", "orphans", "rows_of_visits", "rows_waiting",
-]  # fmt: skip
+    "OutboxEntry",
+    "OutboxRow",
+    "add",
+    "assign_order",
+    "catch_up",
+    "discrepancies",
+    "hold",
+    "identity",
+    "mark",
+    "orphans",
+    "rows_of_visits",
+    "rows_waiting",
+]
 
 _COLUMNS = (
     'o.visit, o.detector, o.attempt, o.file, o.count, o.checksum, o."publishOrder" AS publish_order, '
@@ -164,10 +175,15 @@ def orphans(connection: psycopg.Connection[Any], older_than_s: float, within_s: 
 
 
 def rows_of_visits(
-    connection: psycopg.Connection[Any], *, visit: int | None = None, detector: int | None = None,
-    begin_mjd: float | None = None, end_mjd: float | None = None, object_id: int | None = None,
+    connection: psycopg.Connection[Any],
+    *,
+    visit: int | None = None,
+    detector: int | None = None,
+    begin_mjd: float | None = None,
+    end_mjd: float | None = None,
+    object_id: int | None = None,
     source_id: int | None = None,
-) -> list[OutboxRow]:  # fmt: skip
+) -> list[OutboxRow]:
     """Return the rows that fit every condition given, by time of the visit: the newest attempt of each visit.
 
     Parameters
@@ -183,9 +199,11 @@ def rows_of_visits(
     """
     where, values = ['o."droppedAt" IS NULL'], []
     for text, value in (
-        ("o.visit = %s", visit), ("o.detector = %s", detector), ('l."midpointMjdTai" >= %s', begin_mjd),
+        ("o.visit = %s", visit),
+        ("o.detector = %s", detector),
+        ('l."midpointMjdTai" >= %s', begin_mjd),
         ('l."midpointMjdTai" < %s', end_mjd),
-    ):  # fmt: skip
+    ):
         if value is not None:
             where.append(text)
             values.append(value)

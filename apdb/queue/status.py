@@ -50,8 +50,12 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
     median, slow = latency[0] if latency and latency[0] else (None, None)
     return {
         "visits": {state.value: 0 for state in VisitState} | states,
-        "unpublished_alerts": int(outbox[0]), "oldest_unpublished_s": float(outbox[1]),
-        "published_alerts": int(outbox[2]), "held_alerts": int(outbox[3]), "seconds": {k: float(v) for k, v in steps},
-        "alert_latency_s": {"median": median, "p95": slow}, "relay_leads": bool(leader[0]),
+        "unpublished_alerts": int(outbox[0]),
+        "oldest_unpublished_s": float(outbox[1]),
+        "published_alerts": int(outbox[2]),
+        "held_alerts": int(outbox[3]),
+        "seconds": {k: float(v) for k, v in steps},
+        "alert_latency_s": {"median": median, "p95": slow},
+        "relay_leads": bool(leader[0]),
         "discrepant_visits": len(wrong),
-    }  # fmt: skip
+    }

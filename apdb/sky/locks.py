@@ -114,9 +114,11 @@ _RELEASE = "SELECT pg_advisory_unlock_all()"  # a statement that failed does not
 
 @contextmanager
 def sky_locks(
-    connection: psycopg.Connection[Any], pixels: Sequence[int], timeout_s: float = 120,
+    connection: psycopg.Connection[Any],
+    pixels: Sequence[int],
+    timeout_s: float = 120,
     meanwhile: Callable[[], object] | None = None,
-) -> Iterator[None]:  # fmt: skip
+) -> Iterator[None]:
     """Hold the locks of the pixels on this session (autocommit, outside of any transaction, no other advisory locks).
 
     Parameters

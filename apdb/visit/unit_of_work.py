@@ -100,9 +100,14 @@ class VisitUnitOfWork:
         return changes.withdraw_visit(self._connection, visit, detector, mjd_tai)
 
     def store(
-        self, mjd_tai: float, objects: pd.DataFrame, sources: pd.DataFrame, forced: pd.DataFrame,
-        ss_sources: pd.DataFrame | None = None, forced_flags: pd.DataFrame | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        mjd_tai: float,
+        objects: pd.DataFrame,
+        sources: pd.DataFrame,
+        forced: pd.DataFrame,
+        ss_sources: pd.DataFrame | None = None,
+        forced_flags: pd.DataFrame | None = None,
+    ) -> None:
         """Write all rows of a visit.
 
         Parameters
