@@ -9,15 +9,15 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from apdb.errors import DatabaseUnavailable
+from tasks.local_server import LocalServer
+from tasks.waiting import wait_until
 
-__all__ = ["EmbeddedPostgres", "find_binaries", "free_port", "is_free", "stop_server", "sweep"]
+__all__ = ["EmbeddedPostgres", "find_binaries", "stop_server", "sweep"]
 
 _SETTINGS = {
     "listen_addresses": "'127.0.0.1'", "max_connections": "100", "shared_buffers": "128MB", "work_mem": "32MB",
@@ -63,52 +63,16 @@ def _server_user() -> pwd.struct_passwd | None:
     raise DatabaseUnavailable("running as root and neither the user postgres nor nobody exists")
 
 
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def is_free(port: int) -> bool:
-    """Return whether nobody listens on a TCP port of 127.0.0.1.
-
-    Raises
-    ------
-    PermissionError
-        It is kept for the administrator.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except PermissionError:
-            raise
-        except OSError:
-            return False
-    return True
-
-
 @dataclass
-class EmbeddedPostgres:
-    """One server in `directory`; use as a context manager or call start and stop."""
+class EmbeddedPostgres(LocalServer):
+    """One PostgreSQL server in `directory`; `settings` are further parameters of the server."""
 
-    directory: Path
-    keep: bool = False
-    port: int = 0
     settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def uri(self) -> str:
         """libpq URI of the database ``alertprod``."""
         return f"postgresql://alertprod@127.0.0.1:{self.port}/alertprod"
-
-    def __enter__(self) -> "EmbeddedPostgres":
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
 
     def start(self) -> str:
         """Make the cluster where it is missing, start it, and return its URI.
@@ -125,8 +89,7 @@ class EmbeddedPostgres:
             )
         self._binaries = binaries
         self._user = _server_user()
-        self.directory = self.directory.absolute()
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.make_directory()
         sweep(self.directory.parent)
         data = self.directory / "data"
         if self._user:
@@ -136,7 +99,7 @@ class EmbeddedPostgres:
             self._run(
                 "initdb", "-D", str(data), "-U", "alertprod", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"
             )
-        self.port = self.port or free_port()
+        self.take_port()
         lines = [f"{k} = {v}" for k, v in {**_SETTINGS, **self.settings}.items()] + [
             f"port = {self.port}",
             "unix_socket_directories = ''",
@@ -222,8 +185,7 @@ class EmbeddedPostgres:
         if (data / "postmaster.pid").exists():
             self._run("pg_ctl", "-D", str(data), "-m", "immediate" if immediate else "fast", "-w", "-t", "60", "stop")
         (self.directory / OWNER_FILE).unlink(missing_ok=True)
-        if not self.keep:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        self.delete_directory()
 
 
 def _forget_zombie(pid_file: Path) -> None:
@@ -266,9 +228,7 @@ def stop_server(directory: Path, grace_s: float = 10.0) -> bool:
             return True
         except PermissionError:
             return False
-        deadline = time.monotonic() + grace_s
-        while _server_of(data) is not None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: _server_of(data) is None, grace_s, 0.05)
     return True
 
 

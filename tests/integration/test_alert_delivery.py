@@ -33,7 +33,6 @@ from alerts.packets.schemas import schema
 from alerts.packets.trim import trim
 from alerts.packets.wire import decode_body, encode_body
 from apdb import VisitUnitOfWork
-from apdb.operate.embedded import free_port
 from apdb.queue import outbox
 from service.api.app import create_app
 from service.api.metrics import render_metrics
@@ -42,6 +41,7 @@ from service.delivery import sweep_orphans
 from service.local.campaign import read_alerts
 from service.settings import Settings
 from tasks.errors import AlertProdError
+from tasks.local_server import free_port
 from tests.integration.test_relay import PACKET, fill, patient
 from tests.unit.test_alerts import frame_with
 
