@@ -32,7 +32,7 @@ class Alert:
     def __init__(self, packet: Any) -> None:
         packet = getattr(packet, "packet", packet)
         if isinstance(packet, bytes | bytearray | memoryview):
-            from alerts.wire import decode
+            from alerts.packets.wire import decode
 
             packet = decode(bytes(packet))
         if not isinstance(packet, Mapping):

@@ -6,12 +6,12 @@ alerts loads neither images nor tasks.
 
 from typing import TYPE_CHECKING, Any
 
-from alerts.archive import AlertArchive, AlertFile
-from alerts.schemas import SCHEMA_ID, schema, schema_document, schema_ids
-from alerts.wire import Alert, decode, encode
+from alerts.archive.store import AlertArchive, AlertFile
+from alerts.packets.schemas import SCHEMA_ID, schema, schema_document, schema_ids
+from alerts.packets.wire import Alert, decode, encode
 
 if TYPE_CHECKING:
-    from alerts.packets import AlertInputs, build_alerts, build_packets
+    from alerts.packets.build import AlertInputs, build_alerts, build_packets
 
 __all__ = [
     "SCHEMA_ID",
@@ -31,7 +31,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("AlertInputs", "build_alerts", "build_packets"):
-        import alerts.packets
+        from alerts.packets import build
 
-        return getattr(alerts.packets, name)
+        return getattr(build, name)
     raise AttributeError(f"module 'alerts' has no attribute {name!r}")

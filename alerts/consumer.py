@@ -17,11 +17,11 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from alerts.delivery.target import Refusals, kafka_error
 from alerts.errors import AlertError
-from alerts.filters import AlertFilter, read_for
-from alerts.schemas import SCHEMA_ID, schema_ids
-from alerts.target import Refusals, kafka_error
-from alerts.wire import decode
+from alerts.packets.filters import AlertFilter, read_for
+from alerts.packets.schemas import SCHEMA_ID, schema_ids
+from alerts.packets.wire import decode
 
 __all__ = ["AlertConsumer", "ReceivedAlert"]
 
@@ -63,7 +63,7 @@ class AlertConsumer:
     client
         Further librdkafka settings (security).
     filter
-        Expression of `alerts.filters`; alerts that do not pass are not decoded in full.
+        Expression of `alerts.packets.filters`; alerts that do not pass are not decoded in full.
     start
         ``earliest`` or ``latest``: where a new group begins.
     until_end
@@ -73,21 +73,39 @@ class AlertConsumer:
     """
 
     def __init__(
-        self, brokers: str, topics: str | Sequence[str], group: str, *, client: Mapping[str, str] | None = None,
-        filter: str | None = None, start: str = "earliest", until_end: bool = False, writer_id: int | None = None,
+        self,
+        brokers: str,
+        topics: str | Sequence[str],
+        group: str,
+        *,
+        client: Mapping[str, str] | None = None,
+        filter: str | None = None,
+        start: str = "earliest",
+        until_end: bool = False,
+        writer_id: int | None = None,
         timeout_s: float = 20.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._passes = None if filter is None else AlertFilter(filter)
         self._refusals, self._writer_id, self._timeout_s = Refusals(), writer_id, timeout_s
         self._until_end = until_end
         self._ended: set[tuple[str, int]] = set()
         self._topics = [topics] if isinstance(topics, str) else list(topics)
         self._consumer = Consumer(
-            {"bootstrap.servers": brokers, **dict(client or {}), "group.id": group, "auto.offset.reset": start,
-             "isolation.level": "read_committed", "enable.auto.offset.store": False, "enable.auto.commit": True,
-             "auto.commit.interval.ms": 2000, "enable.partition.eof": True, "queued.max.messages.kbytes": 131_072,
-             "session.timeout.ms": 45_000, "error_cb": self._refusals}
-        )  # fmt: skip
+            {
+                "bootstrap.servers": brokers,
+                **dict(client or {}),
+                "group.id": group,
+                "auto.offset.reset": start,
+                "isolation.level": "read_committed",
+                "enable.auto.offset.store": False,
+                "enable.auto.commit": True,
+                "auto.commit.interval.ms": 2000,
+                "enable.partition.eof": True,
+                "queued.max.messages.kbytes": 131_072,
+                "session.timeout.ms": 45_000,
+                "error_cb": self._refusals,
+            }
+        )
 
     def __enter__(self) -> "AlertConsumer":
         self._consumer.subscribe(self._topics)
@@ -170,9 +188,13 @@ class AlertConsumer:
             where = f"{message.topic()} [{message.partition()}] at offset {message.offset()}"
             raise AlertError(f"{where}: {error.message}") from error
         return ReceivedAlert(
-            packet, str(message.topic()), int(message.partition() or 0), int(message.offset() or 0),
-            _text(message.key()), {k: _text(v) for k, v in message.headers() or []},
-        )  # fmt: skip
+            packet,
+            str(message.topic()),
+            int(message.partition() or 0),
+            int(message.offset() or 0),
+            _text(message.key()),
+            {k: _text(v) for k, v in message.headers() or []},
+        )
 
 
 def _place(message: Message) -> tuple[str, int]:

@@ -51,10 +51,12 @@ def light_curve(packet: Packet) -> QTable:
     return QTable(
         {
             "time": Time(rows.midpointMjdTai.to_numpy(np.float64), format="mjd", scale="tai"),
-            "band": rows.band.to_numpy(str), "flux": rows.psfFlux.to_numpy(np.float64) * u.nJy,
-            "fluxErr": rows.psfFluxErr.to_numpy(np.float64) * u.nJy, "kind": rows.kind.to_numpy(str),
+            "band": rows.band.to_numpy(str),
+            "flux": rows.psfFlux.to_numpy(np.float64) * u.nJy,
+            "fluxErr": rows.psfFluxErr.to_numpy(np.float64) * u.nJy,
+            "kind": rows.kind.to_numpy(str),
         }
-    )  # fmt: skip
+    )
 
 
 def _fits_bytes(packet: Packet, which: str) -> bytes | None:
@@ -170,9 +172,16 @@ def _draw_curve(axes: Any, curve: QTable) -> None:
             rows = (curve["band"] == band) & (curve["kind"] == kind)
             if rows.any():
                 axes.errorbar(
-                    times[rows], curve["flux"].value[rows], errors[rows], fmt=marker, fillstyle=fill,
-                    ms=5, lw=1, color=_COLOURS.get(band, "#555555"), label=f"{band} {kind}",
-                )  # fmt: skip
+                    times[rows],
+                    curve["flux"].value[rows],
+                    errors[rows],
+                    fmt=marker,
+                    fillstyle=fill,
+                    ms=5,
+                    lw=1,
+                    color=_COLOURS.get(band, "#555555"),
+                    label=f"{band} {kind}",
+                )
     margin = max(1.0, 0.05 * float(np.ptp(times)))
     axes.set_xlim(times.min() - margin, times.max() + margin)
     axes.axhline(0, color="0.6", lw=0.8)

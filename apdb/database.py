@@ -1,6 +1,5 @@
 """`Database`: connections of one PostgreSQL database, its creation, and the check of its schema."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -56,9 +55,13 @@ class Database:
         if self._read_only:
             options += " -c default_transaction_read_only=on"
         return {
-            "autocommit": True, "connect_timeout": CONNECT_TIMEOUT_S, "options": options + self._search_path(),
-            "application_name": "alertprod", "keepalives_idle": 30, "tcp_user_timeout": 30_000,
-        }  # fmt: skip
+            "autocommit": True,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "options": options + self._search_path(),
+            "application_name": "alertprod",
+            "keepalives_idle": 30,
+            "tcp_user_timeout": 30_000,
+        }
 
     @property
     def label(self) -> str:
@@ -155,19 +158,6 @@ class Database:
             newer = any(_parts(have) > _parts(need) for have, need in wrong.values())
             todo = "made by a newer program: update alertprod" if newer else "run 'alertprod apdb migrate'"
             raise SchemaMismatch(f"database {self.label}: {detail}: {todo}")
-
-    def wait_ready(self, seconds: float = 30.0) -> None:
-        """Wait until the database answers."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                with self.session() as connection:
-                    connection.execute("SELECT 1")
-                return
-            except DatabaseUnavailable:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
 
     def ensure_partitions(self, mjd: float) -> None:
         """Make the partitions for the month of `mjd` and the next two."""

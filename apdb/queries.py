@@ -18,9 +18,18 @@ from apdb.schema.columns import Column, columns_of
 from apdb.visit.load import IN_RANGES, pixel_ranges
 
 __all__ = [
-    "LIGHT_CURVE_COLUMNS", "MAX_ROWS", "Query", "cone", "light_curve", "nights", "object_versions", "objects_by_id",
-    "time_of_visit", "visit_rows", "visits",
-]  # fmt: skip
+    "LIGHT_CURVE_COLUMNS",
+    "MAX_ROWS",
+    "Query",
+    "cone",
+    "light_curve",
+    "nights",
+    "object_versions",
+    "objects_by_id",
+    "time_of_visit",
+    "visit_rows",
+    "visits",
+]
 
 MAX_ROWS = 1_000_000
 MAX_RADIUS_DEG = 10.0
@@ -106,9 +115,15 @@ _DISTANCE = sql.SQL(
 
 
 def cone(
-    ra: float, dec: float, radius_deg: float, *, wanted: Sequence[str] | None = None, as_of: float | None = None,
-    after: int | None = None, limit: int = 10_000,
-) -> Query:  # fmt: skip
+    ra: float,
+    dec: float,
+    radius_deg: float,
+    *,
+    wanted: Sequence[str] | None = None,
+    as_of: float | None = None,
+    after: int | None = None,
+    limit: int = 10_000,
+) -> Query:
     """Objects within a circle (degrees, ICRS; the edge is inside), in order of id.
 
     Parameters
@@ -136,10 +151,11 @@ def cone(
     low, high = pixel_ranges(region)
     distance = _DISTANCE.format(ra=sql.Literal(float(ra)), dec=sql.Literal(float(dec)))
     tail = sql.SQL(' AND {} <= {} {} ORDER BY t."diaObjectId" LIMIT {}').format(
-        distance, sql.Literal(float(radius_deg)),
+        distance,
+        sql.Literal(float(radius_deg)),
         sql.SQL("") if after is None else sql.SQL('AND t."diaObjectId" > {}').format(sql.Literal(after)),
         sql.Literal(check_limit(limit)),
-    )  # fmt: skip
+    )
     if as_of is not None:
         statement = sql.SQL('WITH {} SELECT {} FROM candidates JOIN {} t USING ("diaObjectId") WHERE {} {}').format(
             _CANDIDATES, _list(columns), sql.Identifier(table), _valid_at(as_of), tail
@@ -192,9 +208,15 @@ def object_versions(object_id: int, *, wanted: Sequence[str] | None = None, limi
 
 
 def light_curve(
-    object_id: int, *, bands: Sequence[str] | None = None, since: float | None = None, until: float | None = None,
-    kind: str = "all", withdrawn: bool = False, limit: int = 100_000,
-) -> Query:  # fmt: skip
+    object_id: int,
+    *,
+    bands: Sequence[str] | None = None,
+    since: float | None = None,
+    until: float | None = None,
+    kind: str = "all",
+    withdrawn: bool = False,
+    limit: int = 100_000,
+) -> Query:
     """Detections and forced photometry of an object (difference and science image, nJy), in order of time.
 
     Raises
@@ -206,9 +228,11 @@ def light_curve(
         raise BadQuery(f"kind must be all, detection or forced, not {kind!r}")
     terms, parameters = [sql.SQL('t."diaObjectId" = %s')], [object_id]
     for text, value in (
-        ("t.band = ANY(%s)", None if bands is None else list(bands)), ('t."midpointMjdTai" >= %s', since),
-        ('t."midpointMjdTai" < %s', until), ("t.kind = %s", None if kind == "all" else kind),
-    ):  # fmt: skip
+        ("t.band = ANY(%s)", None if bands is None else list(bands)),
+        ('t."midpointMjdTai" >= %s', since),
+        ('t."midpointMjdTai" < %s', until),
+        ("t.kind = %s", None if kind == "all" else kind),
+    ):
         if value is not None:
             terms.append(sql.SQL(text))
             parameters.append(value)  # type: ignore[arg-type]
@@ -221,18 +245,26 @@ def light_curve(
 
 
 def visit_rows(
-    table: str, visit: int, detector: int | None = None, *, wanted: Sequence[str] | None = None,
-    withdrawn: bool = False, limit: int = 100_000,
-) -> Query:  # fmt: skip
+    table: str,
+    visit: int,
+    detector: int | None = None,
+    *,
+    wanted: Sequence[str] | None = None,
+    withdrawn: bool = False,
+    limit: int = 100_000,
+) -> Query:
     """The DiaSources or DiaForcedSources of a visit, or of one of its detectors."""
     key = {"DiaSource": "diaSourceId", "DiaForcedSource": "diaForcedSourceId"}[table]
     columns = choose(columns_of(table), wanted, (key,))
     statement = sql.SQL("SELECT {} FROM {} t WHERE t.visit = {} {} {} ORDER BY t.{} LIMIT {}").format(
-        _list(columns), sql.Identifier(table), sql.Literal(visit),
+        _list(columns),
+        sql.Identifier(table),
+        sql.Literal(visit),
         sql.SQL("") if detector is None else sql.SQL("AND t.detector = {}").format(sql.Literal(detector)),
-        sql.SQL("") if withdrawn else sql.SQL('AND t."timeWithdrawnMjdTai" IS NULL'), sql.Identifier(key),
+        sql.SQL("") if withdrawn else sql.SQL('AND t."timeWithdrawnMjdTai" IS NULL'),
+        sql.Identifier(key),
         sql.Literal(check_limit(limit)),
-    )  # fmt: skip
+    )
     return Query(table, columns, statement, (), limit, key)
 
 

@@ -13,6 +13,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from apdb.database import CONNECT_TIMEOUT_S, Database, first_line
 from apdb.errors import DatabaseUnavailable
+from apdb.rows import single_row
 from apdb.sky.locks import sky_locks
 
 __all__ = ["Transactions"]
@@ -40,10 +41,17 @@ class Transactions:
         if self._pool is None or self._owner != os.getpid():
             self._owner = os.getpid()
             self._pool = ConnectionPool(
-                self._database.uri, kwargs=self._database.connect_arguments(), min_size=0,
-                max_size=MAX_CONNECTIONS, timeout=WAIT_S, reconnect_timeout=CONNECT_TIMEOUT_S, max_idle=300.0,
-                check=ConnectionPool.check_connection, name="apdb", open=True,
-            )  # fmt: skip
+                self._database.uri,
+                kwargs=self._database.connect_arguments(),
+                min_size=0,
+                max_size=MAX_CONNECTIONS,
+                timeout=WAIT_S,
+                reconnect_timeout=CONNECT_TIMEOUT_S,
+                max_idle=300.0,
+                check=ConnectionPool.check_connection,
+                name="apdb",
+                open=True,
+            )
         return self._pool
 
     @contextmanager
@@ -70,10 +78,9 @@ class Transactions:
             first = stack.enter_context(self.connection())
             stack.enter_context(first.transaction())
             first.execute(_READ_ONLY)
-            found = [first]
+            connections = [first]
             if count > 1:
-                row = first.execute("SELECT pg_export_snapshot()").fetchone()
-                assert row is not None
+                (snapshot,) = single_row(first.execute("SELECT pg_export_snapshot()"))
                 for _ in range(count - 1):
                     try:
                         other = stack.enter_context(self._connections().connection(timeout=SPARE_WAIT_S))
@@ -81,14 +88,18 @@ class Transactions:
                         break
                     stack.enter_context(other.transaction())
                     other.execute(_READ_ONLY)
-                    other.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(row[0])))
-                    found.append(other)
-            yield found
+                    other.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+                    connections.append(other)
+            yield connections
 
     def run(
-        self, work: Callable[[psycopg.Connection[Any]], T], *, snapshot: bool = False, pixels: Sequence[int] = (),
+        self,
+        work: Callable[[psycopg.Connection[Any]], T],
+        *,
+        snapshot: bool = False,
+        pixels: Sequence[int] = (),
         meanwhile: Callable[[], object] | None = None,
-    ) -> T:  # fmt: skip
+    ) -> T:
         """Run `work` in one transaction, again where the database says that it could not be serialised.
 
         Parameters

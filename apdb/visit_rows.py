@@ -96,9 +96,12 @@ def _sorted(frame: pd.DataFrame | None, key: tuple[str, ...]) -> pd.DataFrame:
 
 
 def prepare(
-    schema: PublishedSchema, mjd_tai: float, objects: pd.DataFrame, sources: pd.DataFrame | None,
+    schema: PublishedSchema,
+    mjd_tai: float,
+    objects: pd.DataFrame,
+    sources: pd.DataFrame | None,
     forced: pd.DataFrame | None,
-) -> VisitRows:  # fmt: skip
+) -> VisitRows:
     """Check frames with APDB column names, put them in order, and find out where and of which visit they are.
 
     No database is needed.
@@ -119,5 +122,10 @@ def prepare(
     frames = {t: f for t, f in (("DiaSource", sources), ("DiaForcedSource", forced)) if len(f)}
     source = sources if len(sources) else forced
     return VisitRows(
-        schema, mjd_tai, objects, frames, _single(source, "visit"), _single(source, "detector"),
-    )  # fmt: skip
+        schema,
+        mjd_tai,
+        objects,
+        frames,
+        _single(source, "visit"),
+        _single(source, "detector"),
+    )

@@ -100,9 +100,14 @@ def _choose(older: I64, younger: I64, count: int) -> I64:
 
 
 def deduplicate(
-    connect: Callable[[], psycopg.Connection[Any]], radius_arcsec: float, now_mjd_tai: float, *,
-    since_mjd_tai: float = EVER, dry_run: bool = False, progress: Callable[[int, int], None] = lambda done, total: None,
-) -> MergeReport:  # fmt: skip
+    connect: Callable[[], psycopg.Connection[Any]],
+    radius_arcsec: float,
+    now_mjd_tai: float,
+    *,
+    since_mjd_tai: float = EVER,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> MergeReport:
     """Merge the duplicates among the objects that changed since a time, and their neighbours.
 
     Parameters

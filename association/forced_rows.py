@@ -56,9 +56,14 @@ def qualified_objects(objects: pd.DataFrame, sources: pd.DataFrame, rules: Force
 
 
 def forced_rows(
-    objects: pd.DataFrame, ids: I64, updated: Sequence[int] | I64, difference: Exposure,
-    science: Exposure, generator: IdGenerator | IdFactory, processed_mjd_tai: float,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    objects: pd.DataFrame,
+    ids: I64,
+    updated: Sequence[int] | I64,
+    difference: Exposure,
+    science: Exposure,
+    generator: IdGenerator | IdFactory,
+    processed_mjd_tai: float,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure the objects `ids`; rows inside the image, and those updated in this visit, are kept.
 
     Returns
@@ -91,8 +96,15 @@ def rows_on_difference(
     fluxes = None
     if len(chosen):
         found = calibrated_fluxes(difference, x[keep], y[keep])
-        fluxes = pd.DataFrame({"psfFlux": found.flux, "psfFluxErr": found.fluxErr, "scienceFlux": np.nan,
-                               "scienceFluxErr": np.nan, "flags": found["flags"].to_numpy(np.int32)})  # fmt: skip
+        fluxes = pd.DataFrame(
+            {
+                "psfFlux": found.flux,
+                "psfFluxErr": found.fluxErr,
+                "scienceFlux": np.nan,
+                "scienceFluxErr": np.nan,
+                "flags": found["flags"].to_numpy(np.int32),
+            }
+        )
     return _rows(chosen, fluxes, difference, generator, processed_mjd_tai)
 
 

@@ -18,9 +18,13 @@ SIGMA_FALLBACK_ARCSEC = 0.2
 
 
 def associate(
-    diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcsec: float = 1.0, *,
-    sigma_floor_arcsec: float = SIGMA_FLOOR_ARCSEC, fallback_sigma_arcsec: float = SIGMA_FALLBACK_ARCSEC,
-) -> Struct:  # fmt: skip
+    diaSources: pd.DataFrame,
+    diaObjects: pd.DataFrame,
+    radius_arcsec: float = 1.0,
+    *,
+    sigma_floor_arcsec: float = SIGMA_FLOOR_ARCSEC,
+    fallback_sigma_arcsec: float = SIGMA_FALLBACK_ARCSEC,
+) -> Struct:
     """Give each source the object that it belongs to.
 
     Parameters
@@ -43,9 +47,12 @@ def associate(
     out = diaSources.copy()
     ids = np.zeros(len(out), dtype=diaObjects.diaObjectId.to_numpy().dtype if len(diaObjects) else np.int64)
     pairs = pair_scores(
-        diaSources, diaObjects, radius_arcsec, sigma_floor_arcsec=sigma_floor_arcsec,
+        diaSources,
+        diaObjects,
+        radius_arcsec,
+        sigma_floor_arcsec=sigma_floor_arcsec,
         fallback_sigma_arcsec=fallback_sigma_arcsec,
-    )  # fmt: skip
+    )
     if len(pairs):
         chosen = _assign(pairs)
         position = pd.Series(np.arange(len(out)), index=out.diaSourceId.to_numpy())
@@ -56,9 +63,13 @@ def associate(
 
 
 def pair_scores(
-    diaSources: pd.DataFrame, diaObjects: pd.DataFrame, radius_arcsec: float = 1.0, *,
-    sigma_floor_arcsec: float = SIGMA_FLOOR_ARCSEC, fallback_sigma_arcsec: float = SIGMA_FALLBACK_ARCSEC,
-) -> pd.DataFrame:  # fmt: skip
+    diaSources: pd.DataFrame,
+    diaObjects: pd.DataFrame,
+    radius_arcsec: float = 1.0,
+    *,
+    sigma_floor_arcsec: float = SIGMA_FLOOR_ARCSEC,
+    fallback_sigma_arcsec: float = SIGMA_FALLBACK_ARCSEC,
+) -> pd.DataFrame:
     """Return every (source, object) pair within the radius with its score, lower is better.
 
     With errors in both tables the score is the negative log likelihood of the offset on the tangent plane at the
@@ -102,9 +113,15 @@ def _variance(frame: pd.DataFrame, column: str, fallback: float) -> F64:
 
 
 def _likelihood(
-    s: pd.DataFrame, o: pd.DataFrame, i: I64, j: I64, p: F64,
-    q: F64, floor: float, fallback: float,
-) -> F64:  # fmt: skip
+    s: pd.DataFrame,
+    o: pd.DataFrame,
+    i: I64,
+    j: I64,
+    p: F64,
+    q: F64,
+    floor: float,
+    fallback: float,
+) -> F64:
     ra, dec = np.radians(s.ra.to_numpy()[i]), np.radians(s.dec.to_numpy()[i])
     east = np.stack([-np.sin(ra), np.cos(ra), np.zeros_like(ra)], axis=1)
     north = np.stack([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)], axis=1)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from apdb import Database
+from apdb.rows import single_row
 from association.errors import AssociationError
 
 __all__ = ["COUNTS", "MetricComputationError", "run_metrics", "total_unassociated_objects"]
@@ -48,6 +49,5 @@ def _number(metadata: Mapping[str, Any], name: str) -> float:
 def total_unassociated_objects(database: Database) -> int:
     """Return how many objects of the database have one source."""
     with database.session() as connection:
-        row = connection.execute('SELECT count(*) FROM "DiaObjectLast" WHERE "nDiaSources" = 1').fetchone()
-    assert row is not None
+        row = single_row(connection.execute('SELECT count(*) FROM "DiaObjectLast" WHERE "nDiaSources" = 1'))
     return int(row[0])

@@ -66,10 +66,17 @@ def _visits(connection: psycopg.Connection[Any], begin: float, end: float) -> li
 
 
 def precover(
-    connect: Callable[[], psycopg.Connection[Any]], difference_of: Callable[[StoredVisit], Exposure | None],
-    packer_of: Callable[[StoredVisit], IdPacker], at_mjd: float, now_mjd: float, *, days: float = 30.0,
-    founded_within_days: float = 3.0, dry_run: bool = False, progress: Callable[[int, int], None] = lambda done, total: None,
-) -> PrecoveryReport:  # fmt: skip
+    connect: Callable[[], psycopg.Connection[Any]],
+    difference_of: Callable[[StoredVisit], Exposure | None],
+    packer_of: Callable[[StoredVisit], IdPacker],
+    at_mjd: float,
+    now_mjd: float,
+    *,
+    days: float = 30.0,
+    founded_within_days: float = 3.0,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PrecoveryReport:
     """Measure young objects on the differences from before they were found.
 
     Parameters
@@ -119,9 +126,14 @@ def _measured(connection: psycopg.Connection[Any], visit: StoredVisit) -> list[i
 
 
 def _measure(
-    connection: psycopg.Connection[Any], visit: StoredVisit, difference: Exposure, objects: pd.DataFrame, packer: IdPacker,
-    now_mjd: float, dry_run: bool,
-) -> int:  # fmt: skip
+    connection: psycopg.Connection[Any],
+    visit: StoredVisit,
+    difference: Exposure,
+    objects: pd.DataFrame,
+    packer: IdPacker,
+    now_mjd: float,
+    dry_run: bool,
+) -> int:
     """Measure and store the objects of one visit; returns how many lie on its image."""
     with sky_locks(connection, lock_pixels(polygon(*difference.sky_corners()))):
         with VisitUnitOfWork(connection) as work:

@@ -84,10 +84,12 @@ def match_solar_system(diaSources: pd.DataFrame, ephemerides: pd.DataFrame, radi
     matched["ssObjectId"], matched["diaObjectId"] = e.ssObjectId.to_numpy()[pairs[:, 1]], 0
     rest = s.drop(index=pairs[:, 0].tolist())
     return Struct(
-        ssoAssocDiaSources=matched, unAssocDiaSources=rest,
+        ssoAssocDiaSources=matched,
+        unAssocDiaSources=rest,
         associatedSsSources=_ss_sources(matched, e.loc[pairs[:, 1]], pairs[:, 2]),
-        unassociatedSsObjects=e.drop(index=pairs[:, 1].tolist()), nAssociatedSsObjects=len(pairs),
-    )  # fmt: skip
+        unassociatedSsObjects=e.drop(index=pairs[:, 1].tolist()),
+        nAssociatedSsObjects=len(pairs),
+    )
 
 
 def _greedy(s: pd.DataFrame, e: pd.DataFrame, radius: float) -> I64:
@@ -98,8 +100,12 @@ def _greedy(s: pd.DataFrame, e: pd.DataFrame, radius: float) -> I64:
     k = min(8, len(s))
     near: tuple[Any, Any] = cKDTree(p).query(q, k=k, distance_upper_bound=radius)
     distance, index = (np.asarray(a).reshape(len(e), k) for a in near)
-    found = [(float(distance[o, r]), o, int(index[o, r]), r + 1) for o in range(len(e)) for r in range(k)
-             if np.isfinite(distance[o, r])]  # fmt: skip
+    found = [
+        (float(distance[o, r]), o, int(index[o, r]), r + 1)
+        for o in range(len(e))
+        for r in range(k)
+        if np.isfinite(distance[o, r])
+    ]
     out, used_s, used_o = [], set(), set()
     for _, o, i, rank in sorted(found):  # a handful of bodies per detector
         if o not in used_o and i not in used_s:

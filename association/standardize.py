@@ -47,8 +47,21 @@ def standardize(raw: pd.DataFrame, difference: Exposure, processed_mjd_tai: floa
         out[name] = column
     scale = 3600 * np.sqrt(np.abs(np.linalg.det(jacobian)))
     _trails(out, raw, jacobian, scale)
-    for name in ("x", "y", "xErr", "yErr", "psfChi2", "psfNdata", "psfLnL", "extendedness", "dipoleChi2", "dipoleNdata",
-                 "isDipole", "dipoleFitAttempted", "isNegative"):  # fmt: skip
+    for name in (
+        "x",
+        "y",
+        "xErr",
+        "yErr",
+        "psfChi2",
+        "psfNdata",
+        "psfLnL",
+        "extendedness",
+        "dipoleChi2",
+        "dipoleNdata",
+        "isDipole",
+        "dipoleFitAttempted",
+        "isNegative",
+    ):
         out[name] = raw[name].to_numpy()
     out["bboxSize"], out["snr"] = raw.bboxSize.to_numpy(np.int32), raw.significance.to_numpy(np.float32)
     columns = {}
@@ -106,9 +119,11 @@ def filter_tests(
         name: raw[f"trail_flag{name}"].to_numpy(bool) for name in ("", "_off_image", "_edge", "_suspect_long_trail")
     }
     tests["trail_length"] = (
-        (table.trailLength.to_numpy(np.float64) >= limit) | flags["_off_image"]
-        | (flags["_suspect_long_trail"] & flags["_edge"]) | (flags[""] & (diagonal >= limit))
-    )  # fmt: skip
+        (table.trailLength.to_numpy(np.float64) >= limit)
+        | flags["_off_image"]
+        | (flags["_suspect_long_trail"] & flags["_edge"])
+        | (flags[""] & (diagonal >= limit))
+    )
     return tests
 
 

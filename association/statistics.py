@@ -50,9 +50,11 @@ class _Rows:
 
 
 def summarize(
-    diaObjects: pd.DataFrame, diaSources: pd.DataFrame, diaForcedSources: pd.DataFrame | None = None,
+    diaObjects: pd.DataFrame,
+    diaSources: pd.DataFrame,
+    diaForcedSources: pd.DataFrame | None = None,
     plugins: str | Sequence[str] = "default",
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Recompute the summary columns of objects from all of their sources.
 
     Parameters

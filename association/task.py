@@ -54,22 +54,38 @@ class DiaPipelineTask(AlertTask):
         super().__init__(**kwargs)
         c = self.config
         self.new_source_rules = NewSourceRules(
-            tuple(c.newObjectBadFlags), c.newObjectFluxField, c.newObjectSnrThreshold, c.newObjectReliabilityThreshold,
-            c.newObjectLowReliabilitySnrThreshold, c.newObjectLowSnrReliabilityThreshold,
-        )  # fmt: skip
+            tuple(c.newObjectBadFlags),
+            c.newObjectFluxField,
+            c.newObjectSnrThreshold,
+            c.newObjectReliabilityThreshold,
+            c.newObjectLowReliabilitySnrThreshold,
+            c.newObjectLowSnrReliabilityThreshold,
+        )
         self._forced_rules = ForcedRules(
-            c.historyThreshold, c.forcedReliabilityThreshold, c.forcedTrailLengthThreshold, tuple(c.forcedBadFlags),
-        )  # fmt: skip
+            c.historyThreshold,
+            c.forcedReliabilityThreshold,
+            c.forcedTrailLengthThreshold,
+            tuple(c.forcedBadFlags),
+        )
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
         """Return empty tables of what is stored."""
         return {n: empty_frame(t) for n, t in (("diaSource", "DiaSource"), ("diaObject", "DiaObject"))}
 
     def run(
-        self, diaSourceTable: pd.DataFrame, diffIm: Exposure, exposure: Exposure, warpedExposure: Exposure,
-        ccdExposureIdBits: int | None = None, *, unitOfWork: VisitUnitOfWork | None = None, idGenerator: IdGenerator | IdFactory | None = None,
-        solarSystemObjectTable: pd.DataFrame | None = None, band: str | None = None, processedMjdTai: float | None = None,
-    ) -> Struct:  # fmt: skip
+        self,
+        diaSourceTable: pd.DataFrame,
+        diffIm: Exposure,
+        exposure: Exposure,
+        warpedExposure: Exposure,
+        ccdExposureIdBits: int | None = None,
+        *,
+        unitOfWork: VisitUnitOfWork | None = None,
+        idGenerator: IdGenerator | IdFactory | None = None,
+        solarSystemObjectTable: pd.DataFrame | None = None,
+        band: str | None = None,
+        processedMjdTai: float | None = None,
+    ) -> Struct:
         """Process one detector's sources.
 
         Inside a unit of work nothing is committed here. Without one, the APDB of the configuration is opened, the sky
@@ -110,9 +126,16 @@ class DiaPipelineTask(AlertTask):
         if unitOfWork is None:
             with self._own_transaction(diffIm) as work:
                 done = self.run(
-                    diaSourceTable, diffIm, exposure, warpedExposure, unitOfWork=work, idGenerator=generator,
-                    solarSystemObjectTable=solarSystemObjectTable, band=band, processedMjdTai=now,
-                )  # fmt: skip
+                    diaSourceTable,
+                    diffIm,
+                    exposure,
+                    warpedExposure,
+                    unitOfWork=work,
+                    idGenerator=generator,
+                    solarSystemObjectTable=solarSystemObjectTable,
+                    band=band,
+                    processedMjdTai=now,
+                )
                 work.commit()
             return done
         info = diffIm.visit_info
@@ -140,12 +163,21 @@ class DiaPipelineTask(AlertTask):
         waiting = unconfirmed(parts.stored, updated, self.config.alertLeastDiaSources, self.config.alertSingleSnr)
         self.put("nUnconfirmedDiaSources", int(waiting.sum()))
         return Struct(
-            apdbMarker=marker, apdb_maker=marker, associatedDiaSources=parts.stored, diaForcedSources=forced, diaObjects=everything,
-            updatedDiaObjects=updated, associatedSsSources=parts.ss_rows, unassociatedSsObjects=parts.ss_missed,
-            newDiaSources=parts.new, marginalDiaSources=parts.marginal, historySources=history,
-            historyForcedSources=forced_history, alertDiaSources=parts.stored[~waiting],
+            apdbMarker=marker,
+            apdb_maker=marker,
+            associatedDiaSources=parts.stored,
+            diaForcedSources=forced,
+            diaObjects=everything,
+            updatedDiaObjects=updated,
+            associatedSsSources=parts.ss_rows,
+            unassociatedSsObjects=parts.ss_missed,
+            newDiaSources=parts.new,
+            marginalDiaSources=parts.marginal,
+            historySources=history,
+            historyForcedSources=forced_history,
+            alertDiaSources=parts.stored[~waiting],
             unconfirmedDiaSources=parts.stored[waiting],
-        )  # fmt: skip
+        )
 
     def _validate(self, diffIm: Exposure, exposure: Exposure, template: Exposure, band: str) -> None:
         problems = []
@@ -202,9 +234,12 @@ class DiaPipelineTask(AlertTask):
         sources = table[finite]
         solar = match_solar_system(sources, bodies, self.config.solarSystemMaxDistArcSeconds)
         found = associate(
-            solar.unAssocDiaSources, objects, self.config.maxDistArcSeconds,
-            sigma_floor_arcsec=self.config.sigmaFloorArcSeconds, fallback_sigma_arcsec=self.config.fallbackSigmaArcSeconds,
-        )  # fmt: skip
+            solar.unAssocDiaSources,
+            objects,
+            self.config.maxDistArcSeconds,
+            sigma_floor_arcsec=self.config.sigmaFloorArcSeconds,
+            fallback_sigma_arcsec=self.config.fallbackSigmaArcSeconds,
+        )
         matched = found.diaSources[found.diaSources.diaObjectId != 0]
         rest = found.diaSources[found.diaSources.diaObjectId == 0]
         split = Struct(good=rest.copy(), marginal=rest.iloc[:0].copy())
@@ -214,11 +249,15 @@ class DiaPipelineTask(AlertTask):
             raise TooManyDiaObjects(f"{len(split.good)} new objects, more than {self.config.maxNewDiaObjects}")
         split.good["diaObjectId"] = split.good.diaSourceId
         for key, value in {
-            "numUpdatedDiaObjects": found.nUpdatedDiaObjects, "numNewDiaObjects": len(split.good),
-            "numUnassociatedDiaObjects": found.nUnassociatedDiaObjects, "nRejectedNewDiaObjects": len(split.marginal),
-            "numTotalSolarSystemObjects": len(bodies), "numAssociatedSsObjects": solar.nAssociatedSsObjects,
-            "nExpectedSsObjects": len(bodies), "nAssociatedSsObjects": solar.nAssociatedSsObjects,
-        }.items():  # fmt: skip
+            "numUpdatedDiaObjects": found.nUpdatedDiaObjects,
+            "numNewDiaObjects": len(split.good),
+            "numUnassociatedDiaObjects": found.nUnassociatedDiaObjects,
+            "nRejectedNewDiaObjects": len(split.marginal),
+            "numTotalSolarSystemObjects": len(bodies),
+            "numAssociatedSsObjects": solar.nAssociatedSsObjects,
+            "nExpectedSsObjects": len(bodies),
+            "nAssociatedSsObjects": solar.nAssociatedSsObjects,
+        }.items():
             self.put(key, value)
         stored = pd.concat([matched, split.good, solar.ssoAssocDiaSources])
         stored = stored.sort_values("diaSourceId", ignore_index=True).astype(table.dtypes.to_dict()).copy()
@@ -258,9 +297,15 @@ class DiaPipelineTask(AlertTask):
         return everything.sort_values("diaObjectId", ignore_index=True), updated, merged
 
     def _forced(
-        self, everything: pd.DataFrame, merged: pd.DataFrame, updated: pd.DataFrame, diffIm: Exposure, exposure: Exposure,
-        generator: IdGenerator | IdFactory, now: float,
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+        self,
+        everything: pd.DataFrame,
+        merged: pd.DataFrame,
+        updated: pd.DataFrame,
+        diffIm: Exposure,
+        exposure: Exposure,
+        generator: IdGenerator | IdFactory,
+        now: float,
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
         ids = np.zeros(0, np.int64)
         if self.config.doRunForcedMeasurement and len(everything):
             ids = qualified_objects(everything, merged, self._forced_rules)

@@ -18,9 +18,9 @@ from astropy import units as u
 from astropy.nddata import CCDData, VarianceUncertainty
 
 from alerts import AlertArchive, AlertInputs, build_alerts, schema
-from alerts.relay import Relay
-from alerts.target import KafkaTarget, ensure_topics
-from alerts.wire import decode_body
+from alerts.delivery.relay import Relay
+from alerts.delivery.target import KafkaTarget, ensure_topics
+from alerts.packets.wire import decode_body
 from apdb import Database, columns_of
 from apdb.operate.embedded import EmbeddedPostgres
 from apdb.queue import outbox
@@ -166,9 +166,10 @@ class Servers:
         """Add a visit with its alerts; returns when it was committed."""
         file = self.archive.write(visit, 1, 1, alerts)
         with self.database.connect() as connection:
-            outbox.add(
-                connection, visit, 1, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor()
+            entry = outbox.OutboxEntry(
+                visit, 1, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor()
             )
+            outbox.add(connection, entry)
         return time.perf_counter()
 
 
@@ -222,7 +223,7 @@ def _wait(servers: Servers, visit: int) -> None:
 def _flush_per_alert(servers: Servers, data: AlertInputs, n: int) -> float:
     from confluent_kafka import Producer
 
-    from alerts.wire import frame
+    from alerts.packets.wire import frame
 
     values = [frame(a.body) for _, a in zip(range(n), build_alerts(data), strict=False)]
     producer = Producer({"bootstrap.servers": servers.kafka.brokers, "batch.size": 2_097_152, "linger.ms": 5,

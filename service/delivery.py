@@ -5,13 +5,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from alerts.archive import AlertArchive, file_name
-from alerts.filters import AlertFilter
-from alerts.reconcile import Reconciler
-from alerts.registry import SchemaRegistry, learn_wire_id
-from alerts.relay import Relay
-from alerts.schemas import SCHEMA_ID
-from alerts.target import KafkaTarget, ensure_topics
+from alerts.archive.store import AlertArchive, file_name
+from alerts.delivery.reconcile import Reconciler
+from alerts.delivery.registry import SchemaRegistry, learn_wire_id
+from alerts.delivery.relay import Relay
+from alerts.delivery.target import KafkaTarget, ensure_topics
+from alerts.packets.filters import AlertFilter
+from alerts.packets.schemas import SCHEMA_ID
 from apdb import Database
 from apdb.queue import outbox
 from service.crash import crash_at
@@ -107,7 +107,7 @@ def wire_id(settings: Settings, database: Database) -> int:
     Raises
     ------
     RegistryUnavailable, SchemaRefused
-        As `alerts.registry.learn_wire_id`.
+        As `alerts.delivery.registry.learn_wire_id`.
     """
     url = settings.schema_registry.get_secret_value()
     if not url:

@@ -40,7 +40,7 @@ def typed(error: BaseException) -> AlertProdError:
         cause = getattr(error, "orig", None)
         return typed(cause) if isinstance(cause, BaseException) and cause is not error else ApdbError(_line(error))
     if module in ("confluent_kafka", "cimpl"):
-        from alerts.target import kafka_error
+        from alerts.delivery.target import kafka_error
 
         told = error.args[0] if error.args else None
         if hasattr(told, "code"):

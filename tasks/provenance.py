@@ -10,9 +10,15 @@ from typing import Any
 from tasks.errors import CallerError
 
 __all__ = [
-    "ProvenanceMismatch", "config_differences", "json_differences", "write_config", "write_guarded", "write_package_versions",
-    "write_together", "write_versions",
-]  # fmt: skip
+    "ProvenanceMismatch",
+    "config_differences",
+    "json_differences",
+    "write_config",
+    "write_guarded",
+    "write_package_versions",
+    "write_together",
+    "write_versions",
+]
 
 log = logging.getLogger("alertprod.tasks")
 

@@ -16,6 +16,7 @@ from lsst.utils.db_auth import DbAuth, DbAuthNotFoundError
 from apdb.database import Database
 from apdb.errors import ApdbError, SchemaMismatch
 from apdb.replication.replica import PostgresReplica
+from apdb.rows import single_row
 from apdb.schema.columns import published_schema
 from apdb.schema.partitions import PartitionKeeper
 from apdb.schema.setup import APDB_SQL_VERSION
@@ -66,10 +67,18 @@ class ClientBase(Apdb):
 
     @classmethod
     def init_database(
-        cls, db_url: str, *, schema_file: str | None = None, ss_schema_file: str | None = None,
-        read_sources_months: int | None = None, read_forced_sources_months: int | None = None,
-        enable_replica: bool = False, namespace: str | None = None, drop: bool = False, **layout: Any,
-    ) -> ApdbSqlConfig:  # fmt: skip
+        cls,
+        db_url: str,
+        *,
+        schema_file: str | None = None,
+        ss_schema_file: str | None = None,
+        read_sources_months: int | None = None,
+        read_forced_sources_months: int | None = None,
+        enable_replica: bool = False,
+        namespace: str | None = None,
+        drop: bool = False,
+        **layout: Any,
+    ) -> ApdbSqlConfig:
         """Make all tables and return the configuration that opens them.
 
         The arguments are those of the published SQL client. Those that shape its tables (`dia_object_index`, `htm_level`,
@@ -86,13 +95,18 @@ class ClientBase(Apdb):
             if value is not None and value != _LAYOUT[name]:
                 raise ApdbError(f"{name} is {_LAYOUT[name]!r} in these tables; {value!r} is not supported")
         given = {
-            "schema_file": schema_file, "ss_schema_file": ss_schema_file, "read_sources_months": read_sources_months,
+            "schema_file": schema_file,
+            "ss_schema_file": ss_schema_file,
+            "read_sources_months": read_sources_months,
             "read_forced_sources_months": read_forced_sources_months,
-        }  # fmt: skip
+        }
         config = ApdbSqlConfig(
-            db_url=db_url, enable_replica=enable_replica, namespace=namespace, dia_object_index=_LAYOUT["dia_object_index"],
+            db_url=db_url,
+            enable_replica=enable_replica,
+            namespace=namespace,
+            dia_object_index=_LAYOUT["dia_object_index"],
             **{k: v for k, v in given.items() if v is not None},
-        )  # fmt: skip
+        )
         database = Database(_libpq_uri(db_url), namespace=namespace)
         database.create(published_schema(config.schema_file), replica=enable_replica, drop=drop)
         return config
@@ -140,8 +154,7 @@ class ClientBase(Apdb):
         """Return the number of rows by table."""
         tables = ("DiaObject", "DiaObjectLast", "DiaSource", "DiaForcedSource")
         counts = ", ".join(f'(SELECT count(*) FROM "{t}")' for t in tables)
-        row = self._transactions.run(lambda c: c.execute(f"SELECT {counts}").fetchone())
-        assert row is not None
+        row = self._transactions.run(lambda c: single_row(c.execute(f"SELECT {counts}")))
         return dict(zip(tables, row, strict=True))
 
     def close(self) -> None:

@@ -139,10 +139,13 @@ class ClientChanges(ClientBase):
         self._withdraw("DiaForcedSource", places, timeWithdrawn, changes.forced_withdrawn_at, changes.withdraw_forced)
 
     def _withdraw(
-        self, table: str, places: Mapping[Any, Any], time: astropy.time.Time | None,
+        self,
+        table: str,
+        places: Mapping[Any, Any],
+        time: astropy.time.Time | None,
         withdrawn_at: Callable[[psycopg.Connection[Any], Any], dict[Any, float | None]],
         withdraw: Callable[[psycopg.Connection[Any], Any, float], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Withdraw the valid ones of rows that must all exist."""
         at = float((self._current_time() if time is None else time).tai.mjd)
 

@@ -76,9 +76,14 @@ class PostgresApdb(ClientReads, ClientChanges):
         return PostgresApdbAdmin(self._transactions, HtmPixelization(self.config.pixelization.htm_level))
 
     def store(
-        self, visit_time: astropy.time.Time, objects: pd.DataFrame, sources: pd.DataFrame | None = None,
-        forced_sources: pd.DataFrame | None = None, *, replace: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        visit_time: astropy.time.Time,
+        objects: pd.DataFrame,
+        sources: pd.DataFrame | None = None,
+        forced_sources: pd.DataFrame | None = None,
+        *,
+        replace: bool = False,
+    ) -> None:
         """Store all rows of a visit in one transaction; the same rows again change nothing.
 
         Parameters
@@ -102,9 +107,10 @@ class PostgresApdb(ClientReads, ClientChanges):
         if self.config.enable_replica:
             chunk = ReplicaChunk.make_replica_chunk(visit_time, self.config.replica_chunk_seconds)
         self._transactions.run(
-            lambda c: self._store(c, rows, chunk, replace), pixels=rows.pixels,
+            lambda c: self._store(c, rows, chunk, replace),
+            pixels=rows.pixels,
             meanwhile=lambda: rows.digest,
-        )  # fmt: skip
+        )
 
     def _store(
         self, connection: psycopg.Connection[Any], rows: VisitRows, chunk: ReplicaChunk | None, replace: bool
@@ -127,9 +133,11 @@ class PostgresApdbAdmin(ApdbSqlAdmin):
         return int(month_bounds(midpointMjdTai)[0].replace("m", ""))
 
     def delete_records(
-        self, objects: Iterable[DiaObjectLocator], sources: Iterable[DiaSourceLocator],
+        self,
+        objects: Iterable[DiaObjectLocator],
+        sources: Iterable[DiaSourceLocator],
         forced_sources: Iterable[DiaForcedSourceLocator],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Delete objects (all versions), and the given sources and forced sources of these objects."""
         ids = {o.diaObjectId for o in objects}
         source_ids = {s.diaSourceId for s in sources if s.diaObjectId in ids}

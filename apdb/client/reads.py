@@ -12,6 +12,7 @@ from lsst.sphgeom import Region
 
 from apdb.client.base import LOG, ClientBase
 from apdb.copy.decode import select_frame
+from apdb.rows import single_row
 from apdb.visit import load
 
 __all__ = ["DEDUP_KEY", "ClientReads"]
@@ -33,15 +34,22 @@ class ClientReads(ClientBase):
         chosen = [c for c in columns if c.name in wanted] if wanted else columns
         return self._read(
             lambda c: load.objects_in_region(
-                c, self._published, region, columns=chosen, nullable=True,
+                c,
+                self._published,
+                region,
+                columns=chosen,
+                nullable=True,
                 max_ranges=self.config.pixelization.htm_max_ranges,
             )
-        )  # fmt: skip
+        )
 
     def getDiaSources(
-        self, region: Region, object_ids: Iterable[int] | None, visit_time: astropy.time.Time,
+        self,
+        region: Region,
+        object_ids: Iterable[int] | None,
+        visit_time: astropy.time.Time,
         start_time: astropy.time.Time | None = None,
-    ) -> pd.DataFrame | None:  # fmt: skip
+    ) -> pd.DataFrame | None:
         """Return the DiaSources of objects, or of the region; the start of the window is included in both."""
         start = self._start(visit_time, start_time, self.config.read_sources_months)
         if start is None:
@@ -52,9 +60,12 @@ class ClientReads(ClientBase):
         return self._history("DiaSource", list(object_ids), start)
 
     def getDiaForcedSources(
-        self, region: Region, object_ids: Iterable[int] | None, visit_time: astropy.time.Time,
+        self,
+        region: Region,
+        object_ids: Iterable[int] | None,
+        visit_time: astropy.time.Time,
         start_time: astropy.time.Time | None = None,
-    ) -> pd.DataFrame | None:  # fmt: skip
+    ) -> pd.DataFrame | None:
         """Return the DiaForcedSources of objects; those of a region are the ones of the objects that are there now."""
         start = self._start(visit_time, start_time, self.config.read_forced_sources_months)
         if start is None:
@@ -114,8 +125,5 @@ class ClientReads(ClientBase):
 
     def countUnassociatedObjects(self) -> int:
         """Return the number of objects with one source (newest versions)."""
-        row = self._transactions.run(
-            lambda c: c.execute('SELECT count(*) FROM "DiaObjectLast" WHERE "nDiaSources" = 1').fetchone()
-        )
-        assert row is not None
-        return int(row[0])
+        query = 'SELECT count(*) FROM "DiaObjectLast" WHERE "nDiaSources" = 1'
+        return int(self._transactions.run(lambda c: single_row(c.execute(query)))[0])

@@ -24,9 +24,14 @@ _DTYPES = {"long": "i8", "int": "i4", "short": "i2", "float": "f4", "double": "f
 
 
 def select_frame(
-    connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], rest: sql.Composable,
-    parameters: Sequence[Any] = (), *, nullable: bool = False,
-) -> pd.DataFrame:  # fmt: skip
+    connection: psycopg.Connection[Any],
+    table: str,
+    columns: Sequence[Column],
+    rest: sql.Composable,
+    parameters: Sequence[Any] = (),
+    *,
+    nullable: bool = False,
+) -> pd.DataFrame:
     """Return rows of ``table`` (alias t) as a frame.
 
     Parameters
@@ -41,9 +46,14 @@ def select_frame(
 
 
 def select_frame_in_parts(
-    connections: Sequence[psycopg.Connection[Any]], table: str, columns: Sequence[Column], rest: sql.Composable,
-    parameters: Sequence[Sequence[Any]], *, nullable: bool = False,
-) -> pd.DataFrame:  # fmt: skip
+    connections: Sequence[psycopg.Connection[Any]],
+    table: str,
+    columns: Sequence[Column],
+    rest: sql.Composable,
+    parameters: Sequence[Sequence[Any]],
+    *,
+    nullable: bool = False,
+) -> pd.DataFrame:
     """Return the rows of one query with several sets of parameters, each on its own connection at the same time.
 
     Most of a large read is the server turning values into bytes, which one backend does on one core.
@@ -60,9 +70,12 @@ def select_frame_in_parts(
 
 
 def _read_pieces(
-    connection: psycopg.Connection[Any], table: str, columns: Sequence[Column], rest: sql.Composable,
+    connection: psycopg.Connection[Any],
+    table: str,
+    columns: Sequence[Column],
+    rest: sql.Composable,
     parameters: Sequence[Any],
-) -> list[U8]:  # fmt: skip
+) -> list[U8]:
     """Return the bytes of the rows."""
     chosen = sql.SQL(", ").join(sql.Identifier("t", c.name) for c in columns)
     query = sql.SQL("SELECT {} FROM {} t {}").format(chosen, sql.Identifier(table), rest)
@@ -75,9 +88,11 @@ def _join(pieces: list[U8], columns: Sequence[Column], nullable: bool) -> pd.Dat
 
 
 def stream_frames(
-    connection: psycopg.Connection[Any], query: sql.Composable, columns: Sequence[Column],
+    connection: psycopg.Connection[Any],
+    query: sql.Composable,
+    columns: Sequence[Column],
     parameters: Sequence[Any] = (),
-) -> Iterator[pd.DataFrame]:  # fmt: skip
+) -> Iterator[pd.DataFrame]:
     """Yield the answer of a query (its columns in the order of `columns`) in nullable frames of a few megabytes.
 
     Memory stays at one frame, whatever the length of the answer. An empty answer yields one empty frame.
@@ -140,9 +155,13 @@ def _measure(data: U8, columns: int) -> tuple[int, I64]:
 
 @compiled
 def _take_apart(
-    data: U8, widths: I64, text: Flags, starts: I64,
-    values: U8, nulls: Flags,
-) -> int:  # fmt: skip
+    data: U8,
+    widths: I64,
+    text: Flags,
+    starts: I64,
+    values: U8,
+    nulls: Flags,
+) -> int:
     """Spread the fields of COPY rows over columns (numbers turned to this machine's order); returns the number of rows.
 
     A row that does not have the expected fields ends the work early.

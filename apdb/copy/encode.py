@@ -100,9 +100,11 @@ def encode(
     if not names:
         return EncodedRows((), np.zeros(0, np.uint8), np.zeros(n, np.int64), digest.digest())
     body, starts = _lay_out(
-        np.concatenate(payload, axis=1), np.array(widths, np.int64), np.concatenate(nulls, axis=1),
+        np.concatenate(payload, axis=1),
+        np.array(widths, np.int64),
+        np.concatenate(nulls, axis=1),
         np.concatenate(lengths, axis=1),
-    )  # fmt: skip
+    )
     return EncodedRows(tuple(names), body, starts, digest.digest())
 
 

@@ -195,9 +195,11 @@ def _read_much(handle: int, into: U8) -> int:
 def word(data: U8, at: np.int64) -> np.uint32:
     """Return the four bytes at a place as a number (the compiler makes one load and a swap of it)."""
     return np.uint32(
-        np.uint32(data[at]) << np.uint32(24) | np.uint32(data[at + 1]) << np.uint32(16)
-        | np.uint32(data[at + 2]) << np.uint32(8) | np.uint32(data[at + 3])
-    )  # fmt: skip
+        np.uint32(data[at]) << np.uint32(24)
+        | np.uint32(data[at + 1]) << np.uint32(16)
+        | np.uint32(data[at + 2]) << np.uint32(8)
+        | np.uint32(data[at + 3])
+    )
 
 
 @compiled

@@ -9,16 +9,16 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from apdb.errors import DatabaseUnavailable
+from tasks.local_server import LocalServer
+from tasks.waiting import wait_until
 
-__all__ = ["EmbeddedPostgres", "find_binaries", "free_port", "is_free", "stop_server", "sweep"]
+__all__ = ["EmbeddedPostgres", "find_binaries", "stop_server", "sweep"]
 
 _SETTINGS = {
     "listen_addresses": "'127.0.0.1'", "max_connections": "100", "shared_buffers": "128MB", "work_mem": "32MB",
@@ -64,52 +64,16 @@ def _server_user() -> pwd.struct_passwd | None:
     raise DatabaseUnavailable("running as root and neither the user postgres nor nobody exists")
 
 
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def is_free(port: int) -> bool:
-    """Return whether nobody listens on a TCP port of 127.0.0.1.
-
-    Raises
-    ------
-    PermissionError
-        It is kept for the administrator.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except PermissionError:
-            raise
-        except OSError:
-            return False
-    return True
-
-
 @dataclass
-class EmbeddedPostgres:
-    """One server in `directory`; use as a context manager or call start and stop."""
+class EmbeddedPostgres(LocalServer):
+    """One PostgreSQL server in `directory`; `settings` are further parameters of the server."""
 
-    directory: Path
-    keep: bool = False
-    port: int = 0
     settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def uri(self) -> str:
         """libpq URI of the database ``alertprod``."""
         return f"postgresql://alertprod@127.0.0.1:{self.port}/alertprod"
-
-    def __enter__(self) -> "EmbeddedPostgres":
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
 
     def start(self) -> str:
         """Make the cluster where it is missing, start it, and return its URI.
@@ -126,8 +90,7 @@ class EmbeddedPostgres:
             )
         self._binaries = binaries
         self._user = _server_user()
-        self.directory = self.directory.absolute()
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.make_directory()
         sweep(self.directory.parent)
         data = self.directory / "data"
         if self._user:
@@ -137,7 +100,7 @@ class EmbeddedPostgres:
             self._run(
                 "initdb", "-D", str(data), "-U", "alertprod", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"
             )
-        self.port = self.port or free_port()
+        self.take_port()
         lines = [f"{k} = {v}" for k, v in {**_SETTINGS, **self.settings}.items()] + [
             f"port = {self.port}",
             "unix_socket_directories = ''",
@@ -166,12 +129,25 @@ class EmbeddedPostgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
-        done = subprocess.run(
-            [str(self._binaries / program), *arguments], cwd=self.directory, env=environment, check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
-            user=self._user.pw_uid if self._user else None, group=self._user.pw_gid if self._user else None,
-            extra_groups=[] if self._user else None, start_new_session=True,
-        ) if program != "pg_ctl" else self._run_ctl(arguments, environment)  # fmt: skip
+        done = (
+            subprocess.run(
+                [str(self._binaries / program), *arguments],
+                cwd=self.directory,
+                env=environment,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=120,
+                user=self._user.pw_uid if self._user else None,
+                group=self._user.pw_gid if self._user else None,
+                extra_groups=[] if self._user else None,
+                start_new_session=True,
+            )
+            if program != "pg_ctl"
+            else self._run_ctl(arguments, environment)
+        )
         if done.returncode:
             log = self.directory / "server.log"
             tail = log.read_text(errors="replace")[-1500:] if log.exists() else ""
@@ -180,11 +156,20 @@ class EmbeddedPostgres:
     def _run_ctl(self, arguments: tuple[str, ...], environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
         """pg_ctl's server keeps its standard output open: do not wait on a pipe."""
         return subprocess.run(
-            [str(self._binaries / "pg_ctl"), *arguments], cwd=self.directory, env=environment, check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, timeout=120,
-            user=self._user.pw_uid if self._user else None, group=self._user.pw_gid if self._user else None,
-            extra_groups=[] if self._user else None, start_new_session=True,
-        )  # fmt: skip
+            [str(self._binaries / "pg_ctl"), *arguments],
+            cwd=self.directory,
+            env=environment,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            timeout=120,
+            user=self._user.pw_uid if self._user else None,
+            group=self._user.pw_gid if self._user else None,
+            extra_groups=[] if self._user else None,
+            start_new_session=True,
+        )
 
     def _make_database(self) -> None:
         import psycopg
@@ -201,8 +186,7 @@ class EmbeddedPostgres:
         if (data / "postmaster.pid").exists():
             self._run("pg_ctl", "-D", str(data), "-m", "immediate" if immediate else "fast", "-w", "-t", "60", "stop")
         (self.directory / OWNER_FILE).unlink(missing_ok=True)
-        if not self.keep:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        self.delete_directory()
 
 
 def _forget_zombie(pid_file: Path) -> None:
@@ -253,9 +237,7 @@ def _stop_running(data: Path, grace_s: float) -> bool:
             return True
         except PermissionError:
             return False
-        deadline = time.monotonic() + grace_s
-        while _server_of(data) is not None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: _server_of(data) is None, grace_s, 0.05)
     return True
 
 

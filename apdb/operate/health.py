@@ -58,10 +58,13 @@ def _dead_rows(connection: psycopg.Connection[Any]) -> list[Advice]:
         (DEAD_ROWS, DEAD_FRACTION),
     ).fetchall()
     return [
-        Advice(t, f"{dead:,} dead rows beside {live:,} live ones",
-               f'VACUUM (ANALYZE) "{t}"; ALTER TABLE "{t}" SET (autovacuum_vacuum_scale_factor = 0.05)')
+        Advice(
+            t,
+            f"{dead:,} dead rows beside {live:,} live ones",
+            f'VACUUM (ANALYZE) "{t}"; ALTER TABLE "{t}" SET (autovacuum_vacuum_scale_factor = 0.05)',
+        )
         for t, dead, live in rows
-    ]  # fmt: skip
+    ]
 
 
 def _unanalysed(connection: psycopg.Connection[Any]) -> list[Advice]:

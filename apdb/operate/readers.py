@@ -7,6 +7,7 @@ import psycopg
 from psycopg import sql
 
 from apdb.errors import ApdbError
+from apdb.rows import single_row
 
 __all__ = ["VIEWS", "make_reader"]
 
@@ -37,15 +38,17 @@ def make_reader(
                 ).format(verb, name, sql.Literal(connections), secret)
             )
             for setting, value in (
-                ("default_transaction_read_only", "on"), ("statement_timeout", f"{timeout_s}s"),
-                ("idle_in_transaction_session_timeout", "60s"), ("temp_file_limit", "1GB"), ("jit", "off"),
-            ):  # fmt: skip
+                ("default_transaction_read_only", "on"),
+                ("statement_timeout", f"{timeout_s}s"),
+                ("idle_in_transaction_session_timeout", "60s"),
+                ("temp_file_limit", "1GB"),
+                ("jit", "off"),
+            ):
                 connection.execute(
                     sql.SQL("ALTER ROLE {} SET {} = {}").format(name, sql.Identifier(setting), sql.Literal(value))
                 )
-            schema = connection.execute("SELECT current_schema()").fetchone()
-            assert schema is not None
-            connection.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema[0]), name))
+            (schema,) = single_row(connection.execute("SELECT current_schema()"))
+            connection.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), name))
             connection.execute((files("apdb") / "reader_functions.sql").read_text(encoding="utf-8"))
             for view in VIEWS:
                 connection.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(sql.Identifier(view), name))

@@ -10,9 +10,10 @@ from psycopg.rows import dict_row
 
 from apdb.database import Database
 from apdb.errors import LeaseLost, VisitConflict
-from apdb.queue.states import VisitState
+from apdb.queue.states import FINAL_STATES, VisitState
+from apdb.rows import single_row
 
-__all__ = ["Claim", "Ledger", "VisitState"]
+__all__ = ["Claim", "Ledger", "Outcome", "VisitState", "finish"]
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,44 @@ class Claim:
     message: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a visit that ended well leaves in the ledger.
+
+    Parameters
+    ----------
+    state
+        ``done`` or ``no_work``.
+    counts
+        Numbers of rows and alerts by name.
+    seconds
+        Wall-clock seconds by step.
+    midpoint_mjd_tai, band
+        Of the exposure (MJD, TAI); None keeps what the ledger has.
+    metrics
+        Numbers about quality by name; None stores none.
+    """
+
+    state: VisitState
+    counts: dict[str, Any]
+    seconds: dict[str, float]
+    midpoint_mjd_tai: float | None = None
+    band: str | None = None
+    metrics: dict[str, Any] | None = None
+
+
 # an earlier visit of the same patch that is not finished is waited for, up to a deadline
-_CLAIM = """
+_CLAIM = f"""
 WITH next AS (
   SELECT visit, detector FROM "VisitLedger" q
-  WHERE state = 'queued' AND "nextAt" <= now() AND NOT EXISTS (
+  WHERE state = '{VisitState.QUEUED}' AND "nextAt" <= now() AND NOT EXISTS (
     SELECT 1 FROM "VisitLedger" e
-    WHERE e.state IN ('queued', 'running') AND e."midpointMjdTai" < q."midpointMjdTai"
+    WHERE e.state IN ('{VisitState.QUEUED}', '{VisitState.RUNNING}') AND e."midpointMjdTai" < q."midpointMjdTai"
       AND (e.region && q.region OR ((e.region IS NULL OR q.region IS NULL) AND e.detector = q.detector))
       AND q."createdAt" > now() - make_interval(secs => %(order_wait)s))
   ORDER BY priority DESC, "midpointMjdTai" NULLS FIRST, visit, detector
   FOR UPDATE SKIP LOCKED LIMIT 1)
-UPDATE "VisitLedger" l SET state = 'running', attempt = l.attempt + 1, "updatedAt" = now()
+UPDATE "VisitLedger" l SET state = '{VisitState.RUNNING}', attempt = l.attempt + 1, "updatedAt" = now()
 FROM next WHERE l.visit = next.visit AND l.detector = next.detector
 RETURNING l.visit, l.detector, l.attempt, l.release, l.failures, l.message
 """
@@ -68,43 +95,48 @@ class Ledger:
             cursor = connection.cursor(row_factory=dict_row)
             cursor.execute(
                 'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, priority, '
-                '"midpointMjdTai", band) VALUES (%s, %s, %s, %s, %s, \'queued\', %s, %s, %s) '
+                '"midpointMjdTai", band) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) '
                 "ON CONFLICT (visit, detector) DO NOTHING RETURNING *",
                 (
-                    visit, detector, message["instrument"], json.dumps(message), digest, message.get("priority", 0),
-                    message.get("midpointMjdTai"), message.get("band"),
+                    visit,
+                    detector,
+                    message["instrument"],
+                    json.dumps(message),
+                    digest,
+                    VisitState.QUEUED,
+                    message.get("priority", 0),
+                    message.get("midpointMjdTai"),
+                    message.get("band"),
                 ),
-            )  # fmt: skip
+            )
             row = cursor.fetchone()
             if row is not None:
                 return row, True
             cursor.execute(
                 'SELECT * FROM "VisitLedger" WHERE visit = %s AND detector = %s FOR UPDATE', (visit, detector)
             )
-            row = cursor.fetchone()
-            assert row is not None
-            if replace and row["state"] in ("done", "no_work", "failed"):
+            row = single_row(cursor)
+            if replace and row["state"] in FINAL_STATES:
                 return self._requeue(cursor, row, message, digest), True
             if row["messageHash"] != digest and not replace:
                 raise VisitConflict(
                     "this (visit, detector) came before with another message: send reprocess=replace to replace it",
-                    visit=visit, detector=detector,
-                )  # fmt: skip
+                    visit=visit,
+                    detector=detector,
+                )
             return row, False
 
     def _requeue(
         self, cursor: psycopg.Cursor[dict[str, Any]], row: dict[str, Any], message: dict[str, Any], digest: str
     ) -> dict[str, Any]:
-        release = row["release"] + (1 if row["state"] == "done" else 0)
+        release = row["release"] + (1 if row["state"] == VisitState.DONE else 0)
         cursor.execute(
-            'UPDATE "VisitLedger" SET state = \'queued\', message = %s, "messageHash" = %s, release = %s, '
+            'UPDATE "VisitLedger" SET state = %s, message = %s, "messageHash" = %s, release = %s, '
             '"nextAt" = now(), "errorCode" = NULL, "errorText" = NULL, "finishedAt" = NULL, failures = 0, "updatedAt" = now() '
             "WHERE visit = %s AND detector = %s RETURNING *",
-            (json.dumps(message), digest, release, row["visit"], row["detector"]),
+            (VisitState.QUEUED, json.dumps(message), digest, release, row["visit"], row["detector"]),
         )
-        out = cursor.fetchone()
-        assert out is not None
-        return out
+        return single_row(cursor)
 
     def get(self, visit: int, detector: int) -> dict[str, Any] | None:
         """Return the row of a visit, None when it never came."""
@@ -154,9 +186,9 @@ class Ledger:
     def _expire(connection: psycopg.Connection[Any]) -> None:
         """Give back the visits whose worker stopped renewing its lease."""
         connection.execute(
-            'UPDATE "VisitLedger" l SET state = \'queued\', failures = failures + 1, "errorCode" = \'worker_lost\', "errorText" = '
+            f'UPDATE "VisitLedger" l SET state = \'{VisitState.QUEUED}\', failures = failures + 1, "errorCode" = \'worker_lost\', "errorText" = '
             '\'the worker stopped without a word\', "updatedAt" = now() FROM "VisitLease" s WHERE l.visit = s.visit '
-            "AND l.detector = s.detector AND l.state = 'running' AND s.attempt = l.attempt AND s.until < now()"
+            f"AND l.detector = s.detector AND l.state = '{VisitState.RUNNING}' AND s.attempt = l.attempt AND s.until < now()"
         )
 
     def renew(self, claim: Claim, lease_s: float) -> None:
@@ -176,16 +208,6 @@ class Ledger:
         if changed != 1:
             raise LeaseLost("the lease was taken over", visit=claim.visit, detector=claim.detector)
 
-    def release_owner(self, owner_prefix: str) -> int:
-        """Queue again, at once, the running visits of owners that are known to be gone; returns how many."""
-        with self._database.session() as connection:
-            return connection.execute(
-                'UPDATE "VisitLedger" l SET state = \'queued\', "updatedAt" = now() FROM "VisitLease" s WHERE '
-                "l.visit = s.visit AND l.detector = s.detector AND l.state = 'running' AND s.attempt = l.attempt AND "
-                "starts_with(s.owner, %s)",
-                (owner_prefix,),
-            ).rowcount
-
     def fail(
         self,
         claim: Claim,
@@ -193,7 +215,7 @@ class Ledger:
         text: str,
         *,
         retry_in_s: float | None,
-        state: str = "failed",
+        state: VisitState = VisitState.FAILED,
         counts: bool = True,
     ) -> None:
         """Record a failure: back to the queue after `retry_in_s`, or final (``failed``, ``no_work``) when None.
@@ -203,13 +225,21 @@ class Ledger:
         query = (
             'UPDATE "VisitLedger" SET state = %s, failures = failures + %s, "errorCode" = %s, "errorText" = %s, "nextAt" = now() + '
             'make_interval(secs => %s), "updatedAt" = now(), "finishedAt" = CASE WHEN %s THEN now() END '
-            "WHERE visit = %s AND detector = %s AND attempt = %s AND state = 'running'"
+            "WHERE visit = %s AND detector = %s AND attempt = %s AND state = %s"
         )
         final = retry_in_s is None
         values = (
-            state if final else "queued", int(counts), code, text[:4000], retry_in_s or 0.0, final, claim.visit, claim.detector,
+            state if final else VisitState.QUEUED,
+            int(counts),
+            code,
+            text[:4000],
+            retry_in_s or 0.0,
+            final,
+            claim.visit,
+            claim.detector,
             claim.attempt,
-        )  # fmt: skip
+            VisitState.RUNNING,
+        )
         with self._database.session() as connection:
             connection.execute(query, values)
 
@@ -222,8 +252,42 @@ class Ledger:
                 (midpoint, band, region, claim.visit, claim.detector, claim.attempt),
             )
             row = connection.execute(
-                "SELECT EXISTS (SELECT 1 FROM \"VisitLedger\" WHERE state IN ('queued', 'running') AND "
+                f"SELECT EXISTS (SELECT 1 FROM \"VisitLedger\" WHERE state IN ('{VisitState.QUEUED}', '{VisitState.RUNNING}') AND "
                 '"midpointMjdTai" < %s AND region && %s::bigint[] AND (visit, detector) <> (%s, %s))',
                 (midpoint, region, claim.visit, claim.detector),
             ).fetchone()
         return bool(row and row[0])
+
+
+def finish(connection: psycopg.Connection[Any], visit: int, detector: int, attempt: int, outcome: Outcome) -> None:
+    """Mark a visit as ended within the caller's transaction; the attempt is the fencing token.
+
+    Raises
+    ------
+    LeaseLost
+        Another attempt has taken over.
+    """
+    changed = connection.execute(
+        'UPDATE "VisitLedger" SET state = %s, counts = %s, seconds = %s, "errorCode" = NULL, "errorText" = NULL, '
+        '"midpointMjdTai" = coalesce(%s, "midpointMjdTai"), band = coalesce(%s, band), "updatedAt" = now(), '
+        '"finishedAt" = now() WHERE visit = %s AND detector = %s AND attempt = %s AND state = %s',
+        (
+            outcome.state,
+            json.dumps(outcome.counts),
+            json.dumps(outcome.seconds),
+            outcome.midpoint_mjd_tai,
+            outcome.band,
+            visit,
+            detector,
+            attempt,
+            VisitState.RUNNING,
+        ),
+    ).rowcount
+    if changed != 1:
+        raise LeaseLost("another attempt took over; nothing was written", visit=visit, detector=detector)
+    if outcome.metrics is not None:
+        connection.execute(
+            'INSERT INTO "VisitQuality" (visit, detector, metrics) VALUES (%s, %s, %s) ON CONFLICT (visit, detector) '
+            "DO UPDATE SET metrics = excluded.metrics",
+            (visit, detector, json.dumps(outcome.metrics)),
+        )

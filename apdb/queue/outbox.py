@@ -4,15 +4,29 @@ Rows get their publish order from the leading relay, never from an id (a sequenc
 is published is kept in Kafka with the alerts; ``publishedCount`` and ``publishedAt`` repeat it here afterwards.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import psycopg
 from psycopg.rows import class_row, dict_row
 
+from apdb.queue.states import VisitState
+from apdb.rows import single_row
+
 __all__ = [
-    "OutboxRow", "add", "assign_order", "catch_up", "discrepancies", "hold", "identity", "mark", "orphans", "rows_of_visits", "rows_waiting",
-]  # fmt: skip
+    "OutboxEntry",
+    "OutboxRow",
+    "add",
+    "assign_order",
+    "catch_up",
+    "discrepancies",
+    "hold",
+    "identity",
+    "mark",
+    "orphans",
+    "rows_of_visits",
+    "rows_waiting",
+]
 
 _COLUMNS = (
     'o.visit, o.detector, o.attempt, o.file, o.count, o.checksum, o."publishOrder" AS publish_order, '
@@ -38,15 +52,14 @@ class OutboxRow:
     shutter_close: float | None
 
 
-def add(
-    connection: psycopg.Connection[Any], visit: int, detector: int, attempt: int, file: str, count: int, checksum: str,
-    *, index: bytes | None = None, id_xor: int | None = None, held: str | None = None, traceparent: str | None = None,
-    shutter_close: float | None = None,
-) -> None:  # fmt: skip
-    """Add a row.
+@dataclass(frozen=True)
+class OutboxEntry:
+    """What a new row says.
 
     Parameters
     ----------
+    visit, detector, attempt
+        Which attempt at which visit.
     file, count, checksum, index
         The alert file: name in the archive, number of alerts, SHA-256, where each alert lies.
     id_xor
@@ -56,12 +69,28 @@ def add(
     traceparent
         W3C trace context of the visit.
     shutter_close
-        End of the exposure, MJD TAI.
+        End of the exposure (MJD, TAI).
     """
+
+    visit: int
+    detector: int
+    attempt: int
+    file: str
+    count: int
+    checksum: str
+    index: bytes | None = None
+    id_xor: int | None = None
+    held: str | None = None
+    traceparent: str | None = None
+    shutter_close: float | None = None
+
+
+def add(connection: psycopg.Connection[Any], entry: OutboxEntry) -> None:
+    """Add a row."""
     connection.execute(
         'INSERT INTO "AlertOutbox" (visit, detector, attempt, file, count, checksum, "alertIndex", "idXor", "heldReason", '
         'traceparent, "shutterCloseMjdTai") VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)',
-        (visit, detector, attempt, file, count, checksum, index, id_xor, held, traceparent, shutter_close),
+        astuple(entry),
     )
 
 
@@ -70,8 +99,7 @@ def identity(connection: psycopg.Connection[Any]) -> str:
     connection.execute(
         "INSERT INTO metadata (name, value) VALUES ('alertprod:outbox', gen_random_uuid()::text) ON CONFLICT (name) DO NOTHING"
     )
-    row = connection.execute("SELECT value FROM metadata WHERE name = 'alertprod:outbox'").fetchone()
-    assert row is not None
+    row = single_row(connection.execute("SELECT value FROM metadata WHERE name = 'alertprod:outbox'"))
     return str(row[0])
 
 
@@ -140,17 +168,22 @@ def orphans(connection: psycopg.Connection[Any], older_than_s: float, within_s: 
     return connection.execute(
         'SELECT l.visit, l.detector, a.attempt FROM "VisitLedger" l CROSS JOIN LATERAL generate_series(1, l.attempt) AS '
         'a(attempt) WHERE l."updatedAt" BETWEEN now() - make_interval(secs => %s) AND now() - make_interval(secs => %s) '
-        "AND (l.state <> 'running' OR a.attempt < l.attempt) AND NOT EXISTS (SELECT 1 FROM \"AlertOutbox\" o WHERE "
+        f"AND (l.state <> '{VisitState.RUNNING}' OR a.attempt < l.attempt) AND NOT EXISTS (SELECT 1 FROM \"AlertOutbox\" o WHERE "
         "o.visit = l.visit AND o.detector = l.detector AND o.attempt = a.attempt) ORDER BY 1, 2, 3",
         (within_s, older_than_s),
     ).fetchall()
 
 
 def rows_of_visits(
-    connection: psycopg.Connection[Any], *, visit: int | None = None, detector: int | None = None,
-    begin_mjd: float | None = None, end_mjd: float | None = None, object_id: int | None = None,
+    connection: psycopg.Connection[Any],
+    *,
+    visit: int | None = None,
+    detector: int | None = None,
+    begin_mjd: float | None = None,
+    end_mjd: float | None = None,
+    object_id: int | None = None,
     source_id: int | None = None,
-) -> list[OutboxRow]:  # fmt: skip
+) -> list[OutboxRow]:
     """Return the rows that fit every condition given, by time of the visit: the newest attempt of each visit.
 
     Parameters
@@ -166,9 +199,11 @@ def rows_of_visits(
     """
     where, values = ['o."droppedAt" IS NULL'], []
     for text, value in (
-        ("o.visit = %s", visit), ("o.detector = %s", detector), ('l."midpointMjdTai" >= %s', begin_mjd),
+        ("o.visit = %s", visit),
+        ("o.detector = %s", detector),
+        ('l."midpointMjdTai" >= %s', begin_mjd),
         ('l."midpointMjdTai" < %s', end_mjd),
-    ):  # fmt: skip
+    ):
         if value is not None:
             where.append(text)
             values.append(value)

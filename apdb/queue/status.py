@@ -3,8 +3,9 @@
 from typing import Any
 
 from apdb.database import Database
-from apdb.queue.ledger import VisitState
 from apdb.queue.outbox import discrepancies
+from apdb.queue.states import VisitState
+from apdb.rows import single_row
 
 __all__ = ["RELAY_LOCK", "service_status"]
 
@@ -21,14 +22,16 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
     """
     with database.session() as connection:
         states = dict(connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall())
-        outbox = connection.execute(
-            'SELECT coalesce(sum(count) FILTER (WHERE w), 0), coalesce(extract(epoch FROM now() - min("createdAt") FILTER '
-            '(WHERE w)), 0), coalesce(sum(count) FILTER (WHERE "publishedAt" IS NOT NULL), 0), coalesce(sum(count) FILTER '
-            '(WHERE "heldReason" IS NOT NULL AND "droppedAt" IS NULL), 0) FROM (SELECT *, "publishedAt" IS NULL AND '
-            '"heldReason" IS NULL AS w FROM "AlertOutbox") o'
-        ).fetchone()
+        outbox = single_row(
+            connection.execute(
+                'SELECT coalesce(sum(count) FILTER (WHERE w), 0), coalesce(extract(epoch FROM now() - min("createdAt") FILTER '
+                '(WHERE w)), 0), coalesce(sum(count) FILTER (WHERE "publishedAt" IS NOT NULL), 0), coalesce(sum(count) FILTER '
+                '(WHERE "heldReason" IS NOT NULL AND "droppedAt" IS NULL), 0) FROM (SELECT *, "publishedAt" IS NULL AND '
+                '"heldReason" IS NULL AS w FROM "AlertOutbox") o'
+            )
+        )
         steps = connection.execute(
-            "SELECT key, avg(value::float) FROM (SELECT seconds FROM \"VisitLedger\" WHERE state = 'done' "
+            f"SELECT key, avg(value::float) FROM (SELECT seconds FROM \"VisitLedger\" WHERE state = '{VisitState.DONE}' "
             'ORDER BY "finishedAt" DESC LIMIT 100) v, jsonb_each_text(v.seconds) GROUP BY key ORDER BY key'
         ).fetchall()
         latency = connection.execute(
@@ -36,19 +39,23 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
             '"secondsSinceShutterClose" AS seconds FROM "AlertOutbox" WHERE "secondsSinceShutterClose" IS NOT NULL '
             'ORDER BY "publishOrder" DESC LIMIT 100) r'
         ).fetchone()
-        leader = connection.execute(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s AND "
-            "database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            (RELAY_LOCK,),
-        ).fetchone()
+        leader = single_row(
+            connection.execute(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s AND "
+                "database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+                (RELAY_LOCK,),
+            )
+        )
         wrong = [] if alert_topic is None else discrepancies(connection, alert_topic)
-    assert outbox is not None
-    assert leader is not None
     median, slow = latency[0] if latency and latency[0] else (None, None)
     return {
         "visits": {state.value: 0 for state in VisitState} | states,
-        "unpublished_alerts": int(outbox[0]), "oldest_unpublished_s": float(outbox[1]),
-        "published_alerts": int(outbox[2]), "held_alerts": int(outbox[3]), "seconds": {k: float(v) for k, v in steps},
-        "alert_latency_s": {"median": median, "p95": slow}, "relay_leads": bool(leader[0]),
+        "unpublished_alerts": int(outbox[0]),
+        "oldest_unpublished_s": float(outbox[1]),
+        "published_alerts": int(outbox[2]),
+        "held_alerts": int(outbox[3]),
+        "seconds": {k: float(v) for k, v in steps},
+        "alert_latency_s": {"median": median, "p95": slow},
+        "relay_leads": bool(leader[0]),
         "discrepant_visits": len(wrong),
-    }  # fmt: skip
+    }

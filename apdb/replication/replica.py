@@ -123,11 +123,9 @@ class PostgresReplica(ApdbReplica):
         )
         rows = self._transactions.run(lambda c: c.execute(query).fetchall())
         return [
-            ReplicaChunk(
-                id=i, last_update_time=astropy.time.Time(at.timestamp(), format="unix_tai"), unique_id=unique
-            )
+            ReplicaChunk(id=i, last_update_time=astropy.time.Time(at.timestamp(), format="unix_tai"), unique_id=unique)
             for i, at, unique in rows
-        ]  # fmt: skip
+        ]
 
     def deleteReplicaChunks(self, chunks: Iterable[int]) -> None:
         """Forget chunks and their keys (the rows stay)."""
@@ -151,10 +149,11 @@ class PostgresReplica(ApdbReplica):
         query = sql.SQL(
             "SELECT k.apdb_replica_chunk, {} FROM {} k JOIN {} t USING ({}) WHERE k.apdb_replica_chunk = ANY(%s)"
         ).format(
-            sql.SQL(", ").join(sql.Identifier("t", c.name) for c in columns), sql.Identifier(f"{table.value}Chunks"),
+            sql.SQL(", ").join(sql.Identifier("t", c.name) for c in columns),
+            sql.Identifier(f"{table.value}Chunks"),
             sql.Identifier(table.value),
             sql.SQL(", ").join(map(sql.Identifier, primary_key(self._schema, table.value))),
-        )  # fmt: skip
+        )
         ids = list(chunks)
         rows = self._transactions.run(lambda c: c.execute(query, (ids,)).fetchall())
         types = [("apdb_replica_chunk", felis.datamodel.DataType.long)]

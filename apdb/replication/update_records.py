@@ -38,10 +38,19 @@ def moved_to_bodies(connection: psycopg.Connection[Any], targets: Mapping[int, i
     query = 'SELECT "diaSourceId", ra, dec, "midpointMjdTai" FROM "DiaSource" WHERE "diaSourceId" = ANY(%s)'
     kind = kinds.ApdbReassignDiaSourceToSSObjectRecord
     return [
-        (kind, {"diaSourceId": i, "ra": ra, "dec": dec, "midpointMjdTai": mjd, "ssObjectId": targets[i],
-                "ssObjectReassocTimeMjdTai": at})
+        (
+            kind,
+            {
+                "diaSourceId": i,
+                "ra": ra,
+                "dec": dec,
+                "midpointMjdTai": mjd,
+                "ssObjectId": targets[i],
+                "ssObjectReassocTimeMjdTai": at,
+            },
+        )
         for i, ra, dec, mjd in connection.execute(query, (list(targets),))
-    ]  # fmt: skip
+    ]
 
 
 def recounted(steps: Mapping[int, int], objects: Mapping[int, tuple[float, float, int]]) -> list[Change]:

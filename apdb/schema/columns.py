@@ -13,9 +13,17 @@ import yaml
 from apdb.errors import ApdbError
 
 __all__ = [
-    "APDB_TABLES", "PIXEL_COLUMN", "PIXEL_TABLES", "PUBLISHED_SCHEMA", "SCHEMA_VERSION", "Column", "PublishedSchema",
-    "columns_of", "empty_frame", "published_schema",
-]  # fmt: skip
+    "APDB_TABLES",
+    "PIXEL_COLUMN",
+    "PIXEL_TABLES",
+    "PUBLISHED_SCHEMA",
+    "SCHEMA_VERSION",
+    "Column",
+    "PublishedSchema",
+    "columns_of",
+    "empty_frame",
+    "published_schema",
+]
 
 SCHEMA_VERSION = "10.0.0"
 PUBLISHED_SCHEMA = "resource://lsst.sdm.schemas/apdb.yaml"
@@ -87,10 +95,14 @@ def _column(table: str, item: dict[str, Any], key: tuple[str, ...]) -> Column:
         raise ApdbError(f"column {table}.{item['name']} has the type {item['datatype']!r}, which is not supported")
     value = item.get("value")
     return Column(
-        item["name"], item["datatype"], bool(item.get("nullable", True)) and item["name"] not in key,
-        item.get("length"), str(item.get("fits:tunit", item.get("ivoa:unit", ""))),
-        " ".join(str(item.get("description", "")).split()), None if value is None else str(value),
-    )  # fmt: skip
+        item["name"],
+        item["datatype"],
+        bool(item.get("nullable", True)) and item["name"] not in key,
+        item.get("length"),
+        str(item.get("fits:tunit", item.get("ivoa:unit", ""))),
+        " ".join(str(item.get("description", "")).split()),
+        None if value is None else str(value),
+    )
 
 
 @lru_cache(maxsize=8)

@@ -57,9 +57,12 @@ def finish_schema(
 def frozen_configuration(replica: bool) -> dict[str, Any]:
     """Return the parameters that a client reads from the database, whatever its own configuration says."""
     return {
-        "enable_replica": replica, "dia_object_index": "last_object_table", "htm_level": 20,
-        "htm_index_column": "pixelId", "ra_dec_columns": ["ra", "dec"],
-    }  # fmt: skip
+        "enable_replica": replica,
+        "dia_object_index": "last_object_table",
+        "htm_level": 20,
+        "htm_index_column": "pixelId",
+        "ra_dec_columns": ["ra", "dec"],
+    }
 
 
 def make_views(connection: psycopg.Connection[Any]) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import psycopg
 from lsst.sphgeom import Region
 
+from apdb.rows import single_row
 from apdb.sky.htm import HTM_LEVEL, cover, htm_ids
 from tasks.arrays import F64, I64
 from tasks.sphere import positions_around
@@ -34,9 +35,8 @@ MAX_LOCKS = 64
 LINE = 32  # places in a line; who finds them all taken asks for the last one
 STEP_PAUSE_S, LONGEST_STEP_S = 0.015, 0.2  # the nearer the front the shorter the pauses
 LINE_PATIENCE_S = 20.0  # then whoever hangs in the line is passed
-FIRST_QUEUE_S = (
-    1.0  # in the queue, then the snapshot is renewed; later ones last longer: large regions must get their turn
-)
+# in the queue, then the snapshot is renewed; later ones last longer: large regions must get their turn
+FIRST_QUEUE_S = 1.0
 _SPACE, _LINE_SPACE = 0x5EA << 48, 0x5EB << 48  # keep these keys apart from other advisory locks
 _ROOTS = 8  # level 0 pixels are 8..15; each level quadruples, so that a pixel number tells its level
 
@@ -114,9 +114,11 @@ _RELEASE = "SELECT pg_advisory_unlock_all()"  # a statement that failed does not
 
 @contextmanager
 def sky_locks(
-    connection: psycopg.Connection[Any], pixels: Sequence[int], timeout_s: float = 120,
+    connection: psycopg.Connection[Any],
+    pixels: Sequence[int],
+    timeout_s: float = 120,
     meanwhile: Callable[[], object] | None = None,
-) -> Iterator[None]:  # fmt: skip
+) -> Iterator[None]:
     """Hold the locks of the pixels on this session (autocommit, outside of any transaction, no other advisory locks).
 
     Parameters
@@ -149,9 +151,7 @@ def sky_locks(
 
 
 def _value(connection: psycopg.Connection[Any], statement: str, values: dict[str, Any]) -> Any:
-    row = connection.execute(statement, values).fetchone()
-    assert row is not None
-    return row[0]
+    return single_row(connection.execute(statement, values))[0]
 
 
 def _wait_in_line(

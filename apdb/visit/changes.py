@@ -12,7 +12,20 @@ from psycopg import sql
 
 from apdb.audit import audit
 
-__all__ = ["add_to_counts", "close_objects", "delete_rows", "forced_withdrawn_at", "move_all_sources", "objects_of_sources", "positions_and_counts", "reassign_sources", "sources_withdrawn_at", "withdraw_forced", "withdraw_sources", "withdraw_visit"]  # fmt: skip
+__all__ = [
+    "add_to_counts",
+    "close_objects",
+    "delete_rows",
+    "forced_withdrawn_at",
+    "move_all_sources",
+    "objects_of_sources",
+    "positions_and_counts",
+    "reassign_sources",
+    "sources_withdrawn_at",
+    "withdraw_forced",
+    "withdraw_sources",
+    "withdraw_visit",
+]
 
 Key = tuple[int, int, int]
 

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from apdb.copy.decode import select_frame, select_frame_in_parts
 from apdb.copy.encode import id_array
+from apdb.queue.states import VisitState
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.sky.htm import HTM_LEVEL, cover, htm_ids
 from tasks.arrays import F64, I64
@@ -37,9 +38,14 @@ def pixel_ranges(region: Region, max_ranges: int = 64) -> tuple[list[int], list[
 
 
 def objects_in_region(
-    connection: psycopg.Connection[Any], schema: PublishedSchema, region: Region, *,
-    columns: Sequence[Column] | None = None, nullable: bool = False, max_ranges: int = 64,
-) -> pd.DataFrame:  # fmt: skip
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    region: Region,
+    *,
+    columns: Sequence[Column] | None = None,
+    nullable: bool = False,
+    max_ranges: int = 64,
+) -> pd.DataFrame:
     """Return the newest versions whose pixel covers the region (a superset of the region), in order of id."""
     chosen = schema.columns("DiaObjectLast") if columns is None else columns
     frame = select_frame(
@@ -51,9 +57,15 @@ def objects_in_region(
 
 
 def history_of_objects(
-    connection: psycopg.Connection[Any] | Sequence[psycopg.Connection[Any]], schema: PublishedSchema, table: str,
-    object_ids: Sequence[int] | I64, start_mjd: float, *, withdrawn: bool = True, nullable: bool = False,
-) -> pd.DataFrame:  # fmt: skip
+    connection: psycopg.Connection[Any] | Sequence[psycopg.Connection[Any]],
+    schema: PublishedSchema,
+    table: str,
+    object_ids: Sequence[int] | I64,
+    start_mjd: float,
+    *,
+    withdrawn: bool = True,
+    nullable: bool = False,
+) -> pd.DataFrame:
     """Return the rows of objects whose midpoint is at or after `start_mjd`.
 
     Parameters
@@ -74,9 +86,13 @@ def history_of_objects(
 
 
 def history_in_region(
-    connection: psycopg.Connection[Any], schema: PublishedSchema, region: Region, start_mjd: float, *,
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    region: Region,
+    start_mjd: float,
+    *,
     max_ranges: int = 64,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Return the DiaSources whose pixel covers the region and whose midpoint is at or after `start_mjd`."""
     rest = IN_RANGES + sql.SQL(' WHERE t."midpointMjdTai" >= %s')
     bounds = pixel_ranges(region, max_ranges)
@@ -84,9 +100,12 @@ def history_in_region(
 
 
 def objects_around(
-    connection: psycopg.Connection[Any], schema: PublishedSchema, ra: F64, dec: F64,
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    ra: F64,
+    dec: F64,
     radius_deg: float,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Return every newest version within a small radius of any of the positions (and some more around), in order of id.
 
     The radius must be small against the pixels of `AROUND_LEVEL` (0.02 degrees).
@@ -104,7 +123,7 @@ def visit_is_stored(connection: psycopg.Connection[Any], visit: int, detector: i
         'SELECT EXISTS (SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
         '(SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
         '(SELECT 1 FROM "DiaForcedSource" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
-        "(SELECT 1 FROM \"VisitLedger\" WHERE visit = %(v)s AND detector = %(d)s AND state = 'done')",
-        {"v": visit, "d": detector},
+        '(SELECT 1 FROM "VisitLedger" WHERE visit = %(v)s AND detector = %(d)s AND state = %(done)s)',
+        {"v": visit, "d": detector, "done": VisitState.DONE},
     ).fetchone()
     return row == (True,)

@@ -53,8 +53,10 @@ def store_rows(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
 def _conflict(rows: VisitRows) -> VisitConflict:
     return VisitConflict(
         "rows with the same ids and another content are stored already: nothing was written; ask for a replacement to "
-        "overwrite them", visit=rows.visit, detector=rows.detector,
-    )  # fmt: skip
+        "overwrite them",
+        visit=rows.visit,
+        detector=rows.detector,
+    )
 
 
 def _may_repeat(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
@@ -73,10 +75,15 @@ def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
         'INSERT INTO "StoreLedger" ("contentHash", visit, detector, "visitTimeMjdTai", "nObjects", "nSources", '
         '"nForcedSources") VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING',
         (
-            rows.digest, rows.visit, rows.detector, rows.mjd_tai, len(rows.objects), rows.sources.count,
+            rows.digest,
+            rows.visit,
+            rows.detector,
+            rows.mjd_tai,
+            len(rows.objects),
+            rows.sources.count,
             rows.forced.count,
         ),
-    ).rowcount  # fmt: skip
+    ).rowcount
     return bool(entered)
 
 

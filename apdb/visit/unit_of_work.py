@@ -1,6 +1,5 @@
 """`VisitUnitOfWork`: the one transaction that carries everything a visit writes."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -13,8 +12,10 @@ from psycopg import sql
 
 from apdb.copy.decode import select_frame
 from apdb.copy.encode import copy_in
-from apdb.errors import ApdbError, DatabaseUnavailable, LeaseLost
-from apdb.queue import outbox
+from apdb.errors import ApdbError, DatabaseUnavailable
+from apdb.queue import ledger, outbox
+from apdb.queue.ledger import Outcome
+from apdb.queue.outbox import OutboxEntry
 from apdb.schema.columns import Column, columns_of, published_schema
 from apdb.visit import changes
 from apdb.visit.load import history_of_objects, objects_around, objects_in_region, visit_is_stored
@@ -99,9 +100,14 @@ class VisitUnitOfWork:
         return changes.withdraw_visit(self._connection, visit, detector, mjd_tai)
 
     def store(
-        self, mjd_tai: float, objects: pd.DataFrame, sources: pd.DataFrame, forced: pd.DataFrame,
-        ss_sources: pd.DataFrame | None = None, forced_flags: pd.DataFrame | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        mjd_tai: float,
+        objects: pd.DataFrame,
+        sources: pd.DataFrame,
+        forced: pd.DataFrame,
+        ss_sources: pd.DataFrame | None = None,
+        forced_flags: pd.DataFrame | None = None,
+    ) -> None:
         """Write all rows of a visit.
 
         Parameters
@@ -162,37 +168,19 @@ class VisitUnitOfWork:
             )
         return {keep: steps.get(keep, 0) for keep in wanted.values()}
 
-    def finish(
-        self, visit: int, detector: int, attempt: int, state: str, counts: dict[str, Any], seconds: dict[str, float],
-        midpoint: float | None = None, band: str | None = None, metrics: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
-        """Mark the visit in the ledger; the attempt is the fencing token.
+    def finish(self, visit: int, detector: int, attempt: int, outcome: Outcome) -> None:
+        """Mark the visit in the ledger as `apdb.queue.ledger.finish`.
 
         Raises
         ------
         LeaseLost
             Another attempt has taken over.
         """
-        changed = self._connection.execute(
-            'UPDATE "VisitLedger" SET state = %s, counts = %s, seconds = %s, "errorCode" = NULL, "errorText" = NULL, '
-            '"midpointMjdTai" = coalesce(%s, "midpointMjdTai"), band = coalesce(%s, band), "updatedAt" = now(), '
-            "\"finishedAt\" = now() WHERE visit = %s AND detector = %s AND attempt = %s AND state = 'running'",
-            (state, json.dumps(counts), json.dumps(seconds), midpoint, band, visit, detector, attempt),
-        ).rowcount
-        if changed != 1:
-            raise LeaseLost("another attempt took over; nothing was written", visit=visit, detector=detector)
-        if metrics is not None:
-            self._connection.execute(
-                'INSERT INTO "VisitQuality" (visit, detector, metrics) VALUES (%s, %s, %s) ON CONFLICT (visit, detector) '
-                "DO UPDATE SET metrics = excluded.metrics",
-                (visit, detector, json.dumps(metrics)),
-            )
+        ledger.finish(self._connection, visit, detector, attempt, outcome)
 
-    def add_outbox(
-        self, visit: int, detector: int, attempt: int, file: str, count: int, checksum: str, **more: Any
-    ) -> None:
-        """Add the row that lets the relay publish the visit's alert file (`apdb.queue.outbox.add`)."""
-        outbox.add(self._connection, visit, detector, attempt, file, count, checksum, **more)
+    def add_outbox(self, entry: OutboxEntry) -> None:
+        """Add the row that lets the relay publish the visit's alert file."""
+        outbox.add(self._connection, entry)
 
     def commit(self) -> None:
         """Commit everything.

@@ -131,14 +131,13 @@ class OrbitCatalog:
         helio = seen - self._planets.state("sun", mjd)
         return self._table(self._orbits.iloc[near[inside]], helio[inside], topo[inside])
 
-    def _table(
-        self, orbits: pd.DataFrame, helio: F64, topo: F64
-    ) -> pd.DataFrame:  # fmt: skip
+    def _table(self, orbits: pd.DataFrame, helio: F64, topo: F64) -> pd.DataFrame:
         out: dict[str, Any] = {
             "ssObjectId": np.array([ss_object_id(p) for p in orbits.packed], np.int64),
             "designation": orbits.designation.to_numpy(object),
-            "ephVmag": _magnitudes(orbits, helio[:, :3], topo[:, :3]), **place_columns(helio, topo),
-        }  # fmt: skip
+            "ephVmag": _magnitudes(orbits, helio[:, :3], topo[:, :3]),
+            **place_columns(helio, topo),
+        }
         elements = orbits.drop(columns=["packed", "designation", "slope", *_STATE, "state_mjd"], errors="ignore")
         carried = {f"MPCORB_{c}": elements[c].to_numpy() for c in elements.columns}
         names = {
@@ -177,9 +176,7 @@ def _light_time(states: F64, pulls: F64, observer: F64) -> F64:
     return out
 
 
-def _magnitudes(
-    orbits: pd.DataFrame, helio: F64, topo: F64
-) -> F64:  # fmt: skip
+def _magnitudes(orbits: pd.DataFrame, helio: F64, topo: F64) -> F64:
     """Return V magnitudes of the H, G system (Bowell et al. 1989, in Asteroids II); G = 0.15 where it is unknown.
 
     Comets (with a `slope` n): H + 5 log(delta) + 2.5 n log(r).

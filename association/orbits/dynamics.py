@@ -73,9 +73,7 @@ class Planets:
         """Return (11, 3) barycentric positions in au at an MJD (TDB); the Sun is first."""
         jd, kernel = mjd + _MJD, self._kernel
         barycentre = kernel[0, 3].compute(jd)
-        found = [
-            barycentre + kernel[3, n].compute(jd) if n in (301, 399) else kernel[0, n].compute(jd) for n in _GM
-        ]  # fmt: skip
+        found = [barycentre + kernel[3, n].compute(jd) if n in (301, 399) else kernel[0, n].compute(jd) for n in _GM]
         return np.array(found) / _KM_PER_AU
 
     def state(self, body: str, mjd: float) -> F64:
@@ -119,9 +117,12 @@ def accelerations(states: F64, mjd: float, planets: Planets) -> F64:
 
 
 def propagate(
-    states: F64, mjd: float, until: float, planets: Planets,
+    states: F64,
+    mjd: float,
+    until: float,
+    planets: Planets,
     progress: Callable[[int, int], None] | None = None,
-) -> F64:  # fmt: skip
+) -> F64:
     """Integrate barycentric states from one time to another.
 
     Parameters
@@ -168,9 +169,15 @@ def _together(states: F64, mjd: float, until: float, planets: Planets) -> F64:
 
     above_the_sun.terminal = True  # type: ignore[attr-defined]
     done = solve_ivp(
-        derivative, (mjd, until), np.ascontiguousarray(states.T).ravel(), "DOP853", t_eval=[until], rtol=_TOLERANCE,
-        atol=1e-2 * _TOLERANCE, events=above_the_sun,
-    )  # fmt: skip
+        derivative,
+        (mjd, until),
+        np.ascontiguousarray(states.T).ravel(),
+        "DOP853",
+        t_eval=[until],
+        rtol=_TOLERANCE,
+        atol=1e-2 * _TOLERANCE,
+        events=above_the_sun,
+    )
     if done.status != 0 or not np.isfinite(done.y).all():
         if n == 1:
             return np.full((1, 6), np.nan)

@@ -106,12 +106,31 @@ def read_mpcorb(path: str | Path) -> pd.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):
         since = (mean + 180) % 360 - 180  # the perihelion nearest to the epoch
         peri_time, period = epoch - since / n, 360.0 / n
-    return _whole(path, pd.DataFrame({
-        "packed": t.text(1, 7), "designation": t.text(167, 194), "epoch_mjd": epoch, "q": a * (1 - e), "e": e,
-        "i": t.number(60, 68), "node": t.number(49, 57), "argperi": t.number(38, 46), "peri_time": peri_time, "a": a,
-        "mean_anomaly": mean, "mean_motion": n, "period": period, "h": t.number(9, 13), "g": t.number(15, 19),
-        "u_param": t.number(106, 106), "nobs_total": t.number(118, 122), "nopp": t.number(124, 126),
-    }))  # fmt: skip
+    return _whole(
+        path,
+        pd.DataFrame(
+            {
+                "packed": t.text(1, 7),
+                "designation": t.text(167, 194),
+                "epoch_mjd": epoch,
+                "q": a * (1 - e),
+                "e": e,
+                "i": t.number(60, 68),
+                "node": t.number(49, 57),
+                "argperi": t.number(38, 46),
+                "peri_time": peri_time,
+                "a": a,
+                "mean_anomaly": mean,
+                "mean_motion": n,
+                "period": period,
+                "h": t.number(9, 13),
+                "g": t.number(15, 19),
+                "u_param": t.number(106, 106),
+                "nobs_total": t.number(118, 122),
+                "nopp": t.number(124, 126),
+            }
+        ),
+    )
 
 
 def read_comets(path: str | Path) -> pd.DataFrame:
@@ -129,12 +148,25 @@ def read_comets(path: str | Path) -> pd.DataFrame:
     epoch = _mjd(t.number(82, 85), t.number(86, 87), t.number(88, 89))
     peri_time = _mjd(t.number(15, 18), t.number(20, 21), t.number(23, 29))
     packed = pd.Series(np.char.strip(t.raw(1, 12)).astype("U"), dtype="str").str.replace(" ", "")
-    return _whole(path, pd.DataFrame({
-        "packed": packed, "designation": t.text(103, 158).str.replace(r"\s*\(.*\)$", "", regex=True),
-        "epoch_mjd": np.where(np.isfinite(epoch), epoch, peri_time), "q": t.number(31, 39), "e": t.number(42, 49),
-        "i": t.number(72, 79), "node": t.number(62, 69), "argperi": t.number(52, 59), "peri_time": peri_time,
-        "h": t.number(92, 95), "g": np.nan, "slope": t.number(97, 100),
-    }))  # fmt: skip
+    return _whole(
+        path,
+        pd.DataFrame(
+            {
+                "packed": packed,
+                "designation": t.text(103, 158).str.replace(r"\s*\(.*\)$", "", regex=True),
+                "epoch_mjd": np.where(np.isfinite(epoch), epoch, peri_time),
+                "q": t.number(31, 39),
+                "e": t.number(42, 49),
+                "i": t.number(72, 79),
+                "node": t.number(62, 69),
+                "argperi": t.number(52, 59),
+                "peri_time": peri_time,
+                "h": t.number(92, 95),
+                "g": np.nan,
+                "slope": t.number(97, 100),
+            }
+        ),
+    )
 
 
 @compiled

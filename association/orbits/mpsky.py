@@ -45,8 +45,12 @@ class MpSky:
             It does not answer in time, refuses, or answers something else.
         """
         query: dict[str, Any] = {
-            "t": mjd_tai, "ra": ra, "dec": dec, "radius": radius_deg, "return_elements": "extended",
-        }  # fmt: skip
+            "t": mjd_tai,
+            "ra": ra,
+            "dec": dec,
+            "radius": radius_deg,
+            "return_elements": "extended",
+        }
         try:
             reply = httpx.get(self._url, params=query, timeout=self._timeout, follow_redirects=True)
             reply.raise_for_status()
@@ -71,9 +75,7 @@ def _read(content: bytes) -> tuple[F64, F64, pd.DataFrame]:
     return bodies, observer, rows
 
 
-def _evaluate(
-    bodies: F64, observer: F64, rows: pd.DataFrame, mjd_tai: float
-) -> pd.DataFrame:  # fmt: skip
+def _evaluate(bodies: F64, observer: F64, rows: pd.DataFrame, mjd_tai: float) -> pd.DataFrame:
     """Return places and velocities at a time, of the bodies whose polynomials reach it."""
     tmin = rows.tmin.to_numpy(np.float64)
     good = (tmin <= mjd_tai) & (mjd_tai <= rows.tmax.to_numpy(np.float64))

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from alerts.schemas import schema_document, schema_ids
+from alerts.packets.schemas import schema_document, schema_ids
 
 __all__ = ["schemas_router"]
 

@@ -36,7 +36,7 @@ def tail(
 ) -> None:
     """Print alerts as they come."""
     from alerts.consumer import AlertConsumer
-    from alerts.target import require_topics
+    from alerts.delivery.target import require_topics
     from service.commands.archived_alerts import alert_line, writer_id
     from service.delivery import alert_target
 
@@ -62,10 +62,10 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print one alert of the archive; draw it, or take its cutouts out."""
-    from alerts.archive import AlertArchive
+    from alerts.archive.selection import AlertSelection
+    from alerts.archive.store import AlertArchive
     from alerts.errors import AlertError
-    from alerts.selection import AlertSelection
-    from alerts.wire import decode_body
+    from alerts.packets.wire import decode_body
     from service.commands.archived_alerts import print_packet
 
     database = open_database()
@@ -101,8 +101,8 @@ def replay(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Publish alerts of the archive again, on another topic."""
-    from alerts.replay import replay as send
-    from alerts.target import ensure_topics
+    from alerts.delivery.replay import replay as send
+    from alerts.delivery.target import ensure_topics
     from service.commands.archived_alerts import ArchivedAlerts, chosen_alerts
     from service.delivery import alert_target, wire_id
 
@@ -127,9 +127,9 @@ def validate(
     visit: Visit = None, detector: Detector = None, since: Since = None, until: Until = None, as_json: Json = False
 ) -> None:
     """Check that alert files are what was written, that every alert fits its schema, and that none is missing."""
-    from alerts.archive import AlertArchive
-    from alerts.selection import AlertSelection
-    from alerts.validate import validate_row
+    from alerts.archive.selection import AlertSelection
+    from alerts.archive.store import AlertArchive
+    from alerts.archive.validate import validate_row
     from service.commands.archived_alerts import mjd_of_text
 
     database, archive = open_database(), AlertArchive(read_settings().archive_dir)
@@ -161,8 +161,8 @@ def export(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Write alerts of the archive to a Parquet file; the memory does not grow with their number."""
-    from alerts.parquet import write_parquet
-    from alerts.wire import decode_body
+    from alerts.archive.parquet import write_parquet
+    from alerts.packets.wire import decode_body
     from service.commands.archived_alerts import ArchivedAlerts, chosen_alerts
 
     archived = ArchivedAlerts(chosen_alerts(visit, detector, since, until, object_id), filter_, "exporting")
@@ -194,7 +194,7 @@ def check(as_json: Json = False) -> None:
 @alerts_app.command()
 def lag(as_json: Json = False) -> None:
     """List who reads the alert topic, and how many messages behind they are."""
-    from alerts.lag import reader_lags
+    from alerts.delivery.lag import reader_lags
     from service.delivery import alert_target
 
     groups = reader_lags(replace(alert_target(read_settings(), quiet=True), timeout_s=REACH_S))

@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from alerts.archive import AlertArchive
-from alerts.filters import AlertFilter, read_for
-from alerts.schemas import SCHEMA_ID
-from alerts.selection import AlertSelection
-from alerts.wire import Alert
+from alerts.archive.selection import AlertSelection
+from alerts.archive.store import AlertArchive
+from alerts.packets.filters import AlertFilter, read_for
+from alerts.packets.schemas import SCHEMA_ID
+from alerts.packets.wire import Alert
 from apdb.queue.outbox import OutboxRow
 from service.commands.options import open_database, read_settings
 from service.errors import BadMessage

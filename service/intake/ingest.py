@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 from confluent_kafka import Consumer, KafkaException, Message, Producer
 
+from alerts.delivery.target import MAX_MESSAGE, KafkaTarget, ensure_topics
 from alerts.errors import BrokerRefused
-from alerts.target import MAX_MESSAGE, KafkaTarget, ensure_topics
 from apdb import Database, Ledger
 from apdb.database import first_line
 from service.errors import BadMessage

@@ -7,13 +7,13 @@ from typing import Any
 import httpx
 
 from alerts.consumer import AlertConsumer, ReceivedAlert
+from apdb import VisitState
+from apdb.queue.states import FINAL_STATES
 from apdb.queue.status import service_status
 from service.local.stack import Stack
 from tasks.errors import TransientError
 
 __all__ = ["consume_alerts", "post_visits", "read_alerts", "wait_finished", "wait_published"]
-
-FINAL = ("done", "no_work", "failed")
 
 
 def post_visits(stack: Stack, messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -56,11 +56,11 @@ def wait_finished(
     with httpx.Client(base_url=stack.url, timeout=60) as client:
         while True:
             for key in keys:
-                if found.get(key, {}).get("state") not in FINAL:
+                if found.get(key, {}).get("state") not in FINAL_STATES:
                     found[key] = _state(client, key)
             states = [v.get("state") for v in found.values()]
-            finished = sum(s in FINAL for s in states)
-            progress(finished, len(keys), states.count("failed"))
+            finished = sum(s in FINAL_STATES for s in states)
+            progress(finished, len(keys), states.count(VisitState.FAILED))
             if finished == len(keys):
                 return found
             stack.require_alive()

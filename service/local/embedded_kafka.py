@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
@@ -16,9 +15,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import IO
 
-from apdb.operate.embedded import free_port
 from service.errors import MissingProgram
 from tasks.errors import TransientError
+from tasks.local_server import LocalServer, free_port
+from tasks.waiting import wait_until
 
 __all__ = ["EmbeddedKafka", "install_jars", "jar_directory"]
 
@@ -101,17 +101,14 @@ def _launch(command: list[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
 
 
 @dataclass
-class EmbeddedKafka:
-    """One broker in `directory`; use as a context manager or call start and stop.
+class EmbeddedKafka(LocalServer):
+    """One broker in `directory`.
 
     `properties` are further lines of ``server.properties`` (a later one wins), `scram` the passwords of SCRAM-SHA-512 users.
     `launch` starts the broker, given command and log, as the leader of a group of its own.
     """
 
-    directory: Path
     heap: str = "320m"
-    port: int = 0
-    keep: bool = False
     wait_s: float = 60.0
     properties: dict[str, str] = field(default_factory=dict)
     scram: dict[str, str] = field(default_factory=dict)
@@ -122,13 +119,6 @@ class EmbeddedKafka:
         """host:port of the broker."""
         return f"127.0.0.1:{self.port}"
 
-    def __enter__(self) -> "EmbeddedKafka":
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
     def start(self) -> str:
         """Start (or start again, with its data and port) and wait until it takes requests.
 
@@ -138,9 +128,8 @@ class EmbeddedKafka:
             The message holds the end of the broker's log.
         """
         jars = install_jars()
-        self.directory = self.directory.absolute()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.port = self.port or free_port()
+        self.make_directory()
+        self.take_port()
         config = self.directory / "server.properties"
         more = "".join(f"{k}={v}\n" for k, v in self.properties.items())
         text = (_PROPERTIES + more).format(port=self.port, controller=free_port(), data=self.directory)
@@ -181,16 +170,17 @@ class EmbeddedKafka:
         ]  # fmt: skip
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + self.wait_s
-        while time.monotonic() < deadline:
-            text = self._log.read_text(errors="replace")
-            if self._process.poll() is not None:
-                raise TransientError(f"the Kafka broker stopped while starting: {text[-1500:]}")
-            if "Kafka Server started" in text:
-                return
-            time.sleep(0.1)
-        self.stop(now=True)
-        raise TransientError(f"the Kafka broker was not ready after {self.wait_s:.0f} s: {text[-1500:]}")
+        if not wait_until(self._started, self.wait_s):
+            self.stop(now=True)
+            raise TransientError(f"the Kafka broker was not ready after {self.wait_s:.0f} s: {self._log_end()}")
+
+    def _started(self) -> bool:
+        if self._process.poll() is not None:
+            raise TransientError(f"the Kafka broker stopped while starting: {self._log_end()}")
+        return "Kafka Server started" in self._log.read_text(errors="replace")
+
+    def _log_end(self) -> str:
+        return self._log.read_text(errors="replace")[-1500:]
 
     def stop(self, now: bool = False) -> None:
         """Stop the broker (`now`: by SIGKILL) and, unless it is kept, delete its directory."""
@@ -202,5 +192,5 @@ class EmbeddedKafka:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(timeout=10)
-        if not self.keep and not now:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        if not now:
+            self.delete_directory()

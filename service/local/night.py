@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apdb import VisitState
 from apdb.operate.export import ledger_rows
 from service.errors import NightFailed
 from service.frames.given_map import check_fits_some, maps_of
@@ -151,7 +152,7 @@ class _Night:
             finally:
                 self._rows = ledger_rows(stack.database)
                 write_tables(stack.database, self._out, self._work / "products")
-        if all(r["state"] == "failed" for r in self._rows):
+        if all(r["state"] == VisitState.FAILED for r in self._rows):
             raise NightFailed(
                 f"none of the {len(self._plan.frames)} frames could be processed: see the reasons in the report"
             )

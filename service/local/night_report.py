@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from apdb import Database
+from apdb import Database, VisitState
 from apdb.operate.export import all_rows, latest_objects, ledger_rows
-from service.local.campaign import FINAL
+from apdb.queue.states import FINAL_STATES
 from service.local.night_frames import Frame, LeftOut
 
 __all__ = ["exit_status", "make_report", "write_report", "write_tables"]
@@ -49,7 +49,7 @@ def _visit(row: dict[str, Any], path: Path | None) -> dict[str, Any]:
 
 
 def _frame(frame: Frame, visit: dict[str, Any] | None) -> dict[str, Any]:
-    state = "not processed" if visit is None or visit["state"] not in FINAL else visit["state"]
+    state = "not processed" if visit is None or visit["state"] not in FINAL_STATES else visit["state"]
     error = (visit or {}).get("error") or {}
     return {
         "frame": str(frame.path), "visit": frame.visit, "detector": frame.detector, "state": state,
@@ -65,7 +65,7 @@ def _left(x: LeftOut) -> dict[str, Any]:
 
 def exit_status(report: dict[str, Any]) -> int:
     """Return 0 when every frame was used; 1 when one failed, was refused or was not processed, or for an error of the whole."""
-    bad = any(f["state"] not in ("done", "no_work") for f in report["frames"])
+    bad = any(f["state"] not in (VisitState.DONE, VisitState.NO_WORK) for f in report["frames"])
     return 1 if bad or report["error"] is not None else 0
 
 
@@ -82,7 +82,7 @@ def write_tables(database: Database, out: Path, products: Path) -> None:
     latest_objects(database).to_parquet(out / "diaObjects.parquet")
     all_rows(database, "DiaSource").to_parquet(out / "diaSources.parquet")
     all_rows(database, "DiaForcedSource").to_parquet(out / "diaForcedSources.parquet")
-    done = [r for r in ledger_rows(database) if r["state"] == "done"]
+    done = [r for r in ledger_rows(database) if r["state"] == VisitState.DONE]
     paths = [products / f"positions_{r['visit']}_{r['detector']}_{r['attempt']}.parquet" for r in done]
     parts = [pd.read_parquet(p) for p in paths if p.exists()]
     table = pd.concat(parts, ignore_index=True)[POSITION_COLUMNS] if parts else pd.DataFrame(columns=POSITION_COLUMNS)

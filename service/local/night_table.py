@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from apdb import VisitState
 from service.terminal import print_table, say
 
 __all__ = ["print_night"]
@@ -21,7 +22,7 @@ def print_night(report: dict[str, Any], as_json: bool = False) -> None:
         [(v["visit"], v["detector"], v["state"], *(v["counts"][c] for c in COUNTS), f"{sum(v['seconds'].values()):.1f}")
          for v in report["visits"]],
     )  # fmt: skip
-    others = [f for f in report["frames"] if f["state"] != "done"]
+    others = [f for f in report["frames"] if f["state"] != VisitState.DONE]
     if others:
         print_table(
             ("frame", "visit", "state", "code", "reason"),
@@ -31,7 +32,7 @@ def print_night(report: dict[str, Any], as_json: bool = False) -> None:
             ],
         )
     states = [f["state"] for f in report["frames"]]
-    say(", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(["done", *states])))
+    say(", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys([VisitState.DONE, *states])))
     if report["interrupted"]:
         say(f"ended by {report['signal']}: the report holds what was done")
 

@@ -15,13 +15,14 @@ import httpx
 from pydantic import SecretStr
 
 from apdb import Database
-from apdb.operate.embedded import EmbeddedPostgres, free_port, is_free
+from apdb.operate.embedded import EmbeddedPostgres
 from migrations.run import migrate
 from service.local.embedded_kafka import EmbeddedKafka
 from service.processes.children import child_environment, program, without_secrets
 from service.processes.scratch import Scratch, sweep
 from service.settings import load_settings
 from tasks.errors import TransientError
+from tasks.local_server import free_port, is_free
 
 __all__ = ["Stack", "wait_api"]
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from apdb.operate.embedded import free_port, is_free
 from service.errors import PortInUse, SettingsError
 from service.local.stack import Stack
 from service.processes.interrupt import Interrupted, Signals
 from service.processes.scratch import is_owners
 from service.settings import PREFIX
 from tasks.errors import CallerError
+from tasks.local_server import free_port, is_free
 
 __all__ = ["exports", "run_up"]
 

@@ -13,8 +13,9 @@ import psycopg
 from astropy.time import Time
 from psycopg.rows import dict_row
 
-from alerts.container import INDEX
-from apdb import Database, Ledger, VisitUnitOfWork
+from alerts.archive.container import INDEX
+from apdb import Database, Ledger, VisitState, VisitUnitOfWork
+from apdb.queue.states import FINAL_STATES
 from association import DiaPipelineTask, standardize
 from association.new_objects import new_source_tests
 from association.standardize import filter_tests
@@ -77,19 +78,19 @@ def explain(
     if row is None:
         return [Step("visit", False, "never came: post it", {})]
     values = {k: row[k] for k in ("state", "attempt", "errorCode", "errorText", "midpointMjdTai", "band")}
-    steps = [Step("visit", row["state"] == "done", _visit_text(row), values)]
+    steps = [Step("visit", row["state"] == VisitState.DONE, _visit_text(row), values)]
     with database.connect() as connection:
         stored = _stored_sources(connection, visit, detector, ra, dec, radius_arcsec)
         if stored:
             return [*steps, *_delivery(connection, visit, detector, stored)]
         steps.append(Step("stored", False, f"no DiaSource of this visit within {radius_arcsec:g} arcsec", {}))
-        if not rerun or row["state"] in ("queued", "running"):
+        if not rerun or row["state"] not in FINAL_STATES:
             return steps
         return [*steps, *_rerun(settings, connection, row["message"], ra, dec, radius_arcsec)]
 
 
 def _visit_text(row: dict[str, Any]) -> str:
-    if row["errorCode"] and row["state"] != "done":
+    if row["errorCode"] and row["state"] != VisitState.DONE:
         return f"{row['state']}: {row['errorCode']}: {row['errorText']}"
     return str(row["state"])
 

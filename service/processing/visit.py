@@ -8,7 +8,9 @@ from astropy.time import Time
 from lsst.pipe.base import Struct
 
 from alerts import AlertArchive, AlertInputs, build_alerts
-from apdb import Claim, Database, Ledger, VisitUnitOfWork
+from apdb import Claim, Database, Ledger, VisitState, VisitUnitOfWork
+from apdb.queue.ledger import Outcome
+from apdb.queue.outbox import OutboxEntry
 from apdb.sky.htm import polygon
 from apdb.sky.locks import lock_pixels, sky_locks
 from association import DiaPipelineTask, standardize
@@ -118,7 +120,7 @@ class Processor:
                     crash_at("after_commit", self._settings.crash_point)
             finally:
                 locks.__exit__(None, None, None)
-        return {"state": "done", "counts": counts, "seconds": clock.seconds}
+        return {"state": VisitState.DONE, "counts": counts, "seconds": clock.seconds}
 
     def _associate_and_write(
         self, claim: Claim, science: Exposure, r: Struct, rules: Instrument, clock: Clock, report: dict[str, float],
@@ -158,16 +160,24 @@ class Processor:
         metrics = {
             k: v for k, v in {**report, **r.metrics}.items() if not (isinstance(v, float) and not np.isfinite(v))
         }
-        work.finish(
-            claim.visit, claim.detector, claim.attempt, "done", counts, clock.seconds, info.midpoint_mjd_tai,
-            science.band, metrics,
-        )  # fmt: skip
+        outcome = Outcome(VisitState.DONE, counts, clock.seconds, info.midpoint_mjd_tai, science.band, metrics)
+        work.finish(claim.visit, claim.detector, claim.attempt, outcome)
         held = veto_reason(self._settings.alert_veto, {**metrics, **counts})
         work.add_outbox(
-            claim.visit, claim.detector, claim.attempt, file.name, file.count, file.checksum, index=file.index,
-            id_xor=file.id_xor(), held=held, traceparent=claim.message.get("traceparent"),
-            shutter_close=_shutter_close(info),
-        )  # fmt: skip
+            OutboxEntry(
+                claim.visit,
+                claim.detector,
+                claim.attempt,
+                file.name,
+                file.count,
+                file.checksum,
+                index=file.index,
+                id_xor=file.id_xor(),
+                held=held,
+                traceparent=claim.message.get("traceparent"),
+                shutter_close=_shutter_close(info),
+            )
+        )
         return counts | ({"held": file.count} if held else {})
 
     def _extras(self, claim: Claim, science: Exposure, r: Struct) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lsst.pipe.base import NoWorkFound
 
-from apdb import Claim
+from apdb import Claim, VisitState
 from service.settings import Settings
 from tasks.errors import AlertProdError, NoWork
 
@@ -35,10 +35,10 @@ def _answer(claim: Claim, run: Any) -> dict[str, Any]:
     try:
         return dict(run(claim))
     except (NoWork, NoWorkFound) as error:
-        return {"state": "no_work", "code": getattr(error, "code", "no_work"), "text": str(error)}
+        return {"state": VisitState.NO_WORK, "code": getattr(error, "code", "no_work"), "text": str(error)}
     except AlertProdError as error:
         error.at(claim.visit, claim.detector)
-        state = "retry" if error.retriable else "failed"
+        state = "retry" if error.retriable else VisitState.FAILED
         return {"state": state, "code": error.code, "text": str(error)}
     except MemoryError:
         return {
@@ -49,7 +49,7 @@ def _answer(claim: Claim, run: Any) -> dict[str, Any]:
     except Exception as error:
         logging.getLogger("alertprod.job").exception("visit %d, detector %d", claim.visit, claim.detector)
         text = f"visit {claim.visit}, detector {claim.detector}: {type(error).__name__}: {error}"
-        return {"state": "failed", "code": "internal", "text": text}
+        return {"state": VisitState.FAILED, "code": "internal", "text": text}
 
 
 def _processor(settings: Settings) -> Any:

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from apdb import Claim, Database, Ledger
+from apdb import Claim, Database, Ledger, VisitState
 from service.errors import JobCrashed
 from service.settings import Settings
 from service.workers.job_process import JobProcess
@@ -95,7 +95,7 @@ class Worker:
 
     def _unfinished(self) -> bool:
         counts = self._ledger.counts()
-        return counts["queued"] + counts["running"] > 0
+        return counts[VisitState.QUEUED] + counts[VisitState.RUNNING] > 0
 
     def _process(self, job: JobProcess, claim: Claim) -> JobProcess | None:
         """Run one claim with lease heartbeats; returns the job process if it lives on."""
@@ -124,7 +124,7 @@ class Worker:
         """Write a failure to the ledger (success was written by the visit's own transaction)."""
         state = answer["state"]
         self.processed += 1
-        if state == "done":
+        if state == VisitState.DONE:
             return
         code, text = str(answer.get("code", "internal")), str(answer.get("text", ""))
         log.warning("visit %d, detector %d: %s: %s: %s", claim.visit, claim.detector, state, code, text)
@@ -137,7 +137,11 @@ class Worker:
                     self._ledger.fail(claim, code, text, retry_in_s=self._settings.retry_s * 2**claim.failures)
                 else:
                     self._ledger.fail(
-                        claim, code, text, retry_in_s=None, state="no_work" if state == "no_work" else "failed"
+                        claim,
+                        code,
+                        text,
+                        retry_in_s=None,
+                        state=VisitState.NO_WORK if state == VisitState.NO_WORK else VisitState.FAILED,
                     )
                 return
             except TransientError as error:

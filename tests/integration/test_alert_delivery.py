@@ -24,16 +24,15 @@ from typer.testing import CliRunner
 
 from alerts import Alert, AlertArchive, decode, schema_ids
 from alerts.consumer import AlertConsumer
+from alerts.delivery.reconcile import Reconciler
+from alerts.delivery.registry import SchemaRegistry, learn_wire_id
+from alerts.delivery.relay import Relay
+from alerts.delivery.target import KafkaTarget, ensure_topics
 from alerts.errors import AlertError, BrokerUnavailable, SchemaRefused
-from alerts.reconcile import Reconciler
-from alerts.registry import SchemaRegistry, learn_wire_id
-from alerts.relay import Relay
-from alerts.schemas import schema
-from alerts.target import KafkaTarget, ensure_topics
-from alerts.trim import trim
-from alerts.wire import decode_body, encode_body
+from alerts.packets.schemas import schema
+from alerts.packets.trim import trim
+from alerts.packets.wire import decode_body, encode_body
 from apdb import VisitUnitOfWork
-from apdb.operate.embedded import free_port
 from apdb.queue import outbox
 from service.api.app import create_app
 from service.api.metrics import render_metrics
@@ -42,6 +41,7 @@ from service.delivery import sweep_orphans
 from service.local.campaign import read_alerts
 from service.settings import Settings
 from tasks.errors import AlertProdError
+from tasks.local_server import free_port
 from tests.integration.test_relay import PACKET, fill, patient
 from tests.unit.test_alerts import frame_with
 
@@ -87,9 +87,12 @@ def world(database, kafka, tmp_path):
             )
             with VisitUnitOfWork(connection) as work:
                 work.store(now + visit, objects, sources, forced)
+                trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
                 work.add_outbox(
-                    visit, 0, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor(),
-                    traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", shutter_close=midpoint + 1e-4,
+                    outbox.OutboxEntry(
+                        visit, 0, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor(),
+                        traceparent=trace, shutter_close=midpoint + 1e-4,
+                    )
                 )  # fmt: skip
                 work.commit()
     target = KafkaTarget(kafka.brokers, settings.alert_topic, transactional_id=settings.alert_topic)
@@ -199,7 +202,7 @@ def test_the_published_package_reads_our_alerts(world):
 
 
 def _file(settings, archive):
-    from alerts.selection import AlertSelection, alert_file
+    from alerts.archive.selection import AlertSelection, alert_file
     from apdb import Database
 
     return alert_file(AlertSelection(visit=1).rows(Database(settings.database()))[0])
@@ -456,7 +459,7 @@ def test_oversized_packets_are_trimmed_and_say_so(database, kafka, tmp_path):
     file = archive.write(5, 0, 1, [alert_of(row), big])
     assert len(big.body) > 150_000 > len(alert_of(row).body)
     with database.connect() as connection:
-        outbox.add(connection, 5, 0, 1, file.name, 2, file.checksum, index=file.index)
+        outbox.add(connection, outbox.OutboxEntry(5, 0, 1, file.name, 2, file.checksum, index=file.index))
     relay = Relay(database, archive, target)
     assert patient(relay) == 2
     relay.close()

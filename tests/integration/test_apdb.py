@@ -11,11 +11,13 @@ from lsst.sphgeom import HtmPixelization, LonLat, UnitVector3d
 from psycopg import sql
 from sqlalchemy import inspect
 
-from apdb import Database, LeaseLost, Ledger, VisitUnitOfWork, columns_of, empty_frame
+from apdb import Database, LeaseLost, Ledger, VisitState, VisitUnitOfWork, columns_of, empty_frame
 from apdb import open as open_apdb
 from apdb.copy import decode as copy_out
 from apdb.copy import stream as copy_stream
 from apdb.errors import ApdbError, DatabaseUnavailable, SchemaMismatch, VisitConflict
+from apdb.queue.ledger import Outcome
+from apdb.queue.outbox import OutboxEntry
 from apdb.schema.partitions import ensure_months, month_bounds
 from apdb.schema.tables import make_metadata
 from apdb.sky.htm import htm_ids, polygon
@@ -166,10 +168,10 @@ def test_ledger_takes_a_visit_once(database):
     again = ledger.claim("you", 30, 0)
     assert (again.attempt, again.failures) == (2, 1)
     with database.connect() as connection, pytest.raises(LeaseLost), VisitUnitOfWork(connection) as work:
-        work.finish(1, 0, claim.attempt, "done", {}, {})
+        work.finish(1, 0, claim.attempt, Outcome(VisitState.DONE, {}, {}))
     with database.connect() as connection, VisitUnitOfWork(connection) as work:
-        work.finish(1, 0, again.attempt, "done", {"alerts": 2}, {"load": 0.1})
-        work.add_outbox(1, 0, again.attempt, "1/a.avro", 2, "c")
+        work.finish(1, 0, again.attempt, Outcome(VisitState.DONE, {"alerts": 2}, {"load": 0.1}))
+        work.add_outbox(OutboxEntry(1, 0, again.attempt, "1/a.avro", 2, "c"))
         work.commit()
     assert ledger.get(1, 0)["counts"] == {"alerts": 2}
     assert ledger.counts()["done"] == 1

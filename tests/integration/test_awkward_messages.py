@@ -7,10 +7,10 @@ import pytest
 from confluent_kafka import Producer
 
 from alerts.consumer import AlertConsumer
+from alerts.delivery.reconcile import Reconciler
+from alerts.delivery.target import KafkaTarget, ensure_topics, require_topics
 from alerts.errors import AlertError
-from alerts.reconcile import Reconciler
-from alerts.target import KafkaTarget, ensure_topics, require_topics
-from alerts.wire import encode
+from alerts.packets.wire import encode
 from tests.integration.test_relay import PACKET
 
 LONG_KEY = (170_000_000_000_000_000).to_bytes(8, "big")  # as Java's LongSerializer writes it: no UTF-8

@@ -19,8 +19,8 @@ import pytest
 from confluent_kafka import Consumer
 
 from alerts import AlertArchive
-from alerts.reconcile import Reconciler, trigger_id
-from alerts.target import KafkaTarget
+from alerts.delivery.reconcile import Reconciler, trigger_id
+from alerts.delivery.target import KafkaTarget
 from apdb.queue import outbox
 from service.local.embedded_kafka import EmbeddedKafka
 from service.settings import Settings
@@ -53,9 +53,10 @@ class Scene:
         numbers = range(visit * 1000, visit * 1000 + PER_VISIT)
         file = self.archive.write(visit, 0, 1, (alert_at(n, 8000) for n in numbers))
         with self.database.connect() as connection:
-            outbox.add(
-                connection, visit, 0, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor()
+            entry = outbox.OutboxEntry(
+                visit, 0, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor()
             )
+            outbox.add(connection, entry)
         self.expected += numbers
 
     def start_relay(self):

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from astropy.wcs import WCS
 
-from alerts.container import INDEX
+from alerts.archive.container import INDEX
 from apdb import columns_of
 from apdb.operate.export import all_rows, latest_objects
-from apdb.queue.outbox import add
+from apdb.queue.outbox import OutboxEntry, add
 from association import DiaPipelineTask
 from association.errors import AssociationError, DuplicateRecords, TooManyDiaObjects
 from association.forced_rows import forced_rows
@@ -230,6 +230,6 @@ def test_explain_says_which_sources_wait(database, issued, text):
     index["diaSourceId"] = issued
     stored = [{"diaSourceId": 5, "diaObjectId": 5, "ssObjectId": 0, "separation": 0.1}]
     with database.connect() as connection:
-        add(connection, 1, 3, 1, "f", len(issued), "c", index=index.tobytes())
+        add(connection, OutboxEntry(1, 3, 1, "f", len(issued), "c", index=index.tobytes()))
         step = _delivery(connection, 1, 3, stored)[-1]
     assert step.name == "alert" and not step.passed and step.text.startswith(text)

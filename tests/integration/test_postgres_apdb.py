@@ -13,6 +13,7 @@ from lsst.sphgeom import Angle, Circle, HtmPixelization, LonLat, UnitVector3d
 
 import apdb
 from apdb import Database, PostgresApdb, VisitConflict, VisitUnitOfWork, columns_of
+from apdb.client.base import FROZEN
 from apdb.errors import ApdbError, SchemaMismatch
 from apdb.schema.setup import APDB_REPLICA_VERSION, APDB_SQL_VERSION
 from apdb.sky.htm import polygon
@@ -97,7 +98,7 @@ def test_versions_are_those_of_the_published_client(server):
     assert str(ApdbSql.apdbImplementationVersion()) == APDB_SQL_VERSION
     assert str(server.ours.get_replica().apdbReplicaImplementationVersion()) == APDB_REPLICA_VERSION
     assert server.theirs.config.dia_object_index == "last_object_table"
-    assert ApdbSql._frozen_parameters == __import__("apdb.client.base").client_base.FROZEN
+    assert ApdbSql._frozen_parameters == FROZEN
 
 
 def test_only_one_layout_of_tables_is_made(server):

@@ -19,11 +19,11 @@ from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 from apdb import PostgresApdb, columns_of
 from apdb.copy.decode import stream_frames
 from apdb.database import Database
-from apdb.operate.embedded import free_port
 from apdb.operate.readers import VIEWS, make_reader
 from apdb.queries import cone
 from migrations.run import migrate
 from service.local.stack import wait_api
+from tasks.local_server import free_port
 from tests.integration.test_apdb import at, rows
 
 

@@ -1,4 +1,4 @@
-"""alerts/relay.py with a real broker and a real PostgreSQL: once, in order, whatever dies in between."""
+"""alerts/delivery/relay.py with a real broker and a real PostgreSQL: once, in order, whatever dies in between."""
 
 import subprocess
 import sys
@@ -12,10 +12,10 @@ import pytest
 from confluent_kafka import KafkaException
 
 from alerts import Alert, AlertArchive, build_packets
+from alerts.delivery.relay import Relay
+from alerts.delivery.target import KafkaTarget, ensure_topics
 from alerts.errors import BrokerUnavailable, ProgressConflict
-from alerts.relay import Relay
-from alerts.target import KafkaTarget, ensure_topics
-from alerts.wire import encode_body
+from alerts.packets.wire import encode_body
 from apdb import Database
 from apdb.errors import NotFound
 from apdb.queue import outbox
@@ -42,18 +42,10 @@ def fill(database, archive, visits, per_visit, **more):
     with database.connect() as connection:
         for visit in visits:
             file = AlertArchive(archive).write(visit, 0, 1, (alert_at(visit * 1000 + k) for k in range(per_visit)))
-            outbox.add(
-                connection,
-                visit,
-                0,
-                1,
-                file.name,
-                file.count,
-                file.checksum,
-                index=file.index,
-                id_xor=file.id_xor(),
-                **more,
+            entry = outbox.OutboxEntry(
+                visit, 0, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor(), **more
             )
+            outbox.add(connection, entry)
 
 
 def patient(relay):
@@ -115,8 +107,8 @@ def test_rows_that_come_while_the_relay_looks_are_taken_in_the_next_round(databa
 SCRIPT = """
 import sys
 from alerts import AlertArchive
-from alerts.relay import Relay
-from alerts.target import KafkaTarget
+from alerts.delivery.relay import Relay
+from alerts.delivery.target import KafkaTarget
 from apdb import Database
 from service.crash import crash_at
 uri, archive, brokers, topic, point = sys.argv[1:]

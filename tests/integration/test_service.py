@@ -16,7 +16,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from typer.testing import CliRunner
 
-from alerts.wire import schema
+from alerts.packets.wire import schema
 from apdb.operate.export import all_rows, latest_objects
 from apdb.queue.status import service_status
 from exposure import Exposure, load_instrument

@@ -21,13 +21,13 @@ from cryptography.x509.oid import NameOID
 
 from alerts import AlertArchive
 from alerts.consumer import AlertConsumer
+from alerts.delivery.relay import Relay
+from alerts.delivery.target import KafkaTarget, ensure_topics
 from alerts.errors import BrokerRefused, BrokerUnavailable
-from alerts.relay import Relay
-from alerts.target import KafkaTarget, ensure_topics
-from apdb.operate.embedded import free_port
 from service.local.campaign import read_alerts
 from service.local.embedded_kafka import EmbeddedKafka
 from service.settings import Settings
+from tasks.local_server import free_port
 from tests.integration.test_relay import fill, patient
 
 USERS = {"admin": "admin-secret", "relay": "relay-secret", "reader": "reader-secret", "nobody": "nobody-secret"}

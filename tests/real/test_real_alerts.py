@@ -9,10 +9,10 @@ import pytest
 from astropy import units as u
 from PIL import Image
 
-from alerts.filters import AlertFilter, read_scalars
-from alerts.schemas import schema
+from alerts.packets.filters import AlertFilter, read_scalars
+from alerts.packets.schemas import schema
+from alerts.packets.wire import decode, encode
 from alerts.views import cutout, draw_alert, forced_frame, light_curve, sources_frame, stamp_images
-from alerts.wire import decode, encode
 from tests.conftest import real_data
 
 RUBIN = 1000  # schema 10.0

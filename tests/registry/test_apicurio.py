@@ -18,11 +18,11 @@ from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from alerts import SCHEMA_ID, AlertArchive, decode, schema_document
+from alerts.delivery.registry import SchemaRegistry, learn_wire_id
+from alerts.delivery.relay import Relay
+from alerts.delivery.target import KafkaTarget, ensure_topics
 from alerts.errors import RegistryUnavailable, SchemaRefused
-from alerts.registry import SchemaRegistry, learn_wire_id
-from alerts.relay import Relay
-from alerts.target import KafkaTarget, ensure_topics
-from apdb.operate.embedded import free_port
+from tasks.local_server import free_port
 from tests.integration.test_relay import fill, patient
 
 pytestmark = pytest.mark.skipif(not os.environ.get("ALERTPROD_APICURIO"), reason="run by make registry-test")

@@ -13,16 +13,16 @@ from astropy.wcs import WCS
 from fastavro.utils import generate_one
 
 from alerts import SCHEMA_ID, decode, encode, schema, schema_document, schema_ids
-from alerts.archive import AlertArchive, AlertFile
-from alerts.cutouts import CutoutMaker, cutout_sides
+from alerts.archive.store import AlertArchive, AlertFile
+from alerts.delivery.reconcile import trigger_id
 from alerts.errors import AlertError, FilterError
-from alerts.filters import AlertFilter, read_for, read_scalars
-from alerts.packets import AlertInputs, build_alerts, build_packets
-from alerts.reconcile import trigger_id
-from alerts.rows import encode_rows
-from alerts.schemas import fields_of
-from alerts.trim import trim
-from alerts.wire import decode_body, frame
+from alerts.packets.build import AlertInputs, build_alerts, build_packets
+from alerts.packets.cutouts import CutoutMaker, cutout_sides
+from alerts.packets.filters import AlertFilter, read_for, read_scalars
+from alerts.packets.rows import encode_rows
+from alerts.packets.schemas import fields_of
+from alerts.packets.trim import trim
+from alerts.packets.wire import decode_body, frame
 from apdb import columns_of, empty_frame
 from tests.unit.test_exposure import make_exposure
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from alerts.archive import AlertArchive
+from alerts.archive.selection import alert_file
+from alerts.archive.store import AlertArchive
 from alerts.errors import AlertError
-from alerts.selection import alert_file
-from alerts.wire import decode_body, encode_body
+from alerts.packets.wire import decode_body, encode_body
 from apdb import Database
 from apdb.queue.outbox import OutboxRow
 

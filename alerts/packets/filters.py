@@ -17,8 +17,8 @@ from functools import lru_cache
 from typing import Any
 
 from alerts.errors import FilterError
-from alerts.schemas import SCHEMA_ID, fields_of, schema
-from alerts.wire import decode_body
+from alerts.packets.schemas import SCHEMA_ID, fields_of, schema
+from alerts.packets.wire import decode_body
 
 __all__ = ["AlertFilter", "read_for", "read_scalars"]
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from alerts.archive import AlertArchive, AlertFile
-from alerts.wire import Alert
+from alerts.archive.store import AlertArchive, AlertFile
+from alerts.packets.wire import Alert
 from apdb import Database
 from apdb.queue import outbox
 from apdb.queue.outbox import OutboxRow

@@ -5,19 +5,22 @@ from collections.abc import Callable, Iterable
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from alerts.delivery.producer import origin_headers
+from alerts.delivery.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
 from alerts.errors import AlertError, BrokerUnavailable
-from alerts.producer import origin_headers
-from alerts.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
-from alerts.wire import Alert, frame_alert
+from alerts.packets.wire import Alert, frame_alert
 from apdb.queue.outbox import OutboxRow
 
 __all__ = ["replay"]
 
 
 def replay(
-    alerts: Iterable[tuple[OutboxRow, Alert]], target: KafkaTarget, topic: str, wire_id: int,
+    alerts: Iterable[tuple[OutboxRow, Alert]],
+    target: KafkaTarget,
+    topic: str,
+    wire_id: int,
     progress: Callable[[int], None] = lambda sent: None,
-) -> int:  # fmt: skip
+) -> int:
     """Publish alerts on a topic; returns how many were acknowledged.
 
     A replay that is broken off and begun again sends the alerts again: readers tell by diaSourceId.
@@ -33,10 +36,18 @@ def replay(
         raise AlertError(f"alerts are not replayed to {topic}, which the relay writes: name another topic")
     refusals, failures = Refusals(), []
     producer = Producer(
-        {**target.settings(refusals), "acks": "all", "enable.idempotence": True, "compression.type": "lz4",
-         "linger.ms": 5, "message.max.bytes": MAX_MESSAGE, "partitioner": "murmur2_random",
-         "message.timeout.ms": int(3000 * target.timeout_s), "queue.buffering.max.kbytes": 131_072}
-    )  # fmt: skip
+        {
+            **target.settings(refusals),
+            "acks": "all",
+            "enable.idempotence": True,
+            "compression.type": "lz4",
+            "linger.ms": 5,
+            "message.max.bytes": MAX_MESSAGE,
+            "partitioner": "murmur2_random",
+            "message.timeout.ms": int(3000 * target.timeout_s),
+            "queue.buffering.max.kbytes": 131_072,
+        }
+    )
 
     def delivered(error: KafkaError | None, _message: object) -> None:
         if error is not None:

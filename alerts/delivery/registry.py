@@ -11,7 +11,7 @@ import httpx
 import psycopg
 
 from alerts.errors import RegistryUnavailable, SchemaRefused
-from alerts.schemas import SCHEMA_ID, schema_document
+from alerts.packets.schemas import SCHEMA_ID, schema_document
 
 __all__ = ["SchemaRegistry", "learn_wire_id"]
 

@@ -14,12 +14,12 @@ from typing import Any
 import psycopg
 from astropy.time import Time
 
-from alerts.archive import AlertArchive, AlertFile
+from alerts.archive.store import AlertArchive, AlertFile
+from alerts.delivery.producer import AlertProducer, Headers, origin_headers
+from alerts.delivery.target import KafkaTarget, message_limit
 from alerts.errors import AlertError, BrokerUnavailable
-from alerts.producer import AlertProducer, Headers, origin_headers
-from alerts.schemas import SCHEMA_ID
-from alerts.target import KafkaTarget, message_limit
-from alerts.wire import Alert
+from alerts.packets.schemas import SCHEMA_ID
+from alerts.packets.wire import Alert
 from apdb import Database
 from apdb.database import first_line
 from apdb.errors import DatabaseUnavailable
@@ -52,9 +52,13 @@ class Relay:
     """
 
     def __init__(
-        self, database: Database, archive: AlertArchive, target: KafkaTarget, wire_id: int = SCHEMA_ID,
+        self,
+        database: Database,
+        archive: AlertArchive,
+        target: KafkaTarget,
+        wire_id: int = SCHEMA_ID,
         crash: Callable[[str], None] = lambda name: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._database, self._archive, self._target, self._crash = database, archive, target, crash
         self._wire_id = wire_id
         self._producer: AlertProducer | None = None

@@ -14,8 +14,8 @@ import numpy as np
 from backports import zstd
 from numpy.typing import NDArray
 
-from alerts.schemas import SCHEMA_ID, schema
-from alerts.wire import Alert, varint
+from alerts.packets.schemas import SCHEMA_ID, schema
+from alerts.packets.wire import Alert, varint
 
 __all__ = ["CODECS", "INDEX", "block_body", "write_container"]
 

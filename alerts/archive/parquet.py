@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alerts.schemas import SCHEMA_ID, schema
+from alerts.packets.schemas import SCHEMA_ID, schema
 
 __all__ = ["arrow_schema", "write_parquet"]
 

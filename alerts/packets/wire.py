@@ -8,7 +8,7 @@ from typing import Any
 import fastavro
 
 from alerts.errors import AlertError
-from alerts.schemas import SCHEMA_ID, schema
+from alerts.packets.schemas import SCHEMA_ID, schema
 from tasks.reprs import short_repr
 
 __all__ = ["Alert", "decode", "decode_body", "encode", "encode_body", "frame", "frame_alert", "varint"]

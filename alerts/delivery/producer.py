@@ -11,11 +11,11 @@ from contextlib import suppress
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
+from alerts.delivery.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
 from alerts.errors import BrokerUnavailable, ProgressConflict
-from alerts.filters import AlertFilter, read_for
-from alerts.schemas import SCHEMA_ID
-from alerts.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
-from alerts.wire import Alert, frame_alert
+from alerts.packets.filters import AlertFilter, read_for
+from alerts.packets.schemas import SCHEMA_ID
+from alerts.packets.wire import Alert, frame_alert
 from apdb.queue.outbox import OutboxRow
 
 __all__ = ["AlertProducer", "Headers", "origin_headers"]
@@ -57,25 +57,39 @@ class AlertProducer:
     """
 
     def __init__(
-        self, target: KafkaTarget, identity: str, wire_id: int = SCHEMA_ID, limit: int = MAX_MESSAGE,
+        self,
+        target: KafkaTarget,
+        identity: str,
+        wire_id: int = SCHEMA_ID,
+        limit: int = MAX_MESSAGE,
         crash: Callable[[str], None] = lambda name: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._target, self._wire_id, self._limit, self._crash = target, wire_id, limit, crash
         self._identity = identity
         self._fan_out = [(topic, AlertFilter(text)) for topic, text in target.fan_out]
         self._refusals = Refusals()
         self._group = Consumer(
-            {**target.settings(self._refusals), "group.id": f"{target.transactional_id}-progress",
-             "isolation.level": "read_committed"}
-        )  # fmt: skip
+            {
+                **target.settings(self._refusals),
+                "group.id": f"{target.transactional_id}-progress",
+                "isolation.level": "read_committed",
+            }
+        )
         self._producer = Producer(
             {
-                **target.settings(self._refusals), "transactional.id": target.transactional_id, "acks": "all",
-                "enable.idempotence": True, "compression.type": "lz4", "linger.ms": 5, "message.max.bytes": MAX_MESSAGE,
-                "transaction.timeout.ms": 30_000, "queue.buffering.max.kbytes": 131_072, "batch.size": 1_000_000,
+                **target.settings(self._refusals),
+                "transactional.id": target.transactional_id,
+                "acks": "all",
+                "enable.idempotence": True,
+                "compression.type": "lz4",
+                "linger.ms": 5,
+                "message.max.bytes": MAX_MESSAGE,
+                "transaction.timeout.ms": 30_000,
+                "queue.buffering.max.kbytes": 131_072,
+                "batch.size": 1_000_000,
                 "partitioner": "murmur2_random",
             }
-        )  # fmt: skip
+        )
         self.progress = (0, 0)
         try:
             self._within(self._take_over)
@@ -152,7 +166,7 @@ class AlertProducer:
         stamp = ("producer_timestamp", str(int(time.time() * 1000)).encode())
         own, body = [stamp, *headers], alert.body
         if len(body) + _OVERHEAD > self._limit:
-            from alerts.trim import trim  # opens FITS; hardly ever needed
+            from alerts.packets.trim import trim  # opens FITS; hardly ever needed
 
             body, done = trim(body, self._limit - _OVERHEAD, alert.schema_id)
             own.append(("trimmed", done.encode()))

@@ -12,10 +12,10 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from alerts.cutouts import MIN_SIDE
 from alerts.errors import AlertError
-from alerts.schemas import SCHEMA_ID
-from alerts.wire import decode_body, encode_body
+from alerts.packets.cutouts import MIN_SIDE
+from alerts.packets.schemas import SCHEMA_ID
+from alerts.packets.wire import decode_body, encode_body
 from exposure.io.native import open_fits
 
 __all__ = ["crop_cutout", "trim"]

@@ -15,10 +15,10 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from alerts.container import INDEX, block_body, write_container
+from alerts.archive.container import INDEX, block_body, write_container
 from alerts.errors import AlertError
-from alerts.schemas import SCHEMA_ID
-from alerts.wire import Alert, encode_body
+from alerts.packets.schemas import SCHEMA_ID
+from alerts.packets.wire import Alert, encode_body
 
 __all__ = ["AlertArchive", "AlertFile"]
 
@@ -29,7 +29,7 @@ _READ_AHEAD = 4 << 20
 class AlertFile:
     """A written file: name relative to the archive, number of alerts, SHA-256 of the index, and where each alert lies.
 
-    `index` holds the bytes of `alerts.container.INDEX` rows, with a CRC-32 of each alert; empty for files of other writers.
+    `index` holds the bytes of `alerts.archive.container.INDEX` rows, with a CRC-32 of each alert; empty for files of other writers.
     """
 
     name: str

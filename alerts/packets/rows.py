@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alerts.schemas import fields_of
-from alerts.wire import varint
+from alerts.packets.schemas import fields_of
+from alerts.packets.wire import varint
 from tasks.arrays import I64, U8, Flags
 from tasks.compiled import compiled
 
@@ -74,9 +74,18 @@ def _put_booleans(out: Any, at: Any, lines: Any, first: int, last: int, row: Any
 
 @compiled
 def _encode(
-    runs: Any, floats: Any, doubles: Any, integers: Any, empty: Any, booleans: Any, codes: Any, words: Any,
-    word_ends: Any, out: Any, offsets: Any,
-) -> None:  # fmt: skip
+    runs: Any,
+    floats: Any,
+    doubles: Any,
+    integers: Any,
+    empty: Any,
+    booleans: Any,
+    codes: Any,
+    words: Any,
+    word_ends: Any,
+    out: Any,
+    offsets: Any,
+) -> None:
     """Write every row; `runs` are (kind, first line of its kind's array, lines, nullable) of neighbouring fields.
 
     `word_ends` closes the words of `words`. `out` has room for all fields of each row with their values.
@@ -203,9 +212,13 @@ class _Table:
         ends = np.cumsum([0, *(len(w) for w in self.words)], dtype=np.int64)
         words = np.frombuffer(b"".join(self.words) or b"\0", np.uint8)
         kinds = (
-            (self.floats, np.uint32), (self.doubles, np.uint64), (self.integers, np.int64), (self.empty, np.bool_),
-            (self.booleans, np.uint8), (self.codes, np.int64),
-        )  # fmt: skip
+            (self.floats, np.uint32),
+            (self.doubles, np.uint64),
+            (self.integers, np.int64),
+            (self.empty, np.bool_),
+            (self.booleans, np.uint8),
+            (self.codes, np.int64),
+        )
         stacked = [np.stack(a) if a else np.zeros((0, self.n), t) for a, t in kinds]
         return (*stacked, words, ends)
 

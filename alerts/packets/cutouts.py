@@ -69,8 +69,16 @@ def _defined(psfs: NDArray[np.floating] | None, n: int) -> list[bool]:
 
 @compiled
 def _cut(
-    image: Any, variance: Any, mask: Any, corners: Any, scales: Any, outside: int, images: Any, variances: Any, masks: Any
-) -> None:  # fmt: skip
+    image: Any,
+    variance: Any,
+    mask: Any,
+    corners: Any,
+    scales: Any,
+    outside: int,
+    images: Any,
+    variances: Any,
+    masks: Any,
+) -> None:
     """Copy calibrated squares; corners are (x, y) in array pixels. Beyond the edge: NaN, infinite, `outside`."""
     height, width = image.shape
     side = images.shape[1]
@@ -176,9 +184,13 @@ class CutoutMaker:
         primary, uncert, mask_head = _heads(side, float(self.rotation))
         heads = "".join([primary % numbers for numbers in self._numbers(x, y, corners)]).encode("ascii")
         parts = [
-            _raw(heads).reshape(x.size, -1), _big_endian(pixels[0]), _raw(uncert), _big_endian(pixels[1]),
-            _raw(mask_head), _big_endian(pixels[2]),
-        ]  # fmt: skip
+            _raw(heads).reshape(x.size, -1),
+            _big_endian(pixels[0]),
+            _raw(uncert),
+            _big_endian(pixels[1]),
+            _raw(mask_head),
+            _big_endian(pixels[2]),
+        ]
         without = sum(_blocks(part.shape[-1]) for part in parts)
         psfs = self._psfs(x, y)
         if psfs is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from alerts.target import KafkaTarget, Refusals, kafka_error
+from alerts.delivery.target import KafkaTarget, Refusals, kafka_error
 
 __all__ = ["GroupLag", "reader_lags"]
 

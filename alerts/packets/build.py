@@ -1,6 +1,6 @@
 """Packets: one per stored DiaSource, from the frames that the association gives.
 
-The Avro bytes of a packet are put together from rows that were encoded for many alerts at once (`alerts.rows`) and from
+The Avro bytes of a packet are put together from rows that were encoded for many alerts at once (`alerts.packets.rows`) and from
 cutouts; no Python object stands for a value of a history.
 """
 
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alerts.cutouts import CutoutMaker, cutout_sides
-from alerts.rows import EncodedRows, encode_rows
-from alerts.wire import Alert, decode_body, varint
+from alerts.packets.cutouts import CutoutMaker, cutout_sides
+from alerts.packets.rows import EncodedRows, encode_rows
+from alerts.packets.wire import Alert, decode_body, varint
 from exposure import Exposure
 from tasks.arrays import I64
 

@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from alerts.delivery.target import KafkaTarget, Refusals, kafka_error
 from alerts.errors import AlertError
-from alerts.target import KafkaTarget, Refusals, kafka_error
 from apdb import Database
 
 __all__ = ["Reconciler", "trigger_id"]
@@ -114,10 +114,16 @@ class Reconciler:
     def _assigned(self) -> Consumer:
         """Make a consumer that goes on where PostgreSQL says that counting stopped."""
         consumer = Consumer(
-            {**self._target.settings(self._refusals), "group.id": f"{self._target.topic}-reconciler",
-             "isolation.level": "read_committed", "enable.auto.commit": False, "auto.offset.reset": "earliest",
-             "queued.max.messages.kbytes": 65_536, "enable.partition.eof": True}
-        )  # fmt: skip
+            {
+                **self._target.settings(self._refusals),
+                "group.id": f"{self._target.topic}-reconciler",
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "queued.max.messages.kbytes": 65_536,
+                "enable.partition.eof": True,
+            }
+        )
         topic = self._target.topic
         with self._database.session() as connection:
             known = dict(

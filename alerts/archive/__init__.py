@@ -1,0 +1,1 @@
+"""Alert files: written, found by visit, time or object, checked, exported."""

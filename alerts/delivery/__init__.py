@@ -1,0 +1,1 @@
+"""Alerts to Kafka: topics, schema registry, relay, reconciliation, replay, lag of readers."""
