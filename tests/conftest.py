@@ -1,6 +1,5 @@
 """Shared fixtures: one PostgreSQL cluster and one Kafka broker for the whole run, a fresh database for each test."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -8,20 +7,12 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+pytest.register_assert_rewrite("tests.support")
+
 from apdb import Database
 from apdb.operate.embedded import EmbeddedPostgres
 from migrations.run import migrate
 from service.local.embedded_kafka import EmbeddedKafka
-
-REAL_DATA = Path(os.environ.get("ALERTPROD_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
-
-
-def real_data(name: str) -> Path:
-    """Return a folder of real data, or skip the test with the reason."""
-    folder = REAL_DATA / name
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder} (set ALERTPROD_REAL_DATA)")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -42,8 +42,8 @@ from service.local.campaign import read_alerts
 from service.settings import Settings
 from tasks.errors import AlertProdError
 from tasks.local_server import free_port
-from tests.integration.test_relay import PACKET, fill, patient
-from tests.unit.test_alerts import frame_with
+from tests.support.alert_inputs import frame_with
+from tests.support.outbox_rows import PACKET, fill, patient
 
 MIDPOINT = {1: 61000.1, 2: 61000.6, 3: 61001.2}
 

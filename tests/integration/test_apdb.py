@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import psycopg
 import pytest
-from astropy.time import Time
 from lsst.sphgeom import HtmPixelization, LonLat, UnitVector3d
 from psycopg import sql
 from sqlalchemy import inspect
@@ -20,34 +19,14 @@ from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
 from apdb.schema.partitions import ensure_months, month_bounds
 from apdb.schema.tables import make_metadata
-from apdb.sky.htm import htm_ids, polygon
+from apdb.sky.htm import htm_ids
 from apdb.sky.locks import lock_pixels, sky_locks
 from migrations.run import migrate
-from tests.unit.test_alerts import frame_with
+from tests.support.apdb_rows import REGION, rows
 
 
 def message(visit=1, **more):
     return {"instrument": "simcam", "visit": visit, "detector": 0, "science": "/x.fits", **more}
-
-
-def at(mjd: float) -> Time:
-    return Time(mjd, format="mjd", scale="tai")
-
-
-def rows(n=50, seed=0, visit=1):
-    rng = np.random.default_rng(seed)
-    o = frame_with("DiaObject", n).assign(diaObjectId=2**60 + np.arange(n), ra=150 + rng.normal(0, 0.02, n),
-                                          dec=2 + rng.normal(0, 0.02, n))  # fmt: skip
-    s = frame_with("DiaSource", n).assign(
-        diaSourceId=2**60 + visit * 10**6 + np.arange(n), diaObjectId=o.diaObjectId, ra=o.ra, dec=o.dec, visit=visit, detector=0,
-        midpointMjdTai=61000.1 + visit, timeWithdrawnMjdTai=np.nan, band="r", reliabilityVersion="v1",
-    )  # fmt: skip
-    f = frame_with("DiaForcedSource", n).assign(diaObjectId=o.diaObjectId, visit=visit, detector=0, band="r",
-        midpointMjdTai=61000.1 + visit, timeWithdrawnMjdTai=np.nan, diaForcedSourceId=np.arange(n) + visit * 1000)  # fmt: skip
-    return o, s, f
-
-
-REGION = polygon([149.8, 150.2, 150.2, 149.8], [1.8, 1.8, 2.2, 2.2])
 
 
 def test_ids_equal_those_of_sphgeom():

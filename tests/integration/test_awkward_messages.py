@@ -11,7 +11,7 @@ from alerts.delivery.reconcile import Reconciler
 from alerts.delivery.target import KafkaTarget, ensure_topics, require_topics
 from alerts.errors import AlertError
 from alerts.packets.wire import encode
-from tests.integration.test_relay import PACKET
+from tests.support.outbox_rows import PACKET
 
 LONG_KEY = (170_000_000_000_000_000).to_bytes(8, "big")  # as Java's LongSerializer writes it: no UTF-8
 

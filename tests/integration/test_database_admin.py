@@ -24,7 +24,7 @@ from apdb.schema.partitions import ensure_months, missing_months, month_bounds, 
 from migrations.run import migrate, pending
 from service.commands.main import app
 from tasks.errors import AlertProdError
-from tests.integration.test_apdb import REGION, at, rows
+from tests.support.apdb_rows import REGION, at, rows
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from astropy.time import Time
 
 from apdb import DatabaseUnavailable, PostgresApdb
 from apdb.operate.embedded import EmbeddedPostgres, find_binaries
-from tests.integration.test_apdb import rows
+from tests.support.apdb_rows import rows
 
 KILLS = int(os.environ.get("ALERTPROD_KILLS", "5"))
 _CHECK = (

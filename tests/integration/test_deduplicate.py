@@ -14,7 +14,7 @@ from apdb import PostgresApdb
 from association import find_duplicates
 from association.deduplicate import deduplicate
 from association.errors import AssociationError
-from tests.integration.test_apdb import at, rows
+from tests.support.apdb_rows import at, rows
 
 ARCSEC = 1 / 3600
 

@@ -24,7 +24,7 @@ from alerts.delivery.target import KafkaTarget
 from apdb.queue import outbox
 from service.local.embedded_kafka import EmbeddedKafka
 from service.settings import Settings
-from tests.integration.test_relay import alert_at
+from tests.support.outbox_rows import alert_at
 
 RELAY_KILLS = int(os.environ.get("ALERTPROD_RELAY_KILLS", "10"))
 BROKER_KILLS = int(os.environ.get("ALERTPROD_BROKER_KILLS", "2"))

@@ -14,7 +14,7 @@ from diffim.errors import MismatchError
 from exposure import Exposure, SkyWcs
 from exposure.errors import WcsMissing
 from service.commands.main import app
-from tests.unit.test_diffim import ORIGIN, scene
+from tests.support.difference_scene import ORIGIN, scene
 
 NEW = (48, 156)  # px: where something new is, away from the stars
 

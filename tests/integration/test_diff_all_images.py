@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from exposure import Exposure
 from service.commands.main import app
 from service.errors import OutputError
-from tests import any_image as made
+from tests.support import any_image as made
 
 FAST = ("-c", "kernelSize=15", "-c", "spatialKernelOrder=0")
 

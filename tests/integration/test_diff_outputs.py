@@ -19,7 +19,7 @@ from service.commands.diff import summary
 from service.commands.main import app
 from service.errors import OutputError, SameImage
 from service.pairs.outputs import check_outputs
-from tests.pairs import SIDE, make_pair, wcs
+from tests.support.pairs import SIDE, make_pair, wcs
 
 
 def run(folder, *words):

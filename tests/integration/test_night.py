@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from exposure import Exposure
 from service.commands.main import app
-from tests.command_line import hear_signals
+from tests.support.command_line import hear_signals
 
 SIZE, SKY, GAIN, FWHM = 360, 300.0, 1.5, 3.0
 TRANSIENT = (200.3, 150.7, 6000.0)  # x, y, counts

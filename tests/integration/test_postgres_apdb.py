@@ -18,7 +18,7 @@ from apdb.errors import ApdbError, SchemaMismatch
 from apdb.schema.setup import APDB_REPLICA_VERSION, APDB_SQL_VERSION
 from apdb.sky.htm import polygon
 from apdb.transactions import Transactions
-from tests.integration.test_apdb import REGION, at, rows
+from tests.support.apdb_rows import REGION, at, rows
 
 
 def with_holes(frame, seed):

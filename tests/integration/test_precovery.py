@@ -15,8 +15,8 @@ from exposure.psf import GaussianPsf
 from service.commands.main import app
 from service.errors import BadMessage
 from service.processing.products import StoredDifferences, difference_path
-from tests.unit.test_alerts import frame_with
-from tests.unit.test_exposure import tan
+from tests.support.alert_inputs import frame_with
+from tests.support.exposures import tan
 
 SIZE, NOISE, SCALE = 512, 7.0, 2.5
 FIRST = 61010.0  # when the objects were found

@@ -24,7 +24,7 @@ from apdb.queries import cone
 from migrations.run import migrate
 from service.local.stack import wait_api
 from tasks.local_server import free_port
-from tests.integration.test_apdb import at, rows
+from tests.support.apdb_rows import at, rows
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from service.commands.main import app
 from service.errors import SettingsError
 from service.ready import ready_role
 from service.settings import load_settings
-from tests.command_line import run
+from tests.support.command_line import run
 
 ROLES = ("serve", "worker", "worker --drain", "relay", "reconcile", "ingest")
 COMMANDS = (

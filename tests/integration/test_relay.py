@@ -9,53 +9,18 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from confluent_kafka import KafkaException
 
-from alerts import Alert, AlertArchive, build_packets
+from alerts import AlertArchive
 from alerts.delivery.relay import Relay
 from alerts.delivery.target import KafkaTarget, ensure_topics
 from alerts.errors import BrokerUnavailable, ProgressConflict
-from alerts.packets.wire import encode_body
 from apdb import Database
 from apdb.errors import NotFound
-from apdb.queue import outbox
 from apdb.queue.holds import drop_held, held, release_held
 from apdb.queue.status import service_status
 from service.local.campaign import consume_alerts
 from service.processing.visit import veto_reason
-from tests.unit.test_alerts import inputs
-
-PACKET = next(build_packets(inputs()))
-
-
-def alert_at(number, size=0):
-    """An alert of one of seven objects; `size` more bytes in a cutout."""
-    trigger = {**PACKET["diaSource"], "diaSourceId": number, "diaObjectId": 1 + number % 7}
-    packet = {**PACKET, "diaSourceId": number, "diaSource": trigger}
-    if size:
-        packet["cutoutScience"] = bytes(size)
-    return Alert(number, 1 + number % 7, encode_body(packet))
-
-
-def fill(database, archive, visits, per_visit, **more):
-    """Add visits with their alert files to the outbox."""
-    with database.connect() as connection:
-        for visit in visits:
-            file = AlertArchive(archive).write(visit, 0, 1, (alert_at(visit * 1000 + k) for k in range(per_visit)))
-            entry = outbox.OutboxEntry(
-                visit, 0, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor(), **more
-            )
-            outbox.add(connection, entry)
-
-
-def patient(relay):
-    """Step until the broker is ready (its transaction coordinator may still be loading)."""
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            return relay.step()
-        except (BrokerUnavailable, KafkaException):
-            assert time.monotonic() < deadline
+from tests.support.outbox_rows import fill, patient
 
 
 @pytest.fixture

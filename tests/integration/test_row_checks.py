@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from apdb.errors import ApdbError
-from tests.integration.test_apdb import at, rows
+from tests.support.apdb_rows import at, rows
 
 LAST = 3  # the row that is spoilt
 

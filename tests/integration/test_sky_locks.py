@@ -13,7 +13,7 @@ from apdb.errors import DatabaseUnavailable
 from apdb.sky import locks
 from apdb.sky.htm import htm_ids
 from apdb.sky.locks import lock_pixels, pixels_of_positions, sky_locks
-from tests.integration.test_apdb import REGION, at, rows
+from tests.support.apdb_rows import REGION, at, rows
 
 
 def test_a_large_and_a_small_region_exclude_each_other_and_neighbours_do_not(server):

@@ -28,7 +28,7 @@ from service.local.campaign import read_alerts
 from service.local.embedded_kafka import EmbeddedKafka
 from service.settings import Settings
 from tasks.local_server import free_port
-from tests.integration.test_relay import fill, patient
+from tests.support.outbox_rows import fill, patient
 
 USERS = {"admin": "admin-secret", "relay": "relay-secret", "reader": "reader-secret", "nobody": "nobody-secret"}
 

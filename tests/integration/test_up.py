@@ -20,7 +20,7 @@ from apdb import Database, Ledger
 from service.errors import PortInUse
 from service.local.up import run_up
 from tasks.errors import CallerError
-from tests.command_line import hear_signals
+from tests.support.command_line import hear_signals
 
 SECONDS = 90.0
 CARD = b"EXPTIME =                 30,0"  # no number, and no text in quotes

@@ -13,7 +13,7 @@ from alerts.packets.filters import AlertFilter, read_scalars
 from alerts.packets.schemas import schema
 from alerts.packets.wire import decode, encode
 from alerts.views import cutout, draw_alert, forced_frame, light_curve, sources_frame, stamp_images
-from tests.conftest import real_data
+from tests.support.real import real_data
 
 RUBIN = 1000  # schema 10.0
 

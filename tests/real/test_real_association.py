@@ -11,7 +11,7 @@ from astropy.timeseries import LombScargle
 
 from association import associate, summarize
 from association.statistics import MULTIBAND
-from tests.conftest import real_data
+from tests.support.real import real_data
 
 BANDS = "ugriz"
 

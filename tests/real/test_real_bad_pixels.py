@@ -7,7 +7,7 @@ from calibration.defects.learned_map import SkyFrame
 from exposure import Exposure, load_instrument
 from exposure.io.native import read_wcs
 from service.frames.bad_pixels import learn_bad_pixels
-from tests.conftest import real_data
+from tests.support.real import real_data
 
 
 def test_a_map_of_half_a_night_holds_in_the_other_half(tmp_path):

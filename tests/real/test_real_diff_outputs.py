@@ -11,7 +11,7 @@ from exposure import load_instrument
 from exposure.io.writing import write_exposure
 from service.pairs.difference import difference_files
 from service.pairs.source_files import write_sources
-from tests.conftest import real_data
+from tests.support.real import real_data
 
 
 def test_a_decam_pair_from_files_to_table_and_pictures(tmp_path):

@@ -15,7 +15,7 @@ from service.local.night import NightPlan, run_night
 from service.pairs.difference import difference_files
 from service.processing.build_template import template_from_frames
 from tasks import make_task
-from tests.conftest import real_data
+from tests.support.real import real_data
 
 
 def test_transit_of_hatp32(tmp_path):

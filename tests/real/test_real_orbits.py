@@ -8,7 +8,7 @@ from astropy.time import Time
 from association.orbits import OrbitCatalog, OrbitError
 from association.orbits.dynamics import Planets
 from association.orbits.observatory import geocentric
-from tests.conftest import real_data
+from tests.support.real import real_data
 
 ELEMENTS = ["q", "e", "i", "node", "argperi", "peri_time"]
 PUBLISHED = np.array(

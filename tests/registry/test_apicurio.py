@@ -23,7 +23,7 @@ from alerts.delivery.relay import Relay
 from alerts.delivery.target import KafkaTarget, ensure_topics
 from alerts.errors import RegistryUnavailable, SchemaRefused
 from tasks.local_server import free_port
-from tests.integration.test_relay import fill, patient
+from tests.support.outbox_rows import fill, patient
 
 pytestmark = pytest.mark.skipif(not os.environ.get("ALERTPROD_APICURIO"), reason="run by make registry-test")
 

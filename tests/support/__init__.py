@@ -1,0 +1,1 @@
+"""What tests share: scenes, rows, messages, servers to talk to, and how commands are run."""

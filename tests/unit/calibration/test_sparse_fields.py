@@ -1,0 +1,35 @@
+"""Fields with few stars: fewer terms, and still no residuals beyond the noise."""
+
+import numpy as np
+import pytest
+
+from tests.support.difference_scene import scene, subtract
+
+
+@pytest.mark.parametrize(("n", "limit"), [(30, 1.1), (10, 1.1), (4, 1.2)])
+@pytest.mark.parametrize("sigmas", [(2.5, 1.9), (1.9, 2.4)])
+def test_few_stars_leave_little(n, limit, sigmas):
+    worst = []
+    for seed in range(4):
+        science, s = scene(sigmas[0], 5.0, 100 + seed, size=512, n=n, stars_seed=seed)
+        template, _ = scene(sigmas[1], 2.0, 200 + seed, pad=40, size=512, n=n, stars_seed=seed)
+        task, r = subtract(science, template, s, doScaleVariance=False, doScaleDiffimVariance=False)
+        assert task.metadata["kernelOrder"] == (0 if n < 12 else 1)
+        d = r.subtractedExposure
+        z = d.image / np.sqrt(d.variance)
+        on_stars = science.image > 10 * 5.0
+        worst.append(float(z[on_stars].std()) / float(z[~on_stars].std()))
+    assert np.median(worst) <= limit
+    assert max(worst) <= limit + 0.1
+
+
+def test_a_crowded_field_does_not_fail():
+    """As dense as 100 000 stars on 4096 x 4096."""
+    science, s = scene(2.5, 5.0, 1, size=512, n=1600, flux=(20, 600))
+    template, _ = scene(2.0, 2.0, 2, pad=40, size=512, n=1600, flux=(20, 600))
+    s["snr"], s["isolated"] = 0.5 * np.sqrt(s.psfFlux), False
+    _, r = subtract(science, template, s)
+    d = r.subtractedExposure
+    z = (d.image / np.sqrt(d.variance))[20:-20, 20:-20]
+    assert 1.4826 * np.median(np.abs(z)) == pytest.approx(1, abs=0.06)
+    assert len(r.diaSources) < 10
