@@ -7,12 +7,12 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-pytest.register_assert_rewrite("tests.support")
-
 from apdb import Database
 from apdb.operate.embedded import EmbeddedPostgres
 from migrations.run import migrate
 from service.local.embedded_kafka import EmbeddedKafka
+
+pytest.register_assert_rewrite("tests.support")
 
 
 @pytest.fixture(scope="session")
