@@ -1,7 +1,7 @@
 import numpy as np
 
-from exposure import Psf, PsfUndefined
-from exposure.psf import fwhm_of
+from exposure.errors import PsfUndefined
+from exposure.psf import Psf, fwhm_of
 from tasks.arrays import Box
 
 
