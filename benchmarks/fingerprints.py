@@ -122,14 +122,23 @@ def _content(value: Any) -> bytes:
 
 
 def moved(name: str, *modules: str) -> Any:
-    """Return a name from the first of some modules that exists: its home may differ between trees."""
+    """Return a name from the first of some modules that this tree has: its home may differ between trees."""
     for module in modules:
-        try:
+        room, *parts = module.split(".")
+        home = Path(str(import_module(room).__file__)).parent
+        if home.joinpath(*parts).with_suffix(".py").exists():
             return getattr(import_module(module), name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not module.startswith(error.name):
-                raise
     raise ModuleNotFoundError(f"{name} is in none of {modules}")
+
+
+def check_one_tree() -> None:
+    """Raise where modules of two trees were loaded: an installed tree must not stand in for what this one lacks."""
+    root = Path(str(import_module("exposure").__file__)).parents[1]
+    rooms = {p.parent.name for p in root.glob("*/__init__.py")}
+    files = (getattr(m, "__file__", None) for n, m in list(sys.modules.items()) if n.split(".")[0] in rooms)
+    strange = sorted(f for f in files if f is not None and not Path(f).is_relative_to(root))
+    if strange:
+        raise ImportError(f"this tree is {root}; from another: {', '.join(strange)}")
 
 
 # ---- inputs ------------------------------------------------------------------------------------------------------
@@ -622,6 +631,7 @@ def run(names: list[str]) -> dict[str, str]:
         with warnings.catch_warnings(), threadpool_limits(1):
             warnings.simplefilter("ignore")
             SECTIONS[name](out)
+            check_one_tree()
         print(f"{name}: {len(out.hashes)} items, {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
         hashes |= {f"{name}:{key}": value for key, value in out.hashes.items()}
     return hashes
