@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test check bench registry-test delivery-test overlap-test clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test clean
 
 setup: .venv/.ready
 
@@ -14,11 +14,16 @@ demo: setup
 	@$(PY) -P -m service.commands.main demo --out demo-output
 
 check: setup
-	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports
+	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports \
+		&& $(PY) -P tools/check_lock.py
 
 test: setup
 	@$(MAKE) --no-print-directory check
 	@$(PY) -m pytest -n 2 --dist loadfile
+
+# The tests with coverage by branch, children too; fails below the floor in pyproject.toml.
+coverage: setup
+	@$(PY) -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-report=xml
 
 # Against Apicurio 3.0.9 (109 MB from Maven Central, once).
 registry-test: setup
@@ -38,4 +43,4 @@ bench: setup
 	@$(PY) -m benchmarks.diffim
 
 clean:
-	rm -rf .venv demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv demo-output .coverage* coverage.xml .pytest_cache .mypy_cache .ruff_cache

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from exposure import Psf, PsfUndefined
-from exposure.psf import fwhm_of
+from exposure.errors import PsfUndefined
+from exposure.psf import Psf, fwhm_of
 from tasks.arrays import Box
 
 __all__ = ["psf_fwhm"]
