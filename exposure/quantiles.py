@@ -6,13 +6,25 @@ A single rank is selected, and a whole array sorted, with vector instructions; s
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I64, Flags
 from tasks.compiled import compiled
 
-__all__ = ["ENOUGH", "block_medians", "median", "quantiles", "scatter"]
+__all__ = [
+    "ENOUGH",
+    "SIGMA_PER_MAD",
+    "block_medians",
+    "median",
+    "quantiles",
+    "scatter",
+    "scatter_about",
+    "scatter_along",
+]
+
+SIGMA_PER_MAD = 1.4826
+"""Standard deviation of a Gaussian in units of its median absolute deviation, 1 / Phi^-1(3/4) (Hampel 1974)."""
 
 
 def median(values: NDArray[Any]) -> float:
@@ -26,8 +38,35 @@ def median(values: NDArray[Any]) -> float:
 
 
 def scatter(values: NDArray[Any]) -> float:
-    """Return the median absolute deviation from the median in units of that of a unit Gaussian; NaN if there is none."""
-    return 1.4826 * median(np.abs(values - values.dtype.type(median(values)))) if values.size else float("nan")
+    """Return the robust standard deviation of a flat array without NaN: 1.4826 times its median absolute deviation.
+
+    The unit is that of the values; NaN if there is none. The quickest of the three: use it on many pixels.
+    """
+    if not values.size:
+        return float("nan")
+    return SIGMA_PER_MAD * median(np.abs(values - values.dtype.type(median(values))))
+
+
+def scatter_about(values: NDArray[Any], center: ArrayLike = 0.0) -> float:
+    """Return 1.4826 times the median of ``|values - center|`` over all values.
+
+    Parameters
+    ----------
+    values
+        Any shape; one NaN makes the result NaN.
+    center
+        What the values scatter about, in their unit: a number, or an array that broadcasts against them.
+    """
+    return SIGMA_PER_MAD * float(np.median(np.abs(values - center)))
+
+
+def scatter_along(values: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Return 1.4826 times the median absolute deviation from the median along an axis, which the result has lost.
+
+    The result has the float type and the unit of the values; it is NaN where a NaN is among them.
+    """
+    off = np.abs(values - np.median(values, axis=axis, keepdims=True))
+    return np.asarray(SIGMA_PER_MAD * np.median(off, axis=axis))
 
 
 def quantiles(values: NDArray[Any], *fractions: float) -> F64:

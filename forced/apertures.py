@@ -10,7 +10,9 @@ __all__ = ["aperture_fluxes"]
 
 
 def aperture_fluxes(exposure: Exposure, x: F64, y: F64, radius: float) -> tuple[F64, F64]:
-    """Return sums and their errors (unit of the image), exact at the rim; NaN where the circle has a pixel without a value.
+    """Return sums and their standard errors, each (N,) in the unit of the image, with exact fractions of pixels at the rim.
+
+    They are NaN where the circle leaves the image or has a pixel without a value.
 
     Parameters
     ----------
@@ -24,15 +26,15 @@ def aperture_fluxes(exposure: Exposure, x: F64, y: F64, radius: float) -> tuple[
     flux, error = np.full(x.size, np.nan), np.full(x.size, np.nan)
     px, py = x - exposure.origin[0], y - exposure.origin[1]
     with np.errstate(invalid="ignore"):
-        whole = (px - radius > -0.5) & (py - radius > -0.5)
-        whole &= (px + radius < exposure.width - 0.5) & (py + radius < exposure.height - 0.5)
-    rows = np.flatnonzero(whole)
+        inside = (px - radius > -0.5) & (py - radius > -0.5)
+        inside &= (px + radius < exposure.width - 0.5) & (py + radius < exposure.height - 0.5)
+    rows = np.flatnonzero(inside)
     if not rows.size:
         return flux, error
     bad = ~exposure.good()
     planes = [np.where(bad, 0, p).astype(np.float32) for p in (exposure.image, exposure.variance)]
-    total, spread, _ = sep.sum_circle(planes[0], px[rows], py[rows], radius, var=planes[1], subpix=0)
+    total, sigma, _ = sep.sum_circle(planes[0], px[rows], py[rows], radius, var=planes[1], subpix=0)
     missing, _, _ = sep.sum_circle(bad.astype(np.float32), px[rows], py[rows], radius, subpix=0)
-    kept = missing == 0
-    flux[rows[kept]], error[rows[kept]] = total[kept], spread[kept]
+    complete = missing == 0
+    flux[rows[complete]], error[rows[complete]] = total[complete], sigma[complete]
     return flux, error

@@ -22,9 +22,7 @@ FLAG_BITS = {
 }  # fmt: skip
 
 
-def calibrated_fluxes(
-    exposure: Exposure, x: ArrayLike, y: ArrayLike, bad: Flags | None = None
-) -> pd.DataFrame:  # fmt: skip
+def calibrated_fluxes(exposure: Exposure, x: ArrayLike, y: ArrayLike, bad: Flags | None = None) -> pd.DataFrame:
     """Return flux, fluxErr (nJy, float64; the image's unit where it has no calibration) and packed ``flags``.
 
     ``neighbour`` is set where another of the positions lies within two FWHM.
@@ -34,13 +32,16 @@ def calibrated_fluxes(
     x, y
         Frame positions, shape (N,); NaN allowed.
     bad
-        Pixels to leave out; where none of the 3x3 around a position is left there is no flux.
+        Pixels (height, width) to leave out; where none of the 3x3 around a position is left there is no flux.
+
+    Raises
+    ------
+    ExposureError
+        The exposure has no PSF.
     """
-    assert exposure.psf is not None
+    psf = exposure.require_psf()
     xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    table = forced_psf_photometry(
-        exposure.image, exposure.variance, exposure.psf, xs, ys, origin=exposure.origin, bad=bad
-    )
+    table = forced_psf_photometry(exposure.image, exposure.variance, psf, xs, ys, origin=exposure.origin, bad=bad)
     safe_x, safe_y = np.nan_to_num(xs), np.nan_to_num(ys)
     if bad is not None:
         lost = _centres(~bad, safe_x, safe_y, exposure.origin, False).sum((1, 2)) == 0
@@ -85,7 +86,10 @@ def measure_pair(difference: Exposure, science: Exposure, x: ArrayLike, y: Array
     d, s = calibrated_fluxes(difference, x, y), calibrated_fluxes(science, x, y)
     return pd.DataFrame(
         {
-            "psfFlux": d.flux, "psfFluxErr": d.fluxErr, "scienceFlux": s.flux, "scienceFluxErr": s.fluxErr,
+            "psfFlux": d.flux,
+            "psfFluxErr": d.fluxErr,
+            "scienceFlux": s.flux,
+            "scienceFluxErr": s.fluxErr,
             "flags": (d["flags"].to_numpy() | (s["flags"].to_numpy() << 16)).astype(np.int32),
         }
-    )  # fmt: skip
+    )

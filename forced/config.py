@@ -13,17 +13,25 @@ class ForcedPhotCcdFromDataFrameConnections(AlertTaskConnections, dimensions=("i
     """What one quantum reads and writes."""
 
     refCat = cT.Input(
-        doc="Positions to measure at.", name="goodSeeingDiff_fullDiaObjTable", storageClass="DataFrame",
-        dimensions=("skymap", "tract", "patch"), multiple=True,
-    )  # fmt: skip
+        doc="Positions to measure at.",
+        name="goodSeeingDiff_fullDiaObjTable",
+        storageClass="DataFrame",
+        dimensions=("skymap", "tract", "patch"),
+        multiple=True,
+    )
     visitSummary = cT.Input(
-        doc="Calibrations of the visit.", name="finalVisitSummary", storageClass="ExposureCatalog",
-        dimensions=("instrument", "visit"), minimum=0,
-    )  # fmt: skip
+        doc="Calibrations of the visit.",
+        name="finalVisitSummary",
+        storageClass="ExposureCatalog",
+        dimensions=("instrument", "visit"),
+        minimum=0,
+    )
     measCat = cT.Output(
-        doc="Forced photometry.", name="forced_src_diaObject", storageClass="DataFrame",
+        doc="Forced photometry.",
+        name="forced_src_diaObject",
+        storageClass="DataFrame",
         dimensions=("instrument", "visit", "detector", "skymap", "tract"),
-    )  # fmt: skip
+    )
 
 
 class ForcedPhotCcdFromDataFrameConfig(
@@ -45,17 +53,21 @@ class ForcedPhotCcdFromDataFrameConfig(
         dtype=bool, default=False, doc="Errors with the noise's correlation as it is measured on blank sky?"
     )
     weighting = pexConfig.ChoiceField(
-        dtype=str, default="uniform", doc="Weights of the pixels in the flux.",
+        dtype=str,
+        default="uniform",
+        doc="Weights of the pixels in the flux.",
         allowed={"uniform": "one scale for all magnitudes", "inverse_variance": "1/V, which must not hold the source"},
-    )  # fmt: skip
+    )
     badMaskPlanes = pexConfig.ListField(dtype=str, default=[], doc="Planes whose pixels are left out of the flux.")
     copyColumns = pexConfig.DictField(
         keytype=str, itemtype=str, default={"id": "diaObjectId"}, doc="Reference column to output column."
     )
     footprintSource = pexConfig.ChoiceField(
-        dtype=str, default="psf", doc="Where footprints come from.",
+        dtype=str,
+        default="psf",
+        doc="Where footprints come from.",
         allowed={"psf": "ellipses of the PSF", "transformed": "those of the reference (none in a table)"},
-    )  # fmt: skip
+    )
     psfFootprintScaling = pexConfig.Field(dtype=float, default=3.0, doc="Footprint radius in PSF sigma.")
     refCatIdColumn = pexConfig.Field(dtype=str, default="diaObjectId", doc="Id column of the reference.")
     refCatRaColumn = pexConfig.Field(dtype=str, default="ra", doc="Right ascension column, deg.")

@@ -1,4 +1,4 @@
-"""What forced photometry measures beside the PSF flux: pixel flags, local background, calibration and WCS at each place.
+"""What forced photometry measures beside the PSF flux: pixel flags, background, calibration and WCS at each position.
 
 Names are those of the published measurement plugins. Every function takes frame positions of shape (N,), NaN allowed.
 """
@@ -31,18 +31,24 @@ _NOT_SKY = plane_bits(["BAD", "SAT", "NO_DATA"])
 
 
 def psf_moments(exposure: Exposure, x: F64, y: F64) -> F64:
-    """Return (N, 3) moments Ixx, Iyy, Ixy (px^2) of the PSF at positions, at the average one where they are no numbers."""
-    assert exposure.psf is not None
+    """Return (N, 3) moments Ixx, Iyy, Ixy (px^2) of the PSF at positions, at the average one where they are no numbers.
+
+    Raises
+    ------
+    ExposureError
+        The exposure has no PSF.
+    """
+    psf = exposure.require_psf()
     if not x.size:
         return np.zeros((0, 3))
-    middle = exposure.psf.average_position()
+    middle = psf.average_position()
     good = np.isfinite(x) & np.isfinite(y)
-    return exposure.psf.moments_at(np.where(good, x, middle[0]), np.where(good, y, middle[1]))
+    return psf.moments_at(np.where(good, x, middle[0]), np.where(good, y, middle[1]))
 
 
 @compiled
 def _bits(mask: Any, x: Any, y: Any, moments: Any, scale: float, out: Any) -> None:
-    """out columns: any in the ellipse, any in the 3x3 around the centre, all of it."""
+    """Write to `out` (N, 3) the bits that any pixel of the ellipse has, any of the 3x3 around the centre, all of these."""
     height, width = mask.shape
     for n in range(x.size):
         out[n, :] = 0
@@ -66,9 +72,7 @@ def _bits(mask: Any, x: Any, y: Any, moments: Any, scale: float, out: Any) -> No
         out[n, 2] = all_of if seen else 0
 
 
-def pixel_flags(
-    exposure: Exposure, x: F64, y: F64, moments: F64, scale: float = 3.0
-) -> Columns:  # fmt: skip
+def pixel_flags(exposure: Exposure, x: F64, y: F64, moments: F64, scale: float = 3.0) -> Columns:
     """Return ``base_PixelFlags_flag_*``: any pixel of the PSF's ellipse, any and all of the 3x3 at the position.
 
     Parameters
@@ -78,21 +82,21 @@ def pixel_flags(
     scale
         Radius of the ellipse in PSF sigma.
     """
-    found = np.zeros((x.size, 3), np.int64)
-    _bits(exposure.mask, x - exposure.origin[0], y - exposure.origin[1], moments, scale, found)
+    bits = np.zeros((x.size, 3), np.int64)
+    _bits(exposure.mask, x - exposure.origin[0], y - exposure.origin[1], moments, scale, bits)
     off = ~exposure.contains(x, y)
     lost = ~(np.isfinite(x) & np.isfinite(y))
     out: Columns = {"base_PixelFlags_flag": lost, "base_PixelFlags_flag_offimage": off}
     for name, plane in PIXEL_FLAGS.items():
         for column, where in enumerate(("", "Center", "CenterAll")):
-            hit = (found[:, column] >> PLANES[plane]) & 1 > 0
+            hit = (bits[:, column] >> PLANES[plane]) & 1 > 0
             out[f"base_PixelFlags_flag_{name}{where}"] = hit | off if name == "edge" else hit
     return out
 
 
 @compiled
 def _annulus(image: Any, mask: Any, bits: int, x: Any, y: Any, sigma: Any, out: Any) -> None:
-    """out columns: clipped mean, clipped standard deviation (3 sigma, 3 times)."""
+    """Write to `out` (N, 2): the clipped mean and the clipped standard deviation of the ring (3 sigma, 3 times)."""
     height, width = image.shape
     for n in range(x.size):
         out[n, :] = np.nan
@@ -122,20 +126,23 @@ def _annulus(image: Any, mask: Any, bits: int, x: Any, y: Any, sigma: Any, out: 
             low, high = out[n, 0] - 3 * out[n, 1], out[n, 0] + 3 * out[n, 1]
 
 
-def local_background(
-    exposure: Exposure, x: F64, y: F64, moments: F64
-) -> Columns:  # fmt: skip
-    """Return the clipped mean and standard deviation per pixel in a ring of 7 to 15 PSF sigma (not subtracted)."""
+def local_background(exposure: Exposure, x: F64, y: F64, moments: F64) -> Columns:
+    """Return the clipped mean and standard deviation per pixel in a ring of 7 to 15 PSF sigma (not subtracted).
+
+    `moments` of the PSF (N, 3) are in px^2; values are in instrument units.
+    """
     sigma = np.maximum(moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2, 0.0) ** 0.25
     out = np.empty((x.size, 2))
     x0, y0 = exposure.origin
     _annulus(exposure.image, exposure.mask, _NOT_SKY, x - x0, y - y0, sigma, out)
     none = np.isnan(out[:, 0])
     return {
-        "base_LocalBackground_instFlux": out[:, 0], "base_LocalBackground_instFluxErr": out[:, 1],
-        "base_LocalBackground_flag": none, "base_LocalBackground_flag_noGoodPixels": none,
+        "base_LocalBackground_instFlux": out[:, 0],
+        "base_LocalBackground_instFluxErr": out[:, 1],
+        "base_LocalBackground_flag": none,
+        "base_LocalBackground_flag_noGoodPixels": none,
         "base_LocalBackground_flag_noPsf": np.zeros(x.size, bool),
-    }  # fmt: skip
+    }
 
 
 def local_photo_calib(exposure: Exposure, x: F64, y: F64) -> Columns:
@@ -146,9 +153,10 @@ def local_photo_calib(exposure: Exposure, x: F64, y: F64) -> Columns:
     if calib is not None:
         value[good], error[good] = calib.at(x[good], y[good]), calib.error
     return {
-        "base_LocalPhotoCalib": value, "base_LocalPhotoCalibErr": error,
+        "base_LocalPhotoCalib": value,
+        "base_LocalPhotoCalibErr": error,
         "base_LocalPhotoCalib_flag": np.full(x.size, calib is None) | ~good,
-    }  # fmt: skip
+    }
 
 
 def local_wcs(exposure: Exposure, x: F64, y: F64) -> Columns:
@@ -162,10 +170,10 @@ def local_wcs(exposure: Exposure, x: F64, y: F64) -> Columns:
 
 
 def neighbours(x: F64, y: F64, moments: F64) -> I32:
-    """Return how many other positions lie within two FWHM of each: their light is in each other's fluxes."""
+    """Return how many other positions (N,) lie within two FWHM of each: each other's fluxes hold light of theirs."""
     out = np.zeros(x.size, np.int32)
     good = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     if good.size:
-        places = np.stack([x[good], y[good]], axis=1)
-        out[good] = cKDTree(places).query_ball_point(places, 2 * fwhm_of(moments[good]), return_length=True) - 1
+        positions = np.stack([x[good], y[good]], axis=1)
+        out[good] = cKDTree(positions).query_ball_point(positions, 2 * fwhm_of(moments[good]), return_length=True) - 1
     return out

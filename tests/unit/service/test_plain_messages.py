@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import alertprod
 from exposure import Exposure, VisitInfo, WcsMissing
-from exposure.errors import BadPixels, WcsUnsupported
+from exposure.errors import BadPixels, ExposureError, WcsUnsupported
 from service.commands.main import app
 from tasks.errors import AlertProdError
 
@@ -44,6 +44,14 @@ def test_errors_of_visits_name_them():
     made.visit_info = VisitInfo(visit=7, detector=0, midpoint_mjd_tai=60000.0, exposure_time=30.0, instrument="cam")
     with pytest.raises(WcsMissing, match=r"^visit 7, detector 0: the exposure has no WCS$"):
         made.require_wcs()
+    assert made.require_visit_info() is made.visit_info
+    with pytest.raises(ExposureError, match=r"^visit 7, detector 0: the exposure has no PSF$"):
+        made.require_psf()
+    with pytest.raises(ExposureError, match=r"^visit 7, detector 0: the exposure has no photometric calibration$"):
+        made.require_photo_calib()
+    made.visit_info = None
+    with pytest.raises(ExposureError, match=r"^the exposure has no visit info$"):
+        made.require_visit_info()
 
 
 def test_a_wcs_that_cannot_be_used_is_warned_of_with_file_and_card(tmp_path):
