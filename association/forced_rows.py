@@ -95,14 +95,14 @@ def rows_on_difference(
     chosen = chosen[keep]
     fluxes = None
     if len(chosen):
-        found = calibrated_fluxes(difference, x[keep], y[keep])
+        measured = calibrated_fluxes(difference, x[keep], y[keep])
         fluxes = pd.DataFrame(
             {
-                "psfFlux": found.flux,
-                "psfFluxErr": found.fluxErr,
+                "psfFlux": measured.flux,
+                "psfFluxErr": measured.fluxErr,
                 "scienceFlux": np.nan,
                 "scienceFluxErr": np.nan,
-                "flags": found["flags"].to_numpy(np.int32),
+                "flags": measured["flags"].to_numpy(np.int32),
             }
         )
     return _rows(chosen, fluxes, difference, generator, processed_mjd_tai)
@@ -117,8 +117,7 @@ def _rows(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     if fluxes is None:
         return empty_frame("DiaForcedSource"), _flag_rows(chosen, np.zeros(0, np.int32), difference)
-    info = difference.visit_info
-    assert info is not None
+    info = difference.require_visit_info()
     out = pd.DataFrame({"diaForcedSourceId": generator.take(len(chosen)), "diaObjectId": chosen.diaObjectId.to_numpy()})
     out["ra"], out["dec"] = chosen.ra.to_numpy(), chosen.dec.to_numpy()
     out["visit"], out["detector"] = np.int64(info.visit), np.int16(info.detector)

@@ -42,7 +42,7 @@ def geocentric(code: str, mjd_tai: float) -> F64:
     from astropy.coordinates import EarthLocation
     from astropy.time import Time
 
-    place = np.array([across * np.cos(longitude), across * np.sin(longitude), up]) * _EARTH_RADIUS_KM
-    location = EarthLocation.from_geocentric(*place, unit=u.km)
-    where, speed = location.get_gcrs_posvel(Time(mjd_tai, format="mjd", scale="tai"))
-    return np.concatenate([where.xyz.to_value(u.au), speed.xyz.to_value(u.au / u.day)])
+    position = np.array([across * np.cos(longitude), across * np.sin(longitude), up]) * _EARTH_RADIUS_KM
+    location = EarthLocation.from_geocentric(*position, unit=u.km)
+    gcrs_position, gcrs_velocity = location.get_gcrs_posvel(Time(mjd_tai, format="mjd", scale="tai"))
+    return np.concatenate([gcrs_position.xyz.to_value(u.au), gcrs_velocity.xyz.to_value(u.au / u.day)])
