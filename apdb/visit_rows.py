@@ -1,3 +1,5 @@
+"""The rows of one visit: checked, put in order, and encoded for COPY when they are asked for."""
+
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +12,8 @@ from apdb.copy.row_checks import check_frame, check_time
 from apdb.schema.columns import PIXEL_TABLES, PublishedSchema
 from apdb.sky.htm import htm_ids
 from apdb.sky.locks import LEVELS, pixels_of_positions
+
+__all__ = ["VisitRows", "prepare"]
 
 
 @dataclass(frozen=True)

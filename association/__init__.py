@@ -1,7 +1,7 @@
 """Sources to objects: standardising, matching, DiaObject statistics, solar-system matching; `DiaPipelineTask`.
 
-Imports: ``diffim``, ``forced``, ``alerts``, ``exposure``, ``apdb``, ``tasks`` (never ``calibration``: same level). The
-task is thin; matching and statistics are pure functions on DataFrames with APDB column names and units.
+Imports: ``diffim``, ``forced``, ``exposure``, ``apdb``, ``tasks`` (never ``calibration``: same level). The task is thin;
+matching and statistics are pure functions on DataFrames with APDB column names and units.
 """
 
 from association.deduplicate import find_duplicates

@@ -27,7 +27,7 @@ class ForcedRules:
 
 
 def qualified_objects(objects: pd.DataFrame, sources: pd.DataFrame, rules: ForcedRules) -> I64:
-    """Return the ids of the objects with enough good sources in the history (this visit included).
+    """Return the ids, shape (N,) ascending, of the objects with enough good sources in the history (this visit included).
 
     A NULL reliability or trail length counts as bad, as does a NULL flag; but where no source at all was scored (a site
     without a model) reliability is not asked for. Flags that the sources lack are not either.
@@ -64,7 +64,9 @@ def forced_rows(
     generator: IdGenerator | IdFactory,
     processed_mjd_tai: float,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Measure the objects `ids`; rows inside the image, and those updated in this visit, are kept.
+    """Measure the objects `ids`, shape (N,); rows inside the image, and those of objects in `updated`, are kept.
+
+    Fluxes are in nJy on the difference and on the science image; `processed_mjd_tai` is written to timeProcessedMjdTai.
 
     Returns
     -------

@@ -44,7 +44,7 @@ class NewSources:
 
 
 def new_source_tests(diaSources: pd.DataFrame, config: NewSourceRules | None = None) -> dict[str, Flags]:
-    """Return, by test, which unmatched sources fail it: flags by their names, ``snr``, ``reliability`` and both together."""
+    """Return, by test, shape (sources,), which unmatched sources fail it: flags by their names, ``snr``, ``reliability`` and both together."""
     rules = config or NewSourceRules()
     tests = {f: diaSources[f].fillna(False).to_numpy(bool) for f in rules.bad_flags if f in diaSources}
     with np.errstate(invalid="ignore", divide="ignore"):

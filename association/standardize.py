@@ -114,7 +114,7 @@ class FilteredSources:
 def filter_tests(
     raw: pd.DataFrame, table: pd.DataFrame, pixel_scale_arcsec: float, rules: FilterRules | None = None
 ) -> dict[str, Flags]:
-    """Return, by test, which sources fail it: flags by their names, ``sky_source``, ``direct_snr``, ``trail_length``.
+    """Return, by test, shape (sources,), which sources fail it: flags by their names, ``sky_source``, ``direct_snr``, ``trail_length``.
 
     NaN passes. A trail is too long when its length is, when it leaves the image, when it looks long and ends at the edge, or
     when it could not be measured and the diagonal of the footprint's box is too long.

@@ -79,7 +79,7 @@ class Planets:
         return np.array(positions) / _KM_PER_AU
 
     def state(self, body: str, mjd: float) -> F64:
-        """Return the barycentric position (au) and velocity (au/d) of ``sun`` or ``earth``."""
+        """Return the barycentric position (au) and velocity (au/d), shape (6,), of ``sun`` or ``earth`` at an MJD (TDB)."""
         chain = {"sun": [(0, 10)], "earth": [(0, 3), (3, 399)]}[body]
         parts = [self._kernel[link].compute_and_differentiate(mjd + _MJD) for link in chain]
         return np.concatenate([sum(p[0] for p in parts), sum(p[1] for p in parts)]) / _KM_PER_AU

@@ -24,7 +24,7 @@ def _codes() -> dict[str, dict[str, float]]:
 
 
 def geocentric(code: str, mjd_tai: float) -> F64:
-    """Return the position (au) and velocity (au/d) of an observatory relative to the Earth's centre, ICRS axes.
+    """Return position (au) and velocity (au/d), shape (6,), of an observatory relative to the Earth's centre, ICRS axes.
 
     Raises
     ------
