@@ -9,7 +9,7 @@ from association.matching import associate, pair_scores
 from association.new_objects import filter_new_sources
 from association.solar_system import match_solar_system
 from association.standardize import standardize
-from association.statistics import summarize
+from association.statistics.summary import summarize
 from association.task import DiaPipelineConfig, DiaPipelineTask
 
 __all__ = [

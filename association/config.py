@@ -3,7 +3,7 @@
 import lsst.pex.config as pexConfig
 
 from association.new_objects import BAD_FLAGS
-from association.statistics import BANDS
+from association.statistics.summary import BANDS
 from tasks import AlertTaskConfig
 from tasks.base import AlertTaskConnections
 

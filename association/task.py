@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import lsst.pex.config as pexConfig
@@ -19,9 +18,17 @@ from association.confirmation import unconfirmed
 from association.errors import AssociationError, DuplicateRecords, TooManyDiaObjects
 from association.forced_rows import ForcedRules, forced_rows, qualified_objects
 from association.matching import associate
-from association.new_objects import NewSourceRules, NewSources, filter_new_sources, new_objects
-from association.solar_system import SolarSystemMatches, bodies_on_image, match_solar_system, no_bodies
-from association.statistics import forced_means, summarize
+from association.new_objects import NewSourceRules, NewSources, filter_new_sources
+from association.solar_system import bodies_on_image, match_solar_system, no_bodies
+from association.steps import (
+    History,
+    ObjectTables,
+    SourceGroups,
+    VisitInput,
+    check_duplicates,
+    summarize_objects,
+    with_forced_means,
+)
 from exposure import Exposure
 from tasks import AlertTask, IdFactory, IdGenerator, IdPacker
 
@@ -124,7 +131,7 @@ class DiaPipelineTask(AlertTask):
         self._validate(diffIm, exposure, warpedExposure, band or diffIm.band)
         now = float(Time.now().tai.mjd) if processedMjdTai is None else processedMjdTai
         generator = idGenerator or _forced_ids(diffIm, ccdExposureIdBits)
-        visit = _Visit(diaSourceTable, diffIm, exposure, solarSystemObjectTable, generator, now)
+        visit = VisitInput(diaSourceTable, diffIm, exposure, solarSystemObjectTable, generator, now)
         if unitOfWork is not None:
             return self._process(visit, unitOfWork)
         with self._own_transaction(diffIm) as work:
@@ -132,19 +139,19 @@ class DiaPipelineTask(AlertTask):
             work.commit()
         return result
 
-    def _process(self, visit: "_Visit", work: VisitUnitOfWork) -> Struct:
+    def _process(self, visit: VisitInput, work: VisitUnitOfWork) -> Struct:
         """Do all steps of `run` within a transaction of the caller's."""
         with self.step("load", "loadDiaObjectsDuration"):
             history = self._load(work, visit.difference)
         with self.step("associate"):
             bodies = self._bodies(visit.ephemerides, visit.difference)
             parts = self._associate(visit.sources, history.objects, bodies)
-            self._check_duplicates(parts.stored, history)
+            check_duplicates(parts.stored, history)
         with self.step("summarize"):
-            objects = self._summarize(parts, history)
+            objects = summarize_objects(parts, history)
         with self.step("forced"):
             forced, flags = self._forced(objects, visit)
-            updated = _with_forced_means(objects.updated, history.forced, forced)
+            updated = with_forced_means(objects.updated, history.forced, forced)
         updated["validityStartMjdTai"] = visit.now
         with self.step("store", "writeToApdbDuration"):
             work.store(visit.now, updated, parts.stored, forced, parts.solar.associatedSsSources, flags)
@@ -202,7 +209,7 @@ class DiaPipelineTask(AlertTask):
                 raise DuplicateRecords("the visit is in the APDB already", visit=visit, detector=detector)
             yield work
 
-    def _load(self, work: VisitUnitOfWork, difference: Exposure) -> "_History":
+    def _load(self, work: VisitUnitOfWork, difference: Exposure) -> History:
         """Load the objects on the image, with a margin, and their sources of the history window."""
         margin = self.config.imagePixelMargin + self.config.angleMargin / difference.pixel_scale_arcsec()
         around = work.load_objects(polygon(*difference.sky_corners(margin)))
@@ -210,14 +217,14 @@ class DiaPipelineTask(AlertTask):
         objects = around[difference.contains(x, y, self.config.imagePixelMargin)].reset_index(drop=True)
         ids = objects.diaObjectId.to_numpy(np.int64)
         midpoint = difference.require_visit_info().midpoint_mjd_tai
-        return _History(objects, work.load_sources(ids, midpoint), work.load_forced_sources(ids, midpoint))
+        return History(objects, work.load_sources(ids, midpoint), work.load_forced_sources(ids, midpoint))
 
     def _bodies(self, ephemerides: pd.DataFrame | None, diffIm: Exposure) -> pd.DataFrame:
         if ephemerides is None or not self.config.doSolarSystemAssociation:
             return no_bodies()
         return bodies_on_image(ephemerides, diffIm)
 
-    def _associate(self, table: pd.DataFrame, objects: pd.DataFrame, bodies: pd.DataFrame) -> "_Parts":
+    def _associate(self, table: pd.DataFrame, objects: pd.DataFrame, bodies: pd.DataFrame) -> SourceGroups:
         """Match solar-system bodies first, then known objects; the rest founds new objects or is marginal."""
         finite = np.isfinite(table.ra.to_numpy(np.float64)) & np.isfinite(table.dec.to_numpy(np.float64))
         for lost in table.diaSourceId[~finite]:
@@ -245,7 +252,7 @@ class DiaPipelineTask(AlertTask):
             self.put(key, value)
         stored = pd.concat([matched, unmatched.good, solar.ssoAssocDiaSources])
         stored = stored.sort_values("diaSourceId", ignore_index=True).astype(table.dtypes.to_dict()).copy()
-        return _Parts(stored, unmatched, solar)
+        return SourceGroups(stored, unmatched, solar)
 
     def _new_sources(self, unmatched: pd.DataFrame) -> NewSources:
         """Test unmatched sources; those that pass get their object's id, which is their own."""
@@ -257,85 +264,9 @@ class DiaPipelineTask(AlertTask):
         split.good["diaObjectId"] = split.good.diaSourceId
         return split
 
-    def _check_duplicates(self, stored: pd.DataFrame, history: "_History") -> None:
-        repeated = stored.diaSourceId[stored.diaSourceId.duplicated()]
-        stored_before = stored.diaSourceId[stored.diaSourceId.isin(history.sources.diaSourceId)]
-        founded = stored.diaObjectId[
-            (stored.diaObjectId == stored.diaSourceId) & stored.diaObjectId.isin(history.objects.diaObjectId)
-        ]
-        for name, ids in (("input", repeated), ("database", stored_before), ("objects", founded)):
-            if len(ids):
-                raise DuplicateRecords(
-                    f"{len(ids)} ids (first: {int(ids.iloc[0])}) are twice in the {name}: is the visit stored already?"
-                )
-
-    def _summarize(self, parts: "_Parts", history: "_History") -> "_Objects":
-        """Renew the statistics of the objects that got a source."""
-        fresh = parts.stored[parts.stored.diaObjectId != 0]
-        sources = _joined([history.sources.assign(isNew=False), fresh.assign(isNew=True)])
-        objects = _joined([history.objects, new_objects(parts.unmatched.good)])
-        touched = objects[objects.diaObjectId.isin(fresh.diaObjectId)]
-        updated = summarize(touched, sources[sources.diaObjectId.isin(touched.diaObjectId)]).reset_index()
-        others = objects[~objects.diaObjectId.isin(touched.diaObjectId)]
-        on_image = pd.concat([f for f in (updated, others) if len(f)] or [updated], ignore_index=True)
-        return _Objects(on_image.sort_values("diaObjectId", ignore_index=True), updated, sources)
-
-    def _forced(self, objects: "_Objects", visit: "_Visit") -> tuple[pd.DataFrame, pd.DataFrame]:
+    def _forced(self, objects: ObjectTables, visit: VisitInput) -> tuple[pd.DataFrame, pd.DataFrame]:
         ids = np.zeros(0, np.int64)
         if self.config.doRunForcedMeasurement and len(objects.on_image):
             ids = qualified_objects(objects.on_image, objects.sources, self._forced_rules)
         updated = objects.updated.diaObjectId.to_numpy()
         return forced_rows(objects.on_image, ids, updated, visit.difference, visit.science, visit.forced_ids, visit.now)
-
-
-@dataclass(frozen=True)
-class _Visit:
-    """One detector of a visit: its sources and images, the ids of its forced sources, the processing time (MJD, TAI)."""
-
-    sources: pd.DataFrame
-    difference: Exposure
-    science: Exposure
-    ephemerides: pd.DataFrame | None
-    forced_ids: IdGenerator | IdFactory
-    now: float
-
-
-@dataclass(frozen=True)
-class _History:
-    """The objects on the image, and their sources and forced sources from before the visit."""
-
-    objects: pd.DataFrame
-    sources: pd.DataFrame
-    forced: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """The sources of a visit by what became of them: `stored` ones are in order of id."""
-
-    stored: pd.DataFrame
-    unmatched: NewSources
-    solar: SolarSystemMatches
-
-
-@dataclass(frozen=True)
-class _Objects:
-    """All objects on the image, the updated ones with all columns, and the history with the visit's sources."""
-
-    on_image: pd.DataFrame
-    updated: pd.DataFrame
-    sources: pd.DataFrame
-
-
-def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """Return the rows of frames one after the other; empty ones, which would change types, are left out where others are not."""
-    return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
-
-
-def _with_forced_means(updated: pd.DataFrame, history: pd.DataFrame, forced: pd.DataFrame) -> pd.DataFrame:
-    """Return updated objects with the means of their forced photometry, this visit's included."""
-    if updated.empty:
-        return updated
-    summary = updated.set_index("diaObjectId")
-    forced_means(summary, pd.concat([history, forced], ignore_index=True))
-    return summary.reset_index()

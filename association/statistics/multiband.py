@@ -4,8 +4,8 @@ import numba
 import numpy as np
 from scipy.special import gammaln
 
-from association.groups import Groups
-from association.optional_statistics import NYQUIST_FACTOR, OVERSAMPLING, RENEWAL, Columns, renew, turned_sums
+from association.statistics.groups import Groups
+from association.statistics.optional import NYQUIST_FACTOR, OVERSAMPLING, RENEWAL, Columns, renew, turned_sums
 from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from association.errors import AssociationError
-from association.multiband import multiband_periods
-from association.optional_statistics import BAND_PLUGINS, OBJECT_PLUGINS
+from association.statistics.multiband import multiband_periods
+from association.statistics.optional import BAND_PLUGINS, OBJECT_PLUGINS
 from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 from tasks.sphere import unit_vectors

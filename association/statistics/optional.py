@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from apdb.sky.htm import HTM_LEVEL, htm_ids
-from association.groups import Groups
+from association.statistics.groups import Groups
 from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 
