@@ -25,7 +25,8 @@ from alerts.packets.wire import decode
 
 __all__ = ["AlertConsumer", "ReceivedAlert"]
 
-_HEADER = 5
+_HEADER = 5  # bytes of the wire format before the Avro body
+REQUEST_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,9 @@ class AlertConsumer:
         start: str = "earliest",
         until_end: bool = False,
         writer_id: int | None = None,
-        timeout_s: float = 20.0,
     ) -> None:
         self._passes = None if filter is None else AlertFilter(filter)
-        self._refusals, self._writer_id, self._timeout_s = Refusals(), writer_id, timeout_s
+        self._refusals, self._writer_id = Refusals(), writer_id
         self._until_end = until_end
         self._ended: set[tuple[str, int]] = set()
         self._topics = [topics] if isinstance(topics, str) else list(topics)
@@ -156,9 +156,9 @@ class AlertConsumer:
         if not held:
             return {}
         out = {}
-        for part in self._consumer.committed(held, self._timeout_s):
+        for part in self._consumer.committed(held, REQUEST_TIMEOUT_S):
             low, high = self._consumer.get_watermark_offsets(
-                TopicPartition(part.topic, part.partition), self._timeout_s
+                TopicPartition(part.topic, part.partition), REQUEST_TIMEOUT_S
             )
             out[part.topic, part.partition] = high - max(part.offset, low)
         return out

@@ -80,17 +80,17 @@ def _curve(packet: Packet) -> str:
     curve = light_curve(packet)[-MOST_POINTS:]
     time, flux = np.asarray(curve["time"].mjd), np.asarray(curve["flux"].value)
     error = np.nan_to_num(np.asarray(curve["fluxErr"].value))
-    known = np.isfinite(time) & np.isfinite(flux)
-    if known.sum() < 2:
+    finite = np.isfinite(time) & np.isfinite(flux)
+    if finite.sum() < 2:
         return ""
-    low, high = float((flux - error)[known].min()), float((flux + error)[known].max())
+    low, high = float((flux - error)[finite].min()), float((flux + error)[finite].max())
     low, high = min(low, 0.0), max(high, 0.0)
-    span, range_ = float(np.ptp(time[known])) or 1.0, (high - low) or 1.0
-    x = 8 + (WIDTH - 16) * (time - time[known].min()) / span
+    span, range_ = float(np.ptp(time[finite])) or 1.0, (high - low) or 1.0
+    x = 8 + (WIDTH - 16) * (time - time[finite].min()) / span
     y, up, down = (8 + (HEIGHT - 16) * (high - v) / range_ for v in (flux, flux + error, flux - error))
     zero = 8 + (HEIGHT - 16) * high / range_
     marks = [f"<line x1='0' x2='{WIDTH}' y1='{zero:.1f}' y2='{zero:.1f}' stroke='#bbb'/>"]
-    for k in np.flatnonzero(known):  # each point is an element of its own
+    for k in np.flatnonzero(finite):  # each point is an element of its own
         fill = "#333" if curve["kind"][k] == "source" else "none"
         marks.append(f"<line x1='{x[k]:.1f}' x2='{x[k]:.1f}' y1='{up[k]:.1f}' y2='{down[k]:.1f}' stroke='#777'/>")
         marks.append(f"<circle cx='{x[k]:.1f}' cy='{y[k]:.1f}' r='3' fill='{fill}' stroke='#333'/>")

@@ -100,8 +100,8 @@ def cutout(packet: Packet, which: str = "Difference") -> CCDData | None:
         first = hdus[0]
         parts = {h.name: np.array(h.data) for h in hdus[1:] if h.data is not None}
         header, image = first.header.copy(), np.array(first.data)
-    found = SkyWcs.from_cards(Cards([header], f"the {which} cutout"))
-    wcs = None if found is None else found.terms.built()
+    sky_wcs = SkyWcs.from_cards(Cards([header], f"the {which} cutout"))
+    wcs = None if sky_wcs is None else sky_wcs.terms.built()
     uncertainty = VarianceUncertainty(parts["UNCERT"]) if "UNCERT" in parts else None
     unit = header.get("BUNIT") or "adu"
     return CCDData(
@@ -117,8 +117,8 @@ def cutout(packet: Packet, which: str = "Difference") -> CCDData | None:
 
 def stamp_images(packet: Packet) -> dict[str, np.ndarray[Any, Any]]:
     """Return the pixels of the cutouts that there are, by name."""
-    found = ((name, cutout(packet, name)) for name in STAMPS)
-    return {name: np.asarray(stamp.data) for name, stamp in found if stamp is not None}
+    stamps = ((name, cutout(packet, name)) for name in STAMPS)
+    return {name: np.asarray(stamp.data) for name, stamp in stamps if stamp is not None}
 
 
 def draw_alert(packet: Packet, path: Path | str) -> None:
@@ -158,10 +158,10 @@ def _draw_stamp(axes: Any, name: str, image: "np.ndarray[Any, Any] | None") -> N
         axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes)
         return
     good = image[np.isfinite(image)]
-    middle = float(np.median(good)) if good.size else 0.0
-    spread = 1.4826 * float(np.median(np.abs(good - middle))) if good.size else 1.0
+    median = float(np.median(good)) if good.size else 0.0
+    scatter = 1.4826 * float(np.median(np.abs(good - median))) if good.size else 1.0
     axes.set_facecolor("#8899bb")
-    axes.imshow(image, origin="lower", cmap="gray", vmin=middle - 3 * spread, vmax=middle + 10 * (spread or 1.0))
+    axes.imshow(image, origin="lower", cmap="gray", vmin=median - 3 * scatter, vmax=median + 10 * (scatter or 1.0))
 
 
 def _draw_curve(axes: Any, curve: QTable) -> None:

@@ -148,11 +148,11 @@ class Database:
         SchemaMismatch
             The message names the command to run.
         """
-        found = self.metadata()
-        if found is None:
+        versions = self.metadata()
+        if versions is None:
             raise SchemaMismatch(f"database {self.label} is empty: run 'alertprod apdb migrate'")
         wanted = {"version:schema": SCHEMA_VERSION, "version:alertprod": DATABASE_VERSION}
-        wrong = {k: (found.get(k), v) for k, v in wanted.items() if found.get(k) != v}
+        wrong = {k: (versions.get(k), v) for k, v in wanted.items() if versions.get(k) != v}
         if wrong:
             detail = ", ".join(f"{k} is {have}, need {need}" for k, (have, need) in wrong.items())
             newer = any(_parts(have) > _parts(need) for have, need in wrong.values())

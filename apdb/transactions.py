@@ -107,9 +107,9 @@ class Transactions:
         snapshot
             All statements see one snapshot (REPEATABLE READ, read only).
         pixels
-            Places of the sky that nobody else may work on meanwhile (`apdb.sky.locks`).
+            Lock pixels of the sky that the transaction needs for itself (`apdb.sky.locks`).
         meanwhile
-            What can be done while somebody else does.
+            Called while the locks are waited for.
 
         Raises
         ------

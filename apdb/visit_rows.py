@@ -1,4 +1,4 @@
-"""The rows of one visit, checked and sorted before they are stored."""
+"""The rows of one visit: checked, put in order, and encoded for COPY when they are asked for."""
 
 import hashlib
 from dataclasses import dataclass

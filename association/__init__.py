@@ -1,7 +1,7 @@
 """Sources to objects: standardising, matching, DiaObject statistics, solar-system matching; `DiaPipelineTask`.
 
-Imports: ``diffim``, ``forced``, ``alerts``, ``exposure``, ``apdb``, ``tasks`` (never ``calibration``: same level). The
-task is thin; matching and statistics are pure functions on DataFrames with APDB column names and units.
+Imports: ``diffim``, ``forced``, ``exposure``, ``apdb``, ``tasks`` (never ``calibration``: same level). The task is thin;
+matching and statistics are pure functions on DataFrames with APDB column names and units.
 """
 
 from association.deduplicate import find_duplicates
@@ -9,7 +9,7 @@ from association.matching import associate, pair_scores
 from association.new_objects import filter_new_sources
 from association.solar_system import match_solar_system
 from association.standardize import standardize
-from association.statistics import summarize
+from association.statistics.summary import summarize
 from association.task import DiaPipelineConfig, DiaPipelineTask
 
 __all__ = [

@@ -3,7 +3,7 @@
 import lsst.pex.config as pexConfig
 
 from association.new_objects import BAD_FLAGS
-from association.statistics import BANDS
+from association.statistics.summary import BANDS
 from tasks import AlertTaskConfig
 from tasks.base import AlertTaskConnections
 
@@ -26,25 +26,35 @@ class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnection
     fallbackSigmaArcSeconds = pexConfig.RangeField(
         dtype=float, default=0.2, min=0.0, doc="Error where one is missing, arcsec."
     )
-    doSolarSystemAssociation = pexConfig.Field(dtype=bool, default=True, doc="Match known bodies first?")
-    solarSystemMaxDistArcSeconds = pexConfig.RangeField(dtype=float, default=1.0, min=0.0, doc="Their radius, arcsec.")
-    doRunForcedMeasurement = pexConfig.Field(dtype=bool, default=True, doc="Force photometry at known objects?")
-    historyThreshold = pexConfig.RangeField(dtype=int, default=2, min=1, doc="Good sources that forced needs.")
+    doSolarSystemAssociation = pexConfig.Field(
+        dtype=bool, default=True, doc="Match known solar-system bodies before objects?"
+    )
+    solarSystemMaxDistArcSeconds = pexConfig.RangeField(
+        dtype=float, default=1.0, min=0.0, doc="Radius within which a source is a known body, arcsec."
+    )
+    doRunForcedMeasurement = pexConfig.Field(
+        dtype=bool, default=True, doc="Measure forced photometry at objects of the database?"
+    )
+    historyThreshold = pexConfig.RangeField(
+        dtype=int, default=2, min=1, doc="Good sources that an object needs for forced photometry."
+    )
     forcedReliabilityThreshold = pexConfig.Field(dtype=float, default=0.5, doc="Reliability of a good source.")
     forcedBadFlags = pexConfig.ListField(dtype=str, default=["glint_trail", "isDipole"], doc="Flags of a bad source.")
     forcedTrailLengthThreshold = pexConfig.Field(
         dtype=float, default=1.4, doc="Longest trail of a good source, arcsec."
     )
-    filterUnAssociatedSources = pexConfig.Field(dtype=bool, default=True, doc="Test sources before they found objects?")
+    filterUnAssociatedSources = pexConfig.Field(
+        dtype=bool, default=True, doc="Test unmatched sources before they become new objects?"
+    )
     newObjectBadFlags = pexConfig.ListField(dtype=str, default=list(BAD_FLAGS), doc="Flags that forbid new objects.")
     newObjectFluxField = pexConfig.Field(dtype=str, default="apFlux", doc="Flux of the thresholds.")
     newObjectSnrThreshold = pexConfig.Field(dtype=float, default=0.0, doc="Least S/N; 0 is off.")
     newObjectReliabilityThreshold = pexConfig.Field(dtype=float, default=0.1, doc="Least reliability; NULL passes.")
     newObjectLowReliabilitySnrThreshold = pexConfig.Field(
-        dtype=float, default=0.0, doc="S/N below which ... (0 is off)"
+        dtype=float, default=0.0, doc="S/N below which a source needs newObjectLowSnrReliabilityThreshold; 0 is off."
     )
     newObjectLowSnrReliabilityThreshold = pexConfig.Field(
-        dtype=float, default=0.1, doc="... more reliability is asked."
+        dtype=float, default=0.1, doc="Least reliability of sources below newObjectLowReliabilitySnrThreshold."
     )
     alertLeastDiaSources = pexConfig.RangeField(
         dtype=int, default=1, min=1, doc="Sources of an object from which on its detections are alerts; 1: all are."

@@ -9,7 +9,7 @@ __all__ = ["unconfirmed"]
 
 
 def unconfirmed(sources: pd.DataFrame, objects: pd.DataFrame, least_sources: int = 1, single_snr: float = 0.0) -> Flags:
-    """Return which stored sources wait for another detection of their object before there is an alert.
+    """Return, shape (sources,), which stored sources wait for another detection of their object before there is an alert.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from apdb import VisitUnitOfWork, empty_frame
 from apdb.sky.htm import htm_ids
 from apdb.sky.locks import lock_pixels_around, sky_locks
 from association.errors import AssociationError
-from association.statistics import forced_means, summarize
+from association.statistics.summary import forced_means, summarize
 from tasks.arrays import I64
 from tasks.sphere import chord_arcsec, unit_vectors
 

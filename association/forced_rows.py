@@ -27,7 +27,7 @@ class ForcedRules:
 
 
 def qualified_objects(objects: pd.DataFrame, sources: pd.DataFrame, rules: ForcedRules) -> I64:
-    """Return the ids of the objects with enough good sources in the history (this visit included).
+    """Return the ids, shape (N,) ascending, of the objects with enough good sources in the history (this visit included).
 
     A NULL reliability or trail length counts as bad, as does a NULL flag; but where no source at all was scored (a site
     without a model) reliability is not asked for. Flags that the sources lack are not either.
@@ -64,7 +64,9 @@ def forced_rows(
     generator: IdGenerator | IdFactory,
     processed_mjd_tai: float,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Measure the objects `ids`; rows inside the image, and those updated in this visit, are kept.
+    """Measure the objects `ids`, shape (N,); rows inside the image, and those of objects in `updated`, are kept.
+
+    Fluxes are in nJy on the difference and on the science image; `processed_mjd_tai` is written to timeProcessedMjdTai.
 
     Returns
     -------
@@ -95,14 +97,14 @@ def rows_on_difference(
     chosen = chosen[keep]
     fluxes = None
     if len(chosen):
-        found = calibrated_fluxes(difference, x[keep], y[keep])
+        measured = calibrated_fluxes(difference, x[keep], y[keep])
         fluxes = pd.DataFrame(
             {
-                "psfFlux": found.flux,
-                "psfFluxErr": found.fluxErr,
+                "psfFlux": measured.flux,
+                "psfFluxErr": measured.fluxErr,
                 "scienceFlux": np.nan,
                 "scienceFluxErr": np.nan,
-                "flags": found["flags"].to_numpy(np.int32),
+                "flags": measured["flags"].to_numpy(np.int32),
             }
         )
     return _rows(chosen, fluxes, difference, generator, processed_mjd_tai)
@@ -117,8 +119,7 @@ def _rows(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     if fluxes is None:
         return empty_frame("DiaForcedSource"), _flag_rows(chosen, np.zeros(0, np.int32), difference)
-    info = difference.visit_info
-    assert info is not None
+    info = difference.require_visit_info()
     out = pd.DataFrame({"diaForcedSourceId": generator.take(len(chosen)), "diaObjectId": chosen.diaObjectId.to_numpy()})
     out["ra"], out["dec"] = chosen.ra.to_numpy(), chosen.dec.to_numpy()
     out["visit"], out["detector"] = np.int64(info.visit), np.int16(info.detector)

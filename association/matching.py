@@ -1,8 +1,9 @@
 """Matching of DiaSources to DiaObjects: likelihood scores on the tangent plane, one-to-one assignment of least cost."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
-from lsst.pipe.base import Struct
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
@@ -11,10 +12,27 @@ from association.errors import AssociationError
 from tasks.arrays import F64, I64
 from tasks.sphere import chord_arcsec, unit_vectors
 
-__all__ = ["associate", "pair_scores"]
+__all__ = ["Association", "associate", "pair_scores"]
 
 SIGMA_FLOOR_ARCSEC = 0.05
 SIGMA_FALLBACK_ARCSEC = 0.2
+
+
+@dataclass(frozen=True)
+class Association:
+    """Which source belongs to which object.
+
+    Parameters
+    ----------
+    diaSources
+        The sources in their order, with ``diaObjectId`` filled (0: none).
+    nUpdatedDiaObjects, nUnassociatedDiaObjects
+        Objects that got a source, and those that did not.
+    """
+
+    diaSources: pd.DataFrame
+    nUpdatedDiaObjects: int
+    nUnassociatedDiaObjects: int
 
 
 def associate(
@@ -24,7 +42,7 @@ def associate(
     *,
     sigma_floor_arcsec: float = SIGMA_FLOOR_ARCSEC,
     fallback_sigma_arcsec: float = SIGMA_FALLBACK_ARCSEC,
-) -> Struct:
+) -> Association:
     """Give each source the object that it belongs to.
 
     Parameters
@@ -40,9 +58,13 @@ def associate(
 
     Returns
     -------
-    result : `lsst.pipe.base.Struct`
-        ``diaSources`` (a copy with ``diaObjectId`` filled, 0 = none), ``nUpdatedDiaObjects``,
-        ``nUnassociatedDiaObjects``. Independent of row order.
+    result : `Association`
+        Independent of the order of the rows.
+
+    Raises
+    ------
+    AssociationError
+        Ids that are no integers.
     """
     out = diaSources.copy()
     ids = np.zeros(len(out), dtype=diaObjects.diaObjectId.to_numpy().dtype if len(diaObjects) else np.int64)
@@ -59,7 +81,7 @@ def associate(
         ids[position[pairs.diaSourceId.to_numpy()[chosen]].to_numpy()] = pairs.diaObjectId.to_numpy()[chosen]
     out["diaObjectId"] = ids
     updated = int((ids != 0).sum())
-    return Struct(diaSources=out, nUpdatedDiaObjects=updated, nUnassociatedDiaObjects=len(diaObjects) - updated)
+    return Association(out, updated, len(diaObjects) - updated)
 
 
 def pair_scores(
@@ -74,12 +96,18 @@ def pair_scores(
 
     With errors in both tables the score is the negative log likelihood of the offset on the tangent plane at the
     source, 0.5 (dxi^2/V_xi + deta^2/V_eta) + 0.5 ln(V_xi V_eta) in degrees; otherwise the chord distance. Missing errors
-    count as the fallback; the root of a variance is never less than the floor.
+    count as the fallback; the root of a variance is never less than the floor. The score ranks as the likelihood ratio of
+    Sutherland & Saunders 1992, MNRAS 259, 413, for a constant density of unrelated objects.
 
     Returns
     -------
     table : `pandas.DataFrame`
         diaSourceId, diaObjectId, separation (arcsec), score; sorted by the two ids.
+
+    Raises
+    ------
+    AssociationError
+        Ids that are no integers.
     """
     for frame, name in ((diaSources, "diaSourceId"), (diaObjects, "diaObjectId")):
         if len(frame) and frame[name].dtype.kind not in "iu":

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from lsst.pipe.base import Struct
 
 from apdb import columns_of
 from association.errors import AssociationError
 from tasks.arrays import Flags
 
-__all__ = ["NewSourceRules", "filter_new_sources", "new_objects", "new_source_tests"]
+__all__ = ["NewSourceRules", "NewSources", "filter_new_sources", "new_objects", "new_source_tests"]
 
 BAD_FLAGS = (
     "centroid_flag", "pixelFlags_crCenter", "pixelFlags_nodataCenter", "pixelFlags_interpolatedCenter",
@@ -36,8 +35,16 @@ class NewSourceRules:
             raise AssociationError(f"no such DiaSource columns: {unknown}")
 
 
+@dataclass(frozen=True)
+class NewSources:
+    """Unmatched sources: `good` ones become objects, `marginal` ones are neither stored nor alerted."""
+
+    good: pd.DataFrame
+    marginal: pd.DataFrame
+
+
 def new_source_tests(diaSources: pd.DataFrame, config: NewSourceRules | None = None) -> dict[str, Flags]:
-    """Return, by test, which unmatched sources fail it: flags by their names, ``snr``, ``reliability`` and both together."""
+    """Return, by test, shape (sources,), which unmatched sources fail it: flags by their names, ``snr``, ``reliability`` and both together."""
     rules = config or NewSourceRules()
     tests = {f: diaSources[f].fillna(False).to_numpy(bool) for f in rules.bad_flags if f in diaSources}
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -53,11 +60,11 @@ def new_source_tests(diaSources: pd.DataFrame, config: NewSourceRules | None = N
     return tests
 
 
-def filter_new_sources(diaSources: pd.DataFrame, config: NewSourceRules | None = None) -> Struct:
+def filter_new_sources(diaSources: pd.DataFrame, config: NewSourceRules | None = None) -> NewSources:
     """Split unmatched sources into ``good`` (become objects) and ``marginal`` (never stored nor alerted)."""
     tests = new_source_tests(diaSources, config)
     reject = np.any(list(tests.values()), axis=0) if tests else np.zeros(len(diaSources), np.bool_)
-    return Struct(good=diaSources[~reject].copy(), marginal=diaSources[reject].copy())
+    return NewSources(good=diaSources[~reject].copy(), marginal=diaSources[reject].copy())
 
 
 def new_objects(sources: pd.DataFrame) -> pd.DataFrame:

@@ -13,14 +13,14 @@ import pandas as pd
 import psycopg
 from psycopg.rows import class_row
 
-from apdb import VisitUnitOfWork, empty_frame
+from apdb import VisitState, VisitUnitOfWork, empty_frame
 from apdb.sky.htm import polygon
 from apdb.sky.locks import lock_pixels, sky_locks
 from association.forced_rows import rows_on_difference
 from exposure import Exposure
 from tasks.ids import IdGenerator, IdPacker
 
-__all__ = ["PrecoveryReport", "StoredVisit", "precover", "young_objects"]
+__all__ = ["PrecoveryReport", "PrecoveryWindow", "StoredVisit", "precover", "young_objects"]
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,39 @@ def _visits(connection: psycopg.Connection[Any], begin: float, end: float) -> li
     with connection.cursor(row_factory=class_row(StoredVisit)) as cursor:
         return cursor.execute(
             'SELECT visit, detector, attempt, release, instrument, "midpointMjdTai" AS midpoint FROM "VisitLedger" WHERE '
-            'state = \'done\' AND "midpointMjdTai" BETWEEN %s AND %s ORDER BY "midpointMjdTai", visit, detector',
-            (begin, end),
+            'state = %s AND "midpointMjdTai" BETWEEN %s AND %s ORDER BY "midpointMjdTai", visit, detector',
+            (VisitState.DONE, begin, end),
         ).fetchall()
+
+
+@dataclass(frozen=True)
+class PrecoveryWindow:
+    """Which objects are measured on which visits.
+
+    Parameters
+    ----------
+    at_mjd
+        End of the time looked at (MJD, TAI).
+    days
+        How far back from `at_mjd` visits are measured.
+    founded_within_days
+        Objects first detected in so many days before `at_mjd` are measured.
+    """
+
+    at_mjd: float
+    days: float = 30.0
+    founded_within_days: float = 3.0
 
 
 def precover(
     connect: Callable[[], psycopg.Connection[Any]],
     difference_of: Callable[[StoredVisit], Exposure | None],
     packer_of: Callable[[StoredVisit], IdPacker],
-    at_mjd: float,
+    window: PrecoveryWindow,
     now_mjd: float,
     *,
-    days: float = 30.0,
-    founded_within_days: float = 3.0,
     dry_run: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda visits_done, visits: None,
 ) -> PrecoveryReport:
     """Measure young objects on the differences from before they were found.
 
@@ -87,14 +104,14 @@ def precover(
         Gives the stored difference image of a visit, None where there is none.
     packer_of
         Gives the id layout of the visit's camera.
-    at_mjd
-        End of the time looked at, MJD TAI.
+    window
+        The objects and visits.
     now_mjd
-        Processing time.
-    days
-        How far back to measure.
-    founded_within_days
-        Objects first detected in so many days before `at_mjd` are measured.
+        Processing time (MJD, TAI).
+    dry_run
+        Measure, store nothing.
+    progress
+        Told visits done and in all.
 
     Raises
     ------
@@ -102,10 +119,10 @@ def precover(
         Visits measured before stay measured; run it again.
     """
     with connect() as connection:
-        objects = young_objects(connection, at_mjd - founded_within_days)
-        visits = _visits(connection, at_mjd - days, at_mjd) if len(objects) else []
+        objects = young_objects(connection, window.at_mjd - window.founded_within_days)
+        visits = _visits(connection, window.at_mjd - window.days, window.at_mjd) if len(objects) else []
         missing = measured = 0
-        for done, visit in enumerate(visits, 1):
+        for count, visit in enumerate(visits, 1):
             earlier = objects[objects.firstDiaSourceMjdTai > visit.midpoint]
             earlier = earlier[~earlier.diaObjectId.isin(_measured(connection, visit))]
             if len(earlier):
@@ -113,7 +130,7 @@ def precover(
                 missing += difference is None
                 if difference is not None:
                     measured += _measure(connection, visit, difference, earlier, packer_of(visit), now_mjd, dry_run)
-            progress(done, len(visits))
+            progress(count, len(visits))
     return PrecoveryReport(len(objects), len(visits), missing, measured)
 
 

@@ -1,11 +1,11 @@
 """Solar-system objects: which sources are known bodies, and the SSSource rows that say how well they agree."""
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from lsst.pipe.base import Struct
 from scipy.spatial import cKDTree
 
 from apdb import columns_of
@@ -14,7 +14,14 @@ from exposure import Exposure
 from tasks.arrays import F64, I64
 from tasks.sphere import unit_vectors
 
-__all__ = ["bodies_on_image", "match_solar_system", "no_bodies", "pack_designation", "ss_object_id"]
+__all__ = [
+    "SolarSystemMatches",
+    "bodies_on_image",
+    "match_solar_system",
+    "no_bodies",
+    "pack_designation",
+    "ss_object_id",
+]
 
 AU_PER_DAY_KM_S = 1731.45683670139
 _PROVISIONAL = re.compile(r"^(1[89]|20)(\d\d) ([A-HJ-Y])([A-HJ-Z])(\d{0,4})$")
@@ -34,9 +41,9 @@ def pack_designation(designation: str) -> str:
     century, year, half, order, cycle = match.groups()
     number = int(cycle or 0)
     if number >= 620:
-        place, digits = (number - 620) * 25 + _ORDER.index(order), ""
+        rest, digits = (number - 620) * 25 + _ORDER.index(order), ""
         for _ in range(4):
-            place, digit = divmod(place, 62)
+            rest, digit = divmod(rest, 62)
             digits = _BASE62[digit] + digits
         return f"_{_BASE62[int(century + year) - 2000]}{half}{digits}"
     return f"{'IJK'[int(century) - 18]}{year}{half}{_BASE62[number // 10]}{number % 10}{order}"
@@ -67,14 +74,45 @@ def bodies_on_image(bodies: pd.DataFrame, image: Exposure, error_arcsec: float =
     return bodies[inside].reset_index(drop=True)
 
 
-def match_solar_system(diaSources: pd.DataFrame, ephemerides: pd.DataFrame, radius_arcsec: float = 1.0) -> Struct:
+@dataclass(frozen=True)
+class SolarSystemMatches:
+    """Sources and the bodies that they are.
+
+    Parameters
+    ----------
+    ssoAssocDiaSources
+        Matched sources: ``ssObjectId`` set, ``diaObjectId`` 0.
+    unAssocDiaSources
+        The other sources that have a position.
+    associatedSsSources
+        SSSource rows of the matched sources, in their order.
+    unassociatedSsObjects
+        Bodies without a source.
+    nAssociatedSsObjects
+        Number of matched bodies.
+    """
+
+    ssoAssocDiaSources: pd.DataFrame
+    unAssocDiaSources: pd.DataFrame
+    associatedSsSources: pd.DataFrame
+    unassociatedSsObjects: pd.DataFrame
+    nAssociatedSsObjects: int
+
+
+def match_solar_system(
+    diaSources: pd.DataFrame, ephemerides: pd.DataFrame, radius_arcsec: float = 1.0
+) -> SolarSystemMatches:
     """Match predicted positions to sources, nearest pairs first, one to one.
 
-    Returns
-    -------
-    result : `lsst.pipe.base.Struct`
-        ``ssoAssocDiaSources`` (ssObjectId set, diaObjectId 0), ``unAssocDiaSources``, ``associatedSsSources``
-        (SSSource rows), ``unassociatedSsObjects``, ``nAssociatedSsObjects``.
+    Parameters
+    ----------
+    diaSources
+        diaSourceId, ra, dec (deg), diaObjectId; those without a position are left out.
+    ephemerides
+        ssObjectId, designation, ephRa, ephDec (deg); where they are known ephVmag, and ``helio_*`` and ``topo_*`` vectors
+        (au, au/d; ICRS axes).
+    radius_arcsec
+        Largest separation.
     """
     finite = np.isfinite(diaSources.ra) & np.isfinite(diaSources.dec)
     s = diaSources[finite].reset_index(drop=True)
@@ -83,7 +121,7 @@ def match_solar_system(diaSources: pd.DataFrame, ephemerides: pd.DataFrame, radi
     matched = s.loc[pairs[:, 0]].copy()
     matched["ssObjectId"], matched["diaObjectId"] = e.ssObjectId.to_numpy()[pairs[:, 1]], 0
     rest = s.drop(index=pairs[:, 0].tolist())
-    return Struct(
+    return SolarSystemMatches(
         ssoAssocDiaSources=matched,
         unAssocDiaSources=rest,
         associatedSsSources=_ss_sources(matched, e.loc[pairs[:, 1]], pairs[:, 2]),
@@ -100,14 +138,14 @@ def _greedy(s: pd.DataFrame, e: pd.DataFrame, radius: float) -> I64:
     k = min(8, len(s))
     near: tuple[Any, Any] = cKDTree(p).query(q, k=k, distance_upper_bound=radius)
     distance, index = (np.asarray(a).reshape(len(e), k) for a in near)
-    found = [
+    candidates = [
         (float(distance[o, r]), o, int(index[o, r]), r + 1)
         for o in range(len(e))
         for r in range(k)
         if np.isfinite(distance[o, r])
     ]
     out, used_s, used_o = [], set(), set()
-    for _, o, i, rank in sorted(found):  # a handful of bodies per detector
+    for _, o, i, rank in sorted(candidates):  # a handful of bodies per detector
         if o not in used_o and i not in used_s:
             out.append((i, o, rank))
             used_s.add(i)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from lsst.pipe.base import Struct
 from numpy.typing import NDArray
 
 from apdb import columns_of
@@ -12,7 +11,7 @@ from diffim.subtraction.sky_units import bearing, calibrated_fluxes, position_co
 from exposure import Exposure
 from tasks.arrays import F64, Flags
 
-__all__ = ["FilterRules", "filter_dia_sources", "standardize"]
+__all__ = ["FilterRules", "FilteredSources", "filter_dia_sources", "filter_tests", "standardize"]
 
 MAX_TRAIL_ARCSEC_PER_S = 36000 / 3600 / 24  # 10 deg/day
 
@@ -27,10 +26,14 @@ def standardize(raw: pd.DataFrame, difference: Exposure, processed_mjd_tai: floa
     difference
         The image that was measured: WCS, calibration, aperture corrections, visit info.
     processed_mjd_tai
-        Written to timeProcessedMjdTai.
+        Written to timeProcessedMjdTai (MJD, TAI).
+
+    Raises
+    ------
+    ExposureError
+        The image lacks visit info, photometric calibration or WCS.
     """
-    info, calib = difference.visit_info, difference.photo_calib
-    assert info is not None and calib is not None
+    info, calib = difference.require_visit_info(), difference.require_photo_calib()
     x, y = raw.x.to_numpy(np.float64), raw.y.to_numpy(np.float64)
     wcs = difference.require_wcs()
     out = pd.DataFrame({"diaSourceId": raw["id"].to_numpy(np.int64)})
@@ -99,10 +102,19 @@ class FilterRules:
     max_trail_arcsec_per_s: float = MAX_TRAIL_ARCSEC_PER_S
 
 
+@dataclass(frozen=True)
+class FilteredSources:
+    """Sources that go on, those that fail a test, and those with too long a trail (a source may be in both of the latter)."""
+
+    good: pd.DataFrame
+    rejected: pd.DataFrame
+    trailed: pd.DataFrame
+
+
 def filter_tests(
     raw: pd.DataFrame, table: pd.DataFrame, pixel_scale_arcsec: float, rules: FilterRules | None = None
 ) -> dict[str, Flags]:
-    """Return, by test, which sources fail it: flags by their names, ``sky_source``, ``direct_snr``, ``trail_length``.
+    """Return, by test, shape (sources,), which sources fail it: flags by their names, ``sky_source``, ``direct_snr``, ``trail_length``.
 
     NaN passes. A trail is too long when its length is, when it leaves the image, when it looks long and ends at the edge, or
     when it could not be measured and the diagonal of the footprint's box is too long.
@@ -129,12 +141,21 @@ def filter_tests(
 
 def filter_dia_sources(
     raw: pd.DataFrame, table: pd.DataFrame, pixel_scale_arcsec: float, rules: FilterRules | None = None
-) -> Struct:
-    """Split standardised sources (`table`, same rows as `raw`) into ``good``, ``rejected`` and ``trailed``.
+) -> FilteredSources:
+    """Split standardised sources by the tests of `filter_tests`.
 
-    A source that fails both the trail test and another one is in both of the latter.
+    Parameters
+    ----------
+    raw
+        Raw measurements, as for `standardize`.
+    table
+        What `standardize` made of them: the same rows in the same order.
+    pixel_scale_arcsec
+        Side of a pixel, arcsec.
+    rules
+        Thresholds; the defaults of `FilterRules` when None.
     """
     tests = filter_tests(raw, table, pixel_scale_arcsec, rules)
     long = tests.pop("trail_length")
     bad = np.any(list(tests.values()), axis=0)
-    return Struct(good=table[~bad & ~long].copy(), rejected=table[bad].copy(), trailed=table[long].copy())
+    return FilteredSources(good=table[~bad & ~long].copy(), rejected=table[bad].copy(), trailed=table[long].copy())

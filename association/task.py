@@ -18,9 +18,17 @@ from association.confirmation import unconfirmed
 from association.errors import AssociationError, DuplicateRecords, TooManyDiaObjects
 from association.forced_rows import ForcedRules, forced_rows, qualified_objects
 from association.matching import associate
-from association.new_objects import NewSourceRules, filter_new_sources, new_objects
+from association.new_objects import NewSourceRules, NewSources, filter_new_sources
 from association.solar_system import bodies_on_image, match_solar_system, no_bodies
-from association.statistics import forced_means, summarize
+from association.steps import (
+    History,
+    ObjectTables,
+    SourceGroups,
+    VisitInput,
+    check_duplicates,
+    summarize_objects,
+    with_forced_means,
+)
 from exposure import Exposure
 from tasks import AlertTask, IdFactory, IdGenerator, IdPacker
 
@@ -123,58 +131,46 @@ class DiaPipelineTask(AlertTask):
         self._validate(diffIm, exposure, warpedExposure, band or diffIm.band)
         now = float(Time.now().tai.mjd) if processedMjdTai is None else processedMjdTai
         generator = idGenerator or _forced_ids(diffIm, ccdExposureIdBits)
-        if unitOfWork is None:
-            with self._own_transaction(diffIm) as work:
-                done = self.run(
-                    diaSourceTable,
-                    diffIm,
-                    exposure,
-                    warpedExposure,
-                    unitOfWork=work,
-                    idGenerator=generator,
-                    solarSystemObjectTable=solarSystemObjectTable,
-                    band=band,
-                    processedMjdTai=now,
-                )
-                work.commit()
-            return done
-        info = diffIm.visit_info
-        assert info is not None
+        visit = VisitInput(diaSourceTable, diffIm, exposure, solarSystemObjectTable, generator, now)
+        if unitOfWork is not None:
+            return self._process(visit, unitOfWork)
+        with self._own_transaction(diffIm) as work:
+            result = self._process(visit, work)
+            work.commit()
+        return result
+
+    def _process(self, visit: VisitInput, work: VisitUnitOfWork) -> Struct:
+        """Do all steps of `run` within a transaction of the caller's."""
         with self.step("load", "loadDiaObjectsDuration"):
-            objects = self._load_objects(unitOfWork, diffIm)
-            ids = objects.diaObjectId.to_numpy(np.int64)
-            history = unitOfWork.load_sources(ids, info.midpoint_mjd_tai)
-            forced_history = unitOfWork.load_forced_sources(ids, info.midpoint_mjd_tai)
+            history = self._load(work, visit.difference)
         with self.step("associate"):
-            parts = self._associate(diaSourceTable, objects, self._bodies(solarSystemObjectTable, diffIm))
-            self._check_duplicates(parts.stored, history, objects)
+            bodies = self._bodies(visit.ephemerides, visit.difference)
+            parts = self._associate(visit.sources, history.objects, bodies)
+            check_duplicates(parts.stored, history)
         with self.step("summarize"):
-            everything, updated, merged = self._summarize(parts, objects, history)
+            objects = summarize_objects(parts, history)
         with self.step("forced"):
-            forced, flags = self._forced(everything, merged, updated, diffIm, exposure, generator, now)
-            if len(updated):
-                summary = updated.set_index("diaObjectId")
-                forced_means(summary, pd.concat([forced_history, forced], ignore_index=True))
-                updated = summary.reset_index()
-        updated["validityStartMjdTai"] = now
+            forced, flags = self._forced(objects, visit)
+            updated = with_forced_means(objects.updated, history.forced, forced)
+        updated["validityStartMjdTai"] = visit.now
         with self.step("store", "writeToApdbDuration"):
-            unitOfWork.store(now, updated, parts.stored, forced, parts.ss_rows, flags)
-        marker = ApdbMarker()
+            work.store(visit.now, updated, parts.stored, forced, parts.solar.associatedSsSources, flags)
         waiting = unconfirmed(parts.stored, updated, self.config.alertLeastDiaSources, self.config.alertSingleSnr)
         self.put("nUnconfirmedDiaSources", int(waiting.sum()))
+        marker = ApdbMarker()
         return Struct(
             apdbMarker=marker,
             apdb_maker=marker,
             associatedDiaSources=parts.stored,
             diaForcedSources=forced,
-            diaObjects=everything,
+            diaObjects=objects.on_image,
             updatedDiaObjects=updated,
-            associatedSsSources=parts.ss_rows,
-            unassociatedSsObjects=parts.ss_missed,
-            newDiaSources=parts.new,
-            marginalDiaSources=parts.marginal,
-            historySources=history,
-            historyForcedSources=forced_history,
+            associatedSsSources=parts.solar.associatedSsSources,
+            unassociatedSsObjects=parts.solar.unassociatedSsObjects,
+            newDiaSources=parts.unmatched.good,
+            marginalDiaSources=parts.unmatched.marginal,
+            historySources=history.sources,
+            historyForcedSources=history.forced,
             alertDiaSources=parts.stored[~waiting],
             unconfirmedDiaSources=parts.stored[waiting],
         )
@@ -206,107 +202,71 @@ class DiaPipelineTask(AlertTask):
                 "neither a unit of work nor apdb_config_url names the APDB", visit=visit, detector=detector
             )
         database = Database(self.config.apdb_config_url)
-        assert diffIm.visit_info is not None
-        database.ensure_partitions(diffIm.visit_info.midpoint_mjd_tai)
+        database.ensure_partitions(diffIm.require_visit_info().midpoint_mjd_tai)
         pixels = lock_pixels(polygon(*diffIm.sky_corners(LOCK_MARGIN)))
         with database.connect() as connection, sky_locks(connection, pixels), VisitUnitOfWork(connection) as work:
             if work.contains_visit(visit, detector):
                 raise DuplicateRecords("the visit is in the APDB already", visit=visit, detector=detector)
             yield work
 
-    def _load_objects(self, unitOfWork: VisitUnitOfWork, diffIm: Exposure) -> pd.DataFrame:
-        wcs = diffIm.require_wcs()
-        margin = self.config.imagePixelMargin + self.config.angleMargin / diffIm.pixel_scale_arcsec()
-        objects = unitOfWork.load_objects(polygon(*diffIm.sky_corners(margin)))
-        x, y = wcs.sky_to_pixel(objects.ra.to_numpy(), objects.dec.to_numpy())
-        return objects[diffIm.contains(x, y, self.config.imagePixelMargin)].reset_index(drop=True)
+    def _load(self, work: VisitUnitOfWork, difference: Exposure) -> History:
+        """Load the objects on the image, with a margin, and their sources of the history window."""
+        margin = self.config.imagePixelMargin + self.config.angleMargin / difference.pixel_scale_arcsec()
+        around = work.load_objects(polygon(*difference.sky_corners(margin)))
+        x, y = difference.require_wcs().sky_to_pixel(around.ra.to_numpy(), around.dec.to_numpy())
+        objects = around[difference.contains(x, y, self.config.imagePixelMargin)].reset_index(drop=True)
+        ids = objects.diaObjectId.to_numpy(np.int64)
+        midpoint = difference.require_visit_info().midpoint_mjd_tai
+        return History(objects, work.load_sources(ids, midpoint), work.load_forced_sources(ids, midpoint))
 
     def _bodies(self, ephemerides: pd.DataFrame | None, diffIm: Exposure) -> pd.DataFrame:
         if ephemerides is None or not self.config.doSolarSystemAssociation:
             return no_bodies()
         return bodies_on_image(ephemerides, diffIm)
 
-    def _associate(self, table: pd.DataFrame, objects: pd.DataFrame, bodies: pd.DataFrame) -> Struct:
-        """Solar system first, then known objects; the rest founds new objects or is marginal."""
+    def _associate(self, table: pd.DataFrame, objects: pd.DataFrame, bodies: pd.DataFrame) -> SourceGroups:
+        """Match solar-system bodies first, then known objects; the rest founds new objects or is marginal."""
         finite = np.isfinite(table.ra.to_numpy(np.float64)) & np.isfinite(table.dec.to_numpy(np.float64))
         for lost in table.diaSourceId[~finite]:
             self.log.warning("DiaSource %d has no position: dropped.", lost)
-        sources = table[finite]
-        solar = match_solar_system(sources, bodies, self.config.solarSystemMaxDistArcSeconds)
-        found = associate(
+        solar = match_solar_system(table[finite], bodies, self.config.solarSystemMaxDistArcSeconds)
+        result = associate(
             solar.unAssocDiaSources,
             objects,
             self.config.maxDistArcSeconds,
             sigma_floor_arcsec=self.config.sigmaFloorArcSeconds,
             fallback_sigma_arcsec=self.config.fallbackSigmaArcSeconds,
         )
-        matched = found.diaSources[found.diaSources.diaObjectId != 0]
-        rest = found.diaSources[found.diaSources.diaObjectId == 0]
-        split = Struct(good=rest.copy(), marginal=rest.iloc[:0].copy())
-        if self.config.filterUnAssociatedSources:
-            split = filter_new_sources(rest, self.new_source_rules)
-        if 0 < self.config.maxNewDiaObjects < len(split.good):
-            raise TooManyDiaObjects(f"{len(split.good)} new objects, more than {self.config.maxNewDiaObjects}")
-        split.good["diaObjectId"] = split.good.diaSourceId
+        matched = result.diaSources[result.diaSources.diaObjectId != 0]
+        unmatched = self._new_sources(result.diaSources[result.diaSources.diaObjectId == 0])
         for key, value in {
-            "numUpdatedDiaObjects": found.nUpdatedDiaObjects,
-            "numNewDiaObjects": len(split.good),
-            "numUnassociatedDiaObjects": found.nUnassociatedDiaObjects,
-            "nRejectedNewDiaObjects": len(split.marginal),
+            "numUpdatedDiaObjects": result.nUpdatedDiaObjects,
+            "numNewDiaObjects": len(unmatched.good),
+            "numUnassociatedDiaObjects": result.nUnassociatedDiaObjects,
+            "nRejectedNewDiaObjects": len(unmatched.marginal),
             "numTotalSolarSystemObjects": len(bodies),
             "numAssociatedSsObjects": solar.nAssociatedSsObjects,
             "nExpectedSsObjects": len(bodies),
             "nAssociatedSsObjects": solar.nAssociatedSsObjects,
         }.items():
             self.put(key, value)
-        stored = pd.concat([matched, split.good, solar.ssoAssocDiaSources])
+        stored = pd.concat([matched, unmatched.good, solar.ssoAssocDiaSources])
         stored = stored.sort_values("diaSourceId", ignore_index=True).astype(table.dtypes.to_dict()).copy()
-        return Struct(
-            stored=stored,
-            new=split.good,
-            marginal=split.marginal,
-            ss_rows=solar.associatedSsSources,
-            ss_missed=solar.unassociatedSsObjects,
-        )
+        return SourceGroups(stored, unmatched, solar)
 
-    def _check_duplicates(self, stored: pd.DataFrame, history: pd.DataFrame, objects: pd.DataFrame) -> None:
-        twice = stored.diaSourceId[stored.diaSourceId.duplicated()]
-        known = stored.diaSourceId[stored.diaSourceId.isin(history.diaSourceId)]
-        founded = stored.diaObjectId[
-            (stored.diaObjectId == stored.diaSourceId) & stored.diaObjectId.isin(objects.diaObjectId)
-        ]
-        for name, ids in (("input", twice), ("database", known), ("objects", founded)):
-            if len(ids):
-                raise DuplicateRecords(
-                    f"{len(ids)} ids (first: {int(ids.iloc[0])}) are twice in the {name}: is the visit stored already?"
-                )
+    def _new_sources(self, unmatched: pd.DataFrame) -> NewSources:
+        """Test unmatched sources; those that pass get their object's id, which is their own."""
+        split = NewSources(good=unmatched.copy(), marginal=unmatched.iloc[:0].copy())
+        if self.config.filterUnAssociatedSources:
+            split = filter_new_sources(unmatched, self.new_source_rules)
+        if 0 < self.config.maxNewDiaObjects < len(split.good):
+            raise TooManyDiaObjects(f"{len(split.good)} new objects, more than {self.config.maxNewDiaObjects}")
+        split.good["diaObjectId"] = split.good.diaSourceId
+        return split
 
-    def _summarize(
-        self, parts: Struct, objects: pd.DataFrame, history: pd.DataFrame
-    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-        """Return (all objects on the image, the updated ones with all columns, history with the new sources)."""
-        fresh = parts.stored[parts.stored.diaObjectId != 0]
-        frames = [history.assign(isNew=False), fresh.assign(isNew=True)]
-        merged = pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
-        founded = new_objects(parts.new)
-        known = pd.concat([f for f in (objects, founded) if len(f)] or [objects, founded], ignore_index=True)
-        touched = known[known.diaObjectId.isin(fresh.diaObjectId)]
-        updated = summarize(touched, merged[merged.diaObjectId.isin(touched.diaObjectId)]).reset_index()
-        rest = known[~known.diaObjectId.isin(touched.diaObjectId)]
-        everything = pd.concat([f for f in (updated, rest) if len(f)] or [updated], ignore_index=True)
-        return everything.sort_values("diaObjectId", ignore_index=True), updated, merged
-
-    def _forced(
-        self,
-        everything: pd.DataFrame,
-        merged: pd.DataFrame,
-        updated: pd.DataFrame,
-        diffIm: Exposure,
-        exposure: Exposure,
-        generator: IdGenerator | IdFactory,
-        now: float,
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def _forced(self, objects: ObjectTables, visit: VisitInput) -> tuple[pd.DataFrame, pd.DataFrame]:
         ids = np.zeros(0, np.int64)
-        if self.config.doRunForcedMeasurement and len(everything):
-            ids = qualified_objects(everything, merged, self._forced_rules)
-        return forced_rows(everything, ids, updated.diaObjectId.to_numpy(), diffIm, exposure, generator, now)
+        if self.config.doRunForcedMeasurement and len(objects.on_image):
+            ids = qualified_objects(objects.on_image, objects.sources, self._forced_rules)
+        updated = objects.updated.diaObjectId.to_numpy()
+        return forced_rows(objects.on_image, ids, updated, visit.difference, visit.science, visit.forced_ids, visit.now)

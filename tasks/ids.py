@@ -78,7 +78,7 @@ class IdPacker:
         return detector + self.n_detectors * visit + (release << self.data_bits)
 
     def ids(self, visit: int, detector: int, n: int, release: int = 0, start: int = 1) -> I64:
-        """Return `n` ids with counters ``start .. start + n - 1``.
+        """Return ids, shape (n,), with counters ``start .. start + n - 1``.
 
         Raises
         ------
@@ -132,7 +132,7 @@ class IdFactory:
         return self._upper | self._last
 
     def take(self, n: int) -> I64:
-        """Return the next `n` ids at once."""
+        """Return the next ids, shape (n,), at once."""
         if n and (self._last + n) >> self._reserved:
             raise CallerError(f"id counter {self._last + n} does not fit in {self._reserved} bits")
         out = np.int64(self._upper) | np.arange(self._last + 1, self._last + n + 1, dtype=np.int64)
@@ -159,7 +159,7 @@ class IdGenerator:
         self._release = release
 
     def take(self, n: int) -> I64:
-        """Return the next `n` ids."""
+        """Return the next ids, shape (n,)."""
         out = self._packer.ids(*self._key, n, self._release, start=self._last + 1)
         self._last += n
         return out

@@ -60,14 +60,14 @@ def write_guarded(
             old = ""
         if old == text:
             return
-        found = differences(old, text)
-        if not found:
+        changes = differences(old, text)
+        if not changes:
             return
         if not clobber:
-            for line in found:
+            for line in changes:
                 log.warning("%s: %s", path.name, line)
             raise ProvenanceMismatch(
-                f"{path} differs from the present run ({'; '.join(found[:20])}); {option} replaces it"
+                f"{path} differs from the present run ({'; '.join(changes[:20])}); {option} replaces it"
             )
         if backup:
             _keep(path)

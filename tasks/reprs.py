@@ -23,8 +23,8 @@ def short_value(value: Any) -> str:
     return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else f"{text[: LONGEST - 3]}..."
 
 
-def short_repr(made: Any) -> str:
+def short_repr(instance: Any) -> str:
     """Return ``Name(field=value, ...)`` of a dataclass in less than 300 characters; made to be its ``__repr__``."""
-    parts = [f"{f.name}={short_value(getattr(made, f.name))}" for f in fields(made) if f.repr]
-    text = f"{type(made).__name__}({', '.join(parts)})"
+    parts = [f"{f.name}={short_value(getattr(instance, f.name))}" for f in fields(instance) if f.repr]
+    text = f"{type(instance).__name__}({', '.join(parts)})"
     return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 4]}...)"

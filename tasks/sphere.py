@@ -1,4 +1,4 @@
-"""Geometry on the sphere: unit vectors of sky positions and back, chords, circles of positions."""
+"""Positions on the sphere: unit vectors, and angles from the lengths of chords."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,24 +9,37 @@ __all__ = ["chord_arcsec", "positions_around", "sky_positions", "unit_vectors"]
 
 
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> F64:
-    """Return (N, 3) unit vectors of positions in degrees."""
+    """Return unit vectors (..., 3) of right ascensions and declinations (...) in degrees."""
     r, d = np.radians(np.asarray(ra, np.float64)), np.radians(np.asarray(dec, np.float64))
     return np.stack([np.cos(d) * np.cos(r), np.cos(d) * np.sin(r), np.sin(d)], axis=-1)
 
 
 def sky_positions(vectors: F64) -> tuple[F64, F64]:
-    """Return (ra, dec) in degrees of vectors (..., 3) of any length: the inverse of `unit_vectors`."""
+    """Return right ascensions (0 to 360) and declinations (...) in degrees of vectors (..., 3) of any length."""
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     return np.degrees(np.arctan2(y, x)) % 360.0, np.degrees(np.arctan2(z, np.hypot(x, y)))
 
 
 def chord_arcsec(chord: F64) -> F64:
-    """Return the angles (arcsec) between unit vectors from the lengths of their chords: exact at small ones."""
+    """Return the angles, of the shape of `chord`, in arcsec between unit vectors with differences of that length; exact for small ones."""
     return np.asarray(np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))) * 3600)
 
 
 def positions_around(ra: F64, dec: F64, radius_deg: float) -> tuple[F64, F64]:
-    """Return each position and eight around it, one and a half radii away along RA, dec or both (degrees, flat arrays)."""
+    """Return each position and eight around it, one and a half radii away along RA, dec or both.
+
+    Parameters
+    ----------
+    ra, dec
+        Shape (N,), deg.
+    radius_deg
+        Radius, deg.
+
+    Returns
+    -------
+    ra, dec
+        Shape (9 N,), deg.
+    """
     step = np.array([-1.5, 0.0, 1.5]) * radius_deg
     d = np.clip(np.asarray(dec)[:, None, None] + step[:, None], -90, 90)
     a = (np.asarray(ra)[:, None, None] + step / np.maximum(np.cos(np.radians(d)), 1e-6)) % 360

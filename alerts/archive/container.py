@@ -58,18 +58,18 @@ def write_container(out: IO[bytes], alerts: Iterable[Alert], name: str, codec: s
     Returns
     -------
     index, checksum
-        One `INDEX` row per alert (offset and size of the stored block, its CRC-32); SHA-256 of the index.
+        Shape (alerts,), of type `INDEX` (offset and size of the stored block, its CRC-32); SHA-256 of the index.
     """
     sync = hashlib.md5(name.encode(), usedforsecurity=False).digest()
     head = _header(codec, sync)
-    at, rows, compress = len(head), [], _compressor(codec)
+    offset, rows, compress = len(head), [], _compressor(codec)
     out.write(head)
     for alert in alerts:
         data = compress(alert.body)
         front = varint(1) + varint(len(data))
-        rows.append((alert.diaSourceId, alert.key, at + len(front), len(data), zlib.crc32(data)))
+        rows.append((alert.diaSourceId, alert.key, offset + len(front), len(data), zlib.crc32(data)))
         out.writelines((front, data, sync))
-        at += len(front) + len(data) + len(sync)
+        offset += len(front) + len(data) + len(sync)
     index = np.array(rows, INDEX)
     return index, hashlib.sha256(index.tobytes()).hexdigest()
 

@@ -27,24 +27,24 @@ def arrow_schema(schema_id: int = SCHEMA_ID) -> pa.Schema:
     AlertError
         There is no such version.
     """
-    known: dict[str, Any] = {}
-    return pa.schema([_field(f, known) for f in schema(schema_id)["fields"]])
+    records: dict[str, Any] = {}
+    return pa.schema([_field(f, records) for f in schema(schema_id)["fields"]])
 
 
-def _field(field: dict[str, Any], known: dict[str, Any]) -> Any:
+def _field(field: dict[str, Any], records: dict[str, Any]) -> Any:
     options = field["type"] if isinstance(field["type"], list) else [field["type"]]
     kinds = [o for o in options if o != "null"]
-    return pa.field(field["name"], _type(kinds[0], known), nullable="null" in options)
+    return pa.field(field["name"], _type(kinds[0], records), nullable="null" in options)
 
 
-def _type(kind: Any, known: dict[str, Any]) -> Any:
+def _type(kind: Any, records: dict[str, Any]) -> Any:
     if isinstance(kind, str):
-        return _TYPES[kind] if kind in _TYPES else known[kind]
+        return _TYPES[kind] if kind in _TYPES else records[kind]
     if kind["type"] == "array":
-        return pa.list_(_type(kind["items"], known))
+        return pa.list_(_type(kind["items"], records))
     if kind["type"] == "record":
-        known[kind["name"]] = pa.struct([_field(f, known) for f in kind["fields"]])
-        return known[kind["name"]]
+        records[kind["name"]] = pa.struct([_field(f, records) for f in kind["fields"]])
+        return records[kind["name"]]
     if kind.get("logicalType") == "timestamp-micros" or kind.get("logicalType") == "timestamp-millis":
         return pa.timestamp("us" if kind["logicalType"] == "timestamp-micros" else "ms", tz="UTC")
     return _TYPES[kind["type"]]

@@ -1,7 +1,7 @@
 """Alerts of the archive by visit, time, object or trigger, found through the database, read one after the other."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from alerts.archive.store import AlertArchive, AlertFile
 from alerts.packets.wire import Alert
 from apdb import Database
 from apdb.queue import outbox
-from apdb.queue.outbox import OutboxRow
+from apdb.queue.outbox import OutboxRow, RowSelection
 
 __all__ = ["AlertSelection", "alert_file"]
 
@@ -20,27 +20,8 @@ def alert_file(row: OutboxRow) -> AlertFile:
 
 
 @dataclass(frozen=True)
-class AlertSelection:
-    """Which alerts; conditions left out do not restrict.
-
-    Parameters
-    ----------
-    visit, detector
-        One visit, one detector of it.
-    begin_mjd, end_mjd
-        Midpoint of the exposure, MJD TAI, end excluded.
-    object_id
-        DiaObject or solar-system object.
-    source_id
-        diaSourceId of the trigger.
-    """
-
-    visit: int | None = None
-    detector: int | None = None
-    begin_mjd: float | None = None
-    end_mjd: float | None = None
-    object_id: int | None = None
-    source_id: int | None = None
+class AlertSelection(RowSelection):
+    """Which alerts; conditions left out do not restrict (see `apdb.queue.outbox.RowSelection`)."""
 
     @property
     def everything(self) -> bool:
@@ -56,7 +37,7 @@ class AlertSelection:
             Try again later.
         """
         with database.session() as connection:
-            return outbox.rows_of_visits(connection, **asdict(self))
+            return outbox.rows_of_visits(connection, self)
 
     def read(self, archive: AlertArchive, row: OutboxRow) -> Iterator[Alert]:
         """Yield the alerts of a row that fit; others are not read.

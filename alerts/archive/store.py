@@ -7,11 +7,12 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import fastavro
 import fsspec
 import numpy as np
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
@@ -38,7 +39,7 @@ class AlertFile:
     index: bytes = b""
 
     def rows(self) -> NDArray[np.void]:
-        """Return the index as an array."""
+        """Return the index as an array of type `INDEX`, shape (alerts,)."""
         return np.frombuffer(self.index, INDEX)
 
     def id_xor(self) -> int:
@@ -92,7 +93,7 @@ class AlertArchive:
             ) from error
         return AlertFile(name, len(rows), checksum, rows.tobytes())
 
-    def _create(self, path: str) -> Any:
+    def _create(self, path: str) -> "_DurableFile | _StoreFile":
         self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         return _DurableFile(path) if self._local else _StoreFile(self._fs, path)
 
@@ -105,10 +106,10 @@ class AlertArchive:
             It is not there.
         """
         try:
-            out = self._fs.open(self.path(name), "rb", block_size=_READ_AHEAD)
+            out: IO[bytes] = self._fs.open(self.path(name), "rb", block_size=_READ_AHEAD)
         except OSError as error:
             raise AlertError(f"alert file {name} cannot be read: {error.strerror or error}") from error
-        return out  # type: ignore[no-any-return]
+        return out
 
     def stream(self, file: AlertFile, start: int = 0, stop: int | None = None) -> Iterator[Alert]:
         """Yield alerts start..stop-1 of a file; each was found to be what was written.
@@ -164,7 +165,8 @@ def _foreign(data: IO[bytes], file: AlertFile, start: int, stop: int | None) -> 
             if stop is not None and k >= stop:
                 return
             if k >= start:
-                assert isinstance(packet, dict)
+                if not isinstance(packet, dict):
+                    raise AlertError(f"alert file {file.name} is no Avro container of alerts: it holds no records")
                 trigger = packet["diaSource"]
                 key = trigger["diaObjectId"] or trigger["ssObjectId"] or packet["diaSourceId"]
                 yield Alert(packet["diaSourceId"], key, encode_body(packet, schema_id), schema_id)
@@ -173,7 +175,7 @@ def _foreign(data: IO[bytes], file: AlertFile, start: int, stop: int | None) -> 
 
 
 class _DurableFile:
-    """A local file that appears under its name only when it is whole and on the disk."""
+    """A local file that appears under its name only when it is complete and on the disk."""
 
     def __init__(self, path: str) -> None:
         self._path, self._partial = Path(path), Path(f"{path}.part")
@@ -199,9 +201,9 @@ class _DurableFile:
 
 
 class _StoreFile:
-    """A file of a remote store: sent when it is whole, so that a failed attempt leaves nothing there."""
+    """A file of a remote store: sent when it is complete, so that a failed attempt leaves nothing there."""
 
-    def __init__(self, fs: Any, path: str) -> None:
+    def __init__(self, fs: AbstractFileSystem, path: str) -> None:
         self._fs, self._path = fs, path
 
     def __enter__(self) -> IO[bytes]:

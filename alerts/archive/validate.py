@@ -37,8 +37,8 @@ def validate_row(database: Database, archive: AlertArchive, row: OutboxRow) -> l
             'SELECT "diaSourceId" FROM "DiaSource" WHERE visit = %s AND detector = %s AND "timeWithdrawnMjdTai" IS NULL',
             (row.visit, row.detector),
         ).fetchall()
-    known = np.array([s for (s,) in stored], np.int64)
-    lost, extra = np.setdiff1d(known, ids), np.setdiff1d(ids, known)
+    stored_ids = np.array([s for (s,) in stored], np.int64)
+    lost, extra = np.setdiff1d(stored_ids, ids), np.setdiff1d(ids, stored_ids)
     if len(set(ids)) != len(ids):
         problems.append(f"{len(ids) - len(set(ids))} alerts are there twice")
     if lost.size:

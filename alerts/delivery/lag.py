@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from alerts.delivery.target import KafkaTarget, Refusals, kafka_error
+from alerts.delivery.target import KafkaTarget, Refusals, typed_errors
 
 __all__ = ["GroupLag", "reader_lags"]
 
@@ -38,11 +38,11 @@ def reader_lags(target: KafkaTarget) -> list[GroupLag]:
     """
     refusals, limit = Refusals(), target.timeout_s
     admin = AdminClient(target.settings(refusals))
-    try:
-        found = admin.list_topics(target.topic, limit).topics[target.topic]
-        if found.error is not None:
-            raise KafkaException(found.error)
-        parts = [TopicPartition(target.topic, number) for number in sorted(found.partitions)]
+    with typed_errors(admin, refusals, f"topic {target.topic}"):
+        metadata = admin.list_topics(target.topic, limit).topics[target.topic]
+        if metadata.error is not None:
+            raise KafkaException(metadata.error)
+        parts = [TopicPartition(target.topic, number) for number in sorted(metadata.partitions)]
         ends = {
             part.partition: future.result().offset
             for part, future in admin.list_offsets(
@@ -51,9 +51,6 @@ def reader_lags(target: KafkaTarget) -> list[GroupLag]:
         }
         names = [g.group_id for g in admin.list_consumer_groups(request_timeout=limit).result().valid]
         out = [lag for name in names if (lag := _lag_of(admin, name, parts, ends, limit)) is not None]
-    except KafkaException as error:
-        admin.poll(0.1)
-        raise kafka_error(error.args[0], refusals, f"topic {target.topic}") from error
     return sorted(out, key=lambda g: (-g.total, g.group))
 
 

@@ -168,8 +168,8 @@ class AlertProducer:
         if len(body) + _OVERHEAD > self._limit:
             from alerts.packets.trim import trim  # opens FITS; hardly ever needed
 
-            body, done = trim(body, self._limit - _OVERHEAD, alert.schema_id)
-            own.append(("trimmed", done.encode()))
+            body, steps = trim(body, self._limit - _OVERHEAD, alert.schema_id)
+            own.append(("trimmed", steps.encode()))
         value, key = frame_alert(alert, self._wire_id, body), str(alert.key).encode()
         self._put(self._target.topic, value, key, own)
         if self._fan_out:

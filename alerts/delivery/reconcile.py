@@ -50,7 +50,9 @@ def _attempt(message: Message) -> tuple[int, int, int] | None:
 
 
 @dataclass
-class _Found:
+class _Count:
+    """Alerts of one attempt in the topic, and the exclusive or of their diaSourceIds."""
+
     count: int = 0
     xor: int = 0
 
@@ -126,37 +128,37 @@ class Reconciler:
         )
         topic = self._target.topic
         with self._database.session() as connection:
-            known = dict(
+            counted_to = dict(
                 connection.execute(
                     'SELECT partition, next FROM "AlertTopicOffset" WHERE topic = %s', (topic,)
                 ).fetchall()
             )
-        found = consumer.list_topics(topic, self._target.timeout_s).topics[topic]
-        if found.error is not None:
-            raise KafkaException(found.error)
-        self._partitions, self._at_end = set(found.partitions), set()
+        metadata = consumer.list_topics(topic, self._target.timeout_s).topics[topic]
+        if metadata.error is not None:
+            raise KafkaException(metadata.error)
+        self._partitions, self._at_end = set(metadata.partitions), set()
         parts = []
-        for number in found.partitions:
+        for number in metadata.partitions:
             first, _ = consumer.get_watermark_offsets(TopicPartition(topic, number), self._target.timeout_s)
-            parts.append(TopicPartition(topic, number, max(known.get(number, 0), first)))
+            parts.append(TopicPartition(topic, number, max(counted_to.get(number, 0), first)))
         consumer.assign(parts)
         return consumer
 
     def _note(self, connection: psycopg.Connection[Any], messages: list[Message], idle: bool) -> None:
-        found: dict[tuple[int, int, int], _Found] = {}
+        counts: dict[tuple[int, int, int], _Count] = {}
         ends = {}
         for message in messages:
             ends[message.partition()] = message.offset() + 1
             key, value = _attempt(message), message.value()
             if key is not None and value is not None:
-                one = found.setdefault(key, _Found())
-                one.count += 1
-                one.xor ^= trigger_id(value)
+                count = counts.setdefault(key, _Count())
+                count.count += 1
+                count.xor ^= trigger_id(value)
         with connection.cursor() as cursor:
             cursor.executemany(
                 'UPDATE "AlertOutbox" SET "topicCount" = "topicCount" + %s, "topicXor" = "topicXor" # %s '
                 "WHERE visit = %s AND detector = %s AND attempt = %s",
-                [(f.count, f.xor, *key) for key, f in sorted(found.items())],
+                [(f.count, f.xor, *key) for key, f in sorted(counts.items())],
             )
             cursor.executemany(
                 'INSERT INTO "AlertTopicOffset" (topic, partition, next) VALUES (%s, %s, %s) ON CONFLICT (topic, partition) '

@@ -39,34 +39,39 @@ class SchemaRegistry:
             Incompatible with what the subject holds, or not allowed.
         """
         path, body = quote(subject, safe=""), {"schema": schema_document(schema_id), "schemaType": "AVRO"}
-        known = self._post(f"/subjects/{path}", body, (404,))
-        if known is not None:
-            return int(known["id"])
-        checked = self._post(f"/compatibility/subjects/{path}/versions/latest", body, (404,))
+        registered = self._find(f"/subjects/{path}", body)
+        if registered is not None:
+            return int(registered["id"])
+        checked = self._find(f"/compatibility/subjects/{path}/versions/latest", body)
         if checked is not None and not checked.get("is_compatible", True):
             why = "; ".join(map(str, checked.get("messages", [])))[:500]
             raise SchemaRefused(
                 f"registry {self.name}: schema {schema_id} is incompatible with subject {subject}: {why}"
             )
-        reply = self._post(f"/subjects/{path}/versions", body, ())
-        assert reply is not None
-        return int(reply["id"])
+        versions = f"/subjects/{path}/versions"
+        return int(self._content(versions, self._post(versions, body))["id"])
 
-    def _post(self, path: str, body: dict[str, Any], absent: tuple[int, ...]) -> dict[str, Any] | None:
-        """Return the reply, None for a status of `absent`."""
+    def _find(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the answer to a question, None when the registry does not have what was asked for."""
+        reply = self._post(path, body)
+        return None if reply.status_code == 404 else self._content(path, reply)
+
+    def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         try:
-            reply = self._client.post(f"{self.name}{path}", json=body)
+            return self._client.post(f"{self.name}{path}", json=body)
         except httpx.HTTPError as error:
             raise RegistryUnavailable(f"registry {self.name}: {type(error).__name__}: {error}") from error
-        if reply.status_code in absent:
-            return None
+
+    def _content(self, path: str, reply: httpx.Response) -> dict[str, Any]:
+        """Return the JSON object of a reply."""
         if reply.status_code >= 500 or reply.status_code == 429:
             raise RegistryUnavailable(f"registry {self.name}: HTTP {reply.status_code}")
         if reply.status_code >= 400:
             raise SchemaRefused(f"registry {self.name}{path}: HTTP {reply.status_code}: {reply.text[:500]}")
-        found = reply.json()
-        assert isinstance(found, dict)
-        return found
+        content = reply.json()
+        if not isinstance(content, dict):
+            raise SchemaRefused(f"registry {self.name}{path}: the answer is no JSON object: {reply.text[:500]}")
+        return content
 
 
 def learn_wire_id(connection: psycopg.Connection[Any], registry: SchemaRegistry, subject: str) -> int:
@@ -80,7 +85,7 @@ def learn_wire_id(connection: psycopg.Connection[Any], registry: SchemaRegistry,
         It refuses the schema.
     """
     try:
-        found = registry.register(subject)
+        wire_id = registry.register(subject)
     except RegistryUnavailable:
         row = connection.execute(
             'SELECT "wireId" FROM "AlertSchemaId" WHERE registry = %s AND subject = %s AND "schemaId" = %s',
@@ -92,6 +97,6 @@ def learn_wire_id(connection: psycopg.Connection[Any], registry: SchemaRegistry,
     connection.execute(
         'INSERT INTO "AlertSchemaId" (registry, subject, "schemaId", "wireId") VALUES (%s, %s, %s, %s) '
         'ON CONFLICT (registry, subject, "schemaId") DO UPDATE SET "wireId" = excluded."wireId"',
-        (registry.name, subject, SCHEMA_ID, found),
+        (registry.name, subject, SCHEMA_ID, wire_id),
     )
-    return found
+    return wire_id

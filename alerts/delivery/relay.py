@@ -14,7 +14,8 @@ from typing import Any
 import psycopg
 from astropy.time import Time
 
-from alerts.archive.store import AlertArchive, AlertFile
+from alerts.archive.selection import alert_file
+from alerts.archive.store import AlertArchive
 from alerts.delivery.producer import AlertProducer, Headers, origin_headers
 from alerts.delivery.target import KafkaTarget, message_limit
 from alerts.errors import AlertError, BrokerUnavailable
@@ -127,24 +128,23 @@ class Relay:
 
     def _publish(self, leader: psycopg.Connection[Any], producer: AlertProducer, row: OutboxRow) -> int:
         """Publish what is left of a row; a row whose file is broken is held, the others go on."""
-        assert row.publish_order is not None
-        file = AlertFile(row.file, row.count, row.checksum, bytes(row.index or b""))
+        file, order = alert_file(row), row.order
         sent = row.published_count
         try:
             for batch in _ahead(_batches(self._archive.stream(file, sent))):
-                producer.send(batch, _headers(row), row.publish_order, sent + len(batch))
+                producer.send(batch, _headers(row), order, sent + len(batch))
                 sent += len(batch)
                 if sent < row.count:
-                    outbox.mark(leader, row.publish_order, sent, None, whole=False)
+                    outbox.mark(leader, order, sent, None, complete=False)
             if sent != row.count:
                 raise AlertError(f"alert file {row.file} ends after {sent} of {row.count} alerts")
         except AlertError as error:
             log.error("visit %s, detector %s: alerts held: %s", row.visit, row.detector, error)
             self._drop_producer()  # its transaction may be open
-            outbox.hold(leader, row.publish_order, str(error))
+            outbox.hold(leader, order, str(error))
             raise BrokerUnavailable(f"the relay goes on without {row.file}") from error
         self._crash("relay_marked")
-        outbox.mark(leader, row.publish_order, sent, _since(row.shutter_close), whole=True)
+        outbox.mark(leader, order, sent, _since(row.shutter_close), complete=True)
         return sent - row.published_count
 
 

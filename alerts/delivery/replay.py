@@ -34,7 +34,8 @@ def replay(
     """
     if topic in (*target.topics, target.progress_topic):
         raise AlertError(f"alerts are not replayed to {topic}, which the relay writes: name another topic")
-    refusals, failures = Refusals(), []
+    refusals = Refusals()
+    failures: list[KafkaError] = []
     producer = Producer(
         {
             **target.settings(refusals),
@@ -48,33 +49,8 @@ def replay(
             "queue.buffering.max.kbytes": 131_072,
         }
     )
-
-    def delivered(error: KafkaError | None, _message: object) -> None:
-        if error is not None:
-            failures.append(error)
-
-    sent = 0
-    now = str(int(time.time() * 1000)).encode()
     try:
-        for row, alert in alerts:
-            headers = [("producer_timestamp", now), ("replayed", now), *origin_headers(row)]
-            while not failures:
-                try:
-                    producer.produce(
-                        topic,
-                        frame_alert(alert, wire_id),
-                        str(alert.key).encode(),
-                        headers=headers,
-                        on_delivery=delivered,
-                    )
-                    break
-                except BufferError:
-                    producer.poll(0.1)
-            if failures:
-                break
-            producer.poll(0)
-            sent += 1
-            progress(sent)
+        sent = _send(producer, alerts, topic, wire_id, failures, progress)
         left = producer.flush(3 * target.timeout_s)
     except KafkaException as error:
         raise kafka_error(error.args[0], refusals, f"topic {topic}") from error
@@ -82,4 +58,37 @@ def replay(
         raise kafka_error(failures[0], refusals, f"topic {topic}")
     if left:
         raise BrokerUnavailable(f"topic {topic}: {left} alerts were not acknowledged")
+    return sent
+
+
+def _send(
+    producer: Producer,
+    alerts: Iterable[tuple[OutboxRow, Alert]],
+    topic: str,
+    wire_id: int,
+    failures: list[KafkaError],
+    progress: Callable[[int], None],
+) -> int:
+    """Give alerts to the producer until one of them failed, which is entered in `failures`; returns how many were given."""
+    now = str(int(time.time() * 1000)).encode()
+
+    def delivered(error: KafkaError | None, _message: object) -> None:
+        if error is not None:
+            failures.append(error)
+
+    sent = 0
+    for row, alert in alerts:
+        value, key = frame_alert(alert, wire_id), str(alert.key).encode()
+        headers = [("producer_timestamp", now), ("replayed", now), *origin_headers(row)]
+        while not failures:
+            try:
+                producer.produce(topic, value, key, headers=headers, on_delivery=delivered)
+                break
+            except BufferError:  # the local queue is full: let it drain
+                producer.poll(0.1)
+        if failures:
+            break
+        producer.poll(0)
+        sent += 1
+        progress(sent)
     return sent

@@ -1,7 +1,9 @@
 """Where alerts go: brokers, topics, security, and what a refusal of Kafka means."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +12,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 
 from alerts.errors import AlertError, BrokerRefused, BrokerUnavailable
 
-__all__ = ["KafkaTarget", "Refusals", "ensure_topics", "kafka_error", "message_limit", "require_topics"]
+__all__ = ["KafkaTarget", "Refusals", "ensure_topics", "kafka_error", "message_limit", "require_topics", "typed_errors"]
 
 MAX_MESSAGE = 10_485_760
 _REFUSED = {
@@ -54,9 +56,14 @@ def kafka_error(error: KafkaError, refusals: Refusals | None = None, what: str =
     return BrokerUnavailable(f"{what}: {error.str()}")
 
 
-def _hear(admin: AdminClient) -> None:
-    """Let librdkafka tell what it has to say: callbacks run within poll only."""
-    admin.poll(0.1)
+@contextmanager
+def typed_errors(admin: AdminClient, refusals: Refusals, what: str) -> Iterator[None]:
+    """Raise Kafka's errors of an administrative call as `kafka_error` names them."""
+    try:
+        yield
+    except KafkaException as error:
+        admin.poll(0.1)  # librdkafka tells of refusals within poll only
+        raise kafka_error(error.args[0], refusals, what) from error
 
 
 @dataclass(frozen=True)
@@ -119,14 +126,14 @@ def ensure_topics(target: KafkaTarget, partitions: int = 4, replication: int = 1
     wanted = [t for t in wanted if t.topic not in present]
     if not wanted:
         return
-    made = admin.create_topics(wanted, operation_timeout=target.timeout_s, request_timeout=target.timeout_s)
-    for topic, future in made.items():
-        try:
-            future.result(timeout=target.timeout_s + 5)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                _hear(admin)
-                raise kafka_error(error.args[0], refusals, f"topic {topic} at {target.brokers}") from error
+    answers = admin.create_topics(wanted, operation_timeout=target.timeout_s, request_timeout=target.timeout_s)
+    for topic, future in answers.items():
+        with typed_errors(admin, refusals, f"topic {topic} at {target.brokers}"):
+            try:
+                future.result(timeout=target.timeout_s + 5)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
 
 
 def require_topics(target: KafkaTarget) -> None:
@@ -160,18 +167,12 @@ def message_limit(target: KafkaTarget) -> int:
     resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in target.topics]
     limit = MAX_MESSAGE
     for resource, future in admin.describe_configs(resources, request_timeout=target.timeout_s).items():
-        try:
-            found: Future[Any] = future
-            limit = min(limit, int(found.result(timeout=target.timeout_s + 5)["max.message.bytes"].value))
-        except KafkaException as error:
-            _hear(admin)
-            raise kafka_error(error.args[0], refusals, f"topic {resource.name} at {target.brokers}") from error
+        answer: Future[Any] = future
+        with typed_errors(admin, refusals, f"topic {resource.name} at {target.brokers}"):
+            limit = min(limit, int(answer.result(timeout=target.timeout_s + 5)["max.message.bytes"].value))
     return limit
 
 
 def _topics(admin: AdminClient, target: KafkaTarget, refusals: Refusals) -> set[str]:
-    try:
+    with typed_errors(admin, refusals, f"brokers {target.brokers}"):
         return set(admin.list_topics(timeout=target.timeout_s).topics)
-    except KafkaException as error:
-        _hear(admin)
-        raise kafka_error(error.args[0], refusals, f"brokers {target.brokers}") from error

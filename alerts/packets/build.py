@@ -79,11 +79,11 @@ class _Lookup:
 
     def encode(self, ids: I64) -> list[memoryview | None]:
         """Return the encoded row of each id, None for those that have none."""
-        at = np.minimum(np.searchsorted(self._ids, ids), max(len(self._ids) - 1, 0))
-        found = (self._ids[at] == ids) & (ids != 0) if len(self._ids) else np.zeros(ids.size, np.bool_)
-        rows = encode_rows(self._frame.take(at[found]), self._record)
-        numbers = np.cumsum(found) - 1
-        return [rows.row(n) if ok else None for n, ok in zip(numbers.tolist(), found.tolist(), strict=True)]
+        positions = np.minimum(np.searchsorted(self._ids, ids), max(len(self._ids) - 1, 0))
+        exists = (self._ids[positions] == ids) & (ids != 0) if len(self._ids) else np.zeros(ids.size, np.bool_)
+        rows = encode_rows(self._frame.take(positions[exists]), self._record)
+        numbers = np.cumsum(exists) - 1
+        return [rows.row(n) if ok else None for n, ok in zip(numbers.tolist(), exists.tolist(), strict=True)]
 
 
 def build_alerts(inputs: AlertInputs) -> Iterator[Alert]:
@@ -94,7 +94,7 @@ def build_alerts(inputs: AlertInputs) -> Iterator[Alert]:
     position is off the image).
     """
     sources = inputs.sources.sort_values("diaSourceId", ignore_index=True)
-    wanted = sources.diaObjectId.unique()
+    wanted = np.asarray(sources.diaObjectId.unique(), np.int64)
     history = inputs.history_sources
     history = history[history.diaObjectId.isin(wanted) & ~history.diaSourceId.isin(sources.diaSourceId)]
     builder = _Builder(
@@ -117,7 +117,7 @@ def build_packets(inputs: AlertInputs) -> Iterator[dict[str, Any]]:
         yield decode_body(alert.body)
 
 
-def _forced(inputs: AlertInputs, wanted: Any) -> pd.DataFrame:
+def _forced(inputs: AlertInputs, wanted: I64) -> pd.DataFrame:
     """Return the forced history with this visit's; a duplicate id keeps its first row."""
     frames = [f[f.diaObjectId.isin(wanted)] for f in (inputs.history_forced, inputs.forced)]
     joined = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)

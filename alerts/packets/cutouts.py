@@ -7,7 +7,7 @@ that no FITS library runs per alert.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from exposure import Exposure
 from exposure.mask import PLANES, plane_bits
 from exposure.photometry import psf_images
-from tasks.arrays import F64, I64, U8
+from tasks.arrays import F32, F64, I32, I64, U8
 from tasks.compiled import compiled
 
 __all__ = ["CutoutMaker", "cutout_sides"]
@@ -26,7 +26,7 @@ _NO_DATA = plane_bits(["NO_DATA"])
 
 
 def cutout_sides(bbox_sizes: Sequence[int] | I64) -> I64:
-    """Return the sides of cutouts: those of the footprints, within 30..102 px."""
+    """Return the sides of cutouts, shape (N,) in px: those of the footprints, within 30..102 px."""
     return np.clip(np.asarray(bbox_sizes, np.int64), MIN_SIDE, MAX_SIDE)
 
 
@@ -67,19 +67,33 @@ def _defined(psfs: NDArray[np.floating] | None, n: int) -> list[bool]:
     return [True] * n if psfs is None else np.isfinite(psfs[:, 0, 0]).tolist()
 
 
+class _Planes(NamedTuple):
+    """Image and variance (float32) and mask (int32): (height, width) of an exposure, or (N, side, side) of its cutouts."""
+
+    image: F32
+    variance: F32
+    mask: I32
+
+
 @compiled
-def _cut(
-    image: Any,
-    variance: Any,
-    mask: Any,
-    corners: Any,
-    scales: Any,
-    outside: int,
-    images: Any,
-    variances: Any,
-    masks: Any,
-) -> None:
-    """Copy calibrated squares; corners are (x, y) in array pixels. Beyond the edge: NaN, infinite, `outside`."""
+def _cut(source: _Planes, corners: I64, scales: F32, outside: int, cutouts: _Planes) -> None:
+    """Copy squares and calibrate them.
+
+    Parameters
+    ----------
+    source
+        Planes of the exposure, in its units.
+    corners
+        Shape (N, 2): x and y of the lower left pixels in the arrays of the source.
+    scales
+        Shape (N,): nJy for one unit of the source.
+    outside
+        Mask of pixels beyond the edge, where the image is NaN and the variance infinite.
+    cutouts
+        Filled with nJy and nJy^2.
+    """
+    image, variance, mask = source
+    images, variances, masks = cutouts
     height, width = image.shape
     side = images.shape[1]
     for n in range(images.shape[0]):
@@ -167,38 +181,38 @@ class CutoutMaker:
         out: list[memoryview | None] = [None] * x.size
         inside = self.exposure.contains(x, y)
         for side in np.unique(sides[inside]).tolist():
-            places = np.flatnonzero(inside & (sides == side))
-            for place, stamp in zip(places.tolist(), self._stamps(x[places], y[places], side), strict=True):
-                out[place] = stamp
+            rows = np.flatnonzero(inside & (sides == side))
+            for row, stamp in zip(rows.tolist(), self._stamps(x[rows], y[rows], side), strict=True):
+                out[row] = stamp
         return out
 
     def _stamps(self, x: F64, y: F64, side: int) -> Iterator[memoryview]:
         """Yield FITS files of one size: their bytes are the lines of one table, filled column by column."""
         e = self.exposure
-        assert e.photo_calib is not None
         corners = np.floor(np.stack([x, y], axis=1) - side / 2 + 1).astype(np.int64)
-        scales = e.photo_calib.at(x, y).astype(np.float32)
-        pixels = [np.empty((x.size, side, side), t) for t in (np.float32, np.float32, np.int32)]
+        scales = e.require_photo_calib().at(x, y).astype(np.float32)
+        shape = (x.size, side, side)
+        pixels = _Planes(np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.int32))
         origin = np.array(e.origin, np.int64)
-        _cut(e.image, e.variance, e.mask, corners - origin, scales, _NO_DATA, *pixels)
+        _cut(_Planes(e.image, e.variance, e.mask), corners - origin, scales, _NO_DATA, pixels)
         primary, uncert, mask_head = _heads(side, float(self.rotation))
         heads = "".join([primary % numbers for numbers in self._numbers(x, y, corners)]).encode("ascii")
         parts = [
             _raw(heads).reshape(x.size, -1),
-            _big_endian(pixels[0]),
+            _big_endian(pixels.image),
             _raw(uncert),
-            _big_endian(pixels[1]),
+            _big_endian(pixels.variance),
             _raw(mask_head),
-            _big_endian(pixels[2]),
+            _big_endian(pixels.mask),
         ]
         without = sum(_blocks(part.shape[-1]) for part in parts)
         psfs = self._psfs(x, y)
         if psfs is not None:
             parts += [_raw(_psf_head(psfs.shape[1])), _big_endian(psfs)]
-        places = np.cumsum([0, *(_blocks(part.shape[-1]) for part in parts)]).tolist()
-        table = np.zeros((x.size, places[-1]), np.uint8)
-        for at, part in zip(places, parts, strict=False):
-            table[:, at : at + part.shape[-1]] = part
+        offsets = np.cumsum([0, *(_blocks(part.shape[-1]) for part in parts)]).tolist()
+        table = np.zeros((x.size, offsets[-1]), np.uint8)
+        for offset, part in zip(offsets, parts, strict=False):
+            table[:, offset : offset + part.shape[-1]] = part
         for line, psf_is in zip(table, _defined(psfs, x.size), strict=True):
             yield memoryview(line.data) if psf_is else memoryview(line.data)[:without]
 
@@ -215,7 +229,7 @@ class CutoutMaker:
         if model is None or self.psf == "none":
             return None
         if self.psf == "average":
-            at = np.array(model.average_position())
-            one = psf_images(model, at[:1], at[1:])
-            return np.broadcast_to(one, (x.size, *one.shape[1:]))
+            center = np.array(model.average_position())
+            stamp = psf_images(model, center[:1], center[1:])
+            return np.broadcast_to(stamp, (x.size, *stamp.shape[1:]))
         return psf_images(model, x, y)

@@ -184,5 +184,5 @@ def read_for(filters: Iterable[AlertFilter], body: bytes, schema_id: int = SCHEM
     AlertError
         The bytes are no packet.
     """
-    whole = any(f.needs_whole for f in filters)
-    return decode_body(body, schema_id) if whole else read_scalars(body, schema_id)
+    needs_whole = any(f.needs_whole for f in filters)
+    return decode_body(body, schema_id) if needs_whole else read_scalars(body, schema_id)

@@ -5,7 +5,7 @@ Encoding: https://avro.apache.org/docs/1.12.0/specification/#binary-encoding
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,14 @@ __all__ = ["EncodedRows", "encode_rows"]
 
 _FLOAT, _DOUBLE, _INTEGER, _BOOLEAN, _STRING, _NULL = range(6)
 _KIND = {"float": _FLOAT, "double": _DOUBLE, "int": _INTEGER, "long": _INTEGER, "boolean": _BOOLEAN, "string": _STRING}
-_ONE = np.uint64(1)  # unsigned places need no look at negative ones
+_ONE = np.uint64(1)  # unsigned indices need no look at negative ones
 _WIDTH = {_FLOAT: 5, _DOUBLE: 9, _INTEGER: 11, _BOOLEAN: 2, _STRING: 6, _NULL: 1}
 _ZERO_IS_NULL = frozenset(("diaObjectId", "ssObjectId", "parentDiaSourceId"))
 
 
 @compiled(inline=True)
-def _put_varint(out: Any, at: Any, value: int) -> Any:
+def _put_varint(out: U8, at: np.uint64, value: int) -> np.uint64:
+    """Write a whole number as Avro does (zigzag, seven bits a byte); returns the next offset."""
     rest = np.uint64((value << 1) ^ (value >> 63))
     while rest > np.uint64(0x7F):
         out[at] = np.uint8(rest & np.uint64(0x7F)) | np.uint8(0x80)
@@ -36,20 +37,42 @@ def _put_varint(out: Any, at: Any, value: int) -> Any:
     return at + _ONE
 
 
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+class _Lines(NamedTuple):
+    """Values of N rows by kind, one line for each column.
+
+    `floats` and `doubles` are the bits of IEEE numbers; `empty` says which `integers` are missing; in `booleans` 2 is
+    missing; `codes` are numbers of words, -1 is missing, and word k is ``words[word_ends[k]:word_ends[k + 1]]``.
+    """
+
+    floats: NDArray[np.uint32]
+    doubles: NDArray[np.uint64]
+    integers: I64
+    empty: Flags
+    booleans: U8
+    codes: I64
+    words: U8
+    word_ends: I64
+
+
 @compiled(inline=True)
 def _put_reals(
-    out: Any, at: Any, lines: Any, first: int, last: int, row: Any, may: bool, width: int, infinity: int
-) -> Any:
-    """Write one number of `width` bytes of each line; `infinity` are the bits of it: what is more without the sign is NaN.
+    out: U8, at: np.uint64, lines: NDArray[Any], first: int, last: int, row: np.uint64, may: bool, width: int
+) -> np.uint64:
+    """Write the number of a row of lines first..last-1, whose bits are unsigned integers of `width` bytes.
 
-    Nullable ones are written without a branch, as a null is a value whose bytes are overwritten.
+    Returns the next offset. The bits of a NaN, without the sign, are more than those of infinity. Nullable numbers are
+    written without a branch: a null is a value whose bytes are overwritten.
     """
+    infinity = np.uint64(0x7F800000) if width == 4 else np.uint64(0x7FF0000000000000)
     unsigned = (np.uint64(1) << np.uint64(8 * width - 1)) - _ONE
     for s in range(first, last):
         value = np.uint64(lines[s, row])
         some = np.uint64(1)
         if may:
-            some = np.uint64((value & unsigned) <= np.uint64(infinity))
+            some = np.uint64((value & unsigned) <= infinity)
             out[at] = np.uint8(some << _ONE)
             at += _ONE
         for k in range(width):
@@ -59,7 +82,8 @@ def _put_reals(
 
 
 @compiled(inline=True)
-def _put_booleans(out: Any, at: Any, lines: Any, first: int, last: int, row: Any, may: bool) -> Any:
+def _put_booleans(out: U8, at: np.uint64, lines: U8, first: int, last: int, row: np.uint64, may: bool) -> np.uint64:
+    """Write the flag of a row of lines first..last-1 (2 is null); returns the next offset."""
     for s in range(first, last):
         value = lines[s, row]
         some = np.uint64(1)
@@ -73,32 +97,30 @@ def _put_booleans(out: Any, at: Any, lines: Any, first: int, last: int, row: Any
 
 
 @compiled
-def _encode(
-    runs: Any,
-    floats: Any,
-    doubles: Any,
-    integers: Any,
-    empty: Any,
-    booleans: Any,
-    codes: Any,
-    words: Any,
-    word_ends: Any,
-    out: Any,
-    offsets: Any,
-) -> None:
-    """Write every row; `runs` are (kind, first line of its kind's array, lines, nullable) of neighbouring fields.
+def _encode(runs: I64, columns: _Lines, out: U8, offsets: I64) -> None:
+    """Write every row.
 
-    `word_ends` closes the words of `words`. `out` has room for all fields of each row with their values.
+    Parameters
+    ----------
+    runs
+        Shape (M, 4): kind, first line of its kind, number of lines, nullable, of stretches of neighbouring fields.
+    columns
+        The values.
+    out
+        Filled with the records; has room for all fields of each row with their values.
+    offsets
+        Shape (N + 1,), the first 0: filled with the ends of the records.
     """
+    floats, doubles, integers, empty, booleans, codes, words, word_ends = columns
     at = np.uint64(0)
     for n in range(offsets.size - 1):
         row = np.uint64(n)
         for r in range(runs.shape[0]):
             kind, first, last, may = runs[r, 0], runs[r, 1], runs[r, 1] + runs[r, 2], runs[r, 3] != 0
             if kind == _FLOAT:
-                at = _put_reals(out, at, floats, first, last, row, may, 4, 0x7F800000)
+                at = _put_reals(out, at, floats, first, last, row, may, 4)
             elif kind == _DOUBLE:
-                at = _put_reals(out, at, doubles, first, last, row, may, 8, 0x7FF0000000000000)
+                at = _put_reals(out, at, doubles, first, last, row, may, 8)
             elif kind == _NULL:
                 for _ in range(first, last):
                     out[at] = 0
@@ -207,20 +229,23 @@ class _Table:
         self.codes.append(np.array([*lookup, -1], np.int64)[codes])
         return len(self.codes) - 1
 
-    def arrays(self) -> tuple[NDArray[Any], ...]:
-        """Return floats, doubles, integers, empty, booleans, codes, words, word ends."""
+    def lines(self) -> _Lines:
+        """Return the columns by kind."""
         ends = np.cumsum([0, *(len(w) for w in self.words)], dtype=np.int64)
         words = np.frombuffer(b"".join(self.words) or b"\0", np.uint8)
-        kinds = (
-            (self.floats, np.uint32),
-            (self.doubles, np.uint64),
-            (self.integers, np.int64),
-            (self.empty, np.bool_),
-            (self.booleans, np.uint8),
-            (self.codes, np.int64),
+        return _Lines(
+            self._stacked(self.floats, np.uint32),
+            self._stacked(self.doubles, np.uint64),
+            self._stacked(self.integers, np.int64),
+            self._stacked(self.empty, np.bool_),
+            self._stacked(self.booleans, np.uint8),
+            self._stacked(self.codes, np.int64),
+            words,
+            ends,
         )
-        stacked = [np.stack(a) if a else np.zeros((0, self.n), t) for a, t in kinds]
-        return (*stacked, words, ends)
+
+    def _stacked(self, lines: list[NDArray[_Scalar]], dtype: type[_Scalar]) -> NDArray[_Scalar]:
+        return np.stack(lines) if lines else np.zeros((0, self.n), dtype)
 
 
 def encode_rows(frame: pd.DataFrame, record: str) -> EncodedRows:
@@ -255,8 +280,7 @@ def encode_rows(frame: pd.DataFrame, record: str) -> EncodedRows:
     width = sum(_WIDTH[int(k)] for k in kinds) + longest * int((kinds == _STRING).sum())
     out = np.empty(max(width * len(frame), 1), np.uint8)
     offsets = np.zeros(len(frame) + 1, np.int64)
-    floats, doubles, integers, empty, booleans, codes, words, ends = table.arrays()
-    _encode(_runs(kinds, nullable, slots), floats, doubles, integers, empty, booleans, codes, words, ends, out, offsets)
+    _encode(_runs(kinds, nullable, slots), table.lines(), out, offsets)
     return EncodedRows(memoryview(out.data)[: int(offsets[-1])], offsets.tolist())
 
 
@@ -266,7 +290,7 @@ def _runs(kinds: I64, nullable: Flags, slots: I64) -> I64:
     return np.column_stack([kinds[first], slots[first], np.diff(np.r_[first, kinds.size]), nullable[first]])
 
 
-def _no_string_is_missing(table: _Table, kinds: Any, nullable: Any, slots: Any) -> None:
+def _no_string_is_missing(table: _Table, kinds: I64, nullable: Flags, slots: I64) -> None:
     """An empty string is null where that is allowed, else the empty word (number 0)."""
     for k in np.flatnonzero((kinds == _STRING) & ~nullable):
         codes = table.codes[int(slots[k])]

@@ -20,11 +20,11 @@ _OWN_KEYS = ("__fastavro_parsed", "__named_schemas")
 @lru_cache(maxsize=1)
 def schema_ids() -> tuple[int, ...]:
     """Return the ids (major * 100 + minor) of all published versions, oldest first."""
-    found = []
+    ids = []
     for major in (files("lsst.alert.packet") / "schema").iterdir():
         if major.name.isdigit():
-            found += [int(major.name) * 100 + int(m.name) for m in major.iterdir() if m.name.isdigit()]
-    return tuple(sorted(found))
+            ids += [int(major.name) * 100 + int(m.name) for m in major.iterdir() if m.name.isdigit()]
+    return tuple(sorted(ids))
 
 
 @lru_cache(maxsize=32)

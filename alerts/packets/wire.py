@@ -78,10 +78,9 @@ def decode_body(body: bytes, schema_id: int = SCHEMA_ID, reader: dict[str, Any] 
         They are cut short, or were written with another schema.
     """
     try:
-        packet = fastavro.schemaless_reader(io.BytesIO(body), schema(schema_id), reader)
+        packet: dict[str, Any] = fastavro.schemaless_reader(io.BytesIO(body), schema(schema_id), reader)
     except (EOFError, ValueError, IndexError, UnicodeDecodeError, OverflowError, MemoryError) as error:
         raise AlertError(f"the message is cut short or broken: {error}") from error
-    assert isinstance(packet, dict)
     return packet
 
 

@@ -52,8 +52,8 @@ class ClientChanges(ClientBase):
                 steps.update(targets.values())
             if decrement_nDiaSources:
                 steps.subtract(former)
-            done = changes.add_to_counts(connection, Counter({k: n for k, n in steps.items() if k in objects}))
-            self._send(connection, update_records.reassigned(idMap) + update_records.recounted(done, objects))
+            recounted = changes.add_to_counts(connection, Counter({k: n for k, n in steps.items() if k in objects}))
+            self._send(connection, update_records.reassigned(idMap) + update_records.recounted(recounted, objects))
 
         self._transactions.run(work)
 
@@ -67,22 +67,22 @@ class ClientChanges(ClientBase):
         LookupError
             `raise_on_missing_id`, and an object has no open version; nothing was changed.
         """
-        at = float(validityEnd.tai.mjd)
-        places = {o.diaObjectId: o for o in objects}
+        end_mjd = float(validityEnd.tai.mjd)
+        by_id = {o.diaObjectId: o for o in objects}
 
         def work(connection: psycopg.Connection[Any]) -> int:
-            closed = changes.close_objects(connection, places, at)
-            if raise_on_missing_id and (missing := places.keys() - set(closed)):
+            closed = changes.close_objects(connection, by_id, end_mjd)
+            if raise_on_missing_id and (missing := by_id.keys() - set(closed)):
                 raise LookupError(f"Some object IDs are missing from DiaObject table: {sorted(missing)}")
-            self._send(connection, update_records.closed(closed, {k: (o.ra, o.dec) for k, o in places.items()}, at))
+            self._send(connection, update_records.closed(closed, {k: (o.ra, o.dec) for k, o in by_id.items()}, end_mjd))
             return len(closed)
 
-        return self._transactions.run(work) if places else 0
+        return self._transactions.run(work) if by_id else 0
 
     def resetDedup(self, dedup_time: astropy.time.Time | None = None) -> None:
         """Remember the time of the last deduplication."""
-        at = self._current_time() if dedup_time is None else dedup_time
-        self.metadata.set(DEDUP_KEY, json.dumps({"dedup_time_iso_tai": at.tai.to_value("iso")}), force=True)
+        time = self._current_time() if dedup_time is None else dedup_time
+        self.metadata.set(DEDUP_KEY, json.dumps({"dedup_time_iso_tai": time.tai.to_value("iso")}), force=True)
 
     def reassignDiaSources(self, idMap: Mapping[int, int]) -> None:
         """Move DiaSources to solar-system objects: their diaObjectId becomes NULL, and the objects' counts go down.
@@ -93,7 +93,7 @@ class ClientChanges(ClientBase):
             A source does not exist; nothing was changed.
         """
         targets = {int(k): int(v) for k, v in idMap.items()}
-        at = float(self._current_time().tai.mjd)
+        now_mjd = float(self._current_time().tai.mjd)
 
         def work(connection: psycopg.Connection[Any]) -> None:
             owners = changes.objects_of_sources(connection, targets)
@@ -102,12 +102,13 @@ class ClientChanges(ClientBase):
                 raise ValueError(f"Following DiaSource IDs do not exist in the database: {listed}")
             former = Counter(owner for owner in owners.values() if owner is not None)
             objects = changes.positions_and_counts(connection, former)
-            changes.reassign_sources(connection, targets, to_solar_system=True, mjd_tai=at)
-            done = changes.add_to_counts(connection, Counter({k: -n for k, n in former.items() if k in objects}))
+            changes.reassign_sources(connection, targets, to_solar_system=True, mjd_tai=now_mjd)
+            recounted = changes.add_to_counts(connection, Counter({k: -n for k, n in former.items() if k in objects}))
             if self.config.enable_replica:
                 self._send(
                     connection,
-                    update_records.moved_to_bodies(connection, targets, at) + update_records.recounted(done, objects),
+                    update_records.moved_to_bodies(connection, targets, now_mjd)
+                    + update_records.recounted(recounted, objects),
                 )
 
         self._transactions.run(work)
@@ -122,8 +123,8 @@ class ClientChanges(ClientBase):
         LookupError
             A source does not exist; nothing was changed.
         """
-        places = {s.diaSourceId: s for s in diaSourceIds}
-        self._withdraw("DiaSource", places, timeWithdrawn, changes.sources_withdrawn_at, changes.withdraw_sources)
+        by_id = {s.diaSourceId: s for s in diaSourceIds}
+        self._withdraw("DiaSource", by_id, timeWithdrawn, changes.sources_withdrawn_at, changes.withdraw_sources)
 
     def withdrawDiaForcedSources(
         self, diaForcedSourceIds: Iterable[DiaForcedSourceId], *, timeWithdrawn: astropy.time.Time | None = None
@@ -135,35 +136,35 @@ class ClientChanges(ClientBase):
         LookupError
             A forced source does not exist; nothing was changed.
         """
-        places = {(s.diaObjectId, s.visit, s.detector): s for s in diaForcedSourceIds}
-        self._withdraw("DiaForcedSource", places, timeWithdrawn, changes.forced_withdrawn_at, changes.withdraw_forced)
+        by_key = {(s.diaObjectId, s.visit, s.detector): s for s in diaForcedSourceIds}
+        self._withdraw("DiaForcedSource", by_key, timeWithdrawn, changes.forced_withdrawn_at, changes.withdraw_forced)
 
     def _withdraw(
         self,
         table: str,
-        places: Mapping[Any, Any],
+        rows: Mapping[Any, Any],
         time: astropy.time.Time | None,
         withdrawn_at: Callable[[psycopg.Connection[Any], Any], dict[Any, float | None]],
         withdraw: Callable[[psycopg.Connection[Any], Any, float], None],
     ) -> None:
         """Withdraw the valid ones of rows that must all exist."""
-        at = float((self._current_time() if time is None else time).tai.mjd)
+        mjd = float((self._current_time() if time is None else time).tai.mjd)
 
         def work(connection: psycopg.Connection[Any]) -> None:
-            known = withdrawn_at(connection, places)
-            if missing := places.keys() - known.keys():
+            withdrawn_mjd = withdrawn_at(connection, rows)
+            if missing := rows.keys() - withdrawn_mjd.keys():
                 raise LookupError(f"Some source IDs are missing from {table} table: {sorted(missing)}")
-            valid = [k for k in places if known[k] is None]
+            valid = [k for k in rows if withdrawn_mjd[k] is None]
             if valid:
-                withdraw(connection, valid, at)
-            self._send(connection, update_records.withdrawn([places[k] for k in valid], at))
+                withdraw(connection, valid, mjd)
+            self._send(connection, update_records.withdrawn([rows[k] for k in valid], mjd))
 
         self._transactions.run(work)
 
-    def _send(self, connection: psycopg.Connection[Any], made: list[update_records.Change]) -> None:
+    def _send(self, connection: psycopg.Connection[Any], records: list[update_records.Change]) -> None:
         """Enter update records in this transaction, where replication is on."""
         if self.config.enable_replica:
-            update_records.send(connection, made, self._current_time(), self.config.replica_chunk_seconds)
+            update_records.send(connection, records, self._current_time(), self.config.replica_chunk_seconds)
 
     def store_update_records(self, update: Iterable[ApdbUpdateRecord], chunk: ReplicaChunk) -> None:
         """Enter update records of the caller under a chunk.
@@ -175,5 +176,5 @@ class ClientChanges(ClientBase):
         """
         if not self.config.enable_replica:
             raise TypeError("Replication is not enabled for this APDB instance.")
-        made = list(update)
-        self._transactions.run(lambda c: store_update_records(c, made, chunk))
+        records = list(update)
+        self._transactions.run(lambda c: store_update_records(c, records, chunk))

@@ -1,7 +1,7 @@
 """Reads of the published client."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import astropy.time
@@ -95,8 +95,8 @@ class ClientReads(ClientBase):
         LOG.debug("found %d rows", len(frame))
         return frame
 
-    def _read(self, work: Any) -> pd.DataFrame:
-        frame: pd.DataFrame = self._transactions.run(work, snapshot=True)
+    def _read(self, work: Callable[[psycopg.Connection[Any]], pd.DataFrame]) -> pd.DataFrame:
+        frame = self._transactions.run(work, snapshot=True)
         LOG.debug("found %d rows", len(frame))
         return frame
 

@@ -140,15 +140,15 @@ def _to_frame(data: U8, columns: Sequence[Column], nullable: bool) -> pd.DataFra
 def _measure(data: U8, columns: int) -> tuple[int, I64]:
     """Return the number of rows, and the length of the longest value of each column."""
     out = np.zeros(columns, np.int64)
-    at, rows = np.int64(0), 0
-    while at < data.size:
-        at += 2
+    offset, rows = np.int64(0), 0
+    while offset < data.size:
+        offset += 2
         for k in range(columns):
-            length = np.int64(word(data, at))
-            at += 4
+            length = np.int64(word(data, offset))
+            offset += 4
             if length != 0xFFFFFFFF:
                 out[k] = max(out[k], length)
-                at += length
+                offset += length
         rows += 1
     return rows, out
 
@@ -162,19 +162,30 @@ def _take_apart(
     values: U8,
     nulls: Flags,
 ) -> int:
-    """Spread the fields of COPY rows over columns (numbers turned to this machine's order); returns the number of rows.
+    """Copy the fields of COPY rows to columns, numbers in this machine's byte order; returns the number of rows.
 
     A row that does not have the expected fields ends the work early.
+
+    Parameters
+    ----------
+    data
+        Rows as COPY sends them: number of fields, then length and bytes of each.
+    widths, text
+        Bytes of a value, and whether it is text, of each column.
+    starts
+        Where each column begins in `values`.
+    values, nulls
+        Filled: bytes of all columns; shape (columns, rows).
     """
-    at, row, columns = np.int64(0), 0, widths.size
+    offset, row, columns = np.int64(0), 0, widths.size
     words, longs, shorts = values.view(np.uint32), values.view(np.uint64), values.view(np.uint16)
-    while at < data.size:
-        if (data[at] << 8 | data[at + 1]) != columns:
+    while offset < data.size:
+        if (data[offset] << 8 | data[offset + 1]) != columns:
             return row
-        at += 2
+        offset += 2
         for k in range(columns):
-            length = np.int64(word(data, at))
-            at += 4
+            length = np.int64(word(data, offset))
+            offset += 4
             if length == 0xFFFFFFFF:
                 nulls[k, row] = True
                 continue
@@ -182,20 +193,20 @@ def _take_apart(
             if length > width or (length < width and not text[k]):
                 return -1
             if text[k]:
-                to = starts[k] + row * width
+                target = starts[k] + row * width
                 for b in range(length):
-                    values[to + b] = data[at + b]
+                    values[target + b] = data[offset + b]
             elif width == 4:
-                words[(starts[k] >> 2) + row] = word(data, at)
+                words[(starts[k] >> 2) + row] = word(data, offset)
             elif width == 8:
-                longs[(starts[k] >> 3) + row] = np.uint64(word(data, at)) << np.uint64(32) | np.uint64(
-                    word(data, at + 4)
+                longs[(starts[k] >> 3) + row] = np.uint64(word(data, offset)) << np.uint64(32) | np.uint64(
+                    word(data, offset + 4)
                 )
             elif width == 1:
-                values[starts[k] + row] = data[at]
+                values[starts[k] + row] = data[offset]
             else:
-                shorts[(starts[k] >> 1) + row] = np.uint16(data[at]) << np.uint16(8) | np.uint16(data[at + 1])
-            at += length
+                shorts[(starts[k] >> 1) + row] = np.uint16(data[offset]) << np.uint16(8) | np.uint16(data[offset + 1])
+            offset += length
         row += 1
     return row
 
@@ -225,8 +236,8 @@ def _strings(raw: NDArray[np.bytes_], null: Flags, missing: str | None) -> NDArr
         codes, distinct = pd.factorize(padded.view(np.int64).ravel())
         names = [x.to_bytes(8, "little", signed=True).rstrip(b"\0").decode() for x in distinct.tolist()]
     else:
-        codes, found = pd.factorize(raw.astype(object))
-        names = [x.decode() for x in found]
+        codes, distinct_bytes = pd.factorize(raw.astype(object))
+        names = [x.decode() for x in distinct_bytes]
     out = np.array([*names, None], dtype=object)[codes]
     out[null] = missing
     return out

@@ -44,7 +44,7 @@ class EncodedRows:
         return len(self.starts)
 
     def with_first(self, values: F64) -> "EncodedRows":
-        """Return the rows with other values of their first column, which must be a double without NULLs."""
+        """Return the rows with other values, shape (rows,), of their first column, which must be a double without NULLs."""
         body = self.body.copy()
         body[self.starts[:, None] + _FIRST_VALUE + np.arange(8)] = values.astype(">f8").view(np.uint8).reshape(-1, 8)
         return replace(self, body=body)
@@ -89,9 +89,9 @@ def encode(
         keep = [k for k, c in enumerate(group) if c.name not in _NOT_CONTENT]
         width = raw.shape[1] // len(group)
         digest.update(",".join(group[k].name for k in keep).encode())
-        whole = len(keep) == len(group)
-        digest.update(raw.data if whole else np.ascontiguousarray(raw.reshape(n, len(group), width)[:, keep]).data)
-        digest.update(np.ascontiguousarray(null if whole else null[:, keep]).data)
+        all_count = len(keep) == len(group)
+        digest.update(raw.data if all_count else np.ascontiguousarray(raw.reshape(n, len(group), width)[:, keep]).data)
+        digest.update(np.ascontiguousarray(null if all_count else null[:, keep]).data)
         names += [c.name for c in group]
         payload.append(raw)
         widths += [width] * len(group)
@@ -110,34 +110,44 @@ def encode(
 
 @compiled
 def _lay_out(payload: U8, widths: I64, nulls: Flags, lengths: I32) -> tuple[U8, I64]:
-    """Join field count, length words and values into COPY's rows; NULL is a length of -1 and no value."""
+    """Return the rows as COPY takes them (field count, then length and bytes of each value), and where each begins.
+
+    Parameters
+    ----------
+    payload
+        Shape (N, sum of widths): the bytes of all values of a row, padded to their widths.
+    widths
+        Shape (columns,).
+    nulls, lengths
+        Shape (N, columns): NULL is a length of -1 and no value.
+    """
     n, columns = nulls.shape
     out = np.empty(n * (2 + 4 * columns + payload.shape[1]), np.uint8)
     starts = np.empty(n, np.int64)
-    at = np.int64(0)
+    offset = np.int64(0)
     for row in range(n):
-        starts[row] = at
-        out[at], out[at + 1] = columns >> 8, columns & 255
-        at += 2
+        starts[row] = offset
+        out[offset], out[offset + 1] = columns >> 8, columns & 255
+        offset += 2
         begin = 0
         for k in range(columns):
             size = np.int64(lengths[row, k])
             if nulls[row, k]:
-                out[at : at + 4] = 255
-                at += 4
+                out[offset : offset + 4] = 255
+                offset += 4
             else:
-                out[at], out[at + 1] = (size >> 24) & 255, (size >> 16) & 255
-                out[at + 2], out[at + 3] = (size >> 8) & 255, size & 255
-                at += 4
+                out[offset], out[offset + 1] = (size >> 24) & 255, (size >> 16) & 255
+                out[offset + 2], out[offset + 3] = (size >> 8) & 255, size & 255
+                offset += 4
                 for b in range(size):
-                    out[at + b] = payload[row, begin + b]
-                at += size
+                    out[offset + b] = payload[row, begin + b]
+                offset += size
             begin += widths[k]
-    return out[:at], starts
+    return out[:offset], starts
 
 
 def _group(
-    table: str, frame: pd.DataFrame, group: list[Column], places: list[int], check: bool
+    table: str, frame: pd.DataFrame, group: list[Column], positions: list[int], check: bool
 ) -> tuple[U8, Flags, I32]:
     """Return bytes (N, columns x width), NULLs (N, columns) and lengths (N, columns) of columns of one type."""
     first = group[0]
@@ -150,7 +160,7 @@ def _group(
         values, null = _numbers(series)
         values, null = values[:, None], null[:, None]
     else:
-        values = frame.take(places, axis=1).to_numpy()
+        values = frame.take(positions, axis=1).to_numpy()
         null = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
     if check:
         check_numbers(table, frame, group, values, null)
@@ -199,7 +209,7 @@ def _text_bytes(table: str, frame: pd.DataFrame, column: Column) -> tuple[U8, Fl
 
 
 def id_array(ids: I64) -> str:
-    """Return ids as the text of an array, for ``%s::bigint[]``: a list of thousands takes many times as long."""
+    """Return ids, shape (N,), as the text of an array, for ``%s::bigint[]``: a list of thousands takes many times as long."""
     return "{" + ",".join(map(str, ids.tolist())) + "}"
 
 

@@ -94,7 +94,7 @@ def refuse(table: str, column: Column, frame: pd.DataFrame, row: int, value: obj
 
 
 def refuse_null(table: str, column: Column, frame: pd.DataFrame, null: Flags) -> ApdbError:
-    """Return the error about rows without a value."""
+    """Return the error about rows without a value; `null`, shape (rows,), says which."""
     first = _row(frame, int(np.argmax(null)), column)
     return ApdbError(
         f"{table}.{column.name} must not be NULL; {int(null.sum())} of {len(null)} rows have none, the first is {first}"
@@ -109,8 +109,8 @@ def _row(frame: pd.DataFrame, row: int, column: Column) -> str:
 @lru_cache(maxsize=256)
 def _may_differ(datatype: str, dtype: np.dtype[Any]) -> bool:
     """Whether a number of a type can be one that the column does not hold."""
-    whole = {"long": np.int64, "int": np.int32, "short": np.int16, "boolean": np.bool_}.get(datatype)
-    return dtype.kind == "f" or not np.can_cast(dtype, np.float64 if whole is None else whole, "safe")
+    integer_type = {"long": np.int64, "int": np.int32, "short": np.int16, "boolean": np.bool_}.get(datatype)
+    return dtype.kind == "f" or not np.can_cast(dtype, np.float64 if integer_type is None else integer_type, "safe")
 
 
 @lru_cache(maxsize=4096)
@@ -224,6 +224,8 @@ def check_words(
     table: str, frame: pd.DataFrame, column: Column, codes: NDArray[np.intp], words: Iterable[object]
 ) -> None:
     """Refuse text that its column cannot hold as it is: each word once (bands and versions repeat).
+
+    `codes`, shape (rows,), are the numbers of the rows' `words`.
 
     Raises
     ------

@@ -29,7 +29,7 @@ _HEADER_LENGTH = 19  # signature, flags, length of the (empty) extension
 
 
 def copy_rows(connection: psycopg.Connection[Any], query: bytes) -> Iterator[U8]:
-    """Yield pieces of whole rows of ``COPY ... TO STDOUT (FORMAT BINARY)``, without header and trailer.
+    """Yield the answer to ``COPY ... TO STDOUT (FORMAT BINARY)`` without header and trailer: bytes, shape (N,), of complete rows.
 
     Raises
     ------
@@ -192,47 +192,47 @@ def _read_much(handle: int, into: U8) -> int:
 
 
 @compiled(inline=True)
-def word(data: U8, at: np.int64) -> np.uint32:
-    """Return the four bytes at a place as a number (the compiler makes one load and a swap of it)."""
+def word(data: U8, offset: np.int64) -> np.uint32:
+    """Return the four bytes of `data`, shape (N,), from an offset on as a big-endian number (the compiler makes one load and a swap of it)."""
     return np.uint32(
-        np.uint32(data[at]) << np.uint32(24)
-        | np.uint32(data[at + 1]) << np.uint32(16)
-        | np.uint32(data[at + 2]) << np.uint32(8)
-        | np.uint32(data[at + 3])
+        np.uint32(data[offset]) << np.uint32(24)
+        | np.uint32(data[offset + 1]) << np.uint32(16)
+        | np.uint32(data[offset + 2]) << np.uint32(8)
+        | np.uint32(data[offset + 3])
     )
 
 
 @compiled
 def _unframe(data: U8, rows: U8, state: I64) -> tuple[np.int64, np.int64, np.int64]:
-    """Copy the payload of whole CopyData messages to `rows`; returns bytes used, bytes copied, place of an error or -1.
+    """Copy the payload of complete CopyData messages to `rows`; returns bytes used, bytes copied, offset of an error or -1.
 
     `state` holds: bytes of COPY's header still to skip, whether ReadyForQuery came.
     """
-    at, length, error_at = np.int64(0), np.int64(0), np.int64(-1)
-    while at + 5 <= data.size:
-        end = at + 1 + np.int64(word(data, at + 1))
+    offset, length, error_at = np.int64(0), np.int64(0), np.int64(-1)
+    while offset + 5 <= data.size:
+        end = offset + 1 + np.int64(word(data, offset + 1))
         if end > data.size:
             break
-        kind = data[at]
+        kind = data[offset]
         if kind == 100:  # d: CopyData
-            begin = at + 5 + state[0]
+            begin = offset + 5 + state[0]
             state[0] = 0
             count = end - begin
             if count > 2:
                 rows[length : length + count] = data[begin:end]
                 length += count
         elif kind == 69:  # E: ErrorResponse
-            error_at = at + 5
+            error_at = offset + 5
             return end, length, error_at
         elif kind == 90:  # Z: ReadyForQuery
             state[1] = 1
             return end, length, error_at
-        at = end
-    return at, length, error_at
+        offset = end
+    return offset, length, error_at
 
 
 def _error(fields: bytes) -> psycopg.Error:
     """Return the exception for an ErrorResponse."""
-    found = {part[:1]: part[1:].decode("utf-8", "replace") for part in fields.split(b"\0") if part}
-    kind = psycopg.errors.lookup(found[b"C"]) if b"C" in found else psycopg.DatabaseError
-    return kind(found.get(b"M", "the server reported an error"))
+    parts = {part[:1]: part[1:].decode("utf-8", "replace") for part in fields.split(b"\0") if part}
+    kind = psycopg.errors.lookup(parts[b"C"]) if b"C" in parts else psycopg.DatabaseError
+    return kind(parts.get(b"M", "the server reported an error"))

@@ -161,10 +161,10 @@ def _digest(file: str) -> str:
 def _check_file(item: Archived) -> None:
     """Refuse a file that is gone, short or changed."""
     try:
-        found = _digest(item.file)
+        digest = _digest(item.file)
     except OSError as error:
         raise ApdbError(f"the archive file of {item.partition} cannot be read: {error}") from error
-    if found != item.checksum:
+    if digest != item.checksum:
         raise ApdbError(f"{item.file} is not the file that was written for {item.partition}: its checksum differs")
 
 

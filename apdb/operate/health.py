@@ -77,13 +77,13 @@ def _unanalysed(connection: psycopg.Connection[Any]) -> list[Advice]:
 
 
 def _partitions(connection: psycopg.Connection[Any], now: datetime | None) -> list[Advice]:
-    found = partitions(connection)
+    existing = partitions(connection)
     label, begin, _ = month_bounds(mjd_of(now or datetime.now(UTC)), 1)
     out = []
-    for table in sorted({p.table for p in found}):
-        if not any(p.table == table and p.begin_mjd == begin for p in found):
+    for table in sorted({p.table for p in existing}):
+        if not any(p.table == table and p.begin_mjd == begin for p in existing):
             out.append(Advice(table, f"no partition for next month ({label})", "alertprod apdb partitions create"))
-    for p in found:
+    for p in existing:
         if p.name.endswith("_default") and _has_rows(connection, p.name):
             text = "rows in the default partition: they slow the making of partitions"
             out.append(Advice(p.name, text, "alertprod apdb partitions create --at MJD"))

@@ -29,8 +29,8 @@ def make_reader(
     name = sql.Identifier(role)
     try:
         with connection.transaction():
-            known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone()
-            verb = sql.SQL("ALTER" if known else "CREATE")
+            exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone()
+            verb = sql.SQL("ALTER" if exists else "CREATE")
             secret = sql.SQL("") if password is None else sql.SQL("PASSWORD {}").format(sql.Literal(password))
             connection.execute(
                 sql.SQL(

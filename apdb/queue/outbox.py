@@ -10,12 +10,14 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row, dict_row
 
+from apdb.errors import ApdbError
 from apdb.queue.states import VisitState
 from apdb.rows import single_row
 
 __all__ = [
     "OutboxEntry",
     "OutboxRow",
+    "RowSelection",
     "add",
     "assign_order",
     "catch_up",
@@ -50,6 +52,19 @@ class OutboxRow:
     index: bytes | None
     traceparent: str | None
     shutter_close: float | None
+
+    @property
+    def order(self) -> int:
+        """The publish order of a row that has one.
+
+        Raises
+        ------
+        ApdbError
+            The leading relay has not numbered it.
+        """
+        if self.publish_order is None:
+            raise ApdbError("its alerts have no publish order", visit=self.visit, detector=self.detector)
+        return self.publish_order
 
 
 @dataclass(frozen=True)
@@ -141,14 +156,16 @@ def catch_up(connection: psycopg.Connection[Any], order: int, count: int) -> Non
         )
 
 
-def mark(connection: psycopg.Connection[Any], order: int, count: int, since_shutter: float | None, whole: bool) -> None:
-    """Note that `count` alerts of a row are published, and, when it is `whole`, that nothing is left of it."""
+def mark(
+    connection: psycopg.Connection[Any], order: int, count: int, since_shutter: float | None, complete: bool
+) -> None:
+    """Note that `count` alerts of a row are published, and, when it is `complete`, that nothing is left of it."""
     connection.execute(
         'UPDATE "AlertOutbox" SET "publishedCount" = greatest("publishedCount", %s), "publishStartedAt" = '
         'coalesce("publishStartedAt", now()), "publishedAt" = CASE WHEN %s THEN coalesce("publishedAt", now()) END, '
         '"secondsSinceShutterClose" = CASE WHEN %s THEN coalesce("secondsSinceShutterClose", %s) END '
         'WHERE "publishOrder" = %s',
-        (count, whole, whole, since_shutter, order),
+        (count, complete, complete, since_shutter, order),
     )
 
 
@@ -174,46 +191,49 @@ def orphans(connection: psycopg.Connection[Any], older_than_s: float, within_s: 
     ).fetchall()
 
 
-def rows_of_visits(
-    connection: psycopg.Connection[Any],
-    *,
-    visit: int | None = None,
-    detector: int | None = None,
-    begin_mjd: float | None = None,
-    end_mjd: float | None = None,
-    object_id: int | None = None,
-    source_id: int | None = None,
-) -> list[OutboxRow]:
-    """Return the rows that fit every condition given, by time of the visit: the newest attempt of each visit.
+@dataclass(frozen=True)
+class RowSelection:
+    """Conditions on rows; those left out do not restrict.
 
     Parameters
     ----------
     visit, detector
         One visit, one detector of it.
     begin_mjd, end_mjd
-        Midpoint of the exposure, MJD TAI, end excluded.
+        Midpoint of the exposure (MJD, TAI), end excluded.
     object_id
         DiaObject or solar-system object that the visit has a source of.
     source_id
-        The trigger of an alert.
+        diaSourceId of the trigger of an alert.
     """
+
+    visit: int | None = None
+    detector: int | None = None
+    begin_mjd: float | None = None
+    end_mjd: float | None = None
+    object_id: int | None = None
+    source_id: int | None = None
+
+
+def rows_of_visits(connection: psycopg.Connection[Any], wanted: RowSelection) -> list[OutboxRow]:
+    """Return the rows that fit every condition, by time of the visit: the newest attempt of each visit."""
     where, values = ['o."droppedAt" IS NULL'], []
     for text, value in (
-        ("o.visit = %s", visit),
-        ("o.detector = %s", detector),
-        ('l."midpointMjdTai" >= %s', begin_mjd),
-        ('l."midpointMjdTai" < %s', end_mjd),
+        ("o.visit = %s", wanted.visit),
+        ("o.detector = %s", wanted.detector),
+        ('l."midpointMjdTai" >= %s', wanted.begin_mjd),
+        ('l."midpointMjdTai" < %s', wanted.end_mjd),
     ):
         if value is not None:
             where.append(text)
             values.append(value)
     owner = '(o.visit, o.detector) IN (SELECT s.visit, s.detector FROM "DiaSource" s WHERE '
-    if object_id is not None:
+    if wanted.object_id is not None:
         where.append(f'{owner}s."diaObjectId" = %s OR s."ssObjectId" = %s)')
-        values += [object_id, object_id]
-    if source_id is not None:
+        values += [wanted.object_id, wanted.object_id]
+    if wanted.source_id is not None:
         where.append(f'{owner}s."diaSourceId" = %s)')
-        values.append(source_id)
+        values.append(wanted.source_id)
     with connection.cursor(row_factory=class_row(OutboxRow)) as cursor:
         return cursor.execute(
             f'SELECT DISTINCT ON (l."midpointMjdTai", o.visit, o.detector) {_COLUMNS} FROM "AlertOutbox" o LEFT JOIN '

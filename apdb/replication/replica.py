@@ -25,12 +25,12 @@ __all__ = ["PostgresReplica", "ReplicaRows", "store_chunk", "store_keys", "store
 
 def store_chunk(connection: psycopg.Connection[Any], chunk: ReplicaChunk) -> None:
     """Enter the chunk, or renew its time and its unique id."""
-    at = datetime.fromtimestamp(chunk.last_update_time.unix_tai, tz=UTC)
+    moment = datetime.fromtimestamp(chunk.last_update_time.unix_tai, tz=UTC)
     connection.execute(
         'INSERT INTO "ApdbReplicaChunks" (apdb_replica_chunk, last_update_time, unique_id) VALUES (%s, %s, %s) '
         "ON CONFLICT (apdb_replica_chunk) DO UPDATE SET last_update_time = excluded.last_update_time, "
         "unique_id = excluded.unique_id",
-        (chunk.id, at, chunk.unique_id),
+        (chunk.id, moment, chunk.unique_id),
     )
 
 
@@ -123,8 +123,10 @@ class PostgresReplica(ApdbReplica):
         )
         rows = self._transactions.run(lambda c: c.execute(query).fetchall())
         return [
-            ReplicaChunk(id=i, last_update_time=astropy.time.Time(at.timestamp(), format="unix_tai"), unique_id=unique)
-            for i, at, unique in rows
+            ReplicaChunk(
+                id=i, last_update_time=astropy.time.Time(moment.timestamp(), format="unix_tai"), unique_id=unique
+            )
+            for i, moment, unique in rows
         ]
 
     def deleteReplicaChunks(self, chunks: Iterable[int]) -> None:

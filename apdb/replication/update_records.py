@@ -13,17 +13,17 @@ from apdb.replication.replica import store_update_records
 __all__ = ["Change", "closed", "moved_to_bodies", "reassigned", "reassigned_by_id", "recounted", "send", "withdrawn"]
 
 Change = tuple[Any, dict[str, Any]]
-Place = tuple[float, float]
+Position = tuple[float, float]
 
 
-def _place(source: DiaSourceId | DiaForcedSourceId) -> dict[str, float]:
+def _position(source: DiaSourceId | DiaForcedSourceId) -> dict[str, float]:
     return {"ra": float(source.ra), "dec": float(source.dec), "midpointMjdTai": float(source.midpointMjdTai)}
 
 
 def reassigned(targets: Mapping[DiaSourceId, int]) -> list[Change]:
-    """Sources that belong to other objects now."""
+    """Return records of DiaSources that were given to other DiaObjects (their ids)."""
     kind = kinds.ApdbReassignDiaSourceToDiaObjectRecord
-    return [(kind, {**_place(s), "diaSourceId": s.diaSourceId, "diaObjectId": int(o)}) for s, o in targets.items()]
+    return [(kind, {**_position(s), "diaSourceId": s.diaSourceId, "diaObjectId": int(o)}) for s, o in targets.items()]
 
 
 def reassigned_by_id(connection: psycopg.Connection[Any], targets: Mapping[int, int]) -> list[Change]:
@@ -33,8 +33,8 @@ def reassigned_by_id(connection: psycopg.Connection[Any], targets: Mapping[int, 
     return reassigned({DiaSourceId(diaSourceId=i, ra=a, dec=d, midpointMjdTai=t): targets[i] for i, a, d, t in rows})
 
 
-def moved_to_bodies(connection: psycopg.Connection[Any], targets: Mapping[int, int], at: float) -> list[Change]:
-    """Sources that belong to solar-system objects now."""
+def moved_to_bodies(connection: psycopg.Connection[Any], targets: Mapping[int, int], mjd_tai: float) -> list[Change]:
+    """Return records of DiaSources (ids) that were given to solar-system objects (ids) at an MJD (TAI)."""
     query = 'SELECT "diaSourceId", ra, dec, "midpointMjdTai" FROM "DiaSource" WHERE "diaSourceId" = ANY(%s)'
     kind = kinds.ApdbReassignDiaSourceToSSObjectRecord
     return [
@@ -46,7 +46,7 @@ def moved_to_bodies(connection: psycopg.Connection[Any], targets: Mapping[int, i
                 "dec": dec,
                 "midpointMjdTai": mjd,
                 "ssObjectId": targets[i],
-                "ssObjectReassocTimeMjdTai": at,
+                "ssObjectReassocTimeMjdTai": mjd_tai,
             },
         )
         for i, ra, dec, mjd in connection.execute(query, (list(targets),))
@@ -54,7 +54,7 @@ def moved_to_bodies(connection: psycopg.Connection[Any], targets: Mapping[int, i
 
 
 def recounted(steps: Mapping[int, int], objects: Mapping[int, tuple[float, float, int]]) -> list[Change]:
-    """Objects whose nDiaSources changed by a step from what it was."""
+    """Return records of new nDiaSources: `steps` are added to the counts in `objects` (ra and dec in deg, count)."""
     kind = kinds.ApdbUpdateNDiaSourcesRecord
     return [
         (kind, {"diaObjectId": k, "ra": objects[k][0], "dec": objects[k][1], "nDiaSources": objects[k][2] + n})
@@ -62,23 +62,29 @@ def recounted(steps: Mapping[int, int], objects: Mapping[int, tuple[float, float
     ]
 
 
-def closed(ids: Iterable[int], places: Mapping[int, Place], at: float) -> list[Change]:
-    """Objects whose validity has ended."""
+def closed(ids: Iterable[int], positions: Mapping[int, Position], mjd_tai: float) -> list[Change]:
+    """Return records of objects whose validity ended at an MJD (TAI); `positions` are ra and dec in deg."""
     kind = kinds.ApdbCloseDiaObjectValidityRecord
     return [
         (
             kind,
-            {"diaObjectId": k, "ra": places[k][0], "dec": places[k][1], "validityEndMjdTai": at, "nDiaSources": None},
+            {
+                "diaObjectId": k,
+                "ra": positions[k][0],
+                "dec": positions[k][1],
+                "validityEndMjdTai": mjd_tai,
+                "nDiaSources": None,
+            },
         )
         for k in ids
     ]
 
 
-def withdrawn(sources: Sequence[DiaSourceId] | Sequence[DiaForcedSourceId], at: float) -> list[Change]:
-    """Sources or forced sources that were withdrawn."""
+def withdrawn(sources: Sequence[DiaSourceId] | Sequence[DiaForcedSourceId], mjd_tai: float) -> list[Change]:
+    """Return records of sources or forced sources that were withdrawn at an MJD (TAI)."""
     out: list[Change] = []
     for s in sources:
-        common = {**_place(s), "timeWithdrawnMjdTai": at}
+        common = {**_position(s), "timeWithdrawnMjdTai": mjd_tai}
         if isinstance(s, DiaSourceId):
             out.append((kinds.ApdbWithdrawDiaSourceRecord, {**common, "diaSourceId": s.diaSourceId}))
         else:

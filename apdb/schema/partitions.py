@@ -56,7 +56,7 @@ def ensure_months(connection: psycopg.Connection[Any], mjd: float, ahead: int = 
     Returns the names of those that were made. Safe to call from several sessions at once (advisory lock). Rows that
     wait in the default partition move into the new one. Readers and writers are held up for at most the lock time-out.
     """
-    made = []
+    new_names = []
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         for shift in range(ahead + 1):
@@ -65,8 +65,8 @@ def ensure_months(connection: psycopg.Connection[Any], mjd: float, ahead: int = 
                 name = f"{table}_{label}"
                 if connection.execute("SELECT to_regclass(%s)", (f'"{name}"',)).fetchone() == (None,):
                     _make_month(connection, table, name, low, high)
-                    made.append(name)
-    return made
+                    new_names.append(name)
+    return new_names
 
 
 def missing_months(connection: psycopg.Connection[Any], mjd: float, ahead: int = 2) -> list[str]:

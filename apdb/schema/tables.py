@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
+from sqlalchemy.types import TypeEngine
 
 from apdb.schema.columns import PIXEL_TABLES, Column, PublishedSchema, published_schema
 
@@ -16,7 +17,7 @@ __all__ = ["PARTITIONED", "REPLICATED", "make_metadata", "primary_key"]
 
 PARTITIONED = ("DiaSource", "DiaForcedSource")
 REPLICATED = ("DiaObject", "DiaSource", "DiaForcedSource")
-_SQL: dict[str, Any] = {
+_SQL: dict[str, TypeEngine[Any]] = {
     "long": sa.BigInteger(), "int": sa.Integer(), "short": sa.SmallInteger(), "float": sa.REAL(),
     "double": sa.Double(), "boolean": sa.Boolean(), "text": sa.Text(),
 }  # fmt: skip
@@ -46,7 +47,7 @@ def make_metadata(schema: PublishedSchema | None = None, *, replica: bool = Fals
     return meta
 
 
-def _sql_type(column: Column) -> Any:
+def _sql_type(column: Column) -> TypeEngine[Any]:
     if column.datatype in ("char", "string"):
         return sa.String(column.length)
     return _SQL[column.datatype]

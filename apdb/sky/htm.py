@@ -24,14 +24,25 @@ _ROOTS = np.array(
 
 
 def htm_ids(ra: ArrayLike, dec: ArrayLike, level: int = HTM_LEVEL) -> I64:
-    """Return HTM ids of positions in degrees."""
+    """Return the HTM ids, shape (N,), of positions.
+
+    Parameters
+    ----------
+    ra, dec
+        Shape (N,) or scalars, deg (ICRS).
+    level
+        Subdivisions of the eight root triangles.
+    """
     out: I64 = _descend(unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)), _ROOTS, level)
     return out
 
 
 @compiled
 def _descend(points: F64, roots: F64, level: int) -> I64:
-    """Find the root triangle of each point and follow its children down."""
+    """Return the ids (N,) of unit vectors `points` (N, 3): the root triangle of each, then its children down to `level`.
+
+    `roots`, (8, 3, 3), are the corners of the root triangles with the ids 8 to 15.
+    """
     out = np.empty(points.shape[0], np.int64)
     a, b, c = np.empty(3), np.empty(3), np.empty(3)
     ab, bc, ca = np.empty(3), np.empty(3), np.empty(3)
@@ -40,7 +51,7 @@ def _descend(points: F64, roots: F64, level: int) -> I64:
         quadrant = (0 if p[0] >= 0 else 1) if p[1] >= 0 else (2 if p[0] < 0 else 3)
         root = quadrant if p[2] < 0 else 7 - quadrant
         a[:], b[:], c[:] = roots[root, 0], roots[root, 1], roots[root, 2]
-        found = np.int64(root + 8)
+        pixel = np.int64(root + 8)
         for _ in range(level):
             _middle(a, b, ab)
             _middle(b, c, bc)
@@ -59,8 +70,8 @@ def _descend(points: F64, roots: F64, level: int) -> I64:
             else:
                 child = 3
                 a[:], b[:], c[:] = bc, ca, ab
-            found = found * 4 + child
-        out[k] = found
+            pixel = pixel * 4 + child
+        out[k] = pixel
     return out
 
 
@@ -86,7 +97,7 @@ def _pixelization(level: int) -> HtmPixelization:
 
 
 def polygon(ra: ArrayLike, dec: ArrayLike) -> ConvexPolygon:
-    """Return the convex hull of positions in degrees."""
+    """Return the convex hull of positions: right ascensions and declinations in deg (ICRS), of equal shapes."""
     lonlats = [LonLat.fromDegrees(float(r), float(d)) for r, d in zip(np.ravel(ra), np.ravel(dec), strict=True)]
     return ConvexPolygon([UnitVector3d(p) for p in lonlats])
 

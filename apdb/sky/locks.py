@@ -3,14 +3,15 @@
 They are taken before the transaction begins and released after its end: a REPEATABLE READ snapshot that is older than
 the wait would miss what the previous holder has just committed.
 
-A region holds its pixels exclusively at the finest of three levels at which they are few, and the parents of these
-pixels at the coarser levels shared. So a large region (exclusive on a parent) and a small one inside it (shared on that
-parent) exclude each other, while neighbours do not.
+A region locks its pixels exclusively, at the finest of three HTM levels at which they are at most `MAX_LOCKS`, and the parents
+of these pixels at the coarser levels in shared mode. So a large region (exclusive on a parent) and a small one inside it
+(shared on that parent) exclude each other, while neighbours do not.
 
-Who has to wait stands in a line, each of whose places is a lock too, and asks now and then for the place ahead: who came
-first is served first, so visits keep their order. Only its front waits in PostgreSQL's own queue, where it is woken at once.
-A statement that waits there has a snapshot, and no row that died since may be cleaned away: sixteen clients that wait there
-make DiaObjectLast grow to three times its size. The snapshot of the front is not older than the work of who is before it.
+Sessions that have to wait form a line. Each position of the line is an advisory lock, too; a session asks at intervals for the
+position ahead of its own, so that sessions are served in the order in which they came and visits keep their order. Only the
+first of the line waits in PostgreSQL's own queue, where it is woken at once. A statement that waits there holds a snapshot, and
+VACUUM removes no row that died after it: sixteen clients that wait there let DiaObjectLast grow to three times its size. The
+snapshot of the first in line is not older than the transaction that it waits for.
 """
 
 import random
@@ -51,16 +52,16 @@ def lock_pixels(region: Region) -> list[int]:
 
 
 def pixels_of_positions(ids: I64, ids_level: int = HTM_LEVEL) -> list[int]:
-    """Return the lock pixels of rows, from their HTM ids of a level that is not coarser than that of locks."""
+    """Return the lock pixels of rows from their HTM ids, shape (N,), of a level that is not coarser than that of locks."""
     for level in LEVELS:
-        found = np.unique(ids >> (2 * (ids_level - level)))
-        if len(found) <= MAX_LOCKS or level == LEVELS[-1]:
-            return [int(p) for p in found]
+        pixels = np.unique(ids >> (2 * (ids_level - level)))
+        if len(pixels) <= MAX_LOCKS or level == LEVELS[-1]:
+            return [int(p) for p in pixels]
     raise AssertionError("unreachable")
 
 
 def lock_pixels_around(ra: F64, dec: F64, radius_deg: float) -> list[int]:
-    """Return the lock pixels of positions and of what is around them."""
+    """Return the lock pixels of positions (N,) in deg and of what is within `radius_deg` of them."""
     return pixels_of_positions(htm_ids(*positions_around(ra, dec, radius_deg), LEVELS[0]), LEVELS[0])
 
 
@@ -124,24 +125,24 @@ def sky_locks(
     Parameters
     ----------
     meanwhile
-        What to do first where the locks have to be waited for: work that then is done when they are got.
+        Called once where the locks have to be waited for: work that does not need them.
 
     Raises
     ------
     psycopg.errors.LockNotAvailable
         They were not free within the time-out.
     """
-    places = _plan(pixels)
-    gate = next((key for key, shared in places if not shared), _SPACE)  # all who want the same place meet at one pixel
+    keys = _plan(pixels)
+    gate = next((key for key, shared in keys if not shared), _SPACE)  # all who want the same place meet at one pixel
     line = _LINE_SPACE + (gate - _SPACE) * LINE
-    plan = {"line": line, "keys": [key for key, _ in places], "shared": [shared for _, shared in places]}
+    plan = {"line": line, "keys": [key for key, _ in keys], "shared": [shared for _, shared in keys]}
     deadline = time.monotonic() + timeout_s
     try:
         if not _value(connection, _TRY, plan):
-            place = _wait_in_line(connection, line, min(LINE_PATIENCE_S, timeout_s), meanwhile)
+            position = _wait_in_line(connection, line, min(LINE_PATIENCE_S, timeout_s), meanwhile)
             _queue(connection, plan, deadline)
-            if place < LINE:
-                connection.execute(_LEAVE, (line + place,))
+            if position < LINE:
+                connection.execute(_LEAVE, (line + position,))
         yield
     finally:
         if not connection.closed:

@@ -155,7 +155,7 @@ def forced_withdrawn_at(connection: psycopg.Connection[Any], keys: Collection[Ke
         + _FORCED_KEYS
         + " FOR UPDATE OF t"
     )
-    return {(o, v, d): at for o, v, d, at in connection.execute(query, _columns(keys))}
+    return {(o, v, d): mjd for o, v, d, mjd in connection.execute(query, _columns(keys))}
 
 
 def withdraw_forced(connection: psycopg.Connection[Any], keys: Collection[Key], mjd_tai: float) -> None:

@@ -66,12 +66,14 @@ def history_of_objects(
     withdrawn: bool = True,
     nullable: bool = False,
 ) -> pd.DataFrame:
-    """Return the rows of objects whose midpoint is at or after `start_mjd`.
+    """Return the rows of objects whose midpoint is at or after `start_mjd` (MJD, TAI).
 
     Parameters
     ----------
     connection
         One connection, or several that share a snapshot: then each reads a part of the objects.
+    object_ids
+        Shape (N,), in any order.
     withdrawn
         False leaves withdrawn rows out.
     """
@@ -106,9 +108,9 @@ def objects_around(
     dec: F64,
     radius_deg: float,
 ) -> pd.DataFrame:
-    """Return every newest version within a small radius of any of the positions (and some more around), in order of id.
+    """Return every newest version within a small radius of any position (and some more around), in order of id.
 
-    The radius must be small against the pixels of `AROUND_LEVEL` (0.02 degrees).
+    Positions have shape (N,) in deg (ICRS). The radius must be small against the pixels of `AROUND_LEVEL` (0.02 degrees).
     """
     pixels = np.unique(htm_ids(*positions_around(ra, dec, radius_deg), AROUND_LEVEL))
     shift = 2 * (HTM_LEVEL - AROUND_LEVEL)

@@ -63,10 +63,10 @@ def _may_repeat(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     """Whether the visit came before, or that cannot be told: rows of several visits, or under no lock of the sky."""
     if rows.visit is None or rows.detector is None or not rows.placed:
         return True
-    known = connection.execute(
+    earlier = connection.execute(
         'SELECT 1 FROM "StoreLedger" WHERE visit = %s AND detector = %s LIMIT 1', (rows.visit, rows.detector)
     ).fetchone()
-    return known is not None
+    return earlier is not None
 
 
 def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
@@ -97,16 +97,16 @@ def _enter_first(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
         return False
     if rows.visit is None or "DiaSource" not in rows.frames:
         return True
-    place = {"v": rows.visit, "d": rows.detector, "h": rows.digest}
+    key = {"v": rows.visit, "d": rows.detector, "h": rows.digest}
     other = connection.execute(
-        'SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s AND "contentHash" <> %(h)s LIMIT 1', place
+        'SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s AND "contentHash" <> %(h)s LIMIT 1', key
     ).fetchone()
     if other is None:
         return True
     ids = rows.frames["DiaSource"].diaSourceId.tolist()
     again = connection.execute(
         'SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s AND "diaSourceId" = ANY(%(i)s) LIMIT 1',
-        {**place, "i": ids},
+        {**key, "i": ids},
     ).fetchone()
     if again is not None:
         raise _conflict(rows)
@@ -128,13 +128,13 @@ def remove_stored(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
     same = connection.execute('SELECT 1 FROM "StoreLedger" WHERE "contentHash" = %s', (rows.digest,)).fetchone()
     if same is not None:
         return
-    place = {"v": rows.visit, "d": rows.detector}
+    key = {"v": rows.visit, "d": rows.detector}
     for table, name in (("DiaSource", "diaSourceId"), ("DiaForcedSource", "diaObjectId")):
         ids = rows.frames[table][name].tolist() if table in rows.frames else []
         where = "WHERE visit = %(v)s AND detector = %(d)s"
-        connection.execute(f'DELETE FROM "{table}" {where} AND "{name}" = ANY(%(ids)s)', {**place, "ids": ids})
+        connection.execute(f'DELETE FROM "{table}" {where} AND "{name}" = ANY(%(ids)s)', {**key, "ids": ids})
     withdraw_visit(connection, rows.visit, rows.detector, rows.mjd_tai)
-    connection.execute('DELETE FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s', place)
+    connection.execute('DELETE FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s', key)
     audit(
         connection, "replace visit", "DiaSource", rows.sources.count, {"visit": rows.visit, "detector": rows.detector}
     )

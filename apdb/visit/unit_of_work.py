@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import psycopg
@@ -22,6 +22,9 @@ from apdb.visit.load import history_of_objects, objects_around, objects_in_regio
 from apdb.visit.store import store_rows
 from apdb.visit_rows import prepare
 from tasks.arrays import F64, I64
+
+if TYPE_CHECKING:
+    from astropy.time import Time
 
 __all__ = ["HISTORY_DAYS", "VisitUnitOfWork"]
 
@@ -74,15 +77,15 @@ class VisitUnitOfWork:
         return frame.sort_values("diaObjectId", ignore_index=True)
 
     def load_objects_around(self, ra: F64, dec: F64, radius_deg: float) -> pd.DataFrame:
-        """Return the newest versions within a small radius of any of the positions, and some more around."""
+        """Return the newest versions within a small radius of any position, shape (N,) in deg, and some more around."""
         return objects_around(self._connection, published_schema(), ra, dec, radius_deg)
 
     def load_sources(self, object_ids: Sequence[int] | I64, visit_mjd: float) -> pd.DataFrame:
-        """Return the DiaSources of objects in the history window, withdrawn ones left out."""
+        """Return the DiaSources of objects, ids of shape (N,), from `HISTORY_DAYS` before the visit on, without withdrawn ones."""
         return self._history("DiaSource", object_ids, visit_mjd, "diaSourceId")
 
     def load_forced_sources(self, object_ids: Sequence[int] | I64, visit_mjd: float) -> pd.DataFrame:
-        """Return the DiaForcedSources of objects in the history window, withdrawn ones left out."""
+        """Return the DiaForcedSources of objects, ids of shape (N,), from `HISTORY_DAYS` before the visit on, without withdrawn ones."""
         return self._history("DiaForcedSource", object_ids, visit_mjd, "diaForcedSourceId")
 
     def _history(self, table: str, object_ids: Sequence[int] | I64, visit_mjd: float, order: str) -> pd.DataFrame:
@@ -133,7 +136,7 @@ class VisitUnitOfWork:
             copy_in(self._connection, "SSSource", ss_sources, columns_of("SSSource"))
 
     def _replicated(self) -> bool:
-        """Whether replication is on."""
+        """Return whether replication is on."""
         query = "SELECT 1 FROM metadata WHERE name = 'version:ApdbSqlReplica'"
         return self._connection.execute(query).fetchone() is not None
 
@@ -155,16 +158,18 @@ class VisitUnitOfWork:
         wanted = {d: k for d, k in duplicates.items() if d in objects and k in objects}
         moved = changes.move_all_sources(connection, wanted)
         steps = Counter(keep for _, keep in moved)
-        done = changes.add_to_counts(connection, steps)
+        recounted = changes.add_to_counts(connection, steps)
         closed = changes.close_objects(connection, wanted, mjd_tai)
         if self._replicated() and closed:
             from apdb.replication import update_records
 
             targets = dict(moved)
-            places = {k: (v[0], v[1]) for k, v in objects.items()}
-            told = update_records.reassigned_by_id(connection, targets) + update_records.recounted(done, objects)
+            positions = {k: (v[0], v[1]) for k, v in objects.items()}
+            records = update_records.reassigned_by_id(connection, targets) + update_records.recounted(
+                recounted, objects
+            )
             update_records.send(
-                connection, told + update_records.closed(closed, places, mjd_tai), _time(mjd_tai), CHUNK_SECONDS
+                connection, records + update_records.closed(closed, positions, mjd_tai), _time(mjd_tai), CHUNK_SECONDS
             )
         return {keep: steps.get(keep, 0) for keep in wanted.values()}
 
@@ -196,7 +201,8 @@ class VisitUnitOfWork:
         self._committed = True
 
 
-def _time(mjd_tai: float) -> Any:
+def _time(mjd_tai: float) -> "Time":
+    """Return a processing time (MJD, TAI) as astropy has it; loaded where replication is on only."""
     from astropy.time import Time
 
     return Time(mjd_tai, format="mjd", scale="tai")

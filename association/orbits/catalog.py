@@ -13,7 +13,7 @@ from association.orbits.elements import OrbitError, heliocentric_states, read_co
 from association.orbits.observatory import geocentric
 from association.orbits.sources import place_columns
 from association.solar_system import ss_object_id
-from tasks.arrays import F64
+from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 from tasks.sphere import unit_vectors
 
@@ -29,7 +29,7 @@ class OrbitCatalog:
 
     The states of all bodies are kept for the midnight (UTC of the MJD) nearest to the last visit. A visit looks at all of
     them with their first two derivatives and integrates those near its field to its own time.
-    Places are astrometric (corrected for the light's way; stellar aberration is shared with the reference stars).
+    Positions are astrometric (corrected for light time; stellar aberration is shared with the reference stars).
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class OrbitCatalog:
     observatory
         Code of the Minor Planet Center.
     planets
-        Places of the planets; DE440 by default.
+        Positions of the planets; DE440 by default.
 
     Raises
     ------
@@ -89,9 +89,9 @@ class OrbitCatalog:
         epochs = self._orbits.epoch_mjd.to_numpy(np.float64)
         values, counts = np.unique(epochs, return_counts=True)
         common = float(values[np.argmax(counts)])
-        for way in (values[values < common], values[values > common][::-1]):
+        for epochs_in_order in (values[values < common], values[values > common][::-1]):
             moving = np.zeros(0, np.int64)
-            for now, following in pairwise([*way.tolist(), common]):
+            for now, following in pairwise([*epochs_in_order.tolist(), common]):
                 joining = np.flatnonzero(epochs == now)
                 states[joining] += self._planets.state("sun", now)
                 moving = np.concatenate([moving, joining])
@@ -149,9 +149,13 @@ class OrbitCatalog:
 
 
 @compiled
-def _near(states: Any, dt: float, observer: Any, sun: Any, gm: float, towards: Any, limit: float) -> Any:
-    """Return the rows that may be within the angle: straight on, bent by the Sun's pull."""
-    found = np.empty(states.shape[0], np.int64)
+def _near(states: F64, dt: float, observer: F64, sun: F64, gm: float, towards: F64, limit: float) -> I64:
+    """Return the rows of barycentric states (N, 6), au and au/d, that may be within an angle of a direction after `dt` days.
+
+    Bodies go straight on, bent by the pull of the Sun (`gm`, at `sun`); `towards` is the unit vector from the `observer`,
+    `limit` the cosine of the angle.
+    """
+    rows = np.empty(states.shape[0], np.int64)
     n = 0
     for k in range(states.shape[0]):
         dx, dy, dz = states[k, 0] - sun[0], states[k, 1] - sun[1], states[k, 2] - sun[2]
@@ -161,9 +165,9 @@ def _near(states: Any, dt: float, observer: Any, sun: Any, gm: float, towards: A
         y = states[k, 1] + dt * states[k, 4] + pull * dy - observer[1]
         z = states[k, 2] + dt * states[k, 5] + pull * dz - observer[2]
         if x * towards[0] + y * towards[1] + z * towards[2] > limit * np.sqrt(x * x + y * y + z * z):
-            found[n] = k
+            rows[n] = k
             n += 1
-    return found[:n].copy()
+    return rows[:n].copy()
 
 
 def _light_time(states: F64, pulls: F64, observer: F64) -> F64:

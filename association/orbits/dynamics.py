@@ -73,21 +73,27 @@ class Planets:
         """Return (11, 3) barycentric positions in au at an MJD (TDB); the Sun is first."""
         jd, kernel = mjd + _MJD, self._kernel
         barycentre = kernel[0, 3].compute(jd)
-        found = [barycentre + kernel[3, n].compute(jd) if n in (301, 399) else kernel[0, n].compute(jd) for n in _GM]
-        return np.array(found) / _KM_PER_AU
+        positions = [
+            barycentre + kernel[3, n].compute(jd) if n in (301, 399) else kernel[0, n].compute(jd) for n in _GM
+        ]
+        return np.array(positions) / _KM_PER_AU
 
     def state(self, body: str, mjd: float) -> F64:
-        """Return the barycentric position (au) and velocity (au/d) of ``sun`` or ``earth``."""
+        """Return the barycentric position (au) and velocity (au/d), shape (6,), of ``sun`` or ``earth`` at an MJD (TDB)."""
         chain = {"sun": [(0, 10)], "earth": [(0, 3), (3, 399)]}[body]
         parts = [self._kernel[link].compute_and_differentiate(mjd + _MJD) for link in chain]
         return np.concatenate([sum(p[0] for p in parts), sum(p[1] for p in parts)]) / _KM_PER_AU
 
 
 @compiled
-def _accelerate(places: Any, speeds: Any, attractors: Any, masses: Any, out: Any) -> None:
+def _accelerate(positions: F64, velocities: F64, attractors: F64, masses: F64, out: F64) -> None:
+    """Set `out`, (3, N) in au/d^2, to the accelerations of bodies at `positions` (au) with `velocities` (au/d), (3, N).
+
+    `attractors`, (M, 3) in au, have the `masses` GM, (M,) in au^3/d^2; the Sun is the first.
+    """
     c2 = C_AU_PER_DAY**2
-    for n in range(places.shape[1]):
-        x, y, z = places[0, n], places[1, n], places[2, n]
+    for n in range(positions.shape[1]):
+        x, y, z = positions[0, n], positions[1, n], positions[2, n]
         ax = ay = az = 0.0
         for k in range(masses.size):
             dx, dy, dz = attractors[k, 0] - x, attractors[k, 1] - y, attractors[k, 2] - z
@@ -98,7 +104,7 @@ def _accelerate(places: Any, speeds: Any, attractors: Any, masses: Any, out: Any
             az += pull * dz
         # Schwarzschild term of the Sun: Moyer 2003, eq. 4-26, for a mass at rest
         x, y, z = x - attractors[0, 0], y - attractors[0, 1], z - attractors[0, 2]
-        vx, vy, vz = speeds[0, n], speeds[1, n], speeds[2, n]
+        vx, vy, vz = velocities[0, n], velocities[1, n], velocities[2, n]
         r = np.sqrt(x * x + y * y + z * z)
         scale = masses[0] / (c2 * r**3)
         radial = 4 * masses[0] / r - (vx * vx + vy * vy + vz * vz)
@@ -111,8 +117,8 @@ def _accelerate(places: Any, speeds: Any, attractors: Any, masses: Any, out: Any
 def accelerations(states: F64, mjd: float, planets: Planets) -> F64:
     """Return (N, 3) accelerations in au/d^2 of barycentric states."""
     out = np.empty((3, len(states)))
-    places = np.ascontiguousarray(states.T)
-    _accelerate(places[:3], places[3:], planets.places(mjd), planets.masses, out)
+    phase_space = np.ascontiguousarray(states.T)
+    _accelerate(phase_space[:3], phase_space[3:], planets.places(mjd), planets.masses, out)
     return out.T
 
 
@@ -153,22 +159,30 @@ def propagate(
     return out
 
 
+class _AboveTheSun:
+    """The event that ends an integration: the height (au) of the lowest body above the Sun's surface falls to 0."""
+
+    terminal = True
+
+    def __init__(self, planets: Planets) -> None:
+        self._planets = planets
+
+    def __call__(self, t: float, y: F64) -> float:
+        from_sun = y.reshape(6, -1)[:3] - self._planets.state("sun", t)[:3, None]
+        return float(np.sqrt((from_sun**2).sum(axis=0).min()) - _SUN_RADIUS)
+
+
 def _together(states: F64, mjd: float, until: float, planets: Planets) -> F64:
     n = len(states)
     rates = np.empty((6, n))
 
     def derivative(t: float, y: F64) -> F64:
-        now = y.reshape(6, n)
-        rates[:3] = now[3:]
-        _accelerate(now[:3], now[3:], planets.places(t), planets.masses, rates[3:])
+        state = y.reshape(6, n)
+        rates[:3] = state[3:]
+        _accelerate(state[:3], state[3:], planets.places(t), planets.masses, rates[3:])
         return rates.ravel().copy()
 
-    def above_the_sun(t: float, y: F64) -> float:
-        away = y.reshape(6, n)[:3] - planets.state("sun", t)[:3, None]
-        return float(np.sqrt((away**2).sum(axis=0).min()) - _SUN_RADIUS)
-
-    above_the_sun.terminal = True  # type: ignore[attr-defined]
-    done = solve_ivp(
+    solution = solve_ivp(
         derivative,
         (mjd, until),
         np.ascontiguousarray(states.T).ravel(),
@@ -176,14 +190,14 @@ def _together(states: F64, mjd: float, until: float, planets: Planets) -> F64:
         t_eval=[until],
         rtol=_TOLERANCE,
         atol=1e-2 * _TOLERANCE,
-        events=above_the_sun,
+        events=_AboveTheSun(planets),
     )
-    if done.status != 0 or not np.isfinite(done.y).all():
+    if solution.status != 0 or not np.isfinite(solution.y).all():
         if n == 1:
             return np.full((1, 6), np.nan)
         halves = (states[: n // 2], states[n // 2 :])  # find the one that spoils it
         return np.concatenate([_together(half, mjd, until, planets) for half in halves])
-    return np.ascontiguousarray(done.y[:, -1].reshape(6, n).T)
+    return np.ascontiguousarray(solution.y[:, -1].reshape(6, n).T)
 
 
 def _perihelia(states: F64) -> F64:

@@ -74,13 +74,13 @@ def _packed_epoch(dates: NDArray[np.bytes_]) -> F64:
     )
 
 
-def _whole(path: Path, orbits: pd.DataFrame) -> pd.DataFrame:
-    """Leave out lines without elements; a file that has nothing else is none of orbits."""
+def _with_elements(path: Path, orbits: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines that have all elements; a file without any is refused."""
     good = np.isfinite(orbits[list(_NEEDED)].to_numpy(np.float64)).all(axis=1) & (orbits.q > 0) & (orbits.e >= 0)
     if not good.any():
         raise OrbitError(f"no line of {path} holds a whole orbit")
-    whole: pd.DataFrame = orbits[good].reset_index(drop=True)
-    return whole
+    complete: pd.DataFrame = orbits[good].reset_index(drop=True)
+    return complete
 
 
 def read_mpcorb(path: str | Path) -> pd.DataFrame:
@@ -106,7 +106,7 @@ def read_mpcorb(path: str | Path) -> pd.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):
         since = (mean + 180) % 360 - 180  # the perihelion nearest to the epoch
         peri_time, period = epoch - since / n, 360.0 / n
-    return _whole(
+    return _with_elements(
         path,
         pd.DataFrame(
             {
@@ -148,7 +148,7 @@ def read_comets(path: str | Path) -> pd.DataFrame:
     epoch = _mjd(t.number(82, 85), t.number(86, 87), t.number(88, 89))
     peri_time = _mjd(t.number(15, 18), t.number(20, 21), t.number(23, 29))
     packed = pd.Series(np.char.strip(t.raw(1, 12)).astype("U"), dtype="str").str.replace(" ", "")
-    return _whole(
+    return _with_elements(
         path,
         pd.DataFrame(
             {
@@ -182,8 +182,10 @@ def _stumpff(z: float) -> tuple[float, float]:
 
 
 @compiled
-def _in_plane(q: Any, e: Any, dt: Any, gm: float, out: Any) -> None:
-    """Position and velocity in the plane of the orbit (x to the perihelion), `dt` days after it.
+def _in_plane(q: F64, e: F64, dt: F64, gm: float, out: F64) -> None:
+    """Set `out`, (N, 4), to position (au) and velocity (au/d) in the plane of the orbit, `dt` days after the perihelion.
+
+    The x axis points to the perihelion. Perihelion distances `q` (au), eccentricities `e` and times `dt` (d) have shape (N,).
 
     Kepler's equation in universal variables from the perihelion, for every conic:
     sqrt(GM) dt = q chi + e chi^3 c3(alpha chi^2), alpha = (1 - e) / q; increasing in chi, so bracketed Newton steps.
@@ -236,6 +238,6 @@ def heliocentric_states(orbits: pd.DataFrame) -> F64:
     across = np.stack([-cn * sw - sn * cw * ci, -sn * sw + cn * cw * ci, cw * si], axis=1)
     c, s = np.cos(_OBLIQUITY), np.sin(_OBLIQUITY)
     to_equator = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-    place = (plane[:, :1] * along + plane[:, 1:2] * across) @ to_equator.T
-    speed = (plane[:, 2:3] * along + plane[:, 3:] * across) @ to_equator.T
-    return np.concatenate([place, speed], axis=1)
+    position = (plane[:, :1] * along + plane[:, 1:2] * across) @ to_equator.T
+    velocity = (plane[:, 2:3] * along + plane[:, 3:] * across) @ to_equator.T
+    return np.concatenate([position, velocity], axis=1)

@@ -24,7 +24,7 @@ def _codes() -> dict[str, dict[str, float]]:
 
 
 def geocentric(code: str, mjd_tai: float) -> F64:
-    """Return the position (au) and velocity (au/d) of an observatory relative to the Earth's centre, ICRS axes.
+    """Return position (au) and velocity (au/d), shape (6,), of an observatory relative to the Earth's centre, ICRS axes.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def geocentric(code: str, mjd_tai: float) -> F64:
     from astropy.coordinates import EarthLocation
     from astropy.time import Time
 
-    place = np.array([across * np.cos(longitude), across * np.sin(longitude), up]) * _EARTH_RADIUS_KM
-    location = EarthLocation.from_geocentric(*place, unit=u.km)
-    where, speed = location.get_gcrs_posvel(Time(mjd_tai, format="mjd", scale="tai"))
-    return np.concatenate([where.xyz.to_value(u.au), speed.xyz.to_value(u.au / u.day)])
+    position = np.array([across * np.cos(longitude), across * np.sin(longitude), up]) * _EARTH_RADIUS_KM
+    location = EarthLocation.from_geocentric(*position, unit=u.km)
+    gcrs_position, gcrs_velocity = location.get_gcrs_posvel(Time(mjd_tai, format="mjd", scale="tai"))
+    return np.concatenate([gcrs_position.xyz.to_value(u.au), gcrs_velocity.xyz.to_value(u.au / u.day)])

@@ -84,11 +84,14 @@ class PositionTable:
             if c.startswith(("helio_", "topo_")) or c == "ephVmag":
                 a, b = before[c].to_numpy(np.float64), after[c].to_numpy(np.float64)
                 out[c] = a + s * (b - a)
-                speed = f"{c[:-1]}v{c[-1]}"
-                if c[-2:] in ("_x", "_y", "_z") and speed in out.columns:
-                    va, vb = before[speed].to_numpy(np.float64) * step, after[speed].to_numpy(np.float64) * step
+                velocity_column = f"{c[:-1]}v{c[-1]}"
+                if c[-2:] in ("_x", "_y", "_z") and velocity_column in out.columns:
+                    velocity_a, velocity_b = (
+                        before[velocity_column].to_numpy(np.float64) * step,
+                        after[velocity_column].to_numpy(np.float64) * step,
+                    )
                     # the cubic through both places with both velocities
-                    out[c] += s * (1 - s) * ((1 - s) * (va - (b - a)) - s * (vb - (b - a)))
+                    out[c] += s * (1 - s) * ((1 - s) * (velocity_a - (b - a)) - s * (velocity_b - (b - a)))
         topo = out[["topo_x", "topo_y", "topo_z"]].to_numpy(np.float64)
         out["ephRa"], out["ephDec"] = sky_positions(topo)
         return out

@@ -196,6 +196,7 @@ def precover(
     """Measure young objects on the stored differences (ALERTPROD_PRODUCTS_DIR) from before they were found."""
     from astropy.time import Time
 
+    from association.precovery import PrecoveryWindow
     from association.precovery import precover as run
     from service.processing.instruments import checked_instrument
     from service.processing.products import StoredDifferences
@@ -204,9 +205,10 @@ def precover(
     stored = StoredDifferences(read_settings().products_dir)
     database = open_database()
     with progress("visits", quiet=as_json) as step:
+        window = PrecoveryWindow(now if at is None else at, days, founded_within)
         report = run(
-            database.connect, stored, lambda v: checked_instrument(v.instrument).packer(), now if at is None else at, now,
-            days=days, founded_within_days=founded_within, dry_run=dry_run, progress=step,
+            database.connect, stored, lambda v: checked_instrument(v.instrument).packer(), window, now,
+            dry_run=dry_run, progress=step,
         )  # fmt: skip
     _show([vars(report)], as_json, "would be done" if dry_run else "done")
 

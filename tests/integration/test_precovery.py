@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from apdb import VisitUnitOfWork, empty_frame
 from apdb.operate.export import all_rows
-from association.precovery import precover
+from association.precovery import PrecoveryWindow, precover
 from exposure import Exposure, PhotoCalib, VisitInfo, load_instrument
 from exposure.psf import GaussianPsf
 from service.commands.main import app
@@ -64,11 +64,16 @@ def world(database, tmp_path):
     return tmp_path, truth
 
 
-def run(database, folder, **more):
+def run(database, folder, days=30.0, **more):
+    window = PrecoveryWindow(61013.0, days, founded_within_days=5.0)
     return precover(
-        database.connect, StoredDifferences(folder), lambda v: load_instrument("simcam").packer(), 61013.0, 61020.0,
-        founded_within_days=5.0, **more,
-    )  # fmt: skip
+        database.connect,
+        StoredDifferences(folder),
+        lambda v: load_instrument("simcam").packer(),
+        window,
+        61020.0,
+        **more,
+    )
 
 
 def test_young_objects_are_measured_before_they_were_found(database, world):

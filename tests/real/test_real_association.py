@@ -10,7 +10,7 @@ from astropy.stats import median_absolute_deviation
 from astropy.timeseries import LombScargle
 
 from association import associate, summarize
-from association.statistics import MULTIBAND
+from association.statistics.summary import MULTIBAND
 from tests.support.real import real_data
 
 BANDS = "ugriz"

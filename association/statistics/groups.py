@@ -33,25 +33,25 @@ class Groups:
         return self.columns[name]
 
     def sum(self, values: F64) -> F64:
-        """Sum of each group (0 for an empty one)."""
+        """Return the sum of each group, shape (groups,); 0 for an empty one."""
         return np.asarray(np.bincount(self.codes, weights=values, minlength=self.count), np.float64)
 
     def mean(self, values: F64) -> F64:
-        """Mean of each group."""
+        """Return the mean of each group, shape (groups,); NaN for an empty one."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.sum(values) / self.n
 
-    def spread(self, per_group: F64) -> F64:
-        """Give each row the value of its group."""
+    def per_row(self, per_group: F64) -> F64:
+        """Return the value of each row's group, shape (rows,), of values of shape (groups,)."""
         return per_group[self.codes]
 
     def quantiles(self, values: F64, *fractions: float) -> F64:
-        """Quantiles of each group, shape (fractions, groups), linear between the two neighbouring values."""
+        """Return quantiles of each group, shape (fractions, groups), linear between the two neighbouring values."""
         out: F64 = _quantiles(self._begin, self.n, values, np.array(fractions))
         return out
 
     def where(self, condition: Flags, values: F64) -> F64:
-        """Return the values of the groups that fulfil a condition, NaN for the others."""
+        """Return the values (groups,) of the groups that fulfil a condition, NaN for the others."""
         return np.where(condition, values, np.nan)
 
 
@@ -63,8 +63,8 @@ def _quantiles(begin: I64, n: I64, values: F64, fractions: F64) -> F64:
             continue
         ranked = np.sort(values[begin[k] : begin[k] + n[k]])
         for q in range(fractions.size):
-            place = (n[k] - 1) * fractions[q]
-            low = int(place)
+            position = (n[k] - 1) * fractions[q]
+            low = int(position)
             high = min(low + 1, n[k] - 1)
-            out[q, k] = ranked[low] + (ranked[high] - ranked[low]) * (place - low)
+            out[q, k] = ranked[low] + (ranked[high] - ranked[low]) * (position - low)
     return out

@@ -1,13 +1,11 @@
 """The multi-band periodogram: one period for all bands of an object, each with its own mean, amplitude and phase."""
 
-from typing import Any
-
 import numba
 import numpy as np
 from scipy.special import gammaln
 
-from association.groups import Groups
-from association.optional_statistics import NYQUIST_FACTOR, OVERSAMPLING, RENEWAL, Columns, renew, turned_sums
+from association.statistics.groups import Groups
+from association.statistics.optional import NYQUIST_FACTOR, OVERSAMPLING, RENEWAL, Columns, renew, turned_sums
 from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 
@@ -46,8 +44,12 @@ def _false_alarm(power: F64, variance: F64, points: F64) -> F64:
 
 
 @compiled(parallel=True)
-def _peaks(begin: Any, band: Any, bands: int, t: Any, f: Any, e: Any) -> Any:
-    """Return (objects, 4): period, power, variance of times in steps of frequency, points; and the waves of each band."""
+def _peaks(begin: I64, band: I64, bands: int, t: F64, f: F64, e: F64) -> tuple[F64, F64]:
+    """Return (objects, 4): period (d), power, variance of times in steps of frequency, points; and the bands' waves.
+
+    Points of object k are begin[k]..begin[k + 1]-1, band by band: `band` numbers, times `t` (d), fluxes `f` and errors `e`
+    (nJy), all of shape (N,). The waves, (objects, bands, 2), are the amplitudes (nJy) of cosine and sine.
+    """
     count = begin.size - 1
     values, waves = np.full((count, 4), np.nan), np.full((count, bands, 2), np.nan)
     for k in numba.prange(count):
@@ -60,14 +62,14 @@ def _peaks(begin: Any, band: Any, bands: int, t: Any, f: Any, e: Any) -> Any:
             if baseline > 0:
                 step = 1.0 / baseline / OVERSAMPLING
                 values[k, 2] = times.var() * step * step
-                at, values[k, 1] = _highest(times, f[part], e[part], band[part], bands, step, waves[k])
-                if at > 0:
-                    values[k, 0] = 1.0 / (step * at)
+                best_step, values[k, 1] = _highest(times, f[part], e[part], band[part], bands, step, waves[k])
+                if best_step > 0:
+                    values[k, 0] = 1.0 / (step * best_step)
     return values, waves
 
 
 @compiled(fastmath=True)
-def _highest(t: Any, f: Any, e: Any, band: Any, bands: int, step: float, waves: Any) -> Any:
+def _highest(t: F64, f: F64, e: F64, band: I64, bands: int, step: float, waves: F64) -> tuple[int, float]:
     """Return number and power of the best frequency; rows come band by band; sines follow by rotation."""
     n = t.size
     w = 1.0 / e**2
@@ -93,7 +95,7 @@ def _highest(t: Any, f: Any, e: Any, band: Any, bands: int, step: float, waves: 
     turn_c, turn_s = np.cos(2 * np.pi * step * t), np.sin(2 * np.pi * step * t)
     c, s = np.empty(n), np.empty(n)
     stretch = ends.astype(np.uint64)  # unsigned places need no look at negative ones
-    best, at = -1.0, 0
+    highest, best_step = -1.0, 0
     for k in range(1, int(0.5 * OVERSAMPLING * NYQUIST_FACTOR * n) + 1):
         if k % RENEWAL == 1:
             renew(c, s, 2 * np.pi * step * k, t)
@@ -108,12 +110,12 @@ def _highest(t: Any, f: Any, e: Any, band: Any, bands: int, step: float, waves: 
             determinant = dcc * dss - dcs * dcs
             if determinant > 1e-12 * total**4:
                 power += total * (dss * yc * yc + dcc * ys * ys - 2 * dcs * yc * ys) / determinant
-        if power > best * scale:
-            best, at = power / scale, k
+        if power > highest * scale:
+            highest, best_step = power / scale, k
     for b in range(bands):
-        if at and ends[b + 1] - ends[b] >= 3:
+        if best_step and ends[b + 1] - ends[b] >= 3:
             part = slice(ends[b], ends[b + 1])
-            angle = 2 * np.pi * step * at * t[part]
+            angle = 2 * np.pi * step * best_step * t[part]
             cosines, sines, wb = np.cos(angle), np.sin(angle), w[part] / weight[b]
             dc, ds = cosines - (wb * cosines).sum(), sines - (wb * sines).sum()
             cc, ss, cs = (wb * dc * dc).sum(), (wb * ds * ds).sum(), (wb * dc * ds).sum()
@@ -121,4 +123,4 @@ def _highest(t: Any, f: Any, e: Any, band: Any, bands: int, step: float, waves: 
             determinant = cc * ss - cs * cs
             if determinant > 1e-12:
                 waves[b, 0], waves[b, 1] = (yc * ss - ys * cs) / determinant, (ys * cc - yc * cs) / determinant
-    return at, best
+    return best_step, highest

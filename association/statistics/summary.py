@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from association.errors import AssociationError
-from association.multiband import multiband_periods
-from association.optional_statistics import BAND_PLUGINS, OBJECT_PLUGINS
+from association.statistics.multiband import multiband_periods
+from association.statistics.optional import BAND_PLUGINS, OBJECT_PLUGINS
 from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 from tasks.sphere import unit_vectors
@@ -138,11 +138,11 @@ def _by_cell(rows: I64, cells: I64, count: int) -> tuple[I64, I64]:
         begin[cells[row] + 1] += 1
     for k in range(count):
         begin[k + 1] += begin[k]
-    at = begin[:-1].copy()
+    next_row = begin[:-1].copy()
     out = np.empty(rows.size, np.int64)
     for row in rows:
-        out[at[cells[row]]] = row
-        at[cells[row]] += 1
+        out[next_row[cells[row]]] = row
+        next_row[cells[row]] += 1
     return out, begin
 
 
@@ -256,9 +256,9 @@ def _positions(out: pd.DataFrame, sources: pd.DataFrame, codes: I64) -> None:
             summed = np.bincount(codes, weights=inverse, minlength=n)
             _fill(out, column, np.where(summed > 0, 1 / np.sqrt(summed), np.nan))
         covariance = s.ra_dec_Cov.to_numpy(np.float64)
-        known = np.isfinite(covariance)
-        total = np.bincount(codes[known], weights=covariance[known], minlength=n)
-        mean = total / np.bincount(codes[known], minlength=n)
+        has_covariance = np.isfinite(covariance)
+        total = np.bincount(codes[has_covariance], weights=covariance[has_covariance], minlength=n)
+        mean = total / np.bincount(codes[has_covariance], minlength=n)
         _fill(out, "ra_dec_Cov", mean / np.bincount(codes, minlength=n))
 
 

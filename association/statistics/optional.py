@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from apdb.sky.htm import HTM_LEVEL, htm_ids
-from association.groups import Groups
+from association.statistics.groups import Groups
 from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 
@@ -37,28 +37,28 @@ def _percentiles(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F
     """Linear-interpolated percentiles of psfFlux."""
     g = Groups(cells, count, f=s["psfFlux"])
     percents = (5, 25, 50, 75, 95)
-    found = g.quantiles(g["f"], *(p / 100 for p in percents))
-    return {f"psfFluxPercentile{p:02d}": found[k] for k, p in enumerate(percents)}
+    quantiles = g.quantiles(g["f"], *(p / 100 for p in percents))
+    return {f"psfFluxPercentile{p:02d}": quantiles[k] for k, p in enumerate(percents)}
 
 
 def _chi2(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64]:
     """Sum of squared normalised deviations from psfFluxMean (0 without data, as a sum of nothing)."""
     g = Groups(cells, count, f=s["psfFlux"], e=s["psfFluxErr"])
     with np.errstate(divide="ignore", invalid="ignore"):
-        return {"psfFluxChi2": g.sum(((g["f"] - g.spread(mean)) / g["e"]) ** 2)}
+        return {"psfFluxChi2": g.sum(((g["f"] - g.per_row(mean)) / g["e"]) ** 2)}
 
 
 def _mad(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64]:
     """Median absolute deviation from the median, unscaled."""
     g = Groups(cells, count, f=s["psfFlux"])
     middle = g.quantiles(g["f"], 0.5)[0]
-    return {"psfFluxMAD": g.quantiles(np.abs(g["f"] - g.spread(middle)), 0.5)[0]}
+    return {"psfFluxMAD": g.quantiles(np.abs(g["f"] - g.per_row(middle)), 0.5)[0]}
 
 
 def _skew(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64]:
     """Bias-corrected sample skewness (Fisher-Pearson); NaN below three points, 0 without scatter."""
     g = Groups(cells, count, f=s["psfFlux"])
-    d = g["f"] - g.spread(g.mean(g["f"]))
+    d = g["f"] - g.per_row(g.mean(g["f"]))
     m2, m3, n = g.sum(d**2), g.sum(d**3), g.n.astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = n * np.sqrt(n - 1) / (n - 2) * m3 / m2**1.5
@@ -73,7 +73,7 @@ def _linear_fit(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F6
         total = g.sum(w)
         # about the weighted means: on absolute MJD the sums would cancel
         t0, f0 = g.sum(w * g["t"]) / total, g.sum(w * g["f"]) / total
-        dt, df = g["t"] - g.spread(t0), g["f"] - g.spread(f0)
+        dt, df = g["t"] - g.per_row(t0), g["f"] - g.per_row(f0)
         width = g.sum(w * dt * dt)
         slope = g.where((g.n >= 2) & (width > 0), g.sum(w * dt * df) / width)
     return {"psfFluxLinearSlope": slope, "psfFluxLinearIntercept": f0 - slope * t0}
@@ -90,13 +90,13 @@ def _stetson_j(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64
         for _ in range(STETSON_STEPS):
             if not moving.any():
                 break
-            d = np.sqrt(g.spread(factor)) * (g["f"] - g.spread(mean)) / g["e"]
+            d = np.sqrt(g.per_row(factor)) * (g["f"] - g.per_row(mean)) / g["e"]
             w = 1 / g["e"] ** 2 / (1 + (np.abs(d) / 2) ** 2)
             step = g.sum(w * g["f"]) / g.sum(w)
             change = np.abs(step - mean)
             mean = np.where(moving, step, mean)
             moving &= ~((change < STETSON_TOLERANCE) & (change / mean < STETSON_TOLERANCE))
-        p = g.spread(factor) * ((g["f"] - g.spread(mean)) / g["e"]) ** 2 - 1
+        p = g.per_row(factor) * ((g["f"] - g.per_row(mean)) / g["e"]) ** 2 - 1
         value = g.mean(np.sign(p) * np.sqrt(np.abs(p)))
     return {"psfFluxStetsonJ": g.where(g.n >= 2, value)}
 
@@ -104,7 +104,7 @@ def _stetson_j(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64
 def _sigma_science(cells: Cells, count: int, s: Columns, mean: F64) -> dict[str, F64]:
     """Sample standard deviation of scienceFlux."""
     g = Groups(cells, count, f=s["scienceFlux"])
-    d = g["f"] - g.spread(g.mean(g["f"]))
+    d = g["f"] - g.per_row(g.mean(g["f"]))
     with np.errstate(divide="ignore", invalid="ignore"):
         return {"scienceFluxSigma": g.where(g.n >= 2, np.sqrt(g.sum(d**2) / (g.n - 1)))}
 
@@ -137,7 +137,7 @@ def _highest_peaks(begin: I64, t: F64, f: F64, e: F64) -> tuple[F64, F64]:
 
 @compiled(fastmath=True, inline=True)
 def renew(c: F64, s: F64, speed: float, t: F64) -> None:
-    """Compute cosines and sines anew."""
+    """Set c and s, shape (N,), to cosines and sines of `speed` (rad/d) times t (d)."""
     for i in range(t.size):
         c[i], s[i] = np.cos(speed * t[i]), np.sin(speed * t[i])
 
@@ -146,9 +146,10 @@ def renew(c: F64, s: F64, speed: float, t: F64) -> None:
 def turned_sums(
     c: F64, s: F64, turn_c: F64, turn_s: F64, w: F64, wy: F64, first: Any, last: Any
 ) -> tuple[float, float, float, float, float, float]:
-    """Return the weighted sums of cos, sin, y cos, y sin, cos^2, cos sin over some points, and turn these on by a step.
+    """Return the weighted sums of cos, sin, y cos, y sin, cos^2, cos sin over points first..last-1, and turn these by a step.
 
-    `first` and `last` are unsigned: places then need no look at negative ones, which would keep the loop from being vectorised.
+    All arrays have shape (N,): `c` and `s` are changed to the cosines and sines of the next frequency, by the rotation
+    `turn_c`, `turn_s` of one step of frequency; `w` are weights, `wy` weights times values. `first` and `last` are unsigned: places then need no look at negative ones, which would keep the loop from being vectorised.
     """
     sc = ss = yc = ys = cc = cs = 0.0
     for i in range(first, last):  # vectorised over the points: sums in registers
@@ -177,7 +178,7 @@ def _highest_peak(t: F64, f: F64, e: F64, baseline: float) -> tuple[float, float
     wy = w * y
     turn_c, turn_s = np.cos(2 * np.pi * step * t), np.sin(2 * np.pi * step * t)
     c, s = np.empty(n), np.empty(n)
-    best, at = -1.0, 0
+    highest, best_step = -1.0, 0
     for k in range(1, int(0.5 * OVERSAMPLING * NYQUIST_FACTOR * n) + 1):
         if k % RENEWAL == 1:
             renew(c, s, 2 * np.pi * step * k, t)
@@ -186,9 +187,9 @@ def _highest_peak(t: F64, f: F64, e: F64, baseline: float) -> tuple[float, float
         determinant = dcc * dss - dcs * dcs
         if determinant > 1e-12:
             p = (dss * yc * yc + dcc * ys * ys - 2 * dcs * yc * ys) / (scale * determinant)
-            if p > best:
-                best, at = p, k
-    return (1.0 / (step * at), best) if at > 0 else (np.nan, np.nan)
+            if p > highest:
+                highest, best_step = p, k
+    return (1.0 / (step * best_step), highest) if best_step > 0 else (np.nan, np.nan)
 
 
 def _flags(out: pd.DataFrame, s: pd.DataFrame) -> dict[str, NDArray[np.generic]]:

@@ -1,0 +1,106 @@
+"""What the steps of `DiaPipelineTask` hand to each other, and those steps that need no configuration."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from association.errors import DuplicateRecords
+from association.new_objects import NewSources, new_objects
+from association.solar_system import SolarSystemMatches
+from association.statistics.summary import forced_means, summarize
+from exposure import Exposure
+from tasks import IdFactory, IdGenerator
+
+__all__ = [
+    "History",
+    "ObjectTables",
+    "SourceGroups",
+    "VisitInput",
+    "check_duplicates",
+    "summarize_objects",
+    "with_forced_means",
+]
+
+
+@dataclass(frozen=True)
+class VisitInput:
+    """One detector of a visit: its sources and images, the ids of its forced sources, the processing time (MJD, TAI)."""
+
+    sources: pd.DataFrame
+    difference: Exposure
+    science: Exposure
+    ephemerides: pd.DataFrame | None
+    forced_ids: IdGenerator | IdFactory
+    now: float
+
+
+@dataclass(frozen=True)
+class History:
+    """The objects on the image, and their sources and forced sources from before the visit."""
+
+    objects: pd.DataFrame
+    sources: pd.DataFrame
+    forced: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class SourceGroups:
+    """The sources of a visit: those to be stored, in order of id; those without an object before; those of known bodies."""
+
+    stored: pd.DataFrame
+    unmatched: NewSources
+    solar: SolarSystemMatches
+
+
+@dataclass(frozen=True)
+class ObjectTables:
+    """All objects on the image, the updated ones with all columns, and the history with the visit's sources."""
+
+    on_image: pd.DataFrame
+    updated: pd.DataFrame
+    sources: pd.DataFrame
+
+
+def check_duplicates(stored: pd.DataFrame, history: History) -> None:
+    """Refuse sources to be stored whose ids are there already.
+
+    Raises
+    ------
+    DuplicateRecords
+        An id occurs twice among them, is that of an earlier source, or that of an object which a source would found.
+    """
+    repeated = stored.diaSourceId[stored.diaSourceId.duplicated()]
+    stored_before = stored.diaSourceId[stored.diaSourceId.isin(history.sources.diaSourceId)]
+    founds = stored.diaObjectId == stored.diaSourceId
+    founded = stored.diaObjectId[founds & stored.diaObjectId.isin(history.objects.diaObjectId)]
+    for name, ids in (("input", repeated), ("database", stored_before), ("objects", founded)):
+        if len(ids):
+            raise DuplicateRecords(
+                f"{len(ids)} ids (first: {int(ids.iloc[0])}) are twice in the {name}: is the visit stored already?"
+            )
+
+
+def summarize_objects(groups: SourceGroups, history: History) -> ObjectTables:
+    """Renew the statistics of the objects that got a source; new ones are made."""
+    fresh = groups.stored[groups.stored.diaObjectId != 0]
+    sources = _joined([history.sources.assign(isNew=False), fresh.assign(isNew=True)])
+    objects = _joined([history.objects, new_objects(groups.unmatched.good)])
+    touched = objects[objects.diaObjectId.isin(fresh.diaObjectId)]
+    updated = summarize(touched, sources[sources.diaObjectId.isin(touched.diaObjectId)]).reset_index()
+    others = objects[~objects.diaObjectId.isin(touched.diaObjectId)]
+    on_image = pd.concat([f for f in (updated, others) if len(f)] or [updated], ignore_index=True)
+    return ObjectTables(on_image.sort_values("diaObjectId", ignore_index=True), updated, sources)
+
+
+def with_forced_means(updated: pd.DataFrame, history: pd.DataFrame, forced: pd.DataFrame) -> pd.DataFrame:
+    """Return updated objects with the means of their forced photometry, this visit's included."""
+    if updated.empty:
+        return updated
+    summary = updated.set_index("diaObjectId")
+    forced_means(summary, pd.concat([history, forced], ignore_index=True))
+    return summary.reset_index()
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of frames one after the other; empty frames, which would change types, only where all are empty."""
+    return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
