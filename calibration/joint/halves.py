@@ -67,7 +67,7 @@ def fit_astrometry(
     which, held = split_stars(a, config.validationFraction)
     problem = builder.problem(a, which, config)
     _drop_impossible(problem, images)
-    outer = np.arange(builder.parameters.size) < builder.layout.inner_start
+    outer = np.arange(builder.layout.size) < builder.layout.inner_start
     constrained = config.astrometryModel == "constrained"
     stages: list[tuple[str, bool, Flags | None]] = [("DistortionsVisit", False, outer)] if constrained else []
     stages += [("Distortions", False, None), ("Positions", True, np.zeros_like(outer))]
@@ -107,7 +107,7 @@ def fit_photometry(
     builder = PhotometryBuilder.start(images, camera, config)
     which, held = split_stars(a, config.validationFraction)
     problem = builder.problem(a, which, config)
-    fields = np.arange(builder.parameters.size) < builder.layout.scale_start
+    fields = np.arange(builder.layout.size) < builder.layout.scale_start
     stages: list[tuple[str, bool, Flags | None]] = []
     if builder.layout.order >= 0:
         stages.append(("ModelVisit", False, fields))
@@ -191,5 +191,5 @@ def _held_absolute(builder: AstrometryBuilder, a: Associated, held: Any, config:
     problem.stars.prior[:, :2, :2] = 0.0
     for _ in range(2):
         evaluate(problem)
-    off = 1e3 * problem.stars.place[:, :2]
+    off = 1e3 * problem.stars.coordinates[:, :2]
     return float(1.4826 * np.median(np.abs(off)))

@@ -17,9 +17,10 @@ from calibration.joint.config import JointcalConfig
 from calibration.joint.halves import fit_astrometry, fit_photometry
 from calibration.joint.io.inputs import gather, images_of, most_common_filter
 from calibration.joint.io.references import colour_corrected, load_references, read_colorterms
-from calibration.joint.model.build_astrometry import build_wcs, fit_epoch
+from calibration.joint.model.build_astrometry import build_wcs
 from calibration.joint.model.build_photometry import build_calibrations
 from calibration.joint.model.data import Images
+from calibration.joint.model.frames import fit_epoch
 from calibration.joint.model.references import References
 from calibration.joint.model.stars import bounding_circle
 from calibration.joint.result import Half, star_table

@@ -42,9 +42,7 @@ class Half:
 
 
 def _bright(a: Associated, problem: Any, which: I64) -> Flags:
-    from calibration.joint.model.build_astrometry import _measurements_of
-
-    index, _ = _measurements_of(a.stars.offsets, which)
+    index, _ = a.stars.measurements_of(which)
     flux, error = a.measurements.flux[index], a.measurements.flux_err[index]
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = flux / error
@@ -80,14 +78,14 @@ def _without_references(problem: AstrometryProblem, chosen: Flags) -> float:
     tied = (problem.stars.prior[:, 0, 0] > 0) & chosen
     if not tied.any():
         return float("nan")
-    place, prior = problem.stars.place, problem.stars.prior
-    problem.stars.place, problem.stars.prior = place.copy(), prior.copy()
+    place, prior = problem.stars.coordinates, problem.stars.prior
+    problem.stars.coordinates, problem.stars.prior = place.copy(), prior.copy()
     problem.stars.prior[:, :2, :2] = 0.0
     try:
         evaluate(problem)
-        off = problem.stars.place[tied, :2] - problem.stars.target[tied, :2]
+        off = problem.stars.coordinates[tied, :2] - problem.stars.target[tied, :2]
     finally:
-        problem.stars.place, problem.stars.prior = place, prior
+        problem.stars.coordinates, problem.stars.prior = place, prior
     return 1e3 * float(np.sqrt((off**2).mean()))
 
 
@@ -106,7 +104,7 @@ def photometric_scatter(problem: PhotometryProblem, a: Associated, which: I64) -
 def positions(problem: AstrometryProblem) -> tuple[F64, F64]:
     """Return fitted (ra, dec) of the stars at the epoch of the fit, degrees."""
     s = problem.stars
-    vectors = s.vector + ARCSEC * (s.place[:, :1] * s.east + s.place[:, 1:2] * s.north)
+    vectors = s.vector + ARCSEC * (s.coordinates[:, :1] * s.east + s.coordinates[:, 1:2] * s.north)
     ra = np.degrees(np.arctan2(vectors[:, 1], vectors[:, 0])) % 360.0
     return ra, np.degrees(np.arctan2(vectors[:, 2], np.hypot(vectors[:, 0], vectors[:, 1])))
 
@@ -141,7 +139,7 @@ def _rows(half: Half, problem: Any, which: I64, held: bool, astrometric: bool) -
             "ra_dec_cov": inverse[:, 0, 1] * 1e6, "flux_var": nan,
         }  # fmt: skip
         if problem.n_star == 4:
-            motion = problem.stars.motion + problem.stars.place[:, 2:]
+            motion = problem.stars.motion + problem.stars.coordinates[:, 2:]
             columns |= {"pm_ra": motion[:, 0] * 1e3, "pm_dec": motion[:, 1] * 1e3}
             columns |= {"pm_ra_var": inverse[:, 2, 2] * 1e6, "pm_dec_var": inverse[:, 3, 3] * 1e6}
     else:

@@ -471,7 +471,7 @@ def test_elimination_is_that_of_the_full_normal_matrix():
         starts, np.arange(n), np.array([3, 2]), np.arange(0, n + 1, per), prior, rng.normal(size=(m, q)),
     )  # fmt: skip
     step, inverse = np.zeros((m, q)), np.zeros((m, q, q))
-    star_steps(rows.residual, rows.weight, rows.star, rows.offsets, rows.prior, rows.pull, step, inverse)
+    star_steps(rows, step, inverse)
     made = Reduced(np.zeros((n, k, k)), np.full((n, k), -1), np.zeros((size, size)), np.zeros(size))
     add_block(rows, inverse, step, made)
     full, right = np.zeros((size + m * q, size + m * q)), np.zeros(size + m * q)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from calibration.joint.model.build_astrometry import _measurements_of
 from calibration.joint.result import Half, _residuals
 from tasks.arrays import F64
 
@@ -57,7 +56,7 @@ def _residual_picture(half: Half, path: Path) -> Path:
     place = np.stack([u, v], 1)
     for chip in range(lay.n_inner):
         of = lay.inner[problem.image] == chip
-        place[of] = half.builder._focal(chip, u[of], v[of]) * half.builder.scale_mm
+        place[of] = half.builder.focal(chip, u[of], v[of]) * half.builder.scale_mm
     kept = problem.kept
     figure, (left, right) = _figure(13, 2)
     x, y, dx, dy, n = _binned(place[kept], residual[kept])
@@ -128,7 +127,7 @@ def _repeatability_picture(half: Half, path: Path) -> Path:
     with np.errstate(invalid="ignore", divide="ignore"):
         mag = value if problem.layout.magnitude else 31.4 - 2.5 * np.log10(value)
         off = residual[:, 0] if problem.layout.magnitude else 1.0857 * residual[:, 0] / value
-    index, _ = _measurements_of(half.associated.stars.offsets, half.which)
+    index, _ = half.associated.stars.measurements_of(half.which)
     use = problem.kept & (count >= 2) & np.isfinite(mag) & np.isfinite(off)
     off = 1e3 * off * np.sqrt(count / np.maximum(count - 1, 1))
     figure, axes = _figure(8, left=0.11)

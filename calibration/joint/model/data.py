@@ -158,3 +158,10 @@ class Stars:
     def of_measurement(self) -> I64:
         """Index of the star of each measurement."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def measurements_of(self, which: I64) -> tuple[I64, I64]:
+        """Return the indices (N,) of the measurements of some stars (K,), and where each of these stars begins (K + 1,)."""
+        count = np.diff(self.offsets)[which]
+        offsets = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+        index = np.repeat(self.offsets[which] - offsets[:-1], count) + np.arange(offsets[-1])
+        return index, offsets

@@ -121,17 +121,14 @@ def sum_blocks(
         step, inverse = np.zeros((m, q)), np.zeros((m, q, q))
         excess = _soften(rows, huber) if huber > 0 else 0.0
         if stars:
-            star_steps(rows.residual, rows.weight, rows.star, rows.offsets, rows.prior, rows.pull, step, inverse)
+            star_steps(rows, step, inverse)
             out.steps.append((first, last, step))
         moved = rows.residual + np.einsum("nda,na->nd", rows.star, np.repeat(step, np.diff(rows.offsets), axis=0))
         chi2 = float(np.einsum("ni,nij,nj->", moved, rows.weight, moved, optimize=True))
         out.chi2 += chi2
         out.objective += chi2 + excess
         if out.reduced is None:
-            add_gradient(
-                rows.residual, rows.weight, rows.model, rows.star, rows.starts, rows.lengths, rows.offsets, step,
-                out.gradient,
-            )  # fmt: skip
+            add_gradient(rows, step, out.gradient)
         else:
             add_block(rows, inverse, step, out.reduced)
             if stars and not dense:
@@ -143,7 +140,7 @@ def _soften(rows: Rows, huber: float) -> float:
     """Scale weights by min(1, huber / distance) (Huber 1964); return what his loss has beyond the weighted chi2."""
     distance = np.sqrt(np.einsum("ni,nij,nj->n", rows.residual, rows.weight, rows.residual, optimize=True))
     factor = huber / np.maximum(distance, huber)
-    rows.weight *= factor[:, None, None]
+    np.multiply(rows.weight, factor[:, None, None], out=rows.weight)
     far = distance[distance > huber]
     return float((huber * (far - huber)).sum())
 
@@ -240,15 +237,10 @@ def evaluate(problem: Problem) -> Evaluation:
         first, last = block
         rows = problem.rows(first, last)
         step = np.zeros((last - first, q))
-        star_steps(
-            rows.residual, rows.weight, rows.star, rows.offsets, rows.prior, rows.pull, step,
-            out.star_inverse[first:last],
-        )  # fmt: skip
+        inverse = out.star_inverse[first:last]
+        star_steps(rows, step, inverse)
         part = slice(int(problem.offsets[first]), int(problem.offsets[last]))
-        contributions(
-            rows.residual, rows.weight, rows.star, rows.offsets, step, out.star_inverse[first:last], out.chi2[part],
-            out.leverage[part],
-        )  # fmt: skip
+        contributions(rows, step, inverse, out.chi2[part], out.leverage[part])
         problem.move(first, last, step)
 
     with ThreadPoolExecutor(_THREADS) as pool:
