@@ -27,7 +27,7 @@ from calibration.summary.task import UpdateVisitSummaryTask
 from exposure import Exposure, ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
 from exposure.camera import Camera
 from exposure.io.exposure_catalog import ExposureRecord
-from simulation.focal_plane import MosaicSurvey, simulate_mosaic
+from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
 from tasks import make_task
 from tasks.errors import CallerError
 from tests.quantum import Quantum
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy")
 
 @cache
 def survey(seed: int = 1, n_visits: int = 4, n_chips: int = 9, **kwargs) -> MosaicSurvey:
-    return simulate_mosaic(seed, n_visits, n_chips, **kwargs)
+    return simulate_mosaic(MosaicSettings(seed, n_visits, n_chips, **kwargs))
 
 
 def summaries(s: MosaicSurvey) -> list[ExposureCatalog]:
