@@ -57,7 +57,7 @@ class Layout:
 
     @property
     def lengths(self) -> I64:
-        """Lengths of the column runs of one measurement."""
+        """Lengths (3,) of the column runs of one measurement."""
         return np.array([2 * n_terms(self.outer_order), 2 * n_terms(self.inner_order), int(self.dcr)])
 
     @property
@@ -208,7 +208,9 @@ class AstrometryProblem:
         )
 
     def undetermined(self) -> Flags:
-        """Which terms of outer maps the kept measurements are too few for: three for every two terms."""
+        """Return which parameters (P,), terms of outer maps, have fewer than three kept measurements for every two
+        terms.
+        """
         lay = self.layout
         count = np.bincount(self.star_index[self.kept], minlength=self.offsets.size - 1)
         tells = self.kept & ((count >= 2) | (self.stars.prior[:, 0, 0] > 0))[self.star_index]
@@ -220,10 +222,10 @@ class AstrometryProblem:
         return poor
 
     def move(self, first: int, last: int, step: F64) -> None:
-        """Move the stars [first, last)."""
+        """Add steps (last - first, q) to the coordinates of the stars [first, last)."""
         self.stars.coordinates[first:last] += step
 
     def reference_chi2(self) -> F64:
-        """Return the chi2 of each star against its reference star; 0 where there is none."""
+        """Return the chi2 (M,) of each star against its reference star; 0 where there is none."""
         off = self.stars.coordinates - self.stars.target
         return np.asarray(np.einsum("na,nab,nb->n", off, self.stars.prior, off))

@@ -56,12 +56,11 @@ class AstrometryBuilder:
         bbox = images.bbox.astype(np.float64)
         centre, half = bbox[:, :2] + (bbox[:, 2:] - 1) / 2, bbox[:, 2:] / 2
         constrained = config.astrometryModel == "constrained"
-        outer, orders = (
-            (visit_index, (config.astrometryVisitOrder, config.astrometryChipOrder))
-            if constrained
-            else (np.arange(len(images)), (config.astrometrySimpleOrder, -1))
-        )
-        layout = Layout(outer, chip, *orders, centre, half, config.fitDcr)
+        if constrained:
+            outer, outer_order, inner_order = visit_index, config.astrometryVisitOrder, config.astrometryChipOrder
+        else:
+            outer, outer_order, inner_order = np.arange(len(images)), config.astrometrySimpleOrder, -1
+        layout = Layout(outer, chip, outer_order, inner_order, centre, half, config.fitDcr)
         tangent = tangent_points(images, visit_index)
         parallax = bool(associated.references.parallax.any())
         frames = image_frames(images, tangent[visit_index], camera, config.fitDcr, parallax)
@@ -126,7 +125,9 @@ class AstrometryBuilder:
             self._fit_outer(outer, *self._outer_points(outer, associated), start, used)
 
     def _outer_points(self, outer: int, associated: Associated) -> tuple[F64, F64]:
-        """Return points (N, 2) of one outer map's domain, and where the input WCS sees them, arcsec in its tangent plane."""
+        """Return points (N, 2) of one outer map's domain, and where the input WCS sees them, arcsec in its tangent
+        plane.
+        """
         lay = self.layout
         gu, gv = _nodes()
         points, target = [], []
@@ -210,7 +211,7 @@ def _gnomonic(vectors: F64, frames: Frames, image: int) -> F64:
 def _names(layout: Layout, visits: I64, detectors: I64, images: Images) -> list[str]:
     out = []
     for o in range(layout.n_outer):
-        who = f"map of visit {visits[o]}" if layout.inner_order >= 0 else f"map of {images.said(o)}"
+        who = f"map of visit {visits[o]}" if layout.inner_order >= 0 else f"map of {images.label(o)}"
         for axis in ("xi", "eta"):
             out += [f"{who}, {axis} term T{i}(x)T{j}(y)" for i, j in term_degrees(layout.outer_order)]
     for c in range(layout.n_inner):

@@ -55,7 +55,7 @@ class PhotometryBuilder:
         scale = parameters[layout.scale_start :]
         if not constrained:
             scale[:] = images.calib_mean
-            names = [f"scale of {images.said(i)}" for i in range(len(images))]
+            names = [f"scale of {images.label(i)}" for i in range(len(images))]
         else:
             scale[:] = [np.exp(np.mean(np.log(images.calib_mean[chip == c]))) for c in range(detectors.size)]
             names = [f"field of visit {v}, term T{i}(X)T{j}(Y)" for v in visits for i, j in term_degrees(order)] + [
@@ -74,7 +74,7 @@ class PhotometryBuilder:
         return cls(images, layout, camera, camera.focal_box(), model)
 
     def focal(self, image: I64, x: F64, y: F64) -> F64:
-        """Return scaled focal-plane places (N, 2), each in [-1, 1] over the camera's box."""
+        """Return scaled focal-plane positions (N, 2), each in [-1, 1] over the camera's box."""
         out = np.empty((image.size, 2))
         x_low, y_low, x_high, y_high = self.box
         order = np.argsort(image, kind="stable")
@@ -90,7 +90,7 @@ class PhotometryBuilder:
     def problem(
         self, associated: Associated, which: I64, config: JointcalConfig, use_references: bool = True
     ) -> PhotometryProblem:
-        """Return the problem of some stars; model parameters are shared between problems made here.
+        """Return the problem of some stars (indices, (M,)); model parameters are shared between problems made here.
 
         Raises
         ------
@@ -105,8 +105,9 @@ class PhotometryBuilder:
             raise JointCalibrationError(
                 f"{int(bad.sum())} selected sources have a flux or flux error that is not positive and finite; select "
                 "with sourceSelector.signalToNoiseMinimum > 0",
-                visit=visit, detector=detector,
-            )  # fmt: skip
+                visit=visit,
+                detector=detector,
+            )
         pedestal, model = config.photometryErrorPedestal, config.photometryModel
         error = m.flux_err
         if pedestal > 0:  # in simpleMagnitude it is a magnitude, else a fraction of the flux
@@ -138,7 +139,7 @@ class PhotometryBuilder:
         return StarPhotometry(mean[:, None], prior, np.where(has, value, 0.0)[:, None])
 
     def check(self) -> None:
-        """Refuse a calibration that is not positive somewhere on an image (3 x 3 places).
+        """Refuse a calibration that is not positive somewhere on an image (3 x 3 positions).
 
         Raises
         ------
@@ -153,8 +154,9 @@ class PhotometryBuilder:
             raise ModelInvalid(
                 f"Model is not valid: the calibration is negative or not finite on this image and {bad.size - 1} more; "
                 "lower photometryVisitOrder or add stars",
-                visit=visit, detector=detector,
-            )  # fmt: skip
+                visit=visit,
+                detector=detector,
+            )
 
     def scales(self, nodes: F64) -> F64:
         """Return nJy per count of every image (I, n, n) [y, x]; nodes in [-1, 1] run from edge pixel to edge pixel."""

@@ -21,7 +21,10 @@ def fit_epoch(images: Images) -> float:
 
 
 def tangent_points(images: Images, visit_index: I64) -> F64:
-    """Return the boresight of each visit (V, 2), RA and Dec in degrees; the middle of its images where it is unknown."""
+    """Return the boresight of each visit (V, 2), RA and Dec in degrees.
+
+    The middle of its images where it is unknown.
+    """
     out = np.empty((int(visit_index.max()) + 1, 2))
     for v in range(len(out)):
         of = np.flatnonzero(visit_index == v)

@@ -40,7 +40,7 @@ class PhotometryLayout:
 
     @property
     def lengths(self) -> I64:
-        """Lengths of the column runs of one measurement."""
+        """Lengths (2,) of the column runs of one measurement."""
         return np.array([n_terms(self.order), 1])
 
     @property
@@ -252,13 +252,13 @@ class PhotometryProblem:
         return np.asarray(POGSON * self.flux_err[part] / flux)
 
     def undetermined(self) -> Flags:
-        """Which parameters the kept measurements are too few for: none, a scale needs only one."""
+        """Return which parameters (P,) the kept measurements are too few for: none, a scale needs only one."""
         return np.zeros(self.parameters.size, bool)
 
     def move(self, first: int, last: int, step: F64) -> None:
-        """Move the stars [first, last)."""
+        """Add steps (last - first, 1) to the fluxes of the stars [first, last)."""
         self.stars.value[first:last] += step
 
     def reference_chi2(self) -> F64:
-        """Return the chi2 of each star against its reference star; 0 where there is none."""
+        """Return the chi2 (M,) of each star against its reference star; 0 where there is none."""
         return np.asarray((self.stars.value - self.stars.target)[:, 0] ** 2 * self.stars.prior[:, 0, 0])

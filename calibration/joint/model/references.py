@@ -1,10 +1,12 @@
+"""Reference stars of a joint fit, and the circle on the sky that they lie in."""
+
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.arrays import F64, Flags
+from tasks.arrays import F64, I64, Flags
+
+__all__ = ["Circle", "References"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Circle:
     radius: float
 
     def holds(self, vectors: F64) -> Flags:
-        """Return which unit vectors lie inside."""
+        """Return which unit vectors (N, 3) lie inside."""
         return np.asarray(((vectors - self.centre) ** 2).sum(1) <= (2 * np.sin(np.radians(self.radius) / 2)) ** 2)
 
 
@@ -51,6 +53,6 @@ class References:
     def __len__(self) -> int:
         return len(self.vector)
 
-    def take(self, index: NDArray[Any]) -> "References":
-        """Return some of the stars."""
+    def take(self, index: I64 | Flags) -> "References":
+        """Return some of the stars; `index` is (N,), numbers or flags."""
         return References(*(getattr(self, name)[index] for name in self.__dataclass_fields__))

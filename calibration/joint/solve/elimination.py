@@ -19,15 +19,33 @@ __all__ = ["Reduced", "add_block", "add_gradient", "contributions", "star_steps"
 
 @dataclass
 class Reduced:
-    """The normal equations after elimination of the stars: sums over blocks."""
+    """The normal equations after elimination of the stars: sums over blocks.
 
-    groups: F64  # (n_groups, K, K) of A
-    columns: I64  # (n_groups, K) columns of a group, -1 where it has no measurement
-    schur: F64 | None  # (P, P) of B D^-1 B^T; None when stars are held
+    Parameters
+    ----------
+    groups
+        (G, K, K) of A, group by group.
+    columns
+        (G, K) columns of each group, -1 where it has no measurement.
+    schur
+        (P, P) of B D^-1 B^T; None where stars are held, or S is kept sparse.
+    gradient
+        (P,).
+    """
+
+    groups: F64
+    columns: I64
+    schur: F64 | None
     gradient: F64
 
+    @classmethod
+    def empty(cls, n_groups: int, width: int, schur: F64 | None, gradient: F64) -> "Reduced":
+        """Return sums of nothing, for groups of `width` columns; `schur` (P, P) and `gradient` (P,) are zero."""
+        columns = np.full((n_groups, width), -1, np.int64)
+        return cls(np.zeros((n_groups, width, width)), columns, schur, gradient)
+
     def matrix(self) -> F64:
-        """Return S, dense and symmetric."""
+        """Return S (P, P), dense and symmetric."""
         size = self.gradient.size
         out = np.zeros((size, size))
         _scatter(self.groups, self.columns, out)
@@ -38,6 +56,7 @@ class Reduced:
 
 @compiled
 def _scatter(groups: F64, columns: I64, out: F64) -> None:
+    """Add the groups' blocks (G, K, K) to a matrix (P, P)."""
     for g in range(groups.shape[0]):
         if columns[g, 0] < 0:
             continue
