@@ -39,18 +39,18 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     bad = ~exposure.good("BAD", "CR")
     data = np.where(bad, 0, exposure.image).astype(np.float32)
     error = np.sqrt(np.where(bad, 1, exposure.variance)).astype(np.float32)
-    found = _extract(data, error, bad, 0.6 * threshold, exposure.key)
-    if len(found) == 0:
+    objects = _extract(data, error, bad, 0.6 * threshold, exposure.key)
+    if len(objects) == 0:
         return pd.DataFrame({c: np.zeros(0) for c in COLUMNS}).astype({"flagged": bool, "star": bool})
-    sigma = np.clip(np.sqrt(np.maximum(found["a"] * found["b"], 0.5)), 1.0, 6.0)
-    wx, wy, _ = sep.winpos(data, found["x"], found["y"], sigma)
-    moved = np.hypot(wx - found["x"], wy - found["y"]) > 2
-    x, y = np.where(moved, found["x"], wx), np.where(moved, found["y"], wy)
-    noise = np.sqrt(np.maximum(found["npix"], 1)) * np.median(error)
-    frame = pd.DataFrame({"x": x, "y": y, "apFlux": found["flux"], "snr": found["flux"] / noise})
-    frame["peak"] = found["peak"]
-    frame["elongation"] = found["a"] / np.maximum(found["b"], 1e-3)
-    frame["blended"] = (found["flag"] & _BLENDED) != 0
+    sigma = np.clip(np.sqrt(np.maximum(objects["a"] * objects["b"], 0.5)), 1.0, 6.0)
+    wx, wy, _ = sep.winpos(data, objects["x"], objects["y"], sigma)
+    moved = np.hypot(wx - objects["x"], wy - objects["y"]) > 2
+    x, y = np.where(moved, objects["x"], wx), np.where(moved, objects["y"], wy)
+    noise = np.sqrt(np.maximum(objects["npix"], 1)) * np.median(error)
+    frame = pd.DataFrame({"x": x, "y": y, "apFlux": objects["flux"], "snr": objects["flux"] / noise})
+    frame["peak"] = objects["peak"]
+    frame["elongation"] = objects["a"] / np.maximum(objects["b"], 1e-3)
+    frame["blended"] = (objects["flag"] & _BLENDED) != 0
     frame = frame.sort_values(["apFlux", "x"], ascending=[False, True], ignore_index=True)
     x, y, flux = (frame[c].to_numpy(np.float64) for c in ("x", "y", "apFlux"))
     frame["size"], frame["flagged"] = shapes(exposure, data, x, y)
@@ -66,10 +66,10 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     return frame
 
 
-def _extract(
-    data: F32, error: F32, bad: Flags, threshold: float, key: tuple[int, int]
-) -> NDArray[Any]:  # fmt: skip
-    """Return what SEP finds. Its buffers take memory for all that they may hold: they grow where a field needs it alone."""
+def _extract(data: F32, error: F32, bad: Flags, threshold: float, key: tuple[int, int]) -> NDArray[Any]:
+    """Return what SEP finds. Its buffers take memory for all that they may hold: they grow where a field needs it
+    alone.
+    """
     room, limits = PIXELS_AT_ONCE, list(SUB_OBJECTS)
     while True:
         try:
@@ -88,5 +88,6 @@ def _extract(
     raise TooCrowded(
         f"too many sources touch each other to be told apart ({reason}): give a smaller part of the image, or one whose "
         "sky and noise are right (a variance plane that is too small makes sources of noise)",
-        visit=key[0], detector=key[1],
-    )  # fmt: skip
+        visit=key[0],
+        detector=key[1],
+    )
