@@ -24,7 +24,7 @@ from calibration.joint.config import JointcalConfig
 from calibration.joint.io.files import read_headers
 from calibration.joint.model.data import ARCSEC, unit_vectors
 from calibration.joint.task import JointcalTask
-from simulation.focal_plane import MosaicSurvey, simulate_mosaic
+from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
 
 ZERO_MAG = 31.4
 
@@ -209,7 +209,7 @@ def fit(s: MosaicSurvey, folder: Path) -> tuple[dict[str, Any], Any]:
 
 def compare(seed: int = 1) -> dict[str, Any]:
     """One simulated field of 4 visits x 103 chips, ours and SCAMP side by side."""
-    s = simulate_mosaic(seed, 4, 103)
+    s = simulate_mosaic(MosaicSettings(seed, 4, 103))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_survey(s, folder)
@@ -234,7 +234,7 @@ def compare(seed: int = 1) -> dict[str, Any]:
 
 def scale_once(stars_per_chip: float, n_visits: int) -> dict[str, Any]:
     """Fit one large field; meant for a process of its own, for its peak memory."""
-    s = simulate_mosaic(5, n_visits, 103, stars_per_chip)
+    s = simulate_mosaic(MosaicSettings(5, n_visits, 103, stars_per_chip))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "hdr").mkdir()

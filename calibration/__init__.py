@@ -1,7 +1,7 @@
 """Calibration: what a plain image lacks (`characterize`), and the multi-visit calibration tasks.
 
-Imports: ``diffim``, ``forced``, ``exposure``, ``apdb``, ``tasks`` (never ``association``: same level). Names are
-fetched when they are first used: the joint fit needs no pixel code. `calibration.characterize.characterize` is asked
+Imports: ``diffim``, ``exposure``, ``tasks`` (never ``association``: same level). Names are fetched when they are first
+used: the joint fit needs no pixel code. `calibration.characterize.characterize` is asked
 for by its full name.
 """
 
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from calibration.summary.task import UpdateVisitSummaryTask
 
 _HOMES = {
-    "CalibrationError": "errors", "JointcalTask": "joint.task",
-    "ReferenceStars": "refcat", "TooFewStars": "errors", "UpdateVisitSummaryTask": "summary.task",
-}  # fmt: skip
+    "CalibrationError": "errors",
+    "JointcalTask": "joint.task",
+    "ReferenceStars": "refcat",
+    "TooFewStars": "errors",
+    "UpdateVisitSummaryTask": "summary.task",
+}
 
 __all__ = [
     "CalibrationError",

@@ -45,11 +45,11 @@ def _peak_shift(
     inside = exposure.contains(x, y, margin=reach)
     order = np.argsort(-reference.table.flux.to_numpy()[inside], kind="stable")[:400]
     ref = np.stack([x[inside], y[inside]], axis=1)[order]
-    found = sources[["x", "y"]].to_numpy(np.float64)
-    if len(ref) < 3 or len(found) < 3:
+    detections = sources[["x", "y"]].to_numpy(np.float64)
+    if len(ref) < 3 or len(detections) < 3:
         return (0.0, 0.0)
-    pairs = cKDTree(found).query_ball_point(ref, reach)
-    delta = np.concatenate([found[p] - r for p, r in zip(pairs, ref, strict=True) if p] or [np.zeros((0, 2))])
+    pairs = cKDTree(detections).query_ball_point(ref, reach)
+    delta = np.concatenate([detections[p] - r for p, r in zip(pairs, ref, strict=True) if p] or [np.zeros((0, 2))])
     if len(delta) < 3:
         return (0.0, 0.0)
     counts = np.array([len(p) for p in cKDTree(delta).query_ball_point(delta, 1.0)])

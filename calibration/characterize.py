@@ -69,12 +69,7 @@ def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStar
         smooth(exposure, sigma)
     report |= {"nSources": float(len(sources)), "nStars": float(sources.star.sum())}
     if exposure.psf is None:
-        fit = add_psf(exposure, sources, rules)
-        report |= {
-            "psfFwhm": fit.fwhm, "undersampled": _undersampled(fit.fwhm, rules),
-            "psfHeldOutResidual": fit.held_out_residual, "psfHeldOutChi2": fit.held_out_chi2,
-            "psfStars": float(fit.n_stars), "psfWingFraction": fit.wing_fraction,
-        }  # fmt: skip
+        report |= _psf_report(add_psf(exposure, sources, rules), rules)
     if sigma:
         report["smoothedVarianceFactor"] = scale_to_flux_errors(exposure, sigma)
     _measure(exposure, sources)
@@ -104,6 +99,18 @@ def add_psf(exposure: Exposure, sources: pd.DataFrame, rules: Instrument) -> Psf
     return fit
 
 
+def _psf_report(fit: PsfFit, rules: Instrument) -> dict[str, float]:
+    """Return the numbers of a PSF fit for the metadata."""
+    return {
+        "psfFwhm": fit.fwhm,
+        "undersampled": _undersampled(fit.fwhm, rules),
+        "psfHeldOutResidual": fit.held_out_residual,
+        "psfHeldOutChi2": fit.held_out_chi2,
+        "psfStars": float(fit.n_stars),
+        "psfWingFraction": fit.wing_fraction,
+    }
+
+
 def _undersampled(fwhm: float, rules: Instrument) -> float:
     """Return 1 where stars are too narrow for the pixels, else 0; said aloud where nothing is done about it."""
     sigma = rules.characterize.smoothing
@@ -111,8 +118,11 @@ def _undersampled(fwhm: float, rules: Instrument) -> float:
     if narrow and not sigma:
         logging.getLogger("alertprod.calibration").warning(
             "stars are %.1f px wide (FWHM), less than %.1f: light is aliased and subtractions leave residuals at bright "
-            "stars; set characterize: {smoothing: 0.8} in the instrument file of %s", fwhm, UNDERSAMPLED_FWHM, rules.name,
-        )  # fmt: skip
+            "stars; set characterize: {smoothing: 0.8} in the instrument file of %s",
+            fwhm,
+            UNDERSAMPLED_FWHM,
+            rules.name,
+        )
     return float(narrow)
 
 
@@ -123,8 +133,8 @@ def _without_cosmic_rays(
 
     Stars of the reference are spared, and tell what stars look like.
     """
-    known = sources[sources.isolated & ~sources.flagged].assign(psfFlux=sources.apFlux, psfFluxErr=1.0)
-    wcs, _ = refine_wcs(exposure, known, reference)
+    clean = sources[sources.isolated & ~sources.flagged].assign(psfFlux=sources.apFlux, psfFluxErr=1.0)
+    wcs, _ = refine_wcs(exposure, clean, reference)
     x, y = wcs.sky_to_pixel(reference.table.ra.to_numpy(), reference.table.dec.to_numpy())
     stars = np.zeros(exposure.image.shape, np.bool_)
     inside = exposure.contains(x, y)
@@ -137,10 +147,9 @@ def _without_cosmic_rays(
 
 
 def _measure(exposure: Exposure, sources: pd.DataFrame) -> None:
-    """PSF fluxes of all sources, with aperture correction."""
-    assert exposure.psf is not None
+    """Add psfFlux, psfFluxErr (image unit) and snr to the sources, with aperture correction."""
     fluxes = forced_psf_photometry(
-        exposure.image, exposure.variance, exposure.psf, sources.x, sources.y, origin=exposure.origin
+        exposure.image, exposure.variance, exposure.require_psf(), sources.x, sources.y, origin=exposure.origin
     )
     factor = None if exposure.ap_corr is None else exposure.ap_corr.at(PSF_FLUX, sources.x, sources.y)
     scale = 1.0 if factor is None else factor
@@ -151,9 +160,12 @@ def _measure(exposure: Exposure, sources: pd.DataFrame) -> None:
 
 
 def _calibrate(
-    exposure: Exposure, sources: pd.DataFrame, rules: Instrument, reference: ReferenceStars | None,
+    exposure: Exposure,
+    sources: pd.DataFrame,
+    rules: Instrument,
+    reference: ReferenceStars | None,
     report: dict[str, float],
-) -> None:  # fmt: skip
+) -> None:
     if exposure.photo_calib is not None:
         return
     matches: Matches | None = None

@@ -1,4 +1,4 @@
-"""How many electrons a count is, from the image itself: where stars are bright their photon noise is more than the sky's."""
+"""The gain of an image, from itself: where stars are bright their photon noise is more than the sky's."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -36,12 +36,12 @@ class Gain:
 
 
 def estimate_gain(exposure: Exposure, rms: F32, order: int = 2) -> float:
-    """Return the gain of an image without sky whose variance is not known yet.
+    """Return the gain (electrons per count) of an image without sky whose variance is not known yet.
 
     Parameters
     ----------
     rms
-        Standard deviation of the sky at each pixel.
+        (height, width) standard deviation of the sky, counts.
     order
         Spatial order of the PSF model.
 
@@ -60,21 +60,21 @@ def estimate_gain(exposure: Exposure, rms: F32, order: int = 2) -> float:
         return sky if near and sky is not None else stars.value
     if sky is not None:
         return sky
-    said = exposure.metadata.get("headerGain")
-    if said is not None and SETTINGS[0] < said < SETTINGS[1] and (stars is None or _agree(said, stars)):
+    header = exposure.metadata.get("headerGain")
+    if header is not None and SETTINGS[0] < header < SETTINGS[1] and (stars is None or _agree(header, stars)):
         log.warning(
-            "the gain cannot be told from the image: the %.3g electrons per count of its header are taken", said
+            "the gain cannot be told from the image: the %.3g electrons per count of its header are taken", header
         )
-        return float(said)
+        return float(header)
     raise GainUnknown(
         "the gain cannot be told from the image: give it (electrons per count) as gain in the instrument file",
         **exposure.where,
     )  # fmt: skip
 
 
-def _agree(said: float, stars: Gain) -> bool:
+def _agree(header: float, stars: Gain) -> bool:
     """Whether a header's gain lies within three errors of what stars tell, whose noise is its inverse."""
-    return bool(abs(stars.value / said - 1) < 3 * stars.error)
+    return bool(abs(stars.value / header - 1) < 3 * stars.error)
 
 
 def _of_sky(exposure: Exposure, rms: F32) -> float | None:
@@ -93,18 +93,18 @@ def _of_stars(exposure: Exposure, rms: F32, order: int) -> Gain:
     if not unit > 0:
         raise TooFewStars("the sky of the image has no noise", **exposure.where)
     part = replace(part, image=part.image / unit, variance=(noise / unit) ** 2)
-    found = detect_sources(part)
-    psf = part.psf if part.psf is not None else fit_psf(part, found, order).psf
-    gain = gain_of_noise(*star_residuals(part, found, psf))
+    sources = detect_sources(part)
+    psf = part.psf if part.psf is not None else fit_psf(part, sources, order).psf
+    gain = gain_of_noise(*star_residuals(part, sources, psf))
     return Gain(gain.value / float(unit), gain.error)
 
 
-def gain_of_noise(light: F64, peak: F64, rest: F64, sky: F64) -> Gain:
+def gain_of_noise(model: F64, peak: F64, rest: F64, sky: F64) -> Gain:
     """Return the gain from residuals of a model of stars; all of shape (N,).
 
     Parameters
     ----------
-    light, peak
+    model, peak
         The model at pixels, and at the brightest pixel of the same star, counts.
     rest
         Data minus model, counts.
@@ -118,27 +118,27 @@ def gain_of_noise(light: F64, peak: F64, rest: F64, sky: F64) -> Gain:
 
     Notes
     -----
-    The variance is sky + light / gain + (e peak)^2 + (f light)^2, the last two from what the model misses. The three
-    unknowns are fitted to the scatter in classes of light and of peak, a factor of 2 wide, weighted by its own error.
+    The variance is sky + model / gain + (e peak)^2 + (f model)^2, the last two from what the model misses. The three
+    unknowns are fitted to the scatter in classes of model and of peak, a factor of 2 wide, weighted by its own error.
     """
-    lit = (light > FAINTEST * np.sqrt(sky)) & (peak > 0)
-    light, peak, rest, sky = (a[lit] for a in (light, peak, rest, sky))
-    steps = (np.floor(np.log2(a)).astype(np.int64) for a in (light, peak))
+    bright = (model > FAINTEST * np.sqrt(sky)) & (peak > 0)
+    model, peak, rest, sky = (a[bright] for a in (model, peak, rest, sky))
+    steps = (np.floor(np.log2(a)).astype(np.int64) for a in (model, peak))
     _, which = np.unique(np.stack(list(steps)), axis=1, return_inverse=True)
     order = np.argsort(which, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
     parts = [p for p in parts if p.size >= ENOUGH]
     if len(parts) < 3:
-        raise TooFewStars(f"{light.size} pixels of stars are too few to tell the gain from")
+        raise TooFewStars(f"{model.size} pixels of stars are too few to tell the gain from")
     number = np.array([p.size for p in parts], np.float64)
     base = np.array([sky[p].mean() for p in parts])
     extra = np.array([scatter(rest[p]) ** 2 for p in parts]) - base
-    terms = np.array([[light[p].mean(), (peak[p] ** 2).mean(), (light[p] ** 2).mean()] for p in parts])
+    terms = np.array([[model[p].mean(), (peak[p] ** 2).mean(), (model[p] ** 2).mean()] for p in parts])
     total = np.maximum(extra + base, base)
     for _ in range(ROUNDS):
         weight = np.sqrt(number / 5.4) / total  # of a variance from a median deviation, whose efficiency is 0.37
-        found = nnls(terms * weight[:, None], extra * weight)[0]
-        total = base + terms @ found
+        unknowns = nnls(terms * weight[:, None], extra * weight)[0]
+        total = base + terms @ unknowns
     weighted = terms * weight[:, None]
     error = float(np.sqrt(np.linalg.pinv(weighted.T @ weighted)[0, 0]))
-    return Gain(1 / max(found[0], 1e-30), error / max(found[0], 1e-30))
+    return Gain(1 / max(unknowns[0], 1e-30), error / max(unknowns[0], 1e-30))

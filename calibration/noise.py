@@ -18,7 +18,9 @@ __all__ = ["fill_variance", "subtract_background"]
 
 
 def subtract_background(exposure: Exposure, mesh: int) -> F32:
-    """Subtract the sky in place; returns its rms map. Detected objects are left out of a second estimate.
+    """Subtract the sky in place, with a mesh of so many px; returns its rms (height, width), image unit.
+
+    Detected objects are left out of a second estimate.
 
     Raises
     ------
@@ -73,12 +75,15 @@ def _least_share(image: F32, bad: Flags) -> float:
 
 
 def _grow(where: Flags, radius: int) -> Flags:
+    """Return the pixels within a box of 2 radius + 1 px around each that is set."""
     side = 2 * radius + 1
     return np.asarray(cv2.dilate(where.astype(np.uint8), np.ones((side, side), np.uint8)) > 0)
 
 
 def fill_variance(exposure: Exposure, rms: F32, rules: Instrument) -> None:
     """Set the variance plane by the instrument's rule; the image must be background-subtracted.
+
+    `rms` (height, width) is the scatter of its sky, image unit.
 
     ``plane`` keeps the file's own; ``gain`` adds photon noise of sky and objects to the read noise; ``empirical`` takes
     the sky noise as measured and adds the photon noise of objects. A gain that nothing tells is estimated from the
@@ -95,20 +100,14 @@ def fill_variance(exposure: Exposure, rms: F32, rules: Instrument) -> None:
         if not np.isfinite(exposure.variance).any():
             raise BadPixels(f"instrument {rules.name} promises a variance plane and the file has none")
         return
-    share = exposure.metadata.get("leastValueShare", 0.0)
-    if share > CLIPPED:
-        raise SkyClipped(
-            f"{100 * share:.0f} % of the pixels have the least value of all: the sky was cut off there, and nothing tells its "
-            "noise; give the image as it was before, or one with a variance plane",
-            **exposure.where,
-        )  # fmt: skip
-    known = "gain" in exposure.metadata
-    if not known:
+    _refuse_clipped(exposure)
+    gain_known = "gain" in exposure.metadata
+    if not gain_known:
         from calibration.gain import estimate_gain  # it loads what a pair with variance planes does without
 
         exposure.metadata["gain"] = estimate_gain(exposure, rms, rules.characterize.psf_order)
     gain = max(float(exposure.metadata["gain"]), 1e-30)
-    given = rules.variance == "gain" and known
+    given = rules.variance == "gain" and gain_known
     noise = float(exposure.metadata.get("readNoise", 0.0)) / gain
     sky = max(float(exposure.metadata.get("skyLevel", 0.0)), 0.0) / gain
     extra = rules.characterize.systematic_fraction
@@ -116,9 +115,22 @@ def fill_variance(exposure: Exposure, rms: F32, rules: Instrument) -> None:
     def fill(first: int, last: int) -> None:
         for top in range(first, last, ROWS):
             part = slice(top, min(top + ROWS, last))
-            light = np.maximum(exposure.image[part], 0)
-            objects = light / np.float32(gain)
-            made = objects + sky + noise**2 if given else rms[part] ** 2 + objects
-            exposure.variance[part] = made + (extra * light) ** 2 if extra else made
+            counts = np.maximum(exposure.image[part], 0)
+            objects = counts / np.float32(gain)
+            variance = objects + sky + noise**2 if given else rms[part] ** 2 + objects
+            exposure.variance[part] = variance + (extra * counts) ** 2 if extra else variance
 
     in_bands(fill, exposure.height)
+
+
+def _refuse_clipped(exposure: Exposure) -> None:
+    """Raise `SkyClipped` where too many pixels have the least value of all."""
+    share = exposure.metadata.get("leastValueShare", 0.0)
+    if share > CLIPPED:
+        visit, detector = exposure.key
+        raise SkyClipped(
+            f"{100 * share:.0f} % of the pixels have the least value of all: the sky was cut off there, and nothing tells its "
+            "noise; give the image as it was before, or one with a variance plane",
+            visit=visit,
+            detector=detector,
+        )

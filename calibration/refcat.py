@@ -40,7 +40,15 @@ class ReferenceStars:
 
 @dataclass(frozen=True)
 class Matches:
-    """Matched pairs: positions in px (found and expected), fluxes (instrument units and nJy), errors."""
+    """Matched pairs, all (N,).
+
+    Parameters
+    ----------
+    x, y, x_ref, y_ref
+        Detected and expected position, frame px.
+    flux, flux_err, flux_ref
+        Instrument units; nJy.
+    """
 
     x: F64
     y: F64
@@ -54,7 +62,7 @@ class Matches:
         return int(self.x.size)
 
     def subset(self, keep: Flags) -> "Matches":
-        """Return the chosen pairs."""
+        """Return the chosen pairs; `keep` is (N,)."""
         return Matches(*(getattr(self, f)[keep] for f in self.__dataclass_fields__))
 
 
@@ -65,19 +73,24 @@ def match_stars(
     x, y = wcs.sky_to_pixel(reference.table.ra.to_numpy(), reference.table.dec.to_numpy())
     inside = exposure.contains(x, y, margin=5)
     ref_xy = np.stack([x[inside], y[inside]], axis=1)
-    found = sources[["x", "y"]].to_numpy(np.float64)
-    if len(ref_xy) == 0 or len(found) == 0:
+    detections = sources[["x", "y"]].to_numpy(np.float64)
+    if len(ref_xy) == 0 or len(detections) == 0:
         empty = np.zeros(0)
         return Matches(*(empty,) * 7)
-    near = cKDTree(ref_xy).query(found, distance_upper_bound=radius)
+    near = cKDTree(ref_xy).query(detections, distance_upper_bound=radius)
     distance, nearest = np.asarray(near[0]), np.asarray(near[1])
     ok = np.isfinite(distance)
-    chosen = np.asarray(cKDTree(found[ok]).query(ref_xy[nearest[ok]])[1])
+    chosen = np.asarray(cKDTree(detections[ok]).query(ref_xy[nearest[ok]])[1])
     ok_index = np.flatnonzero(ok)
     mutual = chosen == np.arange(ok_index.size)
     s, r = ok_index[mutual], nearest[ok_index[mutual]]
     flux_ref = reference.table.flux.to_numpy(np.float64)[inside][r]
     return Matches(
-        found[s, 0], found[s, 1], ref_xy[r, 0], ref_xy[r, 1], sources.psfFlux.to_numpy(np.float64)[s],
-        sources.psfFluxErr.to_numpy(np.float64)[s], flux_ref,
-    )  # fmt: skip
+        detections[s, 0],
+        detections[s, 1],
+        ref_xy[r, 0],
+        ref_xy[r, 1],
+        sources.psfFlux.to_numpy(np.float64)[s],
+        sources.psfFluxErr.to_numpy(np.float64)[s],
+        flux_ref,
+    )

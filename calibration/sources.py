@@ -39,18 +39,18 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     bad = ~exposure.good("BAD", "CR")
     data = np.where(bad, 0, exposure.image).astype(np.float32)
     error = np.sqrt(np.where(bad, 1, exposure.variance)).astype(np.float32)
-    found = _extract(data, error, bad, 0.6 * threshold, exposure.where)
-    if len(found) == 0:
+    objects = _extract(data, error, bad, 0.6 * threshold, exposure.where)
+    if len(objects) == 0:
         return pd.DataFrame({c: np.zeros(0) for c in COLUMNS}).astype({"flagged": bool, "star": bool})
-    sigma = np.clip(np.sqrt(np.maximum(found["a"] * found["b"], 0.5)), 1.0, 6.0)
-    wx, wy, _ = sep.winpos(data, found["x"], found["y"], sigma)
-    moved = np.hypot(wx - found["x"], wy - found["y"]) > 2
-    x, y = np.where(moved, found["x"], wx), np.where(moved, found["y"], wy)
-    noise = np.sqrt(np.maximum(found["npix"], 1)) * np.median(error)
-    frame = pd.DataFrame({"x": x, "y": y, "apFlux": found["flux"], "snr": found["flux"] / noise})
-    frame["peak"] = found["peak"]
-    frame["elongation"] = found["a"] / np.maximum(found["b"], 1e-3)
-    frame["blended"] = (found["flag"] & _BLENDED) != 0
+    sigma = np.clip(np.sqrt(np.maximum(objects["a"] * objects["b"], 0.5)), 1.0, 6.0)
+    wx, wy, _ = sep.winpos(data, objects["x"], objects["y"], sigma)
+    moved = np.hypot(wx - objects["x"], wy - objects["y"]) > 2
+    x, y = np.where(moved, objects["x"], wx), np.where(moved, objects["y"], wy)
+    noise = np.sqrt(np.maximum(objects["npix"], 1)) * np.median(error)
+    frame = pd.DataFrame({"x": x, "y": y, "apFlux": objects["flux"], "snr": objects["flux"] / noise})
+    frame["peak"] = objects["peak"]
+    frame["elongation"] = objects["a"] / np.maximum(objects["b"], 1e-3)
+    frame["blended"] = (objects["flag"] & _BLENDED) != 0
     frame = frame.sort_values(["apFlux", "x"], ascending=[False, True], ignore_index=True)
     x, y, flux = (frame[c].to_numpy(np.float64) for c in ("x", "y", "apFlux"))
     frame["size"], frame["flagged"] = shapes(exposure, data, x, y)

@@ -12,7 +12,7 @@ from exposure.mask import is_usable, plane_bits, true_places
 from exposure.stamps import adaptive_moments, gather
 from exposure.stars import Stars
 from exposure.threads import in_bands
-from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
+from tasks.arrays import F32, F64, I32, I64, Flags, nearest_pixels
 from tasks.compiled import compiled
 
 __all__ = ["bright_stars", "isolated", "likely_stars", "shapes", "unresolved"]
@@ -23,19 +23,22 @@ SPOILING = ("BAD", "SAT", "NO_DATA", "CR", "EDGE")
 
 
 @compiled
-def _peaks(image: Any, variance: Any, mask: Any, bits: Any, threshold: float, out: Any, first: int, last: int) -> int:
-    """Write (x, y) of good pixels of some rows above the threshold, the largest of their 5x5; returns how many there are."""
+def _peaks(image: F32, variance: F32, mask: I32, bits: Any, threshold: float, out: I64, first: int, last: int) -> int:
+    """Write (x, y) of good pixels of some rows above the threshold (sigma), the largest of their 5x5.
+
+    Return how many.
+    """
     n = 0
     height, width = image.shape
     high = np.zeros(-(-width // 8) * 8, np.bool_)
-    places = np.empty(high.shape[0], np.int64)
+    columns = np.empty(high.shape[0], np.int64)
     least = np.float32(threshold * threshold)
     for y in range(max(first, 2), min(last, height - 2)):
-        pixels, spread, flags = image[y], variance[y], mask[y]
+        pixels, variances, flags = image[y], variance[y], mask[y]
         for x in range(width):  # without branches: this loop is vectorised
-            p, v = pixels[x], spread[x]
+            p, v = pixels[x], variances[x]
             high[x] = (p > 0) & (p * p > least * v) & is_usable(p, v, flags[x], bits)
-        for x in places[: true_places(high, places)]:
+        for x in columns[: true_places(high, columns)]:
             if 2 <= x < width - 2 and n < out.shape[0] and _largest(image, y, x):
                 out[n, 0], out[n, 1] = x, y
                 n += 1
@@ -43,7 +46,7 @@ def _peaks(image: Any, variance: Any, mask: Any, bits: Any, threshold: float, ou
 
 
 @compiled
-def _largest(image: Any, y: int, x: int) -> bool:
+def _largest(image: F32, y: int, x: int) -> bool:
     """Whether a pixel is the largest of its 5x5, the first of equal ones."""
     p = image[y, x]
     for j in range(-2, 3):
@@ -69,15 +72,15 @@ def bright_stars(exposure: Exposure, threshold: float = 30.0) -> Stars:
         ]
 
     in_bands(search, exposure.height)
-    found = np.concatenate([bands[first] for first in sorted(bands)])[:MOST]
+    peaks = np.concatenate([bands[first] for first in sorted(bands)])[:MOST]
     g = np.arange(-5, 6)
     disc = np.hypot(g[:, None], g[None, :]) <= 5
-    light, noise = (
-        np.nan_to_num(gather(plane, found[:, 0], found[:, 1], 11, 0.0)[:, disc]).sum(1, dtype=np.float64)
+    total, noise = (
+        np.nan_to_num(gather(plane, peaks[:, 0], peaks[:, 1], 11, 0.0)[:, disc]).sum(1, dtype=np.float64)
         for plane in (exposure.image, exposure.variance)
     )
-    order = np.lexsort((found[:, 0], -light))
-    (x, y), flux = found[order].T.astype(np.float64), light[order]
+    order = np.lexsort((peaks[:, 0], -total))
+    (x, y), flux = peaks[order].T.astype(np.float64), total[order]
     size, flagged = shapes(exposure, exposure.image, x, y)
     alone = isolated(x, y, flux)
     snr = flux / np.sqrt(np.maximum(noise[order], 1e-30))
@@ -104,8 +107,11 @@ def shapes(exposure: Exposure, data: F32, x: F64, y: F64, side: int = 25) -> tup
 
 
 def likely_stars(x: F64, y: F64, flux: F64, snr: F64, size: F64, able: Flags) -> Flags:
-    """Return which of the `able` ones are stars that a PSF can be measured on: alone, or where the field is crowded and
-    too few are, those that outshine their neighbours."""
+    """Return which of the `able` sources are stars that a PSF can be measured on, all (N,).
+
+    Those are alone, or, where the field is crowded and too few are, outshine their neighbours. Positions are px, sizes
+    px^2.
+    """
     star = unresolved(snr, size, able & isolated(x, y, flux))
     for radius, share in ((6.0, 0.1), (4.0, 0.3)):
         if star.sum() >= ENOUGH_FOR_PSF:
@@ -115,7 +121,7 @@ def likely_stars(x: F64, y: F64, flux: F64, snr: F64, size: F64, able: Flags) ->
 
 
 def isolated(x: F64, y: F64, flux: F64, radius: float = 10.0, share: float = 0.03) -> Flags:
-    """Return which have no neighbour within `radius` px that has more than a `share` of their flux."""
+    """Return which sources (N,) have no neighbour within `radius` px that has more than a `share` of their flux."""
     order = np.argsort(x, kind="stable")
     out = np.ones(x.size, np.bool_)
     out[order] = _alone(x[order], y[order], flux[order], radius, share)
@@ -123,7 +129,7 @@ def isolated(x: F64, y: F64, flux: F64, radius: float = 10.0, share: float = 0.0
 
 
 @compiled
-def _alone(x: Any, y: Any, flux: Any, radius: float, share: float) -> Any:
+def _alone(x: F64, y: F64, flux: F64, radius: float, share: float) -> Flags:
     """Sources sorted by x: each meets those within `radius` to its right."""
     out = np.ones(x.shape[0], np.bool_)
     for i in range(x.shape[0]):
@@ -139,7 +145,7 @@ def _alone(x: Any, y: Any, flux: Any, radius: float, share: float) -> Any:
 
 
 def unresolved(snr: F64, size: F64, able: Flags, min_snr: float = 20.0, max_stars: int = 600) -> Flags:
-    """Return which of the `able` ones are stars: the densest range of sizes among the bright ones."""
+    """Return which of the `able` sources are stars, all (N,): the densest range of sizes (px^2) among the bright ones."""
     chosen = np.zeros(snr.size, dtype=bool)
     index = np.flatnonzero(able & (snr >= min_snr) & np.isfinite(size))[: 3 * max_stars]
     if index.size < 8 and min_snr > 10:

@@ -1,9 +1,6 @@
 """The zero point by the instrument's rule: header, fixed, or from reference stars."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.errors import ZeropointFailed
 from calibration.refcat import Matches
@@ -61,23 +58,30 @@ def _from_stars(exposure: Exposure, m: Matches, source: str) -> PhotoCalib:
 
 
 def _robust(terms: F64, ratio: F64, weight: F64) -> tuple[F64, float]:
-    """Weighted least squares with Tukey weights about a median start; returns coefficients and the error of the first."""
+    """Return coefficients (terms,) and the error of the first, by least squares with Tukey weights about a median
+    start.
+
+    Parameters
+    ----------
+    terms, ratio, weight
+        (N, terms), (N,) natural logarithms of flux ratios, and (N,) their inverse variances.
+    """
     miss = ratio - np.median(ratio)
-    solution: NDArray[Any] = np.zeros(terms.shape[1])
+    solution: F64 = np.zeros(terms.shape[1])
     for _ in range(12):
         scale = max(1.4826 * float(np.median(np.abs(miss))), 1e-4)
         robust = np.clip(1 - (miss / (4.685 * scale)) ** 2, 0, None) ** 2
         w = weight * robust
         normal = terms.T @ (terms * w[:, None])
         normal += 1e-12 * max(np.trace(normal), 1.0) * np.eye(terms.shape[1])  # stars on a line leave a gradient open
-        solution = np.linalg.solve(normal, terms.T @ (w * ratio))
+        solution = np.asarray(np.linalg.solve(normal, terms.T @ (w * ratio)), np.float64)
         miss = ratio - terms @ solution
     used = max(int((robust > 0.1).sum()), 1)
     return solution, scale / np.sqrt(used)
 
 
 def _variation(exposure: Exposure, orders: I64, solution: F64) -> ChebyshevField:
-    """exp of the fitted log variation, to second order, as a Chebyshev field of mean factor 1 at the fit's constant."""
+    """Return exp of the fitted logarithm, to second order, as a Chebyshev field of factor 1 at the fit's constant."""
     top = int(orders.max()) * 2
     x0, y0, width, height = exposure.bbox
     nodes = np.cos(np.pi * (np.arange(top + 1) + 0.5) / (top + 1))

@@ -15,7 +15,7 @@ GM_SUN = 2.9591220828559093e-4  # au^3 / d^2
 
 
 def _heliocentric_earth(mjd_tai: float) -> tuple[F64, F64]:
-    """Position and velocity of the Earth from the Sun, au and au/d, ICRS axes."""
+    """Return position and velocity (3,) of the Earth from the Sun, au and au/d, ICRS axes."""
     time = Time(mjd_tai, format="mjd", scale="tai")
     with solar_system_ephemeris.set("builtin"):
         earth, earth_v = get_body_barycentric_posvel("earth", time)
@@ -64,7 +64,7 @@ class Asteroids:
 def make_asteroids(
     rng: np.random.Generator, n: int, centre: tuple[float, float], radius: float, mjd: float, faint: float
 ) -> Asteroids:
-    """Main-belt bodies that stand near the centre of the field at `mjd`, on nearly circular orbits."""
+    """Return main-belt bodies near the centre (deg) of the field at `mjd`, on nearly circular orbits."""
     earth, _ = _heliocentric_earth(mjd)
     ra = np.radians(centre[0] + rng.uniform(-0.7, 0.7, n) * radius / np.cos(np.radians(centre[1])))
     dec = np.radians(centre[1] + rng.uniform(-0.35, 0.35, n) * radius)

@@ -1,25 +1,50 @@
 """Compiled rendering of sources into pixels."""
 
 import math
-from typing import Any
+from typing import NamedTuple
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 from scipy import fft
 
 from exposure.psf import MoffatPsf
-from tasks.arrays import F64
+from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 
 __all__ = ["add_galaxies", "add_points"]
 
 
+class PointSources(NamedTuple):
+    """Moffat sources, all of shape (N,).
+
+    Parameters
+    ----------
+    x, y
+        Array px.
+    flux
+        Total, in the unit of the image.
+    alpha, e1, e2
+        Scale (px) and ellipticity of each Moffat.
+    half
+        Half side of each stamp, px.
+    """
+
+    x: F64
+    y: F64
+    flux: F64
+    alpha: F64
+    e1: F64
+    e2: F64
+    half: I64
+
+
 @compiled(parallel=True)
-def _moffats(image: Any, x: Any, y: Any, flux: Any, alpha: Any, e1: Any, e2: Any, beta: float, half: Any) -> None:
+def _moffats(image: F64, sources: PointSources, beta: float) -> None:
     """Each thread owns a band of rows, so that no two write the same pixel and the sum order is fixed."""
     height, width = image.shape
     bands = 64
+    x, y, flux, half = sources.x, sources.y, sources.flux, sources.half
+    alpha, e1, e2 = sources.alpha, sources.e1, sources.e2
     for b in numba.prange(bands):
         lo, hi = b * height // bands, (b + 1) * height // bands
         for n in range(x.shape[0]):
@@ -40,24 +65,28 @@ def _moffats(image: Any, x: Any, y: Any, flux: Any, alpha: Any, e1: Any, e2: Any
                     image[j, i] += norm * (1 + r2) ** (-beta)
 
 
-def add_points(image: F64, psf: MoffatPsf, x: F64, y: F64, flux: NDArray[Any]) -> None:
-    """Add point sources of total `flux`; bright ones get larger stamps."""
+def add_points(image: F64, psf: MoffatPsf, x: F64, y: F64, flux: F64) -> None:
+    """Add point sources of total `flux` (N,) at array positions x, y (N,), in place; bright ones get larger stamps."""
     if x.size == 0:
         return
     alpha, e1, e2 = psf.parameters(x, y)
     half = np.select([np.abs(flux) < 3e3, np.abs(flux) < 3e4, np.abs(flux) < 3e5], [16, 24, 40], 72)
-    _moffats(image, x, y, np.asarray(flux, np.float64), alpha, e1, e2, psf.beta, half)
+    _moffats(image, PointSources(x, y, np.asarray(flux, np.float64), alpha, e1, e2, half), psf.beta)
 
 
 def _sersic(re: float, q: float, angle: float, index: float, fx: float, fy: float, half: int) -> F64:
+    """Return a Sersic profile of sum 1 (2 half + 1, 2 half + 1), its middle off by (fx, fy) px.
+
+    B_n = 2 n - 1/3 (Ciotti & Bertin 1999).
+    """
     over = 3
     n = 2 * half + 1
     grid = (np.arange(n * over) - (n * over - 1) / 2) / over
     gx, gy = grid[None, :] - fx, grid[:, None] - fy
     c, s = math.cos(angle), math.sin(angle)
     r2 = (gx * c + gy * s) ** 2 + ((gy * c - gx * s) / q) ** 2
-    light = np.exp(-(2 * index - 1 / 3) * (np.sqrt(r2 + 0.05) / re) ** (1 / index))
-    binned = light.reshape(n, over, n, over).mean((1, 3))
+    profile = np.exp(-(2 * index - 1 / 3) * (np.sqrt(r2 + 0.05) / re) ** (1 / index))
+    binned = profile.reshape(n, over, n, over).mean((1, 3))
     return np.asarray(binned / binned.sum())
 
 
@@ -71,11 +100,11 @@ def add_galaxies(image: F64, psf: MoffatPsf, table: dict[str, F64]) -> None:
         x0, x1, y0, y1 = max(cx - half, 0), min(cx + half + 1, width), max(cy - half, 0), min(cy + half + 1, height)
         if x0 >= x1 or y0 >= y1:
             continue
-        light = _sersic(table["re"][k], table["q"][k], table["angle"][k], table["index"][k], x - cx, y - cy, half)
+        profile = _sersic(table["re"][k], table["q"][k], table["angle"][k], table["index"][k], x - cx, y - cy, half)
         kernel = psf.kernel_at([x], [y])[0].astype(np.float64)
-        full = light.shape[0] + kernel.shape[0] - 1
+        full = profile.shape[0] + kernel.shape[0] - 1
         size = fft.next_fast_len(full, real=True)
-        wide = fft.irfft2(fft.rfft2(light, (size, size)) * fft.rfft2(kernel, (size, size)), (size, size))
+        wide = fft.irfft2(fft.rfft2(profile, (size, size)) * fft.rfft2(kernel, (size, size)), (size, size))
         edge = kernel.shape[0] // 2
         stamp = wide[edge : edge + 2 * half + 1, edge : edge + 2 * half + 1]
         image[y0:y1, x0:x1] += (

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from simulation.sky import Sky, make_sky
+from simulation.sky import Sky, SkySettings, make_sky
 from simulation.visit import Conditions, DetectorImage, simulate_detector
 
 __all__ = ["SurveyConfig", "Visit", "plan_visits", "survey_sky", "write_survey"]
@@ -56,9 +56,20 @@ def survey_sky(config: SurveyConfig) -> Sky:
     first = config.start_mjd + config.interval_days * config.template_visits
     span = config.interval_days * max(config.visits - config.template_visits, 1)
     return make_sky(
-        config.seed, config.centre, config.radius_deg, config.stars, config.galaxies, config.variables,
-        config.transients, config.asteroids, first + 0.3 * span, span, config.faint_njy,
-    )  # fmt: skip
+        SkySettings(
+            config.seed,
+            config.centre,
+            config.radius_deg,
+            config.stars,
+            config.galaxies,
+            config.variables,
+            config.transients,
+            config.asteroids,
+            mjd=first + 0.3 * span,
+            span_days=span,
+            faint_njy=config.faint_njy,
+        )
+    )
 
 
 def plan_visits(config: SurveyConfig) -> list[Visit]:
@@ -71,18 +82,26 @@ def plan_visits(config: SurveyConfig) -> list[Visit]:
         seeing = rng.uniform(low, 0.5 * (low + high)) if template else rng.uniform(low, high)
         airmass, rotation = rng.uniform(1.0, 1.5), rng.uniform(-2, 2) if template else rng.uniform(-4, 4)
         jitter = rng.uniform(-1, 1, 2) * 0.03 * config.size * config.pixel_scale / 3600
-        conditions = []
-        for d in range(config.detectors):
-            conditions.append(
-                Conditions(
-                    visit=1000 + k, detector=d, mjd=config.start_mjd + k * config.interval_days, exposure_time=30.0,
-                    ra=config.centre[0] + jitter[0], dec=config.centre[1] + jitter[1], rotation=rotation,
-                    seeing=seeing, airmass=airmass, sky=900.0 * (0.8 + 0.2 * airmass),
-                    nanojansky=1.6 * 10 ** (0.4 * 0.1 * (airmass - 1)), band=config.band,
-                    dx=(d - 0.5 * (config.detectors - 1)) * (config.size + 30), dy=0.0,
-                )
-            )  # fmt: skip
-        out.append(Visit(1000 + k, template, tuple(conditions)))
+        conditions = tuple(
+            Conditions(
+                visit=1000 + k,
+                detector=d,
+                mjd=config.start_mjd + k * config.interval_days,
+                exposure_time=30.0,
+                ra=config.centre[0] + jitter[0],
+                dec=config.centre[1] + jitter[1],
+                rotation=rotation,
+                seeing=seeing,
+                airmass=airmass,
+                sky=900.0 * (0.8 + 0.2 * airmass),
+                nanojansky=1.6 * 10 ** (0.4 * 0.1 * (airmass - 1)),
+                band=config.band,
+                dx=(d - 0.5 * (config.detectors - 1)) * (config.size + 30),
+                dy=0.0,
+            )
+            for d in range(config.detectors)
+        )
+        out.append(Visit(1000 + k, template, conditions))
     return out
 
 
@@ -94,7 +113,7 @@ def detector_images(config: SurveyConfig, sky: Sky, visits: list[Visit]) -> Iter
 
 
 def write_survey(
-    config: SurveyConfig, directory: Path, progress: Callable[[int, int], None] = lambda done, total: None
+    config: SurveyConfig, directory: Path, progress: Callable[[int, int], None] = lambda written, total: None
 ) -> pd.DataFrame:
     """Write images as FITS, and truth.parquet, ephemerides.parquet, refcat.parquet.
 

@@ -1,12 +1,10 @@
 """One simulated detector image with its truth."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from exposure import Exposure, MoffatPsf, PhotoCalib, SkyWcs, VisitInfo
 from exposure.mask import plane_bits
@@ -15,6 +13,9 @@ from simulation.sky import Sky
 from tasks.arrays import F32, F64, I32
 
 __all__ = ["Conditions", "DetectorImage", "simulate_detector"]
+
+READ_NOISE = 6.0  # electrons
+SATURATION = 1.0e5  # electrons
 
 
 @dataclass(frozen=True)
@@ -66,22 +67,31 @@ def detector_psf(c: Conditions, size: int, pixel_scale: float, rng: np.random.Ge
 
 
 def _points(sky: Sky, mjd: float) -> pd.DataFrame:
+    """Return all point sources at a time: kind, id, ra, dec (deg), flux and meanFlux (nJy)."""
     stars, trans = sky.stars, sky.transients
     rocks = sky.asteroids.ephemerides(mjd) if len(sky.asteroids.designation) else pd.DataFrame()
     parts = [
         pd.DataFrame(
             {
-                "kind": np.where(stars.amplitude > 0, "variable", "star"), "id": stars.starId.astype(str),
-                "ra": stars.ra, "dec": stars.dec, "flux": sky.star_flux(mjd), "meanFlux": stars.flux,
+                "kind": np.where(stars.amplitude > 0, "variable", "star"),
+                "id": stars.starId.astype(str),
+                "ra": stars.ra,
+                "dec": stars.dec,
+                "flux": sky.star_flux(mjd),
+                "meanFlux": stars.flux,
             }
         ),
         pd.DataFrame(
             {
-                "kind": "transient", "id": trans.transientId.astype(str), "ra": trans.ra, "dec": trans.dec,
-                "flux": sky.transient_flux(mjd), "meanFlux": 0.0,
+                "kind": "transient",
+                "id": trans.transientId.astype(str),
+                "ra": trans.ra,
+                "dec": trans.dec,
+                "flux": sky.transient_flux(mjd),
+                "meanFlux": 0.0,
             }
         ),
-    ]  # fmt: skip
+    ]
     if len(rocks):
         moving = {"kind": "asteroid", "id": rocks.designation, "ra": rocks.ephRa, "dec": rocks.ephDec}
         parts.append(pd.DataFrame({**moving, "flux": sky.asteroids.flux, "meanFlux": 0.0}))
@@ -89,12 +99,11 @@ def _points(sky: Sky, mjd: float) -> pd.DataFrame:
 
 
 def simulate_detector(
-    sky: Sky, c: Conditions, size: int = 1024, pixel_scale: float = 0.2, seed: int = 1, read_noise: float = 6.0,
-    saturation: float = 1.0e5, cosmics: int | None = None, attach_psf: bool = False,
-) -> DetectorImage:  # fmt: skip
-    """Render one detector; equal arguments give equal bytes.
+    sky: Sky, c: Conditions, size: int = 1024, pixel_scale: float = 0.2, seed: int = 1
+) -> DetectorImage:
+    """Render one square detector of `size` px, `pixel_scale` arcsec each; equal arguments give equal bytes.
 
-    The variance plane is the true variance of each pixel (photons, sky and read noise).
+    The variance plane is the true variance of each pixel (photons, sky and read noise). The PSF is not attached.
     """
     rng = np.random.default_rng([seed, c.visit, c.detector])
     wcs, psf = detector_wcs(c, size, pixel_scale), detector_psf(c, size, pixel_scale, rng)
@@ -104,51 +113,59 @@ def simulate_detector(
     near = truth.x.between(-80, size + 80) & truth.y.between(-80, size + 80)
     truth = truth[near & (truth.flux > 0)].reset_index(drop=True)
     add_points(counts, psf, truth.x.to_numpy(), truth.y.to_numpy(), truth.flux.to_numpy() / c.nanojansky)
-    gal = sky.galaxies
-    gx, gy = wcs.sky_to_pixel(gal.ra.to_numpy(), gal.dec.to_numpy())
-    keep = (gx > -60) & (gx < size + 60) & (gy > -60) & (gy < size + 60)
-    table: dict[str, NDArray[Any]] = {
-        "x": gx[keep], "y": gy[keep], "flux": gal.flux.to_numpy()[keep] / c.nanojansky,
-        "re": gal.re_arcsec.to_numpy()[keep] / pixel_scale, "q": gal.axis_ratio.to_numpy()[keep],
-        "angle": gal.angle.to_numpy()[keep], "index": gal.sersic.to_numpy()[keep],
-    }  # fmt: skip
-    add_galaxies(counts, psf, table)
-    image, variance, mask = _expose(counts, c, size, rng, read_noise, saturation)
-    _add_cosmics(image, mask, rng, round(200 * (size / 4096) ** 2) if cosmics is None else cosmics)
+    add_galaxies(counts, psf, _galaxies(sky, wcs, size, pixel_scale, c.nanojansky))
+    image, variance, mask = _expose(counts, c, rng)
+    _add_cosmics(image, mask, rng, round(200 * (size / 4096) ** 2))
     info = VisitInfo(
         c.visit, c.detector, c.mjd, c.exposure_time, "simcam", c.ra, c.dec, c.rotation, c.airmass, "simulation", "field"
     )
     exposure = Exposure(
-        image, variance, mask, wcs=wcs, psf=psf if attach_psf else None, photo_calib=PhotoCalib(c.nanojansky),
-        visit_info=info, band=c.band, physical_filter=f"{c.band}_sim",
-    )  # fmt: skip
-    exposure.metadata["saturation"] = saturation
+        image,
+        variance,
+        mask,
+        wcs=wcs,
+        photo_calib=PhotoCalib(c.nanojansky),
+        visit_info=info,
+        band=c.band,
+        physical_filter=f"{c.band}_sim",
+    )
+    exposure.metadata["saturation"] = SATURATION
     inside = truth.x.between(-0.5, size - 0.5) & truth.y.between(-0.5, size - 0.5)
     return DetectorImage(exposure, psf, truth[inside].reset_index(drop=True))
 
 
-def _expose(
-    counts: F64,
-    c: Conditions,
-    size: int,
-    rng: np.random.Generator,
-    read_noise: float,
-    saturation: float,
-) -> tuple[F32, F32, I32]:
-    """Add noise and a background gradient, saturate, bleed, and mark bad columns."""
+def _galaxies(sky: Sky, wcs: SkyWcs, size: int, pixel_scale: float, nanojansky: float) -> dict[str, F64]:
+    """Return the galaxies on a detector as `simulation.render.add_galaxies` takes them."""
+    galaxies = sky.galaxies
+    x, y = wcs.sky_to_pixel(galaxies.ra.to_numpy(), galaxies.dec.to_numpy())
+    galaxies = galaxies.assign(x=x, y=y)[(x > -60) & (x < size + 60) & (y > -60) & (y < size + 60)]
+    return {
+        "x": galaxies.x.to_numpy(),
+        "y": galaxies.y.to_numpy(),
+        "flux": galaxies.flux.to_numpy() / nanojansky,
+        "re": galaxies.re_arcsec.to_numpy() / pixel_scale,
+        "q": galaxies.axis_ratio.to_numpy(),
+        "angle": galaxies.angle.to_numpy(),
+        "index": galaxies.sersic.to_numpy(),
+    }
+
+
+def _expose(counts: F64, c: Conditions, rng: np.random.Generator) -> tuple[F32, F32, I32]:
+    """Return image, variance and mask: noise and a background gradient, saturation with bleed trails, bad columns."""
+    size = len(counts)
     v, u = np.mgrid[0:size, 0:size].astype(np.float32) / size
     a, b, g = rng.uniform(-0.03, 0.03, 3)
     gradient = np.float32(c.sky) * (np.float32(a) * u + np.float32(b) * v + np.float32(g) * u * v)
-    variance = (counts + c.sky + read_noise**2).astype(np.float32)
+    variance = (counts + c.sky + READ_NOISE**2).astype(np.float32)
     image = counts.astype(np.float32) + gradient
     image += rng.standard_normal((size, size), dtype=np.float32) * np.sqrt(variance)
     mask = np.zeros((size, size), np.int32)
-    full = counts + c.sky > saturation
+    full = counts + c.sky > SATURATION
     grown = cv2.dilate(full.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)
     _, _, boxes, _ = cv2.connectedComponentsWithStats(full.astype(np.uint8))
     for x, y, w, h, _area in boxes[1:]:  # short bleed trails along the columns
         grown[max(y - 2 * h, 0) : y + 3 * h, max(x + w // 2 - 1, 0) : x + w // 2 + 2] = True
-    image[grown] = np.clip(image[grown], saturation * 0.3, saturation * 1.05)
+    image[grown] = np.clip(image[grown], SATURATION * 0.3, SATURATION * 1.05)
     mask[grown] |= plane_bits(["SAT"])
     for column in rng.integers(10, size - 10, max(1, int(6 * (size / 4096) ** 2))):
         start = rng.integers(0, size // 2)

@@ -1,1 +1,1 @@
-"""Pixels that lie: maps of bad ones, tracks of cosmic rays, and values in their place."""
+"""Bad pixels: maps of them, tracks of cosmic rays, and values that replace them."""

@@ -90,29 +90,32 @@ def learn_defects(frames: Sequence[SkyFrame], threshold: float = 2.5) -> Defects
     rest = _less_the_sky(pixels, drift, candidates)
     bits, report = _judged(rest, drift, threshold)
     counts = np.array([frames[k].noise for k in drift.frames], np.float32)
-    offset, spread = _offsets(rest, bits, counts, frames[drift.frames[len(drift.frames) // 2]].pattern)
-    return Defects(BadPixelMap(bits, offset, spread), {"nFrames": len(frames), **report})
+    offset, scatter = _offsets(rest, bits, counts, frames[drift.frames[len(drift.frames) // 2]].pattern)
+    return Defects(BadPixelMap(bits, offset, scatter), {"nFrames": len(frames), **report})
 
 
 def _offsets(rest: NDArray[np.float16], bits: U8, noise: F32, pattern: NDArray[np.float16]) -> tuple[F32, F32]:
-    """Return how far bad pixels are off and how much that scatters (counts); NaN for good and for unstable ones."""
-    offset, spread = (np.full(bits.shape, np.nan, np.float32) for _ in range(2))
-    known = (bits > 0) & ((bits & DEFECTS["unstable"]) == 0)
-    values = rest[:, known].astype(np.float32) * noise[:, None] * pattern[known].astype(np.float32)
+    """Return how far bad pixels are off and the scatter of that (counts), both (height, width).
+
+    NaN for good pixels and for unstable ones.
+    """
+    offset, scatter = (np.full(bits.shape, np.nan, np.float32) for _ in range(2))
+    steady = (bits > 0) & ((bits & DEFECTS["unstable"]) == 0)
+    values = rest[:, steady].astype(np.float32) * noise[:, None] * pattern[steady].astype(np.float32)
     middle, _ = stacked_median(values[:, None])
-    offset[known] = middle[0]
-    spread[known] = 1.4826 * stacked_median(np.abs(values - middle[0])[:, None])[0][0]
-    return offset, spread
+    offset[steady] = middle[0]
+    scatter[steady] = 1.4826 * stacked_median(np.abs(values - middle[0])[:, None])[0][0]
+    return offset, scatter
 
 
 def _less_the_sky(pixels: Sequence[NDArray[np.float16]], drift: Drift, candidates: Flags) -> NDArray[np.float16]:
     """Return what the common sky leaves of each registered frame, in units of its noise; NaN beneath bright stars."""
     model, corner = sky_model(pixels, drift, candidates)
     out = np.empty((len(drift.frames), *candidates.shape), np.float16)
-    for k, (frame, found) in enumerate(zip(drift.frames, drift.maps, strict=True)):
-        sky = on_frame(model, corner, found, candidates.shape)
-        light = cv2.dilate(np.nan_to_num(np.abs(sky)), np.ones((3, 3), np.uint8))
-        error = MODEL_ERROR * light
+    for k, (frame, to_frame) in enumerate(zip(drift.frames, drift.maps, strict=True)):
+        sky = on_frame(model, corner, to_frame, candidates.shape)
+        stars = cv2.dilate(np.nan_to_num(np.abs(sky)), np.ones((3, 3), np.uint8))
+        error = MODEL_ERROR * stars
         left = (pixels[frame].astype(np.float32) - sky) / np.hypot(1, error)
         out[k] = np.where(error < 1, np.clip(left, -6e4, 6e4), np.nan)
     return out
@@ -121,22 +124,26 @@ def _less_the_sky(pixels: Sequence[NDArray[np.float16]], drift: Drift, candidate
 def _judged(rest: NDArray[np.float16], drift: Drift, threshold: float) -> tuple[U8, dict[str, float]]:
     """Return the bits of the bad pixels, and numbers."""
     middle, count = stacked_median(rest)
-    known = count >= max(5, len(rest) // 4)
-    level = estimate_background(np.nan_to_num(middle), ~known | (np.abs(np.nan_to_num(middle)) > threshold), 32).level
-    middle = np.where(known, middle - level, 0).astype(np.float32)
+    judged = count >= max(5, len(rest) // 4)
+    level = estimate_background(np.nan_to_num(middle), ~judged | (np.abs(np.nan_to_num(middle)) > threshold), 32).level
+    middle = np.where(judged, middle - level, 0).astype(np.float32)
     error = 1.2533 / np.sqrt(np.maximum(count, 1))
     bits = np.zeros(middle.shape, np.uint8)
     least = np.maximum(threshold, SURE * error)
     bits[middle > least] |= DEFECTS["hot"]
     bits[middle < -least] |= DEFECTS["cold"]
-    bits[known & _unstable(rest, middle + level, count, bits > 0)] |= DEFECTS["unstable"]
-    bits[known & _lines(np.where(bits & (DEFECTS["hot"] | DEFECTS["cold"]) > 0, 0, middle))] |= DEFECTS["line"]
+    bits[judged & _unstable(rest, middle + level, count, bits > 0)] |= DEFECTS["unstable"]
+    bits[judged & _lines(np.where(bits & (DEFECTS["hot"] | DEFECTS["cold"]) > 0, 0, middle))] |= DEFECTS["line"]
     extent = np.ptp(drift.track, axis=0)
     report = {
-        "nFramesUsed": len(drift.frames), "driftX": float(extent[0]), "driftY": float(extent[1]),
-        "nPlaces": drift.places, "fwhm": drift.fwhm, "unjudgedFraction": float((~known).mean()),
+        "nFramesUsed": len(drift.frames),
+        "driftX": float(extent[0]),
+        "driftY": float(extent[1]),
+        "nPlaces": drift.n_positions,
+        "fwhm": drift.fwhm,
+        "unjudgedFraction": float((~judged).mean()),
         "maskedFraction": float((bits > 0).mean()),
-    }  # fmt: skip
+    }
     return bits, report | {f"n{name.capitalize()}": int((bits & bit > 0).sum()) for name, bit in DEFECTS.items()}
 
 

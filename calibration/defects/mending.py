@@ -1,7 +1,7 @@
 """Values for lone bad pixels: what the light around them says, with the error of saying so.
 
 A bad pixel would cost every kernel that touches it. Star light is a stationary process whose autocovariance is that of
-the PSF, averaged over the places of stars inside their pixels; the best linear guess of a missing pixel from its
+the PSF, averaged over the positions of stars inside their pixels; the best linear guess of a missing pixel from its
 neighbours follows (Wiener; Rasmussen & Williams 2006, eq. 2.25), and so does the error of the guess.
 """
 
@@ -49,10 +49,10 @@ def mend_bad_pixels(exposure: Exposure, rules: Instrument) -> int:
     y, x = np.nonzero(bad & (around > LEAST_KNOWN - 0.5))
     if y.size == 0:
         return 0
-    value, variance = _from_neighbours(exposure, usable, x, y)
-    offset, spread = (plane[y, x].astype(np.float64) for plane in known_offsets(rules.bad_pixels, exposure))
+    value, variance = _by_light(exposure, usable, x, y, _autocovariance(exposure))
+    offset, scatter = (plane[y, x].astype(np.float64) for plane in known_offsets(rules.bad_pixels, exposure))
     own = exposure.image[y, x] - offset
-    own_variance = np.maximum(spread, 0) ** 2 + (OFFSET_ERROR * offset) ** 2 + np.maximum(exposure.variance[y, x], 0)
+    own_variance = np.maximum(scatter, 0) ** 2 + (OFFSET_ERROR * offset) ** 2 + np.maximum(exposure.variance[y, x], 0)
     weight = np.where(full[y, x] | ~np.isfinite(own_variance + own), 0, variance / (variance + own_variance))
     exposure.image[y, x] = np.where(weight > 0, weight * own + (1 - weight) * value, value)
     exposure.variance[y, x] = (1 - weight) * variance
@@ -77,27 +77,25 @@ def mend_with_sky(exposure: Exposure, rules: Instrument) -> int:
     return count
 
 
-def _from_neighbours(exposure: Exposure, usable: Flags, x: I64, y: I64) -> tuple[F64, F64]:
-    """Return the guess that the pixels around make, and its variance."""
-    return _by_light(exposure, usable, x, y, _autocovariance(exposure))
-
-
 def _by_light(exposure: Exposure, usable: Flags, x: I64, y: I64, covariance: F64) -> tuple[F64, F64]:
-    """Return the guess of pixels from those around, and its variance, by the autocovariance of light."""
+    """Return the guess of pixels x, y (N,) from those around, and its variance (image unit^2), both (N,).
+
+    `covariance` is that of `_autocovariance`.
+    """
     image = np.where(usable, exposure.image, 0).astype(np.float32)
     noise = _sky_variance(exposure, usable, x, y)
     near = gather(image, x, y, 3, 0.0)
     near[:, 1, 1] = 0
-    light = np.maximum(np.square(near, dtype=np.float64).max(axis=(1, 2)), noise)
+    power = np.maximum(np.square(near, dtype=np.float64).max(axis=(1, 2)), noise)
     value, error = np.zeros(y.size), np.ones(y.size)
     for low in range(0, y.size, CHUNK):
         part = slice(low, low + CHUNK)
-        value[part], error[part] = _guess(image, usable, x[part], y[part], covariance, (noise / light)[part])
-    return value, noise + light * error**2
+        value[part], error[part] = _guess(image, usable, x[part], y[part], covariance, (noise / power)[part])
+    return value, noise + power * error**2
 
 
 def find_sharp_pixels(exposure: Exposure, spare: Flags) -> Flags:
-    """Return the pixels that are brighter than any star would make them, given their neighbours: cosmic rays.
+    """Return the pixels (height, width) that are brighter than any star would make them: cosmic rays.
 
     A track is followed: a marked pixel says nothing of its neighbours. Pixels of `spare` (known stars) are not tested.
     """
@@ -134,24 +132,23 @@ def _autocovariance(exposure: Exposure) -> F64:
     stars = bright_stars(exposure)
     ix = nearest_pixels(stars.x[:STARS]) - exposure.origin[0]
     iy = nearest_pixels(stars.y[:STARS]) - exposure.origin[1]
-    light = gather(exposure.image, ix, iy, side, np.nan).astype(np.float64)
+    stamps = gather(exposure.image, ix, iy, side, np.nan).astype(np.float64)
     spoilt = (gather(exposure.mask, ix, iy, side, -1) & plane_bits(["BAD", "SAT", "NO_DATA", "CR"])) != 0
-    clean = ~spoilt[:, lag + 3 : -lag - 3, lag + 3 : -lag - 3].any(axis=(1, 2)) & np.isfinite(light).all(axis=(1, 2))
-    light = np.where(spoilt, 0, light)[clean]
+    clean = ~spoilt[:, lag + 3 : -lag - 3, lag + 3 : -lag - 3].any(axis=(1, 2)) & np.isfinite(stamps).all(axis=(1, 2))
+    stamps = np.where(spoilt, 0, stamps)[clean]
     g = np.arange(-lag, lag + 1)
-    if len(light) < 5:
+    if len(stamps) < 5:
         return np.asarray(np.exp(-(g[:, None] ** 2 + g[None, :] ** 2) / (4 * (USUAL_FWHM / 2.3548) ** 2)))
-    light /= np.sqrt((light**2).sum(axis=(1, 2)))[:, None, None]
-    power = (np.abs(np.fft.rfft2(light, s=(2 * side, 2 * side))) ** 2).mean(axis=0)  # of a positive definite covariance
+    stamps /= np.sqrt((stamps**2).sum(axis=(1, 2)))[:, None, None]
+    power = (np.abs(np.fft.rfft2(stamps, s=(2 * side, 2 * side))) ** 2).mean(
+        axis=0
+    )  # of a positive definite covariance
     out = np.fft.irfft2(power, s=(2 * side, 2 * side))
     return np.asarray(out[g[:, None], g[None, :]] / out[0, 0])
 
 
-def _guess(
-    image: F32, usable: Flags, x: I64, y: I64, covariance: F64,
-    noise: F64,
-) -> tuple[F64, F64]:  # fmt: skip
-    """Return guesses of pixels from their neighbours, and their errors as a fraction of the light around.
+def _guess(image: F32, usable: Flags, x: I64, y: I64, covariance: F64, noise: F64) -> tuple[F64, F64]:
+    """Return guesses (N,) of pixels from their neighbours, and their errors as a fraction of the light around.
 
     `noise` is the variance of a pixel over the power of that light.
     """
@@ -162,13 +159,13 @@ def _guess(
     dy, dx = dy[others], dx[others]
     between = covariance[dy[:, None] - dy[None, :] + lag, dx[:, None] - dx[None, :] + lag]
     to_middle = covariance[dy + lag, dx + lag]
-    known = gather(usable.astype(np.uint8), x, y, side, 0).reshape(len(x), -1)[:, others] > 0
-    light = gather(image, x, y, side, 0.0).reshape(len(x), -1)[:, others].astype(np.float64)
+    seen = gather(usable.astype(np.uint8), x, y, side, 0).reshape(len(x), -1)[:, others] > 0
+    values = gather(image, x, y, side, 0.0).reshape(len(x), -1)[:, others].astype(np.float64)
     system = (
-        between * (known[:, :, None] & known[:, None, :])
-        + np.eye(dy.size) * np.where(known, (noise + LEAST_NOISE)[:, None], 1.0)[:, None, :]
+        between * (seen[:, :, None] & seen[:, None, :])
+        + np.eye(dy.size) * np.where(seen, (noise + LEAST_NOISE)[:, None], 1.0)[:, None, :]
     )
-    right = to_middle * known
+    right = to_middle * seen
     weight = np.linalg.solve(system, right[..., None])[..., 0]
     error = np.sqrt(np.clip(1 - (weight * right).sum(1), 0, 1))
-    return (weight * light).sum(1), error
+    return (weight * values).sum(1), error

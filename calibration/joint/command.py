@@ -7,26 +7,39 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lsst.pex.config as pexConfig
+import numpy as np
+import pandas as pd
 
 from calibration.joint.config import JointcalConfig
 from calibration.joint.io.files import read_headers, read_sources, read_summaries
 from calibration.joint.io.outputs import write_outputs
 from calibration.joint.io.references import read_catalogue
 from calibration.joint.joint import JointFit
+from calibration.joint.result import JointResult
 from exposure import ExposureCatalog
 from exposure.camera import Camera
 from tasks.errors import AlertProdError, CallerError
 from tasks.provenance import write_config, write_package_versions
 
-__all__ = ["metric_table", "parse", "run_parsed"]
+__all__ = ["CommandResult", "metric_table", "parse", "run_parsed"]
 
 log = logging.getLogger("alertprod.jointcal")
 _DRAWING_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a run came to: ``exitStatus`` (0 or 1), what was fitted, its numbers, and the error that ended it."""
+
+    exitStatus: int
+    result: Any = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    error: Exception | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,9 +87,10 @@ class _Override(argparse.Action):
 
 
 def parse(
-    args: "Sequence[str] | None", config: JointcalConfig | None = None,
+    args: "Sequence[str] | None",
+    config: JointcalConfig | None = None,
     hook: "Callable[[JointcalConfig], None] | None" = None,
-) -> tuple[argparse.ArgumentParser, Any]:  # fmt: skip
+) -> tuple[argparse.ArgumentParser, Any]:
     """Parse the command line and make the config; nothing is read before both are known to be good.
 
     `hook` changes the config before the options of the command line do.
@@ -88,19 +102,19 @@ def parse(
     """
     parser = _parser()
     parsed = parser.parse_args(list(sys.argv[1:] if args is None else args))
-    made = JointcalConfig() if config is None else config
+    chosen = JointcalConfig() if config is None else config
     if hook is not None:
-        hook(made)
+        hook(chosen)
     for kind, value in parsed.overrides:
-        _override(made, kind, value)
+        _override(chosen, kind, value)
     try:
-        made.validate()
+        chosen.validate()
     except (pexConfig.FieldValidationError, ValueError) as error:
         raise CallerError(f"config: {error}") from error
-    parsed.task_config = made
+    parsed.task_config = chosen
     if bool(parsed.summaries) == bool(parsed.headers):
         raise CallerError("give either --summaries or --headers")
-    for half, on in (("astrometry", made.doAstrometry), ("photometry", made.doPhotometry)):
+    for half, on in (("astrometry", chosen.doAstrometry), ("photometry", chosen.doPhotometry)):
         if on and getattr(parsed, f"{half}_refs") is None:
             raise CallerError(f"do{half.capitalize()} is on: give --{half}-refs, or -c do{half.capitalize()}=False")
     parsed.chosen = _chosen(parsed.id)
@@ -152,11 +166,11 @@ def _chosen(texts: "list[str]") -> dict[str, set[int]]:
         try:
             if not sign or name not in ("visit", "detector", "tract"):
                 raise ValueError("expected visit=, detector= or ccd=")
-            found: set[int] = set()
+            numbers: set[int] = set()
             for part in values.split("^"):
                 first, dots, last = part.partition("..")
-                found |= set(range(int(first), int(last) + 1)) if dots else {int(first)}
-            out[name] = found
+                numbers |= set(range(int(first), int(last) + 1)) if dots else {int(first)}
+            out[name] = numbers
         except ValueError as error:
             raise CallerError(f"--id {text}: {error}") from error
     return out
@@ -164,7 +178,7 @@ def _chosen(texts: "list[str]") -> dict[str, set[int]]:
 
 def run_parsed(
     parsed: Any, task_class: Any = JointFit, say: "Callable[[str], None] | None" = None
-) -> list[SimpleNamespace]:
+) -> list[CommandResult]:
     """Read, fit, write.
 
     Parameters
@@ -175,7 +189,7 @@ def run_parsed(
     Returns
     -------
     results
-        One object with ``exitStatus`` (0 or 1), ``result`` and ``metrics``.
+        One.
     """
     speak = say or (lambda text: print(text, file=sys.stderr))
     try:
@@ -185,10 +199,10 @@ def run_parsed(
             raise
         log.debug("%s", traceback.format_exc())
         speak(f"jointcal failed: {getattr(error, 'code', 'floating_point')}: {error}")
-        return [SimpleNamespace(exitStatus=1, result=None, metrics={}, error=error)]
+        return [CommandResult(1, error=error)]
 
 
-def _run(parsed: Any, task_class: Any, speak: Callable[[str], None]) -> SimpleNamespace:
+def _run(parsed: Any, task_class: Any, speak: Callable[[str], None]) -> CommandResult:
     config = parsed.task_config
     summaries = read_headers(parsed.headers) if parsed.headers else read_summaries(parsed.summaries)
     tables = read_sources(parsed.sources)
@@ -216,11 +230,11 @@ def _run(parsed: Any, task_class: Any, speak: Callable[[str], None]) -> SimpleNa
         task.writeMetadata(parsed.out)
     if not result.converged:
         speak("WARNING: the fit did not converge; metrics.json says converged=false")
-    return SimpleNamespace(exitStatus=0 if result.converged else 1, result=result, metrics=result.metrics)
+    return CommandResult(0 if result.converged else 1, result, result.metrics)
 
 
 @contextmanager
-def _drawing(result: Any, folder: Path) -> Iterator[None]:
+def _drawing(result: JointResult, folder: Path) -> Iterator[None]:
     """Draw the pictures on another core while the block runs; here, after it, where that cannot be or did not work.
 
     A child made by fork has the result without copying it. It runs no compiled threads and is given up after a while,
@@ -249,10 +263,9 @@ def _drawing(result: Any, folder: Path) -> Iterator[None]:
 
 
 def _only(
-    summaries: "list[ExposureCatalog]", tables: "list[Any]", chosen: "dict[str, set[int]]"
-) -> tuple[list[ExposureCatalog], list[Any]]:
-    import numpy as np
-
+    summaries: list[ExposureCatalog], tables: list[pd.DataFrame], chosen: dict[str, set[int]]
+) -> tuple[list[ExposureCatalog], list[pd.DataFrame]]:
+    """Return what is left of summaries and tables of the chosen visits and detectors."""
     for name, column in (("visit", "visit"), ("detector", "id")):
         if name in chosen:
             wanted = chosen[name]

@@ -1,7 +1,7 @@
 """Configuration of the joint fit, with the field names and defaults of the published task.
 
-Nothing here needs the framework of tasks: the command line reads and fits without it. `calibration.joint.task_config` is
-the same for the task.
+Nothing here needs the framework of tasks: the command line reads and fits without it. `calibration.joint.task_config`
+is the same for the task.
 """
 
 import lsst.pex.config as pexConfig
@@ -24,11 +24,17 @@ class SourceSelectorConfig(pexConfig.Config):
     badFlags = pexConfig.ListField(
         dtype=str,
         default=[
-            "pixelFlags_edge", "pixelFlags_saturated", "pixelFlags_interpolatedCenter", "pixelFlags_interpolated",
-            "pixelFlags_crCenter", "pixelFlags_bad", "hsmPsfMoments_flag", "{fluxType}_flag",
+            "pixelFlags_edge",
+            "pixelFlags_saturated",
+            "pixelFlags_interpolatedCenter",
+            "pixelFlags_interpolated",
+            "pixelFlags_crCenter",
+            "pixelFlags_bad",
+            "hsmPsfMoments_flag",
+            "{fluxType}_flag",
         ],
         doc="columns that must be False",
-    )  # fmt: skip
+    )
 
 
 class ReferenceConfig(pexConfig.Config):
@@ -74,16 +80,22 @@ class JointcalConfig(pexConfig.Config):
     )
     useInputWcs = pexConfig.Field(dtype=bool, default=True, doc="start from the input WCS; else from its linear part")
     astrometryModel = pexConfig.ChoiceField(
-        dtype=str, default="constrained", doc="kind of map",
+        dtype=str,
+        default="constrained",
+        doc="kind of map",
         allowed={"simple": "one map per image", "constrained": "chip map, then visit map"},
-    )  # fmt: skip
+    )
     photometryModel = pexConfig.ChoiceField(
-        dtype=str, default="constrainedMagnitude", doc="kind of calibration",
+        dtype=str,
+        default="constrainedMagnitude",
+        doc="kind of calibration",
         allowed={
-            "simpleFlux": "a scale per image, nJy", "simpleMagnitude": "a zero point per image",
-            "constrainedFlux": "chip scale times visit field", "constrainedMagnitude": "chip plus visit field, mag",
+            "simpleFlux": "a scale per image, nJy",
+            "simpleMagnitude": "a zero point per image",
+            "constrainedFlux": "chip scale times visit field",
+            "constrainedMagnitude": "chip plus visit field, mag",
         },
-    )  # fmt: skip
+    )
     applyColorTerms = pexConfig.Field(dtype=bool, default=False, doc="bring reference fluxes to the instrument's band")
     colorterms = pexConfig.Field(dtype=str, default="", doc="YAML file: catalogue glob -> filter -> terms")
     photometryVisitOrder = pexConfig.RangeField(
@@ -93,12 +105,14 @@ class JointcalConfig(pexConfig.Config):
     astrometryDoRankUpdate = pexConfig.Field(dtype=bool, default=True, doc="kept for old configs: every fit is exact")
     outlierRejectSigma = pexConfig.Field(dtype=float, default=5.0, doc="cut")
     outlierRejection = pexConfig.ChoiceField(
-        dtype=str, default="robust", doc="how outliers go",
+        dtype=str,
+        default="robust",
+        doc="how outliers go",
         allowed={
             "robust": "Huber weights first; then cut at so many times the robust scale, corrected for leverage",
             "sigma": "cut at mean plus so many standard deviations of chi2, the published rule",
         },
-    )  # fmt: skip
+    )
     astrometryOutlierRelativeTolerance = pexConfig.Field(
         dtype=float, default=0.0, doc="end when the cut changes by less than this fraction"
     )

@@ -1,35 +1,29 @@
 """The two halves of a joint fit, from arrays to a finished `Half`."""
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from calibration.joint.config import JointcalConfig
+from calibration.joint.model.astrometry import AstrometryProblem
 from calibration.joint.model.build_astrometry import AstrometryBuilder
 from calibration.joint.model.build_photometry import PhotometryBuilder
 from calibration.joint.model.data import Images, Measurements
 from calibration.joint.model.references import References
 from calibration.joint.model.stars import Associated, associate, split_stars
-from calibration.joint.result import Half, astrometric_scatter, photometric_scatter
+from calibration.joint.result import AstrometryHalf, PhotometryHalf, astrometric_scatter, photometric_scatter
 from calibration.joint.solve.debug import Watch
-from calibration.joint.solve.fit import FitReport, FitSettings, chi2_cut, fit
+from calibration.joint.solve.fit import FitReport, FitSettings, Hooks, Progress, Stage, chi2_cut, fit
 from calibration.joint.solve.minimize import evaluate
+from calibration.joint.solve.problem import Fittable
 from exposure.camera import Camera
-from tasks.arrays import Flags
+from tasks.arrays import I64
 
-__all__ = ["fit_astrometry", "fit_photometry"]
+__all__ = ["FitInputs", "fit_astrometry", "fit_photometry"]
 
 log = logging.getLogger("alertprod.jointcal")
-Progress = Callable[[str, float, int], None] | None
-
-
-def _associated(images: Images, m: Measurements, references: References, config: JointcalConfig) -> Associated:
-    return associate(
-        images, m, references, config.matchCut, config.minMeasurements,
-        (config.minMeasuredStarsPerCcd, config.minRefStarsPerCcd),
-    )  # fmt: skip
+LARGEST_CHECKED = 200_000  # measurements that are linearised at once
 
 
 def _present(images: Images, a: Associated) -> tuple[Images, Associated]:
@@ -39,7 +33,7 @@ def _present(images: Images, a: Associated) -> tuple[Images, Associated]:
         return images, a
     for i in np.flatnonzero(count == 0):
         log.warning(
-            "%s: no star of this image is seen elsewhere or has a reference star: left out", images.said(int(i))
+            "%s: no star of this image is seen elsewhere or has a reference star: left out", images.label(int(i))
         )
     keep = np.flatnonzero(count > 0)
     new = np.full(len(images), -1, np.int64)
@@ -49,53 +43,79 @@ def _present(images: Images, a: Associated) -> tuple[Images, Associated]:
     return images.take(keep), a
 
 
-def fit_astrometry(
-    images: Images, measurements: Measurements, references: References, camera: Camera, config: JointcalConfig,
-    progress: Progress = None, tag: str = "",
-) -> tuple[Images, Half]:  # fmt: skip
-    """Fit the maps of all images and the places of all stars.
+@dataclass(frozen=True)
+class FitInputs:
+    """What one half of a joint fit needs.
+
+    Parameters
+    ----------
+    tag
+        ``TRACT_FILTER`` in the names of debug files.
+    progress
+        Called with (label, chi2, ndof) after each stage and round.
+    """
+
+    images: Images
+    measurements: Measurements
+    references: References
+    camera: Camera
+    config: JointcalConfig
+    tag: str = ""
+    progress: Progress | None = None
+
+    def associated(self) -> tuple[Images, Associated]:
+        """Return the images that have a measurement of a star, and the stars."""
+        c = self.config
+        warn = c.minMeasuredStarsPerCcd, c.minRefStarsPerCcd
+        a = associate(self.images, self.measurements, self.references, c.matchCut, c.minMeasurements, warn)
+        return _present(self.images, a)
+
+
+def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
+    """Fit the maps of all images and the positions of all stars.
 
     Returns
     -------
     images, half
         The images that were fitted, and the result.
-
-    `tag` is ``TRACT_FILTER`` in the names of debug files.
     """
-    images, a = _present(images, _associated(images, measurements, references, config))
-    builder = AstrometryBuilder.start(images, a, camera, config)
+    config = inputs.config
+    images, a = inputs.associated()
+    builder = AstrometryBuilder.start(images, a, inputs.camera, config)
     which, held = split_stars(a, config.validationFraction)
     problem = builder.problem(a, which, config)
     _drop_impossible(problem, images)
-    outer = np.arange(builder.parameters.size) < builder.layout.inner_start
+    outer = np.arange(builder.layout.size) < builder.layout.inner_start
     constrained = config.astrometryModel == "constrained"
-    stages: list[tuple[str, bool, Flags | None]] = [("DistortionsVisit", False, outer)] if constrained else []
+    stages: list[Stage] = [("DistortionsVisit", False, outer)] if constrained else []
     stages += [("Distortions", False, None), ("Positions", True, np.zeros_like(outer))]
-    report = fit(
-        problem, _settings(config, stages, "DistortionsPositions", "astrometry"), progress,
-        watch=Watch(config, "astrometry", tag, images, a),
-    )  # fmt: skip
-    half = Half(a, problem, None, which, held, report, builder)
+    hooks = Hooks(inputs.progress, watch=Watch(config, "astrometry", inputs.tag, images))
+    report = fit(problem, _settings(config, stages, "DistortionsPositions", "astrometry"), hooks)
+    half = AstrometryHalf(a, problem, None, which, held, report, builder)
     inner, outside = astrometric_scatter(problem, a, which)
     half.metrics = _counts("astrometry", images, a, report) | {"relative_rms_mas": inner, "absolute_rms_mas": outside}
     if held.size:
-        free = builder.problem(a, held, config, use_references=False)
-        chi2, ndof = _held_chi2(free, config)
-        half.held = builder.problem(a, held, config)
-        half.held.kept = free.kept
-        evaluate(half.held)
-        inner, _ = astrometric_scatter(free, a, held)
-        half.metrics |= {
-            "astrometry_validation_chi2_per_ndof": chi2 / max(ndof, 1), "astrometry_validation_relative_rms_mas": inner,
-            "astrometry_validation_absolute_rms_mas": _held_absolute(builder, a, held, config),
-        }  # fmt: skip
+        _validate_astrometry(half, config)
     return images, half
 
 
-def fit_photometry(
-    images: Images, measurements: Measurements, references: References, camera: Camera, config: JointcalConfig,
-    progress: Progress = None, tag: str = "",
-) -> tuple[Images, Half]:  # fmt: skip
+def _validate_astrometry(half: AstrometryHalf, config: JointcalConfig) -> None:
+    """Judge the maps by the stars that were held out."""
+    a, held, builder = half.associated, half.held_which, half.builder
+    free = builder.problem(a, held, config, use_references=False)
+    chi2, ndof = _held_chi2(free, config)
+    half.held = builder.problem(a, held, config)
+    half.held.kept = free.kept
+    evaluate(half.held)
+    inner, _ = astrometric_scatter(free, a, held)
+    half.metrics |= {
+        "astrometry_validation_chi2_per_ndof": chi2 / max(ndof, 1),
+        "astrometry_validation_relative_rms_mas": inner,
+        "astrometry_validation_absolute_rms_mas": _held_absolute(builder, a, held, config),
+    }
+
+
+def fit_photometry(inputs: FitInputs) -> tuple[Images, PhotometryHalf]:
     """Fit the calibrations of all images and the fluxes of all stars.
 
     Returns
@@ -103,23 +123,20 @@ def fit_photometry(
     images, half
         The images that were fitted, and the result.
     """
-    images, a = _present(images, _associated(images, measurements, references, config))
-    builder = PhotometryBuilder.start(images, camera, config)
+    config = inputs.config
+    images, a = inputs.associated()
+    builder = PhotometryBuilder.start(images, inputs.camera, config)
     which, held = split_stars(a, config.validationFraction)
     problem = builder.problem(a, which, config)
-    fields = np.arange(builder.parameters.size) < builder.layout.scale_start
-    stages: list[tuple[str, bool, Flags | None]] = []
-    if builder.layout.order >= 0:
-        stages.append(("ModelVisit", False, fields))
+    fields = np.arange(builder.layout.size) < builder.layout.scale_start
+    stages: list[Stage] = [("ModelVisit", False, fields)] if builder.layout.order >= 0 else []
     stages += [("Model", False, None), ("Fluxes", True, np.zeros_like(fields)), ("ModelFluxes", True, None)]
-    report = fit(
-        problem, _settings(config, stages, "Final", "photometry"), progress, builder.check, problem.freeze_errors,
-        Watch(config, "photometry", tag, images, a),
-    )  # fmt: skip
-    half = Half(a, problem, None, which, held, report, builder)
-    half.metrics = _counts("photometry", images, a, report) | {
-        "repeatability_mmag": photometric_scatter(problem, a, which)
-    }
+    watch = Watch(config, "photometry", inputs.tag, images)
+    hooks = Hooks(inputs.progress, builder.check, problem.freeze_errors, watch)
+    report = fit(problem, _settings(config, stages, "Final", "photometry"), hooks)
+    half = PhotometryHalf(a, problem, None, which, held, report, builder)
+    repeatability = photometric_scatter(problem, a, which)
+    half.metrics = _counts("photometry", images, a, report) | {"repeatability_mmag": repeatability}
     if held.size:
         half.held = builder.problem(a, held, config, use_references=False)
         half.held.freeze_errors()
@@ -131,59 +148,71 @@ def fit_photometry(
     return images, half
 
 
-def _settings(config: JointcalConfig, stages: list[Any], label: str, half: str) -> FitSettings:
+def _settings(config: JointcalConfig, stages: list[Stage], label: str, half: str) -> FitSettings:
     return FitSettings(
-        tuple(stages), label, config.outlierRejection, config.outlierRejectSigma,
+        tuple(stages),
+        label,
+        config.outlierRejection,
+        config.outlierRejectSigma,
         config.astrometryOutlierRelativeTolerance if half == "astrometry" else 0.0,
         config.maxAstrometrySteps if half == "astrometry" else config.maxPhotometrySteps,
-    )  # fmt: skip
+    )
 
 
 def _counts(prefix: str, images: Images, a: Associated, report: FitReport) -> dict[str, float]:
     return {
-        f"{prefix}_matched_fittedStars": a.matched, f"{prefix}_collected_refStars": len(a.references),
+        f"{prefix}_matched_fittedStars": a.matched,
+        f"{prefix}_collected_refStars": len(a.references),
         f"{prefix}_prepared_refStars": int((a.stars.reference >= 0).sum()),
-        f"{prefix}_prepared_fittedStars": len(a.stars), f"{prefix}_prepared_ccdImages": len(images),
-        f"{prefix}_final_chi2": report.chi2, f"{prefix}_final_ndof": report.ndof,
-        f"{prefix}_n_outliers": report.n_outliers, f"{prefix}_converged": report.converged,
-    }  # fmt: skip
+        f"{prefix}_prepared_fittedStars": len(a.stars),
+        f"{prefix}_prepared_ccdImages": len(images),
+        f"{prefix}_final_chi2": report.chi2,
+        f"{prefix}_final_ndof": report.ndof,
+        f"{prefix}_n_outliers": report.n_outliers,
+        f"{prefix}_converged": report.converged,
+    }
 
 
-def _drop_impossible(problem: Any, images: Images) -> None:
+def _drop_impossible(problem: AstrometryProblem, images: Images) -> None:
     """Leave out measurements whose propagated covariance is not positive definite."""
-    rows = problem.rows(0, problem.offsets.size - 1) if problem.image.size < 200_000 else None
-    if rows is None:
+    if problem.image.size >= LARGEST_CHECKED:
         return
+    rows = problem.rows(0, problem.offsets.size - 1)
     bad = rows.weight[:, 0, 0] <= 0
     if bad.any():
         log.warning(
-            "%d measurements have no usable covariance (first: %s)", bad.sum(), images.said(int(rows.group[bad][0]))
+            "%d measurements have no usable covariance (first: %s)", bad.sum(), images.label(int(rows.group[bad][0]))
         )
         problem.kept &= ~bad
 
 
-def _held_chi2(problem: Any, config: JointcalConfig) -> tuple[float, int]:
-    """Chi2 and degrees of freedom of held-out stars about their own best places; the worst 5 sigma left out once."""
+def _held_chi2(problem: Fittable, config: JointcalConfig) -> tuple[float, int]:
+    """Return chi2 and degrees of freedom of held-out stars about their own best coordinates.
+
+    Outliers are left out in up to four rounds, the worst of each star.
+    """
+    star = problem.star_index
     for _ in range(4):
-        found = evaluate(problem)
-        found = evaluate(problem)
+        for _ in range(2):
+            evaluation = evaluate(problem)
         cut = chi2_cut(config.outlierRejectSigma, problem.dimension)
-        own = found.chi2 / np.maximum(1 - found.leverage, 0.05)
-        gone = problem.kept & (own > cut) & (found.leverage < 0.95)
-        if not gone.any():
+        own = evaluation.chi2 / np.maximum(1 - evaluation.leverage, 0.05)
+        outlying = problem.kept & (own > cut) & (evaluation.leverage < 0.95)
+        if not outlying.any():
             break
-        star = problem.star_index
         worst = np.full(problem.offsets.size - 1, -1.0)
-        np.maximum.at(worst, star[gone], own[gone])
-        problem.kept &= ~(gone & (own == worst[star]))
+        np.maximum.at(worst, star[outlying], own[outlying])
+        problem.kept &= ~(outlying & (own == worst[star]))
         left = np.bincount(star[problem.kept], minlength=worst.size)
         problem.kept &= left[star] >= 2
-    stars = int((found.star_inverse[:, 0, 0] > 0).sum())
-    return float(found.chi2.sum()), problem.dimension * int(problem.kept.sum()) - problem.n_star * stars
+    stars = int((evaluation.star_inverse[:, 0, 0] > 0).sum())
+    return float(evaluation.chi2.sum()), problem.dimension * int(problem.kept.sum()) - problem.n_star * stars
 
 
-def _held_absolute(builder: AstrometryBuilder, a: Associated, held: Any, config: JointcalConfig) -> float:
-    """Rms per axis (mas) of held-out stars, placed by their measurements alone, about their reference stars."""
+def _held_absolute(builder: AstrometryBuilder, a: Associated, held: I64, config: JointcalConfig) -> float:
+    """Return 1.4826 times the median distance per axis (mas) of held-out stars, placed by their measurements alone,
+    about their reference stars.
+    """
     tied = held[a.stars.reference[held] >= 0]
     if not tied.size:
         return float("nan")
@@ -191,5 +220,5 @@ def _held_absolute(builder: AstrometryBuilder, a: Associated, held: Any, config:
     problem.stars.prior[:, :2, :2] = 0.0
     for _ in range(2):
         evaluate(problem)
-    off = 1e3 * problem.stars.place[:, :2]
+    off = 1e3 * problem.stars.coordinates[:, :2]
     return float(1.4826 * np.median(np.abs(off)))

@@ -1,4 +1,4 @@
-"""The joint fit of one field: select, fit both halves, put the results together. What the task and the command line share."""
+"""The joint fit of one field: select sources, fit both halves, put the results together."""
 
 import dataclasses
 import logging
@@ -7,29 +7,31 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from types import SimpleNamespace
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import JointcalConfig
-from calibration.joint.halves import fit_astrometry, fit_photometry
+from calibration.joint.halves import FitInputs, fit_astrometry, fit_photometry
 from calibration.joint.io.inputs import gather, images_of, most_common_filter
-from calibration.joint.io.references import colour_corrected, load_references, read_colorterms
-from calibration.joint.model.build_astrometry import build_wcs, fit_epoch
+from calibration.joint.io.references import Wanted, colour_corrected, load_references, read_colorterms
+from calibration.joint.model.build_astrometry import build_wcs
 from calibration.joint.model.build_photometry import build_calibrations
 from calibration.joint.model.data import Images
+from calibration.joint.model.frames import fit_epoch
 from calibration.joint.model.references import References
 from calibration.joint.model.stars import bounding_circle
-from calibration.joint.result import Half, star_table
+from calibration.joint.result import AstrometryHalf, JointResult, PhotometryHalf, star_table
+from calibration.joint.solve.fit import Progress
 from exposure import ExposureCatalog
 from exposure.camera import Camera
+from exposure.wcs.mapped import ComposedWcs
 
 __all__ = ["JointFit", "Progress"]
 
 log = logging.getLogger("alertprod.jointcal")
-Progress = Callable[[str, float, int], None]
 
 
 @dataclass
@@ -60,52 +62,46 @@ class JointFit:
             self.colorterms = read_colorterms(self.config.colorterms) if self.config.applyColorTerms else {}
 
     def run(
-        self, tables: "Sequence[Any]", summaries: "Sequence[ExposureCatalog]", camera: Camera, tract: int | None = None,
-        progress: "Progress | None" = None,
-    ) -> SimpleNamespace:  # fmt: skip
+        self,
+        tables: "Sequence[Any]",
+        summaries: "Sequence[ExposureCatalog]",
+        camera: Camera,
+        tract: int | None = None,
+        progress: Progress | None = None,
+    ) -> JointResult:
         """Fit in memory; see `calibration.joint.task.JointcalTask.run` for arguments, result and errors."""
         start = time.perf_counter()
         with self.timed("load"):
             images, measurements = gather(tables, images_of(summaries), self.config)
-        astrometry: Half | None = None
-        photometry: Half | None = None
-        metrics: dict[str, Any] = {}
-        fitted, wcs, calibs = images, None, None
         tag = f"{tract or 0}_{most_common_filter(images)[0]}"
+        inputs = partial(FitInputs, measurements=measurements, camera=camera, config=self.config, tag=tag)
+        fitted, wcs, calibs = images, None, None
+        metrics: dict[str, Any] = {}
+        astrometry: AstrometryHalf | None = None
+        photometry: PhotometryHalf | None = None
         if self.config.doAstrometry:
             with self.timed("astrometry"):
-                fitted, astrometry = fit_astrometry(
-                    images,
-                    measurements,
-                    self._references("astrometry", images),
-                    camera,
-                    self.config,
-                    progress,
-                    tag,
-                )
+                references = self._references("astrometry", images)
+                fitted, astrometry = fit_astrometry(inputs(images=images, references=references, progress=progress))
             wcs = build_wcs(astrometry.builder)
             metrics |= astrometry.metrics
         if self.config.doPhotometry:
             with self.timed("photometry"):
+                references = self._references("photometry", images)
+                moved = _with_wcs(images, wcs)
                 photo_images, photometry = fit_photometry(
-                    _with_wcs(images, wcs), measurements, self._references("photometry", images), camera,
-                    self.config, progress, tag,
-                )  # fmt: skip
+                    inputs(images=moved, references=references, progress=progress)
+                )
             calibs = build_calibrations(photometry.builder)
             metrics |= photometry.metrics
             fitted = photo_images if astrometry is None else fitted
         converged = all(h.report.converged for h in (astrometry, photometry) if h is not None)
-        metrics |= {
-            "wall_s": time.perf_counter() - start,
-            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, "converged": converged,
-        }  # fmt: skip
+        metrics |= _resources(start) | {"converged": converged}
         if not converged:
             log.error("the joint fit%s did not converge", "" if tract is None else f" of tract {tract}")
-        return SimpleNamespace(
-            outputWcs=wcs, outputPhotoCalib=calibs, metrics=metrics, job=metrics, converged=converged,
-            stars=star_table(astrometry, photometry), images=fitted, astrometry=astrometry, photometry=photometry,
-            astrometryRefObjLoader=self.astrometry_refs, photometryRefObjLoader=self.photometry_refs,
-        )  # fmt: skip
+        stars = star_table(astrometry, photometry)
+        loaders = self.astrometry_refs, self.photometry_refs
+        return JointResult(wcs, calibs, metrics, metrics, converged, stars, fitted, astrometry, photometry, *loaders)
 
     def _references(self, need: str, images: Images) -> References:
         table = self.astrometry_refs if need == "astrometry" else self.photometry_refs
@@ -120,14 +116,24 @@ class JointFit:
         epoch = fit_epoch(images)
         if epoch != epoch:
             log.warning("no image has a time: reference stars stay at their catalogue's epoch")
-        colour = tuple(self.config.dcrColor) if self.config.fitDcr and need == "astrometry" else None
-        return load_references(
-            table, config, [n for n in (physical, band) if n], epoch, bounding_circle(images),
-            reference_err_mas=self.config.astrometryReferenceErr, need=need, colour_bands=colour,  # type: ignore[arg-type]
-        )  # fmt: skip
+        blue, red = self.config.dcrColor
+        wanted = Wanted(
+            need,
+            [n for n in (physical, band) if n],
+            epoch,
+            reference_err_mas=self.config.astrometryReferenceErr,
+            colour_bands=(blue, red) if self.config.fitDcr and need == "astrometry" else None,
+        )
+        return load_references(table, config, bounding_circle(images), wanted)
 
 
-def _with_wcs(images: Images, wcs: "Mapping[tuple[int, int], Any] | None") -> Images:
+def _resources(start: float) -> dict[str, Any]:
+    """Return the time since `start` (of the performance counter) and the peak memory of the process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    return {"wall_s": time.perf_counter() - start, "peak_rss_mb": peak}
+
+
+def _with_wcs(images: Images, wcs: "Mapping[tuple[int, int], ComposedWcs] | None") -> Images:
     """Take the fitted WCS for matching fluxes where there is one."""
     if wcs is None:
         return images

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,6 +13,7 @@ from calibration.joint.io.inputs import gather, images_of
 from calibration.joint.io.outputs import catalogues
 from calibration.joint.io.references import read_colorterms
 from calibration.joint.joint import JointFit
+from calibration.joint.solve.fit import Progress
 from calibration.joint.task_config import JointcalTaskConfig
 from exposure import ExposureCatalog
 from exposure.camera import Camera
@@ -24,7 +25,7 @@ log = logging.getLogger("alertprod.jointcal")
 
 
 class JointcalTask(AlertTask):
-    """Fit WCS and calibrations of all images of a field at once, with the places and fluxes of their stars.
+    """Fit WCS and calibrations of all images of a field at once, with the positions and fluxes of their stars.
 
     Parameters
     ----------
@@ -43,9 +44,15 @@ class JointcalTask(AlertTask):
     _DefaultName = "jointcal"
 
     def __init__(
-        self, butler: Any = None, initInputs: Any = None, *, astrometry_refs: pd.DataFrame | None = None,
-        photometry_refs: pd.DataFrame | None = None, store: "Mapping[Any, Any] | None" = None, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        butler: Any = None,
+        initInputs: Any = None,
+        *,
+        astrometry_refs: pd.DataFrame | None = None,
+        photometry_refs: pd.DataFrame | None = None,
+        store: "Mapping[Any, Any] | None" = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.astrometryRefObjLoader = astrometry_refs
         self.photometryRefObjLoader = photometry_refs
@@ -53,10 +60,13 @@ class JointcalTask(AlertTask):
         self.colorterms = read_colorterms(self.config.colorterms) if self.config.applyColorTerms else {}
 
     def run(
-        self, inputSourceTableVisit: "Sequence[Any]", inputVisitSummary: "Sequence[ExposureCatalog]",
-        inputCamera: Camera, tract: int | None = None,
-        progress: "Callable[[str, float, int], None] | None" = None,
-    ) -> Struct:  # fmt: skip
+        self,
+        inputSourceTableVisit: "Sequence[Any]",
+        inputVisitSummary: "Sequence[ExposureCatalog]",
+        inputCamera: Camera,
+        tract: int | None = None,
+        progress: "Progress | None" = None,
+    ) -> Struct:
         """Fit in memory.
 
         Parameters
@@ -89,10 +99,10 @@ class JointcalTask(AlertTask):
         fit = JointFit(
             self.config, self.astrometryRefObjLoader, self.photometryRefObjLoader, self.step, self.colorterms
         )
-        made = fit.run(inputSourceTableVisit, inputVisitSummary, inputCamera, tract, progress)
-        for key, value in made.metrics.items():
+        result = fit.run(inputSourceTableVisit, inputVisitSummary, inputCamera, tract, progress)
+        for key, value in result.metrics.items():
             self.put(key, value)
-        return Struct(**vars(made))
+        return Struct(**vars(result))
 
     def loadData(self, dataRefs: "Sequence[Any]", associations: Any = None, jointcalControl: Any = None) -> Any:
         """Fetch the inputs of data references from the store.
@@ -132,17 +142,19 @@ class JointcalTask(AlertTask):
         """Read the inputs of a quantum, fit, and write one catalogue per visit and half."""
         inputs = butlerQC.get(inputRefs)
         result = self.run(
-            inputs["inputSourceTableVisit"], inputs["inputVisitSummary"], inputs["inputCamera"],
+            inputs["inputSourceTableVisit"],
+            inputs["inputVisitSummary"],
+            inputs["inputCamera"],
             butlerQC.quantum.dataId.get("tract"),
-        )  # fmt: skip
+        )
         for name in ("outputWcs", "outputPhotoCalib"):
             values = getattr(result, name)
             if values is None:
                 continue
-            made = catalogues(values, result.images)
+            by_visit = catalogues(values, result.images)
             for ref in getattr(outputRefs, name):
-                if (visit := int(ref.dataId["visit"])) in made:
-                    butlerQC.put(made[visit], ref)
+                if (visit := int(ref.dataId["visit"])) in by_visit:
+                    butlerQC.put(by_visit[visit], ref)
 
     @classmethod
     def parseAndRun(cls, args: Any = None, config: Any = None, log: Any = None, doReturnResults: bool = False) -> Any:

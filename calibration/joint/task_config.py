@@ -12,25 +12,41 @@ class JointcalConnections(AlertTaskConnections, dimensions=("skymap", "tract", "
     """Many visits in, two catalogues per visit out."""
 
     inputSourceTableVisit = cT.Input(
-        doc="Source table of each visit.", name="sourceTable_visit", storageClass="DataFrame",
-        dimensions=("instrument", "visit"), multiple=True, deferLoad=True,
-    )  # fmt: skip
+        doc="Source table of each visit.",
+        name="sourceTable_visit",
+        storageClass="DataFrame",
+        dimensions=("instrument", "visit"),
+        multiple=True,
+        deferLoad=True,
+    )
     inputVisitSummary = cT.Input(
-        doc="WCS and calibration of each detector of each visit.", name="visitSummary",
-        storageClass="ExposureCatalog", dimensions=("instrument", "visit"), multiple=True,
-    )  # fmt: skip
+        doc="WCS and calibration of each detector of each visit.",
+        name="visitSummary",
+        storageClass="ExposureCatalog",
+        dimensions=("instrument", "visit"),
+        multiple=True,
+    )
     inputCamera = cT.PrerequisiteInput(
-        doc="Where the detectors sit.", name="camera", storageClass="Camera", dimensions=("instrument",),
+        doc="Where the detectors sit.",
+        name="camera",
+        storageClass="Camera",
+        dimensions=("instrument",),
         isCalibration=True,
-    )  # fmt: skip
+    )
     outputWcs = cT.Output(
-        doc="Fitted WCS per visit.", name="jointcalSkyWcsCatalog", storageClass="ExposureCatalog",
-        dimensions=("instrument", "visit", "skymap", "tract"), multiple=True,
-    )  # fmt: skip
+        doc="Fitted WCS per visit.",
+        name="jointcalSkyWcsCatalog",
+        storageClass="ExposureCatalog",
+        dimensions=("instrument", "visit", "skymap", "tract"),
+        multiple=True,
+    )
     outputPhotoCalib = cT.Output(
-        doc="Fitted calibration per visit.", name="jointcalPhotoCalibCatalog", storageClass="ExposureCatalog",
-        dimensions=("instrument", "visit", "skymap", "tract"), multiple=True,
-    )  # fmt: skip
+        doc="Fitted calibration per visit.",
+        name="jointcalPhotoCalibCatalog",
+        storageClass="ExposureCatalog",
+        dimensions=("instrument", "visit", "skymap", "tract"),
+        multiple=True,
+    )
 
     def __init__(self, *, config: "JointcalConfig | None" = None) -> None:
         super().__init__(config=config)

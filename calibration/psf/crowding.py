@@ -1,9 +1,9 @@
 """Stars of a crowded field, each without the light of the others: what a PSF is measured on in a second round.
 
 Where pixels near neighbours are left out, the wings of those neighbours remain, and stars are chosen where the field is
-emptier than in the ring around them: the level that is taken for the local sky is too high, and a PSF from few stars comes
-out too narrow. With a first PSF, all sources near the stars are fitted and subtracted (Stetson 1987, section III.C), and
-the level is fitted beside each star's flux, close to it.
+emptier than in the ring around them: the level that is taken for the local sky is too high, and a PSF from few stars
+comes out too narrow. With a first PSF, all sources near the stars are fitted and subtracted (Stetson 1987, section
+III.C), and the level is fitted beside each star's flux, close to it.
 """
 
 import numpy as np
@@ -34,17 +34,19 @@ class Crowd:
     Parameters
     ----------
     stars
-        Rows of `sources` that are the PSF stars, in the order of their stamps.
+        (M,) rows of `sources` (x, y, frame px) that are the PSF stars, in the order of their stamps.
+    side, fwhm
+        Of a stamp and of a star, px.
     """
 
-    def __init__(self, exposure: Exposure, sources: pd.DataFrame, stars: I64, side: int, fwhm: float):
-        at = sources[["x", "y"]].to_numpy(np.float64)
-        distance, _ = cKDTree(at[stars]).query(at)
+    def __init__(self, exposure: Exposure, sources: pd.DataFrame, stars: I64, side: int, fwhm: float) -> None:
+        positions = sources[["x", "y"]].to_numpy(np.float64)
+        distance, _ = cKDTree(positions[stars]).query(positions)
         near = np.flatnonzero(distance < 1.5 * side)
         self.stars = np.searchsorted(near, stars)
-        self.at, self.fwhm, self.origin = at, fwhm, exposure.origin
+        self.positions, self.fwhm, self.origin = positions, fwhm, exposure.origin
         self.image = known_pixels(exposure)
-        x, y = at[near].T.copy()
+        x, y = positions[near].T.copy()
         cx, cy = (nearest_pixels(v) for v in (x, y))
         empty = np.zeros((near.size, *[min(side, int(4 * fwhm) | 1)] * 2), np.float32)
         self.all = Stamps(empty, empty, x, y, cx, cy, np.zeros(near.size))
@@ -52,21 +54,26 @@ class Crowd:
     def take_off(self, data: Stamps, model: Psf) -> None:
         """Put stamps without the light of the other sources, as a PSF model has it, into `data`."""
         every = self.all
-        place = every.cx - self.origin[0], every.cy - self.origin[1]
+        pixels = every.cx - self.origin[0], every.cy - self.origin[1]
         for _ in range(ROUNDS):
-            light, rest = self._light(model, place)
-            left = gather(rest, *place, every.raw.shape[-1], np.nan)
+            models, rest = self._models(model, pixels)
+            left = gather(rest, *pixels, every.raw.shape[-1], np.nan)
             level = np.nan_to_num(clipped_mean(left.reshape(len(left), -1))).astype(np.float32)
-            every.raw = left + sided(light, left.shape[-1]) - level[:, None, None]
+            every.raw = left + sided(models, left.shape[-1]) - level[:, None, None]
             every.refine(model)
-        light, rest = self._light(model, place)
-        raw = gather(rest, place[0][self.stars], place[1][self.stars], data.raw.shape[-1], np.nan) + light[self.stars]
-        data.take(raw, self.at, CORE * self.fwhm)
+        models, rest = self._models(model, pixels)
+        raw = (
+            gather(rest, pixels[0][self.stars], pixels[1][self.stars], data.raw.shape[-1], np.nan) + models[self.stars]
+        )
+        data.take(raw, self.positions, CORE * self.fwhm)
         data.level_with(model, LEVEL_WITHIN * self.fwhm)
 
-    def _light(self, model: Psf, place: tuple[I64, I64]) -> tuple[F32, F32]:
-        """Return the light of each source, a stamp each, and the image without all of it."""
-        light = model.image_at(self.all.x, self.all.y) * self.all.flux[:, None, None].astype(np.float32)
+    def _models(self, model: Psf, pixels: tuple[I64, I64]) -> tuple[F32, F32]:
+        """Return the model of each source (N, S, S), and the image without all of them.
+
+        `pixels` are their middles (x, y).
+        """
+        models = model.image_at(self.all.x, self.all.y) * self.all.flux[:, None, None].astype(np.float32)
         rest = self.image.copy()
-        add_stamps(rest, light, *place, np.full(len(light), -1.0))
-        return light, rest
+        add_stamps(rest, models, *pixels, np.full(len(models), -1.0))
+        return models, rest

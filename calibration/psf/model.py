@@ -20,7 +20,8 @@ from calibration.psf.crowding import Crowd, is_crowded
 from calibration.psf.stamps import Stamps, ring
 from exposure import Exposure, PolynomialPsf, Psf
 from exposure.psf import fwhm_of, polynomial_terms
-from tasks.arrays import F64, I64, Box, Flags
+from exposure.quantiles import scatter
+from tasks.arrays import F32, F64, I64, Box, Flags
 from tasks.reprs import short_repr
 
 __all__ = ["PsfFit", "fit_psf", "star_residuals"]
@@ -59,8 +60,8 @@ class PsfFit:
 def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int = 0) -> PsfFit:
     """Fit the model to the rows of `sources` (x, y frame px; snr; size) whose ``star`` is set.
 
-    The other rows are neighbours, whose pixels are left out. Where the field is crowded, their light is then subtracted as
-    that first model has it, and the model is fitted anew.
+    The other rows are neighbours, whose pixels are left out. Where the field is crowded, their light is then subtracted
+    as that first model has it, and the model is fitted anew.
 
     Parameters
     ----------
@@ -108,7 +109,8 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
 
 
 def star_residuals(exposure: Exposure, sources: pd.DataFrame, psf: Psf) -> tuple[F64, F64, F64, F64]:
-    """Return model, its peak in the star, data minus model and variance at pixels of the rows whose ``star`` is set.
+    """Return model, its peak in the star, data minus model and variance (N,) at pixels of the rows whose ``star`` is
+    set.
 
     Flux and position of every star are fitted; the residuals are scaled for the degrees of freedom that this takes.
     """
@@ -120,15 +122,17 @@ def star_residuals(exposure: Exposure, sources: pd.DataFrame, psf: Psf) -> tuple
     data = Stamps.cut(exposure, stars, sources, shape[-1], 2.3548 * size)
     for _ in range(3):
         data.refine(psf)
-    model = psf.image_at(data.x, data.y).astype(np.float64)
+    profile = psf.image_at(data.x, data.y).astype(np.float64)
     core = (
-        (model > 0.02 * model.max(axis=(1, 2), keepdims=True)) & np.isfinite(data.raw) & (data.flux > 0)[:, None, None]
+        (profile > 0.02 * profile.max(axis=(1, 2), keepdims=True))
+        & np.isfinite(data.raw)
+        & (data.flux > 0)[:, None, None]
     )
     number = core.sum(axis=(1, 2), keepdims=True)
     freedom = np.sqrt(number / np.maximum(number - 3, 1) * len(stars) / max(len(stars) - 1, 1))
-    light = model * data.flux[:, None, None]
-    peak = np.broadcast_to(light.max(axis=(1, 2), keepdims=True), light.shape)
-    return light[core], peak[core], ((data.raw - light) * freedom)[core], data.variance[core].astype(np.float64)
+    model = profile * data.flux[:, None, None]
+    peak = np.broadcast_to(model.max(axis=(1, 2), keepdims=True), model.shape)
+    return model[core], peak[core], ((data.raw - model) * freedom)[core], data.variance[core].astype(np.float64)
 
 
 def _affordable(n: int) -> int:
@@ -158,7 +162,7 @@ def _fit(
 
 
 def _fit_once(data: Stamps, use: Flags, orders: I64, bbox: Box, fwhm: float) -> tuple[PolynomialPsf, Flags]:
-    """One robust polynomial fit per pixel; returns the model and which stars agree with it."""
+    """Return the model of one robust polynomial fit per pixel, and which stars (N,) agree with it."""
     stamps = data.centred()
     side = stamps.shape[-1]
     terms = polynomial_terms(orders, bbox, data.x, data.y)
@@ -182,23 +186,23 @@ def _fit_once(data: Stamps, use: Flags, orders: I64, bbox: Box, fwhm: float) -> 
         keep = use & agree & (data.flux > 0)
     if not (np.isfinite(basis).all() and basis[0].sum() > 0):
         raise TooFewStars(f"the light of {int(keep.sum())} stars makes no PSF model: {_ADVICE}")
-    basis = basis / basis[0].sum()
-    for k in range(1, len(orders)):
-        basis[k] -= basis[k].sum() * basis[0]
     centre = (float(data.x[keep].mean()), float(data.y[keep].mean()))
-    return PolynomialPsf(basis.astype(np.float32), orders, bbox, centre), keep
+    return PolynomialPsf(_normalised(basis).astype(np.float32), orders, bbox, centre), keep
 
 
-def _core_miss(left: NDArray[Any]) -> NDArray[Any]:
-    """Return the rms of what is left of each star, infinite where no pixel is known."""
-    known = np.isfinite(left)
-    squares = np.where(known, left, 0) ** 2
-    count = known.sum(axis=(1, 2))
+def _core_miss(left: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the rms (N,) of what is left of each star (N, S, S), infinite where no pixel is known."""
+    seen = np.isfinite(left)
+    squares = np.where(seen, left, 0) ** 2
+    count = seen.sum(axis=(1, 2))
     return np.where(count > 0, np.sqrt(squares.sum(axis=(1, 2)) / np.maximum(count, 1)), np.inf)
 
 
-def _solve_pixels(stamps: NDArray[Any], terms: F64, weight: F64) -> F64:
-    """Weighted least squares for every pixel at once, with one robust reweighting against neighbours' light."""
+def _solve_pixels(stamps: F32, terms: F64, weight: F64) -> F64:
+    """Return the basis (terms, S, S) by weighted least squares for every pixel of stamps (N, S, S) at once.
+
+    `terms` is (N, terms), `weight` (N,). Robust reweighting holds against neighbours' light.
+    """
     n, side = stamps.shape[0], stamps.shape[1]
     flat = stamps.reshape(n, -1).astype(np.float64)
     holes = ~np.isfinite(flat)
@@ -226,7 +230,11 @@ def _path(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> list[Any]:
     return list(np.einsum_path(subscripts, *(np.empty(shape) for shape in shapes), optimize="greedy")[0])
 
 
-def _moffat(p: F64, gx: NDArray[Any], gy: NDArray[Any]) -> F64:
+def _moffat(p: F64, gx: F64, gy: F64) -> F64:
+    """Return an elliptical Moffat of sum 1 (Moffat 1969) at pixels gx, gy.
+
+    `p` holds the logarithms of alpha (px) and of beta - 1.2, and the inverse hyperbolic tangents of two ellipticities.
+    """
     alpha, beta, e1, e2 = np.exp(max(p[0], NARROWEST)), 1.2 + np.exp(min(p[1], STEEPEST)), np.tanh(p[2]), np.tanh(p[3])
     det = np.sqrt(max(1 - e1 * e1 - e2 * e2, 1e-3))
     r2 = ((1 - e1) * gx * gx - 2 * e2 * gx * gy + (1 + e1) * gy * gy) / (det * alpha**2)
@@ -240,44 +248,62 @@ def _with_wings(model: PolynomialPsf, fwhm: float, leveled: bool) -> tuple[Polyn
     """
     mean = model.kernel_at(*model.centre)[0].astype(np.float64)
     side = mean.shape[0]
-    g = np.arange(side, dtype=np.float64) - side // 2
-    gx, gy = np.meshgrid(g, g)
-    radius = np.hypot(gx, gy)
-    outside = ring(side)  # its level was taken for sky when the stamps were cut
-    fitted = radius < 3.0 * fwhm
+    p = _fit_moffat(mean, fwhm, leveled)
+    gx, gy, radius = _grid(side)
+    blend = np.clip((radius - 2.0 * fwhm) / fwhm, 0, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        profile = p[4] * _moffat(p, gx, gy)
+    level = p[5] if leveled else -np.mean(profile[ring(side)])
+    total = (1 - blend) * (mean - level) + blend * profile
+    alpha, beta, equal_area = np.exp(max(p[0], NARROWEST)), 1.2 + np.exp(min(p[1], STEEPEST)), side / np.sqrt(np.pi)
+    wing = float(np.clip(p[4] * (1 + (equal_area / alpha) ** 2) ** (1 - beta), 0, 0.1))
+    basis = model.basis.astype(np.float64) * (1 - blend)
+    at_centre = polynomial_terms(model.orders, model.bbox, *model.centre)[0]
+    basis[0] = total - np.tensordot(at_centre[1:], basis[1:], axes=1)
+    blended = _normalised(basis).astype(np.float32)
+    return PolynomialPsf(blended, model.orders, model.bbox, model.centre), wing
 
-    noise = 1.4826 * np.median(np.abs(mean[outside] - np.median(mean[outside])))
+
+def _fit_moffat(mean: F64, fwhm: float, leveled: bool) -> F64:
+    """Return what `_moffat` takes, the flux, and, where `leveled`, the level of a Moffat fitted to a stamp (side,
+    side).
+    """
+    gx, gy, radius = _grid(len(mean))
+    outside = ring(len(mean))  # its level was taken for sky when the stamps were cut
+    fitted = radius < 3.0 * fwhm
+    noise = scatter(mean[outside])
     p = np.array([np.log(fwhm), np.log(1.8), 0.0, 0.0, 1.0, *[0.0] * leveled])
     for _ in range(2):
         # relative: the wings count as much as the core; from a model, as weights from noisy pixels would bias the wings
         scale = np.hypot(0.03 * p[4] * _moffat(p, gx, gy), max(noise, 1e-4 * mean.max()))
 
         def miss(q: F64, scale: F64 = scale) -> F64:
-            light = q[4] * _moffat(q, gx, gy)
-            level = q[5] if leveled else -np.mean(light[outside])
-            return np.asarray(((light + level - mean) / scale)[fitted])
+            profile = q[4] * _moffat(q, gx, gy)
+            level = q[5] if leveled else -np.mean(profile[outside])
+            return np.asarray(((profile + level - mean) / scale)[fitted])
 
         with np.errstate(over="ignore", invalid="ignore"):  # steps of the fit to a PSF without wings go far
             p = least_squares(miss, p, max_nfev=200).x
-    blend = np.clip((radius - 2.0 * fwhm) / fwhm, 0, 1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        light = p[4] * _moffat(p, gx, gy)
-    level = p[5] if leveled else -np.mean(light[outside])
-    total = (1 - blend) * (mean - level) + blend * light
-    alpha, beta, equal_area = np.exp(max(p[0], NARROWEST)), 1.2 + np.exp(min(p[1], STEEPEST)), side / np.sqrt(np.pi)
-    wing = float(np.clip(p[4] * (1 + (equal_area / alpha) ** 2) ** (1 - beta), 0, 0.1))
-    basis = model.basis.astype(np.float64) * (1 - blend)
-    at_centre = polynomial_terms(model.orders, model.bbox, *model.centre)[0]
-    basis[0] = total - np.tensordot(at_centre[1:], basis[1:], axes=1)
-    scale = basis[0].sum()
-    basis /= scale
-    for k in range(1, len(basis)):
-        basis[k] -= basis[k].sum() * basis[0]
-    return PolynomialPsf(basis.astype(np.float32), model.orders, model.bbox, model.centre), wing
+    return np.asarray(p, np.float64)
+
+
+def _grid(side: int) -> tuple[F64, F64, F64]:
+    """Return x, y and distance (side, side) of a stamp's pixels from its middle, px."""
+    g = np.arange(side, dtype=np.float64) - side // 2
+    gx, gy = np.meshgrid(g, g)
+    return gx, gy, np.hypot(gx, gy)
+
+
+def _normalised(basis: F64) -> F64:
+    """Return a basis (terms, side, side) whose first stamp has the sum 1, and the others 0."""
+    out = basis / basis[0].sum()
+    for k in range(1, len(out)):
+        out[k] -= out[k].sum() * out[0]
+    return np.asarray(out)
 
 
 def _judge(model: PolynomialPsf, data: Stamps, held: Flags) -> tuple[float, float]:
-    """Residual of held-out stars in the core: rms over the peak, and reduced chi2."""
+    """Return the median residual of held-out stars in the core: rms over the peak, and reduced chi2."""
     if not held.any():
         return float("nan"), float("nan")
     data.refine(model)

@@ -1,7 +1,8 @@
-"""Smoothing of undersampled images: below two pixels per FWHM light is aliased and no PSF model or kernel can follow it.
+"""Smoothing of undersampled images: below two pixels per FWHM light is aliased and no PSF model or kernel can follow
+it.
 
 A Gaussian takes out the frequencies that carry aliased light. PSF fluxes then scatter with the photon noise instead of
-with the place of the star inside its pixel, and two such images can be matched.
+with the position of the star inside its pixel, and two such images can be matched.
 """
 
 import cv2
@@ -18,9 +19,9 @@ UNDERSAMPLED_FWHM = 2.2  # px: narrower stars are aliased by more than kernels c
 def smooth(exposure: Exposure, sigma: float) -> None:
     """Convolve the image, in place, with a Gaussian of `sigma` px.
 
-    Pixels without data, with bad values or with cosmic rays take no part and stay flagged; those of cosmic rays get what
-    is around them. The variance plane keeps the noise power at low
-    frequencies (that of the input): the noise is correlated, and single pixels scatter less than it says.
+    Pixels without data, with bad values or with cosmic rays take no part and stay flagged; those of cosmic rays get
+    what is around them. The variance plane keeps the noise power at low frequencies (that of the input): the noise is
+    correlated, and single pixels scatter less than it says.
     """
     good = exposure.good("BAD", "CR") & np.isfinite(exposure.variance)
     weight = _blur(good.astype(np.float32), sigma)
@@ -36,8 +37,8 @@ def scale_to_flux_errors(exposure: Exposure, sigma: float) -> float:
     A flux is the sum of P d / sum of P^2. For noise smoothed with G its variance is V0 sum((G * P)^2) / (sum P^2)^2,
     while the formula for white noise says V / sum P^2.
     """
-    assert exposure.psf is not None
-    stamp = exposure.psf.kernel_at(*exposure.psf.average_position())[0]
+    psf = exposure.require_psf()
+    stamp = psf.kernel_at(*psf.average_position())[0]
     factor = float((_blur(stamp, sigma) ** 2).sum() / (stamp**2).sum())
     exposure.variance *= np.float32(factor)
     return factor

@@ -19,7 +19,19 @@ COVER = 1.5  # FWHM around another source that are left out
 
 @dataclass
 class Stamps:
-    """Star stamps (N, S, S), their frame positions, middle pixels and fluxes; `refine` fits positions and fluxes."""
+    """Star stamps; `refine` fits positions and fluxes.
+
+    Parameters
+    ----------
+    raw, variance
+        (N, S, S) image unit, the local sky subtracted, NaN where a pixel tells nothing; and its square.
+    x, y
+        (N,) frame positions, px.
+    cx, cy
+        (N,) middle pixels.
+    flux
+        (N,) image unit.
+    """
 
     raw: F32
     variance: F32
@@ -52,18 +64,18 @@ class Stamps:
 
     def level_with(self, model: Psf, radius: float) -> None:
         """Subtract the local sky as it comes out beside the flux within a radius of px: the model tells the wings."""
-        light = model.image_at(self.x, self.y).astype(np.float64)
-        g = np.arange(light.shape[-1]) - light.shape[-1] // 2
+        profile = model.image_at(self.x, self.y).astype(np.float64)
+        g = np.arange(profile.shape[-1]) - profile.shape[-1] // 2
         use = np.isfinite(self.raw) & (np.hypot(g[:, None], g[None, :]) < radius)
         n = np.maximum(use.sum(axis=(1, 2)), 1)
-        p, d = np.where(use, light, 0), np.where(use, self.raw, 0).astype(np.float64)
+        p, d = np.where(use, profile, 0), np.where(use, self.raw, 0).astype(np.float64)
         sp, sd, spp, spd = p.sum(axis=(1, 2)), d.sum(axis=(1, 2)), (p * p).sum(axis=(1, 2)), (p * d).sum(axis=(1, 2))
         slope = (spd - sp * sd / n) / np.maximum(spp - sp * sp / n, 1e-30)
         level = (sd - slope * sp) / n
         self.raw -= level.astype(np.float32)[:, None, None]
 
     def centred(self) -> F32:
-        """Return stamps moved to the grid and divided by flux; NaN pixels (and what they touch) stay NaN."""
+        """Return stamps (N, S, S) moved to the grid and divided by flux; NaN pixels (and what they touch) stay NaN."""
         out = np.empty_like(self.raw)
         holes = ~np.isfinite(self.raw)
         mirrored = np.nan_to_num(self.raw[:, ::-1, ::-1])  # the light on the other side stands in for missing pixels
@@ -97,12 +109,12 @@ class Stamps:
 
 
 def known_pixels(exposure: Exposure) -> F32:
-    """Return the image, NaN where pixels tell nothing of a star's profile."""
+    """Return the image (height, width), NaN where pixels tell nothing of a star's profile."""
     return np.where(exposure.good("BAD", "CR", "SAT"), exposure.image, np.float32(np.nan))
 
 
 def ring(side: int) -> Flags:
-    """Return the pixels of a stamp whose level is taken for the local sky."""
+    """Return the pixels (side, side) of a stamp whose level is taken for the local sky."""
     g = np.arange(side) - side // 2
     return np.hypot(g[:, None], g[None, :]) > RING * side
 
@@ -114,12 +126,12 @@ def clipped_mean(values: F32) -> F64:
     """
     use = np.isfinite(values)
     data = np.where(use, values, 0).astype(np.float64)
-    middle, spread = np.zeros((len(data), 1)), np.full((len(data), 1), np.inf)
+    middle, scatter = np.zeros((len(data), 1)), np.full((len(data), 1), np.inf)
     for _ in range(CLIPS):
-        use &= np.abs(data - middle) <= CLIP * spread
+        use &= np.abs(data - middle) <= CLIP * scatter
         count = use.sum(1, keepdims=True)
         middle = (data * use).sum(1, keepdims=True) / np.maximum(count, 1)
-        spread = np.sqrt((((data - middle) * use) ** 2).sum(1, keepdims=True) / np.maximum(count, 1))
+        scatter = np.sqrt((((data - middle) * use) ** 2).sum(1, keepdims=True) / np.maximum(count, 1))
     return np.where(count > 0, middle, np.nan)[:, 0]
 
 

@@ -19,9 +19,13 @@ class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  #
         doc="Visit summary to update.", name="visitSummary", storageClass="ExposureCatalog", dimensions=_VISIT
     )
     input_exposures = cT.Input(
-        doc="Images of the visit.", name="calexp", storageClass="ExposureF", multiple=True, deferLoad=True,
+        doc="Images of the visit.",
+        name="calexp",
+        storageClass="ExposureF",
+        multiple=True,
+        deferLoad=True,
         dimensions=("instrument", "visit", "detector"),
-    )  # fmt: skip
+    )
     psf_overrides = cT.Input(
         doc="Final PSF models.", name="finalized_psf_ap_corr_catalog", storageClass="ExposureCatalog", dimensions=_VISIT
     )
@@ -29,39 +33,64 @@ class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  #
         doc="PSF stars.", name="finalized_src_table", storageClass="DataFrame", dimensions=_VISIT
     )
     ap_corr_overrides = cT.Input(
-        doc="Final aperture corrections.", name="finalized_psf_ap_corr_catalog", storageClass="ExposureCatalog",
+        doc="Final aperture corrections.",
+        name="finalized_psf_ap_corr_catalog",
+        storageClass="ExposureCatalog",
         dimensions=_VISIT,
-    )  # fmt: skip
+    )
     wcs_overrides_tract = cT.Input(
-        doc="Fitted WCS per tract.", name="jointcalSkyWcsCatalog", storageClass="ExposureCatalog", multiple=True,
-        deferLoad=True, dimensions=("instrument", "visit", "skymap", "tract"),
-    )  # fmt: skip
+        doc="Fitted WCS per tract.",
+        name="jointcalSkyWcsCatalog",
+        storageClass="ExposureCatalog",
+        multiple=True,
+        deferLoad=True,
+        dimensions=("instrument", "visit", "skymap", "tract"),
+    )
     wcs_overrides_global = cT.Input(
         doc="Fitted WCS.", name="gbdesAstrometricFitSkyWcsCatalog", storageClass="ExposureCatalog", dimensions=_VISIT
     )
     wcs_overrides_healpix = cT.Input(
-        doc="Fitted WCS per HEALPix pixel.", name="gbdesHealpixAstrometricFitSkyWcsCatalog",
-        storageClass="ExposureCatalog", multiple=True, deferLoad=True, dimensions=("instrument", "visit", "healpix3"),
-    )  # fmt: skip
+        doc="Fitted WCS per HEALPix pixel.",
+        name="gbdesHealpixAstrometricFitSkyWcsCatalog",
+        storageClass="ExposureCatalog",
+        multiple=True,
+        deferLoad=True,
+        dimensions=("instrument", "visit", "healpix3"),
+    )
     photo_calib_overrides_tract = cT.Input(
-        doc="Fitted calibrations per tract.", name="jointcalPhotoCalibCatalog", storageClass="ExposureCatalog",
-        multiple=True, deferLoad=True, dimensions=("instrument", "visit", "skymap", "tract"),
-    )  # fmt: skip
+        doc="Fitted calibrations per tract.",
+        name="jointcalPhotoCalibCatalog",
+        storageClass="ExposureCatalog",
+        multiple=True,
+        deferLoad=True,
+        dimensions=("instrument", "visit", "skymap", "tract"),
+    )
     photo_calib_overrides_global = cT.Input(
         doc="Fitted calibrations.", name="fgcmPhotoCalibCatalog", storageClass="ExposureCatalog", dimensions=_VISIT
     )
     background_originals = cT.Input(
-        doc="Background already subtracted.", name="calexpBackground", storageClass="Background", multiple=True,
-        deferLoad=True, dimensions=("instrument", "visit", "detector"),
-    )  # fmt: skip
-    background_overrides = cT.Input(
-        doc="Background still to subtract.", name="skyCorr", storageClass="Background", multiple=True, deferLoad=True,
+        doc="Background already subtracted.",
+        name="calexpBackground",
+        storageClass="Background",
+        multiple=True,
+        deferLoad=True,
         dimensions=("instrument", "visit", "detector"),
-    )  # fmt: skip
+    )
+    background_overrides = cT.Input(
+        doc="Background still to subtract.",
+        name="skyCorr",
+        storageClass="Background",
+        multiple=True,
+        deferLoad=True,
+        dimensions=("instrument", "visit", "detector"),
+    )
     camera = cT.PrerequisiteInput(
-        doc="Where the detectors sit.", name="camera", storageClass="Camera", dimensions=("instrument",),
+        doc="Where the detectors sit.",
+        name="camera",
+        storageClass="Camera",
+        dimensions=("instrument",),
         isCalibration=True,
-    )  # fmt: skip
+    )
     output_summary_catalog = cT.Output(
         doc="The updated summary.", name="finalVisitSummary", storageClass="ExposureCatalog", dimensions=_VISIT
     )
@@ -73,12 +102,14 @@ class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  #
             return
         wcs, calib = config.wcs_provider, config.photo_calib_provider
         unused = {
-            "wcs_overrides_tract": wcs != "tract", "wcs_overrides_global": wcs != "global",
-            "wcs_overrides_healpix": not wcs.startswith("healpix"), "photo_calib_overrides_tract": calib != "tract",
+            "wcs_overrides_tract": wcs != "tract",
+            "wcs_overrides_global": wcs != "global",
+            "wcs_overrides_healpix": not wcs.startswith("healpix"),
+            "photo_calib_overrides_tract": calib != "tract",
             "photo_calib_overrides_global": calib != "global",
             "background_originals": config.background_provider != "replacement",
             "background_overrides": config.background_provider != "replacement",
-        }  # fmt: skip
+        }
         for name, drop in unused.items():
             if drop:
                 self.inputs.discard(name)
@@ -90,17 +121,23 @@ class UpdateVisitSummaryConfig(AlertTaskConfig, pipelineConnections=UpdateVisitS
     """Where each component comes from, and what else is computed."""
 
     wcs_provider = pexConfig.Field(
-        dtype=str, default="input_summary", doc="input_summary, tract, global or healpixN",
+        dtype=str,
+        default="input_summary",
+        doc="input_summary, tract, global or healpixN",
         check=lambda v: v in ("input_summary", "tract", "global") or bool(re.fullmatch(r"healpix([0-9]|1[0-7])", v)),
-    )  # fmt: skip
+    )
     photo_calib_provider = pexConfig.ChoiceField(
-        dtype=str, default="input_summary", doc="where calibrations come from",
+        dtype=str,
+        default="input_summary",
+        doc="where calibrations come from",
         allowed={"input_summary": "kept", "tract": "per tract", "global": "one for the sky"},
-    )  # fmt: skip
+    )
     background_provider = pexConfig.ChoiceField(
-        dtype=str, default="input_summary", doc="where the background comes from",
+        dtype=str,
+        default="input_summary",
+        doc="where the background comes from",
         allowed={"input_summary": "kept", "replacement": "layers given"},
-    )  # fmt: skip
+    )
     wcs_consistency_threshold = pexConfig.Field(
         dtype=float, default=None, optional=True, doc="arcsec a corner may move; a WCS that moves more is dropped"
     )
@@ -136,9 +173,10 @@ class UpdateVisitSummaryConfig(AlertTaskConfig, pipelineConnections=UpdateVisitS
         super().validate()
         if self.wcs_consistency_threshold is not None and self.wcs_provider == "input_summary":
             raise pexConfig.FieldValidationError(
-                UpdateVisitSummaryConfig.wcs_consistency_threshold, self,
+                UpdateVisitSummaryConfig.wcs_consistency_threshold,
+                self,
                 "wcs_consistency_threshold is set but wcs_provider is 'input_summary': there is no new WCS to compare",
-            )  # fmt: skip
+            )
         if self.do_write_visit_geometry and not self.do_refit_pointing:
             raise pexConfig.FieldValidationError(
                 UpdateVisitSummaryConfig.do_write_visit_geometry,

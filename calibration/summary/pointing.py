@@ -41,8 +41,8 @@ class Pointing:
 def fit_pointing(wcs: "dict[int, tuple[SkyWcs, Box]]", camera: Camera) -> Pointing:
     """Fit the pointing to all detectors that have a WCS.
 
-    The map is xi + i eta = a z (1 + k |z|^2) + c with z the focal-plane place (or its mirror image, whichever fits): c
-    moves the tangent point until it vanishes, arg a is the rotation.
+    The map is xi + i eta = a z (1 + k |z|^2) + c with z the focal-plane position (or its mirror image, whichever fits):
+    c moves the tangent point until it vanishes, arg a is the rotation.
 
     Raises
     ------
@@ -60,22 +60,26 @@ def fit_pointing(wcs: "dict[int, tuple[SkyWcs, Box]]", camera: Camera) -> Pointi
         r, d = one.pixel_to_sky(gx, gy)
         ra.append(r)
         dec.append(d)
-    place, sky_ra, sky_dec = np.concatenate(focal), np.concatenate(ra), np.concatenate(dec)
-    vectors = np.stack([
-        np.cos(np.radians(sky_dec)) * np.cos(np.radians(sky_ra)), np.cos(np.radians(sky_dec)) * np.sin(np.radians(sky_ra)),
-        np.sin(np.radians(sky_dec)),
-    ], 1).mean(0)  # fmt: skip
+    positions, sky_ra, sky_dec = np.concatenate(focal), np.concatenate(ra), np.concatenate(dec)
+    vectors = np.stack(
+        [
+            np.cos(np.radians(sky_dec)) * np.cos(np.radians(sky_ra)),
+            np.cos(np.radians(sky_dec)) * np.sin(np.radians(sky_ra)),
+            np.sin(np.radians(sky_dec)),
+        ],
+        1,
+    ).mean(0)
     start = (
         float(np.degrees(np.arctan2(vectors[1], vectors[0])) % 360.0),
         float(np.degrees(np.arctan2(vectors[2], np.hypot(vectors[0], vectors[1])))),
     )
-    fits = [_fit(place, sky_ra, sky_dec, start, mirrored) for mirrored in (False, True)]
+    fits = [_fit(positions, sky_ra, sky_dec, start, mirrored) for mirrored in (False, True)]
     return min(fits, key=lambda p: p.scatter)
 
 
-def _fit(place: F64, ra: F64, dec: F64, start: tuple[float, float], mirrored: bool) -> Pointing:
-    reach = float(np.abs(place).max()) or 1.0
-    z = (place[:, 0] + 1j * place[:, 1]) / reach
+def _fit(positions: F64, ra: F64, dec: F64, start: tuple[float, float], mirrored: bool) -> Pointing:
+    reach = float(np.abs(positions).max()) or 1.0
+    z = (positions[:, 0] + 1j * positions[:, 1]) / reach
     z = np.conj(z) if mirrored else z
     tangent = start
     design = np.column_stack([z, z * np.abs(z) ** 2, np.ones(z.size)])

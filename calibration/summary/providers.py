@@ -1,6 +1,6 @@
 """Choosing one of several overrides for a detector: global, per tract, per HEALPix pixel."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,7 @@ class PossiblyMultipleInput(Protocol):
     """One or several catalogues, of which one is best for a detector."""
 
     def best_for_detector(self, detector: int, center: F64 | None = None, bbox: Box | None = None) -> Best:
-        """Return (region id, record); (-1, None) where no catalogue has the detector.
+        """Return (region id, record); (-1, None) where no catalogue has the detector; `bbox` is in px.
 
         Parameters
         ----------
@@ -32,7 +32,7 @@ class PossiblyMultipleInput(Protocol):
 
 
 def sky_centre(wcs: SkyWcs | None, bbox: Box | None) -> F64 | None:
-    """Return the unit vector of the centroid of the polygon of the box's corners on the sky."""
+    """Return the unit vector (3,) of the centroid of the polygon of the box's corners on the sky."""
     if wcs is None or bbox is None:
         return None
     from lsst.sphgeom import ConvexPolygon, LonLat, UnitVector3d
@@ -56,7 +56,7 @@ class GlobalInput:
     catalog: ExposureCatalog
 
     def best_for_detector(self, detector: int, center: F64 | None = None, bbox: Box | None = None) -> Best:
-        """Return (-1, the row or None)."""
+        """Return (-1, record or None); `center` and `bbox` do not count."""
         return -1, self.catalog.find(detector)
 
 
@@ -79,14 +79,8 @@ class TractInput:
         """Return (tract, record)."""
         best: Best = (-1, None)
         nearest = np.inf
-        for tract, catalog in self.catalogs.items():
-            record = catalog.find(detector)
-            if record is None:
-                continue
-            at = center if center is not None else sky_centre(record.wcs, bbox)
-            if at is None:
-                continue
-            distance = _angle(at, self.centers[tract])
+        for tract, record, middle in _candidates(self.catalogs, detector, center, bbox):
+            distance = _angle(middle, self.centers[tract])
             if distance < nearest:
                 best, nearest = (int(tract), record), distance
         return best
@@ -109,20 +103,28 @@ class HealpixInput:
         grid = HealpixPixelization(self.order)
         best: Best = (-1, None)
         nearest = (True, np.inf)  # those that hold the middle come first
-        for pixel, catalog in self.catalogs.items():
-            record = catalog.find(detector)
-            if record is None:
-                continue
-            at = center if center is not None else sky_centre(record.wcs, bbox)
-            if at is None:
-                continue
-            outside = grid.index(UnitVector3d(*(float(v) for v in at))) != pixel
-            middle = grid.pixel(pixel).getCentroid()
-            key = (outside, _angle(at, np.array([middle.x(), middle.y(), middle.z()])))
+        for pixel, record, middle in _candidates(self.catalogs, detector, center, bbox):
+            outside = grid.index(UnitVector3d(*(float(v) for v in middle))) != pixel
+            centroid = grid.pixel(pixel).getCentroid()
+            key = (outside, _angle(middle, np.array([centroid.x(), centroid.y(), centroid.z()])))
             if key < nearest:
                 best, nearest = (int(pixel), record), key
         return best
 
 
+def _candidates(
+    catalogs: Mapping[int, ExposureCatalog], detector: int, center: F64 | None, bbox: Box | None
+) -> Iterator[tuple[int, ExposureRecord, F64]]:
+    """Yield region, record and the detector's middle (unit vector) of each catalogue that has the detector."""
+    for region, catalog in catalogs.items():
+        record = catalog.find(detector)
+        if record is None:
+            continue
+        middle = center if center is not None else sky_centre(record.wcs, bbox)
+        if middle is not None:
+            yield region, record, middle
+
+
 def _angle(a: F64, b: F64) -> float:
+    """Return the angle (rad) between two unit vectors."""
     return float(2 * np.arcsin(min(1.0, 0.5 * float(np.linalg.norm(np.asarray(a) - np.asarray(b))))))

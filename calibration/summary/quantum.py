@@ -34,9 +34,9 @@ def gather_inputs(inputs: dict[str, Any], task: Any) -> dict[str, Any]:
                     f"background_provider is 'replacement' but {name} lacks detectors {lost[:10]}", detector=lost[0]
                 )
     for kind in ("wcs", "photo_calib"):
-        made = _provider(kind, inputs)
-        if made is not None:
-            inputs[f"{kind}_overrides"] = made
+        provider = _provider(kind, inputs)
+        if provider is not None:
+            inputs[f"{kind}_overrides"] = provider
     return inputs
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from astropy.table import Table
+from astropy.table import Row, Table
 
+from calibration.summary import depth
 from calibration.summary import statistics as st
 from calibration.summary.backgrounds import layers_of
+from calibration.summary.config import UpdateVisitSummaryConfig
 from calibration.summary.providers import PossiblyMultipleInput, sky_centre
 from exposure import Exposure, ExposureCatalog, SkyWcs
 from exposure.camera import Camera
@@ -25,7 +27,9 @@ log = logging.getLogger("alertprod.summary")
 class SummaryRow:
     """One detector on its way: components, and the columns that change."""
 
-    def __init__(self, config: Any, camera: Camera | None, row: Any, record: ExposureRecord, box: Box) -> None:
+    def __init__(
+        self, config: UpdateVisitSummaryConfig, camera: Camera | None, row: Row, record: ExposureRecord, box: Box
+    ) -> None:
         self.config, self.camera = config, camera
         self.row, self.record, self.box = row, record, box
         self.values: dict[str, Any] = {}
@@ -40,8 +44,8 @@ class SummaryRow:
     def update_wcs(self, overrides: PossiblyMultipleInput | None) -> None:
         """Replace the WCS, if one was asked for, and describe it."""
         if overrides is not None:
-            region, found = overrides.best_for_detector(self.detector, None, self.box)
-            new = None if found is None else found.wcs
+            region, override = overrides.best_for_detector(self.detector, None, self.box)
+            new = None if override is None else override.wcs
             old = self.record.wcs
             if new is not None:
                 moved = self._corner_offset(old, new)
@@ -79,11 +83,11 @@ class SummaryRow:
     ) -> None:
         """Replace PSF and aperture corrections, and describe them."""
         if psfs is not None:
-            found = psfs.find(self.detector)
-            self.record = dataclasses.replace(self.record, psf=None if found is None else found.psf)
+            override = psfs.find(self.detector)
+            self.record = dataclasses.replace(self.record, psf=None if override is None else override.psf)
         if ap_corrs is not None:
-            found = ap_corrs.find(self.detector)
-            self.record = dataclasses.replace(self.record, ap_corr=None if found is None else found.ap_corr)
+            override = ap_corrs.find(self.detector)
+            self.record = dataclasses.replace(self.record, ap_corr=None if override is None else override.ap_corr)
         if psfs is not None:
             made = st.psf_statistics(self.record.psf, self.box, self.record.ap_corr, exposure.mask)
             self.values |= made
@@ -99,54 +103,69 @@ class SummaryRow:
         if overrides is None:
             return
         center = sky_centre(self.record.wcs, self.box)
-        region, found = overrides.best_for_detector(self.detector, center, self.box)
-        calib = None if found is None else found.photo_calib
+        region, override = overrides.best_for_detector(self.detector, center, self.box)
+        calib = None if override is None else override.photo_calib
         self.values["photoCalibTractId"] = region
         self.record = dataclasses.replace(self.record, photo_calib=calib)
         self.values |= st.photometry_statistics(calib)
 
-    def update_background(self, originals: Any, overrides: Any, exposure: Exposure) -> None:
+    def update_background(
+        self, originals: Mapping[int, Any] | None, overrides: Mapping[int, Any] | None, exposure: Exposure
+    ) -> None:
         """Describe the final background; without an override for this detector its numbers are reset."""
         if overrides is None:
             return
         if self.detector not in overrides:
             self.values |= st.reset_values("background")
             return
-        done = layers_of(fetch(originals[self.detector])) if originals is not None else []
-        still = layers_of(fetch(overrides[self.detector]))
+        subtracted = layers_of(fetch(originals[self.detector])) if originals is not None else []
+        remaining = layers_of(fetch(overrides[self.detector]))
         self.values |= st.background_statistics(
-            exposure.image, exposure.variance, exposure.mask, [b.statistics for b in done + still],
-            [b.image_for(exposure.image.shape) for b in still],
-        )  # fmt: skip
+            exposure.image,
+            exposure.variance,
+            exposure.mask,
+            [b.statistics for b in subtracted + remaining],
+            [b.image_for(exposure.image.shape) for b in remaining],
+        )
 
     def update_depth(self, exposure: Exposure) -> None:
         """Recompute limiting magnitude and effective times from the numbers now in the row."""
         gain, noise = _gain(self.camera, self.detector, exposure)
         value = {k: float(self.value(k)) for k in ("psfArea", "psfSigma", "skyBg", "zeroPoint")}
-        self.values["magLim"] = st.mag_limit(value["psfArea"], value["skyBg"], value["zeroPoint"], noise, gain)
+        self.values["magLim"] = depth.mag_limit(value["psfArea"], value["skyBg"], value["zeroPoint"], noise, gain)
         info = self.record.visit_info
         seconds = float(self.value("expTime"))
         seconds = info.exposure_time if not np.isfinite(seconds) and info is not None else seconds
-        self.values |= st.effective_time(
-            str(self.value("band") or exposure.band or ""), seconds, value["psfSigma"], value["skyBg"], value["zeroPoint"],
-            self.values["magLim"], _fiducials(self.config),
-        )  # fmt: skip
+        self.values |= depth.effective_time(
+            str(self.value("band") or exposure.band or ""),
+            seconds,
+            value["psfSigma"],
+            value["skyBg"],
+            value["zeroPoint"],
+            self.values["magLim"],
+            _fiducials(self.config),
+        )
 
 
-def _fiducials(c: Any) -> st.Fiducials:
-    return st.Fiducials(
-        dict(c.fiducialSkyBackground), dict(c.fiducialPsfSigma), dict(c.fiducialZeroPoint), dict(c.fiducialExpTime),
-        dict(c.fiducialMagLim), dict(c.fiducialReadNoise), c.maxEffectiveTransparency,
-    )  # fmt: skip
+def _fiducials(c: UpdateVisitSummaryConfig) -> depth.Fiducials:
+    return depth.Fiducials(
+        dict(c.fiducialSkyBackground),
+        dict(c.fiducialPsfSigma),
+        dict(c.fiducialZeroPoint),
+        dict(c.fiducialExpTime),
+        dict(c.fiducialMagLim),
+        dict(c.fiducialReadNoise),
+        c.maxEffectiveTransparency,
+    )
 
 
 def _gain(camera: Camera | None, detector: int, exposure: Exposure) -> tuple[float, float]:
     """Return gain (e per count) and read noise in counts; from the image's metadata, else from the camera."""
-    known = camera.detectors.get(detector) if camera is not None else None
-    gain = exposure.metadata.get("gain", np.nan if known is None else known.gain)
-    noise = exposure.metadata.get("readNoise", np.nan if known is None else known.read_noise)
+    listed = camera.detectors.get(detector) if camera is not None else None
+    gain = exposure.metadata.get("gain", np.nan if listed is None else listed.gain)
+    noise = exposure.metadata.get("readNoise", np.nan if listed is None else listed.read_noise)
     gain, noise = float(gain), float(noise)
-    if known is None and "gain" not in exposure.metadata:
+    if listed is None and "gain" not in exposure.metadata:
         return np.nan, np.nan
     if not np.isfinite(gain):
         log.warning("detector %d has no gain: magLim is NaN", detector)
@@ -162,7 +181,7 @@ def fetch(handle: Any) -> Any:
     return handle.get() if hasattr(handle, "get") and not isinstance(handle, (Exposure, Mapping)) else handle
 
 
-def box_of(row: Any) -> Box:
+def box_of(row: Row) -> Box:
     """Return x0, y0, width, height of a row."""
     x0, y0 = int(row["bbox_min_x"]), int(row["bbox_min_y"])
     return x0, y0, int(row["bbox_max_x"]) - x0 + 1, int(row["bbox_max_y"]) - y0 + 1

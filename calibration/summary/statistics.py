@@ -1,17 +1,14 @@
 """The numbers of a visit summary, each from the components that it is about.
 
-Columns are those of the Rubin summary; a number whose input is missing is NaN. Formulas of the effective exposure
-time: DMTN-296; of the limiting magnitude: SMTN-002.
+Columns are those of the Rubin summary; a number whose input is missing is NaN.
 """
 
 import logging
-from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
 from calibration.summary.pixels import clipped, farthest_from_any
 from exposure import ApCorrMap, PhotoCalib, Psf, SkyWcs, VisitInfo
@@ -21,9 +18,19 @@ from exposure.photocalib import AB_ZEROPOINT
 from tasks.arrays import F32, F64, I32, Box, Flags
 
 __all__ = [
-    "BAD_PLANES", "GROUPS", "MOMENTS", "Fiducials", "ap_corr_statistic", "background_statistics", "effective_time", "fiducial_mag_limit",
-    "mag_limit", "photometry_statistics", "psf_statistics", "reset_values", "star_statistics", "wcs_statistics",
-]  # fmt: skip
+    "BAD_PLANES",
+    "GROUPS",
+    "MOMENTS",
+    "NAN",
+    "Values",
+    "ap_corr_statistic",
+    "background_statistics",
+    "photometry_statistics",
+    "psf_statistics",
+    "reset_values",
+    "star_statistics",
+    "wcs_statistics",
+]
 
 log = logging.getLogger("alertprod.summary")
 Values = dict[str, Any]
@@ -80,10 +87,13 @@ def wcs_statistics(wcs: SkyWcs | None, bbox: Box, info: VisitInfo | None, *, tai
     cx, cy = x0 + (width - 1) / 2, y0 + (height - 1) / 2
     (mid_ra,), (mid_dec,) = wcs.pixel_to_sky(np.array([cx]), np.array([cy]))
     return {
-        "raCorners": ra, "decCorners": dec, "ra": float(mid_ra), "dec": float(mid_dec),
+        "raCorners": ra,
+        "decCorners": dec,
+        "ra": float(mid_ra),
+        "dec": float(mid_dec),
         "pixelScale": float(np.ravel(wcs.pixel_scale_arcsec(np.array([cx]), np.array([cy])))[0]),
         "zenithDistance": zenith_distance(float(mid_ra), float(mid_dec), info, tai_as_utc),
-    }  # fmt: skip
+    }
 
 
 def zenith_distance(ra: float, dec: float, info: VisitInfo | None, tai_as_utc: bool = False) -> float:
@@ -95,13 +105,13 @@ def zenith_distance(ra: float, dec: float, info: VisitInfo | None, tai_as_utc: b
     from astropy.time import Time
     from astropy.utils.iers import conf
 
-    place = EarthLocation(
+    site = EarthLocation(
         lon=info.longitude * u.deg, lat=info.latitude * u.deg, height=np.nan_to_num(info.elevation) * u.m
     )
     time = Time(info.midpoint_mjd_tai, format="mjd", scale="utc" if tai_as_utc else "tai")
     with conf.set_temp("auto_download", False), conf.set_temp("iers_degraded_accuracy", "ignore"):
-        seen = SkyCoord(ra * u.deg, dec * u.deg).transform_to(AltAz(obstime=time.utc, location=place))
-    return 90.0 - float(seen.alt.deg)
+        horizontal = SkyCoord(ra * u.deg, dec * u.deg).transform_to(AltAz(obstime=time.utc, location=site))
+    return 90.0 - float(horizontal.alt.deg)
 
 
 def _grid(mask: I32, bbox: Box, step: int) -> tuple[F64, F64]:
@@ -123,9 +133,12 @@ def psf_statistics(
     kernel = psf.kernel_at(np.array([cx]), np.array([cy]))[0].astype(np.float64)
     sigma = float(max(ixx * iyy - ixy**2, 0.0) ** 0.25)
     out |= {
-        "psfSigma": sigma, "psfIxx": ixx, "psfIyy": iyy, "psfIxy": ixy,
+        "psfSigma": sigma,
+        "psfIxx": ixx,
+        "psfIyy": iyy,
+        "psfIxy": ixy,
         "psfArea": float(kernel.sum() ** 2 / (kernel**2).sum()),
-    }  # fmt: skip
+    }
     if mask is None:
         return out
     x, y = _grid(mask, bbox, step)
@@ -154,7 +167,7 @@ def _psf_on_grid(psf: Psf, x: F64, y: F64, sigma: float) -> tuple[F64, F64]:
 
 
 def ap_corr_delta(ap_corr: ApCorrMap | None, x: F64, y: F64, sigma: float) -> float:
-    """Return (max - min) of the PSF flux's aperture correction over positions, over psfSigma."""
+    """Return (max - min) of the PSF flux's aperture correction over positions (N,), over psfSigma (px)."""
     if ap_corr is None or not x.size or not sigma > 0:
         return NAN
     values = ap_corr.at(PSF_FLUX, x, y)
@@ -165,7 +178,7 @@ def ap_corr_delta(ap_corr: ApCorrMap | None, x: F64, y: F64, sigma: float) -> fl
 
 
 def ap_corr_statistic(ap_corr: ApCorrMap | None, bbox: Box, mask: I32, sigma: float) -> float:
-    """Return psfApCorrSigmaScaledDelta of new aperture corrections with the PSF kept."""
+    """Return psfApCorrSigmaScaledDelta of new aperture corrections with the PSF, of `sigma` px, kept."""
     x, y = _grid(mask, bbox, 96)
     return ap_corr_delta(ap_corr, x, y, sigma)
 
@@ -183,8 +196,8 @@ def star_statistics(stars: Table | None, mask: I32 | None, bbox: Box) -> Values:
     Parameters
     ----------
     stars
-        Stars of one detector: ``calib_psf_used``, ``slot_Centroid_x/y``, ``slot_Shape_xx/yy/xy``,
-        ``slot_PsfShape_xx/yy/xy``, ``slot_PsfFlux_instFlux[Err]``, flags.
+        Stars of one detector, positions in px and shapes in px^2: ``calib_psf_used``, ``slot_Centroid_x/y``,
+        ``slot_Shape_xx/yy/xy``, ``slot_PsfShape_xx/yy/xy``, ``slot_PsfFlux_instFlux[Err]``, flags.
     """
     out = reset_values("stars")
     if stars is None or not len(stars) or "calib_psf_used" not in stars.colnames:
@@ -199,18 +212,7 @@ def star_statistics(stars: Table | None, mask: I32 | None, bbox: Box) -> Values:
     if any(c is None for c in (*shape, *model)):
         log.warning("the PSF stars have no shapes (slot_Shape_*, slot_PsfShape_*): their statistics are NaN")
         return out
-    xx, yy, xy = (np.asarray(c, np.float64) for c in shape)
-    mxx, myy, mxy = (np.asarray(c, np.float64) for c in model)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        e1, e2, size = (xx - yy) / (xx + yy), 2 * xy / (xx + yy), np.sqrt(0.5 * (xx + yy))
-        d1, d2 = e1 - (mxx - myy) / (mxx + myy), e2 - 2 * mxy / (mxx + myy)
-        ds = size - np.sqrt(0.5 * (mxx + myy))
-    out |= {
-        "psfStarDeltaE1Median": _median(d1), "psfStarDeltaE2Median": _median(d2), "psfStarDeltaE1Scatter": _mad(d1),
-        "psfStarDeltaE2Scatter": _mad(d2), "psfStarDeltaSizeMedian": _median(ds), "psfStarDeltaSizeScatter": _mad(ds),
-        "psfStarScaledDeltaSizeScatter": _mad(ds) / _median(size), "starEMedian": _median(np.hypot(e1, e2)),
-        "starUnNormalizedEMedian": _median(np.hypot(xx - yy, 2 * xy)),
-    }  # fmt: skip
+    out |= _shape_residuals(*(np.asarray(c, np.float64) for c in (*shape, *model)))
     out |= _higher_moments(chosen)
     x, y = (_column(chosen, f"slot_Centroid_{k}", k) for k in ("x", "y"))
     if mask is not None and x is not None and y is not None:
@@ -218,6 +220,25 @@ def star_statistics(stars: Table | None, mask: I32 | None, bbox: Box) -> Values:
         if gx.size:
             out["maxDistToNearestPsf"] = farthest_from_any(gx, gy, x, y)
     return out
+
+
+def _shape_residuals(xx: F64, yy: F64, xy: F64, mxx: F64, myy: F64, mxy: F64) -> Values:
+    """Return medians and scatters of what stars differ from the model: second moments (N,) of both, px^2."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        e1, e2, size = (xx - yy) / (xx + yy), 2 * xy / (xx + yy), np.sqrt(0.5 * (xx + yy))
+        d1, d2 = e1 - (mxx - myy) / (mxx + myy), e2 - 2 * mxy / (mxx + myy)
+        ds = size - np.sqrt(0.5 * (mxx + myy))
+    return {
+        "psfStarDeltaE1Median": _median(d1),
+        "psfStarDeltaE2Median": _median(d2),
+        "psfStarDeltaE1Scatter": _mad(d1),
+        "psfStarDeltaE2Scatter": _mad(d2),
+        "psfStarDeltaSizeMedian": _median(ds),
+        "psfStarDeltaSizeScatter": _mad(ds),
+        "psfStarScaledDeltaSizeScatter": _mad(ds) / _median(size),
+        "starEMedian": _median(np.hypot(e1, e2)),
+        "starUnNormalizedEMedian": _median(np.hypot(xx - yy, 2 * xy)),
+    }
 
 
 def _selected(stars: Table) -> Flags:
@@ -241,9 +262,14 @@ def _higher_moments(stars: Table) -> Values:
         return dict.fromkeys(MOMENTS, NAN)
     m = {n: np.asarray(stars[f"{prefix}{n}"], np.float64) for n in names}
     values = (
-        m["30"] + m["12"], m["21"] + m["03"], m["30"] - 3 * m["12"], 3 * m["21"] - m["03"],
-        m["40"] + 2 * m["22"] + m["04"], m["40"] - m["04"], 2 * (m["31"] + m["13"]),
-    )  # fmt: skip
+        m["30"] + m["12"],
+        m["21"] + m["03"],
+        m["30"] - 3 * m["12"],
+        3 * m["21"] - m["03"],
+        m["40"] + 2 * m["22"] + m["04"],
+        m["40"] - m["04"],
+        2 * (m["31"] + m["13"]),
+    )
     return {name: _median(v) for name, v in zip(MOMENTS, values, strict=True)}
 
 
@@ -263,15 +289,18 @@ def photometry_statistics(calib: PhotoCalib | None) -> Values:
 
 
 def background_statistics(
-    image: F32, variance: F32, mask: I32, levels: "list[NDArray[Any]]",
-    remaining: "list[NDArray[Any]]",
-) -> Values:  # fmt: skip
-    """Return sky level, sky noise and mean variance.
+    image: F32,
+    variance: F32,
+    mask: I32,
+    levels: list[F32],
+    remaining: list[F32],
+) -> Values:
+    """Return sky level, sky noise (counts) and mean variance (counts^2) of planes (height, width).
 
     Parameters
     ----------
     levels
-        Statistics images of all layers, those already subtracted and those to come.
+        Statistics images (ny, nx) of all layers, those already subtracted and those to come.
     remaining
         Full images of the layers still to be subtracted; the inputs are not changed.
     """
@@ -282,68 +311,3 @@ def background_statistics(
     sky = sum(_median(np.asarray(level, np.float64).ravel()) for level in levels) if levels else NAN
     noise, mean_variance = clipped(pixels, mask, bits)[1], clipped(variance, mask, bits)[0]
     return {"skyBg": float(sky), "skyNoise": noise, "meanVar": mean_variance}
-
-
-def mag_limit(area: float, sky: float, zero_point: float, read_noise: float, gain: float, snr: float = 5.0) -> float:
-    """Return the AB magnitude of a point source of that S/N.
-
-    Parameters
-    ----------
-    area
-        Noise-equivalent area of the PSF, px^2.
-    sky
-        Counts per pixel.
-    read_noise
-        Counts (not electrons).
-    gain
-        Electrons per count.
-    """
-    if not all(map(np.isfinite, (area, sky, zero_point, read_noise, gain))):
-        return NAN
-    background = (sky / gain + read_noise**2) * area
-    with np.errstate(invalid="ignore", divide="ignore"):
-        source = snr**2 / (2 * gain) + np.sqrt(snr**4 / (4 * gain**2) + snr**2 * background)
-        return float(zero_point - 2.5 * np.log10(source))
-
-
-@dataclass(frozen=True)
-class Fiducials:
-    """Fiducial values by band, and the most that clear nights may gain."""
-
-    sky: dict[str, float] = field(default_factory=dict)
-    psf_sigma: dict[str, float] = field(default_factory=dict)
-    zero_point: dict[str, float] = field(default_factory=dict)
-    exposure_time: dict[str, float] = field(default_factory=dict)
-    mag_lim: dict[str, float] = field(default_factory=dict)
-    read_noise: dict[str, float] = field(default_factory=dict)
-    max_transparency: float = float("inf")
-
-
-def effective_time(
-    band: str, exposure_time: float, psf_sigma: float, sky: float, zero_point: float, mag_lim: float, f: Fiducials
-) -> Values:
-    """Return the effective exposure time (s) and its three scale factors; NaN where the band has no fiducial."""
-    if not band:
-        log.warning("no band: effective times are NaN")
-        return dict.fromkeys(("effTime", "effTimePsfSigmaScale", "effTimeSkyBgScale", "effTimeZeroPointScale"), NAN)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        psf = np.float64(psf_sigma) / f.psf_sigma.get(band, NAN)
-        sky_rate = np.float64(sky) / exposure_time
-        zero = np.float64(f.zero_point.get(band, NAN)) - (zero_point - 2.5 * np.log10(exposure_time))
-        clear = 10.0 ** (-0.8 * zero)
-        depth = 10.0 ** (0.8 * (np.float64(mag_lim) - f.mag_lim.get(band, NAN)))
-        return {
-            "effTime": float(f.exposure_time.get(band, NAN) * depth), "effTimePsfSigmaScale": float(psf**-2),
-            "effTimeSkyBgScale": float(f.sky.get(band, NAN) / sky_rate),
-            "effTimeZeroPointScale": float(np.minimum(clear, f.max_transparency)) if np.isfinite(clear) else NAN,
-        }  # fmt: skip
-
-
-def fiducial_mag_limit(band: str, f: Fiducials, pixel_scale: float, gain: float = 1.0) -> float:
-    """Return the limiting magnitude that a band's other fiducials amount to; NaN for a band without them."""
-    values = [d.get(band, NAN) for d in (f.psf_sigma, f.sky, f.zero_point, f.exposure_time, f.read_noise)]
-    sigma, sky, zero, seconds, noise = values
-    if not all(map(np.isfinite, values)):
-        return NAN
-    geometric = (2.355 * sigma * pixel_scale - 0.052) / 0.822 / pixel_scale
-    return mag_limit(2.266 * geometric**2, sky * seconds, zero + 2.5 * np.log10(seconds), noise / gain, gain)

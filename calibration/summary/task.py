@@ -33,8 +33,8 @@ class UpdateVisitSummaryTask(AlertTask):
     Parameters
     ----------
     initInputs
-        ``{"input_summary_schema": ...}``, a table (of any length) with the columns of the summaries to come; when given,
-        the output's columns are known from the start (`getSchemaCatalogs`).
+        ``{"input_summary_schema": ...}``, a table (of any length) with the columns of the summaries to come; when
+        given, the output's columns are known from the start (`getSchemaCatalogs`).
     camera
         Where detectors sit, with gains and read noise (for the limiting magnitude and the pointing).
     """
@@ -51,8 +51,8 @@ class UpdateVisitSummaryTask(AlertTask):
         if initInputs is not None:
             if "input_summary_schema" not in initInputs:
                 raise SummaryError("initInputs lacks input_summary_schema: the schema of the input visit summary")
-            found = initInputs["input_summary_schema"]
-            table = found.table if isinstance(found, ExposureCatalog) else Table(found)
+            catalogue = initInputs["input_summary_schema"]
+            table = catalogue.table if isinstance(catalogue, ExposureCatalog) else Table(catalogue)
             self.schema = self._with_columns(table[:0].copy())
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
@@ -63,12 +63,17 @@ class UpdateVisitSummaryTask(AlertTask):
         return {"finalVisitSummary": pd.DataFrame(columns)}
 
     def run(
-        self, input_summary_catalog: ExposureCatalog, input_exposures: "Mapping[int, Any]",
-        psf_overrides: ExposureCatalog | None = None, psf_star_catalog: Table | None = None,
-        ap_corr_overrides: ExposureCatalog | None = None, photo_calib_overrides: PossiblyMultipleInput | None = None,
-        wcs_overrides: PossiblyMultipleInput | None = None, background_originals: "Mapping[int, Any] | None" = None,
+        self,
+        input_summary_catalog: ExposureCatalog,
+        input_exposures: "Mapping[int, Any]",
+        psf_overrides: ExposureCatalog | None = None,
+        psf_star_catalog: Table | None = None,
+        ap_corr_overrides: ExposureCatalog | None = None,
+        photo_calib_overrides: PossiblyMultipleInput | None = None,
+        wcs_overrides: PossiblyMultipleInput | None = None,
+        background_originals: "Mapping[int, Any] | None" = None,
         background_overrides: "Mapping[int, Any] | None" = None,
-    ) -> Struct:  # fmt: skip
+    ) -> Struct:
         """Return the updated summary; inputs are not changed.
 
         An override that is not given leaves component and numbers as they are; one that has the detector replaces
@@ -122,7 +127,9 @@ class UpdateVisitSummaryTask(AlertTask):
             geometry = visit_geometry(out)
         return Struct(output_summary_catalog=out, visit_geometry=geometry)
 
-    def _check(self, catalog: ExposureCatalog, exposures: Mapping[int, Any], psfs: Any, stars: Any) -> None:
+    def _check(
+        self, catalog: ExposureCatalog, exposures: Mapping[int, Any], psfs: ExposureCatalog | None, stars: Table | None
+    ) -> None:
         ids = [int(i) for i in catalog.table["id"]]
         visit = int(catalog.table["visit"][0]) if "visit" in catalog.table.colnames and len(catalog.table) else None
         twice = sorted({i for i in ids if ids.count(i) > 1})
@@ -142,7 +149,9 @@ class UpdateVisitSummaryTask(AlertTask):
                 "psf_overrides were given without psf_star_catalog: it is required with them", visit=visit
             )
 
-    def _check_backgrounds(self, catalog: ExposureCatalog, originals: Any, overrides: Any) -> None:
+    def _check_backgrounds(
+        self, catalog: ExposureCatalog, originals: Mapping[int, Any] | None, overrides: Mapping[int, Any] | None
+    ) -> None:
         if overrides is None or originals is None:
             return
         lost = sorted(set(overrides) - set(originals))

@@ -95,13 +95,25 @@ def _read_header(cards: Cards) -> tuple[dict[str, Any], ExposureRecord]:
         if number < least:
             raise CardInvalid(f"{cards.name}: {key}={number} is below {least}")
     row = {
-        "id": detector, "visit": visit, "physical_filter": physical, "band": band, "bbox_min_x": 0, "bbox_min_y": 0,
-        "bbox_max_x": size[0] - 1, "bbox_max_y": size[1] - 1, "expTime": _optional(cards, "EXPTIME"),
-    }  # fmt: skip
+        "id": detector,
+        "visit": visit,
+        "physical_filter": physical,
+        "band": band,
+        "bbox_min_x": 0,
+        "bbox_min_y": 0,
+        "bbox_max_x": size[0] - 1,
+        "bbox_max_y": size[1] - 1,
+        "expTime": _optional(cards, "EXPTIME"),
+    }
     info = VisitInfo(
-        visit, detector, _mid_tai(cards, exposure_time), exposure_time, boresight_ra=_optional(cards, "RABORE"),
-        boresight_dec=_optional(cards, "DECBORE"), airmass=_optional(cards, "AIRMASS"),
-    )  # fmt: skip
+        visit,
+        detector,
+        _mid_tai(cards, exposure_time),
+        exposure_time,
+        boresight_ra=_optional(cards, "RABORE"),
+        boresight_dec=_optional(cards, "DECBORE"),
+        airmass=_optional(cards, "AIRMASS"),
+    )
     mean = cards.number("CALMEAN", quoted=True)
     if not mean > 0:
         raise CardInvalid(f"{cards.name}: CALMEAN={mean} is no calibration: it must be above zero")

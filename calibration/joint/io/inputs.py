@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from astropy.table import Row
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import JointcalConfig
 from calibration.joint.io.selection import columns_needed, good_covariance, select_sources
 from calibration.joint.model.data import Images, Measurements
-from exposure import ExposureCatalog
+from exposure import ExposureCatalog, VisitInfo
 from exposure.io.exposure_catalog import ExposureRecord
+from tasks.arrays import F64, I64
 
 __all__ = ["gather", "images_of", "most_common_filter"]
 
@@ -35,19 +37,25 @@ def images_of(summaries: "Iterable[ExposureCatalog]") -> Images:
             raise JointCalibrationError(f"a visit summary lacks the columns {missing}")
         for row in summary.table:
             record = summary.records.get(int(row["id"]), ExposureRecord())
-            if record.wcs is None or record.photo_calib is None:
-                what = "WCS" if record.wcs is None else "calibration"
-                log.warning("visit %s, detector %s has no %s: left out", row["visit"], row["id"], what)
+            if record.wcs is not None and record.photo_calib is not None:
+                fitted = {
+                    "wcs": record.wcs,
+                    "calib_mean": record.photo_calib.mean,
+                    "calib_err": record.photo_calib.error,
+                }
+                entries.append(fitted | _image(row, summary.table.colnames, record.visit_info))
                 continue
-            entries.append(_image(row, summary.table.colnames, record))
+            what = "WCS" if record.wcs is None else "calibration"
+            log.warning("visit %s, detector %s has no %s: left out", row["visit"], row["id"], what)
     entries.sort(key=lambda e: (e["visit"], e["detector"]))
     keys = Counter((e["visit"], e["detector"]) for e in entries)
     twice = [k for k, n in keys.items() if n > 1]
     if twice:
         raise JointCalibrationError(
             f"the summaries name {len(twice)} images more than once, first visit {twice[0][0]}, detector {twice[0][1]}",
-            visit=twice[0][0], detector=twice[0][1],
-        )  # fmt: skip
+            visit=twice[0][0],
+            detector=twice[0][1],
+        )
     if not entries:
         raise JointCalibrationError("No data to process: no image of the visit summaries has a WCS and a calibration")
     listed = ("wcs", "band", "physical_filter")
@@ -58,26 +66,25 @@ def images_of(summaries: "Iterable[ExposureCatalog]") -> Images:
     return Images(**columns)
 
 
-def _image(row: Any, columns: "list[str]", record: ExposureRecord) -> dict[str, Any]:
-    info = record.visit_info
+def _image(row: Row, columns: "list[str]", info: VisitInfo | None) -> dict[str, Any]:
+    """Return what the row of a summary and the visit info say of an image."""
     x0, y0 = int(row["bbox_min_x"]), int(row["bbox_min_y"])
-    assert record.wcs is not None and record.photo_calib is not None
 
     def number(name: str, other: float) -> float:
         return float(row[name]) if name in columns else other
 
     nan = float("nan")
     return {
-        "visit": int(row["visit"]), "detector": int(row["id"]), "wcs": record.wcs,
+        "visit": int(row["visit"]),
+        "detector": int(row["id"]),
         "bbox": (x0, y0, int(row["bbox_max_x"]) - x0 + 1, int(row["bbox_max_y"]) - y0 + 1),
-        "calib_mean": record.photo_calib.mean, "calib_err": record.photo_calib.error,
         "mjd_tai": nan if info is None else info.midpoint_mjd_tai,
         "exposure_time": number("expTime", nan if info is None else info.exposure_time),
         "airmass": nan if info is None else info.airmass,
         "boresight": (nan, nan) if info is None else (info.boresight_ra, info.boresight_dec),
         "band": str(row["band"]) if "band" in columns else "",
         "physical_filter": str(row["physical_filter"]) if "physical_filter" in columns else "",
-    }  # fmt: skip
+    }
 
 
 def most_common_filter(images: Images) -> tuple[str, str]:
@@ -118,6 +125,35 @@ def gather(tables: "Sequence[Any]", images: Images, config: JointcalConfig) -> t
     JointCalibrationError
         No data are left.
     """
+    table = _selected(tables, config)
+    index = _image_index(table, images)
+    unknown = index < 0
+    if unknown.any():
+        lost = table.loc[unknown, ["visit", "detector"]].drop_duplicates().head(3).to_numpy().tolist()
+        log.warning("%d sources lie on images that no summary describes, for example %s", unknown.sum(), lost)
+    table, index = table[~unknown], index[~unknown]
+    if not len(table):
+        raise JointCalibrationError("No data to process: no source lies on an image that the visit summaries describe")
+    order = np.lexsort((table["sourceId"].to_numpy(), index))
+    table, index = table.iloc[order], index[order]
+    used, compact = np.unique(index, return_inverse=True)
+    flux = _column(table, f"{config.sourceFluxType}_instFlux")
+    error = _column(table, f"{config.sourceFluxType}_instFluxErr")
+    return images.take(used), Measurements(
+        compact.astype(np.int64),
+        _column(table, "x"),
+        _column(table, "y"),
+        _column(table, "vx"),
+        _column(table, "vy"),
+        _column(table, "vxy"),
+        flux,
+        error,
+        table["sourceId"].to_numpy(np.int64),
+    )
+
+
+def _selected(tables: "Sequence[Any]", config: JointcalConfig) -> pd.DataFrame:
+    """Return the good sources of all tables, with vx, vy, vxy (px^2) of their positions."""
     parts: list[pd.DataFrame] = []
     for table in tables:
         frame = _read_table(table, config)
@@ -136,32 +172,17 @@ def gather(tables: "Sequence[Any]", images: Images, config: JointcalConfig) -> t
             "No data to process: no source of any visit passes the selection; look at the config of sourceSelector "
             f"(signalToNoiseMinimum is {config.sourceSelector.signalToNoiseMinimum})"
         )
-    index = _image_index(table, images)
-    unknown = index < 0
-    if unknown.any():
-        lost = table.loc[unknown, ["visit", "detector"]].drop_duplicates().head(3).to_numpy().tolist()
-        log.warning("%d sources lie on images that no summary describes, for example %s", unknown.sum(), lost)
-    table, index = table[~unknown], index[~unknown]
-    if not len(table):
-        raise JointCalibrationError("No data to process: no source lies on an image that the visit summaries describe")
-    order = np.lexsort((table["sourceId"].to_numpy(), index))
-    table, index = table.iloc[order], index[order]
-    used, compact = np.unique(index, return_inverse=True)
-    flux = _column(table, f"{config.sourceFluxType}_instFlux")
-    error = _column(table, f"{config.sourceFluxType}_instFluxErr")
-    return images.take(used), Measurements(
-        compact.astype(np.int64), _column(table, "x"), _column(table, "y"), _column(table, "vx"), _column(table, "vy"),
-        _column(table, "vxy"), flux, error, table["sourceId"].to_numpy(np.int64),
-    )  # fmt: skip
+    return table
 
 
-def _column(table: pd.DataFrame, name: str) -> Any:
+def _column(table: pd.DataFrame, name: str) -> F64:
     if name not in table:
         return np.full(len(table), np.nan)
     return np.ascontiguousarray(table[name].to_numpy(np.float64))
 
 
-def _image_index(table: pd.DataFrame, images: Images) -> Any:
-    known = pd.MultiIndex.from_arrays([images.visit, images.detector])
-    asked = pd.MultiIndex.from_arrays([table["visit"].to_numpy(np.int64), table["detector"].to_numpy(np.int64)])
-    return known.get_indexer(asked)
+def _image_index(table: pd.DataFrame, images: Images) -> I64:
+    """Return the image (N,) of each row, -1 where there is none."""
+    every = pd.MultiIndex.from_arrays([images.visit, images.detector])
+    wanted = pd.MultiIndex.from_arrays([table["visit"].to_numpy(np.int64), table["detector"].to_numpy(np.int64)])
+    return np.asarray(every.get_indexer(wanted), np.int64)

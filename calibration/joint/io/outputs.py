@@ -23,32 +23,45 @@ Key = tuple[int, int]
 _COMMENTS = ("Catalog id is detector id, sorted.", "Only detectors with data have entries.")
 
 
-def catalogues(values: Mapping[Key, Any], images: Images) -> dict[int, ExposureCatalog]:
+def catalogues(
+    values: Mapping[Key, ComposedWcs] | Mapping[Key, PhotoCalib], images: Images
+) -> dict[int, ExposureCatalog]:
     """Return one catalogue per visit with rows for the fitted detectors only, id = detector, sorted."""
     out: dict[int, ExposureCatalog] = {}
     boxes = {images.key(i): images.bbox[i] for i in range(len(images))}
     for visit in sorted({v for v, _ in values}):
         detectors = sorted(d for v, d in values if v == visit)
         box = np.array([boxes[visit, d] for d in detectors])
-        table = Table({
-            "id": np.array(detectors, np.int64), "visit": np.full(len(detectors), visit, np.int64),
-            "bbox_min_x": box[:, 0], "bbox_min_y": box[:, 1], "bbox_max_x": box[:, 0] + box[:, 2] - 1,
-            "bbox_max_y": box[:, 1] + box[:, 3] - 1,
-        })  # fmt: skip
+        table = Table(
+            {
+                "id": np.array(detectors, np.int64),
+                "visit": np.full(len(detectors), visit, np.int64),
+                "bbox_min_x": box[:, 0],
+                "bbox_min_y": box[:, 1],
+                "bbox_max_x": box[:, 0] + box[:, 2] - 1,
+                "bbox_max_y": box[:, 1] + box[:, 3] - 1,
+            }
+        )
         table.meta["comments"] = list(_COMMENTS)
         records = {}
         for d in detectors:
             value = values[visit, d]
-            calibration = isinstance(value, PhotoCalib)
-            records[d] = ExposureRecord(photo_calib=value) if calibration else ExposureRecord(wcs=value)
+            if isinstance(value, PhotoCalib):
+                records[d] = ExposureRecord(photo_calib=value)
+            else:
+                records[d] = ExposureRecord(wcs=value)
         out[visit] = ExposureCatalog(table, records)
     return out
 
 
 def write_outputs(
-    out: Path, images: Images, wcs: "Mapping[Key, ComposedWcs] | None", calibs: "Mapping[Key, PhotoCalib] | None",
-    stars: pd.DataFrame, metrics: Mapping[str, Any],
-) -> dict[str, float]:  # fmt: skip
+    out: Path,
+    images: Images,
+    wcs: "Mapping[Key, ComposedWcs] | None",
+    calibs: "Mapping[Key, PhotoCalib] | None",
+    stars: pd.DataFrame,
+    metrics: Mapping[str, Any],
+) -> dict[str, float]:
     """Write everything into a folder beside `out` and move it there at the end.
 
     Returns
@@ -70,11 +83,11 @@ def write_outputs(
         text = json.dumps({k: _plain(v) for k, v in (dict(metrics) | worst).items()}, indent=1)
         (work / "metrics.json").write_text(text, encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)
-        for made in work.iterdir():
-            target = out / made.name
+        for entry in work.iterdir():
+            target = out / entry.name
             if target.is_dir():
                 shutil.rmtree(target)
-            os.replace(made, target)
+            os.replace(entry, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return worst
@@ -126,15 +139,21 @@ def _write_wcs(
 def _describe(images: Images, i: int, calib: PhotoCalib | None) -> list[tuple[str, Any, str]]:
     visit, detector = images.key(i)
     out: list[tuple[str, Any, str]] = [
-        ("IMAGEW", int(images.bbox[i, 2]), ""), ("IMAGEH", int(images.bbox[i, 3]), ""), ("VISIT", visit, ""),
-        ("DETECTOR", detector, ""), ("BAND", images.band[i], ""), ("FILTER", images.physical_filter[i], ""),
+        ("IMAGEW", int(images.bbox[i, 2]), ""),
+        ("IMAGEH", int(images.bbox[i, 3]), ""),
+        ("VISIT", visit, ""),
+        ("DETECTOR", detector, ""),
+        ("BAND", images.band[i], ""),
+        ("FILTER", images.physical_filter[i], ""),
         ("TIMESYS", "TAI", ""),
-    ]  # fmt: skip
+    ]
     numbers = (
         ("MJD-OBS", images.mjd_tai[i] - 0.5 * np.nan_to_num(images.exposure_time[i]) / 86400.0),
-        ("EXPTIME", images.exposure_time[i]), ("AIRMASS", images.airmass[i]), ("RABORE", images.boresight[i, 0]),
+        ("EXPTIME", images.exposure_time[i]),
+        ("AIRMASS", images.airmass[i]),
+        ("RABORE", images.boresight[i, 0]),
         ("DECBORE", images.boresight[i, 1]),
-    )  # fmt: skip
+    )
     out += [(card, float(value), "") for card, value in numbers if np.isfinite(value)]
     mean, error = (images.calib_mean[i], images.calib_err[i]) if calib is None else (calib.mean, calib.error)
     return [*out, ("CALMEAN", float(mean), "[nJy] per count"), ("CALERR", float(error), "")]

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from calibration.joint.model.build_astrometry import _measurements_of
-from calibration.joint.result import Half, _residuals
-from tasks.arrays import F64
+from calibration.joint.result import AstrometryHalf, JointResult, PhotometryHalf, residuals
+from exposure.quantiles import scatter
+from tasks.arrays import F64, Flags
 
 __all__ = ["draw"]
 
 _CELLS = 24
 
 
-def draw(result: Any, folder: Path) -> list[Path]:
+def draw(result: JointResult, folder: Path) -> list[Path]:
     """Draw what there is into PNG files.
 
     Returns
@@ -33,13 +33,13 @@ def draw(result: Any, folder: Path) -> list[Path]:
     return out
 
 
-def _figure(width: float, columns: int = 1, **place: float) -> tuple[Any, Any]:
+def _figure(width: float, columns: int = 1, **margins: float) -> tuple[Any, Any]:
     """A figure of the object interface: no global state, and no window system is looked for."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, 5.6))
     axes = figure.subplots(1, columns)
-    figure.subplots_adjust(**({"left": 0.07, "right": 0.97, "bottom": 0.13, "top": 0.92, "wspace": 0.25} | place))
+    figure.subplots_adjust(**({"left": 0.07, "right": 0.97, "bottom": 0.13, "top": 0.92, "wspace": 0.25} | margins))
     return figure, axes
 
 
@@ -48,24 +48,17 @@ def _save(figure: Any, path: Path) -> Path:
     return path
 
 
-def _residual_picture(half: Half, path: Path) -> Path:
+def _residual_picture(half: AstrometryHalf, path: Path) -> Path:
     problem = half.problem
-    residual = 1e3 * _residuals(problem)[0]
-    lay = problem.layout
-    u = (problem.x - lay.centre[problem.image, 0]) / lay.half[problem.image, 0]
-    v = (problem.y - lay.centre[problem.image, 1]) / lay.half[problem.image, 1]
-    place = np.stack([u, v], 1)
-    for chip in range(lay.n_inner):
-        of = lay.inner[problem.image] == chip
-        place[of] = half.builder._focal(chip, u[of], v[of]) * half.builder.scale_mm
+    residual = 1e3 * residuals(problem)[0]
     kept = problem.kept
     figure, (left, right) = _figure(13, 2)
-    x, y, dx, dy, n = _binned(place[kept], residual[kept])
+    x, y, dx, dy, n = _binned(_focal_positions(half)[kept], residual[kept])
     good = n >= 5
     arrows = left.quiver(x[good], y[good], dx[good], dy[good], np.hypot(dx, dy)[good], angles="xy", cmap="viridis")
     size = float(np.percentile(np.hypot(dx, dy)[good], 90)) if good.any() else 1.0
     left.quiverkey(arrows, 0.9, -0.12, max(size, 1e-3), f"{size:.2f} mas", labelpos="E")
-    unit = "mm" if lay.n_inner else "scaled pixels"
+    unit = "mm" if problem.layout.n_inner else "scaled pixels"
     left.set(
         title="Mean residual, measurement minus star",
         xlabel=f"focal plane X [{unit}]",
@@ -73,36 +66,54 @@ def _residual_picture(half: Half, path: Path) -> Path:
         aspect="equal",
     )
     figure.colorbar(arrows, ax=left, label="mas", shrink=0.7)
+    _histograms(right, residual, kept)
+    return _save(figure, path)
+
+
+def _focal_positions(half: AstrometryHalf) -> F64:
+    """Return where measurements (N, 2) lie on the focal plane, mm; in scaled pixels without chip maps."""
+    problem = half.problem
+    layout, image = problem.layout, problem.image
+    u = (problem.x - layout.centre[image, 0]) / layout.half[image, 0]
+    v = (problem.y - layout.centre[image, 1]) / layout.half[image, 1]
+    out = np.stack([u, v], 1)
+    for chip in range(layout.n_inner):
+        on_chip = layout.inner[image] == chip
+        out[on_chip] = half.builder.focal(chip, u[on_chip], v[on_chip]) * half.builder.scale_mm
+    return out
+
+
+def _histograms(axes: Any, residual: F64, kept: Flags) -> None:
+    """Draw the residuals (N, 2), mas, of the kept measurements."""
     reach = float(np.percentile(np.abs(residual[kept]), 99)) if kept.any() else 1.0
     bins = np.linspace(-reach, reach, 61)
     for axis, name in enumerate(("east", "north")):
         values = residual[kept, axis]
-        spread = 1.4826 * np.median(np.abs(values - np.median(values)))
-        right.hist(values, bins, histtype="step", lw=1.6, label=f"{name}: MAD sigma {spread:.2f} mas")
-    right.set(
+        axes.hist(values, bins, histtype="step", lw=1.6, label=f"{name}: MAD sigma {scatter(values):.2f} mas")
+    axes.set(
         title=f"{int(kept.sum())} measurements kept, {int((~kept).sum())} rejected",
         xlabel="residual [mas]",
         ylabel="number",
     )
-    right.margins(y=0.2)
-    right.legend(frameon=False, loc="upper left")
-    return _save(figure, path)
+    axes.margins(y=0.2)
+    axes.legend(frameon=False, loc="upper left")
 
 
-def _binned(place: F64, residual: F64) -> tuple[F64, F64, F64, F64, F64]:
-    low, high = place.min(0), place.max(0)
-    cell = np.clip(((place - low) / np.maximum(high - low, 1e-12) * _CELLS).astype(int), 0, _CELLS - 1)
+def _binned(positions: F64, residual: F64) -> tuple[F64, F64, F64, F64, F64]:
+    """Return middle (x, y), mean residual (dx, dy) and number of measurements of each cell over positions (N, 2)."""
+    low, high = positions.min(0), positions.max(0)
+    cell = np.clip(((positions - low) / np.maximum(high - low, 1e-12) * _CELLS).astype(int), 0, _CELLS - 1)
     flat = cell[:, 0] * _CELLS + cell[:, 1]
     n = np.bincount(flat, minlength=_CELLS**2)
     with np.errstate(invalid="ignore"):
         dx, dy = (np.bincount(flat, residual[:, k], _CELLS**2) / n for k in range(2))
-    at = np.arange(_CELLS**2)
-    x = low[0] + (at // _CELLS + 0.5) / _CELLS * (high[0] - low[0])
-    y = low[1] + (at % _CELLS + 0.5) / _CELLS * (high[1] - low[1])
+    cells = np.arange(_CELLS**2)
+    x = low[0] + (cells // _CELLS + 0.5) / _CELLS * (high[0] - low[0])
+    y = low[1] + (cells % _CELLS + 0.5) / _CELLS * (high[1] - low[1])
     return x, y, np.nan_to_num(dx), np.nan_to_num(dy), n.astype(np.float64)
 
 
-def _chi2_picture(result: Any, path: Path) -> Path:
+def _chi2_picture(result: JointResult, path: Path) -> Path:
     figure, axes = _figure(8, left=0.11)
     for name in ("astrometry", "photometry"):
         half = getattr(result, name)
@@ -121,29 +132,29 @@ def _chi2_picture(result: Any, path: Path) -> Path:
     return _save(figure, path)
 
 
-def _repeatability_picture(half: Half, path: Path) -> Path:
+def _repeatability_picture(half: PhotometryHalf, path: Path) -> Path:
     problem = half.problem
-    residual, count = _residuals(problem)
+    residual, count = residuals(problem)
     value = problem.stars.value[problem.star_index, 0]
     with np.errstate(invalid="ignore", divide="ignore"):
         mag = value if problem.layout.magnitude else 31.4 - 2.5 * np.log10(value)
         off = residual[:, 0] if problem.layout.magnitude else 1.0857 * residual[:, 0] / value
-    index, _ = _measurements_of(half.associated.stars.offsets, half.which)
+    index, _ = half.associated.stars.measurements_of(half.which)
     use = problem.kept & (count >= 2) & np.isfinite(mag) & np.isfinite(off)
     off = 1e3 * off * np.sqrt(count / np.maximum(count - 1, 1))
     figure, axes = _figure(8, left=0.11)
     axes.plot(mag[use], np.maximum(np.abs(off[use]), 1e-2), ",", color="0.6", rasterized=True)
     if use.any():
         edges = np.linspace(np.percentile(mag[use], 0.5), np.percentile(mag[use], 99.5), 16)
-        middle, spread, expected = [], [], []
+        middle, measured, expected = [], [], []
         error = 1085.7 * half.associated.measurements.flux_err[index] / half.associated.measurements.flux[index]
         for a, b in pairwise(edges):
             of = use & (mag >= a) & (mag < b)
             if of.sum() >= 20:
                 middle.append((a + b) / 2)
-                spread.append(1.4826 * np.median(np.abs(off[of])))
+                measured.append(1.4826 * np.median(np.abs(off[of])))
                 expected.append(np.median(error[of]))
-        axes.plot(middle, spread, "o-", label="measured (MAD sigma)")
+        axes.plot(middle, measured, "o-", label="measured (MAD sigma)")
         axes.plot(middle, expected, "--", label="expected from flux errors")
     axes.set(title="Repeatability of fluxes", xlabel="AB magnitude of the star", ylabel="residual [mmag]", yscale="log")
     axes.legend(frameon=False)

@@ -51,11 +51,11 @@ def check_fluxes(table: pd.DataFrame, column: str) -> None:
         Magnitudes in place of fluxes, or no star with an error above zero; the message names the column.
     """
     flux = _numbers(table, column)
-    known = flux[np.isfinite(flux)]
-    if known.size and _inside(known, *_MAGNITUDES):
+    finite = flux[np.isfinite(flux)]
+    if finite.size and _inside(finite, *_MAGNITUDES):
         raise JointCalibrationError(
-            f"column {column} of the reference catalogue must be in nJy, but goes from {known.min():g} to "
-            f"{known.max():g}: it looks like magnitudes (nJy = 10 ** (-0.4 * (m - 31.4)))"
+            f"column {column} of the reference catalogue must be in nJy, but goes from {finite.min():g} to "
+            f"{finite.max():g}: it looks like magnitudes (nJy = 10 ** (-0.4 * (m - 31.4)))"
         )
     name = f"{column}Err"
     if name in table and len(table) and not (_numbers(table, name) > 0).any():
@@ -89,18 +89,18 @@ def epochs_mjd(table: pd.DataFrame) -> F64:
         The column is none of the three, or mixes them.
     """
     values = _numbers(table, "epoch")
-    known = values[np.isfinite(values)]
-    if not known.size or _inside(known, *_MJD):
+    finite = values[np.isfinite(values)]
+    if not finite.size or _inside(finite, *_MJD):
         return values
-    if _inside(known, *_YEARS):
-        log.warning("column epoch of the reference catalogue is taken as Julian years (%s)", known[0])
+    if _inside(finite, *_YEARS):
+        log.warning("column epoch of the reference catalogue is taken as Julian years (%s)", finite[0])
         return _J2000_MJD + (values - 2000.0) * 365.25
-    if _inside(known - _JD_OF_MJD, *_MJD):
-        log.warning("column epoch of the reference catalogue is taken as JD (%s)", known[0])
+    if _inside(finite - _JD_OF_MJD, *_MJD):
+        log.warning("column epoch of the reference catalogue is taken as JD (%s)", finite[0])
         return values - _JD_OF_MJD
     raise JointCalibrationError(
         f"column epoch of the reference catalogue must be MJD (or all JD, or all Julian years), but goes from "
-        f"{known.min():g} to {known.max():g}"
+        f"{finite.min():g} to {finite.max():g}"
     )
 
 

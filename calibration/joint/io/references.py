@@ -2,7 +2,8 @@
 
 import fnmatch
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,11 @@ from calibration.joint.model.data import ARCSEC, tangent_frames, unit_vectors
 from calibration.joint.model.references import Circle, References
 from tasks.arrays import F64
 
-__all__ = ["colour_corrected", "load_references", "read_catalogue", "read_colorterms"]
+__all__ = ["Wanted", "colour_corrected", "load_references", "read_catalogue", "read_colorterms"]
 
 log = logging.getLogger("alertprod.jointcal")
 _JULIAN = 365.25
 _LEAST_ERR = 0.1e-3  # arcsec; no catalogue is better, and a zero error would be an infinite weight
-
-
 _TEXTS = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable"}
 
 
@@ -52,36 +51,52 @@ def read_catalogue(path: "str | Path") -> pd.DataFrame:
         raise JointCalibrationError(f"the reference catalogue {path} cannot be read: {error}") from error
 
 
-def load_references(
-    table: pd.DataFrame, config: ReferenceConfig, filter_names: "list[str]", epoch_mjd: float, circle: Circle, *,
-    reference_err_mas: float | None = None, need: str = "astrometry", colour_bands: "tuple[str, str] | None" = None,
-) -> References:  # fmt: skip
-    """Choose the reference stars in a circle and move them to the epoch of the fit.
+@dataclass(frozen=True)
+class Wanted:
+    """What a fit wants of its reference stars.
 
     Parameters
     ----------
-    filter_names
-        Names of the filter to look the flux column up by, best first.
     need
         ``astrometry`` (errors of coordinates are required) or ``photometry`` (fluxes and their errors are).
+    filter_names
+        Names of the filter to look the flux column up by, best first.
+    epoch_mjd
+        Epoch of the fit, MJD TAI; NaN: stars stay at their catalogue's.
+    reference_err_mas
+        Replaces the errors of the catalogue's coordinates.
+    colour_bands
+        Bands whose difference is the colour of the chromatic term; None: no colour.
+    """
+
+    need: str = "astrometry"
+    filter_names: Sequence[str] = ()
+    epoch_mjd: float = float("nan")
+    reference_err_mas: float | None = None
+    colour_bands: tuple[str, str] | None = None
+
+
+def load_references(table: pd.DataFrame, config: ReferenceConfig, circle: Circle, wanted: Wanted) -> References:
+    """Choose the reference stars in a circle and move them to the epoch of the fit.
 
     Raises
     ------
     JointCalibrationError
         Columns are missing, or no star is left.
     """
+    need, mas = wanted.need, wanted.reference_err_mas
     moves = config.applyProperMotion
-    check_units(table, errors=reference_err_mas is None, motion=moves, parallax=moves and config.applyParallax)
+    check_units(table, errors=mas is None, motion=moves, parallax=moves and config.applyParallax)
     vector = unit_vectors(
         np.degrees(table.coord_ra.to_numpy(np.float64)), np.degrees(table.coord_dec.to_numpy(np.float64))
     )
     inside = np.flatnonzero(circle.holds(vector) & np.isfinite(vector).all(1))
     part, vector = table.iloc[inside], vector[inside]
-    error = _coordinate_errors(part, reference_err_mas, need)
+    error = _coordinate_errors(part, mas, need)
     motion, motion_error, parallax = _motions(part, config)
-    vector, error = _at_epoch(part, vector, error, motion, motion_error, epoch_mjd)
-    flux, flux_err = _fluxes(part, config, filter_names, need)
-    colour = _colour(part, colour_bands)
+    vector, error = _at_epoch(part, vector, error, motion, motion_error, wanted.epoch_mjd)
+    flux, flux_err = _fluxes(part, config, wanted.filter_names, need)
+    colour = _colour(part, wanted.colour_bands)
     out = References(vector, error, motion, motion_error, parallax, flux, flux_err, colour)
     good = np.isfinite(out.error).all(1)
     if need == "photometry":
@@ -102,6 +117,7 @@ def load_references(
 
 
 def _coordinate_errors(table: pd.DataFrame, mas: float | None, need: str) -> F64:
+    """Return the errors (K, 2) east and north, arcsec."""
     n = len(table)
     if mas is not None and need == "astrometry":
         if "coord_raErr" in table:
@@ -109,8 +125,8 @@ def _coordinate_errors(table: pd.DataFrame, mas: float | None, need: str) -> F64
         return np.full((n, 2), mas * 1e-3)
     if "coord_raErr" in table and "coord_decErr" in table:
         # coord_raErr is of the angle on the sky, as in Gaia
-        found = np.stack([table[c].to_numpy(np.float64) for c in ("coord_raErr", "coord_decErr")], axis=1) / ARCSEC
-        return np.asarray(np.maximum(found, _LEAST_ERR), np.float64)
+        error = np.stack([table[c].to_numpy(np.float64) for c in ("coord_raErr", "coord_decErr")], axis=1) / ARCSEC
+        return np.asarray(np.maximum(error, _LEAST_ERR), np.float64)
     if need == "photometry":
         return np.full((n, 2), 0.1)
     raise JointCalibrationError(
@@ -120,6 +136,7 @@ def _coordinate_errors(table: pd.DataFrame, mas: float | None, need: str) -> F64
 
 
 def _motions(table: pd.DataFrame, config: ReferenceConfig) -> tuple[F64, F64, F64]:
+    """Return proper motions (K, 2) and their errors, arcsec per year, and parallaxes (K,), arcsec; 0 where unknown."""
     n = len(table)
     zero = np.zeros((n, 2))
     if not {"pm_ra", "pm_dec"} <= set(table.columns):
@@ -142,7 +159,9 @@ def _motions(table: pd.DataFrame, config: ReferenceConfig) -> tuple[F64, F64, F6
 def _at_epoch(
     table: pd.DataFrame, vector: F64, error: F64, motion: F64, motion_error: F64, epoch_mjd: float
 ) -> tuple[F64, F64]:
-    """Move along great circles: direction cos(a) + motion's direction sin(a), a = |motion| dt."""
+    """Return directions (K, 3) and errors (K, 2) at an epoch, moved along great circles: direction cos(a) + motion's
+    direction sin(a), a = |motion| dt.
+    """
     if "epoch" not in table or not motion.any():
         return vector, error
     years = (epoch_mjd - epochs_mjd(table)) / _JULIAN
@@ -156,11 +175,12 @@ def _at_epoch(
     return moved, np.hypot(error, motion_error * years[:, None])
 
 
-def _fluxes(table: pd.DataFrame, config: ReferenceConfig, names: "list[str]", need: str) -> tuple[F64, F64]:
+def _fluxes(table: pd.DataFrame, config: ReferenceConfig, names: Sequence[str], need: str) -> tuple[F64, F64]:
+    """Return fluxes and their errors (K,), nJy; NaN where the catalogue has none."""
     tried = [config.filterMap[n] for n in names if n in config.filterMap]
     if config.anyFilterMapsToThis:
         tried.append(config.anyFilterMapsToThis)
-    tried += names
+    tried += list(names)
     column = next((f"{t}_flux" for t in tried if f"{t}_flux" in table), None)
     nan = np.full(len(table), np.nan)
     if column is None:
@@ -177,6 +197,7 @@ def _fluxes(table: pd.DataFrame, config: ReferenceConfig, names: "list[str]", ne
 
 
 def _colour(table: pd.DataFrame, bands: "tuple[str, str] | None") -> F64:
+    """Return the colour (K,) of two bands, mag; NaN without bands."""
     if bands is None:
         return np.full(len(table), np.nan)
     columns = [f"{b}_flux" for b in bands]

@@ -1,15 +1,13 @@
 """Which rows of the source tables are good stars, and the covariance of their positions."""
 
 import logging
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import SourceSelectorConfig
-from tasks.arrays import Flags
+from tasks.arrays import F64, Flags
 
 __all__ = ["columns_needed", "good_covariance", "select_sources"]
 
@@ -61,7 +59,7 @@ def _selector_columns(config: SourceSelectorConfig, flux_type: str) -> list[str]
 
 
 def select_sources(table: pd.DataFrame, config: SourceSelectorConfig, flux_type: str) -> Flags:
-    """Return which rows the "science" selector keeps; columns that the table does not have select nothing."""
+    """Return which rows (N,) the "science" selector keeps; columns that the table does not have select nothing."""
     keep = np.ones(len(table), bool)
     have = set(table.columns)
     flux, error = f"{flux_type}_instFlux", f"{flux_type}_instFluxErr"
@@ -91,8 +89,8 @@ def select_sources(table: pd.DataFrame, config: SourceSelectorConfig, flux_type:
     return keep
 
 
-def good_covariance(table: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], Flags]:
-    """Return vx, vy, vxy (px^2) and which rows have a usable position and covariance.
+def good_covariance(table: pd.DataFrame) -> tuple[F64, F64, F64, Flags]:
+    """Return vx, vy, vxy (px^2) and which rows have a usable position and covariance, all (N,).
 
     No pipeline stores the covariance of a centroid: the shape of the source supplies its correlation,
     vxy = ixy (vx + vy) / (ixx + iyy); without shapes it is zero.

@@ -5,8 +5,6 @@ are friends; a group that holds two detections of one visit is too large and is 
 What is still mixed at the smallest radius is crowded beyond telling apart, and dropped.
 """
 
-from typing import Any
-
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -23,6 +21,7 @@ _VOTERS = 100  # brightest detections of an image that vote
 
 @compiled
 def _root(parent: I64, i: int) -> int:
+    """Return the root of the tree that a point is in, and shorten the path to it."""
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -116,10 +115,10 @@ def typical_separation(vectors: F64, visit: I64, radius_arcsec: float, sample: i
     without any."""
     step = max(1, len(vectors) // sample)
     chosen = np.argsort(vectors @ np.array([0.57, 0.61, 0.55]), kind="stable")[::step]  # any order but the caller's
-    found: Any = cKDTree(vectors).query(
+    neighbours = cKDTree(vectors).query(
         vectors[chosen], k=min(4, len(vectors)), distance_upper_bound=radius_arcsec * ARCSEC
     )
-    distance, index = np.atleast_2d(found[0]), np.atleast_2d(found[1])
+    distance, index = np.atleast_2d(neighbours[0]), np.atleast_2d(neighbours[1])
     inside = np.isfinite(distance)
     other = inside & (visit[np.where(inside, index, 0)] != visit[chosen][:, None])
     nearest = np.where(other, distance, np.inf).min(1)
@@ -128,11 +127,11 @@ def typical_separation(vectors: F64, visit: I64, radius_arcsec: float, sample: i
 
 
 def match_pairs(vectors: F64, others: F64, radius_arcsec: float) -> tuple[I64, I64]:
-    """Return the pairs (i, j) of mutual nearest neighbours closer than the radius."""
+    """Return the pairs (i, j) of mutual nearest neighbours closer than the radius, of unit vectors (N, 3) and (M, 3)."""
     if not len(vectors) or not len(others):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    near: Any = cKDTree(others).query(vectors, distance_upper_bound=radius_arcsec * ARCSEC)
-    distance, index = near
+    near = cKDTree(others).query(vectors, distance_upper_bound=radius_arcsec * ARCSEC)
+    distance, index = np.asarray(near[0]), np.asarray(near[1])
     hit = np.flatnonzero(np.isfinite(distance))
     order = hit[np.lexsort((distance[hit], index[hit]))]
     _, first = np.unique(index[order], return_index=True)
@@ -145,8 +144,9 @@ def offsets_to_reference(
 ) -> tuple[F64, I64]:
     """Find by votes how far each image lies off the reference stars.
 
-    Every pair of a bright detection and a reference star within the radius votes for its offset; the densest place
-    wins where it is no chance.
+    Directions are (N, 3) for detections on `image` (N,) and (K, 3) for reference stars; the larger `brightness` (N,)
+    the better. Every pair of a bright detection and a reference star within the radius votes for its offset; the
+    densest offset wins where it is no chance.
 
     Returns
     -------
@@ -167,37 +167,42 @@ def offsets_to_reference(
     chosen = chosen[~near_enough[image[chosen]]]
     if not chosen.size:
         return offset, votes
-    near: Any = tree.query_ball_point(vectors[chosen], radius_arcsec * ARCSEC)
+    near = np.asarray(tree.query_ball_point(vectors[chosen], radius_arcsec * ARCSEC), object)
     count = np.array([len(k) for k in near])
     if not count.sum():
         return offset, votes
     index = np.concatenate([np.asarray(k, np.int64) for k in near if k])
     which = np.repeat(chosen, count)
     shift = reference[index] - vectors[which]
-    of = image[which]
-    edges = np.searchsorted(of, np.arange(n_images + 1))  # chosen are sorted by image
+    edges = np.searchsorted(image[which], np.arange(n_images + 1))  # chosen are sorted by image
     for i in np.flatnonzero(np.diff(edges)):  # one image at a time: votes are few
-        part = shift[edges[i] : edges[i + 1]]
-        if len(part) < 3:
-            continue
-        reach = max(0.3, 0.1 * radius_arcsec) * ARCSEC
-        density = cKDTree(part).query_ball_point(part, reach, return_length=True)
-        best = int(np.argmax(density))
-        by_chance = len(part) * (reach / (radius_arcsec * ARCSEC)) ** 2
-        if density[best] < max(3, by_chance + 4 * np.sqrt(by_chance)):
-            continue
-        hit = np.sqrt(((part - part[best]) ** 2).sum(1)) < reach
-        offset[i], votes[i] = np.median(part[hit], axis=0), int(hit.sum())
+        offset[i], votes[i] = _densest(shift[edges[i] : edges[i + 1]], radius_arcsec)
     return offset, votes
+
+
+def _densest(shift: F64, radius_arcsec: float) -> tuple[F64, int]:
+    """Return the offset (3,) that most of the votes (N, 3) agree on, and how many do; zero where it may be chance."""
+    none = np.zeros(3), 0
+    if len(shift) < 3:
+        return none
+    reach = max(0.3, 0.1 * radius_arcsec) * ARCSEC
+    density = np.asarray(cKDTree(shift).query_ball_point(shift, reach, return_length=True))
+    best = int(np.argmax(density))
+    by_chance = len(shift) * (reach / (radius_arcsec * ARCSEC)) ** 2
+    if density[best] < max(3, by_chance + 4 * np.sqrt(by_chance)):
+        return none
+    agree = np.sqrt(((shift - shift[best]) ** 2).sum(1)) < reach
+    return np.median(shift[agree], axis=0), int(agree.sum())
 
 
 def _already_close(
     tree: cKDTree, reference: F64, vectors: F64, image: I64, offset: F64, votes: I64, radius_arcsec: float
 ) -> Flags:
-    """Return which images fall on the reference stars as they are; their small offsets are written."""
-    found: Any = tree.query(vectors, distance_upper_bound=radius_arcsec * ARCSEC)
-    hit = np.isfinite(found[0])
-    part, distance = image[hit], found[0][hit] / ARCSEC
+    """Return which images (I,) fall on the reference stars as they are; their small offsets and votes are written."""
+    nearest = tree.query(vectors, distance_upper_bound=radius_arcsec * ARCSEC)
+    separation, star = np.asarray(nearest[0]), np.asarray(nearest[1])
+    hit = np.isfinite(separation)
+    part, distance = image[hit], separation[hit] / ARCSEC
     count = np.bincount(part, minlength=len(votes))
     order = np.lexsort((distance, part))
     first = np.concatenate([[0], np.cumsum(count)])
@@ -205,7 +210,7 @@ def _already_close(
     some = count >= 3
     median[some] = distance[order][(first[:-1] + count // 2)[some]]
     close = median < _CLOSE
-    shift = reference[found[1][hit]] - vectors[hit]
+    shift = reference[star[hit]] - vectors[hit]
     near = (distance < 3 * _CLOSE) & close[part]
     for k in range(3):
         total = np.bincount(part[near], shift[near, k], len(votes))

@@ -23,6 +23,7 @@ def term_degrees(order: int) -> I64:
 
 @compiled
 def _series(order: int, u: float, t: F64, d: F64) -> None:
+    """Write the Chebyshev polynomials of one variable and their derivatives, both (order + 1,)."""
     t[0], d[0] = 1.0, 0.0
     if order > 0:
         t[1], d[1] = u, 1.0
@@ -33,7 +34,7 @@ def _series(order: int, u: float, t: F64, d: F64) -> None:
 
 @compiled
 def terms_and_slopes(order: int, u: float, v: float, values: F64, du: F64, dv: F64, work: F64) -> None:
-    """Write the terms and their derivatives at one point; `work` is (4, order + 1)."""
+    """Write the terms (n_terms,) and their derivatives by u and v at one point; `work` is (4, order + 1)."""
     _series(order, u, work[0], work[1])
     _series(order, v, work[2], work[3])
     k = 0
@@ -47,7 +48,7 @@ def terms_and_slopes(order: int, u: float, v: float, values: F64, du: F64, dv: F
 
 @compiled
 def terms(order: int, u: float, v: float, values: F64, work: F64) -> None:
-    """Write the terms at one point; `work` is (4, order + 1)."""
+    """Write the terms (n_terms,) at one point; `work` is (4, order + 1)."""
     _series(order, u, work[0], work[1])
     _series(order, v, work[2], work[3])
     k = 0
@@ -66,5 +67,5 @@ def design(order: int, u: F64, v: F64) -> F64:
 
 
 def fit_terms(order: int, u: F64, v: F64, values: F64) -> F64:
-    """Return the coefficients (n_terms, ...) of the least-squares fit to values at points."""
+    """Return the coefficients (n_terms, ...) of the least-squares fit to values (N, ...) at points u, v (N,)."""
     return np.asarray(np.linalg.lstsq(design(order, u, v), values, rcond=None)[0], np.float64)

@@ -7,29 +7,40 @@ import numpy as np
 from calibration.errors import JointCalibrationError, ModelInvalid
 from calibration.joint.config import JointcalConfig
 from calibration.joint.model.basis import n_terms, term_degrees
-from calibration.joint.model.build_astrometry import _measurements_of
 from calibration.joint.model.data import Images
-from calibration.joint.model.photometry import POGSON, PhotometryLayout, PhotometryProblem, StarPhotometry, field_at
+from calibration.joint.model.photometry import (
+    POGSON,
+    MeasuredFluxes,
+    PhotometryLayout,
+    PhotometryProblem,
+    StarPhotometry,
+    field_at,
+)
+from calibration.joint.model.rows import ModelParameters
 from calibration.joint.model.stars import Associated
 from exposure import ChebyshevField, PhotoCalib
 from exposure.camera import Camera
 from exposure.photocalib import AB_ZEROPOINT
-from tasks.arrays import F64, I64, Flags
+from tasks.arrays import F64, I64
 
 __all__ = ["PhotometryBuilder", "build_calibrations"]
 
 
 @dataclass
 class PhotometryBuilder:
-    """Everything about the images that fits of different stars share."""
+    """Everything about the images that fits of different stars share.
+
+    Parameters
+    ----------
+    box
+        Lowest x and y, highest x and y of the focal plane, mm.
+    """
 
     images: Images
     layout: PhotometryLayout
     camera: Camera
     box: tuple[float, float, float, float]
-    parameters: F64
-    fitted: Flags
-    names: list[str]
+    parameters: ModelParameters
 
     @classmethod
     def start(cls, images: Images, camera: Camera, config: JointcalConfig) -> "PhotometryBuilder":
@@ -44,7 +55,7 @@ class PhotometryBuilder:
         scale = parameters[layout.scale_start :]
         if not constrained:
             scale[:] = images.calib_mean
-            names = [f"scale of {images.said(i)}" for i in range(len(images))]
+            names = [f"scale of {images.label(i)}" for i in range(len(images))]
         else:
             scale[:] = [np.exp(np.mean(np.log(images.calib_mean[chip == c]))) for c in range(detectors.size)]
             names = [f"field of visit {v}, term T{i}(X)T{j}(Y)" for v in visits for i, j in term_degrees(order)] + [
@@ -59,10 +70,11 @@ class PhotometryBuilder:
                 parameters[v * count] = -2.5 * np.log10(level) if magnitude else level
         if magnitude:
             scale[:] = AB_ZEROPOINT - 2.5 * np.log10(scale)
-        return cls(images, layout, camera, camera.focal_box(), parameters, fitted, names)
+        model = ModelParameters(parameters, fitted, names, np.zeros(layout.size), parameters.copy())
+        return cls(images, layout, camera, camera.focal_box(), model)
 
     def focal(self, image: I64, x: F64, y: F64) -> F64:
-        """Return scaled focal-plane places (N, 2), each in [-1, 1] over the camera's box."""
+        """Return scaled focal-plane positions (N, 2), each in [-1, 1] over the camera's box."""
         out = np.empty((image.size, 2))
         x_low, y_low, x_high, y_high = self.box
         order = np.argsort(image, kind="stable")
@@ -78,14 +90,14 @@ class PhotometryBuilder:
     def problem(
         self, associated: Associated, which: I64, config: JointcalConfig, use_references: bool = True
     ) -> PhotometryProblem:
-        """Return the problem of some stars; model parameters are shared between problems made here.
+        """Return the problem of some stars (indices, (M,)); model parameters are shared between problems made here.
 
         Raises
         ------
         JointCalibrationError
             A flux is negative, zero or not finite, or its error not positive.
         """
-        index, offsets = _measurements_of(associated.stars.offsets, which)
+        index, offsets = associated.stars.measurements_of(which)
         m = associated.measurements.take(index)
         bad = ~((m.flux > 0) & np.isfinite(m.flux) & (m.flux_err > 0) & np.isfinite(m.flux_err))
         if bad.any():
@@ -93,8 +105,9 @@ class PhotometryBuilder:
             raise JointCalibrationError(
                 f"{int(bad.sum())} selected sources have a flux or flux error that is not positive and finite; select "
                 "with sourceSelector.signalToNoiseMinimum > 0",
-                visit=visit, detector=detector,
-            )  # fmt: skip
+                visit=visit,
+                detector=detector,
+            )
         pedestal, model = config.photometryErrorPedestal, config.photometryModel
         error = m.flux_err
         if pedestal > 0:  # in simpleMagnitude it is a magnitude, else a fraction of the flux
@@ -102,11 +115,9 @@ class PhotometryBuilder:
             error = np.hypot(error, floor * m.flux)
         focal = self.focal(m.image, m.x, m.y) if self.layout.order >= 0 else np.zeros((len(m), 2))
         stars = self._stars(associated, which, m.flux, m.image, offsets, use_references)
-        made = PhotometryProblem(
-            self.layout, stars, offsets, m.image, focal, m.flux, error, self.parameters, self.fitted, self.names
-        )
-        made.predicted = bool(config.predictedErrors) and self.layout.magnitude
-        return made
+        measured = MeasuredFluxes(offsets, m.image, focal, m.flux, error)
+        predicted = bool(config.predictedErrors) and self.layout.magnitude
+        return PhotometryProblem(self.layout, stars, measured, self.parameters, predicted)
 
     def _stars(
         self, a: Associated, which: I64, flux: F64, image: I64, offsets: I64, use_references: bool
@@ -128,7 +139,7 @@ class PhotometryBuilder:
         return StarPhotometry(mean[:, None], prior, np.where(has, value, 0.0)[:, None])
 
     def check(self) -> None:
-        """Refuse a calibration that is not positive somewhere on an image (3 x 3 places).
+        """Refuse a calibration that is not positive somewhere on an image (3 x 3 positions).
 
         Raises
         ------
@@ -143,8 +154,9 @@ class PhotometryBuilder:
             raise ModelInvalid(
                 f"Model is not valid: the calibration is negative or not finite on this image and {bad.size - 1} more; "
                 "lower photometryVisitOrder or add stars",
-                visit=visit, detector=detector,
-            )  # fmt: skip
+                visit=visit,
+                detector=detector,
+            )
 
     def scales(self, nodes: F64) -> F64:
         """Return nJy per count of every image (I, n, n) [y, x]; nodes in [-1, 1] run from edge pixel to edge pixel."""
@@ -154,7 +166,7 @@ class PhotometryBuilder:
         y = np.broadcast_to((box[:, 1:2] + (box[:, 3:4] - 1) / 2 * (1 + nodes))[:, :, None], (n, m, m))
         image = np.repeat(np.arange(n), m * m)
         lay = self.layout
-        k = self.parameters[lay.scale_start + lay.scale[image]]
+        k = self.parameters.values[lay.scale_start + lay.scale[image]]
         field = np.full(image.size, 0.0 if lay.magnitude else 1.0)
         if lay.order >= 0:
             focal = self.focal(image, x.ravel(), y.ravel())
@@ -164,7 +176,7 @@ class PhotometryBuilder:
                 part = of == v
                 out = np.empty(int(part.sum()))
                 u, w = focal[part].T.copy()
-                field_at(lay.order, self.parameters[v * count : (v + 1) * count], u, w, out)
+                field_at(lay.order, self.parameters.values[v * count : (v + 1) * count], u, w, out)
                 field[part] = out
         scale = 10.0 ** (-0.4 * (k + field - AB_ZEROPOINT)) if lay.magnitude else k * field
         return np.asarray(scale.reshape(n, m, m), np.float64)

@@ -1,12 +1,12 @@
 """What goes into a joint fit: images, measurements, stars, reference stars."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.arrays import F64, I64
+from exposure import SkyWcs
+from exposure.wcs.mapped import ComposedWcs
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["ARCSEC", "Images", "Measurements", "Stars", "tangent_frames", "unit_vectors"]
 
@@ -14,7 +14,7 @@ ARCSEC = np.pi / 648000.0  # rad
 
 
 def unit_vectors(ra_deg: F64, dec_deg: F64) -> F64:
-    """Return unit vectors (N, 3) of ICRS positions."""
+    """Return unit vectors (..., 3) of ICRS positions (...), degrees."""
     ra, dec = np.radians(ra_deg), np.radians(dec_deg)
     return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
 
@@ -39,7 +39,7 @@ class Images:
     visit, detector
         Ids, shape (I,).
     wcs
-        Input WCS of each image (``exposure.SkyWcs``).
+        Input WCS of each image.
     bbox
         (I, 4): x0, y0, width, height.
     calib_mean, calib_err
@@ -52,7 +52,7 @@ class Images:
 
     visit: I64
     detector: I64
-    wcs: list[Any]
+    wcs: list[SkyWcs | ComposedWcs]
     bbox: I64
     calib_mean: F64
     calib_err: F64
@@ -70,19 +70,27 @@ class Images:
         """Return (visit, detector) of an image."""
         return int(self.visit[index]), int(self.detector[index])
 
-    def said(self, index: int) -> str:
-        """Return an image in words."""
+    def label(self, index: int) -> str:
+        """Return the name of an image for messages."""
         return f"visit {self.visit[index]}, detector {self.detector[index]}"
 
     def take(self, index: I64) -> "Images":
-        """Return some of the images."""
+        """Return some of the images; `index` is (K,)."""
         return replace(
-            self, visit=self.visit[index], detector=self.detector[index], wcs=[self.wcs[i] for i in index],
-            bbox=self.bbox[index], calib_mean=self.calib_mean[index], calib_err=self.calib_err[index],
-            mjd_tai=self.mjd_tai[index], exposure_time=self.exposure_time[index], airmass=self.airmass[index],
-            boresight=self.boresight[index], band=[self.band[i] for i in index],
+            self,
+            visit=self.visit[index],
+            detector=self.detector[index],
+            wcs=[self.wcs[i] for i in index],
+            bbox=self.bbox[index],
+            calib_mean=self.calib_mean[index],
+            calib_err=self.calib_err[index],
+            mjd_tai=self.mjd_tai[index],
+            exposure_time=self.exposure_time[index],
+            airmass=self.airmass[index],
+            boresight=self.boresight[index],
+            band=[self.band[i] for i in index],
             physical_filter=[self.physical_filter[i] for i in index],
-        )  # fmt: skip
+        )
 
 
 @dataclass
@@ -116,8 +124,8 @@ class Measurements:
     def __len__(self) -> int:
         return int(self.image.size)
 
-    def take(self, index: NDArray[Any]) -> "Measurements":
-        """Return some of the measurements."""
+    def take(self, index: I64 | Flags) -> "Measurements":
+        """Return some of the measurements; `index` is (K,), numbers or flags."""
         return Measurements(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
     def sky(self, images: Images) -> tuple[F64, F64]:
@@ -156,5 +164,14 @@ class Stars:
 
     @property
     def of_measurement(self) -> I64:
-        """Index of the star of each measurement."""
+        """Index (N,) of the star of each measurement."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def measurements_of(self, which: I64) -> tuple[I64, I64]:
+        """Return the indices (N,) of the measurements of some stars (K,), and where each of these stars begins (K +
+        1,).
+        """
+        count = np.diff(self.offsets)[which]
+        offsets = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+        index = np.repeat(self.offsets[which] - offsets[:-1], count) + np.arange(offsets[-1])
+        return index, offsets

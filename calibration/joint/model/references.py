@@ -1,12 +1,10 @@
-"""Reference stars of a joint fit: vectors, errors, fluxes at the epoch of the fit."""
+"""Reference stars of a joint fit, and the circle on the sky that they lie in."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.arrays import F64, Flags
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["Circle", "References"]
 
@@ -19,7 +17,7 @@ class Circle:
     radius: float
 
     def holds(self, vectors: F64) -> Flags:
-        """Return which unit vectors lie inside."""
+        """Return which unit vectors (N, 3) lie inside."""
         return np.asarray(((vectors - self.centre) ** 2).sum(1) <= (2 * np.sin(np.radians(self.radius) / 2)) ** 2)
 
     def where(self) -> str:
@@ -60,6 +58,6 @@ class References:
     def __len__(self) -> int:
         return len(self.vector)
 
-    def take(self, index: NDArray[Any]) -> "References":
-        """Return some of the stars."""
+    def take(self, index: I64 | Flags) -> "References":
+        """Return some of the stars; `index` is (N,), numbers or flags."""
         return References(*(getattr(self, name)[index] for name in self.__dataclass_fields__))

@@ -34,7 +34,7 @@ class Registration:
     affine: F64
 
     def apply(self, vectors: F64, image: "I64 | int") -> F64:
-        """Return corrected directions."""
+        """Return corrected directions (..., 3); `image` is (...) or one number for all."""
         out = vectors + self.offset[image]
         affine = self.affine[image]
         if not affine.any():
@@ -46,7 +46,7 @@ class Registration:
         return np.asarray(out + moved[..., :1] * east + moved[..., 1:] * north)
 
     def take(self, index: I64) -> "Registration":
-        """Return that of some images."""
+        """Return that of some images; `index` is (K,)."""
         return Registration(self.offset[index], self.centre[index], self.affine[index])
 
 
@@ -55,16 +55,17 @@ def register(
 ) -> Registration:
     """Find the corrections that bring the detections of each image onto the reference stars.
 
-    A shift comes from votes within `match_cut` arcsec. Where what is left is more than a sixth of an arcsec (no
-    distortion in the header), an affine map per image follows, from matches that get closer as it gets better.
+    Directions are (N, 3) for detections on `image` (N,) and (K, 3) for reference stars; the larger `brightness` (N,)
+    the better. A shift comes from votes within `match_cut` arcsec. Where what is left is more than a sixth of an arcsec
+    (no distortion in the header), an affine map per image follows, from matches that get closer as it gets better.
     """
     n = len(images)
     offset, votes = offsets_to_reference(vectors, image, n, brightness, reference, match_cut)
     for visit in np.unique(images.visit):
         of = images.visit == visit
-        found = of & (votes > 0)
-        if found.any():  # an image without votes moves like the others of its visit
-            offset[of & (votes == 0)] = np.median(offset[found], axis=0)
+        voted = of & (votes > 0)
+        if voted.any():  # an image without votes moves like the others of its visit
+            offset[of & (votes == 0)] = np.median(offset[voted], axis=0)
     counts = np.maximum(np.bincount(image, minlength=n), 1)
     middle = np.stack([np.bincount(image, vectors[:, k], n) for k in range(3)], axis=1) / counts[:, None]
     length = np.linalg.norm(middle, axis=1)
@@ -94,15 +95,15 @@ def _refine(registration: Registration, image: I64, vectors: F64, reference: F64
         if part.size < _LEAST:
             continue
         east, north = tangent_frames(registration.centre[k][None])
-        at = np.stack([vectors[part] @ east[0], vectors[part] @ north[0]], 1) / ARCSEC
-        to = np.stack([reference[part] @ east[0], reference[part] @ north[0]], 1) / ARCSEC
-        design = np.column_stack([np.ones(part.size), at])
+        measured = np.stack([vectors[part] @ east[0], vectors[part] @ north[0]], 1) / ARCSEC
+        expected = np.stack([reference[part] @ east[0], reference[part] @ north[0]], 1) / ARCSEC
+        design = np.column_stack([np.ones(part.size), measured])
         good = np.ones(part.size, bool)
         solved: F64 = np.zeros((3, 2))
         for _ in range(4):
             if good.sum() < _LEAST - 2:
                 break
-            solved = np.asarray(np.linalg.lstsq(design[good], (to - at)[good], rcond=None)[0], np.float64)
-            off = np.hypot(*((to - at) - design @ solved).T)
+            solved = np.asarray(np.linalg.lstsq(design[good], (expected - measured)[good], rcond=None)[0], np.float64)
+            off = np.hypot(*((expected - measured) - design @ solved).T)
             good = off < max(3.0 * float(np.median(off)), 0.05)
         registration.affine[k] = solved.T

@@ -1,20 +1,43 @@
-"""The rows of a least-squares problem, star by star."""
+"""What the models of a joint fit give to its solver: linearised measurements and the parameters of a model."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from tasks.arrays import F64, I64
+from tasks.arrays import F64, I64, Flags
 
-__all__ = ["Rows"]
+__all__ = ["ModelParameters", "Rows"]
 
 
-@dataclass
-class Rows:
-    """One block of n measurements of m whole stars, linearised at the present parameters.
+@dataclass(frozen=True)
+class ModelParameters:
+    """The P parameters of a model; problems of different stars share the arrays.
+
+    Parameters
+    ----------
+    values
+        (P,) present values.
+    fitted
+        (P,) which of them the fit moves.
+    names
+        What each is, in words.
+    known, expected
+        (P,) inverse variance of what is known of a parameter beforehand (mostly 0), and that value.
+    """
+
+    values: F64
+    fitted: Flags
+    names: list[str]
+    known: F64
+    expected: F64
+
+
+class Rows(NamedTuple):
+    """One block of all n measurements of m stars, linearised at the present parameters; compiled code takes it as one.
 
     Parameters
     ----------
     residual
-        (n, d), model minus star.
+        (n, d), model minus star: arcsec (d = 2), or nJy or mag (d = 1).
     weight
         (n, d, d) inverse covariance times the weight of the measurement (0: left out).
     model
@@ -30,9 +53,9 @@ class Rows:
     offsets
         (m + 1,) first measurement of each star.
     prior
-        (m, q, q) weight of what is known of a star without measurements (a reference star).
+        (m, q, q) inverse covariance of what is known of a star without measurements (a reference star).
     pull
-        (m, q) that weight times (star minus what is known).
+        (m, q) that matrix times (star minus what is known).
     """
 
     residual: F64

@@ -61,7 +61,7 @@ def bounding_circle(images: Images) -> Circle:
 
 @dataclass
 class Associated:
-    """Stars, their measurements in their order, and what was counted on the way."""
+    """Stars, their measurements in their order, and how many groups were matched."""
 
     stars: Stars
     measurements: Measurements
@@ -71,9 +71,13 @@ class Associated:
 
 
 def associate(
-    images: Images, measurements: Measurements, references: References, match_cut: float, least: int,
+    images: Images,
+    measurements: Measurements,
+    references: References,
+    match_cut: float,
+    least: int,
     minimum_warnings: tuple[int, int] = (0, 0),
-) -> Associated:  # fmt: skip
+) -> Associated:
     """Group detections into stars and match these to the reference stars.
 
     Every image is first moved onto the reference stars (by votes, at most `match_cut` arcsec), so that the
@@ -84,33 +88,23 @@ def associate(
     JointCalibrationError
         No star is left, or none of them has a reference star.
     """
-    m = measurements
-    brightness = np.where(np.isfinite(m.flux), m.flux, -(m.vx + m.vy))
-    vectors = unit_vectors(*m.sky(images))
-    registration = register(images, m.image, vectors, brightness, references.vector, match_cut)
-    vectors = registration.apply(vectors, m.image)
-    visit = images.visit[measurements.image]
-    scatter = typical_separation(vectors, visit, match_cut)
-    radius = match_cut if not np.isfinite(scatter) else float(np.clip(8 * scatter, _LEAST_RADIUS, match_cut))
-    group = friends_of_friends(vectors, visit, min(radius, match_cut))
-    order = np.lexsort((measurements.source_id, measurements.image, group))
-    order = order[group[order] >= 0]
-    group, count = np.unique(group[order], return_inverse=True, return_counts=True)[1:]
+    registration, vectors = _registered(images, measurements, references, match_cut)
+    order, group, count = _grouped(images, measurements, vectors, match_cut)
     matched = count.size
     total: F64 = np.stack([np.bincount(group, vectors[order, k]) for k in range(3)], axis=1).astype(np.float64)
     mean: F64 = total / np.linalg.norm(total, axis=1)[:, None]
     reference = _match_references(mean, references, match_cut)
     good = (reference >= 0) | (count >= least)
     # neighbours on the sky stand together: blocks of stars touch few detectors
-    place = np.lexsort((mean[:, 2], mean[:, 1], np.round(mean[:, 0] * 500), np.round(mean[:, 2] * 500)))
-    place = place[good[place]]
+    ordered = np.lexsort((mean[:, 2], mean[:, 1], np.round(mean[:, 0] * 500), np.round(mean[:, 2] * 500)))
+    ordered = ordered[good[ordered]]
     rank = np.full(matched, -1, np.int64)
-    rank[place] = np.arange(place.size)
+    rank[ordered] = np.arange(ordered.size)
     kept = rank[group] >= 0
     chosen = order[kept][np.argsort(rank[group[kept]], kind="stable")]
-    offsets = np.concatenate([[0], np.cumsum(count[place])])
-    ra, dec = _degrees(mean[place])
-    stars = Stars(ra, dec, offsets.astype(np.int64), reference[place])
+    offsets = np.concatenate([[0], np.cumsum(count[ordered])])
+    ra, dec = _degrees(mean[ordered])
+    stars = Stars(ra, dec, offsets.astype(np.int64), reference[ordered])
     if not len(stars):
         raise JointCalibrationError(
             f"No stars in the fittedStarList: of {matched} groups none has {least} measurements or a reference star"
@@ -125,12 +119,37 @@ def associate(
     return out
 
 
+def _registered(images: Images, m: Measurements, references: References, match_cut: float) -> tuple[Registration, F64]:
+    """Return how images are moved onto the reference stars, and the moved directions (N, 3) of the measurements."""
+    brightness = np.where(np.isfinite(m.flux), m.flux, -(m.vx + m.vy))
+    vectors = unit_vectors(*m.sky(images))
+    registration = register(images, m.image, vectors, brightness, references.vector, match_cut)
+    return registration, registration.apply(vectors, m.image)
+
+
+def _grouped(images: Images, m: Measurements, vectors: F64, match_cut: float) -> tuple[I64, I64, I64]:
+    """Return the measurements that lie in a group, group after group, the group of each, and the size of each group."""
+    visit = images.visit[m.image]
+    scatter = typical_separation(vectors, visit, match_cut)
+    radius = match_cut if not np.isfinite(scatter) else float(np.clip(8 * scatter, _LEAST_RADIUS, match_cut))
+    group = friends_of_friends(vectors, visit, min(radius, match_cut))
+    order = np.lexsort((m.source_id, m.image, group))
+    order = order[group[order] >= 0]
+    number, count = np.unique(group[order], return_inverse=True, return_counts=True)[1:]
+    return order, number, count
+
+
 def _degrees(vectors: F64) -> tuple[F64, F64]:
+    """Return RA and Dec (N,), degrees, of unit vectors (N, 3)."""
     ra = np.degrees(np.arctan2(vectors[:, 1], vectors[:, 0])) % 360.0
     return ra, np.degrees(np.arctan2(vectors[:, 2], np.hypot(vectors[:, 0], vectors[:, 1])))
 
 
 def _match_references(stars: F64, references: References, match_cut: float) -> I64:
+    """Return the reference star (M,) of each star (M, 3), -1 where there is none.
+
+    The radius follows the scatter of the matches: at most `match_cut` arcsec.
+    """
     out = np.full(len(stars), -1, np.int64)
     i, j = match_pairs(stars, references.vector, match_cut)
     if i.size:
@@ -150,12 +169,15 @@ def _warn_few(images: Images, a: Associated, least_stars: int, least_references:
         few = np.flatnonzero(have < least)
         if few.size:
             worst = few[np.argsort(have[few], kind="stable")[:3]]
-            said = ", ".join(f"visit {images.key(i)[0]} detector {images.key(i)[1]}: {have[i]}" for i in worst)
-            log.warning("%d of %d images have fewer than %d %s stars (%s)", few.size, len(images), least, what, said)
+            listed = ", ".join(f"visit {images.key(i)[0]} detector {images.key(i)[1]}: {have[i]}" for i in worst)
+            log.warning("%d of %d images have fewer than %d %s stars (%s)", few.size, len(images), least, what, listed)
 
 
 def split_stars(a: Associated, fraction: float) -> tuple[I64, I64]:
-    """Return the stars to fit and those held out, chosen by a hash of their first source's id; none below 200 stars."""
+    """Return the indices of the stars to fit and of those held out; none of these below 200 stars.
+
+    They are chosen by a hash of their first source's id: the same for any order of the input.
+    """
     n = len(a.stars)
     every = np.arange(n)
     if fraction <= 0 or n < 200:

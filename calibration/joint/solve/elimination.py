@@ -19,15 +19,33 @@ __all__ = ["Reduced", "add_block", "add_gradient", "contributions", "star_steps"
 
 @dataclass
 class Reduced:
-    """The normal equations after elimination of the stars: sums over blocks."""
+    """The normal equations after elimination of the stars: sums over blocks.
 
-    groups: F64  # (n_groups, K, K) of A
-    columns: I64  # (n_groups, K) columns of a group, -1 where it has no measurement
-    schur: F64 | None  # (P, P) of B D^-1 B^T; None when stars are held
+    Parameters
+    ----------
+    groups
+        (G, K, K) of A, group by group.
+    columns
+        (G, K) columns of each group, -1 where it has no measurement.
+    schur
+        (P, P) of B D^-1 B^T; None where stars are held, or S is kept sparse.
+    gradient
+        (P,).
+    """
+
+    groups: F64
+    columns: I64
+    schur: F64 | None
     gradient: F64
 
+    @classmethod
+    def empty(cls, n_groups: int, width: int, schur: F64 | None, gradient: F64) -> "Reduced":
+        """Return sums of nothing, for groups of `width` columns; `schur` (P, P) and `gradient` (P,) are zero."""
+        columns = np.full((n_groups, width), -1, np.int64)
+        return cls(np.zeros((n_groups, width, width)), columns, schur, gradient)
+
     def matrix(self) -> F64:
-        """Return S, dense and symmetric."""
+        """Return S (P, P), dense and symmetric."""
         size = self.gradient.size
         out = np.zeros((size, size))
         _scatter(self.groups, self.columns, out)
@@ -38,6 +56,7 @@ class Reduced:
 
 @compiled
 def _scatter(groups: F64, columns: I64, out: F64) -> None:
+    """Add the groups' blocks (G, K, K) to a matrix (P, P)."""
     for g in range(groups.shape[0]):
         if columns[g, 0] < 0:
             continue
@@ -48,30 +67,36 @@ def _scatter(groups: F64, columns: I64, out: F64) -> None:
 
 
 @compiled
-def star_steps(
-    residual: F64, weight: F64, star: F64, offsets: I64, prior: F64, pull: F64, step: F64, inverse: F64
-) -> None:
-    """Write each star's Newton step (m, q) and the inverse of its matrix (m, q, q); zero for a star without weight."""
+def _sum_star(s: int, rows: Rows, matrix: F64, right: F64) -> None:
+    """Write the normal matrix (q, q) and the right side (q,) of one star for the model held."""
+    residual, weight, star = rows.residual, rows.weight, rows.star
     d, q = residual.shape[1], star.shape[2]
+    for a in range(q):
+        right[a] = rows.pull[s, a]
+        for b in range(q):
+            matrix[a, b] = rows.prior[s, a, b]
+    for m in range(rows.offsets[s], rows.offsets[s + 1]):
+        for i in range(d):
+            wr = 0.0
+            for j in range(d):
+                wr += weight[m, i, j] * residual[m, j]
+            for a in range(q):
+                right[a] += star[m, i, a] * wr
+                for b in range(q):
+                    wa = 0.0
+                    for j in range(d):
+                        wa += weight[m, i, j] * star[m, j, b]
+                    matrix[a, b] += star[m, i, a] * wa
+
+
+@compiled
+def star_steps(rows: Rows, step: F64, inverse: F64) -> None:
+    """Write each star's Newton step (m, q) and the inverse of its matrix (m, q, q); zero for a star without weight."""
+    q = rows.star.shape[2]
     matrix = np.empty((q, q))
     right = np.empty(q)
-    for s in range(offsets.size - 1):
-        for a in range(q):
-            right[a] = pull[s, a]
-            for b in range(q):
-                matrix[a, b] = prior[s, a, b]
-        for m in range(offsets[s], offsets[s + 1]):
-            for i in range(d):
-                wr = 0.0
-                for j in range(d):
-                    wr += weight[m, i, j] * residual[m, j]
-                for a in range(q):
-                    right[a] += star[m, i, a] * wr
-                    for b in range(q):
-                        wa = 0.0
-                        for j in range(d):
-                            wa += weight[m, i, j] * star[m, j, b]
-                        matrix[a, b] += star[m, i, a] * wa
+    for s in range(rows.offsets.size - 1):
+        _sum_star(s, rows, matrix, right)
         if not matrix[0, 0] > 0.0:
             step[s, :] = 0.0
             inverse[s, :, :] = 0.0
@@ -93,10 +118,10 @@ def star_steps(
 
 
 @compiled
-def add_gradient(
-    residual: F64, weight: F64, model: F64, star: F64, starts: I64, lengths: I64, offsets: I64, step: F64, out: F64
-) -> None:
-    """Add J^T W (r + A step): the gradient after the stars moved to their best places."""
+def add_gradient(rows: Rows, step: F64, out: F64) -> None:
+    """Add J^T W (r + A step) to `out` (P,): the gradient after the stars made their steps (m, q)."""
+    residual, weight, model, star = rows.residual, rows.weight, rows.model, rows.star
+    starts, lengths, offsets = rows.starts, rows.lengths, rows.offsets
     d, q = residual.shape[1], star.shape[2]
     moved = np.empty(d)
     for s in range(offsets.size - 1):
@@ -120,8 +145,9 @@ def add_gradient(
 
 
 @compiled
-def _add_groups(weight: F64, model: F64, starts: I64, lengths: I64, group: I64, out: F64, columns: I64) -> None:
-    """Add J^T W J of each measurement to its group's block."""
+def _add_groups(rows: Rows, out: F64, columns: I64) -> None:
+    """Add J^T W J of each measurement to its group's block (G, K, K); write the block's columns (G, K)."""
+    weight, model, starts, lengths, group = rows.weight, rows.model, rows.starts, rows.lengths, rows.group
     n, d, size = model.shape
     weighted = np.empty((d, size))
     for m in range(n):
@@ -148,26 +174,35 @@ def _add_groups(weight: F64, model: F64, starts: I64, lengths: I64, group: I64, 
 
 
 @compiled
-def _couplings(
-    weight: F64, model: F64, star: F64, starts: I64, lengths: I64, offsets: I64, inverse: F64, place: I64, out: F64
-) -> None:
-    """Write L^T A^T W J of the stars into dense rows (m q, columns in use); D^-1 = L L^T."""
+def _cholesky(matrix: F64, root: F64) -> None:
+    """Write the lower triangular root (q, q) of a positive semidefinite matrix."""
+    for a in range(matrix.shape[0]):
+        for b in range(a + 1):
+            total = matrix[a, b]
+            for c in range(b):
+                total -= root[a, c] * root[b, c]
+            if a == b:
+                root[a, a] = np.sqrt(max(total, 0.0))
+            else:
+                root[a, b] = total / root[b, b] if root[b, b] > 0.0 else 0.0
+
+
+@compiled
+def _couplings(rows: Rows, inverse: F64, position: I64, out: F64) -> None:
+    """Write L^T A^T W J of the stars into dense rows (m q, columns in use); D^-1 = L L^T.
+
+    `position` (P,) says which dense column a column of the model has.
+    """
+    weight, model, star = rows.weight, rows.model, rows.star
+    starts, lengths = rows.starts, rows.lengths
     d, q = star.shape[1], star.shape[2]
     root = np.empty((q, q))
     left = np.empty((q, d))
-    for s in range(offsets.size - 1):
+    for s in range(rows.offsets.size - 1):
         if not inverse[s, 0, 0] > 0.0:
             continue
-        for a in range(q):
-            for b in range(a + 1):
-                total = inverse[s, a, b]
-                for c in range(b):
-                    total -= root[a, c] * root[b, c]
-                if a == b:
-                    root[a, a] = np.sqrt(max(total, 0.0))
-                else:
-                    root[a, b] = total / root[b, b] if root[b, b] > 0.0 else 0.0
-        for m in range(offsets[s], offsets[s + 1]):
+        _cholesky(inverse[s], root)
+        for m in range(rows.offsets[s], rows.offsets[s + 1]):
             for a in range(q):
                 for i in range(d):
                     total = 0.0
@@ -182,39 +217,33 @@ def _couplings(
                         continue
                     k = 0
                     for run in range(lengths.size):
-                        first = place[starts[m, run]]
+                        first = position[starts[m, run]]
                         for t in range(lengths[run]):
                             out[s * q + a, first + t] += factor * model[m, i, k]
                             k += 1
 
 
 def add_block(rows: Rows, inverse: F64, step: F64, into: Reduced) -> None:
-    """Add one block to the reduced normal equations."""
-    add_gradient(
-        rows.residual, rows.weight, rows.model, rows.star, rows.starts, rows.lengths, rows.offsets, step, into.gradient
-    )
-    _add_groups(rows.weight, rows.model, rows.starts, rows.lengths, rows.group, into.groups, into.columns)
+    """Add one block to the reduced normal equations; `inverse` (m, q, q) and `step` (m, q) are those of its stars."""
+    add_gradient(rows, step, into.gradient)
+    _add_groups(rows, into.groups, into.columns)
     if into.schur is None or not len(rows.residual):
         return
     used = np.zeros(into.gradient.size, bool)
     for run, length in enumerate(rows.lengths):
         first = np.unique(rows.starts[:, run])
         used[(first[:, None] + np.arange(length)).ravel()] = True
-    place = np.cumsum(used) - 1
+    position = np.cumsum(used) - 1
     dense = np.zeros((inverse.shape[0] * inverse.shape[1], int(used.sum())))
-    _couplings(
-        rows.weight, rows.model, rows.star, rows.starts, rows.lengths, rows.offsets, inverse, place.astype(np.int64),
-        dense,
-    )  # fmt: skip
+    _couplings(rows, inverse, position.astype(np.int64), dense)
     columns = np.flatnonzero(used)
     into.schur[np.ix_(columns, columns)] += dense.T @ dense
 
 
 @compiled
-def contributions(
-    residual: F64, weight: F64, star: F64, offsets: I64, step: F64, inverse: F64, chi2: F64, leverage: F64
-) -> None:
-    """Write each measurement's chi2 after the star's step, and its leverage: the share of it that its star took."""
+def contributions(rows: Rows, step: F64, inverse: F64, chi2: F64, leverage: F64) -> None:
+    """Write each measurement's chi2 (n,) after the star's step, and its leverage (n,): the share that its star took."""
+    residual, weight, star, offsets = rows.residual, rows.weight, rows.star, rows.offsets
     d, q = residual.shape[1], star.shape[2]
     moved = np.empty(d)
     for s in range(offsets.size - 1):

@@ -3,36 +3,27 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import numpy as np
 import scipy.special
 
 from calibration.errors import FitDiverged, ModelInvalid
-from calibration.joint.solve.minimize import Evaluation, Kept, Problem, evaluate, minimize
-from tasks.arrays import F64, I64, Flags
+from calibration.joint.solve.minimize import Evaluation, FactorCache, evaluate, minimize
+from calibration.joint.solve.problem import Fittable
+from tasks.arrays import F64, Flags
 
-__all__ = ["FitReport", "FitSettings", "Fittable", "chi2_cut", "fit", "judge"]
+__all__ = ["FitReport", "FitSettings", "Hooks", "Progress", "Stage", "chi2_cut", "fit", "judge"]
 
 log = logging.getLogger("alertprod.jointcal")
 _STAGE = 1e-2  # relative gain that ends a stage: the joint fit does the rest
 HUBER = 2.5  # sigma; 94 % efficient for Gaussian errors
 
 
-class Fittable(Problem, Protocol):
-    """A problem whose measurements and reference stars can be left out."""
-
-    kept: Flags
-    image: I64
-    layout: Any
-    stars: Any
-    start: F64
-
-    def undetermined(self) -> Flags:
-        """Which parameters the kept measurements are too few for."""
-
-    def reference_chi2(self) -> F64:
-        """Chi2 of each star against its reference star."""
+Stage = tuple[str, bool, Flags | None]
+"""Label, whether stars move, and which parameters move (None: all that are fitted)."""
+Watcher = Callable[[str, Fittable, Evaluation | None], None]
+Progress = Callable[[str, float, int], None]
+"""Called with a label, chi2 and the degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +33,20 @@ class FitSettings:
     Parameters
     ----------
     stages
-        (label, whether stars move, which parameters move) before everything moves.
+        What is fitted before everything moves.
+    label
+        Of the fit of everything.
     reject
         ``robust`` or ``sigma``.
     n_sigma
-        Cut.
+        Sigma beyond which a measurement is an outlier.
     relative_tolerance
         End when the cut changes less (``sigma`` only).
     max_steps
         Rounds of rejection.
     """
 
-    stages: tuple[tuple[str, bool, Flags | None], ...]
+    stages: tuple[Stage, ...]
     label: str
     reject: str = "robust"
     n_sigma: float = 5.0
@@ -70,7 +63,11 @@ class FitReport:
     converged: bool = False
     n_outliers: int = 0
     history: list[tuple[str, float, int]] = field(default_factory=list)
-    evaluation: Evaluation | None = None
+
+    @property
+    def per_degree(self) -> float:
+        """Chi2 per degree of freedom."""
+        return self.chi2 / max(self.ndof, 1)
 
 
 def judge(problem: Fittable) -> tuple[float, int, Evaluation]:
@@ -81,113 +78,133 @@ def judge(problem: Fittable) -> tuple[float, int, Evaluation]:
     FloatingPointError
         Chi2 is not finite.
     """
-    found = evaluate(problem)
-    chi2 = float(found.chi2.sum() + problem.reference_chi2().sum())
+    evaluation = evaluate(problem)
+    chi2 = float(evaluation.chi2.sum() + problem.reference_chi2().sum())
     if not np.isfinite(chi2):
         raise FloatingPointError(f"chi2 is {chi2}: NaN or infinite measurements, errors or parameters")
-    free = found.star_inverse[:, 0, 0] > 0
+    free = evaluation.star_inverse[:, 0, 0] > 0
     known = int((np.einsum("naa->na", problem.stars.prior[free]) > 0).sum())
     moving = int(free.sum()) * problem.n_star
     ndof = problem.dimension * int(problem.kept.sum()) + known - moving - int(problem.fitted.sum())
-    return chi2, ndof, found
+    return chi2, ndof, evaluation
 
 
-def fit(
-    problem: Fittable, settings: FitSettings, progress: Callable[[str, float, int], None] | None = None,
-    check: Callable[[], None] | None = None, between: Callable[[], None] | None = None,
-    watch: "Callable[[str, Any, Evaluation | None], None] | None" = None,
-) -> FitReport:  # fmt: skip
-    """Fit model and stars, reject outliers, and fit again until none is left.
+@dataclass(frozen=True)
+class Hooks:
+    """What is called while a fit goes.
 
     Parameters
     ----------
     progress
-        Called with (label, chi2, ndof) after each stage and round.
+        After each stage and round.
     check
-        Raises when the model is impossible.
+        Raises when the model is impossible; after each stage and round.
     between
-        Called after the stages (errors may be frozen here).
+        After the stages (errors may be frozen here).
     watch
-        Called with (label, problem, evaluation) before and after the stages, after each of them, and at the end.
+        With (label, problem, evaluation) before and after the stages, after each of them, and at the end.
+    """
+
+    progress: Progress | None = None
+    check: Callable[[], None] | None = None
+    between: Callable[[], None] | None = None
+    watch: Watcher | None = None
+
+
+def fit(problem: Fittable, settings: FitSettings, hooks: Hooks) -> FitReport:
+    """Fit model and stars, reject outliers, and fit again until none is left.
 
     Raises
     ------
     ModelInvalid
-        More parameters than data, or `check` says so.
+        More parameters than data, or the hook `check` says so.
     FitDiverged
         Chi2 per degree of freedom grew tenfold in a round.
     SingularFit, FloatingPointError
         See `minimize` and `judge`.
     """
-    report = FitReport()
+    return _Fit(problem, settings, hooks).run()
 
-    def said(label: str) -> Evaluation:
-        report.chi2, report.ndof, found = judge(problem)
-        log.info("%s chi2/ndof : %.6g/%d=%.4g", label, report.chi2, report.ndof, report.chi2 / max(report.ndof, 1))
+
+class _Fit:
+    """A fit on its way; see `fit`."""
+
+    def __init__(self, problem: Fittable, settings: FitSettings, hooks: Hooks) -> None:
+        self.problem, self.settings, self.hooks = problem, settings, hooks
+        self.report = FitReport()
+        self.cache = FactorCache()
+
+    def run(self) -> FitReport:
+        """Go through the stages, the fit of everything and the rounds of rejection."""
+        problem, report = self.problem, self.report
+        huber = HUBER if self.settings.reject == "robust" else 0.0
+        report.chi2, report.ndof, _ = judge(problem)
+        report.history.append(("Initial", report.chi2, report.ndof))
+        self._watch("preinit", None)
+        for label, stars, model in self.settings.stages:
+            minimize(problem, stars=stars, model=model, huber=huber, max_passes=8, tolerance=_STAGE)
+            self._judged(label)
+        self._watch("postinit", None)
+        if self.hooks.between is not None:
+            self.hooks.between()
+        minimize(problem, huber=huber, cache=self.cache)
+        self._watch("final", self._reject(self._judged(self.settings.label)))
+        if report.per_degree >= 4:
+            log.error("Potentially bad fit: High chi-squared/ndof. (%.2f)", report.per_degree)
+        return report
+
+    def _watch(self, label: str, evaluation: Evaluation | None) -> None:
+        if self.hooks.watch is not None:
+            self.hooks.watch(label, self.problem, evaluation)
+
+    def _judged(self, label: str) -> Evaluation:
+        """Judge the fit as it is, tell the hooks, and keep the numbers under a label."""
+        report, hooks = self.report, self.hooks
+        report.chi2, report.ndof, evaluation = judge(self.problem)
+        log.info("%s chi2/ndof : %.6g/%d=%.4g", label, report.chi2, report.ndof, report.per_degree)
         report.history.append((label, report.chi2, report.ndof))
-        if progress is not None:
-            progress(label, report.chi2, report.ndof)
+        if hooks.progress is not None:
+            hooks.progress(label, report.chi2, report.ndof)
         if report.ndof < 0:
             raise ModelInvalid(
                 f"Model is not valid: {-report.ndof} more parameters than data; use a simpler model or more data"
             )
-        if check is not None:
-            check()
-        if watch is not None:
-            watch(label, problem, found)
-        return found
+        if hooks.check is not None:
+            hooks.check()
+        self._watch(label, evaluation)
+        return evaluation
 
-    huber = HUBER if settings.reject == "robust" else 0.0
-    report.chi2, report.ndof, _ = judge(problem)
-    report.history.append(("Initial", report.chi2, report.ndof))
-    if watch is not None:
-        watch("preinit", problem, None)
-    for label, stars, model in settings.stages:
-        minimize(problem, stars=stars, model=model, huber=huber, max_passes=8, tolerance=_STAGE)
-        said(label)
-    if watch is not None:
-        watch("postinit", problem, None)
-    if between is not None:
-        between()
-    kept = Kept()
-    minimize(problem, huber=huber, kept=kept)
-    report.evaluation = said(settings.label)
-    _reject_rounds(problem, settings, report, kept, said)
-    if watch is not None:
-        watch("final", problem, report.evaluation)
-    per_degree = report.chi2 / max(report.ndof, 1)
-    if per_degree >= 4:
-        log.error("Potentially bad fit: High chi-squared/ndof. (%.2f)", per_degree)
-    return report
+    def _reject(self, evaluation: Evaluation) -> Evaluation:
+        """Leave out outliers and fit again until none is left; returns the last evaluation."""
+        report, settings, last_cut = self.report, self.settings, np.inf
+        for step in range(settings.max_steps):
+            gone, cut = _leave_out(self.problem, evaluation, settings)
+            settled = step > 0 and settings.relative_tolerance > 0 and 1 - cut / last_cut < settings.relative_tolerance
+            last_cut = cut
+            if (not gone and step > 0) or settled:
+                report.converged = True
+                return evaluation
+            report.n_outliers += gone
+            passes, evaluation = self._refit(step, gone > 0)
+            if not gone and passes < 30:
+                report.converged = True
+                return evaluation
+        log.error("%s failed to converge after %d steps", settings.label, settings.max_steps)
+        return evaluation
 
-
-def _reject_rounds(
-    problem: Fittable, settings: FitSettings, report: FitReport, kept: Kept, said: Callable[[str], Evaluation]
-) -> None:
-    last_cut = np.inf
-    for step in range(settings.max_steps):
-        assert report.evaluation is not None
-        gone, cut = _outliers(problem, report.evaluation, settings)
-        done = step > 0 and settings.relative_tolerance > 0 and 1 - cut / last_cut < settings.relative_tolerance
-        last_cut = cut
-        if (not gone and step > 0) or done:
-            report.converged = True
-            return
-        report.n_outliers += gone
-        if gone and _hold_untouched(problem):
-            kept.factor = None
-        before = report.chi2 / max(report.ndof, 1)
-        passes = minimize(problem, kept=kept)
-        report.evaluation = said(f"Fit iteration {step}")
-        ratio = report.chi2 / max(report.ndof, 1) / max(before, 1e-300)
+    def _refit(self, step: int, changed: bool) -> tuple[int, Evaluation]:
+        """Fit once more; return how many passes it took, and the evaluation."""
+        if changed and _hold_untouched(self.problem):
+            self.cache.factor = None
+        before = self.report.per_degree
+        passes = minimize(self.problem, cache=self.cache)
+        evaluation = self._judged(f"Fit iteration {step}")
+        ratio = self.report.per_degree / max(before, 1e-300)
         if ratio > 10:
             raise FitDiverged(f"Large chi2 increase between steps: chi2/ndof grew {ratio:.3g} times")
         if ratio > 1.5:
             log.warning("significant chi2 increase by a factor of %.3g in step %d", ratio, step)
-        if not gone and passes < 30:
-            report.converged = True
-            return
-    log.error("%s failed to converge after %d steps", settings.label, settings.max_steps)
+        return passes, evaluation
 
 
 def chi2_cut(n_sigma: float, dimension: int) -> float:
@@ -212,41 +229,48 @@ def _hold_untouched(problem: Fittable) -> bool:
     return bool(lost.size)
 
 
-def _outliers(problem: Fittable, found: Evaluation, settings: FitSettings) -> tuple[int, float]:
-    """Leave out the worst measurement of each star, and reference stars, beyond the cut; return how many, and the cut.
+def _leave_out(problem: Fittable, evaluation: Evaluation, settings: FitSettings) -> tuple[int, float]:
+    """Leave out the worst measurement of each star, and reference stars, beyond the cut.
 
-    The robust rule corrects for leverage: of a star seen twice each measurement shows only half of its own error.
+    Return how many, and the cut.
     """
-    d = problem.dimension
-    reference = problem.reference_chi2()
-    if settings.reject == "robust":
-        own = found.chi2 / np.maximum(1.0 - found.leverage, 0.05)
-        share = np.einsum("nab,nba->n", problem.stars.prior, found.star_inverse) / problem.n_star
-        ref = reference / np.maximum(1.0 - share, 0.05)
-        good = problem.kept & (found.leverage < 0.95)
-        scale = np.median(own[good]) / scipy.special.chdtri(d, 0.5) if good.any() else 1.0
-        cut = chi2_cut(settings.n_sigma, d) * max(float(scale), 1.0)
-    else:
-        own, ref = found.chi2, reference
-        every = np.concatenate([own[problem.kept], ref[ref > 0]])
-        cut = float(every.mean() + settings.n_sigma * every.std())
-    star = np.repeat(np.arange(problem.offsets.size - 1), np.diff(problem.offsets))
-    bad = np.flatnonzero(problem.kept & (own > cut))
-    left = np.bincount(star[problem.kept], minlength=problem.offsets.size - 1)
+    star, n_stars = problem.star_index, problem.offsets.size - 1
+    own, reference, cut = _distances(problem, evaluation, settings)
+    left = np.bincount(star[problem.kept], minlength=n_stars)
     has_reference = problem.stars.prior[:, 0, 0] > 0
+    bad = np.flatnonzero(problem.kept & (own > cut))
     bad = bad[(left[star[bad]] > 1) | has_reference[star[bad]]]
     order = bad[np.lexsort((-own[bad], star[bad]))]
     _, first = np.unique(star[order], return_index=True)
     worst = order[first]
-    bad_reference = np.flatnonzero((ref > cut) & has_reference)
+    bad_reference = np.flatnonzero((reference > cut) & has_reference)
     # a star whose measurement and reference both stand out: the worse of the two goes first
-    worse = np.zeros(left.size)
+    worse = np.zeros(n_stars)
     worse[star[worst]] = own[worst]
-    bad_reference = bad_reference[(ref[bad_reference] > worse[bad_reference]) & (left[bad_reference] > 0)]
+    bad_reference = bad_reference[(reference[bad_reference] > worse[bad_reference]) & (left[bad_reference] > 0)]
     worst = worst[~np.isin(star[worst], bad_reference)]
     problem.kept[worst] = False
-    problem.stars.prior[bad_reference, : min(d, 2), : min(d, 2)] = 0.0
+    d = min(problem.dimension, 2)
+    problem.stars.prior[bad_reference, :d, :d] = 0.0
     # two measurements that contradict each other do not say which is right
     pair = star[worst][(left[star[worst]] == 2) & ~has_reference[star[worst]]]
     problem.kept[np.isin(star, pair)] = False
     return int(worst.size + bad_reference.size), cut
+
+
+def _distances(problem: Fittable, evaluation: Evaluation, settings: FitSettings) -> tuple[F64, F64, float]:
+    """Return the chi2 of measurements (N,) and of reference stars (M,) that outliers are told by, and the cut.
+
+    The robust rule corrects for leverage: of a star seen twice each measurement shows only half of its own error.
+    """
+    reference = problem.reference_chi2()
+    if settings.reject != "robust":
+        every = np.concatenate([evaluation.chi2[problem.kept], reference[reference > 0]])
+        return evaluation.chi2, reference, float(every.mean() + settings.n_sigma * every.std())
+    d = problem.dimension
+    own = evaluation.chi2 / np.maximum(1.0 - evaluation.leverage, 0.05)
+    share = np.einsum("nab,nba->n", problem.stars.prior, evaluation.star_inverse) / problem.n_star
+    good = problem.kept & (evaluation.leverage < 0.95)
+    scale = np.median(own[good]) / scipy.special.chdtri(d, 0.5) if good.any() else 1.0
+    cut = chi2_cut(settings.n_sigma, d) * max(float(scale), 1.0)
+    return own, reference / np.maximum(1.0 - share, 0.05), cut

@@ -1,8 +1,8 @@
 """Newton steps on the reduced normal equations, with one factor for many cheap passes.
 
-A pass evaluates all measurements, moves every star to its best place for the present model, and sums the gradient.
-Making and factoring S costs ten times as much, and S hardly changes: it is kept while it serves (each pass must win
-at least three times less than the one before), and remade when it does not.
+A pass evaluates all measurements, moves every star to its best coordinates for the present model, and sums the
+gradient. Making and factoring S costs ten times as much, and S hardly changes: it is kept while it serves (each pass
+must win at least three times less than the one before), and remade when it does not.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,18 +12,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol
 
 import numpy as np
-import scipy.linalg
+import scipy.sparse
 
-from calibration.errors import SingularFit
 from calibration.joint.model.rows import Rows
+from calibration.joint.solve.dense import DenseFactor
 from calibration.joint.solve.elimination import Reduced, add_block, add_gradient, contributions, star_steps
+from calibration.joint.solve.problem import Problem
 from calibration.joint.solve.sparse import SparseFactor, sparse_schur
 from tasks.arrays import F64, I64, Flags
 
-__all__ = ["Evaluation", "Kept", "Problem", "distributed", "evaluate", "minimize", "star_blocks", "sum_blocks"]
+__all__ = ["Evaluation", "FactorCache", "distributed", "evaluate", "minimize", "star_blocks", "sum_blocks"]
 
 BLOCK_BYTES = 2**25
 DENSE_LIMIT = 12_000  # parameters; above it S is kept sparse
@@ -31,28 +31,7 @@ _THREADS = 2
 _WORSE = 1.01  # growth of the objective that undoes a step; less comes from weights that follow the stars
 
 
-class Problem(Protocol):
-    """What a fit needs to know of a model: parameters, blocks of linearised measurements, stars that can move."""
-
-    parameters: F64
-    fitted: Flags
-    known: F64  # (P,) inverse variance of what is known of a parameter beforehand; mostly 0
-    expected: F64  # (P,) that value
-    n_groups: int
-    width: int
-    n_star: int
-    dimension: int
-    guarded: bool  # steps are taken back where they make things worse; needs weights that do not follow the stars
-    offsets: I64
-
-    def rows(self, first: int, last: int) -> Rows:
-        """Linearise the measurements of the stars [first, last)."""
-
-    def move(self, first: int, last: int, step: F64) -> None:
-        """Move those stars."""
-
-    def name(self, index: int) -> str:
-        """Say in words what a parameter is."""
+Blocks = Sequence[tuple[int, int]]
 
 
 def star_blocks(problem: Problem) -> list[tuple[int, int]]:
@@ -69,14 +48,34 @@ def star_blocks(problem: Problem) -> list[tuple[int, int]]:
 
 @dataclass
 class Sums:
-    """What a pass over some blocks gives; sums of blocks add up."""
+    """What a pass over some blocks gives; sums of blocks add up.
+
+    Parameters
+    ----------
+    gradient
+        (P,) of half of chi2.
+    objective
+        What the steps bring down: chi2, and what Huber's loss has beyond it.
+    reduced
+        The normal equations, where they were asked for.
+    sparse
+        B D^-1 B^T of each block, where S is kept sparse.
+    steps
+        First and last star of each block, and the steps of its stars.
+    """
 
     gradient: F64
     chi2: float = 0.0
     objective: float = 0.0
     reduced: Reduced | None = None
-    sparse: list[Any] = field(default_factory=list)
+    sparse: list[scipy.sparse.csr_matrix] = field(default_factory=list)
     steps: list[tuple[int, int, F64]] = field(default_factory=list)
+
+    def matrix(self) -> Reduced:
+        """Return the normal equations, which must have been asked for."""
+        if self.reduced is None:
+            raise ValueError("the sums were made without the normal matrix")
+        return self.reduced
 
     def add(self, other: "Sums") -> None:
         """Add the sums of other blocks."""
@@ -92,9 +91,7 @@ class Sums:
                 self.reduced.schur += other.reduced.schur
 
 
-def sum_blocks(
-    problem: Problem, blocks: Sequence[tuple[int, int]], *, stars: bool, matrix: bool, huber: float = 0.0
-) -> Sums:
+def sum_blocks(problem: Problem, blocks: Blocks, *, stars: bool, matrix: bool, huber: float = 0.0) -> Sums:
     """Pass over blocks of stars and sum: the unit of work that may run anywhere (it changes nothing).
 
     Parameters
@@ -110,28 +107,21 @@ def sum_blocks(
     out = Sums(np.zeros(size))
     dense = size <= DENSE_LIMIT
     if matrix:
-        k = problem.width
-        out.reduced = Reduced(
-            np.zeros((problem.n_groups, k, k)), np.full((problem.n_groups, k), -1, np.int64),
-            np.zeros((size, size)) if stars and dense else None, out.gradient,
-        )  # fmt: skip
+        schur = np.zeros((size, size)) if stars and dense else None
+        out.reduced = Reduced.empty(problem.n_groups, problem.width, schur, out.gradient)
     for first, last in blocks:
         rows = problem.rows(first, last)
         m, q = last - first, problem.n_star
         step, inverse = np.zeros((m, q)), np.zeros((m, q, q))
         excess = _soften(rows, huber) if huber > 0 else 0.0
         if stars:
-            star_steps(rows.residual, rows.weight, rows.star, rows.offsets, rows.prior, rows.pull, step, inverse)
+            star_steps(rows, step, inverse)
             out.steps.append((first, last, step))
-        moved = rows.residual + np.einsum("nda,na->nd", rows.star, np.repeat(step, np.diff(rows.offsets), axis=0))
-        chi2 = float(np.einsum("ni,nij,nj->", moved, rows.weight, moved, optimize=True))
+        chi2 = _chi2_after(rows, step)
         out.chi2 += chi2
         out.objective += chi2 + excess
         if out.reduced is None:
-            add_gradient(
-                rows.residual, rows.weight, rows.model, rows.star, rows.starts, rows.lengths, rows.offsets, step,
-                out.gradient,
-            )  # fmt: skip
+            add_gradient(rows, step, out.gradient)
         else:
             add_block(rows, inverse, step, out.reduced)
             if stars and not dense:
@@ -139,21 +129,27 @@ def sum_blocks(
     return out
 
 
+def _chi2_after(rows: Rows, step: F64) -> float:
+    """Return the chi2 of a block after its stars made their steps (m, q)."""
+    moved = rows.residual + np.einsum("nda,na->nd", rows.star, np.repeat(step, np.diff(rows.offsets), axis=0))
+    return float(np.einsum("ni,nij,nj->", moved, rows.weight, moved, optimize=True))
+
+
 def _soften(rows: Rows, huber: float) -> float:
     """Scale weights by min(1, huber / distance) (Huber 1964); return what his loss has beyond the weighted chi2."""
     distance = np.sqrt(np.einsum("ni,nij,nj->n", rows.residual, rows.weight, rows.residual, optimize=True))
     factor = huber / np.maximum(distance, huber)
-    rows.weight *= factor[:, None, None]
+    np.multiply(rows.weight, factor[:, None, None], out=rows.weight)
     far = distance[distance > huber]
     return float((huber * (far - huber)).sum())
 
 
-def _in_threads(function: Callable[[Any], Sums], parts: Sequence[Any]) -> list[Sums]:
+def _in_threads(function: Callable[[Blocks], Sums], parts: Sequence[Blocks]) -> list[Sums]:
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(function, parts))
 
 
-Mapper = Callable[[Callable[[Any], Sums], Sequence[Any]], Sequence[Sums]]
+Mapper = Callable[[Callable[[Blocks], Sums], Sequence[Blocks]], Sequence[Sums]]
 _MAPPER: ContextVar[tuple[Mapper, int]] = ContextVar("mapper", default=(_in_threads, _THREADS))
 
 
@@ -188,41 +184,17 @@ def _pass(problem: Problem, stars: bool, matrix: bool, huber: float) -> Sums:
     return total
 
 
-class _DenseFactor:
-    """Cholesky of S scaled to a unit diagonal; a singular S names the parameters that it leaves free."""
-
-    def __init__(self, matrix: F64, names: Callable[[int], str], index: I64) -> None:
-        diagonal = np.diag(matrix).copy()
-        dead = ~(diagonal > 0)
-        if dead.any():
-            raise _singular(index[dead], names)
-        self.scale = 1.0 / np.sqrt(diagonal)
-        scaled = matrix * self.scale[:, None] * self.scale[None, :]
-        try:
-            self.factor = scipy.linalg.cho_factor(scaled, lower=True, check_finite=False)
-        except np.linalg.LinAlgError as error:
-            values, vectors = np.linalg.eigh(scaled)
-            loose = np.abs(vectors[:, values < max(1e-12, 1e-14 * values[-1])]).max(1, initial=0.0)
-            worst = loose if loose.any() else np.abs(vectors[:, 0])
-            raise _singular(index[worst > 0.3 * worst.max()], names) from error
-
-    def solve(self, right: F64) -> F64:
-        """Return S^-1 right."""
-        return np.asarray(
-            self.scale * scipy.linalg.cho_solve(self.factor, self.scale * right, check_finite=False), np.float64
-        )
-
-
-def _singular(index: I64, names: Callable[[int], str]) -> SingularFit:
-    said = ", ".join(names(int(i)) for i in index[:8]) + (f" and {len(index) - 8} more" if len(index) > 8 else "")
-    return SingularFit(
-        f"the data do not determine these parameters: {said}; use a simpler model, more visits or more reference stars"
-    )
-
-
 @dataclass
 class Evaluation:
-    """Chi2 of each measurement at the stars' best places, and its leverage."""
+    """Measurements at the best coordinates of their stars.
+
+    Parameters
+    ----------
+    chi2, leverage
+        (N,) chi2 of each measurement, and the share of it that its star took.
+    star_inverse
+        (M, q, q) covariance of each star; zero for one without weight.
+    """
 
     chi2: F64
     leverage: F64
@@ -240,15 +212,10 @@ def evaluate(problem: Problem) -> Evaluation:
         first, last = block
         rows = problem.rows(first, last)
         step = np.zeros((last - first, q))
-        star_steps(
-            rows.residual, rows.weight, rows.star, rows.offsets, rows.prior, rows.pull, step,
-            out.star_inverse[first:last],
-        )  # fmt: skip
+        inverse = out.star_inverse[first:last]
+        star_steps(rows, step, inverse)
         part = slice(int(problem.offsets[first]), int(problem.offsets[last]))
-        contributions(
-            rows.residual, rows.weight, rows.star, rows.offsets, step, out.star_inverse[first:last], out.chi2[part],
-            out.leverage[part],
-        )  # fmt: skip
+        contributions(rows, step, inverse, out.chi2[part], out.leverage[part])
         problem.move(first, last, step)
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -257,21 +224,31 @@ def evaluate(problem: Problem) -> Evaluation:
 
 
 @dataclass
-class Kept:
-    """The factor of the last S of the same unknowns."""
+class FactorCache:
+    """The factor of the last S of the same unknowns; None where it must be made anew."""
 
-    factor: "_DenseFactor | SparseFactor | None" = None
+    factor: DenseFactor | SparseFactor | None = None
 
 
 def minimize(
-    problem: Problem, *, stars: bool = True, model: Flags | None = None, huber: float = 0.0,
-    max_passes: int = 30, tolerance: float = 1e-6, kept: "Kept | None" = None,
-) -> int:  # fmt: skip
-    """Bring the model (its `model` part; all that is fitted by default) and the stars to the minimum of chi2.
+    problem: Problem,
+    *,
+    stars: bool = True,
+    model: Flags | None = None,
+    huber: float = 0.0,
+    max_passes: int = 30,
+    tolerance: float = 1e-6,
+    cache: FactorCache | None = None,
+) -> int:
+    """Bring the model (its `model` part (P,); all that is fitted by default) and the stars to the minimum of chi2.
 
     Parameters
     ----------
-    kept
+    huber
+        Weight measurements beyond so many sigma like Huber; 0: plain least squares.
+    tolerance
+        End when a step wins less than this share of chi2.
+    cache
         Holds the factor from call to call: for refits after a few measurements left.
 
     Returns
@@ -288,45 +265,46 @@ def minimize(
     """
     chosen = problem.fitted if model is None else problem.fitted & model
     index = np.flatnonzero(chosen)
-    kept = Kept() if kept is None else kept
-    before, best, step = np.inf, np.inf, np.zeros(index.size)
-    for done in range(max_passes):
-        sums = _pass(problem, stars, kept.factor is None and index.size > 0, huber)
+    cache = FactorCache() if cache is None else cache
+    last_gain, best, step = np.inf, np.inf, np.zeros(index.size)
+    for passes in range(1, max_passes + 1):
+        sums = _pass(problem, stars, cache.factor is None and index.size > 0, huber)
         if not np.isfinite(sums.chi2):
             raise FloatingPointError(f"chi2 is {sums.chi2}: NaN or infinite measurements or errors")
         if not index.size:
-            return done + 1
+            return passes
         worse = problem.guarded and sums.objective > _WORSE * best + 1.0
         if worse and np.any(step):  # too far: the maps are products of parameters
             problem.parameters[index] += 0.75 * step
             step *= 0.25
-            kept.factor = None
+            cache.factor = None
             continue
         best = min(best, sums.objective)
         sums.gradient += problem.known * (problem.parameters - problem.expected)
-        if sums.reduced is not None:
-            kept.factor = _factor(problem, sums, index)
-        assert kept.factor is not None
+        factor = cache.factor
+        if sums.reduced is not None or factor is None:
+            factor = cache.factor = _factor(problem, sums, index)
         right = sums.gradient[index]
-        step = kept.factor.solve(right)
+        step = factor.solve(right)
         gain = float(right @ step)
         problem.parameters[index] -= step
         if gain <= tolerance * max(sums.chi2, 1.0):
-            return done + 1
-        if sums.reduced is None and gain > 0.3 * before:
-            kept.factor = None
-        before = gain
+            return passes
+        if sums.reduced is None and gain > 0.3 * last_gain:
+            cache.factor = None
+        last_gain = gain
     if problem.guarded and np.any(step) and not _pass(problem, stars, False, huber).objective <= _WORSE * best + 1.0:
         problem.parameters[index] += step  # the last step was not proved, and is no good
     return max_passes
 
 
-def _factor(problem: Problem, sums: Sums, index: I64) -> "_DenseFactor | SparseFactor":
-    assert sums.reduced is not None
-    if problem.parameters.size <= DENSE_LIMIT:
-        matrix = sums.reduced.matrix()
-        matrix[np.diag_indices_from(matrix)] += problem.known
-        if index.size < matrix.shape[0]:
-            matrix = matrix[np.ix_(index, index)]
-        return _DenseFactor(matrix, problem.name, index)
-    return SparseFactor(sums.reduced, sums.sparse, index, problem.known)
+def _factor(problem: Problem, sums: Sums, index: I64) -> DenseFactor | SparseFactor:
+    """Return the factor of S for the parameters of `index`."""
+    reduced = sums.matrix()
+    if problem.parameters.size > DENSE_LIMIT:
+        return SparseFactor(reduced, sums.sparse, index, problem.known)
+    matrix = reduced.matrix()
+    matrix[np.diag_indices_from(matrix)] += problem.known
+    if index.size < matrix.shape[0]:
+        matrix = matrix[np.ix_(index, index)]
+    return DenseFactor(matrix, problem.name, index)

@@ -13,7 +13,7 @@ __all__ = ["SparseFactor", "sparse_schur"]
 
 
 def sparse_schur(rows: Rows, inverse: F64, size: int) -> scipy.sparse.csr_matrix:
-    """Return B D^-1 B^T of one block, sparse (size, size)."""
+    """Return B D^-1 B^T of one block, sparse (size, size); `inverse` (m, q, q) is D^-1 of its stars."""
     n = len(rows.residual)
     m, q = inverse.shape[:2]
     star = np.repeat(np.arange(m), np.diff(rows.offsets))
@@ -21,23 +21,39 @@ def sparse_schur(rows: Rows, inverse: F64, size: int) -> scipy.sparse.csr_matrix
     columns = np.concatenate(
         [s[:, None] + np.arange(length) for s, length in zip(rows.starts.T, rows.lengths, strict=True)], axis=1
     )
-    at = np.broadcast_to((star[:, None] * q + np.arange(q))[:, :, None], (n, q, columns.shape[1]))
-    to = np.broadcast_to(columns[:, None, :], at.shape)
-    b = scipy.sparse.csr_matrix((coupling.ravel(), (at.ravel(), to.ravel())), shape=(m * q, size))
+    row = np.broadcast_to((star[:, None] * q + np.arange(q))[:, :, None], (n, q, columns.shape[1]))
+    column = np.broadcast_to(columns[:, None, :], row.shape)
+    b = scipy.sparse.csr_matrix((coupling.ravel(), (row.ravel(), column.ravel())), shape=(m * q, size))
     d = scipy.sparse.block_diag(inverse, format="csr") if q > 1 else scipy.sparse.diags(inverse[:, 0, 0])
     return (b.T @ (d @ b)).tocsr()
 
 
 class SparseFactor:
-    """LU of the sparse S (SuperLU with the ordering for symmetric patterns), scaled to a unit diagonal."""
+    """LU of the sparse S (SuperLU with the ordering for symmetric patterns), scaled to a unit diagonal.
+
+    Parameters
+    ----------
+    parts
+        B D^-1 B^T of each block.
+    index
+        Parameters that are solved for.
+    known
+        (P,) inverse variances that are added to the diagonal.
+
+    Raises
+    ------
+    SingularFit
+        S is singular.
+    """
 
     def __init__(self, reduced: Reduced, parts: list[scipy.sparse.csr_matrix], index: I64, known: F64) -> None:
         size = reduced.gradient.size
         used = reduced.columns[:, 0] >= 0
         columns = reduced.columns[used]
-        at = np.broadcast_to(columns[:, :, None], reduced.groups[used].shape)
-        to = np.broadcast_to(columns[:, None, :], at.shape)
-        matrix = scipy.sparse.csr_matrix((reduced.groups[used].ravel(), (at.ravel(), to.ravel())), shape=(size, size))
+        row = np.broadcast_to(columns[:, :, None], reduced.groups[used].shape)
+        column = np.broadcast_to(columns[:, None, :], row.shape)
+        entries = reduced.groups[used].ravel(), (row.ravel(), column.ravel())
+        matrix = scipy.sparse.csr_matrix(entries, shape=(size, size))
         for part in parts:
             matrix = matrix - part
         matrix = (matrix + scipy.sparse.diags(known)).tocsr()[index][:, index]
@@ -54,5 +70,5 @@ class SparseFactor:
             raise SingularFit(f"the reduced normal matrix of {index.size} parameters is singular") from error
 
     def solve(self, right: F64) -> F64:
-        """Return S^-1 right."""
+        """Return S^-1 right, shape (P,)."""
         return np.asarray(self.scale * self.factor.solve(self.scale * right), np.float64)

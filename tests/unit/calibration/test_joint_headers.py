@@ -12,7 +12,7 @@ from calibration.errors import JointCalibrationError
 from calibration.joint.config import ReferenceConfig
 from calibration.joint.io.files import read_header
 from calibration.joint.io.reference_units import epochs_mjd
-from calibration.joint.io.references import load_references
+from calibration.joint.io.references import Wanted, load_references
 from calibration.joint.model.data import unit_vectors
 from calibration.joint.model.references import Circle
 from service.terminal import quiet
@@ -98,7 +98,7 @@ def references(**columns):
 
 def loaded(table, need="astrometry"):
     circle = Circle(unit_vectors(np.array([150.0]), np.array([2.0]))[0], 1.0)
-    return load_references(table, ReferenceConfig(), ["r"], MJD, circle, need=need)
+    return load_references(table, ReferenceConfig(), circle, Wanted(need, ["r"], MJD))
 
 
 def test_fluxes_are_no_magnitudes_and_have_errors():

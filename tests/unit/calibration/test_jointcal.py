@@ -27,7 +27,7 @@ from calibration.summary.task import UpdateVisitSummaryTask
 from exposure import Exposure, ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
 from exposure.camera import Camera
 from exposure.io.exposure_catalog import ExposureRecord
-from simulation.focal_plane import MosaicSurvey, simulate_mosaic
+from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
 from tasks import make_task
 from tasks.errors import CallerError
 from tests.support.quantum import Quantum
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy")
 
 @cache
 def survey(seed: int = 1, n_visits: int = 4, n_chips: int = 9, **kwargs) -> MosaicSurvey:
-    return simulate_mosaic(seed, n_visits, n_chips, **kwargs)
+    return simulate_mosaic(MosaicSettings(seed, n_visits, n_chips, **kwargs))
 
 
 def summaries(s: MosaicSurvey) -> list[ExposureCatalog]:
@@ -471,7 +471,7 @@ def test_elimination_is_that_of_the_full_normal_matrix():
         starts, np.arange(n), np.array([3, 2]), np.arange(0, n + 1, per), prior, rng.normal(size=(m, q)),
     )  # fmt: skip
     step, inverse = np.zeros((m, q)), np.zeros((m, q, q))
-    star_steps(rows.residual, rows.weight, rows.star, rows.offsets, rows.prior, rows.pull, step, inverse)
+    star_steps(rows, step, inverse)
     made = Reduced(np.zeros((n, k, k)), np.full((n, k), -1), np.zeros((size, size)), np.zeros(size))
     add_block(rows, inverse, step, made)
     full, right = np.zeros((size + m * q, size + m * q)), np.zeros(size + m * q)

@@ -8,6 +8,7 @@ import pytest
 from astropy.table import Table
 
 from calibration.errors import SummaryError
+from calibration.summary import depth
 from calibration.summary import statistics as st
 from calibration.summary.backgrounds import BackgroundLayer
 from calibration.summary.config import UpdateVisitSummaryConfig, UpdateVisitSummaryConnections
@@ -116,27 +117,27 @@ def test_published_numbers():
     assert b["skyBg"] == 100.0
     assert b["meanVar"] == 100.0
     assert b["skyNoise"] == pytest.approx(10.0, rel=0.03)
-    depth = st.mag_limit(out["psfArea"], 100.0, zero, 5.0, 1.0)
-    assert depth == pytest.approx(26.584, rel=1e-3)
-    assert depth == pytest.approx(26.58387, abs=2e-4)
+    limit = depth.mag_limit(out["psfArea"], 100.0, zero, 5.0, 1.0)
+    assert limit == pytest.approx(26.584, rel=1e-3)
+    assert limit == pytest.approx(26.58387, abs=2e-4)
 
 
 def test_depth_is_the_same_in_electrons_and_counts():
     area, zero = 23.0, 32.0
-    one = st.mag_limit(area, 100.0, zero, 5.0, 1.0)
+    one = depth.mag_limit(area, 100.0, zero, 5.0, 1.0)
     for gain in (0.5, 2.0, 4.0):  # the same electrons in other counts
-        other = st.mag_limit(area, 100.0 / gain, zero - 2.5 * np.log10(gain), 5.0 / gain, gain)
+        other = depth.mag_limit(area, 100.0 / gain, zero - 2.5 * np.log10(gain), 5.0 / gain, gain)
         assert other == pytest.approx(one, abs=1e-6)
-    f = st.Fiducials(*({"i": v} for v in (1.0, 1.0, 25.0, 30.0, one, 9.0)))
-    full = st.effective_time("i", 30.0, 1.0, 30.0, 25.0 + 2.5 * np.log10(30), one, f)
-    less = st.effective_time("i", 30.0, 1.0, 30.0, 25.0 + 2.5 * np.log10(30), one - 0.375, f)
+    f = depth.Fiducials(*({"i": v} for v in (1.0, 1.0, 25.0, 30.0, one, 9.0)))
+    full = depth.effective_time("i", 30.0, 1.0, 30.0, 25.0 + 2.5 * np.log10(30), one, f)
+    less = depth.effective_time("i", 30.0, 1.0, 30.0, 25.0 + 2.5 * np.log10(30), one - 0.375, f)
     assert full["effTime"] == pytest.approx(30.0)
     assert less["effTime"] == pytest.approx(15.0, rel=1e-2)
     assert full["effTimePsfSigmaScale"] == full["effTimeSkyBgScale"] == pytest.approx(1.0)
     assert full["effTimeZeroPointScale"] == pytest.approx(1.0)
-    assert np.isnan(st.mag_limit(np.nan, 100.0, zero, 5.0, 1.0))
-    assert all(np.isnan(v) for v in st.effective_time("", 30.0, 1.0, 30.0, 25.0, one, f).values())
-    assert all(np.isnan(v) for v in st.effective_time("q", 30.0, 1.0, 30.0, 25.0, one, f).values())
+    assert np.isnan(depth.mag_limit(np.nan, 100.0, zero, 5.0, 1.0))
+    assert all(np.isnan(v) for v in depth.effective_time("", 30.0, 1.0, 30.0, 25.0, one, f).values())
+    assert all(np.isnan(v) for v in depth.effective_time("q", 30.0, 1.0, 30.0, 25.0, one, f).values())
 
 
 @pytest.mark.parametrize(
@@ -147,9 +148,9 @@ def test_depth_is_the_same_in_electrons_and_counts():
     ],
 )  # fmt: skip
 def test_fiducial_depths(band, zero, sigma, sky, expected):
-    f = st.Fiducials({band: sky}, {band: sigma}, {band: zero}, {band: 30.0}, {}, {band: 9.0})
-    assert st.fiducial_mag_limit(band, f, 0.2) == pytest.approx(expected, abs=0.01)
-    assert np.isnan(st.fiducial_mag_limit("q", f, 0.2))
+    f = depth.Fiducials({band: sky}, {band: sigma}, {band: zero}, {band: 30.0}, {}, {band: 9.0})
+    assert depth.fiducial_mag_limit(band, f, 0.2) == pytest.approx(expected, abs=0.01)
+    assert np.isnan(depth.fiducial_mag_limit("q", f, 0.2))
 
 
 def test_star_statistics_against_the_simulated_shapes():
@@ -345,9 +346,9 @@ def test_bad_input_is_named():
 
 
 def test_pointing_and_geometry_are_found_again():
-    from simulation.focal_plane import simulate_mosaic
+    from simulation.focal_plane import MosaicSettings, simulate_mosaic
 
-    s = simulate_mosaic(2, 2, 9, pointing_arcsec=0.0)
+    s = simulate_mosaic(MosaicSettings(2, 2, 9, pointing_arcsec=0.0))
     visit = s.extra["visits"][0]
     rows = {
         "id": list(range(9)), "visit": [visit.number] * 9, "band": ["z"] * 9, "bbox_min_x": [0] * 9, "bbox_min_y": [0] * 9,

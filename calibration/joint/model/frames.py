@@ -1,0 +1,88 @@
+"""Where each image of a joint fit points, when it was taken, and how the air refracted it."""
+
+import numpy as np
+
+from calibration.joint.model.data import Images, tangent_frames, unit_vectors
+from calibration.joint.model.linearise import Frames
+from exposure.camera import Camera
+from tasks.arrays import F64, I64
+
+__all__ = ["fit_epoch", "image_frames", "tangent_points"]
+
+_JULIAN_YEAR = 365.25  # days
+
+
+def fit_epoch(images: Images) -> float:
+    """Return the mean Julian epoch (TAI) of all images as MJD; NaN when no time is known."""
+    known = images.mjd_tai[np.isfinite(images.mjd_tai)]
+    if not known.size:
+        return float("nan")
+    return float(known.mean())  # Julian years of TAI are days of MJD over 365.25
+
+
+def tangent_points(images: Images, visit_index: I64) -> F64:
+    """Return the boresight of each visit (V, 2), RA and Dec in degrees.
+
+    The middle of its images where it is unknown.
+    """
+    out = np.empty((int(visit_index.max()) + 1, 2))
+    for v in range(len(out)):
+        of = np.flatnonzero(visit_index == v)
+        bore = images.boresight[of]
+        good = np.isfinite(bore).all(1)
+        if good.any():
+            out[v] = bore[good][0]
+            continue
+        corner, size = images.bbox[of, :2], images.bbox[of, 2:]
+        middles = np.array(
+            [images.wcs[i].pixel_to_sky(*middle) for i, middle in zip(of, corner + size / 2, strict=True)]
+        )
+        mean = unit_vectors(middles[:, 0], middles[:, 1]).mean(0)
+        out[v] = np.degrees(np.arctan2(mean[1], mean[0])) % 360, np.degrees(np.arctan2(mean[2], np.hypot(*mean[:2])))
+    return out
+
+
+def image_frames(images: Images, tangent: F64, camera: Camera, chromatic: bool, parallax: bool) -> Frames:
+    """Return the frames of all images, whose tangent points are (I, 2) degrees.
+
+    `chromatic` asks for the refraction, `parallax` for the position of the Earth; what is not asked for is zero.
+    """
+    direction = unit_vectors(tangent[:, 0], tangent[:, 1])
+    east, north = tangent_frames(direction)
+    n = len(images)
+    years, earth = np.zeros(n), np.zeros((n, 3))
+    epoch = fit_epoch(images)
+    timed = np.isfinite(images.mjd_tai)
+    if timed.any():
+        years[timed] = (images.mjd_tai[timed] - epoch) / _JULIAN_YEAR
+    if timed.any() and parallax:
+        from astropy.coordinates import get_body_barycentric
+        from astropy.time import Time
+
+        times = Time(images.mjd_tai[timed], format="mjd", scale="tai")
+        earth[timed] = get_body_barycentric("earth", times, ephemeris="builtin").xyz.to_value("au").T
+    refraction = _refraction(images, tangent, camera) if chromatic else np.zeros((n, 2))
+    return Frames(direction, east, north, years, earth, refraction)
+
+
+def _refraction(images: Images, tangent: F64, camera: Camera) -> F64:
+    """Return tan z towards the zenith (I, 2), east and north; zero where the time or the site is unknown."""
+    out = np.zeros((len(images), 2))
+    timed = np.isfinite(images.mjd_tai)
+    if not (np.isfinite(camera.longitude) and np.isfinite(camera.latitude) and timed.any()):
+        return out
+    from astropy import units as u
+    from astropy.coordinates import AltAz, EarthLocation, SkyCoord
+    from astropy.time import Time
+    from astropy.utils.iers import conf
+
+    site = EarthLocation(lon=camera.longitude * u.deg, lat=camera.latitude * u.deg, height=camera.elevation * u.m)
+    with conf.set_temp("auto_download", False), conf.set_temp("iers_degraded_accuracy", "ignore"):
+        times = Time(images.mjd_tai[timed], format="mjd", scale="tai")
+        frame = AltAz(obstime=times, location=site)
+        zenith = SkyCoord(alt=np.full(timed.sum(), 90) * u.deg, az=np.zeros(timed.sum()) * u.deg, frame=frame).icrs
+    up = unit_vectors(zenith.ra.deg, zenith.dec.deg)
+    boresight = unit_vectors(tangent[timed, 0], tangent[timed, 1])
+    east, north = tangent_frames(boresight)
+    out[timed] = np.stack([(up * east).sum(1), (up * north).sum(1)], 1) / (up * boresight).sum(1)[:, None]
+    return out

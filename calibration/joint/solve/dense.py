@@ -1,0 +1,56 @@
+"""The reduced system of up to some thousand model parameters: S dense."""
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.linalg
+
+from calibration.errors import SingularFit
+from tasks.arrays import F64, I64
+
+__all__ = ["DenseFactor"]
+
+
+class DenseFactor:
+    """Cholesky factor of S (P, P), scaled to a unit diagonal.
+
+    Parameters
+    ----------
+    names
+        Says what a parameter is.
+    index
+        (P,) parameters that the columns are of.
+
+    Raises
+    ------
+    SingularFit
+        S is singular; the message names the parameters that it leaves free.
+    """
+
+    def __init__(self, matrix: F64, names: Callable[[int], str], index: I64) -> None:
+        diagonal = np.diag(matrix).copy()
+        dead = ~(diagonal > 0)
+        if dead.any():
+            raise _singular(index[dead], names)
+        self.scale = 1.0 / np.sqrt(diagonal)
+        scaled = matrix * self.scale[:, None] * self.scale[None, :]
+        try:
+            self.factor = scipy.linalg.cho_factor(scaled, lower=True, check_finite=False)
+        except np.linalg.LinAlgError as error:
+            values, vectors = np.linalg.eigh(scaled)
+            loose = np.abs(vectors[:, values < max(1e-12, 1e-14 * values[-1])]).max(1, initial=0.0)
+            worst = loose if loose.any() else np.abs(vectors[:, 0])
+            raise _singular(index[worst > 0.3 * worst.max()], names) from error
+
+    def solve(self, right: F64) -> F64:
+        """Return S^-1 right, shape (P,)."""
+        return np.asarray(
+            self.scale * scipy.linalg.cho_solve(self.factor, self.scale * right, check_finite=False), np.float64
+        )
+
+
+def _singular(index: I64, names: Callable[[int], str]) -> SingularFit:
+    listed = ", ".join(names(int(i)) for i in index[:8]) + (f" and {len(index) - 8} more" if len(index) > 8 else "")
+    return SingularFit(
+        f"the data do not determine these parameters: {listed}; use a simpler model, more visits or more reference stars"
+    )
