@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from exposure.apcorr import ApCorrMap
-from exposure.errors import WcsMissing
+from exposure.errors import ExposureError, WcsMissing
 from exposure.mask import flagged_pixels, plane_bits, set_bits, usable_pixels
 from exposure.photocalib import PhotoCalib
 from exposure.psf import Psf
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from exposure.instrument import Instrument
 
 __all__ = ["Exposure"]
+
+_Part = TypeVar("_Part")
 
 
 @dataclass
@@ -122,6 +124,41 @@ class Exposure:
             message = "the exposure has no WCS" if self.wcs_problem is None else self.wcs_problem.message
             raise kind(message, **self.where) from self.wcs_problem
         return self.wcs
+
+    def require_psf(self) -> Psf:
+        """Return the PSF model.
+
+        Raises
+        ------
+        ExposureError
+            There is none.
+        """
+        return self._required(self.psf, "PSF")
+
+    def require_photo_calib(self) -> PhotoCalib:
+        """Return the photometric calibration.
+
+        Raises
+        ------
+        ExposureError
+            There is none.
+        """
+        return self._required(self.photo_calib, "photometric calibration")
+
+    def require_visit_info(self) -> VisitInfo:
+        """Return visit, detector, times and pointing.
+
+        Raises
+        ------
+        ExposureError
+            There is none.
+        """
+        return self._required(self.visit_info, "visit info")
+
+    def _required(self, part: _Part | None, name: str) -> _Part:
+        if part is None:
+            raise ExposureError(f"the exposure has no {name}", **self.where)
+        return part
 
     @property
     def key(self) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from apdb.queue import outbox
 from apdb.queue.holds import drop_held, held, release_held
 from apdb.queue.status import service_status
 from service.local.campaign import consume_alerts
-from service.processing.visit import veto_reason
+from service.processing.veto import veto_reason
 from tests.unit.test_alerts import inputs
 
 PACKET = next(build_packets(inputs()))
