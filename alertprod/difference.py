@@ -81,7 +81,7 @@ class Difference:
             An ending that says no format, or a file that cannot be written.
         """
         from exposure.io.writing import write_exposure
-        from service.pairs.outputs import check_format, check_outputs, writing
+        from service.pairs.output_checks import check_format, check_outputs, writing
         from service.pairs.source_files import write_sources
 
         target, table = _path(path, "path"), None if sources is None else _path(sources, "sources")
@@ -97,7 +97,7 @@ class Difference:
     def plot(self, folder: "str | PathLike[str]") -> list[Path]:
         """Draw the difference, its noise, PSF, kernel, kernel stars and dipoles as PNG; returns the paths."""
         from diffim.pictures.difference_pages import draw_subtraction
-        from service.pairs.outputs import check_outputs, writing
+        from service.pairs.output_checks import check_outputs, writing
 
         target = _path(folder, "folder")
         check_outputs((), (), [target])
@@ -163,8 +163,8 @@ def subtract(
     >>> int((difference.sources.reliability > 0.5).sum())
     6
     """
+    from service.checksums import checksum
     from service.pairs.difference import difference_pair
-    from service.pairs.facts import checksum
 
     given = (new, old)
     pair = read_quietly(new, instrument), read_quietly(old, instrument)

@@ -15,7 +15,6 @@ from psycopg import sql
 
 from apdb.errors import BadQuery, NotFound
 from apdb.schema.columns import Column, columns_of
-from apdb.visit.load import IN_RANGES, pixel_ranges
 
 __all__ = [
     "LIGHT_CURVE_COLUMNS",
@@ -138,6 +137,8 @@ def cone(
     BadQuery
         A position or radius that is none, or a column that is none.
     """
+    from apdb.visit.load import IN_RANGES, pixel_ranges  # which loads what covers a circle with pixels
+
     if not (np.isfinite(ra) and 0 <= ra <= 360 and np.isfinite(dec) and -90 <= dec <= 90):
         raise BadQuery(f"no position on the sky: ra {ra}, dec {dec} (degrees, ra from 0 to 360)")
     if not (np.isfinite(radius_deg) and 0 <= radius_deg <= MAX_RADIUS_DEG):

@@ -127,10 +127,8 @@ def _refuse_clipped(exposure: Exposure) -> None:
     """Raise `SkyClipped` where too many pixels have the least value of all."""
     share = exposure.metadata.get("leastValueShare", 0.0)
     if share > CLIPPED:
-        visit, detector = exposure.key
         raise SkyClipped(
             f"{100 * share:.0f} % of the pixels have the least value of all: the sky was cut off there, and nothing tells its "
             "noise; give the image as it was before, or one with a variance plane",
-            visit=visit,
-            detector=detector,
+            **exposure.where,
         )

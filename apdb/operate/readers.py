@@ -49,7 +49,7 @@ def make_reader(
                 )
             (schema,) = single_row(connection.execute("SELECT current_schema()"))
             connection.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), name))
-            connection.execute((files("apdb") / "reader_functions.sql").read_text(encoding="utf-8"))
+            connection.execute((files("apdb.operate") / "reader_functions.sql").read_text(encoding="utf-8"))
             for view in VIEWS:
                 connection.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(sql.Identifier(view), name))
             for function in ("object_light_curve(bigint, integer)", "visit_sources(bigint, integer, integer)"):

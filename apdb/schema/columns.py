@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import yaml
 
 from apdb.errors import ApdbError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "APDB_TABLES",
@@ -137,6 +139,8 @@ def columns_of(table: str) -> tuple[Column, ...]:
     return published_schema().columns(table)
 
 
-def empty_frame(table: str) -> pd.DataFrame:
+def empty_frame(table: str) -> "pd.DataFrame":
     """Return a frame without rows that has the table's columns and types."""
+    import pandas as pd  # loaded by those who want frames: the columns alone are read by every process
+
     return pd.DataFrame({c.name: pd.Series(dtype=c.dtype) for c in columns_of(table)})

@@ -4,14 +4,16 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import psycopg
 from psycopg import sql
 
 from apdb.schema.tables import PARTITIONED
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "LOCK_TIMEOUT_S",
@@ -106,7 +108,7 @@ class PartitionKeeper:
         self._known: set[str] = set()
 
     def prepare(
-        self, connect: Callable[[], AbstractContextManager[psycopg.Connection[Any]]], rows: Mapping[str, pd.DataFrame]
+        self, connect: Callable[[], AbstractContextManager[psycopg.Connection[Any]]], rows: "Mapping[str, pd.DataFrame]"
     ) -> None:
         """Make what is missing for frames that have ``midpointMjdTai`` (at most a few months; the default takes more)."""
         days: set[int] = set()

@@ -67,7 +67,7 @@ def frozen_configuration(replica: bool) -> dict[str, Any]:
 
 def make_views(connection: psycopg.Connection[Any]) -> None:
     """Make or replace the read-only views of ``views.sql``."""
-    connection.execute((files("apdb") / "views.sql").read_text(encoding="utf-8"))
+    connection.execute((files("apdb.schema") / "views.sql").read_text(encoding="utf-8"))
 
 
 def drop_tables(connection: psycopg.Connection[Any]) -> None:

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import psycopg
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from apdb import Database
 from apdb.queue.status import service_status
+from tasks.errors import AlertProdError
 
 __all__ = ["render_metrics"]
 
@@ -61,8 +63,10 @@ def render_metrics(database: Database, alert_topic: str | None = None) -> bytes:
     registry = CollectorRegistry()
     up = Gauge("alertprod_up", "1 when the database answers.", registry=registry)
     try:
-        registry.register(_Status(service_status(database, alert_topic)))
-        up.set(1)
-    except Exception:
+        status = service_status(database, alert_topic)
+    except (AlertProdError, psycopg.Error):
         up.set(0)
+    else:
+        registry.register(_Status(status))
+        up.set(1)
     return generate_latest(registry)

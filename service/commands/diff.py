@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.commands.options import BadPixelMap, Json, key_values
-from service.pairs.outputs import file_of
-from service.pairs.written_files import DiffOutputs, check_all
+from service.pairs.diff_outputs import DiffOutputs, check_all
+from service.pairs.output_checks import file_of
 from service.startup import collector_off, fetched, load_numba, reuse_memory
 from service.terminal import quiet, say
 

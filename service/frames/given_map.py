@@ -13,7 +13,7 @@ from exposure.io.native import open_fits
 from exposure.io.opening import split_choice
 from exposure.io.plain import header_visit_info
 from exposure.io.which_image import choose_image
-from service.pairs.facts import checksum
+from service.checksums import checksum
 from tasks.arrays import Box
 from tasks.errors import AlertProdError
 

@@ -7,12 +7,9 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from exposure.header.times import check_mjd
-from exposure.instrument import load_instrument
-from exposure.io.native import open_fits
-from exposure.io.opening import split_choice
-from exposure.io.plain import header_visit_info
 from service.errors import BadMessage, ForbiddenLocation
+
+# what reads files and times (astropy, numba) is loaded by the first message, not by the process that waits for it
 
 __all__ = ["MESSAGE_VERSION", "VisitMessage", "known_of", "local_path", "parse_message", "resolve_message"]
 
@@ -46,6 +43,8 @@ class VisitMessage(BaseModel):
     @classmethod
     def _is_a_date(cls, value: float | None) -> float | None:
         if value is not None:
+            from exposure.header.times import check_mjd
+
             check_mjd(value, f"midpointMjdTai={value}")
         return value
 
@@ -96,6 +95,8 @@ def local_path(uri: str, roots: list[Path]) -> Path:
     ForbiddenLocation
         Another scheme, a remote host, or a path that (after following links) lies outside.
     """
+    from exposure.io.opening import split_choice
+
     parts = urlsplit(uri)
     if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
         raise ForbiddenLocation(f"only local files are read, got scheme {parts.scheme!r} host {parts.netloc!r}")
@@ -119,6 +120,10 @@ def resolve_message(message: VisitMessage, roots: list[Path]) -> VisitMessage:
     ForbiddenLocation, FitsUnreadable, InstrumentError
         With what to do.
     """
+    from exposure.instrument import load_instrument
+    from exposure.io.native import open_fits
+    from exposure.io.plain import header_visit_info
+
     for uri in (message.science, message.psf, message.mask, message.variance, message.wcs):
         if uri is not None:
             local_path(uri, roots)

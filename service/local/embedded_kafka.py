@@ -80,7 +80,7 @@ def install_jars() -> Path:
     partial = target.with_name(f"{target.name}.{os.getpid()}")
     partial.mkdir(parents=True, exist_ok=True)
     pom = partial / "pom.xml"
-    pom.write_text((files("service") / "kafka" / "pom.xml").read_text(encoding="utf-8"), encoding="utf-8")
+    pom.write_text((files("service.local") / "pom.xml").read_text(encoding="utf-8"), encoding="utf-8")
     command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={partial}"]
     done = subprocess.run(
         command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900

@@ -6,11 +6,11 @@ from typing import Any
 
 from exposure import Instrument
 from exposure.io.several import ImageName, images_in, partner_of
+from service.checksums import checksum
 from service.errors import NoPartner
 from service.failures import debugging, typed
+from service.pairs.diff_outputs import DiffOutputs, check_all
 from service.pairs.difference import Difference
-from service.pairs.facts import checksum
-from service.pairs.written_files import DiffOutputs, check_all
 from service.terminal import quiet
 
 __all__ = ["subtract_all"]

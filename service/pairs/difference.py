@@ -16,9 +16,10 @@ from exposure.flagging.missing import forget_missing
 from exposure.io.native import read_planes
 from exposure.io.opening import split_choice
 from exposure.threads import in_threads
+from service.checksums import checksum
 from service.pairs.cards import difference_cards
 from service.pairs.checks import check_distinct, check_one_grid, check_wcs
-from service.pairs.facts import checksum, facts_of
+from service.pairs.facts import facts_of
 from service.pairs.prepare import prepare_pair
 from service.pairs.source_columns import RELIABLE
 from tasks.errors import CallerError

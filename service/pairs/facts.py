@@ -1,6 +1,5 @@
 """What is known of the images of a pair besides their pixels: names, times, filters, calibrations, units."""
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +11,9 @@ from exposure import Exposure, Instrument, PhotoCalib, VisitInfo
 from exposure.errors import ExposureError
 from exposure.header.cards import Cards
 from exposure.io.plain import visit_info_of
+from service.checksums import checksum
 
-__all__ = ["Facts", "checksum", "facts_of", "map_cards"]
+__all__ = ["Facts", "facts_of", "map_cards"]
 
 MOST_MAPS = 9  # that have cards of their own: names of cards have room for one digit
 
@@ -35,15 +35,6 @@ class Facts:
     problem: str = ""
     sha256: str = ""
     maps: fits.Header = field(default_factory=fits.Header, compare=False)
-
-
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file; empty where it cannot be read (whoever reads it says so)."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 def map_cards(exposure: Exposure) -> fits.Header:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.io.writing import replaced, write_table
-from service.pairs.outputs import check_format
+from service.pairs.output_checks import check_format
 from service.pairs.source_columns import RELIABLE
 
 if TYPE_CHECKING:

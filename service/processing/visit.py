@@ -1,11 +1,12 @@
-"""The way of one ccdVisit: image in, difference, association, alert file, one commit."""
+"""Processing of one ccdVisit: image in, difference, association, alert file, one commit."""
 
-from typing import Any
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from astropy.time import Time
-from lsst.pipe.base import Struct
 
 from alerts import AlertArchive, AlertInputs, build_alerts
 from apdb import Claim, Database, Ledger, VisitState, VisitUnitOfWork
@@ -29,10 +30,64 @@ from service.processing.instruments import checked_instrument
 from service.processing.positions import read_positions
 from service.processing.products import difference_path
 from service.processing.task_config import task_overrides
+from service.processing.veto import veto_reason
 from service.settings import Settings
 from tasks import IdGenerator, make_task
 
+if TYPE_CHECKING:
+    from lsst.pipe.base import Struct
+
 __all__ = ["Processor"]
+
+# of the difference task's metadata: what the ledger keeps, and what a veto may look at
+_METRICS = (
+    "kernelResidualRms",
+    "spatialKernelSum",
+    "nKernelUsed",
+    "scaleDiffimVarianceFactor",
+    "convolved",
+    "templateCoveragePercent",
+    "starFluxResidual",
+    "starPositionResidual",
+    "significanceScale",
+)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One claim, the rules of its instrument, and the seconds that its steps took."""
+
+    claim: Claim
+    rules: Instrument
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def ids(self) -> IdGenerator:
+        """Return the generator of the ids of this visit, detector and release; it counts from the beginning."""
+        return IdGenerator(self.rules.packer(), self.claim.visit, self.claim.detector, self.claim.release)
+
+
+@dataclass(frozen=True)
+class _Subtracted:
+    """Science exposure, difference, template on its pixels, and the sources that the association takes.
+
+    Parameters
+    ----------
+    sources
+        Standardised DiaSources (columns of the APDB).
+    rejected, trailed
+        Numbers of sources that were thrown away.
+    metrics
+        Numbers of calibration and subtraction by name.
+    """
+
+    science: Exposure
+    difference: Exposure
+    template: Exposure
+    sources: pd.DataFrame
+    rejected: int
+    trailed: int
+    metrics: dict[str, Any]
 
 
 class Processor:
@@ -50,28 +105,27 @@ class Processor:
         self._months: set[int] = set()
 
     def run(self, claim: Claim) -> dict[str, Any]:
-        """Process one visit to its commit; returns counts and seconds.
+        """Process one visit to its commit; returns state, counts and seconds.
 
         Raises
         ------
         AlertProdError, lsst.pipe.base.NoWorkFound
             Nothing was written.
         """
-        clock, rules = Clock(), checked_instrument(claim.message["instrument"])
+        run = _Run(claim, checked_instrument(claim.message["instrument"]))
         crash_at("start", self._settings.crash_point)
-        with clock.step("open"):
-            science = open_science(claim.message, rules, self._roots)
+        with run.clock.step("open"):
+            science = open_science(claim.message, run.rules, self._roots)
             self._note(claim, science)
         name = claim.message.get("templates") or self._settings.template_set
-        template, report = calibrated_pair(science, rules, self._templates, name, clock)
-        result = self._difference(claim, science, template, rules, clock)
+        template, report = calibrated_pair(science, run.rules, self._templates, name, run.clock)
+        subtracted = _subtract(run, science, template, report)
         crash_at("differenced", self._settings.crash_point)
-        return self._store(claim, science, result, rules, clock, report)
+        return self._store(run, subtracted)
 
     def _note(self, claim: Claim, science: Exposure) -> None:
         """Tell the ledger when and where this is; give way to an earlier visit that is not done."""
-        info = science.visit_info
-        assert info is not None
+        info = science.require_visit_info()
         region = lock_pixels(polygon(*science.sky_corners()))
         earlier = self._ledger.note_times(claim, info.midpoint_mjd_tai, science.band, region)
         if earlier and claim.message.get("midpointMjdTai") is None and claim.attempt == 1:
@@ -81,148 +135,151 @@ class Processor:
             self._database.ensure_partitions(info.midpoint_mjd_tai)
             self._months.add(month)
 
-    def _difference(
-        self, claim: Claim, science: Exposure, template: Exposure, rules: Instrument, clock: Clock
-    ) -> Struct:
-        ids = IdGenerator(rules.packer(), claim.visit, claim.detector, claim.release)
-        task = make_task(ImageDifferenceTask, task_overrides(ImageDifferenceTask, rules, science))
-        with clock.step("difference"):
-            result = task.run(science, science.sources, template, idFactory=ids)
-        with clock.step("standardize"):
-            now = float(Time.now().tai.mjd)
-            table = standardize(result.diaSources, result.subtractedExposure, now)
-            split = filter_dia_sources(result.diaSources, table, result.subtractedExposure.pixel_scale_arcsec())
-        keys = ("kernelResidualRms", "spatialKernelSum", "nKernelUsed", "scaleDiffimVarianceFactor", "convolved",
-                "templateCoveragePercent", "starFluxResidual", "starPositionResidual", "significanceScale")  # fmt: skip
-        metrics = {k: task.metadata[k] for k in keys if k in task.metadata}
-        return Struct(
-            difference=result.subtractedExposure, template=_cut(template, science), sources=split.good,
-            rejected=len(split.rejected), trailed=len(split.trailed), metrics=metrics,
-        )  # fmt: skip
-
-    def _store(
-        self, claim: Claim, science: Exposure, r: Struct, rules: Instrument, clock: Clock, report: dict[str, float]
-    ) -> dict[str, Any]:
+    def _store(self, run: _Run, subtracted: _Subtracted) -> dict[str, Any]:
         """Lock the sky, associate, write the alert file, commit."""
-        info = science.visit_info
-        assert info is not None
-        pixels = lock_pixels(polygon(*science.sky_corners(LOCK_MARGIN)))
-        with self._database.connect() as connection:
-            with clock.step("lock"):
-                locks = sky_locks(connection, pixels)
-                locks.__enter__()
-            try:
-                with VisitUnitOfWork(connection) as work:
-                    counts = self._associate_and_write(claim, science, r, rules, clock, report, work)
-                    crash_at("before_commit", self._settings.crash_point)
-                    with clock.step("commit"):
-                        work.commit()
-                    crash_at("after_commit", self._settings.crash_point)
-            finally:
-                locks.__exit__(None, None, None)
-        return {"state": VisitState.DONE, "counts": counts, "seconds": clock.seconds}
+        pixels = lock_pixels(polygon(*subtracted.science.sky_corners(LOCK_MARGIN)))
+        with self._database.connect() as connection, ExitStack() as held:
+            with run.clock.step("lock"):
+                held.enter_context(sky_locks(connection, pixels))
+            with VisitUnitOfWork(connection) as work:
+                counts = self._associate_and_write(run, subtracted, work)
+                crash_at("before_commit", self._settings.crash_point)
+                with run.clock.step("commit"):
+                    work.commit()
+                crash_at("after_commit", self._settings.crash_point)
+        return {"state": VisitState.DONE, "counts": counts, "seconds": run.clock.seconds}
 
-    def _associate_and_write(
-        self, claim: Claim, science: Exposure, r: Struct, rules: Instrument, clock: Clock, report: dict[str, float],
-        work: VisitUnitOfWork,
-    ) -> dict[str, int]:  # fmt: skip
-        info = science.visit_info
-        assert info is not None
-        now = float(Time.now().tai.mjd)
+    def _associate_and_write(self, run: _Run, subtracted: _Subtracted, work: VisitUnitOfWork) -> dict[str, int]:
+        """Associate, write alert file and products, and fill the unit of work; returns the counts."""
+        claim, now = run.claim, float(Time.now().tai.mjd)
         if claim.message.get("reprocess") == "replace":
             work.remove_visit(claim.visit, claim.detector, now)
-        task = make_task(DiaPipelineTask, task_overrides(DiaPipelineTask, rules, science))
-        report = report | {"associationRadiusArcsec": float(task.config.maxDistArcSeconds)}
-        forced_ids = IdGenerator(rules.packer(), claim.visit, claim.detector, claim.release)
-        with clock.step("ephemerides"):
-            bodies = bodies_of(self._ephemerides, science)
-        with clock.step("associate"):
-            done = task.run(
-                r.sources, r.difference, science, r.template, unitOfWork=work, idGenerator=forced_ids,
-                solarSystemObjectTable=bodies, processedMjdTai=now,
-            )  # fmt: skip
+        task = make_task(DiaPipelineTask, task_overrides(DiaPipelineTask, run.rules, subtracted.science))
+        with run.clock.step("ephemerides"):
+            bodies = bodies_of(self._ephemerides, subtracted.science)
+        with run.clock.step("associate"):
+            associated = task.run(
+                subtracted.sources,
+                subtracted.difference,
+                subtracted.science,
+                subtracted.template,
+                unitOfWork=work,
+                idGenerator=run.ids,
+                solarSystemObjectTable=bodies,
+                processedMjdTai=now,
+            )
         crash_at("associated", self._settings.crash_point)
-        with clock.step("alerts"):
-            inputs = AlertInputs(
-                done.alertDiaSources, done.updatedDiaObjects, done.historySources, done.historyForcedSources,
-                done.diaForcedSources, done.associatedSsSources, r.difference, science, r.template, bodies,
-                self._settings.cutout_psf,
-            )  # fmt: skip
+        with run.clock.step("alerts"):
+            inputs = _alert_inputs(associated, subtracted, bodies, self._settings.cutout_psf)
             file = self._archive.write(claim.visit, claim.detector, claim.attempt, build_alerts(inputs))
-        with clock.step("products"):
-            self._extras(claim, science, r)
-        counts = {
-            "diaSources": len(done.associatedDiaSources), "newObjects": len(done.newDiaSources),
-            "updatedObjects": len(done.updatedDiaObjects) - len(done.newDiaSources), "marginal": len(done.marginalDiaSources),
-            "solarSystem": len(done.associatedSsSources), "forced": len(done.diaForcedSources), "alerts": file.count,
-            "rejected": r.rejected, "trailed": r.trailed, "unconfirmed": len(done.unconfirmedDiaSources),
-        }  # fmt: skip
-        metrics = {
-            k: v for k, v in {**report, **r.metrics}.items() if not (isinstance(v, float) and not np.isfinite(v))
-        }
-        outcome = Outcome(VisitState.DONE, counts, clock.seconds, info.midpoint_mjd_tai, science.band, metrics)
+        with run.clock.step("products"):
+            self._write_products(claim, subtracted)
+        counts = _counts(associated, subtracted, file.count)
+        metrics = subtracted.metrics | {"associationRadiusArcsec": float(task.config.maxDistArcSeconds)}
+        metrics = {k: v for k, v in metrics.items() if not (isinstance(v, float) and not np.isfinite(v))}
+        info = subtracted.science.require_visit_info()
+        seconds, band = run.clock.seconds, subtracted.science.band
+        outcome = Outcome(VisitState.DONE, counts, seconds, info.midpoint_mjd_tai, band, metrics)
         work.finish(claim.visit, claim.detector, claim.attempt, outcome)
         held = veto_reason(self._settings.alert_veto, {**metrics, **counts})
-        work.add_outbox(
-            OutboxEntry(
-                claim.visit,
-                claim.detector,
-                claim.attempt,
-                file.name,
-                file.count,
-                file.checksum,
-                index=file.index,
-                id_xor=file.id_xor(),
-                held=held,
-                traceparent=claim.message.get("traceparent"),
-                shutter_close=_shutter_close(info),
-            )
+        entry = OutboxEntry(
+            claim.visit,
+            claim.detector,
+            claim.attempt,
+            file.name,
+            file.count,
+            file.checksum,
+            index=file.index,
+            id_xor=file.id_xor(),
+            held=held,
+            traceparent=claim.message.get("traceparent"),
+            shutter_close=_shutter_close(info),
         )
+        work.add_outbox(entry)
         return counts | ({"held": file.count} if held else {})
 
-    def _extras(self, claim: Claim, science: Exposure, r: Struct) -> None:
+    def _write_products(self, claim: Claim, subtracted: _Subtracted) -> None:
         """Write the difference image and the fluxes at the configured positions, when asked."""
         directory = self._settings.products_dir
         if directory is None:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        stem = f"{claim.visit}_{claim.detector}_{claim.attempt}"
         path = difference_path(directory, claim.visit, claim.detector, claim.attempt)
-        write_exposure(r.difference, path, cards=map_cards(science))
+        write_exposure(subtracted.difference, path, cards=map_cards(subtracted.science))
         if self._positions is not None:
-            x, y = science.require_wcs().sky_to_pixel(self._positions.ra.to_numpy(), self._positions.dec.to_numpy())
-            inside = science.contains(x, y)
-            info = science.visit_info
-            assert info is not None
-            table = self._positions[inside][["id", "ra", "dec"]].reset_index(drop=True)
-            table.insert(1, "visit", claim.visit)
-            table.insert(2, "detector", claim.detector)
-            table.insert(3, "mjd", info.midpoint_mjd_tai)
-            table.insert(4, "band", science.band)
-            fluxes = measure_pair(r.difference, science, x[inside], y[inside])
-            pd.concat([table, fluxes], axis=1).to_parquet(directory / f"positions_{stem}.parquet")
+            table = _fluxes_at(self._positions, claim, subtracted)
+            table.to_parquet(directory / f"positions_{claim.visit}_{claim.detector}_{claim.attempt}.parquet")
 
 
-def _cut(template: Exposure, science: Exposure) -> Exposure:
-    return template.cutout(*science.bbox)
+def _subtract(run: _Run, science: Exposure, template: Exposure, report: dict[str, float]) -> _Subtracted:
+    """Subtract the template and bring the sources into the columns of the APDB."""
+    task = make_task(ImageDifferenceTask, task_overrides(ImageDifferenceTask, run.rules, science))
+    with run.clock.step("difference"):
+        result = task.run(science, science.sources, template, idFactory=run.ids)
+    difference: Exposure = result.subtractedExposure
+    with run.clock.step("standardize"):
+        table = standardize(result.diaSources, difference, float(Time.now().tai.mjd))
+        split = filter_dia_sources(result.diaSources, table, difference.pixel_scale_arcsec())
+    return _Subtracted(
+        science=science,
+        difference=difference,
+        template=template.cutout(*science.bbox),
+        sources=split.good,
+        rejected=len(split.rejected),
+        trailed=len(split.trailed),
+        metrics={**report, **{k: task.metadata[k] for k in _METRICS if k in task.metadata}},
+    )
+
+
+def _alert_inputs(
+    associated: "Struct", subtracted: _Subtracted, bodies: pd.DataFrame | None, cutout_psf: str
+) -> AlertInputs:
+    return AlertInputs(
+        associated.alertDiaSources,
+        associated.updatedDiaObjects,
+        associated.historySources,
+        associated.historyForcedSources,
+        associated.diaForcedSources,
+        associated.associatedSsSources,
+        subtracted.difference,
+        subtracted.science,
+        subtracted.template,
+        bodies,
+        cutout_psf,
+    )
+
+
+def _counts(associated: "Struct", subtracted: _Subtracted, alerts: int) -> dict[str, int]:
+    """Return what the ledger says of the rows of a visit."""
+    founded = len(associated.newDiaSources)
+    return {
+        "diaSources": len(associated.associatedDiaSources),
+        "newObjects": founded,
+        "updatedObjects": len(associated.updatedDiaObjects) - founded,
+        "marginal": len(associated.marginalDiaSources),
+        "solarSystem": len(associated.associatedSsSources),
+        "forced": len(associated.diaForcedSources),
+        "alerts": alerts,
+        "rejected": subtracted.rejected,
+        "trailed": subtracted.trailed,
+        "unconfirmed": len(associated.unconfirmedDiaSources),
+    }
+
+
+def _fluxes_at(positions: pd.DataFrame, claim: Claim, subtracted: _Subtracted) -> pd.DataFrame:
+    """Return fluxes (nJy) at those of the positions (columns id, ra, dec; ICRS deg) that lie on the image."""
+    science = subtracted.science
+    x, y = science.require_wcs().sky_to_pixel(positions.ra.to_numpy(), positions.dec.to_numpy())
+    inside = science.contains(x, y)
+    table = positions[inside][["id", "ra", "dec"]].reset_index(drop=True)
+    table.insert(1, "visit", claim.visit)
+    table.insert(2, "detector", claim.detector)
+    table.insert(3, "mjd", science.require_visit_info().midpoint_mjd_tai)
+    table.insert(4, "band", science.band)
+    return pd.concat([table, measure_pair(subtracted.difference, science, x[inside], y[inside])], axis=1)
 
 
 def _shutter_close(info: VisitInfo) -> float | None:
     """Return the end of the exposure (MJD TAI), None when its length is not known."""
     close = info.midpoint_mjd_tai + 0.5 * info.exposure_time / 86_400
     return float(close) if np.isfinite(close) else None
-
-
-def veto_reason(limits: dict[str, float], found: dict[str, Any]) -> str | None:
-    """Return why the alerts of a visit are held, None when they are not.
-
-    A metric that has a limit and was not measured holds them too: nobody knows that the subtraction is good.
-    """
-    reasons = []
-    for name, limit in sorted(limits.items()):
-        value = found.get(name)
-        if not isinstance(value, int | float) or not np.isfinite(value):
-            reasons.append(f"{name} was not measured")
-        elif value > limit:
-            reasons.append(f"{name} is {value:g}, more than {limit:g}")
-    return "; ".join(reasons) or None

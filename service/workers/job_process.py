@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import deque
 from contextlib import suppress
+from dataclasses import asdict
 from typing import IO, Any
 
 from apdb import Claim
@@ -106,7 +107,7 @@ class JobProcess:
         """Hand over a claim and wait for the answer."""
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(claim.__dict__) + "\n")
+            self.process.stdin.write(json.dumps(asdict(claim)) + "\n")
         except OSError as error:
             raise JobCrashed("the job process is gone") from error
         return self.read(timeout_s)

@@ -18,7 +18,7 @@ from exposure.io.writing import write_exposure
 from service.commands.diff import summary
 from service.commands.main import app
 from service.errors import OutputError, SameImage
-from service.pairs.outputs import check_outputs
+from service.pairs.output_checks import check_outputs
 from tests.support.pairs import SIDE, make_pair, wcs
 
 
@@ -203,7 +203,7 @@ def test_outputs_that_cannot_be_are_refused_before_anything_is_read(tmp_path, ou
 
 def test_an_input_with_an_extension_is_an_input(tmp_path):
     (tmp_path / "m.fits").write_text("")
-    from service.pairs.outputs import file_of
+    from service.pairs.output_checks import file_of
 
     assert file_of(tmp_path / "m.fits[2]") == tmp_path / "m.fits"
     with pytest.raises(OutputError, match="over the input"):

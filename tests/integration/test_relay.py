@@ -19,7 +19,7 @@ from apdb.errors import NotFound
 from apdb.queue.holds import drop_held, held, release_held
 from apdb.queue.status import service_status
 from service.local.campaign import consume_alerts
-from service.processing.visit import veto_reason
+from service.processing.veto import veto_reason
 from tests.support.outbox_rows import fill, patient
 
 

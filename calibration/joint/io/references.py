@@ -105,7 +105,7 @@ def load_references(table: pd.DataFrame, config: ReferenceConfig, circle: Circle
     out = out.take(np.flatnonzero(good))
     if not len(out):
         mend = (
-            f"check fluxes, errors and filters of the catalogue ({', '.join(filter_names)})" if len(inside) else
+            f"check fluxes, errors and filters of the catalogue ({', '.join(wanted.filter_names)})" if len(inside) else
             "check that the catalogue is of this field and in ICRS, and what the images' WCS say (CRVAL1, CRVAL2, RADESYS, "
             "EQUINOX: images of another equinox are brought to ICRS)"
         )  # fmt: skip

@@ -11,7 +11,7 @@ from exposure.io.native import read_header, read_planes
 from exposure.io.several import images_in, partner_of
 from service.errors import ForbiddenLocation
 from service.intake.message import local_path
-from service.pairs.written_files import DiffOutputs
+from service.pairs.diff_outputs import DiffOutputs
 
 RULES = Instrument.model_validate(
     {"name": "any", "pixel_scale": 1.0, "planes": {"image": "SCI", "sigma": "ERR", "mask": "DQ"}}

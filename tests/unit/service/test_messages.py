@@ -6,7 +6,8 @@ import psycopg
 import pytest
 
 from service.errors import BadMessage
-from service.intake.ingest import _decode, _lasting
+from service.intake.dead_letters import reason_of
+from service.intake.ingest import _decode
 from service.intake.message import parse_message
 from tasks.errors import TransientError
 
@@ -33,7 +34,7 @@ def test_bytes_that_are_no_json(value):
 
 
 def test_the_database_tells_whose_fault_it_is():
-    refused = _lasting(psycopg.errors.UntranslatableCharacter("unsupported Unicode escape sequence"))
+    refused = reason_of(psycopg.errors.UntranslatableCharacter("unsupported Unicode escape sequence"))
     assert isinstance(refused, BadMessage)
     for error in (
         psycopg.OperationalError("gone"),
@@ -41,4 +42,4 @@ def test_the_database_tells_whose_fault_it_is():
         OSError(5, "Input/output"),
     ):
         with pytest.raises(TransientError):  # the next messages would end like this one: none is buried
-            _lasting(error)
+            reason_of(error)

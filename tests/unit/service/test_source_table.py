@@ -13,7 +13,7 @@ from exposure import load_instrument
 from exposure.instrument import HeaderRule
 from service.errors import OutputError
 from service.pairs.difference import difference_files
-from service.pairs.outputs import TABLES, check_format
+from service.pairs.output_checks import TABLES, check_format
 from service.pairs.source_columns import COLUMNS, FLAG_BITS, IMAGE_UNIT
 from service.pairs.source_files import _WRITERS, write_sources
 from service.pairs.source_table import source_table

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.pairs.outputs import check_format, check_outputs, writing
+from service.pairs.output_checks import check_format, check_outputs, writing
 
 if TYPE_CHECKING:
     from service.pairs.difference import Difference

@@ -1,0 +1,36 @@
+"""What operators and their machines ask of the service: alive, ready, metrics."""
+
+from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+
+from apdb.errors import DatabaseUnavailable, SchemaMismatch
+from service.api.metrics import render_metrics
+from service.api.problems import RETRY_AFTER_S, problem
+from service.api.resources import Shared
+
+__all__ = ["operations"]
+
+operations = APIRouter(tags=["operations"])
+
+
+@operations.get("/healthz")
+def healthz() -> PlainTextResponse:
+    """Alive."""
+    return PlainTextResponse("ok\n")
+
+
+@operations.get("/readyz", response_model=None)
+def readyz(shared: Shared) -> Response:
+    """Ready: the database answers and has the right schema."""
+    try:
+        shared.database.check_schema()
+    except (DatabaseUnavailable, SchemaMismatch) as error:
+        return problem(503, error.code, str(error), RETRY_AFTER_S)
+    return PlainTextResponse("ready\n")
+
+
+@operations.get("/metrics")
+def metrics(shared: Shared) -> Response:
+    """OpenMetrics."""
+    text = render_metrics(shared.database, shared.settings.alert_topic)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

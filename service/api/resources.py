@@ -1,0 +1,67 @@
+"""What the handlers of the HTTP API work with: settings, database, ledger, the answers to reads, names of schemas."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request
+
+from apdb import Database, Ledger
+from service.api.answers import STREAM_TIMEOUT_S, Answers
+from service.settings import Settings
+
+__all__ = ["Resources", "Shared", "open_resources", "resources_of", "set_resources"]
+
+STATEMENT_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True)
+class Resources:
+    """One per application; handlers run in several threads and share it.
+
+    Parameters
+    ----------
+    settings
+        Settings of the service.
+    database
+        Connections whose statements are short.
+    ledger
+        States of visits.
+    answers
+        Streamed answers, from read-only connections of their own.
+    subjects
+        Names under which the schema registry has the alert schemas.
+    """
+
+    settings: Settings
+    database: Database
+    ledger: Ledger
+    answers: Answers
+    subjects: tuple[str, ...]
+
+
+def open_resources(settings: Settings) -> Resources:
+    """Return the resources of an application; the database is not asked yet.
+
+    Raises
+    ------
+    SettingsError
+        No database is named.
+    """
+    database = Database(settings.database(), statement_timeout_s=STATEMENT_TIMEOUT_S)
+    answers = Answers(Database(settings.database(), STREAM_TIMEOUT_S, read_only=True))
+    subjects = (settings.schema_subject, f"{settings.alert_topic}-value")
+    return Resources(settings, database, Ledger(database), answers, subjects)
+
+
+def set_resources(app: FastAPI, resources: Resources) -> None:
+    """Give an application what its handlers work with."""
+    app.state.resources = resources
+
+
+async def resources_of(request: Request) -> Resources:
+    """Return what the application that answers a request works with."""
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+Shared = Annotated[Resources, Depends(resources_of)]
