@@ -15,6 +15,8 @@ changed. Nothing is loaded before it is asked for. The reference is ``docs/pytho
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from alertprod.rooms import claim_rooms
+
 if TYPE_CHECKING:
     from alertprod.alert import Alert
     from alertprod.database import open_apdb
@@ -36,6 +38,8 @@ _WHERE = {
     "read": "alertprod.reading",
     "subtract": "alertprod.difference",
 }  # fmt: skip
+
+claim_rooms()
 
 __all__ = [
     "Alert",

@@ -38,19 +38,19 @@ class IdSizes(BaseModel):
     """Upper bounds that set the widths of the id fields."""
 
     model_config = _STRICT
-    n_visits: int = 10**11
-    n_detectors: int = 1
-    n_releases: int = 64
+    n_visits: int = Field(10**11, gt=0)
+    n_detectors: int = Field(1, gt=0)
+    n_releases: int = Field(64, gt=0)
 
 
 class Characterize(BaseModel):
     """Numbers of the characterisation that depend on the camera."""
 
     model_config = _STRICT
-    background_mesh: int = 64
-    psf_order: int = 2
+    background_mesh: int = Field(64, ge=8)
+    psf_order: int = Field(2, ge=0)
     astrometry: Literal["header", "relative"] = "header"
-    systematic_fraction: float = 0.0
+    systematic_fraction: float = Field(0.0, ge=0, allow_inf_nan=False)
     smoothing: float = Field(0.0, ge=0, le=3, description="sigma in px of a Gaussian that undersampled images need")
 
 
@@ -61,6 +61,8 @@ class Instrument(BaseModel):
     name: str
     pixel_scale: float | None = Field(
         None,
+        gt=0,
+        allow_inf_nan=False,
         description="nominal arcsec per pixel, the scale of its templates; without it, that of the first frame's WCS",
     )
     planes: Planes = Planes()
@@ -177,5 +179,9 @@ def _load(found: Path, changed_ns: int, size: int) -> Instrument:
     try:
         raw = yaml.safe_load(found.read_text(encoding="utf-8"))
         return Instrument.model_validate(raw, context={"folder": found.parent})
+    except UnicodeDecodeError as error:
+        raise InstrumentError(f"instrument file {found} is no text in UTF-8: {error}; save it as such") from error
+    except OSError as error:
+        raise InstrumentError(f"instrument file {found} cannot be read: {error.strerror or error}") from error
     except (ValidationError, yaml.YAMLError) as error:
         raise InstrumentError(f"instrument file {found} is wrong: {error}") from error

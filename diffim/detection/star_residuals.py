@@ -10,6 +10,7 @@ from exposure.stars import Stars
 from tasks.arrays import F64, nearest_pixels
 
 __all__ = ["StarResiduals", "star_residuals"]
+CHANGED = 0.3  # of the light of a source: it appeared, went or varied, and says nothing of constant stars
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ def star_residuals(difference: Exposure, sources: Stars, side: int = 15) -> Star
     cov = np.einsum("nkl,nlm,npm->nkp", inverse, np.einsum("nkij,nij,nlij->nkl", basis, var, basis), inverse)
     relative = fitted / flux[:, None]
     noise = np.einsum("nkk->nk", cov) / flux[:, None] ** 2
+    constant = ~(np.abs(relative[:, 0]) > CHANGED)
+    if (
+        3 * np.count_nonzero(constant) >= constant.size
+    ):  # else it is the subtraction that is poor, not the stars that vary
+        relative, noise = relative[constant], noise[constant]
     excess = [_excess(relative[:, k], noise[:, k]) for k in range(3)]
     return StarResiduals(excess[0], float(np.sqrt(0.5 * (excess[1] ** 2 + excess[2] ** 2))), len(chosen))
 

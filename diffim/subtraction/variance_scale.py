@@ -47,8 +47,14 @@ def scale_variance(exposure: Exposure, limit: float = 10.0, *, static_sky: bool 
     return factor
 
 
-def check_variance(exposure: Exposure, limit: float = 10.0) -> None:
+def check_variance(exposure: Exposure, limit: float = 10.0, *, relative: bool = False) -> None:
     """Refuse a variance plane that is none: stars would be found, and PSFs measured, by a noise that the image has not.
+
+    Parameters
+    ----------
+    relative
+        The plane comes of weights, which many programs write without a scale (exposure times, relative sensitivities):
+        it is scaled, in place, to the noise of the sky.
 
     Raises
     ------
@@ -64,12 +70,20 @@ def check_variance(exposure: Exposure, limit: float = 10.0) -> None:
     inverse = (
         abs(np.log(factor * usual * usual)) < 1.0 and abs(np.log(factor)) > 2.0
     )  # noise^2 = factor x usual = 1 / usual
+    if relative and not inverse:
+        exposure.variance *= np.float32(factor)
+        return
     if factor <= limit and not inverse:
         return
     meant = "sigma" if abs(np.log(factor / usual)) < 1.0 else "weight"
-    hint = f": if it holds {_MEANT[meant]}, name it as planes.{meant} in the instrument file"
+    if relative:
+        hint = ": weights as large as the sky's variance: name them as planes.variance where they are that, else scale them"
+    elif inverse or meant == "sigma":
+        hint = f": if it holds {_MEANT[meant]}, name it as planes.{meant} in the instrument file"
+    else:
+        hint = ": correct it, or leave it out, by an instrument file without planes.variance, and the noise is measured"
     raise DifferencingError(
-        f"the variance plane is wrong by a factor {factor:.3g}" + (hint if inverse or meant == "sigma" else ""),
+        f"the variance plane is wrong by a factor {factor:.3g}{hint}",
         **exposure.where,
     )  # fmt: skip
 

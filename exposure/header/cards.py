@@ -147,11 +147,12 @@ class Cards:
         That of the image where it has one, with the primary header behind it only where INHERIT says so; half a WCS
         is never filled up with the cards of another header.
         """
+        if Cards(self._headers[:1], self.name).word("INHERIT") == "TRUE":
+            return self
         first = next((k for k, header in enumerate(self._headers) if _names_sky(Cards([header], self.name))), None)
         if first is None:
             return Cards(self._headers[:1], self.name)
-        own = Cards([self._headers[first]], self.name)
-        return self if first == 0 and own.word("INHERIT") == "TRUE" else own
+        return Cards([self._headers[first]], self.name)
 
 
 def _names_sky(cards: Cards) -> bool:

@@ -3,7 +3,7 @@
 import re
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from exposure.errors import CardInvalid, InstrumentError
 from exposure.header.cards import Cards, Source, as_number
@@ -28,6 +28,15 @@ class HeaderRule(BaseModel):
     regex: str | None = None
     factor: float = 1.0
     offset: float = 0.0
+
+    @field_validator("regex")
+    @classmethod
+    def _compiles(cls, regex: str | None) -> str | None:
+        try:
+            re.compile(regex or "")
+        except re.error as error:
+            raise ValueError(f"{regex!r} is no regular expression: {error}") from error
+        return regex
 
     def text(self, header: Source) -> str:
         """Return the raw text of the card, cut out by the regex.

@@ -154,13 +154,17 @@ def read_mask(hdu: Any, names: dict[str, int]) -> I32:
     Raises
     ------
     FitsUnreadable
-        It holds no two-dimensional image of integers.
+        It holds no two-dimensional image of integers (or, where no bit is named, of floats).
     """
     data = _stored(hdu, hdu.name)
-    if data.dtype.kind not in "iu":
-        raise FitsUnreadable(f"the mask in extension {hdu.name!r} holds no integers but {data.dtype.name}")
     scale, zero, _ = _scaling(hdu.header, data.dtype)
-    if scale != 1 or zero != int(zero):
+    flags = data.dtype.kind == "f" and not names  # programs that know only floats write flags as such
+    if data.dtype.kind not in "iu" and not flags:
+        raise FitsUnreadable(
+            f"the mask in extension {hdu.name!r} holds no integers but {data.dtype.name}, which have no bits to name: write "
+            "it as integers"
+        )
+    if scale != 1 or zero != int(zero) or (flags and zero):
         raise FitsUnreadable(
             f"the mask in extension {hdu.name!r} is scaled by BSCALE={scale}, BZERO={zero}: bits are not"
         )

@@ -36,7 +36,10 @@ def prepare_pair(
         Shapes that differ though the pair is registered; no pixel in common.
     """
     if registered and new.image.shape != old.image.shape:
-        raise MismatchError(f"registered images must have one shape, got {new.image.shape} and {old.image.shape}")
+        raise MismatchError(
+            f"registered images must have one shape, got {new.image.shape} and {old.image.shape} (height, width): cut "
+            "both to the part that they share, or use --register (their stars say how one lies on the other)"
+        )
     in_threads(partial(mend_with_sky, rules=rules), (new, old))
     aligned = registered or register  # else the template loses its sky once it is resampled
     in_threads(partial(subtract_sky, rules=rules), (new, old) if aligned else (new,))
@@ -60,7 +63,7 @@ def subtract_sky(exposure: Exposure, rules: Instrument) -> None:
         return
     subtract_plane(exposure, MESH)
     subtract_mesh(exposure, MESH, "SAT", "BAD")
-    check_variance(exposure)
+    check_variance(exposure, relative=bool(exposure.metadata.get("weighted")))
 
 
 def kernel_candidates(exposure: Exposure, rules: Instrument) -> Stars:

@@ -431,6 +431,19 @@ def weight(hdus: fits.HDUList, image: Pixels) -> None:
     hdus.append(fits.ImageHDU(plane, name="WEIGHT"))
 
 
+def relative_weight(hdus: fits.HDUList, image: Pixels) -> None:
+    """Weights that are right but for their scale, zero where nothing is known."""
+    weight(hdus, image)
+    hdus[-1].data *= 5e4
+
+
+def float_flags(hdus: fits.HDUList, image: Pixels) -> None:
+    """A mask of floats, 1 where a pixel is bad; it has no value there either."""
+    plane = np.zeros(image.shape, np.float32)
+    plane[BLOCK] = 1
+    hdus += [fits.ImageHDU(plane, name="MASK"), fits.ImageHDU(np.where(plane, 0, _variance(image)), name="VARIANCE")]
+
+
 def mask(hdus: fits.HDUList, image: Pixels) -> None:
     """A mask of unsigned 16 bit whose plane 3 is NO_DATA."""
     plane = np.zeros(image.shape, np.uint16)
@@ -451,7 +464,7 @@ def _pixels_with(value: float, where: object) -> Callable[[fits.HDUList, Pixels]
 
 CORNER = np.add.outer(np.arange(SIDE), np.arange(SIDE)) < 34
 PLANES: tuple[Callable[[fits.HDUList, Pixels], None], ...] = (
-    nothing, variance, *map(_variance_with, (np.nan, 0.0, -5.0, np.inf, 1e30)), weight, mask,
+    nothing, variance, *map(_variance_with, (np.nan, 0.0, -5.0, np.inf, 1e30)), weight, mask, relative_weight, float_flags,
     _pixels_with(np.nan, BLOCK), _pixels_with(0.0, BLOCK), _pixels_with(0.0, CORNER),
 )  # fmt: skip
 

@@ -295,6 +295,25 @@ def test_import_is_fast_and_complete():
     assert (Path(alertprod.__file__).parent / "py.typed").exists()
 
 
+def test_modules_with_the_names_of_rooms_in_the_working_directory_do_no_harm(tmp_path):
+    (tmp_path / "tasks.py").write_text("raise SystemExit(7)")
+    for folder in ("alerts", "service", "exposure"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "service" / "__init__.py").write_text("raise SystemExit(8)")
+
+    def python(code):
+        return subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = python(
+        "import alertprod; alertprod.read; alertprod.Alert; import service.pairs.difference; print(service.__file__)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).parent == Path(alertprod.__file__).parent.parent / "service"
+    done = python("import alerts, alertprod")
+    assert done.returncode == 1
+    assert "ImportError: alertprod has a package 'alerts'" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

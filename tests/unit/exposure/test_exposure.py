@@ -275,6 +275,16 @@ def test_instrument_files_are_checked(tmp_path):
     bad.write_text("name: bad\npixel_scale: 1\nnonsense: 3\n")
     with pytest.raises(InstrumentError, match="nonsense"):
         load_instrument(str(bad))
+    for text, said in {
+        "band: {key: FILTER, regex: '(('}": "regular expression", "pixel_scale: -1": "pixel_scale", "pixel_scale: .nan": "pixel_scale",
+        "ids: {n_visits: 0}": "n_visits", "characterize: {background_mesh: 0}": "background_mesh",
+    }.items():  # fmt: skip
+        bad.write_text(f"name: bad\n{text}\n")
+        with pytest.raises(InstrumentError, match=said):
+            load_instrument(str(bad))
+    bad.write_bytes("name: caf\xe9\n".encode("latin-1"))
+    with pytest.raises(InstrumentError, match="UTF-8"):
+        load_instrument(str(bad))
     assert isinstance(load_instrument("simcam"), Instrument)
     assert visit_from_mjd(58107.5) == 17122043200
 

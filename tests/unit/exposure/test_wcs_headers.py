@@ -242,6 +242,13 @@ def test_the_wcs_is_that_of_the_image_alone():
     assert SkyWcs.from_header(Cards([fits.Header(), whole])).terms.pv
     half["INHERIT"] = True
     assert SkyWcs.from_header(Cards([half, whole])).terms.crval[0] == 10.0
+    axes, rest = cards(CTYPE1=None, CTYPE2=None, CRVAL1=None, CRVAL2=None), fits.Header()
+    for key in ("CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2"):
+        rest[key] = cards()[key]
+    with pytest.raises(WcsUnsupported, match="half a WCS"):
+        SkyWcs.from_header(Cards([axes, rest]))
+    axes["INHERIT"] = True
+    assert SkyWcs.from_header(Cards([axes, rest])).terms == SkyWcs.from_header(cards()).terms
 
 
 def test_catalogues_keep_a_wcs_to_the_last_bit(tmp_path):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from diffim.detection.star_residuals import star_residuals
+from exposure.stars import Stars
 from tests.support.difference_scene import scene, subtract
 
 
@@ -33,3 +35,18 @@ def test_a_crowded_field_does_not_fail():
     z = (d.image / np.sqrt(d.variance))[20:-20, 20:-20]
     assert 1.4826 * np.median(np.abs(z)) == pytest.approx(1, abs=0.06)
     assert len(r.diaSources) < 10
+
+
+@pytest.mark.parametrize(("changed", "least", "most"), [(0, 0.0, 0.02), (3, 0.0, 0.02), (7, 0.3, 1.0)])
+def test_stars_that_went_do_not_widen_the_noise_of_those_that_stayed(changed, least, most):
+    """Of nine stars of S/N above 100 some are gone; where most are, the subtraction is poor and that must be told."""
+    there, s = scene(2.0, 5.0, 1, size=256, n=9, flux=(1000, 2000))
+    rng, level = np.random.default_rng(3), 0.5 * s.psfFlux.to_numpy()
+    there.image[:] = rng.normal(size=there.image.shape) * np.sqrt(there.variance)
+    stamps = there.psf.image_at(s.x.to_numpy(), s.y.to_numpy())
+    half = stamps.shape[-1] // 2
+    for k in range(changed):
+        x, y = (int(np.floor(s[c][k] + 0.5)) - o for c, o in zip("xy", there.origin, strict=True))
+        there.image[y - half : y + half + 1, x - half : x + half + 1] -= level[k] * stamps[k]
+    found = star_residuals(there, Stars.of(s))
+    assert least <= found.flux_error <= most
