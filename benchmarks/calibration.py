@@ -22,9 +22,10 @@ from scipy.spatial import cKDTree
 
 from calibration.joint.config import JointcalConfig
 from calibration.joint.io.files import read_headers
-from calibration.joint.model.data import ARCSEC, unit_vectors
+from calibration.joint.model.data import ARCSEC
 from calibration.joint.task import JointcalTask
 from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
+from tasks.sphere import unit_vectors
 
 ZERO_MAG = 31.4
 

@@ -17,6 +17,7 @@ from calibration.sources import detect_sources
 from calibration.zeropoint import calibrate
 from exposure import ApCorrMap, ChebyshevField, Exposure, Instrument, PhotoCalib
 from exposure.apcorr import PSF_FLUX
+from exposure.photocalib import AB_ZEROPOINT
 from exposure.photometry import forced_psf_photometry
 from tasks.arrays import nearest_pixels
 from tasks.reprs import short_repr
@@ -175,7 +176,7 @@ def _calibrate(
         report["zeropointMatches"] = float(len(matches))
     exposure.photo_calib = calibrate(exposure, rules, matches)
     _apply_variation(exposure, sources)
-    report["zeropoint"] = 31.4 - 2.5 * float(np.log10(exposure.photo_calib.mean))
+    report["zeropoint"] = AB_ZEROPOINT - 2.5 * float(np.log10(exposure.photo_calib.mean))
 
 
 def _apply_variation(exposure: Exposure, sources: pd.DataFrame) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 from astropy.io.fits import Header
 
 from exposure.camera import Camera
+from exposure.photocalib import AB_ZEROPOINT as AB
 from exposure.wcs.mapped import deproject, sip_approximation
 from simulation.optics import (
     CHIP,
@@ -29,7 +30,6 @@ from tasks.arrays import F64, I64
 
 __all__ = ["MosaicSettings", "MosaicSurvey", "simulate_mosaic"]
 
-AB = 31.4  # mag of one nJy
 SKY_NOISE = 155.0  # counts under a star: S/N 10 at mag 23
 EPOCH = 57000.0  # MJD TAI of positions and motions
 _FLAGS = {

@@ -7,6 +7,7 @@ import pandas as pd
 from astropy.coordinates import get_body_barycentric_posvel, solar_system_ephemeris
 from astropy.time import Time
 
+from exposure.photocalib import AB_ZEROPOINT
 from tasks.arrays import F64
 
 __all__ = ["Asteroids", "make_asteroids"]
@@ -57,7 +58,7 @@ class Asteroids:
         for k, axis in enumerate("xyz"):
             out[f"helio_{axis}"], out[f"topo_{axis}"] = p[:, k], topo[:, k]
             out[f"helio_v{axis}"], out[f"topo_v{axis}"] = v[:, k], v[:, k] - earth_v[k]
-        out["ephVmag"] = 31.4 - 2.5 * np.log10(self.flux)
+        out["ephVmag"] = AB_ZEROPOINT - 2.5 * np.log10(self.flux)
         return out
 
 

@@ -17,8 +17,10 @@ from calibration.joint.solve.fit import FitReport
 from calibration.joint.solve.minimize import evaluate, star_blocks
 from calibration.joint.solve.problem import Fittable
 from exposure import PhotoCalib
+from exposure.photocalib import AB_ZEROPOINT
 from exposure.wcs.mapped import ComposedWcs
 from tasks.arrays import F64, I64, Flags
+from tasks.sphere import sky_positions
 
 __all__ = [
     "AstrometryHalf",
@@ -165,8 +167,7 @@ def positions(problem: AstrometryProblem) -> tuple[F64, F64]:
     """Return fitted RA and Dec (M,) of the stars at the epoch of the fit, degrees."""
     s = problem.stars
     vectors = s.vector + ARCSEC * (s.coordinates[:, :1] * s.east + s.coordinates[:, 1:2] * s.north)
-    ra = np.degrees(np.arctan2(vectors[:, 1], vectors[:, 0])) % 360.0
-    return ra, np.degrees(np.arctan2(vectors[:, 2], np.hypot(vectors[:, 0], vectors[:, 1])))
+    return sky_positions(vectors)
 
 
 def star_table(astrometry: AstrometryHalf | None, photometry: PhotometryHalf | None) -> pd.DataFrame:
@@ -238,7 +239,7 @@ def _flux(problem: PhotometryProblem, inverse: F64) -> tuple[F64, F64]:
     value, variance = problem.stars.value[:, 0], inverse[:, 0, 0]
     if not problem.layout.magnitude:
         return value, variance
-    flux = 10.0 ** (-0.4 * (value - 31.4))
+    flux = 10.0 ** (-0.4 * (value - AB_ZEROPOINT))
     return flux, (flux / POGSON) ** 2 * variance
 
 

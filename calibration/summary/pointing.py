@@ -9,6 +9,7 @@ from exposure import SkyWcs
 from exposure.camera import Camera
 from exposure.wcs.mapped import deproject, project
 from tasks.arrays import F64, Box
+from tasks.sphere import sky_positions, unit_vectors
 
 __all__ = ["Pointing", "fit_pointing"]
 
@@ -61,18 +62,8 @@ def fit_pointing(wcs: "dict[int, tuple[SkyWcs, Box]]", camera: Camera) -> Pointi
         ra.append(r)
         dec.append(d)
     positions, sky_ra, sky_dec = np.concatenate(focal), np.concatenate(ra), np.concatenate(dec)
-    vectors = np.stack(
-        [
-            np.cos(np.radians(sky_dec)) * np.cos(np.radians(sky_ra)),
-            np.cos(np.radians(sky_dec)) * np.sin(np.radians(sky_ra)),
-            np.sin(np.radians(sky_dec)),
-        ],
-        1,
-    ).mean(0)
-    start = (
-        float(np.degrees(np.arctan2(vectors[1], vectors[0])) % 360.0),
-        float(np.degrees(np.arctan2(vectors[2], np.hypot(vectors[0], vectors[1])))),
-    )
+    start_ra, start_dec = sky_positions(unit_vectors(sky_ra, sky_dec).mean(0))
+    start = float(start_ra), float(start_dec)
     fits = [_fit(positions, sky_ra, sky_dec, start, mirrored) for mirrored in (False, True)]
     return min(fits, key=lambda p: p.scatter)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from calibration.joint.result import AstrometryHalf, JointResult, PhotometryHalf, residuals
+from exposure.photocalib import AB_ZEROPOINT
 from exposure.quantiles import scatter
 from tasks.arrays import F64, Flags
 
@@ -137,7 +138,7 @@ def _repeatability_picture(half: PhotometryHalf, path: Path) -> Path:
     residual, count = residuals(problem)
     value = problem.stars.value[problem.star_index, 0]
     with np.errstate(invalid="ignore", divide="ignore"):
-        mag = value if problem.layout.magnitude else 31.4 - 2.5 * np.log10(value)
+        mag = value if problem.layout.magnitude else AB_ZEROPOINT - 2.5 * np.log10(value)
         off = residual[:, 0] if problem.layout.magnitude else 1.0857 * residual[:, 0] / value
     index, _ = half.associated.stars.measurements_of(half.which)
     use = problem.kept & (count >= 2) & np.isfinite(mag) & np.isfinite(off)

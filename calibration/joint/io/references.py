@@ -15,9 +15,10 @@ from calibration.errors import JointCalibrationError
 from calibration.joint.config import ReferenceConfig
 from calibration.joint.io.files import read_fits_table
 from calibration.joint.io.reference_units import check_fluxes, check_units, epochs_mjd
-from calibration.joint.model.data import ARCSEC, tangent_frames, unit_vectors
+from calibration.joint.model.data import ARCSEC, tangent_frames
 from calibration.joint.model.references import Circle, References
 from tasks.arrays import F64
+from tasks.sphere import unit_vectors
 
 __all__ = ["Wanted", "colour_corrected", "load_references", "read_catalogue", "read_colorterms"]
 

@@ -8,7 +8,7 @@ import numpy as np
 from calibration.joint.config import JointcalConfig
 from calibration.joint.model.astrometry import AstrometryProblem, Layout, MeasuredPositions, StarAstrometry
 from calibration.joint.model.basis import design, fit_terms, n_terms, term_degrees
-from calibration.joint.model.data import ARCSEC, Images, tangent_frames, unit_vectors
+from calibration.joint.model.data import ARCSEC, Images, tangent_frames
 from calibration.joint.model.frames import image_frames, tangent_points
 from calibration.joint.model.linearise import Frames
 from calibration.joint.model.rows import ModelParameters
@@ -16,6 +16,7 @@ from calibration.joint.model.stars import Associated
 from exposure.camera import Camera
 from exposure.wcs.mapped import ComposedWcs, PolynomialMap
 from tasks.arrays import F64, I64, Flags
+from tasks.sphere import unit_vectors
 
 __all__ = ["AstrometryBuilder", "build_wcs"]
 

@@ -8,15 +8,9 @@ from exposure import SkyWcs
 from exposure.wcs.mapped import ComposedWcs
 from tasks.arrays import F64, I64, Flags
 
-__all__ = ["ARCSEC", "Images", "Measurements", "Stars", "tangent_frames", "unit_vectors"]
+__all__ = ["ARCSEC", "Images", "Measurements", "Stars", "tangent_frames"]
 
 ARCSEC = np.pi / 648000.0  # rad
-
-
-def unit_vectors(ra_deg: F64, dec_deg: F64) -> F64:
-    """Return unit vectors (..., 3) of ICRS positions (...), degrees."""
-    ra, dec = np.radians(ra_deg), np.radians(dec_deg)
-    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
 
 
 def tangent_frames(vectors: F64) -> tuple[F64, F64]:

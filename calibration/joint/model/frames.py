@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from calibration.joint.model.data import Images, tangent_frames, unit_vectors
+from calibration.joint.model.data import Images, tangent_frames
 from calibration.joint.model.linearise import Frames
 from exposure.camera import Camera
 from tasks.arrays import F64, I64
+from tasks.sphere import sky_positions, unit_vectors
 
 __all__ = ["fit_epoch", "image_frames", "tangent_points"]
 
@@ -38,7 +39,7 @@ def tangent_points(images: Images, visit_index: I64) -> F64:
             [images.wcs[i].pixel_to_sky(*middle) for i, middle in zip(of, corner + size / 2, strict=True)]
         )
         mean = unit_vectors(middles[:, 0], middles[:, 1]).mean(0)
-        out[v] = np.degrees(np.arctan2(mean[1], mean[0])) % 360, np.degrees(np.arctan2(mean[2], np.hypot(*mean[:2])))
+        out[v] = sky_positions(mean)
     return out
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from calibration.joint.model.basis import n_terms, terms
 from calibration.joint.model.rows import ModelParameters, Rows
+from exposure.photocalib import AB_ZEROPOINT
 from tasks.arrays import F64, I64, Flags
 from tasks.compiled import compiled
 
@@ -140,7 +141,7 @@ def _linearise(counts: Counts, order: int, magnitude: bool, parameters: F64, val
             for t in range(count):
                 model[m, 0, t] = basis[t]
             model[m, 0, count] = 1.0
-            out.scale[m] = 10.0 ** (-0.4 * (k + field - 31.4))
+            out.scale[m] = 10.0 ** (-0.4 * (k + field - AB_ZEROPOINT))
         else:
             out.residual[m, 0] = k * field * measured[m] - value[counts.star[m], 0]
             for t in range(count):
@@ -248,7 +249,7 @@ class PhotometryProblem:
             return np.asarray(scale * self.flux_err[part])
         flux = self.flux[part]
         if self.predicted:  # a faint star's measured flux is noisy, and so would be its weight
-            flux = 10.0 ** (-0.4 * (self.stars.value[self.star_index[part], 0] - 31.4)) / scale
+            flux = 10.0 ** (-0.4 * (self.stars.value[self.star_index[part], 0] - AB_ZEROPOINT)) / scale
         return np.asarray(POGSON * self.flux_err[part] / flux)
 
     def undetermined(self) -> Flags:

@@ -8,10 +8,11 @@ from lsst.sphgeom import Angle, Box, ConvexPolygon, LonLat, UnitVector3d
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.model.association import friends_of_friends, match_pairs, typical_separation
-from calibration.joint.model.data import ARCSEC, Images, Measurements, Stars, unit_vectors
+from calibration.joint.model.data import ARCSEC, Images, Measurements, Stars
 from calibration.joint.model.references import Circle, References
 from calibration.joint.model.register import Registration, register
 from tasks.arrays import F64, I64
+from tasks.sphere import sky_positions, unit_vectors
 
 __all__ = ["Associated", "associate", "bounding_circle", "image_corners", "split_stars"]
 
@@ -103,7 +104,7 @@ def associate(
     kept = rank[group] >= 0
     chosen = order[kept][np.argsort(rank[group[kept]], kind="stable")]
     offsets = np.concatenate([[0], np.cumsum(count[ordered])])
-    ra, dec = _degrees(mean[ordered])
+    ra, dec = sky_positions(mean[ordered])
     stars = Stars(ra, dec, offsets.astype(np.int64), reference[ordered])
     if not len(stars):
         raise JointCalibrationError(
@@ -137,12 +138,6 @@ def _grouped(images: Images, m: Measurements, vectors: F64, match_cut: float) ->
     order = order[group[order] >= 0]
     number, count = np.unique(group[order], return_inverse=True, return_counts=True)[1:]
     return order, number, count
-
-
-def _degrees(vectors: F64) -> tuple[F64, F64]:
-    """Return RA and Dec (N,), degrees, of unit vectors (N, 3)."""
-    ra = np.degrees(np.arctan2(vectors[:, 1], vectors[:, 0])) % 360.0
-    return ra, np.degrees(np.arctan2(vectors[:, 2], np.hypot(vectors[:, 0], vectors[:, 1])))
 
 
 def _match_references(stars: F64, references: References, match_cut: float) -> I64:

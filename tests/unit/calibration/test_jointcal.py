@@ -20,7 +20,7 @@ from calibration.errors import JointCalibrationError, SingularFit
 from calibration.joint.command import parse, run_parsed
 from calibration.joint.config import JointcalConfig
 from calibration.joint.model.association import friends_of_friends
-from calibration.joint.model.data import ARCSEC, unit_vectors
+from calibration.joint.model.data import ARCSEC
 from calibration.joint.solve.minimize import distributed
 from calibration.joint.task import JointcalTask
 from calibration.summary.task import UpdateVisitSummaryTask
@@ -30,6 +30,7 @@ from exposure.io.exposure_catalog import ExposureRecord
 from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
 from tasks import make_task
 from tasks.errors import CallerError
+from tasks.sphere import unit_vectors
 from tests.support.quantum import Quantum
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy")
