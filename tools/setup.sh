@@ -38,7 +38,7 @@ fi
 [ -x .venv/bin/python ] || { say "making .venv"; "$python" -m venv .venv; }
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.5" || die "pip cannot install uv"
 export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-1}  # a site's own certificate authority is known to the system, not to uv
-say "installing Python packages (about 250, from requirements.lock)"
+say "installing Python packages (about 150, from requirements.lock)"
 .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements.lock || die "packages cannot be installed"
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e . || die "the project itself cannot be installed"
 # where bytecode is not written by itself every start would compile the project anew
