@@ -111,7 +111,7 @@ def _scamp_numbers(said: str) -> dict[str, float]:
 def _scamp_header(h: fits.Header) -> fits.Header:
     """A plain TAN header at the chip's middle: SCAMP fits the distortion itself."""
     from exposure import SkyWcs
-    from exposure.wcs.mapped import local_linear
+    from exposure.wcs.tangent import local_linear
 
     wcs = local_linear(SkyWcs.from_header(h), h["IMAGEW"] / 2, h["IMAGEH"] / 2).to_header()
     out = fits.Header(

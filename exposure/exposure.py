@@ -204,9 +204,11 @@ class Exposure:
 
     @classmethod
     def read_fits(
-        cls, path: "str | PathLike[str]", instrument: "str | Instrument | None" = None,
+        cls,
+        path: "str | PathLike[str]",
+        instrument: "str | Instrument | None" = None,
         known: "Mapping[str, Any] | None" = None,
-    ) -> "Exposure":  # fmt: skip
+    ) -> "Exposure":
         """Read an exposure; see `exposure.io.native.read_exposure`."""
         from exposure.io.native import read_exposure
 

@@ -20,8 +20,8 @@ def psf_fwhm(psf: Psf, box: Box) -> float:
     x0, y0, width, height = box
     gx, gy = np.meshgrid(x0 + width * np.linspace(0.05, 0.95, 10), y0 + height * np.linspace(0.05, 0.95, 10))
     values = [_fwhm_at(psf, x, y) for x, y in zip(gx.ravel(), gy.ravel(), strict=True)]
-    known = [v for v in values if np.isfinite(v)]
-    return float(np.mean(known)) if known else float("nan")
+    finite = [v for v in values if np.isfinite(v)]
+    return float(np.mean(finite)) if finite else float("nan")
 
 
 def _fwhm_at(psf: Psf, x: float, y: float) -> float:

@@ -12,7 +12,8 @@ import pandas as pd
 from astropy.io.fits import Header
 
 from exposure.camera import Camera, CameraDetector
-from exposure.wcs.mapped import deproject, project, sip_approximation
+from exposure.wcs.sip import sip_approximation
+from exposure.wcs.tangent import deproject, project
 from tasks.arrays import F64, I64
 
 __all__ = ["MosaicSurvey", "mosaic_camera", "simulate_mosaic"]
