@@ -31,6 +31,7 @@ from diffim import ImageDifferenceTask
 from exposure import Exposure, load_instrument
 from exposure.photometry import forced_psf_photometry
 from exposure.psf_width import psf_fwhm
+from exposure.quantiles import scatter_about
 from exposure.threads import in_threads
 from service.pairs.prepare import kernel_candidates, subtract_sky
 from service.startup import reuse_memory
@@ -82,8 +83,8 @@ def _photometry(
     clean = ~flagged[t.y.round().astype(int), t.x.round().astype(int)]
     ratio, pull = (table.instFlux / t.flux).to_numpy() - 1, ((table.instFlux - t.flux) / table.instFluxErr).to_numpy()
     bright, faint = clean & (snr > 20), clean & (snr < 20)
-    scatter = 1.4826 * np.median(np.abs(pull[faint] - np.median(pull[faint])))
-    return {"bias": float(np.median(ratio[bright])), "pull": float(scatter)}
+    scatter = scatter_about(pull[faint], np.median(pull[faint]))
+    return {"bias": float(np.median(ratio[bright])), "pull": scatter}
 
 
 def _detections(t: pd.DataFrame, snr: NDArray[np.float64], sources: pd.DataFrame) -> dict[str, float]:

@@ -63,7 +63,15 @@ def chebyshev_terms(top: int, box: Box, x: ArrayLike, y: ArrayLike) -> F64:
 
 
 def polynomial_terms(orders: I64, bbox: Box, x: ArrayLike, y: ArrayLike) -> F64:
-    """Return (N, n_terms) products of Chebyshev polynomials; positions are clipped to the box (no extrapolation)."""
+    """Return products of Chebyshev polynomials at N positions, shape (N, n_terms).
+
+    Parameters
+    ----------
+    orders
+        (n_terms, 2): orders in x and y of each term.
+    x, y
+        Frame px, shape (N,); clipped to the box, so that nothing is extrapolated.
+    """
     x0, y0, width, height = bbox
     u = np.clip(2 * (np.atleast_1d(np.asarray(x, np.float64)) - x0) / max(width - 1, 1) - 1, -1, 1)
     v = np.clip(2 * (np.atleast_1d(np.asarray(y, np.float64)) - y0) / max(height - 1, 1) - 1, -1, 1)
@@ -73,7 +81,10 @@ def polynomial_terms(orders: I64, bbox: Box, x: ArrayLike, y: ArrayLike) -> F64:
 
 
 def neighbours_2d(x: F64, y: F64, bbox: Box, nx: int, ny: int) -> tuple[NDArray[np.intp], F64]:
-    """Return bilinear neighbours (N, 4) and weights (N, 4) on a grid of cell centres over the box."""
+    """Return the cells (N, 4) around N frame positions, and their bilinear weights (N, 4), which sum to 1.
+
+    The box is divided into `nx` x `ny` cells, whose values belong to their centres; cells are numbered along x first.
+    """
     x0, y0, width, height = bbox
     u = np.clip((x - x0 + 0.5) * nx / width - 0.5, 0, nx - 1)
     v = np.clip((y - y0 + 0.5) * ny / height - 0.5, 0, ny - 1)

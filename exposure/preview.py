@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from exposure.errors import PsfUndefined, WcsMissing
 from exposure.mask import plane_bits
 from exposure.psf import Psf, fwhm_of
+from exposure.quantiles import scatter_about
 from tasks.arrays import F32, F64, U8, Flags
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def grey_png(image: NDArray[np.floating], good: Flags, signed: bool = False) -> 
     mean, shown = _reduced(np.asarray(image, np.float32), good)
     values = mean[shown]
     middle = 0.0 if signed or not values.size else float(np.median(values))
-    noise = 1.4826 * float(np.median(np.abs(values - middle))) if values.size else 1.0
+    noise = scatter_about(values, middle) if values.size else 1.0
     stretched = np.arcsinh((mean - middle) / (SOFTENING * (noise or 1.0)))
     inner = stretched[shown]
     top = max(float(np.percentile(inner, 99.9)) if inner.size else 1.0, 1.0)

@@ -20,6 +20,7 @@ from tasks.reprs import short_repr
 __all__ = ["FWHM_PER_SIGMA", "GaussianPsf", "GridPsf", "MoffatPsf", "PolynomialPsf", "Psf", "fwhm_of"]
 
 FWHM_PER_SIGMA = 2.3548200450309493
+"""Full width at half maximum of a Gaussian in units of its standard deviation: 2 sqrt(2 ln 2)."""
 
 
 @runtime_checkable
@@ -49,7 +50,7 @@ class Psf(Protocol):
 
 
 def fwhm_of(moments: F64) -> F64:
-    """Return FWHM in px from (..., 3) moments: 2.3548 times the trace radius."""
+    """Return the FWHM (...) in px of moments (..., 3) in px^2: `FWHM_PER_SIGMA` times the trace radius."""
     return FWHM_PER_SIGMA * np.sqrt(0.5 * (moments[..., 0] + moments[..., 1]))
 
 
@@ -95,7 +96,17 @@ def _outer(rows: Any, columns: Any, out: Any) -> None:
 
 @dataclass(frozen=True)
 class GaussianPsf:
-    """Round Gaussian sampled at pixel centres, sum 1."""
+    """Round Gaussian sampled at pixel centres, sum 1.
+
+    Parameters
+    ----------
+    sigma
+        Standard deviation, px.
+    size
+        Side of the stamps, odd.
+    position
+        Frame px: what `average_position` returns.
+    """
 
     sigma: float
     size: int
@@ -140,7 +151,7 @@ class MoffatPsf:
     fwhm, e1, e2
         Coefficients (1, u, v, uv, u^2, v^2) with u, v in [-1, 1] over `bbox`; FWHM in px. Shorter tuples are padded.
     beta
-        Moffat exponent.
+        Exponent of the profile (1 + r^2 / alpha^2)^-beta (Moffat 1969, A&A 3, 455).
     """
 
     fwhm: tuple[float, ...]

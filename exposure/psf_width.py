@@ -10,7 +10,10 @@ __all__ = ["psf_fwhm"]
 
 
 def psf_fwhm(psf: Psf, box: Box) -> float:
-    """Return the FWHM (px) at the average position, or its mean over a 10 x 10 grid where that is undefined; NaN: nowhere."""
+    """Return the FWHM in px at the average position, or its mean over a 10 x 10 grid of the box where that is undefined.
+
+    NaN where the model is defined nowhere.
+    """
     try:
         value = float(fwhm_of(psf.moments_at(*psf.average_position()))[0])
         if np.isfinite(value):

@@ -89,7 +89,17 @@ def block_medians(
     least: int,
     out: NDArray[Any],
 ) -> None:
-    """Write the median of the usable values of each block between `rows` and `columns`; where are fewer, nothing."""
+    """Write the median of the usable pixels of each block to `out`; blocks with fewer than `least` are left as they are.
+
+    Parameters
+    ----------
+    plane, usable
+        Shape (height, width).
+    rows, columns
+        Edges of the blocks, shapes (R + 1,) and (C + 1,).
+    out
+        Shape (R, C).
+    """
     in_bands(
         lambda a, b: _block_medians(plane, usable, rows[a : b + 1], columns, least, out[a:b]), out.shape[0], least=1
     )

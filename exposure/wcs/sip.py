@@ -8,7 +8,7 @@ import numpy as np
 
 from exposure.errors import WcsMissing
 from exposure.wcs.sky_wcs import SkyWcs
-from exposure.wcs.tangent import CROSS, matrix_of, project
+from exposure.wcs.tangent import CROSS, PixelToSky, matrix_of, project
 from tasks.arrays import F64, Box
 
 __all__ = ["SipFit", "sip_approximation"]
@@ -70,8 +70,17 @@ class SipFit:
         return out
 
 
-def sip_approximation(wcs: Any, bbox: Box, order: int = 5, points: int = 14) -> SipFit:
+def sip_approximation(wcs: PixelToSky, bbox: Box, order: int = 5, points: int = 14) -> SipFit:
     """Fit a TAN-SIP WCS with inverse terms to any WCS over a box, by linear least squares.
+
+    Parameters
+    ----------
+    bbox
+        (x0, y0, width, height) in the frame.
+    order
+        Highest p + q of the terms u^p v^q.
+    points
+        Chebyshev nodes along each side of the box on which the fit is made.
 
     Raises
     ------
