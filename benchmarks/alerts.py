@@ -60,10 +60,16 @@ def _exposure(seed: int) -> Exposure:
     mask = (rng.uniform(size=image.shape) < 0.01).astype(np.int32) << 5
     box = (0, 0, side, side)
     return Exposure(
-        image, np.full_like(image, 100) + 0.1 * np.abs(image), mask, (0, 0), SkyWcs(wcs),
-        MoffatPsf((4.0, 0.1), 3.0, 25, box, (0.01,)), PhotoCalib(2.5), VisitInfo(2026112100001, 7, 61000.1, 30.0, "bench"),
+        image,
+        np.full_like(image, 100) + 0.1 * np.abs(image),
+        mask,
+        (0, 0),
+        SkyWcs(wcs),
+        MoffatPsf((4.0, 0.1), 3.0, 25, box, (0.01,)),
+        PhotoCalib(2.5),
+        VisitInfo(2026112100001, 7, 61000.1, 30.0, "bench"),
         "r",
-    )  # fmt: skip
+    )
 
 
 def inputs(n: int, seed: int = 0, history: int = HISTORY) -> AlertInputs:
@@ -71,9 +77,13 @@ def inputs(n: int, seed: int = 0, history: int = HISTORY) -> AlertInputs:
     rng = np.random.default_rng(seed)
     ids = np.arange(1, n + 1)
     sources = _frame("DiaSource", n, rng).assign(
-        diaSourceId=ids + 10**12, diaObjectId=ids, ssObjectId=0, x=rng.uniform(20, 3979, n), y=rng.uniform(20, 3979, n),
+        diaSourceId=ids + 10**12,
+        diaObjectId=ids,
+        ssObjectId=0,
+        x=rng.uniform(20, 3979, n),
+        y=rng.uniform(20, 3979, n),
         bboxSize=21,
-    )  # fmt: skip
+    )
     owners = np.repeat(ids, history)
     times = np.tile(np.linspace(60_700.0, 61_000.0, history), n)  # as the database gives them: by object and time
     old = _frame("DiaSource", n * history, rng).assign(
@@ -92,12 +102,15 @@ def _reference_cutout(e: Exposure, x: float, y: float) -> bytes:
     """A cutout written by astropy, as the published pipeline does it."""
     x0, y0 = int(x) - 15, int(y) - 15
     part = (slice(y0, y0 + 30), slice(x0, x0 + 30))
-    assert e.psf is not None
     header = e.require_wcs().to_header() if hasattr(e.require_wcs(), "to_header") else {"CUTMINX": x0, "CUTMINY": y0}
     ccd = CCDData(
-        e.image[part], uncertainty=VarianceUncertainty(e.variance[part]), mask=e.mask[part] != 0, unit=u.nJy, meta=dict(header),
-        psf=e.psf.image_at(np.array([x]), np.array([y]))[0],
-    )  # fmt: skip
+        e.image[part],
+        uncertainty=VarianceUncertainty(e.variance[part]),
+        mask=e.mask[part] != 0,
+        unit=u.nJy,
+        meta=dict(header),
+        psf=e.require_psf().image_at(np.array([x]), np.array([y]))[0],
+    )
     out = io.BytesIO()
     ccd.to_hdu(hdu_mask="MASK", hdu_uncertainty="UNCERT", hdu_psf="PSFIMAGE", as_image_hdu=False).writeto(out)
     return out.getvalue()
@@ -131,14 +144,30 @@ def build() -> None:
                 size = (Path(folder) / file.name).stat().st_size
                 (Path(folder) / file.name).unlink()
         mean = np.mean([len(a.body) for _, a in zip(range(200), build_alerts(data), strict=False)])
-        print(json.dumps({
-            "alerts": count, "historyRows": history, "kBPerAlert": round(float(mean) / 1e3, 1),
-            "seconds": round(statistics.median(seconds), 2), "fileMB": round(size / 1e6),
-        }), flush=True)  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "alerts": count,
+                    "historyRows": history,
+                    "kBPerAlert": round(float(mean) / 1e3, 1),
+                    "seconds": round(statistics.median(seconds), 2),
+                    "fileMB": round(size / 1e6),
+                }
+            ),
+            flush=True,
+        )
         if n == 2500:
             each = _reference(data, 100)
-            print(json.dumps({"reference": "fastavro and astropy", "msPerAlert": round(each * 1e3, 2),
-                              "oursMsPerAlert": round(statistics.median(seconds) / n * 1e3, 2)}), flush=True)  # fmt: skip
+            print(
+                json.dumps(
+                    {
+                        "reference": "fastavro and astropy",
+                        "msPerAlert": round(each * 1e3, 2),
+                        "oursMsPerAlert": round(statistics.median(seconds) / n * 1e3, 2),
+                    }
+                ),
+                flush=True,
+            )
 
 
 class Servers:
@@ -181,9 +210,11 @@ def publish(n: int = 10_000) -> None:
         ensure_topics(target)
         acknowledged: list[float] = []
         relay = Relay(
-            servers.database, servers.archive, target,
+            servers.database,
+            servers.archive,
+            target,
             crash=lambda name: acknowledged.append(time.perf_counter()) if name == "relay_committed" else None,
-        )  # fmt: skip
+        )
         stop = threading.Event()
         thread = threading.Thread(target=_serve, args=(relay, stop))
         thread.start()
@@ -194,13 +225,31 @@ def publish(n: int = 10_000) -> None:
             committed = servers.commit(visit, build_alerts(data))
             _wait(servers, visit)
             first, last = acknowledged[0] - committed, acknowledged[-1] - committed
-            print(json.dumps({"alerts": n, "firstAcknowledged_s": round(first, 3), "lastAcknowledged_s": round(last, 2),
-                              "transactions": len(acknowledged)}), flush=True)  # fmt: skip
+            print(
+                json.dumps(
+                    {
+                        "alerts": n,
+                        "firstAcknowledged_s": round(first, 3),
+                        "lastAcknowledged_s": round(last, 2),
+                        "transactions": len(acknowledged),
+                    }
+                ),
+                flush=True,
+            )
         stop.set()
         thread.join()
         relay.close()
-        print(json.dumps({"reference": "flush per alert", "seconds": round(_flush_per_alert(servers, data, 500) * n / 500, 1),
-                          "alerts": n, "measuredWith": 500}), flush=True)  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "reference": "flush per alert",
+                    "seconds": round(_flush_per_alert(servers, data, 500) * n / 500, 1),
+                    "alerts": n,
+                    "measuredWith": 500,
+                }
+            ),
+            flush=True,
+        )
 
 
 def _serve(relay: Relay, stop: threading.Event) -> None:
@@ -226,8 +275,15 @@ def _flush_per_alert(servers: Servers, data: AlertInputs, n: int) -> float:
     from alerts.packets.wire import frame
 
     values = [frame(a.body) for _, a in zip(range(n), build_alerts(data), strict=False)]
-    producer = Producer({"bootstrap.servers": servers.kafka.brokers, "batch.size": 2_097_152, "linger.ms": 5,
-                         "compression.type": "snappy", "message.max.bytes": 10_485_760})  # fmt: skip
+    producer = Producer(
+        {
+            "bootstrap.servers": servers.kafka.brokers,
+            "batch.size": 2_097_152,
+            "linger.ms": 5,
+            "compression.type": "snappy",
+            "message.max.bytes": 10_485_760,
+        }
+    )
     begin = time.perf_counter()
     for value in values:
         producer.produce("alerts", value)

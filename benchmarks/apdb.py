@@ -25,9 +25,13 @@ from apdb.operate.embedded import EmbeddedPostgres
 from benchmarks.apdb_workload import DETECTOR, PRESETS, Patch, Preset
 
 SETTINGS = {
-    "shared_buffers": "2GB", "work_mem": "64MB", "max_wal_size": "8GB", "checkpoint_timeout": "15min",
-    "wal_compression": "on", "random_page_cost": "1.1",
-}  # fmt: skip
+    "shared_buffers": "2GB",
+    "work_mem": "64MB",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "15min",
+    "wal_compression": "on",
+    "random_page_cost": "1.1",
+}
 
 
 def at(mjd: float) -> Time:
@@ -126,28 +130,28 @@ def _one(connection: psycopg.Connection[Any], query: str, *values: Any) -> int:
 
 def compare(server: EmbeddedPostgres, preset: str, clients: list[str], every: int, budget_s: float) -> dict[str, Any]:
     """Run both clients on the same visits."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name in clients:
         namespace = f"{name}_{preset.lower()}"
         client = make_client(name, server, namespace)
         if name == "ours":  # the compiled decoder is loaded outside of the times, as in a worker that has run before
             client.getDiaObjects(Patch(PRESETS["tiny"]).region)
-        found[name] = run(client, PRESETS[preset], every, budget_s)
-        found[name]["bytes_per_row"] = sizes(server, namespace, "VACUUM")
-        found[name]["bytes_per_row_compact"] = sizes(server, namespace, "VACUUM FULL")
-    if len(found) == 2:
-        a, b = (found[n]["checks"] for n in clients)
+        results[name] = run(client, PRESETS[preset], every, budget_s)
+        results[name]["bytes_per_row"] = sizes(server, namespace, "VACUUM")
+        results[name]["bytes_per_row_compact"] = sizes(server, namespace, "VACUUM FULL")
+    if len(results) == 2:
+        a, b = (results[n]["checks"] for n in clients)
         both = a.keys() & b.keys()
-        found["same_rows"] = bool(both) and all(np.allclose(a[k], b[k], rtol=1e-3, atol=0.05) for k in both)
-        found["compared_reads"] = len(both)
+        results["same_rows"] = bool(both) and all(np.allclose(a[k], b[k], rtol=1e-3, atol=0.05) for k in both)
+        results["compared_reads"] = len(both)
     for name in clients:
-        del found[name]["checks"]
-    return found
+        del results[name]["checks"]
+    return results
 
 
 def growth(server: EmbeddedPostgres, sizes_of_sky: list[int]) -> list[dict[str, Any]]:
     """Time reads and stores on a patch with skies of several sizes around it, in turns: the machine changes more than they do."""
-    found: dict[int, dict[str, list[float]]] = {size: {"objects": [], "store": []} for size in sizes_of_sky}
+    seconds_by_size: dict[int, dict[str, list[float]]] = {size: {"objects": [], "store": []} for size in sizes_of_sky}
     surveys = [(size, *_survey(server, size)) for size in sizes_of_sky]
     for k in range(70):
         for size, client, patch in surveys[:: 1 - 2 * (k % 2)]:
@@ -156,13 +160,13 @@ def growth(server: EmbeddedPostgres, sizes_of_sky: list[int]) -> list[dict[str, 
             client.getDiaObjects(patch.region)
             read = time.perf_counter()
             client.store(at(visit["mjd"]), visit["objects"], visit["sources"], visit["forced"])
-            found[size]["objects"].append(read - begin)
-            found[size]["store"].append(time.perf_counter() - read)
+            seconds_by_size[size]["objects"].append(read - begin)
+            seconds_by_size[size]["store"].append(time.perf_counter() - read)
     out: list[dict[str, Any]] = []
-    for size, seconds in found.items():
+    for size, seconds in seconds_by_size.items():
         line: dict[str, Any] = {"sky": size}
         for name, times in seconds.items():  # the first visits fill the caches
-            over = np.array(times[15:]) / np.array(found[sizes_of_sky[0]][name][15:])
+            over = np.array(times[15:]) / np.array(seconds_by_size[sizes_of_sky[0]][name][15:])
             line[f"{name}_ms"] = round(1e3 * float(np.median(times[15:])), 1)
             line[f"{name}_over_first"] = round(float(np.median(over)), 3)
         out.append(line)
@@ -241,10 +245,15 @@ def clients(server: EmbeddedPostgres, numbers: list[int], visits: int = 160) -> 
         for process in processes:
             process.join()
         objects = client.getDiaObjects(patch.region)
-        out.append({
-            "clients": count, "visits_per_s": round(visits / wall, 2), "failures": failures, "rows": client.tableRowCount(),
-            "duplicate_objects": int(objects.diaObjectId.duplicated().sum()),
-        })  # fmt: skip
+        out.append(
+            {
+                "clients": count,
+                "visits_per_s": round(visits / wall, 2),
+                "failures": failures,
+                "rows": client.tableRowCount(),
+                "duplicate_objects": int(objects.diaObjectId.duplicated().sum()),
+            }
+        )
         print(json.dumps(out[-1]), flush=True)
         client.close()
     return out
@@ -266,16 +275,16 @@ def main() -> None:
     folder.chmod(0o755)
     with EmbeddedPostgres(folder / "postgres", settings=SETTINGS) as server:
         if arguments.what == "compare":
-            found: Any = compare(
+            results: Any = compare(
                 server, arguments.preset, arguments.clients.split(","), arguments.every, arguments.budget
             )
         elif arguments.what == "growth":
-            found = growth(server, [int(x) for x in arguments.sky.split(",")])
+            results = growth(server, [int(x) for x in arguments.sky.split(",")])
         else:
             runs = clients(server, [2, 16] * arguments.rounds)
             speeds = {n: [r["visits_per_s"] for r in runs if r["clients"] == n] for n in (2, 16)}
-            found = {f"visits_per_s_{n}": float(np.median(v)) for n, v in speeds.items()}
-    print(json.dumps(found, indent=1))
+            results = {f"visits_per_s_{n}": float(np.median(v)) for n, v in speeds.items()}
+    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -69,11 +69,21 @@ class Patch:
 
     def objects(self, chosen: NDArray[np.int64], mjd: float, rng: np.random.Generator) -> pd.DataFrame:
         """Return rows of DiaObject."""
-        return _filled("DiaObject", len(chosen), rng, {
-            "diaObjectId": self.ids[chosen], "ra": self.ra[chosen], "dec": self.dec[chosen],
-            "validityStartMjdTai": mjd, "validityEndMjdTai": np.nan, "nDiaSources": self._count[chosen],
-            "firstDiaSourceMjdTai": self._first[chosen], "lastDiaSourceMjdTai": mjd,
-        })  # fmt: skip
+        return _filled(
+            "DiaObject",
+            len(chosen),
+            rng,
+            {
+                "diaObjectId": self.ids[chosen],
+                "ra": self.ra[chosen],
+                "dec": self.dec[chosen],
+                "validityStartMjdTai": mjd,
+                "validityEndMjdTai": np.nan,
+                "nDiaSources": self._count[chosen],
+                "firstDiaSourceMjdTai": self._first[chosen],
+                "lastDiaSourceMjdTai": mjd,
+            },
+        )
 
     def start(self) -> pd.DataFrame:
         """Return the objects that are there before the first visit."""
@@ -92,22 +102,52 @@ class Patch:
         chosen = np.sort(np.concatenate([old, new]))
         self._seen[chosen] = number
         followed = np.sort(np.argsort(-self._seen[: self.known], kind="stable")[: p.forced])
-        common = {"visit": 10**9 + number, "detector": DETECTOR, "midpointMjdTai": mjd, "timeProcessedMjdTai": mjd + 0.001,
-                  "timeWithdrawnMjdTai": np.nan, "band": "r"}  # fmt: skip
+        common = {
+            "visit": 10**9 + number,
+            "detector": DETECTOR,
+            "midpointMjdTai": mjd,
+            "timeProcessedMjdTai": mjd + 0.001,
+            "timeWithdrawnMjdTai": np.nan,
+            "band": "r",
+        }
         n = len(chosen)
-        sources = _filled("DiaSource", n, rng, {
-            **common, "diaSourceId": (number + 1) * 10**6 + np.arange(n), "diaObjectId": self.ids[chosen],
-            "ssObjectId": 0, "parentDiaSourceId": 0, "ra": self.ra[chosen] + rng.normal(0, 2e-5, n),
-            "dec": self.dec[chosen] + rng.normal(0, 2e-5, n), "reliabilityVersion": "v1",
-        })  # fmt: skip
+        sources = _filled(
+            "DiaSource",
+            n,
+            rng,
+            {
+                **common,
+                "diaSourceId": (number + 1) * 10**6 + np.arange(n),
+                "diaObjectId": self.ids[chosen],
+                "ssObjectId": 0,
+                "parentDiaSourceId": 0,
+                "ra": self.ra[chosen] + rng.normal(0, 2e-5, n),
+                "dec": self.dec[chosen] + rng.normal(0, 2e-5, n),
+                "reliabilityVersion": "v1",
+            },
+        )
         m = len(followed)
-        forced = _filled("DiaForcedSource", m, rng, {
-            **common, "diaForcedSourceId": (number + 1) * 10**6 + np.arange(m), "diaObjectId": self.ids[followed],
-            "ra": self.ra[followed], "dec": self.dec[followed],
-        })  # fmt: skip
+        forced = _filled(
+            "DiaForcedSource",
+            m,
+            rng,
+            {
+                **common,
+                "diaForcedSourceId": (number + 1) * 10**6 + np.arange(m),
+                "diaObjectId": self.ids[followed],
+                "ra": self.ra[followed],
+                "dec": self.dec[followed],
+            },
+        )
         objects = self.objects(chosen, mjd, rng)
-        return {"mjd": mjd, "visit": 10**9 + number, "detected": self.ids[chosen], "objects": objects,
-                "sources": sources, "forced": forced}  # fmt: skip
+        return {
+            "mjd": mjd,
+            "visit": 10**9 + number,
+            "detected": self.ids[chosen],
+            "objects": objects,
+            "sources": sources,
+            "forced": forced,
+        }
 
 
 def _filled(table: str, n: int, rng: np.random.Generator, given: dict[str, Any]) -> pd.DataFrame:

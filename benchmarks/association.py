@@ -32,16 +32,21 @@ def pairs() -> list[dict[str, float]]:
         rng = np.random.default_rng(n)
         side = np.sqrt(m / 100_000)  # degrees
         ra, dec = 40 + rng.uniform(0, side, m), rng.uniform(0, side, m)
-        objects = pd.DataFrame({"diaObjectId": np.arange(1, m + 1), "ra": ra, "dec": dec, "raErr": 0.1 * ARCSEC,
-                                "decErr": 0.1 * ARCSEC})  # fmt: skip
+        objects = pd.DataFrame(
+            {"diaObjectId": np.arange(1, m + 1), "ra": ra, "dec": dec, "raErr": 0.1 * ARCSEC, "decErr": 0.1 * ARCSEC}
+        )
         seen = rng.choice(m, n * 9 // 10, replace=False)
         fresh = n - len(seen)
-        sources = pd.DataFrame({
-            "diaSourceId": np.arange(10**9, 10**9 + n), "diaObjectId": np.zeros(n, np.int64),
-            "ra": np.append(ra[seen], 40 + rng.uniform(0, side, fresh)) + rng.normal(0, 0.1 * ARCSEC, n),
-            "dec": np.append(dec[seen], rng.uniform(0, side, fresh)) + rng.normal(0, 0.1 * ARCSEC, n),
-            "raErr": 0.1 * ARCSEC, "decErr": 0.1 * ARCSEC,
-        })  # fmt: skip
+        sources = pd.DataFrame(
+            {
+                "diaSourceId": np.arange(10**9, 10**9 + n),
+                "diaObjectId": np.zeros(n, np.int64),
+                "ra": np.append(ra[seen], 40 + rng.uniform(0, side, fresh)) + rng.normal(0, 0.1 * ARCSEC, n),
+                "dec": np.append(dec[seen], rng.uniform(0, side, fresh)) + rng.normal(0, 0.1 * ARCSEC, n),
+                "raErr": 0.1 * ARCSEC,
+                "decErr": 0.1 * ARCSEC,
+            }
+        )
         found = associate(sources, objects).diaSources.diaObjectId.to_numpy()
         right = float((found[: len(seen)] == seen + 1).mean())
         seconds = median_s(lambda s=sources, o=objects: associate(s, o), 3 if m > 10**5 else 5)
@@ -56,15 +61,36 @@ def statistics() -> list[dict[str, Any]]:
     for n, rows in ((25_000, 500_000), (50_000, 1_000_000)):
         rng = np.random.default_rng(n)
         flux, err = rng.normal(500, 50, rows), rng.uniform(30, 60, rows)
-        sources = pd.DataFrame({
-            "diaObjectId": rng.integers(1, n + 1, rows), "diaSourceId": np.arange(rows), "midpointMjdTai": rng.uniform(61000, 61360, rows),
-            "band": rng.choice(list("ugrizy"), rows), "ra": rng.normal(40, ARCSEC, rows), "dec": rng.normal(5, ARCSEC, rows),
-            "raErr": 1e-5, "decErr": 1e-5, "ra_dec_Cov": 0.0, "psfFlux": flux, "psfFluxErr": err, "scienceFlux": flux + 100,
-            "scienceFluxErr": err,
-        })  # fmt: skip
-        objects = pd.DataFrame({"diaObjectId": np.arange(1, n + 1), "ra": 40.0, "dec": 5.0, "raErr": 1e-5, "decErr": 1e-5,
-                                "ra_dec_Cov": 0.0, "nDiaSources": 0, "firstDiaSourceMjdTai": np.nan,
-                                "lastDiaSourceMjdTai": np.nan})  # fmt: skip
+        sources = pd.DataFrame(
+            {
+                "diaObjectId": rng.integers(1, n + 1, rows),
+                "diaSourceId": np.arange(rows),
+                "midpointMjdTai": rng.uniform(61000, 61360, rows),
+                "band": rng.choice(list("ugrizy"), rows),
+                "ra": rng.normal(40, ARCSEC, rows),
+                "dec": rng.normal(5, ARCSEC, rows),
+                "raErr": 1e-5,
+                "decErr": 1e-5,
+                "ra_dec_Cov": 0.0,
+                "psfFlux": flux,
+                "psfFluxErr": err,
+                "scienceFlux": flux + 100,
+                "scienceFluxErr": err,
+            }
+        )
+        objects = pd.DataFrame(
+            {
+                "diaObjectId": np.arange(1, n + 1),
+                "ra": 40.0,
+                "dec": 5.0,
+                "raErr": 1e-5,
+                "decErr": 1e-5,
+                "ra_dec_Cov": 0.0,
+                "nDiaSources": 0,
+                "firstDiaSourceMjdTai": np.nan,
+                "lastDiaSourceMjdTai": np.nan,
+            }
+        )
         for which in ("default", "all"):
             seconds = median_s(lambda s=sources, o=objects, w=which: summarize(o, s, plugins=w), 3)
             out.append({"objects": n, "rows": rows, "plugins": which, "seconds": round(seconds, 2)})

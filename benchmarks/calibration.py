@@ -48,14 +48,44 @@ def command(folder: Path) -> float:
     start = time.perf_counter()
     subprocess.run(
         [
-            sys.executable, "-P", "-m", "service.commands.main", "jointcal", "run", "--sources",
-            *map(str, sorted(folder.glob("1*.parquet"))), "--headers", *map(str, sorted((folder / "hdr").glob("*"))),
-            "--camera", str(folder / "camera.yaml"), "--astrometry-refs", str(folder / "refs.parquet"),
-            "--photometry-refs", str(folder / "refs.parquet"), "--out", str(folder / "out"), "--loglevel", "error",
+            sys.executable,
+            "-P",
+            "-m",
+            "service.commands.main",
+            "jointcal",
+            "run",
+            "--sources",
+            *map(str, sorted(folder.glob("1*.parquet"))),
+            "--headers",
+            *map(str, sorted((folder / "hdr").glob("*"))),
+            "--camera",
+            str(folder / "camera.yaml"),
+            "--astrometry-refs",
+            str(folder / "refs.parquet"),
+            "--photometry-refs",
+            str(folder / "refs.parquet"),
+            "--out",
+            str(folder / "out"),
+            "--loglevel",
+            "error",
         ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+    )
     return time.perf_counter() - start
+
+
+_SCAMP = {
+    "ASTREF_CATALOG": "FILE", "ASTREFCENT_KEYS": "X_WORLD,Y_WORLD",
+    "ASTREFERR_KEYS": "ERRA_WORLD,ERRB_WORLD,ERRTHETA_WORLD", "ASTREFMAG_KEY": "MAG", "ASTREFMAGERR_KEY": "MAGERR",
+    "MATCH": "N", "CROSSID_RADIUS": "2.0", "DISTORT_DEGREES": "3", "STABILITY_TYPE": "EXPOSURE",
+    "CHECKPLOT_TYPE": "NONE", "WRITE_XML": "Y", "SN_THRESHOLDS": "10.0,100.0", "SOLVE_PHOTOM": "Y",
+    "PHOTINSTRU_KEY": "FILTER", "VERBOSE_TYPE": "NORMAL", "NTHREADS": "2", "POSITION_MAXERR": "1.0",
+    "FWHM_THRESHOLDS": "0.0,100.0", "ELLIPTICITY_MAX": "1.0", "CENTROID_KEYS": "XWIN_IMAGE,YWIN_IMAGE",
+    "CENTROIDERR_KEYS": "ERRAWIN_IMAGE,ERRBWIN_IMAGE,ERRTHETAWIN_IMAGE", "PHOTFLUX_KEY": "FLUX_AUTO",
+    "PHOTFLUXERR_KEY": "FLUXERR_AUTO", "ASTREF_WEIGHT": "1.0", "ASTRACCURACY_TYPE": "SIGMA-PIXEL",
+    "ASTR_ACCURACY": "0.02",
+}  # fmt: skip
 
 
 def scamp(s: MosaicSurvey, folder: Path) -> dict[str, float] | None:
@@ -76,18 +106,20 @@ def scamp(s: MosaicSurvey, folder: Path) -> dict[str, float] | None:
     start = time.perf_counter()
     done = subprocess.run(
         [
-            "scamp", *names, "-c", "/dev/null", "-ASTREF_CATALOG", "FILE", "-ASTREFCAT_NAME", str(folder / "ref.cat"),
-            "-ASTREFCENT_KEYS", "X_WORLD,Y_WORLD", "-ASTREFERR_KEYS", "ERRA_WORLD,ERRB_WORLD,ERRTHETA_WORLD",
-            "-ASTREFMAG_KEY", "MAG", "-ASTREFMAGERR_KEY", "MAGERR", "-MATCH", "N", "-CROSSID_RADIUS", "2.0",
-            "-DISTORT_DEGREES", "3", "-STABILITY_TYPE", "EXPOSURE", "-CHECKPLOT_TYPE", "NONE", "-WRITE_XML", "Y",
-            "-XML_NAME", str(folder / "scamp.xml"), "-SN_THRESHOLDS", "10.0,100.0", "-SOLVE_PHOTOM", "Y",
-            "-PHOTINSTRU_KEY", "FILTER", "-VERBOSE_TYPE", "NORMAL", "-NTHREADS", "2", "-POSITION_MAXERR", "1.0", "-FWHM_THRESHOLDS", "0.0,100.0",
-            "-ELLIPTICITY_MAX", "1.0", "-CENTROID_KEYS", "XWIN_IMAGE,YWIN_IMAGE", "-CENTROIDERR_KEYS",
-            "ERRAWIN_IMAGE,ERRBWIN_IMAGE,ERRTHETAWIN_IMAGE", "-PHOTFLUX_KEY", "FLUX_AUTO", "-PHOTFLUXERR_KEY",
-            "FLUXERR_AUTO", "-ASTREF_WEIGHT", "1.0", "-ASTRACCURACY_TYPE", "SIGMA-PIXEL", "-ASTR_ACCURACY", "0.02",
+            "scamp",
+            *names,
+            "-c",
+            "/dev/null",
+            *(word for key, value in _SCAMP.items() for word in (f"-{key}", value)),
+            "-ASTREFCAT_NAME",
+            str(folder / "ref.cat"),
+            "-XML_NAME",
+            str(folder / "scamp.xml"),
         ],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     wall = time.perf_counter() - start
     return {"wall_s": wall, **_scamp_numbers(done.stdout + done.stderr)}
 
@@ -112,7 +144,7 @@ def _scamp_numbers(said: str) -> dict[str, float]:
 def _scamp_header(h: fits.Header) -> fits.Header:
     """A plain TAN header at the chip's middle: SCAMP fits the distortion itself."""
     from exposure import SkyWcs
-    from exposure.wcs.mapped import local_linear
+    from exposure.wcs.tangent import local_linear
 
     wcs = local_linear(SkyWcs.from_header(h), h["IMAGEW"] / 2, h["IMAGEH"] / 2).to_header()
     out = fits.Header(
@@ -132,14 +164,21 @@ def _scamp_columns(g: pd.DataFrame) -> list[fits.Column]:
     e = np.hypot(g.xErr.to_numpy(), 0.02)
     f, fe = g.apFlux_12_0_instFlux.to_numpy(), g.apFlux_12_0_instFluxErr.to_numpy()
     numbers = {
-        "ERRAWIN_IMAGE": e, "ERRBWIN_IMAGE": e, "ERRTHETAWIN_IMAGE": 0 * e, "FLUX_AUTO": f, "FLUXERR_AUTO": fe,
-        "MAG_AUTO": -2.5 * np.log10(f), "MAGERR_AUTO": 1.0857 * fe / f, "FLUX_RADIUS": 0 * e + 3,
-    }  # fmt: skip
+        "ERRAWIN_IMAGE": e,
+        "ERRBWIN_IMAGE": e,
+        "ERRTHETAWIN_IMAGE": 0 * e,
+        "FLUX_AUTO": f,
+        "FLUXERR_AUTO": fe,
+        "MAG_AUTO": -2.5 * np.log10(f),
+        "MAGERR_AUTO": 1.0857 * fe / f,
+        "FLUX_RADIUS": 0 * e + 3,
+    }
     return [
-        fits.Column("XWIN_IMAGE", "1D", array=g.x.to_numpy() + 1), fits.Column("YWIN_IMAGE", "1D", array=g.y.to_numpy() + 1),
+        fits.Column("XWIN_IMAGE", "1D", array=g.x.to_numpy() + 1),
+        fits.Column("YWIN_IMAGE", "1D", array=g.y.to_numpy() + 1),
         *(fits.Column(n, "1E", array=a) for n, a in numbers.items()),
         fits.Column("FLAGS", "1I", array=np.zeros(len(g), "i2")),
-    ]  # fmt: skip
+    ]
 
 
 def _ldac(header: fits.Header, columns: list[fits.Column]) -> list[Any]:
@@ -172,10 +211,12 @@ def _scamp_references(s: MosaicSurvey, path: Path) -> None:
     columns = [
         fits.Column("X_WORLD", "1D", unit="deg", array=np.degrees(r.coord_ra.to_numpy())),
         fits.Column("Y_WORLD", "1D", unit="deg", array=np.degrees(r.coord_dec.to_numpy())),
-        fits.Column("ERRA_WORLD", "1E", unit="deg", array=e), fits.Column("ERRB_WORLD", "1E", unit="deg", array=e),
+        fits.Column("ERRA_WORLD", "1E", unit="deg", array=e),
+        fits.Column("ERRB_WORLD", "1E", unit="deg", array=e),
         fits.Column("MAG", "1E", array=ZERO_MAG - 2.5 * np.log10(r.z_flux.to_numpy())),
-        fits.Column("MAGERR", "1E", array=0 * e + 0.01), fits.Column("OBSDATE", "1D", array=0 * e + 2015.0),
-    ]  # fmt: skip
+        fits.Column("MAGERR", "1E", array=0 * e + 0.01),
+        fits.Column("OBSDATE", "1D", array=0 * e + 2015.0),
+    ]
     fits.HDUList([fits.PrimaryHDU(), *_ldac(header, columns)]).writeto(path)
     _pad_with_spaces(path)
 
@@ -194,8 +235,9 @@ def accuracy(s: MosaicSurvey, result: Any) -> dict[str, float]:
     return {
         "star_error_mas_median_sn100": 1e3 * float(np.median(distance[bright])) / ARCSEC,
         "star_error_mas_median": 1e3 * float(np.median(distance)) / ARCSEC,
-        "zero_point_bias_mmag": 1e3 * float(np.median(zero)), "zero_point_scatter_mmag": 1e3 * float(np.std(zero)),
-    }  # fmt: skip
+        "zero_point_bias_mmag": 1e3 * float(np.median(zero)),
+        "zero_point_scatter_mmag": 1e3 * float(np.std(zero)),
+    }
 
 
 def fit(s: MosaicSurvey, folder: Path) -> tuple[dict[str, Any], Any]:
@@ -222,11 +264,14 @@ def compare(seed: int = 1) -> dict[str, Any]:
             commands.append(command(folder))
         other = scamp(s, folder / "scamp")
     out = {
-        "measurements": sum(map(len, s.sources)), "ours": metrics | {
-            "fit_wall_s": float(np.median(walls)), "command_wall_s": float(np.median(commands)),
+        "measurements": sum(map(len, s.sources)),
+        "ours": metrics
+        | {
+            "fit_wall_s": float(np.median(walls)),
+            "command_wall_s": float(np.median(commands)),
         },
         "scamp": other,
-    }  # fmt: skip
+    }
     if other and other.get("wall_s"):
         out["fit_to_scamp"] = out["ours"]["fit_wall_s"] / other["wall_s"]
         out["command_to_scamp"] = out["ours"]["command_wall_s"] / other["wall_s"]
@@ -245,10 +290,14 @@ def scale_once(stars_per_chip: float, n_visits: int) -> dict[str, Any]:
             hdu.writeto(folder / "hdr" / f"{v}_{d}.hdr")
         metrics, _ = fit(s, folder)
     return {
-        "measurements": sum(map(len, s.sources)), "visits": n_visits, "fit_wall_s": metrics["fit_wall_s"],
+        "measurements": sum(map(len, s.sources)),
+        "visits": n_visits,
+        "fit_wall_s": metrics["fit_wall_s"],
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        **{k: metrics[k] for k in metrics if k.endswith(("chi2", "ndof", "rms_mas", "converged", "mmag", "mas_median"))},
-    }  # fmt: skip
+        **{
+            k: metrics[k] for k in metrics if k.endswith(("chi2", "ndof", "rms_mas", "converged", "mmag", "mas_median"))
+        },
+    }
 
 
 def scale() -> list[dict[str, Any]]:
@@ -257,9 +306,13 @@ def scale() -> list[dict[str, Any]]:
     for stars_per_chip in (31.0, 310.0, 3100.0):
         code = f"import json; from benchmarks.calibration import scale_once; print(json.dumps(scale_once({stars_per_chip}, 16), default=float))"
         done = subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1],
+            [sys.executable, "-c", code],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[1],
             env=os.environ,
-        )  # fmt: skip
+        )
         out.append(json.loads(done.stdout.splitlines()[-1]))
         print(json.dumps(out[-1]), flush=True)
     return out

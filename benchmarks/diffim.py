@@ -31,6 +31,7 @@ from diffim import ImageDifferenceTask
 from exposure import Exposure, load_instrument
 from exposure.photometry import forced_psf_photometry
 from exposure.psf_width import psf_fwhm
+from exposure.quantiles import scatter_about
 from exposure.threads import in_threads
 from service.pairs.prepare import kernel_candidates, subtract_sky
 from service.startup import reuse_memory
@@ -68,12 +69,11 @@ def judge(pair: Pair, difference: Exposure, sources: pd.DataFrame | None) -> dic
         out[name] = float(z[here].std()) / level if here.sum() > 50 else float("nan")
     both = sky[:, 1:] & sky[:, :-1]
     out["lag1"] = float(np.mean((z[:, 1:] * z[:, :-1])[both])) / level**2
-    t, psf = pair.truth, difference.psf
-    assert psf is not None
+    t, psf = pair.truth, difference.require_psf()
     fluxes = forced_psf_photometry(d, v, psf, t.x, t.y)
     snr = (t.flux / fluxes.instFluxErr).to_numpy()
-    found = {} if sources is None else _detections(t, snr, sources)
-    return out | _photometry(t, snr, fluxes, difference) | found
+    detections = {} if sources is None else _detections(t, snr, sources)
+    return out | _photometry(t, snr, fluxes, difference) | detections
 
 
 def _photometry(
@@ -83,8 +83,8 @@ def _photometry(
     clean = ~flagged[t.y.round().astype(int), t.x.round().astype(int)]
     ratio, pull = (table.instFlux / t.flux).to_numpy() - 1, ((table.instFlux - t.flux) / table.instFluxErr).to_numpy()
     bright, faint = clean & (snr > 20), clean & (snr < 20)
-    spread = 1.4826 * np.median(np.abs(pull[faint] - np.median(pull[faint])))
-    return {"bias": float(np.median(ratio[bright])), "pull": float(spread)}
+    scatter = scatter_about(pull[faint], np.median(pull[faint]))
+    return {"bias": float(np.median(ratio[bright])), "pull": scatter}
 
 
 def _detections(t: pd.DataFrame, snr: NDArray[np.float64], sources: pd.DataFrame) -> dict[str, float]:
@@ -107,10 +107,39 @@ def hotpants(binary: str, pair: Pair, mask: NDArray[np.int32]) -> tuple[dict[str
         fits.writeto(paths["t"], pair.template.image)
         start = time.perf_counter()
         subprocess.run(
-            [binary, "-inim", paths["s"], "-tmplim", paths["t"], "-outim", paths["d"], "-oni", paths["n"], "-iu", "90000",
-             "-tu", "117000", "-il", "-1000", "-tl", "-1000", "-n", "i", "-r", "10", "-rss", "15", "-ko", "2", "-bgo", "1"],
-            check=True, capture_output=True, timeout=900,
-        )  # fmt: skip
+            [
+                binary,
+                "-inim",
+                paths["s"],
+                "-tmplim",
+                paths["t"],
+                "-outim",
+                paths["d"],
+                "-oni",
+                paths["n"],
+                "-iu",
+                "90000",
+                "-tu",
+                "117000",
+                "-il",
+                "-1000",
+                "-tl",
+                "-1000",
+                "-n",
+                "i",
+                "-r",
+                "10",
+                "-rss",
+                "15",
+                "-ko",
+                "2",
+                "-bgo",
+                "1",
+            ],
+            check=True,
+            capture_output=True,
+            timeout=900,
+        )
         seconds = time.perf_counter() - start
         image, noise = (np.ascontiguousarray(fits.getdata(paths[k]), np.float32) for k in ("d", "n"))
     made = pair.science.copy()
@@ -148,17 +177,19 @@ def sfft(python: str, pair: Pair, mask: NDArray[np.int32]) -> tuple[dict[str, fl
     parts = cv2.connectedComponents(light.astype(np.uint8))[1]
     near_bad = cv2.dilate(bad.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
     spoilt = np.isin(parts, np.unique(parts[near_bad])) | near_bad
-    assert science.psf is not None and template.psf is not None
-    half = int(np.clip(2 * max(psf_fwhm(e.psf, box) for e in (science, template)), 2, 20))
+    half = int(np.clip(2 * max(psf_fwhm(e.require_psf(), box) for e in (science, template)), 2, 20))
     with tempfile.TemporaryDirectory() as folder:
         for name, image in planes.items():
             clean = np.where(bad, 0, image).astype(np.float32)
             fits.writeto(Path(folder) / f"{name}.fits", clean.T)  # its arrays are [x, y]
             fits.writeto(Path(folder) / f"m{name}.fits", np.where(light & ~spoilt, clean, 0).T.astype(np.float32))
         done = subprocess.run(
-            ["/usr/bin/time", "-f", "peak %M", python, "-c", _SFFT, folder, str(half)], check=True, capture_output=True,
-            text=True, timeout=3000,
-        )  # fmt: skip
+            ["/usr/bin/time", "-f", "peak %M", python, "-c", _SFFT, folder, str(half)],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=3000,
+        )
         image = np.ascontiguousarray(np.asarray(fits.getdata(Path(folder) / "d.fits"), np.float32).T)
     seconds = float(done.stdout.split("seconds")[-1].split()[0])
     peak = float(done.stderr.split("peak")[-1].split()[0]) / 1e6
@@ -188,8 +219,14 @@ def main() -> None:
             del bare
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             whole, all_seconds = subtract(pair, True, 1)
-            row = {"case": f"diffim_{case}", "size": a.size, "seed": seed, "subtract_s": float(np.median(seconds)),
-                   "subtract_detect_measure_s": all_seconds[0], "peak_mb": peak}  # fmt: skip
+            row = {
+                "case": f"diffim_{case}",
+                "size": a.size,
+                "seed": seed,
+                "subtract_s": float(np.median(seconds)),
+                "subtract_detect_measure_s": all_seconds[0],
+                "peak_mb": peak,
+            }
             row |= judge(pair, whole.subtractedExposure, whole.diaSources)
             rows, mask = [row], whole.subtractedExposure.mask  # all programs are judged on the same pixels
             if a.hotpants:

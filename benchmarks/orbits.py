@@ -26,11 +26,21 @@ def orbits(n: int, kind: str, seed: int = 3) -> pd.DataFrame:
     near, far, round_, long = _KINDS[kind]
     a, e = rng.uniform(near, far, n), rng.uniform(round_, long, n)
     period = 365.25 * a**1.5
-    return pd.DataFrame({
-        "packed": [f"{k:07d}" for k in range(n)], "designation": [f"body {k}" for k in range(n)], "q": a * (1 - e), "e": e,
-        "i": rng.uniform(0, 25, n), "node": rng.uniform(0, 360, n), "argperi": rng.uniform(0, 360, n), "epoch_mjd": MJD,
-        "peri_time": MJD + rng.uniform(-0.5, 0.5, n) * period, "h": 18.0, "g": 0.15,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "packed": [f"{k:07d}" for k in range(n)],
+            "designation": [f"body {k}" for k in range(n)],
+            "q": a * (1 - e),
+            "e": e,
+            "i": rng.uniform(0, 25, n),
+            "node": rng.uniform(0, 360, n),
+            "argperi": rng.uniform(0, 360, n),
+            "epoch_mjd": MJD,
+            "peri_time": MJD + rng.uniform(-0.5, 0.5, n) * period,
+            "h": 18.0,
+            "g": 0.15,
+        }
+    )
 
 
 def _beside_assist(states: np.ndarray, days: float) -> tuple[np.ndarray, float] | None:
@@ -66,8 +76,11 @@ def main() -> None:
             beside = _beside_assist(states, days)
             if beside is not None:
                 away = np.linalg.norm(beside[0] - ours[:, :3], axis=1) * _KM_PER_AU
-                line |= {"assistSeconds": round(beside[1], 2), "kmMedian": round(float(np.median(away)), 4),
-                         "kmWorst": round(float(away.max()), 3)}  # fmt: skip
+                line |= {
+                    "assistSeconds": round(beside[1], 2),
+                    "kmMedian": round(float(np.median(away)), 4),
+                    "kmWorst": round(float(away.max()), 3),
+                }
             print(json.dumps(line), flush=True)
     for n in (10_000, 100_000, 300_000):
         catalog = OrbitCatalog(orbits(n, "main belt"), "X05", planets)
@@ -79,9 +92,17 @@ def main() -> None:
             begin = time.perf_counter()
             found = catalog.around(MJD + 100 + 0.05 * k, 60.0 + k, 15.0, 0.4)
             visits.append(time.perf_counter() - begin)
-        print(json.dumps({
-            "bodies": n, "prepare100Days": round(prepared, 1), "visit": round(statistics.median(visits), 3), "found": len(found),
-        }), flush=True)  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "bodies": n,
+                    "prepare100Days": round(prepared, 1),
+                    "visit": round(statistics.median(visits), 3),
+                    "found": len(found),
+                }
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -43,10 +43,14 @@ def make_pair(
     static = {"x": rng.uniform(-20, size + 20, n), "y": rng.uniform(-20, size + 20, n)}
     static["flux"] = 300.0 * rng.uniform(1e-4, 1, n) ** (-1 / 0.7)
     table = {
-        "x": rng.uniform(0, size, m), "y": rng.uniform(0, size, m), "flux": 10 ** rng.uniform(3, 5, m),
-        "re": rng.uniform(2, 8, m), "q": rng.uniform(0.3, 1, m), "angle": rng.uniform(0, np.pi, m),
+        "x": rng.uniform(0, size, m),
+        "y": rng.uniform(0, size, m),
+        "flux": 10 ** rng.uniform(3, 5, m),
+        "re": rng.uniform(2, 8, m),
+        "q": rng.uniform(0.3, 1, m),
+        "angle": rng.uniform(0, np.pi, m),
         "index": rng.choice([1.0, 2.5], m),
-    }  # fmt: skip
+    }
     truth = _transients(rng, size, table, int(300 * share) if size > 1024 else 40)
     seeing_template, seeing_science = CASES[case]
     box = (0, 0, size, size)
@@ -125,6 +129,11 @@ def _expose(
     grid = GridPsf(psf.kernel_at(gx, gy), PSF_CELLS, PSF_CELLS, box)
     wcs = SkyWcs.tan((size / 2, size / 2), (150.0, 2.0), SCALE / 3600 * np.array([[-1.0, 0], [0, 1.0]]))
     return Exposure(
-        image * np.float32(scale), known * np.float32(scale**2), mask, wcs=wcs, psf=grid, band="r",
+        image * np.float32(scale),
+        known * np.float32(scale**2),
+        mask,
+        wcs=wcs,
+        psf=grid,
+        band="r",
         photo_calib=PhotoCalib(1.0 / scale),
-    )  # fmt: skip
+    )

@@ -91,8 +91,12 @@ def _found(folder: Path, truth: pd.DataFrame) -> dict[str, float]:
     seen = near < 2
     ratio = table.psfInstFlux.to_numpy()[which[seen]] / truth.flux.to_numpy()[seen] - 1
     false = cKDTree(truth[["x", "y"]]).query(table[["x", "y"]])[0] > 5
-    return {"transients": len(truth), "found": int(seen.sum()), "bias": float(np.median(ratio)),
-            "false": int((false & (table.reliability > 0.5)).sum())}  # fmt: skip
+    return {
+        "transients": len(truth),
+        "found": int(seen.sum()),
+        "bias": float(np.median(ratio)),
+        "false": int((false & (table.reliability > 0.5)).sum()),
+    }
 
 
 def main() -> None:

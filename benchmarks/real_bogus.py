@@ -32,9 +32,8 @@ F64 = NDArray[np.float64]
 
 def inject(e: Exposure, rng: np.random.Generator) -> tuple[F64, F64]:
     """Add transients to an image; returns their positions."""
-    assert e.psf is not None
     x, y = rng.uniform(25, e.width - 25, EACH), rng.uniform(25, e.height - 25, EACH)
-    stamps = e.psf.image_at(x + e.origin[0], y + e.origin[1]).astype(np.float64)
+    stamps = e.require_psf().image_at(x + e.origin[0], y + e.origin[1]).astype(np.float64)
     sky = float(np.nanmedian(e.variance))
     area = 1 / (stamps**2).sum((1, 2))
     flux = rng.uniform(6, 40, EACH) * np.sqrt(sky * area)
@@ -45,9 +44,9 @@ def inject(e: Exposure, rng: np.random.Generator) -> tuple[F64, F64]:
     ):
         here = (slice(max(iy - half, 0), iy + half + 1), slice(max(ix - half, 0), ix + half + 1))
         cut = stamp[max(half - iy, 0) :, max(half - ix, 0) :][: e.image[here].shape[0], : e.image[here].shape[1]]
-        light = f * cut
-        e.image[here] += (light + rng.normal(0, np.sqrt(np.maximum(light, 0) / gain))).astype(np.float32)
-        e.variance[here] += (np.maximum(light, 0) / gain).astype(np.float32)
+        counts = f * cut
+        e.image[here] += (counts + rng.normal(0, np.sqrt(np.maximum(counts, 0) / gain))).astype(np.float32)
+        e.variance[here] += (np.maximum(counts, 0) / gain).astype(np.float32)
     return x + e.origin[0], y + e.origin[1]
 
 
@@ -112,8 +111,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--json", action="store_true")
     a = parser.parse_args()
-    made = run(a.rounds)
-    print(json.dumps(made) if a.json else json.dumps(made, indent=1))
+    result = run(a.rounds)
+    print(json.dumps(result) if a.json else json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

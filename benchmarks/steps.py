@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,21 @@ from simulation.visit import simulate_detector
 from tasks import make_task
 
 
-def measure(name: str, work: Callable[[], Any], out: dict[str, dict[str, float]]) -> Any:
+@dataclass
+class Cost:
+    """Seconds of each run of a step, and the peak memory of the process up to its last run."""
+
+    seconds: list[float] = field(default_factory=list)
+    peak_mb: float = 0.0
+
+
+def measure(name: str, work: Callable[[], Any], out: dict[str, Cost]) -> Any:
     """Run one step, keep its seconds and the peak memory so far."""
     start = time.perf_counter()
     result = work()
-    entry = out.setdefault(name, {"seconds": [], "peak_mb": 0.0})  # type: ignore[dict-item]
-    entry["seconds"].append(time.perf_counter() - start)  # type: ignore[attr-defined]
-    entry["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    cost = out.setdefault(name, Cost())
+    cost.seconds.append(time.perf_counter() - start)
+    cost.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return result
 
 
@@ -45,42 +54,48 @@ def run(size: int, repeat: int) -> list[dict[str, Any]]:
     """Return one row per step, medians over the repeats (the first run, which compiles, is left out)."""
     scale = (size / 4096) ** 2
     config = SurveyConfig(
-        size=size, detectors=1, visits=4, template_visits=3, stars=int(56_000 * scale), galaxies=int(11_000 * scale),
-        variables=int(300 * scale), transients=int(1500 * scale), asteroids=0,
-    )  # fmt: skip
+        size=size,
+        detectors=1,
+        visits=4,
+        template_visits=3,
+        stars=int(56_000 * scale),
+        galaxies=int(11_000 * scale),
+        variables=int(300 * scale),
+        transients=int(1500 * scale),
+        asteroids=0,
+    )
     sky, visits, rules = survey_sky(config), plan_visits(config), load_instrument("simcam")
-    out: dict[str, dict[str, float]] = {}
+    out: dict[str, Cost] = {}
     images = [
         measure("simulate", lambda v=v: simulate_detector(sky, v.detectors[0], size, seed=1), out).exposure
         for v in visits
     ]
     with tempfile.TemporaryDirectory() as folder:
         images[3].write_fits(Path(folder) / "s.fits")
-        done = [characterize(e, rules).exposure for e in images[:3]]
-        chosen = measure("template_build_3", lambda: build_template(folder, "t", done, pixel_scale=0.2), out)
+        frames = [characterize(e, rules).exposure for e in images[:3]]
+        chosen = measure("template_build_3", lambda: build_template(folder, "t", frames, pixel_scale=0.2), out)
         store = TemplateStore(folder, 64)
         for _ in range(repeat + 1):
             e = measure("open", lambda: Exposure.read_fits(Path(folder) / "s.fits"), out)
             measure("characterize", lambda e=e: characterize(e, rules), out)
             for degrees in (0, 3, 45):
-                places = turned(size, degrees)
-                measure(f"resample_{degrees}_deg", lambda e=e, at=places: resample(e, *at, (0, 0, size, size)), out)
+                positions = turned(size, degrees)
+                measure(f"resample_{degrees}_deg", lambda e=e, p=positions: resample(e, *p, (0, 0, size, size)), out)
             t = measure("template_fetch", lambda e=e: store.fetch(chosen, e), out)
             task = make_task(ImageDifferenceTask, {"doDetection": False})
             measure("subtract", lambda e=e, t=t, task=task: task.run(e.copy(), e.sources, t), out)
-            whole = make_task(ImageDifferenceTask)
-            r = measure("subtract_detect_measure", lambda e=e, t=t, whole=whole: whole.run(e, e.sources, t), out)
+            all_steps = make_task(ImageDifferenceTask)
+            r = measure("subtract_detect_measure", lambda e=e, t=t, t_all=all_steps: t_all.run(e, e.sources, t), out)
             measure("standardize", lambda r=r: standardize(r.diaSources, r.subtractedExposure, 61000.0), out)
     rows = []
-    for name, entry in out.items():
-        seconds = entry["seconds"]
-        kept = seconds[1:] if len(seconds) > 1 else seconds  # type: ignore[arg-type, index]
+    for name, cost in out.items():
+        kept = cost.seconds[1:] if len(cost.seconds) > 1 else cost.seconds
         rows.append(
             {
                 "case": name,
                 "size": size,
                 "seconds": round(statistics.median(kept), 3),
-                "peak_mb": round(entry["peak_mb"]),
+                "peak_mb": round(cost.peak_mb),
             }
         )
     return rows

@@ -5,7 +5,7 @@ import numpy as np
 from calibration.errors import ZeropointFailed
 from calibration.refcat import Matches
 from exposure import ChebyshevField, Exposure, Instrument, PhotoCalib
-from exposure.psf import polynomial_terms
+from exposure.field import polynomial_terms
 from tasks.arrays import F64, I64
 
 __all__ = ["calibrate"]

@@ -1,7 +1,8 @@
 """One calibrated CCD in memory: pixels, PSF, WCS, calibration, background; FITS in and out.
 
-Imports: ``tasks`` only. No science, no database. Its ``fits`` helpers are the only code that opens FITS. Tables of
-exposures (`ExposureCatalog`) are loaded when they are first asked for.
+Imports: ``tasks`` only. No science, no database. `exposure.io` is the only code that opens FITS; `exposure.header` reads
+cards, `exposure.wcs` computes sky coordinates, `exposure.flagging` marks pixels without a value. Tables of exposures
+(`ExposureCatalog`) are loaded when they are first asked for.
 """
 
 from typing import TYPE_CHECKING, Any

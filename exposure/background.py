@@ -65,13 +65,13 @@ def estimate_background(image: F32, bad: Flags | None = None, mesh: int = 64, fi
         Median filter over the cells.
     """
     mask = ~np.isfinite(image)
-    whole = not mask.any()  # then a copy is not needed
+    complete = not mask.any()  # then a copy is not needed
     if bad is not None:
         mask |= bad
     side = int(max(8, min(mesh, min(image.shape) // 4)))
-    data = np.ascontiguousarray(image if whole else np.where(mask, np.float32(0), image), dtype=np.float32)
-    found = sep.Background(data, mask=mask, bw=side, bh=side, fw=filter_size, fh=filter_size)
-    return Background(found, float(found.globalback), float(found.globalrms))
+    data = np.ascontiguousarray(image if complete else np.where(mask, np.float32(0), image), dtype=np.float32)
+    cells = sep.Background(data, mask=mask, bw=side, bh=side, fw=filter_size, fh=filter_size)
+    return Background(cells, float(cells.globalback), float(cells.globalrms))
 
 
 def subtract_plane(exposure: "Exposure", mesh: int) -> None:
@@ -88,12 +88,12 @@ def subtract_plane(exposure: "Exposure", mesh: int) -> None:
         return
     box = np.where(good, some, np.nan)[: rows * BLOCKS, : columns * BLOCKS]
     parts = box.reshape(BLOCKS, rows, BLOCKS, columns).transpose(0, 2, 1, 3).reshape(BLOCKS * BLOCKS, -1)
-    known = np.isfinite(parts).mean(1) > 0.5
-    if known.sum() < BLOCKS:
+    filled = np.isfinite(parts).mean(1) > 0.5
+    if filled.sum() < BLOCKS:
         return
-    parts = parts[known]
+    parts = parts[filled]
     level = np.nanmedian(parts, axis=1)
-    y, x = (v.ravel()[known] for v in np.mgrid[:BLOCKS, :BLOCKS])
+    y, x = (v.ravel()[filled] for v in np.mgrid[:BLOCKS, :BLOCKS])
     along_x, along_y = _slopes((x + 0.5) * columns * step, (y + 0.5) * rows * step, level)
     # differences of neighbours: what a slope adds to them is small
     noise = 1.4826 * float(np.nanmedian(np.abs(np.diff(box, axis=1)))) / np.sqrt(2)
@@ -145,18 +145,18 @@ def _subtract(image: Any, mask: Any, bits: Any, level: Any, step: int, first: in
     width = image.shape[1]
     rows = np.zeros((3, width), np.float32)
     above, below, rise = rows[0], rows[1], rows[2]
-    known = -2
+    current = -2
     for y in range(first, last):
         k = min(y // step, level.shape[0] - 1)
-        if k != known:
-            if k == known + 1:
+        if k != current:
+            if k == current + 1:
                 above, below = below, above
             else:
-                _spread_row(level[k], step, above)
-            _spread_row(level[min(k + 1, level.shape[0] - 1)], step, below)
+                _interpolate_row(level[k], step, above)
+            _interpolate_row(level[min(k + 1, level.shape[0] - 1)], step, below)
             for x in range(width):
                 rise[x] = below[x] - above[x]
-            known = k
+            current = k
         f = np.float32((y - k * step) / step)
         pixels, flags = image[y], mask[y]
         for x in range(width):
@@ -165,7 +165,8 @@ def _subtract(image: Any, mask: Any, bits: Any, level: Any, step: int, first: in
 
 
 @compiled
-def _spread_row(coarse: Any, step: int, out: Any) -> None:
+def _interpolate_row(coarse: Any, step: int, out: Any) -> None:
+    """Write to `out` the levels `coarse`, `step` px apart, interpolated linearly."""
     last = coarse.shape[0] - 1
     for i in range(last + 1):
         start, slope = coarse[i], (coarse[min(i + 1, last)] - coarse[i]) / np.float32(step)

@@ -111,35 +111,43 @@ class Camera:
             raise InstrumentError(f"camera file {path} cannot be read: {error}") from error
         if not isinstance(raw, dict) or not isinstance(raw.get("detectors"), list) or not raw["detectors"]:
             raise InstrumentError(f"camera file {path} needs the keys 'name' and 'detectors' (a list)")
-        found: dict[int, CameraDetector] = {}
+        detectors: dict[int, CameraDetector] = {}
         for number, entry in enumerate(raw["detectors"]):
             one = _detector(entry, f"camera file {path}, detector entry {number}")
-            if one.id in found:
+            if one.id in detectors:
                 raise InstrumentError(f"camera file {path} has detector {one.id} twice", detector=one.id)
-            found[one.id] = one
-        place = raw.get("observatory", {})
+            detectors[one.id] = one
+        observatory = raw.get("observatory", {})
         return cls(
-            str(raw.get("name", Path(path).stem)), found, float(place.get("longitude", np.nan)),
-            float(place.get("latitude", np.nan)), float(place.get("elevation", 0.0)),
-        )  # fmt: skip
+            str(raw.get("name", Path(path).stem)),
+            detectors,
+            float(observatory.get("longitude", np.nan)),
+            float(observatory.get("latitude", np.nan)),
+            float(observatory.get("elevation", 0.0)),
+        )
 
     def write(self, path: "str | PathLike[str]") -> None:
         """Write the camera file that `read` reads."""
         entries = [
             {
-                "id": d.id, "name": d.name,
+                "id": d.id,
+                "name": d.name,
                 "bbox": [d.bbox[0], d.bbox[1], d.bbox[0] + d.bbox[2] - 1, d.bbox[1] + d.bbox[3] - 1],
-                "pixel_size_mm": list(d.pixel_size_mm), "offset_mm": list(d.offset_mm), "rotation_deg": d.rotation_deg,
+                "pixel_size_mm": list(d.pixel_size_mm),
+                "offset_mm": list(d.offset_mm),
+                "rotation_deg": d.rotation_deg,
             }
             | ({"gain": d.gain} if np.isfinite(d.gain) else {})
             | ({"read_noise": d.read_noise} if np.isfinite(d.read_noise) else {})
             for d in self.detectors.values()
-        ]  # fmt: skip
+        ]
         raw: dict[str, Any] = {"name": self.name, "detectors": entries}
         if np.isfinite(self.longitude):
             raw["observatory"] = {
-                "longitude": self.longitude, "latitude": self.latitude, "elevation": self.elevation,
-            }  # fmt: skip
+                "longitude": self.longitude,
+                "latitude": self.latitude,
+                "elevation": self.elevation,
+            }
         Path(path).write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
 
 
@@ -148,15 +156,20 @@ def _detector(entry: Any, where: str) -> CameraDetector:
         x0, y0, x1, y1 = (int(v) for v in entry["bbox"])
         sx, sy = (float(v) for v in entry["pixel_size_mm"])
         ox, oy = (float(v) for v in entry["offset_mm"])
-        made = CameraDetector(
-            int(entry["id"]), str(entry.get("name", entry["id"])), (x0, y0, x1 - x0 + 1, y1 - y0 + 1), (sx, sy),
-            (ox, oy), float(entry.get("rotation_deg", 0.0)), float(entry.get("gain", np.nan)),
+        detector = CameraDetector(
+            int(entry["id"]),
+            str(entry.get("name", entry["id"])),
+            (x0, y0, x1 - x0 + 1, y1 - y0 + 1),
+            (sx, sy),
+            (ox, oy),
+            float(entry.get("rotation_deg", 0.0)),
+            float(entry.get("gain", np.nan)),
             float(entry.get("read_noise", np.nan)),
-        )  # fmt: skip
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise InstrumentError(
             f"{where}: {error!r}; each needs id, bbox [4], pixel_size_mm [2], offset_mm [2]"
         ) from error
-    if made.bbox[2] < 1 or made.bbox[3] < 1 or not (sx > 0 and sy > 0):
-        raise InstrumentError(f"{where}: empty bbox or pixel size that is not positive", detector=made.id)
-    return made
+    if detector.bbox[2] < 1 or detector.bbox[3] < 1 or not (sx > 0 and sy > 0):
+        raise InstrumentError(f"{where}: empty bbox or pixel size that is not positive", detector=detector.id)
+    return detector

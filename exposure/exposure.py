@@ -82,17 +82,12 @@ class Exposure:
         """(x0, y0, width, height) in the frame."""
         return (*self.origin, self.width, self.height)
 
-    @property
-    def photoCalib(self) -> PhotoCalib | None:
-        """The photometric calibration under its published name."""
-        return self.photo_calib
-
     def flagged(self, *planes: str) -> Flags:
-        """Return where any of the planes is set."""
+        """Return where any of the planes is set, shape (height, width)."""
         return flagged_pixels(self.mask, plane_bits(planes))
 
     def set_plane(self, plane: str, where: Flags) -> None:
-        """Set one plane where asked."""
+        """Set one plane where `where` (height, width) is true."""
         set_bits(self.mask, where, plane_bits([plane]))
 
     def clear_planes(self, *planes: str) -> None:
@@ -104,7 +99,10 @@ class Exposure:
         return usable_pixels(self.image, self.variance, self.mask, plane_bits(["NO_DATA", *excluded]))
 
     def contains(self, x: ArrayLike, y: ArrayLike, margin: float = 0.0) -> Flags:
-        """Return whether positions lie inside the box grown by `margin`; edges at pixel centres +-0.5, NaN outside."""
+        """Return whether frame positions (px, any shape) lie in the box grown by `margin` px; a NaN does not.
+
+        The edges of the box are at pixel centres +-0.5.
+        """
         x0, y0, width, height = self.bbox
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         with np.errstate(invalid="ignore"):
@@ -172,12 +170,22 @@ class Exposure:
         return {"visit": None if info is None else info.visit, "detector": None if info is None else info.detector}
 
     def pixel_scale_arcsec(self) -> float:
-        """Return the pixel scale in the middle of the image."""
+        """Return the pixel scale in the middle of the image, arcsec per pixel.
+
+        Raises
+        ------
+        WcsMissing
+        """
         x, y = self.origin[0] + self.width / 2, self.origin[1] + self.height / 2
         return float(self.require_wcs().pixel_scale_arcsec(x, y))
 
     def sky_corners(self, margin: float = 0.0) -> tuple[F64, F64]:
-        """Return (ra, dec) of the four corners of the box grown by `margin` px."""
+        """Return (ra, dec), each (4,) in degrees, of the corners of the box grown by `margin` px.
+
+        Raises
+        ------
+        WcsMissing
+        """
         x0, y0, width, height = self.bbox
         lo_x, hi_x, lo_y, hi_y = x0 - 0.5 - margin, x0 + width - 0.5 + margin, y0 - 0.5 - margin, y0 + height - 0.5
         return self.require_wcs().pixel_to_sky(
@@ -204,9 +212,11 @@ class Exposure:
 
     @classmethod
     def read_fits(
-        cls, path: "str | PathLike[str]", instrument: "str | Instrument | None" = None,
+        cls,
+        path: "str | PathLike[str]",
+        instrument: "str | Instrument | None" = None,
         known: "Mapping[str, Any] | None" = None,
-    ) -> "Exposure":  # fmt: skip
+    ) -> "Exposure":
         """Read an exposure; see `exposure.io.native.read_exposure`."""
         from exposure.io.native import read_exposure
 

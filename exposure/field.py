@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tasks.arrays import F64, I64, Box
 from tasks.reprs import short_repr
 
-__all__ = ["ChebyshevField", "chebyshev_orders", "chebyshev_terms"]
+__all__ = ["ChebyshevField", "chebyshev_orders", "chebyshev_terms", "neighbours_2d", "polynomial_terms"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,37 @@ def chebyshev_terms(top: int, box: Box, x: ArrayLike, y: ArrayLike) -> F64:
     orders = chebyshev_orders(top)
     cu, cv = chebyshev.chebvander(u, top), chebyshev.chebvander(v, top)
     return np.asarray(cu[:, orders[:, 0]] * cv[:, orders[:, 1]], dtype=np.float64)
+
+
+def polynomial_terms(orders: I64, bbox: Box, x: ArrayLike, y: ArrayLike) -> F64:
+    """Return products of Chebyshev polynomials at N positions, shape (N, n_terms).
+
+    Parameters
+    ----------
+    orders
+        (n_terms, 2): orders in x and y of each term.
+    x, y
+        Frame px, shape (N,); clipped to the box, so that nothing is extrapolated.
+    """
+    x0, y0, width, height = bbox
+    u = np.clip(2 * (np.atleast_1d(np.asarray(x, np.float64)) - x0) / max(width - 1, 1) - 1, -1, 1)
+    v = np.clip(2 * (np.atleast_1d(np.asarray(y, np.float64)) - y0) / max(height - 1, 1) - 1, -1, 1)
+    top = int(orders.max(initial=0))
+    cu, cv = chebyshev.chebvander(u, top), chebyshev.chebvander(v, top)
+    return np.asarray(cu[:, orders[:, 0]] * cv[:, orders[:, 1]], dtype=np.float64)
+
+
+def neighbours_2d(x: F64, y: F64, bbox: Box, nx: int, ny: int) -> tuple[NDArray[np.intp], F64]:
+    """Return the cells (N, 4) around N frame positions, and their bilinear weights (N, 4), which sum to 1.
+
+    The box is divided into `nx` x `ny` cells, whose values belong to their centres; cells are numbered along x first.
+    """
+    x0, y0, width, height = bbox
+    u = np.clip((x - x0 + 0.5) * nx / width - 0.5, 0, nx - 1)
+    v = np.clip((y - y0 + 0.5) * ny / height - 0.5, 0, ny - 1)
+    i, j = np.minimum(u.astype(int), max(nx - 2, 0)), np.minimum(v.astype(int), max(ny - 2, 0))
+    fu, fv = u - i, v - j
+    i1, j1 = np.minimum(i + 1, nx - 1), np.minimum(j + 1, ny - 1)
+    index = np.stack([j * nx + i, j * nx + i1, j1 * nx + i, j1 * nx + i1], axis=1)
+    weight = np.stack([(1 - fu) * (1 - fv), fu * (1 - fv), (1 - fu) * fv, fu * fv], axis=1)
+    return index, weight

@@ -130,9 +130,7 @@ def visit_from_mjd(mjd_tai: float, rule: str = "yymmddsssss") -> int:
     """Return the visit number for a time: date, then seconds of the day (TAI), for example 17122005623."""
     from astropy.time import Time
 
-    moment = Time(mjd_tai, format="mjd", scale="tai").to_datetime()
-    assert isinstance(moment, datetime)
-    moment = moment.replace(tzinfo=UTC)
+    moment: datetime = Time(mjd_tai, format="mjd", scale="tai").to_datetime().replace(tzinfo=UTC)
     seconds = moment.hour * 3600 + moment.minute * 60 + moment.second
     day = moment.strftime("%y%m%d" if rule.startswith("yymm") else "%Y%m%d")
     return int(f"{day}{seconds:05d}")
@@ -165,12 +163,12 @@ def load_instrument(name: str) -> Instrument:
     InstrumentError
         No such file, or a file that breaks the rules; the message lists every problem.
     """
-    found = next((p for p in _candidates(name) if p.is_file()), None)
-    if found is None:
+    path = next((p for p in _candidates(name) if p.is_file()), None)
+    if path is None:
         tried = ", ".join(str(p) for p in _candidates(name))
         raise InstrumentError(f"no instrument file for {name!r} (tried {tried})")
-    state = found.stat()
-    return _load(found.resolve(), state.st_mtime_ns, state.st_size)
+    state = path.stat()
+    return _load(path.resolve(), state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=32)

@@ -40,7 +40,7 @@ PLANES = MappingProxyType({name: bit for bit, name in enumerate(_NAMES)})
 
 RUN = 128  # pixels of a row that are looked at once before each is looked at
 
-# planes that become flags of measured places, by the names of the flags
+# planes that become flags of measured positions, by the names of the flags
 PIXEL_FLAGS = {
     "edge": "EDGE", "interpolated": "INTRP", "saturated": "SAT", "cr": "CR", "bad": "BAD", "suspect": "SUSPECT",
     "streak": "STREAK", "injected": "INJECTED", "injected_template": "INJECTED_TEMPLATE", "nodata": "NO_DATA",
@@ -55,18 +55,18 @@ def plane_bits(planes: Iterable[str]) -> int:
 
 def remap(mask: NDArray[np.integer], names: dict[str, int]) -> I32:
     """Move the bits of a mask with its own plane numbers (name -> bit) to ours; planes we do not know are dropped."""
-    known = {name: bit for name, bit in names.items() if name in PLANES}
-    if mask.dtype.itemsize > 4 or any(bit > 30 for bit in known.values()):
+    shared = {name: bit for name, bit in names.items() if name in PLANES}
+    if mask.dtype.itemsize > 4 or any(bit > 30 for bit in shared.values()):
         out = np.zeros(mask.shape, dtype=np.int32)
-        for name, bit in known.items():
+        for name, bit in shared.items():
             out |= ((mask >> bit) & 1).astype(np.int32) << PLANES[name]
         return out
     own = mask.astype(np.int32)
-    if all(PLANES[name] == bit for name, bit in known.items()):
-        own &= np.int32(plane_bits(known))
+    if all(PLANES[name] == bit for name, bit in shared.items()):
+        own &= np.int32(plane_bits(shared))
         return own
-    old = np.array([1 << bit for bit in known.values()], np.int32)
-    _renamed(own, 0, old, np.array([plane_bits([name]) for name in known], np.int32))
+    old = np.array([1 << bit for bit in shared.values()], np.int32)
+    _renamed(own, 0, old, np.array([plane_bits([name]) for name in shared], np.int32))
     return own
 
 
@@ -80,9 +80,9 @@ def is_usable(value: Any, variance: Any, flags: Any, bits: int) -> Any:
 @compiled
 def _usable(image: Any, variance: Any, mask: Any, bits: Any, out: Any, first: int, last: int) -> None:
     for y in range(first, last):
-        pixels, spread, flags, row = image[y], variance[y], mask[y], out[y]
+        pixels, variances, flags, row = image[y], variance[y], mask[y], out[y]
         for x in range(row.shape[0]):
-            row[x] = is_usable(pixels[x], spread[x], flags[x], bits)
+            row[x] = is_usable(pixels[x], variances[x], flags[x], bits)
 
 
 def usable_pixels(image: F32, variance: F32, mask: I32, bits: int) -> Flags:
@@ -111,10 +111,10 @@ def _count(mask: Any, other: Any, bits: Any, first: int, last: int) -> Any:
     total = 0
     for y in range(first, last):
         row, second = mask[y], other[y]
-        found: Any = np.int32(0)
+        in_row: Any = np.int32(0)
         for x in range(row.shape[0]):
-            found = np.int32(found + (np.int32(1) if (row[x] | second[x]) & bits != 0 else np.int32(0)))
-        total += found
+            in_row = np.int32(in_row + (np.int32(1) if (row[x] | second[x]) & bits != 0 else np.int32(0)))
+        total += in_row
     return total
 
 
@@ -127,7 +127,7 @@ def count_flagged(mask: I32, other: I32, bits: int) -> int:
 
 @compiled
 def true_places(row: Any, out: Any) -> int:
-    """Write the places of the true ones of a row, whose length is a multiple of 8; returns how many there are."""
+    """Write to `out` the indices of the true values of a row, whose length is a multiple of 8; return how many there are."""
     words, n = row.view(np.uint64), 0
     for word in range(words.shape[0]):
         if words[word] != 0:  # most are zero: eight pixels are passed over at once
@@ -188,11 +188,11 @@ def translate(mask: I32, kept: int, renamed: dict[str, str]) -> None:
 
 
 @compiled
-def _spread(
-    mask: Any, bits: Any, put: Any, dy: Any, dx: Any, y0: int, x0: int, out: Any, first: int, last: int
-) -> None:
-    """Set bits in rows `first` to `last` of `out`."""
+def _grow(mask: Any, bits: Any, put: Any, disc: Any, offset: Any, out: Any, first: int, last: int) -> None:
+    """Set bits in rows `first` to `last` of `out`; `disc` (2, K) holds the steps in y and x from a pixel to its disc."""
     height, width = mask.shape
+    y0, x0 = offset
+    dy, dx = disc[0], disc[1]
     for y in range(max(0, first + y0 - dy[-1]), min(height, last + y0 + dy[-1])):
         for low in range(0, width, RUN):
             if not _any(mask[y, low : low + RUN], bits):
@@ -214,20 +214,20 @@ def _spread(
 
 
 def spread_bits(
-    mask: I32, bits: int, radius: float, out: I32, offset: tuple[int, int] = (0, 0),
+    mask: I32,
+    bits: int,
+    radius: float,
+    out: I32,
+    offset: tuple[int, int] = (0, 0),
     put: int = 0,
-) -> None:  # fmt: skip
+) -> None:
     """OR the bits of `mask`, grown by a disc, into `out`, whose pixel [0, 0] is the pixel `offset` (y, x) of `mask`.
 
     With `put` those bits, none of `bits`, are set instead, and `out` may be `mask` itself.
     """
     reach = int(radius + 0.25)
     g = np.arange(-reach, reach + 1)
-    dy, dx = np.nonzero(g[:, None] ** 2 + g[None, :] ** 2 <= (radius + 0.25) ** 2)
-    dy, dx = dy - reach, dx - reach
+    disc = np.stack(np.nonzero(g[:, None] ** 2 + g[None, :] ** 2 <= (radius + 0.25) ** 2)) - reach
     in_bands(
-        lambda first, last: _spread(
-            mask, np.int32(bits), np.int32(put), dy, dx, offset[0], offset[1], out, first, last
-        ),
-        out.shape[0],
+        lambda first, last: _grow(mask, np.int32(bits), np.int32(put), disc, offset, out, first, last), out.shape[0]
     )

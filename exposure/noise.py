@@ -29,14 +29,14 @@ def sky_autocorrelation(image: F32, variance: F32, good: Flags, max_blocks: int 
         return None
     part = rows if rows.size < height else slice(None)  # all of an image is looked at as it is
     z, sky = _sky_in_sigma(image[part], variance[part], good[part], image.size)
-    place = np.full(height, -1)  # of rows where nothing counts: the last one, which is empty
-    place[rows] = np.arange(rows.size)
+    row_of = np.full(height, -1)  # of rows where nothing counts: the last one, which is empty
+    row_of[rows] = np.arange(rows.size)
     starts = [(y, x) for y in range(0, height - BLOCK + 1, BLOCK) for x in range(0, width - BLOCK + 1, BLOCK)]
     blocks, masks = [], []
     for y, x in starts[:: max(1, len(starts) // max_blocks)]:
-        clear = sky[place[y : y + BLOCK], x : x + BLOCK]
+        clear = sky[row_of[y : y + BLOCK], x : x + BLOCK]
         if clear.mean() > 0.5:
-            values = z[place[y : y + BLOCK], x : x + BLOCK]
+            values = z[row_of[y : y + BLOCK], x : x + BLOCK]
             blocks.append(np.where(clear, values - median(values[clear]), 0))
             masks.append(clear)
     if len(blocks) < 4:
@@ -70,7 +70,7 @@ def near_sources(z: F32, ok: Flags, size: int = 0) -> Flags:
     """
     smooth = cv2.GaussianBlur(z, (0, 0), 1.5)
     values = smooth[ok][:: max(1, max(size, z.size) // 400_000)]
-    spread = scatter(values) if values.size else 1.0
-    high = np.abs(smooth, out=smooth) > 4 * spread
+    sigma = scatter(values) if values.size else 1.0
+    high = np.abs(smooth, out=smooth) > 4 * sigma
     high |= np.abs(z, out=smooth) > 4.5
     return np.asarray(cv2.dilate(high.view(np.uint8), np.ones((17, 17), np.uint8)) > 0)

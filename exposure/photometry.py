@@ -28,18 +28,19 @@ _FAST = frozenset(("reassoc", "contract", "nsz", "arcp"))
 
 @compiled(fastmath=set(_FAST))
 def _fit(
-    image: Any, variance: Any, skip: Any, stamps: Any, cx: Any, cy: Any, weighted: bool, correlation: Any, out: Any
-) -> None:  # fmt: skip
-    """Fit in one pass. out columns: flux, err, chi2, npixels, area, clipped.
+    image: Any, variance: Any, skip: Any, stamps: Any, centres: Any, weighted: bool, correlation: Any, out: Any
+) -> None:
+    """Fit stamps (N, S, S) around pixels `centres` (N, 2) in one pass.
 
-    `skip` is None or a plane of pixels to leave out; `correlation` None or the noise's autocorrelation.
+    `out` (N, 6) gets flux, error, chi2, number of pixels, area, and whether the stamp was clipped. `skip` is None or a
+    plane of pixels to leave out; `correlation` None or the noise's autocorrelation.
     """
     height, width = image.shape
     size = stamps.shape[1]
     half = size // 2
     zero, one = np.float64(0), np.float64(1)
-    for m in range(cx.shape[0]):
-        x0, y0 = cx[m] - half, cy[m] - half
+    for m in range(centres.shape[0]):
+        x0, y0 = centres[m, 0] - half, centres[m, 1] - half
         j0, j1, i0, i1 = max(0, -y0), min(size, height - y0), max(0, -x0), min(size, width - x0)
         spd: Any = 0.0
         spp = sppv = sp = sddw = spdw = sppw = spd
@@ -103,7 +104,7 @@ def _correlated(stamp: Any, j0: int, j1: int, i0: int, i1: int, correlation: Any
 
 
 def psf_images(psf: Psf, x: F64, y: F64) -> F32:
-    """Return PSF images; positions where the model is undefined get NaN stamps (found by halving the batch)."""
+    """Return PSF images (N, S, S); positions where the model is undefined get NaN stamps (found by halving the batch)."""
     try:
         return psf.image_at(x, y)
     except PsfUndefined:
@@ -164,9 +165,8 @@ def forced_psf_photometry(
         rows = ok[start : start + CHUNK]
         stamps = psf_images(psf, xs[rows], ys[rows])
         part = np.empty((rows.size, 6))
-        cx = nearest_pixels(xs[rows]) - origin[0]
-        cy = nearest_pixels(ys[rows]) - origin[1]
-        _fit(image, variance, skip, stamps, cx, cy, weighting == "inverse_variance", correlation, part)
+        centres = nearest_pixels(np.stack([xs[rows], ys[rows]], axis=1)) - np.asarray(origin)
+        _fit(image, variance, skip, stamps, centres, weighting == "inverse_variance", correlation, part)
         out[rows] = part
         invalid_psf[rows] = ~np.isfinite(stamps[:, 0, 0])
     return _table(out, invalid_psf)
@@ -195,7 +195,7 @@ def _table(out: F64, invalid_psf: Flags) -> "pd.DataFrame":
 
 
 def psf_at_fixed_pixel(psf: Psf, x: F64, y: F64, cx: I64, cy: I64) -> F32:
-    """PSF images on stamps that stay centred on (cx, cy) wherever the position moves."""
+    """Return PSF images (N, S, S) at positions (x, y) on stamps that stay centred on pixels (cx, cy), all (N,)."""
     stamps = psf_images(psf, x, y)
     dx = (np.floor(x + 0.5) - cx).astype(np.int64)
     dy = (np.floor(y + 0.5) - cy).astype(np.int64)

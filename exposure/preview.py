@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from exposure.errors import PsfUndefined, WcsMissing
 from exposure.mask import plane_bits
-from exposure.psf import fwhm_of
+from exposure.psf import Psf, fwhm_of
+from exposure.quantiles import scatter_about
 from tasks.arrays import F32, F64, U8, Flags
 
 if TYPE_CHECKING:
     from exposure.exposure import Exposure
+    from exposure.wcs.sky_wcs import SkyWcs
 
 __all__ = ["BAD_PLANES", "describe", "exposure_html", "facts", "good_pixels", "grey_png", "html_block", "picture"]
 
@@ -51,19 +53,18 @@ def facts(exposure: "Exposure") -> Facts:
         visit, detector = exposure.key
         out += [("visit", str(visit)), ("detector", str(detector))]
     if exposure.wcs is not None:
-        out += _sky_facts(exposure)
+        out += _sky_facts(exposure, exposure.wcs)
     if exposure.psf is not None:
-        out.append(("PSF", _psf_text(exposure)))
+        out.append(("PSF", _psf_text(exposure.psf)))
     if exposure.photo_calib is not None:
         out.append(("calibration", f"{exposure.photo_calib.mean:.4g} nJy per unit"))
     out.append(("good pixels", f"{100 * float(good_pixels(exposure).mean() if exposure.image.size else 0):.1f} %"))
     return out
 
 
-def _sky_facts(exposure: "Exposure") -> Facts:
-    assert exposure.wcs is not None
+def _sky_facts(exposure: "Exposure", wcs: "SkyWcs") -> Facts:
     x0, y0, width, height = exposure.bbox
-    ra, dec = exposure.wcs.pixel_to_sky(np.array([x0 + (width - 1) / 2]), np.array([y0 + (height - 1) / 2]))
+    ra, dec = wcs.pixel_to_sky(np.array([x0 + (width - 1) / 2]), np.array([y0 + (height - 1) / 2]))
     try:
         scale = f'{exposure.pixel_scale_arcsec():.3g}"/px'
     except WcsMissing:
@@ -71,20 +72,19 @@ def _sky_facts(exposure: "Exposure") -> Facts:
     return [("centre", f"RA {ra[0]:.5f} Dec {dec[0]:+.5f}"), ("scale", scale)]
 
 
-def _psf_text(exposure: "Exposure") -> str:
-    assert exposure.psf is not None
+def _psf_text(psf: Psf) -> str:
     try:
-        x, y = exposure.psf.average_position()
-        return f"FWHM {float(fwhm_of(exposure.psf.moments_at(x, y))[0]):.2f} px"
+        x, y = psf.average_position()
+        return f"FWHM {float(fwhm_of(psf.moments_at(x, y))[0]):.2f} px"
     except PsfUndefined:
         return "undefined"
 
 
 def describe(exposure: "Exposure", name: str = "Exposure") -> str:
     """Return the facts in one line, for ``repr``."""
-    known = dict(facts(exposure))
-    parts = [known.pop("size")]
-    for key, text in known.items():
+    texts = dict(facts(exposure))
+    parts = [texts.pop("size")]
+    for key, text in texts.items():
         if key in ("calibration", "origin"):
             continue
         parts.append(text if key in ("scale",) else f"{text} good" if key == "good pixels" else f"{key} {text}"[:60])
@@ -96,15 +96,15 @@ def describe(exposure: "Exposure", name: str = "Exposure") -> str:
 def _reduced(values: F32, good: Flags) -> tuple[F64, Flags]:
     """Return means of good pixels so that no side is longer than `SHOWN`; masked where most pixels are."""
     scale = max(values.shape) / SHOWN
-    weight, light = good.astype(np.float32), np.where(good, values, np.float32(0))
+    weight, weighted = good.astype(np.float32), np.where(good, values, np.float32(0))
     if scale > 1:
         import cv2
 
         size = [max(1, round(side / scale)) for side in values.shape[::-1]]
-        weight, light = (
-            np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.float32) for p in (weight, light)
+        weight, weighted = (
+            np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.float32) for p in (weight, weighted)
         )
-    return np.asarray(light / np.maximum(weight, 1e-9), np.float64), np.asarray(weight > 0.5)
+    return np.asarray(weighted / np.maximum(weight, 1e-9), np.float64), np.asarray(weight > 0.5)
 
 
 def grey_png(image: NDArray[np.floating], good: Flags, signed: bool = False) -> bytes:
@@ -122,7 +122,7 @@ def grey_png(image: NDArray[np.floating], good: Flags, signed: bool = False) -> 
     mean, shown = _reduced(np.asarray(image, np.float32), good)
     values = mean[shown]
     middle = 0.0 if signed or not values.size else float(np.median(values))
-    noise = 1.4826 * float(np.median(np.abs(values - middle))) if values.size else 1.0
+    noise = scatter_about(values, middle) if values.size else 1.0
     stretched = np.arcsinh((mean - middle) / (SOFTENING * (noise or 1.0)))
     inner = stretched[shown]
     top = max(float(np.percentile(inner, 99.9)) if inner.size else 1.0, 1.0)
@@ -142,10 +142,12 @@ def _indexed_png(index: U8) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in (
-            (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)), (b"PLTE", palette.tobytes()),
-            (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""),
+            (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+            (b"PLTE", palette.tobytes()),
+            (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+            (b"IEND", b""),
         )
-    )  # fmt: skip
+    )
 
 
 def picture(image: NDArray[np.floating], good: Flags, label: str, signed: bool = False) -> str:
@@ -166,7 +168,7 @@ def html_block(title: str, pictures: Iterable[str], table: Facts) -> str:
 
 def exposure_html(
     exposure: "Exposure", title: str = "Exposure", signed: bool = False, more: Iterable[tuple[str, str]] = ()
-) -> str:  # fmt: skip
+) -> str:
     """Return what a notebook shows of an exposure, with `more` facts in front."""
     image = picture(exposure.image, good_pixels(exposure), f"{title}; masked pixels are blue", signed)
     return html_block(

@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
 from exposure.errors import PsfUndefined
+from exposure.field import neighbours_2d, polynomial_terms
 from exposure.stamps import adaptive_moments, blend, shift_stamps
 from tasks.arrays import F32, F64, I64, Box
 from tasks.compiled import compiled
 from tasks.reprs import short_repr
 
-__all__ = ["FWHM_PER_SIGMA", "GaussianPsf", "GridPsf", "MoffatPsf", "PolynomialPsf", "Psf", "fwhm_of", "neighbours_2d"]
+__all__ = ["FWHM_PER_SIGMA", "GaussianPsf", "GridPsf", "MoffatPsf", "PolynomialPsf", "Psf", "fwhm_of"]
 
 FWHM_PER_SIGMA = 2.3548200450309493
+"""Full width at half maximum of a Gaussian in units of its standard deviation: 2 sqrt(2 ln 2)."""
 
 
 @runtime_checkable
@@ -49,7 +50,7 @@ class Psf(Protocol):
 
 
 def fwhm_of(moments: F64) -> F64:
-    """Return FWHM in px from (..., 3) moments: 2.3548 times the trace radius."""
+    """Return the FWHM (...) in px of moments (..., 3) in px^2: `FWHM_PER_SIGMA` times the trace radius."""
     return FWHM_PER_SIGMA * np.sqrt(0.5 * (moments[..., 0] + moments[..., 1]))
 
 
@@ -95,7 +96,17 @@ def _outer(rows: Any, columns: Any, out: Any) -> None:
 
 @dataclass(frozen=True)
 class GaussianPsf:
-    """Round Gaussian sampled at pixel centres, sum 1."""
+    """Round Gaussian sampled at pixel centres, sum 1.
+
+    Parameters
+    ----------
+    sigma
+        Standard deviation, px.
+    size
+        Side of the stamps, odd.
+    position
+        Frame px: what `average_position` returns.
+    """
 
     sigma: float
     size: int
@@ -140,7 +151,7 @@ class MoffatPsf:
     fwhm, e1, e2
         Coefficients (1, u, v, uv, u^2, v^2) with u, v in [-1, 1] over `bbox`; FWHM in px. Shorter tuples are padded.
     beta
-        Moffat exponent.
+        Exponent of the profile (1 + r^2 / alpha^2)^-beta (Moffat 1969, A&A 3, 455).
     """
 
     fwhm: tuple[float, ...]
@@ -231,29 +242,6 @@ class PolynomialPsf(_PixelMixin):
     def average_position(self) -> tuple[float, float]:
         """Return the average position of the stars that made the model."""
         return self.centre
-
-
-def polynomial_terms(orders: I64, bbox: Box, x: ArrayLike, y: ArrayLike) -> F64:
-    """Return (N, n_terms) products of Chebyshev polynomials; positions are clipped to the box (no extrapolation)."""
-    x0, y0, width, height = bbox
-    u = np.clip(2 * (np.atleast_1d(np.asarray(x, np.float64)) - x0) / max(width - 1, 1) - 1, -1, 1)
-    v = np.clip(2 * (np.atleast_1d(np.asarray(y, np.float64)) - y0) / max(height - 1, 1) - 1, -1, 1)
-    top = int(orders.max(initial=0))
-    cu, cv = chebyshev.chebvander(u, top), chebyshev.chebvander(v, top)
-    return np.asarray(cu[:, orders[:, 0]] * cv[:, orders[:, 1]], dtype=np.float64)
-
-
-def neighbours_2d(x: F64, y: F64, bbox: Box, nx: int, ny: int) -> tuple[NDArray[np.intp], F64]:
-    """Return bilinear neighbours (N, 4) and weights (N, 4) on a grid of cell centres over the box."""
-    x0, y0, width, height = bbox
-    u = np.clip((x - x0 + 0.5) * nx / width - 0.5, 0, nx - 1)
-    v = np.clip((y - y0 + 0.5) * ny / height - 0.5, 0, ny - 1)
-    i, j = np.minimum(u.astype(int), max(nx - 2, 0)), np.minimum(v.astype(int), max(ny - 2, 0))
-    fu, fv = u - i, v - j
-    i1, j1 = np.minimum(i + 1, nx - 1), np.minimum(j + 1, ny - 1)
-    index = np.stack([j * nx + i, j * nx + i1, j1 * nx + i, j1 * nx + i1], axis=1)
-    weight = np.stack([(1 - fu) * (1 - fv), fu * (1 - fv), (1 - fu) * fv, fu * fv], axis=1)
-    return index, weight
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,10 @@ __all__ = ["psf_fwhm"]
 
 
 def psf_fwhm(psf: Psf, box: Box) -> float:
-    """Return the FWHM (px) at the average position, or its mean over a 10 x 10 grid where that is undefined; NaN: nowhere."""
+    """Return the FWHM in px at the average position, or its mean over a 10 x 10 grid of the box where that is undefined.
+
+    NaN where the model is defined nowhere.
+    """
     try:
         value = float(fwhm_of(psf.moments_at(*psf.average_position()))[0])
         if np.isfinite(value):
@@ -20,8 +23,8 @@ def psf_fwhm(psf: Psf, box: Box) -> float:
     x0, y0, width, height = box
     gx, gy = np.meshgrid(x0 + width * np.linspace(0.05, 0.95, 10), y0 + height * np.linspace(0.05, 0.95, 10))
     values = [_fwhm_at(psf, x, y) for x, y in zip(gx.ravel(), gy.ravel(), strict=True)]
-    known = [v for v in values if np.isfinite(v)]
-    return float(np.mean(known)) if known else float("nan")
+    finite = [v for v in values if np.isfinite(v)]
+    return float(np.mean(finite)) if finite else float("nan")
 
 
 def _fwhm_at(psf: Psf, x: float, y: float) -> float:

@@ -71,21 +71,35 @@ def scatter_along(values: NDArray[Any], axis: int) -> NDArray[Any]:
 
 def quantiles(values: NDArray[Any], *fractions: float) -> F64:
     """Return the quantiles of a flat array without NaN that is not empty, linear between its values."""
-    place = np.array(fractions) * (values.size - 1)
-    low = np.minimum(place.astype(np.int64), max(values.size - 2, 0))
+    rank = np.array(fractions) * (values.size - 1)
+    low = np.minimum(rank.astype(np.int64), max(values.size - 2, 0))
     ordered = np.sort(values)
     below, above = (ordered[k].astype(np.float64) for k in (low, np.minimum(low + 1, values.size - 1)))
-    return np.asarray(below + (place - low) * (above - below))
+    return np.asarray(below + (rank - low) * (above - below))
 
 
 ENOUGH = 32  # pixels that make a median
 
 
 def block_medians(
-    plane: F32, usable: Flags, rows: I64, columns: I64, least: int,
+    plane: F32,
+    usable: Flags,
+    rows: I64,
+    columns: I64,
+    least: int,
     out: NDArray[Any],
-) -> None:  # fmt: skip
-    """Write the median of the usable values of each block between `rows` and `columns`; where are fewer, nothing."""
+) -> None:
+    """Write the median of the usable pixels of each block to `out`; blocks with fewer than `least` are left as they are.
+
+    Parameters
+    ----------
+    plane, usable
+        Shape (height, width).
+    rows, columns
+        Edges of the blocks, shapes (R + 1,) and (C + 1,).
+    out
+        Shape (R, C).
+    """
     in_bands(
         lambda a, b: _block_medians(plane, usable, rows[a : b + 1], columns, least, out[a:b]), out.shape[0], least=1
     )

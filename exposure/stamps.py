@@ -261,7 +261,10 @@ def sided(stamps: NDArray[Any], side: int) -> NDArray[Any]:
 
 
 def extendedness(own: F64, model: F64) -> F64:
-    """Return 1 - exp(-chi^2 / 2), chi = (T - T_psf) / sqrt(T_psf), of moments (N, 3); NaN where there are none."""
+    """Return 1 - exp(-chi^2 / 2), chi = (T - T_psf) / sqrt(T_psf), shape (N,): 0 for a star; NaN where there are no moments.
+
+    Moments (N, 3) of the source and of the PSF model are Ixx, Iyy, Ixy in px^2, and T = Ixx + Iyy.
+    """
     size, size_psf = own[:, 0] + own[:, 1], model[:, 0] + model[:, 1]
     with np.errstate(invalid="ignore", divide="ignore"):
         chi = np.maximum(size - size_psf, 0) / np.sqrt(size_psf)

@@ -85,9 +85,16 @@ class Stars:
         """Return some of them: by number, in that order, or by a condition."""
         motion, size = (None if a is None else a[which] for a in (self.motion, self.size))
         return Stars(
-            self.x[which], self.y[which], self.snr[which], self.psfFlux[which], self.star[which], self.isolated[which],
-            self.flagged[which], motion, size,
-        )  # fmt: skip
+            self.x[which],
+            self.y[which],
+            self.snr[which],
+            self.psfFlux[which],
+            self.star[which],
+            self.isolated[which],
+            self.flagged[which],
+            motion,
+            size,
+        )
 
     def brightest_first(self) -> "Stars":
         """Return them in order of signal to noise; by x where that is equal to 1e-4: rounding must not decide."""

@@ -99,12 +99,14 @@ def _find(columns: Sequence[Column], names: Mapping[str, str | None], of: str, w
     """Return the column whose name comes first in `names`, and the unit that its name says."""
     plain = [re.sub(r"[^a-z0-9]", "", c.name.lower()) for c in columns]
     for name, unit in names.items():
-        found = [c for c, p in zip(columns, plain, strict=True) if p == name]
-        exact = [c for c in found if c.name.strip() == name] or [c for c in found if c.name.startswith("_")]
-        if len(found) > 1 and len(exact) != 1:
-            raise BadPositions(f"{what} has two columns of {of}, {found[0].name!r} and {found[1].name!r}: keep one")
-        if found:
-            return (exact or found)[0], unit
+        matching = [c for c, p in zip(columns, plain, strict=True) if p == name]
+        exact = [c for c in matching if c.name.strip() == name] or [c for c in matching if c.name.startswith("_")]
+        if len(matching) > 1 and len(exact) != 1:
+            raise BadPositions(
+                f"{what} has two columns of {of}, {matching[0].name!r} and {matching[1].name!r}: keep one"
+            )
+        if matching:
+            return (exact or matching)[0], unit
     have = ", ".join(repr(c.name) for c in columns[:20]) or "none"
     usual = ", ".join(list(names)[:3])
     raise BadPositions(f"{what} has no column of {of} (such as {usual}); its columns are {have}")

@@ -13,7 +13,8 @@ from astropy.io.fits import Header
 
 from exposure.camera import Camera
 from exposure.photocalib import AB_ZEROPOINT as AB
-from exposure.wcs.mapped import deproject, sip_approximation
+from exposure.wcs.sip import sip_approximation
+from exposure.wcs.tangent import deproject
 from simulation.optics import (
     CHIP,
     PIXEL_MM,

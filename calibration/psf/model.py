@@ -19,7 +19,8 @@ from calibration.errors import TooFewStars
 from calibration.psf.crowding import Crowd, is_crowded
 from calibration.psf.stamps import Stamps, ring
 from exposure import Exposure, PolynomialPsf, Psf
-from exposure.psf import fwhm_of, polynomial_terms
+from exposure.field import polynomial_terms
+from exposure.psf import fwhm_of
 from exposure.quantiles import scatter
 from tasks.arrays import F32, F64, I64, Box, Flags
 from tasks.reprs import short_repr

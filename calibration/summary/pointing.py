@@ -7,7 +7,7 @@ import numpy as np
 from calibration.errors import CalibrationError
 from exposure import SkyWcs
 from exposure.camera import Camera
-from exposure.wcs.mapped import deproject, project
+from exposure.wcs.tangent import deproject, project
 from tasks.arrays import F64, Box
 from tasks.sphere import sky_positions, unit_vectors
 

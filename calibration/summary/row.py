@@ -16,7 +16,8 @@ from calibration.summary.providers import PossiblyMultipleInput, sky_centre
 from exposure import Exposure, ExposureCatalog, SkyWcs
 from exposure.camera import Camera
 from exposure.io.exposure_catalog import ExposureRecord
-from exposure.wcs.mapped import project, sip_approximation
+from exposure.wcs.sip import sip_approximation
+from exposure.wcs.tangent import project
 from tasks.arrays import Box
 
 __all__ = ["SummaryRow", "box_of", "fetch"]

@@ -174,13 +174,13 @@ def bad_pixels_on(regions: Sequence[BadRegion], bbox: Box, detector: int | None,
         if region.detector is not None and region.detector != detector:
             continue
         if region.file is not None:
-            found = _map(region.file, region.hdu, detector).bad
-            if (x0, y0) == (0, 0) and found.shape != out.shape:
+            bad_map = _map(region.file, region.hdu, detector).bad
+            if (x0, y0) == (0, 0) and bad_map.shape != out.shape:
                 raise InstrumentError(
-                    f"the bad-pixel map {region.file} is of {found.shape[1]} x {found.shape[0]} px, {name} of "
+                    f"the bad-pixel map {region.file} is of {bad_map.shape[1]} x {bad_map.shape[0]} px, {name} of "
                     f"{width} x {height}: give bad_pixels a map of the frame's size"
                 )
-            part = found[max(y0, 0) : max(y0 + height, 0), max(x0, 0) : max(x0 + width, 0)]
+            part = bad_map[max(y0, 0) : max(y0 + height, 0), max(x0, 0) : max(x0 + width, 0)]
             out[max(-y0, 0) :, max(-x0, 0) :][: part.shape[0], : part.shape[1]] |= part
         for left, low, right, high in region.boxes(x0 + width, y0 + height):
             if (x0, y0) == (0, 0) and (left >= width or low >= height):
@@ -193,30 +193,32 @@ def bad_pixels_on(regions: Sequence[BadRegion], bbox: Box, detector: int | None,
 
 
 def known_offsets(regions: Sequence[BadRegion], exposure: "Exposure") -> tuple[F32, F32]:
-    """Return offset and spread (counts) of each pixel whose map tells them, NaN elsewhere.
+    """Return offset and scatter (counts), each (height, width), of pixels whose map tells them, NaN elsewhere.
 
     They hold for exposures about as long as those that they were learned on.
     """
-    offset, spread = (np.full(exposure.image.shape, np.nan, np.float32) for _ in range(2))
+    offset, scatter = (np.full(exposure.image.shape, np.nan, np.float32) for _ in range(2))
     detector = exposure.metadata.get("detector")
     seconds = None if exposure.visit_info is None else exposure.visit_info.exposure_time
     for region in regions:
         if region.file is None or exposure.origin != (0, 0) or region.detector not in (None, detector):
             continue
-        found = _map(region.file, region.hdu, detector)
-        learned = found.seconds
+        bad_map = _map(region.file, region.hdu, detector)
+        learned = bad_map.seconds
         fits_time = seconds is None or learned is None or 1 / SAME_EXPOSURE < seconds / learned < SAME_EXPOSURE
-        if found.offset is not None and found.spread is not None and fits_time:
-            np.copyto(offset, found.offset, where=found.bad)
-            np.copyto(spread, found.spread, where=found.bad)
-    return offset, spread
+        if bad_map.offset is not None and bad_map.scatter is not None and fits_time:
+            np.copyto(offset, bad_map.offset, where=bad_map.bad)
+            np.copyto(scatter, bad_map.scatter, where=bad_map.bad)
+    return offset, scatter
 
 
 @dataclass(frozen=True)
 class _Map:
+    """What a FITS file says of one detector: planes (height, width) and the exposure time they were learned at, s."""
+
     bad: Flags
     offset: F32 | None
-    spread: F32 | None
+    scatter: F32 | None
     seconds: float | None
 
 
@@ -241,14 +243,14 @@ def _read_map(path: str, hdu: int | str | None, detector: int | None, changed: i
             where = _image_of(hdus, detector, path) if hdu is None else hdu
             bad = read_image(hdus, where) != 0
             number, beside = hdus[where].header.get("DETECTOR"), {h.name for h in hdus}
-            offset, spread = (
+            offset, scatter = (
                 read_image(hdus, f"{name}{number}") if f"{name}{number}" in beside else None
                 for name in (OFFSET, SPREAD)
             )
             seconds = hdus[0].header.get("EXPTIME")
     except FitsUnreadable as error:
         raise InstrumentError(f"the bad-pixel map {path} cannot be read: {error}") from error
-    return _Map(bad, offset, spread, None if seconds is None else float(seconds))
+    return _Map(bad, offset, scatter, None if seconds is None else float(seconds))
 
 
 def is_image(hdu: Any) -> bool:
@@ -258,10 +260,7 @@ def is_image(hdu: Any) -> bool:
 
 def _image_of(hdus: fits.HDUList, detector: int | None, path: str) -> int:
     """Return which HDU is the map of a detector: the one whose DETECTOR card says so, else the only image."""
-    images = [
-        k for k, h in enumerate(hdus)
-        if is_image(h) and not h.name.startswith((OFFSET, SPREAD))
-    ]  # fmt: skip
+    images = [k for k, h in enumerate(hdus) if is_image(h) and not h.name.startswith((OFFSET, SPREAD))]
     named = {int(hdus[k].header["DETECTOR"]): k for k in images if "DETECTOR" in hdus[k].header}
     if detector is not None and detector in named:
         return named[detector]

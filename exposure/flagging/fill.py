@@ -41,9 +41,9 @@ def fill_pixels(image: F32) -> Flags | None:
         return None
     out: Flags | None = None
     for value in values:
-        found = _area(image == value)
-        if found is not None:
-            out = found if out is None else out | found
+        area = _area(image == value)
+        if area is not None:
+            out = area if out is None else out | area
     return out
 
 
@@ -54,8 +54,8 @@ def saturation_level(image: F32) -> float | None:
     stand on more pixels of the next lower digits.
     """
     top = float(np.nanmax(image))
-    low, spread = _sky(image)
-    if not np.isfinite(top) or top <= low + BRIGHT * spread:
+    low, scale = _sky(image)
+    if not np.isfinite(top) or top <= low + BRIGHT * scale:
         return None
     full = image == np.float32(top)
     patches = full[1:] & full[:-1]
@@ -84,21 +84,21 @@ def _repeated(image: F32) -> F32:
     flat = np.ones(corner.shape, np.bool_)
     for j, i in ((0, 1), (1, 0), (1, 1)):
         flat &= corner == image[j : image.shape[0] // 2 * 2 : 2, i : image.shape[1] // 2 * 2 : 2]
-    found, along = [corner[flat]], [np.float32(0)]
+    repeated, along = [corner[flat]], [np.float32(0)]
     for line in (image[0], image[-1], image[:, 0], image[:, -1]):
         kept = line[np.isfinite(line)]
         if kept.size:
             values, counts = np.unique(kept, return_counts=True)
             if counts.max() >= BORDER_SHARE * line.size:
-                found.append(np.repeat(values[counts.argmax()], counts.max()))
+                repeated.append(np.repeat(values[counts.argmax()], counts.max()))
                 along.append(values[counts.argmax()])
-    values, counts = np.unique(np.concatenate(found), return_counts=True)
+    values, counts = np.unique(np.concatenate(repeated), return_counts=True)
     values = values[np.argsort(-counts, kind="stable")][: 2 * CANDIDATES]
     if not values.size:
         return values
-    low, spread = _sky(image)
+    low, scale = _sky(image)
     usual = np.isin(values, along) & (values < np.nanmax(image))
-    return values[(values <= low + BRIGHT * spread) | usual][:CANDIDATES]
+    return values[(values <= low + BRIGHT * scale) | usual][:CANDIDATES]
 
 
 def _area(equal: Flags) -> Flags | None:
@@ -110,8 +110,8 @@ def _area(equal: Flags) -> Flags | None:
     bits = np.log(equal.size / CHANCE)  # an area of n pixels comes about by chance less often than exp(-n x rarity)
     if share > PERCOLATES:
         side = int(np.ceil(np.sqrt(CORRELATED * bits / -np.log(share))))
-        found = _opened(flags, (side, side))
-        return found if found.any() else None
+        fill = _opened(flags, (side, side))
+        return fill if fill.any() else None
     rarity = -np.log(ANIMALS * max(share, 1.0 / equal.size))
     least = max(LEAST, CORRELATED * bits / rarity)
     if largest_area(equal) < least:  # most images have no fill: labels of all their pixels would be for nothing
@@ -119,12 +119,12 @@ def _area(equal: Flags) -> Flags | None:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(flags, connectivity=4)
     large = stats[:, cv2.CC_STAT_AREA] >= least
     large[0] = False
-    found = large[labels]
-    near = cv2.dilate(found.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
-    ring = np.count_nonzero(near) - np.count_nonzero(found)
+    fill = large[labels]
+    near = cv2.dilate(fill.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+    ring = np.count_nonzero(near) - np.count_nonzero(fill)
     lone = int(np.count_nonzero(equal & ~near))
     if lone * ring > RARE * max(int(np.count_nonzero(~near)), 1):
-        return _without_neighbours(found)
+        return _without_neighbours(fill)
     return np.asarray(equal & near)
 
 
@@ -138,11 +138,11 @@ def _share(equal: Flags) -> float:
     return float(np.count_nonzero(equal & ~wide)) / rest if rest else 0.0
 
 
-def _without_neighbours(found: Flags) -> Flags:
+def _without_neighbours(fill: Flags) -> Flags:
     """Leave out single pixels at the rim that are equal by chance: what stays is part of a square or of a long line."""
-    flags = found.astype(np.uint8)
+    flags = fill.astype(np.uint8)
     kept = _opened(flags, (2, 2))
-    rest = (found & ~kept).astype(np.uint8)
+    rest = (fill & ~kept).astype(np.uint8)
     return kept | _opened(rest, (1, LINE)) | _opened(rest, (LINE, 1))
 
 

@@ -162,15 +162,15 @@ class TimeRule(HeaderRule):
 
     def _scale(self, cards: Cards, text: str) -> str:
         own = self.scale if "scale" in self.model_fields_set else None
-        told = None
+        timesys = None
         if self.key is not None and _OF_TIMESYS.match(self.key.upper()) and cards.word("TIMESYS"):
-            told = scale_of(cards.word("TIMESYS"), cards.name)
-        if own is not None and told is not None and own != told:
+            timesys = scale_of(cards.word("TIMESYS"), cards.name)
+        if own is not None and timesys is not None and own != timesys:
             raise CardInvalid(
                 f"{cards.name}: TIMESYS={cards.text('TIMESYS')!r} contradicts the instrument file, whose midpoint has "
                 f"scale {own}: correct the one that is wrong"
             )
-        scale = own or told or "utc"
+        scale = own or timesys or "utc"
         if scale != "utc" and re.search(r"\d(Z|[+-]\d{2}:?\d{2})$", text) and ":" in text:
             raise CardInvalid(f"{cards.name}: {self.key}={text!r} is a time in UTC, but the time scale is {scale}")
         return scale

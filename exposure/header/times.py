@@ -52,8 +52,8 @@ def has_time(text: str, form: str) -> bool:
         return re.search(r"%[HIcXTs]", form) is not None
     if form not in _TEXTS:
         return True
-    found = _DATE.fullmatch(text) or _OLD_DATE.fullmatch(text)
-    return found is None or found.group(4) is not None
+    match = _DATE.fullmatch(text) or _OLD_DATE.fullmatch(text)
+    return match is None or match.group(4) is not None
 
 
 def time_of_day(text: str) -> bool:
@@ -97,11 +97,11 @@ def mjd_tai(text: str, form: str, scale: str, said: str, time: str = "") -> floa
     kind: dict[str, Any] = {} if "%" in form or form in _TEXTS else {"format": form}
     shift = _GPS_TO_TAI if scale == "gps" else 0.0
     try:
-        found = float(Time(value, scale="tai" if scale == "gps" else scale, **kind).tai.mjd) + shift
+        mjd = float(Time(value, scale="tai" if scale == "gps" else scale, **kind).tai.mjd) + shift
     except (ValueError, OverflowError, TypeError) as error:
         raise CardInvalid(f"{said} is no time in format {form!r}") from error
-    _check(found, said)
-    return found
+    _check(mjd, said)
+    return mjd
 
 
 def _check(mjd: float, said: str) -> None:
@@ -143,13 +143,12 @@ def _value(text: str, form: str, said: str, time: str) -> str | float:
         return _by_pattern(text, form, said, time)
     if form not in _TEXTS:
         return text
-    found, old = _DATE.fullmatch(text), _OLD_DATE.fullmatch(text)
-    if found is None and old is None:
+    new, old = _DATE.fullmatch(text), _OLD_DATE.fullmatch(text)
+    if new is not None:
+        year, month, day, own = new.groups()
+    elif old is None:
         raise CardInvalid(f"{said} is no time in format {form!r}: expected YYYY-MM-DDThh:mm:ss")
-    if found is not None:
-        year, month, day, own = found.groups()
     else:
-        assert old is not None
         day, month, year, own = old.groups()
         year = f"19{year}"  # by the standard; since 1999 years have four digits
     return _iso(int(year), int(month), int(day), own or time, said)
@@ -161,10 +160,10 @@ def _iso(year: int, month: int, day: int, time: str, said: str) -> str:
         raise CardInvalid(
             f"{said} is a date without a time, and no card has the time (see time_key in docs/instruments.md)"
         )
-    found = _CLOCK.fullmatch(time.strip())
-    if found is None:
+    match = _CLOCK.fullmatch(time.strip())
+    if match is None:
         raise CardInvalid(f"{said}: {time!r} is no time of the day hh:mm:ss")
-    hour, minute, second, zone = int(found[1]), int(found[2]), found[3] or "00", (found[4] or "").upper()
+    hour, minute, second, zone = int(match[1]), int(match[2]), match[3] or "00", (match[4] or "").upper()
     try:
         if minute > 59 or float(second) >= (61.0 if (hour, minute) == (23, 59) and _leaps(year, month, day) else 60.0):
             raise CardInvalid(f"{said}: {time!r} is no time of the day hh:mm:ss")
@@ -174,8 +173,8 @@ def _iso(year: int, month: int, day: int, time: str, said: str) -> str:
             year, month, day, hour = next_day.year, next_day.month, next_day.day, 0
         if zone[:1] in ("+", "-"):
             away = timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
-            whole = datetime(year, month, day, hour, minute, tzinfo=UTC) - (away if zone[0] == "+" else -away)
-            year, month, day, hour, minute = whole.year, whole.month, whole.day, whole.hour, whole.minute
+            moment = datetime(year, month, day, hour, minute, tzinfo=UTC) - (away if zone[0] == "+" else -away)
+            year, month, day, hour, minute = moment.year, moment.month, moment.day, moment.hour, moment.minute
     except CardInvalid:
         raise
     except ValueError as error:
@@ -201,7 +200,5 @@ def _by_pattern(text: str, form: str, said: str, time: str) -> str:
         )  # has 23:59:60
     except ValueError as error:
         raise CardInvalid(f"{said} is no time in format {form!r}") from error
-    own = "" if not has_time(text, form) else (
-        f"{parts.tm_hour:02d}:{parts.tm_min:02d}:{parts.tm_sec:02d}.{micro:06d}"
-    )  # fmt: skip
+    own = "" if not has_time(text, form) else (f"{parts.tm_hour:02d}:{parts.tm_min:02d}:{parts.tm_sec:02d}.{micro:06d}")
     return _iso(parts.tm_year, parts.tm_mon, parts.tm_mday, own or time, said)

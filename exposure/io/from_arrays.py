@@ -1,4 +1,7 @@
-"""Images in memory by the same door as files: written as FITS and read, the same pixels give the same exposure."""
+"""Images in memory (arrays, lists of HDUs) to exposures: written to a temporary file and read as any plain file is.
+
+So the same pixels give the same exposure, wherever they come from.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,9 +45,13 @@ def as_file(hdus: fits.HDUList, name: str = "the list of HDUs") -> Iterator[Path
 
 
 def exposure_of_arrays(
-    image: NDArray[Any], rules: Instrument, *, variance: NDArray[Any] | None = None, bad: Flags | None = None,
+    image: NDArray[Any],
+    rules: Instrument,
+    *,
+    variance: NDArray[Any] | None = None,
+    bad: Flags | None = None,
     cards: fits.Header | None = None,
-) -> Exposure:  # fmt: skip
+) -> Exposure:
     """Return an exposure with pixels of its own.
 
     Parameters
@@ -76,5 +83,5 @@ def exposure_of_arrays(
 
 def _own(plane: NDArray[Any]) -> NDArray[Any]:
     """Return a plane in a type that FITS knows."""
-    known = plane.dtype.kind in "iu" or plane.dtype.itemsize in (4, 8)
-    return plane if known else plane.astype(np.float32)
+    storable = plane.dtype.kind in "iu" or plane.dtype.itemsize in (4, 8)
+    return plane if storable else plane.astype(np.float32)

@@ -1,6 +1,6 @@
-"""FITS in and out: the only code of the project that opens FITS files.
+"""Any file to an exposure: files in the layout of this package are read here, others are handed to `exposure.io.plain`.
 
-Layout of an exposure (all extensions are images, so any FITS reader can show them):
+The layout (all extensions are images, so any FITS reader can show them); `exposure.io.writing` writes it:
 
 ======== ============================================================================================
 PRIMARY  no data; ``ALERTPRD`` (layout version), visit, detector, times, band, calibration constants
@@ -53,14 +53,14 @@ def read_header(path: "str | PathLike[str]", ext: int | str | None = None) -> fi
 
 def _chosen(hdus: fits.HDUList, choice: int | str, name: str) -> Any:
     """Return the extension that a choice names, image or not."""
-    found = extensions_called(hdus, choice)
-    if not found:
+    numbers = extensions_called(hdus, choice)
+    if not numbers:
         raise FitsUnreadable(f"{name} has no extension {choice!r}")
-    if len(found) > 1:
+    if len(numbers) > 1:
         raise ImageAmbiguous(
-            f"{name} has {len(found)} extensions called {choice!r}: name one by number, as {name}[{found[-1]}]"
+            f"{name} has {len(numbers)} extensions called {choice!r}: name one by number, as {name}[{numbers[-1]}]"
         )
-    return hdus[found[0]]
+    return hdus[numbers[0]]
 
 
 def read_wcs(path: "str | PathLike[str]") -> SkyWcs:

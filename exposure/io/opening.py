@@ -1,4 +1,7 @@
-"""The one way into a FITS file: opened, unpacked, its sizes checked against the file before any data are read."""
+"""The lowest layer of reading: a file opened and checked, and single extensions as float32 pixels or int32 mask bits.
+
+Sizes that the headers promise are checked against the file before any data are read. Nothing here knows of exposures.
+"""
 
 import os
 import re
@@ -58,11 +61,11 @@ _READING = _Reading()
 
 def split_choice(path: "str | PathLike[str]") -> tuple[Path, int | str | None]:
     """Return the path of a file and the extension chosen with it: ``mosaic.fits[CCD3]``, ``[3]``, ``[SCI,2]``."""
-    found = _CHOICE.fullmatch(os.fspath(path))
-    if found is None or Path(path).exists():
+    match = _CHOICE.fullmatch(os.fspath(path))
+    if match is None or Path(path).exists():
         return Path(path), None
-    ext = found["ext"].strip(" '\"")
-    return Path(found["file"]), int(ext) if ext.isdigit() else ext
+    ext = match["ext"].strip(" '\"")
+    return Path(match["file"]), int(ext) if ext.isdigit() else ext
 
 
 @contextmanager
@@ -95,17 +98,17 @@ def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]
 
 def _check_sizes(hdus: fits.HDUList, content: IO[bytes], name: str) -> None:
     """Refuse arrays that are too large, and a file that ends before its data do or within a header."""
-    at = content.tell()
+    position = content.tell()
     length = content.seek(0, os.SEEK_END)
     end = 0
     for hdu in hdus:
         axes = _axes(hdu.header)
         if any(a < 0 for a in axes) or (axes and np.prod([float(a) for a in axes]) > MAX_PIXELS):
             raise FitsUnreadable(f"{name} promises an array of {axes} pixels, more than {MAX_PIXELS}: refused")
-        place = hdu.fileinfo()
-        end = int(place["datLoc"]) + int(place["datSpan"])
+        layout = hdu.fileinfo()
+        end = int(layout["datLoc"]) + int(layout["datSpan"])
         plain = "ZIMAGE" not in hdu.header and not isinstance(hdu, fits.CompImageHDU)
-        if length < end - (BLOCK - 1 if plain else 0) or (plain and length < int(place["datLoc"]) + hdu.size):
+        if length < end - (BLOCK - 1 if plain else 0) or (plain and length < int(layout["datLoc"]) + hdu.size):
             raise FitsUnreadable(
                 f"{name} is truncated: {length} bytes where its headers promise {end}; fetch or write it again"
             )
@@ -114,7 +117,7 @@ def _check_sizes(hdus: fits.HDUList, content: IO[bytes], name: str) -> None:
         raise FitsUnreadable(
             f"{name} is truncated or broken within the header of extension {len(hdus)}: write it again"
         )
-    content.seek(at)
+    content.seek(position)
 
 
 def _axes(header: fits.Header) -> list[int]:
@@ -235,9 +238,7 @@ def _unsigned(data: NDArray[Any], zero: int) -> NDArray[Any]:
     return data.astype(np.int64) + zero
 
 
-def _scale(
-    data: NDArray[Any], scale: float, zero: float, blank: int | None, out: F32, first: int, last: int
-) -> None:  # fmt: skip
+def _scale(data: NDArray[Any], scale: float, zero: float, blank: int | None, out: F32, first: int, last: int) -> None:
     """Write the values of some rows; 64-bit steps between, as integers of 32 bits and more need them."""
     for top in range(first, last, ROWS):
         part = data[top : min(top + ROWS, last)]

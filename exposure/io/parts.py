@@ -1,4 +1,7 @@
-"""How the attached objects of an exposure (PSF, calibration, visit info) stand in FITS."""
+"""The extensions and cards of our layout other than pixels, written and read: PSF, calibration, aperture correction, visit.
+
+`exposure.io.writing` and `exposure.io.native` put them together to files.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -21,9 +24,17 @@ from exposure.visitinfo import VisitInfo
 from tasks.arrays import Box
 
 __all__ = [
-    "ap_corr_hdus", "image_visit_info", "photo_calib_hdus", "psf_hdu", "read_ap_corr", "read_photo_calib", "read_psf", "read_visit_info",
-    "write_visit_cards", "write_visit_info",
-]  # fmt: skip
+    "ap_corr_hdus",
+    "image_visit_info",
+    "photo_calib_hdus",
+    "psf_hdu",
+    "read_ap_corr",
+    "read_photo_calib",
+    "read_psf",
+    "read_visit_info",
+    "write_visit_cards",
+    "write_visit_info",
+]
 
 _VISIT_CARDS = {
     "visit": ("VISIT", "visit number"),

@@ -1,4 +1,7 @@
-"""The planes of a plain image: read, checked against each other, with what is missing or saturated marked."""
+"""Image, variance and mask of a plain file as arrays: read, checked for equal shape, what is missing or saturated marked.
+
+`exposure.io.plain` adds what the header says; planes may also come from files of their own.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -49,11 +52,11 @@ def planes_of(hdus: fits.HDUList, image_at: int, rules: Instrument, name: str, *
         _require(there, rules, name)
     variance = np.full_like(image, np.nan)
     for kind in ("variance", "weight", "sigma"):
-        if (at := there[kind]) is not None:
-            variance = variance_from(read_image(hdus, at), kind)
+        if (number := there[kind]) is not None:
+            variance = variance_from(read_image(hdus, number), kind)
     mask = np.zeros(image.shape, dtype=np.int32)
-    if (at := there["mask"]) is not None:
-        mask = _mask(hdus[at], rules)
+    if (number := there["mask"]) is not None:
+        mask = _mask(hdus[number], rules)
     for plane, data in (("variance", variance), ("mask", mask)):
         _same_shape(image, data, f"the {plane} of {name}")
     return Exposure(image, variance, mask)
@@ -110,8 +113,8 @@ def variance_from(plane: F32, kind: str) -> F32:
     if kind == "variance":
         return plane
     with np.errstate(all="ignore"):
-        found = 1 / plane if kind == "weight" else plane * plane
-    return np.where((plane > 0) & np.isfinite(found), found, np.float32(np.nan)).astype(np.float32)
+        variance = 1 / plane if kind == "weight" else plane * plane
+    return np.where((plane > 0) & np.isfinite(variance), variance, np.float32(np.nan)).astype(np.float32)
 
 
 def admit(exposure: Exposure, name: str, *, bad_edge: int = 0, saturation: float | None = None) -> None:

@@ -1,4 +1,7 @@
-"""Plain FITS images read by the rules of an instrument file."""
+"""An exposure from a plain file, which is not in our layout: each quantity comes from where the instrument file says.
+
+The pixels are those of `exposure.io.pixel_planes`; this module adds visit, times, band, WCS and detector constants from the cards.
+"""
 
 from collections.abc import Mapping
 from os import PathLike
@@ -22,9 +25,12 @@ __all__ = ["header_visit_info", "read_plain", "read_planes", "visit_info_of"]
 
 
 def read_plain(
-    hdus: fits.HDUList, rules: Instrument, name: str, choice: int | str | None = None,
+    hdus: fits.HDUList,
+    rules: Instrument,
+    name: str,
+    choice: int | str | None = None,
     known: Mapping[str, Any] | None = None,
-) -> Exposure:  # fmt: skip
+) -> Exposure:
     """Return the exposure of a plain image; PSF, calibration and, mostly, variance are still to be measured.
 
     Parameters
@@ -40,13 +46,13 @@ def read_plain(
     BadPixels, BandUnknown, CardInvalid, InstrumentError, WcsMissing
         The message names the file and the card that is wrong.
     """
-    said = known or {}
-    at = choose_image(hdus, rules, name, choice)
-    header = Cards.of_hdus(hdus, at, name)
-    exposure = planes_of(hdus, at, rules, name, all_there=True)
-    exposure.band, exposure.physical_filter = _band(header, rules, said)
-    exposure.wcs = said["wcs"] if "wcs" in said else SkyWcs.from_header(header)
-    exposure.visit_info = _visit_info(header, rules, said)
+    given = known or {}
+    number = choose_image(hdus, rules, name, choice)
+    header = Cards.of_hdus(hdus, number, name)
+    exposure = planes_of(hdus, number, rules, name, all_there=True)
+    exposure.band, exposure.physical_filter = _band(header, rules, given)
+    exposure.wcs = given["wcs"] if "wcs" in given else SkyWcs.from_header(header)
+    exposure.visit_info = _visit_info(header, rules, given)
     exposure.metadata = _detector_numbers(header, rules)
     admit(exposure, name, bad_edge=rules.bad_edge, saturation=exposure.metadata.get("saturation"))
     mark_bad_pixels(exposure, rules, header, name)
@@ -67,14 +73,14 @@ def read_planes(hdus: fits.HDUList, rules: Instrument, name: str, choice: int | 
     FitsUnreadable, ImageAmbiguous
         No image at all, or several.
     """
-    at = choose_image(hdus, rules, name, choice)
-    exposure = planes_of(hdus, at, rules, name, all_there=False)
-    header = Cards.of_hdus(hdus, at, name)
+    number = choose_image(hdus, rules, name, choice)
+    exposure = planes_of(hdus, number, rules, name, all_there=False)
+    header = Cards.of_hdus(hdus, number, name)
     try:
         exposure.wcs = SkyWcs.from_header(header)
     except WcsMissing as error:  # images that lie on one grid need none
         exposure.wcs_problem = error
-    psf = plane_beside(hdus, at, rules.planes.psf, name)
+    psf = plane_beside(hdus, number, rules.planes.psf, name)
     if psf is not None:
         exposure.psf = read_psf(hdus[psf], exposure.bbox)
     exposure.metadata = {**_counts(header, rules), "header": header}
@@ -86,9 +92,11 @@ def read_planes(hdus: fits.HDUList, rules: Instrument, name: str, choice: int | 
 
 
 def header_visit_info(
-    hdus: fits.HDUList, rules: Instrument, known: Mapping[str, Any] | None = None,
+    hdus: fits.HDUList,
+    rules: Instrument,
+    known: Mapping[str, Any] | None = None,
     name: "str | PathLike[str] | None" = None,
-) -> VisitInfo:  # fmt: skip
+) -> VisitInfo:
     """Return visit, detector and times from the headers alone (our layout or a plain image).
 
     `known` is as in `read_plain`, `name` the path, maybe with the chosen extension.
@@ -98,8 +106,8 @@ def header_visit_info(
         native = image_visit_info(hdus[0].header, file, known)
         if native is not None:
             return native
-    at = choose_image(hdus, rules, file.name, choice)
-    return _visit_info(Cards.of_hdus(hdus, at, file.name), rules, known or {})
+    number = choose_image(hdus, rules, file.name, choice)
+    return _visit_info(Cards.of_hdus(hdus, number, file.name), rules, known or {})
 
 
 def visit_info_of(header: Cards | fits.Header, rules: Instrument) -> VisitInfo | None:
@@ -123,8 +131,10 @@ def _visit_info(header: Cards, rules: Instrument, known: Mapping[str, Any]) -> V
         midpoint = rules.midpoint.mjd_tai(header, exposure_time)
     visit, detector = known.get("visit"), known.get("detector")
     if visit is None:
-        by_time = rules.visit is None
-        visit = visit_from_mjd(midpoint, rules.visit_rule) if by_time else _counted(rules.visit, header, "visit")
+        if rules.visit is None:
+            visit = visit_from_mjd(midpoint, rules.visit_rule)
+        else:
+            visit = _counted(rules.visit, header, "visit")
     return VisitInfo(
         visit=visit,
         detector=_counted(rules.detector, header, "detector") if detector is None else detector,
@@ -149,7 +159,7 @@ def _band(header: Cards, rules: Instrument, known: Mapping[str, Any]) -> tuple[s
         return str(known["band"]), ""
 
 
-def _counted(rule: HeaderRule | None, header: Cards, what: str) -> int:
+def _counted(rule: HeaderRule, header: Cards, what: str) -> int:
     """Return a visit or detector number.
 
     Raises
@@ -157,7 +167,6 @@ def _counted(rule: HeaderRule | None, header: Cards, what: str) -> int:
     CardInvalid
         It is negative or larger than a message may say.
     """
-    assert rule is not None
     number, limit = rule.integer(header), 1 << (53 if what == "visit" else 15)
     if not 0 <= number < limit:
         raise CardInvalid(f"{header.name}: {rule.key}={number} is no {what} number: expected 0 to {limit - 1}")

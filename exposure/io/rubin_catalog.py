@@ -129,8 +129,16 @@ def _visit_info(archive: _Archive, row: Any) -> VisitInfo | None:
         return float(np.degrees(info[name]))
 
     return VisitInfo(
-        int(row["visit"]), int(row["id"]), _UNIX_EPOCH_MJD + int(info["tai"]) / 86400e9, float(info["exposuretime"]),
-        "".join(info["instrumentlabel"]), degrees("boresightradec_ra") % 360.0, degrees("boresightradec_dec"),
-        degrees("boresightrotangle"), float(info["boresightairmass"]), longitude=degrees("longitude"),
-        latitude=degrees("latitude"), elevation=float(info["elevation"]),
-    )  # fmt: skip
+        int(row["visit"]),
+        int(row["id"]),
+        _UNIX_EPOCH_MJD + int(info["tai"]) / 86400e9,
+        float(info["exposuretime"]),
+        "".join(info["instrumentlabel"]),
+        degrees("boresightradec_ra") % 360.0,
+        degrees("boresightradec_dec"),
+        degrees("boresightrotangle"),
+        float(info["boresightairmass"]),
+        longitude=degrees("longitude"),
+        latitude=degrees("latitude"),
+        elevation=float(info["elevation"]),
+    )

@@ -1,4 +1,7 @@
-"""Files with several images: what each is called, and which image of another file is its partner."""
+"""Files with several images (mosaics): the list of them, and which image of another file is the partner of each.
+
+Which extension is the one image of a file is found by `exposure.io.which_image`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,8 +98,8 @@ def partner_of(image: ImageName, own: Sequence[ImageName], others: Sequence[Imag
     called = [o for o in others if o.name == image.name]
     if image.name and len(called) == 1 and sum(o.name == image.name for o in own) == 1:
         return called[0]
-    found = [o for o in others if _part(o) == _part(image)]
-    return found[0] if len(found) == 1 and sum(_part(o) == _part(image) for o in own) == 1 else None
+    partners = [o for o in others if _part(o) == _part(image)]
+    return partners[0] if len(partners) == 1 and sum(_part(o) == _part(image) for o in own) == 1 else None
 
 
 def _part(image: ImageName) -> tuple[str, str, int]:

@@ -1,4 +1,4 @@
-"""Compressed files: what is inside of one, known by its first bytes and never by its name."""
+"""Compressed files (gzip, bzip2, xz, LZW, ZIP) unpacked into memory; known by their first bytes, never by their names."""
 
 import bz2
 import gzip
@@ -50,14 +50,14 @@ def unpacked(handle: IO[bytes], name: str, most: int) -> IO[bytes]:
         handle.seek(0)
         if start.startswith(b"SIMPLE"):
             return handle
-        opened = next((way for magic, way in _WAYS if start.startswith(magic)), None)
+        opened = next((opener for magic, opener in _OPENERS if start.startswith(magic)), None)
         if opened is None:
-            raise FitsUnreadable(f"{name} cannot be read as FITS: {_told(start)}")
+            raise FitsUnreadable(f"{name} cannot be read as FITS: {_found_instead(start)}")
         handle = _content(handle, opened, name, most)
     raise FitsUnreadable(f"{name} cannot be read as FITS: it is compressed more than {DEPTH} times")
 
 
-def _told(start: bytes) -> str:
+def _found_instead(start: bytes) -> str:
     if not start:
         return "it is empty"
     return f"it begins with {start!r}, a FITS file with 'SIMPLE  ='"
@@ -112,6 +112,10 @@ def _zip(handle: IO[bytes], name: str) -> AbstractContextManager[Any]:
     return archive.open(files[0])
 
 
-_WAYS: tuple[tuple[bytes, Callable[[IO[bytes], str], AbstractContextManager[Any]]], ...] = (
-    (b"\x1f\x8b", _gzip), (b"BZh", _bzip2), (b"\xfd7zXZ\x00", _xz), (b"\x1f\x9d", _lzw), (b"PK\x03\x04", _zip),
-)  # fmt: skip
+_OPENERS: tuple[tuple[bytes, Callable[[IO[bytes], str], AbstractContextManager[Any]]], ...] = (
+    (b"\x1f\x8b", _gzip),
+    (b"BZh", _bzip2),
+    (b"\xfd7zXZ\x00", _xz),
+    (b"\x1f\x9d", _lzw),
+    (b"PK\x03\x04", _zip),
+)

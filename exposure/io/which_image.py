@@ -1,4 +1,7 @@
-"""Which extension of a file holds the image: the one that is named, or the only one; never silently the first of several."""
+"""Which extension of one open file holds the image, and which its variance or mask: by name, or the only one.
+
+The first of several is never taken silently. `exposure.io.several` speaks of all images of a file.
+"""
 
 from collections.abc import Iterable
 from os import PathLike
@@ -43,14 +46,14 @@ def choose_image(hdus: fits.HDUList, rules: Instrument, name: str, choice: int |
     """
     if choice is not None:
         return _named(hdus, _images(hdus), choice, name)
-    found = image_numbers(hdus, rules, name)
-    if len(found) == 1:
-        return found[0]
+    candidates = image_numbers(hdus, rules, name)
+    if len(candidates) == 1:
+        return candidates[0]
     planes = rules.planes
-    if "image" in planes.model_fields_set and extensions_called(hdus, planes.image, found):
-        return _named(hdus, found, planes.image, name)
+    if "image" in planes.model_fields_set and extensions_called(hdus, planes.image, candidates):
+        return _named(hdus, candidates, planes.image, name)
     raise ImageAmbiguous(
-        f"{name} holds {len(found)} images ({_list(hdus, found)}): name one, as {name}[{found[-1]}] or {name}[NAME], or "
+        f"{name} holds {len(candidates)} images ({_list(hdus, candidates)}): name one, as {name}[{candidates[-1]}] or {name}[NAME], or "
         f"under planes.image of the instrument file; alertprod diff --all-images subtracts each of them"
     )
 
@@ -65,14 +68,14 @@ def image_numbers(hdus: fits.HDUList, rules: Instrument, name: str) -> list[int]
         None.
     """
     images, planes = _images(hdus), rules.planes
-    if "image" in planes.model_fields_set and (found := extensions_called(hdus, planes.image, images)):
-        return found
+    if "image" in planes.model_fields_set and (numbers := extensions_called(hdus, planes.image, images)):
+        return numbers
     beside = (planes.variance, planes.mask, planes.psf, planes.weight, planes.sigma)
     taken = {k for plane in beside if plane is not None for k in extensions_called(hdus, plane, images)}
-    found = [k for k in images if k not in taken and hdus[k].name.upper() not in _COMPANIONS]
-    if not found:
-        raise FitsUnreadable(f"{name} holds no two-dimensional image{_told(hdus)}")
-    return found
+    numbers = [k for k in images if k not in taken and hdus[k].name.upper() not in _COMPANIONS]
+    if not numbers:
+        raise FitsUnreadable(f"{name} holds no two-dimensional image{_contents(hdus)}")
+    return numbers
 
 
 def plane_beside(hdus: fits.HDUList, image: int, plane: int | str | None, name: str) -> int | None:
@@ -85,19 +88,19 @@ def plane_beside(hdus: fits.HDUList, image: int, plane: int | str | None, name: 
     ImageAmbiguous
         Several, and none of them, or more than one, has the version of the image.
     """
-    found = [] if plane is None else extensions_called(hdus, plane)
-    if not found or isinstance(plane, int) or "," in str(plane):
-        return found[0] if found else None
+    candidates = [] if plane is None else extensions_called(hdus, plane)
+    if not candidates or isinstance(plane, int) or "," in str(plane):
+        return candidates[0] if candidates else None
     twins = [k for k in _images(hdus) if hdus[k].name.upper() == hdus[image].name.upper()]
-    if len(found) == 1 and len(twins) <= 1:
-        return found[0]
+    if len(candidates) == 1 and len(twins) <= 1:
+        return candidates[0]
     # of several images of one name the one without a version is the first; the name of another says nothing of versions
     numbered = len(twins) > 1 or "EXTVER" in hdus[image].header
-    own = [k for k in found if numbered and version_of(hdus[k]) == version_of(hdus[image])]
+    own = [k for k in candidates if numbered and version_of(hdus[k]) == version_of(hdus[image])]
     if len(own) == 1:
         return own[0]
     raise ImageAmbiguous(
-        f"{name}: which of {_list(hdus, found)} belongs to the image {_list(hdus, [image])} is not said: give each the EXTVER of "
+        f"{name}: which of {_list(hdus, candidates)} belongs to the image {_list(hdus, [image])} is not said: give each the EXTVER of "
         "its image, or name one by number in the instrument file"
     )
 
@@ -111,14 +114,14 @@ def choose_plane(hdus: fits.HDUList, path: "str | PathLike[str]", *names: str) -
     if choice is not None:
         return _named(hdus, images, choice, file.name)
     called = [k for k in images if hdus[k].name.upper() in names]
-    for found in (images, called):
-        if len(found) == 1:
-            return found[0]
+    for numbers in (images, called):
+        if len(numbers) == 1:
+            return numbers[0]
     if images:
         raise ImageAmbiguous(
             f"{file.name} holds {len(images)} images ({_list(hdus, images)}): name one, as {file.name}[{images[-1]}]"
         )
-    raise FitsUnreadable(f"{file.name} holds no two-dimensional image{_told(hdus)}")
+    raise FitsUnreadable(f"{file.name} holds no two-dimensional image{_contents(hdus)}")
 
 
 def extensions_called(hdus: fits.HDUList, choice: int | str, among: Iterable[int] | None = None) -> list[int]:
@@ -161,15 +164,15 @@ def _is_image(hdu: "fits.hdu.base._BaseHDU") -> bool:
 
 
 def _named(hdus: fits.HDUList, images: list[int], plane: int | str, name: str) -> int:
-    found = extensions_called(hdus, plane, images)
-    if not found:
-        raise FitsUnreadable(f"{name} holds no image in extension {plane!r}{_told(hdus)}")
-    if len(found) > 1:
+    numbers = extensions_called(hdus, plane, images)
+    if not numbers:
+        raise FitsUnreadable(f"{name} holds no image in extension {plane!r}{_contents(hdus)}")
+    if len(numbers) > 1:
         raise ImageAmbiguous(
-            f"{name} holds {len(found)} images called {plane!r} ({_list(hdus, found)}): name one by number, as {name}[{found[-1]}], "
-            f"or by EXTVER, as {name}[{plane},{version_of(hdus[found[-1]])}]"
+            f"{name} holds {len(numbers)} images called {plane!r} ({_list(hdus, numbers)}): name one by number, as {name}[{numbers[-1]}], "
+            f"or by EXTVER, as {name}[{plane},{version_of(hdus[numbers[-1]])}]"
         )
-    return found[0]
+    return numbers[0]
 
 
 def _list(hdus: fits.HDUList, numbers: Iterable[int]) -> str:
@@ -183,7 +186,7 @@ def _list(hdus: fits.HDUList, numbers: Iterable[int]) -> str:
     return ", ".join(parts) + (f" and {len(found) - 12} more" if len(found) > 12 else "")
 
 
-def _told(hdus: fits.HDUList) -> str:
+def _contents(hdus: fits.HDUList) -> str:
     return f"; its extensions: {_list(hdus, range(len(hdus)))}"
 
 

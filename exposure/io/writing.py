@@ -1,4 +1,7 @@
-"""FITS out: exposures in the layout that `exposure.io.native` describes, and tables."""
+"""Files out: an exposure in the layout that `exposure.io.native` describes, and binary tables with units.
+
+A file is written beside its place and moved there when it is complete.
+"""
 
 import bz2
 import gzip
@@ -54,9 +57,13 @@ def replaced(path: "str | PathLike[str]") -> Iterator[Path]:
 
 
 def write_exposure(
-    exposure: Exposure, path: "str | PathLike[str]", compress: bool = False, *, cards: fits.Header | None = None,
+    exposure: Exposure,
+    path: "str | PathLike[str]",
+    compress: bool = False,
+    *,
+    cards: fits.Header | None = None,
     unit: str = "",
-) -> None:  # fmt: skip
+) -> None:
     """Write an exposure in the layout of this module; what `read_exposure` gives back is equal to the last bit.
 
     A name that ends in ``.gz``, ``.bz2`` or ``.xz`` is packed, one in ``.fz`` compressed in tiles; equal exposures give
@@ -126,9 +133,12 @@ def _packer(sink: IO[bytes], ending: str) -> Any:
 
 
 def write_table(
-    path: "str | PathLike[str]", name: str, rows: Mapping[str, NDArray[Any]], columns: Mapping[str, Described],
+    path: "str | PathLike[str]",
+    name: str,
+    rows: Mapping[str, NDArray[Any]],
+    columns: Mapping[str, Described],
     cards: Mapping[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     """Write a binary table with units (TUNIT), meanings (TCOMM) and further cards.
 
     Parameters
@@ -138,15 +148,15 @@ def write_table(
     columns
         What they are.
     """
-    made = fits.BinTableHDU.from_columns(
+    table = fits.BinTableHDU.from_columns(
         [fits.Column(c, _form(values), unit=columns[c].unit or None, array=values) for c, values in rows.items()],
         name=name,
     )
     for number, c in enumerate(rows, start=1):
-        made.header.set(f"TCOMM{number}", columns[c].meaning, after=f"TFORM{number}")
-    made.header.extend(fits.Header(cards), end=True)
+        table.header.set(f"TCOMM{number}", columns[c].meaning, after=f"TFORM{number}")
+    table.header.extend(fits.Header(cards), end=True)
     with Path(path).open("wb") as file:
-        fits.HDUList([fits.PrimaryHDU(), made]).writeto(file, output_verify="exception")
+        fits.HDUList([fits.PrimaryHDU(), table]).writeto(file, output_verify="exception")
 
 
 def _form(values: NDArray[Any]) -> str:

@@ -1,4 +1,4 @@
-"""WCS of the AST library, as the Rubin stack persists them."""
+"""WCS that the Rubin stack wrote as text of the Starlink AST library, which computes them (``starlink-pyast``)."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exposure.errors import WcsMissing
-from exposure.wcs.mapped import local_linear
 from exposure.wcs.sky_wcs import Pair, SkyWcs
+from exposure.wcs.tangent import local_linear
 from tasks.arrays import Box
 
 __all__ = ["AstWcs"]
@@ -63,6 +63,6 @@ class AstWcs(SkyWcs):
 
     def to_header(self, origin: tuple[int, int] = (0, 0)) -> Any:
         """Return the cards of the TAN-SIP approximation."""
-        from exposure.wcs.mapped import sip_approximation
+        from exposure.wcs.sip import sip_approximation
 
         return sip_approximation(self, self.bbox).wcs.to_header(origin)

@@ -13,6 +13,7 @@ import numpy as np
 from exposure.errors import CardInvalid, WcsUnsupported
 from exposure.header.cards import CELESTIAL, Cards, as_number
 from exposure.wcs.terms import Table, Two, WcsTerms
+from tasks.arrays import F64
 
 Sip = tuple[Table, ...] | None
 Pv = tuple[tuple[int, int, float], ...]
@@ -62,12 +63,18 @@ def terms_of(source: Cards) -> WcsTerms | None:
     if not abs(cards.number(f"CRVAL{lat}") * unit[lat - 1]) <= 90.0:
         raise CardInvalid(f"{cards.name}: CRVAL{lat}={cards.value(f'CRVAL{lat}')!r} lies beyond the pole")
     return WcsTerms(
-        ctype=(first, second), crpix=(cards.number("CRPIX1"), cards.number("CRPIX2")),
-        crval=(cards.number("CRVAL1") * unit[0], cards.number("CRVAL2") * unit[1]), matrix=matrix, cdelt=cdelt, pv=pv,
-        radesys=cards.word("RADESYS") or cards.word("RADECSYS"), sip=sip,
+        ctype=(first, second),
+        crpix=(cards.number("CRPIX1"), cards.number("CRPIX2")),
+        crval=(cards.number("CRVAL1") * unit[0], cards.number("CRVAL2") * unit[1]),
+        matrix=matrix,
+        cdelt=cdelt,
+        pv=pv,
+        radesys=cards.word("RADESYS") or cards.word("RADECSYS"),
+        sip=sip,
         equinox=_equinox(cards) if axes.prefix in ("RA", "ELON") else None,
-        lonpole=_optional(cards, "LONPOLE"), latpole=_optional(cards, "LATPOLE"),
-    )  # fmt: skip
+        lonpole=_optional(cards, "LONPOLE"),
+        latpole=_optional(cards, "LATPOLE"),
+    )
 
 
 def _distortion(projection: str, sip: Sip, pv: Pv, lat: int) -> tuple[str, Sip, Pv]:
@@ -92,8 +99,8 @@ class _Axes:
 
 
 def _axes(cards: Cards) -> _Axes | None:
-    found = {k: CELESTIAL.match(cards.word(f"CTYPE{k}")) for k in range(1, 10)}
-    sky = {k: m for k, m in found.items() if m is not None}
+    matches = {k: CELESTIAL.match(cards.word(f"CTYPE{k}")) for k in range(1, 10)}
+    sky = {k: m for k, m in matches.items() if m is not None}
     if not sky:
         return None
     if set(sky) != {1, 2}:
@@ -166,7 +173,7 @@ def _entries(cards: Cards, name: str) -> dict[tuple[int, int], float]:
     return out
 
 
-def _agree(cards: Cards, pc: dict[tuple[int, int], float], cd: np.ndarray) -> None:  # type: ignore[type-arg]
+def _agree(cards: Cards, pc: dict[tuple[int, int], float], cd: F64) -> None:
     """A header may say its matrix twice, but not in two ways."""
     scale = np.array([cards.number("CDELT1"), cards.number("CDELT2")])
     other = scale[:, None] * np.array([[pc.get((i, j), float(i == j)) for j in (1, 2)] for i in (1, 2)])

@@ -78,11 +78,11 @@ class SkyWcs:
         CardInvalid, WcsMissing, WcsUnsupported
             With the name of the file, where the cards have it, and the card.
         """
-        found = cls.from_cards(header, origin)
-        if found is None:
+        wcs = cls.from_cards(header, origin)
+        if wcs is None:
             name = Cards.of(header).name
             raise WcsMissing(f"{name} has no celestial WCS: CTYPE1/CTYPE2 must be a RA/DEC pair")
-        return found
+        return wcs
 
     @classmethod
     def from_cards(cls, cards: Source, origin: tuple[int, int] = (0, 0)) -> "SkyWcs | None":
@@ -111,12 +111,15 @@ class SkyWcs:
         """Return a TAN-SIP WCS; `powers` holds A, B, AP, BP (the last two may be missing), `crpix` as for `tan`."""
         rows = np.asarray(cd, np.float64)
         end = "" if powers is None else "-SIP"
-        return cls(WcsTerms(
-            ctype=(f"RA---TAN{end}", f"DEC--TAN{end}"), crpix=(float(crpix[0]) + 1.0, float(crpix[1]) + 1.0),
-            crval=(float(crval[0]), float(crval[1])),
-            matrix=((float(rows[0, 0]), float(rows[0, 1])), (float(rows[1, 0]), float(rows[1, 1]))),
-            sip=None if powers is None else sip_tables(powers),
-        ))  # fmt: skip
+        return cls(
+            WcsTerms(
+                ctype=(f"RA---TAN{end}", f"DEC--TAN{end}"),
+                crpix=(float(crpix[0]) + 1.0, float(crpix[1]) + 1.0),
+                crval=(float(crval[0]), float(crval[1])),
+                matrix=((float(rows[0, 0]), float(rows[0, 1])), (float(rows[1, 0]), float(rows[1, 1]))),
+                sip=None if powers is None else sip_tables(powers),
+            )
+        )
 
     @classmethod
     def fitted(cls, x: ArrayLike, y: ArrayLike, ra: ArrayLike, dec: ArrayLike, order: int = 3) -> "SkyWcs":
@@ -281,9 +284,11 @@ def _terms_of_astropy(wcs: "WCS") -> WcsTerms:
     p, sip = plain.wcs, plain.sip
     rows = p.cd if p.has_cd() else p.get_pc()
     exact: dict[str, Any] = {
-        "crpix": tuple(map(float, p.crpix)), "crval": tuple(map(float, p.crval)),
-        "matrix": tuple(tuple(map(float, row)) for row in rows), "cdelt": None if p.has_cd() else tuple(map(float, p.cdelt)),
-    }  # fmt: skip
+        "crpix": tuple(map(float, p.crpix)),
+        "crval": tuple(map(float, p.crval)),
+        "matrix": tuple(tuple(map(float, row)) for row in rows),
+        "cdelt": None if p.has_cd() else tuple(map(float, p.cdelt)),
+    }
     if sip is not None:
         forward_only = sip.ap is None or sip.bp is None
         exact["ctype"] = tuple(f"{kind.removesuffix('-SIP')}-SIP" for kind in terms.ctype)

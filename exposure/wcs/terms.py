@@ -128,9 +128,12 @@ class WcsTerms:
             sip = tuple(t for k in range(0, len(self.sip), 2) for t in _mapped(self.sip[k], self.sip[k + 1], m))
         cd = self.cd @ m
         return replace(
-            self, crpix=(self.crpix[0] - float(back[0]), self.crpix[1] - float(back[1])),
-            matrix=_rows(cd), cdelt=None, sip=sip,
-        )  # fmt: skip
+            self,
+            crpix=(self.crpix[0] - float(back[0]), self.crpix[1] - float(back[1])),
+            matrix=_rows(cd),
+            cdelt=None,
+            sip=sip,
+        )
 
     def cards(self, delta: tuple[int, int] = (0, 0)) -> list[tuple[str, Any]]:
         """Return (keyword, value) for an array whose first pixel lies `delta` before that of these terms."""
@@ -170,8 +173,8 @@ def _mapped(first: Table, second: Table, m: F64) -> tuple[Table, Table]:
     pair = np.zeros((2, size, size))
     for out, table in zip(pair, (first, second), strict=True):
         out[: len(table), : len(table)] = table
-    found = np.einsum("ij,jpq->ipq", np.linalg.inv(m), np.stack([_substituted(t, m) for t in pair]))
-    return _table(found[0]), _table(found[1])
+    tables = np.einsum("ij,jpq->ipq", np.linalg.inv(m), np.stack([_substituted(t, m) for t in pair]))
+    return _table(tables[0]), _table(tables[1])
 
 
 def _substituted(table: F64, m: F64) -> F64:

@@ -14,7 +14,7 @@ from calibration.joint.task import JointcalTask
 from exposure import ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
 from exposure.camera import Camera, CameraDetector
 from exposure.io.exposure_catalog import ExposureRecord
-from exposure.wcs.mapped import project
+from exposure.wcs.tangent import project
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 HSC = DATA / "hsc_visit1180_astrometry"

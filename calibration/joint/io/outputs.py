@@ -15,7 +15,8 @@ from calibration.joint.model.data import Images
 from exposure import ExposureCatalog, PhotoCalib
 from exposure.header.text_cards import write_cards
 from exposure.io.exposure_catalog import ExposureRecord
-from exposure.wcs.mapped import ComposedWcs, sip_approximation
+from exposure.wcs.mapped import ComposedWcs
+from exposure.wcs.sip import sip_approximation
 
 __all__ = ["catalogues", "write_outputs"]
 
