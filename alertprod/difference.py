@@ -163,7 +163,7 @@ def subtract(
     >>> int((difference.sources.reliability > 0.5).sum())
     6
     """
-    from service.pairs.difference import difference_pair
+    from service.pairs.difference import PairOptions, difference_pair
     from service.pairs.facts import checksum
 
     given = (new, old)
@@ -172,10 +172,10 @@ def subtract(
         _require_wcs(pair)
     names = tuple(_name(image, usual) for image, usual in zip(given, ("new image", "old image"), strict=True))
     sums = tuple(checksum(Path(image)) if isinstance(image, str | PathLike) else "" for image in given)
+    wanted = PairOptions(registered, register, mode, score, sources=True, pictures=True, options=options or {})
     made = difference_pair(
-        *pair, rules_of(instrument), registered=registered, register=register, mode=mode, score=score, sources=True,
-        pictures=True, options=options, names=(names[0], names[1]), checksums=(sums[0], sums[1]),
-    )  # fmt: skip
+        *pair, rules_of(instrument), wanted, names=(names[0], names[1]), checksums=(sums[0], sums[1])
+    )
     return Difference(made.exposure, made.table().rows, made.score, made.report, made)
 
 

@@ -107,8 +107,8 @@ def _measured(exposure: "Exposure", places: Places, aperture: float | None) -> "
     from forced.calibrated import FLAG_BITS, calibrated_fluxes
 
     x, y, ra, dec = _both(exposure, places)
-    assert exposure.psf is not None
-    radius = aperture or APERTURE_FWHM * float(fwhm_of(exposure.psf.moments_at(*exposure.psf.average_position()))[0])
+    psf = exposure.require_psf()
+    radius = aperture or APERTURE_FWHM * float(fwhm_of(psf.moments_at(*psf.average_position()))[0])
     fluxes = calibrated_fluxes(exposure, x, y, ~exposure.good())
     calib = exposure.photo_calib or PhotoCalib(1.0)
     sums = [v * calib.at(np.nan_to_num(x), np.nan_to_num(y)) for v in aperture_fluxes(exposure, x, y, radius)]
@@ -118,11 +118,11 @@ def _measured(exposure: "Exposure", places: Places, aperture: float | None) -> "
     with np.errstate(invalid="ignore", divide="ignore"):
         snr = flux / error
         calibrated = flux if exposure.photo_calib is not None else np.full(flux.size, np.nan)
-        magnitude, spread = njy_to_abmag(calibrated), np.where(calibrated > 0, 2.5 / np.log(10) / snr, np.nan)
+        magnitude, magnitude_error = njy_to_abmag(calibrated), np.where(calibrated > 0, 2.5 / np.log(10) / snr, np.nan)
     table = pd.DataFrame(
         {
             "ra": ra, "dec": dec, "x": x, "y": y, "flux": flux, "fluxErr": error, "snr": snr, "apFlux": sums[0],
-            "apFluxErr": sums[1], "mag": magnitude, "magErr": spread,
+            "apFluxErr": sums[1], "mag": magnitude, "magErr": magnitude_error,
             "flag": ((flags & wrong) != 0) | ~np.isfinite(flux), "flags": flags,
         }
     )  # fmt: skip
