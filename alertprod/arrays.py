@@ -229,6 +229,6 @@ def psf_model(given: Any, box: Box) -> "Psf":
             f"a PSF must be a model of exposure or a finite stamp of odd side with a positive sum; got {type(given).__name__}"
             + (f" of shape {stamp.shape}" if stamp.size else "")
         )
-    total = float(stamp.sum())
-    scaled = stamp if LEAST_PSF_SUM <= total <= MOST_PSF_SUM else stamp / total
+    stamp_sum = float(stamp.sum())
+    scaled = stamp if LEAST_PSF_SUM <= stamp_sum <= MOST_PSF_SUM else stamp / stamp_sum
     return GridPsf(np.ascontiguousarray(scaled[None], np.float32), 1, 1, box)

@@ -107,15 +107,15 @@ class Difference:
     def __repr__(self) -> str:
         from exposure.preview import describe
 
-        done = self.report.get("convolved", "")
-        return f"{describe(self.exposure, 'Difference')[:-1]},\n {done}, {len(self.sources)} sources>"
+        convolved = self.report.get("convolved", "")
+        return f"{describe(self.exposure, 'Difference')[:-1]},\n {convolved}, {len(self.sources)} sources>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: a picture, masked pixels in blue, and the facts."""
         from exposure.preview import exposure_html
 
-        done = [("sources", str(len(self.sources))), ("convolved", str(self.report.get("convolved", "")))]
-        return exposure_html(self.exposure, "Difference", signed=True, more=done)
+        facts = [("sources", str(len(self.sources))), ("convolved", str(self.report.get("convolved", "")))]
+        return exposure_html(self.exposure, "Difference", signed=True, more=facts)
 
 
 def _path(given: Any, name: str) -> Path:
@@ -125,9 +125,16 @@ def _path(given: Any, name: str) -> Path:
 
 
 def subtract(
-    new: Any, old: Any, *, instrument: "str | Instrument | None" = None, registered: bool = False,
-    register: bool = False, mode: str = "auto", score: bool = False, options: Mapping[str, Any] | None = None,
-) -> Difference:  # fmt: skip
+    new: Any,
+    old: Any,
+    *,
+    instrument: "str | Instrument | None" = None,
+    registered: bool = False,
+    register: bool = False,
+    mode: str = "auto",
+    score: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> Difference:
     """Subtract an old image from a new one, and find what changed.
 
     Parameters

@@ -20,9 +20,17 @@ Hdu = int | str | tuple[str, int] | None
 
 
 def read(
-    image: Any, instrument: "str | Instrument | None" = None, *, variance: Any = None, mask: Any = None, wcs: Any = None,
-    psf: Any = None, band: str = "", gain: float | None = None, hdu: "int | str | tuple[str, int] | None" = None,
-) -> "Exposure":  # fmt: skip
+    image: Any,
+    instrument: "str | Instrument | None" = None,
+    *,
+    variance: Any = None,
+    mask: Any = None,
+    wcs: Any = None,
+    psf: Any = None,
+    band: str = "",
+    gain: float | None = None,
+    hdu: "int | str | tuple[str, int] | None" = None,
+) -> "Exposure":
     """Return an exposure with pixels of its own; what was given is not changed.
 
     Parameters

@@ -24,11 +24,14 @@ def main(brokers: str, topic: str, service: str) -> None:
     """Print a line for each alert, to the end of the topic."""
     consumer = Consumer(
         {
-            "bootstrap.servers": brokers, "group.id": "plain-example", "auto.offset.reset": "earliest",
+            "bootstrap.servers": brokers,
+            "group.id": "plain-example",
+            "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",  # librdkafka's default; Java, aiokafka and kafka-python differ
-            "enable.auto.commit": False, "enable.partition.eof": True,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
         }
-    )  # fmt: skip
+    )
     consumer.subscribe([topic])
     ended = set()
     while True:

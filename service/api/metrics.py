@@ -39,13 +39,16 @@ class _Status(Collector):
         )
         yield GaugeMetricFamily("alertprod_relay_leads", "1 when a relay holds the leader lock.", int(s["relay_leads"]))
         yield GaugeMetricFamily(
-            "alertprod_alert_visits_discrepant", "Published visits of the last day whose alerts are not in the topic as "
-            "the outbox says (counted by the reconciler).", s["discrepant_visits"]
-        )  # fmt: skip
+            "alertprod_alert_visits_discrepant",
+            "Published visits of the last day whose alerts are not in the topic as "
+            "the outbox says (counted by the reconciler).",
+            s["discrepant_visits"],
+        )
         latency = GaugeMetricFamily(
-            "alertprod_alert_latency_seconds", "From the end of the exposure to a visit's last alert, last 100 visits.",
+            "alertprod_alert_latency_seconds",
+            "From the end of the exposure to a visit's last alert, last 100 visits.",
             labels=["quantile"],
-        )  # fmt: skip
+        )
         for quantile, name in (("0.5", "median"), ("0.95", "p95")):
             if s["alert_latency_s"][name] is not None:
                 latency.add_metric([quantile], s["alert_latency_s"][name])

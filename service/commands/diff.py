@@ -83,9 +83,13 @@ def diff(
 
 
 def _all(
-    science: Path, template: Path, rules: "Instrument", subtract: "Callable[..., Difference]", outputs: DiffOutputs,
+    science: Path,
+    template: Path,
+    rules: "Instrument",
+    subtract: "Callable[..., Difference]",
+    outputs: DiffOutputs,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Subtract all images of a file and say of each how it went.
 
     Raises

@@ -71,9 +71,13 @@ class Difference:
         if self.sources is None:
             raise CallerError("the difference was made without sources: ask for them (sources=True)")
         return source_table(
-            self.sources, self.exposure, template_unit=self.report["templateUnit"], template_calib=self.template_calib,
-            unit=self.unit, meta=table_cards(self.cards, self.exposure, self.sources),
-        )  # fmt: skip
+            self.sources,
+            self.exposure,
+            template_unit=self.report["templateUnit"],
+            template_calib=self.template_calib,
+            unit=self.unit,
+            meta=table_cards(self.cards, self.exposure, self.sources),
+        )
 
     __repr__ = short_repr
 

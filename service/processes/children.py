@@ -33,9 +33,9 @@ def without_secrets(text: str, settings: "Settings") -> str:
     Secret are the URIs of database and registry, the passwords in them (quoted or not), and the values of Kafka options
     whose names speak of a password, a secret or a key.
     """
-    whole = [settings.database(), settings.schema_registry.get_secret_value()]
-    secrets = [*whole, *(v for k, v in settings.kafka_client.items() if any(s in k for s in _SECRET_OPTIONS))]
-    for uri in whole:
+    uris = [settings.database(), settings.schema_registry.get_secret_value()]
+    secrets = [*uris, *(v for k, v in settings.kafka_client.items() if any(s in k for s in _SECRET_OPTIONS))]
+    for uri in uris:
         secrets += _password(uri)
     for secret in sorted(set(secrets), key=len, reverse=True):  # the longest first: a URI before its password
         if len(secret) >= SHORTEST_SECRET:

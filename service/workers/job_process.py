@@ -61,9 +61,15 @@ class JobProcess:
         environment = child_environment(settings, **_ONE_THREAD)
         environment.setdefault("ALERTPROD_THREADS", "1")  # the other cores have jobs of their own
         self.process = subprocess.Popen(
-            program("service.workers.job"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            errors="replace", env=environment, bufsize=1,
-        )  # fmt: skip
+            program("service.workers.job"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=environment,
+            bufsize=1,
+        )
         assert self.process.stderr is not None
         self._echo = _Echo(self.process.stderr)
         self._echo.start()
