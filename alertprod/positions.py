@@ -67,7 +67,8 @@ def _columns(given: Any, pixel: bool | None) -> tuple[F64, F64, bool]:
         if pixel:
             raise InputType("a SkyCoord is on the sky: leave pixel out")
         sky = given.icrs
-        return *(np.atleast_1d(np.asarray(v.deg, np.float64)) for v in (sky.ra, sky.dec)), False  # type: ignore[return-value]
+        ra, dec = (np.atleast_1d(np.asarray(v.deg, np.float64)) for v in (sky.ra, sky.dec))
+        return ra, dec, False
     names = _names(given)
     if names:
         return _of_table(given, names, pixel)

@@ -53,13 +53,19 @@ def measure(path: Path, reference: ReferenceStars | None) -> Exposure:
     return frame
 
 
+def sources_of(frame: Exposure) -> pd.DataFrame:
+    """Return the measured sources of a frame."""
+    if frame.sources is None:
+        raise ValueError("measure the frame first")
+    return frame.sources
+
+
 def source_table(frame: Exposure, visit: int) -> pd.DataFrame:
     """Return the columns of a source table; position errors are seeing over S/N, with the pixel as the least seeing."""
-    s = frame.sources
-    assert s is not None and frame.psf is not None
+    s, psf = sources_of(frame), frame.require_psf()
     good = s.isolated & ~s.flagged & (s.snr > 0)
     s = s[good]
-    fwhm = 2.3548 * np.sqrt(frame.psf.moments_at(*frame.psf.average_position())[0, :2].mean())
+    fwhm = 2.3548 * np.sqrt(psf.moments_at(*psf.average_position())[0, :2].mean())
     error = np.hypot(fwhm / 2.3548 / s.snr.to_numpy(), 0.01)
     flux = aperture_flux(frame, s.x.to_numpy(), s.y.to_numpy())
     return pd.DataFrame(
@@ -85,11 +91,10 @@ def aperture_flux(frame: Exposure, x: NDArray[np.float64], y: NDArray[np.float64
 
 def reference_table(frame: Exposure) -> pd.DataFrame:
     """The middle frame as reference catalogue: relative calibration needs no other."""
-    s = frame.sources
-    assert s is not None and frame.photo_calib is not None
+    s = sources_of(frame)
     s = s[s.isolated & ~s.flagged & (s.snr > 30)]
     ra, dec = frame.require_wcs().pixel_to_sky(s.x.to_numpy(), s.y.to_numpy())
-    flux = aperture_flux(frame, s.x.to_numpy(), s.y.to_numpy()) * frame.photo_calib.mean
+    flux = aperture_flux(frame, s.x.to_numpy(), s.y.to_numpy()) * frame.require_photo_calib().mean
     error = np.radians(0.1 * PIXEL_ARCSEC / 3600)
     return pd.DataFrame(
         {
@@ -118,8 +123,7 @@ def summary(frame: Exposure, visit: int) -> ExposureCatalog:
             "expTime": [60.0],
         }
     )
-    info = frame.visit_info
-    assert info is not None
+    info = frame.require_visit_info()
     record = ExposureRecord(
         frame.wcs, frame.psf, frame.photo_calib, frame.ap_corr, replace(info, visit=visit, detector=0)
     )
@@ -192,11 +196,10 @@ def main(folder: Path, out: Path) -> dict[str, Any]:
 
 
 def _time(frame: Exposure) -> float:
-    assert frame.visit_info is not None
-    return frame.visit_info.midpoint_mjd_tai
+    return frame.require_visit_info().midpoint_mjd_tai
 
 
-def _update(frames: "list[Exposure]", summaries: "list[ExposureCatalog]", fit: Any) -> "list[ExposureCatalog]":
+def _update(frames: list[Exposure], summaries: list[ExposureCatalog], fit: Any) -> list[ExposureCatalog]:
     """Put the fitted WCS and calibrations into the summaries."""
     wcs, calibs = catalogues(fit.outputWcs, fit.images), catalogues(fit.outputPhotoCalib, fit.images)
     config = UpdateVisitSummaryConfig()
@@ -218,7 +221,7 @@ def _update(frames: "list[Exposure]", summaries: "list[ExposureCatalog]", fit: A
 
 
 def _differences(
-    frames: "list[Exposure]", updated: "list[ExposureCatalog]", template: Exposure
+    frames: list[Exposure], updated: list[ExposureCatalog], template: Exposure
 ) -> dict[str, list[dict[str, float]]]:
     """Subtract every sixth frame with the WCS and calibration of its header, and with those of its summary."""
     out: dict[str, list[dict[str, float]]] = {"header": [], "summary": []}

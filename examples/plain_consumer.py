@@ -8,13 +8,14 @@ import json
 import sys
 import urllib.request
 from functools import cache
+from typing import Any
 
 import fastavro
 from confluent_kafka import Consumer, KafkaError
 
 
 @cache
-def schema_of(service: str, number: int) -> dict:
+def schema_of(service: str, number: int) -> Any:
     """Return the writer's schema of a wire id."""
     with urllib.request.urlopen(f"{service}/schemas/ids/{number}", timeout=10) as reply:  # noqa: S310
         return fastavro.parse_schema(json.loads(json.load(reply)["schema"]))

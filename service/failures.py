@@ -44,7 +44,7 @@ def typed(error: BaseException) -> AlertProdError:
 
         told = error.args[0] if error.args else None
         if hasattr(told, "code"):
-            return kafka_error(told)  # type: ignore[arg-type]
+            return kafka_error(told)
     return AlertProdError(
         f"{type(error).__name__}: {_line(error)} (this is a fault of the program; --debug shows where)"
     )

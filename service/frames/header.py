@@ -1,6 +1,7 @@
 """What the header of a frame says by the rules of an instrument file, and what to write there where it says nothing."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def check_detector(findings: Findings, cards: Cards, rules: Instrument) -> None:
             }
             findings.lack(label, none[name], advice, needed=False)
         elif name in named:
-            findings.attempt(label, lambda rule=rule: rule.number(cards), _source(rule, True), advice)  # type: ignore[misc]
+            findings.attempt(label, partial(rule.number, cards), _source(rule, True), advice)
         else:
             used = rules.variance == "gain" or (name == "gain" and rules.variance == "empirical")
             doubt = f"the file names none: {rule.constant} is assumed" if used else ""

@@ -6,13 +6,13 @@ would be loaded instead of ours. ``-P`` leaves it out; the variable does the sam
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, AnyStr
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from service.settings import Settings
 
-__all__ = ["child_environment", "program", "without_secrets"]
+__all__ = ["child_environment", "pipe_of", "program", "without_secrets"]
 
 SHORTEST_SECRET = 4  # characters: what is shorter cannot be told from ordinary text
 
@@ -20,6 +20,19 @@ SHORTEST_SECRET = 4  # characters: what is shorter cannot be told from ordinary 
 def program(module: str, *arguments: str) -> list[str]:
     """Return the command line that runs a module of ours."""
     return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def pipe_of(pipe: IO[AnyStr] | None) -> IO[AnyStr]:
+    """Return a pipe of a process that was started with it.
+
+    Raises
+    ------
+    ValueError
+        It was not.
+    """
+    if pipe is None:
+        raise ValueError("the process was started without this pipe")
+    return pipe
 
 
 def child_environment(settings: "Settings", **more: str) -> dict[str, str]:

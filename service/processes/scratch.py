@@ -28,7 +28,7 @@ from typing import IO, Any
 
 from service.crash import crash_at
 from service.errors import ScratchInUse
-from service.processes.children import program
+from service.processes.children import pipe_of, program
 
 __all__ = ["PREFIX", "Scratch", "clear", "is_owners", "sweep"]
 
@@ -131,8 +131,7 @@ class Scratch:
         self._crash(f"{name}_started")
         _write(self._file, group=process.pid, started=_start_time(process.pid))
         self._crash(f"{name}_noted")
-        assert process.stdin is not None
-        with suppress(BrokenPipeError), process.stdin as gate:
+        with suppress(BrokenPipeError), pipe_of(process.stdin) as gate:
             gate.write(b"go\n")
         process.stdin = None
         return process
@@ -151,8 +150,7 @@ class Scratch:
         else:
             (self.path / OWNER).unlink(missing_ok=True)
         self._file.close()
-        assert self._warden.stdin is not None
-        self._warden.stdin.close()
+        pipe_of(self._warden.stdin).close()
         try:
             self._warden.wait(timeout=10)
         except subprocess.TimeoutExpired:

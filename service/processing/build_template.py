@@ -93,8 +93,8 @@ def _calibrated(
 
 def _seen(exposure: Exposure, before: Sequence[Exposure]) -> bool:
     """Whether a frame of the same detector is among those before."""
-    assert exposure.visit_info is not None
-    return any(b.visit_info is not None and b.visit_info.detector == exposure.visit_info.detector for b in before)
+    detector = exposure.require_visit_info().detector
+    return any(b.visit_info is not None and b.visit_info.detector == detector for b in before)
 
 
 def _in_field(exposure: Exposure, stars: pd.DataFrame) -> bool:
