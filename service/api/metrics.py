@@ -1,10 +1,11 @@
 """OpenMetrics of the whole service, read from the database: any API process gives the same answer."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from apdb import Database
@@ -18,7 +19,7 @@ class _Status(Collector):
     def __init__(self, status: dict[str, Any]) -> None:
         self._status = status
 
-    def collect(self) -> Any:
+    def collect(self) -> Iterator[Metric]:
         """Yield the metric families."""
         s = self._status
         visits = GaugeMetricFamily("alertprod_visits", "Visits in the ledger by state.", labels=["state"])

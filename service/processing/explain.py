@@ -1,4 +1,4 @@
-"""Why there is, or is no, alert at a place: the way of a visit followed at one position, step by step.
+"""Why there is, or is no, alert at a position: the processing of a visit looked at there, step by step.
 
 What is stored is asked first. Where nothing is stored, the subtraction is made again (nothing is written) without throwing
 any measurement away, and each test that could have thrown it away is named.
