@@ -1,5 +1,6 @@
 """Arrays, masked arrays and CCDData as exposures; WCS and PSF of whatever people have them in."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,46 +13,120 @@ from tasks.errors import CallerError
 if TYPE_CHECKING:
     from exposure import Exposure, Instrument, PhotoCalib, Psf, SkyWcs
 
-__all__ = ["EXPECTED", "exposure_of", "psf_model", "sky_wcs"]
+__all__ = ["EXPECTED", "Given", "exposure_of", "psf_model", "sky_wcs"]
 
 EXPECTED = "a path, a list of HDUs, a two-dimensional array, a CCDData or an Exposure"
+_ELECTRONS = ("electron", "ph")  # units of pixels whose gain is 1
 LEAST_PSF_SUM, MOST_PSF_SUM = 0.8, 1.001  # of a stamp that is taken as it is: wings may be cut off
 
 
-def exposure_of(
-    image: Any, rules: "Instrument", variance: Any = None, mask: Any = None, wcs: Any = None, psf: Any = None,
-    band: str = "",
-) -> "Exposure":  # fmt: skip
-    """Return the exposure of an array or a CCDData; parameters as for `alertprod.read`."""
-    from exposure.io.from_arrays import exposure_of_arrays
+@dataclass(frozen=True)
+class Given:
+    """What people say of an image besides its pixels; fields as the parameters of `alertprod.read`, empty by default."""
 
-    calib, cards, electrons = None, None, False
+    variance: Any = None
+    mask: Any = None
+    wcs: Any = None
+    psf: Any = None
+    band: str = ""
+    gain: float | None = None
+
+    def refuse_planes(self, image: Any) -> None:
+        """Raise `InputType` where planes come with an image that brings its own."""
+        if self.variance is not None or self.mask is not None:
+            raise InputType(f"variance and mask go with an array; {type(image).__name__} brings its own")
+
+    def put_on(self, exposure: "Exposure") -> "Exposure":
+        """Return the exposure with WCS, PSF, gain as given; the band where it has none."""
+        exposure.wcs = exposure.wcs if self.wcs is None else sky_wcs(self.wcs)
+        exposure.psf = exposure.psf if self.psf is None else psf_model(self.psf, exposure.bbox)
+        exposure.band = exposure.band or self.band
+        return self.put_gain(exposure)
+
+    def put_gain(self, exposure: "Exposure") -> "Exposure":
+        """Return the exposure with the gain (electrons per count) where it is given.
+
+        Raises
+        ------
+        InputType
+            It is no positive number.
+        """
+        if self.gain is not None:
+            if not (isinstance(self.gain, int | float) and 0 < self.gain < float("inf")):
+                raise InputType(f"gain must be a positive number of electrons per count; got {self.gain!r}")
+            exposure.metadata["gain"] = float(self.gain)
+        return exposure
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Pixels and what came with them in one object: an array, a Quantity, a masked array or an NDData."""
+
+    pixels: Any
+    variance: Any = None
+    mask: Any = None
+    wcs: Any = None
+    psf: Any = None
+    calib: "PhotoCalib | None" = None
+    cards: Any = None
+    electrons: bool = False
+
+
+def _parts_of(image: Any, given: Given) -> _Parts:
+    """Take apart what holds the pixels; what is given besides goes first."""
+    variance, mask = given.variance, given.mask
     if hasattr(image, "uncertainty") and hasattr(image, "meta"):  # NDData: more than a column of numbers
         if variance is not None or mask is not None:
             raise InputType("variance and mask go with an array; a CCDData brings its own")
-        variance, mask = _variance(image), image.mask
-        wcs, psf = image.wcs if wcs is None else wcs, getattr(image, "psf", None) if psf is None else psf
-        calib, cards = _calibration(image.unit), _cards(image.meta)
-        electrons = str(image.unit) in ("electron", "ph")
-        image = image.data
-    elif hasattr(image, "unit") and hasattr(image, "value"):  # a Quantity
-        calib = _calibration(image.unit)
-        electrons = str(image.unit) in ("electron", "ph")
-        variance = variance.to_value(image.unit**2) if hasattr(variance, "to_value") else variance
-        image = image.value
-    elif isinstance(image, np.ma.MaskedArray):
+        return _Parts(
+            image.data,
+            _variance(image),
+            image.mask,
+            wcs=image.wcs if given.wcs is None else given.wcs,
+            psf=getattr(image, "psf", None) if given.psf is None else given.psf,
+            calib=_calibration(image.unit),
+            cards=_cards(image.meta),
+            electrons=str(image.unit) in _ELECTRONS,
+        )
+    if hasattr(image, "unit") and hasattr(image, "value"):  # a Quantity
+        return _Parts(
+            image.value,
+            variance.to_value(image.unit**2) if hasattr(variance, "to_value") else variance,
+            mask,
+            given.wcs,
+            given.psf,
+            _calibration(image.unit),
+            electrons=str(image.unit) in _ELECTRONS,
+        )
+    if isinstance(image, np.ma.MaskedArray):
         mask = np.ma.getmaskarray(image) if mask is None else mask
         image = image.data
-    pixels = _plane(image, "image")
-    bad = None if mask is None else _plane(mask, "mask", pixels.shape) != 0
-    spread = None if variance is None else _plane(variance, "variance", pixels.shape)
-    made = exposure_of_arrays(pixels, rules, variance=spread, bad=bad, cards=cards)
-    made.wcs = made.wcs if wcs is None else sky_wcs(wcs)
-    made.psf = None if psf is None else psf_model(psf, made.bbox)
-    made.band, made.photo_calib = band, calib
-    if electrons:
-        made.metadata["gain"] = 1.0
-    return made
+    return _Parts(image, variance, mask, given.wcs, given.psf)
+
+
+def exposure_of(image: Any, rules: "Instrument", given: Given) -> "Exposure":
+    """Return the exposure of an array (height, width), a Quantity, a masked array or a CCDData.
+
+    The gain that is given is not looked at: `Given.put_gain`.
+
+    Raises
+    ------
+    InputType, CallerError
+        A plane that is no array of real numbers, or of another shape; the message says which.
+    """
+    from exposure.io.from_arrays import exposure_of_arrays
+
+    parts = _parts_of(image, given)
+    pixels = _plane(parts.pixels, "image")
+    bad = None if parts.mask is None else _plane(parts.mask, "mask", pixels.shape) != 0
+    variance = None if parts.variance is None else _plane(parts.variance, "variance", pixels.shape)
+    exposure = exposure_of_arrays(pixels, rules, variance=variance, bad=bad, cards=parts.cards)
+    exposure.wcs = exposure.wcs if parts.wcs is None else sky_wcs(parts.wcs)
+    exposure.psf = None if parts.psf is None else psf_model(parts.psf, exposure.bbox)
+    exposure.band, exposure.photo_calib = given.band, parts.calib
+    if parts.electrons:
+        exposure.metadata["gain"] = 1.0
+    return exposure
 
 
 def _plane(given: Any, name: str, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
@@ -154,6 +229,6 @@ def psf_model(given: Any, box: Box) -> "Psf":
             f"a PSF must be a model of exposure or a finite stamp of odd side with a positive sum; got {type(given).__name__}"
             + (f" of shape {stamp.shape}" if stamp.size else "")
         )
-    total = float(stamp.sum())
-    scaled = stamp if LEAST_PSF_SUM <= total <= MOST_PSF_SUM else stamp / total
+    stamp_sum = float(stamp.sum())
+    scaled = stamp if LEAST_PSF_SUM <= stamp_sum <= MOST_PSF_SUM else stamp / stamp_sum
     return GridPsf(np.ascontiguousarray(scaled[None], np.float32), 1, 1, box)

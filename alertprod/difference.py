@@ -107,15 +107,15 @@ class Difference:
     def __repr__(self) -> str:
         from exposure.preview import describe
 
-        done = self.report.get("convolved", "")
-        return f"{describe(self.exposure, 'Difference')[:-1]},\n {done}, {len(self.sources)} sources>"
+        convolved = self.report.get("convolved", "")
+        return f"{describe(self.exposure, 'Difference')[:-1]},\n {convolved}, {len(self.sources)} sources>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: a picture, masked pixels in blue, and the facts."""
         from exposure.preview import exposure_html
 
-        done = [("sources", str(len(self.sources))), ("convolved", str(self.report.get("convolved", "")))]
-        return exposure_html(self.exposure, "Difference", signed=True, more=done)
+        facts = [("sources", str(len(self.sources))), ("convolved", str(self.report.get("convolved", "")))]
+        return exposure_html(self.exposure, "Difference", signed=True, more=facts)
 
 
 def _path(given: Any, name: str) -> Path:
@@ -125,9 +125,16 @@ def _path(given: Any, name: str) -> Path:
 
 
 def subtract(
-    new: Any, old: Any, *, instrument: "str | Instrument | None" = None, registered: bool = False,
-    register: bool = False, mode: str = "auto", score: bool = False, options: Mapping[str, Any] | None = None,
-) -> Difference:  # fmt: skip
+    new: Any,
+    old: Any,
+    *,
+    instrument: "str | Instrument | None" = None,
+    registered: bool = False,
+    register: bool = False,
+    mode: str = "auto",
+    score: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> Difference:
     """Subtract an old image from a new one, and find what changed.
 
     Parameters
@@ -164,7 +171,7 @@ def subtract(
     6
     """
     from service.checksums import checksum
-    from service.pairs.difference import difference_pair
+    from service.pairs.difference import PairOptions, difference_pair
 
     given = (new, old)
     pair = read_quietly(new, instrument), read_quietly(old, instrument)
@@ -172,10 +179,10 @@ def subtract(
         _require_wcs(pair)
     names = tuple(_name(image, usual) for image, usual in zip(given, ("new image", "old image"), strict=True))
     sums = tuple(checksum(Path(image)) if isinstance(image, str | PathLike) else "" for image in given)
+    wanted = PairOptions(registered, register, mode, score, sources=True, pictures=True, options=options or {})
     made = difference_pair(
-        *pair, rules_of(instrument), registered=registered, register=register, mode=mode, score=score, sources=True,
-        pictures=True, options=options, names=(names[0], names[1]), checksums=(sums[0], sums[1]),
-    )  # fmt: skip
+        *pair, rules_of(instrument), wanted, names=(names[0], names[1]), checksums=(sums[0], sums[1])
+    )
     return Difference(made.exposure, made.table().rows, made.score, made.report, made)
 
 

@@ -56,9 +56,9 @@ def match(sources_a: Any, sources_b: Any, radius: Any = 1.0) -> "pd.DataFrame":
 
     limit = _arcsec(radius)
     frames = (_frame(sources_a, "diaSourceId"), _frame(sources_b, "diaObjectId"))
-    found = associate(frames[0], frames[1], radius_arcsec=limit).diaSources.diaObjectId.to_numpy(np.int64)
-    a = np.flatnonzero(found)
-    b = found[a] - 1
+    partners = associate(frames[0], frames[1], radius_arcsec=limit).diaSources.diaObjectId.to_numpy(np.int64)
+    a = np.flatnonzero(partners)
+    b = partners[a] - 1
     here, there = (unit_vectors(f.ra.to_numpy()[k], f.dec.to_numpy()[k]) for f, k in zip(frames, (a, b), strict=True))
     apart = chord_arcsec(np.linalg.norm(here - there, axis=1)) if a.size else np.zeros(0)
     return pd.DataFrame({"a": a, "b": b, "separation": apart})
@@ -97,5 +97,5 @@ def _frame(sources: Any, id_name: str) -> "pd.DataFrame":
 
 
 def _columns(sources: Any) -> list[str]:
-    found = getattr(sources, "colnames", getattr(sources, "columns", ()))
-    return [str(name) for name in found]
+    names = getattr(sources, "colnames", getattr(sources, "columns", ()))
+    return [str(name) for name in names]

@@ -22,9 +22,14 @@ UNUSABLE = ("edge", "noGoodPixels", "invalidPsf", "sat", "bad", "cr", "no_data")
 
 
 def photometry(
-    image: Any, positions: Any, *, pixel: bool | None = None, aperture: float | None = None,
-    instrument: "str | Instrument | None" = None, subtract_sky: bool = True,
-) -> "pd.DataFrame":  # fmt: skip
+    image: Any,
+    positions: Any,
+    *,
+    pixel: bool | None = None,
+    aperture: float | None = None,
+    instrument: "str | Instrument | None" = None,
+    subtract_sky: bool = True,
+) -> "pd.DataFrame":
     """Measure PSF and aperture fluxes at given positions, whether something is there or not.
 
     Parameters
@@ -87,15 +92,15 @@ def _prepared(image: Any, instrument: "str | Instrument | None", sky: bool) -> "
     from calibration.noise import fill_variance, subtract_background
     from calibration.sources import detect_sources
 
-    made, rules = read(image, instrument), rules_of(instrument)
-    measured = not np.isfinite(made.variance).any()
+    exposure, rules = read(image, instrument), rules_of(instrument)
+    measured = not np.isfinite(exposure.variance).any()
     if sky or measured:
-        rms = subtract_background(made, rules.characterize.background_mesh)
+        rms = subtract_background(exposure, rules.characterize.background_mesh)
         if measured:
-            fill_variance(made, rms, rules.model_copy(update={"variance": "empirical"}))
-    if made.psf is None:
-        add_psf(made, detect_sources(made), rules)
-    return made
+            fill_variance(exposure, rms, rules.model_copy(update={"variance": "empirical"}))
+    if exposure.psf is None:
+        add_psf(exposure, detect_sources(exposure), rules)
+    return exposure
 
 
 def _measured(exposure: "Exposure", places: Places, aperture: float | None) -> "pd.DataFrame":
@@ -107,8 +112,8 @@ def _measured(exposure: "Exposure", places: Places, aperture: float | None) -> "
     from forced.calibrated import FLAG_BITS, calibrated_fluxes
 
     x, y, ra, dec = _both(exposure, places)
-    assert exposure.psf is not None
-    radius = aperture or APERTURE_FWHM * float(fwhm_of(exposure.psf.moments_at(*exposure.psf.average_position()))[0])
+    psf = exposure.require_psf()
+    radius = aperture or APERTURE_FWHM * float(fwhm_of(psf.moments_at(*psf.average_position()))[0])
     fluxes = calibrated_fluxes(exposure, x, y, ~exposure.good())
     calib = exposure.photo_calib or PhotoCalib(1.0)
     sums = [v * calib.at(np.nan_to_num(x), np.nan_to_num(y)) for v in aperture_fluxes(exposure, x, y, radius)]
@@ -118,26 +123,36 @@ def _measured(exposure: "Exposure", places: Places, aperture: float | None) -> "
     with np.errstate(invalid="ignore", divide="ignore"):
         snr = flux / error
         calibrated = flux if exposure.photo_calib is not None else np.full(flux.size, np.nan)
-        magnitude, spread = njy_to_abmag(calibrated), np.where(calibrated > 0, 2.5 / np.log(10) / snr, np.nan)
+        magnitude, magnitude_error = njy_to_abmag(calibrated), np.where(calibrated > 0, 2.5 / np.log(10) / snr, np.nan)
     table = pd.DataFrame(
         {
-            "ra": ra, "dec": dec, "x": x, "y": y, "flux": flux, "fluxErr": error, "snr": snr, "apFlux": sums[0],
-            "apFluxErr": sums[1], "mag": magnitude, "magErr": spread,
-            "flag": ((flags & wrong) != 0) | ~np.isfinite(flux), "flags": flags,
+            "ra": ra,
+            "dec": dec,
+            "x": x,
+            "y": y,
+            "flux": flux,
+            "fluxErr": error,
+            "snr": snr,
+            "apFlux": sums[0],
+            "apFluxErr": sums[1],
+            "mag": magnitude,
+            "magErr": magnitude_error,
+            "flag": ((flags & wrong) != 0) | ~np.isfinite(flux),
+            "flags": flags,
         }
-    )  # fmt: skip
+    )
     table.attrs |= {"unit": "nJy" if exposure.photo_calib is not None else "image", "apertureRadius": radius}
     return table
 
 
 def _both(exposure: "Exposure", places: Places) -> tuple["F64", "F64", "F64", "F64"]:
     """Return frame positions and sky positions; NaN where there is none."""
-    known = np.isfinite(places.first) & np.isfinite(places.second)
+    placed = np.isfinite(places.first) & np.isfinite(places.second)
     other = np.full((2, len(places)), np.nan)
     given = places.first, places.second
     if places.pixel:
         if exposure.wcs is not None:
-            other[:, known] = exposure.wcs.pixel_to_sky(*(v[known] for v in given))
+            other[:, placed] = exposure.wcs.pixel_to_sky(*(v[placed] for v in given))
         return *given, other[0], other[1]
-    other[:, known] = exposure.require_wcs().sky_to_pixel(*(v[known] for v in given))
+    other[:, placed] = exposure.require_wcs().sky_to_pixel(*(v[placed] for v in given))
     return other[0], other[1], *given

@@ -56,10 +56,10 @@ def places_of(given: Any, pixel: bool | None = None) -> Places:
         from service.processing.positions import read_positions
 
         given = read_positions(Path(given))
-    first, second, found = _columns(given, pixel)
+    first, second, in_pixels = _columns(given, pixel)
     if first.ndim != 1 or first.shape != second.shape:
         raise CallerError(f"columns of positions differ in length: {first.shape} and {second.shape}")
-    return Places(first, second, found)
+    return Places(first, second, in_pixels)
 
 
 def _columns(given: Any, pixel: bool | None) -> tuple[F64, F64, bool]:
@@ -67,7 +67,8 @@ def _columns(given: Any, pixel: bool | None) -> tuple[F64, F64, bool]:
         if pixel:
             raise InputType("a SkyCoord is on the sky: leave pixel out")
         sky = given.icrs
-        return *(np.atleast_1d(np.asarray(v.deg, np.float64)) for v in (sky.ra, sky.dec)), False  # type: ignore[return-value]
+        ra, dec = (np.atleast_1d(np.asarray(v.deg, np.float64)) for v in (sky.ra, sky.dec))
+        return ra, dec, False
     names = _names(given)
     if names:
         return _of_table(given, names, pixel)
@@ -81,8 +82,8 @@ def _columns(given: Any, pixel: bool | None) -> tuple[F64, F64, bool]:
 def _names(given: Any) -> list[str]:
     """Return the column names of a table (pandas, astropy, Arrow, structured array, mapping), empty for anything else."""
     for attribute in ("column_names", "colnames", "columns"):
-        if (found := getattr(given, attribute, None)) is not None:
-            return [str(name) for name in found]
+        if (columns := getattr(given, attribute, None)) is not None:
+            return [str(name) for name in columns]
     if isinstance(given, Mapping):
         return [str(name) for name in given]
     return list(getattr(getattr(given, "dtype", None), "names", None) or ())

@@ -4,7 +4,7 @@ import warnings
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from alertprod.arrays import EXPECTED, exposure_of, psf_model, sky_wcs
+from alertprod.arrays import EXPECTED, Given, exposure_of
 from alertprod.errors import InputType, WcsUnusable
 
 if TYPE_CHECKING:
@@ -16,11 +16,21 @@ __all__ = ["images", "read", "read_quietly", "rules_of"]
 
 NO_INSTRUMENT = "generic"
 
+Hdu = int | str | tuple[str, int] | None
+
 
 def read(
-    image: Any, instrument: "str | Instrument | None" = None, *, variance: Any = None, mask: Any = None, wcs: Any = None,
-    psf: Any = None, band: str = "", gain: float | None = None, hdu: "int | str | tuple[str, int] | None" = None,
-) -> "Exposure":  # fmt: skip
+    image: Any,
+    instrument: "str | Instrument | None" = None,
+    *,
+    variance: Any = None,
+    mask: Any = None,
+    wcs: Any = None,
+    psf: Any = None,
+    band: str = "",
+    gain: float | None = None,
+    hdu: "int | str | tuple[str, int] | None" = None,
+) -> "Exposure":
     """Return an exposure with pixels of its own; what was given is not changed.
 
     Parameters
@@ -67,47 +77,48 @@ def read(
     >>> image.width, image.height, float(image.image[0, 7])
     (50, 40, 7.0)
     """
+    given = Given(variance=variance, mask=mask, wcs=wcs, psf=psf, band=band, gain=gain)
+    exposure = read_quietly(image, instrument, given, hdu)
+    _warn_of_wcs(exposure, image)
+    return exposure
+
+
+def _warn_of_wcs(exposure: "Exposure", image: Any) -> None:
+    """Warn where a header has a WCS that cannot be used; of an exposure it was said when that was read."""
     from exposure import Exposure
     from exposure.errors import WcsUnsupported
 
-    made = read_quietly(
-        image, instrument, variance=variance, mask=mask, wcs=wcs, psf=psf, band=band, gain=gain, hdu=hdu
-    )
-    told = isinstance(image, Exposure)  # when it was read itself
-    if made.wcs is None and isinstance(made.wcs_problem, WcsUnsupported) and not told:
-        text = f"{made.wcs_problem.message}; the image is read without a WCS: mend the card, or give one (wcs=)"
-        warnings.warn(WcsUnusable(text), stacklevel=2)
-    return made
+    problem = exposure.wcs_problem
+    if exposure.wcs is None and isinstance(problem, WcsUnsupported) and not isinstance(image, Exposure):
+        text = f"{problem.message}; the image is read without a WCS: mend the card, or give one (wcs=)"
+        warnings.warn(WcsUnusable(text), stacklevel=3)
 
 
 def read_quietly(
-    image: Any, instrument: "str | Instrument | None" = None, *, variance: Any = None, mask: Any = None, wcs: Any = None,
-    psf: Any = None, band: str = "", gain: float | None = None, hdu: "int | str | tuple[str, int] | None" = None,
-) -> "Exposure":  # fmt: skip
+    image: Any, instrument: "str | Instrument | None" = None, given: Given | None = None, hdu: Hdu = None
+) -> "Exposure":
     """Return an exposure as `read` does, without a warning: ``wcs_problem`` says what is wrong with its WCS."""
     from alertprod.difference import Difference
     from exposure import Exposure
-    from exposure.io.from_arrays import as_file
 
+    given = given or Given()
     image = image.exposure if isinstance(image, Difference) else image
-    hdus = None if isinstance(image, Exposure | str | PathLike) else _hdus_of(image)
-    if hdus is None and not isinstance(image, Exposure | str | PathLike):
-        if hdu is not None:
-            raise InputType(f"hdu goes with a file or a list of HDUs; got {type(image).__name__}")
-        return _with_gain(exposure_of(image, rules_of(instrument), variance, mask, wcs, psf, band), gain)
-    if variance is not None or mask is not None:
-        raise InputType(f"variance and mask go with an array; {type(image).__name__} brings its own")
     if isinstance(image, Exposure):
-        made = image.copy()
-    elif hdus is None:
-        made = _of_file(image, instrument, hdu)
-    else:
+        given.refuse_planes(image)
+        return given.put_on(image.copy())
+    if isinstance(image, str | PathLike):
+        given.refuse_planes(image)
+        return given.put_on(_of_file(image, instrument, hdu))
+    hdus = _hdus_of(image)
+    if hdus is not None:
+        from exposure.io.from_arrays import as_file
+
+        given.refuse_planes(image)
         with as_file(hdus) as path:
-            made = _of_file(path, instrument, hdu)
-    made.wcs = made.wcs if wcs is None else sky_wcs(wcs)
-    made.psf = made.psf if psf is None else psf_model(psf, made.bbox)
-    made.band = made.band or band
-    return _with_gain(made, gain)
+            return given.put_on(_of_file(path, instrument, hdu))
+    if hdu is not None:
+        raise InputType(f"hdu goes with a file or a list of HDUs; got {type(image).__name__}")
+    return given.put_gain(exposure_of(image, rules_of(instrument), given))
 
 
 def images(image: Any, instrument: "str | Instrument | None" = None) -> list[str]:
@@ -137,20 +148,12 @@ def images(image: Any, instrument: "str | Instrument | None" = None) -> list[str
 
     rules = rules_of(instrument)
     if isinstance(image, str | PathLike):
-        return [found.label for found in images_in(image, rules)]
+        return [name.label for name in images_in(image, rules)]
     hdus = _hdus_of(image)
     if hdus is None:
         raise InputType(f"a file with images is a path or a list of HDUs; got {type(image).__name__}")
     with as_file(hdus) as path:
-        return [found.label for found in images_in(path, rules)]
-
-
-def _with_gain(made: "Exposure", gain: float | None) -> "Exposure":
-    if gain is not None:
-        if not (isinstance(gain, int | float) and 0 < gain < float("inf")):
-            raise InputType(f"gain must be a positive number of electrons per count; got {gain!r}")
-        made.metadata["gain"] = float(gain)
-    return made
+        return [name.label for name in images_in(path, rules)]
 
 
 def rules_of(instrument: "str | Instrument | None") -> "Instrument":
@@ -182,9 +185,8 @@ def _hdus_of(image: Any) -> "HDUList | None":
     return HDUList([PrimaryHDU(), image if isinstance(image, ImageHDU) else ImageHDU(image.data, image.header)])
 
 
-def _of_file(
-    path: "str | PathLike[str]", instrument: "str | Instrument | None", hdu: "int | str | tuple[str, int] | None"
-) -> "Exposure":  # fmt: skip
+def _of_file(path: "str | PathLike[str]", instrument: "str | Instrument | None", hdu: Hdu) -> "Exposure":
+    """Return the exposure of a file: with all that the camera's rules name, or without them what needs no card."""
     from exposure.io.native import read_exposure, read_planes
 
     rules = rules_of(instrument)
@@ -193,6 +195,6 @@ def _of_file(
     planes = read_planes(chosen, rules)
     if instrument is None or planes.visit_info is not None:
         return planes
-    whole = read_exposure(chosen, rules)
-    whole.psf = whole.psf or planes.psf
-    return whole
+    exposure = read_exposure(chosen, rules)
+    exposure.psf = exposure.psf or planes.psf
+    return exposure

@@ -53,20 +53,34 @@ def measure(path: Path, reference: ReferenceStars | None) -> Exposure:
     return frame
 
 
+def sources_of(frame: Exposure) -> pd.DataFrame:
+    """Return the measured sources of a frame."""
+    if frame.sources is None:
+        raise ValueError("measure the frame first")
+    return frame.sources
+
+
 def source_table(frame: Exposure, visit: int) -> pd.DataFrame:
     """Return the columns of a source table; position errors are seeing over S/N, with the pixel as the least seeing."""
-    s = frame.sources
-    assert s is not None and frame.psf is not None
+    s, psf = sources_of(frame), frame.require_psf()
     good = s.isolated & ~s.flagged & (s.snr > 0)
     s = s[good]
-    fwhm = 2.3548 * np.sqrt(frame.psf.moments_at(*frame.psf.average_position())[0, :2].mean())
+    fwhm = 2.3548 * np.sqrt(psf.moments_at(*psf.average_position())[0, :2].mean())
     error = np.hypot(fwhm / 2.3548 / s.snr.to_numpy(), 0.01)
     flux = aperture_flux(frame, s.x.to_numpy(), s.y.to_numpy())
-    return pd.DataFrame({
-        "visit": visit, "detector": 0, "sourceId": visit * 10_000 + np.arange(len(s)), "x": s.x.to_numpy(), "y": s.y.to_numpy(),
-        "xErr": error, "yErr": error, "apFlux_12_0_instFlux": flux,
-        "apFlux_12_0_instFluxErr": FLUX_ERROR * np.abs(flux) / s.snr.to_numpy(),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "visit": visit,
+            "detector": 0,
+            "sourceId": visit * 10_000 + np.arange(len(s)),
+            "x": s.x.to_numpy(),
+            "y": s.y.to_numpy(),
+            "xErr": error,
+            "yErr": error,
+            "apFlux_12_0_instFlux": flux,
+            "apFlux_12_0_instFluxErr": FLUX_ERROR * np.abs(flux) / s.snr.to_numpy(),
+        }
+    )
 
 
 def aperture_flux(frame: Exposure, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -77,26 +91,39 @@ def aperture_flux(frame: Exposure, x: NDArray[np.float64], y: NDArray[np.float64
 
 def reference_table(frame: Exposure) -> pd.DataFrame:
     """The middle frame as reference catalogue: relative calibration needs no other."""
-    s = frame.sources
-    assert s is not None and frame.photo_calib is not None
+    s = sources_of(frame)
     s = s[s.isolated & ~s.flagged & (s.snr > 30)]
     ra, dec = frame.require_wcs().pixel_to_sky(s.x.to_numpy(), s.y.to_numpy())
-    flux = aperture_flux(frame, s.x.to_numpy(), s.y.to_numpy()) * frame.photo_calib.mean
+    flux = aperture_flux(frame, s.x.to_numpy(), s.y.to_numpy()) * frame.require_photo_calib().mean
     error = np.radians(0.1 * PIXEL_ARCSEC / 3600)
-    return pd.DataFrame({
-        "coord_ra": np.radians(ra), "coord_dec": np.radians(dec), "coord_raErr": error, "coord_decErr": error,
-        "r_flux": flux, "r_fluxErr": flux * np.hypot(0.01, 1 / s.snr.to_numpy()),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "coord_ra": np.radians(ra),
+            "coord_dec": np.radians(dec),
+            "coord_raErr": error,
+            "coord_decErr": error,
+            "r_flux": flux,
+            "r_fluxErr": flux * np.hypot(0.01, 1 / s.snr.to_numpy()),
+        }
+    )
 
 
 def summary(frame: Exposure, visit: int) -> ExposureCatalog:
     """The summary that a single-frame pipeline would have written."""
-    table = Table({
-        "id": [0], "visit": [visit], "band": ["r"], "physical_filter": ["Clear"], "bbox_min_x": [0], "bbox_min_y": [0],
-        "bbox_max_x": [frame.width - 1], "bbox_max_y": [frame.height - 1], "expTime": [60.0],
-    })  # fmt: skip
-    info = frame.visit_info
-    assert info is not None
+    table = Table(
+        {
+            "id": [0],
+            "visit": [visit],
+            "band": ["r"],
+            "physical_filter": ["Clear"],
+            "bbox_min_x": [0],
+            "bbox_min_y": [0],
+            "bbox_max_x": [frame.width - 1],
+            "bbox_max_y": [frame.height - 1],
+            "expTime": [60.0],
+        }
+    )
+    info = frame.require_visit_info()
     record = ExposureRecord(
         frame.wcs, frame.psf, frame.photo_calib, frame.ap_corr, replace(info, visit=visit, detector=0)
     )
@@ -124,8 +151,9 @@ def residual(frame: Exposure, template: Exposure) -> dict[str, float]:
     result = task.run(frame, templateExposure=warped)
     return {
         "footprintRatio": float(task.metadata["differenceFootprintRatioMean"]),
-        "sources": float(len(result.diaSources)), "residualRms": float(task.metadata["kernelResidualRms"]),
-    }  # fmt: skip
+        "sources": float(len(result.diaSources)),
+        "residualRms": float(task.metadata["kernelResidualRms"]),
+    }
 
 
 def main(folder: Path, out: Path) -> dict[str, Any]:
@@ -134,9 +162,15 @@ def main(folder: Path, out: Path) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     middle = measure(paths[len(paths) // 2], None)
     stars = reference_table(middle)
-    reference = ReferenceStars(pd.DataFrame({
-        "ra": np.degrees(stars.coord_ra), "dec": np.degrees(stars.coord_dec), "flux": stars.r_flux,
-    }))  # fmt: skip
+    reference = ReferenceStars(
+        pd.DataFrame(
+            {
+                "ra": np.degrees(stars.coord_ra),
+                "dec": np.degrees(stars.coord_dec),
+                "flux": stars.r_flux,
+            }
+        )
+    )
     frames = []
     for number, path in enumerate(paths):
         frames.append(measure(path, reference))
@@ -148,10 +182,12 @@ def main(folder: Path, out: Path) -> dict[str, Any]:
     fit = JointcalTask(config=settings(), astrometry_refs=stars, photometry_refs=stars).run(tables, summaries, CAMERA)
     updated = _update(frames, summaries, fit)
     report = {
-        "metrics": fit.metrics, "relative_rms_px": fit.metrics["relative_rms_mas"] / 1e3 / PIXEL_ARCSEC,
-        "zero_points": [float(u.table["zeroPoint"][0]) for u in updated], "differences": _differences(frames, updated, middle),
+        "metrics": fit.metrics,
+        "relative_rms_px": fit.metrics["relative_rms_mas"] / 1e3 / PIXEL_ARCSEC,
+        "zero_points": [float(u.table["zeroPoint"][0]) for u in updated],
+        "differences": _differences(frames, updated, middle),
         "seconds_of_night": [86400 * (_time(f) - _time(frames[0])) for f in frames],
-    }  # fmt: skip
+    }
     from calibration.joint.io.pictures import draw
 
     draw(fit, out / "pictures")
@@ -160,11 +196,10 @@ def main(folder: Path, out: Path) -> dict[str, Any]:
 
 
 def _time(frame: Exposure) -> float:
-    assert frame.visit_info is not None
-    return frame.visit_info.midpoint_mjd_tai
+    return frame.require_visit_info().midpoint_mjd_tai
 
 
-def _update(frames: "list[Exposure]", summaries: "list[ExposureCatalog]", fit: Any) -> "list[ExposureCatalog]":
+def _update(frames: list[Exposure], summaries: list[ExposureCatalog], fit: Any) -> list[ExposureCatalog]:
     """Put the fitted WCS and calibrations into the summaries."""
     wcs, calibs = catalogues(fit.outputWcs, fit.images), catalogues(fit.outputPhotoCalib, fit.images)
     config = UpdateVisitSummaryConfig()
@@ -176,14 +211,17 @@ def _update(frames: "list[Exposure]", summaries: "list[ExposureCatalog]", fit: A
         task = UpdateVisitSummaryTask(config=config, camera=CAMERA)
         out.append(
             task.run(
-                before, {0: frame}, wcs_overrides=GlobalInput(wcs[visit]), photo_calib_overrides=GlobalInput(calibs[visit])
+                before,
+                {0: frame},
+                wcs_overrides=GlobalInput(wcs[visit]),
+                photo_calib_overrides=GlobalInput(calibs[visit]),
             ).output_summary_catalog
-        )  # fmt: skip
+        )
     return out
 
 
 def _differences(
-    frames: "list[Exposure]", updated: "list[ExposureCatalog]", template: Exposure
+    frames: list[Exposure], updated: list[ExposureCatalog], template: Exposure
 ) -> dict[str, list[dict[str, float]]]:
     """Subtract every sixth frame with the WCS and calibration of its header, and with those of its summary."""
     out: dict[str, list[dict[str, float]]] = {"header": [], "summary": []}

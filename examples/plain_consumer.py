@@ -8,13 +8,14 @@ import json
 import sys
 import urllib.request
 from functools import cache
+from typing import Any
 
 import fastavro
 from confluent_kafka import Consumer, KafkaError
 
 
 @cache
-def schema_of(service: str, number: int) -> dict:
+def schema_of(service: str, number: int) -> Any:
     """Return the writer's schema of a wire id."""
     with urllib.request.urlopen(f"{service}/schemas/ids/{number}", timeout=10) as reply:  # noqa: S310
         return fastavro.parse_schema(json.loads(json.load(reply)["schema"]))
@@ -24,11 +25,14 @@ def main(brokers: str, topic: str, service: str) -> None:
     """Print a line for each alert, to the end of the topic."""
     consumer = Consumer(
         {
-            "bootstrap.servers": brokers, "group.id": "plain-example", "auto.offset.reset": "earliest",
+            "bootstrap.servers": brokers,
+            "group.id": "plain-example",
+            "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",  # librdkafka's default; Java, aiokafka and kafka-python differ
-            "enable.auto.commit": False, "enable.partition.eof": True,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
         }
-    )  # fmt: skip
+    )
     consumer.subscribe([topic])
     ended = set()
     while True:

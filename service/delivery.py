@@ -36,10 +36,12 @@ def alert_target(settings: Settings, *, quiet: bool = False) -> KafkaTarget:
     """
     settings.need("kafka_brokers")
     return KafkaTarget(
-        settings.kafka_brokers, settings.alert_topic,
+        settings.kafka_brokers,
+        settings.alert_topic,
         (*settings.kafka_client.items(), *([("log_level", "0")] if quiet else [])),
-        settings.transactional_id, fan_out=tuple(sorted(settings.alert_fan_out.items())),
-    )  # fmt: skip
+        settings.transactional_id,
+        fan_out=tuple(sorted(settings.alert_fan_out.items())),
+    )
 
 
 def run_relay(settings: Settings, stop: threading.Event) -> None:

@@ -44,7 +44,7 @@ def typed(error: BaseException) -> AlertProdError:
 
         told = error.args[0] if error.args else None
         if hasattr(told, "code"):
-            return kafka_error(told)  # type: ignore[arg-type]
+            return kafka_error(told)
     return AlertProdError(
         f"{type(error).__name__}: {_line(error)} (this is a fault of the program; --debug shows where)"
     )
@@ -88,8 +88,8 @@ def run_command(command: Callable[[], object]) -> None:
     try:
         command()
     except Exception as error:
-        found = typed(error)
+        reason = typed(error)
         if debugging():
             traceback.print_exception(error)
-        say(f"alertprod: {found.code}: {' '.join(str(found).split())}", error=True)
-        sys.exit(2 if isinstance(found, SettingsError) else 1)
+        say(f"alertprod: {reason.code}: {' '.join(str(reason).split())}", error=True)
+        sys.exit(2 if isinstance(reason, SettingsError) else 1)

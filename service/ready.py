@@ -16,9 +16,13 @@ WAIT_S, PAUSE_S = 20.0, 1.0
 
 
 def ready_role(
-    settings: Settings, say: Callable[[str], None], *, kafka: bool = False, folders: tuple[str, ...] = (),
+    settings: Settings,
+    say: Callable[[str], None],
+    *,
+    kafka: bool = False,
+    folders: tuple[str, ...] = (),
     wait_s: float = WAIT_S,
-) -> Settings:  # fmt: skip
+) -> Settings:
     """Return the settings when a role can start with them.
 
     Parameters

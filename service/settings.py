@@ -37,9 +37,15 @@ class Settings(BaseSettings):
     """Effective settings; ``alertprod config`` prints them with secrets masked."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="ignore", frozen=True, enable_decoding=False, env_ignore_empty=True, validate_default=True,
-        hide_input_in_errors=True, allow_inf_nan=False,
-    )  # fmt: skip
+        env_prefix=PREFIX,
+        extra="ignore",
+        frozen=True,
+        enable_decoding=False,
+        env_ignore_empty=True,
+        validate_default=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
 
     database_uri: SecretStr = Field(SecretStr(""), title="Database", description="PostgreSQL URI of the APDB")
     kafka_brokers: str = Field("", title="Brokers", description="host:port of the Kafka brokers")
@@ -184,16 +190,18 @@ def _wrong(error: Mapping[str, Any]) -> str:
     name, *inner = (str(part) for part in error["loc"])
     shown = os.environ.get(f"{PREFIX}{name.upper()}")
     came = "" if shown is None or name in _HIDDEN else f"={shown!r}"
-    place = f" at {'.'.join(inner)}" if inner else ""
+    inside = f" at {'.'.join(inner)}" if inner else ""
     message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
     if name in _JSON:
         message += f"; expected JSON such as {_JSON[name]}"
-    return f"{PREFIX}{name.upper()}{came}{place}: {message}"
+    return f"{PREFIX}{name.upper()}{came}{inside}: {message}"
 
 
 def unknown_names(environment: Iterable[str]) -> list[tuple[str, str | None]]:
     """Return the names with our prefix that nothing reads, each with the nearest one that is read."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    names = sorted(n for n in environment if n.upper().startswith(PREFIX) and n.upper() not in known | NOT_SETTINGS)
-    every = sorted(known | NOT_SETTINGS)
+    names_read = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    names = sorted(
+        n for n in environment if n.upper().startswith(PREFIX) and n.upper() not in names_read | NOT_SETTINGS
+    )
+    every = sorted(names_read | NOT_SETTINGS)
     return [(n, next(iter(get_close_matches(n.upper(), every, n=1, cutoff=0.8)), None)) for n in names]

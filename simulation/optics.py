@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exposure.camera import Camera, CameraDetector
-from exposure.wcs.mapped import deproject, project
+from exposure.wcs.tangent import deproject, project
 from tasks.arrays import F64, I64
 
 __all__ = [

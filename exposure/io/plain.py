@@ -84,7 +84,7 @@ def read_planes(hdus: fits.HDUList, rules: Instrument, name: str, choice: int | 
     if psf is not None:
         exposure.psf = read_psf(hdus[psf], exposure.bbox)
     exposure.metadata = {**_counts(header, rules), "header": header}
-    if plane_beside(hdus, at, rules.planes.weight, name) is not None:
+    if plane_beside(hdus, number, rules.planes.weight, name) is not None:
         exposure.metadata["weighted"] = True
     admit(exposure, name, bad_edge=rules.bad_edge, saturation=exposure.metadata.get("saturation"))
     mark_bad_pixels(exposure, rules, header, name)

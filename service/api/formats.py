@@ -62,20 +62,18 @@ def _parquet(frames: Iterator[pd.DataFrame], query: Query) -> Iterator[bytes]:
 
     from apdb.schema.arrow import arrow_schema
 
-    sink, writer, given = io.BytesIO(), None, 0
+    schema, sink, writer = arrow_schema(query.columns), io.BytesIO(), None
     for frame in frames:
-        table = pa.Table.from_pandas(frame, schema=arrow_schema(query.columns), preserve_index=False)
-        if writer is None:
-            writer = pq.ParquetWriter(sink, table.schema, compression="zstd")
+        table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+        writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
         writer.write_table(table)
-        given += sink.tell()
         yield sink.getvalue()
         # the writer goes on counting from the beginning of the file: keep its place, drop the bytes
         sink.seek(0)
         sink.truncate()
-    assert writer is not None  # there is always one frame, if an empty one
-    writer.close()
-    yield sink.getvalue()
+    if writer is not None:  # there is always one frame, if an empty one
+        writer.close()
+        yield sink.getvalue()
 
 
 def _vo_head(query: Query) -> str:
@@ -105,9 +103,9 @@ def _votable(frames: Iterator[pd.DataFrame], query: Query) -> Iterator[bytes]:
     for frame in frames:
         data = left + _vo_rows(frame, query.columns)
         count += len(frame)
-        whole = len(data) // 3 * 3
-        left = data[whole:]
-        yield base64.b64encode(data[:whole])
+        full_triples = len(data) // 3 * 3
+        left = data[full_triples:]
+        yield base64.b64encode(data[:full_triples])
     status = '<INFO name="QUERY_STATUS" value="OVERFLOW"/>\n' if count >= query.limit else ""
     yield base64.b64encode(left)
     yield f"\n</STREAM></BINARY2></DATA></TABLE>\n{status}</RESOURCE>\n</VOTABLE>\n".encode()

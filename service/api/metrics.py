@@ -1,10 +1,11 @@
 """OpenMetrics of the whole service, read from the database: any API process gives the same answer."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from apdb import Database
@@ -18,7 +19,7 @@ class _Status(Collector):
     def __init__(self, status: dict[str, Any]) -> None:
         self._status = status
 
-    def collect(self) -> Any:
+    def collect(self) -> Iterator[Metric]:
         """Yield the metric families."""
         s = self._status
         visits = GaugeMetricFamily("alertprod_visits", "Visits in the ledger by state.", labels=["state"])
@@ -39,13 +40,16 @@ class _Status(Collector):
         )
         yield GaugeMetricFamily("alertprod_relay_leads", "1 when a relay holds the leader lock.", int(s["relay_leads"]))
         yield GaugeMetricFamily(
-            "alertprod_alert_visits_discrepant", "Published visits of the last day whose alerts are not in the topic as "
-            "the outbox says (counted by the reconciler).", s["discrepant_visits"]
-        )  # fmt: skip
+            "alertprod_alert_visits_discrepant",
+            "Published visits of the last day whose alerts are not in the topic as "
+            "the outbox says (counted by the reconciler).",
+            s["discrepant_visits"],
+        )
         latency = GaugeMetricFamily(
-            "alertprod_alert_latency_seconds", "From the end of the exposure to a visit's last alert, last 100 visits.",
+            "alertprod_alert_latency_seconds",
+            "From the end of the exposure to a visit's last alert, last 100 visits.",
             labels=["quantile"],
-        )  # fmt: skip
+        )
         for quantile, name in (("0.5", "median"), ("0.95", "p95")):
             if s["alert_latency_s"][name] is not None:
                 latency.add_metric([quantile], s["alert_latency_s"][name])

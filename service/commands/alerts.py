@@ -44,10 +44,15 @@ def tail(
     require_topics(replace(alert_target(settings, quiet=True).only(topic or settings.alert_topic), timeout_s=REACH_S))
     start = "earliest" if from_beginning else "latest"
     with AlertConsumer(
-        settings.kafka_brokers, topic or settings.alert_topic, f"alertprod-tail-{time.time_ns()}",
-        client=settings.kafka_client, filter=filter_, start=start, until_end=until_end,
+        settings.kafka_brokers,
+        topic or settings.alert_topic,
+        f"alertprod-tail-{time.time_ns()}",
+        client=settings.kafka_client,
+        filter=filter_,
+        start=start,
+        until_end=until_end,
         writer_id=writer_id(settings),
-    ) as consumer:  # fmt: skip
+    ) as consumer:
         for seen, alert in enumerate(consumer, 1):
             print(alert_line(alert.packet, as_json), flush=True)
             if seen == count:
@@ -71,10 +76,10 @@ def show(
     database = open_database()
     settings, chosen = read_settings(), AlertSelection(source_id=source)
     rows = chosen.rows(database)
-    found = [a for row in rows for a in chosen.read(AlertArchive(settings.archive_dir), row)]
-    if not found:
+    matches = [a for row in rows for a in chosen.read(AlertArchive(settings.archive_dir), row)]
+    if not matches:
         raise AlertError(f"no alert {source} in the archive")
-    packet = decode_body(found[-1].body, found[-1].schema_id)
+    packet = decode_body(matches[-1].body, matches[-1].schema_id)
     if fits is not None:
         fits.mkdir(parents=True, exist_ok=True)
     for name in ("cutoutDifference", "cutoutScience", "cutoutTemplate"):
@@ -85,7 +90,7 @@ def show(
     if png is not None:
         from alerts.views import draw_alert
 
-        draw_alert(decode_body(found[-1].body, found[-1].schema_id), png)
+        draw_alert(decode_body(matches[-1].body, matches[-1].schema_id), png)
     if as_json:
         print(json.dumps(packet))
         return
@@ -95,11 +100,15 @@ def show(
 @alerts_app.command()
 def replay(
     to: Annotated[str, typer.Option(help="topic to publish on; not the alert topic")],
-    visit: Visit = None, detector: Detector = None, since: Since = None, until: Until = None, object_id: Object = None,
+    visit: Visit = None,
+    detector: Detector = None,
+    since: Since = None,
+    until: Until = None,
+    object_id: Object = None,
     filter_: Filter = None,
     dry_run: Annotated[bool, typer.Option(help="count only")] = False,
     as_json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Publish alerts of the archive again, on another topic."""
     from alerts.delivery.replay import replay as send
     from alerts.delivery.target import ensure_topics
@@ -139,8 +148,10 @@ def validate(
     with progress("validating", len(rows)) as step:
         for done, row in enumerate(rows, 1):
             count += row.count
-            problems += [{"visit": row.visit, "detector": row.detector, "file": row.file, "problem": text}
-                         for text in validate_row(database, archive, row)]  # fmt: skip
+            problems += [
+                {"visit": row.visit, "detector": row.detector, "file": row.file, "problem": text}
+                for text in validate_row(database, archive, row)
+            ]
             step(done)
     if as_json:
         print(json.dumps({"files": len(rows), "alerts": count, "problems": problems}))
@@ -155,11 +166,15 @@ def validate(
 @alerts_app.command()
 def export(
     out: Annotated[Path, typer.Option(help="Parquet file, nested as the packets are")],
-    visit: Visit = None, detector: Detector = None, since: Since = None, until: Until = None, object_id: Object = None,
+    visit: Visit = None,
+    detector: Detector = None,
+    since: Since = None,
+    until: Until = None,
+    object_id: Object = None,
     filter_: Filter = None,
     cutouts: Annotated[bool, typer.Option(help="with the cutouts")] = True,
     as_json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Write alerts of the archive to a Parquet file; the memory does not grow with their number."""
     from alerts.archive.parquet import write_parquet
     from alerts.packets.wire import decode_body

@@ -48,8 +48,8 @@ def create(
     database = open_database(migrated=False)
     run(database.uri)
     with database.session() as connection:
-        made = ensure_months(connection, _today(), ahead)
-    _show([{"database": database.label, "partitionsMade": len(made)}], as_json, "created")
+        months = ensure_months(connection, _today(), ahead)
+    _show([{"database": database.label, "partitionsMade": len(months)}], as_json, "created")
 
 
 @apdb_app.command()
@@ -81,16 +81,17 @@ def list_partitions(as_json: Json = False) -> None:
 @partitions_app.command("create")
 def create_partitions(
     at: Annotated[float | None, typer.Option(help="MJD in the first month; now by default")] = None,
-    ahead: Annotated[int, typer.Option(min=0, max=120, help="months after it")] = 3, dry_run: DryRun = False,
+    ahead: Annotated[int, typer.Option(min=0, max=120, help="months after it")] = 3,
+    dry_run: DryRun = False,
     as_json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Make partitions ahead of time, online."""
     from apdb.schema.partitions import ensure_months, missing_months
 
     with open_database().session() as connection:
         first = _today() if at is None else at
-        made = missing_months(connection, first, ahead) if dry_run else ensure_months(connection, first, ahead)
-    _show([{"partition": name} for name in made], as_json, "would be made" if dry_run else "made")
+        months = missing_months(connection, first, ahead) if dry_run else ensure_months(connection, first, ahead)
+    _show([{"partition": name} for name in months], as_json, "would be made" if dry_run else "made")
 
 
 @apdb_app.command()
@@ -98,8 +99,9 @@ def archive(
     to: Annotated[str, typer.Option(help="directory or fsspec URL for the Parquet files")],
     keep_months: Annotated[int, typer.Option(min=13, help="whole months that stay (the history window needs 13)")] = 14,
     drop: Annotated[bool, typer.Option(help="also drop what is archived, after its file was checked again")] = False,
-    dry_run: DryRun = False, as_json: Json = False,
-) -> None:  # fmt: skip
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
     """Write old partitions to Parquet and detach them; with --drop, drop those that are archived."""
     from apdb.operate.archive import archive_partition, archived, drop_archived, old_partitions
     from apdb.schema.partitions import month_bounds
@@ -107,22 +109,22 @@ def archive(
     database = open_database()
     with database.session() as connection:
         old = old_partitions(connection, month_bounds(_today(), -keep_months)[1])
-        done: list[dict[str, Any]] = []
+        actions: list[dict[str, Any]] = []
         for partition in old:
             if dry_run:
-                done.append({"partition": partition.name, "action": "archive and detach", "rows": partition.rows})
+                actions.append({"partition": partition.name, "action": "archive and detach", "rows": partition.rows})
                 continue
             with progress(f"{partition.name}, rows", partition.rows, as_json) as step:
                 item = archive_partition(connection, partition, to, step)
-            done.append({"partition": item.partition, "action": "archived", "rows": item.rows, "file": item.file})
+            actions.append({"partition": item.partition, "action": "archived", "rows": item.rows, "file": item.file})
         for item in archived(connection) if drop else []:
             if item.state == "detached":
                 if not dry_run:
                     drop_archived(connection, item)
-                done.append(
+                actions.append(
                     {"partition": item.partition, "action": "drop" if dry_run else "dropped", "rows": item.rows}
                 )
-    _show(done, as_json, "would be done" if dry_run else "done")
+    _show(actions, as_json, "would be done" if dry_run else "done")
 
 
 @apdb_app.command()
@@ -132,11 +134,11 @@ def restore(partition: str, as_json: Json = False) -> None:
     from apdb.operate.archive import archived, restore_partition
 
     with open_database().session() as connection:
-        found = [a for a in archived(connection) if a.partition == partition]
-        if not found:
+        copies = [a for a in archived(connection) if a.partition == partition]
+        if not copies:
             raise NotFound(f"{partition} is not in the archive: see 'alertprod apdb status'")
-        with progress(f"{partition}, rows", found[0].rows, as_json) as step:
-            rows = restore_partition(connection, found[0], step)
+        with progress(f"{partition}, rows", copies[0].rows, as_json) as step:
+            rows = restore_partition(connection, copies[0], step)
     _show([{"partition": partition, "rows": rows}], as_json, "restored")
 
 
@@ -152,8 +154,9 @@ def vacuum_advice(as_json: Json = False) -> None:
 @apdb_app.command()
 def migrate(
     revision: Annotated[str, typer.Argument(help="head, base (drops everything) or a revision")] = "head",
-    dry_run: DryRun = False, as_json: Json = False,
-) -> None:  # fmt: skip
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
     """Bring the database to a schema revision, online: a table in use for longer than 5 s ends it with nothing changed."""
     from migrations.run import migrate as run
     from migrations.run import pending
@@ -168,9 +171,12 @@ def migrate(
 @apdb_app.command()
 def deduplicate(
     radius: Annotated[float, typer.Option(min=0.0, help="arcsec: objects closer than this become one")] = 0.5,
-    since: Annotated[float | None, typer.Option(help="MJD (TAI): only objects that changed since; all by default")] = None,
-    dry_run: DryRun = False, as_json: Json = False,
-) -> None:  # fmt: skip
+    since: Annotated[
+        float | None, typer.Option(help="MJD (TAI): only objects that changed since; all by default")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
     """Merge objects that came too close: sources move to the older one, the other is closed (safe beside the service)."""
     from astropy.time import Time
 
@@ -180,9 +186,13 @@ def deduplicate(
     database = open_database()
     with progress("patches", quiet=as_json) as step:
         report = run(
-            database.connect, radius, float(Time.now().tai.mjd), since_mjd_tai=EVER if since is None else since,
-            dry_run=dry_run, progress=step,
-        )  # fmt: skip
+            database.connect,
+            radius,
+            float(Time.now().tai.mjd),
+            since_mjd_tai=EVER if since is None else since,
+            dry_run=dry_run,
+            progress=step,
+        )
     _show([vars(report)], as_json, "would be done" if dry_run else "done")
 
 
@@ -191,8 +201,9 @@ def precover(
     days: Annotated[float, typer.Option(min=0.0, help="how far back to measure")] = 30.0,
     founded_within: Annotated[float, typer.Option(min=0.0, help="days: objects first detected since then")] = 3.0,
     at: Annotated[float | None, typer.Option(help="MJD (TAI): end of the time looked at; now by default")] = None,
-    dry_run: DryRun = False, as_json: Json = False,
-) -> None:  # fmt: skip
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
     """Measure young objects on the stored differences (ALERTPROD_PRODUCTS_DIR) from before they were found."""
     from astropy.time import Time
 

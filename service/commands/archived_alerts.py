@@ -75,11 +75,26 @@ def writer_id(settings: Settings) -> int | None:
 def alert_line(packet: dict[str, Any], as_json: bool) -> str:
     """Return one line about an alert."""
     s = packet["diaSource"]
-    names = ("diaSourceId", "diaObjectId", "ssObjectId", "visit", "detector", "midpointMjdTai", "ra", "dec", "band", "psfFlux",
-             "psfFluxErr", "snr", "reliability")  # fmt: skip
+    names = (
+        "diaSourceId",
+        "diaObjectId",
+        "ssObjectId",
+        "visit",
+        "detector",
+        "midpointMjdTai",
+        "ra",
+        "dec",
+        "band",
+        "psfFlux",
+        "psfFluxErr",
+        "snr",
+        "reliability",
+    )
     if as_json:
-        more = {"nPrvDiaSources": len(packet["prvDiaSources"] or []),
-                "nPrvDiaForcedSources": len(packet["prvDiaForcedSources"] or [])}  # fmt: skip
+        more = {
+            "nPrvDiaSources": len(packet["prvDiaSources"] or []),
+            "nPrvDiaForcedSources": len(packet["prvDiaForcedSources"] or []),
+        }
         return json.dumps({n: s.get(n) for n in names} | more)
     owner = f"object {s['diaObjectId']}" if s["diaObjectId"] else f"body {s['ssObjectId']}"
     flux = "        none" if s["psfFlux"] is None else f"{s['psfFlux']:12.1f}"

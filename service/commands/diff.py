@@ -58,28 +58,38 @@ def diff(
         import astropy.wcs  # noqa: F401
 
         load_numba()
-        from service.pairs.difference import difference_files
+        from service.pairs.difference import PairOptions, difference_files
         from service.processing.instruments import checked_instrument
 
         rules = checked_instrument(instrument, bad_pixels)
-    subtract = partial(
-        difference_files, rules=rules, registered=registered, register=register, mode=mode, score=score is not None,
-        sources=sources is not None or plots is not None, pictures=plots is not None, options=chosen,
-    )  # fmt: skip
+    options = PairOptions(
+        registered=registered,
+        register=register,
+        mode=mode,
+        score=score is not None,
+        sources=sources is not None or plots is not None,
+        pictures=plots is not None,
+        options=chosen,
+    )
+    subtract = partial(difference_files, rules=rules, options=options)
     if all_images:
         _all(science, template, rules, subtract, outputs, as_json)
         return
     with quiet():
-        made = subtract(science, template)
-        outputs.write(made)
-    print(_json(made.report) if as_json else summary(made.report))
-    _warn(made.report)
+        difference = subtract(science, template)
+        outputs.write(difference)
+    print(_json(difference.report) if as_json else summary(difference.report))
+    _warn(difference.report)
 
 
 def _all(
-    science: Path, template: Path, rules: "Instrument", subtract: "Callable[..., Difference]", outputs: DiffOutputs,
+    science: Path,
+    template: Path,
+    rules: "Instrument",
+    subtract: "Callable[..., Difference]",
+    outputs: DiffOutputs,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Subtract all images of a file and say of each how it went.
 
     Raises

@@ -26,18 +26,20 @@ def check(
     from service.frames.check import check_frame
     from service.frames.given_map import with_bad_pixels
 
-    found = check_frame(frame, with_bad_pixels(load_instrument(instrument), bad_pixels))
+    findings = check_frame(frame, with_bad_pixels(load_instrument(instrument), bad_pixels))
     if as_json:
-        print(json.dumps(found.as_dict(), default=str))
+        print(json.dumps(findings.as_dict(), default=str))
     else:
-        print_table(("what", "value", "from", ""), [(i.what, _shown(i.value), i.source, i.state) for i in found.items])
-        for item in found.items:
+        print_table(
+            ("what", "value", "from", ""), [(i.what, _shown(i.value), i.source, i.state) for i in findings.items]
+        )
+        for item in findings.items:
             if item.state:
                 print(
                     f"{item.state}: {item.what}: {item.note}" + (f"\n    write: {item.advice}" if item.advice else "")
                 )
-        print("the frame can be used" if found.usable else "the frame cannot be used like this")
-    if not found.usable:
+        print("the frame can be used" if findings.usable else "the frame cannot be used like this")
+    if not findings.usable:
         raise typer.Exit(1)
 
 
@@ -50,11 +52,11 @@ def list_instruments(as_json: Json = False) -> None:
     """List the instrument files that a name finds, those of ALERTPROD_INSTRUMENTS first."""
     from exposure.instrument import instrument_files
 
-    found = instrument_files()
+    files = instrument_files()
     if as_json:
-        print(json.dumps({name: str(path) for name, path in found.items()}))
+        print(json.dumps({name: str(path) for name, path in files.items()}))
         return
-    print_table(("name", "file"), [(name, path) for name, path in found.items()])
+    print_table(("name", "file"), [(name, path) for name, path in files.items()])
 
 
 @instrument_app.command("show")
@@ -81,15 +83,18 @@ def bad_pixels(
     from exposure import load_instrument
     from service.frames.bad_pixels import learn_bad_pixels
 
-    made = learn_bad_pixels(load_instrument(instrument), frames, output, threshold, say)
+    learned = learn_bad_pixels(load_instrument(instrument), frames, output, threshold, say)
     if report is not None:
-        report.write_text(json.dumps(made, indent=1), encoding="utf-8")
+        report.write_text(json.dumps(learned, indent=1), encoding="utf-8")
     if as_json:
-        print(json.dumps(made))
+        print(json.dumps(learned))
         return
     shown = ("nFramesUsed", "driftX", "driftY", "nHot", "nCold", "nUnstable", "nLine")
     print_table(
         ("detector", "frames", "drift x", "drift y", "hot", "cold", "unstable", "in lines", "bad"),
-        [(d, *(f"{r[n]:.0f}" for n in shown), f"{100 * r['maskedFraction']:.2f} %") for d, r in made["detectors"].items()],
-    )  # fmt: skip
+        [
+            (d, *(f"{r[n]:.0f}" for n in shown), f"{100 * r['maskedFraction']:.2f} %")
+            for d, r in learned["detectors"].items()
+        ],
+    )
     say(f"in the instrument file: bad_pixels: {output.name}")

@@ -68,16 +68,18 @@ def status(as_json: Json = False) -> None:
     """Show the ledger, the outbox and the time per step."""
     from apdb.queue.status import service_status
 
-    found = service_status(open_database(), read_settings().alert_topic)
+    numbers = service_status(open_database(), read_settings().alert_topic)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(numbers))
         return
     counts = ("published_alerts", "unpublished_alerts", "held_alerts", "relay_leads", "discrepant_visits")
-    rows = [(f"visits {state}", count) for state, count in found["visits"].items()]
-    rows += [(name.replace("_", " "), found[name]) for name in counts]
-    rows += [(f"shutter to alerts, {name}", "-" if value is None else f"{value:.1f} s")
-             for name, value in found["alert_latency_s"].items()]  # fmt: skip
-    rows += [(f"step {step}", f"{seconds:.3f} s") for step, seconds in found["seconds"].items()]
+    rows = [(f"visits {state}", count) for state, count in numbers["visits"].items()]
+    rows += [(name.replace("_", " "), numbers[name]) for name in counts]
+    rows += [
+        (f"shutter to alerts, {name}", "-" if value is None else f"{value:.1f} s")
+        for name, value in numbers["alert_latency_s"].items()
+    ]
+    rows += [(f"step {step}", f"{seconds:.3f} s") for step, seconds in numbers["seconds"].items()]
     print_table(("what", "value"), rows)
 
 

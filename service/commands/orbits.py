@@ -58,8 +58,8 @@ def near(
     named = catalogues or settings.orbits
     if not named:
         raise OrbitError("no orbits: name a catalogue with --orbits or in ALERTPROD_ORBITS")
-    found = OrbitCatalog.read(*named, observatory=observatory or settings.observatory).around(mjd, ra, dec, radius)
-    shown = found[["ssObjectId", "designation", "ephRa", "ephDec", "ephVmag"]].sort_values("ephVmag")
+    bodies = OrbitCatalog.read(*named, observatory=observatory or settings.observatory).around(mjd, ra, dec, radius)
+    shown = bodies[["ssObjectId", "designation", "ephRa", "ephDec", "ephVmag"]].sort_values("ephVmag")
     if as_json:
         print(shown.to_json(orient="records"))
         return

@@ -37,13 +37,16 @@ def _logging() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     formatter = structlog.stdlib.ProcessorFormatter(
         processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer(),
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.JSONRenderer(),
         ],
         foreign_pre_chain=[
-            structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name,
-            structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.format_exc_info,
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
         ],
-    )  # fmt: skip
+    )
     for handler in logging.getLogger().handlers:
         handler.setFormatter(formatter)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -62,9 +65,13 @@ def serve() -> None:
 
     settings = _start(folders=("upload_dir",))
     uvicorn.run(
-        create_app(settings), host=settings.host, port=settings.port, log_config=None, timeout_graceful_shutdown=10,
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        timeout_graceful_shutdown=10,
         access_log=False,
-    )  # fmt: skip
+    )
 
 
 def worker(drain: Annotated[bool, typer.Option(help="end when the queue is empty")] = False) -> None:

@@ -28,11 +28,19 @@ def template_build(
     from service.processing.instruments import checked_instrument
 
     stars = None if refcat is None else ReferenceStars.read(refcat)
-    made = template_from_frames(
-        read_settings().template_dir, name, frames, checked_instrument(instrument), stars,
+    stored = template_from_frames(
+        read_settings().template_dir,
+        name,
+        frames,
+        checked_instrument(instrument),
+        stars,
         lambda step, done, total: say(f"{step} {done} of {total}"),
-    )  # fmt: skip
-    print(json.dumps(made.manifest) if as_json else f"{made.name} v{made.version}: {len(made.manifest['tiles'])} tiles")
+    )
+    print(
+        json.dumps(stored.manifest)
+        if as_json
+        else f"{stored.name} v{stored.version}: {len(stored.manifest['tiles'])} tiles"
+    )
 
 
 @template_app.command("list")
@@ -40,13 +48,13 @@ def template_list(as_json: Json = False) -> None:
     """List template sets."""
     from diffim import TemplateStore
 
-    found = TemplateStore(read_settings().template_dir).list()
+    sets = TemplateStore(read_settings().template_dir).list()
     if as_json:
-        print(json.dumps([s.manifest for s in found]))
+        print(json.dumps([s.manifest for s in sets]))
         return
     print_table(
         ("name", "version", "band", "tiles", "inputs"),
-        [(s.name, s.version, s.manifest["band"], len(s.manifest["tiles"]), len(s.manifest["inputs"])) for s in found],
+        [(s.name, s.version, s.manifest["band"], len(s.manifest["tiles"]), len(s.manifest["inputs"])) for s in sets],
     )
 
 

@@ -24,11 +24,13 @@ def list_visits(
     from apdb import Ledger
     from service.intake.submit import describe
 
-    found = [describe(row) for row in Ledger(open_database()).rows(state=state, limit=limit)]
+    descriptions = [describe(row) for row in Ledger(open_database()).rows(state=state, limit=limit)]
     if as_json:
-        print(json.dumps(found, default=str))
+        print(json.dumps(descriptions, default=str))
         return
-    print_table(("visit", "detector", "state", "MJD (TAI)", "band", "alerts", "error"), [_line(v) for v in found])
+    print_table(
+        ("visit", "detector", "state", "MJD (TAI)", "band", "alerts", "error"), [_line(v) for v in descriptions]
+    )
 
 
 @visits_app.command("show")
@@ -45,21 +47,26 @@ def show_visit(
     rows = Ledger(open_database()).rows(visit=visit, detector=detector, limit=100_000)
     if not rows:
         raise NotFound("it never came: 'alertprod visits list' shows those that did", visit=visit, detector=detector)
-    found = [describe(row) for row in rows]
+    descriptions = [describe(row) for row in rows]
     if as_json:
-        print(json.dumps(found[0] if detector is not None else found, default=str))
+        print(json.dumps(descriptions[0] if detector is not None else descriptions, default=str))
         return
-    for one in found:
-        title = f"visit {one['visit']}, detector {one['detector']}"
-        print_table(("what", "value"), _pairs(one), title=title)
+    for description in descriptions:
+        title = f"visit {description['visit']}, detector {description['detector']}"
+        print_table(("what", "value"), _pairs(description), title=title)
 
 
 def _line(visit: dict[str, Any]) -> tuple[object, ...]:
     error = visit["error"]
     return (
-        visit["visit"], visit["detector"], visit["state"], _number(visit["midpointMjdTai"], 5), visit["band"] or "-",
-        (visit["counts"] or {}).get("alerts", "-"), f"{error['code']}: {error['message']}" if error else "",
-    )  # fmt: skip
+        visit["visit"],
+        visit["detector"],
+        visit["state"],
+        _number(visit["midpointMjdTai"], 5),
+        visit["band"] or "-",
+        (visit["counts"] or {}).get("alerts", "-"),
+        f"{error['code']}: {error['message']}" if error else "",
+    )
 
 
 def _pairs(visit: dict[str, Any]) -> list[tuple[str, object]]:

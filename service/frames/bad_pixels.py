@@ -29,9 +29,12 @@ class _Frame:
 
 
 def learn_bad_pixels(
-    rules: Instrument, frames: Sequence[Path], out: Path, threshold: float = 2.5,
+    rules: Instrument,
+    frames: Sequence[Path],
+    out: Path,
+    threshold: float = 2.5,
     say: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Learn the bad pixels of each detector from frames of a drifting night and write them as one FITS map.
 
     Bad pixels that the instrument file has already are learned anew. Of more than `MOST_FRAMES` frames of a detector
@@ -61,11 +64,11 @@ def learn_bad_pixels(
         say(f"read {number} of {len(frames)} frames")
     if not by_detector:
         raise TooLittleDrift("no frames were given")
-    found = {d: _learned(d, by_detector[d], threshold) for d in sorted(by_detector)}
+    defects = {d: _learned(d, by_detector[d], threshold) for d in sorted(by_detector)}
     seconds = float(np.median([f.seconds for group in by_detector.values() for f in group]))
     cards = {"INSTRUME": rules.name, "THRESHLD": threshold, "EXPTIME": seconds}
-    write_bad_pixel_map(out, {d: f.map for d, f in found.items()}, cards)
-    return {"map": str(out), "detectors": {str(d): f.report for d, f in found.items()}}
+    write_bad_pixel_map(out, {d: f.map for d, f in defects.items()}, cards)
+    return {"map": str(out), "detectors": {str(d): f.report for d, f in defects.items()}}
 
 
 def _learned(detector: int, frames: list[_Frame], threshold: float) -> Defects:
@@ -77,8 +80,9 @@ def _learned(detector: int, frames: list[_Frame], threshold: float) -> Defects:
         if frame.sky.pixels.shape != first.sky.pixels.shape:
             raise InstrumentError(
                 f"{frame.path.name} is of {frame.sky.pixels.shape[1]} x {frame.sky.pixels.shape[0]} px, {first.path.name} of "
-                f"{first.sky.pixels.shape[1]} x {first.sky.pixels.shape[0]}: one map needs frames of one size", detector=detector,
-            )  # fmt: skip
+                f"{first.sky.pixels.shape[1]} x {first.sky.pixels.shape[0]}: one map needs frames of one size",
+                detector=detector,
+            )
     try:
         return learn_defects([f.sky for f in ordered], threshold)
     except TooLittleDrift as error:

@@ -107,9 +107,9 @@ def _measures(path: Path, rules: Instrument) -> tuple[Box, int, str]:
     """Return the box of a frame in its file, its detector and its name."""
     with open_fits(path) as hdus:
         file, choice = split_choice(path)
-        at = "IMAGE" if "ALERTPRD" in hdus[0].header else choose_image(hdus, rules, file.name, choice)
-        axes = [n for n in hdus[at].shape if n != 1]  # those of length 1 are left out
-        height, width = axes if len(axes) == 2 else hdus[at].shape[-2:]
+        hdu = "IMAGE" if "ALERTPRD" in hdus[0].header else choose_image(hdus, rules, file.name, choice)
+        axes = [n for n in hdus[hdu].shape if n != 1]  # those of length 1 are left out
+        height, width = axes if len(axes) == 2 else hdus[hdu].shape[-2:]
         return (0, 0, int(width), int(height)), header_visit_info(hdus, rules, name=path).detector, file.name
 
 

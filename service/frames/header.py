@@ -1,6 +1,7 @@
 """What the header of a frame says by the rules of an instrument file, and what to write there where it says nothing."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ _OTHERS = {
 SCALE_TOLERANCE = 0.05
 
 
-def check_files(found: Findings, hdus: fits.HDUList, rules: Instrument, path: Path) -> int | None:
+def check_files(findings: Findings, hdus: fits.HDUList, rules: Instrument, path: Path) -> int | None:
     """Note the HDUs, and which of them is read as what; returns the number of the image, None where there is none."""
     file, choice = split_choice(path)
     try:
@@ -37,27 +38,27 @@ def check_files(found: Findings, hdus: fits.HDUList, rules: Instrument, path: Pa
     except AlertProdError as error:
         image, why = None, error
     named = {n: getattr(rules.planes, n) for n in ("mask", "variance", "weight", "sigma", "psf")}
-    at: dict[str, int | None] = {}
+    hdu_of: dict[str, int | None] = {}
     for plane, called in named.items():
         if called is not None:
             try:
-                at[plane] = plane_beside(hdus, image or 0, called, file.name)
+                hdu_of[plane] = plane_beside(hdus, image or 0, called, file.name)
             except AlertProdError as error:
-                found.lack(plane, f"{error.code}: {error}", f"planes: {{{plane}: NUMBER}}")
+                findings.lack(plane, f"{error.code}: {error}", f"planes: {{{plane}: NUMBER}}")
     for k, hdu in enumerate(hdus):
-        header, use = hdu.header, ["image"] * (k == image) + [plane for plane, place in at.items() if place == k]
+        header, use = hdu.header, ["image"] * (k == image) + [plane for plane, number in hdu_of.items() if number == k]
         axes = " x ".join(str(header.get(f"NAXIS{j + 1}")) for j in range(int(header.get("NAXIS", 0)))) or "no data"
         text = f"{axes}, BITPIX {header.get('BITPIX')}" + "".join(
             f", {c} {header[c]}" for c in ("BZERO", "BSCALE", "BLANK") if c in header
         )
-        found.add(f"HDU {k}", f"{hdu.name or 'PRIMARY'}: {text}", f"read as {', '.join(use)}" if use else "not read")
+        findings.add(f"HDU {k}", f"{hdu.name or 'PRIMARY'}: {text}", f"read as {', '.join(use)}" if use else "not read")
     if image is None:
         images = [k for k, h in enumerate(hdus) if int(h.header.get("NAXIS", 0)) >= 2]
         advice = f"planes: {{image: {images[0]}}}" if images else "name a file that holds an image"
-        found.lack("image", f"{why.code}: {why}", advice)
-    for plane, where in at.items():
+        findings.lack("image", f"{why.code}: {why}", advice)
+    for plane, where in hdu_of.items():
         if where is None:
-            found.lack(plane, f"there is no HDU {named[plane]!r}", f"planes: {{{plane}: null}}")
+            findings.lack(plane, f"there is no HDU {named[plane]!r}", f"planes: {{{plane}: null}}")
     return image
 
 
@@ -79,43 +80,50 @@ def _source(rule: HeaderRule | None, named: bool) -> str:
     return f"card {rule.key}" + ("" if named else " (default)")
 
 
-def check_identity(found: Findings, cards: Cards, rules: Instrument) -> None:
+def check_identity(findings: Findings, cards: Cards, rules: Instrument) -> None:
     """Note time, visit, detector, band, and how many ids a visit has."""
     named = rules.model_fields_set
-    exposure = found.attempt(
-        "exposure time, s", lambda: rules.exposure_time.number(cards), _source(rules.exposure_time, "exposure_time" in named),
+    exposure = findings.attempt(
+        "exposure time, s",
+        lambda: rules.exposure_time.number(cards),
+        _source(rules.exposure_time, "exposure_time" in named),
         _others(cards, "exposure_time", rules.exposure_time),
-    )  # fmt: skip
+    )
     rule = rules.midpoint
     said = f"{_source(rule, 'midpoint' in named)}, {rule.format}, {rule.scale}, {rule.at} of the exposure"
     if rule.key is not None and rule.key in cards:
         said += f": {_shown(cards, rule.key)}"
-    midpoint = found.attempt(
+    midpoint = findings.attempt(
         "midpoint, MJD TAI", lambda: rule.mjd_tai(cards, exposure or 0.0), said, _others(cards, "midpoint", rule)
     )
-    detector = found.attempt(
-        "detector", lambda: rules.detector.integer(cards), _source(rules.detector, "detector" in named),
+    detector = findings.attempt(
+        "detector",
+        lambda: rules.detector.integer(cards),
+        _source(rules.detector, "detector" in named),
         "detector: {key: CARD} or {constant: 0}",
-    )  # fmt: skip
+    )
     visit: int | None
     if rules.visit is not None:
         own = rules.visit
-        visit = found.attempt("visit", lambda: own.integer(cards), _source(own, True), "visit: {key: CARD}")
+        visit = findings.attempt("visit", lambda: own.integer(cards), _source(own, True), "visit: {key: CARD}")
     else:
         visit = None if midpoint is None else visit_from_mjd(midpoint, rules.visit_rule)
         if visit is not None:
-            found.add("visit", visit, f"the midpoint, as {rules.visit_rule}")
-    _check_band(found, cards, rules)
+            findings.add("visit", visit, f"the midpoint, as {rules.visit_rule}")
+    _check_band(findings, cards, rules)
     packer = rules.packer()
-    found.add(
-        "ids per visit", (1 << max(packer.counter_bits, 0)) - 1, f"ids: {packer.n_visits:.3g} visits, {packer.n_detectors} detectors",
-        doubt="few sources fit into a visit" if packer.counter_bits < 16 else "", advice="ids: {n_visits: ..., n_detectors: ...}",
-    )  # fmt: skip
+    findings.add(
+        "ids per visit",
+        (1 << max(packer.counter_bits, 0)) - 1,
+        f"ids: {packer.n_visits:.3g} visits, {packer.n_detectors} detectors",
+        doubt="few sources fit into a visit" if packer.counter_bits < 16 else "",
+        advice="ids: {n_visits: ..., n_detectors: ...}",
+    )
     if visit is not None and detector is not None:
         try:
             packer.catalog_id(visit, detector)
         except AlertProdError as error:
-            found.lack("ids", str(error), f"ids: {{n_visits: {10 ** len(str(visit))}, n_detectors: {detector + 1}}}")
+            findings.lack("ids", str(error), f"ids: {{n_visits: {10 ** len(str(visit))}, n_detectors: {detector + 1}}}")
 
 
 def _shown(cards: Cards, key: str) -> str:
@@ -125,72 +133,86 @@ def _shown(cards: Cards, key: str) -> str:
         return "unreadable"
 
 
-def _check_band(found: Findings, cards: Cards, rules: Instrument) -> None:
+def _check_band(findings: Findings, cards: Cards, rules: Instrument) -> None:
     try:
         band, physical = rules.band_of(cards)
     except AlertProdError as error:
         advice = _others(cards, "band", rules.band)
         if error.code == "band_unknown":
             advice = f"band_map: {{{rules.band.text(cards)}: r}}  # one of {''.join(BANDS)}"
-        found.lack("band", f"{error.code}: {error}", advice)
+        findings.lack("band", f"{error.code}: {error}", advice)
         return
-    found.add("band", band, f"{_source(rules.band, 'band' in rules.model_fields_set)}: filter {physical!r}")
+    findings.add("band", band, f"{_source(rules.band, 'band' in rules.model_fields_set)}: filter {physical!r}")
 
 
-def check_detector(found: Findings, cards: Cards, rules: Instrument) -> None:
+def check_detector(findings: Findings, cards: Cards, rules: Instrument) -> None:
     """Note gain, read noise, saturation, and where variances and the zero point come from."""
     named = rules.model_fields_set
     for name, unit, rule in (
-        ("gain", "e-/count", rules.gain), ("read_noise", "e-", rules.read_noise), ("saturation", "counts", rules.saturation),
-    ):  # fmt: skip
+        ("gain", "e-/count", rules.gain),
+        ("read_noise", "e-", rules.read_noise),
+        ("saturation", "counts", rules.saturation),
+    ):
         label, advice = f"{name.replace('_', ' ')}, {unit}", _others(cards, name, rule if name in named else None)
         if rule is None:
             none = {
                 "gain": "none is named: it is estimated from the image",
                 "saturation": "no level is named: saturated stars are taken for stars",
-            }  # fmt: skip
-            found.lack(label, none[name], advice, needed=False)
+            }
+            findings.lack(label, none[name], advice, needed=False)
         elif name in named:
-            found.attempt(label, lambda rule=rule: rule.number(cards), _source(rule, True), advice)  # type: ignore[misc]
+            findings.attempt(label, partial(rule.number, cards), _source(rule, True), advice)
         else:
             used = rules.variance == "gain" or (name == "gain" and rules.variance == "empirical")
             doubt = f"the file names none: {rule.constant} is assumed" if used else ""
-            found.add(label, rule.constant, "default", doubt, advice)
+            findings.add(label, rule.constant, "default", doubt, advice)
     source = {
-        "plane": f"the variance plane (HDU {rules.planes.variance!r})", "gain": "gain and read noise",
+        "plane": f"the variance plane (HDU {rules.planes.variance!r})",
+        "gain": "gain and read noise",
         "empirical": "the scatter of the sky, and the gain",
-    }  # fmt: skip
+    }
     lacks = rules.variance == "plane" and rules.planes.variance is None
-    found.add(
-        "variance", rules.variance, source[rules.variance], "no plane is named" if lacks else "",
+    findings.add(
+        "variance",
+        rules.variance,
+        source[rules.variance],
+        "no plane is named" if lacks else "",
         "planes: {variance: HDU} or variance: empirical",
-    )  # fmt: skip
-    zero: Sequence[Any] = (rules.zeropoint, {
-        "header": _source(rules.zeropoint_value, True), "fixed": "zeropoint_value", "refcat": "a reference catalogue",
-        "relative": "the stars of the template",
-    }[rules.zeropoint])  # fmt: skip
-    found.add("zero point", *zero)
+    )
+    zero: Sequence[Any] = (
+        rules.zeropoint,
+        {
+            "header": _source(rules.zeropoint_value, True),
+            "fixed": "zeropoint_value",
+            "refcat": "a reference catalogue",
+            "relative": "the stars of the template",
+        }[rules.zeropoint],
+    )
+    findings.add("zero point", *zero)
     if rules.zeropoint == "fixed" and "zeropoint_value" not in named:
-        found.add(
-            "zero point, mag", rules.zeropoint_value.constant, "default", "the file names none: fluxes stay in counts",
+        findings.add(
+            "zero point, mag",
+            rules.zeropoint_value.constant,
+            "default",
+            "the file names none: fluxes stay in counts",
             "zeropoint_value: {constant: MAG}, or zeropoint: relative",
-        )  # fmt: skip
+        )
     elif rules.zeropoint in ("header", "fixed"):
-        found.attempt(
+        findings.attempt(
             "zero point, mag", lambda: rules.zeropoint_value.number(cards), str(zero[1]), "zeropoint: relative"
         )
 
 
-def check_wcs(found: Findings, cards: Cards, rules: Instrument, shape: tuple[int, int]) -> None:
+def check_wcs(findings: Findings, cards: Cards, rules: Instrument, shape: tuple[int, int]) -> None:
     """Note centre, scale, rotation and frame of the WCS."""
     advice = "solve the field and write a WCS into the header"
     try:
         wcs = SkyWcs.from_cards(cards.of_wcs())
     except AlertProdError as error:
-        found.lack("WCS", f"{error.code}: {error}", advice)
+        findings.lack("WCS", f"{error.code}: {error}", advice)
         return
     if wcs is None:
-        found.lack("WCS", "wcs_missing: the header has no celestial WCS (CTYPE1, CTYPE2)", advice)
+        findings.lack("WCS", "wcs_missing: the header has no celestial WCS (CTYPE1, CTYPE2)", advice)
         return
     own, x, y = cards.of_wcs(), (shape[1] - 1) / 2, (shape[0] - 1) / 2
     ra, dec = (float(np.ravel(v)[0]) for v in wcs.pixel_to_sky(x, y))
@@ -201,18 +223,23 @@ def check_wcs(found: Findings, cards: Cards, rules: Instrument, shape: tuple[int
     turn = (float(np.ravel(east[0])[0]) - x) * np.cos(np.radians(angle)) - (float(np.ravel(east[1])[0]) - y) * np.sin(
         np.radians(angle)
     )
-    found.add("centre, deg (ICRS)", f"{ra:.6f} {dec:+.6f}", f"WCS, {own.word('CTYPE1')} {own.word('CTYPE2')}")
+    findings.add("centre, deg (ICRS)", f"{ra:.6f} {dec:+.6f}", f"WCS, {own.word('CTYPE1')} {own.word('CTYPE2')}")
     frame = (
         own.word("RADESYS")
         or own.word("RADECSYS")
         or (f"equinox {own.word('EQUINOX')}" if "EQUINOX" in own else "ICRS")
     )
-    found.add(
+    findings.add(
         "frame of the WCS", frame, "RADESYS, EQUINOX" if frame != "ICRS" or own.word("RADESYS") else "none is named"
     )
     off = rules.pixel_scale is not None and abs(scale / rules.pixel_scale - 1.0) > SCALE_TOLERANCE
-    found.add(
-        "pixel scale, arcsec", round(scale, 5), "WCS", f"the instrument file says {rules.pixel_scale}" if off else "",
+    findings.add(
+        "pixel scale, arcsec",
+        round(scale, 5),
+        "WCS",
+        f"the instrument file says {rules.pixel_scale}" if off else "",
         f"pixel_scale: {scale:.4g}",
-    )  # fmt: skip
-    found.add("north, deg from +y to +x", round(angle, 3), f"WCS, east to the {'right' if turn > 0 else 'left'} of it")
+    )
+    findings.add(
+        "north, deg from +y to +x", round(angle, 3), f"WCS, east to the {'right' if turn > 0 else 'left'} of it"
+    )

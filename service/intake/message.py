@@ -11,7 +11,7 @@ from service.errors import BadMessage, ForbiddenLocation
 
 # what reads files and times (astropy, numba) is loaded by the first message, not by the process that waits for it
 
-__all__ = ["MESSAGE_VERSION", "VisitMessage", "known_of", "local_path", "parse_message", "resolve_message"]
+__all__ = ["MESSAGE_VERSION", "VisitMessage", "image_facts", "local_path", "parse_message", "resolve_message"]
 
 MESSAGE_VERSION = 1
 
@@ -48,9 +48,9 @@ class VisitMessage(BaseModel):
             check_mjd(value, f"midpointMjdTai={value}")
         return value
 
-    def known(self) -> dict[str, Any]:
+    def image_facts(self) -> dict[str, Any]:
         """Return what the message says of the image, so that no header card is needed for it."""
-        return known_of(self.model_dump())
+        return image_facts(self.model_dump())
 
     @field_validator("instrument")
     @classmethod
@@ -60,15 +60,33 @@ class VisitMessage(BaseModel):
             raise ValueError("the name of an instrument is wanted, not the path of its file")
         return name
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """Visit and detector.
+
+        Raises
+        ------
+        BadMessage
+            One of them is missing: `resolve_message` reads them from the header.
+        """
+        if self.visit is None or self.detector is None:
+            raise BadMessage("the message has no visit or no detector")
+        return self.visit, self.detector
+
     def as_json(self) -> dict[str, Any]:
         """Return the message with defaults left out."""
         return self.model_dump(mode="json", exclude_none=True, exclude_defaults=False)
 
 
-def known_of(message: Mapping[str, Any]) -> dict[str, Any]:
+def image_facts(message: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a message says of its image, by the names of `exposure.io.plain.read_plain`."""
-    names = {"visit": "visit", "detector": "detector", "band": "band", "midpointMjdTai": "midpoint_mjd_tai",
-             "exposureTime": "exposure_time"}  # fmt: skip
+    names = {
+        "visit": "visit",
+        "detector": "detector",
+        "band": "band",
+        "midpointMjdTai": "midpoint_mjd_tai",
+        "exposureTime": "exposure_time",
+    }
     return {ours: message[theirs] for theirs, ours in names.items() if message.get(theirs) is not None}
 
 
@@ -132,6 +150,6 @@ def resolve_message(message: VisitMessage, roots: list[Path]) -> VisitMessage:
         return message
     path = local_path(message.science, roots)
     with open_fits(path) as hdus:
-        info = header_visit_info(hdus, rules, message.known(), path)
+        info = header_visit_info(hdus, rules, message.image_facts(), path)
     update = {"visit": info.visit, "detector": info.detector, "midpointMjdTai": info.midpoint_mjd_tai}
     return message.model_copy(update=update)

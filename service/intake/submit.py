@@ -18,8 +18,7 @@ def submit_visit(data: Any, settings: Settings, ledger: Ledger) -> tuple[dict[st
     BadMessage, ForbiddenLocation, VisitConflict, InstrumentError, FitsUnreadable, DatabaseUnavailable
     """
     message = resolve_message(parse_message(data), [*settings.data_roots, settings.upload_dir])
-    assert message.visit is not None and message.detector is not None
-    row, new = ledger.submit(message.as_json(), message.visit, message.detector)
+    row, new = ledger.submit(message.as_json(), *message.key)
     return describe(row), new
 
 
@@ -29,9 +28,18 @@ def describe(row: dict[str, Any]) -> dict[str, Any]:
     if row["errorCode"]:
         error = {"code": row["errorCode"], "message": row["errorText"], "help": help_path(row["errorCode"])}
     return {
-        "visit": row["visit"], "detector": row["detector"], "state": row["state"], "attempt": row["attempt"],
-        "instrument": row["instrument"], "band": row["band"], "midpointMjdTai": row["midpointMjdTai"],
-        "release": row["release"], "counts": row["counts"], "seconds": row["seconds"], "error": error,
-        "createdAt": row["createdAt"].isoformat(), "updatedAt": row["updatedAt"].isoformat(),
+        "visit": row["visit"],
+        "detector": row["detector"],
+        "state": row["state"],
+        "attempt": row["attempt"],
+        "instrument": row["instrument"],
+        "band": row["band"],
+        "midpointMjdTai": row["midpointMjdTai"],
+        "release": row["release"],
+        "counts": row["counts"],
+        "seconds": row["seconds"],
+        "error": error,
+        "createdAt": row["createdAt"].isoformat(),
+        "updatedAt": row["updatedAt"].isoformat(),
         "finishedAt": None if row["finishedAt"] is None else row["finishedAt"].isoformat(),
-    }  # fmt: skip
+    }

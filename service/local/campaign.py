@@ -52,17 +52,17 @@ def wait_finished(
         They were not in time, or a process ended; the message holds the end of its log.
     """
     deadline = time.monotonic() + timeout_s
-    found: dict[tuple[int, int], dict[str, Any]] = {}
+    states_of: dict[tuple[int, int], dict[str, Any]] = {}
     with httpx.Client(base_url=stack.url, timeout=60) as client:
         while True:
             for key in keys:
-                if found.get(key, {}).get("state") not in FINAL_STATES:
-                    found[key] = _state(client, key)
-            states = [v.get("state") for v in found.values()]
+                if states_of.get(key, {}).get("state") not in FINAL_STATES:
+                    states_of[key] = _state(client, key)
+            states = [v.get("state") for v in states_of.values()]
             finished = sum(s in FINAL_STATES for s in states)
             progress(finished, len(keys), states.count(VisitState.FAILED))
             if finished == len(keys):
-                return found
+                return states_of
             stack.require_alive()
             if time.monotonic() > deadline:
                 raise TransientError(f"{finished} of {len(keys)} visits in {timeout_s:.0f} s: {stack.log('worker')}")

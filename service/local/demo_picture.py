@@ -52,8 +52,10 @@ def _light_curve(axes: Any, kind: str, rows: pd.DataFrame, best: dict[str, Any],
     owner = int(rows.diaObjectId.mode().iloc[0])
     forced = {
         f["diaForcedSourceId"]: f
-        for a in alerts if a["diaSource"]["diaObjectId"] == owner for f in a["prvDiaForcedSources"] or []
-    }  # fmt: skip
+        for a in alerts
+        if a["diaSource"]["diaObjectId"] == owner
+        for f in a["prvDiaForcedSources"] or []
+    }
     start = rows.midpointMjdTai.min()
     if forced:
         f = pd.DataFrame(list(forced.values())).sort_values("midpointMjdTai")

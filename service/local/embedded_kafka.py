@@ -82,12 +82,12 @@ def install_jars() -> Path:
     pom = partial / "pom.xml"
     pom.write_text((files("service.local") / "pom.xml").read_text(encoding="utf-8"), encoding="utf-8")
     command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={partial}"]
-    done = subprocess.run(
+    fetching = subprocess.run(
         command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900
     )
-    if done.returncode:
+    if fetching.returncode:
         shutil.rmtree(partial, ignore_errors=True)
-        raise MissingProgram(f"Maven could not fetch the Kafka broker: {done.stdout[-800:]}")
+        raise MissingProgram(f"Maven could not fetch the Kafka broker: {fetching.stdout[-800:]}")
     (partial / ".complete").touch()
     try:
         os.rename(partial, target)
@@ -163,11 +163,19 @@ class EmbeddedKafka(LocalServer):
 
     def _java(self, jars: Path, heap: str) -> list[str]:
         return [
-            "java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:MaxMetaspaceSize=128m",
-            "-XX:+ExitOnOutOfMemoryError", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true",
+            "java",
+            f"-Xms{heap}",
+            f"-Xmx{heap}",
+            "-XX:+UseSerialGC",
+            "-XX:MaxMetaspaceSize=128m",
+            "-XX:+ExitOnOutOfMemoryError",
+            "-XX:TieredStopAtLevel=1",
+            "-Djava.awt.headless=true",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-            "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info", "-cp", f"{jars}/*",
-        ]  # fmt: skip
+            "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
+            "-cp",
+            f"{jars}/*",
+        ]
 
     def _wait(self) -> None:
         if not wait_until(self._started, self.wait_s):

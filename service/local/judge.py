@@ -24,14 +24,21 @@ def judge(truth: pd.DataFrame, alerts: list[dict[str, Any]], size: int) -> dict[
         typical PSF flux error of the visit), single_object, ``matched`` (one row per alert).
     """
     rows = [{**a["diaSource"], "isSolar": a["diaObject"] is None} for a in alerts]
-    found = pd.DataFrame(rows)
-    if found.empty:
-        return {"n_alerts": 0, "n_false": 0, "purity": np.nan, "n_bright": 0, "completeness": 0.0, "single_object": np.nan,
-                "matched": found}  # fmt: skip
+    sources = pd.DataFrame(rows)
+    if sources.empty:
+        return {
+            "n_alerts": 0,
+            "n_false": 0,
+            "purity": np.nan,
+            "n_bright": 0,
+            "completeness": 0.0,
+            "single_object": np.nan,
+            "matched": sources,
+        }
     changing = truth[truth.kind.isin(["transient", "variable", "asteroid"])]
     parts, bright, seen = [], 0, 0
     radius = 2 * np.sin(np.radians(MATCH_ARCSEC / 3600) / 2)
-    for key, group in found.groupby(["visit", "detector"]):
+    for key, group in sources.groupby(["visit", "detector"]):
         t = changing[(changing.visit == key[0]) & (changing.detector == key[1])].reset_index(drop=True)
         tree = cKDTree(unit_vectors(t.ra, t.dec))
         near = tree.query(unit_vectors(group.ra, group.dec), distance_upper_bound=radius)
@@ -50,10 +57,14 @@ def judge(truth: pd.DataFrame, alerts: list[dict[str, Any]], size: int) -> dict[
     fixed = real[real.trueKind != "asteroid"]
     objects = fixed.groupby(["trueKind", "trueId"]).diaObjectId.agg(lambda ids: ids.value_counts().iloc[0] / len(ids))
     return {
-        "n_alerts": len(matched), "n_false": int((matched.trueKind == "").sum()), "purity": len(real) / len(matched),
-        "n_bright": bright, "completeness": seen / bright if bright else float("nan"),
-        "single_object": float(objects.mean()) if len(objects) else float("nan"), "matched": matched,
-    }  # fmt: skip
+        "n_alerts": len(matched),
+        "n_false": int((matched.trueKind == "").sum()),
+        "purity": len(real) / len(matched),
+        "n_bright": bright,
+        "completeness": seen / bright if bright else float("nan"),
+        "single_object": float(objects.mean()) if len(objects) else float("nan"),
+        "matched": matched,
+    }
 
 
 def _bright_isolated(t: pd.DataFrame, truth: pd.DataFrame, key: Any, error: float, size: int) -> list[str]:

@@ -84,8 +84,13 @@ class _Night:
     """One night on its way: what is known of its frames so far, and where its files are."""
 
     def __init__(
-        self, plan: NightPlan, signals: Signals, scratch: Scratch, say: Callable[[str], None], maps: list[dict[str, str]],
-    ) -> None:  # fmt: skip
+        self,
+        plan: NightPlan,
+        signals: Signals,
+        scratch: Scratch,
+        say: Callable[[str], None],
+        maps: list[dict[str, str]],
+    ) -> None:
         self._plan, self._signals, self._scratch, self._say, self._maps = plan, signals, scratch, say, maps
         self._out = plan.out.resolve()
         self._work = self._out
@@ -121,13 +126,13 @@ class _Night:
 
     def _template_images(self, rules: Any) -> list[Path]:
         """Return the frames of the template, each image of a file with several, once."""
-        found: dict[Path, None] = {}
+        frames: dict[Path, None] = {}
         for path in self._plan.template_frames:
             try:
-                found |= dict.fromkeys(each_image(path.resolve(), rules))
+                frames |= dict.fromkeys(each_image(path.resolve(), rules))
             except AlertProdError:  # who reads its pixels says what is wrong with it
-                found[path.resolve()] = None
-        return list(found)
+                frames[path.resolve()] = None
+        return list(frames)
 
     def _bad_template_frame(self, path: Path, error: Exception) -> None:
         typed = as_typed(path, error)
@@ -159,10 +164,12 @@ class _Night:
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {
-            "data_roots": sorted({f.path.parent for f in self._frames}), "template_set": TEMPLATE_SET,
-            "template_dir": self._work / "templates", "products_dir": self._work / "products",
+            "data_roots": sorted({f.path.parent for f in self._frames}),
+            "template_set": TEMPLATE_SET,
+            "template_dir": self._work / "templates",
+            "products_dir": self._work / "products",
             "archive_dir": str(self._work / "alerts"),
-        }  # fmt: skip
+        }
         if self._plan.positions is not None:
             settings["forced_positions"] = self._plan.positions.resolve()
         return settings

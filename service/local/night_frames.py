@@ -38,8 +38,13 @@ class Frame:
 
     def message(self, instrument: str) -> dict[str, Any]:
         """Return the visit message."""
-        return {"instrument": instrument, "science": str(self.path), "visit": self.visit, "detector": self.detector,
-                "midpointMjdTai": self.mjd}  # fmt: skip
+        return {
+            "instrument": instrument,
+            "science": str(self.path),
+            "visit": self.visit,
+            "detector": self.detector,
+            "midpointMjdTai": self.mjd,
+        }
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,8 @@ def each_image(path: Path, rules: Instrument) -> list[Path]:
         It is no file with an image.
     """
     file, choice = split_choice(path)
-    found = [] if choice is not None else images_in(file, rules)
-    return [image.of(file) for image in found] if len(found) > 1 else [path]
+    images = [] if choice is not None else images_in(file, rules)
+    return [image.of(file) for image in images] if len(images) > 1 else [path]
 
 
 def _of_file(path: Path, rules: Instrument) -> tuple[list[Frame], list[LeftOut]]:
@@ -149,7 +154,7 @@ def _left_out(path: Path, error: Exception) -> LeftOut:
 
 def _once(paths: Iterable[Path], say: Callable[[str], None]) -> list[Path]:
     """Return each file once, by what it is and not by how it was named."""
-    found: dict[Any, Path] = {}
+    path_of: dict[Any, Path] = {}
     for path in paths:
         file, choice = split_choice(path)
         resolved = path.resolve() if choice is None else Path(f"{file.resolve()}[{choice}]")
@@ -158,11 +163,11 @@ def _once(paths: Iterable[Path], say: Callable[[str], None]) -> list[Path]:
             key: Any = (status.st_dev, status.st_ino, choice)
         except OSError:
             key = resolved
-        if key in found:
+        if key in path_of:
             say(f"given twice, processed once: {path}")
         else:
-            found[key] = resolved
-    return list(found.values())
+            path_of[key] = resolved
+    return list(path_of.values())
 
 
 def _check_name(path: Path) -> None:

@@ -25,8 +25,8 @@ def make_report(frames: list[Frame], left_out: list[LeftOut], rows: Iterable[dic
     """Return what report.json holds, of the frames, those left out, and the rows of the ledger."""
     paths = {f.key: f.path for f in frames}
     visits = [_visit(row, paths.get((row["visit"], row["detector"]))) for row in rows]
-    known = {(v["visit"], v["detector"]): v for v in visits}
-    listed = [_frame(f, known.get(f.key)) for f in frames if not any(x.path == f.path for x in left_out)]
+    visit_by_key = {(v["visit"], v["detector"]): v for v in visits}
+    listed = [_frame(f, visit_by_key.get(f.key)) for f in frames if not any(x.path == f.path for x in left_out)]
     listed += [_left(x) for x in left_out]
     science = [x for x in left_out if not x.template]
     return {
@@ -42,25 +42,41 @@ def _visit(row: dict[str, Any], path: Path | None) -> dict[str, Any]:
     counts = row["counts"] or {}
     error = None if row["errorCode"] is None else {"code": row["errorCode"], "message": row["errorText"]}
     return {
-        "visit": row["visit"], "detector": row["detector"], "mjd": row["midpointMjdTai"], "band": row["band"],
-        "state": row["state"], "error": error, "seconds": row["seconds"] or {}, "counts": {n: counts.get(n, 0) for n in COUNTS},
+        "visit": row["visit"],
+        "detector": row["detector"],
+        "mjd": row["midpointMjdTai"],
+        "band": row["band"],
+        "state": row["state"],
+        "error": error,
+        "seconds": row["seconds"] or {},
+        "counts": {n: counts.get(n, 0) for n in COUNTS},
         "frame": None if path is None else str(path),
-    }  # fmt: skip
+    }
 
 
 def _frame(frame: Frame, visit: dict[str, Any] | None) -> dict[str, Any]:
     state = "not processed" if visit is None or visit["state"] not in FINAL_STATES else visit["state"]
     error = (visit or {}).get("error") or {}
     return {
-        "frame": str(frame.path), "visit": frame.visit, "detector": frame.detector, "state": state,
-        "code": error.get("code"), "reason": error.get("message"),
-    }  # fmt: skip
+        "frame": str(frame.path),
+        "visit": frame.visit,
+        "detector": frame.detector,
+        "state": state,
+        "code": error.get("code"),
+        "reason": error.get("message"),
+    }
 
 
 def _left(x: LeftOut) -> dict[str, Any]:
     state = "template refused" if x.template else "refused"
-    return {"frame": str(x.path), "visit": x.visit, "detector": x.detector, "state": state, "code": x.code,
-            "reason": x.reason}  # fmt: skip
+    return {
+        "frame": str(x.path),
+        "visit": x.visit,
+        "detector": x.detector,
+        "state": state,
+        "code": x.code,
+        "reason": x.reason,
+    }
 
 
 def exit_status(report: dict[str, Any]) -> int:
@@ -82,8 +98,8 @@ def write_tables(database: Database, out: Path, products: Path) -> None:
     latest_objects(database).to_parquet(out / "diaObjects.parquet")
     all_rows(database, "DiaSource").to_parquet(out / "diaSources.parquet")
     all_rows(database, "DiaForcedSource").to_parquet(out / "diaForcedSources.parquet")
-    done = [r for r in ledger_rows(database) if r["state"] == VisitState.DONE]
-    paths = [products / f"positions_{r['visit']}_{r['detector']}_{r['attempt']}.parquet" for r in done]
+    finished = [r for r in ledger_rows(database) if r["state"] == VisitState.DONE]
+    paths = [products / f"positions_{r['visit']}_{r['detector']}_{r['attempt']}.parquet" for r in finished]
     parts = [pd.read_parquet(p) for p in paths if p.exists()]
     table = pd.concat(parts, ignore_index=True)[POSITION_COLUMNS] if parts else pd.DataFrame(columns=POSITION_COLUMNS)
     table.sort_values(["id", "mjd"], ignore_index=True).to_parquet(out / "forcedPositions.parquet")

@@ -19,9 +19,17 @@ def print_night(report: dict[str, Any], as_json: bool = False) -> None:
         return
     print_table(
         ("visit", "detector", "state", "sources", "new", "alerts", "seconds"),
-        [(v["visit"], v["detector"], v["state"], *(v["counts"][c] for c in COUNTS), f"{sum(v['seconds'].values()):.1f}")
-         for v in report["visits"]],
-    )  # fmt: skip
+        [
+            (
+                v["visit"],
+                v["detector"],
+                v["state"],
+                *(v["counts"][c] for c in COUNTS),
+                f"{sum(v['seconds'].values()):.1f}",
+            )
+            for v in report["visits"]
+        ],
+    )
     others = [f for f in report["frames"] if f["state"] != VisitState.DONE]
     if others:
         print_table(

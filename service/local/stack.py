@@ -52,10 +52,15 @@ class Stack:
     """
 
     def __init__(
-        self, overrides: dict[str, Any] | None = None, roles: tuple[str, ...] = ("serve", "worker", "relay"),
-        say: Callable[[str], None] = lambda text: None, scratch: Path | Scratch | None = None,
-        environment: dict[str, str] | None = None, check: Callable[[], None] = lambda: None, keep_data: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        overrides: dict[str, Any] | None = None,
+        roles: tuple[str, ...] = ("serve", "worker", "relay"),
+        say: Callable[[str], None] = lambda text: None,
+        scratch: Path | Scratch | None = None,
+        environment: dict[str, str] | None = None,
+        check: Callable[[], None] = lambda: None,
+        keep_data: bool = False,
+    ) -> None:
         self._overrides, self._roles, self._say = overrides or {}, roles, say
         self._environment, self._check = environment or {}, check
         self._given, self._keep = scratch, keep_data
@@ -88,10 +93,14 @@ class Stack:
         )
         brokers = self.kafka.start()
         values: dict[str, Any] = {
-            "database_uri": SecretStr(uri), "kafka_brokers": brokers, "port": free_port(),
-            "upload_dir": self.scratch / "uploads", "archive_dir": str(self.scratch / "alerts"),
-            "template_dir": self.scratch / "templates", **self._overrides,
-        }  # fmt: skip
+            "database_uri": SecretStr(uri),
+            "kafka_brokers": brokers,
+            "port": free_port(),
+            "upload_dir": self.scratch / "uploads",
+            "archive_dir": str(self.scratch / "alerts"),
+            "template_dir": self.scratch / "templates",
+            **self._overrides,
+        }
         self.settings = load_settings(**values)
         self.database = Database(uri)
         migrate(uri)

@@ -109,8 +109,8 @@ def exports(stack: Stack) -> str:
 
 
 def _tell(stack: Stack, data: Path | None, say: Callable[[str], None]) -> None:
-    lines, place = exports(stack), stack.scratch / ENVIRONMENT_FILE
-    place.write_text(lines, encoding="utf-8")
+    lines, path = exports(stack), stack.scratch / ENVIRONMENT_FILE
+    path.write_text(lines, encoding="utf-8")
     kept = "kept" if data is not None else "deleted in the end: --data DIR keeps everything"
     s = stack.settings
     print(
@@ -119,6 +119,7 @@ def _tell(stack: Stack, data: Path | None, say: Callable[[str], None]) -> None:
         f"Kafka       {s.kafka_brokers}   (topics {s.visit_topic}, {s.visit_topic}.dlq, {s.alert_topic})\n"
         f"data, logs  {stack.scratch}   ({kept})\n"
         f"images      {', '.join(map(str, s.data_roots))}\n\n"
-        f"In another shell (or: source {shlex.quote(str(place))}):\n\n{lines}", flush=True,
-    )  # fmt: skip
+        f"In another shell (or: source {shlex.quote(str(path))}):\n\n{lines}",
+        flush=True,
+    )
     say("ready; Ctrl-C stops everything")

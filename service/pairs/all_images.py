@@ -50,14 +50,20 @@ def subtract_all(
         sums = checksum(science), checksum(template)
     for image, target in zip(own, targets, strict=True):
         with quiet():
-            found = _one(science, template, image, partner_of(image, own, others), subtract, sums, target, others)
-        yield found
+            report = _one(science, template, image, partner_of(image, own, others), subtract, sums, target, others)
+        yield report
 
 
 def _one(
-    science: Path, template: Path, image: ImageName, partner: ImageName | None, subtract: Subtract, sums: tuple[str, str],
-    target: DiffOutputs, others: list[ImageName],
-) -> dict[str, Any]:  # fmt: skip
+    science: Path,
+    template: Path,
+    image: ImageName,
+    partner: ImageName | None,
+    subtract: Subtract,
+    sums: tuple[str, str],
+    target: DiffOutputs,
+    others: list[ImageName],
+) -> dict[str, Any]:
     """Return the report of one image, or what went wrong with it."""
     said: dict[str, Any] = {"image": image.label, "template": None if partner is None else partner.label}
     try:
@@ -66,8 +72,8 @@ def _one(
                 f"{template.name} holds {', '.join(o.label for o in others)}: none, or more than one, is the partner of "
                 f"{image.of(science.name)}"
             )
-        made = subtract(image.of(science), partner.of(template), checksums=sums)
-        target.write(made)
+        difference = subtract(image.of(science), partner.of(template), checksums=sums)
+        target.write(difference)
     except Exception as error:  # whatever is wrong with one image, the others are subtracted
         if isinstance(error, MemoryError):
             raise
@@ -77,4 +83,4 @@ def _one(
             traceback.print_exception(error)
         told = typed(error)
         return {**said, "error": {"code": told.code, "message": " ".join(str(told).split())}}
-    return {**said, **target.names(), **made.report}
+    return {**said, **target.names(), **difference.report}

@@ -110,8 +110,7 @@ def check_one_grid(
     if chosen.size < FEW:
         wrong = f" (their WCS are {apart:.1f} px apart)" if apart > ON_GRID else ""
         return f"{chosen.size} bright stars are too few to see whether {which} lie on one grid{wrong}" if wrong else ""
-    assert new.psf is not None
-    shifts = displacement_at_stars(new, old, stars.take(chosen[:MOST]), psf_fwhm(new.psf, new.bbox))
+    shifts = displacement_at_stars(new, old, stars.take(chosen[:MOST]), psf_fwhm(new.require_psf(), new.bbox))
     median = float(np.median(np.hypot(shifts.dx, shifts.dy))) if shifts.x.size else np.inf
     if _common(shifts, min(chosen.size, MOST), new):
         if median <= ON_GRID:
@@ -130,8 +129,8 @@ def _covered(old: Exposure, stars: Stars) -> NDArray[np.intp]:
     """Return which stars lie where the template has data."""
     ix, iy = (nearest_pixels(v) - o for v, o in zip((stars.x, stars.y), old.origin, strict=True))
     inside = (ix >= 0) & (iy >= 0) & (ix < old.width) & (iy < old.height)
-    at = np.flatnonzero(inside)
-    return at[old.good()[iy[at], ix[at]]]
+    rows = np.flatnonzero(inside)
+    return rows[old.good()[iy[rows], ix[rows]]]
 
 
 def _common(shifts: StarShifts, n: int, new: Exposure) -> bool:

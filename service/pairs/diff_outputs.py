@@ -35,9 +35,9 @@ class DiffOutputs:
         word = re.sub(r"[^A-Za-z0-9.+-]+", "_", label).strip("_.") or "image"
 
         def with_name(path: Path) -> Path:
-            found = _ENDING.search(path.name)
-            at = found.start() if found and found.start() else len(path.name)
-            return path.with_name(f"{path.name[:at]}_{word}{path.name[at:]}")
+            ending = _ENDING.search(path.name)
+            stem_length = ending.start() if ending and ending.start() else len(path.name)
+            return path.with_name(f"{path.name[:stem_length]}_{word}{path.name[stem_length:]}")
 
         return DiffOutputs(
             with_name(self.output),
@@ -51,7 +51,7 @@ class DiffOutputs:
         given = {"output": self.output, "sources": self.sources, "score": self.score}
         return {name: str(path) for name, path in given.items() if path is not None}
 
-    def write(self, made: "Difference") -> None:
+    def write(self, difference: "Difference") -> None:
         """Write all of it; where the pictures lie is noted in the report.
 
         Raises
@@ -62,20 +62,20 @@ class DiffOutputs:
         from exposure.io.writing import write_exposure
 
         with writing(self.output):
-            write_exposure(made.exposure, self.output, cards=made.cards, unit=made.unit)
-        if self.score is not None and made.score is not None:
+            write_exposure(difference.exposure, self.output, cards=difference.cards, unit=difference.unit)
+        if self.score is not None and difference.score is not None:
             with writing(self.score):
-                write_exposure(made.score, self.score, cards=made.cards)
+                write_exposure(difference.score, self.score, cards=difference.cards)
         if self.sources is not None:
             from service.pairs.source_files import write_sources
 
             with writing(self.sources):
-                write_sources(made.table(), self.sources)
+                write_sources(difference.table(), self.sources)
         if self.plots is not None:
             from diffim.pictures.difference_pages import draw_subtraction
 
             with writing(self.plots):
-                made.report["plots"] = [str(p) for p in draw_subtraction(made.subject, self.plots)]
+                difference.report["plots"] = [str(p) for p in draw_subtraction(difference.subject, self.plots)]
 
 
 def check_all(inputs: Iterable[Path], outputs: Iterable[DiffOutputs]) -> None:

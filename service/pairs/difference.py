@@ -1,8 +1,8 @@
 """The algorithm alone: subtract one FITS image from another, without database, broker or calibration."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from exposure.threads import in_threads
 from service.checksums import checksum
 from service.pairs.cards import difference_cards
 from service.pairs.checks import check_distinct, check_one_grid, check_wcs
-from service.pairs.facts import facts_of
+from service.pairs.facts import Facts, facts_of
 from service.pairs.prepare import prepare_pair
 from service.pairs.source_columns import RELIABLE
 from tasks.errors import CallerError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from service.pairs.source_table import SourceTable
 
-__all__ = ["Difference", "difference_files", "difference_pair"]
+__all__ = ["Difference", "PairOptions", "difference_files", "difference_pair"]
 
 _REPORTED = (
     "convolved", "kernelOrder", "nKernelCandidates", "nKernelUsed", "kernelResidualRms", "spatialKernelSum",
@@ -72,24 +72,23 @@ class Difference:
         if self.sources is None:
             raise CallerError("the difference was made without sources: ask for them (sources=True)")
         return source_table(
-            self.sources, self.exposure, template_unit=self.report["templateUnit"], template_calib=self.template_calib,
-            unit=self.unit, meta=table_cards(self.cards, self.exposure, self.sources),
-        )  # fmt: skip
+            self.sources,
+            self.exposure,
+            template_unit=self.report["templateUnit"],
+            template_calib=self.template_calib,
+            unit=self.unit,
+            meta=table_cards(self.cards, self.exposure, self.sources),
+        )
 
     __repr__ = short_repr
 
 
-def difference_files(
-    science: Path, template: Path, rules: Instrument, *, registered: bool = False, register: bool = False,
-    mode: str = "auto", score: bool = False, sources: bool = False, pictures: bool = False,
-    options: Mapping[str, Any] | None = None, checksums: tuple[str, str] | None = None,
-) -> Difference:  # fmt: skip
-    """Subtract `template` from `science`.
+@dataclass(frozen=True)
+class PairOptions:
+    """How two images are subtracted, and what is made of them.
 
     Parameters
     ----------
-    rules
-        The instrument whose file says which HDU holds which plane.
     registered
         The two are on one pixel grid already and need no WCS (that of the image is kept where it has one).
     register
@@ -102,6 +101,76 @@ def difference_files(
         Keep what pictures are drawn of.
     options
         Options of image differencing (`diffim.options`) over those of the instrument file.
+    """
+
+    registered: bool = False
+    register: bool = False
+    mode: str = "auto"
+    score: bool = False
+    sources: bool = False
+    pictures: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def alignment(self) -> str:
+        """How the template comes onto the pixels of the image: ``wcs``, ``stars`` or ``given``."""
+        return "given" if self.registered else "stars" if self.register else "wcs"
+
+    def task_options(self, rules: Instrument) -> dict[str, Any]:
+        """Return the options of image differencing: those given over those of the instrument file."""
+        return {**(rules.task_config.get("ImageDifferenceTask") or {}), **self.options}
+
+    def pipeline(self, rules: Instrument) -> Differencing:
+        """Return what subtracts; wrong options are refused here, before any file is read.
+
+        Raises
+        ------
+        MismatchError
+            The template is to be registered, and is registered already.
+        DifferencingError
+            An option that is none, or a value that it cannot have.
+        """
+        if self.registered and self.register:
+            raise MismatchError("--registered and --register exclude each other: the pair is registered or it is not")
+        overrides = self.task_options(rules) | {
+            "doDetection": self.sources or self.score,
+            "doMeasurement": self.sources,
+            "doWriteScore": self.score,
+            "doWriteMatchedExp": self.pictures,
+        }
+        if self.mode != "auto":
+            overrides["mode"] = self.mode
+        return Differencing(plain_options(overrides), registered=self.registered or self.register)
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What messages and cards call the two images, and the checksums of their files."""
+
+    names: tuple[str, str]
+    checksums: tuple[str, str]
+
+    def facts(self, exposures: tuple[Exposure, Exposure], rules: Instrument) -> tuple[Facts, Facts]:
+        new, old = zip(exposures, self.names, self.checksums, strict=True)
+        return facts_of(new[0], rules, *new[1:]), facts_of(old[0], rules, *old[1:])
+
+
+def difference_files(
+    science: Path,
+    template: Path,
+    rules: Instrument,
+    options: PairOptions | None = None,
+    *,
+    checksums: tuple[str, str] | None = None,
+) -> Difference:
+    """Subtract `template` from `science`.
+
+    Parameters
+    ----------
+    rules
+        The instrument whose file says which HDU holds which plane.
+    options
+        By default nothing is detected.
     checksums
         Of the two files, where they are known: of many images in them each is read once.
 
@@ -110,21 +179,25 @@ def difference_files(
     MismatchError, WcsMissing, DifferencingError
         The two do not fit together: the message says what to do.
     """
-    way = _way(rules, registered, register, mode, score, sources, pictures, options)
+    options = options or PairOptions()
+    pipeline = options.pipeline(rules)
     start = time.perf_counter()
     pair, checksums = _read((science, template), rules, checksums)
     seconds = round(time.perf_counter() - start, 3)
-    made = _of_pair(pair, way, rules, registered, register, options, (science.name, template.name), checksums)
-    made.report["seconds"] = {"read": seconds} | made.report["seconds"]
-    return made
+    difference = _of_pair(pair, pipeline, rules, options, _Origin((science.name, template.name), checksums))
+    difference.report["seconds"] = {"read": seconds} | difference.report["seconds"]
+    return difference
 
 
 def difference_pair(
-    new: Exposure, old: Exposure, rules: Instrument, *, registered: bool = False, register: bool = False,
-    mode: str = "auto", score: bool = False, sources: bool = False, pictures: bool = False,
-    options: Mapping[str, Any] | None = None, names: tuple[str, str] = ("the image", "the template"),
+    new: Exposure,
+    old: Exposure,
+    rules: Instrument,
+    options: PairOptions | None = None,
+    *,
+    names: tuple[str, str] = ("the image", "the template"),
     checksums: tuple[str, str] = ("", ""),
-) -> Difference:  # fmt: skip
+) -> Difference:
     """Subtract one exposure from another; parameters and errors as for `difference_files`.
 
     The exposures are changed in place: their sky is taken off, missing variances are filled in, stars measured.
@@ -134,69 +207,68 @@ def difference_pair(
     names, checksums
         What messages and cards call the two, and the checksums of their files.
     """
-    way = _way(rules, registered, register, mode, score, sources, pictures, options)
-    return _of_pair([new, old], way, rules, registered, register, options, names, checksums)
+    options = options or PairOptions()
+    return _of_pair([new, old], options.pipeline(rules), rules, options, _Origin(names, checksums))
 
 
 def _of_pair(
-    pair: list[Exposure], way: Differencing, rules: Instrument, registered: bool, register: bool,
-    options: Mapping[str, Any] | None, names: tuple[str, str], checksums: Sequence[str],
-) -> Difference:  # fmt: skip
+    pair: list[Exposure], pipeline: Differencing, rules: Instrument, options: PairOptions, origin: _Origin
+) -> Difference:
     """Subtract a pair, which is taken from the list: a template's own pixels are let go once it is resampled."""
     new, old = pair
     pair.clear()
-    facts = [
-        facts_of(e, rules, *which) for e, which in zip((new, old), zip(names, checksums, strict=True), strict=True)
-    ]
-    warnings = [facts[0].problem, check_distinct(new, old, names)]
-    if not (registered or register):
-        check_wcs((new, old), names)
+    of_new, of_old = origin.facts((new, old), rules)
+    warnings = [of_new.problem, check_distinct(new, old, origin.names)]
+    if options.alignment == "wcs":
+        check_wcs((new, old), origin.names)
     _leave_calibration(new, old)
     old_wcs = old.wcs
-    seconds: dict[str, float] = {}
     start = time.perf_counter()
-    new, old, new_stars = prepare_pair(new, old, rules, registered, register)
-    if not register:
-        warnings.append(check_one_grid(new, old, new_stars, old_wcs, names, registered))
-    seconds["prepare"] = round(time.perf_counter() - start, 3)
-    start = time.perf_counter()
-    result = way.run(new, old, new_stars)
+    new, old, new_stars = prepare_pair(new, old, rules, options.registered, options.register)
+    if not options.register:
+        warnings.append(check_one_grid(new, old, new_stars, old_wcs, origin.names, options.registered))
+    prepared = time.perf_counter()
+    result = pipeline.run(new, old, new_stars)
     difference = result.subtractedExposure
     assert difference is not None
-    seconds["difference"] = round(time.perf_counter() - start, 3)
+    seconds = {"prepare": round(prepared - start, 3), "difference": round(time.perf_counter() - prepared, 3)}
     # what was detected is no property of the pixels: the mask of the file says which are unusable
     difference.clear_planes("DETECTED", "DETECTED_NEGATIVE")
-    for made in (difference, result.scoreExposure):
-        if made is not None:
-            forget_missing(made)
-            made.visit_info, made.band, made.physical_filter = facts[0].info, facts[0].band, facts[0].physical_filter
-    difference.photo_calib = facts[0].calib
-    report = _report(way, difference, result.diaSources, [w for w in warnings if w]) | {"seconds": seconds}
-    cards = difference_cards(
-        difference, facts[0], facts[1], way.numbers, "given" if registered else "stars" if register else "wcs",
-        {**(rules.task_config.get("ImageDifferenceTask") or {}), **(options or {})},
-    )  # fmt: skip
-    subject = Subject(
-        difference, new, result.matchedExposure, result.subtractRes, result.diaSources, str(report["convolved"])
-    )
+    for image in (difference, result.scoreExposure):
+        if image is not None:
+            forget_missing(image)
+            image.visit_info, image.band, image.physical_filter = of_new.info, of_new.band, of_new.physical_filter
+    difference.photo_calib = of_new.calib
+    report = _report(pipeline.numbers, difference, result.diaSources, [w for w in warnings if w]) | {"seconds": seconds}
     return Difference(
-        difference, result.scoreExposure, result.diaSources, report, subject, cards, facts[0].unit, facts[1].calib
+        exposure=difference,
+        score=result.scoreExposure,
+        sources=result.diaSources,
+        report=report,
+        subject=Subject(
+            difference, new, result.matchedExposure, result.subtractRes, result.diaSources, str(report["convolved"])
+        ),
+        cards=difference_cards(
+            difference, of_new, of_old, pipeline.numbers, options.alignment, options.task_options(rules)
+        ),
+        unit=of_new.unit,
+        template_calib=of_old.calib,
     )
 
 
 def _report(
-    way: Differencing, difference: Exposure, sources: "pd.DataFrame | None", warnings: list[str]
+    numbers: Mapping[str, Any], difference: Exposure, sources: "pd.DataFrame | None", warnings: list[str]
 ) -> dict[str, Any]:
     """Return the numbers that users are told."""
-    report = {key: way.numbers[key] for key in _REPORTED if key in way.numbers}
+    report = {key: numbers[key] for key in _REPORTED if key in numbers}
     if difference.wcs is not None:
         scale = difference.pixel_scale_arcsec()
-        report["seeing"] = {of: round(scale * way.numbers[f"{of}PsfSize"], 3) for of in ("science", "template")}
+        report["seeing"] = {of: round(scale * numbers[f"{of}PsfSize"], 3) for of in ("science", "template")}
     if sources is not None and "reliability" in sources:
         below = (sources.reliability < RELIABLE) & ~sources.sky_source
         report["nBelowReliability"] = int(below.sum())
     narrow = _undersampled(report["sciencePsfSize"], report["templatePsfSize"])
-    said = [w for w in (*warnings, narrow, way.numbers.get("kernelWarning")) if w]
+    said = [w for w in (*warnings, narrow, numbers.get("kernelWarning")) if w]
     return report | {"undersampled": narrow is not None, "warnings": said}
 
 
@@ -215,22 +287,6 @@ def _leave_calibration(new: Exposure, old: Exposure) -> None:
     new.photo_calib = old.photo_calib = None
     new.band = new.band or old.band or "r"
     old.band = old.band or new.band
-
-
-def _way(
-    rules: Instrument, registered: bool, register: bool, mode: str, score: bool, sources: bool, pictures: bool,
-    options: Mapping[str, Any] | None,
-) -> Differencing:  # fmt: skip
-    """Return what subtracts; wrong options are refused here, before any file is read."""
-    if registered and register:
-        raise MismatchError("--registered and --register exclude each other: the pair is registered or it is not")
-    overrides = {
-        **(rules.task_config.get("ImageDifferenceTask") or {}), **(options or {}), "doDetection": sources or score,
-        "doMeasurement": sources, "doWriteScore": score, "doWriteMatchedExp": pictures,
-    }  # fmt: skip
-    if mode != "auto":
-        overrides["mode"] = mode
-    return Differencing(plain_options(overrides), registered=registered or register)
 
 
 def _read(

@@ -60,9 +60,14 @@ def facts_of(exposure: Exposure, rules: Instrument, name: str, sha256: str = "")
     header = exposure.metadata.get("header")
     if header is None:
         return Facts(
-            name, exposure.visit_info, exposure.band, exposure.physical_filter, exposure.photo_calib, sha256=sha256,
+            name,
+            exposure.visit_info,
+            exposure.band,
+            exposure.physical_filter,
+            exposure.photo_calib,
+            sha256=sha256,
             maps=map_cards(exposure),
-        )  # fmt: skip
+        )
     band, physical = _filter_of(header, rules)
     calib, problem = exposure.photo_calib, ""
     if calib is None:

@@ -47,17 +47,17 @@ def check_outputs(inputs: Iterable[Path], files: Iterable[Path], folders: Iterab
         An output is an input or another output, a folder stands where a file is to be, or the other way round, or a folder
         cannot be written to.
     """
-    known = {path.resolve(): f"the input {path}" for path in inputs}
+    taken = {path.resolve(): f"the input {path}" for path in inputs}
     for path in files:
-        place = path.resolve()
-        if place in known or any(_same(path, other) for other in known):
-            what = known.get(place, "another file of this command")
+        resolved = path.resolve()
+        if resolved in taken or any(_same(path, other) for other in taken):
+            what = taken.get(resolved, "another file of this command")
             raise OutputError(f"{path} would be written over {what}: name another file")
         if path.is_dir():
             raise OutputError(f"{path} is a folder: name a file in it")
         if path.suffix.lower() in REFUSED:
             raise OutputError(f"{path}: files are packed as .gz, .bz2, .xz or .fz, not as {path.suffix}")
-        known[place] = f"the output {path}"
+        taken[resolved] = f"the output {path}"
         _writable(path.parent, path)
     for folder in folders:
         _writable(folder, folder)

@@ -72,8 +72,8 @@ def kernel_candidates(exposure: Exposure, rules: Instrument) -> Stars:
     if len(stars) < ENOUGH_STARS:
         from calibration.sources import detect_sources
 
-        found = detect_sources(exposure)
-        stars = Stars.of(found.assign(psfFlux=found.apFlux))
+        sources = detect_sources(exposure)
+        stars = Stars.of(sources.assign(psfFlux=sources.apFlux))
     if exposure.psf is None:
         from calibration.psf.model import fit_psf
 
@@ -104,9 +104,9 @@ def _registered(science: Exposure, template: Exposure, stars: Stars, rules: Inst
     x, y, u, v = stars.x, stars.y, own.x, own.y
     first, second = match_lists(x, y, u, v)
     x, y, u, v = x[first], y[first], u[second], v[second]
-    found = fit_displacement(x, y, u - x, v - y, np.full(x.size, 0.05), science.bbox)
+    displacement = fit_displacement(x, y, u - x, v - y, np.full(x.size, 0.05), science.bbox)
     template.wcs = science.wcs
     x0, y0, width, height = science.bbox
-    moved = resampled(template, found, (x0 - BORDER, y0 - BORDER, width + 2 * BORDER, height + 2 * BORDER))
+    moved = resampled(template, displacement, (x0 - BORDER, y0 - BORDER, width + 2 * BORDER, height + 2 * BORDER))
     moved.band, moved.psf = science.band, None  # its PSF is measured where it lies now
     return moved

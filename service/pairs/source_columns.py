@@ -96,36 +96,41 @@ _QUALITY = {
     "sky_source": Column("", "whether it is an empty place that was asked for (doSkySources)"),
     "glint_trail": Column("", "whether it lies on a line of flashes"),
 }
-_SHAPE = {
-    "ixx": Column("arcsec**2", "adaptive second moment, x east"),
-    "iyy": Column("arcsec**2", "adaptive second moment, y north"),
-    "ixy": Column("arcsec**2", "adaptive second moment, x east, y north"),
-    "ixxPSF": Column("arcsec**2", "that moment of the PSF"),
-    "iyyPSF": Column("arcsec**2", "that moment of the PSF"),
-    "ixyPSF": Column("arcsec**2", "that moment of the PSF"),
-    "ixxPixels": Column("pixel**2", "adaptive second moment along x"),
-    "iyyPixels": Column("pixel**2", "adaptive second moment along y"),
-    "ixyPixels": Column("pixel**2", "adaptive second moment of x and y"),
-    "ixxPSFPixels": Column("pixel**2", "that moment of the PSF"),
-    "iyyPSFPixels": Column("pixel**2", "that moment of the PSF"),
-    "ixyPSFPixels": Column("pixel**2", "that moment of the PSF"),
-    "trailLength": Column("arcsec", "length of the trail"),
-    "trailAngle": Column("deg", "position angle of the trail, east of north, 0 to 180"),
-    "trailLengthPixels": Column("pixel", "length of the trail"),
-    "trailAnglePixels": Column("rad", "angle of the trail from +x towards +y"),
-    "trailChi2": Column("", "chi^2 of the trail"),
-    "trailNdata": Column("", "pixels in the fit of the trail"),
-    "dipoleLength": Column("arcsec", "distance of the two lobes"),
-    "dipoleAngle": Column("deg", "position angle from the negative to the positive lobe, east of north"),
-    "dipoleLengthPixels": Column("pixel", "distance of the two lobes"),
-    "dipoleAnglePixels": Column("rad", "angle from the negative to the positive lobe, from +x towards +y"),
-    "dipoleChi2": Column("", "chi^2 of the dipole fit on the difference"),
-    "dipoleNdata": Column("", "pixels in the dipole fit"),
-    "dipoleFitAttempted": Column("", "whether a dipole was fitted"),
-} | {
-    f"dipole_{part}{axis}": Column("pixel", f"{axis} of the {name}")
-    for part, name in (("", "middle of the dipole"), ("pos_", "positive lobe"), ("neg_", "negative lobe")) for axis in "xy"
-} | {f"dipole_{axis}Err": Column("pixel", f"standard error of dipole_{axis}") for axis in "xy"}  # fmt: skip
+_SHAPE = (
+    {
+        "ixx": Column("arcsec**2", "adaptive second moment, x east"),
+        "iyy": Column("arcsec**2", "adaptive second moment, y north"),
+        "ixy": Column("arcsec**2", "adaptive second moment, x east, y north"),
+        "ixxPSF": Column("arcsec**2", "that moment of the PSF"),
+        "iyyPSF": Column("arcsec**2", "that moment of the PSF"),
+        "ixyPSF": Column("arcsec**2", "that moment of the PSF"),
+        "ixxPixels": Column("pixel**2", "adaptive second moment along x"),
+        "iyyPixels": Column("pixel**2", "adaptive second moment along y"),
+        "ixyPixels": Column("pixel**2", "adaptive second moment of x and y"),
+        "ixxPSFPixels": Column("pixel**2", "that moment of the PSF"),
+        "iyyPSFPixels": Column("pixel**2", "that moment of the PSF"),
+        "ixyPSFPixels": Column("pixel**2", "that moment of the PSF"),
+        "trailLength": Column("arcsec", "length of the trail"),
+        "trailAngle": Column("deg", "position angle of the trail, east of north, 0 to 180"),
+        "trailLengthPixels": Column("pixel", "length of the trail"),
+        "trailAnglePixels": Column("rad", "angle of the trail from +x towards +y"),
+        "trailChi2": Column("", "chi^2 of the trail"),
+        "trailNdata": Column("", "pixels in the fit of the trail"),
+        "dipoleLength": Column("arcsec", "distance of the two lobes"),
+        "dipoleAngle": Column("deg", "position angle from the negative to the positive lobe, east of north"),
+        "dipoleLengthPixels": Column("pixel", "distance of the two lobes"),
+        "dipoleAnglePixels": Column("rad", "angle from the negative to the positive lobe, from +x towards +y"),
+        "dipoleChi2": Column("", "chi^2 of the dipole fit on the difference"),
+        "dipoleNdata": Column("", "pixels in the dipole fit"),
+        "dipoleFitAttempted": Column("", "whether a dipole was fitted"),
+    }
+    | {
+        f"dipole_{part}{axis}": Column("pixel", f"{axis} of the {name}")
+        for part, name in (("", "middle of the dipole"), ("pos_", "positive lobe"), ("neg_", "negative lobe"))
+        for axis in "xy"
+    }
+    | {f"dipole_{axis}Err": Column("pixel", f"standard error of dipole_{axis}") for axis in "xy"}
+)
 _FAILED = {
     "centroid_flag": "the centroid failed: x and y are those of the highest pixel",
     "psfFlux_flag": "the PSF flux failed", "psfFlux_flag_edge": "the PSF reaches over the edge",
@@ -143,8 +148,11 @@ _FAILED = {
 }  # fmt: skip
 _WHERE = {"": "a pixel of the footprint", "Center": "one of the 3 x 3 pixels around (x, y)",
           "CenterAll": "all of the 3 x 3 pixels around (x, y)"}  # fmt: skip
-_PLANES = {f"pixelFlags_{name}{where}": Column("", f"{plane} is set in {text}")
-           for name, plane in PIXEL_FLAGS.items() for where, text in _WHERE.items()}  # fmt: skip
+_PLANES = {
+    f"pixelFlags_{name}{where}": Column("", f"{plane} is set in {text}")
+    for name, plane in PIXEL_FLAGS.items()
+    for where, text in _WHERE.items()
+}
 _TIME = {
     "midpointMjdTai": Column("d", "middle of the exposure, MJD TAI"),
     "band": Column("", "filter band"),

@@ -39,12 +39,12 @@ def astropy_table(table: "SourceTable") -> Any:
     """Return the sources as an `astropy.table.Table` with units and descriptions."""
     from astropy.table import Table
 
-    made = Table({name: _plain(table.rows[name]) for name in table.columns}, meta=dict(table.meta))
+    converted = Table({name: _plain(table.rows[name]) for name in table.columns}, meta=dict(table.meta))
     for name, column in table.columns.items():
-        made[name].description = column.meaning
+        converted[name].description = column.meaning
         if column.unit:
-            made[name].unit = column.unit
-    return made
+            converted[name].unit = column.unit
+    return converted
 
 
 def _plain(series: "pd.Series[Any]") -> NDArray[Any]:
@@ -69,13 +69,13 @@ def _parquet(table: "SourceTable", path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    made = pa.Table.from_pandas(table.rows, preserve_index=False)
+    arrow = pa.Table.from_pandas(table.rows, preserve_index=False)
     fields = [
         field.with_metadata({"unit": table.columns[field.name].unit, "description": table.columns[field.name].meaning})
-        for field in made.schema
+        for field in arrow.schema
     ]
-    notes = {**(made.schema.metadata or {}), b"alertprod": json.dumps(dict(table.meta)).encode()}
-    pq.write_table(made.cast(pa.schema(fields, metadata=notes)), path)
+    notes = {**(arrow.schema.metadata or {}), b"alertprod": json.dumps(dict(table.meta)).encode()}
+    pq.write_table(arrow.cast(pa.schema(fields, metadata=notes)), path)
 
 
 def _votable(table: "SourceTable", path: Path) -> None:

@@ -39,9 +39,14 @@ class SourceTable:
 
 
 def source_table(
-    raw: pd.DataFrame, difference: Exposure, *, template_unit: float = 1.0, template_calib: PhotoCalib | None = None,
-    unit: str = "", meta: Mapping[str, Any] | None = None,
-) -> SourceTable:  # fmt: skip
+    raw: pd.DataFrame,
+    difference: Exposure,
+    *,
+    template_unit: float = 1.0,
+    template_calib: PhotoCalib | None = None,
+    unit: str = "",
+    meta: Mapping[str, Any] | None = None,
+) -> SourceTable:
     """Return the sources in the order and the units of the documentation.
 
     Parameters
@@ -63,32 +68,32 @@ def source_table(
     -----
     Magnitudes are of the AB system. A source that became fainter has a negative flux and no magnitude.
     """
-    made: dict[str, Any] = {str(name): raw[name].to_numpy() for name in raw}
-    moments = {f"{name}Pixels": made.pop(name) for name in _PIXEL_MOMENTS}
-    made |= moments | {"snr": made["significance"], "isTrail": made["trail_flag_suspect_long_trail"]}
-    made["flags"] = _flag_sum(made, len(raw))
-    made |= _on_sky(raw, difference)
+    values: dict[str, Any] = {str(name): raw[name].to_numpy() for name in raw}
+    moments = {f"{name}Pixels": values.pop(name) for name in _PIXEL_MOMENTS}
+    values |= moments | {"snr": values["significance"], "isTrail": values["trail_flag_suspect_long_trail"]}
+    values["flags"] = _flag_sum(values, len(raw))
+    values |= _on_sky(raw, difference)
     calib, flux_unit = difference.photo_calib, IMAGE_UNIT
     if calib is None:
-        made |= {"flux": made["psfInstFlux"], "fluxErr": made["psfInstFluxErr"]}
+        values |= {"flux": values["psfInstFlux"], "fluxErr": values["psfInstFluxErr"]}
     else:
         flux_unit = "nJy"
-        x, y = made["x"], made["y"]
+        x, y = values["x"], values["y"]
         template_njy = calib.at(x, y) * template_unit if template_calib is None else template_calib.at(x, y)
-        made |= calibrated_fluxes(raw, calib, difference.ap_corr, template_njy)
-        made |= {"flux": made["psfFlux"], "fluxErr": made["psfFluxErr"], "mag": njy_to_abmag(made["psfFlux"])}
+        values |= calibrated_fluxes(raw, calib, difference.ap_corr, template_njy)
+        values |= {"flux": values["psfFlux"], "fluxErr": values["psfFluxErr"], "mag": njy_to_abmag(values["psfFlux"])}
         with np.errstate(divide="ignore", invalid="ignore"):
-            made["magErr"] = np.where(made["flux"] > 0, MAG_PER_LN * made["fluxErr"] / made["flux"], np.nan)
+            values["magErr"] = np.where(values["flux"] > 0, MAG_PER_LN * values["fluxErr"] / values["flux"], np.nan)
     if difference.visit_info is not None:
-        made["midpointMjdTai"] = np.full(len(raw), difference.visit_info.midpoint_mjd_tai)
+        values["midpointMjdTai"] = np.full(len(raw), difference.visit_info.midpoint_mjd_tai)
     if difference.band:
-        made["band"] = np.full(len(raw), difference.band, object)
-    names = [name for name in COLUMNS if name in made]
+        values["band"] = np.full(len(raw), difference.band, object)
+    names = [name for name in COLUMNS if name in values]
     columns = {name: COLUMNS[name] for name in names}
     for name in ("flux", "fluxErr"):
         columns[name] = columns[name]._replace(unit=flux_unit)
     columns = {name: c._replace(unit=unit) if c.unit == IMAGE_UNIT else c for name, c in columns.items()}
-    return SourceTable(pd.DataFrame({name: made[name] for name in names}), columns, dict(meta or {}))
+    return SourceTable(pd.DataFrame({name: values[name] for name in names}), columns, dict(meta or {}))
 
 
 def _on_sky(raw: pd.DataFrame, difference: Exposure) -> dict[str, F64]:
@@ -101,17 +106,21 @@ def _on_sky(raw: pd.DataFrame, difference: Exposure) -> dict[str, F64]:
     covariance = position_covariance(raw, jacobian)
     scale = 3600 * np.sqrt(np.abs(np.linalg.det(jacobian)))
     return {
-        "ra": ra, "dec": dec, "raErr": np.sqrt(covariance[:, 0, 0]), "decErr": np.sqrt(covariance[:, 1, 1]),
-        "ra_dec_Cov": covariance[:, 0, 1], **sky_moments(raw, jacobian),
+        "ra": ra,
+        "dec": dec,
+        "raErr": np.sqrt(covariance[:, 0, 0]),
+        "decErr": np.sqrt(covariance[:, 1, 1]),
+        "ra_dec_Cov": covariance[:, 0, 1],
+        **sky_moments(raw, jacobian),
         "trailLength": raw.trailLengthPixels.to_numpy(np.float64) * scale,
         "trailAngle": bearing(jacobian, raw.trailAnglePixels.to_numpy(np.float64)) % 180.0,
         "dipoleLength": raw.dipoleLengthPixels.to_numpy(np.float64) * scale,
         "dipoleAngle": bearing(jacobian, raw.dipoleAnglePixels.to_numpy(np.float64)),
-    }  # fmt: skip
+    }
 
 
-def _flag_sum(made: Mapping[str, Any], n: int) -> I32:
+def _flag_sum(columns: Mapping[str, Any], n: int) -> I32:
     total = np.zeros(n, np.int32)
     for bit, (names, _) in FLAG_BITS.items():
-        total |= np.int32(bit) * np.any([made[name] for name in names], axis=0).astype(np.int32)
+        total |= np.int32(bit) * np.any([columns[name] for name in names], axis=0).astype(np.int32)
     return total

@@ -6,13 +6,13 @@ would be loaded instead of ours. ``-P`` leaves it out; the variable does the sam
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, AnyStr
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from service.settings import Settings
 
-__all__ = ["child_environment", "program", "without_secrets"]
+__all__ = ["child_environment", "pipe_of", "program", "without_secrets"]
 
 SHORTEST_SECRET = 4  # characters: what is shorter cannot be told from ordinary text
 
@@ -20,6 +20,19 @@ SHORTEST_SECRET = 4  # characters: what is shorter cannot be told from ordinary 
 def program(module: str, *arguments: str) -> list[str]:
     """Return the command line that runs a module of ours."""
     return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def pipe_of(pipe: IO[AnyStr] | None) -> IO[AnyStr]:
+    """Return a pipe of a process that was started with it.
+
+    Raises
+    ------
+    ValueError
+        It was not.
+    """
+    if pipe is None:
+        raise ValueError("the process was started without this pipe")
+    return pipe
 
 
 def child_environment(settings: "Settings", **more: str) -> dict[str, str]:
@@ -33,9 +46,9 @@ def without_secrets(text: str, settings: "Settings") -> str:
     Secret are the URIs of database and registry, the passwords in them (quoted or not), and the values of Kafka options
     whose names speak of a password, a secret or a key.
     """
-    whole = [settings.database(), settings.schema_registry.get_secret_value()]
-    secrets = [*whole, *(v for k, v in settings.kafka_client.items() if any(s in k for s in _SECRET_OPTIONS))]
-    for uri in whole:
+    uris = [settings.database(), settings.schema_registry.get_secret_value()]
+    secrets = [*uris, *(v for k, v in settings.kafka_client.items() if any(s in k for s in _SECRET_OPTIONS))]
+    for uri in uris:
         secrets += _password(uri)
     for secret in sorted(set(secrets), key=len, reverse=True):  # the longest first: a URI before its password
         if len(secret) >= SHORTEST_SECRET:

@@ -28,7 +28,7 @@ from typing import IO, Any
 
 from service.crash import crash_at
 from service.errors import ScratchInUse
-from service.processes.children import program
+from service.processes.children import pipe_of, program
 
 __all__ = ["PREFIX", "Scratch", "clear", "is_owners", "sweep"]
 
@@ -107,11 +107,11 @@ class Scratch:
 
     def make_directory(self, parent: Path, prefix: str) -> Path:
         """Make a directory elsewhere that is deleted with this one should we be killed."""
-        made = parent / f"{prefix}{secrets.token_hex(8)}"
-        _write(self._file, directory=str(made))
-        made.mkdir(mode=0o700)
+        folder = parent / f"{prefix}{secrets.token_hex(8)}"
+        _write(self._file, directory=str(folder))
+        folder.mkdir(mode=0o700)
         self._crash("directory_made")
-        return made
+        return folder
 
     def start(
         self, name: str, command: Sequence[str], log: IO[bytes], environment: Mapping[str, str] | None = None
@@ -121,14 +121,17 @@ class Scratch:
         Until then a shell waits in its place, under the same number. Should we be killed, the shell ends instead.
         """
         process = subprocess.Popen(
-            ["/bin/sh", "-c", _GATE, "sh", *command], stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
+            ["/bin/sh", "-c", _GATE, "sh", *command],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
             start_new_session=True,
-        )  # fmt: skip
+        )
         self._crash(f"{name}_started")
         _write(self._file, group=process.pid, started=_start_time(process.pid))
         self._crash(f"{name}_noted")
-        assert process.stdin is not None
-        with suppress(BrokenPipeError), process.stdin as gate:
+        with suppress(BrokenPipeError), pipe_of(process.stdin) as gate:
             gate.write(b"go\n")
         process.stdin = None
         return process
@@ -147,8 +150,7 @@ class Scratch:
         else:
             (self.path / OWNER).unlink(missing_ok=True)
         self._file.close()
-        assert self._warden.stdin is not None
-        self._warden.stdin.close()
+        pipe_of(self._warden.stdin).close()
         try:
             self._warden.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -170,9 +172,14 @@ def _write(file: IO[str], **what: Any) -> None:
 def _start_warden(scratch: Path) -> "subprocess.Popen[bytes]":
     """Start the process that waits for our end (of its standard input) in a session that no signal of ours reaches."""
     return subprocess.Popen(
-        program("service.processes.warden", str(scratch)), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True, cwd="/", env={**os.environ, "PYTHONSAFEPATH": "1"},
-    )  # fmt: skip
+        program("service.processes.warden", str(scratch)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+    )
 
 
 def sweep(parent: Path | None = None) -> int:

@@ -19,10 +19,14 @@ T = TypeVar("T")
 
 
 def template_from_frames(
-    root: Path, name: str, frames: Sequence[Path], rules: Instrument, reference: ReferenceStars | None = None,
+    root: Path,
+    name: str,
+    frames: Sequence[Path],
+    rules: Instrument,
+    reference: ReferenceStars | None = None,
     progress: Callable[[str, int, int], None] = lambda step, done, total: None,
     bad_frame: Callable[[Path, Exception], None] | None = None,
-) -> TemplateSet:  # fmt: skip
+) -> TemplateSet:
     """Build a new version of a template set.
 
     Parameters
@@ -39,19 +43,24 @@ def template_from_frames(
     """
     if not frames:
         raise TemplateSetError("a template needs at least one frame")
-    found = {path: _attempt(path, lambda p: _time(p, rules), bad_frame) for path in dict.fromkeys(frames)}
-    times = {path: when for path, when in found.items() if when is not None}
-    done: list[Exposure] = []
+    time_of = {path: _attempt(path, lambda p: _time(p, rules), bad_frame) for path in dict.fromkeys(frames)}
+    times = {path: when for path, when in time_of.items() if when is not None}
+    exposures: list[Exposure] = []
     for number, path in enumerate(sorted(times, key=lambda p: (times[p], str(p))), start=1):
-        act = partial(_calibrated, rules=rules, reference=reference, before=tuple(done))
+        act = partial(_calibrated, rules=rules, reference=reference, before=tuple(exposures))
         exposure = _attempt(path, act, bad_frame)
-        done += [] if exposure is None else [exposure]
+        exposures += [] if exposure is None else [exposure]
         progress("characterise", number, len(times))
-    if not done:
+    if not exposures:
         raise TemplateSetError(f"none of the {len(frames)} template frames can be used")
-    tile = 1024 if max(done[0].width, done[0].height) > 512 else 512
+    tile = 1024 if max(exposures[0].width, exposures[0].height) > 512 else 512
     return build_template(
-        root, name, done, pixel_scale=_scale(done, rules), tile=tile, progress=lambda d, n: progress("coadd", d, n)
+        root,
+        name,
+        exposures,
+        pixel_scale=_scale(exposures, rules),
+        tile=tile,
+        progress=lambda d, n: progress("coadd", d, n),
     )
 
 
@@ -75,17 +84,17 @@ def _calibrated(
     """
     exposure = Exposure.read_fits(path, rules)
     if reference is None and before:
-        found = merge_stars(list(before), _scale(list(before), rules))
-        if _seen(exposure, before) or _in_field(exposure, found):
-            reference = ReferenceStars(found)
+        stars = merge_stars(list(before), _scale(list(before), rules))
+        if _seen(exposure, before) or _in_field(exposure, stars):
+            reference = ReferenceStars(stars)
     characterize(exposure, rules, reference)
     return exposure
 
 
 def _seen(exposure: Exposure, before: Sequence[Exposure]) -> bool:
     """Whether a frame of the same detector is among those before."""
-    assert exposure.visit_info is not None
-    return any(b.visit_info is not None and b.visit_info.detector == exposure.visit_info.detector for b in before)
+    detector = exposure.require_visit_info().detector
+    return any(b.visit_info is not None and b.visit_info.detector == detector for b in before)
 
 
 def _in_field(exposure: Exposure, stars: pd.DataFrame) -> bool:

@@ -1,4 +1,4 @@
-"""Why there is, or is no, alert at a place: the way of a visit followed at one position, step by step.
+"""Why there is, or is no, alert at a position: the processing of a visit looked at there, step by step.
 
 What is stored is asked first. Where nothing is stored, the subtraction is made again (nothing is written) without throwing
 any measurement away, and each test that could have thrown it away is named.
@@ -229,8 +229,12 @@ def _signal(result: Any, science: Exposure, x: float, y: float, radius: float, t
 
 
 def _detected(source: "pd.Series[Any]", away: float) -> Step:
-    values = {"separation": round(away, 3), "psfFlux": float(source.psfFlux), "psfFluxErr": float(source.psfFluxErr),
-              "reliability": float(source.reliability)}  # fmt: skip
+    values = {
+        "separation": round(away, 3),
+        "psfFlux": float(source.psfFlux),
+        "psfFluxErr": float(source.psfFluxErr),
+        "reliability": float(source.reliability),
+    }
     return Step(
         "detected",
         True,
@@ -262,8 +266,8 @@ def _associated(connection: psycopg.Connection[Any], rules: Instrument, source: 
     task = make_task(DiaPipelineTask, task_overrides(DiaPipelineTask, rules))
     limit = float(task.config.maxDistArcSeconds)
     with VisitUnitOfWork(connection) as work:  # read only: left without a commit
-        place = source.ra.to_numpy(np.float64), source.dec.to_numpy(np.float64)
-        objects = work.load_objects_around(*place, limit / 3600)
+        position = source.ra.to_numpy(np.float64), source.dec.to_numpy(np.float64)
+        objects = work.load_objects_around(*position, limit / 3600)
     away = (
         _separation(objects.ra, objects.dec, float(source.ra[0]), float(source.dec[0])) if len(objects) else np.zeros(0)
     )

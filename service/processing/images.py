@@ -18,7 +18,7 @@ from exposure.io.native import open_fits, read_wcs
 from exposure.io.parts import read_psf
 from exposure.io.pixel_planes import read_mask_file, read_variance
 from exposure.mask import plane_bits
-from service.intake.message import known_of, local_path
+from service.intake.message import image_facts, local_path
 
 __all__ = ["Clock", "calibrated_pair", "open_science"]
 
@@ -39,12 +39,36 @@ class Clock:
 
 
 def open_science(message: dict[str, Any], rules: Instrument, roots: list[Path]) -> Exposure:
-    """Read the science exposure and whatever the message says beside or above the file."""
-    known = known_of(message)
+    """Return the science exposure of a visit message: its file, the planes beside it, and what the message says instead.
+
+    Parameters
+    ----------
+    message
+        A `service.intake.message.VisitMessage` as JSON.
+    roots
+        Directories that files may lie in.
+
+    Raises
+    ------
+    ForbiddenLocation, FitsUnreadable, ExposureError
+        A file may not be read, cannot be, or does not fit the image.
+    """
+    facts = image_facts(message)
     if message.get("wcs"):
-        known["wcs"] = read_wcs(local_path(message["wcs"], roots))
-    exposure = Exposure.read_fits(local_path(message["science"], roots), rules, known)
-    assert exposure.visit_info is not None
+        facts["wcs"] = read_wcs(local_path(message["wcs"], roots))
+    exposure = Exposure.read_fits(local_path(message["science"], roots), rules, facts)
+    _put_planes(exposure, message, rules, roots)
+    exposure.wcs = facts.get("wcs", exposure.wcs)
+    if message.get("photoCalib") is not None:
+        exposure.photo_calib = PhotoCalib(float(message["photoCalib"]))
+    times = {k: v for k, v in facts.items() if k not in ("wcs", "band")}
+    exposure.visit_info = replace(exposure.require_visit_info(), **times)
+    exposure.band = facts.get("band", exposure.band)
+    return exposure
+
+
+def _put_planes(exposure: Exposure, message: dict[str, Any], rules: Instrument, roots: list[Path]) -> None:
+    """Put the variance, mask and PSF of files that the message names on an exposure."""
     if message.get("variance"):
         exposure.variance = read_variance(local_path(message["variance"], roots), exposure, rules)
     if message.get("mask"):
@@ -55,12 +79,6 @@ def open_science(message: dict[str, Any], rules: Instrument, roots: list[Path]) 
     if message.get("psf"):
         with open_fits(local_path(message["psf"], roots)) as hdus:
             exposure.psf = read_psf(next(h for h in hdus if h.data is not None), exposure.bbox)
-    exposure.wcs = known.get("wcs", exposure.wcs)
-    if message.get("photoCalib") is not None:
-        exposure.photo_calib = PhotoCalib(float(message["photoCalib"]))
-    exposure.visit_info = replace(exposure.visit_info, **{k: v for k, v in known.items() if k not in ("wcs", "band")})
-    exposure.band = known.get("band", exposure.band)
-    return exposure
 
 
 def calibrated_pair(

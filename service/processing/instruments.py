@@ -40,8 +40,8 @@ def checked_instrument(name: str, bad_pixels: Path | None = None) -> Instrument:
         try:
             make_config(config_class, options)
         except CallerError as error:
-            known = list(config_class._fields)
-            near = [get_close_matches(str(o), known, 1) for o in options if str(o).partition(".")[0] not in known]
+            fields = list(config_class._fields)
+            near = [get_close_matches(str(o), fields, 1) for o in options if str(o).partition(".")[0] not in fields]
             hint = f" (did you mean {near[0][0]}?)" if near and near[0] else ""
             raise InstrumentError(f"{where}: {' '.join(error.message.split())}{hint}") from error
     return rules
@@ -59,12 +59,12 @@ def instrument_folder(name: str, folder: Path, rules: Instrument) -> tuple[str, 
         return name, {}
     folder.mkdir(parents=True, exist_ok=True)
     path = Path(name).absolute()
-    known = (re.sub(r"[^A-Za-z0-9_.\-]", "_", path.stem)[:64] or "instrument") if is_path else name
-    place = folder / f"{known}.yaml"
+    file_stem = (re.sub(r"[^A-Za-z0-9_.\-]", "_", path.stem)[:64] or "instrument") if is_path else name
+    copy = folder / f"{file_stem}.yaml"
     if given:
         # what the file leaves open stays open: some rules ask whether it was said
-        place.write_text(yaml.safe_dump(rules.model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
+        copy.write_text(yaml.safe_dump(rules.model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
     else:
-        place.symlink_to(path)
+        copy.symlink_to(path)
     others = os.environ.get("ALERTPROD_INSTRUMENTS", "")
-    return known, {"ALERTPROD_INSTRUMENTS": os.pathsep.join([str(folder), *([others] if others else [])])}
+    return file_stem, {"ALERTPROD_INSTRUMENTS": os.pathsep.join([str(folder), *([others] if others else [])])}

@@ -56,8 +56,11 @@ def _columns(path: Path) -> list[Column]:
         return [Column(str(n), _of_arrow(frame[n])) for n in frame]
     if kind in _FITS:
         with open_fits(path) as hdus:
-            tables = [k for k, h in enumerate(hdus) if h.header.get("XTENSION", "").strip() in ("BINTABLE", "TABLE")
-                      and "ZIMAGE" not in h.header]  # fmt: skip
+            tables = [
+                k
+                for k, h in enumerate(hdus)
+                if h.header.get("XTENSION", "").strip() in ("BINTABLE", "TABLE") and "ZIMAGE" not in h.header
+            ]
             if tables:
                 return _of_table(Table.read(hdus, format="fits", hdu=tables[0]))
         raise BadPositions(f"{path.name} holds no table")

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from apdb import Claim
 from service.errors import JobCrashed
-from service.processes.children import child_environment, program, without_secrets
+from service.processes.children import child_environment, pipe_of, program, without_secrets
 from service.settings import Settings
 from tasks.errors import TransientError
 
@@ -61,11 +61,16 @@ class JobProcess:
         environment = child_environment(settings, **_ONE_THREAD)
         environment.setdefault("ALERTPROD_THREADS", "1")  # the other cores have jobs of their own
         self.process = subprocess.Popen(
-            program("service.workers.job"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            errors="replace", env=environment, bufsize=1,
-        )  # fmt: skip
-        assert self.process.stderr is not None
-        self._echo = _Echo(self.process.stderr)
+            program("service.workers.job"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=environment,
+            bufsize=1,
+        )
+        self._echo = _Echo(pipe_of(self.process.stderr))
         self._echo.start()
         try:
             self._check(self.read(START_S))
@@ -87,16 +92,17 @@ class JobProcess:
         JobCrashed
             The process ended, or gave no answer in time (then it is killed).
         """
-        assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], timeout_s)
+        answers = pipe_of(self.process.stdout)
+        ready, _, _ = select.select([answers], [], [], timeout_s)
         if not ready:
             self.kill()
             raise JobCrashed(f"no answer within {timeout_s:.0f} s: the job process was killed")
-        line = self.process.stdout.readline()
+        line = answers.readline()
         if not line:
             raise JobCrashed(f"the job process ended with status {self.process.wait(timeout=10)}{self._last_words()}")
         answer = json.loads(line)
-        assert isinstance(answer, dict)
+        if not isinstance(answer, dict):
+            raise JobCrashed(f"the job process answered with no JSON object: {line[:200]!r}")
         return answer
 
     def _last_words(self) -> str:
@@ -105,9 +111,8 @@ class JobProcess:
 
     def ask(self, claim: Claim, timeout_s: float) -> dict[str, Any]:
         """Hand over a claim and wait for the answer."""
-        assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(asdict(claim)) + "\n")
+            pipe_of(self.process.stdin).write(json.dumps(asdict(claim)) + "\n")
         except OSError as error:
             raise JobCrashed("the job process is gone") from error
         return self.read(timeout_s)

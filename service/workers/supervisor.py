@@ -99,8 +99,8 @@ class Worker:
 
     def _process(self, job: JobProcess, claim: Claim) -> JobProcess | None:
         """Run one claim with lease heartbeats; returns the job process if it lives on."""
-        done = threading.Event()
-        beat = threading.Thread(target=self._heartbeat, args=(claim, done), daemon=True)
+        finished = threading.Event()
+        beat = threading.Thread(target=self._heartbeat, args=(claim, finished), daemon=True)
         beat.start()
         try:
             answer = job.ask(claim, self._settings.job_timeout_s)
@@ -108,13 +108,13 @@ class Worker:
             answer = {"state": "retry", "code": error.code, "text": str(error)}
             job.kill()
         finally:
-            done.set()
+            finished.set()
             beat.join(5)
         self._record(claim, answer)
         return job if job.process.poll() is None else None
 
-    def _heartbeat(self, claim: Claim, done: threading.Event) -> None:
-        while not done.wait(self._settings.lease_s / 3):
+    def _heartbeat(self, claim: Claim, finished: threading.Event) -> None:
+        while not finished.wait(self._settings.lease_s / 3):
             try:
                 self._ledger.renew(claim, self._settings.lease_s)
             except TransientError as error:

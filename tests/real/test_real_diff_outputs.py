@@ -9,7 +9,7 @@ from astropy.wcs import WCS
 from diffim.pictures.difference_pages import draw_subtraction
 from exposure import load_instrument
 from exposure.io.writing import write_exposure
-from service.pairs.difference import difference_files
+from service.pairs.difference import PairOptions, difference_files
 from service.pairs.source_files import write_sources
 from tests.support.real import real_data
 
@@ -17,7 +17,7 @@ from tests.support.real import real_data
 def test_a_decam_pair_from_files_to_table_and_pictures(tmp_path):
     folder = real_data("decam_two_seasons")
     new, old = folder / "DEC-OBS18a.mini.fits", folder / "DEC-OBS04a.mini.fits"
-    made = difference_files(new, old, load_instrument("decam"), sources=True, pictures=True)
+    made = difference_files(new, old, load_instrument("decam"), PairOptions(sources=True, pictures=True))
     table = made.table()
     assert 1 <= len(table.rows) < 30
     assert "psfFlux" not in table.rows  # its zero point comes from comparing frames: one pair has none

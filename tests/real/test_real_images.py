@@ -12,7 +12,7 @@ from exposure import Exposure, load_instrument
 from exposure.errors import WcsMissing
 from exposure.io.native import read_wcs
 from service.local.night import NightPlan, run_night
-from service.pairs.difference import difference_files
+from service.pairs.difference import PairOptions, difference_files
 from service.processing.build_template import template_from_frames
 from tasks import make_task
 from tests.support.real import real_data
@@ -108,7 +108,7 @@ def test_pair_without_wcs_is_refused_or_registered_by_its_stars(tmp_path):
     rules = load_instrument("generic")
     with pytest.raises(WcsMissing):
         difference_files(first, second, rules)
-    made = difference_files(first, second, rules, register=True, sources=True)
+    made = difference_files(first, second, rules, PairOptions(register=True, sources=True))
     d = made.exposure
     z = (d.image / np.sqrt(d.variance))[d.mask == 0]
     assert 1.4826 * np.median(np.abs(z)) == pytest.approx(1.0, abs=0.02)

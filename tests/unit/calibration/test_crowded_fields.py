@@ -5,7 +5,7 @@ import pytest
 from astropy.io import fits
 
 from exposure import load_instrument
-from service.pairs.difference import difference_files
+from service.pairs.difference import PairOptions, difference_files
 from tasks.errors import AlertProdError
 from tests.support.crowded_field import TRANSIENT, crowded
 
@@ -19,8 +19,11 @@ def test_every_density_ends_in_a_result_or_a_typed_error(tmp_path, side, density
     code, text, made = "", "", None
     try:
         made = difference_files(
-            tmp_path / "n.fits", tmp_path / "o.fits", load_instrument("generic"), sources=True, **{how: True}
-        )  # fmt: skip
+            tmp_path / "n.fits",
+            tmp_path / "o.fits",
+            load_instrument("generic"),
+            PairOptions(sources=True, **{how: True}),
+        )
     except AlertProdError as error:
         code, text = error.code, str(error)
     if made is None:
@@ -38,7 +41,7 @@ def test_fluxes_in_crowded_fields(tmp_path, density):
     fits.writeto(tmp_path / "n.fits", crowded(side, density, 3.6, at, side + density))
     fits.writeto(tmp_path / "o.fits", crowded(side, density, 3.0, ((), ()), side + density))
     made = difference_files(
-        tmp_path / "n.fits", tmp_path / "o.fits", load_instrument("generic"), registered=True, sources=True
+        tmp_path / "n.fits", tmp_path / "o.fits", load_instrument("generic"), PairOptions(registered=True, sources=True)
     )
     s = made.sources
     ratios = []

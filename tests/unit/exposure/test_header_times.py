@@ -16,7 +16,7 @@ from exposure.instrument import Instrument
 from exposure.io.native import open_fits
 from exposure.io.plain import header_visit_info
 from service.errors import BadMessage
-from service.intake.message import known_of, parse_message, resolve_message
+from service.intake.message import image_facts, parse_message, resolve_message
 from service.processing.images import open_science
 
 UTC = "2024-03-02T03:04:05.5"
@@ -202,7 +202,7 @@ def test_the_message_goes_before_the_header_and_is_checked_too():
             parse_message(json.loads(json.dumps(message | {field: value})))
     with pytest.raises(BadMessage, match="looks like a JD"):
         parse_message(message | {"midpointMjdTai": 2460345.5})
-    assert known_of(parse_message(message | {"visit": 0, "exposureTime": 1.0}).model_dump()) == {
+    assert image_facts(parse_message(message | {"visit": 0, "exposureTime": 1.0}).model_dump()) == {
         "visit": 0,
         "exposure_time": 1.0,
     }

@@ -17,7 +17,7 @@ from exposure.errors import ImageAmbiguous
 from exposure.flagging.fill import fill_pixels, saturation_level
 from exposure.io.native import read_planes
 from exposure.io.unpack import unpacked
-from service.pairs.difference import difference_pair
+from service.pairs.difference import PairOptions, difference_pair
 from service.pairs.prepare import subtract_sky
 from tasks.errors import AlertProdError
 from tests.support import any_image as made
@@ -71,7 +71,9 @@ def judge(path, template, header, planes):
         new = read_planes(path, RULES)
         new.band = "r"
         registered = header is made.no_sky
-        result = difference_pair(new, deepcopy(template), RULES, registered=registered, sources=True, options=FAST)
+        result = difference_pair(
+            new, deepcopy(template), RULES, PairOptions(registered=registered, sources=True, options=FAST)
+        )
     except AlertProdError as error:
         return f"{error.code}: {error}" if error.code == "internal" else error.code
     truth = made.bent_positions(made.TRANSIENTS) if header in made.BENT else made.TRANSIENTS
@@ -173,7 +175,7 @@ def test_what_cannot_be_subtracted_is_a_typed_error(field, template, tmp_path, w
     with pytest.raises(AlertProdError) as caught:
         new = read_planes(tmp_path / "new.fits", RULES)
         new.band = "r"
-        difference_pair(new, deepcopy(template), RULES, sources=True, options=FAST)
+        difference_pair(new, deepcopy(template), RULES, PairOptions(sources=True, options=FAST))
     assert caught.value.code == code or (code == "no_template" and caught.value.code != "internal")
 
 

@@ -12,7 +12,7 @@ from astropy.table import Table
 from exposure import load_instrument
 from exposure.instrument import HeaderRule
 from service.errors import OutputError
-from service.pairs.difference import difference_files
+from service.pairs.difference import PairOptions, difference_files
 from service.pairs.output_checks import TABLES, check_format
 from service.pairs.source_columns import COLUMNS, FLAG_BITS, IMAGE_UNIT
 from service.pairs.source_files import _WRITERS, write_sources
@@ -29,7 +29,7 @@ def made(tmp_path_factory):
     rules = load_instrument("generic").model_copy(
         update={"zeropoint": "header", "zeropoint_value": HeaderRule(key="MAGZP")}
     )
-    return difference_files(folder / "new.fits", folder / "old.fits", rules, sources=True), truth
+    return difference_files(folder / "new.fits", folder / "old.fits", rules, PairOptions(sources=True)), truth
 
 
 def nearest(rows, truth):
