@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exposure.apcorr import ApCorrMap
-from exposure.errors import WcsMissing
+from exposure.errors import ExposureError, WcsMissing
 from exposure.mask import flagged_pixels, plane_bits, set_bits, usable_pixels
 from exposure.photocalib import PhotoCalib
 from exposure.psf import Psf
@@ -123,6 +123,46 @@ class Exposure:
             message = "the exposure has no WCS" if self.wcs_problem is None else self.wcs_problem.message
             raise kind(message, visit=visit, detector=detector) from self.wcs_problem
         return self.wcs
+
+    def require_psf(self) -> Psf:
+        """Return the PSF model.
+
+        Raises
+        ------
+        ExposureError
+            There is none.
+        """
+        if self.psf is None:
+            raise self._lacks("PSF")
+        return self.psf
+
+    def require_photo_calib(self) -> PhotoCalib:
+        """Return the photometric calibration.
+
+        Raises
+        ------
+        ExposureError
+            There is none.
+        """
+        if self.photo_calib is None:
+            raise self._lacks("photometric calibration")
+        return self.photo_calib
+
+    def require_visit_info(self) -> VisitInfo:
+        """Return the facts of the visit.
+
+        Raises
+        ------
+        ExposureError
+            There are none.
+        """
+        if self.visit_info is None:
+            raise self._lacks("visit info")
+        return self.visit_info
+
+    def _lacks(self, what: str) -> ExposureError:
+        visit, detector = self.key if self.visit_info else (None, None)
+        return ExposureError(f"the exposure has no {what}", visit=visit, detector=detector)
 
     @property
     def key(self) -> tuple[int, int]:

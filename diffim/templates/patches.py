@@ -36,9 +36,10 @@ def merge_patches(science: Exposure, patches: Sequence[Exposure], border: int = 
     bands, calibs = {p.band for p in patches}, [p.photo_calib for p in patches]
     if len(bands) > 1 or any(c != calibs[0] for c in calibs):
         raise MismatchError(
-            f"patches of one template must have one band and one calibration, got bands {sorted(bands)}", visit=visit,
+            f"patches of one template must have one band and one calibration, got bands {sorted(bands)}",
+            visit=visit,
             detector=detector,
-        )  # fmt: skip
+        )
     wcs = science.require_wcs()
     x0, y0, width, height = science.bbox
     box = (x0 - border, y0 - border, width + 2 * border, height + 2 * border)
@@ -74,10 +75,18 @@ def merge_patches(science: Exposure, patches: Sequence[Exposure], border: int = 
     size = max((p[0].size for p in psfs), default=31)
     psf = union_psf(psfs, wcs, box, 6, size)
     return Exposure(
-        image, variance, mask, origin=(box[0], box[1]), wcs=wcs, psf=psf, photo_calib=calibs[0] or PhotoCalib(1.0),
-        visit_info=science.visit_info, band=patches[0].band, physical_filter=science.physical_filter,
+        image,
+        variance,
+        mask,
+        origin=(box[0], box[1]),
+        wcs=wcs,
+        psf=psf,
+        photo_calib=calibs[0] or PhotoCalib(1.0),
+        visit_info=science.visit_info,
+        band=patches[0].band,
+        physical_filter=science.physical_filter,
         metadata={"patches": used},
-    )  # fmt: skip
+    )
 
 
 def _mark_high_variance(variance: F32, mask: I32) -> None:

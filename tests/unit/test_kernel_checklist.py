@@ -5,8 +5,9 @@ import pytest
 from scipy.signal import fftconvolve
 
 from diffim.matching.kernel_basis import make_basis
-from diffim.matching.kernel_fit import fit_kernel
-from diffim.pixels.masked_image import Planes
+from diffim.matching.kernel_fit import FitOptions, fit_kernel
+from diffim.matching.kernel_stamps import StarPositions
+from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.psf import FWHM_PER_SIGMA
@@ -29,14 +30,15 @@ def stars(origin, sigma, fluxes, background=0.0):
     image = np.einsum("n,nj,ni->ji", fluxes, ey, ex) / (2 * np.pi * sigma**2) + background
     mask = np.zeros(image.shape, np.int32)
     e = Exposure(image.astype("f4"), np.full(image.shape, VARIANCE, "f4"), mask, origin)
-    return Planes.of(e), x + origin[0], y + origin[1]
+    return MaskedImage.of(e), x + origin[0], y + origin[1]
 
 
 def fitted(origin, convolved, target, sigmas=(2.0, 2.0), **options):
     planes, x, y = convolved
     basis = make_basis(*(s * FWHM_PER_SIGMA for s in sigmas))
     orders = {"kernel_order": 0, "background_order": 0} | options
-    return fit_kernel(planes, target[0], x, y, basis, (*origin, SIZE, SIZE), white_noise=False, **orders)
+    options = FitOptions(white_noise=False, **orders)
+    return fit_kernel(planes, target[0], StarPositions(x, y), basis, (*origin, SIZE, SIZE), options)
 
 
 @pytest.mark.parametrize(("scale", "background"), [(1.0, 0.0), (2.7, 0.0), (1.0, 11.3), (2.7, 11.3)])
@@ -110,7 +112,7 @@ def test_stamps_of_nothing_ones_and_holes(origin):
     image[10, 10], image[:, 20:] = np.nan, 0
     e = Exposure(image, np.full(image.shape, 4.0, "f4"), np.zeros(image.shape, np.int32), origin)
     x, y = (np.array(v) + o for v, o in zip(([10, 24, 0], [10, 10, 0]), origin, strict=True))
-    values, variances = Planes.of(e).stamps(x, y, 5)
+    values, variances = MaskedImage.of(e).stamps(x, y, 5)
     counts = np.isfinite(variances).sum((1, 2))
     assert counts.tolist() == [24, 25, 9]  # a hole; all; the corner of the image
     assert values.sum((1, 2)).tolist() == [24, 0, 9]
