@@ -127,7 +127,14 @@ def footprint_ratio(
 ) -> tuple[float, float]:
     """Return mean and standard deviation over stars of (mean |D| - sky) / mean |I| on their footprints.
 
-    The footprint is a disc of one FWHM; sky is mean |D| of blank sky, median |D| where that is not known.
+    Parameters
+    ----------
+    x, y
+        Frame positions of the stars, shape (N,), px.
+    fwhm
+        Radius of the disc that is a star's footprint, px.
+    sky
+        Mean |D| of blank sky, counts; median |D| where it is not given.
     """
     side = 2 * round(fwhm) + 1
     g = np.arange(side) - side // 2

@@ -19,6 +19,7 @@ from diffim.matching import registration
 from diffim.matching.kernel_fit import KernelFit
 from diffim.pictures.difference_pages import Subject, draw_subtraction
 from diffim.pipeline import Differencing
+from diffim.result import Differenced
 from diffim.templates.patches import merge_patches
 from exposure import Exposure, ExposureCatalog
 from tasks import AlertTask, IdFactory, IdGenerator
@@ -96,7 +97,7 @@ class ImageDifferenceTask(AlertTask):
             Calibrated science exposure with PSF. Its mask and its variance plane, and those of the template, are changed in
             place: detection planes are cleared, variances scaled.
         selectSources
-            Its sources (x, y, snr, psfFlux, star, isolated, flagged); ``exposure.sources`` by default.
+            Its sources (x, y in px, snr, psfFlux in counts, star, isolated, flagged); ``exposure.sources`` by default.
         templateExposure
             Template warped to the image's pixels, with a border of at least half a kernel.
         idFactory
@@ -119,9 +120,10 @@ class ImageDifferenceTask(AlertTask):
         MismatchError, InsufficientKernelSources, BadSubtraction, CallerError
             With visit and detector.
         """
-        return self._run(
+        result = self._run(
             exposure, templateExposure, selectSources, idFactory, calexpBackgroundExposure, subtractedExposure
         )
+        return Struct(**vars(result))
 
     def runWithKernel(
         self,
@@ -132,7 +134,7 @@ class ImageDifferenceTask(AlertTask):
         idFactory: IdFactory | IdGenerator | None = None,
     ) -> Struct:
         """Do what `run` does with a kernel that an earlier `run` on the same images found (its ``subtractRes``)."""
-        return self._run(exposure, templateExposure, selectSources, idFactory, earlier_fit=subtractRes)
+        return Struct(**vars(self._run(exposure, templateExposure, selectSources, idFactory, earlier_fit=subtractRes)))
 
     def _run(
         self,
@@ -143,16 +145,16 @@ class ImageDifferenceTask(AlertTask):
         background: Exposure | None = None,
         difference: Exposure | None = None,
         earlier_fit: KernelFit | None = None,
-    ) -> Struct:
+    ) -> Differenced:
+        """Check what was given and run the pipeline; errors of nothing to do become the framework's."""
         if exposure is None or template is None or exposure.psf is None:
             raise CallerError("image differencing needs a science exposure with PSF and a template")
         if self.config.doAddCalexpBackground and background is not None:
             exposure.image += background.image
         with _no_work():
-            result = self._differencing(earlier_fit).run(
+            return self._differencing(earlier_fit).run(
                 exposure, template, exposure.sources if sources is None else sources, ids, difference
             )
-        return Struct(**vars(result))
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Prepare the image, warp and check the template, run, store; a product that was not made is not stored."""

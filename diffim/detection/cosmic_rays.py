@@ -115,7 +115,7 @@ def _grow(source: Any, rays: Any, ys: Any, xs: Any) -> Any:
 def neighbour_ratios(psf: Psf) -> F64:
     """Return the least ratio (4,) of the mean of two opposite neighbours to the peak pixel, for any sub-pixel position.
 
-    The four directions are horizontal, vertical and the two diagonals.
+    Shape (4,): the directions are horizontal, vertical and the two diagonals.
     """
     x0, y0 = psf.average_position()
     phase = np.linspace(-0.45, 0.45, 5)

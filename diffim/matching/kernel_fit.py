@@ -1,7 +1,7 @@
 """Fit of the matching kernel on star stamps: one spatial solution for all stars, and rejection of stars.
 
 Stars vary. One bright variable spoils a first fit so much that every bright star seems to disagree with it: stars whose
-light ratio is not that of most are left out from the start, and a star dropped by an early solution may come back.
+flux ratio is not that of most are left out from the start, and a star dropped by an early solution may come back.
 
 A f (`diffim.matching.kernel_stamps`); how they are solved says `diffim.matching.kernel_solution`.
 """
@@ -181,10 +181,10 @@ def _next_stars(rms: F64, agrees: Flags, held: Flags, least: int) -> Flags:
 
 
 def _steady(s: StarEquations, held: Flags) -> Flags:
-    """Return the stars whose ratio of light in the two images is that of most: a bright variable spoils the first fit."""
+    """Return the stars (N,) whose flux ratio of the two images is that of most: a bright variable spoils the first fit."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio, noise = s.aim / s.light, s.light_error / s.light
-    able = np.isfinite(ratio) & (s.light > 5 * s.light_error)
+        ratio, noise = s.target_flux / s.convolved_flux, s.target_flux_error / s.convolved_flux
+    able = np.isfinite(ratio) & (s.convolved_flux > 5 * s.target_flux_error)
     if (able & ~held).sum() < 8:
         return np.ones(s.x.size, bool)
     most = ratio[able & ~held]

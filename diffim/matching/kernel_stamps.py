@@ -43,19 +43,21 @@ class StarEquations:
     Parameters
     ----------
     x, y
-        Frame positions (N,).
+        Frame positions, shape (N,), px.
     normal, right
         M, shape (N, K + 1, K + 1), and b, shape (N, K + 1).
     power
         I^T W I, shape (N,).
     noise
-        Sum of w V with the variance V of the convolved image: what its noise adds to M for a kernel of unit norm.
+        Sum of w V with the variance V of the convolved image, shape (N,): what its noise adds to M for a kernel of unit norm.
     square
         Sum of w T^2: the same for errors as large as the pixels.
-    light, aim
-        Sums of B_0 * T and of I over the pixels that count; ``light_error`` is the noise of the latter.
+    convolved_flux, target_flux
+        Sums of B_0 * T and of I over the pixels that count, counts, shape (N,).
+    target_flux_error
+        The noise of the latter, shape (N,).
     pixels
-        Number of pixels that count.
+        Number of pixels that count, shape (N,).
     """
 
     x: F64
@@ -65,9 +67,9 @@ class StarEquations:
     power: F64
     noise: F64
     square: F64
-    light: F64
-    aim: F64
-    light_error: F64
+    convolved_flux: F64
+    target_flux: F64
+    target_flux_error: F64
     pixels: I64
 
 
@@ -93,11 +95,11 @@ def star_equations(
         stamps[rows] = moved
     middle = slice(low, low + inner)
     own, own_var = (a[:, middle, middle].reshape(n, -1).astype(np.float64) for a in (stamps, wide_var))
-    aim, var = (a.reshape(n, -1).astype(np.float64) for a in target.stamps(cx, cy, inner))
+    target_pixels, var = (a.reshape(n, -1).astype(np.float64) for a in target.stamps(cx, cy, inner))
     var += own_var * flux_ratio**2
     good = np.isfinite(var)
-    weight = np.where(good, 1.0 / np.maximum(var + (CORE_SIGMA * aim) ** 2, 1e-30), 0.0)
-    products, light = np.empty((n, k + 2, k + 2)), np.empty(n)
+    weight = np.where(good, 1.0 / np.maximum(var + (CORE_SIGMA * target_pixels) ** 2, 1e-30), 0.0)
+    products, convolved_flux = np.empty((n, k + 2, k + 2)), np.empty(n)
     toeplitz = _toeplitz(basis, outer, inner)
 
     def block(first: int, last: int) -> None:
@@ -106,8 +108,8 @@ def star_equations(
             part = slice(start, min(start + BLOCK, last))
             design = rows[: part.stop - part.start]
             _convolve_basis(stamps[part], basis, toeplitz, design[:, :k])
-            design[:, k], design[:, k + 1] = 1, aim[part]
-            light[part] = (design[:, 0] * good[part]).sum(1)
+            design[:, k], design[:, k + 1] = 1, target_pixels[part]
+            convolved_flux[part] = (design[:, 0] * good[part]).sum(1)
             design *= np.sqrt(weight[part])[:, None]
             np.matmul(design, design.transpose(0, 2, 1), out=products[part])
 
@@ -120,9 +122,9 @@ def star_equations(
         products[:, -1, -1],
         (weight * np.where(good, own_var, 0)).sum(1),
         (weight * own**2).sum(1),
-        light,
-        (aim * good).sum(1),
-        np.sqrt(np.where(good, var + (CORE_SIGMA * aim) ** 2, 0).sum(1)),
+        convolved_flux,
+        (target_pixels * good).sum(1),
+        np.sqrt(np.where(good, var + (CORE_SIGMA * target_pixels) ** 2, 0).sum(1)),
         good.sum(1),
     )
 

@@ -39,7 +39,7 @@ def measure(
     ----------
     difference, science, template
         The three images; `template_unit` times the template is in the units of the other two.
-    found
+    detections
         The detections.
     footprints
         Whether to set the flags ``pixelFlags_*``.

@@ -241,8 +241,8 @@ def _kernel(plt: Any, subject: Subject, path: Path) -> None:
 
     kernel = subject.require_fit().kernel
     x0, y0, width, height = kernel.box
-    at = (np.arange(KERNELS) + 0.5) / KERNELS
-    gx, gy = (g.ravel() for g in np.meshgrid(x0 + at * width, y0 + at * height))
+    share = (np.arange(KERNELS) + 0.5) / KERNELS
+    gx, gy = (g.ravel() for g in np.meshgrid(x0 + share * width, y0 + share * height))
     stamps = kernel.kernels_at(gx, gy)
     side = kernel.size
     mosaic = stamps.reshape(KERNELS, KERNELS, side, side).transpose(0, 2, 1, 3).reshape(KERNELS * side, -1)

@@ -125,7 +125,7 @@ def paste(window: F32, start: int, tile: TileBounds, out: F32, scale: float = 1.
 
 
 def paste_sum(first: TileWindow, second: TileWindow, tile: TileBounds, out: F32, scale: float, least: float) -> None:
-    """Write the sum of two windows' tiles into an image; otherwise as `paste`."""
+    """Write the sum of two windows' tiles into an image (height, width); otherwise as `paste`."""
     _paste_sum(first, second, out, tile.region, np.float32(scale), np.float32(least))
 
 
@@ -212,7 +212,7 @@ class Convolution:
     def run(self, window: F32, first: int, tile: TileBounds, out: F32) -> TileWindow:
         """Convolve the tile that begins at row and column `first` of a window.
 
-        The result is in `window` or in `out`; both are overwritten.
+        `window` and `out` have the shape of the transforms. The result is in one of them; both are overwritten.
         """
         if self._narrow is not None and tile.height >= BLOCK_SHAPE[0] and tile.width >= BLOCK_SHAPE[1]:
             self._narrow.convolve(window, first, tile.height, tile.width, out)

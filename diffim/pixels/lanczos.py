@@ -118,12 +118,12 @@ def weigh_plainly(table: Any, step: int, fraction: Any, weights: Any, k: int) ->
 
 
 @compiled(fastmath=set(FLAGS))
-def _sum_of_three(w0: Any, p0: Any, w1: Any, p1: Any, w2: Any, p2: Any) -> np.float32:
+def _sum_of_three(w0: Any, p0: Any, w1: Any, p1: Any, w2: Any, p2: Any) -> Any:
     return w0 * p0 + w1 * p1 + w2 * p2
 
 
 @compiled(inline=True)
-def _column(pairs: Any, first: int, step: int, wx: Any, wy: Any, k: int, i: int) -> np.float32:
+def _column(pairs: Any, first: int, step: int, wx: Any, wy: Any, k: int, i: int) -> Any:
     """Return the weighted sum of column `i` of one plane: rows 0, 2, 4 and rows 1, 3, 5 are summed by themselves."""
     a = first + 2 * i
     even = _sum_of_three(wy[k], pairs[a], wy[k + 4], pairs[a + 2 * step], wy[k + 8], pairs[a + 4 * step])
@@ -133,7 +133,7 @@ def _column(pairs: Any, first: int, step: int, wx: Any, wy: Any, k: int, i: int)
 
 
 @compiled(inline=True)
-def _across(pairs: Any, first: int, step: int, wx: Any, wy: Any, k: int) -> np.float32:
+def _across(pairs: Any, first: int, step: int, wx: Any, wy: Any, k: int) -> Any:
     """Return the weighted sum of one plane: columns that are 4, then 2, then 1 apart are added."""
     c0 = _column(pairs, first, step, wx, wy, k, 0) + _column(pairs, first, step, wx, wy, k, 4)
     c1 = _column(pairs, first, step, wx, wy, k, 1) + _column(pairs, first, step, wx, wy, k, 5)

@@ -34,7 +34,10 @@ def combined_mask(science: Exposure, template: Exposure, reach: int | None, temp
 
 
 def difference_exposure(science: Exposure, subtracted: Subtracted, mask: I32, psf: Psf) -> Exposure:
-    """Return the difference with everything of the image that says where and how bright; 0 where there is no data."""
+    """Return the difference with the WCS and the calibrations of the image; 0 where there is no data.
+
+    `mask` has the shape (height, width) of the image.
+    """
     subtracted.difference[flagged_pixels(mask, plane_bits(["NO_DATA"]))] = 0
     return Exposure(
         subtracted.difference,

@@ -43,7 +43,7 @@ def sky_correlation(planes: MaskedImage, rows: int = 128) -> float:
 
 
 def smooth_power(power: F64) -> F64:
-    """Return a power spectrum with the same truncation of its autocorrelation as `noise_power`, mean 1."""
+    """Return a power spectrum (BLOCK, BLOCK/2+1), of shape and truncation as those of `noise_power`, mean 1."""
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
     return _tapered(fft.irfft2(power, (BLOCK, BLOCK))[np.ix_(lags, lags)])
 

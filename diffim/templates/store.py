@@ -135,7 +135,7 @@ def build_template(
     *,
     pixel_scale: float,
     tile: int = 1024,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda number, total: None,
 ) -> TemplateSet:
     """Make a new version of a template set from characterised exposures of one band.
 
@@ -154,12 +154,12 @@ def build_template(
     directory, version = _new_version(Path(root) / name)
     groups = _groups(tiling, exposures)
     written = []
-    for done, key in enumerate(sorted(groups), start=1):
+    for number, key in enumerate(sorted(groups), start=1):
         coadd = coadd_tile(tiling.tile(*key), groups[key])
         if coadd is not None:
             coadd.write_fits(directory / f"{tiling.tile(*key).name}.fits")
             written.append(tiling.tile(*key).name)
-        progress(done, len(groups))
+        progress(number, len(groups))
     merge_stars(exposures, pixel_scale).to_parquet(directory / "stars.parquet")
     manifest = {
         "name": name,
@@ -201,7 +201,10 @@ def _groups(tiling: SkyTiling, exposures: Sequence[Exposure]) -> dict[tuple[int,
 
 
 def merge_stars(exposures: Sequence[Exposure], pixel_scale: float) -> pd.DataFrame:
-    """Return the isolated, unflagged stars of several exposures, one row per star: median ra, dec, flux (nJy)."""
+    """Return the isolated, unflagged stars of several exposures, one row a star: median ra, dec (deg), flux (nJy), n.
+
+    Stars within one pixel (`pixel_scale`, arcsec) are one; with three exposures or more it must be on two.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree
