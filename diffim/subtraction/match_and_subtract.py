@@ -108,20 +108,14 @@ def match_and_subtract(
     ratio = _flux_ratio(stars, science, template)
     white = abs(sky_correlation(direction.convolved)) < WHITE
     positions = StarPositions(stars.x, stars.y, _motions(stars, direction))
-    fit = earlier_fit or fit_kernel(
-        direction.convolved,
-        direction.target,
-        positions,
-        basis,
-        science.bbox,
-        FitOptions(
-            options.kernel_order,
-            options.background_order,
-            options.min_stars,
-            flux_ratio=ratio if direction.of_template else 1 / ratio,
-            white_noise=white,
-        ),
+    fit_options = FitOptions(
+        options.kernel_order,
+        options.background_order,
+        options.min_stars,
+        flux_ratio=ratio if direction.of_template else 1 / ratio,
+        white_noise=white,
     )
+    fit = earlier_fit or fit_kernel(direction.convolved, direction.target, positions, basis, science.bbox, fit_options)
     subtraction = _subtraction(science, template, direction, fit.kernel, ratio, white, options)
     subtracted = subtraction.run(want_matched=direction.of_template and options.want_matched)
     total = fit.kernel.kernel_sum
