@@ -1,6 +1,6 @@
 """Image differencing: templates, matching, decorrelation, detection, measurement; `ImageDifferenceTask`.
 
-Imports: ``exposure``, ``apdb`` (never ``forced``, ``alerts``: same level), ``tasks``. Kernels take arrays and give
+Imports: ``exposure`` and ``tasks`` (never ``forced``, ``alerts``: same level; nor ``apdb``). Kernels take arrays and give
 arrays; the task is a thin front of `diffim.pipeline`. Names are fetched when they are first used: the algorithm
 alone needs no framework of tasks.
 """

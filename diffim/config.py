@@ -31,9 +31,12 @@ class ImageDifferenceConnections(AlertTaskConnections, dimensions=_CCD):  # type
     """What one quantum reads and writes."""
 
     coaddExposures = cT.Input(
-        doc="Patches of the template.", name="goodSeeingCoadd", storageClass="ExposureF",
-        dimensions=("tract", "patch", "skymap", "band"), multiple=True,
-    )  # fmt: skip
+        doc="Patches of the template.",
+        name="goodSeeingCoadd",
+        storageClass="ExposureF",
+        dimensions=("tract", "patch", "skymap", "band"),
+        multiple=True,
+    )
     selectSources = cT.Input(
         doc="Sources of the image.", name="src", storageClass="DataFrame", dimensions=_CCD, minimum=0
     )
@@ -41,9 +44,12 @@ class ImageDifferenceConnections(AlertTaskConnections, dimensions=_CCD):  # type
         doc="Background to add back.", name="calexpBackground", storageClass="ExposureF", dimensions=_CCD, minimum=0
     )
     finalizedPsfApCorrCatalog = cT.Input(
-        doc="PSFs and aperture corrections of the visit.", name="finalized_psf_ap_corr_catalog",
-        storageClass="ExposureCatalog", dimensions=("instrument", "visit"), minimum=0,
-    )  # fmt: skip
+        doc="PSFs and aperture corrections of the visit.",
+        name="finalized_psf_ap_corr_catalog",
+        storageClass="ExposureCatalog",
+        dimensions=("instrument", "visit"),
+        minimum=0,
+    )
     subtractedExposure = cT.Output(
         doc="Difference.", name="goodSeeingDiff_differenceExp", storageClass="ExposureF", dimensions=_CCD
     )

@@ -1,5 +1,6 @@
-"""The second half of a pair's way: what changed is detected, measured, judged and counted."""
+"""The second half of the pipeline: what changed is detected, measured, judged and counted."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,8 +8,9 @@ import pandas as pd
 
 from diffim import preparation, quality
 from diffim.detection.glints import find_glint_trails
-from diffim.detection.peaks import Detections, detect, significance
-from diffim.detection.sky_sources import sky_places
+from diffim.detection.peaks import Detections, detect
+from diffim.detection.significance import significance
+from diffim.detection.sky_sources import sky_positions
 from diffim.detection.star_residuals import StarResiduals, star_residuals
 from diffim.detection.streaks import find_streaks
 from diffim.errors import NoDiaSourcesError
@@ -16,6 +18,7 @@ from diffim.measurement.measure import measure
 from exposure import Exposure, PhotoCalib
 from exposure.psf_width import psf_fwhm
 from exposure.stars import Stars
+from tasks.errors import CallerError
 from tasks.ids import IdFactory, IdGenerator
 
 if TYPE_CHECKING:
@@ -26,79 +29,117 @@ __all__ = ["detect_and_measure"]
 
 
 def detect_and_measure(
-    way: "Differencing", science: Exposure, template: Exposure, result: "Differenced",
+    pipeline: "Differencing",
+    science: Exposure,
+    template: Exposure,
+    result: "Differenced",
     ids: IdFactory | IdGenerator | None,
-) -> None:  # fmt: skip
-    """Fill ``diaSources``, ``scoreExposure`` and ``spatiallySampledMetrics`` of a result that has a difference.
+) -> "Differenced":
+    """Return a result that has a difference with its sources, score image and metrics (as far as the options ask).
+
+    Parameters
+    ----------
+    pipeline
+        The differencing with its options and what was found so far.
+    science, template
+        The two images as they were subtracted.
+    ids
+        Where the ids of sources come from; without one they are 1, 2, 3, ...
 
     Raises
     ------
+    CallerError
+        There is no difference.
     NoDiaSourcesError
         No source is left, and ``raiseOnNoDiaSources`` is set.
     SatelliteServiceError
         The satellite filter service does not answer as it should.
     """
-    options, difference = way.options, result.subtractedExposure
-    assert difference is not None and difference.psf is not None
-    with way.timed("detect"):
+    options, difference = pipeline.options, result.subtractedExposure
+    if difference is None:
+        raise CallerError("doSubtract is off and no difference was given")
+    with pipeline.timed("detect"):
         if options.doFindCosmicRays:
-            way.mark_cosmic_rays(difference, template, "cosmic_ray_count")
+            pipeline.mark_cosmic_rays(difference, template, "cosmic_ray_count")
         if options.doMaskStreaks:
-            streaks = find_streaks(
-                difference.image, difference.variance, difference.good("BAD", "SAT", "CR", "SUSPECT", "EDGE"),
-                psf_fwhm(difference.psf, difference.bbox),
-            )  # fmt: skip
-            difference.set_plane("STREAK", streaks)
-            way.put("nStreakPixels", int(streaks.sum()))
-        found = _significant(way, difference, result)
+            _mask_streaks(pipeline, difference)
+        detections, score = _detected(pipeline, difference, result)
         if options.doSkySources:
-            found = found.with_places(*sky_places(difference, options.nSkySources))
+            detections = detections.with_sky(*sky_positions(difference, options.nSkySources))
+    result = replace(result, scoreExposure=score)
     if options.doMeasurement:
-        with way.timed("measure"):
-            result.diaSources = _measured(way, science, template, difference, found, ids)
-    _report_quality(way, science, template, difference, result)
+        with pipeline.timed("measure"):
+            table = _measured(pipeline, science, template, difference, detections, ids)
+        result = replace(result, diaSources=table)
+    metrics = _report_quality(pipeline, science, template, difference, result)
+    return replace(result, spatiallySampledMetrics=metrics)
 
 
-def _significant(way: "Differencing", difference: Exposure, result: "Differenced") -> Detections:
-    options = way.options
+def _mask_streaks(pipeline: "Differencing", difference: Exposure) -> None:
+    """Set STREAK on the difference."""
+    good = difference.good("BAD", "SAT", "CR", "SUSPECT", "EDGE")
+    fwhm = psf_fwhm(difference.require_psf(), difference.bbox)
+    streaks = find_streaks(difference.image, difference.variance, good, fwhm)
+    difference.set_plane("STREAK", streaks)
+    pipeline.put("nStreakPixels", int(streaks.sum()))
+
+
+def _detected(
+    pipeline: "Differencing", difference: Exposure, result: "Differenced"
+) -> tuple[Detections, Exposure | None]:
+    """Return the detections, and the score image where it is asked for; sets the planes of detection."""
+    options = pipeline.options
     residuals = StarResiduals(0.0, 0.0, 0)
     if options.doResidualModel and result.matchedExposure is not None:
         residuals = star_residuals(difference, Stars.of(result.selectSources))
-    way.put("starFluxResidual", residuals.flux_error)
-    way.put("starPositionResidual", residuals.position_error)
-    assert difference.psf is not None
+    pipeline.put("starFluxResidual", residuals.flux_error)
+    pipeline.put("starPositionResidual", residuals.position_error)
     s = significance(
-        difference.image, difference.variance, difference.good("BAD", "SAT", "CR"), difference.psf, difference.origin,
-        result.matchedExposure, residuals.flux_error, residuals.position_error,
+        difference,
+        difference.good("BAD", "SAT", "CR"),
+        result.matchedExposure,
+        residuals,
         gaussian=not options.useScoreImageDetection,
-    )  # fmt: skip
-    way.put("significanceScale", s.scale)
-    way.put("differencePsfFwhm", s.fwhm)
+    )
+    pipeline.put("significanceScale", s.scale)
+    pipeline.put("differencePsfFwhm", s.fwhm)
+    score = None
     if options.doWriteScore:
-        result.scoreExposure = Exposure(
-            s.image.copy(), np.ones_like(s.image), difference.mask.copy(), origin=difference.origin,
-            wcs=difference.wcs, visit_info=difference.visit_info, band=difference.band, photo_calib=PhotoCalib(1.0),
-        )  # fmt: skip
-    found = detect(s, options.detectionThreshold)
-    way.put("nPixelsDetectedPositive", found.n_positive_pixels)
-    way.put("nPixelsDetectedNegative", found.n_negative_pixels)
+        score = Exposure(
+            s.image.copy(),
+            np.ones_like(s.image),
+            difference.mask.copy(),
+            origin=difference.origin,
+            wcs=difference.wcs,
+            visit_info=difference.visit_info,
+            band=difference.band,
+            photo_calib=PhotoCalib(1.0),
+        )
+    detections = detect(s, options.detectionThreshold)
+    pipeline.put("nPixelsDetectedPositive", detections.n_positive_pixels)
+    pipeline.put("nPixelsDetectedNegative", detections.n_negative_pixels)
     difference.set_plane("DETECTED", s.image > options.detectionThreshold)
     difference.set_plane("DETECTED_NEGATIVE", s.image < -options.detectionThreshold)
-    return found
+    return detections, score
 
 
 def _measured(
-    way: "Differencing", science: Exposure, template: Exposure, difference: Exposure, found: Detections,
+    pipeline: "Differencing",
+    science: Exposure,
+    template: Exposure,
+    difference: Exposure,
+    detections: Detections,
     factory: IdFactory | IdGenerator | None,
-) -> pd.DataFrame:  # fmt: skip
-    options = way.options
-    unit = float(way.numbers.get("templateUnit") or preparation.flux_unit_ratio(science, template))
+) -> pd.DataFrame:
+    """Return the table of sources that are kept, with ids."""
+    options = pipeline.options
+    unit = float(pipeline.numbers.get("templateUnit") or preparation.flux_unit_ratio(science, template))
     if options.doDeblend:
         from diffim.measurement.deblend import measure_apart
 
-        table = measure_apart(difference, science, template, found, template_unit=unit)
+        table = measure_apart(difference, science, template, detections, template_unit=unit)
     else:
-        table = measure(difference, science, template, found, template_unit=unit)
+        table = measure(difference, science, template, detections, template_unit=unit)
     keep = ~table[list(options.badSourceFlags)].any(axis=1)
     table = table[keep].reset_index(drop=True)
     if options.doReliability:
@@ -107,7 +148,7 @@ def _measured(
         score, version = reliability(features(difference, template, table))
         table = pd.concat([table, pd.DataFrame({"reliability": score, "reliabilityVersion": version})], axis=1)
         sure = score >= options.minReliability
-        way.put("nRemovedUnreliable", int((~sure).sum()))
+        pipeline.put("nRemovedUnreliable", int((~sure).sum()))
         table = table[sure].reset_index(drop=True)
     trail, n_trails = np.zeros(len(table), np.bool_), 0
     if options.doFindGlints:
@@ -118,27 +159,26 @@ def _measured(
         from diffim.measurement.satellite_filter import allowed_sources
 
         allowed = allowed_sources(options.satelliteFilterUrl, difference, table, ids)
-        way.put("nRemovedBySatelliteFilter", int((~allowed).sum()))
+        pipeline.put("nRemovedBySatelliteFilter", int((~allowed).sum()))
         table, ids, trail = table[allowed].reset_index(drop=True), ids[allowed], trail[allowed]
     if options.raiseOnNoDiaSources and not (~table.sky_source).any():
         raise NoDiaSourcesError("no source is left", **science.where)
-    way.put("nMergedDiaSources", len(found.x))
-    way.put("nRemovedBadFlagged", int((~keep).sum()))
-    way.put("nDiaSources", int((~table.sky_source).sum()))
-    way.put("nGlintTrails", n_trails)
+    pipeline.put("nMergedDiaSources", len(detections.x))
+    pipeline.put("nRemovedBadFlagged", int((~keep).sum()))
+    pipeline.put("nDiaSources", int((~table.sky_source).sum()))
+    pipeline.put("nGlintTrails", n_trails)
     return pd.concat([pd.DataFrame({"id": ids, "glint_trail": trail}), table], axis=1)
 
 
 def _report_quality(
-    way: "Differencing", science: Exposure, template: Exposure, difference: Exposure, result: "Differenced"
-) -> None:
-    """Note depth, noise and residuals of this difference."""
-    sizes = (way.numbers["sciencePsfSize"], way.numbers["templatePsfSize"])
+    pipeline: "Differencing", science: Exposure, template: Exposure, difference: Exposure, result: "Differenced"
+) -> pd.DataFrame | None:
+    """Note depth, noise and residuals of this difference; returns samples over the image where they are asked for."""
+    sizes = (pipeline.numbers["sciencePsfSize"], pipeline.numbers["templatePsfSize"])
     stars = Stars.of(result.selectSources)
     for key, value in quality.quality(difference, science, template, stars, *sizes).items():
-        way.put(key, value)
-    if way.options.doSpatialMetrics and result.diaSources is not None:
-        kernel = None if result.subtractRes is None else result.subtractRes.kernel
-        result.spatiallySampledMetrics = quality.sample_metrics(
-            difference, science, template, result.diaSources, kernel
-        )
+        pipeline.put(key, value)
+    if not pipeline.options.doSpatialMetrics or result.diaSources is None:
+        return None
+    kernel = None if result.subtractRes is None else result.subtractRes.kernel
+    return quality.sample_metrics(difference, science, template, result.diaSources, kernel)

@@ -3,9 +3,17 @@
 from tasks.errors import AlgorithmError, CallerError, NoWork
 
 __all__ = [
-    "BadSubtraction", "DifferencingError", "InsufficientKernelSources", "MismatchError", "NoDiaSourcesError", "NoPsf", "NoTemplate",
-    "NoTemplateCoverage", "SatelliteServiceError", "TemplateSetError",
-]  # fmt: skip
+    "BadSubtraction",
+    "DifferencingError",
+    "InsufficientKernelSources",
+    "MismatchError",
+    "NoDiaSourcesError",
+    "NoPsf",
+    "NoTemplate",
+    "NoTemplateCoverage",
+    "SatelliteServiceError",
+    "TemplateSetError",
+]
 
 
 class DifferencingError(AlgorithmError):

@@ -53,7 +53,10 @@ OPTIONS: dict[str, Option] = {
         0.1, "Least fraction of the image that the template must cover.", least=0.0, below=1.0
     ),
     "minTemplateFractionForExpectedSuccess": Option(
-        0.2, "Below this coverage a failing kernel is no error but no work.", least=0.0, below=1.0
+        0.2,
+        "Where the template covers less than this, too few kernel stars mean that there is nothing to do; above, an error.",
+        least=0.0,
+        below=1.0,
     ),
     "subtractAlgorithm": Option(
         "AL",
@@ -100,9 +103,9 @@ OPTIONS: dict[str, Option] = {
         "", "Service that says which sources are allowed; others are removed. Empty: none is asked."
     ),
     "raiseOnNoDiaSources": Option(False, "Is a difference without sources an error?"),
-    "doSkySources": Option(False, "Measure empty places too?"),
-    "nSkySources": Option(100, "How many empty places.", least=1),
-    "doSpatialMetrics": Option(False, "Sample metrics at 100 places of the image?"),
+    "doSkySources": Option(False, "Measure blank positions of the sky too?"),
+    "nSkySources": Option(100, "How many blank positions.", least=1),
+    "doSpatialMetrics": Option(False, "Sample metrics at 100 positions of the image?"),
     "doWriteMatchedExp": Option(True, "Keep the template as it was subtracted, where no step needs it?"),
     "doFindCosmicRays": Option(True, "Mask cosmic rays on the difference?"),
     "doResidualModel": Option(True, "Count residuals no larger than those of constant stars as insignificant?"),
@@ -141,14 +144,14 @@ def contradictions(c: Any) -> list[str]:
         f"kernelSize must be odd, got {c.kernelSize}": c.kernelSize and c.kernelSize % 2 == 0,
         f"kernelSize must be 3 or more, or 0, got {c.kernelSize}": c.kernelSize and c.kernelSize < 3,
     }
-    found = [text for text, wrong in problems.items() if wrong]
+    texts = [text for text, wrong in problems.items() if wrong]
     if tuple(c.badSourceFlags) != BAD_SOURCE_FLAGS:
         from diffim.measurement.flags import known_flags
 
         unknown = [f for f in c.badSourceFlags if f not in known_flags()]
         if unknown:
-            found.append(f"badSourceFlags names columns that do not exist: {unknown}")
-    return found
+            texts.append(f"badSourceFlags names columns that do not exist: {unknown}")
+    return texts
 
 
 def plain_options(overrides: Mapping[str, Any]) -> SimpleNamespace:
@@ -167,8 +170,8 @@ def plain_options(overrides: Mapping[str, Any]) -> SimpleNamespace:
         if problem:
             raise CallerError(f"option {name!r} {problem}")
         values[name] = value
-    made = SimpleNamespace(**values)
-    wrong = contradictions(made)
+    options = SimpleNamespace(**values)
+    wrong = contradictions(options)
     if wrong:
         raise CallerError(f"options of image differencing: {wrong[0]}")
-    return made
+    return options

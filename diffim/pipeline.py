@@ -1,4 +1,4 @@
-"""The way of a pair: prepare, register, subtract; then detect and measure. What the task and the command line share.
+"""The steps of a pair: prepare, register, subtract; then detect and measure. The task and the command line share them.
 
 Nothing here knows the framework of tasks: options are read from any object that has them (`diffim.options`), numbers
 go to `Differencing.put`.
@@ -53,7 +53,7 @@ def _with_motions(stars: Stars, rows: I64, motion: F64) -> Stars:
 
 @dataclass
 class Differencing:
-    """One pair on its way.
+    """The differencing of one pair.
 
     Parameters
     ----------
@@ -63,6 +63,8 @@ class Differencing:
         Called with each number that the steps find, ``(key, value)``.
     timed
         Context manager around each step, called with its name.
+    earlier_fit
+        A kernel's fit on the same images: it is applied, none is made.
     registered
         The pixels of the two are said to lie on each other: their WCS are not looked at.
     """
@@ -70,8 +72,10 @@ class Differencing:
     options: Any
     report: Callable[[str, Any], None] = lambda key, value: None
     timed: Callable[[str], AbstractContextManager[Any]] = nullcontext
-    log: Any = field(default_factory=lambda: logging.getLogger("alertprod.diffim"))
-    known_fit: KernelFit | None = None
+    log: logging.Logger | logging.LoggerAdapter[Any] = field(
+        default_factory=lambda: logging.getLogger("alertprod.diffim")
+    )
+    earlier_fit: KernelFit | None = None
     registered: bool = False
     numbers: dict[str, Any] = field(default_factory=dict)
 
@@ -81,16 +85,20 @@ class Differencing:
         self.report(key, value)
 
     def run(
-        self, exposure: Exposure, template: Exposure, sources: "pd.DataFrame | Stars | None" = None,
-        ids: IdFactory | IdGenerator | None = None, difference: Exposure | None = None,
-    ) -> Differenced:  # fmt: skip
+        self,
+        exposure: Exposure,
+        template: Exposure,
+        sources: "pd.DataFrame | Stars | None" = None,
+        ids: IdFactory | IdGenerator | None = None,
+        difference: Exposure | None = None,
+    ) -> Differenced:
         """Subtract, detect, measure; see `diffim.task.ImageDifferenceTask.run`."""
         if sources is None and self.options.allowKernelSourceDetection:
             sources = self._own_sources(exposure)
         if sources is None:
             raise CallerError("no sources to take kernel stars from: characterise the exposure first")
         stars = Stars.of(sources)
-        result = Differenced(difference, template, sources)
+        matched: match_and_subtract.Matched | None = None
         # threads of the BLAS use up a core while they wait for work: ours are enough
         with self.timed("subtract"), threadpool_limits(limits=1, user_api="blas"):
             preparation.check_match(exposure, template, self.registered)
@@ -101,15 +109,17 @@ class Differencing:
             self._prepare(exposure, template)
             if self.options.doUseRegister and self.options.doSubtract:
                 template, stars = self._register(exposure, template, stars)
-                result.warpedExposure = template
             if self.options.doSubtract:
-                self._subtract(exposure, template, stars, result)
+                matched = self._subtract(exposure, template, stars)
+        result = Differenced(difference, template, sources)
+        if matched is not None:
+            result = replace(
+                result, subtractedExposure=matched.difference, matchedExposure=matched.matched, subtractRes=matched.fit
+            )
         if self.options.doDetection:
             from diffim.detect_and_measure import detect_and_measure  # a subtraction alone does not load what it needs
 
-            if result.subtractedExposure is None:
-                raise CallerError("doSubtract is off and no difference was given")
-            detect_and_measure(self, exposure, template, result, ids)
+            return detect_and_measure(self, exposure, template, result, ids)
         return result
 
     def check_coverage(self, fraction: float) -> None:
@@ -123,15 +133,16 @@ class Differencing:
 
     def _check_psfs(self, science: Exposure, template: Exposure) -> None:
         """Note the PSF sizes; where one is defined nowhere there is nothing to match."""
-        for key, e in (("sciencePsfSize", science), ("templatePsfSize", template)):
+        for name, e in (("science", science), ("template", template)):
             if e.psf is None:
-                raise CallerError(f"the {key[:-7]} exposure has no PSF", **science.where)
+                raise CallerError(f"the {name} exposure has no PSF", **science.where)
             fwhm = psf_fwhm(e.psf, e.bbox)
             if not np.isfinite(fwhm):
-                raise NoPsf(f"the PSF of the {key[:-7]} image is defined nowhere on it")
-            self.put(key, fwhm)
+                raise NoPsf(f"the PSF of the {name} image is defined nowhere on it")
+            self.put(f"{name}PsfSize", fwhm)
 
     def _prepare(self, science: Exposure, template: Exposure) -> None:
+        """Scale the variances, reduce the masks and mark cosmic rays, in place."""
         if self.options.doScaleTemplateVariance:
             self.put("scaleTemplateVarianceFactor", scale_variance(template))
         if self.options.doScaleVariance:
@@ -144,12 +155,15 @@ class Differencing:
 
     def mark_cosmic_rays(self, image: Exposure, template: Exposure, key: str) -> None:
         """Set CR where an image is sharper than its PSF and than the template."""
-        assert image.psf is not None
         good = image.good("SAT", "BAD", "CR", "SUSPECT")
         rays = find_cosmic_rays(
-            image.image, image.variance, good, image.psf, template.cutout(*image.bbox).image,
+            image.image,
+            image.variance,
+            good,
+            image.require_psf(),
+            template.cutout(*image.bbox).image,
             preparation.flux_unit_ratio(image, template),
-        )  # fmt: skip
+        )
         image.set_plane("CR", rays)
         self.put(key, int(np.count_nonzero(rays)))
 
@@ -166,23 +180,24 @@ class Differencing:
         if shifts.x.size < 3:
             self.log.warning("Only %d stars to check the registration with: it is taken as it is.", shifts.x.size)
             return template, stars
-        found, motion = registration.register_stars(shifts, science.bbox)
+        displacement, motion = registration.register_stars(shifts, science.bbox)
         self.put("nMovedStars", int(motion.any(1).sum()))
         if motion.any():
             stars = _with_motions(stars, bright[shifts.row], motion)
-        self.put("registrationShift", found.rms)
-        self.put("registrationScatter", found.scatter)
-        self.put("registrationOrder", found.order)
-        if found.rms < self.options.registerMinShift:
+        self.put("registrationShift", displacement.rms)
+        self.put("registrationScatter", displacement.scatter)
+        self.put("registrationOrder", displacement.order)
+        if displacement.rms < self.options.registerMinShift:
             return template, stars
-        return registration.resampled(template, found), stars
+        return registration.resampled(template, displacement), stars
 
     def _own_sources(self, science: Exposure) -> "pd.DataFrame":
+        """Return sources that are searched for on the image itself."""
         from diffim.measurement.science_stars import detect_kernel_sources
 
-        found = detect_kernel_sources(science)
-        self.put("nKernelSourcesDetected", len(found))
-        return found
+        sources = detect_kernel_sources(science)
+        self.put("nKernelSourcesDetected", len(sources))
+        return sources
 
     def _match(self, science: Exposure, template: Exposure, given: Stars) -> match_and_subtract.Matched:
         """Match and subtract; where the stars do not suffice, with stars found here, if that is allowed."""
@@ -191,12 +206,18 @@ class Differencing:
         def match(stars: Stars) -> match_and_subtract.Matched:
             if o.subtractAlgorithm == "ZOGY":
                 return match_and_subtract.match_and_subtract_proper(science, template, stars)
-            return match_and_subtract.match_and_subtract(
-                science, template, stars, mode=o.mode, kernel_size=o.kernelSize, kernel_order=o.spatialKernelOrder,
-                background_order=o.spatialBgOrder, decorrelate=o.doDecorrelation, min_stars=o.minKernelSources,
-                max_stars=o.maxKernelSources, known=self.known_fit, subtract_background=o.doSubtractBackground,
+            options = match_and_subtract.MatchOptions(
+                mode=o.mode,
+                kernel_size=o.kernelSize,
+                kernel_order=o.spatialKernelOrder,
+                background_order=o.spatialBgOrder,
+                subtract_background=o.doSubtractBackground,
+                decorrelate=o.doDecorrelation,
+                min_stars=o.minKernelSources,
+                max_stars=o.maxKernelSources,
                 want_matched=o.doWriteMatchedExp or (o.doDetection and o.doResidualModel),
-            )  # fmt: skip
+            )
+            return match_and_subtract.match_and_subtract(science, template, stars, options, self.earlier_fit)
 
         try:
             try:
@@ -214,34 +235,26 @@ class Differencing:
                 ) from error
             raise
 
-    def _subtract(self, science: Exposure, template: Exposure, stars: Stars, result: Differenced) -> None:
-        done = self._match(science, template, stars)
-        self.put("convolved", done.convolved)
-        self.put("templateUnit", done.unit)
+    def _subtract(self, science: Exposure, template: Exposure, stars: Stars) -> match_and_subtract.Matched:
+        """Match and subtract, take the sky off the difference, scale its variance."""
+        matched = self._match(science, template, stars)
+        self.put("convolved", matched.convolved)
+        self.put("templateUnit", matched.unit)
         reach = self.numbers["sciencePsfSize"]
-        if done.fit is not None:
-            self._report_fit(done.fit, science)
-            reach += done.fit.kernel.size // 2
-        difference = done.difference
+        if matched.fit is not None:
+            self._report_fit(matched.fit, science)
+            reach += matched.fit.kernel.size // 2
+        difference = matched.difference
         preparation.mark_saturated_haloes(difference, reach)
         if self.options.doSubtractBackground:
             subtract_difference_sky(difference, self.options.backgroundMesh, *NOT_SKY)
         if self.options.doScaleDiffimVariance:
             self.put("scaleDiffimVarianceFactor", scale_variance(difference, static_sky=False))
-        result.subtractedExposure, result.subtractRes = difference, done.fit
-        result.matchedExposure = done.matched
+        return matched
 
     def _report_fit(self, fit: KernelFit, science: Exposure) -> None:
         """Note what the kernel's fit says of itself; raise where it is too poor."""
-        for key, value in {
-            "spatialKernelSum": fit.kernel.kernel_sum, "nKernelCandidates": fit.n_candidates,
-            "nKernelUsed": fit.n_used, "nKernelRejected": fit.n_rejected, "nKernelHeldOut": fit.n_held_out,
-            "kernelResidualRms": fit.residual_rms, "kernelStarScatter": fit.star_scatter,
-            "spatialConditionNum": fit.kernel.condition, "kernelRank": fit.kernel.rank,
-            "kernelNoiseGain": fit.kernel.noise_gain, "kernelDeconvolves": fit.kernel.basis.mode == "deconvolution",
-            "kernelOrder": fit.kernel.kernel_order, "ALKernelSize": fit.kernel.size,
-            "ALBasisMode": fit.kernel.basis.mode, "ALBasisSigGauss": list(fit.kernel.basis.sigmas),
-        }.items():  # fmt: skip
+        for key, value in fit.numbers().items():
             self.put(key, value)
         self._warn_of_kernel(fit)
         if fit.kernel.kernel_sum <= 0:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from diffim.matching.spatial_kernel import SpatialKernel
-from diffim.pixels.masked_image import Planes
+from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure, Psf
 from exposure.errors import PsfUndefined
 from exposure.mask import PLANES, plane_bits
@@ -32,23 +32,28 @@ AB_ZERO_NJY = 31.4
 
 
 def quality(
-    difference: Exposure, science: Exposure, template: Exposure, sources: Stars, science_fwhm: float,
+    difference: Exposure,
+    science: Exposure,
+    template: Exposure,
+    sources: Stars,
+    science_fwhm: float,
     template_fwhm: float,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Return the numbers of one subtraction: depths, residuals of stars, noise, masks."""
-    assert science.psf is not None and template.psf is not None
     x0, y0, width, height = science.bbox
     middle = (x0 + width / 2, y0 + height / 2)
-    depth = limiting_magnitude(science.psf, middle, science.photo_calib, science_fwhm)
-    template_depth = limiting_magnitude(template.psf, middle, template.photo_calib, template_fwhm)
+    depth = limiting_magnitude(science.require_psf(), middle, science.photo_calib, science_fwhm)
+    template_depth = limiting_magnitude(template.require_psf(), middle, template.photo_calib, template_fwhm)
     bright = sources.take((sources.snr > 20) & ~sources.flagged)
     ratio = footprint_ratio(difference, science, bright.x, bright.y, science_fwhm)
     out = {
         "scienceLimitingMagnitude": depth,
-        "templateLimitingMagnitude": template_depth, "diffimLimitingMagnitude": combined_limit(depth, template_depth),
-        "diffimM5": noise_m5(difference), "differenceFootprintRatioMean": ratio[0],
+        "templateLimitingMagnitude": template_depth,
+        "diffimLimitingMagnitude": combined_limit(depth, template_depth),
+        "diffimM5": noise_m5(difference),
+        "differenceFootprintRatioMean": ratio[0],
         "differenceFootprintRatioStdev": ratio[1],
-    }  # fmt: skip
+    }
     out |= noise_correlation(difference)
     return out | {f"maskFraction_{name}": value for name, value in mask_fractions(difference).items()}
 
@@ -80,11 +85,12 @@ def combined_limit(science: float, template: float) -> float:
 
 def noise_m5(exposure: Exposure) -> float:
     """Return the true 5-sigma depth for a point source: from the variance of the sky and the PSF's effective area."""
-    assert exposure.psf is not None
     x0, y0, width, height = exposure.bbox
-    kernel = exposure.psf.kernel_at(np.array([x0 + width / 2]), np.array([y0 + height / 2]))[0].astype(np.float64)
+    kernel = (
+        exposure.require_psf().kernel_at(np.array([x0 + width / 2]), np.array([y0 + height / 2]))[0].astype(np.float64)
+    )
     area = float(kernel.sum() ** 2 / (kernel**2).sum())
-    level = float(Planes.of(exposure, "BAD", "SAT").sky_levels(exposure.bbox, max(width, height))[0, 0])
+    level = float(MaskedImage.of(exposure, "BAD", "SAT").sky_levels(exposure.bbox, max(width, height))[0, 0])
     flux = 5 * np.sqrt(level * area) * (exposure.photo_calib.mean if exposure.photo_calib else 1.0)
     return float(AB_ZERO_NJY - 2.5 * np.log10(flux)) if flux > 0 else float("nan")
 
@@ -93,7 +99,7 @@ def noise_correlation(exposure: Exposure, lags: tuple[int, ...] = (1, 2, 3, 4, 5
     """Return the correlation of sky pixels at horizontal lags and the std of image / sigma (0 and 1 are perfect)."""
     low = max((exposure.height - rows) // 2, 0)
     part = slice(low, low + rows)
-    planes = Planes.of(exposure, "BAD", "SAT", "CR", "DETECTED", "DETECTED_NEGATIVE", "SUSPECT", "EDGE")
+    planes = MaskedImage.of(exposure, "BAD", "SAT", "CR", "DETECTED", "DETECTED_NEGATIVE", "SUSPECT", "EDGE")
     ok = planes.good(part)
     z = np.where(ok, exposure.image[part] / np.sqrt(np.where(ok, exposure.variance[part], 1)), 0)
     ok &= np.abs(z) < 5  # what stands out is no noise
@@ -121,7 +127,14 @@ def footprint_ratio(
 ) -> tuple[float, float]:
     """Return mean and standard deviation over stars of (mean |D| - sky) / mean |I| on their footprints.
 
-    The footprint is a disc of one FWHM; sky is mean |D| of blank sky, median |D| where that is not known.
+    Parameters
+    ----------
+    x, y
+        Frame positions of the stars, shape (N,), px.
+    fwhm
+        Radius of the disc that is a star's footprint, px.
+    sky
+        Mean |D| of blank sky, counts; median |D| where it is not given.
     """
     side = 2 * round(fwhm) + 1
     g = np.arange(side) - side // 2
@@ -138,9 +151,13 @@ def footprint_ratio(
 
 
 def sample_metrics(
-    difference: Exposure, science: Exposure, template: Exposure, sources: pd.DataFrame, kernel: SpatialKernel | None,
+    difference: Exposure,
+    science: Exposure,
+    template: Exposure,
+    sources: pd.DataFrame,
+    kernel: SpatialKernel | None,
     seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Return metrics in boxes of +-100 px around 100 random points (the seed is part of the input: same bytes out).
 
     Columns: x, y, ra, dec; source and dipole density (deg^-2), mean dipole angle (circular, rad) and length (px); median
@@ -175,8 +192,10 @@ def _source_metrics(d: Exposure, sources: pd.DataFrame, x: F64, y: F64) -> dict[
     near &= np.abs(sources.y.to_numpy()[None, :] - y[:, None]) <= HALF_BOX
     dipole = near & sources.isDipole.to_numpy(bool)[None, :]
     scale = float(d.wcs.pixel_scale_arcsec(x[0], y[0])) / 3600 if d.wcs is not None else 1.0
-    clipped = [(np.minimum(c + HALF_BOX, o + s) - np.maximum(c - HALF_BOX, o)) for c, o, s in
-               ((x, d.origin[0], d.width), (y, d.origin[1], d.height))]  # fmt: skip
+    clipped = [
+        (np.minimum(c + HALF_BOX, o + s) - np.maximum(c - HALF_BOX, o))
+        for c, o, s in ((x, d.origin[0], d.width), (y, d.origin[1], d.height))
+    ]
     area = np.maximum(clipped[0] * clipped[1], 1.0) * scale**2
     angle = np.nan_to_num(sources.dipoleAnglePixels.to_numpy(np.float64))
     length = np.nan_to_num(sources.dipoleLengthPixels.to_numpy(np.float64))
@@ -184,19 +203,22 @@ def _source_metrics(d: Exposure, sources: pd.DataFrame, x: F64, y: F64) -> dict[
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_angle = np.arctan2((dipole * np.sin(angle)).sum(1), (dipole * np.cos(angle)).sum(1))
         mean_length = (dipole * length).sum(1) / n
-    return {"sourceDensity": near.sum(1) / area, "dipoleDensity": n / area,
-            "dipoleAngle": np.where(n > 0, mean_angle, np.nan), "dipoleLength": mean_length}  # fmt: skip
+    return {
+        "sourceDensity": near.sum(1) / area,
+        "dipoleDensity": n / area,
+        "dipoleAngle": np.where(n > 0, mean_angle, np.nan),
+        "dipoleLength": mean_length,
+    }
 
 
 def _pixel_metrics(name: str, e: Exposure, x: F64, y: F64) -> dict[str, F64]:
-    assert e.psf is not None
     values, variances = np.full(x.size, np.nan), np.full(x.size, np.nan)
     for k, box in enumerate(_boxes(e, x, y)):
         image, variance = e.image[box][::2, ::2], e.variance[box][::2, ::2]
         ok = np.isfinite(image) & np.isfinite(variance)
         if ok.any():
             values[k], variances[k] = np.median(image[ok]), np.median(variance[ok])
-    fwhm = fwhm_of(e.psf.moments_at(x, y))
+    fwhm = fwhm_of(e.require_psf().moments_at(x, y))
     return {f"{name}Value": values, f"{name}Variance": variances, f"{name}PsfFwhm": np.asarray(fwhm, np.float64)}
 
 

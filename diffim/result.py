@@ -1,4 +1,4 @@
-"""What the steps of a subtraction hand on."""
+"""The result of one pair."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,9 +15,29 @@ if TYPE_CHECKING:
 __all__ = ["Differenced"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Differenced:
-    """What a pair became; the names are those of the published task's result."""
+    """What a pair became; the names are those of the published task's result.
+
+    Parameters
+    ----------
+    subtractedExposure
+        The difference with mask, PSF and calibrations; None where there was none to make.
+    warpedExposure
+        The template on the image's pixels.
+    selectSources
+        The sources that the kernel stars were taken from.
+    scoreExposure
+        Significance of a point source at each pixel, sigma.
+    matchedExposure
+        The template as it was subtracted, shape (height, width), counts of the image.
+    subtractRes
+        The fit of the kernel.
+    diaSources
+        Raw measurements, one row a source (`diffim.measurement.measure.measure`).
+    spatiallySampledMetrics
+        Numbers of quality at places of the image (`diffim.quality.sample_metrics`).
+    """
 
     subtractedExposure: Exposure | None
     warpedExposure: Exposure

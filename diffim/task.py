@@ -19,6 +19,7 @@ from diffim.matching import registration
 from diffim.matching.kernel_fit import KernelFit
 from diffim.pictures.difference_pages import Subject, draw_subtraction
 from diffim.pipeline import Differencing
+from diffim.result import Differenced
 from diffim.templates.patches import merge_patches
 from exposure import Exposure, ExposureCatalog
 from tasks import AlertTask, IdFactory, IdGenerator
@@ -59,10 +60,10 @@ class ImageDifferenceTask(AlertTask):
     def checkTemplateIsSufficient(self, templateExposure: Exposure) -> None:
         """Raise NoWorkFound when too little of the template has data."""
         with _no_work():
-            self._way().check_coverage(preparation.coverage(templateExposure))
+            self._differencing().check_coverage(preparation.coverage(templateExposure))
 
-    def _way(self, known_fit: KernelFit | None = None) -> Differencing:
-        return Differencing(self.config, self.put, self.step, self.log, known_fit)
+    def _differencing(self, earlier_fit: KernelFit | None = None) -> Differencing:
+        return Differencing(self.config, self.put, self.step, self.log, earlier_fit)
 
     def prepareCalibratedExposure(
         self, exposure: Exposure, finalizedPsfApCorrCatalog: ExposureCatalog | None = None
@@ -79,11 +80,15 @@ class ImageDifferenceTask(AlertTask):
         return exposure
 
     def run(
-        self, exposure: Exposure | None = None, selectSources: pd.DataFrame | None = None,
-        templateExposure: Exposure | None = None, templateSources: pd.DataFrame | None = None,
-        idFactory: IdFactory | IdGenerator | None = None, calexpBackgroundExposure: Exposure | None = None,
+        self,
+        exposure: Exposure | None = None,
+        selectSources: pd.DataFrame | None = None,
+        templateExposure: Exposure | None = None,
+        templateSources: pd.DataFrame | None = None,
+        idFactory: IdFactory | IdGenerator | None = None,
+        calexpBackgroundExposure: Exposure | None = None,
         subtractedExposure: Exposure | None = None,
-    ) -> Struct:  # fmt: skip
+    ) -> Struct:
         """Subtract, detect, measure.
 
         Parameters
@@ -92,7 +97,7 @@ class ImageDifferenceTask(AlertTask):
             Calibrated science exposure with PSF. Its mask and its variance plane, and those of the template, are changed in
             place: detection planes are cleared, variances scaled.
         selectSources
-            Its sources (x, y, snr, psfFlux, star, isolated, flagged); ``exposure.sources`` by default.
+            Its sources (x, y in px, snr, psfFlux in counts, star, isolated, flagged); ``exposure.sources`` by default.
         templateExposure
             Template warped to the image's pixels, with a border of at least half a kernel.
         idFactory
@@ -115,31 +120,41 @@ class ImageDifferenceTask(AlertTask):
         MismatchError, InsufficientKernelSources, BadSubtraction, CallerError
             With visit and detector.
         """
-        return self._run(
+        result = self._run(
             exposure, templateExposure, selectSources, idFactory, calexpBackgroundExposure, subtractedExposure
         )
+        return Struct(**vars(result))
 
     def runWithKernel(
-        self, exposure: Exposure, templateExposure: Exposure, subtractRes: KernelFit,
-        selectSources: pd.DataFrame | None = None, idFactory: IdFactory | IdGenerator | None = None,
-    ) -> Struct:  # fmt: skip
+        self,
+        exposure: Exposure,
+        templateExposure: Exposure,
+        subtractRes: KernelFit,
+        selectSources: pd.DataFrame | None = None,
+        idFactory: IdFactory | IdGenerator | None = None,
+    ) -> Struct:
         """Do what `run` does with a kernel that an earlier `run` on the same images found (its ``subtractRes``)."""
-        return self._run(exposure, templateExposure, selectSources, idFactory, known_fit=subtractRes)
+        return Struct(**vars(self._run(exposure, templateExposure, selectSources, idFactory, earlier_fit=subtractRes)))
 
     def _run(
-        self, exposure: Exposure | None, template: Exposure | None, sources: pd.DataFrame | None,
-        ids: IdFactory | IdGenerator | None, background: Exposure | None = None, difference: Exposure | None = None,
-        known_fit: KernelFit | None = None,
-    ) -> Struct:  # fmt: skip
+        self,
+        exposure: Exposure | None,
+        template: Exposure | None,
+        sources: pd.DataFrame | None,
+        ids: IdFactory | IdGenerator | None,
+        background: Exposure | None = None,
+        difference: Exposure | None = None,
+        earlier_fit: KernelFit | None = None,
+    ) -> Differenced:
+        """Check what was given and run the pipeline; errors of nothing to do become the framework's."""
         if exposure is None or template is None or exposure.psf is None:
             raise CallerError("image differencing needs a science exposure with PSF and a template")
         if self.config.doAddCalexpBackground and background is not None:
             exposure.image += background.image
         with _no_work():
-            made = self._way(known_fit).run(
+            return self._differencing(earlier_fit).run(
                 exposure, template, exposure.sources if sources is None else sources, ids, difference
             )
-        return Struct(**vars(made))
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Prepare the image, warp and check the template, run, store; a product that was not made is not stored."""
@@ -183,15 +198,24 @@ class ImageDifferenceTask(AlertTask):
         self.checkTemplateIsSufficient(template)
         ids = self.makeIdFactory(exposure_number(*exposure.key), EXPOSURE_BITS)
         return self.run(
-            exposure, inputs.get("selectSources"), template, idFactory=ids,
+            exposure,
+            inputs.get("selectSources"),
+            template,
+            idFactory=ids,
             calexpBackgroundExposure=inputs.get("calexpBackgroundExposure"),
-        )  # fmt: skip
+        )
 
     def runDebug(
-        self, exposure: Exposure, subtractRes: Any, selectSources: pd.DataFrame | None, kernelSources: pd.DataFrame | None,
-        diaSources: pd.DataFrame | None, subtractedExposure: Exposure | None = None,
-        matchedExposure: F32 | None = None, folder: str | Path = "diffim-debug",
-    ) -> list[Path]:  # fmt: skip
+        self,
+        exposure: Exposure,
+        subtractRes: Any,
+        selectSources: pd.DataFrame | None,
+        kernelSources: pd.DataFrame | None,
+        diaSources: pd.DataFrame | None,
+        subtractedExposure: Exposure | None = None,
+        matchedExposure: F32 | None = None,
+        folder: str | Path = "diffim-debug",
+    ) -> list[Path]:
         """Draw one subtraction; returns the paths of the pictures (see `diffim.pictures.difference_pages.draw_subtraction`).
 
         Parameters
@@ -240,9 +264,11 @@ class ImageDifferenceTask(AlertTask):
         first, second = registration.match_lists(px[seen], py[seen], x, y)
         first = seen[first]
         dx, dy = x[second] - px[first], y[second] - py[first]
-        found = registration.fit_displacement(px[first], py[first], dx, dy, np.zeros(len(dx)), templateExposure.bbox)
+        displacement = registration.fit_displacement(
+            px[first], py[first], dx, dy, np.zeros(len(dx)), templateExposure.bbox
+        )
         matches = pd.DataFrame({"templateIndex": second, "selectIndex": first, "distance": np.hypot(dx, dy)})
-        return Struct(wcs=registration.moved_wcs(wcs, found), matches=matches)
+        return Struct(wcs=registration.moved_wcs(wcs, displacement), matches=matches)
 
 
 def _opened(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Cosmic rays on a difference image: pixels sharper than the PSF allows."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,89 +19,103 @@ SHARPNESS = 0.6  # of what the PSF would give to the neighbours
 ITERATIONS = 4
 
 
+class _Image(NamedTuple):
+    """What is tested, all of shape (height, width), as compiled code takes it.
+
+    `template` times `template_unit` is in the image's units; its shape is (0, 0) where there is none. `ratios` (4,) are those
+    of `neighbour_ratios`.
+    """
+
+    image: F32
+    variance: F32
+    good: Flags
+    template: F32
+    template_unit: float
+    ratios: F64
+
+
 @compiled
 def _value(image: Any, good: Any, y: int, x: int) -> float:
     return float(image[y, x]) if good[y, x] else 0.0
 
 
 @compiled
-def _outshines(image: Any, known: Any, unit: float, y: int, x: int) -> bool:
-    """Whether the pixel is twice as bright as the brightest known one of the 3x3."""
+def _outshines(source: Any, y: int, x: int) -> bool:
+    """Whether the pixel is twice as bright as the brightest pixel of the template in the 3x3."""
     most = 0.0
     for j in range(-1, 2):
         for i in range(-1, 2):
-            k = unit * float(known[y + j, x + i])
+            k = source.template_unit * float(source.template[y + j, x + i])
             most = k if k > most else most  # NaN is never larger
-    return bool(float(image[y, x]) > 2 * most)
+    return bool(float(source.image[y, x]) > 2 * most)
 
 
 @compiled
-def _is_ray(
-    image: Any, variance: Any, good: Any, known: Any, unit: float, out: Any, ratios: Any, y: int, x: int
-) -> bool:
+def _is_ray(source: Any, rays: Any, y: int, x: int) -> bool:
     """Whether a pair of opposite neighbours is too faint for a PSF; instead of a marked one its opposite counts twice.
 
-    (As zero it would make the pixels of a star next to a cosmic ray look sharp.)
+    (As zero it would make the pixels of a star next to a cosmic ray look sharp.) `rays` are the marked pixels, of shape
+    (0, 0) where none is.
     """
+    image, variance, good = source.image, source.variance, source.good
     p, v = float(image[y, x]), float(variance[y, x])
     sharp = (p - 1.0 * math.sqrt(v)) * SHARPNESS
     for k in range(4):
         dy, dx = (0, 1) if k == 0 else (1, 0) if k == 1 else (1, 1) if k == 2 else (1, -1)
         a, b = _value(image, good, y + dy, x + dx), _value(image, good, y - dy, x - dx)
-        if out.shape[0] > 0:
-            if out[y + dy, x + dx] and out[y - dy, x - dx]:
+        if rays.shape[0] > 0:
+            if rays[y + dy, x + dx] and rays[y - dy, x - dx]:
                 continue
-            a, b = b if out[y + dy, x + dx] else a, a if out[y - dy, x - dx] else b
+            a, b = b if rays[y + dy, x + dx] else a, a if rays[y - dy, x - dx] else b
         va = float(variance[y + dy, x + dx]) if good[y + dy, x + dx] else v
         vb = float(variance[y - dy, x - dx]) if good[y - dy, x - dx] else v
-        if 0.5 * (a + b) + NEIGHBOUR_SIGMA * 0.5 * math.sqrt(va + vb) < ratios[k] * sharp:
-            return bool(known.shape[0] == 0 or _outshines(image, known, unit, y, x))
+        if 0.5 * (a + b) + NEIGHBOUR_SIGMA * 0.5 * math.sqrt(va + vb) < source.ratios[k] * sharp:
+            return bool(source.template.shape[0] == 0 or _outshines(source, y, x))
     return False
 
 
 @compiled
-def _cores(
-    image: Any, variance: Any, good: Any, known: Any, unit: float, out: Any, ratios: Any, first: int, last: int
-) -> None:
-    """Mark the sharp pixels above `MIN_SIGMA` of some rows in `out`, each judged by the image as it was."""
+def _cores(source: Any, rays: Any, first: int, last: int) -> None:
+    """Mark the sharp pixels above `MIN_SIGMA` of some rows in `rays`, each judged by the image as it was."""
+    image = source.image
     none = np.zeros((0, 0), np.bool_)
     high = np.zeros(-(-image.shape[1] // 8) * 8, np.bool_)
-    places = np.empty(high.shape[0], np.int64)
+    columns = np.empty(high.shape[0], np.int64)
     bright = high[: image.shape[1]]
     least = np.float32(MIN_SIGMA * MIN_SIGMA)
     for y in range(max(first, 1), min(last, image.shape[0] - 1)):
-        pixels, spread, able = image[y], variance[y], good[y]
+        pixels, variances, good = image[y], source.variance[y], source.good[y]
         for x in range(bright.shape[0]):  # without branches: this loop is vectorised
-            bright[x] = (pixels[x] > 0) & (pixels[x] * pixels[x] > least * spread[x]) & able[x]
+            bright[x] = (pixels[x] > 0) & (pixels[x] * pixels[x] > least * variances[x]) & good[x]
         bright[0] = bright[-1] = False
-        for x in places[: true_places(high, places)]:
-            if _is_ray(image, variance, good, known, unit, none, ratios, y, x):
-                out[y, x] = True
+        for x in columns[: true_places(high, columns)]:
+            if _is_ray(source, none, y, x):
+                rays[y, x] = True
 
 
 @compiled
-def _grow(
-    image: Any, variance: Any, good: Any, known: Any, unit: float, out: Any, ratios: Any, at_y: Any, at_x: Any
-) -> Any:
-    """Mark neighbours of marked pixels that are sharp without those; returns what was marked."""
+def _grow(source: Any, rays: Any, ys: Any, xs: Any) -> Any:
+    """Mark neighbours of the marked pixels (ys, xs) that are sharp without those; returns the new ones, shape (N, 2)."""
+    image, variance = source.image, source.variance
     height, width = image.shape
     new = [(0, 0)]
-    for k in range(at_y.shape[0]):
-        for y in range(max(at_y[k] - 1, 1), min(at_y[k] + 2, height - 1)):
-            for x in range(max(at_x[k] - 1, 1), min(at_x[k] + 2, width - 1)):
+    for k in range(ys.shape[0]):
+        for y in range(max(ys[k] - 1, 1), min(ys[k] + 2, height - 1)):
+            for x in range(max(xs[k] - 1, 1), min(xs[k] + 2, width - 1)):
                 p = image[y, x]
-                if out[y, x] or not good[y, x] or not (p > 0 and p * p > GROW_SIGMA * GROW_SIGMA * variance[y, x]):
+                high = p > 0 and p * p > GROW_SIGMA * GROW_SIGMA * variance[y, x]
+                if rays[y, x] or not source.good[y, x] or not high:
                     continue
-                if _is_ray(image, variance, good, known, unit, out, ratios, y, x):
-                    out[y, x] = True
+                if _is_ray(source, rays, y, x):
+                    rays[y, x] = True
                     new.append((y, x))
     return np.array(new[1:], np.int64).reshape(-1, 2) if len(new) > 1 else np.zeros((0, 2), np.int64)
 
 
 def neighbour_ratios(psf: Psf) -> F64:
-    """Return the least ratio of the mean of two opposite neighbours to the peak pixel, for any sub-pixel position.
+    """Return the least ratio (4,) of the mean of two opposite neighbours to the peak pixel, for any sub-pixel position.
 
-    Four directions: horizontal, vertical, the two diagonals.
+    Shape (4,): the directions are horizontal, vertical and the two diagonals.
     """
     x0, y0 = psf.average_position()
     phase = np.linspace(-0.45, 0.45, 5)
@@ -114,35 +128,34 @@ def neighbour_ratios(psf: Psf) -> F64:
 
 
 def find_cosmic_rays(
-    image: F32,
-    variance: F32,
-    good: Flags,
-    psf: Psf,
-    known_light: F32 | None = None,
-    known_unit: float = 1.0,
+    image: F32, variance: F32, good: Flags, psf: Psf, template: F32 | None = None, template_unit: float = 1.0
 ) -> Flags:
-    """Return where cosmic rays (and hot pixels) are.
+    """Return where cosmic rays (and hot pixels) are, shape (height, width).
 
     Parameters
     ----------
     image, variance
-        An image without background and its variance.
+        An image without background and its variance, shape (height, width), counts and counts^2.
     good
-        Pixels that may be tested.
+        Pixels that may be tested, shape (height, width).
     psf
-        Its PSF: what is sharper is no source.
-    known_light, known_unit
-        What a template has there, and the factor that turns it into the image's units: a pixel must be twice as bright as the brightest of the 3x3 to
-        be a cosmic ray (the cores of undersampled stars are sharp too).
+        The image's PSF: what is sharper is no source.
+    template, template_unit
+        A template (height, width), and the factor that turns it into the image's units: a pixel must be twice as bright as
+        the template's brightest pixel of the 3x3 to be a cosmic ray (the cores of undersampled stars are sharp too).
+
+    Notes
+    -----
+    The test of opposite neighbours is that of the SDSS photometric pipeline (Lupton et al. 2001, ASP Conf. Ser. 238, 269).
     """
-    out = np.zeros(image.shape, dtype=np.bool_)
-    ratios = neighbour_ratios(psf)
-    known = np.zeros((0, 0), np.float32) if known_light is None else known_light
-    planes = (image, variance, good, known, known_unit, out, ratios)
-    in_bands(lambda first, last: _cores(*planes, first, last), image.shape[0])
-    fresh = np.column_stack(np.unravel_index(np.flatnonzero(out), out.shape))  # argwhere takes seven times as long
+    rays = np.zeros(image.shape, dtype=np.bool_)
+    if template is None:
+        template = np.zeros((0, 0), np.float32)
+    source = _Image(image, variance, good, template, template_unit, neighbour_ratios(psf))
+    in_bands(lambda first, last: _cores(source, rays, first, last), image.shape[0])
+    fresh = np.column_stack(np.unravel_index(np.flatnonzero(rays), rays.shape))  # argwhere takes seven times as long
     for _ in range(ITERATIONS):
         if not len(fresh):
             break
-        fresh = _grow(*planes, fresh[:, 0], fresh[:, 1])
-    return out
+        fresh = _grow(source, rays, fresh[:, 0], fresh[:, 1])
+    return rays

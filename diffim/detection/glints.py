@@ -100,5 +100,11 @@ def _line(x: F64, y: F64) -> dict[str, float]:
     angle = float(np.arctan2(dy, dx))
     slope = float(np.tan(angle))
     error = float(values[1] / np.sqrt(max(x.size - 2, 1)) / values[0] * (1 + slope**2))
-    return {"slope": slope, "intercept": float(cy - slope * cx), "slopeErr": error, "length": float(np.ptp(along)),
-            "angle": angle, "n": float(x.size)}  # fmt: skip
+    return {
+        "slope": slope,
+        "intercept": float(cy - slope * cx),
+        "slopeErr": error,
+        "length": float(np.ptp(along)),
+        "angle": angle,
+        "n": float(x.size),
+    }

@@ -1,42 +1,39 @@
-"""Detection of both polarities on a difference image: matched filter with the local PSF, peaks, footprints."""
+"""Detection of both polarities on a significance image: peaks and footprints."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from diffim.pixels.fft_tiles import TileGrid
-from exposure import Psf
-from exposure.psf import fwhm_of
-from exposure.quantiles import scatter
-from exposure.threads import in_bands
-from tasks.arrays import F32, F64, I32, I64, U8, Flags
-from tasks.compiled import compiled
+from diffim.detection.significance import Significance
+from tasks.arrays import F64, I32, I64, U8, Flags
 
-__all__ = ["Detections", "Significance", "detect", "footprint_edges", "significance"]
+__all__ = ["Detections", "detect", "footprint_edges"]
 
-MIN_WEIGHT = 0.3  # of the PSF's weight that must fall on good pixels
 FAINT_RIM = 0.15  # of a peak's height: what is fainter next to it is its rim
-TILE = 216  # with the PSF, transforms of 256
-
-
-@dataclass(frozen=True)
-class Significance:
-    """The matched-filter image S = (D * P) / sqrt(V * P^2), and the scale that it was divided by."""
-
-    image: F32
-    scale: float
-    fwhm: float
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Peaks (array px), signed significance, and the footprint of each: label, bounding box, area.
+    """Peaks with their footprints, one row a source.
 
-    ``has_positive`` says whether a source has a positive part: its own peak, or one that was merged into it.
+    Parameters
+    ----------
+    x, y
+        Array pixels of the peaks, shape (N,).
+    significance
+        Signed significance of the peaks, shape (N,), sigma.
+    label, boxes, area
+        Of the footprints: number (N,), x, y, width and height (N, 4) and number of pixels (N,).
+    labels
+        The footprint that each pixel of the image belongs to, shape (height, width), 0 for none.
+    n_positive_pixels, n_negative_pixels
+        Pixels above the threshold.
+    has_positive
+        Whether a source has a positive part: its own peak, or one that was merged into it; shape (N,).
+    sky
+        Which rows are blank positions, shape (N,); None: no row is.
     """
 
     x: I64
@@ -53,135 +50,29 @@ class Detections:
 
     @property
     def is_sky(self) -> Flags:
-        """Which of them are empty places."""
+        """Which rows are blank positions, shape (N,)."""
         return np.zeros(self.x.size, np.bool_) if self.sky is None else self.sky
 
-    def take(self, rows: NDArray[Any]) -> "Detections":
-        """Return some of them, by index or by a boolean each; footprints stay."""
+    def take(self, rows: I64 | Flags) -> "Detections":
+        """Return some rows, by index or by a boolean each; ``labels`` stays."""
         names = ("x", "y", "significance", "label", "boxes", "area", "has_positive")
         return replace(self, sky=self.is_sky[rows], **{name: getattr(self, name)[rows] for name in names})
 
-    def with_places(self, x: I64, y: I64) -> "Detections":
-        """Return the detections followed by empty places (array px), which have no footprint and no significance."""
+    def with_sky(self, x: I64, y: I64) -> "Detections":
+        """Return the detections followed by blank positions (array px), which have no footprint and no significance."""
         n = x.size
         box = np.column_stack([x, y, np.ones(n, np.int64), np.ones(n, np.int64)])
         return replace(
-            self, x=np.concatenate([self.x, x]), y=np.concatenate([self.y, y]),
+            self,
+            x=np.concatenate([self.x, x]),
+            y=np.concatenate([self.y, y]),
             significance=np.concatenate([self.significance, np.zeros(n)]),
-            label=np.concatenate([self.label, np.zeros(n, np.int64)]), boxes=np.concatenate([self.boxes, box]),
+            label=np.concatenate([self.label, np.zeros(n, np.int64)]),
+            boxes=np.concatenate([self.boxes, box]),
             area=np.concatenate([self.area, np.ones(n, np.int64)]),
             has_positive=np.concatenate([self.has_positive, np.ones(n, bool)]),
             sky=np.concatenate([self.is_sky, np.ones(n, bool)]),
-        )  # fmt: skip
-
-
-def significance(
-    difference: F32, variance: F32, good: Flags, psf: Psf,
-    origin: tuple[int, int], model: F32 | None = None, flux_error: float = 0.0,
-    position_error: float = 0.0, gaussian: bool = False,
-) -> Significance:  # fmt: skip
-    """Return the significance image.
-
-    Parameters
-    ----------
-    model, flux_error, position_error
-        The matched template and how well it is known: relative flux error and registration error (px), as measured on
-        the stars of this image. Residuals of that size are not counted as significant.
-    gaussian
-        Smooth with round Gaussians of the PSF's size in place of the PSF.
-    """
-    height, width = difference.shape
-    grid = TileGrid.fitting(height, width, int(np.clip(min(height, width) // 4, 64, TILE)), psf.size // 2)
-    x, y = (a + o for a, o in zip(grid.centres(), origin, strict=True))
-    stamps = np.ascontiguousarray(psf.kernel_at(x, y)[:, ::-1, ::-1])
-    if gaussian:
-        stamps = _gaussians(psf.moments_at(x, y), stamps.shape[-1])
-    with_model = model is not None and (flux_error > 0 or position_error > 0)
-    s = np.empty((height, width), np.float32)
-    planes = (difference, variance, good, model if with_model else None)
-
-    def band(first: int, last: int) -> None:
-        _filter_tiles(planes, stamps, grid, range(first, last), flux_error, position_error, s)
-
-    in_bands(band, grid.count, least=1)
-    step = max(1, int(np.sqrt(s.size / 400_000)))
-    sample = s[::step, ::step]
-    sample = sample[(sample != 0) & good[::step, ::step]]
-    scale = scatter(sample) if sample.size > 100 else 1.0
-    scale = max(scale, 1.0)
-    s /= np.float32(scale)
-    return Significance(s, scale, float(np.median(fwhm_of(psf.moments_at(x, y)))))
-
-
-def _gaussians(moments: F64, side: int) -> F32:
-    """Round Gaussians of the determinant radius of the PSF."""
-    radius = np.sqrt(np.maximum(moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2, 1e-6)) ** 0.5
-    g = np.arange(side) - side // 2
-    square = (g[:, None] ** 2 + g[None, :] ** 2)[None] / radius[:, None, None] ** 2
-    stamps = np.exp(-0.5 * square)
-    return np.asarray(stamps / stamps.sum(axis=(1, 2), keepdims=True), np.float32)
-
-
-def _filter_tiles(
-    planes: tuple[F32, F32, Flags, F32 | None], stamps: F32, grid: TileGrid, numbers: range,
-    flux_error: float, position_error: float, out: F32,
-) -> None:  # fmt: skip
-    """Matched filter of some tiles."""
-    difference, variance, good, model = planes
-    half = stamps.shape[-1] // 2
-    for ft, tile in grid.tiles(numbers):
-        stamp = stamps[tile.number]
-        value, spread, light, whole, spectrum = ft.windows(5)
-        _load(difference, variance, good, model, tile.y - half, tile.x - half, value, spread, light, whole)
-        noise = ft.convolve(spread, ft.kernel(stamp**2, spectrum))
-        top = ft.convolve(value, ft.kernel(stamp, spectrum))
-        if model is not None:
-            ft.convolve(light, spectrum)
-        _score(
-            top, noise, light, cv2.blur(whole, (5, 5)), half, np.float32(flux_error**2),
-            np.float32(position_error**2 / 4), out, *tile.pixels,
-        )  # fmt: skip
-
-
-@compiled
-def _score(
-    top: Any, noise: Any, light: Any, share: Any, half: int, flux: Any, slope: Any, out: Any, y0: int, x0: int,
-    height: int, width: int,
-) -> None:  # fmt: skip
-    """Write top / sqrt(noise + residuals of known light); the window of the share of good pixels is not moved."""
-    least, low = np.float32(MIN_WEIGHT), 2 * half
-    last = light.shape[1] - 1
-    for j in range(height):
-        y = low + j
-        value, spread, good = top[y, low:], noise[y, low:], share[y - half, half:]
-        seen, left, below = light[y, low:], light[y, low - 1 :], light[y - 1, low:]
-        above, right = light[min(y + 1, light.shape[0] - 1), low:], light[y, min(low + 1, last) :]
-        row = out[y0 + j, x0 : x0 + width]
-        for i in range(width):
-            gx, gy = right[min(i, right.shape[0] - 1)] - left[i], above[i] - below[i]
-            total = max(spread[i], np.float32(0)) + flux * seen[i] * seen[i] + slope * (gx * gx + gy * gy)
-            row[i] = value[i] / np.sqrt(total) if (total > 0) & (good[i] > least) else np.float32(0)
-
-
-@compiled
-def _load(
-    difference: Any, variance: Any, good: Any, model: Any, y0: int, x0: int, value: Any, spread: Any, light: Any,
-    whole: Any,
-) -> None:  # fmt: skip
-    """Copy the window from (y0, x0) on; what is no good or outside counts as zero."""
-    height, width = difference.shape
-    for j in range(value.shape[0]):
-        for i in range(value.shape[1]):
-            y, x = y0 + j, x0 + i
-            inside = 0 <= y < height and 0 <= x < width
-            ok = inside and good[y, x]
-            value[j, i] = difference[y, x] if ok else 0
-            spread[j, i] = variance[y, x] if ok else 0
-            whole[j, i] = 1 if ok else 0
-            light[j, i] = 0
-            if model is not None:
-                if inside and np.isfinite(model[y, x]):
-                    light[j, i] = model[y, x]
+        )
 
 
 def detect(s: Significance, threshold: float = 5.0) -> Detections:
@@ -210,9 +101,17 @@ def detect(s: Significance, threshold: float = 5.0) -> Detections:
     n_positive = int((s.image > threshold).sum())
     n_negative = int(above.sum()) - n_positive
     return Detections(
-        x, y, value, label, footprints[:, :4], footprints[:, 4], np.asarray(labels, np.int32), n_positive, n_negative,
+        x,
+        y,
+        value,
+        label,
+        footprints[:, :4],
+        footprints[:, 4],
+        np.asarray(labels, np.int32),
+        n_positive,
+        n_negative,
         positive,
-    )  # fmt: skip
+    )
 
 
 def _disc(radius: int) -> U8:
@@ -247,7 +146,10 @@ def _independent(x: I64, y: I64, value: F64, fwhm: float, reach: int) -> tuple[F
 
 
 def footprint_edges(boxes: I64, x: F64, y: F64) -> I64:
-    """Return the side of the square around the centroid that holds the footprint, at most twice the longer side."""
+    """Return the side (N,) px of the square around the centroid that holds the footprint, at most twice the longer side.
+
+    `boxes` (N, 4) are x, y, width and height of the footprints, `x` and `y` (N,) the centroids, all in array pixels.
+    """
     x0, y0, width, height = boxes.T
     reach = np.maximum.reduce([x - x0, x0 + width - 1 - x, y - y0, y0 + height - 1 - y])
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Places without anything: what is measured there tells the noise."""
+"""Blank positions of a difference: what is measured there tells the noise."""
 
 import numpy as np
 
@@ -7,14 +7,14 @@ from exposure.mask import plane_bits
 from exposure.stamps import gather
 from tasks.arrays import I64
 
-__all__ = ["sky_places"]
+__all__ = ["sky_positions"]
 
 SKY_RADIUS = 8
 SKY_TRIALS = 5
 
 
-def sky_places(difference: Exposure, n: int) -> tuple[I64, I64]:
-    """Return up to `n` places (array px) whose discs of radius 8 hold no detection and no bad pixel.
+def sky_positions(difference: Exposure, n: int) -> tuple[I64, I64]:
+    """Return up to `n` positions (x, y), array px, whose discs of radius 8 px hold no detection and no bad pixel.
 
     They come from a Halton sequence seeded by visit and detector; at most five times `n` are tried.
     """

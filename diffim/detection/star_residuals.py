@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffim.pixels.masked_image import Planes
+from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
 from exposure.stars import Stars
 from tasks.arrays import F64, nearest_pixels
@@ -15,7 +15,7 @@ CHANGED = 0.3  # of the light of a source: it appeared, went or varied, and says
 
 @dataclass(frozen=True)
 class StarResiduals:
-    """What is left of constant stars: relative flux and position scatter beyond photon noise."""
+    """What is left of `n` constant stars: relative flux error and position error (px, one axis) beyond photon noise."""
 
     flux_error: float
     position_error: float
@@ -23,7 +23,7 @@ class StarResiduals:
 
 
 def star_residuals(difference: Exposure, sources: Stars, side: int = 15) -> StarResiduals:
-    """Fit flux and shift residuals at the bright clean sources of the image.
+    """Fit flux and shift residuals on stamps of `side` px at the bright clean sources of the image.
 
     The scatter of residual flux / flux and of residual shifts beyond what photon noise explains is how well this
     subtraction knows the flux scale and the registration; variable stars are outliers of the robust scatter.
@@ -39,7 +39,7 @@ def star_residuals(difference: Exposure, sources: Stars, side: int = 15) -> Star
     stamps = stamps[:, low : low + side, low : low + side]
     gy, gx = np.gradient(stamps, axis=(1, 2))
     ix, iy = nearest_pixels(x), nearest_pixels(y)
-    data, var = Planes.of(difference, "CR", "BAD").stamps(ix, iy, stamps.shape[-1])
+    data, var = MaskedImage.of(difference, "CR", "BAD").stamps(ix, iy, stamps.shape[-1])
     data, var = data.astype(np.float64), np.where(np.isfinite(var), var, 0).astype(np.float64)
     basis = np.stack([stamps, -gx, -gy], axis=1)
     inverse = np.linalg.inv(np.einsum("nkij,nlij->nkl", basis, basis) + 1e-18 * np.eye(3))

@@ -48,14 +48,14 @@ def _bin_rows(image: Any, variance: Any, good: Any, z: Any, usable: Any, first: 
 
 
 def find_streaks(image: F32, variance: F32, good: Flags, fwhm: float) -> Flags:
-    """Return where streaks are.
+    """Return where streaks are, shape (height, width).
 
     Parameters
     ----------
     image, variance
-        A difference (or an image without background) and its variance.
+        A difference (or an image without background) and its variance, shape (height, width), counts and counts^2.
     good
-        Pixels that count.
+        Pixels that count, shape (height, width).
     fwhm
         Of a star, px: streaks are at least that wide.
 
@@ -77,12 +77,12 @@ def find_streaks(image: F32, variance: F32, good: Flags, fwhm: float) -> Flags:
         line = _strongest_line(z, usable)
         if line is None:
             break
-        found = _extent(z, usable, *line, fwhm / BIN)
-        if found is None:
+        lit_bins = _extent(z, usable, *line, fwhm / BIN)
+        if lit_bins is None:
             break
-        z[found] = 0
-        usable &= ~found
-        out[part] |= np.repeat(np.repeat(found, BIN, axis=0), BIN, axis=1)
+        z[lit_bins] = 0
+        usable &= ~lit_bins
+        out[part] |= np.repeat(np.repeat(lit_bins, BIN, axis=0), BIN, axis=1)
     return out
 
 
@@ -119,7 +119,7 @@ def _strongest_line(z: F32, usable: Flags) -> tuple[float, float] | None:
 
 
 def _chords(angles: F64, distance: I64, height: int, width: int) -> F64:
-    """Length of the chord of each line in the image."""
+    """Return the length of the chord of each line in the image, shape (angles, distances), bins."""
     c, s = np.cos(angles)[:, None], np.sin(angles)[:, None]
     low = np.full((angles.size, distance.size), -np.inf)
     high = -low

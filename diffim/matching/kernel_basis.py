@@ -1,4 +1,4 @@
-"""The Alard-Lupton basis: Gaussians times polynomials (Alard & Lupton 1998), normalised so that only B_0 has a sum.
+"""The basis of Alard & Lupton (1998, ApJ 503, 325): Gaussians times polynomials, normalised so that only B_0 has a sum.
 
 Widths follow the seeing of the two images: s = sqrt(|sigma_big^2 - sigma_small^2|), at least a minimum, the first width
 s/2 and each next twice the one before.

@@ -1,9 +1,9 @@
 """Fit of the matching kernel on star stamps: one spatial solution for all stars, and rejection of stars.
 
 Stars vary. One bright variable spoils a first fit so much that every bright star seems to disagree with it: stars whose
-light ratio is not that of most are left out from the start, and a star dropped by an early solution may come back.
+flux ratio is not that of most are left out from the start, and a star dropped by an early solution may come back.
 
-A fit needs of each star its equations only (`diffim.matching.kernel_stamps`); how they are solved says `diffim.matching.kernel_solution`.
+A f (`diffim.matching.kernel_stamps`); how they are solved says `diffim.matching.kernel_solution`.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,15 @@ import numpy as np
 from diffim.errors import InsufficientKernelSources
 from diffim.matching.kernel_basis import AlardLuptonBasis
 from diffim.matching.kernel_solution import solve_kernel
-from diffim.matching.kernel_stamps import StarEquations, star_equations
+from diffim.matching.kernel_stamps import StarEquations, StarPositions, star_equations
 from diffim.matching.spatial_kernel import SpatialKernel
-from diffim.pixels.masked_image import Planes
+from diffim.pixels.masked_image import MaskedImage
 from exposure.field import chebyshev_terms
+from exposure.quantiles import median, scatter
 from tasks.arrays import F64, Box, Flags
 from tasks.reprs import short_repr
 
-__all__ = ["KernelFit", "fit_kernel"]
+__all__ = ["FitOptions", "KernelFit", "fit_kernel"]
 
 MAX_STAR_SCATTER = 0.1
 MAX_MISFIT = 0.02
@@ -30,9 +31,17 @@ MAX_MISFIT = 0.02
 class KernelFit:
     """The solution and what happened to the candidates.
 
-    ``residual_rms`` is the median over held-out stars (all stars where none could be spared) of the rms of
-    residual / sigma on their stamps, with the noise of the matched image counted; 1 is photon noise.
-    ``star_scatter`` is the fraction by which the fluxes of the stars scatter beyond their noise.
+    Parameters
+    ----------
+    residual_rms
+        Median over held-out stars (all stars where none could be spared) of the rms of residual / sigma on their stamps, with
+        the noise of the matched image counted; 1 is photon noise.
+    star_scatter
+        Fraction by which the fluxes of the stars scatter beyond their noise.
+    used
+        Whether each candidate is in the fit, shape (N,).
+    x, y
+        Frame positions of the candidates, shape (N,), px.
     """
 
     kernel: SpatialKernel
@@ -48,79 +57,142 @@ class KernelFit:
 
     __repr__ = short_repr
 
+    def numbers(self) -> dict[str, float | int | str | list[float]]:
+        """Return what the fit says of itself, under the names of the task's metadata."""
+        return {
+            "spatialKernelSum": self.kernel.kernel_sum,
+            "nKernelCandidates": self.n_candidates,
+            "nKernelUsed": self.n_used,
+            "nKernelRejected": self.n_rejected,
+            "nKernelHeldOut": self.n_held_out,
+            "kernelResidualRms": self.residual_rms,
+            "kernelStarScatter": self.star_scatter,
+            "spatialConditionNum": self.kernel.condition,
+            "kernelRank": self.kernel.rank,
+            "kernelNoiseGain": self.kernel.noise_gain,
+            "kernelDeconvolves": self.kernel.basis.mode == "deconvolution",
+            "kernelOrder": self.kernel.kernel_order,
+            "ALKernelSize": self.kernel.size,
+            "ALBasisMode": self.kernel.basis.mode,
+            "ALBasisSigGauss": list(self.kernel.basis.sigmas),
+        }
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How the kernel is fitted.
+
+    Parameters
+    ----------
+    kernel_order, background_order
+        Highest orders of the polynomials of kernel and background; few stars get lower ones.
+    min_stars
+        Fewer are an error.
+    iterations
+        Rounds of rejection.
+    flux_ratio
+        Rough kernel sum (target over convolved): for the weights.
+    white_noise
+        Whether the noise of the convolved image is white; only then is its expectation known and taken off.
+    """
+
+    kernel_order: int = 1
+    background_order: int = 2
+    min_stars: int = 3
+    iterations: int = 3
+    flux_ratio: float = 1.0
+    white_noise: bool = True
+
+
+DEFAULT = FitOptions()
+
 
 def fit_kernel(
-    convolved: Planes, target: Planes, x: F64, y: F64, basis: AlardLuptonBasis, box: Box,
-    *, kernel_order: int = 1, background_order: int = 2, min_stars: int = 3, iterations: int = 3,
-    flux_ratio: float = 1.0, white_noise: bool = True, motions: F64 | None = None,
-) -> KernelFit:  # fmt: skip
+    convolved: MaskedImage,
+    target: MaskedImage,
+    stars: StarPositions,
+    basis: AlardLuptonBasis,
+    box: Box,
+    options: FitOptions = DEFAULT,
+) -> KernelFit:
     """Find the kernel that turns `convolved` into `target`.
 
     Parameters
     ----------
     convolved, target
         Images on one pixel grid.
-    x, y
-        Frame positions of the stars, brightest first.
+    stars
+        The candidates, brightest first.
     box
-        Region over which the polynomials run.
-    flux_ratio
-        Rough kernel sum (target over convolved): for the weights.
-    motions
-        Shape (N, 2): by how much (px, less than 1) each star lies elsewhere in `target` than in `convolved`.
-    white_noise
-        Whether the noise of `convolved` is white; only then is its expectation known and taken off.
+        Region over which the polynomials run: x0, y0, width, height, px.
 
     Raises
     ------
     InsufficientKernelSources
-        Fewer than `min_stars` stars, at the start or after rejection.
+        Fewer than `options.min_stars` stars, at the start or after rejection.
+
+    Notes
+    -----
+    Alard & Lupton 1998, ApJ 503, 325; the kernel varies over the image as in Alard 2000, A&AS 144, 363.
     """
-    n = x.size
-    if n < min_stars:
-        raise InsufficientKernelSources(f"{n} kernel stars, need {min_stars}")
-    stars = star_equations(convolved, target, x, y, basis, flux_ratio, motions)
+    n = stars.x.size
+    if n < options.min_stars:
+        raise InsufficientKernelSources(f"{n} kernel stars, need {options.min_stars}")
+    equations = star_equations(convolved, target, stars, basis, options.flux_ratio)
     held = np.zeros(n, bool)
     if n >= 25:
         held[4::5] = True
-    use, scatter, kernel = ~held & _steady(stars, held), 0.0, None
-    for step in range(iterations + 1):
-        if kernel is not None:
-            scatter = _star_scatter(stars, kernel, use)
-        orders = _affordable(int(use.sum()), kernel_order, background_order)
-        kernel = solve_kernel(stars, use, basis, box, *orders, white_noise)
-        rms, fit = _judge(stars, kernel, use, scatter)
-        if step == iterations:
+    use, star_scatter = ~held & _steady(equations, held), 0.0
+    for step in range(options.iterations + 1):
+        orders = _affordable(int(use.sum()), options.kernel_order, options.background_order)
+        kernel = solve_kernel(equations, use, basis, box, orders, options.white_noise)
+        rms, agrees = _judge(equations, kernel, use, star_scatter)
+        if step == options.iterations:
             break
-        before, use = use, ~held & fit  # a star dropped by an early solution may come back
-        if use.sum() < max(min_stars, int(0.3 * (~held).sum())):
-            use = ~held & (rms <= np.quantile(rms[~held], 0.7))  # a poor fit everywhere: drop the worst third
+        before, use = use, _next_stars(rms, agrees, held, options.min_stars)
         if step and np.array_equal(before, use):
             break
-        if use.sum() < min_stars:
-            raise InsufficientKernelSources(f"{int(use.sum())} kernel stars are left after rejection, need {min_stars}")
-    assert kernel is not None
+        if use.sum() < options.min_stars:
+            raise InsufficientKernelSources(
+                f"{int(use.sum())} kernel stars are left after rejection, need {options.min_stars}"
+            )
+        star_scatter = _star_scatter(equations, kernel, use)
     judged = held & np.isfinite(rms) if held.any() else use
     return KernelFit(
-        kernel, n, int(use.sum()), int((~held & ~use).sum()), int(held.sum()), float(np.median(rms[judged])), scatter,
-        use, x, y,
-    )  # fmt: skip
+        kernel,
+        n_candidates=n,
+        n_used=int(use.sum()),
+        n_rejected=int((~held & ~use).sum()),
+        n_held_out=int(held.sum()),
+        residual_rms=float(np.median(rms[judged])),
+        star_scatter=star_scatter,
+        used=use,
+        x=stars.x,
+        y=stars.y,
+    )
+
+
+def _next_stars(rms: F64, agrees: Flags, held: Flags, least: int) -> Flags:
+    """Return the stars of the next solution: a star dropped by an early one may come back."""
+    use = ~held & agrees
+    if use.sum() < max(least, int(0.3 * (~held).sum())):
+        use = ~held & (rms <= np.quantile(rms[~held], 0.7))  # a poor fit everywhere: drop the worst third
+    return np.asarray(use)
 
 
 def _steady(s: StarEquations, held: Flags) -> Flags:
-    """Return the stars whose ratio of light in the two images is that of most: a bright variable spoils the first fit."""
+    """Return the stars (N,) whose flux ratio of the two images is that of most: a bright variable spoils the first fit."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio, noise = s.aim / s.light, s.light_error / s.light
-    able = np.isfinite(ratio) & (s.light > 5 * s.light_error)
+        ratio, noise = s.target_flux / s.convolved_flux, s.target_flux_error / s.convolved_flux
+    able = np.isfinite(ratio) & (s.convolved_flux > 5 * s.target_flux_error)
     if (able & ~held).sum() < 8:
         return np.ones(s.x.size, bool)
-    middle = np.median(ratio[able & ~held])
-    spread = 1.4826 * np.median(np.abs(ratio[able & ~held] - middle))
-    return np.asarray(~(able & (np.abs(ratio - middle) > 4 * np.hypot(spread, noise))))
+    most = ratio[able & ~held]
+    return np.asarray(~(able & (np.abs(ratio - median(most)) > 4 * np.hypot(scatter(most), noise))))
 
 
 def _affordable(n: int, kernel_order: int, background_order: int) -> tuple[int, int]:
-    """Few stars pay for few terms: orders fall to 0 together with the number of stars."""
+    """Return the orders of kernel and background that `n` stars pay for: both fall to 0 with the number of stars."""
     kernel_limit = 0 if n < 12 else 1 if n < 60 else 2 if n < 150 else 3
     background_limit = 0 if n < 8 else 1 if n < 20 else 2
     return min(kernel_order, kernel_limit), min(background_order, background_limit)
@@ -147,13 +219,12 @@ def _star_scatter(s: StarEquations, kernel: SpatialKernel, use: Flags) -> float:
     strong = use & (power > 50.0**2)  # flux known to 2 %
     if strong.sum() < 5:
         return 0.0
-    rest = deviation[strong] - np.median(deviation[strong])
-    square = (1.4826 * float(np.median(np.abs(rest)))) ** 2
+    square = scatter(deviation[strong]) ** 2
     excess = square - float(np.median(1 / power[strong]))
     return 0.0 if excess < 3.0 * square / np.sqrt(strong.sum()) else min(float(np.sqrt(excess)), MAX_STAR_SCATTER)
 
 
-def _judge(s: StarEquations, kernel: SpatialKernel, use: Flags, scatter: float) -> tuple[F64, Flags]:
+def _judge(s: StarEquations, kernel: SpatialKernel, use: Flags, star_scatter: float) -> tuple[F64, Flags]:
     """Return the rms of residual / sigma of each star, its own flux deviation taken out, and whether the star agrees.
 
     A star disagrees when its flux is off by more than the stars scatter, or when its shape misfits by more than photon
@@ -166,7 +237,7 @@ def _judge(s: StarEquations, kernel: SpatialKernel, use: Flags, scatter: float) 
     n = np.maximum(s.pixels, 1)
     rms = np.sqrt(total / n)
     level = float(np.median(rms[use]))
-    spread = 1.4826 * float(np.median(np.abs(rms[use] - level)))
+    scatter_of_rms = 1.4826 * float(np.median(np.abs(rms[use] - level)))
     misfit = np.sqrt(np.maximum(total - n * level**2, 0) / power)
-    agrees = np.isfinite(rms) & (np.abs(deviation) < 4.5 * np.hypot(scatter, 1 / np.sqrt(power)) + 0.005)
-    return rms, agrees & ((rms < max(1.5 * level, level + 3 * spread)) | (misfit < MAX_MISFIT))
+    agrees = np.isfinite(rms) & (np.abs(deviation) < 4.5 * np.hypot(star_scatter, 1 / np.sqrt(power)) + 0.005)
+    return rms, agrees & ((rms < max(1.5 * level, level + 3 * scatter_of_rms)) | (misfit < MAX_MISFIT))

@@ -30,22 +30,25 @@ PIXEL_ERROR_DECONVOLUTION = CORE_SIGMA  # both images are trusted alike
 
 
 def solve_kernel(
-    s: StarEquations, use: Flags, basis: AlardLuptonBasis, box: Box, kernel_order: int, background_order: int,
-    noise: bool = True,
-) -> SpatialKernel:  # fmt: skip
+    s: StarEquations, use: Flags, basis: AlardLuptonBasis, box: Box, orders: tuple[int, int], white_noise: bool = True
+) -> SpatialKernel:
     """Solve for the spatial coefficients [a_0 | a_ij | c_k] with the stars in `use`.
 
     Parameters
     ----------
-    noise
-        Whether the noise of the convolved image is known (it is where it is white), and its expectation to be taken off.
+    use
+        Which stars take part, shape (N,).
+    orders
+        Of the polynomials of kernel and background.
+    white_noise
+        Whether the noise of the convolved image is white: then its expectation is known and taken off.
 
     Raises
     ------
     InsufficientKernelSources
         The stars have no usable light: the solution is not finite.
     """
-    k = len(basis.terms)
+    k, (kernel_order, background_order) = len(basis.terms), orders
     p = chebyshev_terms(max(kernel_order, background_order), box, s.x[use], s.y[use])
     n_p, n_q = (kernel_order + 1) * (kernel_order + 2) // 2, (background_order + 1) * (background_order + 2) // 2
     top = p.shape[1]
@@ -64,7 +67,7 @@ def solve_kernel(
         return np.asarray(summed[term[:, None], term[None, :]] * gram[function[:, None], function[None, :]])
 
     error = PIXEL_ERROR_DECONVOLUTION if basis.mode == "deconvolution" else PIXEL_ERROR
-    expected = of_pixels(s.noise[use]) if noise else np.zeros_like(matrix)
+    expected = of_pixels(s.noise[use]) if white_noise else np.zeros_like(matrix)
     vector = (p.T @ s.right[use])[term, function]
     ridge = error**2 * of_pixels(s.square[use])
     solution, condition, rank = _solution(matrix, ridge, expected, vector, function == k)
@@ -74,8 +77,8 @@ def solve_kernel(
     coefficients[0, 0] = solution[0]
     coefficients[1:] = solution[1 : 1 + (k - 1) * n_p].reshape(k - 1, n_p)
     return SpatialKernel(
-        basis, coefficients, solution[1 + (k - 1) * n_p :], kernel_order, background_order, box, condition, rank,
-    )  # fmt: skip
+        basis, coefficients, solution[1 + (k - 1) * n_p :], kernel_order, background_order, box, condition, rank
+    )
 
 
 def _solution(
@@ -100,9 +103,9 @@ def _solution(
     values, vectors = np.linalg.eigh(matrix * outer)
     largest = max(float(values[-1]), 1e-300)
     condition = largest / max(float(values[0]), np.finfo(np.float64).eps * largest)  # what is below is rounding
-    held = values < largest / MAX_CONDITION
-    root = vectors / np.sqrt(np.where(held, largest / MAX_CONDITION, values))
+    raised = values < largest / MAX_CONDITION
+    root = vectors / np.sqrt(np.where(raised, largest / MAX_CONDITION, values))
     share, directions = np.linalg.eigh(root.T @ (expected * outer) @ root)
     onto = directions.T @ (root.T @ (scale * vector))
     solution = scale * (root @ (directions @ (onto / (1 - np.clip(share, 0, MAX_NOISE)))))
-    return solution, condition, int(np.count_nonzero(share < MAX_NOISE)) - int(np.count_nonzero(held))
+    return solution, condition, int(np.count_nonzero(share < MAX_NOISE)) - int(np.count_nonzero(raised))

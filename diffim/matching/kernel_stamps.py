@@ -10,15 +10,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffim.matching.kernel_basis import AlardLuptonBasis
-from diffim.pixels.masked_image import Planes
+from diffim.pixels.masked_image import MaskedImage
 from exposure.stamps import shift_stamps
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I64, nearest_pixels
 
-__all__ = ["CORE_SIGMA", "StarEquations", "star_equations"]
+__all__ = ["CORE_SIGMA", "StarEquations", "StarPositions", "star_equations"]
 
 CORE_SIGMA = 0.005  # a star's own light is trusted to 0.5 % of itself: stars of all fluxes share in the fit
 BLOCK = 8  # stars at a time: their products fit into the cache
+
+
+@dataclass(frozen=True)
+class StarPositions:
+    """Frame positions of stars, shape (N,), px.
+
+    Parameters
+    ----------
+    motions
+        Shape (N, 2): by how much (px, less than 1) each star lies elsewhere in the target than in the convolved image.
+    """
+
+    x: F64
+    y: F64
+    motions: F64 | None = None
 
 
 @dataclass(frozen=True)
@@ -28,19 +43,21 @@ class StarEquations:
     Parameters
     ----------
     x, y
-        Frame positions (N,).
+        Frame positions, shape (N,), px.
     normal, right
         M, shape (N, K + 1, K + 1), and b, shape (N, K + 1).
     power
         I^T W I, shape (N,).
     noise
-        Sum of w V with the variance V of the convolved image: what its noise adds to M for a kernel of unit norm.
+        Sum of w V with the variance V of the convolved image, shape (N,): what its noise adds to M for a kernel of unit norm.
     square
         Sum of w T^2: the same for errors as large as the pixels.
-    light, aim
-        Sums of B_0 * T and of I over the pixels that count; ``light_error`` is the noise of the latter.
+    convolved_flux, target_flux
+        Sums of B_0 * T and of I over the pixels that count, counts, shape (N,).
+    target_flux_error
+        The noise of the latter, shape (N,).
     pixels
-        Number of pixels that count.
+        Number of pixels that count, shape (N,).
     """
 
     x: F64
@@ -50,25 +67,23 @@ class StarEquations:
     power: F64
     noise: F64
     square: F64
-    light: F64
-    aim: F64
-    light_error: F64
+    convolved_flux: F64
+    target_flux: F64
+    target_flux_error: F64
     pixels: I64
 
 
 def star_equations(
-    convolved: Planes, target: Planes, x: F64, y: F64, basis: AlardLuptonBasis, flux_ratio: float,
-    motions: F64 | None = None,
-) -> StarEquations:  # fmt: skip
-    """Cut the stamps of stars at frame positions and make their equations.
+    convolved: MaskedImage, target: MaskedImage, stars: StarPositions, basis: AlardLuptonBasis, flux_ratio: float
+) -> StarEquations:
+    """Cut the stamps of stars out of both images and return their equations.
 
     Parameters
     ----------
     flux_ratio
         Rough kernel sum, for the weights.
-    motions
-        Shape (N, 2): by how much (px, less than 1) each star lies elsewhere in `target` than in `convolved`.
     """
+    x, y, motions = stars.x, stars.y, stars.motions
     cx, cy = nearest_pixels(x), nearest_pixels(y)
     outer, inner = 2 * basis.size + 1, basis.size + 2
     n, k, low = x.size, len(basis.terms), (outer - inner) // 2
@@ -80,30 +95,38 @@ def star_equations(
         stamps[rows] = moved
     middle = slice(low, low + inner)
     own, own_var = (a[:, middle, middle].reshape(n, -1).astype(np.float64) for a in (stamps, wide_var))
-    aim, var = (a.reshape(n, -1).astype(np.float64) for a in target.stamps(cx, cy, inner))
+    target_pixels, var = (a.reshape(n, -1).astype(np.float64) for a in target.stamps(cx, cy, inner))
     var += own_var * flux_ratio**2
     good = np.isfinite(var)
-    weight = np.where(good, 1.0 / np.maximum(var + (CORE_SIGMA * aim) ** 2, 1e-30), 0.0)
-    products, light = np.empty((n, k + 2, k + 2)), np.empty(n)
+    weight = np.where(good, 1.0 / np.maximum(var + (CORE_SIGMA * target_pixels) ** 2, 1e-30), 0.0)
+    products, convolved_flux = np.empty((n, k + 2, k + 2)), np.empty(n)
     toeplitz = _toeplitz(basis, outer, inner)
 
     def block(first: int, last: int) -> None:
         rows = np.empty((BLOCK, k + 2, inner * inner))  # the functions, the background and the target
         for start in range(first, last, BLOCK):
             part = slice(start, min(start + BLOCK, last))
-            made = rows[: part.stop - part.start]
-            _convolve_basis(stamps[part], basis, toeplitz, made[:, :k])
-            made[:, k], made[:, k + 1] = 1, aim[part]
-            light[part] = (made[:, 0] * good[part]).sum(1)
-            made *= np.sqrt(weight[part])[:, None]
-            np.matmul(made, made.transpose(0, 2, 1), out=products[part])
+            design = rows[: part.stop - part.start]
+            _convolve_basis(stamps[part], basis, toeplitz, design[:, :k])
+            design[:, k], design[:, k + 1] = 1, target_pixels[part]
+            convolved_flux[part] = (design[:, 0] * good[part]).sum(1)
+            design *= np.sqrt(weight[part])[:, None]
+            np.matmul(design, design.transpose(0, 2, 1), out=products[part])
 
     in_bands(block, n, least=4 * BLOCK)
     return StarEquations(
-        x, y, products[:, :-1, :-1], products[:, :-1, -1], products[:, -1, -1],
-        (weight * np.where(good, own_var, 0)).sum(1), (weight * own**2).sum(1), light, (aim * good).sum(1),
-        np.sqrt(np.where(good, var + (CORE_SIGMA * aim) ** 2, 0).sum(1)), good.sum(1),
-    )  # fmt: skip
+        x,
+        y,
+        products[:, :-1, :-1],
+        products[:, :-1, -1],
+        products[:, -1, -1],
+        (weight * np.where(good, own_var, 0)).sum(1),
+        (weight * own**2).sum(1),
+        convolved_flux,
+        (target_pixels * good).sum(1),
+        np.sqrt(np.where(good, var + (CORE_SIGMA * target_pixels) ** 2, 0).sum(1)),
+        good.sum(1),
+    )
 
 
 def _toeplitz(basis: AlardLuptonBasis, outer: int, inner: int) -> F64:
@@ -117,7 +140,7 @@ def _toeplitz(basis: AlardLuptonBasis, outer: int, inner: int) -> F64:
 
 
 def _convolve_basis(stamps: F32, basis: AlardLuptonBasis, toeplitz: F64, out: F64) -> None:
-    """Convolve each stamp with each function: the raw functions are separable, so two matrix products do it."""
+    """Convolve each stamp (N, S, S) with each function: the raw ones are separable, so two matrix products do it."""
     n, outer = stamps.shape[0], stamps.shape[1]
     inner, terms = toeplitz.shape[2], len(basis.terms)
     start = np.cumsum([0, *(top + 1 for top in basis.degrees)])
@@ -128,8 +151,8 @@ def _convolve_basis(stamps: F32, basis: AlardLuptonBasis, toeplitz: F64, out: F6
         for py in range(top + 1):  # all powers of x that go with this power of y at once
             used = [(t, px) for t, (h, px, q) in enumerate(basis.terms) if (h, q) == (g, py)]
             part = along[:, :, start[g] + np.array([px for _, px in used])].transpose(0, 2, 1, 3).reshape(outer, -1)
-            made = (toeplitz[start[g] + py].T @ part).reshape(inner, len(used), n, inner)
+            convolved = (toeplitz[start[g] + py].T @ part).reshape(inner, len(used), n, inner)
             for m, (t, _) in enumerate(used):
-                raw[t] = made[:, m]
+                raw[t] = convolved[:, m]
     mixed = basis.mixing @ raw.reshape(terms, -1)
     out.reshape(n, terms, inner, inner)[:] = mixed.reshape(raw.shape).transpose(2, 0, 1, 3)

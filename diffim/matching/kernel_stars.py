@@ -1,4 +1,4 @@
-"""Which stars a PSF-matching kernel is fitted on."""
+"""Choice of the stars that the matching kernel is fitted on."""
 
 import numpy as np
 
@@ -8,17 +8,35 @@ from exposure.stamps import gather
 from exposure.stars import Stars
 from tasks.arrays import Flags, nearest_pixels
 
-__all__ = ["SNR_TIERS", "kernel_stars"]
+__all__ = ["kernel_stars"]
 
 SNR_TIERS = ((200.0, 220), (100.0, 100), (50.0, 40))  # (least S/N, stars that make it enough)
 
 
 def kernel_stars(
-    sources: Stars, science: Exposure, template: Exposure, kernel_size: int, *, min_snr: float = 20.0,
-    max_snr: float = 1e5, maximum: int = 400, enough: int = 20,
-) -> Stars:  # fmt: skip
-    """Return sources whose stamps are clean in both images: stars first, spread over cells, brightest first.
+    sources: Stars,
+    science: Exposure,
+    template: Exposure,
+    kernel_size: int,
+    *,
+    min_snr: float = 20.0,
+    max_snr: float = 1e5,
+    maximum: int = 400,
+    enough: int = 20,
+) -> Stars:
+    """Return sources whose stamps are clean in both images: stars first, from all parts of the image, brightest first.
 
+    Parameters
+    ----------
+    kernel_size
+        Side of the kernel, px: stamps are a little larger.
+    min_snr, max_snr
+        Limits of the S/N of a star.
+    maximum
+        More are not taken; -1 takes all.
+
+    Notes
+    -----
     Where the field has enough bright stars, faint ones are left out: what they add is mostly noise. Where fewer than
     `enough` stars qualify, isolated and then any unflagged sources fill up (a kernel can be learnt from galaxies too).
     """
@@ -35,11 +53,11 @@ def kernel_stars(
         if (chosen.snr > least).sum() >= number:
             chosen = chosen.take(chosen.snr > least)
             break
-    return _spread(chosen, science, maximum)
+    return _over_cells(chosen, science, maximum)
 
 
 def _clean(able: Stars, science: Exposure, template: Exposure, kernel_size: int) -> Flags:
-    """Return which stamps lie inside and hold no pixel that would spoil the fit."""
+    """Return which stars (N,) have a stamp that lies inside and holds no pixel that would spoil the fit."""
     x, y = able.x, able.y
     inner = kernel_size // 2 + 2
     x0, y0, width, height = science.bbox
@@ -54,10 +72,10 @@ def _clean(able: Stars, science: Exposure, template: Exposure, kernel_size: int)
     return np.asarray(fits & clean)
 
 
-def _spread(able: Stars, science: Exposure, maximum: int) -> Stars:
+def _over_cells(stars: Stars, science: Exposure, maximum: int) -> Stars:
     """Take the brightest of every cell in turn until `maximum` are taken."""
-    ordered = able.brightest_first()
-    if maximum < 0 or len(able) <= maximum:
+    ordered = stars.brightest_first()
+    if maximum < 0 or len(stars) <= maximum:
         return ordered
     cells = int(np.ceil(np.sqrt(maximum)))
     cx = ((ordered.x - science.origin[0]) * cells / science.width).astype(np.int64)
@@ -65,6 +83,6 @@ def _spread(able: Stars, science: Exposure, maximum: int) -> Stars:
     cell = cy * cells + cx
     by_cell = np.argsort(cell, kind="stable")
     first = np.searchsorted(cell[by_cell], cell[by_cell])
-    turn = np.empty(len(able), np.int64)
-    turn[by_cell] = np.arange(len(able)) - first
+    turn = np.empty(len(stars), np.int64)
+    turn[by_cell] = np.arange(len(stars)) - first
     return ordered.take(np.sort(np.argsort(turn, kind="stable")[:maximum]))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffim.errors import DifferencingError
-from diffim.pixels.masked_image import Planes
+from diffim.pixels.masked_image import MaskedImage
 from diffim.pixels.warp import nodes, resample
 from exposure import Exposure, SkyWcs
 from exposure.field import chebyshev_terms
@@ -24,9 +24,15 @@ if TYPE_CHECKING:
     from scipy.spatial import cKDTree
 
 __all__ = [
-    "Displacement", "StarShifts", "displacement_at_stars", "fit_displacement", "match_lists", "moved_wcs",
-    "register_stars", "resampled",
-]  # fmt: skip
+    "Displacement",
+    "StarShifts",
+    "displacement_at_stars",
+    "fit_displacement",
+    "match_lists",
+    "moved_wcs",
+    "register_stars",
+    "resampled",
+]
 
 TERMS_PAY = (0, 9, 24, 60)  # least number of stars for a displacement of order 0, 1, 2, 3
 CLIP = 3.5
@@ -36,7 +42,19 @@ FLOOR = 0.01  # px: better than that no centroid is trusted
 
 @dataclass(frozen=True)
 class StarShifts:
-    """Stars in both images: places, template minus image and its error along one axis (px); rows of the table given."""
+    """Stars that both images have, one row a star.
+
+    Parameters
+    ----------
+    x, y
+        Frame positions in the image, shape (N,), px.
+    dx, dy
+        Position in the template minus that in the image, shape (N,), px.
+    error
+        One-sigma error of dx and of dy, shape (N,), px.
+    row
+        Row of the star in the table that was given, shape (N,).
+    """
 
     x: F64
     y: F64
@@ -50,7 +68,16 @@ class StarShifts:
 class Displacement:
     """Where a star of the image lies in the template: (x, y) + sum_k c_k p_k(x, y), Chebyshev on `box`.
 
-    ``rms`` is the size of the displacement over the box, ``scatter`` that of the stars about it (px, one axis).
+    Parameters
+    ----------
+    coefficients
+        c_k along x and y, shape (K, 2), px.
+    box
+        x0, y0, width, height of the region of the fit, px.
+    rms
+        Size of the displacement over the box, px.
+    scatter
+        Robust scatter of the stars about it along one axis, px.
     """
 
     coefficients: F64
@@ -61,7 +88,7 @@ class Displacement:
     n_stars: int
 
     def at(self, x: ArrayLike, y: ArrayLike) -> tuple[F64, F64]:
-        """Return the positions in the template of positions in the image."""
+        """Return the positions (x, y) in the template of positions in the image, px, in the shape of `x`."""
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         moved = chebyshev_terms(self.order, self.box, x.ravel(), y.ravel()) @ self.coefficients
         return x + moved[:, 0].reshape(x.shape), y + moved[:, 1].reshape(x.shape)
@@ -73,9 +100,11 @@ def fit_displacement(x: F64, y: F64, dx: F64, dy: F64, error: F64, box: Box, top
     Parameters
     ----------
     x, y, dx, dy
-        Positions (px) and displacements (px).
+        Positions and displacements, each of shape (N,), px.
     error
-        One-sigma error of a displacement along one axis; `FLOOR` is added in quadrature.
+        One-sigma error of a displacement along one axis, shape (N,), px; `FLOOR` is added in quadrature.
+    box
+        Region over which the polynomials run: x0, y0, width, height, px.
     top
         Highest order.
 
@@ -89,7 +118,8 @@ def fit_displacement(x: F64, y: F64, dx: F64, dy: F64, error: F64, box: Box, top
         raise DifferencingError(f"{n} stars are common to image and template, need 3 to register them")
     move = np.stack([dx, dy], axis=1)
     weight = 1 / np.hypot(error, FLOOR)
-    best, best_score = None, np.inf
+    best: tuple[int, F64, float] | None = None
+    best_score = np.inf
     for order in range(top + 1):
         if n < TERMS_PAY[order]:
             break
@@ -107,14 +137,15 @@ def fit_displacement(x: F64, y: F64, dx: F64, dy: F64, error: F64, box: Box, top
             rest = (move - design @ coefficients)[use]
             scatter = 1.4826 * float(np.median(np.abs(rest - np.median(rest, axis=0))))
             best_score, best = score, (order, coefficients, scatter)
-    assert best is not None
+    if best is None:
+        raise DifferencingError("the displacements of the stars are not finite")
     order, coefficients, scatter = best
-    found = Displacement(coefficients, order, box, 0.0, scatter, n)
-    return replace(found, rms=_size(found))
+    displacement = Displacement(coefficients, order, box, 0.0, scatter, n)
+    return replace(displacement, rms=_size(displacement))
 
 
 def _size(d: Displacement) -> float:
-    """Rms of a displacement over its box."""
+    """Return the rms of a displacement over its box, px."""
     x0, y0, width, height = d.box
     gx, gy = (a.ravel() for a in np.meshgrid(np.linspace(x0, x0 + width, 20), np.linspace(y0, y0 + height, 20)))
     moved = chebyshev_terms(d.order, d.box, gx, gy) @ d.coefficients
@@ -124,7 +155,7 @@ def _size(d: Displacement) -> float:
 def displacement_at_stars(
     science: Exposure, template: Exposure, stars: Stars, fwhm: float, reach: float = 3.0
 ) -> StarShifts:
-    """Measure the stars whose windowed centroids can be had in both images."""
+    """Return the shifts of the stars whose windowed centroids converge within `reach` px of their position in both images."""
     x, y = stars.x, stars.y
     if x.size == 0:
         return StarShifts(x, y, x.copy(), y.copy(), x.copy(), np.zeros(0, np.int64))
@@ -132,7 +163,7 @@ def displacement_at_stars(
     side = 2 * int(2.5 * fwhm + reach) + 7
 
     def centroids(e: Exposure) -> tuple[F64, F64, F64]:
-        stamps, variances = Planes.of(e, "BAD", "SAT").stamps(ix, iy, side)
+        stamps, variances = MaskedImage.of(e, "BAD", "SAT").stamps(ix, iy, side)
         moved = windowed_centroids(stamps, x - ix, y - iy, max(fwhm / 2.3548, 0.8))
         return moved[:, 0] + ix, moved[:, 1] + iy, 0.6 * fwhm * _relative_error(stamps, variances, moved, fwhm)
 
@@ -143,10 +174,12 @@ def displacement_at_stars(
     return StarShifts(xs[ok], ys[ok], (xt - xs)[ok], (yt - ys)[ok], error[ok], np.flatnonzero(ok))
 
 
-def _relative_error(stamps: F32, variances: F32, at: F64, radius: float) -> F64:
-    """Return the error of the light within a circle of `radius` px over that light, infinite where there is none."""
+def _relative_error(stamps: F32, variances: F32, centroids: F64, radius: float) -> F64:
+    """Return the relative error (N,) of the flux within a circle of `radius` px, infinite where the flux is not positive."""
     g = np.arange(stamps.shape[1]) - stamps.shape[1] // 2
-    inside = (g[None, :] - at[:, :1])[:, None, :] ** 2 + (g[None, :] - at[:, 1:])[:, :, None] ** 2 < radius**2
+    inside = (g[None, :] - centroids[:, :1])[:, None, :] ** 2 + (g[None, :] - centroids[:, 1:])[
+        :, :, None
+    ] ** 2 < radius**2
     flux = (stamps * inside).sum((1, 2), dtype=np.float64)
     error = np.sqrt(np.where(inside & np.isfinite(variances), variances, 0).sum((1, 2), dtype=np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -164,18 +197,18 @@ def register_stars(shifts: StarShifts, box: Box) -> tuple[Displacement, F64]:
     DifferencingError
         Fewer than three stars.
     """
-    found = fit_displacement(shifts.x, shifts.y, shifts.dx, shifts.dy, shifts.error, box)
-    u, v = found.at(shifts.x, shifts.y)
+    displacement = fit_displacement(shifts.x, shifts.y, shifts.dx, shifts.dy, shifts.error, box)
+    u, v = displacement.at(shifts.x, shifts.y)
     rest_x, rest_y = shifts.x + shifts.dx - u, shifts.y + shifts.dy - v
     off = np.hypot(rest_x - np.median(rest_x), rest_y - np.median(rest_y))
     moved = off > np.maximum(MOVED, 5 * shifts.error)
     stay = ~moved
     if not moved.any() or stay.sum() < max(3, 0.5 * stay.size):
-        return found, np.zeros((stay.size, 2))
-    again = fit_displacement(shifts.x[stay], shifts.y[stay], shifts.dx[stay], shifts.dy[stay], shifts.error[stay], box)
-    u, v = again.at(shifts.x, shifts.y)
+        return displacement, np.zeros((stay.size, 2))
+    refit = fit_displacement(shifts.x[stay], shifts.y[stay], shifts.dx[stay], shifts.dy[stay], shifts.error[stay], box)
+    u, v = refit.at(shifts.x, shifts.y)
     own = np.column_stack([shifts.x + shifts.dx - u, shifts.y + shifts.dy - v])
-    return again, np.where(moved[:, None], own, 0)
+    return refit, np.where(moved[:, None], own, 0)
 
 
 def match_lists(
@@ -183,10 +216,17 @@ def match_lists(
 ) -> tuple[I64, I64]:
     """Match two lists of pixel positions, brightest first, that differ by a shift of at most `reach` px and little else.
 
+    Parameters
+    ----------
+    x, y, other_x, other_y
+        Positions of the two lists, shapes (N,) and (M,), px.
+    radius
+        How far the two positions of a pair may be apart after the shift, px.
+
     Returns
     -------
     first, second
-        Indices of the pairs.
+        Indices of the pairs in the two lists, each of shape (P,).
 
     Raises
     ------
@@ -202,7 +242,7 @@ def match_lists(
     if len(shifts):
         votes = cKDTree(shifts).query_ball_point(shifts, radius / 2, return_length=True)
         moved = a + shifts[np.hypot(*(shifts - shifts[int(np.argmax(votes))]).T) < radius / 2].mean(0)
-        for _ in range(4):  # a small rotation or scale: follow it outwards
+        for _ in range(4):  # follow a small rotation or scale outwards
             distance, index = _nearest(tree, moved, radius)
             hit = np.isfinite(distance)
             if hit.sum() < 3:
@@ -220,6 +260,7 @@ def match_lists(
 
 
 def _nearest(tree: "cKDTree", points: F64, radius: float) -> tuple[F64, I64]:
+    """Return distance (inf: none within `radius`) and index of the nearest neighbours of points (N, 2)."""
     distance, index = tree.query(points, distance_upper_bound=radius)
     return np.asarray(distance), np.asarray(index, np.int64)
 
@@ -227,11 +268,15 @@ def _nearest(tree: "cKDTree", points: F64, radius: float) -> tuple[F64, I64]:
 def resampled(template: Exposure, d: Displacement, box: Box | None = None) -> Exposure:
     """Return the template on the pixels of the image (`box`, its own by default), moved by the displacement."""
     box = template.bbox if box is None else box
-    made = resample(template, *d.at(*nodes(box)), box)
+    moved = resample(template, *d.at(*nodes(box)), box)
     return replace(
-        made, wcs=template.wcs, psf=template.psf, photo_calib=template.photo_calib, ap_corr=template.ap_corr,
+        moved,
+        wcs=template.wcs,
+        psf=template.psf,
+        photo_calib=template.photo_calib,
+        ap_corr=template.ap_corr,
         metadata=dict(template.metadata),
-    )  # fmt: skip
+    )
 
 
 def moved_wcs(wcs: SkyWcs, d: Displacement) -> SkyWcs:

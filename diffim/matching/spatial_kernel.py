@@ -57,13 +57,13 @@ class SpatialKernel:
         return float(np.sqrt((stamp**2).sum()) / max(abs(stamp.sum()), 1e-30))
 
     def kernels_at(self, x: ArrayLike, y: ArrayLike) -> F32:
-        """Return (N, size, size) kernels at positions."""
+        """Return the kernels (N, size, size) at frame positions (N,), px."""
         terms = chebyshev_terms(self.kernel_order, self.box, x, y)
         local = terms @ self.coefficients.T
         return np.asarray(np.tensordot(local, self.basis.functions, axes=1), dtype=np.float32)
 
     def background_factors(self, box: Box) -> tuple[F32, F32]:
-        """Return g on the pixels of a box as the product of (height, q) and (q, width) factors."""
+        """Return g (counts) on the pixels of a box as the product of (height, q) and (q, width) factors."""
         x0, y0, width, height = box
         bx, by, bw, bh = self.box
         u = 2 * (x0 + np.arange(width) - bx) / max(bw - 1, 1) - 1

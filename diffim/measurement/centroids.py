@@ -1,19 +1,20 @@
-"""Centroids of detections by a PSF fit."""
+"""Centroids of sources: a fit of the PSF's flux and position."""
 
 import numpy as np
 
-from diffim.pixels.masked_image import Planes
+from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
 from exposure.photometry import psf_at_fixed_pixel
 from exposure.psf import Psf
 from tasks.arrays import F32, F64
 
-__all__ = ["MAX_MOVE", "fit_centroids"]
+__all__ = ["fit_centroids"]
 
 MAX_MOVE = 3.0  # px from the peak
 
 
 def _crop(stamps: F32, side: int) -> F32:
+    """Return the middle (N, side, side) of stamps."""
     low = (stamps.shape[-1] - side) // 2
     return stamps[:, low : low + side, low : low + side] if low > 0 else stamps
 
@@ -21,12 +22,19 @@ def _crop(stamps: F32, side: int) -> F32:
 def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64, side: int = 15) -> tuple[F64, F64, F64]:
     """Fit flux and position with the PSF (linear in flux, dx, dy; iterated).
 
+    Parameters
+    ----------
+    px, py
+        Frame positions of the peaks, shape (N,), px.
+    side
+        Side of the stamps of the fit, px.
+
     Returns
     -------
     x, y
-        Frame positions; those that were given where the fit left them.
+        Frame positions, shape (N,), px; those of the peaks where the fit moved away by `MAX_MOVE` or more.
     info
-        (N, 4): xErr, yErr, their covariance, 1 where the fit failed.
+        Shape (N, 4): xErr and yErr (px), their covariance (px^2), 1 where the fit failed.
     """
     n = px.size
     x, y = px.copy(), py.copy()
@@ -35,7 +43,7 @@ def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64, side: int = 
         return x, y, info
     side = min(side, psf.size)
     cx, cy = px.astype(np.int64), py.astype(np.int64)
-    data, var = (a.astype(float) for a in Planes.of(difference, "BAD", "CR").stamps(cx, cy, side))
+    data, var = (a.astype(float) for a in MaskedImage.of(difference, "BAD", "CR").stamps(cx, cy, side))
     var[np.isinf(var)] = 0
     inverse = np.zeros((n, 3, 3))
     basis = np.zeros((n, 3, side, side))

@@ -27,45 +27,61 @@ ROUNDS = 3
 
 
 def measure_apart(
-    difference: Exposure, science: Exposure, template: Exposure, found: Detections, template_unit: float = 1.0
+    difference: Exposure, science: Exposure, template: Exposure, detections: Detections, template_unit: float = 1.0
 ) -> pd.DataFrame:
-    """Measure every detection, those that share a footprint without the light of the others (`diffim.measurement.measure.measure`).
+    """Measure every detection, those that share a footprint without the light of the others.
 
+    Parameters
+    ----------
+    difference, science, template
+        The three images; `template_unit` times the template is in the units of the other two.
+    detections
+        The detections.
+
+    Returns
+    -------
+    table : `pandas.DataFrame`
+        One row a source, as of `diffim.measurement.measure.measure`.
+
+    Notes
+    -----
     Footprints of more than `MOST` peaks are not taken apart: their pixels get ``NOT_DEBLENDED``.
     """
-    rank = _rank(found)
-    heaps = np.unique(found.label[rank >= MOST])
-    if heaps.size:
-        difference.set_plane("NOT_DEBLENDED", np.isin(found.labels, heaps))
-        rank[np.isin(found.label, heaps)] = -1
-    parts = [measure(difference, science, template, found.take(rank < 0), template_unit=template_unit)]
+    rank = _rank(detections)
+    crowded = np.unique(detections.label[rank >= MOST])
+    if crowded.size:
+        difference.set_plane("NOT_DEBLENDED", np.isin(detections.labels, crowded))
+        rank[np.isin(detections.label, crowded)] = -1
+    parts = [measure(difference, science, template, detections.take(rank < 0), template_unit=template_unit)]
     blended = np.flatnonzero(rank >= 0)
     if blended.size == 0:
         return parts[0]
-    x, y, flux = _fitted(difference, found.label[blended], found.x[blended], found.y[blended], rank[blended])
+    x, y, flux = _fitted(
+        difference, detections.label[blended], detections.x[blended], detections.y[blended], rank[blended]
+    )
     for k in range(int(rank.max()) + 1):
         own = rank[blended] == k
         images = _without(difference, science, template, x[~own], y[~own], flux[~own], template_unit)
-        parts.append(measure(*images, found.take(blended[own]), template_unit=template_unit))
+        parts.append(measure(*images, detections.take(blended[own]), template_unit=template_unit))
     table = pd.concat(parts, ignore_index=True)
     table = table.sort_values(
         ["sky_source", "significance", "y", "x"], ascending=[True, False, True, True], kind="stable"
     )
     table = table.reset_index(drop=True)
-    assert difference.psf is not None
-    return table[~collapsed(table, fwhm_of(difference.psf.moments_at(table.x, table.y)))].reset_index(drop=True)
+    fwhm = fwhm_of(difference.require_psf().moments_at(table.x, table.y))
+    return table[~collapsed(table, fwhm)].reset_index(drop=True)
 
 
-def _rank(found: Detections) -> I64:
-    """Return the place of each detection among those of its footprint, -1 where it is alone."""
-    order = np.argsort(found.label, kind="stable")
-    label = found.label[order]
+def _rank(detections: Detections) -> I64:
+    """Return the number (N,) of each detection among those of its footprint, -1 where it is alone."""
+    order = np.argsort(detections.label, kind="stable")
+    label = detections.label[order]
     first = np.concatenate([[True], label[1:] != label[:-1]]) if label.size else np.zeros(0, bool)
     start = np.maximum.accumulate(np.where(first, np.arange(label.size), 0))
     rank = np.empty(label.size, np.int64)
     rank[order] = np.arange(label.size) - start
-    shared = np.bincount(found.label, minlength=1)[found.label] > 1
-    rank[~shared | found.is_sky | (found.label == 0)] = -1
+    shared = np.bincount(detections.label, minlength=1)[detections.label] > 1
+    rank[~shared | detections.is_sky | (detections.label == 0)] = -1
     return rank
 
 
@@ -76,8 +92,8 @@ def _fitted(
     py: I64,
     rank: I64,
 ) -> tuple[F64, F64, F64]:
-    """Return frame positions and fluxes of blended sources, found in turn."""
-    assert difference.psf is not None
+    """Return frame positions x, y (px) and fluxes (counts) of blended sources, each of shape (N,), fitted in turn."""
+    psf = difference.require_psf()
     x0, y0 = difference.origin
     peak_x, peak_y = (px + x0).astype(np.float64), (py + y0).astype(np.float64)
     x, y = peak_x.copy(), peak_y.copy()
@@ -86,15 +102,14 @@ def _fitted(
         for k in range(int(rank.max()) + 1):
             own = rank == k
             alone = _changed(difference, x[~own], y[~own], -flux[~own])
-            x[own], y[own], _ = fit_centroids(alone, difference.psf, peak_x[own], peak_y[own])
+            x[own], y[own], _ = fit_centroids(alone, psf, peak_x[own], peak_y[own])
         flux = _joint_fluxes(difference, label, x, y)
     return x, y, flux
 
 
 def _joint_fluxes(difference: Exposure, label: I64, x: F64, y: F64) -> F64:
-    """Return the PSF fluxes of the sources of each footprint, fitted together with inverse-variance weights."""
-    assert difference.psf is not None
-    stamps = psf_images(difference.psf, x, y)
+    """Return the PSF fluxes (N,) of the sources of each footprint, fitted together with inverse-variance weights."""
+    stamps = psf_images(difference.require_psf(), x, y)
     half = stamps.shape[-1] // 2
     cx, cy = (nearest_pixels(v) - o for v, o in zip((x, y), difference.origin, strict=True))
     bits = plane_bits(["NO_DATA", "BAD", "SAT", "CR"])
@@ -118,7 +133,7 @@ def _joint_fluxes(difference: Exposure, label: I64, x: F64, y: F64) -> F64:
 def _without(
     difference: Exposure, science: Exposure, template: Exposure, x: F64, y: F64, flux: F64, template_unit: float
 ) -> tuple[Exposure, Exposure, Exposure]:
-    """Return the three images without some changes."""
+    """Return the three images without the light of some sources of the difference."""
     up = flux > 0
     return (
         _changed(difference, x, y, -flux),
@@ -131,9 +146,8 @@ def _changed(exposure: Exposure, x: F64, y: F64, flux: F64) -> Exposure:
     """Return an exposure with point sources added to its image."""
     if x.size == 0:
         return exposure
-    assert exposure.psf is not None
     image = exposure.image.copy()
-    stamps = np.nan_to_num(psf_images(exposure.psf, x, y))
+    stamps = np.nan_to_num(psf_images(exposure.require_psf(), x, y))
     cx, cy = (nearest_pixels(v) - o for v, o in zip((x, y), exposure.origin, strict=True))
     add_stamps(image, stamps, cx, cy, flux)
     return replace(exposure, image=image)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from diffim.pixels.masked_image import Planes
+from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
 from exposure.photometry import psf_at_fixed_pixel
 from exposure.psf import Psf
@@ -37,7 +37,17 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class DipoleFits:
-    """Per dipole: parameters (N, 6) = F+, F-, x+, y+, x-, y- with covariance (N, 6, 6), chi2 of the difference, pixels."""
+    """Fits of dipoles, one row a dipole.
+
+    Parameters
+    ----------
+    parameters
+        Shape (N, 6): fluxes F+, F- (counts), frame positions x+, y+, x-, y- (px).
+    covariance
+        Their covariance, shape (N, 6, 6).
+    chi2, n_data
+        Of the difference, shape (N,): chi^2, number of pixels.
+    """
 
     parameters: F64
     covariance: F64
@@ -59,9 +69,13 @@ class _Layer:
 
 
 def fit_dipoles(
-    difference: Exposure, science: Exposure | None, template: Exposure | None, template_unit: float,
-    positive: tuple[F64, F64], negative: tuple[F64, F64],
-) -> DipoleFits:  # fmt: skip
+    difference: Exposure,
+    science: Exposure | None,
+    template: Exposure | None,
+    template_unit: float,
+    positive: tuple[F64, F64],
+    negative: tuple[F64, F64],
+) -> DipoleFits:
     """Fit flux and position of both lobes.
 
     Parameters
@@ -71,12 +85,16 @@ def fit_dipoles(
     template_unit
         Factor from template counts to those of the difference.
     positive, negative
-        First guesses of the lobes' frame positions.
+        First guesses of the lobes' frame positions (x, y), each of shape (N,), px.
 
     Returns
     -------
     fits
         Both fluxes are positive in a dipole.
+
+    Notes
+    -----
+    Reiss 2016, DMTN-007: the joint fit of difference and pre-subtraction images.
     """
     (xp, yp), (xn, yn) = (tuple(a.astype(np.float64) for a in pair) for pair in (positive, negative))
     cx, cy = nearest_pixels(0.5 * (xp + xn)), nearest_pixels(0.5 * (yp + yn))
@@ -85,20 +103,20 @@ def fit_dipoles(
         layers.append(_layer(science, cx, cy, 1.0, True, False, PRE_WEIGHT, True))
     if template is not None:
         layers.append(_layer(template, cx, cy, template_unit, False, True, PRE_WEIGHT, True))
-    at = np.stack([xp, yp, xn, yn], axis=1)
-    start = at.copy()
+    lobes = np.stack([xp, yp, xn, yn], axis=1)  # positions, px
+    start = lobes.copy()
     parameters = np.zeros((cx.size, 6))
     for turn in range(ITERATIONS):
         # first with one flux for both lobes: far from the solution two of them run away from each other
-        design, solution, flux = _solve(layers, at, cx, cy, one_flux=turn < ONE_FLUX)
+        design, solution, flux = _solve(layers, lobes, cx, cy, one_flux=turn < ONE_FLUX)
         with np.errstate(divide="ignore", invalid="ignore"):
             step = np.nan_to_num(solution[:, 2:6] / np.repeat(np.where(flux > 0, flux, np.nan), 2, axis=1))
         step = np.clip(step, -MAX_STEP, MAX_STEP)
-        at = np.clip(at + step, start - MAX_MOVE, start + MAX_MOVE)
+        lobes = np.clip(lobes + step, start - MAX_MOVE, start + MAX_MOVE)
         if turn >= ONE_FLUX and np.abs(step).max(initial=0) < 1e-4:
             break
-    design, solution, _ = _solve(layers, at, cx, cy)
-    parameters[:, :2], parameters[:, 2:] = solution[:, :2], at
+    design, solution, _ = _solve(layers, lobes, cx, cy)
+    parameters[:, :2], parameters[:, 2:] = solution[:, :2], lobes
     covariance = _covariance(layers, design, solution[:, :2])
     first = layers[0]
     model = np.einsum("nk,nkp->np", solution[:, :2], design[0][:, :2])
@@ -107,18 +125,17 @@ def fit_dipoles(
 
 
 def _layer(
-    e: Exposure, cx: I64, cy: I64, unit: float, positive: bool, negative: bool,
-    weight: float, with_background: bool,
-) -> _Layer:  # fmt: skip
-    assert e.psf is not None
-    data, variance = Planes.of(e, "BAD", "CR", "SAT").stamps(cx, cy, SIDE)
+    e: Exposure, cx: I64, cy: I64, unit: float, positive: bool, negative: bool, weight: float, with_background: bool
+) -> _Layer:
+    """Return an image on the stamps (N, SIDE^2) around pixels (cx, cy), times `unit`."""
+    data, variance = MaskedImage.of(e, "BAD", "CR", "SAT").stamps(cx, cy, SIDE)
     n = cx.size
     inverse = np.where(np.isfinite(variance), 1 / np.maximum(variance, 1e-30), 0).reshape(n, -1) / unit**2
     values = unit * data.reshape(n, -1).astype(np.float64)
-    return _Layer(values, inverse.astype(np.float64), e.psf, positive, negative, weight, with_background)
+    return _Layer(values, inverse.astype(np.float64), e.require_psf(), positive, negative, weight, with_background)
 
 
-def _solve(layers: list[_Layer], at: F64, cx: I64, cy: I64, one_flux: bool = False) -> tuple[list[F64], F64, F64]:
+def _solve(layers: list[_Layer], lobes: F64, cx: I64, cy: I64, one_flux: bool = False) -> tuple[list[F64], F64, F64]:
     """One Gauss-Newton step: columns are F+, F-, F+ dx+, F+ dy+, F- dx-, F- dy- and three of background for each pre-image.
 
     Returns the designs, the solution (N, 6 + ...) and the fluxes (N, 2) with the lobes where they are.
@@ -133,7 +150,7 @@ def _solve(layers: list[_Layer], at: F64, cx: I64, cy: I64, one_flux: bool = Fal
         design = np.zeros((n, 6 + extra, SIDE * SIDE))
         for present, sign, k in ((layer.positive, 1.0, 0), (layer.negative, -1.0 if layer.positive else 1.0, 1)):
             if present:
-                stamp = sign * _stamps(layer.psf, at[:, 2 * k], at[:, 2 * k + 1], cx, cy)
+                stamp = sign * _stamps(layer.psf, lobes[:, 2 * k], lobes[:, 2 * k + 1], cx, cy)
                 dy, dx = np.gradient(stamp, axis=(1, 2))
                 design[:, k] = stamp.reshape(n, -1)
                 design[:, 2 + 2 * k], design[:, 3 + 2 * k] = -dx.reshape(n, -1), -dy.reshape(n, -1)
@@ -181,21 +198,30 @@ def _covariance(layers: list[_Layer], designs: list[F64], flux: F64) -> F64:
     for layer, gain in zip(layers[1:], gains[1:], strict=True):
         own = np.where(layer.inverse > 0, 1 / np.maximum(layer.inverse, 1e-30), 0)
         parts[layer.positive] = (np.minimum(own, total), gain)
-    spread = np.zeros_like(inverse)
-    known = sum((v for v, _ in parts.values()), np.zeros_like(total))
+    noise = np.zeros_like(inverse)
+    measured = sum((v for v, _ in parts.values()), np.zeros_like(total))
     for positive in (True, False):
-        default = np.maximum(total - known, 0) if parts and positive not in parts else 0.5 * total
+        default = np.maximum(total - measured, 0) if parts and positive not in parts else 0.5 * total
         variance, gain = parts.get(positive, (default, np.zeros_like(gains[0])))
         onto = gain + (gains[0] if positive else -gains[0])
-        spread += np.einsum("nkp,np,nlp->nkl", onto, variance, onto)
-    return np.asarray(np.einsum("nkl,nlm,npm->nkp", inverse, spread, inverse)[:, :6, :6])
+        noise += np.einsum("nkp,np,nlp->nkl", onto, variance, onto)
+    return np.asarray(np.einsum("nkl,nlm,npm->nkp", inverse, noise, inverse)[:, :6, :6])
 
 
 def measure_dipoles(
-    n: int, difference: Exposure, science: Exposure, template: Exposure, template_unit: float,
-    positive: tuple[F64, F64], negative: tuple[F64, F64], rows: I64,
-) -> pd.DataFrame:  # fmt: skip
-    """Return the dipole columns of a table of `n` rows, some of which are fitted; the others get NaN and False."""
+    n: int,
+    difference: Exposure,
+    science: Exposure,
+    template: Exposure,
+    template_unit: float,
+    positive: tuple[F64, F64],
+    negative: tuple[F64, F64],
+    rows: I64,
+) -> pd.DataFrame:
+    """Return the dipole columns of a table of `n` rows: those in `rows` (M,) are fitted, the others get NaN and False.
+
+    Parameters are those of `fit_dipoles`; positions are those of the fitted rows, each of shape (M,), px.
+    """
     columns: dict[str, NDArray[Any]] = {name: np.full(n, np.nan) for name in COLUMNS}
     columns |= {"dipoleNdata": np.zeros(n, np.int64)}
     columns |= {name: np.zeros(n, bool) for name in ("isDipole", "dipoleFitAttempted")}
@@ -217,16 +243,29 @@ def measure_dipoles(
         0.5 * np.sqrt(np.maximum(cov[:, k, k] + cov[:, k + 2, k + 2] + 2 * cov[:, k, k + 2], 0)) for k in (2, 3)
     ]
     values = {
-        "dipoleMeanInstFlux": mean, "dipoleMeanInstFluxErr": mean_error,
-        "dipoleDiffInstFlux": np.abs(plus) - np.abs(minus), "dipoleDiffInstFluxErr": diff_error,
-        "dipoleLengthPixels": separation, "dipoleAnglePixels": np.arctan2(p[:, 3] - p[:, 5], p[:, 2] - p[:, 4]),
-        "dipoleChi2": fits.chi2, "dipoleNdata": fits.n_data, "dipole_x": 0.5 * (p[:, 2] + p[:, 4]),
-        "dipole_y": 0.5 * (p[:, 3] + p[:, 5]), "dipole_xErr": mid_error[0], "dipole_yErr": mid_error[1],
-        "dipole_pos_x": p[:, 2], "dipole_pos_y": p[:, 3], "dipole_pos_instFlux": plus,
-        "dipole_pos_instFluxErr": error[:, 0], "dipole_neg_x": p[:, 4], "dipole_neg_y": p[:, 5],
-        "dipole_neg_instFlux": -minus, "dipole_neg_instFluxErr": error[:, 1],
-        "isDipole": (plus > 0) & (minus > 0) & (share < MAX_SHARE) & (snr > MIN_SNR), "dipoleFitAttempted": True,
-    }  # fmt: skip
+        "dipoleMeanInstFlux": mean,
+        "dipoleMeanInstFluxErr": mean_error,
+        "dipoleDiffInstFlux": np.abs(plus) - np.abs(minus),
+        "dipoleDiffInstFluxErr": diff_error,
+        "dipoleLengthPixels": separation,
+        "dipoleAnglePixels": np.arctan2(p[:, 3] - p[:, 5], p[:, 2] - p[:, 4]),
+        "dipoleChi2": fits.chi2,
+        "dipoleNdata": fits.n_data,
+        "dipole_x": 0.5 * (p[:, 2] + p[:, 4]),
+        "dipole_y": 0.5 * (p[:, 3] + p[:, 5]),
+        "dipole_xErr": mid_error[0],
+        "dipole_yErr": mid_error[1],
+        "dipole_pos_x": p[:, 2],
+        "dipole_pos_y": p[:, 3],
+        "dipole_pos_instFlux": plus,
+        "dipole_pos_instFluxErr": error[:, 0],
+        "dipole_neg_x": p[:, 4],
+        "dipole_neg_y": p[:, 5],
+        "dipole_neg_instFlux": -minus,
+        "dipole_neg_instFluxErr": error[:, 1],
+        "isDipole": (plus > 0) & (minus > 0) & (share < MAX_SHARE) & (snr > MIN_SNR),
+        "dipoleFitAttempted": True,
+    }
     for name, value in values.items():
         columns[name][rows] = value
     return pd.DataFrame(columns)

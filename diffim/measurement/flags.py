@@ -1,4 +1,4 @@
-"""Flags of sources that the mask tells, and the names of all flags that measurement sets."""
+"""Flags of sources: mask planes of their pixels, and the names of all flag columns."""
 
 import numpy as np
 import pandas as pd
@@ -12,16 +12,16 @@ __all__ = ["known_flags", "pixel_flags"]
 
 
 def pixel_flags(frame: pd.DataFrame, difference: Exposure, labels: I32) -> dict[str, Flags]:
-    """Return the columns of the planes: any pixel of the footprint, any and all of the 3x3 around the centroid.
+    """Return the columns ``pixelFlags_*``: of each mask plane, any pixel of the footprint, any and all of the central 3x3.
 
     Parameters
     ----------
     frame
-        Table with x, y (frame px) and label, the number of the footprint.
+        Table with x, y (frame px) and label (the number of the footprint).
     difference
         The image whose mask is looked at.
     labels
-        Footprints, 0 where there is none, shape of the image.
+        Footprint that each pixel of the difference belongs to, shape (height, width), 0 for none.
     """
     x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
     ix = nearest_pixels(x) - difference.origin[0]
@@ -48,10 +48,24 @@ def known_flags() -> set[str]:
     """Return the names of all flag columns that `diffim.measurement.measure.measure` makes."""
     planes = {f"pixelFlags_{name}{where}" for name in PIXEL_FLAGS for where in ("", "Center", "CenterAll")}
     others = {
-        "pixelFlags", "pixelFlags_offimage", "centroid_flag", "apFlux_flag", "apFlux_flag_apertureTruncated",
-        "psfFlux_flag", "psfFlux_flag_edge", "psfFlux_flag_noGoodPixels", "forced_PsfFlux_flag",
-        "forced_PsfFlux_flag_edge", "forced_PsfFlux_flag_noGoodPixels", "shape_flag", "trail_flag",
-        "trail_flag_off_image", "trail_flag_edge", "trail_flag_suspect_long_trail", "isDipole",
-        "isNegative", "sky_source",
-    }  # fmt: skip
+        "pixelFlags",
+        "pixelFlags_offimage",
+        "centroid_flag",
+        "apFlux_flag",
+        "apFlux_flag_apertureTruncated",
+        "psfFlux_flag",
+        "psfFlux_flag_edge",
+        "psfFlux_flag_noGoodPixels",
+        "forced_PsfFlux_flag",
+        "forced_PsfFlux_flag_edge",
+        "forced_PsfFlux_flag_noGoodPixels",
+        "shape_flag",
+        "trail_flag",
+        "trail_flag_off_image",
+        "trail_flag_edge",
+        "trail_flag_suspect_long_trail",
+        "isDipole",
+        "isNegative",
+        "sky_source",
+    }
     return planes | others

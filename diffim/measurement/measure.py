@@ -13,7 +13,7 @@ from diffim.measurement.centroids import fit_centroids
 from diffim.measurement.dipoles import measure_dipoles
 from diffim.measurement.flags import pixel_flags
 from diffim.measurement.trails import measure_trails
-from diffim.pixels.masked_image import Planes
+from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
 from exposure.photometry import forced_psf_photometry
 from exposure.psf import Psf, fwhm_of
@@ -30,19 +30,23 @@ AT_ONCE = 4096  # sources whose smoothed stamps are held
 
 
 def measure(
-    difference: Exposure, science: Exposure, template: Exposure, found: Detections, footprints: bool = True,
+    difference: Exposure,
+    science: Exposure,
+    template: Exposure,
+    detections: Detections,
+    footprints: bool = True,
     template_unit: float = 1.0,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Measure every detection.
 
     Parameters
     ----------
     difference, science, template
         The three images; `template_unit` times the template is in the units of the other two.
-    found
+    detections
         The detections.
     footprints
-        Whether to set the flags of footprints.
+        Whether to set the flags ``pixelFlags_*``.
 
     Returns
     -------
@@ -50,11 +54,10 @@ def measure(
         Raw measurements in pixels and instrument units: x, y and errors, instrumental fluxes, moments, trail, dipole,
         science and template fluxes, flags, ``significance``, ``bboxSize``.
     """
-    psf = difference.psf
-    assert psf is not None
-    frame = _placed(difference, psf, found)
+    psf = difference.require_psf()
+    frame = _centred(difference, psf, detections)
     frame = pd.concat([frame, _dipoles(frame, difference, science, template, template_unit)], axis=1)
-    _at_dipoles(frame)
+    _move_dipoles(frame)
     fwhm = fwhm_of(psf.moments_at(frame.x, frame.y)) if len(frame) else np.zeros(0)
     frame = frame[~collapsed(frame, fwhm)].reset_index(drop=True)
     edges = frame[["bboxX", "bboxY", "bboxWidth", "bboxHeight"]].to_numpy(np.int64)
@@ -64,7 +67,7 @@ def measure(
     frame = _with(frame, _fluxes(frame, difference, science, template))
     _shapes(frame, difference, psf)
     if footprints:
-        frame = _with(frame, pixel_flags(frame, difference, found.labels))
+        frame = _with(frame, pixel_flags(frame, difference, detections.labels))
     return frame.drop(columns=["label", "bboxX", "bboxY"])
 
 
@@ -72,25 +75,35 @@ def _with(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
 
 
-def _placed(difference: Exposure, psf: Psf, found: Detections) -> pd.DataFrame:
-    """Return the table with what is known before anything is measured but the centroids."""
+def _centred(difference: Exposure, psf: Psf, detections: Detections) -> pd.DataFrame:
+    """Return the table with the centroids and what the detection says."""
     x0, y0 = difference.origin
-    px, py = (found.x + x0).astype(np.float64), (found.y + y0).astype(np.float64)
+    px, py = (detections.x + x0).astype(np.float64), (detections.y + y0).astype(np.float64)
     x, y, centroid = fit_centroids(difference, psf, px, py)
     return pd.DataFrame(
         {
-            "x": np.where(found.is_sky, px, x), "y": np.where(found.is_sky, py, y), "xErr": centroid[:, 0],
-            "yErr": centroid[:, 1], "x_y_Cov": centroid[:, 2], "centroid_flag": centroid[:, 3] > 0,
-            "significance": np.abs(found.significance), "peakSign": np.where(found.significance < 0, -1.0, 1.0),
-            "isNegative": ~found.has_positive, "sky_source": found.is_sky, "label": found.label,
-            "bboxX": found.boxes[:, 0], "bboxY": found.boxes[:, 1], "bboxWidth": found.boxes[:, 2],
-            "bboxHeight": found.boxes[:, 3], "footprintArea": found.area,
+            "x": np.where(detections.is_sky, px, x),
+            "y": np.where(detections.is_sky, py, y),
+            "xErr": centroid[:, 0],
+            "yErr": centroid[:, 1],
+            "x_y_Cov": centroid[:, 2],
+            "centroid_flag": centroid[:, 3] > 0,
+            "significance": np.abs(detections.significance),
+            "peakSign": np.where(detections.significance < 0, -1.0, 1.0),
+            "isNegative": ~detections.has_positive,
+            "sky_source": detections.is_sky,
+            "label": detections.label,
+            "bboxX": detections.boxes[:, 0],
+            "bboxY": detections.boxes[:, 1],
+            "bboxWidth": detections.boxes[:, 2],
+            "bboxHeight": detections.boxes[:, 3],
+            "footprintArea": detections.area,
         }
-    )  # fmt: skip
+    )
 
 
-def _at_dipoles(frame: pd.DataFrame) -> None:
-    """Put dipoles between their lobes: that is where the source is. They have a positive part."""
+def _move_dipoles(frame: pd.DataFrame) -> None:
+    """Move dipoles to the middle of their lobes: that is where the source is. They have a positive part."""
     is_dipole = frame.isDipole.to_numpy(bool)
     for name in ("x", "y", "xErr", "yErr"):
         frame[name] = np.where(is_dipole, frame[f"dipole_{name}"], frame[name])
@@ -100,7 +113,10 @@ def _at_dipoles(frame: pd.DataFrame) -> None:
 
 
 def collapsed(frame: pd.DataFrame, fwhm: F64) -> Flags:
-    """Return which rows have a centroid within half a FWHM of that of a more significant one: one source, two peaks."""
+    """Return which rows (N,) have a centroid within half a FWHM of that of a more significant one: one source, two peaks.
+
+    `fwhm` (N,) is that of the PSF at the sources, px; its median counts.
+    """
     drop = np.zeros(len(frame), np.bool_)
     if len(frame) < 2:
         return drop
@@ -108,33 +124,36 @@ def collapsed(frame: pd.DataFrame, fwhm: F64) -> Flags:
         0.5 * float(np.nanmedian(fwhm)), output_type="ndarray"
     )
     rank = np.lexsort((frame.x, frame.y, -frame.significance.to_numpy()))
-    place = np.empty(len(frame), np.int64)
-    place[rank] = np.arange(len(frame))
-    drop[np.where(place[pairs[:, 0]] > place[pairs[:, 1]], pairs[:, 0], pairs[:, 1])] = True
+    order_of = np.empty(len(frame), np.int64)
+    order_of[rank] = np.arange(len(frame))
+    drop[np.where(order_of[pairs[:, 0]] > order_of[pairs[:, 1]], pairs[:, 0], pairs[:, 1])] = True
     return drop
 
 
 def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure) -> Columns:
     """PSF and aperture fluxes on the difference; forced PSF fluxes on science and template."""
     columns: Columns = {}
-    for exposure, prefix in ((difference, "psfFlux"), (science, "forced_PsfFlux"), (template, "template")):
-        assert exposure.psf is not None
+    for exposure, name, flags in (
+        (difference, "psf", "psfFlux"),
+        (science, "science", "forced_PsfFlux"),
+        (template, "template", None),
+    ):
         bad = ~exposure.good() if exposure is not difference else ~exposure.good("CR")
         table = forced_psf_photometry(
-            exposure.image, exposure.variance, exposure.psf, frame.x, frame.y, origin=exposure.origin, bad=bad
+            exposure.image, exposure.variance, exposure.require_psf(), frame.x, frame.y, origin=exposure.origin, bad=bad
         )
-        name = {"psfFlux": "psf", "forced_PsfFlux": "science", "template": "template"}[prefix]
-        made = {c: table[c].to_numpy() for c in table}
-        columns[f"{name}InstFlux"], columns[f"{name}InstFluxErr"] = made["instFlux"], made["instFluxErr"]
+        values = {c: table[c].to_numpy() for c in table}
+        columns[f"{name}InstFlux"], columns[f"{name}InstFluxErr"] = values["instFlux"], values["instFluxErr"]
         if exposure is difference:
-            columns["psfChi2"], columns["psfNdata"] = made["chi2"], made["npixels"]
-            columns["psfLnL"] = -0.5 * made["chi2"]
-        if prefix != "template":
-            columns |= {f"{prefix}_{flag}": made[flag] for flag in ("flag", "flag_edge", "flag_noGoodPixels")}
+            columns["psfChi2"], columns["psfNdata"] = values["chi2"], values["npixels"]
+            columns["psfLnL"] = -0.5 * values["chi2"]
+        if flags is not None:
+            columns |= {f"{flags}_{flag}": values[flag] for flag in ("flag", "flag_edge", "flag_noGoodPixels")}
     return columns | _apertures(frame, difference)
 
 
 def _apertures(frame: pd.DataFrame, difference: Exposure) -> Columns:
+    """Fluxes within `AP_RADIUS` px on the difference, and their flags."""
     bad = ~difference.good()
     image = np.where(bad, 0, difference.image).astype(np.float32)
     variance = np.where(bad, 0, difference.variance).astype(np.float32)
@@ -181,8 +200,7 @@ def _dipoles(
     x, y, sign = (frame[c].to_numpy(np.float64) for c in ("x", "y", "peakSign"))
     other = np.zeros((0, 2))
     if len(frame):
-        assert difference.psf is not None
-        fwhm = float(np.median(fwhm_of(difference.psf.moments_at(x, y))))
+        fwhm = float(np.median(fwhm_of(difference.require_psf().moments_at(x, y))))
         other = _opposite_peak(difference, x, y, sign, fwhm)
     rows = np.flatnonzero(np.isfinite(other[:, 0]) & (frame.footprintArea.to_numpy() <= MAX_DIPOLE_AREA))
     own, far, up = np.column_stack([x, y])[rows], other[rows], sign[rows, None] > 0
@@ -217,7 +235,7 @@ def _smoothed_stamps(difference: Exposure, ix: I64, iy: I64, side: int, sigma: f
     sigma = max(sigma, 0.8)
     margin = int(4 * sigma) + 2  # the stamps lie below each other in one image: so far the Gaussian reaches
     wide = side + 2 * margin
-    image = Planes.of(difference, "CR", "BAD").stamps(ix, iy, wide)[0]
+    image = MaskedImage.of(difference, "CR", "BAD").stamps(ix, iy, wide)[0]
     smooth = cv2.GaussianBlur(image.reshape(-1, wide), (0, 0), sigma).reshape(image.shape)
     variance = gather(difference.variance, ix - difference.origin[0], iy - difference.origin[1], side, 1.0)
     noise = np.sqrt(np.nan_to_num(variance, nan=1.0) / (4 * np.pi * sigma**2))

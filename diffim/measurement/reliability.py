@@ -46,16 +46,16 @@ def features(difference: Exposure, template: Exposure, table: pd.DataFrame) -> F
     out = np.full((n, len(FEATURES)), MISSING, np.float32)
     if n == 0:
         return out
-    assert difference.psf is not None
+    psf = difference.require_psf()
     x, y = table.x.to_numpy(np.float64), table.y.to_numpy(np.float64)
     ix, iy = nearest_pixels(x), nearest_pixels(y)
     ox, oy = difference.origin
     sign = table.peakSign.to_numpy(np.float64)
-    fwhm = np.asarray(fwhm_of(difference.psf.moments_at(x, y)), np.float64)
+    fwhm = np.asarray(fwhm_of(psf.moments_at(x, y)), np.float64)
     data = np.nan_to_num(gather(difference.image, ix - ox, iy - oy, SIDE, 0.0)).astype(np.float64)
     data *= sign[:, None, None]
     sigma = np.sqrt(np.maximum(np.nan_to_num(gather(difference.variance, ix - ox, iy - oy, SIDE, np.nan)), 1e-30))
-    model = sided(psf_images(difference.psf, x, y), SIDE).astype(np.float64)
+    model = sided(psf_images(psf, x, y), SIDE).astype(np.float64)
     static = np.nan_to_num(gather(template.image, ix - template.origin[0], iy - template.origin[1], SIDE, 0.0))
     values = _from_table(table, sign, fwhm) | _from_stamps(data, sigma, model, static.astype(np.float64), fwhm)
     mask = gather(difference.mask, ix - ox, iy - oy, SIDE, plane_bits(["NO_DATA"]))
@@ -81,20 +81,19 @@ def _from_table(t: pd.DataFrame, sign: F64, fwhm: F64) -> dict[str, F64]:
         return {
             "significance": np.log10(np.maximum(np.abs(column("significance")), 1)),
             "chi2": np.log10(np.maximum(column("psfChi2") / np.maximum(column("psfNdata"), 1), 1e-3)),
-            "size": np.log10(np.maximum(size, 1e-2)), "elongation": root / half,
-            "isDipole": column("isDipole"), "dipole_length": column("dipoleLengthPixels") / fwhm,
+            "size": np.log10(np.maximum(size, 1e-2)),
+            "elongation": root / half,
+            "isDipole": column("isDipole"),
+            "dipole_length": column("dipoleLengthPixels") / fwhm,
             "dipole_balance": column("dipoleDiffInstFlux") * sign / np.maximum(column("dipoleMeanInstFlux"), 1e-30),
             "science_snr": np.arcsinh(column("scienceInstFlux") / column("scienceInstFluxErr")),
             "template_snr": np.arcsinh(template_snr),
             "template_ratio": np.arcsinh(template_snr / np.maximum(np.abs(column("significance")), 1)),
             "centroid_error": np.log10(np.maximum(np.hypot(column("xErr"), column("yErr")) / fwhm, 1e-4)),
-        }  # fmt: skip
+        }
 
 
-def _from_stamps(
-    data: F64, sigma: F64, model: F64, static: F64,
-    fwhm: F64,
-) -> dict[str, F64]:  # fmt: skip
+def _from_stamps(data: F64, sigma: F64, model: F64, static: F64, fwhm: F64) -> dict[str, F64]:
     r = _radius()[None] / fwhm[:, None, None]
     inner: Flags = np.asarray(r <= 1.5)
     core, ring = r <= 1.0, (r > 2.0) & (r <= 4.0)
@@ -108,14 +107,17 @@ def _from_stamps(
         psf_peak = model[:, SIDE // 2, SIDE // 2] / model[:, middle, middle].sum((1, 2))
         high = np.maximum((z * core).max((1, 2)), 1e-3)
         return {
-            "likeness": _cosine(data, model, inner), "curve_of_growth": np.clip(grown, -5, 5),
+            "likeness": _cosine(data, model, inner),
+            "curve_of_growth": np.clip(grown, -5, 5),
             "opposite": ((z < -2) & (r <= 2.0)).sum((1, 2)) / (r <= 2.0).sum((1, 2)),
             "trough": np.clip(-np.where(r <= 2.0, z, 0).min((1, 2)) / high, 0, 5),
             "like_template": _cosine(data, static, inner),
             "like_gradient": np.hypot(_cosine(data, gx, inner), _cosine(data, gy, inner)),
             "sharpness": np.clip(peak / psf_peak, -5, 5),
-            "unrest": np.log10(np.sqrt((np.clip(z, -20, 20) ** 2 * ring).sum((1, 2)) / np.maximum(ring.sum((1, 2)), 1))),
-        }  # fmt: skip
+            "unrest": np.log10(
+                np.sqrt((np.clip(z, -20, 20) ** 2 * ring).sum((1, 2)) / np.maximum(ring.sum((1, 2)), 1))
+            ),
+        }
 
 
 def _cosine(a: F64, b: F64, where: Flags) -> F64:

@@ -47,9 +47,11 @@ def allowed_sources(base: str, image: Exposure, table: pd.DataFrame, ids: I64) -
     )
     boxes = np.stack([ra, dec], axis=-1).transpose(1, 0, 2).tolist()
     question = {
-        "visit_id": visit, "detector_id": detector, "historical": False,
+        "visit_id": visit,
+        "detector_id": detector,
+        "historical": False,
         "diasources": [{"diasource_id": int(i), "bbox": box} for i, box in zip(ids, boxes, strict=True)],
-    }  # fmt: skip
+    }
     try:
         with httpx.Client(base_url=base, timeout=_TIMEOUT_S) as client:
             reply = client.put("/diasource_allow_list", json=question)
@@ -65,11 +67,14 @@ def allowed_sources(base: str, image: Exposure, table: pd.DataFrame, ids: I64) -
 
 def _visit(image: Exposure) -> dict[str, Any]:
     """What the service wants to know of a visit: when, and where the middle of the image is."""
-    info = image.visit_info
-    assert info is not None
+    info = image.require_visit_info()
     half = 0.5 * info.exposure_time / 86400
     ra, dec = image.require_wcs().pixel_to_sky(image.origin[0] + image.width / 2, image.origin[1] + image.height / 2)
     return {
-        "visit_id": info.visit, "detector_id": info.detector, "exposure_start_mjd": info.midpoint_mjd_tai - half,
-        "exposure_end_mjd": info.midpoint_mjd_tai + half, "boresight_ra": float(ra), "boresight_dec": float(dec),
-    }  # fmt: skip
+        "visit_id": info.visit,
+        "detector_id": info.detector,
+        "exposure_start_mjd": info.midpoint_mjd_tai - half,
+        "exposure_end_mjd": info.midpoint_mjd_tai + half,
+        "boresight_ra": float(ra),
+        "boresight_dec": float(dec),
+    }

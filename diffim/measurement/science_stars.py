@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from diffim.detection.peaks import detect, significance
+from diffim.detection.peaks import detect
+from diffim.detection.significance import significance
 from diffim.measurement.centroids import fit_centroids
 from exposure import Exposure
 from exposure.mask import plane_bits
@@ -29,29 +30,29 @@ def detect_kernel_sources(science: Exposure, threshold: float = THRESHOLD) -> pd
     sources : `pandas.DataFrame`
         x, y (frame px), snr, psfFlux, star, isolated, flagged; brightest first.
     """
-    assert science.psf is not None
+    psf = science.require_psf()
     good = science.good("BAD", "SAT", "CR")
-    found = detect(significance(science.image, science.variance, good, science.psf, science.origin), threshold)
-    up = found.significance > 0
-    px, py = (a[up].astype(np.float64) + o for a, o in zip((found.x, found.y), science.origin, strict=True))
-    x, y, info = fit_centroids(science, science.psf, px, py)
+    detections = detect(significance(science, good), threshold)
+    up = detections.significance > 0
+    px, py = (a[up].astype(np.float64) + o for a, o in zip((detections.x, detections.y), science.origin, strict=True))
+    x, y, info = fit_centroids(science, psf, px, py)
     flux = forced_psf_photometry(
-        science.image, science.variance, science.psf, x, y, origin=science.origin, bad=~science.good("CR")
+        science.image, science.variance, psf, x, y, origin=science.origin, bad=~science.good("CR")
     )
     frame = pd.DataFrame({"x": x, "y": y, "psfFlux": flux.instFlux.to_numpy(np.float64)})
     frame["snr"] = frame.psfFlux / flux.instFluxErr.to_numpy(np.float64)
     ix, iy = nearest_pixels(x), nearest_pixels(y)
-    at = ix - science.origin[0], iy - science.origin[1]
-    model = science.psf.moments_at(x, y) if len(x) else np.zeros((0, 3))
-    own = adaptive_moments(np.nan_to_num(gather(science.image, *at, STAMP, 0.0)), x - ix, y - iy)
+    column, row = ix - science.origin[0], iy - science.origin[1]
+    model = psf.moments_at(x, y) if len(x) else np.zeros((0, 3))
+    own = adaptive_moments(np.nan_to_num(gather(science.image, column, row, STAMP, 0.0)), x - ix, y - iy)
     frame["star"] = extendedness(own, model) < POINT  # NaN is no star
-    near = gather(science.mask, *at, 2 * STAMP // 5 + 1, plane_bits(SPOILING))
+    near = gather(science.mask, column, row, 2 * STAMP // 5 + 1, plane_bits(SPOILING))
     frame["flagged"] = ((near & plane_bits(SPOILING)) != 0).any(axis=(1, 2)) | (info[:, 3] > 0)
     frame["isolated"] = True
     if len(x) > 1:
         reach = 3 * float(np.median(fwhm_of(model)))
-        places = np.column_stack([x, y])
-        frame["isolated"] = np.asarray(cKDTree(places).query(places, k=2)[0])[:, 1] > reach
+        points = np.column_stack([x, y])
+        frame["isolated"] = np.asarray(cKDTree(points).query(points, k=2)[0])[:, 1] > reach
     able = np.isfinite(frame.snr.to_numpy()) & (frame.snr.to_numpy() > 0)
     chosen: pd.DataFrame = frame[able].sort_values(["psfFlux", "x"], ascending=[False, True], ignore_index=True)
     return chosen

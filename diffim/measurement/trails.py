@@ -21,9 +21,7 @@ STAMPS = 4000  # PSF images held at once
 LONGEST = 150.0  # px: no line is fitted to anything longer
 
 
-def measure_trails(
-    frame: pd.DataFrame, difference: Exposure, shape: F64, failed: Flags
-) -> None:  # fmt: skip
+def measure_trails(frame: pd.DataFrame, difference: Exposure, shape: F64, failed: Flags) -> None:
     """Add the columns of trails: length and angle in pixels, flux with chi2 and number of pixels, flags.
 
     Parameters
@@ -58,6 +56,7 @@ def measure_trails(
 
 
 def _length_and_angle(shape: F64) -> tuple[F64, F64]:
+    """Return length (px) and angle (rad, from +x to +y) of the lines that have moments (N, 3), px^2."""
     ixx, iyy, ixy = shape.T
     root = np.sqrt(0.25 * (ixx - iyy) ** 2 + ixy**2)
     a2, b2 = 0.5 * (ixx + iyy) + root, np.maximum(0.5 * (ixx + iyy) - root, 1e-6)
@@ -75,10 +74,7 @@ def _on_plane(image: Exposure, x: F64, y: F64, plane: str) -> Flags:
     return np.asarray((gather(image.mask, ix, iy, 1, 0)[:, 0, 0] & plane_bits([plane])) != 0)
 
 
-def _line_fluxes(
-    difference: Exposure, x: F64, y: F64, length: F64,
-    angle: F64,
-) -> F64:  # fmt: skip
+def _line_fluxes(difference: Exposure, x: F64, y: F64, length: F64, angle: F64) -> F64:
     """Return (N, 4): flux, error, chi2, pixels of the unweighted linear fit of each line (NaN where there is none)."""
     out = np.full((x.size, 4), np.nan)
     out[:, 3] = 0
@@ -87,7 +83,7 @@ def _line_fluxes(
     points = np.maximum(np.ceil(length[rows] / STEP), 1).astype(np.int64)
     skip = ~np.isfinite(difference.image) | ~np.isfinite(difference.variance)
     chunk = np.cumsum(points) // STAMPS
-    assert difference.psf is not None
+    psf = difference.require_psf()
     for number in np.unique(chunk):
         part = rows[chunk == number]
         n = points[chunk == number]
@@ -98,11 +94,11 @@ def _line_fluxes(
             x[part][owner] + along * np.cos(angle[part][owner]),
             y[part][owner] + along * np.sin(angle[part][owner]),
         )
-        stamps = psf_images(difference.psf, px, py)
+        stamps = psf_images(psf, px, py)
         corner = [nearest_pixels(p) - o for p, o in zip((px, py), difference.origin, strict=True)]
-        found = np.empty((part.size, 4))
-        _fit_lines(difference.image, difference.variance, skip, stamps, corner[0], corner[1], first, found)
-        out[part] = found
+        fits = np.empty((part.size, 4))
+        _fit_lines(difference.image, difference.variance, skip, stamps, corner[0], corner[1], first, fits)
+        out[part] = fits
     return out
 
 

@@ -12,6 +12,7 @@ from diffim.pictures.masks import binned_kinds, legend_handles, painted
 from diffim.pictures.noise import draw_noise
 from exposure import Exposure, GridPsf
 from tasks.arrays import F32, Flags
+from tasks.errors import CallerError
 from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ RELIABLE = 0.5  # sources below are drawn with thin lines
 
 @dataclass(frozen=True)
 class Subject:
-    """What is drawn: the difference with its sources, the image, the matched template, the kernel's fit; title numbers."""
+    """What is drawn: the difference with its sources, the image, the matched template (height, width), the kernel's fit.
+
+    `convolved` names the image that was convolved, for the title.
+    """
 
     difference: Exposure
     science: Exposure | None = None
@@ -37,8 +41,32 @@ class Subject:
 
     __repr__ = short_repr
 
+    def require_fit(self) -> KernelFit:
+        """Return the kernel's fit.
 
-def draw_subtraction(made: Subject, folder: Path) -> list[Path]:
+        Raises
+        ------
+        CallerError
+            There is none.
+        """
+        if self.fit is None:
+            raise CallerError("a picture of the kernel needs the kernel's fit")
+        return self.fit
+
+    def require_sources(self) -> "pd.DataFrame":
+        """Return the sources.
+
+        Raises
+        ------
+        CallerError
+            There are none.
+        """
+        if self.sources is None:
+            raise CallerError("a picture of the sources needs the sources")
+        return self.sources
+
+
+def draw_subtraction(subject: Subject, folder: Path) -> list[Path]:
     """Write the pictures that can be made of what is there; returns their paths.
 
     ``difference.png`` (the image with its sources), ``noise.png`` (histogram, correlation and power), ``psf.png``,
@@ -53,46 +81,46 @@ def draw_subtraction(made: Subject, folder: Path) -> list[Path]:
     from diffim.pictures.stamps import draw_dipoles, draw_sources, draw_stars
 
     folder.mkdir(parents=True, exist_ok=True)
-    todo = {"difference": _image, "noise": _noise, "psf": _psf}
-    if made.fit is not None:
-        todo["kernel"] = _kernel
-        if made.science is not None and made.matched is not None:
-            todo["stars"] = draw_stars
-    if made.sources is not None and len(made.sources):
-        todo["sources"] = draw_sources
-        if made.sources.isDipole.any():
-            todo["dipoles"] = draw_dipoles
+    pictures = {"difference": _image, "noise": _noise, "psf": _psf}
+    if subject.fit is not None:
+        pictures["kernel"] = _kernel
+        if subject.science is not None and subject.matched is not None:
+            pictures["stars"] = draw_stars
+    if subject.sources is not None and len(subject.sources):
+        pictures["sources"] = draw_sources
+        if subject.sources.isDipole.any():
+            pictures["dipoles"] = draw_dipoles
     out = []
-    for name, draw in todo.items():
+    for name, draw in pictures.items():
         out.append(folder / f"{name}.png")
-        draw(plt, made, out[-1])
+        draw(plt, subject, out[-1])
     return out
 
 
-def _significance(made: Subject) -> tuple[F32, Flags]:
-    d = made.difference
+def _significance(subject: Subject) -> tuple[F32, Flags]:
+    d = subject.difference
     good = d.good("BAD", "SAT", "CR", "SAT_TEMPLATE", "SUSPECT")
     return np.where(good, d.image / np.sqrt(np.where(good, d.variance, 1)), np.nan).astype(np.float32), good
 
 
-def _image(plt: Any, made: Subject, path: Path) -> None:
-    z, _ = _significance(made)
-    step = max(-(-max(z.shape) // SHOWN), block_size(made.difference))
+def _image(plt: Any, subject: Subject, path: Path) -> None:
+    z, _ = _significance(subject)
+    step = max(-(-max(z.shape) // SHOWN), block_size(subject.difference))
     small = block_significance(z, step)
     figure, axes = plt.subplots(figsize=_page(*small.shape), layout="constrained")
-    kinds = binned_kinds(made.difference.mask, step)
+    kinds = binned_kinds(subject.difference.mask, step)
     kinds = np.where((kinds < 0) & ~np.isfinite(small), np.int8(0), kinds)
-    x0, y0 = made.difference.origin
+    x0, y0 = subject.difference.origin
     extent = (x0 - 0.5, x0 + small.shape[1] * step - 0.5, y0 - 0.5, y0 + small.shape[0] * step - 0.5)
     shown = axes.imshow(small, origin="lower", cmap="gray", vmin=-5, vmax=5, interpolation="nearest", extent=extent)
     axes.imshow(painted(kinds), origin="lower", interpolation="nearest", extent=extent)
     figure.colorbar(shown, label="difference / sigma" + (f" of {step} x {step} px" if step > 1 else ""), shrink=0.7)
-    handles = _marked(axes, made.sources) + legend_handles(kinds)
+    handles = _marked(axes, subject.sources) + legend_handles(kinds)
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    title = made.convolved or "difference / sigma"
-    if made.fit is not None:
-        f = made.fit
+    title = subject.convolved or "difference / sigma"
+    if subject.fit is not None:
+        f = subject.fit
         title += f", {f.n_used} kernel stars of order {f.kernel.kernel_order}, held-out residual / sigma {f.residual_rms:.2f}"
     axes.set(xlabel="x (px)", ylabel="y (px)", title=title)
     figure.savefig(path, dpi=110)
@@ -115,25 +143,33 @@ def _marked(axes: Any, sources: "pd.DataFrame | None") -> list[Any]:
     fainter = sources.isNegative.to_numpy(bool)
     handles = []
     for chosen, colour, name, width in (
-        (~fainter & sure, "gold", "new or brighter", 1.8), (fainter & sure, "deepskyblue", "fainter or gone", 1.8),
+        (~fainter & sure, "gold", "new or brighter", 1.8),
+        (fainter & sure, "deepskyblue", "fainter or gone", 1.8),
         (~fainter & ~sure, "gold", f"brighter, reliability < {RELIABLE}", 0.7),
         (fainter & ~sure, "deepskyblue", f"fainter, reliability < {RELIABLE}", 0.7),
-    ):  # fmt: skip
+    ):
         if chosen.any():
             handles += axes.plot(
-                sources.x[chosen], sources.y[chosen], "o", mfc="none", mec=colour, ms=11, mew=width,
+                sources.x[chosen],
+                sources.y[chosen],
+                "o",
+                mfc="none",
+                mec=colour,
+                ms=11,
+                mew=width,
                 label=f"{name}: {int(chosen.sum())}",
-            )  # fmt: skip
+            )
     return handles
 
 
-def _noise(plt: Any, made: Subject, path: Path) -> None:
-    draw_noise(plt, *_significance(made), path)
+def _noise(plt: Any, subject: Subject, path: Path) -> None:
+    draw_noise(plt, *_significance(subject), path)
 
 
-def _psf(plt: Any, made: Subject, path: Path) -> None:
-    psf = made.difference.psf
-    assert isinstance(psf, GridPsf)
+def _psf(plt: Any, subject: Subject, path: Path) -> None:
+    psf = subject.difference.require_psf()
+    if not isinstance(psf, GridPsf):
+        raise CallerError("a picture of the PSF needs a PSF on a grid")
     from matplotlib.colors import SymLogNorm
 
     figure, axes = plt.subplots(psf.ny, psf.nx, figsize=(9.6, 9), layout="constrained", squeeze=False)
@@ -150,15 +186,14 @@ def _psf(plt: Any, made: Subject, path: Path) -> None:
     plt.close(figure)
 
 
-def _kernel(plt: Any, made: Subject, path: Path) -> None:
+def _kernel(plt: Any, subject: Subject, path: Path) -> None:
     """Mosaic of the kernel over the image, and the shift that it makes up for."""
     from matplotlib.colors import SymLogNorm
 
-    assert made.fit is not None
-    kernel = made.fit.kernel
+    kernel = subject.require_fit().kernel
     x0, y0, width, height = kernel.box
-    at = (np.arange(KERNELS) + 0.5) / KERNELS
-    gx, gy = (g.ravel() for g in np.meshgrid(x0 + at * width, y0 + at * height))
+    share = (np.arange(KERNELS) + 0.5) / KERNELS
+    gx, gy = (g.ravel() for g in np.meshgrid(x0 + share * width, y0 + share * height))
     stamps = kernel.kernels_at(gx, gy)
     side = kernel.size
     mosaic = stamps.reshape(KERNELS, KERNELS, side, side).transpose(0, 2, 1, 3).reshape(KERNELS * side, -1)
@@ -176,9 +211,7 @@ def _kernel(plt: Any, made: Subject, path: Path) -> None:
     arrows = right.quiver(gx, gy, mean_x, mean_y, pivot="mid", width=0.004)
     longest = max(float(np.hypot(mean_x, mean_y).max()), 1e-6)
     right.quiverkey(arrows, 0.82, 1.025, longest, f"{longest:.3g} px", labelpos="E")
-    right.set(
-        xlabel="x (px)", ylabel="y (px)", aspect="equal", xlim=(x0, x0 + width), ylim=(y0, y0 + height),
-    )  # fmt: skip
+    right.set(xlabel="x (px)", ylabel="y (px)", aspect="equal", xlim=(x0, x0 + width), ylim=(y0, y0 + height))
     right.set_title("shift that the kernel makes up for", loc="left")
     figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -35,7 +35,7 @@ KINDS = (
 
 
 def kinds_of(mask: I32) -> NDArray[np.int8]:
-    """Return the number of the kind of each pixel of a mask, -1 for those that are not masked."""
+    """Return the number of the kind of each pixel of a mask, in its shape (height, width); -1 where it is not masked."""
     out = np.full(mask.shape, -1, np.int8)
     for number in reversed(range(len(KINDS))):
         out[(mask & plane_bits(KINDS[number].planes)) != 0] = number
@@ -43,7 +43,7 @@ def kinds_of(mask: I32) -> NDArray[np.int8]:
 
 
 def binned_kinds(mask: I32, step: int) -> NDArray[np.int8]:
-    """Return the kinds of blocks of `step` x `step` pixels: the first that a quarter of the pixels have."""
+    """Return the kinds of blocks of `step` x `step` px: the first that a quarter of the pixels have."""
     if step == 1:
         return kinds_of(mask)
     blocks = in_blocks(mask, step)
@@ -55,13 +55,13 @@ def binned_kinds(mask: I32, step: int) -> NDArray[np.int8]:
 
 
 def painted(kinds: NDArray[np.int8]) -> F32:
-    """Return the colours (..., 4) of kinds, transparent for -1."""
+    """Return the colours, shape (..., 4), RGBA from 0 to 1, of kinds; transparent for -1."""
     table = np.array([(0.0, 0.0, 0.0, 0.0), *(k.colour for k in KINDS)], np.float32)
     return table[kinds.astype(np.int64) + 1]
 
 
 def legend_handles(*shown: NDArray[np.int8]) -> list[Any]:
-    """Return what a legend needs to name the kinds that were shown."""
+    """Return what a legend needs to name the kinds that were shown (arrays of any shape)."""
     from matplotlib.patches import Patch
 
     seen = {int(number) for kinds in shown for number in np.unique(kinds) if number >= 0}

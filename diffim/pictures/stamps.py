@@ -39,24 +39,24 @@ class _Stamps:
     S counts blocks of `step` x `step` px: single pixels, but where the PSF is wide.
     """
 
-    def __init__(self, made: "Subject", x: F64, y: F64, side: int = SIDE) -> None:
-        d = made.difference
+    def __init__(self, subject: "Subject", x: F64, y: F64, side: int = SIDE) -> None:
+        d = subject.difference
         self.step, self.side = block_size(d), side
         self._x, self._y = (nearest_pixels(v) for v in (x, y))
-        at = self._x - d.origin[0], self._y - d.origin[1], self.side * self.step
-        noise = np.sqrt(gather(d.variance, *at, np.nan).astype(np.float64))
-        own = d if made.science is None else made.science
-        matched = np.full(d.image.shape, np.nan, np.float32) if made.matched is None else made.matched
-        images = [gather(np.ascontiguousarray(a, np.float32), *at, np.nan) for a in (own.image, matched, d.image)]
-        masks = [gather(own.mask, *at, OFF), *[gather(d.mask, *at, OFF)] * 2]
+        cut = self._x - d.origin[0], self._y - d.origin[1], self.side * self.step
+        noise = np.sqrt(gather(d.variance, *cut, np.nan).astype(np.float64))
+        own = d if subject.science is None else subject.science
+        matched = np.full(d.image.shape, np.nan, np.float32) if subject.matched is None else subject.matched
+        images = [gather(np.ascontiguousarray(a, np.float32), *cut, np.nan) for a in (own.image, matched, d.image)]
+        masks = [gather(own.mask, *cut, OFF), *[gather(d.mask, *cut, OFF)] * 2]
         masks[1] = masks[1] & plane_bits(["NO_DATA", "SAT_TEMPLATE"])
         self.kinds = [
             self._blocks(binned_kinds, np.where(np.isfinite(a), m, OFF)) for a, m in zip(images, masks, strict=True)
         ]
-        sky = own.variance if made.science is not None else d.variance
+        sky = own.variance if subject.science is not None else d.variance
         with np.errstate(invalid="ignore", divide="ignore"):
-            spread = np.sqrt(np.maximum(gather(sky, *at, np.nan), 0)).reshape(len(x), -1) / self.step
-            sigma = _usual(spread.astype(np.float64))
+            sky_noise = np.sqrt(np.maximum(gather(sky, *cut, np.nan), 0)).reshape(len(x), -1) / self.step
+            sigma = _usual(sky_noise.astype(np.float64))
             self.z = self._blocks(block_significance, (images[2] / noise).astype(np.float32))
         shown = [self._blocks(block_mean, a) for a in images[:2]]
         brightest = [np.where(k < 0, a, np.nan) / sigma[:, None, None] for a, k in zip(shown, self.kinds, strict=False)]
@@ -75,9 +75,9 @@ class _Stamps:
 
 def _usual(values: F64) -> F64:
     """Return the median of each row's finite values; 1 where there are none."""
-    known = np.isfinite(values) & (values > 0)
-    ordered = np.sort(np.where(known, values, np.inf), axis=1)
-    middle = ordered[np.arange(len(values)), np.maximum(known.sum(1) - 1, 0) // 2]
+    positive = np.isfinite(values) & (values > 0)
+    ordered = np.sort(np.where(positive, values, np.inf), axis=1)
+    middle = ordered[np.arange(len(values)), np.maximum(positive.sum(1) - 1, 0) // 2]
     return np.where(np.isfinite(middle), middle, 1.0)
 
 
@@ -93,19 +93,19 @@ def _show(cell: Any, stamp: F32, kinds: NDArray[np.int8], low: float, high: floa
     cell.set(xticks=[], yticks=[])
 
 
-def draw_sources(plt: Any, made: "Subject", path: Path) -> None:
+def draw_sources(plt: Any, subject: "Subject", path: Path) -> None:
     """Draw a page of the sources, the most reliable first: image, matched template, difference."""
-    assert made.sources is not None
-    table = made.sources[~made.sources.sky_source] if "sky_source" in made.sources else made.sources
+    sources = subject.require_sources()
+    table = sources[~sources.sky_source] if "sky_source" in sources else sources
     shown = _in_order(table).head(ACROSS * ROWS)
     x, y = shown.x.to_numpy(np.float64), shown.y.to_numpy(np.float64)
-    stamps = _Stamps(made, x, y, _side(made.difference))
+    stamps = _Stamps(subject, x, y, _side(subject.difference))
     rows = -(-len(shown) // ACROSS)
     size, gap, between, label, head, foot = 1.2, 0.04, 0.4, 0.42, 0.75, 1.15
     wide = ACROSS * (3 * size + 2 * gap) + (ACROSS + 1) * between
     high = head + rows * (size + label) + foot
     figure = plt.figure(figsize=(wide, high))
-    words = _labels(shown, made.difference)
+    words = _labels(shown, subject.difference)
     for k in range(len(shown)):
         left = between + k % ACROSS * (3 * size + 2 * gap + between)
         low = high - head - (k // ACROSS + 1) * (size + label)
@@ -127,7 +127,7 @@ def draw_sources(plt: Any, made: "Subject", path: Path) -> None:
     order = ", the most reliable first" if "reliability" in table else ", the most significant first"
     count = f"{len(shown)} of {len(table)} sources shown{order}"
     figure.text(0.5, (high - 0.12) / high, count, ha="center", va="top", fontsize=12)
-    _foot(figure, made.difference, stamps, (wide, high, foot))
+    _foot(figure, subject.difference, stamps, (wide, high, foot))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -154,12 +154,12 @@ def _labels(shown: pd.DataFrame, difference: Exposure) -> list[str]:
     sure = shown.reliability if "reliability" in shown else np.full(len(shown), np.nan)
     columns = (shown["id"], shown.significance, sure, shown.isNegative, shown.isDipole, where)
     out = []
-    for number, snr, score, fainter, dipole, place in zip(*columns, strict=True):
+    for number, snr, score, fainter, dipole, position in zip(*columns, strict=True):
         kind = "   dipole" if dipole else "   fainter" if fainter else ""
         out.append(
             f"#{number}   S/N {snr:.1f}"
             + ("" if np.isnan(score) else f"   reliability {score:.2f}")
-            + f"{kind}\n{place}"
+            + f"{kind}\n{position}"
         )
     return out
 
@@ -211,14 +211,13 @@ def _compass(cell: Any, difference: Exposure) -> None:
     cell.set_axis_off()
 
 
-def draw_stars(plt: Any, made: "Subject", path: Path) -> None:
+def draw_stars(plt: Any, subject: "Subject", path: Path) -> None:
     """Draw kernel stars, those that were used framed green and others red: image, matched template, difference / sigma."""
-    fit = made.fit
-    assert fit is not None
+    fit = subject.require_fit()
     good, bad = np.flatnonzero(fit.used), np.flatnonzero(~fit.used)
     chosen = np.concatenate([good[: STARS_SHOWN // 2], bad[: STARS_SHOWN - min(len(good), STARS_SHOWN // 2)]])
     chosen = np.concatenate([chosen, good[STARS_SHOWN // 2 :]])[:STARS_SHOWN]
-    stamps = _Stamps(made, fit.x[chosen], fit.y[chosen])
+    stamps = _Stamps(subject, fit.x[chosen], fit.y[chosen])
     figure, axes = plt.subplots(
         3, len(chosen), figsize=(max(1.3 * len(chosen), 7) + 1, 5.0), layout="constrained", squeeze=False
     )
@@ -245,11 +244,11 @@ def _named_masks(figure: Any, kinds: list[NDArray[np.int8]]) -> None:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
 
 
-def draw_dipoles(plt: Any, made: "Subject", path: Path) -> None:
+def draw_dipoles(plt: Any, subject: "Subject", path: Path) -> None:
     """Draw the strongest dipoles on the difference with their fitted lobes."""
-    assert made.sources is not None
-    t = made.sources[made.sources.isDipole].sort_values("significance", ascending=False).head(DIPOLES_SHOWN)
-    stamps = _Stamps(made, t.dipole_x.to_numpy(np.float64), t.dipole_y.to_numpy(np.float64))
+    sources = subject.require_sources()
+    t = sources[sources.isDipole].sort_values("significance", ascending=False).head(DIPOLES_SHOWN)
+    stamps = _Stamps(subject, t.dipole_x.to_numpy(np.float64), t.dipole_y.to_numpy(np.float64))
     figure, axes = plt.subplots(1, len(t), figsize=(max(2.2 * len(t), 6) + 1, 3.4), layout="constrained", squeeze=False)
     for k, (_, row) in enumerate(t.iterrows()):
         cell, limit = axes[0][k], float(stamps.limit[k])

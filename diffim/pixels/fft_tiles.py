@@ -14,13 +14,29 @@ import cv2
 import numpy as np
 
 from diffim.pixels.direct_convolution import BLOCK_SHAPE, NarrowKernel
-from tasks.arrays import F32, F64, Box
+from tasks.arrays import F32, F64
 from tasks.compiled import compiled
 
-__all__ = ["Convolution", "TileGrid", "TilePlace", "Transforms", "paste", "paste_sum"]
+__all__ = ["Convolution", "Region", "TileBounds", "TileGrid", "TileWindow", "Transforms", "paste", "paste_sum"]
 
 
-class TilePlace(NamedTuple):
+class Region(NamedTuple):
+    """Pixels of an image: the first row and column, height and width."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+
+class TileWindow(NamedTuple):
+    """A window, shape (height, width), that holds a tile, and the row and column of it at which the tile begins."""
+
+    pixels: F32
+    start: int
+
+
+class TileBounds(NamedTuple):
     """Where a tile is: its number in row order, its row and column, and its pixels in the image."""
 
     number: int
@@ -32,14 +48,17 @@ class TilePlace(NamedTuple):
     width: int
 
     @property
-    def pixels(self) -> Box:
-        """First pixel (y, x), height and width."""
-        return self[3:]
+    def region(self) -> Region:
+        """The tile's pixels in the image."""
+        return Region(*self[3:])
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Tiles of `tile` px that cover (height, width), those at the far edges cut off; kernels may reach `margin` px."""
+    """Tiles of `tile` px a side that cover an image (height, width), those at the far edges cut off.
+
+    Kernels may reach `margin` px.
+    """
 
     height: int
     width: int
@@ -71,38 +90,43 @@ class TileGrid:
         return range(number * self.columns, (number + 1) * self.columns)
 
     def centres(self) -> tuple[F64, F64]:
-        """Return array positions (x, y) of the centres of all tiles in row order, clipped to the image."""
+        """Return the centres (x, y) of all tiles in row order, each of shape (N,), array px, clipped to the image."""
         x = np.minimum((np.arange(self.columns) + 0.5) * self.tile, self.width - 0.5) - 0.5
         y = np.minimum((np.arange(self.rows) + 0.5) * self.tile, self.height - 0.5) - 0.5
         mx, my = np.meshgrid(x, y)
         return mx.ravel(), my.ravel()
 
-    def tiles(self, numbers: Iterable[int]) -> Iterator[tuple["Transforms", TilePlace]]:
+    def tiles(self, numbers: Iterable[int]) -> Iterator[tuple["Transforms", TileBounds]]:
         """Iterate over some tiles, each with transforms as large as it and its margins need."""
-        made: dict[tuple[int, int], Transforms] = {}
+        transforms: dict[tuple[int, int], Transforms] = {}
         for number in numbers:
             row, column = divmod(number, self.columns)
             y, x = row * self.tile, column * self.tile
             height, width = min(self.tile, self.height - y), min(self.tile, self.width - x)
             shape = _fast_size(height + 2 * self.margin), _fast_size(width + 2 * self.margin)
-            if shape not in made:
-                made[shape] = Transforms(shape)
-            yield made[shape], TilePlace(number, row, column, y, x, height, width)
+            if shape not in transforms:
+                transforms[shape] = Transforms(shape)
+            yield transforms[shape], TileBounds(number, row, column, y, x, height, width)
 
 
-def paste(window: F32, start: int, place: TilePlace, out: F32, scale: float = 1.0, least: float = -np.inf) -> None:
-    """Write the tile that begins at index `start` of its window into an image.
+def paste(window: F32, start: int, tile: TileBounds, out: F32, scale: float = 1.0, least: float = -np.inf) -> None:
+    """Write a tile into an image.
 
-    Values are multiplied with `scale`; they are `least` at least.
+    Parameters
+    ----------
+    window, start
+        Window that holds the tile, and the row and column of it at which the tile begins.
+    out
+        The image, shape (height, width).
+    scale, least
+        Values are multiplied with `scale`; they are `least` at least.
     """
-    _paste(window, start, out, *place.pixels, np.float32(scale), np.float32(least))
+    _paste(TileWindow(window, start), out, tile.region, np.float32(scale), np.float32(least))
 
 
-def paste_sum(
-    one: tuple[F32, int], other: tuple[F32, int], place: TilePlace, out: F32, scale: float, least: float
-) -> None:
-    """Write the sum of two tiles, each given with its window and the index at which it begins; otherwise as `paste`."""
-    _paste_sum(*one, *other, out, *place.pixels, np.float32(scale), np.float32(least))
+def paste_sum(first: TileWindow, second: TileWindow, tile: TileBounds, out: F32, scale: float, least: float) -> None:
+    """Write the sum of two windows' tiles into an image (height, width); otherwise as `paste`."""
+    _paste_sum(first, second, out, tile.region, np.float32(scale), np.float32(least))
 
 
 @cache
@@ -137,17 +161,17 @@ class Transforms:
         return self._windows[:count]
 
     def forward(self, window: F32) -> F32:
-        """Transform a window."""
+        """Transform a window in place."""
         cv2.dft(window, window)
         return window
 
     def back(self, spectrum: F32) -> F32:
-        """Transform back."""
+        """Transform a spectrum back in place."""
         cv2.idft(spectrum, spectrum, flags=cv2.DFT_SCALE)
         return spectrum
 
     def kernel(self, stamp: F32, out: F32 | None = None) -> F32:
-        """Transform a kernel stamp of odd side into `out` (a new window by default)."""
+        """Transform a kernel stamp (S, S) of odd side into `out` (a new window by default)."""
         side = stamp.shape[0]
         self._corner[:side, :side] = stamp
         out = np.empty(self.shape, np.float32) if out is None else out
@@ -156,7 +180,7 @@ class Transforms:
         return out
 
     def convolve(self, window: F32, spectrum: F32) -> F32:
-        """Convolve a window with the kernel of a spectrum."""
+        """Convolve a window in place with the kernel of a spectrum."""
         return self.back(self.multiply(self.forward(window), spectrum, window))
 
     def multiply(self, a: F32, b: F32, out: F32) -> F32:
@@ -185,21 +209,23 @@ class Convolution:
         self._narrow = NarrowKernel.of(stamp)
         self._spectrum: F32 | None = None
 
-    def run(self, window: F32, first: int, place: TilePlace, out: F32) -> tuple[F32, int]:
-        """Convolve the tile that begins at index `first` of a window.
+    def run(self, window: F32, first: int, tile: TileBounds, out: F32) -> TileWindow:
+        """Convolve the tile that begins at row and column `first` of a window.
 
-        Returns a window and the index at which the tile begins in it. It is `window` or `out`; both are used.
+        `window` and `out` have the shape of the transforms. The result is in one of them; both are overwritten.
         """
-        if self._narrow is not None and place.height >= BLOCK_SHAPE[0] and place.width >= BLOCK_SHAPE[1]:
-            self._narrow.convolve(window, first, place.height, place.width, out)
-            return out, 0
+        if self._narrow is not None and tile.height >= BLOCK_SHAPE[0] and tile.width >= BLOCK_SHAPE[1]:
+            self._narrow.convolve(window, first, tile.height, tile.width, out)
+            return TileWindow(out, 0)
         if self._spectrum is None:
             self._spectrum = self._ft.kernel(self._stamp)
-        return self._ft.convolve(window, self._spectrum), first + self._stamp.shape[0] // 2
+        return TileWindow(self._ft.convolve(window, self._spectrum), first + self._stamp.shape[0] // 2)
 
 
 @compiled
-def _paste(window: Any, start: int, out: Any, y: int, x: int, height: int, width: int, scale: Any, least: Any) -> None:
+def _paste(tile: Any, out: Any, region: Any, scale: Any, least: Any) -> None:
+    window, start = tile
+    y, x, height, width = region
     for j in range(height):
         source, row = window[start + j, start : start + width], out[y + j, x : x + width]
         for i in range(width):
@@ -208,15 +234,14 @@ def _paste(window: Any, start: int, out: Any, y: int, x: int, height: int, width
 
 
 @compiled
-def _paste_sum(
-    one: Any, start: int, other: Any, other_start: int, out: Any, y: int, x: int, height: int, width: int, scale: Any,
-    least: Any,
-) -> None:  # fmt: skip
+def _paste_sum(first: Any, second: Any, out: Any, region: Any, scale: Any, least: Any) -> None:
+    (one, start), (other, other_start) = first, second
+    y, x, height, width = region
     for j in range(height):
         source, row = one[start + j, start : start + width], out[y + j, x : x + width]
-        second = other[other_start + j, other_start : other_start + width]
+        addend = other[other_start + j, other_start : other_start + width]
         for i in range(width):
-            value = scale * (source[i] + second[i])
+            value = scale * (source[i] + addend[i])
             row[i] = value if value > least else least
 
 
@@ -238,7 +263,7 @@ def _multiply_edges(a: Any, b: Any, out: Any, add: bool) -> None:
 
 @compiled
 def _subtract(u: Any, c: Any, phi: Any) -> None:
-    """Leave (u - c) phi in u."""
+    """Leave the packed spectrum (u - c) phi in u."""
     last = u.shape[1] - 1
     u[:, 0] -= c[:, 0]
     u[:, last] -= c[:, last]
@@ -253,6 +278,7 @@ def _subtract(u: Any, c: Any, phi: Any) -> None:
 
 @compiled
 def _multiply(a: Any, b: Any, out: Any, add: bool) -> None:
+    """Write the product of two packed spectra to `out`, or add it to what is there."""
     n = a.shape[0]
     _multiply_edges(a, b, out, add)
     half = a.shape[1] // 2 - 1
@@ -261,9 +287,8 @@ def _multiply(a: Any, b: Any, out: Any, add: bool) -> None:
             p, q, o = a[j], b[j], out[j]
             for k in range(half):
                 m = 2 * k + 1
-                o[m], o[m + 1] = (
-                    o[m] + (p[m] * q[m] - p[m + 1] * q[m + 1]), o[m + 1] + (p[m] * q[m + 1] + p[m + 1] * q[m]),
-                )  # fmt: skip
+                real, imaginary = p[m] * q[m] - p[m + 1] * q[m + 1], p[m] * q[m + 1] + p[m + 1] * q[m]
+                o[m], o[m + 1] = o[m] + real, o[m + 1] + imaginary
     else:
         for j in range(n):
             p, q, o = a[j], b[j], out[j]

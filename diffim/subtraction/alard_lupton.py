@@ -11,14 +11,14 @@ squared real-space kernels: V_D = phi^2 * V_U + (phi K)^2 * V_C, which is right 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy import fft
 
 from diffim.matching.spatial_kernel import SpatialKernel
-from diffim.pixels.fft_tiles import Convolution, TileGrid, TilePlace, Transforms, paste, paste_sum
-from diffim.pixels.masked_image import LEAST_VARIANCE, Planes
+from diffim.pixels.fft_tiles import Convolution, TileBounds, TileGrid, TileWindow, Transforms, paste, paste_sum
+from diffim.pixels.masked_image import LEAST_VARIANCE, MaskedImage, TileTarget
 from diffim.subtraction.noise_power import BLOCK, noise_power, smooth_power
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, Box
@@ -35,7 +35,10 @@ MAX_GAIN = 12.0  # of the whitening at any frequency
 
 @dataclass(frozen=True)
 class Subtracted:
-    """Difference, its variance and, where asked for, K * C, on the box of the subtraction."""
+    """Difference, its variance and, where asked for, K * C, on the box of the subtraction.
+
+    All have the shape (height, width); counts of the difference, and their square.
+    """
 
     difference: F32
     variance: F32
@@ -60,8 +63,8 @@ class Subtraction:
         Factor on the difference, and its square on the variance.
     """
 
-    unconvolved: Planes
-    convolved: Planes
+    unconvolved: MaskedImage
+    convolved: MaskedImage
     kernel: SpatialKernel
     box: Box
     decorrelate: bool = True
@@ -110,42 +113,47 @@ class Subtraction:
         return np.asarray(phi[row, column], np.float32)
 
     def run(self, *, want_matched: bool = True, rows: list[int] | None = None) -> Subtracted:
-        """Subtract; only some rows of tiles (the rest stays zero) when asked for."""
+        """Return the difference; only some rows of tiles (the rest stays zero) when asked for."""
         width, height = self.box[2:]
         make = np.empty if rows is None else np.zeros
         out = Subtracted(
-            make((height, width), np.float32), make((height, width), np.float32),
+            make((height, width), np.float32),
+            make((height, width), np.float32),
             make((height, width), np.float32) if want_matched else np.zeros((0, 0), np.float32),
-        )  # fmt: skip
+        )
         grid = self.grid
-        todo = [k for row in (range(grid.rows) if rows is None else rows) for k in grid.row(row)]
+        numbers = [k for row in (range(grid.rows) if rows is None else rows) for k in grid.row(row)]
         self._kernels, self._cell_kernels  # noqa: B018 (made before the threads share them)
-        work = _whitened_tiles if self.decorrelate else _plain_tiles
+        subtract = _whitened_tiles if self.decorrelate else _plain_tiles
         if self.decorrelate:
             self._cell_whitening  # noqa: B018
-        in_bands(lambda first, last: work(self, out, todo[first:last]), len(todo), least=1)
+        in_bands(lambda first, last: subtract(self, out, numbers[first:last]), len(numbers), least=1)
         return out
 
 
-class _Filters:
-    """What is made once for the tiles of a cell, forgotten when the next row of cells begins."""
+_Filter = TypeVar("_Filter")
 
-    def __init__(self, make: Callable[[Transforms, tuple[int, int]], Any]) -> None:
+
+class _Filters(Generic[_Filter]):
+    """Filters that are made once for the tiles of a cell, forgotten when the next row of cells begins."""
+
+    def __init__(self, make: Callable[[Transforms, tuple[int, int]], _Filter]) -> None:
         self._make, self._row = make, -1
-        self._made: dict[tuple[int, ...], Any] = {}
+        self._filters: dict[tuple[int, ...], _Filter] = {}
 
-    def of(self, ft: Transforms, tile: TilePlace) -> Any:
+    def of(self, ft: Transforms, tile: TileBounds) -> _Filter:
         """Return the filters of the cell of a tile, for windows of a shape."""
         cell = tile.row // CELL, tile.column // CELL
         if cell[0] != self._row:
-            self._row, self._made = cell[0], {}
+            self._row, self._filters = cell[0], {}
         key = *cell, *ft.shape
-        if key not in self._made:
-            self._made[key] = self._make(ft, cell)
-        return self._made[key]
+        if key not in self._filters:
+            self._filters[key] = self._make(ft, cell)
+        return self._filters[key]
 
 
 def _plain_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None:
+    """Subtract some tiles without whitening."""
     half = s.kernel.size // 2
     squares = _Filters(lambda ft, cell: Convolution(ft, s._cell_kernels[cell] ** 2))
     for ft, tile in s.grid.tiles(numbers):
@@ -153,14 +161,15 @@ def _plain_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None:
         fy, fx = tile.y + s.box[1], tile.x + s.box[0]
         s.convolved.window(fy - half, fx - half, c, v)
         matched = ft.convolve(c, ft.kernel(s._kernels[tile.number], work))
-        spread = squares.of(ft, tile).run(v, half, tile, work)
+        variance = squares.of(ft, tile).run(v, half, tile, work)
         if out.matched.size:
             paste(matched, 2 * half, tile, out.matched)
-        place = out.difference, out.variance, tile.pixels
-        s.unconvolved.difference(fy, fx, (matched, 2 * half), spread, s.scale, place)
+        target = TileTarget(out.difference, out.variance, tile.region)
+        s.unconvolved.difference(fy, fx, TileWindow(matched, 2 * half), variance, s.scale, target)
 
 
 def _whitened_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None:
+    """Subtract and whiten some tiles."""
     half, reach = s.kernel.size // 2, s.grid.margin
     filters = _Filters(lambda ft, cell: _noise_filters(ft, s._cell_kernels[cell], s._cell_whitening[cell]))
     for ft, tile in s.grid.tiles(numbers):
@@ -169,8 +178,8 @@ def _whitened_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None
         fy, fx = tile.y + s.box[1], tile.x + s.box[0]
         s.unconvolved.window(fy - reach - half, fx - reach - half, u, vu)
         s.convolved.window(fy - reach, fx - reach, c, vc)
-        spread = squares[0].run(vu, reach + half, tile, work), squares[1].run(vc, reach, tile, more)
-        paste_sum(*spread, tile, out.variance, s.scale**2, LEAST_VARIANCE)
+        variances = squares[0].run(vu, reach + half, tile, work), squares[1].run(vc, reach, tile, more)
+        paste_sum(*variances, tile, out.variance, s.scale**2, LEAST_VARIANCE)
         ft.subtract_product(ft.forward(u), ft.forward(c), ft.kernel(s._kernels[tile.number], work), f_phi)
         paste(ft.back(u), 2 * reach, tile, out.difference, s.scale)
         if out.matched.size:
@@ -210,8 +219,10 @@ def _whitening(kernels: F32, u: F64, c: F64, excess: F64 | None) -> F32:
     return np.asarray(stamp / stamp.sum(axis=(1, 2), keepdims=True), dtype=np.float32)
 
 
-def excess_power(unconvolved: Planes, convolved: Planes, kernel: SpatialKernel, box: Box) -> F64:
-    """Return how the noise power of U - K * C differs from that of white inputs (resampled images are correlated).
+def excess_power(unconvolved: MaskedImage, convolved: MaskedImage, kernel: SpatialKernel, box: Box) -> F64:
+    """Return the noise power of U - K * C over that of white inputs, shape (BLOCK, BLOCK / 2 + 1).
+
+    Resampled images have correlated noise.
 
     Measured on the sky of a plain subtraction of some rows of tiles: static faint sources, which would look like
     correlated noise in either input, have cancelled there.
@@ -220,16 +231,16 @@ def excess_power(unconvolved: Planes, convolved: Planes, kernel: SpatialKernel, 
     plain = Subtraction(unconvolved, convolved, kernel, box, decorrelate=False)
     grid = plain.grid
     rows = list(range(grid.rows))[:: max(1, grid.rows * grid.columns // SAMPLE_TILES)]
-    done = plain.run(rows=rows)
+    subtracted = plain.run(rows=rows)
     good = np.zeros((height, width), bool)
     for row in rows:
         low, high = row * grid.tile, min((row + 1) * grid.tile, height)
         part = slice(low, high)
-        good[part] = np.abs(done.matched[part]) < FAINT * np.sqrt(done.variance[part])
+        good[part] = np.abs(subtracted.matched[part]) < FAINT * np.sqrt(subtracted.variance[part])
         for p in (unconvolved, convolved):
             ox, oy = x0 - p.origin[0], y0 - p.origin[1]
             good[part] &= p.good(slice(oy + low, oy + high))[:, ox : ox + width]
-    measured = noise_power(done.difference, done.variance, good)
+    measured = noise_power(subtracted.difference, subtracted.variance, good)
     side = max(height, width)
     level = [p.sky_levels(box, side)[0] for p in (unconvolved, convolved)]
     model = _noise_model(kernel.kernels_at(x0 + width / 2, y0 + height / 2), level[0], level[1])[0]

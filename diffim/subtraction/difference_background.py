@@ -5,7 +5,7 @@ sigma sqrt(A). With 70 px and cells of a few thousand sampled pixels that is a q
 cell of 256 px it is a thirtieth.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ from exposure.background import subtract_level
 from exposure.mask import plane_bits, usable_pixels
 from exposure.quantiles import block_medians
 from exposure.threads import in_bands
-from tasks.arrays import F32, F64, I64
+from tasks.arrays import F32, F64, I32, I64
 from tasks.compiled import compiled
 
 __all__ = ["subtract_difference_sky"]
@@ -67,23 +67,19 @@ def _cell_levels(difference: Exposure, bits: int, rows: I64, columns: I64) -> F6
     blocks = [-(-np.diff(e) // BLOCK) for e in (rows, columns)]
     first, clip, limit = (_per_block(a, blocks) for a in (start, CLIP * np.sqrt(usual), brightest))
     total, count = np.zeros(first.shape, np.float32), np.zeros(first.shape, np.float32)
-    in_bands(
-        lambda low, high: _block_sums(
-            difference.image, difference.variance, difference.mask, np.int32(bits), first, clip, limit, low, high, total,
-            count,
-        ),
-        first.shape[0], least=1,
-    )  # fmt: skip
+    plane = _Pixels(difference.image, difference.variance, difference.mask, np.int32(bits))
+    limits = _Limits(first, clip, limit)
+    in_bands(lambda low, high: _block_sums(plane, limits, low, high, total, count), first.shape[0], least=1)
     above, pixels = _clipped_means(total, count, clip, blocks)
-    known = pixels >= LEAST * np.outer(np.diff(rows), np.diff(columns))
-    if not known.any():
+    enough = pixels >= LEAST * np.outer(np.diff(rows), np.diff(columns))
+    if not enough.any():
         return None
     levels = start.astype(np.float32) + above
-    if not known.all():
+    if not enough.all():
         from scipy.spatial import cKDTree  # which few images need, and takes a tenth of a second to load
 
-        near = cKDTree(np.argwhere(known)).query(np.argwhere(~known))[1]
-        levels[~known] = levels[known][near]
+        near = cKDTree(np.argwhere(enough)).query(np.argwhere(~enough))[1]
+        levels[~enough] = levels[enough][near]
     return levels
 
 
@@ -129,33 +125,50 @@ def _typical(difference: Exposure, bits: int, rows: I64, columns: I64) -> list[F
     return [medians(image), usual, 1.4826 * medians(np.abs(variance - per_pixel))]
 
 
-def _spline(levels: F64, edges: I64, at: F64) -> F64:
+def _spline(levels: F64, edges: I64, positions: F64) -> F64:
     """Return the natural cubic spline through cell levels (along the first axis), straight beyond the outer centres."""
     centres = (edges[1:] + edges[:-1] - 1) / 2
     n = centres.size
     if n == 1:
-        return np.repeat(levels, at.size, axis=0)
+        return np.repeat(levels, positions.size, axis=0)
     step, slope = np.diff(centres), np.diff(levels, axis=0) / np.diff(centres)[:, None]
     matrix, right = np.eye(n), np.zeros_like(levels)  # of the second derivatives, zero at both ends
     for k in range(1, n - 1):
         matrix[k, k - 1 : k + 2] = step[k - 1], 2 * (step[k - 1] + step[k]), step[k]
     right[1:-1] = 6 * np.diff(slope, axis=0)
     bend = np.linalg.solve(matrix, right)
-    cell = np.clip(np.searchsorted(centres, at) - 1, 0, n - 2)
-    h, t = step[cell, None], np.clip(at, centres[0], centres[-1])[:, None] - centres[cell, None]
+    cell = np.clip(np.searchsorted(centres, positions) - 1, 0, n - 2)
+    clipped = np.clip(positions, centres[0], centres[-1])
+    h, t = step[cell, None], clipped[:, None] - centres[cell, None]
     rise = slope[cell] - h * (2 * bend[cell] + bend[cell + 1]) / 6
     curve = (bend[cell + 1] - bend[cell]) / h
     inside = levels[cell] + t * (rise + t * (bend[cell] / 2 + t * curve / 6))
-    beyond = (at - np.clip(at, centres[0], centres[-1]))[:, None]
+    beyond = (positions - clipped)[:, None]
     return np.asarray(inside + beyond * (rise + t * (bend[cell] + t * curve / 2)))
 
 
+class _Pixels(NamedTuple):
+    """An image, all of shape (height, width), and the mask bits of pixels that are left out, as compiled code takes it."""
+
+    image: F32
+    variance: F32
+    mask: I32
+    bits: np.int32
+
+
+class _Limits(NamedTuple):
+    """Of each block: its cell's level, how far a pixel may be from it, and the largest variance of sky."""
+
+    level: F32
+    clip: F32
+    variance: F32
+
+
 @compiled
-def _block_sums(
-    image: Any, variance: Any, mask: Any, bits: Any, start: Any, clip: Any, limit: Any, first: int, last: int,
-    total: Any, count: Any,
-) -> None:  # fmt: skip
-    """Sum pixel - start, and 1, over what neither stands out nor is bright, for some rows of blocks."""
+def _block_sums(pixels: Any, limits: Any, first: int, last: int, total: Any, count: Any) -> None:
+    """Sum pixel - level, and 1, over what neither stands out nor is bright, for some rows of blocks."""
+    image, variance, mask, bits = pixels
+    start, clip, limit = limits
     height, width = image.shape
     zero, one = np.float32(0), np.float32(1)
     per_pixel = np.zeros((5, width), np.float32)
@@ -166,9 +179,9 @@ def _block_sums(
         for x in range(width):
             level[x], most[x], brightest[x] = start[r, x // BLOCK], clip[r, x // BLOCK], limit[r, x // BLOCK]
         for y in range(r * BLOCK, min((r + 1) * BLOCK, height)):
-            pixels, spread, flags = image[y], variance[y], mask[y]
+            values, variances, flags = image[y], variance[y], mask[y]
             for x in range(width):  # without branches: this loop is vectorised
-                above, v = pixels[x] - level[x], spread[x]
+                above, v = values[x] - level[x], variances[x]
                 ok = ((flags[x] & bits) == 0) & (v > zero) & (v <= brightest[x]) & (abs(above) <= most[x])
                 sums[x] += above if ok else zero
                 numbers[x] += one if ok else zero

@@ -1,7 +1,6 @@
 """The difference exposure around subtracted pixels: mask, PSF, calibrations."""
 
 from collections.abc import Callable
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +19,7 @@ SPREADING = ("NO_DATA", "BAD", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE", "CR")  # 
 StampsAt = Callable[[F64, F64], F32]
 
 
-def combined_mask(science: Exposure, template: Exposure, reach: int | None, template_reach: int | None) -> Any:
+def combined_mask(science: Exposure, template: Exposure, reach: int | None, template_reach: int | None) -> I32:
     """Return the OR of both masks on the image's box, with what a kernel carries along grown by its reach (px)."""
     x0, y0, width, height = science.bbox
     offset = (y0 - template.origin[1], x0 - template.origin[0])
@@ -34,18 +33,29 @@ def combined_mask(science: Exposure, template: Exposure, reach: int | None, temp
     return mask
 
 
-def difference_exposure(science: Exposure, done: Subtracted, mask: I32, psf: Psf) -> Exposure:
-    """Return the difference with everything of the image that says where and how bright; 0 where there is no data."""
-    done.difference[flagged_pixels(mask, plane_bits(["NO_DATA"]))] = 0
+def difference_exposure(science: Exposure, subtracted: Subtracted, mask: I32, psf: Psf) -> Exposure:
+    """Return the difference with the WCS and the calibrations of the image; 0 where there is no data.
+
+    `mask` has the shape (height, width) of the image.
+    """
+    subtracted.difference[flagged_pixels(mask, plane_bits(["NO_DATA"]))] = 0
     return Exposure(
-        done.difference, done.variance, mask, origin=science.origin, wcs=science.wcs, psf=psf,
-        photo_calib=science.photo_calib, visit_info=science.visit_info, band=science.band,
-        physical_filter=science.physical_filter, ap_corr=science.ap_corr,
-    )  # fmt: skip
+        subtracted.difference,
+        subtracted.variance,
+        mask,
+        origin=science.origin,
+        wcs=science.wcs,
+        psf=psf,
+        photo_calib=science.photo_calib,
+        visit_info=science.visit_info,
+        band=science.band,
+        physical_filter=science.physical_filter,
+        ap_corr=science.ap_corr,
+    )
 
 
 def reach_of(kernel: F32) -> int:
-    """Return the radius that holds 99 % of the absolute weight of a kernel."""
+    """Return the radius (px) that holds 99 % of the absolute weight of a kernel (S, S)."""
     half = kernel.shape[0] // 2
     g = np.arange(-half, half + 1)
     radius = np.hypot(g[:, None], g[None, :]).ravel()
@@ -65,8 +75,8 @@ def difference_psf(science: Psf, box: Box, *filters: StampsAt) -> GridPsf:
     gy = y0 + (np.arange(PSF_CELLS) + 0.5) * height / PSF_CELLS - 0.5
     mx, my = (a.ravel() for a in np.meshgrid(gx, gy))
     stamps = science.kernel_at(mx, my)
-    for at in filters:
-        stamps = _convolved(stamps, at(mx, my))
+    for kernels_at in filters:
+        stamps = _convolved(stamps, kernels_at(mx, my))
     return GridPsf(stamps, PSF_CELLS, PSF_CELLS, box)
 
 

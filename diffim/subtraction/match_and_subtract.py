@@ -6,9 +6,11 @@ import numpy as np
 
 from diffim.errors import InsufficientKernelSources
 from diffim.matching.kernel_basis import DEGREES, EQUAL_WIDTHS, MIN_SIZE, WING_DEGREES, AlardLuptonBasis, make_basis
-from diffim.matching.kernel_fit import KernelFit, fit_kernel
+from diffim.matching.kernel_fit import FitOptions, KernelFit, fit_kernel
+from diffim.matching.kernel_stamps import StarPositions
 from diffim.matching.kernel_stars import kernel_stars
-from diffim.pixels.masked_image import Planes
+from diffim.matching.spatial_kernel import SpatialKernel
+from diffim.pixels.masked_image import MaskedImage
 from diffim.preparation import flux_unit_ratio
 from diffim.subtraction.alard_lupton import Subtracted, Subtraction, excess_power
 from diffim.subtraction.difference_exposure import combined_mask, difference_exposure, difference_psf, reach_of
@@ -22,7 +24,7 @@ from exposure.stars import Stars
 from tasks.arrays import F32, F64, nearest_pixels
 from tasks.reprs import short_repr
 
-__all__ = ["Matched", "match_and_subtract", "match_and_subtract_proper"]
+__all__ = ["MatchOptions", "Matched", "match_and_subtract", "match_and_subtract_proper"]
 
 WIDE_KERNEL = 31  # px: room for the wings; smaller where stars with clean stamps of that size are few
 ENOUGH_FOR_WINGS = 40
@@ -47,24 +49,49 @@ class Matched:
     __repr__ = short_repr
 
 
+@dataclass(frozen=True)
+class MatchOptions:
+    """How two images are matched and subtracted.
+
+    Parameters
+    ----------
+    mode
+        ``convolveTemplate``, ``convolveScience`` or ``auto`` (convolve the sharper image; the template where they are alike).
+    kernel_size
+        Side of the kernel, px, odd; 0 takes it from the seeing.
+    kernel_order, background_order
+        Highest orders of the polynomials of kernel and background.
+    subtract_background
+        Whether the fitted background is taken off.
+    decorrelate
+        Whether the noise of the difference is whitened.
+    min_stars, max_stars
+        Fewer are an error; more are not fitted (-1 takes all).
+    want_matched
+        Whether the matched template is to be returned.
+    """
+
+    mode: str = "auto"
+    kernel_size: int = 0
+    kernel_order: int = 1
+    background_order: int = 2
+    subtract_background: bool = True
+    decorrelate: bool = True
+    min_stars: int = 3
+    max_stars: int = 400
+    want_matched: bool = True
+
+
 def match_and_subtract(
-    science: Exposure, template: Exposure, sources: Stars, *, mode: str = "auto", kernel_size: int = 0,
-    kernel_order: int = 1, background_order: int = 2, subtract_background: bool = True, decorrelate: bool = True,
-    min_stars: int = 3, max_stars: int = 400, known: KernelFit | None = None, want_matched: bool = True,
-) -> Matched:  # fmt: skip
+    science: Exposure, template: Exposure, sources: Stars, options: MatchOptions, earlier_fit: KernelFit | None = None
+) -> Matched:
     """Match the two images and subtract.
 
     Parameters
     ----------
     science, template
         Prepared exposures; the template's box contains that of the image.
-    mode
-        ``convolveTemplate``, ``convolveScience`` or ``auto`` (convolve the sharper image; the template where they are alike).
-    max_stars
-        More than that are not fitted; -1 takes all.
-    want_matched
-        Whether the matched template is to be returned.
-    known
+    earlier_fit
         A fit made before on the same images: it is applied, none is made.
 
     Raises
@@ -72,24 +99,30 @@ def match_and_subtract(
     InsufficientKernelSources
         Too few clean stars.
     """
-    way = _direction(science, template, mode)
-    stars, basis = _stars_and_basis(science, template, sources, way, kernel_size, max_stars)
-    if known is None and len(stars) < min_stars:
-        raise InsufficientKernelSources(f"{len(stars)} clean kernel stars, need {min_stars}", **science.where)
+    direction = _direction(science, template, options.mode)
+    stars, basis = _stars_and_basis(science, template, sources, direction, options)
+    if earlier_fit is None and len(stars) < options.min_stars:
+        raise InsufficientKernelSources(f"{len(stars)} clean kernel stars, need {options.min_stars}", **science.where)
     ratio = _flux_ratio(stars, science, template)
-    white = abs(sky_correlation(way.convolved)) < WHITE
-    fit = known or fit_kernel(
-        way.convolved, way.target, stars.x, stars.y, basis, science.bbox,
-        kernel_order=kernel_order, background_order=background_order, min_stars=min_stars,
-        flux_ratio=ratio if way.of_template else 1 / ratio, white_noise=white, motions=_motions(stars, way),
-    )  # fmt: skip
-    done, made = _apply(science, template, way, fit, ratio, subtract_background, decorrelate, white, want_matched)
+    white = abs(sky_correlation(direction.convolved)) < WHITE
+    positions = StarPositions(stars.x, stars.y, _motions(stars, direction))
+    fit_options = FitOptions(
+        options.kernel_order,
+        options.background_order,
+        options.min_stars,
+        flux_ratio=ratio if direction.of_template else 1 / ratio,
+        white_noise=white,
+    )
+    fit = earlier_fit or fit_kernel(direction.convolved, direction.target, positions, basis, science.bbox, fit_options)
+    subtraction = _subtraction(science, template, direction, fit.kernel, ratio, white, options)
+    subtracted = subtraction.run(want_matched=direction.of_template and options.want_matched)
     total = fit.kernel.kernel_sum
     matched = None
-    if want_matched:
-        matched = done.matched if way.of_template else template.cutout(*science.bbox).image / np.float32(total)
-    difference = _assemble(science, template, way, fit, done, made)
-    return Matched(difference, matched, fit, way.name, total if way.of_template else 1 / total)
+    if options.want_matched:
+        of_template = direction.of_template
+        matched = subtracted.matched if of_template else template.cutout(*science.bbox).image / np.float32(total)
+    difference = _assemble(science, template, direction, fit, subtracted, subtraction)
+    return Matched(difference, matched, fit, direction.name, total if direction.of_template else 1 / total)
 
 
 @dataclass(frozen=True)
@@ -97,8 +130,8 @@ class _Direction:
     """Which image is convolved to match which."""
 
     name: str
-    convolved: Planes
-    target: Planes
+    convolved: MaskedImage
+    target: MaskedImage
     sharp: float
     broad: float
 
@@ -108,9 +141,8 @@ class _Direction:
 
 
 def _direction(science: Exposure, template: Exposure, mode: str) -> _Direction:
-    assert science.psf is not None and template.psf is not None
-    fwhm_s, fwhm_t = psf_fwhm(science.psf, science.bbox), psf_fwhm(template.psf, template.bbox)
-    new, old = Planes.of(science, "BAD", "CR"), Planes.of(template, "BAD")
+    fwhm_s, fwhm_t = (psf_fwhm(e.require_psf(), e.bbox) for e in (science, template))
+    new, old = MaskedImage.of(science, "BAD", "CR"), MaskedImage.of(template, "BAD")
     if mode == "convolveTemplate" or (mode == "auto" and fwhm_t <= fwhm_s * (1 + EQUAL_WIDTHS)):
         return _Direction("convolveTemplate", old, new, fwhm_t, fwhm_s)
     if mode == "auto" and fwhm_t <= fwhm_s * (1 + ALIKE) and abs(sky_correlation(new)) >= WHITE and _quieter(old, new):
@@ -119,54 +151,56 @@ def _direction(science: Exposure, template: Exposure, mode: str) -> _Direction:
     return _Direction("convolveScience", new, old, fwhm_s, fwhm_t)
 
 
-def _quieter(first: Planes, second: Planes) -> bool:
+def _quieter(first: MaskedImage, second: MaskedImage) -> bool:
     """Whether the first image has less noise than the second, each in units of its own stars: variances of the sky."""
     one, other = (float(np.nanmedian(p.variance[::16, ::16])) for p in (first, second))
     return one < other
 
 
 def _stars_and_basis(
-    science: Exposure, template: Exposure, sources: Stars, way: _Direction, kernel_size: int,
-    maximum: int,
-) -> tuple[Stars, AlardLuptonBasis]:  # fmt: skip
+    science: Exposure, template: Exposure, sources: Stars, direction: _Direction, options: MatchOptions
+) -> tuple[Stars, AlardLuptonBasis]:
     """Choose a kernel with wings where enough stars have room for it, else a plain one."""
-    degrees = DEGREES if kernel_size else WING_DEGREES
-    basis = make_basis(way.sharp, way.broad, kernel_size or WIDE_KERNEL, degrees)
-    stars = kernel_stars(sources, science, template, basis.size, maximum=maximum)
-    if not kernel_size and len(stars) < ENOUGH_FOR_WINGS:
-        basis = make_basis(way.sharp, way.broad)
-        stars = kernel_stars(sources, science, template, basis.size, maximum=maximum)
+    degrees = DEGREES if options.kernel_size else WING_DEGREES
+    basis = make_basis(direction.sharp, direction.broad, options.kernel_size or WIDE_KERNEL, degrees)
+    stars = kernel_stars(sources, science, template, basis.size, maximum=options.max_stars)
+    if not options.kernel_size and len(stars) < ENOUGH_FOR_WINGS:
+        basis = make_basis(direction.sharp, direction.broad)
+        stars = kernel_stars(sources, science, template, basis.size, maximum=options.max_stars)
     return stars, basis
 
 
-def _apply(
-    science: Exposure, template: Exposure, way: _Direction, fit: KernelFit, ratio: float, subtract_background: bool,
-    decorrelate: bool, white: bool, want_matched: bool,
-) -> tuple[Subtracted, Subtraction]:  # fmt: skip
-    """Subtract with the fitted kernel; what does not count in the image is filled from the template."""
-    kernel = fit.kernel
-    unconvolved, convolved = way.target, way.convolved
-    if subtract_background:
+def _subtraction(
+    science: Exposure,
+    template: Exposure,
+    direction: _Direction,
+    kernel: SpatialKernel,
+    ratio: float,
+    white: bool,
+    options: MatchOptions,
+) -> Subtraction:
+    """Return the subtraction with the fitted kernel; what does not count in the image is filled from the template."""
+    unconvolved, convolved = direction.target, direction.convolved
+    if options.subtract_background:
         unconvolved = unconvolved.without(
             *kernel.background_factors((*unconvolved.origin, *unconvolved.image.shape[::-1]))
         )
-    bare = Planes.of(template, "BAD")
-    if way.of_template:
+    bare = MaskedImage.of(template, "BAD")
+    if direction.of_template:
         unconvolved, scale = unconvolved.filled(bare, ratio), 1.0
     else:
         convolved, scale = convolved.filled(bare, 1 / max(kernel.kernel_sum, 1e-30)), -1 / kernel.kernel_sum
     excess: F64 | None = None
-    if decorrelate and not (white and abs(sky_correlation(way.target)) < WHITE):
+    if options.decorrelate and not (white and abs(sky_correlation(direction.target)) < WHITE):
         excess = excess_power(unconvolved, convolved, kernel, science.bbox)
         if np.abs(excess - 1).max() < WHITE_POWER:  # it was crowding that looked like correlation
             excess = None
-    made = Subtraction(unconvolved, convolved, kernel, science.bbox, decorrelate, excess, scale)
-    return made.run(want_matched=way.of_template and want_matched), made
+    return Subtraction(unconvolved, convolved, kernel, science.bbox, options.decorrelate, excess, scale)
 
 
-def _motions(stars: Stars, way: _Direction) -> F64 | None:
-    """Return how far each star lies elsewhere in the target than in the convolved image; None: nobody moved."""
-    return -stars.motion if way.of_template and stars.motion is not None else stars.motion
+def _motions(stars: Stars, direction: _Direction) -> F64 | None:
+    """Return how far (N, 2) px each star lies elsewhere in the target than in the convolved image; None: no star moved."""
+    return -stars.motion if direction.of_template and stars.motion is not None else stars.motion
 
 
 def _flux_ratio(stars: Stars, science: Exposure, template: Exposure, side: int = 15) -> float:
@@ -181,22 +215,27 @@ def _flux_ratio(stars: Stars, science: Exposure, template: Exposure, side: int =
 
 
 def _assemble(
-    science: Exposure, template: Exposure, way: _Direction, fit: KernelFit, done: Subtracted, made: Subtraction
+    science: Exposure,
+    template: Exposure,
+    direction: _Direction,
+    fit: KernelFit,
+    subtracted: Subtracted,
+    subtraction: Subtraction,
 ) -> Exposure:
-    """Masks, PSF and calibrations of the difference."""
-    assert science.psf is not None
+    """Return the difference with its mask, PSF and calibrations."""
+    psf = science.require_psf()
     x0, y0, width, height = science.bbox
     reach = reach_of(fit.kernel.kernels_at(x0 + width / 2, y0 + height / 2)[0])
-    if way.of_template:
+    if direction.of_template:
         mask = combined_mask(science, template, None, reach)
-        psf = difference_psf(science.psf, science.bbox, made.whitening_at)
+        psf = difference_psf(psf, science.bbox, subtraction.whitening_at)
     else:
         mask = combined_mask(science, template, reach, None)
         total = np.float32(fit.kernel.kernel_sum)
         psf = difference_psf(
-            science.psf, science.bbox, lambda x, y: fit.kernel.kernels_at(x, y) / total, made.whitening_at
+            psf, science.bbox, lambda x, y: fit.kernel.kernels_at(x, y) / total, subtraction.whitening_at
         )
-    return difference_exposure(science, done, mask, psf)
+    return difference_exposure(science, subtracted, mask, psf)
 
 
 def match_and_subtract_proper(science: Exposure, template: Exposure, sources: Stars) -> Matched:
@@ -207,34 +246,31 @@ def match_and_subtract_proper(science: Exposure, template: Exposure, sources: St
     DifferencingError
         The two PSF models are centred differently, or no star gives the flux ratio.
     """
-    assert science.psf is not None and template.psf is not None
-    check_centred(science.psf, template.psf, science.bbox)
+    psfs = science.require_psf(), template.require_psf()
+    check_centred(*psfs, science.bbox)
     ratio = _psf_flux_ratio(kernel_stars(sources, science, template, MIN_SIZE), science, template)
-    new, old = Planes.of(science, "BAD", "CR"), Planes.of(template, "BAD")
-    made = ProperSubtraction(
-        new.filled(old, 1 / ratio), old, science.psf, template.psf, ratio, science.bbox,
-    )  # fmt: skip
-    done = made.run()
+    new, old = MaskedImage.of(science, "BAD", "CR"), MaskedImage.of(template, "BAD")
+    subtraction = ProperSubtraction(new.filled(old, 1 / ratio), old, *psfs, ratio, science.bbox)
+    subtracted = subtraction.run()
     x, y = np.array([science.bbox[0] + science.width / 2]), np.array([science.bbox[1] + science.height / 2])
-    reach = [reach_of(k[0]) for k in made.filters_at(x, y)]
+    reach = [reach_of(k[0]) for k in subtraction.filters_at(x, y)]
     mask = combined_mask(science, template, *reach)
-    psf = difference_psf(science.psf, science.bbox, made.whitening_at)
-    return Matched(difference_exposure(science, done, mask, psf), done.matched, None, "both", 1 / ratio)
+    psf = difference_psf(psfs[0], science.bbox, subtraction.whitening_at)
+    return Matched(difference_exposure(science, subtracted, mask, psf), subtracted.matched, None, "both", 1 / ratio)
 
 
 def _psf_flux_ratio(stars: Stars, science: Exposure, template: Exposure) -> float:
     """Median ratio of PSF fluxes, template over science; of the calibrations where there are no stars."""
     flux, error = [], []
     for e in (science, template):
-        assert e.psf is not None
         table = forced_psf_photometry(
-            e.image, e.variance, e.psf, stars.x, stars.y, origin=e.origin, bad=~e.good("SAT", "CR")
+            e.image, e.variance, e.require_psf(), stars.x, stars.y, origin=e.origin, bad=~e.good("SAT", "CR")
         )
         flux.append(table.instFlux.to_numpy(np.float64))
         error.append(table.instFluxErr.to_numpy(np.float64))
-    known = np.isfinite(flux[0] + flux[1]) & (flux[0] > 20 * error[0]) & (flux[1] > 20 * error[1])
-    if known.any():
-        return float(np.median(flux[1][known] / flux[0][known]))
+    measured = np.isfinite(flux[0] + flux[1]) & (flux[0] > 20 * error[0]) & (flux[1] > 20 * error[1])
+    if measured.any():
+        return float(np.median(flux[1][measured] / flux[0][measured]))
     if science.photo_calib is None or template.photo_calib is None:
         raise InsufficientKernelSources("no star and no calibration tells the flux ratio", **science.where)
     return 1 / flux_unit_ratio(science, template)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy import fft
 
-from diffim.pixels.masked_image import Planes
+from diffim.pixels.masked_image import MaskedImage
 from exposure.noise import BLOCK, MAX_LAG, near_sources, sky_autocorrelation
 from tasks.arrays import F32, F64, Flags
 
@@ -23,7 +23,7 @@ def noise_power(image: F32, variance: F32, good: Flags, max_blocks: int = 150) -
     return np.ones((BLOCK, BLOCK // 2 + 1)) if correlation is None else _tapered(correlation)
 
 
-def sky_correlation(planes: Planes, rows: int = 128) -> float:
+def sky_correlation(planes: MaskedImage, rows: int = 128) -> float:
     """Return the correlation of horizontal neighbours on blank sky of the middle rows: 0 is white, NaN without sky."""
     low = max((planes.image.shape[0] - rows) // 2, 0)
     part = slice(low, low + rows)
@@ -43,7 +43,7 @@ def sky_correlation(planes: Planes, rows: int = 128) -> float:
 
 
 def smooth_power(power: F64) -> F64:
-    """Return a power spectrum with the same truncation of its autocorrelation as `noise_power`, mean 1."""
+    """Return a power spectrum (BLOCK, BLOCK/2+1), of shape and truncation as those of `noise_power`, mean 1."""
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
     return _tapered(fft.irfft2(power, (BLOCK, BLOCK))[np.ix_(lags, lags)])
 

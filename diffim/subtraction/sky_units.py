@@ -36,7 +36,10 @@ def position_covariance(raw: pd.DataFrame, jacobian: F64) -> F64:
 
 
 def sky_moments(raw: pd.DataFrame, jacobian: F64) -> dict[str, F64]:
-    """Return the moments of sources and PSF, px^2 in `raw`, in arcsec^2 on the sky (x east, y north)."""
+    """Return the moments of sources and PSF, px^2 in `raw`, in arcsec^2 on the sky (x east, y north), each (N,).
+
+    `jacobian` (N, 2, 2) is in degrees on the sky per px.
+    """
     out: dict[str, F64] = {}
     for suffix in ("", "PSF"):
         m = np.empty((len(raw), 2, 2))
@@ -48,7 +51,10 @@ def sky_moments(raw: pd.DataFrame, jacobian: F64) -> dict[str, F64]:
 
 
 def bearing(jacobian: F64, angle: F64) -> F64:
-    """Return position angles (degrees east of north, 0 to 360) of angles in the pixel frame (rad, from +x to +y)."""
+    """Return position angles (N,), degrees east of north from 0 to 360, of angles (N,) in the pixel frame.
+
+    Those are in rad from +x to +y; `jacobian` (N, 2, 2) is in degrees on the sky per px.
+    """
     direction = np.einsum("nij,nj->ni", jacobian, np.stack([np.cos(angle), np.sin(angle)], axis=1))
     return np.asarray(np.degrees(np.arctan2(direction[:, 0], direction[:, 1])) % 360.0)
 

@@ -1,14 +1,12 @@
 """The scale of a variance plane, from the scatter of the sky."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from diffim.errors import DifferencingError
 from exposure import Exposure, estimate_background
 from exposure.mask import plane_bits, usable_pixels
 from exposure.quantiles import median, quantiles
+from tasks.arrays import F32, F64
 
 __all__ = ["check_variance", "scale_variance"]
 
@@ -108,15 +106,15 @@ def _white_factor(exposure: Exposure) -> float:
         return 0.0
     usable &= variance < 2 * median(variance[usable])
     z = np.where(usable, image / np.sqrt(np.where(usable, variance, 1)), np.nan)
-    scatter = []
+    variances = []
     for k, lag in enumerate(LAGS):
         across = z[:, 0] - z[:, 1 + k]
         rest = (across[:, lag:] - across[:, :-lag]) / 2
         rest = rest[np.isfinite(rest)]
         if rest.size < ENOUGH_SKY:
             return 0.0
-        scatter.append(_spread(rest) ** 2)
-    near, far = scatter
+        variances.append(_robust_sigma(rest) ** 2)
+    near, far = variances
     return near if abs(near - far) < WHITE * far else 0.0
 
 
@@ -132,11 +130,11 @@ def _sky_factor(exposure: Exposure, limit: float) -> float:
     rest, sigma2 = (image - level)[usable], variance[usable]
     sky = sigma2 < 2 * median(sigma2)  # objects are not known yet: leave out pixels that their light makes noisy
     rest, sigma2 = rest[sky], sigma2[sky]
-    factor = _spread(rest / np.sqrt(sigma2)) ** 2
-    return factor if factor <= limit else _spread(rest) ** 2 / median(sigma2)
+    factor = _robust_sigma(rest / np.sqrt(sigma2)) ** 2
+    return factor if factor <= limit else _robust_sigma(rest) ** 2 / median(sigma2)
 
 
-def _spread(values: NDArray[Any]) -> float:
+def _robust_sigma(values: F32 | F64) -> float:
     """Return the interquartile range in units of that of a unit Gaussian, or where it falls on steps of digitisation the rms."""
     first, low, high, last = quantiles(values, 0.01, 0.25, 0.75, 0.99)
     width = (high - low) / 1.349 or (last - first) / 4.652

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from diffim.errors import DifferencingError
 from diffim.pixels.fft_tiles import TileGrid, paste
-from diffim.pixels.masked_image import LEAST_VARIANCE, Planes
+from diffim.pixels.masked_image import LEAST_VARIANCE, MaskedImage
 from diffim.subtraction.alard_lupton import Subtracted, tile_side
 from exposure import Psf
 from exposure.threads import in_bands
@@ -33,9 +33,13 @@ FLOOR = 1e-4  # added to the PSFs' spectra: where both are less, nothing is know
 
 
 def proper_filters(
-    new: F32, reference: F32, new_variance: F64, reference_variance: F64,
-    reference_flux: float = 1.0, size: int = FILTER_SIZE,
-) -> tuple[F32, F32]:  # fmt: skip
+    new: F32,
+    reference: F32,
+    new_variance: F64,
+    reference_variance: F64,
+    reference_flux: float = 1.0,
+    size: int = FILTER_SIZE,
+) -> tuple[F32, F32]:
     """Return the stamps (N, size, size) of k_n (sum 1) and k_r (sum 1 / F_r).
 
     Parameters
@@ -110,8 +114,8 @@ class ProperSubtraction:
         (x0, y0, width, height) in the frame.
     """
 
-    new: Planes
-    reference: Planes
+    new: MaskedImage
+    reference: MaskedImage
     new_psf: Psf
     reference_psf: Psf
     reference_flux: float
@@ -129,7 +133,7 @@ class ProperSubtraction:
         return self.filters_at(x + self.box[0], y + self.box[1])
 
     def filters_at(self, x: F64, y: F64) -> tuple[F32, F32]:
-        """Return k_n and k_r (N, S, S) at frame positions."""
+        """Return k_n and k_r, each (N, S, S), at frame positions (N,), px."""
         grid = self.grid
         v_n, v_r = (p.sky_levels(self.box, grid.tile) for p in (self.new, self.reference))
         row = np.clip((y - self.box[1]) // grid.tile, 0, grid.rows - 1).astype(int)
@@ -147,7 +151,7 @@ class ProperSubtraction:
         return self.filters_at(x, y)[0]
 
     def run(self) -> Subtracted:
-        """Subtract; ``matched`` is the filtered reference."""
+        """Return the difference; its ``matched`` is the filtered reference."""
         width, height = self.box[2:]
         out = Subtracted(*(np.empty((height, width), np.float32) for _ in range(3)))
         self._filters  # noqa: B018 (made before the threads share it)
@@ -156,6 +160,7 @@ class ProperSubtraction:
 
 
 def _tiles(s: ProperSubtraction, out: Subtracted, numbers: range) -> None:
+    """Subtract some tiles."""
     reach = s.grid.margin
     for ft, tile in s.grid.tiles(numbers):
         k_n, k_r = (k[tile.number] for k in s._filters)

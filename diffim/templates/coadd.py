@@ -26,7 +26,6 @@ def coadd_tile(tile: Tile, exposures: Sequence[Exposure]) -> Exposure | None:
     box = (0, 0, tile.size, tile.size)
     warped, weights, psfs = [], [], []
     for exposure in exposures:
-        assert exposure.photo_calib is not None and exposure.psf is not None
         part = warp_exposure(exposure, tile.wcs, box)
         part_calib = _calibration_map(exposure, tile, part)
         part.image *= part_calib
@@ -37,16 +36,15 @@ def coadd_tile(tile: Tile, exposures: Sequence[Exposure]) -> Exposure | None:
         weight = 1.0 / float(np.median(part.variance[good][:: max(1, good.sum() // 20_000)]))
         warped.append(part)
         weights.append(weight)
-        psfs.append((exposure.psf, exposure.require_wcs(), exposure.bbox, weight))
+        psfs.append((exposure.require_psf(), exposure.require_wcs(), exposure.bbox, weight))
     if not warped:
         return None
     return _combine(tile, warped, np.asarray(weights), psfs)
 
 
 def _calibration_map(exposure: Exposure, tile: Tile, part: Exposure) -> F32 | np.float32:
-    """nJy per unit on the tile's pixels (a number for constant calibrations, else bilinear from a coarse grid)."""
-    calib = exposure.photo_calib
-    assert calib is not None
+    """Return nJy per unit on the tile's pixels, shape (size, size): a number where the calibration is constant."""
+    calib = exposure.require_photo_calib()
     if calib.variation is None:
         return np.float32(calib.mean)
     nodes = np.linspace(0, tile.size - 1, 33)
@@ -60,6 +58,7 @@ def _calibration_map(exposure: Exposure, tile: Tile, part: Exposure) -> F32 | np
 
 
 def _combine(tile: Tile, warped: list[Exposure], weights: F64, psfs: list[PsfInput]) -> Exposure:
+    """Return the weighted mean of warped exposures, weights of shape (N,), without outliers."""
     stack = np.stack([w.image for w in warped])
     use = np.stack([w.good("BAD", "CR") for w in warped])
     if len(warped) >= 3:
@@ -69,10 +68,13 @@ def _combine(tile: Tile, warped: list[Exposure], weights: F64, psfs: list[PsfInp
     with np.errstate(invalid="ignore", divide="ignore"):
         image = np.where(use, stack, 0)
         image = np.sum(w * image, axis=0) / total
-        variance = sum(
-            (wi**2 * np.where(ui, p.variance, 0) for wi, ui, p in zip(w, use, warped, strict=True)),
-            start=np.zeros_like(total),
-        ) / total**2  # fmt: skip
+        variance = (
+            sum(
+                (wi**2 * np.where(ui, p.variance, 0) for wi, ui, p in zip(w, use, warped, strict=True)),
+                start=np.zeros_like(total),
+            )
+            / total**2
+        )
     mask = np.zeros(image.shape, np.int32)
     for ui, part in zip(use, warped, strict=True):
         mask |= np.where(ui, part.mask & np.int32(plane_bits(["SAT", "SUSPECT", "INJECTED", "INJECTED_CORE"])), 0)
@@ -82,20 +84,25 @@ def _combine(tile: Tile, warped: list[Exposure], weights: F64, psfs: list[PsfInp
     size = max(p[0].size for p in psfs)
     psf = union_psf(psfs, tile.wcs, (0, 0, tile.size, tile.size), PSF_CELLS, size)
     return Exposure(
-        image.astype(np.float32), variance.astype(np.float32), mask, wcs=tile.wcs, psf=psf,
-        photo_calib=PhotoCalib(1.0, source="plane"), band=warped[0].band,
+        image.astype(np.float32),
+        variance.astype(np.float32),
+        mask,
+        wcs=tile.wcs,
+        psf=psf,
+        photo_calib=PhotoCalib(1.0, source="plane"),
+        band=warped[0].band,
         physical_filter=warped[0].physical_filter,
-    )  # fmt: skip
+    )
 
 
 def _outliers(stack: F32, use: Flags, warped: list[Exposure]) -> Flags:
-    """Where a pixel stands out of the stack: cosmic rays, asteroids, satellites; stars of varying seeing stay."""
+    """Return where a pixel stands out of the stack (N, size, size): cosmic rays, asteroids, satellites; stars stay."""
     middle = _median(stack, use)
-    light = cv2.dilate(np.nan_to_num(middle).astype(np.float32), np.ones((3, 3), np.uint8))
+    brightness = cv2.dilate(np.nan_to_num(middle).astype(np.float32), np.ones((3, 3), np.uint8))
     out = np.zeros(stack.shape, dtype=bool)
     for k, part in enumerate(warped):
         with np.errstate(invalid="ignore"):
-            limit = 5 * np.sqrt(part.variance) + 0.5 * np.maximum(light, 0)
+            limit = 5 * np.sqrt(part.variance) + 0.5 * np.maximum(brightness, 0)
             odd = np.abs(stack[k] - middle) > limit
         out[k] = cv2.dilate(odd.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0  # with the wings of a track
     return out

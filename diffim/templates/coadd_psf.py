@@ -16,6 +16,19 @@ PsfInput = tuple[Psf, SkyWcs, Box, float]  # model, WCS of its frame, box that i
 def union_psf(inputs: Sequence[PsfInput], target: SkyWcs, box: Box, cells: int, size: int) -> GridPsf:
     """Return the PSF on a grid of `cells` x `cells` over `box`: the mean of the inputs that cover each cell.
 
+    Parameters
+    ----------
+    inputs
+        Models with their WCS, box and weight.
+    target
+        WCS of the frame of the result.
+    box
+        x0, y0, width, height in that frame, px.
+    size
+        Side of the stamps, px, odd.
+
+    Notes
+    -----
     Cells that no input covers are NaN ("not defined here").
     """
     x0, y0, width, height = box

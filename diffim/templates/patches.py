@@ -72,10 +72,18 @@ def merge_patches(science: Exposure, patches: Sequence[Exposure], border: int = 
     size = max((p[0].size for p in psfs), default=31)
     psf = union_psf(psfs, wcs, box, 6, size)
     return Exposure(
-        image, variance, mask, origin=(box[0], box[1]), wcs=wcs, psf=psf, photo_calib=calibs[0] or PhotoCalib(1.0),
-        visit_info=science.visit_info, band=patches[0].band, physical_filter=science.physical_filter,
+        image,
+        variance,
+        mask,
+        origin=(box[0], box[1]),
+        wcs=wcs,
+        psf=psf,
+        photo_calib=calibs[0] or PhotoCalib(1.0),
+        visit_info=science.visit_info,
+        band=patches[0].band,
+        physical_filter=science.physical_filter,
         metadata={"patches": used},
-    )  # fmt: skip
+    )
 
 
 def _mark_high_variance(variance: F32, mask: I32) -> None:

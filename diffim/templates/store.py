@@ -20,7 +20,8 @@ from diffim.templates.coadd import coadd_tile
 from diffim.templates.patches import BORDER, merge_patches
 from diffim.templates.tiling import SkyTiling, Tile
 from exposure import Exposure, SkyWcs
-from tasks.arrays import F64, Box
+from tasks.arrays import Box
+from tasks.sphere import unit_vectors
 
 __all__ = ["TemplateStore", "build_template", "merge_stars"]
 
@@ -77,14 +78,15 @@ class TemplateStore:
         NoTemplate
             There is none; the message lists what there is.
         """
-        found = [
-            s for s in self.list()
+        matching = [
+            s
+            for s in self.list()
             if s.name == name and (band is None or s.manifest["band"] == band) and version in (None, s.version)
-        ]  # fmt: skip
-        if not found:
-            known = ", ".join(f"{s.name} v{s.version} ({s.manifest['band']})" for s in self.list()) or "none"
-            raise NoTemplate(f"no template set {name!r} for band {band!r} in {self.root} (there are: {known})")
-        return found[-1]
+        ]
+        if not matching:
+            present = ", ".join(f"{s.name} v{s.version} ({s.manifest['band']})" for s in self.list()) or "none"
+            raise NoTemplate(f"no template set {name!r} for band {band!r} in {self.root} (there are: {present})")
+        return matching[-1]
 
     def _tile(self, path: Path) -> Exposure:
         if path not in self._tiles:
@@ -105,12 +107,13 @@ class TemplateStore:
         x0, y0, width, height = science.bbox
         box = (x0 - border, y0 - border, width + 2 * border, height + 2 * border)
         tiles = [(t, chosen.path / f"{t.name}.fits") for t in _tiles_of(chosen.tiling, science.require_wcs(), box)]
-        have = [(t, p) for t, p in tiles if p.exists()]
-        if not have:
+        files = [p for _, p in tiles if p.exists()]
+        if not files:
             raise NoTemplateCoverage(
-                f"no tile of template {chosen.name} v{chosen.version} overlaps the image", **science.where,
-            )  # fmt: skip
-        return merge_patches(science, [self._tile(p) for _, p in have], border)
+                f"no tile of template {chosen.name} v{chosen.version} overlaps the image",
+                **science.where,
+            )
+        return merge_patches(science, [self._tile(p) for p in files], border)
 
 
 def _tiles_of(tiling: SkyTiling, wcs: SkyWcs, box: Box) -> list[Tile]:
@@ -130,7 +133,7 @@ def build_template(
     *,
     pixel_scale: float,
     tile: int = 1024,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda number, total: None,
 ) -> TemplateSet:
     """Make a new version of a template set from characterised exposures of one band.
 
@@ -149,18 +152,22 @@ def build_template(
     directory, version = _new_version(Path(root) / name)
     groups = _groups(tiling, exposures)
     written = []
-    for done, key in enumerate(sorted(groups), start=1):
-        made = coadd_tile(tiling.tile(*key), groups[key])
-        if made is not None:
-            made.write_fits(directory / f"{tiling.tile(*key).name}.fits")
+    for number, key in enumerate(sorted(groups), start=1):
+        coadd = coadd_tile(tiling.tile(*key), groups[key])
+        if coadd is not None:
+            coadd.write_fits(directory / f"{tiling.tile(*key).name}.fits")
             written.append(tiling.tile(*key).name)
-        progress(done, len(groups))
+        progress(number, len(groups))
     merge_stars(exposures, pixel_scale).to_parquet(directory / "stars.parquet")
     manifest = {
-        "name": name, "version": version, "band": bands[0], "unit": "nJy",
+        "name": name,
+        "version": version,
+        "band": bands[0],
+        "unit": "nJy",
         "tiling": {"pixel_scale": pixel_scale, "inner": tile, "border": tiling.border},
-        "tiles": written, "inputs": [{"visit": e.key[0], "detector": e.key[1]} for e in exposures],
-    }  # fmt: skip
+        "tiles": written,
+        "inputs": [{"visit": e.key[0], "detector": e.key[1]} for e in exposures],
+    }
     partial = directory / ".manifest.part"
     partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     os.replace(partial, directory / "manifest.json")
@@ -168,6 +175,7 @@ def build_template(
 
 
 def _new_version(base: Path) -> tuple[Path, int]:
+    """Make the folder of a new version; returns it and its number."""
     base.mkdir(parents=True, exist_ok=True)
     version = max((int(p.name[1:]) for p in base.glob("v[0-9]*")), default=0) + 1
     while True:
@@ -179,6 +187,7 @@ def _new_version(base: Path) -> tuple[Path, int]:
 
 
 def _groups(tiling: SkyTiling, exposures: Sequence[Exposure]) -> dict[tuple[int, int], list[Exposure]]:
+    """Return the exposures that reach each tile, by the tile's ring and column."""
     out: dict[tuple[int, int], list[Exposure]] = {}
     for exposure in exposures:
         x0, y0, width, height = exposure.bbox
@@ -209,9 +218,8 @@ def merge_stars(exposures: Sequence[Exposure], pixel_scale: float) -> pd.DataFra
     if not parts or not sum(map(len, parts)):
         return pd.DataFrame({"ra": [], "dec": [], "flux": [], "n": []})
     table = pd.concat(parts, ignore_index=True)
-    r, d = np.radians(table.ra), np.radians(table.dec)
-    unit: F64 = np.stack([np.cos(d) * np.cos(r), np.cos(d) * np.sin(r), np.sin(d)], axis=1)
-    pairs = cKDTree(unit).query_pairs(np.radians(pixel_scale / 3600), output_type="ndarray")
+    vectors = unit_vectors(table.ra, table.dec)
+    pairs = cKDTree(vectors).query_pairs(np.radians(pixel_scale / 3600), output_type="ndarray")
     n = len(table)
     graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     table["group"] = connected_components(graph, directed=False)[1]

@@ -53,7 +53,7 @@ class SkyTiling:
         return Tile(ring, column, SkyWcs.tan((c, c), (ra, dec), [[-s, 0], [0, s]]), size)
 
     def overlapping(self, ra: F64, dec: F64) -> list[Tile]:
-        """Return the tiles whose inner area holds any of the positions (sample an image densely enough)."""
+        """Return the tiles whose inner area holds any of the positions (N,), degrees (sample an image densely enough)."""
         rings = np.clip(((dec + 90) / self.step).astype(int), 0, round(180 / self.step) - 1)
         out = set()
         for ring in np.unique(rings):

@@ -9,9 +9,10 @@ from diffim import ImageDifferenceTask, TemplateStore, build_template
 from diffim.detection.cosmic_rays import find_cosmic_rays
 from diffim.errors import InsufficientKernelSources, MismatchError, NoTemplate, TemplateSetError
 from diffim.matching.kernel_basis import make_basis
-from diffim.matching.kernel_fit import fit_kernel
+from diffim.matching.kernel_fit import FitOptions, fit_kernel
+from diffim.matching.kernel_stamps import StarPositions
 from diffim.matching.spatial_kernel import SpatialKernel
-from diffim.pixels.masked_image import Planes
+from diffim.pixels.masked_image import MaskedImage
 from diffim.pixels.warp import warp_exposure
 from diffim.subtraction.alard_lupton import Subtraction
 from diffim.templates.tiling import SkyTiling
@@ -130,7 +131,7 @@ def test_white_noise_stays_white_for_every_ratio_of_variances(u, c):
     noise = [rng.normal(0, np.sqrt(v), (384, 384)).astype("f4") for v in (u, c)]
     planes = [np.full((384, 384), v, "f4") for v in (u, c)]
     mask = np.zeros((384, 384), np.int32)
-    sides = [Planes(n, v, mask, 0, (0, 0)) for n, v in zip(noise, planes, strict=True)]
+    sides = [MaskedImage(n, v, mask, 0, (0, 0)) for n, v in zip(noise, planes, strict=True)]
     raw, done = (Subtraction(*sides, kernel, (0, 0, 384, 384), decorrelate=w).run() for w in (False, True))
     d, v = done.difference[40:-40, 40:-40], done.variance[40:-40, 40:-40]
     assert np.mean(v) == pytest.approx(u + c * 1.6**2, rel=0.005 if c < 10 else 0.015)  # the published form
@@ -248,8 +249,8 @@ def test_kernel_fit_finds_the_analytic_kernel():
     basis = make_basis(2.0 * FWHM, 2.5 * FWHM)
     box = (*ORIGIN, 256, 256)
     fit = fit_kernel(
-        Planes.of(template), Planes.of(science), s.x.to_numpy(), s.y.to_numpy(), basis, box, kernel_order=1,
-        background_order=0,
+        MaskedImage.of(template), MaskedImage.of(science), StarPositions(s.x.to_numpy(), s.y.to_numpy()), basis, box,
+        FitOptions(kernel_order=1, background_order=0),
     )  # fmt: skip
     k = fit.kernel.kernels_at(ORIGIN[0] + 128, ORIGIN[1] + 128)[0].astype(float)
     g = np.arange(k.shape[0]) - k.shape[0] // 2

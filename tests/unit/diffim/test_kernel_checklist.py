@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import fftconvolve
 
-from diffim.pixels.masked_image import Planes
+from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
 from exposure.mask import plane_bits
 from tests.support.kernel_stars import SIZE, fitted, stars
@@ -86,7 +86,7 @@ def test_stamps_of_nothing_ones_and_holes(origin):
     image[10, 10], image[:, 20:] = np.nan, 0
     e = Exposure(image, np.full(image.shape, 4.0, "f4"), np.zeros(image.shape, np.int32), origin)
     x, y = (np.array(v) + o for v, o in zip(([10, 24, 0], [10, 10, 0]), origin, strict=True))
-    values, variances = Planes.of(e).stamps(x, y, 5)
+    values, variances = MaskedImage.of(e).stamps(x, y, 5)
     counts = np.isfinite(variances).sum((1, 2))
     assert counts.tolist() == [24, 25, 9]  # a hole; all; the corner of the image
     assert values.sum((1, 2)).tolist() == [24, 0, 9]

@@ -5,14 +5,16 @@ import logging
 import numpy as np
 import pytest
 
-from diffim.detection.peaks import Significance, detect
+from diffim.detection.peaks import detect
+from diffim.detection.significance import Significance
 from diffim.errors import InsufficientKernelSources
 from diffim.matching.kernel_basis import make_basis
 from diffim.matching.kernel_fit import fit_kernel
 from diffim.matching.kernel_solution import MAX_CONDITION
+from diffim.matching.kernel_stamps import StarPositions
 from diffim.options import plain_options
 from diffim.pipeline import Differencing
-from diffim.pixels.masked_image import Planes
+from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
 from exposure.stars import Stars
 from tests.support.difference_scene import FWHM, scene, subtract
@@ -50,7 +52,7 @@ def test_a_fit_that_rounding_would_decide_is_held_and_warned_of(caplog):
     assert fit.kernel.kernel_sum == pytest.approx(1.0, abs=3e-4)  # single precision
     science, s = scene(2.4, 5.0, 1)
     template, _ = scene(2.4, 5.0, 2, pad=40)
-    way = Differencing(plain_options({"doDetection": False, "doFindCosmicRays": False}), known_fit=fit)
+    way = Differencing(plain_options({"doDetection": False, "doFindCosmicRays": False}), earlier_fit=fit)
     with caplog.at_level(logging.WARNING):
         way.run(science, template, s)
     assert way.numbers["spatialConditionNum"] == fit.kernel.condition
@@ -70,7 +72,7 @@ def test_the_kernel_does_not_depend_on_the_unit_of_the_images(unit):
             planes, x, y = stars((0, 0), sigma, fluxes, background)
             e = Exposure(np.float32(unit) * planes.image, np.float32(unit**2) * planes.variance,
                          np.zeros(planes.image.shape, np.int32))  # fmt: skip
-            made.append((Planes.of(e), x, y))
+            made.append((MaskedImage.of(e), x, y))
         return fitted((0, 0), *made, (2.0, 2.6), background_order=1).kernel
 
     usual, other = pair(1.0), pair(unit)
@@ -87,7 +89,7 @@ def test_stars_without_light_are_a_typed_error():
     e = Exposure(image, np.full(image.shape, np.nan, "f4"), np.zeros(image.shape, np.int32))
     x = np.array([100.0, 200.0, 300.0])
     with pytest.raises(InsufficientKernelSources):
-        fit_kernel(Planes.of(e), Planes.of(e), x, x, make_basis(5.0, 6.0), (0, 0, SIZE, SIZE))
+        fit_kernel(MaskedImage.of(e), MaskedImage.of(e), StarPositions(x, x), make_basis(5.0, 6.0), (0, 0, SIZE, SIZE))
 
 
 @pytest.mark.parametrize("change", [-1e-7, -1e-12, 1e-12, 1e-7])

@@ -5,7 +5,7 @@ import pytest
 
 from diffim import ImageDifferenceTask
 from diffim.errors import DifferencingError
-from diffim.pixels.masked_image import Planes
+from diffim.pixels.masked_image import MaskedImage
 from diffim.subtraction.zogy import FLOOR, ProperSubtraction, check_centred, proper_filters
 from exposure import GaussianPsf, GridPsf
 from tasks import CallerError, make_task
@@ -33,7 +33,7 @@ def test_filters_are_the_published_ones():
     ratio = 1.3
     n, r = f.exposure(SIGMAS[0], 4.0, 1), f.exposure(SIGMAS[1], 3.0, 2, scale=ratio)
     s_n, s_r = 4.0, 3.0 * ratio
-    made = ProperSubtraction(Planes.of(n), Planes.of(r), n.psf, r.psf, ratio, n.bbox).run()
+    made = ProperSubtraction(MaskedImage.of(n), MaskedImage.of(r), n.psf, r.psf, ratio, n.bbox).run()
     hat = [np.fft.fft2(e.image.astype(float)) for e in (n, r)]
     p = []
     for e in (n, r):
