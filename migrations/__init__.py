@@ -1,1 +1,4 @@
-"""Alembic revisions of the database. Imported by nobody; run by ``alertprod apdb migrate``."""
+"""Alembic revisions of the database, and how they are run.
+
+Imports: ``apdb``.
+"""

@@ -18,17 +18,24 @@ def _record(**values: Any) -> Any:
     return moved("ExposureRecord", "exposure.io.exposure_catalog", "exposure.catalog")(**values)
 
 
+def _mosaic(seed: int, visits: int, chips: int) -> Any:
+    from simulation import focal_plane
+
+    settings = getattr(focal_plane, "MosaicSettings", None)  # trees before 0.2.0 take them one by one
+    simulate: Any = focal_plane.simulate_mosaic
+    return simulate(seed, visits, chips) if settings is None else simulate(settings(seed, visits, chips))
+
+
 def joint(out: Fingerprints) -> None:
     """A joint fit of astrometry and photometry of a small mosaic: stars, WCS, zero points, metrics."""
     from calibration import JointcalTask
     from calibration.joint.config import JointcalConfig
-    from simulation.focal_plane import simulate_mosaic
 
     for case, values in (
         ("constrained", {}),
         ("simple", {"astrometryModel": "simple", "photometryModel": "simpleFlux"}),
     ):
-        s = simulate_mosaic(1, 3, 3 if case == "constrained" else 2)
+        s = _mosaic(1, 3, 3 if case == "constrained" else 2)
         rows: dict[int, list[dict[str, Any]]] = {}
         records: dict[int, dict[int, Any]] = {}
         for (v, d), h in s.headers.items():
