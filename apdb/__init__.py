@@ -13,12 +13,13 @@ from apdb.queue.states import VisitState
 if TYPE_CHECKING:
     from apdb.client.postgres_apdb import PostgresApdb, open
     from apdb.database import Database
-    from apdb.queue.ledger import Claim, Ledger
+    from apdb.queue.claims import Claim
+    from apdb.queue.ledger import Ledger
     from apdb.schema.columns import columns_of, empty_frame
     from apdb.visit.unit_of_work import VisitUnitOfWork
 
 _MODULES = {
-    "Claim": "apdb.queue.ledger",
+    "Claim": "apdb.queue.claims",
     "Database": "apdb.database",
     "Ledger": "apdb.queue.ledger",
     "PostgresApdb": "apdb.client.postgres_apdb",

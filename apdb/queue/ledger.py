@@ -1,4 +1,4 @@
-"""The visit ledger: every (visit, detector) that ever came in, its state, and the queue that workers take from."""
+"""The visit ledger: every (visit, detector) that ever came in, its state, and how it ended."""
 
 import hashlib
 import json
@@ -10,22 +10,11 @@ from psycopg.rows import dict_row
 
 from apdb.database import Database
 from apdb.errors import LeaseLost, VisitConflict
+from apdb.queue.claims import Claim, give_back_lost, take_next
 from apdb.queue.states import FINAL_STATES, VisitState
 from apdb.rows import single_row
 
 __all__ = ["Claim", "Ledger", "Outcome", "VisitState", "finish"]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A visit taken for work: its message and the attempt number, which is the fencing token."""
-
-    visit: int
-    detector: int
-    attempt: int
-    release: int
-    failures: int
-    message: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,23 +41,6 @@ class Outcome:
     midpoint_mjd_tai: float | None = None
     band: str | None = None
     metrics: dict[str, Any] | None = None
-
-
-# an earlier visit of the same patch that is not finished is waited for, up to a deadline
-_CLAIM = f"""
-WITH next AS (
-  SELECT visit, detector FROM "VisitLedger" q
-  WHERE state = '{VisitState.QUEUED}' AND "nextAt" <= now() AND NOT EXISTS (
-    SELECT 1 FROM "VisitLedger" e
-    WHERE e.state IN ('{VisitState.QUEUED}', '{VisitState.RUNNING}') AND e."midpointMjdTai" < q."midpointMjdTai"
-      AND (e.region && q.region OR ((e.region IS NULL OR q.region IS NULL) AND e.detector = q.detector))
-      AND q."createdAt" > now() - make_interval(secs => %(order_wait)s))
-  ORDER BY priority DESC, "midpointMjdTai" NULLS FIRST, visit, detector
-  FOR UPDATE SKIP LOCKED LIMIT 1)
-UPDATE "VisitLedger" l SET state = '{VisitState.RUNNING}', attempt = l.attempt + 1, "updatedAt" = now()
-FROM next WHERE l.visit = next.visit AND l.detector = next.detector
-RETURNING l.visit, l.detector, l.attempt, l.release, l.failures, l.message
-"""
 
 
 class Ledger:
@@ -169,27 +141,8 @@ class Ledger:
     def claim(self, owner: str, lease_s: float, order_wait_s: float) -> Claim | None:
         """Take the next visit, None when there is none to take now."""
         with self._database.session() as connection, connection.transaction():
-            self._expire(connection)
-            row = connection.execute(_CLAIM, {"order_wait": order_wait_s}).fetchone()
-            if row is None:
-                return None
-            claim = Claim(*row)
-            connection.execute(
-                'INSERT INTO "VisitLease" (visit, detector, attempt, owner, until) VALUES (%s, %s, %s, %s, now() + '
-                "make_interval(secs => %s)) ON CONFLICT (visit, detector) DO UPDATE SET attempt = excluded.attempt, "
-                "owner = excluded.owner, until = excluded.until",
-                (claim.visit, claim.detector, claim.attempt, owner, lease_s),
-            )
-            return claim
-
-    @staticmethod
-    def _expire(connection: psycopg.Connection[Any]) -> None:
-        """Give back the visits whose worker stopped renewing its lease."""
-        connection.execute(
-            f'UPDATE "VisitLedger" l SET state = \'{VisitState.QUEUED}\', failures = failures + 1, "errorCode" = \'worker_lost\', "errorText" = '
-            '\'the worker stopped without a word\', "updatedAt" = now() FROM "VisitLease" s WHERE l.visit = s.visit '
-            f"AND l.detector = s.detector AND l.state = '{VisitState.RUNNING}' AND s.attempt = l.attempt AND s.until < now()"
-        )
+            give_back_lost(connection)
+            return take_next(connection, owner, lease_s, order_wait_s)
 
     def renew(self, claim: Claim, lease_s: float) -> None:
         """Renew the lease of a claim.

@@ -15,12 +15,12 @@ from service.local.campaign import post_visits, wait_finished, wait_published
 from service.local.night_frames import Frame, LeftOut, as_typed, each_image, read_frames
 from service.local.night_report import exit_status, make_report, write_report, write_tables
 from service.local.stack import Stack
-from service.processes.interrupt import Interrupted, Signals
-from service.processes.scratch import Scratch
 from service.processing.build_template import template_from_frames
 from service.processing.instruments import checked_instrument, instrument_folder
 from service.processing.positions import read_positions
 from service.settings import load_settings
+from service.subprocesses.interrupt import Interrupted, Signals
+from service.subprocesses.scratch import Scratch
 from service.terminal import progress
 from tasks.errors import AlertProdError
 

@@ -18,9 +18,9 @@ from apdb import Database
 from apdb.operate.embedded import EmbeddedPostgres
 from migrations.run import migrate
 from service.local.embedded_kafka import EmbeddedKafka
-from service.processes.children import child_environment, program, without_secrets
-from service.processes.scratch import Scratch, sweep
 from service.settings import load_settings
+from service.subprocesses.children import child_environment, program, without_secrets
+from service.subprocesses.scratch import Scratch, sweep
 from tasks.errors import TransientError
 from tasks.local_server import free_port, is_free
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from service.errors import PortInUse, SettingsError
 from service.local.stack import Stack
-from service.processes.interrupt import Interrupted, Signals
-from service.processes.scratch import is_owners
 from service.settings import PREFIX
+from service.subprocesses.interrupt import Interrupted, Signals
+from service.subprocesses.scratch import is_owners
 from tasks.errors import CallerError
 from tasks.local_server import free_port, is_free
 

@@ -12,8 +12,8 @@ from typing import IO, Any
 
 from apdb import Claim
 from service.errors import JobCrashed
-from service.processes.children import child_environment, pipe_of, program, without_secrets
 from service.settings import Settings
+from service.subprocesses.children import child_environment, pipe_of, program, without_secrets
 from tasks.errors import TransientError
 
 __all__ = ["JobProcess"]

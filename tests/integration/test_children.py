@@ -6,8 +6,8 @@ import time
 import pytest
 
 from service.errors import JobCrashed
-from service.processes.children import child_environment, program, without_secrets
 from service.settings import Settings
+from service.subprocesses.children import child_environment, program, without_secrets
 from service.workers.job_process import JobProcess
 from service.workers.supervisor import START_ATTEMPTS, Worker
 from tasks.errors import TransientError
@@ -55,7 +55,7 @@ def test_a_job_that_dies_at_its_start_says_why_and_the_worker_ends(tmp_path, mon
     monkeypatch.setenv("PYTHONPATH", str(broken))
     done = subprocess.run(
         program("service.commands.main", "worker"), env=child_environment(settings(tmp_path, database.uri, workers=1)),
-        capture_output=True, text=True, check=False, timeout=100,
+        capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode == 1
     last = done.stderr[done.stderr.rindex("alertprod: job_crashed:") :]

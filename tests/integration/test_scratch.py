@@ -14,14 +14,14 @@ import pytest
 from apdb.operate.embedded import stop_server
 from service.errors import ScratchInUse
 from service.local.up import _check_place as check_place
-from service.processes.scratch import Scratch, clear, sweep
+from service.subprocesses.scratch import Scratch, clear, sweep
 from tasks.errors import CallerError
 
 OWNER = """
 import sys, tempfile, time
 from pathlib import Path
 tempfile.tempdir, point = sys.argv[1:3]
-from service.processes.scratch import Scratch
+from service.subprocesses.scratch import Scratch
 scratch = Scratch(Path(sys.argv[3]) if len(sys.argv) > 3 else None, point)
 with (scratch.path / "role.log").open("wb") as log:
     child = scratch.start("role", ["sleep", "600"], log)

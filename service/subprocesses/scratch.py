@@ -28,7 +28,7 @@ from typing import IO, Any
 
 from service.crash import crash_at
 from service.errors import ScratchInUse
-from service.processes.children import pipe_of, program
+from service.subprocesses.children import pipe_of, program
 
 __all__ = ["PREFIX", "Scratch", "clear", "is_owners", "sweep"]
 
@@ -172,7 +172,7 @@ def _write(file: IO[str], **what: Any) -> None:
 def _start_warden(scratch: Path) -> "subprocess.Popen[bytes]":
     """Start the process that waits for our end (of its standard input) in a session that no signal of ours reaches."""
     return subprocess.Popen(
-        program("service.processes.warden", str(scratch)),
+        program("service.subprocesses.warden", str(scratch)),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -22,7 +22,7 @@ def main() -> None:
         while sys.stdin.buffer.read(1):
             pass
     if (scratch / "owner").exists():
-        from service.processes.scratch import clear
+        from service.subprocesses.scratch import clear
 
         clear(scratch, WAIT_S)
 
