@@ -43,7 +43,7 @@ def other_processor(own: list[str]) -> dict[str, str]:
 def run_child(arguments: list[str]) -> None:
     env = os.environ | other_processor(architectures())
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=280
+        [sys.executable, "-W", "ignore", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
