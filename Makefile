@@ -17,9 +17,10 @@ check: setup
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports \
 		&& $(PY) -P tools/check_lock.py
 
+# three workers on two cores: tests that wait run beside tests that compute
 test: setup
 	@$(MAKE) --no-print-directory check
-	@$(PY) -m pytest -n 2 --dist loadfile
+	@$(PY) -m pytest -n 3 --dist loadfile
 
 # The tests with coverage by branch, children too; fails below the floor in pyproject.toml.
 coverage: setup
