@@ -7,3 +7,7 @@ joint fits make, and `ast`, the maps that the Rubin stack writes.
 Out: `terms` become cards again to the last bit; `sip` approximates the other kinds by TAN-SIP cards.
 `tangent` has the geometry of tangent planes that they share.
 """
+
+from exposure.wcs.sky_wcs import SkyWcs
+
+__all__ = ["SkyWcs"]
