@@ -434,7 +434,7 @@ def weight(hdus: fits.HDUList, image: Pixels) -> None:
 def relative_weight(hdus: fits.HDUList, image: Pixels) -> None:
     """Weights that are right but for their scale, zero where nothing is known."""
     weight(hdus, image)
-    hdus[-1].data *= 5e4
+    hdus[-1].data *= 1e3
 
 
 def float_flags(hdus: fits.HDUList, image: Pixels) -> None:
