@@ -6,6 +6,7 @@ from calibration.errors import ZeropointFailed
 from calibration.refcat import Matches
 from exposure import ChebyshevField, Exposure, Instrument, PhotoCalib
 from exposure.field import polynomial_terms
+from exposure.quantiles import scatter_about
 from tasks.arrays import F64, I64
 
 __all__ = ["calibrate"]
@@ -69,7 +70,7 @@ def _robust(terms: F64, ratio: F64, weight: F64) -> tuple[F64, float]:
     miss = ratio - np.median(ratio)
     solution: F64 = np.zeros(terms.shape[1])
     for _ in range(12):
-        scale = max(1.4826 * float(np.median(np.abs(miss))), 1e-4)
+        scale = max(scatter_about(miss), 1e-4)
         robust = np.clip(1 - (miss / (4.685 * scale)) ** 2, 0, None) ** 2
         w = weight * robust
         normal = terms.T @ (terms * w[:, None])

@@ -128,41 +128,16 @@ class EmbeddedPostgres(LocalServer):
             )
 
     def _run(self, program: str, *arguments: str) -> None:
-        environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
-        result = (
-            subprocess.run(
-                [str(self._binaries / program), *arguments],
-                cwd=self.directory,
-                env=environment,
-                check=False,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=120,
-                user=self._user.pw_uid if self._user else None,
-                group=self._user.pw_gid if self._user else None,
-                extra_groups=[] if self._user else None,
-                start_new_session=True,
-            )
-            if program != "pg_ctl"
-            else self._run_ctl(arguments, environment)
-        )
-        if result.returncode:
-            log = self.directory / "server.log"
-            tail = log.read_text(errors="replace")[-1500:] if log.exists() else ""
-            raise DatabaseUnavailable(f"{program} failed: {(result.stdout or '')[-800:]} {tail}")
-
-    def _run_ctl(self, arguments: tuple[str, ...], environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-        """pg_ctl's server keeps its standard output open: do not wait on a pipe."""
-        return subprocess.run(
-            [str(self._binaries / "pg_ctl"), *arguments],
+        # the server that pg_ctl starts keeps its standard output open: a pipe would be waited for
+        output = subprocess.DEVNULL if program == "pg_ctl" else subprocess.PIPE
+        result = subprocess.run(
+            [str(self._binaries / program), *arguments],
             cwd=self.directory,
-            env=environment,
+            env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"},
             check=False,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
             text=True,
             timeout=120,
             user=self._user.pw_uid if self._user else None,
@@ -170,6 +145,10 @@ class EmbeddedPostgres(LocalServer):
             extra_groups=[] if self._user else None,
             start_new_session=True,
         )
+        if result.returncode:
+            log = self.directory / "server.log"
+            tail = log.read_text(errors="replace")[-1500:] if log.exists() else ""
+            raise DatabaseUnavailable(f"{program} failed: {(result.stdout or '')[-800:]} {tail}")
 
     def _make_database(self) -> None:
         import psycopg

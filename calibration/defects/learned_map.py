@@ -18,6 +18,7 @@ from calibration.errors import TooLittleDrift
 from calibration.noise import subtract_background
 from exposure import Exposure, SkyWcs, estimate_background
 from exposure.flagging.bad_pixels import DEFECTS, BadPixelMap
+from exposure.quantiles import scatter_about
 from tasks.arrays import F32, I64, U8, Flags
 
 __all__ = ["Defects", "SkyFrame", "learn_defects"]
@@ -176,6 +177,6 @@ def _lines(middle: F32) -> Flags:
     for axis in (0, 1):
         across = (1, 11) if axis == 0 else (11, 1)
         mean = uniform_filter1d(clipped - median_filter(clipped, across, mode="nearest"), LINE, axis, mode="constant")
-        noise = 1.4826 * float(np.median(np.abs(mean - np.median(mean))))
+        noise = scatter_about(mean, float(np.median(mean)))
         out |= np.abs(mean) > max(LINE_AMPLITUDE, 7 * noise)
     return out

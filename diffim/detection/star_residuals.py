@@ -6,6 +6,7 @@ import numpy as np
 
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
+from exposure.quantiles import scatter_about
 from exposure.stars import Stars
 from tasks.arrays import F64, nearest_pixels
 
@@ -62,7 +63,7 @@ def _excess(values: F64, noise: F64) -> float:
     if ok.sum() < 8:
         return 0.0
     # about zero, not about the mean: a common offset is a residual too
-    scatter = (1.4826 * float(np.median(np.abs(values[ok])))) ** 2
+    scatter = scatter_about(values[ok]) ** 2
     expected = float(np.median(noise[ok]))
     if scatter < expected * (1 + 1.5 / np.sqrt(ok.sum())):
         return 0.0

@@ -15,10 +15,9 @@ BLOCKS = 2.2  # at least, across the FWHM: more of them, and a source of 10 sigm
 
 
 def seeing_of(difference: Exposure) -> float:
-    """Return the FWHM of the PSF (px) in the middle of a difference, NaN where it has none."""
-    assert difference.psf is not None
+    """Return the FWHM of the PSF (px) in the middle of a difference, NaN where it is undefined there."""
     x0, y0, width, height = difference.bbox
-    return float(np.atleast_1d(fwhm_of(difference.psf.moments_at(x0 + width / 2, y0 + height / 2)))[0])
+    return float(np.atleast_1d(fwhm_of(difference.require_psf().moments_at(x0 + width / 2, y0 + height / 2)))[0])
 
 
 def block_size(difference: Exposure) -> int:
