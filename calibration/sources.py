@@ -66,9 +66,7 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     return frame
 
 
-def _extract(
-    data: F32, error: F32, bad: Flags, threshold: float, where: dict[str, int | None]
-) -> NDArray[Any]:  # fmt: skip
+def _extract(data: F32, error: F32, bad: Flags, threshold: float, where: dict[str, int | None]) -> NDArray[Any]:
     """Return what SEP finds. Its buffers take memory for all that they may hold: they grow where a field needs it alone."""
     room, limits = min(PIXELS_AT_ONCE, 2 * data.size), list(SUB_OBJECTS)
     while True:
@@ -89,4 +87,4 @@ def _extract(
         f"too many sources touch each other to be told apart ({reason}): give a smaller part of the image, or one whose "
         "sky and noise are right (a variance plane that is too small makes sources of noise)",
         **where,
-    )  # fmt: skip
+    )

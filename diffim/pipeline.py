@@ -262,12 +262,12 @@ class Differencing:
                 f"the kernel that the stars tell has a sum of {fit.kernel.kernel_sum:.3g}: what is bright in the one image is "
                 "not in the other; is the template of the same field, and are both WCS right?",
                 **science.where,
-            )  # fmt: skip
+            )
         if self.options.maxResidual and fit.residual_rms > self.options.maxResidual:
             raise BadSubtraction(
                 f"residual / sigma of the held-out stars is {fit.residual_rms:.2f}, more than {self.options.maxResidual}",
                 **science.where,
-            )  # fmt: skip
+            )
 
     def _warn_of_kernel(self, fit: KernelFit) -> None:
         """Say, in the log and in ``kernelWarning``, what makes a kernel less than it should be."""

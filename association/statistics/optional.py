@@ -214,5 +214,6 @@ BAND_PLUGINS: dict[str, Callable[[Cells, int, Columns, F64], dict[str, F64]]] = 
     "ap_lombScarglePeriodogram": _periods,
 }  # fmt: skip
 OBJECT_PLUGINS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], dict[str, NDArray[np.generic]]]] = {
-    "ap_diaObjectFlag": _flags, "ap_HTMIndex": _pixel,
-}  # fmt: skip
+    "ap_diaObjectFlag": _flags,
+    "ap_HTMIndex": _pixel,
+}

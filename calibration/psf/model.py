@@ -84,7 +84,7 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
         raise TooFewStars(
             f"{len(stars)} usable stars among {len(sources)} sources, need {MIN_STARS} for a PSF model: {_ADVICE}",
             **exposure.where,
-        )  # fmt: skip
+        )
     fwhm = 2.3548 * float(np.sqrt(np.nanmedian(stars["size"])))
     side = size or int(np.clip(int(8 * fwhm) | 1, 21, 51))
     data = Stamps.cut(exposure, stars, sources, side, fwhm)

@@ -81,9 +81,7 @@ def solve_kernel(
     )
 
 
-def _solution(
-    matrix: F64, ridge: F64, expected: F64, vector: F64, sky: Flags
-) -> tuple[F64, float, int]:  # fmt: skip
+def _solution(matrix: F64, ridge: F64, expected: F64, vector: F64, sky: Flags) -> tuple[F64, float, int]:
     """Solve (matrix + ridge - expected) a = vector with `expected` limited to `MAX_NOISE` of the matrix in any direction.
 
     `sky` says which parameters are the background's: counts, where the others are numbers. So each kind has a scale of its

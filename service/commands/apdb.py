@@ -218,9 +218,14 @@ def precover(
     with progress("visits", quiet=as_json) as step:
         window = PrecoveryWindow(now if at is None else at, days, founded_within)
         report = run(
-            database.connect, stored, lambda v: checked_instrument(v.instrument).packer(), window, now,
-            dry_run=dry_run, progress=step,
-        )  # fmt: skip
+            database.connect,
+            stored,
+            lambda v: checked_instrument(v.instrument).packer(),
+            window,
+            now,
+            dry_run=dry_run,
+            progress=step,
+        )
     _show([vars(report)], as_json, "would be done" if dry_run else "done")
 
 

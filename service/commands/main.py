@@ -25,9 +25,10 @@ from service.failures import DEBUG, run_command
 from service.terminal import print_table, say
 
 app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
     help="Alert production for time-domain surveys. Settings are environment variables: see 'alertprod config'.",
-)  # fmt: skip
+)
 jointcal_app = typer.Typer(no_args_is_help=True, help="Joint calibration of many visits.")
 FIRST, ROLES, LOOK, KEEP, IMAGES = "First steps", "Roles of the service", "What happened", "Stores", "Images alone"
 app.command(rich_help_panel=FIRST)(up)

@@ -62,18 +62,30 @@ def alert_of(source, size=0):
 def world(database, kafka, tmp_path):
     """Three visits with 20 sources of 10 objects each: rows, alert files, outbox, topic."""
     settings = Settings(
-        database_uri=database.uri, kafka_brokers=kafka.brokers, archive_dir=str(tmp_path / "alerts"), upload_dir=tmp_path / "u",
+        database_uri=database.uri,
+        kafka_brokers=kafka.brokers,
+        archive_dir=str(tmp_path / "alerts"),
+        upload_dir=tmp_path / "u",
         alert_topic=f"alerts-{uuid4().hex[:8]}",
-    )  # fmt: skip
+    )
     archive = AlertArchive(settings.archive_dir)
     now = 61100.0
     for visit, midpoint in MIDPOINT.items():
         n = 20
         ids = visit * 1000 + np.arange(n)
         sources = frame_with("DiaSource", n).assign(
-            diaSourceId=ids, diaObjectId=1 + np.arange(n) % 10, ssObjectId=0, visit=visit, detector=0, midpointMjdTai=midpoint,
-            snr=np.arange(n).astype(float), timeWithdrawnMjdTai=np.nan, band="r", ra=10.0, dec=2.0,
-        )  # fmt: skip
+            diaSourceId=ids,
+            diaObjectId=1 + np.arange(n) % 10,
+            ssObjectId=0,
+            visit=visit,
+            detector=0,
+            midpointMjdTai=midpoint,
+            snr=np.arange(n).astype(float),
+            timeWithdrawnMjdTai=np.nan,
+            band="r",
+            ra=10.0,
+            dec=2.0,
+        )
         objects = frame_with("DiaObject", 10).assign(
             diaObjectId=1 + np.arange(10), ra=10.0, dec=2.0, validityEndMjdTai=np.nan
         )
@@ -90,10 +102,18 @@ def world(database, kafka, tmp_path):
                 trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
                 work.add_outbox(
                     outbox.OutboxEntry(
-                        visit, 0, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor(),
-                        traceparent=trace, shutter_close=midpoint + 1e-4,
+                        visit,
+                        0,
+                        1,
+                        file.name,
+                        file.count,
+                        file.checksum,
+                        index=file.index,
+                        id_xor=file.id_xor(),
+                        traceparent=trace,
+                        shutter_close=midpoint + 1e-4,
                     )
-                )  # fmt: skip
+                )
                 work.commit()
     target = KafkaTarget(kafka.brokers, settings.alert_topic, transactional_id=settings.alert_topic)
     ensure_topics(target)

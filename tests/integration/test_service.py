@@ -56,10 +56,15 @@ def science(survey):
 
 def messages(rows):
     return [
-        {"instrument": "simcam", "science": r.path, "visit": int(r.visit), "detector": int(r.detector),
-         "midpointMjdTai": float(r.mjd)}
+        {
+            "instrument": "simcam",
+            "science": r.path,
+            "visit": int(r.visit),
+            "detector": int(r.detector),
+            "midpointMjdTai": float(r.mjd),
+        }
         for r in rows.itertuples()
-    ]  # fmt: skip
+    ]
 
 
 def stack(survey, **more):
@@ -146,8 +151,9 @@ def test_explain_says_why_there_is_or_is_no_alert(survey, running):
     assert explain(running.settings, 424242, 0, 1.0, 1.0)[0].text.startswith("never came")
     before = len(sources)
     assert len(all_rows(running.database, "DiaSource")) == before  # nothing was written
-    done = CliRunner().invoke(app, ["explain", str(visit), str(detector), str(one.ra), "--", str(one.dec)],
-                              env=running.settings.environment())  # fmt: skip
+    done = CliRunner().invoke(
+        app, ["explain", str(visit), str(detector), str(one.ra), "--", str(one.dec)], env=running.settings.environment()
+    )
     assert done.exit_code == 0, done.output
     assert "published" in done.stdout
 
@@ -337,8 +343,15 @@ def test_two_workers_on_overlapping_detectors_make_no_star_twice(survey, tmp_pat
         posts = []
         for r in rows.itertuples():
             for detector in (10, 11):
-                posts.append({"instrument": "simcam", "science": r.path, "visit": int(r.visit), "detector": detector,
-                              "midpointMjdTai": float(r.mjd) + detector * 1e-7})  # fmt: skip
+                posts.append(
+                    {
+                        "instrument": "simcam",
+                        "science": r.path,
+                        "visit": int(r.visit),
+                        "detector": detector,
+                        "midpointMjdTai": float(r.mjd) + detector * 1e-7,
+                    }
+                )
         post_visits(twice, posts)
         wait_finished(twice, [(p["visit"], p["detector"]) for p in posts], 240)
         objects = latest_objects(twice.database)

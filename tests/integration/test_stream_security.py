@@ -45,10 +45,15 @@ def authority(folder, name):
 def _sign(subject, issuer, public, signer, constraints, names):
     now = datetime.datetime.now(datetime.UTC)
     builder = (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public)
-        .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=2)).add_extension(constraints, critical=True)
-    )  # fmt: skip
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=2))
+        .add_extension(constraints, critical=True)
+    )
     if names is not None:
         builder = builder.add_extension(names, critical=False)
     return builder.sign(signer, hashes.SHA256())
@@ -93,28 +98,43 @@ def secure(server_dir):
     with EmbeddedKafka(server_dir / "kafka-secure", port=port, properties=properties, scram=USERS) as broker:
         broker.folder = folder
         allow(
-            broker, "relay", (ResourceType.TOPIC, "alerts", "WRITE"), (ResourceType.TOPIC, "alerts", "READ"), (ResourceType.TOPIC, "alerts", "DESCRIBE"),
-            (ResourceType.TOPIC, "alerts", "DESCRIBE_CONFIGS"), (ResourceType.TRANSACTIONAL_ID, "relay", "WRITE"),
+            broker,
+            "relay",
+            (ResourceType.TOPIC, "alerts", "WRITE"),
+            (ResourceType.TOPIC, "alerts", "READ"),
+            (ResourceType.TOPIC, "alerts", "DESCRIBE"),
+            (ResourceType.TOPIC, "alerts", "DESCRIBE_CONFIGS"),
+            (ResourceType.TRANSACTIONAL_ID, "relay", "WRITE"),
             (ResourceType.GROUP, "relay", "READ"),
-        )  # fmt: skip
+        )
         allow(broker, "reader", (ResourceType.TOPIC, "alerts", "READ"), (ResourceType.GROUP, "reader", "READ"))
         yield broker
 
 
 def client(broker, user, password=None, ca="authority"):
     return {
-        "security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512", "sasl.username": user,
-        "sasl.password": password or USERS[user], "ssl.ca.location": str(broker.folder / f"{ca}.pem"),
-    }  # fmt: skip
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": user,
+        "sasl.password": password or USERS[user],
+        "ssl.ca.location": str(broker.folder / f"{ca}.pem"),
+    }
 
 
 def allow(broker, user, *rules):
     admin = AdminClient({"bootstrap.servers": broker.brokers, **client(broker, "admin")})
     bindings = [
-        AclBinding(kind, name, ResourcePatternType.PREFIXED, f"User:{user}", "*", AclOperation[operation],
-                   AclPermissionType.ALLOW)
+        AclBinding(
+            kind,
+            name,
+            ResourcePatternType.PREFIXED,
+            f"User:{user}",
+            "*",
+            AclOperation[operation],
+            AclPermissionType.ALLOW,
+        )
         for kind, name, operation in rules
-    ]  # fmt: skip
+    ]
     deadline = time.monotonic() + 60
     for future in admin.create_acls(bindings).values():
         future.result(timeout=max(1, deadline - time.monotonic()))
@@ -187,9 +207,10 @@ def test_what_acls_deny_is_named(secure, database, tmp_path):
 
 def test_secrets_are_masked_wherever_settings_are_shown():
     settings = Settings(
-        database_uri="postgresql://u:dbpass@h/d", schema_registry="http://u:regpass@h",
+        database_uri="postgresql://u:dbpass@h/d",
+        schema_registry="http://u:regpass@h",
         kafka_client={"sasl.username": "relay", "sasl.password": "kpass", "ssl.key.password": "keypass"},
-    )  # fmt: skip
+    )
     shown = str(settings.masked()) + repr(settings)
     for secret in ("dbpass", "regpass", "kpass", "keypass"):
         assert secret not in str(settings.masked())

@@ -110,8 +110,16 @@ def test_statistics_of_rr_lyrae():
                 mjd, mag, err = table[:, 2 + 3 * k : 5 + 3 * k].T
                 good = (mag > 0) & (mag < 30) & (err > 0) & (err < 1)
                 flux = 10 ** (-0.4 * (mag[good] - 31.4))
-                bands.append(pd.DataFrame({"band": band, "midpointMjdTai": mjd[good], "psfFlux": flux,
-                                           "psfFluxErr": flux * err[good] / 1.0857}))  # fmt: skip
+                bands.append(
+                    pd.DataFrame(
+                        {
+                            "band": band,
+                            "midpointMjdTai": mjd[good],
+                            "psfFlux": flux,
+                            "psfFluxErr": flux * err[good] / 1.0857,
+                        }
+                    )
+                )
             curves.append(pd.concat(bands))
     found, checked = compare(curves, BANDS)
     assert checked > 20_000
@@ -160,8 +168,16 @@ def test_statistics_of_ztf_light_curves():
     for row in table.itertuples():
         mag, err = np.asarray(row.mag, float), np.asarray(row.magerr, float)
         flux = 10 ** (-0.4 * (mag - 31.4))
-        curves.append(pd.DataFrame({"band": "g", "midpointMjdTai": np.asarray(row.hmjd, float), "psfFlux": flux,
-                                    "psfFluxErr": flux * err / 1.0857}))  # fmt: skip
+        curves.append(
+            pd.DataFrame(
+                {
+                    "band": "g",
+                    "midpointMjdTai": np.asarray(row.hmjd, float),
+                    "psfFlux": flux,
+                    "psfFluxErr": flux * err / 1.0857,
+                }
+            )
+        )
     some = curves[::8]
     _, checked = compare(some, "g")
     assert checked > 18 * len(some)

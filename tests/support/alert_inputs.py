@@ -16,9 +16,14 @@ def frame_with(table, n):
     for c in columns_of(table):
         kind = c.dtype.kind
         out[c.name] = (
-            rng.normal(size=n).astype(c.dtype) if kind == "f" else rng.integers(1, 50, n).astype(c.dtype)
-            if kind == "i" else rng.uniform(size=n) < 0.5 if kind == "b" else np.full(n, "r", object)
-        )  # fmt: skip
+            rng.normal(size=n).astype(c.dtype)
+            if kind == "f"
+            else rng.integers(1, 50, n).astype(c.dtype)
+            if kind == "i"
+            else rng.uniform(size=n) < 0.5
+            if kind == "b"
+            else np.full(n, "r", object)
+        )
     return pd.DataFrame(out)
 
 

@@ -106,10 +106,11 @@ def load_references(table: pd.DataFrame, config: ReferenceConfig, circle: Circle
     out = out.take(np.flatnonzero(good))
     if not len(out):
         mend = (
-            f"check fluxes, errors and filters of the catalogue ({', '.join(wanted.filter_names)})" if len(inside) else
-            "check that the catalogue is of this field and in ICRS, and what the images' WCS say (CRVAL1, CRVAL2, RADESYS, "
+            f"check fluxes, errors and filters of the catalogue ({', '.join(wanted.filter_names)})"
+            if len(inside)
+            else "check that the catalogue is of this field and in ICRS, and what the images' WCS say (CRVAL1, CRVAL2, RADESYS, "
             "EQUINOX: images of another equinox are brought to ICRS)"
-        )  # fmt: skip
+        )
         raise JointCalibrationError(
             f"no {need} reference star is left of {len(table)} in the catalogue, {len(inside)} of them in the circle "
             f"around the images ({circle.where()}, radius {circle.radius:.3f} deg): {mend}"

@@ -18,8 +18,16 @@ ARCSEC = 1 / 3600
 
 def sources(ra, dec, start=101, err=0.1 * ARCSEC):
     n = len(ra)
-    return pd.DataFrame({"diaSourceId": np.arange(start, start + n), "ra": ra, "dec": dec, "raErr": np.full(n, err),
-                         "decErr": np.full(n, err), "diaObjectId": np.zeros(n, np.int64)})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "diaSourceId": np.arange(start, start + n),
+            "ra": ra,
+            "dec": dec,
+            "raErr": np.full(n, err),
+            "decErr": np.full(n, err),
+            "diaObjectId": np.zeros(n, np.int64),
+        }
+    )
 
 
 def objects(ra, dec, err=0.1 * ARCSEC):
@@ -175,8 +183,9 @@ def history(n=40, objects_=5, seed=0):
 
 def test_statistics_equal_an_independent_computation():
     s = history()
-    o = objects([10.0] * 5, [0.0] * 5).assign(ra_dec_Cov=0.0, nDiaSources=0, firstDiaSourceMjdTai=np.nan,
-                                              lastDiaSourceMjdTai=np.nan)  # fmt: skip
+    o = objects([10.0] * 5, [0.0] * 5).assign(
+        ra_dec_Cov=0.0, nDiaSources=0, firstDiaSourceMjdTai=np.nan, lastDiaSourceMjdTai=np.nan
+    )
     out = summarize(o, s)
     for oid, group in s.groupby("diaObjectId"):
         assert out.nDiaSources[oid] == len(group)
@@ -203,14 +212,23 @@ def test_statistics_equal_an_independent_computation():
 def test_totals_count_new_sources_only_and_means_cross_zero():
     s = history().assign(isNew=False)
     s.loc[:4, "isNew"] = True
-    o = objects([10.0] * 5, [0.0] * 5).assign(ra_dec_Cov=0.0, nDiaSources=100, firstDiaSourceMjdTai=50000.0,
-                                              lastDiaSourceMjdTai=50001.0)  # fmt: skip
+    o = objects([10.0] * 5, [0.0] * 5).assign(
+        ra_dec_Cov=0.0, nDiaSources=100, firstDiaSourceMjdTai=50000.0, lastDiaSourceMjdTai=50001.0
+    )
     out = summarize(o, s)
     new = s[s.isNew].groupby("diaObjectId").size().reindex(out.index, fill_value=0)
     assert (out.nDiaSources == 100 + new).all()
     assert (out.firstDiaSourceMjdTai == 50000.0).all()
-    s = sources([359.9999, 0.0003], [0.0, 0.0]).assign(diaObjectId=1, band="r", midpointMjdTai=1.0, psfFlux=1.0,
-        psfFluxErr=1.0, scienceFlux=1.0, scienceFluxErr=1.0, ra_dec_Cov=0.0)  # fmt: skip
+    s = sources([359.9999, 0.0003], [0.0, 0.0]).assign(
+        diaObjectId=1,
+        band="r",
+        midpointMjdTai=1.0,
+        psfFlux=1.0,
+        psfFluxErr=1.0,
+        scienceFlux=1.0,
+        scienceFluxErr=1.0,
+        ra_dec_Cov=0.0,
+    )
     out = summarize(o.head(1), s)
     assert out.ra[1] == pytest.approx(0.0001, abs=1e-9)
     with pytest.raises(AssociationError, match="unknown"):

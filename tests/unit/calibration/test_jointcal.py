@@ -45,10 +45,18 @@ def summaries(s: MosaicSurvey) -> list[ExposureCatalog]:
     rows: dict[int, list] = {}
     records: dict[int, dict] = {}
     for (v, d), h in s.headers.items():
-        rows.setdefault(v, []).append({
-            "id": d, "visit": v, "physical_filter": "HSC-Z", "band": "z", "bbox_min_x": 0, "bbox_min_y": 0,
-            "bbox_max_x": h["IMAGEW"] - 1, "bbox_max_y": h["IMAGEH"] - 1,
-        })  # fmt: skip
+        rows.setdefault(v, []).append(
+            {
+                "id": d,
+                "visit": v,
+                "physical_filter": "HSC-Z",
+                "band": "z",
+                "bbox_min_x": 0,
+                "bbox_min_y": 0,
+                "bbox_max_x": h["IMAGEW"] - 1,
+                "bbox_max_y": h["IMAGEH"] - 1,
+            }
+        )
         info = VisitInfo(v, d, h["MJD-OBS"], 0.0, boresight_ra=h["RABORE"], boresight_dec=h["DECBORE"], airmass=1.2)
         records.setdefault(v, {})[d] = ExposureRecord(
             wcs=SkyWcs.from_header(h), photo_calib=PhotoCalib(h["CALMEAN"]), visit_info=info
@@ -382,10 +390,14 @@ def test_command_refuses_before_it_reads(tmp_path):
     base = ["--sources", "a", "--headers", "b", "--camera", "c", "--out", str(tmp_path / "o")]
     refs = ["--astrometry-refs", "r", "--photometry-refs", "r"]
     for extra, said in (
-        (["-c", "nonsense=1"], "no field 'nonsense'"), (["-c", "matchCut=three"], "matchCut"),
-        (["-c", "doAstrometry=False", "doPhotometry=False"], "nothing to do"), (["--id", "visit=x"], "--id"),
-        (["--summaries", "s"], "either"), (["-c", "applyColorTerms=True"], "colour terms"), (["--what"], "unrecognized"),
-    ):  # fmt: skip
+        (["-c", "nonsense=1"], "no field 'nonsense'"),
+        (["-c", "matchCut=three"], "matchCut"),
+        (["-c", "doAstrometry=False", "doPhotometry=False"], "nothing to do"),
+        (["--id", "visit=x"], "--id"),
+        (["--summaries", "s"], "either"),
+        (["-c", "applyColorTerms=True"], "colour terms"),
+        (["--what"], "unrecognized"),
+    ):
         with pytest.raises(CallerError, match=said):
             parse([*base, *refs, *extra])
     with pytest.raises(CallerError, match="astrometry-refs"):
@@ -425,9 +437,14 @@ def test_blocks_summed_elsewhere_give_the_same_answer(mapper, monkeypatch):
 def test_debug_files_are_written_when_asked_for(tmp_path):
     s = survey(1, 2, 3)
     result = run(
-        s, writeInitMatrix=True, writeChi2FilesInitialFinal=True, writeChi2FilesOuterLoop=True, writeInitialModel=True,
-        debugOutputPath=str(tmp_path), photometryVisitOrder=2,
-    )  # fmt: skip
+        s,
+        writeInitMatrix=True,
+        writeChi2FilesInitialFinal=True,
+        writeChi2FilesOuterLoop=True,
+        writeInitialModel=True,
+        debugOutputPath=str(tmp_path),
+        photometryVisitOrder=2,
+    )
     names = {p.name for p in tmp_path.iterdir()}
     for half, stages in (
         ("astrometry", ("DistortionsVisit", "Distortions", "Positions", "DistortionsPositions")),
@@ -468,9 +485,17 @@ def test_elimination_is_that_of_the_full_normal_matrix():
     starts = np.stack([rng.integers(0, 4, n), 7 + rng.integers(0, 3, n)], 1)
     prior = np.broadcast_to(np.eye(q) * 0.5, (m, q, q)).copy()
     rows = Rows(
-        rng.normal(size=(n, d)), w @ w.transpose(0, 2, 1) + np.eye(d), rng.normal(size=(n, d, k)), rng.normal(size=(n, d, q)),
-        starts, np.arange(n), np.array([3, 2]), np.arange(0, n + 1, per), prior, rng.normal(size=(m, q)),
-    )  # fmt: skip
+        rng.normal(size=(n, d)),
+        w @ w.transpose(0, 2, 1) + np.eye(d),
+        rng.normal(size=(n, d, k)),
+        rng.normal(size=(n, d, q)),
+        starts,
+        np.arange(n),
+        np.array([3, 2]),
+        np.arange(0, n + 1, per),
+        prior,
+        rng.normal(size=(m, q)),
+    )
     step, inverse = np.zeros((m, q)), np.zeros((m, q, q))
     star_steps(rows, step, inverse)
     made = Reduced(np.zeros((n, k, k)), np.full((n, k), -1), np.zeros((size, size)), np.zeros(size))
@@ -505,8 +530,11 @@ def test_a_quantum_writes_a_catalogue_per_visit_and_the_summary_takes_it():
     made = summaries(s)
     visits = [int(c.table["visit"][0]) for c in made]
     context = Quantum(
-        9813, inputSourceTableVisit=s.sources, inputVisitSummary=made, inputCamera=s.camera,
-    )  # fmt: skip
+        9813,
+        inputSourceTableVisit=s.sources,
+        inputVisitSummary=made,
+        inputCamera=s.camera,
+    )
     refs = {name: [_Ref(visit=v) for v in visits] for name in ("outputWcs", "outputPhotoCalib")}
     direct = run(s)
     task(s).runQuantum(context, None, SimpleNamespace(**refs))

@@ -249,9 +249,13 @@ def test_kernel_fit_finds_the_analytic_kernel():
     basis = make_basis(2.0 * FWHM, 2.5 * FWHM)
     box = (*ORIGIN, 256, 256)
     fit = fit_kernel(
-        MaskedImage.of(template), MaskedImage.of(science), StarPositions(s.x.to_numpy(), s.y.to_numpy()), basis, box,
+        MaskedImage.of(template),
+        MaskedImage.of(science),
+        StarPositions(s.x.to_numpy(), s.y.to_numpy()),
+        basis,
+        box,
         FitOptions(kernel_order=1, background_order=0),
-    )  # fmt: skip
+    )
     k = fit.kernel.kernels_at(ORIGIN[0] + 128, ORIGIN[1] + 128)[0].astype(float)
     g = np.arange(k.shape[0]) - k.shape[0] // 2
     assert k.sum() == pytest.approx(1, abs=0.003)

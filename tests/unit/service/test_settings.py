@@ -53,11 +53,20 @@ def test_no_secret_is_in_an_error(monkeypatch):
 
 @pytest.mark.parametrize(
     "uri",
-    [f"postgresql://u:{SECRET}@a@h/db", f"postgresql://u:1/{SECRET}@h/db", f"postgresql://u:{SECRET}/x@h/db",
-     f"postgresql://u:{SECRET}#@h/db", f"postgresql://u:{SECRET}%zz@h/db", f"postgresql://u:{SECRET}?x@h/db",
-     f"postgresql://u:p@h:{SECRET}/db", f"postgresql://u:p@h/db?{SECRET}", f"{SECRET}", f"mysql://u:{SECRET}@h/db",
-     f"host=h password={SECRET}"],
-)  # fmt: skip
+    [
+        f"postgresql://u:{SECRET}@a@h/db",
+        f"postgresql://u:1/{SECRET}@h/db",
+        f"postgresql://u:{SECRET}/x@h/db",
+        f"postgresql://u:{SECRET}#@h/db",
+        f"postgresql://u:{SECRET}%zz@h/db",
+        f"postgresql://u:{SECRET}?x@h/db",
+        f"postgresql://u:p@h:{SECRET}/db",
+        f"postgresql://u:p@h/db?{SECRET}",
+        f"{SECRET}",
+        f"mysql://u:{SECRET}@h/db",
+        f"host=h password={SECRET}",
+    ],
+)
 def test_a_uri_that_cannot_be_read_is_not_shown(uri):
     with pytest.raises(ApdbError, match=r"postgresql://user:password@host:port/name") as caught:
         Database(uri)
@@ -80,9 +89,10 @@ def test_names_that_nothing_reads_are_told_with_the_nearest():
         "PATH",
     ]
     assert unknown_names([*given, *NOT_SETTINGS]) == [
-        ("ALERTPROD_DATABASE_URL", "ALERTPROD_DATABASE_URI"), ("ALERTPROD_FROBNICATE", None),
+        ("ALERTPROD_DATABASE_URL", "ALERTPROD_DATABASE_URI"),
+        ("ALERTPROD_FROBNICATE", None),
         ("ALERTPROD_LEASE", "ALERTPROD_LEASE_S"),
-    ]  # fmt: skip
+    ]
 
 
 def test_paths_are_made_absolute_where_the_program_starts(tmp_path, monkeypatch):
