@@ -21,7 +21,7 @@ def rows(n=50, seed=0, visit=1):
         diaSourceId=2**60 + visit * 10**6 + np.arange(n), diaObjectId=o.diaObjectId, ra=o.ra, dec=o.dec, visit=visit, detector=0,
         midpointMjdTai=61000.1 + visit, timeWithdrawnMjdTai=np.nan, band="r", reliabilityVersion="v1",
     )  # fmt: skip
-    f = frame_with("DiaForcedSource", n).assign(diaObjectId=o.diaObjectId, visit=visit, detector=0, band="r",
+    f = frame_with("DiaForcedSource", n).assign(diaObjectId=o.diaObjectId, visit=visit, detector=0, band="r", ra=o.ra, dec=o.dec,
         midpointMjdTai=61000.1 + visit, timeWithdrawnMjdTai=np.nan, diaForcedSourceId=np.arange(n) + visit * 1000)  # fmt: skip
     return o, s, f
 
