@@ -10,6 +10,7 @@ from astropy.time import Time
 
 from alerts import AlertArchive, AlertInputs, build_alerts
 from apdb import Claim, Database, Ledger, VisitState, VisitUnitOfWork
+from apdb.id_layouts import claim_layout
 from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
 from apdb.sky.htm import polygon
@@ -17,6 +18,7 @@ from apdb.sky.locks import lock_pixels, sky_locks
 from association import DiaPipelineTask, standardize
 from association.standardize import filter_dia_sources
 from association.task import LOCK_MARGIN
+from association.times import TimeLimits, check_midpoint
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, Instrument, VisitInfo
 from exposure.io.writing import write_exposure
@@ -103,6 +105,10 @@ class Processor:
         self._ephemerides = ephemerides(settings)
         self._positions = read_positions(settings.forced_positions) if settings.forced_positions else None
         self._months: set[int] = set()
+        self._limits = TimeLimits(
+            settings.earliest_mjd, settings.future_days, ("ALERTPROD_EARLIEST_MJD", "ALERTPROD_FUTURE_DAYS")
+        )
+        self._layouts: set[str] = set()
 
     def run(self, claim: Claim) -> dict[str, Any]:
         """Process one visit to its commit; returns state, counts and seconds.
@@ -113,6 +119,7 @@ class Processor:
             Nothing was written.
         """
         run = _Run(claim, checked_instrument(claim.message["instrument"]))
+        self._claim_ids(run.rules)
         crash_at("start", self._settings.crash_point)
         with run.clock.step("open"):
             science = open_science(claim.message, run.rules, self._roots)
@@ -123,9 +130,18 @@ class Processor:
         crash_at("differenced", self._settings.crash_point)
         return self._store(run, subtracted)
 
+    def _claim_ids(self, rules: Instrument) -> None:
+        """Make sure, once for each instrument, that its ids meet no others in the database."""
+        if rules.name not in self._layouts:
+            packer = rules.packer()
+            with self._database.session() as connection:
+                claim_layout(connection, rules.name, (packer.n_visits, packer.n_detectors, packer.n_releases))
+            self._layouts.add(rules.name)
+
     def _note(self, claim: Claim, science: Exposure) -> None:
         """Tell the ledger when and where this is; give way to an earlier visit that is not done."""
         info = science.require_visit_info()
+        check_midpoint(info.midpoint_mjd_tai, self._limits, float(Time.now().tai.mjd), claim.visit, claim.detector)
         region = lock_pixels(polygon(*science.sky_corners()))
         earlier = self._ledger.note_times(claim, info.midpoint_mjd_tai, science.band, region)
         if earlier and claim.message.get("midpointMjdTai") is None and claim.attempt == 1:
@@ -154,7 +170,8 @@ class Processor:
         claim, now = run.claim, float(Time.now().tai.mjd)
         if claim.message.get("reprocess") == "replace":
             work.remove_visit(claim.visit, claim.detector, now)
-        task = make_task(DiaPipelineTask, task_overrides(DiaPipelineTask, run.rules, subtracted.science))
+        limits = {"earliestMjdTai": self._limits.earliest_mjd, "futureDays": self._limits.future_days}
+        task = make_task(DiaPipelineTask, limits | task_overrides(DiaPipelineTask, run.rules, subtracted.science))
         with run.clock.step("ephemerides"):
             bodies = bodies_of(self._ephemerides, subtracted.science)
         with run.clock.step("associate"):
