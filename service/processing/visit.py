@@ -10,7 +10,6 @@ from astropy.time import Time
 
 from alerts import AlertArchive, AlertInputs, build_alerts
 from apdb import Claim, Database, Ledger, VisitState, VisitUnitOfWork
-from apdb.id_layouts import claim_layout
 from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
 from apdb.sky.htm import polygon
@@ -28,7 +27,7 @@ from service.errors import WaitForEarlier
 from service.pairs.facts import map_cards
 from service.processing.ephemerides import bodies_of, ephemerides
 from service.processing.images import Clock, calibrated_pair, open_science
-from service.processing.instruments import checked_instrument
+from service.processing.instruments import checked_instrument, claim_ids
 from service.processing.positions import read_positions
 from service.processing.products import difference_path
 from service.processing.task_config import task_overrides
@@ -119,7 +118,7 @@ class Processor:
             Nothing was written.
         """
         run = _Run(claim, checked_instrument(claim.message["instrument"]))
-        self._claim_ids(run.rules)
+        claim_ids(self._database, run.rules, self._layouts)
         crash_at("start", self._settings.crash_point)
         with run.clock.step("open"):
             science = open_science(claim.message, run.rules, self._roots)
@@ -129,14 +128,6 @@ class Processor:
         subtracted = _subtract(run, science, template, report)
         crash_at("differenced", self._settings.crash_point)
         return self._store(run, subtracted)
-
-    def _claim_ids(self, rules: Instrument) -> None:
-        """Make sure, once for each instrument, that its ids meet no others in the database."""
-        if rules.name not in self._layouts:
-            packer = rules.packer()
-            with self._database.session() as connection:
-                claim_layout(connection, rules.name, (packer.n_visits, packer.n_detectors, packer.n_releases))
-            self._layouts.add(rules.name)
 
     def _note(self, claim: Claim, science: Exposure) -> None:
         """Tell the ledger when and where this is; give way to an earlier visit that is not done."""
