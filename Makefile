@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test clean
 
 setup: .venv/.ready
 
@@ -38,6 +38,10 @@ delivery-test: setup
 # 500 rounds of eight workers on overlapping detectors.
 overlap-test: setup
 	@ALERTPROD_OVERLAP_ROUNDS=500 $(PY) -m pytest tests/integration/test_overlap.py -o timeout=3000
+
+# 100 histories of late frames, archives, drops and restores, and 20 archives that are killed: about 5 minutes.
+archive-test: setup
+	@ALERTPROD_ARCHIVE_HISTORIES=100 ALERTPROD_ARCHIVE_KILLS=20 $(PY) -m pytest tests/integration/test_archive.py -o timeout=3000
 
 bench: setup
 	@$(PY) -m benchmarks.steps

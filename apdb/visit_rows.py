@@ -101,10 +101,12 @@ def prepare(
     objects: pd.DataFrame,
     sources: pd.DataFrame | None,
     forced: pd.DataFrame | None,
+    *,
+    strict: bool = False,
 ) -> VisitRows:
     """Check frames with APDB column names, put them in order, and find out where and of which visit they are.
 
-    No database is needed.
+    No database is needed. `strict` refuses columns that the tables do not have; else they are left out.
 
     Raises
     ------
@@ -115,7 +117,7 @@ def prepare(
     for table, frame in (("DiaObject", objects), ("DiaSource", sources), ("DiaForcedSource", forced)):
         if frame is not None:
             key = [k for k in schema.keys[table] if k != "validityStartMjdTai"]
-            check_frame(table, frame, schema.columns(table), key)
+            check_frame(table, frame, schema.columns(table), key, strict=strict)
     objects = _sorted(objects, ("diaObjectId",))
     sources = _sorted(sources, ("diaSourceId",))
     forced = _sorted(forced, ("diaObjectId", "visit", "detector"))

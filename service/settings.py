@@ -20,7 +20,7 @@ NOT_SETTINGS = frozenset(
     PREFIX + name
     for name in (
         "INSTRUMENTS", "THREADS", "KAFKA_JARS", "DEBUG", "REAL_DATA", "APICURIO", "KILLS", "RELAY_KILLS", "BROKER_KILLS",
-        "BROKER_DOWN_S", "ALERTS", "OVERLAP_ROUNDS",
+        "BROKER_DOWN_S", "ALERTS", "OVERLAP_ROUNDS", "ARCHIVE_HISTORIES", "ARCHIVE_KILLS",
     )
 )  # fmt: skip
 _SECRETS = ("database_uri", "schema_registry")
@@ -85,6 +85,12 @@ class Settings(BaseSettings):
     )
     observatory: str = Field("X05", title="Observatory", description="code of the Minor Planet Center, for `orbits`")
     ephemerides: Path | None = Field(None, title="Ephemerides", description="Parquet table of solar-system positions")
+    earliest_mjd: float = Field(
+        49718.0, title="Earliest time", description="MJD (TAI) before which no exposure is taken for real (1995)"
+    )
+    future_days: float = Field(
+        1.0, ge=0, title="Future", description="days that a mid-exposure may lie after now, by clocks that differ"
+    )
     alert_veto: dict[str, float] = Field(
         {},
         title="Alert veto",

@@ -101,7 +101,7 @@ class PostgresApdb(ClientReads, ClientChanges):
         """
         if not isinstance(visit_time, astropy.time.Time) or not visit_time.isscalar:
             raise ApdbError(f"the time of the visit must be one astropy.time.Time, got {visit_time!r}")
-        rows = prepare(self._published, float(visit_time.tai.mjd), objects, sources, forced_sources)
+        rows = prepare(self._published, float(visit_time.tai.mjd), objects, sources, forced_sources, strict=True)
         self._partitions.prepare(self._transactions.connection, rows.frames)
         chunk = None
         if self.config.enable_replica:

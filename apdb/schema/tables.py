@@ -167,9 +167,10 @@ def _side_tables(meta: sa.MetaData) -> None:
         sa.Column("visit", sa.BigInteger), sa.Column("detector", sa.SmallInteger),
         sa.Column("visitTimeMjdTai", sa.Double, nullable=False), sa.Column("nObjects", sa.Integer, nullable=False),
         sa.Column("nSources", sa.Integer, nullable=False), sa.Column("nForcedSources", sa.Integer, nullable=False),
-        sa.Column("storedAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("storedAt", _MOMENT, nullable=False, server_default=_NOW), sa.Column("sourceIds", pg.INT8RANGE),
         sa.PrimaryKeyConstraint("contentHash", name="PK_StoreLedger"),
         sa.Index("IDX_StoreLedger_visitDetector", "visit", "detector"),
+        sa.Index("IDX_StoreLedger_sourceIds", "sourceIds", postgresql_using="gist"),
     )  # fmt: skip
     sa.Table(
         "ApdbAudit", meta, sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
@@ -179,11 +180,13 @@ def _side_tables(meta: sa.MetaData) -> None:
         sa.Column("by", sa.Text, nullable=False, server_default=sa.text("CURRENT_USER")),
     )  # fmt: skip
     sa.Table(
-        "ApdbArchive", meta, sa.Column("partition", sa.Text, primary_key=True),
+        "ApdbArchive", meta, sa.Column("partition", sa.Text, nullable=False),
         sa.Column("tableName", sa.Text, nullable=False), sa.Column("beginMjdTai", sa.Double, nullable=False),
         sa.Column("endMjdTai", sa.Double, nullable=False), sa.Column("file", sa.Text, nullable=False),
         sa.Column("rows", sa.BigInteger, nullable=False), sa.Column("checksum", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False), sa.Column("archivedAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("generation", sa.Integer, nullable=False), sa.Column("relation", sa.Text),
+        sa.PrimaryKeyConstraint("partition", "generation", name="PK_ApdbArchive"),
     )  # fmt: skip
 
 

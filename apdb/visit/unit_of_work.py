@@ -80,6 +80,11 @@ class VisitUnitOfWork:
         """Return the newest versions within a small radius of any position, shape (N,) in deg, and some more around."""
         return objects_around(self._connection, published_schema(), ra, dec, radius_deg)
 
+    def positions_of(self, object_ids: Sequence[int] | I64) -> dict[int, tuple[float, float, int]]:
+        """Return ra, dec (deg) and nDiaSources of those of the objects that are in the database, wherever they are."""
+        ids = [int(i) for i in object_ids]
+        return changes.positions_and_counts(self._connection, ids) if ids else {}
+
     def load_sources(self, object_ids: Sequence[int] | I64, visit_mjd: float) -> pd.DataFrame:
         """Return the DiaSources of objects, ids of shape (N,), from `HISTORY_DAYS` before the visit on, without withdrawn ones."""
         return self._history("DiaSource", object_ids, visit_mjd, "diaSourceId")

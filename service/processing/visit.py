@@ -17,6 +17,7 @@ from apdb.sky.locks import lock_pixels, sky_locks
 from association import DiaPipelineTask, standardize
 from association.standardize import filter_dia_sources
 from association.task import LOCK_MARGIN
+from association.times import TimeLimits, check_midpoint
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, Instrument, VisitInfo
 from exposure.io.writing import write_exposure
@@ -26,7 +27,7 @@ from service.errors import WaitForEarlier
 from service.pairs.facts import map_cards
 from service.processing.ephemerides import bodies_of, ephemerides
 from service.processing.images import Clock, calibrated_pair, open_science
-from service.processing.instruments import checked_instrument
+from service.processing.instruments import checked_instrument, claim_ids
 from service.processing.positions import read_positions
 from service.processing.products import difference_path
 from service.processing.task_config import task_overrides
@@ -103,6 +104,10 @@ class Processor:
         self._ephemerides = ephemerides(settings)
         self._positions = read_positions(settings.forced_positions) if settings.forced_positions else None
         self._months: set[int] = set()
+        self._limits = TimeLimits(
+            settings.earliest_mjd, settings.future_days, ("ALERTPROD_EARLIEST_MJD", "ALERTPROD_FUTURE_DAYS")
+        )
+        self._layouts: set[str] = set()
 
     def run(self, claim: Claim) -> dict[str, Any]:
         """Process one visit to its commit; returns state, counts and seconds.
@@ -113,6 +118,7 @@ class Processor:
             Nothing was written.
         """
         run = _Run(claim, checked_instrument(claim.message["instrument"]))
+        claim_ids(self._database, run.rules, self._layouts)
         crash_at("start", self._settings.crash_point)
         with run.clock.step("open"):
             science = open_science(claim.message, run.rules, self._roots)
@@ -126,6 +132,7 @@ class Processor:
     def _note(self, claim: Claim, science: Exposure) -> None:
         """Tell the ledger when and where this is; give way to an earlier visit that is not done."""
         info = science.require_visit_info()
+        check_midpoint(info.midpoint_mjd_tai, self._limits, float(Time.now().tai.mjd), claim.visit, claim.detector)
         region = lock_pixels(polygon(*science.sky_corners()))
         earlier = self._ledger.note_times(claim, info.midpoint_mjd_tai, science.band, region)
         if earlier and claim.message.get("midpointMjdTai") is None and claim.attempt == 1:
@@ -154,7 +161,8 @@ class Processor:
         claim, now = run.claim, float(Time.now().tai.mjd)
         if claim.message.get("reprocess") == "replace":
             work.remove_visit(claim.visit, claim.detector, now)
-        task = make_task(DiaPipelineTask, task_overrides(DiaPipelineTask, run.rules, subtracted.science))
+        limits = {"earliestMjdTai": self._limits.earliest_mjd, "futureDays": self._limits.future_days}
+        task = make_task(DiaPipelineTask, limits | task_overrides(DiaPipelineTask, run.rules, subtracted.science))
         with run.clock.step("ephemerides"):
             bodies = bodies_of(self._ephemerides, subtracted.science)
         with run.clock.step("associate"):

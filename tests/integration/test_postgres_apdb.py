@@ -13,7 +13,7 @@ from lsst.sphgeom import Angle, Circle, HtmPixelization, LonLat, UnitVector3d
 
 import apdb
 from apdb import Database, PostgresApdb, VisitConflict, VisitUnitOfWork, columns_of
-from apdb.client.base import FROZEN
+from apdb.client.base import FROZEN, InconsistentSchemaError
 from apdb.errors import ApdbError, SchemaMismatch
 from apdb.schema.setup import APDB_REPLICA_VERSION, APDB_SQL_VERSION
 from apdb.sky.htm import polygon
@@ -433,3 +433,25 @@ def test_what_the_service_stores_and_merges_is_replicated(server):
     )
     assert client.getDiaObjects(REGION).nDiaSources.tolist() == [3, 1, 1, 1]
     client.close()
+
+
+def test_tables_that_are_not_those_of_the_schema_are_refused_when_they_are_opened(server):
+    def refused(match):
+        with pytest.raises(InconsistentSchemaError, match=match) as caught:
+            PostgresApdb(server.config)
+        assert isinstance(caught.value, SchemaMismatch)
+        return caught.value.code
+
+    server.raw.execute('ALTER TABLE "DiaObject" RENAME COLUMN "g_psfFluxMean" TO other')
+    assert refused(r"no column DiaObject\.g_psfFluxMean\.") == "schema_inconsistent"
+    server.raw.execute('ALTER TABLE "DiaObject" RENAME COLUMN other TO "g_psfFluxMean"')
+    server.raw.execute('ALTER TABLE "StoreLedger" ALTER COLUMN visit TYPE TEXT')
+    refused(r"StoreLedger\.visit is text, not bigint\.")
+    server.raw.execute('ALTER TABLE "StoreLedger" ALTER COLUMN visit TYPE BIGINT USING visit::bigint')
+    PostgresApdb(server.config).close()
+    server.raw.execute('DROP TABLE "DiaForcedSource" CASCADE')
+    refused("no table DiaForcedSource")
+    with pytest.raises(SchemaMismatch, match="no table DiaForcedSource"):
+        Database(server.uri).check_schema()
+    server.raw.execute("DELETE FROM metadata WHERE name = 'version:schema'")
+    refused("version:schema")

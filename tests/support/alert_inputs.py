@@ -24,7 +24,8 @@ def frame_with(table, n):
             if kind == "b"
             else np.full(n, "r", object)
         )
-    return pd.DataFrame(out)
+    times = {name: 61000 + np.tanh(values) for name, values in out.items() if name.endswith("MjdTai")}
+    return pd.DataFrame(out | times | ({"ra": 150 + out["ra"]} if "ra" in out else {}))
 
 
 def inputs():

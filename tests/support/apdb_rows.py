@@ -35,6 +35,8 @@ def rows(n=50, seed=0, visit=1):
         visit=visit,
         detector=0,
         band="r",
+        ra=o.ra,
+        dec=o.dec,
         midpointMjdTai=61000.1 + visit,
         timeWithdrawnMjdTai=np.nan,
         diaForcedSourceId=np.arange(n) + visit * 1000,
