@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test faults clean
 
 setup: .venv/.ready
 
@@ -38,6 +38,12 @@ delivery-test: setup
 # 500 rounds of eight workers on overlapping detectors.
 overlap-test: setup
 	@ALERTPROD_OVERLAP_ROUNDS=500 $(PY) -m pytest tests/integration/test_overlap.py -o timeout=3000
+
+# 200 kills of workers, 1000 broken files (headers, then pixels), a database that is away for 30 s while 500 messages flow;
+# writes docs/faults.md.
+faults: setup
+	@ALERTPROD_KILLS=200 ALERTPROD_FUZZ=1000 ALERTPROD_MESSAGES=500 ALERTPROD_DATABASE_DOWN_S=30 \
+		ALERTPROD_FAULT_REPORT=docs/faults.md $(PY) -m pytest tests/faults -o timeout=3000
 
 bench: setup
 	@$(PY) -m benchmarks.steps
