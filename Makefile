@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults clean
 
 setup: .venv/.ready
 
@@ -42,6 +42,12 @@ overlap-test: setup
 # 100 histories of late frames, archives, drops and restores, and 20 archives that are killed: about 5 minutes.
 archive-test: setup
 	@ALERTPROD_ARCHIVE_HISTORIES=100 ALERTPROD_ARCHIVE_KILLS=20 $(PY) -m pytest tests/integration/test_archive.py -o timeout=3000
+
+# 200 kills of workers, 1000 broken files (headers, then pixels), a database that is away for 30 s while 500 messages flow;
+# writes docs/faults.md.
+faults: setup
+	@ALERTPROD_KILLS=200 ALERTPROD_FUZZ=1000 ALERTPROD_MESSAGES=500 ALERTPROD_DATABASE_DOWN_S=30 \
+		ALERTPROD_FAULT_REPORT=docs/faults.md $(PY) -m pytest tests/faults -o timeout=3000
 
 bench: setup
 	@$(PY) -m benchmarks.steps

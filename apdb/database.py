@@ -1,7 +1,10 @@
 """`Database`: connections of one PostgreSQL database, its creation, and the check of its schema."""
 
+import os
+import socket
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -85,11 +88,16 @@ class Database:
             raise DatabaseUnavailable(f"database {self.label} does not answer: {first_line(error)}") from error
 
     @contextmanager
-    def session(self) -> Iterator[psycopg.Connection[Any]]:
-        """Yield an autocommit connection and close it; connection failures become `DatabaseUnavailable`."""
+    def session(self, limit_s: float | None = None) -> Iterator[psycopg.Connection[Any]]:
+        """Yield an autocommit connection and close it; connection failures become `DatabaseUnavailable`.
+
+        With `limit_s` one failure is that the body takes longer: a server, or a network, that stands still with its
+        sockets open says nothing by itself.
+        """
         with self.connect() as connection:
             try:
-                yield connection
+                with nullcontext() if limit_s is None else _cut_after(connection, limit_s):
+                    yield connection
             except psycopg.OperationalError as error:
                 raise DatabaseUnavailable(f"database {self.label}: {first_line(error)}") from error
 
@@ -178,6 +186,24 @@ class Database:
         """Make the partitions for the month of `mjd` and the next two."""
         with self.session() as connection:
             ensure_months(connection, mjd)
+
+
+@contextmanager
+def _cut_after(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None]:
+    """Shut the socket of a connection when the body takes longer: the statement that waits fails."""
+    timer = threading.Timer(seconds, _cut, (connection,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _cut(connection: psycopg.Connection[Any]) -> None:
+    with suppress(OSError, psycopg.Error):
+        with socket.socket(fileno=os.dup(connection.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
 
 
 def _parts(version: str | None) -> list[int]:

@@ -4,7 +4,7 @@ from tasks.errors import CallerError, TransientError
 
 __all__ = [
     "OTHER_CODES", "BadMessage", "DuplicateVisit", "FileMissing", "ForbiddenLocation", "JobCrashed", "MissingProgram",
-    "NightFailed", "NoPartner", "NotAllowed", "OutOfMemory", "OutputError", "PortInUse", "SameImage", "ScratchInUse", "SettingsError", "StorageFull",
+    "NightFailed", "NoPartner", "NotAllowed", "OutOfMemory", "OutputError", "PortInUse", "SameImage", "ScratchInUse", "SettingsError", "SkyBusy", "StorageFull",
     "StorageUnavailable", "WaitForEarlier", "help_path",
 ]  # fmt: skip
 
@@ -13,6 +13,7 @@ OTHER_CODES = (
     "no_answer",
     "too_large",
     "worker_lost",
+    "worker_stopped",
 )  # of HTTP answers and of the ledger: no class of their own
 
 
@@ -71,15 +72,25 @@ class ForbiddenLocation(CallerError):
 
 
 class JobCrashed(TransientError):
-    """The job process died or ran out of its time."""
+    """The job process died or ran out of its time.
+
+    `status` is what a process ended with (minus the number of a signal), None of one that gave no answer.
+    """
 
     code = "job_crashed"
+    status: int | None = None
 
 
 class WaitForEarlier(TransientError):
     """An earlier visit of the same patch is not done yet."""
 
     code = "waiting"
+
+
+class SkyBusy(TransientError):
+    """Another visit holds the patch of sky for longer than one waits."""
+
+    code = "sky_busy"
 
 
 class MissingProgram(CallerError):

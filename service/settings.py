@@ -21,6 +21,7 @@ NOT_SETTINGS = frozenset(
     for name in (
         "INSTRUMENTS", "THREADS", "KAFKA_JARS", "DEBUG", "REAL_DATA", "APICURIO", "KILLS", "RELAY_KILLS", "BROKER_KILLS",
         "BROKER_DOWN_S", "ALERTS", "OVERLAP_ROUNDS", "ARCHIVE_HISTORIES", "ARCHIVE_KILLS",
+        "FUZZ", "MESSAGES", "DATABASE_DOWN_S", "FAULT_REPORT",
     )
 )  # fmt: skip
 _SECRETS = ("database_uri", "schema_registry")
@@ -102,8 +103,17 @@ class Settings(BaseSettings):
     lease_s: float = Field(60.0, gt=0, title="Lease", description="seconds after which a silent worker loses its visit")
     job_timeout_s: float = Field(600.0, gt=0, title="Job time", description="seconds that one visit may take")
     job_memory_gb: float = Field(12.0, gt=0, title="Job memory", description="address space of a job process, GiB")
+    job_file_gb: float = Field(32.0, gt=0, title="Job files", description="largest file that a job process writes, GiB")
+    header_memory_gb: float = Field(
+        2.0, gt=0, title="Header memory", description="address space of a process that reads headers, GiB"
+    )
     attempts: int = Field(3, ge=1, title="Attempts", description="failures after which a visit is given up")
-    retry_s: float = Field(5.0, ge=0, title="Retry", description="pause before the next attempt")
+    retry_s: float = Field(
+        5.0, ge=0, title="Retry", description="pause before the next attempt; it doubles with every failure"
+    )
+    drain_s: float = Field(
+        45.0, ge=0, title="Drain", description="seconds that a worker may take to end its visits after SIGTERM"
+    )
     order_wait_s: float = Field(120.0, ge=0, title="Order", description="how long a visit waits for an earlier one")
     poll_s: float = Field(0.2, gt=0, title="Poll", description="pause of an idle worker or relay")
     max_upload_mb: int = Field(1024, gt=0, title="Upload limit", description="largest upload, MiB")

@@ -107,8 +107,15 @@ class KafkaTarget:
         return common if refusals is None else {**common, "error_cb": refusals}
 
 
-def ensure_topics(target: KafkaTarget, partitions: int = 4, replication: int = 1, *, progress: bool = True) -> None:
-    """Make the alert, fan-out and (with `progress`) progress topics where they are missing.
+def ensure_topics(
+    target: KafkaTarget,
+    partitions: int = 4,
+    replication: int = 1,
+    *,
+    progress: bool = True,
+    largest: int = MAX_MESSAGE,
+) -> None:
+    """Make the alert, fan-out and (with `progress`) progress topics where they are missing; `largest` bytes a message.
 
     Raises
     ------
@@ -118,9 +125,7 @@ def ensure_topics(target: KafkaTarget, partitions: int = 4, replication: int = 1
     refusals = Refusals()
     admin = AdminClient(target.settings(refusals))
     present = _topics(admin, target, refusals)
-    wanted = [
-        NewTopic(t, partitions, replication, config={"max.message.bytes": str(MAX_MESSAGE)}) for t in target.topics
-    ]
+    wanted = [NewTopic(t, partitions, replication, config={"max.message.bytes": str(largest)}) for t in target.topics]
     if progress:
         wanted.append(NewTopic(target.progress_topic, 1, replication))
     wanted = [t for t in wanted if t.topic not in present]

@@ -10,11 +10,14 @@ from psycopg.rows import dict_row
 
 from apdb.database import Database
 from apdb.errors import LeaseLost, VisitConflict
-from apdb.queue.claims import Claim, give_back_lost, take_next
+from apdb.queue.claims import Claim, Patience, give_back_lost, take_next
 from apdb.queue.states import FINAL_STATES, VisitState
 from apdb.rows import single_row
 
-__all__ = ["Claim", "Ledger", "Outcome", "VisitState", "finish"]
+__all__ = ["Claim", "Ledger", "Outcome", "Patience", "VisitState", "finish"]
+
+_PATIENCE = Patience()
+LIMIT_S = 30.0  # of one call: then the database counts as away
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Ledger:
         content = {k: v for k, v in message.items() if k not in ("traceparent", "priority", "reprocess")}
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         replace = message.get("reprocess") == "replace"
-        with self._database.session() as connection, connection.transaction():
+        with self._database.session(LIMIT_S) as connection, connection.transaction():
             cursor = connection.cursor(row_factory=dict_row)
             cursor.execute(
                 'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, priority, '
@@ -112,7 +115,7 @@ class Ledger:
 
     def get(self, visit: int, detector: int) -> dict[str, Any] | None:
         """Return the row of a visit, None when it never came."""
-        with self._database.session() as connection:
+        with self._database.session(LIMIT_S) as connection:
             cursor = connection.cursor(row_factory=dict_row)
             cursor.execute('SELECT * FROM "VisitLedger" WHERE visit = %s AND detector = %s', (visit, detector))
             return cursor.fetchone()
@@ -123,7 +126,7 @@ class Ledger:
         """Return the rows of visits, those that came last first; of one visit, detector or state where it is given."""
         wanted = {"visit": visit, "detector": detector, "state": state}
         terms = [f"{name} = %({name})s" for name, value in wanted.items() if value is not None]
-        with self._database.session() as connection:
+        with self._database.session(LIMIT_S) as connection:
             cursor = connection.cursor(row_factory=dict_row)
             cursor.execute(
                 f'SELECT * FROM "VisitLedger" WHERE {" AND ".join(terms) or "TRUE"} '
@@ -134,15 +137,21 @@ class Ledger:
 
     def counts(self) -> dict[str, int]:
         """Return the number of visits by state."""
-        with self._database.session() as connection:
+        with self._database.session(LIMIT_S) as connection:
             rows = connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall()
         return {state.value: 0 for state in VisitState} | dict(rows)
 
-    def claim(self, owner: str, lease_s: float, order_wait_s: float) -> Claim | None:
-        """Take the next visit, None when there is none to take now."""
-        with self._database.session() as connection, connection.transaction():
-            give_back_lost(connection)
-            return take_next(connection, owner, lease_s, order_wait_s)
+    def claim(self, owner: str, lease_s: float, order_wait_s: float, patience: Patience = _PATIENCE) -> Claim | None:
+        """Take the next visit, None when there is none to take now; leases that ran out are failures, treated by `patience`."""
+        with self._database.session(LIMIT_S) as connection:
+            give_back_lost(connection, patience)
+            with connection.transaction():
+                return take_next(connection, owner, lease_s, order_wait_s)
+
+    def give_back_lost(self, patience: Patience) -> int:
+        """Take visits from workers whose leases ran out; returns how many (`apdb.queue.claims.give_back_lost`)."""
+        with self._database.session(LIMIT_S) as connection:
+            return give_back_lost(connection, patience)
 
     def renew(self, claim: Claim, lease_s: float) -> None:
         """Renew the lease of a claim.
@@ -152,7 +161,7 @@ class Ledger:
         LeaseLost
             Another attempt has it.
         """
-        with self._database.session() as connection:
+        with self._database.session(LIMIT_S) as connection:
             changed = connection.execute(
                 'UPDATE "VisitLease" SET until = now() + make_interval(secs => %s) WHERE visit = %s AND detector = %s '
                 "AND attempt = %s",
@@ -193,12 +202,12 @@ class Ledger:
             claim.attempt,
             VisitState.RUNNING,
         )
-        with self._database.session() as connection:
+        with self._database.session(LIMIT_S) as connection:
             connection.execute(query, values)
 
     def note_times(self, claim: Claim, midpoint: float, band: str, region: list[int]) -> bool:
         """Write what the image told (midpoint, band, patch); returns whether an unfinished earlier visit overlaps."""
-        with self._database.session() as connection:
+        with self._database.session(LIMIT_S) as connection:
             connection.execute(
                 'UPDATE "VisitLedger" SET "midpointMjdTai" = %s, band = %s, region = %s WHERE visit = %s AND '
                 "detector = %s AND attempt = %s",

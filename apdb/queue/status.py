@@ -3,6 +3,7 @@
 from typing import Any
 
 from apdb.database import Database
+from apdb.queue import dead_letters
 from apdb.queue.outbox import discrepancies
 from apdb.queue.states import VisitState
 from apdb.rows import single_row
@@ -17,8 +18,8 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
     """Return what operators watch.
 
     Visits by state, outbox depth and age, alerts published and held, mean seconds per step, seconds from the end of the
-    exposure to the last alert of a visit (median and 95th percentile of the last 100), whether a relay leads, and, with
-    `alert_topic`, the visits whose alerts are not in that topic as they should be.
+    exposure to the last alert of a visit (median and 95th percentile of the last 100), whether a relay leads, dead letters by
+    state, and, with `alert_topic`, the visits whose alerts are not in that topic as they should be.
     """
     with database.session() as connection:
         states = dict(connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall())
@@ -46,6 +47,7 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
                 (RELAY_LOCK,),
             )
         )
+        letters = dead_letters.counts(connection)
         wrong = [] if alert_topic is None else discrepancies(connection, alert_topic)
     median, slow = latency[0] if latency and latency[0] else (None, None)
     return {
@@ -58,4 +60,5 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
         "alert_latency_s": {"median": median, "p95": slow},
         "relay_leads": bool(leader[0]),
         "discrepant_visits": len(wrong),
+        "dead_letters": letters,
     }

@@ -41,6 +41,7 @@ def make_metadata(schema: PublishedSchema | None = None, *, replica: bool = Fals
     for name in schema.tables:
         _published_table(meta, schema, name)
     _service_tables(meta)
+    _dead_letter_table(meta)
     _side_tables(meta)
     if replica:
         _replica_tables(meta, schema)
@@ -118,6 +119,7 @@ def _service_tables(meta: sa.MetaData) -> None:
     sa.Table(
         "VisitLease", meta, *_visit_key(), sa.Column("attempt", sa.Integer, nullable=False),
         sa.Column("owner", sa.Text, nullable=False), sa.Column("until", _MOMENT, nullable=False),
+        sa.Column("backend", sa.Integer), sa.Column("backendStart", _MOMENT),
         sa.PrimaryKeyConstraint("visit", "detector", name="PK_VisitLease"),
     )  # fmt: skip
     sa.Table(
@@ -148,6 +150,23 @@ def _service_tables(meta: sa.MetaData) -> None:
         sa.Column("subject", sa.Text, nullable=False), sa.Column("schemaId", sa.Integer, nullable=False),
         sa.Column("wireId", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("registry", "subject", "schemaId", name="PK_AlertSchemaId"),
+    )  # fmt: skip
+
+
+def _dead_letter_table(meta: sa.MetaData) -> None:
+    """Visit messages that could not be entered."""
+    sa.Table(
+        "DeadLetter", meta, sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("topic", sa.Text, nullable=False), sa.Column("partition", sa.Integer, nullable=False),
+        sa.Column("offset", sa.BigInteger, nullable=False), sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("key", sa.LargeBinary), sa.Column("value", sa.LargeBinary),
+        sa.Column("headers", pg.JSONB, nullable=False), sa.Column("sentAt", _MOMENT),
+        sa.Column("errorCode", sa.Text, nullable=False), sa.Column("errorText", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False), sa.Column("topicError", sa.Text), sa.Column("publishedAt", _MOMENT),
+        sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("updatedAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.UniqueConstraint("topic", "partition", "offset", "digest", name="UQ_DeadLetter_place"),
+        sa.Index("IDX_DeadLetter_state", "state", "id"),
     )  # fmt: skip
 
 

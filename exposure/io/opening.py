@@ -5,6 +5,7 @@ Sizes that the headers promise are checked against the file before any data are 
 
 import os
 import re
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -83,7 +84,7 @@ def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]
     name = split_choice(path)[0].name if isinstance(path, str | os.PathLike) else "FITS bytes"
     try:
         with _READING, ExitStack() as stack:
-            handle: IO[bytes] = stack.enter_context(split_choice(path)[0].open("rb")) if named else path  # type: ignore[arg-type, assignment]
+            handle: IO[bytes] = stack.enter_context(_regular(split_choice(path)[0])) if named else path  # type: ignore[arg-type, assignment]
             content = unpacked(handle, name, 8 * MAX_PIXELS)
             memmap = named and content is handle
             with fits.open(content, memmap=memmap, lazy_load_hdus=False, do_not_scale_image_data=True) as hdus:
@@ -94,6 +95,23 @@ def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]
     except (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, VerifyError, MemoryError) as error:
         card = unreadable_card(split_choice(path)[0]) if isinstance(path, str | os.PathLike) else None
         raise FitsUnreadable(f"{name} cannot be read as FITS: {card or error or type(error).__name__}") from error
+
+
+def _regular(path: Path) -> IO[bytes]:
+    """Open a regular file: a pipe would be waited for, a device has no end.
+
+    Raises
+    ------
+    FitsUnreadable
+        It is something else.
+    OSError
+        It cannot be opened.
+    """
+    handle = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 (the caller's)
+    if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+        handle.close()
+        raise FitsUnreadable(f"{path.name} cannot be read as FITS: it is no regular file")
+    return handle
 
 
 def _check_sizes(hdus: fits.HDUList, content: IO[bytes], name: str) -> None:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
 
+from service.api.dead_letters import dead_letters
 from service.api.operations import operations
 from service.api.problems import add_problem_handlers, too_large
 from service.api.reads import reads
@@ -34,7 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
     add_problem_handlers(app)
     _limit_bodies(app, settings.max_upload_mb << 20)
-    for router in (visits, reads, schemas, operations):
+    for router in (visits, dead_letters, reads, schemas, operations):
         app.include_router(router)
     return app
 

@@ -45,6 +45,10 @@ class _Status(Collector):
             "the outbox says (counted by the reconciler).",
             s["discrepant_visits"],
         )
+        letters = GaugeMetricFamily("alertprod_dead_letters", "Dead letters by state.", labels=["state"])
+        for state, count in s["dead_letters"].items():
+            letters.add_metric([state], count)
+        yield letters
         latency = GaugeMetricFamily(
             "alertprod_alert_latency_seconds",
             "From the end of the exposure to a visit's last alert, last 100 visits.",

@@ -7,6 +7,7 @@ from fastapi import Depends, FastAPI, Request
 
 from apdb import Database, Ledger
 from service.api.answers import STREAM_TIMEOUT_S, Answers
+from service.intake.headers import HeaderReader
 from service.settings import Settings
 
 __all__ = ["Resources", "Shared", "open_resources", "resources_of", "set_resources"]
@@ -30,6 +31,8 @@ class Resources:
         Streamed answers, from read-only connections of their own.
     subjects
         Names under which the schema registry has the alert schemas.
+    headers
+        Reads headers of images in processes of their own.
     """
 
     settings: Settings
@@ -37,6 +40,7 @@ class Resources:
     ledger: Ledger
     answers: Answers
     subjects: tuple[str, ...]
+    headers: HeaderReader
 
 
 def open_resources(settings: Settings) -> Resources:
@@ -50,7 +54,7 @@ def open_resources(settings: Settings) -> Resources:
     database = Database(settings.database(), statement_timeout_s=STATEMENT_TIMEOUT_S)
     answers = Answers(Database(settings.database(), STREAM_TIMEOUT_S, read_only=True))
     subjects = (settings.schema_subject, f"{settings.alert_topic}-value")
-    return Resources(settings, database, Ledger(database), answers, subjects)
+    return Resources(settings, database, Ledger(database), answers, subjects, HeaderReader(settings))
 
 
 def set_resources(app: FastAPI, resources: Resources) -> None:

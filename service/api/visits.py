@@ -1,7 +1,6 @@
 """Visits over HTTP: a visit comes in (as JSON, or with its image), its state goes out."""
 
 import hashlib
-import json
 import os
 import uuid
 from typing import Any
@@ -15,7 +14,7 @@ from apdb.errors import NotFound
 from service.api.problems import problem, too_large
 from service.api.resources import Shared
 from service.errors import BadMessage
-from service.intake.message import VisitMessage
+from service.intake.message import VisitMessage, decode_message
 from service.intake.submit import describe, submit_visit
 from service.settings import Settings
 
@@ -51,7 +50,7 @@ async def post_visit(request: Request, shared: Shared) -> Response:
         if body is None:
             return too_large(MAX_JSON)
         message = _decode(body)
-    description, new = await run_in_threadpool(submit_visit, message, shared.settings, shared.ledger)
+    description, new = await run_in_threadpool(submit_visit, message, shared.settings, shared.ledger, shared.headers)
     location = f"/v1/visits/{description['visit']}/{description['detector']}"
     return JSONResponse({**description, "new": new}, 202, {"Location": location})
 
@@ -87,10 +86,7 @@ async def _body_of(request: Request) -> bytes | None:
 
 
 def _decode(body: bytes) -> dict[str, Any]:
-    try:
-        message = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadMessage(f"the message is no JSON: {error}") from error
+    message = decode_message(body or b"{")
     if not isinstance(message, dict):
         raise BadMessage("the message must be a JSON object")
     return message

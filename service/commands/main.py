@@ -13,6 +13,7 @@ import typer
 
 from service.commands.alerts import alerts_app
 from service.commands.apdb import apdb_app
+from service.commands.dead_letters import dead_letters_app
 from service.commands.diff import diff
 from service.commands.instrument import instrument_app
 from service.commands.options import BadPixelMap, Json, open_database, read_settings
@@ -35,6 +36,7 @@ app.command(rich_help_panel=FIRST)(up)
 add_roles(app, ROLES)
 app.add_typer(instrument_app, name="instrument", rich_help_panel=FIRST)
 app.add_typer(visits_app, name="visits", rich_help_panel=LOOK)
+app.add_typer(dead_letters_app, name="dead-letters", rich_help_panel=LOOK)
 app.add_typer(alerts_app, name="alerts", rich_help_panel=LOOK)
 app.add_typer(apdb_app, name="apdb", rich_help_panel=KEEP)
 app.add_typer(template_app, name="template", rich_help_panel=KEEP)
@@ -76,6 +78,7 @@ def status(as_json: Json = False) -> None:
     counts = ("published_alerts", "unpublished_alerts", "held_alerts", "relay_leads", "discrepant_visits")
     rows = [(f"visits {state}", count) for state, count in numbers["visits"].items()]
     rows += [(name.replace("_", " "), numbers[name]) for name in counts]
+    rows.append(("dead letters waiting", numbers["dead_letters"]["waiting"]))
     rows += [
         (f"shutter to alerts, {name}", "-" if value is None else f"{value:.1f} s")
         for name, value in numbers["alert_latency_s"].items()

@@ -1,18 +1,19 @@
-"""Kafka ingest: the same visit message through the same use case; offsets are committed after the database."""
+"""Kafka ingest: the same visit message through the same use case; offsets are stored after the database has it."""
 
-import json
 import logging
 import threading
+import time
+from collections import deque
 from typing import Any
 
-import psycopg
-from confluent_kafka import Consumer, KafkaException, Message
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from alerts.delivery.target import KafkaTarget, ensure_topics
-from alerts.errors import BrokerRefused
+from alerts.delivery.target import KafkaTarget, ensure_topics, kafka_error
 from apdb import Database, Ledger
-from service.errors import BadMessage
-from service.intake.dead_letters import DeadLetters, dead_letter_topic, reason_of
+from service.intake.dead_letters import LARGEST, DeadLetters, dead_letter_topic, letter_of
+from service.intake.headers import HeaderReader
+from service.intake.message import decode_message
+from service.intake.reasons import reason_of
 from service.intake.submit import submit_visit
 from service.settings import Settings
 from tasks.errors import AlertProdError, TransientError
@@ -21,25 +22,43 @@ __all__ = ["Ingest"]
 
 log = logging.getLogger("alertprod.ingest")
 
+PAUSE_S = 1.0  # between two tries at a message
+MOST_TRIES = 30  # at a message that fails while the database answers: then it is a dead letter that can be requeued
+TOPICS_AGAIN_S, LETTERS_AGAIN_S = 30.0, 60.0
+
 
 class Ingest:
-    """Reads visit messages; what can never be entered becomes a dead letter."""
+    """Reads visit messages; what cannot be entered becomes a dead letter.
+
+    While a message waits for the database its partitions are paused, and the consumer is polled on to keep its
+    membership. Whatever a poll returns then is kept, and entered in its turn. An offset is stored (and committed by the
+    client, at intervals and when it is closed) when the database has the message: what was not stored comes again.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._ledger = Ledger(Database(settings.database()))
+        self._database = Database(settings.database())
+        self._ledger = Ledger(self._database)
+        self._headers = HeaderReader(settings, 1)
         self._stop = threading.Event()
+        self._waiting: deque[Message] = deque()  # polled, and not entered yet
+        self._topics_at = self._letters_at = 0.0
+        self.tries = 0  # at the present message, that failed
         options: dict[str, Any] = {
             "bootstrap.servers": settings.kafka_brokers,
             **settings.kafka_client,
             "group.id": settings.ingest_group,
-            "enable.auto.commit": False,
+            "enable.auto.commit": True,
+            "enable.auto.offset.store": False,
+            "auto.commit.interval.ms": 1_000,
             "auto.offset.reset": "earliest",
             "session.timeout.ms": 10_000,
             "max.poll.interval.ms": 600_000,
+            "topic.metadata.refresh.interval.ms": 10_000,  # a topic that is made later is found
+            "on_commit": _note_commit,
         }
         self._consumer = Consumer(options)
-        self._dead_letters = DeadLetters(settings)
+        self._dead_letters = DeadLetters(settings, self._database)
 
     def stop(self) -> None:
         """End after the current message."""
@@ -47,50 +66,91 @@ class Ingest:
 
     def run(self) -> None:
         """Read until `stop` is called; the topics of visits and of dead letters are made where they are missing."""
-        self._make_topics()
-        self._consumer.subscribe([self._settings.visit_topic])
+        self._consumer.subscribe(
+            [self._settings.visit_topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+        )
         try:
             while not self._stop.is_set():
-                message = self._consumer.poll(0.5)
-                if message is None:
-                    continue
-                error = message.error()
-                if error is None:
+                self._look_after()
+                message = self._waiting.popleft() if self._waiting else self._poll(0.5)
+                if message is not None:
                     self._take(message)
-                else:
-                    log.warning("topic %s: %s", self._settings.visit_topic, error.str())
         finally:
             self._consumer.close()
+            self._headers.close()
 
-    def _make_topics(self) -> None:
+    def _assigned(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        log.info("partitions: %s", [p.partition for p in partitions])
+
+    def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Forget what was polled of partitions that another has now: it comes to that one."""
+        gone = {(p.topic, p.partition) for p in partitions}
+        self._waiting = deque(m for m in self._waiting if (m.topic(), m.partition()) not in gone)
+
+    def _poll(self, seconds: float) -> Message | None:
+        """Return the next message; errors of the client are said.
+
+        Raises
+        ------
+        BrokerUnavailable
+            The client cannot go on.
+        """
+        message = self._consumer.poll(seconds)
+        error = None if message is None else message.error()
+        if error is None:
+            return message
+        if error.fatal():
+            raise kafka_error(error)
+        log.warning("topic %s: %s", self._settings.visit_topic, error.str())
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            self._topics_at = min(self._topics_at, time.monotonic() + PAUSE_S)
+        return None
+
+    def _look_after(self) -> None:
+        """Now and then: make topics that are missing, send dead letters that their topic did not take."""
+        now = time.monotonic()
+        if now >= self._topics_at:
+            missing = sum(not self._make_topic(*topic) for topic in self._topics())
+            self._topics_at = time.monotonic() + TOPICS_AGAIN_S if missing else float("inf")
+        if now >= self._letters_at:
+            try:
+                self._dead_letters.send_again()
+            except TransientError as error:
+                log.warning("dead letters: %s", error)
+            self._letters_at = time.monotonic() + LETTERS_AGAIN_S
+
+    def _topics(self) -> list[tuple[str, dict[str, int]]]:
+        visits = self._settings.visit_topic
+        return [(visits, {}), (dead_letter_topic(visits), {"largest": LARGEST})]
+
+    def _make_topic(self, topic: str, more: dict[str, int]) -> bool:
+        """Make a topic where it is missing; another may have to make it: it may be there, or come."""
         s = self._settings
-        for topic in (s.visit_topic, dead_letter_topic(s.visit_topic)):
-            target = KafkaTarget(s.kafka_brokers, topic, tuple(s.kafka_client.items()))
-            while not self._stop.is_set():
-                try:
-                    ensure_topics(target, s.alert_partitions, s.topic_replication, progress=False)
-                    break
-                except BrokerRefused as error:  # another may have to make it: it may be there, or come
-                    log.warning("topic %s: %s", topic, error)
-                    break
-                except TransientError as error:
-                    log.warning("topic %s: %s", topic, error)
-                    self._stop.wait(2.0)
+        target = KafkaTarget(s.kafka_brokers, topic, tuple(s.kafka_client.items()), timeout_s=10.0)
+        try:
+            ensure_topics(target, s.alert_partitions, s.topic_replication, progress=False, **more)
+        except TransientError as error:
+            log.warning("topic %s: %s", topic, error)
+            return False
+        return True
 
     def _take(self, message: Message) -> None:
         """Enter a message, or make it a dead letter; what may pass is tried until it does."""
+        blamed, self.tries = 0, 0
         while not self._stop.is_set():
             try:
-                self._enter(message)
-                self._consumer.commit(message, asynchronous=False)
+                self._enter(message, last=blamed + 1 >= MOST_TRIES)
+                self._store(message)
                 return
-            except (TransientError, KafkaException) as error:
+            except TransientError as error:
                 log.warning("visit message at offset %s: %s", message.offset(), error)
-                self._consumer.poll(0)  # keeps the membership alive; the partition stays with us
-                self._stop.wait(1.0)
+                self.tries += 1
+                blamed += self._database_answers()  # while it is away no message is to blame
+                if not self._wait(message):
+                    return
 
-    def _enter(self, message: Message) -> None:
-        """Enter a message into the ledger, or publish it as a dead letter.
+    def _enter(self, message: Message, last: bool) -> None:
+        """Enter a message into the ledger, or keep it as a dead letter (in any case when it is the `last` try).
 
         Raises
         ------
@@ -98,16 +158,51 @@ class Ingest:
             Neither could be done now.
         """
         try:
-            submit_visit(_decode(message.value()), self._settings, self._ledger)
-        except Exception as error:  # nothing that a message holds may end the process: the next one waits
-            reason = reason_of(error)
-            if not isinstance(error, AlertProdError | psycopg.Error | OSError):  # a fault of the program
-                log.exception("visit message at offset %s", message.offset())
-            self._dead_letters.publish(message, reason)
+            submit_visit(decode_message(message.value()), self._settings, self._ledger, self._headers)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # nothing that a message holds may end the process: the next one waits
+            if last and isinstance(error, TransientError):
+                reason: AlertProdError = error
+            else:
+                reason = reason_of(error)
+            if not isinstance(error, AlertProdError):  # a fault of the program, or nearly
+                log.warning("visit message at offset %s", message.offset(), exc_info=error)
+            self._dead_letters.keep(letter_of(message, reason))
+
+    def _store(self, message: Message) -> None:
+        """Let the client commit the offset behind a message."""
+        try:
+            self._consumer.store_offsets(message)
+        except (
+            KafkaException
+        ) as error:  # another has the partition: the message comes to that one again, which does no harm
+            log.warning("offset %s is not stored: %s", message.offset(), error.args[0].str())
+
+    def _database_answers(self) -> bool:
+        try:
+            self._database.check_schema()
+        except AlertProdError:
+            return False
+        return True
+
+    def _wait(self, message: Message) -> bool:
+        """Wait before the next try with all partitions paused; False when another has the message's partition by now."""
+        self._pause()
+        deadline = time.monotonic() + PAUSE_S
+        while (left := deadline - time.monotonic()) > 0 and not self._stop.is_set():
+            more = self._poll(min(left, 0.5))
+            if more is not None:  # of a partition that came meanwhile
+                self._waiting.append(more)
+                self._pause()
+        own = self._consumer.assignment()
+        self._consumer.resume(own)
+        return any((p.topic, p.partition) == (message.topic(), message.partition()) for p in own)
+
+    def _pause(self) -> None:
+        self._consumer.pause(self._consumer.assignment())
 
 
-def _decode(value: bytes | None) -> Any:
-    try:
-        return json.loads(value or b"null")
-    except (ValueError, RecursionError) as error:
-        raise BadMessage(f"the message is no JSON: {error}") from error
+def _note_commit(error: KafkaError | None, _partitions: list[TopicPartition]) -> None:
+    if error is not None:
+        log.warning("offsets are not committed: %s", error.str())

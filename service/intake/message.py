@@ -1,19 +1,32 @@
 """The visit message: the body of ``POST /v1/visits`` and the value on the visit topic. One schema, versioned."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from service.errors import BadMessage, ForbiddenLocation
 
+if TYPE_CHECKING:
+    from service.intake.headers import ReadsHeaders
+
 # what reads files and times (astropy, numba) is loaded by the first message, not by the process that waits for it
 
-__all__ = ["MESSAGE_VERSION", "VisitMessage", "image_facts", "local_path", "parse_message", "resolve_message"]
+__all__ = [
+    "MESSAGE_VERSION",
+    "VisitMessage",
+    "decode_message",
+    "image_facts",
+    "local_path",
+    "parse_message",
+    "resolve_message",
+]
 
 MESSAGE_VERSION = 1
+_LONGEST_TEXT = 4000  # characters of what is wrong: names of fields may be as long as the message
 
 
 class VisitMessage(BaseModel):
@@ -90,6 +103,20 @@ def image_facts(message: Mapping[str, Any]) -> dict[str, Any]:
     return {ours: message[theirs] for theirs, ours in names.items() if message.get(theirs) is not None}
 
 
+def decode_message(value: bytes | None) -> Any:
+    """Return what the JSON of a message says.
+
+    Raises
+    ------
+    BadMessage
+        It is none.
+    """
+    try:
+        return json.loads(value or b"null")
+    except (ValueError, RecursionError) as error:
+        raise BadMessage(f"the message is no JSON: {error}") from error
+
+
 def parse_message(data: Any) -> VisitMessage:
     """Return the message of decoded JSON.
 
@@ -102,7 +129,8 @@ def parse_message(data: Any) -> VisitMessage:
         return VisitMessage.model_validate(data)
     except ValidationError as error:
         text = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors()[:10])
-        raise BadMessage(text) from error
+        text = text.encode("utf-8", "backslashreplace").decode()  # names may hold half of a surrogate pair
+        raise BadMessage(text[:_LONGEST_TEXT]) from error
 
 
 def local_path(uri: str, roots: list[Path]) -> Path:
@@ -124,14 +152,23 @@ def local_path(uri: str, roots: list[Path]) -> Path:
     file, choice = split_choice(text)  # links are followed for the file that is opened
     if not file.is_absolute():
         raise ForbiddenLocation("the path must be absolute")
-    resolved = file.resolve()
-    if not any(resolved.is_relative_to(root.resolve()) for root in roots):
+    try:
+        resolved = file.resolve()
+        inside = any(resolved.is_relative_to(root.resolve()) for root in roots)
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, no name that a system has
+        raise ForbiddenLocation(f"the path cannot be followed: {type(error).__name__}") from error
+    if not inside:
         raise ForbiddenLocation("the path is not below any of the allowed directories (ALERTPROD_DATA_ROOTS)")
     return resolved if choice is None else Path(f"{resolved}[{choice}]")
 
 
-def resolve_message(message: VisitMessage, roots: list[Path]) -> VisitMessage:
+def resolve_message(message: VisitMessage, roots: list[Path], headers: "ReadsHeaders") -> VisitMessage:
     """Check every URI and fill in visit, detector and time from the header where the message lacks the former two.
+
+    Parameters
+    ----------
+    headers
+        Reads them: `service.intake.headers.HeaderReader` in a service.
 
     Raises
     ------
@@ -139,17 +176,12 @@ def resolve_message(message: VisitMessage, roots: list[Path]) -> VisitMessage:
         With what to do.
     """
     from exposure.instrument import load_instrument
-    from exposure.io.native import open_fits
-    from exposure.io.plain import header_visit_info
 
     for uri in (message.science, message.psf, message.mask, message.variance, message.wcs):
         if uri is not None:
             local_path(uri, roots)
-    rules = load_instrument(message.instrument)
+    load_instrument(message.instrument)
     if message.visit is not None and message.detector is not None:
         return message
-    path = local_path(message.science, roots)
-    with open_fits(path) as hdus:
-        info = header_visit_info(hdus, rules, message.image_facts(), path)
-    update = {"visit": info.visit, "detector": info.detector, "midpointMjdTai": info.midpoint_mjd_tai}
-    return message.model_copy(update=update)
+    found = headers(local_path(message.science, roots), message.instrument, message.image_facts())
+    return message.model_copy(update=found)

@@ -4,20 +4,21 @@ from typing import Any
 
 from apdb import Ledger
 from service.errors import help_path
+from service.intake.headers import ReadsHeaders
 from service.intake.message import parse_message, resolve_message
 from service.settings import Settings
 
 __all__ = ["describe", "submit_visit"]
 
 
-def submit_visit(data: Any, settings: Settings, ledger: Ledger) -> tuple[dict[str, Any], bool]:
-    """Enter a visit; returns its description and whether it is new.
+def submit_visit(data: Any, settings: Settings, ledger: Ledger, headers: ReadsHeaders) -> tuple[dict[str, Any], bool]:
+    """Enter a visit; returns its description and whether it is new. `headers` reads those of the image where they are needed.
 
     Raises
     ------
     BadMessage, ForbiddenLocation, VisitConflict, InstrumentError, FitsUnreadable, DatabaseUnavailable
     """
-    message = resolve_message(parse_message(data), [*settings.data_roots, settings.upload_dir])
+    message = resolve_message(parse_message(data), [*settings.data_roots, settings.upload_dir], headers)
     row, new = ledger.submit(message.as_json(), *message.key)
     return describe(row), new
 

@@ -25,13 +25,14 @@ __all__ = ["Clock", "calibrated_pair", "open_science"]
 
 @dataclass
 class Clock:
-    """Seconds per step of one visit."""
+    """Seconds per step of one visit, and the step that goes on, or was the last."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    current: str = "start"
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, self.current = time.perf_counter(), name
         try:
             yield
         finally:

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import psycopg
 from astropy.time import Time
+from lsst.pipe.base import NoWorkFound
 
 from alerts import AlertArchive, AlertInputs, build_alerts
 from apdb import Claim, Database, Ledger, VisitState, VisitUnitOfWork
+from apdb.queue.claims import note_session
 from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
 from apdb.sky.htm import polygon
@@ -23,9 +26,10 @@ from exposure import Exposure, Instrument, VisitInfo
 from exposure.io.writing import write_exposure
 from forced.calibrated import measure_pair
 from service.crash import crash_at
-from service.errors import WaitForEarlier
+from service.errors import SkyBusy, WaitForEarlier
 from service.pairs.facts import map_cards
 from service.processing.ephemerides import bodies_of, ephemerides
+from service.processing.faults import fault_of, opening
 from service.processing.images import Clock, calibrated_pair, open_science
 from service.processing.instruments import checked_instrument, claim_ids
 from service.processing.positions import read_positions
@@ -120,8 +124,18 @@ class Processor:
         run = _Run(claim, checked_instrument(claim.message["instrument"]))
         claim_ids(self._database, run.rules, self._layouts)
         crash_at("start", self._settings.crash_point)
+        try:
+            return self._difference_and_store(run)
+        except NoWorkFound:
+            raise
+        except Exception as error:
+            raise fault_of(error, claim.message, run.clock.current) from error
+
+    def _difference_and_store(self, run: _Run) -> dict[str, Any]:
+        claim = run.claim
         with run.clock.step("open"):
-            science = open_science(claim.message, run.rules, self._roots)
+            with opening(claim.message, self._roots):
+                science = open_science(claim.message, run.rules, self._roots)
             self._note(claim, science)
         name = claim.message.get("templates") or self._settings.template_set
         template, report = calibrated_pair(science, run.rules, self._templates, name, run.clock)
@@ -146,8 +160,13 @@ class Processor:
         """Lock the sky, associate, write the alert file, commit."""
         pixels = lock_pixels(polygon(*subtracted.science.sky_corners(LOCK_MARGIN)))
         with self._database.connect() as connection, ExitStack() as held:
+            claim = run.claim
+            note_session(connection, claim.visit, claim.detector, claim.attempt)
             with run.clock.step("lock"):
-                held.enter_context(sky_locks(connection, pixels))
+                try:
+                    held.enter_context(sky_locks(connection, pixels))
+                except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
+                    raise SkyBusy("another visit of this patch holds it: this one waits for its end") from error
             with VisitUnitOfWork(connection) as work:
                 counts = self._associate_and_write(run, subtracted, work)
                 crash_at("before_commit", self._settings.crash_point)

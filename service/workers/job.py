@@ -1,14 +1,11 @@
 """A job process: reads claims from standard input, one JSON line each, and answers with one JSON line each.
 
-Only here is pixel code run. The process is started by the supervisor, dies with it, and has a memory limit.
+Only here is pixel code run. The process is started by the supervisor, dies with it, and has limits of memory and file size.
 """
 
-import ctypes
 import json
 import logging
 import os
-import resource
-import signal
 import sys
 from typing import Any
 
@@ -16,18 +13,12 @@ from lsst.pipe.base import NoWorkFound
 
 from apdb import Claim, VisitState
 from service.settings import Settings
+from service.subprocesses.limits import contain
 from tasks.errors import AlertProdError, NoWork
 
 __all__ = ["main"]
 
-
-def _contain(settings: Settings) -> None:
-    """Die with the supervisor, limit memory, leave Ctrl-C to the supervisor."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    limit = int(settings.job_memory_gb * (1 << 30))
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+_GIB = 1 << 30
 
 
 def _answer(claim: Claim, run: Any) -> dict[str, Any]:
@@ -68,7 +59,7 @@ def main() -> None:
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     settings = Settings()
-    _contain(settings)
+    contain(int(settings.job_memory_gb * _GIB), int(settings.job_file_gb * _GIB))
     try:
         processor = _processor(settings)
     except AlertProdError as error:

@@ -2,21 +2,27 @@
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
 from typing import Any
 
-from apdb import Claim, Database, Ledger, VisitState
+from apdb import Claim, Database, LeaseLost, Ledger, VisitState
+from apdb.queue.claims import Patience
 from service.errors import JobCrashed
 from service.settings import Settings
+from service.workers.gate import Gate
 from service.workers.job_process import JobProcess
-from tasks.errors import TransientError
+from service.workers.outcomes import after, runs_alone
+from tasks.errors import AlertProdError, TransientError
 
 __all__ = ["Worker"]
 
 log = logging.getLogger("alertprod.worker")
 START_ATTEMPTS = 3  # job processes in a row that die before their first answer: the next ones would die as well
+RECORD_S = 60.0  # how long the database is asked to take a failure; then the lease runs out
+WATCH_S = 5.0  # at least, between two looks at leases that ran out
 
 
 class Worker:
@@ -25,15 +31,22 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ledger = Ledger(Database(settings.database()))
-        self._stop = threading.Event()
+        self._patience = Patience(settings.attempts, settings.retry_s)
+        self._gate = Gate()
+        self._stop, self._release = threading.Event(), threading.Event()
+        self._stop_by = float("inf")
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._starting = threading.Lock()
         self._failed_starts = 0
-        self._failure: JobCrashed | None = None
+        self._failure: AlertProdError | None = None
+        self._jobs: dict[int, JobProcess] = {}
         self.processed = 0
 
     def stop(self) -> None:
-        """Let every slot finish its visit and end."""
+        """Let every slot finish its visit and end; at a second call, or when `drain_s` are over, visits are given back."""
+        if self._stop.is_set():
+            self._release.set()
+        self._stop_by = min(self._stop_by, time.monotonic() + self._settings.drain_s)
         self._stop.set()
 
     def run(self, until_idle: bool = False) -> None:
@@ -43,18 +56,40 @@ class Worker:
         ------
         JobCrashed
             Job processes die before their first answer; the message holds what the last one said.
+        AlertProdError
+            A slot failed in another way that is no visit's fault.
         """
         slots = self._settings.workers or os.cpu_count() or 1
         threads = [threading.Thread(target=self._slot, args=(k, until_idle), daemon=True) for k in range(slots)]
-        for thread in threads:
+        ended = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(ended,), daemon=True)
+        for thread in (*threads, watch):
             thread.start()
         for thread in threads:
             while thread.is_alive():
                 thread.join(0.2)
+                if time.monotonic() > self._stop_by:
+                    self._release.set()
+                if self._release.is_set():
+                    self._end_jobs()
+        ended.set()
         if self._failure is not None:
             raise self._failure
 
-    def _start_job(self) -> JobProcess:
+    def _end_jobs(self) -> None:
+        """Kill the job processes; their slots hear it, and give the visits back."""
+        for job in list(self._jobs.values()):
+            job.process.kill()
+
+    def _watch(self, ended: threading.Event) -> None:
+        """Take visits from workers that are silent, also while every slot of this one is busy or waits for a lock."""
+        while not ended.wait(max(self._settings.lease_s / 3, WATCH_S)):
+            try:
+                self._ledger.give_back_lost(self._patience)
+            except Exception as error:  # the next look comes; what is broken for good ends the slots
+                log.warning("leases: %s", error)
+
+    def _start_job(self, number: int) -> JobProcess:
         """Start a job process; after some that died at once, the whole worker is told to stop."""
         try:
             job = JobProcess(self._settings)
@@ -63,22 +98,35 @@ class Worker:
                 self._failed_starts += 1
                 if self._failed_starts >= START_ATTEMPTS and self._failure is None:
                     text = f"{self._failed_starts} job processes in a row did not start; the last: {error.message}"
-                    self._failure = JobCrashed(text)
-                    self.stop()
+                    self._fail(JobCrashed(text))
             raise
         with self._starting:
             self._failed_starts = 0
+        self._jobs[number] = job
         return job
 
+    def _fail(self, error: AlertProdError) -> None:
+        """End the worker with an error."""
+        if not self._stop.is_set():
+            self._failure = error
+            self.stop()
+
     def _slot(self, number: int, until_idle: bool) -> None:
+        """Work, and end the worker where that fails in a way that nobody expects: a slot less would not be noticed."""
+        try:
+            self._work(number, until_idle)
+        except Exception as error:
+            log.exception("slot %d", number)
+            said = error if isinstance(error, AlertProdError) else None
+            self._fail(said or JobCrashed(f"slot {number} of the worker ended: {type(error).__name__}: {error}"))
+
+    def _work(self, number: int, until_idle: bool) -> None:
         job: JobProcess | None = None
         try:
             while not self._stop.is_set():
                 try:
-                    job = job or self._start_job()
-                    claim = self._ledger.claim(
-                        f"{self._owner}:{number}", self._settings.lease_s, self._settings.order_wait_s
-                    )
+                    job = job or self._start_job(number)
+                    claim = self._claim(number)
                 except TransientError as error:
                     log.warning("slot %d: %s", number, error)
                     self._stop.wait(1.0)
@@ -92,6 +140,14 @@ class Worker:
         finally:
             if job is not None:
                 job.kill()
+            self._jobs.pop(number, None)
+
+    def _claim(self, number: int) -> Claim | None:
+        """Take the next visit; none while another slot works alone."""
+        if not self._gate.open():
+            return None
+        s = self._settings
+        return self._ledger.claim(f"{self._owner}:{number}", s.lease_s, s.order_wait_s, self._patience)
 
     def _unfinished(self) -> bool:
         counts = self._ledger.counts()
@@ -99,24 +155,44 @@ class Worker:
 
     def _process(self, job: JobProcess, claim: Claim) -> JobProcess | None:
         """Run one claim with lease heartbeats; returns the job process if it lives on."""
-        finished = threading.Event()
-        beat = threading.Thread(target=self._heartbeat, args=(claim, finished), daemon=True)
+        finished, lost = threading.Event(), threading.Event()
+        beat = threading.Thread(target=self._heartbeat, args=(claim, job, finished, lost), daemon=True)
         beat.start()
         try:
-            answer = job.ask(claim, self._settings.job_timeout_s)
-        except JobCrashed as error:
-            answer = {"state": "retry", "code": error.code, "text": str(error)}
-            job.kill()
+            answer = self._run(job, claim)
         finally:
             finished.set()
             beat.join(5)
-        self._record(claim, answer)
-        return job if job.process.poll() is None else None
+        if not lost.is_set():  # else another attempt has the visit
+            self._record(claim, answer)
+        return job if job.alive() else None
 
-    def _heartbeat(self, claim: Claim, finished: threading.Event) -> None:
+    def _run(self, job: JobProcess, claim: Claim) -> dict[str, Any]:
+        """Return the answer of a job, or what its death means for the visit."""
+        stopped = {"state": "retry", "code": "worker_stopped", "text": "the worker was stopped: nothing was written"}
+        with self._gate.inside(runs_alone(claim), self._release.is_set) as entered:
+            if not entered:
+                return stopped
+            try:
+                return job.run(claim, self._settings.job_timeout_s)
+            except JobCrashed as error:
+                job.kill()
+                if self._release.is_set():
+                    return stopped
+                if error.status == -signal.SIGXCPU:
+                    text = "its files take more processor time to open than files of their size may: refused"
+                    return {"state": VisitState.FAILED, "code": "fits_unreadable", "text": _about(claim, text)}
+                return {"state": "retry", "code": error.code, "text": _about(claim, str(error))}
+
+    def _heartbeat(self, claim: Claim, job: JobProcess, finished: threading.Event, lost: threading.Event) -> None:
         while not finished.wait(self._settings.lease_s / 3):
             try:
                 self._ledger.renew(claim, self._settings.lease_s)
+            except LeaseLost as error:
+                log.warning("%s", error)
+                lost.set()
+                job.process.kill()  # what it does is of no use any more
+                return
             except TransientError as error:
                 log.warning("lease of visit %d, detector %d: %s", claim.visit, claim.detector, error)
 
@@ -128,24 +204,17 @@ class Worker:
             return
         code, text = str(answer.get("code", "internal")), str(answer.get("text", ""))
         log.warning("visit %d, detector %d: %s: %s: %s", claim.visit, claim.detector, state, code, text)
-        deadline = time.monotonic() + 60
+        then, deadline = after(answer, claim, self._patience), time.monotonic() + RECORD_S
         while True:
             try:
-                if state == "retry" and code == "waiting":
-                    self._ledger.fail(claim, code, text, retry_in_s=0.5, counts=False)
-                elif state == "retry" and claim.failures + 1 < self._settings.attempts:
-                    self._ledger.fail(claim, code, text, retry_in_s=self._settings.retry_s * 2**claim.failures)
-                else:
-                    self._ledger.fail(
-                        claim,
-                        code,
-                        text,
-                        retry_in_s=None,
-                        state=VisitState.NO_WORK if state == VisitState.NO_WORK else VisitState.FAILED,
-                    )
+                self._ledger.fail(claim, code, text, retry_in_s=then.retry_in_s, state=then.state, counts=then.counts)
                 return
             except TransientError as error:
                 if time.monotonic() > deadline:  # the lease will run out and the visit be taken again
                     log.error("visit %d, detector %d: %s", claim.visit, claim.detector, error)
                     return
                 time.sleep(1)
+
+
+def _about(claim: Claim, text: str) -> str:
+    return f"visit {claim.visit}, detector {claim.detector}: {text}"

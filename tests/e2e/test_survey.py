@@ -8,6 +8,7 @@ import pytest
 from apdb import Ledger
 from apdb.operate.export import all_rows
 from exposure import load_instrument
+from service.intake.headers import read_facts
 from service.intake.submit import submit_visit
 from service.local.judge import judge
 from service.processing.build_template import template_from_frames
@@ -45,7 +46,7 @@ def verdict(tmp_path, database):
     ledger, processor = Ledger(database), Processor(settings)
     for r in index[~index.isTemplate].itertuples():
         message = {"instrument": "simcam", "science": r.path, "visit": int(r.visit), "detector": int(r.detector)}
-        submit_visit(message, settings, ledger)
+        submit_visit(message, settings, ledger, read_facts)
     while (claim := ledger.claim("test", 600, 0)) is not None:
         assert processor.run(claim)["state"] == "done"
     alerts = []

@@ -16,6 +16,7 @@ from exposure.instrument import Instrument
 from exposure.io.native import open_fits
 from exposure.io.plain import header_visit_info
 from service.errors import BadMessage
+from service.intake.headers import read_facts
 from service.intake.message import image_facts, parse_message, resolve_message
 from service.processing.images import open_science
 
@@ -259,9 +260,9 @@ def test_a_message_is_resolved_by_the_cards_that_it_lacks(tmp_path, monkeypatch)
     (tmp_path / "somecam.yaml").write_text("name: somecam\npixel_scale: 0.4\ngain: {constant: 1.5}\n")
     monkeypatch.setenv("ALERTPROD_INSTRUMENTS", str(tmp_path))
     message = {"instrument": "somecam", "science": str(image(tmp_path, {"OBSERVER": "CONTINUE= '        '  / '&'"}))}
-    found = resolve_message(parse_message(message), [tmp_path])
+    found = resolve_message(parse_message(message), [tmp_path], read_facts)
     assert (found.visit, found.midpointMjdTai) == (24030211097, pytest.approx(MOMENT + 15 / 86400, abs=TOL))
     message["science"] = str(image(tmp_path, {"EXPTIME": "EXPTIME = 1,5"}))
     with pytest.raises(CardInvalid, match=r"m31\.fits.*EXPTIME"):
-        resolve_message(parse_message(message), [tmp_path])
-    assert resolve_message(parse_message(message | {"exposureTime": 30.0}), [tmp_path]).visit == found.visit
+        resolve_message(parse_message(message), [tmp_path], read_facts)
+    assert resolve_message(parse_message(message | {"exposureTime": 30.0}), [tmp_path], read_facts).visit == found.visit

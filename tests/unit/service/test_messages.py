@@ -6,9 +6,8 @@ import psycopg
 import pytest
 
 from service.errors import BadMessage
-from service.intake.dead_letters import reason_of
-from service.intake.ingest import _decode
-from service.intake.message import parse_message
+from service.intake.message import decode_message, parse_message
+from service.intake.reasons import reason_of
 from tasks.errors import TransientError
 
 GOOD = {"instrument": "cam", "science": "/data/a.fits"}
@@ -29,8 +28,8 @@ def test_values_that_nothing_can_be_done_with(more):
 @pytest.mark.parametrize("value", [b"{no json", b"\xff\xfe", b"[" * 100_000, b""])
 def test_bytes_that_are_no_json(value):
     with pytest.raises(BadMessage):
-        parse_message(_decode(value))
-    assert _decode(json.dumps(GOOD).encode()) == GOOD
+        parse_message(decode_message(value))
+    assert decode_message(json.dumps(GOOD).encode()) == GOOD
 
 
 def test_the_database_tells_whose_fault_it_is():
