@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test conditions-test clean
 
 setup: .venv/.ready
 
@@ -38,6 +38,10 @@ delivery-test: setup
 # 500 rounds of eight workers on overlapping detectors.
 overlap-test: setup
 	@ALERTPROD_OVERLAP_ROUNDS=500 $(PY) -m pytest tests/integration/test_overlap.py -o timeout=3000
+
+# 300 pairs under conditions drawn at random: none may go wrong without a word.
+conditions-test: setup
+	@ALERTPROD_CONDITIONS=300 $(PY) -m pytest tests/unit/diffim/test_drawn_conditions.py -s -o timeout=7200
 
 bench: setup
 	@$(PY) -m benchmarks.steps
