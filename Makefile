@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults conditions-test clean
 
 setup: .venv/.ready
 
@@ -48,6 +48,10 @@ archive-test: setup
 faults: setup
 	@ALERTPROD_KILLS=200 ALERTPROD_FUZZ=1000 ALERTPROD_MESSAGES=500 ALERTPROD_DATABASE_DOWN_S=30 \
 		ALERTPROD_FAULT_REPORT=docs/faults.md $(PY) -m pytest tests/faults -o timeout=3000
+
+# 300 pairs under conditions drawn at random: none may go wrong without a word.
+conditions-test: setup
+	@ALERTPROD_CONDITIONS=300 $(PY) -m pytest tests/unit/diffim/test_drawn_conditions.py -s -o timeout=7200
 
 bench: setup
 	@$(PY) -m benchmarks.steps

@@ -103,6 +103,11 @@ class Subtraction:
         phi = _whitening(kernels.reshape(-1, *kernels.shape[2:]), u, c, self.excess)
         return phi.reshape(*kernels.shape[:2], *phi.shape[1:])
 
+    @property
+    def largest_gain(self) -> float:
+        """The largest factor that the whitening multiplies a frequency by, anywhere; 1 without whitening."""
+        return float(np.abs(fft.rfft2(self._cell_whitening, (BLOCK, BLOCK))).max()) if self.decorrelate else 1.0
+
     def whitening_at(self, x: F64, y: F64) -> F32:
         """Return the whitening stamps (N, S, S) at frame positions."""
         if not self.decorrelate:

@@ -37,7 +37,8 @@ WHITE = 0.1  # correlation of neighbouring sky pixels; faint sources make up to 
 class Matched:
     """The difference exposure, the matched template on the same pixels, and the kernel with its fit.
 
-    ``unit`` is the counts of the difference per count of the template.
+    ``unit`` is the counts of the difference per count of the template, ``max_phi`` the largest factor that the whitening
+    multiplies a frequency by.
     """
 
     difference: Exposure
@@ -45,6 +46,7 @@ class Matched:
     fit: KernelFit | None
     convolved: str
     unit: float
+    max_phi: float = 1.0
 
     __repr__ = short_repr
 
@@ -122,7 +124,8 @@ def match_and_subtract(
         of_template = direction.of_template
         matched = subtracted.matched if of_template else template.cutout(*science.bbox).image / np.float32(total)
     difference = _assemble(science, template, direction, fit, subtracted, subtraction)
-    return Matched(difference, matched, fit, direction.name, total if direction.of_template else 1 / total)
+    unit = total if direction.of_template else 1 / total
+    return Matched(difference, matched, fit, direction.name, unit, subtraction.largest_gain)
 
 
 @dataclass(frozen=True)

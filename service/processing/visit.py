@@ -55,6 +55,19 @@ _METRICS = (
     "starFluxResidual",
     "starPositionResidual",
     "significanceScale",
+    "significanceScaleMax",
+    "templateStarShare",
+    "kernelSumError",
+    "calibrationError",
+    "diffimDepthLoss",
+    "residualFootprintRatioMean",
+    "residualFootprintRatioStdev",
+    "cosmicRayFraction",
+    "streakFraction",
+    "maskedFraction",
+    "maxPhi",
+    "qualityProblems",
+    "qualityVeto",
 )
 
 
@@ -208,7 +221,7 @@ class Processor:
         seconds, band = run.clock.seconds, subtracted.science.band
         outcome = Outcome(VisitState.DONE, counts, seconds, info.midpoint_mjd_tai, band, metrics)
         work.finish(claim.visit, claim.detector, claim.attempt, outcome)
-        held = veto_reason(self._settings.alert_veto, {**metrics, **counts})
+        held = veto_reason(self._settings.alert_veto, {**metrics, **counts}, str(metrics.get("qualityVeto", "")))
         entry = OutboxEntry(
             claim.visit,
             claim.detector,

@@ -168,3 +168,5 @@ def test_the_quality_gate_says_why():
     )
     assert veto_reason({"nan": 1.0}, found) == "nan was not measured"
     assert veto_reason({"starFluxResidual": 1.0}, found) == "starFluxResidual was not measured"
+    assert veto_reason({}, found, "the kernel is off") == "the kernel is off"
+    assert veto_reason({"nan": 1.0}, found, "the kernel is off") == "the kernel is off; nan was not measured"
