@@ -2,8 +2,12 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
+# modules and tests are compiled once, not anew in every process that is started
+unexport PYTHONDONTWRITEBYTECODE
+# of several processes beside each other: threads that wait for work turn round and take the time of the others
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults conditions-test clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults conditions-test lint types clean
 
 setup: .venv/.ready
 
@@ -14,13 +18,18 @@ demo: setup
 	@$(PY) -P -m service.commands.main demo --out demo-output
 
 check: setup
-	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports \
-		&& $(PY) -P tools/check_lock.py
+	@$(MAKE) --no-print-directory -j2 --output-sync=target types lint
 
-# three workers on two cores: tests that wait run beside tests that compute
+types: setup
+	@.venv/bin/mypy
+
+lint: setup
+	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/lint-imports && $(PY) -P tools/check_lock.py
+
+# Three workers on two cores: tests that wait run beside tests that compute. A file is one worker's; the longest come first.
 test: setup
 	@$(MAKE) --no-print-directory check
-	@$(PY) -m pytest -n 3 --dist loadfile
+	@$(ONE_THREAD) $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # The tests with coverage by branch, children too; fails below the floor in pyproject.toml.
 coverage: setup

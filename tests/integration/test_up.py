@@ -61,7 +61,7 @@ def start(place, images, started):
         stderr=subprocess.STDOUT,
         text=True,
         cwd=images,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**os.environ, "COLUMNS": "200", "ALERTPROD_WORKERS": "1"},
         preexec_fn=hear_signals,
     )
     started.append(process)

@@ -18,7 +18,8 @@ from tasks import make_task
 from tests.support.real import real_data
 
 
-def test_transit_of_hatp32(tmp_path):
+def test_transit_of_hatp32(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALERTPROD_WORKERS", "1")  # visits of one patch are done one after the other
     folder = real_data("microobs_hatp32")
     frames = sorted(folder.glob("hatp32_*.fits.gz"))
     ra, dec = read_wcs(frames[0]).pixel_to_sky(423.2, 286.0)
