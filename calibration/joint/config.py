@@ -104,6 +104,9 @@ class JointcalConfig(pexConfig.Config):
     photometryFieldPrior = pexConfig.RangeField(
         dtype=float, default=0.1, min=1e-4, doc="mag (in flux models a fraction): size of the terms of a visit's field"
     )
+    allowMixedFilters = pexConfig.Field(
+        dtype=bool, default=False, doc="fit fluxes of images of several physical filters together"
+    )
     photometryDoRankUpdate = pexConfig.Field(dtype=bool, default=True, doc="kept for old configs: every fit is exact")
     astrometryDoRankUpdate = pexConfig.Field(dtype=bool, default=True, doc="kept for old configs: every fit is exact")
     outlierRejectSigma = pexConfig.Field(dtype=float, default=5.0, doc="cut")
@@ -125,7 +128,7 @@ class JointcalConfig(pexConfig.Config):
         dtype=float, default=None, optional=True, doc="mas; replaces the catalogue's coordinate errors"
     )
     maxReducedChi2 = pexConfig.Field(
-        dtype=float, default=4.0, doc="chi2 per degree of freedom above which a fit is not called converged"
+        dtype=float, default=20.0, doc="chi2 per degree of freedom above which a fit is not called converged"
     )
     publishLostImages = pexConfig.Field(
         dtype=bool, default=False, doc="publish images that lost most of their data to the fit too"

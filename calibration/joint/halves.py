@@ -1,13 +1,16 @@
 """The two halves of a joint fit, from arrays to a finished `Half`."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from calibration.errors import SingularFit
 from calibration.joint.config import JointcalConfig
-from calibration.joint.image_quality import image_table, lost_images
+from calibration.joint.image_quality import image_table, suspect_images
 from calibration.joint.model.astrometry import AstrometryProblem
 from calibration.joint.model.build_astrometry import AstrometryBuilder
 from calibration.joint.model.build_photometry import PhotometryBuilder
@@ -97,10 +100,13 @@ def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
 
 
 def _moved_chips(table: pd.DataFrame) -> frozenset[tuple[int, int]]:
-    """Return (visit, detector) of the images that lost their data, unless most of their visit did."""
-    lost = lost_images(table) & (table.matched.to_numpy() >= _LEAST_MOVED)
-    share = pd.Series(lost).groupby(table.visit.to_numpy()).transform("mean").to_numpy()
-    of = table[lost & (share < 0.5)]
+    """Return (visit, detector) of all images of the chips of which one stands out, unless most of its visit does."""
+    again = table.groupby("detector").visit.transform("nunique").to_numpy() > 1
+    suspect = suspect_images(table) & (table.matched.to_numpy() >= _LEAST_MOVED) & again
+    share = pd.Series(suspect).groupby(table.visit.to_numpy()).transform("mean").to_numpy()
+    of = table[table.detector.isin(table.detector[suspect & (share < 0.5)])]
+    if of.detector.nunique() > table.detector.nunique() / 2:
+        return frozenset()
     return frozenset(zip(of.visit.tolist(), of.detector.tolist(), strict=True))
 
 
@@ -117,13 +123,29 @@ def _fit_astrometry(inputs: FitInputs, own_chips: frozenset[tuple[int, int]]) ->
     stages: list[Stage] = [("DistortionsVisit", False, outer)] if constrained else []
     stages += [("Distortions", False, None), ("Positions", True, np.zeros_like(outer))]
     hooks = Hooks(inputs.progress, watch=Watch(config, "astrometry", inputs.tag, images))
-    report = fit(problem, _settings(config, stages, "DistortionsPositions", "astrometry"), hooks)
+    with _few_references(a, builder):
+        report = fit(problem, _settings(config, stages, "DistortionsPositions", "astrometry"), hooks)
     half = AstrometryHalf(a, problem, None, which, held, report, builder)
     inner, outside = astrometric_scatter(problem, a, which)
     half.metrics = _counts("astrometry", images, a, report) | {"relative_rms_mas": inner, "absolute_rms_mas": outside}
     if held.size:
         _validate_astrometry(half, config)
     return images, half
+
+
+@contextmanager
+def _few_references(a: Associated, builder: AstrometryBuilder) -> Iterator[None]:
+    """Say of a fit that is not determined, where reference stars are few, that it is for them."""
+    try:
+        yield
+    except SingularFit as error:
+        tied, needed = int((a.stars.reference >= 0).sum()), builder.layout.lengths[0] // 2
+        if tied >= 2 * needed:
+            raise
+        raise SingularFit(
+            f"{error}; only {tied} stars have a reference star, and maps of {needed} terms want about {2 * needed}: take a "
+            "deeper reference catalogue, or lower astrometryVisitOrder (astrometrySimpleOrder)"
+        ) from error
 
 
 def _validate_astrometry(half: AstrometryHalf, config: JointcalConfig) -> None:

@@ -15,7 +15,7 @@ from calibration.joint.result import AstrometryHalf, PhotometryHalf, residuals
 from calibration.joint.solve.minimize import evaluate
 from tasks.arrays import F64, Flags
 
-__all__ = ["by_image", "image_table", "lost_images", "report_images"]
+__all__ = ["by_image", "image_table", "lost_images", "report_images", "suspect_images"]
 
 log = logging.getLogger("alertprod.jointcal")
 LEAST_KEPT = 0.5  # of the typical kept share: below it the image lost its data
@@ -107,30 +107,34 @@ def by_image(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, axis=1).reset_index()
 
 
+def suspect_images(table: pd.DataFrame) -> Flags:
+    """Return which images (I,) lost their data, keep a far smaller share of it than others, or fit far worse."""
+    matched, kept = (table[name].to_numpy(np.float64) for name in ("matched", "kept"))
+    return np.asarray(lost_images(table) | _low(kept, matched, LOW_KEPT) | _bad_fit(table))
+
+
+def _bad_fit(table: pd.DataFrame) -> Flags:
+    """Return which images (I,) have a chi2 per degree of freedom far above the typical one."""
+    chi2, kept = table.chi2_per_dof.to_numpy(np.float64), table.kept.to_numpy(np.float64)
+    if not np.isfinite(chi2).any():
+        return np.zeros(len(table), bool)
+    typical = float(np.nanmedian(chi2))
+    return np.asarray(chi2 > HIGH_CHI2 * typical + _SIGMA * typical * np.sqrt(2.0 / np.maximum(kept, 1.0)))
+
+
 def report_images(half: str, table: pd.DataFrame) -> None:
     """Warn of the images that stand out, by name: few matches, few kept, a bad fit."""
     sources, referenced, matched, kept = (
         table[name].to_numpy(np.float64) for name in ("sources", "referenced", "matched", "kept")
     )
+    lost, kept_share = lost_images(table), kept / np.maximum(matched, 1)
+    _warn(half, table, lost, "lost their data: most of what was matched contradicts the fit", kept_share)
+    few = _low(kept, matched, LOW_KEPT) & ~lost
+    _warn(half, table, few, "keep a far smaller share of their matches than others", kept_share)
+    alone = _low(referenced, sources, LOW_MATCHED)
+    _warn(half, table, alone, "match far fewer reference stars than others", referenced / np.maximum(sources, 1))
     chi2 = table.chi2_per_dof.to_numpy(np.float64)
-    typical = float(np.nanmedian(chi2)) if np.isfinite(chi2).any() else np.nan
-    width = HIGH_CHI2 * typical + _SIGMA * typical * np.sqrt(2.0 / np.maximum(kept, 1.0))
-    lost = lost_images(table)
-    for which, what, of in (
-        (lost, "lost their data: most of what was matched contradicts the fit", kept / np.maximum(matched, 1)),
-        (
-            _low(kept, matched, LOW_KEPT) & ~lost,
-            "keep a far smaller share of their matches than others",
-            kept / np.maximum(matched, 1),
-        ),
-        (
-            _low(referenced, sources, LOW_MATCHED),
-            "match far fewer reference stars than others",
-            referenced / np.maximum(sources, 1),
-        ),
-        (chi2 > width, "fit far worse than others (chi2 per degree of freedom)", chi2),
-    ):
-        _warn(half, table, which, what, of)
+    _warn(half, table, _bad_fit(table), "fit far worse than others (chi2 per degree of freedom)", chi2)
 
 
 def _warn(half: str, table: pd.DataFrame, which: Flags, what: str, value: F64) -> None:

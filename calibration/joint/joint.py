@@ -76,6 +76,7 @@ class JointFit:
         start = time.perf_counter()
         with self.timed("load"):
             images, measurements = gather(tables, images_of(summaries), self.config)
+        self._check_filters(images)
         tag = f"{tract or 0}_{most_common_filter(images)[0]}"
         inputs = partial(FitInputs, measurements=measurements, camera=camera, config=self.config, tag=tag)
         fitted, wcs, calibs = images, None, None
@@ -112,6 +113,18 @@ class JointFit:
         return JointResult(
             wcs, calibs, metrics, metrics, converged, stars, fitted, table, astrometry, photometry, *loaders
         )
+
+    def _check_filters(self, images: Images) -> None:
+        """Refuse to fit one flux of each star to images of several filters."""
+        names = sorted({name for name in images.physical_filter if name})
+        if self.config.doPhotometry and len(names) > 1 and not self.config.allowMixedFilters:
+            index = images.physical_filter.index(names[1])
+            raise JointCalibrationError(
+                f"the images are of {len(names)} filters ({', '.join(names)}), and a star has one flux in a fit: fit each "
+                "filter for itself (--id visit=...), or set allowMixedFilters=True for filters that are the same to the stars",
+                visit=int(images.visit[index]),
+                detector=int(images.detector[index]),
+            )
 
     def _converged(self, reports: Sequence[FitReport], metrics: Mapping[str, Any]) -> bool:
         """Return whether all fits settled, describe their data, and hold those of every image."""

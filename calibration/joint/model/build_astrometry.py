@@ -22,7 +22,7 @@ __all__ = ["AstrometryBuilder", "build_wcs"]
 
 log = logging.getLogger("alertprod.jointcal")
 _NODES = 8
-_CHIP_SHAPE = 0.05
+_CHIP_SHAPE = 0.1
 _SOURCES_PER_TERM = 6  # below, a map follows the noise of its sources
 _TRUST = 20.0  # times the distance of stars from their reference stars by the input WCS
 _TRUST_LIMITS = (0.05, 30.0)  # arcsec
@@ -117,7 +117,7 @@ class AstrometryBuilder:
         size = np.array([max(camera[int(d)].pixel_size_mm) for d in detectors]) * pixels / self.scale_mm
         length = int(self.layout.lengths[1])
         part = slice(self.layout.inner_start, self.layout.inner_start + self.layout.n_inner * length)
-        # a chip is placed worse than it is made: scale, turn and shape move its edge by a twentieth of that
+        # a chip is placed worse than it is made: scale, turn and shape move its edge by a tenth of that
         share = np.tile(np.where(term_degrees(self.layout.inner_order).sum(1) > 0, _CHIP_SHAPE, 1.0), 2)
         self.parameters.known[part] = (1.0 / (size[:, None] * share) ** 2).ravel()
         self.parameters.expected[part] = self.parameters.values[part]

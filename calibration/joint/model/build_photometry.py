@@ -198,7 +198,8 @@ class PhotometryBuilder:
 def _orders(measured: I64, order: int, visits: I64) -> I64:
     """Return the order (V,) of the field of each visit (V,), lower where its sources (V,) are few."""
     terms = np.array([n_terms(k) for k in range(order + 1)])
-    out = np.maximum((_SOURCES_PER_TERM * terms <= measured[:, None]).sum(1) - 1, 0)
+    fitting: I64 = (_SOURCES_PER_TERM * terms <= measured[:, None]).sum(1)
+    out = np.maximum(fitting - 1, 0)
     for v in np.flatnonzero(out < order):
         log.warning(
             "field of visit %d: %d sources: its order is lowered from %d to %d", visits[v], measured[v], order, out[v]

@@ -195,13 +195,14 @@ def _refined(u: F64, sky: _Sky, matrix: F64, parts: tuple[I64, ...]) -> tuple[F6
     for part in parts:
         design = np.column_stack([np.ones(part.size), u[part]])
         for radius in _RADII:
-            distance, star = sky.tree.query(design @ matrix.T, distance_upper_bound=radius)
+            near = sky.tree.query(design @ matrix.T, distance_upper_bound=radius)
+            distance, star = np.asarray(near[0]), np.asarray(near[1])
             hit = np.flatnonzero(np.isfinite(distance))
             if hit.size < _LEAST:
                 break
             matrix = _affine(design[hit], sky.positions[star[hit]], matrix)
-    distance = sky.tree.query(design @ matrix.T, distance_upper_bound=MATCH)[0]
-    return matrix, int(np.isfinite(distance).sum())
+    matched = np.isfinite(sky.tree.query(design @ matrix.T, distance_upper_bound=MATCH)[0])
+    return matrix, int(matched.sum())
 
 
 def _affine(design: F64, target: F64, matrix: F64) -> F64:

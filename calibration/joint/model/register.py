@@ -163,7 +163,7 @@ def _from_far(out: Registration, images: Images, image: I64, vectors: F64, brigh
             "visit %d: its headers are far off; found on the reference stars %s", visits[v], _how_far(out, found)
         )
     telling = share.max() * number >= _TELLING
-    lost = telling & (share < _LOST * share.max()) & (share < _CHANCE * chance)
+    lost = telling & (share < _LOST * share.max()) & (share <= _CHANCE * chance)
     out.lost = [int(v) for v in visits[lost]]
 
 
