@@ -164,8 +164,13 @@ def _at_epoch(
     """Return directions (K, 3) and errors (K, 2) at an epoch, moved along great circles: direction cos(a) + motion's
     direction sin(a), a = |motion| dt.
     """
-    if "epoch" not in table or not motion.any():
+    if not motion.any() or not np.isfinite(epoch_mjd):
         return vector, error
+    if "epoch" not in table:
+        raise JointCalibrationError(
+            "the reference catalogue has proper motions (pm_ra, pm_dec) but no column epoch (MJD), so that its stars cannot be "
+            "moved to the time of the images: add the epoch, or set astrometryRefs.applyProperMotion=False"
+        )
     years = (epoch_mjd - epochs_mjd(table)) / _JULIAN
     years = np.nan_to_num(years)
     east, north = tangent_frames(vector)
