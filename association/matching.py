@@ -8,7 +8,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
-from association.errors import AssociationError
+from association.errors import AssociationError, DuplicateRecords
 from tasks.arrays import F64, I64
 from tasks.sphere import chord_arcsec, unit_vectors
 
@@ -65,12 +65,14 @@ def associate(
     Raises
     ------
     AssociationError
-        Ids that are no integers, or a source id that occurs twice.
+        Ids that are no integers.
+    DuplicateRecords
+        A source id that occurs twice.
     """
     _check_ids(diaSources, diaObjects)
     again = diaSources.diaSourceId[diaSources.diaSourceId.duplicated()]
     if len(again):
-        raise AssociationError(f"{len(again)} source ids occur twice, the first is {again.iloc[0]}")
+        raise DuplicateRecords(f"{len(again)} ids (first: {int(again.iloc[0])}) are twice in the input")
     out = _with_position(diaSources).copy()
     ids = np.zeros(len(out), dtype=diaObjects.diaObjectId.to_numpy().dtype if len(diaObjects) else np.int64)
     pairs, is_likelihood = _scored(
