@@ -38,6 +38,14 @@ class VisitRows:
         ids = [htm_ids(f.ra, f.dec, LEVELS[0]) for f in self.placed]
         return pixels_of_positions(np.concatenate(ids), LEVELS[0]) if ids else []
 
+    @property
+    def days_mjd(self) -> list[float]:
+        """The days (MJD, TAI) of sources and forced sources."""
+        days: set[float] = set()
+        for frame in self.frames.values():
+            days |= set(np.floor(frame.midpointMjdTai.to_numpy(np.float64)).tolist())
+        return sorted(days)
+
     @cached_property
     def versions(self) -> EncodedRows:
         """Rows of DiaObject, with the begin of their validity first: it may yet change."""

@@ -246,6 +246,24 @@ def test_rows_of_a_later_generation_replace_those_of_an_earlier(database, tmp_pa
     client.close()
 
 
+def test_what_is_archived_is_replaced_after_it_was_restored_only(database, tmp_path):
+    client = PostgresApdb(database.uri)
+    survey = Survey(database, client, tmp_path, 60_000.0, count(1))
+    survey.store(0)
+    survey.archive(0)
+    o, s, f = rows(4, visit=1)
+    mjd = survey.months[0][1] + 2.0
+    again = o.iloc[:0], s.assign(diaSourceId=s.diaSourceId + 1000, midpointMjdTai=mjd), f.iloc[:0]
+    with pytest.raises(ApdbError, match=f"'alertprod apdb restore {survey.names[0]}'"):
+        client.store(at(mjd), *again, replace=True)
+    survey.restore(0)
+    client.store(at(mjd), *again, replace=True)
+    with database.connect() as connection:
+        query = 'SELECT count(*) FROM "DiaSource" WHERE "timeWithdrawnMjdTai" IS NULL'
+        assert connection.execute(query).fetchone() == (4,)
+    client.close()
+
+
 def test_months_that_were_archived_before_there_were_generations_come_back(postgres, tmp_path):
     admin = Database(postgres.uri.rsplit("/", 1)[0] + "/postgres")
     with admin.connect() as connection:
