@@ -174,7 +174,8 @@ class DiaPipelineTask(AlertTask):
             updated = with_forced_means(objects.updated, history.forced, forced)
         updated["validityStartMjdTai"] = visit.now
         with self.step("store", "writeToApdbDuration"):
-            work.store(visit.now, updated, parts.stored, forced, parts.solar.associatedSsSources, flags)
+            bodies_seen = parts.solar.associatedSsSources
+            work.store(visit.now, updated, parts.stored, forced, bodies_seen, flags, of=visit.difference.key)
         waiting = unconfirmed(
             parts.stored, updated, self.config.alertLeastDiaSources, self.config.alertSingleSnr, objects.sources
         )
