@@ -66,8 +66,11 @@ def ensure_months(connection: psycopg.Connection[Any], mjd: float, ahead: int = 
 
     Returns the names of those that were made. Safe to call from several sessions at once (advisory lock). Rows that
     wait in the default partition move into the new one. Readers and writers are held up for at most the lock time-out.
+    Times outside of 1995 to 2131 get none: their rows, if they are stored at all, stay in the default partition.
     """
-    new_names = []
+    new_names: list[str] = []
+    if not _SANE[0] <= mjd <= _SANE[1]:
+        return new_names
     with connection.transaction():
         lock_partitions(connection)
         missing = set(missing_months(connection, mjd, ahead))

@@ -22,7 +22,7 @@ from apdb.operate.archive import archive_partition, archived, drop_archived, old
 from apdb.operate.archive_files import manifest_of
 from apdb.operate.restore import restore_partition
 from apdb.schema.columns import columns_of
-from apdb.schema.partitions import Partition, month_bounds, partitions, waiting_months
+from apdb.schema.partitions import Partition, ensure_months, month_bounds, partitions, waiting_months
 from apdb.schema.tables import PARTITIONED
 from migrations.run import migrate
 from tests.integration.test_database_admin import alertprod
@@ -192,6 +192,14 @@ def test_late_frames_of_an_archived_month_through_the_commands(database, tmp_pat
     run("restore", "DiaSource_2025m01")
     assert seen() == [1, 2, 5, 6]
     client.close()
+
+
+def test_times_that_are_mistakes_get_no_partition(database):
+    with database.connect() as connection:
+        before = {p.name for p in partitions(connection)}
+        for mjd in (2_461_001.5, 44_244.0, np.nan):
+            assert ensure_months(connection, mjd) == []
+        assert {p.name for p in partitions(connection)} == before
 
 
 def test_each_file_has_a_manifest_and_is_never_written_twice(database, tmp_path):
