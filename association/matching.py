@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
 from association.errors import AssociationError, DuplicateRecords
-from tasks.arrays import F64, I64
+from tasks.arrays import F64, I64, Flags
 from tasks.sphere import chord_arcsec, unit_vectors
 
 __all__ = ["Association", "associate", "pair_scores"]
@@ -152,13 +152,17 @@ def _scored(
 
 
 def _has_errors(frame: pd.DataFrame) -> bool:
-    return all(c in frame and bool((frame[c].to_numpy(np.float64) > 0).any()) for c in ("raErr", "decErr"))
+    """Return whether there is a finite positive error in both directions."""
+    return all(c in frame and bool(_known(frame[c].to_numpy(np.float64)).any()) for c in ("raErr", "decErr"))
+
+
+def _known(error: F64) -> Flags:
+    return np.isfinite(error) & (error > 0)
 
 
 def _variance(frame: pd.DataFrame, column: str, fallback: float) -> F64:
     error = frame[column].to_numpy(np.float64)
-    good = np.isfinite(error) & (error > 0)
-    return np.where(good, error, fallback) ** 2
+    return np.where(_known(error), error, fallback) ** 2
 
 
 def _likelihood(

@@ -274,6 +274,11 @@ def test_a_near_pair_is_kept_where_another_would_give_more_matches():
     assert associate(s, o).diaSources.diaObjectId.tolist() == [0, 1]  # 0.05 + 1.01 < 0.95 + 0.95
 
 
+def test_infinite_errors_are_none():
+    o, s = objects([10.0], [0.1 * ARCSEC]), sources([10.0], [0.0], err=np.inf)
+    assert pair_scores(s, o).score.tolist() == pytest.approx([np.radians(0.1 * ARCSEC)])  # a distance
+
+
 def test_sources_without_position_are_left_out_and_a_source_is_named_once():
     o = objects([10.0], [0.0])
     s = sources([10.0, np.nan, 11.0], [0.0, 0.0, np.nan])
