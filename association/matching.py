@@ -8,8 +8,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
-from association.errors import AssociationError
-from tasks.arrays import F64, I64
+from association.errors import AssociationError, DuplicateRecords
+from tasks.arrays import F64, I64, Flags
 from tasks.sphere import chord_arcsec, unit_vectors
 
 __all__ = ["Association", "associate", "pair_scores"]
@@ -65,12 +65,14 @@ def associate(
     Raises
     ------
     AssociationError
-        Ids that are no integers, or a source id that occurs twice.
+        Ids that are no integers.
+    DuplicateRecords
+        A source id that occurs twice.
     """
     _check_ids(diaSources, diaObjects)
     again = diaSources.diaSourceId[diaSources.diaSourceId.duplicated()]
     if len(again):
-        raise AssociationError(f"{len(again)} source ids occur twice, the first is {again.iloc[0]}")
+        raise DuplicateRecords(f"{len(again)} ids (first: {int(again.iloc[0])}) are twice in the input")
     out = _with_position(diaSources).copy()
     ids = np.zeros(len(out), dtype=diaObjects.diaObjectId.to_numpy().dtype if len(diaObjects) else np.int64)
     pairs, is_likelihood = _scored(
@@ -150,13 +152,17 @@ def _scored(
 
 
 def _has_errors(frame: pd.DataFrame) -> bool:
-    return all(c in frame and bool((frame[c].to_numpy(np.float64) > 0).any()) for c in ("raErr", "decErr"))
+    """Return whether there is a finite positive error in both directions."""
+    return all(c in frame and bool(_known(frame[c].to_numpy(np.float64)).any()) for c in ("raErr", "decErr"))
+
+
+def _known(error: F64) -> Flags:
+    return np.isfinite(error) & (error > 0)
 
 
 def _variance(frame: pd.DataFrame, column: str, fallback: float) -> F64:
     error = frame[column].to_numpy(np.float64)
-    good = np.isfinite(error) & (error > 0)
-    return np.where(good, error, fallback) ** 2
+    return np.where(_known(error), error, fallback) ** 2
 
 
 def _likelihood(

@@ -48,9 +48,10 @@ def pointing_problems(info: VisitInfo) -> list[str]:
 
 def with_optional_columns(sources: pd.DataFrame) -> pd.DataFrame:
     """Return sources with the columns of numbers that may be NULL and are absent: all NULL (0 for the ids of objects)."""
-    absent: dict[str, np.generic | float] = {
-        c.name: np.int64(0) if c.name in _IDS else c.dtype.type(np.nan)
+    n = len(sources)
+    absent = {
+        c.name: np.zeros(n, np.int64) if c.name in _IDS else np.full(n, np.nan, c.dtype)
         for c in columns_of("DiaSource")
         if c.name not in sources and c.nullable and (c.name in _IDS or c.dtype.kind == "f")
     }
-    return sources.assign(**absent) if absent else sources
+    return pd.concat([sources, pd.DataFrame(absent, index=sources.index)], axis=1) if absent else sources

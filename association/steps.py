@@ -103,10 +103,10 @@ def check_founded(founding: pd.DataFrame, known: Mapping[int, tuple[float, float
         return
     number, (ra, dec, _) = min(known.items())
     source = founding[founding.diaSourceId == number].iloc[0]
-    chord = float(np.linalg.norm(unit_vectors(source.ra, source.dec) - unit_vectors(ra, dec)))
+    chord = np.linalg.norm(unit_vectors([source.ra], [source.dec]) - unit_vectors([ra], [dec]), axis=1)
     raise DuplicateRecords(
         f"{len(known)} new sources have the ids of objects that are stored already (first: {number}, at ra {ra:.5f}, dec "
-        f"{dec:.5f}, {float(chord_arcsec(np.float64(chord))) / 3600:.5f} deg from the source): do two cameras, or two layouts "
+        f"{dec:.5f}, {chord_arcsec(chord)[0] / 3600:.5f} deg from the source): do two cameras, or two layouts "
         "of ids, share this database?"
     )
 

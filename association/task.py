@@ -143,7 +143,6 @@ class DiaPipelineTask(AlertTask):
             Before anything is written.
         """
         self._validate(diffIm, exposure, warpedExposure, band or diffIm.band)
-        check_one_visit(diaSourceTable, diffIm, exposure)
         clock = float(Time.now().tai.mjd)
         now = clock if processedMjdTai is None else processedMjdTai
         midpoint = diffIm.require_visit_info().midpoint_mjd_tai
@@ -160,6 +159,7 @@ class DiaPipelineTask(AlertTask):
 
     def _process(self, visit: VisitInput, work: VisitUnitOfWork) -> Struct:
         """Do all steps of `run` within a transaction of the caller's."""
+        check_one_visit(visit.sources, visit.difference, visit.science)
         with self.step("load"):
             history = self._load(work, visit.difference, visit.now)
         with self.step("associate"):
@@ -174,7 +174,8 @@ class DiaPipelineTask(AlertTask):
             updated = with_forced_means(objects.updated, history.forced, forced)
         updated["validityStartMjdTai"] = visit.now
         with self.step("store", "writeToApdbDuration"):
-            work.store(visit.now, updated, parts.stored, forced, parts.solar.associatedSsSources, flags)
+            bodies_seen = parts.solar.associatedSsSources
+            work.store(visit.now, updated, parts.stored, forced, bodies_seen, flags, of=visit.difference.key)
         waiting = unconfirmed(
             parts.stored, updated, self.config.alertLeastDiaSources, self.config.alertSingleSnr, objects.sources
         )

@@ -4,7 +4,7 @@ A month that was archived is not made anew: what still comes of it waits in the 
 until it is archived too or the month is restored (`apdb.operate.archive`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,6 +14,7 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
+from apdb.errors import ApdbError
 from apdb.schema.tables import PARTITIONED
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "mjd_of",
     "month_bounds",
     "partitions",
+    "refuse_archived",
     "waiting_months",
 ]
 
@@ -64,8 +66,11 @@ def ensure_months(connection: psycopg.Connection[Any], mjd: float, ahead: int = 
 
     Returns the names of those that were made. Safe to call from several sessions at once (advisory lock). Rows that
     wait in the default partition move into the new one. Readers and writers are held up for at most the lock time-out.
+    Times outside of 1995 to 2131 get none: their rows, if they are stored at all, stay in the default partition.
     """
-    new_names = []
+    new_names: list[str] = []
+    if not _SANE[0] <= mjd <= _SANE[1]:
+        return new_names
     with connection.transaction():
         lock_partitions(connection)
         missing = set(missing_months(connection, mjd, ahead))
@@ -95,6 +100,23 @@ def missing_months(connection: psycopg.Connection[Any], mjd: float, ahead: int =
     rows = connection.execute("SELECT n FROM unnest(%s::text[]) n WHERE to_regclass(quote_ident(n)) IS NULL", (names,))
     missing = {row[0] for row in rows} - archived_months(connection)
     return [n for n in names if n in missing]
+
+
+def refuse_archived(connection: psycopg.Connection[Any], days_mjd: Iterable[float]) -> None:
+    """Refuse to change what is stored of some times: rows in the archive cannot be withdrawn, and come back as they were.
+
+    Raises
+    ------
+    ApdbError
+        A month is in the archive: the message names what to restore.
+    """
+    labels = {month_bounds(mjd)[0] for mjd in days_mjd if _SANE[0] <= mjd <= _SANE[1]}
+    gone = sorted({f"{t}_{label}" for t in PARTITIONED for label in labels} & archived_months(connection))
+    if gone:
+        commands = " and ".join(f"'alertprod apdb restore {name}'" for name in gone)
+        raise ApdbError(
+            f"what is stored of that month is in the archive, where it cannot be replaced: run {commands} first"
+        )
 
 
 def waiting_months(connection: psycopg.Connection[Any]) -> list["Partition"]:

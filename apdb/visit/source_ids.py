@@ -77,4 +77,4 @@ def _of_one_visit(rows: VisitRows) -> bool:
     if len(rows.frames) < 2:
         return True
     forced = rows.frames["DiaForcedSource"]
-    return not (forced.visit.ne(rows.visit).any() or forced.detector.ne(rows.detector).any())
+    return bool((forced.visit == rows.visit).all() and (forced.detector == rows.detector).all())

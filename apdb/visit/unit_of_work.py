@@ -115,6 +115,7 @@ class VisitUnitOfWork:
         forced: pd.DataFrame,
         ss_sources: pd.DataFrame | None = None,
         forced_flags: pd.DataFrame | None = None,
+        of: tuple[int, int] | None = None,
     ) -> None:
         """Write all rows of a visit.
 
@@ -124,9 +125,11 @@ class VisitUnitOfWork:
             Processing time: open versions of the same objects end here and the new ones begin.
         objects, sources, forced
             Frames with APDB column names; ``validityStartMjdTai`` is set here.
+        of
+            Visit and detector, so that one without any row is known to be stored.
         """
         schema = published_schema()
-        rows = prepare(schema, mjd_tai, objects, sources, forced)
+        rows = prepare(schema, mjd_tai, objects, sources, forced, of=of)
         if not store_rows(self._connection, rows):
             return
         if self._replicated():

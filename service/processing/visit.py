@@ -15,6 +15,7 @@ from apdb import Claim, Database, Ledger, VisitState, VisitUnitOfWork
 from apdb.queue.claims import note_session
 from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
+from apdb.schema.partitions import refuse_archived
 from apdb.sky.htm import polygon
 from apdb.sky.locks import lock_pixels, sky_locks
 from association import DiaPipelineTask, standardize
@@ -164,6 +165,9 @@ class Processor:
         earlier = self._ledger.note_times(claim, info.midpoint_mjd_tai, science.band, region)
         if earlier and claim.message.get("midpointMjdTai") is None and claim.attempt == 1:
             raise WaitForEarlier("an earlier visit of this patch is not done yet")
+        if claim.message.get("reprocess") == "replace":
+            with self._database.session() as connection:
+                refuse_archived(connection, [info.midpoint_mjd_tai])
         month = int(info.midpoint_mjd_tai // 28)
         if month not in self._months:
             self._database.ensure_partitions(info.midpoint_mjd_tai)

@@ -22,7 +22,7 @@ from apdb.operate.archive import archive_partition, archived, drop_archived, old
 from apdb.operate.archive_files import manifest_of
 from apdb.operate.restore import restore_partition
 from apdb.schema.columns import columns_of
-from apdb.schema.partitions import Partition, month_bounds, partitions, waiting_months
+from apdb.schema.partitions import Partition, ensure_months, month_bounds, partitions, waiting_months
 from apdb.schema.tables import PARTITIONED
 from migrations.run import migrate
 from tests.integration.test_database_admin import alertprod
@@ -194,6 +194,14 @@ def test_late_frames_of_an_archived_month_through_the_commands(database, tmp_pat
     client.close()
 
 
+def test_times_that_are_mistakes_get_no_partition(database):
+    with database.connect() as connection:
+        before = {p.name for p in partitions(connection)}
+        for mjd in (2_461_001.5, 44_244.0, np.nan):
+            assert ensure_months(connection, mjd) == []
+        assert {p.name for p in partitions(connection)} == before
+
+
 def test_each_file_has_a_manifest_and_is_never_written_twice(database, tmp_path):
     client = PostgresApdb(database.uri)
     survey = Survey(database, client, tmp_path, 60_000.0, count(1))
@@ -243,6 +251,24 @@ def test_rows_of_a_later_generation_replace_those_of_an_earlier(database, tmp_pa
         survey.restore(0)
         found = connection.execute('SELECT count(*), count(*) FILTER (WHERE snr = 77) FROM "DiaSource"').fetchone()
     assert found == (4, 2)
+    client.close()
+
+
+def test_what_is_archived_is_replaced_after_it_was_restored_only(database, tmp_path):
+    client = PostgresApdb(database.uri)
+    survey = Survey(database, client, tmp_path, 60_000.0, count(1))
+    survey.store(0)
+    survey.archive(0)
+    o, s, f = rows(4, visit=1)
+    mjd = survey.months[0][1] + 2.0
+    again = o.iloc[:0], s.assign(diaSourceId=s.diaSourceId + 1000, midpointMjdTai=mjd), f.iloc[:0]
+    with pytest.raises(ApdbError, match=f"'alertprod apdb restore {survey.names[0]}'"):
+        client.store(at(mjd), *again, replace=True)
+    survey.restore(0)
+    client.store(at(mjd), *again, replace=True)
+    with database.connect() as connection:
+        query = 'SELECT count(*) FROM "DiaSource" WHERE "timeWithdrawnMjdTai" IS NULL'
+        assert connection.execute(query).fetchone() == (4,)
     client.close()
 
 

@@ -194,3 +194,12 @@ def test_a_table_is_left_as_it_was(database):
     before = table.copy()
     run(database, e, table)
     pd.testing.assert_frame_equal(table, before)
+
+
+def test_a_detector_without_sources_leaves_its_mark(database):
+    for detector in (3, 4):
+        e = image(1)
+        e.visit_info = replace(e.visit_info, detector=detector)
+        run(database, e, sources(e, *GRID.T).iloc[:0], processedMjdTai=61001.0)
+        with pytest.raises(DuplicateRecords, match="in the APDB already"):
+            run(database, e, sources(e, *GRID.T))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from apdb import empty_frame
 from association import associate, filter_new_sources, match_solar_system, pair_scores, summarize
-from association.errors import AssociationError
+from association.errors import AssociationError, DuplicateRecords
 from association.forced_rows import ForcedRules, qualified_objects
 from association.new_objects import NewSourceRules
 from association.solar_system import pack_designation, ss_object_id
@@ -292,11 +292,16 @@ def test_a_near_pair_is_kept_where_another_would_give_more_matches():
     assert associate(s, o).diaSources.diaObjectId.tolist() == [0, 1]  # 0.05 + 1.01 < 0.95 + 0.95
 
 
+def test_infinite_errors_are_none():
+    o, s = objects([10.0], [0.1 * ARCSEC]), sources([10.0], [0.0], err=np.inf)
+    assert pair_scores(s, o).score.tolist() == pytest.approx([np.radians(0.1 * ARCSEC)])  # a distance
+
+
 def test_sources_without_position_are_left_out_and_a_source_is_named_once():
     o = objects([10.0], [0.0])
     s = sources([10.0, np.nan, 11.0], [0.0, 0.0, np.nan])
     assert associate(s, o).diaSources.diaSourceId.tolist() == [101]
-    with pytest.raises(AssociationError, match="1 source ids occur twice, the first is 101"):
+    with pytest.raises(DuplicateRecords, match=r"1 ids \(first: 101\) are twice in the input"):
         associate(s.assign(diaSourceId=[101, 102, 101]), o)
 
 
