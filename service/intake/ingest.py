@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from alerts.delivery.target import KafkaTarget, ensure_topics, kafka_error
 from apdb import Database, Ledger
+from service.crash import crash_at
 from service.intake.dead_letters import LARGEST, DeadLetters, dead_letter_topic, letter_of
 from service.intake.headers import HeaderReader
 from service.intake.message import decode_message
@@ -140,6 +141,7 @@ class Ingest:
         while not self._stop.is_set():
             try:
                 self._enter(message, last=blamed + 1 >= MOST_TRIES)
+                crash_at("entered", self._settings.crash_point)
                 self._store(message)
                 return
             except TransientError as error:

@@ -151,6 +151,7 @@ class Processor:
             with opening(claim.message, self._roots):
                 science = open_science(claim.message, run.rules, self._roots)
             self._note(claim, science)
+        crash_at("opened", self._settings.crash_point)
         name = claim.message.get("templates") or self._settings.template_set
         template, report = calibrated_pair(science, run.rules, self._templates, name, run.clock)
         subtracted = _subtract(run, science, template, report)
@@ -184,6 +185,7 @@ class Processor:
                     held.enter_context(sky_locks(connection, pixels))
                 except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
                     raise SkyBusy("another visit of this patch holds it: this one waits for its end") from error
+            crash_at("locked", self._settings.crash_point)
             with VisitUnitOfWork(connection) as work:
                 counts = self._associate_and_write(run, subtracted, work)
                 crash_at("before_commit", self._settings.crash_point)
@@ -216,6 +218,7 @@ class Processor:
         with run.clock.step("alerts"):
             inputs = _alert_inputs(associated, subtracted, bodies, self._settings.cutout_psf)
             file = self._archive.write(claim.visit, claim.detector, claim.attempt, build_alerts(inputs))
+        crash_at("alerts_written", self._settings.crash_point)
         with run.clock.step("products"):
             self._write_products(claim, subtracted)
         counts = _counts(associated, subtracted, file.count)

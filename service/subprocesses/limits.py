@@ -11,7 +11,7 @@ from pathlib import Path
 
 __all__ = ["OutOfTime", "contain", "cpu_allowance_s", "cpu_limited"]
 
-CPU_BASE_S, CPU_BYTES_PER_S = 3.0, 4e6  # xz and bzip2 give what they hold several times as fast
+CPU_BASE_S, CPU_BYTES_PER_S = 4.0, 4e6  # xz and bzip2 give what they hold several times as fast
 KILL_AFTER_S = 2  # where one call into a library does not come back
 
 

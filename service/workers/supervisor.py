@@ -10,6 +10,7 @@ from typing import Any
 
 from apdb import Claim, Database, LeaseLost, Ledger, VisitState
 from apdb.queue.claims import Patience
+from service.crash import crash_at
 from service.errors import JobCrashed
 from service.settings import Settings
 from service.workers.gate import Gate
@@ -155,6 +156,7 @@ class Worker:
 
     def _process(self, job: JobProcess, claim: Claim) -> JobProcess | None:
         """Run one claim with lease heartbeats; returns the job process if it lives on."""
+        crash_at("claimed", self._settings.crash_point)
         finished, lost = threading.Event(), threading.Event()
         beat = threading.Thread(target=self._heartbeat, args=(claim, job, finished, lost), daemon=True)
         beat.start()

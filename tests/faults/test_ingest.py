@@ -21,6 +21,7 @@ from migrations.run import migrate
 from service.commands.main import app
 from service.intake import ingest as module
 from service.intake.dead_letters import dead_letter_topic
+from service.subprocesses.children import child_environment, program
 from tasks.waiting import wait_until
 from tests.support.foreign_fits import good_image
 from tests.support.http import asking
@@ -110,6 +111,44 @@ def test_offsets_are_not_stored_before_the_database_has_the_message(own_postgres
     with ingesting(settings):
         assert wait_until(lambda: 500 in visits_of(database), 30.0)
     assert sum(committed(settings)[0]) == 1
+
+
+def test_an_ingest_killed_before_it_stores_an_offset_reads_the_message_again(database, kafka, tmp_path):
+    settings = settings_for(database.uri, kafka, tmp_path)
+    with ingesting(settings):
+        pass
+    send(settings, message(tmp_path, 1), message(tmp_path, 2))
+    environment = child_environment(settings, ALERTPROD_CRASH_POINT="entered")
+    killed = subprocess.run(program("service.commands.main", "ingest"), env=environment, check=False, timeout=60,
+                            stderr=subprocess.DEVNULL)  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    assert len(visits_of(database)) == 1
+    assert committed(settings)[0] == [0, 0]
+    with ingesting(settings):
+        assert wait_until(lambda: visits_of(database) == {1, 2}, 60.0)
+        assert wait_until(lambda: sum(committed(settings)[0]) == 2, 30.0)
+    assert letters(database) == []
+
+
+@pytest.mark.timeout(900)
+def test_members_that_come_and_go_lose_none(database, kafka, tmp_path, record_property):
+    """Others join the group and leave it again while messages flow."""
+    settings, wanted = settings_for(database.uri, kafka, tmp_path), set(range(MESSAGES))
+    joins = 0
+    with ingesting(settings):
+        flow = threading.Thread(target=lambda: [send(settings, message(tmp_path, v)) for v in sorted(wanted)])
+        flow.start()
+        while flow.is_alive() or joins < 2:
+            joins += 1
+            seen = len(visits_of(database))
+            with ingesting(settings, topics=False):
+                wait_until(lambda seen=seen: len(visits_of(database)) > seen, 2.0)
+        assert wait_until(lambda: visits_of(database) >= wanted, 60.0), wanted - visits_of(database)
+    assert letters(database) == []
+    offsets, ends = committed(settings)
+    assert offsets == ends
+    record_property("messages", MESSAGES)
+    record_property("joins", joins)
 
 
 def awkward(folder):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -146,6 +147,16 @@ def test_a_visit_that_kills_its_worker_is_given_up_and_the_others_are_done(datab
     assert {r["visit"]: r["state"] for r in ledger.rows()} == {1: "failed", 2: "done", 3: "done"}
 
 
+def test_a_worker_killed_between_claim_and_job_leaves_its_visit_to_the_next(database, tmp_path):
+    ledger = Ledger(database)
+    submit(ledger, 1, "done")
+    one = settings(database, tmp_path, lease_s=0.5)
+    assert start(one, ALERTPROD_CRASH_POINT="claimed").wait(30) == -signal.SIGKILL
+    assert ledger.get(1, 1)["state"] == "running"
+    assert start(one, DRAIN="1").wait(30) == 0
+    assert (ledger.get(1, 1)["state"], ledger.get(1, 1)["failures"]) == ("done", 1)
+
+
 def test_who_waits_for_another_is_not_failed_for_it(database, in_process):
     ledger = Ledger(database)
     submit(ledger, 1, "wait")
@@ -213,25 +224,32 @@ def test_who_is_to_be_alone_is_alone():
         assert not gate.open()
 
 
+def jobs_of(worker):
+    found = subprocess.run(["pgrep", "-P", str(worker.pid)], capture_output=True, text=True, check=False).stdout
+    return [int(pid) for pid in found.split()]
+
+
 @pytest.mark.timeout(3000)
 def test_kills_at_random_lose_and_double_nothing(database, tmp_path, record_property):
-    """The whole group of a worker is killed again and again; every visit is done once."""
+    """A worker, or one of its jobs, is killed again and again; every visit is done once."""
     ledger, rng = Ledger(database), np.random.default_rng(5)
     one = settings(database, tmp_path, workers=2, lease_s=0.5, retry_s=0.0, attempts=100_000)
-    last = 0
-
-    def more(count):
-        nonlocal last
-        for _ in range(count):
+    last, worker = 0, None
+    for kill in range(KILLS):
+        for _ in range(4):
             last += 1
             submit(ledger, last, f"sleep:{rng.uniform(0, 0.1):.3f}")
-
-    for _ in range(KILLS):
-        more(8)
-        worker = start(one)
+        worker = worker or start(one)
         begun = ledger.counts()["done"]
         assert wait_until(lambda begun=begun: ledger.counts()["done"] > begun, 60.0, 0.02)
-        time.sleep(float(rng.uniform(0, 0.4)))
+        time.sleep(float(rng.uniform(0, 0.3)))
+        if kill % 4 == 0:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait(10)
+            worker = None
+        elif jobs := jobs_of(worker):
+            os.kill(jobs[rng.integers(len(jobs))], signal.SIGKILL)
+    if worker is not None:
         os.killpg(worker.pid, signal.SIGKILL)
         worker.wait(10)
     done = start(one, DRAIN="1")

@@ -1,12 +1,15 @@
 """Files that nobody should have to open: bombs, pipes, and a good image broken at random."""
 
 import gzip
+import io
 import os
 
 import numpy as np
 from astropy.io import fits
 
-__all__ = ["BOMBS", "bombs", "broken", "good_image"]
+from tests.support.exposures import make_exposure
+
+__all__ = ["BOMBS", "bombs", "broken", "good_image", "planes", "tiled"]
 
 BLOCK = 2880
 
@@ -23,6 +26,21 @@ def good_image(path, size=64):
     header.update(cards)
     fits.PrimaryHDU(pixels, header).writeto(path)
     return path
+
+
+def tiled(path):
+    """Return the bytes of an image as a tile-compressed one."""
+    with fits.open(path) as hdus:
+        whole = fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(hdus[0].data, hdus[0].header)])
+        out = io.BytesIO()
+        whole.writeto(out)
+    return out.getvalue()
+
+
+def planes(path):
+    """Write an exposure in the layout of this project, with mask, variance and PSF; returns its bytes."""
+    make_exposure().write_fits(path)
+    return path.read_bytes()
 
 
 def _cards(*lines, data=b""):
