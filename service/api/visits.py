@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import uuid
 from typing import Any
@@ -12,18 +13,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from apdb.errors import NotFound
-from service.api.problems import problem, too_large
+from service.api.problems import problem
 from service.api.resources import Shared
 from service.errors import BadMessage
 from service.intake.message import VisitMessage
 from service.intake.submit import describe, submit_visit
 from service.settings import Settings
 
-__all__ = ["MAX_JSON", "visits"]
+__all__ = ["visits"]
 
 visits = APIRouter(tags=["visits"])
 
-MAX_JSON = 1 << 20  # bytes of a body without an image
 _CHUNK = 1 << 20
 
 
@@ -47,10 +47,7 @@ async def post_visit(request: Request, shared: Shared) -> Response:
     if request.headers.get("content-type", "").startswith("multipart/"):
         message = await _with_upload(request, shared.settings)
     else:
-        body = await _body_of(request)
-        if body is None:
-            return too_large(MAX_JSON)
-        message = _decode(body)
+        message = _decode(await request.body())
     description, new = await run_in_threadpool(submit_visit, message, shared.settings, shared.ledger)
     location = f"/v1/visits/{description['visit']}/{description['detector']}"
     return JSONResponse({**description, "new": new}, 202, {"Location": location})
@@ -76,24 +73,36 @@ async def _with_upload(request: Request, settings: Settings) -> dict[str, Any]:
     return decoded
 
 
-async def _body_of(request: Request) -> bytes | None:
-    """Return the body, None when it grows beyond the limit (a chunked body has no length up front)."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_JSON:
-            return None
-    return bytes(body)
-
-
 def _decode(body: bytes) -> dict[str, Any]:
     try:
-        message = json.loads(body)
+        message = json.loads(body, parse_constant=_no_number, parse_float=_finite)
+        nul = _holds_nul(message)
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"the message is no JSON: {error}") from error
+    if nul:
+        raise BadMessage("the message holds a NUL character, which no database takes")
     if not isinstance(message, dict):
         raise BadMessage("the message must be a JSON object")
     return message
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_holds_nul(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return any(map(_holds_nul, value))
+    return isinstance(value, str) and "\0" in value
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number (RFC 8259)")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is beyond the range of a double")
+    return value
 
 
 def _keep(upload: UploadFile, settings: Settings) -> str:

@@ -165,17 +165,17 @@ def test_migrations_say_what_they_will_do_and_give_way_to_work(postgres):
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
         c.execute("CREATE DATABASE steps")
     uri = f"{admin}/steps"
-    assert [(s["revision"], s["direction"]) for s in pending(uri)] == [("0001", "up"), ("0002", "up"), ("0003", "up")]
+    assert [(s["revision"], s["direction"]) for s in pending(uri)] == [(f"000{k}", "up") for k in (1, 2, 3, 4)]
     migrate(uri, "0001")
-    assert [s["revision"] for s in pending(uri)] == ["0002", "0003"]
+    assert [s["revision"] for s in pending(uri)] == ["0002", "0003", "0004"]
     with psycopg.connect(uri) as busy:
         busy.execute('SELECT count(*) FROM "DiaSource"')  # a reader that stays
         with pytest.raises(Exception, match="lock timeout"):
             migrate(uri)
-    assert [s["revision"] for s in pending(uri)] == ["0002", "0003"]  # nothing half done
+    assert [s["revision"] for s in pending(uri)] == ["0002", "0003", "0004"]  # nothing half done
     migrate(uri)
     assert pending(uri) == []
-    assert [(s["revision"], s["direction"]) for s in pending(uri, "0001")] == [("0003", "down"), ("0002", "down")]
+    assert [(s["revision"], s["direction"]) for s in pending(uri, "0001")] == [(f"000{k}", "down") for k in (4, 3, 2)]
     migrate(uri, "0001")
     migrate(uri)
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:

@@ -1,0 +1,236 @@
+"""Tokens in a real database: made, used, expired, revoked; what was done is on record; the command line sends them."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from apdb.access.record import recorded
+from apdb.access.tokens import list_tokens
+from service.access import tokens
+from service.commands.main import app as commands
+from service.local.stack import wait_api
+from service.subprocesses.children import program
+from tasks.errors import AlertProdError, CallerError
+from tasks.local_server import free_port
+from tests.support.asking import asker
+from tests.support.command_line import run
+
+MESSAGE = {"instrument": "simcam", "science": "/data/x.fits", "visit": 7, "detector": 0}
+
+
+@pytest.fixture
+def guarded(database, tmp_path):
+    return asker(tmp_path / "uploads", database_uri=database.uri, access="tokens", data_roots=[Path("/data")])[0]
+
+
+def bearer(token):
+    return {"Authorization": f"Bearer {token}"}
+
+
+def made(database, *scopes, name="somebody", days=1.0):
+    return tokens.make_token(database, name, list(scopes), days, "test")
+
+
+def alertprod(uri, *arguments, **environment):
+    done = CliRunner().invoke(commands, [*arguments], env={"ALERTPROD_DATABASE_URI": uri, **environment})
+    if isinstance(done.exception, AlertProdError):
+        return 1, done.stdout, f"{done.exception.code}: {done.exception}"
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_each_scope_opens_what_it_is_for(database, guarded):
+    for scopes, read, submit, other in (
+        (["read"], 200, 403, 403),
+        (["submit"], 403, 202, 403),
+        (["read", "submit"], 200, 202, 403),
+        (["operate"], 403, 403, 403),
+        (["admin"], 200, 202, 404),
+    ):
+        _, token = made(database, *scopes)
+        answers = [
+            guarded("GET", "/v1/nights", headers=bearer(token)),
+            guarded("POST", "/v1/visits", json=MESSAGE, headers=bearer(token)),
+            guarded("GET", "/nowhere", headers=bearer(token)),
+        ]
+        assert [a.status_code for a in answers] == [read, submit, other], scopes
+        for answer in answers:
+            if answer.status_code == 403:
+                assert 'error="insufficient_scope"' in answer.headers["www-authenticate"]
+            assert token not in answer.text
+            assert "ratelimit" in answer.headers
+
+
+def test_only_the_hash_is_kept_and_the_use_is_noted(database, guarded):
+    token_id, token = made(database, "read", name="broker@fink")
+    assert len(token) == 47  # the prefix, and 32 bytes in base64
+    assert guarded("GET", "/mode", headers=bearer(token)).status_code == 200
+    with database.session() as connection:
+        (stored,) = list_tokens(connection)
+        everything = connection.execute('SELECT t::text FROM "AccessToken" t').fetchall()
+    assert (stored.token_id, stored.name, stored.scopes, stored.state) == (token_id, "broker@fink", ["read"], "valid")
+    assert stored.hash == tokens.digest(token)
+    assert stored.last_used_at is not None
+    assert token not in str(everything)
+
+
+def test_expired_revoked_and_foreign_tokens_are_refused(database, guarded, monkeypatch):
+    monkeypatch.setattr(tokens, "KEPT_S", 0.0)  # what was looked up is looked up again
+    token_id, token = made(database, "read")
+    assert guarded("GET", "/mode", headers=bearer(token)).status_code == 200
+    with database.session() as connection:
+        connection.execute("""UPDATE "AccessToken" SET "expiresAt" = now() - interval '1 second'""")
+    assert "expired" in guarded("GET", "/mode", headers=bearer(token)).json()["detail"]
+    token_id, token = made(database, "read")
+    assert alertprod(database.uri, "tokens", "revoke", token_id)[0] == 0
+    refused = guarded("GET", "/mode", headers=bearer(token))
+    assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+    assert "revoked" in refused.json()["detail"]
+    assert guarded("GET", "/mode", headers=bearer("alp_" + "A" * 43)).status_code == 401
+
+
+def test_a_token_that_was_looked_up_is_good_for_some_seconds_at_most_until_it_expires(database, guarded):
+    _, token = made(database, "read")
+    assert guarded("GET", "/mode", headers=bearer(token)).status_code == 200
+    with database.session() as connection:
+        connection.execute('DELETE FROM "AccessToken"')
+    assert guarded("GET", "/mode", headers=bearer(token)).status_code == 200
+    assert tokens.KEPT_S <= 5.0
+
+
+@pytest.mark.parametrize(("name", "scopes", "days"), [
+    ("file:admin", ["read"], 1), ("", ["read"], 1), ("x" * 65, ["read"], 1), ("a b", ["read"], 1), ("a", [], 1),
+    ("a", ["root"], 1), ("a", ["read"], 0), ("a", ["read"], -1), ("a", ["read"], float("nan")), ("a", ["read"], 1e9),
+])  # fmt: skip
+def test_tokens_that_make_no_sense_are_not_made(database, name, scopes, days):
+    with pytest.raises(CallerError):
+        tokens.make_token(database, name, scopes, days, "test")
+
+
+def test_what_was_done_and_refused_is_on_record(database, guarded):
+    token_id, token = made(database, "submit", name="nightly")
+    _, reader = made(database, "read", name="looker")
+    answer = guarded("POST", "/v1/visits", json=MESSAGE, headers=bearer(token))
+    guarded("GET", "/v1/nights", headers=bearer(reader))  # looking is not recorded
+    guarded("POST", "/v1/visits", json=MESSAGE, headers=bearer(reader))
+    guarded("POST", "/v1/visits", json=MESSAGE, headers=bearer("alp_" + "A" * 43))
+    with database.session() as connection:
+        acts = recorded(connection)[::-1]
+        assert [a.principal for a in recorded(connection, principal="looker")] == ["looker"]
+    assert [(a.principal, a.action, a.target, a.status) for a in acts] == [
+        ("nightly", "POST /v1/visits", "/v1/visits/7/0", 202),
+        ("looker", "POST /v1/visits", "/v1/visits", 403),
+        ("unknown:nobody", "POST /v1/visits", "/v1/visits", 401),
+    ]
+    assert acts[0].detail == {"token": token_id}
+    assert acts[0].request_id == answer.headers["x-request-id"]
+    assert acts[0].address == "127.0.0.1"
+
+
+def test_a_quota_holds_for_a_day_and_refused_visits_are_free(database, tmp_path):
+    ask, _ = asker(tmp_path, database_uri=database.uri, access="tokens", data_roots=[Path("/data")], visits_per_day=2)
+    one, other = made(database, "submit", name="one")[1], made(database, "submit", name="other")[1]
+
+    def post(token, **change):
+        return ask("POST", "/v1/visits", json={**MESSAGE, **change}, headers=bearer(token))
+
+    assert post(one, band="H").status_code == 422
+    assert [post(one, visit=k).status_code for k in (1, 2, 3)] == [202, 202, 429]
+    refused = post(one, visit=3)
+    assert refused.json()["code"] == "quota_exceeded"
+    assert 0 < int(refused.headers["retry-after"]) <= 86400
+    assert post(other, visit=4).status_code == 202
+    with database.session() as connection:
+        used = connection.execute('SELECT principal, visits FROM "AccessUsage" ORDER BY 1').fetchall()
+    assert used == [("one", 2), ("other", 1)]
+
+
+def test_without_a_database_nobody_is_let_in_and_told_to_come_back(tmp_path):
+    ask, _ = asker(tmp_path, access="tokens")
+    answer = ask("GET", "/v1/nights", headers=bearer("alp_" + "A" * 43))
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "5"
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_the_commands_make_list_and_revoke(database, tmp_path):
+    code, out, _ = alertprod(
+        database.uri, "tokens", "create", "nightly", "--scope", "read", "--scope", "submit", "--json"
+    )
+    first = json.loads(out)
+    assert (code, first["scopes"]) == (0, ["read", "submit"])
+    file = tmp_path / "token"
+    code, out, err = alertprod(database.uri, "tokens", "create", "brokers", "--scope", "read", "--out", str(file))
+    assert code == 0
+    token = file.read_text().strip()
+    assert token not in out + err
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert (
+        alertprod(database.uri, "tokens", "create", "x", "--scope", "read", "--out", str(file))[0] == 1
+    )  # not overwritten
+    assert file.read_text().strip() == token
+    assert alertprod(database.uri, "tokens", "revoke", first["tokenId"])[0] == 0
+    assert alertprod(database.uri, "tokens", "revoke", "nosuch")[2].startswith("not_found: no token nosuch")
+    rows = json.loads(alertprod(database.uri, "tokens", "list", "--json")[1])
+    assert [(r["name"], r["state"]) for r in rows] == [("brokers", "valid"), ("nightly", "revoked")]
+    table = alertprod(database.uri, "tokens", "list")[1]
+    assert first["token"] not in table
+    assert token not in table
+    acts = json.loads(alertprod(database.uri, "tokens", "record", "--json")[1])
+    assert [a["action"] for a in acts] == ["tokens revoke", "tokens create", "tokens create"]
+    assert all(a["principal"].startswith("command:") for a in acts)
+
+
+@pytest.fixture
+def served(database, tmp_path):
+    """An API that asks for tokens: its address, and what it logs."""
+    port, log = free_port(), tmp_path / "log"
+    environment = {**os.environ, "ALERTPROD_DATABASE_URI": database.uri, "ALERTPROD_PORT": str(port), "ALERTPROD_ACCESS": "tokens",
+                   "ALERTPROD_UPLOAD_DIR": str(tmp_path / "up"), "ALERTPROD_HOST": "0.0.0.0"}  # fmt: skip
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            program("service.commands.main", "serve"), env=environment, stderr=stream, stdout=stream
+        )
+    url = f"http://127.0.0.1:{port}"
+    assert wait_api(url, process)
+    yield url, log, process
+    process.terminate()
+    process.wait(20)
+
+
+def test_the_command_line_sends_a_token_and_nobody_sees_it(database, served, tmp_path):
+    url, log, process = served
+    token = made(database, "read", "submit", name="nightly")[1]
+    (tmp_path / "token").write_text(f"{token}\n")
+    code, _, err = alertprod(database.uri, "visits", "list", ALERTPROD_API_URL=url)
+    assert (code, err.split(":")[0]) == (1, "unauthenticated")
+    good = {"ALERTPROD_API_URL": url, "ALERTPROD_TOKEN_FILE": str(tmp_path / "token")}
+    assert json.loads(alertprod("postgresql://nobody@127.0.0.1:1/x", "visits", "list", "--json", **good)[1]) == []
+    code, _, err = alertprod(database.uri, "visits", "show", "1", "0", **good)
+    assert (code, err.split(":")[0]) == (1, "not_found")
+    code, out, _ = alertprod(database.uri, "visits", "list", ALERTPROD_API_URL=url, ALERTPROD_TOKEN=token)
+    assert code == 0
+    assert token not in out + log.read_text()
+    told = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert any(t["event"] == "act" and t["principal"] == "unknown:nobody" and t["status"] == 401 for t in told)
+    command = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode()
+    assert token not in command
+    assert database.uri not in command
+
+
+def test_a_token_is_not_sent_in_the_clear_nor_to_another_address(database):
+    for url in ("http://example.org", "ftp://x", "http://u:p@127.0.0.1", "127.0.0.1:80"):
+        code, _, err = alertprod(database.uri, "visits", "list", ALERTPROD_API_URL=url, ALERTPROD_TOKEN="t" * 43)
+        assert (code, err.split(":")[0]) == (1, "settings"), url
+        assert "t" * 43 not in err
+
+
+def test_serve_refuses_to_listen_elsewhere_for_everyone(database, tmp_path):
+    place = {"ALERTPROD_DATABASE_URI": database.uri, "ALERTPROD_UPLOAD_DIR": str(tmp_path)}
+    ((code, said),) = run("ALERTPROD_HOST=0.0.0.0 serve", **place)
+    assert code == "2"
+    assert "ALERTPROD_ACCESS=tokens" in said
+    assert "ALERTPROD_ACCESS=open-to-everyone" in said
