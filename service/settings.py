@@ -150,6 +150,9 @@ class Settings(BaseSettings):
     order_wait_s: float = Field(120.0, ge=0, title="Order", description="how long a visit waits for an earlier one")
     poll_s: float = Field(0.2, gt=0, title="Poll", description="pause of an idle worker or relay")
     max_upload_mb: int = Field(1024, gt=0, title="Upload limit", description="largest upload, MiB")
+    upload_keep_days: float = Field(
+        0.0, ge=0, title="Upload time", description="days after its visit for which an upload is kept; 0: for ever"
+    )
     crash_point: str = Field("", title="Crash point", description="fault tests: die by SIGKILL at this point")
 
     @field_validator(*_JSON, mode="before")

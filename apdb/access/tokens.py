@@ -99,7 +99,7 @@ def list_tokens(connection: psycopg.Connection[Any]) -> list[StoredToken]:
 
 
 def revoke_token(connection: psycopg.Connection[Any], token_id: str, by: str) -> None:
-    """Make a token useless for ever; one that is revoked stays as it was.
+    """Make a token useless for ever, and every session that was made from it; one that is revoked stays as it was.
 
     Raises
     ------
@@ -108,8 +108,8 @@ def revoke_token(connection: psycopg.Connection[Any], token_id: str, by: str) ->
     """
     done = connection.execute(
         'UPDATE "AccessToken" SET "revokedAt" = coalesce("revokedAt", now()), "revokedBy" = coalesce("revokedBy", %s) '
-        'WHERE "tokenId" = %s',
-        (by, token_id),
+        'WHERE "tokenId" = %s OR "createdBy" = %s',
+        (by, token_id, f"session of {token_id}"),
     ).rowcount
     if done == 0:
         raise NotFound(f"no token {token_id}: 'alertprod tokens list' shows their ids")

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from apdb import Database
 from service.access.oidc import Issuer
 from service.access.principals import ANYONE, ANYONE_HERE, Principal
+from service.access.sessions import COOKIE
 from service.access.tokens import FileToken, TokenBook
 from service.errors import Unauthenticated
 from service.settings import Settings
 
-__all__ = ["Keys", "open_keys", "shown_token"]
+__all__ = ["Keys", "cookie_of", "open_keys", "shown_token"]
 
 Headers = Iterable[tuple[bytes, bytes]]
 _LONGEST = 8192  # characters of the header
@@ -47,6 +48,17 @@ def shown_token(headers: Headers) -> str | None:
     return token
 
 
+def cookie_of(headers: Headers) -> str | None:
+    """Return the session that a browser sends, None where it sends none."""
+    for name, value in headers:
+        if name == b"cookie":
+            for pair in value.decode("latin-1").split(";"):
+                key, _, content = pair.strip().partition("=")
+                if key == COOKIE and content.isascii():
+                    return content
+    return None
+
+
 class Keys:
     """Everything by which somebody can be known.
 
@@ -77,12 +89,12 @@ class Keys:
         """
         if self.open_to is not None:
             return self.open_to
-        token = shown_token(headers)
-        return None if token is None else self._book.cached(token)
+        token, by_cookie = _shown(headers)
+        return None if token is None else self._book.cached(token, by_cookie=by_cookie)
 
     def was_good(self, headers: Headers) -> bool:
         """Whether what is shown was good at some time."""
-        token = shown_token(headers)
+        token, _ = _shown(headers)
         return token is not None and self._book.was_good(token)
 
     def look_up(self, headers: Headers) -> Principal:
@@ -94,14 +106,24 @@ class Keys:
             Nothing is shown, or what is shown is not good.
         DatabaseUnavailable, IssuerUnavailable
         """
-        token = shown_token(headers)
+        token, by_cookie = _shown(headers)
         if token is None:
             raise Unauthenticated(
                 "who is asking? Send the header Authorization: Bearer TOKEN ('alertprod tokens create' makes one)"
             )
-        if self._issuer is not None and token.count(".") == 2:
+        if self._issuer is not None and not by_cookie and token.count(".") == 2:
             return self._issuer.principal(token)
-        return self._book.principal(token)
+        return self._book.principal(token, by_cookie=by_cookie)
+
+
+def _shown(headers: Headers) -> tuple[str | None, bool]:
+    """Return what is shown, and whether it is a cookie: the header is nearer."""
+    headers = list(headers)
+    token = shown_token(headers)
+    if token is not None:
+        return token, False
+    cookie = cookie_of(headers)
+    return cookie, cookie is not None
 
 
 def open_keys(settings: Settings, database: Database) -> Keys:

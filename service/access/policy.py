@@ -4,11 +4,13 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
+from service.access.principals import SCOPES
+
 __all__ = ["PUBLIC", "RULES", "Rule", "is_public", "rule_of"]
 
 # alive and ready: asked by what starts and stops the process, which has no token
 PUBLIC = frozenset({("GET", "/healthz"), ("GET", "/readyz")})
-_READ, _SEE, _SUBMIT = ("read",), ("read", "submit"), ("submit",)
+_READ, _SEE, _SUBMIT, _ANY = ("read",), ("read", "submit"), ("submit",), SCOPES
 
 # method, path as it is routed: any one of the scopes is enough
 RULES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -16,6 +18,9 @@ RULES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/v1/visits/{visit}/{detector}"): _SEE,
     ("GET", "/v1/visits"): _SEE,
     ("GET", "/v1/visits/{visit}/{detector}/{what}"): _READ,
+    ("POST", "/v1/session"): _ANY,
+    ("GET", "/v1/session"): _ANY,
+    ("DELETE", "/v1/session"): _ANY,
     ("GET", "/v1/objects"): _READ,
     ("GET", "/v1/objects/{object_id}"): _READ,
     ("GET", "/v1/objects/{object_id}/versions"): _READ,

@@ -1,5 +1,6 @@
 """Who is asking: a name, and what it may do."""
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ class Principal:
         It was known by a cookie, which a browser sends whoever made the page: what changes something needs more.
     limited
         Whether its requests are counted.
+    expires_in_s
+        Seconds for which it is known, when it was looked up.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Principal:
     token_id: str | None = None
     by_cookie: bool = False
     limited: bool = True
+    expires_in_s: float = math.inf
 
     def may(self, needed: Collection[str]) -> bool:
         """Whether one of the scopes is enough; ``admin`` always is."""

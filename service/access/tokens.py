@@ -18,11 +18,11 @@ from tasks.errors import CallerError
 
 __all__ = ["FILE_PRINCIPAL", "FileToken", "TokenBook", "digest", "make_token"]
 
-PREFIX = "alp_"  # lets searches for leaked secrets find it
+PREFIX, SESSION_PREFIX = "alp_", "als_"  # let searches for leaked secrets find them
 KEPT_S = 5.0  # how long a revoked token may still be taken: what was looked up is not looked up again for so long
 KEPT = 4096  # tokens
 FILE_PRINCIPAL = "file:admin"
-_OURS = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
+_RANDOM = re.compile(r"[A-Za-z0-9_-]{43}")
 _OF_FILE = re.compile(r"[A-Za-z0-9_.~+/=-]{43,512}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 MOST_DAYS = 3660.0
@@ -119,14 +119,15 @@ class TokenBook:
         self._lock = threading.Lock()
         self._told = False
 
-    def cached(self, token: str) -> Principal | None:
+    def cached(self, token: str, *, by_cookie: bool = False) -> Principal | None:
         """Return whose a token is when that needs no look at the database."""
         hashed = digest(token)
-        if self._is_of_file(hashed):
+        if not by_cookie and self._is_of_file(hashed):
             return Principal(FILE_PRINCIPAL, frozenset(SCOPES))
         with self._lock:
             found = self._known.get(hashed)
-        return found[0] if found is not None and time.monotonic() < found[1] else None
+        good = found is not None and time.monotonic() < found[1] and found[0].by_cookie == by_cookie
+        return found[0] if found is not None and good else None
 
     def was_good(self, token: str) -> bool:
         """Whether a token was good at some time."""
@@ -144,8 +145,8 @@ class TokenBook:
                 _log.error("%s", error)
             return False
 
-    def principal(self, token: str) -> Principal:
-        """Return whose a token is.
+    def principal(self, token: str, *, by_cookie: bool = False) -> Principal:
+        """Return whose a token is; a session is good as a cookie alone, and a cookie is good for nothing else.
 
         Raises
         ------
@@ -154,9 +155,10 @@ class TokenBook:
         DatabaseUnavailable
         """
         hashed = digest(token)
-        if self._is_of_file(hashed):
+        if not by_cookie and self._is_of_file(hashed):
             return Principal(FILE_PRINCIPAL, frozenset(SCOPES))
-        if not _OURS.fullmatch(token):
+        prefix = SESSION_PREFIX if by_cookie else PREFIX
+        if not (token.startswith(prefix) and _RANDOM.fullmatch(token.removeprefix(prefix))):
             raise Unauthenticated("the token is none of this service")
         with self._database.session() as connection:
             stored = find_token(connection, hashed)
@@ -164,9 +166,10 @@ class TokenBook:
             raise Unauthenticated("the token is not known here")
         if stored.state != "valid":
             raise Unauthenticated(f"the token {stored.token_id} is {stored.state}: ask for a new one")
-        found = Principal(stored.name, frozenset(stored.scopes), stored.token_id)
+        scopes, left_s = frozenset(stored.scopes), stored.seconds_left
+        found = Principal(stored.name, scopes, stored.token_id, by_cookie, expires_in_s=left_s)
         with self._lock:
-            self._known[hashed] = (found, time.monotonic() + min(KEPT_S, stored.seconds_left))
+            self._known[hashed] = (found, time.monotonic() + min(KEPT_S, left_s))
             self._known.move_to_end(hashed)
             if len(self._known) > KEPT:
                 self._known.popitem(last=False)

@@ -3,8 +3,9 @@
 What they load first (pixels of the sky, tables, image headers) is loaded by the first request that needs it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -19,6 +20,8 @@ from service.api.problems import add_problem_handlers
 from service.api.reads import reads
 from service.api.resources import open_resources, set_resources
 from service.api.schema_registry import schemas
+from service.api.session import session
+from service.api.uploads import sweep_for_ever
 from service.api.visits import visits
 from service.settings import Settings
 
@@ -38,7 +41,11 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def until_closed(_app: FastAPI) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(sweep_for_ever(settings, resources.database))
         yield
+        sweeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await sweeping
         acts.close()
 
     app = FastAPI(
@@ -51,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     set_resources(app, resources)
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
     add_problem_handlers(app)
-    for router in (visits, reads, schemas, operations):
+    for router in (visits, reads, session, schemas, operations):
         app.include_router(router)
     if settings.api_docs:
         app.include_router(documentation)

@@ -1,10 +1,7 @@
 """Visits over HTTP: a visit comes in (as JSON, or with its image), its state goes out."""
 
-import hashlib
 import json
 import math
-import os
-import uuid
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -15,6 +12,7 @@ from starlette.datastructures import UploadFile
 from apdb.errors import NotFound
 from service.api.problems import problem
 from service.api.resources import Shared
+from service.api.uploads import keep_upload
 from service.errors import BadMessage
 from service.intake.message import VisitMessage
 from service.intake.submit import describe, submit_visit
@@ -23,8 +21,6 @@ from service.settings import Settings
 __all__ = ["visits"]
 
 visits = APIRouter(tags=["visits"])
-
-_CHUNK = 1 << 20
 
 
 def _body_schema() -> dict[str, Any]:
@@ -69,7 +65,7 @@ async def _with_upload(request: Request, settings: Settings) -> dict[str, Any]:
         if not isinstance(message, str) or not isinstance(upload, UploadFile):
             raise BadMessage("multipart needs the parts 'message' (JSON) and 'science' (a FITS file)")
         decoded = _decode(message.encode())
-        decoded["science"] = await run_in_threadpool(_keep, upload, settings)
+        decoded["science"] = await run_in_threadpool(keep_upload, upload.file, settings)
     return decoded
 
 
@@ -103,22 +99,3 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:40]} is beyond the range of a double")
     return value
-
-
-def _keep(upload: UploadFile, settings: Settings) -> str:
-    """Store an upload under a name of ours (its bytes decide the name, so that the same image is the same message)."""
-    digest, size, limit = hashlib.sha256(), 0, settings.max_upload_mb << 20
-    partial = settings.upload_dir / f".{uuid.uuid4().hex}.part"
-    try:
-        with partial.open("wb") as out:
-            while chunk := upload.file.read(_CHUNK):
-                size += len(chunk)
-                if size > limit:
-                    raise BadMessage(f"the upload is larger than {limit} bytes")
-                digest.update(chunk)
-                out.write(chunk)
-        target = settings.upload_dir.resolve() / f"{digest.hexdigest()}.fits"
-        os.replace(partial, target)
-        return str(target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Tokens in a real database: made, used, expired, revoked; what was done is on record; the command line sends them."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,8 +12,10 @@ from typer.testing import CliRunner
 from apdb.access.record import recorded
 from apdb.access.tokens import list_tokens
 from service.access import tokens
+from service.api.uploads import sweep_uploads
 from service.commands.main import app as commands
 from service.local.stack import wait_api
+from service.settings import load_settings
 from service.subprocesses.children import program
 from tasks.errors import AlertProdError, CallerError
 from tasks.local_server import free_port
@@ -234,3 +237,80 @@ def test_serve_refuses_to_listen_elsewhere_for_everyone(database, tmp_path):
     assert code == "2"
     assert "ALERTPROD_ACCESS=tokens" in said
     assert "ALERTPROD_ACCESS=open-to-everyone" in said
+
+
+def test_uploads_are_kept_by_their_content_and_swept_when_nobody_needs_them(database, tmp_path):
+    given = {"database_uri": database.uri, "upload_dir": tmp_path / "up", "upload_keep_days": 1.0}
+    ask, _ = asker(tmp_path / "up", **{k: v for k, v in given.items() if k != "upload_dir"})
+    settings = load_settings(**given)
+
+    def post(visit, content, **change):
+        message = {"instrument": "simcam", "science": "x", "visit": visit, "detector": 0, **change}
+        return ask(
+            "POST", "/v1/visits", data={"message": json.dumps(message)}, files={"science": ("../../evil", content)}
+        )
+
+    good = [b"SIMPLE  =                    T" + bytes([k]) for k in range(3)]
+    assert [post(k, content).status_code for k, content in enumerate(good[:2])] == [202, 202]
+    assert post(9, good[2], band="H").status_code == 422  # its message is refused after the file came
+    for nothing in (b"", b"#!/bin/sh\n", b"<html>"):
+        assert post(3, nothing).json()["code"] == "bad_message"
+    (tmp_path / "up" / f".{'0' * 32}.part").write_bytes(b"a process was killed")
+    (tmp_path / "up" / "somebody.fits").write_bytes(b"not ours")
+    names = {f"{hashlib.sha256(content).hexdigest()}.fits" for content in good}
+    assert {p.name for p in (tmp_path / "up").iterdir()} == names | {"somebody.fits", f".{'0' * 32}.part"}
+    assert sweep_uploads(settings, database) == []  # all are young
+    swept = sweep_uploads(settings, database, -1.0)
+    assert {p.name for p in swept} == {f"{hashlib.sha256(good[2]).hexdigest()}.fits", f".{'0' * 32}.part"}
+    with database.session() as connection:
+        connection.execute(
+            """UPDATE "VisitLedger" SET state = 'done', "finishedAt" = now() - interval '2 days' WHERE visit = 0"""
+        )
+        connection.execute("""UPDATE "VisitLedger" SET state = 'done', "finishedAt" = now() WHERE visit = 1""")
+    assert sweep_uploads(load_settings(**{**given, "upload_keep_days": 0.0}), database, -1.0) == []
+    assert {p.name for p in sweep_uploads(settings, database, -1.0)} == {f"{hashlib.sha256(good[0]).hexdigest()}.fits"}
+
+
+def test_a_session_is_known_by_its_cookie_and_changes_nothing_without_its_word(database, guarded, monkeypatch):
+    monkeypatch.setattr(tokens, "KEPT_S", 0.0)
+    _token_id, token = made(database, "read", "submit", name="ann", days=0.1)
+    begun = guarded("POST", "/v1/session", headers=bearer(token))
+    assert (begun.status_code, begun.json()["principal"], begun.json()["seconds"]) == (201, "ann", 8639)
+    cookie = begun.headers["set-cookie"]
+    assert cookie.startswith("__Host-alertprod=als_")
+    assert all(word in cookie for word in ("HttpOnly", "Secure", "SameSite=strict", "Path=/"))
+    value = cookie.partition(";")[0]
+    known, word = {"Cookie": f"a=b; {value}"}, {"X-CSRF-Token": begun.json()["csrf"]}
+    looked = guarded("GET", "/v1/session", headers=known).json()
+    assert looked == {"principal": "ann", "scopes": ["read", "submit"], "csrf": begun.json()["csrf"]}
+    assert guarded("GET", "/v1/nights", headers=known).status_code == 200
+    for wrong in ({}, {"X-CSRF-Token": ""}, {"X-CSRF-Token": "0" * 64}):
+        answer = guarded("POST", "/v1/visits", json=MESSAGE, headers={**known, **wrong})
+        assert (answer.status_code, "X-CSRF-Token" in answer.json()["detail"]) == (403, True)
+    assert guarded("POST", "/v1/visits", json=MESSAGE, headers={**known, **word}).status_code == 202
+    assert guarded("POST", "/v1/session", headers={**known, **word}).status_code == 422  # it makes no other
+    secret = value.partition("=")[2]
+    assert guarded("GET", "/mode", headers=bearer(secret)).status_code == 401  # a cookie is no token
+    assert (
+        guarded("GET", "/mode", headers={"Cookie": f"__Host-alertprod={token}"}).status_code == 401
+    )  # nor the reverse
+    assert guarded("DELETE", "/v1/session", headers=known).status_code == 403
+    ended = guarded("DELETE", "/v1/session", headers={**known, **word})
+    assert (ended.status_code, ended.headers["clear-site-data"]) == (204, '"cookies", "storage"')
+    assert guarded("GET", "/mode", headers=known).status_code == 401
+    assert guarded("GET", "/mode", headers=bearer(token)).status_code == 200
+
+
+def test_a_session_ends_with_the_token_that_it_was_made_from(database, guarded, monkeypatch):
+    monkeypatch.setattr(tokens, "KEPT_S", 0.0)
+    token_id, token = made(database, "read")
+    cookie = {"Cookie": guarded("POST", "/v1/session", headers=bearer(token)).headers["set-cookie"].partition(";")[0]}
+    assert guarded("GET", "/mode", headers=cookie).status_code == 200
+    assert alertprod(database.uri, "tokens", "revoke", token_id)[0] == 0
+    assert guarded("GET", "/mode", headers=cookie).status_code == 401
+
+
+def test_where_nobody_is_asked_there_is_no_session(database, tmp_path):
+    ask, _ = asker(tmp_path, database_uri=database.uri)
+    assert ask("POST", "/v1/session").status_code == 422
+    assert ask("GET", "/v1/session").json()["principal"] == "local:anyone"

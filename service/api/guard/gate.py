@@ -14,11 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apdb.access.record import Act
 from service.access.acts import Acts
-from service.access.keys import Keys
+from service.access.keys import Keys, cookie_of
 from service.access.limits import Allowance, Buckets
 from service.access.listening import is_safe_host
 from service.access.policy import Rule, is_public, rule_of
 from service.access.principals import Principal
+from service.access.sessions import is_csrf_word
 from service.api.problems import RETRY_AFTER_S, problem
 from service.errors import Forbidden, Unauthenticated
 from tasks.errors import AlertProdError
@@ -77,6 +78,8 @@ class Gate:
             principal = await self._who(visit)
             visit.scope["state"]["principal"] = principal
             headers = self._within_rate(principal, visit)
+            if principal.by_cookie and visit.changes:
+                _need_word(visit)
             if not principal.may(visit.rule.scopes):
                 raise _Refused(_no_scope(principal, visit.rule))
             await self._within_quota(principal, visit)
@@ -111,7 +114,7 @@ class Gate:
                 raise _Refused(problem(429, "too_many_requests", text, retry))
             return await run_in_threadpool(self._keys.look_up, visit.scope["headers"])
         except Unauthenticated as error:
-            shown = visit.header(b"authorization") is not None
+            shown = visit.header(b"authorization") is not None or cookie_of(visit.scope["headers"]) is not None
             if shown:
                 self._failures.take(visit.address)
             answer = problem(401, error.code, str(error))
@@ -194,6 +197,13 @@ class _Visit:
         """Return a header of the request, None where it has none."""
         headers: Iterable[tuple[bytes, bytes]] = self.scope["headers"]
         return next((value.decode("latin-1") for key, value in headers if key == name), None)
+
+
+def _need_word(visit: "_Visit") -> None:
+    """Refuse a change that a page may have made a browser ask for without knowing the session."""
+    if not is_csrf_word(visit.header(b"x-csrf-token"), cookie_of(visit.scope["headers"]) or ""):
+        text = "a change by a session needs its word in the header X-CSRF-Token: GET /v1/session tells it"
+        raise _Refused(problem(403, Forbidden.code, text))
 
 
 def _no_scope(principal: Principal, rule: Rule) -> Response:
