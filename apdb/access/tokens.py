@@ -16,7 +16,8 @@ USED_EVERY_S = 60  # last use is written no oftener: a read must not cost a writ
 _FIELDS = (
     '"tokenId" AS token_id, name, hash, scopes, "createdAt" AS created_at, "createdBy" AS created_by, '
     '"expiresAt" AS expires_at, "lastUsedAt" AS last_used_at, "revokedAt" AS revoked_at, "revokedBy" AS revoked_by, '
-    'GREATEST(extract(epoch FROM "expiresAt" - now()), 0)::float8 AS seconds_left'
+    'GREATEST(extract(epoch FROM LEAST("expiresAt", CASE WHEN "createdBy" LIKE \'session of %%\' THEN '
+    'coalesce("lastUsedAt", "createdAt") + interval \'1 hour\' END) - now()), 0)::float8 AS seconds_left'
 )
 
 
@@ -37,7 +38,7 @@ class StoredToken:
     created_at, created_by, expires_at, last_used_at, revoked_at, revoked_by
         Its life.
     seconds_left
-        Until it expires, by the clock of the database; 0 where it has.
+        Until it expires, by the clock of the database; 0 where it has. A session also expires an hour after its last use.
     """
 
     token_id: str
@@ -94,7 +95,7 @@ def find_token(connection: psycopg.Connection[Any], digest: bytes) -> StoredToke
 def list_tokens(connection: psycopg.Connection[Any]) -> list[StoredToken]:
     """Return all tokens, the newest first."""
     cursor = connection.cursor(row_factory=class_row(StoredToken))
-    cursor.execute(f'SELECT {_FIELDS} FROM "AccessToken" ORDER BY "createdAt" DESC, "tokenId"')
+    cursor.execute(f'SELECT {_FIELDS} FROM "AccessToken" ORDER BY "createdAt" DESC, "tokenId"', ())
     return cursor.fetchall()
 
 

@@ -1,7 +1,9 @@
 """The record of who did what: a line of the log and a row of the database for each act."""
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -14,6 +16,7 @@ from apdb.errors import DatabaseUnavailable
 
 __all__ = ["Acts"]
 
+WAIT_S, AWAY_S = 2.0, 5.0
 T = TypeVar("T")
 _log = logging.getLogger("alertprod.access")
 
@@ -31,6 +34,11 @@ class Acts:
         self._database = database
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[Any] | None = None
+        self._away_until = -math.inf
+
+    def tell(self, act: Act) -> None:
+        """Tell the log alone of an act."""
+        _log.warning("act", extra={k: v for k, v in asdict(act).items() if v is not None})
 
     def write(self, act: Act) -> None:
         """Enter an act; where the database does not answer, the line of the log is all there is, and says so."""
@@ -54,19 +62,28 @@ class Acts:
             raise DatabaseUnavailable(f"the use of {principal} could not be counted: {type(error).__name__}") from error
 
     def _with_connection(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
-        with self._lock:
-            fresh = self._connection is None or self._connection.closed
-            if fresh:
-                self._connection = self._database.connect()
-            assert self._connection is not None
+        """Do something with the connection; a database that is away is left alone for a while, so that nobody waits in line."""
+        if not self._lock.acquire(timeout=WAIT_S):
+            raise DatabaseUnavailable("the database is slow: acts wait for it")
+        try:
+            if time.monotonic() < self._away_until:
+                raise DatabaseUnavailable("the database did not answer a moment ago")
+            try:
+                return self._tried(work)
+            except (psycopg.OperationalError, DatabaseUnavailable):
+                self._away_until = time.monotonic() + AWAY_S
+                raise
+        finally:
+            self._lock.release()
+
+    def _tried(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+        if self._connection is not None and not self._connection.closed:
             try:
                 return work(self._connection)
             except psycopg.OperationalError:
-                self._connection.close()
-                if fresh:
-                    raise
-                self._connection = self._database.connect()  # the server was restarted meanwhile
-                return work(self._connection)
+                self._connection.close()  # the server was restarted meanwhile
+        self._connection = self._database.connect()
+        return work(self._connection)
 
     def close(self) -> None:
         """Close the connection."""

@@ -310,6 +310,19 @@ def test_a_session_ends_with_the_token_that_it_was_made_from(database, guarded, 
     assert guarded("GET", "/mode", headers=cookie).status_code == 401
 
 
+def test_a_session_that_is_not_used_ends(database, guarded, monkeypatch):
+    monkeypatch.setattr(tokens, "KEPT_S", 0.0)
+    token = made(database, "read")[1]
+    cookie = {"Cookie": guarded("POST", "/v1/session", headers=bearer(token)).headers["set-cookie"].partition(";")[0]}
+    for minutes, status in ((59, 200), (61, 401)):
+        with database.session() as connection:
+            connection.execute(
+                """UPDATE "AccessToken" SET "lastUsedAt" = now() - make_interval(mins => %s)""", (minutes,)
+            )
+        assert guarded("GET", "/mode", headers=cookie).status_code == status
+    assert guarded("GET", "/mode", headers=bearer(token)).status_code == 200  # a token is good until it expires
+
+
 def test_where_nobody_is_asked_there_is_no_session(database, tmp_path):
     ask, _ = asker(tmp_path, database_uri=database.uri)
     assert ask("POST", "/v1/session").status_code == 422

@@ -85,8 +85,7 @@ class Gate:
             await self._within_quota(principal, visit)
         except _Refused as refused:
             refused.answer.raw_headers.extend(headers)
-            if refused.answer.status_code != 429:  # each would cost a row
-                await self._enter(principal, visit, refused.answer.status_code, {})
+            await self._enter(principal, visit, refused.answer.status_code, {})
             await refused.answer(visit.scope, receive, send)
             return
         await self._app(visit.scope, receive, self._noting(principal, visit, headers, send))
@@ -179,7 +178,10 @@ class Gate:
             visit.scope["state"].get("request_id"),
             None if principal is None or principal.token_id is None else {"token": principal.token_id},
         )
-        await run_in_threadpool(self._acts.write, act)
+        if status == 429:  # each would cost a row
+            self._acts.tell(act)
+        else:
+            await run_in_threadpool(self._acts.write, act)
 
 
 class _Visit:

@@ -158,6 +158,16 @@ def test_more_connections_than_allowed_are_told_to_come_back(tmp_path):
             assert time.monotonic() < deadline
 
 
+@pytest.mark.parametrize(("trusted", "seen"), [("", "127.0.0.1"), ("127.0.0.1", "203.0.113.9")])
+def test_only_a_trusted_proxy_says_where_a_client_is(tmp_path, trusted, seen):
+    with serving(tmp_path, access="tokens", trusted_proxies=trusted, host="127.0.0.1") as port:
+        head = {"Authorization": "Bearer bad", "X-Forwarded-For": "203.0.113.9", "X-Real-IP": "203.0.113.8"}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=head) as client:
+            answers = [client.get("/mode") for _ in range(61)]
+    assert [a.status_code for a in answers] == [401] * 60 + [429]
+    assert f"came from {seen}:" in answers[-1].json()["detail"]
+
+
 def test_tls_by_option_and_nothing_older_than_1_2(tmp_path):
     pem = keystore(tmp_path, *authority(tmp_path, "authority"))
     with serving(tmp_path, tls_certificate=pem, tls_key=pem) as port:

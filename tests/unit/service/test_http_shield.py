@@ -10,7 +10,7 @@ from tests.support.asking import asker
 
 EVERY = {
     "x-content-type-options": "nosniff", "x-frame-options": "DENY", "referrer-policy": "no-referrer", "cache-control": "no-store",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'", "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": "default-src 'none'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'", "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }  # fmt: skip
 
