@@ -6,6 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -219,6 +220,12 @@ def test_the_command_line_sends_a_token_and_nobody_sees_it(database, served, tmp
     assert token not in out + log.read_text()
     told = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     assert any(t["event"] == "act" and t["principal"] == "unknown:nobody" and t["status"] == 401 for t in told)
+    httpx.post(f'{url}/x%0A{{"event": "forged"}}', headers={"User-Agent": "a\\nb"}, timeout=10)
+    lines = [
+        json.loads(line) for line in log.read_text().splitlines()
+    ]  # each is one JSON object, whatever was asked for
+    assert "forged" not in {line["event"] for line in lines}
+    assert all(line["timestamp"].endswith("Z") for line in lines)
     command = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode()
     assert token not in command
     assert database.uri not in command

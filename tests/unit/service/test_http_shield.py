@@ -115,6 +115,14 @@ def test_what_a_handler_makes_of_a_body_that_it_did_not_get_is_not_the_answer(si
     assert answer.headers["connection"] == "close"
 
 
+def test_who_may_be_anybody_is_not_told_where_the_database_is(site, tmp_path):
+    assert "127.0.0.1:1/none" in site("GET", "/readyz").json()["detail"]
+    ask, _ = asker(tmp_path, access="tokens")
+    answer = ask("GET", "/readyz")
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+    assert "127.0.0.1" not in answer.text
+
+
 def test_the_page_of_the_documentation_fetches_nothing_and_runs_nothing(site, tmp_path):
     page = site("GET", "/docs")
     assert page.headers["content-type"].startswith("text/html")

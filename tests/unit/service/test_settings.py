@@ -8,6 +8,7 @@ import pytest
 from apdb import Database
 from apdb.errors import ApdbError
 from service.errors import SettingsError
+from service.local.stack import STAY_HERE
 from service.ready import prepare_folders
 from service.settings import NOT_SETTINGS, Settings, load_settings, unknown_names
 from service.subprocesses.children import without_secrets
@@ -175,3 +176,14 @@ def test_secrets_are_read_from_files(tmp_path, monkeypatch):
     with pytest.raises(SettingsError, match="ALERTPROD_KAFKA_CLIENT") as caught:
         load_settings()
     assert SECRET not in str(caught.value)
+
+
+def test_an_embedded_service_stays_on_this_machine_whatever_the_environment_says(monkeypatch):
+    for name, value in {"HOST": "0.0.0.0", "ACCESS": "tokens", "ADMIN_TOKEN_FILE": "/gone", "TLS_CERTIFICATE": "/gone", "TLS_KEY": "/gone",
+                        "OIDC_ISSUER": "https://x"}.items():  # fmt: skip
+        monkeypatch.setenv(f"ALERTPROD_{name}", value)
+    settings = load_settings(**STAY_HERE)
+    for key, value in settings.environment().items():  # as its processes read them
+        monkeypatch.setenv(key, value)
+    for read in (settings, load_settings()):
+        assert {name: getattr(read, name) for name in STAY_HERE} == STAY_HERE
