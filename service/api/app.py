@@ -12,7 +12,8 @@ from fastapi import FastAPI
 
 from service.access.acts import Acts
 from service.access.keys import Keys, open_keys
-from service.api.docs_page import documentation
+from service.api.documentation.described import PROBLEMS
+from service.api.documentation.page import documentation
 from service.api.guard.gate import Gate
 from service.api.guard.shield import BodyLimits, Shield
 from service.api.operations import operations
@@ -59,7 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
     add_problem_handlers(app)
     for router in (visits, reads, session, schemas, operations):
-        app.include_router(router)
+        app.include_router(router, responses=PROBLEMS)
     if settings.api_docs:
         app.include_router(documentation)
     _guard(app, settings, open_keys(settings, resources.database), acts)

@@ -135,6 +135,14 @@ def test_the_page_of_the_documentation_fetches_nothing_and_runs_nothing(site, tm
     paths = site("GET", "/openapi.json").json()["paths"]
     assert len(paths) > 15
     assert all(path in page.text for path in paths)
+    for path in ("/fault", "/swallow"):  # those of this test
+        del paths[path]
+    for path, operations in paths.items():  # what every path may answer, and which scope it asks for
+        for operation in operations.values():
+            assert {"400", "401", "403", "413", "415", "422", "429", "500", "503"} <= set(operation["responses"])
+            assert list(operation["responses"]["422"]["content"]) == ["application/problem+json"]
+            assert ("security" in operation) == (path not in ("/healthz", "/readyz"))
+    assert paths["/v1/visits"]["post"]["x-scopes"] == ["submit"]
     without, _ = asker(tmp_path, api_docs=False)
     assert [without("GET", p).status_code for p in ("/docs", "/openapi.json", "/redoc", "/docs/oauth2-redirect")] == [
         404

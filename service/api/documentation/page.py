@@ -9,6 +9,8 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
+from service.api.documentation.described import describe_access
+
 __all__ = ["documentation"]
 
 documentation = APIRouter(include_in_schema=False)
@@ -27,7 +29,7 @@ _POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; object-src 'none'; b
 def openapi(request: Request) -> Response:
     """The OpenAPI document."""
     app: FastAPI = request.app
-    return JSONResponse(app.openapi())
+    return JSONResponse(describe_access(app))
 
 
 @documentation.get("/docs")
@@ -39,7 +41,7 @@ def page(request: Request) -> Response:
 
 @cache
 def _page(app: FastAPI) -> str:
-    document = app.openapi()
+    document = describe_access(app)
     parts = [
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>alertprod</title><style>{_STYLE}</style></head>'
         f"<body><h1>alertprod {escape(document['info']['version'])}</h1><p>{escape(document['info']['description'])} "
@@ -60,5 +62,8 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     bodies = ", ".join(operation.get("requestBody", {}).get("content", {}))
     rows = [(p["name"], p["in"], p.get("description") or "") for p in operation.get("parameters", [])]
     rows += [("body", bodies, "")] if bodies else []
+    rows += (
+        [("token", "header", f"with the scope {' or '.join(operation['x-scopes'])}")] if "x-scopes" in operation else []
+    )
     cells = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in rows)
     return f"<h3><b>{method.upper()}</b> {escape(path)}</h3><p>{escape(words)}</p><table>{cells}</table>"
