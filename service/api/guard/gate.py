@@ -113,7 +113,7 @@ class Gate:
                 raise _Refused(problem(429, "too_many_requests", text, retry))
             return await run_in_threadpool(self._keys.look_up, visit.scope["headers"])
         except Unauthenticated as error:
-            shown = visit.header(b"authorization") is not None or cookie_of(visit.scope["headers"]) is not None
+            shown = visit.shows_something
             if shown:
                 self._failures.take(visit.address)
             answer = problem(401, error.code, str(error))
@@ -178,7 +178,8 @@ class Gate:
             visit.scope["state"].get("request_id"),
             None if principal is None or principal.token_id is None else {"token": principal.token_id},
         )
-        if status == 429:  # each would cost a row
+        shown = status == 401 and visit.shows_something
+        if status == 429 or (principal is None and not shown):  # rows that anybody could make without end
             self._acts.tell(act)
         else:
             await run_in_threadpool(self._acts.write, act)
@@ -194,6 +195,11 @@ class _Visit:
         self.changes = scope["method"] in _CHANGING
         self.address = (scope.get("client") or ("", 0))[0]
         self.counted = False
+
+    @property
+    def shows_something(self) -> bool:
+        """Whether it comes with anything by which somebody may be known."""
+        return self.header(b"authorization") is not None or cookie_of(self.scope["headers"]) is not None
 
     def header(self, name: bytes) -> str | None:
         """Return a header of the request, None where it has none."""
