@@ -24,7 +24,17 @@ from service.subprocesses.scratch import Scratch, sweep
 from tasks.errors import TransientError
 from tasks.local_server import free_port, is_free
 
-__all__ = ["Stack", "wait_api"]
+__all__ = ["STAY_HERE", "Stack", "wait_api"]
+
+# an embedded service is for this machine alone and asks nobody who he is, whatever the environment says for another one
+STAY_HERE: dict[str, Any] = {
+    "host": "127.0.0.1",
+    "access": "local",
+    "admin_token_file": None,
+    "oidc_issuer": "",
+    "tls_certificate": None,
+    "tls_key": None,
+}
 
 
 class Stack:
@@ -84,6 +94,7 @@ class Stack:
         self.scratch.chmod(0o755)
         values: dict[str, Any] = {
             **self.start_servers(),
+            **STAY_HERE,
             "port": free_port(),
             "upload_dir": self.scratch / "uploads",
             "archive_dir": str(self.scratch / "alerts"),

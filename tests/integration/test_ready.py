@@ -18,6 +18,7 @@ ROLES = ("serve", "worker", "worker --drain", "relay", "reconcile", "ingest")
 COMMANDS = (
     "status", "visits list", "visits show 1 2", "alerts held", "alerts check", "alerts show 1", "alerts validate", "alerts release 1 2",
     "apdb status", "apdb partitions list", "apdb vacuum-advice", "apdb deduplicate", "explain 1 2 3 4",
+    "tokens list", "tokens record", "tokens revoke 1", "tokens create x --scope read",
 )  # fmt: skip
 
 

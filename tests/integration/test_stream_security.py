@@ -1,7 +1,5 @@
 """TLS, SASL/SCRAM and ACLs on a real broker: what is allowed works, what is refused is said clearly."""
 
-import datetime
-import ipaddress
 import time
 from uuid import uuid4
 
@@ -14,10 +12,6 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from alerts import AlertArchive
 from alerts.consumer import AlertConsumer
@@ -28,51 +22,10 @@ from service.local.campaign import read_alerts
 from service.local.embedded_kafka import EmbeddedKafka
 from service.settings import Settings
 from tasks.local_server import free_port
+from tests.support.certificates import authority, keystore
 from tests.support.outbox_rows import fill, patient
 
 USERS = {"admin": "admin-secret", "relay": "relay-secret", "reader": "reader-secret", "nobody": "nobody-secret"}
-
-
-def authority(folder, name):
-    """A certificate authority; returns (key, certificate) and writes NAME.pem."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    certificate = _sign(subject, subject, key.public_key(), key, x509.BasicConstraints(ca=True, path_length=0), None)
-    (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    return key, certificate
-
-
-def _sign(subject, issuer, public, signer, constraints, names):
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=2))
-        .add_extension(constraints, critical=True)
-    )
-    if names is not None:
-        builder = builder.add_extension(names, critical=False)
-    return builder.sign(signer, hashes.SHA256())
-
-
-def keystore(folder, signer, issuer):
-    """Key and certificate of the broker as one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    certificate = _sign(
-        subject, issuer.subject, key.public_key(), signer, x509.BasicConstraints(ca=False, path_length=None), names
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = folder / "broker.pem"
-    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-    return path
 
 
 @pytest.fixture(scope="module")
