@@ -17,7 +17,7 @@ from exposure.stamps import sided
 from exposure.stars import Stars
 from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 
-__all__ = ["CommonStars", "find_common_stars", "psf_error"]
+__all__ = ["MOST", "CommonStars", "find_common_stars", "psf_error"]
 
 FEW = 5  # stars that say nothing
 MOST = 250  # that are looked for
