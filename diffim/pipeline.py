@@ -14,10 +14,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from diffim import preparation
-from diffim.checks.common_stars import CommonStars
+from diffim.checks.common_stars import MOST, CommonStars
 from diffim.checks.gate import problems
 from diffim.checks.kernel import kernel_numbers, star_numbers
-from diffim.checks.template import Search
+from diffim.checks.template import Found, Search
 from diffim.detection.cosmic_rays import find_cosmic_rays
 from diffim.errors import BadSubtraction, InsufficientKernelSources, NoPsf, NoTemplateCoverage, WrongTemplate
 from diffim.matching import registration
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Differencing"]
 
-REGISTRATION_STARS = 250
 LARGEST_MOTION = 0.9  # px between template and image that a star's stamp is moved by
 NOT_SKY = ("BAD", "EDGE", "SAT", "SUSPECT", "CR")
 
@@ -112,10 +111,11 @@ class Differencing:
             self.check_coverage(preparation.coverage(template, exposure))
             self._prepare(exposure, template)
             if self.options.doSubtract:
-                template, common = self._stars_of_both(exposure, template, stars)
+                found = self._stars_of_both(exposure, template, stars)
+                template = found.template
                 if self.options.doUseRegister:
-                    template, stars = self._register(exposure, template, stars)
-                matched = self._subtract(exposure, template, stars, common)
+                    template, stars = self._register(exposure, found, stars)
+                matched = self._subtract(exposure, template, stars, found.common)
         result = Differenced(difference, template, sources)
         if matched is not None:
             result = replace(
@@ -172,8 +172,8 @@ class Differencing:
         image.set_plane("CR", rays)
         self.put(key, int(np.count_nonzero(rays)))
 
-    def _stars_of_both(self, science: Exposure, template: Exposure, stars: Stars) -> tuple[Exposure, CommonStars]:
-        """Find the stars of the image in the template; returns it, moved where it lay within `registerReach` px.
+    def _stars_of_both(self, science: Exposure, template: Exposure, stars: Stars) -> Found:
+        """Find the stars of the image in the template, which is moved where it lay within `registerReach` px.
 
         Raises
         ------
@@ -193,7 +193,7 @@ class Differencing:
                 self.put(f"templateMoved{axis}", shift)
         for key, value in star_numbers(found.common, science, found.template, sizes).items():
             self.put(key, value)
-        return found.template, found.common
+        return found
 
     def problem(self, text: str) -> None:
         """Note that something is wrong with this subtraction: in the metadata, once, and in the log."""
@@ -221,16 +221,17 @@ class Differencing:
         for text in wrong:
             self.problem(text)
 
-    def _register(self, science: Exposure, template: Exposure, stars: Stars) -> tuple[Exposure, Stars]:
+    def _register(self, science: Exposure, found: Found, stars: Stars) -> tuple[Exposure, Stars]:
         """Return the template, resampled where its stars do not lie where those of the image do, and the stars.
 
         Those that moved by themselves have their motion noted, so that they do not pull the kernel along; those that
         moved far are flagged.
         """
-        bright = np.flatnonzero((stars.snr > 20) & ~stars.flagged & stars.isolated)[:REGISTRATION_STARS]
-        shifts = registration.displacement_at_stars(
-            science, template, stars.take(bright), self.numbers["sciencePsfSize"]
-        )
+        template, bright = found.template, np.flatnonzero((stars.snr > 20) & ~stars.flagged & stars.isolated)[:MOST]
+        shifts = found.common.shifts
+        if not found.apart:  # those are of all stars, not of the isolated ones
+            chosen = stars.take(bright)
+            shifts = registration.displacement_at_stars(science, template, chosen, self.numbers["sciencePsfSize"])
         if shifts.x.size < 3:
             self.log.warning("Only %d stars to check the registration with: it is taken as it is.", shifts.x.size)
             return template, stars

@@ -17,7 +17,7 @@ from exposure.stamps import sided
 from exposure.stars import Stars
 from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 
-__all__ = ["CommonStars", "find_common_stars", "psf_error"]
+__all__ = ["MOST", "CommonStars", "find_common_stars", "psf_error"]
 
 FEW = 5  # stars that say nothing
 MOST = 250  # that are looked for
@@ -25,6 +25,7 @@ MEASURED = 80  # the brightest, whose widths are measured
 RING = (1.2, 1.5)  # radii of the ring that tells the level around a star, in units of the larger FWHM
 RADIUS = 1.5  # of the apertures, in units of the larger FWHM
 EXPECTED_SNR = 10.0  # in the template: fainter stars need not be found
+HOLE = 0.8  # of the brightest pixel of a PSF
 VAGUE = 0.15  # px: of stars whose places are known no better the light is enough
 ALIKE = 3.0  # factor between flux ratios: more is another source
 
@@ -115,8 +116,9 @@ def find_common_stars(
     if np.isfinite(reference) and reference > 0:
         snr = own.flux / reference / np.maximum(other.error, 1e-30)
         able &= snr > EXPECTED_SNR
-        # a faint wide star is seen, but not where
-        there |= lit & (0.6 * max(fwhms) > VAGUE * snr)
+        # a faint wide star is seen, but not where; nor is a ring
+        vague = any(_is_ring(e.require_psf()) for e in (science, template))
+        there |= lit & (vague | (0.6 * max(fwhms) > VAGUE * snr))
     there &= able
     with np.errstate(divide="ignore", invalid="ignore"):
         there &= np.abs(np.log(ratios / ratio)) < np.log(ALIKE)
@@ -218,6 +220,16 @@ def _widths(stamps: F32, dx: F64, dy: F64, fwhm: float, largest: float) -> F64:
         seen = 0.5 * (light * square).sum((1, 2)) / light.sum((1, 2))  # 1 / (1 / width + 1 / that of the star)
         out = 1 / (1 / np.where(seen > 0, seen, np.nan) - 1 / width)
     return np.where(out > 0, out, np.inf)
+
+
+def _is_ring(psf: Psf) -> bool:
+    """Whether a PSF has a hole in its middle, as an image out of focus."""
+    try:
+        stamp = psf.kernel_at(*psf.average_position())[0]
+    except PsfUndefined:
+        return False
+    middle = stamp.shape[-1] // 2
+    return bool(stamp[middle - 1 : middle + 2, middle - 1 : middle + 2].max() < HOLE * stamp.max())
 
 
 def _median(values: F64, least: int) -> float:

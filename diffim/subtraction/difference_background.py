@@ -13,7 +13,7 @@ import numpy as np
 
 from diffim.subtraction.sky_structure import node_levels, structure, subtract_offsets
 from exposure import Exposure
-from exposure.background import subtract_level
+from exposure.background import estimate_background, subtract_level
 from exposure.mask import plane_bits, usable_pixels
 from exposure.quantiles import SIGMA_PER_MAD, block_medians, median
 from exposure.threads import in_bands
@@ -28,7 +28,9 @@ CLIP = 3.0  # sigma: what stands out more is no sky
 BRIGHT, WIDE = 1.5, 5.0  # times the usual variance, and its scatter: pixels above both are on sources
 LEAST = 0.1  # share of a cell's pixels that makes its level; fewer: that of the nearest cell
 STEEP = 0.5  # of a pixel's noise from a cell to the next
-PASSES = 5  # where the sky has structure
+STRONG = 0.3  # of a pixel's noise: rms of structure that is first taken off by small cells
+FINE, FINE_BLOCKS = 6.0, 4  # their side: in FWHM, and in blocks at least
+PASSES = 8  # where the sky has structure
 WINGS = 1.5  # FWHM: the light of a source that is left
 LEAST_PERIOD, WIDEST = 3.0, 5.0  # of a structure: blocks, and FWHM of the PSF
 STRUCTURE_STEP = 4  # px: the map of a structure is bilinear between such
@@ -61,39 +63,47 @@ def subtract_difference_sky(difference: Exposure, mesh: int, *excluded: str, fwh
     fwhm
         Of the PSF, px: structure is at least a few times as wide.
     """
-    height, width = difference.image.shape
-    side = int(max(BLOCK, min(mesh, min(height, width) // 4)))
-    wings = max(1, int(np.ceil(WINGS * fwhm / BLOCK)))
-    cells = _Cells(_edges(height, side), _edges(width, side), max(1, side // NODES), wings)
-    bits = plane_bits(["NO_DATA", *excluded])
-    found = SkyStructure()
+    shape = difference.image.shape
+    cells, fine = _Cells.of(shape, mesh, fwhm), False
+    bits, found = plane_bits(["NO_DATA", *excluded]), SkyStructure()
     for _ in range(PASSES):  # where there is structure the means of blocks are better known without it
         mapped = _subtract_cells(difference, bits, cells)
         if mapped is None:
             return found
         if mapped.steep:  # over a cell pixels were clipped about one level
             continue
-        columns, rows = subtract_offsets(difference, bits)
-        if columns or rows:
-            found = SkyStructure(np.hypot(found.columns, columns), np.hypot(found.rows, rows), found.smooth)
-            continue
+        if not (found.columns or found.rows):
+            columns, rows = subtract_offsets(difference, bits, mapped.sky, BLOCK)
+            found = SkyStructure(columns, rows, found.smooth)
+            if columns or rows:
+                continue
         coefficients = structure(mapped.above, mapped.sky, max(LEAST_PERIOD, WIDEST * fwhm / BLOCK))
         if coefficients is None:
             return found
-        y, x = (np.arange(0, n + STRUCTURE_STEP, STRUCTURE_STEP, dtype=np.float64) for n in (height, width))
+        y, x = (np.arange(0, n + STRUCTURE_STEP, STRUCTURE_STEP, dtype=np.float64) for n in shape)
         level = node_levels(coefficients, BLOCK, y, x)
-        subtract_level(difference, level, STRUCTURE_STEP)
         found = SkyStructure(found.columns, found.rows, float(np.hypot(found.smooth, level.std())))
+        if level.std() > STRONG * mapped.noise and not fine:  # pixels were clipped by it
+            bad = ~usable_pixels(difference.image, difference.variance, difference.mask, bits)
+            side = max(FINE_BLOCKS * BLOCK, round(FINE * fwhm))
+            subtract_level(difference, estimate_background(difference.image, bad, side, 1).level, 1)
+            fine = True
+            continue
+        subtract_level(difference, level, STRUCTURE_STEP)
     _subtract_cells(difference, bits, cells)
     return found
 
 
 class _Blocks(NamedTuple):
-    """What the means of blocks have above the levels of the cells, which are of sky; whether those levels are steep."""
+    """What the means of blocks have above the levels of the cells, which are of sky; whether those levels are steep.
+
+    ``noise`` is that of a pixel.
+    """
 
     above: F64
     sky: Flags
     steep: bool
+    noise: float
 
 
 def _subtract_cells(difference: Exposure, bits: int, cells: "_Cells") -> _Blocks | None:
@@ -107,7 +117,7 @@ def _subtract_cells(difference: Exposure, bits: int, cells: "_Cells") -> _Blocks
     y, x = (np.arange(0, n + cells.step, cells.step, dtype=np.float64) for n in (height, width))
     subtract_level(difference, cells.spline(levels, y, x).astype(np.float32), cells.step)
     y, x = ((np.arange(n, dtype=np.float64) + 0.5) * BLOCK - 0.5 for n in blocks.shape)
-    return _Blocks(np.asarray(blocks - cells.spline(levels, y, x)), sky, steep)
+    return _Blocks(np.asarray(blocks - cells.spline(levels, y, x)), sky, steep, noise)
 
 
 class _Cells(NamedTuple):
@@ -117,6 +127,13 @@ class _Cells(NamedTuple):
     columns: I64
     step: int
     reach: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], mesh: int, fwhm: float) -> "_Cells":
+        """Return the cells of about `mesh` px, at most a quarter of an image of a shape (height, width)."""
+        side = int(max(BLOCK, min(mesh, min(shape) // 4)))
+        wings = max(1, int(np.ceil(WINGS * fwhm / BLOCK)))
+        return cls(_edges(shape[0], side), _edges(shape[1], side), max(1, side // NODES), wings)
 
     def spline(self, levels: F64, y: F64, x: F64) -> F64:
         """Return the levels (y.size, x.size) at positions (px) between the cells' centres."""

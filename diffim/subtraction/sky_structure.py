@@ -9,7 +9,7 @@ Two kinds are looked for, and taken off only where the data show them beyond dou
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ ROUNDS = 4  # in which blocks that are not known are filled with the structure o
 LEAST_KNOWN = 0.5  # share of the blocks
 EVIDENCE = 6.0  # sigma by which the means of columns agree with each other
 SAMPLED, RUNS = 256, 256  # rows that tell whether columns are offset, and into how many runs the columns are cut
+LEAST_PIXELS, LEAST_COLUMNS = 8, 64  # of a column in each half, and columns that have so many: fewer tell nothing
 CLIP, BRIGHT = 3.0, 1.5  # sigma, and times the usual variance: what is more is no sky
 SEGMENTS = 2  # parts of a column that have offsets of their own: detectors are read out from both ends
 
@@ -77,7 +78,7 @@ def node_levels(coefficients: F64, block: int, y: F64, x: F64) -> F32:
     return np.asarray(along_y.T @ coefficients[np.ix_(used_y, used_x)] @ along_x, np.float32)
 
 
-def subtract_offsets(difference: Exposure, bits: int) -> tuple[float, float]:
+def subtract_offsets(difference: Exposure, bits: int, sky: Flags, block: int) -> tuple[float, float]:
     """Take the offsets of whole columns and of whole rows off in place; returns their rms (counts), 0 where there are none.
 
     Parameters
@@ -86,20 +87,23 @@ def subtract_offsets(difference: Exposure, bits: int) -> tuple[float, float]:
         An image without sky.
     bits
         Of the mask: pixels that say nothing.
+    sky, block
+        Which blocks of so many px are of sky.
     """
     height, width = difference.image.shape
-    planes = difference.image, difference.variance, difference.mask
     usual = median(difference.variance[:: max(1, height // 256), :: max(1, width // 256)].ravel())
-    limits = np.int32(bits), np.float32(BRIGHT * usual), np.float32(CLIP**2)
-    found = []
+    limits = _Limits(np.int32(bits), np.float32(BRIGHT * usual), np.float32(CLIP**2), block)
+    pixels, found = _Pixels(difference.image, difference.variance, difference.mask, sky), []
     for axis in (0, 1):
-        total = _Sums(planes, limits, axis)
-        if not total.offset():
+        means = _Means(pixels, limits, axis)
+        if not means.offset():
             found.append(0.0)
             continue
         square, missing = 0.0, difference.flagged("NO_DATA")
-        for part in _parts(planes[0].shape[axis]):
-            offsets = np.expand_dims(total.of(part), axis)
+        size = difference.image.shape[axis]
+        for k in range(SEGMENTS):
+            part = slice(k * size // SEGMENTS, (k + 1) * size // SEGMENTS)
+            offsets = np.expand_dims(means.of(part), axis)
             rows = (part, slice(None)) if axis == 0 else (slice(None), part)
             difference.image[rows] -= np.where(missing[rows], np.float32(0), offsets)
             square += float(np.mean(offsets.astype(np.float64) ** 2)) / SEGMENTS
@@ -107,38 +111,51 @@ def subtract_offsets(difference: Exposure, bits: int) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _parts(size: int) -> list[slice]:
-    """Return the parts of a column that have offsets of their own."""
-    return [slice(k * size // SEGMENTS, (k + 1) * size // SEGMENTS) for k in range(SEGMENTS)]
+class _Pixels(NamedTuple):
+    """An image, all of shape (height, width), and which of its blocks are of sky."""
+
+    image: F32
+    variance: F32
+    mask: I32
+    sky: Flags
+
+
+class _Limits(NamedTuple):
+    """Bits of pixels that do not count, largest variance, square of the largest value in sigma, side of the blocks."""
+
+    bits: np.int32
+    brightest: np.float32
+    square: np.float32
+    block: int
 
 
 @dataclass(frozen=True)
-class _Sums:
+class _Means:
     """Means of the sky along an axis of an image: 0 of columns, 1 of rows."""
 
-    planes: tuple[F32, F32, I32]
-    limits: tuple[np.int32, np.float32, np.float32]
+    pixels: _Pixels
+    limits: _Limits
     axis: int
 
     def over(self, parts: list[slice]) -> tuple[F64, F64]:
         """Return sums and numbers of pixels of all columns (or rows) over some parts of them."""
-        sums, counts = np.zeros((2, self.planes[0].shape[1 - self.axis]))
-        add = _add_columns if self.axis == 0 else _add_rows
+        height, width = self.pixels.image.shape
+        sums, counts = np.zeros((2, (width, height)[self.axis]))
         for part in parts:
-            rows = (part, slice(None)) if self.axis == 0 else (slice(None), part)
-            image, variance, mask = (plane[rows] for plane in self.planes)
-            add(image, variance, mask, self.limits, sums, counts)
+            ends = part.start, part.stop
+            bounds = (*ends, 0, width) if self.axis == 0 else (0, height, *ends)
+            _add_sky(self.pixels, self.limits, bounds, self.axis == 0, sums, counts)
         return sums, counts
 
     def offset(self) -> bool:
         """Whether the means of two interleaved halves of the pixels agree with each other beyond chance."""
-        size = self.planes[0].shape[self.axis]
+        size = self.pixels.image.shape[self.axis]
         run = max(4, size // RUNS)  # runs of pixels, of which every few are looked at
         starts = range(0, size - run + 1, max(run, run * (size // SAMPLED)))
         parts = [slice(k, k + run) for k in starts]
         halves = [self.over(parts[k::2]) for k in range(2)]
-        enough = (halves[0][1] > 8) & (halves[1][1] > 8)
-        if enough.sum() < 64:
+        enough = (halves[0][1] > LEAST_PIXELS) & (halves[1][1] > LEAST_PIXELS)
+        if enough.sum() < LEAST_COLUMNS:
             return False
         first, second = (s[enough] / n[enough] for s, n in halves)
         first, second = first - np.median(first), second - np.median(second)
@@ -152,31 +169,25 @@ class _Sums:
 
 
 @compiled
-def _add_columns(image: Any, variance: Any, mask: Any, limits: Any, sums: Any, counts: Any) -> None:
-    """Add the sky of an image, and its pixels, to the sums and numbers of its columns."""
-    bits, brightest, square = limits
+def _add_sky(pixels: Any, limits: Any, bounds: Any, columns: bool, sums: Any, counts: Any) -> None:
+    """Add the sky of a part of an image (from and to row and column), and its pixels, to those of its columns or rows."""
+    image, variance, mask, sky = pixels
+    bits, brightest, square, block = limits
+    y0, y1, x0, x1 = bounds
     zero, one = np.float32(0), np.float32(1)
-    for y in range(image.shape[0]):
-        values, variances, flags = image[y], variance[y], mask[y]
-        for x in range(values.shape[0]):
-            v, n = values[x], variances[x]
-            ok = ((flags[x] & bits) == 0) & (n > zero) & (n <= brightest) & (v * v <= square * n)
-            sums[x] += v if ok else zero
-            counts[x] += one if ok else zero
-
-
-@compiled
-def _add_rows(image: Any, variance: Any, mask: Any, limits: Any, sums: Any, counts: Any) -> None:
-    """Do the same with the sums and numbers of its rows."""
-    bits, brightest, square = limits
-    zero, one = np.float32(0), np.float32(1)
-    for y in range(image.shape[0]):
-        values, variances, flags = image[y], variance[y], mask[y]
+    for y in range(y0, y1):
+        values, variances, flags, blocks = image[y], variance[y], mask[y], sky[y // block]
         total = number = np.float32(0)
-        for x in range(values.shape[0]):
+        for x in range(x0, x1):
             v, n = values[x], variances[x]
-            ok = ((flags[x] & bits) == 0) & (n > zero) & (n <= brightest) & (v * v <= square * n)
-            total += v if ok else zero
-            number += one if ok else zero
-        sums[y] += total
-        counts[y] += number
+            ok = ((flags[x] & bits) == 0) & (n > zero) & (n <= brightest) & (v * v <= square * n) & blocks[x // block]
+            v, n = v if ok else zero, one if ok else zero
+            if columns:
+                sums[x] += v
+                counts[x] += n
+            else:
+                total += v
+                number += n
+        if not columns:
+            sums[y] += total
+            counts[y] += number
