@@ -22,6 +22,7 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+@cache
 def texts(source: Path) -> list[str]:
     """The text of a document, or the docstrings of the modules of a room."""
     if source.suffix == ".md":
