@@ -11,7 +11,7 @@ from tasks.arrays import F64, Flags
 
 __all__ = ["START", "HeldOut"]
 
-START = Prior(0.001, 0.0003, 0.002)
+START = Prior(0.001, 0.0003, 0.0007)
 ERRORS = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 RATIOS = (1.0, 0.3, 0.1, 0.03)  # of the errors of what varies over the image to that of what does not
 SHIFTS = (0.02, 0.007, 0.002, 0.0007)
@@ -53,7 +53,7 @@ class HeldOut:
 
         def left(candidate: Prior) -> float:
             return sum(
-                left_over(self.stars, fit.quick(candidate), fit.model.gram, judged, self.star_scatter)
+                left_over(self.stars, fit.quick(candidate), judged, self.star_scatter)
                 for fit, judged in zip(self.fits, self.judged, strict=True)
             )
 

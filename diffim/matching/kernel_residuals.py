@@ -12,19 +12,24 @@ __all__ = ["judge", "left_over", "star_scatter"]
 
 MAX_STAR_SCATTER = 0.1
 MAX_MISFIT = 0.02
+LEAST_LEVEL = 1e-3  # of chi^2 per pixel: less is rounding
 
 
-def left_over(s: StarEquations, kernel: SpatialKernel, gram: F64, which: Flags, scatter_of_stars: float) -> float:
-    """Return chi^2 of some stars: what the kernel leaves, without the noise that it carries over from the convolved image.
+def left_over(s: StarEquations, kernel: SpatialKernel, which: Flags, scatter_of_stars: float) -> float:
+    """Return how much a kernel leaves of some stars: -2 log likelihood, each star known to a noise of its own.
 
-    Of the part that another flux would explain no more counts than stars scatter by.
+    So no star outvotes the others, however bright. The noise that the kernel carries over from the convolved image is taken
+    off: a kernel is not better because it smooths more. Of the part that another flux would explain no more counts than stars
+    scatter by.
     """
     deviation, power = _flux_residuals(s, kernel)
     a = np.column_stack(_local(s, kernel))
     square = s.power - 2 * np.einsum("ni,ni->n", s.right, a) + np.einsum("ni,nij,nj->n", a, s.normal, a, optimize=True)
-    of_noise = s.noise * np.einsum("ni,ij,nj->n", a, gram, a, optimize=True)
+    of_noise = s.noise * np.einsum("ni,nij,nj->n", a, s.gram, a, optimize=True)
     of_flux = deviation**2 * power
-    return float((square - of_noise - of_flux + of_flux / (1 + scatter_of_stars**2 * power))[which].sum())
+    pixels = np.maximum(s.pixels, 1)
+    level = (square - of_noise - of_flux + of_flux / (1 + scatter_of_stars**2 * power)) / pixels
+    return float((pixels * np.log(np.maximum(level, LEAST_LEVEL)))[which].sum())
 
 
 def _local(s: StarEquations, kernel: SpatialKernel) -> tuple[F64, F64]:

@@ -98,18 +98,6 @@ class KernelModel:
         return chebyshev_terms(max(self.kernel_order, self.background_order), self.box, x, y)
 
     @cached_property
-    def gram(self) -> F64:
-        """Scalar products of the functions, shape (K + 1, K + 1); zero for the background."""
-        stamps = self.basis.functions
-        if self.base is not None:
-            middle = self.base.middle[None]
-            stamps = np.concatenate([middle, stamps[1:], stamps[:1] - middle])
-        flat = stamps.reshape(len(stamps), -1)
-        out = np.zeros((len(stamps) + 1, len(stamps) + 1))
-        out[:-1, :-1] = flat @ flat.T
-        return out
-
-    @cached_property
     def shifts(self) -> Flags:
         """Which functions (K + 1,) move a star: the dipoles of the first Gaussian."""
         out = np.zeros(self.functions + 1, bool)
@@ -153,15 +141,24 @@ class SpatialEquations:
         p = model.polynomials(s.x[use], s.y[use])
         top = p.shape[1]
         pairs = (p[:, :, None] * p[:, None, :]).reshape(len(p), -1)
-        summed = pairs.T @ np.column_stack([s.normal[use].reshape(len(p), -1), s.noise[use], s.square[use]])
-        blocks = summed[:, :-2].reshape(top, top, k + 1, k + 1)
         rows, columns = term[:, None], term[None, :]
-        of_functions = function[:, None], function[None, :]
-        # what independent errors of the convolved pixels, given as sums of w V, add to the matrix
-        noise, square = (summed[:, c].reshape(top, top)[rows, columns] * model.gram[of_functions] for c in (-2, -1))
+        blocks = (pairs.T @ s.normal[use].reshape(len(p), -1)).reshape(top, top, k + 1, k + 1)
+        parameters = rows, columns, function[:, None], function[None, :]
+
+        def of_pixels(variance: F64) -> F64:
+            """Return what independent errors of the convolved pixels, given as sums of w V (N,), add to the matrix."""
+            added = (pairs.T @ variance).reshape(top, top, 1, 1) * s.gram[0]
+            if model.base is not None:  # the first and the last function differ from star to star
+                edges = [0, k - 1]
+                varying = variance[:, None, None] * s.gram[use][:, edges]
+                varying = (pairs.T @ varying.reshape(len(p), -1)).reshape(top, top, 2, k + 1)
+                added[:, :, edges, :] = varying
+                added[:, :, :, edges] = varying.swapaxes(2, 3)
+            return np.asarray(added[parameters])
+
         error = PIXEL_ERROR_DECONVOLUTION if model.basis.mode == "deconvolution" else PIXEL_ERROR
-        matrix = blocks[rows, columns, *of_functions] + error**2 * square
-        expected = noise if model.white_noise else np.zeros_like(matrix)
+        matrix = blocks[parameters] + error**2 * of_pixels(s.square[use])
+        expected = of_pixels(s.noise[use]) if model.white_noise else np.zeros_like(matrix)
         metric = blocks[0, 0] / max(float(s.power[use].sum()), 1e-300)
         return cls(model, matrix, expected, (p.T @ s.right[use])[term, function], metric)
 
@@ -177,18 +174,15 @@ class SpatialEquations:
         return np.asarray(metric * weight[:, None] * weight[None, :])
 
     def quick(self, prior: Prior) -> SpatialKernel:
-        """Solve as `solve` does where the matrix is regular, without condition and rank: in a tenth of its time."""
-        whole = self.matrix + self.precision(prior)
-        for share in (1.0, MAX_NOISE):  # of the noise that is taken off: in some direction it may be more than all
-            matrix = whole - share * self.expected
-            power = np.diag(matrix)
-            if not (np.isfinite(matrix).all() and (power > 0).all()):
-                continue
+        """Solve without condition and rank, with no more than `MAX_NOISE` of the noise taken off: in a tenth of the time."""
+        matrix = self.matrix + self.precision(prior) - MAX_NOISE * self.expected
+        power = np.diag(matrix)
+        if np.isfinite(matrix).all() and (power > 0).all():
             scale = 1 / np.sqrt(power)
             try:
                 factor = linalg.cho_factor(matrix * scale[:, None] * scale[None, :], check_finite=False)
-            except linalg.LinAlgError:  # not positive: with less of the noise taken off, or by its eigenvalues
-                continue
+            except linalg.LinAlgError:  # as good as singular: by its eigenvalues
+                return self.solve(prior)
             solution = scale * linalg.cho_solve(factor, scale * self.vector, check_finite=False)
             return self.model.kernel(solution, float("nan"), 0)
         return self.solve(prior)

@@ -56,6 +56,8 @@ class StarEquations:
         Sum of w V with the variance V of the convolved image, shape (N,): what its noise adds to M for a kernel of unit norm.
     square
         Sum of w T^2: the same for errors as large as the pixels.
+    gram
+        Scalar products of the functions at the star, shape (N, K + 1, K + 1); zero for the background.
     convolved_flux, target_flux
         Sums of B_0 * T and of I over the pixels that count, counts, shape (N,).
     target_flux_error
@@ -71,6 +73,7 @@ class StarEquations:
     power: F64
     noise: F64
     square: F64
+    gram: F64
     convolved_flux: F64
     target_flux: F64
     target_flux_error: F64
@@ -152,11 +155,32 @@ def star_equations(
         products[:, -1, -1],
         (weight * np.where(good, own_var, 0)).sum(1),
         (weight * own**2).sum(1),
+        _grams(basis, base, stars),
         convolved_flux,
         (target_pixels * good).sum(1),
         np.sqrt(np.where(good, var + (CORE_SIGMA * target_pixels) ** 2, 0).sum(1)),
         good.sum(1),
     )
+
+
+def _grams(basis: AlardLuptonBasis, base: KernelGrid | None, stars: StarPositions) -> F64:
+    """Return the scalar products (N, K + 1, K + 1) of the functions at the stars."""
+    n, flat = stars.x.size, basis.functions.reshape(len(basis.terms), -1)
+    k = len(flat)
+    inner = flat @ flat.T
+    if base is None:
+        one = np.zeros((k + 1, k + 1))
+        one[:k, :k] = inner
+        return np.broadcast_to(one, (n, k + 1, k + 1))
+    kernels = base.at(stars.x, stars.y).reshape(n, -1)
+    onto, own = kernels @ flat.T, np.einsum("ni,ni->n", kernels, kernels)
+    out = np.zeros((n, k + 2, k + 2))
+    out[:, 1:k, 1:k] = inner[1:, 1:]
+    out[:, 0, 1:k] = out[:, 1:k, 0] = onto[:, 1:]
+    out[:, k, 1:k] = out[:, 1:k, k] = inner[0, 1:] - onto[:, 1:]
+    out[:, 0, 0], out[:, k, k] = own, inner[0, 0] - 2 * onto[:, 0] + own
+    out[:, 0, k] = out[:, k, 0] = onto[:, 0] - own
+    return out
 
 
 def _toeplitz(basis: AlardLuptonBasis, outer: int, inner: int) -> F64:
