@@ -16,7 +16,7 @@ from tasks.arrays import F64
 __all__ = ["DEGREES", "EQUAL_WIDTHS", "WING_DEGREES", "AlardLuptonBasis", "kernel_sizes", "make_basis"]
 
 DEGREES = (4, 2, 2)
-WING_DEGREES = (4, 2, 2, 0)  # the fourth Gaussian carries the far wings: without it bright stars keep rings
+WING_DEGREES = (3, 2, 2, 0)  # the fourth Gaussian carries the far wings: without it bright stars keep rings
 MIN_SIGMA, MIN_SIGMA_DECONVOLUTION = 0.7, 0.4
 FALLBACK_SIGMAS = (0.7, 1.5, 3.0)
 EQUAL_WIDTHS = 1e-3  # widths this alike are equal: nothing may hang on how the last digit of a width is rounded

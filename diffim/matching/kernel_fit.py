@@ -176,7 +176,10 @@ def fit_kernel(
                 f"{int(use.sum())} kernel stars are left after rejection, need {options.min_stars}"
             )
         scatters = star_scatter(equations, kernel, use)
-    judging = HeldOut.of(equations, use, held & np.isfinite(rms), model, scatters).rms(prior)
+    if held.any():
+        judging = np.where(held, rms, np.nan)
+    else:
+        judging = HeldOut.of(equations, use, held, model, scatters).rms(prior)
     if not np.isfinite(judging).any():
         judging = np.where(use, rms, np.nan)
     return KernelFit(

@@ -1,6 +1,7 @@
 """How far the stars are let correct the kernel: the prior under which stars that a fit has not seen are subtracted best."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -11,10 +12,10 @@ from tasks.arrays import F64, Flags
 
 __all__ = ["START", "HeldOut"]
 
-START = Prior(0.001, 0.0003, 0.0007)
-ERRORS = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
-RATIOS = (1.0, 0.3, 0.1, 0.03)  # of the errors of what varies over the image to that of what does not
-SHIFTS = (0.02, 0.007, 0.002, 0.0007)
+START = Prior(0.001, 0.0003, 0.001)
+ERRORS = (0.001, 0.0003, 0.003, 0.01, 0.03)
+RATIOS = (1.0, 0.3, 0.1)  # of the errors of what varies over the image to that of what does not
+SHIFTS = (0.02, 0.005, 0.001)
 FOLDS = 5
 
 
@@ -51,6 +52,7 @@ class HeldOut:
         if not self.fits:
             return prior
 
+        @cache
         def left(candidate: Prior) -> float:
             return sum(
                 left_over(self.stars, fit.quick(candidate), judged, self.star_scatter)

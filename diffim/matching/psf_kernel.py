@@ -28,7 +28,6 @@ NOISE_BAND = 0.4  # cycles per px: beyond it the spectrum of a PSF is taken for 
 LEAST_EPS, MOST_EPS = 1e-6, 1e-3
 MAX_GAIN = 1.3  # of the kernel at any frequency: what would have to be sharpened more is left to the stars
 EDGE = 3  # px over which a kernel runs out at the edge of its stamp
-SIDE_FOR_SPECTRA = 32  # sides of transforms are multiples of it
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,7 @@ def _stamp(psf: Psf, x: float, y: float) -> F64:
 
 def _deconvolved(convolved: F64, target: F64, size: int) -> F64:
     """Return the kernels (N, size, size) between stamps (N, S, S) and (N, R, R)."""
-    widest = max(convolved.shape[-1], target.shape[-1]) + size
-    side = -(-widest // SIDE_FOR_SPECTRA) * SIDE_FOR_SPECTRA
+    side = fft.next_fast_len(max(convolved.shape[-1], target.shape[-1]) + size, real=True)
     p, q = (_spectra(a, side) for a in (convolved, target))
     fx, fy = fft.rfftfreq(side)[None, None, :], fft.fftfreq(side)[None, :, None]
     beyond = (np.hypot(fx, fy) > NOISE_BAND)[0]

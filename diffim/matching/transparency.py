@@ -69,6 +69,8 @@ def star_transparency(s: StarEquations, which: Flags, box: Box) -> Transparency 
         return None
     x, y, usual = s.x[good], s.y[good], median(ratio[good])
     value, error = ratio[good] / usual - 1, error[good] / usual
+    if scatter(value) < LEAST_RMS / 2:
+        return None
     sigma = np.hypot(error, scatter(value))
     scores = []
     for order in range(MAX_ORDER + 1):
