@@ -207,8 +207,10 @@ def tile_side(height: int, width: int) -> int:
 def _noise_model(kernels: F32, u: F64, c: F64) -> F64:
     """Return the noise power u + c |K(f)|^2 of U - K * C for white inputs, shape (N, BLOCK, BLOCK/2+1)."""
     n, side = kernels.shape[0], kernels.shape[1]
+    cut = max(0, side - BLOCK + 1) // 2  # what lies further out is too smooth to matter to the whitening
+    side -= 2 * cut
     wide = np.zeros((n, BLOCK, BLOCK))
-    wide[:, :side, :side] = kernels
+    wide[:, :side, :side] = kernels[:, cut : cut + side, cut : cut + side]
     return np.asarray(u[:, None, None] + c[:, None, None] * np.abs(fft.rfft2(wide)) ** 2)
 
 
