@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test history-test clean
 
 setup: .venv/.ready
 
@@ -38,6 +38,10 @@ delivery-test: setup
 # 500 rounds of eight workers on overlapping detectors.
 overlap-test: setup
 	@ALERTPROD_OVERLAP_ROUNDS=500 $(PY) -m pytest tests/integration/test_overlap.py -o timeout=3000
+
+# 300 histories of visits, replacements, withdrawals and merges; 20 kills in the middle of a replacement.
+history-test: setup
+	@ALERTPROD_HISTORIES=300 ALERTPROD_REPLACE_KILLS=20 $(PY) -m pytest tests/integration/test_take_back.py -s -o timeout=3000
 
 bench: setup
 	@$(PY) -m benchmarks.steps

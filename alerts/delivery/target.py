@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from alerts.errors import AlertError, BrokerRefused, BrokerUnavailable
+from alerts.packets.corrections import correction_topic
 
 __all__ = ["KafkaTarget", "Refusals", "ensure_topics", "kafka_error", "message_limit", "require_topics", "typed_errors"]
 
@@ -93,6 +94,11 @@ class KafkaTarget:
         return f"{self.topic}.progress"
 
     @property
+    def correction_topic(self) -> str:
+        """The topic of the corrections of the alerts."""
+        return correction_topic(self.topic)
+
+    @property
     def topics(self) -> tuple[str, ...]:
         """All topics that alerts are published on."""
         return (self.topic, *(topic for topic, _ in self.fan_out))
@@ -108,7 +114,7 @@ class KafkaTarget:
 
 
 def ensure_topics(target: KafkaTarget, partitions: int = 4, replication: int = 1, *, progress: bool = True) -> None:
-    """Make the alert, fan-out and (with `progress`) progress topics where they are missing.
+    """Make the alert, fan-out and (with `progress`) corrections and progress topics where they are missing.
 
     Raises
     ------
@@ -122,6 +128,7 @@ def ensure_topics(target: KafkaTarget, partitions: int = 4, replication: int = 1
         NewTopic(t, partitions, replication, config={"max.message.bytes": str(MAX_MESSAGE)}) for t in target.topics
     ]
     if progress:
+        wanted.append(NewTopic(target.correction_topic, partitions, replication))
         wanted.append(NewTopic(target.progress_topic, 1, replication))
     wanted = [t for t in wanted if t.topic not in present]
     if not wanted:

@@ -42,6 +42,8 @@ def make_metadata(schema: PublishedSchema | None = None, *, replica: bool = Fals
         _published_table(meta, schema, name)
     _service_tables(meta)
     _side_tables(meta)
+    _withdrawn_table(meta, schema)
+    _correction_tables(meta)
     if replica:
         _replica_tables(meta, schema)
     return meta
@@ -184,6 +186,40 @@ def _side_tables(meta: sa.MetaData) -> None:
         sa.Column("endMjdTai", sa.Double, nullable=False), sa.Column("file", sa.Text, nullable=False),
         sa.Column("rows", sa.BigInteger, nullable=False), sa.Column("checksum", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False), sa.Column("archivedAt", _MOMENT, nullable=False, server_default=_NOW),
+    )  # fmt: skip
+
+
+def _correction_tables(meta: sa.MetaData) -> None:
+    """Corrections of alerts by batch (one transaction each), and how many of them the reconciler has found in the topic."""
+    sa.Table(
+        "CorrectionBatch", meta, sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("count", sa.Integer, nullable=False), sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("publishOrder", sa.BigInteger), sa.Column("publishedCount", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("publishedAt", _MOMENT), sa.Index("IDX_CorrectionBatch_order", "publishOrder", unique=True),
+        sa.Index("IDX_CorrectionBatch_unpublished", "id", postgresql_where=sa.text('"publishedAt" IS NULL')),
+    )  # fmt: skip
+    sa.Table(
+        "AlertCorrection", meta, sa.Column("batch", sa.BigInteger, nullable=False),
+        sa.Column("number", sa.Integer, nullable=False), sa.Column("diaSourceId", sa.BigInteger, nullable=False),
+        sa.Column("oldDiaObjectId", sa.BigInteger), sa.Column("newDiaObjectId", sa.BigInteger), *_visit_key(),
+        sa.Column("kind", sa.Text, nullable=False), sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("mjdTai", sa.Double, nullable=False), sa.PrimaryKeyConstraint("batch", "number", name="PK_AlertCorrection"),
+        sa.Index("IDX_AlertCorrection_diaSourceId", "diaSourceId"),
+        sa.Index("IDX_AlertCorrection_visitDetector", "visit", "detector"),
+    )  # fmt: skip
+    sa.Table(
+        "CorrectionTopicCount", meta, *_visit_key(), sa.Column("count", sa.Integer, nullable=False),
+        sa.Column("xor", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("visit", "detector", name="PK_CorrectionTopicCount"),
+    )  # fmt: skip
+
+
+def _withdrawn_table(meta: sa.MetaData, schema: PublishedSchema) -> None:
+    """The forced sources that were taken back: their keys are free for those of the next processing."""
+    sa.Table(
+        "DiaForcedSourceWithdrawn", meta, sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        *(_sa_column(c) for c in schema.columns("DiaForcedSource")), sa.Column("sideFlags", sa.Integer),
+        sa.Index("IDX_DiaForcedSourceWithdrawn_visitDetector", "visit", "detector"),
     )  # fmt: skip
 
 

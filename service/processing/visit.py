@@ -14,6 +14,7 @@ from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
 from apdb.sky.htm import polygon
 from apdb.sky.locks import lock_pixels, sky_locks
+from apdb.visit.take_back import pixels_of_visit
 from association import DiaPipelineTask, standardize
 from association.standardize import filter_dia_sources
 from association.task import LOCK_MARGIN
@@ -60,6 +61,11 @@ class _Run:
     claim: Claim
     rules: Instrument
     clock: Clock = field(default_factory=Clock)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether it takes the place of an earlier processing."""
+        return bool(self.claim.message.get("reprocess") == "replace")
 
     @property
     def ids(self) -> IdGenerator:
@@ -139,6 +145,8 @@ class Processor:
         """Lock the sky, associate, write the alert file, commit."""
         pixels = lock_pixels(polygon(*subtracted.science.sky_corners(LOCK_MARGIN)))
         with self._database.connect() as connection, ExitStack() as held:
+            if run.replaces:  # what is taken back may lie elsewhere: the image was calibrated in another way
+                pixels = sorted({*pixels, *pixels_of_visit(connection, run.claim.visit, run.claim.detector)})
             with run.clock.step("lock"):
                 held.enter_context(sky_locks(connection, pixels))
             with VisitUnitOfWork(connection) as work:
@@ -152,8 +160,11 @@ class Processor:
     def _associate_and_write(self, run: _Run, subtracted: _Subtracted, work: VisitUnitOfWork) -> dict[str, int]:
         """Associate, write alert file and products, and fill the unit of work; returns the counts."""
         claim, now = run.claim, float(Time.now().tai.mjd)
-        if claim.message.get("reprocess") == "replace":
-            work.remove_visit(claim.visit, claim.detector, now)
+        withdrawn = 0
+        if run.replaces:
+            with run.clock.step("take back"):
+                withdrawn = work.remove_visit(claim.visit, claim.detector, now)
+            crash_at("taken_back", self._settings.crash_point)
         task = make_task(DiaPipelineTask, task_overrides(DiaPipelineTask, run.rules, subtracted.science))
         with run.clock.step("ephemerides"):
             bodies = bodies_of(self._ephemerides, subtracted.science)
@@ -174,7 +185,7 @@ class Processor:
             file = self._archive.write(claim.visit, claim.detector, claim.attempt, build_alerts(inputs))
         with run.clock.step("products"):
             self._write_products(claim, subtracted)
-        counts = _counts(associated, subtracted, file.count)
+        counts = _counts(associated, subtracted, file.count) | ({"withdrawn": withdrawn} if withdrawn else {})
         metrics = subtracted.metrics | {"associationRadiusArcsec": float(task.config.maxDistArcSeconds)}
         metrics = {k: v for k, v in metrics.items() if not (isinstance(v, float) and not np.isfinite(v))}
         info = subtracted.science.require_visit_info()

@@ -165,18 +165,50 @@ def test_migrations_say_what_they_will_do_and_give_way_to_work(postgres):
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
         c.execute("CREATE DATABASE steps")
     uri = f"{admin}/steps"
-    assert [(s["revision"], s["direction"]) for s in pending(uri)] == [("0001", "up"), ("0002", "up"), ("0003", "up")]
+    later = ["0002", "0003", "0005"]
+    assert [(s["revision"], s["direction"]) for s in pending(uri)] == [(r, "up") for r in ("0001", *later)]
     migrate(uri, "0001")
-    assert [s["revision"] for s in pending(uri)] == ["0002", "0003"]
+    assert [s["revision"] for s in pending(uri)] == later
     with psycopg.connect(uri) as busy:
         busy.execute('SELECT count(*) FROM "DiaSource"')  # a reader that stays
         with pytest.raises(Exception, match="lock timeout"):
             migrate(uri)
-    assert [s["revision"] for s in pending(uri)] == ["0002", "0003"]  # nothing half done
+    assert [s["revision"] for s in pending(uri)] == later  # nothing half done
     migrate(uri)
     assert pending(uri) == []
-    assert [(s["revision"], s["direction"]) for s in pending(uri, "0001")] == [("0003", "down"), ("0002", "down")]
+    assert [(s["revision"], s["direction"]) for s in pending(uri, "0001")] == [(r, "down") for r in reversed(later)]
     migrate(uri, "0001")
     migrate(uri)
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
         c.execute("DROP DATABASE steps WITH (FORCE)")
+
+
+def test_a_visit_that_was_withdrawn_before_the_migration_can_be_replaced_after_it(postgres):
+    """Rows of the old schema: forced sources marked as withdrawn hold their keys; going back puts them there again."""
+    admin = postgres.uri.rsplit("/", 1)[0]
+    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
+        c.execute("CREATE DATABASE olddata")
+    uri = f"{admin}/olddata"
+    migrate(uri)
+    client = PostgresApdb(uri)
+    o, s, f = rows(10)
+    client.store(at(61001.0), o, s, f)
+    migrate(uri, "0003")
+    with psycopg.connect(uri, autocommit=True) as c:
+        c.execute('UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = 61002')
+        c.execute('UPDATE "DiaForcedSource" SET "timeWithdrawnMjdTai" = 61002')
+    migrate(uri)
+    again = s.assign(diaSourceId=s.diaSourceId + 500)
+    client.store(at(61003.0), o, again, f.assign(psfFlux=5.0), replace=True)
+    with psycopg.connect(uri, autocommit=True) as c:
+        count = 'SELECT count(*) FROM "{}" WHERE "psfFlux" {} 5'
+        assert c.execute(count.format("DiaForcedSource", "=")).fetchone() == (10,)
+        assert c.execute(count.format("DiaForcedSourceWithdrawn", "<>")).fetchone() == (10,)
+        assert c.execute('SELECT count(*) FROM "DiaSource" WHERE "timeWithdrawnMjdTai" IS NULL').fetchone() == (10,)
+    client.close()
+    migrate(uri, "0003")
+    with psycopg.connect(uri, autocommit=True) as c:
+        assert c.execute('SELECT count(*) FROM "DiaForcedSource"').fetchone() == (10,)
+    migrate(uri)
+    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
+        c.execute("DROP DATABASE olddata WITH (FORCE)")
