@@ -36,9 +36,31 @@ CELL_COLUMNS = (
 HISTORY_DAYS = 360.0  # of the rows that means are made of, back from the last detection
 
 
-def in_order(*keys: ArrayLike) -> I64:
-    """Return the order, shape (N,), of rows by the first key (the time), equal ones by the next."""
-    return np.asarray(np.lexsort([np.asarray(k) for k in reversed(keys)]), np.int64)
+def in_order(objects: I64, count: int, times: ArrayLike, *ties: ArrayLike) -> I64:
+    """Return an order, shape (N,), in which the rows of each object are in order of time, equal times by the ties.
+
+    Rows that come in such an order stay as they are.
+
+    Parameters
+    ----------
+    objects
+        Object of each row, 0 to `count` - 1; rows of others (-1) may be anywhere.
+    """
+    mjd = np.asarray(times, np.float64)
+    if _ascending(objects, mjd, np.full(count, -np.inf)):
+        return np.arange(len(mjd), dtype=np.int64)
+    return np.asarray(np.lexsort([*(np.asarray(k) for k in reversed(ties)), mjd]), np.int64)
+
+
+@compiled
+def _ascending(objects: I64, times: F64, last: F64) -> bool:
+    """Whether each time is later than the one before of the same object; `last`, shape (objects,), is scratch space."""
+    for k in range(objects.size):
+        if objects[k] >= 0:
+            if not times[k] > last[objects[k]]:
+                return False
+            last[objects[k]] = times[k]
+    return True
 
 
 def cells_of(objects: I64, bands: "pd.Series[str]") -> I64:

@@ -31,6 +31,7 @@ __all__ = [
     "batches_waiting",
     "corrections_of_batch",
     "corrections_of_sources",
+    "has_alerts",
     "mark_batch",
     "unpublished",
 ]
@@ -90,6 +91,12 @@ class CorrectionBatch:
 
 
 IDS = ("diaSourceId", "oldDiaObjectId", "newDiaObjectId", "visit", "detector")
+
+
+def has_alerts(connection: psycopg.Connection[Any], visit: int, detector: int) -> bool:
+    """Return whether a (visit, detector) ever left alerts."""
+    query = 'SELECT 1 FROM "AlertOutbox" WHERE visit = %s AND detector = %s LIMIT 1'
+    return connection.execute(query, (visit, detector)).fetchone() is not None
 
 
 def alerted_sources(connection: psycopg.Connection[Any], units: Collection[tuple[int, int]]) -> I64:

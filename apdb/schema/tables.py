@@ -219,7 +219,6 @@ def _withdrawn_table(meta: sa.MetaData, schema: PublishedSchema) -> None:
     sa.Table(
         "DiaForcedSourceWithdrawn", meta, sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
         *(_sa_column(c) for c in schema.columns("DiaForcedSource")), sa.Column("sideFlags", sa.Integer),
-        sa.Index("IDX_DiaForcedSourceWithdrawn_visitDetector", "visit", "detector"),
     )  # fmt: skip
 
 

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psycopg
+from numpy.typing import NDArray
 from psycopg import sql
 
 from apdb.copy.decode import select_frame
-from apdb.copy.encode import id_array
+from apdb.copy.encode import copy_in, id_array
 from apdb.schema.columns import Column, PublishedSchema
+from apdb.sky.htm import htm_ids
 from apdb.visit.changes import close_objects
 from apdb.visit.store import store_objects
 from apdb.visit_rows import VisitRows, prepare
@@ -23,7 +25,7 @@ from tasks import object_statistics as kernels
 from tasks.arrays import F64, I64
 from tasks.object_statistics import BANDS, CELL_COLUMNS, HISTORY_DAYS
 
-__all__ = ["Renewal", "newest_versions", "renew", "renew_late"]
+__all__ = ["Renewal", "newest_versions", "renew", "renew_late", "write_pending"]
 
 _KEYS = ("visit", "detector")
 _SOURCE = (
@@ -37,10 +39,14 @@ _TIMES = ("firstDiaSourceMjdTai", "lastDiaSourceMjdTai")
 
 @dataclass(frozen=True)
 class Renewal:
-    """Objects that got a new version, and positions (ra, dec in deg) of those that have no valid source and were closed."""
+    """Objects that got a new version, and positions (ra, dec in deg) of those that have no valid source and were closed.
+
+    `pending` holds new versions that are in DiaObjectLast already, and in DiaObject when `write_pending` was called.
+    """
 
     objects: tuple[int, ...] = ()
     closed: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    pending: pd.DataFrame | None = None
 
 
 def newest_versions(connection: psycopg.Connection[Any], schema: PublishedSchema, ids: Collection[int]) -> pd.DataFrame:
@@ -60,6 +66,7 @@ def renew(
     change: Mapping[int, int] | None = None,
     made_now: Collection[int] = (),
     close: bool = True,
+    defer: bool = False,
 ) -> Renewal:
     """Give objects a new version that says what their valid rows say, and close those without any valid source.
 
@@ -76,6 +83,9 @@ def renew(
         Objects whose open version this same transaction has made: it is replaced.
     close
         False leaves objects without any valid source as they are.
+    defer
+        Write the new versions to DiaObjectLast alone: the caller is about to store newer ones of many of the objects, and calls
+        `write_pending` for the others.
     """
     needed = {*_SOURCE, "timeWithdrawnMjdTai"}
     if objects.empty or not needed <= {c.name for c in schema.columns("DiaSource")}:
@@ -83,63 +93,114 @@ def renew(
     found = _counted(connection, objects, change or {})
     gone = found[found.nDiaSources == 0]
     found = found[(found.nDiaSources > 0) & found.lastDiaSourceMjdTai.notna()].reset_index(drop=True)
+    pending = None
     if len(found):
         frame = _with_statistics(connection, schema, found)
-        store_objects(connection, prepare(schema, mjd_tai, frame, None, None), made_now)
+        if defer:
+            pending = frame
+            _replace_last(connection, schema, frame, mjd_tai)
+        else:
+            store_objects(connection, prepare(schema, mjd_tai, frame, None, None), made_now)
     positions = {int(i): (float(a), float(d)) for i, a, d in zip(gone.diaObjectId, gone.ra, gone.dec, strict=True)}
     if not close or not positions:
-        return Renewal(tuple(found.diaObjectId.tolist()))
+        return Renewal(tuple(found.diaObjectId.tolist()), pending=pending)
     close_objects(connection, positions, mjd_tai, made_now)
-    return Renewal(tuple(found.diaObjectId.tolist()), positions)
+    return Renewal(tuple(found.diaObjectId.tolist()), positions, pending)
+
+
+def _replace_last(
+    connection: psycopg.Connection[Any], schema: PublishedSchema, frame: pd.DataFrame, mjd_tai: float
+) -> None:
+    """Write versions to DiaObjectLast in the place of those that are there."""
+    ids = id_array(frame.diaObjectId.to_numpy(np.int64))
+    connection.execute('DELETE FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%s::bigint[])', (ids,))
+    placed = frame.assign(pixelId=htm_ids(frame.ra, frame.dec), validityStartMjdTai=mjd_tai)
+    copy_in(connection, "DiaObjectLast", placed, schema.stored_columns("DiaObjectLast"), check=False)
+
+
+def write_pending(
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    renewal: Renewal,
+    mjd_tai: float,
+    stored: Collection[int],
+) -> None:
+    """Write the versions of a renewal that waited to DiaObject, but for objects that got a newer one since (`stored`)."""
+    if renewal.pending is None:
+        return
+    left = renewal.pending[~renewal.pending.diaObjectId.isin(stored)]
+    if len(left):
+        store_objects(connection, prepare(schema, mjd_tai, left.reset_index(drop=True), None, None))
 
 
 def renew_late(
-    connection: psycopg.Connection[Any], schema: PublishedSchema, rows: VisitRows, but: Collection[int] = ()
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    rows: VisitRows,
+    but: Collection[int] = (),
+    last: Mapping[int, float] | None = None,
 ) -> tuple[int, ...]:
     """Make objects anew that rows of a visit which came late have a part in, `but` for some; returns them.
 
     Late is what lies before the last detection of its object: whoever stored it saw another window of history, and objects
     without a detection in it (for which the same time is late, too) got no new version.
+
+    Parameters
+    ----------
+    last
+        Last detections (MJD, TAI) as they are known of objects; others are looked up.
     """
-    times: dict[int, float] = {}
-    for frame in rows.frames.values():
-        owned = frame[["diaObjectId", "midpointMjdTai"]].dropna().drop_duplicates()
-        times |= dict(zip(owned.diaObjectId.tolist(), owned.midpointMjdTai.tolist(), strict=True))
-    ids = id_array(np.fromiter(times, np.int64, len(times)))
-    made_now = rows.objects.diaObjectId.tolist() if len(rows.objects) else []
-    late = connection.execute(
-        'SELECT l."diaObjectId" FROM unnest(%s::bigint[], %s::float8[]) r(id, at) JOIN "DiaObjectLast" l ON '
-        'l."diaObjectId" = r.id WHERE r.at < l."lastDiaSourceMjdTai" OR (r.at = l."lastDiaSourceMjdTai" AND '
-        "r.id <> ALL(%s::bigint[])) ORDER BY 1",
-        (ids, list(times.values()), id_array(np.array(made_now, np.int64))),
-    ).fetchall()
-    wanted = {i for (i,) in late} - set(but)
-    if not wanted:
+    late = _late(connection, rows, last or {}) - set(but)
+    if not late:
         return ()
-    versions = newest_versions(connection, schema, wanted)
+    made_now = rows.objects.diaObjectId.tolist() if len(rows.objects) else []
+    versions = newest_versions(connection, schema, late)
     return renew(connection, schema, versions, rows.mjd_tai, made_now=made_now, close=False).objects
+
+
+def _late(connection: psycopg.Connection[Any], rows: VisitRows, last: Mapping[int, float]) -> set[int]:
+    times = [f.midpointMjdTai.to_numpy(np.float64) for f in rows.frames.values()]
+    if not times:
+        return set()
+    objects, newest = rows.objects, float(np.max(np.concatenate(times)))
+    out: set[int] = set()
+    if len(objects) and "lastDiaSourceMjdTai" in objects:
+        behind = objects.lastDiaSourceMjdTai.to_numpy(np.float64) > newest
+        out |= set(objects.diaObjectId[behind].tolist())
+    forced = rows.frames.get("DiaForcedSource")
+    if forced is None:
+        return out
+    ids = forced.diaObjectId[~forced.diaObjectId.isin(objects.diaObjectId)] if len(objects) else forced.diaObjectId
+    known = ids.map(last).astype(np.float64)
+    out |= set(ids[(known >= newest).to_numpy()].tolist())
+    unknown = ids[known.isna().to_numpy()].to_numpy(np.int64)
+    if unknown.size:
+        query = 'SELECT "diaObjectId" FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%s::bigint[]) AND "lastDiaSourceMjdTai" >= %s'
+        out |= {i for (i,) in connection.execute(query, (id_array(unknown), newest))}
+    return out
 
 
 def _counted(connection: psycopg.Connection[Any], objects: pd.DataFrame, change: Mapping[int, int]) -> pd.DataFrame:
     """Return the objects with number, first and last time of their valid sources, those in archived months included."""
+    ids = objects.diaObjectId.to_numpy(np.int64)
     rows = connection.execute(
         f'SELECT t."diaObjectId", count(*), min(t."midpointMjdTai"), max(t."midpointMjdTai") FROM "DiaSource" t '
         f'WHERE t."diaObjectId" = ANY(%s::bigint[]) AND {_VALID} GROUP BY 1',
-        (id_array(objects.diaObjectId.to_numpy(np.int64)),),
+        (id_array(ids),),
+        binary=True,
     ).fetchall()
-    counts = pd.DataFrame(rows, columns=["diaObjectId", "n", "first", "last"]).astype({"first": float, "last": float})
-    out = objects.merge(counts.astype({"diaObjectId": np.int64}), on="diaObjectId", how="left")
-    present = out.n.fillna(0).to_numpy(np.int64)
-    archived = np.zeros(len(out), np.int64)
+    found = np.searchsorted(ids, np.array([r[0] for r in rows], np.int64))
+    present, first, last = np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan)
+    if rows:
+        present[found], first[found], last[found] = (np.array([r[k] for r in rows]) for k in (1, 2, 3))
+    archived = np.zeros(len(ids), np.int64)
     if connection.execute('SELECT 1 FROM "ApdbArchive" LIMIT 1').fetchone() is not None:
-        expected = out.nDiaSources.to_numpy(np.int64) + out.diaObjectId.map(change).fillna(0).to_numpy(np.int64)
+        expected = objects.nDiaSources.to_numpy(np.int64) + np.array([change.get(i, 0) for i in ids.tolist()], np.int64)
         archived = np.maximum(expected - present, 0)
-    before = out[list(_TIMES)].to_numpy(np.float64, copy=True)
-    before[archived == 0] = np.nan
-    first, last = np.fmin(out["first"], before[:, 0]), np.fmax(out["last"], before[:, 1])
-    return out.drop(columns=["n", "first", "last"]).assign(
-        nDiaSources=(present + archived).astype(np.int32), firstDiaSourceMjdTai=first, lastDiaSourceMjdTai=last
-    )
+        before = np.where(archived[:, None] > 0, objects[list(_TIMES)].to_numpy(np.float64), np.nan)
+        first, last = np.fmin(first, before[:, 0]), np.fmax(last, before[:, 1])
+    counts = (present + archived).astype(np.int32)
+    return objects.assign(nDiaSources=counts, firstDiaSourceMjdTai=first, lastDiaSourceMjdTai=last)
 
 
 def _with_statistics(connection: psycopg.Connection[Any], schema: PublishedSchema, found: pd.DataFrame) -> pd.DataFrame:
@@ -176,9 +237,9 @@ def _window(
     values = (id_array(ids), start.tolist(), stop.tolist(), float(start.min()), float(stop.max()))
     by_name: dict[str, Column] = {c.name: c for c in schema.columns(table)}
     rows = select_frame(connection, table, [by_name[n] for n in names], rest, values)
-    order = kernels.in_order(rows.midpointMjdTai, *(rows[k] for k in _KEYS), rows[names[0]])
-    rows = rows.iloc[order].reset_index(drop=True)
-    return rows.assign(code=np.searchsorted(ids, rows.diaObjectId.to_numpy(np.int64)))
+    codes = np.searchsorted(ids, rows.diaObjectId.to_numpy(np.int64))
+    order = kernels.in_order(codes, len(ids), rows.midpointMjdTai, *(rows[k] for k in _KEYS), rows[names[0]])
+    return rows.assign(code=codes).iloc[order].reset_index(drop=True)
 
 
 def _numbers(rows: pd.DataFrame, *names: str) -> list[F64]:
@@ -197,22 +258,27 @@ def _fluxes(count: int, sources: pd.DataFrame) -> pd.DataFrame:
     rows = kernels.rows_by_cell(np.flatnonzero(cells >= 0), cells, count * len(BANDS))
     names = ("psfFlux", "psfFluxErr", "midpointMjdTai", "scienceFlux", "scienceFluxErr")
     values = kernels.cell_statistics(rows.begin, *(v[rows.order] for v in _numbers(sources, *names)))
-    out = {}
-    for k, band in enumerate(BANDS):
-        for column, name in enumerate(CELL_COLUMNS):
-            of_band = values[k :: len(BANDS), column]
-            out[f"{band}_{name}"] = of_band.astype(np.int32 if name == "psfFluxNdata" else np.float32)
-    return pd.DataFrame(out)
+    of_object = values.reshape(count, len(BANDS), len(CELL_COLUMNS))
+    number = CELL_COLUMNS.index("psfFluxNdata")
+    fluxes = [k for k in range(len(CELL_COLUMNS)) if k != number]
+    return pd.concat(
+        [
+            _by_band(of_object[:, :, fluxes].astype(np.float32), [CELL_COLUMNS[k] for k in fluxes]),
+            _by_band(of_object[:, :, [number]].astype(np.int32), [CELL_COLUMNS[number]]),
+        ],
+        axis=1,
+    )
 
 
 def _forced(count: int, forced: pd.DataFrame) -> pd.DataFrame:
     cells = kernels.cells_of(forced.code.to_numpy(np.int64), forced.band)
     means = kernels.forced_means(cells, count, *_numbers(forced, "psfFlux", "psfFluxErr"))
-    names = ("fpFluxMean", "fpFluxMeanErr")
+    return _by_band(np.stack(means, axis=-1).astype(np.float32), ["fpFluxMean", "fpFluxMeanErr"])
+
+
+def _by_band(values: NDArray[Any], names: list[str]) -> pd.DataFrame:
+    """Return values, shape (objects, bands, names), as columns of one block."""
     return pd.DataFrame(
-        {
-            f"{band}_{name}": values[:, k].astype(np.float32)
-            for k, band in enumerate(BANDS)
-            for name, values in zip(names, means, strict=True)
-        }
+        values.reshape(len(values), len(BANDS) * len(names)),
+        columns=[f"{band}_{name}" for band in BANDS for name in names],
     )

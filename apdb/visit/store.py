@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ _LOG = logging.getLogger("lsst.dax.apdb.alertprod")
 SHORTEST_VALIDITY = 1e-9
 
 
-def store_rows(connection: psycopg.Connection[Any], rows: VisitRows, made_now: Collection[int] = ()) -> bool:
+def store_rows(connection: psycopg.Connection[Any], rows: VisitRows, without: Collection[int] = ()) -> bool:
     """Write prepared rows in the open transaction; returns False, writing nothing, when they are there already.
 
     A store that may be a repetition is entered in the ledger first, others last: what identifies their content is
@@ -30,8 +31,8 @@ def store_rows(connection: psycopg.Connection[Any], rows: VisitRows, made_now: C
 
     Parameters
     ----------
-    made_now
-        As `store_objects`.
+    without
+        Objects whose versions the caller writes itself, afterwards.
 
     Raises
     ------
@@ -45,7 +46,8 @@ def store_rows(connection: psycopg.Connection[Any], rows: VisitRows, made_now: C
         _LOG.info("visit %s, detector %s: the same rows are stored already", rows.visit, rows.detector)
         return False
     try:
-        store_objects(connection, rows, made_now)
+        own = rows.objects[~rows.objects.diaObjectId.isin(without)] if without and len(rows.objects) else rows.objects
+        store_objects(connection, rows if own is rows.objects else replace(rows, objects=own))
         write_rows(connection, "DiaSource", rows.sources, meanwhile=lambda: rows.forced)
         write_rows(connection, "DiaForcedSource", rows.forced, meanwhile=lambda: rows.digest)
         if not may_repeat and not _enter(connection, rows):

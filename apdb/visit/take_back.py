@@ -102,6 +102,7 @@ def take_back(
             f'UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = %(at)s {of_visit} AND "timeWithdrawnMjdTai" IS NULL '
             'RETURNING "diaSourceId", coalesce("diaObjectId", 0), ra, dec, "midpointMjdTai"',
             key,
+            binary=True,
         ),
         _SOURCE,
     )
@@ -148,7 +149,7 @@ def _withdraw_forced(
         values=sql.SQL(", ").join(values),
         wanted=sql.SQL(", ").join(map(sql.Identifier, _FORCED)),
     )
-    return _frame(connection.execute(query), _FORCED)
+    return _frame(connection.execute(query, binary=True), _FORCED)
 
 
 def withdraw_forced_of(
@@ -163,30 +164,30 @@ def withdraw_forced_of(
 
 def _affected(connection: psycopg.Connection[Any], schema: PublishedSchema, taken: TakenBack) -> pd.DataFrame:
     """Return the newest versions that the rows which left had a part in (forced means end with the last detection)."""
-    forced = taken.forced
-    ids = {*taken.lost, *forced.diaObjectId.tolist()}
-    versions = newest_versions(connection, schema, ids)
-    times = versions.diaObjectId.map(dict(zip(forced.diaObjectId, forced.midpointMjdTai, strict=True)))
-    in_mean = (times <= versions.lastDiaSourceMjdTai).to_numpy(bool)
-    return versions[in_mean | versions.diaObjectId.isin(taken.lost).to_numpy(bool)].reset_index(drop=True)
+    ids, forced = set(taken.lost), taken.forced
+    if len(forced):
+        query = 'SELECT "diaObjectId" FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%s::bigint[]) AND "lastDiaSourceMjdTai" >= %s'
+        wanted = id_array(forced.diaObjectId.to_numpy(np.int64))
+        ids |= {i for (i,) in connection.execute(query, (wanted, float(forced.midpointMjdTai.min())))}
+    return newest_versions(connection, schema, ids)
 
 
 def renew_objects(
     connection: psycopg.Connection[Any], schema: PublishedSchema, taken: TakenBack, rows: VisitRows | None = None
 ) -> TakenBack:
-    """Make the objects of what was taken back anew, `rows` being stored in its place already; returns what became of them.
+    """Make the objects of what was taken back anew, `rows` being stored in its place, if given; returns what became of them.
+
+    Without `rows` the new versions wait (`Renewal.pending`) for what the caller stores.
 
     The forced sources of objects that are closed leave with them.
     """
     change = Counter[int]()
     change.subtract(taken.lost)
     before = _affected(connection, schema, taken)
-    made_now: list[int] = []
     if rows is not None:
-        store_rows(connection, rows)
+        store_rows(connection, rows, without=before.diaObjectId.tolist())
         change.update(_owners(rows))
-        made_now = rows.objects.diaObjectId.tolist() if len(rows.objects) else []
-    renewal = renew(connection, schema, before, taken.mjd_tai, change=change, made_now=made_now)
+    renewal = renew(connection, schema, before, taken.mjd_tai, change=change, defer=rows is None)
     if rows is not None:
         late = renew_late(connection, schema, rows, renewal.objects)
         renewal = replace(renewal, objects=(*renewal.objects, *late))
@@ -227,13 +228,26 @@ def replace_stored(
     """
     if rows.visit is None or rows.detector is None:
         raise ApdbError("only the rows of one (visit, detector) can replace what is stored")
-    same = connection.execute('SELECT 1 FROM "StoreLedger" WHERE "contentHash" = %s', (rows.digest,)).fetchone()
-    if same is not None:
+    if _is_repeated(connection, rows):
         return
     taken = take_back(connection, schema, rows.visit, rows.detector, rows.mjd_tai)
     free_ids(connection, taken, rows)
     taken = renew_objects(connection, schema, taken, rows)
     settle(connection, schema, taken, rows, chunk)
+
+
+def _is_repeated(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
+    """Whether the same rows are stored; all are encoded for that only where time and numbers are the same."""
+    counts = {
+        "o": len(rows.objects),
+        **{k: len(rows.frames.get(t, ())) for k, t in (("s", "DiaSource"), ("f", "DiaForcedSource"))},
+    }
+    hashes = connection.execute(
+        'SELECT "contentHash" FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s AND "visitTimeMjdTai" = %(at)s AND '
+        '"nObjects" = %(o)s AND "nSources" = %(s)s AND "nForcedSources" = %(f)s',
+        {"v": rows.visit, "d": rows.detector, "at": rows.mjd_tai, **counts},
+    ).fetchall()
+    return bool(hashes) and (rows.digest,) in hashes
 
 
 def settle(
@@ -258,9 +272,10 @@ def settle(
     if taken.count or rows is None:  # the first processing of a visit may be a replacement, too
         what = "withdraw visit" if rows is None else "replace visit"
         audit(connection, what, "DiaSource", len(taken.sources), detail)
-    new = None if rows is None else rows.frames.get("DiaSource", pd.DataFrame())
-    told = of_withdrawn(taken.visit, taken.detector, taken.sources, new)
-    corrections.add(connection, told, reason or ("replaced" if rows is not None else "withdrawn"), taken.mjd_tai)
+    if corrections.has_alerts(connection, taken.visit, taken.detector):
+        new = None if rows is None else rows.frames.get("DiaSource", pd.DataFrame())
+        told = of_withdrawn(taken.visit, taken.detector, taken.sources, new)
+        corrections.add(connection, told, reason or ("replaced" if rows is not None else "withdrawn"), taken.mjd_tai)
     if chunk is not None:
         from apdb.replication.replica import store_keys  # loads the published client
         from apdb.replication.taken_back import tell, tell_versions

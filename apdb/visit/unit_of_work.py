@@ -18,7 +18,7 @@ from apdb.queue.outbox import OutboxEntry
 from apdb.schema.columns import Column, columns_of, published_schema
 from apdb.visit import merge, take_back
 from apdb.visit.load import history_of_objects, objects_around, objects_in_region, visit_is_stored
-from apdb.visit.renewal import renew_late
+from apdb.visit.renewal import renew_late, write_pending
 from apdb.visit.store import store_rows
 from apdb.visit.take_back import TakenBack
 from apdb.visit_rows import VisitRows, prepare
@@ -55,6 +55,7 @@ class VisitUnitOfWork:
         self._taken: TakenBack | None = None
         self._reason = ""
         self._in_its_place: VisitRows | None = None
+        self._last: dict[int, float] = {}  # last detections of the objects that were loaded
 
     def __enter__(self) -> "VisitUnitOfWork":
         self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -72,7 +73,9 @@ class VisitUnitOfWork:
 
     def load_objects(self, region: Region) -> pd.DataFrame:
         """Return the newest versions (DiaObjectLast columns) whose pixel is in the cover of the region."""
-        return objects_in_region(self._connection, published_schema(), region)
+        found = objects_in_region(self._connection, published_schema(), region)
+        self._last = dict(zip(found.diaObjectId.tolist(), found.lastDiaSourceMjdTai.tolist(), strict=True))
+        return found
 
     def load_new_objects(self, since_mjd_tai: float) -> pd.DataFrame:
         """Return the newest versions that began at or after a time."""
@@ -133,13 +136,12 @@ class VisitUnitOfWork:
         """
         connection, schema = self._connection, published_schema()
         rows = prepare(schema, mjd_tai, objects, sources, forced)
-        made_now: tuple[int, ...] = ()
         if self._taken is not None:
             take_back.free_ids(connection, self._taken, rows)
-            made_now, self._in_its_place = self._taken.renewal.objects, rows
-        if not store_rows(connection, rows, made_now):
+            self._in_its_place = rows
+        if not store_rows(connection, rows):
             return
-        late = renew_late(connection, schema, rows)
+        late = renew_late(connection, schema, rows, last=self._last)
         chunk = self.replica_chunk(mjd_tai)
         if chunk is not None:
             from apdb.replication.replica import store_keys
@@ -204,7 +206,10 @@ class VisitUnitOfWork:
         if self._committed:
             raise ApdbError("the unit of work was committed before")
         if self._taken is not None:
-            taken, chunk = self._taken, self.replica_chunk(self._taken.mjd_tai)
-            take_back.settle(self._connection, published_schema(), taken, self._in_its_place, chunk, self._reason)
+            taken, rows = self._taken, self._in_its_place
+            stored = rows.objects.diaObjectId.tolist() if rows is not None and len(rows.objects) else []
+            write_pending(self._connection, published_schema(), taken.renewal, taken.mjd_tai, stored)
+            chunk = self.replica_chunk(taken.mjd_tai)
+            take_back.settle(self._connection, published_schema(), taken, rows, chunk, self._reason)
         self._connection.execute("COMMIT")
         self._committed = True

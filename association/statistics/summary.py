@@ -117,14 +117,15 @@ def _joined(out: pd.DataFrame, columns: dict[str, NDArray[Any]]) -> pd.DataFrame
     return pd.concat([kept, pd.DataFrame(columns, index=out.index)], axis=1)
 
 
-def _time_order(rows: pd.DataFrame) -> I64:
+def _time_order(rows: pd.DataFrame, codes: I64, count: int) -> I64:
     """Return the order of rows that every sum keeps, whatever order they came in."""
     keys = ("midpointMjdTai", "visit", "detector", "diaSourceId", "diaForcedSourceId")
-    return kernels.in_order(*(rows[c].to_numpy() for c in keys if c in rows))
+    present = [rows[c].to_numpy() for c in keys if c in rows]
+    return kernels.in_order(codes, count, *present) if present else np.arange(len(rows), dtype=np.int64)
 
 
 def _in_order(sources: pd.DataFrame, codes: I64, count: int) -> _Rows:
-    cells, by_time = kernels.cells_of(codes, sources.band), _time_order(sources)
+    cells, by_time = kernels.cells_of(codes, sources.band), _time_order(sources, codes, count)
     rows = kernels.rows_by_cell(by_time[cells[by_time] >= 0], cells, count * len(BANDS))
     return _Rows(sources, rows.order, codes[rows.order], cells[rows.order], rows.begin)
 
@@ -172,7 +173,7 @@ def _positions(out: pd.DataFrame, sources: pd.DataFrame, codes: I64) -> None:
     """Inverse-variance mean direction, its errors and covariance (equal weights where a source has no errors)."""
     ra, dec = (sources[c].to_numpy(np.float64) for c in ("ra", "dec"))
     good = np.isfinite(ra) & np.isfinite(dec)
-    order = _time_order(sources)
+    order = _time_order(sources, codes, len(out))
     order = order[good[order]]
     if order.size == 0:
         return
@@ -207,10 +208,10 @@ def _counts(out: pd.DataFrame, sources: pd.DataFrame, codes: I64) -> None:
 
 def forced_means(out: pd.DataFrame, forced: pd.DataFrame) -> None:
     """Set {band}_fpFluxMean and its error from forced photometry (in place, `out` indexed by diaObjectId)."""
-    forced = forced.iloc[_time_order(forced)]
     codes = np.asarray(out.index.get_indexer(pd.Index(forced.diaObjectId)), np.int64)
-    flux, err = forced.psfFlux.to_numpy(np.float64), forced.psfFluxErr.to_numpy(np.float64)
-    mean, error = kernels.forced_means(kernels.cells_of(codes, forced.band), len(out), flux, err)
+    order = _time_order(forced, codes, len(out))
+    flux, err = forced.psfFlux.to_numpy(np.float64)[order], forced.psfFluxErr.to_numpy(np.float64)[order]
+    mean, error = kernels.forced_means(kernels.cells_of(codes, forced.band)[order], len(out), flux, err)
     for k, name in enumerate(BANDS):
         out[f"{name}_fpFluxMean"] = mean[:, k].astype(np.float32)
         out[f"{name}_fpFluxMeanErr"] = error[:, k].astype(np.float32)

@@ -20,8 +20,6 @@ CREATE TABLE "DiaForcedSourceWithdrawn" (
     PRIMARY KEY (id)
 );
 
-CREATE INDEX "IDX_DiaForcedSourceWithdrawn_visitDetector" ON "DiaForcedSourceWithdrawn" (visit, detector);
-
 CREATE TABLE "CorrectionBatch" (
     id BIGINT GENERATED ALWAYS AS IDENTITY,
     count INTEGER NOT NULL,

@@ -145,7 +145,9 @@ def test_a_withdrawn_visit_leaves_no_mark(pair):
     audit = rows_of(survey.database, "SELECT detail FROM \"ApdbAudit\" WHERE action = 'withdraw visit'")
     assert state == ("withdrawn",)
     assert audit[0][0]["visit"] == 6 and audit[0][0]["reason"] == "bad subtraction"
-    kept = rows_of(survey.database, 'SELECT count(*), count("sideFlags") FROM "DiaForcedSourceWithdrawn" WHERE visit = 6')
+    kept = rows_of(
+        survey.database, 'SELECT count(*), count("sideFlags") FROM "DiaForcedSourceWithdrawn" WHERE visit = 6'
+    )
     assert kept[0][0] == kept[0][1] > 0
     assert (
         rows_of(survey.database, f'SELECT count(*) FROM "DiaSource" WHERE "ssObjectId" = {BODY} AND visit = 6')[0][0]
