@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # of several processes beside each other: threads that wait for work turn round and take the time of the others
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults conditions-test lint types clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults conditions-test lint types history-test clean
 
 setup: .venv/.ready
 
@@ -61,6 +61,10 @@ faults: setup
 # 300 pairs under conditions drawn at random: none may go wrong without a word.
 conditions-test: setup
 	@ALERTPROD_CONDITIONS=300 $(PY) -m pytest tests/unit/diffim/test_drawn_conditions.py -s -o timeout=7200
+
+# 300 histories of visits, replacements, withdrawals and merges; 20 kills in the middle of a replacement.
+history-test: setup
+	@ALERTPROD_HISTORIES=300 ALERTPROD_REPLACE_KILLS=20 $(PY) -m pytest tests/integration/test_take_back.py -s -o timeout=3000
 
 bench: setup
 	@$(PY) -m benchmarks.steps

@@ -10,7 +10,7 @@ Reads committed transactions only (``isolation.level=read_committed``): an alert
 Gaps in offsets are normal. An alert that was being processed when the program died comes again: ``diaSourceId`` tells.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -19,11 +19,12 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from alerts.delivery.target import Refusals, kafka_error
 from alerts.errors import AlertError
+from alerts.packets.corrections import Correction, correction_topic, decode_correction
 from alerts.packets.filters import AlertFilter, read_for
 from alerts.packets.schemas import SCHEMA_ID, schema_ids
 from alerts.packets.wire import decode
 
-__all__ = ["AlertConsumer", "ReceivedAlert"]
+__all__ = ["AlertConsumer", "Correction", "CurrentSources", "ReceivedAlert"]
 
 _HEADER = 5  # bytes of the wire format before the Avro body
 REQUEST_TIMEOUT_S = 20.0
@@ -90,6 +91,8 @@ class AlertConsumer:
         self._until_end = until_end
         self._ended: set[tuple[str, int]] = set()
         self._topics = [topics] if isinstance(topics, str) else list(topics)
+        self._correct: Callable[[Correction], object] | None = None
+        self._correction_topics: list[str] = []
         self._consumer = Consumer(
             {
                 "bootstrap.servers": brokers,
@@ -107,8 +110,14 @@ class AlertConsumer:
             }
         )
 
+    def correcting(self, correct: Callable[[Correction], object]) -> "AlertConsumer":
+        """Read the corrections of these alerts, too: `correct` is called with each as it comes; returns the consumer."""
+        self._correct = correct
+        self._correction_topics = [correction_topic(t) for t in self._topics]
+        return self
+
     def __enter__(self) -> "AlertConsumer":
-        self._consumer.subscribe(self._topics)
+        self._consumer.subscribe([*self._topics, *self._correction_topics])
         return self
 
     def __exit__(
@@ -177,6 +186,9 @@ class AlertConsumer:
         if data is None:  # a tombstone of a compacted topic
             return None
         try:
+            if self._correct is not None and message.topic() in self._correction_topics:
+                self._correct(decode_correction(data))
+                return None
             if self._passes is not None:
                 writer = self._writer_id or int.from_bytes(data[1:_HEADER], "big")
                 if not self._passes(
@@ -195,6 +207,50 @@ class AlertConsumer:
             _text(message.key()),
             {k: _text(v) for k, v in message.headers() or []},
         )
+
+
+class CurrentSources:
+    """Which source belongs to which object now, by the alerts and corrections that were read, in whatever order they came.
+
+    ::
+
+        current = CurrentSources()
+        with AlertConsumer("broker:9092", "alerts", "my-group").correcting(current.correct) as consumer:
+            for alert in consumer:
+                current.add(alert.packet)
+        current.objects()  # diaObjectId -> its diaSourceIds
+
+    An alert and its correction are in two topics, either may be read first; what is said of one source is in order.
+    """
+
+    def __init__(self) -> None:
+        self._alerted: dict[int, int | None] = {}
+        self._moved: dict[int, int | None] = {}
+        self._withdrawn: set[int] = set()
+
+    def add(self, packet: Mapping[str, Any]) -> None:
+        """Take an alert in; the same one again changes nothing."""
+        owner = packet["diaSource"]["diaObjectId"]
+        self._alerted[int(packet["diaSourceId"])] = int(owner) if owner else None
+
+    def correct(self, correction: Correction) -> None:
+        """Take a correction in; the same one again changes nothing."""
+        if correction.withdraws:
+            self._withdrawn.add(correction.diaSourceId)
+        elif correction.kind == "reassigned":
+            self._moved[correction.diaSourceId] = correction.newDiaObjectId
+
+    def sources(self) -> dict[int, int | None]:
+        """Return the object of each source that is valid; None: a solar-system body."""
+        return {s: self._moved.get(s, o) for s, o in self._alerted.items() if s not in self._withdrawn}
+
+    def objects(self) -> dict[int, set[int]]:
+        """Return the valid sources of each object that has any."""
+        out: dict[int, set[int]] = {}
+        for source, owner in self.sources().items():
+            if owner is not None:
+                out.setdefault(owner, set()).add(source)
+        return out
 
 
 def _place(message: Message) -> tuple[str, int]:

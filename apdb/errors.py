@@ -11,8 +11,10 @@ __all__ = [
     "InconsistentSchemaError",
     "LeaseLost",
     "NotFound",
+    "ReleasesExhausted",
     "SchemaMismatch",
     "VisitConflict",
+    "VisitRunning",
 ]
 
 
@@ -38,6 +40,18 @@ class VisitConflict(ApdbError):
     """The same (visit, detector) came before with another message."""
 
     code = "visit_conflict"
+
+
+class VisitRunning(VisitConflict):
+    """The visit is being processed: it can be replaced or withdrawn when it has ended."""
+
+    code = "visit_running"
+
+
+class ReleasesExhausted(ApdbError):
+    """Every release slot of a visit is used up: there are no ids for another replacement."""
+
+    code = "releases_exhausted"
 
 
 class SchemaMismatch(ApdbError):

@@ -1,6 +1,7 @@
 """The rows of one visit: checked, put in order, and encoded for COPY when they are asked for."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,7 +36,12 @@ class VisitRows:
     @cached_property
     def pixels(self) -> list[int]:
         """Pixels of the sky to be locked."""
+        return self.pixels_with([])
+
+    def pixels_with(self, more: Sequence[int]) -> list[int]:
+        """Return `pixels` with further ones of the finest lock level."""
         ids = [htm_ids(f.ra, f.dec, LEVELS[0]) for f in self.placed]
+        ids += [np.array(more, np.int64)] if more else []
         return pixels_of_positions(np.concatenate(ids), LEVELS[0]) if ids else []
 
     @property

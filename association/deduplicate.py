@@ -13,11 +13,10 @@ import pandas as pd
 import psycopg
 from scipy.spatial import cKDTree
 
-from apdb import VisitUnitOfWork, empty_frame
+from apdb import VisitUnitOfWork
 from apdb.sky.htm import htm_ids
 from apdb.sky.locks import lock_pixels_around, sky_locks
 from association.errors import AssociationError
-from association.statistics.summary import forced_means, summarize
 from tasks.arrays import I64
 from tasks.sphere import chord_arcsec, unit_vectors
 
@@ -148,17 +147,5 @@ def _one_patch(
         if dry_run or pairs.empty:
             return len(pairs), 0, 0
         moved = work.merge_objects(dict(zip(pairs.gone.tolist(), pairs.keep.tolist(), strict=True)), now)
-        kept = around[around.diaObjectId.isin(moved.keys())]
-        _renew_statistics(work, kept.assign(nDiaSources=kept.nDiaSources + kept.diaObjectId.map(moved)), now)
         work.commit()
         return len(pairs), len(pairs), sum(moved.values())
-
-
-def _renew_statistics(work: VisitUnitOfWork, objects: pd.DataFrame, now: float) -> None:
-    """Store a new version of objects with the statistics of all of their sources (counts are totals: archived ones too)."""
-    ids = objects.diaObjectId.to_numpy(np.int64)
-    sources = work.load_sources(ids, EVER)
-    forced = work.load_forced_sources(ids, EVER)
-    table = summarize(objects, sources.assign(isNew=False))
-    forced_means(table, forced)
-    work.store(now, table.reset_index(), empty_frame("DiaSource"), empty_frame("DiaForcedSource"))

@@ -1,7 +1,8 @@
 """Precovery: forced photometry of young objects on the stored differences of the days before their first detection.
 
-The job runs beside the service: visit by visit, under the sky locks, each visit one transaction. What was measured once
-is not measured again, so the job can be repeated and broken off at any time.
+The job runs beside the service: visit by visit, under the sky locks, each visit one transaction. A difference is opened where
+the patch of its visit, which the ledger has, holds objects that are not measured on it yet. What was measured once is not measured
+again, so the job can be repeated and broken off at any time. The store makes the forced means of the objects anew.
 """
 
 from collections.abc import Callable
@@ -14,10 +15,12 @@ import psycopg
 from psycopg.rows import class_row
 
 from apdb import VisitState, VisitUnitOfWork, empty_frame
-from apdb.sky.htm import polygon
-from apdb.sky.locks import lock_pixels, sky_locks
+from apdb.audit import audit
+from apdb.sky.htm import htm_ids, polygon
+from apdb.sky.locks import LEVELS, lock_pixels, sky_locks
 from association.forced_rows import rows_on_difference
 from exposure import Exposure
+from tasks.arrays import I64
 from tasks.ids import IdGenerator, IdPacker
 
 __all__ = ["PrecoveryReport", "PrecoveryWindow", "StoredVisit", "precover", "young_objects"]
@@ -33,6 +36,7 @@ class StoredVisit:
     release: int
     instrument: str
     midpoint: float
+    region: list[int] | None
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,22 @@ def young_objects(connection: psycopg.Connection[Any], since_mjd: float) -> pd.D
     return pd.DataFrame(rows, columns=columns).astype({"diaObjectId": np.int64})
 
 
-def _visits(connection: psycopg.Connection[Any], begin: float, end: float) -> list[StoredVisit]:
+def _visits(connection: psycopg.Connection[Any], objects: pd.DataFrame, begin: float, end: float) -> list[StoredVisit]:
+    """Return the visits of a time whose patch of sky holds any of the objects, or is not known."""
+    pixels = np.unique(_pixels(objects))
     with connection.cursor(row_factory=class_row(StoredVisit)) as cursor:
         return cursor.execute(
-            'SELECT visit, detector, attempt, release, instrument, "midpointMjdTai" AS midpoint FROM "VisitLedger" WHERE '
-            'state = %s AND "midpointMjdTai" BETWEEN %s AND %s ORDER BY "midpointMjdTai", visit, detector',
-            (VisitState.DONE, begin, end),
+            'SELECT visit, detector, attempt, release, instrument, "midpointMjdTai" AS midpoint, region FROM "VisitLedger" WHERE '
+            'state = %s AND "midpointMjdTai" BETWEEN %s AND %s AND (region IS NULL OR region && %s::bigint[]) ORDER BY '
+            '"midpointMjdTai", visit, detector',
+            (VisitState.DONE, begin, end, pixels.tolist()),
         ).fetchall()
+
+
+def _pixels(objects: pd.DataFrame) -> I64:
+    """Return the pixels that objects are in, shape (lock levels, N): a patch is made of pixels of one of them."""
+    ra, dec = objects.ra.to_numpy(np.float64), objects.dec.to_numpy(np.float64)
+    return np.array([htm_ids(ra, dec, level) for level in LEVELS], np.int64)
 
 
 @dataclass(frozen=True)
@@ -120,10 +133,11 @@ def precover(
     """
     with connect() as connection:
         objects = young_objects(connection, window.at_mjd - window.founded_within_days)
-        visits = _visits(connection, window.at_mjd - window.days, window.at_mjd) if len(objects) else []
-        missing = measured = 0
+        visits = _visits(connection, objects, window.at_mjd - window.days, window.at_mjd) if len(objects) else []
+        missing, measured, pixels = 0, 0, _pixels(objects)
         for count, visit in enumerate(visits, 1):
-            earlier = objects[objects.firstDiaSourceMjdTai > visit.midpoint]
+            inside = np.isin(pixels, visit.region).any(axis=0) if visit.region else np.ones(len(objects), np.bool_)
+            earlier = objects[inside & (objects.firstDiaSourceMjdTai > visit.midpoint).to_numpy()]
             earlier = earlier[~earlier.diaObjectId.isin(_measured(connection, visit))]
             if len(earlier):
                 difference = difference_of(visit)
@@ -161,6 +175,13 @@ def _measure(
             rows, flags = rows_on_difference(left, difference, generator, now_mjd)
             if len(rows) and not dry_run:
                 work.store(now_mjd, empty_frame("DiaObject"), empty_frame("DiaSource"), rows, forced_flags=flags)
+                audit(
+                    connection,
+                    "precovery",
+                    "DiaForcedSource",
+                    len(rows),
+                    {"visit": visit.visit, "detector": visit.detector},
+                )
                 work.commit()
     return len(rows)
 

@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+_STORED_AS_REAL = ("raErr", "decErr", "ra_dec_Cov", "psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr")
+
+
 @dataclass(frozen=True)
 class VisitInput:
     """One detector of a visit: its sources and images, the ids of its forced sources, the processing time (MJD, TAI)."""
@@ -114,6 +117,8 @@ def check_founded(founding: pd.DataFrame, known: Mapping[int, tuple[float, float
 def summarize_objects(groups: SourceGroups, history: History) -> ObjectTables:
     """Renew the statistics of the objects that got a source; new ones are made."""
     fresh = groups.stored[groups.stored.diaObjectId != 0]
+    # in the precision in which they are stored: statistics that are made anew later are the same
+    fresh = fresh.assign(**{c: fresh[c].astype(np.float32) for c in _STORED_AS_REAL if c in fresh})
     sources = _joined([history.sources.assign(isNew=False), fresh.assign(isNew=True)])
     objects = _joined([history.objects, new_objects(groups.unmatched.good)])
     touched = objects[objects.diaObjectId.isin(fresh.diaObjectId)]
@@ -124,11 +129,15 @@ def summarize_objects(groups: SourceGroups, history: History) -> ObjectTables:
 
 
 def with_forced_means(updated: pd.DataFrame, history: pd.DataFrame, forced: pd.DataFrame) -> pd.DataFrame:
-    """Return updated objects with the means of their forced photometry, this visit's included."""
+    """Return updated objects with the means of their forced photometry up to their last detection, this visit's included.
+
+    What was measured after it is there already where a visit comes late: the order in which visits come must not matter.
+    """
     if updated.empty:
         return updated
     summary = updated.set_index("diaObjectId")
-    forced_means(summary, pd.concat([history, forced], ignore_index=True))
+    rows = pd.concat([history, forced], ignore_index=True)
+    forced_means(summary, rows[rows.midpointMjdTai <= rows.diaObjectId.map(summary.lastDiaSourceMjdTai)])
     return summary.reset_index()
 
 

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 
 from alerts.archive.store import AlertArchive, file_name
-from alerts.delivery.reconcile import Reconciler
+from alerts.delivery.reconcile import CorrectionReconciler, Reconciler
 from alerts.delivery.registry import SchemaRegistry, learn_wire_id
 from alerts.delivery.relay import Relay
 from alerts.delivery.target import KafkaTarget, ensure_topics
+from alerts.packets.corrections import CORRECTION_ID, correction_document
 from alerts.packets.filters import AlertFilter
 from alerts.packets.schemas import SCHEMA_ID
 from apdb import Database
@@ -18,7 +19,7 @@ from service.crash import crash_at
 from service.settings import Settings
 from tasks.errors import TransientError
 
-__all__ = ["alert_target", "run_reconciler", "run_relay", "sweep_orphans", "wire_id"]
+__all__ = ["alert_target", "correction_id", "run_reconciler", "run_relay", "sweep_orphans", "wire_id"]
 
 log = logging.getLogger("alertprod.relay")
 
@@ -69,6 +70,7 @@ def run_relay(settings: Settings, stop: threading.Event) -> None:
                 target,
                 wire_id(settings, database),
                 lambda name: crash_at(name, settings.crash_point),
+                correction_id(settings, database),
             )
         sent = relay.step()
         if relay.leads and time.monotonic() > swept + SWEEP_EVERY_S:
@@ -82,15 +84,18 @@ def run_relay(settings: Settings, stop: threading.Event) -> None:
 
 
 def run_reconciler(settings: Settings, stop: threading.Event) -> None:
-    """Count what the alert topic holds until `stop` is set."""
-    reconciler = Reconciler(Database(settings.database()), alert_target(settings))
+    """Count what the topics of alerts and of corrections hold until `stop` is set."""
+    database, target = Database(settings.database()), alert_target(settings)
+    reconcilers = (Reconciler(database, target), CorrectionReconciler(database, target))
 
     def work() -> float:
-        reconciler.step(settings.poll_s)
+        for reconciler in reconcilers:
+            reconciler.step(settings.poll_s / 2)
         return 0.0
 
     _repeat(work, stop)
-    reconciler.close()
+    for reconciler in reconcilers:
+        reconciler.close()
 
 
 def _repeat(work: Callable[[], float], stop: threading.Event) -> None:
@@ -116,6 +121,22 @@ def wire_id(settings: Settings, database: Database) -> int:
         return SCHEMA_ID
     with database.session() as connection:
         return learn_wire_id(connection, SchemaRegistry(url), settings.schema_subject)
+
+
+def correction_id(settings: Settings, database: Database) -> int:
+    """Return the schema id of the wire header of corrections, as `wire_id`.
+
+    Raises
+    ------
+    RegistryUnavailable, SchemaRefused
+        As `alerts.delivery.registry.learn_wire_id`.
+    """
+    url = settings.schema_registry.get_secret_value()
+    if not url:
+        return CORRECTION_ID
+    subject = f"{settings.schema_subject}-corrections"
+    with database.session() as connection:
+        return learn_wire_id(connection, SchemaRegistry(url), subject, CORRECTION_ID, correction_document())
 
 
 def sweep_orphans(

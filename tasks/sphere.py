@@ -7,6 +7,8 @@ from tasks.arrays import F64
 
 __all__ = ["chord_arcsec", "positions_around", "sky_positions", "unit_vectors", "within_turn"]
 
+_AROUND = 24
+
 
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> F64:
     """Return unit vectors (..., 3) of right ascensions and declinations (...) in degrees."""
@@ -31,7 +33,10 @@ def chord_arcsec(chord: F64) -> F64:
 
 
 def positions_around(ra: F64, dec: F64, radius_deg: float) -> tuple[F64, F64]:
-    """Return each position and eight around it, one and a half radii away along RA, dec or both.
+    """Return each position and `_AROUND` on a circle of one and a half radii around it, at the poles as anywhere.
+
+    So many that each pixel of a triangular mesh that reaches within the radius holds one of them, be the radius small against the
+    pixels: as seen from a corner of pixels within the radius they are at most 44 degrees apart, and a pixel's angle is 45 or more.
 
     Parameters
     ----------
@@ -43,10 +48,15 @@ def positions_around(ra: F64, dec: F64, radius_deg: float) -> tuple[F64, F64]:
     Returns
     -------
     ra, dec
-        Shape (9 N,), deg.
+        Shape ((1 + `_AROUND`) N,), deg.
     """
-    step = np.array([-1.5, 0.0, 1.5]) * radius_deg
-    d = np.clip(np.asarray(dec)[:, None, None] + step[:, None], -90, 90)
-    a = (np.asarray(ra)[:, None, None] + step / np.maximum(np.cos(np.radians(d)), 1e-6)) % 360
-    d, a = np.broadcast_arrays(d, a)
-    return a.ravel(), d.ravel()
+    a, d = np.radians(np.asarray(ra, np.float64)), np.radians(np.asarray(dec, np.float64))
+    east = np.stack([-np.sin(a), np.cos(a), np.zeros_like(a)], axis=-1)
+    north = np.stack([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)], axis=-1)
+    angle = np.arange(_AROUND)[:, None, None] * (2 * np.pi / _AROUND)
+    step = np.tan(np.radians(1.5 * radius_deg)) * (np.sin(angle) * east + np.cos(angle) * north)
+    centre = unit_vectors(ra, dec)
+    around_ra, around_dec = sky_positions((centre + step).reshape(-1, 3))
+    return np.concatenate([np.asarray(ra, np.float64), around_ra]), np.concatenate(
+        [np.asarray(dec, np.float64), around_dec]
+    )

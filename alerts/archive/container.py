@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from alerts.packets.schemas import SCHEMA_ID, schema
 from alerts.packets.wire import Alert, varint
+from apdb.queue.corrections import ALERT_INDEX
 
 __all__ = ["CODECS", "INDEX", "block_body", "write_container"]
 
-INDEX = np.dtype([("diaSourceId", "<i8"), ("key", "<i8"), ("offset", "<i8"), ("size", "<i4"), ("crc", "<u4")])
+INDEX = ALERT_INDEX
 ZSTD_LEVEL = -3  # half the time of level 1 for a tenth more bytes: pixels of sky do not compress
 CODECS = ("zstandard", "deflate", "null")
 

@@ -4,10 +4,10 @@ import hashlib
 import os
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import fastavro
 import fsspec
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from alerts.archive.container import INDEX, block_body, write_container
 from alerts.errors import AlertError
+from alerts.packets.corrections import write_corrections
 from alerts.packets.schemas import SCHEMA_ID
 from alerts.packets.wire import Alert, encode_body
 
@@ -92,6 +93,22 @@ class AlertArchive:
                 f"alert file {name} cannot be written: {error.strerror or error}", visit=visit, detector=detector
             ) from error
         return AlertFile(name, len(rows), checksum, rows.tobytes())
+
+    def write_corrections(self, batch: int, corrections: Sequence[Any]) -> str:
+        """Write a batch of corrections (objects with the fields of a correction) and return the name of its file.
+
+        Raises
+        ------
+        AlertError
+            The store refuses.
+        """
+        name = f"corrections/{batch // 1000}/{batch}.avro"
+        try:
+            with self._create(self.path(name)) as out:
+                write_corrections(out, corrections, name)
+        except OSError as error:
+            raise AlertError(f"corrections {name} cannot be written: {error.strerror or error}") from error
+        return name
 
     def _create(self, path: str) -> "_DurableFile | _StoreFile":
         self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)

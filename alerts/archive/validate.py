@@ -7,6 +7,7 @@ from alerts.archive.store import AlertArchive
 from alerts.errors import AlertError
 from alerts.packets.wire import decode_body, encode_body
 from apdb import Database
+from apdb.queue.corrections import corrections_of_sources
 from apdb.queue.outbox import OutboxRow
 
 __all__ = ["validate_row"]
@@ -37,8 +38,11 @@ def validate_row(database: Database, archive: AlertArchive, row: OutboxRow) -> l
             'SELECT "diaSourceId" FROM "DiaSource" WHERE visit = %s AND detector = %s AND "timeWithdrawnMjdTai" IS NULL',
             (row.visit, row.detector),
         ).fetchall()
+        withdrawn = [
+            c.diaSourceId for c in corrections_of_sources(connection, ids) if c.kind in ("retracted", "replaced")
+        ]
     stored_ids = np.array([s for (s,) in stored], np.int64)
-    lost, extra = np.setdiff1d(stored_ids, ids), np.setdiff1d(ids, stored_ids)
+    lost, extra = np.setdiff1d(stored_ids, ids), np.setdiff1d(ids, [*stored_ids, *withdrawn])
     if len(set(ids)) != len(ids):
         problems.append(f"{len(ids) - len(set(ids))} alerts are there twice")
     if lost.size:

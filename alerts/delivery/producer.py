@@ -13,9 +13,11 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from alerts.delivery.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
 from alerts.errors import BrokerUnavailable, ProgressConflict
+from alerts.packets.corrections import encode_correction
 from alerts.packets.filters import AlertFilter, read_for
 from alerts.packets.schemas import SCHEMA_ID
 from alerts.packets.wire import Alert, frame_alert
+from apdb.queue.corrections import Correction
 from apdb.queue.outbox import OutboxRow
 
 __all__ = ["AlertProducer", "Headers", "origin_headers"]
@@ -121,16 +123,46 @@ class AlertProducer:
         BrokerUnavailable, BrokerRefused
             Whether they are published is what the next producer reads; this one must not be used again.
         """
+
+        def produce() -> None:
+            for alert in alerts:
+                self._produce(alert, headers)
+
+        self._send(produce, order, index)
+
+    def send_corrections(self, corrections: Sequence[Correction], wire_id: int, order: int, index: int) -> None:
+        """Publish corrections as `send` does alerts.
+
+        Raises
+        ------
+        BrokerUnavailable, BrokerRefused
+            As `send`.
+        """
+
+        def produce() -> None:
+            for c in corrections:
+                headers = [
+                    ("producer_timestamp", str(int(time.time() * 1000)).encode()),
+                    ("visit", str(c.visit).encode()),
+                    ("detector", str(c.detector).encode()),
+                ]
+                self._put(
+                    self._target.correction_topic, encode_correction(c, wire_id), str(c.diaSourceId).encode(), headers
+                )
+
+        self._send(produce, order, index)
+
+    def _send(self, produce: Callable[[], None], order: int, index: int) -> None:
+        """Publish in one transaction with the progress."""
         offset = (order << _INDEX_BITS) | index
         position = TopicPartition(self._target.progress_topic, 0, offset, self._identity)
-        self._within(lambda: self._transact(alerts, headers, position))
+        self._within(lambda: self._transact(produce, position))
         self._crash("relay_committed")
 
-    def _transact(self, alerts: Sequence[Alert], headers: Headers, position: TopicPartition) -> None:
+    def _transact(self, produce: Callable[[], None], position: TopicPartition) -> None:
         timeout = self._target.timeout_s
         self._producer.begin_transaction()
-        for alert in alerts:
-            self._produce(alert, headers)
+        produce()
         self._crash("relay_sent")
         self._producer.send_offsets_to_transaction([position], self._group.consumer_group_metadata(), timeout)
         self._producer.commit_transaction(timeout)

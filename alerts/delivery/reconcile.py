@@ -13,9 +13,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from alerts.delivery.target import KafkaTarget, Refusals, kafka_error
 from alerts.errors import AlertError
+from alerts.packets.corrections import decode_correction
 from apdb import Database
 
-__all__ = ["Reconciler", "trigger_id"]
+__all__ = ["CorrectionReconciler", "Reconciler", "trigger_id"]
 
 BATCH = 500
 _TELL_S = 5.0  # between two notes that everything is read
@@ -55,6 +56,11 @@ class _Count:
 
     count: int = 0
     xor: int = 0
+
+    def add(self, source: int) -> None:
+        """Count an alert."""
+        self.count += 1
+        self.xor ^= source
 
 
 class Reconciler:
@@ -145,21 +151,9 @@ class Reconciler:
         return consumer
 
     def _note(self, connection: psycopg.Connection[Any], messages: list[Message], idle: bool) -> None:
-        counts: dict[tuple[int, int, int], _Count] = {}
-        ends = {}
-        for message in messages:
-            ends[message.partition()] = message.offset() + 1
-            key, value = _attempt(message), message.value()
-            if key is not None and value is not None:
-                count = counts.setdefault(key, _Count())
-                count.count += 1
-                count.xor ^= trigger_id(value)
+        ends = {m.partition(): int(m.offset() or 0) + 1 for m in messages}
         with connection.cursor() as cursor:
-            cursor.executemany(
-                'UPDATE "AlertOutbox" SET "topicCount" = "topicCount" + %s, "topicXor" = "topicXor" # %s '
-                "WHERE visit = %s AND detector = %s AND attempt = %s",
-                [(f.count, f.xor, *key) for key, f in sorted(counts.items())],
-            )
+            self._count(cursor, messages)
             cursor.executemany(
                 'INSERT INTO "AlertTopicOffset" (topic, partition, next) VALUES (%s, %s, %s) ON CONFLICT (topic, partition) '
                 "DO UPDATE SET next = excluded.next",
@@ -170,3 +164,38 @@ class Reconciler:
                     'UPDATE "AlertTopicOffset" SET "caughtUpAt" = now() WHERE topic = %s', (self._target.topic,)
                 )
         self._told = time.monotonic()
+
+    def _count(self, cursor: psycopg.Cursor[Any], messages: list[Message]) -> None:
+        """Add what came to the rows of the outbox."""
+        counts: dict[tuple[int, ...], _Count] = {}
+        for message in messages:
+            key, value = _attempt(message), message.value()
+            if key is not None and value is not None:
+                counts.setdefault(key, _Count()).add(trigger_id(value))
+        cursor.executemany(
+            'UPDATE "AlertOutbox" SET "topicCount" = "topicCount" + %s, "topicXor" = "topicXor" # %s '
+            "WHERE visit = %s AND detector = %s AND attempt = %s",
+            [(f.count, f.xor, *key) for key, f in sorted(counts.items())],
+        )
+
+
+class CorrectionReconciler(Reconciler):
+    """Follows the topic of corrections: how many sources of each visit were retracted or replaced."""
+
+    def __init__(self, database: Database, target: KafkaTarget) -> None:
+        super().__init__(database, target.only(target.correction_topic))
+
+    def _count(self, cursor: psycopg.Cursor[Any], messages: list[Message]) -> None:
+        counts: dict[tuple[int, ...], _Count] = {}
+        for message in messages:
+            value = message.value()
+            if value is None:
+                continue
+            correction = decode_correction(value)
+            if correction.withdraws:
+                counts.setdefault((correction.visit, correction.detector), _Count()).add(correction.diaSourceId)
+        cursor.executemany(
+            'INSERT INTO "CorrectionTopicCount" AS t (count, xor, visit, detector) VALUES (%s, %s, %s, %s) ON CONFLICT (visit, '
+            "detector) DO UPDATE SET count = t.count + excluded.count, xor = t.xor # excluded.xor",
+            [(f.count, f.xor, *key) for key, f in sorted(counts.items())],
+        )

@@ -28,8 +28,8 @@ class SchemaRegistry:
         if parts.username:
             self._client.auth = httpx.BasicAuth(parts.username, parts.password or "")
 
-    def register(self, subject: str, schema_id: int = SCHEMA_ID) -> int:
-        """Return the registry's id of a schema, registered now when it was not.
+    def register(self, subject: str, schema_id: int = SCHEMA_ID, document: str | None = None) -> int:
+        """Return the registry's id of a schema (`document`, by default that of alerts), registered now when it was not.
 
         Raises
         ------
@@ -38,7 +38,7 @@ class SchemaRegistry:
         SchemaRefused
             Incompatible with what the subject holds, or not allowed.
         """
-        path, body = quote(subject, safe=""), {"schema": schema_document(schema_id), "schemaType": "AVRO"}
+        path, body = quote(subject, safe=""), {"schema": document or schema_document(schema_id), "schemaType": "AVRO"}
         registered = self._find(f"/subjects/{path}", body)
         if registered is not None:
             return int(registered["id"])
@@ -74,7 +74,13 @@ class SchemaRegistry:
         return content
 
 
-def learn_wire_id(connection: psycopg.Connection[Any], registry: SchemaRegistry, subject: str) -> int:
+def learn_wire_id(
+    connection: psycopg.Connection[Any],
+    registry: SchemaRegistry,
+    subject: str,
+    schema_id: int = SCHEMA_ID,
+    document: str | None = None,
+) -> int:
     """Return the id for the wire header: the registry's, or, while it is away, the one that it gave before.
 
     Raises
@@ -85,11 +91,11 @@ def learn_wire_id(connection: psycopg.Connection[Any], registry: SchemaRegistry,
         It refuses the schema.
     """
     try:
-        wire_id = registry.register(subject)
+        wire_id = registry.register(subject, schema_id, document)
     except RegistryUnavailable:
         row = connection.execute(
             'SELECT "wireId" FROM "AlertSchemaId" WHERE registry = %s AND subject = %s AND "schemaId" = %s',
-            (registry.name, subject, SCHEMA_ID),
+            (registry.name, subject, schema_id),
         ).fetchone()
         if row is None:
             raise
@@ -97,6 +103,6 @@ def learn_wire_id(connection: psycopg.Connection[Any], registry: SchemaRegistry,
     connection.execute(
         'INSERT INTO "AlertSchemaId" (registry, subject, "schemaId", "wireId") VALUES (%s, %s, %s, %s) '
         'ON CONFLICT (registry, subject, "schemaId") DO UPDATE SET "wireId" = excluded."wireId"',
-        (registry.name, subject, SCHEMA_ID, wire_id),
+        (registry.name, subject, schema_id, wire_id),
     )
     return wire_id

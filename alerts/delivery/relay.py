@@ -19,12 +19,14 @@ from alerts.archive.store import AlertArchive
 from alerts.delivery.producer import AlertProducer, Headers, origin_headers
 from alerts.delivery.target import KafkaTarget, message_limit
 from alerts.errors import AlertError, BrokerUnavailable
+from alerts.packets.corrections import CORRECTION_ID
 from alerts.packets.schemas import SCHEMA_ID
 from alerts.packets.wire import Alert
 from apdb import Database
 from apdb.database import first_line
 from apdb.errors import DatabaseUnavailable
-from apdb.queue import outbox
+from apdb.queue import corrections, outbox
+from apdb.queue.corrections import CorrectionBatch
 from apdb.queue.outbox import OutboxRow
 from apdb.queue.status import RELAY_LOCK
 
@@ -32,6 +34,7 @@ __all__ = ["Relay"]
 
 log = logging.getLogger("alertprod.relay")
 
+BATCH_CORRECTIONS, MOST_WAITING = 5000, 100
 BATCH_ALERTS, BATCH_BYTES = 500, 16 << 20  # of a transaction: an open one holds back the readers of its partitions
 FIRST_BATCH_BYTES = 2 << 20  # of a visit: its first alerts are out at once
 _DAY = 86400.0
@@ -46,8 +49,8 @@ class Relay:
         Where rows and alert files are.
     target
         Brokers and topics.
-    wire_id
-        Schema id in the wire header.
+    wire_id, correction_id
+        Schema ids in the wire headers of alerts and of corrections.
     crash
         Called with the name of each crash point (fault tests).
     """
@@ -59,9 +62,10 @@ class Relay:
         target: KafkaTarget,
         wire_id: int = SCHEMA_ID,
         crash: Callable[[str], None] = lambda name: None,
+        correction_id: int = CORRECTION_ID,
     ) -> None:
         self._database, self._archive, self._target, self._crash = database, archive, target, crash
-        self._wire_id = wire_id
+        self._wire_id, self._correction_id = wire_id, correction_id
         self._producer: AlertProducer | None = None
         self._leader: psycopg.Connection[Any] | None = None
 
@@ -98,7 +102,7 @@ class Relay:
                 return 0
             producer = self._connected(leader)
             outbox.assign_order(leader)
-            return sum(self._publish(leader, producer, row) for row in outbox.rows_waiting(leader))
+            return sum(self._publish_next(leader, producer, item) for item in _in_line(leader))
         except BrokerUnavailable:
             self._drop_producer()
             raise
@@ -126,6 +130,25 @@ class Relay:
             outbox.catch_up(leader, *self._producer.progress)
         return self._producer
 
+    def _publish_next(
+        self, leader: psycopg.Connection[Any], producer: AlertProducer, item: OutboxRow | CorrectionBatch
+    ) -> int:
+        if isinstance(item, OutboxRow):
+            return self._publish(leader, producer, item)
+        return self._correct(leader, producer, item)
+
+    def _correct(self, leader: psycopg.Connection[Any], producer: AlertProducer, batch: CorrectionBatch) -> int:
+        """Write what is left of a batch of corrections to the archive and to the topic."""
+        found = corrections.corrections_of_batch(leader, batch.id)
+        self._archive.write_corrections(batch.id, found)
+        sent = batch.published_count
+        while sent < len(found):
+            part = found[sent : sent + BATCH_CORRECTIONS]
+            producer.send_corrections(part, self._correction_id, batch.order, sent + len(part))
+            sent += len(part)
+            corrections.mark_batch(leader, batch.order, sent)
+        return sent - batch.published_count
+
     def _publish(self, leader: psycopg.Connection[Any], producer: AlertProducer, row: OutboxRow) -> int:
         """Publish what is left of a row; a row whose file is broken is held, the others go on."""
         file, order = alert_file(row), row.order
@@ -146,6 +169,15 @@ class Relay:
         self._crash("relay_marked")
         outbox.mark(leader, order, sent, _since(row.shutter_close), complete=True)
         return sent - row.published_count
+
+
+def _in_line(connection: psycopg.Connection[Any]) -> list[OutboxRow | CorrectionBatch]:
+    """Return what waits in publish order: no correction before an alert that is in front of it."""
+    rows, batches = outbox.rows_waiting(connection, MOST_WAITING), corrections.batches_waiting(connection, MOST_WAITING)
+    full = [part[-1].order for part in (rows, batches) if len(part) == MOST_WAITING]
+    seen = min(full, default=None)
+    line: list[OutboxRow | CorrectionBatch] = [*rows, *batches]
+    return sorted((i for i in line if seen is None or i.order <= seen), key=lambda i: i.order)
 
 
 def _headers(row: OutboxRow) -> Headers:

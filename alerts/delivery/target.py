@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from alerts.errors import AlertError, BrokerRefused, BrokerUnavailable
+from alerts.packets.corrections import correction_topic
 
 __all__ = ["KafkaTarget", "Refusals", "ensure_topics", "kafka_error", "message_limit", "require_topics", "typed_errors"]
 
@@ -93,6 +94,11 @@ class KafkaTarget:
         return f"{self.topic}.progress"
 
     @property
+    def correction_topic(self) -> str:
+        """The topic of the corrections of the alerts."""
+        return correction_topic(self.topic)
+
+    @property
     def topics(self) -> tuple[str, ...]:
         """All topics that alerts are published on."""
         return (self.topic, *(topic for topic, _ in self.fan_out))
@@ -115,7 +121,7 @@ def ensure_topics(
     progress: bool = True,
     largest: int = MAX_MESSAGE,
 ) -> None:
-    """Make the alert, fan-out and (with `progress`) progress topics where they are missing; `largest` bytes a message.
+    """Make the alert, fan-out and (with `progress`) corrections and progress topics where they are missing; `largest` bytes a message.
 
     Raises
     ------
@@ -127,6 +133,7 @@ def ensure_topics(
     present = _topics(admin, target, refusals)
     wanted = [NewTopic(t, partitions, replication, config={"max.message.bytes": str(largest)}) for t in target.topics]
     if progress:
+        wanted.append(NewTopic(target.correction_topic, partitions, replication))
         wanted.append(NewTopic(target.progress_topic, 1, replication))
     wanted = [t for t in wanted if t.topic not in present]
     if not wanted:

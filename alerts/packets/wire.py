@@ -11,7 +11,7 @@ from alerts.errors import AlertError
 from alerts.packets.schemas import SCHEMA_ID, schema
 from tasks.reprs import short_repr
 
-__all__ = ["Alert", "decode", "decode_body", "encode", "encode_body", "frame", "frame_alert", "varint"]
+__all__ = ["Alert", "decode", "decode_body", "encode", "encode_body", "frame", "frame_alert", "unframe", "varint"]
 
 _HEADER = struct.Struct(">bi")
 
@@ -99,10 +99,22 @@ def decode(data: bytes, writer_id: int | None = None) -> dict[str, Any]:
     AlertError
         Not in wire format, or cut short.
     """
+    body = unframe(data)
+    _, schema_id = _HEADER.unpack_from(data)
+    return decode_body(body, schema_id if writer_id is None else writer_id)
+
+
+def unframe(data: bytes) -> bytes:
+    """Return the Avro bytes of a wire message.
+
+    Raises
+    ------
+    AlertError
+        Not in wire format.
+    """
     if len(data) < _HEADER.size or data[0] != 0:
         raise AlertError("not in the Confluent wire format: the first byte must be 0")
-    _, schema_id = _HEADER.unpack_from(data)
-    return decode_body(data[_HEADER.size :], schema_id if writer_id is None else writer_id)
+    return data[_HEADER.size :]
 
 
 def varint(value: int) -> bytes:

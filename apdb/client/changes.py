@@ -6,15 +6,20 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import astropy.time
+import pandas as pd
 import psycopg
 from lsst.dax.apdb import DiaForcedSourceId, DiaObjectId, DiaSourceId, ReplicaChunk
 from lsst.dax.apdb.apdbUpdateRecord import ApdbUpdateRecord
 
 from apdb.client.base import ClientBase
 from apdb.client.reads import DEDUP_KEY
-from apdb.replication import update_records
+from apdb.queue import corrections
+from apdb.replication import taken_back, update_records
 from apdb.replication.replica import store_update_records
 from apdb.visit import changes
+from apdb.visit.corrected import of_moved, of_withdrawn
+from apdb.visit.renewal import newest_versions, renew
+from apdb.visit.take_back import withdraw_forced_of
 
 __all__ = ["ClientChanges"]
 
@@ -47,6 +52,9 @@ class ClientChanges(ClientBase):
             if missing := set(targets.values()) - objects.keys():
                 raise LookupError(f"Some object IDs are missing from DiaObject table: {sorted(missing)}")
             changes.reassign_sources(connection, targets, to_solar_system=False, mjd_tai=0.0)
+            moved = {s: (owners[s] or 0, target) for s, target in targets.items()}
+            now_mjd = float(self._current_time().tai.mjd)
+            corrections.add(connection, of_moved(connection, moved), "source reassigned", now_mjd)
             steps: Counter[int] = Counter()
             if increment_nDiaSources:
                 steps.update(targets.values())
@@ -103,6 +111,8 @@ class ClientChanges(ClientBase):
             former = Counter(owner for owner in owners.values() if owner is not None)
             objects = changes.positions_and_counts(connection, former)
             changes.reassign_sources(connection, targets, to_solar_system=True, mjd_tai=now_mjd)
+            moved = {s: (owners[s] or 0, 0) for s in targets}
+            corrections.add(connection, of_moved(connection, moved), "a solar-system body", now_mjd)
             recounted = changes.add_to_counts(connection, Counter({k: -n for k, n in former.items() if k in objects}))
             if self.config.enable_replica:
                 self._send(
@@ -117,6 +127,8 @@ class ClientChanges(ClientBase):
         self, diaSourceIds: Iterable[DiaSourceId], *, timeWithdrawn: astropy.time.Time | None = None
     ) -> None:
         """Mark DiaSources as withdrawn; those that are already keep their time.
+
+        Their objects are made anew from the sources that they have left; those without any are closed.
 
         Raises
         ------
@@ -156,10 +168,27 @@ class ClientChanges(ClientBase):
                 raise LookupError(f"Some source IDs are missing from {table} table: {sorted(missing)}")
             valid = [k for k in rows if withdrawn_mjd[k] is None]
             if valid:
+                owners = _owners(connection, table, valid)
                 withdraw(connection, valid, mjd)
+                if table == "DiaSource":
+                    corrections.add(connection, _retracted(connection, valid), "source withdrawn", mjd)
+                self._renew(connection, owners, close=table == "DiaSource")
             self._send(connection, update_records.withdrawn([rows[k] for k in valid], mjd))
 
         self._transactions.run(work)
+
+    def _renew(self, connection: psycopg.Connection[Any], lost: Mapping[int, int], *, close: bool) -> None:
+        """Make objects that lost so many sources anew; with `close`, those without any left are closed."""
+        now, schema = self._current_time(), self._published
+        versions = newest_versions(connection, schema, lost)
+        change = {k: -n for k, n in lost.items()}
+        renewal = renew(connection, schema, versions, float(now.tai.mjd), change=change, close=close)
+        left = withdraw_forced_of(connection, schema, renewal.closed, float(now.tai.mjd))
+        if self.config.enable_replica:
+            chunk = ReplicaChunk.make_replica_chunk(now, self.config.replica_chunk_seconds)
+            taken_back.tell(connection, chunk, left.iloc[:0].assign(diaSourceId=0), left, {})
+            taken_back.tell_versions(connection, chunk, renewal.objects)
+            taken_back.tell_ended(connection, chunk, renewal.closed)
 
     def _send(self, connection: psycopg.Connection[Any], records: list[update_records.Change]) -> None:
         """Enter update records in this transaction, where replication is on."""
@@ -178,3 +207,22 @@ class ClientChanges(ClientBase):
             raise TypeError("Replication is not enabled for this APDB instance.")
         records = list(update)
         self._transactions.run(lambda c: store_update_records(c, records, chunk))
+
+
+def _owners(connection: psycopg.Connection[Any], table: str, keys: list[Any]) -> dict[int, int]:
+    """Return the objects of rows that are about to be withdrawn, with the number of sources that each will lose."""
+    if table == "DiaForcedSource":
+        return dict.fromkeys([key[0] for key in keys], 0)
+    return dict(Counter(o for o in changes.objects_of_sources(connection, keys).values() if o is not None))
+
+
+def _retracted(connection: psycopg.Connection[Any], ids: list[int]) -> pd.DataFrame:
+    """Return the corrections of sources that were withdrawn one by one."""
+    rows = connection.execute(
+        'SELECT visit, detector, "diaSourceId", coalesce("diaObjectId", 0), ra, dec FROM "DiaSource" WHERE "diaSourceId" = ANY(%s)',
+        (ids,),
+    ).fetchall()
+    table = pd.DataFrame(rows, columns=["visit", "detector", "diaSourceId", "diaObjectId", "ra", "dec"])
+    units = table[["visit", "detector"]].drop_duplicates().itertuples(index=False)
+    of_unit = [(int(v), int(d), table[(table.visit == v) & (table.detector == d)]) for v, d in units]
+    return pd.concat([of_withdrawn(v, d, part, None) for v, d, part in of_unit])

@@ -19,7 +19,8 @@ from apdb.replication.replica import store_keys
 from apdb.schema.partitions import month_bounds, refuse_archived
 from apdb.transactions import Transactions
 from apdb.visit import changes
-from apdb.visit.store import remove_stored, store_rows
+from apdb.visit.store import store_rows
+from apdb.visit.take_back import pixels_of_visit, replace_stored
 from apdb.visit_rows import VisitRows, prepare
 
 __all__ = ["PostgresApdb", "PostgresApdbAdmin", "open"]
@@ -89,8 +90,9 @@ class PostgresApdb(ClientReads, ClientChanges):
         Parameters
         ----------
         replace
-            Rows of the same (visit, detector) that are there already make way: those with the same ids are deleted,
-            the others withdrawn.
+            Rows of the same (visit, detector) that are there already make way: sources with the same ids are deleted, the
+            others withdrawn, and the objects that they had a part in are made anew from the valid sources that they have;
+            those without any are closed.
 
         Raises
         ------
@@ -108,17 +110,24 @@ class PostgresApdb(ClientReads, ClientChanges):
             chunk = ReplicaChunk.make_replica_chunk(visit_time, self.config.replica_chunk_seconds)
         self._transactions.run(
             lambda c: self._store(c, rows, chunk, replace),
-            pixels=rows.pixels,
+            pixels=self._pixels_with_stored(rows) if replace else rows.pixels,
             meanwhile=lambda: rows.digest,
         )
+
+    def _pixels_with_stored(self, rows: VisitRows) -> list[int]:
+        """Return the pixels of the sky that rows need, and those of what they replace."""
+        if rows.visit is None or rows.detector is None:
+            return rows.pixels
+        visit, detector = rows.visit, rows.detector
+        return rows.pixels_with(self._transactions.run(lambda c: pixels_of_visit(c, visit, detector)))
 
     def _store(
         self, connection: psycopg.Connection[Any], rows: VisitRows, chunk: ReplicaChunk | None, replace: bool
     ) -> None:
         if replace:
             refuse_archived(connection, rows.days_mjd)
-            remove_stored(connection, rows)
-        if store_rows(connection, rows) and chunk is not None:
+            replace_stored(connection, self._published, rows, chunk)
+        elif store_rows(connection, rows) and chunk is not None:
             store_keys(connection, self._published, rows, chunk)
 
 

@@ -15,8 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from apdb.errors import ApdbError
-from apdb.schema.columns import BANDS, PIXEL_COLUMN, Column
+from apdb.schema.columns import PIXEL_COLUMN, Column
 from tasks.arrays import Flags
+from tasks.bands import BANDS
 
 __all__ = [
     "MJD_RANGE",

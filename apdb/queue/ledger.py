@@ -9,15 +9,17 @@ import psycopg
 from psycopg.rows import dict_row
 
 from apdb.database import Database
-from apdb.errors import LeaseLost, VisitConflict
+from apdb.errors import LeaseLost, NotFound, ReleasesExhausted, VisitConflict, VisitRunning
 from apdb.queue.claims import Claim, Patience, give_back_lost, take_next
-from apdb.queue.states import FINAL_STATES, VisitState
+from apdb.queue.states import VisitState
 from apdb.rows import single_row
 
-__all__ = ["Claim", "Ledger", "Outcome", "Patience", "VisitState", "finish"]
+__all__ = ["RELEASES", "Claim", "Ledger", "Outcome", "Patience", "VisitState", "finish"]
 
-_PATIENCE = Patience()
+RELEASES = 64
 LIMIT_S = 30.0  # of one call: then the database counts as away
+_PATIENCE = Patience()
+_RUNNING = "it is being processed: send it again when it has ended"
 
 
 @dataclass(frozen=True)
@@ -52,16 +54,22 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def submit(self, message: dict[str, Any], visit: int, detector: int) -> tuple[dict[str, Any], bool]:
+    def submit(
+        self, message: dict[str, Any], visit: int, detector: int, releases: int = RELEASES
+    ) -> tuple[dict[str, Any], bool]:
         """Enter a visit; returns its row and whether it is new.
 
-        The same message again changes nothing. With ``reprocess = "replace"`` a finished visit is queued again with the
-        next release slot.
+        The same message again changes nothing. With ``reprocess = "replace"`` the message of a visit that waits is replaced, and
+        one that has ended is queued again, with the next of `releases` release slots where rows of it are stored.
 
         Raises
         ------
         VisitConflict
             The (visit, detector) came before with another message.
+        VisitRunning
+            A replacement for a visit that is being processed.
+        ReleasesExhausted
+            A replacement, and every release slot was used.
         """
         content = {k: v for k, v in message.items() if k not in ("traceparent", "priority", "reprocess")}
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -91,9 +99,9 @@ class Ledger:
                 'SELECT * FROM "VisitLedger" WHERE visit = %s AND detector = %s FOR UPDATE', (visit, detector)
             )
             row = single_row(cursor)
-            if replace and row["state"] in FINAL_STATES:
-                return self._requeue(cursor, row, message, digest), True
-            if row["messageHash"] != digest and not replace:
+            if replace:
+                return _replace(cursor, row, message, digest, releases)
+            if row["messageHash"] != digest:
                 raise VisitConflict(
                     "this (visit, detector) came before with another message: send reprocess=replace to replace it",
                     visit=visit,
@@ -101,17 +109,28 @@ class Ledger:
                 )
             return row, False
 
-    def _requeue(
-        self, cursor: psycopg.Cursor[dict[str, Any]], row: dict[str, Any], message: dict[str, Any], digest: str
-    ) -> dict[str, Any]:
-        release = row["release"] + (1 if row["state"] == VisitState.DONE else 0)
-        cursor.execute(
-            'UPDATE "VisitLedger" SET state = %s, message = %s, "messageHash" = %s, release = %s, '
-            '"nextAt" = now(), "errorCode" = NULL, "errorText" = NULL, "finishedAt" = NULL, failures = 0, "updatedAt" = now() '
-            "WHERE visit = %s AND detector = %s RETURNING *",
-            (VisitState.QUEUED, json.dumps(message), digest, release, row["visit"], row["detector"]),
+    def withdraw(self, connection: psycopg.Connection[Any], visit: int, detector: int) -> None:
+        """Note within the caller's transaction that a visit is taken back; one that waits is not processed.
+
+        Raises
+        ------
+        NotFound
+            It never came.
+        VisitRunning
+            It is being processed.
+        """
+        row = connection.execute(
+            'SELECT state FROM "VisitLedger" WHERE visit = %s AND detector = %s FOR UPDATE', (visit, detector)
+        ).fetchone()
+        if row is None:
+            raise NotFound("it never came", visit=visit, detector=detector)
+        if row[0] == VisitState.RUNNING:
+            raise VisitRunning(_RUNNING, visit=visit, detector=detector)
+        connection.execute(
+            'UPDATE "VisitLedger" SET state = %s, "errorCode" = NULL, "errorText" = NULL, "updatedAt" = now(), "finishedAt" = '
+            "now() WHERE visit = %s AND detector = %s",
+            (VisitState.WITHDRAWN, visit, detector),
         )
-        return single_row(cursor)
 
     def get(self, visit: int, detector: int) -> dict[str, Any] | None:
         """Return the row of a visit, None when it never came."""
@@ -219,6 +238,44 @@ class Ledger:
                 (midpoint, region, claim.visit, claim.detector),
             ).fetchone()
         return bool(row and row[0])
+
+
+def _replace(
+    cursor: psycopg.Cursor[dict[str, Any]], row: dict[str, Any], message: dict[str, Any], digest: str, releases: int
+) -> tuple[dict[str, Any], bool]:
+    """Queue a visit that came before with another message; returns its row and whether that changed it."""
+    where = {"visit": row["visit"], "detector": row["detector"]}
+    if row["state"] == VisitState.RUNNING:
+        raise VisitRunning(_RUNNING, **where)
+    same = row["message"].get("reprocess") == "replace" and row["messageHash"] == digest
+    if row["state"] == VisitState.QUEUED and same:
+        return row, False
+    release = row["release"] + (row["state"] in (VisitState.DONE, VisitState.WITHDRAWN))
+    if release >= releases:
+        raise ReleasesExhausted(
+            f"all {releases} release slots are used: ids for another replacement would be those of earlier rows; withdraw the "
+            "visit, or enter the image under another visit number",
+            **where,
+        )
+    cursor.execute(
+        'UPDATE "VisitLedger" SET state = %s, message = %s, "messageHash" = %s, release = %s, priority = %s, '
+        '"midpointMjdTai" = coalesce(%s, "midpointMjdTai"), band = coalesce(%s, band), instrument = %s, '
+        '"nextAt" = now(), "errorCode" = NULL, "errorText" = NULL, "finishedAt" = NULL, failures = 0, "updatedAt" = now() '
+        "WHERE visit = %s AND detector = %s RETURNING *",
+        (
+            VisitState.QUEUED,
+            json.dumps(message),
+            digest,
+            release,
+            message.get("priority", 0),
+            message.get("midpointMjdTai"),
+            message.get("band"),
+            message["instrument"],
+            row["visit"],
+            row["detector"],
+        ),
+    )
+    return single_row(cursor), True
 
 
 def finish(connection: psycopg.Connection[Any], visit: int, detector: int, attempt: int, outcome: Outcome) -> None:

@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import class_row, dict_row
 
 from apdb.errors import ApdbError
+from apdb.queue.corrections import mark_batch
 from apdb.queue.states import VisitState
 from apdb.rows import single_row
 
@@ -119,11 +120,16 @@ def identity(connection: psycopg.Connection[Any]) -> str:
 
 
 def assign_order(connection: psycopg.Connection[Any]) -> None:
-    """Give the next numbers to rows that have none; only the leader calls this."""
+    """Give the next numbers to alert files and batches of corrections that have none; only the leader calls this.
+
+    One statement sees one snapshot: a correction in it is numbered behind every alert that was committed before.
+    """
     connection.execute(
-        'UPDATE "AlertOutbox" o SET "publishOrder" = n.next FROM (SELECT id, nextval(\'"AlertPublishOrder"\') AS next '
-        'FROM (SELECT id FROM "AlertOutbox" WHERE "publishedAt" IS NULL AND "publishOrder" IS NULL AND "heldReason" IS NULL '
-        "ORDER BY id) w) n WHERE o.id = n.id"
+        'WITH waiting AS (SELECT false AS corrects, id FROM "AlertOutbox" WHERE "publishedAt" IS NULL AND "publishOrder" IS NULL '
+        'AND "heldReason" IS NULL AND "droppedAt" IS NULL UNION ALL SELECT true, id FROM "CorrectionBatch" WHERE "publishOrder" '
+        "IS NULL ORDER BY 1, 2), numbered AS MATERIALIZED (SELECT corrects, id, nextval('\"AlertPublishOrder\"') AS next "
+        'FROM waiting), corrected AS (UPDATE "CorrectionBatch" b SET "publishOrder" = n.next FROM numbered n WHERE n.corrects '
+        'AND b.id = n.id) UPDATE "AlertOutbox" o SET "publishOrder" = n.next FROM numbered n WHERE NOT n.corrects AND o.id = n.id'
     )
 
 
@@ -150,6 +156,12 @@ def catch_up(connection: psycopg.Connection[Any], order: int, count: int) -> Non
             '"publishOrder" = %s',
             (count, order),
         )
+        connection.execute(
+            'UPDATE "CorrectionBatch" SET "publishedCount" = count, "publishedAt" = now() WHERE "publishedAt" IS NULL AND '
+            '"publishOrder" < %s',
+            (order,),
+        )
+        mark_batch(connection, order, count)
         connection.execute(
             'SELECT setval(\'"AlertPublishOrder"\', greatest(%s, (SELECT last_value FROM "AlertPublishOrder")))',
             (max(order, 1),),

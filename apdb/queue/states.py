@@ -8,6 +8,8 @@ __all__ = ["FINAL_STATES", "VisitState"]
 class VisitState(StrEnum):
     """Life of a visit: queued -> running -> done | no_work | failed; a retriable failure goes back to queued.
 
+    One that is taken back for good is withdrawn; with a replacement, which is queued again, its rows leave when that is stored.
+
     The members are strings: SQL parameters and JSON hold their values.
     """
 
@@ -16,6 +18,7 @@ class VisitState(StrEnum):
     DONE = "done"
     NO_WORK = "no_work"
     FAILED = "failed"
+    WITHDRAWN = "withdrawn"
 
 
-FINAL_STATES = (VisitState.DONE, VisitState.NO_WORK, VisitState.FAILED)
+FINAL_STATES = (VisitState.DONE, VisitState.NO_WORK, VisitState.FAILED, VisitState.WITHDRAWN)

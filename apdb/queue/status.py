@@ -4,6 +4,7 @@ from typing import Any
 
 from apdb.database import Database
 from apdb.queue import dead_letters
+from apdb.queue.corrections import unpublished
 from apdb.queue.outbox import discrepancies
 from apdb.queue.states import VisitState
 from apdb.rows import single_row
@@ -48,6 +49,7 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
             )
         )
         letters = dead_letters.counts(connection)
+        corrections = unpublished(connection)
         wrong = [] if alert_topic is None else discrepancies(connection, alert_topic)
     median, slow = latency[0] if latency and latency[0] else (None, None)
     return {
@@ -55,6 +57,7 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
         "unpublished_alerts": int(outbox[0]),
         "oldest_unpublished_s": float(outbox[1]),
         "published_alerts": int(outbox[2]),
+        "unpublished_corrections": corrections,
         "held_alerts": int(outbox[3]),
         "seconds": {k: float(v) for k, v in steps},
         "alert_latency_s": {"median": median, "p95": slow},

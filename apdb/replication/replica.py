@@ -42,7 +42,8 @@ def store_keys(
     if len(rows.objects):
         connection.execute(
             'INSERT INTO "DiaObjectChunks" SELECT %s, "diaObjectId", "validityStartMjdTai" FROM "DiaObjectLast" '
-            'WHERE "diaObjectId" = ANY(%s::bigint[])',
+            'WHERE "diaObjectId" = ANY(%s::bigint[]) ON CONFLICT ("diaObjectId", "validityStartMjdTai") DO UPDATE SET '
+            "apdb_replica_chunk = excluded.apdb_replica_chunk",
             (chunk.id, id_array(rows.objects.diaObjectId.to_numpy(np.int64))),
         )
     for table, frame in rows.frames.items():
@@ -51,9 +52,10 @@ def store_keys(
             sql.SQL("%s::{}[]").format(sql.SQL("double precision" if name.endswith("MjdTai") else "bigint"))
             for name in key
         )
-        query = sql.SQL("INSERT INTO {} SELECT %s, k.* FROM unnest({}) k").format(
-            sql.Identifier(f"{table}Chunks"), arrays
-        )
+        query = sql.SQL(  # the key of a row that was taken back may come again
+            "INSERT INTO {} SELECT %s, k.* FROM unnest({}) k ON CONFLICT ({}) DO UPDATE SET apdb_replica_chunk = "
+            "excluded.apdb_replica_chunk"
+        ).format(sql.Identifier(f"{table}Chunks"), arrays, sql.SQL(", ").join(map(sql.Identifier, key)))
         connection.execute(query, (chunk.id, *(frame[name].tolist() for name in key)))
 
 

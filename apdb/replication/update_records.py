@@ -10,7 +10,17 @@ from lsst.dax.apdb import apdbUpdateRecord as kinds  # noqa: N813
 
 from apdb.replication.replica import store_update_records
 
-__all__ = ["Change", "closed", "moved_to_bodies", "reassigned", "reassigned_by_id", "recounted", "send", "withdrawn"]
+__all__ = [
+    "Change",
+    "closed",
+    "enter",
+    "moved_to_bodies",
+    "reassigned",
+    "reassigned_by_id",
+    "recounted",
+    "send",
+    "withdrawn",
+]
 
 Change = tuple[Any, dict[str, Any]]
 Position = tuple[float, float]
@@ -97,9 +107,12 @@ def send(
     connection: psycopg.Connection[Any], changes: Sequence[Change], now: astropy.time.Time, chunk_seconds: int = 600
 ) -> None:
     """Enter changes as update records of the chunk of `now`, in the transaction that makes them."""
-    if not changes:
-        return
-    stamp = int(now.unix_tai * 1e9)
-    chunk = ReplicaChunk.make_replica_chunk(now, chunk_seconds)
+    if changes:
+        enter(connection, changes, ReplicaChunk.make_replica_chunk(now, chunk_seconds))
+
+
+def enter(connection: psycopg.Connection[Any], changes: Sequence[Change], chunk: ReplicaChunk) -> None:
+    """Enter changes as update records of a chunk, with its time, in the transaction that makes them."""
+    stamp = int(chunk.last_update_time.unix_tai * 1e9)
     records = [kind(**v, update_time_ns=stamp, update_order=k) for k, (kind, v) in enumerate(changes)]
     store_update_records(connection, records, chunk)

@@ -29,7 +29,7 @@ from apdb.sky.htm import HTM_LEVEL, cover, htm_ids
 from tasks.arrays import F64, I64
 from tasks.sphere import positions_around
 
-__all__ = ["lock_pixels", "lock_pixels_around", "pixels_of_positions", "sky_locks"]
+__all__ = ["LEVELS", "lock_pixels", "lock_pixels_around", "pixels_of_positions", "sky_locks"]
 
 LEVELS = (8, 5, 2)
 MAX_LOCKS = 64

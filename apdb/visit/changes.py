@@ -17,14 +17,13 @@ __all__ = [
     "close_objects",
     "delete_rows",
     "forced_withdrawn_at",
-    "move_all_sources",
+    "lock_versions",
     "objects_of_sources",
     "positions_and_counts",
     "reassign_sources",
     "sources_withdrawn_at",
     "withdraw_forced",
     "withdraw_sources",
-    "withdraw_visit",
 ]
 
 Key = tuple[int, int, int]
@@ -66,16 +65,10 @@ def reassign_sources(
     audit(connection, action, "DiaSource", len(ids), [[int(a), int(b)] for a, b in targets.items()])
 
 
-def move_all_sources(connection: psycopg.Connection[Any], targets: Mapping[int, int]) -> list[tuple[int, int]]:
-    """Give every source of some objects (keys) to other objects (values); returns (source, new object)."""
-    moved = connection.execute(
-        'UPDATE "DiaSource" s SET "diaObjectId" = m.keep FROM unnest(%s::bigint[], %s::bigint[]) m(gone, keep) '
-        'WHERE s."diaObjectId" = m.gone RETURNING s."diaSourceId", m.keep',
-        (list(targets), list(targets.values())),
-    ).fetchall()
-    if targets:
-        audit(connection, "merge objects", "DiaObject", len(targets), [[int(a), int(b)] for a, b in targets.items()])
-    return moved
+def lock_versions(connection: psycopg.Connection[Any], ids: Collection[int]) -> None:
+    """Lock the newest versions of objects in order of id."""
+    query = 'SELECT 1 FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%s) ORDER BY "diaObjectId" FOR UPDATE'
+    connection.execute(query, (sorted(ids),))
 
 
 def add_to_counts(connection: psycopg.Connection[Any], steps: Counter[int]) -> dict[int, int]:
@@ -95,9 +88,19 @@ def add_to_counts(connection: psycopg.Connection[Any], steps: Counter[int]) -> d
     return wanted
 
 
-def close_objects(connection: psycopg.Connection[Any], ids: Collection[int], mjd_tai: float) -> list[int]:
-    """End the open versions of objects and take them out of DiaObjectLast; returns the ids that were open."""
+def close_objects(
+    connection: psycopg.Connection[Any], ids: Collection[int], mjd_tai: float, made_now: Collection[int] = ()
+) -> list[int]:
+    """End the open versions of objects and take them out of DiaObjectLast; returns the ids that were open.
+
+    An open version that this same transaction has made (of objects in `made_now`) is deleted: its predecessor has ended.
+    """
+    own = sorted(set(made_now) & set(ids))
     rows = connection.execute(
+        'DELETE FROM "DiaObject" WHERE "diaObjectId" = ANY(%s) AND "validityEndMjdTai" IS NULL RETURNING "diaObjectId"',
+        (own,),
+    ).fetchall()
+    rows += connection.execute(
         'UPDATE "DiaObject" SET "validityEndMjdTai" = greatest(%s, "validityStartMjdTai") WHERE "diaObjectId" = ANY(%s) '
         'AND "validityEndMjdTai" IS NULL RETURNING "diaObjectId"',
         (mjd_tai, sorted(ids)),
@@ -123,18 +126,6 @@ def withdraw_sources(connection: psycopg.Connection[Any], ids: Sequence[int], mj
         (mjd_tai, list(ids)),
     )
     audit(connection, "withdraw", "DiaSource", len(ids), [int(i) for i in ids])
-
-
-def withdraw_visit(connection: psycopg.Connection[Any], visit: int, detector: int, mjd_tai: float) -> int:
-    """Mark what is valid of a (visit, detector) as withdrawn; returns the number of rows."""
-    return sum(
-        connection.execute(
-            f'UPDATE "{table}" SET "timeWithdrawnMjdTai" = %s WHERE visit = %s AND detector = %s '
-            'AND "timeWithdrawnMjdTai" IS NULL',
-            (mjd_tai, visit, detector),
-        ).rowcount
-        for table in ("DiaSource", "DiaForcedSource")
-    )
 
 
 _FORCED_KEYS = (

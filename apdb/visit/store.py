@@ -1,6 +1,8 @@
 """Writing the rows of a visit: versions of objects, sources, forced sources, each by one COPY."""
 
 import logging
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,26 +10,30 @@ import pandas as pd
 import psycopg
 from psycopg import sql
 
-from apdb.audit import audit
 from apdb.copy.encode import id_array, write_rows
-from apdb.errors import ApdbError, VisitConflict
+from apdb.errors import VisitConflict
 from apdb.schema.columns import PublishedSchema
-from apdb.visit.changes import withdraw_visit
 from apdb.visit.source_ids import id_range, note_uncovered, refuse_known_ids
 from apdb.visit_rows import VisitRows
+from tasks.arrays import I64
 
-__all__ = ["remove_stored", "store_rows"]
+__all__ = ["store_objects", "store_rows"]
 
 _LOG = logging.getLogger("lsst.dax.apdb.alertprod")
 # a version that would not begin after the one before it begins this much later (in days: 0.1 ms)
 SHORTEST_VALIDITY = 1e-9
 
 
-def store_rows(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
+def store_rows(connection: psycopg.Connection[Any], rows: VisitRows, without: Collection[int] = ()) -> bool:
     """Write prepared rows in the open transaction; returns False, writing nothing, when they are there already.
 
     A store that may be a repetition is entered in the ledger first, others last: what identifies their content is
     known when all is encoded.
+
+    Parameters
+    ----------
+    without
+        Objects whose versions the caller writes itself, afterwards.
 
     Raises
     ------
@@ -42,7 +48,8 @@ def store_rows(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
         return False
     refuse_known_ids(connection, rows)
     try:
-        _store_objects(connection, rows)
+        own = rows.objects[~rows.objects.diaObjectId.isin(without)] if without and len(rows.objects) else rows.objects
+        store_objects(connection, rows if own is rows.objects else replace(rows, objects=own))
         write_rows(connection, "DiaSource", rows.sources, meanwhile=lambda: rows.forced)
         write_rows(connection, "DiaForcedSource", rows.forced, meanwhile=lambda: rows.digest)
         if not may_repeat and not _enter(connection, rows):
@@ -117,44 +124,23 @@ def _enter_first(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     return True
 
 
-def remove_stored(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
-    """Make way for rows that replace what their (visit, detector) has stored.
-
-    Rows with the same ids are deleted, the others withdrawn; versions of objects stay as history.
-
-    Raises
-    ------
-    ApdbError
-        The rows do not belong to one (visit, detector).
-    """
-    if rows.visit is None or rows.detector is None:
-        raise ApdbError("only the rows of one (visit, detector) can replace what is stored")
-    same = connection.execute('SELECT 1 FROM "StoreLedger" WHERE "contentHash" = %s', (rows.digest,)).fetchone()
-    if same is not None:
-        return
-    key = {"v": rows.visit, "d": rows.detector}
-    for table, name in (("DiaSource", "diaSourceId"), ("DiaForcedSource", "diaObjectId")):
-        ids = rows.frames[table][name].tolist() if table in rows.frames else []
-        where = "WHERE visit = %(v)s AND detector = %(d)s"
-        connection.execute(f'DELETE FROM "{table}" {where} AND "{name}" = ANY(%(ids)s)', {**key, "ids": ids})
-    withdraw_visit(connection, rows.visit, rows.detector, rows.mjd_tai)
-    connection.execute('DELETE FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s', key)
-    audit(
-        connection, "replace visit", "DiaSource", rows.sources.count, {"visit": rows.visit, "detector": rows.detector}
-    )
-
-
-def _store_objects(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
+def store_objects(connection: psycopg.Connection[Any], rows: VisitRows, made_now: Collection[int] = ()) -> None:
     """Close the open versions, append the new ones, and renew DiaObjectLast.
 
     A version never begins before the one that it supersedes, also when visits come out of order: then it begins right
     after that one.
+
+    Parameters
+    ----------
+    made_now
+        Objects whose open version this same transaction has made: nobody has seen it, the new one takes its place.
     """
     if rows.objects.empty:
         _LOG.debug("No objects to write to database.")
         return
     ids = rows.objects.diaObjectId.to_numpy(np.int64)
     named = id_array(ids)
+    starts = _drop_versions(connection, ids, made_now)
     with connection.pipeline():  # rows are encoded while the server works
         closed = connection.execute(
             'WITH closed AS (UPDATE "DiaObject" SET "validityEndMjdTai" = greatest(%s, "validityStartMjdTai" + %s) '
@@ -163,12 +149,26 @@ def _store_objects(connection: psycopg.Connection[Any], rows: VisitRows) -> None
             (rows.mjd_tai, SHORTEST_VALIDITY, named, rows.mjd_tai),
         )
         versions = rows.versions
-        later = closed.fetchall()
+        later = {**starts, **dict(closed.fetchall())}
     if later:
-        start = pd.Series(ids).map(dict(later)).fillna(rows.mjd_tai).to_numpy(np.float64)
+        start = pd.Series(ids).map(later).fillna(rows.mjd_tai).to_numpy(np.float64)
         versions = versions.with_first(start)
     write_rows(connection, "DiaObject", versions, meanwhile=lambda: rows.sources)
     _renew_last(connection, rows.schema, named)
+
+
+def _drop_versions(connection: psycopg.Connection[Any], ids: I64, made_now: Collection[int]) -> dict[int, float]:
+    """Delete the open versions of objects that this transaction has made; returns when they began."""
+    own = np.intersect1d(ids, np.fromiter(made_now, np.int64, len(made_now)))
+    if not own.size:
+        return {}
+    return dict(
+        connection.execute(
+            'DELETE FROM "DiaObject" WHERE "diaObjectId" = ANY(%s::bigint[]) AND "validityEndMjdTai" IS NULL '
+            'RETURNING "diaObjectId", "validityStartMjdTai"',
+            (id_array(own),),
+        ).fetchall()
+    )
 
 
 def _renew_last(connection: psycopg.Connection[Any], schema: PublishedSchema, named: str) -> None:

@@ -1,6 +1,5 @@
 """`VisitUnitOfWork`: the one transaction that carries everything a visit writes."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,18 +16,20 @@ from apdb.queue import ledger, outbox
 from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
 from apdb.schema.columns import Column, columns_of, published_schema
-from apdb.visit import changes
+from apdb.visit import changes, merge, take_back
 from apdb.visit.load import history_of_objects, objects_around, objects_in_region, visit_is_stored
+from apdb.visit.renewal import renew_late, write_pending
 from apdb.visit.store import store_rows
-from apdb.visit_rows import prepare
+from apdb.visit.take_back import TakenBack
+from apdb.visit_rows import VisitRows, prepare
 from tasks.arrays import F64, I64
+from tasks.object_statistics import HISTORY_DAYS
 
 if TYPE_CHECKING:
-    from astropy.time import Time
+    from lsst.dax.apdb import ReplicaChunk
 
 __all__ = ["HISTORY_DAYS", "VisitUnitOfWork"]
 
-HISTORY_DAYS = 360.0
 CHUNK_SECONDS = 600  # of replication
 _FLAGS = (
     Column("diaObjectId", "long", False), Column("visit", "long", False), Column("detector", "short", False),
@@ -51,6 +52,10 @@ class VisitUnitOfWork:
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
         self._committed = False
+        self._taken: TakenBack | None = None
+        self._reason = ""
+        self._in_its_place: VisitRows | None = None
+        self._last: dict[int, float] = {}  # last detections of the objects that were loaded
 
     def __enter__(self) -> "VisitUnitOfWork":
         self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -68,7 +73,9 @@ class VisitUnitOfWork:
 
     def load_objects(self, region: Region) -> pd.DataFrame:
         """Return the newest versions (DiaObjectLast columns) whose pixel is in the cover of the region."""
-        return objects_in_region(self._connection, published_schema(), region)
+        found = objects_in_region(self._connection, published_schema(), region)
+        self._last = dict(zip(found.diaObjectId.tolist(), found.lastDiaSourceMjdTai.tolist(), strict=True))
+        return found
 
     def load_new_objects(self, since_mjd_tai: float) -> pd.DataFrame:
         """Return the newest versions that began at or after a time."""
@@ -103,9 +110,16 @@ class VisitUnitOfWork:
         """Return whether rows of the (visit, detector) exist already."""
         return visit_is_stored(self._connection, visit, detector)
 
-    def remove_visit(self, visit: int, detector: int, mjd_tai: float) -> int:
-        """Withdraw what an earlier processing of the visit stored (rows stay, marked); returns how many."""
-        return changes.withdraw_visit(self._connection, visit, detector, mjd_tai)
+    def remove_visit(self, visit: int, detector: int, mjd_tai: float, reason: str = "processed anew") -> int:
+        """Take back what an earlier processing of the visit stored, as `apdb.visit.take_back`; returns how many rows.
+
+        Its objects are made anew at once: what is loaded afterwards is as if the visit had never been. What is stored
+        afterwards is in its place; audit and replication are told at the commit.
+        """
+        connection, schema = self._connection, published_schema()
+        taken = take_back.take_back(connection, schema, visit, detector, mjd_tai)
+        self._taken, self._reason = take_back.renew_objects(connection, schema, taken), reason
+        return taken.count
 
     def store(
         self,
@@ -128,25 +142,35 @@ class VisitUnitOfWork:
         of
             Visit and detector, so that one without any row is known to be stored.
         """
-        schema = published_schema()
+        connection, schema = self._connection, published_schema()
         rows = prepare(schema, mjd_tai, objects, sources, forced, of=of)
-        if not store_rows(self._connection, rows):
+        if self._taken is not None:
+            take_back.free_ids(connection, self._taken, rows)
+            self._in_its_place = rows
+        if not store_rows(connection, rows):
             return
-        if self._replicated():
-            from lsst.dax.apdb import ReplicaChunk
-
+        late = renew_late(connection, schema, rows, last=self._last)
+        chunk = self.replica_chunk(mjd_tai)
+        if chunk is not None:
             from apdb.replication.replica import store_keys
+            from apdb.replication.taken_back import tell_versions
 
-            store_keys(self._connection, schema, rows, ReplicaChunk.make_replica_chunk(_time(mjd_tai), CHUNK_SECONDS))
+            store_keys(connection, schema, rows, chunk)
+            tell_versions(connection, chunk, late)
         if forced_flags is not None:
-            copy_in(self._connection, "DiaForcedSourceFlags", forced_flags, _FLAGS)
+            copy_in(connection, "DiaForcedSourceFlags", forced_flags, _FLAGS)
         if ss_sources is not None:
-            copy_in(self._connection, "SSSource", ss_sources, columns_of("SSSource"))
+            copy_in(connection, "SSSource", ss_sources, columns_of("SSSource"))
 
-    def _replicated(self) -> bool:
-        """Return whether replication is on."""
+    def replica_chunk(self, mjd_tai: float) -> "ReplicaChunk | None":
+        """Return the chunk of a processing time where replication is on."""
         query = "SELECT 1 FROM metadata WHERE name = 'version:ApdbSqlReplica'"
-        return self._connection.execute(query).fetchone() is not None
+        if self._connection.execute(query).fetchone() is None:
+            return None
+        from astropy.time import Time
+        from lsst.dax.apdb import ReplicaChunk
+
+        return ReplicaChunk.make_replica_chunk(Time(mjd_tai, format="mjd", scale="tai"), CHUNK_SECONDS)
 
     def merge_objects(self, duplicates: Mapping[int, int], mjd_tai: float) -> dict[int, int]:
         """Give the sources of duplicate objects to the objects that stay, and close the duplicates.
@@ -161,25 +185,9 @@ class VisitUnitOfWork:
         moved
             Number of sources that each staying object got.
         """
-        connection = self._connection
-        objects = changes.positions_and_counts(connection, {*duplicates, *duplicates.values()})
-        wanted = {d: k for d, k in duplicates.items() if d in objects and k in objects}
-        moved = changes.move_all_sources(connection, wanted)
-        steps = Counter(keep for _, keep in moved)
-        recounted = changes.add_to_counts(connection, steps)
-        closed = changes.close_objects(connection, wanted, mjd_tai)
-        if self._replicated() and closed:
-            from apdb.replication import update_records
-
-            targets = dict(moved)
-            positions = {k: (v[0], v[1]) for k, v in objects.items()}
-            records = update_records.reassigned_by_id(connection, targets) + update_records.recounted(
-                recounted, objects
-            )
-            update_records.send(
-                connection, records + update_records.closed(closed, positions, mjd_tai), _time(mjd_tai), CHUNK_SECONDS
-            )
-        return {keep: steps.get(keep, 0) for keep in wanted.values()}
+        return merge.merge_objects(
+            self._connection, published_schema(), duplicates, mjd_tai, self.replica_chunk(mjd_tai)
+        )
 
     def finish(self, visit: int, detector: int, attempt: int, outcome: Outcome) -> None:
         """Mark the visit in the ledger as `apdb.queue.ledger.finish`.
@@ -205,12 +213,11 @@ class VisitUnitOfWork:
         """
         if self._committed:
             raise ApdbError("the unit of work was committed before")
+        if self._taken is not None:
+            taken, rows = self._taken, self._in_its_place
+            stored = rows.objects.diaObjectId.tolist() if rows is not None and len(rows.objects) else []
+            write_pending(self._connection, published_schema(), taken.renewal, taken.mjd_tai, stored)
+            chunk = self.replica_chunk(taken.mjd_tai)
+            take_back.settle(self._connection, published_schema(), taken, rows, chunk, self._reason)
         self._connection.execute("COMMIT")
         self._committed = True
-
-
-def _time(mjd_tai: float) -> "Time":
-    """Return a processing time (MJD, TAI) as astropy has it; loaded where replication is on only."""
-    from astropy.time import Time
-
-    return Time(mjd_tai, format="mjd", scale="tai")

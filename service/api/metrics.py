@@ -30,6 +30,11 @@ class _Status(Collector):
             "alertprod_outbox_unpublished", "Alerts that wait for the relay.", s["unpublished_alerts"]
         )
         yield GaugeMetricFamily(
+            "alertprod_corrections_unpublished",
+            "Corrections of alerts that wait for the relay.",
+            s["unpublished_corrections"],
+        )
+        yield GaugeMetricFamily(
             "alertprod_outbox_oldest_seconds", "Age of the oldest of them.", s["oldest_unpublished_s"]
         )
         yield GaugeMetricFamily(

@@ -1,7 +1,8 @@
 """A read-only schema registry: every published alert schema under the ids of the wire header.
 
 The part of Confluent's REST interface that deserializers and tools read: ``/subjects``, ``/subjects/{s}/versions``,
-``/schemas/ids/{id}``, ``/config``, ``/mode``. All subjects hold the same versions, numbered from 1, the oldest.
+``/schemas/ids/{id}``, ``/config``, ``/mode``. The subjects of alerts hold the same versions, numbered from 1, the oldest; the one
+of corrections has its own.
 """
 
 import json
@@ -10,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import Response
 
+from alerts.packets.corrections import CORRECTION_ID, CORRECTION_SUBJECT, correction_document
 from alerts.packets.schemas import schema_document, schema_ids
 from service.api.resources import Shared
 
@@ -28,48 +30,59 @@ def _missing(code: int, text: str) -> Response:
     return _reply({"error_code": code, "message": text}, 404)
 
 
-def _id_of(version: str) -> int | None:
+def _ids(subject: str, shared: Shared) -> tuple[int, ...]:
+    """Return the schema ids of the versions of a subject, oldest first; none where there is no such subject."""
+    if subject == CORRECTION_SUBJECT:
+        return (CORRECTION_ID,)
+    return schema_ids() if subject in shared.subjects else ()
+
+
+def _id_of(version: str, ids: tuple[int, ...]) -> int | None:
     """Return the schema id of a version number or ``latest``."""
-    ids = schema_ids()
     if version in ("latest", "-1"):
-        return ids[-1]
+        return ids[-1] if ids else None
     return ids[int(version) - 1] if version.isdigit() and 1 <= int(version) <= len(ids) else None
 
 
-def _version_of(schema_id: int) -> int:
-    """Return the version number of a schema id."""
-    return schema_ids().index(schema_id) + 1
+def _document(number: int) -> str:
+    return correction_document() if number == CORRECTION_ID else schema_document(number)
+
+
+def _known(number: int) -> bool:
+    return number == CORRECTION_ID or number in schema_ids()
 
 
 @schemas.get("/subjects")
 def list_subjects(shared: Shared) -> Response:
     """Names of the subjects."""
-    return _reply(sorted(shared.subjects))
+    return _reply(sorted([*shared.subjects, CORRECTION_SUBJECT]))
 
 
 @schemas.get("/subjects/{subject}/versions")
 def list_versions(subject: str, shared: Shared) -> Response:
     """Numbers of the versions, oldest first."""
-    if subject not in shared.subjects:
+    ids = _ids(subject, shared)
+    if not ids:
         return _missing(40401, f"Subject '{subject}' not found.")
-    return _reply(list(range(1, len(schema_ids()) + 1)))
+    return _reply(list(range(1, len(ids) + 1)))
 
 
 @schemas.get("/subjects/{subject}/versions/{version}")
 def get_version(subject: str, version: str, shared: Shared) -> Response:
     """One version (a number or ``latest``) with its id and schema."""
-    if subject not in shared.subjects:
+    ids = _ids(subject, shared)
+    if not ids:
         return _missing(40401, f"Subject '{subject}' not found.")
-    number = _id_of(version)
+    number = _id_of(version, ids)
     if number is None:
         return _missing(40402, f"Version {version} not found.")
     return _reply(
         {
             "subject": subject,
-            "version": _version_of(number),
+            "version": ids.index(number) + 1,
             "id": number,
             "schemaType": "AVRO",
-            "schema": schema_document(number),
+            "schema": _document(number),
         }
     )
 
@@ -77,26 +90,27 @@ def get_version(subject: str, version: str, shared: Shared) -> Response:
 @schemas.get("/subjects/{subject}/versions/{version}/schema")
 def get_bare(subject: str, version: str, shared: Shared) -> Response:
     """One version, the schema alone."""
-    number = _id_of(version)
-    if subject not in shared.subjects or number is None:
+    number = _id_of(version, _ids(subject, shared))
+    if number is None:
         return _missing(40402, f"Version {version} of '{subject}' not found.")
-    return Response(schema_document(number), media_type=_TYPE)
+    return Response(_document(number), media_type=_TYPE)
 
 
 @schemas.get("/schemas/ids/{number}")
 def get_schema(number: int) -> Response:
     """The schema of a wire id (1101 is version 11.1)."""
-    if number not in schema_ids():
+    if not _known(number):
         return _missing(40403, f"Schema {number} not found")
-    return _reply({"schema": schema_document(number), "schemaType": "AVRO"})
+    return _reply({"schema": _document(number), "schemaType": "AVRO"})
 
 
 @schemas.get("/schemas/ids/{number}/versions")
 def get_uses(number: int, shared: Shared) -> Response:
     """Subjects and versions that a wire id stands for."""
-    if number not in schema_ids():
+    if not _known(number):
         return _missing(40403, f"Schema {number} not found")
-    return _reply([{"subject": subject, "version": _version_of(number)} for subject in sorted(shared.subjects)])
+    subjects = [(s, _ids(s, shared)) for s in (*sorted(shared.subjects), CORRECTION_SUBJECT)]
+    return _reply([{"subject": s, "version": ids.index(number) + 1} for s, ids in subjects if number in ids])
 
 
 @schemas.get("/schemas/types")

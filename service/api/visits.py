@@ -36,12 +36,17 @@ def _body_schema() -> dict[str, Any]:
 
 
 @visits.post("/v1/visits", status_code=202, openapi_extra=_body_schema())
-async def post_visit(request: Request, shared: Shared) -> Response:
-    """Enter a ccdVisit: a JSON message that names files, or multipart with the parts `message` and `science`."""
+async def post_visit(request: Request, shared: Shared, reprocess: str | None = None) -> Response:
+    """Enter a ccdVisit: a JSON message that names files, or multipart with the parts `message` and `science`.
+
+    `reprocess` (``never`` or ``replace``) stands for that of the message.
+    """
     if request.headers.get("content-type", "").startswith("multipart/"):
         message = await _with_upload(request, shared.settings)
     else:
         message = _decode(await request.body())
+    if reprocess is not None:
+        message["reprocess"] = reprocess
     description, new = await run_in_threadpool(submit_visit, message, shared.settings, shared.ledger, shared.headers)
     location = f"/v1/visits/{description['visit']}/{description['detector']}"
     return JSONResponse({**description, "new": new}, 202, {"Location": location})

@@ -109,9 +109,11 @@ def replay(
     dry_run: Annotated[bool, typer.Option(help="count only")] = False,
     as_json: Json = False,
 ) -> None:
-    """Publish alerts of the archive again, on another topic."""
+    """Publish alerts of the archive again, on another topic, and their corrections on its topic of corrections."""
     from alerts.delivery.replay import replay as send
     from alerts.delivery.target import ensure_topics
+    from alerts.packets.corrections import correction_topic
+    from apdb.queue.corrections import Correction, corrections_of_sources
     from service.commands.archived_alerts import ArchivedAlerts, chosen_alerts
     from service.delivery import alert_target, wire_id
 
@@ -121,8 +123,15 @@ def replay(
         count = sum(1 for _ in archived)
     else:
         target = alert_target(settings, quiet=True)
-        ensure_topics(target.only(to), settings.alert_partitions, settings.topic_replication, progress=False)
-        count = send(archived, target, to, wire_id(settings, open_database()))
+        for topic in (to, correction_topic(to)):
+            ensure_topics(target.only(topic), settings.alert_partitions, settings.topic_replication, progress=False)
+        database = open_database()
+
+        def corrections_of(ids: list[int]) -> list[Correction]:
+            with database.session() as connection:
+                return corrections_of_sources(connection, ids)
+
+        count = send(archived, target, to, wire_id(settings, database), corrections_of=corrections_of)
     result = {"visits": len(archived.rows), "alerts": count, "topic": to, "dryRun": dry_run}
     print(
         json.dumps(result)
@@ -188,21 +197,32 @@ def export(
 
 @alerts_app.command()
 def check(as_json: Json = False) -> None:
-    """List visits whose alerts are not in the topic as published (role ``reconcile`` counts them); status 1 if any."""
+    """List visits whose alerts are not in the topic as published, or not those that are stored; status 1 if any.
+
+    Role ``reconcile`` counts them. Stored must be published less retracted, visit by visit.
+    """
+    from alerts.packets.corrections import correction_topic
+    from apdb.queue.balance import imbalances
     from apdb.queue.outbox import discrepancies
 
     settings = read_settings()
     with open_database().session() as connection:
         rows = discrepancies(connection, settings.alert_topic)
+        unequal = imbalances(connection, settings.alert_topic, correction_topic(settings.alert_topic))
     if as_json:
-        print(json.dumps(rows, default=str))
+        print(json.dumps([*rows, *unequal], default=str))
     else:
+        for row in unequal:
+            print(
+                f"visit {row['visit']}, detector {row['detector']}: {row['nStored']} sources stored, {row['nPublished']} alerts "
+                f"published, {row['nRetracted']} retracted"
+            )
         for row in rows:
             print(
                 f"visit {row['visit']}, detector {row['detector']}: {row['nInTopic']} of {row['nAlerts']} alerts in the topic"
             )
-        print(f"{len(rows)} visits differ")
-    if rows:
+        print(f"{len({(r['visit'], r['detector']) for r in [*rows, *unequal]})} visits differ")
+    if rows or unequal:
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""The command line of the database: ``alertprod apdb create|status|partitions|archive|restore|vacuum-advice|migrate|deduplicate|precover|reader``."""
+"""The command line of the database: ``alertprod apdb create|status|partitions|archive|restore|vacuum-advice|migrate|deduplicate|renew|precover|reader``."""
 
 import json
 from datetime import UTC, datetime
@@ -194,6 +194,18 @@ def deduplicate(
             dry_run=dry_run,
             progress=step,
         )
+    _show([vars(report)], as_json, "would be done" if dry_run else "done")
+
+
+@apdb_app.command("renew")
+def renew_objects(dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Make objects anew that have withdrawn sources: once after an update from a version that left their counts and means as they were."""
+    from astropy.time import Time
+
+    from apdb.visit.repair import renew_marked
+
+    with progress("objects", quiet=as_json) as step:
+        report = renew_marked(open_database(), float(Time.now().tai.mjd), dry_run=dry_run, progress=step)
     _show([vars(report)], as_json, "would be done" if dry_run else "done")
 
 

@@ -1,4 +1,4 @@
-"""The command line of visits: ``alertprod visits list|show``, from the database, or from the API that ``ALERTPROD_API_URL`` names."""
+"""The command line of visits: ``alertprod visits list|show|withdraw``, from the database, or from the API that ``ALERTPROD_API_URL`` names."""
 
 import json
 from typing import Annotated, Any
@@ -45,6 +45,25 @@ def show_visit(
     for description in descriptions:
         title = f"visit {description['visit']}, detector {description['detector']}"
         print_table(("what", "value"), _pairs(description), title=title)
+
+
+@visits_app.command("withdraw")
+def withdraw(
+    visit: int,
+    detector: int,
+    reason: Annotated[str, typer.Option(help="why: kept in the audit, and told to the readers of alerts")],
+    as_json: Json = False,
+) -> None:
+    """Take back what a visit stored: its objects are made anew without it, and readers of its alerts are told."""
+    from astropy.time import Time
+
+    from apdb.visit.withdraw import withdraw_visit
+
+    rows = withdraw_visit(open_database(), visit, detector, float(Time.now().tai.mjd), reason)
+    if as_json:
+        print(json.dumps({"visit": visit, "detector": detector, "rows": rows}))
+        return
+    print(f"{rows} rows of visit {visit}, detector {detector} are withdrawn")
 
 
 def _all(state: VisitState | None, limit: int) -> list[dict[str, Any]]:

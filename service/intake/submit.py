@@ -16,10 +16,14 @@ def submit_visit(data: Any, settings: Settings, ledger: Ledger, headers: ReadsHe
 
     Raises
     ------
-    BadMessage, ForbiddenLocation, VisitConflict, InstrumentError, FitsUnreadable, DatabaseUnavailable
+    BadMessage, ForbiddenLocation, VisitConflict, VisitRunning, ReleasesExhausted, InstrumentError, FitsUnreadable,
+    DatabaseUnavailable
     """
+    from exposure.instrument import load_instrument  # reads times: loaded by the first message
+
     message = resolve_message(parse_message(data), [*settings.data_roots, settings.upload_dir], headers)
-    row, new = ledger.submit(message.as_json(), *message.key)
+    slots = load_instrument(message.instrument).packer().n_releases
+    row, new = ledger.submit(message.as_json(), *message.key, slots)
     return describe(row), new
 
 

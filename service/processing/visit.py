@@ -18,6 +18,7 @@ from apdb.queue.outbox import OutboxEntry
 from apdb.schema.partitions import refuse_archived
 from apdb.sky.htm import polygon
 from apdb.sky.locks import lock_pixels, sky_locks
+from apdb.visit.take_back import pixels_of_visit
 from association import DiaPipelineTask, standardize
 from association.standardize import filter_dia_sources
 from association.task import LOCK_MARGIN
@@ -79,6 +80,11 @@ class _Run:
     claim: Claim
     rules: Instrument
     clock: Clock = field(default_factory=Clock)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether it takes the place of an earlier processing."""
+        return bool(self.claim.message.get("reprocess") == "replace")
 
     @property
     def ids(self) -> IdGenerator:
@@ -180,6 +186,8 @@ class Processor:
         with self._database.connect() as connection, ExitStack() as held:
             claim = run.claim
             note_session(connection, claim.visit, claim.detector, claim.attempt)
+            if run.replaces:  # what is taken back may lie elsewhere: the image was calibrated in another way
+                pixels = sorted({*pixels, *pixels_of_visit(connection, run.claim.visit, run.claim.detector)})
             with run.clock.step("lock"):
                 try:
                     held.enter_context(sky_locks(connection, pixels))
@@ -197,8 +205,11 @@ class Processor:
     def _associate_and_write(self, run: _Run, subtracted: _Subtracted, work: VisitUnitOfWork) -> dict[str, int]:
         """Associate, write alert file and products, and fill the unit of work; returns the counts."""
         claim, now = run.claim, float(Time.now().tai.mjd)
-        if claim.message.get("reprocess") == "replace":
-            work.remove_visit(claim.visit, claim.detector, now)
+        withdrawn = 0
+        if run.replaces:
+            with run.clock.step("take back"):
+                withdrawn = work.remove_visit(claim.visit, claim.detector, now)
+            crash_at("taken_back", self._settings.crash_point)
         limits = {"earliestMjdTai": self._limits.earliest_mjd, "futureDays": self._limits.future_days}
         task = make_task(DiaPipelineTask, limits | task_overrides(DiaPipelineTask, run.rules, subtracted.science))
         with run.clock.step("ephemerides"):
@@ -221,7 +232,7 @@ class Processor:
         crash_at("alerts_written", self._settings.crash_point)
         with run.clock.step("products"):
             self._write_products(claim, subtracted)
-        counts = _counts(associated, subtracted, file.count)
+        counts = _counts(associated, subtracted, file.count) | ({"withdrawn": withdrawn} if withdrawn else {})
         metrics = subtracted.metrics | {"associationRadiusArcsec": float(task.config.maxDistArcSeconds)}
         metrics = {k: v for k, v in metrics.items() if not (isinstance(v, float) and not np.isfinite(v))}
         info = subtracted.science.require_visit_info()

@@ -14,7 +14,14 @@ from apdb import Database, LeaseLost, Ledger, VisitState, VisitUnitOfWork, colum
 from apdb import open as open_apdb
 from apdb.copy import decode as copy_out
 from apdb.copy import stream as copy_stream
-from apdb.errors import ApdbError, DatabaseUnavailable, SchemaMismatch, VisitConflict
+from apdb.errors import (
+    ApdbError,
+    DatabaseUnavailable,
+    ReleasesExhausted,
+    SchemaMismatch,
+    VisitConflict,
+    VisitRunning,
+)
 from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
 from apdb.schema.partitions import ensure_months, month_bounds
@@ -159,6 +166,34 @@ def test_ledger_takes_a_visit_once(database):
     row, new = ledger.submit(message(reprocess="replace"), 1, 0)
     assert new
     assert row["release"] == 1
+
+
+def test_a_replacement_by_the_state_of_its_visit(database):
+    """Waiting: its message is replaced; running: refused; ended: the next release slot, as long as there is one."""
+    ledger = Ledger(database)
+    ledger.submit(message(), 1, 0)
+    mended = message(reprocess="replace", science="/mended.fits")
+    row, new = ledger.submit(mended, 1, 0)
+    assert (new, row["state"], row["release"], row["message"]["science"]) == (True, "queued", 0, "/mended.fits")
+    assert not ledger.submit(mended, 1, 0)[1]
+    for release in range(1, 4):
+        claim = ledger.claim("me", 30, 0)
+        assert (claim.message, claim.release) == (mended, release - 1)
+        with pytest.raises(VisitRunning, match="visit 1, detector 0: it is being processed"):
+            ledger.submit(mended, 1, 0)
+        with database.connect() as connection, VisitUnitOfWork(connection) as work:
+            work.finish(1, 0, claim.attempt, Outcome(VisitState.DONE, {}, {}))
+            work.commit()
+        if release == 3:
+            break
+        assert ledger.submit(mended, 1, 0, releases=3)[0]["release"] == release
+    with pytest.raises(ReleasesExhausted, match="all 3 release slots"):
+        ledger.submit(mended, 1, 0, releases=3)
+    assert ledger.get(1, 0)["state"] == "done"
+    # an attempt that failed has stored nothing: its slot is used again
+    assert ledger.submit(mended, 1, 0)[0]["release"] == 3
+    ledger.fail(ledger.claim("me", 30, 0), "transient", "x", retry_in_s=None)
+    assert ledger.submit(mended, 1, 0)[0]["release"] == 3
 
 
 def test_expired_lease_goes_to_another_worker(database):

@@ -167,7 +167,7 @@ def test_migrations_say_what_they_will_do_and_give_way_to_work(postgres):
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
         c.execute("CREATE DATABASE steps")
     uri = f"{admin}/steps"
-    every = ["0001", "0002", "0003", "0004", "0005", "0006"]
+    every = ["0001", "0002", "0003", "0004", "0005", "0006", "0007"]
     assert [(s["revision"], s["direction"]) for s in pending(uri)] == [(r, "up") for r in every]
     migrate(uri, "0001")
     assert [s["revision"] for s in pending(uri)] == every[1:]
@@ -183,3 +183,34 @@ def test_migrations_say_what_they_will_do_and_give_way_to_work(postgres):
     migrate(uri)
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
         c.execute("DROP DATABASE steps WITH (FORCE)")
+
+
+def test_a_visit_that_was_withdrawn_before_the_migration_can_be_replaced_after_it(postgres):
+    """Rows of the old schema: forced sources marked as withdrawn hold their keys; going back puts them there again."""
+    admin = postgres.uri.rsplit("/", 1)[0]
+    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
+        c.execute("CREATE DATABASE olddata")
+    uri = f"{admin}/olddata"
+    migrate(uri)
+    client = PostgresApdb(uri)
+    o, s, f = rows(10)
+    client.store(at(61001.0), o, s, f)
+    migrate(uri, "0003")
+    with psycopg.connect(uri, autocommit=True) as c:
+        c.execute('UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = 61002')
+        c.execute('UPDATE "DiaForcedSource" SET "timeWithdrawnMjdTai" = 61002')
+    migrate(uri)
+    again = s.assign(diaSourceId=s.diaSourceId + 500)
+    client.store(at(61003.0), o, again, f.assign(psfFlux=5.0), replace=True)
+    with psycopg.connect(uri, autocommit=True) as c:
+        count = 'SELECT count(*) FROM "{}" WHERE "psfFlux" {} 5'
+        assert c.execute(count.format("DiaForcedSource", "=")).fetchone() == (10,)
+        assert c.execute(count.format("DiaForcedSourceWithdrawn", "<>")).fetchone() == (10,)
+        assert c.execute('SELECT count(*) FROM "DiaSource" WHERE "timeWithdrawnMjdTai" IS NULL').fetchone() == (10,)
+    client.close()
+    migrate(uri, "0003")
+    with psycopg.connect(uri, autocommit=True) as c:
+        assert c.execute('SELECT count(*) FROM "DiaForcedSource"').fetchone() == (10,)
+    migrate(uri)
+    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
+        c.execute("DROP DATABASE olddata WITH (FORCE)")

@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+from lsst.dax.apdb import DiaSourceId
 
 from apdb import PostgresApdb
 from association import find_duplicates
@@ -110,13 +111,46 @@ def test_doubles_become_one(database, doubled):
             (kept,),
         ).fetchone()
         audit = connection.execute('SELECT action, sum(count) FROM "ApdbAudit" GROUP BY 1 ORDER BY 1').fetchall()
+        forced = connection.execute('SELECT count(*), count(DISTINCT "diaObjectId") FROM "DiaForcedSource"').fetchone()
+        spare = connection.execute('SELECT count(*) FROM "DiaForcedSourceWithdrawn"').fetchone()
+    assert (forced, spare) == ((80, 40), (20,))  # both had one of each image: that of the object that stays is kept
     assert version[0] == pytest.approx(12.0 + 0.1 * ARCSEC, abs=1e-3 * ARCSEC)  # the mean of both
     assert version[1] == 4
     assert version[2] == pytest.approx(fluxes[0], rel=1e-5)
     assert version[3] == 61010.0
-    assert audit == [("change nDiaSources", 10), ("close validity", 10), ("merge objects", 10)]
+    assert audit == [("close validity", 10), ("merge objects", 10)]
     again = deduplicate(database.connect, 0.5, 61011.0)
     assert (again.pairs, again.closed) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("ra", "dec"),
+    [([10.0, 190.0], [90 - 0.2 * ARCSEC] * 2), ([0.0, 90.0], [-90 + 0.3 * ARCSEC] * 2), ([359.99999, 0.00003], [0.0, 0.0]),
+     ([100.0, 100 + 0.4 * ARCSEC / np.cos(np.radians(80))], [80.0, 80.0])],
+)  # fmt: skip
+def test_doubles_at_the_poles_with_forced_sources_and_without_withdrawn_ones(database, ra, dec):
+    """The younger has a source of its own, one that is withdrawn, and forced sources of an image that the older lacks."""
+    client = PostgresApdb(database.uri)
+    o, _, _ = rows(2)
+    o = o.assign(
+        ra=ra, dec=dec, nDiaSources=[1, 2], firstDiaSourceMjdTai=[61001.1, 61002.1], lastDiaSourceMjdTai=61003.1
+    )
+    for visit, which in ((1, [0]), (2, [1]), (3, [1])):
+        _, s, f = rows(2, visit=visit)
+        s = s.assign(ra=ra, dec=dec, raErr=0.05 * ARCSEC, decErr=0.05 * ARCSEC, ssObjectId=0, parentDiaSourceId=0)
+        client.store(at(61000.0 + visit), o, s.iloc[which], f.iloc[[0, 1] if visit == 1 else which])
+        last = s
+    client.withdrawDiaSources([DiaSourceId.from_named_tuple(r) for r in last.iloc[[1]].itertuples()])
+    report = deduplicate(database.connect, 1.0, 61010.0)
+    assert (report.pairs, report.closed, report.moved) == (1, 1, 1)
+    with database.connect() as connection:
+        version = connection.execute('SELECT "diaObjectId", "nDiaSources" FROM "DiaObjectLast"').fetchall()
+        forced = connection.execute('SELECT "diaObjectId", visit FROM "DiaForcedSource" ORDER BY visit').fetchall()
+    kept = int(o.diaObjectId[0])
+    assert version == [(kept, 2)]
+    assert forced == [(kept, 1), (kept, 2), (kept, 3)]
+    assert deduplicate(database.connect, 1.0, 61011.0).pairs == 0
+    client.close()
 
 
 def test_only_what_changed_is_looked_at(database, doubled):

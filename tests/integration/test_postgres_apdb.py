@@ -199,9 +199,11 @@ def test_trap_4_the_same_visit_again_is_no_error_and_another_one_is_a_typed_erro
     back = server.ours.getDiaSources(REGION, o.diaObjectId, at(61001.0)).sort_values("diaSourceId", ignore_index=True)
     assert back.psfFlux[:15].tolist() == changed.psfFlux[:15].tolist()
     assert back.timeWithdrawnMjdTai.notna().tolist() == [False] * 15 + [True] * 5
-    assert server.ours.tableRowCount() == {**before, "DiaObject": 40}
-    audit = server.raw.execute('SELECT action, count FROM "ApdbAudit"').fetchall()
-    assert audit == [("replace visit", 15)]
+    # the five whose only source is withdrawn are closed, and their forced sources leave with them
+    assert server.ours.tableRowCount() == {**before, "DiaObject": 35, "DiaObjectLast": 15, "DiaForcedSource": 15}
+    assert (server.ours.getDiaObjects(REGION).nDiaSources == 1).all()
+    audit = server.raw.execute('SELECT action, count FROM "ApdbAudit" ORDER BY id').fetchall()
+    assert audit == [("close validity", 5), ("replace visit", 20)]
 
 
 def test_trap_5_update_records_are_in_the_transaction_of_the_change(server):
@@ -422,13 +424,14 @@ def test_what_the_service_stores_and_merges_is_replicated(server):
     replica = client.get_replica()
     chunks = [c.id for c in replica.getReplicaChunks()]
     assert len(chunks) == 2
-    for table, count in ((ApdbTables.DiaObject, 6), (ApdbTables.DiaSource, 6), (ApdbTables.DiaForcedSource, 6)):
+    # the object that stays has a new version; of three forced sources of one image its own is left
+    for table, count in ((ApdbTables.DiaObject, 7), (ApdbTables.DiaSource, 6), (ApdbTables.DiaForcedSource, 4)):
         assert len(replica.getTableDataChunks(table, chunks).rows()) == count
     kinds = [type(r).__name__ for r in replica.getUpdateRecordChunks(chunks)]
     assert (
         kinds
         == ["ApdbReassignDiaSourceToDiaObjectRecord"] * 2
-        + ["ApdbUpdateNDiaSourcesRecord"]
+        + ["ApdbWithdrawDiaForcedSourceRecord"] * 2
         + ["ApdbCloseDiaObjectValidityRecord"] * 2
     )
     assert client.getDiaObjects(REGION).nDiaSources.tolist() == [3, 1, 1, 1]

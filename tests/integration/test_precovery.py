@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from apdb import VisitUnitOfWork, empty_frame
 from apdb.operate.export import all_rows
+from apdb.sky.htm import polygon
+from apdb.sky.locks import lock_pixels
 from association.precovery import PrecoveryWindow, precover
 from exposure import Exposure, PhotoCalib, VisitInfo, load_instrument
 from exposure.psf import GaussianPsf
@@ -106,6 +108,68 @@ def test_young_objects_are_measured_before_they_were_found(database, world):
     again = run(database, folder)
     assert again.measured == 0
     assert len(all_rows(database, "DiaForcedSource")) == 2 * n
+
+
+def test_only_differences_of_the_patch_are_opened_and_forced_means_are_made_anew(database, world):
+    """Visits elsewhere on the sky stay closed; the objects get means of what was measured, and a repetition changes nothing."""
+    folder, truth = world
+    n, opened = len(truth[71]), []
+    patch = lock_pixels(polygon(*tan_corners()))
+    with database.connect() as connection:
+        connection.execute('UPDATE "VisitLedger" SET region = %s WHERE visit <> 73', (patch,))
+        connection.execute('UPDATE "VisitLedger" SET region = %s WHERE visit = 73', ([8 << 16],))
+        o = connection.execute('SELECT "diaObjectId", ra, dec FROM "DiaObject" ORDER BY 1 LIMIT %s', (n,)).fetchall()
+        found = frame_with("DiaSource", n).assign(
+            diaSourceId=np.arange(1, n + 1),
+            diaObjectId=[r[0] for r in o],
+            ra=[r[1] for r in o],
+            dec=[r[2] for r in o],
+            visit=80,
+            detector=3,
+            midpointMjdTai=FIRST,
+            timeWithdrawnMjdTai=np.nan,
+            band="r",
+            ssObjectId=0,
+            reliabilityVersion="1",
+        )
+        objects = frame_with("DiaObject", n).assign(
+            diaObjectId=found.diaObjectId,
+            ra=found.ra,
+            dec=found.dec,
+            firstDiaSourceMjdTai=FIRST,
+            lastDiaSourceMjdTai=FIRST,
+        )
+        with VisitUnitOfWork(connection) as work:
+            work.store(61012.0, objects, found, empty_frame("DiaForcedSource"))
+            work.commit()
+
+    def difference_of(visit):
+        opened.append(visit.visit)
+        return StoredDifferences(folder)(visit)
+
+    def go():
+        window = PrecoveryWindow(61013.0, 30.0, founded_within_days=5.0)
+        packer = load_instrument("simcam").packer()
+        return precover(database.connect, difference_of, lambda v: packer, window, 61020.0)
+
+    assert go().measured == n
+    assert opened == [71, 72]  # not 73, which lies elsewhere, nor 74, which was after
+    with database.connect() as connection:
+        query = (
+            'SELECT o."r_fpFluxMean", f."psfFlux", o."r_fpFluxMeanErr", f."psfFluxErr", o."nDiaSources" FROM "DiaObject" o JOIN '
+            '"DiaForcedSource" f USING ("diaObjectId") WHERE o."validityEndMjdTai" IS NULL'
+        )
+        means = np.array(connection.execute(query).fetchall(), float)
+        audit = connection.execute("SELECT sum(count) FROM \"ApdbAudit\" WHERE action = 'precovery'").fetchone()
+    assert len(means) == n == audit[0]
+    np.testing.assert_allclose(means[:, [0, 2]], means[:, [1, 3]], rtol=1e-6)
+    assert (means[:, 4] == 1).all()
+    assert go().measured == 0
+
+
+def tan_corners():
+    ra, dec = tan().pixel_to_sky(np.array([0.0, SIZE, SIZE, 0.0]), np.array([0.0, 0.0, SIZE, SIZE]))
+    return ra, dec
 
 
 def test_ids_go_on_after_those_of_the_visit(database, world):

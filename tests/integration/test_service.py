@@ -13,6 +13,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from typer.testing import CliRunner
 
+from alerts.consumer import AlertConsumer, CurrentSources
 from alerts.packets.wire import schema
 from apdb.operate.export import all_rows, latest_objects
 from apdb.queue.status import service_status
@@ -107,6 +108,41 @@ def test_explain_says_why_there_is_or_is_no_alert(survey, running):
     )
     assert done.exit_code == 0, done.output
     assert "published" in done.stdout
+
+
+def test_replaced_visits_and_their_readers(survey, running):
+    """The last visit twice, a founding one, by the query as in the message: alerts and corrections give what is stored."""
+    posts = messages(science(survey))
+    url, last, founding = f"{running.url}/v1/visits", posts[-1], posts[0]
+    forced = all_rows(running.database, "DiaForcedSource")
+    assert (forced.visit == last["visit"]).any()
+    for release, post in ((1, last), (2, last), (1, founding)):
+        by_query = release == 2
+        reply = (
+            httpx.post(url, params={"reprocess": "replace"}, json=post)
+            if by_query
+            else httpx.post(url, json={**post, "reprocess": "replace"})
+        )
+        assert (reply.status_code, reply.json()["release"], reply.json()["new"]) == (202, release, True)
+        key = (post["visit"], post["detector"])
+        state = wait_finished(running, [key], 120)[key]
+        assert state["state"] == "done", running.log("worker")
+        assert state["counts"]["withdrawn"] > 0
+    assert httpx.post(url, params={"reprocess": "sometimes"}, json=last).status_code == 422
+    wait_published(running)
+    current = CurrentSources()
+    sources = all_rows(running.database, "DiaSource")
+    valid = sources[sources.timeWithdrawnMjdTai.isna()]
+    wanted = valid[valid.diaObjectId != 0].groupby("diaObjectId").diaSourceId.agg(set).to_dict()
+    deadline = time.monotonic() + 60
+    reader = AlertConsumer(running.kafka.brokers, running.settings.alert_topic, "corrected", until_end=True)
+    with reader.correcting(current.correct) as consumer:
+        while current.objects() != wanted:
+            assert time.monotonic() < deadline, running.log("relay")
+            for alert in consumer:
+                current.add(alert.packet)
+    objects = latest_objects(running.database).set_index("diaObjectId")
+    assert objects.nDiaSources.to_dict() == {owner: len(ids) for owner, ids in wanted.items()}
 
 
 def test_posting_twice_changes_nothing(survey, running):

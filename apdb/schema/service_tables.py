@@ -1,0 +1,282 @@
+"""Tables of the service beside the published ones: queue, outbox, dead letters, flags, tokens, corrections."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+
+__all__ = ["add_service_tables"]
+
+_NOW = sa.text("now()")
+_MOMENT = sa.DateTime(timezone=True)
+
+
+def add_service_tables(meta: sa.MetaData) -> None:
+    """Describe the tables of the service in `meta`."""
+    for add in (_service_tables, _dead_letter_table, _side_tables, _access_tables, _correction_tables):
+        add(meta)
+
+
+def _service_tables(meta: sa.MetaData) -> None:
+    """Metadata, ledger (the queue), leases and outbox."""
+    sa.Table(
+        "metadata", meta, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False)
+    )
+    sa.Table(
+        "VisitLedger",
+        meta,
+        *_visit_key(),
+        sa.Column("instrument", sa.Text, nullable=False),
+        sa.Column("message", pg.JSONB, nullable=False),
+        sa.Column("messageHash", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("release", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("nextAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("errorCode", sa.Text),
+        sa.Column("errorText", sa.Text),
+        sa.Column("midpointMjdTai", sa.Double),
+        sa.Column("band", sa.Text),
+        sa.Column("region", pg.ARRAY(sa.BigInteger)),
+        sa.Column("counts", pg.JSONB),
+        sa.Column("seconds", pg.JSONB),
+        sa.Column("configHash", sa.Text),
+        sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("updatedAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("finishedAt", _MOMENT),
+        sa.PrimaryKeyConstraint("visit", "detector", name="PK_VisitLedger"),
+        sa.Index("IDX_VisitLedger_queue", "state", "priority", "midpointMjdTai"),
+    )
+    sa.Table(
+        "VisitLease",
+        meta,
+        *_visit_key(),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("owner", sa.Text, nullable=False),
+        sa.Column("until", _MOMENT, nullable=False),
+        sa.Column("backend", sa.Integer),
+        sa.Column("backendStart", _MOMENT),
+        sa.PrimaryKeyConstraint("visit", "detector", name="PK_VisitLease"),
+    )
+    sa.Table(
+        "AlertOutbox",
+        meta,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        *_visit_key(),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("file", sa.Text, nullable=False),
+        sa.Column("count", sa.Integer, nullable=False),
+        sa.Column("checksum", sa.Text, nullable=False),
+        sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("publishOrder", sa.BigInteger),
+        sa.Column("publishedAt", _MOMENT),
+        sa.Column("heldReason", sa.Text),
+        sa.Column("droppedAt", _MOMENT),
+        sa.Column("alertIndex", sa.LargeBinary),
+        sa.Column("idXor", sa.BigInteger),
+        sa.Column("traceparent", sa.Text),
+        sa.Column("shutterCloseMjdTai", sa.Double),
+        sa.Column("publishedCount", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("publishStartedAt", _MOMENT),
+        sa.Column("secondsSinceShutterClose", sa.Double),
+        sa.Column("topicCount", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("topicXor", sa.BigInteger, nullable=False, server_default="0"),
+        sa.UniqueConstraint("visit", "detector", "attempt", name="UQ_AlertOutbox_attempt"),
+        sa.Index("IDX_AlertOutbox_unpublished", "id", postgresql_where=sa.text('"publishedAt" IS NULL')),
+        sa.Index("IDX_AlertOutbox_order", "publishOrder", unique=True),
+    )
+    sa.Sequence("AlertPublishOrder", metadata=meta)
+    sa.Table(
+        "AlertTopicOffset",
+        meta,
+        sa.Column("topic", sa.Text, nullable=False),
+        sa.Column("partition", sa.Integer, nullable=False),
+        sa.Column("next", sa.BigInteger, nullable=False),
+        sa.Column("caughtUpAt", _MOMENT),
+        sa.PrimaryKeyConstraint("topic", "partition", name="PK_AlertTopicOffset"),
+    )
+    sa.Table(
+        "AlertSchemaId",
+        meta,
+        sa.Column("registry", sa.Text, nullable=False),
+        sa.Column("subject", sa.Text, nullable=False),
+        sa.Column("schemaId", sa.Integer, nullable=False),
+        sa.Column("wireId", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("registry", "subject", "schemaId", name="PK_AlertSchemaId"),
+    )
+
+
+def _dead_letter_table(meta: sa.MetaData) -> None:
+    """Visit messages that could not be entered."""
+    sa.Table(
+        "DeadLetter",
+        meta,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("topic", sa.Text, nullable=False),
+        sa.Column("partition", sa.Integer, nullable=False),
+        sa.Column("offset", sa.BigInteger, nullable=False),
+        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("key", sa.LargeBinary),
+        sa.Column("value", sa.LargeBinary),
+        sa.Column("headers", pg.JSONB, nullable=False),
+        sa.Column("sentAt", _MOMENT),
+        sa.Column("errorCode", sa.Text, nullable=False),
+        sa.Column("errorText", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("topicError", sa.Text),
+        sa.Column("publishedAt", _MOMENT),
+        sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("updatedAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.UniqueConstraint("topic", "partition", "offset", "digest", name="UQ_DeadLetter_place"),
+        sa.Index("IDX_DeadLetter_state", "state", "id"),
+    )
+
+
+def _side_tables(meta: sa.MetaData) -> None:
+    """What the published tables have no place for: flags, quality, what was stored, what was changed, the archive."""
+    sa.Table(
+        "DiaForcedSourceFlags",
+        meta,
+        sa.Column("diaObjectId", sa.BigInteger, nullable=False),
+        *_visit_key(),
+        sa.Column("flags", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("diaObjectId", "visit", "detector", name="PK_DiaForcedSourceFlags"),
+    )
+    sa.Table(
+        "VisitQuality",
+        meta,
+        *_visit_key(),
+        sa.Column("metrics", pg.JSONB, nullable=False),
+        sa.PrimaryKeyConstraint("visit", "detector", name="PK_VisitQuality"),
+    )
+    sa.Table(
+        "StoreLedger",
+        meta,
+        sa.Column("contentHash", sa.Text, nullable=False),
+        sa.Column("visit", sa.BigInteger),
+        sa.Column("detector", sa.SmallInteger),
+        sa.Column("visitTimeMjdTai", sa.Double, nullable=False),
+        sa.Column("nObjects", sa.Integer, nullable=False),
+        sa.Column("nSources", sa.Integer, nullable=False),
+        sa.Column("nForcedSources", sa.Integer, nullable=False),
+        sa.Column("storedAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("sourceIds", pg.INT8RANGE),
+        sa.PrimaryKeyConstraint("contentHash", name="PK_StoreLedger"),
+        sa.Index("IDX_StoreLedger_visitDetector", "visit", "detector"),
+        sa.Index("IDX_StoreLedger_sourceIds", "sourceIds", postgresql_using="gist"),
+    )
+    sa.Table(
+        "ApdbAudit",
+        meta,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("at", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("action", sa.Text, nullable=False),
+        sa.Column("tableName", sa.Text, nullable=False),
+        sa.Column("count", sa.Integer, nullable=False),
+        sa.Column("detail", pg.JSONB, nullable=False),
+        sa.Column("by", sa.Text, nullable=False, server_default=sa.text("CURRENT_USER")),
+    )
+    sa.Table(
+        "ApdbArchive",
+        meta,
+        sa.Column("partition", sa.Text, nullable=False),
+        sa.Column("tableName", sa.Text, nullable=False),
+        sa.Column("beginMjdTai", sa.Double, nullable=False),
+        sa.Column("endMjdTai", sa.Double, nullable=False),
+        sa.Column("file", sa.Text, nullable=False),
+        sa.Column("rows", sa.BigInteger, nullable=False),
+        sa.Column("checksum", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("archivedAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("generation", sa.Integer, nullable=False),
+        sa.Column("relation", sa.Text),
+        sa.PrimaryKeyConstraint("partition", "generation", name="PK_ApdbArchive"),
+    )
+
+
+def _access_tables(meta: sa.MetaData) -> None:
+    """Who may do what: tokens (their hashes), what was done and by whom, what each principal used in a day."""
+    sa.Table(
+        "AccessToken",
+        meta,
+        sa.Column("tokenId", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("hash", sa.LargeBinary, nullable=False),
+        sa.Column("scopes", pg.ARRAY(sa.Text), nullable=False),
+        sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("createdBy", sa.Text, nullable=False),
+        sa.Column("expiresAt", _MOMENT, nullable=False),
+        sa.Column("lastUsedAt", _MOMENT),
+        sa.Column("revokedAt", _MOMENT),
+        sa.Column("revokedBy", sa.Text),
+        sa.PrimaryKeyConstraint("tokenId", name="PK_AccessToken"),
+        sa.UniqueConstraint("hash", name="UQ_AccessToken_hash"),
+    )
+    sa.Table(
+        "AccessAudit",
+        meta,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("at", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("principal", sa.Text, nullable=False),
+        sa.Column("action", sa.Text, nullable=False),
+        sa.Column("target", sa.Text),
+        sa.Column("status", sa.SmallInteger),
+        sa.Column("address", sa.Text),
+        sa.Column("requestId", sa.Text),
+        sa.Column("detail", pg.JSONB),
+        sa.Index("IDX_AccessAudit_principal", "principal", "at"),
+    )
+    sa.Table(
+        "AccessUsage",
+        meta,
+        sa.Column("principal", sa.Text, nullable=False),
+        sa.Column("day", sa.Date, nullable=False),
+        sa.Column("visits", sa.Integer, nullable=False, server_default="0"),
+        sa.PrimaryKeyConstraint("principal", "day", name="PK_AccessUsage"),
+    )
+
+
+def _correction_tables(meta: sa.MetaData) -> None:
+    """Corrections of alerts by batch (one transaction each), and how many of them the reconciler has found in the topic."""
+    sa.Table(
+        "CorrectionBatch",
+        meta,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("count", sa.Integer, nullable=False),
+        sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("publishOrder", sa.BigInteger),
+        sa.Column("publishedCount", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("publishedAt", _MOMENT),
+        sa.Index("IDX_CorrectionBatch_order", "publishOrder", unique=True),
+        sa.Index("IDX_CorrectionBatch_unpublished", "id", postgresql_where=sa.text('"publishedAt" IS NULL')),
+    )
+    sa.Table(
+        "AlertCorrection",
+        meta,
+        sa.Column("batch", sa.BigInteger, nullable=False),
+        sa.Column("number", sa.Integer, nullable=False),
+        sa.Column("diaSourceId", sa.BigInteger, nullable=False),
+        sa.Column("oldDiaObjectId", sa.BigInteger),
+        sa.Column("newDiaObjectId", sa.BigInteger),
+        *_visit_key(),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("mjdTai", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("batch", "number", name="PK_AlertCorrection"),
+        sa.Index("IDX_AlertCorrection_diaSourceId", "diaSourceId"),
+        sa.Index("IDX_AlertCorrection_visitDetector", "visit", "detector"),
+    )
+    sa.Table(
+        "CorrectionTopicCount",
+        meta,
+        *_visit_key(),
+        sa.Column("count", sa.Integer, nullable=False),
+        sa.Column("xor", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("visit", "detector", name="PK_CorrectionTopicCount"),
+    )
+
+
+def _visit_key() -> list[sa.Column[Any]]:
+    return [sa.Column("visit", sa.BigInteger, nullable=False), sa.Column("detector", sa.SmallInteger, nullable=False)]

@@ -1,0 +1,284 @@
+"""Objects made anew from the valid rows that they have: after rows were taken back, moved, or came late.
+
+All objects at once: one read of counts, one of sources, one of forced sources, one compiled pass, one COPY. The means are those
+that the association gives: the same rows give the same bytes.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+from numpy.typing import NDArray
+from psycopg import sql
+
+from apdb.copy.decode import select_frame
+from apdb.copy.encode import copy_in, id_array
+from apdb.schema.columns import Column, PublishedSchema
+from apdb.sky.htm import htm_ids
+from apdb.visit.changes import close_objects
+from apdb.visit.store import store_objects
+from apdb.visit_rows import VisitRows, prepare
+from tasks import object_statistics as kernels
+from tasks.arrays import F64, I64
+from tasks.object_statistics import BANDS, CELL_COLUMNS, HISTORY_DAYS
+
+__all__ = ["Renewal", "newest_versions", "renew", "renew_late", "write_pending"]
+
+_KEYS = ("visit", "detector")
+_SOURCE = (
+    "diaSourceId", "diaObjectId", *_KEYS, "midpointMjdTai", "band", "ra", "dec", "raErr", "decErr", "ra_dec_Cov", "psfFlux",
+    "psfFluxErr", "scienceFlux", "scienceFluxErr",
+)  # fmt: skip
+_FORCED = ("diaForcedSourceId", "diaObjectId", *_KEYS, "midpointMjdTai", "band", "psfFlux", "psfFluxErr")
+_VALID = 't."timeWithdrawnMjdTai" IS NULL'
+_TIMES = ("firstDiaSourceMjdTai", "lastDiaSourceMjdTai")
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """Objects that got a new version, and positions (ra, dec in deg) of those that have no valid source and were closed.
+
+    `pending` holds new versions that are in DiaObjectLast already, and in DiaObject when `write_pending` was called.
+    """
+
+    objects: tuple[int, ...] = ()
+    closed: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    pending: pd.DataFrame | None = None
+
+
+def newest_versions(connection: psycopg.Connection[Any], schema: PublishedSchema, ids: Collection[int]) -> pd.DataFrame:
+    """Return the DiaObjectLast rows of objects in order of id."""
+    wanted = id_array(np.array(sorted(ids), np.int64))
+    rest = sql.SQL('WHERE t."diaObjectId" = ANY(%s::bigint[])')
+    frame = select_frame(connection, "DiaObjectLast", schema.columns("DiaObjectLast"), rest, (wanted,))
+    return frame.sort_values("diaObjectId", ignore_index=True)
+
+
+def renew(
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    objects: pd.DataFrame,
+    mjd_tai: float,
+    *,
+    change: Mapping[int, int] | None = None,
+    made_now: Collection[int] = (),
+    close: bool = True,
+    defer: bool = False,
+) -> Renewal:
+    """Give objects a new version that says what their valid rows say, and close those without any valid source.
+
+    Parameters
+    ----------
+    objects
+        Their newest versions (`newest_versions`) as they were before rows changed.
+    mjd_tai
+        When the new versions begin.
+    change
+        By how much the number of valid sources of an object has changed since that version: with it the sources that lie in
+        archived months are counted still.
+    made_now
+        Objects whose open version this same transaction has made: it is replaced.
+    close
+        False leaves objects without any valid source as they are.
+    defer
+        Write the new versions to DiaObjectLast alone: the caller is about to store newer ones of many of the objects, and calls
+        `write_pending` for the others.
+    """
+    needed = {*_SOURCE, "timeWithdrawnMjdTai"}
+    if objects.empty or not needed <= {c.name for c in schema.columns("DiaSource")}:
+        return Renewal()
+    found = _counted(connection, objects, change or {})
+    gone = found[found.nDiaSources == 0]
+    found = found[(found.nDiaSources > 0) & found.lastDiaSourceMjdTai.notna()].reset_index(drop=True)
+    pending = None
+    if len(found):
+        frame = _with_statistics(connection, schema, found)
+        if defer:
+            pending = frame
+            _replace_last(connection, schema, frame, mjd_tai)
+        else:
+            store_objects(connection, prepare(schema, mjd_tai, frame, None, None), made_now)
+    positions = {int(i): (float(a), float(d)) for i, a, d in zip(gone.diaObjectId, gone.ra, gone.dec, strict=True)}
+    if not close or not positions:
+        return Renewal(tuple(found.diaObjectId.tolist()), pending=pending)
+    close_objects(connection, positions, mjd_tai, made_now)
+    return Renewal(tuple(found.diaObjectId.tolist()), positions, pending)
+
+
+def _replace_last(
+    connection: psycopg.Connection[Any], schema: PublishedSchema, frame: pd.DataFrame, mjd_tai: float
+) -> None:
+    """Write versions to DiaObjectLast in the place of those that are there."""
+    ids = id_array(frame.diaObjectId.to_numpy(np.int64))
+    connection.execute('DELETE FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%s::bigint[])', (ids,))
+    placed = frame.assign(pixelId=htm_ids(frame.ra, frame.dec), validityStartMjdTai=mjd_tai)
+    copy_in(connection, "DiaObjectLast", placed, schema.stored_columns("DiaObjectLast"), check=False)
+
+
+def write_pending(
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    renewal: Renewal,
+    mjd_tai: float,
+    stored: Collection[int],
+) -> None:
+    """Write the versions of a renewal that waited to DiaObject, but for objects that got a newer one since (`stored`)."""
+    if renewal.pending is None:
+        return
+    left = renewal.pending[~renewal.pending.diaObjectId.isin(stored)]
+    if len(left):
+        store_objects(connection, prepare(schema, mjd_tai, left.reset_index(drop=True), None, None))
+
+
+def renew_late(
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    rows: VisitRows,
+    but: Collection[int] = (),
+    last: Mapping[int, float] | None = None,
+) -> tuple[int, ...]:
+    """Make objects anew that rows of a visit which came late have a part in, `but` for some; returns them.
+
+    Late is what lies before the last detection of its object: whoever stored it saw another window of history, and objects
+    without a detection in it (for which the same time is late, too) got no new version.
+
+    Parameters
+    ----------
+    last
+        Last detections (MJD, TAI) as they are known of objects; others are looked up.
+    """
+    late = _late(connection, rows, last or {}) - set(but)
+    if not late:
+        return ()
+    made_now = rows.objects.diaObjectId.tolist() if len(rows.objects) else []
+    versions = newest_versions(connection, schema, late)
+    return renew(connection, schema, versions, rows.mjd_tai, made_now=made_now, close=False).objects
+
+
+def _late(connection: psycopg.Connection[Any], rows: VisitRows, last: Mapping[int, float]) -> set[int]:
+    times = [f.midpointMjdTai.to_numpy(np.float64) for f in rows.frames.values()]
+    if not times:
+        return set()
+    objects, newest = rows.objects, float(np.max(np.concatenate(times)))
+    out: set[int] = set()
+    if len(objects) and "lastDiaSourceMjdTai" in objects:
+        behind = objects.lastDiaSourceMjdTai.to_numpy(np.float64) > newest
+        out |= set(objects.diaObjectId[behind].tolist())
+    forced = rows.frames.get("DiaForcedSource")
+    if forced is None:
+        return out
+    ids = forced.diaObjectId[~forced.diaObjectId.isin(objects.diaObjectId)] if len(objects) else forced.diaObjectId
+    known = ids.map(last).astype(np.float64)
+    out |= set(ids[(known >= newest).to_numpy()].tolist())
+    unknown = ids[known.isna().to_numpy()].to_numpy(np.int64)
+    if unknown.size:
+        query = 'SELECT "diaObjectId" FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%s::bigint[]) AND "lastDiaSourceMjdTai" >= %s'
+        out |= {i for (i,) in connection.execute(query, (id_array(unknown), newest))}
+    return out
+
+
+def _counted(connection: psycopg.Connection[Any], objects: pd.DataFrame, change: Mapping[int, int]) -> pd.DataFrame:
+    """Return the objects with number, first and last time of their valid sources, those in archived months included."""
+    ids = objects.diaObjectId.to_numpy(np.int64)
+    rows = connection.execute(
+        f'SELECT t."diaObjectId", count(*), min(t."midpointMjdTai"), max(t."midpointMjdTai") FROM "DiaSource" t '
+        f'WHERE t."diaObjectId" = ANY(%s::bigint[]) AND {_VALID} GROUP BY 1',
+        (id_array(ids),),
+        binary=True,
+    ).fetchall()
+    found = np.searchsorted(ids, np.array([r[0] for r in rows], np.int64))
+    present, first, last = np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan)
+    if rows:
+        present[found], first[found], last[found] = (np.array([r[k] for r in rows]) for k in (1, 2, 3))
+    archived = np.zeros(len(ids), np.int64)
+    if connection.execute('SELECT 1 FROM "ApdbArchive" LIMIT 1').fetchone() is not None:
+        expected = objects.nDiaSources.to_numpy(np.int64) + np.array([change.get(i, 0) for i in ids.tolist()], np.int64)
+        archived = np.maximum(expected - present, 0)
+        before = np.where(archived[:, None] > 0, objects[list(_TIMES)].to_numpy(np.float64), np.nan)
+        first, last = np.fmin(first, before[:, 0]), np.fmax(last, before[:, 1])
+    counts = (present + archived).astype(np.int32)
+    return objects.assign(nDiaSources=counts, firstDiaSourceMjdTai=first, lastDiaSourceMjdTai=last)
+
+
+def _with_statistics(connection: psycopg.Connection[Any], schema: PublishedSchema, found: pd.DataFrame) -> pd.DataFrame:
+    """Return DiaObject rows with all statistics of the history window before each object's last detection."""
+    ids, last = found.diaObjectId.to_numpy(np.int64), found.lastDiaSourceMjdTai.to_numpy(np.float64)
+    start = last - HISTORY_DAYS
+    sources = _window(connection, schema, "DiaSource", _SOURCE, ids, start, last)
+    forced = _window(connection, schema, "DiaForcedSource", _FORCED, ids, start, last)
+    return pd.concat(
+        [
+            found[["diaObjectId", "nDiaSources", *_TIMES]],
+            _positions(found, sources),
+            _fluxes(len(ids), sources),
+            _forced(len(ids), forced),
+        ],
+        axis=1,
+    )
+
+
+def _window(
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    table: str,
+    names: tuple[str, ...],
+    ids: I64,
+    start: F64,
+    stop: F64,
+) -> pd.DataFrame:
+    """Return valid rows of objects within [start, stop] in the order in which they are summed, with the object's code."""
+    rest = sql.SQL(
+        'JOIN unnest(%s::bigint[], %s::float8[], %s::float8[]) w(id, start, stop) ON t."diaObjectId" = w.id AND '
+        't."midpointMjdTai" BETWEEN w.start AND w.stop WHERE t."midpointMjdTai" BETWEEN %s AND %s AND ' + _VALID
+    )
+    values = (id_array(ids), start.tolist(), stop.tolist(), float(start.min()), float(stop.max()))
+    by_name: dict[str, Column] = {c.name: c for c in schema.columns(table)}
+    rows = select_frame(connection, table, [by_name[n] for n in names], rest, values)
+    codes = np.searchsorted(ids, rows.diaObjectId.to_numpy(np.int64))
+    order = kernels.in_order(codes, len(ids), rows.midpointMjdTai, *(rows[k] for k in _KEYS), rows[names[0]])
+    return rows.assign(code=codes).iloc[order].reset_index(drop=True)
+
+
+def _numbers(rows: pd.DataFrame, *names: str) -> list[F64]:
+    return [rows[n].to_numpy(np.float64) for n in names]
+
+
+def _positions(found: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
+    columns = _numbers(sources, "ra", "dec", "raErr", "decErr", "ra_dec_Cov")
+    means = vars(kernels.mean_positions(sources.code.to_numpy(np.int64), len(found), *columns))
+    before = {k: np.where(np.isfinite(means[k]), means[k], found[k].to_numpy(np.float64)) for k in ("ra", "dec")}
+    return pd.DataFrame({**means, **before}, index=found.index)
+
+
+def _fluxes(count: int, sources: pd.DataFrame) -> pd.DataFrame:
+    cells = kernels.cells_of(sources.code.to_numpy(np.int64), sources.band)
+    rows = kernels.rows_by_cell(np.flatnonzero(cells >= 0), cells, count * len(BANDS))
+    names = ("psfFlux", "psfFluxErr", "midpointMjdTai", "scienceFlux", "scienceFluxErr")
+    values = kernels.cell_statistics(rows.begin, *(v[rows.order] for v in _numbers(sources, *names)))
+    of_object = values.reshape(count, len(BANDS), len(CELL_COLUMNS))
+    number = CELL_COLUMNS.index("psfFluxNdata")
+    fluxes = [k for k in range(len(CELL_COLUMNS)) if k != number]
+    return pd.concat(
+        [
+            _by_band(of_object[:, :, fluxes].astype(np.float32), [CELL_COLUMNS[k] for k in fluxes]),
+            _by_band(of_object[:, :, [number]].astype(np.int32), [CELL_COLUMNS[number]]),
+        ],
+        axis=1,
+    )
+
+
+def _forced(count: int, forced: pd.DataFrame) -> pd.DataFrame:
+    cells = kernels.cells_of(forced.code.to_numpy(np.int64), forced.band)
+    means = kernels.forced_means(cells, count, *_numbers(forced, "psfFlux", "psfFluxErr"))
+    return _by_band(np.stack(means, axis=-1).astype(np.float32), ["fpFluxMean", "fpFluxMeanErr"])
+
+
+def _by_band(values: NDArray[Any], names: list[str]) -> pd.DataFrame:
+    """Return values, shape (objects, bands, names), as columns of one block."""
+    return pd.DataFrame(
+        values.reshape(len(values), len(BANDS) * len(names)),
+        columns=[f"{band}_{name}" for band in BANDS for name in names],
+    )

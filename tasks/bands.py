@@ -1,0 +1,5 @@
+"""The bands that the columns of objects have."""
+
+__all__ = ["BANDS"]
+
+BANDS = ("u", "g", "r", "i", "z", "y")

@@ -1,0 +1,273 @@
+"""Histories of visits, replacements, withdrawals and merges: what is valid is as if nothing else had ever been."""
+
+import multiprocessing
+import os
+import signal
+import time
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+import psycopg
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from apdb import Database
+from apdb.errors import NotFound, VisitRunning
+from apdb.visit.repair import renew_marked
+from apdb.visit.withdraw import withdraw_visit
+from tests.support.histories import BODY, PACKER, Survey, dump
+
+KILLS = int(os.environ.get("ALERTPROD_REPLACE_KILLS", "3"))
+HISTORIES = int(os.environ.get("ALERTPROD_HISTORIES", "40"))
+BASE = ((0, 0), (1, 0))  # always there: star 0 is seen in them
+REST = [(v, d) for v in range(2, 16) for d in (0, 1)]
+STEP = st.tuples(
+    st.sampled_from(("visit", "visit", "visit", "replace", "replace", "client", "withdraw", "merge")),
+    st.integers(0, 2**16),
+    st.integers(0, 3),
+)
+
+
+@pytest.fixture(scope="module")
+def pair(postgres):
+    """Two empty databases, made with the tables of replication."""
+    admin, names = postgres.uri.rsplit("/", 1)[0], [f"h{uuid4().hex}" for _ in range(2)]
+    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
+        for name in names:
+            c.execute(f"CREATE DATABASE {name}")
+    databases = [Database(f"{admin}/{name}") for name in names]
+    for database in databases:
+        database.create(replica=True)
+    yield [Survey(d) for d in databases]
+    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
+        for name in names:
+            c.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def play(survey, steps):
+    """Do the steps of a history."""
+    left = list(REST)
+    for unit in BASE:
+        survey.store(unit)
+    for what, number, version in steps:
+        stored = sorted(survey.units)
+        removable = [u for u in stored if u not in BASE]
+        if what == "visit" and left:
+            survey.store(left.pop(number % len(left)), version)
+        elif what in ("replace", "client"):
+            survey.store(stored[number % len(stored)], version, by_client=what == "client")
+        elif what == "withdraw" and removable:
+            survey.withdraw(removable[number % len(removable)])
+        elif what == "merge":
+            survey.merge()
+    survey.merge()
+
+
+def build(survey, units):
+    """Build a database from the valid visits alone, in order of time."""
+    survey.reset(replicated=False)
+    for unit in sorted(units):
+        survey.store(unit, units[unit].version, by_client=units[unit].by_client)
+    survey.merge()
+    return dump(survey.database)
+
+
+_BROKEN = """
+SELECT 'newest versions', count(*) FROM "DiaObjectLast" l FULL JOIN
+    (SELECT * FROM "DiaObject" WHERE "validityEndMjdTai" IS NULL) o USING ("diaObjectId")
+    WHERE (l.ra, l.dec, l."nDiaSources", l."validityStartMjdTai", l."lastDiaSourceMjdTai", l."pixelId") IS DISTINCT FROM
+          (o.ra, o.dec, o."nDiaSources", o."validityStartMjdTai", o."lastDiaSourceMjdTai", o."pixelId")
+UNION ALL SELECT 'sources without object', count(*) FROM "DiaSource" s WHERE "timeWithdrawnMjdTai" IS NULL AND
+    "diaObjectId" IS NOT NULL AND NOT EXISTS (SELECT 1 FROM "DiaObjectLast" l WHERE l."diaObjectId" = s."diaObjectId")
+UNION ALL SELECT 'forced without object', count(*) FROM "DiaForcedSource" s WHERE
+    NOT EXISTS (SELECT 1 FROM "DiaObjectLast" l WHERE l."diaObjectId" = s."diaObjectId")
+UNION ALL SELECT 'counts', count(*) FROM "DiaObjectLast" l WHERE "nDiaSources" <> (SELECT count(*) FROM "DiaSource" s WHERE
+    s."diaObjectId" = l."diaObjectId" AND s."timeWithdrawnMjdTai" IS NULL)
+UNION ALL SELECT 'validity that ends before it begins', count(*) FROM "DiaObject" WHERE "validityEndMjdTai" < "validityStartMjdTai"
+UNION ALL SELECT 'overlapping versions', count(*) FROM "DiaObject" a JOIN "DiaObject" b USING ("diaObjectId") WHERE
+    a."validityStartMjdTai" < b."validityStartMjdTai" AND
+    coalesce(a."validityEndMjdTai", 'infinity') > b."validityStartMjdTai"
+"""
+_UNTOLD = """
+SELECT 'versions', count(*) FROM "DiaObject" o WHERE "validityEndMjdTai" IS NULL AND NOT EXISTS (SELECT 1 FROM "DiaObjectChunks" k
+    WHERE k."diaObjectId" = o."diaObjectId" AND k."validityStartMjdTai" = o."validityStartMjdTai")
+UNION ALL SELECT 'forced sources', count(*) FROM "DiaForcedSource" f WHERE NOT EXISTS (SELECT 1 FROM "DiaForcedSourceChunks" k
+    WHERE k."diaObjectId" = f."diaObjectId" AND k.visit = f.visit AND k.detector = f.detector)
+UNION ALL SELECT 'sources', count(*) FROM "DiaSource" s WHERE NOT EXISTS (SELECT 1 FROM "DiaSourceChunks" k
+    WHERE k."diaSourceId" = s."diaSourceId")
+UNION ALL SELECT 'withdrawn sources', count(*) FROM "DiaSource" s WHERE "timeWithdrawnMjdTai" IS NOT NULL AND NOT EXISTS (SELECT 1
+    FROM "ApdbUpdateRecordChunks" u WHERE (u.update_payload::jsonb ->> 'diaSourceId')::bigint = s."diaSourceId" AND
+    u.update_payload LIKE '%withdraw%')
+UNION ALL SELECT 'closed objects', count(*) FROM (SELECT "diaObjectId" FROM "DiaObject" GROUP BY 1
+    HAVING bool_and("validityEndMjdTai" IS NOT NULL)) o WHERE NOT EXISTS (SELECT 1 FROM "ApdbUpdateRecordChunks" u WHERE
+    (u.update_payload::jsonb ->> 'diaObjectId')::bigint = o."diaObjectId" AND u.update_payload LIKE '%validityEnd%')
+"""
+
+
+def rows_of(database, query):
+    with psycopg.connect(database.uri) as c:
+        return c.execute(query).fetchall()
+
+
+@settings(
+    max_examples=HISTORIES,
+    deadline=None,
+    derandomize=HISTORIES <= 40,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(st.lists(STEP, min_size=2, max_size=7), st.booleans())
+@pytest.mark.timeout(1800)
+def test_the_database_is_that_of_the_valid_visits_alone(pair, steps, replicated):
+    survey, other = pair
+    survey.reset(replicated=replicated)
+    play(survey, steps)
+    found, wanted = dump(survey.database), build(other, survey.units)
+    for name in wanted:
+        pd.testing.assert_frame_equal(found[name], wanted[name], check_exact=True, obj=name)
+    assert [r for r in rows_of(survey.database, _BROKEN) if r[1]] == []
+    if replicated:
+        assert [r for r in rows_of(survey.database, _UNTOLD) if r[1]] == []
+
+
+def test_a_withdrawn_visit_leaves_no_mark(pair):
+    """Alone: what it founded is closed, its rows and those of its body are gone, ledger and audit say so."""
+    survey, _ = pair
+    survey.reset(replicated=False)
+    for unit in (*BASE, (5, 0)):
+        survey.store(unit, 1)
+    before = dump(survey.database)
+    survey.store((6, 0), 1)
+    survey.withdraw((6, 0))
+    after = dump(survey.database)
+    for name in before:
+        pd.testing.assert_frame_equal(after[name], before[name], check_exact=True, obj=name)
+    (state,) = rows_of(survey.database, 'SELECT state FROM "VisitLedger" WHERE visit = 6')
+    audit = rows_of(survey.database, "SELECT detail FROM \"ApdbAudit\" WHERE action = 'withdraw visit'")
+    assert state == ("withdrawn",)
+    assert audit[0][0]["visit"] == 6 and audit[0][0]["reason"] == "bad subtraction"
+    kept = rows_of(
+        survey.database, 'SELECT count(*), count("sideFlags") FROM "DiaForcedSourceWithdrawn" WHERE visit = 6'
+    )
+    assert kept[0][0] == kept[0][1] > 0
+    assert (
+        rows_of(survey.database, f'SELECT count(*) FROM "DiaSource" WHERE "ssObjectId" = {BODY} AND visit = 6')[0][0]
+        < 2
+    )
+
+
+def test_objects_with_marks_of_an_older_version_are_made_anew(pair):
+    """Sources marked as withdrawn, and nothing else done, as older versions did."""
+    survey, _ = pair
+    survey.reset(replicated=True)
+    for unit in (*BASE, (5, 0)):
+        survey.store(unit, 1)
+    before = dump(survey.database)
+    survey.store((6, 0), 1)
+    with psycopg.connect(survey.database.uri, autocommit=True) as c:
+        for table in ("DiaSource", "DiaForcedSource"):
+            c.execute(f'UPDATE "{table}" SET "timeWithdrawnMjdTai" = 62000 WHERE visit = 6')
+        c.execute('DELETE FROM "DiaForcedSourceFlags" WHERE visit = 6')
+        c.execute(
+            'DELETE FROM "SSSource" WHERE "diaSourceId" IN (SELECT "diaSourceId" FROM "DiaSource" WHERE visit = 6)'
+        )
+    dry = renew_marked(survey.database, 62100.0, dry_run=True)
+    report = renew_marked(survey.database, 62100.0)
+    assert (report.objects, dry.renewed) == (dry.objects, 0) and report.renewed > 0
+    after = dump(survey.database)
+    for name in before:
+        pd.testing.assert_frame_equal(after[name], before[name], check_exact=True, obj=name)
+    assert renew_marked(survey.database, 62101.0).closed == 0
+
+
+def test_what_cannot_be_withdrawn(database):
+    with pytest.raises(NotFound, match="never came"):
+        withdraw_visit(database, 9, 0, 61000.0, "why")
+    with database.connect() as c:
+        c.execute(
+            'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state) VALUES '
+            "(9, 0, 'x', '{}', 'x', 'running')"
+        )
+    with pytest.raises(VisitRunning, match="visit 9, detector 0"):
+        withdraw_visit(database, 9, 0, 61000.0, "why")
+
+
+def test_sources_in_archived_months_are_counted_still(pair):
+    """A month that is elsewhere: its sources are no rows here, and part of the counts."""
+    survey, _ = pair
+    survey.reset(replicated=False)
+    for unit in (*BASE, (4, 0), (5, 0)):
+        survey.store(unit, 2)
+    counts = 'SELECT "diaObjectId", "nDiaSources", "firstDiaSourceMjdTai" FROM "DiaObjectLast" ORDER BY 1'
+    before = {i: (n, first) for i, n, first in rows_of(survey.database, counts)}
+    with psycopg.connect(survey.database.uri, autocommit=True) as c:
+        lost = dict(c.execute('SELECT "diaObjectId", 1 FROM "DiaSource" WHERE visit = 5 AND "diaObjectId" IS NOT NULL'))
+        c.execute('DELETE FROM "DiaSource" WHERE visit = 0')
+        c.execute(
+            'INSERT INTO "ApdbArchive" (partition, "tableName", "beginMjdTai", "endMjdTai", file, rows, checksum, state) '
+            "VALUES ('DiaSource_2025m01', 'DiaSource', 60600, 60630, 'x', 1, 'x', 'dropped')"
+        )
+    survey.withdraw((5, 0))
+    after = {i: (n, first) for i, n, first in rows_of(survey.database, counts)}
+    with psycopg.connect(survey.database.uri, autocommit=True) as c:
+        c.execute('TRUNCATE "ApdbArchive"')
+    want = {i: (n - lost.get(i, 0), first) for i, (n, first) in before.items() if n > lost.get(i, 0)}
+    assert after == want
+    assert np.isfinite([first for _, first in after.values()]).all()
+
+
+def equal(one, other):
+    return all(one[name].equals(other[name]) for name in one)
+
+
+def _writing(database):
+    """Return whether a session has written something; None where there is no other session."""
+    query = (
+        "SELECT bool_or(backend_xid IS NOT NULL) FROM pg_stat_activity WHERE datname = current_database() AND "
+        "pid <> pg_backend_pid() AND application_name = 'alertprod'"
+    )
+    return rows_of(database, query)[0][0]
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_killed_in_the_middle_of_a_replacement(pair):
+    """kill -9 while it writes: the visit is as before or as after, never anything between."""
+    survey, other = pair
+    survey.reset(replicated=True)
+    units = [*BASE, (4, 0), (4, 1), (6, 0)]
+    for unit in units:
+        survey.store(unit)
+    wanted = {}
+    for version in (0, 1):
+        other.reset(replicated=False)
+        for unit in units:
+            other.store(unit, version if unit == (4, 0) else 0)
+        wanted[version] = dump(other.database)
+    assert not equal(wanted[0], wanted[1])
+    rng, version, midway = np.random.default_rng(4), 0, 0
+    context = multiprocessing.get_context("fork")
+    for _ in range(KILLS):
+        child = context.Process(target=survey.store, args=((4, 0), 1 - version))
+        child.start()
+        deadline = time.monotonic() + 60
+        while child.is_alive() and not _writing(survey.database):
+            assert time.monotonic() < deadline
+        child.join(float(rng.uniform(0, 0.15)))
+        with_luck = child.is_alive()
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        while _writing(survey.database) is not None:  # its session ends when the server sees it
+            assert time.monotonic() < deadline + 60
+        found = dump(survey.database)
+        assert equal(found, wanted[0]) or equal(found, wanted[1])
+        version, midway = int(equal(found, wanted[1])), midway + with_luck
+        stored = rows_of(survey.database, 'SELECT max("diaSourceId") FROM "DiaSource" WHERE visit = 4 AND detector = 0')
+        survey.releases[4, 0] = PACKER.unpack(stored[0][0]).release
+        survey.now += 1.0
+        assert [r for r in (*rows_of(survey.database, _BROKEN), *rows_of(survey.database, _UNTOLD)) if r[1]] == []
+    assert midway >= 1
+    print(f"{KILLS} kills, {midway} of them while it was at work")
