@@ -57,7 +57,7 @@ _GATE: dict[str, tuple[float, str]] = {
     "maxDirectionError": (0.2, "by what fraction the stars of what is convolved are broader than those of the other"),
     "maxPhi": (11.0, "factor that the whitening multiplies a frequency by"),
     "maxNoiseGain": (5.0, "factor that the kernel multiplies the noise by"),
-    "maxStarFluxResidual": (0.05, "share of the flux of constant stars that is left, beyond the noise"),
+    "maxStarFluxResidual": (0.06, "share of the flux of constant stars that is left, beyond the noise"),
     "maxStarPositionResidual": (0.1, "shift of the stars of the two images, beyond the noise, px"),
     "maxFootprintRatio": (0.2, "mean share of the light of the kernel stars that is left"),
     "maxFootprintRatioStdev": (0.4, "scatter of that share"),
