@@ -48,7 +48,7 @@ class Option:
         return ""
 
 
-# limits of the quality gate: four or more times what good pairs show, made up and real, and less than spoiled ones do
+# limits of the quality gate: more than good pairs show, made up and real, and less than spoiled ones do
 _GATE: dict[str, tuple[float, str]] = {
     "maxResidual": (5.0, "residual / sigma of the held-out stars"),
     "maxKernelSumError": (0.2, "|ln| of the kernel's sum over the flux ratio of the stars"),
