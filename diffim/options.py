@@ -48,22 +48,22 @@ class Option:
         return ""
 
 
-# limits of the quality gate: four or more times what good pairs show, made up and real, and less than spoiled ones do
+# limits of the quality gate: more than good pairs show, made up and real, and less than spoiled ones do
 _GATE: dict[str, tuple[float, str]] = {
     "maxResidual": (5.0, "residual / sigma of the held-out stars"),
     "maxKernelSumError": (0.2, "|ln| of the kernel's sum over the flux ratio of the stars"),
     "maxCalibrationError": (0.4, "|ln| of the kernel's sum over the ratio of the calibrations"),
     "maxPsfError": (0.15, "by what fraction the stars are wider or narrower than the PSF"),
-    "maxDirectionError": (0.08, "by what fraction the stars of what is convolved are broader than those of the other"),
+    "maxDirectionError": (0.2, "by what fraction the stars of what is convolved are broader than those of the other"),
     "maxPhi": (11.0, "factor that the whitening multiplies a frequency by"),
     "maxNoiseGain": (5.0, "factor that the kernel multiplies the noise by"),
-    "maxStarFluxResidual": (0.03, "share of the flux of constant stars that is left, beyond the noise"),
+    "maxStarFluxResidual": (0.06, "share of the flux of constant stars that is left, beyond the noise"),
     "maxStarPositionResidual": (0.1, "shift of the stars of the two images, beyond the noise, px"),
     "maxFootprintRatio": (0.2, "mean share of the light of the kernel stars that is left"),
     "maxFootprintRatioStdev": (0.4, "scatter of that share"),
     "maxDepthLoss": (0.5, "magnitudes that the depth falls short of what the two images allow"),
     "maxThresholdScale": (1.5, "factor that the threshold had to rise by"),
-    "maxCosmicRayFraction": (0.03, "share of the pixels that are cosmic rays"),
+    "maxCosmicRayFraction": (0.15, "share of the pixels that are cosmic rays"),
     "maxStreakFraction": (0.2, "share of the pixels that are on streaks"),
     "maxMaskedFraction": (0.6, "share of the pixels with data in both images that are masked"),
 }
