@@ -79,7 +79,7 @@ class KernelFit:
             "kernelPriorError": self.prior.error,
             "kernelPriorSpatialError": self.prior.spatial,
             "kernelPriorShiftError": self.prior.shift,
-            "transparencyOrder": 0 if self.transparency is None else self.transparency.order,
+            "transparencyLength": 0.0 if self.transparency is None else self.transparency.length,
             "transparencyRms": 0.0 if self.transparency is None else self.transparency.rms,
             "kernelFromPsf": self.kernel.base is not None,
             "ALKernelSize": self.kernel.size,

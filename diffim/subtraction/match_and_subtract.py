@@ -17,7 +17,7 @@ from diffim.matching.kernel_basis import (
 from diffim.matching.kernel_fit import FitOptions, KernelFit, fit_kernel
 from diffim.matching.kernel_stamps import StarPositions
 from diffim.matching.kernel_stars import kernel_stars
-from diffim.matching.psf_kernel import psf_kernels
+from diffim.matching.psf_kernel import KernelGrid, psf_kernels
 from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.masked_image import MaskedImage
 from diffim.preparation import flux_unit_ratio
@@ -115,10 +115,9 @@ def match_and_subtract(
     if earlier_fit is None and len(stars) < options.min_stars:
         raise InsufficientKernelSources(f"{len(stars)} clean kernel stars, need {options.min_stars}", **science.where)
     ratio = _flux_ratio(stars, science, template)
-    psfs = [e.require_psf() for e in ((template, science) if direction.of_template else (science, template))]
-    base = None if basis.mode == "deconvolution" else psf_kernels(psfs[0], psfs[1], science.bbox, basis.size)
     white = abs(sky_correlation(direction.convolved)) < WHITE
     positions = StarPositions(stars.x, stars.y, _motions(stars, direction))
+    base = None if earlier_fit else _psf_kernels(science, template, direction, basis)
     fit_options = FitOptions(
         options.kernel_order,
         options.background_order,
@@ -191,6 +190,16 @@ def _stars_and_basis(
         if len(more) > MANY_MORE * len(stars):
             stars, size, degrees = more, core, DEGREES
     return stars, make_basis(direction.sharp, direction.broad, size, degrees)
+
+
+def _psf_kernels(
+    science: Exposure, template: Exposure, direction: _Direction, basis: AlardLuptonBasis
+) -> KernelGrid | None:
+    """Return the kernels that the PSF models tell; a broad image cannot be sharpened as they would have it."""
+    if basis.mode == "deconvolution":
+        return None
+    convolved, target = (template, science) if direction.of_template else (science, template)
+    return psf_kernels(convolved.require_psf(), target.require_psf(), science.bbox, basis.size)
 
 
 def _subtraction(
