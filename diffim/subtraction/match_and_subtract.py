@@ -26,7 +26,9 @@ from diffim.subtraction.difference_exposure import combined_mask, difference_exp
 from diffim.subtraction.noise_power import sky_correlation
 from diffim.subtraction.zogy import ProperSubtraction, check_centred
 from exposure import Exposure
+from exposure.errors import PsfUndefined
 from exposure.photometry import forced_psf_photometry
+from exposure.psf import FWHM_PER_SIGMA
 from exposure.psf_width import psf_fwhm
 from exposure.stamps import gather
 from exposure.stars import Stars
@@ -182,7 +184,7 @@ def _stars_and_basis(
     science: Exposure, template: Exposure, sources: Stars, direction: _Direction, options: MatchOptions
 ) -> tuple[Stars, AlardLuptonBasis]:
     """Choose a kernel with wings where enough stars have room for it, else a plain one."""
-    wide, core = kernel_sizes(max(direction.sharp, direction.broad))
+    wide, core = kernel_sizes(max(_longest_fwhm(e, direction) for e in (science, template)))
     size, degrees = options.kernel_size or wide, DEGREES if options.kernel_size else WING_DEGREES
     stars = kernel_stars(sources, science, template, size, maximum=options.max_stars)
     if not options.kernel_size and len(stars) < ENOUGH_FOR_WINGS:
@@ -190,6 +192,17 @@ def _stars_and_basis(
         if len(more) > MANY_MORE * len(stars):
             stars, size, degrees = more, core, DEGREES
     return stars, make_basis(direction.sharp, direction.broad, size, degrees)
+
+
+def _longest_fwhm(exposure: Exposure, direction: _Direction) -> float:
+    """Return the FWHM (px) of an image's PSF along its major axis; that of the broader image where it is not defined."""
+    psf = exposure.require_psf()
+    try:
+        xx, yy, xy = psf.moments_at(*psf.average_position())[0]
+    except PsfUndefined:
+        return max(direction.sharp, direction.broad)
+    longest = FWHM_PER_SIGMA * float(np.sqrt(0.5 * (xx + yy) + np.hypot(0.5 * (xx - yy), xy)))
+    return longest if np.isfinite(longest) else max(direction.sharp, direction.broad)
 
 
 def _psf_kernels(
