@@ -79,7 +79,7 @@ class KernelFit:
             "kernelPriorError": self.prior.error,
             "kernelPriorSpatialError": self.prior.spatial,
             "kernelPriorShiftError": self.prior.shift,
-            "transparencyOrder": 0 if self.transparency is None else self.transparency.order,
+            "transparencyLength": 0.0 if self.transparency is None else self.transparency.length,
             "transparencyRms": 0.0 if self.transparency is None else self.transparency.rms,
             "kernelFromPsf": self.kernel.base is not None,
             "ALKernelSize": self.kernel.size,
@@ -156,13 +156,13 @@ def fit_kernel(
     transparency = star_transparency(equations, ~held, box)
     if transparency is not None:
         equations = equations.dimmed(transparency.at(stars.x, stars.y))
-    use, agrees, scatters = ~held & _steady(equations, held), np.ones(n, bool), 0.0
+    use, scatters = ~held & _steady(equations, held), 0.0
     prior = START if options.base is not None else replace(START, error=np.inf)
     for step in range(options.iterations + 1):
         order = min(options.background_order, _background_limit(int(use.sum())))
         model = KernelModel(basis, box, options.kernel_order, order, options.white_noise, options.base)
-        if step == min(1, options.iterations):
-            prior = HeldOut.of(equations, use, held & agrees, model, scatters).best(prior)
+        if not step:  # before stars are dropped: under a prior that is too strong the brightest would be
+            prior = HeldOut.of(equations, use, held, model, scatters).best(prior)
         summed = SpatialEquations.of(equations, use, model)
         kernel = summed.quick(prior)
         rms, agrees = judge(equations, kernel, use, scatters)

@@ -17,7 +17,7 @@ from diffim.matching.kernel_basis import (
 from diffim.matching.kernel_fit import FitOptions, KernelFit, fit_kernel
 from diffim.matching.kernel_stamps import StarPositions
 from diffim.matching.kernel_stars import kernel_stars
-from diffim.matching.psf_kernel import psf_kernels
+from diffim.matching.psf_kernel import KernelGrid, psf_kernels
 from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.masked_image import MaskedImage
 from diffim.preparation import flux_unit_ratio
@@ -26,7 +26,9 @@ from diffim.subtraction.difference_exposure import combined_mask, difference_exp
 from diffim.subtraction.noise_power import sky_correlation
 from diffim.subtraction.zogy import ProperSubtraction, check_centred
 from exposure import Exposure
+from exposure.errors import PsfUndefined
 from exposure.photometry import forced_psf_photometry
+from exposure.psf import FWHM_PER_SIGMA
 from exposure.psf_width import psf_fwhm
 from exposure.stamps import gather
 from exposure.stars import Stars
@@ -117,10 +119,9 @@ def match_and_subtract(
     if earlier_fit is None and len(stars) < options.min_stars:
         raise InsufficientKernelSources(f"{len(stars)} clean kernel stars, need {options.min_stars}", **science.where)
     ratio = _flux_ratio(stars, science, template)
-    psfs = [e.require_psf() for e in ((template, science) if direction.of_template else (science, template))]
-    base = None if basis.mode == "deconvolution" else psf_kernels(psfs[0], psfs[1], science.bbox, basis.size)
     white = abs(sky_correlation(direction.convolved)) < WHITE
     positions = StarPositions(stars.x, stars.y, _motions(stars, direction))
+    base = None if earlier_fit else _psf_kernels(science, template, direction, basis)
     fit_options = FitOptions(
         options.kernel_order,
         options.background_order,
@@ -186,7 +187,7 @@ def _stars_and_basis(
     science: Exposure, template: Exposure, sources: Stars, direction: _Direction, options: MatchOptions
 ) -> tuple[Stars, AlardLuptonBasis]:
     """Choose a kernel with wings where enough stars have room for it, else a plain one."""
-    wide, core = kernel_sizes(max(direction.sharp, direction.broad))
+    wide, core = kernel_sizes(max(_longest_fwhm(e, direction) for e in (science, template)))
     size, degrees = options.kernel_size or wide, DEGREES if options.kernel_size else WING_DEGREES
     stars = kernel_stars(sources, science, template, size, maximum=options.max_stars)
     if not options.kernel_size and len(stars) < ENOUGH_FOR_WINGS:
@@ -194,6 +195,27 @@ def _stars_and_basis(
         if len(more) > MANY_MORE * len(stars):
             stars, size, degrees = more, core, DEGREES
     return stars, make_basis(direction.sharp, direction.broad, size, degrees)
+
+
+def _longest_fwhm(exposure: Exposure, direction: _Direction) -> float:
+    """Return the FWHM (px) of an image's PSF along its major axis; that of the broader image where it is not defined."""
+    psf = exposure.require_psf()
+    try:
+        xx, yy, xy = psf.moments_at(*psf.average_position())[0]
+    except PsfUndefined:
+        return max(direction.sharp, direction.broad)
+    longest = FWHM_PER_SIGMA * float(np.sqrt(0.5 * (xx + yy) + np.hypot(0.5 * (xx - yy), xy)))
+    return longest if np.isfinite(longest) else max(direction.sharp, direction.broad)
+
+
+def _psf_kernels(
+    science: Exposure, template: Exposure, direction: _Direction, basis: AlardLuptonBasis
+) -> KernelGrid | None:
+    """Return the kernels that the PSF models tell; a broad image cannot be sharpened as they would have it."""
+    if basis.mode == "deconvolution":
+        return None
+    convolved, target = (template, science) if direction.of_template else (science, template)
+    return psf_kernels(convolved.require_psf(), target.require_psf(), science.bbox, basis.size)
 
 
 def _subtraction(
