@@ -22,8 +22,10 @@ def id_range(rows: VisitRows) -> str | None:
     if "DiaSource" not in rows.frames:
         return None
     ids = rows.frames["DiaSource"].diaSourceId
-    low, high = int(ids.min()), int(ids.max())
-    return f"[{low},]" if high == np.iinfo(np.int64).max else f"[{low},{high}]"
+    low, high, largest = int(ids.min()), int(ids.max()), np.iinfo(np.int64).max
+    if high > largest:
+        _ = rows.sources  # which refuses such ids by row
+    return f"[{low},]" if high >= largest else f"[{low},{high}]"
 
 
 def refuse_known_ids(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
