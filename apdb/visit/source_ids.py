@@ -21,9 +21,11 @@ def id_range(rows: VisitRows) -> str | None:
     """Return the range of the ids of the sources to be stored as PostgreSQL writes it, None where there are none."""
     if "DiaSource" not in rows.frames:
         return None
-    ids = rows.frames["DiaSource"].diaSourceId
-    low, high = int(ids.min()), int(ids.max())
-    return f"[{low},]" if high == np.iinfo(np.int64).max else f"[{low},{high}]"
+    ids = rows.frames["DiaSource"].diaSourceId.to_numpy()
+    low, high, largest = int(ids.min()), int(ids.max()), np.iinfo(np.int64).max
+    if high > largest:
+        _ = rows.sources  # which refuses such ids by row
+    return f"[{low},]" if high >= largest else f"[{low},{high}]"
 
 
 def refuse_known_ids(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
@@ -77,4 +79,4 @@ def _of_one_visit(rows: VisitRows) -> bool:
     if len(rows.frames) < 2:
         return True
     forced = rows.frames["DiaForcedSource"]
-    return bool((forced.visit == rows.visit).all() and (forced.detector == rows.detector).all())
+    return all(bool(np.all(forced[n].to_numpy() == v)) for n, v in (("visit", rows.visit), ("detector", rows.detector)))

@@ -12,6 +12,7 @@ from psycopg import sql
 
 from apdb.copy.encode import id_array, write_rows
 from apdb.errors import VisitConflict
+from apdb.rows import single_row
 from apdb.schema.columns import PublishedSchema
 from apdb.visit.source_ids import id_range, note_uncovered, refuse_known_ids
 from apdb.visit_rows import VisitRows
@@ -42,11 +43,12 @@ def store_rows(connection: psycopg.Connection[Any], rows: VisitRows, without: Co
     ApdbError
         The rows do not fit the tables.
     """
-    may_repeat = _may_repeat(connection, rows)
+    may_repeat, may_meet = _may_repeat(connection, rows)
     if may_repeat and not _enter_first(connection, rows):
         _LOG.info("visit %s, detector %s: the same rows are stored already", rows.visit, rows.detector)
         return False
-    refuse_known_ids(connection, rows)
+    if may_meet:
+        refuse_known_ids(connection, rows)
     try:
         own = rows.objects[~rows.objects.diaObjectId.isin(without)] if without and len(rows.objects) else rows.objects
         store_objects(connection, rows if own is rows.objects else replace(rows, objects=own))
@@ -68,14 +70,22 @@ def _conflict(rows: VisitRows) -> VisitConflict:
     )
 
 
-def _may_repeat(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
-    """Whether the visit came before, or that cannot be told: rows of several visits, or under no lock of the sky."""
+def _may_repeat(connection: psycopg.Connection[Any], rows: VisitRows) -> tuple[bool, bool]:
+    """Whether the visit came before, and whether another visit has ids between those of its sources.
+
+    Both also where that cannot be told: rows of several visits, or under no lock of the sky.
+    """
     if rows.visit is None or rows.detector is None or not rows.placed:
-        return True
-    earlier = connection.execute(
-        'SELECT 1 FROM "StoreLedger" WHERE visit = %s AND detector = %s LIMIT 1', (rows.visit, rows.detector)
-    ).fetchone()
-    return earlier is not None
+        return True, True
+    repeats, meets = single_row(
+        connection.execute(
+            'SELECT EXISTS (SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s), '
+            'EXISTS (SELECT 1 FROM "StoreLedger" WHERE "sourceIds" && %(r)s::int8range '
+            "AND (visit, detector) IS DISTINCT FROM (%(v)s::bigint, %(d)s::bigint))",
+            {"v": rows.visit, "d": rows.detector, "r": id_range(rows)},
+        )
+    )
+    return bool(repeats), bool(meets)
 
 
 def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:

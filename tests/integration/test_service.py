@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fastavro
@@ -167,17 +168,20 @@ def broken_files(survey):
     folder.mkdir(exist_ok=True)
     (folder / "noise.fits").write_bytes(b"\x01" * 4000)
     (folder / "cut.fits").write_bytes(data[: len(data) // 2])
-    for name, change in (("nowcs", "wcs"), ("allnan", "nan"), ("band", "band")):
+    for name, change in (("nowcs", "wcs"), ("allnan", "nan"), ("band", "band"), ("future", "time")):
         e = Exposure.read_fits(good)
         if change == "wcs":
             e.wcs = None
         elif change == "nan":
             e.image[:] = np.nan
+        elif change == "time":
+            e.visit_info = replace(e.visit_info, midpoint_mjd_tai=64_654.5)  # a clock ten years off
         else:
             e.band = "g"
         e.write_fits(folder / f"{name}.fits")
     return [("noise", "fits_unreadable"), ("cut", "fits_unreadable"), ("nowcs", "wcs_missing"),
-            ("allnan", "no_good_pixels"), ("band", "template_missing"), ("absent", "fits_unreadable")]  # fmt: skip
+            ("allnan", "no_good_pixels"), ("band", "template_missing"), ("absent", "fits_unreadable"),
+            ("future", "time_refused")]  # fmt: skip
 
 
 def test_broken_images_fail_with_a_typed_error_and_the_service_goes_on(survey, running):
@@ -187,8 +191,13 @@ def test_broken_images_fail_with_a_typed_error_and_the_service_goes_on(survey, r
         for k, (name, _) in enumerate(cases)
     ]
     missing = {**messages(science(survey))[0], "visit": 5900, "templates": "nosuchset"}
+    other_camera = {"instrument": "decam", "science": posts[0]["science"], "visit": 5901, "detector": 0}
     post_visits(running, [*posts, missing])
     states = wait_finished(running, [(5000 + k, 0) for k in range(len(cases))] + [(5900, missing["detector"])], 120)
+    # sizes of ids are those of the first camera now
+    post_visits(running, [other_camera])
+    states |= wait_finished(running, [(5901, 0)], 120)
+    assert states[(5901, 0)]["error"]["code"] == "id_layout"
     for k, (name, code) in enumerate(cases):
         found = states[(5000 + k, 0)]
         assert (found["state"], found["error"]["code"]) == ("failed", code), (name, found)
