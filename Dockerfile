@@ -8,7 +8,9 @@ RUN /venv/bin/pip install --no-cache-dir --no-deps .
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --no-create-home alertprod
 COPY --from=build /venv /venv
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 NUMBA_CACHE_DIR=/tmp/numba ALERTPROD_HOST=0.0.0.0
+# The API is reached from outside the container: it asks for tokens. One of all scopes may be mounted as a file and named by
+# ALERTPROD_ADMIN_TOKEN_FILE; 'alertprod tokens create' makes others.
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 NUMBA_CACHE_DIR=/tmp/numba ALERTPROD_HOST=0.0.0.0 ALERTPROD_ACCESS=tokens
 USER 10001
 EXPOSE 8080
 ENTRYPOINT ["alertprod"]

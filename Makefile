@@ -2,8 +2,12 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
+# modules and tests are compiled once, not anew in every process that is started
+unexport PYTHONDONTWRITEBYTECODE
+# of several processes beside each other: threads that wait for work turn round and take the time of the others
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test faults clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults conditions-test lint types clean
 
 setup: .venv/.ready
 
@@ -14,13 +18,18 @@ demo: setup
 	@$(PY) -P -m service.commands.main demo --out demo-output
 
 check: setup
-	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports \
-		&& $(PY) -P tools/check_lock.py
+	@$(MAKE) --no-print-directory -j2 --output-sync=target types lint
 
-# three workers on two cores: tests that wait run beside tests that compute
+types: setup
+	@.venv/bin/mypy
+
+lint: setup
+	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/lint-imports && $(PY) -P tools/check_lock.py
+
+# Three workers on two cores: tests that wait run beside tests that compute. A file is one worker's; the longest come first.
 test: setup
 	@$(MAKE) --no-print-directory check
-	@$(PY) -m pytest -n 3 --dist loadfile
+	@$(ONE_THREAD) $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # The tests with coverage by branch, children too; fails below the floor in pyproject.toml.
 coverage: setup
@@ -39,11 +48,19 @@ delivery-test: setup
 overlap-test: setup
 	@ALERTPROD_OVERLAP_ROUNDS=500 $(PY) -m pytest tests/integration/test_overlap.py -o timeout=3000
 
+# 100 histories of late frames, archives, drops and restores, and 20 archives that are killed: about 5 minutes.
+archive-test: setup
+	@ALERTPROD_ARCHIVE_HISTORIES=100 ALERTPROD_ARCHIVE_KILLS=20 $(PY) -m pytest tests/integration/test_archive.py -o timeout=3000
+
 # 200 kills of workers, 1000 broken files (headers, then pixels), a database that is away for 30 s while 500 messages flow;
 # writes docs/faults.md.
 faults: setup
 	@ALERTPROD_KILLS=200 ALERTPROD_FUZZ=1000 ALERTPROD_MESSAGES=500 ALERTPROD_DATABASE_DOWN_S=30 \
 		ALERTPROD_FAULT_REPORT=docs/faults.md $(PY) -m pytest tests/faults -o timeout=3000
+
+# 300 pairs under conditions drawn at random: none may go wrong without a word.
+conditions-test: setup
+	@ALERTPROD_CONDITIONS=300 $(PY) -m pytest tests/unit/diffim/test_drawn_conditions.py -s -o timeout=7200
 
 bench: setup
 	@$(PY) -m benchmarks.steps

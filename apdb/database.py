@@ -15,6 +15,7 @@ from psycopg import sql
 from apdb.errors import ApdbError, DatabaseUnavailable, SchemaMismatch
 from apdb.schema.columns import SCHEMA_VERSION, PublishedSchema
 from apdb.schema.partitions import ensure_months
+from apdb.schema.presence import check_tables
 from apdb.schema.setup import DATABASE_VERSION, drop_tables, finish_schema
 from apdb.schema.tables import make_metadata
 
@@ -155,6 +156,8 @@ class Database:
         ------
         SchemaMismatch
             The message names the command to run.
+        InconsistentSchemaError
+            A table or column is missing or has another type.
         """
         versions = self.metadata()
         if versions is None:
@@ -166,6 +169,18 @@ class Database:
             newer = any(_parts(have) > _parts(need) for have, need in wrong.values())
             todo = "made by a newer program: update alertprod" if newer else "run 'alertprod apdb migrate'"
             raise SchemaMismatch(f"database {self.label}: {detail}: {todo}")
+        self.check_tables()
+
+    def check_tables(self, schema: PublishedSchema | None = None) -> None:
+        """Refuse a database without the tables and columns of a schema, by default the standard one.
+
+        Raises
+        ------
+        InconsistentSchemaError
+            See `apdb.schema.presence.check_tables`.
+        """
+        with self.session() as connection:
+            check_tables(connection, schema)
 
     def ensure_partitions(self, mjd: float) -> None:
         """Make the partitions for the month of `mjd` and the next two."""

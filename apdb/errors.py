@@ -7,6 +7,8 @@ __all__ = [
     "BadQuery",
     "Busy",
     "DatabaseUnavailable",
+    "IdLayoutConflict",
+    "InconsistentSchemaError",
     "LeaseLost",
     "NotFound",
     "SchemaMismatch",
@@ -42,6 +44,18 @@ class SchemaMismatch(ApdbError):
     """The database has another schema version than this program."""
 
     code = "schema_version"
+
+
+class InconsistentSchemaError(SchemaMismatch):
+    """Tables or columns that belong to the schema are not there, or are others."""
+
+    code = "schema_inconsistent"
+
+
+class IdLayoutConflict(ApdbError):
+    """The ids of an instrument could meet those that the database has."""
+
+    code = "id_layout"
 
 
 class DatabaseUnavailable(TransientError):

@@ -38,6 +38,14 @@ class VisitRows:
         ids = [htm_ids(f.ra, f.dec, LEVELS[0]) for f in self.placed]
         return pixels_of_positions(np.concatenate(ids), LEVELS[0]) if ids else []
 
+    @property
+    def days_mjd(self) -> list[float]:
+        """The days (MJD, TAI) of sources and forced sources."""
+        days: set[float] = set()
+        for frame in self.frames.values():
+            days |= set(np.floor(frame.midpointMjdTai.to_numpy(np.float64)).tolist())
+        return sorted(days)
+
     @cached_property
     def versions(self) -> EncodedRows:
         """Rows of DiaObject, with the begin of their validity first: it may yet change."""
@@ -67,6 +75,8 @@ class VisitRows:
         digest = hashlib.blake2b(repr(self.mjd_tai).encode(), digest_size=16)
         for rows in (self.versions, self.sources, self.forced):
             digest.update(rows.digest + rows.count.to_bytes(8, "little"))
+        if not self.frames:  # then no row says of which visit they are
+            digest.update(repr((self.visit, self.detector)).encode())
         return digest.hexdigest()
 
 
@@ -101,10 +111,14 @@ def prepare(
     objects: pd.DataFrame,
     sources: pd.DataFrame | None,
     forced: pd.DataFrame | None,
+    *,
+    strict: bool = False,
+    of: tuple[int, int] | None = None,
 ) -> VisitRows:
     """Check frames with APDB column names, put them in order, and find out where and of which visit they are.
 
-    No database is needed.
+    No database is needed. `strict` refuses columns that the tables do not have; else they are left out. `of` is the
+    visit and detector where no source and no forced source tells them.
 
     Raises
     ------
@@ -115,17 +129,11 @@ def prepare(
     for table, frame in (("DiaObject", objects), ("DiaSource", sources), ("DiaForcedSource", forced)):
         if frame is not None:
             key = [k for k in schema.keys[table] if k != "validityStartMjdTai"]
-            check_frame(table, frame, schema.columns(table), key)
+            check_frame(table, frame, schema.columns(table), key, strict=strict)
     objects = _sorted(objects, ("diaObjectId",))
     sources = _sorted(sources, ("diaSourceId",))
     forced = _sorted(forced, ("diaObjectId", "visit", "detector"))
     frames = {t: f for t, f in (("DiaSource", sources), ("DiaForcedSource", forced)) if len(f)}
     source = sources if len(sources) else forced
-    return VisitRows(
-        schema,
-        mjd_tai,
-        objects,
-        frames,
-        _single(source, "visit"),
-        _single(source, "detector"),
-    )
+    visit, detector = (_single(source, "visit"), _single(source, "detector")) if frames else of or (None, None)
+    return VisitRows(schema, mjd_tai, objects, frames, visit, detector)

@@ -36,9 +36,14 @@ class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnection
         dtype=bool, default=True, doc="Measure forced photometry at objects of the database?"
     )
     historyThreshold = pexConfig.RangeField(
-        dtype=int, default=2, min=1, doc="Good sources that an object needs for forced photometry."
+        dtype=int, default=2, min=1, doc="Visits with a good source that an object needs for forced photometry."
     )
     forcedReliabilityThreshold = pexConfig.Field(dtype=float, default=0.5, doc="Reliability of a good source.")
+    forcedNeedsReliability = pexConfig.Field(
+        dtype=bool,
+        default=False,
+        doc="Is a source without reliability a bad one? True where a model scores every source.",
+    )
     forcedBadFlags = pexConfig.ListField(dtype=str, default=["glint_trail", "isDipole"], doc="Flags of a bad source.")
     forcedTrailLengthThreshold = pexConfig.Field(
         dtype=float, default=1.4, doc="Longest trail of a good source, arcsec."
@@ -57,9 +62,15 @@ class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnection
         dtype=float, default=0.1, doc="Least reliability of sources below newObjectLowReliabilitySnrThreshold."
     )
     alertLeastDiaSources = pexConfig.RangeField(
-        dtype=int, default=1, min=1, doc="Sources of an object from which on its detections are alerts; 1: all are."
+        dtype=int, default=1, min=1, doc="Visits with an object from which on its detections are alerts; 1: all are."
     )
     alertSingleSnr = pexConfig.RangeField(
         dtype=float, default=0.0, min=0.0, doc="S/N from which one source is enough for an alert; 0 is off."
+    )
+    earliestMjdTai = pexConfig.Field(
+        dtype=float, default=49718.0, doc="MJD (TAI) before which no exposure is taken for real (1995)."
+    )
+    futureDays = pexConfig.RangeField(
+        dtype=float, default=1000.0, min=0.0, doc="Days that a mid-exposure may lie after now and the processing time."
     )
     maxNewDiaObjects = pexConfig.RangeField(dtype=int, default=0, min=0, doc="More new objects are an error; 0 is off.")

@@ -8,7 +8,13 @@ from tasks.arrays import Flags
 __all__ = ["unconfirmed"]
 
 
-def unconfirmed(sources: pd.DataFrame, objects: pd.DataFrame, least_sources: int = 1, single_snr: float = 0.0) -> Flags:
+def unconfirmed(
+    sources: pd.DataFrame,
+    objects: pd.DataFrame,
+    least_sources: int = 1,
+    single_snr: float = 0.0,
+    history: pd.DataFrame | None = None,
+) -> Flags:
     """Return, shape (sources,), which stored sources wait for another detection of their object before there is an alert.
 
     Parameters
@@ -18,12 +24,18 @@ def unconfirmed(sources: pd.DataFrame, objects: pd.DataFrame, least_sources: int
     objects
         Their objects as they are after the visit: diaObjectId, nDiaSources.
     least_sources
-        Sources of an object that confirm it, this visit's included; 1: every detection is an alert. Known
+        Visits with a source of an object that confirm it, this one included; 1: every detection is an alert. Known
         solar-system bodies need no confirmation.
     single_snr
         S/N from which one detection is enough; 0 is off. NaN never is enough.
+    history
+        Sources of the objects, this visit's included: diaObjectId, visit. Those of one visit count once.
     """
-    seen = objects.set_index("diaObjectId").nDiaSources.reindex(sources.diaObjectId).fillna(0).to_numpy(np.int64)
+    counts = objects.set_index("diaObjectId").nDiaSources
+    if history is not None and least_sources > 1:
+        again = history.duplicated(["diaObjectId", "visit"])
+        counts = counts.sub(history.diaObjectId[again].value_counts(), fill_value=0)
+    seen = counts.reindex(sources.diaObjectId).fillna(0).to_numpy(np.int64)
     out = (seen < least_sources) & (sources.ssObjectId.to_numpy(np.int64) == 0)
     if single_snr > 0:
         out &= ~(sources.snr.to_numpy(np.float64) >= single_snr)

@@ -2,13 +2,19 @@
 
 from tasks.errors import AlgorithmError, CallerError
 
-__all__ = ["AssociationError", "DuplicateRecords", "TooManyDiaObjects"]
+__all__ = ["AssociationError", "DuplicateRecords", "TimeRefused", "TooManyDiaObjects"]
 
 
 class AssociationError(CallerError):
     """The input of association is wrong."""
 
     code = "association"
+
+
+class TimeRefused(AssociationError):
+    """The time of an exposure lies in the future, or in a past that the survey cannot have."""
+
+    code = "time_refused"
 
 
 class DuplicateRecords(AlgorithmError):

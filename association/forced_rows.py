@@ -13,7 +13,7 @@ from forced.calibrated import calibrated_fluxes, measure_pair
 from tasks import IdFactory, IdGenerator
 from tasks.arrays import I32, I64
 
-__all__ = ["ForcedRules", "forced_rows", "qualified_objects", "rows_on_difference"]
+__all__ = ["ForcedRules", "forced_rows", "qualified_objects", "rows_on_difference", "visits_of_objects"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,15 @@ class ForcedRules:
     reliability: float = 0.5
     trail_length_arcsec: float = 1.4
     bad_flags: tuple[str, ...] = ("glint_trail", "isDipole")
+    needs_reliability: bool = False
 
 
 def qualified_objects(objects: pd.DataFrame, sources: pd.DataFrame, rules: ForcedRules) -> I64:
-    """Return the ids, shape (N,) ascending, of the objects with enough good sources in the history (this visit included).
+    """Return the ids, shape (N,) ascending, of the objects with good sources in enough visits (this one included).
 
-    A NULL reliability or trail length counts as bad, as does a NULL flag; but where no source at all was scored (a site
-    without a model) reliability is not asked for. Flags that the sources lack are not either.
+    A NULL trail length counts as bad, as does a NULL flag, and a NULL reliability where the rules need one; without it a
+    source is judged by the rest, whatever others have. Flags that the sources lack are not asked for. Sources of one visit
+    count once: they are one epoch.
 
     Raises
     ------
@@ -44,15 +46,22 @@ def qualified_objects(objects: pd.DataFrame, sources: pd.DataFrame, rules: Force
         )
     with np.errstate(invalid="ignore"):
         good = sources.trailLength.to_numpy(np.float64) <= rules.trail_length_arcsec
-        if sources.reliability.notna().any():
-            good &= sources.reliability.to_numpy(np.float64) >= rules.reliability
+        score = sources.reliability.to_numpy(np.float64)
+        good &= (score >= rules.reliability) | (np.isnan(score) & (not rules.needs_reliability))
     for flag in rules.bad_flags:
         if flag in sources:
             good &= ~sources[flag].fillna(True).to_numpy(bool)
-    counts = sources[good].groupby("diaObjectId").size()
+    counts = visits_of_objects(sources[good])
     enough = counts[counts >= rules.history_threshold].index.to_numpy(np.int64)
     able = objects[(objects.nDiaSources >= min(2, rules.history_threshold)) & objects.diaObjectId.isin(enough)]
     return np.sort(able.diaObjectId.to_numpy(np.int64))
+
+
+def visits_of_objects(sources: pd.DataFrame) -> "pd.Series[int]":
+    """Return in how many visits each object has a source, by diaObjectId (each source is a visit where none is named)."""
+    if "visit" in sources:
+        sources = sources[["diaObjectId", "visit"]].drop_duplicates()
+    return sources.groupby("diaObjectId").size()
 
 
 def forced_rows(

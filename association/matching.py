@@ -8,14 +8,15 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
-from association.errors import AssociationError
-from tasks.arrays import F64, I64
+from association.errors import AssociationError, DuplicateRecords
+from tasks.arrays import F64, I64, Flags
 from tasks.sphere import chord_arcsec, unit_vectors
 
 __all__ = ["Association", "associate", "pair_scores"]
 
 SIGMA_FLOOR_ARCSEC = 0.05
 SIGMA_FALLBACK_ARCSEC = 0.2
+NO_MATCH = 1.01  # radii that a source without object costs, where distances are compared
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Association:
     Parameters
     ----------
     diaSources
-        The sources in their order, with ``diaObjectId`` filled (0: none).
+        The sources that have a position, in their order, with ``diaObjectId`` filled (0: none).
     nUpdatedDiaObjects, nUnassociatedDiaObjects
         Objects that got a source, and those that did not.
     """
@@ -65,18 +66,21 @@ def associate(
     ------
     AssociationError
         Ids that are no integers.
+    DuplicateRecords
+        A source id that occurs twice.
     """
-    out = diaSources.copy()
+    _check_ids(diaSources, diaObjects)
+    again = diaSources.diaSourceId[diaSources.diaSourceId.duplicated()]
+    if len(again):
+        raise DuplicateRecords(f"{len(again)} ids (first: {int(again.iloc[0])}) are twice in the input")
+    out = _with_position(diaSources).copy()
     ids = np.zeros(len(out), dtype=diaObjects.diaObjectId.to_numpy().dtype if len(diaObjects) else np.int64)
-    pairs = pair_scores(
-        diaSources,
-        diaObjects,
-        radius_arcsec,
-        sigma_floor_arcsec=sigma_floor_arcsec,
-        fallback_sigma_arcsec=fallback_sigma_arcsec,
+    pairs, is_likelihood = _scored(
+        out, diaObjects, radius_arcsec, sigma_floor_arcsec / 3600, fallback_sigma_arcsec / 3600
     )
     if len(pairs):
-        chosen = _assign(pairs)
+        refuse = pairs.score.max() + 1 if is_likelihood else NO_MATCH * np.radians(radius_arcsec / 3600)
+        chosen = _assign(pairs, float(refuse))
         position = pd.Series(np.arange(len(out)), index=out.diaSourceId.to_numpy())
         ids[position[pairs.diaSourceId.to_numpy()[chosen]].to_numpy()] = pairs.diaObjectId.to_numpy()[chosen]
     out["diaObjectId"] = ids
@@ -109,14 +113,32 @@ def pair_scores(
     AssociationError
         Ids that are no integers.
     """
+    _check_ids(diaSources, diaObjects)
+    floor, fallback = sigma_floor_arcsec / 3600, fallback_sigma_arcsec / 3600
+    return _scored(_with_position(diaSources), diaObjects, radius_arcsec, floor, fallback)[0]
+
+
+def _check_ids(diaSources: pd.DataFrame, diaObjects: pd.DataFrame) -> None:
     for frame, name in ((diaSources, "diaSourceId"), (diaObjects, "diaObjectId")):
         if len(frame) and frame[name].dtype.kind not in "iu":
             raise AssociationError(f"{name} must be of an integer type, got {frame[name].dtype}")
+
+
+def _with_position(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that have a position."""
+    known = np.isfinite(frame.ra.to_numpy(np.float64)) & np.isfinite(frame.dec.to_numpy(np.float64))
+    return frame if known.all() else frame[known]
+
+
+def _scored(
+    sources: pd.DataFrame, objects: pd.DataFrame, radius_arcsec: float, floor: float, fallback: float
+) -> tuple[pd.DataFrame, bool]:
+    """Return the pairs of `pair_scores`, and whether their scores are likelihoods (errors in degrees)."""
     columns = ["diaSourceId", "diaObjectId", "separation", "score"]
-    s = diaSources[np.isfinite(diaSources.ra) & np.isfinite(diaSources.dec)].sort_values("diaSourceId")
-    o = diaObjects[np.isfinite(diaObjects.ra) & np.isfinite(diaObjects.dec)].sort_values("diaObjectId")
+    s, o = sources.sort_values("diaSourceId"), _with_position(objects).sort_values("diaObjectId")
     if s.empty or o.empty:
-        return pd.DataFrame({c: pd.Series(dtype=t) for c, t in zip(columns, ("i8", "i8", "f8", "f8"), strict=True)})
+        types = zip(columns, ("i8", "i8", "f8", "f8"), strict=True)
+        return pd.DataFrame({c: pd.Series(dtype=t) for c, t in types}), False
     p, q = unit_vectors(s.ra, s.dec), unit_vectors(o.ra, o.dec)
     near = cKDTree(p).sparse_distance_matrix(cKDTree(q), np.radians(radius_arcsec / 3600), output_type="ndarray")
     order = np.lexsort((near["j"], near["i"]))
@@ -124,20 +146,23 @@ def pair_scores(
     chord = np.linalg.norm(p[i] - q[j], axis=1)
     out = pd.DataFrame({"diaSourceId": s.diaSourceId.to_numpy()[i], "diaObjectId": o.diaObjectId.to_numpy()[j]})
     out["separation"] = chord_arcsec(chord)
-    out["score"] = chord
-    if _has_errors(s) and _has_errors(o):
-        out["score"] = _likelihood(s, o, i, j, p, q, sigma_floor_arcsec / 3600, fallback_sigma_arcsec / 3600)
-    return out
+    is_likelihood = _has_errors(s) and _has_errors(o)
+    out["score"] = _likelihood(s, o, i, j, p, q, floor, fallback) if is_likelihood else chord
+    return out, is_likelihood
 
 
 def _has_errors(frame: pd.DataFrame) -> bool:
-    return all(c in frame and bool((frame[c].to_numpy(np.float64) > 0).any()) for c in ("raErr", "decErr"))
+    """Return whether there is a finite positive error in both directions."""
+    return all(c in frame and bool(_known(frame[c].to_numpy(np.float64)).any()) for c in ("raErr", "decErr"))
+
+
+def _known(error: F64) -> Flags:
+    return np.isfinite(error) & (error > 0)
 
 
 def _variance(frame: pd.DataFrame, column: str, fallback: float) -> F64:
     error = frame[column].to_numpy(np.float64)
-    good = np.isfinite(error) & (error > 0)
-    return np.where(good, error, fallback) ** 2
+    return np.where(_known(error), error, fallback) ** 2
 
 
 def _likelihood(
@@ -162,11 +187,12 @@ def _likelihood(
     return np.asarray(0.5 * (xi**2 / v_xi + eta**2 / v_eta) + 0.5 * np.log(v_xi * v_eta))
 
 
-def _assign(pairs: pd.DataFrame) -> I64:
+def _assign(pairs: pd.DataFrame, refuse: float) -> I64:
     """Return the rows of the pairs of the assignment of least total cost.
 
-    Pairs without competition are taken at once; the rest goes to the sparse solver, where every source also has a
-    private "no match" edge that costs more than any pair. Ties fall to the smaller source id, then object id.
+    Pairs without competition are taken at once, as no match costs more than any of them; the rest goes to the sparse
+    solver, where every source also has a private "no match" edge of the cost `refuse`. Ties fall to the smaller source id,
+    then object id.
     """
     source = np.unique(pairs.diaSourceId.to_numpy(), return_inverse=True)[1]
     target = np.unique(pairs.diaObjectId.to_numpy(), return_inverse=True)[1]
@@ -175,15 +201,16 @@ def _assign(pairs: pd.DataFrame) -> I64:
     if rest.size == 0:
         return np.flatnonzero(alone)
     score = pairs.score.to_numpy()[rest]
-    cost = score - score.min() + 1.0
-    refuse = cost.max() + 1.0
+    # the solver drops zeros, and the tie-breaks below must be small against differences of scores of any unit
+    unit = max(refuse - score.min(), np.finfo(np.float64).tiny)
+    cost, refused = (score - score.min()) / unit + 1.0, 2.0
     rows_of, row = np.unique(source[rest], return_inverse=True)
     columns_of, column = np.unique(target[rest], return_inverse=True)
     n, m = rows_of.size, columns_of.size
     tie = 1e-10 * (np.arange(rest.size) + 1) / rest.size
     matrix = coo_matrix(
         (
-            np.concatenate([cost + tie, np.full(n, refuse)]),
+            np.concatenate([cost + tie, np.full(n, refused)]),
             (np.concatenate([row, np.arange(n)]), np.concatenate([column, m + np.arange(n)])),
         ),
         shape=(n, m + n),

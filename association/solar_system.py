@@ -1,6 +1,5 @@
 """Solar-system objects: which sources are known bodies, and the SSSource rows that say how well they agree."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from scipy.spatial import cKDTree
 
 from apdb import columns_of
 from apdb.sky.htm import polygon
+from association.designations import pack_designation, ss_object_id, unpack_designation
 from exposure import Exposure
 from tasks.arrays import F64, I64
 from tasks.sphere import unit_vectors
@@ -24,34 +24,6 @@ __all__ = [
 ]
 
 AU_PER_DAY_KM_S = 1731.45683670139
-_PROVISIONAL = re.compile(r"^(1[89]|20)(\d\d) ([A-HJ-Y])([A-HJ-Z])(\d{0,4})$")
-_ORDER = "ABCDEFGHJKLMNOPQRSTUVWXYZ"
-_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-
-def pack_designation(designation: str) -> str:
-    """Return the packed form of a provisional designation (``2026 SA1`` -> ``K26S01A``); other names as they are.
-
-    https://minorplanetcenter.net/mpcops/documentation/provisional-designation-definition/; beyond 619 cycles of the
-    alphabet in half a month the extended form is used (``2026 CA620`` -> ``_QC0000``).
-    """
-    match = _PROVISIONAL.match(designation.strip())
-    if match is None:
-        return designation.strip().replace(" ", "")[:8]
-    century, year, half, order, cycle = match.groups()
-    number = int(cycle or 0)
-    if number >= 620:
-        rest, digits = (number - 620) * 25 + _ORDER.index(order), ""
-        for _ in range(4):
-            rest, digit = divmod(rest, 62)
-            digits = _BASE62[digit] + digits
-        return f"_{_BASE62[int(century + year) - 2000]}{half}{digits}"
-    return f"{'IJK'[int(century) - 18]}{year}{half}{_BASE62[number // 10]}{number % 10}{order}"
-
-
-def ss_object_id(designation: str) -> int:
-    """Return the ssObjectId: the packed designation read as big-endian bytes."""
-    return int.from_bytes(pack_designation(designation).encode("ascii", "replace")[:8].rjust(7, b" "), "big")
 
 
 def no_bodies() -> pd.DataFrame:
@@ -161,7 +133,7 @@ def _angle(a: F64, b: F64) -> F64:
 def _ss_sources(s: pd.DataFrame, e: pd.DataFrame, rank: I64) -> pd.DataFrame:
     """Return SSSource rows of matched pairs (same order)."""
     out = pd.DataFrame({"diaSourceId": s.diaSourceId.to_numpy(np.int64), "ssObjectId": e.ssObjectId.to_numpy(np.int64)})
-    out["designation"] = e.designation.to_numpy()
+    out["designation"] = [unpack_designation(str(name)) for name in e.designation]
     out["ephRa"], out["ephDec"] = e.ephRa.to_numpy(), e.ephDec.to_numpy()
     wrapped = (s.ra.to_numpy() - e.ephRa.to_numpy() + 180) % 360 - 180
     out["ephOffsetRa"] = wrapped * np.cos(np.radians(s.dec.to_numpy())) * 3600

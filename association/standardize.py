@@ -10,6 +10,7 @@ from apdb import columns_of
 from diffim.subtraction.sky_units import bearing, calibrated_fluxes, position_covariance, sky_moments
 from exposure import Exposure
 from tasks.arrays import F64, Flags
+from tasks.sphere import within_turn
 
 __all__ = ["FilterRules", "FilteredSources", "filter_dia_sources", "filter_tests", "standardize"]
 
@@ -40,7 +41,8 @@ def standardize(raw: pd.DataFrame, difference: Exposure, processed_mjd_tai: floa
     out["visit"], out["detector"] = np.int64(info.visit), np.int16(info.detector)
     out["diaObjectId"] = out["ssObjectId"] = out["parentDiaSourceId"] = np.int64(0)
     out["midpointMjdTai"], out["exposureTime"] = info.midpoint_mjd_tai, info.exposure_time
-    out["ra"], out["dec"] = wcs.pixel_to_sky(x, y) if len(raw) else (x, y)
+    ra, dec = wcs.pixel_to_sky(x, y) if len(raw) else (x, y)
+    out["ra"], out["dec"] = within_turn(ra), dec
     out["band"], out["timeProcessedMjdTai"] = difference.band, processed_mjd_tai
     jacobian = wcs.jacobian(x, y) if len(raw) else np.zeros((0, 2, 2))
     sky = position_covariance(raw, jacobian)

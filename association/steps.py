@@ -1,7 +1,9 @@
 """What the steps of `DiaPipelineTask` hand to each other, and those steps that need no configuration."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from association.errors import DuplicateRecords
@@ -10,6 +12,7 @@ from association.solar_system import SolarSystemMatches
 from association.statistics.summary import forced_means, summarize
 from exposure import Exposure
 from tasks import IdFactory, IdGenerator
+from tasks.sphere import chord_arcsec, unit_vectors
 
 __all__ = [
     "History",
@@ -17,6 +20,7 @@ __all__ = [
     "SourceGroups",
     "VisitInput",
     "check_duplicates",
+    "check_founded",
     "summarize_objects",
     "with_forced_means",
 ]
@@ -78,6 +82,33 @@ def check_duplicates(stored: pd.DataFrame, history: History) -> None:
             raise DuplicateRecords(
                 f"{len(ids)} ids (first: {int(ids.iloc[0])}) are twice in the {name}: is the visit stored already?"
             )
+
+
+def check_founded(founding: pd.DataFrame, known: Mapping[int, tuple[float, float, int]]) -> None:
+    """Refuse sources whose ids are those of objects elsewhere: an object takes the id of the source that founds it.
+
+    Parameters
+    ----------
+    founding
+        Sources that found objects: diaSourceId, ra, dec (deg).
+    known
+        Position (deg) and number of sources of the objects in the database that have one of these ids.
+
+    Raises
+    ------
+    DuplicateRecords
+        There is one; nothing was written.
+    """
+    if not known:
+        return
+    number, (ra, dec, _) = min(known.items())
+    source = founding[founding.diaSourceId == number].iloc[0]
+    chord = np.linalg.norm(unit_vectors([source.ra], [source.dec]) - unit_vectors([ra], [dec]), axis=1)
+    raise DuplicateRecords(
+        f"{len(known)} new sources have the ids of objects that are stored already (first: {number}, at ra {ra:.5f}, dec "
+        f"{dec:.5f}, {chord_arcsec(chord)[0] / 3600:.5f} deg from the source): do two cameras, or two layouts "
+        "of ids, share this database?"
+    )
 
 
 def summarize_objects(groups: SourceGroups, history: History) -> ObjectTables:

@@ -20,17 +20,21 @@ from association.forced_rows import ForcedRules, forced_rows, qualified_objects
 from association.matching import associate
 from association.new_objects import NewSourceRules, NewSources, filter_new_sources
 from association.solar_system import bodies_on_image, match_solar_system, no_bodies
+from association.source_table import check_one_visit, pointing_problems, with_optional_columns
 from association.steps import (
     History,
     ObjectTables,
     SourceGroups,
     VisitInput,
     check_duplicates,
+    check_founded,
     summarize_objects,
     with_forced_means,
 )
+from association.times import TimeLimits, check_midpoint
 from exposure import Exposure
-from tasks import AlertTask, IdFactory, IdGenerator, IdPacker
+from exposure.exposure_ids import id_generator
+from tasks import AlertTask, IdFactory, IdGenerator
 
 __all__ = ["ApdbMarker", "DiaPipelineConfig", "DiaPipelineTask"]
 
@@ -39,13 +43,21 @@ LOCK_MARGIN = 30  # px around the image: objects beyond the edge may be touched
 
 
 def _forced_ids(image: Exposure, bits: int | None) -> IdGenerator | IdFactory:
-    """Return the ids of a caller that brings none; with `bits` those of the older scheme."""
+    """Return the ids of a caller that brings none; with `bits` those of the older scheme, which has room for 1000 detectors.
+
+    Raises
+    ------
+    AssociationError
+        A detector that has no place in the older scheme.
+    """
+    if bits is None:
+        return id_generator(image)
     visit, detector = image.key
-    return (
-        IdGenerator(IdPacker(1 << 40, 256), visit, detector)
-        if bits is None
-        else IdFactory(visit * 1000 + detector, bits)
-    )
+    if detector >= 1000:
+        raise AssociationError(
+            "ids of ccdExposureIdBits have room for detectors below 1000: give idGenerator", **image.where
+        )
+    return IdFactory(visit * 1000 + detector, bits)
 
 
 class ApdbMarker(pexConfig.Config):
@@ -74,7 +86,9 @@ class DiaPipelineTask(AlertTask):
             c.forcedReliabilityThreshold,
             c.forcedTrailLengthThreshold,
             tuple(c.forcedBadFlags),
+            c.forcedNeedsReliability,
         )
+        self._limits = TimeLimits(c.earliestMjdTai, c.futureDays)
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
         """Return empty tables of what is stored."""
@@ -102,7 +116,7 @@ class DiaPipelineTask(AlertTask):
         Parameters
         ----------
         diaSourceTable
-            DiaSource rows (APDB names and units).
+            DiaSource rows (APDB names and units) of this visit and detector; optional columns that it lacks are NULL.
         diffIm, exposure, warpedExposure
             Difference, calibrated science image, warped template.
         ccdExposureIdBits
@@ -129,9 +143,13 @@ class DiaPipelineTask(AlertTask):
             Before anything is written.
         """
         self._validate(diffIm, exposure, warpedExposure, band or diffIm.band)
-        now = float(Time.now().tai.mjd) if processedMjdTai is None else processedMjdTai
+        clock = float(Time.now().tai.mjd)
+        now = clock if processedMjdTai is None else processedMjdTai
+        midpoint = diffIm.require_visit_info().midpoint_mjd_tai
+        check_midpoint(midpoint, self._limits, max(now, clock), *diffIm.key)
         generator = idGenerator or _forced_ids(diffIm, ccdExposureIdBits)
-        visit = VisitInput(diaSourceTable, diffIm, exposure, solarSystemObjectTable, generator, now)
+        table = with_optional_columns(diaSourceTable)
+        visit = VisitInput(table, diffIm, exposure, solarSystemObjectTable, generator, now)
         if unitOfWork is not None:
             return self._process(visit, unitOfWork)
         with self._own_transaction(diffIm) as work:
@@ -141,12 +159,14 @@ class DiaPipelineTask(AlertTask):
 
     def _process(self, visit: VisitInput, work: VisitUnitOfWork) -> Struct:
         """Do all steps of `run` within a transaction of the caller's."""
-        with self.step("load", "loadDiaObjectsDuration"):
-            history = self._load(work, visit.difference)
+        check_one_visit(visit.sources, visit.difference, visit.science)
+        with self.step("load"):
+            history = self._load(work, visit.difference, visit.now)
         with self.step("associate"):
             bodies = self._bodies(visit.ephemerides, visit.difference)
             parts = self._associate(visit.sources, history.objects, bodies)
             check_duplicates(parts.stored, history)
+            check_founded(parts.unmatched.good, work.positions_of(parts.unmatched.good.diaObjectId.to_numpy(np.int64)))
         with self.step("summarize"):
             objects = summarize_objects(parts, history)
         with self.step("forced"):
@@ -154,8 +174,11 @@ class DiaPipelineTask(AlertTask):
             updated = with_forced_means(objects.updated, history.forced, forced)
         updated["validityStartMjdTai"] = visit.now
         with self.step("store", "writeToApdbDuration"):
-            work.store(visit.now, updated, parts.stored, forced, parts.solar.associatedSsSources, flags)
-        waiting = unconfirmed(parts.stored, updated, self.config.alertLeastDiaSources, self.config.alertSingleSnr)
+            bodies_seen = parts.solar.associatedSsSources
+            work.store(visit.now, updated, parts.stored, forced, bodies_seen, flags, of=visit.difference.key)
+        waiting = unconfirmed(
+            parts.stored, updated, self.config.alertLeastDiaSources, self.config.alertSingleSnr, objects.sources
+        )
         self.put("nUnconfirmedDiaSources", int(waiting.sum()))
         marker = ApdbMarker()
         return Struct(
@@ -190,6 +213,8 @@ class DiaPipelineTask(AlertTask):
                 problems.append(f"the {name} image has no band or no pixels")
             if name != "template" and (image.visit_info is None or not np.isfinite(image.visit_info.midpoint_mjd_tai)):
                 problems.append(f"the {name} image has no valid time")
+            elif name != "template":
+                problems += [f"the {name} image has {what}" for what in pointing_problems(image.require_visit_info())]
         if problems:
             raise AssociationError("; ".join(problems), **diffIm.where)
 
@@ -209,15 +234,25 @@ class DiaPipelineTask(AlertTask):
                 raise DuplicateRecords("the visit is in the APDB already", visit=visit, detector=detector)
             yield work
 
-    def _load(self, work: VisitUnitOfWork, difference: Exposure) -> History:
-        """Load the objects on the image, with a margin, and their sources of the history window."""
-        margin = self.config.imagePixelMargin + self.config.angleMargin / difference.pixel_scale_arcsec()
-        around = work.load_objects(polygon(*difference.sky_corners(margin)))
-        x, y = difference.require_wcs().sky_to_pixel(around.ra.to_numpy(), around.dec.to_numpy())
-        objects = around[difference.contains(x, y, self.config.imagePixelMargin)].reset_index(drop=True)
-        ids = objects.diaObjectId.to_numpy(np.int64)
+    def _load(self, work: VisitUnitOfWork, difference: Exposure, now_mjd: float) -> History:
+        """Load the objects on the image, with a margin, and their sources of the history window.
+
+        Times beyond the limits, as seen from the processing time `now_mjd`, are left out (MJD, TAI).
+        """
         midpoint = difference.require_visit_info().midpoint_mjd_tai
-        return History(objects, work.load_sources(ids, midpoint), work.load_forced_sources(ids, midpoint))
+        latest = self._limits.latest(now_mjd, midpoint)
+        margin = self.config.imagePixelMargin + self.config.angleMargin / difference.pixel_scale_arcsec()
+        with self.step("loadObjects", "loadDiaObjectsDuration"):
+            around = work.load_objects(polygon(*difference.sky_corners(margin)))
+            x, y = difference.require_wcs().sky_to_pixel(around.ra.to_numpy(), around.dec.to_numpy())
+            objects = around[difference.contains(x, y, self.config.imagePixelMargin)].reset_index(drop=True)
+            objects = self._limits.of_objects(objects, latest)
+        ids = objects.diaObjectId.to_numpy(np.int64)
+        with self.step("loadSources", "loadDiaSourcesDuration"):
+            sources = self._limits.of_history(work.load_sources(ids, midpoint), latest)
+        with self.step("loadForcedSources", "loadDiaForcedSourcesDuration"):
+            forced = self._limits.of_history(work.load_forced_sources(ids, midpoint), latest)
+        return History(objects, sources, forced)
 
     def _bodies(self, ephemerides: pd.DataFrame | None, diffIm: Exposure) -> pd.DataFrame:
         if ephemerides is None or not self.config.doSolarSystemAssociation:
@@ -237,6 +272,8 @@ class DiaPipelineTask(AlertTask):
             sigma_floor_arcsec=self.config.sigmaFloorArcSeconds,
             fallback_sigma_arcsec=self.config.fallbackSigmaArcSeconds,
         )
+        # a source is of an object or of a body: what it was before does not count
+        result.diaSources["ssObjectId"] = np.int64(0)
         matched = result.diaSources[result.diaSources.diaObjectId != 0]
         unmatched = self._new_sources(result.diaSources[result.diaSources.diaObjectId == 0])
         for key, value in {

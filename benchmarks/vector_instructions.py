@@ -43,9 +43,14 @@ def row(case: str, own: str, seconds: dict[str, list[float]], equal: dict[str, b
     ratios = np.array(seconds[best]) / np.array(seconds[own])
     low, middle, high = (round(float(q), 2) for q in np.quantile(ratios, [0.25, 0.5, 0.75]))
     return {
-        "case": case, "microseconds": {name: round(1e6 * m, 1) for name, m in medians.items()}, "best_rival": best,
-        "ratio": middle, "quartiles": [low, high], "worth": middle >= WORTH, "equal_bytes": equal,
-    }  # fmt: skip
+        "case": case,
+        "microseconds": {name: round(1e6 * m, 1) for name, m in medians.items()},
+        "best_rival": best,
+        "ratio": middle,
+        "quartiles": [low, high],
+        "worth": middle >= WORTH,
+        "equal_bytes": equal,
+    }
 
 
 def narrow_sums(sigma: float, repeat: int) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def estimate_gain(exposure: Exposure, rms: F32, order: int = 2) -> float:
     raise GainUnknown(
         "the gain cannot be told from the image: give it (electrons per count) as gain in the instrument file",
         **exposure.where,
-    )  # fmt: skip
+    )
 
 
 def _agree(header: float, stars: Gain) -> bool:

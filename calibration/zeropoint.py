@@ -34,7 +34,7 @@ def calibrate(exposure: Exposure, rules: Instrument, matches: Matches | None) ->
         raise ZeropointFailed(
             f"instrument {rules.name} takes its zero point from a reference catalogue, and none was given",
             **exposure.where,
-        )  # fmt: skip
+        )
     return _from_stars(exposure, matches, rules.zeropoint)
 
 
@@ -46,7 +46,7 @@ def _from_stars(exposure: Exposure, m: Matches, source: str) -> PhotoCalib:
         raise ZeropointFailed(
             f"{len(m)} stars match the reference catalogue, need 3: check the WCS and the catalogue's depth",
             **exposure.where,
-        )  # fmt: skip
+        )
     ratio = np.log(m.flux_ref / m.flux)
     weight = 1.0 / ((m.flux_err / m.flux) ** 2 + 0.01**2)
     order = 0 if len(m) < ENOUGH else 1

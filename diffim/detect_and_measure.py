@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from diffim import preparation, quality
+from diffim.checks.depth import depth_loss, star_residual_rms
 from diffim.detection.glints import find_glint_trails
 from diffim.detection.peaks import Detections, detect
 from diffim.detection.significance import significance
@@ -102,6 +103,7 @@ def _detected(
         gaussian=not options.useScoreImageDetection,
     )
     pipeline.put("significanceScale", s.scale)
+    pipeline.put("significanceScaleMax", s.largest_scale)
     pipeline.put("differencePsfFwhm", s.fwhm)
     score = None
     if options.doWriteScore:
@@ -163,6 +165,7 @@ def _measured(
         table, ids, trail = table[allowed].reset_index(drop=True), ids[allowed], trail[allowed]
     if options.raiseOnNoDiaSources and not (~table.sky_source).any():
         raise NoDiaSourcesError("no source is left", **science.where)
+    pipeline.put("nUnmergedDiaSources", detections.n_unmerged)
     pipeline.put("nMergedDiaSources", len(detections.x))
     pipeline.put("nRemovedBadFlagged", int((~keep).sum()))
     pipeline.put("nDiaSources", int((~table.sky_source).sum()))
@@ -178,7 +181,36 @@ def _report_quality(
     stars = Stars.of(result.selectSources)
     for key, value in quality.quality(difference, science, template, stars, *sizes).items():
         pipeline.put(key, value)
+    for key, value in _gate_numbers(pipeline, science, template, difference, result).items():
+        pipeline.put(key, value)
+    pipeline.judge(science)
     if not pipeline.options.doSpatialMetrics or result.diaSources is None:
         return None
     kernel = None if result.subtractRes is None else result.subtractRes.kernel
     return quality.sample_metrics(difference, science, template, result.diaSources, kernel)
+
+
+def _gate_numbers(
+    pipeline: "Differencing", science: Exposure, template: Exposure, difference: Exposure, result: "Differenced"
+) -> dict[str, float]:
+    """Return what the quality gate looks at, beside what is known already."""
+    numbers, fit = pipeline.numbers, result.subtractRes
+    ratios = (
+        numbers.get("starFluxRatio"),
+        preparation.known_unit_ratio(science, template),
+        numbers.get("templateUnit"),
+    )
+    unit = next((float(r) for r in ratios if r is not None and np.isfinite(r) and r > 0), 1.0)
+    white = pipeline.options.doDecorrelation or fit is None  # else the factor makes up for noise that is correlated
+    out = {"thresholdExcess": numbers["significanceScale"] if white else float("nan")}
+    out |= {"diffimDepthLoss": depth_loss(difference, science, template, unit, numbers["significanceScale"])}
+    if fit is not None:
+        x, y = fit.x[fit.used], fit.y[fit.used]
+        mean, stdev = quality.footprint_ratio(difference, science, x, y, numbers["sciencePsfSize"])
+        out["starResidualRms"] = star_residual_rms(difference, science, template, x, y, unit)
+        sky = quality.sky_ratio(difference, science, x, y, numbers["sciencePsfSize"])
+        out |= {"residualFootprintRatioMean": mean, "residualFootprintRatioStdev": stdev}
+        out |= {"residualFootprintSkyRatioMean": sky[0], "residualFootprintSkyRatioStdev": sky[1]}
+        pair = (science, template) if numbers["convolved"] == "convolveTemplate" else (template, science)
+        out |= quality.plain_noise_correlation(fit.kernel, *pair)
+    return out | quality.masked_shares(difference)

@@ -13,6 +13,7 @@ __all__ = [
     "NoTemplateCoverage",
     "SatelliteServiceError",
     "TemplateSetError",
+    "WrongTemplate",
 ]
 
 
@@ -32,6 +33,12 @@ class BadSubtraction(DifferencingError):
     """The residuals of the stars are too large."""
 
     code = "bad_subtraction"
+
+
+class WrongTemplate(DifferencingError):
+    """The stars of the image are not in the template."""
+
+    code = "wrong_template"
 
 
 class NoDiaSourcesError(DifferencingError):

@@ -48,6 +48,26 @@ class Option:
         return ""
 
 
+# limits of the quality gate: four or more times what good pairs show, made up and real, and less than spoiled ones do
+_GATE: dict[str, tuple[float, str]] = {
+    "maxResidual": (5.0, "residual / sigma of the held-out stars"),
+    "maxKernelSumError": (0.2, "|ln| of the kernel's sum over the flux ratio of the stars"),
+    "maxCalibrationError": (0.4, "|ln| of the kernel's sum over the ratio of the calibrations"),
+    "maxPsfError": (0.15, "by what fraction the stars are wider or narrower than the PSF"),
+    "maxDirectionError": (0.08, "by what fraction the stars of what is convolved are broader than those of the other"),
+    "maxPhi": (11.0, "factor that the whitening multiplies a frequency by"),
+    "maxNoiseGain": (5.0, "factor that the kernel multiplies the noise by"),
+    "maxStarFluxResidual": (0.03, "share of the flux of constant stars that is left, beyond the noise"),
+    "maxStarPositionResidual": (0.1, "shift of the stars of the two images, beyond the noise, px"),
+    "maxFootprintRatio": (0.2, "mean share of the light of the kernel stars that is left"),
+    "maxFootprintRatioStdev": (0.4, "scatter of that share"),
+    "maxDepthLoss": (0.5, "magnitudes that the depth falls short of what the two images allow"),
+    "maxThresholdScale": (1.5, "factor that the threshold had to rise by"),
+    "maxCosmicRayFraction": (0.03, "share of the pixels that are cosmic rays"),
+    "maxStreakFraction": (0.2, "share of the pixels that are on streaks"),
+    "maxMaskedFraction": (0.6, "share of the pixels with data in both images that are masked"),
+}
+
 OPTIONS: dict[str, Option] = {
     "requiredTemplateFraction": Option(
         0.1, "Least fraction of the image that the template must cover.", least=0.0, below=1.0
@@ -119,7 +139,26 @@ OPTIONS: dict[str, Option] = {
     ),
     "maxKernelSources": Option(400, "More are not fitted; -1 takes all."),
     "backgroundMesh": Option(256, "Cell of the background mesh, px.", least=8),
-    "maxResidual": Option(0.0, "Fail when the held-out stars' residual / sigma is above this; 0 never fails."),
+    "registerReach": Option(
+        3.0,
+        "Largest shift (px) of a template that is taken out; more than 3 is looked for where its stars are not at their places.",
+        least=0.0,
+        below=60.0,
+    ),
+    "qualityGate": Option(
+        "error",
+        "What happens where a subtraction is worse than one of the limits below.",
+        allowed={
+            "error": "it fails, and nothing is stored",
+            "veto": "its alerts are held until somebody has looked at them",
+            "warn": "it is said in the log",
+            "off": "nothing",
+        },
+    ),
+    "minTemplateStars": Option(
+        0.3, "Least share of the image's bright stars that the template has.", least=0.0, below=1.0
+    ),
+    **{name: Option(value, f"Quality gate: {doc}; 0: no limit.", least=0.0) for name, (value, doc) in _GATE.items()},
     "badSourceFlags": Option(BAD_SOURCE_FLAGS, "Such sources are removed."),
 }
 
@@ -137,7 +176,7 @@ def contradictions(c: Any) -> list[str]:
         and c.doScaleVariance,
         "ZOGY whitens by itself: doDecorrelation is for AL": proper and c.doDecorrelation,
         "ZOGY convolves both images: mode is for AL": proper and c.mode != "auto",
-        "ZOGY fits no kernel: maxResidual is for AL": proper and c.maxResidual > 0,
+        "ZOGY fits no kernel: maxResidual is for AL": proper and c.maxResidual not in (0.0, _GATE["maxResidual"][0]),
         f"maxKernelSources {c.maxKernelSources} is less than minKernelSources {c.minKernelSources}": 0
         <= c.maxKernelSources
         < c.minKernelSources,

@@ -14,8 +14,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from diffim import preparation
+from diffim.checks.common_stars import MOST, CommonStars
+from diffim.checks.gate import problems
+from diffim.checks.kernel import kernel_numbers, star_numbers
+from diffim.checks.template import Found, Search
 from diffim.detection.cosmic_rays import find_cosmic_rays
-from diffim.errors import BadSubtraction, InsufficientKernelSources, NoPsf, NoTemplateCoverage
+from diffim.errors import BadSubtraction, InsufficientKernelSources, NoPsf, NoTemplateCoverage, WrongTemplate
 from diffim.matching import registration
 from diffim.matching.kernel_fit import KernelFit
 from diffim.matching.kernel_solution import MAX_CONDITION
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Differencing"]
 
-REGISTRATION_STARS = 250
 LARGEST_MOTION = 0.9  # px between template and image that a star's stamp is moved by
 NOT_SKY = ("BAD", "EDGE", "SAT", "SUSPECT", "CR")
 
@@ -107,10 +110,12 @@ class Differencing:
             self._check_psfs(exposure, template)
             self.check_coverage(preparation.coverage(template, exposure))
             self._prepare(exposure, template)
-            if self.options.doUseRegister and self.options.doSubtract:
-                template, stars = self._register(exposure, template, stars)
             if self.options.doSubtract:
-                matched = self._subtract(exposure, template, stars)
+                found = self._stars_of_both(exposure, template, stars)
+                template = found.template
+                if self.options.doUseRegister:
+                    template, stars = self._register(exposure, found, stars)
+                matched = self._subtract(exposure, template, stars, found.common)
         result = Differenced(difference, template, sources)
         if matched is not None:
             result = replace(
@@ -167,16 +172,66 @@ class Differencing:
         image.set_plane("CR", rays)
         self.put(key, int(np.count_nonzero(rays)))
 
-    def _register(self, science: Exposure, template: Exposure, stars: Stars) -> tuple[Exposure, Stars]:
+    def _stars_of_both(self, science: Exposure, template: Exposure, stars: Stars) -> Found:
+        """Find the stars of the image in the template, which is moved where it lay within `registerReach` px.
+
+        Raises
+        ------
+        WrongTemplate
+            They are not there, and the gate is set to errors.
+        """
+        o, sizes = self.options, (self.numbers["sciencePsfSize"], self.numbers["templatePsfSize"])
+        least = 0.0 if o.qualityGate == "off" else o.minTemplateStars
+        search = Search(sizes, preparation.known_unit_ratio(science, template), least, o.registerReach)
+        found = search.run(science, template, stars)
+        if found.problem and o.qualityGate == "error":
+            raise WrongTemplate(found.problem, **science.where)
+        if found.problem:
+            self.problem(found.problem)
+        if found.shift is not None:
+            for axis, shift in zip("XY", found.shift, strict=True):
+                self.put(f"templateMoved{axis}", shift)
+        for key, value in star_numbers(found.common, science, found.template, sizes).items():
+            self.put(key, value)
+        return found
+
+    def problem(self, text: str) -> None:
+        """Note that something is wrong with this subtraction: in the metadata, once, and in the log."""
+        before = str(self.numbers.get("qualityProblems", ""))
+        if text not in before.split("; "):
+            self.log.warning("%s.", text)
+            self.put("qualityProblems", "; ".join(t for t in (before, text) if t))
+            if self.options.qualityGate == "veto":
+                self.put("qualityVeto", self.numbers["qualityProblems"])
+
+    def judge(self, science: Exposure) -> None:
+        """Hold what is known of the subtraction against the limits of the quality gate.
+
+        Raises
+        ------
+        BadSubtraction
+            One is exceeded, and the gate is set to errors.
+        """
+        if self.options.qualityGate == "off":
+            return
+        wrong = problems(self.numbers, self.options)
+        if wrong and self.options.qualityGate == "error":
+            self.put("qualityProblems", "; ".join(wrong))
+            raise BadSubtraction("; ".join(wrong), **science.where)
+        for text in wrong:
+            self.problem(text)
+
+    def _register(self, science: Exposure, found: Found, stars: Stars) -> tuple[Exposure, Stars]:
         """Return the template, resampled where its stars do not lie where those of the image do, and the stars.
 
         Those that moved by themselves have their motion noted, so that they do not pull the kernel along; those that
         moved far are flagged.
         """
-        bright = np.flatnonzero((stars.snr > 20) & ~stars.flagged & stars.isolated)[:REGISTRATION_STARS]
-        shifts = registration.displacement_at_stars(
-            science, template, stars.take(bright), self.numbers["sciencePsfSize"]
-        )
+        template, bright = found.template, np.flatnonzero((stars.snr > 20) & ~stars.flagged & stars.isolated)[:MOST]
+        shifts = found.common.shifts
+        if not found.apart:  # those are of all stars, not of the isolated ones
+            chosen = stars.take(bright)
+            shifts = registration.displacement_at_stars(science, template, chosen, self.numbers["sciencePsfSize"])
         if shifts.x.size < 3:
             self.log.warning("Only %d stars to check the registration with: it is taken as it is.", shifts.x.size)
             return template, stars
@@ -235,39 +290,50 @@ class Differencing:
                 ) from error
             raise
 
-    def _subtract(self, science: Exposure, template: Exposure, stars: Stars) -> match_and_subtract.Matched:
+    def _subtract(
+        self, science: Exposure, template: Exposure, stars: Stars, common: CommonStars
+    ) -> match_and_subtract.Matched:
         """Match and subtract, take the sky off the difference, scale its variance."""
         matched = self._match(science, template, stars)
         self.put("convolved", matched.convolved)
         self.put("templateUnit", matched.unit)
         reach = self.numbers["sciencePsfSize"]
         if matched.fit is not None:
-            self._report_fit(matched.fit, science)
+            self._report_fit(matched, science, template, common)
             reach += matched.fit.kernel.size // 2
         difference = matched.difference
         preparation.mark_saturated_haloes(difference, reach)
         if self.options.doSubtractBackground:
-            subtract_difference_sky(difference, self.options.backgroundMesh, *NOT_SKY)
+            found = subtract_difference_sky(
+                difference, self.options.backgroundMesh, *NOT_SKY, fwhm=self.numbers["sciencePsfSize"]
+            )
+            for name, rms in vars(found).items():
+                self.put(f"sky{name.capitalize()}Rms", rms)
         if self.options.doScaleDiffimVariance:
             self.put("scaleDiffimVarianceFactor", scale_variance(difference, static_sky=False))
         return matched
 
-    def _report_fit(self, fit: KernelFit, science: Exposure) -> None:
-        """Note what the kernel's fit says of itself; raise where it is too poor."""
+    def _report_fit(
+        self, matched: match_and_subtract.Matched, science: Exposure, template: Exposure, common: CommonStars
+    ) -> None:
+        """Note what the kernel's fit says of itself and what the stars say of it; raise where it is too poor."""
+        fit = matched.fit
+        assert fit is not None
         for key, value in fit.numbers().items():
             self.put(key, value)
+        self.put("maxPhi", matched.max_phi)
         self._warn_of_kernel(fit)
         if fit.kernel.kernel_sum <= 0:
             raise BadSubtraction(
                 f"the kernel that the stars tell has a sum of {fit.kernel.kernel_sum:.3g}: what is bright in the one image is "
                 "not in the other; is the template of the same field, and are both WCS right?",
                 **science.where,
-            )  # fmt: skip
-        if self.options.maxResidual and fit.residual_rms > self.options.maxResidual:
-            raise BadSubtraction(
-                f"residual / sigma of the held-out stars is {fit.residual_rms:.2f}, more than {self.options.maxResidual}",
-                **science.where,
-            )  # fmt: skip
+            )
+        of_template, ratio = matched.convolved == "convolveTemplate", preparation.known_unit_ratio(science, template)
+        numbers = kernel_numbers(common, fit.kernel, of_template, ratio, self.options.mode == "auto")
+        for name, number in numbers.items():
+            self.put(name, number)
+        self.judge(science)
 
     def _warn_of_kernel(self, fit: KernelFit) -> None:
         """Say, in the log and in ``kernelWarning``, what makes a kernel less than it should be."""

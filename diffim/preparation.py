@@ -6,7 +6,7 @@ from diffim.errors import MismatchError
 from exposure import Exposure
 from exposure.mask import count_flagged, plane_bits, spread_bits, translate
 
-__all__ = ["check_match", "coverage", "flux_unit_ratio", "mark_saturated_haloes", "prepare_masks"]
+__all__ = ["check_match", "coverage", "flux_unit_ratio", "known_unit_ratio", "mark_saturated_haloes", "prepare_masks"]
 
 KEEP_TEMPLATE = ("NO_DATA", "BAD", "HIGH_VARIANCE")
 RENAME_TEMPLATE = {
@@ -53,6 +53,13 @@ def flux_unit_ratio(image: Exposure, template: Exposure) -> float:
     if image.photo_calib is None or template.photo_calib is None:
         return 1.0
     return template.photo_calib.mean / image.photo_calib.mean
+
+
+def known_unit_ratio(image: Exposure, template: Exposure) -> float | None:
+    """Return the same where both are calibrated, None where one is not."""
+    if image.photo_calib is None or template.photo_calib is None:
+        return None
+    return flux_unit_ratio(image, template)
 
 
 def mark_saturated_haloes(exposure: Exposure, radius: float) -> None:

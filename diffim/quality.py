@@ -9,7 +9,7 @@ from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure, Psf
 from exposure.errors import PsfUndefined
-from exposure.mask import PLANES, plane_bits
+from exposure.mask import PLANES, count_flagged, plane_bits
 from exposure.photocalib import PhotoCalib
 from exposure.psf import fwhm_of
 from exposure.stamps import gather
@@ -21,10 +21,13 @@ __all__ = [
     "footprint_ratio",
     "limiting_magnitude",
     "mask_fractions",
+    "masked_shares",
     "noise_correlation",
     "noise_m5",
+    "plain_noise_correlation",
     "quality",
     "sample_metrics",
+    "sky_ratio",
 ]
 
 SAMPLES, HALF_BOX = 100, 100
@@ -46,6 +49,7 @@ def quality(
     template_depth = limiting_magnitude(template.require_psf(), middle, template.photo_calib, template_fwhm)
     bright = sources.take((sources.snr > 20) & ~sources.flagged)
     ratio = footprint_ratio(difference, science, bright.x, bright.y, science_fwhm)
+    sky = sky_ratio(difference, science, bright.x, bright.y, science_fwhm)
     out = {
         "scienceLimitingMagnitude": depth,
         "templateLimitingMagnitude": template_depth,
@@ -53,6 +57,8 @@ def quality(
         "diffimM5": noise_m5(difference),
         "differenceFootprintRatioMean": ratio[0],
         "differenceFootprintRatioStdev": ratio[1],
+        "differenceFootprintSkyRatioMean": sky[0],
+        "differenceFootprintSkyRatioStdev": sky[1],
     }
     out |= noise_correlation(difference)
     return out | {f"maskFraction_{name}": value for name, value in mask_fractions(difference).items()}
@@ -111,6 +117,23 @@ def noise_correlation(exposure: Exposure, lags: tuple[int, ...] = (1, 2, 3, 4, 5
     return out
 
 
+def plain_noise_correlation(
+    kernel: SpatialKernel, unconvolved: Exposure, convolved: Exposure, lags: tuple[int, ...] = (1, 2, 3, 4, 5)
+) -> dict[str, float]:
+    """Return the correlation of sky pixels at horizontal lags that U - K * C has before it is whitened, for white inputs.
+
+    With sky variances u and c it is c sum(K K shifted) / (u + c sum(K^2)).
+    """
+    x0, y0, width, height = kernel.box
+    stamp = kernel.kernels_at(x0 + width / 2, y0 + height / 2)[0].astype(np.float64)
+    u, c = (
+        float(MaskedImage.of(e, "BAD", "SAT").sky_levels(kernel.box, max(width, height))[0, 0])
+        for e in (unconvolved, convolved)
+    )
+    total = u + c * float((stamp**2).sum())
+    return {f"noiseCorrelationBeforeLag{k}": c * float((stamp[:, k:] * stamp[:, :-k]).sum()) / total for k in lags}
+
+
 def mask_fractions(exposure: Exposure) -> dict[str, float]:
     """Return the fraction of pixels with each plane; -1 for a plane that no pixel has."""
     counts = np.zeros(32, np.int64)
@@ -120,6 +143,43 @@ def mask_fractions(exposure: Exposure) -> dict[str, float]:
         counts[bit] = n[(values & (1 << bit)) != 0].sum()
     total = max(int(n.sum()), 1)
     return {name: float(counts[bit] / total) if counts[bit] else -1.0 for name, bit in PLANES.items()}
+
+
+MASKED = ("BAD", "SAT", "SAT_TEMPLATE", "CR", "STREAK", "SUSPECT")
+
+
+def masked_shares(exposure: Exposure) -> dict[str, float]:
+    """Return which share of the pixels that have data is on cosmic rays, on streaks, and masked for any reason.
+
+    ``nBadPixels`` are those that are masked or have no data, ``nGoodPixels`` the others.
+    """
+    step = max(1, int(np.sqrt(exposure.mask.size / 2_000_000)))
+    some = exposure.mask[::step, ::step]
+    some = some[(some & plane_bits(["NO_DATA"])) == 0]
+    bad = count_flagged(exposure.mask, exposure.mask, plane_bits(["NO_DATA", *MASKED]))
+    counts = {"nBadPixels": float(bad), "nGoodPixels": float(exposure.mask.size - bad)}
+    planes = {"cosmicRayFraction": ("CR",), "streakFraction": ("STREAK",), "maskedFraction": MASKED}
+    shares = {n: float(((some & plane_bits(b)) != 0).mean()) if some.size else 1.0 for n, b in planes.items()}
+    return counts | shares
+
+
+def sky_ratio(difference: Exposure, science: Exposure, x: F64, y: F64, fwhm: float) -> tuple[float, float]:
+    """Return mean and standard deviation over stars of mean |D| of blank sky over mean |I| on their footprints.
+
+    Parameters are those of `footprint_ratio`.
+    """
+    light, sky = _footprint_means(science, x, y, fwhm), float(np.median(np.abs(difference.image[::7, ::7])))
+    ratio = sky / np.maximum(light, 1e-30)
+    return (float(ratio.mean()), float(ratio.std())) if ratio.size else (float("nan"), float("nan"))
+
+
+def _footprint_means(exposure: Exposure, x: F64, y: F64, fwhm: float) -> F64:
+    """Return the mean of |image| on the discs of radius `fwhm` px around positions (N,)."""
+    side = 2 * round(fwhm) + 1
+    g = np.arange(side) - side // 2
+    disc = np.hypot(g[:, None], g[None, :]) <= fwhm
+    ix, iy = (nearest_pixels(v) - o for v, o in zip((x, y), exposure.origin, strict=True))
+    return np.asarray(np.abs(np.nan_to_num(gather(exposure.image, ix, iy, side, 0.0)))[:, disc].mean(1), np.float64)
 
 
 def footprint_ratio(
@@ -136,14 +196,7 @@ def footprint_ratio(
     sky
         Mean |D| of blank sky, counts; median |D| where it is not given.
     """
-    side = 2 * round(fwhm) + 1
-    g = np.arange(side) - side // 2
-    disc = np.hypot(g[:, None], g[None, :]) <= fwhm
-    ix, iy = nearest_pixels(x), nearest_pixels(y)
-    d, i = (
-        np.abs(np.nan_to_num(gather(e.image, ix - e.origin[0], iy - e.origin[1], side, 0.0)))[:, disc].mean(1)
-        for e in (difference, science)
-    )
+    d, i = (_footprint_means(e, x, y, fwhm) for e in (difference, science))
     if sky is None:
         sky = float(np.median(np.abs(difference.image[::7, ::7])))
     ratio = (d - sky) / np.maximum(i, 1e-30)

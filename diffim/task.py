@@ -22,10 +22,10 @@ from diffim.pipeline import Differencing
 from diffim.result import Differenced
 from diffim.templates.patches import merge_patches
 from exposure import Exposure, ExposureCatalog
+from exposure.exposure_ids import id_generator
 from tasks import AlertTask, IdFactory, IdGenerator
 from tasks.arrays import F32
 from tasks.errors import CallerError
-from tasks.ids import EXPOSURE_BITS, exposure_number
 
 __all__ = ["ImageDifferenceConfig", "ImageDifferenceTask"]
 
@@ -196,12 +196,11 @@ class ImageDifferenceTask(AlertTask):
         with _no_work():
             template = merge_patches(exposure, patches)
         self.checkTemplateIsSufficient(template)
-        ids = self.makeIdFactory(exposure_number(*exposure.key), EXPOSURE_BITS)
         return self.run(
             exposure,
             inputs.get("selectSources"),
             template,
-            idFactory=ids,
+            idFactory=id_generator(exposure),
             calexpBackgroundExposure=inputs.get("calexpBackgroundExposure"),
         )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from exposure.field import ChebyshevField
@@ -23,6 +24,9 @@ class ApCorrMap:
     __repr__ = short_repr
 
     def at(self, name: str, x: ArrayLike, y: ArrayLike) -> F64 | None:
-        """Return the factors at the positions, or None when the map has no such entry."""
+        """Return the factors at the positions (NaN where the field is not positive, which no factor is), or None when the map has no such entry."""
         entry = self.fields.get(name)
-        return None if entry is None else entry(x, y)
+        if entry is None:
+            return None
+        factors = np.asarray(entry(x, y), np.float64)
+        return np.where(factors > 0, factors, np.nan)

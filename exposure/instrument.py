@@ -5,20 +5,32 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from exposure.errors import BandUnknown, InstrumentError
 from exposure.flagging.bad_pixels import BadRegions
 from exposure.header.cards import Cards, Source
 from exposure.header.rules import ExposureTimeRule, HeaderRule, NotNegativeRule, PositiveRule, TimeRule
+from tasks.errors import CallerError
 from tasks.ids import IdPacker
 
-__all__ = ["BANDS", "HeaderRule", "Instrument", "TimeRule", "instrument_files", "load_instrument", "visit_from_mjd"]
+__all__ = [
+    "BANDS",
+    "HeaderRule",
+    "Instrument",
+    "TimeRule",
+    "find_instrument",
+    "instrument_files",
+    "load_instrument",
+    "visit_from_mjd",
+]
 
 BANDS = ("u", "g", "r", "i", "z", "y")
+LEAST_COUNTER_BITS = 10
+_LONG_VISITS = 1 << 41  # above the numbers of the rule yyyymmddsssss until 2199
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -41,6 +53,23 @@ class IdSizes(BaseModel):
     n_visits: int = Field(10**11, gt=0)
     n_detectors: int = Field(1, gt=0)
     n_releases: int = Field(64, gt=0)
+
+    def packer(self) -> IdPacker:
+        """Return the layout.
+
+        Raises
+        ------
+        CallerError
+            It leaves too few ids for the sources of one detector.
+        """
+        packer = IdPacker(self.n_visits, self.n_detectors, self.n_releases)
+        if packer.counter_bits < LEAST_COUNTER_BITS:
+            raise CallerError(
+                f"n_visits {self.n_visits}, n_detectors {self.n_detectors}, n_releases {self.n_releases} leave "
+                f"{packer.counter_bits} of 63 bits for the sources of a detector, {LEAST_COUNTER_BITS} are needed "
+                f"({(1 << LEAST_COUNTER_BITS) - 1} sources)"
+            )
+        return packer
 
 
 class Characterize(BaseModel):
@@ -116,8 +145,18 @@ class Instrument(BaseModel):
         return band, physical
 
     def packer(self) -> IdPacker:
-        """Return the id layout of this camera."""
-        return IdPacker(self.ids.n_visits, self.ids.n_detectors, self.ids.n_releases)
+        """Return the id layout of this camera; numbers of the longer visit rule fit where the file sets no other bound."""
+        longer = self.visit_rule == "yyyymmddsssss" and "n_visits" not in self.ids.model_fields_set
+        return (self.ids.model_copy(update={"n_visits": _LONG_VISITS}) if longer else self.ids).packer()
+
+    @model_validator(mode="after")
+    def _ids_fit(self) -> Self:
+        """Refuse ids that overflow when the file is read, not at the first frame that needs them."""
+        try:
+            self.packer()
+        except CallerError as error:
+            raise ValueError(f"ids: {error.message}") from None
+        return self
 
     def __repr__(self) -> str:
         scale = "scale of the WCS" if self.pixel_scale is None else f"{self.pixel_scale:g} arcsec/px"
@@ -153,6 +192,12 @@ def instrument_files() -> dict[str, Path]:
 
 def _candidates(name: str) -> list[Path]:
     return [Path(name)] if name.endswith((".yaml", ".yml")) else [d / f"{name}.yaml" for d in _folders()]
+
+
+def find_instrument(name: str) -> Instrument | None:
+    """Return the instrument of a name, None where no file has it (a path is no name)."""
+    is_name = bool(name) and not name.endswith((".yaml", ".yml")) and "/" not in name
+    return load_instrument(name) if is_name and any(p.is_file() for p in _candidates(name)) else None
 
 
 def load_instrument(name: str) -> Instrument:

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from exposure.errors import PsfUndefined
-from exposure.psf import Psf
+from exposure.psf import PolynomialPsf, Psf
 from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 from tasks.compiled import compiled
 
@@ -117,7 +117,7 @@ def psf_images(psf: Psf, x: F64, y: F64) -> F32:
 def forced_psf_photometry(
     image: F32,
     variance: F32,
-    psf: Psf,
+    psf: Psf | F32,
     x: ArrayLike,
     y: ArrayLike,
     *,
@@ -133,7 +133,8 @@ def forced_psf_photometry(
     image, variance
         Shape (height, width), instrument units and their square.
     psf
-        Model in frame coordinates.
+        Model in frame coordinates, or one stamp (S, S), S odd, centred on its middle pixel, for all positions; its sum
+        becomes 1.
     x, y
         Frame positions in px.
     origin
@@ -152,7 +153,13 @@ def forced_psf_photometry(
     table : `pandas.DataFrame`
         One row per position, in order: ``instFlux``, ``instFluxErr``, ``chi2``, ``npixels``, ``area``, ``flag``,
         ``flag_edge``, ``flag_noGoodPixels``, ``flag_invalidPsf``. Values do not depend on the order or the chunking.
+
+    Raises
+    ------
+    PsfUndefined
+        A stamp that is no PSF: not square, of an even side, or without a positive sum.
     """
+    model = _constant_psf(psf) if isinstance(psf, np.ndarray) else psf
     xs, ys = np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64))
     out = np.full((xs.size, 6), np.nan)
     out[:, 3] = 0
@@ -163,13 +170,24 @@ def forced_psf_photometry(
     ok = ok[np.lexsort((xs[ok], ys[ok] // 16))]
     for start in range(0, ok.size, CHUNK):
         rows = ok[start : start + CHUNK]
-        stamps = psf_images(psf, xs[rows], ys[rows])
+        stamps = psf_images(model, xs[rows], ys[rows])
         part = np.empty((rows.size, 6))
         centres = nearest_pixels(np.stack([xs[rows], ys[rows]], axis=1)) - np.asarray(origin)
         _fit(image, variance, skip, stamps, centres, weighting == "inverse_variance", correlation, part)
         out[rows] = part
         invalid_psf[rows] = ~np.isfinite(stamps[:, 0, 0])
     return _table(out, invalid_psf)
+
+
+def _constant_psf(stamp: F32) -> Psf:
+    """Return the model that has one stamp everywhere."""
+    if stamp.ndim != 2 or stamp.shape[0] != stamp.shape[1] or stamp.shape[0] % 2 == 0:
+        raise PsfUndefined(f"a PSF stamp must be square with an odd side, got one of shape {stamp.shape}")
+    total = float(stamp.sum(dtype=np.float64))
+    if not (np.isfinite(total) and total > 0):
+        raise PsfUndefined(f"a PSF stamp must have a positive sum, got {total}")
+    basis = np.asarray(stamp / total, np.float32)[None]
+    return PolynomialPsf(basis, np.zeros((1, 2), np.int64), (0, 0, 1, 1), (0.0, 0.0))
 
 
 def _table(out: F64, invalid_psf: Flags) -> "pd.DataFrame":

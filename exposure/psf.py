@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from exposure.errors import PsfUndefined
 from exposure.field import neighbours_2d, polynomial_terms
 from exposure.stamps import adaptive_moments, blend, shift_stamps
-from tasks.arrays import F32, F64, I64, Box
+from tasks.arrays import F32, F64, I64, Box, Flags
 from tasks.compiled import compiled
 from tasks.reprs import short_repr
 
@@ -21,6 +21,8 @@ __all__ = ["FWHM_PER_SIGMA", "GaussianPsf", "GridPsf", "MoffatPsf", "PolynomialP
 
 FWHM_PER_SIGMA = 2.3548200450309493
 """Full width at half maximum of a Gaussian in units of its standard deviation: 2 sqrt(2 ln 2)."""
+
+_LEAST_WEIGHT = 1e-6  # of the cells around a position that have a PSF: with less there is none
 
 
 @runtime_checkable
@@ -283,12 +285,18 @@ class GridPsf(_PixelMixin):
         if not good.all():
             weight = weight * good[index]
             total = weight.sum(1)
-            if np.any(total <= 1e-6):
+            if np.any(total <= _LEAST_WEIGHT):
                 k = int(np.argmin(total))
                 raise PsfUndefined(f"no PSF at x={xs[k]:.1f}, y={ys[k]:.1f}")
             weight = weight / total[:, None]
         cube = np.where(good[:, None, None], self.cube, np.float32(0))
         return np.asarray(blend(cube, index, weight.astype(np.float32)))
+
+    def defined_at(self, x: ArrayLike, y: ArrayLike) -> Flags:
+        """Return for positions (N,) px whether any of the four cells around each has a PSF."""
+        xs, ys = np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64))
+        index, weight = neighbours_2d(xs, ys, self.bbox, self.nx, self.ny)
+        return np.asarray((weight * np.isfinite(self.cube[:, 0, 0])[index]).sum(1) > _LEAST_WEIGHT)
 
     def average_position(self) -> tuple[float, float]:
         """Return the centroid of the cells that have a PSF."""

@@ -9,6 +9,7 @@ import pandas as pd
 from lsst.pipe.base import NoWorkFound, Struct
 
 from exposure import Exposure, ExposureCatalog, SkyWcs
+from exposure.exposure_ids import exposure_number, id_generator
 from forced.config import ForcedPhotCcdFromDataFrameConfig
 from forced.errors import ForcedPhotometryError
 from forced.external_calibrations import apply_summary, replace_parts
@@ -16,7 +17,6 @@ from forced.measurement import Options, blank_exposure, footprint_radii, measure
 from forced.references import ReferenceColumns, frame_of, source_catalog
 from tasks import AlertTask, IdFactory
 from tasks.arrays import Box
-from tasks.ids import EXPOSURE_BITS, exposure_number
 
 __all__ = ["ForcedPhotCcdFromDataFrameConfig", "ForcedPhotCcdFromDataFrameTask"]
 
@@ -121,8 +121,7 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
 
     def getExposureId(self, dataRef: Any) -> int:
         """Return a number for an exposure: visit and detector packed."""
-        visit, detector = self.getExposure(dataRef).key
-        return exposure_number(visit, detector)
+        return exposure_number(self.getExposure(dataRef))
 
     def generateMeasCat(
         self,
@@ -137,15 +136,11 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         Parameters
         ----------
         exposureDataId
-            A source of ids (`IdFactory`, `IdGenerator`); of anything else, ids are made of visit and detector.
+            A source of ids (`IdFactory`, `IdGenerator`); of anything else, ids are those of the exposure's instrument.
         refWcs, idPackerName
             Not used.
         """
-        factory = (
-            exposureDataId
-            if hasattr(exposureDataId, "take")
-            else IdFactory(self.getExposureId(exposure), EXPOSURE_BITS)
-        )
+        factory = exposureDataId if hasattr(exposureDataId, "take") else id_generator(exposure)
         out = pd.DataFrame({"forcedSourceId": factory.take(len(refCat)), self.config.refCatIdColumn: refCat["id"]})
         out["coord_ra"], out["coord_dec"] = refCat.coord_ra.to_numpy(), refCat.coord_dec.to_numpy()
         return out, self.getExposureId(exposure)

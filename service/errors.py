@@ -3,15 +3,21 @@
 from tasks.errors import CallerError, TransientError
 
 __all__ = [
-    "OTHER_CODES", "BadMessage", "DuplicateVisit", "FileMissing", "ForbiddenLocation", "JobCrashed", "MissingProgram",
-    "NightFailed", "NoPartner", "NotAllowed", "OutOfMemory", "OutputError", "PortInUse", "SameImage", "ScratchInUse", "SettingsError", "SkyBusy", "StorageFull",
-    "StorageUnavailable", "WaitForEarlier", "help_path",
+    "OTHER_CODES", "BadMessage", "DuplicateVisit", "FileMissing", "Forbidden", "ForbiddenLocation",
+    "IssuerUnavailable", "JobCrashed", "MissingProgram", "NightFailed", "NoPartner", "NotAllowed", "OutOfMemory",
+    "OutputError", "PortInUse", "SameImage", "ScratchInUse", "SettingsError", "SkyBusy", "StorageFull",
+    "StorageUnavailable", "Unauthenticated", "WaitForEarlier", "help_path",
 ]  # fmt: skip
 
 OTHER_CODES = (
+    "headers_too_large",
     "method_not_allowed",
     "no_answer",
+    "quota_exceeded",
+    "request_timeout",
     "too_large",
+    "too_many_requests",
+    "unsupported_media_type",
     "worker_lost",
     "worker_stopped",
 )  # of HTTP answers and of the ledger: no class of their own
@@ -21,6 +27,24 @@ class SettingsError(CallerError):
     """A setting has a value that cannot be used, or one that is needed has none."""
 
     code = "settings"
+
+
+class Unauthenticated(CallerError):
+    """It is not known who is asking."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(CallerError):
+    """Who is asking may not do it."""
+
+    code = "forbidden"
+
+
+class IssuerUnavailable(TransientError):
+    """The keys of the OpenID Connect issuer cannot be had."""
+
+    code = "issuer_unavailable"
 
 
 class FileMissing(CallerError):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SettingsError
 
-__all__ = ["NOT_SETTINGS", "PREFIX", "Settings", "load_settings", "unknown_names"]
+__all__ = ["NOT_SETTINGS", "PREFIX", "Settings", "is_secret_option", "load_settings", "unknown_names"]
 
 PREFIX = "ALERTPROD_"
 # read elsewhere: by the rooms below (instrument files, threads), the command line, and the tests
@@ -20,17 +21,34 @@ NOT_SETTINGS = frozenset(
     PREFIX + name
     for name in (
         "INSTRUMENTS", "THREADS", "KAFKA_JARS", "DEBUG", "REAL_DATA", "APICURIO", "KILLS", "RELAY_KILLS", "BROKER_KILLS",
-        "BROKER_DOWN_S", "ALERTS", "OVERLAP_ROUNDS", "FUZZ", "MESSAGES", "DATABASE_DOWN_S", "FAULT_REPORT",
+        "BROKER_DOWN_S", "ALERTS", "OVERLAP_ROUNDS", "ARCHIVE_HISTORIES", "ARCHIVE_KILLS", "FUZZ", "MESSAGES",
+        "DATABASE_DOWN_S", "FAULT_REPORT", "API_URL", "TOKEN", "TOKEN_FILE", "DATABASE_URI_FILE", "SCHEMA_REGISTRY_FILE",
+        "KAFKA_CLIENT_FILE",
     )
 )  # fmt: skip
 _SECRETS = ("database_uri", "schema_registry")
+_OF_FILES = (*_SECRETS, "kafka_client")  # NAME_FILE names a file with the value
+_SECRET_WORDS = ("password", "secret", "key", "jaas", "oauthbearer", "token", "credential", "pem", "config")
+# options of librdkafka that hold no secret although a word of them says so
+_OPEN_OPTIONS = ("ssl.key.location", "ssl.keystore.location", "sasl.oauthbearer.method", "sasl.oauthbearer.client.id",
+                 "sasl.oauthbearer.scope")  # fmt: skip
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]*@|(?<=\?)[^#\s]+")  # user and password, and what signed addresses carry
 _HIDDEN = (*_SECRETS, "kafka_client")  # their values are in no message
 _JSON = {
     "kafka_client": '{"security.protocol": "SSL"}', "data_roots": '["/data"]',
     "alert_fan_out": '{"bright": "diaSource.snr > 20"}', "orbits": '["/data/MPCORB.DAT"]',
     "alert_veto": '{"diaSources": 5000}',
 }  # fmt: skip
-_PATHS = ("upload_dir", "template_dir", "products_dir", "forced_positions", "ephemerides")
+_PATHS = (
+    "upload_dir",
+    "template_dir",
+    "products_dir",
+    "forced_positions",
+    "ephemerides",
+    "admin_token_file",
+    "tls_certificate",
+    "tls_key",
+)
 
 
 class Settings(BaseSettings):
@@ -85,6 +103,12 @@ class Settings(BaseSettings):
     )
     observatory: str = Field("X05", title="Observatory", description="code of the Minor Planet Center, for `orbits`")
     ephemerides: Path | None = Field(None, title="Ephemerides", description="Parquet table of solar-system positions")
+    earliest_mjd: float = Field(
+        49718.0, title="Earliest time", description="MJD (TAI) before which no exposure is taken for real (1995)"
+    )
+    future_days: float = Field(
+        1.0, ge=0, title="Future", description="days that a mid-exposure may lie after now, by clocks that differ"
+    )
     alert_veto: dict[str, float] = Field(
         {},
         title="Alert veto",
@@ -92,6 +116,38 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", title="Host", description="address that the API listens on")
     port: int = Field(8080, ge=1, le=65535, title="Port", description="port that the API listens on")
+    access: Literal["local", "tokens", "open-to-everyone"] = Field(
+        "local",
+        title="Access",
+        description="local: no token, this machine only; tokens: a token for everything; open-to-everyone: whoever reaches "
+        "the port may read, submit and change",
+    )
+    admin_token_file: Path | None = Field(
+        None, title="Token file", description="file with a token of all scopes (a mounted secret)"
+    )
+    oidc_issuer: str = Field(
+        "", title="Issuer", description="OpenID Connect issuer whose JSON Web Tokens are good (https)"
+    )
+    oidc_audience: str = Field("", title="Audience", description="this service in their claim aud")
+    oidc_keys_url: str = Field("", title="Keys", description="where the issuer's keys are, if discovery does not say")
+    api_docs: bool = Field(True, title="API docs", description="whether /docs and /openapi.json are answered")
+    tls_certificate: Path | None = Field(
+        None, title="TLS certificate", description="PEM file with the chain: the API speaks https"
+    )
+    tls_key: Path | None = Field(None, title="TLS key", description="PEM file with the key of the certificate")
+    rate_limit: int = Field(6000, ge=0, title="Rate", description="requests per minute of one principal; 0 is no limit")
+    visits_per_day: int = Field(
+        0, ge=0, title="Quota", description="visits that one principal may submit in a UTC day; 0: no limit"
+    )
+    header_timeout_s: float = Field(10.0, gt=0, title="Head time", description="seconds for the head of a request")
+    body_timeout_s: float = Field(20.0, gt=0, title="Body time", description="seconds without a byte of a body")
+    idle_timeout_s: float = Field(
+        15.0, ge=1, title="Idle time", description="seconds between requests on one connection"
+    )
+    max_connections: int = Field(1000, ge=1, title="Connections", description="open to the API at a time")
+    trusted_proxies: str = Field(
+        "", title="Proxies", description="addresses, by commas, whose X-Forwarded-For and -Proto are believed"
+    )
     workers: int = Field(0, ge=0, le=256, title="Workers", description="job processes; 0 is one per core")
     lease_s: float = Field(60.0, gt=0, title="Lease", description="seconds after which a silent worker loses its visit")
     job_timeout_s: float = Field(600.0, gt=0, title="Job time", description="seconds that one visit may take")
@@ -110,6 +166,9 @@ class Settings(BaseSettings):
     order_wait_s: float = Field(120.0, ge=0, title="Order", description="how long a visit waits for an earlier one")
     poll_s: float = Field(0.2, gt=0, title="Poll", description="pause of an idle worker or relay")
     max_upload_mb: int = Field(1024, gt=0, title="Upload limit", description="largest upload, MiB")
+    upload_keep_days: float = Field(
+        0.0, ge=0, title="Upload time", description="days after its visit for which an upload is kept; 0: for ever"
+    )
     crash_point: str = Field("", title="Crash point", description="fault tests: die by SIGKILL at this point")
 
     @field_validator(*_JSON, mode="before")
@@ -159,14 +218,18 @@ class Settings(BaseSettings):
 
     def masked(self) -> dict[str, Any]:
         """Return the effective values for printing."""
-        shown = self.model_dump(mode="json")
+        shown = {k: _without_credentials(v) for k, v in self.model_dump(mode="json").items()}
         for name in _SECRETS:
             shown[name] = "********" if getattr(self, name).get_secret_value() else ""
-        secret = ("password", "secret", "key")
         shown["kafka_client"] = {
-            k: "********" if any(s in k for s in secret) else v for k, v in self.kafka_client.items()
+            k: "********" if is_secret_option(k) else _without_credentials(v) for k, v in self.kafka_client.items()
         }
         return shown
+
+    def secrets(self) -> list[str]:
+        """Return every value that must not be shown: URIs of the database and the registry, and secret Kafka options."""
+        uris = [getattr(self, name).get_secret_value() for name in _SECRETS]
+        return [*uris, *(v for k, v in self.kafka_client.items() if is_secret_option(k))]
 
     def environment(self) -> dict[str, str]:
         """Return the settings as environment variables for a child process."""
@@ -180,6 +243,41 @@ class Settings(BaseSettings):
         return out
 
 
+def is_secret_option(name: str) -> bool:
+    """Whether an option of librdkafka holds a secret, by its name."""
+    return name not in _OPEN_OPTIONS and any(word in name.lower() for word in _SECRET_WORDS)
+
+
+def _without_credentials(value: Any) -> Any:
+    if isinstance(value, str):
+        return _CREDENTIALS.sub(lambda found: "********@" if found[0].endswith("@") else "********", value)
+    if isinstance(value, list):
+        return [_without_credentials(v) for v in value]
+    return value
+
+
+def _from_files() -> dict[str, str]:
+    """Return the values of settings that are in files (mounted secrets), where the variable itself is empty.
+
+    Raises
+    ------
+    SettingsError
+        A file cannot be read.
+    """
+    out = {}
+    for name in _OF_FILES:
+        variable = f"{PREFIX}{name.upper()}"
+        path = os.environ.get(f"{variable}_FILE", "")
+        if not path or os.environ.get(variable):
+            continue
+        try:
+            out[name] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise SettingsError(f"{variable}_FILE={path}: cannot be read: {reason}") from error
+    return out
+
+
 def load_settings(**values: Any) -> Settings:
     """Return the settings of the environment, or the given ones instead of them.
 
@@ -189,7 +287,7 @@ def load_settings(**values: Any) -> Settings:
         Every value that cannot be used is named by its variable; secret values are not shown.
     """
     try:
-        return Settings(**values)
+        return Settings(**{**_from_files(), **values})
     except ValidationError as error:
         text = "; ".join(_wrong(e) for e in error.errors(include_url=False, include_input=False))
         raise SettingsError(text) from None
@@ -198,7 +296,7 @@ def load_settings(**values: Any) -> Settings:
 def _wrong(error: Mapping[str, Any]) -> str:
     name, *inner = (str(part) for part in error["loc"])
     shown = os.environ.get(f"{PREFIX}{name.upper()}")
-    came = "" if shown is None or name in _HIDDEN else f"={shown!r}"
+    came = "" if shown is None or name in _HIDDEN else f"={_without_credentials(shown)!r}"
     inside = f" at {'.'.join(inner)}" if inner else ""
     message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
     if name in _JSON:

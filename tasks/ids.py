@@ -13,7 +13,7 @@ import numpy as np
 from tasks.arrays import I64
 from tasks.errors import CallerError
 
-__all__ = ["EXPOSURE_BITS", "IdFactory", "IdGenerator", "IdPacker", "UnpackedId", "exposure_number"]
+__all__ = ["IdFactory", "IdGenerator", "IdPacker", "UnpackedId"]
 
 
 class UnpackedId(NamedTuple):
@@ -35,11 +35,24 @@ class IdPacker:
         Upper bounds (exclusive) of visit and detector numbers.
     n_releases
         Reserved release slots; 1 reserves no bit.
+
+    Raises
+    ------
+    CallerError
+        Visits, detectors and releases leave no bit for the counter.
     """
 
     n_visits: int
     n_detectors: int
     n_releases: int = 64
+
+    def __post_init__(self) -> None:
+        sizes = {"n_visits": self.n_visits, "n_detectors": self.n_detectors, "n_releases": self.n_releases}
+        if min(sizes.values()) < 1 or self.counter_bits < 1:
+            given = ", ".join(f"{k} {v}" for k, v in sizes.items())
+            raise CallerError(
+                f"ids of {given} do not fit in 63 bits with a counter: make the sizes smaller (at least 1)"
+            )
 
     @property
     def data_bits(self) -> int:
@@ -87,7 +100,9 @@ class IdPacker:
         """
         if start + n > 1 << self.counter_bits:
             raise CallerError(
-                f"{n} ids from counter {start} do not fit in {self.counter_bits} bits", visit=visit, detector=detector
+                f"{n} ids from counter {start} do not fit in {self.counter_bits} bits: set smaller id sizes in the instrument file",
+                visit=visit,
+                detector=detector,
             )
         base = self.catalog_id(visit, detector, release) << self.counter_bits
         return np.int64(base) | np.arange(start, start + n, dtype=np.int64)
@@ -98,14 +113,6 @@ class IdPacker:
         catalog = identifier >> self.counter_bits
         release, packed = catalog >> self.data_bits, catalog & ((1 << self.data_bits) - 1)
         return UnpackedId(release, packed // self.n_detectors, packed % self.n_detectors, counter)
-
-
-EXPOSURE_BITS = 40
-
-
-def exposure_number(visit: int, detector: int) -> int:
-    """Return one number of `EXPOSURE_BITS` for visit and detector: what the older id source wants."""
-    return visit * 1000 + detector
 
 
 class IdFactory:

@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike
 
 from tasks.arrays import F64
 
-__all__ = ["chord_arcsec", "positions_around", "sky_positions", "unit_vectors"]
+__all__ = ["chord_arcsec", "positions_around", "sky_positions", "unit_vectors", "within_turn"]
 
 
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> F64:
@@ -15,9 +15,14 @@ def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> F64:
 
 
 def sky_positions(vectors: F64) -> tuple[F64, F64]:
-    """Return right ascensions (0 to 360) and declinations (...) in degrees of vectors (..., 3) of any length."""
+    """Return right ascensions (0 to below 360) and declinations (...) in degrees of vectors (..., 3) of any length."""
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
-    return np.degrees(np.arctan2(y, x)) % 360.0, np.degrees(np.arctan2(z, np.hypot(x, y)))
+    return within_turn(np.degrees(np.arctan2(y, x))), np.degrees(np.arctan2(z, np.hypot(x, y)))
+
+
+def within_turn(degrees: F64) -> F64:
+    """Return angles (...) brought to 0 to below 360: the remainder of a tiny negative angle is rounded to 360 itself."""
+    return np.asarray(degrees % 360.0 % 360.0)
 
 
 def chord_arcsec(chord: F64) -> F64:

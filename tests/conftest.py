@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
-import psycopg
 import pytest
 
 from apdb import Database
@@ -13,6 +11,35 @@ from migrations.run import migrate
 from service.local.embedded_kafka import EmbeddedKafka
 
 pytest.register_assert_rewrite("tests.support")
+
+# Files that take longest come first, so that no worker is alone with one in the end; those that mostly wait and those that
+# compute by turns, so that they run beside each other. The others keep their order.
+LONGEST_FIRST = (
+    "real/test_real_images.py",
+    "integration/test_delivery_faults.py",
+    "unit/service/test_any_image.py",
+    "integration/test_night.py",
+    "integration/test_service.py",
+    "unit/service/test_other_cpus.py",
+    "integration/test_worker_faults.py",
+    "integration/test_up.py",
+    "integration/test_alert_delivery.py",
+    "e2e/test_survey.py",
+    "integration/test_stream_security.py",
+    "integration/test_overlap.py",
+    "integration/test_relay.py",
+    "real/test_real_association.py",
+    "integration/test_database_admin.py",
+    "real/test_real_orbits.py",
+    "integration/test_postgres_apdb.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files; how many a worker has had does not matter (``--no-loadscope-reorder``)."""
+    tests = Path(__file__).parent
+    place = {tests / name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +54,8 @@ def server_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres(server_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A running PostgreSQL."""
-    with EmbeddedPostgres(server_dir / "with a space" / "postgres") as server:
+    """A running PostgreSQL. It need not outlive the machine: tests of kills have servers of their own."""
+    with EmbeddedPostgres(server_dir / "with a space" / "postgres", settings={"fsync": "off"}) as server:
         yield server
 
 
@@ -42,13 +69,10 @@ def template_database(postgres: EmbeddedPostgres) -> str:
 @pytest.fixture
 def database(postgres: EmbeddedPostgres, template_database: str) -> Iterator[Database]:
     """A fresh, migrated database."""
-    name = f"t{uuid4().hex}"
-    admin = template_database.rsplit("/", 1)[0] + "/postgres"
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE alertprod")
-    yield Database(template_database.rsplit("/", 1)[0] + f"/{name}")
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    from tests.support.databases import copied_database  # after its asserts are registered
+
+    with copied_database(template_database) as uri:
+        yield Database(uri)
 
 
 @pytest.fixture(scope="session")

@@ -46,10 +46,14 @@ def examples(seed: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray
     subtract_sky(template, rules)
     stars = kernel_candidates(science, rules)
     options = {
-        "detectionThreshold": 4.0, "doReliability": False, "doFindCosmicRays": damage != "defects", "badSourceFlags": [],
-        "doResidualModel": bool(rng.random() < 0.5), "doUseRegister": damage != "registration",
+        "detectionThreshold": 4.0,
+        "doReliability": False,
+        "doFindCosmicRays": damage != "defects",
+        "badSourceFlags": [],
+        "doResidualModel": bool(rng.random() < 0.5),
+        "doUseRegister": damage != "registration",
         "spatialKernelOrder": 0 if damage == "kernel" else 3,
-    }  # fmt: skip
+    }
     result = make_task(ImageDifferenceTask, options).run(science, stars, template)
     table = result.diaSources
     numbers = features(result.subtractedExposure, result.warpedExposure, table)
@@ -91,15 +95,19 @@ def main() -> None:
     edges = np.linspace(0, 1, 6)
     which = np.clip(np.digitize(p, edges) - 1, 0, 4)
     report = {
-        "examples": len(real), "real": int(real.sum()), "auc": round(float(roc_auc_score(truth, p)), 4),
+        "examples": len(real),
+        "real": int(real.sum()),
+        "auc": round(float(roc_auc_score(truth, p)), 4),
         "auc_above_5_sigma": round(float(roc_auc_score(truth[snr[held] > 5], p[snr[held] > 5])), 4),
-        "bogus_kept_at_98_percent_completeness": round(kept, 4), "threshold_there": round(float(cut), 3),
+        "bogus_kept_at_98_percent_completeness": round(kept, 4),
+        "threshold_there": round(float(cut), 3),
         "brier": round(float(brier_score_loss(truth, p)), 4),
         "calibration": [
             [round(float(p[which == k].mean()), 3), round(float(truth[which == k].mean()), 3), int((which == k).sum())]
-            for k in range(5) if (which == k).any()
+            for k in range(5)
+            if (which == k).any()
         ],
-    }  # fmt: skip
+    }
     print(json.dumps(report))
     made = as_onnx(model)
     version = "s1" + hashlib.sha256(made.SerializeToString()).hexdigest()[:5]
@@ -114,24 +122,38 @@ def main() -> None:
 
 def as_onnx(model: HistGradientBoostingClassifier) -> ModelProto:
     """Write the trees as an ONNX TreeEnsembleRegressor and a sigmoid: features (N, F) -> probability (N, 1)."""
-    nodes: dict[str, list[int | float | str]] = {k: [] for k in (
-        "treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids")}  # fmt: skip
+    nodes: dict[str, list[int | float | str]] = {
+        k: [] for k in ("treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids")
+    }
     leaves: dict[str, list[int | float]] = {k: [] for k in ("treeids", "nodeids", "ids", "weights")}
     for tree, predictors in enumerate(model._predictors):
         for k, node in enumerate(predictors[0].nodes):
             leaf = bool(node["is_leaf"])
-            row = (tree, k, 0 if leaf else int(node["feature_idx"]), 0.0 if leaf else float(node["num_threshold"]),
-                   "LEAF" if leaf else "BRANCH_LEQ", 0 if leaf else int(node["left"]), 0 if leaf else int(node["right"]))  # fmt: skip
+            row = (
+                tree,
+                k,
+                0 if leaf else int(node["feature_idx"]),
+                0.0 if leaf else float(node["num_threshold"]),
+                "LEAF" if leaf else "BRANCH_LEQ",
+                0 if leaf else int(node["left"]),
+                0 if leaf else int(node["right"]),
+            )
             for column, value in zip(nodes.values(), row, strict=True):
                 column.append(value)
             if leaf:
                 for column, value in zip(leaves.values(), (tree, k, 0, float(node["value"])), strict=True):
                     column.append(value)
     trees = helper.make_node(
-        "TreeEnsembleRegressor", ["features"], ["score"], domain="ai.onnx.ml", n_targets=1,
-        base_values=[float(model._baseline_prediction.ravel()[0])], post_transform="NONE",
-        **{f"nodes_{k}": v for k, v in nodes.items()}, **{f"target_{k}": v for k, v in leaves.items()},
-    )  # fmt: skip
+        "TreeEnsembleRegressor",
+        ["features"],
+        ["score"],
+        domain="ai.onnx.ml",
+        n_targets=1,
+        base_values=[float(model._baseline_prediction.ravel()[0])],
+        post_transform="NONE",
+        **{f"nodes_{k}": v for k, v in nodes.items()},
+        **{f"target_{k}": v for k, v in leaves.items()},
+    )
     graph = helper.make_graph(
         [trees, helper.make_node("Sigmoid", ["score"], ["probability"])], "reliability",
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", len(FEATURES)])],

@@ -11,10 +11,12 @@ from lsst.dax.apdb.apdbSchema import ApdbSchema
 from lsst.dax.apdb.schema_model import Table
 from lsst.dax.apdb.sql import ApdbSqlConfig
 from lsst.dax.apdb.sql.apdbMetadataSql import ApdbMetadataSql
+from lsst.dax.apdb.sql.apdbSqlSchema import InconsistentSchemaError as PublishedInconsistentSchemaError
 from lsst.utils.db_auth import DbAuth, DbAuthNotFoundError
 
+from apdb import errors
 from apdb.database import Database
-from apdb.errors import ApdbError, SchemaMismatch
+from apdb.errors import ApdbError
 from apdb.replication.replica import PostgresReplica
 from apdb.rows import single_row
 from apdb.schema.columns import published_schema
@@ -23,7 +25,7 @@ from apdb.schema.setup import APDB_SQL_VERSION
 from apdb.schema.tables import make_metadata
 from apdb.transactions import Transactions
 
-__all__ = ["FROZEN", "LOG", "ClientBase"]
+__all__ = ["FROZEN", "LOG", "ClientBase", "InconsistentSchemaError"]
 
 LOG = logging.getLogger("lsst.dax.apdb.alertprod")
 _CONFIG_KEY = "config:apdb-sql.json"
@@ -48,6 +50,10 @@ def _libpq_uri(db_url: str) -> str:
     if scheme.partition("+")[0] not in ("postgresql", "postgres"):
         raise ApdbError(f"no client for a database of scheme {scheme!r}: use postgresql://")
     return f"postgresql://{rest}"
+
+
+class InconsistentSchemaError(errors.InconsistentSchemaError, PublishedInconsistentSchemaError):
+    """As the published client has it: the tables are missing, or not those of the schema."""
 
 
 class ClientBase(Apdb):
@@ -112,20 +118,26 @@ class ClientBase(Apdb):
         return config
 
     def _check_versions(self) -> dict[str, str]:
-        items = self.database.metadata()
+        items, label = self.database.metadata(), self.database.label
         if items is None:
-            raise SchemaMismatch(f"database {self.database.label} is empty: run 'alertprod apdb create'")
+            raise InconsistentSchemaError(f"database {label} is empty: run 'alertprod apdb create'")
         if "version:alertprod" not in items:
-            raise SchemaMismatch(
-                f"the tables of {self.database.label} were made by another client: run 'alertprod apdb create' on an "
-                "empty database or namespace"
+            raise InconsistentSchemaError(
+                f"the tables of {label} were made by another client: run 'alertprod apdb create' on an empty database or "
+                "namespace"
             )
         for key, ours in (("version:schema", self._published.version), ("version:ApdbSql", APDB_SQL_VERSION)):
             theirs = items.get(key)
             if theirs is None:
-                raise RuntimeError(f"Version key {key!r} does not exist in metadata table.")
+                raise InconsistentSchemaError(f"{label}: version key {key!r} does not exist in metadata table")
             if not VersionTuple.fromString(ours).checkCompatibility(VersionTuple.fromString(theirs)):
                 raise IncompatibleVersionError(f"{key} is {theirs} in the database, this client has {ours}")
+        if _CONFIG_KEY not in items:
+            raise InconsistentSchemaError(f"{label}: key {_CONFIG_KEY!r} does not exist in metadata table")
+        try:
+            self.database.check_tables(self._published)
+        except errors.InconsistentSchemaError as error:
+            raise InconsistentSchemaError(f"{label}: {error.message}") from error
         return items
 
     def getConfig(self) -> ApdbSqlConfig:

@@ -16,7 +16,7 @@ from apdb.client.changes import ClientChanges
 from apdb.client.reads import ClientReads
 from apdb.errors import ApdbError
 from apdb.replication.replica import store_keys
-from apdb.schema.partitions import month_bounds
+from apdb.schema.partitions import month_bounds, refuse_archived
 from apdb.transactions import Transactions
 from apdb.visit import changes
 from apdb.visit.store import remove_stored, store_rows
@@ -97,11 +97,11 @@ class PostgresApdb(ClientReads, ClientChanges):
         VisitConflict
             Rows with the same ids and another content are there, and no replacement was asked for.
         ApdbError
-            The rows do not fit the tables.
+            The rows do not fit the tables, or what is to be replaced is in the archive.
         """
         if not isinstance(visit_time, astropy.time.Time) or not visit_time.isscalar:
             raise ApdbError(f"the time of the visit must be one astropy.time.Time, got {visit_time!r}")
-        rows = prepare(self._published, float(visit_time.tai.mjd), objects, sources, forced_sources)
+        rows = prepare(self._published, float(visit_time.tai.mjd), objects, sources, forced_sources, strict=True)
         self._partitions.prepare(self._transactions.connection, rows.frames)
         chunk = None
         if self.config.enable_replica:
@@ -116,6 +116,7 @@ class PostgresApdb(ClientReads, ClientChanges):
         self, connection: psycopg.Connection[Any], rows: VisitRows, chunk: ReplicaChunk | None, replace: bool
     ) -> None:
         if replace:
+            refuse_archived(connection, rows.days_mjd)
             remove_stored(connection, rows)
         if store_rows(connection, rows) and chunk is not None:
             store_keys(connection, self._published, rows, chunk)

@@ -6,6 +6,7 @@ object at a declination of 91 degrees.
 
 import math
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from apdb.errors import ApdbError
-from apdb.schema.columns import Column
+from apdb.schema.columns import BANDS, PIXEL_COLUMN, Column
 from tasks.arrays import Flags
 
 __all__ = [
@@ -28,8 +29,11 @@ __all__ = [
     "refuse_null",
 ]
 
-MJD_RANGE = (-200_000.0, 200_000.0)  # 1311 to 2406: a Julian date lies far beyond
-_SKY = {"ra": (-180.0, 360.0), "dec": (-90.0, 90.0)}  # right ascensions west of 0h come with either sign
+MJD_RANGE = (0.0, 100_000.0)  # 1858 to 2132: a Julian date and seconds lie far beyond
+_SKY = {"ra": (0.0, math.nextafter(360.0, 0.0)), "dec": (-90.0, 90.0)}
+_SKY_TEXT = {"ra": "degrees from 0 to below 360", "dec": "degrees from -90 to 90"}
+_IDS = ("diaObjectId", "diaSourceId", "diaForcedSourceId")
+_BANDS = ("", *BANDS)  # no text is NULL
 _NUMBERS = ("integer", "floating", "mixed-integer-float", "boolean", "empty")
 _FRONT = (
     "ra",
@@ -56,7 +60,9 @@ def check_time(mjd_tai: float, what: str) -> float:
     return mjd_tai
 
 
-def check_frame(table: str, frame: pd.DataFrame, columns: Sequence[Column], key: Sequence[str] = ()) -> None:
+def check_frame(
+    table: str, frame: pd.DataFrame, columns: Sequence[Column], key: Sequence[str] = (), *, strict: bool = False
+) -> None:
     """Refuse rows that lack a column, have the same key twice, or whose keys, times and places are none.
 
     All that is looked at before the rows are encoded; `check_numbers` and `check_words` look at the rest then.
@@ -64,9 +70,11 @@ def check_frame(table: str, frame: pd.DataFrame, columns: Sequence[Column], key:
     Parameters
     ----------
     columns
-        Of the table; further columns of the frame are not looked at.
+        Of the table.
     key
         Columns that together name a row.
+    strict
+        Whether further columns of the frame are refused; else they are not looked at.
 
     Raises
     ------
@@ -78,6 +86,8 @@ def check_frame(table: str, frame: pd.DataFrame, columns: Sequence[Column], key:
     types = dict(zip(frame.columns.tolist(), frame.dtypes.tolist(), strict=True))
     if len(types) != frame.shape[1]:
         raise ApdbError(f"{table}: two columns of the frame have the same name")
+    if strict:
+        _refuse_unknown(table, types, columns)
     for column in columns:
         name = column.name
         if name not in types:
@@ -86,6 +96,16 @@ def check_frame(table: str, frame: pd.DataFrame, columns: Sequence[Column], key:
         elif name in _FRONT and not (isinstance(types[name], np.dtype) and types[name].kind in "iu"):
             _check_alone(table, frame, column)
     _check_keys(table, frame, key)
+
+
+def _refuse_unknown(table: str, names: Iterable[str], columns: Sequence[Column]) -> None:
+    """Refuse columns that would be lost: the table has no place for them."""
+    known = {*(c.name for c in columns), PIXEL_COLUMN.name}
+    for name in names:
+        if name not in known:
+            near = get_close_matches(str(name), known, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ApdbError(f"{table}.{name}: the schema has no such column{hint}: leave it out of the frame")
 
 
 def refuse(table: str, column: Column, frame: pd.DataFrame, row: int, value: object, wanted: str) -> ApdbError:
@@ -156,11 +176,15 @@ def check_numbers(table: str, frame: pd.DataFrame, group: Sequence[Column], valu
     ------
     ApdbError
         A number beyond the column's range, infinity, a fraction in a column of whole numbers, a float beyond what it
-        holds exactly there, a place off the sky, a time that is no MJD.
+        holds exactly there, any float as the id of a row, a place off the sky, a time that is no MJD.
     """
     datatype, dtype = group[0].datatype, values.dtype
     if not _may_differ(datatype, dtype):
         return
+    if dtype.kind == "f":
+        for k, column in enumerate(group):
+            if column.name in _IDS and not column.nullable:
+                raise refuse(table, column, frame, 0, values[0, k].item(), f"an integer id: {_wanted(column, dtype)}")
     low, high = _within(tuple(c.name for c in group), datatype, dtype)
     good = (values >= low) & (values <= high)
     if dtype.kind == "f" and group[0].dtype.kind in "ib":
@@ -176,7 +200,9 @@ def _wanted(column: Column, dtype: np.dtype[Any]) -> str:
     if column.dtype.kind in "ib":
         more = " (larger ids are no longer exact in floats: give integers)" if dtype.kind == "f" else ""
         return f"a whole number from {low} to {high}{more}: it does not fit {column.datatype}"
-    unit = "degrees " if column.name in _SKY else "an MJD (TAI) " if "Mjd" in column.name else "a finite number "
+    if column.name in _SKY:
+        return _SKY_TEXT[column.name]
+    unit = "an MJD (TAI) " if "Mjd" in column.name else "a finite number "
     return f"{unit}from {low:g} to {high:g}"
 
 
@@ -203,7 +229,7 @@ def _check_alone(table: str, frame: pd.DataFrame, column: Column) -> None:
     if isinstance(series.dtype, np.dtype) and series.dtype.kind in "iuf":
         values = series.to_numpy()
         low, high = _bounds(column.name, column.datatype, values.dtype)
-        if column.dtype.kind == "f" and low <= values.min() and values.max() <= high:
+        if column.dtype.kind == "f" and low <= float(values.min()) and float(values.max()) <= high:
             return  # also without NaN, which these would return
     else:
         check_kind(table, frame, column)
@@ -230,7 +256,7 @@ def check_words(
     Raises
     ------
     ApdbError
-        No text, too long, or with characters that the database has not.
+        No text, too long, with characters that the database has not, or a band that is none.
     """
     for code, word in enumerate(words):
         wanted = "text"
@@ -239,7 +265,9 @@ def check_words(
             if column.length is not None and len(word) > column.length:
                 wanted = f"at most {column.length} characters: it is longer than {column.length} characters"
             elif not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in word):
-                continue
+                if column.name != "band" or word in _BANDS:
+                    continue
+                wanted = f"one of {', '.join(BANDS)}: no other band is known"
         raise refuse(table, column, frame, int(np.argmax(codes == code)), word, wanted)
 
 

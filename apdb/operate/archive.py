@@ -1,46 +1,49 @@
-"""Old partitions as Parquet files: written, checked, detached in one transaction; dropped by policy; read back, restored.
+"""Old months as Parquet files: written, checked, detached in one transaction; dropped by policy; restored by `apdb.operate.restore`.
 
-While a partition is written it can be read but not changed (SHARE lock), so that the file is what was detached.
+A month is archived in generations: what comes late is a further one, with a file of its own; no file is written twice.
+``ApdbArchive`` has a row for each, and says whether its rows are still in a detached table, in their file alone, or
+restored. While a partition is written it can be read but not changed (SHARE lock), so that the file is what was detached.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import pandas as pd
 import psycopg
-import pyarrow as pa
-import pyarrow.parquet as pq
 from psycopg import sql
 
 from apdb.copy.decode import stream_frames
-from apdb.copy.encode import copy_in
 from apdb.errors import ApdbError, DatabaseUnavailable
+from apdb.operate.archive_files import check_file, read_frames, write_generation
+from apdb.rows import single_row
 from apdb.schema.arrow import arrow_schema
-from apdb.schema.columns import Column, published_schema
-from apdb.schema.partitions import LOCK_TIMEOUT_S, Partition, attach, partitions
+from apdb.schema.columns import SCHEMA_VERSION, published_schema
+from apdb.schema.partitions import LOCK_TIMEOUT_S, Partition, lock_partitions, partitions, waiting_months
 from apdb.schema.tables import REPLICATED
 
 __all__ = [
     "Archived",
+    "Progress",
     "archive_partition",
     "archived",
     "drop_archived",
+    "is_attached",
+    "month_alone",
     "old_partitions",
     "read_archived",
-    "restore_partition",
+    "sort_key",
 ]
 
 Progress = Callable[[int], None]
+DETACHED, DROPPED = "detached", "dropped"
 
 
 @dataclass(frozen=True)
 class Archived:
-    """One archived partition: where its file is, what it holds, and whether the table is still there."""
+    """One generation of an archived month: where its file is, what it holds, and the detached table, where it is still there."""
 
     partition: str
     table: str
@@ -50,26 +53,67 @@ class Archived:
     rows: int
     checksum: str
     state: str
+    generation: int = 1
+    relation: str | None = None
 
 
 def old_partitions(connection: psycopg.Connection[Any], before_mjd: float) -> list[Partition]:
-    """Return the attached monthly partitions that end at or before a time."""
-    return [p for p in partitions(connection) if not math.isnan(p.end_mjd) and p.end_mjd <= before_mjd]
+    """Return the months that end at or before a time: those with a partition, then those of rows in the default one."""
+    own = [p for p in partitions(connection) if not math.isnan(p.end_mjd)]
+    return [p for p in [*own, *waiting_months(connection)] if p.end_mjd <= before_mjd]
 
 
-def archived(connection: psycopg.Connection[Any]) -> list[Archived]:
-    """Return what is archived, in order of table and time."""
+def archived(connection: psycopg.Connection[Any], partition: str | None = None) -> list[Archived]:
+    """Return what is archived and not restored (of one month, or all) in order of table, time and generation."""
     rows = connection.execute(
-        'SELECT partition, "tableName", "beginMjdTai", "endMjdTai", file, rows, checksum, state FROM "ApdbArchive" '
-        'ORDER BY "tableName", "beginMjdTai"'
+        'SELECT partition, "tableName", "beginMjdTai", "endMjdTai", file, rows, checksum, state, generation, relation '
+        "FROM \"ApdbArchive\" WHERE state <> 'restored' AND (%(p)s::text IS NULL OR partition = %(p)s) "
+        'ORDER BY "tableName", "beginMjdTai", generation',
+        {"p": partition},
     ).fetchall()
     return [Archived(*row) for row in rows]
+
+
+@contextmanager
+def month_alone(connection: psycopg.Connection[Any], partition: str) -> Iterator[None]:
+    """Work on one month in one transaction; nobody else archives, drops or restores it meanwhile.
+
+    Raises
+    ------
+    DatabaseUnavailable
+        A table was in use for longer than the lock time-out, or others waited for what is locked here.
+    """
+    try:
+        with connection.transaction():
+            connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+            connection.execute("SET LOCAL statement_timeout = 0")
+            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 7004))", (partition,))
+            yield
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+        raise DatabaseUnavailable(f"{partition} is in use: nothing was changed, try again") from error
+
+
+def is_attached(connection: psycopg.Connection[Any], table: str, partition: str) -> bool:
+    """Return whether a month has a partition of its own now."""
+    row = connection.execute(
+        "SELECT 1 FROM pg_inherits WHERE inhrelid = to_regclass(%s) AND inhparent = to_regclass(%s)",
+        (f'"{partition}"', f'"{table}"'),
+    ).fetchone()
+    return row is not None
+
+
+def sort_key(table: str) -> tuple[str, ...]:
+    """Return the columns that name a row of a table."""
+    return published_schema().keys[table]
 
 
 def archive_partition(
     connection: psycopg.Connection[Any], partition: Partition, store: str, progress: Progress = lambda rows: None
 ) -> Archived:
-    """Write a partition to ``STORE/TABLE/PARTITION.parquet``, check the file, and detach the partition.
+    """Write a month to a new file below ``STORE/TABLE``, check the file, and take the rows out of the published table.
+
+    The rows are those of the month's partition, which is detached, or those that wait in the default partition, which
+    move to a table of their own. `drop_archived` drops that table.
 
     Parameters
     ----------
@@ -81,34 +125,52 @@ def archive_partition(
     Raises
     ------
     ApdbError
-        The partition has rows that replication has not copied, or the file does not hold what was written.
+        The month has no rows anywhere, or some that replication has not copied, or the file does not hold what was written.
     DatabaseUnavailable
         The table is in use for longer than the lock time-out: try again.
     """
-    target = f"{store.rstrip('/')}/{partition.table}/{partition.name}.parquet"
-    name = sql.Identifier(partition.name)
-    try:
-        with connection.transaction():
-            connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
-            connection.execute("SET LOCAL statement_timeout = 0")
-            connection.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(name))
-            _refuse_unreplicated(connection, partition)
-            rows, checksum = _write(connection, partition, target, progress)
-            _verify(target, rows, partition)
-            connection.execute(
-                'INSERT INTO "ApdbArchive" (partition, "tableName", "beginMjdTai", "endMjdTai", file, rows, checksum, state) '
-                "VALUES (%s, %s, %s, %s, %s, %s, %s, 'detached') ON CONFLICT (partition) DO UPDATE SET file = excluded.file, "
-                'rows = excluded.rows, checksum = excluded.checksum, state = excluded.state, "archivedAt" = now()',
-                (partition.name, partition.table, partition.begin_mjd, partition.end_mjd, target, rows, checksum),
-            )
-            connection.execute(
-                sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(sql.Identifier(partition.table), name)
-            )
-    except psycopg.errors.LockNotAvailable as error:
-        raise DatabaseUnavailable(f"{partition.name} is in use: nothing was changed, try again") from error
-    return Archived(
-        partition.name, partition.table, partition.begin_mjd, partition.end_mjd, target, rows, checksum, "detached"
-    )
+    name, table = partition.name, partition.table
+    with month_alone(connection, name):
+        query = 'SELECT coalesce(max(generation), 0) + 1 FROM "ApdbArchive" WHERE partition = %s'
+        (generation,) = single_row(connection.execute(query, (name,)))
+        relation = f"{name}_g{generation}"
+        attached = is_attached(connection, table, name)
+        if attached:
+            connection.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(sql.Identifier(name)))
+        else:
+            _gather(connection, partition, relation)
+        _refuse_unreplicated(connection, partition)
+        file, rows, checksum = _write(
+            connection, partition, name if attached else relation, store, generation, progress
+        )
+        if attached:
+            lock_partitions(connection)
+            parent, own, kept = (sql.Identifier(n) for n in (table, name, relation))
+            connection.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(parent, own))
+            connection.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(own, kept))
+        bounds = partition.begin_mjd, partition.end_mjd
+        item = Archived(name, table, *bounds, file, rows, checksum, DETACHED, generation, relation)
+        connection.execute(
+            'INSERT INTO "ApdbArchive" (partition, "tableName", "beginMjdTai", "endMjdTai", file, rows, checksum, state, '
+            "generation, relation) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            tuple(vars(item).values()),
+        )
+    return item
+
+
+def _gather(connection: psycopg.Connection[Any], partition: Partition, relation: str) -> None:
+    """Move the rows of a month out of the default partition to a new table."""
+    made, default = sql.Identifier(relation), sql.Identifier(f"{partition.table}_default")
+    connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(made, sql.Identifier(partition.table)))
+    moved = connection.execute(
+        sql.SQL(
+            'WITH moved AS (DELETE FROM {} WHERE "midpointMjdTai" >= %s AND "midpointMjdTai" < %s RETURNING *) '
+            "INSERT INTO {} SELECT * FROM moved"
+        ).format(default, made),
+        (partition.begin_mjd, partition.end_mjd),
+    ).rowcount
+    if not moved:
+        raise ApdbError(f"{partition.name} is not attached and no row of its month waits: there is nothing to archive")
 
 
 def _refuse_unreplicated(connection: psycopg.Connection[Any], partition: Partition) -> None:
@@ -127,120 +189,60 @@ def _refuse_unreplicated(connection: psycopg.Connection[Any], partition: Partiti
         raise ApdbError(f"{waiting[0]} rows of {partition.name} have not been replicated: copy their chunks first")
 
 
-def _columns(table: str) -> tuple[Column, ...]:
-    return published_schema().stored_columns(table)
-
-
 def _write(
-    connection: psycopg.Connection[Any], partition: Partition, target: str, progress: Progress
-) -> tuple[int, str]:
-    """Write the rows in order of time; returns their number and the digest of the file as it reads back."""
-    columns, schema = _columns(partition.table), arrow_schema(_columns(partition.table))
-    query = sql.SQL('SELECT {} FROM {} ORDER BY "midpointMjdTai"').format(
-        sql.SQL(", ").join(sql.Identifier(c.name) for c in columns), sql.Identifier(partition.name)
+    connection: psycopg.Connection[Any],
+    partition: Partition,
+    source: str,
+    store: str,
+    generation: int,
+    progress: Progress,
+) -> tuple[str, int, str]:
+    """Write the rows of a table in order of time and id: the same rows give the same file."""
+    columns = published_schema().stored_columns(partition.table)
+    order = ("midpointMjdTai", *sort_key(partition.table))
+    query = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(
+        sql.SQL(", ").join(sql.Identifier(c.name) for c in columns),
+        sql.Identifier(source),
+        sql.SQL(", ").join(map(sql.Identifier, order)),
     )
-    count = 0
-    with suppress(OSError):
-        fsspec.core.url_to_fs(target)[0].makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-    with fsspec.open(target, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for frame in stream_frames(connection, query, columns):
-            writer.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False))
-            count += len(frame)
-            progress(count)
-    return count, _digest(target)
-
-
-def _digest(file: str) -> str:
-    digest = hashlib.sha256()
-    with fsspec.open(file, "rb") as opened:
-        while piece := opened.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def _check_file(item: Archived) -> None:
-    """Refuse a file that is gone, short or changed."""
-    try:
-        digest = _digest(item.file)
-    except OSError as error:
-        raise ApdbError(f"the archive file of {item.partition} cannot be read: {error}") from error
-    if digest != item.checksum:
-        raise ApdbError(f"{item.file} is not the file that was written for {item.partition}: its checksum differs")
-
-
-def _read(file: str) -> Iterator[pd.DataFrame]:
-    types = {
-        pa.int64(): pd.Int64Dtype(),
-        pa.int32(): pd.Int32Dtype(),
-        pa.int16(): pd.Int16Dtype(),
-        pa.bool_(): pd.BooleanDtype(),
+    suffix = "" if generation == 1 else f".g{generation}"
+    about = {
+        "partition": partition.name,
+        "table": partition.table,
+        "generation": generation,
+        "beginMjdTai": partition.begin_mjd,
+        "endMjdTai": partition.end_mjd,
+        "schema": SCHEMA_VERSION,
+        "columns": [c.name for c in columns],
     }
-    with fsspec.open(file, "rb") as opened:
-        for batch in pq.ParquetFile(opened).iter_batches(50_000):
-            yield batch.to_pandas(types_mapper=types.get)
-
-
-def _verify(target: str, rows: int, partition: Partition) -> None:
-    """Read the file's row count back: a store that lost the end of a file must not cost us the table."""
-    with fsspec.open(target, "rb") as opened:
-        held = pq.ParquetFile(opened).metadata.num_rows
-    if held != rows:
-        raise ApdbError(f"{target} holds {held} rows, {partition.name} has {rows}: the partition was left in place")
+    target = f"{store.rstrip('/')}/{partition.table}/{partition.name}{suffix}"
+    return write_generation(stream_frames(connection, query, columns), arrow_schema(columns), target, about, progress)
 
 
 def read_archived(item: Archived) -> Iterator[pd.DataFrame]:
-    """Yield the rows of an archived partition (APDB columns and pixelId) in frames."""
-    return _read(item.file)
+    """Yield the rows of one generation (APDB columns and pixelId) in frames."""
+    return read_frames(item.file)
 
 
 def drop_archived(connection: psycopg.Connection[Any], item: Archived) -> None:
-    """Drop the table of a detached partition whose file is there and whole.
+    """Drop the table of a detached generation whose file is there and whole.
 
     Raises
     ------
     ApdbError
         It is not detached, or its file is gone or changed.
+    DatabaseUnavailable
+        The table is in use for longer than the lock time-out: try again.
     """
-    if item.state != "detached":
-        raise ApdbError(f"{item.partition} is {item.state}, not detached")
-    _check_file(item)
-    with connection.transaction():
-        connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(item.partition)))
-        connection.execute("UPDATE \"ApdbArchive\" SET state = 'dropped' WHERE partition = %s", (item.partition,))
-
-
-def restore_partition(
-    connection: psycopg.Connection[Any], item: Archived, progress: Progress = lambda rows: None
-) -> int:
-    """Attach an archived partition again, filled from its file when its table was dropped; returns the rows.
-
-    Raises
-    ------
-    ApdbError
-        It is attached, or the file does not hold what was archived.
-    """
-    if item.state not in ("detached", "dropped"):
-        raise ApdbError(f"{item.partition} is {item.state}: there is nothing to restore")
-    with connection.transaction():
-        connection.execute("SET LOCAL statement_timeout = 0")
-        if item.state == "dropped":
-            _refill(connection, item, progress)
-        connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
-        attach(connection, item.table, item.partition, item.begin_mjd, item.end_mjd)
-        connection.execute('DELETE FROM "ApdbArchive" WHERE partition = %s', (item.partition,))
-    return item.rows
-
-
-def _refill(connection: psycopg.Connection[Any], item: Archived, progress: Progress) -> None:
-    _check_file(item)
-    connection.execute(
-        sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(
-            sql.Identifier(item.partition), sql.Identifier(item.table)
+    with month_alone(connection, item.partition):
+        now = [a for a in archived(connection, item.partition) if a.generation == item.generation]
+        if not now or now[0].state != DETACHED or now[0].relation is None:
+            raise ApdbError(
+                f"{item.partition}, generation {item.generation}, is {now[0].state if now else 'restored'}, not detached"
+            )
+        check_file(now[0].file, now[0].checksum, item.partition)
+        connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(now[0].relation)))
+        connection.execute(
+            "UPDATE \"ApdbArchive\" SET state = 'dropped', relation = NULL WHERE partition = %s AND generation = %s",
+            (item.partition, item.generation),
         )
-    )
-    count = 0
-    for frame in _read(item.file):
-        count += copy_in(connection, item.partition, frame, _columns(item.table), check=False)
-        progress(count)
-    if count != item.rows:
-        raise ApdbError(f"{item.file} holds {count} rows, not {item.rows}: nothing was restored")

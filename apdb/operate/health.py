@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from apdb.schema.partitions import mjd_of, month_bounds, partitions
+from apdb.schema.partitions import archived_months, mjd_of, month_bounds, partitions, waiting_months
 
 __all__ = ["Advice", "advice", "table_sizes"]
 
@@ -83,15 +83,18 @@ def _partitions(connection: psycopg.Connection[Any], now: datetime | None) -> li
     for table in sorted({p.table for p in existing}):
         if not any(p.table == table and p.begin_mjd == begin for p in existing):
             out.append(Advice(table, f"no partition for next month ({label})", "alertprod apdb partitions create"))
-    for p in existing:
-        if p.name.endswith("_default") and _has_rows(connection, p.name):
-            text = "rows in the default partition: they slow the making of partitions"
-            out.append(Advice(p.name, text, "alertprod apdb partitions create --at MJD"))
+    return [*out, *_waiting(connection)]
+
+
+def _waiting(connection: psycopg.Connection[Any]) -> list[Advice]:
+    """What to do about rows that have no partition: late ones of archived months, months that nobody made, times that are none."""
+    gone, out = archived_months(connection), []
+    for month in waiting_months(connection):
+        if month.name in gone:
+            text = f"{month.rows:,} late rows of {month.name}, which is archived"
+            out.append(Advice(month.table, text, "alertprod apdb archive --to DIRECTORY, or alertprod apdb restore"))
+        else:
+            text = f"{month.rows:,} rows of {month.name} in the default partition: they slow the making of partitions"
+            command = f"alertprod apdb partitions create --at {month.begin_mjd:.0f} --ahead 0"
+            out.append(Advice(month.table, text, command))
     return out
-
-
-def _has_rows(connection: psycopg.Connection[Any], table: str) -> bool:
-    from psycopg import sql
-
-    row = connection.execute(sql.SQL("SELECT EXISTS (SELECT 1 FROM {})").format(sql.Identifier(table))).fetchone()
-    return row == (True,)

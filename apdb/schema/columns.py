@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "APDB_TABLES",
+    "BANDS",
     "PIXEL_COLUMN",
     "PIXEL_TABLES",
     "PUBLISHED_SCHEMA",
@@ -30,6 +31,7 @@ __all__ = [
 SCHEMA_VERSION = "10.0.0"
 PUBLISHED_SCHEMA = "resource://lsst.sdm.schemas/apdb.yaml"
 APDB_TABLES = ("DiaObject", "DiaObjectLast", "DiaSource", "DiaForcedSource", "DiaObject_To_Object_Match", "SSSource")
+BANDS = ("u", "g", "r", "i", "z", "y")  # those that the columns of the objects have
 PIXEL_TABLES = ("DiaObject", "DiaObjectLast", "DiaSource")
 _NUMPY: dict[str, np.dtype[Any]] = {
     "long": np.dtype(np.int64), "int": np.dtype(np.int32), "short": np.dtype(np.int16), "float": np.dtype(np.float32),

@@ -1,6 +1,10 @@
-"""Monthly partitions of DiaSource and DiaForcedSource by midpointMjdTai, made ahead and online."""
+"""Monthly partitions of DiaSource and DiaForcedSource by midpointMjdTai, made ahead and online.
 
-from collections.abc import Callable, Mapping
+A month that was archived is not made anew: what still comes of it waits in the default partition, where it can be read,
+until it is archived too or the month is restored (`apdb.operate.archive`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,6 +14,7 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
+from apdb.errors import ApdbError
 from apdb.schema.tables import PARTITIONED
 
 if TYPE_CHECKING:
@@ -19,12 +24,16 @@ __all__ = [
     "LOCK_TIMEOUT_S",
     "Partition",
     "PartitionKeeper",
+    "archived_months",
     "attach",
     "ensure_months",
+    "lock_partitions",
     "missing_months",
     "mjd_of",
     "month_bounds",
     "partitions",
+    "refuse_archived",
+    "waiting_months",
 ]
 
 _EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
@@ -53,36 +62,86 @@ def month_bounds(mjd: float, shift: int = 0) -> tuple[str, float, float]:
 
 
 def ensure_months(connection: psycopg.Connection[Any], mjd: float, ahead: int = 2) -> list[str]:
-    """Make the partitions of the month of `mjd` and of the next `ahead` ones where they are missing.
+    """Make the partitions of the month of `mjd` and of the next `ahead` ones where they are missing and not archived.
 
     Returns the names of those that were made. Safe to call from several sessions at once (advisory lock). Rows that
     wait in the default partition move into the new one. Readers and writers are held up for at most the lock time-out.
+    Times outside of 1995 to 2131 get none: their rows, if they are stored at all, stay in the default partition.
     """
-    new_names = []
+    new_names: list[str] = []
+    if not _SANE[0] <= mjd <= _SANE[1]:
+        return new_names
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        lock_partitions(connection)
+        missing = set(missing_months(connection, mjd, ahead))
         for shift in range(ahead + 1):
             label, low, high = month_bounds(mjd, shift)
             for table in PARTITIONED:
                 name = f"{table}_{label}"
-                if connection.execute("SELECT to_regclass(%s)", (f'"{name}"',)).fetchone() == (None,):
+                if name in missing:
                     _make_month(connection, table, name, low, high)
                     new_names.append(name)
     return new_names
+
+
+def lock_partitions(connection: psycopg.Connection[Any]) -> None:
+    """Hold, until the transaction ends, the right to attach and detach partitions."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+
+
+def archived_months(connection: psycopg.Connection[Any]) -> set[str]:
+    """Return the names of the partitions that are in the archive, be their tables still there or not."""
+    return {row[0] for row in connection.execute("SELECT partition FROM \"ApdbArchive\" WHERE state <> 'restored'")}
 
 
 def missing_months(connection: psycopg.Connection[Any], mjd: float, ahead: int = 2) -> list[str]:
     """Return the names that `ensure_months` would make."""
     names = [f"{table}_{month_bounds(mjd, shift)[0]}" for shift in range(ahead + 1) for table in PARTITIONED]
     rows = connection.execute("SELECT n FROM unnest(%s::text[]) n WHERE to_regclass(quote_ident(n)) IS NULL", (names,))
-    missing = {row[0] for row in rows}
+    missing = {row[0] for row in rows} - archived_months(connection)
     return [n for n in names if n in missing]
+
+
+def refuse_archived(connection: psycopg.Connection[Any], days_mjd: Iterable[float]) -> None:
+    """Refuse to change what is stored of some times: rows in the archive cannot be withdrawn, and come back as they were.
+
+    Raises
+    ------
+    ApdbError
+        A month is in the archive: the message names what to restore.
+    """
+    labels = {month_bounds(mjd)[0] for mjd in days_mjd if _SANE[0] <= mjd <= _SANE[1]}
+    gone = sorted({f"{t}_{label}" for t in PARTITIONED for label in labels} & archived_months(connection))
+    if gone:
+        commands = " and ".join(f"'alertprod apdb restore {name}'" for name in gone)
+        raise ApdbError(
+            f"what is stored of that month is in the archive, where it cannot be replaced: run {commands} first"
+        )
+
+
+def waiting_months(connection: psycopg.Connection[Any]) -> list["Partition"]:
+    """Return the months of the rows in the default partitions, as if they were partitions of their own."""
+    counts: dict[tuple[str, float], int] = {}
+    for table in PARTITIONED:
+        query = sql.SQL(
+            'SELECT floor("midpointMjdTai"), count(*) FROM {} WHERE "midpointMjdTai" >= %s AND "midpointMjdTai" < %s GROUP BY 1'
+        ).format(sql.Identifier(f"{table}_default"))
+        for day, count in connection.execute(query, _SANE):
+            key = table, month_bounds(day)[1]
+            counts[key] = counts.get(key, 0) + count
+    out = []
+    for (table, begin), count in sorted(counts.items()):
+        label, low, high = month_bounds(begin)
+        out.append(Partition(table, f"{table}_{label}", low, high, count, 0, 0))
+    return out
 
 
 def _make_month(connection: psycopg.Connection[Any], table: str, name: str, low: float, high: float) -> None:
     new, default = sql.Identifier(name), sql.Identifier(f"{table}_default")
     connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(new, sql.Identifier(table)))
     connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+    # attaching needs this lock; held before, no row comes in between
+    connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(default))
     connection.execute(
         sql.SQL(
             'WITH moved AS (DELETE FROM {} WHERE "midpointMjdTai" >= {} AND "midpointMjdTai" < {} RETURNING *) '

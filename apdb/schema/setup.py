@@ -1,4 +1,4 @@
-"""What a new database needs besides its tables: default partitions, versions, the frozen configuration, the views."""
+"""What a new database needs besides its tables: default partitions, triggers, versions, the frozen configuration, the views."""
 
 import json
 from importlib.resources import files
@@ -20,7 +20,7 @@ APDB_REPLICA_VERSION = "1.0.0"
 def finish_schema(
     connection: psycopg.Connection[Any], schema: PublishedSchema | None = None, *, replica: bool | None = None
 ) -> None:
-    """Make the default partitions and the views, and write versions and frozen configuration (idempotent).
+    """Make the default partitions, triggers and views, and write versions and frozen configuration (idempotent).
 
     Parameters
     ----------
@@ -34,6 +34,7 @@ def finish_schema(
                 sql.Identifier(f"{table}_default"), sql.Identifier(table)
             )
         )
+    _note_other_writers(connection)
     if replica is None:
         row = connection.execute("SELECT 1 FROM metadata WHERE name = 'version:ApdbSqlReplica'").fetchone()
         replica = row is not None
@@ -52,6 +53,16 @@ def finish_schema(
         )
     if schema is published_schema():
         make_views(connection)
+
+
+def _note_other_writers(connection: psycopg.Connection[Any]) -> None:
+    """Make the triggers that note rows of other clients, where they are missing."""
+    made = connection.execute(
+        "SELECT count(*) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE t.tgname = 'other_writer' "
+        "AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
+    ).fetchone()
+    if made != (len(PARTITIONED),):
+        connection.execute((files("apdb.schema") / "other_writers.sql").read_text(encoding="utf-8"))
 
 
 def frozen_configuration(replica: bool) -> dict[str, Any]:
@@ -73,7 +84,7 @@ def make_views(connection: psycopg.Connection[Any]) -> None:
 def drop_tables(connection: psycopg.Connection[Any]) -> None:
     """Drop every table and view of the current PostgreSQL schema."""
     rows = connection.execute(
-        "SELECT c.relname, c.relkind FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace "
+        "SELECT c.relname, c.relkind FROM pg_class c WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) "
         "AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition"
     ).fetchall()
     for name, kind in rows:

@@ -43,6 +43,7 @@ def make_metadata(schema: PublishedSchema | None = None, *, replica: bool = Fals
     _service_tables(meta)
     _dead_letter_table(meta)
     _side_tables(meta)
+    _access_tables(meta)
     if replica:
         _replica_tables(meta, schema)
     return meta
@@ -186,9 +187,10 @@ def _side_tables(meta: sa.MetaData) -> None:
         sa.Column("visit", sa.BigInteger), sa.Column("detector", sa.SmallInteger),
         sa.Column("visitTimeMjdTai", sa.Double, nullable=False), sa.Column("nObjects", sa.Integer, nullable=False),
         sa.Column("nSources", sa.Integer, nullable=False), sa.Column("nForcedSources", sa.Integer, nullable=False),
-        sa.Column("storedAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("storedAt", _MOMENT, nullable=False, server_default=_NOW), sa.Column("sourceIds", pg.INT8RANGE),
         sa.PrimaryKeyConstraint("contentHash", name="PK_StoreLedger"),
         sa.Index("IDX_StoreLedger_visitDetector", "visit", "detector"),
+        sa.Index("IDX_StoreLedger_sourceIds", "sourceIds", postgresql_using="gist"),
     )  # fmt: skip
     sa.Table(
         "ApdbAudit", meta, sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
@@ -198,11 +200,37 @@ def _side_tables(meta: sa.MetaData) -> None:
         sa.Column("by", sa.Text, nullable=False, server_default=sa.text("CURRENT_USER")),
     )  # fmt: skip
     sa.Table(
-        "ApdbArchive", meta, sa.Column("partition", sa.Text, primary_key=True),
+        "ApdbArchive", meta, sa.Column("partition", sa.Text, nullable=False),
         sa.Column("tableName", sa.Text, nullable=False), sa.Column("beginMjdTai", sa.Double, nullable=False),
         sa.Column("endMjdTai", sa.Double, nullable=False), sa.Column("file", sa.Text, nullable=False),
         sa.Column("rows", sa.BigInteger, nullable=False), sa.Column("checksum", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False), sa.Column("archivedAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("generation", sa.Integer, nullable=False), sa.Column("relation", sa.Text),
+        sa.PrimaryKeyConstraint("partition", "generation", name="PK_ApdbArchive"),
+    )  # fmt: skip
+
+
+def _access_tables(meta: sa.MetaData) -> None:
+    """Who may do what: tokens (their hashes), what was done and by whom, what each principal used in a day."""
+    sa.Table(
+        "AccessToken", meta, sa.Column("tokenId", sa.Text, nullable=False), sa.Column("name", sa.Text, nullable=False),
+        sa.Column("hash", sa.LargeBinary, nullable=False), sa.Column("scopes", pg.ARRAY(sa.Text), nullable=False),
+        sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("createdBy", sa.Text, nullable=False), sa.Column("expiresAt", _MOMENT, nullable=False),
+        sa.Column("lastUsedAt", _MOMENT), sa.Column("revokedAt", _MOMENT), sa.Column("revokedBy", sa.Text),
+        sa.PrimaryKeyConstraint("tokenId", name="PK_AccessToken"), sa.UniqueConstraint("hash", name="UQ_AccessToken_hash"),
+    )  # fmt: skip
+    sa.Table(
+        "AccessAudit", meta, sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("at", _MOMENT, nullable=False, server_default=_NOW), sa.Column("principal", sa.Text, nullable=False),
+        sa.Column("action", sa.Text, nullable=False), sa.Column("target", sa.Text), sa.Column("status", sa.SmallInteger),
+        sa.Column("address", sa.Text), sa.Column("requestId", sa.Text), sa.Column("detail", pg.JSONB),
+        sa.Index("IDX_AccessAudit_principal", "principal", "at"),
+    )  # fmt: skip
+    sa.Table(
+        "AccessUsage", meta, sa.Column("principal", sa.Text, nullable=False), sa.Column("day", sa.Date, nullable=False),
+        sa.Column("visits", sa.Integer, nullable=False, server_default="0"),
+        sa.PrimaryKeyConstraint("principal", "day", name="PK_AccessUsage"),
     )  # fmt: skip
 
 

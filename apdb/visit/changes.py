@@ -138,9 +138,9 @@ def withdraw_visit(connection: psycopg.Connection[Any], visit: int, detector: in
 
 
 _FORCED_KEYS = (
-    'unnest(%(o)s::bigint[], %(v)s::bigint[], %(d)s::smallint[]) k(o, v, d) '
+    "unnest(%(o)s::bigint[], %(v)s::bigint[], %(d)s::smallint[]) k(o, v, d) "
     'WHERE t."diaObjectId" = k.o AND t.visit = k.v AND t.detector = k.d'
-)  # fmt: skip
+)
 
 
 def _columns(keys: Collection[Key]) -> dict[str, list[int]]:

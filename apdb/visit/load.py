@@ -12,6 +12,7 @@ from psycopg import sql
 from apdb.copy.decode import select_frame, select_frame_in_parts
 from apdb.copy.encode import id_array
 from apdb.queue.states import VisitState
+from apdb.rows import single_row
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.sky.htm import HTM_LEVEL, cover, htm_ids
 from tasks.arrays import F64, I64
@@ -19,6 +20,7 @@ from tasks.sphere import positions_around
 
 __all__ = [
     "IN_RANGES",
+    "OTHER_WRITERS",
     "history_in_region",
     "history_of_objects",
     "objects_around",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 AROUND_LEVEL = 12
+OTHER_WRITERS = "status:other-writers"  # a key of the metadata: rows are stored that the ledgers do not know
 IN_RANGES = sql.SQL('JOIN unnest(%s::bigint[], %s::bigint[]) r(lo, hi) ON t."pixelId" >= r.lo AND t."pixelId" < r.hi')
 
 
@@ -120,12 +123,25 @@ def objects_around(
 
 
 def visit_is_stored(connection: psycopg.Connection[Any], visit: int, detector: int) -> bool:
-    """Return whether the (visit, detector) was stored, also when it had no row at all."""
+    """Return whether the (visit, detector) was stored, also when it had no row at all or its rows are archived.
+
+    The ledgers know what was stored here. The tables, which have many partitions, are looked through only where another
+    client has written to them.
+    """
+    key = {"v": visit, "d": detector, "done": VisitState.DONE, "others": OTHER_WRITERS}
+    known, others = single_row(
+        connection.execute(
+            'SELECT EXISTS (SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
+            '(SELECT 1 FROM "VisitLedger" WHERE visit = %(v)s AND detector = %(d)s AND state = %(done)s), '
+            "EXISTS (SELECT 1 FROM metadata WHERE name = %(others)s)",
+            key,
+        )
+    )
+    if known or not others:
+        return bool(known)
     row = connection.execute(
-        'SELECT EXISTS (SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
-        '(SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
-        '(SELECT 1 FROM "DiaForcedSource" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
-        '(SELECT 1 FROM "VisitLedger" WHERE visit = %(v)s AND detector = %(d)s AND state = %(done)s)',
-        {"v": visit, "d": detector, "done": VisitState.DONE},
+        'SELECT EXISTS (SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
+        '(SELECT 1 FROM "DiaForcedSource" WHERE visit = %(v)s AND detector = %(d)s)',
+        key,
     ).fetchone()
     return row == (True,)

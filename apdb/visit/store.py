@@ -13,6 +13,7 @@ from apdb.copy.encode import id_array, write_rows
 from apdb.errors import ApdbError, VisitConflict
 from apdb.schema.columns import PublishedSchema
 from apdb.visit.changes import withdraw_visit
+from apdb.visit.source_ids import id_range, note_uncovered, refuse_known_ids
 from apdb.visit_rows import VisitRows
 
 __all__ = ["remove_stored", "store_rows"]
@@ -39,6 +40,7 @@ def store_rows(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     if may_repeat and not _enter_first(connection, rows):
         _LOG.info("visit %s, detector %s: the same rows are stored already", rows.visit, rows.detector)
         return False
+    refuse_known_ids(connection, rows)
     try:
         _store_objects(connection, rows)
         write_rows(connection, "DiaSource", rows.sources, meanwhile=lambda: rows.forced)
@@ -73,7 +75,7 @@ def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     """Enter the store in the ledger of stores; False when the same content is there."""
     entered = connection.execute(
         'INSERT INTO "StoreLedger" ("contentHash", visit, detector, "visitTimeMjdTai", "nObjects", "nSources", '
-        '"nForcedSources") VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING',
+        '"nForcedSources", "sourceIds") VALUES (%s, %s, %s, %s, %s, %s, %s, %s::int8range) ON CONFLICT DO NOTHING',
         (
             rows.digest,
             rows.visit,
@@ -82,8 +84,10 @@ def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
             len(rows.objects),
             rows.sources.count,
             rows.forced.count,
+            id_range(rows),
         ),
     ).rowcount
+    note_uncovered(connection, rows)
     return bool(entered)
 
 

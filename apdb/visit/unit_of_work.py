@@ -80,6 +80,11 @@ class VisitUnitOfWork:
         """Return the newest versions within a small radius of any position, shape (N,) in deg, and some more around."""
         return objects_around(self._connection, published_schema(), ra, dec, radius_deg)
 
+    def positions_of(self, object_ids: Sequence[int] | I64) -> dict[int, tuple[float, float, int]]:
+        """Return ra, dec (deg) and nDiaSources of those of the objects that are in the database, wherever they are."""
+        ids = [int(i) for i in object_ids]
+        return changes.positions_and_counts(self._connection, ids) if ids else {}
+
     def load_sources(self, object_ids: Sequence[int] | I64, visit_mjd: float) -> pd.DataFrame:
         """Return the DiaSources of objects, ids of shape (N,), from `HISTORY_DAYS` before the visit on, without withdrawn ones."""
         return self._history("DiaSource", object_ids, visit_mjd, "diaSourceId")
@@ -110,6 +115,7 @@ class VisitUnitOfWork:
         forced: pd.DataFrame,
         ss_sources: pd.DataFrame | None = None,
         forced_flags: pd.DataFrame | None = None,
+        of: tuple[int, int] | None = None,
     ) -> None:
         """Write all rows of a visit.
 
@@ -119,9 +125,11 @@ class VisitUnitOfWork:
             Processing time: open versions of the same objects end here and the new ones begin.
         objects, sources, forced
             Frames with APDB column names; ``validityStartMjdTai`` is set here.
+        of
+            Visit and detector, so that one without any row is known to be stored.
         """
         schema = published_schema()
-        rows = prepare(schema, mjd_tai, objects, sources, forced)
+        rows = prepare(schema, mjd_tai, objects, sources, forced, of=of)
         if not store_rows(self._connection, rows):
             return
         if self._replicated():

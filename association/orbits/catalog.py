@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from association.designations import ss_object_id
 from association.orbits.dynamics import C_AU_PER_DAY, Planets, accelerations, propagate
 from association.orbits.elements import OrbitError, heliocentric_states, read_comets, read_mpcorb
 from association.orbits.observatory import geocentric
 from association.orbits.sources import place_columns
-from association.solar_system import ss_object_id
 from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 from tasks.sphere import unit_vectors

@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.polynomial import chebyshev
 
+from association.designations import ss_object_id, unpack_designation
 from association.orbits.sources import SourceUnavailable, place_columns
-from association.solar_system import pack_designation, ss_object_id
 from tasks.arrays import F64
 
 __all__ = ["MpSky"]
@@ -86,7 +86,7 @@ def _evaluate(bodies: F64, observer: F64, rows: pd.DataFrame, mjd_tai: float) ->
     helio, seen_from = _values(bodies, since), _values(np.repeat(observer[:, :, None], len(rows), axis=2), since)
     out = out.assign(**place_columns(helio, helio - seen_from))
     out["ephVmag"] = rows.Vmag.to_numpy(np.float64) if "Vmag" in rows else np.nan
-    out.insert(0, "designation", [pack_designation(n) for n in names])
+    out.insert(0, "designation", [unpack_designation(n) for n in names])
     out.insert(0, "ssObjectId", np.array([ss_object_id(n) for n in names], np.int64))
     return out
 

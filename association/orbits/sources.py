@@ -6,8 +6,9 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from association.designations import ss_object_id
 from association.errors import AssociationError
-from association.solar_system import no_bodies, ss_object_id
+from association.solar_system import no_bodies
 from tasks.arrays import F64
 from tasks.sphere import sky_positions, unit_vectors
 

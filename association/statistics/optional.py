@@ -195,7 +195,7 @@ def _highest_peak(t: F64, f: F64, e: F64, baseline: float) -> tuple[float, float
 def _flags(out: pd.DataFrame, s: pd.DataFrame) -> dict[str, NDArray[np.generic]]:
     """1 where any source of the object has a flag."""
     if "flags" in s:
-        raised = s.flags.fillna(0).to_numpy() != 0
+        raised = s["flags"].fillna(0).to_numpy() != 0
     else:
         names = [c for c in s.columns if "flag" in c.lower() and s[c].dtype.kind in "b"]
         raised = s[names].any(axis=1).to_numpy(bool) if names else np.zeros(len(s), bool)
@@ -214,5 +214,6 @@ BAND_PLUGINS: dict[str, Callable[[Cells, int, Columns, F64], dict[str, F64]]] = 
     "ap_lombScarglePeriodogram": _periods,
 }  # fmt: skip
 OBJECT_PLUGINS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], dict[str, NDArray[np.generic]]]] = {
-    "ap_diaObjectFlag": _flags, "ap_HTMIndex": _pixel,
-}  # fmt: skip
+    "ap_diaObjectFlag": _flags,
+    "ap_HTMIndex": _pixel,
+}

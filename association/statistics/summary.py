@@ -11,16 +11,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from apdb.schema.columns import BANDS
 from association.errors import AssociationError
 from association.statistics.multiband import multiband_periods
 from association.statistics.optional import BAND_PLUGINS, OBJECT_PLUGINS
 from tasks.arrays import F64, I64
 from tasks.compiled import compiled
-from tasks.sphere import unit_vectors
+from tasks.sphere import unit_vectors, within_turn
 
 __all__ = ["BANDS", "DEFAULT_PLUGINS", "MULTIBAND", "OPTIONAL_PLUGINS", "forced_means", "summarize"]
 
-BANDS = ("u", "g", "r", "i", "z", "y")
 # columns of each plugin, in the order in which `_cell_statistics` gives them
 _BAND_COLUMNS = {
     "ap_meanFlux": ("psfFluxMean", "psfFluxMeanErr", "psfFluxNdata"), "ap_sigmaFlux": ("psfFluxSigma",),
@@ -241,7 +241,7 @@ def _positions(out: pd.DataFrame, sources: pd.DataFrame, codes: I64) -> None:
     s, codes, n = sources[good], codes[good], len(out)
     if s.empty:
         return
-    errors = {c: s[c].to_numpy(np.float64) for c in ("raErr", "decErr")}
+    errors = {c: _values(s, c) for c in ("raErr", "decErr")}
     error2 = 0.5 * (errors["raErr"] ** 2 + errors["decErr"] ** 2)
     typical = np.nanmedian(error2) if np.isfinite(error2).any() else 1.0
     weight = 1.0 / np.where(np.isfinite(error2) & (error2 > 0), error2, typical)
@@ -249,21 +249,28 @@ def _positions(out: pd.DataFrame, sources: pd.DataFrame, codes: I64) -> None:
     x, y, z = (np.bincount(codes, weights=vectors[:, k] * weight, minlength=n) for k in range(3))
     norm = np.sqrt(x**2 + y**2 + z**2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        _fill(out, "ra", np.where(norm > 0, np.degrees(np.arctan2(y, x)) % 360.0, np.nan))
+        _fill(out, "ra", np.where(norm > 0, within_turn(np.degrees(np.arctan2(y, x))), np.nan))
         _fill(out, "dec", np.degrees(np.arcsin(np.clip(z / norm, -1, 1))))
         for column, e in errors.items():
             inverse = np.where(np.isfinite(e) & (e > 0), 1 / np.where(e > 0, e, 1) ** 2, 0)
             summed = np.bincount(codes, weights=inverse, minlength=n)
             _fill(out, column, np.where(summed > 0, 1 / np.sqrt(summed), np.nan))
-        covariance = s.ra_dec_Cov.to_numpy(np.float64)
+        covariance = _values(s, "ra_dec_Cov")
         has_covariance = np.isfinite(covariance)
         total = np.bincount(codes[has_covariance], weights=covariance[has_covariance], minlength=n)
         mean = total / np.bincount(codes[has_covariance], minlength=n)
         _fill(out, "ra_dec_Cov", mean / np.bincount(codes, minlength=n))
 
 
+def _values(frame: pd.DataFrame, column: str) -> F64:
+    """Return a column's numbers, NaN where the frame has no such column."""
+    return frame[column].to_numpy(np.float64) if column in frame else np.full(len(frame), np.nan)
+
+
 def _fill(out: pd.DataFrame, column: str, values: F64) -> None:
     """Set the values that are known and keep the others, in the column's own type."""
+    if column not in out:
+        out[column] = np.nan
     out[column] = pd.Series(np.where(np.isfinite(values), values, out[column].to_numpy()), out.index).astype(
         out[column].dtype
     )

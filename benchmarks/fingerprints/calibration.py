@@ -81,9 +81,12 @@ def summary(out: Fingerprints) -> None:
             "bbox_max_x": [99] * n, "bbox_max_y": [99] * n, "expTime": [10.0] * n, "astromOffsetMean": [0.01] * n,
         })  # fmt: skip
         record = _record(
-            wcs=tan(49.5 + shift, 49.5, 300.0, 0.0), psf=GaussianPsf(sigma, 25), photo_calib=PhotoCalib(0.3),
-            ap_corr=correction, visit_info=info,
-        )  # fmt: skip
+            wcs=tan(49.5 + shift, 49.5, 300.0, 0.0),
+            psf=GaussianPsf(sigma, 25),
+            photo_calib=PhotoCalib(0.3),
+            ap_corr=correction,
+            visit_info=info,
+        )
         return ExposureCatalog(table, dict.fromkeys(range(n), record))
 
     exposures = {}
@@ -103,9 +106,12 @@ def summary(out: Fingerprints) -> None:
     task = make_task(UpdateVisitSummaryTask, {})
     task = UpdateVisitSummaryTask(config=task.config, camera=camera)
     result = task.run(
-        catalogue(2.0, 0.0), exposures, psf_overrides=catalogue(2.1, 0.0), psf_star_catalog=Table(chosen),
+        catalogue(2.0, 0.0),
+        exposures,
+        psf_overrides=catalogue(2.1, 0.0),
+        psf_star_catalog=Table(chosen),
         ap_corr_overrides=catalogue(2.1, 0.0),
-    )  # fmt: skip
+    )
     out.add("summary", result.output_summary_catalog.table)
     geometry = getattr(result, "visit_geometry", None)
     if isinstance(geometry, Table | pd.DataFrame):

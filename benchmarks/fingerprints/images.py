@@ -146,8 +146,10 @@ def pair(out: Fingerprints) -> None:
         module = moved("main", "service.commands.main", "service.cli").__module__
         subprocess.run(
             [sys.executable, "-P", "-m", module, "diff", *paths, "--output", str(target), "--sources", str(table)],
-            check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(Path(alertprod.__file__).parents[1])},
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+            env=os.environ | {"PYTHONPATH": str(Path(alertprod.__file__).parents[1])},
+        )
         out.add("command.sources", table.read_bytes())
         with fits.open(target) as hdus:
             for k, hdu in enumerate(hdus):

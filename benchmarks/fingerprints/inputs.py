@@ -100,9 +100,14 @@ def random_rows(table: str, n: int, seed: int) -> pd.DataFrame:
     for c in columns_of(table):
         kind = c.dtype.kind
         values[c.name] = (
-            rng.normal(100, 20, n).astype(c.dtype) if kind == "f" else rng.integers(1, 50, n).astype(c.dtype)
-            if kind in "iu" else rng.uniform(size=n) < 0.3 if kind == "b" else np.full(n, "r", object)
-        )  # fmt: skip
+            rng.normal(100, 20, n).astype(c.dtype)
+            if kind == "f"
+            else rng.integers(1, 50, n).astype(c.dtype)
+            if kind in "iu"
+            else rng.uniform(size=n) < 0.3
+            if kind == "b"
+            else np.full(n, "r", object)
+        )
     return pd.DataFrame(values)
 
 
@@ -127,9 +132,26 @@ def detections(e: Exposure) -> pd.DataFrame:
     ra, dec = e.require_wcs().pixel_to_sky(x, y)
     flux = rng.normal(500, 50, n).astype(np.float32)
     return pd.DataFrame(values).assign(
-        diaSourceId=IdPacker(1 << 20, 64).ids(visit, detector, n), visit=np.int64(visit), detector=np.int16(detector),
-        ra=ra + rng.normal(0, 0.05 * ARCSEC, n), dec=dec + rng.normal(0, 0.05 * ARCSEC, n), x=x, y=y,
-        raErr=0.1 * ARCSEC, decErr=0.1 * ARCSEC, ra_dec_Cov=0.0, psfFlux=flux, psfFluxErr=25.0, apFlux=flux,
-        apFluxErr=25.0, scienceFlux=flux + 90, scienceFluxErr=25.0, trailLength=0.1, reliability=0.9, band=e.band,
-        midpointMjdTai=MJD + visit, timeProcessedMjdTai=MJD + 50 + visit, bboxSize=20,
-    )  # fmt: skip
+        diaSourceId=IdPacker(1 << 20, 64).ids(visit, detector, n),
+        visit=np.int64(visit),
+        detector=np.int16(detector),
+        ra=ra + rng.normal(0, 0.05 * ARCSEC, n),
+        dec=dec + rng.normal(0, 0.05 * ARCSEC, n),
+        x=x,
+        y=y,
+        raErr=0.1 * ARCSEC,
+        decErr=0.1 * ARCSEC,
+        ra_dec_Cov=0.0,
+        psfFlux=flux,
+        psfFluxErr=25.0,
+        apFlux=flux,
+        apFluxErr=25.0,
+        scienceFlux=flux + 90,
+        scienceFluxErr=25.0,
+        trailLength=0.1,
+        reliability=0.9,
+        band=e.band,
+        midpointMjdTai=MJD + visit,
+        timeProcessedMjdTai=MJD + 50 + visit,
+        bboxSize=20,
+    )

@@ -23,10 +23,15 @@ def association(out: Fingerprints) -> None:
     errors = {"raErr": 0.1 * ARCSEC, "decErr": 0.1 * ARCSEC}
     objects = pd.DataFrame({"diaObjectId": np.arange(1, m + 1), "ra": ra, "dec": dec} | errors)
     seen = rng.choice(m, n, replace=False)
-    found = pd.DataFrame({
-        "diaSourceId": np.arange(1000, 1000 + n), "diaObjectId": np.zeros(n, np.int64),
-        "ra": ra[seen] + rng.normal(0, 0.3 * ARCSEC, n), "dec": dec[seen] + rng.normal(0, 0.3 * ARCSEC, n),
-    } | errors)  # fmt: skip
+    found = pd.DataFrame(
+        {
+            "diaSourceId": np.arange(1000, 1000 + n),
+            "diaObjectId": np.zeros(n, np.int64),
+            "ra": ra[seen] + rng.normal(0, 0.3 * ARCSEC, n),
+            "dec": dec[seen] + rng.normal(0, 0.3 * ARCSEC, n),
+        }
+        | errors
+    )
     result = associate(found, objects)
     out.add("associate", result.diaSources)
     out.add("associate.counts", [result.nUpdatedDiaObjects, result.nUnassociatedDiaObjects])
@@ -46,10 +51,15 @@ def association(out: Fingerprints) -> None:
     for plugins in ("default", "all"):
         out.add(f"summarize.{plugins}", summarize(known, history, plugins=plugins))
     along = np.arange(40.0)[:, None]
-    bodies = pd.DataFrame({
-        "ssObjectId": np.arange(1, 41), "designation": [f"2026 A{k}" for k in range(40)], "ephVmag": 20.0,
-        "ephRa": found.ra[:40] + 0.2 * ARCSEC, "ephDec": found.dec[:40],
-    })  # fmt: skip
+    bodies = pd.DataFrame(
+        {
+            "ssObjectId": np.arange(1, 41),
+            "designation": [f"2026 A{k}" for k in range(40)],
+            "ephVmag": 20.0,
+            "ephRa": found.ra[:40] + 0.2 * ARCSEC,
+            "ephDec": found.dec[:40],
+        }
+    )
     for name, vector in (
         ("helio_", [1.9, 1.6, 0.1]),
         ("topo_", [1.1, 0.92, 0.02]),
@@ -66,10 +76,13 @@ def alerts(out: Fingerprints) -> None:
 
     e = image(2.0, 1, changed=True)
     rows = random_rows("DiaSource", 6, 1).assign(
-        diaSourceId=np.arange(11, 17), diaObjectId=[1, 2, 3, 0, 4, 5], ssObjectId=[0, 0, 0, 77, 0, 0],
-        x=[30.2, 160.0, 318.9, 100.5, 2.0, 250.25], y=[40.7, 160.5, 5.1, 200.0, 300.0, 120.75],
+        diaSourceId=np.arange(11, 17),
+        diaObjectId=[1, 2, 3, 0, 4, 5],
+        ssObjectId=[0, 0, 0, 77, 0, 0],
+        x=[30.2, 160.0, 318.9, 100.5, 2.0, 250.25],
+        y=[40.7, 160.5, 5.1, 200.0, 300.0, 120.75],
         bboxSize=[20, 40, 60, 200, 30, 30],
-    )  # fmt: skip
+    )
     rows.loc[0, "trailFlux"] = np.nan
     objects = random_rows("DiaObject", 5, 2).assign(diaObjectId=np.arange(1, 6))
     history = random_rows("DiaSource", 9, 3).assign(diaObjectId=np.arange(9) % 5 + 1, diaSourceId=np.arange(50, 59))

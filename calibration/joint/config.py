@@ -101,6 +101,12 @@ class JointcalConfig(pexConfig.Config):
     photometryVisitOrder = pexConfig.RangeField(
         dtype=int, default=7, min=0, max=12, inclusiveMax=True, doc="order of a visit's field"
     )
+    photometryFieldPrior = pexConfig.RangeField(
+        dtype=float, default=0.1, min=1e-4, doc="mag (in flux models a fraction): size of the terms of a visit's field"
+    )
+    allowMixedFilters = pexConfig.Field(
+        dtype=bool, default=False, doc="fit fluxes of images of several physical filters together"
+    )
     photometryDoRankUpdate = pexConfig.Field(dtype=bool, default=True, doc="kept for old configs: every fit is exact")
     astrometryDoRankUpdate = pexConfig.Field(dtype=bool, default=True, doc="kept for old configs: every fit is exact")
     outlierRejectSigma = pexConfig.Field(dtype=float, default=5.0, doc="cut")
@@ -120,6 +126,12 @@ class JointcalConfig(pexConfig.Config):
     maxAstrometrySteps = pexConfig.RangeField(dtype=int, default=20, min=1, doc="rounds of outlier rejection")
     astrometryReferenceErr = pexConfig.Field(
         dtype=float, default=None, optional=True, doc="mas; replaces the catalogue's coordinate errors"
+    )
+    maxReducedChi2 = pexConfig.Field(
+        dtype=float, default=20.0, doc="chi2 per degree of freedom above which a fit is not called converged"
+    )
+    publishLostImages = pexConfig.Field(
+        dtype=bool, default=False, doc="publish images that lost most of their data to the fit too"
     )
     validationFraction = pexConfig.RangeField(
         dtype=float, default=0.1, min=0.0, max=0.5, doc="stars kept out of the fit to judge it (from 200 stars on)"

@@ -1,11 +1,16 @@
 """The two halves of a joint fit, from arrays to a finished `Half`."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
+from calibration.errors import SingularFit
 from calibration.joint.config import JointcalConfig
+from calibration.joint.image_quality import image_table, suspect_images
 from calibration.joint.model.astrometry import AstrometryProblem
 from calibration.joint.model.build_astrometry import AstrometryBuilder
 from calibration.joint.model.build_photometry import PhotometryBuilder
@@ -23,6 +28,7 @@ from tasks.arrays import I64
 __all__ = ["FitInputs", "fit_astrometry", "fit_photometry"]
 
 log = logging.getLogger("alertprod.jointcal")
+_LEAST_MOVED = 10  # matched measurements of an image whose chip may have moved
 LARGEST_CHECKED = 200_000  # measurements that are linearised at once
 
 
@@ -74,14 +80,41 @@ class FitInputs:
 def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
     """Fit the maps of all images and the positions of all stars.
 
+    Where the chip maps that all visits share do not hold for some images, which then lose their data, these get chip maps
+    of their own (a chip that moved between visits), and all is fitted again.
+
     Returns
     -------
     images, half
         The images that were fitted, and the result.
     """
+    images, half = _fit_astrometry(inputs, frozenset())
+    if inputs.config.astrometryModel != "constrained":
+        return images, half
+    moved = _moved_chips(image_table(half, images, inputs.images, inputs.measurements))
+    if not moved:
+        return images, half
+    listed = ", ".join(f"visit {v} detector {d}" for v, d in sorted(moved)[:10])
+    log.warning("%d images do not follow the chip maps of the others and get their own: %s", len(moved), listed)
+    return _fit_astrometry(inputs, moved)
+
+
+def _moved_chips(table: pd.DataFrame) -> frozenset[tuple[int, int]]:
+    """Return (visit, detector) of all images of the chips of which one stands out, unless most of its visit does."""
+    again = table.groupby("detector").visit.transform("nunique").to_numpy() > 1
+    suspect = suspect_images(table) & (table.matched.to_numpy() >= _LEAST_MOVED) & again
+    share = pd.Series(suspect).groupby(table.visit.to_numpy()).transform("mean").to_numpy()
+    of = table[table.detector.isin(table.detector[suspect & (share < 0.5)])]
+    if of.detector.nunique() > table.detector.nunique() / 2:
+        return frozenset()
+    return frozenset(zip(of.visit.tolist(), of.detector.tolist(), strict=True))
+
+
+def _fit_astrometry(inputs: FitInputs, own_chips: frozenset[tuple[int, int]]) -> tuple[Images, AstrometryHalf]:
+    """Fit once; the images of `own_chips` (visit, detector) have chip maps of their own."""
     config = inputs.config
     images, a = inputs.associated()
-    builder = AstrometryBuilder.start(images, a, inputs.camera, config)
+    builder = AstrometryBuilder.start(images, a, inputs.camera, config, own_chips)
     which, held = split_stars(a, config.validationFraction)
     problem = builder.problem(a, which, config)
     _drop_impossible(problem, images)
@@ -90,13 +123,29 @@ def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
     stages: list[Stage] = [("DistortionsVisit", False, outer)] if constrained else []
     stages += [("Distortions", False, None), ("Positions", True, np.zeros_like(outer))]
     hooks = Hooks(inputs.progress, watch=Watch(config, "astrometry", inputs.tag, images))
-    report = fit(problem, _settings(config, stages, "DistortionsPositions", "astrometry"), hooks)
+    with _few_references(a, builder):
+        report = fit(problem, _settings(config, stages, "DistortionsPositions", "astrometry"), hooks)
     half = AstrometryHalf(a, problem, None, which, held, report, builder)
     inner, outside = astrometric_scatter(problem, a, which)
     half.metrics = _counts("astrometry", images, a, report) | {"relative_rms_mas": inner, "absolute_rms_mas": outside}
     if held.size:
         _validate_astrometry(half, config)
     return images, half
+
+
+@contextmanager
+def _few_references(a: Associated, builder: AstrometryBuilder) -> Iterator[None]:
+    """Say of a fit that is not determined, where reference stars are few, that it is for them."""
+    try:
+        yield
+    except SingularFit as error:
+        tied, needed = int((a.stars.reference >= 0).sum()), builder.layout.lengths[0] // 2
+        if tied >= 2 * needed:
+            raise
+        raise SingularFit(
+            f"{error}; only {tied} stars have a reference star, and maps of {needed} terms want about {2 * needed}: take a "
+            "deeper reference catalogue, or lower astrometryVisitOrder (astrometrySimpleOrder)"
+        ) from error
 
 
 def _validate_astrometry(half: AstrometryHalf, config: JointcalConfig) -> None:
@@ -109,7 +158,7 @@ def _validate_astrometry(half: AstrometryHalf, config: JointcalConfig) -> None:
     evaluate(half.held)
     inner, _ = astrometric_scatter(free, a, held)
     half.metrics |= {
-        "astrometry_validation_chi2_per_ndof": chi2 / max(ndof, 1),
+        "astrometry_validation_chi2_per_ndof": chi2 / ndof if ndof > 0 else float("nan"),
         "astrometry_validation_relative_rms_mas": inner,
         "astrometry_validation_absolute_rms_mas": _held_absolute(builder, a, held, config),
     }
@@ -125,7 +174,7 @@ def fit_photometry(inputs: FitInputs) -> tuple[Images, PhotometryHalf]:
     """
     config = inputs.config
     images, a = inputs.associated()
-    builder = PhotometryBuilder.start(images, inputs.camera, config)
+    builder = PhotometryBuilder.start(images, a, inputs.camera, config)
     which, held = split_stars(a, config.validationFraction)
     problem = builder.problem(a, which, config)
     fields = np.arange(builder.layout.size) < builder.layout.scale_start
@@ -142,7 +191,7 @@ def fit_photometry(inputs: FitInputs) -> tuple[Images, PhotometryHalf]:
         half.held.freeze_errors()
         chi2, ndof = _held_chi2(half.held, config)
         half.metrics |= {
-            "photometry_validation_chi2_per_ndof": chi2 / max(ndof, 1),
+            "photometry_validation_chi2_per_ndof": chi2 / ndof if ndof > 0 else float("nan"),
             "photometry_validation_repeatability_mmag": photometric_scatter(half.held, a, held),
         }
     return images, half
@@ -164,6 +213,7 @@ def _counts(prefix: str, images: Images, a: Associated, report: FitReport) -> di
         f"{prefix}_matched_fittedStars": a.matched,
         f"{prefix}_collected_refStars": len(a.references),
         f"{prefix}_prepared_refStars": int((a.stars.reference >= 0).sum()),
+        f"{prefix}_kept_refStars": report.n_references_kept,
         f"{prefix}_prepared_fittedStars": len(a.stars),
         f"{prefix}_prepared_ccdImages": len(images),
         f"{prefix}_final_chi2": report.chi2,

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import JointcalConfig
 from calibration.joint.halves import FitInputs, fit_astrometry, fit_photometry
+from calibration.joint.image_quality import by_image, image_table, lost_images, report_images
 from calibration.joint.io.inputs import gather, images_of, most_common_filter
 from calibration.joint.io.references import Wanted, colour_corrected, load_references, read_colorterms
 from calibration.joint.model.build_astrometry import build_wcs
@@ -24,7 +25,7 @@ from calibration.joint.model.frames import fit_epoch
 from calibration.joint.model.references import References
 from calibration.joint.model.stars import bounding_circle
 from calibration.joint.result import AstrometryHalf, JointResult, PhotometryHalf, star_table
-from calibration.joint.solve.fit import Progress
+from calibration.joint.solve.fit import FitReport, Progress
 from exposure import ExposureCatalog
 from exposure.camera import Camera
 from exposure.wcs.mapped import ComposedWcs
@@ -32,6 +33,8 @@ from exposure.wcs.mapped import ComposedWcs
 __all__ = ["JointFit", "Progress"]
 
 log = logging.getLogger("alertprod.jointcal")
+Value = TypeVar("Value")
+_LEAST_REFERENCES = 0.5  # of the reference stars that a fit must agree with
 
 
 @dataclass
@@ -73,17 +76,20 @@ class JointFit:
         start = time.perf_counter()
         with self.timed("load"):
             images, measurements = gather(tables, images_of(summaries), self.config)
+        self._check_filters(images)
         tag = f"{tract or 0}_{most_common_filter(images)[0]}"
         inputs = partial(FitInputs, measurements=measurements, camera=camera, config=self.config, tag=tag)
         fitted, wcs, calibs = images, None, None
         metrics: dict[str, Any] = {}
+        quality: dict[str, pd.DataFrame] = {}
         astrometry: AstrometryHalf | None = None
         photometry: PhotometryHalf | None = None
         if self.config.doAstrometry:
             with self.timed("astrometry"):
                 references = self._references("astrometry", images)
                 fitted, astrometry = fit_astrometry(inputs(images=images, references=references, progress=progress))
-            wcs = build_wcs(astrometry.builder)
+            quality["astrometry"] = image_table(astrometry, fitted, images, measurements)
+            wcs = self._published(build_wcs(astrometry.builder), quality["astrometry"])
             metrics |= astrometry.metrics
         if self.config.doPhotometry:
             with self.timed("photometry"):
@@ -92,16 +98,62 @@ class JointFit:
                 photo_images, photometry = fit_photometry(
                     inputs(images=moved, references=references, progress=progress)
                 )
-            calibs = build_calibrations(photometry.builder)
+            quality["photometry"] = image_table(photometry, photo_images, images, measurements)
+            calibs = self._published(build_calibrations(photometry.builder), quality["photometry"])
             metrics |= photometry.metrics
             fitted = photo_images if astrometry is None else fitted
-        converged = all(h.report.converged for h in (astrometry, photometry) if h is not None)
-        metrics |= _resources(start) | {"converged": converged}
+        reports = [h.report for h in (astrometry, photometry) if h is not None]
+        metrics |= _lost(quality) | _resources(start)
+        metrics["converged"] = converged = self._converged(reports, metrics)
         if not converged:
             log.error("the joint fit%s did not converge", "" if tract is None else f" of tract {tract}")
         stars = star_table(astrometry, photometry)
         loaders = self.astrometry_refs, self.photometry_refs
-        return JointResult(wcs, calibs, metrics, metrics, converged, stars, fitted, astrometry, photometry, *loaders)
+        table = by_image(quality)
+        return JointResult(
+            wcs, calibs, metrics, metrics, converged, stars, fitted, table, astrometry, photometry, *loaders
+        )
+
+    def _check_filters(self, images: Images) -> None:
+        """Refuse to fit one flux of each star to images of several filters."""
+        names = sorted({name for name in images.physical_filter if name})
+        if self.config.doPhotometry and len(names) > 1 and not self.config.allowMixedFilters:
+            index = images.physical_filter.index(names[1])
+            raise JointCalibrationError(
+                f"the images are of {len(names)} filters ({', '.join(names)}), and a star has one flux in a fit: fit each "
+                "filter for itself (--id visit=...), or set allowMixedFilters=True for filters that are the same to the stars",
+                visit=int(images.visit[index]),
+                detector=int(images.detector[index]),
+            )
+
+    def _converged(self, reports: Sequence[FitReport], metrics: Mapping[str, Any]) -> bool:
+        """Return whether all fits settled, describe their data, and hold those of every image."""
+        for report in reports:
+            if report.per_degree > self.config.maxReducedChi2:
+                limit = self.config.maxReducedChi2
+                log.error("chi2 per degree of freedom is %.3g, above maxReducedChi2 = %g", report.per_degree, limit)
+            if report.n_references_kept < _LEAST_REFERENCES * report.n_references:
+                kept, had = report.n_references_kept, report.n_references
+                log.error(
+                    "%d of %d reference stars contradict the fit: more of them, or a model of lower order",
+                    had - kept,
+                    had,
+                )
+        settled = all(
+            r.converged
+            and r.per_degree <= self.config.maxReducedChi2
+            and r.n_references_kept >= _LEAST_REFERENCES * r.n_references
+            for r in reports
+        )
+        return settled and not any(value for name, value in metrics.items() if name.endswith("_lost_ccdImages"))
+
+    def _published(self, values: "dict[tuple[int, int], Value]", table: pd.DataFrame) -> "dict[tuple[int, int], Value]":
+        """Return what is fit to be used: without the images that lost their data, unless these are asked for."""
+        if self.config.publishLostImages:
+            return values
+        lost = table[lost_images(table)]
+        gone = set(zip(lost.visit.tolist(), lost.detector.tolist(), strict=True))
+        return {key: value for key, value in values.items() if key not in gone}
 
     def _references(self, need: str, images: Images) -> References:
         table = self.astrometry_refs if need == "astrometry" else self.photometry_refs
@@ -125,6 +177,13 @@ class JointFit:
             colour_bands=(blue, red) if self.config.fitDcr and need == "astrometry" else None,
         )
         return load_references(table, config, bounding_circle(images), wanted)
+
+
+def _lost(quality: Mapping[str, pd.DataFrame]) -> dict[str, int]:
+    """Warn of the images that stand out, and count those that lost their data, half by half."""
+    for half, table in quality.items():
+        report_images(half, table)
+    return {f"{half}_lost_ccdImages": int(lost_images(table).sum()) for half, table in quality.items()}
 
 
 def _resources(start: float) -> dict[str, Any]:

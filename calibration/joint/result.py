@@ -86,6 +86,8 @@ class JointResult:
         See `star_table`.
     images
         Those that were fitted.
+    image_quality
+        One row per image that was given, see `calibration.joint.image_quality.by_image`.
     """
 
     outputWcs: dict[tuple[int, int], ComposedWcs] | None
@@ -95,6 +97,7 @@ class JointResult:
     converged: bool
     stars: pd.DataFrame
     images: Images
+    image_quality: pd.DataFrame
     astrometry: AstrometryHalf | None
     photometry: PhotometryHalf | None
     astrometryRefObjLoader: pd.DataFrame | None

@@ -1,5 +1,6 @@
 """Configuration of `UpdateVisitSummaryTask`."""
 
+import dataclasses
 import re
 
 import lsst.pex.config as pexConfig
@@ -7,9 +8,14 @@ import lsst.pipe.base.connectionTypes as cT
 
 from tasks.base import AlertTaskConfig, AlertTaskConnections
 
-__all__ = ["UpdateVisitSummaryConfig", "UpdateVisitSummaryConnections"]
+__all__ = ["UpdateVisitSummaryConfig", "UpdateVisitSummaryConnections", "healpix_order"]
 
 _VISIT = ("instrument", "visit")
+
+
+def healpix_order(wcs_provider: str) -> int:
+    """Return N of ``healpixN``."""
+    return int(wcs_provider.removeprefix("healpix"))
 
 
 class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  # type: ignore[call-arg]
@@ -113,6 +119,9 @@ class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  #
         for name, drop in unused.items():
             if drop:
                 self.inputs.discard(name)
+        if wcs.startswith("healpix"):
+            pixels = (*_VISIT, f"healpix{healpix_order(wcs)}")
+            self.wcs_overrides_healpix = dataclasses.replace(self.wcs_overrides_healpix, dimensions=pixels)
         if not config.do_refit_pointing:
             self.prerequisiteInputs.discard("camera")
 

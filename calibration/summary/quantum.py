@@ -1,12 +1,13 @@
 """From the datasets of a quantum to the arguments of `UpdateVisitSummaryTask.run`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from calibration.errors import SummaryError
+from calibration.summary.config import healpix_order
 from calibration.summary.providers import GlobalInput, HealpixInput, PossiblyMultipleInput, TractInput
+from tasks.arrays import F64
 
 __all__ = ["gather_inputs"]
 
@@ -34,28 +35,33 @@ def gather_inputs(inputs: dict[str, Any], task: Any) -> dict[str, Any]:
                     f"background_provider is 'replacement' but {name} lacks detectors {lost[:10]}", detector=lost[0]
                 )
     for kind in ("wcs", "photo_calib"):
-        provider = _provider(kind, inputs)
+        provider = _provider(kind, inputs, task.config.wcs_provider)
         if provider is not None:
             inputs[f"{kind}_overrides"] = provider
     return inputs
 
 
-def _provider(kind: str, inputs: dict[str, Any]) -> PossiblyMultipleInput | None:
+def _provider(kind: str, inputs: dict[str, Any], wcs_provider: str) -> PossiblyMultipleInput | None:
     if (one := inputs.pop(f"{kind}_overrides_global", None)) is not None:
         return GlobalInput(one)
     if (tracts := inputs.pop(f"{kind}_overrides_tract", None)) is not None:
         catalogs = {int(h.dataId["tract"]): h.get() for h in tracts}
-        return TractInput(catalogs, {int(h.dataId["tract"]): _centre(h.dataId) for h in tracts})
+        return TractInput(catalogs, {int(h.dataId["tract"]): _centre(h.dataId, len(tracts)) for h in tracts})
     if (pixels := inputs.pop(f"{kind}_overrides_healpix", None)) is not None:
-        order = next((int(k[len("healpix") :]) for h in pixels for k in _keys(h.dataId) if k.startswith("healpix")), 3)
+        order = healpix_order(wcs_provider)
         return HealpixInput({int(h.dataId[f"healpix{order}"]): h.get() for h in pixels}, order)
     return None
 
 
-def _keys(data_id: Any) -> list[str]:
-    return [str(k) for k in (data_id if isinstance(data_id, Mapping) else data_id.mapping)]
-
-
-def _centre(data_id: Any) -> Any:
-    point = data_id.records["tract"].region.getCentroid() if hasattr(data_id, "records") else None
-    return np.array([1.0, 0.0, 0.0]) if point is None else np.array([point.x(), point.y(), point.z()])
+def _centre(data_id: Any, number: int) -> F64:
+    """Return the unit vector (3,) of a tract's centre; of a single tract, which is always the nearest, it need not be known."""
+    records = data_id.records if hasattr(data_id, "records") else {}
+    if "tract" in records:
+        point = records["tract"].region.getCentroid()
+        return np.array([point.x(), point.y(), point.z()])
+    if number > 1:
+        raise SummaryError(
+            f"the data id of tract {data_id['tract']} has no dimension records: which of {number} tracts is nearest to a "
+            "detector cannot be told; expand the data ids (registry.expandDataId)"
+        )
+    return np.array([1.0, 0.0, 0.0])

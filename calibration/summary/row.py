@@ -15,6 +15,7 @@ from calibration.summary.config import UpdateVisitSummaryConfig
 from calibration.summary.providers import PossiblyMultipleInput, sky_centre
 from exposure import Exposure, ExposureCatalog, SkyWcs
 from exposure.camera import Camera
+from exposure.errors import PsfUndefined
 from exposure.io.exposure_catalog import ExposureRecord
 from exposure.wcs.sip import sip_approximation
 from exposure.wcs.tangent import project
@@ -90,14 +91,21 @@ class SummaryRow:
             override = ap_corrs.find(self.detector)
             self.record = dataclasses.replace(self.record, ap_corr=None if override is None else override.ap_corr)
         if psfs is not None:
-            made = st.psf_statistics(self.record.psf, self.box, self.record.ap_corr, exposure.mask)
-            self.values |= made
+            self.values |= self._psf_statistics(exposure)
             usable = stars if self.record.psf is not None else None
             self.values |= st.star_statistics(usable, exposure.mask, self.box)
         elif ap_corrs is not None:
             self.values["psfApCorrSigmaScaledDelta"] = st.ap_corr_statistic(
                 self.record.ap_corr, self.box, exposure.mask, float(self.value("psfSigma"))
             )
+
+    def _psf_statistics(self, exposure: Exposure) -> st.Values:
+        """Return the PSF's numbers; NaN, and a warning, where it is undefined at the middle of the detector."""
+        try:
+            return st.psf_statistics(self.record.psf, self.box, self.record.ap_corr, exposure.mask)
+        except PsfUndefined as error:
+            log.warning("detector %d: %s: the statistics of its PSF are NaN", self.detector, error)
+            return st.reset_values("psf")
 
     def update_photo_calib(self, overrides: PossiblyMultipleInput | None) -> None:
         """Replace the calibration and describe it; a calibration per tract is lost with the WCS."""

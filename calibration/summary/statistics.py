@@ -11,7 +11,7 @@ import numpy as np
 from astropy.table import Table
 
 from calibration.summary.pixels import clipped, farthest_from_any
-from exposure import ApCorrMap, PhotoCalib, Psf, SkyWcs, VisitInfo
+from exposure import ApCorrMap, GridPsf, PhotoCalib, Psf, SkyWcs, VisitInfo
 from exposure.apcorr import PSF_FLUX
 from exposure.mask import flagged_pixels, plane_bits
 from exposure.photocalib import AB_ZEROPOINT
@@ -124,7 +124,10 @@ def _grid(mask: I32, bbox: Box, step: int) -> tuple[F64, F64]:
 def psf_statistics(
     psf: Psf | None, bbox: Box, ap_corr: ApCorrMap | None, mask: I32 | None, *, step: int = 96
 ) -> Values:
-    """Return size, shape, area of the PSF at the middle, and how it varies over the good pixels."""
+    """Return size, shape, area of the PSF at the middle, and how it varies over the good pixels where it is defined.
+
+    All are NaN where there is no PSF at the middle.
+    """
     out = reset_values("psf")
     if psf is None:
         return out
@@ -142,6 +145,9 @@ def psf_statistics(
     if mask is None:
         return out
     x, y = _grid(mask, bbox, step)
+    if isinstance(psf, GridPsf):
+        defined = psf.defined_at(x, y)
+        x, y = x[defined], y[defined]
     if not x.size:
         return out
     traces, fluxes = _psf_on_grid(psf, x, y, sigma)

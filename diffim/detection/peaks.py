@@ -34,6 +34,8 @@ class Detections:
         Whether a source has a positive part: its own peak, or one that was merged into it; shape (N,).
     sky
         Which rows are blank positions, shape (N,); None: no row is.
+    n_unmerged
+        Peaks of either sign before rims and lobes were merged into them.
     """
 
     x: I64
@@ -47,6 +49,7 @@ class Detections:
     n_negative_pixels: int
     has_positive: Flags
     sky: Flags | None = None
+    n_unmerged: int = 0
 
     @property
     def is_sky(self) -> Flags:
@@ -94,6 +97,7 @@ def detect(s: Significance, threshold: float = 5.0) -> Detections:
     value = s.image[y, x].astype(np.float64)
     order = np.lexsort((x, y, -np.abs(value)))
     x, y, value = x[order], y[order], value[order]
+    n_unmerged = x.size
     keep, positive = _independent(x, y, value, s.fwhm, reach)
     x, y, value, positive = x[keep], y[keep], value[keep], positive[keep]
     label = labels[y, x].astype(np.int64)
@@ -111,6 +115,7 @@ def detect(s: Significance, threshold: float = 5.0) -> Detections:
         n_positive,
         n_negative,
         positive,
+        n_unmerged=n_unmerged,
     )
 
 

@@ -10,7 +10,7 @@ from diffim.detection.star_residuals import StarResiduals
 from diffim.pixels.fft_tiles import TileGrid
 from exposure import Exposure
 from exposure.psf import fwhm_of
-from exposure.quantiles import scatter
+from exposure.quantiles import SIGMA_PER_MAD, block_medians, scatter
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, Flags
 from tasks.compiled import compiled
@@ -18,6 +18,8 @@ from tasks.compiled import compiled
 __all__ = ["Significance", "significance"]
 
 MIN_WEIGHT = 0.3  # of the PSF's weight that must fall on good pixels
+SCALE_CELL = 192  # px, about: cells whose scatter S is divided by
+LEAST_SAMPLE = 400  # pixels of a cell that tell its scatter
 TILE = 216  # with the PSF, transforms of 256
 
 
@@ -28,16 +30,19 @@ class Significance:
     Parameters
     ----------
     image
-        S, shape (height, width), in units of its own scatter (sigma of a point source).
+        S, shape (height, width), in units of its own local scatter (sigma of a point source).
     scale
-        What S was divided by: its scatter where that is more than 1.
+        What S was divided by (median over the image): its scatter where that is more than 1.
     fwhm
         Median FWHM of the PSF, px.
+    largest_scale
+        The largest of the factors over the image.
     """
 
     image: F32
     scale: float
     fwhm: float
+    largest_scale: float = 1.0
 
 
 class _Images(NamedTuple):
@@ -104,13 +109,38 @@ def significance(
     s = np.empty((height, width), np.float32)
     images = _Images(difference.image, difference.variance, good, model)
     in_bands(lambda low, high: _filter_tiles(images, stamps, grid, range(low, high), errors, s), grid.count, least=1)
+    fwhm = float(np.median(fwhm_of(psf.moments_at(x, y))))
+    scale, largest = _divide_by_scatter(s, good, fwhm)
+    return Significance(s, scale, fwhm, largest)
+
+
+def _divide_by_scatter(s: F32, good: Flags, fwhm: float) -> tuple[float, float]:
+    """Divide S in place by its local scatter, where that is more than 1; returns the median of the factors and the largest.
+
+    Where all cells scatter as the whole image does, within the errors of their scatter, the factor is that of the image.
+    """
     step = max(1, int(np.sqrt(s.size / 400_000)))
-    sample = s[::step, ::step]
-    sample = sample[(sample != 0) & good[::step, ::step]]
-    scale = scatter(sample) if sample.size > 100 else 1.0
+    sample, usable = s[::step, ::step], good[::step, ::step] & (s[::step, ::step] != 0)
+    scale = scatter(sample[usable]) if np.count_nonzero(usable) > 100 else 1.0
     scale = max(scale, 1.0)
-    s /= np.float32(scale)
-    return Significance(s, scale, float(np.median(fwhm_of(psf.moments_at(x, y)))))
+    edges = [np.linspace(0, n, max(n * step // SCALE_CELL, 1) + 1).astype(np.int64) for n in sample.shape]
+    local = np.full((edges[0].size - 1, edges[1].size - 1), scale)
+    if local.size == 1:
+        s /= np.float32(scale)
+        return scale, scale
+    block_medians(np.abs(sample), usable, edges[0], edges[1], LEAST_SAMPLE, local)
+    measured = local != scale
+    local[measured] *= SIGMA_PER_MAD
+    # neighbours within the PSF are not independent of each other
+    independent = [np.diff(e) * step / max(step, 1.5 * fwhm) for e in edges]
+    error = 1.2 / np.sqrt(np.maximum(np.outer(*independent), 1))
+    if (np.abs(local - scale) <= 4 * error * scale).all():
+        s /= np.float32(scale)
+        return scale, scale
+    local = np.maximum(local, 1.0)
+    factors = cv2.resize(local.astype(np.float32), s.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    np.divide(s, factors, out=s)
+    return float(np.median(local)), float(local.max())
 
 
 def _gaussians(moments: F64, side: int) -> F32:

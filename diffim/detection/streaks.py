@@ -20,7 +20,11 @@ MIN_LENGTH = 12  # bins
 MAX_WIDTH = 100.0  # px
 EDGE_SIGMA = 2.0
 N_ANGLES = 360
-MAX_STREAKS = 8
+MAX_STREAKS, MAX_LINES = 8, 16
+RIDGE = 0.5  # of the height of a ridge by which it stands above each of its flanks, at least
+PARTS, LIT_PARTS = 8, 0.75  # of a line's length, and the share of them that must be lit
+PATTERN = 3.0  # FWHM: lines along columns that are wider are no light
+BENT, PER_WIDTH = 0.6, 0.05  # bins, and of the width: rms of the middle of the parts about the line, when it is bent
 
 
 @compiled
@@ -63,7 +67,9 @@ def find_streaks(image: F32, variance: F32, good: Flags, fwhm: float) -> Flags:
     -----
     The significance is averaged in bins of 4 x 4; bins above 2 sigma vote for lines (Hough 1962, in the form of Duda & Hart
     1972). A line with far more votes than chance is measured across (its width, where the mean profile falls below 2 sigma)
-    and along (where it begins and ends), masked, and taken out before the next is sought.
+    and along (where it begins and ends), and taken out before the next is sought. It is a streak, and masked, where it is a
+    ridge (a step has one flank only), no wider than `MAX_WIDTH`, straight, and lit all along; what is as long as the
+    image, wider than stars and exactly along its columns or rows is a pattern of the detector.
     """
     out = np.zeros(image.shape, np.bool_)
     height, width = (s // BIN for s in image.shape)
@@ -73,16 +79,22 @@ def find_streaks(image: F32, variance: F32, good: Flags, fwhm: float) -> Flags:
     z, usable = np.empty((height, width), np.float32), np.empty((height, width), np.bool_)
     in_bands(lambda first, last: _bin_rows(image, variance, good, z, usable, first, last), height)
     z[_round_blobs(z)] = 0
-    for _ in range(MAX_STREAKS):
+    n_streaks = 0
+    for _ in range(MAX_LINES):
         line = _strongest_line(z, usable)
         if line is None:
             break
-        lit_bins = _extent(z, usable, *line, fwhm / BIN)
-        if lit_bins is None:
+        found = _extent(z, usable, *line, fwhm / BIN)
+        if found is None:
             break
+        lit_bins, is_streak = found
         z[lit_bins] = 0
         usable &= ~lit_bins
-        out[part] |= np.repeat(np.repeat(lit_bins, BIN, axis=0), BIN, axis=1)
+        if is_streak:
+            out[part] |= np.repeat(np.repeat(lit_bins, BIN, axis=0), BIN, axis=1)
+            n_streaks += 1
+        if n_streaks == MAX_STREAKS:
+            break
     return out
 
 
@@ -134,8 +146,11 @@ def _chords(angles: F64, distance: I64, height: int, width: int) -> F64:
     return np.asarray(np.clip(high - low, 0, None))
 
 
-def _extent(z: F32, usable: Flags, angle: float, distance: float, fwhm: float) -> Flags | None:
-    """Measure a line across and along; returns its bins, None where nothing stands out."""
+def _extent(z: F32, usable: Flags, angle: float, distance: float, fwhm: float) -> tuple[Flags, bool] | None:
+    """Measure a line across and along; returns its bins and whether it is a streak, None where nothing stands out.
+
+    Where it is none the bins are those of all that is near the line: what is left of a step is no streak either.
+    """
     height, width = z.shape
     yy, xx = np.mgrid[0:height, 0:width]
     c, s = math.cos(angle), math.sin(angle)
@@ -153,6 +168,8 @@ def _extent(z: F32, usable: Flags, angle: float, distance: float, fwhm: float) -
     index = np.floor(across[inside] + reach + 1.5).astype(int)
     count = np.bincount(index, minlength=int(2 * reach) + 4)
     profile = np.bincount(index, z[inside], minlength=count.size) / np.maximum(count, 1)
+    ends = (along >= first - 1) & (along <= last + 1) & (np.abs(across) <= reach + 1)
+    there = np.bincount(np.floor(across[ends] + reach + 1.5).astype(int), minlength=count.size) > 0
     high = profile * np.sqrt(np.maximum(count, 1)) > EDGE_SIGMA
     middle = int(reach + 1.5)
     low_edge = middle
@@ -162,7 +179,51 @@ def _extent(z: F32, usable: Flags, angle: float, distance: float, fwhm: float) -
     while high_edge < high.size - 1 and high[high_edge + 1]:
         high_edge += 1
     low_d, high_d = low_edge - reach - 2.0, high_edge - reach
-    return np.asarray((along >= first - 2) & (along <= last + 2) & (across >= low_d) & (across <= high_d))
+    bins = np.asarray((along >= first - 2) & (along <= last + 2) & (across >= low_d) & (across <= high_d))
+    more = 0.3 * (high_d - low_d)
+    core = inside & (across >= low_d - more) & (across < high_d + more)
+    wide = np.count_nonzero(profile > 0.5 * profile[low_edge : high_edge + 1].max()) > PATTERN * max(fwhm, 1.0)
+    turned = angle % (np.pi / 2)
+    aligned = min(turned, np.pi / 2 - turned) * (last - first) < high_d - low_d
+    whole = last - first > 0.7 * (height if abs(c) > 0.5 else width)
+    if (
+        (wide and aligned and whole)
+        or not _is_ridge(profile, count > 0, there, low_edge, high_edge)
+        or not _is_straight(z[core], across[core], along[core], (first, last), high_d - low_d)
+    ):
+        return np.asarray(np.abs(across) <= reach + 1), False
+    return bins, True
+
+
+def _is_ridge(profile: F64, known: Flags, there: Flags, low: int, high: int) -> bool:
+    """Whether a profile falls on both sides of its high part (from `low` to `high`), to less than half of its height.
+
+    `known` are the places that count, `there` those on the image: only at its edge a streak may have one flank.
+    """
+    if low <= 1 or high >= profile.size - 3:  # wider than is looked for
+        return False
+    flank = max(2, (high - low + 1) // 2)
+    parts = np.arange(max(low - flank, 0), low), np.arange(high + 1, min(high + 1 + flank, profile.size))
+    if any(there[part].any() and not known[part].any() for part in parts):
+        return False
+    sides = [float(profile[part[known[part]]].mean()) for part in parts if known[part].any()]
+    return bool(sides) and max(sides) < (1 - RIDGE) * float(profile[low : high + 1].mean())
+
+
+def _is_straight(z: F32, across: F64, along: F64, ends: tuple[float, float], width: float) -> bool:
+    """Whether a line is lit all along, and its parts lie on it."""
+    part = np.clip((along - ends[0]) / (ends[1] - ends[0] + 1e-9) * PARTS, 0, PARTS - 1).astype(int)
+    count, total = np.bincount(part, minlength=PARTS), np.bincount(part, z, PARTS)
+    seen = count > 0
+    mean = total[seen] / count[seen]
+    usual = float(np.median(mean)) if mean.size else 0.0
+    lit = mean > 0.3 * usual
+    if not usual > 0 or lit.mean() < LIT_PARTS:
+        return False
+    light = np.maximum(z, 0)
+    weight = np.bincount(part, light, PARTS)[seen][lit]
+    middle = np.bincount(part, light * across, PARTS)[seen][lit] / np.maximum(weight, 1e-9)
+    return float(np.std(middle)) < BENT + PER_WIDTH * width
 
 
 def _lit_range(values: F32, along: F64) -> tuple[float, float]:

@@ -1,7 +1,8 @@
 """The basis of Alard & Lupton (1998, ApJ 503, 325): Gaussians times polynomials, normalised so that only B_0 has a sum.
 
 Widths follow the seeing of the two images: s = sqrt(|sigma_big^2 - sigma_small^2|), at least a minimum, the first width
-s/2 and each next twice the one before.
+s/2 and each next twice the one before. On a stamp of a given size they are held inside it: a Gaussian that is flat over
+its stamp is the background, and one as wide as the next is the same function.
 """
 
 from dataclasses import dataclass
@@ -12,14 +13,20 @@ import numpy as np
 from exposure.psf import FWHM_PER_SIGMA
 from tasks.arrays import F64
 
-__all__ = ["DEGREES", "EQUAL_WIDTHS", "WING_DEGREES", "AlardLuptonBasis", "make_basis"]
+__all__ = ["DEGREES", "EQUAL_WIDTHS", "WING_DEGREES", "AlardLuptonBasis", "kernel_sizes", "make_basis"]
 
 DEGREES = (4, 2, 2)
-WING_DEGREES = (4, 2, 2, 0)  # the fourth Gaussian carries the far wings: without it bright stars keep rings
+WING_DEGREES = (3, 2, 2, 0)  # the fourth Gaussian carries the far wings: without it bright stars keep rings
 MIN_SIGMA, MIN_SIGMA_DECONVOLUTION = 0.7, 0.4
 FALLBACK_SIGMAS = (0.7, 1.5, 3.0)
 EQUAL_WIDTHS = 1e-3  # widths this alike are equal: nothing may hang on how the last digit of a width is rounded
 MIN_SIZE, MAX_SIZE, SIZE_PER_SIGMA = 21, 35, 6
+WIDEST = 0.55  # of the half side of a stamp: no width is larger
+WING_REACH, CORE_REACH = (
+    2.5,
+    1.5,
+)  # FWHM of the broader image to which a kernel must reach, with and without the far wings
+WING_HALVES, CORE_HALVES = (15, 35), (10, 22)  # least and largest half sides, px
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,18 @@ class AlardLuptonBasis:
         return np.tensordot(self.mixing, self._raw(), axes=1)
 
 
+def kernel_sizes(fwhm: float) -> tuple[int, int]:
+    """Return the sides of kernels (px, odd) that reach the far wings and the core of stars of `fwhm` px.
+
+    Stars differ out to where the light of the broader ones is below the noise, however alike the two images are.
+    """
+    wings, core = (
+        2 * int(np.clip(np.ceil(reach * fwhm), *halves)) + 1
+        for reach, halves in ((WING_REACH, WING_HALVES), (CORE_REACH, CORE_HALVES))
+    )
+    return wings, core
+
+
 def make_basis(
     fwhm_convolved: float | None,
     fwhm_target: float | None,
@@ -92,7 +111,7 @@ def make_basis(
     Parameters
     ----------
     size
-        Kernel side; 0 takes 6 times the largest width, odd, within 21..35.
+        Kernel side, to which the widths are held; 0 takes 6 times the largest width, odd, within 21..35.
 
     Raises
     ------
@@ -109,7 +128,18 @@ def make_basis(
         least = MIN_SIGMA_DECONVOLUTION if a > b else MIN_SIGMA
         first = max(least, 0.5 * float(np.sqrt(abs(b * b - a * a))))
         sigmas = tuple(first * 2.0**k for k in range(len(degrees)))
-    if not size:
+    if size:
+        sigmas = _inside(sigmas, WIDEST * (size // 2))
+    else:
         wanted = int(SIZE_PER_SIGMA * sigmas[min(2, len(sigmas) - 1)])
         size = int(np.clip(wanted + (wanted + 1) % 2, MIN_SIZE, MAX_SIZE))
     return AlardLuptonBasis(tuple(sigmas), tuple(degrees), size, mode)
+
+
+def _inside(sigmas: tuple[float, ...], most: float) -> tuple[float, ...]:
+    """Return widths that grow by one factor from the first to `most` where the largest is wider than that."""
+    if sigmas[-1] <= most:
+        return sigmas
+    first = min(sigmas[0], most / 2)
+    factor = (most / first) ** (1 / max(len(sigmas) - 1, 1))
+    return tuple(first * factor**k for k in range(len(sigmas)))

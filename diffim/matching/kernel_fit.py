@@ -6,25 +6,27 @@ flux ratio is not that of most are left out from the start, and a star dropped b
 A f (`diffim.matching.kernel_stamps`); how they are solved says `diffim.matching.kernel_solution`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from diffim.errors import InsufficientKernelSources
 from diffim.matching.kernel_basis import AlardLuptonBasis
-from diffim.matching.kernel_solution import solve_kernel
+from diffim.matching.kernel_prior import START, HeldOut
+from diffim.matching.kernel_residuals import judge, star_scatter
+from diffim.matching.kernel_solution import KernelModel, Prior, SpatialEquations
 from diffim.matching.kernel_stamps import StarEquations, StarPositions, star_equations
+from diffim.matching.psf_kernel import KernelGrid
 from diffim.matching.spatial_kernel import SpatialKernel
+from diffim.matching.transparency import Transparency, star_transparency
 from diffim.pixels.masked_image import MaskedImage
-from exposure.field import chebyshev_terms
 from exposure.quantiles import median, scatter
 from tasks.arrays import F64, Box, Flags
 from tasks.reprs import short_repr
 
 __all__ = ["FitOptions", "KernelFit", "fit_kernel"]
 
-MAX_STAR_SCATTER = 0.1
-MAX_MISFIT = 0.02
+ENOUGH_TO_SPARE = 100  # stars: of more, every fifth only judges; of fewer each judges a fit that it is not in
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class KernelFit:
     Parameters
     ----------
     residual_rms
-        Median over held-out stars (all stars where none could be spared) of the rms of residual / sigma on their stamps, with
-        the noise of the matched image counted; 1 is photon noise.
+        Median over stars, each under a fit that it is not in, of the rms of residual / sigma on their stamps, with the noise of
+        the matched image counted; 1 is photon noise.
     star_scatter
         Fraction by which the fluxes of the stars scatter beyond their noise.
     used
@@ -45,6 +47,8 @@ class KernelFit:
     """
 
     kernel: SpatialKernel
+    prior: Prior
+    transparency: Transparency | None
     n_candidates: int
     n_used: int
     n_rejected: int
@@ -72,6 +76,12 @@ class KernelFit:
             "kernelNoiseGain": self.kernel.noise_gain,
             "kernelDeconvolves": self.kernel.basis.mode == "deconvolution",
             "kernelOrder": self.kernel.kernel_order,
+            "kernelPriorError": self.prior.error,
+            "kernelPriorSpatialError": self.prior.spatial,
+            "kernelPriorShiftError": self.prior.shift,
+            "transparencyOrder": 0 if self.transparency is None else self.transparency.order,
+            "transparencyRms": 0.0 if self.transparency is None else self.transparency.rms,
+            "kernelFromPsf": self.kernel.base is not None,
             "ALKernelSize": self.kernel.size,
             "ALBasisMode": self.kernel.basis.mode,
             "ALBasisSigGauss": list(self.kernel.basis.sigmas),
@@ -102,6 +112,7 @@ class FitOptions:
     iterations: int = 3
     flux_ratio: float = 1.0
     white_noise: bool = True
+    base: KernelGrid | None = None
 
 
 DEFAULT = FitOptions()
@@ -138,34 +149,49 @@ def fit_kernel(
     n = stars.x.size
     if n < options.min_stars:
         raise InsufficientKernelSources(f"{n} kernel stars, need {options.min_stars}")
-    equations = star_equations(convolved, target, stars, basis, options.flux_ratio)
+    equations = star_equations(convolved, target, stars, basis, options.flux_ratio, options.base)
     held = np.zeros(n, bool)
-    if n >= 25:
+    if n >= ENOUGH_TO_SPARE:
         held[4::5] = True
-    use, star_scatter = ~held & _steady(equations, held), 0.0
+    transparency = star_transparency(equations, ~held, box)
+    if transparency is not None:
+        equations = equations.dimmed(transparency.at(stars.x, stars.y))
+    use, agrees, scatters = ~held & _steady(equations, held), np.ones(n, bool), 0.0
+    prior = START if options.base is not None else replace(START, error=np.inf)
     for step in range(options.iterations + 1):
-        orders = _affordable(int(use.sum()), options.kernel_order, options.background_order)
-        kernel = solve_kernel(equations, use, basis, box, orders, options.white_noise)
-        rms, agrees = _judge(equations, kernel, use, star_scatter)
+        order = min(options.background_order, _background_limit(int(use.sum())))
+        model = KernelModel(basis, box, options.kernel_order, order, options.white_noise, options.base)
+        if step == min(1, options.iterations):
+            prior = HeldOut.of(equations, use, held & agrees, model, scatters).best(prior)
+        summed = SpatialEquations.of(equations, use, model)
+        kernel = summed.quick(prior)
+        rms, agrees = judge(equations, kernel, use, scatters)
         if step == options.iterations:
             break
         before, use = use, _next_stars(rms, agrees, held, options.min_stars)
-        if step and np.array_equal(before, use):
+        if step > 1 and np.array_equal(before, use):
             break
         if use.sum() < options.min_stars:
             raise InsufficientKernelSources(
                 f"{int(use.sum())} kernel stars are left after rejection, need {options.min_stars}"
             )
-        star_scatter = _star_scatter(equations, kernel, use)
-    judged = held & np.isfinite(rms) if held.any() else use
+        scatters = star_scatter(equations, kernel, use)
+    if held.any():
+        judging = np.where(held, rms, np.nan)
+    else:
+        judging = HeldOut.of(equations, use, held, model, scatters).rms(prior)
+    if not np.isfinite(judging).any():
+        judging = np.where(use, rms, np.nan)
     return KernelFit(
-        kernel,
+        summed.solve(prior),
+        prior,
+        transparency,
         n_candidates=n,
         n_used=int(use.sum()),
         n_rejected=int((~held & ~use).sum()),
-        n_held_out=int(held.sum()),
-        residual_rms=float(np.median(rms[judged])),
-        star_scatter=star_scatter,
+        n_held_out=int(np.isfinite(judging).sum()),
+        residual_rms=float(np.nanmedian(judging)),
+        star_scatter=scatters,
         used=use,
         x=stars.x,
         y=stars.y,
@@ -191,53 +217,6 @@ def _steady(s: StarEquations, held: Flags) -> Flags:
     return np.asarray(~(able & (np.abs(ratio - median(most)) > 4 * np.hypot(scatter(most), noise))))
 
 
-def _affordable(n: int, kernel_order: int, background_order: int) -> tuple[int, int]:
-    """Return the orders of kernel and background that `n` stars pay for: both fall to 0 with the number of stars."""
-    kernel_limit = 0 if n < 12 else 1 if n < 60 else 2 if n < 150 else 3
-    background_limit = 0 if n < 8 else 1 if n < 20 else 2
-    return min(kernel_order, kernel_limit), min(background_order, background_limit)
-
-
-def _local(s: StarEquations, kernel: SpatialKernel) -> tuple[F64, F64]:
-    """Return the kernel coefficients (N, K) and the background (N,) at the stars."""
-    local = chebyshev_terms(kernel.kernel_order, kernel.box, s.x, s.y) @ kernel.coefficients.T
-    return local, chebyshev_terms(kernel.background_order, kernel.box, s.x, s.y) @ kernel.background
-
-
-def _flux_residuals(s: StarEquations, kernel: SpatialKernel) -> tuple[F64, F64]:
-    """Return by what fraction each star's flux is off, and the square of the S/N to which that is known."""
-    local, sky = _local(s, kernel)
-    along = np.einsum("nij,nj->ni", s.normal[:, :, :-1], local)  # C^T W m
-    power = np.maximum(np.einsum("ni,ni->n", along[:, :-1], local), 1e-30)
-    onto = np.einsum("ni,ni->n", s.right[:, :-1], local) - along[:, -1] * sky  # m^T W (I - g)
-    return onto / power - 1, power
-
-
-def _star_scatter(s: StarEquations, kernel: SpatialKernel, use: Flags) -> float:
-    """Robust scatter of the stars' flux ratios beyond their noise, 0 where it is not significant."""
-    deviation, power = _flux_residuals(s, kernel)
-    strong = use & (power > 50.0**2)  # flux known to 2 %
-    if strong.sum() < 5:
-        return 0.0
-    square = scatter(deviation[strong]) ** 2
-    excess = square - float(np.median(1 / power[strong]))
-    return 0.0 if excess < 3.0 * square / np.sqrt(strong.sum()) else min(float(np.sqrt(excess)), MAX_STAR_SCATTER)
-
-
-def _judge(s: StarEquations, kernel: SpatialKernel, use: Flags, star_scatter: float) -> tuple[F64, Flags]:
-    """Return the rms of residual / sigma of each star, its own flux deviation taken out, and whether the star agrees.
-
-    A star disagrees when its flux is off by more than the stars scatter, or when its shape misfits by more than photon
-    noise and by more than `MAX_MISFIT` of its light.
-    """
-    deviation, power = _flux_residuals(s, kernel)
-    a = np.column_stack(_local(s, kernel))
-    square = s.power - 2 * np.einsum("ni,ni->n", s.right, a) + np.einsum("ni,nij,nj->n", a, s.normal, a, optimize=True)
-    total = np.maximum(square - deviation**2 * power, 0)
-    n = np.maximum(s.pixels, 1)
-    rms = np.sqrt(total / n)
-    level = float(np.median(rms[use]))
-    scatter_of_rms = 1.4826 * float(np.median(np.abs(rms[use] - level)))
-    misfit = np.sqrt(np.maximum(total - n * level**2, 0) / power)
-    agrees = np.isfinite(rms) & (np.abs(deviation) < 4.5 * np.hypot(star_scatter, 1 / np.sqrt(power)) + 0.005)
-    return rms, agrees & ((rms < max(1.5 * level, level + 3 * scatter_of_rms)) | (misfit < MAX_MISFIT))
+def _background_limit(n: int) -> int:
+    """Return the order of the background that `n` stars pay for."""
+    return 0 if n < 8 else 1 if n < 20 else 2

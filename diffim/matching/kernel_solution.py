@@ -1,7 +1,10 @@
-"""One spatial kernel from the equations of many stars, held by a ridge where they do not determine it.
+"""One spatial kernel from the equations of many stars, held by a prior where they do not determine it.
 
-Three things are added to or taken from the normal matrix M of the stars:
+Four things are added to or taken from the normal matrix M of the stars:
 
+- What the kernel adds to its base is small, by as much as `Prior` says: it leaves residuals on a star of `error` of its light
+  where it is the same all over the image, of `spatial` where it varies. The scale of the coefficients is that of what they
+  do to the stars (the g prior of Zellner 1986), so it does not depend on the choice of the basis.
 - The noise of the convolved image is noise in a regressor and pulls coefficients to zero (the kernel sum comes out low).
   Its expectation, sum_p w_p V_p (B_k . B_l) for each star, is taken off; in directions that it dominates only
   `MAX_NOISE` of the matrix is, so that they do not run free.
@@ -12,90 +15,206 @@ Three things are added to or taken from the normal matrix M of the stars:
   double precision over some 1e5 pixels leave 1e-14 of it undetermined: at the limit an eigenvalue is known to a hundredth.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
+from scipy import linalg
 
 from diffim.errors import InsufficientKernelSources
 from diffim.matching.kernel_basis import AlardLuptonBasis
 from diffim.matching.kernel_stamps import CORE_SIGMA, StarEquations
+from diffim.matching.psf_kernel import KernelGrid
 from diffim.matching.spatial_kernel import SpatialKernel
-from exposure.field import chebyshev_terms
-from tasks.arrays import F64, Box, Flags
+from exposure.field import chebyshev_orders, chebyshev_terms
+from tasks.arrays import F64, I64, Box, Flags
 
-__all__ = ["MAX_CONDITION", "solve_kernel"]
+__all__ = ["MAX_CONDITION", "KernelModel", "Prior", "SpatialEquations"]
 
 MAX_NOISE = 0.6
 MAX_CONDITION = 1e12
 PIXEL_ERROR = 1e-6  # single precision after a resampling or two
 PIXEL_ERROR_DECONVOLUTION = CORE_SIGMA  # both images are trusted alike
+LEAST_METRIC = 1e-8  # what no star tells apart is small too
 
 
-def solve_kernel(
-    s: StarEquations, use: Flags, basis: AlardLuptonBasis, box: Box, orders: tuple[int, int], white_noise: bool = True
-) -> SpatialKernel:
-    """Solve for the spatial coefficients [a_0 | a_ij | c_k] with the stars in `use`.
+@dataclass(frozen=True)
+class Prior:
+    """How much a kernel may differ from its base.
 
     Parameters
     ----------
-    use
-        Which stars take part, shape (N,).
-    orders
-        Of the polynomials of kernel and background.
+    error
+        Residual that the constant part of the difference may leave on a star, as a fraction of its light, for each function.
+    spatial
+        The same for each term of the part that varies over the image.
+    shift
+        The same for all terms that move stars: PSF models do not tell where the stars lie.
+    """
+
+    error: float
+    spatial: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class KernelModel:
+    """What the spatial solution has for parameters: [a_0 | a_ij | c_k].
+
+    Parameters
+    ----------
+    box
+        Region over which the polynomials run: x0, y0, width, height, px.
+    kernel_order, background_order
+        Orders of the polynomials of kernel and background.
     white_noise
         Whether the noise of the convolved image is white: then its expectation is known and taken off.
-
-    Raises
-    ------
-    InsufficientKernelSources
-        The stars have no usable light: the solution is not finite.
+    base
+        Kernels that the PSF models tell, or None.
     """
-    k, (kernel_order, background_order) = len(basis.terms), orders
-    p = chebyshev_terms(max(kernel_order, background_order), box, s.x[use], s.y[use])
-    n_p, n_q = (kernel_order + 1) * (kernel_order + 2) // 2, (background_order + 1) * (background_order + 2) // 2
-    top = p.shape[1]
-    pairs = (p[:, :, None] * p[:, None, :]).reshape(len(p), -1)
-    function = np.concatenate([[0], np.repeat(np.arange(1, k), n_p), np.full(n_q, k)])
-    term = np.concatenate([[0], np.tile(np.arange(n_p), k - 1), np.arange(n_q)])
-    blocks = (pairs.T @ s.normal[use].reshape(len(p), -1)).reshape(top, top, k + 1, k + 1)
-    matrix = blocks[term[:, None], term[None, :], function[:, None], function[None, :]]
-    functions = basis.functions.reshape(k, -1)
-    gram = np.zeros((k + 1, k + 1))
-    gram[:-1, :-1] = functions @ functions.T
 
-    def of_pixels(variance: F64) -> F64:
-        """Return what independent errors of the convolved pixels, given as sums of w V, add to the matrix."""
-        summed = (pairs.T @ variance).reshape(top, top)
-        return np.asarray(summed[term[:, None], term[None, :]] * gram[function[:, None], function[None, :]])
+    basis: AlardLuptonBasis
+    box: Box
+    kernel_order: int
+    background_order: int
+    white_noise: bool = True
+    base: KernelGrid | None = None
 
-    error = PIXEL_ERROR_DECONVOLUTION if basis.mode == "deconvolution" else PIXEL_ERROR
-    expected = of_pixels(s.noise[use]) if white_noise else np.zeros_like(matrix)
-    vector = (p.T @ s.right[use])[term, function]
-    ridge = error**2 * of_pixels(s.square[use])
-    solution, condition, rank = _solution(matrix, ridge, expected, vector, function == k)
-    if not np.isfinite(solution).all():
-        raise InsufficientKernelSources("the kernel solution is not finite")
-    coefficients = np.zeros((k, n_p))
-    coefficients[0, 0] = solution[0]
-    coefficients[1:] = solution[1 : 1 + (k - 1) * n_p].reshape(k - 1, n_p)
-    return SpatialKernel(
-        basis, coefficients, solution[1 + (k - 1) * n_p :], kernel_order, background_order, box, condition, rank
-    )
+    @property
+    def functions(self) -> int:
+        """Number of functions, the background not counted."""
+        return len(self.basis.terms) + (self.base is not None)
+
+    @cached_property
+    def layout(self) -> tuple[I64, I64]:
+        """Function and polynomial term of each parameter; the background is the function after the last."""
+        k = self.functions
+        n_p, n_q = (len(chebyshev_orders(order)) for order in (self.kernel_order, self.background_order))
+        function = np.concatenate([[0], np.repeat(np.arange(1, k), n_p), np.full(n_q, k)])
+        return function, np.concatenate([[0], np.tile(np.arange(n_p), k - 1), np.arange(n_q)])
+
+    def polynomials(self, x: F64, y: F64) -> F64:
+        """Return the terms (N, n) at frame positions."""
+        return chebyshev_terms(max(self.kernel_order, self.background_order), self.box, x, y)
+
+    @cached_property
+    def shifts(self) -> Flags:
+        """Which functions (K + 1,) move a star: the dipoles of the first Gaussian."""
+        out = np.zeros(self.functions + 1, bool)
+        out[: len(self.basis.terms)] = [g == 0 and px + py == 1 for g, px, py in self.basis.terms]
+        return out
+
+    def kernel(self, solution: F64, condition: float, rank: int) -> SpatialKernel:
+        """Return the kernel of a solution."""
+        k, n_p = self.functions, len(chebyshev_orders(self.kernel_order))
+        last = 1 + (k - 1) * n_p
+        coefficients = np.zeros((k, n_p))
+        coefficients[0, 0], coefficients[1:] = solution[0], solution[1:last].reshape(k - 1, n_p)
+        return SpatialKernel(
+            self.basis,
+            coefficients,
+            solution[last:],
+            self.kernel_order,
+            self.background_order,
+            self.box,
+            condition,
+            rank,
+            self.base,
+        )
 
 
-def _solution(
-    matrix: F64, ridge: F64, expected: F64, vector: F64, sky: Flags
-) -> tuple[F64, float, int]:  # fmt: skip
-    """Solve (matrix + ridge - expected) a = vector with `expected` limited to `MAX_NOISE` of the matrix in any direction.
+@dataclass(frozen=True)
+class SpatialEquations:
+    """The equations of some stars for the parameters of a model: matrix, vector and what is added to or taken from the matrix."""
+
+    model: KernelModel
+    matrix: F64
+    expected: F64
+    vector: F64
+    metric: F64
+
+    @classmethod
+    def of(cls, s: StarEquations, use: Flags, model: KernelModel) -> "SpatialEquations":
+        """Sum the equations of the stars in `use`, shape (N,)."""
+        function, term = model.layout
+        k = model.functions
+        p = model.polynomials(s.x[use], s.y[use])
+        top = p.shape[1]
+        pairs = (p[:, :, None] * p[:, None, :]).reshape(len(p), -1)
+        rows, columns = term[:, None], term[None, :]
+        blocks = (pairs.T @ s.normal[use].reshape(len(p), -1)).reshape(top, top, k + 1, k + 1)
+        parameters = rows, columns, function[:, None], function[None, :]
+
+        def of_pixels(variance: F64) -> F64:
+            """Return what independent errors of the convolved pixels, given as sums of w V (N,), add to the matrix."""
+            added = (pairs.T @ variance).reshape(top, top, 1, 1) * s.gram[0]
+            if model.base is not None:  # the first and the last function differ from star to star
+                edges = [0, k - 1]
+                varying = variance[:, None, None] * s.gram[use][:, edges]
+                varying = (pairs.T @ varying.reshape(len(p), -1)).reshape(top, top, 2, k + 1)
+                added[:, :, edges, :] = varying
+                added[:, :, :, edges] = varying.swapaxes(2, 3)
+            return np.asarray(added[parameters])
+
+        error = PIXEL_ERROR_DECONVOLUTION if model.basis.mode == "deconvolution" else PIXEL_ERROR
+        matrix = blocks[parameters] + error**2 * of_pixels(s.square[use])
+        expected = of_pixels(s.noise[use]) if model.white_noise else np.zeros_like(matrix)
+        metric = blocks[0, 0] / max(float(s.power[use].sum()), 1e-300)
+        return cls(model, matrix, expected, (p.T @ s.right[use])[term, function], metric)
+
+    def precision(self, prior: Prior) -> F64:
+        """Return the matrix of the prior."""
+        model = self.model
+        function, term = model.layout
+        error = np.where(term > 0, prior.spatial, prior.error)
+        error = np.where(model.shifts[function], np.maximum(error, prior.shift), error)
+        weight = np.where((function > 0) & (function < model.functions), 1 / error, 0)
+        metric = self.metric + LEAST_METRIC * np.diag(np.diag(self.metric))
+        metric = metric[function[:, None], function[None, :]] * (term[:, None] == term[None, :])
+        return np.asarray(metric * weight[:, None] * weight[None, :])
+
+    def quick(self, prior: Prior) -> SpatialKernel:
+        """Solve without condition and rank, with no more than `MAX_NOISE` of the noise taken off: in a tenth of the time."""
+        matrix = self.matrix + self.precision(prior) - MAX_NOISE * self.expected
+        power = np.diag(matrix)
+        if np.isfinite(matrix).all() and (power > 0).all():
+            scale = 1 / np.sqrt(power)
+            try:
+                factor = linalg.cho_factor(matrix * scale[:, None] * scale[None, :], check_finite=False)
+            except linalg.LinAlgError:  # as good as singular: by its eigenvalues
+                return self.solve(prior)
+            solution = scale * linalg.cho_solve(factor, scale * self.vector, check_finite=False)
+            return self.model.kernel(solution, float("nan"), 0)
+        return self.solve(prior)
+
+    def solve(self, prior: Prior) -> SpatialKernel:
+        """Solve for the parameters.
+
+        Raises
+        ------
+        InsufficientKernelSources
+            The stars have no usable light: the solution is not finite.
+        """
+        matrix = self.matrix + self.precision(prior)
+        sky = self.model.layout[0] == self.model.functions
+        solution, condition, rank = _solution(matrix, self.expected, self.vector, sky)
+        if not np.isfinite(solution).all():
+            raise InsufficientKernelSources("the kernel solution is not finite")
+        return self.model.kernel(solution, condition, rank)
+
+
+def _solution(matrix: F64, expected: F64, vector: F64, sky: Flags) -> tuple[F64, float, int]:
+    """Solve (matrix - expected) a = vector with `expected` limited to `MAX_NOISE` of the matrix in any direction.
 
     `sky` says which parameters are the background's: counts, where the others are numbers. So each kind has a scale of its
     own, and the solution does not depend on the unit of the images.
     Returns the solution, the condition number before anything is raised, and the number of directions that the data
     determine.
     """
-    if not all(np.isfinite(a).all() for a in (matrix, ridge, expected, vector)):
+    if not all(np.isfinite(a).all() for a in (matrix, expected, vector)):
         raise InsufficientKernelSources("the stamps of the kernel stars hold values that are not finite")
     if not matrix[0, 0] > 0:
         raise InsufficientKernelSources("no light is left in the stamps of the kernel stars")
-    matrix = matrix + ridge
     power = np.diag(matrix)
     most = np.where(sky, power.max(where=sky, initial=0.0), power.max(where=~sky, initial=0.0))
     scale = 1.0 / np.sqrt(np.maximum(power, 1e-12 * most + 1e-300))

@@ -5,11 +5,13 @@ apart is as small as the rounding of single precision. Convolution here and in `
 that the kernel fitted is the kernel applied.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import fft
 
 from diffim.matching.kernel_basis import AlardLuptonBasis
+from diffim.matching.psf_kernel import KernelGrid
 from diffim.pixels.masked_image import MaskedImage
 from exposure.stamps import shift_stamps
 from exposure.threads import in_bands
@@ -40,6 +42,8 @@ class StarPositions:
 class StarEquations:
     """Of each star: M = C^T W C and b = C^T W I with C = [B_k * T, 1], weights W, target I; and some sums.
 
+    With a base K_0 the functions are K_0, B_1, ..., B_K-1, B_0 - K_0, one more than without.
+
     Parameters
     ----------
     x, y
@@ -52,6 +56,8 @@ class StarEquations:
         Sum of w V with the variance V of the convolved image, shape (N,): what its noise adds to M for a kernel of unit norm.
     square
         Sum of w T^2: the same for errors as large as the pixels.
+    gram
+        Scalar products of the functions at the star, shape (N, K + 1, K + 1); zero for the background.
     convolved_flux, target_flux
         Sums of B_0 * T and of I over the pixels that count, counts, shape (N,).
     target_flux_error
@@ -67,14 +73,33 @@ class StarEquations:
     power: F64
     noise: F64
     square: F64
+    gram: F64
     convolved_flux: F64
     target_flux: F64
     target_flux_error: F64
     pixels: I64
 
+    def dimmed(self, factor: F64) -> "StarEquations":
+        """Return the equations with the light of the convolved image times a factor for each star, shape (N,)."""
+        columns = np.ones(self.right.shape)
+        columns[:, :-1] = factor[:, None]
+        return replace(
+            self,
+            normal=self.normal * columns[:, :, None] * columns[:, None, :],
+            right=self.right * columns,
+            noise=self.noise * factor**2,
+            square=self.square * factor**2,
+            convolved_flux=self.convolved_flux * factor,
+        )
+
 
 def star_equations(
-    convolved: MaskedImage, target: MaskedImage, stars: StarPositions, basis: AlardLuptonBasis, flux_ratio: float
+    convolved: MaskedImage,
+    target: MaskedImage,
+    stars: StarPositions,
+    basis: AlardLuptonBasis,
+    flux_ratio: float,
+    base: KernelGrid | None = None,
 ) -> StarEquations:
     """Cut the stamps of stars out of both images and return their equations.
 
@@ -82,11 +107,15 @@ def star_equations(
     ----------
     flux_ratio
         Rough kernel sum, for the weights.
+    base
+        Kernels that the PSF models tell; None: B_0 has their part.
     """
     x, y, motions = stars.x, stars.y, stars.motions
     cx, cy = nearest_pixels(x), nearest_pixels(y)
     outer, inner = 2 * basis.size + 1, basis.size + 2
-    n, k, low = x.size, len(basis.terms), (outer - inner) // 2
+    n, low = x.size, (outer - inner) // 2
+    terms = len(basis.terms)
+    k = terms + (base is not None)
     stamps, wide_var = convolved.stamps(cx, cy, outer)
     if motions is not None and motions.any():
         rows = np.flatnonzero(motions.any(1))
@@ -107,7 +136,11 @@ def star_equations(
         for start in range(first, last, BLOCK):
             part = slice(start, min(start + BLOCK, last))
             design = rows[: part.stop - part.start]
-            _convolve_basis(stamps[part], basis, toeplitz, design[:, :k])
+            _convolve_basis(stamps[part], basis, toeplitz, design[:, :terms])
+            if base is not None:
+                design[:, terms] = design[:, 0]
+                design[:, 0] = _convolve_each(stamps[part], base.at(x[part], y[part]), inner)
+                design[:, terms] -= design[:, 0]
             design[:, k], design[:, k + 1] = 1, target_pixels[part]
             convolved_flux[part] = (design[:, 0] * good[part]).sum(1)
             design *= np.sqrt(weight[part])[:, None]
@@ -122,11 +155,32 @@ def star_equations(
         products[:, -1, -1],
         (weight * np.where(good, own_var, 0)).sum(1),
         (weight * own**2).sum(1),
+        _grams(basis, base, stars),
         convolved_flux,
         (target_pixels * good).sum(1),
         np.sqrt(np.where(good, var + (CORE_SIGMA * target_pixels) ** 2, 0).sum(1)),
         good.sum(1),
     )
+
+
+def _grams(basis: AlardLuptonBasis, base: KernelGrid | None, stars: StarPositions) -> F64:
+    """Return the scalar products (N, K + 1, K + 1) of the functions at the stars."""
+    n, flat = stars.x.size, basis.functions.reshape(len(basis.terms), -1)
+    k = len(flat)
+    inner = flat @ flat.T
+    if base is None:
+        one = np.zeros((k + 1, k + 1))
+        one[:k, :k] = inner
+        return np.broadcast_to(one, (n, k + 1, k + 1))
+    kernels = base.at(stars.x, stars.y).reshape(n, -1)
+    onto, own = kernels @ flat.T, np.einsum("ni,ni->n", kernels, kernels)
+    out = np.zeros((n, k + 2, k + 2))
+    out[:, 1:k, 1:k] = inner[1:, 1:]
+    out[:, 0, 1:k] = out[:, 1:k, 0] = onto[:, 1:]
+    out[:, k, 1:k] = out[:, 1:k, k] = inner[0, 1:] - onto[:, 1:]
+    out[:, 0, 0], out[:, k, k] = own, inner[0, 0] - 2 * onto[:, 0] + own
+    out[:, 0, k] = out[:, k, 0] = onto[:, 0] - own
+    return out
 
 
 def _toeplitz(basis: AlardLuptonBasis, outer: int, inner: int) -> F64:
@@ -137,6 +191,16 @@ def _toeplitz(basis: AlardLuptonBasis, outer: int, inner: int) -> F64:
         for i in range(inner):
             out[k, i : i + basis.size, i] = np.where(np.abs(f) > 1e-25, f, 0)[::-1]
     return out
+
+
+def _convolve_each(stamps: F32, kernels: F64, inner: int) -> F64:
+    """Convolve each stamp (N, S, S) with its own kernel (N, s, s); returns the middles (N, inner * inner)."""
+    outer, size = stamps.shape[-1], kernels.shape[-1]
+    side = fft.next_fast_len(outer, real=True)  # what wraps around falls on pixels that are not asked for
+    spectra = fft.rfft2(stamps.astype(np.float64), (side, side)) * fft.rfft2(kernels, (side, side))
+    low = (outer - inner) // 2 + size // 2
+    whole = fft.irfft2(spectra, (side, side))
+    return np.asarray(whole[:, low : low + inner, low : low + inner]).reshape(len(stamps), -1)
 
 
 def _convolve_basis(stamps: F32, basis: AlardLuptonBasis, toeplitz: F64, out: F64) -> None:

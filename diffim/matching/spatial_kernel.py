@@ -7,6 +7,7 @@ from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike
 
 from diffim.matching.kernel_basis import AlardLuptonBasis
+from diffim.matching.psf_kernel import KernelGrid
 from exposure.field import chebyshev_orders, chebyshev_terms
 from tasks.arrays import F32, F64, Box
 from tasks.reprs import short_repr
@@ -18,10 +19,13 @@ __all__ = ["SpatialKernel"]
 class SpatialKernel:
     """K(x, y) = a_0 B_0 + sum_i sum_j a_ij p_j(x, y) B_i, and the background g(x, y) = sum_k c_k q_k(x, y).
 
+    With a kernel `base` that the PSF models tell, K_0(x, y), it is a_0 K_0 + sum_i sum_j a_ij p_j B_i, and the last of the
+    functions is B_0 - K_0: what the stars say may take its place.
+
     Parameters
     ----------
     coefficients
-        Shape (K, n_p): a_ij; row 0 has only its first column (the kernel sum is one number).
+        Shape (K, n_p), with a base (K + 1, n_p): a_ij; row 0 has only its first column (the kernel sum is one number).
     background
         Shape (n_q,): c_k.
     condition, rank
@@ -36,6 +40,7 @@ class SpatialKernel:
     box: Box
     condition: float = float("nan")
     rank: int = 0
+    base: KernelGrid | None = None
 
     __repr__ = short_repr
 
@@ -60,7 +65,12 @@ class SpatialKernel:
         """Return the kernels (N, size, size) at frame positions (N,), px."""
         terms = chebyshev_terms(self.kernel_order, self.box, x, y)
         local = terms @ self.coefficients.T
-        return np.asarray(np.tensordot(local, self.basis.functions, axes=1), dtype=np.float32)
+        if self.base is None:
+            return np.asarray(np.tensordot(local, self.basis.functions, axes=1), dtype=np.float32)
+        of_stars = np.column_stack([local[:, -1], local[:, 1:-1]])
+        kernels = np.tensordot(of_stars, self.basis.functions, axes=1)
+        share = (local[:, 0] - local[:, -1])[:, None, None]
+        return np.asarray(kernels + share * self.base.at(np.atleast_1d(x), np.atleast_1d(y)), dtype=np.float32)
 
     def background_factors(self, box: Box) -> tuple[F32, F32]:
         """Return g (counts) on the pixels of a box as the product of (height, q) and (q, width) factors."""

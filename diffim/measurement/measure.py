@@ -166,9 +166,11 @@ def _apertures(frame: pd.DataFrame, difference: Exposure) -> Columns:
     inside = (x > AP_RADIUS) & (y > AP_RADIUS)
     inside &= (x < difference.width - 1 - AP_RADIUS) & (y < difference.height - 1 - AP_RADIUS)
     return {
-        "apInstFlux": flux, "apInstFluxErr": error, "apFlux_flag_apertureTruncated": ~inside,
+        "apInstFlux": flux,
+        "apInstFluxErr": error,
+        "apFlux_flag_apertureTruncated": ~inside,
         "apFlux_flag": ~inside | ~np.isfinite(flux),
-    }  # fmt: skip
+    }
 
 
 def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf) -> None:

@@ -178,9 +178,16 @@ def _foot(figure: Any, difference: Exposure, stamps: _Stamps, size: tuple[float,
     handles = legend_handles(*stamps.kinds)
     if handles:
         figure.legend(
-            handles=handles, loc="upper left", ncols=len(handles), frameon=False, fontsize=9, title="masked pixels",
-            title_fontsize=9, alignment="left", bbox_to_anchor=(0.3 / wide, (foot - 0.12) / high),
-        )  # fmt: skip
+            handles=handles,
+            loc="upper left",
+            ncols=len(handles),
+            frameon=False,
+            fontsize=9,
+            title="masked pixels",
+            title_fontsize=9,
+            alignment="left",
+            bbox_to_anchor=(0.3 / wide, (foot - 0.12) / high),
+        )
     side = stamps.side * stamps.step
     extent = f"stamps are {side} x {side} px"
     if stamps.step > 1:

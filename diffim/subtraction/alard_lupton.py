@@ -103,6 +103,11 @@ class Subtraction:
         phi = _whitening(kernels.reshape(-1, *kernels.shape[2:]), u, c, self.excess)
         return phi.reshape(*kernels.shape[:2], *phi.shape[1:])
 
+    @property
+    def largest_gain(self) -> float:
+        """The largest factor that the whitening multiplies a frequency by, anywhere; 1 without whitening."""
+        return float(np.abs(fft.rfft2(self._cell_whitening, (BLOCK, BLOCK))).max()) if self.decorrelate else 1.0
+
     def whitening_at(self, x: F64, y: F64) -> F32:
         """Return the whitening stamps (N, S, S) at frame positions."""
         if not self.decorrelate:
@@ -202,8 +207,10 @@ def tile_side(height: int, width: int) -> int:
 def _noise_model(kernels: F32, u: F64, c: F64) -> F64:
     """Return the noise power u + c |K(f)|^2 of U - K * C for white inputs, shape (N, BLOCK, BLOCK/2+1)."""
     n, side = kernels.shape[0], kernels.shape[1]
+    cut = max(0, side - BLOCK + 1) // 2  # what lies further out is too smooth to matter to the whitening
+    side -= 2 * cut
     wide = np.zeros((n, BLOCK, BLOCK))
-    wide[:, :side, :side] = kernels
+    wide[:, :side, :side] = kernels[:, cut : cut + side, cut : cut + side]
     return np.asarray(u[:, None, None] + c[:, None, None] * np.abs(fft.rfft2(wide)) ** 2)
 
 

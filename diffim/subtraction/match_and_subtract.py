@@ -1,14 +1,23 @@
 """From two prepared images to a difference: kernel, subtraction, masks, PSF, and how well the stars subtract."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from diffim.errors import InsufficientKernelSources
-from diffim.matching.kernel_basis import DEGREES, EQUAL_WIDTHS, MIN_SIZE, WING_DEGREES, AlardLuptonBasis, make_basis
+from diffim.matching.kernel_basis import (
+    DEGREES,
+    EQUAL_WIDTHS,
+    MIN_SIZE,
+    WING_DEGREES,
+    AlardLuptonBasis,
+    kernel_sizes,
+    make_basis,
+)
 from diffim.matching.kernel_fit import FitOptions, KernelFit, fit_kernel
 from diffim.matching.kernel_stamps import StarPositions
 from diffim.matching.kernel_stars import kernel_stars
+from diffim.matching.psf_kernel import psf_kernels
 from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.masked_image import MaskedImage
 from diffim.preparation import flux_unit_ratio
@@ -26,8 +35,10 @@ from tasks.reprs import short_repr
 
 __all__ = ["MatchOptions", "Matched", "match_and_subtract", "match_and_subtract_proper"]
 
-WIDE_KERNEL = 31  # px: room for the wings; smaller where stars with clean stamps of that size are few
-ENOUGH_FOR_WINGS = 40
+ENOUGH_FOR_WINGS = (
+    40  # stars; where fewer have clean stamps for the far wings, and many more for the core, it is left at that
+)
+MANY_MORE = 1.5
 WHITE_POWER = 0.15  # deviation from white noise that is within the error of its measurement
 ALIKE = 0.1  # widths this alike let the noise decide what is convolved, where it cannot be taken off the fit
 WHITE = 0.1  # correlation of neighbouring sky pixels; faint sources make up to 0.06, resampling 0.2 and more
@@ -37,7 +48,8 @@ WHITE = 0.1  # correlation of neighbouring sky pixels; faint sources make up to 
 class Matched:
     """The difference exposure, the matched template on the same pixels, and the kernel with its fit.
 
-    ``unit`` is the counts of the difference per count of the template.
+    ``unit`` is the counts of the difference per count of the template, ``max_phi`` the largest factor that the whitening
+    multiplies a frequency by.
     """
 
     difference: Exposure
@@ -45,6 +57,7 @@ class Matched:
     fit: KernelFit | None
     convolved: str
     unit: float
+    max_phi: float = 1.0
 
     __repr__ = short_repr
 
@@ -104,6 +117,8 @@ def match_and_subtract(
     if earlier_fit is None and len(stars) < options.min_stars:
         raise InsufficientKernelSources(f"{len(stars)} clean kernel stars, need {options.min_stars}", **science.where)
     ratio = _flux_ratio(stars, science, template)
+    psfs = [e.require_psf() for e in ((template, science) if direction.of_template else (science, template))]
+    base = None if basis.mode == "deconvolution" else psf_kernels(psfs[0], psfs[1], science.bbox, basis.size)
     white = abs(sky_correlation(direction.convolved)) < WHITE
     positions = StarPositions(stars.x, stars.y, _motions(stars, direction))
     fit_options = FitOptions(
@@ -112,8 +127,11 @@ def match_and_subtract(
         options.min_stars,
         flux_ratio=ratio if direction.of_template else 1 / ratio,
         white_noise=white,
+        base=base,
     )
     fit = earlier_fit or fit_kernel(direction.convolved, direction.target, positions, basis, science.bbox, fit_options)
+    if fit.transparency is not None:
+        direction = replace(direction, convolved=fit.transparency.dimmed(direction.convolved))
     subtraction = _subtraction(science, template, direction, fit.kernel, ratio, white, options)
     subtracted = subtraction.run(want_matched=direction.of_template and options.want_matched)
     total = fit.kernel.kernel_sum
@@ -121,8 +139,15 @@ def match_and_subtract(
     if options.want_matched:
         of_template = direction.of_template
         matched = subtracted.matched if of_template else template.cutout(*science.bbox).image / np.float32(total)
+    if fit.transparency is not None and not direction.of_template:  # back to the transparency of the image
+        clear = np.float32(1) / fit.transparency.plane(science.bbox)
+        subtracted = replace(
+            subtracted, difference=subtracted.difference * clear, variance=subtracted.variance * clear**2
+        )
+        matched = None if matched is None else matched * clear
     difference = _assemble(science, template, direction, fit, subtracted, subtraction)
-    return Matched(difference, matched, fit, direction.name, total if direction.of_template else 1 / total)
+    unit = total if direction.of_template else 1 / total
+    return Matched(difference, matched, fit, direction.name, unit, subtraction.largest_gain)
 
 
 @dataclass(frozen=True)
@@ -161,13 +186,14 @@ def _stars_and_basis(
     science: Exposure, template: Exposure, sources: Stars, direction: _Direction, options: MatchOptions
 ) -> tuple[Stars, AlardLuptonBasis]:
     """Choose a kernel with wings where enough stars have room for it, else a plain one."""
-    degrees = DEGREES if options.kernel_size else WING_DEGREES
-    basis = make_basis(direction.sharp, direction.broad, options.kernel_size or WIDE_KERNEL, degrees)
-    stars = kernel_stars(sources, science, template, basis.size, maximum=options.max_stars)
+    wide, core = kernel_sizes(max(direction.sharp, direction.broad))
+    size, degrees = options.kernel_size or wide, DEGREES if options.kernel_size else WING_DEGREES
+    stars = kernel_stars(sources, science, template, size, maximum=options.max_stars)
     if not options.kernel_size and len(stars) < ENOUGH_FOR_WINGS:
-        basis = make_basis(direction.sharp, direction.broad)
-        stars = kernel_stars(sources, science, template, basis.size, maximum=options.max_stars)
-    return stars, basis
+        more = kernel_stars(sources, science, template, core, maximum=options.max_stars)
+        if len(more) > MANY_MORE * len(stars):
+            stars, size, degrees = more, core, DEGREES
+    return stars, make_basis(direction.sharp, direction.broad, size, degrees)
 
 
 def _subtraction(

@@ -37,8 +37,9 @@ def scale_variance(exposure: Exposure, limit: float = 10.0, *, static_sky: bool 
     factor = (_white_factor(exposure) if static_sky else 0.0) or _sky_factor(exposure, limit)
     if factor > limit:
         raise DifferencingError(
-            f"the variance plane is wrong by a factor {factor:.1f}, more than {limit}", **exposure.where,
-        )  # fmt: skip
+            f"the variance plane is wrong by a factor {factor:.1f}, more than {limit}",
+            **exposure.where,
+        )
     if factor <= 0 or not np.isfinite(factor):
         return 1.0
     exposure.variance *= np.float32(factor)
@@ -83,7 +84,7 @@ def check_variance(exposure: Exposure, limit: float = 10.0, *, relative: bool = 
     raise DifferencingError(
         f"the variance plane is wrong by a factor {factor:.3g}{hint}",
         **exposure.where,
-    )  # fmt: skip
+    )
 
 
 def _white_factor(exposure: Exposure) -> float:

@@ -35,8 +35,9 @@ def merge_patches(science: Exposure, patches: Sequence[Exposure], border: int = 
     bands, calibs = {p.band for p in patches}, [p.photo_calib for p in patches]
     if len(bands) > 1 or any(c != calibs[0] for c in calibs):
         raise MismatchError(
-            f"patches of one template must have one band and one calibration, got bands {sorted(bands)}", **science.where,
-        )  # fmt: skip
+            f"patches of one template must have one band and one calibration, got bands {sorted(bands)}",
+            **science.where,
+        )
     wcs = science.require_wcs()
     x0, y0, width, height = science.bbox
     box = (x0 - border, y0 - border, width + 2 * border, height + 2 * border)

@@ -207,13 +207,16 @@ def merge_stars(exposures: Sequence[Exposure], pixel_scale: float) -> pd.DataFra
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree
 
-    used = [e for e in exposures if e.sources is not None and e.photo_calib is not None]
-    detectors = [None if e.visit_info is None else e.visit_info.detector for e in used]
+    used = [
+        (e.sources, e.photo_calib, None if e.visit_info is None else e.visit_info.detector)
+        for e in exposures
+        if e.sources is not None and e.photo_calib is not None
+    ]
+    detectors = [detector for _, _, detector in used]
     parts = []
-    for e, detector in zip(used, detectors, strict=True):
-        assert e.sources is not None and e.photo_calib is not None
-        s = e.sources[(e.sources.isolated & ~e.sources.flagged & (e.sources.snr > 15)).to_numpy()]
-        flux = s.psfFlux * e.photo_calib.at(s.x, s.y)
+    for sources, calib, detector in used:
+        s = sources[(sources.isolated & ~sources.flagged & (sources.snr > 15)).to_numpy()]
+        flux = s.psfFlux * calib.at(s.x, s.y)
         parts.append(pd.DataFrame({"ra": s.ra, "dec": s.dec, "flux": flux, "exposures": detectors.count(detector)}))
     if not parts or not sum(map(len, parts)):
         return pd.DataFrame({"ra": [], "dec": [], "flux": [], "n": []})

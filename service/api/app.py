@@ -3,18 +3,28 @@
 What they load first (pixels of the sky, tables, image headers) is loaded by the first request that needs it.
 """
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 
+from service.access.acts import Acts
+from service.access.keys import Keys, open_keys
 from service.api.dead_letters import dead_letters
+from service.api.documentation.described import PROBLEMS
+from service.api.documentation.page import documentation
+from service.api.guard.gate import Gate
+from service.api.guard.shield import BodyLimits, Shield
 from service.api.operations import operations
-from service.api.problems import add_problem_handlers, too_large
+from service.api.problems import add_problem_handlers
 from service.api.reads import reads
 from service.api.resources import open_resources, set_resources
 from service.api.schema_registry import schemas
-from service.api.visits import MAX_JSON, visits
+from service.api.session import session
+from service.api.uploads import sweep_for_ever
+from service.api.visits import visits
 from service.settings import Settings
 
 __all__ = ["create_app"]
@@ -26,28 +36,41 @@ def create_app(settings: Settings) -> FastAPI:
     Raises
     ------
     SettingsError
-        No database is named.
+        No database is named, or the file of the token cannot be used.
     """
+    resources = open_resources(settings)
+    acts = Acts(resources.database)
+
+    @asynccontextmanager
+    async def until_closed(_app: FastAPI) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(sweep_for_ever(settings, resources.database))
+        yield
+        sweeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await sweeping
+        acts.close()
+
     app = FastAPI(
-        title="alertprod", version=version("alertprod"), description="Alert production: post a visit, read its state."
+        title="alertprod",
+        version=version("alertprod"),
+        description="Alert production: post a visit, read its state.",
+        openapi_url=None,  # our own page instead of one that a browser fetches from elsewhere
+        lifespan=until_closed,
     )
-    set_resources(app, open_resources(settings))
+    set_resources(app, resources)
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
     add_problem_handlers(app)
-    _limit_bodies(app, settings.max_upload_mb << 20)
-    for router in (visits, dead_letters, reads, schemas, operations):
-        app.include_router(router)
+    for router in (visits, dead_letters, reads, session, schemas, operations):
+        app.include_router(router, responses=PROBLEMS)
+    if settings.api_docs:
+        app.include_router(documentation)
+    _guard(app, settings, open_keys(settings, resources.database), acts)
     return app
 
 
-def _limit_bodies(app: FastAPI, largest_upload: int) -> None:
-    """Refuse bodies that say that they are larger than `largest_upload` bytes, or `MAX_JSON` without an image."""
-
-    @app.middleware("http")
-    async def limit(request: Request, forward: Callable[[Request], Awaitable[Response]]) -> Response:
-        length = request.headers.get("content-length", "0")
-        multipart = request.headers.get("content-type", "").startswith("multipart/")
-        most = largest_upload if multipart else MAX_JSON
-        if not length.isdigit() or int(length) > most:
-            return too_large(most)
-        return await forward(request)
+def _guard(app: FastAPI, settings: Settings, keys: Keys, acts: Acts) -> None:
+    """Put the shield before the gate, and the gate before everything."""
+    app.add_middleware(
+        Gate, keys=keys, acts=acts, rate_limit=settings.rate_limit, visits_per_day=settings.visits_per_day
+    )
+    app.add_middleware(Shield, limits=BodyLimits(settings.max_upload_mb << 20, settings.body_timeout_s))

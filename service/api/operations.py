@@ -1,5 +1,7 @@
 """What operators and their machines ask of the service: alive, ready, metrics."""
 
+import logging
+
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
@@ -10,6 +12,7 @@ from service.api.resources import Shared
 
 __all__ = ["operations"]
 
+_log = logging.getLogger("alertprod.api")
 operations = APIRouter(tags=["operations"])
 
 
@@ -21,11 +24,13 @@ def healthz() -> PlainTextResponse:
 
 @operations.get("/readyz", response_model=None)
 def readyz(shared: Shared) -> Response:
-    """Ready: the database answers and has the right schema."""
+    """Ready: the database answers and has the right schema. Whoever asks is not told where it is."""
     try:
         shared.database.check_schema()
     except (DatabaseUnavailable, SchemaMismatch) as error:
-        return problem(503, error.code, str(error), RETRY_AFTER_S)
+        _log.warning("not ready: %s", error)
+        text = str(error) if shared.settings.access == "local" else "not ready: the log of the service says why"
+        return problem(503, error.code, text, RETRY_AFTER_S)
     return PlainTextResponse("ready\n")
 
 

@@ -26,7 +26,7 @@ Format = Annotated[
     Parameter(alias="format", description="else by Accept; json by default"),
 ]
 Columns = Annotated[str | None, Parameter(description="names, separated by commas; all by default")]
-Mjd = Annotated[float | None, Parameter(description="MJD, TAI")]
+Mjd = Annotated[float | None, Parameter(description="MJD, TAI", allow_inf_nan=False)]
 Limit = Annotated[int, Parameter(description=f"rows at most; up to {queries.MAX_ROWS}")]
 _TABLES = {"sources": "DiaSource", "forced": "DiaForcedSource"}
 
@@ -72,7 +72,7 @@ class _Moment:
 
 
 async def _moment_of(
-    as_of_mjd: Annotated[float | None, Parameter(alias="as_of", description="MJD, TAI")] = None,
+    as_of_mjd: Annotated[float | None, Parameter(alias="as_of", description="MJD, TAI", allow_inf_nan=False)] = None,
     as_of_visit: Annotated[str | None, Parameter(description="VISIT,DETECTOR: as its association saw it")] = None,
 ) -> _Moment:
     return _Moment(as_of_mjd, as_of_visit)

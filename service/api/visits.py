@@ -1,8 +1,5 @@
 """Visits over HTTP: a visit comes in (as JSON, or with its image), its state goes out."""
 
-import hashlib
-import os
-import uuid
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,19 +8,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from apdb.errors import NotFound
-from service.api.problems import problem, too_large
+from service.api.problems import problem
 from service.api.resources import Shared
+from service.api.uploads import keep_upload
 from service.errors import BadMessage
 from service.intake.message import VisitMessage, decode_message
 from service.intake.submit import describe, submit_visit
 from service.settings import Settings
 
-__all__ = ["MAX_JSON", "visits"]
+__all__ = ["visits"]
 
 visits = APIRouter(tags=["visits"])
-
-MAX_JSON = 1 << 20  # bytes of a body without an image
-_CHUNK = 1 << 20
 
 
 def _body_schema() -> dict[str, Any]:
@@ -46,10 +41,7 @@ async def post_visit(request: Request, shared: Shared) -> Response:
     if request.headers.get("content-type", "").startswith("multipart/"):
         message = await _with_upload(request, shared.settings)
     else:
-        body = await _body_of(request)
-        if body is None:
-            return too_large(MAX_JSON)
-        message = _decode(body)
+        message = _decode(await request.body())
     description, new = await run_in_threadpool(submit_visit, message, shared.settings, shared.ledger, shared.headers)
     location = f"/v1/visits/{description['visit']}/{description['detector']}"
     return JSONResponse({**description, "new": new}, 202, {"Location": location})
@@ -71,18 +63,8 @@ async def _with_upload(request: Request, settings: Settings) -> dict[str, Any]:
         if not isinstance(message, str) or not isinstance(upload, UploadFile):
             raise BadMessage("multipart needs the parts 'message' (JSON) and 'science' (a FITS file)")
         decoded = _decode(message.encode())
-        decoded["science"] = await run_in_threadpool(_keep, upload, settings)
+        decoded["science"] = await run_in_threadpool(keep_upload, upload.file, settings)
     return decoded
-
-
-async def _body_of(request: Request) -> bytes | None:
-    """Return the body, None when it grows beyond the limit (a chunked body has no length up front)."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_JSON:
-            return None
-    return bytes(body)
 
 
 def _decode(body: bytes) -> dict[str, Any]:
@@ -90,22 +72,3 @@ def _decode(body: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise BadMessage("the message must be a JSON object")
     return message
-
-
-def _keep(upload: UploadFile, settings: Settings) -> str:
-    """Store an upload under a name of ours (its bytes decide the name, so that the same image is the same message)."""
-    digest, size, limit = hashlib.sha256(), 0, settings.max_upload_mb << 20
-    partial = settings.upload_dir / f".{uuid.uuid4().hex}.part"
-    try:
-        with partial.open("wb") as out:
-            while chunk := upload.file.read(_CHUNK):
-                size += len(chunk)
-                if size > limit:
-                    raise BadMessage(f"the upload is larger than {limit} bytes")
-                digest.update(chunk)
-                out.write(chunk)
-        target = settings.upload_dir.resolve() / f"{digest.hexdigest()}.fits"
-        os.replace(partial, target)
-        return str(target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -102,7 +102,7 @@ def archive(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Write old partitions to Parquet and detach them; with --drop, drop those that are archived."""
+    """Write old months, and rows that came late for them, to Parquet and detach them; with --drop, drop those that are archived."""
     from apdb.operate.archive import archive_partition, archived, drop_archived, old_partitions
     from apdb.schema.partitions import month_bounds
 
@@ -129,15 +129,16 @@ def archive(
 
 @apdb_app.command()
 def restore(partition: str, as_json: Json = False) -> None:
-    """Attach an archived partition again (from its file, when its table was dropped)."""
+    """Attach an archived month again, with all that was archived of it or came since (from its files, where tables were dropped)."""
     from apdb.errors import NotFound
-    from apdb.operate.archive import archived, restore_partition
+    from apdb.operate.archive import archived
+    from apdb.operate.restore import restore_partition
 
     with open_database().session() as connection:
-        copies = [a for a in archived(connection) if a.partition == partition]
+        copies = archived(connection, partition)
         if not copies:
             raise NotFound(f"{partition} is not in the archive: see 'alertprod apdb status'")
-        with progress(f"{partition}, rows", copies[0].rows, as_json) as step:
+        with progress(f"{partition}, rows", sum(c.rows for c in copies), as_json) as step:
             rows = restore_partition(connection, copies[0], step)
     _show([{"partition": partition, "rows": rows}], as_json, "restored")
 
@@ -218,9 +219,14 @@ def precover(
     with progress("visits", quiet=as_json) as step:
         window = PrecoveryWindow(now if at is None else at, days, founded_within)
         report = run(
-            database.connect, stored, lambda v: checked_instrument(v.instrument).packer(), window, now,
-            dry_run=dry_run, progress=step,
-        )  # fmt: skip
+            database.connect,
+            stored,
+            lambda v: checked_instrument(v.instrument).packer(),
+            window,
+            now,
+            dry_run=dry_run,
+            progress=step,
+        )
     _show([vars(report)], as_json, "would be done" if dry_run else "done")
 
 

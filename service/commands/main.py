@@ -20,15 +20,17 @@ from service.commands.options import BadPixelMap, Json, open_database, read_sett
 from service.commands.orbits import orbits_app
 from service.commands.roles import add_roles
 from service.commands.template import template_app
+from service.commands.tokens import tokens_app
 from service.commands.up import up
 from service.commands.visits import visits_app
 from service.failures import DEBUG, run_command
 from service.terminal import print_table, say
 
 app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
     help="Alert production for time-domain surveys. Settings are environment variables: see 'alertprod config'.",
-)  # fmt: skip
+)
 jointcal_app = typer.Typer(no_args_is_help=True, help="Joint calibration of many visits.")
 FIRST, ROLES, LOOK, KEEP, IMAGES = "First steps", "Roles of the service", "What happened", "Stores", "Images alone"
 app.command(rich_help_panel=FIRST)(up)
@@ -40,6 +42,7 @@ app.add_typer(alerts_app, name="alerts", rich_help_panel=LOOK)
 app.add_typer(apdb_app, name="apdb", rich_help_panel=KEEP)
 app.add_typer(template_app, name="template", rich_help_panel=KEEP)
 app.add_typer(orbits_app, name="orbits", rich_help_panel=KEEP)
+app.add_typer(tokens_app, name="tokens", rich_help_panel=KEEP)
 app.add_typer(jointcal_app, name="jointcal", rich_help_panel=IMAGES)
 app.command(rich_help_panel=IMAGES)(diff)
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_roles"]
 
+# what records of the log may carry beside their text
+_FACTS = ("principal", "action", "target", "status", "address", "request_id", "detail")
+
 
 def add_roles(app: typer.Typer, panel: str) -> None:
     """Add the commands of the roles to an application, under one heading of its help."""
@@ -43,6 +46,7 @@ def _logging() -> None:
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
             structlog.stdlib.add_logger_name,
+            structlog.stdlib.ExtraAdder(allow=_FACTS),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
         ],
@@ -59,19 +63,13 @@ def _on_stop(stop: Any) -> None:
 
 def serve() -> None:
     """Run the HTTP API."""
-    import uvicorn
-
+    from service.access.listening import check_listening
     from service.api.app import create_app
+    from service.api.guard.server import run_server
 
+    check_listening(read_settings())
     settings = _start(folders=("upload_dir",))
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        timeout_graceful_shutdown=10,
-        access_log=False,
-    )
+    run_server(create_app(settings), settings)
 
 
 def worker(drain: Annotated[bool, typer.Option(help="end when the queue is empty")] = False) -> None:

@@ -1,4 +1,4 @@
-"""The command line of visits: ``alertprod visits list|show``."""
+"""The command line of visits: ``alertprod visits list|show``, from the database, or from the API that ``ALERTPROD_API_URL`` names."""
 
 import json
 from typing import Annotated, Any
@@ -8,6 +8,7 @@ import typer
 from apdb import VisitState
 from service.commands.options import Json, open_database
 from service.terminal import print_table
+from tasks.errors import CallerError
 
 __all__ = ["visits_app"]
 
@@ -21,10 +22,7 @@ def list_visits(
     as_json: Json = False,
 ) -> None:
     """List visits, the newest first; with their error where they failed."""
-    from apdb import Ledger
-    from service.intake.submit import describe
-
-    descriptions = [describe(row) for row in Ledger(open_database()).rows(state=state, limit=limit)]
+    descriptions = _all(state, limit)
     if as_json:
         print(json.dumps(descriptions, default=str))
         return
@@ -40,20 +38,43 @@ def show_visit(
     as_json: Json = False,
 ) -> None:
     """Show what became of a visit: state, times, counts, and the error with what to do."""
-    from apdb import Ledger
-    from apdb.errors import NotFound
-    from service.intake.submit import describe
-
-    rows = Ledger(open_database()).rows(visit=visit, detector=detector, limit=100_000)
-    if not rows:
-        raise NotFound("it never came: 'alertprod visits list' shows those that did", visit=visit, detector=detector)
-    descriptions = [describe(row) for row in rows]
+    descriptions = _of_visit(visit, detector)
     if as_json:
         print(json.dumps(descriptions[0] if detector is not None else descriptions, default=str))
         return
     for description in descriptions:
         title = f"visit {description['visit']}, detector {description['detector']}"
         print_table(("what", "value"), _pairs(description), title=title)
+
+
+def _all(state: VisitState | None, limit: int) -> list[dict[str, Any]]:
+    from service.access.client import ask, remote_api
+
+    if (url := remote_api()) is not None:
+        rows = ask(url, "/v1/visits", state=state, limit=limit)["rows"]
+        errors = ({"code": row["errorCode"], "message": ""} if row["errorCode"] else None for row in rows)
+        return [{**r, "counts": {"alerts": r["nAlerts"]}, "error": e} for r, e in zip(rows, errors, strict=True)]
+    from apdb import Ledger
+    from service.intake.submit import describe
+
+    return [describe(row) for row in Ledger(open_database()).rows(state=state, limit=limit)]
+
+
+def _of_visit(visit: int, detector: int | None) -> list[dict[str, Any]]:
+    from apdb.errors import NotFound
+    from service.access.client import ask, remote_api
+
+    if (url := remote_api()) is not None:
+        if detector is None:
+            raise CallerError("an API is asked for one detector: 'alertprod visits show VISIT DETECTOR'")
+        return [ask(url, f"/v1/visits/{visit}/{detector}")]
+    from apdb import Ledger
+    from service.intake.submit import describe
+
+    rows = Ledger(open_database()).rows(visit=visit, detector=detector, limit=100_000)
+    if not rows:
+        raise NotFound("it never came: 'alertprod visits list' shows those that did", visit=visit, detector=detector)
+    return [describe(row) for row in rows]
 
 
 def _line(visit: dict[str, Any]) -> tuple[object, ...]:

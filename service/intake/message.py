@@ -1,6 +1,7 @@
 """The visit message: the body of ``POST /v1/visits`` and the value on the visit topic. One schema, versioned."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -112,9 +113,32 @@ def decode_message(value: bytes | None) -> Any:
         It is none.
     """
     try:
-        return json.loads(value or b"null")
+        message = json.loads(value or b"null", parse_constant=_no_number, parse_float=_finite)
+        nul = _holds_nul(message)
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"the message is no JSON: {error}") from error
+    if nul:
+        raise BadMessage("the message holds a NUL character, which no database takes")
+    return message
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_holds_nul(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return any(map(_holds_nul, value))
+    return isinstance(value, str) and "\0" in value
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number (RFC 8259)")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is beyond the range of a double")
+    return value
 
 
 def parse_message(data: Any) -> VisitMessage:

@@ -4,12 +4,14 @@ Listens on 127.0.0.1, keeps its data in one directory, runs in its own session a
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +22,7 @@ from tasks.errors import TransientError
 from tasks.local_server import LocalServer, free_port
 from tasks.waiting import wait_until
 
-__all__ = ["EmbeddedKafka", "install_jars", "jar_directory"]
+__all__ = ["EmbeddedKafka", "copy_storage", "install_jars", "jar_directory"]
 
 FORMAT_S = 120.0
 _PROPERTIES = """process.roles=broker,controller
@@ -100,6 +102,31 @@ def _launch(command: list[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
+def _identity() -> str:
+    """Return a new identity as Kafka writes them: 16 bytes in base 64."""
+    return "A" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]  # a leading dash would be an option
+
+
+def copy_storage(source: Path, target: Path) -> None:
+    """Copy a directory that Kafka has formatted and not used; the copy is that of another cluster, and is whole or not there.
+
+    Raises
+    ------
+    OSError
+        `target` is there, or cannot be written.
+    """
+    partial = target.with_name(f"{target.name}.{os.getpid()}")
+    shutil.copytree(source, partial)
+    facts = partial / "meta.properties"
+    changed = re.sub(r"^(\w+\.id)=\S{22}$", lambda m: f"{m[1]}={_identity()}", facts.read_text(), flags=re.MULTILINE)
+    facts.write_text(changed, encoding="utf-8")
+    try:
+        partial.rename(target)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
 @dataclass
 class EmbeddedKafka(LocalServer):
     """One broker in `directory`.
@@ -135,17 +162,27 @@ class EmbeddedKafka(LocalServer):
         text = (_PROPERTIES + more).format(port=self.port, controller=free_port(), data=self.directory)
         config.write_text(text, encoding="utf-8")
         if not (self.directory / "log" / "meta.properties").exists():
-            cluster = "A" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]  # a leading dash would be an option
-            tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-c", str(config), "-t", cluster]
-            for name, password in self.scram.items():
-                tool += ["--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]"]
-            self._format([*self._java(jars, "128m"), *tool])
+            self._make_storage(jars, config)
         self._log = self.directory / "kafka.log"
         with self._log.open("wb") as log:
             self._process = self.launch([*self._java(jars, self.heap), "kafka.Kafka", str(config)], log)
         (self.directory / "kafka.pid").write_text(str(self._process.pid), encoding="utf-8")
         self._wait()
         return self.brokers
+
+    def _make_storage(self, jars: Path, config: Path) -> None:
+        """Make the directory of the log: a copy of the first one that was formatted, which takes Java two seconds."""
+        log, kept = self.directory / "log", jars / "formatted"
+        if kept.exists() and not log.exists() and not self.scram:
+            copy_storage(kept, log)
+            return
+        tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-c", str(config), "-t", _identity()]
+        for name, password in self.scram.items():
+            tool += ["--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]"]
+        self._format([*self._java(jars, "128m"), *tool])
+        if not self.scram:
+            with suppress(OSError):  # another process was faster, or the jars are where we may not write
+                copy_storage(log, kept)
 
     def _format(self, command: list[str]) -> None:
         """Make the directory of the log; it is started as the broker is, for it makes directories that are missing."""

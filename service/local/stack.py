@@ -24,7 +24,17 @@ from service.subprocesses.scratch import Scratch, sweep
 from tasks.errors import TransientError
 from tasks.local_server import free_port, is_free
 
-__all__ = ["Stack", "wait_api"]
+__all__ = ["STAY_HERE", "Stack", "wait_api"]
+
+# an embedded service is for this machine alone and asks nobody who he is, whatever the environment says for another one
+STAY_HERE: dict[str, Any] = {
+    "host": "127.0.0.1",
+    "access": "local",
+    "admin_token_file": None,
+    "oidc_issuer": "",
+    "tls_certificate": None,
+    "tls_key": None,
+}
 
 
 class Stack:
@@ -82,6 +92,24 @@ class Stack:
     def _start(self) -> None:
         sweep()
         self.scratch.chmod(0o755)
+        values: dict[str, Any] = {
+            **self.start_servers(),
+            **STAY_HERE,
+            "port": free_port(),
+            "upload_dir": self.scratch / "uploads",
+            "archive_dir": str(self.scratch / "alerts"),
+            "template_dir": self.scratch / "templates",
+            **self._overrides,
+        }
+        self.settings = load_settings(**values)
+        self.database = Database(self.settings.database())
+        for role in self._roles:
+            self.start(role)
+        if "serve" in self._roles:
+            self._wait_api()
+
+    def start_servers(self) -> dict[str, Any]:
+        """Start PostgreSQL, with our tables, and Kafka; returns the settings that name them."""
         self._check()
         self._say("starting PostgreSQL")
         self.postgres = EmbeddedPostgres(self.scratch / "postgres", keep=self._keep, port=self._port("postgres"))
@@ -92,22 +120,8 @@ class Stack:
             self.scratch / "kafka", keep=self._keep, port=self._port("kafka"), launch=partial(self.owned.start, "kafka")
         )
         brokers = self.kafka.start()
-        values: dict[str, Any] = {
-            "database_uri": SecretStr(uri),
-            "kafka_brokers": brokers,
-            "port": free_port(),
-            "upload_dir": self.scratch / "uploads",
-            "archive_dir": str(self.scratch / "alerts"),
-            "template_dir": self.scratch / "templates",
-            **self._overrides,
-        }
-        self.settings = load_settings(**values)
-        self.database = Database(uri)
         migrate(uri)
-        for role in self._roles:
-            self.start(role)
-        if "serve" in self._roles:
-            self._wait_api()
+        return {"database_uri": SecretStr(uri), "kafka_brokers": brokers}
 
     def _port(self, server: str) -> int:
         """Return the port of a server whose data are kept: that of the last time where it is free."""

@@ -132,12 +132,16 @@ class PairOptions:
         """
         if self.registered and self.register:
             raise MismatchError("--registered and --register exclude each other: the pair is registered or it is not")
-        overrides = self.task_options(rules) | {
-            "doDetection": self.sources or self.score,
-            "doMeasurement": self.sources,
-            "doWriteScore": self.score,
-            "doWriteMatchedExp": self.pictures,
-        }
+        overrides = (
+            {"qualityGate": "warn"}
+            | self.task_options(rules)
+            | {
+                "doDetection": self.sources or self.score,
+                "doMeasurement": self.sources,
+                "doWriteScore": self.score,
+                "doWriteMatchedExp": self.pictures,
+            }
+        )
         if self.mode != "auto":
             overrides["mode"] = self.mode
         return Differencing(plain_options(overrides), registered=self.registered or self.register)
@@ -268,7 +272,7 @@ def _report(
         below = (sources.reliability < RELIABLE) & ~sources.sky_source
         report["nBelowReliability"] = int(below.sum())
     narrow = _undersampled(report["sciencePsfSize"], report["templatePsfSize"])
-    said = [w for w in (*warnings, narrow, numbers.get("kernelWarning")) if w]
+    said = [w for w in (*warnings, narrow, numbers.get("kernelWarning"), numbers.get("qualityProblems")) if w]
     return report | {"undersampled": narrow is not None, "warnings": said}
 
 

@@ -5,6 +5,7 @@ import re
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -13,7 +14,10 @@ from exposure.errors import InstrumentError
 from service.frames.given_map import with_bad_pixels
 from tasks.errors import CallerError
 
-__all__ = ["checked_instrument", "instrument_folder"]
+if TYPE_CHECKING:
+    from apdb import Database
+
+__all__ = ["checked_instrument", "claim_ids", "instrument_folder"]
 
 TASKS = {"ImageDifferenceTask": "diffim", "DiaPipelineTask": "association"}  # task -> the room that has it
 
@@ -45,6 +49,24 @@ def checked_instrument(name: str, bad_pixels: Path | None = None) -> Instrument:
             hint = f" (did you mean {near[0][0]}?)" if near and near[0] else ""
             raise InstrumentError(f"{where}: {' '.join(error.message.split())}{hint}") from error
     return rules
+
+
+def claim_ids(database: "Database", rules: Instrument, claimed: set[str]) -> None:
+    """Make sure, once for each name in `claimed`, that the ids of an instrument meet no others in the database.
+
+    Raises
+    ------
+    IdLayoutConflict
+        They could; see `apdb.id_layouts.claim_layout`.
+    """
+    if rules.name in claimed:
+        return
+    from apdb.id_layouts import claim_layout  # no driver for commands that need no database
+
+    packer = rules.packer()
+    with database.session() as connection:
+        claim_layout(connection, rules.name, (packer.n_visits, packer.n_detectors, packer.n_releases))
+    claimed.add(rules.name)
 
 
 def instrument_folder(name: str, folder: Path, rules: Instrument) -> tuple[str, dict[str, str]]:

@@ -39,4 +39,12 @@ def task_overrides(task: type[AlertTask], rules: Instrument, exposure: Exposure 
     """Return the configuration of a task by dotted names: scaled defaults, then what the instrument file says."""
     scale, config = arcsec_scale(rules, exposure), task.ConfigClass()
     scaled = {name: scale * getattr(config, name) for name in IN_ARCSEC if scale > 1 and hasattr(config, name)}
+    if hasattr(config, "forcedNeedsReliability"):
+        # the measurement scores every source, unless it was told not to
+        scaled["forcedNeedsReliability"] = bool(_measurement(rules).get("doReliability", True))
     return {**scaled, **(rules.task_config.get(task.__name__) or {})}
+
+
+def _measurement(rules: Instrument) -> dict[str, Any]:
+    """Return the options of the measurement in an instrument file."""
+    return rules.task_config.get("ImageDifferenceTask") or {}

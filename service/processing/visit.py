@@ -15,11 +15,13 @@ from apdb import Claim, Database, Ledger, VisitState, VisitUnitOfWork
 from apdb.queue.claims import note_session
 from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
+from apdb.schema.partitions import refuse_archived
 from apdb.sky.htm import polygon
 from apdb.sky.locks import lock_pixels, sky_locks
 from association import DiaPipelineTask, standardize
 from association.standardize import filter_dia_sources
 from association.task import LOCK_MARGIN
+from association.times import TimeLimits, check_midpoint
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, Instrument, VisitInfo
 from exposure.io.writing import write_exposure
@@ -30,7 +32,7 @@ from service.pairs.facts import map_cards
 from service.processing.ephemerides import bodies_of, ephemerides
 from service.processing.faults import fault_of, opening
 from service.processing.images import Clock, calibrated_pair, open_science
-from service.processing.instruments import checked_instrument
+from service.processing.instruments import checked_instrument, claim_ids
 from service.processing.positions import read_positions
 from service.processing.products import difference_path
 from service.processing.task_config import task_overrides
@@ -54,6 +56,19 @@ _METRICS = (
     "starFluxResidual",
     "starPositionResidual",
     "significanceScale",
+    "significanceScaleMax",
+    "templateStarShare",
+    "kernelSumError",
+    "calibrationError",
+    "diffimDepthLoss",
+    "residualFootprintRatioMean",
+    "residualFootprintRatioStdev",
+    "cosmicRayFraction",
+    "streakFraction",
+    "maskedFraction",
+    "maxPhi",
+    "qualityProblems",
+    "qualityVeto",
 )
 
 
@@ -107,6 +122,10 @@ class Processor:
         self._ephemerides = ephemerides(settings)
         self._positions = read_positions(settings.forced_positions) if settings.forced_positions else None
         self._months: set[int] = set()
+        self._limits = TimeLimits(
+            settings.earliest_mjd, settings.future_days, ("ALERTPROD_EARLIEST_MJD", "ALERTPROD_FUTURE_DAYS")
+        )
+        self._layouts: set[str] = set()
 
     def run(self, claim: Claim) -> dict[str, Any]:
         """Process one visit to its commit; returns state, counts and seconds.
@@ -117,6 +136,7 @@ class Processor:
             Nothing was written.
         """
         run = _Run(claim, checked_instrument(claim.message["instrument"]))
+        claim_ids(self._database, run.rules, self._layouts)
         crash_at("start", self._settings.crash_point)
         try:
             return self._difference_and_store(run)
@@ -141,10 +161,14 @@ class Processor:
     def _note(self, claim: Claim, science: Exposure) -> None:
         """Tell the ledger when and where this is; give way to an earlier visit that is not done."""
         info = science.require_visit_info()
+        check_midpoint(info.midpoint_mjd_tai, self._limits, float(Time.now().tai.mjd), claim.visit, claim.detector)
         region = lock_pixels(polygon(*science.sky_corners()))
         earlier = self._ledger.note_times(claim, info.midpoint_mjd_tai, science.band, region)
         if earlier and claim.message.get("midpointMjdTai") is None and claim.attempt == 1:
             raise WaitForEarlier("an earlier visit of this patch is not done yet")
+        if claim.message.get("reprocess") == "replace":
+            with self._database.session() as connection:
+                refuse_archived(connection, [info.midpoint_mjd_tai])
         month = int(info.midpoint_mjd_tai // 28)
         if month not in self._months:
             self._database.ensure_partitions(info.midpoint_mjd_tai)
@@ -175,7 +199,8 @@ class Processor:
         claim, now = run.claim, float(Time.now().tai.mjd)
         if claim.message.get("reprocess") == "replace":
             work.remove_visit(claim.visit, claim.detector, now)
-        task = make_task(DiaPipelineTask, task_overrides(DiaPipelineTask, run.rules, subtracted.science))
+        limits = {"earliestMjdTai": self._limits.earliest_mjd, "futureDays": self._limits.future_days}
+        task = make_task(DiaPipelineTask, limits | task_overrides(DiaPipelineTask, run.rules, subtracted.science))
         with run.clock.step("ephemerides"):
             bodies = bodies_of(self._ephemerides, subtracted.science)
         with run.clock.step("associate"):
@@ -203,7 +228,7 @@ class Processor:
         seconds, band = run.clock.seconds, subtracted.science.band
         outcome = Outcome(VisitState.DONE, counts, seconds, info.midpoint_mjd_tai, band, metrics)
         work.finish(claim.visit, claim.detector, claim.attempt, outcome)
-        held = veto_reason(self._settings.alert_veto, {**metrics, **counts})
+        held = veto_reason(self._settings.alert_veto, {**metrics, **counts}, str(metrics.get("qualityVeto", "")))
         entry = OutboxEntry(
             claim.visit,
             claim.detector,

@@ -43,20 +43,16 @@ def child_environment(settings: "Settings", **more: str) -> dict[str, str]:
 def without_secrets(text: str, settings: "Settings") -> str:
     """Return `text` with every secret of the settings replaced by asterisks.
 
-    Secret are the URIs of database and registry, the passwords in them (quoted or not), and the values of Kafka options
-    whose names speak of a password, a secret or a key.
+    Secret are the URIs of database and registry, the values of Kafka options whose names speak of a secret
+    (`service.settings.is_secret_option`), and the passwords (quoted or not) in these and in other addresses.
     """
-    uris = [settings.database(), settings.schema_registry.get_secret_value()]
-    secrets = [*uris, *(v for k, v in settings.kafka_client.items() if any(s in k for s in _SECRET_OPTIONS))]
-    for uri in uris:
-        secrets += _password(uri)
+    secrets = settings.secrets()
+    for address in (*secrets, settings.archive_dir, settings.ephemerides_url):
+        secrets = [*secrets, *_password(address)]
     for secret in sorted(set(secrets), key=len, reverse=True):  # the longest first: a URI before its password
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, "********")
     return text
-
-
-_SECRET_OPTIONS = ("password", "secret", "key")
 
 
 def _password(uri: str) -> list[str]:

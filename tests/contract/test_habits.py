@@ -27,9 +27,12 @@ def test_every_version_is_that_of_pyproject():
     ).stdout.split()[-1]
     chart, values = (yaml.safe_load(text(f"helm/alertprod/{name}.yaml")) for name in ("Chart", "values"))
     got = {
-        "installed": version("alertprod"), "command": said, "chart": chart["version"], "app": chart["appVersion"],
+        "installed": version("alertprod"),
+        "command": said,
+        "chart": chart["version"],
+        "app": chart["appVersion"],
         "image": values["image"]["tag"],
-    }  # fmt: skip
+    }
     assert got == dict.fromkeys(got, want), "after a change of the version: make setup, and helm/alertprod"
 
 

@@ -22,6 +22,7 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+@cache
 def texts(source: Path) -> list[str]:
     """The text of a document, or the docstrings of the modules of a room."""
     if source.suffix == ".md":
@@ -83,11 +84,14 @@ def test_named_modules_hold_what_is_said(source):
 
 def test_the_check_sees_what_is_not_there():
     assert FILE.findall("see `service/api/app.py`, service/nothing.py and diffim/pixels/ (not shared/x.py)") == [
-        "service/api/app.py", "service/nothing.py", "diffim/pixels/",
-    ]  # fmt: skip
+        "service/api/app.py",
+        "service/nothing.py",
+        "diffim/pixels/",
+    ]
     assert DOTTED.findall("`tasks.base.make_task` and python -m service.workers.job") == [
-        ("tasks.base.make_task", ""), ("", "service.workers.job"),
-    ]  # fmt: skip
+        ("tasks.base.make_task", ""),
+        ("", "service.workers.job"),
+    ]
     assert problem_of("tasks.base.make_task") is None
     assert problem_of("tasks.base.no_such_name")
     assert problem_of("service.nowhere.x")

@@ -36,9 +36,13 @@ def verdict(tmp_path, database):
     frames = [tmp_path / p for p in index[index.isTemplate].path]
     template_from_frames(tmp_path / "templates", "default", frames, load_instrument("simcam"))
     settings = Settings(
-        database_uri=database._uri, data_roots=[tmp_path], template_dir=tmp_path / "templates",
-        archive_dir=str(tmp_path / "alerts"), upload_dir=tmp_path / "u", ephemerides=tmp_path / "ephemerides.parquet",
-    )  # fmt: skip
+        database_uri=database._uri,
+        data_roots=[tmp_path],
+        template_dir=tmp_path / "templates",
+        archive_dir=str(tmp_path / "alerts"),
+        upload_dir=tmp_path / "u",
+        ephemerides=tmp_path / "ephemerides.parquet",
+    )
     ledger, processor = Ledger(database), Processor(settings)
     for r in index[~index.isTemplate].itertuples():
         message = {"instrument": "simcam", "science": r.path, "visit": int(r.visit), "detector": int(r.detector)}

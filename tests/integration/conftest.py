@@ -1,30 +1,43 @@
-"""A database for two clients of one interface."""
+"""A database for two clients of one interface, and a survey for the whole service."""
 
-from types import SimpleNamespace
-from uuid import uuid4
+from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
-from lsst.dax.apdb.sql import ApdbSql, ApdbSqlConfig
+from lsst.dax.apdb.sql import ApdbSqlConfig
 
 from apdb import PostgresApdb
+from apdb.operate.embedded import EmbeddedPostgres
+from tests.support.databases import copied_database
+from tests.support.shared_folder import shared_folder
+from tests.support.two_clients import TwoClients, client_url
+
+
+@pytest.fixture(scope="session")
+def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images of a small survey and its template."""
+    from tests.support.survey import make_survey  # loads all of the processing
+
+    return shared_folder(tmp_path_factory, "survey", make_survey)
+
+
+@pytest.fixture(scope="session")
+def client_tables(postgres: EmbeddedPostgres) -> ApdbSqlConfig:
+    """The configuration of a database with the tables of our client, which tests copy."""
+    server = postgres.uri.rsplit("/", 1)[0]
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute("CREATE DATABASE clients")
+    return PostgresApdb.init_database(client_url(f"{server}/clients"))
 
 
 @pytest.fixture
-def server(postgres, monkeypatch):
+def server(client_tables: ApdbSqlConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoClients]:
     """A fresh database with our tables: our client, the published one, and a raw connection."""
     monkeypatch.setenv("LSST_DB_AUTH", "/nonexistent")
-    admin, name = postgres.uri.rsplit("/", 1)[0], f"p{uuid4().hex}"
-    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
-        c.execute(f"CREATE DATABASE {name}")
-    url = f"{admin}/{name}".replace("postgresql://", "postgresql+psycopg2://")
-    config = PostgresApdb.init_database(url)
-    ours = PostgresApdb(config)
-    # the published client needs psycopg2: it binds untyped NULLs, which psycopg 3 sends as text
-    plain = ApdbSqlConfig.model_validate({**config.model_dump(), "dia_object_index": "baseline"})
-    plain.connection_config.connection_pool = False
-    with psycopg.connect(f"{admin}/{name}", autocommit=True) as raw:
-        yield SimpleNamespace(ours=ours, theirs=ApdbSql(plain), raw=raw, uri=f"{admin}/{name}", config=config)
-    ours.close()
-    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
-        c.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with copied_database(client_tables.db_url.replace("+psycopg2", "")) as uri:
+        config = client_tables.model_copy(update={"db_url": client_url(uri)})
+        ours = PostgresApdb(config)
+        with psycopg.connect(uri, autocommit=True) as raw:
+            yield TwoClients(uri, config, ours, raw)
+        ours.close()

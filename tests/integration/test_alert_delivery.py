@@ -32,7 +32,7 @@ from alerts.errors import AlertError, BrokerUnavailable, SchemaRefused
 from alerts.packets.schemas import schema
 from alerts.packets.trim import trim
 from alerts.packets.wire import decode_body, encode_body
-from apdb import VisitUnitOfWork
+from apdb import Database, VisitUnitOfWork
 from apdb.queue import outbox
 from service.api.app import create_app
 from service.api.metrics import render_metrics
@@ -43,6 +43,7 @@ from service.settings import Settings
 from tasks.errors import AlertProdError
 from tasks.local_server import free_port
 from tests.support.alert_inputs import frame_with
+from tests.support.databases import copied_database
 from tests.support.outbox_rows import PACKET, fill, patient
 
 MIDPOINT = {1: 61000.1, 2: 61000.6, 3: 61001.2}
@@ -58,22 +59,46 @@ def alert_of(source, size=0):
     return Alert(int(source.diaSourceId), int(source.diaObjectId), encode_body(packet))
 
 
+@pytest.fixture(scope="module")
+def world(template_database, kafka, tmp_path_factory):
+    """Three visits for tests that read alone."""
+    with copied_database(template_database) as uri:
+        yield make_world(Database(uri), kafka, tmp_path_factory.mktemp("world"))
+
+
 @pytest.fixture
-def world(database, kafka, tmp_path):
+def own_world(database, kafka, tmp_path):
+    """Three visits for a test that changes them."""
+    return make_world(database, kafka, tmp_path)
+
+
+def make_world(database, kafka, folder):
     """Three visits with 20 sources of 10 objects each: rows, alert files, outbox, topic."""
     settings = Settings(
-        database_uri=database.uri, kafka_brokers=kafka.brokers, archive_dir=str(tmp_path / "alerts"), upload_dir=tmp_path / "u",
+        database_uri=database.uri,
+        kafka_brokers=kafka.brokers,
+        archive_dir=str(folder / "alerts"),
+        upload_dir=folder / "u",
         alert_topic=f"alerts-{uuid4().hex[:8]}",
-    )  # fmt: skip
+    )
     archive = AlertArchive(settings.archive_dir)
     now = 61100.0
     for visit, midpoint in MIDPOINT.items():
         n = 20
         ids = visit * 1000 + np.arange(n)
         sources = frame_with("DiaSource", n).assign(
-            diaSourceId=ids, diaObjectId=1 + np.arange(n) % 10, ssObjectId=0, visit=visit, detector=0, midpointMjdTai=midpoint,
-            snr=np.arange(n).astype(float), timeWithdrawnMjdTai=np.nan, band="r", ra=10.0, dec=2.0,
-        )  # fmt: skip
+            diaSourceId=ids,
+            diaObjectId=1 + np.arange(n) % 10,
+            ssObjectId=0,
+            visit=visit,
+            detector=0,
+            midpointMjdTai=midpoint,
+            snr=np.arange(n).astype(float),
+            timeWithdrawnMjdTai=np.nan,
+            band="r",
+            ra=10.0,
+            dec=2.0,
+        )
         objects = frame_with("DiaObject", 10).assign(
             diaObjectId=1 + np.arange(10), ra=10.0, dec=2.0, validityEndMjdTai=np.nan
         )
@@ -90,10 +115,18 @@ def world(database, kafka, tmp_path):
                 trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
                 work.add_outbox(
                     outbox.OutboxEntry(
-                        visit, 0, 1, file.name, file.count, file.checksum, index=file.index, id_xor=file.id_xor(),
-                        traceparent=trace, shutter_close=midpoint + 1e-4,
+                        visit,
+                        0,
+                        1,
+                        file.name,
+                        file.count,
+                        file.checksum,
+                        index=file.index,
+                        id_xor=file.id_xor(),
+                        traceparent=trace,
+                        shutter_close=midpoint + 1e-4,
                     )
-                )  # fmt: skip
+                )
                 work.commit()
     target = KafkaTarget(kafka.brokers, settings.alert_topic, transactional_id=settings.alert_topic)
     ensure_topics(target)
@@ -203,7 +236,6 @@ def test_the_published_package_reads_our_alerts(world):
 
 def _file(settings, archive):
     from alerts.archive.selection import AlertSelection, alert_file
-    from apdb import Database
 
     return alert_file(AlertSelection(visit=1).rows(Database(settings.database()))[0])
 
@@ -287,8 +319,8 @@ def test_what_is_no_alert_is_named_with_its_place(world, kafka):
                 list(consumer)
 
 
-def test_the_commands_of_the_archive(world, database, tmp_path):
-    settings, _, target = world
+def test_the_commands_of_the_archive(own_world, database, tmp_path):
+    settings, _, target = own_world
     code, out, err = alertprod(
         settings, "tail", "--from-beginning", "--until-end", "--filter", "diaSource.snr > 18", "--json"
     )
@@ -351,8 +383,8 @@ def test_the_commands_of_the_archive(world, database, tmp_path):
     assert all(first[a.packet["diaSourceId"]].packet == a.packet for a in again)
 
 
-def test_the_reconciler_finds_what_is_missing_or_twice(world, database):
-    settings, _, target = world
+def test_the_reconciler_finds_what_is_missing_or_twice(own_world, database):
+    settings, _, target = own_world
     reconciler = Reconciler(database, target)
     count = 0
     while count < 60:

@@ -88,8 +88,9 @@ def test_rows_come_back_equal_with_their_nulls(database):
             work.store(61001.0, o, s, f)
             work.commit()
         assert connection.execute('SELECT count(*) FROM "DiaSource" WHERE "psfFlux" IS NULL').fetchone() == (1,)
-        assert connection.execute('SELECT "diaObjectId", "ssObjectId" FROM "DiaSource" WHERE "diaSourceId" = %s',
-                                  (int(s.diaSourceId[1]),)).fetchone() == (None, 99)  # fmt: skip
+        assert connection.execute(
+            'SELECT "diaObjectId", "ssObjectId" FROM "DiaSource" WHERE "diaSourceId" = %s', (int(s.diaSourceId[1]),)
+        ).fetchone() == (None, 99)
         with VisitUnitOfWork(connection) as work:
             last = work.load_objects(REGION)
             back = work.load_sources(o.diaObjectId, 61002.0)
@@ -229,8 +230,9 @@ def test_partitions_are_made_by_month(database):
     assert month_bounds(61000.0) == ("2025m11", 60980.0, 61010.0)
     with database.connect() as connection:
         made = ensure_months(connection, 61000.0)
-        assert made == [f"{t}_2025m{m}" if m > 10 else "" for m in (11, 12) for t in ("DiaSource", "DiaForcedSource")] + [
-            "DiaSource_2026m01", "DiaForcedSource_2026m01"]  # fmt: skip
+        assert made == [
+            f"{t}_2025m{m}" if m > 10 else "" for m in (11, 12) for t in ("DiaSource", "DiaForcedSource")
+        ] + ["DiaSource_2026m01", "DiaForcedSource_2026m01"]
         assert ensure_months(connection, 61000.0) == []
         o, s, f = rows()
         with VisitUnitOfWork(connection) as work:

@@ -36,10 +36,15 @@ def alert(number):
 
 def test_binary_keys_and_headers_and_tombstones_hold_up_no_reader(target, database):
     send(
-        target, (alert(1), b"123", []), (alert(2), LONG_KEY, []), (alert(3), b"124", [("ts", b"\x9a\xff"), ("none", None)]),
-        (None, b"123", []), (alert(4), None, [("visit", b"\xff"), ("detector", b"1"), ("attempt", b"1")]),
-        (None, b"1", [("visit", b"1"), ("detector", b"1"), ("attempt", b"1")]), (alert(5), b"125", []),
-    )  # fmt: skip
+        target,
+        (alert(1), b"123", []),
+        (alert(2), LONG_KEY, []),
+        (alert(3), b"124", [("ts", b"\x9a\xff"), ("none", None)]),
+        (None, b"123", []),
+        (alert(4), None, [("visit", b"\xff"), ("detector", b"1"), ("attempt", b"1")]),
+        (None, b"1", [("visit", b"1"), ("detector", b"1"), ("attempt", b"1")]),
+        (alert(5), b"125", []),
+    )
     with AlertConsumer(target.brokers, target.topic, f"g-{uuid4().hex}", until_end=True) as consumer:
         found = list(consumer)
     assert [a.packet["diaSourceId"] for a in found] == [1, 2, 3, 4, 5]

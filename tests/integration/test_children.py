@@ -54,9 +54,13 @@ def test_a_job_that_dies_at_its_start_says_why_and_the_worker_ends(tmp_path, mon
     (broken / "cv2.py").write_text(f"raise ImportError('libGL.so.1 is missing, by postgresql://a:{SECRET}@h/d')\n")
     monkeypatch.setenv("PYTHONPATH", str(broken))
     done = subprocess.run(
-        program("service.commands.main", "worker"), env=child_environment(settings(tmp_path, database.uri, workers=1)),
-        capture_output=True, text=True, check=False, timeout=200,
-    )  # fmt: skip
+        program("service.commands.main", "worker"),
+        env=child_environment(settings(tmp_path, database.uri, workers=1)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
     assert done.returncode == 1
     last = done.stderr[done.stderr.rindex("alertprod: job_crashed:") :]
     assert f"{START_ATTEMPTS} job processes in a row did not start" in last
@@ -95,9 +99,10 @@ def test_what_may_get_better_is_no_death(tmp_path, monkeypatch):
 
 def test_secrets_are_taken_out_of_any_text():
     one = Settings(
-        database_uri=f"postgresql://u:{SECRET}@h:5432/d", schema_registry="http://me:registry-word@r/",
+        database_uri=f"postgresql://u:{SECRET}@h:5432/d",
+        schema_registry="http://me:registry-word@r/",
         kafka_client={"sasl.password": "kafka-word", "sasl.username": "relay"},
-    )  # fmt: skip
+    )
     text = f"no {one.database()}; password s3cret/password, {SECRET}; registry-word; kafka-word; relay; port 5432"
     assert (
         without_secrets(text, one) == "no ********; password ********, ********; ********; ********; relay; port 5432"

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,9 @@ from apdb.operate.archive import (
     drop_archived,
     old_partitions,
     read_archived,
-    restore_partition,
 )
 from apdb.operate.health import advice
+from apdb.operate.restore import restore_partition
 from apdb.schema.partitions import ensure_months, missing_months, month_bounds, partitions
 from migrations.run import migrate, pending
 from service.commands.main import app
@@ -64,7 +65,8 @@ def test_an_archived_month_comes_back_as_it_was(database, three_months, tmp_path
         for name in month.columns:
             pd.testing.assert_series_equal(kept[name], month[name], check_dtype=False)
         # a file that is not the one that was written costs no table
-        file = tmp_path / "DiaSource" / "DiaSource_2025m11.parquet"
+        file = Path(item.file)
+        assert file.parent == tmp_path / "DiaSource"
         whole = file.read_bytes()
         file.write_bytes(whole[:-100])
         with pytest.raises(ApdbError, match="checksum"):
@@ -165,7 +167,7 @@ def test_migrations_say_what_they_will_do_and_give_way_to_work(postgres):
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
         c.execute("CREATE DATABASE steps")
     uri = f"{admin}/steps"
-    every = ["0001", "0002", "0003", "0004"]
+    every = ["0001", "0002", "0003", "0004", "0005", "0006"]
     assert [(s["revision"], s["direction"]) for s in pending(uri)] == [(r, "up") for r in every]
     migrate(uri, "0001")
     assert [s["revision"] for s in pending(uri)] == every[1:]

@@ -53,8 +53,15 @@ def doubled(database):
     o, _, _ = rows(50)
     ra, dec = np.resize(np.linspace(359.99, 360.01, 40) % 360, 50), np.full(50, 12.0)
     ra[40:], dec[40:] = ra[:10], dec[:10] + 0.2 * ARCSEC
-    o = o.assign(ra=ra, dec=dec, nDiaSources=2, raErr=0.05 * ARCSEC, decErr=0.05 * ARCSEC,
-                 firstDiaSourceMjdTai=61000.0 + (np.arange(50) >= 40), lastDiaSourceMjdTai=61002.0)  # fmt: skip
+    o = o.assign(
+        ra=ra,
+        dec=dec,
+        nDiaSources=2,
+        raErr=0.05 * ARCSEC,
+        decErr=0.05 * ARCSEC,
+        firstDiaSourceMjdTai=61000.0 + (np.arange(50) >= 40),
+        lastDiaSourceMjdTai=61002.0,
+    )
     for visit in (1, 2):
         _, s, f = rows(50, visit=visit, seed=visit)
         s = s.assign(
@@ -94,12 +101,14 @@ def test_doubles_become_one(database, doubled):
     with database.connect() as connection:
         version = connection.execute(
             'SELECT dec, "r_psfFluxNdata", "r_psfFluxMean", "validityStartMjdTai", "lastDiaSourceMjdTai" FROM "DiaObject" '
-            'WHERE "diaObjectId" = %s AND "validityEndMjdTai" IS NULL', (kept,)
-        ).fetchone()  # fmt: skip
+            'WHERE "diaObjectId" = %s AND "validityEndMjdTai" IS NULL',
+            (kept,),
+        ).fetchone()
         fluxes = connection.execute(
             'SELECT sum("psfFlux"::float8 / "psfFluxErr"::float8 ^ 2) / sum(1 / "psfFluxErr"::float8 ^ 2) FROM "DiaSource" '
-            'WHERE "diaObjectId" = %s', (kept,)
-        ).fetchone()  # fmt: skip
+            'WHERE "diaObjectId" = %s',
+            (kept,),
+        ).fetchone()
         audit = connection.execute('SELECT action, sum(count) FROM "ApdbAudit" GROUP BY 1 ORDER BY 1').fetchall()
     assert version[0] == pytest.approx(12.0 + 0.1 * ARCSEC, abs=1e-3 * ARCSEC)  # the mean of both
     assert version[1] == 4

@@ -41,9 +41,12 @@ class Scene:
         self.database, self.kafka, self.folder = database, kafka, folder
         self.archive = AlertArchive(folder / "alerts")
         self.settings = Settings(
-            database_uri=database.uri, kafka_brokers=kafka.brokers, archive_dir=str(folder / "alerts"), poll_s=0.02,
+            database_uri=database.uri,
+            kafka_brokers=kafka.brokers,
+            archive_dir=str(folder / "alerts"),
+            poll_s=0.02,
             alert_fan_out={"alerts-even": "diaObject.nDiaSources < 0 or diaSource.diaObjectId in [2, 4, 6]"},
-        )  # fmt: skip
+        )
         self.expected = []
         self.relay = None
 
@@ -177,5 +180,13 @@ def test_kills_of_relay_and_broker_lose_and_double_nothing(database, server_dir,
             'SELECT count(*) FILTER (WHERE "topicCount" = count AND "topicXor" = "idXor"), count(*) FROM "AlertOutbox"'
         ).fetchone()
     assert rows[0] == rows[1] == np.ceil(len(scene.expected) / PER_VISIT)
-    print(json.dumps({"alerts": len(found), "aborted": len(raw) - len(found), "relayKills": RELAY_KILLS,
-                      "brokerKills": BROKER_KILLS}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "alerts": len(found),
+                "aborted": len(raw) - len(found),
+                "relayKills": RELAY_KILLS,
+                "brokerKills": BROKER_KILLS,
+            }
+        )
+    )

@@ -43,12 +43,28 @@ def sources(e: Exposure, x: np.ndarray, y: np.ndarray, flux: float = 500.0, scat
     ra, dec = e.require_wcs().pixel_to_sky(x, y)
     rng = np.random.default_rng(visit)
     return pd.DataFrame(values).assign(
-        diaSourceId=PACKER.ids(visit, detector, n), visit=np.int64(visit), detector=np.int16(detector),
-        ra=ra + rng.normal(0, scatter * ARCSEC, n), dec=dec + rng.normal(0, scatter * ARCSEC, n), x=x, y=y,
-        raErr=0.1 * ARCSEC, decErr=0.1 * ARCSEC, ra_dec_Cov=0.0, psfFlux=flux, psfFluxErr=25.0, apFlux=flux, apFluxErr=25.0,
-        scienceFlux=flux, scienceFluxErr=25.0, trailLength=0.1, reliability=0.9, band=e.band,
-        midpointMjdTai=e.visit_info.midpoint_mjd_tai, bboxSize=20,
-    )  # fmt: skip
+        diaSourceId=PACKER.ids(visit, detector, n),
+        visit=np.int64(visit),
+        detector=np.int16(detector),
+        ra=ra + rng.normal(0, scatter * ARCSEC, n),
+        dec=dec + rng.normal(0, scatter * ARCSEC, n),
+        x=x,
+        y=y,
+        raErr=0.1 * ARCSEC,
+        decErr=0.1 * ARCSEC,
+        ra_dec_Cov=0.0,
+        psfFlux=flux,
+        psfFluxErr=25.0,
+        apFlux=flux,
+        apFluxErr=25.0,
+        scienceFlux=flux,
+        scienceFluxErr=25.0,
+        trailLength=0.1,
+        reliability=0.9,
+        band=e.band,
+        midpointMjdTai=e.visit_info.midpoint_mjd_tai,
+        bboxSize=20,
+    )
 
 
 def run(database, e, table, bits=None, config=None, **more):
@@ -64,8 +80,16 @@ def test_the_older_form_loads_associates_and_commits(database):
     assert list(done.newDiaSources.diaObjectId) == list(done.newDiaSources.diaSourceId)
     assert len(done.diaForcedSources) == 0  # one detection is not enough
     assert total_unassociated_objects(database) == 25
-    for key in ("numUpdatedDiaObjects", "numUnassociatedDiaObjects", "numNewDiaObjects", "numTotalSolarSystemObjects",
-                "numAssociatedSsObjects", "nRejectedNewDiaObjects", "loadDiaObjectsDuration", "writeToApdbDuration"):  # fmt: skip
+    for key in (
+        "numUpdatedDiaObjects",
+        "numUnassociatedDiaObjects",
+        "numNewDiaObjects",
+        "numTotalSolarSystemObjects",
+        "numAssociatedSsObjects",
+        "nRejectedNewDiaObjects",
+        "loadDiaObjectsDuration",
+        "writeToApdbDuration",
+    ):
         assert key in metadata
     done, metadata = run(database, second, sources(second, *GRID[:20].T, scatter=0.05), 50)
     assert (metadata["numUpdatedDiaObjects"], metadata["numUnassociatedDiaObjects"]) == (20, 5)
@@ -193,9 +217,12 @@ def test_wrong_configuration_is_refused_at_construction():
             make_task(DiaPipelineTask, config)
     e = image(1)
     for broken, said in (
-        ({"band": "w"}, "band"), ({"photo_calib": None}, "no photometric calibration"), ({"wcs": None}, "no WCS"),
-        ({"psf": None}, "no PSF"), ({"band": ""}, "no band"),
-    ):  # fmt: skip
+        ({"band": "w"}, "band"),
+        ({"photo_calib": None}, "no photometric calibration"),
+        ({"wcs": None}, "no WCS"),
+        ({"psf": None}, "no PSF"),
+        ({"band": ""}, "no band"),
+    ):
         bad = Exposure(**{**e.__dict__, **broken})
         with pytest.raises(AssociationError, match=said):
             make_task(DiaPipelineTask, {"apdb_config_url": "x"}).run(sources(e, *GRID.T), bad, bad, bad)

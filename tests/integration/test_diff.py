@@ -28,8 +28,13 @@ def write_planes(path, exposure, wcs=False, mask_names=("BAD", "SAT")):
     mask.data[100, 90] = 1 << mask_names.index("BAD")
     psf = fits.ImageHDU(exposure.psf.kernel_at(np.zeros(4), np.zeros(4)), name="PSF")
     psf.header["NGX"] = psf.header["NGY"] = 2
-    hdus = [fits.PrimaryHDU(), fits.ImageHDU(exposure.image, header, name="IMAGE"),
-            fits.ImageHDU(exposure.variance, name="VARIANCE"), mask, psf]  # fmt: skip
+    hdus = [
+        fits.PrimaryHDU(),
+        fits.ImageHDU(exposure.image, header, name="IMAGE"),
+        fits.ImageHDU(exposure.variance, name="VARIANCE"),
+        mask,
+        psf,
+    ]
     fits.HDUList(hdus).writeto(path)
 
 

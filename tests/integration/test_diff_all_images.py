@@ -58,13 +58,27 @@ def found_all(table):
 
 
 def test_each_image_has_its_partner_and_what_fails_is_said(mosaic, tmp_path):
-    done = run(mosaic, "--all-images", "-o", tmp_path / "d.fits.gz", "--sources", tmp_path / "s.csv", "--score",
-               tmp_path / "score.fits", "--plots", tmp_path / "p", "--json")  # fmt: skip
+    done = run(
+        mosaic,
+        "--all-images",
+        "-o",
+        tmp_path / "d.fits.gz",
+        "--sources",
+        tmp_path / "s.csv",
+        "--score",
+        tmp_path / "score.fits",
+        "--plots",
+        tmp_path / "p",
+        "--json",
+    )
     assert done.exit_code == 1, done.output
     images = json.loads(done.stdout)["images"]
     assert [(i["image"], i["template"]) for i in images] == [
-        ("CCD1", "CCD1"), ("CCD2", "CCD2"), ("CCD3", "CCD3"), ("CCD4", None),
-    ]  # fmt: skip
+        ("CCD1", "CCD1"),
+        ("CCD2", "CCD2"),
+        ("CCD3", "CCD3"),
+        ("CCD4", None),
+    ]
     for image in images[:2]:
         name = image["image"]
         assert image["output"] == str(tmp_path / f"d_{name}.fits.gz")
@@ -85,8 +99,14 @@ def test_each_image_has_its_partner_and_what_fails_is_said(mosaic, tmp_path):
     assert "2 of 4 images failed" in done.stderr
     assert "CCD4: no_partner" in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "d_CCD1.fits.gz", "d_CCD2.fits.gz", "p", "s_CCD1.csv", "s_CCD2.csv", "score_CCD1.fits", "score_CCD2.fits",
-    ]  # fmt: skip
+        "d_CCD1.fits.gz",
+        "d_CCD2.fits.gz",
+        "p",
+        "s_CCD1.csv",
+        "s_CCD2.csv",
+        "score_CCD1.fits",
+        "score_CCD2.fits",
+    ]
 
 
 def test_one_image_is_the_same_with_the_option_as_without(tmp_path, scenes):

@@ -30,8 +30,18 @@ def run(folder, *words):
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
     truth = make_pair(folder)
-    done = run(folder, "-o", folder / "out" / "d.fits", "--sources", folder / "s.Parquet", "--plots", folder / "p", "--json",
-               "-c", "spatialKernelOrder=0")  # fmt: skip
+    done = run(
+        folder,
+        "-o",
+        folder / "out" / "d.fits",
+        "--sources",
+        folder / "s.Parquet",
+        "--plots",
+        folder / "p",
+        "--json",
+        "-c",
+        "spatialKernelOrder=0",
+    )
     assert done.exit_code == 0, done.output
     return folder, json.loads(done.stdout), truth
 

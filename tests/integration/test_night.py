@@ -58,9 +58,13 @@ def place():
     for name in ("alerts/__init__.py", "tasks.py"):
         (folder / name).write_text("raise RuntimeError('the wrong module')\n")
     (folder / "tmp").mkdir(mode=0o755)
-    for name, seed, time_ in (("t1", 2, "2024-01-01T01:00:00"), ("t2", 3, "2024-01-01T02:00:00"),
-                              ("n1", 4, "2024-02-01T01:00:00.2"), ("n2", 5, "2024-02-01T01:00:00.9"),
-                              ("nan", 6, "2024-02-01T03:00:00")):  # fmt: skip
+    for name, seed, time_ in (
+        ("t1", 2, "2024-01-01T01:00:00"),
+        ("t2", 3, "2024-01-01T02:00:00"),
+        ("n1", 4, "2024-02-01T01:00:00.2"),
+        ("n2", 5, "2024-02-01T01:00:00.9"),
+        ("nan", 6, "2024-02-01T03:00:00"),
+    ):
         header = wcs().to_header()
         header["DATE-OBS"], header["EXPTIME"], header["FILTER"] = time_, 30.0, "r"
         pixels = np.full((SIZE, SIZE), np.nan, np.float32) if name == "nan" else image(seed, name[0] == "n")
@@ -79,9 +83,14 @@ def place():
 def start(place, *words):
     environment = {**os.environ, "TMPDIR": str(place / "tmp"), "ALERTPROD_WORKERS": "1"}
     return subprocess.Popen(
-        [*COMMAND, "--instrument", "./mycam.yaml", *words], cwd=place, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear_signals,
-    )  # fmt: skip
+        [*COMMAND, "--instrument", "./mycam.yaml", *words],
+        cwd=place,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=hear_signals,
+    )
 
 
 def until(condition, seconds=40.0):
@@ -105,21 +114,39 @@ def left_over(place):
 
 def test_bad_frames_are_left_out_and_the_others_are_processed(place):
     night = start(
-        place, "--template-frames", "t1.fits", "text.fits", "t2.fits", "--frames", "n2.fits", "n1.fits", "text.fits",
-        "./n1.fits", "missing.fits", "nan.fits", "--out", "out", "--positions", "positions.csv",
-    )  # fmt: skip
+        place,
+        "--template-frames",
+        "t1.fits",
+        "text.fits",
+        "t2.fits",
+        "--frames",
+        "n2.fits",
+        "n1.fits",
+        "text.fits",
+        "./n1.fits",
+        "missing.fits",
+        "nan.fits",
+        "--out",
+        "out",
+        "--positions",
+        "positions.csv",
+    )
     shown, said = night.communicate(timeout=200)
     assert night.returncode == 1, said
     report = json.loads((place / "out" / "report.json").read_text())
     assert [(v["visit"], v["state"]) for v in report["visits"] if v["state"] == "done"] == [
-        (24020103652, "done"), (24020103653, "done"),
-    ]  # fmt: skip
+        (24020103652, "done"),
+        (24020103653, "done"),
+    ]
     states = {(Path(f["frame"]).name, f["state"]): f for f in report["frames"]}
     failed = next(f for (name, _), f in states.items() if name == "nan.fits")
     assert {k for k in states if k[0] != "nan.fits"} == {
-        ("n1.fits", "done"), ("n2.fits", "done"), ("text.fits", "refused"), ("text.fits", "template refused"),
+        ("n1.fits", "done"),
+        ("n2.fits", "done"),
+        ("text.fits", "refused"),
+        ("text.fits", "template refused"),
         ("missing.fits", "refused"),
-    }  # fmt: skip
+    }
     assert (failed["state"], failed["code"]) in (("failed", "no_good_pixels"), ("refused", "no_good_pixels"))
     assert (report["exitStatus"], report["interrupted"], report["error"]) == (1, False, None)
     for text in ("missing.fits", "no_good_pixels", "template refused", "fits_unreadable"):
@@ -132,8 +159,12 @@ def test_bad_frames_are_left_out_and_the_others_are_processed(place):
     sources = pd.read_parquet(place / "out" / "diaSources.parquet")
     assert sources.visit.nunique() == 2
     assert sorted(p.name for p in (place / "out").iterdir()) == [
-        "diaForcedSources.parquet", "diaObjects.parquet", "diaSources.parquet", "forcedPositions.parquet", "report.json",
-    ]  # fmt: skip
+        "diaForcedSources.parquet",
+        "diaObjects.parquet",
+        "diaSources.parquet",
+        "forcedPositions.parquet",
+        "report.json",
+    ]
     until(lambda: left_over(place) == [])
 
 
@@ -226,5 +257,6 @@ def test_a_night_of_bad_frames_alone_ends_before_anything_starts(place):
     assert report == json.loads((out / "report.json").read_text())
     assert report["error"]["code"] == "night_failed"
     assert {Path(f["frame"]).name: f["code"] for f in report["frames"]} == {
-        "text.fits": "fits_unreadable", "missing.fits": "fits_unreadable",
-    }  # fmt: skip
+        "text.fits": "fits_unreadable",
+        "missing.fits": "fits_unreadable",
+    }

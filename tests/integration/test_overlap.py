@@ -51,11 +51,24 @@ def sources_of(image, ra, dec, rng):
         values[c.name] = np.full(n, empty).astype(c.dtype)
     out = pd.DataFrame(values)
     return out.assign(
-        diaSourceId=PACKER.ids(visit, detector, n), visit=np.int64(visit), detector=np.int16(detector),
-        ra=ra + rng.normal(0, 0.1 * ARCSEC, n), dec=dec + rng.normal(0, 0.1 * ARCSEC, n), raErr=0.1 * ARCSEC,
-        decErr=0.1 * ARCSEC, ra_dec_Cov=0.0, psfFlux=FLUX, psfFluxErr=ERROR, apFlux=FLUX, apFluxErr=ERROR, scienceFlux=FLUX,
-        scienceFluxErr=ERROR, snr=FLUX / ERROR, midpointMjdTai=image.visit_info.midpoint_mjd_tai, bboxSize=20,
-    )  # fmt: skip
+        diaSourceId=PACKER.ids(visit, detector, n),
+        visit=np.int64(visit),
+        detector=np.int16(detector),
+        ra=ra + rng.normal(0, 0.1 * ARCSEC, n),
+        dec=dec + rng.normal(0, 0.1 * ARCSEC, n),
+        raErr=0.1 * ARCSEC,
+        decErr=0.1 * ARCSEC,
+        ra_dec_Cov=0.0,
+        psfFlux=FLUX,
+        psfFluxErr=ERROR,
+        apFlux=FLUX,
+        apFluxErr=ERROR,
+        scienceFlux=FLUX,
+        scienceFluxErr=ERROR,
+        snr=FLUX / ERROR,
+        midpointMjdTai=image.visit_info.midpoint_mjd_tai,
+        bboxSize=20,
+    )
 
 
 def store(database, image, sources, start):

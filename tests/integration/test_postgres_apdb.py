@@ -13,7 +13,7 @@ from lsst.sphgeom import Angle, Circle, HtmPixelization, LonLat, UnitVector3d
 
 import apdb
 from apdb import Database, PostgresApdb, VisitConflict, VisitUnitOfWork, columns_of
-from apdb.client.base import FROZEN
+from apdb.client.base import FROZEN, InconsistentSchemaError
 from apdb.errors import ApdbError, SchemaMismatch
 from apdb.schema.setup import APDB_REPLICA_VERSION, APDB_SQL_VERSION
 from apdb.sky.htm import polygon
@@ -65,11 +65,12 @@ def test_both_clients_read_what_either_has_written(server, writer):
     first.store(at(61002.0), o.assign(nDiaSources=9).copy())
     ids = o.diaObjectId.tolist()
     for read, key in (
-        (lambda c: c.getDiaObjects(REGION), "diaObjectId"), (lambda c: c.getDiaSources(REGION, ids, at(61002.0)), "diaSourceId"),
+        (lambda c: c.getDiaObjects(REGION), "diaObjectId"),
+        (lambda c: c.getDiaSources(REGION, ids, at(61002.0)), "diaSourceId"),
         (lambda c: c.getDiaSources(REGION, None, at(61002.0)), "diaSourceId"),
         (lambda c: c.getDiaForcedSources(REGION, ids, at(61002.0)), "diaObjectId"),
         (lambda c: c.getDiaObjectsForDedup(), "diaObjectId"),
-    ):  # fmt: skip
+    ):
         mine, other = read(server.ours), read(server.theirs)
         assert len(mine) == 60
         equal(mine, other, key)
@@ -260,7 +261,7 @@ def test_trap_8_missing_numbers_are_null_and_come_back_with_nullable_types(serve
     server.ours.store(at(61001.0), o, s)
     raw = server.raw.execute(
         'SELECT count("diaObjectId"), count("psfFlux"), count(centroid_flag) FROM "DiaSource"'
-    ).fetchone()  # fmt: skip
+    ).fetchone()
     assert raw == (3, 3, 2)
     back = server.ours.getDiaSources(REGION, None, at(61001.0)).sort_values("diaSourceId", ignore_index=True)
     assert back.diaObjectId.dtype == pd.Int64Dtype()
@@ -296,8 +297,9 @@ def test_visits_out_of_order_keep_intervals_right(server):
         server.ours.store(at(mjd), o.assign(nDiaSources=k))
     versions = server.raw.execute(
         'SELECT "validityStartMjdTai", "validityEndMjdTai", "nDiaSources" FROM "DiaObject" WHERE "diaObjectId" = %s '
-        'ORDER BY "nDiaSources"', (int(o.diaObjectId[0]),)
-    ).fetchall()  # fmt: skip
+        'ORDER BY "nDiaSources"',
+        (int(o.diaObjectId[0]),),
+    ).fetchall()
     assert [v[2] for v in versions] == [0, 1, 2, 3, 4]
     assert versions[-1][:2] == (61009.0, None)
     for (start, end, _), (after, _, _) in itertools.pairwise(versions):
@@ -314,8 +316,10 @@ def test_moving_sources_keeps_the_counts_of_the_open_versions(server):
     move = {DiaSourceId.from_named_tuple(r): int(o.diaObjectId[0]) for r in s.iloc[1:3].itertuples()}
     server.ours.reassignDiaSourcesToDiaObjects(move)
     assert server.ours.getDiaObjects(REGION).nDiaSources.tolist() == [3, 0, 0, 1]
-    versions = server.raw.execute('SELECT "validityEndMjdTai" IS NULL, array_agg("nDiaSources" ORDER BY "diaObjectId") '
-                                  'FROM "DiaObject" GROUP BY 1 ORDER BY 1').fetchall()  # fmt: skip
+    versions = server.raw.execute(
+        'SELECT "validityEndMjdTai" IS NULL, array_agg("nDiaSources" ORDER BY "diaObjectId") '
+        'FROM "DiaObject" GROUP BY 1 ORDER BY 1'
+    ).fetchall()
     assert versions == [(False, [1, 1, 1, 1]), (True, [3, 0, 0, 1])]
     ghost = DiaSourceId(diaSourceId=5, ra=0.0, dec=0.0, midpointMjdTai=0.0)
     with pytest.raises(LookupError, match="5"):
@@ -421,7 +425,33 @@ def test_what_the_service_stores_and_merges_is_replicated(server):
     for table, count in ((ApdbTables.DiaObject, 6), (ApdbTables.DiaSource, 6), (ApdbTables.DiaForcedSource, 6)):
         assert len(replica.getTableDataChunks(table, chunks).rows()) == count
     kinds = [type(r).__name__ for r in replica.getUpdateRecordChunks(chunks)]
-    assert kinds == ["ApdbReassignDiaSourceToDiaObjectRecord"] * 2 + ["ApdbUpdateNDiaSourcesRecord"] + [
-        "ApdbCloseDiaObjectValidityRecord"] * 2  # fmt: skip
+    assert (
+        kinds
+        == ["ApdbReassignDiaSourceToDiaObjectRecord"] * 2
+        + ["ApdbUpdateNDiaSourcesRecord"]
+        + ["ApdbCloseDiaObjectValidityRecord"] * 2
+    )
     assert client.getDiaObjects(REGION).nDiaSources.tolist() == [3, 1, 1, 1]
     client.close()
+
+
+def test_tables_that_are_not_those_of_the_schema_are_refused_when_they_are_opened(server):
+    def refused(match):
+        with pytest.raises(InconsistentSchemaError, match=match) as caught:
+            PostgresApdb(server.config)
+        assert isinstance(caught.value, SchemaMismatch)
+        return caught.value.code
+
+    server.raw.execute('ALTER TABLE "DiaObject" RENAME COLUMN "g_psfFluxMean" TO other')
+    assert refused(r"no column DiaObject\.g_psfFluxMean\.") == "schema_inconsistent"
+    server.raw.execute('ALTER TABLE "DiaObject" RENAME COLUMN other TO "g_psfFluxMean"')
+    server.raw.execute('ALTER TABLE "StoreLedger" ALTER COLUMN visit TYPE TEXT')
+    refused(r"StoreLedger\.visit is text, not bigint\.")
+    server.raw.execute('ALTER TABLE "StoreLedger" ALTER COLUMN visit TYPE BIGINT USING visit::bigint')
+    PostgresApdb(server.config).close()
+    server.raw.execute('DROP TABLE "DiaForcedSource" CASCADE')
+    refused("no table DiaForcedSource")
+    with pytest.raises(SchemaMismatch, match="no table DiaForcedSource"):
+        Database(server.uri).check_schema()
+    server.raw.execute("DELETE FROM metadata WHERE name = 'version:schema'")
+    refused("version:schema")

@@ -43,14 +43,26 @@ def world(database, tmp_path):
             part += f * stamp[low_y - y + 12 :, low_x - x + 12 :][: part.shape[0], : part.shape[1]]
         truth[visit] = flux * SCALE
         info = VisitInfo(visit, 3, midpoint, 30.0, "simcam")
-        exposure = Exposure(image, np.full_like(image, NOISE**2), np.zeros(image.shape, np.int32), (0, 0), wcs, psf,
-                            PhotoCalib(SCALE), info, "r")  # fmt: skip
+        exposure = Exposure(
+            image,
+            np.full_like(image, NOISE**2),
+            np.zeros(image.shape, np.int32),
+            (0, 0),
+            wcs,
+            psf,
+            PhotoCalib(SCALE),
+            info,
+            "r",
+        )
         if visit != 72:
             exposure.write_fits(difference_path(tmp_path, visit, 3, 1))
     objects = frame_with("DiaObject", len(xy) + 2).assign(
-        diaObjectId=np.arange(1, len(xy) + 3), ra=np.append(ra, [ra[0], 200.0]), dec=np.append(dec, [dec[0], -30.0]),
-        firstDiaSourceMjdTai=[*[FIRST] * len(xy), 60900.0, FIRST], validityEndMjdTai=np.nan,
-    )  # fmt: skip
+        diaObjectId=np.arange(1, len(xy) + 3),
+        ra=np.append(ra, [ra[0], 200.0]),
+        dec=np.append(dec, [dec[0], -30.0]),
+        firstDiaSourceMjdTai=[*[FIRST] * len(xy), 60900.0, FIRST],
+        validityEndMjdTai=np.nan,
+    )
     with database.connect() as connection:
         for visit, midpoint in VISITS.items():
             connection.execute(
@@ -101,9 +113,16 @@ def test_ids_go_on_after_those_of_the_visit(database, world):
     folder, truth = world
     packer = load_instrument("simcam").packer()
     own = frame_with("DiaForcedSource", 2).assign(
-        diaForcedSourceId=packer.ids(71, 3, 2), diaObjectId=[1, 2], visit=71, detector=3, midpointMjdTai=VISITS[71],
-        timeWithdrawnMjdTai=np.nan, band="r", ra=10.0, dec=2.0,
-    )  # fmt: skip
+        diaForcedSourceId=packer.ids(71, 3, 2),
+        diaObjectId=[1, 2],
+        visit=71,
+        detector=3,
+        midpointMjdTai=VISITS[71],
+        timeWithdrawnMjdTai=np.nan,
+        band="r",
+        ra=10.0,
+        dec=2.0,
+    )
     with database.connect() as connection, VisitUnitOfWork(connection) as work:
         work.store(61012.0, empty_frame("DiaObject"), empty_frame("DiaSource"), own)
         work.commit()

@@ -50,8 +50,13 @@ def site(postgres, tmp_path_factory):
     folder = tmp_path_factory.mktemp("api")
     environment = {**os.environ, "ALERTPROD_DATABASE_URI": uri, "ALERTPROD_PORT": str(port), "ALERTPROD_HOST": "127.0.0.1",
                    "ALERTPROD_UPLOAD_DIR": str(folder)}  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-P", "-m", "service.commands.main", "serve"], env=environment, cwd=folder.parent,
-                               stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "service.commands.main", "serve"],
+        env=environment,
+        cwd=folder.parent,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     url = f"http://127.0.0.1:{port}"
     assert wait_api(url, process)
     with httpx.Client(base_url=url, timeout=30) as http:

@@ -18,6 +18,7 @@ ROLES = ("serve", "worker", "worker --drain", "relay", "reconcile", "ingest")
 COMMANDS = (
     "status", "visits list", "visits show 1 2", "alerts held", "alerts check", "alerts show 1", "alerts validate", "alerts release 1 2",
     "apdb status", "apdb partitions list", "apdb vacuum-advice", "apdb deduplicate", "explain 1 2 3 4",
+    "tokens list", "tokens record", "tokens revoke 1", "tokens create x --scope read",
 )  # fmt: skip
 
 
@@ -37,9 +38,10 @@ def refused(uri, lines, tmp_path):
     places = {f"ALERTPROD_{n}_DIR": str(tmp_path / n.lower()) for n in ("UPLOAD", "ARCHIVE", "TEMPLATE")}
     answers = dict(zip(lines, run(*lines, **environment, **places), strict=True))
     wrong = {
-        line: answer for line, answer in answers.items()
+        line: answer
+        for line, answer in answers.items()
         if answer[0] != "1" or not answer[1].startswith("alertprod: schema_version: ") or answer[1].count("\n") != 1
-    }  # fmt: skip
+    }
     assert wrong == {}
     return [said for _, said in answers.values()]
 
@@ -99,8 +101,11 @@ def test_visits_are_listed_and_shown_with_their_errors(database):
 
     (failed,) = json.loads(shown("visits", "list", "--state", "failed", "--json"))
     assert (failed["visit"], failed["detector"], failed["state"]) == (11, 3, "failed")
-    assert failed["error"] == {"code": "wcs_missing", "message": "the header has no celestial WCS",
-                               "help": "docs/errors/wcs_missing.md"}  # fmt: skip
+    assert failed["error"] == {
+        "code": "wcs_missing",
+        "message": "the header has no celestial WCS",
+        "help": "docs/errors/wcs_missing.md",
+    }
     assert "docs/errors/wcs_missing.md" in shown("visits", "show", "11", "3")
     assert [v["visit"] for v in json.loads(shown("visits", "list", "--json"))] == [12, 11]
     assert json.loads(shown("visits", "show", "12", "3", "--json"))["state"] == "queued"

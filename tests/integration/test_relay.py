@@ -88,9 +88,13 @@ def test_kill_9_of_the_relay_loses_and_doubles_nothing(database, target, tmp_pat
     fill(database, tmp_path, range(3), 40)
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, database._uri, str(tmp_path), target.brokers, target.topic, point], check=False,
-            timeout=120, capture_output=True, text=True, cwd=Path(__file__).parents[2],
-        )  # fmt: skip
+            [sys.executable, "-c", SCRIPT, database._uri, str(tmp_path), target.brokers, target.topic, point],
+            check=False,
+            timeout=120,
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
         assert done.returncode == -9, done.stderr
     relay = Relay(database, AlertArchive(tmp_path), target)
     patient(relay)
@@ -136,7 +140,9 @@ def test_alerts_that_are_held_wait_for_a_person(database, target, tmp_path):
             found = service_status(database)
             assert (found["published_alerts"], found["unpublished_alerts"], found["held_alerts"]) == (10, 0, 10)
             assert [(h["visit"], h["alerts"], h["reason"]) for h in held(connection)] == [
-                (1, 5, "diaSources is 900"), (2, 5, "diaSources is 900")]  # fmt: skip
+                (1, 5, "diaSources is 900"),
+                (2, 5, "diaSources is 900"),
+            ]
             assert release_held(connection, 1, 0) == 5
             assert drop_held(connection, 2, 0) == 5
             assert relay.step() == 5
@@ -162,3 +168,5 @@ def test_the_quality_gate_says_why():
     )
     assert veto_reason({"nan": 1.0}, found) == "nan was not measured"
     assert veto_reason({"starFluxResidual": 1.0}, found) == "starFluxResidual was not measured"
+    assert veto_reason({}, found, "the kernel is off") == "the kernel is off"
+    assert veto_reason({"nan": 1.0}, found, "the kernel is off") == "the kernel is off; nan was not measured"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from apdb.errors import ApdbError
+from apdb.errors import ApdbError, VisitConflict
 from tests.support.apdb_rows import at, rows
 
 LAST = 3  # the row that is spoilt
@@ -23,7 +23,9 @@ def spoil(frame, column, value):
 # table, column, what comes instead
 WRONG = [
     ("DiaObject", "dec", 91.0), ("DiaObject", "dec", -90.001), ("DiaObject", "ra", 1e6), ("DiaObject", "ra", np.nan),
-    ("DiaObject", "ra", np.inf), ("DiaObject", "firstDiaSourceMjdTai", 2_461_000.5), ("DiaObject", "nDiaSources", 2**31),
+    ("DiaObject", "ra", np.inf), ("DiaObject", "ra", 360.0), ("DiaSource", "ra", -0.1), ("DiaSource", "ra", np.float32(360)),
+    ("DiaSource", "midpointMjdTai", -1.0), ("DiaSource", "midpointMjdTai", 100_001.0), ("DiaForcedSource", "band", "w"),
+    ("DiaObject", "firstDiaSourceMjdTai", 2_461_000.5), ("DiaObject", "nDiaSources", 2**31),
     ("DiaObject", "nDiaSources", 1.5), ("DiaObject", "diaObjectId", 2**64),
     ("DiaSource", "ra", "10:00:00"), ("DiaSource", "ra", None), ("DiaSource", "dec", "2"), ("DiaSource", "dec", 1e300),
     ("DiaSource", "midpointMjdTai", 2_461_000.5), ("DiaSource", "midpointMjdTai", np.nan),
@@ -51,16 +53,44 @@ def test_what_a_column_cannot_hold_is_refused_by_name(server):
         assert server.raw.execute(f'SELECT count(*) FROM "{name}"').fetchone() == (0,)
 
 
-def test_ids_that_a_float_has_rounded_are_refused_and_exact_ones_stored(server):
+def test_ids_in_floats_are_refused_and_other_whole_numbers_stored_where_exact(server):
     o, s, f = rows(4)
-    with pytest.raises(ApdbError, match=r"DiaSource\.diaSourceId: row 0 .* no longer exact in floats"):
-        server.ours.store(at(61001.0), o, s.assign(diaSourceId=s.diaSourceId.astype(float)), f)
-    small = np.arange(4) + 2**53 - 5
-    server.ours.store(at(61001.0), o, s.assign(diaSourceId=small.astype(float)), f)
-    stored = server.raw.execute('SELECT "diaSourceId" FROM "DiaSource" ORDER BY 1').fetchall()
-    assert [i for (i,) in stored] == small.tolist()
+    for name, given in {
+        "DiaSource.diaSourceId": (o, s.assign(diaSourceId=s.diaSourceId.astype(float)), f),
+        "DiaObject.diaObjectId": (o.assign(diaObjectId=np.arange(1.0, 5.0)), s, f),
+        "DiaForcedSource.diaForcedSourceId": (o, s, f.assign(diaForcedSourceId=np.arange(1.0, 5.0, dtype=np.float32))),
+    }.items():
+        with pytest.raises(ApdbError, match=rf"{name}: row 0 .* expected an integer id: .* no longer exact in floats"):
+            server.ours.store(at(61001.0), *given)
+    with pytest.raises(ApdbError, match=r"DiaSource\.diaObjectId: row 0 .* no longer exact in floats"):
+        server.ours.store(at(61001.0), o, s.assign(diaObjectId=s.diaObjectId.astype(float)), f)
+    known = [2.0**53 - 1, np.nan, 5.0, np.nan]  # a column with NULLs, as a join makes it
+    server.ours.store(at(61001.0), o, s.assign(ssObjectId=known, diaObjectId=[np.nan, 6.0, np.nan, 7.0]), f)
+    stored = server.raw.execute('SELECT "ssObjectId", "diaObjectId" FROM "DiaSource" ORDER BY "diaSourceId"').fetchall()
+    assert stored == [(2**53 - 1, None), (None, 6), (5, None), (None, 7)]
     with pytest.raises(ApdbError, match=r"DiaSource\.diaSourceId: row 0 "):
         server.ours.store(at(61002.0), o, s.assign(diaSourceId=s.diaSourceId.astype(np.uint64) + np.uint64(2**63)), f)
+
+
+def test_an_id_that_another_visit_has_is_refused_whatever_the_month(server):
+    o, s, f = rows(4)
+    server.ours.store(at(61001.0), o, s, f)
+    _, later, forced = rows(4, visit=2)
+    ids = later.diaSourceId.to_numpy().copy()
+    ids[2] = s.diaSourceId[3]
+    again = later.assign(diaSourceId=ids, midpointMjdTai=61101.0)
+    with pytest.raises(
+        VisitConflict, match=rf"DiaSource\.diaSourceId: row 2 has the id {ids[2]}.* of visit 1, detector 0"
+    ):
+        server.ours.store(at(61101.0), o, again, forced)
+    server.ours.store(at(61101.0), o, again.drop(index=2), forced)  # ids around those of another visit are fine
+    assert server.raw.execute('SELECT count(*) FROM "DiaSource"').fetchone() == (7,)
+
+
+def test_columns_that_the_tables_do_not_have_are_refused(server):
+    o, s, f = rows(4)
+    with pytest.raises(ApdbError, match=r"DiaSource\.psfflux: .* no such column \(did you mean psfFlux\?\)"):
+        server.ours.store(at(61001.0), o, s.assign(psfflux=1.0), f)
 
 
 def test_the_same_id_twice_is_refused_with_both_rows(server):
@@ -91,7 +121,11 @@ def test_a_column_that_is_needed_and_a_time_that_is_none(server):
 def test_limits_that_are_right_are_stored_as_they_are(server):
     o, s, f = rows(4)
     largest = float(np.finfo(np.float32).max)
-    s = s.assign(ra=[0.0, 360.0, -0.1, 359.9], dec=[90.0, -90.0, 0.0, 89.9], psfFlux=[largest, -largest, np.nan, 0.0])
+    s = s.assign(
+        ra=[0.0, np.nextafter(360.0, 0.0), 1e-300, 359.9],
+        dec=[90.0, -90.0, 0.0, 89.9],
+        psfFlux=[largest, -largest, np.nan, 0.0],
+    )
     server.ours.store(at(61001.0), o, s, f)
     stored = server.raw.execute('SELECT ra, "dec", "psfFlux" FROM "DiaSource" ORDER BY "diaSourceId"').fetchall()
     assert [r[:2] for r in stored] == list(zip(s.ra, s.dec, strict=True))

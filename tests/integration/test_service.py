@@ -1,16 +1,13 @@
-"""The whole service on this machine: posting, states, errors, repeats, kills, two workers, Kafka ingest."""
+"""The whole service on this machine: posting, states, errors, repeats, Kafka ingest, a broker that dies."""
 
 import json
 import os
-import shutil
-import signal
 import time
 from pathlib import Path
 
 import fastavro
 import httpx
 import numpy as np
-import pandas as pd
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -23,55 +20,14 @@ from exposure import Exposure, load_instrument
 from service.commands.main import app
 from service.local.campaign import consume_alerts, post_visits, read_alerts, wait_finished, wait_published
 from service.local.stack import Stack
-from service.processing.build_template import template_from_frames
 from service.processing.explain import explain
-from simulation.survey import SurveyConfig, write_survey
-
-CONFIG = SurveyConfig(
-    visits=7,
-    template_visits=3,
-    detectors=2,
-    size=448,
-    stars=2600,
-    galaxies=200,
-    variables=150,
-    transients=50,
-    asteroids=6,
-)
-
-
-@pytest.fixture(scope="module")
-def survey(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("survey")
-    index = write_survey(CONFIG, folder)
-    frames = [Path(p) for p in index[index.isTemplate].path]
-    template_from_frames(folder / "templates", "default", frames, load_instrument("simcam"))
-    return folder
-
-
-def science(survey):
-    index = pd.read_parquet(survey / "index.parquet")
-    return index[~index.isTemplate].sort_values(["mjd", "detector"])
-
-
-def messages(rows):
-    return [
-        {"instrument": "simcam", "science": r.path, "visit": int(r.visit), "detector": int(r.detector),
-         "midpointMjdTai": float(r.mjd)}
-        for r in rows.itertuples()
-    ]  # fmt: skip
-
-
-def stack(survey, **more):
-    roles = more.pop("roles", ("serve", "worker", "relay"))
-    overrides = {"data_roots": [survey], "template_dir": survey / "templates", "lease_s": 3.0, "retry_s": 0.2,
-                 "ephemerides": survey / "ephemerides.parquet", **more}  # fmt: skip
-    return Stack(overrides, roles=roles)
+from tests.support.survey import messages, science, survey_settings
 
 
 @pytest.fixture(scope="module")
 def running(survey):
-    with stack(survey) as running:
+    """A service with servers of its own: its broker is killed."""
+    with Stack(survey_settings(survey)) as running:
         yield running
 
 
@@ -146,8 +102,9 @@ def test_explain_says_why_there_is_or_is_no_alert(survey, running):
     assert explain(running.settings, 424242, 0, 1.0, 1.0)[0].text.startswith("never came")
     before = len(sources)
     assert len(all_rows(running.database, "DiaSource")) == before  # nothing was written
-    done = CliRunner().invoke(app, ["explain", str(visit), str(detector), str(one.ra), "--", str(one.dec)],
-                              env=running.settings.environment())  # fmt: skip
+    done = CliRunner().invoke(
+        app, ["explain", str(visit), str(detector), str(one.ra), "--", str(one.dec)], env=running.settings.environment()
+    )
     assert done.exit_code == 0, done.output
     assert "published" in done.stdout
 
@@ -304,61 +261,3 @@ def test_visits_go_on_without_a_broker_and_alerts_follow(survey, running):
     assert sorted(i for i, a in zip(ids, alerts, strict=True) if a.headers["visit"].startswith("700")) == sorted(
         sources.diaSourceId[sources.visit.between(7000, 7002)]
     )
-
-
-@pytest.mark.parametrize("point", ["associated", "before_commit", "after_commit"])
-def test_kill_9_of_the_worker_loses_and_doubles_nothing(survey, point):
-    """The job dies by SIGKILL at the point (its first attempt), then the whole worker is killed and started again."""
-    with stack(survey, roles=("serve", "relay")) as killed:
-        posts = messages(science(survey))[:2]
-        keys = [(m["visit"], m["detector"]) for m in posts]
-        post_visits(killed, posts)
-        killed.start("worker", ALERTPROD_CRASH_POINT=point, ALERTPROD_WORKERS="1", ALERTPROD_ATTEMPTS="9")
-        deadline = time.monotonic() + 120
-        while "job_crashed" not in killed.log("worker"):
-            assert time.monotonic() < deadline, killed.log("worker")
-            time.sleep(0.1)
-        killed.kill("worker")
-        killed.start("worker")
-        states = wait_finished(killed, keys, 180)
-        assert {s["state"] for s in states.values()} == {"done"}, states
-        published = wait_published(killed)
-        ids = [a["diaSourceId"] for a in consume_alerts(killed.kafka.brokers, killed.settings.alert_topic, published)]
-        sources = all_rows(killed.database, "DiaSource")
-        assert sorted(ids) == sorted(sources.diaSourceId)
-        assert len(set(ids)) == len(ids) > 0
-
-
-def test_two_workers_on_overlapping_detectors_make_no_star_twice(survey, tmp_path):
-    """The same sky is sent as two detectors of one visit, twice, to two workers at once."""
-    rows = science(survey)
-    rows = rows[rows.detector == 0].head(3)
-    with stack(survey, order_wait_s=0.0, workers=2) as twice:
-        posts = []
-        for r in rows.itertuples():
-            for detector in (10, 11):
-                posts.append({"instrument": "simcam", "science": r.path, "visit": int(r.visit), "detector": detector,
-                              "midpointMjdTai": float(r.mjd) + detector * 1e-7})  # fmt: skip
-        post_visits(twice, posts)
-        wait_finished(twice, [(p["visit"], p["detector"]) for p in posts], 240)
-        objects = latest_objects(twice.database)
-        sources = all_rows(twice.database, "DiaSource")
-    assert len(sources) > 8
-    from scipy.spatial import cKDTree
-
-    from tasks.sphere import unit_vectors
-
-    pairs = cKDTree(unit_vectors(objects.ra, objects.dec)).query_pairs(np.radians(0.7 / 3600))
-    assert pairs == set()
-
-
-def test_stopping_leaves_no_process_behind(survey):
-    with stack(survey) as short:
-        pids = [p.pid for p in short.processes.values()]
-        scratch = short.scratch
-        short.processes["worker"].send_signal(signal.SIGTERM)
-        assert short.processes["worker"].wait(timeout=30) == 0
-    for pid in pids:
-        assert not Path(f"/proc/{pid}").exists()
-    assert not scratch.exists()
-    shutil.rmtree(scratch, ignore_errors=True)

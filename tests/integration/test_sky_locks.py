@@ -87,9 +87,10 @@ def test_of_those_who_wait_for_a_place_on_the_sky_only_one_keeps_dead_rows_alive
     assert max(counts) == 1 and sum(counts) > 30  # the front waits in a statement with a snapshot, the others do not
     monkeypatch.setattr(transactions, "LOCKS_WAIT_S", 0.3)
     with (
-        database.connect() as holder, sky_locks(holder, pixels),
+        database.connect() as holder,
+        sky_locks(holder, pixels),
         pytest.raises(DatabaseUnavailable, match="held its place"),
-    ):  # fmt: skip
+    ):
         server.ours.store(at(61002.0), o)
 
 

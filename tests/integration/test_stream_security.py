@@ -1,7 +1,5 @@
 """TLS, SASL/SCRAM and ACLs on a real broker: what is allowed works, what is refused is said clearly."""
 
-import datetime
-import ipaddress
 import time
 from uuid import uuid4
 
@@ -14,10 +12,6 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from alerts import AlertArchive
 from alerts.consumer import AlertConsumer
@@ -28,46 +22,10 @@ from service.local.campaign import read_alerts
 from service.local.embedded_kafka import EmbeddedKafka
 from service.settings import Settings
 from tasks.local_server import free_port
+from tests.support.certificates import authority, keystore
 from tests.support.outbox_rows import fill, patient
 
 USERS = {"admin": "admin-secret", "relay": "relay-secret", "reader": "reader-secret", "nobody": "nobody-secret"}
-
-
-def authority(folder, name):
-    """A certificate authority; returns (key, certificate) and writes NAME.pem."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    certificate = _sign(subject, subject, key.public_key(), key, x509.BasicConstraints(ca=True, path_length=0), None)
-    (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    return key, certificate
-
-
-def _sign(subject, issuer, public, signer, constraints, names):
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public)
-        .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=2)).add_extension(constraints, critical=True)
-    )  # fmt: skip
-    if names is not None:
-        builder = builder.add_extension(names, critical=False)
-    return builder.sign(signer, hashes.SHA256())
-
-
-def keystore(folder, signer, issuer):
-    """Key and certificate of the broker as one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    certificate = _sign(
-        subject, issuer.subject, key.public_key(), signer, x509.BasicConstraints(ca=False, path_length=None), names
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = folder / "broker.pem"
-    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -93,28 +51,43 @@ def secure(server_dir):
     with EmbeddedKafka(server_dir / "kafka-secure", port=port, properties=properties, scram=USERS) as broker:
         broker.folder = folder
         allow(
-            broker, "relay", (ResourceType.TOPIC, "alerts", "WRITE"), (ResourceType.TOPIC, "alerts", "READ"), (ResourceType.TOPIC, "alerts", "DESCRIBE"),
-            (ResourceType.TOPIC, "alerts", "DESCRIBE_CONFIGS"), (ResourceType.TRANSACTIONAL_ID, "relay", "WRITE"),
+            broker,
+            "relay",
+            (ResourceType.TOPIC, "alerts", "WRITE"),
+            (ResourceType.TOPIC, "alerts", "READ"),
+            (ResourceType.TOPIC, "alerts", "DESCRIBE"),
+            (ResourceType.TOPIC, "alerts", "DESCRIBE_CONFIGS"),
+            (ResourceType.TRANSACTIONAL_ID, "relay", "WRITE"),
             (ResourceType.GROUP, "relay", "READ"),
-        )  # fmt: skip
+        )
         allow(broker, "reader", (ResourceType.TOPIC, "alerts", "READ"), (ResourceType.GROUP, "reader", "READ"))
         yield broker
 
 
 def client(broker, user, password=None, ca="authority"):
     return {
-        "security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512", "sasl.username": user,
-        "sasl.password": password or USERS[user], "ssl.ca.location": str(broker.folder / f"{ca}.pem"),
-    }  # fmt: skip
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": user,
+        "sasl.password": password or USERS[user],
+        "ssl.ca.location": str(broker.folder / f"{ca}.pem"),
+    }
 
 
 def allow(broker, user, *rules):
     admin = AdminClient({"bootstrap.servers": broker.brokers, **client(broker, "admin")})
     bindings = [
-        AclBinding(kind, name, ResourcePatternType.PREFIXED, f"User:{user}", "*", AclOperation[operation],
-                   AclPermissionType.ALLOW)
+        AclBinding(
+            kind,
+            name,
+            ResourcePatternType.PREFIXED,
+            f"User:{user}",
+            "*",
+            AclOperation[operation],
+            AclPermissionType.ALLOW,
+        )
         for kind, name, operation in rules
-    ]  # fmt: skip
+    ]
     deadline = time.monotonic() + 60
     for future in admin.create_acls(bindings).values():
         future.result(timeout=max(1, deadline - time.monotonic()))
@@ -187,9 +160,10 @@ def test_what_acls_deny_is_named(secure, database, tmp_path):
 
 def test_secrets_are_masked_wherever_settings_are_shown():
     settings = Settings(
-        database_uri="postgresql://u:dbpass@h/d", schema_registry="http://u:regpass@h",
+        database_uri="postgresql://u:dbpass@h/d",
+        schema_registry="http://u:regpass@h",
         kafka_client={"sasl.username": "relay", "sasl.password": "kpass", "ssl.key.password": "keypass"},
-    )  # fmt: skip
+    )
     shown = str(settings.masked()) + repr(settings)
     for secret in ("dbpass", "regpass", "kpass", "keypass"):
         assert secret not in str(settings.masked())

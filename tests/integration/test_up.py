@@ -55,8 +55,15 @@ def wait_for(condition, process=None, seconds=SECONDS):
 def start(place, images, started):
     (place / "environment.sh").unlink(missing_ok=True)
     program = [sys.executable, "-P", "-m", "service.commands.main", "up", "--data", str(place), "--root", str(images)]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=images,
-                               env={**os.environ, "COLUMNS": "200"}, preexec_fn=hear_signals)  # fmt: skip
+    process = subprocess.Popen(
+        program,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=images,
+        env={**os.environ, "COLUMNS": "200", "ALERTPROD_WORKERS": "1"},
+        preexec_fn=hear_signals,
+    )
     started.append(process)
     lines = wait_for(lambda: (place / "environment.sh").exists() and (place / "environment.sh").read_text(), process)
     words = [shlex.split(line)[1] for line in lines.splitlines()]

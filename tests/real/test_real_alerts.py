@@ -63,9 +63,12 @@ def test_rubin_packets_are_read_and_encoded_again_field_for_field(rubin):
     bright = AlertFilter("diaSource.snr > 20 and diaObject.nDiaSources >= 1")
     chosen = [bool(bright(p)) for p in rubin]
     assert chosen == [
-        p["diaSource"]["snr"] is not None and p["diaSource"]["snr"] > 20 and p["diaObject"] is not None
-        and p["diaObject"]["nDiaSources"] >= 1 for p in rubin
-    ]  # fmt: skip
+        p["diaSource"]["snr"] is not None
+        and p["diaSource"]["snr"] > 20
+        and p["diaObject"] is not None
+        and p["diaObject"]["nDiaSources"] >= 1
+        for p in rubin
+    ]
 
 
 def test_rubin_packets_become_tables_images_and_a_picture(rubin, tmp_path):

@@ -110,8 +110,16 @@ def test_statistics_of_rr_lyrae():
                 mjd, mag, err = table[:, 2 + 3 * k : 5 + 3 * k].T
                 good = (mag > 0) & (mag < 30) & (err > 0) & (err < 1)
                 flux = 10 ** (-0.4 * (mag[good] - 31.4))
-                bands.append(pd.DataFrame({"band": band, "midpointMjdTai": mjd[good], "psfFlux": flux,
-                                           "psfFluxErr": flux * err[good] / 1.0857}))  # fmt: skip
+                bands.append(
+                    pd.DataFrame(
+                        {
+                            "band": band,
+                            "midpointMjdTai": mjd[good],
+                            "psfFlux": flux,
+                            "psfFluxErr": flux * err[good] / 1.0857,
+                        }
+                    )
+                )
             curves.append(pd.concat(bands))
     found, checked = compare(curves, BANDS)
     assert checked > 20_000
@@ -134,16 +142,18 @@ def _multiband_periods(curves):
     for k, lc in enumerate(curves):
         t = lc.midpointMjdTai.to_numpy()
         grid = np.arange(1, int(0.5 * 5 * 100 * len(t)) + 1) / np.ptp(t) / 5
-        reduction, total = np.zeros(grid.size), 0.0
+        models, chi2 = [], []
         for _, part in lc.groupby("band"):
             f, e = part.psfFlux.to_numpy(), part.psfFluxErr.to_numpy()
-            chi2 = (((f - np.average(f, weights=e**-2)) / e) ** 2).sum()
-            power = LombScargle(part.midpointMjdTai.to_numpy(), f, e).power(grid, method="cython")
-            reduction += chi2 * power
-            total += chi2
-        best = np.argmax(reduction)
+            chi2.append((((f - np.average(f, weights=e**-2)) / e) ** 2).sum())
+            models.append(LombScargle(part.midpointMjdTai.to_numpy(), f, e))
+        # astropy's fast way errs by 1e-3: the exact one, which takes half a second a band, is needed near the peak alone
+        rough = sum(c * m.power(grid, method="fast") for c, m in zip(chi2, models, strict=True)) / sum(chi2)
+        grid = grid[rough > rough.max() - 0.05]
+        power = sum(c * m.power(grid, method="cython") for c, m in zip(chi2, models, strict=True)) / sum(chi2)
+        best = np.argmax(power)
         row = found.loc[k + 1]
-        assert row.multiPower == pytest.approx(reduction[best] / total, rel=1e-6)
+        assert row.multiPower == pytest.approx(power[best], rel=1e-6)
         assert row.multiPeriod == pytest.approx(1 / grid[best], rel=1e-9)
         assert 0 <= row.multiFap < 1e-6
         part = lc[lc.band == "r"]
@@ -160,8 +170,16 @@ def test_statistics_of_ztf_light_curves():
     for row in table.itertuples():
         mag, err = np.asarray(row.mag, float), np.asarray(row.magerr, float)
         flux = 10 ** (-0.4 * (mag - 31.4))
-        curves.append(pd.DataFrame({"band": "g", "midpointMjdTai": np.asarray(row.hmjd, float), "psfFlux": flux,
-                                    "psfFluxErr": flux * err / 1.0857}))  # fmt: skip
+        curves.append(
+            pd.DataFrame(
+                {
+                    "band": "g",
+                    "midpointMjdTai": np.asarray(row.hmjd, float),
+                    "psfFlux": flux,
+                    "psfFluxErr": flux * err / 1.0857,
+                }
+            )
+        )
     some = curves[::8]
     _, checked = compare(some, "g")
     assert checked > 18 * len(some)

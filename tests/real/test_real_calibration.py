@@ -31,10 +31,18 @@ def _hsc() -> tuple[list[pd.DataFrame], ExposureCatalog, Camera]:
         d = int(header["DET-ID"])
         tables.append(table.assign(visit=1180, detector=d, sourceId=d * 100_000 + np.arange(len(table))))
         wcs = SkyWcs.from_header(header)
-        rows.append({
-            "id": d, "visit": 1180, "physical_filter": "HSC-Z", "band": "z", "bbox_min_x": 0, "bbox_min_y": 0,
-            "bbox_max_x": 2047, "bbox_max_y": 4175,
-        })  # fmt: skip
+        rows.append(
+            {
+                "id": d,
+                "visit": 1180,
+                "physical_filter": "HSC-Z",
+                "band": "z",
+                "bbox_min_x": 0,
+                "bbox_min_y": 0,
+                "bbox_max_x": 2047,
+                "bbox_max_y": 4175,
+            }
+        )
         info = VisitInfo(1180, d, MJD, 270.0, boresight_ra=BORESIGHT[0], boresight_dec=BORESIGHT[1], airmass=1.09)
         records[d] = ExposureRecord(wcs=wcs, photo_calib=PhotoCalib(1.0), visit_info=info)
         xi, eta = project(*wcs.pixel_to_sky(np.array([1023.5, 1024.5]), np.array([2087.5, 2087.5])), BORESIGHT)

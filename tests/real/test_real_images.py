@@ -18,7 +18,8 @@ from tasks import make_task
 from tests.support.real import real_data
 
 
-def test_transit_of_hatp32(tmp_path):
+def test_transit_of_hatp32(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALERTPROD_WORKERS", "1")  # visits of one patch are done one after the other
     folder = real_data("microobs_hatp32")
     frames = sorted(folder.glob("hatp32_*.fits.gz"))
     ra, dec = read_wcs(frames[0]).pixel_to_sky(423.2, 286.0)
@@ -27,8 +28,19 @@ def test_transit_of_hatp32(tmp_path):
     assert [v["state"] for v in report["visits"]] == ["done"] * 36
     assert report["refused"] == []
     table = pd.read_parquet(tmp_path / "out" / "forcedPositions.parquet")
-    assert list(table.columns) == ["id", "visit", "detector", "mjd", "band", "ra", "dec", "psfFlux", "psfFluxErr",
-                                   "scienceFlux", "scienceFluxErr"]  # fmt: skip
+    assert list(table.columns) == [
+        "id",
+        "visit",
+        "detector",
+        "mjd",
+        "band",
+        "ra",
+        "dec",
+        "psfFlux",
+        "psfFluxErr",
+        "scienceFlux",
+        "scienceFluxErr",
+    ]
     hours = (table.mjd - 58107) * 24 - 37 / 3600
     inside, outside = hours.between(3.5, 5.83), (hours < 3.3) | (hours > 6.0)
     flux = table.scienceFlux / table.scienceFlux[outside].mean()

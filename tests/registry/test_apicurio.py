@@ -55,11 +55,15 @@ class Apicurio:
         self.port, self.folder = free_port(), folder
         parts = psycopg.conninfo.conninfo_to_dict(uri)
         self.environment = {
-            **os.environ, "QUARKUS_HTTP_PORT": str(self.port), "QUARKUS_HTTP_HOST": "127.0.0.1", "APICURIO_STORAGE_KIND": "sql",
-            "APICURIO_STORAGE_SQL_KIND": "postgresql", "APICURIO_DATASOURCE_USERNAME": parts["user"],
+            **os.environ,
+            "QUARKUS_HTTP_PORT": str(self.port),
+            "QUARKUS_HTTP_HOST": "127.0.0.1",
+            "APICURIO_STORAGE_KIND": "sql",
+            "APICURIO_STORAGE_SQL_KIND": "postgresql",
+            "APICURIO_DATASOURCE_USERNAME": parts["user"],
             "APICURIO_DATASOURCE_URL": f"jdbc:postgresql://{parts['host']}:{parts['port']}/{parts['dbname']}",
             "APICURIO_DATASOURCE_PASSWORD": parts.get("password", "x"),
-        }  # fmt: skip
+        }
         self.url = f"http://127.0.0.1:{self.port}/apis/ccompat/v7"
 
     def start(self):

@@ -16,10 +16,16 @@ def frame_with(table, n):
     for c in columns_of(table):
         kind = c.dtype.kind
         out[c.name] = (
-            rng.normal(size=n).astype(c.dtype) if kind == "f" else rng.integers(1, 50, n).astype(c.dtype)
-            if kind == "i" else rng.uniform(size=n) < 0.5 if kind == "b" else np.full(n, "r", object)
-        )  # fmt: skip
-    return pd.DataFrame(out)
+            rng.normal(size=n).astype(c.dtype)
+            if kind == "f"
+            else rng.integers(1, 50, n).astype(c.dtype)
+            if kind == "i"
+            else rng.uniform(size=n) < 0.5
+            if kind == "b"
+            else np.full(n, "r", object)
+        )
+    times = {name: 61000 + np.tanh(values) for name, values in out.items() if name.endswith("MjdTai")}
+    return pd.DataFrame(out | times | ({"ra": 150 + out["ra"]} if "ra" in out else {}))
 
 
 def inputs():

@@ -123,9 +123,13 @@ def crota() -> Header:
 def arcsec() -> Header:
     """CUNIT arcsec."""
     return _without_cd(tan()) | {
-        "CUNIT1": "arcsec", "CUNIT2": "arcsec", "CDELT1": -SCALE * 3600, "CDELT2": SCALE * 3600,
-        "CRVAL1": CENTRE[0] * 3600, "CRVAL2": CENTRE[1] * 3600,
-    }  # fmt: skip
+        "CUNIT1": "arcsec",
+        "CUNIT2": "arcsec",
+        "CDELT1": -SCALE * 3600,
+        "CDELT2": SCALE * 3600,
+        "CRVAL1": CENTRE[0] * 3600,
+        "CRVAL2": CENTRE[1] * 3600,
+    }
 
 
 def old_pc() -> Header:

@@ -27,10 +27,16 @@ def scene(sigma, noise, seed, pad=0, size=256, n=60, scale=1.0, flux=(500, 3000)
     variance = image + noise**2
     image = image + np.random.default_rng(seed).normal(size=image.shape) * np.sqrt(variance)
     e = Exposure(
-        (scale * image).astype("f4"), (scale**2 * variance).astype("f4"), np.zeros(image.shape, np.int32),
-        (ORIGIN[0] - pad, ORIGIN[1] - pad), WCS, GaussianPsf(sigma, 41, (ORIGIN[0] + 128, ORIGIN[1] + 128)),
-        PhotoCalib(1.0 / scale), VisitInfo(1, 2, 61000.0, 30.0), "r",
-    )  # fmt: skip
+        (scale * image).astype("f4"),
+        (scale**2 * variance).astype("f4"),
+        np.zeros(image.shape, np.int32),
+        (ORIGIN[0] - pad, ORIGIN[1] - pad),
+        WCS,
+        GaussianPsf(sigma, 41, (ORIGIN[0] + 128, ORIGIN[1] + 128)),
+        PhotoCalib(1.0 / scale),
+        VisitInfo(1, 2, 61000.0, 30.0),
+        "r",
+    )
     s = pd.DataFrame({"x": x + ORIGIN[0], "y": y + ORIGIN[1], "psfFlux": f * scale, "snr": 100.0})
     s["star"], s["isolated"], s["flagged"] = True, True, False
     return e, s.sort_values("psfFlux", ascending=False, ignore_index=True)

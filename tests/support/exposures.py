@@ -32,8 +32,15 @@ def make_exposure(origin=(12345, 67890)):
     box = (*origin, 80, 60)
     field = ChebyshevField(np.array([[1.0, 0.02], [0.01, 0.0]]), box)
     return Exposure(
-        image, np.abs(image) + 1, mask, origin, tan().shifted(*origin), MoffatPsf((4.0, 0.1), 3.0, 31, box, (0.01,)),
+        image,
+        np.abs(image) + 1,
+        mask,
+        origin,
+        tan().shifted(*origin),
+        MoffatPsf((4.0, 0.1), 3.0, 31, box, (0.01,)),
         PhotoCalib(2.5, 0.01, field, "refcat"),
-        VisitInfo(123456789012, 7, 61000.123456789, 30.0, "simcam", 150.0, 2.0, 12.5, 1.2, "why", "what"), "r", "r_03",
+        VisitInfo(123456789012, 7, 61000.123456789, 30.0, "simcam", 150.0, 2.0, 12.5, 1.2, "why", "what"),
+        "r",
+        "r_03",
         ApCorrMap({"base_PsfFlux_instFlux": ChebyshevField.constant(1.01, box)}),
-    )  # fmt: skip
+    )

@@ -129,9 +129,11 @@ def processor() -> dict[str, Any]:
     """Return what the arithmetic of this process runs on."""
     found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
     return {
-        "BLAS": architectures(), "OpenCV": cv2.getCPUFeaturesLine(), "numpy": found,
+        "BLAS": architectures(),
+        "OpenCV": cv2.getCPUFeaturesLine(),
+        "numpy": found,
         "numba": f"{numba.config.CPU_NAME or llvm.get_host_cpu_name()} {os.environ.get('NUMBA_CPU_FEATURES', '')}".strip(),
-    }  # fmt: skip
+    }
 
 
 def main(target: str, names: list[str]) -> None:

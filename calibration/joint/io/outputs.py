@@ -60,10 +60,15 @@ def write_outputs(
     images: Images,
     wcs: "Mapping[Key, ComposedWcs] | None",
     calibs: "Mapping[Key, PhotoCalib] | None",
-    stars: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
     metrics: Mapping[str, Any],
 ) -> dict[str, float]:
     """Write everything into a folder beside `out` and move it there at the end.
+
+    Parameters
+    ----------
+    tables
+        Written as NAME.parquet.
 
     Returns
     -------
@@ -80,7 +85,8 @@ def write_outputs(
         if calibs is not None:
             (work / "photoCalib").mkdir()
             _write_calibrations(work / "photoCalib", calibs)
-        stars.to_parquet(work / "stars.parquet", index=False)
+        for name, table in tables.items():
+            table.to_parquet(work / f"{name}.parquet", index=False)
         text = json.dumps({k: _plain(v) for k, v in (dict(metrics) | worst).items()}, indent=1)
         (work / "metrics.json").write_text(text, encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)

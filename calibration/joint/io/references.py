@@ -106,10 +106,11 @@ def load_references(table: pd.DataFrame, config: ReferenceConfig, circle: Circle
     out = out.take(np.flatnonzero(good))
     if not len(out):
         mend = (
-            f"check fluxes, errors and filters of the catalogue ({', '.join(wanted.filter_names)})" if len(inside) else
-            "check that the catalogue is of this field and in ICRS, and what the images' WCS say (CRVAL1, CRVAL2, RADESYS, "
+            f"check fluxes, errors and filters of the catalogue ({', '.join(wanted.filter_names)})"
+            if len(inside)
+            else "check that the catalogue is of this field and in ICRS, and what the images' WCS say (CRVAL1, CRVAL2, RADESYS, "
             "EQUINOX: images of another equinox are brought to ICRS)"
-        )  # fmt: skip
+        )
         raise JointCalibrationError(
             f"no {need} reference star is left of {len(table)} in the catalogue, {len(inside)} of them in the circle "
             f"around the images ({circle.where()}, radius {circle.radius:.3f} deg): {mend}"
@@ -163,8 +164,13 @@ def _at_epoch(
     """Return directions (K, 3) and errors (K, 2) at an epoch, moved along great circles: direction cos(a) + motion's
     direction sin(a), a = |motion| dt.
     """
-    if "epoch" not in table or not motion.any():
+    if not motion.any() or not np.isfinite(epoch_mjd):
         return vector, error
+    if "epoch" not in table:
+        raise JointCalibrationError(
+            "the reference catalogue has proper motions (pm_ra, pm_dec) but no column epoch (MJD), so that its stars cannot be "
+            "moved to the time of the images: add the epoch, or set astrometryRefs.applyProperMotion=False"
+        )
     years = (epoch_mjd - epochs_mjd(table)) / _JULIAN
     years = np.nan_to_num(years)
     east, north = tangent_frames(vector)

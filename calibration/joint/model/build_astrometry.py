@@ -22,7 +22,10 @@ __all__ = ["AstrometryBuilder", "build_wcs"]
 
 log = logging.getLogger("alertprod.jointcal")
 _NODES = 8
-_SOURCES_PER_TERM = 2  # below, a map follows the noise of its sources
+_CHIP_SHAPE = 0.1
+_SOURCES_PER_TERM = 6  # below, a map follows the noise of its sources
+_TRUST = 20.0  # times the distance of stars from their reference stars by the input WCS
+_TRUST_LIMITS = (0.05, 30.0)  # arcsec
 
 
 @dataclass
@@ -49,11 +52,20 @@ class AstrometryBuilder:
 
     @classmethod
     def start(
-        cls, images: Images, associated: Associated, camera: Camera, config: JointcalConfig
+        cls,
+        images: Images,
+        associated: Associated,
+        camera: Camera,
+        config: JointcalConfig,
+        own_chips: frozenset[tuple[int, int]] = frozenset(),
     ) -> "AstrometryBuilder":
-        """Fit the start values of all maps to the input WCS, moved onto the reference stars."""
+        """Fit the start values of all maps to the input WCS, moved onto the reference stars.
+
+        In the constrained model the images `own_chips` (visit, detector) have chip maps of their own.
+        """
         visits, visit_index = np.unique(images.visit, return_inverse=True)
-        detectors, chip = np.unique(images.detector, return_inverse=True)
+        detectors, chip, chip_names = _chip_maps(images, own_chips)
+        n_shared = detectors.size - len(own_chips & {images.key(i) for i in range(len(images))})
         bbox = images.bbox.astype(np.float64)
         centre, half = bbox[:, :2] + (bbox[:, 2:] - 1) / 2, bbox[:, 2:] / 2
         constrained = config.astrometryModel == "constrained"
@@ -66,11 +78,11 @@ class AstrometryBuilder:
         parallax = bool(associated.references.parallax.any())
         frames = image_frames(images, tangent[visit_index], camera, config.fitDcr, parallax)
         n = layout.size
-        names = _names(layout, visits, detectors, images)
+        names = _names(layout, visits, chip_names, images)
         parameters = ModelParameters(np.zeros(n), np.ones(n, bool), names, np.zeros(n), np.zeros(n))
         out = cls(images, layout, frames, tangent, visit_index, parameters)
         if constrained:
-            out._start_chips(detectors, camera)
+            out._start_chips(detectors, n_shared, camera)
             out._expect_chips(detectors, camera, config.chipPositionPrior)
         out._start_outer(associated, config)
         return out
@@ -81,8 +93,8 @@ class AstrometryBuilder:
         first = self.layout.inner_start + 2 * count * chip
         return np.ascontiguousarray(self.parameters.values[first : first + 2 * count].reshape(2, count).T)
 
-    def _start_chips(self, detectors: I64, camera: Camera) -> None:
-        """Take the chip maps from the camera file, and hold that of the chip in the middle."""
+    def _start_chips(self, detectors: I64, n_shared: int, camera: Camera) -> None:
+        """Take the chip maps from the camera file, and hold that of the chip in the middle of the first `n_shared`."""
         gu, gv = _nodes()
         focal = []
         for d in (camera[int(d)] for d in detectors):
@@ -94,8 +106,8 @@ class AstrometryBuilder:
             solved = fit_terms(self.layout.inner_order, gu, gv, f / self.scale_mm)
             first = self.layout.inner_start + 2 * count * chip
             self.parameters.values[first : first + 2 * count] = solved.T.ravel()
-        middle = camera.nearest([int(d) for d in detectors], 0.0, 0.0)
-        first = self.layout.inner_start + 2 * count * int(np.searchsorted(detectors, middle))
+        middle = camera.nearest([int(d) for d in detectors[:n_shared]], 0.0, 0.0)
+        first = self.layout.inner_start + 2 * count * int(np.searchsorted(detectors[:n_shared], middle))
         self.parameters.fitted[first : first + 2 * count] = False  # else chip and visit maps trade places
 
     def _expect_chips(self, detectors: I64, camera: Camera, pixels: float) -> None:
@@ -105,12 +117,15 @@ class AstrometryBuilder:
         size = np.array([max(camera[int(d)].pixel_size_mm) for d in detectors]) * pixels / self.scale_mm
         length = int(self.layout.lengths[1])
         part = slice(self.layout.inner_start, self.layout.inner_start + self.layout.n_inner * length)
-        self.parameters.known[part] = np.repeat(1.0 / size**2, length)
+        # a chip is placed worse than it is made: scale, turn and shape move its edge by a tenth of that
+        share = np.tile(np.where(term_degrees(self.layout.inner_order).sum(1) > 0, _CHIP_SHAPE, 1.0), 2)
+        self.parameters.known[part] = (1.0 / (size[:, None] * share) ** 2).ravel()
         self.parameters.expected[part] = self.parameters.values[part]
 
     def _start_outer(self, associated: Associated, config: JointcalConfig) -> None:
         """Fit each outer map to the input WCS of its images, with fewer terms where sources are few."""
         lay = self.layout
+        trusted = _trusted(associated)
         measured = np.bincount(lay.outer[associated.measurements.image], minlength=lay.n_outer)
         for outer in range(lay.n_outer):
             order, count = lay.outer_order, int(measured[outer])
@@ -121,9 +136,11 @@ class AstrometryBuilder:
                 log.warning(
                     "%s: %d sources: the order of its map is lowered from %d to %d", name, count, lay.outer_order, order
                 )
-            used = term_degrees(lay.outer_order).sum(1) <= order
-            start = used if config.useInputWcs else term_degrees(lay.outer_order).sum(1) <= 1
-            self._fit_outer(outer, *self._outer_points(outer, associated), start, used)
+            degree = term_degrees(lay.outer_order).sum(1)
+            # what is not fitted stays as the input WCS has it
+            start = degree <= (lay.outer_order if config.useInputWcs else 1)
+            self._fit_outer(outer, *self._outer_points(outer, associated), start, degree <= order)
+            self._expect_outer(outer, degree, trusted)
 
     def _outer_points(self, outer: int, associated: Associated) -> tuple[F64, F64]:
         """Return points (N, 2) of one outer map's domain, and where the input WCS sees them, arcsec in its tangent
@@ -150,6 +167,14 @@ class AstrometryBuilder:
             self.parameters.values[part] = values
             self.parameters.fitted[part] &= used
 
+    def _expect_outer(self, outer: int, degree: I64, trusted: float) -> None:
+        """Trust the distortion of the start, each term to so many arcsec: nothing against stars, all there is without."""
+        count = degree.size
+        for axis in range(2):
+            part = slice((2 * outer + axis) * count, (2 * outer + axis + 1) * count)
+            self.parameters.known[part] = np.where(degree >= 2, 1.0 / trusted**2, 0.0)
+            self.parameters.expected[part] = self.parameters.values[part]
+
     def focal(self, chip: int, u: F64, v: F64) -> F64:
         """Return what the inner map of a chip makes of scaled pixels u, v (N,): shape (N, 2), in units of ``scale_mm``."""
         if self.layout.inner_order < 0:
@@ -171,6 +196,26 @@ class AstrometryBuilder:
         )
         stars = _stars(associated, which, config, use_references)
         return AstrometryProblem(self.layout, self.frames, stars, measured, self.parameters)
+
+
+def _trusted(a: Associated) -> float:
+    """Return how far each term of second order or higher may be from the registered input WCS, arcsec."""
+    tied = a.stars.reference >= 0
+    expected = a.references.vector[a.stars.reference[tied]]
+    off = np.linalg.norm(unit_vectors(a.stars.ra[tied], a.stars.dec[tied]) - expected, axis=1) / ARCSEC
+    return float(np.clip(_TRUST * np.median(off), *_TRUST_LIMITS))
+
+
+def _chip_maps(images: Images, own: frozenset[tuple[int, int]]) -> tuple[I64, I64, list[str]]:
+    """Return the detector of each chip map (C,), the chip map of each image (I,), and the names of the chip maps."""
+    detectors = np.unique(images.detector[[images.key(i) not in own for i in range(len(images))]])
+    alone = [i for i in range(len(images)) if images.key(i) in own]
+    chip = np.searchsorted(detectors, images.detector)
+    chip[alone] = detectors.size + np.arange(len(alone))
+    names = [f"detector {d}" for d in detectors] + [
+        f"detector {images.detector[i]} in visit {images.visit[i]}" for i in alone
+    ]
+    return np.concatenate([detectors, images.detector[alone]]), chip, names
 
 
 def _nodes() -> tuple[F64, F64]:
@@ -209,7 +254,7 @@ def _gnomonic(vectors: F64, frames: Frames, image: int) -> F64:
     return np.stack([vectors @ frames.east[image] / along, vectors @ frames.north[image] / along], 1) / ARCSEC
 
 
-def _names(layout: Layout, visits: I64, detectors: I64, images: Images) -> list[str]:
+def _names(layout: Layout, visits: I64, chips: list[str], images: Images) -> list[str]:
     out = []
     for o in range(layout.n_outer):
         who = f"map of visit {visits[o]}" if layout.inner_order >= 0 else f"map of {images.label(o)}"
@@ -217,9 +262,7 @@ def _names(layout: Layout, visits: I64, detectors: I64, images: Images) -> list[
             out += [f"{who}, {axis} term T{i}(x)T{j}(y)" for i, j in term_degrees(layout.outer_order)]
     for c in range(layout.n_inner):
         for axis in ("x", "y"):
-            out += [
-                f"map of detector {detectors[c]}, {axis} term T{i}T{j}" for i, j in term_degrees(layout.inner_order)
-            ]
+            out += [f"map of {chips[c]}, {axis} term T{i}T{j}" for i, j in term_degrees(layout.inner_order)]
     return [*out, "chromatic refraction"] if layout.dcr else out
 
 

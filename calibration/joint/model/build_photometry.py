@@ -1,6 +1,7 @@
 """Start values of a photometric fit from input calibrations and camera, and its result as calibrations."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,12 +19,16 @@ from calibration.joint.model.photometry import (
 )
 from calibration.joint.model.rows import ModelParameters
 from calibration.joint.model.stars import Associated
+from calibration.joint.model.start_photometry import start_calibrations
 from exposure import ChebyshevField, PhotoCalib
 from exposure.camera import Camera
 from exposure.photocalib import AB_ZEROPOINT
 from tasks.arrays import F64, I64
 
 __all__ = ["PhotometryBuilder", "build_calibrations"]
+
+log = logging.getLogger("alertprod.jointcal")
+_SOURCES_PER_TERM = 6  # below, a field follows the noise of its sources
 
 
 @dataclass
@@ -43,15 +48,18 @@ class PhotometryBuilder:
     parameters: ModelParameters
 
     @classmethod
-    def start(cls, images: Images, camera: Camera, config: JointcalConfig) -> "PhotometryBuilder":
-        """Start from the input calibrations; fields start flat."""
+    def start(
+        cls, images: Images, associated: Associated, camera: Camera, config: JointcalConfig
+    ) -> "PhotometryBuilder":
+        """Start from the input calibrations, or from the stars' fluxes where these are far off; fields start flat."""
+        images = replace(images, calib_mean=start_calibrations(images, associated))
         visits, visit_index = np.unique(images.visit, return_inverse=True)
         detectors, chip = np.unique(images.detector, return_inverse=True)
         magnitude = config.photometryModel.endswith("Magnitude")
         constrained = config.photometryModel.startswith("constrained")
         order = config.photometryVisitOrder if constrained else -1
         layout = PhotometryLayout(visit_index, chip if constrained else np.arange(len(images)), order, magnitude)
-        parameters, fitted = np.zeros(layout.size), np.ones(layout.size, bool)
+        parameters, fitted, known = np.zeros(layout.size), np.ones(layout.size, bool), np.zeros(layout.size)
         scale = parameters[layout.scale_start :]
         if not constrained:
             scale[:] = images.calib_mean
@@ -64,13 +72,18 @@ class PhotometryBuilder:
             middle = camera.nearest([int(d) for d in detectors], *_middle(camera))
             fitted[layout.scale_start + int(np.searchsorted(detectors, middle))] = False
             count = n_terms(order)
+            degree = term_degrees(order).sum(1)
+            measured = np.bincount(visit_index[associated.measurements.image], minlength=visits.size)
+            used = degree <= _orders(measured, order, visits)[:, None]
+            fitted[: used.size] = used.ravel()
+            known[: used.size] = np.tile(np.where(degree > 0, 1.0 / config.photometryFieldPrior**2, 0.0), visits.size)
             ratio = np.log(images.calib_mean / scale[chip])
             for v in range(visits.size):
                 level = float(np.exp(np.mean(ratio[visit_index == v])))
                 parameters[v * count] = -2.5 * np.log10(level) if magnitude else level
         if magnitude:
             scale[:] = AB_ZEROPOINT - 2.5 * np.log10(scale)
-        model = ModelParameters(parameters, fitted, names, np.zeros(layout.size), parameters.copy())
+        model = ModelParameters(parameters, fitted, names, known, parameters.copy())
         return cls(images, layout, camera, camera.focal_box(), model)
 
     def focal(self, image: I64, x: F64, y: F64) -> F64:
@@ -180,6 +193,18 @@ class PhotometryBuilder:
                 field[part] = out
         scale = 10.0 ** (-0.4 * (k + field - AB_ZEROPOINT)) if lay.magnitude else k * field
         return np.asarray(scale.reshape(n, m, m), np.float64)
+
+
+def _orders(measured: I64, order: int, visits: I64) -> I64:
+    """Return the order (V,) of the field of each visit (V,), lower where its sources (V,) are few."""
+    terms = np.array([n_terms(k) for k in range(order + 1)])
+    fitting: I64 = (_SOURCES_PER_TERM * terms <= measured[:, None]).sum(1)
+    out = np.maximum(fitting - 1, 0)
+    for v in np.flatnonzero(out < order):
+        log.warning(
+            "field of visit %d: %d sources: its order is lowered from %d to %d", visits[v], measured[v], order, out[v]
+        )
+    return out
 
 
 def _middle(camera: Camera) -> tuple[float, float]:

@@ -49,7 +49,7 @@ def image_frames(images: Images, tangent: F64, camera: Camera, chromatic: bool, 
     `chromatic` asks for the refraction, `parallax` for the position of the Earth; what is not asked for is zero.
     """
     direction = unit_vectors(tangent[:, 0], tangent[:, 1])
-    east, north = tangent_frames(direction)
+    east, north = _frames_at(tangent)
     n = len(images)
     years, earth = np.zeros(n), np.zeros((n, 3))
     epoch = fit_epoch(images)
@@ -64,6 +64,14 @@ def image_frames(images: Images, tangent: F64, camera: Camera, chromatic: bool, 
         earth[timed] = get_body_barycentric("earth", times, ephemeris="builtin").xyz.to_value("au").T
     refraction = _refraction(images, tangent, camera) if chromatic else np.zeros((n, 2))
     return Frames(direction, east, north, years, earth, refraction)
+
+
+def _frames_at(tangent: F64) -> tuple[F64, F64]:
+    """Return the unit vectors to the east and north (I, 3) at (I, 2) RA and Dec in degrees; at a pole RA says which way."""
+    ra, dec = np.radians(tangent[:, 0]), np.radians(tangent[:, 1])
+    east = np.stack([-np.sin(ra), np.cos(ra), np.zeros_like(ra)], 1)
+    north = np.stack([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)], 1)
+    return east, north
 
 
 def _refraction(images: Images, tangent: F64, camera: Camera) -> F64:

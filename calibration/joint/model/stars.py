@@ -17,6 +17,7 @@ from tasks.sphere import sky_positions, unit_vectors
 __all__ = ["Associated", "associate", "bounding_circle", "image_corners", "split_stars"]
 
 log = logging.getLogger("alertprod.jointcal")
+_LEAST_TIED = 3  # stars with a reference: offset, turn and scale
 _LEAST_RADIUS = 0.5  # arcsec: proper motion between visits must not split a star
 
 
@@ -90,6 +91,8 @@ def associate(
         No star is left, or none of them has a reference star.
     """
     registration, vectors = _registered(images, measurements, references, match_cut)
+    if registration.lost:
+        measurements, vectors = _without_lost(images, measurements, vectors, registration.lost)
     order, group, count = _grouped(images, measurements, vectors, match_cut)
     matched = count.size
     total: F64 = np.stack([np.bincount(group, vectors[order, k]) for k in range(3)], axis=1).astype(np.float64)
@@ -110,10 +113,13 @@ def associate(
         raise JointCalibrationError(
             f"No stars in the fittedStarList: of {matched} groups none has {least} measurements or a reference star"
         )
-    if not (stars.reference >= 0).any():
+    tied = int((stars.reference >= 0).sum())
+    if tied < _LEAST_TIED:
+        number = "none" if not tied else f"only {tied}"
         raise JointCalibrationError(
-            f"none of {len(references)} reference stars matches one of {matched} stars within {match_cut} arcsec: "
-            "check the input WCS and matchCut"
+            f"{number} of {len(references)} reference stars matches one of {matched} stars within {match_cut} arcsec, "
+            f"and {_LEAST_TIED} are the least that say where the field is: check the input WCS and matchCut, or take a "
+            "deeper reference catalogue"
         )
     out = Associated(stars, measurements.take(chosen), references, registration, matched)
     _warn_few(images, out, *minimum_warnings)
@@ -126,6 +132,24 @@ def _registered(images: Images, m: Measurements, references: References, match_c
     vectors = unit_vectors(*m.sky(images))
     registration = register(images, m.image, vectors, brightness, references.vector, match_cut)
     return registration, registration.apply(vectors, m.image)
+
+
+def _without_lost(images: Images, m: Measurements, vectors: F64, lost: list[int]) -> tuple[Measurements, F64]:
+    """Leave out the visits that lie nowhere on the reference stars, by name."""
+    for visit in lost:
+        log.warning(
+            "visit %d: its %d images cannot be brought onto the reference stars (offset, turn, scale and mirror image were "
+            "tried): left out; check CRVAL, CRPIX, CD of its headers",
+            visit,
+            int((images.visit == visit).sum()),
+        )
+    keep = ~np.isin(images.visit[m.image], lost)
+    if not keep.any():
+        raise JointCalibrationError(
+            f"none of the visits can be brought onto the reference stars: visits {lost[:10]}; check their headers, and that "
+            "the reference catalogue is of this field"
+        )
+    return m.take(keep), vectors[keep]
 
 
 def _grouped(images: Images, m: Measurements, vectors: F64, match_cut: float) -> tuple[I64, I64, I64]:

@@ -105,6 +105,10 @@ def star_steps(rows: Rows, step: F64, inverse: F64) -> None:
             inverse[s, 0, 0] = 1.0 / matrix[0, 0]
         elif q == 2:
             det = matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]
+            if not det > 0.0:  # weights so small that they vanish: a map that ran away
+                step[s, :] = 0.0
+                inverse[s, :, :] = 0.0
+                continue
             inverse[s, 0, 0] = matrix[1, 1] / det
             inverse[s, 1, 1] = matrix[0, 0] / det
             inverse[s, 0, 1] = inverse[s, 1, 0] = -matrix[0, 1] / det

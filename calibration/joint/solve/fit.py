@@ -56,12 +56,17 @@ class FitSettings:
 
 @dataclass
 class FitReport:
-    """What came of a fit; ``history`` holds (label, chi2, ndof) after each stage and round."""
+    """What came of a fit; ``history`` holds (label, chi2, ndof) after each stage and round.
+
+    ``n_references`` are the reference stars that it began with, ``n_references_kept`` those that do not contradict it.
+    """
 
     chi2: float = float("nan")
     ndof: int = 0
     converged: bool = False
     n_outliers: int = 0
+    n_references: int = 0
+    n_references_kept: int = 0
     history: list[tuple[str, float, int]] = field(default_factory=list)
 
     @property
@@ -138,6 +143,7 @@ class _Fit:
         """Go through the stages, the fit of everything and the rounds of rejection."""
         problem, report = self.problem, self.report
         huber = HUBER if self.settings.reject == "robust" else 0.0
+        report.n_references = self._tied()
         report.chi2, report.ndof, _ = judge(problem)
         report.history.append(("Initial", report.chi2, report.ndof))
         self._watch("preinit", None)
@@ -149,9 +155,14 @@ class _Fit:
             self.hooks.between()
         minimize(problem, huber=huber, cache=self.cache)
         self._watch("final", self._reject(self._judged(self.settings.label)))
+        report.n_references_kept = self._tied()
         if report.per_degree >= 4:
             log.error("Potentially bad fit: High chi-squared/ndof. (%.2f)", report.per_degree)
         return report
+
+    def _tied(self) -> int:
+        """Return how many stars have a reference star that is used."""
+        return int((self.problem.stars.prior[:, 0, 0] > 0).sum())
 
     def _watch(self, label: str, evaluation: Evaluation | None) -> None:
         if self.hooks.watch is not None:

@@ -27,9 +27,12 @@ def test_the_tutorial_runs(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         failed, tried = doctest.testfile(
-            str(ROOT / "docs" / "python.md"), module_relative=False, optionflags=OPTIONS, encoding="utf-8",
+            str(ROOT / "docs" / "python.md"),
+            module_relative=False,
+            optionflags=OPTIONS,
+            encoding="utf-8",
             globs={"packet": alert_packet()},
-        )  # fmt: skip
+        )
     assert failed == 0
     assert tried > 30
 

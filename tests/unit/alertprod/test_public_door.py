@@ -46,8 +46,13 @@ def sky_of(pair: PlainPair, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def ccd(image: np.ndarray, variance: np.ndarray, pair: PlainPair, **more: object) -> CCDData:
     return CCDData(
-        image, unit="adu", uncertainty=VarianceUncertainty(variance), wcs=pair.wcs, mask=np.zeros(image.shape, bool), **more
-    )  # fmt: skip
+        image,
+        unit="adu",
+        uncertainty=VarianceUncertainty(variance),
+        wcs=pair.wcs,
+        mask=np.zeros(image.shape, bool),
+        **more,
+    )
 
 
 def same_pixels(a: Exposure, b: Exposure) -> bool:
@@ -87,9 +92,10 @@ def test_files_arrays_ccddata_and_exposures_give_the_same_bytes(pair, files, dif
 def test_each_uncertainty_becomes_the_same_variance(pair, kind):
     variance = np.full(pair.new.shape, 4.0)
     made = {
-        "std": StdDevUncertainty(np.sqrt(variance)), "variance": VarianceUncertainty(variance),
+        "std": StdDevUncertainty(np.sqrt(variance)),
+        "variance": VarianceUncertainty(variance),
         "inverse": InverseVariance(1 / variance),
-    }[kind]  # fmt: skip
+    }[kind]
     read = alertprod.read(CCDData(pair.new, unit="adu", uncertainty=made, wcs=pair.wcs))
     assert np.array_equal(read.variance, variance.astype(np.float32))
 
@@ -126,9 +132,11 @@ def test_masks_become_pixels_without_data(pair):
     bad = np.zeros(pair.new.shape, bool)
     bad[10:20, 30:40] = True
     for made in (
-        alertprod.read(pair.new, mask=bad), alertprod.read(pair.new, mask=bad.astype(np.int16)),
-        alertprod.read(np.ma.array(pair.new, mask=bad)), alertprod.read(CCDData(pair.new, unit="adu", mask=bad)),
-    ):  # fmt: skip
+        alertprod.read(pair.new, mask=bad),
+        alertprod.read(pair.new, mask=bad.astype(np.int16)),
+        alertprod.read(np.ma.array(pair.new, mask=bad)),
+        alertprod.read(CCDData(pair.new, unit="adu", mask=bad)),
+    ):
         assert np.array_equal(made.flagged("NO_DATA"), bad)
 
 
@@ -208,12 +216,21 @@ def test_positions_may_be_in_whatever_people_have_them_in(star, tmp_path):
     assert expected.attrs["unit"] == "nJy"
     sky = SkyCoord(ra, dec, unit="deg")
     for given in (
-        sky, sky.galactic, [sky[0], sky[1]], list(zip(ra, dec, strict=True)), np.c_[ra, dec], (ra * u.deg, dec * u.deg),
-        (np.radians(ra) * u.rad, np.radians(dec) * u.rad), {"RA": ra, "Dec": dec}, pd.DataFrame({"ra": ra, "dec": dec}),
-        Table({"ra": ra, "dec": dec}), QTable({"ra": ra * u.deg, "dec": dec * u.deg}),
-        pd.DataFrame({"coord_ra": np.radians(ra), "coord_dec": np.radians(dec)}), pd.DataFrame({"x": x, "y": y}),
+        sky,
+        sky.galactic,
+        [sky[0], sky[1]],
+        list(zip(ra, dec, strict=True)),
+        np.c_[ra, dec],
+        (ra * u.deg, dec * u.deg),
+        (np.radians(ra) * u.rad, np.radians(dec) * u.rad),
+        {"RA": ra, "Dec": dec},
+        pd.DataFrame({"ra": ra, "dec": dec}),
+        Table({"ra": ra, "dec": dec}),
+        QTable({"ra": ra * u.deg, "dec": dec * u.deg}),
+        pd.DataFrame({"coord_ra": np.radians(ra), "coord_dec": np.radians(dec)}),
+        pd.DataFrame({"x": x, "y": y}),
         np.array(list(zip(ra, dec, strict=True)), [("ra", float), ("dec", float)]),
-    ):  # fmt: skip
+    ):
         table = alertprod.photometry(star, given, subtract_sky=False)
         assert table.flux.to_numpy() == pytest.approx(expected.flux.to_numpy(), rel=1e-6), type(given)
     text = SkyCoord(ra, dec, unit="deg").to_string("hmsdms", precision=5)
@@ -271,9 +288,16 @@ def test_difference_writes_draws_and_says_what_it_is(difference, tmp_path):
 def test_texts_are_short(pair, difference):
     exposure = difference.exposure
     for made in (
-        exposure, exposure.psf, exposure.wcs, difference, difference.made, difference.made.subject,
-        alertprod.load_instrument("decam"), difference.made.subject.fit, alertprod.read(pair.new),
-    ):  # fmt: skip
+        exposure,
+        exposure.psf,
+        exposure.wcs,
+        difference,
+        difference.made,
+        difference.made.subject,
+        alertprod.load_instrument("decam"),
+        difference.made.subject.fit,
+        alertprod.read(pair.new),
+    ):
         assert len(repr(made)) < 300
         assert repr(made).count("\n") <= 1
     assert "256 x 256" in repr(exposure)
@@ -335,12 +359,16 @@ def test_other_faults_are_typed_and_say_what_to_do(pair, files, tmp_path, star):
         (lambda: alertprod.read(tmp_path / "none.fits"), "none.fits"),
         (lambda: alertprod.read(pair.new, variance=np.ones((3, 3))), r"shape \(3, 3\)"),
         (lambda: alertprod.read(files[0], mask=np.zeros((3, 3))), "go with an array"),
-        (lambda: alertprod.read(pair.new, wcs="RA"), "WCS"), (lambda: alertprod.read(pair.new, psf=np.ones((4, 4))), "odd"),
+        (lambda: alertprod.read(pair.new, wcs="RA"), "WCS"),
+        (lambda: alertprod.read(pair.new, psf=np.ones((4, 4))), "odd"),
         (lambda: alertprod.read(pair.new, instrument="no such"), "no such"),
         (lambda: alertprod.read(pair.new, instrument=3), "instrument"),
-        (lambda: alertprod.read(np.full((8, 8), np.nan)), "finite"), (lambda: alertprod.read(pair.new, gain=0), "gain"),
-        (lambda: alertprod.read(pair.new, hdu=1), "hdu"), (lambda: alertprod.read(files[0], hdu="NONE"), "NONE"),
-        (lambda: alertprod.photometry(star, "no_such.csv"), "does not exist"), (lambda: alertprod.photometry(star, 5), "SkyCoord"),
+        (lambda: alertprod.read(np.full((8, 8), np.nan)), "finite"),
+        (lambda: alertprod.read(pair.new, gain=0), "gain"),
+        (lambda: alertprod.read(pair.new, hdu=1), "hdu"),
+        (lambda: alertprod.read(files[0], hdu="NONE"), "NONE"),
+        (lambda: alertprod.photometry(star, "no_such.csv"), "does not exist"),
+        (lambda: alertprod.photometry(star, 5), "SkyCoord"),
         (lambda: alertprod.photometry(star, np.ones((2, 3))), r"\(2, 3\)"),
         (lambda: alertprod.photometry(star, ([1.0, 2.0], [1.0])), "length"),
         (lambda: alertprod.photometry(star, [(150.0, 2.0), (150.0, 91.0)]), r"row 2 .*91.*outside"),
@@ -352,9 +380,10 @@ def test_other_faults_are_typed_and_say_what_to_do(pair, files, tmp_path, star):
         (lambda: alertprod.match(([1.0], [2.0]), ([1.0], [2.0]), radius=-1), "radius"),
         (lambda: alertprod.match(([1.0], [2.0]), ([1.0], [2.0]), radius="1"), "radius"),
         (lambda: alertprod.match(([1.0], [2.0]), ([1.0], [2.0]), radius=1 * u.m), "radius"),
-        (lambda: alertprod.open_apdb("mysql://host/db"), "mysql"), (lambda: alertprod.open_apdb(7), "APDB"),
+        (lambda: alertprod.open_apdb("mysql://host/db"), "mysql"),
+        (lambda: alertprod.open_apdb(7), "APDB"),
         (lambda: alertprod.Alert(7), "packet"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(AlertProdError, match=message):
             call()
 

@@ -233,7 +233,12 @@ def test_orbit_of_a_body_is_sent_when_it_is_known():
     assert first["mpc_orbits"] is None
     orbit = solar["mpc_orbits"]
     assert (orbit["designation"], orbit["a"], orbit["id"], orbit["created_at"], orbit["e"]) == (
-        "2026 AB1", 2.5, 0, None, None)  # fmt: skip
+        "2026 AB1",
+        2.5,
+        0,
+        None,
+        None,
+    )
 
 
 def test_psf_of_cutouts_can_be_the_average_or_left_out():
@@ -331,7 +336,12 @@ def test_filters_need_only_the_scalars_of_a_packet():
     body = next(build_alerts(inputs())).body
     whole, light = decode_body(body), read_scalars(body)
     assert {k for k in whole if k not in light} == {
-        "prvDiaSources", "prvDiaForcedSources", "cutoutDifference", "cutoutScience", "cutoutTemplate"}  # fmt: skip
+        "prvDiaSources",
+        "prvDiaForcedSources",
+        "cutoutDifference",
+        "cutoutScience",
+        "cutoutTemplate",
+    }
     assert all(whole[k] == v for k, v in light.items())
     few, many = AlertFilter("diaSource.snr > 0"), AlertFilter("len(prvDiaSources) == 2 and cutoutScience is not None")
     assert read_for([few], body) == light

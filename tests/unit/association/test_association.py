@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from apdb import empty_frame
 from association import associate, filter_new_sources, match_solar_system, pair_scores, summarize
-from association.errors import AssociationError
+from association.errors import AssociationError, DuplicateRecords
 from association.forced_rows import ForcedRules, qualified_objects
 from association.new_objects import NewSourceRules
 from association.solar_system import pack_designation, ss_object_id
@@ -18,8 +18,16 @@ ARCSEC = 1 / 3600
 
 def sources(ra, dec, start=101, err=0.1 * ARCSEC):
     n = len(ra)
-    return pd.DataFrame({"diaSourceId": np.arange(start, start + n), "ra": ra, "dec": dec, "raErr": np.full(n, err),
-                         "decErr": np.full(n, err), "diaObjectId": np.zeros(n, np.int64)})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "diaSourceId": np.arange(start, start + n),
+            "ra": ra,
+            "dec": dec,
+            "raErr": np.full(n, err),
+            "decErr": np.full(n, err),
+            "diaObjectId": np.zeros(n, np.int64),
+        }
+    )
 
 
 def objects(ra, dec, err=0.1 * ARCSEC):
@@ -75,7 +83,7 @@ def test_contention_takes_the_second_best():
 
 def test_types_and_missing_positions():
     o, s = objects([10.0], [0.0]), sources([10.0, np.nan], [0.0, 0.0])
-    assert associate(s, o).diaSources.diaObjectId.tolist() == [1, 0]
+    assert associate(s, o).diaSources.diaObjectId.tolist() == [1]  # without a position there is no result
     big = o.assign(diaObjectId=np.array([2**62 + 12345], np.int64))
     assert associate(s, big).diaSources.diaObjectId[0] == 2**62 + 12345
     with pytest.raises(AssociationError, match="integer"):
@@ -121,15 +129,18 @@ def test_a_tight_object_beats_a_loose_one_and_errors_of_nobody_mean_distance():
     assert pair_scores(sources([20.0], [0.0]), o).empty
 
 
-@settings(max_examples=1000, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 10**6))
-def test_never_worse_than_brute_force_and_independent_of_order(n, m, seed):
-    rng = np.random.default_rng(seed)
-    o = objects(10 + rng.uniform(0, 1.2, m) * ARCSEC, rng.uniform(0, 1.2, m) * ARCSEC)
-    s = sources(10 + rng.uniform(0, 1.2, n) * ARCSEC, rng.uniform(0, 1.2, n) * ARCSEC)
-    pairs = pair_scores(s, o).set_index(["diaSourceId", "diaObjectId"]).score
-    refuse = (pairs.max() - pairs.min() + 2) if len(pairs) else 1.0
-    lowest = pairs.min() - 1 if len(pairs) else 0.0
+@settings(max_examples=600, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 10**6), st.booleans())
+def test_never_worse_than_brute_force_and_independent_of_order(n, m, seed, errors):
+    """No match costs the largest score and 1 where there are errors, 1.01 radii where distances are compared."""
+    rng, error = np.random.default_rng(seed), 0.1 * ARCSEC if errors else np.nan
+    o = objects(10 + rng.uniform(0, 1.2, m) * ARCSEC, rng.uniform(0, 1.2, m) * ARCSEC, error)
+    s = sources(10 + rng.uniform(0, 1.2, n) * ARCSEC, rng.uniform(0, 1.2, n) * ARCSEC, err=error)
+    table = pair_scores(s, o)
+    # distances in radii: the sums to be compared are of order one
+    pairs = table.set_index(["diaSourceId", "diaObjectId"])["score" if errors else "separation"]
+    refuse = (pairs.max() + 1 if len(pairs) else 1.0) if errors else 1.01
+    lowest = 0.0
 
     costs = np.full((n, m + 1), np.inf)  # the last column is "no object"
     costs[:, m] = refuse
@@ -175,8 +186,9 @@ def history(n=40, objects_=5, seed=0):
 
 def test_statistics_equal_an_independent_computation():
     s = history()
-    o = objects([10.0] * 5, [0.0] * 5).assign(ra_dec_Cov=0.0, nDiaSources=0, firstDiaSourceMjdTai=np.nan,
-                                              lastDiaSourceMjdTai=np.nan)  # fmt: skip
+    o = objects([10.0] * 5, [0.0] * 5).assign(
+        ra_dec_Cov=0.0, nDiaSources=0, firstDiaSourceMjdTai=np.nan, lastDiaSourceMjdTai=np.nan
+    )
     out = summarize(o, s)
     for oid, group in s.groupby("diaObjectId"):
         assert out.nDiaSources[oid] == len(group)
@@ -203,14 +215,23 @@ def test_statistics_equal_an_independent_computation():
 def test_totals_count_new_sources_only_and_means_cross_zero():
     s = history().assign(isNew=False)
     s.loc[:4, "isNew"] = True
-    o = objects([10.0] * 5, [0.0] * 5).assign(ra_dec_Cov=0.0, nDiaSources=100, firstDiaSourceMjdTai=50000.0,
-                                              lastDiaSourceMjdTai=50001.0)  # fmt: skip
+    o = objects([10.0] * 5, [0.0] * 5).assign(
+        ra_dec_Cov=0.0, nDiaSources=100, firstDiaSourceMjdTai=50000.0, lastDiaSourceMjdTai=50001.0
+    )
     out = summarize(o, s)
     new = s[s.isNew].groupby("diaObjectId").size().reindex(out.index, fill_value=0)
     assert (out.nDiaSources == 100 + new).all()
     assert (out.firstDiaSourceMjdTai == 50000.0).all()
-    s = sources([359.9999, 0.0003], [0.0, 0.0]).assign(diaObjectId=1, band="r", midpointMjdTai=1.0, psfFlux=1.0,
-        psfFluxErr=1.0, scienceFlux=1.0, scienceFluxErr=1.0, ra_dec_Cov=0.0)  # fmt: skip
+    s = sources([359.9999, 0.0003], [0.0, 0.0]).assign(
+        diaObjectId=1,
+        band="r",
+        midpointMjdTai=1.0,
+        psfFlux=1.0,
+        psfFluxErr=1.0,
+        scienceFlux=1.0,
+        scienceFluxErr=1.0,
+        ra_dec_Cov=0.0,
+    )
     out = summarize(o.head(1), s)
     assert out.ra[1] == pytest.approx(0.0001, abs=1e-9)
     with pytest.raises(AssociationError, match="unknown"):
@@ -247,10 +268,49 @@ def test_forced_needs_good_history():
     assert qualified_objects(o, s, ForcedRules()).tolist() == [1]
     scored = s.assign(reliability=[0.9, 0.5, 0.9, 0.9, 0.9])
     assert qualified_objects(o, scored, ForcedRules()).tolist() == [1]
-    assert qualified_objects(o, scored.assign(reliability=[0.9, np.nan, 1, 1, 1]), ForcedRules()).tolist() == []
+    # a NULL is judged by the rules, whatever the other sources have
+    mixed, needed = scored.assign(reliability=[0.9, np.nan, 1, 1, 1]), ForcedRules(needs_reliability=True)
+    assert qualified_objects(o, mixed, ForcedRules()).tolist() == [1]
+    assert qualified_objects(o, mixed, needed).tolist() == qualified_objects(o, s, needed).tolist() == []
+    assert qualified_objects(o, scored, needed).tolist() == [1]
+    assert qualified_objects(o, scored.assign(reliability=[0.4, np.nan, 1, 1, 1]), ForcedRules()).tolist() == []
+    # two detectors of one exposure are one epoch
+    assert qualified_objects(o, s.assign(visit=[7, 7, 8, 8, 8]), ForcedRules()).tolist() == []
+    assert qualified_objects(o, s.assign(visit=[7, 8, 8, 8, 8]), ForcedRules()).tolist() == [1]
     assert qualified_objects(o, s.assign(isDipole=None), ForcedRules()).tolist() == []
     assert qualified_objects(o, s.drop(columns="isDipole"), ForcedRules()).tolist() == [1]
     assert qualified_objects(o, s, ForcedRules(bad_flags=("no_such_flag",))).tolist() == [1]
     for column in ("reliability", "trailLength"):
         with pytest.raises(AssociationError, match=column):
             qualified_objects(o, s.drop(columns=column), ForcedRules())
+
+
+def test_a_near_pair_is_kept_where_another_would_give_more_matches():
+    # one source is near the first object and far from the second; the other is at the edge of the first alone
+    o = objects([10.0, 10.0], [0.0, 1.0 * ARCSEC], err=np.nan)
+    s = sources([10.0, 10.0], [-0.95 * ARCSEC, 0.05 * ARCSEC], err=np.nan)
+    assert associate(s, o).diaSources.diaObjectId.tolist() == [0, 1]  # 0.05 + 1.01 < 0.95 + 0.95
+
+
+def test_infinite_errors_are_none():
+    o, s = objects([10.0], [0.1 * ARCSEC]), sources([10.0], [0.0], err=np.inf)
+    assert pair_scores(s, o).score.tolist() == pytest.approx([np.radians(0.1 * ARCSEC)])  # a distance
+
+
+def test_sources_without_position_are_left_out_and_a_source_is_named_once():
+    o = objects([10.0], [0.0])
+    s = sources([10.0, np.nan, 11.0], [0.0, 0.0, np.nan])
+    assert associate(s, o).diaSources.diaSourceId.tolist() == [101]
+    with pytest.raises(DuplicateRecords, match=r"1 ids \(first: 101\) are twice in the input"):
+        associate(s.assign(diaSourceId=[101, 102, 101]), o)
+
+
+def test_tables_without_errors_and_with_flags_are_summarised():
+    s = history()
+    o = objects([10.0] * 5, [0.0] * 5).assign(nDiaSources=0, firstDiaSourceMjdTai=np.nan, lastDiaSourceMjdTai=np.nan)
+    bare = s.drop(columns=["raErr", "decErr", "ra_dec_Cov"], errors="ignore")
+    out = summarize(o, bare)
+    assert out[["ra", "dec"]].notna().all().all()
+    flagged = summarize(o, s.assign(flags=[0, 1] * (len(s) // 2)), plugins=["ap_diaObjectFlag"])
+    raised = s[s.index % 2 == 1].diaObjectId.unique()
+    assert set(flagged.index[flagged["flags"] == 1]) == set(raised) & set(o.diaObjectId)

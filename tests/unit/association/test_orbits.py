@@ -275,12 +275,16 @@ def test_ephemeris_service_is_asked_and_read(service: str, planets: Planets) -> 
     got = MpSky(service).around(MJD + 0.3, 10.0, -5.0, 0.7).set_index("ssObjectId")
     true = catalog.around(MJD + 0.3, 0, 0, 180.0).set_index("designation")
     assert _Service.asked == {
-        "t": [str(MJD + 0.3)], "ra": ["10.0"], "dec": ["-5.0"], "radius": ["0.7"], "return_elements": ["extended"],
-    }  # fmt: skip
+        "t": [str(MJD + 0.3)],
+        "ra": ["10.0"],
+        "dec": ["-5.0"],
+        "radius": ["0.7"],
+        "return_elements": ["extended"],
+    }
     true.index = [ss_object_id(d) for d in true.index]
     assert np.abs(got.ephRa - true.ephRa.loc[got.index]).max() * 3600 < 0.01
     assert np.abs(got.topo_vx - true.topo_vx.loc[got.index]).max() < 1e-5
-    assert (got.ephVmag == 20.5).all() and (got.MPCORB_e == 0.1).all() and got.designation.str.startswith("K26").all()
+    assert (got.ephVmag == 20.5).all() and (got.MPCORB_e == 0.1).all() and got.designation.str.startswith("2026 ").all()
     assert MpSky(service).around(MJD + 0.6, 10.0, -5.0, 0.7).empty  # beyond the series
 
 

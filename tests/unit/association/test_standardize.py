@@ -19,17 +19,37 @@ def raw_table(n, image):
     out = pd.DataFrame({"id": 1000 + np.arange(n), "x": x0 + rng.uniform(20, 60, n), "y": y0 + rng.uniform(20, 60, n)})
     for name in ("psf", "science", "ap", "trail", "dipoleMean", "dipoleDiff", "template"):
         out[f"{name}InstFlux"], out[f"{name}InstFluxErr"] = rng.uniform(50, 100, n), rng.uniform(1, 2, n)
-    for name in ("xErr", "yErr", "psfChi2", "psfLnL", "extendedness", "dipoleChi2", "dipoleLengthPixels", "dipoleAnglePixels",
-                 "significance"):  # fmt: skip
+    for name in (
+        "xErr",
+        "yErr",
+        "psfChi2",
+        "psfLnL",
+        "extendedness",
+        "dipoleChi2",
+        "dipoleLengthPixels",
+        "dipoleAnglePixels",
+        "significance",
+    ):
         out[name] = rng.uniform(0.1, 1, n)
     out["x_y_Cov"], out["trailLengthPixels"], out["trailAnglePixels"] = 0.01, 1.5, 0.3
     for suffix in ("", "PSF"):
         out[f"ixx{suffix}"], out[f"iyy{suffix}"], out[f"ixy{suffix}"] = 3.0, 4.0, 0.5
     out["trailNdata"], out["trailChi2"] = 500, 480.0
     out["psfNdata"], out["dipoleNdata"], out["bboxSize"], out["bboxWidth"], out["bboxHeight"] = 600, 0, 18, 12, 9
-    for name in ("isDipole", "dipoleFitAttempted", "isNegative", "centroid_flag", "pixelFlags_crCenter", "sky_source",
-                 "pixelFlags_high_varianceCenterAll", "pixelFlags", "trail_flag", "trail_flag_off_image", "trail_flag_edge",
-                 "trail_flag_suspect_long_trail"):  # fmt: skip
+    for name in (
+        "isDipole",
+        "dipoleFitAttempted",
+        "isNegative",
+        "centroid_flag",
+        "pixelFlags_crCenter",
+        "sky_source",
+        "pixelFlags_high_varianceCenterAll",
+        "pixelFlags",
+        "trail_flag",
+        "trail_flag_off_image",
+        "trail_flag_edge",
+        "trail_flag_suspect_long_trail",
+    ):
         out[name] = False
     return out
 
@@ -57,8 +77,13 @@ def test_rows_have_all_columns_units_and_constants(image):
     assert (t.band == image.band).all() and (t.timeProcessedMjdTai == 61000.5).all() and (t.bboxSize == 18).all()
     assert (t.midpointMjdTai == image.visit_info.midpoint_mjd_tai).all()
     assert np.isnan(t.snr[0]) and t.snr[1] == pytest.approx(raw.significance[1])
-    for name, column, factor in (("psf", "psfFlux", 2.75), ("science", "scienceFlux", 2.75), ("ap", "apFlux", 2.5),
-                                 ("trail", "trailFlux", 2.75), ("template", "templateFlux", 1.0)):  # fmt: skip
+    for name, column, factor in (
+        ("psf", "psfFlux", 2.75),
+        ("science", "scienceFlux", 2.75),
+        ("ap", "apFlux", 2.5),
+        ("trail", "trailFlux", 2.75),
+        ("template", "templateFlux", 1.0),
+    ):
         for suffix in ("", "Err"):
             assert t[f"{column}{suffix}"].to_numpy() == pytest.approx(raw[f"{name}InstFlux{suffix}"] * factor, rel=1e-6)
     ra, dec = image.require_wcs().pixel_to_sky(raw.x.to_numpy(), raw.y.to_numpy())

@@ -18,9 +18,11 @@ def star_frame(rng, x, y, flux, fwhm=2.2):
     s = fwhm / 2.3548
     light = np.zeros((SIDE, SIDE))
     for k in range(x.size):  # a hundred stars of a made-up frame
-        light += flux[k] / (2 * np.pi * s**2) * np.outer(
-            np.exp(-0.5 * ((g - y[k]) / s) ** 2), np.exp(-0.5 * ((g - x[k]) / s) ** 2)
-        )  # fmt: skip
+        light += (
+            flux[k]
+            / (2 * np.pi * s**2)
+            * np.outer(np.exp(-0.5 * ((g - y[k]) / s) ** 2), np.exp(-0.5 * ((g - x[k]) / s) ** 2))
+        )
     return light + rng.normal(0, 1, light.shape) * np.sqrt(SKY**2 + light)
 
 

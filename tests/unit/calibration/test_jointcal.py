@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,55 +12,25 @@ import dask
 import numpy as np
 import pandas as pd
 import pytest
-from astropy.table import Table
 from scipy.spatial import cKDTree
 
 from calibration.errors import JointCalibrationError, SingularFit
 from calibration.joint.command import parse, run_parsed
-from calibration.joint.config import JointcalConfig
 from calibration.joint.model.association import friends_of_friends
 from calibration.joint.model.data import ARCSEC
 from calibration.joint.solve.minimize import distributed
 from calibration.joint.task import JointcalTask
 from calibration.summary.task import UpdateVisitSummaryTask
-from exposure import Exposure, ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
+from exposure import Exposure, SkyWcs
 from exposure.camera import Camera
-from exposure.io.exposure_catalog import ExposureRecord
-from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
+from simulation.focal_plane import MosaicSurvey
 from tasks import make_task
 from tasks.errors import CallerError
 from tasks.sphere import unit_vectors
+from tests.support.mosaics import config, summaries, survey, true_pixels_to_sky
 from tests.support.quantum import Quantum
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy")
-
-
-@cache
-def survey(seed: int = 1, n_visits: int = 4, n_chips: int = 9, **kwargs) -> MosaicSurvey:
-    return simulate_mosaic(MosaicSettings(seed, n_visits, n_chips, **kwargs))
-
-
-def summaries(s: MosaicSurvey) -> list[ExposureCatalog]:
-    rows: dict[int, list] = {}
-    records: dict[int, dict] = {}
-    for (v, d), h in s.headers.items():
-        rows.setdefault(v, []).append({
-            "id": d, "visit": v, "physical_filter": "HSC-Z", "band": "z", "bbox_min_x": 0, "bbox_min_y": 0,
-            "bbox_max_x": h["IMAGEW"] - 1, "bbox_max_y": h["IMAGEH"] - 1,
-        })  # fmt: skip
-        info = VisitInfo(v, d, h["MJD-OBS"], 0.0, boresight_ra=h["RABORE"], boresight_dec=h["DECBORE"], airmass=1.2)
-        records.setdefault(v, {})[d] = ExposureRecord(
-            wcs=SkyWcs.from_header(h), photo_calib=PhotoCalib(h["CALMEAN"]), visit_info=info
-        )
-    return [ExposureCatalog(Table(rows=rows[v]), records[v]) for v in rows]
-
-
-def config(**values) -> JointcalConfig:
-    made = JointcalConfig()
-    for name, value in values.items():
-        setattr(made, name, value)
-    made.validate()
-    return made
 
 
 def task(s: MosaicSurvey, **values) -> JointcalTask:
@@ -70,18 +39,6 @@ def task(s: MosaicSurvey, **values) -> JointcalTask:
 
 def run(s: MosaicSurvey, **values):
     return task(s, **values).run(s.sources, summaries(s), s.camera)
-
-
-def true_pixels_to_sky(s: MosaicSurvey, visit: int, detector: int, x, y):
-    """The simulation's own way back: chip faults undone, then optics."""
-    index = [int(t.visit.iloc[0]) for t in s.sources].index(visit)
-    d, o = s.camera[detector], s.optics
-    turn = np.radians(d.rotation_deg) + o.chip_turn[detector]
-    u = (x - d.centre[0] - o.chip_shift[detector][0]) * d.pixel_size_mm[0]
-    v = (y - d.centre[1] - o.chip_shift[detector][1]) * d.pixel_size_mm[1]
-    fx = d.offset_mm[0] + np.cos(turn) * u - np.sin(turn) * v
-    fy = d.offset_mm[1] + np.sin(turn) * u + np.cos(turn) * v
-    return o.to_sky(s.extra["visits"][index], fx, fy)
 
 
 def sky_errors(s: MosaicSurvey, stars: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -382,10 +339,14 @@ def test_command_refuses_before_it_reads(tmp_path):
     base = ["--sources", "a", "--headers", "b", "--camera", "c", "--out", str(tmp_path / "o")]
     refs = ["--astrometry-refs", "r", "--photometry-refs", "r"]
     for extra, said in (
-        (["-c", "nonsense=1"], "no field 'nonsense'"), (["-c", "matchCut=three"], "matchCut"),
-        (["-c", "doAstrometry=False", "doPhotometry=False"], "nothing to do"), (["--id", "visit=x"], "--id"),
-        (["--summaries", "s"], "either"), (["-c", "applyColorTerms=True"], "colour terms"), (["--what"], "unrecognized"),
-    ):  # fmt: skip
+        (["-c", "nonsense=1"], "no field 'nonsense'"),
+        (["-c", "matchCut=three"], "matchCut"),
+        (["-c", "doAstrometry=False", "doPhotometry=False"], "nothing to do"),
+        (["--id", "visit=x"], "--id"),
+        (["--summaries", "s"], "either"),
+        (["-c", "applyColorTerms=True"], "colour terms"),
+        (["--what"], "unrecognized"),
+    ):
         with pytest.raises(CallerError, match=said):
             parse([*base, *refs, *extra])
     with pytest.raises(CallerError, match="astrometry-refs"):
@@ -425,9 +386,14 @@ def test_blocks_summed_elsewhere_give_the_same_answer(mapper, monkeypatch):
 def test_debug_files_are_written_when_asked_for(tmp_path):
     s = survey(1, 2, 3)
     result = run(
-        s, writeInitMatrix=True, writeChi2FilesInitialFinal=True, writeChi2FilesOuterLoop=True, writeInitialModel=True,
-        debugOutputPath=str(tmp_path), photometryVisitOrder=2,
-    )  # fmt: skip
+        s,
+        writeInitMatrix=True,
+        writeChi2FilesInitialFinal=True,
+        writeChi2FilesOuterLoop=True,
+        writeInitialModel=True,
+        debugOutputPath=str(tmp_path),
+        photometryVisitOrder=2,
+    )
     names = {p.name for p in tmp_path.iterdir()}
     for half, stages in (
         ("astrometry", ("DistortionsVisit", "Distortions", "Positions", "DistortionsPositions")),
@@ -468,9 +434,17 @@ def test_elimination_is_that_of_the_full_normal_matrix():
     starts = np.stack([rng.integers(0, 4, n), 7 + rng.integers(0, 3, n)], 1)
     prior = np.broadcast_to(np.eye(q) * 0.5, (m, q, q)).copy()
     rows = Rows(
-        rng.normal(size=(n, d)), w @ w.transpose(0, 2, 1) + np.eye(d), rng.normal(size=(n, d, k)), rng.normal(size=(n, d, q)),
-        starts, np.arange(n), np.array([3, 2]), np.arange(0, n + 1, per), prior, rng.normal(size=(m, q)),
-    )  # fmt: skip
+        rng.normal(size=(n, d)),
+        w @ w.transpose(0, 2, 1) + np.eye(d),
+        rng.normal(size=(n, d, k)),
+        rng.normal(size=(n, d, q)),
+        starts,
+        np.arange(n),
+        np.array([3, 2]),
+        np.arange(0, n + 1, per),
+        prior,
+        rng.normal(size=(m, q)),
+    )
     step, inverse = np.zeros((m, q)), np.zeros((m, q, q))
     star_steps(rows, step, inverse)
     made = Reduced(np.zeros((n, k, k)), np.full((n, k), -1), np.zeros((size, size)), np.zeros(size))
@@ -505,8 +479,11 @@ def test_a_quantum_writes_a_catalogue_per_visit_and_the_summary_takes_it():
     made = summaries(s)
     visits = [int(c.table["visit"][0]) for c in made]
     context = Quantum(
-        9813, inputSourceTableVisit=s.sources, inputVisitSummary=made, inputCamera=s.camera,
-    )  # fmt: skip
+        9813,
+        inputSourceTableVisit=s.sources,
+        inputVisitSummary=made,
+        inputCamera=s.camera,
+    )
     refs = {name: [_Ref(visit=v) for v in visits] for name in ("outputWcs", "outputPhotoCalib")}
     direct = run(s)
     task(s).runQuantum(context, None, SimpleNamespace(**refs))

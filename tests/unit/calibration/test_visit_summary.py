@@ -23,7 +23,7 @@ from exposure import (
     PhotoCalib,
     SkyWcs,
     VisitInfo,
-)  # fmt: skip
+)
 from exposure.camera import Camera, CameraDetector
 from exposure.io.exposure_catalog import ExposureRecord
 
@@ -51,10 +51,21 @@ def catalogue(n: int = 2, **extra) -> ExposureCatalog:
     names = dict.fromkeys(name for g in st.GROUPS.values() for name in g)
     rows = {name: np.full((n, 4) if name.endswith("Corners") else n, 1.5) for name in names}
     rows["nPsfStar"] = np.full(n, 9, np.int32)
-    table = Table({
-        "id": np.arange(n), "visit": np.full(n, 7), "band": ["i"] * n, "bbox_min_x": [0] * n, "bbox_min_y": [0] * n,
-        "bbox_max_x": [99] * n, "bbox_max_y": [99] * n, "expTime": [10.0] * n, "astromOffsetMean": [0.01] * n,
-    } | rows | extra)  # fmt: skip
+    table = Table(
+        {
+            "id": np.arange(n),
+            "visit": np.full(n, 7),
+            "band": ["i"] * n,
+            "bbox_min_x": [0] * n,
+            "bbox_min_y": [0] * n,
+            "bbox_max_x": [99] * n,
+            "bbox_max_y": [99] * n,
+            "expTime": [10.0] * n,
+            "astromOffsetMean": [0.01] * n,
+        }
+        | rows
+        | extra
+    )
     table.meta["comments"] = ["Catalog id is detector id, sorted."]
     record = ExposureRecord(wcs(), GaussianPsf(2.0, 25), PhotoCalib(0.3), ap_corr(), INFO)
     return ExposureCatalog(table, dict.fromkeys(range(n), record))
@@ -198,9 +209,11 @@ def test_override_that_has_one_of_two_detectors():
     level = BackgroundLayer(np.full((4, 4), 100.0, np.float32))
     images = exposures()
     kept = images[0].image.copy()
-    out = task(wcs_provider="global", photo_calib_provider="global", background_provider="replacement").run(
-        catalogue(), images, psfs, stars(0), aps, calibs, moved, {0: [], 1: []}, {0: [level]}
-    ).output_summary_catalog  # fmt: skip
+    out = (
+        task(wcs_provider="global", photo_calib_provider="global", background_provider="replacement")
+        .run(catalogue(), images, psfs, stars(0), aps, calibs, moved, {0: [], 1: []}, {0: [level]})
+        .output_summary_catalog
+    )
     row, lost = out.table[0], out.table[1]
     assert row["psfSigma"] == pytest.approx(3.0, abs=0.01)
     assert row["nPsfStar"] == 40
@@ -261,12 +274,20 @@ def test_nearest_tract_and_holding_pixel_win():
 
 
 def test_consistency_threshold_drops_a_wcs_that_moved():
-    far = GlobalInput(ExposureCatalog(Table({"id": [0, 1]}), {
-        0: ExposureRecord(wcs=wcs(300.0 + 0.05 / 3600)), 1: ExposureRecord(wcs=wcs(300.0 + 5 / 3600)),
-    }))  # fmt: skip
-    out = task(wcs_provider="global", wcs_consistency_threshold=1.0).run(
-        catalogue(), exposures(), wcs_overrides=far
-    ).output_summary_catalog  # fmt: skip
+    far = GlobalInput(
+        ExposureCatalog(
+            Table({"id": [0, 1]}),
+            {
+                0: ExposureRecord(wcs=wcs(300.0 + 0.05 / 3600)),
+                1: ExposureRecord(wcs=wcs(300.0 + 5 / 3600)),
+            },
+        )
+    )
+    out = (
+        task(wcs_provider="global", wcs_consistency_threshold=1.0)
+        .run(catalogue(), exposures(), wcs_overrides=far)
+        .output_summary_catalog
+    )
     assert out.records[0].wcs is not None
     assert out.records[1].wcs is None  # never the old one
     assert np.isnan(out.table["ra"][1])
@@ -355,9 +376,10 @@ def test_pointing_and_geometry_are_found_again():
         "bbox_max_x": [2047] * 9, "bbox_max_y": [4175] * 9, "expTime": [1.0] * 9,
         "raCorners": np.full((9, 4), np.nan), "decCorners": np.full((9, 4), np.nan),
     }  # fmt: skip
-    made = ExposureCatalog(Table(rows), {
-        d: ExposureRecord(wcs=SkyWcs.from_header(s.headers[visit.number, d]), visit_info=INFO) for d in range(9)
-    })  # fmt: skip
+    made = ExposureCatalog(
+        Table(rows),
+        {d: ExposureRecord(wcs=SkyWcs.from_header(s.headers[visit.number, d]), visit_info=INFO) for d in range(9)},
+    )
     for d in range(9):
         w = st.wcs_statistics(made.records[d].wcs, (0, 0, 2048, 4176), None)
         made.table["raCorners"][d], made.table["decCorners"][d] = w["raCorners"], w["decCorners"]

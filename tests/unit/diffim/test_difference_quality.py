@@ -10,6 +10,7 @@ from diffim.quality import combined_limit, limiting_magnitude, noise_correlation
 from exposure import GaussianPsf, GridPsf, PhotoCalib
 from tasks import CallerError, make_task
 from tests.support.difference_scene import FWHM, ORIGIN, scene, subtract
+from tests.support.matched_pair import Fixture
 
 
 class Nowhere(GaussianPsf):
@@ -53,8 +54,23 @@ def test_numbers_of_a_good_and_of_a_poor_subtraction():
     assert samples.kernelShift.max() < 0.1
     assert samples.sciencePsfFwhm.to_numpy() == pytest.approx(2.8 * FWHM, rel=0.02)
     broad, _ = scene(5.0, 1.0, 2, pad=40)  # nearly twice as wide: broader ones leave what rounding errors decide
-    poor, _ = subtract(science, broad, s, mode="convolveTemplate")
+    poor, _ = subtract(science, broad, s, mode="convolveTemplate", qualityGate="warn")
     assert poor.metadata["differenceFootprintRatioMean"] > 1.4 * m["differenceFootprintRatioMean"]
+
+
+def test_the_noise_before_whitening_is_known_from_the_kernel():
+    pair = Fixture((0, 0), bright=40)
+    template = pair.exposure(2.0, 8.0, 2, border=40)
+    task, _ = subtract(pair.exposure(2.8, 1.0, 1), template, pair.sources(), doDecorrelation=False)
+    m = task.metadata
+    for k in (1, 2, 3):  # of Gaussians: 64 / (4 pi s2) exp(-k^2 / 4 s2) over 1 + 64 / (4 pi s2), with s2 = 2.8^2 - 2^2
+        share = 64 / (4 * np.pi * 3.84)
+        true = share / (1 + share) * np.exp(-(k**2) / (4 * 3.84))
+        assert m[f"noiseCorrelationBeforeLag{k}"] == pytest.approx(true, abs=0.02)
+        assert m[f"noiseCorrelationLag{k}"] == pytest.approx(true, abs=0.06)  # some 1500 independent places
+    assert m["nGoodPixels"] + m["nBadPixels"] == 256**2
+    assert m["nUnmergedDiaSources"] >= m["nMergedDiaSources"]
+    assert 0 < m["residualFootprintSkyRatioMean"] < 0.2
 
 
 def test_noise_correlation_sees_smoothing():

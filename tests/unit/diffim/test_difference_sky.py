@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from diffim.detection.significance import significance
 from diffim.subtraction.difference_background import subtract_difference_sky
 from diffim.subtraction.variance_scale import scale_variance
-from exposure import Exposure
+from exposure import Exposure, GaussianPsf
 from exposure.mask import plane_bits
 
 SIDE, SIGMA = 1024, 30.0
@@ -127,3 +128,46 @@ def test_bright_stars_are_no_sign_of_digitisation():
     """A plane that knows nothing of the stars: their pixels are counted, and are few."""
     crowd = NOISE + stars(700, 1e6)
     assert 0.9 < scale_variance(exposure(crowd)) < 1.5
+
+
+X, Y = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
+PATTERNS = {
+    "fringes": 0.4 * np.sin(2 * np.pi * (X / 57 + 3 * Y / SIDE + 0.7 * np.sin(6 * Y / SIDE))),
+    "wide fringes": 0.4 * np.sin(2 * np.pi * (X / 150 + Y / 400)),
+    "steps": 0.25 * (-1.0) ** (X // 128),
+    "uneven steps": 0.2 * (-1.0) ** (X // 90) * (Y < 512),
+    "rows": 0.2 * (-1.0) ** (Y // 64),
+    "hills": 0.7 * np.exp(-0.5 * (((X - 400) / 50) ** 2 + ((Y - 600) / 60) ** 2)),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_structure_of_the_sky_is_taken_out(name):
+    """In units of a pixel's noise. A source of 70 px and 8.4 sigma has an error of 70 s / 8.4 of its own from a level off by s."""
+    light = stars(60, 20_000.0)
+    e = exposure(NOISE + light + SIGMA * PATTERNS[name])
+    found = subtract_difference_sky(e, 256, "BAD", fwhm=5.0)
+    left = (e.image - NOISE - light)[32:-32, 32:-32] / SIGMA
+    smooth = cv2.blur(left, (9, 9))
+    assert smooth.std() < 0.04
+    rms = float(np.std(SIGMA * PATTERNS[name]))
+    assert np.hypot(np.hypot(found.columns, found.rows), found.smooth) == pytest.approx(rms, rel=0.35)
+
+
+def test_a_clean_sky_has_no_structure():
+    found = subtract_difference_sky(exposure(NOISE + stars(60, 20_000.0)), 256, "BAD", fwhm=5.0)
+    assert (found.columns, found.rows, found.smooth) == (0, 0, 0)
+    crowd = subtract_difference_sky(exposure(NOISE + stars(1200, 6000.0)), 256, "BAD", fwhm=5.0)
+    assert (crowd.columns, crowd.rows) == (0, 0)
+    assert crowd.smooth < 0.02 * SIGMA  # of new sources, one in 30 x 30 px, some light is left over
+
+
+def test_the_threshold_rises_only_where_the_noise_is_more():
+    image = NOISE.copy()
+    image[:512, :512] *= 1.8
+    e = exposure(image)
+    e.psf = GaussianPsf(2.1, 25, (512, 512))
+    s = significance(e, e.good())
+    assert s.largest_scale == pytest.approx(1.8, rel=0.1)
+    assert s.image[20:380, 20:380].std() == pytest.approx(1.0, abs=0.08)
+    assert s.image[660:, 660:].std() == pytest.approx(1.0, abs=0.03)

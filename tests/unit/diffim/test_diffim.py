@@ -143,18 +143,15 @@ def test_white_noise_stays_white_for_every_ratio_of_variances(u, c):
         assert np.mean(raw_d[:, 1:] * raw_d[:, :-1]) / raw_d.var() > 0.2
 
 
-def test_kernel_order_falls_with_the_number_of_stars():
+def test_few_stars_are_enough_where_the_psf_models_are_right():
     science, sources = scene(2.6, 3.0, 2)
     template, _ = scene(2.0, 2.0, 3, pad=40)
-    orders = {}
     for n in (60, 10, 4):
         task, r = subtract(science, template, sources.head(n))
-        orders[n] = task.metadata["kernelOrder"]
+        assert task.metadata["kernelFromPsf"]
         z = (r.subtractedExposure.image / np.sqrt(r.subtractedExposure.variance))[25:-25, 25:-25]
         bright = science.image[25:-25, 25:-25] > 40
         assert z[bright].std() < (1.1 if n >= 10 else 1.2)
-    assert orders[60] >= 1
-    assert orders[10] == orders[4] == 0
     with pytest.raises(InsufficientKernelSources, match="1 clean kernel stars, need 3"):
         subtract(science, template, sources.head(1))
 
@@ -249,9 +246,13 @@ def test_kernel_fit_finds_the_analytic_kernel():
     basis = make_basis(2.0 * FWHM, 2.5 * FWHM)
     box = (*ORIGIN, 256, 256)
     fit = fit_kernel(
-        MaskedImage.of(template), MaskedImage.of(science), StarPositions(s.x.to_numpy(), s.y.to_numpy()), basis, box,
+        MaskedImage.of(template),
+        MaskedImage.of(science),
+        StarPositions(s.x.to_numpy(), s.y.to_numpy()),
+        basis,
+        box,
         FitOptions(kernel_order=1, background_order=0),
-    )  # fmt: skip
+    )
     k = fit.kernel.kernels_at(ORIGIN[0] + 128, ORIGIN[1] + 128)[0].astype(float)
     g = np.arange(k.shape[0]) - k.shape[0] // 2
     assert k.sum() == pytest.approx(1, abs=0.003)

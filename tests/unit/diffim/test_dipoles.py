@@ -28,8 +28,14 @@ def images(pos, neg, flux_pos, flux_neg, noise, seed=0, background=(10.0, 3.0, 5
 
 def exposure(image, variance):
     psf = GaussianPsf(SIGMA, 41, CENTRE)
-    return Exposure(image.astype("f4"), np.full(image.shape, variance, "f4"), np.zeros(image.shape, np.int32), ORIGIN,
-                    psf=psf, photo_calib=PhotoCalib(1.0))  # fmt: skip
+    return Exposure(
+        image.astype("f4"),
+        np.full(image.shape, variance, "f4"),
+        np.zeros(image.shape, np.int32),
+        ORIGIN,
+        psf=psf,
+        photo_calib=PhotoCalib(1.0),
+    )
 
 
 def grid(n_side, separation, seed=1):
@@ -47,8 +53,14 @@ def test_two_lobes_four_pixels_apart(given):
     x, y = np.array([ORIGIN[0] + 200.0, ORIGIN[0] + 480.0]), np.array([ORIGIN[1] + 300.0, ORIGIN[1] + 420.0])
     flux = np.array([2500.0, 2345.0])
     d, s, t = images((x + 2, y + 2), (x - 2, y - 2), flux, flux, 2.0)
-    fits = fit_dipoles(d, s if given in ("both", "science") else None, t if given in ("both", "template") else None,
-                       1.0, (x + 1, y + 1), (x - 1, y - 1))  # fmt: skip
+    fits = fit_dipoles(
+        d,
+        s if given in ("both", "science") else None,
+        t if given in ("both", "template") else None,
+        1.0,
+        (x + 1, y + 1),
+        (x - 1, y - 1),
+    )
     p = fits.parameters
     tolerance = 0.04 if given != "both" else 0.03
     assert np.allclose(p[:, 0], flux, rtol=tolerance)

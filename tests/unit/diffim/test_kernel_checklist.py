@@ -50,9 +50,13 @@ def test_only_a_kernel_sum_far_from_the_others_is_rejected(origin, sums, rejecte
 def test_solutions_have_the_size_of_their_order_and_one_kernel_sum(origin, order, terms):
     fluxes = np.linspace(1000, 3000, 16)
     fit = fitted(
-        origin, stars(origin, 2.0, fluxes), stars(origin, 2.5, fluxes), (2.0, 2.5),
-        kernel_order=order, background_order=order,
-    )  # fmt: skip
+        origin,
+        stars(origin, 2.0, fluxes),
+        stars(origin, 2.5, fluxes),
+        (2.0, 2.5),
+        kernel_order=order,
+        background_order=order,
+    )
     kernel = fit.kernel
     assert kernel.coefficients.shape == (27, terms)
     assert kernel.background.shape == (terms,)

@@ -70,8 +70,11 @@ def test_the_kernel_does_not_depend_on_the_unit_of_the_images(unit):
         made = []
         for sigma, background in ((2.0, 0.0), (2.6, 11.3)):
             planes, x, y = stars((0, 0), sigma, fluxes, background)
-            e = Exposure(np.float32(unit) * planes.image, np.float32(unit**2) * planes.variance,
-                         np.zeros(planes.image.shape, np.int32))  # fmt: skip
+            e = Exposure(
+                np.float32(unit) * planes.image,
+                np.float32(unit**2) * planes.variance,
+                np.zeros(planes.image.shape, np.int32),
+            )
             made.append((MaskedImage.of(e), x, y))
         return fitted((0, 0), *made, (2.0, 2.6), background_order=1).kernel
 

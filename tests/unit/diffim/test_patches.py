@@ -48,10 +48,17 @@ class Sky:
         image = np.einsum("n,nj,ni->ji", self.flux[near] / (2 * np.pi * sigma**2), ey, ex)
         image = image + np.random.default_rng(seed).normal(0, noise, shape)
         return Exposure(
-            image.astype("f4"), np.full(shape, noise**2, np.float32), np.zeros(shape, np.int32), origin, wcs,
-            GaussianPsf(float(sigma), 41, (origin[0] + shape[1] / 2, origin[1] + shape[0] / 2)), PhotoCalib(1.0),
-            VisitInfo(7, 3, 61000.0, 30.0), "r", "r_03",
-        )  # fmt: skip
+            image.astype("f4"),
+            np.full(shape, noise**2, np.float32),
+            np.zeros(shape, np.int32),
+            origin,
+            wcs,
+            GaussianPsf(float(sigma), 41, (origin[0] + shape[1] / 2, origin[1] + shape[0] / 2)),
+            PhotoCalib(1.0),
+            VisitInfo(7, 3, 61000.0, 30.0),
+            "r",
+            "r_03",
+        )
 
 
 def four_tracts(sky):

@@ -145,8 +145,12 @@ def empty():
     rng = np.random.default_rng(1)
     psf = GaussianPsf(1.4, 21, (n / 2, n / 2))
     cube = psf.kernel_at(np.zeros(1), np.zeros(1))
-    e = Exposure(rng.normal(size=(n, n)).astype(np.float32), np.ones((n, n), np.float32), np.zeros((n, n), np.int32),
-                 psf=GridPsf(cube, 1, 1, (0, 0, n, n)))  # fmt: skip
+    e = Exposure(
+        rng.normal(size=(n, n)).astype(np.float32),
+        np.ones((n, n), np.float32),
+        np.zeros((n, n), np.int32),
+        psf=GridPsf(cube, 1, 1, (0, 0, n, n)),
+    )
     e.mask[400:600, 300:700] = plane_bits(["STREAK"])
     return Subject(e)
 

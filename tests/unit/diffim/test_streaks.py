@@ -57,6 +57,24 @@ def test_noise_and_stars_are_no_streaks(seed):
     assert not find_streaks(image, variance, good, 4.7).any()
 
 
+@pytest.mark.parametrize("width", [64, 128, 512])
+def test_steps_along_columns_are_no_streaks(width):
+    """Amplifiers that are offset by a fifth of the noise of a pixel."""
+    image, variance, good = noise_image(1024, 30.0, 3)
+    image += (6.0 * (-1.0) ** (np.arange(1024) // width)).astype("f4")
+    assert not find_streaks(image, variance, good, 5.0).any()
+    assert not find_streaks(np.ascontiguousarray(image.T), variance, good, 5.0).any()
+
+
+def test_a_streak_along_columns_is_one():
+    image, variance, good = noise_image(1024, 30.0, 3)
+    x = np.arange(1024)
+    image += (60 * np.exp(-0.5 * ((x - 400.3) / 2.2) ** 2)).astype("f4")
+    found = find_streaks(image, variance, good, 5.0)
+    assert found[:, 398:403].mean() > 0.95
+    assert found.mean() < 0.03
+
+
 def table(x, y):
     return pd.DataFrame({"x": x, "y": y, "isDipole": False, "isNegative": False})
 

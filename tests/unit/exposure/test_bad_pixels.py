@@ -86,13 +86,19 @@ def test_native_exposures_of_the_instrument_have_its_bad_pixels(tmp_path):
     rules = instrument(tmp_path, "bad_pixels: [{column: 5}]")
     data = np.ones((HEIGHT, WIDTH), np.float32)
     for name, origin, right in (
-        ("cam", (0, 0), expected((slice(None), 5))), ("cam", (-2, 3), expected((slice(None), 7))),
-        ("cam", (30, 0), expected()), ("other", (0, 0), expected()),
-    ):  # fmt: skip
+        ("cam", (0, 0), expected((slice(None), 5))),
+        ("cam", (-2, 3), expected((slice(None), 7))),
+        ("cam", (30, 0), expected()),
+        ("other", (0, 0), expected()),
+    ):
         made = Exposure(
-            data, data.copy(), np.zeros(data.shape, np.int32), origin=origin, psf=GaussianPsf(1.5, 15),
+            data,
+            data.copy(),
+            np.zeros(data.shape, np.int32),
+            origin=origin,
+            psf=GaussianPsf(1.5, 15),
             visit_info=VisitInfo(1, 1, 60000.0, 30.0, instrument=name),
-        )  # fmt: skip
+        )
         made.write_fits(tmp_path / "n.fits")
         for exposure in (Exposure.read_fits(tmp_path / "n.fits", rules), read_planes(tmp_path / "n.fits", rules)):
             assert np.array_equal(exposure.flagged("BAD"), right), (name, origin)

@@ -235,8 +235,17 @@ def test_broken_files_are_typed_errors(tmp_path):
 
 def plain(tmp_path, **cards):
     h = tan().to_header()
-    h.update({"EXPTIME": 60.0, "UT-OBS": "2017-12-20T01:33:43.317-0000", "FILTER": "Clear", "OBJECT": "x", "RA": 1.0,
-              "DEC": 2.0, "SATURATE": 4095})  # fmt: skip
+    h.update(
+        {
+            "EXPTIME": 60.0,
+            "UT-OBS": "2017-12-20T01:33:43.317-0000",
+            "FILTER": "Clear",
+            "OBJECT": "x",
+            "RA": 1.0,
+            "DEC": 2.0,
+            "SATURATE": 4095,
+        }
+    )
     for key, value in cards.items():
         h[key] = value
     data = np.random.default_rng(0).normal(350, 1.2, (64, 64)).astype(np.float32)
@@ -276,9 +285,12 @@ def test_instrument_files_are_checked(tmp_path):
     with pytest.raises(InstrumentError, match="nonsense"):
         load_instrument(str(bad))
     for text, said in {
-        "band: {key: FILTER, regex: '(('}": "regular expression", "pixel_scale: -1": "pixel_scale", "pixel_scale: .nan": "pixel_scale",
-        "ids: {n_visits: 0}": "n_visits", "characterize: {background_mesh: 0}": "background_mesh",
-    }.items():  # fmt: skip
+        "band: {key: FILTER, regex: '(('}": "regular expression",
+        "pixel_scale: -1": "pixel_scale",
+        "pixel_scale: .nan": "pixel_scale",
+        "ids: {n_visits: 0}": "n_visits",
+        "characterize: {background_mesh: 0}": "background_mesh",
+    }.items():
         bad.write_text(f"name: bad\n{text}\n")
         with pytest.raises(InstrumentError, match=said):
             load_instrument(str(bad))

@@ -197,8 +197,15 @@ def test_visit_and_detector_are_whole_numbers_in_range(tmp_path):
 
 def test_the_message_goes_before_the_header_and_is_checked_too():
     message = {"instrument": "simcam", "science": "/x.fits"}
-    for field, value in (("exposureTime", 0.0), ("exposureTime", math.inf), ("exposureTime", math.nan), ("photoCalib", math.inf),
-                         ("midpointMjdTai", 0.0), ("midpointMjdTai", 2460345.5), ("midpointMjdTai", math.nan)):  # fmt: skip
+    for field, value in (
+        ("exposureTime", 0.0),
+        ("exposureTime", math.inf),
+        ("exposureTime", math.nan),
+        ("photoCalib", math.inf),
+        ("midpointMjdTai", 0.0),
+        ("midpointMjdTai", 2460345.5),
+        ("midpointMjdTai", math.nan),
+    ):
         with pytest.raises(BadMessage, match=field):
             parse_message(json.loads(json.dumps(message | {field: value})))
     with pytest.raises(BadMessage, match="looks like a JD"):

@@ -75,10 +75,12 @@ def test_text_of_headers_is_escaped():
     packet["diaSource"]["band"] = EVIL
     packet["diaSourceId"] = EVIL
     for html in (
-        made._repr_html_(), exposure_html(made, EVIL), alertprod.Alert(packet)._repr_html_(),
+        made._repr_html_(),
+        exposure_html(made, EVIL),
+        alertprod.Alert(packet)._repr_html_(),
         alertprod.Alert({"objectId": EVIL})._repr_html_(),
         alertprod.Alert({**packet, "cutoutScience": b"<script>no FITS"})._repr_html_(),
-    ):  # fmt: skip
+    ):
         assert "<script" not in html
         assert 'onload="' not in html
         assert "&lt;script" in html or "script" not in html

@@ -81,9 +81,18 @@ def test_planes_of_one_name_that_nothing_assigns_are_refused(tmp_path):
 
 def test_names_lead_back_to_their_images(hubble, tmp_path):
     odd = write(
-        tmp_path / "odd.fits", hdu(1, "2"), hdu(2, "A"), hdu(3, "B/C"), hdu(4), hdu(5, "D", 1), hdu(6, "D", 2), hdu(7, "E"), hdu(8, "E"),
-        hdu(9, "F,1"), hdu(10, "WEIGHT"),
-    )  # fmt: skip
+        tmp_path / "odd.fits",
+        hdu(1, "2"),
+        hdu(2, "A"),
+        hdu(3, "B/C"),
+        hdu(4),
+        hdu(5, "D", 1),
+        hdu(6, "D", 2),
+        hdu(7, "E"),
+        hdu(8, "E"),
+        hdu(9, "F,1"),
+        hdu(10, "WEIGHT"),
+    )
     assert [i.label for i in images_in(odd, ANY)] == ["2,1", "A", "3", "4", "D,1", "D,2", "7", "8", "F,1"]
     for image in images_in(odd, ANY):
         assert np.median(read_planes(image.of(odd), ANY).image) == pytest.approx(image.number, abs=1)

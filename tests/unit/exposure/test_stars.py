@@ -10,10 +10,17 @@ from tasks.errors import CallerError
 
 
 def table(n=5):
-    return pd.DataFrame({
-        "x": np.arange(n, dtype=float), "y": 2.0, "snr": [30.0, 50, 50, 20, 90][:n], "psfFlux": 100.0, "star": True,
-        "isolated": [True, False, True, True, False][:n], "flagged": False,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "x": np.arange(n, dtype=float),
+            "y": 2.0,
+            "snr": [30.0, 50, 50, 20, 90][:n],
+            "psfFlux": 100.0,
+            "star": True,
+            "isolated": [True, False, True, True, False][:n],
+            "flagged": False,
+        }
+    )
 
 
 def test_a_table_comes_back():

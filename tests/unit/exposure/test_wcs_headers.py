@@ -33,9 +33,17 @@ def cards(place=(150.0, 2.0), turn=20.0, **more):
     """Plain cards of a TAN header; None takes a card out."""
     c, s = S * np.cos(np.radians(turn)), S * np.sin(np.radians(turn))
     out = {
-        "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 501.3, "CRPIX2": 480.7, "CRVAL1": place[0],
-        "CRVAL2": place[1], "CD1_1": round(-c, 18), "CD1_2": round(s, 18), "CD2_1": round(s, 18), "CD2_2": round(c, 18),
-    } | {key.replace("__", "-"): value for key, value in more.items()}  # fmt: skip
+        "CTYPE1": "RA---TAN",
+        "CTYPE2": "DEC--TAN",
+        "CRPIX1": 501.3,
+        "CRPIX2": 480.7,
+        "CRVAL1": place[0],
+        "CRVAL2": place[1],
+        "CD1_1": round(-c, 18),
+        "CD1_2": round(s, 18),
+        "CD2_1": round(s, 18),
+        "CD2_2": round(c, 18),
+    } | {key.replace("__", "-"): value for key, value in more.items()}
     return fits.Header([(key, value) for key, value in out.items() if value is not None])
 
 

@@ -54,9 +54,16 @@ def exposure(size: int = 101, noise: float = 10.0, seed: int = 1, origin: tuple[
     rng = np.random.default_rng(seed)
     image = rng.normal(0, noise, (size, size)).astype(np.float32)
     return Exposure(
-        image, np.full((size, size), noise**2, np.float32), np.zeros((size, size), np.int32), origin, wcs(), PSF,
-        PhotoCalib(2.0, 0.03), VisitInfo(1, 2, 61000.0, 30.0, "fixture"), "r",
-    )  # fmt: skip
+        image,
+        np.full((size, size), noise**2, np.float32),
+        np.zeros((size, size), np.int32),
+        origin,
+        wcs(),
+        PSF,
+        PhotoCalib(2.0, 0.03),
+        VisitInfo(1, 2, 61000.0, 30.0, "fixture"),
+        "r",
+    )
 
 
 def task(**config: object) -> ForcedPhotCcdFromDataFrameTask:
@@ -106,9 +113,11 @@ def test_every_kind_of_table_gives_the_same_rows_and_types() -> None:
         pd.testing.assert_frame_equal(measure(t, e, other), expected, rtol=1e-12, check_exact=False)
     pd.testing.assert_frame_equal(measure(t, e, table.iloc[:1], table.iloc[1:]), expected)
     pd.testing.assert_series_equal(
-        t.getSchemaCatalogs()["forced_src"].dtypes, measure(t, replace(e, ap_corr=ApCorrMap(
-            {PSF_FLUX: ChebyshevField.constant(1.0, (0, 0, 101, 101))})), table).dtypes,
-    )  # fmt: skip
+        t.getSchemaCatalogs()["forced_src"].dtypes,
+        measure(
+            t, replace(e, ap_corr=ApCorrMap({PSF_FLUX: ChebyshevField.constant(1.0, (0, 0, 101, 101))})), table
+        ).dtypes,
+    )
 
 
 def test_bad_configuration_and_bad_references_are_refused() -> None:
@@ -332,10 +341,12 @@ def test_inverse_variance_weights_are_unbiased_and_more_precise() -> None:
     for _ in range(300):
         image = rng.normal(0, np.sqrt(variance)).astype("f4")
         add(image, 50.2, 49.7, 500.0)
-        both.append([
-            forced_psf_photometry(image, variance.astype("f4"), PSF, [50.2], [49.7], weighting=w).iloc[0]
-            for w in ("uniform", "inverse_variance")
-        ])  # fmt: skip
+        both.append(
+            [
+                forced_psf_photometry(image, variance.astype("f4"), PSF, [50.2], [49.7], weighting=w).iloc[0]
+                for w in ("uniform", "inverse_variance")
+            ]
+        )
     plain, weighted = (pd.DataFrame([b[k] for b in both]) for k in (0, 1))
     for t in (plain, weighted):
         assert ((t.instFlux - 500) / t.instFluxErr).std() == pytest.approx(1, abs=0.1)

@@ -168,7 +168,7 @@ WRONG = {
     "nothing left by BSCALE": (lambda f: _stored_with(f, BSCALE=0.0), "fits_unreadable"),
     "no common sky": (lambda f: _plain(f, _far), "no_template"),
     "no WCS": (lambda f: _plain(f, made.no_sky), "wcs_missing"),
-}  # fmt: skip
+}
 
 
 def _stored_with(field, **cards):

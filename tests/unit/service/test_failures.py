@@ -47,11 +47,25 @@ def test_a_kafka_error_is_one_of_the_broker():
 
 def test_commands_end_with_one_line(tmp_path):
     lines = [
-        "night --instrument nowhere --out out --template-frames a.fits --frames b.fits", f"diff {tmp_path}/a.fits b.fits -o c",
-        f"instrument check generic {tmp_path}/no.fits", f"instrument show {tmp_path}/no.yaml", "visits show 1", "alerts tail",
-        "apdb status", "apdb migrate", "explain 1 2 3 4", f"alerts export --out {tmp_path}/no/where.parquet", "alerts lag",
-        f"orbits prepare {tmp_path}/no.dat -o x", "status", "worker", "serve", "relay", "reconcile", "ingest",
-    ]  # fmt: skip
+        "night --instrument nowhere --out out --template-frames a.fits --frames b.fits",
+        f"diff {tmp_path}/a.fits b.fits -o c",
+        f"instrument check generic {tmp_path}/no.fits",
+        f"instrument show {tmp_path}/no.yaml",
+        "visits show 1",
+        "alerts tail",
+        "apdb status",
+        "apdb migrate",
+        "explain 1 2 3 4",
+        f"alerts export --out {tmp_path}/no/where.parquet",
+        "alerts lag",
+        f"orbits prepare {tmp_path}/no.dat -o x",
+        "status",
+        "worker",
+        "serve",
+        "relay",
+        "reconcile",
+        "ingest",
+    ]
     for (status, said), line in zip(run(*lines), lines, strict=True):
         assert status in ("1", "2"), (line, said)
         assert said.count("\n") == 1, (line, said)

@@ -70,8 +70,10 @@ def test_an_extension_and_lists_of_regions_can_be_given(tmp_path, camera):
     named.write_text("bad_pixels: [{point: [1, 2]}]\n")
     image = frame(tmp_path / "f.fits")
     for given, expected in (
-        (tmp_path / "two.fits[CCD2]", [(5, 4)]), (bare, [(1, 2), (5, 4)]), (named, [(1, 2)]),
-    ):  # fmt: skip
+        (tmp_path / "two.fits[CCD2]", [(5, 4)]),
+        (bare, [(1, 2), (5, 4)]),
+        (named, [(1, 2)]),
+    ):
         rules = with_bad_pixels(load_instrument(camera), given)
         assert marked(read_planes(image, rules)) == expected
     assert map_files(with_bad_pixels(load_instrument(camera), bare)) == (str(bare), str(maps))

@@ -43,8 +43,12 @@ def test_unknown_paths_and_methods_are_problems(client, method, path, status, co
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
     assert {k: v for k, v in body.items() if k != "detail"} == {
-        "type": "about:blank", "title": code, "status": status, "code": code, "help": f"docs/errors/{code}.md",
-    }  # fmt: skip
+        "type": "about:blank",
+        "title": code,
+        "status": status,
+        "code": code,
+        "help": f"docs/errors/{code}.md",
+    }
     assert all(word in body["detail"] for word in words)
     assert ("allow" in answer.headers) == (status == 405)
 

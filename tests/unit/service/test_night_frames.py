@@ -54,14 +54,21 @@ def test_frames_within_a_second_are_visits_of_their_own(tmp_path):
 
 
 def test_detectors_of_an_exposure_share_its_number(tmp_path):
-    made = [frame(tmp_path, f"{name}{ccd}.fits", f"2024-02-01T01:00:00.{tenth}", ccd)
-            for name, tenth in (("x", 1), ("y", 7)) for ccd in (0, 1, 2) if (name, ccd) != ("x", 1)]  # fmt: skip
+    made = [
+        frame(tmp_path, f"{name}{ccd}.fits", f"2024-02-01T01:00:00.{tenth}", ccd)
+        for name, tenth in (("x", 1), ("y", 7))
+        for ccd in (0, 1, 2)
+        if (name, ccd) != ("x", 1)
+    ]
     frames, _ = read(made)
     first, second = 24020103652, 24020103653
     assert numbers(frames) == {
-        "x0.fits": (first, 0), "x2.fits": (first, 2), "y0.fits": (second, 0), "y1.fits": (second, 1),
+        "x0.fits": (first, 0),
+        "x2.fits": (first, 2),
+        "y0.fits": (second, 0),
+        "y1.fits": (second, 1),
         "y2.fits": (second, 2),
-    }  # fmt: skip
+    }
 
 
 def test_after_the_last_second_comes_the_next_day_and_13_digits_hold(tmp_path):
@@ -191,9 +198,13 @@ def test_each_image_of_a_mosaic_is_a_detector_of_its_own(tmp_path):
     frames, left = read(made)
     first, second, third = 24020103652, 24020103712, 24020103772
     assert numbers(frames) == {
-        "a.fits[CHIP1]": (first, 1), "a.fits[CHIP2]": (first, 2), "a.fits[CHIP0]": (first, 3),
-        "b.fits[CHIP1]": (second, 1), "b.fits[CHIP0]": (second, 3), "c.fits": (third, 5),
-    }  # fmt: skip
+        "a.fits[CHIP1]": (first, 1),
+        "a.fits[CHIP2]": (first, 2),
+        "a.fits[CHIP0]": (first, 3),
+        "b.fits[CHIP1]": (second, 1),
+        "b.fits[CHIP0]": (second, 3),
+        "c.fits": (third, 5),
+    }
     assert [(x.path.name, x.code) for x in left] == [("b.fits[CHIP2]", "instrument")]
     assert "CCD" in left[0].reason
     assert frames[0].message("mycam")["science"] == str(tmp_path / "a.fits[CHIP1]")

@@ -72,9 +72,13 @@ def test_every_format_gives_the_same(tmp_path, suffix):
 
 
 def test_units_of_the_file_are_honoured(tmp_path):
-    for k, (ra, dec) in enumerate([
-        (RA / 15 * u.hourangle, DEC * u.deg), (np.radians(RA) * u.rad, DEC * 3600 * u.arcsec), (RA * 60 * u.arcmin, DEC * u.deg),
-    ]):  # fmt: skip
+    for k, (ra, dec) in enumerate(
+        [
+            (RA / 15 * u.hourangle, DEC * u.deg),
+            (np.radians(RA) * u.rad, DEC * 3600 * u.arcsec),
+            (RA * 60 * u.arcmin, DEC * u.deg),
+        ]
+    ):
         for suffix in ("ecsv", "fits"):
             path = tmp_path / f"p{k}.{suffix}"
             ra = Table({"ra": MaskedColumn(RA / 15, unit="h")})["ra"] if (k, suffix) == (0, "fits") else ra

@@ -1,5 +1,6 @@
 """Settings: what is wrong is named by its variable, secrets stay secret, paths are absolute, unknown names are told."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 from apdb import Database
 from apdb.errors import ApdbError
 from service.errors import SettingsError
+from service.local.stack import STAY_HERE
 from service.ready import prepare_folders
 from service.settings import NOT_SETTINGS, Settings, load_settings, unknown_names
+from service.subprocesses.children import without_secrets
 
 SECRET = "hunter2-xyz"
 WRONG = [
@@ -53,11 +56,20 @@ def test_no_secret_is_in_an_error(monkeypatch):
 
 @pytest.mark.parametrize(
     "uri",
-    [f"postgresql://u:{SECRET}@a@h/db", f"postgresql://u:1/{SECRET}@h/db", f"postgresql://u:{SECRET}/x@h/db",
-     f"postgresql://u:{SECRET}#@h/db", f"postgresql://u:{SECRET}%zz@h/db", f"postgresql://u:{SECRET}?x@h/db",
-     f"postgresql://u:p@h:{SECRET}/db", f"postgresql://u:p@h/db?{SECRET}", f"{SECRET}", f"mysql://u:{SECRET}@h/db",
-     f"host=h password={SECRET}"],
-)  # fmt: skip
+    [
+        f"postgresql://u:{SECRET}@a@h/db",
+        f"postgresql://u:1/{SECRET}@h/db",
+        f"postgresql://u:{SECRET}/x@h/db",
+        f"postgresql://u:{SECRET}#@h/db",
+        f"postgresql://u:{SECRET}%zz@h/db",
+        f"postgresql://u:{SECRET}?x@h/db",
+        f"postgresql://u:p@h:{SECRET}/db",
+        f"postgresql://u:p@h/db?{SECRET}",
+        f"{SECRET}",
+        f"mysql://u:{SECRET}@h/db",
+        f"host=h password={SECRET}",
+    ],
+)
 def test_a_uri_that_cannot_be_read_is_not_shown(uri):
     with pytest.raises(ApdbError, match=r"postgresql://user:password@host:port/name") as caught:
         Database(uri)
@@ -80,9 +92,10 @@ def test_names_that_nothing_reads_are_told_with_the_nearest():
         "PATH",
     ]
     assert unknown_names([*given, *NOT_SETTINGS]) == [
-        ("ALERTPROD_DATABASE_URL", "ALERTPROD_DATABASE_URI"), ("ALERTPROD_FROBNICATE", None),
+        ("ALERTPROD_DATABASE_URL", "ALERTPROD_DATABASE_URI"),
+        ("ALERTPROD_FROBNICATE", None),
         ("ALERTPROD_LEASE", "ALERTPROD_LEASE_S"),
-    ]  # fmt: skip
+    ]
 
 
 def test_paths_are_made_absolute_where_the_program_starts(tmp_path, monkeypatch):
@@ -121,3 +134,56 @@ def test_what_is_needed_and_not_set_is_named():
     with pytest.raises(SettingsError, match=r"ALERTPROD_DATABASE_URI .* ALERTPROD_KAFKA_BROKERS") as caught:
         Settings(database_uri="", kafka_brokers="").need("database_uri", "kafka_brokers")
     assert "alertprod up" in str(caught.value)
+
+
+HIDDEN_PLACES = {
+    "database_uri": "postgresql://u:%s@h/d", "schema_registry": "https://u:%s@h", "archive_dir": "s3://key:%s@bucket/alerts",
+    "ephemerides_url": "https://h/x?sig=%s&y=1",
+    "kafka_client": '{"sasl.jaas.config": "x password=%s;", "sasl.oauthbearer.config": "%s", "ssl.key.pem": "%s", '
+    '"sasl.oauthbearer.client.secret": "%s", "ssl.keystore.password": "%s", "sasl.password": "%s", "sasl.username": "relay"}',
+}  # fmt: skip
+
+
+def test_no_secret_is_shown_wherever_it_stands(monkeypatch):
+    for name, value in HIDDEN_PLACES.items():
+        monkeypatch.setenv(f"ALERTPROD_{name.upper()}", value.replace("%s", SECRET))
+    settings = load_settings()
+    shown = json.dumps(settings.masked())
+    assert SECRET not in shown
+    assert "s3://********@bucket/alerts" in shown
+    assert '"sasl.username": "relay"' in shown
+    assert SECRET in str(settings.environment())  # the processes of the service need it
+    text = f"no: {settings.database()}; {settings.archive_dir}; " + " ".join(settings.kafka_client.values())
+    assert SECRET not in without_secrets(text, settings)
+
+
+def test_secrets_are_read_from_files(tmp_path, monkeypatch):
+    (tmp_path / "uri").write_text(f"postgresql://u:{SECRET}@h/d\n")
+    (tmp_path / "kafka").write_text('{"security.protocol": "SASL_SSL", "sasl.password": "x"}')
+    monkeypatch.setenv("ALERTPROD_DATABASE_URI_FILE", str(tmp_path / "uri"))
+    monkeypatch.setenv("ALERTPROD_KAFKA_CLIENT_FILE", str(tmp_path / "kafka"))
+    settings = load_settings()
+    assert settings.database() == f"postgresql://u:{SECRET}@h/d"
+    assert settings.kafka_client["security.protocol"] == "SASL_SSL"
+    assert unknown_names(["ALERTPROD_DATABASE_URI_FILE", "ALERTPROD_KAFKA_CLIENT_FILE"]) == []
+    monkeypatch.setenv("ALERTPROD_DATABASE_URI", "postgresql://other@h/d")  # the variable itself is nearer
+    assert load_settings().database() == "postgresql://other@h/d"
+    monkeypatch.setenv("ALERTPROD_SCHEMA_REGISTRY_FILE", str(tmp_path / "gone"))
+    with pytest.raises(SettingsError, match=r"ALERTPROD_SCHEMA_REGISTRY_FILE=.*gone"):
+        load_settings()
+    monkeypatch.delenv("ALERTPROD_SCHEMA_REGISTRY_FILE")
+    (tmp_path / "kafka").write_text(f'{{"sasl.password": {SECRET}}}')
+    with pytest.raises(SettingsError, match="ALERTPROD_KAFKA_CLIENT") as caught:
+        load_settings()
+    assert SECRET not in str(caught.value)
+
+
+def test_an_embedded_service_stays_on_this_machine_whatever_the_environment_says(monkeypatch):
+    for name, value in {"HOST": "0.0.0.0", "ACCESS": "tokens", "ADMIN_TOKEN_FILE": "/gone", "TLS_CERTIFICATE": "/gone", "TLS_KEY": "/gone",
+                        "OIDC_ISSUER": "https://x"}.items():  # fmt: skip
+        monkeypatch.setenv(f"ALERTPROD_{name}", value)
+    settings = load_settings(**STAY_HERE)
+    for key, value in settings.environment().items():  # as its processes read them
+        monkeypatch.setenv(key, value)
+    for read in (settings, load_settings()):
+        assert {name: getattr(read, name) for name in STAY_HERE} == STAY_HERE

@@ -29,6 +29,17 @@ def test_factor_is_the_seeing_over_the_usual_one(scale, fwhm, factor):
     assert task_overrides(ImageDifferenceTask, rules, image) == {}
 
 
+def test_a_source_without_score_is_bad_where_the_measurement_scores():
+    none = {"ImageDifferenceTask": {"doReliability": False}}
+    for config, needed in (
+        ({}, True),
+        (none, False),
+        (none | {"DiaPipelineTask": {"forcedNeedsReliability": True}}, True),
+    ):
+        made = task_overrides(DiaPipelineTask, Instrument(name="c", task_config=config))
+        assert made["forcedNeedsReliability"] is needed
+
+
 def test_what_the_instrument_file_says_stands():
     rules = load_instrument("hatp32")
     made = task_overrides(DiaPipelineTask, rules)

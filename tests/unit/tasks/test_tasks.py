@@ -135,3 +135,11 @@ def test_provenance_is_compared_before_it_is_written(tmp_path):
     with pytest.raises(ProvenanceMismatch, match="x"):
         write_together({first: '{"k": "float"}', tmp_path / "z.json": "{}"}, clobber=False, backup=True)
     assert not (tmp_path / "z.json").exists()  # nothing half-written
+
+
+@pytest.mark.parametrize("sizes", [(10**15, 256, 64), (10**17, 256, 64), (0, 1, 64), (1, 1, 0)])
+def test_id_sizes_that_overflow_are_refused(sizes):
+    with pytest.raises(
+        CallerError, match=f"n_visits {sizes[0]}, n_detectors {sizes[1]}, n_releases {sizes[2]} do not fit"
+    ):
+        IdPacker(*sizes)

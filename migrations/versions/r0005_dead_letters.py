@@ -4,13 +4,13 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade() -> None:
     """Add."""
-    op.execute((Path(__file__).parent / "r0004_dead_letters.sql").read_text(encoding="utf-8").replace(":", "\\:"))
+    op.execute((Path(__file__).parent / "r0005_dead_letters.sql").read_text(encoding="utf-8").replace(":", "\\:"))
 
 
 def downgrade() -> None:

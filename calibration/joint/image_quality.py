@@ -1,0 +1,146 @@
+"""Every image answers for itself: how many of its sources are matched and kept, and how well the kept ones fit.
+
+What contradicts a model goes as an outlier, and chi2 is then as good as ever: so the share of what is kept is judged, image
+by image, against that of the others.
+"""
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from calibration.joint.model.data import Images, Measurements
+from calibration.joint.result import AstrometryHalf, PhotometryHalf, residuals
+from calibration.joint.solve.minimize import evaluate
+from tasks.arrays import F64, Flags
+
+__all__ = ["by_image", "image_table", "lost_images", "report_images", "suspect_images"]
+
+log = logging.getLogger("alertprod.jointcal")
+LEAST_KEPT = 0.5  # of the typical kept share: below it the image lost its data
+LEAST_SOURCES = 5  # an image with fewer has nothing to lose
+LOW_KEPT = 0.8  # of the typical kept share: below it a warning
+LOW_MATCHED = 0.5  # of the typical share of sources with a reference star
+HIGH_CHI2 = 2.0  # times the typical chi2 per degree of freedom
+_SIGMA = 5.0
+_NAMED = 10
+
+
+def image_table(
+    half: AstrometryHalf | PhotometryHalf, images: Images, given: Images, measurements: Measurements
+) -> pd.DataFrame:
+    """Return one row for each image that was given.
+
+    Parameters
+    ----------
+    half
+        A finished half of the fit, of `images`.
+    given, measurements
+        All images, and their sources.
+
+    Returns
+    -------
+    table
+        visit, detector; sources, matched (to a star of the fit), referenced (to one with a reference star), kept; rms of what
+        is kept about the stars (arcsec; mag or nJy), corrected for the stars' own errors; chi2_per_dof (NaN without any).
+    """
+    n = len(images)
+    matched, referenced, kept, chi2, freedom, squares = (np.zeros(n) for _ in range(6))
+    has_reference = half.associated.stars.reference >= 0
+    for problem, which, _ in half.parts():
+        evaluation = evaluate(problem)
+        residual = residuals(problem)[0]
+        image, use = problem.image, problem.kept
+        free = problem.dimension * (1.0 - evaluation.leverage)
+        matched += np.bincount(image, minlength=n)
+        referenced += np.bincount(image[has_reference[which][problem.star_index]], minlength=n)
+        kept += np.bincount(image[use], minlength=n)
+        chi2 += np.bincount(image[use], evaluation.chi2[use], n)
+        freedom += np.bincount(image[use], free[use], n)
+        squares += np.bincount(image[use], (residual[use] ** 2).sum(1), n)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        per_degree = np.where(freedom >= 1, chi2 / freedom, np.nan)
+        rms = np.where(freedom >= 1, np.sqrt(squares / freedom), np.nan)
+    columns = {"matched": matched, "referenced": referenced, "kept": kept, "rms": rms, "chi2_per_dof": per_degree}
+    fitted = pd.DataFrame({"visit": images.visit, "detector": images.detector} | columns)
+    table = pd.DataFrame({"visit": given.visit, "detector": given.detector})
+    table["sources"] = np.bincount(measurements.image, minlength=len(given))
+    table = table.merge(fitted, on=["visit", "detector"], how="left")
+    counts = ["matched", "referenced", "kept"]
+    table[counts] = table[counts].fillna(0)
+    return table.astype(dict.fromkeys(["sources", *counts], np.int64))
+
+
+def _low(have: F64, out_of: F64, limit: float) -> Flags:
+    """Return where the share have/out_of (I,) is below `limit` times the typical one, by more than chance."""
+    some = out_of > 0
+    if not some.any():
+        return np.zeros(len(have), bool)
+    typical = float(np.median(have[some] / out_of[some]))
+    expected = typical * out_of
+    return np.asarray(
+        some & (have < limit * expected) & (have < expected - _SIGMA * np.sqrt(expected * (1.0 - typical) + 1.0))
+    )
+
+
+def lost_images(table: pd.DataFrame) -> Flags:
+    """Return which images (I,) lost their data: hardly anything of what was matched is kept, or nothing at all."""
+    sources, matched, kept = (table[name].to_numpy(np.float64) for name in ("sources", "matched", "kept"))
+    lost = ((kept == 0) & (sources >= LEAST_SOURCES)) | _low(kept, matched, LEAST_KEPT)
+    # where most images of a visit contradict the fit the others only seem to follow it
+    visit = table.visit.to_numpy()
+    weak = pd.Series(lost | _low(kept, matched, LOW_KEPT)).groupby(visit).transform("mean").to_numpy()
+    some = pd.Series(lost).groupby(visit).transform("mean").to_numpy()
+    return np.asarray(lost | ((weak > 0.5) & (some > 0.2)))
+
+
+def by_image(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the tables of both halves beside each other: visit, detector, sources, and HALF_matched and so on.
+
+    HALF_lost says which images lost their data: they are not published unless asked for.
+    """
+    parts = []
+    for half, table in tables.items():
+        index = table.set_index(["visit", "detector", "sources"]).add_prefix(f"{half}_")
+        parts.append(index.assign(**{f"{half}_lost": lost_images(table)}))
+    return pd.concat(parts, axis=1).reset_index()
+
+
+def suspect_images(table: pd.DataFrame) -> Flags:
+    """Return which images (I,) lost their data, keep a far smaller share of it than others, or fit far worse."""
+    matched, kept = (table[name].to_numpy(np.float64) for name in ("matched", "kept"))
+    return np.asarray(lost_images(table) | _low(kept, matched, LOW_KEPT) | _bad_fit(table))
+
+
+def _bad_fit(table: pd.DataFrame) -> Flags:
+    """Return which images (I,) have a chi2 per degree of freedom far above the typical one."""
+    chi2, kept = table.chi2_per_dof.to_numpy(np.float64), table.kept.to_numpy(np.float64)
+    if not np.isfinite(chi2).any():
+        return np.zeros(len(table), bool)
+    typical = float(np.nanmedian(chi2))
+    return np.asarray(chi2 > HIGH_CHI2 * typical + _SIGMA * typical * np.sqrt(2.0 / np.maximum(kept, 1.0)))
+
+
+def report_images(half: str, table: pd.DataFrame) -> None:
+    """Warn of the images that stand out, by name: few matches, few kept, a bad fit."""
+    sources, referenced, matched, kept = (
+        table[name].to_numpy(np.float64) for name in ("sources", "referenced", "matched", "kept")
+    )
+    lost, kept_share = lost_images(table), kept / np.maximum(matched, 1)
+    _warn(half, table, lost, "lost their data: most of what was matched contradicts the fit", kept_share)
+    few = _low(kept, matched, LOW_KEPT) & ~lost
+    _warn(half, table, few, "keep a far smaller share of their matches than others", kept_share)
+    alone = _low(referenced, sources, LOW_MATCHED)
+    _warn(half, table, alone, "match far fewer reference stars than others", referenced / np.maximum(sources, 1))
+    chi2 = table.chi2_per_dof.to_numpy(np.float64)
+    _warn(half, table, _bad_fit(table), "fit far worse than others (chi2 per degree of freedom)", chi2)
+
+
+def _warn(half: str, table: pd.DataFrame, which: Flags, what: str, value: F64) -> None:
+    index = np.flatnonzero(which)
+    if not index.size:
+        return
+    listed = ", ".join(f"visit {table.visit[i]} detector {table.detector[i]}: {value[i]:.2f}" for i in index[:_NAMED])
+    more = f" and {index.size - _NAMED} more" if index.size > _NAMED else ""
+    log.warning("%s: %d of %d images %s (%s%s)", half, index.size, len(table), what, listed, more)

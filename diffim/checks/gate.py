@@ -1,0 +1,97 @@
+"""The quality gate: limits on what is measured of a subtraction, and what happens where one is exceeded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["LIMITS", "Limit", "problems"]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A metric's limit: the option that holds it, and what to say; ``{value}`` and ``{limit}`` are filled in."""
+
+    option: str
+    text: str
+    either: bool = False  # whether values below minus the limit fail too
+
+    def exceeded(self, value: float, limit: float) -> bool:
+        """Whether a value fails; a limit of 0 fails nothing, nor does a value that could not be measured."""
+        if not limit or np.isnan(value):
+            return False
+        return (abs(value) if self.either else value) > limit
+
+
+LIMITS: Mapping[str, Limit] = {
+    "kernelSumError": Limit(
+        "maxKernelSumError",
+        "the kernel's sum is off by a factor exp({value:+.2f}) from the ratio of the stars' fluxes (limit {limit:g})",
+        either=True,
+    ),
+    "calibrationError": Limit(
+        "maxCalibrationError",
+        "the flux ratio of the two images is off by a factor exp({value:+.2f}) from that of their calibrations (limit {limit:g})",
+        either=True,
+    ),
+    "sciencePsfError": Limit(
+        "maxPsfError",
+        "the stars of the image are {value:+.2f} wider than its PSF, relative (limit {limit:g})",
+        either=True,
+    ),
+    "templatePsfError": Limit(
+        "maxPsfError",
+        "the stars of the template are {value:+.2f} wider than its PSF, relative (limit {limit:g})",
+        either=True,
+    ),
+    "directionError": Limit(
+        "maxDirectionError",
+        "the PSFs say that the image which is convolved is the sharper one, its stars are broader by {value:.2f} (limit {limit:g})",
+    ),
+    "kernelResidualRms": Limit(
+        "maxResidual", "residual / sigma of the held-out stars is {value:.2f}, more than {limit:g}"
+    ),
+    "starResidualRms": Limit(
+        "maxResidual", "residual / sigma of the kernel stars in the difference is {value:.2f}, more than {limit:g}"
+    ),
+    "maxPhi": Limit("maxPhi", "the whitening amplifies some frequencies by {value:.1f}, more than {limit:g}"),
+    "kernelNoiseGain": Limit("maxNoiseGain", "the kernel multiplies the noise by {value:.1f}, more than {limit:g}"),
+    "starFluxResidual": Limit(
+        "maxStarFluxResidual", "constant stars leave {value:.3f} of their flux, more than {limit:g}"
+    ),
+    "starPositionResidual": Limit(
+        "maxStarPositionResidual", "the stars of the two images lie {value:.2f} px apart, more than {limit:g}"
+    ),
+    "residualFootprintRatioMean": Limit(
+        "maxFootprintRatio", "{value:.3f} of the light of the kernel stars is left, more than {limit:g}"
+    ),
+    "residualFootprintRatioStdev": Limit(
+        "maxFootprintRatioStdev",
+        "what is left of the light of the kernel stars scatters by {value:.3f}, more than {limit:g}",
+    ),
+    "diffimDepthLoss": Limit(
+        "maxDepthLoss", "the difference is {value:.2f} mag less deep than its images allow (limit {limit:g})"
+    ),
+    "thresholdExcess": Limit(
+        "maxThresholdScale", "the threshold had to rise by a factor {value:.2f}, more than {limit:g}"
+    ),
+    "cosmicRayFraction": Limit(
+        "maxCosmicRayFraction", "{value:.3f} of the pixels are cosmic rays, more than {limit:g}"
+    ),
+    "streakFraction": Limit("maxStreakFraction", "{value:.3f} of the pixels are on streaks, more than {limit:g}"),
+    "maskedFraction": Limit(
+        "maxMaskedFraction", "{value:.2f} of the pixels that both images have are masked, more than {limit:g}"
+    ),
+}
+
+
+def problems(numbers: Mapping[str, Any], options: Any) -> list[str]:
+    """Return what is wrong with a subtraction by the limits of its options, in the order of `LIMITS`."""
+    found = []
+    for metric, rule in LIMITS.items():
+        value = numbers.get(metric)
+        limit = float(getattr(options, rule.option))
+        if isinstance(value, int | float) and rule.exceeded(float(value), limit):
+            found.append(rule.text.format(value=float(value), limit=limit))
+    return found

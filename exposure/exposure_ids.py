@@ -1,0 +1,46 @@
+"""Ids of what is measured on an exposure: the layout of its instrument's file, or a common one where there is no such file."""
+
+from exposure.exposure import Exposure
+from exposure.instrument import find_instrument
+from tasks.ids import IdGenerator, IdPacker
+
+__all__ = ["exposure_number", "id_generator"]
+
+_DETECTORS = 1 << 10
+# bounds of visits; the slots of releases, which nobody else uses here, tell the three layouts apart: their ids never meet
+_COMMON = tuple((IdPacker(1 << bits, _DETECTORS, 4), slot) for slot, bits in enumerate((24, 37, 41)))
+
+
+def _layout(exposure: Exposure) -> tuple[IdPacker, int]:
+    """Return the layout of an exposure's ids and their release slot."""
+    rules = find_instrument(exposure.require_visit_info().instrument)
+    if rules is not None:
+        return rules.packer(), 0
+    visit = exposure.key[0]
+    return next((c for c in _COMMON if visit < c[0].n_visits), _COMMON[-1])
+
+
+def id_generator(exposure: Exposure) -> IdGenerator:
+    """Return the ids of one catalogue of an exposure.
+
+    Without an instrument file, visits below 2**24 leave 2**27 ids, those below 2**37 2**14, and longer ones (13 digits) 2**10.
+
+    Raises
+    ------
+    CallerError
+        Visit or detector are beyond the bounds of the layout.
+    """
+    packer, slot = _layout(exposure)
+    return IdGenerator(packer, *exposure.key, slot)
+
+
+def exposure_number(exposure: Exposure) -> int:
+    """Return the number that visit and detector have in the ids of an exposure.
+
+    Raises
+    ------
+    CallerError
+        Visit or detector are beyond the bounds of the layout.
+    """
+    packer, slot = _layout(exposure)
+    return packer.catalog_id(*exposure.key, slot)

@@ -1,0 +1,82 @@
+"""The command line as a client of an API elsewhere: address and token from the environment, the token also from a file.
+
+The token is never an argument: arguments of processes are seen by every user of a machine.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from service.access.listening import is_of_this_machine
+from service.errors import SettingsError
+from service.settings import PREFIX
+from tasks.errors import AlertProdError, CallerError, TransientError
+
+__all__ = ["API_URL", "ask", "remote_api"]
+
+API_URL, TOKEN, TOKEN_FILE = (f"{PREFIX}{name}" for name in ("API_URL", "TOKEN", "TOKEN_FILE"))
+TIMEOUT_S = 30.0
+
+
+def remote_api() -> str | None:
+    """Return the address of the API that commands ask instead of the database, None where none is named.
+
+    Raises
+    ------
+    SettingsError
+        No http address; or a token would be sent in the clear over a network.
+    """
+    url = os.environ.get(API_URL, "").rstrip("/")
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise SettingsError(f"{API_URL}: expected http(s)://host:port, without user or password")
+    if parts.scheme == "http" and not is_of_this_machine(parts.hostname) and _token() is not None:
+        raise SettingsError(
+            f"{API_URL}={url}: the token would be readable on the way: use https, or a tunnel to this machine"
+        )
+    return url
+
+
+def _token() -> str | None:
+    file = os.environ.get(TOKEN_FILE, "")
+    if not file:
+        return os.environ.get(TOKEN, "").strip() or None
+    try:
+        return Path(file).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{TOKEN_FILE}={file}: cannot be read: {getattr(error, 'strerror', 'it is no text')}"
+        ) from error
+
+
+def ask(url: str, path: str, **parameters: Any) -> Any:
+    """Return the decoded JSON of a GET.
+
+    Raises
+    ------
+    CallerError, TransientError
+        With the code and text of the problem document.
+    """
+    import httpx
+
+    token = _token()
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    given = {k: v for k, v in parameters.items() if v is not None}
+    try:
+        reply = httpx.get(f"{url}{path}", params=given, headers=headers, timeout=TIMEOUT_S, follow_redirects=False)
+        body = reply.json()
+    except httpx.HTTPError as error:
+        raise TransientError(f"{url} does not answer: {type(error).__name__}") from None  # its request holds the token
+    except ValueError:
+        raise TransientError(
+            f"{url}{path}: status {reply.status_code}, and no JSON: is it an API of alertprod?"
+        ) from None
+    if reply.status_code == 200:
+        return body
+    kind: type[AlertProdError] = TransientError if reply.status_code >= 500 or reply.status_code == 429 else CallerError
+    refusal = kind(str(body.get("detail", "")) if isinstance(body, dict) else "")
+    refusal.code = str(body.get("code", kind.code)) if isinstance(body, dict) else kind.code
+    raise refusal

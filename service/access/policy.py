@@ -1,0 +1,93 @@
+"""Which scope each path of the API asks for. What is not listed here asks for ``admin``: nothing is open by oversight."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from service.access.principals import SCOPES
+
+__all__ = ["PUBLIC", "RULES", "Rule", "is_public", "rule_of"]
+
+# alive and ready: asked by what starts and stops the process, which has no token
+PUBLIC = frozenset({("GET", "/healthz"), ("GET", "/readyz")})
+_READ, _SEE, _SUBMIT, _OPERATE, _ANY = ("read",), ("read", "submit"), ("submit",), ("operate",), SCOPES
+
+# method, path as it is routed: any one of the scopes is enough
+RULES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("POST", "/v1/visits"): _SUBMIT,
+    ("GET", "/v1/visits/{visit}/{detector}"): _SEE,
+    ("GET", "/v1/visits"): _SEE,
+    ("GET", "/v1/visits/{visit}/{detector}/{what}"): _READ,
+    ("GET", "/v1/dead-letters"): _OPERATE,
+    ("GET", "/v1/dead-letters/{number}"): _OPERATE,
+    ("POST", "/v1/dead-letters/{number}/requeue"): _OPERATE,
+    ("POST", "/v1/dead-letters/{number}/discard"): _OPERATE,
+    ("POST", "/v1/session"): _ANY,
+    ("GET", "/v1/session"): _ANY,
+    ("DELETE", "/v1/session"): _ANY,
+    ("GET", "/v1/objects"): _READ,
+    ("GET", "/v1/objects/{object_id}"): _READ,
+    ("GET", "/v1/objects/{object_id}/versions"): _READ,
+    ("GET", "/v1/objects/{object_id}/lightcurve"): _READ,
+    ("GET", "/v1/nights"): _READ,
+    ("GET", "/v1/scs"): _READ,
+    ("GET", "/subjects"): _READ,
+    ("GET", "/subjects/{subject}/versions"): _READ,
+    ("GET", "/subjects/{subject}/versions/{version}"): _READ,
+    ("GET", "/subjects/{subject}/versions/{version}/schema"): _READ,
+    ("GET", "/schemas/ids/{number}"): _READ,
+    ("GET", "/schemas/ids/{number}/versions"): _READ,
+    ("GET", "/schemas/types"): _READ,
+    ("GET", "/config"): _READ,
+    ("GET", "/mode"): _READ,
+    ("GET", "/metrics"): _READ,
+    ("GET", "/docs"): _READ,
+    ("GET", "/openapi.json"): _READ,
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a request is, and what it needs.
+
+    Parameters
+    ----------
+    path
+        As it is routed; as it was asked where there is no rule.
+    scopes
+        One of them is enough.
+    submits
+        Whether it enters a visit.
+    """
+
+    path: str
+    scopes: tuple[str, ...]
+    submits: bool = False
+
+
+def is_public(method: str, path: str) -> bool:
+    """Whether a request is answered whoever asks."""
+    return (_as_asked(method), path) in PUBLIC
+
+
+def rule_of(method: str, path: str) -> Rule:
+    """Return the rule of a request."""
+    for (listed, pattern), rule in _patterns():
+        if listed == _as_asked(method) and pattern.fullmatch(path):
+            return rule
+    return Rule(path, ("admin",))
+
+
+def _as_asked(method: str) -> str:
+    return "GET" if method == "HEAD" else method
+
+
+@cache
+def _patterns() -> list[tuple[tuple[str, re.Pattern[str]], Rule]]:
+    return [
+        (
+            (method, re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)))),
+            Rule(path, scopes, method == "POST" and scopes == _SUBMIT),
+        )
+        for (method, path), scopes in RULES.items()
+    ]

@@ -1,0 +1,53 @@
+"""What the OpenAPI document says of every path: the errors that all answer with, and the token that they ask for."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from service.access.policy import is_public, rule_of
+
+__all__ = ["PROBLEMS", "describe_access"]
+
+_PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "code", "detail", "help"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string", "description": "one of docs/errors"},
+        "detail": {"type": "string"},
+        "help": {"type": "string"},
+    },
+}
+_MEANINGS = {
+    400: "No request that can be understood",
+    401: "It is not known who is asking",
+    403: "Who is asking may not do it",
+    404: "It is not there",
+    408: "The request came too slowly",
+    413: "The body is too large",
+    415: "The body is of another kind",
+    422: "The request makes no sense",
+    429: "Asked too often: Retry-After says when again",
+    431: "The head is too large",
+    500: "A fault of the program",
+    503: "Something that is needed is away or busy: Retry-After says when to ask again",
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": words, "content": {"application/problem+json": {"schema": _PROBLEM}}}
+    for status, words in _MEANINGS.items()
+}
+
+
+def describe_access(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document with the token that each operation needs, and one of which scopes."""
+    document = app.openapi()
+    schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+    schemes["token"] = {"type": "http", "scheme": "bearer", "description": "alertprod tokens create NAME --scope SCOPE"}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if not is_public(method.upper(), path):
+                operation["security"] = [{"token": []}]
+                operation["x-scopes"] = list(rule_of(method.upper(), path).scopes)
+    return document

@@ -1,0 +1,179 @@
+"""The shield: sizes, times and types of what comes in, one form of every answer, and the headers that browsers obey."""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass
+
+from fastapi.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import problem, too_large
+from service.errors import BadMessage
+
+__all__ = ["MAX_JSON", "BodyLimits", "Shield"]
+
+MAX_JSON = 1 << 20  # bytes of a body without an image
+SLOWEST = 10_000  # bytes per second: what comes more slowly holds a connection for nothing
+_TYPES = ("application/json", "multipart/form-data")
+_NUL = re.compile(rb"%00", re.IGNORECASE)
+_log = logging.getLogger("alertprod.api")
+
+_HEADERS = (
+    (b"content-security-policy", b"default-src 'none'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+_HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """How large bodies may be, and how slow.
+
+    Parameters
+    ----------
+    upload
+        Bytes of a body with an image.
+    idle_s
+        Seconds without a byte, and seconds that a body has at least; beyond these it must come at 10 kB/s on average.
+    """
+
+    upload: int
+    idle_s: float
+
+
+class _BodyRefused(Exception):
+    """What comes in is not read on."""
+
+    def __init__(self, answer: Response) -> None:
+        super().__init__(answer.status_code)
+        self.answer = answer
+
+
+class Shield:
+    """ASGI application around another.
+
+    Parameters
+    ----------
+    app
+        What is shielded.
+    limits
+        Of bodies.
+    """
+
+    def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
+        self._app, self._limits = app, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, whatever happens."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope.setdefault("state", {})["request_id"] = uuid.uuid4().hex
+        answer = _Answer(scope, send)
+        body = _Body(receive, self._most(scope), self._limits.idle_s, answer)
+        try:
+            refusal = self._refusal(scope)
+            if refusal is None:
+                await self._app(scope, body.receive, answer.send)
+            else:
+                await refusal(scope, receive, answer.send)
+        except _BodyRefused as refused:
+            if answer.started:
+                raise
+            answer.instead = None
+            refused.answer.headers["Connection"] = "close"
+            await refused.answer(scope, receive, answer.send)
+        except Exception:
+            _log.exception("a request failed", extra={"request_id": scope["state"]["request_id"]})
+            if answer.started:
+                raise
+            text = "a fault of this program: the log of the service has more under the X-Request-ID of this answer"
+            await problem(500, "internal", text)(scope, receive, answer.send)
+
+    def _most(self, scope: Scope) -> int:
+        return self._limits.upload if _media_type(scope) == "multipart/form-data" else MAX_JSON
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """Return the answer to a request whose head is enough to refuse it."""
+        if "\0" in scope["path"] or _NUL.search(scope["query_string"]):
+            return problem(400, BadMessage.code, "the address holds a NUL character")
+        length = _header(scope, b"content-length")
+        has_body = length not in (None, "0") or _header(scope, b"transfer-encoding") is not None
+        if length is not None and (not length.isdigit() or int(length) > self._most(scope)):
+            answer = too_large(self._most(scope))
+            answer.headers["Connection"] = "close"
+            return answer
+        if has_body and (given := _media_type(scope)) is not None and given not in _TYPES:
+            return problem(
+                415, "unsupported_media_type", f"Content-Type {given[:100]!r}: expected {' or '.join(_TYPES)}"
+            )
+        return None
+
+
+class _Answer:
+    """What is sent, with the headers that every answer has."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._send = send
+        self._more = [*_HEADERS, (b"x-request-id", scope["state"]["request_id"].encode())]
+        if scope["scheme"] == "https":
+            self._more.append(_HSTS)
+        self.started = False
+        self.instead: _BodyRefused | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            if self.instead is not None:  # whatever a handler made of the body that it did not get
+                raise self.instead
+            self.started = True
+            given = list(message.get("headers", []))
+            names = {name.lower() for name, _ in given}
+            message["headers"] = given + [h for h in self._more if h[0] not in names]
+        await self._send(message)
+
+
+class _Body:
+    """What is received: counted, and timed while it comes."""
+
+    def __init__(self, receive: Receive, most: int, idle_s: float, answer: _Answer) -> None:
+        self._receive, self._most, self._idle_s, self._answer = receive, most, idle_s, answer
+        self._begin = time.monotonic()
+        self._size = 0
+        self._whole = False
+
+    async def receive(self) -> Message:
+        if self._whole:  # what comes now is that the client goes away
+            return await self._receive()
+        left = self._begin + self._idle_s + self._size / SLOWEST - time.monotonic()
+        try:
+            async with asyncio.timeout(min(self._idle_s, max(left, 0.0))):
+                message = await self._receive()
+        except TimeoutError:
+            text = f"the body came too slowly: {self._size} bytes in {time.monotonic() - self._begin:.0f} s"
+            raise self._refused(problem(408, "request_timeout", text)) from None
+        self._size += len(message.get("body", b""))
+        self._whole = not message.get("more_body", False)
+        if self._size > self._most:
+            raise self._refused(too_large(self._most))
+        return message
+
+    def _refused(self, answer: Response) -> _BodyRefused:
+        self._answer.instead = _BodyRefused(answer)
+        return self._answer.instead
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+
+
+def _media_type(scope: Scope) -> str | None:
+    value = _header(scope, b"content-type")
+    return None if value is None else value.partition(";")[0].strip().lower()

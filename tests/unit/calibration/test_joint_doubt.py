@@ -1,0 +1,199 @@
+"""Joint fits of inputs that contradict the model: each comes out right, or is left out or refused by name."""
+
+import copy
+import logging
+
+import numpy as np
+import pytest
+
+from calibration.errors import JointCalibrationError, SingularFit
+from calibration.joint.joint import JointFit
+from calibration.joint.model.data import ARCSEC
+from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
+from tasks.sphere import unit_vectors
+from tests.support.mosaics import config, summaries, survey, true_pixels_to_sky
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy")
+X, Y = (a.ravel() for a in np.meshgrid(np.linspace(50, 2000, 5), np.linspace(50, 4100, 5)))
+
+
+def visits(s: MosaicSurvey) -> list[int]:
+    return sorted({v for v, _ in s.headers})
+
+
+def fit(s: MosaicSurvey, references=None, **values):
+    references = s.references if references is None else references
+    return JointFit(config(**values), references, references).run(s.sources, summaries(s), s.camera)
+
+
+def wcs_errors(s: MosaicSurvey, result, moved=None) -> dict[tuple[int, int], float]:
+    """Rms distance (mas) of each published WCS from the simulation's own; pixels of `moved` images lie elsewhere."""
+    out = {}
+    for (v, d), wcs in result.outputWcs.items():
+        dx, dy = (moved or {}).get((v, d), (0.0, 0.0))
+        off = unit_vectors(*wcs.pixel_to_sky(X + dx, Y + dy)) - unit_vectors(*true_pixels_to_sky(s, v, d, X, Y))
+        out[v, d] = 1e3 * float(np.sqrt((off**2).sum(1).mean())) / ARCSEC
+    return out
+
+
+def zero_point_errors(s: MosaicSurvey, result, extra=None) -> np.ndarray:
+    """What the published calibrations are off by (mmag) over each image; `extra` mag per visit."""
+    index = [int(t.visit.iloc[0]) for t in s.sources]
+    out = []
+    for (v, d), calib in result.outputPhotoCalib.items():
+        true = s.optics.scale_mag(s.extra["visits"][index.index(v)], d, *s.camera[d].to_focal(X, Y)) + (
+            extra or {}
+        ).get(v, 0)
+        out.append(1e3 * (31.4 - 2.5 * np.log10(calib.at(X, Y)) - true))
+    return np.array(out)
+
+
+def with_headers(s: MosaicSurvey, of: list[int], change) -> MosaicSurvey:
+    """The survey with changed headers of some visits."""
+    made = copy.copy(s)
+    made.headers = {key: header.copy() for key, header in s.headers.items()}
+    for (v, _), header in made.headers.items():
+        if v in of:
+            change(header)
+    return made
+
+
+def linear(matrix):
+    def change(header):
+        new = matrix @ np.array([[header[f"PC{i}_{j}"] for j in (1, 2)] for i in (1, 2)])
+        for i in (0, 1):
+            for j in (0, 1):
+                header[f"PC{i + 1}_{j + 1}"] = new[i, j]
+
+    return change
+
+
+def turn(degrees: float) -> np.ndarray:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, -s], [s, c]])
+
+
+def north(arcsec: float):
+    def change(header):
+        header["CRVAL2"] += arcsec / 3600
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        linear(turn(1.0)),
+        linear(np.diag([-1.0, 1.0])),
+        linear(1.01 * np.eye(2)),
+        north(60.0),
+    ],
+    ids=["1 deg", "mirrored", "1 % in scale", "60 arcsec"],
+)
+def test_a_visit_with_wrong_headers_is_found(change, caplog):
+    s = survey()
+    with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+        result = fit(with_headers(s, visits(s)[3:], change), doPhotometry=False)
+    assert result.metrics["converged"]
+    assert len(result.outputWcs) == len(s.headers)
+    assert max(wcs_errors(s, result).values()) < 12.0  # the fit's own errors: median 2 mas, corners more
+    assert any(r.getMessage().startswith(f"visit {visits(s)[3]}: its headers are far off") for r in caplog.records)
+    assert not result.image_quality.astrometry_lost.any()
+
+
+def test_all_visits_with_wrong_headers_are_found():
+    s = survey()
+    result = fit(with_headers(s, visits(s), linear(turn(1.0))), doPhotometry=False)
+    assert result.metrics["converged"]
+    assert max(wcs_errors(s, result).values()) < 12.0
+
+
+def test_a_visit_that_is_nowhere_is_left_out_by_name(caplog):
+    s = survey()
+    with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+        result = fit(with_headers(s, visits(s)[3:], north(3600.0)), doPhotometry=False)
+    lost = visits(s)[3]
+    assert not result.metrics["converged"]
+    assert {v for v, _ in result.outputWcs} == set(visits(s)[:3])
+    assert max(wcs_errors(s, result).values()) < 12.0
+    table = result.image_quality
+    assert (table.astrometry_lost == (table.visit == lost)).all()
+    assert any(f"visit {lost}: its 9 images cannot be brought onto" in r.getMessage() for r in caplog.records)
+
+
+def test_fields_at_the_poles_with_rough_headers():
+    for dec, seed in ((90.0, 3), (-90.0, 3)):
+        s = simulate_mosaic(MosaicSettings(seed, 4, 9, centre=(10.0, dec)))
+        result = fit(s, doPhotometry=False)
+        assert result.metrics["converged"]
+        errors = wcs_errors(s, result)
+        assert len(errors) == len(s.headers)
+        assert np.median(list(errors.values())) < 4.0
+        assert max(errors.values()) < 40.0  # the chips at the edge have 35 stars
+
+
+@pytest.mark.parametrize("pixels", [1.0, 5.0])
+def test_a_chip_that_moved_between_visits_gets_maps_of_its_own(pixels, caplog):
+    s = survey()
+    made = copy.copy(s)
+    made.sources = [t.copy() for t in s.sources]
+    for table in made.sources[2:]:
+        of = (table.detector == 7).to_numpy()
+        table.loc[of, "x"] += pixels
+        table.loc[of, "y"] -= 0.6 * pixels
+    with caplog.at_level(logging.WARNING, "alertprod.jointcal"):
+        result = fit(made, doPhotometry=False)
+    moved = {(v, 7): (pixels, -0.6 * pixels) for v in visits(s)[2:]}
+    assert result.metrics["converged"]
+    assert max(wcs_errors(s, result, moved).values()) < 20.0  # a map of its own has 100 stars
+    assert any("do not follow the chip maps of the others" in r.getMessage() for r in caplog.records)
+
+
+@pytest.mark.parametrize("factor", [3.0, 1e-3, 1e3])
+def test_any_zero_point_is_a_start(factor):
+    s = survey(3)
+    made = copy.copy(s)
+    made.sources = [t.copy() for t in s.sources]
+    for column in ("apFlux_12_0_instFlux", "apFlux_12_0_instFluxErr"):
+        made.sources[3][column] *= factor
+    result = fit(made, doAstrometry=False, photometryVisitOrder=3)
+    assert result.metrics["converged"]
+    errors = zero_point_errors(s, result, {visits(s)[3]: 2.5 * np.log10(factor)})
+    assert np.abs(errors).max() < 20.0
+    assert errors.std() < 4.0
+
+
+def test_few_stars_lower_the_orders():
+    s = simulate_mosaic(MosaicSettings(4, 2, 1))
+    result = fit(s)
+    assert (
+        np.abs(zero_point_errors(s, result)).max() < 40.0
+    )  # 40 stars a visit; a field of order 7 was off by magnitudes
+    assert max(wcs_errors(s, result).values()) < 20.0
+
+
+def test_a_visit_under_broken_cloud_is_not_published():
+    s = survey(3)
+    made = copy.copy(s)
+    made.sources = [t.copy() for t in s.sources]
+    table = made.sources[1]
+    for d in np.unique(table.detector):
+        of = (table.detector == d).to_numpy()
+        fx, _ = s.camera[int(d)].to_focal(table.x.to_numpy()[of], table.y.to_numpy()[of])
+        table.loc[of, "apFlux_12_0_instFlux"] *= 10 ** (-0.2 * (1 + np.tanh(4 * np.sin(fx / 4.0))))
+    result = fit(made, doAstrometry=False, photometryVisitOrder=3)
+    assert not result.metrics["converged"]
+    assert {v for v, _ in result.outputPhotoCalib} == set(visits(s)) - {visits(s)[1]}
+    assert np.abs(zero_point_errors(s, result)).max() < 25.0
+
+
+def test_what_no_fit_can_take_is_refused_with_what_to_change():
+    s = survey(motion_mas=20.0)
+    with pytest.raises(JointCalibrationError, match=r"proper motions .* but no column epoch"):
+        fit(s, s.references.drop(columns="epoch"), doPhotometry=False)
+    with pytest.raises((JointCalibrationError, SingularFit), match="reference star"):
+        fit(s, s.references.sort_values("z_flux").head(12), doPhotometry=False)
+    mixed = summaries(s)
+    mixed[2].table["physical_filter"] = "HSC-R"
+    with pytest.raises(JointCalibrationError, match=rf"visit {visits(s)[2]}.*2 filters \(HSC-R, HSC-Z\)|2 filters"):
+        JointFit(config(), s.references, s.references).run(s.sources, mixed, s.camera)

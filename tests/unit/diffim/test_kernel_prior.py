@@ -1,0 +1,84 @@
+"""The matching kernel where the stars alone do not tell it, and where the PSF models are wrong."""
+
+import numpy as np
+import pytest
+
+from diffim.matching.kernel_basis import WING_DEGREES, kernel_sizes, make_basis
+from exposure import MoffatPsf
+from tests.support.difference_scene import subtract
+from tests.support.star_pair import residual, star_pair
+
+SIZE, SIDE = 384, 61
+BOX = (0, 0, SIZE, SIZE)
+AS_IT_IS = {"doScaleVariance": False, "doScaleDiffimVariance": False, "doDetection": False, "doUseRegister": False}
+
+
+def moffat(fwhm, beta=3.2, e1=(0.0,), e2=(0.0,)):
+    return MoffatPsf(fwhm, beta, SIDE, BOX, e1, e2)
+
+
+SCIENCE = moffat((5.0, 0.15, -0.1, 0.05, 0.1, -0.1), 3.2, (0.03, 0.04, -0.04), (-0.02, 0.03, 0.02))
+TEMPLATE = moffat((3.9, -0.1, 0.1, 0.0, 0.05, 0.05), 3.4, (0.01, -0.02, 0.02))
+ALIKE = moffat((4.9, -0.1, 0.1, 0.0, 0.05, 0.05), 3.4, (0.01, -0.02, 0.02))
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, ALIKE], ids=["sharper", "as wide"])
+@pytest.mark.parametrize(("n", "limit"), [(4, 1.15), (8, 1.15), (25, 1.1), (60, 1.1)])
+def test_psfs_that_vary_are_matched_by_however_few_stars(template, n, limit):
+    """Judged on a field with many stars more than the fit is given."""
+    pair = star_pair(SCIENCE, template, 60, seed=n)
+    task, r = subtract(pair.science, pair.template, pair.stars.take(np.arange(60) % (60 // n) == 0), **AS_IT_IS)
+    assert residual(pair, r.subtractedExposure) < limit
+    assert task.metadata["kernelFromPsf"]
+    assert 0 < task.metadata["kernelPriorSpatialError"] <= task.metadata["kernelPriorError"]
+
+
+def test_many_stars_outvote_psf_models_that_are_wrong():
+    wrong = moffat((4.7,), 2.8), moffat((4.2,), 3.0)
+    pair = star_pair(SCIENCE, TEMPLATE, 90, models=wrong)
+    task, r = subtract(pair.science, pair.template, pair.stars, **AS_IT_IS)
+    assert residual(pair, r.subtractedExposure) < 1.15
+    assert task.metadata["kernelPriorError"] >= 0.003
+
+
+@pytest.mark.parametrize(("science", "template"), [(12.0, 6.0), (13.0, 9.0), (10.0, 3.5)])
+def test_wide_seeing_has_kernels_that_hold_it(science, template):
+    pair = star_pair(MoffatPsf((science,), 3.0, 121, BOX), MoffatPsf((template,), 3.4, 121, BOX), 25, flux=(1e5, 6e5))
+    task, r = subtract(pair.science, pair.template, pair.stars, **AS_IT_IS)
+    assert task.metadata["spatialKernelSum"] == pytest.approx(1, abs=0.01)
+    assert residual(pair, r.subtractedExposure) < 1.15
+    assert task.metadata["spatialConditionNum"] < 1e10
+
+
+@pytest.mark.parametrize("fwhm", [2.0, 5.0, 8.0, 14.0, 30.0])
+def test_widths_stay_inside_their_stamp(fwhm):
+    for size in kernel_sizes(fwhm):
+        basis = make_basis(fwhm / 2, fwhm, size, WING_DEGREES)
+        assert basis.sigmas[-1] <= 0.55 * (size // 2) + 1e-9
+        assert np.all(np.diff(basis.sigmas) > 0)
+        assert size <= 71
+
+
+def test_elongated_stars_of_a_round_template():
+    pair = star_pair(moffat((5.0,), 3.0, (0.4,)), moffat((3.5,), 3.4), 30)
+    _, r = subtract(pair.science, pair.template, pair.stars, **AS_IT_IS)
+    assert residual(pair, r.subtractedExposure) < 1.1
+
+
+@pytest.mark.parametrize("mode", ["convolveTemplate", "convolveScience"])
+def test_clouds_are_followed_where_the_stars_tell_of_them(mode):
+    def dim(u, v):
+        return 0.9 + 0.1 * np.sin(2 * np.pi * (1.1 * u + 0.6 * v))
+
+    psfs = (SCIENCE, TEMPLATE) if mode == "convolveTemplate" else (TEMPLATE, SCIENCE)
+    pair = star_pair(*psfs, 160, dim=dim)
+    task, r = subtract(pair.science, pair.template, pair.stars, **AS_IT_IS)
+    assert task.metadata["convolved"] == mode
+    assert task.metadata["transparencyRms"] == pytest.approx(0.07, abs=0.02)
+    assert residual(pair, r.subtractedExposure) < 1.2
+
+
+def test_a_clear_sky_has_one_kernel_sum():
+    pair = star_pair(SCIENCE, TEMPLATE, 90)
+    task, _ = subtract(pair.science, pair.template, pair.stars, **AS_IT_IS)
+    assert task.metadata["transparencyRms"] == 0

@@ -1,0 +1,147 @@
+"""The quality gate: what is wrong with a template, a kernel or a difference is an error before anything is stored."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from diffim import ImageDifferenceTask
+from diffim.checks.depth import optimal_error
+from diffim.checks.elsewhere import moved_by
+from diffim.checks.gate import LIMITS, problems
+from diffim.errors import BadSubtraction, WrongTemplate
+from diffim.options import OPTIONS, plain_options
+from exposure import GaussianPsf, PhotoCalib
+from tasks import make_task
+from tests.support.difference_scene import ORIGIN, scene, subtract
+
+PAD = 40
+
+
+@pytest.fixture(scope="module")
+def pair():
+    science, sources = scene(2.6, 5.0, 1)
+    template, _ = scene(2.2, 5.0, 2, pad=PAD)
+    return science, template, sources
+
+
+def shifted(template, dx, dy):
+    """A template whose WCS is off: its stars lie (dx, dy) px from where they should."""
+    planes = {n: np.roll(getattr(template, n), (dy, dx), (0, 1)) for n in ("image", "variance", "mask")}
+    return replace(template, **planes)
+
+
+def mirrored(template):
+    return replace(template, **{n: getattr(template, n)[:, ::-1].copy() for n in ("image", "variance", "mask")})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda t: shifted(t, 6, 4), r"lie \(\+6\.[01], \+4\.[01]\) px|lie \(\+5\.9, \+[34]\.[09]\) px"),
+        (lambda t: shifted(t, -20, 3), r"lie \(-(20|19)\.\d, \+[23]\.\d\) px"),
+        (mirrored, "mirrored left to right"),
+        (lambda t: scene(2.2, 5.0, 2, pad=PAD, stars_seed=99)[0], "another field"),
+    ],
+)
+def test_a_template_whose_stars_are_elsewhere_is_an_error_that_says_where(pair, spoil, said):
+    science, template, sources = pair
+    with pytest.raises(WrongTemplate, match=said) as caught:
+        subtract(science, spoil(template), sources)
+    assert caught.value.code == "wrong_template"
+    assert (caught.value.visit, caught.value.detector) == (1, 2)
+
+
+def test_a_shift_that_is_asked_for_is_taken_out(pair):
+    science, template, sources = pair
+    task, _r = subtract(science, shifted(template, 13, -8), sources, registerReach=20.0)
+    moved = [task.metadata[f"templateMoved{axis}"] for axis in "XY"]
+    assert moved == pytest.approx([13, -8], abs=0.3)
+    assert task.metadata["spatialKernelSum"] == pytest.approx(1.0, abs=0.02)
+    assert task.metadata["starFluxResidual"] < 0.02
+    with pytest.raises(WrongTemplate):
+        subtract(science, shifted(template, 13, -8), sources, registerReach=10.0)
+
+
+def test_moving_keeps_the_pixels_and_marks_what_has_none():
+    template, _ = scene(2.2, 5.0, 2, size=64, n=3)
+    moved = moved_by(template, (5.2, -2.9))
+    np.testing.assert_array_equal(moved.image[3:, :-5], template.image[:-3, 5:])
+    assert moved.flagged("NO_DATA")[:3].all()
+    assert moved.flagged("NO_DATA")[:, -5:].all()
+    assert not moved.flagged("NO_DATA")[3:, :-5].any()
+
+
+@pytest.mark.parametrize("gate", ["warn", "veto", "off"])
+def test_what_the_gate_does_is_configuration(pair, gate, caplog):
+    science, template, sources = pair
+    template = replace(template, photo_calib=PhotoCalib(2.0))  # a factor of two off: a cloud, or a wrong zero point
+    with pytest.raises(BadSubtraction, match="calibrations"):
+        subtract(science, template, sources)
+    task, r = subtract(science, template, sources, qualityGate=gate)
+    assert r.subtractedExposure is not None
+    said = task.metadata.get("qualityProblems", "")
+    assert ("calibrations" in said) is (gate != "off")
+    assert ("qualityVeto" in task.metadata) is (gate == "veto")
+    assert any("calibrations" in record.getMessage() for record in caplog.records) is (gate != "off")
+
+
+def test_a_limit_of_nothing_fails_nothing(pair):
+    science, template, sources = pair
+    subtract(science, replace(template, photo_calib=PhotoCalib(2.0)), sources, maxCalibrationError=0.0)
+
+
+@pytest.mark.parametrize(
+    ("image", "factor"), [("science", 1.4), ("science", 0.7), ("template", 1.5), ("template", 0.65)]
+)
+def test_a_psf_that_is_not_that_of_the_stars_is_an_error(pair, image, factor):
+    science, template, sources = pair
+    which = {"science": science, "template": template}
+    sigma = {"science": 2.6, "template": 2.2}[image] * factor
+    which[image] = replace(which[image], psf=GaussianPsf(sigma, 41, (ORIGIN[0] + 128, ORIGIN[1] + 128)))
+    with pytest.raises(BadSubtraction, match=f"stars of the {'image' if image == 'science' else 'template'}"):
+        subtract(which["science"], which["template"], sources)
+
+
+def test_a_kernel_of_another_registration_is_an_error(pair):
+    """A template that lies 0.3 px off after its kernel was found: every star leaves a dipole."""
+    science, template, sources = pair
+    _, first = subtract(science, template, sources)
+    off, _ = scene(2.2, 5.0, 2, pad=PAD, shift=(0.3, 0.0))
+    task = make_task(ImageDifferenceTask, {"doFindCosmicRays": False, "doUseRegister": False})
+    with pytest.raises(BadSubtraction, match="px apart"):
+        task.runWithKernel(science.copy(), off.copy(), first.subtractRes, sources)
+
+
+def test_a_cloud_over_half_of_the_frame_is_an_error(pair):
+    science, template, sources = pair
+    cloudy = science.copy()
+    cloudy.image *= np.linspace(0.6, 1.0, cloudy.width, dtype=np.float32)
+    with pytest.raises(BadSubtraction, match="of their flux"):
+        subtract(cloudy, template, sources, spatialKernelOrder=0, maxCalibrationError=0.0)
+
+
+def test_a_good_pair_has_room_to_every_limit(pair):
+    task, _ = subtract(*pair)
+    m = dict(task.metadata)
+    options = plain_options({})
+    assert not problems(m, options)
+    for metric, limit in LIMITS.items():
+        value = m[metric]
+        if np.isfinite(value) and metric not in ("maxPhi", "kernelNoiseGain", "kernelResidualRms", "thresholdExcess"):
+            assert abs(value) < 0.6 * OPTIONS[limit.option].default, metric
+    assert m["templateStarShare"] > 0.9
+    assert m["starFluxRatio"] == pytest.approx(1.0, abs=0.05)
+    assert m["starWidthRatio"] == pytest.approx(2.2 / 2.6, rel=0.03)
+    assert m["diffimDepthLoss"] == pytest.approx(0.0, abs=0.06)
+
+
+@pytest.mark.parametrize("sigma", [1.5, 3.0])
+def test_the_best_depth_is_that_of_a_matched_filter(sigma):
+    """Equal PSFs and noise: the plain difference is best, with variance 2 v and sigma^2 = 2 v / sum(P^2) = 8 pi sigma^2 v."""
+    g = np.arange(-20, 21)
+    stamp = np.exp(-0.5 * (g[:, None] ** 2 + g[None, :] ** 2) / sigma**2)
+    stamp /= stamp.sum()
+    assert optimal_error(stamp, stamp, 4.0, 4.0) == pytest.approx(np.sqrt(8 * np.pi * 4.0) * sigma, rel=1e-3)
+    # a template without noise costs nothing
+    assert optimal_error(stamp, stamp, 4.0, 1e-9) == pytest.approx(np.sqrt(4 * np.pi * 4.0) * sigma, rel=1e-3)
