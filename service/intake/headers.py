@@ -2,6 +2,7 @@
 
 import queue
 import signal
+import weakref
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +56,7 @@ class HeaderReader:
         self._free: queue.LifoQueue[AnsweringProcess | None] = queue.LifoQueue()
         for _ in range(children):
             self._free.put(None)
+        self._end = weakref.finalize(self, _end, self._free)
 
     def __call__(self, path: Path, instrument: str, facts: dict[str, Any]) -> dict[str, Any]:
         """Return visit, detector and time of an image by the names of a visit message.
@@ -90,14 +92,19 @@ class HeaderReader:
             self._free.put(child if child is not None and child.alive() else None)
 
     def close(self) -> None:
-        """End the children."""
-        while True:
-            try:
-                child = self._free.get_nowait()
-            except queue.Empty:
-                return
-            if child is not None:
-                child.kill()
+        """End the children; so does the end of this object, and that of the process."""
+        self._end()
+
+
+def _end(free: "queue.LifoQueue[AnsweringProcess | None]") -> None:
+    """Kill the children that are free."""
+    while True:
+        try:
+            child = free.get_nowait()
+        except queue.Empty:
+            return
+        if child is not None:
+            child.kill()
 
 
 def _told(error: JobCrashed, path: Path) -> AlertProdError:

@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from alerts.delivery.target import KafkaTarget, ensure_topics, kafka_error
 from apdb import Database, Ledger
 from service.crash import crash_at
+from service.errors import JobCrashed
 from service.intake.dead_letters import LARGEST, DeadLetters, dead_letter_topic, letter_of
 from service.intake.headers import HeaderReader
 from service.intake.message import decode_message
@@ -147,7 +148,8 @@ class Ingest:
             except TransientError as error:
                 log.warning("visit message at offset %s: %s", message.offset(), error)
                 self.tries += 1
-                blamed += self._database_answers()  # while it is away no message is to blame
+                # no message is to blame while the database is away, or where no process can be started to read its header
+                blamed += not isinstance(error, JobCrashed) and self._database_answers()
                 if not self._wait(message):
                     return
 

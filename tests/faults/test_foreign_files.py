@@ -22,7 +22,7 @@ from tasks.errors import AlertProdError
 from tests.support.foreign_fits import bombs, broken, good_image, planes, tiled
 from tests.support.http import asking
 
-FILES = int(os.environ.get("ALERTPROD_FUZZ", "60"))
+FILES = int(os.environ.get("ALERTPROD_FUZZ", "40"))
 LONGEST_S = 5.5  # of processor time, with the start of the next child: the machine may have other work
 REFUSALS = ("fits_unreadable", "bad_card", "instrument", "which_image")
 

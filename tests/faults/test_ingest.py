@@ -28,7 +28,7 @@ from tests.support.http import asking
 from tests.support.ingest import committed, ingesting, letters_in_topic, message, send, settings_for
 
 MESSAGES = int(os.environ.get("ALERTPROD_MESSAGES", "120"))
-DOWN_S = float(os.environ.get("ALERTPROD_DATABASE_DOWN_S", "3"))
+DOWN_S = float(os.environ.get("ALERTPROD_DATABASE_DOWN_S", "2"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from service.settings import Settings
 from service.subprocesses.answering import AnsweringProcess
 from service.subprocesses.children import child_environment, program
 from service.workers import job_process, supervisor
-from tests.support import fault_job
 
 __all__ = ["FaultJob", "main", "start", "submit"]
 
@@ -22,7 +21,7 @@ class FaultJob(job_process.JobProcess):
     """A job process that does what its claims say."""
 
     def __init__(self, settings: Settings) -> None:
-        AnsweringProcess.__init__(self, settings, fault_job.__name__)
+        AnsweringProcess.__init__(self, settings, "tests.support.fault_job")
 
 
 def start(settings: Settings, **more: str) -> "subprocess.Popen[bytes]":
