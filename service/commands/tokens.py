@@ -66,12 +66,15 @@ def create(
 
 
 @tokens_app.command("list")
-def list_all(as_json: Json = False) -> None:
-    """List tokens (never their secrets): scopes, expiry, last use."""
+def list_all(
+    ended: Annotated[bool, typer.Option("--ended", help="also browser sessions that have ended")] = False,
+    as_json: Json = False,
+) -> None:
+    """List tokens and browser sessions (never their secrets): scopes, expiry, last use."""
     from apdb.access.tokens import list_tokens
 
     with open_database().session() as connection:
-        found = list_tokens(connection)
+        found = [t for t in list_tokens(connection) if ended or t.state == "valid" or not t.is_session]
     if as_json:
         rows = [
             {
