@@ -78,23 +78,36 @@ def list_all(
     if as_json:
         rows = [
             {
-                "tokenId": t.token_id, "name": t.name, "scopes": t.scopes, "state": t.state, "createdBy": t.created_by,
-                "createdAt": t.created_at.isoformat(), "expiresAt": t.expires_at.isoformat(),
+                "tokenId": t.token_id,
+                "name": t.name,
+                "scopes": t.scopes,
+                "state": t.state,
+                "createdBy": t.created_by,
+                "createdAt": t.created_at.isoformat(),
+                "expiresAt": t.expires_at.isoformat(),
                 "lastUsedAt": t.last_used_at and t.last_used_at.isoformat(),
-                "revokedAt": t.revoked_at and t.revoked_at.isoformat(), "revokedBy": t.revoked_by,
+                "revokedAt": t.revoked_at and t.revoked_at.isoformat(),
+                "revokedBy": t.revoked_by,
             }
             for t in found
-        ]  # fmt: skip
+        ]
         print(json.dumps(rows))
         return
     print_table(
         ("id", "name", "scopes", "state", "expires", "last used", "made by"),
         [
-            (t.token_id, t.name, " ".join(t.scopes), t.state, f"{t.expires_at:%Y-%m-%d %H:%M}",
-             "never" if t.last_used_at is None else f"{t.last_used_at:%Y-%m-%d %H:%M}", t.created_by)
+            (
+                t.token_id,
+                t.name,
+                " ".join(t.scopes),
+                t.state,
+                f"{t.expires_at:%Y-%m-%d %H:%M}",
+                "never" if t.last_used_at is None else f"{t.last_used_at:%Y-%m-%d %H:%M}",
+                t.created_by,
+            )
             for t in found
         ],
-    )  # fmt: skip
+    )
 
 
 @tokens_app.command()
