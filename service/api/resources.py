@@ -7,11 +7,13 @@ from fastapi import Depends, FastAPI, Request
 
 from apdb import Database, Ledger
 from service.api.answers import STREAM_TIMEOUT_S, Answers
+from service.api.uploads import UploadSlots
 from service.settings import Settings
 
 __all__ = ["Resources", "Shared", "open_resources", "resources_of", "set_resources"]
 
 STATEMENT_TIMEOUT_S = 10
+MAX_UPLOADS = 8
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Resources:
         Streamed answers, from read-only connections of their own.
     subjects
         Names under which the schema registry has the alert schemas.
+    uploads
+        Slots of images that come in.
     """
 
     settings: Settings
@@ -37,6 +41,7 @@ class Resources:
     ledger: Ledger
     answers: Answers
     subjects: tuple[str, ...]
+    uploads: UploadSlots
 
 
 def open_resources(settings: Settings) -> Resources:
@@ -50,7 +55,7 @@ def open_resources(settings: Settings) -> Resources:
     database = Database(settings.database(), statement_timeout_s=STATEMENT_TIMEOUT_S)
     answers = Answers(Database(settings.database(), STREAM_TIMEOUT_S, read_only=True))
     subjects = (settings.schema_subject, f"{settings.alert_topic}-value")
-    return Resources(settings, database, Ledger(database), answers, subjects)
+    return Resources(settings, database, Ledger(database), answers, subjects, UploadSlots(MAX_UPLOADS))
 
 
 def set_resources(app: FastAPI, resources: Resources) -> None:

@@ -41,7 +41,8 @@ def _body_schema() -> dict[str, Any]:
 async def post_visit(request: Request, shared: Shared) -> Response:
     """Enter a ccdVisit: a JSON message that names files, or multipart with the parts `message` and `science`."""
     if request.headers.get("content-type", "").startswith("multipart/"):
-        message = await _with_upload(request, shared.settings)
+        with shared.uploads.one():
+            message = await _with_upload(request, shared.settings)
     else:
         message = _decode(await request.body())
     description, new = await run_in_threadpool(submit_visit, message, shared.settings, shared.ledger)
