@@ -54,6 +54,11 @@ class StoredToken:
     seconds_left: float
 
     @property
+    def is_session(self) -> bool:
+        """Whether it was made from another token, for a browser."""
+        return self.created_by.startswith("session of ")
+
+    @property
     def state(self) -> str:
         """``valid``, ``expired`` or ``revoked``."""
         if self.revoked_at is not None:

@@ -55,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("alertprod"),
         description="Alert production: post a visit, read its state.",
         openapi_url=None,  # our own page instead of one that a browser fetches from elsewhere
+        redirect_slashes=False,  # a redirect would repeat the Host that a client made up
         lifespan=until_closed,
     )
     set_resources(app, resources)

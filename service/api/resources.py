@@ -7,12 +7,14 @@ from fastapi import Depends, FastAPI, Request
 
 from apdb import Database, Ledger
 from service.api.answers import STREAM_TIMEOUT_S, Answers
+from service.api.uploads import UploadSlots
 from service.intake.headers import HeaderReader
 from service.settings import Settings
 
 __all__ = ["Resources", "Shared", "open_resources", "resources_of", "set_resources"]
 
 STATEMENT_TIMEOUT_S = 10
+MAX_UPLOADS = 8
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Resources:
         Names under which the schema registry has the alert schemas.
     headers
         Reads headers of images in processes of their own.
+    uploads
+        Slots of images that come in.
     """
 
     settings: Settings
@@ -41,6 +45,7 @@ class Resources:
     answers: Answers
     subjects: tuple[str, ...]
     headers: HeaderReader
+    uploads: UploadSlots
 
 
 def open_resources(settings: Settings) -> Resources:
@@ -54,7 +59,8 @@ def open_resources(settings: Settings) -> Resources:
     database = Database(settings.database(), statement_timeout_s=STATEMENT_TIMEOUT_S)
     answers = Answers(Database(settings.database(), STREAM_TIMEOUT_S, read_only=True))
     subjects = (settings.schema_subject, f"{settings.alert_topic}-value")
-    return Resources(settings, database, Ledger(database), answers, subjects, HeaderReader(settings))
+    headers, uploads = HeaderReader(settings), UploadSlots(MAX_UPLOADS)
+    return Resources(settings, database, Ledger(database), answers, subjects, headers, uploads)
 
 
 def set_resources(app: FastAPI, resources: Resources) -> None:

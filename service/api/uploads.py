@@ -5,8 +5,11 @@ import hashlib
 import logging
 import os
 import re
+import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -14,12 +17,13 @@ import psycopg
 from starlette.concurrency import run_in_threadpool
 
 from apdb import Database
+from apdb.errors import Busy
 from apdb.queue.uploads import needed_files
 from service.errors import BadMessage
 from service.settings import Settings
 from tasks.errors import AlertProdError
 
-__all__ = ["keep_upload", "sweep_for_ever", "sweep_uploads"]
+__all__ = ["UploadSlots", "keep_upload", "sweep_for_ever", "sweep_uploads"]
 
 _CHUNK = 1 << 20
 # what files begin with that the readers of images take: FITS, and the ways in which it is compressed
@@ -28,6 +32,31 @@ _OURS = re.compile(r"[0-9a-f]{64}\.fits|\.[0-9a-f]{32}\.part")
 YOUNG_S = 3600.0  # a file that came just now may be named by a message that is still on its way
 EVERY_S = 3600.0
 _log = logging.getLogger("alertprod.api")
+
+
+class UploadSlots:
+    """How many uploads come in at a time: each may fill the disk by the largest size while it does."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots, self._free = slots, threading.BoundedSemaphore(slots)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a slot.
+
+        Raises
+        ------
+        Busy
+            None is free.
+        """
+        if not self._free.acquire(blocking=False):
+            raise Busy(
+                f"{self._slots} uploads are coming in already: try again, or name a file that the service can read"
+            )
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 def keep_upload(upload: IO[bytes], settings: Settings) -> str:

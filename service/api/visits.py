@@ -42,7 +42,8 @@ async def post_visit(request: Request, shared: Shared, reprocess: str | None = N
     `reprocess` (``never`` or ``replace``) stands for that of the message.
     """
     if request.headers.get("content-type", "").startswith("multipart/"):
-        message = await _with_upload(request, shared.settings)
+        with shared.uploads.one():
+            message = await _with_upload(request, shared.settings)
     else:
         message = _decode(await request.body())
     if reprocess is not None:

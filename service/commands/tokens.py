@@ -66,32 +66,48 @@ def create(
 
 
 @tokens_app.command("list")
-def list_all(as_json: Json = False) -> None:
-    """List tokens (never their secrets): scopes, expiry, last use."""
+def list_all(
+    ended: Annotated[bool, typer.Option("--ended", help="also browser sessions that have ended")] = False,
+    as_json: Json = False,
+) -> None:
+    """List tokens and browser sessions (never their secrets): scopes, expiry, last use."""
     from apdb.access.tokens import list_tokens
 
     with open_database().session() as connection:
-        found = list_tokens(connection)
+        found = [t for t in list_tokens(connection) if ended or t.state == "valid" or not t.is_session]
     if as_json:
         rows = [
             {
-                "tokenId": t.token_id, "name": t.name, "scopes": t.scopes, "state": t.state, "createdBy": t.created_by,
-                "createdAt": t.created_at.isoformat(), "expiresAt": t.expires_at.isoformat(),
+                "tokenId": t.token_id,
+                "name": t.name,
+                "scopes": t.scopes,
+                "state": t.state,
+                "createdBy": t.created_by,
+                "createdAt": t.created_at.isoformat(),
+                "expiresAt": t.expires_at.isoformat(),
                 "lastUsedAt": t.last_used_at and t.last_used_at.isoformat(),
-                "revokedAt": t.revoked_at and t.revoked_at.isoformat(), "revokedBy": t.revoked_by,
+                "revokedAt": t.revoked_at and t.revoked_at.isoformat(),
+                "revokedBy": t.revoked_by,
             }
             for t in found
-        ]  # fmt: skip
+        ]
         print(json.dumps(rows))
         return
     print_table(
         ("id", "name", "scopes", "state", "expires", "last used", "made by"),
         [
-            (t.token_id, t.name, " ".join(t.scopes), t.state, f"{t.expires_at:%Y-%m-%d %H:%M}",
-             "never" if t.last_used_at is None else f"{t.last_used_at:%Y-%m-%d %H:%M}", t.created_by)
+            (
+                t.token_id,
+                t.name,
+                " ".join(t.scopes),
+                t.state,
+                f"{t.expires_at:%Y-%m-%d %H:%M}",
+                "never" if t.last_used_at is None else f"{t.last_used_at:%Y-%m-%d %H:%M}",
+                t.created_by,
+            )
             for t in found
         ],
-    )  # fmt: skip
+    )
 
 
 @tokens_app.command()

@@ -314,8 +314,18 @@ def test_a_session_ends_with_the_token_that_it_was_made_from(database, guarded, 
     token_id, token = made(database, "read")
     cookie = {"Cookie": guarded("POST", "/v1/session", headers=bearer(token)).headers["set-cookie"].partition(";")[0]}
     assert guarded("GET", "/mode", headers=cookie).status_code == 200
+
+    def listed(*more):
+        return [
+            (t["state"], t["createdBy"])
+            for t in json.loads(alertprod(database.uri, "tokens", "list", "--json", *more)[1])
+        ]
+
+    assert listed() == [("valid", f"session of {token_id}"), ("valid", "test")]
     assert alertprod(database.uri, "tokens", "revoke", token_id)[0] == 0
     assert guarded("GET", "/mode", headers=cookie).status_code == 401
+    assert listed() == [("revoked", "test")]
+    assert listed("--ended") == [("revoked", f"session of {token_id}"), ("revoked", "test")]
 
 
 def test_a_session_that_is_not_used_ends(database, guarded, monkeypatch):

@@ -6,7 +6,7 @@ It stands before the routes, so that what has no rule (`service.access.policy`) 
 import math
 import uuid
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from contextlib import suppress
 
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
@@ -98,7 +98,7 @@ class Gate:
                 problem(403, Forbidden.code, f"the name {host!r} is none of this machine's: use its address")
             )
         origin = visit.header(b"origin")
-        foreign = origin is not None and (origin == "null" or urlsplit(origin).netloc.lower() != host.lower())
+        foreign = origin is not None and origin.lower().partition("://")[2] != host.lower()
         if visit.changes and (foreign or visit.header(b"sec-fetch-site") in ("cross-site", "same-site")):
             raise _Refused(problem(403, Forbidden.code, "pages of other sites may not change anything here"))
 
@@ -160,7 +160,8 @@ class Gate:
                 if visit.changes and message["status"] < 400:
                     await self._enter(principal, visit, message["status"], dict(message["headers"]))
                 if visit.counted and not 200 <= message["status"] < 300:
-                    await run_in_threadpool(self._acts.count_visits, principal.name, -1)
+                    with suppress(AlertProdError):  # the answer goes out nevertheless
+                        await run_in_threadpool(self._acts.count_visits, principal.name, -1)
             await send(message)
 
         return forward

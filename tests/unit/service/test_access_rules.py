@@ -115,7 +115,14 @@ def test_pages_of_other_sites_and_foreign_names_reach_no_service_of_this_machine
     for host in ("127.0.0.1:8080", "localhost:1", "[::1]:80", "api", "a.localhost"):
         assert is_safe_host(host)
         assert ask("GET", "/schemas/types", headers={"Host": host}).status_code == 200, host
-    for header in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+    for header in (
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://["},
+        {"Origin": "api"},
+        {"Origin": ""},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
         answer = ask("POST", "/v1/visits", json={}, headers=header)
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), header
     assert ask("POST", "/v1/visits", json={}, headers={"Origin": "http://api"}).status_code == 422

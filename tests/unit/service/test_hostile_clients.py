@@ -146,6 +146,18 @@ def test_a_body_that_comes_in_many_pieces_is_taken(port):
     assert b" 422 " in read_all(client).partition(b"\r\n")[0]
 
 
+def test_more_uploads_than_the_disk_could_take_are_told_to_come_back(port):
+    half = [connect(port, FORM + b"Content-Length: 500\r\n\r\n--b\r\n") for _ in range(8)]
+    whole = FORM + b"Connection: close\r\nContent-Length: 7\r\n\r\n--b--\r\n"
+    deadline, status = time.monotonic() + 5, 0
+    while status != 503:  # as soon as all of them are being read
+        status, body, head = answered(port, whole)
+        assert time.monotonic() < deadline
+    assert (b"busy" in body, b"retry-after: 5" in head) == (True, True)
+    assert all(read_all(client).startswith(b"HTTP/1.1 408 ") for client in half)
+    assert answered(port, whole)[0] == 422
+
+
 def test_more_connections_than_allowed_are_told_to_come_back(tmp_path):
     with serving(tmp_path, max_connections=3) as port:
         held = [connect(port) for _ in range(3)]

@@ -30,6 +30,7 @@ def client(tmp_path_factory):
     ("method", "path", "status", "code", "words"),
     [
         ("GET", "/", 404, "not_found", ["/", "/docs"]),
+        ("GET", "/v1/objects/", 404, "not_found", ["/v1/objects/"]),
         ("GET", "/v1/visit", 404, "not_found", ["/v1/visit"]),
         ("POST", "/v1/a%20b", 404, "not_found", ["/v1/a b"]),
         ("DELETE", "/v1/visits", 405, "method_not_allowed", ["POST", "DELETE", "/v1/visits"]),
