@@ -16,25 +16,17 @@ from psycopg import sql
 
 from apdb.copy.decode import select_frame
 from apdb.copy.encode import copy_in, id_array
-from apdb.schema.columns import Column, PublishedSchema
+from apdb.schema.columns import PublishedSchema
 from apdb.sky.htm import htm_ids
 from apdb.visit.changes import close_objects
 from apdb.visit.store import store_objects
+from apdb.visit.valid_rows import FORCED_COLUMNS, SOURCE_COLUMNS, TIMES, valid_in_window, valid_sources
 from apdb.visit_rows import VisitRows, prepare
 from tasks import object_statistics as kernels
-from tasks.arrays import F64, I64
+from tasks.arrays import F64
 from tasks.object_statistics import BANDS, CELL_COLUMNS, HISTORY_DAYS
 
 __all__ = ["Renewal", "newest_versions", "renew", "renew_late", "write_pending"]
-
-_KEYS = ("visit", "detector")
-_SOURCE = (
-    "diaSourceId", "diaObjectId", *_KEYS, "midpointMjdTai", "band", "ra", "dec", "raErr", "decErr", "ra_dec_Cov", "psfFlux",
-    "psfFluxErr", "scienceFlux", "scienceFluxErr",
-)  # fmt: skip
-_FORCED = ("diaForcedSourceId", "diaObjectId", *_KEYS, "midpointMjdTai", "band", "psfFlux", "psfFluxErr")
-_VALID = 't."timeWithdrawnMjdTai" IS NULL'
-_TIMES = ("firstDiaSourceMjdTai", "lastDiaSourceMjdTai")
 
 
 @dataclass(frozen=True)
@@ -87,15 +79,15 @@ def renew(
         Write the new versions to DiaObjectLast alone: the caller is about to store newer ones of many of the objects, and calls
         `write_pending` for the others.
     """
-    needed = {*_SOURCE, "timeWithdrawnMjdTai"}
+    needed = {*SOURCE_COLUMNS, "timeWithdrawnMjdTai"}
     if objects.empty or not needed <= {c.name for c in schema.columns("DiaSource")}:
         return Renewal()
-    found = _counted(connection, objects, change or {})
+    found, sources = valid_sources(connection, schema, objects, change or {})
     gone = found[found.nDiaSources == 0]
     found = found[(found.nDiaSources > 0) & found.lastDiaSourceMjdTai.notna()].reset_index(drop=True)
     pending = None
     if len(found):
-        frame = _with_statistics(connection, schema, found)
+        frame = _with_statistics(connection, schema, found, sources)
         if defer:
             pending = frame
             _replace_last(connection, schema, frame, mjd_tai)
@@ -148,7 +140,7 @@ def renew_late(
     Parameters
     ----------
     last
-        Last detections (MJD, TAI) as they are known of objects; others are looked up.
+        Last detections (MJD, TAI) as they are known of objects, infinite for later or earlier ones; others are looked up.
     """
     late = _late(connection, rows, last or {}) - set(but)
     if not late:
@@ -180,66 +172,24 @@ def _late(connection: psycopg.Connection[Any], rows: VisitRows, last: Mapping[in
     return out
 
 
-def _counted(connection: psycopg.Connection[Any], objects: pd.DataFrame, change: Mapping[int, int]) -> pd.DataFrame:
-    """Return the objects with number, first and last time of their valid sources, those in archived months included."""
-    ids = objects.diaObjectId.to_numpy(np.int64)
-    rows = connection.execute(
-        f'SELECT t."diaObjectId", count(*), min(t."midpointMjdTai"), max(t."midpointMjdTai") FROM "DiaSource" t '
-        f'WHERE t."diaObjectId" = ANY(%s::bigint[]) AND {_VALID} GROUP BY 1',
-        (id_array(ids),),
-        binary=True,
-    ).fetchall()
-    found = np.searchsorted(ids, np.array([r[0] for r in rows], np.int64))
-    present, first, last = np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan)
-    if rows:
-        present[found], first[found], last[found] = (np.array([r[k] for r in rows]) for k in (1, 2, 3))
-    archived = np.zeros(len(ids), np.int64)
-    if connection.execute('SELECT 1 FROM "ApdbArchive" LIMIT 1').fetchone() is not None:
-        expected = objects.nDiaSources.to_numpy(np.int64) + np.array([change.get(i, 0) for i in ids.tolist()], np.int64)
-        archived = np.maximum(expected - present, 0)
-        before = np.where(archived[:, None] > 0, objects[list(_TIMES)].to_numpy(np.float64), np.nan)
-        first, last = np.fmin(first, before[:, 0]), np.fmax(last, before[:, 1])
-    counts = (present + archived).astype(np.int32)
-    return objects.assign(nDiaSources=counts, firstDiaSourceMjdTai=first, lastDiaSourceMjdTai=last)
-
-
-def _with_statistics(connection: psycopg.Connection[Any], schema: PublishedSchema, found: pd.DataFrame) -> pd.DataFrame:
+def _with_statistics(
+    connection: psycopg.Connection[Any], schema: PublishedSchema, found: pd.DataFrame, sources: pd.DataFrame
+) -> pd.DataFrame:
     """Return DiaObject rows with all statistics of the history window before each object's last detection."""
     ids, last = found.diaObjectId.to_numpy(np.int64), found.lastDiaSourceMjdTai.to_numpy(np.float64)
     start = last - HISTORY_DAYS
-    sources = _window(connection, schema, "DiaSource", _SOURCE, ids, start, last)
-    forced = _window(connection, schema, "DiaForcedSource", _FORCED, ids, start, last)
+    code = np.searchsorted(ids, sources.diaObjectId.to_numpy(np.int64))
+    sources = sources.assign(code=code)[sources.midpointMjdTai.to_numpy(np.float64) >= start[code]]
+    forced = valid_in_window(connection, schema, "DiaForcedSource", FORCED_COLUMNS, ids, start, last)
     return pd.concat(
         [
-            found[["diaObjectId", "nDiaSources", *_TIMES]],
+            found[["diaObjectId", "nDiaSources", *TIMES]],
             _positions(found, sources),
             _fluxes(len(ids), sources),
             _forced(len(ids), forced),
         ],
         axis=1,
     )
-
-
-def _window(
-    connection: psycopg.Connection[Any],
-    schema: PublishedSchema,
-    table: str,
-    names: tuple[str, ...],
-    ids: I64,
-    start: F64,
-    stop: F64,
-) -> pd.DataFrame:
-    """Return valid rows of objects within [start, stop] in the order in which they are summed, with the object's code."""
-    rest = sql.SQL(
-        'JOIN unnest(%s::bigint[], %s::float8[], %s::float8[]) w(id, start, stop) ON t."diaObjectId" = w.id AND '
-        't."midpointMjdTai" BETWEEN w.start AND w.stop WHERE t."midpointMjdTai" BETWEEN %s AND %s AND ' + _VALID
-    )
-    values = (id_array(ids), start.tolist(), stop.tolist(), float(start.min()), float(stop.max()))
-    by_name: dict[str, Column] = {c.name: c for c in schema.columns(table)}
-    rows = select_frame(connection, table, [by_name[n] for n in names], rest, values)
-    codes = np.searchsorted(ids, rows.diaObjectId.to_numpy(np.int64))
-    order = kernels.in_order(codes, len(ids), rows.midpointMjdTai, *(rows[k] for k in _KEYS), rows[names[0]])
-    return rows.assign(code=codes).iloc[order].reset_index(drop=True)
 
 
 def _numbers(rows: pd.DataFrame, *names: str) -> list[F64]:

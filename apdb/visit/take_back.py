@@ -106,17 +106,18 @@ def take_back(
         ),
         _SOURCE,
     )
-    if "SSSource" in schema.tables and len(sources):
-        ids = id_array(sources.diaSourceId.to_numpy(np.int64))
-        connection.execute('DELETE FROM "SSSource" WHERE "diaSourceId" = ANY(%s::bigint[])', (ids,))
     where = sql.SQL("t.visit = {} AND t.detector = {}").format(sql.Literal(visit), sql.Literal(detector))
     forced = _withdraw_forced(connection, schema, where, mjd_tai)
-    connection.execute(f'DELETE FROM "StoreLedger" {of_visit}', key)
-    connection.execute(f'DELETE FROM "VisitQuality" {of_visit}', key)
-    connection.execute(
-        f'UPDATE "AlertOutbox" SET "droppedAt" = now() {of_visit} AND "heldReason" IS NOT NULL AND "droppedAt" IS NULL',
-        key,
-    )
+    with connection.pipeline():  # one way to the server and back
+        if "SSSource" in schema.tables and len(sources):
+            ids = id_array(sources.diaSourceId.to_numpy(np.int64))
+            connection.execute('DELETE FROM "SSSource" WHERE "diaSourceId" = ANY(%s::bigint[])', (ids,))
+        connection.execute(f'DELETE FROM "StoreLedger" {of_visit}', key)
+        connection.execute(f'DELETE FROM "VisitQuality" {of_visit}', key)
+        connection.execute(
+            f'UPDATE "AlertOutbox" SET "droppedAt" = now() {of_visit} AND "heldReason" IS NOT NULL AND "droppedAt" IS NULL',
+            key,
+        )
     return TakenBack(visit, detector, mjd_tai, sources, forced)
 
 
@@ -162,14 +163,22 @@ def withdraw_forced_of(
     return _withdraw_forced(connection, schema, sql.SQL('t."diaObjectId" = ANY({}::bigint[])').format(wanted), mjd_tai)
 
 
-def _affected(connection: psycopg.Connection[Any], schema: PublishedSchema, taken: TakenBack) -> pd.DataFrame:
-    """Return the newest versions that the rows which left had a part in (forced means end with the last detection)."""
+def _affected(
+    connection: psycopg.Connection[Any], schema: PublishedSchema, taken: TakenBack
+) -> tuple[pd.DataFrame, dict[int, float]]:
+    """Return the newest versions that the rows which left had a part in, and which objects were seen later (infinite).
+
+    A forced source has a part in the means of an object that was detected then or later.
+    """
     ids, forced = set(taken.lost), taken.forced
+    last = dict.fromkeys(forced.diaObjectId.tolist(), -np.inf)
     if len(forced):
         query = 'SELECT "diaObjectId" FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%s::bigint[]) AND "lastDiaSourceMjdTai" >= %s'
         wanted = id_array(forced.diaObjectId.to_numpy(np.int64))
-        ids |= {i for (i,) in connection.execute(query, (wanted, float(forced.midpointMjdTai.min())))}
-    return newest_versions(connection, schema, ids)
+        seen = {i for (i,) in connection.execute(query, (wanted, float(forced.midpointMjdTai.min())))}
+        ids |= seen
+        last |= dict.fromkeys(seen, np.inf)
+    return newest_versions(connection, schema, ids), last
 
 
 def renew_objects(
@@ -183,17 +192,23 @@ def renew_objects(
     """
     change = Counter[int]()
     change.subtract(taken.lost)
-    before = _affected(connection, schema, taken)
+    before, last = _affected(connection, schema, taken)
     if rows is not None:
         store_rows(connection, rows, without=before.diaObjectId.tolist())
         change.update(_owners(rows))
     renewal = renew(connection, schema, before, taken.mjd_tai, change=change, defer=rows is None)
     if rows is not None:
-        late = renew_late(connection, schema, rows, renewal.objects)
+        late = renew_late(connection, schema, rows, renewal.objects, last if _same_time(taken, rows) else None)
         renewal = replace(renewal, objects=(*renewal.objects, *late))
     left = withdraw_forced_of(connection, schema, renewal.closed, taken.mjd_tai)
     forced = [f for f in (taken.forced, left) if len(f)] or [left]
     return replace(taken, renewal=renewal, forced=pd.concat(forced, ignore_index=True))
+
+
+def _same_time(taken: TakenBack, rows: VisitRows) -> bool:
+    """Whether all rows are of one time: then what is later than those that left is later than those in their place."""
+    times = [f.midpointMjdTai for f in (taken.sources, taken.forced, *rows.frames.values()) if len(f)]
+    return bool(times) and pd.concat(times).nunique() == 1
 
 
 def _owners(rows: VisitRows) -> Mapping[int, int]:
@@ -266,7 +281,7 @@ def settle(
         "reason": reason,
         "sources": taken.sources.diaSourceId.tolist(),
         "forced": len(taken.forced),
-        "renewed": list(renewal.objects),
+        "renewed": len(renewal.objects),
         "closed": sorted(renewal.closed),
     }
     if taken.count or rows is None:  # the first processing of a visit may be a replacement, too

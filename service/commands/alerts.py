@@ -209,6 +209,8 @@ def check(as_json: Json = False) -> None:
     with open_database().session() as connection:
         rows = discrepancies(connection, settings.alert_topic)
         unequal = imbalances(connection, settings.alert_topic, correction_topic(settings.alert_topic))
+    told = {(row["visit"], row["detector"]) for row in rows}
+    unequal = [row for row in unequal if (row["visit"], row["detector"]) not in told]
     if as_json:
         print(json.dumps([*rows, *unequal], default=str))
     else:
@@ -221,7 +223,7 @@ def check(as_json: Json = False) -> None:
             print(
                 f"visit {row['visit']}, detector {row['detector']}: {row['nInTopic']} of {row['nAlerts']} alerts in the topic"
             )
-        print(f"{len({(r['visit'], r['detector']) for r in [*rows, *unequal]})} visits differ")
+        print(f"{len(told) + len(unequal)} visits differ")
     if rows or unequal:
         raise typer.Exit(1)
 

@@ -162,7 +162,7 @@ def facade(world):
 def test_the_confluent_deserializer_reads_alerts_through_the_facade(world, facade):
     settings, _, target = world
     client = SchemaRegistryClient({"url": facade})
-    assert client.get_subjects() == sorted(["alert-packet", f"{settings.alert_topic}-value"])
+    assert client.get_subjects() == sorted(["alert-corrections", "alert-packet", f"{settings.alert_topic}-value"])
     assert client.get_versions("alert-packet") == list(range(1, len(schema_ids()) + 1))
     latest = client.get_latest_version("alert-packet")
     assert (latest.schema_id, latest.version) == (1101, len(schema_ids()))

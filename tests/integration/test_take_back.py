@@ -119,7 +119,7 @@ def rows_of(database, query):
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(st.lists(STEP, min_size=2, max_size=7), st.booleans())
+@given(st.lists(STEP, min_size=2, max_size=5 if HISTORIES <= 40 else 9), st.booleans())
 @pytest.mark.timeout(1800)
 def test_the_database_is_that_of_the_valid_visits_alone(pair, steps, replicated):
     survey, other = pair

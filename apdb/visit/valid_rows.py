@@ -1,0 +1,116 @@
+"""The valid rows of objects that statistics are made of, and how many sources they have in all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+from psycopg import sql
+
+from apdb.copy.decode import select_frame
+from apdb.copy.encode import id_array
+from apdb.schema.columns import Column, PublishedSchema
+from tasks import object_statistics as kernels
+from tasks.arrays import F64, I64
+from tasks.object_statistics import HISTORY_DAYS
+
+__all__ = ["FORCED_COLUMNS", "SOURCE_COLUMNS", "TIMES", "valid_in_window", "valid_sources"]
+
+_KEYS = ("visit", "detector")
+SOURCE_COLUMNS = (
+    "diaSourceId", "diaObjectId", *_KEYS, "midpointMjdTai", "band", "ra", "dec", "raErr", "decErr", "ra_dec_Cov", "psfFlux",
+    "psfFluxErr", "scienceFlux", "scienceFluxErr",
+)  # fmt: skip
+FORCED_COLUMNS = ("diaForcedSourceId", "diaObjectId", *_KEYS, "midpointMjdTai", "band", "psfFlux", "psfFluxErr")
+TIMES = ("firstDiaSourceMjdTai", "lastDiaSourceMjdTai")
+_VALID = 't."timeWithdrawnMjdTai" IS NULL'
+_ALWAYS = 1e9  # days: before and after everything
+
+
+@dataclass(frozen=True)
+class _Times:
+    """Of objects, shape (N,): number of valid sources that are here, first and last time (NaN for none)."""
+
+    count: I64
+    first: F64
+    last: F64
+
+
+def _of_rows(codes: I64, times: F64, size: int) -> _Times:
+    first, last = np.full(size, np.nan), np.full(size, np.nan)
+    np.fmin.at(first, codes, times)
+    np.fmax.at(last, codes, times)
+    return _Times(np.bincount(codes, minlength=size).astype(np.int64), first, last)
+
+
+def _of_query(connection: psycopg.Connection[Any], ids: I64) -> _Times:
+    rows = connection.execute(
+        f'SELECT t."diaObjectId", count(*), min(t."midpointMjdTai"), max(t."midpointMjdTai") FROM "DiaSource" t '
+        f'WHERE t."diaObjectId" = ANY(%s::bigint[]) AND {_VALID} GROUP BY 1',
+        (id_array(ids),),
+        binary=True,
+    ).fetchall()
+    out = _Times(np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan))
+    found = np.searchsorted(ids, np.array([r[0] for r in rows], np.int64))
+    for k, values in enumerate((out.count, out.first, out.last), 1):
+        values[found] = [r[k] for r in rows]
+    return out
+
+
+def valid_sources(
+    connection: psycopg.Connection[Any], schema: PublishedSchema, objects: pd.DataFrame, change: Mapping[int, int]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the objects with number, first and last time of their valid sources, and these sources.
+
+    Of objects whose history fits into the window all sources are read, which also gives their number; of others they are
+    counted, and read within the window. Sources in archived months are counted.
+    """
+    ids, before = objects.diaObjectId.to_numpy(np.int64), objects[list(TIMES)].to_numpy(np.float64)
+    short = before[:, 1] - before[:, 0] <= HISTORY_DAYS
+    wide = np.full(int(short.sum()), _ALWAYS)
+    read = [valid_in_window(connection, schema, "DiaSource", SOURCE_COLUMNS, ids[short], -wide, wide)]
+    counts, first, last = np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan)
+    here = _of_rows(read[0].code.to_numpy(np.int64), read[0].midpointMjdTai.to_numpy(np.float64), len(wide))
+    counts[short], first[short], last[short] = here.count, here.first, here.last
+    if not short.all():
+        there = _of_query(connection, ids[~short])
+        counts[~short], first[~short], last[~short] = there.count, there.first, there.last
+        stop = np.where(np.isnan(there.last), -_ALWAYS, there.last)
+        read.append(
+            valid_in_window(connection, schema, "DiaSource", SOURCE_COLUMNS, ids[~short], stop - HISTORY_DAYS, stop)
+        )
+    archived = np.zeros(len(ids), np.int64)
+    if connection.execute('SELECT 1 FROM "ApdbArchive" LIMIT 1').fetchone() is not None:
+        expected = objects.nDiaSources.to_numpy(np.int64) + np.array([change.get(i, 0) for i in ids.tolist()], np.int64)
+        archived = np.maximum(expected - counts, 0)
+        kept = np.where(archived[:, None] > 0, before, np.nan)
+        first, last = np.fmin(first, kept[:, 0]), np.fmax(last, kept[:, 1])
+    numbers = (counts + archived).astype(np.int32)
+    found = objects.assign(nDiaSources=numbers, firstDiaSourceMjdTai=first, lastDiaSourceMjdTai=last)
+    return found, pd.concat([r for r in read if len(r)] or read[:1], ignore_index=True)
+
+
+def valid_in_window(
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    table: str,
+    names: tuple[str, ...],
+    ids: I64,
+    start: F64,
+    stop: F64,
+) -> pd.DataFrame:
+    """Return valid rows of objects within [start, stop] in the order in which they are summed, with the object's code."""
+    rest = sql.SQL(
+        'JOIN unnest(%s::bigint[], %s::float8[], %s::float8[]) w(id, start, stop) ON t."diaObjectId" = w.id AND '
+        't."midpointMjdTai" BETWEEN w.start AND w.stop WHERE t."midpointMjdTai" BETWEEN %s AND %s AND ' + _VALID
+    )
+    if not len(ids):
+        start = stop = np.zeros(1)
+    values = (id_array(ids), start.tolist(), stop.tolist(), float(start.min()), float(stop.max()))
+    by_name: dict[str, Column] = {c.name: c for c in schema.columns(table)}
+    rows = select_frame(connection, table, [by_name[n] for n in names], rest, values)
+    codes = np.searchsorted(ids, rows.diaObjectId.to_numpy(np.int64))
+    order = kernels.in_order(codes, len(ids), rows.midpointMjdTai, *(rows[k] for k in _KEYS), rows[names[0]])
+    return rows.assign(code=codes).iloc[order].reset_index(drop=True)
