@@ -13,11 +13,11 @@ _MOMENT = sa.DateTime(timezone=True)
 
 def add_service_tables(meta: sa.MetaData) -> None:
     """Describe the tables of the service in `meta`."""
-    for add in (_service_tables, _dead_letter_table, _side_tables, _access_tables, _correction_tables):
+    for add in (_queue_tables, _delivery_tables, _dead_letter_table, _side_tables, _access_tables, _correction_tables):
         add(meta)
 
 
-def _service_tables(meta: sa.MetaData) -> None:
+def _queue_tables(meta: sa.MetaData) -> None:
     """Metadata, ledger (the queue), leases and outbox."""
     sa.Table(
         "metadata", meta, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False)
@@ -60,6 +60,10 @@ def _service_tables(meta: sa.MetaData) -> None:
         sa.Column("backendStart", _MOMENT),
         sa.PrimaryKeyConstraint("visit", "detector", name="PK_VisitLease"),
     )
+
+
+def _delivery_tables(meta: sa.MetaData) -> None:
+    """Alerts on their way to the topic, how far they are published, and under which schema ids."""
     sa.Table(
         "AlertOutbox",
         meta,

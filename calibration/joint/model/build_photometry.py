@@ -19,7 +19,6 @@ from calibration.joint.model.photometry import (
 )
 from calibration.joint.model.rows import ModelParameters
 from calibration.joint.model.stars import Associated
-from calibration.joint.model.start_photometry import start_calibrations
 from exposure import ChebyshevField, PhotoCalib
 from exposure.camera import Camera
 from exposure.photocalib import AB_ZEROPOINT
@@ -29,6 +28,10 @@ __all__ = ["PhotometryBuilder", "build_calibrations"]
 
 log = logging.getLogger("alertprod.jointcal")
 _SOURCES_PER_TERM = 6  # below, a field follows the noise of its sources
+_FAR = np.log(1.3)  # a calibration within this factor is a good start
+_LEAST_RATIOS = 3  # ratios that tell of an image
+_ROUNDS = 4
+_NAMED = 10
 
 
 @dataclass
@@ -52,7 +55,7 @@ class PhotometryBuilder:
         cls, images: Images, associated: Associated, camera: Camera, config: JointcalConfig
     ) -> "PhotometryBuilder":
         """Start from the input calibrations, or from the stars' fluxes where these are far off; fields start flat."""
-        images = replace(images, calib_mean=start_calibrations(images, associated))
+        images = replace(images, calib_mean=_start_calibrations(images, associated))
         visits, visit_index = np.unique(images.visit, return_inverse=True)
         detectors, chip = np.unique(images.detector, return_inverse=True)
         magnitude = config.photometryModel.endswith("Magnitude")
@@ -241,3 +244,55 @@ def _box_mean(coefficients: F64) -> float:
     with np.errstate(divide="ignore"):
         weight = np.where(n % 2 == 0, 1.0 / (1.0 - n.astype(np.float64) ** 2), 0.0)
     return float(weight[: coefficients.shape[0]] @ coefficients @ weight[: coefficients.shape[1]])
+
+
+def _start_calibrations(images: Images, associated: Associated) -> F64:
+    """Return nJy per count (I,) of each image to start from.
+
+    The median ratio of an image's calibrated fluxes to those of the reference stars, else to those of the same stars on
+    images that are tied to references, else that of its visit, replaces an input that is off by more than a factor of 1.3.
+    Magnitude models then converge from any input.
+    """
+    measurements, stars = associated.measurements, associated.stars
+    image, star = measurements.image, stars.of_measurement
+    with np.errstate(invalid="ignore", divide="ignore"):
+        calibrated = np.log(measurements.flux * images.calib_mean[image])
+        known = np.log(associated.references.flux[np.maximum(stars.reference, 0)])
+    truth = np.where(stars.reference >= 0, known, np.nan)
+    offset = np.full(len(images), np.nan)
+    for _ in range(_ROUNDS):
+        fresh = np.isnan(offset)
+        ratio = calibrated - truth[star]
+        offset[fresh] = _medians(ratio, image, len(images))[fresh]
+        if not np.isnan(offset).any():
+            break
+        truth = np.where(np.isfinite(truth), truth, _medians(calibrated - offset[image], star, len(stars), 1))
+    for visit in np.unique(images.visit):
+        of = images.visit == visit
+        if np.isfinite(offset[of]).any():
+            offset[of & np.isnan(offset)] = np.nanmedian(offset[of])
+    far = np.abs(np.nan_to_num(offset)) > _FAR
+    if far.any():
+        listed = ", ".join(
+            f"{images.label(int(i))}: {1.0857 * offset[i]:+.2f} mag" for i in np.flatnonzero(far)[:_NAMED]
+        )
+        log.warning(
+            "the input calibrations of %d of %d images are far from their stars' fluxes; not started from (%s)",
+            int(far.sum()),
+            len(images),
+            listed,
+        )
+    return np.asarray(np.where(far, images.calib_mean * np.exp(-np.nan_to_num(offset)), images.calib_mean))
+
+
+def _medians(values: F64, group: I64, n: int, least: int = _LEAST_RATIOS) -> F64:
+    """Return the median (n,) of the finite values (N,) of each group (N,), NaN where fewer than `least` are."""
+    good = np.isfinite(values)
+    values, group = values[good], group[good]
+    order = np.lexsort((values, group))
+    count = np.bincount(group, minlength=n)
+    first = np.concatenate([[0], np.cumsum(count)])[:-1]
+    out = np.full(n, np.nan)
+    some = count >= least
+    out[some] = values[order][(first + count // 2)[some]]
+    return out
