@@ -178,13 +178,14 @@ class Differencing:
         Raises
         ------
         WrongTemplate
-            They are not there, and the gate is set to errors.
+            They are not there, and the gate is set to errors; or it is set to warnings, and not one of them is.
         """
         o, sizes = self.options, (self.numbers["sciencePsfSize"], self.numbers["templatePsfSize"])
         least = 0.0 if o.qualityGate == "off" else o.minTemplateStars
         search = Search(sizes, preparation.known_unit_ratio(science, template), least, o.registerReach)
         found = search.run(science, template, stars)
-        if found.problem and o.qualityGate == "error":
+        nothing = found.common.n_found == 0  # nothing can be made of that, whoever looks at it
+        if found.problem and (o.qualityGate == "error" or (nothing and o.qualityGate == "warn")):
             raise WrongTemplate(found.problem, **science.where)
         if found.problem:
             self.problem(found.problem)
