@@ -26,6 +26,7 @@ def at(visit, mjd, band="g"):
     ("wrong", "text"),
     [(2461001.5, "year 8597.*days after now.*futureDays"), (44244.0, "year 1980.*before MJD 49718.*earliestMjdTai"),
      (float(Time.now().tai.mjd) + 1001, "days after now, at most 1000")],
+    ids=["julian date", "clock of 1980", "in three years"],
 )  # fmt: skip
 def test_a_time_that_cannot_be_is_refused_and_leaves_nothing(database, wrong, text):
     e = at(1, wrong)
@@ -112,8 +113,11 @@ def test_sources_and_images_are_of_one_visit(database):
 
 
 def test_pointing_must_be_a_number_or_not_known(database):
-    for wrong, text in (({"rotation": np.nan}, "rotation nan"), ({"boresight_ra": 10.0}, "boresight 10.0, nan"),
-                        ({"boresight_ra": np.inf, "boresight_dec": 1.0}, "boresight inf")):  # fmt: skip
+    for wrong, text in (
+        ({"rotation": np.nan}, "rotation nan"),
+        ({"boresight_ra": 10.0}, "boresight 10.0, nan"),
+        ({"boresight_ra": np.inf, "boresight_dec": 1.0}, "boresight inf"),
+    ):
         e = image(1)
         e.visit_info = replace(e.visit_info, **wrong)
         with pytest.raises(AssociationError, match=f"science image has {text}"):
