@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 __all__ = ["OutOfTime", "contain", "cpu_allowance_s", "cpu_limited"]
 
 CPU_BASE_S, CPU_BYTES_PER_S = 4.0, 4e6  # xz and bzip2 give what they hold several times as fast
+LEAST_TIMER_S = 0.05
 KILL_AFTER_S = 2  # where one call into a library does not come back
 
 
@@ -49,7 +51,7 @@ def cpu_allowance_s(paths: Iterable["str | os.PathLike[str]"]) -> float:
 
 @contextmanager
 def cpu_limited(seconds: float) -> Iterator[None]:
-    """Bound the processor time of the body (main thread only).
+    """Bound the processor time that the main thread, which must be the one, uses in the body.
 
     A call into a library that does not come back ends the process by SIGXCPU soon after.
 
@@ -58,15 +60,19 @@ def cpu_limited(seconds: float) -> Iterator[None]:
     OutOfTime
         It is used up.
     """
-    active = True
+    active, begun = True, time.thread_time()
 
     def stop(_number: int, _frame: object) -> None:
-        if active:
+        left = seconds - (time.thread_time() - begun)
+        if active and left > 0:  # it was used by other threads
+            signal.setitimer(signal.ITIMER_PROF, max(left, LEAST_TIMER_S))
+        elif active:
             raise OutOfTime
 
     usage = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    last = int(usage.ru_utime + usage.ru_stime + seconds) + KILL_AFTER_S
+    threads = os.cpu_count() or 1  # the limit counts the time of all
+    last = int(usage.ru_utime + usage.ru_stime + threads * seconds) + KILL_AFTER_S
     before = signal.signal(signal.SIGPROF, stop)
     resource.setrlimit(resource.RLIMIT_CPU, (last if hard < 0 else min(last, hard), hard))
     signal.setitimer(signal.ITIMER_PROF, seconds)
