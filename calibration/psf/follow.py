@@ -6,31 +6,32 @@ changes there is mostly the scale: the polynomial model is kept, and stretched o
 
 import cv2
 import numpy as np
-import pandas as pd
 
 from calibration.psf.misfit import size_excess
+from calibration.psf.stamps import Stamps
 from exposure import GridPsf, Psf
-from exposure.quantiles import scatter
+from exposure.quantiles import median, scatter
 from exposure.star_locus import local_levels
-from tasks.arrays import F32, F64, Box
+from tasks.arrays import F32, F64, Box, Flags
 
 __all__ = ["stretched"]
 
 CELLS = 16  # along a side
 FEWEST = 10  # stars
+LEAST_SCATTER = 0.003  # of FWHM
 
 
-def stretched(stars: pd.DataFrame, model: Psf, bbox: Box) -> GridPsf | None:
-    """Return the model stretched to the stars near each cell of a grid; None where these are too few."""
-    excess, error = size_excess(stars, model, bbox)
-    known = np.isfinite(excess)
-    if known.sum() < FEWEST:
+def stretched(data: Stamps, use: Flags, model: Psf, fwhm: float, bbox: Box) -> GridPsf | None:
+    """Return the model stretched to the stars (N,) of `use` near each cell of a grid; None where these are too few."""
+    excess = size_excess(data, model, fwhm)
+    rows = np.flatnonzero(use & np.isfinite(excess))
+    if rows.size < FEWEST:
         return None
+    error = np.hypot(data.noise(fwhm)[rows] / data.flux[rows], LEAST_SCATTER)  # the size is as sure as the flux
     x0, y0, width, height = bbox
     gx, gy = (a.ravel() for a in np.meshgrid(_middles(x0, width), _middles(y0, height)))
-    at = stars.x.to_numpy(np.float64)[known], stars.y.to_numpy(np.float64)[known]
-    around = local_levels(gx, gy, at, excess[known], error[known], float(max(width, height)))
-    limit = 3 * scatter(excess[known])
+    around = local_levels(gx, gy, (data.x[rows], data.y[rows]), excess[rows], error, float(max(width, height)))
+    limit = 3 * scatter(excess[rows]) + abs(median(excess[rows]))
     return GridPsf(_stretch(model.kernel_at(gx, gy), np.exp(np.clip(around, -limit, limit))), CELLS, CELLS, bbox)
 
 

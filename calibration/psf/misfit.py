@@ -4,14 +4,13 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
+from calibration.psf.stamps import Stamps
 from exposure import Exposure, Psf
-from exposure.psf_width import psf_sizes
 from exposure.quantiles import median, scatter
-from exposure.size_mixture import NOISE
+from exposure.stamps import adaptive_moments, sided
 from exposure.star_locus import EVIDENT
-from tasks.arrays import F64, Box
+from tasks.arrays import F64, Flags
 
 __all__ = ["MOST_MISFIT", "Misfit", "size_excess", "size_misfit", "warn_of"]
 
@@ -23,7 +22,6 @@ MOST_MISFIT = 0.02
 A_CELL, MOST_CELLS = 6, 8  # stars; cells along a side
 SURE = 3.0  # sigma
 LEAST_STARS = 3  # of a cell that tells
-LEAST_ERROR = 0.003  # of the FWHM of a star
 
 
 @dataclass(frozen=True)
@@ -37,32 +35,36 @@ class Misfit:
     y: float
 
 
-def size_misfit(stars: pd.DataFrame, model: Psf, bbox: Box) -> Misfit:
-    """Compare the adaptive sizes of stars (x, y, size, snr) with those of a model at their places, in cells of some each."""
-    excess, error = size_excess(stars, model, bbox)
-    x, y = (stars[c].to_numpy(np.float64) for c in "xy")
-    n = min(max(int(np.sqrt(x.size / A_CELL)), 1), MOST_CELLS)
-    cx, cy = (np.clip(((v - v.min()) * n / max(np.ptp(v), 1.0)).astype(np.int64), 0, n - 1) for v in (x, y))
+def size_misfit(data: Stamps, model: Psf, fwhm: float) -> Misfit:
+    """Compare the adaptive sizes of stars with those of a model at their places, in cells of some stars each."""
+    excess, cells = size_excess(data, model, fwhm), max(int(np.sqrt(data.x.size / A_CELL)), 1)
+    known = np.isfinite(excess)
+    n = min(cells, MOST_CELLS)
+    cx, cy = (np.clip(((v - v.min()) * n / max(np.ptp(v), 1.0)).astype(np.int64), 0, n - 1) for v in (data.x, data.y))
     worst = Misfit(0.0, float("nan"), float("nan"))
+    usual = scatter(excess[known]) if known.any() else 0.0
     for c in np.unique(cy * n + cx):
-        here = np.isfinite(excess) & (cy * n + cx == c)
+        here = known & (cy * n + cx == c)
         if here.sum() < LEAST_STARS:
             continue
-        middle = median(excess[here])
-        own = max(scatter(excess[here]), median(error[here]))
+        middle, own = median(excess[here]), max(scatter(excess[here]), 0.3 * usual)
         if abs(middle) > SURE * 1.25 * own / np.sqrt(here.sum()) and abs(middle) > worst.error:
-            worst = Misfit(abs(middle), float(x[here].mean()), float(y[here].mean()))
+            worst = Misfit(abs(middle), float(data.x[here].mean()), float(data.y[here].mean()))
     return worst
 
 
-def size_excess(stars: pd.DataFrame, model: Psf, bbox: Box) -> tuple[F64, F64]:
-    """Return by how much of its FWHM each star is wider than the model, less what most are, and its error, (N,) each."""
-    x, y, size, snr = (stars[c].to_numpy(np.float64) for c in ("x", "y", "size", "snr"))
+def size_excess(data: Stamps, model: Psf, fwhm: float) -> F64:
+    """Return by how much of its FWHM each star is wider than the model, (N,); NaN where it cannot be measured."""
+    side = min(data.raw.shape[-1], 2 * int(1.9 * fwhm) + 1)
+    image = sided(model.image_at(data.x, data.y), side)
+    stars = sided(data.raw, side)
+    seen: Flags = np.isfinite(stars)
+    light = image * data.flux[:, None, None].astype(np.float32)
+    offsets = data.x - data.cx, data.y - data.cy
+    of_stars, of_model = (adaptive_moments(s, *offsets)[:, :2].sum(1) for s in (np.where(seen, stars, light), image))
+    few = seen.mean(axis=(1, 2)) < 0.7
     with np.errstate(invalid="ignore", divide="ignore"):
-        excess = 0.5 * np.log(size / psf_sizes(model, bbox, x, y))
-        error = np.hypot(0.5 * NOISE / snr, LEAST_ERROR)
-    known = np.isfinite(excess)
-    return excess - (median(excess[known]) if known.any() else 0.0), error
+        return np.asarray(np.where(few | (data.flux <= 0), np.nan, 0.5 * np.log(of_stars / of_model)))
 
 
 def warn_of(evidence: float, misfit: Misfit, exposure: Exposure) -> None:

@@ -108,7 +108,7 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
             f"{len(stars)} stars do not determine a PSF model: {_ADVICE}",
             **exposure.where,
         ) from error
-    model, (residual, chi2), misfit = _checked(final, data, held, sources.iloc[_alone(sources)], exposure.bbox)
+    model, (residual, chi2), misfit = _checked(final, data, held, use, exposure.bbox, fwhm)
     mean = fwhm_of(model.moments_at(*final.average_position()))[0]
     evidence = float(sources.attrs.get(EVIDENCE, np.nan))
     warn_of(evidence, misfit, exposure)
@@ -116,13 +116,13 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
 
 
 def _checked(
-    model: Psf, data: Stamps, held: Flags, stars: pd.DataFrame, bbox: Box
+    model: Psf, data: Stamps, held: Flags, use: Flags, bbox: Box, fwhm: float
 ) -> tuple[Psf, tuple[float, float], Misfit]:
     """Return the model, its residuals and its misfit; a model stretched to follow the stars where that suits them better."""
-    judged, misfit = _judge(model, data, held), size_misfit(stars, model, bbox)
-    other = stretched(stars, model, bbox) if misfit.error > MOST_MISFIT else None
+    judged, misfit = _judge(model, data, held), size_misfit(data, model, fwhm)
+    other = stretched(data, use, model, fwhm, bbox) if misfit.error > MOST_MISFIT else None
     if other is not None:
-        second, smaller = _judge(other, data, held), size_misfit(stars, other, bbox)
+        second, smaller = _judge(other, data, held), size_misfit(data, other, fwhm)
         if not second[0] > judged[0] and smaller.error < misfit.error:  # NaN where none was held out
             return other, second, smaller
     return model, judged, misfit

@@ -37,9 +37,8 @@ def test_stars_and_psf_of_a_frame(stars, galaxies):
     right, called = shares(sources, truth)
     assert right.mean() >= 0.97 and (~called).sum() <= 1 + 0.1 * called.size
     fit = fit_psf(exposure, sources)
-    errors = np.abs(size_errors(fit.psf, psf, SIDE))
-    # less than thirty stars tell a constant PSF; this one varies by 4 % to either side
-    assert np.median(errors) < 0.02 and errors.max() < (0.025 if fit.n_stars > 30 else 0.05)
+    # of less than ten stars one tells a constant PSF; this one varies by 4 % to either side
+    assert np.abs(size_errors(fit.psf, psf, SIDE)).max() < (0.025 if fit.n_stars > 10 else 0.05)
     assert fit.misfit.error < 0.02
     exposure.psf = psf  # against a model of the PSF
     assert shares(detect_sources(exposure), truth)[1].sum() >= called.sum()
