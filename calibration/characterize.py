@@ -9,7 +9,6 @@ import pandas as pd
 from calibration.astrometry import refine_wcs
 from calibration.defects.mending import mend_bad_pixels
 from calibration.defects.tracks import find_rays
-from calibration.lonely import are_scattered
 from calibration.noise import fill_variance, subtract_background
 from calibration.psf.model import PsfFit, fit_psf
 from calibration.psf.smoothing import UNDERSAMPLED_FWHM, scale_to_flux_errors, smooth
@@ -160,7 +159,7 @@ def _measure(exposure: Exposure, sources: pd.DataFrame) -> None:
         sources.x,
         sources.y,
         origin=exposure.origin,
-        bad=~exposure.good("BAD", "CR") if are_scattered(exposure) else None,
+        bad=~exposure.good("BAD", "CR"),
     )
     factor = None if exposure.ap_corr is None else exposure.ap_corr.at(PSF_FLUX, sources.x, sources.y)
     scale = 1.0 if factor is None else factor

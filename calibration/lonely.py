@@ -13,7 +13,7 @@ from exposure import Exposure
 from exposure.mask import plane_bits
 from tasks.arrays import F32, Flags
 
-__all__ = ["are_scattered", "without_lonely"]
+__all__ = ["without_lonely"]
 
 SHARE = 5e-4  # of the pixels that are bad: fewer are not looked at
 STEP = 8  # px, of the sample that tells
@@ -25,16 +25,11 @@ AROUND = np.array([[0.5, 1, 0.5], [1, 0, 1], [0.5, 1, 0.5]], np.float32)
 SURFACE = np.array([[-0.25, 0.5, -0.25], [0.5, 0.0, 0.5], [-0.25, 0.5, -0.25]], np.float32)
 
 
-def are_scattered(exposure: Exposure) -> bool:
-    """Return whether so many pixels are bad that they are worth a look, as a sample tells."""
-    return bool(((exposure.mask[::STEP, ::STEP] & plane_bits(KINDS)) != 0).mean() >= SHARE)
-
-
 def without_lonely(exposure: Exposure) -> Exposure:
     """Return an exposure whose lonely bad pixels are filled and no longer flagged; the same one where bad pixels are few."""
-    if not are_scattered(exposure):
-        return exposure
     bits = plane_bits(KINDS)
+    if ((exposure.mask[::STEP, ::STEP] & bits) != 0).mean() < SHARE:
+        return exposure
     bad = ~exposure.good(*KINDS)
     lonely = _lonely(bad) & ((exposure.mask & plane_bits(WORSE)) == 0)
     near = _filtered((~bad).astype(np.float32), AROUND)

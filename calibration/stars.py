@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 from calibration.lonely import without_lonely
@@ -27,8 +26,6 @@ __all__ = ["Found", "bright_stars", "find_stars", "isolated", "model_sizes", "ps
 MOST = 100_000  # peaks that are looked at
 ENOUGH_FOR_PSF, LEAST_STARS, FEW = 6, 4, 8
 MIN_SNR, FAINT = 20.0, 10.0  # of stars; where there are few
-UNDERSAMPLED, BLUR = 1.05, 1.0  # px: radius below which sizes depend on the place inside the pixel; sigma that helps
-LEAST_SIZE = 0.05  # px^2
 MODEL_ERROR = 0.15  # ln size by which a PSF model may be off
 STAMP, MOST_STAMP, WIDE_ENOUGH = 25, 91, 9.0  # px; px; sigma: side of the stamps that sizes are measured on
 MOST_SHAPES = 20_000
@@ -125,9 +122,6 @@ def shapes(exposure: Exposure, data: F32, x: F64, y: F64, snr: F64) -> tuple[F64
         moments = adaptive_moments(stamps, x[rows] - ix[rows], y[rows] - iy[rows])
         size[rows] = 0.5 * (moments[:, 0] + moments[:, 1])
         radius = _typical_radius(size, snr)
-        if radius < UNDERSAMPLED:
-            size[rows] = _blurred_sizes(data, x[rows], y[rows], side)
-            break
         if side >= min(WIDE_ENOUGH * radius, MOST_STAMP):
             break
         side = min(2 * int(0.75 * WIDE_ENOUGH * radius) + 1, MOST_STAMP)
@@ -135,13 +129,6 @@ def shapes(exposure: Exposure, data: F32, x: F64, y: F64, snr: F64) -> tuple[F64
     near = gather(exposure.mask, ix, iy, 2 * reach + 1, -1)
     off = (near == -1).any(axis=(1, 2))
     return size, off | ((near & plane_bits(SPOILING)) != 0).any(axis=(1, 2))
-
-
-def _blurred_sizes(data: F32, x: F64, y: F64, side: int) -> F64:
-    """Return the sizes (N,), px^2, of sources that are hardly sampled: of the blurred image, less the blur."""
-    ix, iy = nearest_pixels(x), nearest_pixels(y)
-    moments = adaptive_moments(gather(cv2.GaussianBlur(data, (9, 9), BLUR), ix, iy, side, 0.0), x - ix, y - iy)
-    return np.maximum(0.5 * (moments[:, 0] + moments[:, 1]) - BLUR**2, LEAST_SIZE)
 
 
 def _typical_radius(size: F64, snr: F64) -> float:
@@ -192,10 +179,9 @@ def find_stars(
         The size of a PSF model at each source, where there is one.
     """
     usable, radius = able & np.isfinite(size), USUAL_RADIUS * _scale(size, snr)
-    blur = BLUR**2 if _typical_radius(size, snr) < UNDERSAMPLED else 0.0  # what was measured is the size with it
     with np.errstate(invalid="ignore", divide="ignore"):
-        logs = np.log(size + blur)
-        relative = None if expected is None else logs - np.log(expected + blur)
+        logs = np.log(size)
+        relative = None if expected is None else logs - np.log(expected)
     found = Found(np.zeros(x.size, np.bool_), 0.0)
     for clean in _less_and_less_alone(x, y, flux, usable, merged, radius):
         least = MIN_SNR if (clean & (snr >= MIN_SNR)).sum() >= FEW else FAINT

@@ -37,8 +37,7 @@ EVIDENT = 9.0
 CHANCE = 1 / 150  # of that gain, per source: what the density of galaxies alone is not as smooth as it is taken for
 WIDTHS = (0.03, 0.07)  # scatter of stars that is tried first
 STEP = 0.03  # of ln size, of the levels that are tried
-SURE = 0.4  # gain of ln likelihood per source above which no other start is tried
-MOST = 900  # sources that the peak is looked for among
+MOST = 1200  # sources that the peak is looked for among
 TURNS = 3
 MOST_ANCHORS = 300
 NEAREST = 16  # stars that a plane goes through
@@ -104,11 +103,8 @@ def star_locus(x: F64, y: F64, snr: F64, log_size: F64, clean: Flags, within: fl
         return out
     some = every.take(rows)
     side = max(float(np.ptp(some.x)), float(np.ptp(some.y)), 1.0)
-    start = _peak(some, within) if within is not None else _in_cells(some, *_peak(some, None))
-    mixture, levels, evidence = _followed(some, *start, side)
-    if within is None and evidence < SURE * rows.size:
-        other = _followed(some, *_everywhere(some), side)
-        mixture, levels, evidence = other if other[2] > evidence else (mixture, levels, evidence)
+    starts = [_peak(some, within)] if within is not None else [_in_cells(some, *_peak(some, None)), _everywhere(some)]
+    mixture, levels, evidence = max((_followed(some, *start, side) for start in starts), key=lambda found: found[2])
     levels = _planes(every.x, every.y, _anchors(some, levels, mixture), mixture.scatter, side)
     parts = densities(every.size - levels, every.noise, every.kind, mixture)
     out.level[known], out.probability[known] = levels, parts[0] / parts.sum(0)
@@ -150,12 +146,11 @@ def _anchors(some: Sizes, levels: F64, mixture: Mixture) -> Sizes:
 def _peak(some: Sizes, within: float | None) -> tuple[F64, Mixture]:
     """Return one level of the stars for all sources (N,), and the mixture there."""
     if within is None:
-        low, high = np.quantile(some.size, (0.002, 0.75))
+        low, high = np.quantile(some.size, (0.002, 0.98))
         grid = np.arange(low - 0.1, high + STEP, STEP)
     else:
         grid = np.arange(-within, within + STEP / 2, STEP)
-    first, middle, last = np.quantile(some.size, (0.002, 0.25, 0.98))
-    table = np.arange(first - 0.5, last + 0.5, BIN)
+    table, middle = np.arange(some.size.min() - 0.5, some.size.max() + 0.5, BIN), float(np.quantile(some.size, 0.25))
     best, level, found = -np.inf, 0.0, Mixture(np.zeros((0, 3)), np.zeros((0, 0)), 0.0)
     for width in WIDTHS:
         of_class = [some.take(some.kind == c) for c in range(len(CLASSES) + 1)]

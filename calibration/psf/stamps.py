@@ -86,20 +86,19 @@ class Stamps:
     def centred(self, model: Psf | None = None) -> F32:
         """Return stamps (N, S, S) moved to the grid and divided by flux; NaN pixels stay NaN.
 
-        What stands in for them in the move is the light on the other side; near the middle what a model says, if there is one.
+        What stands in for them in the move is what a model says, or, without one, the light on the other side.
         """
         out = np.empty_like(self.raw)
         holes = ~np.isfinite(self.raw)
-        whole = self.raw
         if holes.any():
-            rest = np.nan_to_num(self.raw[:, ::-1, ::-1])
-            middle = slice(holes.shape[1] // 4, -(holes.shape[1] // 4))
-            rows = np.flatnonzero(holes[:, middle, middle].any(axis=(1, 2)))
-            if model is not None and rows.size:
-                light = sided(model.image_at(self.x[rows], self.y[rows]), self.raw.shape[-1])
-                rest[rows] = light * self.flux[rows, None, None].astype(np.float32)
-            whole = np.where(holes, rest, self.raw)
-        shift_stamps(whole, self.cx - self.x, self.cy - self.y, out)
+            if model is None:
+                rest = np.nan_to_num(self.raw[:, ::-1, ::-1])
+            else:
+                light = self.flux[:, None, None].astype(np.float32)
+                rest = sided(model.image_at(self.x, self.y), self.raw.shape[-1]) * light
+            shift_stamps(np.where(holes, rest, self.raw), self.cx - self.x, self.cy - self.y, out)
+        else:
+            shift_stamps(self.raw, self.cx - self.x, self.cy - self.y, out)
         with np.errstate(divide="ignore", invalid="ignore"):  # a star whose pixels are all covered has no flux
             out /= self.flux[:, None, None].astype(np.float32)
         if holes.any():

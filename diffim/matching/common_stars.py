@@ -22,9 +22,9 @@ MODEL_ERROR = 0.15  # ln size by which a PSF model may be off
 STAMP, MOST_STAMP = 25, 91  # px
 SEEN = 10.0  # S/N of a source whose size tells
 FEW = 8  # stars whose ratios say what most are
-OFF = 3.5  # sigma
-LEAST_SCATTER, FIRST_SCATTER, MOST_SCATTER = 0.01, 0.02, 0.04  # of ratios, beyond noise
-ROUNDS = 5
+OFF = 4.0  # sigma
+LEAST_SCATTER, MOST_SCATTER = 0.01, 0.1  # of ratios, beyond noise
+USUAL_SCATTER = 0.3  # of ratios that are looked at at all
 
 
 @dataclass(frozen=True)
@@ -99,24 +99,18 @@ def _steady(sources: Stars, first: tuple[F64, F64], second: tuple[F64, F64], amo
         rows = np.flatnonzero(seen)
     if rows.size < FEW:
         return seen
+    rows = rows[np.abs(ratio[rows] - median(ratio[rows])) < USUAL_SCATTER]
     side = max(float(np.ptp(sources.x)), float(np.ptp(sources.y)), 1.0)
-    spread, level = FIRST_SCATTER, np.full(len(sources), _mode(ratio[rows], error[rows]))
-    for _ in range(ROUNDS):
+    spread, level = LEAST_SCATTER, np.full(len(sources), median(ratio[rows]))
+    for _ in range(3):
         own = ratio[rows] - level[rows]
-        near = np.abs(own) < OFF * np.hypot(spread, error[rows])
-        if near.sum() < FEW:
+        spread = float(
+            np.clip(np.sqrt(max(scatter(own) ** 2 - median(error[rows]) ** 2, 0)), LEAST_SCATTER, MOST_SCATTER)
+        )
+        kept = rows[np.abs(own) < OFF * np.hypot(spread, error[rows])]
+        if kept.size < FEW:
             break
-        kept, own = rows[near], own[near]
-        square = max(scatter(own) ** 2 - median(error[kept]) ** 2, 0)
-        spread = float(np.clip(np.sqrt(square), LEAST_SCATTER, MOST_SCATTER))
         at, sigma = (sources.x[kept], sources.y[kept]), np.hypot(spread, error[kept])
         level = local_levels(sources.x, sources.y, at, ratio[kept], sigma, side)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.abs(ratio - level) < OFF * np.hypot(spread, error))
-
-
-def _mode(ratio: F64, error: F64) -> float:
-    """Return where the ratios (N,) are densest: where most stars vary, the constant ones are still alike."""
-    sigma = np.hypot(error, FIRST_SCATTER)
-    z = (ratio[:, None] - ratio[None, :]) / sigma
-    return float(ratio[np.argmax((np.exp(-0.5 * z * z) / sigma).sum(1))])
