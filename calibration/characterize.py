@@ -102,16 +102,13 @@ def add_psf(exposure: Exposure, sources: pd.DataFrame, rules: Instrument) -> Psf
 
 def _psf_report(fit: PsfFit, rules: Instrument) -> dict[str, float]:
     """Return the numbers of a PSF fit for the metadata."""
-    where = {"psfSizeErrorX": fit.misfit.x, "psfSizeErrorY": fit.misfit.y} if fit.misfit.error else {}
-    return where | {
+    return {
         "psfFwhm": fit.fwhm,
         "undersampled": _undersampled(fit.fwhm, rules),
         "psfHeldOutResidual": fit.held_out_residual,
         "psfHeldOutChi2": fit.held_out_chi2,
         "psfStars": float(fit.n_stars),
         "psfWingFraction": fit.wing_fraction,
-        "psfStarEvidence": fit.star_evidence,
-        "psfSizeError": fit.misfit.error,
     }
 
 
@@ -153,13 +150,7 @@ def _without_cosmic_rays(
 def _measure(exposure: Exposure, sources: pd.DataFrame) -> None:
     """Add psfFlux, psfFluxErr (image unit) and snr to the sources, with aperture correction."""
     fluxes = forced_psf_photometry(
-        exposure.image,
-        exposure.variance,
-        exposure.require_psf(),
-        sources.x,
-        sources.y,
-        origin=exposure.origin,
-        bad=~exposure.good("BAD", "CR"),
+        exposure.image, exposure.variance, exposure.require_psf(), sources.x, sources.y, origin=exposure.origin
     )
     factor = None if exposure.ap_corr is None else exposure.ap_corr.at(PSF_FLUX, sources.x, sources.y)
     scale = 1.0 if factor is None else factor

@@ -74,31 +74,12 @@ class Stamps:
         level = (sd - slope * sp) / n
         self.raw -= level.astype(np.float32)[:, None, None]
 
-    def noise(self, radius: float) -> F64:
-        """Return the noise (N,), image unit, of the light within a radius of px; that of all where no pixel is known."""
-        g = np.arange(self.raw.shape[-1]) - self.raw.shape[-1] // 2
-        inside = self.variance[:, np.hypot(g[:, None], g[None, :]) <= radius].astype(np.float64)
-        known = np.isfinite(inside)
-        mean = np.where(known, inside, 0).sum(1) / np.maximum(known.sum(1), 1)
-        usual = float(np.median(mean[known.any(1)])) if known.any() else 1.0
-        return np.asarray(np.sqrt(np.where(known.any(1), mean, usual) * np.pi * radius**2))
-
-    def centred(self, model: Psf | None = None) -> F32:
-        """Return stamps (N, S, S) moved to the grid and divided by flux; NaN pixels stay NaN.
-
-        What stands in for them in the move is what a model says, or, without one, the light on the other side.
-        """
+    def centred(self) -> F32:
+        """Return stamps (N, S, S) moved to the grid and divided by flux; NaN pixels (and what they touch) stay NaN."""
         out = np.empty_like(self.raw)
         holes = ~np.isfinite(self.raw)
-        if holes.any():
-            if model is None:
-                rest = np.nan_to_num(self.raw[:, ::-1, ::-1])
-            else:
-                light = self.flux[:, None, None].astype(np.float32)
-                rest = sided(model.image_at(self.x, self.y), self.raw.shape[-1]) * light
-            shift_stamps(np.where(holes, rest, self.raw), self.cx - self.x, self.cy - self.y, out)
-        else:
-            shift_stamps(self.raw, self.cx - self.x, self.cy - self.y, out)
+        mirrored = np.nan_to_num(self.raw[:, ::-1, ::-1])  # the light on the other side stands in for missing pixels
+        shift_stamps(np.where(holes, mirrored, self.raw), self.cx - self.x, self.cy - self.y, out)
         with np.errstate(divide="ignore", invalid="ignore"):  # a star whose pixels are all covered has no flux
             out /= self.flux[:, None, None].astype(np.float32)
         if holes.any():
