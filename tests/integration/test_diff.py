@@ -130,7 +130,7 @@ import numpy as np
 from service.commands.main import app
 arguments = sys.argv[1:]
 app(arguments, standalone_mode=False)
-print([m for m in ("scipy.linalg", "scipy.fft", "scipy.spatial", "rich") if m in sys.modules])
+print([m for m in ("scipy.spatial", "scipy.stats", "rich") if m in sys.modules])
 import scipy.linalg, gc
 print(gc.isenabled(), scipy.linalg.det(np.eye(2)))
 """
