@@ -53,7 +53,7 @@ _GATE: dict[str, tuple[float, str]] = {
     "maxResidual": (5.0, "residual / sigma of the held-out stars"),
     "maxKernelSumError": (0.2, "|ln| of the kernel's sum over the flux ratio of the stars"),
     "maxCalibrationError": (0.4, "|ln| of the kernel's sum over the ratio of the calibrations"),
-    "maxPsfError": (0.15, "by what fraction the stars are wider or narrower than the PSF"),
+    "maxPsfError": (0.17, "by what fraction the stars are wider or narrower than the PSF"),
     "maxDirectionError": (0.2, "by what fraction the stars of what is convolved are broader than those of the other"),
     "maxPhi": (11.0, "factor that the whitening multiplies a frequency by"),
     "maxNoiseGain": (5.0, "factor that the kernel multiplies the noise by"),

@@ -113,12 +113,15 @@ def test_a_kernel_of_another_registration_is_an_error(pair):
         task.runWithKernel(science.copy(), off.copy(), first.subtractRes, sources)
 
 
-def test_a_cloud_over_half_of_the_frame_is_an_error(pair):
+def test_a_cloud_over_half_of_the_frame_is_followed(pair):
     science, template, sources = pair
     cloudy = science.copy()
     cloudy.image *= np.linspace(0.6, 1.0, cloudy.width, dtype=np.float32)
-    with pytest.raises(BadSubtraction, match="of their flux"):
-        subtract(cloudy, template, sources, spatialKernelOrder=0, maxCalibrationError=0.0)
+    task, _ = subtract(cloudy, template, sources, spatialKernelOrder=0, maxCalibrationError=0.0)
+    m = dict(task.metadata)
+    # a slope from 0.6 to 1 scatters by 0.115 / 0.8 about its mean
+    assert m["transparencyRms"] == pytest.approx(0.144, abs=0.04)
+    assert m["starFluxResidual"] < 0.02
 
 
 def test_a_good_pair_has_room_to_every_limit(pair):
