@@ -116,11 +116,7 @@ def wire_id(settings: Settings, database: Database) -> int:
     RegistryUnavailable, SchemaRefused
         As `alerts.delivery.registry.learn_wire_id`.
     """
-    url = settings.schema_registry.get_secret_value()
-    if not url:
-        return SCHEMA_ID
-    with database.session() as connection:
-        return learn_wire_id(connection, SchemaRegistry(url), settings.schema_subject)
+    return _learnt(settings, database, settings.schema_subject, SCHEMA_ID)
 
 
 def correction_id(settings: Settings, database: Database) -> int:
@@ -131,12 +127,17 @@ def correction_id(settings: Settings, database: Database) -> int:
     RegistryUnavailable, SchemaRefused
         As `alerts.delivery.registry.learn_wire_id`.
     """
+    subject = f"{settings.schema_subject}-corrections"
+    return _learnt(settings, database, subject, CORRECTION_ID, correction_document())
+
+
+def _learnt(settings: Settings, database: Database, subject: str, own: int, document: str | None = None) -> int:
+    """Return the id that the registry has for a subject, with the document where it is not the alerts'; `own` without one."""
     url = settings.schema_registry.get_secret_value()
     if not url:
-        return CORRECTION_ID
-    subject = f"{settings.schema_subject}-corrections"
+        return own
     with database.session() as connection:
-        return learn_wire_id(connection, SchemaRegistry(url), subject, CORRECTION_ID, correction_document())
+        return learn_wire_id(connection, SchemaRegistry(url), subject, own, document)
 
 
 def sweep_orphans(

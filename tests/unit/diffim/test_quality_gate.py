@@ -88,7 +88,9 @@ def test_what_the_gate_does_is_configuration(pair, gate, caplog):
 
 def test_a_limit_of_nothing_fails_nothing(pair):
     science, template, sources = pair
-    subtract(science, replace(template, photo_calib=PhotoCalib(2.0)), sources, maxCalibrationError=0.0)
+    task, result = subtract(science, replace(template, photo_calib=PhotoCalib(2.0)), sources, maxCalibrationError=0.0)
+    assert result.subtractedExposure is not None
+    assert "qualityProblems" not in task.metadata
 
 
 @pytest.mark.parametrize(
