@@ -12,6 +12,7 @@ from psycopg import sql
 from apdb.copy.decode import select_frame
 from apdb.copy.encode import id_array
 from apdb.schema.columns import Column, PublishedSchema
+from apdb.schema.partitions import archived_months
 from tasks import object_statistics as kernels
 from tasks.arrays import F64, I64
 from tasks.object_statistics import HISTORY_DAYS
@@ -82,7 +83,7 @@ def valid_sources(
             valid_in_window(connection, schema, "DiaSource", SOURCE_COLUMNS, ids[~short], stop - HISTORY_DAYS, stop)
         )
     archived = np.zeros(len(ids), np.int64)
-    if connection.execute('SELECT 1 FROM "ApdbArchive" LIMIT 1').fetchone() is not None:
+    if archived_months(connection):
         expected = objects.nDiaSources.to_numpy(np.int64) + np.array([change.get(i, 0) for i in ids.tolist()], np.int64)
         archived = np.maximum(expected - counts, 0)
         kept = np.where(archived[:, None] > 0, before, np.nan)

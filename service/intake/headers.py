@@ -1,7 +1,6 @@
 """Headers of foreign files, read in child processes with limits: never in the process that takes messages."""
 
 import queue
-import signal
 import weakref
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +9,7 @@ from apdb.errors import Busy
 from service.errors import JobCrashed, StorageUnavailable
 from service.settings import Settings
 from service.subprocesses.answering import AnsweringProcess
-from service.subprocesses.limits import cpu_allowance_s
+from service.subprocesses.limits import STUCK, cpu_allowance_s
 from tasks.errors import AlertProdError, CallerError, TransientError
 
 __all__ = ["HeaderReader", "ReadsHeaders", "read_facts"]
@@ -85,7 +84,7 @@ class HeaderReader:
                     return _checked(child.ask(question, timeout_s))
                 except JobCrashed as error:
                     child.kill()
-                    if last or error.status in (None, -signal.SIGXCPU):
+                    if last or error.status in (None, -STUCK):
                         raise _told(error, path) from error
             raise AssertionError("unreachable")
         finally:
@@ -115,7 +114,7 @@ def _told(error: JobCrashed, path: Path) -> AlertProdError:
         return StorageUnavailable(f"{path.name}: its header was not read in time: does the storage answer?")
     why = (
         "takes more processor time than a file of its size may"
-        if error.status == -signal.SIGXCPU
+        if error.status == -STUCK
         else f"ends the process that reads it (status {error.status})"
     )
     return FitsUnreadable(f"{path.name} {why}: refused")

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["OutOfTime", "contain", "cpu_allowance_s", "cpu_limited"]
+__all__ = ["STUCK", "OutOfTime", "contain", "cpu_allowance_s", "cpu_limited"]
 
 CPU_BASE_S, CPU_BYTES_PER_S = 4.0, 4e6  # xz and bzip2 give what they hold several times as fast
+STUCK = signal.SIGVTALRM  # ends a process whose call into a library does not come back
 LEAST_TIMER_S = 0.05
 KILL_AFTER_S = 2  # where one call into a library does not come back
 
@@ -53,7 +54,8 @@ def cpu_allowance_s(paths: Iterable["str | os.PathLike[str]"]) -> float:
 def cpu_limited(seconds: float) -> Iterator[None]:
     """Bound the processor time that the main thread, which must be the one, uses in the body.
 
-    A call into a library that does not come back ends the process by SIGXCPU soon after.
+    A call into a library that does not come back ends the process by `STUCK` soon after: by a timer of the processor time from
+    now on, as RLIMIT_CPU counts by another clock than `getrusage` and so is seconds off in a process that has worked long.
 
     Raises
     ------
@@ -69,17 +71,14 @@ def cpu_limited(seconds: float) -> Iterator[None]:
         elif active:
             raise OutOfTime
 
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    threads = os.cpu_count() or 1  # the limit counts the time of all
-    last = int(usage.ru_utime + usage.ru_stime + threads * seconds) + KILL_AFTER_S
+    threads = os.cpu_count() or 1  # the timer counts the time of all
     before = signal.signal(signal.SIGPROF, stop)
-    resource.setrlimit(resource.RLIMIT_CPU, (last if hard < 0 else min(last, hard), hard))
+    signal.setitimer(signal.ITIMER_VIRTUAL, threads * seconds + KILL_AFTER_S)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
         active = False
         signal.setitimer(signal.ITIMER_PROF, 0)
-        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGPROF, before)

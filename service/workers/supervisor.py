@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -13,6 +12,7 @@ from apdb.queue.claims import Patience
 from service.crash import crash_at
 from service.errors import JobCrashed
 from service.settings import Settings
+from service.subprocesses.limits import STUCK
 from service.workers.gate import Gate
 from service.workers.job_process import JobProcess
 from service.workers.outcomes import after, runs_alone
@@ -181,7 +181,7 @@ class Worker:
                 job.kill()
                 if self._release.is_set():
                     return stopped
-                if error.status == -signal.SIGXCPU:
+                if error.status == -STUCK:
                     text = "its files take more processor time to open than files of their size may: refused"
                     return {"state": VisitState.FAILED, "code": "fits_unreadable", "text": _about(claim, text)}
                 return {"state": "retry", "code": error.code, "text": _about(claim, str(error))}

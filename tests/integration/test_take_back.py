@@ -207,8 +207,8 @@ def test_sources_in_archived_months_are_counted_still(pair):
         lost = dict(c.execute('SELECT "diaObjectId", 1 FROM "DiaSource" WHERE visit = 5 AND "diaObjectId" IS NOT NULL'))
         c.execute('DELETE FROM "DiaSource" WHERE visit = 0')
         c.execute(
-            'INSERT INTO "ApdbArchive" (partition, "tableName", "beginMjdTai", "endMjdTai", file, rows, checksum, state) '
-            "VALUES ('DiaSource_2025m01', 'DiaSource', 60600, 60630, 'x', 1, 'x', 'dropped')"
+            'INSERT INTO "ApdbArchive" (partition, "tableName", "beginMjdTai", "endMjdTai", file, rows, checksum, state, generation) '
+            "VALUES ('DiaSource_2025m01', 'DiaSource', 60600, 60630, 'x', 1, 'x', 'dropped', 1)"
         )
     survey.withdraw((5, 0))
     after = {i: (n, first) for i, n, first in rows_of(survey.database, counts)}

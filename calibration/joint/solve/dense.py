@@ -6,9 +6,11 @@ import numpy as np
 import scipy.linalg
 
 from calibration.errors import SingularFit
-from tasks.arrays import F64, I64
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["DenseFactor"]
+
+_LEAST_PIVOT = 1e-13  # of a matrix scaled to a unit diagonal: less is rounding
 
 
 class DenseFactor:
@@ -37,16 +39,24 @@ class DenseFactor:
         try:
             self.factor = scipy.linalg.cho_factor(scaled, lower=True, check_finite=False)
         except np.linalg.LinAlgError as error:
-            values, vectors = np.linalg.eigh(scaled)
-            loose = np.abs(vectors[:, values < max(1e-12, 1e-14 * values[-1])]).max(1, initial=0.0)
-            worst = loose if loose.any() else np.abs(vectors[:, 0])
-            raise _singular(index[worst > 0.3 * worst.max()], names) from error
+            raise _singular(index[_loose(scaled)], names) from error
+        # whether rounding makes a pivot that should be zero negative is up to the processor and the number of threads
+        if (np.diag(self.factor[0]) ** 2).min(initial=1.0) < _LEAST_PIVOT:
+            raise _singular(index[_loose(scaled)], names)
 
     def solve(self, right: F64) -> F64:
         """Return S^-1 right, shape (P,)."""
         return np.asarray(
             self.scale * scipy.linalg.cho_solve(self.factor, self.scale * right, check_finite=False), np.float64
         )
+
+
+def _loose(scaled: F64) -> Flags:
+    """Return which columns (P,) of a singular matrix, scaled to a unit diagonal, nothing holds."""
+    values, vectors = np.linalg.eigh(scaled)
+    loose = np.abs(vectors[:, values < max(1e-12, 1e-14 * values[-1])]).max(1, initial=0.0)
+    worst = loose if loose.any() else np.abs(vectors[:, 0])
+    return np.asarray(worst > 0.3 * worst.max())
 
 
 def _singular(index: I64, names: Callable[[int], str]) -> SingularFit:
