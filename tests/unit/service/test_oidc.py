@@ -108,7 +108,7 @@ FORGED = {
     "a key that it brings along": {"key": STRANGER, "kid": "x", "head": {"jwk": public(STRANGER, "x"), "jku": "https://evil/keys"}},
     "another issuer": {"iss": "https://evil.example"}, "no issuer": {"iss": ...}, "another service": {"aud": "other"}, "no service": {"aud": ...},
     "a part of our name": {"aud": AUDIENCE[:-1]}, "expired": {"exp": time.time() - 60}, "no end": {"exp": ...}, "an end in words": {"exp": "never"},
-    "an end that is true": {"exp": True}, "not yet": {"nbf": time.time() + 600}, "nobody": {"sub": ...}, "a line break": {"sub": "a\nb"},
+    "an end that is true": {"exp": True}, "not yet": {"nbf": time.time() + 86400}, "nobody": {"sub": ...}, "a line break": {"sub": "a\nb"},
     "critical extension": {"head": {"crit": ["x"], "x": 1}},
 }  # fmt: skip
 
