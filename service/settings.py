@@ -145,6 +145,15 @@ class Settings(BaseSettings):
         15.0, ge=1, title="Idle time", description="seconds between requests on one connection"
     )
     max_connections: int = Field(1000, ge=1, title="Connections", description="open to the API at a time")
+    max_submits: int = Field(
+        64, ge=1, title="Submitting", description="requests that may submit visits at a time, in each API process"
+    )
+    max_viewers: int = Field(
+        200,
+        ge=1,
+        title="Viewers",
+        description="requests that may follow or await visits at a time, in each API process",
+    )
     trusted_proxies: str = Field(
         "", title="Proxies", description="addresses, by commas, whose X-Forwarded-For and -Proto are believed"
     )
@@ -164,6 +173,9 @@ class Settings(BaseSettings):
         45.0, ge=0, title="Drain", description="seconds that a worker may take to end its visits after SIGTERM"
     )
     order_wait_s: float = Field(120.0, ge=0, title="Order", description="how long a visit waits for an earlier one")
+    image_wait_s: float = Field(
+        0.0, ge=0, le=86400, title="Late images", description="seconds that an image may come after its message"
+    )
     poll_s: float = Field(0.2, gt=0, title="Poll", description="pause of an idle worker or relay")
     max_upload_mb: int = Field(1024, gt=0, title="Upload limit", description="largest upload, MiB")
     upload_keep_days: float = Field(

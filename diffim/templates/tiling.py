@@ -52,6 +52,12 @@ class SkyTiling:
         s, c = self.pixel_scale / 3600.0, (size - 1) / 2
         return Tile(ring, column, SkyWcs.tan((c, c), (ra, dec), [[-s, 0], [0, s]]), size)
 
+    def bounds(self, ring: int, column: int) -> tuple[float, float, float, float]:
+        """Return the inner area of a tile: ra from and to, dec from and to (degrees)."""
+        width = 360.0 / self._columns(ring)
+        low = -90 + ring * self.step
+        return column * width, (column + 1) * width, low, low + self.step
+
     def overlapping(self, ra: F64, dec: F64) -> list[Tile]:
         """Return the tiles whose inner area holds any of the positions (N,), degrees (sample an image densely enough)."""
         rings = np.clip(((dec + 90) / self.step).astype(int), 0, round(180 / self.step) - 1)

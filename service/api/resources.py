@@ -7,6 +7,8 @@ from fastapi import Depends, FastAPI, Request
 
 from apdb import Database, Ledger
 from service.api.answers import STREAM_TIMEOUT_S, Answers
+from service.api.guard.admission import Admission
+from service.api.stream.feed import Feed
 from service.api.uploads import UploadSlots
 from service.intake.headers import HeaderReader
 from service.settings import Settings
@@ -37,6 +39,10 @@ class Resources:
         Reads headers of images in processes of their own.
     uploads
         Slots of images that come in.
+    feed
+        Changes of state of visits, for all who follow them.
+    admission
+        Places and threads of those who submit.
     """
 
     settings: Settings
@@ -46,6 +52,8 @@ class Resources:
     subjects: tuple[str, ...]
     headers: HeaderReader
     uploads: UploadSlots
+    feed: Feed
+    admission: Admission
 
 
 def open_resources(settings: Settings) -> Resources:
@@ -60,7 +68,8 @@ def open_resources(settings: Settings) -> Resources:
     answers = Answers(Database(settings.database(), STREAM_TIMEOUT_S, read_only=True))
     subjects = (settings.schema_subject, f"{settings.alert_topic}-value")
     headers, uploads = HeaderReader(settings), UploadSlots(MAX_UPLOADS)
-    return Resources(settings, database, Ledger(database), answers, subjects, headers, uploads)
+    feed, admission = Feed(database, settings.max_viewers), Admission(settings.max_submits)
+    return Resources(settings, database, Ledger(database), answers, subjects, headers, uploads, feed, admission)
 
 
 def set_resources(app: FastAPI, resources: Resources) -> None:

@@ -170,7 +170,8 @@ class Processor:
         check_midpoint(info.midpoint_mjd_tai, self._limits, float(Time.now().tai.mjd), claim.visit, claim.detector)
         region = lock_pixels(polygon(*science.sky_corners()))
         earlier = self._ledger.note_times(claim, info.midpoint_mjd_tai, science.band, region)
-        if earlier and claim.message.get("midpointMjdTai") is None and claim.attempt == 1:
+        urgent = claim.message.get("priority", 0) > 0  # the association takes earlier visits when they come
+        if earlier and not urgent and claim.message.get("midpointMjdTai") is None and claim.attempt == 1:
             raise WaitForEarlier("an earlier visit of this patch is not done yet")
         if claim.message.get("reprocess") == "replace":
             with self._database.session() as connection:

@@ -8,9 +8,11 @@ import time
 from typing import Any
 
 from apdb import Claim, Database, LeaseLost, Ledger, VisitState
+from apdb.queue.changes import look_for_images
 from apdb.queue.claims import Patience
 from service.crash import crash_at
 from service.errors import JobCrashed
+from service.intake.submit import image_is_there
 from service.settings import Settings
 from service.subprocesses.limits import STUCK
 from service.workers.gate import Gate
@@ -23,6 +25,7 @@ __all__ = ["Worker"]
 log = logging.getLogger("alertprod.worker")
 START_ATTEMPTS = 3  # job processes in a row that die before their first answer: the next ones would die as well
 RECORD_S = 60.0  # how long the database is asked to take a failure; then the lease runs out
+LOOK_S = 1.0  # between two looks for late images
 WATCH_S = 5.0  # at least, between two looks at leases that ran out
 
 
@@ -31,7 +34,8 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._ledger = Ledger(Database(settings.database()))
+        self._database = Database(settings.database())
+        self._ledger = Ledger(self._database)
         self._patience = Patience(settings.attempts, settings.retry_s)
         self._gate = Gate()
         self._stop, self._release = threading.Event(), threading.Event()
@@ -63,8 +67,8 @@ class Worker:
         slots = self._settings.workers or os.cpu_count() or 1
         threads = [threading.Thread(target=self._slot, args=(k, until_idle), daemon=True) for k in range(slots)]
         ended = threading.Event()
-        watch = threading.Thread(target=self._watch, args=(ended,), daemon=True)
-        for thread in (*threads, watch):
+        watches = [threading.Thread(target=w, args=(ended,), daemon=True) for w in (self._watch, self._look_for_images)]
+        for thread in (*threads, *watches):
             thread.start()
         for thread in threads:
             while thread.is_alive():
@@ -89,6 +93,15 @@ class Worker:
                 self._ledger.give_back_lost(self._patience)
             except Exception as error:  # the next look comes; what is broken for good ends the slots
                 log.warning("leases: %s", error)
+
+    def _look_for_images(self, ended: threading.Event) -> None:
+        """Queue visits whose late images came; apart from `_watch`, for a disk may not answer."""
+        roots = [*self._settings.data_roots, self._settings.upload_dir]
+        while not ended.wait(LOOK_S):
+            try:
+                look_for_images(self._database, lambda uri: image_is_there(uri, roots))
+            except Exception as error:  # the next look comes
+                log.warning("late images: %s", error)
 
     def _start_job(self, number: int) -> JobProcess:
         """Start a job process; after some that died at once, the whole worker is told to stop."""

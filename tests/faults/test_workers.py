@@ -254,7 +254,7 @@ def test_kills_at_random_lose_and_double_nothing(database, tmp_path, record_prop
         worker.wait(10)
     done = start(one, DRAIN="1")
     assert done.wait(120) == 0
-    assert ledger.counts() == {"queued": 0, "running": 0, "done": last, "no_work": 0, "failed": 0, "withdrawn": 0}
+    assert {state: n for state, n in ledger.counts().items() if n} == {"done": last}
     assert outbox(database) == list(range(1, last + 1))
     record_property("kills", KILLS)
     record_property("visits", last)
