@@ -94,7 +94,7 @@ def _submitting_tables(meta: sa.MetaData) -> None:
         sa.Column("key", sa.Text, nullable=False),
         sa.Column("digest", sa.Text, nullable=False),
         sa.Column("status", sa.SmallInteger),
-        sa.Column("answer", pg.JSONB),
+        sa.Column("answer", pg.JSON),  # as it was written, to the byte
         sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW),
         sa.PrimaryKeyConstraint("principal", "key", name="PK_IdempotencyKey"),
         sa.Index("IDX_IdempotencyKey_created", "createdAt"),

@@ -24,7 +24,7 @@ CREATE TABLE "IdempotencyKey" (
     key TEXT NOT NULL,
     digest TEXT NOT NULL,
     status SMALLINT,
-    answer JSONB,
+    answer JSON,
     "createdAt" TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     CONSTRAINT "PK_IdempotencyKey" PRIMARY KEY (principal, key)
 );

@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from apdb import Claim, Database, LeaseLost, Ledger, VisitState
@@ -18,7 +19,7 @@ from service.subprocesses.limits import STUCK
 from service.workers.gate import Gate
 from service.workers.job_process import JobProcess
 from service.workers.outcomes import after, runs_alone
-from tasks.errors import AlertProdError, TransientError
+from tasks.errors import AlertProdError, CallerError, TransientError
 
 __all__ = ["Worker"]
 
@@ -97,9 +98,15 @@ class Worker:
     def _look_for_images(self, ended: threading.Event) -> None:
         """Queue visits whose late images came; apart from `_watch`, for a disk may not answer."""
         roots = [*self._settings.data_roots, self._settings.upload_dir]
+
+        def is_there(uri: str) -> bool:
+            with suppress(CallerError):  # a place that may not be read any more: in the end it is late
+                return image_is_there(uri, roots)
+            return False
+
         while not ended.wait(LOOK_S):
             try:
-                look_for_images(self._database, lambda uri: image_is_there(uri, roots))
+                look_for_images(self._database, is_there)
             except Exception as error:  # the next look comes
                 log.warning("late images: %s", error)
 
