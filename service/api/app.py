@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         with suppress(asyncio.CancelledError):
             await sweeping
         acts.close()
+        resources.database.close()
 
     app = FastAPI(
         title="alertprod",

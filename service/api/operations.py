@@ -17,8 +17,8 @@ operations = APIRouter(tags=["operations"])
 
 
 @operations.get("/healthz")
-def healthz() -> PlainTextResponse:
-    """Alive."""
+async def healthz() -> PlainTextResponse:
+    """Alive: answered by the event loop itself, whatever its threads wait for."""
     return PlainTextResponse("ok\n")
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Request
 
 from apdb import Database, Ledger
+from apdb.pooled import PooledDatabase
 from service.api.answers import STREAM_TIMEOUT_S, Answers
 from service.api.guard.admission import Admission
 from service.api.stream.feed import Feed
@@ -28,7 +29,7 @@ class Resources:
     settings
         Settings of the service.
     database
-        Connections whose statements are short.
+        Connections whose statements are short, and which are kept.
     ledger
         States of visits.
     answers
@@ -46,7 +47,7 @@ class Resources:
     """
 
     settings: Settings
-    database: Database
+    database: PooledDatabase
     ledger: Ledger
     answers: Answers
     subjects: tuple[str, ...]
@@ -64,7 +65,7 @@ def open_resources(settings: Settings) -> Resources:
     SettingsError
         No database is named.
     """
-    database = Database(settings.database(), statement_timeout_s=STATEMENT_TIMEOUT_S)
+    database = PooledDatabase(settings.database(), statement_timeout_s=STATEMENT_TIMEOUT_S)
     answers = Answers(Database(settings.database(), STREAM_TIMEOUT_S, read_only=True))
     subjects = (settings.schema_subject, f"{settings.alert_topic}-value")
     headers, uploads = HeaderReader(settings), UploadSlots(MAX_UPLOADS)

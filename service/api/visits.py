@@ -98,18 +98,20 @@ async def post_visit(
     if request.headers.get("content-type", "").startswith("multipart/"):
         with shared.uploads.one():
             message = await _with_upload(request, shared.settings)
+        request.state.slot = shared.admission.enter()
     else:
-        message = _decode(await request.body())
-    request.state.slot = shared.admission.enter()
+        body = await request.body()
+        request.state.slot = shared.admission.enter()
+        message = _decode(body)
     if reprocess is not None:
         message["reprocess"] = reprocess
     submission = _submission(request, shared, idempotency_key, message)
-    (status, body), replayed = await shared.admission.run(submission.one, message)
+    (status, answer), replayed = await shared.admission.run(submission.one, message)
     if wait > 0:
         request.state.slot.release()  # who waits takes no place from those who submit
-        row = await row_at_end(shared, body["visit"], body["detector"], wait)
-        body = body if row is None else {**describe(row), "new": body["new"]}
-    return _answer((status, body), replayed, f"/v1/visits/{body['visit']}/{body['detector']}")
+        row = await row_at_end(shared, answer["visit"], answer["detector"], wait)
+        answer = answer if row is None else {**describe(row), "new": answer["new"]}
+    return _answer((status, answer), replayed, f"/v1/visits/{answer['visit']}/{answer['detector']}")
 
 
 @visits.post(
@@ -122,8 +124,9 @@ async def post_visits(request: Request, shared: Shared, idempotency_key: Idempot
 
     Where something fails that may pass (503), none was entered.
     """
-    body = _decode(await request.body())
+    raw = await request.body()
     request.state.slot = shared.admission.enter()
+    body = _decode(raw)
     messages = body.get("visits")
     if set(body) != {"visits"} or not isinstance(messages, list) or not 1 <= len(messages) <= MOST:
         raise BadMessage(f'expected {{"visits": [...]}} with 1 to {MOST} messages')
