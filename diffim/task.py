@@ -26,6 +26,7 @@ from exposure.exposure_ids import id_generator
 from tasks import AlertTask, IdFactory, IdGenerator
 from tasks.arrays import F32
 from tasks.errors import CallerError
+from tasks.quanta import quantum_errors
 
 __all__ = ["ImageDifferenceConfig", "ImageDifferenceTask"]
 
@@ -159,10 +160,15 @@ class ImageDifferenceTask(AlertTask):
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Prepare the image, warp and check the template, run, store; a product that was not made is not stored."""
         inputs = butlerQC.get(inputRefs)
-        result = self._from_inputs(inputs["exposure"], list(inputs["coaddExposures"]), inputs)
+        with quantum_errors(self):
+            exposure, template = self._prepared(inputs["exposure"], inputs)
+            kept = getattr(outputRefs, "warpedExposure", None)
+            if kept is not None:  # as it was read: its mask is changed by the subtraction
+                butlerQC.put(template, kept)
+            result = self._from_inputs(exposure, template, inputs)
         for name in self._PRODUCTS:
             ref, value = getattr(outputRefs, name, None), getattr(result, name)
-            if ref is not None and value is not None:
+            if ref is not None and ref is not kept and value is not None:
                 butlerQC.put(value, ref)
 
     def runDataRef(self, sensorRef: dict[str, Any], templateIdList: list[Any] | None = None) -> Struct:
@@ -178,7 +184,8 @@ class ImageDifferenceTask(AlertTask):
         """
         inputs = {key: _opened(value) for key, value in sensorRef.items() if key not in ("output", "templates")}
         patches = [_opened(p) for p in (sensorRef["templates"] if templateIdList is None else templateIdList)]
-        result = self._from_inputs(inputs.pop("exposure"), patches, inputs)
+        exposure, template = self._prepared(inputs.pop("exposure"), {**inputs, "coaddExposures": patches})
+        result = self._from_inputs(exposure, template, inputs)
         if sensorRef.get("output") is not None:
             folder = Path(sensorRef["output"])
             folder.mkdir(parents=True, exist_ok=True)
@@ -190,17 +197,23 @@ class ImageDifferenceTask(AlertTask):
                     value.to_parquet(folder / f"{name}.parquet")
         return result
 
-    def _from_inputs(self, exposure: Exposure, patches: list[Exposure], inputs: dict[str, Any]) -> Struct:
+    def _prepared(self, exposure: Exposure, inputs: dict[str, Any]) -> tuple[Exposure, Exposure]:
+        """Return the image with its final parts, and the template on its pixels, which is made of patches where none is given."""
         catalog = inputs.get("finalizedPsfApCorrCatalog") if self.config.doApplyFinalizedPsf else None
         exposure = self.prepareCalibratedExposure(exposure, catalog)
-        with _no_work():
-            template = merge_patches(exposure, patches)
+        template = inputs.get("templateExposure")
+        if template is None:
+            with _no_work():
+                template = merge_patches(exposure, list(inputs["coaddExposures"]))
         self.checkTemplateIsSufficient(template)
+        return exposure, template
+
+    def _from_inputs(self, exposure: Exposure, template: Exposure, inputs: dict[str, Any]) -> Struct:
         return self.run(
             exposure,
             inputs.get("selectSources"),
             template,
-            idFactory=id_generator(exposure),
+            idFactory=id_generator(exposure, self.config.release_id),
             calexpBackgroundExposure=inputs.get("calexpBackgroundExposure"),
         )
 

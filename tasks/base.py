@@ -18,8 +18,11 @@ import numpy as np
 
 from tasks.errors import CallerError
 from tasks.provenance import ProvenanceMismatch, write_config, write_package_versions, write_together
+from tasks.storage_classes import EXPOSURE, register_storage_classes
 
 __all__ = ["AlertTask", "AlertTaskConfig", "AlertTaskConnections", "make_config", "make_task"]
+
+register_storage_classes()
 
 
 class TaskProvenanceMismatch(ProvenanceMismatch, pipeBase.TaskError):
@@ -41,8 +44,8 @@ class AlertTaskConnections(  # type: ignore[call-arg]
 
     exposure = cT.Input(
         doc="Calibrated science exposure.",
-        name="calexp",
-        storageClass="ExposureF",
+        name="preliminary_visit_image",
+        storageClass=EXPOSURE,
         dimensions=("instrument", "visit", "detector"),
     )
 

@@ -18,6 +18,7 @@ from calibration.joint.task_config import JointcalTaskConfig
 from exposure import ExposureCatalog
 from exposure.camera import Camera
 from tasks.base import AlertTask
+from tasks.quanta import quantum_errors
 
 __all__ = ["JointcalTask"]
 
@@ -141,12 +142,17 @@ class JointcalTask(AlertTask):
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Read the inputs of a quantum, fit, and write one catalogue per visit and half."""
         inputs = butlerQC.get(inputRefs)
-        result = self.run(
-            inputs["inputSourceTableVisit"],
-            inputs["inputVisitSummary"],
-            inputs["inputCamera"],
-            butlerQC.quantum.dataId.get("tract"),
-        )
+        for half in ("astrometry", "photometry"):
+            if inputs.get(f"{half}RefCat"):  # one that was given to the task goes before none
+                shards = [h if isinstance(h, pd.DataFrame) else h.get() for h in inputs[f"{half}RefCat"]]
+                setattr(self, f"{half}RefObjLoader", pd.concat(shards, ignore_index=True))
+        with quantum_errors(self):
+            result = self.run(
+                inputs["inputSourceTableVisit"],
+                inputs["inputVisitSummary"],
+                inputs["inputCamera"],
+                butlerQC.quantum.dataId.get("tract"),
+            )
         for name in ("outputWcs", "outputPhotoCalib"):
             values = getattr(result, name)
             if values is None:

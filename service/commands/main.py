@@ -13,6 +13,7 @@ import typer
 
 from service.commands.alerts import alerts_app
 from service.commands.apdb import apdb_app
+from service.commands.butler import butler_app
 from service.commands.dead_letters import dead_letters_app
 from service.commands.diff import diff
 from service.commands.instrument import instrument_app
@@ -41,6 +42,7 @@ app.add_typer(dead_letters_app, name="dead-letters", rich_help_panel=LOOK)
 app.add_typer(alerts_app, name="alerts", rich_help_panel=LOOK)
 app.add_typer(apdb_app, name="apdb", rich_help_panel=KEEP)
 app.add_typer(template_app, name="template", rich_help_panel=KEEP)
+app.add_typer(butler_app, name="butler", rich_help_panel=KEEP)
 app.add_typer(orbits_app, name="orbits", rich_help_panel=KEEP)
 app.add_typer(tokens_app, name="tokens", rich_help_panel=KEEP)
 app.add_typer(jointcal_app, name="jointcal", rich_help_panel=IMAGES)
