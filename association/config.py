@@ -31,7 +31,14 @@ class DiaPipelineConnections(AlertTaskConnections, dimensions=_CCD):  # type: ig
     template = cT.Input(
         doc="Template on the image's pixels.", name="template_detector", storageClass=EXPOSURE, dimensions=_CCD
     )
-    solarSystemObjectTable = cT.PrerequisiteInput(
+    subtraction = cT.Input(
+        doc="Numbers of the subtraction: by what it multiplied variances.",
+        name="subtractImages_metadata",
+        storageClass="TaskMetadata",
+        dimensions=_CCD,
+        minimum=0,
+    )
+    solarSystemObjectTable = cT.Input(
         doc="Ephemerides of known bodies at the time of the visit.",
         name="preloaded_ss_object",
         storageClass="DataFrame",
@@ -50,7 +57,7 @@ class DiaPipelineConnections(AlertTaskConnections, dimensions=_CCD):  # type: ig
     def __init__(self, *, config: Any = None) -> None:
         super().__init__(config=config)
         if not config.doSolarSystemAssociation:
-            self.prerequisiteInputs.remove("solarSystemObjectTable")
+            self.inputs.remove("solarSystemObjectTable")
 
 
 class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=DiaPipelineConnections):  # type: ignore[call-arg]
@@ -76,6 +83,11 @@ class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=DiaPipelineConnecti
     )
     release_id = pexConfig.RangeField(
         dtype=int, default=0, min=0, doc="Release slot in the ids: a repetition that replaces takes the next."
+    )
+    alertArchive = pexConfig.Field(
+        dtype=str,
+        default="",
+        doc="In a quantum: folder or store that alerts are written to, as the service's; empty: none.",
     )
     scaleToSeeing = pexConfig.Field(
         dtype=bool,

@@ -5,8 +5,10 @@ Killed anywhere, the run is resumed: with ``onStored: reuse`` a detector that wa
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lsst.pipe.base import Struct
 
+from alerts import AlertArchive, AlertInputs, build_alerts
 from exposure import Exposure
 from exposure.exposure_ids import id_generator
 from exposure.instrument import find_instrument
@@ -16,8 +18,9 @@ from tasks.quanta import quantum_errors
 if TYPE_CHECKING:
     from association.task import DiaPipelineTask
 
-__all__ = ["run_quantum", "scaled"]
+__all__ = ["run_quantum", "scale_variances", "scaled", "write_alerts"]
 
+ATTEMPT = 1  # in the names of alert files: a quantum has no others
 TABLES = ("associatedDiaSources", "diaForcedSources", "diaObjects", "newDiaSources", "marginalDiaSources")
 
 
@@ -32,9 +35,12 @@ def run_quantum(task: "DiaPipelineTask", butlerQC: Any, inputRefs: Any, outputRe
     """
     inputs = butlerQC.get(inputRefs)
     difference: Exposure = inputs["diffIm"]
+    scale_variances(inputs["exposure"], inputs["template"], inputs.get("subtraction"))
     task = scaled(task, inputs["exposure"])
 
     def put(result: Struct) -> None:
+        if task.config.alertArchive:
+            write_alerts(task.config.alertArchive, result, inputs)
         for name in TABLES:
             ref = getattr(outputRefs, name, None)
             if ref is not None:
@@ -51,6 +57,40 @@ def run_quantum(task: "DiaPipelineTask", butlerQC: Any, inputRefs: Any, outputRe
             beforeCommit=put,
         )
     butlerQC.put(result.apdbMarker, outputRefs.apdbMarker)
+
+
+def scale_variances(science: Exposure, template: Exposure, subtraction: Any) -> None:
+    """Multiply variances, in place, by what the subtraction multiplied those of the same images in memory with.
+
+    Parameters
+    ----------
+    subtraction
+        Its metadata, under the name of the task; None leaves the variances as they are.
+    """
+    numbers = {} if subtraction is None else subtraction.to_dict()
+    for image, key in ((science, "scaleScienceVarianceFactor"), (template, "scaleTemplateVarianceFactor")):
+        for of_task in numbers.values():
+            if isinstance(of_task, dict) and key in of_task:
+                image.variance *= np.float32(of_task[key])
+
+
+def write_alerts(archive: str, result: Struct, inputs: dict[str, Any]) -> None:
+    """Write the alerts of a detector to a folder or store, one file as the service's; a repetition writes the same name."""
+    difference: Exposure = inputs["diffIm"]
+    science: Exposure = inputs["exposure"]
+    given = AlertInputs(
+        result.alertDiaSources,
+        result.updatedDiaObjects,
+        result.historySources,
+        result.historyForcedSources,
+        result.diaForcedSources,
+        result.associatedSsSources,
+        difference,
+        science,
+        inputs["template"].cutout(*science.bbox),
+        inputs.get("solarSystemObjectTable"),
+    )
+    AlertArchive(archive).write(*difference.key, ATTEMPT, build_alerts(given))
 
 
 def scaled(task: "DiaPipelineTask", exposure: Exposure) -> "DiaPipelineTask":

@@ -67,8 +67,8 @@ class DiaPipelineTask(AlertTask):
     ConfigClass = DiaPipelineConfig
     _DefaultName = "diaPipe"
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, initInputs: Any = None, **kwargs: Any) -> None:
+        super().__init__(initInputs=initInputs, **kwargs)
         c = self.config
         self.new_source_rules = NewSourceRules(
             tuple(c.newObjectBadFlags),

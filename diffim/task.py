@@ -49,6 +49,11 @@ class ImageDifferenceTask(AlertTask):
     _DefaultName = "imageDifference"
     _PRODUCTS = ("subtractedExposure", "scoreExposure", "warpedExposure", "diaSources")
 
+    def __init__(self, butler: Any = None, **kwargs: Any) -> None:
+        """Make the task; `butler` is of the published interface, and not used."""
+        super().__init__(**kwargs)
+        self._last: Differenced | None = None
+
     @staticmethod
     def makeIdFactory(expId: int, expBits: int) -> IdFactory:
         """Return the older id source; see `tasks.ids.IdFactory`."""
@@ -153,9 +158,10 @@ class ImageDifferenceTask(AlertTask):
         if self.config.doAddCalexpBackground and background is not None:
             exposure.image += background.image
         with _no_work():
-            return self._differencing(earlier_fit).run(
+            self._last = self._differencing(earlier_fit).run(
                 exposure, template, exposure.sources if sources is None else sources, ids, difference
             )
+        return self._last
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Prepare the image, warp and check the template, run, store; a product that was not made is not stored."""
@@ -233,14 +239,18 @@ class ImageDifferenceTask(AlertTask):
         Parameters
         ----------
         exposure, subtractRes, diaSources, subtractedExposure, matchedExposure
-            The image and what `run` returned for it.
+            The image and what `run` returned for it; without a difference, that which this task made last is drawn.
         selectSources, kernelSources
             Taken for the sake of the published interface; the fit knows its stars.
         folder
             Where the pictures go.
         """
-        if subtractedExposure is None:
-            raise CallerError("runDebug draws a difference: give subtractedExposure", **exposure.where)
+        if subtractedExposure is None and self._last is not None:
+            subtractedExposure, matchedExposure = self._last.subtractedExposure, self._last.matchedExposure
+        if subtractedExposure is None or subtractedExposure.key != exposure.key:
+            raise CallerError(
+                "runDebug draws a difference: give subtractedExposure, or run the task first", **exposure.where
+            )
         convolved = str(self.metadata["convolved"]) if "convolved" in self.metadata else ""
         subject = Subject(subtractedExposure, exposure, matchedExposure, subtractRes, diaSources, convolved)
         return draw_subtraction(subject, Path(folder))

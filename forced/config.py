@@ -10,7 +10,10 @@ from tasks.storage_classes import EXPOSURE_CATALOG
 __all__ = ["ForcedPhotCcdFromDataFrameConfig", "ForcedPhotCcdFromDataFrameConnections"]
 
 
-class ForcedPhotCcdFromDataFrameConnections(AlertTaskConnections, dimensions=("instrument", "visit", "detector")):  # type: ignore[call-arg]
+class ForcedPhotCcdFromDataFrameConnections(
+    AlertTaskConnections,
+    dimensions=("instrument", "visit", "detector", "skymap", "tract"),  # type: ignore[call-arg]
+):
     """What one quantum reads and writes."""
 
     refCat = cT.Input(

@@ -11,7 +11,7 @@ from lsst.pex.config import Config
 from lsst.pipe.base import Instrument as ButlerInstrument
 
 from exposure.errors import InstrumentError
-from exposure.instrument import Instrument, find_instrument, load_instrument
+from exposure.instrument import BANDS, Instrument, find_instrument, load_instrument
 from middleware.formatters import FrameFormatter
 
 __all__ = ["AlertprodInstrument", "class_name", "instrument_class"]
@@ -38,7 +38,7 @@ class AlertprodInstrument(ButlerInstrument):
         return load_instrument(self.name)
 
     def register(self, registry: Registry, *, update: bool = False) -> None:
-        """Enter the camera, its visit system, and the filters that its file names; again changes nothing."""
+        """Enter the camera, its visit system, and the filters that its file knows (those called as a band are of it)."""
         packer = self.rules.packer()
         camera = {
             "name": self.name,
@@ -52,7 +52,7 @@ class AlertprodInstrument(ButlerInstrument):
             registry.syncDimensionData("instrument", camera, update=update)
             number, name = VISIT_SYSTEM
             registry.syncDimensionData("visit_system", {"instrument": self.name, "id": number, "name": name})
-            for physical, band in sorted(self.rules.band_map.items()):
+            for physical, band in sorted({**{b: b for b in BANDS}, **self.rules.band_map}.items()):
                 registry.syncDimensionData(
                     "physical_filter", {"instrument": self.name, "name": physical, "band": band}, update=update
                 )

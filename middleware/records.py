@@ -1,6 +1,6 @@
 """What a frame's header says, and the dimension records that a registry keeps of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,17 @@ from astropy.time import Time
 from lsst.daf.butler import Registry, Timespan
 from lsst.sphgeom import ConvexPolygon, LonLat, UnitVector3d
 
+from diffim.templates.skymap import SkyMap
+from diffim.templates.tiling import Tile
 from exposure import Instrument, SkyWcs, VisitInfo
 from exposure.io.components import read_part
+from exposure.io.opening import split_choice
+from exposure.io.several import images_in
+from middleware.errors import RepositoryError
 from middleware.instrument import VISIT_SYSTEM
 from tasks.arrays import F64, Box
 
-__all__ = ["FrameFacts", "detector_name", "frame_facts", "register_visit"]
+__all__ = ["FrameFacts", "detector_name", "frame_facts", "read_frames", "register_sky", "register_visit"]
 
 _DAY_S = 86_400.0
 _MARGIN_PX = 0.5
@@ -51,6 +56,44 @@ def frame_facts(path: Path, rules: Instrument) -> FrameFacts:
     ra, dec = _corners(read_part(path, "wcs", rules), read_part(path, "bbox", rules))
     rules.packer().catalog_id(info.visit, info.detector)
     return FrameFacts(path, info, band, read_part(path, "physicalFilter", rules) or band, ra, dec)
+
+
+def read_frames(
+    paths: Iterable[Path], rules: Instrument, bad_frame: Callable[[Path, Exception], None] | None
+) -> dict[tuple[int, int], FrameFacts]:
+    """Return the facts of frames by visit and detector; each image of a file with several is a frame.
+
+    Parameters
+    ----------
+    bad_frame
+        Told of a frame that cannot be used, which is left out; without it such a frame is an error.
+
+    Raises
+    ------
+    RepositoryError
+        Two frames of one visit and detector.
+    """
+    out: dict[tuple[int, int], FrameFacts] = {}
+    for path in paths:
+        try:
+            for facts in _of_file(path, rules):
+                key = (facts.info.visit, facts.info.detector)
+                if key in out and out[key].path.resolve() != facts.path.resolve():
+                    raise RepositoryError(f"{path.name} is of the same visit and detector as {out[key].path.name}").at(
+                        *key
+                    )
+                out[key] = facts
+        except Exception as error:  # whatever is wrong with one frame, the others are good
+            if bad_frame is None or isinstance(error, MemoryError):
+                raise
+            bad_frame(path, error)
+    return out
+
+
+def _of_file(path: Path, rules: Instrument) -> list[FrameFacts]:
+    file, choice = split_choice(path)
+    images = [] if choice is not None else images_in(file, rules)
+    return [frame_facts(p, rules) for p in ([i.of(file) for i in images] if len(images) > 1 else [path])]
 
 
 def _corners(wcs: SkyWcs, box: Box) -> tuple[F64, F64]:
@@ -154,3 +197,28 @@ def _or_none(value: float) -> float | None:
 def _zenith(airmass: float) -> float | None:
     """Return the zenith angle (deg) of an airmass, 1 / cos z; None where it is not known."""
     return float(np.degrees(np.arccos(1 / airmass))) if np.isfinite(airmass) and airmass >= 1 else None
+
+
+def register_sky(registry: Registry, sky: SkyMap, tiles: Sequence[Tile]) -> None:
+    """Enter a sky map, and the tracts and patches of some of its tiles; again changes nothing."""
+    row = {
+        "name": sky.name,
+        "hash": sky.digest,
+        "tract_max": sky.tract_max,
+        "patch_nx_max": sky.columns,
+        "patch_ny_max": sky.rows,
+    }
+    registry.syncDimensionData("skymap", row)
+    places = [(tile, sky.place(tile)) for tile in tiles]
+    for tract in sorted({p.tract for _, p in places}):
+        registry.syncDimensionData("tract", {"skymap": sky.name, "id": tract, "region": sky.tract_region(tract)})
+    for tile, place in places:
+        patch = {
+            "skymap": sky.name,
+            "tract": place.tract,
+            "id": sky.patch(place),
+            "cell_x": place.column,
+            "cell_y": place.row,
+            "region": sky.patch_region(tile),
+        }
+        registry.syncDimensionData("patch", patch)

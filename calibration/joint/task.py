@@ -18,6 +18,7 @@ from calibration.joint.task_config import JointcalTaskConfig
 from exposure import ExposureCatalog
 from exposure.camera import Camera
 from tasks.base import AlertTask
+from tasks.command_line import exit_status
 from tasks.quanta import quantum_errors
 
 __all__ = ["JointcalTask"]
@@ -164,20 +165,22 @@ class JointcalTask(AlertTask):
 
     @classmethod
     def parseAndRun(cls, args: Any = None, config: Any = None, log: Any = None, doReturnResults: bool = False) -> Any:
-        """Run the command line of ``alertprod jointcal run`` on `args`.
+        """Run the command line of ``alertprod jointcal run`` on `args`; a fit that fails ends the program with status 1.
 
         Returns
         -------
         result
-            ``argumentParser``, ``parsedCmd``, ``taskRunner``, ``resultList`` (empty unless `doReturnResults`).
+            ``argumentParser``, ``parsedCmd``, ``taskRunner``, ``resultList``: one with exitStatus, and with what was fitted
+            where `doReturnResults` says so.
         """
         from calibration.joint.command import parse, run_parsed
 
         parser, parsed = parse(args, config, cls.applyOverrides)
         results = run_parsed(parsed, cls)
+        exit_status(results, lambda r: int(r.exitStatus), no_exit=parsed.noExit)
         return Struct(
             argumentParser=parser,
             parsedCmd=parsed,
             taskRunner=run_parsed,
-            resultList=results if doReturnResults else [],
+            resultList=results if doReturnResults else [Struct(exitStatus=r.exitStatus) for r in results],
         )
