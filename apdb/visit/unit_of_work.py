@@ -17,7 +17,7 @@ from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
 from apdb.schema.columns import Column, columns_of, published_schema
 from apdb.visit import changes, merge, take_back
-from apdb.visit.load import history_of_objects, objects_around, objects_in_region, visit_is_stored
+from apdb.visit.load import history_of_objects, objects_around, objects_in_region, source_ids_of, visit_is_stored
 from apdb.visit.renewal import renew_late, write_pending
 from apdb.visit.store import store_rows
 from apdb.visit.take_back import TakenBack
@@ -109,6 +109,10 @@ class VisitUnitOfWork:
     def contains_visit(self, visit: int, detector: int) -> bool:
         """Return whether rows of the (visit, detector) exist already."""
         return visit_is_stored(self._connection, visit, detector)
+
+    def source_ids(self, visit: int, detector: int) -> set[int]:
+        """Return the ids of the DiaSources of a (visit, detector) that are not withdrawn."""
+        return source_ids_of(self._connection, visit, detector)
 
     def remove_visit(self, visit: int, detector: int, mjd_tai: float, reason: str = "processed anew") -> int:
         """Take back what an earlier processing of the visit stored, as `apdb.visit.take_back`; returns how many rows.

@@ -24,7 +24,7 @@ from exposure import Exposure, SkyWcs
 from tasks.arrays import Box
 from tasks.sphere import unit_vectors
 
-__all__ = ["TemplateSet", "TemplateStore", "build_template", "merge_stars"]
+__all__ = ["TemplateSet", "TemplateStore", "build_template", "merge_stars", "tiles_of"]
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class TemplateStore:
         """
         x0, y0, width, height = science.bbox
         box = (x0 - border, y0 - border, width + 2 * border, height + 2 * border)
-        tiles = [(t, chosen.path / f"{t.name}.fits") for t in _tiles_of(chosen.tiling, science.require_wcs(), box)]
+        tiles = [(t, chosen.path / f"{t.name}.fits") for t in tiles_of(chosen.tiling, science.require_wcs(), box)]
         files = [p for _, p in tiles if p.exists()]
         if not files:
             raise NoTemplateCoverage(
@@ -158,7 +158,7 @@ class TemplateStore:
         return merge_patches(science, [self._tile(p) for p in files], border)
 
 
-def _tiles_of(tiling: SkyTiling, wcs: SkyWcs, box: Box) -> list[Tile]:
+def tiles_of(tiling: SkyTiling, wcs: SkyWcs, box: Box) -> list[Tile]:
     """Return the tiles that a box touches, from a grid of positions at most a quarter tile apart."""
     x0, y0, width, height = box
     step = max(1, tiling.inner // 4)
@@ -235,7 +235,7 @@ def _groups(tiling: SkyTiling, exposures: Sequence[Exposure]) -> dict[tuple[int,
         x0, y0, width, height = exposure.bbox
         margin = tiling.border
         box = (x0 - margin, y0 - margin, width + 2 * margin, height + 2 * margin)
-        for tile in _tiles_of(tiling, exposure.require_wcs(), box):
+        for tile in tiles_of(tiling, exposure.require_wcs(), box):
             out.setdefault((tile.ring, tile.column), []).append(exposure)
     return out
 

@@ -13,6 +13,8 @@ import typer
 
 from service.commands.alerts import alerts_app
 from service.commands.apdb import apdb_app
+from service.commands.butler.bps import run_bps
+from service.commands.butler.repository import butler_app
 from service.commands.dead_letters import dead_letters_app
 from service.commands.diff import diff
 from service.commands.instrument import instrument_app
@@ -41,6 +43,13 @@ app.add_typer(dead_letters_app, name="dead-letters", rich_help_panel=LOOK)
 app.add_typer(alerts_app, name="alerts", rich_help_panel=LOOK)
 app.add_typer(apdb_app, name="apdb", rich_help_panel=KEEP)
 app.add_typer(template_app, name="template", rich_help_panel=KEEP)
+app.command(
+    "bps",
+    rich_help_panel=KEEP,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)(run_bps)
+app.add_typer(butler_app, name="butler", rich_help_panel=KEEP)
 app.add_typer(orbits_app, name="orbits", rich_help_panel=KEEP)
 app.add_typer(tokens_app, name="tokens", rich_help_panel=KEEP)
 app.add_typer(jointcal_app, name="jointcal", rich_help_panel=IMAGES)

@@ -26,6 +26,7 @@ from association.times import TimeLimits, check_midpoint
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, Instrument, VisitInfo
 from exposure.io.writing import write_exposure
+from exposure.task_config import task_overrides
 from forced.calibrated import measure_pair
 from service.crash import crash_at
 from service.errors import SkyBusy, WaitForEarlier
@@ -36,7 +37,6 @@ from service.processing.images import Clock, calibrated_pair, open_science
 from service.processing.instruments import checked_instrument, claim_ids
 from service.processing.positions import read_positions
 from service.processing.products import difference_path
-from service.processing.task_config import task_overrides
 from service.processing.veto import veto_reason
 from service.settings import Settings
 from tasks import IdGenerator, make_task
