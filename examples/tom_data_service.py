@@ -52,7 +52,7 @@ class Catalogue:
         out = []
         for row in self.rows(f"/v1/objects/{object_id}/lightcurve"):
             flux, error = row["psfFlux"], row["psfFluxErr"]
-            if flux is None or not error:
+            if flux is None or error is None or error <= 0:
                 continue
             utc = datetime(1858, 11, 17, tzinfo=UTC) + timedelta(days=row["midpointMjdTai"], seconds=-TAI_MINUS_UTC_S)
             value: dict[str, Any] = {"filter": row["band"]}
