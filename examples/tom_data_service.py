@@ -55,12 +55,15 @@ class Catalogue:
             if flux is None or error is None or error <= 0:
                 continue
             utc = datetime(1858, 11, 17, tzinfo=UTC) + timedelta(days=row["midpointMjdTai"], seconds=-TAI_MINUS_UTC_S)
-            value: dict[str, Any] = {"filter": row["band"]}
+            point: dict[str, Any] = {"timestamp": utc, "bandpass": row["band"], "unit": "AB mag"}
             if flux > 5 * error:
-                value |= {"magnitude": AB_OF_1_NJY - 2.5 * log10(flux), "error": 2.5 / log(10) * error / flux}
+                point |= {
+                    "brightness": AB_OF_1_NJY - 2.5 * log10(flux),
+                    "brightness_error": 2.5 / log(10) * error / flux,
+                }
             else:
-                value["limit"] = AB_OF_1_NJY - 2.5 * log10(5 * error)
-            out.append({"timestamp": utc, "value": value})
+                point["limit"] = AB_OF_1_NJY - 2.5 * log10(5 * error)
+            out.append(point)
         return out
 
 
@@ -109,17 +112,27 @@ class AlertprodDataService(DataService):  # type: ignore[misc, valid-type]
         place = {"ra": target_result["ra"], "dec": target_result["dec"]}
         return Target(name=str(target_result["diaObjectId"]), type="SIDEREAL", **place)
 
+    def build_query_parameters_from_target(self, target: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return which object a target is: that of its name."""
+        return {"object": int(target.name)}
+
     def query_photometry(self, query_parameters: dict[str, Any], **kwargs: Any) -> list[dict[str, Any]]:
-        """Return the light curve of the object that a target is named for."""
-        return self.catalogue().photometry(int(query_parameters["source_id"]))
+        """Return the light curve of an object; a query by place has none of its own."""
+        return self.catalogue().photometry(query_parameters["object"]) if "object" in query_parameters else []
 
-    def create_reduced_datums_from_query(self, target: Any, data: Any = None, **kwargs: Any) -> list[Any]:
+    def create_reduced_datums_from_query(
+        self, target: Any, data: list[dict[str, Any]], data_type: str | None = None, **kwargs: Any
+    ) -> list[Any]:
         """Store the light curve of a target."""
-        from tom_dataproducts.models import ReducedDatum
+        from tom_dataproducts.models import PhotometryReducedDatum
 
-        found = data or self.catalogue().photometry(int(target.name))
-        kept = {"target": target, "data_type": "photometry", "source_name": self.name}
-        return [ReducedDatum.objects.get_or_create(**kept, **row)[0] for row in found]
+        kept = PhotometryReducedDatum.objects
+        return [
+            kept.get_or_create(
+                target=target, source_name=self.name, timestamp=p["timestamp"], bandpass=p["bandpass"], defaults=p
+            )[0]
+            for p in data
+        ]
 
 
 def main(url: str, ra: float, dec: float, radius: float) -> None:
@@ -128,7 +141,7 @@ def main(url: str, ra: float, dec: float, radius: float) -> None:
     for row in catalogue.cone(ra, dec, radius):
         print(row["diaObjectId"], f"{row['ra']:.6f} {row['dec']:+.6f}")
         for point in catalogue.photometry(row["diaObjectId"]):
-            print("   ", point["timestamp"].isoformat(timespec="seconds"), json.dumps(point["value"]))
+            print("   ", json.dumps({**point, "timestamp": point["timestamp"].isoformat(timespec="seconds")}))
 
 
 if __name__ == "__main__":
