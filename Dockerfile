@@ -3,7 +3,7 @@ WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE ./
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
 COPY . .
-RUN /venv/bin/pip install --no-cache-dir --no-deps .
+RUN /venv/bin/pip install --no-cache-dir --no-deps ./client .
 
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --no-create-home alertprod

@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # of several processes beside each other: threads that wait for work turn round and take the time of the others
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults burst conditions-test lint types history-test clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults burst conditions-test lint types history-test docs clean
 
 setup: .venv/.ready
 
@@ -34,6 +34,12 @@ test: setup
 # The tests with coverage by branch, children too; fails below the floor in pyproject.toml.
 coverage: setup
 	@$(PY) -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-report=xml
+
+# The documentation into docs/_build/html: reference from the code, warnings are errors, spelling. ALERTPROD_DOCS_DIR serves it.
+docs: setup
+	@.venv/bin/codespell docs README.md CONTRIBUTING.md client/README.md
+	@$(PY) -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 # Against Apicurio 3.0.9 (109 MB from Maven Central, once).
 registry-test: setup
@@ -75,4 +81,4 @@ bench: setup
 	@$(PY) -m benchmarks.diffim
 
 clean:
-	rm -rf .venv demo-output .coverage* coverage.xml .pytest_cache .mypy_cache .ruff_cache
+	rm -rf docs/_build docs/reference/generated .venv demo-output .coverage* coverage.xml .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
 """Alert packets: contents, cutouts, Avro, Confluent wire format, archive, Kafka publication, consumers.
 
 Imports: ``exposure``, ``apdb``, ``tasks``. Building is pure; archive, publication and consumers are adapters. Reading
-alerts loads neither images nor tasks.
+alerts (`alertprod_client`) loads neither images nor tasks.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,5 +1,6 @@
-"""Errors of the alerts room."""
+"""Errors of the alerts room; those of reading are the client's."""
 
+from alertprod_client.errors import AlertError, BrokerRefused, BrokerUnavailable, FilterError
 from tasks.errors import CallerError, TransientError
 
 __all__ = [
@@ -11,30 +12,6 @@ __all__ = [
     "RegistryUnavailable",
     "SchemaRefused",
 ]
-
-
-class AlertError(CallerError):
-    """A packet or an alert file cannot be read or written."""
-
-    code = "alert"
-
-
-class FilterError(CallerError):
-    """A filter expression is not understood."""
-
-    code = "alert_filter"
-
-
-class BrokerUnavailable(TransientError):
-    """Kafka does not answer, or refused a transaction: build a new producer and try again."""
-
-    code = "broker_unavailable"
-
-
-class BrokerRefused(BrokerUnavailable):
-    """Kafka answers and refuses: wrong password, certificate or access rights. Tried again after an operator acted."""
-
-    code = "broker_refused"
 
 
 class ProgressConflict(CallerError):

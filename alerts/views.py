@@ -1,30 +1,20 @@
-"""Packets as tables, images and pictures: pandas for rows, astropy for light curves and cutouts, PNG for people.
+"""Packets as tables and pictures: pandas for rows, PNG for people; light curves and cutouts are those of the client.
 
 Works for packets of every Rubin schema; the cutouts of ZTF packets too.
 """
 
-import gzip
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from astropy import units as u
-from astropy.nddata import CCDData, VarianceUncertainty
-from astropy.table import QTable
-from astropy.time import Time
+from astropy.timeseries import TimeSeries
 
-from alerts.errors import AlertError
-from exposure.header.cards import Cards
-from exposure.io.native import open_fits
-from exposure.wcs.sky_wcs import SkyWcs
+from alertprod_client.views import STAMPS, cutout, light_curve, stamp_images
 
 __all__ = ["cutout", "draw_alert", "forced_frame", "light_curve", "sources_frame", "stamp_images"]
 
-MAX_CUTOUT = 1 << 26  # bytes, unpacked
-STAMPS = ("Science", "Template", "Difference")
 _COLOURS = {"u": "#56b4e9", "g": "#008060", "r": "#ff4000", "i": "#850000", "z": "#6600cc", "y": "#000000"}
 Packet = Mapping[str, Any]
 
@@ -39,86 +29,6 @@ def forced_frame(packet: Packet) -> pd.DataFrame:
     """Return the forced photometry at the object's position, one row each, in order of time."""
     rows = packet.get("prvDiaForcedSources") or []
     return pd.DataFrame(rows).sort_values("midpointMjdTai", ignore_index=True) if rows else pd.DataFrame()
-
-
-def light_curve(packet: Packet) -> QTable:
-    """Return the light curve: ``time`` (TAI), ``band``, ``flux`` and ``fluxErr`` (nJy), ``kind`` (source or forced)."""
-    parts = [
-        f.assign(kind=k) for f, k in ((sources_frame(packet), "source"), (forced_frame(packet), "forced")) if len(f)
-    ]
-    rows = pd.concat([p[["midpointMjdTai", "band", "psfFlux", "psfFluxErr", "kind"]] for p in parts], ignore_index=True)
-    rows = rows.sort_values("midpointMjdTai", ignore_index=True)
-    return QTable(
-        {
-            "time": Time(rows.midpointMjdTai.to_numpy(np.float64), format="mjd", scale="tai"),
-            "band": rows.band.to_numpy(str),
-            "flux": rows.psfFlux.to_numpy(np.float64) * u.nJy,
-            "fluxErr": rows.psfFluxErr.to_numpy(np.float64) * u.nJy,
-            "kind": rows.kind.to_numpy(str),
-        }
-    )
-
-
-def _fits_bytes(packet: Packet, which: str) -> bytes | None:
-    data = packet.get(f"cutout{which}")
-    if isinstance(data, Mapping):  # ZTF: a named file
-        data = data.get("stampData")
-    if data is None:
-        return None
-    data = bytes(data)
-    if data[:2] == b"\x1f\x8b":
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-            data = packed.read(MAX_CUTOUT + 1)
-        if len(data) > MAX_CUTOUT:
-            raise AlertError(f"cutout{which} unpacks to more than {MAX_CUTOUT} bytes")
-    return data
-
-
-def cutout(packet: Packet, which: str = "Difference") -> CCDData | None:
-    """Return a cutout with WCS, variance, mask and PSF where it has them, None where the packet has no such cutout.
-
-    Parameters
-    ----------
-    packet
-        Decoded alert.
-    which
-        ``Difference``, ``Science`` or ``Template``.
-
-    Raises
-    ------
-    AlertError
-        There is no cutout of this name.
-    FitsUnreadable
-        The bytes are no FITS file.
-    """
-    if which not in STAMPS:
-        raise AlertError(f"no cutout {which!r}: one of {', '.join(STAMPS)}")
-    data = _fits_bytes(packet, which)
-    if data is None:
-        return None
-    with open_fits(io.BytesIO(data)) as hdus:
-        first = hdus[0]
-        parts = {h.name: np.array(h.data) for h in hdus[1:] if h.data is not None}
-        header, image = first.header.copy(), np.array(first.data)
-    sky_wcs = SkyWcs.from_cards(Cards([header], f"the {which} cutout"))
-    wcs = None if sky_wcs is None else sky_wcs.terms.built()
-    uncertainty = VarianceUncertainty(parts["UNCERT"]) if "UNCERT" in parts else None
-    unit = header.get("BUNIT") or "adu"
-    return CCDData(
-        image,
-        unit=unit,
-        uncertainty=uncertainty,
-        mask=parts.get("MASK"),
-        wcs=wcs,
-        meta=header,
-        psf=parts.get("PSFIMAGE"),
-    )
-
-
-def stamp_images(packet: Packet) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the pixels of the cutouts that there are, by name."""
-    stamps = ((name, cutout(packet, name)) for name in STAMPS)
-    return {name: np.asarray(stamp.data) for name, stamp in stamps if stamp is not None}
 
 
 def draw_alert(packet: Packet, path: Path | str) -> None:
@@ -164,7 +74,7 @@ def _draw_stamp(axes: Any, name: str, image: "np.ndarray[Any, Any] | None") -> N
     axes.imshow(image, origin="lower", cmap="gray", vmin=median - 3 * scatter, vmax=median + 10 * (scatter or 1.0))
 
 
-def _draw_curve(axes: Any, curve: QTable) -> None:
+def _draw_curve(axes: Any, curve: TimeSeries) -> None:
     times, errors = np.asarray(curve["time"].mjd), curve["fluxErr"].value
     errors = np.where(errors >= 0, errors, np.nan)
     for band in sorted(set(curve["band"])):

@@ -9,8 +9,10 @@ is written again under the same name.
 import sys
 from pathlib import Path
 
-from alerts.consumer import AlertConsumer
-from alerts.views import draw_alert, light_curve
+from astropy.table import QTable
+
+from alertprod_client import AlertConsumer
+from alerts.views import draw_alert
 
 
 def main(brokers: str, topic: str, out: Path, expression: str | None = None) -> int:
@@ -20,7 +22,7 @@ def main(brokers: str, topic: str, out: Path, expression: str | None = None) -> 
     with AlertConsumer(brokers, topic, "example-read-alerts", filter=expression, until_end=True) as consumer:
         for alert in consumer:
             name = str(alert.packet["diaSourceId"])
-            curve = light_curve(alert.packet)
+            curve = QTable(alert.light_curve())
             curve["time"] = curve["time"].mjd
             curve.write(out / f"{name}.csv", format="ascii.csv", overwrite=True)
             draw_alert(alert.packet, out / f"{name}.png")

@@ -1,37 +1,30 @@
 """How an exposure shows itself to people: a line of text, a small picture, a table of facts.
 
-Pictures are PNG files of one byte per pixel, made here: no drawing library is loaded. Whatever text comes from a header
+Pictures are PNG files of one byte per pixel (`alertprod_client.pictures`): no drawing library is loaded. Whatever text comes from a header
 is escaped before it goes into HTML.
 """
 
-import base64
-import struct
-import zlib
 from collections.abc import Iterable
-from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alertprod_client import pictures
+from alertprod_client.pictures import Facts, html_block
 from exposure.errors import PsfUndefined, WcsMissing
 from exposure.mask import plane_bits
 from exposure.psf import Psf, fwhm_of
-from exposure.quantiles import scatter_about
-from tasks.arrays import F32, F64, U8, Flags
+from tasks.arrays import F32, F64, Flags
 
 if TYPE_CHECKING:
     from exposure.exposure import Exposure
     from exposure.wcs.sky_wcs import SkyWcs
 
-__all__ = ["BAD_PLANES", "describe", "exposure_html", "facts", "good_pixels", "grey_png", "html_block", "picture"]
+__all__ = ["BAD_PLANES", "describe", "exposure_html", "facts", "good_pixels", "grey_png", "picture"]
 
 SHOWN = 256  # px of a picture's longer side: 64 kB before they are written as text, whatever they show
 BAD_PLANES = ("NO_DATA", "BAD", "SAT", "CR")
-MASKED = 255  # index of the colour of masked pixels; the indices below are greys
-MASKED_COLOUR = (70, 110, 190)
-SOFTENING = 3.0  # noise sigma at which the asinh turns from linear to logarithmic
-Facts = list[tuple[str, str]]
 
 
 def good_pixels(exposure: "Exposure") -> Flags:
@@ -120,50 +113,12 @@ def grey_png(image: NDArray[np.floating], good: Flags, signed: bool = False) -> 
     if image.size == 0:
         image, good = np.zeros((1, 1), np.float32), np.zeros((1, 1), np.bool_)
     mean, shown = _reduced(np.asarray(image, np.float32), good)
-    values = mean[shown]
-    middle = 0.0 if signed or not values.size else float(np.median(values))
-    noise = scatter_about(values, middle) if values.size else 1.0
-    stretched = np.arcsinh((mean - middle) / (SOFTENING * (noise or 1.0)))
-    inner = stretched[shown]
-    top = max(float(np.percentile(inner, 99.9)) if inner.size else 1.0, 1.0)
-    low = -top if signed else -0.7
-    index = np.clip(np.rint((stretched - low) / (top - low) * (MASKED - 1)), 0, MASKED - 1).astype(np.uint8)
-    index[~shown] = MASKED
-    return _indexed_png(index[::-1])
-
-
-def _indexed_png(index: U8) -> bytes:
-    """Return a PNG of one byte per pixel, an index into greys and the colour of masked pixels."""
-    height, width = index.shape
-    greys = np.repeat(np.round(np.linspace(0, 255, MASKED)).astype(np.uint8)[:, None], 3, axis=1)
-    palette = np.concatenate([greys, np.array([MASKED_COLOUR], np.uint8)])
-    rows = np.zeros((height, width + 1), np.uint8)  # every row begins with the number of its filter, 0
-    rows[:, 1:] = index
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in (
-            (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
-            (b"PLTE", palette.tobytes()),
-            (b"IDAT", zlib.compress(rows.tobytes(), 9)),
-            (b"IEND", b""),
-        )
-    )
+    return pictures.grey_png(mean, shown, signed)
 
 
 def picture(image: NDArray[np.floating], good: Flags, label: str, signed: bool = False) -> str:
     """Return an ``img`` element that holds its picture itself."""
-    data = base64.b64encode(grey_png(image, good, signed)).decode("ascii")
-    style = "image-rendering:pixelated;min-width:128px"
-    return f'<img src="data:image/png;base64,{data}" alt="{escape(label)}" title="{escape(label)}" style="{style}">'
-
-
-def html_block(title: str, pictures: Iterable[str], table: Facts) -> str:
-    """Return pictures beside a table of facts; title and facts are escaped here."""
-    rows = "".join(f"<tr><th style='text-align:left'>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in table)
-    return (
-        f"<div><b>{escape(title)}</b><div style='display:flex;gap:1em;align-items:flex-start'>"
-        f"{''.join(pictures)}<table>{rows}</table></div></div>"
-    )
+    return pictures.img(grey_png(image, good, signed), label)
 
 
 def exposure_html(

@@ -5,13 +5,13 @@ import threading
 import time
 from collections.abc import Callable
 
+from alertprod_client.filters import AlertFilter
 from alerts.archive.store import AlertArchive, file_name
 from alerts.delivery.reconcile import CorrectionReconciler, Reconciler
 from alerts.delivery.registry import SchemaRegistry, learn_wire_id
 from alerts.delivery.relay import Relay
 from alerts.delivery.target import KafkaTarget, ensure_topics
 from alerts.packets.corrections import CORRECTION_ID, correction_document
-from alerts.packets.filters import AlertFilter
 from alerts.packets.schemas import SCHEMA_ID
 from apdb import Database
 from apdb.queue import outbox

@@ -43,6 +43,7 @@ _PATHS = (
     "upload_dir",
     "template_dir",
     "products_dir",
+    "docs_dir",
     "forced_positions",
     "ephemerides",
     "admin_token_file",
@@ -131,6 +132,9 @@ class Settings(BaseSettings):
     oidc_audience: str = Field("", title="Audience", description="this service in their claim aud")
     oidc_keys_url: str = Field("", title="Keys", description="where the issuer's keys are, if discovery does not say")
     api_docs: bool = Field(True, title="API docs", description="whether /docs and /openapi.json are answered")
+    docs_dir: Path | None = Field(
+        None, title="Documentation", description="folder of the built documentation, answered below /docs/"
+    )
     tls_certificate: Path | None = Field(
         None, title="TLS certificate", description="PEM file with the chain: the API speaks https"
     )

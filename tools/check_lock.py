@@ -1,6 +1,6 @@
 """Say where requirements.lock and pyproject.toml differ: ``python tools/check_lock.py``; exits with 1 where they do.
 
-Every dependency, and those of the extra ``dev``, must be pinned, with hashes, to a version that its specifier allows,
+Every dependency, and those of the extras ``dev`` and ``docs``, must be pinned, with hashes, to a version that its specifier allows,
 and nothing else may be there for the project's own sake. Nothing is fetched.
 """
 
@@ -20,9 +20,14 @@ OWN = "alertprod (pyproject.toml)"
 
 def wanted(root: Path = ROOT) -> dict[str, Requirement]:
     """Return what pyproject.toml asks for, by canonical name."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    texts = project["dependencies"] + project["optional-dependencies"]["dev"]
-    return {canonicalize_name(r.name): r for r in map(Requirement, texts)}
+    document = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    project = document["project"]
+    texts = [
+        *project["dependencies"],
+        *(t for extra in ("dev", "docs") for t in project["optional-dependencies"].get(extra, [])),
+    ]
+    here = document.get("tool", {}).get("uv", {}).get("sources", {})  # of this repository: nothing to pin
+    return {canonicalize_name(r.name): r for r in map(Requirement, texts) if r.name not in here}
 
 
 def locked(root: Path = ROOT) -> dict[str, tuple[str, bool, bool]]:

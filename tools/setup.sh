@@ -40,7 +40,7 @@ fi
 export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-1}  # a site's own certificate authority is known to the system, not to uv
 say "installing Python packages (about 150, from requirements.lock)"
 .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements.lock || die "packages cannot be installed"
-.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e . || die "the project itself cannot be installed"
+.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e ./client -e . || die "the project itself cannot be installed"
 # where bytecode is not written by itself every start would compile the project anew
 env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q -- */__init__.py */*.py */*/*.py */*/*/*.py >/dev/null || true
 say "fetching the Kafka broker (about 54 MB, once)"

@@ -11,10 +11,10 @@ from contextlib import suppress
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
+from alertprod_client.filters import AlertFilter, read_for
 from alerts.delivery.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
 from alerts.errors import BrokerUnavailable, ProgressConflict
 from alerts.packets.corrections import encode_correction
-from alerts.packets.filters import AlertFilter, read_for
 from alerts.packets.schemas import SCHEMA_ID
 from alerts.packets.wire import Alert, frame_alert
 from apdb.queue.corrections import Correction

@@ -1,19 +1,17 @@
-"""The Confluent wire format: byte 0, schema id (big-endian int32), schemaless Avro."""
+"""Writing the Confluent wire format: byte 0, schema id (big-endian int32), schemaless Avro; `alertprod_client.wire` reads it."""
 
 import io
-import struct
 from dataclasses import dataclass
 from typing import Any
 
 import fastavro
 
-from alerts.errors import AlertError
-from alerts.packets.schemas import SCHEMA_ID, schema
+from alertprod_client.errors import AlertError
+from alertprod_client.schemas import SCHEMA_ID, schema
+from alertprod_client.wire import HEADER, decode, decode_body, unframe
 from tasks.reprs import short_repr
 
 __all__ = ["Alert", "decode", "decode_body", "encode", "encode_body", "frame", "frame_alert", "unframe", "varint"]
-
-_HEADER = struct.Struct(">bi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +28,7 @@ class Alert:
 
 def frame(body: bytes, schema_id: int = SCHEMA_ID) -> bytes:
     """Return the wire message of an encoded packet."""
-    return _HEADER.pack(0, schema_id) + body
+    return HEADER.pack(0, schema_id) + body
 
 
 def frame_alert(alert: Alert, wire_id: int, body: bytes | None = None) -> bytes:
@@ -67,54 +65,6 @@ def encode(packet: dict[str, Any], schema_id: int = SCHEMA_ID) -> bytes:
         The packet does not fit the schema.
     """
     return frame(encode_body(packet, schema_id), schema_id)
-
-
-def decode_body(body: bytes, schema_id: int = SCHEMA_ID, reader: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the packet of Avro bytes that were written with a schema; `reader` may be a schema with fewer fields.
-
-    Raises
-    ------
-    AlertError
-        They are cut short, or were written with another schema.
-    """
-    try:
-        packet: dict[str, Any] = fastavro.schemaless_reader(io.BytesIO(body), schema(schema_id), reader)
-    except (EOFError, ValueError, IndexError, UnicodeDecodeError, OverflowError, MemoryError) as error:
-        raise AlertError(f"the message is cut short or broken: {error}") from error
-    return packet
-
-
-def decode(data: bytes, writer_id: int | None = None) -> dict[str, Any]:
-    """Return the packet of a wire message, by the schema that its header names.
-
-    Parameters
-    ----------
-    data
-        The value of a Kafka message.
-    writer_id
-        Schema to use instead, where a registry gave ids of its own.
-
-    Raises
-    ------
-    AlertError
-        Not in wire format, or cut short.
-    """
-    body = unframe(data)
-    _, schema_id = _HEADER.unpack_from(data)
-    return decode_body(body, schema_id if writer_id is None else writer_id)
-
-
-def unframe(data: bytes) -> bytes:
-    """Return the Avro bytes of a wire message.
-
-    Raises
-    ------
-    AlertError
-        Not in wire format.
-    """
-    if len(data) < _HEADER.size or data[0] != 0:
-        raise AlertError("not in the Confluent wire format: the first byte must be 0")
-    return data[_HEADER.size :]
 
 
 def varint(value: int) -> bytes:

@@ -6,13 +6,13 @@ relay together with the rows of the outbox, behind every alert that was committe
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psycopg
 from psycopg.rows import class_row
 
+from alertprod_client.corrections import Correction, CorrectionKind
 from apdb.errors import ApdbError
 from apdb.rows import single_row
 from tasks.arrays import I64
@@ -38,33 +38,6 @@ __all__ = [
 
 # an entry of ``AlertOutbox.alertIndex``: trigger and key of an alert, where its block lies in the alert file
 ALERT_INDEX = np.dtype([("diaSourceId", "<i8"), ("key", "<i8"), ("offset", "<i8"), ("size", "<i4"), ("crc", "<u4")])
-
-
-class CorrectionKind(StrEnum):
-    """What happened to the source of an alert.
-
-    Retracted: it is withdrawn. Replaced: it is withdrawn, and its visit, processed anew, has a source there. Reassigned: it
-    belongs to another object. Released: its alert was held at first and came late.
-    """
-
-    RETRACTED = "retracted"
-    REPLACED = "replaced"
-    REASSIGNED = "reassigned"
-    RELEASED = "released"
-
-
-@dataclass(frozen=True)
-class Correction:
-    """One correction; an object of None is none (a solar-system body, nothing in its place)."""
-
-    diaSourceId: int
-    oldDiaObjectId: int | None
-    newDiaObjectId: int | None
-    visit: int
-    detector: int
-    kind: str
-    reason: str
-    mjdTai: float
 
 
 @dataclass(frozen=True)

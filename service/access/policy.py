@@ -51,6 +51,7 @@ RULES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/mode"): _READ,
     ("GET", "/metrics"): _READ,
     ("GET", "/docs"): _READ,
+    ("GET", "/docs/{path:path}"): _READ,
     ("GET", "/openapi.json"): _READ,
 }
 _ENTERING = (("POST", "/v1/visits"), ("POST", "/v1/visits/batch"))
@@ -96,7 +97,7 @@ def _as_asked(method: str) -> str:
 def _patterns() -> list[tuple[tuple[str, re.Pattern[str]], Rule]]:
     return [
         (
-            (method, re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)))),
+            (method, re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.sub(r"\\\{\w+:path\\\}", ".*", re.escape(path))))),
             Rule(path, scopes, (method, path) in _ENTERING),
         )
         for (method, path), scopes in RULES.items()

@@ -15,6 +15,7 @@ from service.access.keys import Keys, open_keys
 from service.api.dead_letters import dead_letters
 from service.api.documentation.described import PROBLEMS
 from service.api.documentation.page import documentation
+from service.api.documentation.site import site
 from service.api.guard.gate import Gate
 from service.api.guard.shield import BodyLimits, Shield
 from service.api.operations import operations
@@ -68,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router, responses=PROBLEMS)
     if settings.api_docs:
         app.include_router(documentation)
+    app.include_router(site)
     _guard(app, resources, open_keys(settings, resources.database), acts)
     return app
 

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from alertprod_client.filters import AlertFilter, read_for
 from alerts.archive.selection import AlertSelection
 from alerts.archive.store import AlertArchive
-from alerts.packets.filters import AlertFilter, read_for
 from alerts.packets.schemas import SCHEMA_ID
 from alerts.packets.wire import Alert
 from apdb.queue.outbox import OutboxRow

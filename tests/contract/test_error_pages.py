@@ -24,6 +24,7 @@ ROOMS = (
     "middleware",
     "service",
     "alertprod",
+    "alertprod_client",
 )
 
 

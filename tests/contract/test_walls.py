@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("tasks", "exposure", "diffim", "forced", "association", "alerts", "apdb", "calibration", "middleware", "service",
-         "simulation", "migrations", "alertprod")  # fmt: skip
+         "simulation", "migrations", "alertprod", "client")  # fmt: skip
 MODULE_LINES, FUNCTION_LINES, ARGUMENTS, FOLDER_FILES = 400, 60, 8, 14
 FOLDERS = ("diffim", "service", "apdb", "calibration")
 HOLDERS = ("calibration.joint",)  # rooms that hold rooms of their own

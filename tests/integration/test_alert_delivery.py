@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
+from pathlib import Path
 from uuid import uuid4
 
 import fastavro
@@ -15,6 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import uvicorn
+from astropy.time import Time
 from confluent_kafka import Consumer
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
@@ -22,6 +25,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from lsst.alert.packet import SchemaRegistry as PublishedSchemas
 from typer.testing import CliRunner
 
+from alertprod_client import learn_schemas
 from alerts import Alert, AlertArchive, decode, schema_ids
 from alerts.consumer import AlertConsumer
 from alerts.delivery.reconcile import Reconciler
@@ -40,12 +44,13 @@ from service.commands.main import app
 from service.delivery import sweep_orphans
 from service.local.campaign import read_alerts
 from service.settings import Settings
-from tasks.errors import AlertProdError
+from tasks.errors import AlertProdError, TransientError
 from tasks.local_server import free_port
 from tests.support.alert_inputs import frame_with
 from tests.support.databases import copied_database
 from tests.support.outbox_rows import PACKET, fill, patient
 
+ROOT = Path(__file__).parents[2]
 MIDPOINT = {1: 61000.1, 2: 61000.6, 3: 61001.2}
 
 
@@ -261,6 +266,47 @@ def test_the_examples_run(world, facade, tmp_path):
     program = [sys.executable, "examples/plain_consumer.py", target.brokers, target.topic, facade]
     done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 60), done.stderr
+
+
+def test_the_client_learns_the_schemas_of_a_service(facade):
+    assert learn_schemas(facade) == list(schema_ids())
+    with pytest.raises(AlertError, match="404"):
+        learn_schemas(facade, subject="nothing")
+    with pytest.raises(TransientError, match="cannot be read"):
+        learn_schemas(f"http://127.0.0.1:{free_port()}")
+
+
+def test_alerts_become_notices_and_targets(world, facade):
+    _, _, target = world
+    program = [sys.executable, "examples/gcn_notices.py", target.brokers, target.topic, "diaSource.snr > 17"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    notices = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(n["id"] for n in notices) == sorted([str(v * 1000 + k)] for v in MIDPOINT for k in (18, 19))
+    one = next(n for n in notices if n["id"] == ["1018"])
+    utc = Time(one["trigger_time"].rstrip("Z"), scale="utc")
+    assert abs(utc.tai.mjd - MIDPOINT[1]) * 86400 < 0.01
+    program = [sys.executable, "examples/tom_data_service.py", facade, "10.0", "2.0", "5"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {int(line.split()[0]) for line in done.stdout.splitlines() if not line.startswith(" ")} == set(range(1, 11))
+
+
+@pytest.mark.parametrize("name", ["first_alert", "light_curves", "your_images"])
+def test_the_notebooks_run(world, facade, name, monkeypatch):
+    nbclient = pytest.importorskip("nbclient", reason="the extra `docs` is not installed")
+    nbformat = pytest.importorskip("nbformat", reason="the extra `docs` is not installed")
+    _, _, target = world
+    given = {"ALERTPROD_KAFKA_BROKERS": target.brokers, "ALERTPROD_ALERT_TOPIC": target.topic, "ALERTPROD_API_URL": facade,
+             "RA": "10.0", "DEC": "2.0", "MPLBACKEND": "Agg"}  # fmt: skip
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    book = nbformat.read(ROOT / "examples" / "notebooks" / f"{name}.ipynb", as_version=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the notebook packages
+        nbclient.NotebookClient(book, timeout=120).execute(cwd=str(ROOT))
+    shown = "".join(str(o.get("data", "")) for c in book.cells if c.cell_type == "code" for o in c.outputs)
+    assert {"first_alert": "<svg", "light_curves": "diaObjectId", "your_images": "data:image/png"}[name] in shown
 
 
 def test_headers_say_where_an_alert_comes_from(world):

@@ -9,7 +9,7 @@ import pytest
 from astropy import units as u
 from PIL import Image
 
-from alerts.packets.filters import AlertFilter, read_scalars
+from alertprod_client.filters import AlertFilter, read_scalars
 from alerts.packets.schemas import schema
 from alerts.packets.wire import decode, encode
 from alerts.views import cutout, draw_alert, forced_frame, light_curve, sources_frame, stamp_images

@@ -12,13 +12,13 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from fastavro.utils import generate_one
 
+from alertprod_client.filters import AlertFilter, read_for, read_scalars
 from alerts import SCHEMA_ID, decode, encode, schema, schema_document, schema_ids
 from alerts.archive.store import AlertArchive, AlertFile
 from alerts.delivery.reconcile import trigger_id
 from alerts.errors import AlertError, FilterError
 from alerts.packets.build import build_alerts, build_packets
 from alerts.packets.cutouts import CutoutMaker, cutout_sides
-from alerts.packets.filters import AlertFilter, read_for, read_scalars
 from alerts.packets.rows import encode_rows
 from alerts.packets.schemas import fields_of
 from alerts.packets.trim import trim

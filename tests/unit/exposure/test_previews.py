@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import alertprod
+from alertprod_client.pictures import MASKED_COLOUR
 from alerts.consumer import ReceivedAlert
 from exposure import Exposure, GridPsf, SkyWcs, VisitInfo
 from exposure.mask import plane_bits
-from exposure.preview import MASKED_COLOUR, exposure_html, grey_png
+from exposure.preview import exposure_html, grey_png
 from tests.support.alert_packet import alert_packet
 
 EVIL = "<script>alert('x')</script>\" onload=\"x"

@@ -40,8 +40,8 @@ def test_every_route_asks_who_comes_but_for_the_two_of_the_supervisor(guarded):
     ask, app = guarded
     answers = {}
     for method, path in routes(app):
-        address = path.format_map(
-            dict.fromkeys(("visit", "detector", "object_id", "number", "version", "subject", "name"), 1)
+        address = path.replace(":path", "").format_map(
+            dict.fromkeys(("visit", "detector", "object_id", "number", "version", "subject", "name", "path"), 1)
             | {"what": "sources"}
         )
         answers[method, path] = ask(method, address)

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from alerts.errors import FilterError
-from alerts.packets.schemas import SCHEMA_ID, fields_of, schema
-from alerts.packets.wire import decode_body
+from alertprod_client.errors import FilterError
+from alertprod_client.schemas import SCHEMA_ID, fields_of, schema
+from alertprod_client.wire import decode_body
 
 __all__ = ["AlertFilter", "read_for", "read_scalars"]
 

@@ -4,19 +4,19 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from alerts.errors import AlertError
+from alertprod_client.corrections import KnownCorrections
+from alertprod_client.errors import AlertError
 
-__all__ = ["alert_html", "alert_text"]
+__all__ = ["alert_facts", "alert_html", "alert_text"]
 
 WIDTH, HEIGHT = 360, 120  # px of the light curve
 MOST_POINTS = 300
 Packet = Mapping[str, Any]
-Facts = list[tuple[str, str]]
 
 
-def alert_text(packet: Packet, name: str = "Alert") -> str:
+def alert_text(packet: Packet, name: str = "Alert", known: KnownCorrections | None = None) -> str:
     """Return one line about a packet, for ``repr``: id, owner, place, band, flux, and how much history it carries."""
-    return f"<{name} {', '.join(f'{k} {v}'.strip()[:60] for k, v in _facts(packet)[:8])}>"
+    return f"<{name} {', '.join(f'{k} {v}'.strip()[:60] for k, v in alert_facts(packet, known)[:8])}>"
 
 
 def _number(source: Packet, key: str, form: str) -> str:
@@ -25,13 +25,19 @@ def _number(source: Packet, key: str, form: str) -> str:
     return format(float(value), form) if isinstance(value, int | float) else "?"
 
 
-def _facts(packet: Packet) -> Facts:
+def alert_facts(packet: Packet, known: KnownCorrections | None = None) -> list[tuple[str, str]]:
+    """Return what there is to say about a packet, as (name, text); the first one, the id, has no name."""
     source = packet.get("diaSource")
     if not source:  # ZTF's packets, and whatever else has cutouts
         return [("objectId", str(packet.get("objectId") or packet.get("candid") or "unknown"))]
     out = [("", str(packet.get("diaSourceId", source.get("diaSourceId"))))]
-    if source.get("diaObjectId"):
-        out.append(("object", str(source["diaObjectId"])))
+    known = known or KnownCorrections()
+    trigger = source.get("diaSourceId")
+    owner = known.owner(trigger, source.get("diaObjectId"))
+    if known.is_withdrawn(trigger):
+        out.append(("withdrawn", "the source was taken back"))
+    if owner:
+        out.append(("object", str(owner)))
     elif source.get("ssObjectId"):
         out.append(("solar-system object", str(source["ssObjectId"])))
     out.append(("RA", f"{_number(source, 'ra', '.5f')} Dec {_number(source, 'dec', '+.5f')}"))
@@ -45,39 +51,38 @@ def _facts(packet: Packet) -> Facts:
     return out
 
 
-def alert_html(packet: Packet) -> str:
+def alert_html(packet: Packet, known: KnownCorrections | None = None) -> str:
     """Return what a notebook shows of a packet; all text is escaped, cutouts that cannot be read are named as such."""
     import numpy as np  # these and what they load are for notebooks alone
 
-    from alerts.views import STAMPS, stamp_images
-    from exposure.errors import FitsUnreadable
-    from exposure.preview import html_block, picture
+    from alertprod_client.pictures import grey_png, html_block, img
+    from alertprod_client.views import STAMPS, stamp_images
 
     try:
         images, problem = stamp_images(packet), ""
-    except (AlertError, FitsUnreadable) as error:
+    except AlertError as error:
         images, problem = {}, str(error)
-    stamps = [
-        f"<figure style='margin:0'>{picture(v, np.isfinite(v), f'{k}; missing pixels are blue', k == 'Difference')}"
-        f"<figcaption>{k}</figcaption></figure>"
-        for k, v in ((k, images[k]) for k in STAMPS if k in images)
-    ]
-    table = [(k or "diaSourceId", v[:80]) for k, v in _facts(packet)]
+    stamps = []
+    for name in (n for n in STAMPS if n in images):
+        png = grey_png(images[name].astype(np.float64), np.isfinite(images[name]), name == "Difference")
+        label = f"{name}; missing pixels are blue"
+        stamps.append(f"<figure style='margin:0'>{img(png, label)}<figcaption>{name}</figcaption></figure>")
+    table = [(k or "diaSourceId", v[:80]) for k, v in alert_facts(packet, known)]
     if problem:
         table.append(("cutouts", problem[:200]))
-    return html_block("Alert", [*stamps, _curve(packet)], table)
+    return html_block("Alert", [*stamps, _curve(packet, known)], table)
 
 
-def _curve(packet: Packet) -> str:
+def _curve(packet: Packet, known: KnownCorrections | None) -> str:
     """Return the light curve as an SVG element: sources filled, forced photometry open; nothing for a single point."""
     source = packet.get("diaSource") or {}
     if any(name not in source for name in ("midpointMjdTai", "band", "psfFlux", "psfFluxErr")):
         return ""
     import numpy as np
 
-    from alerts.views import light_curve
+    from alertprod_client.views import light_curve
 
-    curve = light_curve(packet)[-MOST_POINTS:]
+    curve = light_curve(packet, known)[-MOST_POINTS:]
     time, flux = np.asarray(curve["time"].mjd), np.asarray(curve["flux"].value)
     error = np.nan_to_num(np.asarray(curve["fluxErr"].value))
     finite = np.isfinite(time) & np.isfinite(flux)
