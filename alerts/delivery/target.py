@@ -1,5 +1,6 @@
 """Where alerts go: brokers, topics, security, and what a refusal of Kafka means."""
 
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -13,8 +14,18 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from alerts.errors import AlertError, BrokerRefused, BrokerUnavailable
 from alerts.packets.corrections import correction_topic
 
-__all__ = ["KafkaTarget", "Refusals", "ensure_topics", "kafka_error", "message_limit", "require_topics", "typed_errors"]
+__all__ = [
+    "KAFKA_LOG",
+    "KafkaTarget",
+    "Refusals",
+    "ensure_topics",
+    "kafka_error",
+    "message_limit",
+    "require_topics",
+    "typed_errors",
+]
 
+KAFKA_LOG = logging.getLogger("alertprod.kafka")  # what librdkafka says beside its answers, when it is polled
 MAX_MESSAGE = 10_485_760
 _REFUSED = {
     KafkaError._AUTHENTICATION: "user name, password and mechanism (sasl.*) must be those of the broker",
@@ -109,7 +120,12 @@ class KafkaTarget:
 
     def settings(self, refusals: Refusals | None = None) -> dict[str, Any]:
         """Return the common client settings."""
-        common: dict[str, Any] = {"bootstrap.servers": self.brokers, "socket.timeout.ms": 10_000, **dict(self.client)}
+        common: dict[str, Any] = {
+            "bootstrap.servers": self.brokers,
+            "socket.timeout.ms": 10_000,
+            "logger": KAFKA_LOG,
+            **dict(self.client),
+        }
         return common if refusals is None else {**common, "error_cb": refusals}
 
 

@@ -15,6 +15,7 @@ from service.access.keys import Keys, open_keys
 from service.api.dead_letters import dead_letters
 from service.api.documentation.described import PROBLEMS
 from service.api.documentation.page import documentation
+from service.api.guard.access_log import AccessLog
 from service.api.guard.gate import Gate
 from service.api.guard.shield import BodyLimits, Shield
 from service.api.operations import operations
@@ -70,8 +71,9 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _guard(app: FastAPI, settings: Settings, keys: Keys, acts: Acts) -> None:
-    """Put the shield before the gate, and the gate before everything."""
+    """Put the log before the shield, the shield before the gate, and the gate before everything."""
     app.add_middleware(
         Gate, keys=keys, acts=acts, rate_limit=settings.rate_limit, visits_per_day=settings.visits_per_day
     )
     app.add_middleware(Shield, limits=BodyLimits(settings.max_upload_mb << 20, settings.body_timeout_s))
+    app.add_middleware(AccessLog, told=settings.access_log)

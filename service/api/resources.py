@@ -9,6 +9,7 @@ from apdb import Database, Ledger
 from service.api.answers import STREAM_TIMEOUT_S, Answers
 from service.api.uploads import UploadSlots
 from service.intake.headers import HeaderReader
+from service.observe.watch import Reach
 from service.settings import Settings
 
 __all__ = ["Resources", "Shared", "open_resources", "resources_of", "set_resources"]
@@ -37,6 +38,8 @@ class Resources:
         Reads headers of images in processes of their own.
     uploads
         Slots of images that come in.
+    broker
+        Whether a broker can be reached.
     """
 
     settings: Settings
@@ -46,6 +49,7 @@ class Resources:
     subjects: tuple[str, ...]
     headers: HeaderReader
     uploads: UploadSlots
+    broker: Reach
 
 
 def open_resources(settings: Settings) -> Resources:
@@ -60,7 +64,8 @@ def open_resources(settings: Settings) -> Resources:
     answers = Answers(Database(settings.database(), STREAM_TIMEOUT_S, read_only=True))
     subjects = (settings.schema_subject, f"{settings.alert_topic}-value")
     headers, uploads = HeaderReader(settings), UploadSlots(MAX_UPLOADS)
-    return Resources(settings, database, Ledger(database), answers, subjects, headers, uploads)
+    broker = Reach(settings.kafka_brokers)
+    return Resources(settings, database, Ledger(database), answers, subjects, headers, uploads, broker)
 
 
 def set_resources(app: FastAPI, resources: Resources) -> None:

@@ -22,6 +22,7 @@ from service.access.principals import Principal
 from service.access.sessions import is_csrf_word
 from service.api.problems import RETRY_AFTER_S, problem
 from service.errors import Forbidden, Unauthenticated
+from service.observe.log import about
 from tasks.errors import AlertProdError
 
 __all__ = ["Gate"]
@@ -88,7 +89,8 @@ class Gate:
             await self._enter(principal, visit, refused.answer.status_code, {})
             await refused.answer(visit.scope, receive, send)
             return
-        await self._app(visit.scope, receive, self._noting(principal, visit, headers, send))
+        with about(principal=principal.name):
+            await self._app(visit.scope, receive, self._noting(principal, visit, headers, send))
 
     def _from_here(self, visit: "_Visit") -> None:
         """Refuse what a page of another site makes a browser send."""
