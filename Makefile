@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # of several processes beside each other: threads that wait for work turn round and take the time of the others
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults burst conditions-test lint types history-test docs clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults burst conditions-test lint types history-test docs programs restore-drill clean
 
 setup: .venv/.ready
 
@@ -30,6 +30,10 @@ lint: setup
 test: setup
 	@$(MAKE) --no-print-directory check
 	@$(ONE_THREAD) $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# promtool, prometheus and helm, in .venv/tools/bin.
+programs: setup
+	@bash tools/programs.sh
 
 # The tests with coverage by branch, children too; fails below the floor in pyproject.toml.
 coverage: setup

@@ -161,6 +161,18 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         "", title="Proxies", description="addresses, by commas, whose X-Forwarded-For and -Proto are believed"
     )
+    access_log: bool = Field(
+        True, title="Access log", description="whether every request to the API is a line of the log"
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, title="Metrics port", description="of /metrics, /healthz and /readyz of every role; 0: none"
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", title="Metrics host", description="address of that port, which asks nobody who he is"
+    )
+    otlp_endpoint: str = Field(
+        "", title="Traces", description="URL of an OpenTelemetry collector (OTLP over HTTP); needs the extra 'otel'"
+    )
     workers: int = Field(0, ge=0, le=256, title="Workers", description="job processes; 0 is one per core")
     lease_s: float = Field(60.0, gt=0, title="Lease", description="seconds after which a silent worker loses its visit")
     job_timeout_s: float = Field(600.0, gt=0, title="Job time", description="seconds that one visit may take")

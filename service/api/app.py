@@ -16,6 +16,7 @@ from service.api.dead_letters import dead_letters
 from service.api.documentation.described import PROBLEMS
 from service.api.documentation.page import documentation
 from service.api.documentation.site import site
+from service.api.guard.access_log import AccessLog
 from service.api.guard.gate import Gate
 from service.api.guard.shield import BodyLimits, Shield
 from service.api.operations import operations
@@ -75,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _guard(app: FastAPI, resources: Resources, keys: Keys, acts: Acts) -> None:
-    """Put the shield before the gate, and the gate before everything."""
+    """Put the log before the shield, the shield before the gate, and the gate before everything."""
     settings = resources.settings
     app.add_middleware(
         Gate,
@@ -85,3 +86,4 @@ def _guard(app: FastAPI, resources: Resources, keys: Keys, acts: Acts) -> None:
         visits_per_day=settings.visits_per_day,
     )
     app.add_middleware(Shield, limits=BodyLimits(settings.max_upload_mb << 20, settings.body_timeout_s))
+    app.add_middleware(AccessLog, told=settings.access_log)

@@ -12,6 +12,7 @@ from service.api.guard.admission import Admission
 from service.api.stream.feed import Feed
 from service.api.uploads import UploadSlots
 from service.intake.headers import HeaderReader
+from service.observe.watch import Reach
 from service.settings import Settings
 
 __all__ = ["Resources", "Shared", "open_resources", "resources_of", "set_resources"]
@@ -44,6 +45,8 @@ class Resources:
         Changes of state of visits, for all who follow them.
     admission
         Places and threads of those who submit.
+    broker
+        Whether a broker can be reached.
     """
 
     settings: Settings
@@ -55,6 +58,7 @@ class Resources:
     uploads: UploadSlots
     feed: Feed
     admission: Admission
+    broker: Reach
 
 
 def open_resources(settings: Settings) -> Resources:
@@ -70,7 +74,8 @@ def open_resources(settings: Settings) -> Resources:
     subjects = (settings.schema_subject, f"{settings.alert_topic}-value")
     headers, uploads = HeaderReader(settings), UploadSlots(MAX_UPLOADS)
     feed, admission = Feed(database, settings.max_viewers), Admission(settings.max_submits)
-    return Resources(settings, database, Ledger(database), answers, subjects, headers, uploads, feed, admission)
+    broker = Reach(settings.kafka_brokers)
+    return Resources(settings, database, Ledger(database), answers, subjects, headers, uploads, feed, admission, broker)
 
 
 def set_resources(app: FastAPI, resources: Resources) -> None:

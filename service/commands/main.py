@@ -98,6 +98,22 @@ def status(as_json: Json = False) -> None:
     print_table(("what", "value"), rows)
 
 
+@app.command(rich_help_panel=LOOK)
+def doctor(as_json: Json = False) -> None:
+    """Look at database, broker, topics, registry, disks, templates, clock and rights; say what is wrong and what to do."""
+    from dataclasses import asdict
+
+    from service.doctor.run import examine
+
+    findings = list(examine(read_settings(), os.environ))
+    if as_json:
+        print(json.dumps([asdict(f) for f in findings]))
+    else:
+        rows = [(f.about, f.state, f.text, f.advice) for f in findings]
+        print_table(("what", "state", "what was found", "what to do"), rows)
+    raise typer.Exit(int(any(f.state == "wrong" for f in findings)))
+
+
 @app.command(rich_help_panel=ROLES)
 def config() -> None:
     """Print the effective settings, secrets masked."""

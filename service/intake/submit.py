@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from apdb.queue.keys import RequestKey, keep_answer, known_answer, take_key
 from service.errors import BadMessage, help_path
 from service.intake.headers import ReadsHeaders
 from service.intake.message import VisitMessage, local_path, parse_message, resolve_message
+from service.observe.log import about
+from service.observe.traces import current_traceparent, trace_id
 from service.settings import Settings
 from tasks.errors import AlertProdError, TransientError
 
@@ -20,6 +23,8 @@ __all__ = ["Answer", "Submission", "content_digest", "describe", "image_is_there
 
 LIMIT_S = 30.0  # of a transaction: then the database counts as away
 Answer = tuple[int, Any]  # status and body
+
+log = logging.getLogger("alertprod.submit")
 
 
 def submit_visit(data: Any, settings: Settings, ledger: Ledger, headers: ReadsHeaders) -> tuple[dict[str, Any], bool]:
@@ -31,6 +36,7 @@ def submit_visit(data: Any, settings: Settings, ledger: Ledger, headers: ReadsHe
     DatabaseUnavailable
     """
     row, new = ledger.enter(_prepared(data, settings, headers))
+    _tell(row, new)
     return describe(row), new
 
 
@@ -101,15 +107,25 @@ class Submission:
         with self.database.session(LIMIT_S) as connection, connection.transaction():
             if self.key is not None and (known := take_key(connection, self.key)) is not None:
                 return known, True
-            entered = iter(enter(connection, entries) if entries else ())
-            answer = answer_of([next(entered) if isinstance(p, Entry) else p for p in prepared])
+            entered = enter(connection, entries) if entries else []
+            each = iter(entered)
+            answer = answer_of([next(each) if isinstance(p, Entry) else p for p in prepared])
             if self.key is not None:
                 keep_answer(connection, self.key, *answer)
+        for one in entered:
+            if one.row is not None:
+                _tell(one.row, one.new)
         return answer, False
 
     def _known(self, key: RequestKey) -> Answer | None:
         with self.database.session(LIMIT_S) as connection:
             return known_answer(connection, key)
+
+
+def _tell(row: dict[str, Any], new: bool) -> None:
+    """Write that a visit was entered, under its trace."""
+    with about(visit=row["visit"], detector=row["detector"], trace_id=trace_id(row["message"].get("traceparent"))):
+        log.info("visit %d, detector %d: %s", row["visit"], row["detector"], "entered" if new else "is known")
 
 
 def content_digest(*content: Any) -> str:
@@ -126,7 +142,7 @@ def _prepared(data: Any, settings: Settings, headers: ReadsHeaders) -> Entry:
     wait_s = _late(message, settings, roots)
     message = resolve_message(message, roots, headers)
     slots = load_instrument(message.instrument).packer().n_releases
-    return Entry(message.as_json(), *message.key, slots, wait_s)
+    return Entry({"traceparent": current_traceparent(), **message.as_json()}, *message.key, slots, wait_s)
 
 
 def _late(message: VisitMessage, settings: Settings, roots: list[Path]) -> float | None:
@@ -200,6 +216,7 @@ def describe(row: dict[str, Any]) -> dict[str, Any]:
         "band": row["band"],
         "midpointMjdTai": row["midpointMjdTai"],
         "release": row["release"],
+        "traceId": trace_id(row["message"].get("traceparent")),
         "counts": row["counts"],
         "seconds": row["seconds"],
         "error": error,

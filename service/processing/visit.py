@@ -201,7 +201,8 @@ class Processor:
                 with run.clock.step("commit"):
                     work.commit()
                 crash_at("after_commit", self._settings.crash_point)
-        return {"state": VisitState.DONE, "counts": counts, "seconds": run.clock.seconds}
+        band = subtracted.science.band
+        return {"state": VisitState.DONE, "counts": counts, "seconds": run.clock.seconds, "band": band}
 
     def _associate_and_write(self, run: _Run, subtracted: _Subtracted, work: VisitUnitOfWork) -> dict[str, int]:
         """Associate, write alert file and products, and fill the unit of work; returns the counts."""

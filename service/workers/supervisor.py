@@ -1,5 +1,6 @@
 """The supervisor: takes visits from the ledger, hands them to job processes, renews leases, records what happened."""
 
+import contextvars
 import logging
 import os
 import socket
@@ -14,6 +15,9 @@ from apdb.queue.claims import Patience
 from service.crash import crash_at
 from service.errors import JobCrashed
 from service.intake.submit import image_is_there
+from service.observe.log import about_visit
+from service.observe.measures import count_visit
+from service.observe.spans import record_span
 from service.settings import Settings
 from service.subprocesses.limits import STUCK
 from service.workers.gate import Gate
@@ -157,7 +161,9 @@ class Worker:
                         return
                     self._stop.wait(self._settings.poll_s)
                     continue
-                job = self._process(job, claim)
+                with about_visit(claim.visit, claim.detector, claim.attempt, claim.message):
+                    log.info("attempt begins")
+                    job = self._process(job, claim)
         finally:
             if job is not None:
                 job.kill()
@@ -178,7 +184,8 @@ class Worker:
         """Run one claim with lease heartbeats; returns the job process if it lives on."""
         crash_at("claimed", self._settings.crash_point)
         finished, lost = threading.Event(), threading.Event()
-        beat = threading.Thread(target=self._heartbeat, args=(claim, job, finished, lost), daemon=True)
+        here = contextvars.copy_context()  # its lines are about this visit too
+        beat = threading.Thread(target=here.run, args=(self._heartbeat, claim, job, finished, lost), daemon=True)
         beat.start()
         try:
             answer = self._run(job, claim)
@@ -218,15 +225,27 @@ class Worker:
             except TransientError as error:
                 log.warning("lease of visit %d, detector %d: %s", claim.visit, claim.detector, error)
 
+    def _trace(self, claim: Claim, answer: dict[str, Any]) -> None:
+        """Record the span of an attempt, where spans are wanted."""
+        steps = answer.get("seconds", {})
+        facts = {"visit": claim.visit, "detector": claim.detector, "attempt": claim.attempt, "code": answer.get("code")}
+        record_span("visit", claim.message.get("traceparent"), sum(steps.values()), facts, steps)
+
     def _record(self, claim: Claim, answer: dict[str, Any]) -> None:
         """Write a failure to the ledger (success was written by the visit's own transaction)."""
         state = answer["state"]
         self.processed += 1
+        self._trace(claim, answer)
         if state == VisitState.DONE:
+            count_visit(answer, state)
+            facts = {"state": state, "counts": answer.get("counts"), "steps": answer.get("seconds")}
+            log.info("visit %d, detector %d: done", claim.visit, claim.detector, extra=facts)
             return
         code, text = str(answer.get("code", "internal")), str(answer.get("text", ""))
-        log.warning("visit %d, detector %d: %s: %s: %s", claim.visit, claim.detector, state, code, text)
+        facts = {"state": state, "code": code}
+        log.warning("visit %d, detector %d: %s: %s: %s", claim.visit, claim.detector, state, code, text, extra=facts)
         then, deadline = after(answer, claim, self._patience), time.monotonic() + RECORD_S
+        count_visit(answer, "retry" if then.retry_in_s is not None else then.state)
         while True:
             try:
                 self._ledger.fail(claim, code, text, retry_in_s=then.retry_in_s, state=then.state, counts=then.counts)

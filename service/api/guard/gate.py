@@ -25,6 +25,7 @@ from service.access.principals import Principal
 from service.access.sessions import is_csrf_word
 from service.api.problems import RETRY_AFTER_S, problem
 from service.errors import Forbidden, Unauthenticated
+from service.observe.log import about
 from tasks.errors import AlertProdError
 
 __all__ = ["Gate"]
@@ -94,7 +95,8 @@ class Gate:
             await refused.answer(visit.scope, receive, send)
             return
         try:
-            await self._app(visit.scope, receive, self._noting(principal, visit, headers, send))
+            with about(principal=principal.name):
+                await self._app(visit.scope, receive, self._noting(principal, visit, headers, send))
         finally:
             visit.release()
 

@@ -80,7 +80,7 @@ class Shield:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope.setdefault("state", {})["request_id"] = uuid.uuid4().hex
+        scope.setdefault("state", {}).setdefault("request_id", uuid.uuid4().hex)
         answer = _Answer(scope, send)
         held = None if _media_type(scope) == "multipart/form-data" else self._held  # images go to the disk
         body = _Body(receive, self._most(scope), self._limits.idle_s, answer, held)
