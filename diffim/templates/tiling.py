@@ -55,7 +55,7 @@ class SkyTiling:
 
     def bounds(self, ring: int, column: int) -> tuple[float, float, float, float]:
         """Return the inner area of a tile: ra from and to, dec from and to (degrees)."""
-        width = 360.0 / self._columns(ring)
+        width = 360.0 / self.columns(ring)
         low = -90 + ring * self.step
         return column * width, (column + 1) * width, low, low + self.step
 
