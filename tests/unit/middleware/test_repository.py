@@ -108,7 +108,9 @@ def test_a_template_set_is_tracts_patches_and_stars(repository, tmp_path):
 
 
 def test_a_camera_is_a_calibration_and_may_be_changed(repository):
-    camera = Camera("simcam", {3: CameraDetector(3, "S03", (0, 0, 80, 60), (0.01, 0.01), (1.0, 2.0))})
+    camera = Camera(
+        "simcam", {3: CameraDetector(3, "S03", (0, 0, 80, 60), (0.01, 0.01), (1.0, 2.0), gain=1.5, read_noise=5.0)}
+    )
     assert repository.put_camera("simcam", camera).new == 1
     assert repository.put_camera("simcam", camera).known == 1
     moved = replace(camera, detectors={3: replace(camera.detectors[3], offset_mm=(1.5, 2.0))})
