@@ -1,6 +1,7 @@
 """The difference exposure around subtracted pixels: mask, PSF, calibrations."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,24 +13,36 @@ from exposure.mask import flagged_pixels, plane_bits, spread_bits
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I32, Box
 
-__all__ = ["combined_mask", "difference_exposure", "difference_psf", "reach_of"]
+__all__ = ["Reach", "combined_mask", "difference_exposure", "difference_psf", "reach_of"]
 
 PSF_CELLS = 6
-SPREADING = ("NO_DATA", "BAD", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE", "CR")  # planes that a kernel carries along
+SPREADING = ("NO_DATA", "BAD", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE")  # planes that a kernel carries along
+LEAST_WEIGHT = 0.01  # of a kernel: what a pixel with less does to another is lost in the noise
 StampsAt = Callable[[F64, F64], F32]
 
 
-def combined_mask(science: Exposure, template: Exposure, reach: int | None, template_reach: int | None) -> I32:
-    """Return the OR of both masks on the image's box, with what a kernel carries along grown by its reach (px)."""
+class Reach(NamedTuple):
+    """How far a kernel carries what is wrong, px: areas, whose pixels add up, and single pixels, which stand filled."""
+
+    areas: int
+    pixels: int
+
+
+def combined_mask(science: Exposure, template: Exposure, reach: Reach | None, template_reach: Reach | None) -> I32:
+    """Return the OR of both masks on the image's box, with what a kernel carries along grown by its reach.
+
+    Cosmic rays, whose pixels are few and hold the template's light by then, are grown by that of single pixels.
+    """
     x0, y0, width, height = science.bbox
     offset = (y0 - template.origin[1], x0 - template.origin[0])
     part = (slice(offset[0], offset[0] + height), slice(offset[1], offset[1] + width))
     mask, own, old = np.empty_like(science.mask), science.mask, template.mask[part]
     in_bands(lambda first, last: np.bitwise_or(own[first:last], old[first:last], out=mask[first:last]), height)
     if template_reach is not None:
-        spread_bits(template.mask, plane_bits(SPREADING), template_reach, mask, offset)
+        spread_bits(template.mask, plane_bits(SPREADING), template_reach.areas, mask, offset)
     if reach is not None:
-        spread_bits(science.mask, plane_bits(SPREADING), reach, mask)
+        spread_bits(science.mask, plane_bits(SPREADING), reach.areas, mask)
+        spread_bits(science.mask, plane_bits(["CR"]), reach.pixels, mask)
     return mask
 
 
@@ -54,14 +67,17 @@ def difference_exposure(science: Exposure, subtracted: Subtracted, mask: I32, ps
     )
 
 
-def reach_of(kernel: F32) -> int:
-    """Return the radius (px) that holds 99 % of the absolute weight of a kernel (S, S)."""
+def reach_of(kernel: F32) -> Reach:
+    """Return the radii (px) that hold 99 % of the absolute weight of a kernel (S, S), and all pixels of `LEAST_WEIGHT`."""
     half = kernel.shape[0] // 2
     g = np.arange(-half, half + 1)
     radius = np.hypot(g[:, None], g[None, :]).ravel()
+    weight = np.abs(kernel).ravel()
     order = np.argsort(radius, kind="stable")  # many are equal
-    share = np.cumsum(np.abs(kernel).ravel()[order])
-    return int(np.ceil(radius[order][np.searchsorted(share, 0.99 * share[-1])]))
+    share = np.cumsum(weight[order])
+    heavy = radius[weight >= LEAST_WEIGHT * share[-1]]
+    areas = int(np.ceil(radius[order][np.searchsorted(share, 0.99 * share[-1])]))
+    return Reach(areas, min(int(np.ceil(heavy.max(initial=1.0))), areas))
 
 
 def difference_psf(science: Psf, box: Box, *filters: StampsAt) -> GridPsf:
