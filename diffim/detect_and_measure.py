@@ -97,7 +97,7 @@ def _detected(
     pipeline.put("starPositionResidual", residuals.position_error)
     s = significance(
         difference,
-        difference.good("BAD", "SAT", "CR"),
+        difference.good("BAD", "SAT", "CR", "EDGE"),
         result.matchedExposure,
         residuals,
         gaussian=not options.useScoreImageDetection,
