@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from exposure.exposure import Exposure
     from exposure.wcs.sky_wcs import SkyWcs
 
-__all__ = ["BAD_PLANES", "describe", "exposure_html", "facts", "good_pixels", "grey_png", "html_block", "picture"]
+__all__ = [
+    "BAD_PLANES",
+    "describe",
+    "exposure_html",
+    "facts",
+    "good_pixels",
+    "grey_palette",
+    "grey_png",
+    "html_block",
+    "indexed_png",
+    "picture",
+]
 
 SHOWN = 256  # px of a picture's longer side: 64 kB before they are written as text, whatever they show
 BAD_PLANES = ("NO_DATA", "BAD", "SAT", "CR")
@@ -129,14 +140,28 @@ def grey_png(image: NDArray[np.floating], good: Flags, signed: bool = False) -> 
     low = -top if signed else -0.7
     index = np.clip(np.rint((stretched - low) / (top - low) * (MASKED - 1)), 0, MASKED - 1).astype(np.uint8)
     index[~shown] = MASKED
-    return _indexed_png(index[::-1])
+    return indexed_png(index[::-1], grey_palette())
 
 
-def _indexed_png(index: U8) -> bytes:
-    """Return a PNG of one byte per pixel, an index into greys and the colour of masked pixels."""
-    height, width = index.shape
+def grey_palette() -> U8:
+    """Return greys from black to white, and the colour of masked pixels as the last of 256, shape (256, 3)."""
     greys = np.repeat(np.round(np.linspace(0, 255, MASKED)).astype(np.uint8)[:, None], 3, axis=1)
-    palette = np.concatenate([greys, np.array([MASKED_COLOUR], np.uint8)])
+    return np.concatenate([greys, np.array([MASKED_COLOUR], np.uint8)])
+
+
+def indexed_png(index: U8, palette: U8, alpha: U8 | None = None) -> bytes:
+    """Return a PNG of one byte per pixel, an index into colours.
+
+    Parameters
+    ----------
+    index
+        Shape (height, width), the first row on top.
+    palette
+        Red, green, blue, shape (n, 3).
+    alpha
+        Opacity of each colour, shape (n,); all are opaque without it.
+    """
+    height, width = index.shape
     rows = np.zeros((height, width + 1), np.uint8)  # every row begins with the number of its filter, 0
     rows[:, 1:] = index
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -144,6 +169,7 @@ def _indexed_png(index: U8) -> bytes:
         for kind, data in (
             (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
             (b"PLTE", palette.tobytes()),
+            *(() if alpha is None else ((b"tRNS", alpha.tobytes()),)),
             (b"IDAT", zlib.compress(rows.tobytes(), 9)),
             (b"IEND", b""),
         )

@@ -25,6 +25,7 @@ from service.api.schema_registry import schemas
 from service.api.session import session
 from service.api.uploads import sweep_for_ever
 from service.api.visits import visits
+from service.pages.routes import add_pages
 from service.settings import Settings
 
 __all__ = ["create_app"]
@@ -65,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router, responses=PROBLEMS)
     if settings.api_docs:
         app.include_router(documentation)
+    add_pages(app)
     _guard(app, settings, open_keys(settings, resources.database), acts)
     return app
 

@@ -46,7 +46,9 @@ def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
         ssl_context_factory=None if settings.tls_certificate is None else _at_least_1_2,
     )
     config.load()
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    app.state.is_stopping = lambda: server.should_exit  # streams without an end must know it: the server waits for them
+    return server
 
 
 def run_server(app: FastAPI, settings: Settings) -> None:
