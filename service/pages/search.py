@@ -44,7 +44,7 @@ def search(
         found["near"] = _near(shared, position, radius)
     elif text.isdigit() and int(text) < 1 << 63:
         found = _by_id(shared, int(text))
-        if set(found) == {"object"}:
+        if "object" in found and found.keys() <= {"object", "source"}:  # an object has the id of its first source
             return RedirectResponse(f"/object/{text}", 303)
         if set(found) == {"visits"} and len(found["visits"]) == 1:
             return RedirectResponse(f"/visit/{text}/{found['visits'][0]['detector']}", 303)

@@ -10,6 +10,7 @@ from psycopg import sql
 from apdb.errors import BadQuery, NotFound
 from apdb.schema.columns import Column
 from service.pages.shared import Pages, curve_frame
+from tasks.arrays import F64
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +53,7 @@ def binned(points: "pd.DataFrame", days: float) -> "pd.DataFrame":
 
     frame = points.assign(bin=np.floor(points.midpointMjdTai / days))
     out: dict[str, Any] = {}
-    groups = [frame.band.fillna(""), frame.forced, frame.bin]
+    groups = [frame.band.fillna("").rename("_band"), frame.forced.rename("_forced"), frame.bin]
     for flux, error in (("psfFlux", "psfFluxErr"), ("scienceFlux", "scienceFluxErr")):
         e = frame[error].to_numpy(np.float64)
         good = np.isfinite(frame[flux]) & np.isfinite(e) & (e > 0)
@@ -121,6 +122,16 @@ def _fits(table: "pd.DataFrame", object_id: int) -> Response:
     return Response(out.getvalue(), media_type="application/fits", headers=headers)
 
 
+def _top(frequency: F64, power: F64, k: int) -> float:
+    """Return the frequency of the top of the parabola through a peak and its neighbours."""
+    if not 0 < k < len(power) - 1:
+        return float(frequency[k])
+    before, here, after = (float(p) for p in power[k - 1 : k + 2])
+    bend = before - 2 * here + after
+    shift = 0.5 * (before - after) / bend if bend < 0 else 0.0
+    return float(frequency[k] + shift * (frequency[1] - frequency[0]))
+
+
 @curves.get("/v1/objects/{object_id}/period")
 def period(
     object_id: int,
@@ -139,7 +150,8 @@ def period(
 def strongest_periods(table: "pd.DataFrame", shortest: float, longest: float) -> dict[str, Any]:
     """Return the highest peaks of the generalised Lomb-Scargle periodogram (Zechmeister & Kuerster 2009) of all bands.
 
-    The weighted mean of each band is taken off first; frequencies are at most `FREQUENCIES`, five to a resolution element.
+    The weighted mean of each band is taken off first; frequencies are at most `FREQUENCIES`, ten to a resolution
+    element, and each peak is the top of a parabola through three of them.
 
     Raises
     ------
@@ -158,12 +170,12 @@ def strongest_periods(table: "pd.DataFrame", shortest: float, longest: float) ->
     weight = error**-2.0
     means = np.bincount(codes, weight * flux) / np.bincount(codes, weight)
     span = max(float(np.ptp(time)), 1e-6)
-    count = int(np.clip(5 * span * (1 / shortest - 1 / longest), 100, FREQUENCIES))
+    count = int(np.clip(10 * span * (1 / shortest - 1 / longest), 100, FREQUENCIES))
     frequency = np.linspace(1 / longest, 1 / shortest, count)
     fit = LombScargle(time - time[0], flux - means[codes], error)
     power = fit.power(frequency, method="fast", assume_regular_frequency=True)
     peaks = np.flatnonzero((power[1:-1] > power[:-2]) & (power[1:-1] >= power[2:])) + 1
     best = peaks[np.argsort(power[peaks])[::-1][:5]] if peaks.size else np.array([int(np.argmax(power))])
     chance = float(fit.false_alarm_probability(power[best[0]], maximum_frequency=1 / shortest))
-    found = [{"period": float(1 / frequency[k]), "power": float(power[k])} for k in best]
+    found = [{"period": float(1 / _top(frequency, power, k)), "power": float(power[k])} for k in best.tolist()]
     return {"flux": name, "points": len(use), "periods": found, "falseAlarmProbability": chance}
