@@ -45,6 +45,7 @@ _PATHS = (
     "products_dir",
     "docs_dir",
     "forced_positions",
+    "camera",
     "ephemerides",
     "admin_token_file",
     "tls_certificate",
@@ -97,6 +98,9 @@ class Settings(BaseSettings):
     products_dir: Path | None = Field(None, title="Products", description="difference images are kept here when set")
     forced_positions: Path | None = Field(
         None, title="Positions", description="table (id, ra, dec) measured on every image"
+    )
+    camera: Path | None = Field(
+        None, title="Camera", description="camera file: where the detectors sit in the picture of the focal plane"
     )
     ephemerides_url: str = Field("", title="Ephemeris service", description="URL of a service that answers as MPSky")
     orbits: list[Path] = Field(

@@ -29,6 +29,7 @@ from service.api.session import session
 from service.api.stream.events import events
 from service.api.uploads import sweep_for_ever
 from service.api.visits import visits
+from service.pages.routes import add_pages
 from service.settings import Settings
 
 __all__ = ["create_app"]
@@ -71,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.api_docs:
         app.include_router(documentation)
     app.include_router(site)
+    add_pages(app)
     _guard(app, resources, open_keys(settings, resources.database), acts)
     return app
 
