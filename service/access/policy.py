@@ -31,6 +31,7 @@ RULES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/v1/objects/{object_id}/lightcurve"): _READ,
     ("GET", "/v1/nights"): _READ,
     ("GET", "/v1/scs"): _READ,
+    ("GET", "/v1/footprint"): _READ,
     ("GET", "/subjects"): _READ,
     ("GET", "/subjects/{subject}/versions"): _READ,
     ("GET", "/subjects/{subject}/versions/{version}"): _READ,

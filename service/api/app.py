@@ -26,6 +26,7 @@ from service.api.schema_registry import schemas
 from service.api.session import session
 from service.api.uploads import sweep_for_ever
 from service.api.visits import visits
+from service.api.vo.footprint import footprint
 from service.settings import Settings
 
 __all__ = ["create_app"]
@@ -62,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     set_resources(app, resources)
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
     add_problem_handlers(app)
-    for router in (visits, dead_letters, reads, session, schemas, operations):
+    for router in (visits, dead_letters, reads, footprint, session, schemas, operations):
         app.include_router(router, responses=PROBLEMS)
     if settings.api_docs:
         app.include_router(documentation)

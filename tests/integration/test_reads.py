@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import hpgeom
 import httpx
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 import pyvo
+from astropy.io import fits
 from astropy.io.votable import parse_single_table
 from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 
@@ -21,6 +23,8 @@ from apdb.copy.decode import stream_frames
 from apdb.database import Database
 from apdb.operate.readers import VIEWS, make_reader
 from apdb.queries import cone
+from apdb.sky.htm import polygon
+from apdb.sky.locks import lock_pixels
 from migrations.run import migrate
 from service.local.stack import wait_api
 from tasks.local_server import free_port
@@ -299,3 +303,69 @@ def test_the_reader_role_reads_views_and_nothing_else(site):
     with psycopg.connect(site.uri, autocommit=True) as connection:
         connection.execute("DROP OWNED BY grafana")
         connection.execute("DROP ROLE grafana")
+
+
+@pytest.fixture
+def imaged(site):
+    """Two visits with images at (40, -20) and (0.1, 60), one that failed elsewhere."""
+    shapes = {(71, "r", "done"): (40.0, -20.0), (72, "g", "done"): (0.1, 60.0), (73, "g", "failed"): (200.0, 10.0)}
+    with psycopg.connect(site.uri, autocommit=True) as c:
+        for (visit, band, state), (ra, dec) in shapes.items():
+            square = polygon(*corners(ra, dec))
+            c.execute(
+                'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, attempt, band, '
+                "\"midpointMjdTai\", region) VALUES (%s, 5, 'simcam', '{}', 'x', %s, 1, %s, %s, %s)",
+                (visit, state, band, 61000.0 + visit, lock_pixels(square)),
+            )
+        yield list(shapes.values())
+        c.execute('DELETE FROM "VisitLedger" WHERE detector = 5')
+
+
+def corners(ra, dec, half=0.12):
+    grow = half / np.cos(np.radians(dec))
+    return np.array([ra - grow, ra + grow, ra + grow, ra - grow]) % 360, np.array(
+        [dec - half, dec - half, dec + half, dec + half]
+    )
+
+
+def cells_of(answer):
+    """Order and cell of each row, by the rule of the standard: 4 * 4**order + cell."""
+    with fits.open(io.BytesIO(answer.content)) as hdus:
+        hdus.verify("exception")
+        head, numbers = hdus[1].header, np.asarray(hdus[1].data["UNIQ"])
+    assert (head["MOCVERS"], head["MOCDIM"], head["ORDERING"], head["COORDSYS"]) == ("2.0", "SPACE", "NUNIQ", "C")
+    assert (np.diff(numbers) > 0).all()
+    order = np.floor(np.log2(numbers / 4) / 2).astype(int)
+    assert order.max(initial=0) <= head["MOCORD_S"]
+    return {(int(o), int(n - 4 * 4**o)) for o, n in zip(order, numbers, strict=True)}
+
+
+def share_inside(cells, ra, dec):
+    orders = {o for o, _ in cells}
+    hits = [
+        [(o, int(p)) in cells for p in hpgeom.angle_to_pixel(1 << o, ra, dec, nest=True, lonlat=True)] for o in orders
+    ]
+    return float(np.any(hits, axis=0).mean())
+
+
+def test_the_footprint_holds_the_images_and_little_else(site, imaged):
+    answer = site.http.get("/v1/footprint")
+    assert answer.headers["content-type"] == "application/fits"
+    cells = cells_of(answer)
+    rng = np.random.default_rng(8)
+    near, far, failed = imaged
+    for ra, dec in (near, far):
+        (low, high, _, _), _ = corners(ra, dec)
+        width = (high - low) % 360
+        inside_ra, inside_dec = (low + width * rng.random(500)) % 360, dec + rng.uniform(-0.12, 0.12, 500)
+        assert share_inside(cells, inside_ra, inside_dec) > 0.995  # slivers of cells at the border may be missing
+        assert share_inside(cells, np.array([ra, ra]), np.array([dec - 1.2, dec + 1.2])) == 0
+    assert share_inside(cells, np.array([failed[0]]), np.array([failed[1]])) == 0
+    area = sum(41252.96 / (12 * 4**o) for o, _ in cells)
+    assert area < 8 * 0.08 * 2  # at most eight pixels of level 8, with the cells at their borders
+    red = site.http.get("/v1/footprint", params={"format": "json", "band": "r", "until": 61100}).json()
+    listed = {(int(o), c) for o, cells_at in red.items() for c in cells_at}
+    assert listed < cells
+    assert share_inside(listed, np.array([40.0, 0.1]), np.array([-20.0, 60.0])) == 0.5
+    nothing = site.http.get("/v1/footprint", params={"since": 70000})
+    assert cells_of(nothing) == set()
