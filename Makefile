@@ -11,7 +11,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENC
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml requirements.lock tools/setup.sh
+.venv/.ready: pyproject.toml client/pyproject.toml requirements.lock tools/setup.sh
 	@bash tools/setup.sh
 
 demo: setup
