@@ -27,6 +27,7 @@ from service.api.session import session
 from service.api.uploads import sweep_for_ever
 from service.api.visits import visits
 from service.api.vo.footprint import footprint
+from service.api.vo.tap import tap
 from service.settings import Settings
 
 __all__ = ["create_app"]
@@ -63,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     set_resources(app, resources)
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
     add_problem_handlers(app)
-    for router in (visits, dead_letters, reads, footprint, session, schemas, operations):
+    for router in (visits, dead_letters, reads, footprint, tap, session, schemas, operations):
         app.include_router(router, responses=PROBLEMS)
     if settings.api_docs:
         app.include_router(documentation)

@@ -19,6 +19,7 @@ from astropy.io.votable import parse_single_table
 from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 
 from apdb import PostgresApdb, columns_of
+from apdb.adql import ADQL_TABLES
 from apdb.copy.decode import stream_frames
 from apdb.database import Database
 from apdb.operate.readers import VIEWS, make_reader
@@ -369,3 +370,66 @@ def test_the_footprint_holds_the_images_and_little_else(site, imaged):
     assert share_inside(listed, np.array([40.0, 0.1]), np.array([-20.0, 60.0])) == 0.5
     nothing = site.http.get("/v1/footprint", params={"since": 70000})
     assert cells_of(nothing) == set()
+
+
+def test_pyvo_asks_the_tables_in_adql(site):
+    service = pyvo.dal.TAPService(f"{site.url}/v1/tap")
+    assert service.maxrec == 10_000  # of its capabilities
+    assert {t.name for t in service.tables} == set(ADQL_TABLES)
+    assert {c.name: c.unit for c in service.tables["dia_object_latest"].columns}["ra"] == "deg"
+    circle = "CONTAINS(POINT('ICRS', ra, dec), CIRCLE('ICRS', 359.9, 60.1, 0.7)) = 1"
+    found = service.search(
+        f"SELECT diaObjectId, ra, nDiaSources FROM dia_object_latest WHERE {circle} ORDER BY ra DESC"
+    ).to_table()
+    want = inside(site.objects, 359.9, 60.1, 0.7)
+    assert 10 < len(want) < 290
+    assert sorted(found["diaObjectId"].tolist()) == sorted(want.diaObjectId)
+    assert (np.diff(found["ra"]) <= 0).all()
+    assert str(found["ra"].unit) == "deg"
+    assert set(found["nDiaSources"]) == {3}
+    outside = service.search(f"SELECT COUNT(*) AS n FROM dia_object_latest WHERE NOT {circle}").to_table()
+    assert outside["n"][0] == len(site.objects) - len(want)
+    asked = "SELECT visit, COUNT(*) AS n, AVG(psfFlux) AS mean FROM dia_source s WHERE (s.snr > 10 OR s.snr IS NULL) AND band IN ('g', 'r') GROUP BY visit ORDER BY visit"
+    means = service.search(asked).to_table()
+    with psycopg.connect(site.uri) as c:
+        truth = c.execute(
+            'SELECT visit, count(*), avg("psfFlux"::float8) FROM "DiaSource" WHERE (snr > 10 OR snr IS NULL) AND band IN '
+            "('g', 'r') GROUP BY visit ORDER BY visit"
+        ).fetchall()
+    assert [(int(r["visit"]), int(r["n"])) for r in means] == [row[:2] for row in truth]
+    np.testing.assert_allclose(means["mean"], [row[2] for row in truth], rtol=1e-5)
+    near = service.search(
+        "SELECT TOP 3 diaObjectId FROM dia_object_latest ORDER BY DISTANCE(POINT(ra, dec), POINT(0, 60))"
+    ).to_table()
+    distance = np.hypot((site.objects.ra + 180) % 360 - 180, (site.objects.dec - 60) / 0.5)
+    assert len(near) == 3
+    assert near["diaObjectId"][0] == site.objects.diaObjectId[distance.argmin()]
+
+
+def test_what_tap_cannot_answer_is_an_error_of_the_protocol(site, imaged):
+    service = pyvo.dal.TAPService(f"{site.url}/v1/tap")
+    for asked, says in (
+        ("SELECT ra FROM pg_user", "no table"),
+        ("SELECT ra FROM dia_source WHERE ra = 'x'", "invalid input"),
+        ("SELECT ra, COUNT(*) FROM dia_source", "GROUP BY"),
+    ):
+        with pytest.raises(pyvo.DALQueryError, match=says):
+            service.search(asked)
+    cut = service.search("SELECT diaObjectId FROM dia_object_latest", maxrec=7)
+    assert len(cut) == 7
+    assert "OVERFLOW" in [i.value for i in cut.votable.resources[0].infos]
+    whole = service.search("SELECT TOP 7 diaObjectId FROM dia_object_latest")
+    assert "OVERFLOW" not in [i.value for i in whole.votable.resources[0].infos]
+    assert (
+        len(
+            service.search("SELECT visit AS \"a%sb\" FROM visit_summary WHERE instrument LIKE 'sim%' AND night > 61000")
+        )
+        == 3
+    )
+    plain = site.http.get(
+        "/v1/tap/sync", params={"query": "SELECT TOP 2 ra FROM dia_source", "LANG": "ADQL", "responseformat": "csv"}
+    )
+    assert plain.text.splitlines()[0] == "ra"
+    assert len(plain.text.splitlines()) == 3
+    refused = site.http.post("/v1/tap/sync", json={"QUERY": "SELECT ra FROM dia_source"})
+    assert refused.status_code == 415

@@ -18,6 +18,9 @@ __all__ = ["MAX_JSON", "BodyLimits", "Shield"]
 MAX_JSON = 1 << 20  # bytes of a body without an image
 SLOWEST = 10_000  # bytes per second: what comes more slowly holds a connection for nothing
 _TYPES = ("application/json", "multipart/form-data")
+_FORMS = {
+    "/v1/tap/sync": ("application/x-www-form-urlencoded", "multipart/form-data")
+}  # what clients of the protocol send
 _NUL = re.compile(rb"%00", re.IGNORECASE)
 _log = logging.getLogger("alertprod.api")
 
@@ -111,9 +114,10 @@ class Shield:
             answer = too_large(self._most(scope))
             answer.headers["Connection"] = "close"
             return answer
-        if has_body and (given := _media_type(scope)) is not None and given not in _TYPES:
+        types = _FORMS.get(scope["path"], _TYPES)
+        if has_body and (given := _media_type(scope)) is not None and given not in types:
             return problem(
-                415, "unsupported_media_type", f"Content-Type {given[:100]!r}: expected {' or '.join(_TYPES)}"
+                415, "unsupported_media_type", f"Content-Type {given[:100]!r}: expected {' or '.join(types)}"
             )
         return None
 
