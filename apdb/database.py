@@ -19,7 +19,7 @@ from apdb.schema.presence import check_tables
 from apdb.schema.setup import DATABASE_VERSION, drop_tables, finish_schema
 from apdb.schema.tables import make_metadata
 
-__all__ = ["Database", "first_line"]
+__all__ = ["CONNECT_TIMEOUT_S", "Database", "cut_after", "first_line"]
 
 CONNECT_TIMEOUT_S = 10
 
@@ -96,7 +96,7 @@ class Database:
         """
         with self.connect() as connection:
             try:
-                with nullcontext() if limit_s is None else _cut_after(connection, limit_s):
+                with nullcontext() if limit_s is None else cut_after(connection, limit_s):
                     yield connection
             except psycopg.OperationalError as error:
                 raise DatabaseUnavailable(f"database {self.label}: {first_line(error)}") from error
@@ -189,7 +189,7 @@ class Database:
 
 
 @contextmanager
-def _cut_after(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None]:
+def cut_after(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None]:
     """Shut the socket of a connection when the body takes longer: the statement that waits fails."""
     timer = threading.Timer(seconds, _cut, (connection,))
     timer.daemon = True

@@ -9,11 +9,13 @@ __all__ = [
     "DatabaseUnavailable",
     "IdLayoutConflict",
     "InconsistentSchemaError",
+    "KeyReused",
     "LeaseLost",
     "NotFound",
     "ReleasesExhausted",
     "SchemaMismatch",
     "VisitConflict",
+    "VisitEnded",
     "VisitRunning",
 ]
 
@@ -46,6 +48,18 @@ class VisitRunning(VisitConflict):
     """The visit is being processed: it can be replaced or withdrawn when it has ended."""
 
     code = "visit_running"
+
+
+class VisitEnded(VisitConflict):
+    """The visit has ended: what was asked for is for those that have not, or ended in another way."""
+
+    code = "visit_ended"
+
+
+class KeyReused(ApdbError):
+    """An Idempotency-Key came before with another content."""
+
+    code = "key_reused"
 
 
 class ReleasesExhausted(ApdbError):

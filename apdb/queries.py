@@ -20,6 +20,7 @@ __all__ = [
     "LIGHT_CURVE_COLUMNS",
     "MAX_ROWS",
     "Query",
+    "VisitFilter",
     "cone",
     "footprint",
     "light_curve",
@@ -49,9 +50,10 @@ VISIT_COLUMNS: tuple[Column, ...] = (
     *_described("DiaSource", "visit", "detector"), Column("instrument", "text", False),
     Column("band", "text", True), Column("midpointMjdTai", "double", True, None, "d"), Column("night", "int", True),
     Column("state", "text", False), Column("attempt", "int", False), Column("failures", "int", False),
-    Column("errorCode", "text", True), Column("nDiaSources", "int", True), Column("nNewDiaObjects", "int", True),
+    Column("priority", "int", False), Column("errorCode", "text", True), Column("nDiaSources", "int", True), Column("nNewDiaObjects", "int", True),
     Column("nUpdatedDiaObjects", "int", True), Column("nDiaForcedSources", "int", True), Column("nAlerts", "int", True),
-    Column("secondsToFinish", "double", True, None, "s"),
+    Column("secondsToFinish", "double", True, None, "s"), Column("createdMjdUtc", "double", False, None, "d"),
+    Column("finishedMjdUtc", "double", True, None, "d"),
 )  # fmt: skip
 NIGHT_COLUMNS: tuple[Column, ...] = (
     Column("night", "int", True, None, "", "integer part of MJD - 0.5"), Column("band", "text", True),
@@ -64,14 +66,14 @@ NIGHT_COLUMNS: tuple[Column, ...] = (
 
 @dataclass(frozen=True)
 class Query:
-    """A query that is ready to run: its name, its columns, its SQL; `key` is the column that a next page goes on from."""
+    """A query that is ready to run: its name, its columns, its SQL; `key` is the column (or columns) that a next page goes on from."""
 
     name: str
     columns: tuple[Column, ...]
     statement: sql.Composable
     parameters: tuple[Any, ...]
     limit: int
-    key: str | None = None
+    key: str | tuple[str, ...] | None = None
 
 
 def choose(columns: Sequence[Column], wanted: Sequence[str] | None, always: Sequence[str] = ()) -> tuple[Column, ...]:
@@ -270,18 +272,73 @@ def visit_rows(
     return Query(table, columns, statement, (), limit, key)
 
 
+@dataclass(frozen=True)
+class VisitFilter:
+    """Which visits are listed: those of which everything that is given here is true.
+
+    Parameters
+    ----------
+    night, state, visit, detector, instrument, band, error
+        As the columns say (`error`: errorCode).
+    since, until
+        Mid-exposure from and before (MJD, TAI).
+    """
+
+    night: int | None = None
+    state: str | None = None
+    visit: int | None = None
+    detector: int | None = None
+    instrument: str | None = None
+    band: str | None = None
+    error: str | None = None
+    since: float | None = None
+    until: float | None = None
+
+    def terms(self) -> list[sql.Composable]:
+        """Return the conditions of SQL."""
+        columns = {"error": "errorCode", "since": "midpointMjdTai", "until": "midpointMjdTai"}
+        operators = {"since": ">=", "until": "<"}
+        return [
+            sql.SQL("t.{} {} {}").format(
+                sql.Identifier(columns.get(name, name)), sql.SQL(operators.get(name, "=")), sql.Literal(value)
+            )
+            for name, value in vars(self).items()
+            if value is not None
+        ]
+
+
 def visits(
-    *, night: int | None = None, state: str | None = None, after: int | None = None, limit: int = 10_000
+    which: VisitFilter | None = None,
+    *,
+    after: tuple[int, int | None] | None = None,
+    newest: bool = False,
+    limit: int = 10_000,
 ) -> Query:
-    """Visits with state, counts and time to finish, in order of visit and detector."""
-    terms: list[sql.Composable] = [sql.SQL("TRUE")]
-    terms += [sql.SQL("t.night = {}").format(sql.Literal(night))] if night is not None else []
-    terms += [sql.SQL("t.state = {}").format(sql.Literal(state))] if state is not None else []
-    terms += [sql.SQL("t.visit > {}").format(sql.Literal(after))] if after is not None else []
-    statement = sql.SQL("SELECT {} FROM visit_summary t WHERE {} ORDER BY t.visit, t.detector LIMIT {}").format(
-        _list(VISIT_COLUMNS), sql.SQL(" AND ").join(terms), sql.Literal(check_limit(limit))
+    """Visits with state, counts and time to finish, in order of visit and detector, or those that came last first.
+
+    Parameters
+    ----------
+    after
+        Visit and detector of the last row of the page before; without a detector: only later visits.
+    """
+    terms = [sql.SQL("TRUE"), *(which or VisitFilter()).terms()]
+    order = sql.SQL("t.visit, t.detector")
+    if newest:
+        order = sql.SQL('t."createdAt" DESC, t.visit DESC, t.detector DESC')
+    if after is not None:
+        visit, detector = after
+        last = sql.Literal(visit), sql.Literal((1 << 15) - 1 if detector is None else detector)
+        place = sql.SQL("(t.visit, t.detector) > ({}, {})").format(*last)
+        if newest:
+            place = sql.SQL(
+                '(t."createdAt", t.visit, t.detector) < (SELECT "createdAt", visit, detector FROM "VisitLedger" WHERE visit = {} '
+                "AND detector = {})"
+            ).format(*last)
+        terms.append(place)
+    statement = sql.SQL("SELECT {} FROM visit_summary t WHERE {} ORDER BY {} LIMIT {}").format(
+        _list(VISIT_COLUMNS), sql.SQL(" AND ").join(terms), order, sql.Literal(check_limit(limit))
     )
-    return Query("visits", VISIT_COLUMNS, statement, (), limit)
+    return Query("visits", VISIT_COLUMNS, statement, (), limit, ("visit", "detector"))
 
 
 def nights(night: int | None = None, *, limit: int = 10_000) -> Query:

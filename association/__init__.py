@@ -1,6 +1,6 @@
 """Sources to objects: standardising, matching, DiaObject statistics, solar-system matching; `DiaPipelineTask`.
 
-Imports: ``diffim``, ``forced``, ``exposure``, ``apdb``, ``tasks`` (never ``calibration``: same level). The task is thin;
+Imports: ``alerts``, ``diffim``, ``forced``, ``exposure``, ``apdb``, ``tasks`` (never ``calibration``: same level). The task is thin;
 matching and statistics are pure functions on DataFrames with APDB column names and units.
 """
 

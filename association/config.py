@@ -1,21 +1,98 @@
-"""Configuration of `DiaPipelineTask`."""
+"""Connections and configuration of `DiaPipelineTask`."""
+
+from typing import Any
 
 import lsst.pex.config as pexConfig
+import lsst.pipe.base.connectionTypes as cT
 
+from association.apdb_address import has_password
 from association.new_objects import BAD_FLAGS
 from association.statistics.summary import BANDS
 from tasks import AlertTaskConfig
 from tasks.base import AlertTaskConnections
+from tasks.storage_classes import EXPOSURE
 
-__all__ = ["DiaPipelineConfig"]
+__all__ = ["DiaPipelineConfig", "DiaPipelineConnections"]
+
+_CCD = ("instrument", "visit", "detector")
 
 
-class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnections):  # type: ignore[call-arg]
+def _table(name: str, doc: str) -> cT.Output:
+    return cT.Output(doc=doc, name=name, storageClass="DataFrame", dimensions=_CCD)
+
+
+class DiaPipelineConnections(AlertTaskConnections, dimensions=_CCD):  # type: ignore[call-arg]
+    """Sources and images of a detector in; what was stored, and the marker that says so, out."""
+
+    diaSourceTable = cT.Input(
+        doc="DiaSources that passed the tests.", name="dia_source_detector", storageClass="DataFrame", dimensions=_CCD
+    )
+    diffIm = cT.Input(doc="Difference.", name="difference_image", storageClass=EXPOSURE, dimensions=_CCD)
+    template = cT.Input(
+        doc="Template on the image's pixels.", name="template_detector", storageClass=EXPOSURE, dimensions=_CCD
+    )
+    subtraction = cT.Input(
+        doc="Numbers of the subtraction: by what it multiplied variances.",
+        name="subtractImages_metadata",
+        storageClass="TaskMetadata",
+        dimensions=_CCD,
+        minimum=0,
+    )
+    solarSystemObjectTable = cT.Input(
+        doc="Ephemerides of known bodies at the time of the visit.",
+        name="preloaded_ss_object",
+        storageClass="DataFrame",
+        dimensions=("instrument", "visit"),
+        minimum=0,
+    )
+    associatedDiaSources = _table("dia_source_apdb", "DiaSources as they are stored.")
+    diaForcedSources = _table("dia_forced_source_apdb", "Forced sources as they are stored.")
+    diaObjects = _table("dia_object_apdb", "Objects on the image, after the visit.")
+    newDiaSources = _table("new_dia_source", "DiaSources that found an object.")
+    marginalDiaSources = _table("marginal_new_dia_source", "DiaSources that were not good enough to.")
+    apdbMarker = cT.Output(
+        doc="The detector of the visit is in the APDB.", name="apdb_marker", storageClass="Config", dimensions=_CCD
+    )
+
+    def __init__(self, *, config: Any = None) -> None:
+        super().__init__(config=config)
+        if not config.doSolarSystemAssociation:
+            self.inputs.remove("solarSystemObjectTable")
+
+
+class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=DiaPipelineConnections):  # type: ignore[call-arg]
     """Configuration; names are those that users of the Rubin task know."""
 
     validBands = pexConfig.ListField(dtype=str, default=list(BANDS), doc="Bands that the database knows.")
     apdb_config_url = pexConfig.Field(
-        dtype=str, default="", doc="PostgreSQL URI of the APDB, for runs outside of the service's unit of work."
+        dtype=str,
+        default="",
+        doc="APDB, for runs outside of the service's unit of work: file that holds its URI, or a URI without a password; "
+        "empty: ALERTPROD_DATABASE_URI_FILE, ALERTPROD_DATABASE_URI.",
+    )
+    onStored = pexConfig.ChoiceField(
+        dtype=str,
+        default="error",
+        doc="What to do with a detector of a visit that is in the APDB already.",
+        allowed={
+            "error": "refuse it",
+            "reuse": "give the tables of what is stored once more, and store nothing: a run that was killed goes on",
+            "replace": "take back what is stored, and store anew",
+        },
+        optional=False,
+    )
+    release_id = pexConfig.RangeField(
+        dtype=int, default=0, min=0, doc="Release slot in the ids: a repetition that replaces takes the next."
+    )
+    alertArchive = pexConfig.Field(
+        dtype=str,
+        default="",
+        doc="In a quantum: folder or store that alerts are written to, as the service's; empty: none.",
+    )
+    scaleToSeeing = pexConfig.Field(
+        dtype=bool,
+        default=True,
+        doc="In a quantum: radii in arcsec that have their defaults grow with wide stars, as in the service.",
     )
     angleMargin = pexConfig.RangeField(dtype=float, default=2.0, min=0.0, doc="Margin of the history region, arcsec.")
     imagePixelMargin = pexConfig.RangeField(dtype=int, default=10, min=0, doc="Margin of objects on the image, px.")
@@ -74,3 +151,12 @@ class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=AlertTaskConnection
         dtype=float, default=1000.0, min=0.0, doc="Days that a mid-exposure may lie after now and the processing time."
     )
     maxNewDiaObjects = pexConfig.RangeField(dtype=int, default=0, min=0, doc="More new objects are an error; 0 is off.")
+
+    def validate(self) -> None:
+        """Refuse a password, which would be stored with the configuration."""
+        super().validate()
+        if has_password(self.apdb_config_url):
+            raise ValueError(
+                "apdb_config_url has a password, which would be stored with the configuration: write the URI to a file "
+                "and name that, or use ALERTPROD_DATABASE_URI_FILE"
+            )

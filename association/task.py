@@ -1,7 +1,6 @@
 """`DiaPipelineTask`: from the DiaSources of one detector to what is stored and alerted."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import lsst.pex.config as pexConfig
@@ -10,15 +9,16 @@ import pandas as pd
 from astropy.time import Time
 from lsst.pipe.base import Struct
 
-from apdb import Database, VisitUnitOfWork, empty_frame
+from apdb import VisitUnitOfWork, empty_frame
 from apdb.sky.htm import polygon
-from apdb.sky.locks import lock_pixels, sky_locks
 from association.config import DiaPipelineConfig
 from association.confirmation import unconfirmed
-from association.errors import AssociationError, DuplicateRecords, TooManyDiaObjects
+from association.errors import AssociationError, TooManyDiaObjects
 from association.forced_rows import ForcedRules, forced_rows, qualified_objects
 from association.matching import associate
 from association.new_objects import NewSourceRules, NewSources, filter_new_sources
+from association.own_transaction import LOCK_MARGIN, check_same_sources, own_transaction
+from association.quantum import run_quantum
 from association.solar_system import bodies_on_image, match_solar_system, no_bodies
 from association.source_table import check_one_visit, pointing_problems, with_optional_columns
 from association.steps import (
@@ -36,10 +36,7 @@ from exposure import Exposure
 from exposure.exposure_ids import id_generator
 from tasks import AlertTask, IdFactory, IdGenerator
 
-__all__ = ["ApdbMarker", "DiaPipelineConfig", "DiaPipelineTask"]
-
-
-LOCK_MARGIN = 30  # px around the image: objects beyond the edge may be touched
+__all__ = ["LOCK_MARGIN", "ApdbMarker", "DiaPipelineConfig", "DiaPipelineTask"]
 
 
 def _forced_ids(image: Exposure, bits: int | None) -> IdGenerator | IdFactory:
@@ -70,8 +67,8 @@ class DiaPipelineTask(AlertTask):
     ConfigClass = DiaPipelineConfig
     _DefaultName = "diaPipe"
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, initInputs: Any = None, **kwargs: Any) -> None:
+        super().__init__(initInputs=initInputs, **kwargs)
         c = self.config
         self.new_source_rules = NewSourceRules(
             tuple(c.newObjectBadFlags),
@@ -107,11 +104,12 @@ class DiaPipelineTask(AlertTask):
         solarSystemObjectTable: pd.DataFrame | None = None,
         band: str | None = None,
         processedMjdTai: float | None = None,
+        beforeCommit: Callable[[Struct], None] | None = None,
     ) -> Struct:
         """Process one detector's sources.
 
         Inside a unit of work nothing is committed here. Without one, the APDB of the configuration is opened, the sky
-        locked, and the visit committed; a visit that is there already is refused.
+        locked, and the visit committed; what happens to one that is there already is said by ``onStored``.
 
         Parameters
         ----------
@@ -129,6 +127,8 @@ class DiaPipelineTask(AlertTask):
             Ephemerides at the visit's time (ssObjectId, ephRa, ephDec, ...), None for none.
         processedMjdTai
             Processing time (validity, timeProcessed); now by default.
+        beforeCommit
+            Called with the result before it is committed here; what it raises leaves the APDB as it was.
 
         Returns
         -------
@@ -152,10 +152,19 @@ class DiaPipelineTask(AlertTask):
         visit = VisitInput(table, diffIm, exposure, solarSystemObjectTable, generator, now)
         if unitOfWork is not None:
             return self._process(visit, unitOfWork)
-        with self._own_transaction(diffIm) as work:
+        with own_transaction(self.config, diffIm, now) as (work, stored):
             result = self._process(visit, work)
-            work.commit()
+            if stored is not None:
+                check_same_sources(diffIm, result.associatedDiaSources, stored)
+            if beforeCommit is not None:
+                beforeCommit(result)
+            if stored is None:
+                work.commit()
         return result
+
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
+        """Read, associate, put the tables, commit, put the marker; see `association.quantum`."""
+        run_quantum(self, butlerQC, inputRefs, outputRefs)
 
     def _process(self, visit: VisitInput, work: VisitUnitOfWork) -> Struct:
         """Do all steps of `run` within a transaction of the caller's."""
@@ -217,22 +226,6 @@ class DiaPipelineTask(AlertTask):
                 problems += [f"the {name} image has {what}" for what in pointing_problems(image.require_visit_info())]
         if problems:
             raise AssociationError("; ".join(problems), **diffIm.where)
-
-    @contextmanager
-    def _own_transaction(self, diffIm: Exposure) -> Iterator[VisitUnitOfWork]:
-        """Lock the sky of a visit and open a unit of work in the configured APDB."""
-        visit, detector = diffIm.key
-        if not self.config.apdb_config_url:
-            raise AssociationError(
-                "neither a unit of work nor apdb_config_url names the APDB", visit=visit, detector=detector
-            )
-        database = Database(self.config.apdb_config_url)
-        database.ensure_partitions(diffIm.require_visit_info().midpoint_mjd_tai)
-        pixels = lock_pixels(polygon(*diffIm.sky_corners(LOCK_MARGIN)))
-        with database.connect() as connection, sky_locks(connection, pixels), VisitUnitOfWork(connection) as work:
-            if work.contains_visit(visit, detector):
-                raise DuplicateRecords("the visit is in the APDB already", visit=visit, detector=detector)
-            yield work
 
     def _load(self, work: VisitUnitOfWork, difference: Exposure, now_mjd: float) -> History:
         """Load the objects on the image, with a margin, and their sources of the history window.

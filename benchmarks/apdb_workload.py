@@ -158,7 +158,7 @@ def _filled(table: str, n: int, rng: np.random.Generator, given: dict[str, Any])
             continue
         kind = c.dtype.kind
         if kind == "f":
-            values = rng.standard_normal(n).astype(c.dtype)
+            values = (rng.standard_normal(n) + (FIRST_DAY if "Mjd" in c.name else 0.0)).astype(c.dtype)
             if c.nullable and c.name not in ("psfFlux",):
                 values[rng.random(n) < 0.33] = np.nan
         else:

@@ -1,6 +1,6 @@
 """Calibration: what a plain image lacks (`characterize`), and the multi-visit calibration tasks.
 
-Imports: ``diffim``, ``exposure``, ``tasks`` (never ``association``: same level). Names are fetched when they are first
+Imports: ``diffim``, ``forced``, ``exposure``, ``tasks`` (never ``association``: same level). Names are fetched when they are first
 used: the joint fit needs no pixel code. `calibration.characterize.characterize` is asked
 for by its full name.
 """

@@ -22,7 +22,7 @@ from exposure.photometry import forced_psf_photometry
 from tasks.arrays import nearest_pixels
 from tasks.reprs import short_repr
 
-__all__ = ["Characterized", "add_psf", "characterize"]
+__all__ = ["Characterized", "add_psf", "characterize", "flatten_calibration"]
 
 
 @dataclass(frozen=True)
@@ -175,11 +175,11 @@ def _calibrate(
         matches = match_stars(exposure, good, reference, exposure.require_wcs(), radius=1.5)
         report["zeropointMatches"] = float(len(matches))
     exposure.photo_calib = calibrate(exposure, rules, matches)
-    _apply_variation(exposure, sources)
+    flatten_calibration(exposure, sources)
     report["zeropoint"] = AB_ZEROPOINT - 2.5 * float(np.log10(exposure.photo_calib.mean))
 
 
-def _apply_variation(exposure: Exposure, sources: pd.DataFrame) -> None:
+def flatten_calibration(exposure: Exposure, sources: pd.DataFrame) -> None:
     """Divide the variation of the calibration out of the pixels: a matching kernel has one sum for the whole image."""
     calib = exposure.photo_calib
     if calib is None or calib.variation is None:

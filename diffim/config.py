@@ -8,6 +8,7 @@ import lsst.pipe.base.connectionTypes as cT
 from diffim.options import OPTIONS, Option, contradictions
 from tasks import AlertTaskConfig
 from tasks.base import AlertTaskConnections
+from tasks.storage_classes import EXPOSURE, EXPOSURE_CATALOG
 
 __all__ = ["ImageDifferenceConfig", "ImageDifferenceConnections"]
 
@@ -30,44 +31,56 @@ def _field(option: Option) -> Any:
 class ImageDifferenceConnections(AlertTaskConnections, dimensions=_CCD):  # type: ignore[call-arg]
     """What one quantum reads and writes."""
 
+    templateExposure = cT.Input(
+        doc="Template on the image's pixels.", name="template_detector", storageClass=EXPOSURE, dimensions=_CCD
+    )
     coaddExposures = cT.Input(
         doc="Patches of the template.",
-        name="goodSeeingCoadd",
-        storageClass="ExposureF",
+        name="template_coadd",
+        storageClass=EXPOSURE,
         dimensions=("tract", "patch", "skymap", "band"),
         multiple=True,
     )
     selectSources = cT.Input(
-        doc="Sources of the image.", name="src", storageClass="DataFrame", dimensions=_CCD, minimum=0
+        doc="Sources of the image.",
+        name="single_visit_star_unstandardized",
+        storageClass="DataFrame",
+        dimensions=_CCD,
+        minimum=0,
     )
     calexpBackgroundExposure = cT.Input(
-        doc="Background to add back.", name="calexpBackground", storageClass="ExposureF", dimensions=_CCD, minimum=0
+        doc="Background to add back.",
+        name="preliminary_visit_image_background",
+        storageClass=EXPOSURE,
+        dimensions=_CCD,
+        minimum=0,
     )
     finalizedPsfApCorrCatalog = cT.Input(
         doc="PSFs and aperture corrections of the visit.",
         name="finalized_psf_ap_corr_catalog",
-        storageClass="ExposureCatalog",
+        storageClass=EXPOSURE_CATALOG,
         dimensions=("instrument", "visit"),
         minimum=0,
     )
-    subtractedExposure = cT.Output(
-        doc="Difference.", name="goodSeeingDiff_differenceExp", storageClass="ExposureF", dimensions=_CCD
-    )
-    scoreExposure = cT.Output(
-        doc="Score image.", name="goodSeeingDiff_scoreExp", storageClass="ExposureF", dimensions=_CCD
-    )
+    subtractedExposure = cT.Output(doc="Difference.", name="difference_image", storageClass=EXPOSURE, dimensions=_CCD)
+    scoreExposure = cT.Output(doc="Score image.", name="difference_score_image", storageClass=EXPOSURE, dimensions=_CCD)
     warpedExposure = cT.Output(
         doc="Template on the image's pixels.",
-        name="goodSeeingDiff_warpedExp",
-        storageClass="ExposureF",
+        name="template_detector",
+        storageClass=EXPOSURE,
         dimensions=_CCD,
     )
     diaSources = cT.Output(
-        doc="Detected sources.", name="goodSeeingDiff_diaSrc", storageClass="DataFrame", dimensions=_CCD
+        doc="Detected sources.", name="dia_source_unfiltered", storageClass="DataFrame", dimensions=_CCD
     )
 
     def __init__(self, *, config: Any = None) -> None:
         super().__init__(config=config)
+        if config.templateFrom == "template_detector":
+            self.inputs.remove("coaddExposures")
+            self.outputs.remove("warpedExposure")
+        else:
+            self.inputs.remove("templateExposure")
         if not config.doWriteScore:
             self.outputs.remove("scoreExposure")
         if not config.doDetection:
@@ -82,6 +95,16 @@ class ImageDifferenceConfig(AlertTaskConfig, pipelineConnections=ImageDifference
     """Configuration; see `diffim.options.OPTIONS`."""
 
     vars().update({_name: _field(_option) for _name, _option in OPTIONS.items()})
+    templateFrom = pexConfig.ChoiceField(
+        dtype=str,
+        default="template_detector",
+        doc="What a quantum reads as its template.",
+        allowed={"template_detector": "one on the image's pixels", "template_coadd": "patches, which it warps"},
+        optional=False,
+    )
+    release_id = pexConfig.RangeField(
+        dtype=int, default=0, min=0, doc="Release slot in the ids: a repetition that replaces takes the next."
+    )
 
     def validate(self) -> None:
         """Refuse contradictions."""

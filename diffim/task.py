@@ -26,6 +26,7 @@ from exposure.exposure_ids import id_generator
 from tasks import AlertTask, IdFactory, IdGenerator
 from tasks.arrays import F32
 from tasks.errors import CallerError
+from tasks.quanta import quantum_errors
 
 __all__ = ["ImageDifferenceConfig", "ImageDifferenceTask"]
 
@@ -47,6 +48,11 @@ class ImageDifferenceTask(AlertTask):
     ConfigClass = ImageDifferenceConfig
     _DefaultName = "imageDifference"
     _PRODUCTS = ("subtractedExposure", "scoreExposure", "warpedExposure", "diaSources")
+
+    def __init__(self, butler: Any = None, **kwargs: Any) -> None:
+        """Make the task; `butler` is of the published interface, and not used."""
+        super().__init__(**kwargs)
+        self._last: Differenced | None = None
 
     @staticmethod
     def makeIdFactory(expId: int, expBits: int) -> IdFactory:
@@ -152,17 +158,23 @@ class ImageDifferenceTask(AlertTask):
         if self.config.doAddCalexpBackground and background is not None:
             exposure.image += background.image
         with _no_work():
-            return self._differencing(earlier_fit).run(
+            self._last = self._differencing(earlier_fit).run(
                 exposure, template, exposure.sources if sources is None else sources, ids, difference
             )
+        return self._last
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Prepare the image, warp and check the template, run, store; a product that was not made is not stored."""
         inputs = butlerQC.get(inputRefs)
-        result = self._from_inputs(inputs["exposure"], list(inputs["coaddExposures"]), inputs)
+        with quantum_errors(self):
+            exposure, template = self._prepared(inputs["exposure"], inputs)
+            kept = getattr(outputRefs, "warpedExposure", None)
+            if kept is not None:  # as it was read: its mask is changed by the subtraction
+                butlerQC.put(template, kept)
+            result = self._from_inputs(exposure, template, inputs)
         for name in self._PRODUCTS:
             ref, value = getattr(outputRefs, name, None), getattr(result, name)
-            if ref is not None and value is not None:
+            if ref is not None and ref is not kept and value is not None:
                 butlerQC.put(value, ref)
 
     def runDataRef(self, sensorRef: dict[str, Any], templateIdList: list[Any] | None = None) -> Struct:
@@ -178,7 +190,8 @@ class ImageDifferenceTask(AlertTask):
         """
         inputs = {key: _opened(value) for key, value in sensorRef.items() if key not in ("output", "templates")}
         patches = [_opened(p) for p in (sensorRef["templates"] if templateIdList is None else templateIdList)]
-        result = self._from_inputs(inputs.pop("exposure"), patches, inputs)
+        exposure, template = self._prepared(inputs.pop("exposure"), {**inputs, "coaddExposures": patches})
+        result = self._from_inputs(exposure, template, inputs)
         if sensorRef.get("output") is not None:
             folder = Path(sensorRef["output"])
             folder.mkdir(parents=True, exist_ok=True)
@@ -190,17 +203,23 @@ class ImageDifferenceTask(AlertTask):
                     value.to_parquet(folder / f"{name}.parquet")
         return result
 
-    def _from_inputs(self, exposure: Exposure, patches: list[Exposure], inputs: dict[str, Any]) -> Struct:
+    def _prepared(self, exposure: Exposure, inputs: dict[str, Any]) -> tuple[Exposure, Exposure]:
+        """Return the image with its final parts, and the template on its pixels, which is made of patches where none is given."""
         catalog = inputs.get("finalizedPsfApCorrCatalog") if self.config.doApplyFinalizedPsf else None
         exposure = self.prepareCalibratedExposure(exposure, catalog)
-        with _no_work():
-            template = merge_patches(exposure, patches)
+        template = inputs.get("templateExposure")
+        if template is None:
+            with _no_work():
+                template = merge_patches(exposure, list(inputs["coaddExposures"]))
         self.checkTemplateIsSufficient(template)
+        return exposure, template
+
+    def _from_inputs(self, exposure: Exposure, template: Exposure, inputs: dict[str, Any]) -> Struct:
         return self.run(
             exposure,
             inputs.get("selectSources"),
             template,
-            idFactory=id_generator(exposure),
+            idFactory=id_generator(exposure, self.config.release_id),
             calexpBackgroundExposure=inputs.get("calexpBackgroundExposure"),
         )
 
@@ -220,14 +239,18 @@ class ImageDifferenceTask(AlertTask):
         Parameters
         ----------
         exposure, subtractRes, diaSources, subtractedExposure, matchedExposure
-            The image and what `run` returned for it.
+            The image and what `run` returned for it; without a difference, that which this task made last is drawn.
         selectSources, kernelSources
             Taken for the sake of the published interface; the fit knows its stars.
         folder
             Where the pictures go.
         """
-        if subtractedExposure is None:
-            raise CallerError("runDebug draws a difference: give subtractedExposure", **exposure.where)
+        if subtractedExposure is None and self._last is not None:
+            subtractedExposure, matchedExposure = self._last.subtractedExposure, self._last.matchedExposure
+        if subtractedExposure is None or subtractedExposure.key != exposure.key:
+            raise CallerError(
+                "runDebug draws a difference: give subtractedExposure, or run the task first", **exposure.where
+            )
         convolved = str(self.metadata["convolved"]) if "convolved" in self.metadata else ""
         subject = Subject(subtractedExposure, exposure, matchedExposure, subtractRes, diaSources, convolved)
         return draw_subtraction(subject, Path(folder))

@@ -2,6 +2,7 @@
 
 from exposure.exposure import Exposure
 from exposure.instrument import find_instrument
+from tasks.errors import CallerError
 from tasks.ids import IdGenerator, IdPacker
 
 __all__ = ["exposure_number", "id_generator"]
@@ -20,18 +21,20 @@ def _layout(exposure: Exposure) -> tuple[IdPacker, int]:
     return next((c for c in _COMMON if visit < c[0].n_visits), _COMMON[-1])
 
 
-def id_generator(exposure: Exposure) -> IdGenerator:
-    """Return the ids of one catalogue of an exposure.
+def id_generator(exposure: Exposure, release: int = 0) -> IdGenerator:
+    """Return the ids of one catalogue of an exposure, in a release slot of its instrument.
 
     Without an instrument file, visits below 2**24 leave 2**27 ids, those below 2**37 2**14, and longer ones (13 digits) 2**10.
 
     Raises
     ------
     CallerError
-        Visit or detector are beyond the bounds of the layout.
+        Visit, detector or release are beyond the bounds of the layout; without an instrument file there are no releases.
     """
     packer, slot = _layout(exposure)
-    return IdGenerator(packer, *exposure.key, slot)
+    if release and any(packer is common for common, _ in _COMMON):
+        raise CallerError(f"release {release} has no slot in the ids: name an instrument file", **exposure.where)
+    return IdGenerator(packer, *exposure.key, slot + release)
 
 
 def exposure_number(exposure: Exposure) -> int:

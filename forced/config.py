@@ -5,30 +5,34 @@ import lsst.pipe.base.connectionTypes as cT
 
 from tasks import AlertTaskConfig
 from tasks.base import AlertTaskConnections
+from tasks.storage_classes import EXPOSURE_CATALOG
 
 __all__ = ["ForcedPhotCcdFromDataFrameConfig", "ForcedPhotCcdFromDataFrameConnections"]
 
 
-class ForcedPhotCcdFromDataFrameConnections(AlertTaskConnections, dimensions=("instrument", "visit", "detector")):  # type: ignore[call-arg]
+class ForcedPhotCcdFromDataFrameConnections(
+    AlertTaskConnections,
+    dimensions=("instrument", "visit", "detector", "skymap", "tract"),  # type: ignore[call-arg]
+):
     """What one quantum reads and writes."""
 
     refCat = cT.Input(
         doc="Positions to measure at.",
-        name="goodSeeingDiff_fullDiaObjTable",
+        name="dia_object_patch",
         storageClass="DataFrame",
         dimensions=("skymap", "tract", "patch"),
         multiple=True,
     )
     visitSummary = cT.Input(
         doc="Calibrations of the visit.",
-        name="finalVisitSummary",
-        storageClass="ExposureCatalog",
+        name="visit_summary",
+        storageClass=EXPOSURE_CATALOG,
         dimensions=("instrument", "visit"),
         minimum=0,
     )
     measCat = cT.Output(
         doc="Forced photometry.",
-        name="forced_src_diaObject",
+        name="dia_object_forced_source_unstandardized",
         storageClass="DataFrame",
         dimensions=("instrument", "visit", "detector", "skymap", "tract"),
     )

@@ -15,7 +15,7 @@ from forced.errors import ForcedPhotometryError
 from forced.external_calibrations import apply_summary, replace_parts
 from forced.measurement import Options, blank_exposure, footprint_radii, measure_rows
 from forced.references import ReferenceColumns, frame_of, source_catalog
-from tasks import AlertTask, IdFactory
+from tasks import AlertTask, IdFactory, IdGenerator
 from tasks.arrays import Box
 
 __all__ = ["ForcedPhotCcdFromDataFrameConfig", "ForcedPhotCcdFromDataFrameTask"]
@@ -35,14 +35,17 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
     dataPrefix = ""
     """Published attribute: what the name of the output begins with; no dataset of this task has a prefix."""
 
+    def __init__(self, butler: Any = None, refSchema: Any = None, initInputs: Any = None, **kwds: Any) -> None:
+        """Make the task; `butler` and `refSchema` are of the published interface, and not used."""
+        super().__init__(initInputs=initInputs, **kwds)
+
     def getSchemaCatalogs(self) -> dict[str, Any]:
         """Return an empty output table under ``forced_src``."""
         return {"forced_src": self._empty_output()}
 
-    @staticmethod
-    def makeIdFactory(expId: int, expBits: int) -> IdFactory:
-        """Return the older id source."""
-        return IdFactory(expId, expBits)
+    def makeIdFactory(self, dataRef: Any) -> IdGenerator:
+        """Return the source of ids of the exposure of a `dataRef`: those of its instrument file's layout."""
+        return id_generator(self.getExposure(dataRef))
 
     def df2RefCat(self, dfList: Sequence[Any], exposureBBox: Box, exposureWcs: SkyWcs) -> pd.DataFrame:
         """Concatenate frames and keep the rows whose pixel lies in the box.
@@ -110,13 +113,17 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         return self.df2RefCat(list(refCats), exposure.bbox, exposure.wcs)
 
     def fetchReferences(self, dataRef: Any, exposure: Exposure) -> pd.DataFrame:
-        """Return the references of a `dataRef`: frames, or paths of Parquet files, that overlap the exposure."""
+        """Return the references of a `dataRef`: frames, paths of Parquet files, or a mapping with ``references``."""
+        if isinstance(dataRef, dict):
+            dataRef = dataRef["references"]
         items = dataRef if isinstance(dataRef, list | tuple) else [dataRef]
         frames = [pd.read_parquet(i) if isinstance(i, str | Path) else i for i in items]
         return self.mergeAndFilterReferences(exposure, frames)
 
     def getExposure(self, dataRef: Any) -> Exposure:
-        """Return the exposure of a `dataRef`: an object, or the path of a FITS file in our layout."""
+        """Return the exposure of a `dataRef`: an object, the path of a FITS file in our layout, or a mapping with ``exposure``."""
+        if isinstance(dataRef, dict):
+            dataRef = dataRef["exposure"]
         return dataRef if isinstance(dataRef, Exposure) else Exposure.read_fits(dataRef)
 
     def getExposureId(self, dataRef: Any) -> int:

@@ -1,5 +1,9 @@
-"""What ties the tasks to Rubin's Butler: registration of our data types and the pipelines for ``pipetask``.
+"""What ties the tasks to Rubin's Butler: instruments, dimension records, formatters, and the pipelines for ``pipetask``.
 
-Imports: ``association``, ``calibration``, ``diffim``, ``forced``, ``alerts``, ``exposure``, ``apdb``, ``tasks``. Adapters
-only.
+Imports: ``apdb``, ``diffim``, ``exposure``, ``tasks``. Adapters only: the pipelines name the tasks. Of the service nothing
+but the commands ``alertprod butler`` loads this room.
 """
+
+from tasks.storage_classes import register_storage_classes
+
+register_storage_classes()

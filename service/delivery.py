@@ -9,13 +9,17 @@ from alertprod_client.filters import AlertFilter
 from alerts.archive.store import AlertArchive, file_name
 from alerts.delivery.reconcile import CorrectionReconciler, Reconciler
 from alerts.delivery.registry import SchemaRegistry, learn_wire_id
-from alerts.delivery.relay import Relay
+from alerts.delivery.relay import Published, Relay
 from alerts.delivery.target import KafkaTarget, ensure_topics
 from alerts.packets.corrections import CORRECTION_ID, correction_document
 from alerts.packets.schemas import SCHEMA_ID
 from apdb import Database
 from apdb.queue import outbox
 from service.crash import crash_at
+from service.observe.log import about
+from service.observe.measures import count_published
+from service.observe.spans import record_span
+from service.observe.traces import trace_id
 from service.settings import Settings
 from tasks.errors import TransientError
 
@@ -71,6 +75,7 @@ def run_relay(settings: Settings, stop: threading.Event) -> None:
                 wire_id(settings, database),
                 lambda name: crash_at(name, settings.crash_point),
                 correction_id(settings, database),
+                _tell_published,
             )
         sent = relay.step()
         if relay.leads and time.monotonic() > swept + SWEEP_EVERY_S:
@@ -81,6 +86,15 @@ def run_relay(settings: Settings, stop: threading.Event) -> None:
     _repeat(work, stop)
     if relay is not None:
         relay.close()
+
+
+def _tell_published(published: Published) -> None:
+    row, count = published.row, published.row.count
+    count_published(published.by_topic, published.since_shutter_s)
+    facts = {"trace_id": trace_id(row.traceparent), "alerts": count, "seconds": published.since_shutter_s}
+    with about(visit=row.visit, detector=row.detector, attempt=row.attempt):
+        record_span("publish", row.traceparent, 0.0, {"visit": row.visit, "detector": row.detector, "alerts": count})
+        log.info("visit %d, detector %d: %d alerts are in the topic", row.visit, row.detector, count, extra=facts)
 
 
 def run_reconciler(settings: Settings, stop: threading.Event) -> None:

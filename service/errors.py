@@ -12,8 +12,8 @@ __all__ = [
 OTHER_CODES = (
     "headers_too_large",
     "method_not_allowed",
+    "image_late",
     "no_answer",
-    "quota_exceeded",
     "request_timeout",
     "too_large",
     "too_many_requests",
@@ -87,6 +87,12 @@ class BadMessage(CallerError):
     """The visit message breaks its schema."""
 
     code = "bad_message"
+
+
+class QuotaExceeded(CallerError):
+    """More visits than somebody may submit in a day."""
+
+    code = "quota_exceeded"
 
 
 class ForbiddenLocation(CallerError):

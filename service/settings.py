@@ -21,7 +21,7 @@ NOT_SETTINGS = frozenset(
     PREFIX + name
     for name in (
         "INSTRUMENTS", "THREADS", "KAFKA_JARS", "DEBUG", "REAL_DATA", "APICURIO", "KILLS", "RELAY_KILLS", "BROKER_KILLS",
-        "BROKER_DOWN_S", "ALERTS", "OVERLAP_ROUNDS", "ARCHIVE_HISTORIES", "ARCHIVE_KILLS", "FUZZ", "MESSAGES",
+        "BROKER_DOWN_S", "ALERTS", "OVERLAP_ROUNDS", "ARCHIVE_HISTORIES", "ARCHIVE_KILLS", "FUZZ", "MESSAGES", "BURST", "BURST_READ_S",
         "DATABASE_DOWN_S", "FAULT_REPORT", "API_URL", "TOKEN", "TOKEN_FILE", "DATABASE_URI_FILE", "SCHEMA_REGISTRY_FILE",
         "KAFKA_CLIENT_FILE",
     )
@@ -149,8 +149,29 @@ class Settings(BaseSettings):
         15.0, ge=1, title="Idle time", description="seconds between requests on one connection"
     )
     max_connections: int = Field(1000, ge=1, title="Connections", description="open to the API at a time")
+    max_submits: int = Field(
+        64, ge=1, title="Submitting", description="requests that may submit visits at a time, in each API process"
+    )
+    max_viewers: int = Field(
+        200,
+        ge=1,
+        title="Viewers",
+        description="requests that may follow or await visits at a time, in each API process",
+    )
     trusted_proxies: str = Field(
         "", title="Proxies", description="addresses, by commas, whose X-Forwarded-For and -Proto are believed"
+    )
+    access_log: bool = Field(
+        True, title="Access log", description="whether every request to the API is a line of the log"
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, title="Metrics port", description="of /metrics, /healthz and /readyz of every role; 0: none"
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", title="Metrics host", description="address of that port, which asks nobody who he is"
+    )
+    otlp_endpoint: str = Field(
+        "", title="Traces", description="URL of an OpenTelemetry collector (OTLP over HTTP); needs the extra 'otel'"
     )
     workers: int = Field(0, ge=0, le=256, title="Workers", description="job processes; 0 is one per core")
     lease_s: float = Field(60.0, gt=0, title="Lease", description="seconds after which a silent worker loses its visit")
@@ -168,6 +189,9 @@ class Settings(BaseSettings):
         45.0, ge=0, title="Drain", description="seconds that a worker may take to end its visits after SIGTERM"
     )
     order_wait_s: float = Field(120.0, ge=0, title="Order", description="how long a visit waits for an earlier one")
+    image_wait_s: float = Field(
+        0.0, ge=0, le=86400, title="Late images", description="seconds that an image may come after its message"
+    )
     poll_s: float = Field(0.2, gt=0, title="Poll", description="pause of an idle worker or relay")
     max_upload_mb: int = Field(1024, gt=0, title="Upload limit", description="largest upload, MiB")
     upload_keep_days: float = Field(

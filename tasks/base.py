@@ -17,9 +17,12 @@ import lsst.pipe.base.connectionTypes as cT
 import numpy as np
 
 from tasks.errors import CallerError
-from tasks.provenance import ProvenanceMismatch, write_config, write_package_versions, write_together
+from tasks.provenance import ProvenanceMismatch, replace_text, write_config, write_package_versions, write_together
+from tasks.storage_classes import EXPOSURE, register_storage_classes
 
 __all__ = ["AlertTask", "AlertTaskConfig", "AlertTaskConnections", "make_config", "make_task"]
+
+register_storage_classes()
 
 
 class TaskProvenanceMismatch(ProvenanceMismatch, pipeBase.TaskError):
@@ -41,8 +44,8 @@ class AlertTaskConnections(  # type: ignore[call-arg]
 
     exposure = cT.Input(
         doc="Calibrated science exposure.",
-        name="calexp",
-        storageClass="ExposureF",
+        name="preliminary_visit_image",
+        storageClass=EXPOSURE,
         dimensions=("instrument", "visit", "detector"),
     )
 
@@ -100,9 +103,32 @@ class AlertTask(pipeBase.PipelineTask):
 
     @classmethod
     def parseAndRun(cls, args: Any = None, config: Any = None, log: Any = None, doReturnResults: bool = False) -> Any:
-        """Refuse: the old command line lives in ``alertprod`` and ``pipetask``."""
-        raise CallerError(
-            f"{cls.__name__}.parseAndRun needs a gen2 repository; run 'alertprod --help' or 'pipetask run' instead"
+        """Run the task on data references of a file, as the older command line did; ``--help`` lists the options.
+
+        The program ends with the number of references that failed, where any did, unless ``--noExit`` is given.
+
+        Returns
+        -------
+        struct : `lsst.pipe.base.Struct`
+            ``argumentParser``, ``parsedCmd``, ``taskRunner``, ``resultList``: a `Struct` for each reference, with exitStatus
+            (0 or 1), dataRef, error where it failed, and result where `doReturnResults` says so.
+
+        Raises
+        ------
+        CallerError
+            The task knows no data references, or the command line cannot be used.
+        """
+        from tasks.command_line import exit_status, run_references
+
+        if not hasattr(cls, "runDataRef"):
+            raise CallerError(f"{cls.__name__} knows no data references: run it with 'pipetask run'")
+        parser, parsed, results = run_references(cls, args, config, log, doReturnResults)
+        exit_status(results, lambda r: int(r["exitStatus"]), no_exit=parsed.noExit)
+        return pipeBase.Struct(
+            argumentParser=parser,
+            parsedCmd=parsed,
+            taskRunner=run_references,
+            resultList=[pipeBase.Struct(**r) for r in results],
         )
 
     def writeConfig(self, butler: Any, clobber: bool = False, doBackup: bool = True) -> None:
@@ -134,8 +160,8 @@ class AlertTask(pipeBase.PipelineTask):
         target = Path(dataRef) / f"{self.getName()}_metadata.json"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(self.getFullMetadata().model_dump_json(indent=1), encoding="utf-8")
-        except OSError as error:
+            replace_text(target, self.getFullMetadata().model_dump_json(indent=1))
+        except (OSError, ValueError) as error:
             self.log.warning("metadata cannot be written to %s: %s", target, error)
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ __all__ = [
     "ProvenanceMismatch",
     "config_differences",
     "json_differences",
+    "replace_text",
     "write_config",
     "write_guarded",
     "write_package_versions",
@@ -49,29 +51,33 @@ def write_guarded(
         A different one is there and `clobber` is off; or it cannot be read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        try:
-            old = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            if not clobber:
-                raise ProvenanceMismatch(
-                    f"{path} is there but cannot be read ({error}); {option} replaces it"
-                ) from error
-            old = ""
-        if old == text:
-            return
-        changes = differences(old, text)
-        if not changes:
-            return
-        if not clobber:
-            for line in changes:
-                log.warning("%s: %s", path.name, line)
-            raise ProvenanceMismatch(
-                f"{path} differs from the present run ({'; '.join(changes[:20])}); {option} replaces it"
-            )
-        if backup:
-            _keep(path)
-    _write(path, text)
+    if _created(path, text):  # of two processes that come at once one is the second, and compares
+        return
+    old = _stored(path, option, unreadable="" if clobber else None)
+    if old == text:
+        return
+    changes = differences(old, text)
+    if not changes:
+        return
+    if not clobber:
+        for line in changes:
+            log.warning("%s: %s", path.name, line)
+        raise ProvenanceMismatch(
+            f"{path} differs from the present run ({'; '.join(changes[:20])}); {option} replaces it"
+        )
+    if backup:
+        _keep(path)
+    replace_text(path, text)
+
+
+def _stored(path: Path, option: str, unreadable: str | None = None) -> str:
+    """Return what a file holds; `unreadable` where it cannot be read, which is an error where that is None."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        if unreadable is not None:
+            return unreadable
+        raise ProvenanceMismatch(f"{path} is there but cannot be read ({error}); {option} replaces it") from error
 
 
 def _keep(path: Path) -> None:
@@ -86,10 +92,29 @@ def _keep(path: Path) -> None:
             number += 1
 
 
-def _write(path: Path, text: str) -> None:
-    work = path.with_name(f".{path.name}.{os.getpid()}.part")
+def replace_text(path: Path, text: str) -> None:
+    """Write a text to a file that is whole at any time: the old one, or the new one."""
+    os.replace(_part(path, text), path)
+
+
+def _created(path: Path, text: str) -> bool:
+    """Write a text to a file that is not there, whole or not at all; False where there is one, which stays as it is."""
+    if path.exists():
+        return False
+    work = _part(path, text)
+    try:
+        os.link(work, path)  # fails where the name exists: no race between check and use
+    except FileExistsError:
+        return False
+    finally:
+        work.unlink()
+    return True
+
+
+def _part(path: Path, text: str) -> Path:
+    work = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     work.write_text(text, encoding="utf-8")
-    os.replace(work, path)
+    return work
 
 
 def config_differences(old: str, new: str) -> list[str]:
@@ -117,6 +142,8 @@ def json_differences(old: str, new: str) -> list[str]:
         before = json.loads(old)
     except ValueError:
         return ["the stored file is no JSON"]
+    if not isinstance(before, dict):
+        return ["the stored file is no JSON object"]
     after = json.loads(new)
     return [
         f"{k}: {before.get(k, 'absent')} -> {after.get(k, 'absent')}"
@@ -136,11 +163,11 @@ def write_together(texts: dict[Path, str], *, clobber: bool, backup: bool) -> No
     wrong: list[str] = []
     for path, text in texts.items():
         if path.exists() and not clobber:
-            wrong += [f"{path.name}: {d}" for d in json_differences(path.read_text(encoding="utf-8"), text)]
+            wrong += [f"{path.name}: {d}" for d in json_differences(_stored(path, "clobber"), text)]
     if wrong:
         raise ProvenanceMismatch(f"stored schemas differ ({'; '.join(wrong[:20])}); clobber replaces them")
     for path, text in texts.items():
-        write_guarded(path, text, clobber=True, backup=backup, differences=json_differences, option="clobber")
+        write_guarded(path, text, clobber=clobber, backup=backup, differences=json_differences, option="clobber")
 
 
 def write_versions(path: Path, present: dict[str, Any], *, clobber: bool, backup: bool) -> None:
@@ -153,7 +180,7 @@ def write_versions(path: Path, present: dict[str, Any], *, clobber: bool, backup
     """
     merged = {str(k): str(v) for k, v in present.items()}
     if path.exists() and not clobber:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = _versions(path)
         wrong = [
             f"{k}: {stored[k]} vs {merged[k]}" for k in sorted(stored.keys() & merged.keys()) if stored[k] != merged[k]
         ]
@@ -165,6 +192,23 @@ def write_versions(path: Path, present: dict[str, Any], *, clobber: bool, backup
         merged = stored | merged
     text = json.dumps(dict(sorted(merged.items())), indent=1)
     write_guarded(path, text, clobber=True, backup=backup and clobber, differences=json_differences, option="clobber")
+
+
+def _versions(path: Path) -> dict[str, str]:
+    """Return stored versions.
+
+    Raises
+    ------
+    ProvenanceMismatch
+        The file cannot be read, or holds none.
+    """
+    try:
+        stored = json.loads(_stored(path, "--clobber-versions"))
+    except ValueError as error:
+        raise ProvenanceMismatch(f"{path} is no JSON ({error}); --clobber-versions replaces it") from error
+    if not isinstance(stored, dict):
+        raise ProvenanceMismatch(f"{path} holds no versions; --clobber-versions replaces it")
+    return {str(k): str(v) for k, v in stored.items()}
 
 
 def write_config(path: Path, text: str, *, clobber: bool, backup: bool) -> None:

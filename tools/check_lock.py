@@ -1,6 +1,6 @@
 """Say where requirements.lock and pyproject.toml differ: ``python tools/check_lock.py``; exits with 1 where they do.
 
-Every dependency, and those of the extras ``dev`` and ``docs``, must be pinned, with hashes, to a version that its specifier allows,
+Every dependency, and those of the extras ``dev``, ``docs`` and ``batch``, must be pinned, with hashes, to a version that its specifier allows,
 and nothing else may be there for the project's own sake. Nothing is fetched.
 """
 
@@ -24,7 +24,7 @@ def wanted(root: Path = ROOT) -> dict[str, Requirement]:
     project = document["project"]
     texts = [
         *project["dependencies"],
-        *(t for extra in ("dev", "docs") for t in project["optional-dependencies"].get(extra, [])),
+        *(t for extra in ("dev", "docs", "batch") for t in project["optional-dependencies"].get(extra, [])),
     ]
     here = document.get("tool", {}).get("uv", {}).get("sources", {})  # of this repository: nothing to pin
     return {canonicalize_name(r.name): r for r in map(Requirement, texts) if r.name not in here}

@@ -7,7 +7,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from alerts.delivery.target import KafkaTarget, Refusals, typed_errors
 
-__all__ = ["GroupLag", "reader_lags"]
+__all__ = ["GroupLag", "committed_lag", "reader_lags"]
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,46 @@ def reader_lags(target: KafkaTarget) -> list[GroupLag]:
     refusals, limit = Refusals(), target.timeout_s
     admin = AdminClient(target.settings(refusals))
     with typed_errors(admin, refusals, f"topic {target.topic}"):
-        metadata = admin.list_topics(target.topic, limit).topics[target.topic]
-        if metadata.error is not None:
-            raise KafkaException(metadata.error)
-        parts = [TopicPartition(target.topic, number) for number in sorted(metadata.partitions)]
-        ends = {
-            part.partition: future.result().offset
-            for part, future in admin.list_offsets(
-                {p: OffsetSpec.latest() for p in parts}, request_timeout=limit
-            ).items()
-        }
+        parts = _partitions(admin, target)
+        ends = _offsets(admin, parts, OffsetSpec.latest(), limit)
         names = [g.group_id for g in admin.list_consumer_groups(request_timeout=limit).result().valid]
         out = [lag for name in names if (lag := _lag_of(admin, name, parts, ends, limit)) is not None]
     return sorted(out, key=lambda g: (-g.total, g.group))
+
+
+def committed_lag(
+    admin: AdminClient, target: KafkaTarget, group: str, refusals: Refusals
+) -> dict[int, tuple[int, int]]:
+    """Return (committed offset, messages behind it) of a group by partition, as the broker has them.
+
+    Where the group has committed nothing the offset is that of the first message there is.
+
+    Raises
+    ------
+    BrokerUnavailable, BrokerRefused
+        No broker answers in time; or it answers and refuses, or has no such topic.
+    """
+    limit = target.timeout_s
+    with typed_errors(admin, refusals, f"topic {target.topic}"):
+        parts = _partitions(admin, target)
+        asked = ConsumerGroupTopicPartitions(group, parts)
+        answer = admin.list_consumer_group_offsets([asked], request_timeout=limit)[group].result().topic_partitions
+        first = _offsets(admin, parts, OffsetSpec.earliest(), limit)
+        offsets = first | {p.partition: max(p.offset, first[p.partition]) for p in answer if p.offset >= 0}
+        ends = _offsets(admin, parts, OffsetSpec.latest(), limit)
+    return {number: (offset, max(ends[number] - offset, 0)) for number, offset in sorted(offsets.items())}
+
+
+def _partitions(admin: AdminClient, target: KafkaTarget) -> list[TopicPartition]:
+    metadata = admin.list_topics(target.topic, target.timeout_s).topics[target.topic]
+    if metadata.error is not None:
+        raise KafkaException(metadata.error)
+    return [TopicPartition(target.topic, number) for number in sorted(metadata.partitions)]
+
+
+def _offsets(admin: AdminClient, parts: list[TopicPartition], which: OffsetSpec, limit: float) -> dict[int, int]:
+    answers = admin.list_offsets(dict.fromkeys(parts, which), request_timeout=limit)
+    return {part.partition: future.result().offset for part, future in answers.items()}
 
 
 def _lag_of(

@@ -28,6 +28,20 @@ class SchemaRegistry:
         if parts.username:
             self._client.auth = httpx.BasicAuth(parts.username, parts.password or "")
 
+    def check(self, subject: str, schema_id: int = SCHEMA_ID, document: str | None = None) -> int | None:
+        """Return the registry's id of a schema, None where it is not registered and may be; errors as `register`."""
+        path, body = quote(subject, safe=""), _body(schema_id, document)
+        registered = self._find(f"/subjects/{path}", body)
+        if registered is not None:
+            return int(registered["id"])
+        checked = self._find(f"/compatibility/subjects/{path}/versions/latest", body)
+        if checked is not None and not checked.get("is_compatible", True):
+            why = "; ".join(map(str, checked.get("messages", [])))[:500]
+            raise SchemaRefused(
+                f"registry {self.name}: schema {schema_id} is incompatible with subject {subject}: {why}"
+            )
+        return None
+
     def register(self, subject: str, schema_id: int = SCHEMA_ID, document: str | None = None) -> int:
         """Return the registry's id of a schema (`document`, by default that of alerts), registered now when it was not.
 
@@ -38,17 +52,11 @@ class SchemaRegistry:
         SchemaRefused
             Incompatible with what the subject holds, or not allowed.
         """
-        path, body = quote(subject, safe=""), {"schema": document or schema_document(schema_id), "schemaType": "AVRO"}
-        registered = self._find(f"/subjects/{path}", body)
-        if registered is not None:
-            return int(registered["id"])
-        checked = self._find(f"/compatibility/subjects/{path}/versions/latest", body)
-        if checked is not None and not checked.get("is_compatible", True):
-            why = "; ".join(map(str, checked.get("messages", [])))[:500]
-            raise SchemaRefused(
-                f"registry {self.name}: schema {schema_id} is incompatible with subject {subject}: {why}"
-            )
-        versions = f"/subjects/{path}/versions"
+        known = self.check(subject, schema_id, document)
+        if known is not None:
+            return known
+        versions = f"/subjects/{quote(subject, safe='')}/versions"
+        body = _body(schema_id, document)
         return int(self._content(versions, self._post(versions, body))["id"])
 
     def _find(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
@@ -72,6 +80,10 @@ class SchemaRegistry:
         if not isinstance(content, dict):
             raise SchemaRefused(f"registry {self.name}{path}: the answer is no JSON object: {reply.text[:500]}")
         return content
+
+
+def _body(schema_id: int, document: str | None) -> dict[str, Any]:
+    return {"schema": document or schema_document(schema_id), "schemaType": "AVRO"}
 
 
 def learn_wire_id(

@@ -7,8 +7,10 @@ when Kafka has forgotten (group offsets expire).
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -30,7 +32,7 @@ from apdb.queue.corrections import CorrectionBatch
 from apdb.queue.outbox import OutboxRow
 from apdb.queue.status import RELAY_LOCK
 
-__all__ = ["Relay"]
+__all__ = ["Published", "Relay"]
 
 log = logging.getLogger("alertprod.relay")
 
@@ -38,6 +40,25 @@ BATCH_CORRECTIONS, MOST_WAITING = 5000, 100
 BATCH_ALERTS, BATCH_BYTES = 500, 16 << 20  # of a transaction: an open one holds back the readers of its partitions
 FIRST_BATCH_BYTES = 2 << 20  # of a visit: its first alerts are out at once
 _DAY = 86400.0
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a relay has sent of one outbox row.
+
+    Parameters
+    ----------
+    row
+        The row as it was before.
+    by_topic
+        Messages by topic.
+    since_shutter_s
+        Seconds from the end of the exposure to its last alert; None where it is not known.
+    """
+
+    row: OutboxRow
+    by_topic: dict[str, int]
+    since_shutter_s: float | None
 
 
 class Relay:
@@ -53,6 +74,8 @@ class Relay:
         Schema ids in the wire headers of alerts and of corrections.
     crash
         Called with the name of each crash point (fault tests).
+    report
+        Told of every row whose alerts are all in the topic.
     """
 
     def __init__(
@@ -63,7 +86,9 @@ class Relay:
         wire_id: int = SCHEMA_ID,
         crash: Callable[[str], None] = lambda name: None,
         correction_id: int = CORRECTION_ID,
+        report: Callable[[Published], None] = lambda published: None,
     ) -> None:
+        self._report = report
         self._database, self._archive, self._target, self._crash = database, archive, target, crash
         self._wire_id, self._correction_id = wire_id, correction_id
         self._producer: AlertProducer | None = None
@@ -152,7 +177,7 @@ class Relay:
     def _publish(self, leader: psycopg.Connection[Any], producer: AlertProducer, row: OutboxRow) -> int:
         """Publish what is left of a row; a row whose file is broken is held, the others go on."""
         file, order = alert_file(row), row.order
-        sent = row.published_count
+        sent, before = row.published_count, Counter(producer.sent)
         try:
             for batch in _ahead(_batches(self._archive.stream(file, sent))):
                 producer.send(batch, _headers(row), order, sent + len(batch))
@@ -167,7 +192,9 @@ class Relay:
             outbox.hold(leader, order, str(error))
             raise BrokerUnavailable(f"the relay goes on without {row.file}") from error
         self._crash("relay_marked")
-        outbox.mark(leader, order, sent, _since(row.shutter_close), complete=True)
+        since = _since(row.shutter_close)
+        outbox.mark(leader, order, sent, since, complete=True)
+        self._report(Published(row, dict(producer.sent - before), since))
         return sent - row.published_count
 
 

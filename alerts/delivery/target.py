@@ -1,5 +1,6 @@
 """Where alerts go: brokers, topics, security, and what a refusal of Kafka means."""
 
+import logging
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,8 +12,18 @@ from alertprod_client.broker import Refusals, kafka_error, typed_errors
 from alertprod_client.corrections import correction_topic
 from alerts.errors import AlertError
 
-__all__ = ["KafkaTarget", "Refusals", "ensure_topics", "kafka_error", "message_limit", "require_topics", "typed_errors"]
+__all__ = [
+    "KAFKA_LOG",
+    "KafkaTarget",
+    "Refusals",
+    "ensure_topics",
+    "kafka_error",
+    "message_limit",
+    "require_topics",
+    "typed_errors",
+]
 
+KAFKA_LOG = logging.getLogger("alertprod.kafka")  # what librdkafka says beside its answers, when it is polled
 MAX_MESSAGE = 10_485_760
 
 
@@ -58,7 +69,12 @@ class KafkaTarget:
 
     def settings(self, refusals: Refusals | None = None) -> dict[str, Any]:
         """Return the common client settings."""
-        common: dict[str, Any] = {"bootstrap.servers": self.brokers, "socket.timeout.ms": 10_000, **dict(self.client)}
+        common: dict[str, Any] = {
+            "bootstrap.servers": self.brokers,
+            "socket.timeout.ms": 10_000,
+            "logger": KAFKA_LOG,
+            **dict(self.client),
+        }
         return common if refusals is None else {**common, "error_cb": refusals}
 
 

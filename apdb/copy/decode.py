@@ -18,7 +18,7 @@ from apdb.schema.columns import Column
 from tasks.arrays import I64, U8, Flags
 from tasks.compiled import compiled
 
-__all__ = ["select_frame", "select_frame_in_parts", "stream_frames"]
+__all__ = ["query_frame", "select_frame", "select_frame_in_parts", "stream_frames"]
 
 _DTYPES = {"long": "i8", "int": "i4", "short": "i2", "float": "f4", "double": "f8", "boolean": "u1"}
 
@@ -43,6 +43,16 @@ def select_frame(
         False turns their NULLs into 0, False and "". NULL floats are NaN in both.
     """
     return _join(_read_pieces(connection, table, columns, rest, parameters), columns, nullable)
+
+
+def query_frame(
+    connection: psycopg.Connection[Any],
+    query: sql.Composable,
+    columns: Sequence[Column],
+    parameters: Sequence[Any] = (),
+) -> pd.DataFrame:
+    """Return the answer of a query, also one that changes rows and returns them, its columns in the order of `columns`."""
+    return _join(list(copy_rows(connection, _copy(connection, query, parameters))), columns, False)
 
 
 def select_frame_in_parts(

@@ -16,7 +16,7 @@ from apdb.schema.columns import Column
 from tasks.arrays import F64, I32, I64, U8, Flags
 from tasks.compiled import compiled
 
-__all__ = ["EncodedRows", "copy_in", "encode", "id_array", "write_rows"]
+__all__ = ["EncodedRows", "copy_in", "encode", "id_array", "number_array", "write_rows"]
 
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + b"\x00" * 8
 _TRAILER = b"\xff\xff"
@@ -211,6 +211,11 @@ def _text_bytes(table: str, frame: pd.DataFrame, column: Column) -> tuple[U8, Fl
 def id_array(ids: I64) -> str:
     """Return ids, shape (N,), as the text of an array, for ``%s::bigint[]``: a list of thousands takes many times as long."""
     return "{" + ",".join(map(str, ids.tolist())) + "}"
+
+
+def number_array(values: F64) -> str:
+    """Return numbers, shape (N,), as the text of an array, for ``%s::float8[]``; NaN is NULL."""
+    return "{" + ",".join("NULL" if v != v else repr(v) for v in values.tolist()) + "}"
 
 
 def write_rows(

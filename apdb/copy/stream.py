@@ -25,6 +25,7 @@ __all__ = ["copy_rows", "word"]
 PIECE = 1 << 20
 TIMEOUT_S = 600.0
 PAUSE_S = 0.0002
+_READY = b"Z\0\0\0\5"  # begins the last message of an answer, of which one byte follows
 _HEADER_LENGTH = 19  # signature, flags, length of the (empty) extension
 
 
@@ -180,6 +181,8 @@ def _read_much(handle: int, into: U8) -> int:
     """
     count = _read(handle, into)
     while count < into.size:
+        if into[:count][-6:-1].tobytes() == _READY:
+            break
         time.sleep(PAUSE_S)
         try:
             more = os.readv(handle, [into[count:].data])

@@ -44,15 +44,21 @@ class Patience:
         return min(self.retry_s * 2.0 ** min(failures, 30), LONGEST_PAUSE_S)
 
 
-# an earlier visit of the same patch that is not finished is waited for, up to a deadline
+# An earlier visit of the same patch that is not finished is waited for, up to a deadline. A target of opportunity (its priority
+# is above 0) waits for none that only stands in the queue: they wait for it, so that it has one visit before it at most.
 _NEXT = f"""
 WITH next AS (
   SELECT visit, detector FROM "VisitLedger" q
   WHERE state = '{VisitState.QUEUED}' AND "nextAt" <= now() AND NOT EXISTS (
     SELECT 1 FROM "VisitLedger" e
-    WHERE e.state IN ('{VisitState.QUEUED}', '{VisitState.RUNNING}') AND e."midpointMjdTai" < q."midpointMjdTai"
+    WHERE (e.state = '{VisitState.RUNNING}' OR (e.state = '{VisitState.QUEUED}' AND q.priority <= greatest(e.priority, 0)))
+      AND e."midpointMjdTai" < q."midpointMjdTai"
       AND (e.region && q.region OR ((e.region IS NULL OR q.region IS NULL) AND e.detector = q.detector))
       AND q."createdAt" > now() - make_interval(secs => %(order_wait)s))
+  AND NOT EXISTS (
+    SELECT 1 FROM "VisitLedger" t
+    WHERE t.state = '{VisitState.QUEUED}' AND t.priority > greatest(q.priority, 0) AND t."nextAt" <= now()
+      AND (t.region && q.region OR ((t.region IS NULL OR q.region IS NULL) AND t.detector = q.detector)))
   ORDER BY priority DESC, "midpointMjdTai" NULLS FIRST, visit, detector
   FOR UPDATE SKIP LOCKED LIMIT 1)
 UPDATE "VisitLedger" l SET state = '{VisitState.RUNNING}', attempt = l.attempt + 1, "updatedAt" = now()

@@ -1,6 +1,5 @@
 """The visit ledger: every (visit, detector) that ever came in, its state, and how it ended."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -9,17 +8,15 @@ import psycopg
 from psycopg.rows import dict_row
 
 from apdb.database import Database
-from apdb.errors import LeaseLost, NotFound, ReleasesExhausted, VisitConflict, VisitRunning
+from apdb.errors import LeaseLost, NotFound, VisitRunning
 from apdb.queue.claims import Claim, Patience, give_back_lost, take_next
+from apdb.queue.entries import RELEASES, RUNNING, Entry, enter
 from apdb.queue.states import VisitState
-from apdb.rows import single_row
 
 __all__ = ["RELEASES", "Claim", "Ledger", "Outcome", "Patience", "VisitState", "finish"]
 
-RELEASES = 64
 LIMIT_S = 30.0  # of one call: then the database counts as away
 _PATIENCE = Patience()
-_RUNNING = "it is being processed: send it again when it has ended"
 
 
 @dataclass(frozen=True)
@@ -57,10 +54,7 @@ class Ledger:
     def submit(
         self, message: dict[str, Any], visit: int, detector: int, releases: int = RELEASES
     ) -> tuple[dict[str, Any], bool]:
-        """Enter a visit; returns its row and whether it is new.
-
-        The same message again changes nothing. With ``reprocess = "replace"`` the message of a visit that waits is replaced, and
-        one that has ended is queued again, with the next of `releases` release slots where rows of it are stored.
+        """Enter a visit, which has so many release slots; returns its row and whether it is new (`apdb.queue.entries.enter`).
 
         Raises
         ------
@@ -71,43 +65,15 @@ class Ledger:
         ReleasesExhausted
             A replacement, and every release slot was used.
         """
-        content = {k: v for k, v in message.items() if k not in ("traceparent", "priority", "reprocess")}
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        replace = message.get("reprocess") == "replace"
+        return self.enter(Entry(message, visit, detector, releases))
+
+    def enter(self, entry: Entry) -> tuple[dict[str, Any], bool]:
+        """Enter a visit; returns its row and whether it is new; errors as for `submit`."""
         with self._database.session(LIMIT_S) as connection, connection.transaction():
-            cursor = connection.cursor(row_factory=dict_row)
-            cursor.execute(
-                'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, priority, '
-                '"midpointMjdTai", band) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) '
-                "ON CONFLICT (visit, detector) DO NOTHING RETURNING *",
-                (
-                    visit,
-                    detector,
-                    message["instrument"],
-                    json.dumps(message),
-                    digest,
-                    VisitState.QUEUED,
-                    message.get("priority", 0),
-                    message.get("midpointMjdTai"),
-                    message.get("band"),
-                ),
-            )
-            row = cursor.fetchone()
-            if row is not None:
-                return row, True
-            cursor.execute(
-                'SELECT * FROM "VisitLedger" WHERE visit = %s AND detector = %s FOR UPDATE', (visit, detector)
-            )
-            row = single_row(cursor)
-            if replace:
-                return _replace(cursor, row, message, digest, releases)
-            if row["messageHash"] != digest:
-                raise VisitConflict(
-                    "this (visit, detector) came before with another message: send reprocess=replace to replace it",
-                    visit=visit,
-                    detector=detector,
-                )
-            return row, False
+            (entered,) = enter(connection, [entry])
+            if entered.row is None:
+                raise entered.error or AssertionError("neither entered nor refused")
+            return entered.row, entered.new
 
     def withdraw(self, connection: psycopg.Connection[Any], visit: int, detector: int) -> None:
         """Note within the caller's transaction that a visit is taken back; one that waits is not processed.
@@ -125,7 +91,7 @@ class Ledger:
         if row is None:
             raise NotFound("it never came", visit=visit, detector=detector)
         if row[0] == VisitState.RUNNING:
-            raise VisitRunning(_RUNNING, visit=visit, detector=detector)
+            raise VisitRunning(RUNNING, visit=visit, detector=detector)
         connection.execute(
             'UPDATE "VisitLedger" SET state = %s, "errorCode" = NULL, "errorText" = NULL, "updatedAt" = now(), "finishedAt" = '
             "now() WHERE visit = %s AND detector = %s",
@@ -140,17 +106,26 @@ class Ledger:
             return cursor.fetchone()
 
     def rows(
-        self, *, visit: int | None = None, detector: int | None = None, state: str | None = None, limit: int = 100
+        self,
+        *,
+        visit: int | None = None,
+        detector: int | None = None,
+        state: str | None = None,
+        error: str | None = None,
+        night: int | None = None,
+        limit: int = 100,
     ) -> list[dict[str, Any]]:
-        """Return the rows of visits, those that came last first; of one visit, detector or state where it is given."""
-        wanted = {"visit": visit, "detector": detector, "state": state}
-        terms = [f"{name} = %({name})s" for name, value in wanted.items() if value is not None]
+        """Return the rows of visits, those that came last first: of a visit, detector, state, code of an error, or night."""
+        wanted = {"visit": visit, "detector": detector, "state": state, '"errorCode"': error}
+        wanted['floor("midpointMjdTai" - 0.5)'] = night
+        given = {name: value for name, value in wanted.items() if value is not None}
+        terms = [f"{name} = %s" for name in given]
         with self._database.session(LIMIT_S) as connection:
             cursor = connection.cursor(row_factory=dict_row)
             cursor.execute(
                 f'SELECT * FROM "VisitLedger" WHERE {" AND ".join(terms) or "TRUE"} '
-                'ORDER BY "createdAt" DESC, visit DESC, detector LIMIT %(limit)s',
-                {**wanted, "limit": limit},
+                'ORDER BY "createdAt" DESC, visit DESC, detector LIMIT %s',
+                [*given.values(), limit],
             )
             return cursor.fetchall()
 
@@ -238,44 +213,6 @@ class Ledger:
                 (midpoint, region, claim.visit, claim.detector),
             ).fetchone()
         return bool(row and row[0])
-
-
-def _replace(
-    cursor: psycopg.Cursor[dict[str, Any]], row: dict[str, Any], message: dict[str, Any], digest: str, releases: int
-) -> tuple[dict[str, Any], bool]:
-    """Queue a visit that came before with another message; returns its row and whether that changed it."""
-    where = {"visit": row["visit"], "detector": row["detector"]}
-    if row["state"] == VisitState.RUNNING:
-        raise VisitRunning(_RUNNING, **where)
-    same = row["message"].get("reprocess") == "replace" and row["messageHash"] == digest
-    if row["state"] == VisitState.QUEUED and same:
-        return row, False
-    release = row["release"] + (row["state"] in (VisitState.DONE, VisitState.WITHDRAWN))
-    if release >= releases:
-        raise ReleasesExhausted(
-            f"all {releases} release slots are used: ids for another replacement would be those of earlier rows; withdraw the "
-            "visit, or enter the image under another visit number",
-            **where,
-        )
-    cursor.execute(
-        'UPDATE "VisitLedger" SET state = %s, message = %s, "messageHash" = %s, release = %s, priority = %s, '
-        '"midpointMjdTai" = coalesce(%s, "midpointMjdTai"), band = coalesce(%s, band), instrument = %s, '
-        '"nextAt" = now(), "errorCode" = NULL, "errorText" = NULL, "finishedAt" = NULL, failures = 0, "updatedAt" = now() '
-        "WHERE visit = %s AND detector = %s RETURNING *",
-        (
-            VisitState.QUEUED,
-            json.dumps(message),
-            digest,
-            release,
-            message.get("priority", 0),
-            message.get("midpointMjdTai"),
-            message.get("band"),
-            message["instrument"],
-            row["visit"],
-            row["detector"],
-        ),
-    )
-    return single_row(cursor), True
 
 
 def finish(connection: psycopg.Connection[Any], visit: int, detector: int, attempt: int, outcome: Outcome) -> None:

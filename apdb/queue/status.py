@@ -5,6 +5,7 @@ from typing import Any
 from apdb.database import Database
 from apdb.queue import dead_letters
 from apdb.queue.corrections import unpublished
+from apdb.queue.figures import queue_figures, visit_quality
 from apdb.queue.outbox import discrepancies
 from apdb.queue.states import VisitState
 from apdb.rows import single_row
@@ -20,7 +21,8 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
 
     Visits by state, outbox depth and age, alerts published and held, mean seconds per step, seconds from the end of the
     exposure to the last alert of a visit (median and 95th percentile of the last 100), whether a relay leads, dead letters by
-    state, and, with `alert_topic`, the visits whose alerts are not in that topic as they should be.
+    state, ages of what waits (`apdb.queue.figures`), quality of the last visits, and, with `alert_topic`, the visits whose alerts
+    are not in that topic as they should be.
     """
     with database.session() as connection:
         states = dict(connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall())
@@ -41,6 +43,12 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
             '"secondsSinceShutterClose" AS seconds FROM "AlertOutbox" WHERE "secondsSinceShutterClose" IS NOT NULL '
             'ORDER BY "publishOrder" DESC LIMIT 100) r'
         ).fetchone()
+        shutter = single_row(
+            connection.execute(
+                'SELECT count(*), coalesce(sum("secondsSinceShutterClose"), 0) FROM "AlertOutbox" '
+                'WHERE "secondsSinceShutterClose" IS NOT NULL'
+            )
+        )
         leader = single_row(
             connection.execute(
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s AND "
@@ -50,6 +58,7 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
         )
         letters = dead_letters.counts(connection)
         corrections = unpublished(connection)
+        figures, quality = queue_figures(connection), visit_quality(connection)
         wrong = [] if alert_topic is None else discrepancies(connection, alert_topic)
     median, slow = latency[0] if latency and latency[0] else (None, None)
     return {
@@ -61,6 +70,10 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
         "held_alerts": int(outbox[3]),
         "seconds": {k: float(v) for k, v in steps},
         "alert_latency_s": {"median": median, "p95": slow},
+        "published_visits": int(shutter[0]),
+        "shutter_seconds_sum": float(shutter[1]),
+        "quality": {name: {"median": middle, "p95": high} for name, middle, high in quality},
+        **figures,
         "relay_leads": bool(leader[0]),
         "discrepant_visits": len(wrong),
         "dead_letters": letters,

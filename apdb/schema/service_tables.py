@@ -13,7 +13,15 @@ _MOMENT = sa.DateTime(timezone=True)
 
 def add_service_tables(meta: sa.MetaData) -> None:
     """Describe the tables of the service in `meta`."""
-    for add in (_queue_tables, _delivery_tables, _dead_letter_table, _side_tables, _access_tables, _correction_tables):
+    for add in (
+        _queue_tables,
+        _submitting_tables,
+        _delivery_tables,
+        _dead_letter_table,
+        _side_tables,
+        _access_tables,
+        _correction_tables,
+    ):
         add(meta)
 
 
@@ -46,8 +54,10 @@ def _queue_tables(meta: sa.MetaData) -> None:
         sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW),
         sa.Column("updatedAt", _MOMENT, nullable=False, server_default=_NOW),
         sa.Column("finishedAt", _MOMENT),
+        sa.Column("waitUntil", _MOMENT),
         sa.PrimaryKeyConstraint("visit", "detector", name="PK_VisitLedger"),
         sa.Index("IDX_VisitLedger_queue", "state", "priority", "midpointMjdTai"),
+        sa.Index("IDX_VisitLedger_created", "createdAt", "visit", "detector"),
     )
     sa.Table(
         "VisitLease",
@@ -59,6 +69,43 @@ def _queue_tables(meta: sa.MetaData) -> None:
         sa.Column("backend", sa.Integer),
         sa.Column("backendStart", _MOMENT),
         sa.PrimaryKeyConstraint("visit", "detector", name="PK_VisitLease"),
+    )
+
+
+def _submitting_tables(meta: sa.MetaData) -> None:
+    """Changes of state as they happened, keys under which something was submitted, announcements of next visits."""
+    sa.Table(
+        "VisitEvent",
+        meta,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("transaction", sa.BigInteger, nullable=False),
+        sa.Column("at", _MOMENT, nullable=False, server_default=_NOW),
+        *_visit_key(),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("priority", sa.Integer, nullable=False),
+        sa.Column("errorCode", sa.Text),
+        sa.Index("IDX_VisitEvent_transaction", "transaction", "id"),
+    )
+    sa.Table(
+        "IdempotencyKey",
+        meta,
+        sa.Column("principal", sa.Text, nullable=False),
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("status", sa.SmallInteger),
+        sa.Column("answer", pg.JSON),  # as it was written, to the byte
+        sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.PrimaryKeyConstraint("principal", "key", name="PK_IdempotencyKey"),
+        sa.Index("IDX_IdempotencyKey_created", "createdAt"),
+    )
+    sa.Table(
+        "NextVisit",
+        meta,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("expiresAt", _MOMENT, nullable=False),
+        sa.Column("announcement", pg.JSONB, nullable=False),
     )
 
 
@@ -231,6 +278,7 @@ def _access_tables(meta: sa.MetaData) -> None:
         sa.Column("requestId", sa.Text),
         sa.Column("detail", pg.JSONB),
         sa.Index("IDX_AccessAudit_principal", "principal", "at"),
+        sa.Index("IDX_AccessAudit_at", "at"),
     )
     sa.Table(
         "AccessUsage",

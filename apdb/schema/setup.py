@@ -12,7 +12,7 @@ from apdb.schema.tables import PARTITIONED
 
 __all__ = ["APDB_SQL_VERSION", "DATABASE_VERSION", "drop_tables", "finish_schema", "make_views"]
 
-DATABASE_VERSION = "3"  # of our own tables; raised by every migration
+DATABASE_VERSION = "4"  # of our own tables; raised by every migration
 APDB_SQL_VERSION = "1.2.1"  # of the layout that lsst.dax.apdb's SQL client expects
 APDB_REPLICA_VERSION = "1.0.0"
 
@@ -34,7 +34,8 @@ def finish_schema(
                 sql.Identifier(f"{table}_default"), sql.Identifier(table)
             )
         )
-    _note_other_writers(connection)
+    _make_triggers(connection, "other_writers.sql", ("other_writer",), len(PARTITIONED))
+    _make_triggers(connection, "visit_events.sql", ("visit_entered", "visit_changed"), 2)
     if replica is None:
         row = connection.execute("SELECT 1 FROM metadata WHERE name = 'version:ApdbSqlReplica'").fetchone()
         replica = row is not None
@@ -55,14 +56,15 @@ def finish_schema(
         make_views(connection)
 
 
-def _note_other_writers(connection: psycopg.Connection[Any]) -> None:
-    """Make the triggers that note rows of other clients, where they are missing."""
+def _make_triggers(connection: psycopg.Connection[Any], name: str, triggers: tuple[str, ...], count: int) -> None:
+    """Run a file of SQL beside this module, unless so many of its triggers are there: to make them locks their tables."""
     made = connection.execute(
-        "SELECT count(*) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE t.tgname = 'other_writer' "
-        "AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
+        "SELECT count(*) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE t.tgname = ANY(%s) "
+        "AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())",
+        (list(triggers),),
     ).fetchone()
-    if made != (len(PARTITIONED),):
-        connection.execute((files("apdb.schema") / "other_writers.sql").read_text(encoding="utf-8"))
+    if made != (count,):
+        connection.execute((files("apdb.schema") / name).read_text(encoding="utf-8"))
 
 
 def frozen_configuration(replica: bool) -> dict[str, Any]:

@@ -17,7 +17,9 @@ SELECT visit, detector, instrument, band, "midpointMjdTai", floor("midpointMjdTa
        attempt, failures, "errorCode", (counts ->> 'diaSources')::int AS "nDiaSources",
        (counts ->> 'newObjects')::int AS "nNewDiaObjects", (counts ->> 'updatedObjects')::int AS "nUpdatedDiaObjects",
        (counts ->> 'forced')::int AS "nDiaForcedSources", (counts ->> 'alerts')::int AS "nAlerts",
-       extract(epoch FROM "finishedAt" - "createdAt")::float8 AS "secondsToFinish", seconds, "createdAt", "finishedAt"
+       extract(epoch FROM "finishedAt" - "createdAt")::float8 AS "secondsToFinish", seconds, "createdAt", "finishedAt", priority,
+       40587 + extract(epoch FROM "createdAt")::float8 / 86400 AS "createdMjdUtc",
+       40587 + extract(epoch FROM "finishedAt")::float8 / 86400 AS "finishedMjdUtc"
 FROM "VisitLedger";
 
 CREATE OR REPLACE VIEW night_summary AS

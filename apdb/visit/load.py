@@ -26,6 +26,7 @@ __all__ = [
     "objects_around",
     "objects_in_region",
     "pixel_ranges",
+    "source_ids_of",
     "visit_is_stored",
 ]
 
@@ -120,6 +121,15 @@ def objects_around(
     bounds = ((pixels << shift).tolist(), ((pixels + 1) << shift).tolist())
     frame = select_frame(connection, "DiaObjectLast", schema.columns("DiaObjectLast"), IN_RANGES, bounds)
     return frame.sort_values("diaObjectId", ignore_index=True)
+
+
+def source_ids_of(connection: psycopg.Connection[Any], visit: int, detector: int) -> set[int]:
+    """Return the ids of the DiaSources of a (visit, detector) that are not withdrawn."""
+    rows = connection.execute(
+        'SELECT "diaSourceId" FROM "DiaSource" WHERE visit = %s AND detector = %s AND "timeWithdrawnMjdTai" IS NULL',
+        (visit, detector),
+    ).fetchall()
+    return {int(number) for (number,) in rows}
 
 
 def visit_is_stored(connection: psycopg.Connection[Any], visit: int, detector: int) -> bool:

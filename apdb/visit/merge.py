@@ -104,7 +104,8 @@ def _tell(
     from apdb.replication.taken_back import tell, tell_forced
 
     records = update_records.reassigned_by_id(connection, {source: keep for source, _, keep in moved})
-    before = forced.assign(diaObjectId=forced.gone)[list(left.columns)]
-    gone = pd.concat([f for f in (before, left) if len(f)] or [left])
+    names = list(_ROW[1:])
+    before = forced.assign(diaObjectId=forced.gone)[names]
+    gone = pd.concat([f for f in (before, left[names]) if len(f)] or [left])
     tell(connection, chunk, left.iloc[:0].assign(diaSourceId=0), gone, closed, records)
     tell_forced(connection, chunk, forced)

@@ -21,12 +21,12 @@ from apdb.sky.htm import htm_ids
 from apdb.visit.changes import close_objects
 from apdb.visit.store import store_objects
 from apdb.visit.valid_rows import FORCED_COLUMNS, SOURCE_COLUMNS, TIMES, valid_in_window, valid_sources
-from apdb.visit_rows import VisitRows, prepare
+from apdb.visit_rows import prepare
 from tasks import object_statistics as kernels
 from tasks.arrays import F64
 from tasks.object_statistics import BANDS, CELL_COLUMNS, HISTORY_DAYS
 
-__all__ = ["Renewal", "newest_versions", "renew", "renew_late", "write_pending"]
+__all__ = ["Renewal", "newest_versions", "renew", "write_pending"]
 
 
 @dataclass(frozen=True)
@@ -116,60 +116,17 @@ def write_pending(
     renewal: Renewal,
     mjd_tai: float,
     stored: Collection[int],
-) -> None:
-    """Write the versions of a renewal that waited to DiaObject, but for objects that got a newer one since (`stored`)."""
+) -> list[int]:
+    """Write the versions of a renewal that waited to DiaObject, but for objects that got a newer one since (`stored`).
+
+    Returns the objects whose versions it wrote.
+    """
     if renewal.pending is None:
-        return
+        return []
     left = renewal.pending[~renewal.pending.diaObjectId.isin(stored)]
     if len(left):
         store_objects(connection, prepare(schema, mjd_tai, left.reset_index(drop=True), None, None))
-
-
-def renew_late(
-    connection: psycopg.Connection[Any],
-    schema: PublishedSchema,
-    rows: VisitRows,
-    but: Collection[int] = (),
-    last: Mapping[int, float] | None = None,
-) -> tuple[int, ...]:
-    """Make objects anew that rows of a visit which came late have a part in, `but` for some; returns them.
-
-    Late is what lies before the last detection of its object: whoever stored it saw another window of history, and objects
-    without a detection in it (for which the same time is late, too) got no new version.
-
-    Parameters
-    ----------
-    last
-        Last detections (MJD, TAI) as they are known of objects, infinite for later or earlier ones; others are looked up.
-    """
-    late = _late(connection, rows, last or {}) - set(but)
-    if not late:
-        return ()
-    made_now = rows.objects.diaObjectId.tolist() if len(rows.objects) else []
-    versions = newest_versions(connection, schema, late)
-    return renew(connection, schema, versions, rows.mjd_tai, made_now=made_now, close=False).objects
-
-
-def _late(connection: psycopg.Connection[Any], rows: VisitRows, last: Mapping[int, float]) -> set[int]:
-    times = [f.midpointMjdTai.to_numpy(np.float64) for f in rows.frames.values()]
-    if not times:
-        return set()
-    objects, newest = rows.objects, float(np.max(np.concatenate(times)))
-    out: set[int] = set()
-    if len(objects) and "lastDiaSourceMjdTai" in objects:
-        behind = objects.lastDiaSourceMjdTai.to_numpy(np.float64) > newest
-        out |= set(objects.diaObjectId[behind].tolist())
-    forced = rows.frames.get("DiaForcedSource")
-    if forced is None:
-        return out
-    ids = forced.diaObjectId[~forced.diaObjectId.isin(objects.diaObjectId)] if len(objects) else forced.diaObjectId
-    known = ids.map(last).astype(np.float64)
-    out |= set(ids[(known >= newest).to_numpy()].tolist())
-    unknown = ids[known.isna().to_numpy()].to_numpy(np.int64)
-    if unknown.size:
-        query = 'SELECT "diaObjectId" FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%s::bigint[]) AND "lastDiaSourceMjdTai" >= %s'
-        out |= {i for (i,) in connection.execute(query, (id_array(unknown), newest))}
-    return out
+    return [int(i) for i in left.diaObjectId]
 
 
 def _with_statistics(

@@ -6,7 +6,7 @@ from what is left (`apdb.visit.renewal`), and audit and replication are told.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,17 @@ import psycopg
 from psycopg import sql
 
 from apdb.audit import audit
+from apdb.copy.decode import query_frame
 from apdb.copy.encode import id_array
 from apdb.errors import ApdbError
 from apdb.queue import corrections
-from apdb.schema.columns import PublishedSchema
+from apdb.schema.columns import Column, PublishedSchema
 from apdb.sky.htm import HTM_LEVEL
 from apdb.sky.locks import LEVELS
 from apdb.visit.corrected import of_withdrawn
-from apdb.visit.renewal import Renewal, newest_versions, renew, renew_late
+from apdb.visit.forced_means import renew_forced_means
+from apdb.visit.late import Measured, renew_late
+from apdb.visit.renewal import Renewal, newest_versions, renew, write_pending
 from apdb.visit.store import store_rows
 from apdb.visit_rows import VisitRows
 from tasks.arrays import I64
@@ -36,6 +39,7 @@ __all__ = [
     "free_ids",
     "pixels_of_visit",
     "renew_objects",
+    "renew_rest",
     "replace_stored",
     "settle",
     "take_back",
@@ -44,7 +48,7 @@ __all__ = [
 
 _SOURCE = ("diaSourceId", "diaObjectId", "ra", "dec", "midpointMjdTai")
 _FORCED_KEY = ("diaObjectId", "visit", "detector")
-_FORCED = (*_FORCED_KEY, "ra", "dec", "midpointMjdTai")
+_FORCED = (*_FORCED_KEY, "ra", "dec", "midpointMjdTai", "band")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class TakenBack:
     sources
         diaSourceId, diaObjectId (0: none), ra, dec (deg), midpointMjdTai.
     forced
-        diaObjectId, visit, detector, ra, dec, midpointMjdTai.
+        diaObjectId, visit, detector, ra, dec, midpointMjdTai, band.
     renewal
         What became of their objects.
     """
@@ -97,15 +101,11 @@ def take_back(
     """Withdraw what is valid of a (visit, detector), free its keys, and drop its alerts that are held; objects stay as they are."""
     key = {"v": visit, "d": detector, "at": mjd_tai}
     of_visit = "WHERE visit = %(v)s AND detector = %(d)s"
-    sources = _frame(
-        connection.execute(
-            f'UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = %(at)s {of_visit} AND "timeWithdrawnMjdTai" IS NULL '
-            'RETURNING "diaSourceId", coalesce("diaObjectId", 0), ra, dec, "midpointMjdTai"',
-            key,
-            binary=True,
-        ),
-        _SOURCE,
-    )
+    query = sql.SQL(
+        'UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = %s WHERE visit = %s AND detector = %s AND "timeWithdrawnMjdTai" IS NULL '
+        "RETURNING {}"
+    ).format(sql.SQL(", ").join(map(sql.Identifier, _SOURCE)))
+    sources = query_frame(connection, query, _columns(schema, "DiaSource", _SOURCE), (mjd_tai, visit, detector))
     where = sql.SQL("t.visit = {} AND t.detector = {}").format(sql.Literal(visit), sql.Literal(detector))
     forced = _withdraw_forced(connection, schema, where, mjd_tai)
     with connection.pipeline():  # one way to the server and back
@@ -121,17 +121,16 @@ def take_back(
     return TakenBack(visit, detector, mjd_tai, sources, forced)
 
 
-def _frame(rows: Iterable[tuple[Any, ...]], names: tuple[str, ...]) -> pd.DataFrame:
-    whole = dict.fromkeys({"diaSourceId", "diaObjectId", "visit", "detector"} & set(names), np.int64)
-    types = {n: whole.get(n, np.float64) for n in names}
-    return pd.DataFrame(list(rows), columns=list(names)).astype(types)
+def _columns(schema: PublishedSchema, table: str, names: tuple[str, ...]) -> list[Column]:
+    by_name = {c.name: c for c in schema.columns(table)}
+    return [by_name[n] for n in names if n in by_name]
 
 
 def _withdraw_forced(
     connection: psycopg.Connection[Any], schema: PublishedSchema, where: sql.Composable, mjd_tai: float
 ) -> pd.DataFrame:
     """Move forced sources (alias t) and their flags to the withdrawn ones; returns those that were valid until now."""
-    names = [c.name for c in schema.columns("DiaForcedSource")]
+    names, wanted = [c.name for c in schema.columns("DiaForcedSource")], _columns(schema, "DiaForcedSource", _FORCED)
     values = [
         sql.SQL("coalesce(g.{}, {})").format(sql.Identifier(n), sql.Literal(mjd_tai))
         if n == "timeWithdrawnMjdTai"
@@ -148,9 +147,9 @@ def _withdraw_forced(
         where=where,
         names=sql.SQL(", ").join(map(sql.Identifier, names)),
         values=sql.SQL(", ").join(values),
-        wanted=sql.SQL(", ").join(map(sql.Identifier, _FORCED)),
+        wanted=sql.SQL(", ").join(sql.Identifier(c.name) for c in wanted),
     )
-    return _frame(connection.execute(query, binary=True), _FORCED)
+    return query_frame(connection, query, wanted).astype({"detector": np.int64})
 
 
 def withdraw_forced_of(
@@ -158,27 +157,10 @@ def withdraw_forced_of(
 ) -> pd.DataFrame:
     """Withdraw the forced sources of objects and their flags; returns those that were valid until now."""
     if not objects:
-        return _frame([], _FORCED)
+        none = {c.name: pd.Series(dtype=c.dtype) for c in _columns(schema, "DiaForcedSource", _FORCED)}
+        return pd.DataFrame(none).astype({"detector": np.int64})
     wanted = sql.Literal(id_array(np.array(sorted(objects), np.int64)))
     return _withdraw_forced(connection, schema, sql.SQL('t."diaObjectId" = ANY({}::bigint[])').format(wanted), mjd_tai)
-
-
-def _affected(
-    connection: psycopg.Connection[Any], schema: PublishedSchema, taken: TakenBack
-) -> tuple[pd.DataFrame, dict[int, float]]:
-    """Return the newest versions that the rows which left had a part in, and which objects were seen later (infinite).
-
-    A forced source has a part in the means of an object that was detected then or later.
-    """
-    ids, forced = set(taken.lost), taken.forced
-    last = dict.fromkeys(forced.diaObjectId.tolist(), -np.inf)
-    if len(forced):
-        query = 'SELECT "diaObjectId" FROM "DiaObjectLast" WHERE "diaObjectId" = ANY(%s::bigint[]) AND "lastDiaSourceMjdTai" >= %s'
-        wanted = id_array(forced.diaObjectId.to_numpy(np.int64))
-        seen = {i for (i,) in connection.execute(query, (wanted, float(forced.midpointMjdTai.min())))}
-        ids |= seen
-        last |= dict.fromkeys(seen, np.inf)
-    return newest_versions(connection, schema, ids), last
 
 
 def renew_objects(
@@ -186,29 +168,55 @@ def renew_objects(
 ) -> TakenBack:
     """Make the objects of what was taken back anew, `rows` being stored in its place, if given; returns what became of them.
 
-    Without `rows` the new versions wait (`Renewal.pending`) for what the caller stores.
+    Without `rows` the new versions wait (`Renewal.pending`) for what the caller stores, and `renew_rest` is his to call.
 
     The forced sources of objects that are closed leave with them.
     """
     change = Counter[int]()
     change.subtract(taken.lost)
-    before, last = _affected(connection, schema, taken)
+    ids = set(taken.lost)
+    if rows is not None and len(rows.objects):
+        ids |= set(taken.forced.diaObjectId[taken.forced.diaObjectId.isin(rows.objects.diaObjectId)].tolist())
+    before = newest_versions(connection, schema, ids)
     if rows is not None:
         store_rows(connection, rows, without=before.diaObjectId.tolist())
         change.update(_owners(rows))
     renewal = renew(connection, schema, before, taken.mjd_tai, change=change, defer=rows is None)
-    if rows is not None:
-        late = renew_late(connection, schema, rows, renewal.objects, last if _same_time(taken, rows) else None)
-        renewal = replace(renewal, objects=(*renewal.objects, *late))
     left = withdraw_forced_of(connection, schema, renewal.closed, taken.mjd_tai)
     forced = [f for f in (taken.forced, left) if len(f)] or [left]
-    return replace(taken, renewal=renewal, forced=pd.concat(forced, ignore_index=True))
+    taken = replace(taken, renewal=renewal, forced=pd.concat(forced, ignore_index=True))
+    return taken if rows is None else renew_rest(connection, schema, taken, rows)
 
 
-def _same_time(taken: TakenBack, rows: VisitRows) -> bool:
-    """Whether all rows are of one time: then what is later than those that left is later than those in their place."""
-    times = [f.midpointMjdTai for f in (taken.sources, taken.forced, *rows.frames.values()) if len(f)]
-    return bool(times) and pd.concat(times).nunique() == 1
+def renew_rest(
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    taken: TakenBack,
+    rows: VisitRows | None,
+    last: Mapping[int, float] | None = None,
+) -> TakenBack:
+    """Make the other objects anew that what was taken back, or what is stored in its place, had a part in.
+
+    Parameters
+    ----------
+    rows
+        What was stored in its place, None for nothing.
+    last
+        As for `renew_late`.
+    """
+    renewal, forced, at = taken.renewal, taken.forced, taken.mjd_tai
+    given = rows.objects.diaObjectId.tolist() if rows is not None and len(rows.objects) else []
+    made = write_pending(connection, schema, renewal, at, given)
+    gone = Measured(
+        forced.groupby("diaObjectId").midpointMjdTai.min(), frozenset(forced.band.unique() if "band" in forced else ())
+    )
+    if rows is None:
+        since = gone.since[~gone.since.index.isin(renewal.objects)]
+        late = renew_forced_means(connection, schema, since, gone.bands, at)
+    else:
+        done = renewal.objects if renewal.pending is None else ()  # those that wait do not know the new forced sources
+        late = renew_late(connection, schema, rows, but=done, last=last, gone=gone, made_now=made)
+    return replace(taken, renewal=replace(renewal, objects=(*renewal.objects, *late), pending=None))
 
 
 def _owners(rows: VisitRows) -> Mapping[int, int]:

@@ -17,8 +17,8 @@ from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
 from apdb.schema.columns import Column, columns_of, published_schema
 from apdb.visit import changes, merge, take_back
-from apdb.visit.load import history_of_objects, objects_around, objects_in_region, visit_is_stored
-from apdb.visit.renewal import renew_late, write_pending
+from apdb.visit.late import renew_late
+from apdb.visit.load import history_of_objects, objects_around, objects_in_region, source_ids_of, visit_is_stored
 from apdb.visit.store import store_rows
 from apdb.visit.take_back import TakenBack
 from apdb.visit_rows import VisitRows, prepare
@@ -55,6 +55,7 @@ class VisitUnitOfWork:
         self._taken: TakenBack | None = None
         self._reason = ""
         self._in_its_place: VisitRows | None = None
+        self._renewed = False  # all objects of what was taken back
         self._last: dict[int, float] = {}  # last detections of the objects that were loaded
 
     def __enter__(self) -> "VisitUnitOfWork":
@@ -110,6 +111,10 @@ class VisitUnitOfWork:
         """Return whether rows of the (visit, detector) exist already."""
         return visit_is_stored(self._connection, visit, detector)
 
+    def source_ids(self, visit: int, detector: int) -> set[int]:
+        """Return the ids of the DiaSources of a (visit, detector) that are not withdrawn."""
+        return source_ids_of(self._connection, visit, detector)
+
     def remove_visit(self, visit: int, detector: int, mjd_tai: float, reason: str = "processed anew") -> int:
         """Take back what an earlier processing of the visit stored, as `apdb.visit.take_back`; returns how many rows.
 
@@ -149,7 +154,11 @@ class VisitUnitOfWork:
             self._in_its_place = rows
         if not store_rows(connection, rows):
             return
-        late = renew_late(connection, schema, rows, last=self._last)
+        if self._taken is None:
+            late = renew_late(connection, schema, rows, last=self._last)
+        else:  # replication is told of these at the commit
+            self._taken, late = take_back.renew_rest(connection, schema, self._taken, rows, self._last), ()
+            self._renewed = True
         chunk = self.replica_chunk(mjd_tai)
         if chunk is not None:
             from apdb.replication.replica import store_keys
@@ -214,10 +223,10 @@ class VisitUnitOfWork:
         if self._committed:
             raise ApdbError("the unit of work was committed before")
         if self._taken is not None:
-            taken, rows = self._taken, self._in_its_place
-            stored = rows.objects.diaObjectId.tolist() if rows is not None and len(rows.objects) else []
-            write_pending(self._connection, published_schema(), taken.renewal, taken.mjd_tai, stored)
+            connection, schema, taken = self._connection, published_schema(), self._taken
+            if not self._renewed:
+                taken = take_back.renew_rest(connection, schema, taken, None)
             chunk = self.replica_chunk(taken.mjd_tai)
-            take_back.settle(self._connection, published_schema(), taken, rows, chunk, self._reason)
+            take_back.settle(connection, schema, taken, self._in_its_place, chunk, self._reason)
         self._connection.execute("COMMIT")
         self._committed = True

@@ -1,6 +1,6 @@
 """The valid rows of objects that statistics are made of, and how many sources they have in all."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,8 @@ import pandas as pd
 import psycopg
 from psycopg import sql
 
-from apdb.copy.decode import select_frame
-from apdb.copy.encode import id_array
+from apdb.copy.decode import query_frame
+from apdb.copy.encode import id_array, number_array
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.schema.partitions import archived_months
 from tasks import object_statistics as kernels
@@ -101,17 +101,29 @@ def valid_in_window(
     ids: I64,
     start: F64,
     stop: F64,
+    bands: Collection[str] | None = None,
 ) -> pd.DataFrame:
-    """Return valid rows of objects within [start, stop] in the order in which they are summed, with the object's code."""
-    rest = sql.SQL(
-        'JOIN unnest(%s::bigint[], %s::float8[], %s::float8[]) w(id, start, stop) ON t."diaObjectId" = w.id AND '
-        't."midpointMjdTai" BETWEEN w.start AND w.stop WHERE t."midpointMjdTai" BETWEEN %s AND %s AND ' + _VALID
-    )
+    """Return valid rows of objects within [start, stop] in the order in which they are summed, with the object's code.
+
+    With `bands`, those of these bands.
+    """
+    by_name: dict[str, Column] = {c.name: c for c in schema.columns(table)}
+    columns = [by_name[n] for n in names]
     if not len(ids):
         start = stop = np.zeros(1)
-    values = (id_array(ids), start.tolist(), stop.tolist(), float(start.min()), float(stop.max()))
-    by_name: dict[str, Column] = {c.name: c for c in schema.columns(table)}
-    rows = select_frame(connection, table, [by_name[n] for n in names], rest, values)
+    # object by object, whatever the planner knows of the tables: those of the newest month it would scan as a whole
+    query = sql.SQL(
+        "SELECT {columns} FROM unnest(%s::bigint[], %s::float8[], %s::float8[]) w(id, start, stop) CROSS JOIN LATERAL (SELECT "
+        '{columns} FROM {table} t WHERE t."diaObjectId" = w.id AND t."midpointMjdTai" BETWEEN w.start AND w.stop AND '
+        't."midpointMjdTai" BETWEEN %s AND %s AND {valid} AND {band} OFFSET 0) t'
+    ).format(
+        columns=sql.SQL(", ").join(sql.Identifier("t", n) for n in names),
+        table=sql.Identifier(table),
+        valid=sql.SQL(_VALID),
+        band=sql.SQL("t.band = ANY({})").format(sql.Literal(sorted(bands))) if bands is not None else sql.SQL("TRUE"),
+    )
+    values = (id_array(ids), number_array(start), number_array(stop), float(start.min()), float(stop.max()))
+    rows = query_frame(connection, query, columns, values)
     codes = np.searchsorted(ids, rows.diaObjectId.to_numpy(np.int64))
     order = kernels.in_order(codes, len(ids), rows.midpointMjdTai, *(rows[k] for k in _KEYS), rows[names[0]])
     return rows.assign(code=codes).iloc[order].reset_index(drop=True)

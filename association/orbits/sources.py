@@ -12,7 +12,9 @@ from association.solar_system import no_bodies
 from tasks.arrays import F64
 from tasks.sphere import sky_positions, unit_vectors
 
-__all__ = ["Ephemerides", "FirstThatAnswers", "PositionTable", "SourceUnavailable", "place_columns"]
+MARGIN_DEG = 0.208  # beyond the circle around an image, as the published pipeline asks its service
+
+__all__ = ["MARGIN_DEG", "Ephemerides", "FirstThatAnswers", "PositionTable", "SourceUnavailable", "place_columns"]
 
 
 class SourceUnavailable(AssociationError):

@@ -23,6 +23,7 @@ from calibration.joint.joint import JointFit
 from calibration.joint.result import JointResult
 from exposure import ExposureCatalog
 from exposure.camera import Camera
+from tasks.command_line import CommandParser, add_id_and_config, apply_override, chosen_ids
 from tasks.errors import AlertProdError, CallerError
 from tasks.provenance import write_config, write_package_versions
 
@@ -42,13 +43,8 @@ class CommandResult:
     error: Exception | None = None
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise CallerError(f"{message}; see '{self.prog} --help'")
-
-
 def _parser() -> argparse.ArgumentParser:
-    p = _Parser(
+    p = CommandParser(
         prog="alertprod jointcal run", description="Joint astrometric and photometric calibration of many visits."
     )
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "type": Path}
@@ -60,30 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--photometry-refs", type=Path, metavar="FILE", help="reference catalogue of fluxes")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
     p.add_argument("--tract", type=int, help="number of the sky tract, for the record")
-    p.add_argument(
-        "--id", nargs="*", default=[], metavar="KEY=VALUES", help="only these: visit=1^2 detector=12 (or ccd=12)"
-    )
-    p.add_argument("-c", "--config", nargs="+", action=_Override, default=[], metavar="NAME=VALUE", dest="overrides")
-    p.add_argument("-C", "--configfile", nargs="+", action=_Override, metavar="FILE", dest="overrides")
-    p.add_argument("--clobber-config", action="store_true", help="replace a stored config that differs")
+    add_id_and_config(p)
     p.add_argument("--clobber-versions", action="store_true", help="replace stored package versions that differ")
     p.add_argument("--no-versions", action="store_true", help="do not compare package versions")
-    p.add_argument("--no-backup-config", action="store_true", help="do not keep what is replaced")
-    p.add_argument("--noExit", action="store_true", help="exit with 0 even if the fit fails")
-    p.add_argument("--doraise", action="store_true", help="raise errors of the fit with their traceback")
     p.add_argument("--no-pictures", action="store_true", help="draw nothing")
     p.add_argument("--json", action="store_true", help="print the metrics as JSON")
-    p.add_argument("-j", "--processes", type=int, default=1, help="accepted for old scripts; one fit is one process")
-    p.add_argument("--loglevel", default="warning", help="debug, info, warning or error")
     return p
-
-
-class _Override(argparse.Action):
-    """Collect -c and -C in the order given."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        kind = "file" if option_string in ("-C", "--configfile") else "value"
-        namespace.overrides = [*(namespace.overrides or []), *((kind, v) for v in values)]
 
 
 def parse(
@@ -106,7 +84,7 @@ def parse(
     if hook is not None:
         hook(chosen)
     for kind, value in parsed.overrides:
-        _override(chosen, kind, value)
+        apply_override(chosen, kind, value)
     try:
         chosen.validate()
     except (pexConfig.FieldValidationError, ValueError) as error:
@@ -117,63 +95,13 @@ def parse(
     for half, on in (("astrometry", chosen.doAstrometry), ("photometry", chosen.doPhotometry)):
         if on and getattr(parsed, f"{half}_refs") is None:
             raise CallerError(f"do{half.capitalize()} is on: give --{half}-refs, or -c do{half.capitalize()}=False")
-    parsed.chosen = _chosen(parsed.id)
+    parsed.chosen = chosen_ids(parsed.id)
+    tracts = parsed.chosen.pop("tract", set())
+    if len(tracts | ({parsed.tract} - {None})) > 1:
+        raise CallerError(f"--id tract={'^'.join(map(str, sorted(tracts)))}: one fit is of one tract")
+    parsed.tract = next(iter(tracts), parsed.tract)
     logging.getLogger("alertprod.jointcal").setLevel(parsed.loglevel.upper())
     return parser, parsed
-
-
-def _override(config: JointcalConfig, kind: str, value: str) -> None:
-    try:
-        if kind == "file":
-            config.load(value)
-            return
-        name, sign, text = value.partition("=")
-        if not sign:
-            raise CallerError(f"-c {value}: expected NAME=VALUE")
-        *parents, leaf = name.split(".")
-        target: Any = config
-        for parent in parents:
-            target = getattr(target, parent)
-        if leaf not in target._fields:
-            raise CallerError(f"-c {value}: {type(target).__name__} has no field {leaf!r}")
-        setattr(target, leaf, _value(text, target._fields[leaf]))
-    except (AttributeError, pexConfig.FieldValidationError, TypeError, ValueError, OSError, SyntaxError) as error:
-        if isinstance(error, CallerError):
-            raise
-        raise CallerError(f"config override {value!r}: {error}") from error
-
-
-def _value(text: str, field: Any) -> Any:
-    kind = getattr(field, "dtype", str)
-    if text == "None":
-        return None
-    if isinstance(field, pexConfig.ListField):
-        return [p for p in text.split(",") if p]
-    if isinstance(field, pexConfig.DictField):
-        return dict(p.split(":", 1) for p in text.split(",") if p)
-    if kind is bool:
-        if text not in ("True", "False", "true", "false", "1", "0"):
-            raise ValueError(f"{text!r} is no truth value (True or False)")
-        return text in ("True", "true", "1")
-    return kind(text)
-
-
-def _chosen(texts: "list[str]") -> dict[str, set[int]]:
-    out: dict[str, set[int]] = {}
-    for text in texts:
-        name, sign, values = text.partition("=")
-        name = {"ccd": "detector"}.get(name, name)
-        try:
-            if not sign or name not in ("visit", "detector", "tract"):
-                raise ValueError("expected visit=, detector= or ccd=")
-            numbers: set[int] = set()
-            for part in values.split("^"):
-                first, dots, last = part.partition("..")
-                numbers |= set(range(int(first), int(last) + 1)) if dots else {int(first)}
-            out[name] = numbers
-        except ValueError as error:
-            raise CallerError(f"--id {text}: {error}") from error
-    return out
 
 
 def run_parsed(

@@ -18,6 +18,8 @@ from calibration.joint.task_config import JointcalTaskConfig
 from exposure import ExposureCatalog
 from exposure.camera import Camera
 from tasks.base import AlertTask
+from tasks.command_line import exit_status
+from tasks.quanta import quantum_errors
 
 __all__ = ["JointcalTask"]
 
@@ -141,12 +143,17 @@ class JointcalTask(AlertTask):
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Read the inputs of a quantum, fit, and write one catalogue per visit and half."""
         inputs = butlerQC.get(inputRefs)
-        result = self.run(
-            inputs["inputSourceTableVisit"],
-            inputs["inputVisitSummary"],
-            inputs["inputCamera"],
-            butlerQC.quantum.dataId.get("tract"),
-        )
+        for half in ("astrometry", "photometry"):
+            if inputs.get(f"{half}RefCat"):  # one that was given to the task goes before none
+                shards = [h if isinstance(h, pd.DataFrame) else h.get() for h in inputs[f"{half}RefCat"]]
+                setattr(self, f"{half}RefObjLoader", pd.concat(shards, ignore_index=True))
+        with quantum_errors(self):
+            result = self.run(
+                inputs["inputSourceTableVisit"],
+                inputs["inputVisitSummary"],
+                inputs["inputCamera"],
+                butlerQC.quantum.dataId.get("tract"),
+            )
         for name in ("outputWcs", "outputPhotoCalib"):
             values = getattr(result, name)
             if values is None:
@@ -158,20 +165,22 @@ class JointcalTask(AlertTask):
 
     @classmethod
     def parseAndRun(cls, args: Any = None, config: Any = None, log: Any = None, doReturnResults: bool = False) -> Any:
-        """Run the command line of ``alertprod jointcal run`` on `args`.
+        """Run the command line of ``alertprod jointcal run`` on `args`; a fit that fails ends the program with status 1.
 
         Returns
         -------
         result
-            ``argumentParser``, ``parsedCmd``, ``taskRunner``, ``resultList`` (empty unless `doReturnResults`).
+            ``argumentParser``, ``parsedCmd``, ``taskRunner``, ``resultList``: one with exitStatus, and with what was fitted
+            where `doReturnResults` says so.
         """
         from calibration.joint.command import parse, run_parsed
 
         parser, parsed = parse(args, config, cls.applyOverrides)
         results = run_parsed(parsed, cls)
+        exit_status(results, lambda r: int(r.exitStatus), no_exit=parsed.noExit)
         return Struct(
             argumentParser=parser,
             parsedCmd=parsed,
             taskRunner=run_parsed,
-            resultList=results if doReturnResults else [],
+            resultList=results if doReturnResults else [Struct(exitStatus=r.exitStatus) for r in results],
         )

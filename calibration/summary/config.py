@@ -7,6 +7,7 @@ import lsst.pex.config as pexConfig
 import lsst.pipe.base.connectionTypes as cT
 
 from tasks.base import AlertTaskConfig, AlertTaskConnections
+from tasks.storage_classes import BACKGROUND, CAMERA, EXPOSURE, EXPOSURE_CATALOG
 
 __all__ = ["UpdateVisitSummaryConfig", "UpdateVisitSummaryConnections", "healpix_order"]
 
@@ -21,19 +22,30 @@ def healpix_order(wcs_provider: str) -> int:
 class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  # type: ignore[call-arg]
     """One visit in, its final summary out."""
 
+    input_summary_schema = cT.InitInput(
+        doc="Columns of the summary to update.",
+        name="preliminary_visit_summary_schema",
+        storageClass=EXPOSURE_CATALOG,
+    )
+    output_summary_schema = cT.InitOutput(
+        doc="Columns of the updated summary.", name="visit_summary_schema", storageClass=EXPOSURE_CATALOG
+    )
     input_summary_catalog = cT.Input(
-        doc="Visit summary to update.", name="visitSummary", storageClass="ExposureCatalog", dimensions=_VISIT
+        doc="Visit summary to update.",
+        name="preliminary_visit_summary",
+        storageClass=EXPOSURE_CATALOG,
+        dimensions=_VISIT,
     )
     input_exposures = cT.Input(
         doc="Images of the visit.",
-        name="calexp",
-        storageClass="ExposureF",
+        name="preliminary_visit_image",
+        storageClass=EXPOSURE,
         multiple=True,
         deferLoad=True,
         dimensions=("instrument", "visit", "detector"),
     )
     psf_overrides = cT.Input(
-        doc="Final PSF models.", name="finalized_psf_ap_corr_catalog", storageClass="ExposureCatalog", dimensions=_VISIT
+        doc="Final PSF models.", name="finalized_psf_ap_corr_catalog", storageClass=EXPOSURE_CATALOG, dimensions=_VISIT
     )
     psf_star_catalog = cT.Input(
         doc="PSF stars.", name="finalized_src_table", storageClass="DataFrame", dimensions=_VISIT
@@ -41,24 +53,24 @@ class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  #
     ap_corr_overrides = cT.Input(
         doc="Final aperture corrections.",
         name="finalized_psf_ap_corr_catalog",
-        storageClass="ExposureCatalog",
+        storageClass=EXPOSURE_CATALOG,
         dimensions=_VISIT,
     )
     wcs_overrides_tract = cT.Input(
         doc="Fitted WCS per tract.",
         name="jointcalSkyWcsCatalog",
-        storageClass="ExposureCatalog",
+        storageClass=EXPOSURE_CATALOG,
         multiple=True,
         deferLoad=True,
         dimensions=("instrument", "visit", "skymap", "tract"),
     )
     wcs_overrides_global = cT.Input(
-        doc="Fitted WCS.", name="gbdesAstrometricFitSkyWcsCatalog", storageClass="ExposureCatalog", dimensions=_VISIT
+        doc="Fitted WCS.", name="gbdesAstrometricFitSkyWcsCatalog", storageClass=EXPOSURE_CATALOG, dimensions=_VISIT
     )
     wcs_overrides_healpix = cT.Input(
         doc="Fitted WCS per HEALPix pixel.",
         name="gbdesHealpixAstrometricFitSkyWcsCatalog",
-        storageClass="ExposureCatalog",
+        storageClass=EXPOSURE_CATALOG,
         multiple=True,
         deferLoad=True,
         dimensions=("instrument", "visit", "healpix3"),
@@ -66,18 +78,18 @@ class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  #
     photo_calib_overrides_tract = cT.Input(
         doc="Fitted calibrations per tract.",
         name="jointcalPhotoCalibCatalog",
-        storageClass="ExposureCatalog",
+        storageClass=EXPOSURE_CATALOG,
         multiple=True,
         deferLoad=True,
         dimensions=("instrument", "visit", "skymap", "tract"),
     )
     photo_calib_overrides_global = cT.Input(
-        doc="Fitted calibrations.", name="fgcmPhotoCalibCatalog", storageClass="ExposureCatalog", dimensions=_VISIT
+        doc="Fitted calibrations.", name="fgcmPhotoCalibCatalog", storageClass=EXPOSURE_CATALOG, dimensions=_VISIT
     )
     background_originals = cT.Input(
         doc="Background already subtracted.",
-        name="calexpBackground",
-        storageClass="Background",
+        name="preliminary_visit_image_background",
+        storageClass=BACKGROUND,
         multiple=True,
         deferLoad=True,
         dimensions=("instrument", "visit", "detector"),
@@ -85,7 +97,7 @@ class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  #
     background_overrides = cT.Input(
         doc="Background still to subtract.",
         name="skyCorr",
-        storageClass="Background",
+        storageClass=BACKGROUND,
         multiple=True,
         deferLoad=True,
         dimensions=("instrument", "visit", "detector"),
@@ -93,12 +105,12 @@ class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  #
     camera = cT.PrerequisiteInput(
         doc="Where the detectors sit.",
         name="camera",
-        storageClass="Camera",
+        storageClass=CAMERA,
         dimensions=("instrument",),
         isCalibration=True,
     )
     output_summary_catalog = cT.Output(
-        doc="The updated summary.", name="finalVisitSummary", storageClass="ExposureCatalog", dimensions=_VISIT
+        doc="The updated summary.", name="visit_summary", storageClass=EXPOSURE_CATALOG, dimensions=_VISIT
     )
 
     def __init__(self, *, config: "UpdateVisitSummaryConfig | None" = None) -> None:
@@ -108,6 +120,9 @@ class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  #
             return
         wcs, calib = config.wcs_provider, config.photo_calib_provider
         unused = {
+            "psf_overrides": config.psf_provider != "finalized",
+            "psf_star_catalog": config.psf_provider != "finalized",
+            "ap_corr_overrides": config.psf_provider != "finalized",
             "wcs_overrides_tract": wcs != "tract",
             "wcs_overrides_global": wcs != "global",
             "wcs_overrides_healpix": not wcs.startswith("healpix"),
@@ -122,6 +137,9 @@ class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  #
         if wcs.startswith("healpix"):
             pixels = (*_VISIT, f"healpix{healpix_order(wcs)}")
             self.wcs_overrides_healpix = dataclasses.replace(self.wcs_overrides_healpix, dimensions=pixels)
+        if not config.do_read_schema:
+            self.initInputs.discard("input_summary_schema")
+            self.initOutputs.discard("output_summary_schema")
         if not config.do_refit_pointing:
             self.prerequisiteInputs.discard("camera")
 
@@ -140,6 +158,15 @@ class UpdateVisitSummaryConfig(AlertTaskConfig, pipelineConnections=UpdateVisitS
         default="input_summary",
         doc="where calibrations come from",
         allowed={"input_summary": "kept", "tract": "per tract", "global": "one for the sky"},
+    )
+    psf_provider = pexConfig.ChoiceField(
+        dtype=str,
+        default="input_summary",
+        doc="where PSFs and aperture corrections of a quantum come from",
+        allowed={"input_summary": "kept", "finalized": "those of the finalized catalogues, with their stars"},
+    )
+    do_read_schema = pexConfig.Field(
+        dtype=bool, default=True, doc="take the columns of the summary from the task before, and give those of its own?"
     )
     background_provider = pexConfig.ChoiceField(
         dtype=str,

@@ -20,7 +20,7 @@ def gather_inputs(inputs: dict[str, Any], task: Any) -> dict[str, Any]:
     SummaryError
         Backgrounds are to be replaced, and a detector lacks an original or a replacement.
     """
-    inputs = dict(inputs)
+    inputs = {name: value for name, value in inputs.items() if name != "input_summary_schema"}
     if (camera := inputs.pop("camera", None)) is not None:
         task.camera = camera
     by_detector = {"input_exposures", "background_originals", "background_overrides"}

@@ -21,6 +21,7 @@ from exposure import ExposureCatalog
 from exposure.camera import Camera
 from exposure.io.exposure_catalog import ExposureRecord
 from tasks.base import AlertTask
+from tasks.quanta import quantum_errors
 
 __all__ = ["UpdateVisitSummaryTask"]
 
@@ -48,19 +49,20 @@ class UpdateVisitSummaryTask(AlertTask):
         super().__init__(**kwargs)
         self.camera = camera
         self.schema: Table | None = None
-        if initInputs is not None:
+        if initInputs:
             if "input_summary_schema" not in initInputs:
                 raise SummaryError("initInputs lacks input_summary_schema: the schema of the input visit summary")
             catalogue = initInputs["input_summary_schema"]
             table = catalogue.table if isinstance(catalogue, ExposureCatalog) else Table(catalogue)
             self.schema = self._with_columns(table[:0].copy())
+            self.output_summary_schema = ExposureCatalog(self.schema)
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
         """Return the empty output table (array columns by their item type), when the input's schema was given."""
         if self.schema is None:
             return {}
         columns = {name: pd.Series(dtype=self.schema[name].dtype.base) for name in self.schema.colnames}
-        return {"finalVisitSummary": pd.DataFrame(columns)}
+        return {"visit_summary": pd.DataFrame(columns)}
 
     def run(
         self,
@@ -217,12 +219,13 @@ class UpdateVisitSummaryTask(AlertTask):
         from calibration.summary.quantum import gather_inputs
 
         inputs = gather_inputs(butlerQC.get(inputRefs), self)
-        try:
-            result = self.run(**inputs)
-        except SummaryError as error:
-            if getattr(error, "partial", None) is not None:
-                butlerQC.put(error.partial, outputRefs.output_summary_catalog)
-            raise
+        with quantum_errors(self):
+            try:
+                result = self.run(**inputs)
+            except SummaryError as error:
+                if getattr(error, "partial", None) is not None:
+                    butlerQC.put(error.partial, outputRefs.output_summary_catalog)
+                raise
         butlerQC.put(result.output_summary_catalog, outputRefs.output_summary_catalog)
 
 

@@ -1,7 +1,7 @@
 """Template sets: versioned directories of tiles that never change once they are complete.
 
 ``ROOT/NAME/vNNN/`` holds ``tile_*.fits``, ``stars.parquet`` (the reference stars of relative calibration) and, written
-last, ``manifest.json``: a version without a manifest does not exist for readers.
+last, ``manifest.json``: a version without a manifest does not exist for readers. Which one is used: `diffim.templates.choice`.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from diffim.errors import NoTemplate, NoTemplateCoverage, TemplateSetError
+from diffim.templates.choice import chosen_version, promote, roll_back
 from diffim.templates.coadd import coadd_tile
 from diffim.templates.patches import BORDER, merge_patches
 from diffim.templates.tiling import SkyTiling, Tile
@@ -23,7 +24,7 @@ from exposure import Exposure, SkyWcs
 from tasks.arrays import Box
 from tasks.sphere import unit_vectors
 
-__all__ = ["TemplateStore", "build_template", "merge_stars"]
+__all__ = ["TemplateSet", "TemplateStore", "build_template", "merge_stars", "tiles_of"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,21 @@ class TemplateSet:
         """The tiling that the set was made on."""
         t = self.manifest["tiling"]
         return SkyTiling(t["pixel_scale"], t["inner"], t["border"])
+
+    def tile_bounds(self) -> dict[str, tuple[float, float, float, float]]:
+        """Return the inner area of every tile: ra from and to, dec from and to (degrees)."""
+        return {name: self.tiling.bounds(*(int(n) for n in name.split("_")[1:])) for name in self.manifest["tiles"]}
+
+    def area_sq_deg(self) -> float:
+        """Return the area of the sky that the tiles cover, square degrees."""
+        limits = np.array(list(self.tile_bounds().values())).reshape(-1, 4)
+        heights = np.degrees(np.diff(np.sin(np.radians(limits[:, 2:])), axis=1)[:, 0])
+        return float(np.sum((limits[:, 1] - limits[:, 0]) * heights))
+
+    def covers(self, ra: float, dec: float) -> bool:
+        """Whether a position (degrees) lies on a tile."""
+        (tile,) = self.tiling.overlapping(np.array([ra]), np.array([dec]))
+        return tile.name in self.manifest["tiles"]
 
     def stars(self) -> pd.DataFrame:
         """Return the reference stars: ra, dec (deg), flux (nJy), n."""
@@ -71,7 +87,7 @@ class TemplateStore:
         return out
 
     def get(self, name: str, band: str | None = None, version: int | None = None) -> TemplateSet:
-        """Return the newest (or the asked) version of a set that has the band.
+        """Return the asked version of a set that has the band; else the one that is used, promoted or newest.
 
         Raises
         ------
@@ -86,7 +102,33 @@ class TemplateStore:
         if not matching:
             present = ", ".join(f"{s.name} v{s.version} ({s.manifest['band']})" for s in self.list()) or "none"
             raise NoTemplate(f"no template set {name!r} for band {band!r} in {self.root} (there are: {present})")
-        return matching[-1]
+        promoted = None if version is not None else chosen_version(self.root / name, matching[-1].manifest["band"])
+        return next((s for s in matching if s.version == promoted), matching[-1])
+
+    def promote(self, name: str, version: int, by: str) -> TemplateSet:
+        """Let a version be used for its band from now on, whatever newer ones come; returns it.
+
+        Raises
+        ------
+        NoTemplate
+            There is none.
+        """
+        wanted = self.get(name, version=version)
+        used = self.get(name, wanted.manifest["band"])
+        if used.version != version or chosen_version(self.root / name, wanted.manifest["band"]) is None:
+            promote(self.root / name, wanted.manifest["band"], version, used.version, by)
+        return wanted
+
+    def roll_back(self, name: str, band: str, by: str) -> TemplateSet:
+        """Let the version be used again that was used before the last promotion; returns it.
+
+        Raises
+        ------
+        NoTemplate
+            There is no such set, or none of its versions was promoted.
+        """
+        self.get(name, band)
+        return self.get(name, version=roll_back(self.root / name, band, by))
 
     def _tile(self, path: Path) -> Exposure:
         if path not in self._tiles:
@@ -106,7 +148,7 @@ class TemplateStore:
         """
         x0, y0, width, height = science.bbox
         box = (x0 - border, y0 - border, width + 2 * border, height + 2 * border)
-        tiles = [(t, chosen.path / f"{t.name}.fits") for t in _tiles_of(chosen.tiling, science.require_wcs(), box)]
+        tiles = [(t, chosen.path / f"{t.name}.fits") for t in tiles_of(chosen.tiling, science.require_wcs(), box)]
         files = [p for _, p in tiles if p.exists()]
         if not files:
             raise NoTemplateCoverage(
@@ -116,7 +158,7 @@ class TemplateStore:
         return merge_patches(science, [self._tile(p) for p in files], border)
 
 
-def _tiles_of(tiling: SkyTiling, wcs: SkyWcs, box: Box) -> list[Tile]:
+def tiles_of(tiling: SkyTiling, wcs: SkyWcs, box: Box) -> list[Tile]:
     """Return the tiles that a box touches, from a grid of positions at most a quarter tile apart."""
     x0, y0, width, height = box
     step = max(1, tiling.inner // 4)
@@ -193,7 +235,7 @@ def _groups(tiling: SkyTiling, exposures: Sequence[Exposure]) -> dict[tuple[int,
         x0, y0, width, height = exposure.bbox
         margin = tiling.border
         box = (x0 - margin, y0 - margin, width + 2 * margin, height + 2 * margin)
-        for tile in _tiles_of(tiling, exposure.require_wcs(), box):
+        for tile in tiles_of(tiling, exposure.require_wcs(), box):
             out.setdefault((tile.ring, tile.column), []).append(exposure)
     return out
 

@@ -39,7 +39,8 @@ class SkyTiling:
         rings = int(np.ceil(180.0 / (self.inner * self.pixel_scale / 3600.0)))
         return 180.0 / rings
 
-    def _columns(self, ring: int) -> int:
+    def columns(self, ring: int) -> int:
+        """Return the number of tiles of a ring."""
         low, high = -90 + ring * self.step, -90 + (ring + 1) * self.step
         nearest = 0.0 if low < 0 < high else min(abs(low), abs(high))
         return max(1, int(np.ceil(360.0 * np.cos(np.radians(nearest)) / self.step)))
@@ -48,16 +49,22 @@ class SkyTiling:
         """Return one tile."""
         size = self.inner + 2 * self.border
         dec = -90 + (ring + 0.5) * self.step
-        ra = (column + 0.5) * 360.0 / self._columns(ring)
+        ra = (column + 0.5) * 360.0 / self.columns(ring)
         s, c = self.pixel_scale / 3600.0, (size - 1) / 2
         return Tile(ring, column, SkyWcs.tan((c, c), (ra, dec), [[-s, 0], [0, s]]), size)
+
+    def bounds(self, ring: int, column: int) -> tuple[float, float, float, float]:
+        """Return the inner area of a tile: ra from and to, dec from and to (degrees)."""
+        width = 360.0 / self.columns(ring)
+        low = -90 + ring * self.step
+        return column * width, (column + 1) * width, low, low + self.step
 
     def overlapping(self, ra: F64, dec: F64) -> list[Tile]:
         """Return the tiles whose inner area holds any of the positions (N,), degrees (sample an image densely enough)."""
         rings = np.clip(((dec + 90) / self.step).astype(int), 0, round(180 / self.step) - 1)
         out = set()
         for ring in np.unique(rings):
-            n = self._columns(int(ring))
+            n = self.columns(int(ring))
             columns = np.clip((ra[rings == ring] % 360 / 360 * n).astype(int), 0, n - 1)
             out |= {(int(ring), int(c)) for c in np.unique(columns)}
         return [self.tile(*key) for key in sorted(out)]

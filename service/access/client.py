@@ -13,10 +13,10 @@ from service.errors import SettingsError
 from service.settings import PREFIX
 from tasks.errors import AlertProdError, CallerError, TransientError
 
-__all__ = ["API_URL", "ask", "remote_api"]
+__all__ = ["API_URL", "ask", "remote_api", "tell"]
 
 API_URL, TOKEN, TOKEN_FILE = (f"{PREFIX}{name}" for name in ("API_URL", "TOKEN", "TOKEN_FILE"))
-TIMEOUT_S = 30.0
+TIMEOUT_S = 90.0  # an answer may wait for a visit's end for a minute
 
 
 def remote_api() -> str | None:
@@ -53,28 +53,45 @@ def _token() -> str | None:
 
 
 def ask(url: str, path: str, **parameters: Any) -> Any:
-    """Return the decoded JSON of a GET.
+    """Return the decoded JSON of a GET; what is None is not asked for.
 
     Raises
     ------
     CallerError, TransientError
         With the code and text of the problem document.
     """
+    return _asked("GET", f"{url}{path}", params={k: v for k, v in parameters.items() if v is not None})
+
+
+def tell(url: str, path: str, body: Any = None, **headers: str) -> Any:
+    """Return the decoded JSON of the answer to a POST; names of headers have underscores for hyphens.
+
+    Raises
+    ------
+    CallerError, TransientError
+        As `ask`.
+    """
+    return _asked("POST", f"{url}{path}", json=body, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+
+def _asked(method: str, address: str, *, headers: dict[str, str] | None = None, **more: Any) -> Any:
     import httpx
 
-    token = _token()
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    given = {k: v for k, v in parameters.items() if v is not None}
+    token, given = _token(), dict(headers or {})
+    if token is not None:
+        given["Authorization"] = f"Bearer {token}"
     try:
-        reply = httpx.get(f"{url}{path}", params=given, headers=headers, timeout=TIMEOUT_S, follow_redirects=False)
+        reply = httpx.request(method, address, headers=given, timeout=TIMEOUT_S, follow_redirects=False, **more)
         body = reply.json()
     except httpx.HTTPError as error:
-        raise TransientError(f"{url} does not answer: {type(error).__name__}") from None  # its request holds the token
+        raise TransientError(
+            f"{address} does not answer: {type(error).__name__}"
+        ) from None  # its request holds the token
     except ValueError:
         raise TransientError(
-            f"{url}{path}: status {reply.status_code}, and no JSON: is it an API of alertprod?"
+            f"{address}: status {reply.status_code}, and no JSON: is it an API of alertprod?"
         ) from None
-    if reply.status_code == 200:
+    if 200 <= reply.status_code < 300:
         return body
     kind: type[AlertProdError] = TransientError if reply.status_code >= 500 or reply.status_code == 429 else CallerError
     refusal = kind(str(body.get("detail", "")) if isinstance(body, dict) else "")

@@ -15,9 +15,18 @@ _READ, _SEE, _SUBMIT, _OPERATE, _ANY = ("read",), ("read", "submit"), ("submit",
 # method, path as it is routed: any one of the scopes is enough
 RULES: dict[tuple[str, str], tuple[str, ...]] = {
     ("POST", "/v1/visits"): _SUBMIT,
+    ("POST", "/v1/visits/batch"): _SUBMIT,
+    ("POST", "/v1/visits/{visit}/{detector}/cancel"): _OPERATE,
+    ("POST", "/v1/visits/{visit}/{detector}/retry"): _OPERATE,
     ("GET", "/v1/visits/{visit}/{detector}"): _SEE,
     ("GET", "/v1/visits"): _SEE,
+    ("GET", "/v1/visits/{visit}/{detector}/events"): _SEE,
     ("GET", "/v1/visits/{visit}/{detector}/{what}"): _READ,
+    ("GET", "/v1/events"): _READ,
+    ("GET", "/v1/templates"): _READ,
+    ("GET", "/v1/templates/{name}/coverage"): _READ,
+    ("POST", "/v1/templates/{name}/versions/{version}/promote"): _OPERATE,
+    ("POST", "/v1/templates/{name}/roll-back"): _OPERATE,
     ("GET", "/v1/dead-letters"): _OPERATE,
     ("GET", "/v1/dead-letters/{number}"): _OPERATE,
     ("POST", "/v1/dead-letters/{number}/requeue"): _OPERATE,
@@ -51,6 +60,7 @@ RULES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/docs/{path:path}"): _READ,
     ("GET", "/openapi.json"): _READ,
 }
+_ENTERING = (("POST", "/v1/visits"), ("POST", "/v1/visits/batch"))
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class Rule:
     scopes
         One of them is enough.
     submits
-        Whether it enters a visit.
+        Whether it enters visits.
     """
 
     path: str
@@ -94,7 +104,7 @@ def _patterns() -> list[tuple[tuple[str, re.Pattern[str]], Rule]]:
     return [
         (
             (method, re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.sub(r"\\\{\w+:path\\\}", ".*", re.escape(path))))),
-            Rule(path, scopes, method == "POST" and scopes == _SUBMIT),
+            Rule(path, scopes, (method, path) in _ENTERING),
         )
         for (method, path), scopes in RULES.items()
     ]

@@ -16,14 +16,17 @@ from service.api.dead_letters import dead_letters
 from service.api.documentation.described import PROBLEMS
 from service.api.documentation.page import documentation
 from service.api.documentation.site import site
+from service.api.guard.access_log import AccessLog
 from service.api.guard.gate import Gate
 from service.api.guard.shield import BodyLimits, Shield
 from service.api.operations import operations
+from service.api.preparing.templates import templates
 from service.api.problems import add_problem_handlers
 from service.api.reads import reads
-from service.api.resources import open_resources, set_resources
+from service.api.resources import Resources, open_resources, set_resources
 from service.api.schema_registry import schemas
 from service.api.session import session
+from service.api.stream.events import events
 from service.api.uploads import sweep_for_ever
 from service.api.visits import visits
 from service.api.vo.footprint import footprint
@@ -52,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         with suppress(asyncio.CancelledError):
             await sweeping
         acts.close()
+        resources.database.close()
 
     app = FastAPI(
         title="alertprod",
@@ -64,18 +68,24 @@ def create_app(settings: Settings) -> FastAPI:
     set_resources(app, resources)
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
     add_problem_handlers(app)
-    for router in (visits, dead_letters, reads, footprint, tap, session, schemas, operations):
+    for router in (visits, events, templates, dead_letters, reads, footprint, tap, session, schemas, operations):
         app.include_router(router, responses=PROBLEMS)
     if settings.api_docs:
         app.include_router(documentation)
     app.include_router(site)
-    _guard(app, settings, open_keys(settings, resources.database), acts)
+    _guard(app, resources, open_keys(settings, resources.database), acts)
     return app
 
 
-def _guard(app: FastAPI, settings: Settings, keys: Keys, acts: Acts) -> None:
-    """Put the shield before the gate, and the gate before everything."""
+def _guard(app: FastAPI, resources: Resources, keys: Keys, acts: Acts) -> None:
+    """Put the log before the shield, the shield before the gate, and the gate before everything."""
+    settings = resources.settings
     app.add_middleware(
-        Gate, keys=keys, acts=acts, rate_limit=settings.rate_limit, visits_per_day=settings.visits_per_day
+        Gate,
+        keys=keys,
+        acts=acts,
+        rate_limit=settings.rate_limit,
+        visits_per_day=settings.visits_per_day,
     )
     app.add_middleware(Shield, limits=BodyLimits(settings.max_upload_mb << 20, settings.body_timeout_s))
+    app.add_middleware(AccessLog, told=settings.access_log)

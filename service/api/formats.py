@@ -46,9 +46,18 @@ def _json(frames: Iterator[pd.DataFrame], query: Query) -> Iterator[bytes]:
         body = frame.to_json(orient="records", double_precision=15)
         yield (b"" if count == 0 else b",") + body[1:-1].encode()
         count += len(frame)
-        last = int(frame[query.key].iloc[-1]) if query.key else None
+        last = _place(frame, query.key)
     more = json.dumps(last if count >= query.limit else None)
     yield f'], "count": {count}, "next": {more}}}'.encode()
+
+
+def _place(frame: pd.DataFrame, key: str | tuple[str, ...] | None) -> int | str | None:
+    """Return where the next page goes on: the last value of a column, or those of several separated by commas."""
+    if key is None:
+        return None
+    if isinstance(key, str):
+        return int(frame[key].iloc[-1])
+    return ",".join(str(int(frame[name].iloc[-1])) for name in key)
 
 
 def _csv(frames: Iterator[pd.DataFrame], query: Query) -> Iterator[bytes]:

@@ -6,9 +6,10 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
 from apdb.errors import DatabaseUnavailable, SchemaMismatch
-from service.api.metrics import render_metrics
 from service.api.problems import RETRY_AFTER_S, problem
 from service.api.resources import Shared
+from service.observe.ledger_measures import render_metrics
+from service.observe.measures import MEASURES
 
 __all__ = ["operations"]
 
@@ -17,25 +18,32 @@ operations = APIRouter(tags=["operations"])
 
 
 @operations.get("/healthz")
-def healthz() -> PlainTextResponse:
-    """Alive."""
+async def healthz() -> PlainTextResponse:
+    """Alive: answered by the event loop itself, whatever its threads wait for."""
     return PlainTextResponse("ok\n")
 
 
 @operations.get("/readyz", response_model=None)
 def readyz(shared: Shared) -> Response:
-    """Ready: the database answers and has the right schema. Whoever asks is not told where it is."""
+    """Ready: the database answers and has the right schema. Whoever asks is not told where it is.
+
+    Without a broker visits are accepted and done, and alerts wait: the answer says so, and is still yes.
+    """
     try:
         shared.database.check_schema()
     except (DatabaseUnavailable, SchemaMismatch) as error:
         _log.warning("not ready: %s", error)
         text = str(error) if shared.settings.access == "local" else "not ready: the log of the service says why"
         return problem(503, error.code, text, RETRY_AFTER_S)
-    return PlainTextResponse("ready\n")
+    problem_of_broker = shared.broker.problem()
+    if problem_of_broker is None:
+        return PlainTextResponse("ready\n")
+    _log.warning("no broker: %s", problem_of_broker)
+    return PlainTextResponse("ready, degraded: no broker answers: visits are accepted and done, alerts wait\n")
 
 
 @operations.get("/metrics")
 def metrics(shared: Shared) -> Response:
     """OpenMetrics."""
-    text = render_metrics(shared.database, shared.settings.alert_topic)
+    text = render_metrics(shared.database, shared.settings.alert_topic, MEASURES)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 
 from apdb.database import first_line
 from apdb.errors import NotFound, VisitConflict
-from service.errors import BadMessage, help_path
+from service.errors import BadMessage, QuotaExceeded, help_path
 from tasks.errors import AlertProdError
 
 __all__ = ["RETRY_AFTER_S", "add_problem_handlers", "problem", "too_large"]
@@ -65,6 +65,8 @@ def _status_of(error: AlertProdError) -> int:
         return 409
     if isinstance(error, NotFound):
         return 404
+    if isinstance(error, QuotaExceeded):
+        return 429
     return 503 if error.retriable else 422
 
 

@@ -11,9 +11,9 @@ from fastapi import APIRouter, Depends, Request
 from fastapi import Query as Parameter
 from fastapi.responses import Response
 
-from apdb import ApdbError, queries
+from apdb import ApdbError, VisitState, queries
 from apdb.errors import BadQuery
-from apdb.queries import Query
+from apdb.queries import Query, VisitFilter
 from service.api.answers import Answers, format_of
 from service.api.resources import Shared
 
@@ -28,6 +28,17 @@ Format = Annotated[
 Columns = Annotated[str | None, Parameter(description="names, separated by commas; all by default")]
 Mjd = Annotated[float | None, Parameter(description="MJD, TAI", allow_inf_nan=False)]
 Limit = Annotated[int, Parameter(description=f"rows at most; up to {queries.MAX_ROWS}")]
+_VISITS = {
+    "description": "Rows in the format that was asked for; `next` is the `after` of the next page",
+    "content": {
+        "application/json": {
+            "schema": {"type": "object"},
+            "example": {"columns": [{"name": "visit", "datatype": "long", "unit": ""}],
+                        "rows": [{"visit": 24020103652, "detector": 3, "state": "failed", "errorCode": "no_psf"}],
+                        "count": 1, "next": "24020103652,3"},
+        }
+    },
+}  # fmt: skip
 _TABLES = {"sources": "DiaSource", "forced": "DiaForcedSource"}
 
 
@@ -153,10 +164,44 @@ def light_curve(
     return reply.give(query)
 
 
-@reads.get("/v1/visits", response_class=Response)
-def visits(page: Page, reply: Reply, night: int | None = None, state: str | None = None) -> Response:
+async def _period_of(since: Mjd = None, until: Mjd = None) -> tuple[float | None, float | None]:
+    return since, until
+
+
+async def _which(
+    period: Annotated[tuple[float | None, float | None], Depends(_period_of)],
+    night: int | None = None,
+    state: VisitState | None = None,
+    visit: int | None = None,
+    detector: int | None = None,
+    instrument: str | None = None,
+    band: str | None = None,
+    error: Annotated[str | None, Parameter(description="code of the error")] = None,
+) -> VisitFilter:
+    given = None if state is None else state.value
+    return VisitFilter(night, given, visit, detector, instrument, band, error, *period)
+
+
+@reads.get("/v1/visits", response_class=Response, responses={200: _VISITS})
+def visits(
+    which: Annotated[VisitFilter, Depends(_which)],
+    reply: Reply,
+    after: Annotated[
+        str | None, Parameter(pattern=r"^\d{1,18}(,\d{1,5})?$", description="`next` of the page before: VISIT,DETECTOR")
+    ] = None,
+    order: Annotated[
+        Literal["visit", "newest"], Parameter(description="by visit and detector, or what came last first")
+    ] = "visit",
+    limit: Limit = 10_000,
+) -> Response:
     """Visits with state, counts and times."""
-    return reply.give(queries.visits(night=night, state=state, after=page.after, limit=page.limit))
+    place = None
+    if after is not None:
+        visit, _, detector = after.partition(",")
+        place = int(visit), int(detector) if detector else None
+        if order == "newest" and not detector:
+            raise BadQuery("after=VISIT,DETECTOR is needed with order=newest")
+    return reply.give(queries.visits(which, after=place, newest=order == "newest", limit=limit))
 
 
 @reads.get("/v1/visits/{visit}/{detector}/{what}", response_class=Response)

@@ -6,9 +6,13 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Request
 
 from apdb import Database, Ledger
+from apdb.pooled import PooledDatabase
 from service.api.answers import STREAM_TIMEOUT_S, Answers
+from service.api.guard.admission import Admission
+from service.api.stream.feed import Feed
 from service.api.uploads import UploadSlots
 from service.intake.headers import HeaderReader
+from service.observe.watch import Reach
 from service.settings import Settings
 
 __all__ = ["Resources", "Shared", "open_resources", "resources_of", "set_resources"]
@@ -26,7 +30,7 @@ class Resources:
     settings
         Settings of the service.
     database
-        Connections whose statements are short.
+        Connections whose statements are short, and which are kept.
     ledger
         States of visits.
     answers
@@ -37,15 +41,24 @@ class Resources:
         Reads headers of images in processes of their own.
     uploads
         Slots of images that come in.
+    feed
+        Changes of state of visits, for all who follow them.
+    admission
+        Places and threads of those who submit.
+    broker
+        Whether a broker can be reached.
     """
 
     settings: Settings
-    database: Database
+    database: PooledDatabase
     ledger: Ledger
     answers: Answers
     subjects: tuple[str, ...]
     headers: HeaderReader
     uploads: UploadSlots
+    feed: Feed
+    admission: Admission
+    broker: Reach
 
 
 def open_resources(settings: Settings) -> Resources:
@@ -56,11 +69,13 @@ def open_resources(settings: Settings) -> Resources:
     SettingsError
         No database is named.
     """
-    database = Database(settings.database(), statement_timeout_s=STATEMENT_TIMEOUT_S)
+    database = PooledDatabase(settings.database(), statement_timeout_s=STATEMENT_TIMEOUT_S)
     answers = Answers(Database(settings.database(), STREAM_TIMEOUT_S, read_only=True))
     subjects = (settings.schema_subject, f"{settings.alert_topic}-value")
     headers, uploads = HeaderReader(settings), UploadSlots(MAX_UPLOADS)
-    return Resources(settings, database, Ledger(database), answers, subjects, headers, uploads)
+    feed, admission = Feed(database, settings.max_viewers), Admission(settings.max_submits)
+    broker = Reach(settings.kafka_brokers)
+    return Resources(settings, database, Ledger(database), answers, subjects, headers, uploads, feed, admission, broker)
 
 
 def set_resources(app: FastAPI, resources: Resources) -> None:

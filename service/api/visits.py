@@ -1,24 +1,65 @@
-"""Visits over HTTP: a visit comes in (as JSON, or with its image), its state goes out."""
+"""Visits over HTTP: they come in (as JSON, with an image, many at once), their states go out; cancelled, tried again."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from apdb.errors import NotFound
+from apdb.queue.changes import cancel_visit, retry_visit
+from apdb.queue.keys import RequestKey
 from service.api.problems import problem
-from service.api.resources import Shared
+from service.api.resources import Resources, Shared
+from service.api.stream.waiting import Wait, row_at_end
 from service.api.uploads import keep_upload
-from service.errors import BadMessage
+from service.errors import BadMessage, QuotaExceeded
 from service.intake.message import VisitMessage, decode_message
-from service.intake.submit import describe, submit_visit
+from service.intake.submit import Answer, Submission, content_digest, describe
 from service.settings import Settings
 
 __all__ = ["visits"]
 
 visits = APIRouter(tags=["visits"])
+
+MOST = 2_000  # visits of a batch
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[!-~]{1,255}$",
+        description="of the client's choice: with it the same request gets the same answer for three days",
+    ),
+]
+Visit = Annotated[int, Path(description="visit number")]
+Detector = Annotated[int, Path(description="detector number")]
+
+_EXAMPLE = {"instrument": "mycam", "science": "/data/frame.fits", "visit": 24020103652, "detector": 3}
+_STATE: dict[str, Any] = {
+    "visit": 24020103652, "detector": 3, "state": "queued", "attempt": 0, "priority": 0, "instrument": "mycam", "band": None,
+    "midpointMjdTai": None, "release": 0, "counts": None, "seconds": None, "error": None, "waitUntil": None,
+    "createdAt": "2026-03-01T04:05:06+00:00", "updatedAt": "2026-03-01T04:05:06+00:00", "finishedAt": None,
+}  # fmt: skip
+_RESULTS: dict[str, Any] = {
+    "accepted": 1, "refused": 1,
+    "results": [
+        {"visit": 24020103652, "detector": 3, "state": "queued", "new": True},
+        {"error": {"code": "bad_message", "message": "science: Field required", "help": "docs/errors/bad_message.md"}},
+    ],
+}  # fmt: skip
+
+
+def _json(description: str, example: Any) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": {"type": "object"}, "example": example}},
+    }
+
+
+_CONFLICT = {"description": "The visit came before with another message, or its state does not allow it"}
+_ENTERED = _json("Entered, now or before", {**_STATE, "new": True})
+_SEEN = _json("The visit", _STATE)
 
 
 def _body_schema() -> dict[str, Any]:
@@ -29,14 +70,27 @@ def _body_schema() -> dict[str, Any]:
         "properties": {"message": {"type": "string"}, "science": {"type": "string", "format": "binary"}},
     }
     content = {
-        "application/json": {"schema": VisitMessage.model_json_schema()},
+        "application/json": {"schema": VisitMessage.model_json_schema(), "example": _EXAMPLE},
         "multipart/form-data": {"schema": parts},
     }
     return {"requestBody": {"required": True, "content": content}}
 
 
-@visits.post("/v1/visits", status_code=202, openapi_extra=_body_schema())
-async def post_visit(request: Request, shared: Shared, reprocess: str | None = None) -> Response:
+def _batch_schema() -> dict[str, Any]:
+    several = {"type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": MOST}
+    schema = {"type": "object", "required": ["visits"], "properties": {"visits": several}}
+    content = {"application/json": {"schema": schema, "example": {"visits": [_EXAMPLE]}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+@visits.post("/v1/visits", status_code=202, openapi_extra=_body_schema(), responses={202: _ENTERED, 409: _CONFLICT})
+async def post_visit(
+    request: Request,
+    shared: Shared,
+    reprocess: str | None = None,
+    wait: Wait = 0.0,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Enter a ccdVisit: a JSON message that names files, or multipart with the parts `message` and `science`.
 
     `reprocess` (``never`` or ``replace``) stands for that of the message.
@@ -44,22 +98,95 @@ async def post_visit(request: Request, shared: Shared, reprocess: str | None = N
     if request.headers.get("content-type", "").startswith("multipart/"):
         with shared.uploads.one():
             message = await _with_upload(request, shared.settings)
+        request.state.slot = shared.admission.enter()
     else:
-        message = _decode(await request.body())
+        body = await request.body()
+        request.state.slot = shared.admission.enter()
+        message = _decode(body)
     if reprocess is not None:
         message["reprocess"] = reprocess
-    description, new = await run_in_threadpool(submit_visit, message, shared.settings, shared.ledger, shared.headers)
-    location = f"/v1/visits/{description['visit']}/{description['detector']}"
-    return JSONResponse({**description, "new": new}, 202, {"Location": location})
+    submission = _submission(request, shared, idempotency_key, message)
+    (status, answer), replayed = await shared.admission.run(submission.one, message)
+    if wait > 0:
+        request.state.slot.release()  # who waits takes no place from those who submit
+        row = await row_at_end(shared, answer["visit"], answer["detector"], wait)
+        answer = answer if row is None else {**describe(row), "new": answer["new"]}
+    return _answer((status, answer), replayed, f"/v1/visits/{answer['visit']}/{answer['detector']}")
 
 
-@visits.get("/v1/visits/{visit}/{detector}", response_model=None)
-def get_visit(visit: int, detector: int, shared: Shared) -> dict[str, Any] | Response:
+@visits.post(
+    "/v1/visits/batch", status_code=202, openapi_extra=_batch_schema(),
+    responses={202: _json("All were entered, now or before", {"accepted": 1, "refused": 0, "results": [_RESULTS["results"][0]]}),
+               207: _json("Some were refused: their results say why", _RESULTS)},
+)  # fmt: skip
+async def post_visits(request: Request, shared: Shared, idempotency_key: IdempotencyKey = None) -> Response:
+    """Enter many ccdVisits at once: one that cannot be entered does the others no harm, its result says why.
+
+    Where something fails that may pass (503), none was entered.
+    """
+    raw = await request.body()
+    request.state.slot = shared.admission.enter()
+    body = _decode(raw)
+    messages = body.get("visits")
+    if set(body) != {"visits"} or not isinstance(messages, list) or not 1 <= len(messages) <= MOST:
+        raise BadMessage(f'expected {{"visits": [...]}} with 1 to {MOST} messages')
+    if len(messages) > getattr(request.state, "quota_left", len(messages)):
+        raise QuotaExceeded(
+            f"{len(messages)} visits are more than what is left of today's: send fewer, or send them tomorrow"
+        )
+    submission = _submission(request, shared, idempotency_key, messages)
+    answer, replayed = await shared.admission.run(submission.many, messages)
+    request.state.entered = 0 if replayed else answer[1]["accepted"]
+    return _answer(answer, replayed, None)
+
+
+@visits.get("/v1/visits/{visit}/{detector}", response_model=None, responses={200: _SEEN})
+async def get_visit(visit: int, detector: int, shared: Shared, wait: Wait = 0.0) -> Response:
     """State, timings, counts and error of one ccdVisit."""
-    if not (0 <= visit < 1 << 53 and 0 <= detector < 1 << 15):
+    if not _is_key(visit, detector):
         return problem(404, NotFound.code, "no such visit")
-    row = shared.ledger.get(visit, detector)
-    return describe(row) if row else problem(404, NotFound.code, f"visit {visit}, detector {detector} never came")
+    row = await row_at_end(shared, visit, detector, wait)
+    if row is None:
+        return problem(404, NotFound.code, f"visit {visit}, detector {detector} never came")
+    return JSONResponse(describe(row))
+
+
+@visits.post("/v1/visits/{visit}/{detector}/cancel", responses={200: _SEEN, 409: _CONFLICT})
+async def cancel(visit: Visit, detector: Detector, shared: Shared) -> Response:
+    """Cancel a visit that has not ended; an attempt that goes on cannot commit any more. What was stored before stays."""
+    return await _changed(shared, cancel_visit, visit, detector)
+
+
+@visits.post("/v1/visits/{visit}/{detector}/retry", responses={200: _SEEN, 409: _CONFLICT})
+async def retry(visit: Visit, detector: Detector, shared: Shared) -> Response:
+    """Queue a visit again that failed, had no work or was cancelled, with its failures forgotten; one that pauses goes on."""
+    return await _changed(shared, retry_visit, visit, detector)
+
+
+async def _changed(shared: Resources, change: Any, visit: int, detector: int) -> Response:
+    if not _is_key(visit, detector):
+        return problem(404, NotFound.code, "no such visit")
+    return JSONResponse(describe(await run_in_threadpool(change, shared.database, visit, detector)))
+
+
+def _is_key(visit: int, detector: int) -> bool:
+    return 0 <= visit < 1 << 53 and 0 <= detector < 1 << 15
+
+
+def _submission(request: Request, shared: Resources, key: str | None, content: Any) -> Submission:
+    """Return what enters the messages of a request."""
+    named = None
+    if key is not None:
+        named = RequestKey(request.state.principal.name, key, content_digest(request.url.path, content))
+    return Submission(shared.settings, shared.headers, shared.database, named)
+
+
+def _answer(answer: Answer, replayed: bool, location: str | None) -> Response:
+    status, body = answer
+    headers = {"Location": location} if location else {}
+    if replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return JSONResponse(body, status, headers)
 
 
 async def _with_upload(request: Request, settings: Settings) -> dict[str, Any]:

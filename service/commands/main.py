@@ -13,6 +13,8 @@ import typer
 
 from service.commands.alerts import alerts_app
 from service.commands.apdb import apdb_app
+from service.commands.butler.bps import run_bps
+from service.commands.butler.repository import butler_app
 from service.commands.dead_letters import dead_letters_app
 from service.commands.diff import diff
 from service.commands.instrument import instrument_app
@@ -41,6 +43,13 @@ app.add_typer(dead_letters_app, name="dead-letters", rich_help_panel=LOOK)
 app.add_typer(alerts_app, name="alerts", rich_help_panel=LOOK)
 app.add_typer(apdb_app, name="apdb", rich_help_panel=KEEP)
 app.add_typer(template_app, name="template", rich_help_panel=KEEP)
+app.command(
+    "bps",
+    rich_help_panel=KEEP,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)(run_bps)
+app.add_typer(butler_app, name="butler", rich_help_panel=KEEP)
 app.add_typer(orbits_app, name="orbits", rich_help_panel=KEEP)
 app.add_typer(tokens_app, name="tokens", rich_help_panel=KEEP)
 app.add_typer(jointcal_app, name="jointcal", rich_help_panel=IMAGES)
@@ -87,6 +96,22 @@ def status(as_json: Json = False) -> None:
     ]
     rows += [(f"step {step}", f"{seconds:.3f} s") for step, seconds in numbers["seconds"].items()]
     print_table(("what", "value"), rows)
+
+
+@app.command(rich_help_panel=LOOK)
+def doctor(as_json: Json = False) -> None:
+    """Look at database, broker, topics, registry, disks, templates, clock and rights; say what is wrong and what to do."""
+    from dataclasses import asdict
+
+    from service.doctor.run import examine
+
+    findings = list(examine(read_settings(), os.environ))
+    if as_json:
+        print(json.dumps([asdict(f) for f in findings]))
+    else:
+        rows = [(f.about, f.state, f.text, f.advice) for f in findings]
+        print_table(("what", "state", "what was found", "what to do"), rows)
+    raise typer.Exit(int(any(f.state == "wrong" for f in findings)))
 
 
 @app.command(rich_help_panel=ROLES)

@@ -1,5 +1,6 @@
 """What the commands share: options, and the database of the settings."""
 
+import getpass
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from apdb import Database
     from service.settings import Settings
 
-__all__ = ["BadPixelMap", "DryRun", "Json", "key_values", "open_database", "read_settings"]
+__all__ = ["BadPixelMap", "DryRun", "Json", "key_values", "open_database", "operator", "read_settings"]
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 BadPixelMap = Annotated[
@@ -42,6 +43,14 @@ def key_values(given: list[str]) -> dict[str, Any]:
             raise CallerError(f"expected option=value, got {text!r}")
         out[name] = yaml.safe_load(value)
     return out
+
+
+def operator() -> str:
+    """Return who runs the command, for the record."""
+    try:
+        return f"command:{getpass.getuser()}"
+    except (KeyError, OSError):  # a user without a name, as in a container
+        return f"command:{os.getuid()}"
 
 
 def read_settings() -> "Settings":

@@ -1,23 +1,17 @@
 """The roles of the service on the command line: ``alertprod serve|worker|relay|reconcile|ingest``."""
 
-import logging
 import signal
-import sys
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.commands.options import read_settings
-from service.terminal import say
 
 if TYPE_CHECKING:
     from service.settings import Settings
 
 __all__ = ["add_roles"]
-
-# what records of the log may carry beside their text
-_FACTS = ("principal", "action", "target", "status", "address", "request_id", "detail")
 
 
 def add_roles(app: typer.Typer, panel: str) -> None:
@@ -26,34 +20,22 @@ def add_roles(app: typer.Typer, panel: str) -> None:
         app.command(rich_help_panel=panel)(role)
 
 
-def _start(*, kafka: bool = False, folders: tuple[str, ...] = ()) -> "Settings":
-    """Set up the log, and return the settings of a role that can start with them."""
+def _start(role: str, *, kafka: bool = False, folders: tuple[str, ...] = ()) -> "Settings":
+    """Set up log, watch and metrics, and return the settings of a role that can start with them."""
+    import logging
+
+    from service.observe.log import hide, set_up_log
+    from service.observe.role import open_port
+    from service.observe.spans import open_spans
     from service.ready import ready_role
 
-    _logging()
-    return ready_role(read_settings(), say, kafka=kafka, folders=folders)
-
-
-def _logging() -> None:
-    import structlog
-
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    formatter = structlog.stdlib.ProcessorFormatter(
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.JSONRenderer(),
-        ],
-        foreign_pre_chain=[
-            structlog.stdlib.add_log_level,
-            structlog.stdlib.add_logger_name,
-            structlog.stdlib.ExtraAdder(allow=_FACTS),
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-        ],
-    )
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(formatter)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    settings = read_settings()
+    set_up_log(role)
+    hide(settings.secrets())
+    ready_role(settings, logging.getLogger("alertprod").warning, kafka=kafka, folders=folders)
+    open_spans(role, settings.otlp_endpoint)
+    open_port(role, settings)
+    return settings
 
 
 def _on_stop(stop: Any) -> None:
@@ -68,7 +50,7 @@ def serve() -> None:
     from service.api.guard.server import run_server
 
     check_listening(read_settings())
-    settings = _start(folders=("upload_dir",))
+    settings = _start("serve", folders=("upload_dir",))
     run_server(create_app(settings), settings)
 
 
@@ -76,7 +58,7 @@ def worker(drain: Annotated[bool, typer.Option(help="end when the queue is empty
     """Process visits."""
     from service.workers.supervisor import Worker
 
-    work = Worker(_start(folders=("archive_dir", "products_dir")))
+    work = Worker(_start("worker", folders=("archive_dir", "products_dir")))
     _on_stop(work.stop)
     work.run(until_idle=drain)
 
@@ -85,7 +67,7 @@ def relay() -> None:
     """Publish alerts."""
     from service.delivery import run_relay
 
-    settings = _start(kafka=True, folders=("archive_dir",))
+    settings = _start("relay", kafka=True, folders=("archive_dir",))
     stop = threading.Event()
     _on_stop(stop.set)
     run_relay(settings, stop)
@@ -95,7 +77,7 @@ def reconcile() -> None:
     """Count what the alert topic really holds, for the metrics."""
     from service.delivery import run_reconciler
 
-    settings = _start(kafka=True)
+    settings = _start("reconcile", kafka=True)
     stop = threading.Event()
     _on_stop(stop.set)
     run_reconciler(settings, stop)
@@ -105,6 +87,6 @@ def ingest() -> None:
     """Read visit messages from Kafka."""
     from service.intake.ingest import Ingest
 
-    reader = Ingest(_start(kafka=True))
+    reader = Ingest(_start("ingest", kafka=True))
     _on_stop(reader.stop)
     reader.run()

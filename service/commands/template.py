@@ -1,13 +1,16 @@
-"""The command line of template sets: ``alertprod template build|list|show``."""
+"""The command line of template sets: ``alertprod template build|list|show|coverage|promote|roll-back``."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.commands.options import Json, read_settings
+from service.commands.options import Json, operator, read_settings
 from service.terminal import print_table, say
+
+if TYPE_CHECKING:
+    from diffim import TemplateStore
 
 __all__ = ["template_app"]
 
@@ -45,22 +48,80 @@ def template_build(
 
 @template_app.command("list")
 def template_list(as_json: Json = False) -> None:
-    """List template sets."""
-    from diffim import TemplateStore
+    """List template sets; * is the version that is used."""
+    from service.access.client import ask, remote_api
+    from service.template_sets import described_sets
 
-    sets = TemplateStore(read_settings().template_dir).list()
+    sets = ask(url, "/v1/templates")["templates"] if (url := remote_api()) else described_sets(_store())
     if as_json:
-        print(json.dumps([s.manifest for s in sets]))
+        print(json.dumps(sets))
         return
     print_table(
-        ("name", "version", "band", "tiles", "inputs"),
-        [(s.name, s.version, s.manifest["band"], len(s.manifest["tiles"]), len(s.manifest["inputs"])) for s in sets],
+        ("name", "version", "band", "tiles", "inputs", "square degrees", "used"),
+        [
+            (s["name"], s["version"], s["band"], s["tiles"], s["inputs"], f"{s['areaSqDeg']:.3f}", "*" * s["used"])
+            for s in sets
+        ],
     )
+
+
+@template_app.command("coverage")
+def template_coverage(
+    name: str,
+    band: Annotated[str | None, typer.Option(help="the version that is used for this band")] = None,
+    version: Annotated[int | None, typer.Option()] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a template set covers: the inner areas of its tiles in degrees."""
+    from service.access.client import ask, remote_api
+    from service.template_sets import coverage
+
+    url = remote_api()
+    found = (
+        ask(url, f"/v1/templates/{name}/coverage", band=band, version=version)
+        if url
+        else coverage(_store(), name, band, version)
+    )
+    if as_json:
+        print(json.dumps(found))
+        return
+    title = f"{found['name']} v{found['version']}, band {found['band']}: {found['areaSqDeg']:.3f} square degrees"
+    names = ("raMin", "raMax", "decMin", "decMax")
+    rows = [(tile["name"], *(f"{tile[n]:.4f}" for n in names)) for tile in found["coverage"]]
+    print_table(("tile", "ra from", "to", "dec from", "to"), rows, title=title)
+
+
+@template_app.command("promote")
+def template_promote(name: str, version: int) -> None:
+    """Let a version be used for its band from now on, whatever newer ones are built."""
+    from service.access.client import remote_api, tell
+
+    if (url := remote_api()) is not None:
+        band = tell(url, f"/v1/templates/{name}/versions/{version}/promote")["band"]
+    else:
+        band = _store().promote(name, version, operator()).manifest["band"]
+    print(f"{name} v{version} is used for band {band}")
+
+
+@template_app.command("roll-back")
+def template_roll_back(name: str, band: Annotated[str, typer.Option(help="one of u g r i z y")]) -> None:
+    """Let the version be used again that was used before the last promotion."""
+    from service.access.client import remote_api, tell
+
+    if (url := remote_api()) is not None:
+        version = tell(url, f"/v1/templates/{name}/roll-back?band={band}")["version"]
+    else:
+        version = _store().roll_back(name, band, operator()).version
+    print(f"{name} v{version} is used for band {band}")
 
 
 @template_app.command("show")
 def template_show(name: str, version: Annotated[int | None, typer.Option()] = None) -> None:
     """Print the manifest of a template set."""
+    print(json.dumps(_store().get(name, version=version).manifest, indent=1))
+
+
+def _store() -> "TemplateStore":
     from diffim import TemplateStore
 
-    print(json.dumps(TemplateStore(read_settings().template_dir).get(name, version=version).manifest, indent=1))
+    return TemplateStore(read_settings().template_dir)

@@ -1,6 +1,5 @@
 """The command line of tokens: ``alertprod tokens create|list|revoke|record``."""
 
-import getpass
 import json
 import os
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.commands.options import Json, open_database
+from service.commands.options import Json, open_database, operator
 from service.terminal import print_table, say
 
 __all__ = ["tokens_app"]
@@ -18,19 +17,11 @@ tokens_app = typer.Typer(
 )
 
 
-def _operator() -> str:
-    """Who runs the command, for the record."""
-    try:
-        return f"command:{getpass.getuser()}"
-    except (KeyError, OSError):  # a user without a name, as in a container
-        return f"command:{os.getuid()}"
-
-
 def _enter(action: str, target: str, detail: dict[str, Any] | None = None) -> None:
     from apdb.access.record import Act, record
 
     with open_database().session() as connection:
-        record(connection, Act(_operator(), action, target, detail=detail))
+        record(connection, Act(operator(), action, target, detail=detail))
 
 
 @tokens_app.command()
@@ -52,7 +43,7 @@ def create(
         file = None if out is None else os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise OutputError(f"--out {out}: {error.strerror}: name a file that is not there") from error
-    token_id, token = make_token(database, name, scope, days, _operator())
+    token_id, token = make_token(database, name, scope, days, operator())
     _enter("tokens create", token_id, {"name": name, "scopes": scope, "days": days})
     if file is not None:
         with os.fdopen(file, "w") as stream:
@@ -116,7 +107,7 @@ def revoke(token_id: Annotated[str, typer.Argument(help="as 'alertprod tokens li
     from apdb.access.tokens import revoke_token
 
     with open_database().session() as connection:
-        revoke_token(connection, token_id, _operator())
+        revoke_token(connection, token_id, operator())
     _enter("tokens revoke", token_id)
     say(f"token {token_id} is revoked")
 

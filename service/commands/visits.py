@@ -1,17 +1,24 @@
-"""The command line of visits: ``alertprod visits list|show|withdraw``, from the database, or from the API that ``ALERTPROD_API_URL`` names."""
+"""The command line of visits: ``alertprod visits submit|list|show|retry|cancel|withdraw``, by the database or an API.
+
+The API is the one that ``ALERTPROD_API_URL`` names.
+"""
 
 import json
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from apdb import VisitState
-from service.commands.options import Json, open_database
+from service.commands.options import Json, open_database, operator, read_settings
+from service.errors import BadMessage, FileMissing
 from service.terminal import print_table
 from tasks.errors import CallerError
 
 __all__ = ["visits_app"]
 
+MOST = 1_000  # messages of one request
 visits_app = typer.Typer(no_args_is_help=True, help="Visits that came in: their states, counts and errors.")
 
 
@@ -19,10 +26,13 @@ visits_app = typer.Typer(no_args_is_help=True, help="Visits that came in: their 
 def list_visits(
     state: Annotated[VisitState | None, typer.Option(help="of this state only")] = None,
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=100_000, help="the newest so many")] = 100,
+    visit: Annotated[int | None, typer.Option(help="of this visit only")] = None,
+    error: Annotated[str | None, typer.Option(help="with this code of an error only")] = None,
+    night: Annotated[int | None, typer.Option(help="of this night only (integer part of MJD - 0.5)")] = None,
     as_json: Json = False,
 ) -> None:
     """List visits, the newest first; with their error where they failed."""
-    descriptions = _all(state, limit)
+    descriptions = _all(limit, state=state, visit=visit, error=error, night=night)
     if as_json:
         print(json.dumps(descriptions, default=str))
         return
@@ -66,17 +76,112 @@ def withdraw(
     print(f"{rows} rows of visit {visit}, detector {detector} are withdrawn")
 
 
-def _all(state: VisitState | None, limit: int) -> list[dict[str, Any]]:
+@visits_app.command("submit")
+def submit(
+    file: Annotated[
+        Path, typer.Argument(help="messages: a JSON object, a list, or one object a line; - is standard input")
+    ],
+    key: Annotated[
+        str | None, typer.Option(help="Idempotency-Key: the same again, after a doubt, gets the same answer")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Enter visits; what cannot be entered does the others no harm, and is named (exit status 1)."""
+    results: list[dict[str, Any]] = []
+    messages = _messages(file)
+    for first in range(0, len(messages), MOST):
+        part = None if key is None else f"{key}{f'.{first // MOST}' if first else ''}"
+        results += _submitted(messages[first : first + MOST], part)["results"]
+    if as_json:
+        print(json.dumps(results))
+    else:
+        rows = [
+            (r.get("visit", "-"), r.get("detector", "-"), r.get("state", "refused"), _new_or_error(r)) for r in results
+        ]
+        print_table(("visit", "detector", "state", ""), rows)
+    raise typer.Exit(1 if any("error" in r for r in results) else 0)
+
+
+@visits_app.command("cancel")
+def cancel(visit: int, detector: int, as_json: Json = False) -> None:
+    """Cancel a visit that has not ended, also one that is being processed; what was stored before stays."""
+    _change("cancel", visit, detector, as_json)
+
+
+@visits_app.command("retry")
+def retry(visit: int, detector: int, as_json: Json = False) -> None:
+    """Queue a visit again that failed, had no work or was cancelled; one that pauses between attempts goes on at once."""
+    _change("retry", visit, detector, as_json)
+
+
+def _change(what: str, visit: int, detector: int, as_json: bool) -> None:
+    from service.access.client import remote_api, tell
+
+    if (url := remote_api()) is not None:
+        description = tell(url, f"/v1/visits/{visit}/{detector}/{what}")
+    else:
+        from apdb.queue.changes import cancel_visit, retry_visit
+        from service.intake.submit import describe
+
+        change = {"cancel": cancel_visit, "retry": retry_visit}[what]
+        description = describe(change(open_database(), visit, detector))
+    if as_json:
+        print(json.dumps(description))
+        return
+    print(f"visit {visit}, detector {detector}: {description['state']}")
+
+
+def _messages(file: Path) -> list[Any]:
+    """Return the messages of a file."""
+    from service.intake.message import decode_message
+
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise FileMissing(f"{file}: cannot be read: {error.strerror}") from error
+    try:
+        whole = decode_message(data)
+    except BadMessage:
+        return [decode_message(line) for line in data.splitlines() if line.strip()]
+    return whole if isinstance(whole, list) else [whole]
+
+
+def _submitted(messages: list[Any], key: str | None) -> dict[str, Any]:
+    from service.access.client import remote_api, tell
+
+    if (url := remote_api()) is not None:
+        headers = {} if key is None else {"Idempotency_Key": key}
+        return dict(tell(url, "/v1/visits/batch", {"visits": messages}, **headers))
+    from apdb.queue.keys import RequestKey
+    from service.intake.headers import HeaderReader
+    from service.intake.submit import Submission, content_digest
+
+    settings = read_settings()
+    named = None if key is None else RequestKey(operator(), key, content_digest("command", messages))
+    headers_of = HeaderReader(settings, 1)
+    try:
+        (_, answer), _ = Submission(settings, headers_of, open_database(), named).many(messages)
+    finally:
+        headers_of.close()
+    return dict(answer)
+
+
+def _new_or_error(result: dict[str, Any]) -> str:
+    error = result.get("error")
+    return f"{error['code']}: {error['message']}" if error else ("" if result["new"] else "came before")
+
+
+def _all(limit: int, **which: Any) -> list[dict[str, Any]]:
     from service.access.client import ask, remote_api
 
     if (url := remote_api()) is not None:
-        rows = ask(url, "/v1/visits", state=state, limit=limit)["rows"]
+        rows = ask(url, "/v1/visits", order="newest", limit=limit, **which)["rows"]
         errors = ({"code": row["errorCode"], "message": ""} if row["errorCode"] else None for row in rows)
         return [{**r, "counts": {"alerts": r["nAlerts"]}, "error": e} for r, e in zip(rows, errors, strict=True)]
     from apdb import Ledger
     from service.intake.submit import describe
 
-    return [describe(row) for row in Ledger(open_database()).rows(state=state, limit=limit)]
+    return [describe(row) for row in Ledger(open_database()).rows(limit=limit, **which)]
 
 
 def _of_visit(visit: int, detector: int | None) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError, KafkaException, Message, Producer
 
-from alerts.delivery.target import MAX_MESSAGE, Refusals, kafka_error
+from alerts.delivery.target import KAFKA_LOG, MAX_MESSAGE, Refusals, kafka_error
 from apdb import Database
 from apdb.database import first_line
 from apdb.queue import dead_letters
@@ -83,6 +83,7 @@ class DeadLetters:
         self._refusals = Refusals()
         options: dict[str, Any] = {
             "bootstrap.servers": settings.kafka_brokers,
+            "logger": KAFKA_LOG,
             **settings.kafka_client,
             "acks": "all",
             "enable.idempotence": True,

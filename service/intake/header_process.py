@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from service.observe.log import hide, set_up_log
 from service.settings import Settings
 from service.subprocesses.limits import OutOfTime, contain, cpu_allowance_s, cpu_limited
 from tasks.errors import AlertProdError
@@ -41,8 +42,9 @@ def main() -> None:
     """Answer until standard input ends."""
     out = os.fdopen(os.dup(1), "w")  # whatever prints to stdout by mistake must not break the protocol
     os.dup2(2, 1)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     settings = Settings()
+    set_up_log("headers", logging.WARNING)
+    hide(settings.secrets())
     import exposure.instrument
     import exposure.io.plain  # noqa: F401 (loaded before the first question: what follows is the file's own time)
 

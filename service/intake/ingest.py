@@ -8,7 +8,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from alerts.delivery.target import KafkaTarget, ensure_topics, kafka_error
+from alerts.delivery.target import KAFKA_LOG, KafkaTarget, ensure_topics, kafka_error
 from apdb import Database, Ledger
 from service.crash import crash_at
 from service.errors import JobCrashed
@@ -17,6 +17,8 @@ from service.intake.headers import HeaderReader
 from service.intake.message import decode_message
 from service.intake.reasons import reason_of
 from service.intake.submit import submit_visit
+from service.observe.measures import INGESTED
+from service.observe.traces import tracing
 from service.settings import Settings
 from tasks.errors import AlertProdError, TransientError
 
@@ -48,6 +50,7 @@ class Ingest:
         self.tries = 0  # at the present message, that failed
         options: dict[str, Any] = {
             "bootstrap.servers": settings.kafka_brokers,
+            "logger": KAFKA_LOG,
             **settings.kafka_client,
             "group.id": settings.ingest_group,
             "enable.auto.commit": True,
@@ -148,6 +151,7 @@ class Ingest:
             except TransientError as error:
                 log.warning("visit message at offset %s: %s", message.offset(), error)
                 self.tries += 1
+                INGESTED.labels("again").inc()
                 # no message is to blame while the database is away, or where no process can be started to read its header
                 blamed += not isinstance(error, JobCrashed) and self._database_answers()
                 if not self._wait(message):
@@ -162,7 +166,9 @@ class Ingest:
             Neither could be done now.
         """
         try:
-            submit_visit(decode_message(message.value()), self._settings, self._ledger, self._headers)
+            with tracing(_traceparent(message)):
+                submit_visit(decode_message(message.value()), self._settings, self._ledger, self._headers)
+            INGESTED.labels("entered").inc()
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # nothing that a message holds may end the process: the next one waits
@@ -173,6 +179,7 @@ class Ingest:
             if not isinstance(error, AlertProdError):  # a fault of the program, or nearly
                 log.warning("visit message at offset %s", message.offset(), exc_info=error)
             self._dead_letters.keep(letter_of(message, reason))
+            INGESTED.labels("dead_letter").inc()
 
     def _store(self, message: Message) -> None:
         """Let the client commit the offset behind a message."""
@@ -205,6 +212,15 @@ class Ingest:
 
     def _pause(self) -> None:
         self._consumer.pause(self._consumer.assignment())
+
+
+def _traceparent(message: Message) -> str | None:
+    """Return the header of that name, None where there is none that is text."""
+    try:
+        found = dict(message.headers() or []).get("traceparent")
+        return found.decode("ascii") if isinstance(found, bytes) else found
+    except (UnicodeError, ValueError):
+        return None
 
 
 def _note_commit(error: KafkaError | None, _partitions: list[TopicPartition]) -> None:

@@ -33,7 +33,14 @@ _LONGEST_TEXT = 4000  # characters of what is wrong: names of fields may be as l
 class VisitMessage(BaseModel):
     """One ccdVisit to be processed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        json_schema_extra={
+            "examples": [{"instrument": "mycam", "science": "/data/frame.fits", "visit": 24020103652, "detector": 3}]
+        },
+    )
 
     version: Literal[1] = 1
     visit: int | None = Field(None, ge=0, lt=1 << 53, description="visit number; else by the instrument's rule")
@@ -50,7 +57,16 @@ class VisitMessage(BaseModel):
     exposureTime: float | None = Field(None, gt=0, le=864000, allow_inf_nan=False, description="seconds")
     templates: str | None = Field(None, pattern=r"^[A-Za-z0-9_.\-]+$", max_length=128, description="template set")
     reprocess: Literal["never", "replace"] = "never"
-    priority: int = Field(0, ge=-100, le=100)
+    priority: int = Field(
+        0, ge=-100, le=100, description="above 0: a target of opportunity, which waits for one visit at most"
+    )
+    imageWaitS: float | None = Field(
+        None,
+        ge=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds that its image may be late (ALERTPROD_IMAGE_WAIT_S)",
+    )
     traceparent: str | None = Field(None, pattern=r"^[!-~]*$", max_length=128)
 
     @field_validator("midpointMjdTai")

@@ -4,13 +4,12 @@ import numpy as np
 import pandas as pd
 
 from association.orbits import Ephemerides, FirstThatAnswers, MpSky, OrbitCatalog, PositionTable
+from association.orbits.sources import MARGIN_DEG
 from exposure import Exposure
 from service.settings import Settings
 from tasks.sphere import sky_positions, unit_vectors
 
 __all__ = ["bodies_of", "ephemerides"]
-
-_MARGIN_DEG = 0.208  # beyond the circle around a detector, as the published pipeline asks its service
 
 
 def ephemerides(settings: Settings) -> Ephemerides | None:
@@ -39,4 +38,4 @@ def bodies_of(source: Ephemerides | None, image: Exposure) -> pd.DataFrame | Non
     centre = corners.sum(axis=0) / np.linalg.norm(corners.sum(axis=0))
     radius = np.degrees(np.arccos(np.clip((corners @ centre).min(), -1, 1)))
     ra, dec = sky_positions(centre)
-    return source.around(image.visit_info.midpoint_mjd_tai, float(ra), float(dec), float(radius) + _MARGIN_DEG)
+    return source.around(image.visit_info.midpoint_mjd_tai, float(ra), float(dec), float(radius) + MARGIN_DEG)

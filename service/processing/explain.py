@@ -22,10 +22,10 @@ from association.standardize import filter_tests
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, Instrument
 from exposure.mask import PLANES
+from exposure.task_config import task_overrides
 from forced.calibrated import measure_pair
 from service.processing.images import Clock, calibrated_pair, open_science
 from service.processing.instruments import checked_instrument
-from service.processing.task_config import task_overrides
 from service.settings import Settings
 from tasks import AlertProdError, make_task
 from tasks.sphere import chord_arcsec, unit_vectors

@@ -26,6 +26,7 @@ from association.times import TimeLimits, check_midpoint
 from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure, Instrument, VisitInfo
 from exposure.io.writing import write_exposure
+from exposure.task_config import task_overrides
 from forced.calibrated import measure_pair
 from service.crash import crash_at
 from service.errors import SkyBusy, WaitForEarlier
@@ -36,7 +37,6 @@ from service.processing.images import Clock, calibrated_pair, open_science
 from service.processing.instruments import checked_instrument, claim_ids
 from service.processing.positions import read_positions
 from service.processing.products import difference_path
-from service.processing.task_config import task_overrides
 from service.processing.veto import veto_reason
 from service.settings import Settings
 from tasks import IdGenerator, make_task
@@ -170,7 +170,8 @@ class Processor:
         check_midpoint(info.midpoint_mjd_tai, self._limits, float(Time.now().tai.mjd), claim.visit, claim.detector)
         region = lock_pixels(polygon(*science.sky_corners()))
         earlier = self._ledger.note_times(claim, info.midpoint_mjd_tai, science.band, region)
-        if earlier and claim.message.get("midpointMjdTai") is None and claim.attempt == 1:
+        urgent = claim.message.get("priority", 0) > 0  # the association takes earlier visits when they come
+        if earlier and not urgent and claim.message.get("midpointMjdTai") is None and claim.attempt == 1:
             raise WaitForEarlier("an earlier visit of this patch is not done yet")
         if claim.message.get("reprocess") == "replace":
             with self._database.session() as connection:
@@ -200,7 +201,8 @@ class Processor:
                 with run.clock.step("commit"):
                     work.commit()
                 crash_at("after_commit", self._settings.crash_point)
-        return {"state": VisitState.DONE, "counts": counts, "seconds": run.clock.seconds}
+        band = subtracted.science.band
+        return {"state": VisitState.DONE, "counts": counts, "seconds": run.clock.seconds, "band": band}
 
     def _associate_and_write(self, run: _Run, subtracted: _Subtracted, work: VisitUnitOfWork) -> dict[str, int]:
         """Associate, write alert file and products, and fill the unit of work; returns the counts."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from service.errors import JobCrashed
+from service.observe.log import json_line, text_of
 from service.settings import Settings
 from service.subprocesses.children import child_environment, pipe_of, program, without_secrets
 from tasks.errors import TransientError
@@ -27,17 +28,21 @@ _ONE_THREAD = {
 
 
 class _Echo(threading.Thread):
-    """Passes on what a process says on standard error, and keeps the end of it."""
+    """Passes on what a process says on standard error, as lines of the log, and keeps the end of it as text."""
 
-    def __init__(self, pipe: IO[bytes]) -> None:
+    def __init__(self, pipe: IO[bytes], module: str, pid: int) -> None:
         super().__init__(daemon=True)
         self._pipe, self._lines = pipe, deque[str](maxlen=KEPT_LINES)
+        self._module, self._pid = module, pid
 
     def run(self) -> None:
         with suppress(ValueError, OSError):  # the pipe was closed meanwhile, or nobody reads our standard error
             for raw in self._pipe:
                 line = raw.decode(errors="replace")
-                self._lines.append(line)
+                said = text_of(line)
+                self._lines.append(line if said is None else f"{said}\n")
+                if said is None:  # of a library, or of what ends the process
+                    line = json_line(line.rstrip("\n"), f"{self._module}.output", child=self._pid) + "\n"
                 sys.stderr.write(line)
                 sys.stderr.flush()
 
@@ -71,7 +76,7 @@ class AnsweringProcess:
             program(module), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         )
         self._buffer = bytearray()
-        self._echo = _Echo(pipe_of(self.process.stderr))
+        self._echo = _Echo(pipe_of(self.process.stderr), module, self.process.pid)
         self._echo.start()
         try:
             self._check(self.read(START_S))

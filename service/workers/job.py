@@ -12,6 +12,7 @@ from typing import Any
 from lsst.pipe.base import NoWorkFound
 
 from apdb import Claim, VisitState
+from service.observe.log import about_visit, hide, set_up_log
 from service.settings import Settings
 from service.subprocesses.limits import contain
 from tasks.errors import AlertProdError, NoWork
@@ -55,10 +56,9 @@ def main() -> None:
     """Serve claims until standard input ends."""
     out = os.fdopen(os.dup(1), "w")  # whatever prints to stdout by mistake must not break the protocol
     os.dup2(2, 1)
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
     settings = Settings()
+    set_up_log("job", logging.WARNING)
+    hide(settings.secrets())
     contain(int(settings.job_memory_gb * _GIB), int(settings.job_file_gb * _GIB))
     try:
         processor = _processor(settings)
@@ -68,7 +68,9 @@ def main() -> None:
     print(json.dumps({"ready": os.getpid()}), file=out, flush=True)
     for line in sys.stdin:
         claim = Claim(**json.loads(line))
-        print(json.dumps(_answer(claim, processor.run)), file=out, flush=True)
+        with about_visit(claim.visit, claim.detector, claim.attempt, claim.message):
+            answer = _answer(claim, processor.run)
+        print(json.dumps(answer), file=out, flush=True)
 
 
 if __name__ == "__main__":

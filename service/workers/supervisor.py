@@ -1,28 +1,36 @@
 """The supervisor: takes visits from the ledger, hands them to job processes, renews leases, records what happened."""
 
+import contextvars
 import logging
 import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from apdb import Claim, Database, LeaseLost, Ledger, VisitState
+from apdb.queue.changes import look_for_images
 from apdb.queue.claims import Patience
 from service.crash import crash_at
 from service.errors import JobCrashed
+from service.intake.submit import image_is_there
+from service.observe.log import about_visit
+from service.observe.measures import count_visit
+from service.observe.spans import record_span
 from service.settings import Settings
 from service.subprocesses.limits import STUCK
 from service.workers.gate import Gate
 from service.workers.job_process import JobProcess
 from service.workers.outcomes import after, runs_alone
-from tasks.errors import AlertProdError, TransientError
+from tasks.errors import AlertProdError, CallerError, TransientError
 
 __all__ = ["Worker"]
 
 log = logging.getLogger("alertprod.worker")
 START_ATTEMPTS = 3  # job processes in a row that die before their first answer: the next ones would die as well
 RECORD_S = 60.0  # how long the database is asked to take a failure; then the lease runs out
+LOOK_S = 1.0  # between two looks for late images
 WATCH_S = 5.0  # at least, between two looks at leases that ran out
 
 
@@ -31,7 +39,8 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._ledger = Ledger(Database(settings.database()))
+        self._database = Database(settings.database())
+        self._ledger = Ledger(self._database)
         self._patience = Patience(settings.attempts, settings.retry_s)
         self._gate = Gate()
         self._stop, self._release = threading.Event(), threading.Event()
@@ -63,8 +72,8 @@ class Worker:
         slots = self._settings.workers or os.cpu_count() or 1
         threads = [threading.Thread(target=self._slot, args=(k, until_idle), daemon=True) for k in range(slots)]
         ended = threading.Event()
-        watch = threading.Thread(target=self._watch, args=(ended,), daemon=True)
-        for thread in (*threads, watch):
+        watches = [threading.Thread(target=w, args=(ended,), daemon=True) for w in (self._watch, self._look_for_images)]
+        for thread in (*threads, *watches):
             thread.start()
         for thread in threads:
             while thread.is_alive():
@@ -89,6 +98,21 @@ class Worker:
                 self._ledger.give_back_lost(self._patience)
             except Exception as error:  # the next look comes; what is broken for good ends the slots
                 log.warning("leases: %s", error)
+
+    def _look_for_images(self, ended: threading.Event) -> None:
+        """Queue visits whose late images came; apart from `_watch`, for a disk may not answer."""
+        roots = [*self._settings.data_roots, self._settings.upload_dir]
+
+        def is_there(uri: str) -> bool:
+            with suppress(CallerError):  # a place that may not be read any more: in the end it is late
+                return image_is_there(uri, roots)
+            return False
+
+        while not ended.wait(LOOK_S):
+            try:
+                look_for_images(self._database, is_there)
+            except Exception as error:  # the next look comes
+                log.warning("late images: %s", error)
 
     def _start_job(self, number: int) -> JobProcess:
         """Start a job process; after some that died at once, the whole worker is told to stop."""
@@ -137,7 +161,9 @@ class Worker:
                         return
                     self._stop.wait(self._settings.poll_s)
                     continue
-                job = self._process(job, claim)
+                with about_visit(claim.visit, claim.detector, claim.attempt, claim.message):
+                    log.info("attempt begins")
+                    job = self._process(job, claim)
         finally:
             if job is not None:
                 job.kill()
@@ -158,7 +184,8 @@ class Worker:
         """Run one claim with lease heartbeats; returns the job process if it lives on."""
         crash_at("claimed", self._settings.crash_point)
         finished, lost = threading.Event(), threading.Event()
-        beat = threading.Thread(target=self._heartbeat, args=(claim, job, finished, lost), daemon=True)
+        here = contextvars.copy_context()  # its lines are about this visit too
+        beat = threading.Thread(target=here.run, args=(self._heartbeat, claim, job, finished, lost), daemon=True)
         beat.start()
         try:
             answer = self._run(job, claim)
@@ -198,15 +225,27 @@ class Worker:
             except TransientError as error:
                 log.warning("lease of visit %d, detector %d: %s", claim.visit, claim.detector, error)
 
+    def _trace(self, claim: Claim, answer: dict[str, Any]) -> None:
+        """Record the span of an attempt, where spans are wanted."""
+        steps = answer.get("seconds", {})
+        facts = {"visit": claim.visit, "detector": claim.detector, "attempt": claim.attempt, "code": answer.get("code")}
+        record_span("visit", claim.message.get("traceparent"), sum(steps.values()), facts, steps)
+
     def _record(self, claim: Claim, answer: dict[str, Any]) -> None:
         """Write a failure to the ledger (success was written by the visit's own transaction)."""
         state = answer["state"]
         self.processed += 1
+        self._trace(claim, answer)
         if state == VisitState.DONE:
+            count_visit(answer, state)
+            facts = {"state": state, "counts": answer.get("counts"), "steps": answer.get("seconds")}
+            log.info("visit %d, detector %d: done", claim.visit, claim.detector, extra=facts)
             return
         code, text = str(answer.get("code", "internal")), str(answer.get("text", ""))
-        log.warning("visit %d, detector %d: %s: %s: %s", claim.visit, claim.detector, state, code, text)
+        facts = {"state": state, "code": code}
+        log.warning("visit %d, detector %d: %s: %s: %s", claim.visit, claim.detector, state, code, text, extra=facts)
         then, deadline = after(answer, claim, self._patience), time.monotonic() + RECORD_S
+        count_visit(answer, "retry" if then.retry_in_s is not None else then.state)
         while True:
             try:
                 self._ledger.fail(claim, code, text, retry_in_s=then.retry_in_s, state=then.state, counts=then.counts)

@@ -11,7 +11,9 @@ import psycopg
 import pytest
 
 from apdb import LeaseLost, Ledger
+from apdb.queue.changes import cancel_visit
 from apdb.queue.claims import Patience, note_session
+from apdb.queue.entries import Entry
 from apdb.sky.locks import sky_locks
 from service.settings import Settings
 from service.workers import supervisor
@@ -254,8 +256,65 @@ def test_kills_at_random_lose_and_double_nothing(database, tmp_path, record_prop
         worker.wait(10)
     done = start(one, DRAIN="1")
     assert done.wait(120) == 0
-    assert ledger.counts() == {"queued": 0, "running": 0, "done": last, "no_work": 0, "failed": 0, "withdrawn": 0}
+    assert {state: n for state, n in ledger.counts().items() if n} == {"done": last}
     assert outbox(database) == list(range(1, last + 1))
     record_property("kills", KILLS)
     record_property("visits", last)
     record_property("attempts", sum(r["attempt"] for r in ledger.rows(limit=100_000)))
+
+
+def test_a_visit_whose_image_is_late_is_done_when_it_comes(database, tmp_path):
+    """A worker looks for it; what may not be read any more is late in the end, and holds up nobody."""
+    ledger = Ledger(database)
+    for visit, path in ((1, "/nowhere/x.fits"), (2, str(tmp_path / "x.fits"))):
+        message = {"instrument": "none", "science": path, "visit": visit, "detector": visit}
+        ledger.enter(Entry(message, visit, visit, wait_s=600.0))
+    worker = start(settings(database, tmp_path))
+    try:
+        assert not wait_until(lambda: ledger.get(2, 2)["state"] != "waiting", 1.5)
+        (tmp_path / "x.fits").write_bytes(b"SIMPLE")
+        assert wait_until(lambda: ledger.get(2, 2)["state"] == "done", 30.0)
+        with database.session() as connection:
+            connection.execute('UPDATE "VisitLedger" SET "waitUntil" = now() WHERE visit = 1')
+        assert wait_until(lambda: ledger.get(1, 1)["errorCode"] == "image_late", 30.0)
+    finally:
+        worker.terminate()
+    assert worker.wait(60) == 0
+
+
+def test_a_target_of_opportunity_waits_for_one_visit_of_each_worker_at_most(database, tmp_path):
+    ledger = Ledger(database)
+    for visit in range(1, 13):
+        submit(ledger, visit, "sleep:0.2", midpointMjdTai=61000.0 + visit)
+    one = settings(database, tmp_path, order_wait_s=100.0, workers=2)
+    worker = start(one)
+    try:
+        assert wait_until(lambda: ledger.counts()["done"] >= 2, 30.0)
+        begun = {r["visit"] for r in ledger.rows() if r["state"] != "queued"}
+        submit(ledger, 100, "done", midpointMjdTai=61000.0, priority=50)
+        assert wait_until(lambda: ledger.get(100, 100)["state"] == "done", 30.0)
+        with database.session() as connection:
+            order = connection.execute(
+                "SELECT visit FROM \"VisitEvent\" WHERE state = 'running' AND attempt = 1 ORDER BY id"
+            ).fetchall()
+    finally:
+        worker.terminate()
+    assert worker.wait(60) == 0
+    between = [v for (v,) in order[: order.index((100,))] if v not in begun]
+    assert len(between) <= 2  # one that each of the two workers took while the message was on its way
+
+
+def test_a_cancelled_visit_leaves_its_worker_to_the_others(database, tmp_path):
+    ledger = Ledger(database)
+    submit(ledger, 1, "sleep:60")
+    submit(ledger, 2, "done")
+    worker = start(settings(database, tmp_path, lease_s=0.6))
+    try:
+        assert wait_until(lambda: ledger.get(1, 1)["state"] == "running", 30.0)
+        cancel_visit(database, 1, 1)
+        assert wait_until(lambda: ledger.get(2, 2)["state"] == "done", 30.0)
+        assert (ledger.get(1, 1)["state"], ledger.get(1, 1)["failures"]) == ("cancelled", 0)
+    finally:
+        worker.terminate()
+    assert worker.wait(60) == 0
+    assert outbox(database) == [2]

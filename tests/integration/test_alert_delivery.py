@@ -39,10 +39,10 @@ from alerts.packets.wire import decode_body, encode_body
 from apdb import Database, VisitUnitOfWork
 from apdb.queue import outbox
 from service.api.app import create_app
-from service.api.metrics import render_metrics
 from service.commands.main import app
 from service.delivery import sweep_orphans
 from service.local.campaign import read_alerts
+from service.observe.ledger_measures import render_metrics
 from service.settings import Settings
 from tasks.errors import AlertProdError, TransientError
 from tasks.local_server import free_port

@@ -138,6 +138,7 @@ def test_only_differences_of_the_patch_are_opened_and_forced_means_are_made_anew
             dec=found.dec,
             firstDiaSourceMjdTai=FIRST,
             lastDiaSourceMjdTai=FIRST,
+            nDiaSources=1,
         )
         with VisitUnitOfWork(connection) as work:
             work.store(61012.0, objects, found, empty_frame("DiaForcedSource"))

@@ -249,6 +249,31 @@ def test_other_doors_of_the_api(survey, running):
     assert wait_finished(running, [(7000, 0)], 120)[(7000, 0)]["state"] == "done"
 
 
+def test_a_visit_is_followed_from_its_post_to_the_topic_by_one_key(survey, running):
+    """The trace id of the request is in the lines of API, worker and relay, in the visit's state and in its alerts' headers."""
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    message = {**messages(science(survey))[0], "visit": 7500}
+    key = (7500, message["detector"])
+    headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+    assert httpx.post(f"{running.url}/v1/visits", json=message, headers=headers, timeout=30).status_code == 202
+    state = wait_finished(running, [key], 120)[key]
+    assert (state["state"], state["traceId"]) == ("done", trace)
+    published = wait_published(running)
+    alerts = read_alerts(running.kafka.brokers, running.settings.alert_topic, published)
+    own = [a for a in alerts if a.headers["visit"] == "7500"]
+    assert len(own) == state["counts"]["alerts"] > 0
+    assert all(trace in a.headers["traceparent"] for a in own)
+    logs = {role: (running.scratch / f"{role}.log").read_text().splitlines() for role in ("serve", "worker", "relay")}
+    lines = {role: [json.loads(line) for line in log] for role, log in logs.items()}  # every line is one object
+    said = {role: [e["event"] for e in found if e.get("trace_id") == trace] for role, found in lines.items()}
+    assert [e for e in said["serve"] if e != "act"] == [
+        f"visit 7500, detector {key[1]}: entered",
+        "POST /v1/visits 202",
+    ]
+    assert said["worker"] == ["attempt begins", f"visit 7500, detector {key[1]}: done"]
+    assert said["relay"] == [f"visit 7500, detector {key[1]}: {len(own)} alerts are in the topic"]
+
+
 def test_visit_messages_over_kafka(survey, running):
     brokers = running.kafka.brokers
     topics = [NewTopic("visits", 1, 1), NewTopic("visits.dlq", 1, 1)]

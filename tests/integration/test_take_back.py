@@ -17,7 +17,7 @@ from apdb import Database
 from apdb.errors import NotFound, VisitRunning
 from apdb.visit.repair import renew_marked
 from apdb.visit.withdraw import withdraw_visit
-from tests.support.histories import BODY, PACKER, Survey, dump
+from tests.support.histories import BODY, PACKER, Survey, contents, dump
 
 KILLS = int(os.environ.get("ALERTPROD_REPLACE_KILLS", "3"))
 HISTORIES = int(os.environ.get("ALERTPROD_HISTORIES", "40"))
@@ -157,6 +157,34 @@ def test_a_withdrawn_visit_leaves_no_mark(pair):
         rows_of(survey.database, f'SELECT count(*) FROM "DiaSource" WHERE "ssObjectId" = {BODY} AND visit = 6')[0][0]
         < 2
     )
+
+
+def _star_0(seen, units):
+    """The first of (unit, version) in which star 0 is or is not seen."""
+    return next((u, v) for u in units for v in range(20) if (0 in contents(*u, v).stars) == seen)
+
+
+@pytest.mark.parametrize("by_client", [False, True])
+@pytest.mark.parametrize("last", ["measured", "seen", "withdrawn"])
+def test_what_was_only_measured_follows_too(pair, by_client, last):
+    """Star 0 is measured in a visit that does not see it, and seen later: its forced means go with the visit and come with it."""
+    survey, other = pair
+    survey.reset(replicated=True)
+    unit, later = (4, 0), [(6, d) for d in (0, 1)]
+    for one, version in (*((u, 0) for u in BASE), _star_0(False, [unit]), _star_0(True, later)):
+        survey.store(one, version)
+    first = dump(survey.database)
+    if last == "withdrawn":
+        survey.withdraw(unit)
+    else:
+        seen = [v for v in range(20) if (0 in contents(*unit, v).stars) == (last == "seen")]
+        survey.store(unit, seen[-1], by_client=by_client)
+    survey.merge()
+    found, wanted = dump(survey.database), build(other, survey.units)
+    assert not first["objects"].equals(wanted["objects"])
+    for name in wanted:
+        pd.testing.assert_frame_equal(found[name], wanted[name], check_exact=True, obj=name)
+    assert [r for r in (*rows_of(survey.database, _BROKEN), *rows_of(survey.database, _UNTOLD)) if r[1]] == []
 
 
 def test_objects_with_marks_of_an_older_version_are_made_anew(pair):

@@ -5,9 +5,12 @@ It stands before the routes, so that what has no rule (`service.access.policy`) 
 
 import math
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import TypeVar
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +25,7 @@ from service.access.principals import Principal
 from service.access.sessions import is_csrf_word
 from service.api.problems import RETRY_AFTER_S, problem
 from service.errors import Forbidden, Unauthenticated
+from service.observe.log import about
 from tasks.errors import AlertProdError
 
 __all__ = ["Gate"]
@@ -30,6 +34,7 @@ FAILURES_PER_MINUTE = 60  # tokens that are not good, from one address
 CHALLENGE = 'Bearer realm="alertprod"'
 _CHANGING = ("POST", "PUT", "PATCH", "DELETE")
 UNKNOWN = "unknown:nobody"
+T = TypeVar("T")
 
 
 class _Refused(Exception):
@@ -59,6 +64,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, keys: Keys, acts: Acts, rate_limit: int, visits_per_day: int) -> None:
         self._app, self._keys, self._acts = app, keys, acts
+        self._recording = CapacityLimiter(1)  # one connection: more threads would wait for each other
         self._rates, self._failures = Buckets(rate_limit), Buckets(FAILURES_PER_MINUTE)
         self._quota = visits_per_day
 
@@ -88,7 +94,11 @@ class Gate:
             await self._enter(principal, visit, refused.answer.status_code, {})
             await refused.answer(visit.scope, receive, send)
             return
-        await self._app(visit.scope, receive, self._noting(principal, visit, headers, send))
+        try:
+            with about(principal=principal.name):
+                await self._app(visit.scope, receive, self._noting(principal, visit, headers, send))
+        finally:
+            visit.release()
 
     def _from_here(self, visit: "_Visit") -> None:
         """Refuse what a page of another site makes a browser send."""
@@ -141,15 +151,16 @@ class Gate:
         if not (self._quota and principal.limited and visit.rule.submits):
             return
         try:
-            used, left_s = await run_in_threadpool(self._acts.count_visits, principal.name, 1)
+            used, left_s = await self._act(self._acts.count_visits, principal.name, 1)
             if used > self._quota:
-                await run_in_threadpool(self._acts.count_visits, principal.name, -1)
+                await self._act(self._acts.count_visits, principal.name, -1)
         except AlertProdError as error:
             raise _Refused(problem(503, error.code, str(error), RETRY_AFTER_S)) from error
         if used > self._quota:
             text = f"{principal.name} may submit {self._quota} visits in a day (UTC), which are used up"
             raise _Refused(problem(429, "quota_exceeded", text, math.ceil(left_s)))
         visit.counted = True
+        visit.scope["state"]["quota_left"] = self._quota - used + 1
 
     def _noting(self, principal: Principal, visit: "_Visit", headers: list[tuple[bytes, bytes]], send: Send) -> Send:
         """Return a `send` that adds headers, and enters what was changed before the client is told."""
@@ -159,12 +170,16 @@ class Gate:
                 message["headers"] = [*message.get("headers", []), *headers]
                 if visit.changes and message["status"] < 400:
                     await self._enter(principal, visit, message["status"], dict(message["headers"]))
-                if visit.counted and not 200 <= message["status"] < 300:
+                if visit.counted and (more := visit.entered(message["status"]) - 1):
                     with suppress(AlertProdError):  # the answer goes out nevertheless
-                        await run_in_threadpool(self._acts.count_visits, principal.name, -1)
+                        await self._act(self._acts.count_visits, principal.name, more)
             await send(message)
 
         return forward
+
+    async def _act(self, work: Callable[..., T], *arguments: object) -> T:
+        """Do something with the record, in a thread that nothing else waits for."""
+        return await run_sync(work, *arguments, limiter=self._recording)
 
     async def _enter(
         self, principal: Principal | None, visit: "_Visit", status: int, headers: dict[bytes, bytes]
@@ -183,7 +198,7 @@ class Gate:
         if status == 429 or (principal is None and not shown):  # rows that anybody could make without end
             self._acts.tell(act)
         else:
-            await run_in_threadpool(self._acts.write, act)
+            await self._act(self._acts.write, act)
 
 
 class _Visit:
@@ -196,6 +211,15 @@ class _Visit:
         self.changes = scope["method"] in _CHANGING
         self.address = (scope.get("client") or ("", 0))[0]
         self.counted = False
+
+    def release(self) -> None:
+        """Give back the place among those who submit, where it has one."""
+        if (slot := self.scope["state"].get("slot")) is not None:
+            slot.release()
+
+    def entered(self, status: int) -> int:
+        """Return how many visits were entered, by the status of the answer and what the handler says."""
+        return int(self.scope["state"].get("entered", 1)) if 200 <= status < 300 else 0
 
     @property
     def shows_something(self) -> bool:

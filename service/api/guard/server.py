@@ -1,5 +1,6 @@
 """The HTTP server: connections with limits, TLS where a certificate is given, nothing said of what it is made of."""
 
+import socket
 import ssl
 import sys
 from collections.abc import Callable
@@ -46,7 +47,20 @@ def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
         ssl_context_factory=None if settings.tls_certificate is None else _at_least_1_2,
     )
     config.load()
-    return uvicorn.Server(config)
+    return _Server(config, app.state.resources.feed.close)
+
+
+class _Server(uvicorn.Server):
+    """A server that lets go of those who follow visits when it is told to end: their streams would keep it."""
+
+    def __init__(self, config: uvicorn.Config, ending: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End."""
+        self._ending()
+        await super().shutdown(sockets)
 
 
 def run_server(app: FastAPI, settings: Settings) -> None:

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from apdb.errors import Busy
 from service.api.problems import problem, too_large
 from service.errors import BadMessage
 
 __all__ = ["MAX_JSON", "BodyLimits", "Shield"]
 
 MAX_JSON = 1 << 20  # bytes of a body without an image
+MOST_HELD = 64 << 20  # bytes of bodies without images that are in memory at a time
+BUSY_S = 2  # after which one whose body had no room may come again
 SLOWEST = 10_000  # bytes per second: what comes more slowly holds a connection for nothing
 _TYPES = ("application/json", "multipart/form-data")
 _FORMS = {
@@ -73,15 +76,17 @@ class Shield:
 
     def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
         self._app, self._limits = app, limits
+        self._held = _Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope.setdefault("state", {})["request_id"] = uuid.uuid4().hex
+        scope.setdefault("state", {}).setdefault("request_id", uuid.uuid4().hex)
         answer = _Answer(scope, send)
-        body = _Body(receive, self._most(scope), self._limits.idle_s, answer)
+        held = None if _media_type(scope) == "multipart/form-data" else self._held  # images go to the disk
+        body = _Body(receive, self._most(scope), self._limits.idle_s, answer, held)
         try:
             refusal = self._refusal(scope)
             if refusal is None:
@@ -100,6 +105,8 @@ class Shield:
                 raise
             text = "a fault of this program: the log of the service has more under the X-Request-ID of this answer"
             await problem(500, "internal", text)(scope, receive, answer.send)
+        finally:
+            body.forget()
 
     def _most(self, scope: Scope) -> int:
         return self._limits.upload if _media_type(scope) == "multipart/form-data" else MAX_JSON
@@ -144,11 +151,19 @@ class _Answer:
         await self._send(message)
 
 
-class _Body:
-    """What is received: counted, and timed while it comes."""
+class _Held:
+    """Bytes of bodies that are in memory, of all requests."""
 
-    def __init__(self, receive: Receive, most: int, idle_s: float, answer: _Answer) -> None:
+    def __init__(self) -> None:
+        self.size = 0
+
+
+class _Body:
+    """What is received: counted, for itself and with all others, and timed while it comes."""
+
+    def __init__(self, receive: Receive, most: int, idle_s: float, answer: _Answer, held: _Held | None) -> None:
         self._receive, self._most, self._idle_s, self._answer = receive, most, idle_s, answer
+        self._held = held
         self._begin = time.monotonic()
         self._size = 0
         self._whole = False
@@ -163,11 +178,22 @@ class _Body:
         except TimeoutError:
             text = f"the body came too slowly: {self._size} bytes in {time.monotonic() - self._begin:.0f} s"
             raise self._refused(problem(408, "request_timeout", text)) from None
-        self._size += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        self._size += size
+        if self._held is not None:
+            self._held.size += size
+            if self._held.size > MOST_HELD:
+                text = "the bodies of other requests fill the memory that there is for them: nothing was taken, send it again"
+                raise self._refused(problem(503, Busy.code, text, BUSY_S))
         self._whole = not message.get("more_body", False)
         if self._size > self._most:
             raise self._refused(too_large(self._most))
         return message
+
+    def forget(self) -> None:
+        """The request is answered: what was received is in memory no longer."""
+        if self._held is not None:
+            self._held.size -= self._size
 
     def _refused(self, answer: Response) -> _BodyRefused:
         self._answer.instead = _BodyRefused(answer)

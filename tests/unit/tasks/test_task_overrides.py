@@ -6,7 +6,7 @@ import pytest
 from association import DiaPipelineTask
 from diffim import ImageDifferenceTask
 from exposure import Exposure, GaussianPsf, Instrument, load_instrument
-from service.processing.task_config import arcsec_scale, task_overrides
+from exposure.task_config import arcsec_scale, task_overrides
 
 
 def exposure(fwhm):

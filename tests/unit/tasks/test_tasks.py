@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffim import ImageDifferenceTask
-from tasks import CallerError, IdFactory, IdGenerator, IdPacker, make_task
+from tasks import AlertTask, CallerError, IdFactory, IdGenerator, IdPacker, make_task
 from tasks.errors import TransientError
 
 
@@ -143,3 +143,44 @@ def test_id_sizes_that_overflow_are_refused(sizes):
         CallerError, match=f"n_visits {sizes[0]}, n_detectors {sizes[1]}, n_releases {sizes[2]} do not fit"
     ):
         IdPacker(*sizes)
+
+
+def test_of_two_runs_that_begin_at_once_with_different_configs_one_is_refused(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier
+
+    from tasks.provenance import ProvenanceMismatch, write_config
+
+    def attempt(folder, number, barrier):
+        barrier.wait()
+        try:
+            write_config(folder / "config.py", f"config.n={number}\n", clobber=False, backup=True)
+        except ProvenanceMismatch:
+            return None
+        return number
+
+    with ThreadPoolExecutor(4) as pool:
+        for turn in range(30):
+            barrier, folder = Barrier(4), tmp_path / str(turn)
+            accepted = [n for n in pool.map(lambda n: attempt(folder, n, barrier), range(4)) if n is not None]  # noqa: B023
+            assert len(accepted) == 1
+            assert (folder / "config.py").read_text() == f"config.n={accepted[0]}\n"
+            assert [p.name for p in folder.iterdir()] == ["config.py"]
+
+
+def test_stored_files_that_cannot_be_read_are_task_errors_and_metadata_are_whole(tmp_path, caplog):
+    from lsst.pipe.base import TaskError
+
+    task = make_task(AlertTask)
+    (tmp_path / "alertTask_config.py").write_bytes(b"\xff\xfe")
+    (tmp_path / "packages.json").write_text("{")
+    for write in (task.writeConfig, task.writePackageVersions):
+        with pytest.raises(TaskError, match="clobber"):
+            write(tmp_path)
+    task.writeMetadata(tmp_path)
+    before = (tmp_path / "alertTask_metadata.json").read_text()
+    task.put("x", 1)
+    (tmp_path / "file").write_text("")
+    task.writeMetadata(tmp_path / "file")  # no folder: a warning
+    assert "cannot be written" in caplog.text
+    assert (tmp_path / "alertTask_metadata.json").read_text() == before

@@ -1,12 +1,15 @@
 """Configurations of tasks for an instrument: what its file says, over defaults in arcsec that fit its pixels and the seeing."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exposure import Exposure, Instrument
+from exposure.exposure import Exposure
+from exposure.instrument import Instrument
 from exposure.psf import fwhm_of
-from tasks.base import AlertTask
+
+if TYPE_CHECKING:
+    from tasks.base import AlertTask
 
 __all__ = ["arcsec_scale", "task_overrides"]
 
@@ -35,7 +38,7 @@ def arcsec_scale(rules: Instrument, exposure: Exposure | None = None) -> float:
     return max(1.0, fwhm * scale / USUAL_FWHM_ARCSEC)
 
 
-def task_overrides(task: type[AlertTask], rules: Instrument, exposure: Exposure | None = None) -> dict[str, Any]:
+def task_overrides(task: "type[AlertTask]", rules: Instrument, exposure: Exposure | None = None) -> dict[str, Any]:
     """Return the configuration of a task by dotted names: scaled defaults, then what the instrument file says."""
     scale, config = arcsec_scale(rules, exposure), task.ConfigClass()
     scaled = {name: scale * getattr(config, name) for name in IN_ARCSEC if scale > 1 and hasattr(config, name)}

@@ -1,0 +1,68 @@
+"""A database whose sessions are connections that are kept: for a process that answers many short questions."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from apdb.database import CONNECT_TIMEOUT_S, Database, cut_after, first_line
+from apdb.errors import DatabaseUnavailable
+
+__all__ = ["PooledDatabase"]
+
+WAIT_S = 10.0  # for a connection that is free
+IDLE_S = 60.0  # after which one that nobody needs is closed
+
+
+class PooledDatabase(Database):
+    """As `Database`, with sessions that begin at once: to make a connection takes longer than most questions.
+
+    Parameters
+    ----------
+    uri, statement_timeout_s
+        As for `Database`.
+    connections
+        At most; who finds none free waits for a while.
+    """
+
+    def __init__(self, uri: str, statement_timeout_s: int = 120, connections: int = 16) -> None:
+        super().__init__(uri, statement_timeout_s)
+        self._connections = connections
+        self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._owner = 0
+
+    def _kept(self) -> "ConnectionPool[psycopg.Connection[Any]]":
+        if self._pool is None or self._owner != os.getpid():
+            self._owner = os.getpid()
+            self._pool = ConnectionPool(
+                self.uri,
+                kwargs=self.connect_arguments(),
+                min_size=0,
+                max_size=self._connections,
+                timeout=WAIT_S,
+                reconnect_timeout=CONNECT_TIMEOUT_S,
+                max_idle=IDLE_S,
+                check=ConnectionPool.check_connection,
+                name="api",
+                open=True,
+            )
+        return self._pool
+
+    @contextmanager
+    def session(self, limit_s: float | None = None) -> Iterator[psycopg.Connection[Any]]:
+        """Yield an autocommit connection that is kept afterwards; failures as for `Database.session`."""
+        try:
+            with self._kept().connection() as connection:
+                with nullcontext() if limit_s is None else cut_after(connection, limit_s):
+                    yield connection
+        except (psycopg.OperationalError, PoolTimeout) as error:
+            raise DatabaseUnavailable(f"database {self.label}: {first_line(error)}") from error
+
+    def close(self) -> None:
+        """Close the connections; a session after that makes new ones."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()

@@ -1,0 +1,97 @@
+"""Objects made anew because a visit came late, or forced sources came and went, before their last detections."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+
+from apdb.schema.columns import PublishedSchema
+from apdb.visit.forced_means import renew_forced_means
+from apdb.visit.renewal import newest_versions, renew
+from apdb.visit_rows import VisitRows
+
+__all__ = ["Measured", "renew_late"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Forced sources that came or went.
+
+    Parameters
+    ----------
+    since
+        When each object (diaObjectId) was measured first: MJD, TAI.
+    bands
+        Their bands.
+    """
+
+    since: "pd.Series[float]"
+    bands: frozenset[str]
+
+
+def renew_late(
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    rows: VisitRows,
+    *,
+    but: Collection[int] = (),
+    last: Mapping[int, float] | None = None,
+    gone: Measured | None = None,
+    made_now: Collection[int] = (),
+) -> tuple[int, ...]:
+    """Make objects anew that rows of a visit which came late have a part in, `but` for some; returns them.
+
+    Late is what lies before the last detection of its object: whoever stored it saw another window of history, and objects
+    without a detection in it (for which the same time is late, too) got no new version.
+
+    Parameters
+    ----------
+    last
+        Last detections (MJD, TAI) as they are known of objects; others are looked up.
+    gone
+        Forced sources that these rows replace.
+    made_now
+        Further objects whose open version this same transaction has made.
+    """
+    times = [f.midpointMjdTai.to_numpy(np.float64) for f in rows.frames.values()]
+    newest = float(np.max(np.concatenate(times))) if times else np.inf
+    own = rows.objects.diaObjectId.tolist() if len(rows.objects) else []
+    made = {*made_now, *own}
+    behind = _behind(rows, newest) - set(but)
+    done: tuple[int, ...] = ()
+    if behind:
+        versions = newest_versions(connection, schema, behind)
+        done = renew(connection, schema, versions, rows.mjd_tai, made_now=made, close=False).objects
+    came = _measured(rows, newest, last or {})
+    both = [m for m in (came, gone) if m is not None]
+    if not both:
+        return done
+    since = pd.concat([m.since for m in both]).groupby(level=0).min()
+    since = since[~since.index.isin([*own, *but])]
+    bands = frozenset[str]().union(*(m.bands for m in both))
+    return (*done, *renew_forced_means(connection, schema, since, bands, rows.mjd_tai, made))
+
+
+def _behind(rows: VisitRows, newest: float) -> set[int]:
+    """Return objects among rows that were detected after them."""
+    objects = rows.objects
+    if not len(objects) or "lastDiaSourceMjdTai" not in objects:
+        return set()
+    return set(objects.diaObjectId[objects.lastDiaSourceMjdTai.to_numpy(np.float64) > newest].tolist())
+
+
+def _measured(rows: VisitRows, newest: float, last: Mapping[int, float]) -> Measured | None:
+    """Return the forced sources of objects that may have been detected after them."""
+    forced = rows.frames.get("DiaForcedSource")
+    if forced is None:
+        return None
+    ids = forced.diaObjectId
+    if len(rows.objects):
+        ids = ids[~ids.isin(rows.objects.diaObjectId)]
+    known = ids.map(last).astype(np.float64)
+    ids = ids[(known >= newest).to_numpy() | known.isna().to_numpy()]
+    bands = frozenset(forced.band.dropna().unique()) if "band" in forced else frozenset()
+    return Measured(pd.Series(newest, index=ids.to_numpy(np.int64)), bands) if len(ids) else None

@@ -1,0 +1,79 @@
+"""`ExportDiaObjectsTask`: the objects of the APDB on a patch of the sky, when the visits that touch it are stored."""
+
+from typing import Any
+
+import lsst.pex.config as pexConfig
+import lsst.pipe.base.connectionTypes as cT
+import numpy as np
+from lsst.pipe.base import PipelineTaskConfig, PipelineTaskConnections, Struct
+from lsst.sphgeom import Region
+
+from apdb import Database, VisitUnitOfWork
+from association.apdb_address import apdb_uri, has_password
+from tasks.base import AlertTask
+from tasks.quanta import quantum_errors
+
+__all__ = ["ExportDiaObjectsConfig", "ExportDiaObjectsConnections", "ExportDiaObjectsTask"]
+
+_PATCH = ("skymap", "tract", "patch")
+
+
+class ExportDiaObjectsConnections(PipelineTaskConnections, dimensions=_PATCH):  # type: ignore[call-arg]
+    """Markers of stored visits in, a table of objects out."""
+
+    markers = cT.Input(
+        doc="Detectors of visits that are in the APDB: the export waits for them.",
+        name="apdb_marker",
+        storageClass="Config",
+        dimensions=("instrument", "visit", "detector"),
+        multiple=True,
+        deferLoad=True,
+    )
+    objects = cT.Output(
+        doc="Newest versions of the objects on the patch.",
+        name="dia_object_patch",
+        storageClass="DataFrame",
+        dimensions=_PATCH,
+    )
+
+
+class ExportDiaObjectsConfig(PipelineTaskConfig, pipelineConnections=ExportDiaObjectsConnections):  # type: ignore[call-arg]
+    """Where the APDB is."""
+
+    apdb_config_url = pexConfig.Field(
+        dtype=str, default="", doc="APDB, as in DiaPipelineTask: file that holds its URI, or a URI without a password."
+    )
+
+    def validate(self) -> None:
+        """Refuse a password, which would be stored with the configuration."""
+        super().validate()
+        if has_password(self.apdb_config_url):
+            raise ValueError("apdb_config_url has a password: write the URI to a file and name that")
+
+
+class ExportDiaObjectsTask(AlertTask):
+    """Read objects out of the APDB."""
+
+    ConfigClass = ExportDiaObjectsConfig
+    _DefaultName = "loadDiaCatalogs"
+
+    def run(self, region: Region) -> Struct:
+        """Return ``objects``: the newest versions (DiaObjectLast columns) of the objects in a region.
+
+        Raises
+        ------
+        AssociationError
+            Nothing names the APDB.
+        """
+        with Database(apdb_uri(self.config.apdb_config_url)).connect() as connection:
+            with VisitUnitOfWork(connection) as work:
+                found = work.load_objects(region)
+        ra, dec = (np.radians(found[c].to_numpy(np.float64)) for c in ("ra", "dec"))
+        inside = np.asarray(region.contains(ra, dec), bool)
+        return Struct(objects=found[inside].reset_index(drop=True))
+
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
+        """Read the objects of the patch, store."""
+        with quantum_errors(self):
+            result = self.run(butlerQC.quantum.dataId.region)
+        butlerQC.put(result, outputRefs)

@@ -1,0 +1,86 @@
+"""`PreloadEphemeridesTask`: which solar-system bodies a visit may see, asked before its pixels are there."""
+
+from typing import Any
+
+import lsst.pex.config as pexConfig
+import lsst.pipe.base.connectionTypes as cT
+import numpy as np
+import pandas as pd
+from lsst.pipe.base import PipelineTaskConfig, PipelineTaskConnections, Struct
+from lsst.sphgeom import Region
+
+from association.orbits import Ephemerides, FirstThatAnswers, MpSky, OrbitCatalog, PositionTable
+from association.orbits.sources import MARGIN_DEG
+from association.solar_system import no_bodies
+from tasks.base import AlertTask
+from tasks.quanta import quantum_errors
+
+__all__ = ["PreloadEphemeridesConfig", "PreloadEphemeridesConnections", "PreloadEphemeridesTask"]
+
+_VISIT = ("instrument", "visit")
+
+
+class PreloadEphemeridesConnections(PipelineTaskConnections, dimensions=_VISIT):  # type: ignore[call-arg]
+    """A visit in, a table of bodies out."""
+
+    bodies = cT.Output(
+        doc="Known bodies at the time of the visit.",
+        name="preloaded_ss_object",
+        storageClass="DataFrame",
+        dimensions=_VISIT,
+    )
+
+
+class PreloadEphemeridesConfig(PipelineTaskConfig, pipelineConnections=PreloadEphemeridesConnections):  # type: ignore[call-arg]
+    """Where ephemerides come from: the service, then our own orbits, then the table; none: no body is known."""
+
+    url = pexConfig.Field(dtype=str, default="", doc="Service of ephemerides (ALERTPROD_EPHEMERIDES_URL).")
+    orbits = pexConfig.ListField(dtype=str, default=[], doc="Files of orbits (MPCORB, comets).")
+    observatory = pexConfig.Field(dtype=str, default="X05", doc="Code of the observatory by the Minor Planet Center.")
+    table = pexConfig.Field(dtype=str, default="", doc="Parquet table of positions, sampled in time.")
+
+
+class PreloadEphemeridesTask(AlertTask):
+    """Ask for the bodies around a visit."""
+
+    ConfigClass = PreloadEphemeridesConfig
+    _DefaultName = "mpSkyEphemerisQuery"
+
+    def run(self, region: Region, midpointMjdTai: float) -> Struct:
+        """Return ``bodies``: ssObjectId, ephRa, ephDec, ... of those in the circle around a region, with a margin.
+
+        Raises
+        ------
+        OrbitError
+            The orbits cannot be read, or the observatory is unknown.
+        SourceUnavailable
+            No source answers.
+        """
+        source = self._source()
+        if source is None:
+            return Struct(bodies=no_bodies())
+        circle = region.getBoundingCircle()
+        centre = np.array([circle.getCenter().x(), circle.getCenter().y(), circle.getCenter().z()])
+        ra, dec = np.degrees(np.arctan2(centre[1], centre[0])) % 360, np.degrees(np.arcsin(centre[2]))
+        radius = circle.getOpeningAngle().asDegrees() + MARGIN_DEG
+        return Struct(bodies=source.around(midpointMjdTai, float(ra), float(dec), float(radius)))
+
+    def _source(self) -> Ephemerides | None:
+        c = self.config
+        sources: list[Ephemerides] = []
+        if c.url:
+            sources.append(MpSky(c.url))
+        if c.orbits:
+            sources.append(OrbitCatalog.read(*c.orbits, observatory=c.observatory))
+        if c.table:
+            sources.append(PositionTable(pd.read_parquet(c.table)))
+        return FirstThatAnswers(*sources) if sources else None
+
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
+        """Ask for the bodies of the visit's region and time, store."""
+        data_id = butlerQC.quantum.dataId
+        span = data_id.timespan
+        middle = float(0.5 * (span.begin.tai.mjd + span.end.tai.mjd))
+        with quantum_errors(self):
+            result = self.run(data_id.region, middle)
+        butlerQC.put(result, outputRefs)

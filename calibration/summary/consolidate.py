@@ -1,0 +1,208 @@
+"""`ConsolidateVisitSummaryTask`: one table of the detectors of a visit, and one of its stars, for fits of many visits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lsst.pipe.base.connectionTypes as cT
+import numpy as np
+import pandas as pd
+from astropy.table import Table
+from lsst.pipe.base import Struct
+
+from calibration.errors import SummaryError
+from calibration.summary import statistics as st
+from calibration.summary.providers import GlobalInput
+from calibration.summary.task import UpdateVisitSummaryTask
+from exposure import Exposure, ExposureCatalog
+from exposure.exposure_ids import id_generator
+from exposure.io.exposure_catalog import ExposureRecord
+from tasks.base import AlertTask, AlertTaskConfig, AlertTaskConnections, make_config
+from tasks.quanta import quantum_errors
+from tasks.storage_classes import EXPOSURE, EXPOSURE_CATALOG
+
+__all__ = ["FLUX", "ConsolidateVisitSummaryConfig", "ConsolidateVisitSummaryTask", "empty_summary", "star_rows"]
+
+FLUX = "psf"  # name of the flux columns: ``psf_instFlux``; sourceFluxType of the joint fit
+_VISIT, _CCD = ("instrument", "visit"), ("instrument", "visit", "detector")
+
+
+class ConsolidateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  # type: ignore[call-arg]
+    """The detectors of a visit in, their summary and their stars out."""
+
+    exposures = cT.Input(
+        doc="Calibrated exposures of the visit.",
+        name="preliminary_visit_image",
+        storageClass=EXPOSURE,
+        dimensions=_CCD,
+        multiple=True,
+        deferLoad=True,
+    )
+    stars = cT.Input(
+        doc="Their sources.",
+        name="single_visit_star_unstandardized",
+        storageClass="DataFrame",
+        dimensions=_CCD,
+        multiple=True,
+        deferLoad=True,
+    )
+    summary = cT.Output(
+        doc="One row a detector.", name="preliminary_visit_summary", storageClass=EXPOSURE_CATALOG, dimensions=_VISIT
+    )
+    visit_stars = cT.Output(
+        doc="Stars of the visit.", name="single_visit_star", storageClass="DataFrame", dimensions=_VISIT
+    )
+    summary_schema = cT.InitOutput(
+        doc="Columns of the summary.", name="preliminary_visit_summary_schema", storageClass=EXPOSURE_CATALOG
+    )
+
+    def __init__(self, *, config: Any = None) -> None:
+        super().__init__(config=config)
+        self.inputs.remove("exposure")
+
+
+class ConsolidateVisitSummaryConfig(AlertTaskConfig, pipelineConnections=ConsolidateVisitSummaryConnections):  # type: ignore[call-arg]
+    """Nothing to set."""
+
+
+class ConsolidateVisitSummaryTask(AlertTask):
+    """Gather what is known of the detectors of a visit."""
+
+    ConfigClass = ConsolidateVisitSummaryConfig
+    _DefaultName = "consolidateVisitSummary"
+
+    def __init__(self, *, initInputs: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.summary_schema = ExposureCatalog(empty_summary())
+
+    def run(self, exposures: Mapping[int, Any], stars: Mapping[int, Any]) -> Struct:
+        """Gather.
+
+        Parameters
+        ----------
+        exposures, stars
+            By detector: exposure and table of its sources, or handles; one is read at a time.
+
+        Returns
+        -------
+        result : `lsst.pipe.base.Struct`
+            summary (`ExposureCatalog`), visit_stars (table).
+
+        Raises
+        ------
+        SummaryError
+            No detector.
+        """
+        if not exposures:
+            raise SummaryError("a visit without a detector has no summary")
+        rows, records, tables = [], {}, []
+        for detector in sorted(exposures):
+            exposure: Exposure = _fetched(exposures[detector])
+            rows.append(_facts(exposure))
+            records[detector] = ExposureRecord(
+                exposure.wcs, exposure.psf, exposure.photo_calib, exposure.ap_corr, exposure.visit_info
+            )
+            if detector in stars:
+                tables.append(star_rows(_fetched(stars[detector]), exposure))
+        base = ExposureCatalog(_filled(rows), records)
+        return Struct(summary=_with_statistics(base, exposures), visit_stars=pd.concat(tables, ignore_index=True))
+
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
+        """Read handles, gather, store."""
+        inputs = butlerQC.get(inputRefs)
+        by_detector = {n: {int(h.dataId["detector"]): h for h in inputs[n]} for n in ("exposures", "stars")}
+        with quantum_errors(self):
+            result = self.run(**by_detector)
+        butlerQC.put(result, outputRefs)
+
+
+def _fetched(value: Any) -> Any:
+    return value if isinstance(value, Exposure | pd.DataFrame) else value.get()
+
+
+def empty_summary() -> Table:
+    """Return a summary without a row: all its columns and their types."""
+    facts = {
+        "id": np.int64, "visit": np.int64, "band": "U8", "physical_filter": "U32", "expTime": np.float64,
+        "bbox_min_x": np.int64, "bbox_min_y": np.int64, "bbox_max_x": np.int64, "bbox_max_y": np.int64,
+    }  # fmt: skip
+    table = Table({name: np.zeros(0, kind) for name, kind in facts.items()})
+    for name in (name for group in st.GROUPS.values() for name in group):
+        shape = (0, 4) if name.endswith("Corners") else (0,)
+        table[name] = np.zeros(0, np.int32) if name == "nPsfStar" else np.zeros(shape)
+    return table
+
+
+def _facts(exposure: Exposure) -> dict[str, Any]:
+    info, (x0, y0, width, height) = exposure.require_visit_info(), exposure.bbox
+    return {
+        "id": info.detector,
+        "visit": info.visit,
+        "band": exposure.band,
+        "physical_filter": exposure.physical_filter or exposure.band,
+        "expTime": info.exposure_time,
+        "bbox_min_x": x0,
+        "bbox_min_y": y0,
+        "bbox_max_x": x0 + width - 1,
+        "bbox_max_y": y0 + height - 1,
+    }
+
+
+def _filled(rows: list[dict[str, Any]]) -> Table:
+    """Return rows of facts with all columns of a summary; numbers that are not known yet are NaN."""
+    empty, n = empty_summary(), len(rows)
+    out = Table()
+    for name in empty.colnames:
+        kind, shape = empty[name].dtype, (n, *empty[name].shape[1:])
+        if name in rows[0]:
+            out[name] = np.array([r[name] for r in rows], dtype=kind)
+        else:
+            out[name] = np.full(shape, np.nan if kind.kind == "f" else 0, dtype=kind)
+    return out
+
+
+def _with_statistics(base: ExposureCatalog, exposures: Mapping[int, Any]) -> ExposureCatalog:
+    """Return a summary with the numbers that its own parts give, as `UpdateVisitSummaryTask` computes them."""
+    config = make_config(
+        UpdateVisitSummaryTask.ConfigClass, {"do_refit_pointing": False, "do_fit_sip_approximations": False}
+    )
+    no_stars = Table({"detector": np.zeros(0, np.int64)})
+    own = GlobalInput(base)
+    done: ExposureCatalog = (
+        UpdateVisitSummaryTask(config=config)
+        .run(base, exposures, base, no_stars, base, own, own)
+        .output_summary_catalog
+    )
+    done.table.keep_columns([name for name in done.table.colnames if name in base.table.colnames])
+    return done
+
+
+def star_rows(sources: pd.DataFrame, exposure: Exposure) -> pd.DataFrame:
+    """Return isolated, unflagged sources with the columns that a joint fit takes.
+
+    Errors of positions are those of a star whose noise is the sky's: sqrt(2) sigma / (S/N), sigma that of the stars
+    (King 1983, PASP 95, 163).
+    """
+    s = sources[(sources.isolated & ~sources.flagged & np.isfinite(sources.snr) & (sources.snr > 0)).to_numpy(bool)]
+    stars = sources[sources.star.to_numpy(bool)]
+    sigma = np.sqrt(np.nanmedian((stars if len(stars) else sources)["size"]) / 2) if len(sources) else np.nan
+    error = np.sqrt(2) * sigma / s.snr.to_numpy(np.float64)
+    info = exposure.require_visit_info()
+    ra, dec = exposure.require_wcs().pixel_to_sky(s.x.to_numpy(np.float64), s.y.to_numpy(np.float64))
+    return pd.DataFrame(
+        {
+            "sourceId": id_generator(exposure).take(len(s)),
+            "visit": np.int64(info.visit),
+            "detector": np.int64(info.detector),
+            "band": exposure.band,
+            "x": s.x.to_numpy(np.float64),
+            "y": s.y.to_numpy(np.float64),
+            "xErr": error,
+            "yErr": error,
+            "ra": ra,
+            "dec": dec,
+            f"{FLUX}_instFlux": s.psfFlux.to_numpy(np.float64),
+            f"{FLUX}_instFluxErr": s.psfFluxErr.to_numpy(np.float64),
+            f"{FLUX}_flag": False,
+            "sizeExtendedness": np.where(s.star.to_numpy(bool), 0.0, 1.0),
+        }
+    )

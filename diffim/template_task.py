@@ -1,0 +1,104 @@
+"""`BuildTemplateTask`: the patches of a template that an exposure needs, on its pixels, as the service warps them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lsst.pipe.base.connectionTypes as cT
+import numpy as np
+from lsst.pipe.base import Struct
+
+from diffim.templates.patches import BORDER, merge_patches
+from diffim.templates.skymap import SkyMap
+from diffim.templates.store import tiles_of
+from exposure import Exposure
+from exposure.io.components import PARTS
+from tasks.base import AlertTask, AlertTaskConfig, AlertTaskConnections
+from tasks.quanta import quantum_errors
+from tasks.storage_classes import EXPOSURE
+
+__all__ = ["BuildTemplateConfig", "BuildTemplateConnections", "BuildTemplateTask", "without_pixels"]
+
+_CCD = ("instrument", "visit", "detector")
+
+
+class BuildTemplateConnections(AlertTaskConnections, dimensions=_CCD):  # type: ignore[call-arg]
+    """An exposure's place on the sky and patches in, a template out."""
+
+    exposure = cT.Input(
+        doc="Exposure: its place on the sky.",
+        name="preliminary_visit_image",
+        storageClass=EXPOSURE,
+        dimensions=_CCD,
+        deferLoad=True,
+    )
+    coaddExposures = cT.Input(
+        doc="Patches of the template.",
+        name="template_coadd",
+        storageClass=EXPOSURE,
+        dimensions=("skymap", "tract", "patch", "band"),
+        multiple=True,
+        deferLoad=True,
+    )
+    template = cT.Output(
+        doc="Template on the exposure's pixels.", name="template_detector", storageClass=EXPOSURE, dimensions=_CCD
+    )
+
+
+class BuildTemplateConfig(AlertTaskConfig, pipelineConnections=BuildTemplateConnections):  # type: ignore[call-arg]
+    """Nothing to set."""
+
+
+class BuildTemplateTask(AlertTask):
+    """Warp and merge the patches of a template."""
+
+    ConfigClass = BuildTemplateConfig
+    _DefaultName = "buildTemplate"
+
+    def run(self, exposure: Exposure, coaddExposures: Sequence[Exposure]) -> Struct:
+        """Return ``template``: patches on the exposure's pixels, with a border, in nJy.
+
+        Parameters
+        ----------
+        exposure
+            WCS, box and visit info are looked at, pixels are not.
+
+        Raises
+        ------
+        NoTemplateCoverage
+            No patch overlaps the exposure.
+        """
+        return Struct(template=merge_patches(exposure, coaddExposures))
+
+    def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
+        """Read the parts of the exposure and the patches that it needs, merge, store.
+
+        Of a sky map of ours, those whose inner area is needed are taken, as the service does.
+        """
+        inputs = butlerQC.get(inputRefs)
+        handle = inputs["exposure"]
+        science = without_pixels({name: handle.get(component=name) for name in PARTS})
+        patches = sorted(
+            inputs["coaddExposures"], key=lambda h: (h.dataId["skymap"], h.dataId["tract"], h.dataId["patch"])
+        )
+        with quantum_errors(self):
+            result = self.run(science, [h.get() for h in patches if _needed(h.dataId, science)])
+        butlerQC.put(result.template, outputRefs.template)
+
+
+def without_pixels(parts: dict[str, Any]) -> Exposure:
+    """Return an exposure of parts by the names of `exposure.io.components.PARTS`; its pixels are all one zero."""
+    x0, y0, width, height = parts["bbox"]
+    nothing = np.broadcast_to(np.float32(0), (height, width))
+    known = {attribute: parts[name] for name, attribute in PARTS.items() if attribute != "bbox"}
+    return Exposure(nothing, nothing, np.broadcast_to(np.int32(0), (height, width)), (x0, y0), **known)
+
+
+def _needed(data_id: Any, science: Exposure) -> bool:
+    """Return whether the inner area of a patch is needed; of a foreign sky map all are."""
+    sky = SkyMap.named(str(data_id["skymap"]))
+    if sky is None:
+        return True
+    x0, y0, width, height = science.bbox
+    box = (x0 - BORDER, y0 - BORDER, width + 2 * BORDER, height + 2 * BORDER)
+    places = {(p.tract, sky.patch(p)) for p in map(sky.place, tiles_of(sky.tiling, science.require_wcs(), box))}
+    return (int(data_id["tract"]), int(data_id["patch"])) in places

@@ -1,0 +1,63 @@
+"""The order of visits in a run of ``pipetask``: ``--graph-fixup middleware.ordering.by_visit``.
+
+A detector is associated with what earlier visits stored, which no dataset says. Numbers of visits rise with time.
+Loading this module also says what the server of forked processes loads once (``--start-method forkserver``).
+"""
+
+import multiprocessing
+import uuid
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from lsst.daf.butler import DataCoordinate
+from lsst.pipe.base.execution_graph_fixup import ExecutionGraphFixup
+
+__all__ = ["PRELOADED", "VisitOrder", "by_visit"]
+
+PRELOADED = (
+    "lsst.pipe.base",
+    "lsst.daf.butler",
+    "middleware.formatters",
+    "calibration.characterize_task",
+    "diffim.task",
+    "diffim.template_task",
+    "association.task",
+    "association.standardize_task",
+)
+multiprocessing.set_forkserver_preload(list(PRELOADED))
+
+
+class VisitOrder(ExecutionGraphFixup):
+    """Quanta of some tasks wait for all those of the visit before, of the same instrument.
+
+    One quantum of each visit is its gate: it waits for the visit before, and the others wait for it; so there are two
+    edges for each quantum, not one for each pair.
+
+    Parameters
+    ----------
+    labels
+        Of the tasks; those that the graph lacks are passed over.
+    """
+
+    def __init__(self, *labels: str) -> None:
+        self._labels = labels
+
+    def fixup_graph(self, xgraph: Any, quanta_by_task: "Mapping[str, Mapping[DataCoordinate, uuid.UUID]]") -> None:
+        """Add the edges."""
+        for label in self._labels:
+            visits: dict[tuple[str, int], list[tuple[int, uuid.UUID]]] = {}
+            for data_id, quantum in quanta_by_task.get(label, {}).items():
+                key = (str(data_id["instrument"]), int(data_id["visit"]))
+                visits.setdefault(key, []).append((int(data_id["detector"]), quantum))
+            for before, after in pairwise(sorted(visits)):
+                if before[0] != after[0]:
+                    continue
+                gate, *others = [quantum for _, quantum in sorted(visits[after])]
+                xgraph.add_edges_from((quantum, gate) for _, quantum in visits[before])
+                xgraph.add_edges_from((gate, quantum) for quantum in others)
+
+
+def by_visit() -> VisitOrder:
+    """Return the order of the pipelines of this package."""
+    return VisitOrder("associateApdb")

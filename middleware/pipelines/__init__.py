@@ -1,0 +1,1 @@
+"""Pipelines for ``pipetask``: ``-p resource://middleware.pipelines/AP.yaml``, ``DRP.yaml``."""

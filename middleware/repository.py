@@ -1,0 +1,259 @@
+"""A Butler's repository for our cameras: made, and filled with frames, template sets, reference stars and a camera.
+
+Everything may be done again: what is there already stays as it is. Files are ingested where they lie.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from lsst.daf.butler import (
+    Butler,
+    CollectionType,
+    Config,
+    DataCoordinate,
+    DatasetIdGenEnum,
+    DatasetRef,
+    DatasetType,
+    FileDataset,
+    Registry,
+    Timespan,
+)
+
+from apdb.sky.htm import htm_ids
+from diffim.templates.skymap import SkyMap
+from diffim.templates.store import TemplateSet
+from exposure.camera import Camera
+from exposure.io.opening import split_choice
+from middleware.errors import RepositoryError
+from middleware.formatters import FORMATTERS, FrameFormatter
+from middleware.instrument import AlertprodInstrument, instrument_class
+from middleware.records import FrameFacts, read_frames, register_sky, register_visit
+from tasks.storage_classes import CAMERA, EXPOSURE, STORAGE_CLASSES
+
+__all__ = ["Ingested", "Repository"]
+
+FRAMES = "post_isr_image"
+TEMPLATE, TEMPLATE_STARS, REFERENCE = "template_coadd", "template_stars", "reference_stars"
+_STARS_LEVEL = 7  # of HTM: shards of star catalogues, as those of Rubin
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What one command put into a repository: the collection, and how many datasets were new and were there."""
+
+    collection: str
+    new: int
+    known: int
+
+
+class Repository:
+    """One repository, open for writing."""
+
+    def __init__(self, butler: Butler) -> None:
+        self.butler = butler
+
+    @classmethod
+    def create(cls, root: "str | os.PathLike[str]", *instruments: str) -> "Repository":
+        """Make a repository with SQLite as its registry, where there is none, and enter cameras by the names of their files.
+
+        Raises
+        ------
+        InstrumentError
+            No such instrument file, or a name that a registry cannot hold; nothing is made.
+        RepositoryError
+            Something else is there.
+        """
+        kinds = [instrument_class(name) for name in instruments]
+        folder = Path(root)
+        if not (folder / "butler.yaml").exists():
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise RepositoryError(f"{folder} is no empty folder, and no repository: name another")
+            config = {"datastore": {"formatters": dict(FORMATTERS)}, "storageClasses": STORAGE_CLASSES}
+            Butler.makeRepo(str(folder), config=Config(config))
+        repository = cls.open(folder)
+        for kind in kinds:
+            kind().register(repository.butler.registry, update=True)
+        return repository
+
+    @classmethod
+    def open(cls, root: "str | os.PathLike[str]") -> "Repository":
+        """Open a repository.
+
+        Raises
+        ------
+        RepositoryError
+            There is none.
+        """
+        try:
+            return cls(Butler.from_config(str(root), writeable=True))
+        except (FileNotFoundError, ValueError, RuntimeError) as error:
+            raise RepositoryError(
+                f"{root} is no repository that can be opened ({error}): make one with 'alertprod butler create'"
+            ) from error
+
+    @property
+    def registry(self) -> Registry:
+        """The registry."""
+        return self.butler.registry
+
+    def instrument(self, name: str) -> AlertprodInstrument:
+        """Return a camera, which is entered where it was not."""
+        camera = instrument_class(name)()
+        camera.register(self.registry)
+        return camera
+
+    def ingest_frames(
+        self,
+        name: str,
+        paths: Iterable[Path],
+        bad_frame: Callable[[Path, Exception], None] | None = None,
+    ) -> Ingested:
+        """Enter frames with their visits, and their files where they lie.
+
+        Parameters
+        ----------
+        name
+            Of the instrument.
+        paths
+            FITS files; each image of a file with several is a frame.
+        bad_frame
+            Told of a frame that cannot be used, which is left out; without it such a frame is an error, and none is entered.
+
+        Raises
+        ------
+        RepositoryError
+            Two frames of one visit and detector.
+        FitsUnreadable, CardInvalid, BandUnknown, WcsMissing
+        """
+        camera = self.instrument(name)
+        facts = read_frames(paths, camera.rules, bad_frame)
+        kind = self._dataset_type(FRAMES, ("instrument", "exposure", "detector"), EXPOSURE)
+        run = camera.makeDefaultRawIngestRunName()
+        self.registry.registerRun(run)
+        visits: dict[int, list[FrameFacts]] = {}
+        for frame in facts.values():
+            visits.setdefault(frame.info.visit, []).append(frame)
+        refs: dict[Path, list[DatasetRef]] = {}
+        for visit, frames in sorted(visits.items()):
+            with self.registry.transaction():
+                register_visit(self.registry, name, frames)
+            for f in frames:
+                ref = self._ref(kind, run, instrument=name, exposure=visit, detector=f.info.detector)
+                refs.setdefault(split_choice(f.path)[0].resolve(), []).append(ref)
+        files = [FileDataset(str(path), r, formatter=FrameFormatter) for path, r in refs.items()]
+        return self._ingest(run, files)
+
+    def ingest_templates(self, chosen: TemplateSet) -> Ingested:
+        """Enter one version of a template set: its tiles where they lie, and copies of its stars.
+
+        The collection is ``templates/NAME/vNNN``; ``templates/NAME`` chains all versions, the newest first.
+        """
+        sky, band = SkyMap(chosen.tiling), str(chosen.manifest["band"])
+        tiles = [chosen.tiling.tile(*_ring_and_column(stem)) for stem in chosen.manifest["tiles"]]
+        with self.registry.transaction():
+            register_sky(self.registry, sky, tiles)
+        kind = self._dataset_type(TEMPLATE, ("skymap", "tract", "patch", "band"), EXPOSURE)
+        run = f"templates/{chosen.name}/v{chosen.version:03d}"
+        self.registry.registerRun(run)
+        files = []
+        for tile in tiles:
+            place = sky.place(tile)
+            ref = self._ref(kind, run, skymap=sky.name, tract=place.tract, patch=sky.patch(place), band=band)
+            files.append(FileDataset(str((chosen.path / f"{tile.name}.fits").resolve()), [ref]))
+        ingested = self._ingest(run, files)
+        stars = self._put_shards(TEMPLATE_STARS, run, chosen.stars(), band=band)
+        self._chain(f"templates/{chosen.name}", run)
+        return Ingested(run, ingested.new + stars.new, ingested.known + stars.known)
+
+    def ingest_references(self, table: pd.DataFrame, label: str) -> Ingested:
+        """Enter a reference catalogue of the joint fit (coord_ra, coord_dec in rad, ...) in shards, as ``refcats/LABEL``.
+
+        Raises
+        ------
+        RepositoryError
+            It has no positions.
+        """
+        if not {"coord_ra", "coord_dec"} <= set(table.columns):
+            raise RepositoryError("the reference catalogue lacks coord_ra and coord_dec (rad)")
+        degrees = {"ra": table.coord_ra * 180 / 3.141592653589793, "dec": table.coord_dec * 180 / 3.141592653589793}
+        run = f"refcats/{label}"
+        self.registry.registerRun(run)
+        ingested = self._put_shards(REFERENCE, run, table, pd.DataFrame(degrees))
+        self._chain("refcats", run)
+        return ingested
+
+    def put_camera(self, name: str, camera: Camera) -> Ingested:
+        """Enter a camera: the names of its detectors, and its geometry as a calibration without end."""
+        instrument = self.instrument(name)
+        run, calibrations = instrument.makeUnboundedCalibrationRunName(), instrument.makeCalibrationCollectionName()
+        for d in camera.detectors.values():
+            row = {"instrument": name, "id": d.id, "full_name": d.name, "purpose": "SCIENCE"}
+            self.registry.syncDimensionData("detector", row, update=True)
+        kind = self._dataset_type("camera", ("instrument",), CAMERA, is_calibration=True)
+        self.registry.registerRun(run)
+        self.registry.registerCollection(calibrations, CollectionType.CALIBRATION)
+        found = self.butler.find_dataset(kind, {"instrument": name}, collections=[run])
+        if found is not None:
+            if repr(self.butler.get(found)) == repr(camera):  # numbers that nobody knows are NaN, which equal none
+                return Ingested(calibrations, 0, 1)
+            self.registry.decertify(calibrations, kind, Timespan(None, None))
+            self.butler.pruneDatasets([found], disassociate=True, unstore=True, purge=True)
+        ref = self.butler.put(camera, kind, {"instrument": name}, run=run)
+        self.registry.certify(calibrations, [ref], Timespan(None, None))
+        return Ingested(calibrations, 1, 0)
+
+    def _put_shards(
+        self, name: str, run: str, table: pd.DataFrame, places: pd.DataFrame | None = None, **data_id: Any
+    ) -> Ingested:
+        """Put a table of stars in one dataset for each pixel of the sky; `places` has ra, dec (deg) of its rows."""
+        kind = self._dataset_type(name, (f"htm{_STARS_LEVEL}", *data_id), "DataFrame")
+        where = table if places is None else places
+        pixels = htm_ids(where.ra.to_numpy(float), where.dec.to_numpy(float), _STARS_LEVEL)
+        new = known = 0
+        for pixel in sorted(set(pixels.tolist())):
+            whole = {f"htm{_STARS_LEVEL}": pixel, **data_id}
+            if self.butler.find_dataset(kind, whole, collections=[run]) is not None:
+                known += 1
+                continue
+            self.butler.put(table[pixels == pixel].reset_index(drop=True), kind, whole, run=run)
+            new += 1
+        return Ingested(run, new, known)
+
+    def _dataset_type(
+        self, name: str, dimensions: Sequence[str], storage: str, *, is_calibration: bool = False
+    ) -> DatasetType:
+        kind = DatasetType(name, dimensions, storage, universe=self.butler.dimensions, isCalibration=is_calibration)
+        self.registry.registerDatasetType(kind)
+        return kind
+
+    def _ref(self, kind: DatasetType, run: str, **data_id: Any) -> DatasetRef:
+        """Return a reference that is the same whenever it is made."""
+        place = DataCoordinate.standardize(data_id, dimensions=kind.dimensions)
+        return DatasetRef(
+            kind, self.registry.expandDataId(place), run, id_generation_mode=DatasetIdGenEnum.DATAID_TYPE_RUN
+        )
+
+    def _ingest(self, run: str, files: list[FileDataset]) -> Ingested:
+        total = sum(len(f.refs) for f in files)
+        there = self.butler._exists_many([r for f in files for r in f.refs], full_check=False)
+        known = sum(bool(state) for state in there.values())
+        wanted = [f for f in files if not all(there[r] for r in f.refs)]
+        if wanted:
+            self.butler.ingest(*wanted, transfer="direct", skip_existing=True)
+        return Ingested(run, total - known, known)
+
+    def _chain(self, name: str, run: str) -> None:
+        """Put a collection at the head of a chain, which is made where there is none."""
+        self.registry.registerCollection(name, CollectionType.CHAINED)
+        children = self.registry.getCollectionChain(name)
+        if run not in children:
+            self.butler.collections.prepend_chain(name, [run])
+
+
+def _ring_and_column(stem: str) -> tuple[int, int]:
+    _, ring, column = stem.split("_")
+    return int(ring), int(column)

@@ -1,0 +1,1 @@
+"""What is prepared before visits come: template sets, announcements of next visits."""

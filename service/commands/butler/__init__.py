@@ -1,0 +1,1 @@
+"""Commands about the Rubin middleware: a Butler's repository, and BPS."""

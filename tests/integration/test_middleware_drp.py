@@ -1,0 +1,127 @@
+"""A survey anew under ``pipetask``: what the joint fit finds is what the second difference, and forced photometry, use.
+
+``ALERTPROD_BUTLER_VISITS`` says how many visits (2 by default).
+"""
+
+import json
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from lsst.daf.butler import Butler
+
+from exposure.camera import Camera, CameraDetector
+from middleware.repository import Repository
+from tests.support.databases import copied_database
+from tests.support.pipetask import PIPELINES, make_repository, pipetask
+from tests.support.survey import CONFIG
+
+VISITS = int(os.environ.get("ALERTPROD_BUTLER_VISITS", "2"))
+GAP = CONFIG.size + 30  # px between the middles of detectors, as the survey is planned
+MM = 0.01
+
+
+def camera() -> Camera:
+    box = (0, 0, CONFIG.size, CONFIG.size)
+    middle = 0.5 * (CONFIG.detectors - 1)
+    return Camera(
+        "simcam",
+        {d: CameraDetector(d, f"S{d}", box, (MM, MM), ((d - middle) * GAP * MM, 0.0)) for d in range(CONFIG.detectors)},
+    )
+
+
+def references(survey) -> pd.DataFrame:
+    """Return the constant stars of the sky as a reference catalogue: errors of 1 mas and 1 %."""
+    stars = pd.read_parquet(survey / "refcat.parquet")
+    mas = np.radians(1e-3 / 3600)
+    return pd.DataFrame(
+        {
+            "id": stars.starId, "coord_ra": np.radians(stars.ra), "coord_dec": np.radians(stars.dec),
+            "coord_raErr": mas, "coord_decErr": mas, "r_flux": stars.flux, "r_fluxErr": 0.01 * stars.flux,
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(survey, template_database, tmp_path_factory):
+    """A repository after the whole pipeline."""
+    folder = tmp_path_factory.mktemp("drp")
+    visits = make_repository(survey, folder / "repo", VISITS)
+    repository = Repository.open(folder / "repo")
+    repository.put_camera("simcam", camera())
+    repository.ingest_references(references(survey), "true")
+    with copied_database(template_database) as uri:
+        (folder / "apdb.uri").write_text(uri)
+        pipetask(
+            "run", "-b", folder / "repo", "-p", PIPELINES / "DRP.yaml", "--instrument", "middleware.instrument.simcam",
+            "-i", "simcam/raw/all,templates/default,simcam/calib,refcats", "-o", "u/drp", "--register-dataset-types",
+            "--graph-fixup", "middleware.ordering.by_visit", "-d", "instrument='simcam'",
+            "-c", f"parameters:apdb_config={folder / 'apdb.uri'}",
+            "-c", "jointcal:astrometryRefs.requireProperMotion=False", "--save-qgraph", folder / "drp.qg",
+        )  # fmt: skip
+    butler = Butler.from_config(str(folder / "repo"), collections=["u/drp"])
+    return SimpleNamespace(butler=butler, visits=visits, folder=folder / "repo", graph=folder / "drp.qg")
+
+
+def test_the_joint_fit_is_in_the_summary_and_in_the_images_of_the_second_pass(survey, done):
+    stars = pd.read_parquet(survey / "refcat.parquet")
+    tracts = {r.dataId["tract"] for r in done.butler.query_datasets("jointcalSkyWcsCatalog")}
+    assert len(tracts) == 1  # blocks of the sky, not rings: a visit falls into one
+    for visit in done.visits:
+        summary = done.butler.get("visit_summary", instrument="simcam", visit=visit)
+        fitted = done.butler.get(
+            "jointcalSkyWcsCatalog", instrument="simcam", visit=visit, tract=min(tracts), skymap="tiles_0.2_512_64"
+        )
+        assert set(summary.table["wcsTractId"]) == tracts == set(summary.table["photoCalibTractId"])
+        assert (summary.table["wcs_corner_max_offset"] < 0.1).all()  # arcsec: the WCS of the simulation were right
+        for detector in (0, 1):
+            image = done.butler.get("visit_image", instrument="simcam", visit=visit, detector=detector)
+            x, y = np.array([20.0, 400.0]), np.array([30.0, 410.0])
+            for one, two in zip(
+                image.wcs.pixel_to_sky(x, y), fitted.records[detector].wcs.pixel_to_sky(x, y), strict=True
+            ):
+                assert np.abs(one - two).max() * 3600 < 2e-3  # the image's is a TAN-SIP of the fitted one
+            table = done.butler.get("recalibrated_star_detector", instrument="simcam", visit=visit, detector=detector)
+            bright = table[table.star & table.isolated & ~table.flagged & (table.snr > 100)]
+            flux = bright.psfFlux.to_numpy() * image.photo_calib.at(bright.x.to_numpy(), bright.y.to_numpy())
+            ratio = flux / nearest(stars, bright)
+            assert abs(np.nanmedian(ratio) - 1) < 0.01
+
+
+def nearest(stars: pd.DataFrame, measured: pd.DataFrame) -> np.ndarray:
+    """Return the true fluxes of the measured stars, NaN where none is within 0.3 arcsec."""
+    scale = np.cos(np.radians(stars.dec.to_numpy()))
+    out = np.full(len(measured), np.nan)
+    for k, (ra, dec) in enumerate(zip(measured.ra, measured.dec, strict=True)):
+        distance = np.hypot((stars.ra - ra) * scale, stars.dec - dec).to_numpy() * 3600
+        if distance.min() < 0.3:
+            out[k] = stars.flux.to_numpy()[distance.argmin()]
+    return out
+
+
+def test_every_visit_is_measured_at_every_object(done):
+    patches = done.butler.query_datasets("dia_object_patch")
+    objects = pd.concat([done.butler.get(r) for r in patches]).drop_duplicates("diaObjectId").set_index("diaObjectId")
+    assert len(objects) > 20
+    refs = done.butler.query_datasets("dia_object_forced_source_unstandardized")
+    assert {(r.dataId["visit"], r.dataId["detector"]) for r in refs} == {(v, d) for v in done.visits for d in (0, 1)}
+    for ref in refs:
+        rows = done.butler.get(ref)
+        image = done.butler.get(
+            "visit_image", instrument="simcam", visit=ref.dataId["visit"], detector=ref.dataId["detector"]
+        )
+        x, y = image.wcs.sky_to_pixel(objects.ra.to_numpy(), objects.dec.to_numpy())
+        assert set(rows.diaObjectId) == set(objects.index[image.contains(x, y)])
+
+
+def test_the_report_counts_every_quantum_and_files_can_be_taken_out(done, tmp_path):
+    pipetask("report", done.folder, done.graph, "--force-v2", "--full-output-filename", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())["tasks"]
+    assert len(report) == 12
+    for label, task in report.items():
+        assert task["n_successful"] == task["n_expected"] > 0, label
+    found = done.butler.query_datasets("difference_image", limit=1)
+    taken = done.butler.retrieve_artifacts(found, str(tmp_path), transfer="copy")
+    assert len(list(taken)) == 1 and any(tmp_path.rglob("*.fits"))
