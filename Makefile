@@ -11,7 +11,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENC
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml requirements.lock tools/setup.sh tools/fetch_assets.sh service/pages/package-lock.json
+.venv/.ready: pyproject.toml client/pyproject.toml requirements.lock tools/setup.sh tools/fetch_assets.sh service/pages/package-lock.json
 	@bash tools/setup.sh
 
 demo: setup

@@ -22,6 +22,7 @@ __all__ = [
     "Query",
     "VisitFilter",
     "cone",
+    "footprint",
     "light_curve",
     "nights",
     "object_versions",
@@ -347,6 +348,24 @@ def nights(night: int | None = None, *, limit: int = 10_000) -> Query:
         _list(NIGHT_COLUMNS), where, sql.Literal(check_limit(limit))
     )
     return Query("nights", NIGHT_COLUMNS, statement, (), limit)
+
+
+def footprint(
+    connection: psycopg.Connection[Any],
+    *,
+    bands: Sequence[str] | None = None,
+    since: float | None = None,
+    until: float | None = None,
+) -> list[int]:
+    """Return the HTM pixels, ascending, each of its level, that images of visits touch which were processed to their end."""
+    parts = ["SELECT DISTINCT unnest(region) AS pixel FROM \"VisitLedger\" WHERE state = 'done'"]
+    given: list[Any] = []
+    for condition, value in (('band = ANY(%s)', list(bands) if bands else None), ('"midpointMjdTai" >= %s', since),
+                             ('"midpointMjdTai" < %s', until)):  # fmt: skip
+        if value is not None:
+            parts.append(f"AND {condition}")
+            given.append(value)
+    return [pixel for (pixel,) in connection.execute(" ".join([*parts, "ORDER BY pixel"]), given)]
 
 
 def time_of_visit(connection: psycopg.Connection[Any], visit: int, detector: int) -> float:

@@ -201,20 +201,27 @@ class _AnyStatus:
     def items(self) -> list[tuple[str, int]]:
         return []
 
-    def __int__(self) -> int:
-        return 0
+    def __float__(self) -> float:
+        return 0.0
 
 
 def metrics_page() -> str:
     """Every metric of ``GET /metrics``."""
-    from service.api.metrics import _Status
+    from service.observe.ledger_measures import _Status
+    from service.observe.measures import MEASURES
 
-    families = _Status(_AnyStatus()).collect()  # type: ignore[arg-type]
-    rows = [(_code(f.name), ", ".join(_code(n) for n in f._labelnames), f.documentation) for f in families]
-    rows.insert(0, (_code("alertprod_up"), "", "1 when the database answers."))
+    kinds = {"counter": "_total", "histogram": "_bucket, _sum, _count", "summary": "_sum, _count"}
+    families = [(f, f.name, f.documentation, f.type) for f in _Status(_AnyStatus()).collect()]  # type: ignore[arg-type]
+    own = [c for c in MEASURES._collector_to_names if hasattr(c, "_labelnames")]  # not those of the process
+    families += [(c, c._name, c._documentation, c._type) for c in own]  # type: ignore[attr-defined]
+    rows = [("`alertprod_up`", "gauge", "", "1 when the database answers.")]
+    for holder, name, words, kind in families:
+        labels = ", ".join(_code(n) for n in getattr(holder, "_labelnames", ()))
+        rows.append((_code(name), f"{kind} ({kinds[kind]})" if kind in kinds else kind, labels, words))
     return (
-        "# Metrics\n\n`GET /metrics` in the format of OpenMetrics, with the scope `read`; every API process gives the same.\n\n"
-        + _table(("metric", "labels", "what it is"), rows)
+        "# Metrics\n\n`GET /metrics` of the API with the scope `read`, and of every role on `ALERTPROD_METRICS_PORT`, in the format of Prometheus. "
+        "[Operations](../../operations.md) says which role has which.\n\n"
+        + _table(("metric", "type", "labels", "what it is"), rows)
     )
 
 

@@ -10,12 +10,12 @@ from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 from tasks.sphere import unit_vectors
 
-__all__ = ["HTM_LEVEL", "cover", "htm_ids", "polygon"]
+__all__ = ["HTM_LEVEL", "HTM_ROOTS", "cover", "htm_ids", "polygon"]
 
 HTM_LEVEL = 20
 _X, _Y, _Z = np.eye(3)
 # corners of the eight roots, ids 8..15
-_ROOTS = np.array(
+HTM_ROOTS = np.array(
     [
         [_X, -_Z, _Y], [_Y, -_Z, -_X], [-_X, -_Z, -_Y], [-_Y, -_Z, _X],
         [_X, _Z, -_Y], [-_Y, _Z, -_X], [-_X, _Z, _Y], [_Y, _Z, _X],
@@ -33,7 +33,7 @@ def htm_ids(ra: ArrayLike, dec: ArrayLike, level: int = HTM_LEVEL) -> I64:
     level
         Subdivisions of the eight root triangles.
     """
-    out: I64 = _descend(unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)), _ROOTS, level)
+    out: I64 = _descend(unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)), HTM_ROOTS, level)
     return out
 
 

@@ -29,6 +29,8 @@ from service.api.session import session
 from service.api.stream.events import events
 from service.api.uploads import sweep_for_ever
 from service.api.visits import visits
+from service.api.vo.footprint import footprint
+from service.api.vo.tap import tap
 from service.pages.routes import add_pages
 from service.settings import Settings
 
@@ -67,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     set_resources(app, resources)
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
     add_problem_handlers(app)
-    for router in (visits, events, templates, dead_letters, reads, session, schemas, operations):
+    for router in (visits, events, templates, dead_letters, reads, footprint, tap, session, schemas, operations):
         app.include_router(router, responses=PROBLEMS)
     if settings.api_docs:
         app.include_router(documentation)

@@ -18,7 +18,7 @@ from apdb.queries import Query
 from apdb.schema.columns import Column
 from tasks.arrays import Flags
 
-__all__ = ["FORMATS", "MEDIA_TYPES", "empty_votable", "error_votable", "write"]
+__all__ = ["FORMATS", "MEDIA_TYPES", "empty_votable", "error_votable", "vo_type", "write"]
 
 MEDIA_TYPES = {
     "json": "application/json", "csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet",
@@ -95,11 +95,15 @@ def _vo_head(query: Query) -> str:
     )
 
 
+def vo_type(column: Column) -> tuple[str, str]:
+    """Return the datatype of a column in VOTables, and its arraysize; none of a scalar."""
+    known = _VO_TYPES.get(column.datatype)
+    return ("char", str(column.length or 64)) if known is None else (known[0], "")
+
+
 def _vo_field(column: Column) -> str:
-    if column.datatype in _VO_TYPES:
-        kind = f'datatype="{_VO_TYPES[column.datatype][0]}"'
-    else:
-        kind = f'datatype="char" arraysize="{column.length or 64}"'
+    name, size = vo_type(column)
+    kind = f'datatype="{name}" arraysize="{size}"' if size else f'datatype="{name}"'
     extra = f" unit={quoteattr(column.unit)}" if column.unit else ""
     extra += f" ucd={quoteattr(CONE_UCDS[column.name])}" if column.name in CONE_UCDS else ""
     words = f"<DESCRIPTION>{escape(column.description)}</DESCRIPTION>" if column.description else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from exposure import load_instrument
 from tools.reference import metrics_page, settings_page
 
 ROOT = Path(__file__).parents[2]
@@ -70,12 +71,25 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
     assert [t for t in targets if not t.startswith("http") and not (ROOT / t).exists()] == []
 
 
+def test_the_instrument_file_of_the_guide_is_understood(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "howto" / "camera.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "mycam.yaml").write_text(text, encoding="utf-8")
+    rules = load_instrument(str(tmp_path / "mycam.yaml"))
+    assert (rules.name, rules.zeropoint, rules.band_map) == ("mycam", "relative", {"Clear": "r"})
+
+
 def test_alarms_and_settings_that_guides_name_exist():
     metrics, settings = metrics_page(), settings_page()
     named = re.findall(r"`(alertprod_\w+)", (DOCS / "howto" / "recover.md").read_text(encoding="utf-8"))
     assert len(named) > 8
     assert [n for n in named if f"`{n}`" not in metrics] == []
-    pages = (*(DOCS / "howto").glob("*.md"), DOCS / "tutorial.md", DOCS / "client.md", ROOT / "README.md")
+    pages = (
+        *(DOCS / "howto").glob("*.md"),
+        DOCS / "tutorial.md",
+        DOCS / "client.md",
+        DOCS / "questions.md",
+        ROOT / "README.md",
+    )
     variables = {v for p in pages for v in re.findall(r"ALERTPROD_[A-Z_]+[A-Z]", p.read_text(encoding="utf-8"))}
     elsewhere = {"ALERTPROD_INSTRUMENTS", "ALERTPROD_DATABASE_URI_FILE"}
     assert [v for v in sorted(variables - elsewhere) if f"`{v}`" not in settings] == []

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import hpgeom
 import httpx
 import numpy as np
 import pandas as pd
@@ -13,14 +14,18 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 import pyvo
+from astropy.io import fits
 from astropy.io.votable import parse_single_table
 from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 
 from apdb import PostgresApdb, columns_of
+from apdb.adql import ADQL_TABLES
 from apdb.copy.decode import stream_frames
 from apdb.database import Database
 from apdb.operate.readers import VIEWS, make_reader
 from apdb.queries import cone
+from apdb.sky.htm import polygon
+from apdb.sky.locks import lock_pixels
 from migrations.run import migrate
 from service.local.stack import wait_api
 from tasks.local_server import free_port
@@ -299,3 +304,132 @@ def test_the_reader_role_reads_views_and_nothing_else(site):
     with psycopg.connect(site.uri, autocommit=True) as connection:
         connection.execute("DROP OWNED BY grafana")
         connection.execute("DROP ROLE grafana")
+
+
+@pytest.fixture
+def imaged(site):
+    """Two visits with images at (40, -20) and (0.1, 60), one that failed elsewhere."""
+    shapes = {(71, "r", "done"): (40.0, -20.0), (72, "g", "done"): (0.1, 60.0), (73, "g", "failed"): (200.0, 10.0)}
+    with psycopg.connect(site.uri, autocommit=True) as c:
+        for (visit, band, state), (ra, dec) in shapes.items():
+            square = polygon(*corners(ra, dec))
+            c.execute(
+                'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, attempt, band, '
+                "\"midpointMjdTai\", region) VALUES (%s, 5, 'simcam', '{}', 'x', %s, 1, %s, %s, %s)",
+                (visit, state, band, 61000.0 + visit, lock_pixels(square)),
+            )
+        yield list(shapes.values())
+        c.execute('DELETE FROM "VisitLedger" WHERE detector = 5')
+
+
+def corners(ra, dec, half=0.12):
+    grow = half / np.cos(np.radians(dec))
+    return np.array([ra - grow, ra + grow, ra + grow, ra - grow]) % 360, np.array(
+        [dec - half, dec - half, dec + half, dec + half]
+    )
+
+
+def cells_of(answer):
+    """Order and cell of each row, by the rule of the standard: 4 * 4**order + cell."""
+    with fits.open(io.BytesIO(answer.content)) as hdus:
+        hdus.verify("exception")
+        head, numbers = hdus[1].header, np.asarray(hdus[1].data["UNIQ"])
+    assert (head["MOCVERS"], head["MOCDIM"], head["ORDERING"], head["COORDSYS"]) == ("2.0", "SPACE", "NUNIQ", "C")
+    assert (np.diff(numbers) > 0).all()
+    order = np.floor(np.log2(numbers / 4) / 2).astype(int)
+    assert order.max(initial=0) <= head["MOCORD_S"]
+    return {(int(o), int(n - 4 * 4**o)) for o, n in zip(order, numbers, strict=True)}
+
+
+def share_inside(cells, ra, dec):
+    orders = {o for o, _ in cells}
+    hits = [
+        [(o, int(p)) in cells for p in hpgeom.angle_to_pixel(1 << o, ra, dec, nest=True, lonlat=True)] for o in orders
+    ]
+    return float(np.any(hits, axis=0).mean())
+
+
+def test_the_footprint_holds_the_images_and_little_else(site, imaged):
+    answer = site.http.get("/v1/footprint")
+    assert answer.headers["content-type"] == "application/fits"
+    cells = cells_of(answer)
+    rng = np.random.default_rng(8)
+    near, far, failed = imaged
+    for ra, dec in (near, far):
+        (low, high, _, _), _ = corners(ra, dec)
+        width = (high - low) % 360
+        inside_ra, inside_dec = (low + width * rng.random(500)) % 360, dec + rng.uniform(-0.12, 0.12, 500)
+        assert share_inside(cells, inside_ra, inside_dec) > 0.995  # slivers of cells at the border may be missing
+        assert share_inside(cells, np.array([ra, ra]), np.array([dec - 1.2, dec + 1.2])) == 0
+    assert share_inside(cells, np.array([failed[0]]), np.array([failed[1]])) == 0
+    area = sum(41252.96 / (12 * 4**o) for o, _ in cells)
+    assert area < 8 * 0.08 * 2  # at most eight pixels of level 8, with the cells at their borders
+    red = site.http.get("/v1/footprint", params={"format": "json", "band": "r", "until": 61100}).json()
+    listed = {(int(o), c) for o, cells_at in red.items() for c in cells_at}
+    assert listed < cells
+    assert share_inside(listed, np.array([40.0, 0.1]), np.array([-20.0, 60.0])) == 0.5
+    nothing = site.http.get("/v1/footprint", params={"since": 70000})
+    assert cells_of(nothing) == set()
+
+
+def test_pyvo_asks_the_tables_in_adql(site):
+    service = pyvo.dal.TAPService(f"{site.url}/v1/tap")
+    assert service.maxrec == 10_000  # of its capabilities
+    assert {t.name for t in service.tables} == set(ADQL_TABLES)
+    assert {c.name: c.unit for c in service.tables["dia_object_latest"].columns}["ra"] == "deg"
+    circle = "CONTAINS(POINT('ICRS', ra, dec), CIRCLE('ICRS', 359.9, 60.1, 0.7)) = 1"
+    found = service.search(
+        f"SELECT diaObjectId, ra, nDiaSources FROM dia_object_latest WHERE {circle} ORDER BY ra DESC"
+    ).to_table()
+    want = inside(site.objects, 359.9, 60.1, 0.7)
+    assert 10 < len(want) < 290
+    assert sorted(found["diaObjectId"].tolist()) == sorted(want.diaObjectId)
+    assert (np.diff(found["ra"]) <= 0).all()
+    assert str(found["ra"].unit) == "deg"
+    assert set(found["nDiaSources"]) == {3}
+    outside = service.search(f"SELECT COUNT(*) AS n FROM dia_object_latest WHERE NOT {circle}").to_table()
+    assert outside["n"][0] == len(site.objects) - len(want)
+    asked = "SELECT visit, COUNT(*) AS n, AVG(psfFlux) AS mean FROM dia_source s WHERE (s.snr > 10 OR s.snr IS NULL) AND band IN ('g', 'r') GROUP BY visit ORDER BY visit"
+    means = service.search(asked).to_table()
+    with psycopg.connect(site.uri) as c:
+        truth = c.execute(
+            'SELECT visit, count(*), avg("psfFlux"::float8) FROM "DiaSource" WHERE (snr > 10 OR snr IS NULL) AND band IN '
+            "('g', 'r') GROUP BY visit ORDER BY visit"
+        ).fetchall()
+    assert [(int(r["visit"]), int(r["n"])) for r in means] == [row[:2] for row in truth]
+    np.testing.assert_allclose(means["mean"], [row[2] for row in truth], rtol=1e-5)
+    near = service.search(
+        "SELECT TOP 3 diaObjectId FROM dia_object_latest ORDER BY DISTANCE(POINT(ra, dec), POINT(0, 60))"
+    ).to_table()
+    distance = np.hypot((site.objects.ra + 180) % 360 - 180, (site.objects.dec - 60) / 0.5)
+    assert len(near) == 3
+    assert near["diaObjectId"][0] == site.objects.diaObjectId[distance.argmin()]
+
+
+def test_what_tap_cannot_answer_is_an_error_of_the_protocol(site, imaged):
+    service = pyvo.dal.TAPService(f"{site.url}/v1/tap")
+    for asked, says in (
+        ("SELECT ra FROM pg_user", "no table"),
+        ("SELECT ra FROM dia_source WHERE ra = 'x'", "invalid input"),
+        ("SELECT ra, COUNT(*) FROM dia_source", "GROUP BY"),
+    ):
+        with pytest.raises(pyvo.DALQueryError, match=says):
+            service.search(asked)
+    cut = service.search("SELECT diaObjectId FROM dia_object_latest", maxrec=7)
+    assert len(cut) == 7
+    assert "OVERFLOW" in [i.value for i in cut.votable.resources[0].infos]
+    whole = service.search("SELECT TOP 7 diaObjectId FROM dia_object_latest")
+    assert "OVERFLOW" not in [i.value for i in whole.votable.resources[0].infos]
+    assert (
+        len(
+            service.search("SELECT visit AS \"a%sb\" FROM visit_summary WHERE instrument LIKE 'sim%' AND night > 61000")
+        )
+        == 3
+    )
+    plain = site.http.get(
+        "/v1/tap/sync", params={"query": "SELECT TOP 2 ra FROM dia_source", "LANG": "ADQL", "responseformat": "csv"}
+    )
+    assert plain.text.splitlines()[0] == "ra"
+    assert len(plain.text.splitlines()) == 3
+    refused = site.http.post("/v1/tap/sync", json={"QUERY": "SELECT ra FROM dia_source"})
+    assert refused.status_code == 415

@@ -21,6 +21,9 @@ MOST_HELD = 64 << 20  # bytes of bodies without images that are in memory at a t
 BUSY_S = 2  # after which one whose body had no room may come again
 SLOWEST = 10_000  # bytes per second: what comes more slowly holds a connection for nothing
 _TYPES = ("application/json", "multipart/form-data")
+_FORMS = {
+    "/v1/tap/sync": ("application/x-www-form-urlencoded", "multipart/form-data")
+}  # what clients of the protocol send
 _NUL = re.compile(rb"%00", re.IGNORECASE)
 _log = logging.getLogger("alertprod.api")
 
@@ -118,9 +121,10 @@ class Shield:
             answer = too_large(self._most(scope))
             answer.headers["Connection"] = "close"
             return answer
-        if has_body and (given := _media_type(scope)) is not None and given not in _TYPES:
+        types = _FORMS.get(scope["path"], _TYPES)
+        if has_body and (given := _media_type(scope)) is not None and given not in types:
             return problem(
-                415, "unsupported_media_type", f"Content-Type {given[:100]!r}: expected {' or '.join(_TYPES)}"
+                415, "unsupported_media_type", f"Content-Type {given[:100]!r}: expected {' or '.join(types)}"
             )
         return None
 

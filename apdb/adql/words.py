@@ -1,0 +1,108 @@
+"""The words of an ADQL text, one after the other."""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from apdb.errors import BadQuery
+
+__all__ = ["Word", "Words"]
+
+MAX_TEXT = 10_000
+MAX_DEPTH = 30
+_WORD = re.compile(
+    r"(?P<space>\s+|--[^\n]*)|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<string>'(?:[^']|'')*')"
+    r'|(?P<quoted>"[^"]+")|(?P<name>[A-Za-z_]\w*)|(?P<sign><=|>=|<>|!=|[=<>+\-*/(),.])'
+)
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word: its kind (number, string, quoted, name, sign, end), its text, where it begins."""
+
+    kind: str
+    text: str
+    place: int
+
+    @property
+    def upper(self) -> str:
+        """Its text as a keyword is compared; nothing of strings and of quoted names."""
+        return self.text.upper() if self.kind in ("name", "sign") else ""
+
+
+class Words:
+    """Goes through the words of a text.
+
+    Raises
+    ------
+    BadQuery
+        A character that begins no word; a text that is too long, or has too many brackets in each other.
+    """
+
+    def __init__(self, text: str) -> None:
+        if len(text) > MAX_TEXT:
+            raise BadQuery(f"the query is longer than {MAX_TEXT} characters")
+        self._words: list[Word] = []
+        place = 0
+        while place < len(text):
+            match = _WORD.match(text, place)
+            if match is None:
+                raise BadQuery(f"{text[place : place + 20]!r} at character {place + 1} begins no word of ADQL")
+            if match.lastgroup != "space":
+                self._words.append(Word(str(match.lastgroup), match[0], place))
+            place = match.end()
+        depth = 0
+        for word in self._words:
+            depth += (word.text == "(") - (word.text == ")")
+            if depth > MAX_DEPTH:
+                raise BadQuery(f"ADQL: more than {MAX_DEPTH} brackets in each other at character {word.place + 1}")
+        self._words.append(Word("end", "", len(text)))
+        self.at = 0
+
+    @property
+    def now(self) -> Word:
+        """The word that comes next."""
+        return self._words[self.at]
+
+    def next(self) -> Word:
+        """Take a word."""
+        word = self.now
+        self.at += word.kind != "end"
+        return word
+
+    def take(self, *texts: str) -> bool:
+        """Take the next words if they are these."""
+        if [w.upper for w in self._words[self.at : self.at + len(texts)]] != list(texts):
+            return False
+        self.at += len(texts)
+        return True
+
+    def opens(self, among: Collection[str]) -> bool:
+        """Whether the next word opens brackets that hold one of some words."""
+        if self.now.text != "(":
+            return False
+        depth = 0
+        for word in self._words[self.at :]:
+            depth += (word.text == "(") - (word.text == ")")
+            if word.upper in among:
+                return True
+            if depth == 0:
+                break
+        return False
+
+    def need(self, text: str) -> None:
+        """Take a word that must be there.
+
+        Raises
+        ------
+        BadQuery
+            Another is.
+        """
+        if not self.take(text):
+            raise self.wrong(f"expected {text}")
+
+    def wrong(self, what: str) -> BadQuery:
+        """Return the error that says what is wrong at the next word."""
+        word = self.now
+        came = f"{word.text!r} at character {word.place + 1}" if word.kind != "end" else "the end"
+        return BadQuery(f"ADQL: {what}, came {came}")

@@ -1,0 +1,1 @@
+"""What the Virtual Observatory reads beside the cone search."""
