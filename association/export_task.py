@@ -68,7 +68,8 @@ class ExportDiaObjectsTask(AlertTask):
         with Database(apdb_uri(self.config.apdb_config_url)).connect() as connection:
             with VisitUnitOfWork(connection) as work:
                 found = work.load_objects(region)
-        inside = region.contains(np.radians(found.ra.to_numpy(np.float64)), np.radians(found.dec.to_numpy(np.float64)))
+        ra, dec = np.radians(found.ra.to_numpy(np.float64)), np.radians(found.dec.to_numpy(np.float64))
+        inside = np.asarray(region.contains(ra, dec), np.bool_)
         return Struct(objects=found[inside].reset_index(drop=True))
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
