@@ -160,15 +160,14 @@ class ImageDifferenceTask(AlertTask):
         if difference is not None and not self.config.doSubtract and (exposure is None or template is None):
             absent = [name for name, image in (("science", exposure), ("template", template)) if image is None]
             exposure, template = (stand_in(difference) if i is None else i for i in (exposure, template))
-            sources = Stars.none() if sources is None and exposure.sources is None else sources
         if exposure is None or template is None or exposure.psf is None:
             raise CallerError("image differencing needs a science exposure with PSF and a template")
         if self.config.doAddCalexpBackground and background is not None:
             exposure.image += background.image
         with _no_work():
-            self._last = self._differencing(earlier_fit).run(
-                exposure, template, exposure.sources if sources is None else sources, ids, difference
-            )
+            known = exposure.sources if sources is None else sources
+            stars = Stars.none() if absent and known is None else known
+            self._last = self._differencing(earlier_fit).run(exposure, template, stars, ids, difference)
         if absent and self._last.diaSources is not None:
             self._last = replace(self._last, diaSources=blank_columns(self._last.diaSources, absent))
         return self._last
