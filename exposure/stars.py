@@ -52,6 +52,12 @@ class Stars:
     __repr__ = short_repr
 
     @classmethod
+    def none(cls) -> "Stars":
+        """Return no stars."""
+        numbers, flags = np.zeros(0), np.zeros(0, np.bool_)
+        return cls(numbers, numbers, numbers, numbers, flags, flags, flags)
+
+    @classmethod
     def of(cls, table: "pd.DataFrame | Stars") -> "Stars":
         """Return the stars of a table; of stars, themselves. Flags that it does not have are unset, fluxes NaN.
 
