@@ -34,6 +34,8 @@ RULES: dict[tuple[str, str], tuple[str, ...]] = {
     ("POST", "/v1/session"): _ANY,
     ("GET", "/v1/session"): _ANY,
     ("DELETE", "/v1/session"): _ANY,
+    ("GET", "/v1/sessions"): _ANY,
+    ("DELETE", "/v1/sessions/{session_id}"): _ANY,
     ("GET", "/v1/objects"): _READ,
     ("GET", "/v1/objects/{object_id}"): _READ,
     ("GET", "/v1/objects/{object_id}/versions"): _READ,

@@ -41,7 +41,7 @@ def test_every_route_asks_who_comes_but_for_the_two_of_the_supervisor(guarded):
     answers = {}
     for method, path in routes(app):
         address = path.format_map(
-            dict.fromkeys(("visit", "detector", "object_id", "number", "version", "subject", "name"), 1)
+            dict.fromkeys(("visit", "detector", "object_id", "number", "version", "subject", "name", "session_id"), 1)
             | {"what": "sources"}
         )
         answers[method, path] = ask(method, address)
