@@ -23,6 +23,8 @@ RULES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/v1/visits/{visit}/{detector}/events"): _SEE,
     ("GET", "/v1/visits/{visit}/{detector}/{what}"): _READ,
     ("GET", "/v1/events"): _READ,
+    ("POST", "/v1/next-visits"): _SUBMIT,
+    ("GET", "/v1/next-visits"): _SEE,
     ("GET", "/v1/templates"): _READ,
     ("GET", "/v1/templates/{name}/coverage"): _READ,
     ("POST", "/v1/templates/{name}/versions/{version}/promote"): _OPERATE,

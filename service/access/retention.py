@@ -4,6 +4,7 @@ import psycopg
 
 from apdb import Database
 from apdb.access.record import Act, record
+from apdb.announcements import prune_announcements
 from apdb.queue.events import prune_events
 from apdb.queue.keys import prune_keys
 
@@ -24,6 +25,7 @@ def forget_old(database: Database, audit_days: float) -> dict[str, int]:
     """
     with database.session() as connection:
         gone = {"events": prune_events(connection), "keys": prune_keys(connection)}
+        prune_announcements(connection)
         if audit_days > 0:
             gone |= _audit(connection, audit_days * 86_400.0)
     return gone

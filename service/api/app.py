@@ -18,6 +18,7 @@ from service.api.documentation.page import documentation
 from service.api.guard.gate import Gate
 from service.api.guard.shield import BodyLimits, Shield
 from service.api.operations import operations
+from service.api.preparing.next_visits import next_visits
 from service.api.preparing.templates import templates
 from service.api.problems import add_problem_handlers
 from service.api.reads import reads
@@ -64,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     set_resources(app, resources)
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
     add_problem_handlers(app)
-    for router in (visits, events, templates, dead_letters, reads, session, schemas, operations):
+    for router in (visits, events, templates, next_visits, dead_letters, reads, session, schemas, operations):
         app.include_router(router, responses=PROBLEMS)
     if settings.api_docs:
         app.include_router(documentation)
