@@ -147,6 +147,12 @@ class Settings(BaseSettings):
     visits_per_day: int = Field(
         0, ge=0, title="Quota", description="visits that one principal may submit in a UTC day; 0: no limit"
     )
+    audit_days: float = Field(
+        400.0,
+        ge=0,
+        title="Record",
+        description="days for which the record of acts is kept, and ended tokens; 0: for ever",
+    )
     header_timeout_s: float = Field(10.0, gt=0, title="Head time", description="seconds for the head of a request")
     body_timeout_s: float = Field(20.0, gt=0, title="Body time", description="seconds without a byte of a body")
     idle_timeout_s: float = Field(

@@ -20,6 +20,7 @@ from service.api.guard.access_log import AccessLog
 from service.api.guard.gate import Gate
 from service.api.guard.shield import BodyLimits, Shield
 from service.api.operations import operations
+from service.api.preparing.next_visits import next_visits
 from service.api.preparing.templates import templates
 from service.api.problems import add_problem_handlers
 from service.api.reads import reads
@@ -69,7 +70,10 @@ def create_app(settings: Settings) -> FastAPI:
     set_resources(app, resources)
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
     add_problem_handlers(app)
-    for router in (visits, events, templates, dead_letters, reads, footprint, tap, session, schemas, operations):
+    routers = (
+        visits, events, templates, next_visits, dead_letters, reads, footprint, tap, session, schemas, operations,
+    )  # fmt: skip
+    for router in routers:
         app.include_router(router, responses=PROBLEMS)
     if settings.api_docs:
         app.include_router(documentation)
