@@ -10,11 +10,11 @@ from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure
 from exposure.preview import good_pixels
 from exposure.psf import fwhm_of
+from exposure.task_config import task_overrides
 from service.processing.explain import explain
 from service.processing.images import Clock, calibrated_pair, open_science
 from service.processing.instruments import checked_instrument
 from service.processing.looks import grey_picture, mask_picture
-from service.processing.task_config import task_overrides
 from service.settings import Settings
 from tasks import make_task
 from tasks.arrays import F32
