@@ -16,22 +16,23 @@ from tasks.arrays import F32, F64, I32, Box
 __all__ = ["Reach", "combined_mask", "difference_exposure", "difference_psf", "reach_of"]
 
 PSF_CELLS = 6
-SPREADING = ("NO_DATA", "BAD", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE")  # planes that a kernel carries along
+SPREADING = ("NO_DATA", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE")  # planes that a kernel carries along
+FILLED = ("BAD", "CR")  # of the image: by the template's light
 LEAST_WEIGHT = 0.01  # of a kernel: what a pixel with less does to another is lost in the noise
 StampsAt = Callable[[F64, F64], F32]
 
 
 class Reach(NamedTuple):
-    """How far a kernel carries what is wrong, px: areas, whose pixels add up, and single pixels, which stand filled."""
+    """How far a kernel carries what is wrong, px: what is missing, and what is filled and wrong by little more than noise."""
 
-    areas: int
-    pixels: int
+    missing: int
+    filled: int
 
 
 def combined_mask(science: Exposure, template: Exposure, reach: Reach | None, template_reach: Reach | None) -> I32:
     """Return the OR of both masks on the image's box, with what a kernel carries along grown by its reach.
 
-    Cosmic rays, whose pixels are few and hold the template's light by then, are grown by that of single pixels.
+    Bad pixels and cosmic rays of the image hold the template's light by then; those of the template hold nothing.
     """
     x0, y0, width, height = science.bbox
     offset = (y0 - template.origin[1], x0 - template.origin[0])
@@ -39,10 +40,10 @@ def combined_mask(science: Exposure, template: Exposure, reach: Reach | None, te
     mask, own, old = np.empty_like(science.mask), science.mask, template.mask[part]
     in_bands(lambda first, last: np.bitwise_or(own[first:last], old[first:last], out=mask[first:last]), height)
     if template_reach is not None:
-        spread_bits(template.mask, plane_bits(SPREADING), template_reach.areas, mask, offset)
+        spread_bits(template.mask, plane_bits((*SPREADING, *FILLED)), template_reach.missing, mask, offset)
     if reach is not None:
-        spread_bits(science.mask, plane_bits(SPREADING), reach.areas, mask)
-        spread_bits(science.mask, plane_bits(["CR"]), reach.pixels, mask)
+        spread_bits(science.mask, plane_bits(SPREADING), reach.missing, mask)
+        spread_bits(science.mask, plane_bits(FILLED), reach.filled, mask)
     return mask
 
 
@@ -76,8 +77,8 @@ def reach_of(kernel: F32) -> Reach:
     order = np.argsort(radius, kind="stable")  # many are equal
     share = np.cumsum(weight[order])
     heavy = radius[weight >= LEAST_WEIGHT * share[-1]]
-    areas = int(np.ceil(radius[order][np.searchsorted(share, 0.99 * share[-1])]))
-    return Reach(areas, min(int(np.ceil(heavy.max(initial=1.0))), areas))
+    missing = int(np.ceil(radius[order][np.searchsorted(share, 0.99 * share[-1])]))
+    return Reach(missing, min(int(np.ceil(heavy.max(initial=1.0))), missing))
 
 
 def difference_psf(science: Psf, box: Box, *filters: StampsAt) -> GridPsf:
