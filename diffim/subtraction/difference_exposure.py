@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 PSF_CELLS = 6
-SPREADING = ("BAD", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE")  # planes that a kernel carries along
+SPREADING = ("SAT_TEMPLATE", "SAT", "HIGH_VARIANCE")  # planes that a kernel carries along
+FILLED = ("BAD", "CR")  # of the image: by the template's light
 LEAST_WEIGHT = 0.01  # of a kernel: what a pixel with less does to another is lost in the noise
 StampsAt = Callable[[F64, F64], F32]
 
@@ -34,8 +35,8 @@ StampsAt = Callable[[F64, F64], F32]
 class Reach:
     """How far (px) the filters of an image carry a pixel of it: all of them, and the matching kernel (None: there is none).
 
-    Where data are missing all filters matter; other planes are carried by a matching kernel alone: areas, whose pixels add up, by
-    `kernel`, cosmic rays, whose pixels are few and hold the other image's light by then, by `pixels`.
+    Where data are missing all filters matter; other planes are carried by a matching kernel alone: by `kernel`, but by `pixels` what
+    is filled, and wrong by little more than noise.
     """
 
     filters: int
@@ -47,6 +48,8 @@ def combined_mask(science: Exposure, template: Exposure, reach: Reach, template_
     """Return the OR of both masks on the image's box, with what filters carry along grown by their reach.
 
     ``EDGE`` is set where the filters of an image reach beyond it.
+
+    Bad pixels and cosmic rays of the image hold the template's light by then; those of the template hold nothing.
     """
     x0, y0, width, height = science.bbox
     offset = (y0 - template.origin[1], x0 - template.origin[0])
@@ -55,10 +58,10 @@ def combined_mask(science: Exposure, template: Exposure, reach: Reach, template_
     in_bands(lambda first, last: np.bitwise_or(own[first:last], old[first:last], out=mask[first:last]), height)
     for exposure, far, corner in ((template, template_reach, offset), (science, reach, (0, 0))):
         spread_bits(exposure.mask, plane_bits(["NO_DATA"]), far.filters, mask, corner)
-        if far.kernel is not None:
+        if far.kernel is not None and far.pixels is not None:
             spread_bits(exposure.mask, plane_bits(SPREADING), far.kernel, mask, corner)
-        if far.pixels is not None:
-            spread_bits(exposure.mask, plane_bits(["CR"]), far.pixels, mask, corner)
+            filled = far.pixels if exposure is science else far.kernel
+            spread_bits(exposure.mask, plane_bits(FILLED), filled, mask, corner)
         _mark_edge(mask, corner, exposure.mask.shape, far.filters)
     return mask
 
