@@ -3,7 +3,7 @@
 A Python object per value is what makes a database client slow; here a value costs a few nanoseconds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -50,9 +50,13 @@ def query_frame(
     query: sql.Composable,
     columns: Sequence[Column],
     parameters: Sequence[Any] = (),
+    meanwhile: Callable[[], object] | None = None,
 ) -> pd.DataFrame:
-    """Return the answer of a query, also one that changes rows and returns them, its columns in the order of `columns`."""
-    return _join(list(copy_rows(connection, _copy(connection, query, parameters))), columns, False)
+    """Return the answer of a query, also one that changes rows and returns them, its columns in the order of `columns`.
+
+    `meanwhile` is called while the server works.
+    """
+    return _join(list(copy_rows(connection, _copy(connection, query, parameters), meanwhile)), columns, False)
 
 
 def select_frame_in_parts(

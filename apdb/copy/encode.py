@@ -210,12 +210,12 @@ def _text_bytes(table: str, frame: pd.DataFrame, column: Column) -> tuple[U8, Fl
 
 def id_array(ids: I64) -> str:
     """Return ids, shape (N,), as the text of an array, for ``%s::bigint[]``: a list of thousands takes many times as long."""
-    return "{" + ",".join(map(str, ids.tolist())) + "}"
+    return "{" + str(ids.tolist())[1:-1] + "}"
 
 
 def number_array(values: F64) -> str:
     """Return numbers, shape (N,), as the text of an array, for ``%s::float8[]``; NaN is NULL."""
-    return "{" + ",".join("NULL" if v != v else repr(v) for v in values.tolist()) + "}"
+    return "{" + str(values.tolist())[1:-1].replace("nan", "NULL") + "}"
 
 
 def write_rows(

@@ -10,7 +10,7 @@ import os
 import select
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,12 @@ _READY = b"Z\0\0\0\5"  # begins the last message of an answer, of which one byte
 _HEADER_LENGTH = 19  # signature, flags, length of the (empty) extension
 
 
-def copy_rows(connection: psycopg.Connection[Any], query: bytes) -> Iterator[U8]:
+def copy_rows(
+    connection: psycopg.Connection[Any], query: bytes, meanwhile: Callable[[], object] | None = None
+) -> Iterator[U8]:
     """Yield the answer to ``COPY ... TO STDOUT (FORMAT BINARY)`` without header and trailer: bytes, shape (N,), of complete rows.
+
+    `meanwhile` is called once, on a plain connection while the server works.
 
     Raises
     ------
@@ -38,8 +42,10 @@ def copy_rows(connection: psycopg.Connection[Any], query: bytes) -> Iterator[U8]
         What the server says, or a broken connection.
     """
     if _is_plain(connection.pgconn):
-        yield from _from_socket(connection, query)
+        yield from _from_socket(connection, query, meanwhile)
     else:
+        if meanwhile is not None:
+            meanwhile()
         yield from _from_libpq(connection, query)
 
 
@@ -84,7 +90,9 @@ def _from_libpq(connection: psycopg.Connection[Any], query: bytes) -> Iterator[U
             raise error
 
 
-def _from_socket(connection: psycopg.Connection[Any], query: bytes) -> Iterator[U8]:
+def _from_socket(
+    connection: psycopg.Connection[Any], query: bytes, meanwhile: Callable[[], object] | None
+) -> Iterator[U8]:
     pg = connection.pgconn
     if pg.transaction_status not in (pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS):
         raise psycopg.errors.InFailedSqlTransaction("the connection is not ready for a query")
@@ -92,6 +100,8 @@ def _from_socket(connection: psycopg.Connection[Any], query: bytes) -> Iterator[
     _write(handle, b"Q" + struct.pack("!I", len(query) + 5) + query + b"\0")
     answer = _Answer(handle)
     try:
+        if meanwhile is not None:
+            meanwhile()
         while not answer.ready:
             rows = answer.step()
             if len(rows) and not answer.error:

@@ -6,7 +6,7 @@ from what is left (`apdb.visit.renewal`), and audit and replication are told.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -96,18 +96,29 @@ def pixels_of_visit(connection: psycopg.Connection[Any], visit: int, detector: i
 
 
 def take_back(
-    connection: psycopg.Connection[Any], schema: PublishedSchema, visit: int, detector: int, mjd_tai: float
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    visit: int,
+    detector: int,
+    mjd_tai: float,
+    rows: VisitRows | None = None,
 ) -> TakenBack:
-    """Withdraw what is valid of a (visit, detector), free its keys, and drop its alerts that are held; objects stay as they are."""
+    """Withdraw what is valid of a (visit, detector), free its keys, and drop its alerts that are held; objects stay as they are.
+
+    `rows`, which are to be stored in its place, are encoded while the server works.
+    """
     key = {"v": visit, "d": detector, "at": mjd_tai}
     of_visit = "WHERE visit = %(v)s AND detector = %(d)s"
     query = sql.SQL(
         'UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = %s WHERE visit = %s AND detector = %s AND "timeWithdrawnMjdTai" IS NULL '
         "RETURNING {}"
     ).format(sql.SQL(", ").join(map(sql.Identifier, _SOURCE)))
-    sources = query_frame(connection, query, _columns(schema, "DiaSource", _SOURCE), (mjd_tai, visit, detector))
+    columns, values = _columns(schema, "DiaSource", _SOURCE), (mjd_tai, visit, detector)
+    first = None if rows is None else lambda: (rows.sources, rows.forced)
+    then = None if rows is None else lambda: rows.digest
+    sources = query_frame(connection, query, columns, values, first)
     where = sql.SQL("t.visit = {} AND t.detector = {}").format(sql.Literal(visit), sql.Literal(detector))
-    forced = _withdraw_forced(connection, schema, where, mjd_tai)
+    forced = _withdraw_forced(connection, schema, where, mjd_tai, then)
     with connection.pipeline():  # one way to the server and back
         if "SSSource" in schema.tables and len(sources):
             ids = id_array(sources.diaSourceId.to_numpy(np.int64))
@@ -127,7 +138,11 @@ def _columns(schema: PublishedSchema, table: str, names: tuple[str, ...]) -> lis
 
 
 def _withdraw_forced(
-    connection: psycopg.Connection[Any], schema: PublishedSchema, where: sql.Composable, mjd_tai: float
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    where: sql.Composable,
+    mjd_tai: float,
+    meanwhile: Callable[[], object] | None = None,
 ) -> pd.DataFrame:
     """Move forced sources (alias t) and their flags to the withdrawn ones; returns those that were valid until now."""
     names, wanted = [c.name for c in schema.columns("DiaForcedSource")], _columns(schema, "DiaForcedSource", _FORCED)
@@ -149,7 +164,7 @@ def _withdraw_forced(
         values=sql.SQL(", ").join(values),
         wanted=sql.SQL(", ").join(sql.Identifier(c.name) for c in wanted),
     )
-    return query_frame(connection, query, wanted).astype({"detector": np.int64})
+    return query_frame(connection, query, wanted, meanwhile=meanwhile).astype({"detector": np.int64})
 
 
 def withdraw_forced_of(
@@ -182,9 +197,11 @@ def renew_objects(
         store_rows(connection, rows, without=before.diaObjectId.tolist())
         change.update(_owners(rows))
     renewal = renew(connection, schema, before, taken.mjd_tai, change=change, defer=rows is None)
-    left = withdraw_forced_of(connection, schema, renewal.closed, taken.mjd_tai)
-    forced = [f for f in (taken.forced, left) if len(f)] or [left]
-    taken = replace(taken, renewal=renewal, forced=pd.concat(forced, ignore_index=True))
+    forced = taken.forced
+    if renewal.closed:
+        left = withdraw_forced_of(connection, schema, renewal.closed, taken.mjd_tai)
+        forced = pd.concat([f for f in (forced, left) if len(f)] or [left], ignore_index=True)
+    taken = replace(taken, renewal=renewal, forced=forced)
     return taken if rows is None else renew_rest(connection, schema, taken, rows)
 
 
@@ -253,7 +270,7 @@ def replace_stored(
         raise ApdbError("only the rows of one (visit, detector) can replace what is stored")
     if _is_repeated(connection, rows):
         return
-    taken = take_back(connection, schema, rows.visit, rows.detector, rows.mjd_tai)
+    taken = take_back(connection, schema, rows.visit, rows.detector, rows.mjd_tai, rows)
     free_ids(connection, taken, rows)
     taken = renew_objects(connection, schema, taken, rows)
     settle(connection, schema, taken, rows, chunk)

@@ -90,7 +90,8 @@ def valid_sources(
         first, last = np.fmin(first, kept[:, 0]), np.fmax(last, kept[:, 1])
     numbers = (counts + archived).astype(np.int32)
     found = objects.assign(nDiaSources=numbers, firstDiaSourceMjdTai=first, lastDiaSourceMjdTai=last)
-    return found, pd.concat([r for r in read if len(r)] or read[:1], ignore_index=True)
+    some = [r for r in read if len(r)] or read[:1]
+    return found, some[0] if len(some) == 1 else pd.concat(some, ignore_index=True)
 
 
 def valid_in_window(
@@ -126,4 +127,5 @@ def valid_in_window(
     rows = query_frame(connection, query, columns, values)
     codes = np.searchsorted(ids, rows.diaObjectId.to_numpy(np.int64))
     order = kernels.in_order(codes, len(ids), rows.midpointMjdTai, *(rows[k] for k in _KEYS), rows[names[0]])
-    return rows.assign(code=codes).iloc[order].reset_index(drop=True)
+    rows["code"] = codes
+    return rows if np.array_equal(order, np.arange(len(order))) else rows.iloc[order].reset_index(drop=True)

@@ -64,6 +64,7 @@ def place():
         ("n1", 4, "2024-02-01T01:00:00.2"),
         ("n2", 5, "2024-02-01T01:00:00.9"),
         ("nan", 6, "2024-02-01T03:00:00"),
+        ("far", 7, "8600-02-01T03:00:00"),
     ):
         header = wcs().to_header()
         header["DATE-OBS"], header["EXPTIME"], header["FILTER"] = time_, 30.0, "r"
@@ -126,6 +127,7 @@ def test_bad_frames_are_left_out_and_the_others_are_processed(place):
         "./n1.fits",
         "missing.fits",
         "nan.fits",
+        "far.fits",
         "--out",
         "out",
         "--positions",
@@ -146,7 +148,9 @@ def test_bad_frames_are_left_out_and_the_others_are_processed(place):
         ("text.fits", "refused"),
         ("text.fits", "template refused"),
         ("missing.fits", "refused"),
+        ("far.fits", "refused"),
     }
+    assert states["far.fits", "refused"]["code"] == "bad_card"  # a time in the year 8600
     assert (failed["state"], failed["code"]) in (("failed", "no_good_pixels"), ("refused", "no_good_pixels"))
     assert (report["exitStatus"], report["interrupted"], report["error"]) == (1, False, None)
     for text in ("missing.fits", "no_good_pixels", "template refused", "fits_unreadable"):

@@ -19,6 +19,7 @@ from alerts.packets.wire import schema
 from apdb.operate.export import all_rows, latest_objects
 from apdb.queue.status import service_status
 from exposure import Exposure, load_instrument
+from exposure.mask import plane_bits
 from service.commands.main import app
 from service.local.campaign import consume_alerts, post_visits, read_alerts, wait_finished, wait_published
 from service.local.stack import Stack
@@ -111,13 +112,31 @@ def test_explain_says_why_there_is_or_is_no_alert(survey, running):
     assert "published" in done.stdout
 
 
+def hidden(post, sources, where):
+    """Return the message of a copy of an image on which some of its sources lie in pixels without data."""
+    e = Exposure.read_fits(Path(post["science"]), load_instrument("simcam"))
+    x, y = e.wcs.sky_to_pixel(sources.ra.to_numpy(), sources.dec.to_numpy())
+    rows, columns = np.mgrid[: e.image.shape[0], : e.image.shape[1]]
+    for x0, y0 in zip(x, y, strict=True):
+        e.mask[np.hypot(columns - x0, rows - y0) < 16] |= plane_bits(["NO_DATA"])
+    where.parent.mkdir(exist_ok=True)
+    e.write_fits(where)
+    return {**post, "science": str(where)}
+
+
 def test_replaced_visits_and_their_readers(survey, running):
-    """The last visit twice, a founding one, by the query as in the message: alerts and corrections give what is stored."""
+    """The last visit twice, a founding one, by the query as in the message, then with fewer detections and with none: alerts and
+    corrections give what is stored."""
     posts = messages(science(survey))
     url, last, founding = f"{running.url}/v1/visits", posts[-1], posts[0]
     forced = all_rows(running.database, "DiaForcedSource")
     assert (forced.visit == last["visit"]).any()
-    for release, post in ((1, last), (2, last), (1, founding)):
+    own = all_rows(running.database, "DiaSource")
+    own = own[(own.visit == last["visit"]) & (own.detector == last["detector"])]
+    fewer, none = (hidden(last, own[::step], survey / "hidden" / f"{step}.fits") for step in (2, 1))
+    detected = {}
+    for name, release, post in (("again", 1, last), ("twice", 2, last), ("founding", 1, founding), ("fewer", 3, fewer),
+                                ("none", 4, none)):  # fmt: skip
         by_query = release == 2
         reply = (
             httpx.post(url, params={"reprocess": "replace"}, json=post)
@@ -129,6 +148,8 @@ def test_replaced_visits_and_their_readers(survey, running):
         state = wait_finished(running, [key], 120)[key]
         assert state["state"] == "done", running.log("worker")
         assert state["counts"]["withdrawn"] > 0
+        detected[name] = state["counts"]["diaSources"]
+    assert detected["again"] == detected["twice"] == len(own) > detected["fewer"] > detected["none"] == 0
     assert httpx.post(url, params={"reprocess": "sometimes"}, json=last).status_code == 422
     wait_published(running)
     current = CurrentSources()
@@ -144,6 +165,23 @@ def test_replaced_visits_and_their_readers(survey, running):
                 current.add(alert.packet)
     objects = latest_objects(running.database).set_index("diaObjectId")
     assert objects.nDiaSources.to_dict() == {owner: len(ids) for owner, ids in wanted.items()}
+
+
+def test_a_visit_that_is_being_processed_is_not_replaced(survey, running):
+    post = {**messages(science(survey))[0], "visit": 9900, "reprocess": "replace"}
+    with running.database.connect() as c, c.transaction():
+        c.execute(
+            'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, attempt) VALUES '
+            "(9900, %s, 'simcam', '{}', 'x', 'running', 1)", (post["detector"],))  # fmt: skip
+        c.execute(
+            'INSERT INTO "VisitLease" (visit, detector, attempt, owner, until) VALUES (9900, %s, 1, \'x\', now() + \'1 h\')',
+            (post["detector"],))  # fmt: skip
+    for more in ({}, {"params": {"reprocess": "replace"}}):
+        reply = httpx.post(f"{running.url}/v1/visits", json=post, **more)
+        assert (reply.status_code, reply.json()["code"]) == (409, "visit_running"), reply.text
+    with running.database.connect() as c:
+        for table in ("VisitLease", "VisitLedger"):
+            c.execute(f'DELETE FROM "{table}" WHERE visit = 9900')
 
 
 def test_posting_twice_changes_nothing(survey, running):
@@ -168,20 +206,27 @@ def broken_files(survey):
     folder.mkdir(exist_ok=True)
     (folder / "noise.fits").write_bytes(b"\x01" * 4000)
     (folder / "cut.fits").write_bytes(data[: len(data) // 2])
-    for name, change in (("nowcs", "wcs"), ("allnan", "nan"), ("band", "band"), ("future", "time")):
+    years = {"future": 64_654.5, "year8600": 2_461_373.5}  # a clock ten years off, a Julian date for an MJD
+    for name, change in (
+        ("nowcs", "wcs"),
+        ("allnan", "nan"),
+        ("band", "band"),
+        ("future", "time"),
+        ("year8600", "time"),
+    ):
         e = Exposure.read_fits(good)
         if change == "wcs":
             e.wcs = None
         elif change == "nan":
             e.image[:] = np.nan
         elif change == "time":
-            e.visit_info = replace(e.visit_info, midpoint_mjd_tai=64_654.5)  # a clock ten years off
+            e.visit_info = replace(e.visit_info, midpoint_mjd_tai=years[name])
         else:
             e.band = "g"
         e.write_fits(folder / f"{name}.fits")
     return [("noise", "fits_unreadable"), ("cut", "fits_unreadable"), ("nowcs", "wcs_missing"),
             ("allnan", "no_good_pixels"), ("band", "template_missing"), ("absent", "fits_unreadable"),
-            ("future", "time_refused")]  # fmt: skip
+            ("future", "time_refused"), ("year8600", "bad_card")]  # fmt: skip
 
 
 def test_broken_images_fail_with_a_typed_error_and_the_service_goes_on(survey, running):
@@ -213,6 +258,7 @@ def test_broken_images_fail_with_a_typed_error_and_the_service_goes_on(survey, r
         ({"science": "file://other/x"}, "forbidden_location"), ({"science": "x.fits"}, "forbidden_location"),
         ({"instrument": "nosuch"}, "instrument"), ({"instrument": "../x"}, "bad_message"), ({"visit": -1}, "bad_message"),
         ({"surprise": 1}, "bad_message"), ({"band": "H"}, "bad_message"), ({"version": 2}, "bad_message"),
+        ({"midpointMjdTai": 2461373.5}, "bad_message"),
     ],
 )  # fmt: skip
 def test_bad_messages_are_refused_at_the_door(survey, running, change, code):
@@ -331,3 +377,36 @@ def test_visits_go_on_without_a_broker_and_alerts_follow(survey, running):
     assert sorted(i for i, a in zip(ids, alerts, strict=True) if a.headers["visit"].startswith("700")) == sorted(
         sources.diaSourceId[sources.visit.between(7000, 7002)]
     )
+
+
+def test_a_late_frame_of_an_archived_month(survey, running, tmp_path):
+    """A month that is archived and dropped while the service runs, a frame of it, the archive again, all of it restored."""
+
+    def apdb(*words):
+        done = CliRunner().invoke(app, ["apdb", *words, "--json"], env=running.settings.environment())
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    def process(visit, mjd):
+        post = {**messages(science(survey))[0], "visit": visit, "midpointMjdTai": mjd}
+        post_visits(running, [post])
+        state = wait_finished(running, [(visit, post["detector"])], 120)[(visit, post["detector"])]
+        assert state["state"] == "done", state
+        return state["counts"]["diaSources"]
+
+    def seen():
+        sources = all_rows(running.database, "DiaSource")
+        return sources[sources.visit.isin((9100, 9101))].groupby("visit").size().to_dict()
+
+    archive = ("archive", "--to", str(tmp_path), "--keep-months", "13", "--drop")
+    month, found = "DiaSource_2025m01", {9100: process(9100, 60_680.0)}
+    assert {"partition": month, "action": "dropped", "rows": found[9100]} in apdb(*archive)
+    assert seen() == {}
+    found[9101] = process(9101, 60_681.0)
+    assert seen() == {9101: found[9101]}  # late, and read at once
+    assert month not in {p["name"] for p in apdb("partitions", "list")}
+    assert {"partition": month, "action": "dropped", "rows": found[9101]} in apdb(*archive)
+    assert seen() == {}
+    apdb("restore", month)
+    assert seen() == found
+    assert min(found.values()) > 0
