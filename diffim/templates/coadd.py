@@ -8,20 +8,22 @@ import numpy as np
 from diffim.pixels.warp import warp_exposure
 from diffim.templates.coadd_psf import PsfInput, union_psf
 from diffim.templates.tiling import Tile
-from exposure import Exposure, PhotoCalib
+from exposure import Exposure, PhotoCalib, Psf
 from exposure.mask import plane_bits
+from exposure.psf import fwhm_of
 from tasks.arrays import F32, F64, Flags
 
 __all__ = ["coadd_tile"]
 
 PSF_CELLS = 4
+PLAY, SEEING = 0.5, 1.3  # of a star's light by which frames of one seeing may differ; of what their seeing makes of it
 
 
 def coadd_tile(tile: Tile, exposures: Sequence[Exposure]) -> Exposure | None:
     """Return the coadd in nJy, or None when no exposure has a pixel on the tile.
 
     Each exposure has one weight, the inverse of its median variance, so that stars and sky have the same PSF. A pixel
-    that differs from the median of the stack by more than 5 sigma and half of the local light is left out.
+    that differs from the median of the stack by more than 5 sigma, and by more than its seeing makes of stars, is left out.
     """
     box = (0, 0, tile.size, tile.size)
     warped, weights, psfs = [], [], []
@@ -62,7 +64,9 @@ def _combine(tile: Tile, warped: list[Exposure], weights: F64, psfs: list[PsfInp
     stack = np.stack([w.image for w in warped])
     use = np.stack([w.good("BAD", "CR") for w in warped])
     if len(warped) >= 3:
-        use &= ~_outliers(stack, use, warped)
+        use &= ~_outliers(stack, use, warped, [p[0] for p in psfs])
+    # beside a cosmic ray of the only frame the pixels around it tell as much as there is to know
+    use |= ~use.any(axis=0) & np.stack([w.good("BAD") for w in warped])
     w = np.where(use, weights[:, None, None], 0).astype(np.float32)
     total = w.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -95,17 +99,30 @@ def _combine(tile: Tile, warped: list[Exposure], weights: F64, psfs: list[PsfInp
     )
 
 
-def _outliers(stack: F32, use: Flags, warped: list[Exposure]) -> Flags:
-    """Return where a pixel stands out of the stack (N, size, size): cosmic rays, asteroids, satellites; stars stay."""
+def _outliers(stack: F32, use: Flags, warped: list[Exposure], psfs: Sequence[Psf]) -> Flags:
+    """Return where a pixel stands out of the stack (N, size, size): cosmic rays, asteroids, satellites; stars stay.
+
+    Stars differ from frame to frame by the seeing: in their cores by as much as the peaks of the PSFs do, in their wings by more
+    than they are bright there, but by less than they are one FWHM further in.
+    """
     middle = _median(stack, use)
-    brightness = cv2.dilate(np.nan_to_num(middle).astype(np.float32), np.ones((3, 3), np.uint8))
+    peaks, widths = np.array([_peak_and_width(psf) for psf in psfs]).T
+    side = 2 * int(np.ceil(widths.max())) + 1
+    brightness = cv2.dilate(np.nan_to_num(middle).astype(np.float32), np.ones((side, side), np.uint8))
     out = np.zeros(stack.shape, dtype=bool)
     for k, part in enumerate(warped):
+        share = PLAY + SEEING * abs(peaks[k] / np.median(peaks) - 1)
         with np.errstate(invalid="ignore"):
-            limit = 5 * np.sqrt(part.variance) + 0.5 * np.maximum(brightness, 0)
+            limit = 5 * np.sqrt(part.variance) + np.float32(share) * np.maximum(brightness, 0)
             odd = np.abs(stack[k] - middle) > limit
         out[k] = cv2.dilate(odd.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0  # with the wings of a track
     return out
+
+
+def _peak_and_width(psf: Psf) -> tuple[float, float]:
+    """Return the brightest pixel of a PSF and its FWHM (px) in the middle of its frame."""
+    x, y = psf.average_position()
+    return float(psf.kernel_at(x, y).max()), float(fwhm_of(psf.moments_at(x, y))[0])
 
 
 def _median(stack: F32, use: Flags) -> F32:

@@ -8,13 +8,14 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from diffim.detection.cosmic_rays import find_cosmic_rays
 from diffim.errors import NoTemplate, NoTemplateCoverage, TemplateSetError
 from diffim.templates.choice import chosen_version, promote, roll_back
 from diffim.templates.coadd import coadd_tile
@@ -24,7 +25,7 @@ from exposure import Exposure, SkyWcs
 from tasks.arrays import F64, Box
 from tasks.sphere import unit_vectors
 
-__all__ = ["TemplateSet", "TemplateStore", "build_template", "merge_stars", "tiles_of"]
+__all__ = ["TemplateSet", "TemplateStore", "build_template", "merge_stars", "tiles_of", "without_cosmic_rays"]
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ def build_template(
     for e in exposures:
         if e.wcs is None or e.psf is None or e.photo_calib is None:
             raise TemplateSetError("characterise the exposures first", **e.where)
+    exposures = [without_cosmic_rays(e) for e in exposures]
     tiling = SkyTiling(pixel_scale, tile)
     directory, version = _new_version(Path(root) / name)
     groups = _groups(tiling, exposures)
@@ -228,6 +230,22 @@ def build_template(
     partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     os.replace(partial, directory / "manifest.json")
     return TemplateSet(name, version, directory, manifest)
+
+
+def without_cosmic_rays(exposure: Exposure) -> Exposure:
+    """Return a frame with the same pixels whose cosmic rays (and hot pixels) are ``CR``, and have no data.
+
+    A coadd of three frames and more would find most of them; one of a single frame has nothing else to go by. Resampling leaves
+    pixels without data out, so that no cosmic ray is smeared.
+    """
+    rays = find_cosmic_rays(
+        exposure.image, exposure.variance, exposure.good("SAT", "BAD", "CR", "SUSPECT"), exposure.require_psf()
+    )
+    rays |= exposure.flagged("CR")
+    marked = replace(exposure, mask=exposure.mask.copy())
+    for plane in ("CR", "NO_DATA"):
+        marked.set_plane(plane, rays)
+    return marked
 
 
 def _new_version(base: Path) -> tuple[Path, int]:

@@ -111,7 +111,9 @@ def test_coverage(origin, covered, works):
     sources = f.sources()
     if works:
         task, r = run(science, template, sources)
-        assert np.isfinite(r.subtractedExposure.image).all()
+        missing = r.subtractedExposure.flagged("NO_DATA")
+        assert (np.isfinite(r.subtractedExposure.image) == ~missing).all()
+        assert missing.mean() == pytest.approx(1 - covered, abs=0.03)  # and what the kernel reaches of it
         assert task.metadata["templateCoveragePercent"] == pytest.approx(70, abs=1)
     else:
         few = sources if covered < 0.1 else sources[sources.x > origin[0] + 100]
@@ -142,7 +144,9 @@ def test_planes_of_the_template_and_of_the_image(origin):
         ["NO_DATA", "BAD", "HIGH_VARIANCE", "SAT_TEMPLATE", "INJECTED_TEMPLATE", "INJECTED_CORE_TEMPLATE"]
     )
     alone = d.mask & ~science.mask
-    assert (alone & ~np.int32(kept | plane_bits(["SUSPECT", "SAT", "CR"]))).max() == 0
+    assert (alone & ~np.int32(kept | plane_bits(["SUSPECT", "SAT", "CR", "EDGE"]))).max() == 0
+    assert not d.flagged("EDGE")[16:-16, 16:-16].any()  # only where a kernel leaves the image
+    assert d.flagged("EDGE")[[0, -1]].all()
 
 
 def test_a_template_plane_that_existed_before_survives(origin):
