@@ -123,5 +123,5 @@ def test_the_report_counts_every_quantum_and_files_can_be_taken_out(done, tmp_pa
     for label, task in report.items():
         assert task["n_successful"] == task["n_expected"] > 0, label
     found = done.butler.query_datasets("difference_image", limit=1)
-    taken = done.butler.retrieve_artifacts(found, str(tmp_path), transfer="copy")
+    taken = done.butler.retrieveArtifacts(found, str(tmp_path), transfer="copy")
     assert len(list(taken)) == 1 and any(tmp_path.rglob("*.fits"))
