@@ -7,11 +7,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # of several processes beside each other: threads that wait for work turn round and take the time of the others
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults burst conditions-test lint types history-test docs programs restore-drill clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults burst conditions-test lint types history-test docs programs restore-drill middleware-test clean
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml client/pyproject.toml requirements.lock tools/setup.sh
+.venv/.ready: pyproject.toml client/pyproject.toml requirements.lock tools/setup.sh tools/fetch_assets.sh service/pages/package-lock.json
 	@bash tools/setup.sh
 
 demo: setup
@@ -79,6 +79,12 @@ conditions-test: setup
 # 300 histories of visits, replacements, withdrawals and merges; 20 kills in the middle of a replacement.
 history-test: setup
 	@ALERTPROD_HISTORIES=300 ALERTPROD_REPLACE_KILLS=20 $(PY) -m pytest tests/integration/test_take_back.py -s -o timeout=3000
+
+# Alert production and a survey anew under pipetask, on four visits, and a batch of more than 40 quanta on Parsl with two
+# workers (pip install '.[batch]'): about 5 minutes.
+middleware-test: setup
+	@$(ONE_THREAD) ALERTPROD_BUTLER_VISITS=4 ALERTPROD_BPS=1 $(PY) -m pytest tests/integration/test_middleware.py \
+		tests/integration/test_middleware_drp.py tests/integration/test_batch.py -s -o timeout=3000
 
 bench: setup
 	@$(PY) -m benchmarks.steps

@@ -10,6 +10,7 @@ from lsst.sphgeom import Region
 
 from apdb import Database, VisitUnitOfWork
 from association.apdb_address import apdb_uri, has_password
+from diffim.templates.skymap import SkyMap
 from tasks.base import AlertTask
 from tasks.quanta import quantum_errors
 
@@ -57,8 +58,13 @@ class ExportDiaObjectsTask(AlertTask):
     ConfigClass = ExportDiaObjectsConfig
     _DefaultName = "loadDiaCatalogs"
 
-    def run(self, region: Region) -> Struct:
+    def run(self, region: Region, skymap: str = "", tract: int = 0, patch: int = 0) -> Struct:
         """Return ``objects``: the newest versions (DiaObjectLast columns) of the objects in a region.
+
+        Parameters
+        ----------
+        skymap, tract, patch
+            Of a sky map of ours those objects are given that are of this patch: each is of one, though patches overlap.
 
         Raises
         ------
@@ -68,12 +74,16 @@ class ExportDiaObjectsTask(AlertTask):
         with Database(apdb_uri(self.config.apdb_config_url)).connect() as connection:
             with VisitUnitOfWork(connection) as work:
                 found = work.load_objects(region)
-        ra, dec = (np.radians(found[c].to_numpy(np.float64)) for c in ("ra", "dec"))
-        inside = np.asarray(region.contains(ra, dec), bool)
+        ra, dec = found.ra.to_numpy(np.float64), found.dec.to_numpy(np.float64)
+        sky = SkyMap.named(skymap)
+        inside = np.asarray(region.contains(np.radians(ra), np.radians(dec)), np.bool_)
+        if sky is not None:
+            inside &= sky.owned(ra, dec, tract, patch)
         return Struct(objects=found[inside].reset_index(drop=True))
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Read the objects of the patch, store."""
         with quantum_errors(self):
-            result = self.run(butlerQC.quantum.dataId.region)
+            place = butlerQC.quantum.dataId
+            result = self.run(place.region, str(place["skymap"]), int(place["tract"]), int(place["patch"]))
         butlerQC.put(result, outputRefs)

@@ -9,7 +9,7 @@ import pandas as pd
 from apdb import columns_of, empty_frame
 from association.errors import AssociationError
 from exposure import Exposure
-from forced.calibrated import calibrated_fluxes, measure_pair
+from forced.calibrated import difference_fluxes, measure_pair
 from tasks import IdFactory, IdGenerator
 from tasks.arrays import I32, I64
 
@@ -106,7 +106,7 @@ def rows_on_difference(
     chosen = chosen[keep]
     fluxes = None
     if len(chosen):
-        measured = calibrated_fluxes(difference, x[keep], y[keep])
+        measured = difference_fluxes(difference, x[keep], y[keep])
         fluxes = pd.DataFrame(
             {
                 "psfFlux": measured.flux,

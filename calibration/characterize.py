@@ -9,6 +9,7 @@ import pandas as pd
 from calibration.astrometry import refine_wcs
 from calibration.defects.mending import mend_bad_pixels
 from calibration.defects.tracks import find_rays
+from calibration.lonely import are_scattered
 from calibration.noise import fill_variance, subtract_background
 from calibration.psf.model import PsfFit, fit_psf
 from calibration.psf.smoothing import UNDERSAMPLED_FWHM, scale_to_flux_errors, smooth
@@ -102,13 +103,16 @@ def add_psf(exposure: Exposure, sources: pd.DataFrame, rules: Instrument) -> Psf
 
 def _psf_report(fit: PsfFit, rules: Instrument) -> dict[str, float]:
     """Return the numbers of a PSF fit for the metadata."""
-    return {
+    where = {"psfSizeErrorX": fit.misfit.x, "psfSizeErrorY": fit.misfit.y} if fit.misfit.error else {}
+    return where | {
         "psfFwhm": fit.fwhm,
         "undersampled": _undersampled(fit.fwhm, rules),
         "psfHeldOutResidual": fit.held_out_residual,
         "psfHeldOutChi2": fit.held_out_chi2,
         "psfStars": float(fit.n_stars),
         "psfWingFraction": fit.wing_fraction,
+        "psfStarEvidence": fit.star_evidence,
+        "psfSizeError": fit.misfit.error,
     }
 
 
@@ -150,7 +154,13 @@ def _without_cosmic_rays(
 def _measure(exposure: Exposure, sources: pd.DataFrame) -> None:
     """Add psfFlux, psfFluxErr (image unit) and snr to the sources, with aperture correction."""
     fluxes = forced_psf_photometry(
-        exposure.image, exposure.variance, exposure.require_psf(), sources.x, sources.y, origin=exposure.origin
+        exposure.image,
+        exposure.variance,
+        exposure.require_psf(),
+        sources.x,
+        sources.y,
+        origin=exposure.origin,
+        bad=~exposure.good("BAD", "CR") if are_scattered(exposure) else None,
     )
     factor = None if exposure.ap_corr is None else exposure.ap_corr.at(PSF_FLUX, sources.x, sources.y)
     scale = 1.0 if factor is None else factor

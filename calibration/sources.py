@@ -9,8 +9,10 @@ import sep
 from numpy.typing import NDArray
 
 from calibration.errors import TooCrowded
-from calibration.stars import ENOUGH_FOR_PSF, isolated, likely_stars, shapes, unresolved
+from calibration.lonely import without_lonely
+from calibration.stars import find_stars, isolated, model_sizes, shapes
 from exposure import Exposure
+from exposure.stars import EVIDENCE
 from tasks.arrays import F32, Flags
 
 __all__ = ["detect_sources"]
@@ -36,6 +38,7 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     TooCrowded
         More sources touch each other than can be told apart.
     """
+    exposure = without_lonely(exposure)
     bad = ~exposure.good("BAD", "CR")
     data = np.where(bad, 0, exposure.image).astype(np.float32)
     error = np.sqrt(np.where(bad, 1, exposure.variance)).astype(np.float32)
@@ -53,17 +56,23 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     frame["blended"] = (objects["flag"] & _BLENDED) != 0
     frame = frame.sort_values(["apFlux", "x"], ascending=[False, True], ignore_index=True)
     x, y, flux = (frame[c].to_numpy(np.float64) for c in ("x", "y", "apFlux"))
-    frame["size"], frame["flagged"] = shapes(exposure, data, x, y)
+    snr = frame.snr.to_numpy(np.float64)
+    size, frame["flagged"] = shapes(exposure, data, x, y, snr)
+    frame["size"] = size
     frame["isolated"] = isolated(x, y, flux)
-    able = ~frame.flagged & (frame.elongation < 2.0)
-    snr, size = frame.snr.to_numpy(np.float64), frame["size"].to_numpy(np.float64)
-    star = unresolved(snr, size, (able & frame.isolated & ~frame.blended).to_numpy(np.bool_))
-    if star.sum() < ENOUGH_FOR_PSF:  # a crowded field: all touch
-        star |= likely_stars(x, y, flux, snr, size, able.to_numpy(np.bool_))
-    frame["star"] = star
+    able, merged = (a.to_numpy(np.bool_) for a in (~frame.flagged & _round(frame), frame.blended))
+    found = find_stars(x, y, flux, snr, size, able, merged, model_sizes(exposure, x, y))
+    frame["star"] = found.star
+    frame.attrs[EVIDENCE] = found.evidence
     frame["x"] += exposure.origin[0]
     frame["y"] += exposure.origin[1]
     return frame
+
+
+def _round(frame: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which sources are not much longer than most bright ones: those of an image that is trailed all are."""
+    usual = frame.elongation[frame.snr > 20].quantile(0.25) if (frame.snr > 20).any() else 1.0
+    return frame.elongation < 2.0 * usual
 
 
 def _extract(data: F32, error: F32, bad: Flags, threshold: float, where: dict[str, int | None]) -> NDArray[Any]:

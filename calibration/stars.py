@@ -3,22 +3,36 @@
 No table is made here: a subtraction alone does not load what tables need.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
+from calibration.lonely import without_lonely
 from exposure import Exposure
 from exposure.mask import is_usable, plane_bits, true_places
+from exposure.psf import FWHM_PER_SIGMA
+from exposure.psf_width import psf_sizes
 from exposure.stamps import adaptive_moments, gather
+from exposure.star_locus import EVIDENT, star_locus
 from exposure.stars import Stars
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I32, I64, Flags, nearest_pixels
 from tasks.compiled import compiled
 
-__all__ = ["bright_stars", "isolated", "likely_stars", "shapes", "unresolved"]
+__all__ = ["Found", "bright_stars", "find_stars", "isolated", "model_sizes", "psf_stars", "shapes"]
 
 MOST = 100_000  # peaks that are looked at
-ENOUGH_FOR_PSF = 6
+ENOUGH_FOR_PSF, LEAST_STARS, FEW = 6, 4, 8
+MIN_SNR, FAINT = 20.0, 10.0  # of stars; where there are few
+UNDERSAMPLED, BLUR = 1.05, 1.0  # px: radius below which sizes depend on the place inside the pixel; sigma that helps
+LEAST_SIZE = 0.05  # px^2
+MODEL_ERROR = 0.15  # ln size by which a PSF model may be off
+STAMP, MOST_STAMP, WIDE_ENOUGH = 25, 91, 9.0  # px; px; sigma: side of the stamps that sizes are measured on
+MOST_SHAPES = 20_000
+USUAL_FWHM, USUAL_RADIUS = 5.0, 10.0  # px: of a neighbour that counts, for stars up to that width
 SPOILING = ("BAD", "SAT", "NO_DATA", "CR", "EDGE")
 
 
@@ -62,6 +76,7 @@ def bright_stars(exposure: Exposure, threshold: float = 30.0) -> Stars:
 
     Positions are those of the peak pixel, fluxes sums within 5 px; brightest first.
     """
+    exposure = without_lonely(exposure)
     useless = np.int32(plane_bits(["NO_DATA", "BAD", "CR", "SAT"]))
     bands: dict[int, I64] = {}
 
@@ -81,43 +96,147 @@ def bright_stars(exposure: Exposure, threshold: float = 30.0) -> Stars:
     )
     order = np.lexsort((peaks[:, 0], -total))
     (x, y), flux = peaks[order].T.astype(np.float64), total[order]
-    size, flagged = shapes(exposure, exposure.image, x, y)
-    alone = isolated(x, y, flux)
     snr = flux / np.sqrt(np.maximum(noise[order], 1e-30))
-    star = likely_stars(x, y, flux, snr, size, ~flagged)
-    return Stars(x + exposure.origin[0], y + exposure.origin[1], snr, flux, star, alone, flagged, size=size)
+    size, flagged = shapes(exposure, exposure.image, x, y, snr)
+    alone = isolated(x, y, flux)
+    found = find_stars(x, y, flux, snr, size, ~flagged, expected=model_sizes(exposure, x, y))
+    place = x + exposure.origin[0], y + exposure.origin[1]
+    return Stars(*place, snr, flux, found.star, alone, flagged, size=size, evidence=found.evidence)
 
 
-def shapes(exposure: Exposure, data: F32, x: F64, y: F64, side: int = 25) -> tuple[F64, Flags]:
-    """Return adaptive sizes (trace radius^2, px^2; of the first 4000) and whether a pixel near each is spoilt.
+def shapes(exposure: Exposure, data: F32, x: F64, y: F64, snr: F64) -> tuple[F64, Flags]:
+    """Return adaptive sizes (trace radius^2, px^2; NaN of faint sources) and whether a pixel near each is spoilt.
+
+    The stamps are as large as the narrowest tenth of the sources ask for.
 
     Parameters
     ----------
     x, y
         Array px, shape (N,).
+    snr
+        Signal to noise, shape (N,).
     """
     ix, iy = nearest_pixels(x), nearest_pixels(y)
-    top = min(x.size, 4000)
+    rows = np.flatnonzero(snr >= FAINT)[:MOST_SHAPES]
     size = np.full(x.size, np.nan)
-    moments = adaptive_moments(gather(data, ix[:top], iy[:top], side, 0.0), x[:top] - ix[:top], y[:top] - iy[:top])
-    size[:top] = 0.5 * (moments[:, 0] + moments[:, 1])
-    near = gather(exposure.mask, ix, iy, 11, -1)
+    side = STAMP
+    for _ in range(3):
+        stamps = gather(data, ix[rows], iy[rows], side, 0.0)
+        moments = adaptive_moments(stamps, x[rows] - ix[rows], y[rows] - iy[rows])
+        size[rows] = 0.5 * (moments[:, 0] + moments[:, 1])
+        radius = _typical_radius(size, snr)
+        if radius < UNDERSAMPLED:
+            size[rows] = _blurred_sizes(data, x[rows], y[rows], side)
+            break
+        if side >= min(WIDE_ENOUGH * radius, MOST_STAMP):
+            break
+        side = min(2 * int(0.75 * WIDE_ENOUGH * radius) + 1, MOST_STAMP)
+    reach = max(5, int(FWHM_PER_SIGMA * radius + 0.5))  # px: about the FWHM
+    near = gather(exposure.mask, ix, iy, 2 * reach + 1, -1)
     off = (near == -1).any(axis=(1, 2))
     return size, off | ((near & plane_bits(SPOILING)) != 0).any(axis=(1, 2))
 
 
-def likely_stars(x: F64, y: F64, flux: F64, snr: F64, size: F64, able: Flags) -> Flags:
-    """Return which of the `able` sources are stars that a PSF can be measured on, all (N,).
+def _blurred_sizes(data: F32, x: F64, y: F64, side: int) -> F64:
+    """Return the sizes (N,), px^2, of sources that are hardly sampled: of the blurred image, less the blur."""
+    ix, iy = nearest_pixels(x), nearest_pixels(y)
+    moments = adaptive_moments(gather(cv2.GaussianBlur(data, (9, 9), BLUR), ix, iy, side, 0.0), x - ix, y - iy)
+    return np.maximum(0.5 * (moments[:, 0] + moments[:, 1]) - BLUR**2, LEAST_SIZE)
 
-    Those are alone, or, where the field is crowded and too few are, outshine their neighbours. Positions are px, sizes
-    px^2.
+
+def _typical_radius(size: F64, snr: F64) -> float:
+    """Return the radius (sigma, px) of the narrowest of the bright sources; 0 where there are none."""
+    bright = size[np.isfinite(size) & (snr > 20)]
+    return float(np.sqrt(np.quantile(bright, 0.1))) if bright.size else 0.0
+
+
+def model_sizes(exposure: Exposure, x: F64, y: F64) -> F64 | None:
+    """Return the trace radius^2 (N,), px^2, of the exposure's PSF at array px, None where it has none."""
+    if exposure.psf is None:
+        return None
+    return psf_sizes(exposure.psf, exposure.bbox, x + exposure.origin[0], y + exposure.origin[1])
+
+
+@dataclass(frozen=True)
+class Found:
+    """Which sources are stars, (N,), and how evident they are (`exposure.star_locus.EVIDENT`)."""
+
+    star: Flags
+    evidence: float
+
+
+def find_stars(
+    x: F64,
+    y: F64,
+    flux: F64,
+    snr: F64,
+    size: F64,
+    able: Flags,
+    merged: Flags | None = None,
+    expected: F64 | None = None,
+) -> Found:
+    """Return which of the `able` sources are stars.
+
+    They are those as large as stars are at their place. What that is tell bright sources that are alone, or, where the
+    field is crowded and too few are, that outshine their neighbours.
+
+    Parameters
+    ----------
+    x, y
+        Shape (N,), px.
+    flux, snr, size
+        Image unit; signal to noise; adaptive trace radius^2, px^2, shape (N,).
+    merged
+        Sources whose pixels are next to those of another, shape (N,).
+    expected
+        The size of a PSF model at each source, where there is one.
     """
-    star = unresolved(snr, size, able & isolated(x, y, flux))
-    for radius, share in ((6.0, 0.1), (4.0, 0.3)):
-        if star.sum() >= ENOUGH_FOR_PSF:
+    usable, radius = able & np.isfinite(size), USUAL_RADIUS * _scale(size, snr)
+    blur = BLUR**2 if _typical_radius(size, snr) < UNDERSAMPLED else 0.0  # what was measured is the size with it
+    with np.errstate(invalid="ignore", divide="ignore"):
+        logs = np.log(size + blur)
+        relative = None if expected is None else logs - np.log(expected + blur)
+    found = Found(np.zeros(x.size, np.bool_), 0.0)
+    for clean in _less_and_less_alone(x, y, flux, usable, merged, radius):
+        least = MIN_SNR if (clean & (snr >= MIN_SNR)).sum() >= FEW else FAINT
+        bright = clean & (snr >= least)
+        locus = None if relative is None else star_locus(x, y, snr, relative, bright, MODEL_ERROR)
+        if locus is None or locus.evidence < EVIDENT:
+            locus = star_locus(x, y, snr, logs, bright)
+        star = locus.star & able & (snr >= least)
+        if locus.evidence < EVIDENT and (star & bright).sum() < LEAST_STARS:
+            star = _most_alike(snr, size, bright)  # so few that nothing can be told from their sizes
+        found = Found(star, locus.evidence)
+        if (star & clean).sum() >= ENOUGH_FOR_PSF:
             break
-        star |= unresolved(snr, size, able & isolated(x, y, flux, radius, share))
-    return star
+    return found
+
+
+def _scale(size: F64, snr: F64) -> float:
+    """Return by how much stars are larger than what distances are meant for, FWHM up to 5 px; 1 or more."""
+    return max(1.0, FWHM_PER_SIGMA * _typical_radius(size, snr) / USUAL_FWHM)
+
+
+def psf_stars(x: F64, y: F64, flux: F64, star: Flags, merged: Flags | None = None, fwhm: float = USUAL_FWHM) -> Flags:
+    """Return the stars that a PSF can be measured on: alone, or, if too few are, brighter than their neighbours.
+
+    See `find_stars`; `fwhm` is that of stars, px.
+    """
+    for chosen in _less_and_less_alone(x, y, flux, star, merged, USUAL_RADIUS * max(1.0, fwhm / USUAL_FWHM)):
+        if chosen.sum() >= ENOUGH_FOR_PSF:
+            break
+    return chosen
+
+
+def _less_and_less_alone(
+    x: F64, y: F64, flux: F64, able: Flags, merged: Flags | None, radius: float
+) -> Iterator[Flags]:
+    """Yield the sources (N,) that have no neighbour within a radius (px), and then also those that outshine theirs."""
+    alone = able & isolated(x, y, flux, radius)
+    yield alone if merged is None else alone & ~merged
+    for part, share in ((0.6, 0.1), (0.4, 0.3)):
+        alone = alone | (able & isolated(x, y, flux, part * radius, share))
+        yield alone
 
 
 def isolated(x: F64, y: F64, flux: F64, radius: float = 10.0, share: float = 0.03) -> Flags:
@@ -144,20 +263,17 @@ def _alone(x: F64, y: F64, flux: F64, radius: float, share: float) -> Flags:
     return out
 
 
-def unresolved(snr: F64, size: F64, able: Flags, min_snr: float = 20.0, max_stars: int = 600) -> Flags:
-    """Return which of the `able` sources are stars, all (N,): the densest range of sizes (px^2) among the bright ones."""
+def _most_alike(snr: F64, size: F64, able: Flags) -> Flags:
+    """Return the `able` sources (N,) in the densest range of sizes (px^2)."""
     chosen = np.zeros(snr.size, dtype=bool)
-    index = np.flatnonzero(able & (snr >= min_snr) & np.isfinite(size))[: 3 * max_stars]
-    if index.size < 8 and min_snr > 10:
-        return unresolved(snr, size, able, 10.0, max_stars)  # a sparse field
+    index = np.flatnonzero(able)[:MOST_SHAPES]
     if index.size < 3:
         return chosen
     logs = np.log(size[index])
     mode = _half_sample_mode(np.sort(logs))
     near = np.abs(logs - mode) < 0.35
     scatter = 1.4826 * np.median(np.abs(logs[near] - mode)) if near.any() else 0.1
-    keep = np.abs(logs - mode) < np.clip(3.0 * scatter, 0.08, 0.35)
-    chosen[index[keep][:max_stars]] = True
+    chosen[index[np.abs(logs - mode) < np.clip(3.0 * scatter, 0.08, 0.35)]] = True
     return chosen
 
 

@@ -97,7 +97,7 @@ def _detected(
     pipeline.put("starPositionResidual", residuals.position_error)
     s = significance(
         difference,
-        difference.good("BAD", "SAT", "CR"),
+        difference.good("BAD", "SAT", "CR", "EDGE"),
         result.matchedExposure,
         residuals,
         gaussian=not options.useScoreImageDetection,
@@ -213,4 +213,4 @@ def _gate_numbers(
         out |= {"residualFootprintSkyRatioMean": sky[0], "residualFootprintSkyRatioStdev": sky[1]}
         pair = (science, template) if numbers["convolved"] == "convolveTemplate" else (template, science)
         out |= quality.plain_noise_correlation(fit.kernel, *pair)
-    return out | quality.masked_shares(difference)
+    return out | quality.masked_shares(difference, science, int(numbers.get("cosmic_ray_count", 0)))

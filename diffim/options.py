@@ -63,7 +63,7 @@ _GATE: dict[str, tuple[float, str]] = {
     "maxFootprintRatioStdev": (0.4, "scatter of that share"),
     "maxDepthLoss": (0.9, "magnitudes that the depth falls short of what the two images allow"),
     "maxThresholdScale": (2.0, "factor that the threshold had to rise by"),
-    "maxCosmicRayFraction": (0.3, "share of the pixels that are cosmic rays"),
+    "maxCosmicRayFraction": (0.03, "share of the pixels that cosmic rays hit"),
     "maxStreakFraction": (0.2, "share of the pixels that are on streaks"),
     "maxMaskedFraction": (0.6, "share of the pixels with data in both images that are masked"),
 }

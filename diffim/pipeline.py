@@ -28,7 +28,7 @@ from diffim.subtraction import match_and_subtract
 from diffim.subtraction.difference_background import subtract_difference_sky
 from diffim.subtraction.variance_scale import scale_variance
 from exposure import Exposure
-from exposure.flagging.missing import note_missing, refuse_missing
+from exposure.flagging.missing import forget_missing, note_missing, refuse_missing
 from exposure.psf_width import psf_fwhm
 from exposure.stars import Stars
 from exposure.threads import in_threads
@@ -124,7 +124,9 @@ class Differencing:
         if self.options.doDetection:
             from diffim.detect_and_measure import detect_and_measure  # a subtraction alone does not load what it needs
 
-            return detect_and_measure(self, exposure, template, result, ids)
+            result = detect_and_measure(self, exposure, template, result, ids)
+        if matched is not None:
+            forget_missing(matched.difference)
         return result
 
     def check_coverage(self, fraction: float) -> None:

@@ -148,19 +148,30 @@ def mask_fractions(exposure: Exposure) -> dict[str, float]:
 MASKED = ("BAD", "SAT", "SAT_TEMPLATE", "CR", "STREAK", "SUSPECT")
 
 
-def masked_shares(exposure: Exposure) -> dict[str, float]:
-    """Return which share of the pixels that have data is on cosmic rays, on streaks, and masked for any reason.
+def masked_shares(exposure: Exposure, science: Exposure, found: int) -> dict[str, float]:
+    """Return which share of the pixels that have data is hit by cosmic rays, on streaks, and masked for any reason.
 
     ``nBadPixels`` are those that are masked or have no data, ``nGoodPixels`` the others.
+
+    Parameters
+    ----------
+    exposure
+        The difference. A kernel has spread the marks of cosmic rays there: those of the image are counted.
+    science
+        The image.
+    found
+        How many pixels were found on the difference alone.
     """
     step = max(1, int(np.sqrt(exposure.mask.size / 2_000_000)))
     some = exposure.mask[::step, ::step]
     some = some[(some & plane_bits(["NO_DATA"])) == 0]
     bad = count_flagged(exposure.mask, exposure.mask, plane_bits(["NO_DATA", *MASKED]))
     counts = {"nBadPixels": float(bad), "nGoodPixels": float(exposure.mask.size - bad)}
-    planes = {"cosmicRayFraction": ("CR",), "streakFraction": ("STREAK",), "maskedFraction": MASKED}
+    planes = {"streakFraction": ("STREAK",), "maskedFraction": MASKED}
     shares = {n: float(((some & plane_bits(b)) != 0).mean()) if some.size else 1.0 for n, b in planes.items()}
-    return counts | shares
+    seen = science.mask.size - count_flagged(science.mask, science.mask, plane_bits(["NO_DATA"]))
+    rays = count_flagged(science.mask, science.mask, plane_bits(["CR"])) + found
+    return counts | {"cosmicRayFraction": float(rays / max(seen, 1))} | shares
 
 
 def sky_ratio(difference: Exposure, science: Exposure, x: F64, y: F64, fwhm: float) -> tuple[float, float]:

@@ -5,6 +5,7 @@ The published front of `diffim.pipeline`: signatures, configuration, metadata, e
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from diffim.matching.kernel_fit import KernelFit
 from diffim.pictures.difference_pages import Subject, draw_subtraction
 from diffim.pipeline import Differencing
 from diffim.result import Differenced
+from diffim.stand_ins import blank_columns, stand_in
 from diffim.templates.patches import merge_patches
 from exposure import Exposure, ExposureCatalog
 from exposure.exposure_ids import id_generator
+from exposure.stars import Stars
 from tasks import AlertTask, IdFactory, IdGenerator
 from tasks.arrays import F32
 from tasks.errors import CallerError
@@ -100,12 +103,12 @@ class ImageDifferenceTask(AlertTask):
         Parameters
         ----------
         exposure
-            Calibrated science exposure with PSF. Its mask and its variance plane, and those of the template, are changed in
+            Calibrated science exposure with PSF; None where `subtractedExposure` is given and doSubtract is off. Its mask and its variance plane, and those of the template, are changed in
             place: detection planes are cleared, variances scaled.
         selectSources
             Its sources (x, y in px, snr, psfFlux in counts, star, isolated, flagged); ``exposure.sources`` by default.
         templateExposure
-            Template warped to the image's pixels, with a border of at least half a kernel.
+            Template warped to the image's pixels, with a border of at least half a kernel; None as `exposure`.
         idFactory
             Where ids come from; without one the ids are 1, 2, 3, ...
         calexpBackgroundExposure
@@ -153,14 +156,20 @@ class ImageDifferenceTask(AlertTask):
         earlier_fit: KernelFit | None = None,
     ) -> Differenced:
         """Check what was given and run the pipeline; errors of nothing to do become the framework's."""
+        absent: list[str] = []
+        if difference is not None and not self.config.doSubtract and (exposure is None or template is None):
+            absent = [name for name, image in (("science", exposure), ("template", template)) if image is None]
+            exposure, template = (stand_in(difference) if i is None else i for i in (exposure, template))
         if exposure is None or template is None or exposure.psf is None:
             raise CallerError("image differencing needs a science exposure with PSF and a template")
         if self.config.doAddCalexpBackground and background is not None:
             exposure.image += background.image
         with _no_work():
-            self._last = self._differencing(earlier_fit).run(
-                exposure, template, exposure.sources if sources is None else sources, ids, difference
-            )
+            known = exposure.sources if sources is None else sources
+            stars = Stars.none() if absent and known is None else known
+            self._last = self._differencing(earlier_fit).run(exposure, template, stars, ids, difference)
+        if absent and self._last.diaSources is not None:
+            self._last = replace(self._last, diaSources=blank_columns(self._last.diaSources, absent))
         return self._last
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:

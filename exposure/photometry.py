@@ -12,15 +12,30 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from exposure.errors import PsfUndefined
-from exposure.psf import PolynomialPsf, Psf
+from exposure.photon_noise import PSF_FLUX, corrected
+from exposure.psf import GridPsf, PolynomialPsf, Psf
 from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 from tasks.compiled import compiled
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["forced_psf_photometry", "psf_at_fixed_pixel", "psf_images"]
+__all__ = [
+    "CENTROID_SIDE",
+    "LACKING",
+    "LEAST_COVERAGE",
+    "forced_psf_photometry",
+    "position_basis",
+    "psf_at_fixed_pixel",
+    "psf_images",
+]
 
+LEAST_COVERAGE = 0.7
+"""Of the PSF's light on the image that must fall on pixels with data; with less there is no flux."""
+LACKING = 0.999
+"""A fit that has less of the PSF's light than this is marked as one that lacks data."""
+CENTROID_SIDE = 15
+"""Side of the stamps that flux and position are fitted on, px."""
 CHUNK = 2000  # rows of stamps held at once: 2000 x 41 x 41 float32 = 13 MB
 # sums may be taken in any order (the same one at every call), NaN and infinity keep their meaning
 _FAST = frozenset(("reassoc", "contract", "nsz", "arcp"))
@@ -32,8 +47,9 @@ def _fit(
 ) -> None:
     """Fit stamps (N, S, S) around pixels `centres` (N, 2) in one pass.
 
-    `out` (N, 6) gets flux, error, chi2, number of pixels, area, and whether the stamp was clipped. `skip` is None or a
-    plane of pixels to leave out; `correlation` None or the noise's autocorrelation.
+    `out` (N, 8) gets flux, error, chi2, number of pixels, area, whether the stamp was clipped, the share of the
+    light on the image that falls on pixels that were used, and the slope of their variance over the PSF. `skip` is None or a plane of pixels to leave out; `correlation` None or the
+    noise's autocorrelation.
     """
     height, width = image.shape
     size = stamps.shape[1]
@@ -43,7 +59,7 @@ def _fit(
         x0, y0 = centres[m, 0] - half, centres[m, 1] - half
         j0, j1, i0, i1 = max(0, -y0), min(size, height - y0), max(0, -x0), min(size, width - x0)
         spd: Any = 0.0
-        spp = sppv = sp = sddw = spdw = sppw = spd
+        spp = sppv = sp = light = sddw = spdw = sppw = sum_v = sum_pv = spd
         n = zeros = 0
         if j1 > j0 and i1 > i0:
             # unsigned places need no look at negative ones, which would keep the loop from being vectorised
@@ -55,15 +71,19 @@ def _fit(
                     # float() would keep single precision here
                     d, v = np.float64(image[row, x]), np.float64(variance[row, x])
                     p = np.float64(stamps[np.uint64(m), line, begin + k])
+                    light += p
                     if skip is not None:
                         use = not skip[row, x]
                         d, v, p = (d, v, p) if use else (zero, one, zero)
                         n += use
+                        sum_v -= not use  # what stands in for its variance
                     w = 1.0 / v if v != 0.0 else 0.0
                     zeros += v == 0.0
                     spd += p * d
                     spp += p * p
                     sppv += p * p * v
+                    sum_v += v
+                    sum_pv += p * v
                     sp += p
                     sddw += d * d * w
                     spdw += p * d * w
@@ -84,6 +104,9 @@ def _fit(
         out[m, 3] = n
         out[m, 4] = sp * sp / spp if spp > 0 else np.nan
         out[m, 5] = 1.0 if (j0 > 0 or i0 > 0 or j1 < size or i1 < size) else 0.0
+        out[m, 6] = sp / light if light > 0 else 0.0
+        spread = spp - sp * sp / n if n else 0.0
+        out[m, 7] = (sum_pv - sp * sum_v / n) / spread if spread > 0 else 0.0
 
 
 @compiled
@@ -140,7 +163,8 @@ def forced_psf_photometry(
     origin
         Frame coordinates of pixel [0, 0].
     bad
-        Pixels to leave out (default none, as a pixel left out biases nothing only when it is really bad).
+        Pixels to leave out (default none, as a pixel left out biases nothing only when it is really bad). The flux is that
+        of the whole PSF still.
     weighting
         ``uniform``: as above. ``inverse_variance``: flux = sum(P d / V) / sum(P^2 / V), error = 1 / sqrt(sum(P^2 / V));
         more precise where the noise varies, but biased when V holds the noise of the source itself.
@@ -152,7 +176,8 @@ def forced_psf_photometry(
     -------
     table : `pandas.DataFrame`
         One row per position, in order: ``instFlux``, ``instFluxErr``, ``chi2``, ``npixels``, ``area``, ``flag``,
-        ``flag_edge``, ``flag_noGoodPixels``, ``flag_invalidPsf``. Values do not depend on the order or the chunking.
+        ``flag_edge``, ``flag_noGoodPixels``, ``flag_invalidPsf``, ``coverage`` (the share of the light on the image that
+        falls on pixels that were used), ``varianceSlope`` (of the variance over the PSF, unit^2). Values do not depend on the order or the chunking.
 
     Raises
     ------
@@ -161,8 +186,8 @@ def forced_psf_photometry(
     """
     model = _constant_psf(psf) if isinstance(psf, np.ndarray) else psf
     xs, ys = np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64))
-    out = np.full((xs.size, 6), np.nan)
-    out[:, 3] = 0
+    out = np.full((xs.size, 8), np.nan)
+    out[:, 3] = out[:, 6] = 0
     invalid_psf = np.zeros(xs.size, dtype=bool)
     skip = None if bad is None else np.ascontiguousarray(bad)
     ok = np.flatnonzero(np.isfinite(xs) & np.isfinite(ys) & (np.abs(xs) < 1e8) & (np.abs(ys) < 1e8))
@@ -171,11 +196,14 @@ def forced_psf_photometry(
     for start in range(0, ok.size, CHUNK):
         rows = ok[start : start + CHUNK]
         stamps = psf_images(model, xs[rows], ys[rows])
-        part = np.empty((rows.size, 6))
+        part = np.empty((rows.size, 8))
         centres = nearest_pixels(np.stack([xs[rows], ys[rows]], axis=1)) - np.asarray(origin)
         _fit(image, variance, skip, stamps, centres, weighting == "inverse_variance", correlation, part)
         out[rows] = part
         invalid_psf[rows] = ~np.isfinite(stamps[:, 0, 0])
+    if isinstance(model, GridPsf) and model.photon_noise is not None and weighting == "uniform" and correlation is None:
+        more = model.photon_noise.variance(xs, ys, out[:, 0], out[:, 7])[:, PSF_FLUX]
+        out[:, 1] = corrected(out[:, 1], more)
     return _table(out, invalid_psf)
 
 
@@ -208,6 +236,8 @@ def _table(out: F64, invalid_psf: Flags) -> "pd.DataFrame":
             "flag_edge": edge,
             "flag_noGoodPixels": no_pixels,
             "flag_invalidPsf": invalid_psf,
+            "coverage": out[:, 6],
+            "varianceSlope": out[:, 7],
         }
     )
 
@@ -220,3 +250,21 @@ def psf_at_fixed_pixel(psf: Psf, x: F64, y: F64, cx: I64, cy: I64) -> F32:
     for k in np.flatnonzero((dx != 0) | (dy != 0)):  # the few that left their pixel
         stamps[k] = np.roll(stamps[k], (dy[k], dx[k]), axis=(0, 1))
     return stamps
+
+
+def _crop(stamps: F32 | F64, side: int) -> F32 | F64:
+    """Return the middle (N, side, side) of stamps."""
+    low = (stamps.shape[-1] - side) // 2
+    return stamps[:, low : low + side, low : low + side] if low > 0 else stamps
+
+
+def position_basis(stamps: F32 | F64, side: int = CENTROID_SIDE) -> F64:
+    """Return what a fit of flux and position is made of, shape (3, N, side, side): PSFs, and minus their derivatives in x and y.
+
+    `stamps` (N, S, S) of PSFs are cut to `side` px.
+    """
+    wide = np.pad(stamps.astype(np.float64), ((0, 0), (2, 2), (2, 2)))
+    # of third order: those of second order are a twentieth too small for a narrow PSF, and errors as much too large
+    gx = (8 * (wide[:, 2:-2, 3:-1] - wide[:, 2:-2, 1:-3]) - (wide[:, 2:-2, 4:] - wide[:, 2:-2, :-4])) / 12
+    gy = (8 * (wide[:, 3:-1, 2:-2] - wide[:, 1:-3, 2:-2]) - (wide[:, 4:, 2:-2] - wide[:, :-4, 2:-2])) / 12
+    return np.stack([_crop(p, side) for p in (wide[:, 2:-2, 2:-2], -gx, -gy)])

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exposure.errors import PsfUndefined
 from exposure.field import neighbours_2d, polynomial_terms
+from exposure.photon_noise import PhotonNoise
 from exposure.stamps import adaptive_moments, blend, shift_stamps
 from tasks.arrays import F32, F64, I64, Box, Flags
 from tasks.compiled import compiled
@@ -258,12 +259,15 @@ class GridPsf(_PixelMixin):
         Cells (FITS: NGX, NGY).
     bbox
         (x0, y0, width, height) that the grid covers.
+    photon_noise
+        Of an image that was filtered: what its variance plane does not tell of errors.
     """
 
     cube: F32
     nx: int
     ny: int
     bbox: Box
+    photon_noise: PhotonNoise | None = None
     size: int = field(init=False)
 
     __repr__ = short_repr

@@ -1,7 +1,7 @@
 """The stars of one image as columns: what registration, matching and their checks need to know of them."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from tasks.reprs import short_repr
 if TYPE_CHECKING:  # half a second to load; a subtraction alone has no tables
     import pandas as pd
 
-__all__ = ["Stars"]
+__all__ = ["EVIDENCE", "Stars"]
 
+EVIDENCE = "starEvidence"  # attribute of a table
 NUMBERS, FLAGS = ("x", "y", "snr", "psfFlux"), ("star", "isolated", "flagged")
 
 
@@ -33,6 +34,8 @@ class Stars:
         Shape (N, 2), px: how far each lies elsewhere in the template by a motion of its own; None: nobody moved.
     size
         Adaptive trace radius^2, px^2; None where it was not measured.
+    evidence
+        Of there being stars at all (`exposure.star_locus.EVIDENT`); None where it was not looked at.
     """
 
     x: F64
@@ -44,8 +47,15 @@ class Stars:
     flagged: Flags
     motion: F64 | None = None
     size: F64 | None = None
+    evidence: float | None = None
 
     __repr__ = short_repr
+
+    @classmethod
+    def none(cls) -> "Stars":
+        """Return no stars."""
+        numbers, flags = np.zeros(0), np.zeros(0, np.bool_)
+        return cls(numbers, numbers, numbers, numbers, flags, flags, flags)
 
     @classmethod
     def of(cls, table: "pd.DataFrame | Stars") -> "Stars":
@@ -68,14 +78,17 @@ class Stars:
             table[c].to_numpy(np.bool_) if c in table else np.zeros(len(table), np.bool_) for c in FLAGS
         )
         size = table["size"].to_numpy(np.float64) if "size" in table else None
-        return cls(x, y, snr, flux, star, isolated, flagged, size=size)
+        return cls(x, y, snr, flux, star, isolated, flagged, None, size, table.attrs.get(EVIDENCE))
 
     def table(self) -> "pd.DataFrame":
         """Return them as a table, motions left out."""
         import pandas as pd
 
         columns = (*NUMBERS, *FLAGS, "size")
-        return pd.DataFrame({c: values for c in columns if (values := getattr(self, c)) is not None})
+        table = pd.DataFrame({c: values for c in columns if (values := getattr(self, c)) is not None})
+        if self.evidence is not None:
+            table.attrs[EVIDENCE] = self.evidence
+        return table
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -94,7 +107,16 @@ class Stars:
             self.flagged[which],
             motion,
             size,
+            self.evidence,
         )
+
+    def and_(self, others: "Stars") -> "Stars":
+        """Return these and then others, of the same kind: motions and sizes are those of both, or of neither."""
+        both: dict[str, Any] = {}
+        for c in (*NUMBERS, *FLAGS, "motion", "size"):
+            one, other = getattr(self, c), getattr(others, c)
+            both[c] = None if one is None or other is None else np.concatenate([one, other])
+        return Stars(**both, evidence=self.evidence)
 
     def brightest_first(self) -> "Stars":
         """Return them in order of signal to noise; by x where that is equal to 1e-4: rounding must not decide."""

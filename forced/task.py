@@ -54,7 +54,7 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         ----------
         dfList
             Frames with diaObjectId, ra, dec (deg; ``decl`` is accepted), Arrow tables of the same, or source
-            catalogues (id, coord_ra, coord_dec in rad; structured arrays, astropy tables).
+            catalogues (id, coord_ra, coord_dec in rad; structured arrays, astropy tables); or handles of such.
         exposureBBox
             (x0, y0, width, height); the edges are at pixel centres +-0.5.
 
@@ -70,7 +70,8 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         """
         c = self.config
         empty = pd.DataFrame({c.refCatIdColumn: np.zeros(0, np.int64), c.refCatRaColumn: [], c.refCatDecColumn: []})
-        frames = [frame_of(f, self._columns) for f in dfList if f is not None]
+        loaded = [f.get() if hasattr(f, "dataId") else f for f in dfList]  # handles of a butler are read here
+        frames = [frame_of(f, self._columns) for f in loaded if f is not None]
         cat = self.df2SourceCat(pd.concat(frames) if frames else empty)
         x, y = exposureWcs.sky_to_pixel(np.degrees(cat.coord_ra), np.degrees(cat.coord_dec))
         cat["x"], cat["y"] = x, y

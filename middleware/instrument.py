@@ -1,4 +1,4 @@
-"""Cameras as the Butler knows them: ``middleware.instrument.NAME`` is made from the instrument file of that name.
+"""Cameras as the Butler knows them: a class of this module is made from the instrument file of its name.
 
 ``alertprod butler create`` and a pipeline's ``instrument:`` name the class so; a new camera is a file, not a class.
 """

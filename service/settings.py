@@ -45,6 +45,7 @@ _PATHS = (
     "products_dir",
     "docs_dir",
     "forced_positions",
+    "camera",
     "ephemerides",
     "admin_token_file",
     "tls_certificate",
@@ -98,6 +99,9 @@ class Settings(BaseSettings):
     forced_positions: Path | None = Field(
         None, title="Positions", description="table (id, ra, dec) measured on every image"
     )
+    camera: Path | None = Field(
+        None, title="Camera", description="camera file: where the detectors sit in the picture of the focal plane"
+    )
     ephemerides_url: str = Field("", title="Ephemeris service", description="URL of a service that answers as MPSky")
     orbits: list[Path] = Field(
         [], title="Orbits", description="MPCORB.DAT, CometEls.txt, or what `alertprod orbits prepare` wrote"
@@ -142,6 +146,12 @@ class Settings(BaseSettings):
     rate_limit: int = Field(6000, ge=0, title="Rate", description="requests per minute of one principal; 0 is no limit")
     visits_per_day: int = Field(
         0, ge=0, title="Quota", description="visits that one principal may submit in a UTC day; 0: no limit"
+    )
+    audit_days: float = Field(
+        400.0,
+        ge=0,
+        title="Record",
+        description="days for which the record of acts is kept, and ended tokens; 0: for ever",
     )
     header_timeout_s: float = Field(10.0, gt=0, title="Head time", description="seconds for the head of a request")
     body_timeout_s: float = Field(20.0, gt=0, title="Body time", description="seconds without a byte of a body")

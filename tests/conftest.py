@@ -18,6 +18,8 @@ LONGEST_FIRST = (
     "real/test_real_images.py",
     "integration/test_delivery_faults.py",
     "unit/service/test_any_image.py",
+    "integration/test_middleware.py",
+    "integration/test_middleware_drp.py",
     "integration/test_night.py",
     "integration/test_service.py",
     "unit/service/test_other_cpus.py",

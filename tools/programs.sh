@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetch programs that are not of Python into .venv/tools/bin: promtool and prometheus (Debian's package, unpacked, not
-# installed), helm (built from its Go module). Tests that need them skip where they are not.
+# installed), helm (built from its Go module); and the schema of compose files. Tests that need them skip where they are not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$PWD/.venv/tools/bin
@@ -26,5 +26,10 @@ if ! command -v helm >/dev/null && [ ! -x "$bin/helm" ]; then
   else
     say "no go: put helm on the path"
   fi
+fi
+if [ ! -f "$bin/../share/compose-spec.json" ] && command -v go >/dev/null; then
+  say "fetching the schema of compose files"
+  from=$(go mod download -json github.com/compose-spec/compose-go/v2@v2.9.0 | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+  mkdir -p "$bin/../share" && cp "$from/schema/compose-spec.json" "$bin/../share" && chmod u+w "$bin/../share/compose-spec.json"
 fi
 say "ready: $(ls "$bin" | tr '\n' ' ')"

@@ -35,6 +35,10 @@ if ! command -v kcat >/dev/null && [ "$(id -u)" = 0 ]; then
   (apt_install kcat) || say "no kcat: the test that uses it is skipped"
 fi
 
+if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ]; then
+  (apt_install chromium) || say "no chromium: the tests of the pages in a browser are skipped"
+fi
+
 [ -x .venv/bin/python ] || { say "making .venv"; "$python" -m venv .venv; }
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.5" || die "pip cannot install uv"
 export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-1}  # a site's own certificate authority is known to the system, not to uv
@@ -43,6 +47,7 @@ say "installing Python packages (about 150, from requirements.lock)"
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e ./client -e . || die "the project itself cannot be installed"
 # where bytecode is not written by itself every start would compile the project anew
 env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q -- */__init__.py */*.py */*/*.py */*/*/*.py >/dev/null || true
+bash tools/fetch_assets.sh || say "no npm: the pages are served without htmx and uPlot (they are read, and do not renew themselves)"
 say "fetching the Kafka broker (about 54 MB, once)"
 .venv/bin/python -c 'from service.local.embedded_kafka import install_jars; install_jars()' || die "the Kafka broker cannot be fetched"
 touch .venv/.ready

@@ -10,7 +10,7 @@ from psycopg.rows import class_row
 
 from apdb.errors import NotFound
 
-__all__ = ["StoredToken", "add_token", "find_token", "list_tokens", "revoke_token"]
+__all__ = ["StoredToken", "add_token", "find_token", "list_tokens", "revoke_token", "sessions_of"]
 
 USED_EVERY_S = 60  # last use is written no oftener: a read must not cost a write
 _FIELDS = (
@@ -102,6 +102,17 @@ def list_tokens(connection: psycopg.Connection[Any]) -> list[StoredToken]:
     cursor = connection.cursor(row_factory=class_row(StoredToken))
     cursor.execute(f'SELECT {_FIELDS} FROM "AccessToken" ORDER BY "createdAt" DESC, "tokenId"', ())
     return cursor.fetchall()
+
+
+def sessions_of(connection: psycopg.Connection[Any], name: str) -> list[StoredToken]:
+    """Return the sessions of a name that have not ended, the newest first."""
+    cursor = connection.cursor(row_factory=class_row(StoredToken))
+    cursor.execute(
+        f'SELECT {_FIELDS} FROM "AccessToken" WHERE name = %s AND "createdBy" LIKE \'session of %%\' AND "revokedAt" IS NULL '
+        'AND "expiresAt" > now() ORDER BY "createdAt" DESC, "tokenId"',
+        (name,),
+    )
+    return [token for token in cursor.fetchall() if token.state == "valid"]
 
 
 def revoke_token(connection: psycopg.Connection[Any], token_id: str, by: str) -> None:

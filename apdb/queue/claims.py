@@ -14,6 +14,7 @@ log = logging.getLogger("alertprod.ledger")
 
 LONGEST_PAUSE_S = 600.0  # between two attempts
 WORKER_LOST = "worker_lost"
+FIRST = 64  # of those that wait: nearly always one of them may begin
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,14 @@ class Patience:
 
 # An earlier visit of the same patch that is not finished is waited for, up to a deadline. A target of opportunity (its priority
 # is above 0) waits for none that only stands in the queue: they wait for it, so that it has one visit before it at most.
+# Those that come first are looked at first: to compare all that wait with each other takes a second where 10 000 do.
 _NEXT = f"""
-WITH next AS (
-  SELECT visit, detector FROM "VisitLedger" q
-  WHERE state = '{VisitState.QUEUED}' AND "nextAt" <= now() AND NOT EXISTS (
+WITH first AS MATERIALIZED (
+  SELECT visit, detector FROM "VisitLedger" WHERE state = '{VisitState.QUEUED}' AND "nextAt" <= now()
+  ORDER BY priority DESC, "midpointMjdTai" NULLS FIRST, visit, detector LIMIT %(among)s
+), next AS (
+  SELECT q.visit, q.detector FROM first JOIN "VisitLedger" q USING (visit, detector)
+  WHERE q.state = '{VisitState.QUEUED}' AND q."nextAt" <= now() AND NOT EXISTS (
     SELECT 1 FROM "VisitLedger" e
     WHERE (e.state = '{VisitState.RUNNING}' OR (e.state = '{VisitState.QUEUED}' AND q.priority <= greatest(e.priority, 0)))
       AND e."midpointMjdTai" < q."midpointMjdTai"
@@ -59,8 +64,8 @@ WITH next AS (
     SELECT 1 FROM "VisitLedger" t
     WHERE t.state = '{VisitState.QUEUED}' AND t.priority > greatest(q.priority, 0) AND t."nextAt" <= now()
       AND (t.region && q.region OR ((t.region IS NULL OR q.region IS NULL) AND t.detector = q.detector)))
-  ORDER BY priority DESC, "midpointMjdTai" NULLS FIRST, visit, detector
-  FOR UPDATE SKIP LOCKED LIMIT 1)
+  ORDER BY q.priority DESC, q."midpointMjdTai" NULLS FIRST, q.visit, q.detector
+  FOR UPDATE OF q SKIP LOCKED LIMIT 1)
 UPDATE "VisitLedger" l SET state = '{VisitState.RUNNING}', attempt = l.attempt + 1, "updatedAt" = now()
 FROM next WHERE l.visit = next.visit AND l.detector = next.detector
 RETURNING l.visit, l.detector, l.attempt, l.release, l.failures, l.message, l."errorCode"
@@ -107,8 +112,11 @@ def take_next(connection: psycopg.Connection[Any], owner: str, lease_s: float, o
 
     An earlier visit of the same patch that is not finished is waited for, `order_wait_s` seconds after a visit came.
     """
-    row = connection.execute(_NEXT, {"order_wait": order_wait_s}).fetchone()
-    if row is None:
+    for among in (FIRST, None):
+        row = connection.execute(_NEXT, {"order_wait": order_wait_s, "among": among}).fetchone()
+        if row is not None:
+            break
+    else:
         return None
     claim = Claim(*row)
     connection.execute(_LEASE, (claim.visit, claim.detector, claim.attempt, owner, lease_s))

@@ -57,6 +57,7 @@ def _queue_tables(meta: sa.MetaData) -> None:
         sa.Column("waitUntil", _MOMENT),
         sa.PrimaryKeyConstraint("visit", "detector", name="PK_VisitLedger"),
         sa.Index("IDX_VisitLedger_queue", "state", "priority", "midpointMjdTai"),
+        sa.Index("IDX_VisitLedger_time", "midpointMjdTai", postgresql_where=sa.text("state IN ('queued', 'running')")),
         sa.Index("IDX_VisitLedger_created", "createdAt", "visit", "detector"),
     )
     sa.Table(

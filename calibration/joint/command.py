@@ -23,6 +23,7 @@ from calibration.joint.joint import JointFit
 from calibration.joint.result import JointResult
 from exposure import ExposureCatalog
 from exposure.camera import Camera
+from exposure.instrument import find_instrument
 from tasks.command_line import CommandParser, add_id_and_config, apply_override, chosen_ids
 from tasks.errors import AlertProdError, CallerError
 from tasks.provenance import write_config, write_package_versions
@@ -81,6 +82,7 @@ def parse(
     parser = _parser()
     parsed = parser.parse_args(list(sys.argv[1:] if args is None else args))
     chosen = JointcalConfig() if config is None else config
+    _camera_overrides(chosen, parsed.camera)
     if hook is not None:
         hook(chosen)
     for kind, value in parsed.overrides:
@@ -102,6 +104,22 @@ def parse(
     parsed.tract = next(iter(tracts), parsed.tract)
     logging.getLogger("alertprod.jointcal").setLevel(parsed.loglevel.upper())
     return parser, parsed
+
+
+def _camera_overrides(config: JointcalConfig, path: Path) -> None:
+    """Change the config as the instrument file of the camera says under ``task_config: {JointcalTask: ...}``."""
+    rules = find_instrument(Camera.read(path).name) if path.is_file() else None
+    for name, value in ({} if rules is None else rules.task_config.get("JointcalTask") or {}).items():
+        *parents, leaf = name.split(".")
+        target: Any = config
+        try:
+            for parent in parents:
+                target = getattr(target, parent)
+            setattr(target, leaf, value)
+        except (AttributeError, pexConfig.FieldValidationError, TypeError, ValueError) as error:
+            raise CallerError(
+                f"instrument file {rules.name if rules else ''}, JointcalTask: {name}: {error}"
+            ) from error
 
 
 def run_parsed(

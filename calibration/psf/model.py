@@ -13,28 +13,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from calibration.errors import TooFewStars
 from calibration.psf.crowding import Crowd, is_crowded
-from calibration.psf.stamps import Stamps, ring
+from calibration.psf.follow import stretched
+from calibration.psf.misfit import MOST_MISFIT, Misfit, size_misfit, warn_of
+from calibration.psf.stamps import Stamps
+from calibration.psf.wings import normalised, with_wings
+from calibration.stars import psf_stars
 from exposure import Exposure, PolynomialPsf, Psf
 from exposure.field import polynomial_terms
-from exposure.psf import fwhm_of
-from exposure.quantiles import scatter
+from exposure.psf import FWHM_PER_SIGMA, fwhm_of
+from exposure.stamps import sided
+from exposure.stars import EVIDENCE
 from tasks.arrays import F32, F64, I64, Box, Flags
 from tasks.reprs import short_repr
 
 __all__ = ["PsfFit", "fit_psf", "star_residuals"]
 
-MIN_STARS = 4
+MIN_STARS, MOST_STARS = 4, 600
+MODEL_NOISE = 0.1  # of the light of a pixel, that a model misses where the PSF varies
+WIDEST = 121  # px, of a stamp
 LEAST_LEFT = 2  # after those whose pixels are all covered by neighbours are gone
 _ADVICE = (
     "it takes stars that are bright, not saturated, away from edges and brighter than their neighbours. Give a larger part "
     "of the image, or the PSF itself (a PSF extension or file)"
 )
-NARROWEST = -3.0  # logarithm of a Moffat's width, px
-STEEPEST = 3.0  # logarithm of a Moffat's power beyond which it is a Gaussian
 CROWD_ROUNDS = 2  # more change nothing
 BRIGHT_SNR = 60  # centroid noise of fainter stars would broaden the model by more than 0.1 %
 
@@ -44,16 +48,19 @@ class PsfFit:
     """A PSF model and how good it is.
 
     ``held_out_residual`` is the median over held-out stars of rms residual / peak in the core (0.01 = 1 %),
-    ``held_out_chi2`` the median reduced chi2 there; NaN when no star could be held out.
+    ``held_out_chi2`` the median reduced chi2 there; NaN when no star could be held out. ``star_evidence`` says whether
+    there are stars at all (`exposure.star_locus.EVIDENT`), ``misfit`` where the model is not as large as they are.
     """
 
-    psf: PolynomialPsf
+    psf: Psf
     fwhm: float
     wing_fraction: float
     n_stars: int
     n_held_out: int
     held_out_residual: float
     held_out_chi2: float
+    star_evidence: float
+    misfit: Misfit
 
     __repr__ = short_repr
 
@@ -69,16 +76,14 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
     order
         Highest spatial order; lowered when stars are few (10 stars per term).
     size
-        Stamp side; 0 takes 8 FWHM, odd, within 21..51.
+        Stamp side; 0 takes it from the seeing: 8 FWHM, odd, within 21..51, at least 6 FWHM.
 
     Raises
     ------
     TooFewStars
         Fewer than `MIN_STARS` usable stars.
     """
-    chosen = sources.star.to_numpy(np.bool_)
-    bright = chosen & (sources.snr.to_numpy() > BRIGHT_SNR)
-    rows = np.flatnonzero(bright if bright.sum() >= 40 else chosen)
+    rows = _chosen(sources)
     stars = sources.iloc[rows]
     if len(stars) < MIN_STARS:
         raise TooFewStars(
@@ -86,7 +91,7 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
             **exposure.where,
         )
     fwhm = 2.3548 * float(np.sqrt(np.nanmedian(stars["size"])))
-    side = size or int(np.clip(int(8 * fwhm) | 1, 21, 51))
+    side = size or _side(fwhm)
     data = Stamps.cut(exposure, stars, sources, side, fwhm)
     held = (np.arange(len(stars)) % 5 == 4) if len(stars) >= 10 else np.zeros(len(stars), bool)
     orders = _orders(min(order, _affordable(int((~held).sum()))))
@@ -104,9 +109,45 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
             f"{len(stars)} stars do not determine a PSF model: {_ADVICE}",
             **exposure.where,
         ) from error
-    residual, chi2 = _judge(final, data, held)
-    mean = fwhm_of(final.moments_at(*final.average_position()))[0]
-    return PsfFit(final, float(mean), wing, int(use.sum()), int(held.sum()), residual, chi2)
+    model, (residual, chi2), misfit = _checked(final, data, held, use, exposure.bbox, fwhm)
+    mean = fwhm_of(model.moments_at(*final.average_position()))[0]
+    evidence = float(sources.attrs.get(EVIDENCE, np.nan))
+    warn_of(evidence, misfit, exposure)
+    return PsfFit(model, float(mean), wing, int(use.sum()), int(held.sum()), residual, chi2, evidence, misfit)
+
+
+def _checked(
+    model: Psf, data: Stamps, held: Flags, use: Flags, bbox: Box, fwhm: float
+) -> tuple[Psf, tuple[float, float], Misfit]:
+    """Return the model, its residuals and its misfit; a model stretched to follow the stars where that suits them better."""
+    judged, misfit = _judge(model, data, held), size_misfit(data, model, fwhm)
+    other = stretched(data, use, model, fwhm, bbox) if misfit.error > MOST_MISFIT else None
+    if other is not None:
+        second, smaller = _judge(other, data, held), size_misfit(data, other, fwhm)
+        if not second[0] > judged[0] and smaller.error < misfit.error:  # NaN where none was held out
+            return other, second, smaller
+    return model, judged, misfit
+
+
+def _chosen(sources: pd.DataFrame) -> I64:
+    """Return the rows of the stars that the model is fitted to: bright, alone, and not more than it needs."""
+    alone = _alone(sources)
+    bright = alone[sources.snr.to_numpy()[alone] > BRIGHT_SNR]
+    return (bright if bright.size >= 40 else alone)[:MOST_STARS]
+
+
+def _alone(sources: pd.DataFrame) -> I64:
+    """Return the rows of the stars that are alone."""
+    star = sources.star.to_numpy(np.bool_)
+    x, y, flux = (sources[c].to_numpy(np.float64) for c in ("x", "y", "apFlux" if "apFlux" in sources else "psfFlux"))
+    merged = sources.blended.to_numpy(np.bool_) if "blended" in sources else None
+    radius = float(np.sqrt(np.nanmedian(sources["size"][star]))) if star.any() else 0.0
+    return np.flatnonzero(psf_stars(x, y, flux, star, merged, 2.3548 * radius))
+
+
+def _side(fwhm: float) -> int:
+    """Return the side of stamps, px: 8 FWHM, within 21 and 51; where stars are so wide that this is not 6 FWHM, that."""
+    return max(int(np.clip(int(8 * fwhm) | 1, 21, 51)), min(int(6 * fwhm) | 1, WIDEST))
 
 
 def star_residuals(exposure: Exposure, sources: pd.DataFrame, psf: Psf) -> tuple[F64, F64, F64, F64]:
@@ -115,7 +156,7 @@ def star_residuals(exposure: Exposure, sources: pd.DataFrame, psf: Psf) -> tuple
 
     Flux and position of every star are fitted; the residuals are scaled for the degrees of freedom that this takes.
     """
-    stars = sources[sources.star]
+    stars = sources.iloc[_alone(sources)[:MOST_STARS]]
     size = float(np.sqrt(np.nanmedian(stars["size"]))) if len(stars) else 1.0
     shape = psf.image_at(stars.x.to_numpy(np.float64), stars.y.to_numpy(np.float64)).shape
     if not len(stars):
@@ -154,30 +195,36 @@ def _fit(
 ) -> tuple[PolynomialPsf, float, Flags]:
     """Return the model with its wings, the light outside the stamp, and the stars it was fitted to."""
     use = ~held
+    model: PolynomialPsf | None = None
     for _ in range(4):
-        model, keep = _fit_once(data, use, orders, bbox, fwhm)
+        model, keep = _fit_once(data, use, orders, bbox, fwhm, model)
         data.refine(model)
         use = ~held & (keep | ~use)
-    final, wing = _with_wings(model, fwhm, leveled)
+    assert model is not None
+    final, wing = with_wings(model, fwhm, leveled)
     return final, wing, use
 
 
-def _fit_once(data: Stamps, use: Flags, orders: I64, bbox: Box, fwhm: float) -> tuple[PolynomialPsf, Flags]:
-    """Return the model of one robust polynomial fit per pixel, and which stars (N,) agree with it."""
-    stamps = data.centred()
+def _fit_once(
+    data: Stamps, use: Flags, orders: I64, bbox: Box, fwhm: float, earlier: PolynomialPsf | None
+) -> tuple[PolynomialPsf, Flags]:
+    """Return the model of one robust polynomial fit per pixel, and which stars (N,) agree with it.
+
+    An `earlier` model says what stands beside missing pixels when stars are moved to the grid.
+    """
+    stamps = data.centred(earlier)
     side = stamps.shape[-1]
     terms = polynomial_terms(orders, bbox, data.x, data.y)
     g = np.arange(side) - side // 2
     core = np.hypot(g[:, None], g[None, :]) < 1.5 * fwhm
     keep = use & (data.flux > 0)
-    sky = float(np.nanmedian(data.variance)) * np.pi * fwhm**2
-    flux = np.clip(data.flux, 0, None)
-    weight_star = flux**2 / (sky + flux + (0.01 * flux) ** 2)  # inverse variance of a stamp divided by its flux
-    weight_star /= max(float(weight_star.max()), 1e-30)
+    weight = _weights(
+        data, _gaussian(g, fwhm) if earlier is None else sided(earlier.kernel_at(*earlier.centre), side)[0]
+    )
     for _ in range(3):
         if keep.sum() < LEAST_LEFT:
             raise TooFewStars(f"{int(keep.sum())} stars are left for a PSF model, need {LEAST_LEFT}: {_ADVICE}")
-        basis = _solve_pixels(stamps[keep], terms[keep], weight_star[keep])
+        basis = _solve_pixels(stamps[keep], terms[keep], weight[keep])
         fitted = np.tensordot(terms, basis, axes=1)
         miss = _core_miss(np.where(core, stamps - fitted, np.nan))
         typical = np.median(miss[keep])
@@ -188,7 +235,26 @@ def _fit_once(data: Stamps, use: Flags, orders: I64, bbox: Box, fwhm: float) -> 
     if not (np.isfinite(basis).all() and basis[0].sum() > 0):
         raise TooFewStars(f"the light of {int(keep.sum())} stars makes no PSF model: {_ADVICE}")
     centre = (float(data.x[keep].mean()), float(data.y[keep].mean()))
-    return PolynomialPsf(_normalised(basis).astype(np.float32), orders, bbox, centre), keep
+    return PolynomialPsf(normalised(basis).astype(np.float32), orders, bbox, centre), keep
+
+
+def _weights(data: Stamps, profile: NDArray[np.floating]) -> F64:
+    """Return the inverse variance (N, S, S) of the pixels of stamps divided by their flux, of the largest value 1.
+
+    In the wings that of the sky counts: bright stars tell them. In the core all bright stars are as good: what the
+    model (its `profile`, (S, S)) misses of them is a share of their light.
+    """
+    flux = np.clip(data.flux, 0, None)[:, None, None]
+    light = np.clip(profile, 0, None).astype(np.float64)
+    sky, photons = data.noise_model(light)
+    weight = flux**2 / (sky[:, None, None] + photons * flux * light + (MODEL_NOISE * flux * light) ** 2)
+    return np.asarray(weight / max(float(weight.max()), 1e-30))
+
+
+def _gaussian(g: I64, fwhm: float) -> F64:
+    """Return a Gaussian of sum 1 on a grid of offsets (S,)."""
+    one = np.exp(-0.5 * (g * FWHM_PER_SIGMA / fwhm) ** 2)
+    return np.asarray(one[:, None] * one / one.sum() ** 2)
 
 
 def _core_miss(left: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -202,21 +268,22 @@ def _core_miss(left: NDArray[np.floating]) -> NDArray[np.floating]:
 def _solve_pixels(stamps: F32, terms: F64, weight: F64) -> F64:
     """Return the basis (terms, S, S) by weighted least squares for every pixel of stamps (N, S, S) at once.
 
-    `terms` is (N, terms), `weight` (N,). Robust reweighting holds against neighbours' light.
+    `terms` is (N, terms), `weight` (N, S, S). Robust reweighting holds against neighbours' light.
     """
     n, side = stamps.shape[0], stamps.shape[1]
     flat = stamps.reshape(n, -1).astype(np.float64)
     holes = ~np.isfinite(flat)
     flat = np.where(holes, 0, flat)
-    w = weight[:, None] * ~holes
+    weight = weight.reshape(n, -1) * ~holes
+    w = weight
     for _ in range(3):
         normal = _contracted("nk,nl,np->pkl", terms, terms, w)
         normal += 1e-9 * (np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-12) * np.eye(terms.shape[1])
         right = _contracted("nk,np->pk", terms, w * flat)
         solution = np.linalg.solve(normal, right[..., None])[..., 0]
-        residual = np.abs(flat - terms @ solution.T) * np.sqrt(weight)[:, None]
+        residual = np.abs(flat - terms @ solution.T) * np.sqrt(weight)
         scale = 1.4826 * np.median(residual, axis=0) + 1e-12
-        w = weight[:, None] * ~holes / np.maximum(1.0, residual / (2.5 * scale)) ** 2
+        w = weight / np.maximum(1.0, residual / (2.5 * scale)) ** 2
     return np.asarray(solution.T.reshape(-1, side, side))
 
 
@@ -231,79 +298,7 @@ def _path(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> list[Any]:
     return list(np.einsum_path(subscripts, *(np.empty(shape) for shape in shapes), optimize="greedy")[0])
 
 
-def _moffat(p: F64, gx: F64, gy: F64) -> F64:
-    """Return an elliptical Moffat of sum 1 (Moffat 1969) at pixels gx, gy.
-
-    `p` holds the logarithms of alpha (px) and of beta - 1.2, and the inverse hyperbolic tangents of two ellipticities.
-    """
-    alpha, beta, e1, e2 = np.exp(max(p[0], NARROWEST)), 1.2 + np.exp(min(p[1], STEEPEST)), np.tanh(p[2]), np.tanh(p[3])
-    det = np.sqrt(max(1 - e1 * e1 - e2 * e2, 1e-3))
-    r2 = ((1 - e1) * gx * gx - 2 * e2 * gx * gy + (1 + e1) * gy * gy) / (det * alpha**2)
-    return np.asarray((beta - 1) / (np.pi * alpha**2) * (1 + np.maximum(r2, 0)) ** (-beta))  # a flat one has no inside
-
-
-def _with_wings(model: PolynomialPsf, fwhm: float, leveled: bool) -> tuple[PolynomialPsf, float]:
-    """Blend the mean stamp into a Moffat beyond the core; returns the model and the light outside the stamp.
-
-    The level of the mean is that of its ring, or, where the stamps were `leveled` with a model, one that is fitted.
-    """
-    mean = model.kernel_at(*model.centre)[0].astype(np.float64)
-    side = mean.shape[0]
-    p = _fit_moffat(mean, fwhm, leveled)
-    gx, gy, radius = _grid(side)
-    blend = np.clip((radius - 2.0 * fwhm) / fwhm, 0, 1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        profile = p[4] * _moffat(p, gx, gy)
-    level = p[5] if leveled else -np.mean(profile[ring(side)])
-    total = (1 - blend) * (mean - level) + blend * profile
-    alpha, beta, equal_area = np.exp(max(p[0], NARROWEST)), 1.2 + np.exp(min(p[1], STEEPEST)), side / np.sqrt(np.pi)
-    wing = float(np.clip(p[4] * (1 + (equal_area / alpha) ** 2) ** (1 - beta), 0, 0.1))
-    basis = model.basis.astype(np.float64) * (1 - blend)
-    at_centre = polynomial_terms(model.orders, model.bbox, *model.centre)[0]
-    basis[0] = total - np.tensordot(at_centre[1:], basis[1:], axes=1)
-    blended = _normalised(basis).astype(np.float32)
-    return PolynomialPsf(blended, model.orders, model.bbox, model.centre), wing
-
-
-def _fit_moffat(mean: F64, fwhm: float, leveled: bool) -> F64:
-    """Return what `_moffat` takes, the flux, and, where `leveled`, the level of a Moffat fitted to a stamp (side,
-    side).
-    """
-    gx, gy, radius = _grid(len(mean))
-    outside = ring(len(mean))  # its level was taken for sky when the stamps were cut
-    fitted = radius < 3.0 * fwhm
-    noise = scatter(mean[outside])
-    p = np.array([np.log(fwhm), np.log(1.8), 0.0, 0.0, 1.0, *[0.0] * leveled])
-    for _ in range(2):
-        # relative: the wings count as much as the core; from a model, as weights from noisy pixels would bias the wings
-        scale = np.hypot(0.03 * p[4] * _moffat(p, gx, gy), max(noise, 1e-4 * mean.max()))
-
-        def miss(q: F64, scale: F64 = scale) -> F64:
-            profile = q[4] * _moffat(q, gx, gy)
-            level = q[5] if leveled else -np.mean(profile[outside])
-            return np.asarray(((profile + level - mean) / scale)[fitted])
-
-        with np.errstate(over="ignore", invalid="ignore"):  # steps of the fit to a PSF without wings go far
-            p = least_squares(miss, p, max_nfev=200).x
-    return np.asarray(p, np.float64)
-
-
-def _grid(side: int) -> tuple[F64, F64, F64]:
-    """Return x, y and distance (side, side) of a stamp's pixels from its middle, px."""
-    g = np.arange(side, dtype=np.float64) - side // 2
-    gx, gy = np.meshgrid(g, g)
-    return gx, gy, np.hypot(gx, gy)
-
-
-def _normalised(basis: F64) -> F64:
-    """Return a basis (terms, side, side) whose first stamp has the sum 1, and the others 0."""
-    out = basis / basis[0].sum()
-    for k in range(1, len(out)):
-        out[k] -= out[k].sum() * out[0]
-    return np.asarray(out)
-
-
-def _judge(model: PolynomialPsf, data: Stamps, held: Flags) -> tuple[float, float]:
+def _judge(model: Psf, data: Stamps, held: Flags) -> tuple[float, float]:
     """Return the median residual of held-out stars in the core: rms over the peak, and reduced chi2."""
     if not held.any():
         return float("nan"), float("nan")

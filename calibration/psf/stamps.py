@@ -74,12 +74,48 @@ class Stamps:
         level = (sd - slope * sp) / n
         self.raw -= level.astype(np.float32)[:, None, None]
 
-    def centred(self) -> F32:
-        """Return stamps (N, S, S) moved to the grid and divided by flux; NaN pixels (and what they touch) stay NaN."""
+    def noise(self, radius: float) -> F64:
+        """Return the noise (N,), image unit, of the light within a radius of px; that of all where no pixel is known."""
+        g = np.arange(self.raw.shape[-1]) - self.raw.shape[-1] // 2
+        inside = self.variance[:, np.hypot(g[:, None], g[None, :]) <= radius].astype(np.float64)
+        known = np.isfinite(inside)
+        mean = np.where(known, inside, 0).sum(1) / np.maximum(known.sum(1), 1)
+        usual = float(np.median(mean[known.any(1)])) if known.any() else 1.0
+        return np.asarray(np.sqrt(np.where(known.any(1), mean, usual) * np.pi * radius**2))
+
+    def noise_model(self, profile: F64) -> tuple[F64, float]:
+        """Return the variance of the sky around each star (N,), and what a count of starlight adds to it.
+
+        The variance of single pixels would not do: where it is made from the image it knows their noise. `profile` is
+        about that of a star, (S, S).
+        """
+        outside = self.variance[:, ring(self.variance.shape[-1])]
+        known = np.isfinite(outside).any(1)
+        sky = np.full(known.size, 1.0)
+        if known.any():
+            sky[known] = np.nanmedian(outside[known], axis=1)
+            sky[~known] = np.median(sky[known])
+        light = np.clip(self.flux, 0, None)[:, None, None] * profile
+        more = np.where(np.isfinite(self.raw + self.variance), self.variance - sky[:, None, None], 0)
+        return sky, max(float((more * light).sum() / max(float((light**2).sum()), 1e-30)), 0.0)
+
+    def centred(self, model: Psf | None = None) -> F32:
+        """Return stamps (N, S, S) moved to the grid and divided by flux; NaN pixels stay NaN.
+
+        What stands in for them in the move is the light on the other side; near the middle what a model says, if there is one.
+        """
         out = np.empty_like(self.raw)
         holes = ~np.isfinite(self.raw)
-        mirrored = np.nan_to_num(self.raw[:, ::-1, ::-1])  # the light on the other side stands in for missing pixels
-        shift_stamps(np.where(holes, mirrored, self.raw), self.cx - self.x, self.cy - self.y, out)
+        whole = self.raw
+        if holes.any():
+            rest = np.nan_to_num(self.raw[:, ::-1, ::-1])
+            middle = slice(holes.shape[1] // 4, -(holes.shape[1] // 4))
+            rows = np.flatnonzero(holes[:, middle, middle].any(axis=(1, 2)))
+            if model is not None and rows.size:
+                light = sided(model.image_at(self.x[rows], self.y[rows]), self.raw.shape[-1])
+                rest[rows] = light * self.flux[rows, None, None].astype(np.float32)
+            whole = np.where(holes, rest, self.raw)
+        shift_stamps(whole, self.cx - self.x, self.cy - self.y, out)
         with np.errstate(divide="ignore", invalid="ignore"):  # a star whose pixels are all covered has no flux
             out /= self.flux[:, None, None].astype(np.float32)
         if holes.any():

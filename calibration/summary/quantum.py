@@ -57,7 +57,9 @@ def _centre(data_id: Any, number: int) -> F64:
     """Return the unit vector (3,) of a tract's centre; of a single tract, which is always the nearest, it need not be known."""
     records = data_id.records if hasattr(data_id, "records") else {}
     if "tract" in records:
-        point = records["tract"].region.getCentroid()
+        region = records["tract"].region
+        # of a region that is no polygon, the middle of the circle around it
+        point = region.getCentroid() if hasattr(region, "getCentroid") else region.getBoundingCircle().getCenter()
         return np.array([point.x(), point.y(), point.z()])
     if number > 1:
         raise SummaryError(

@@ -49,7 +49,7 @@ class UpdateVisitSummaryTask(AlertTask):
         super().__init__(**kwargs)
         self.camera = camera
         self.schema: Table | None = None
-        if initInputs:
+        if initInputs is not None and (initInputs or self.config.do_read_schema):
             if "input_summary_schema" not in initInputs:
                 raise SummaryError("initInputs lacks input_summary_schema: the schema of the input visit summary")
             catalogue = initInputs["input_summary_schema"]

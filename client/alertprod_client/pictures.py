@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MASKED_COLOUR", "Facts", "grey_png", "html_block", "img"]
+__all__ = ["MASKED", "MASKED_COLOUR", "Facts", "grey_palette", "grey_png", "html_block", "img", "indexed_png"]
 
 MASKED = 255  # index of the colour of masked pixels; the indices below are greys
 MASKED_COLOUR = (70, 110, 190)
@@ -37,14 +37,28 @@ def grey_png(mean: NDArray[np.floating[Any]], shown: NDArray[np.bool_], signed: 
     top = max(float(np.percentile(inner, 99.9)) if inner.size else 1.0, 1.0)
     low = -top if signed else -0.7
     index = np.clip(np.rint((stretched - low) / (top - low) * (MASKED - 1)), 0, MASKED - 1)
-    return _indexed_png(np.where(shown, np.nan_to_num(index), MASKED).astype(np.uint8)[::-1])
+    return indexed_png(np.where(shown, np.nan_to_num(index), MASKED).astype(np.uint8)[::-1], grey_palette())
 
 
-def _indexed_png(index: NDArray[np.uint8]) -> bytes:
-    """Return a PNG of one byte per pixel, an index into greys and the colour of masked pixels."""
-    height, width = index.shape
+def grey_palette() -> NDArray[np.uint8]:
+    """Return greys from black to white, and the colour of masked pixels as the last of 256, shape (256, 3)."""
     greys = np.repeat(np.round(np.linspace(0, 255, MASKED)).astype(np.uint8)[:, None], 3, axis=1)
-    palette = np.concatenate([greys, np.array([MASKED_COLOUR], np.uint8)])
+    return np.concatenate([greys, np.array([MASKED_COLOUR], np.uint8)])
+
+
+def indexed_png(index: NDArray[np.uint8], palette: NDArray[np.uint8], alpha: NDArray[np.uint8] | None = None) -> bytes:
+    """Return a PNG of one byte per pixel, an index into colours.
+
+    Parameters
+    ----------
+    index
+        Shape (height, width), the first row on top.
+    palette
+        Red, green, blue, shape (n, 3).
+    alpha
+        Opacity of each colour, shape (n,); all are opaque without it.
+    """
+    height, width = index.shape
     rows = np.zeros((height, width + 1), np.uint8)  # every row begins with the number of its filter, 0
     rows[:, 1:] = index
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -52,6 +66,7 @@ def _indexed_png(index: NDArray[np.uint8]) -> bytes:
         for kind, data in (
             (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
             (b"PLTE", palette.tobytes()),
+            *(() if alpha is None else ((b"tRNS", alpha.tobytes()),)),
             (b"IDAT", zlib.compress(rows.tobytes(), 9)),
             (b"IEND", b""),
         )

@@ -1,7 +1,10 @@
 """Choice of the stars that the matching kernel is fitted on."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from diffim.matching.common_stars import judge_stars
 from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.stamps import gather
@@ -10,6 +13,7 @@ from tasks.arrays import Flags, nearest_pixels
 
 __all__ = ["kernel_stars"]
 
+CHANGED, LEAST = 4, 3  # rank of sources whose light changed: taken where there are not even so many others
 SNR_TIERS = ((200.0, 220), (100.0, 100), (50.0, 40))  # (least S/N, stars that make it enough)
 
 
@@ -37,23 +41,42 @@ def kernel_stars(
 
     Notes
     -----
+    What is a star is judged by both images (`diffim.matching.common_stars`); ``star`` of the result says which are.
     Where the field has enough bright stars, faint ones are left out: what they add is mostly noise. Where fewer than
-    `enough` stars qualify, isolated and then any unflagged sources fill up (a kernel can be learnt from galaxies too).
+    `enough` stars qualify, isolated and then any unflagged sources fill up (a kernel can be learnt from galaxies too),
+    and where there is hardly any, those whose light changed.
     """
     able = sources.take((sources.snr > min_snr) & (sources.snr < max_snr) & ~sources.flagged)
     if len(able) == 0:
         return able
     able = able.take(_clean(able, science, template, kernel_size))
-    rank = np.where(able.star, 0, np.where(able.isolated, 1, 2))
-    for worst in range(3):
+    able = _promising(able, science, 2 * maximum)
+    if len(able) and science.psf is not None and template.psf is not None:
+        judged = judge_stars(able, science, template)
+        able, steady = replace(able, star=judged.star), judged.steady
+    else:
+        steady = np.ones(len(able), np.bool_)
+    rank = np.where(able.star, np.where(able.isolated, 0, 1), np.where(able.isolated, 2, 3))
+    rank[~steady] = CHANGED
+    for worst in range(CHANGED):
         chosen = able.take(rank <= worst)
         if len(chosen) >= enough:
             break
+    if len(chosen) < LEAST:
+        chosen = able
     for least, number in SNR_TIERS:
         if (chosen.snr > least).sum() >= number:
             chosen = chosen.take(chosen.snr > least)
             break
     return _over_cells(chosen, science, maximum)
+
+
+def _promising(able: Stars, science: Exposure, number: int) -> Stars:
+    """Return those that are looked at closely: `number` of what is said to be stars, and as many of the others."""
+    if number < 0 or len(able) <= number:
+        return able
+    groups = [_over_cells(able.take(which), science, number) for which in (able.star, ~able.star)]
+    return groups[0].and_(groups[1])
 
 
 def _clean(able: Stars, science: Exposure, template: Exposure, kernel_size: int) -> Flags:

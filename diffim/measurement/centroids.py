@@ -4,22 +4,17 @@ import numpy as np
 
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
-from exposure.photometry import psf_at_fixed_pixel
-from exposure.psf import Psf
-from tasks.arrays import F32, F64
+from exposure.photometry import CENTROID_SIDE, position_basis, psf_at_fixed_pixel
+from exposure.photon_noise import CENTROID, LEAST, PhotonNoise
+from exposure.psf import GridPsf, Psf
+from tasks.arrays import F64
 
 __all__ = ["fit_centroids"]
 
 MAX_MOVE = 3.0  # px from the peak
 
 
-def _crop(stamps: F32, side: int) -> F32:
-    """Return the middle (N, side, side) of stamps."""
-    low = (stamps.shape[-1] - side) // 2
-    return stamps[:, low : low + side, low : low + side] if low > 0 else stamps
-
-
-def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64, side: int = 15) -> tuple[F64, F64, F64]:
+def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64, side: int = CENTROID_SIDE) -> tuple[F64, F64, F64]:
     """Fit flux and position with the PSF (linear in flux, dx, dy; iterated).
 
     Parameters
@@ -48,9 +43,8 @@ def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64, side: int = 
     inverse = np.zeros((n, 3, 3))
     basis = np.zeros((n, 3, side, side))
     for _ in range(6):
-        stamps = _crop(psf_at_fixed_pixel(psf, x, y, cx, cy), side).astype(np.float64)
-        gy, gx = np.gradient(stamps, axis=(1, 2))
-        basis = np.stack([stamps, -gx, -gy], axis=1) * (var > 0)[:, None]
+        stamps = psf_at_fixed_pixel(psf, x, y, cx, cy)
+        basis = position_basis(stamps, side).swapaxes(0, 1) * (var > 0)[:, None]
         normal = np.einsum("nkij,nlij->nkl", basis, basis)
         normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(3) + 1e-30 * np.eye(3)
         inverse = np.linalg.inv(normal)
@@ -61,7 +55,10 @@ def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64, side: int = 
             np.clip(x + step[:, 0], px - MAX_MOVE, px + MAX_MOVE),
             np.clip(y + step[:, 1], py - MAX_MOVE, py + MAX_MOVE),
         )
-    covariance = np.einsum("nkl,nlm,npm->nkp", inverse, np.einsum("nkij,nij,nlij->nkl", basis, var, basis), inverse)
+    noise = np.einsum("nkij,nij,nlij->nkl", basis, var, basis)
+    if isinstance(psf, GridPsf) and psf.photon_noise is not None:
+        _add_photon_noise(noise, psf.photon_noise, x, y, solution[:, 0], _slope(basis[:, 0], var))
+    covariance = np.einsum("nkl,nlm,npm->nkp", inverse, noise, inverse)
     with np.errstate(invalid="ignore", divide="ignore"):
         square = solution[:, 0] ** 2
         info[:, 0], info[:, 1] = np.sqrt(covariance[:, 1, 1] / square), np.sqrt(covariance[:, 2, 2] / square)
@@ -70,3 +67,20 @@ def fit_centroids(difference: Exposure, psf: Psf, px: F64, py: F64, side: int = 
     x[lost], y[lost] = px[lost], py[lost]
     info[lost, :3], info[lost, 3] = np.nan, 1.0
     return x, y, info
+
+
+def _slope(stamps: F64, variance: F64) -> F64:
+    """Return the slopes (N,) of variances (N, S, S) over PSF stamps, of pixels with a variance above zero."""
+    use = variance > 0
+    count = np.maximum(use.sum((1, 2)), 1)
+    centred = np.where(use, stamps - ((stamps * use).sum((1, 2)) / count)[:, None, None], 0.0)
+    return np.asarray((centred * variance).sum((1, 2)) / np.maximum((centred**2).sum((1, 2)), 1e-30))
+
+
+def _add_photon_noise(noise: F64, photons: PhotonNoise, x: F64, y: F64, flux: F64, slope: F64) -> None:
+    """Add what the variance plane does not tell of a source's own photons to the noise (N, 3, 3) of the sums of the fit."""
+    more = photons.variance(x, y, flux, slope)[:, CENTROID]
+    for k, (i, j) in enumerate(((0, 0), (1, 1), (2, 2))):
+        noise[:, i, j] = np.maximum(noise[:, i, j] + more[:, k], LEAST * noise[:, i, j])
+    bound = np.sqrt(noise[:, 1, 1] * noise[:, 2, 2])
+    noise[:, 1, 2] = noise[:, 2, 1] = np.clip(noise[:, 1, 2] + more[:, 3], -0.99 * bound, 0.99 * bound)

@@ -15,14 +15,15 @@ from diffim.measurement.flags import pixel_flags
 from diffim.measurement.trails import measure_trails
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
-from exposure.photometry import forced_psf_photometry
+from exposure.mask import plane_bits
+from exposure.photometry import LACKING, LEAST_COVERAGE, forced_psf_photometry, psf_images
+from exposure.photon_noise import AP_FLUX, AP_RADIUS, corrected
 from exposure.psf import Psf, fwhm_of
 from exposure.stamps import adaptive_moments, extendedness, gather
 from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 
 __all__ = ["AP_RADIUS", "collapsed", "measure"]
 
-AP_RADIUS = 12.0
 Columns = dict[str, NDArray[Any]]
 STAMP, LARGE_STAMP = 25, 81  # px: for moments of sources, and of those with a large footprint (trails)
 MAX_DIPOLE_AREA = 1200  # px
@@ -68,7 +69,19 @@ def measure(
     _shapes(frame, difference, psf)
     if footprints:
         frame = _with(frame, pixel_flags(frame, difference, detections.labels))
-    return frame.drop(columns=["label", "bboxX", "bboxY"])
+        _flag_missing(frame, difference, psf.size)
+    return frame.drop(columns=["label", "bboxX", "bboxY", "psfCoverage"])
+
+
+def _flag_missing(frame: pd.DataFrame, difference: Exposure, side: int) -> None:
+    """Set the flags of missing data and of the edge where the fit of the flux, on `side` px, lacks light for it."""
+    lacks = np.flatnonzero(frame.psfCoverage < LACKING)
+    ix, iy = (nearest_pixels(frame[c].to_numpy()[lacks]) - o for c, o in zip("xy", difference.origin, strict=True))
+    planes = gather(difference.mask, ix, iy, side, 0)
+    for name, plane in (("nodata", "NO_DATA"), ("edge", "EDGE")):
+        flag = frame[f"pixelFlags_{name}"].to_numpy(bool, copy=True)
+        flag[lacks] |= ((planes & plane_bits([plane])) != 0).any(axis=(1, 2))
+        frame[f"pixelFlags_{name}"] = flag
 
 
 def _with(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
@@ -131,38 +144,62 @@ def collapsed(frame: pd.DataFrame, fwhm: F64) -> Flags:
 
 
 def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, template: Exposure) -> Columns:
-    """PSF and aperture fluxes on the difference; forced PSF fluxes on science and template."""
+    """PSF and aperture fluxes on the difference; forced PSF fluxes on science and template.
+
+    Pixels without data are left out; where they hold too much of the PSF's light there is no flux.
+    """
     columns: Columns = {}
     for exposure, name, flags in (
         (difference, "psf", "psfFlux"),
         (science, "science", "forced_PsfFlux"),
         (template, "template", None),
     ):
-        bad = ~exposure.good() if exposure is not difference else ~exposure.good("CR")
+        bad = ~exposure.good() if exposure is not difference else ~exposure.good("CR", "EDGE")
         table = forced_psf_photometry(
             exposure.image, exposure.variance, exposure.require_psf(), frame.x, frame.y, origin=exposure.origin, bad=bad
         )
         values = {c: table[c].to_numpy() for c in table}
-        columns[f"{name}InstFlux"], columns[f"{name}InstFluxErr"] = values["instFlux"], values["instFluxErr"]
+        lost = values["coverage"] < LEAST_COVERAGE
+        values["flag_noGoodPixels"] = values["flag_noGoodPixels"] | lost
+        values["flag"] = values["flag"] | lost
+        columns[f"{name}InstFlux"] = np.where(lost, np.nan, values["instFlux"])
+        columns[f"{name}InstFluxErr"] = np.where(lost, np.nan, values["instFluxErr"])
         if exposure is difference:
             columns["psfChi2"], columns["psfNdata"] = values["chi2"], values["npixels"]
+            columns["psfCoverage"] = values["coverage"]
             columns["psfLnL"] = -0.5 * values["chi2"]
+            columns |= _apertures(frame, difference, columns["psfInstFlux"], values["varianceSlope"])
         if flags is not None:
             columns |= {f"{flags}_{flag}": values[flag] for flag in ("flag", "flag_edge", "flag_noGoodPixels")}
-    return columns | _apertures(frame, difference)
+    return columns
 
 
-def _apertures(frame: pd.DataFrame, difference: Exposure) -> Columns:
-    """Fluxes within `AP_RADIUS` px on the difference, and their flags."""
-    bad = ~difference.good()
-    image = np.where(bad, 0, difference.image).astype(np.float32)
-    variance = np.where(bad, 0, difference.variance).astype(np.float32)
+def _apertures(frame: pd.DataFrame, difference: Exposure, psf_flux: F64, slope: F64) -> Columns:
+    """Fluxes within `AP_RADIUS` px on the difference, and their flags.
+
+    Parameters
+    ----------
+    psf_flux
+        Shape (N,), counts: what a source has on pixels without data is what its PSF puts there; where that is more than
+        1 - `LEAST_COVERAGE` of its light in the circle there is no flux.
+    slope
+        Shape (N,), counts^2: of the variance plane over the PSF.
+    """
+    bad = ~difference.good("EDGE")
+    planes = [np.where(bad, 0, p).astype(np.float32) for p in (difference.image, difference.variance)]
     x = frame.x.to_numpy(np.float64) - difference.origin[0]
     y = frame.y.to_numpy(np.float64) - difference.origin[1]
-    if len(frame) == 0:
-        flux = error = np.zeros(0)
-    else:
-        flux, error, _ = sep.sum_circle(image, x, y, AP_RADIUS, var=variance, subpix=5)
+    flux, error = np.zeros((2, len(frame)))
+    if len(frame):
+        flux, error, _ = sep.sum_circle(planes[0], x, y, AP_RADIUS, var=planes[1], subpix=5)
+        missing, _, _ = sep.sum_circle(bad.astype(np.float32), x, y, AP_RADIUS, subpix=5)
+        rows = np.flatnonzero(missing > 0)
+        share = _missing_light(difference, bad, x[rows], y[rows])
+        flux[rows] += np.where(share <= 1 - LEAST_COVERAGE, share * psf_flux[rows], np.nan)
+        error[rows] = np.where(np.isfinite(flux[rows]), error[rows], np.nan)
+        photons = getattr(difference.psf, "photon_noise", None)
+        if photons is not None:
+            error = corrected(error, photons.variance(frame.x, frame.y, psf_flux, slope)[:, AP_FLUX])
     inside = (x > AP_RADIUS) & (y > AP_RADIUS)
     inside &= (x < difference.width - 1 - AP_RADIUS) & (y < difference.height - 1 - AP_RADIUS)
     return {
@@ -171,6 +208,18 @@ def _apertures(frame: pd.DataFrame, difference: Exposure) -> Columns:
         "apFlux_flag_apertureTruncated": ~inside,
         "apFlux_flag": ~inside | ~np.isfinite(flux),
     }
+
+
+def _missing_light(difference: Exposure, bad: Flags, x: F64, y: F64) -> F64:
+    """Return the share (N,) of the light of point sources within `AP_RADIUS` of array positions that falls on bad pixels."""
+    x0, y0 = difference.origin
+    stamps = psf_images(difference.require_psf(), x + x0, y + y0) if x.size else np.zeros((0, 1, 1), np.float32)
+    side = stamps.shape[-1]
+    ix, iy, g = nearest_pixels(x), nearest_pixels(y), np.arange(side) - side // 2
+    across, up = ((i - p)[:, None] + g for i, p in ((ix, x), (iy, y)))
+    light = np.where(np.hypot(across[:, None, :], up[:, :, None]) <= AP_RADIUS, stamps, 0).astype(np.float64)
+    lost = gather(bad.astype(np.uint8), ix, iy, side, 0) > 0
+    return np.asarray((light * lost).sum((1, 2)) / np.maximum(light.sum((1, 2)), 1e-30))
 
 
 def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf) -> None:

@@ -81,7 +81,7 @@ def _line_fluxes(difference: Exposure, x: F64, y: F64, length: F64, angle: F64) 
     good = np.isfinite(x) & np.isfinite(y) & np.isfinite(length) & np.isfinite(angle) & (length <= LONGEST)
     rows = np.flatnonzero(good)
     points = np.maximum(np.ceil(length[rows] / STEP), 1).astype(np.int64)
-    skip = ~np.isfinite(difference.image) | ~np.isfinite(difference.variance)
+    skip = ~difference.good("EDGE")
     chunk = np.cumsum(points) // STAMPS
     psf = difference.require_psf()
     for number in np.unique(chunk):

@@ -112,7 +112,10 @@ class MaskedImage:
         return usable_pixels(self.image[rows], self.variance[rows], self.mask[rows], self.bits)
 
     def window(self, y: int, x: int, values: F32, variances: F32) -> None:
-        """Write pixels and variances from frame position (y, x) on into two buffers (h, w); zero outside of the image."""
+        """Write pixels and variances from frame position (y, x) on into two buffers (h, w); outside of the image the fill.
+
+        Variances are zero there.
+        """
         _window(self._source, self._corner(y, x), values, variances)
 
     def difference(
@@ -211,13 +214,13 @@ def _row(source: Any, corner: Any, number: int, values: Any, variances: Any) -> 
     first, last = max(0, -x0), min(side, width - x0)
     largest, zero, none, one = np.float32(3.4e38), np.float32(0), np.int32(0), np.int32(1)
     if y < 0 or y >= height or last <= first:
-        values[:] = 0
-        variances[:] = 0
-        return
-    values[:first] = 0
-    values[last:] = 0
+        first, last = side, side
     variances[:first] = 0
     variances[last:] = 0
+    _beyond(values[:first], filling, corner.filling_y + number, corner.filling_x)
+    _beyond(values[last:], filling, corner.filling_y + number, corner.filling_x + last)
+    if first == side:
+        return
     inner = slice(x0 + first, x0 + last)  # slices: indices that count from 0 need no test for negative ones
     pixels, pixel_variances, flags = image[y, inner], variance[y, inner], mask[y, inner]
     value, noise = values[first:last], variances[first:last]
@@ -235,6 +238,21 @@ def _row(source: Any, corner: Any, number: int, values: Any, variances: Any) -> 
         missing = np.int32(missing + (none if ok else one))  # a wider counter takes as long as all the rest
     if missing and filling.used:
         _fill(value, noise, pixel_variances, filling, corner.filling_y + number, corner.filling_x + first)
+
+
+@compiled
+def _beyond(value: Any, filling: Any, y: int, x: int) -> None:
+    """Put the other image, from its pixel (y, x) on, in where a row of a window is beyond the image; else zero."""
+    value[:] = 0
+    if not filling.used:
+        return
+    other, other_mask, other_bits, scale, _ = filling
+    if y < 0 or y >= other.shape[0]:
+        return
+    for i in range(max(0, -x), min(value.shape[0], other.shape[1] - x)):
+        q = other[y, x + i]
+        if np.isfinite(q) and other_mask[y, x + i] & other_bits == 0:
+            value[i] = scale * q
 
 
 @compiled

@@ -1,6 +1,7 @@
 """The difference exposure around subtracted pixels: mask, PSF, calibrations."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -12,25 +13,65 @@ from exposure.mask import flagged_pixels, plane_bits, spread_bits
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I32, Box
 
-__all__ = ["combined_mask", "difference_exposure", "difference_psf", "reach_of"]
+__all__ = [
+    "Reach",
+    "StampsAt",
+    "combined_mask",
+    "difference_exposure",
+    "difference_psf",
+    "pixel_reach",
+    "reach_of",
+    "stamps_through",
+]
 
 PSF_CELLS = 6
-SPREADING = ("NO_DATA", "BAD", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE", "CR")  # planes that a kernel carries along
+SPREADING = ("BAD", "SAT_TEMPLATE", "SAT", "HIGH_VARIANCE")  # planes that a kernel carries along
+LEAST_WEIGHT = 0.01  # of a kernel: what a pixel with less does to another is lost in the noise
 StampsAt = Callable[[F64, F64], F32]
 
 
-def combined_mask(science: Exposure, template: Exposure, reach: int | None, template_reach: int | None) -> I32:
-    """Return the OR of both masks on the image's box, with what a kernel carries along grown by its reach (px)."""
+@dataclass(frozen=True)
+class Reach:
+    """How far (px) the filters of an image carry a pixel of it: all of them, and the matching kernel (None: there is none).
+
+    Where data are missing all filters matter; other planes are carried by a matching kernel alone: areas, whose pixels add up, by
+    `kernel`, cosmic rays, whose pixels are few and hold the other image's light by then, by `pixels`.
+    """
+
+    filters: int
+    kernel: int | None = None
+    pixels: int | None = None
+
+
+def combined_mask(science: Exposure, template: Exposure, reach: Reach, template_reach: Reach) -> I32:
+    """Return the OR of both masks on the image's box, with what filters carry along grown by their reach.
+
+    ``EDGE`` is set where the filters of an image reach beyond it.
+    """
     x0, y0, width, height = science.bbox
     offset = (y0 - template.origin[1], x0 - template.origin[0])
     part = (slice(offset[0], offset[0] + height), slice(offset[1], offset[1] + width))
     mask, own, old = np.empty_like(science.mask), science.mask, template.mask[part]
     in_bands(lambda first, last: np.bitwise_or(own[first:last], old[first:last], out=mask[first:last]), height)
-    if template_reach is not None:
-        spread_bits(template.mask, plane_bits(SPREADING), template_reach, mask, offset)
-    if reach is not None:
-        spread_bits(science.mask, plane_bits(SPREADING), reach, mask)
+    for exposure, far, corner in ((template, template_reach, offset), (science, reach, (0, 0))):
+        spread_bits(exposure.mask, plane_bits(["NO_DATA"]), far.filters, mask, corner)
+        if far.kernel is not None:
+            spread_bits(exposure.mask, plane_bits(SPREADING), far.kernel, mask, corner)
+        if far.pixels is not None:
+            spread_bits(exposure.mask, plane_bits(["CR"]), far.pixels, mask, corner)
+        _mark_edge(mask, corner, exposure.mask.shape, far.filters)
     return mask
+
+
+def _mark_edge(mask: I32, corner: tuple[int, int], shape: tuple[int, ...], reach: int) -> None:
+    """Set ``EDGE`` in a mask, pixel [0, 0] of which is pixel `corner` of an image of a shape, less than `reach` px from its rim."""
+    bit = np.int32(plane_bits(["EDGE"]))
+    for axis in (0, 1):
+        rows = mask if axis == 0 else mask.T
+        low = max(0, reach - corner[axis])
+        high = max(0, corner[axis] + rows.shape[0] + reach - shape[axis])
+        rows[:low] |= bit
+        rows[rows.shape[0] - min(high, rows.shape[0]) :] |= bit
 
 
 def difference_exposure(science: Exposure, subtracted: Subtracted, mask: I32, psf: Psf) -> Exposure:
@@ -54,14 +95,26 @@ def difference_exposure(science: Exposure, subtracted: Subtracted, mask: I32, ps
     )
 
 
-def reach_of(kernel: F32) -> int:
-    """Return the radius (px) that holds 99 % of the absolute weight of a kernel (S, S)."""
+def reach_of(kernel: F32, share_inside: float = 0.99) -> int:
+    """Return the radius (px) that holds a share of the absolute weight of a kernel (S, S)."""
+    radius, weight = _by_radius(kernel)
+    order = np.argsort(radius, kind="stable")  # many are equal
+    share = np.cumsum(weight[order])
+    return int(np.ceil(radius[order][np.searchsorted(share, share_inside * share[-1])]))
+
+
+def pixel_reach(kernel: F32) -> int:
+    """Return the radius (px) of the pixels of a kernel (S, S) that weigh `LEAST_WEIGHT` or more, at most its reach."""
+    radius, weight = _by_radius(kernel)
+    heavy = radius[weight >= LEAST_WEIGHT * weight.sum()]
+    return min(int(np.ceil(heavy.max(initial=1.0))), reach_of(kernel))
+
+
+def _by_radius(kernel: F32) -> tuple[F64, F32]:
+    """Return the distance from the centre (px) and the absolute weight of the pixels of a kernel (S, S)."""
     half = kernel.shape[0] // 2
     g = np.arange(-half, half + 1)
-    radius = np.hypot(g[:, None], g[None, :]).ravel()
-    order = np.argsort(radius, kind="stable")  # many are equal
-    share = np.cumsum(np.abs(kernel).ravel()[order])
-    return int(np.ceil(radius[order][np.searchsorted(share, 0.99 * share[-1])]))
+    return np.hypot(g[:, None], g[None, :]).ravel(), np.abs(kernel).ravel()
 
 
 def difference_psf(science: Psf, box: Box, *filters: StampsAt) -> GridPsf:
@@ -76,11 +129,11 @@ def difference_psf(science: Psf, box: Box, *filters: StampsAt) -> GridPsf:
     mx, my = (a.ravel() for a in np.meshgrid(gx, gy))
     stamps = science.kernel_at(mx, my)
     for kernels_at in filters:
-        stamps = _convolved(stamps, kernels_at(mx, my))
+        stamps = stamps_through(stamps, kernels_at(mx, my))
     return GridPsf(stamps, PSF_CELLS, PSF_CELLS, box)
 
 
-def _convolved(stamps: F32, kernels: F32) -> F32:
+def stamps_through(stamps: F32, kernels: F32) -> F32:
     """Convolve stamps with centred kernels, one each; the result has the side of the stamps."""
     side, reach = stamps.shape[-1], kernels.shape[-1] // 2
     full = cv2.getOptimalDFTSize(side + 2 * reach)

@@ -22,8 +22,18 @@ from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.masked_image import MaskedImage
 from diffim.preparation import flux_unit_ratio
 from diffim.subtraction.alard_lupton import Subtracted, Subtraction, excess_power
-from diffim.subtraction.difference_exposure import combined_mask, difference_exposure, difference_psf, reach_of
+from diffim.subtraction.difference_exposure import (
+    Reach,
+    StampsAt,
+    combined_mask,
+    difference_exposure,
+    difference_psf,
+    pixel_reach,
+    reach_of,
+    stamps_through,
+)
 from diffim.subtraction.noise_power import sky_correlation
+from diffim.subtraction.photon_noise import Light, Way, variance_per_count, with_photon_noise
 from diffim.subtraction.zogy import ProperSubtraction, check_centred
 from exposure import Exposure
 from exposure.errors import PsfUndefined
@@ -43,6 +53,7 @@ ENOUGH_FOR_WINGS = (
 MANY_MORE = 1.5
 WHITE_POWER = 0.15  # deviation from white noise that is within the error of its measurement
 ALIKE = 0.1  # widths this alike let the noise decide what is convolved, where it cannot be taken off the fit
+REACH = 0.95  # of the weight of a filter: what lies beyond has the light of the other image, of which little is amiss
 WHITE = 0.1  # correlation of neighbouring sky pixels; faint sources make up to 0.06, resampling 0.2 and more
 
 
@@ -146,8 +157,11 @@ def match_and_subtract(
             subtracted, difference=subtracted.difference * clear, variance=subtracted.variance * clear**2
         )
         matched = None if matched is None else matched * clear
-    difference = _assemble(science, template, direction, fit, subtracted, subtraction)
     unit = total if direction.of_template else 1 / total
+    difference = _assemble(science, template, direction, fit, subtracted, subtraction)
+    noise = [variance_per_count(e, stars) for e in (science, template)]
+    way = Way(direction.of_template, fit.kernel, subtraction.whitening_at)
+    difference.psf = with_photon_noise(difference, *way.lights((science.require_psf(), template.require_psf()), noise))
     return Matched(difference, matched, fit, direction.name, unit, subtraction.largest_gain)
 
 
@@ -235,6 +249,7 @@ def _subtraction(
         )
     bare = MaskedImage.of(template, "BAD")
     if direction.of_template:
+        convolved = convolved.filled(unconvolved, 1 / ratio)
         unconvolved, scale = unconvolved.filled(bare, ratio), 1.0
     else:
         convolved, scale = convolved.filled(bare, 1 / max(kernel.kernel_sum, 1e-30)), -1 / kernel.kernel_sum
@@ -273,16 +288,15 @@ def _assemble(
     """Return the difference with its mask, PSF and calibrations."""
     psf = science.require_psf()
     x0, y0, width, height = science.bbox
-    reach = reach_of(fit.kernel.kernels_at(x0 + width / 2, y0 + height / 2)[0])
-    if direction.of_template:
-        mask = combined_mask(science, template, None, reach)
-        psf = difference_psf(psf, science.bbox, subtraction.whitening_at)
-    else:
-        mask = combined_mask(science, template, reach, None)
-        total = np.float32(fit.kernel.kernel_sum)
-        psf = difference_psf(
-            psf, science.bbox, lambda x, y: fit.kernel.kernels_at(x, y) / total, subtraction.whitening_at
-        )
+    x, y = np.array([x0 + width / 2]), np.array([y0 + height / 2])
+    kernel, whitening = fit.kernel.kernels_at(x, y), subtraction.whitening_at(x, y)
+    plain = Reach(reach_of(whitening[0], REACH))
+    wide = reach_of(stamps_through(kernel, whitening)[0], REACH)
+    matched = Reach(wide, reach_of(kernel[0]), pixel_reach(kernel[0]))
+    of_template, total = direction.of_template, np.float32(fit.kernel.kernel_sum)
+    mask = combined_mask(science, template, *((plain, matched) if of_template else (matched, plain)))
+    matching: list[StampsAt] = [] if of_template else [lambda x, y: fit.kernel.kernels_at(x, y) / total]
+    psf = difference_psf(psf, science.bbox, *matching, subtraction.whitening_at)
     return difference_exposure(science, subtracted, mask, psf)
 
 
@@ -296,15 +310,23 @@ def match_and_subtract_proper(science: Exposure, template: Exposure, sources: St
     """
     psfs = science.require_psf(), template.require_psf()
     check_centred(*psfs, science.bbox)
-    ratio = _psf_flux_ratio(kernel_stars(sources, science, template, MIN_SIZE), science, template)
+    stars = kernel_stars(sources, science, template, MIN_SIZE)
+    ratio = _psf_flux_ratio(stars, science, template)
     new, old = MaskedImage.of(science, "BAD", "CR"), MaskedImage.of(template, "BAD")
     subtraction = ProperSubtraction(new.filled(old, 1 / ratio), old, *psfs, ratio, science.bbox)
     subtracted = subtraction.run()
     x, y = np.array([science.bbox[0] + science.width / 2]), np.array([science.bbox[1] + science.height / 2])
-    reach = [reach_of(k[0]) for k in subtraction.filters_at(x, y)]
-    mask = combined_mask(science, template, *reach)
+    far = [Reach(reach_of(k[0]), reach_of(k[0]), pixel_reach(k[0])) for k in subtraction.filters_at(x, y)]
+    mask = combined_mask(science, template, *far)
     psf = difference_psf(psfs[0], science.bbox, subtraction.whitening_at)
-    return Matched(difference_exposure(science, subtracted, mask, psf), subtracted.matched, None, "both", 1 / ratio)
+    difference = difference_exposure(science, subtracted, mask, psf)
+    noise = [variance_per_count(e, stars) for e in (science, template)]
+    difference.psf = with_photon_noise(
+        difference,
+        Light(psfs[0], subtraction.whitening_at, 1.0, noise[0]),
+        Light(psfs[1], lambda x, y: subtraction.filters_at(x, y)[1], 1 / ratio, noise[1]),
+    )
+    return Matched(difference, subtracted.matched, None, "both", 1 / ratio)
 
 
 def _psf_flux_ratio(stars: Stars, science: Exposure, template: Exposure) -> float:

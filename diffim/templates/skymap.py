@@ -10,6 +10,7 @@ import numpy as np
 from lsst.sphgeom import Angle, Box, ConvexPolygon, LonLat, UnitVector3d
 
 from diffim.templates.tiling import SkyTiling, Tile
+from tasks.arrays import F64, Flags
 
 __all__ = ["TRACT_DEG", "Place", "SkyMap"]
 
@@ -81,6 +82,13 @@ class SkyMap:
     def patch(self, place: Place) -> int:
         """Return the number of a patch in its tract."""
         return place.row * self.columns + place.column
+
+    def owned(self, ra: F64, dec: F64, tract: int, patch: int) -> Flags:
+        """Return whether positions (N,), degrees, are of a patch: each is of one, though patches overlap."""
+        rings, columns = self.tiling.numbers(ra, dec)
+        pairs, which = np.unique(np.stack([rings, columns], axis=1), axis=0, return_inverse=True)
+        places = [self.place(self.tiling.tile(int(ring), int(column))) for ring, column in pairs]
+        return np.array([(p.tract, self.patch(p)) == (tract, patch) for p in places], np.bool_)[which.ravel()]
 
     def tract_region(self, tract: int) -> Box:
         """Return where a tract's tiles reach: all that it may ever have."""

@@ -21,7 +21,7 @@ from diffim.templates.coadd import coadd_tile
 from diffim.templates.patches import BORDER, merge_patches
 from diffim.templates.tiling import SkyTiling, Tile
 from exposure import Exposure, SkyWcs
-from tasks.arrays import Box
+from tasks.arrays import F64, Box
 from tasks.sphere import unit_vectors
 
 __all__ = ["TemplateSet", "TemplateStore", "build_template", "merge_stars", "tiles_of"]
@@ -137,6 +137,20 @@ class TemplateStore:
                 self._tiles.popitem(last=False)
         self._tiles.move_to_end(path)
         return self._tiles[path]
+
+    def keep(self, chosen: TemplateSet, ra: F64, dec: F64) -> int:
+        """Read the tiles that hold any of the positions (N,), degrees, those nearest to the first one; returns how many.
+
+        At most half of the tiles that are kept: those of the visits before stay.
+        """
+        held = set(chosen.manifest["tiles"])
+        tiles = [t for t in chosen.tiling.overlapping(ra, dec) if t.name in held]
+        start = unit_vectors(ra[:1], dec[:1])[0]
+        centres = [t.wcs.pixel_to_sky(np.array([(t.size - 1) / 2]), np.array([(t.size - 1) / 2])) for t in tiles]
+        near = sorted(zip(tiles, centres, strict=True), key=lambda pair: -float(unit_vectors(*pair[1])[0] @ start))
+        for tile, _ in near[: self._max_tiles // 2]:
+            self._tile(chosen.path / f"{tile.name}.fits")
+        return min(len(near), self._max_tiles // 2)
 
     def fetch(self, chosen: TemplateSet, science: Exposure, border: int = BORDER) -> Exposure:
         """Return the template warped to the pixels of a science exposure, grown by `border` px, in nJy.

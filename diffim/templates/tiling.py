@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from exposure import SkyWcs
-from tasks.arrays import F64
+from tasks.arrays import F64, I64
 
 __all__ = ["SkyTiling", "Tile"]
 
@@ -61,10 +61,14 @@ class SkyTiling:
 
     def overlapping(self, ra: F64, dec: F64) -> list[Tile]:
         """Return the tiles whose inner area holds any of the positions (N,), degrees (sample an image densely enough)."""
-        rings = np.clip(((dec + 90) / self.step).astype(int), 0, round(180 / self.step) - 1)
-        out = set()
-        for ring in np.unique(rings):
-            n = self.columns(int(ring))
-            columns = np.clip((ra[rings == ring] % 360 / 360 * n).astype(int), 0, n - 1)
-            out |= {(int(ring), int(c)) for c in np.unique(columns)}
-        return [self.tile(*key) for key in sorted(out)]
+        rings, columns = self.numbers(ra, dec)
+        return [
+            self.tile(ring, column) for ring, column in sorted(set(zip(rings.tolist(), columns.tolist(), strict=True)))
+        ]
+
+    def numbers(self, ra: F64, dec: F64) -> tuple[I64, I64]:
+        """Return ring and column (N,) of the tile whose inner area holds each of the positions (N,), degrees."""
+        rings = np.clip(((dec + 90) / self.step).astype(np.int64), 0, round(180 / self.step) - 1)
+        present, which = np.unique(rings, return_inverse=True)
+        counts = np.array([self.columns(int(ring)) for ring in present], np.int64)[which]
+        return rings, np.clip((ra % 360 / 360 * counts).astype(np.int64), 0, counts - 1)

@@ -8,6 +8,7 @@ IMAGE    float32 pixels, WCS, ``LTV1/2`` = minus the frame origin
 MASK     int32 planes, ``MP_<NAME>`` = bit number
 VARIANCE float32
 PSF      cube of stamps; ``PSFTYPE`` polynomial, grid, gaussian or moffat
+PHOTNOIS noise of photons that filters correlate, on a grid (of a difference; `exposure.photon_noise`)
 PHOTOCAL Chebyshev coefficients of the variation of the calibration (when it varies)
 APCORR   one extension per flux name (``APNAME``), Chebyshev coefficients
 ======== ============================================================================================
@@ -150,7 +151,9 @@ def _read_native(
         mask=mask,
         origin=origin,
         wcs=SkyWcs.from_cards(Cards([image_header], name), origin),
-        psf=parts.read_psf(hdus["PSF"]) if "PSF" in hdus else None,
+        psf=parts.read_psf(hdus["PSF"], noise=next((h for h in hdus if h.name == "PHOTNOIS"), None))
+        if "PSF" in hdus
+        else None,
         photo_calib=parts.read_photo_calib(hdus, bbox),
         visit_info=parts.image_visit_info(head, name, known),
         band=str(head.get("BAND", "")),

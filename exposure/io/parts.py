@@ -19,6 +19,8 @@ from exposure.field import ChebyshevField
 from exposure.header.cards import Cards
 from exposure.header.times import check_mjd
 from exposure.photocalib import PhotoCalib
+from exposure.photon_noise import NUMBERS as PHOTON_NUMBERS
+from exposure.photon_noise import PhotonNoise
 from exposure.psf import GaussianPsf, GridPsf, MoffatPsf, PolynomialPsf, Psf
 from exposure.visitinfo import VisitInfo
 from tasks.arrays import Box
@@ -27,6 +29,7 @@ __all__ = [
     "ap_corr_hdus",
     "image_visit_info",
     "photo_calib_hdus",
+    "photon_noise_hdus",
     "psf_hdu",
     "read_ap_corr",
     "read_photo_calib",
@@ -139,8 +142,19 @@ def psf_hdu(psf: Psf) -> fits.ImageHDU:
     raise TypeError(f"no FITS form for {type(psf).__name__}")
 
 
-def read_psf(hdu: Any, box: Box | None = None) -> Psf:
-    """Read a PSF extension; a cube with NGX, NGY but without PSFTYPE is a grid over `box`.
+def photon_noise_hdus(psf: Psf | None) -> list[fits.ImageHDU]:
+    """Return the extension of what the variance plane does not tell of errors, if any."""
+    noise = psf.photon_noise if isinstance(psf, GridPsf) else None
+    if noise is None:
+        return []
+    hdu = fits.ImageHDU(noise.values, name="PHOTNOIS")
+    hdu.header["NGX"], hdu.header["NGY"] = noise.nx, noise.ny
+    _write_box(hdu.header, noise.bbox)
+    return [hdu]
+
+
+def read_psf(hdu: Any, box: Box | None = None, noise: Any = None) -> Psf:
+    """Read a PSF extension, and that of the photon noise (`noise`) where there is one; a cube with NGX, NGY but without PSFTYPE is a grid over `box`.
 
     Raises
     ------
@@ -159,13 +173,23 @@ def read_psf(hdu: Any, box: Box | None = None) -> Psf:
         where = _read_box(header) if "PSFW" in header else box
         if where is None or cube.shape[0] != nx * ny or cube.shape[-1] % 2 == 0:
             raise FitsUnreadable(f"PSF cube of shape {cube.shape} does not fit NGX={nx}, NGY={ny} or has an even side")
-        return GridPsf(cube, nx, ny, where)
+        return GridPsf(cube, nx, ny, where, None if noise is None else _read_photon_noise(noise))
     if kind == "gaussian":
         return GaussianPsf(float(data[0]), int(header["SIZE"]), (float(data[1]), float(data[2])))
     if kind == "moffat":
         rows = [tuple(float(v) for v in row) for row in data]
         return MoffatPsf(rows[0], float(header["BETA"]), int(header["SIZE"]), _read_box(header), rows[1], rows[2])
     raise FitsUnreadable(f"unknown PSFTYPE {kind!r}")
+
+
+def _read_photon_noise(hdu: Any) -> PhotonNoise:
+    nx, ny = int(hdu.header.get("NGX", 0)), int(hdu.header.get("NGY", 0))
+    values = np.ascontiguousarray(hdu.data, dtype=np.float64)
+    if values.shape != (nx * ny, 2, PHOTON_NUMBERS):
+        raise FitsUnreadable(
+            f"extension PHOTNOIS of shape {values.shape}, expected ({nx * ny}, 2, {PHOTON_NUMBERS}): write the difference anew"
+        )
+    return PhotonNoise(values, nx, ny, _read_box(hdu.header))
 
 
 def photo_calib_hdus(primary: fits.Header, calib: PhotoCalib | None) -> list[fits.ImageHDU]:

@@ -101,7 +101,7 @@ def write_exposure(
     ):
         hdus.append(_pixels_hdu(name, data, header, compress))
     if exposure.psf is not None:
-        hdus.append(parts.psf_hdu(exposure.psf))
+        hdus += [parts.psf_hdu(exposure.psf), *parts.photon_noise_hdus(exposure.psf)]
     hdus += parts.photo_calib_hdus(primary.header, exposure.photo_calib) + parts.ap_corr_hdus(exposure.ap_corr)
     if cards is not None:
         primary.header.extend(cards, end=True)

@@ -17,6 +17,6 @@ def downgrade() -> None:
     """Take away; visits of states that are not known before count as failed."""
     op.execute("DROP FUNCTION IF EXISTS note_visit_event CASCADE")
     op.execute("UPDATE \"VisitLedger\" SET state = 'failed' WHERE state IN ('waiting', 'cancelled')")
-    op.execute('DROP INDEX "IDX_VisitLedger_created", "IDX_AccessAudit_at"')
+    op.execute('DROP INDEX "IDX_VisitLedger_created", "IDX_VisitLedger_time", "IDX_AccessAudit_at"')
     op.execute('ALTER TABLE "VisitLedger" DROP COLUMN "waitUntil"')
     op.execute('DROP TABLE "VisitEvent", "IdempotencyKey", "NextVisit"')

@@ -4,6 +4,8 @@ ALTER TABLE "VisitLedger" ADD COLUMN "waitUntil" TIMESTAMP WITH TIME ZONE;
 
 CREATE INDEX "IDX_VisitLedger_created" ON "VisitLedger" ("createdAt", visit, detector);
 
+CREATE INDEX "IDX_VisitLedger_time" ON "VisitLedger" ("midpointMjdTai") WHERE state IN ('queued', 'running');
+
 CREATE TABLE "VisitEvent" (
     id BIGINT GENERATED ALWAYS AS IDENTITY,
     "transaction" BIGINT NOT NULL,

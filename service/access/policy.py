@@ -6,10 +6,11 @@ from functools import cache
 
 from service.access.principals import SCOPES
 
-__all__ = ["PUBLIC", "RULES", "Rule", "is_public", "rule_of"]
+__all__ = ["PAGES", "PUBLIC", "RULES", "Rule", "is_page", "is_public", "rule_of"]
 
-# alive and ready: asked by what starts and stops the process, which has no token
-PUBLIC = frozenset({("GET", "/healthz"), ("GET", "/readyz")})
+# alive and ready: asked by what starts and stops the process, which has no token; where a person shows one, and the files
+# that this page and all others load: style sheets and scripts, which say nothing of what is stored
+PUBLIC = frozenset({("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/sign-in"), ("GET", "/assets/{name}")})
 _READ, _SEE, _SUBMIT, _OPERATE, _ANY = ("read",), ("read", "submit"), ("submit",), ("operate",), SCOPES
 
 # method, path as it is routed: any one of the scopes is enough
@@ -23,6 +24,8 @@ RULES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/v1/visits/{visit}/{detector}/events"): _SEE,
     ("GET", "/v1/visits/{visit}/{detector}/{what}"): _READ,
     ("GET", "/v1/events"): _READ,
+    ("POST", "/v1/next-visits"): _SUBMIT,
+    ("GET", "/v1/next-visits"): _SEE,
     ("GET", "/v1/templates"): _READ,
     ("GET", "/v1/templates/{name}/coverage"): _READ,
     ("POST", "/v1/templates/{name}/versions/{version}/promote"): _OPERATE,
@@ -34,6 +37,8 @@ RULES: dict[tuple[str, str], tuple[str, ...]] = {
     ("POST", "/v1/session"): _ANY,
     ("GET", "/v1/session"): _ANY,
     ("DELETE", "/v1/session"): _ANY,
+    ("GET", "/v1/sessions"): _ANY,
+    ("DELETE", "/v1/sessions/{session_id}"): _ANY,
     ("GET", "/v1/objects"): _READ,
     ("GET", "/v1/objects/{object_id}"): _READ,
     ("GET", "/v1/objects/{object_id}/versions"): _READ,
@@ -56,11 +61,30 @@ RULES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/config"): _READ,
     ("GET", "/mode"): _READ,
     ("GET", "/metrics"): _READ,
+    ("GET", "/live"): _READ,
+    ("GET", "/v1/visits/{visit}/{detector}/images/{which}"): _READ,
+    ("GET", "/v1/sources/{source_id}/stamps/{which}"): _READ,
+    ("GET", "/v1/objects/{object_id}/curve"): _READ,
+    ("GET", "/v1/objects/{object_id}/period"): _READ,
     ("GET", "/docs"): _READ,
     ("GET", "/docs/{path:path}"): _READ,
     ("GET", "/openapi.json"): _READ,
 }
 _ENTERING = (("POST", "/v1/visits"), ("POST", "/v1/visits/batch"))
+
+# pages of the dashboard: HTML, for people
+PAGES = (
+    "/",
+    "/night/{night}",
+    "/visit/{visit}/{detector}",
+    "/object/{object_id}",
+    "/why",
+    "/streams",
+    "/streams/readers",
+    "/search",
+    "/keys",
+)
+RULES |= dict.fromkeys((("GET", path) for path in PAGES), _READ)
 
 
 @dataclass(frozen=True)
@@ -84,7 +108,12 @@ class Rule:
 
 def is_public(method: str, path: str) -> bool:
     """Whether a request is answered whoever asks."""
-    return (_as_asked(method), path) in PUBLIC
+    return any(listed == _as_asked(method) and pattern.fullmatch(path) for listed, pattern in _public())
+
+
+def is_page(path: str) -> bool:
+    """Whether a path is a page for people: who is not known is shown where to sign in."""
+    return any(pattern.fullmatch(path) for pattern in _pages())
 
 
 def rule_of(method: str, path: str) -> Rule:
@@ -99,11 +128,26 @@ def _as_asked(method: str) -> str:
     return "GET" if method == "HEAD" else method
 
 
+def _pattern(path: str) -> re.Pattern[str]:
+    rest = re.sub(r"\\\{\w+:path\\\}", ".*", re.escape(path))
+    return re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", rest))
+
+
+@cache
+def _public() -> list[tuple[str, re.Pattern[str]]]:
+    return [(method, _pattern(path)) for method, path in PUBLIC]
+
+
+@cache
+def _pages() -> list[re.Pattern[str]]:
+    return [_pattern(path) for path in PAGES]
+
+
 @cache
 def _patterns() -> list[tuple[tuple[str, re.Pattern[str]], Rule]]:
     return [
         (
-            (method, re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.sub(r"\\\{\w+:path\\\}", ".*", re.escape(path))))),
+            (method, _pattern(path)),
             Rule(path, scopes, (method, path) in _ENTERING),
         )
         for (method, path), scopes in RULES.items()

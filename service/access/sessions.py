@@ -9,11 +9,21 @@ import hmac
 import secrets
 
 from apdb import Database
-from apdb.access.tokens import add_token, revoke_token
+from apdb.access.tokens import StoredToken, add_token, revoke_token, sessions_of
+from apdb.errors import NotFound
 from service.access.principals import SCOPES, Principal
 from service.access.tokens import SESSION_PREFIX, digest
 
-__all__ = ["COOKIE", "LONGEST_S", "begin_session", "csrf_word", "end_session", "is_csrf_word"]
+__all__ = [
+    "COOKIE",
+    "LONGEST_S",
+    "begin_session",
+    "csrf_word",
+    "end_own_session",
+    "end_session",
+    "is_csrf_word",
+    "own_sessions",
+]
 
 COOKIE = "__Host-alertprod"  # browsers take it over TLS (or from this machine) alone, for this host, whole
 LONGEST_S = 8 * 3600.0
@@ -41,6 +51,26 @@ def end_session(database: Database, principal: Principal) -> None:
     if principal.token_id is not None:
         with database.session() as connection:
             revoke_token(connection, principal.token_id, principal.name)
+
+
+def own_sessions(database: Database, principal: Principal) -> list[StoredToken]:
+    """Return the sessions of somebody that have not ended, whichever of his tokens they were made from."""
+    with database.session() as connection:
+        return sessions_of(connection, principal.name)
+
+
+def end_own_session(database: Database, principal: Principal, session_id: str) -> None:
+    """End one of somebody's sessions.
+
+    Raises
+    ------
+    NotFound
+        He has none of that id.
+    """
+    with database.session() as connection:
+        if session_id not in {s.token_id for s in sessions_of(connection, principal.name)}:
+            raise NotFound(f"{principal.name} has no session {session_id}")
+        revoke_token(connection, session_id, principal.name)
 
 
 def csrf_word(token: str) -> str:

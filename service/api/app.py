@@ -20,6 +20,7 @@ from service.api.guard.access_log import AccessLog
 from service.api.guard.gate import Gate
 from service.api.guard.shield import BodyLimits, Shield
 from service.api.operations import operations
+from service.api.preparing.next_visits import next_visits
 from service.api.preparing.templates import templates
 from service.api.problems import add_problem_handlers
 from service.api.reads import reads
@@ -31,6 +32,7 @@ from service.api.uploads import sweep_for_ever
 from service.api.visits import visits
 from service.api.vo.footprint import footprint
 from service.api.vo.tap import tap
+from service.pages.routes import add_pages
 from service.settings import Settings
 
 __all__ = ["create_app"]
@@ -68,11 +70,15 @@ def create_app(settings: Settings) -> FastAPI:
     set_resources(app, resources)
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
     add_problem_handlers(app)
-    for router in (visits, events, templates, dead_letters, reads, footprint, tap, session, schemas, operations):
+    routers = (
+        visits, events, templates, next_visits, dead_letters, reads, footprint, tap, session, schemas, operations,
+    )  # fmt: skip
+    for router in routers:
         app.include_router(router, responses=PROBLEMS)
     if settings.api_docs:
         app.include_router(documentation)
     app.include_router(site)
+    add_pages(app)
     _guard(app, resources, open_keys(settings, resources.database), acts)
     return app
 

@@ -1,5 +1,7 @@
 """The HTTP problem document (RFC 9457): one form for every answer that is an error, and what becomes one."""
 
+import errno
+
 import psycopg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -8,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from apdb.database import first_line
 from apdb.errors import NotFound, VisitConflict
-from service.errors import BadMessage, QuotaExceeded, help_path
+from service.errors import BadMessage, QuotaExceeded, StorageFull, help_path
 from tasks.errors import AlertProdError
 
 __all__ = ["RETRY_AFTER_S", "add_problem_handlers", "problem", "too_large"]
@@ -52,6 +54,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     """Let an application answer every error with a problem document."""
     app.exception_handler(AlertProdError)(_own_error)
     app.exception_handler(psycopg.DataError)(_value_without_room)
+    app.exception_handler(OSError)(_no_room_on_disk)
     app.exception_handler(RequestValidationError)(_invalid_request)
     app.exception_handler(HTTPException)(_framework_refusal)
 
@@ -72,6 +75,13 @@ def _status_of(error: AlertProdError) -> int:
 
 def _value_without_room(_request: Request, error: psycopg.DataError) -> JSONResponse:
     return problem(422, BadMessage.code, f"the database cannot hold it: {first_line(error)}")
+
+
+def _no_room_on_disk(_request: Request, error: OSError) -> JSONResponse:
+    """A disk that is full: nothing was entered, and it may be freed. What else a system refuses is a fault."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    return problem(503, StorageFull.code, "no room is left for what came in: nothing was taken", RETRY_AFTER_S)
 
 
 def _invalid_request(_request: Request, error: RequestValidationError) -> JSONResponse:

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from apdb import Database
 from apdb.errors import Busy
 from apdb.queue.uploads import needed_files
+from service.access.retention import forget_old
 from service.errors import BadMessage
 from service.settings import Settings
 from tasks.errors import AlertProdError
@@ -79,6 +80,8 @@ def keep_upload(upload: IO[bytes], settings: Settings) -> str:
                     raise BadMessage(f"the upload is larger than {limit} bytes")
                 digest.update(chunk)
                 out.write(chunk)
+            out.flush()
+            os.fsync(out.fileno())  # the visit that names it is accepted: it must outlive the machine's end, too
         if size == 0:
             raise BadMessage("the part 'science' is empty")
         target = settings.upload_dir.resolve() / f"{digest.hexdigest()}.fits"
@@ -110,12 +113,13 @@ def sweep_uploads(settings: Settings, database: Database, young_s: float = YOUNG
 
 
 async def sweep_for_ever(settings: Settings, database: Database, every_s: float = EVERY_S) -> None:
-    """Sweep now and then, until it is cancelled; what fails is tried again the next time."""
+    """Sweep uploads now and then, and forget old rows, until it is cancelled; what fails is tried again the next time."""
     while True:
         try:
             gone = await run_in_threadpool(sweep_uploads, settings, database)
             if gone:
                 _log.info("%d uploads that no visit needs were deleted", len(gone))
+            await run_in_threadpool(forget_old, database, settings.audit_days)
         except (AlertProdError, psycopg.Error, OSError) as error:
-            _log.warning("uploads could not be swept: %s", type(error).__name__)
+            _log.warning("uploads and old rows could not be swept: %s", type(error).__name__)
         await asyncio.sleep(every_s)

@@ -14,6 +14,7 @@ from service.api.problems import problem
 from service.api.resources import Resources, Shared
 from service.api.stream.waiting import Wait, row_at_end
 from service.api.uploads import keep_upload
+from service.crash import crash_at
 from service.errors import BadMessage, QuotaExceeded
 from service.intake.message import VisitMessage, decode_message
 from service.intake.submit import Answer, Submission, content_digest, describe
@@ -107,6 +108,7 @@ async def post_visit(
         message["reprocess"] = reprocess
     submission = _submission(request, shared, idempotency_key, message)
     (status, answer), replayed = await shared.admission.run(submission.one, message)
+    crash_at("accepted", shared.settings.crash_point)
     if wait > 0:
         request.state.slot.release()  # who waits takes no place from those who submit
         row = await row_at_end(shared, answer["visit"], answer["detector"], wait)
@@ -136,6 +138,7 @@ async def post_visits(request: Request, shared: Shared, idempotency_key: Idempot
         )
     submission = _submission(request, shared, idempotency_key, messages)
     answer, replayed = await shared.admission.run(submission.many, messages)
+    crash_at("accepted", shared.settings.crash_point)
     request.state.entered = 0 if replayed else answer[1]["accepted"]
     return _answer(answer, replayed, None)
 

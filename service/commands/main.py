@@ -23,7 +23,7 @@ from service.commands.orbits import orbits_app
 from service.commands.roles import add_roles
 from service.commands.template import template_app
 from service.commands.tokens import tokens_app
-from service.commands.up import up
+from service.commands.up import top, up
 from service.commands.visits import visits_app
 from service.failures import DEBUG, run_command
 from service.terminal import print_table, say
@@ -38,6 +38,7 @@ FIRST, ROLES, LOOK, KEEP, IMAGES = "First steps", "Roles of the service", "What 
 app.command(rich_help_panel=FIRST)(up)
 add_roles(app, ROLES)
 app.add_typer(instrument_app, name="instrument", rich_help_panel=FIRST)
+app.command(rich_help_panel=LOOK)(top)
 app.add_typer(visits_app, name="visits", rich_help_panel=LOOK)
 app.add_typer(dead_letters_app, name="dead-letters", rich_help_panel=LOOK)
 app.add_typer(alerts_app, name="alerts", rich_help_panel=LOOK)

@@ -114,6 +114,33 @@ def retry(visit: int, detector: int, as_json: Json = False) -> None:
     _change("retry", visit, detector, as_json)
 
 
+@visits_app.command("announce", context_settings={"ignore_unknown_options": True})  # declinations may be negative
+def announce_next(
+    ra: Annotated[float, typer.Argument(help="centre, ICRS degrees")],
+    dec: Annotated[float, typer.Argument(help="centre, ICRS degrees")],
+    radius: Annotated[float, typer.Option(help="degrees, of the circle that the image lies in")],
+    band: Annotated[str, typer.Option(help="one of u g r i z y")],
+    templates: Annotated[str | None, typer.Option(help="template set")] = None,
+    seconds: Annotated[float, typer.Option(help="after which it is of no use")] = 900.0,
+) -> None:
+    """Say where the telescope will look: workers without a visit read templates and history of that place beforehand."""
+    from service.access.client import remote_api, tell
+    from service.intake.announcement import parse_announcement
+
+    given = {"ra": ra, "dec": dec, "radiusDeg": radius, "band": band, "templates": templates, "expiresS": seconds}
+    announcement = parse_announcement(given)
+    content = announcement.model_dump(mode="json", exclude_none=True)
+    if (url := remote_api()) is not None:
+        number = tell(url, "/v1/next-visits", content)["id"]
+    else:
+        from apdb.announcements import announce
+
+        seconds = content.pop("expiresS")
+        with open_database().session() as connection:
+            number = announce(connection, content, seconds)["id"]
+    print(f"next visit {number} is announced")
+
+
 def _change(what: str, visit: int, detector: int, as_json: bool) -> None:
     from service.access.client import remote_api, tell
 

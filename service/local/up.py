@@ -3,11 +3,15 @@
 import os
 import shlex
 import time
+import webbrowser
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from service.errors import PortInUse, SettingsError
+from service.local.simulated import feed, simulated_settings
 from service.local.stack import Stack
 from service.settings import PREFIX
 from service.subprocesses.interrupt import Interrupted, Signals
@@ -24,7 +28,15 @@ ENVIRONMENT_FILE = "environment.sh"
 _EXPORTED = ("database_uri", "kafka_brokers", "data_roots", "upload_dir", "archive_dir", "template_dir", "port")
 
 
-def run_up(data: Path | None, port: int | None, roots: list[Path], say: Callable[[str], None]) -> None:
+def run_up(
+    data: Path | None,
+    port: int | None,
+    roots: list[Path],
+    say: Callable[[str], None],
+    *,
+    simulate: bool = False,
+    show: bool = False,
+) -> None:
     """Run until SIGINT, SIGTERM or SIGHUP, then stop everything.
 
     Parameters
@@ -35,6 +47,10 @@ def run_up(data: Path | None, port: int | None, roots: list[Path], say: Callable
         Of the API. None is 8080, or a free one where that is taken.
     roots
         Directories of images that visit messages may name; the working directory by default.
+    simulate
+        Feed a simulated survey, so that there is something to see.
+    show
+        Open the dashboard in a browser.
 
     Raises
     ------
@@ -50,9 +66,17 @@ def run_up(data: Path | None, port: int | None, roots: list[Path], say: Callable
         overrides["data_roots"] = [_existing(r) for r in roots or [Path.cwd()]]
     if data is not None:
         _check_place(data)
-    with Signals() as signals:
+    with ExitStack() as ended, Signals() as signals:
+        survey = _survey_folder(data, ended) if simulate else None
+        roles = ROLES if survey is None else tuple(r for r in ROLES if r != "worker")
+        overrides |= {} if survey is None else simulated_settings(survey)
         try:
-            with Stack(overrides, ROLES, say, scratch=data, keep_data=data is not None, check=signals.check) as stack:
+            with Stack(overrides, roles, say, scratch=data, keep_data=data is not None, check=signals.check) as stack:
+                if show:
+                    webbrowser.open(stack.url)
+                if survey is not None:
+                    feed(stack, survey, say)
+                    stack.start("worker")
                 _tell(stack, data, say)
                 while True:
                     stack.require_alive()
@@ -60,6 +84,13 @@ def run_up(data: Path | None, port: int | None, roots: list[Path], say: Callable
                     time.sleep(POLL_S)
         except Interrupted as reason:
             say(f"{reason}; everything is stopped")
+
+
+def _survey_folder(data: Path | None, ended: ExitStack) -> Path:
+    """Return where the images of the simulated survey lie: with what is kept, else in a directory that goes in the end."""
+    if data is not None:
+        return data.resolve() / "survey"
+    return Path(ended.enter_context(TemporaryDirectory(prefix="alertprod-survey-")))
 
 
 def _port(wanted: int | None) -> int:
@@ -114,7 +145,8 @@ def _tell(stack: Stack, data: Path | None, say: Callable[[str], None]) -> None:
     kept = "kept" if data is not None else "deleted in the end: --data DIR keeps everything"
     s = stack.settings
     print(
-        f"API         {stack.url}   ({stack.url}/docs: what it answers)\n"
+        f"Dashboard   {stack.url}\n"
+        f"API         {stack.url}/v1   ({stack.url}/docs: what it answers)\n"
         f"PostgreSQL  {s.database()}   (no password: it listens on this machine alone)\n"
         f"Kafka       {s.kafka_brokers}   (topics {s.visit_topic}, {s.visit_topic}.dlq, {s.alert_topic})\n"
         f"data, logs  {stack.scratch}   ({kept})\n"

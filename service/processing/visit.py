@@ -36,6 +36,7 @@ from service.processing.faults import fault_of, opening
 from service.processing.images import Clock, calibrated_pair, open_science
 from service.processing.instruments import checked_instrument, claim_ids
 from service.processing.positions import read_positions
+from service.processing.prepare import prepare
 from service.processing.products import difference_path
 from service.processing.veto import veto_reason
 from service.settings import Settings
@@ -150,6 +151,10 @@ class Processor:
             raise
         except Exception as error:
             raise fault_of(error, claim.message, run.clock.current) from error
+
+    def prepare(self, announcement: dict[str, Any]) -> dict[str, int]:
+        """Read what an announced visit will need (`service.processing.prepare`)."""
+        return prepare(announcement, self._templates, self._settings.template_set, self._database)
 
     def _difference_and_store(self, run: _Run) -> dict[str, Any]:
         claim = run.claim

@@ -1,4 +1,4 @@
-"""A job process: reads claims from standard input, one JSON line each, and answers with one JSON line each.
+"""A job process: reads claims (and announcements, to prepare) from standard input, a JSON line each, and answers so.
 
 Only here is pixel code run. The process is started by the supervisor, dies with it, and has limits of memory and file size.
 """
@@ -44,6 +44,14 @@ def _answer(claim: Claim, run: Any) -> dict[str, Any]:
         return {"state": VisitState.FAILED, "code": "internal", "text": text}
 
 
+def _prepared(announcement: dict[str, Any], processor: Any) -> dict[str, Any]:
+    """Read what an announced visit will need; that it cannot be is no failure of anything."""
+    try:
+        return dict(processor.prepare(announcement))
+    except Exception as error:
+        return {"problem": f"{type(error).__name__}: {error}"}
+
+
 def _processor(settings: Settings) -> Any:
     from service.processing.visit import Processor
     from service.startup import reuse_memory
@@ -67,9 +75,13 @@ def main() -> None:
         sys.exit(1)
     print(json.dumps({"ready": os.getpid()}), file=out, flush=True)
     for line in sys.stdin:
-        claim = Claim(**json.loads(line))
-        with about_visit(claim.visit, claim.detector, claim.attempt, claim.message):
-            answer = _answer(claim, processor.run)
+        asked = json.loads(line)
+        if "prepare" in asked:
+            answer = _prepared(asked["prepare"], processor)
+        else:
+            claim = Claim(**asked)
+            with about_visit(claim.visit, claim.detector, claim.attempt, claim.message):
+                answer = _answer(claim, processor.run)
         print(json.dumps(answer), file=out, flush=True)
 
 

@@ -25,3 +25,7 @@ class JobProcess(AnsweringProcess):
             The process ended, or gave no answer in time (then it is killed).
         """
         return self.ask(asdict(claim), timeout_s)
+
+    def prepare(self, announcement: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Have what an announced visit needs read beforehand; errors as for `run`."""
+        return self.ask({"prepare": announcement}, timeout_s)

@@ -20,6 +20,7 @@ from service.observe.measures import count_visit
 from service.observe.spans import record_span
 from service.settings import Settings
 from service.subprocesses.limits import STUCK
+from service.workers.announced import Announced
 from service.workers.gate import Gate
 from service.workers.job_process import JobProcess
 from service.workers.outcomes import after, runs_alone
@@ -41,6 +42,7 @@ class Worker:
         self._settings = settings
         self._database = Database(settings.database())
         self._ledger = Ledger(self._database)
+        self._announced = Announced(self._database)
         self._patience = Patience(settings.attempts, settings.retry_s)
         self._gate = Gate()
         self._stop, self._release = threading.Event(), threading.Event()
@@ -159,7 +161,9 @@ class Worker:
                 if claim is None:
                     if until_idle and not self._unfinished():
                         return
-                    self._stop.wait(self._settings.poll_s)
+                    if not self._announced.prepare(number, job):
+                        self._stop.wait(self._settings.poll_s)
+                    job = job if job.alive() else None
                     continue
                 with about_visit(claim.visit, claim.detector, claim.attempt, claim.message):
                     log.info("attempt begins")

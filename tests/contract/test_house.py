@@ -79,3 +79,15 @@ def test_the_api_process_loads_no_pixel_code():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.strip() == "[]", done.stdout
+
+
+def test_only_the_middleware_opens_a_butler():
+    """The roles of the service load none of it (the import contract), and no other room makes one."""
+    makes = re.compile(r"\bButler\s*\(|Butler\.(from_config|makeRepo)|\bRegistry\.|daf\.butler\.registry")
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for room in (*ROOMS, "alertprod")
+        for path in (ROOT / room).rglob("*.py")
+        if makes.search(path.read_text(encoding="utf-8"))
+    ]
+    assert found == ["middleware/repository.py"]

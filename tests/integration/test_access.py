@@ -345,3 +345,52 @@ def test_where_nobody_is_asked_there_is_no_session(database, tmp_path):
     ask, _ = asker(tmp_path, database_uri=database.uri)
     assert ask("POST", "/v1/session").status_code == 422
     assert ask("GET", "/v1/session").json()["principal"] == "local:anyone"
+
+
+def test_one_sees_ones_own_sessions_and_ends_them_with_the_token(database, guarded, monkeypatch):
+    monkeypatch.setattr(tokens, "KEPT_S", 0.0)
+    _, ann = made(database, "read", name="ann")
+    _, ben = made(database, "read", "admin", name="ben")
+    here, there, other = (
+        {"Cookie": guarded("POST", "/v1/session", headers=bearer(t)).headers["set-cookie"].partition(";")[0]}
+        for t in (ann, ann, ben)
+    )
+    seen = guarded("GET", "/v1/sessions", headers=here).json()["sessions"]
+    assert len(seen) == 2
+    assert sorted(s["current"] for s in seen) == [False, True]
+    assert set(seen[0]) == {"id", "createdAt", "lastUsedAt", "secondsLeft", "scopes", "current"}
+    assert guarded("GET", "/v1/sessions", headers=bearer(ann)).json()["sessions"][0]["current"] is False
+    word = {"X-CSRF-Token": guarded("GET", "/v1/session", headers=here).json()["csrf"]}
+    left_open = next(s["id"] for s in seen if not s["current"])
+    assert guarded("DELETE", f"/v1/sessions/{left_open}", headers={**here, **word}).status_code == 403
+    assert guarded("DELETE", f"/v1/sessions/{left_open}", headers=bearer(ben)).status_code == 404  # none of his
+    assert guarded("DELETE", f"/v1/sessions/{left_open}", headers=bearer(ann)).status_code == 204
+    assert guarded("GET", "/mode", headers=there).status_code == 401
+    assert guarded("GET", "/mode", headers=here).status_code == 200
+    assert guarded("GET", "/mode", headers=other).status_code == 200
+
+
+def test_what_is_old_is_forgotten_and_that_is_on_record(database, guarded):
+    from service.access.retention import forget_old
+
+    _, token = made(database, "submit", name="nightly")
+    for visit in (1, 2, 3):
+        guarded(
+            "POST",
+            "/v1/visits",
+            json={**MESSAGE, "visit": visit},
+            headers={**bearer(token), "Idempotency-Key": str(visit)},
+        )
+    with database.session() as connection:
+        for table, column, limit in (
+            ("AccessAudit", "at", "id = 1"), ("IdempotencyKey", '"createdAt"', "key = '2'"), ("VisitEvent", "at", "visit < 3"),
+        ):  # fmt: skip
+            connection.execute(f"UPDATE \"{table}\" SET {column[:]} = now() - interval '401 days' WHERE {limit}")
+    assert forget_old(database, 0.0) == {"events": 2, "keys": 1}
+    with database.session() as connection:
+        assert len(recorded(connection)) == 3
+    assert forget_old(database, 400.0) == {"events": 0, "keys": 0, "acts": 1, "tokens": 0, "usage": 0}
+    with database.session() as connection:
+        acts = recorded(connection)
+    assert [a.principal for a in acts] == ["service:retention", "nightly", "nightly"]
+    assert acts[0].detail == {"acts": 1, "tokens": 0, "days": 400.0}

@@ -260,3 +260,41 @@ def test_explain_says_which_sources_wait(database, issued, text):
         add(connection, OutboxEntry(1, 3, 1, "f", len(issued), "c", index=index.tobytes()))
         step = _delivery(connection, 1, 3, stored)[-1]
     assert step.name == "alert" and not step.passed and step.text.startswith(text)
+
+
+def test_what_is_stored_is_used_once_more_or_replaced(database):
+    """A run that was killed after its commit finds its visit stored."""
+    for visit in (1, 2):
+        e = image(visit)
+        first, _ = run(database, e, sources(e, *GRID.T, scatter=0.03), idGenerator=IdGenerator(PACKER, *e.key))
+    before = {name: all_rows(database, name) for name in ("DiaSource", "DiaForcedSource")}
+    objects, given = latest_objects(database), []
+    reuse, table = {"onStored": "reuse"}, sources(e, *GRID.T, scatter=0.03)
+    again, _ = run(database, e, table, config=reuse, idGenerator=IdGenerator(PACKER, *e.key), beforeCommit=given.append)
+    assert given == [again]
+    for name in ("associatedDiaSources", "diaForcedSources", "newDiaSources", "marginalDiaSources"):
+        one, two = (getattr(r, name).drop(columns="timeProcessedMjdTai", errors="ignore") for r in (first, again))
+        pd.testing.assert_frame_equal(one, two, obj=name)
+    for name, rows in before.items():
+        pd.testing.assert_frame_equal(all_rows(database, name), rows, obj=name)
+    pd.testing.assert_frame_equal(latest_objects(database), objects)
+    with pytest.raises(DuplicateRecords, match="onStored=replace"):
+        run(database, e, table[:20], config=reuse, idGenerator=IdGenerator(PACKER, *e.key))
+    later = IdGenerator(PACKER, *e.key, 1)
+    new = table[:20].assign(diaSourceId=PACKER.ids(*e.key, 20, 1))
+    replaced, _ = run(database, e, new, config={"onStored": "replace"}, idGenerator=later)
+    rows = all_rows(database, "DiaSource")
+    valid = rows[(rows.visit == 2) & rows.timeWithdrawnMjdTai.isna()]
+    assert set(valid.diaSourceId) == set(new.diaSourceId) and len(replaced.newDiaSources) == 0
+    assert len(latest_objects(database)) == 25
+
+
+def test_what_fails_before_the_commit_leaves_the_database_as_it_was(database):
+    def fail(result):
+        assert len(result.associatedDiaSources) == 25
+        raise OSError("the store of datasets is full")
+
+    e = image(1)
+    with pytest.raises(OSError, match="is full"):
+        run(database, e, sources(e, *GRID.T), beforeCommit=fail)
+    assert len(all_rows(database, "DiaSource")) == 0

@@ -129,7 +129,7 @@ def test_datasets_have_parts_and_the_tables_are_what_is_stored(repo, unbroken):
     )
     stars = butler.get("single_visit_star", {"instrument": "simcam", "visit": visit})
     assert stars.sourceId.is_unique and set(stars.detector) == {0, 1}
-    config = "".join(p.read_text() for p in repo.folder.rglob("associateApdb_config*"))
+    config = "".join(p.read_text() for p in repo.folder.rglob("associateApdb_config*.py"))
     assert "apdb.uri" in config and "postgresql://" not in config
 
 

@@ -55,7 +55,8 @@ def main() -> None:
     database = Database(settings.database())
     print(json.dumps({"ready": os.getpid()}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(_run(database, Claim(**json.loads(line)))), flush=True)
+        asked = json.loads(line)
+        print(json.dumps({} if "prepare" in asked else _run(database, Claim(**asked))), flush=True)
 
 
 if __name__ == "__main__":

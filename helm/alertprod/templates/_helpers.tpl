@@ -7,8 +7,8 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end }}
 
+{{/* A Deployment keeps the selector with which it was made. */}}
 {{- define "alertprod.selector" -}}
-app.kubernetes.io/name: alertprod
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
@@ -81,6 +81,9 @@ affinity: {{- toYaml . | nindent 2 }}
 - {name: ALERTPROD_UPLOAD_DIR, value: /data/uploads}
 - {name: ALERTPROD_TEMPLATE_DIR, value: /data/templates}
 - {name: ALERTPROD_ARCHIVE_DIR, value: /data/alerts}
+{{- if .Values.keepDifferences }}
+- {name: ALERTPROD_PRODUCTS_DIR, value: /data/products}
+{{- end }}
 - {name: ALERTPROD_WORKERS, value: {{ .Values.worker.jobs | quote }}}
 - {name: ALERTPROD_JOB_MEMORY_GB, value: {{ .Values.worker.jobMemoryGiB | quote }}}
 - {name: ALERTPROD_JOB_TIMEOUT_S, value: {{ .Values.jobTimeoutSeconds | quote }}}
@@ -92,5 +95,24 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* What a schema cannot say: numbers that must fit each other. */}}
+{{- define "alertprod.check" -}}
+{{- if lt (int .Values.drainSeconds) (int .Values.jobTimeoutSeconds) }}
+{{- fail (printf "drainSeconds (%v) must be jobTimeoutSeconds (%v) or more: a worker that is stopped ends its visits" .Values.drainSeconds .Values.jobTimeoutSeconds) }}
+{{- end }}
+{{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) }}
+{{- fail "autoscaling.minReplicas is above autoscaling.maxReplicas" }}
+{{- end }}
+{{- if or (gt (int .Values.keda.minReplicas) (int .Values.keda.maxReplicas)) (gt (int .Values.keda.night.replicas) (int .Values.keda.maxReplicas)) }}
+{{- fail "keda.minReplicas or keda.night.replicas is above keda.maxReplicas" }}
+{{- end }}
+{{- if hasKey (dig "resources" "limits" dict .Values.roles.worker) "memory" }}
+{{- fail "roles.worker.resources.limits.memory is made from worker.jobs and worker.jobMemoryGiB: set those" }}
+{{- end }}
+{{- if and .Values.cronJobs.precovery (.Values.cronJobs.precovery).enabled (not .Values.keepDifferences) }}
+{{- fail "cronJobs.precovery measures on stored differences: set keepDifferences" }}
 {{- end }}
 {{- end }}

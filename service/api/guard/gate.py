@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
+from urllib.parse import quote
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,7 +21,7 @@ from service.access.acts import Acts
 from service.access.keys import Keys, cookie_of
 from service.access.limits import Allowance, Buckets
 from service.access.listening import is_safe_host
-from service.access.policy import Rule, is_public, rule_of
+from service.access.policy import Rule, is_page, is_public, rule_of
 from service.access.principals import Principal
 from service.access.sessions import is_csrf_word
 from service.api.problems import RETRY_AFTER_S, problem
@@ -92,7 +93,8 @@ class Gate:
         except _Refused as refused:
             refused.answer.raw_headers.extend(headers)
             await self._enter(principal, visit, refused.answer.status_code, {})
-            await refused.answer(visit.scope, receive, send)
+            answer = _for_people(visit) if refused.answer.status_code == 401 and visit.is_for_people else refused.answer
+            await answer(visit.scope, receive, send)
             return
         try:
             with about(principal=principal.name):
@@ -226,10 +228,24 @@ class _Visit:
         """Whether it comes with anything by which somebody may be known."""
         return self.header(b"authorization") is not None or cookie_of(self.scope["headers"]) is not None
 
+    @property
+    def is_for_people(self) -> bool:
+        """Whether a browser asks for a page."""
+        wanted = self.header(b"accept") or ""
+        return not self.changes and "text/html" in wanted and is_page(self.scope["path"])
+
     def header(self, name: bytes) -> str | None:
         """Return a header of the request, None where it has none."""
         headers: Iterable[tuple[bytes, bytes]] = self.scope["headers"]
         return next((value.decode("latin-1") for key, value in headers if key == name), None)
+
+
+def _for_people(visit: "_Visit") -> Response:
+    """Return the way to the page where one signs in, and from there back."""
+    asked = visit.scope["path"] + (
+        f"?{visit.scope['query_string'].decode('latin-1')}" if visit.scope["query_string"] else ""
+    )
+    return RedirectResponse(f"/sign-in?next={quote(asked, safe='/')}", 303)
 
 
 def _need_word(visit: "_Visit") -> None:

@@ -47,7 +47,9 @@ def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
         ssl_context_factory=None if settings.tls_certificate is None else _at_least_1_2,
     )
     config.load()
-    return _Server(config, app.state.resources.feed.close)
+    server = _Server(config, app.state.resources.feed.close)
+    app.state.is_stopping = lambda: server.should_exit  # streams without an end must know it: the server waits for them
+    return server
 
 
 class _Server(uvicorn.Server):

@@ -25,7 +25,7 @@ def fitted(image):
 
 def flux_ratio(fit, fwhm):
     """The flux that the fitted PSF finds for a star of flux 1 with the true profile (a Moffat's of power 2.5)."""
-    psf = fit.psf.kernel_at(*fit.psf.centre)[0] * (1 - fit.wing_fraction)
+    psf = fit.psf.kernel_at(*fit.psf.average_position())[0] * (1 - fit.wing_fraction)
     grid, alpha = np.arange(len(psf)) - len(psf) // 2, fwhm / 1.1774
     true = 1.5 / (np.pi * alpha**2) * (1 + (grid[:, None] ** 2 + grid**2) / alpha**2) ** -2.5
     return float((true * psf).sum() / (psf**2).sum())

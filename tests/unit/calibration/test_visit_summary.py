@@ -333,7 +333,7 @@ def test_schema_has_only_the_columns_asked_for():
         for name, value in {"do_refit_pointing": False, "do_fit_sip_approximations": False, **values}.items():
             setattr(config, name, value)
         made = UpdateVisitSummaryTask(initInputs=schema, config=config)
-        return set(made.getSchemaCatalogs()["finalVisitSummary"].columns) - set(catalogue().table.colnames)
+        return set(made.getSchemaCatalogs()["visit_summary"].columns) - set(catalogue().table.colnames)
 
     assert added() == set()
     assert added(wcs_provider="tract") == {"wcsTractId", "wcs_corner_max_offset", "astromStatsStale"}
@@ -343,6 +343,9 @@ def test_schema_has_only_the_columns_asked_for():
     assert added(do_fit_sip_approximations=True) == {"wcs_sip_delta_sky", "wcs_sip_delta_pixel"}
     with pytest.raises(SummaryError, match="input_summary_schema"):
         UpdateVisitSummaryTask(initInputs={})
+    config = UpdateVisitSummaryConfig()
+    config.do_read_schema = False  # then the framework has nothing to hand over
+    assert UpdateVisitSummaryTask(initInputs={}, config=config).getSchemaCatalogs() == {}
 
 
 def test_bad_input_is_named():

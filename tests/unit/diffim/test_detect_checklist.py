@@ -12,7 +12,7 @@ from exposure.mask import PLANES
 from tasks import make_task
 from tasks.errors import AlgorithmError
 from tasks.ids import IdGenerator, IdPacker
-from tests.support.detections import apart, paired, search
+from tests.support.detections import GIVEN, apart, paired, search
 from tests.support.matched_pair import ORIGINS, Fixture
 
 
@@ -222,3 +222,16 @@ def test_a_psf_without_width_is_no_work(origin):
     science.psf = GridPsf(np.full((1, 21, 21), np.nan, np.float32), 1, 1, d.bbox)
     with pytest.raises(UpstreamFailureNoWorkFound, match="defined nowhere"):
         search(d, science)
+
+
+def test_a_difference_alone_is_searched_and_what_is_not_there_has_no_flux(origin):
+    f = apart(origin, 3000.0)
+    difference = f.exposure(2.2, 10.0, 1)
+    task = make_task(ImageDifferenceTask, GIVEN)
+    alone = task.run(subtractedExposure=difference.copy())
+    with_both = search(difference)[1]
+    assert len(alone.diaSources) == len(with_both) >= 20
+    assert np.array_equal(alone.diaSources.psfInstFlux, with_both.psfInstFlux)
+    for column in ("scienceInstFlux", "templateInstFlux"):
+        assert alone.diaSources[column].isna().all()
+    assert alone.matchedExposure is None and alone.subtractRes is None

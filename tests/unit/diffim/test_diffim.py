@@ -178,8 +178,9 @@ def test_nan_pixels_do_not_spread_beyond_the_kernel():
     template.image[hole] = np.nan
     holed = subtract(science, template, sources)[1].subtractedExposure
     assert holed.image.tobytes() == flagged.image.tobytes()
-    assert np.isfinite(holed.image).all()
     gone = holed.flagged("NO_DATA")
+    assert (np.isfinite(holed.image) == ~gone).all()
+    assert (np.isfinite(holed.variance) == ~gone).all()
     assert 1 <= gone.sum() < 40 * 40
     yy, xx = np.nonzero(gone)
     assert np.hypot(yy - 100, xx - 110).max() < 25

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from diffim import ImageDifferenceTask
 from diffim.checks.depth import optimal_error
@@ -12,6 +13,7 @@ from diffim.checks.gate import LIMITS, problems
 from diffim.errors import BadSubtraction, WrongTemplate
 from diffim.options import OPTIONS, plain_options
 from exposure import GaussianPsf, PhotoCalib
+from exposure.mask import plane_bits
 from tasks import make_task
 from tests.support.difference_scene import ORIGIN, scene, subtract
 
@@ -150,3 +152,25 @@ def test_the_best_depth_is_that_of_a_matched_filter(sigma):
     assert optimal_error(stamp, stamp, 4.0, 4.0) == pytest.approx(np.sqrt(8 * np.pi * 4.0) * sigma, rel=1e-3)
     # a template without noise costs nothing
     assert optimal_error(stamp, stamp, 4.0, 1e-9) == pytest.approx(np.sqrt(4 * np.pi * 4.0) * sigma, rel=1e-3)
+
+
+def test_cosmic_rays_count_once_however_far_the_kernel_spreads_them():
+    """A sharp image that is convolved: its rays are filled, and what a kernel carries on of the filling is lost in the noise."""
+    science, sources = scene(2.2, 5.0, 1)
+    template, _ = scene(2.8, 5.0, 2, pad=PAD)
+    rng = np.random.default_rng(4)
+    hit = np.zeros(science.image.shape, np.bool_)
+    hit[tuple(rng.integers(30, min(hit.shape) - 30, (2, 150)))] = True
+    science.image[hit] += 5000
+    science.mask[hit] |= plane_bits(["CR"])
+    task, result = subtract(science, template, sources)
+    assert task.metadata["convolved"] == "convolveScience"
+    d = result.subtractedExposure
+    assert hit.mean() <= task.metadata["cosmicRayFraction"] < 1.2 * hit.mean()
+    marked = d.flagged("CR")
+    assert marked[hit].all() and marked.sum() < 60 * hit.sum()
+    away = ndimage.distance_transform_edt(~hit)
+    near = (away < 12) & (d.mask == 0)
+    z = (d.image / np.sqrt(d.variance))[near]
+    assert near.sum() > 5000
+    assert np.std(z) == pytest.approx(1.0, abs=0.04) and np.abs(z.mean()) < 0.05

@@ -34,6 +34,16 @@ def test_every_tile_has_a_place_of_its_own_in_a_tract_that_holds_it(dec):
     assert len({tract for tract, _ in places}) < len(places) / 10  # blocks of tiles, not rings of them
 
 
+def test_every_position_is_of_one_patch():
+    sky = SkyMap(TILING)
+    rng = np.random.default_rng(4)
+    ra, dec = rng.uniform(-1, 1, 300) % 360, rng.uniform(30, 31, 300)
+    places = {(p.tract, sky.patch(p)) for p in map(sky.place, TILING.overlapping(ra, dec))}
+    owners = np.array([sky.owned(ra, dec, *place) for place in places])
+    assert (owners.sum(axis=0) == 1).all()
+    assert sky.owned(ra[:0], dec[:0], 1, 1).shape == (0,)
+
+
 def test_the_name_of_a_sky_map_says_its_tiling():
     sky = SkyMap(SkyTiling(4.987654321, 512, 64))
     assert SkyMap.named(sky.name) == sky and len(sky.name) <= 64

@@ -1,0 +1,173 @@
+"""What the noise of a source's own photons adds to the errors of its measurements on a difference (`exposure.photon_noise`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from diffim.matching.spatial_kernel import SpatialKernel
+from diffim.subtraction.difference_exposure import StampsAt, stamps_through
+from exposure import Exposure
+from exposure.photometry import position_basis, psf_images
+from exposure.photon_noise import AP_FLUX, AP_RADIUS, CENTROID, PSF_FLUX, SLOPE, PhotonNoise
+from exposure.psf import GridPsf, Psf
+from exposure.stamps import gather
+from exposure.stars import Stars
+from tasks.arrays import F32, F64, nearest_pixels
+
+__all__ = ["Light", "Way", "variance_per_count", "with_photon_noise"]
+
+CELLS = 3
+STARS, SIDE, RING = 200, 25, 3  # stars that tell the noise of photons; their stamps, px, the rim of which is sky
+
+
+@dataclass(frozen=True)
+class Light:
+    """One of the two images behind a difference.
+
+    Parameters
+    ----------
+    psf
+        Its PSF.
+    filter_at
+        What it is convolved with to become its part of the difference: stamps (N, S, S) at frame positions (N,).
+    unit
+        Counts of the difference per count of the image.
+    noise
+        Variance (counts^2) that each count of a source adds to the image.
+    """
+
+    psf: Psf
+    filter_at: StampsAt
+    unit: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a subtraction with a matching kernel brings the light of both images to the difference.
+
+    Parameters
+    ----------
+    of_template
+        Whether it is the template that is convolved with the kernel.
+    kernel
+        The kernel.
+    whitening_at
+        The whitening: stamps (N, S, S) at frame positions (N,).
+    """
+
+    of_template: bool
+    kernel: SpatialKernel
+    whitening_at: StampsAt
+
+    def lights(self, psfs: tuple[Psf, Psf], noise: Sequence[float]) -> tuple[Light, Light]:
+        """Return the two images, which have PSFs and variances per count."""
+        total = np.float32(self.kernel.kernel_sum)
+        if self.of_template:
+            return (
+                Light(psfs[0], self.whitening_at, 1.0, noise[0]),
+                Light(psfs[1], self._matched, float(total), noise[1]),
+            )
+        return (
+            Light(psfs[0], lambda x, y: self._matched(x, y) / total, 1.0, noise[0]),
+            Light(psfs[1], lambda x, y: self.whitening_at(x, y) / total, float(1 / total), noise[1]),
+        )
+
+    def _matched(self, x: F64, y: F64) -> F32:
+        """Return the kernel with the whitening after it, stamps that hold all of both."""
+        kernels, whitening = self.kernel.kernels_at(x, y), self.whitening_at(x, y)
+        more = whitening.shape[-1] // 2
+        return stamps_through(np.pad(kernels, ((0, 0), (more, more), (more, more))), whitening)
+
+
+def with_photon_noise(difference: Exposure, science: Light, template: Light) -> GridPsf:
+    """Return the PSF of a difference with what its variance plane does not tell of errors.
+
+    Raises
+    ------
+    ExposureError
+        The difference has no PSF.
+    """
+    psf = difference.require_psf()
+    assert isinstance(psf, GridPsf)
+    return replace(psf, photon_noise=_photon_noise(difference, science, template))
+
+
+def _photon_noise(difference: Exposure, science: Light, template: Light) -> PhotonNoise:
+    """Return by how much errors on the difference are not those of the variance plane, on a grid."""
+    x0, y0, width, height = difference.bbox
+    gx = x0 + (np.arange(CELLS) + 0.5) * width / CELLS - 0.5
+    gy = y0 + (np.arange(CELLS) + 0.5) * height / CELLS - 0.5
+    x, y = (a.ravel() for a in np.meshgrid(gx, gy))
+    stamps = difference.require_psf().kernel_at(x, y).astype(np.float64)
+    values = np.stack([_values(light, stamps, x, y) for light in (science, template)], axis=1)
+    return PhotonNoise(values, CELLS, CELLS, difference.bbox)
+
+
+def _values(light: Light, stamps: F64, x: F64, y: F64) -> F64:
+    """Return the numbers (N, 7) of an image, for PSFs (N, S, S) of the difference at frame positions."""
+    out = np.zeros((x.size, 7))
+    if light.noise <= 0:
+        return out
+    side = stamps.shape[-1]
+    # where the PSF is not defined nothing is known, and nothing is added
+    source = _sided(np.nan_to_num(psf_images(light.psf, np.rint(x), np.rint(y))).astype(np.float64), side)
+    source *= light.noise / light.unit
+    kernel = light.filter_at(x, y).astype(np.float64)
+    full = fft.next_fast_len(side + kernel.shape[-1], real=True)
+    forward, squared = _spectrum(kernel, full), _spectrum(kernel**2, full)
+    plane = _image(_spectrum(source, full) * squared, side)
+    squares = (stamps**2).sum((1, 2), keepdims=True)
+    g = np.arange(side) - side // 2
+    disc = np.broadcast_to(np.hypot(g[:, None], g[None, :]) <= AP_RADIUS, stamps.shape).astype(np.float64)
+    middle, across, up = (_sided(b, side) for b in position_basis(stamps))
+    pairs = {PSF_FLUX: (stamps / squares,) * 2, AP_FLUX: (disc, disc)}
+    pairs |= dict(enumerate(((middle, middle), (across, across), (up, up), (across, up)), CENTROID.start))
+    for column, (one, other) in pairs.items():
+        first, second = (_image(_spectrum(w, full) * forward.conj(), side) for w in (one, other))
+        out[:, column] = (source * first * second - plane * one * other).sum((1, 2))
+    centred = stamps - stamps.mean((1, 2), keepdims=True)
+    out[:, SLOPE] = (centred * plane).sum((1, 2)) / (centred**2).sum((1, 2))
+    return out
+
+
+def _sided(stamps: F64, side: int) -> F64:
+    """Return stamps (N, S, S) with another odd side: cut, or with zeros around."""
+    more = (side - stamps.shape[-1]) // 2
+    if more < 0:
+        return stamps[:, -more:more, -more:more].copy()
+    return np.pad(stamps, ((0, 0), (more, more), (more, more)))
+
+
+def _spectrum(stamps: F64, full: int) -> NDArray[np.complex128]:
+    """Transform stamps with their middle at the origin."""
+    half = stamps.shape[-1] // 2
+    wide = np.pad(stamps, ((0, 0), (0, full - stamps.shape[-1]), (0, full - stamps.shape[-1])))
+    return np.asarray(fft.rfft2(np.roll(wide, (-half, -half), axis=(1, 2))))
+
+
+def _image(spectra: NDArray[np.complex128], side: int) -> F64:
+    """Transform back to stamps (N, side, side) around the origin."""
+    full = spectra.shape[1]
+    wide = np.roll(fft.irfft2(spectra, (full, full)), (side // 2, side // 2), axis=(1, 2))
+    return np.asarray(wide[:, :side, :side])
+
+
+def variance_per_count(exposure: Exposure, stars: Stars) -> float:
+    """Return by how much (counts^2) the variance plane is higher for each count of a star, 0 where it is not."""
+    chosen = np.argsort(-stars.snr, kind="stable")[:STARS]
+    ix, iy = (nearest_pixels(a[chosen]) - o for a, o in zip((stars.x, stars.y), exposure.origin, strict=True))
+    light, noise = (gather(p, ix, iy, SIDE, np.nan).astype(np.float64) for p in (exposure.image, exposure.variance))
+    whole = np.isfinite(light + noise).all((1, 2))
+    light, noise = light[whole], noise[whole]
+    if not len(light):
+        return 0.0
+    rim = np.ones((SIDE, SIDE), np.bool_)
+    rim[RING:-RING, RING:-RING] = False
+    light -= np.median(light[:, rim], axis=1)[:, None, None]
+    noise -= np.median(noise[:, rim], axis=1)[:, None, None]
+    ratio = (light * noise)[:, ~rim].sum(1) / (light**2)[:, ~rim].sum(1)
+    return max(float(np.median(ratio)), 0.0)

@@ -1,0 +1,87 @@
+"""Noise of a source's own photons in an image that was filtered: it is correlated, which the variance plane does not tell.
+
+A difference D = F_s * S - F_t * T is made so that the noise of the sky is white in it. That of a source's own photons is
+not: with e the variance that a source of flux 1 adds to the image in front of a filter F, a linear estimate sum(w D) has the
+variance of the variance plane, sum_x w(x)^2 (F^2 * e)(x), and beyond that
+
+    A = sum_y e(y) (F^T w)(y)^2 - sum_x w(x)^2 (F^2 * e)(x)
+
+for each unit of flux. A is positive where F is broad (a matching kernel) and negative where it sharpens (the whitening).
+What is new shines in S, what is gone in T, what is constant in both.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from exposure.field import neighbours_2d
+from tasks.arrays import F64, Box
+from tasks.reprs import short_repr
+
+__all__ = ["AP_FLUX", "AP_RADIUS", "CENTROID", "LEAST", "NUMBERS", "PSF_FLUX", "SLOPE", "PhotonNoise", "corrected"]
+
+AP_RADIUS = 12.0
+"""Of aperture fluxes, px."""
+PSF_FLUX, AP_FLUX, SLOPE = 0, 1, 2
+CENTROID = slice(3, 7)
+NUMBERS = 7
+LEAST = 0.2
+"""Of a variance that remains: what is taken off is an estimate."""
+
+
+@dataclass(frozen=True)
+class PhotonNoise:
+    """Variances beyond those of the variance plane, on a grid of cells, for each unit of flux.
+
+    Parameters
+    ----------
+    values
+        Shape (ny * nx, 2, 7), x fastest; of light in the image (0) and in the template (1): A of the PSF flux; of the flux
+        within `AP_RADIUS`; the slope of the variance plane over the PSF (variance for each unit of P); A of the sums over
+        the pixels of a centroid's fit: of P, of its derivatives in x and y, and of the product of these (of px^-2).
+    nx, ny
+        Cells.
+    bbox
+        (x0, y0, width, height) that the grid covers.
+    """
+
+    values: F64
+    nx: int
+    ny: int
+    bbox: Box
+
+    __repr__ = short_repr
+
+    def at(self, x: ArrayLike, y: ArrayLike) -> F64:
+        """Return the values (N, 2, 7) at frame positions (N,), px; those at positions that are no numbers are no numbers."""
+        xs, ys = np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64))
+        placed = np.isfinite(xs) & np.isfinite(ys)
+        index, weight = neighbours_2d(np.where(placed, xs, 0), np.where(placed, ys, 0), self.bbox, self.nx, self.ny)
+        out = np.einsum("nc,ncik->nik", weight, self.values[index])
+        return np.where(placed[:, None, None], out, np.nan)
+
+    def variance(self, x: ArrayLike, y: ArrayLike, flux: F64, slope: F64) -> F64:
+        """Return what comes to the variances, shape (N, 7), of sources at frame positions.
+
+        Parameters
+        ----------
+        flux
+            Of each on the difference, shape (N,): positive where the image is brighter than the template.
+        slope
+            Of the variance plane over the PSF, shape (N,): there is no more noise of photons than it says, and what the flux
+            does not account for is of a source that is in both images.
+        """
+        values = self.at(x, y)
+        own, both = np.where((flux > 0)[:, None], values[:, 0], values[:, 1]), values.sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            # of light that the variance plane knows nothing of, as that of what was put in without noise, there is no noise
+            of_new = np.fmin(np.abs(flux), np.where(own[:, SLOPE] > 0, np.maximum(slope, 0) / own[:, SLOPE], 0.0))
+            rest = np.where(both[:, SLOPE] > 0, np.maximum(slope - of_new * own[:, SLOPE], 0) / both[:, SLOPE], 0.0)
+        return np.asarray(own * of_new[:, None] + both * rest[:, None])
+
+
+def corrected(error: F64, more: F64) -> F64:
+    """Return standard errors (N,) whose variances are changed by `more` (N,), but not below `LEAST` of what they are."""
+    square = error**2
+    return np.asarray(np.sqrt(np.maximum(square + np.where(np.isfinite(more), more, 0.0), LEAST * square)))

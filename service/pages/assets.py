@@ -1,0 +1,66 @@
+"""Files that pages load: style sheet, scripts of ours and of others, from this folder alone, each named with its digest."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
+
+__all__ = ["asset_path", "assets", "available"]
+
+assets = APIRouter(include_in_schema=False)
+
+_HERE = Path(__file__).parent
+VENDOR = _HERE / "vendor"
+_FILES = {
+    "app.css": _HERE / "static" / "app.css",
+    "app.js": _HERE / "static" / "app.js",
+    "curve.js": _HERE / "static" / "curve.js",
+    "visit.js": _HERE / "static" / "visit.js",
+    "sign-in.js": _HERE / "static" / "sign-in.js",
+    "icon.svg": _HERE / "static" / "icon.svg",
+    "htmx.min.js": VENDOR / "htmx.min.js",
+    "uplot.min.js": VENDOR / "uPlot.iife.min.js",
+    "uplot.min.css": VENDOR / "uPlot.min.css",
+}
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True)
+class _Asset:
+    content: bytes
+    media: str
+    tag: str
+
+
+@cache
+def _asset(name: str) -> _Asset | None:
+    """Return a file by its name, None where set-up has not fetched it."""
+    path = _FILES.get(name)
+    if path is None or not path.is_file():
+        return None
+    content = path.read_bytes()
+    return _Asset(content, _TYPES[path.suffix], hashlib.sha256(content).hexdigest()[:12])
+
+
+def available(name: str) -> bool:
+    """Whether a file is there: what others wrote is fetched by set-up, which may have found no npm."""
+    return _asset(name) is not None
+
+
+def asset_path(name: str) -> str:
+    """Return the address of a file; another content has another address."""
+    asset = _asset(name)
+    return f"/assets/{name}" if asset is None else f"/assets/{name}?{asset.tag}"
+
+
+@assets.get("/assets/{name}")
+def give(name: str, request: Request) -> Response:
+    """Give one file, for good where it is asked for with its digest."""
+    asset = _asset(name)
+    if asset is None:
+        return PlainTextResponse(f"there is no asset {name[:80]}\n", 404)
+    keep = "public, max-age=31536000, immutable" if request.url.query == asset.tag else "no-cache"
+    return Response(asset.content, media_type=asset.media, headers={"Cache-Control": keep, "ETag": f'"{asset.tag}"'})

@@ -1,0 +1,1 @@
+"""The page of a night: its visits, the focal plane, the time of steps, failures and gaps."""

@@ -1,0 +1,114 @@
+"""The page of a night, and what it is drawn from."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse
+
+from apdb.errors import NotFound
+from apdb.queue.status import service_status
+from service.pages.nights.facts import BUDGET_S, STEPS, Night, in_order, night_of, nights
+from service.pages.nights.mosaic import metric_names, mosaic
+from service.pages.render import PageRoute, page
+from service.pages.shared import Pages
+
+__all__ = ["night_pages"]
+
+night_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+BARS = 40  # ccdVisits in the waterfall
+ROWS = 200  # of tables
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One ccdVisit of the waterfall: (step, begin, seconds) of its steps."""
+
+    visit: int
+    detector: int
+    parts: list[tuple[str, float, float]]
+    total: float
+
+
+@night_pages.get("/")
+def newest(
+    request: Request,
+    shared: Pages,
+    colour: Annotated[str, Query(max_length=60)] = "state",
+    visit: Annotated[int | None, Query(ge=0, lt=1 << 53)] = None,
+) -> HTMLResponse:
+    """The newest night."""
+    return _page(request, shared, None, colour, visit)
+
+
+@night_pages.get("/night/{night}")
+def one_night(
+    night: int,
+    request: Request,
+    shared: Pages,
+    colour: Annotated[str, Query(max_length=60)] = "state",
+    visit: Annotated[int | None, Query(ge=0, lt=1 << 53)] = None,
+) -> HTMLResponse:
+    """One night by its number."""
+    return _page(request, shared, night, colour, visit)
+
+
+def _page(request: Request, shared: Pages, number: int | None, colour: str, visit: int | None) -> HTMLResponse:
+    every = nights(shared.database)
+    newest_number = every[0] if every else None
+    if number is not None and number not in every:
+        raise NotFound(f"no visit of night {number} ever came")
+    chosen = newest_number if number is None else number
+    night = night_of(shared.database, chosen, newest=chosen == newest_number)
+    steps = night.steps()
+    place = every.index(chosen) if chosen is not None else 0
+    return page(
+        request,
+        "night.html",
+        night=night,
+        nights=every[:60],
+        later=every[place - 1] if place else None,
+        earlier=every[place + 1] if place + 1 < len(every) else None,
+        status=service_status(shared.database, shared.settings.alert_topic),
+        steps=steps,
+        slowest=max(steps, key=lambda s: s.share, default=None),
+        bars=_bars(night),
+        budget=BUDGET_S,
+        order=STEPS,
+        gaps=night.gaps(),
+        most=ROWS,
+        per_minute=night.per_minute(),
+        **_focal_plane(shared, night, colour, visit),
+    )
+
+
+def _focal_plane(shared: Pages, night: Night, colour: str, wanted: int | None) -> dict[str, Any]:
+    """Return what the mosaic shows: one visit, the newest where none is asked for."""
+    numbers = list(dict.fromkeys(v["visit"] for v in night.visits))
+    visit = wanted if wanted in numbers else (numbers[0] if numbers else None)
+    of_visit = [v for v in night.visits if v["visit"] == visit]
+    instrument = of_visit[0]["instrument"] if of_visit else None
+    known = sorted({v["detector"] for v in night.visits if v["instrument"] == instrument})
+    names = metric_names(night.visits)
+    colour = colour if colour in names else "state"
+    tiles, extent, limits = mosaic(shared.settings, of_visit, known, colour) if known else ([], (1.0, 1.0), None)
+    return {
+        "visit": visit, "visit_numbers": numbers[:500], "of_visit": of_visit, "colours": ["state", *names],
+        "colour": colour, "tiles": tiles, "extent": extent, "limits": limits,
+    }  # fmt: skip
+
+
+def _bars(night: Night) -> list[Bar]:
+    out = []
+    for v in night.visits:
+        if not v["seconds"]:
+            continue
+        parts, at = [], 0.0
+        for name in in_order(v["seconds"]):
+            parts.append((name, at, float(v["seconds"][name])))
+            at += float(v["seconds"][name])
+        out.append(Bar(v["visit"], v["detector"], parts, at))
+        if len(out) == BARS:
+            break
+    return out

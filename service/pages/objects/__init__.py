@@ -1,0 +1,1 @@
+"""The page of an object, and its light curve."""

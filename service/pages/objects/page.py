@@ -1,0 +1,97 @@
+"""The page of one object: its light curve, the cutouts of its detections, statistics, neighbours, history."""
+
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+from psycopg import sql
+
+from apdb.errors import NotFound
+from service.pages.objects.curve import binned, points_of
+from service.pages.objects.plot import curve_plot
+from service.pages.render import PageRoute, page
+from service.pages.shared import Pages, reading
+
+__all__ = ["object_pages"]
+
+object_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+NEAR_ARCSEC = 30.0
+DRAWN = 400  # points of the picture for readers without scripts
+BANDS = "ugrizy"
+_VERSIONS = (
+    'SELECT "validityStartMjdTai" AS start, "validityEndMjdTai" AS "end", "nDiaSources" AS n, ra, dec FROM "DiaObject" WHERE '
+    '"diaObjectId" = %s ORDER BY "validityStartMjdTai" DESC LIMIT 50'
+)
+_CORRECTIONS = (
+    'SELECT c."diaSourceId" AS source, c."oldDiaObjectId" AS old, c."newDiaObjectId" AS new, c.visit, c.detector, c.kind, c.reason, '
+    'c."mjdTai" AS mjd FROM "AlertCorrection" c WHERE c."diaSourceId" = ANY(%s) OR c."newDiaObjectId" = %s OR c."oldDiaObjectId" = %s '
+    "ORDER BY c.batch DESC, c.number LIMIT 100"
+)
+
+
+@object_pages.get("/object/{object_id}")
+def one_object(object_id: int, request: Request, shared: Pages) -> HTMLResponse:
+    """One DiaObject."""
+    with reading(shared.database) as cursor:
+        found = cursor.execute(
+            'SELECT * FROM "DiaObject" WHERE "diaObjectId" = %s AND "validityEndMjdTai" IS NULL', (object_id,)
+        ).fetchone()
+        if found is None:
+            raise NotFound(f"there is no object {object_id}")
+        versions = cursor.execute(_VERSIONS, (object_id,)).fetchall()
+    points = points_of(shared, object_id, 200_000)
+    detections = points[~points.forced.astype(bool)]
+    ids = [int(v) for v in detections.diaSourceId.dropna()][-5000:]
+    with reading(shared.database) as cursor:
+        corrections = cursor.execute(_CORRECTIONS, (ids, object_id, object_id)).fetchall()
+    few = points if len(points) <= DRAWN else binned(points, float(np.ptp(points.midpointMjdTai)) / DRAWN * 4)
+    last = detections.iloc[-1] if len(detections) else None
+    return page(
+        request, "object.html", it=found, object_id=object_id, versions=versions, corrections=corrections,
+        points=len(points), forced=int(points.forced.sum()), plot=curve_plot(few), cut=len(points) > DRAWN,
+        last=None if last is None else {"id": int(last.diaSourceId), "visit": int(last.visit), "detector": int(last.detector)},
+        bands=_by_band(found), near=_near(shared, object_id, float(found["ra"]), float(found["dec"])),
+        near_arcsec=NEAR_ARCSEC, elsewhere=_elsewhere(float(found["ra"]), float(found["dec"])),
+        sources=detections.tail(100).iloc[::-1].to_dict("records"),
+    )  # fmt: skip
+
+
+def _by_band(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the statistics of the bands that have any."""
+    names = ("psfFluxNdata", "psfFluxMean", "psfFluxMeanErr", "psfFluxSigma", "psfFluxMin", "psfFluxMax", "fpFluxMean",
+             "scienceFluxMean", "psfFluxMaxSlope")  # fmt: skip
+    out = [{"band": b, **{n: row.get(f"{b}_{n}") for n in names}} for b in BANDS]
+    return [b for b in out if b["psfFluxNdata"]]
+
+
+def _near(shared: Pages, object_id: int, ra: float, dec: float) -> list[dict[str, Any]]:
+    """Return the objects around, the nearest first, with their distance (arcsec)."""
+    from apdb import queries
+
+    query = queries.cone(
+        ra % 360, dec, NEAR_ARCSEC / 3600, limit=200,
+        wanted=["diaObjectId", "ra", "dec", "nDiaSources", "lastDiaSourceMjdTai"],
+    )  # fmt: skip
+    with reading(shared.database) as cursor:
+        found = cursor.execute(sql.Composed([query.statement]), query.parameters).fetchall()
+    for row in found:
+        away = np.hypot((row["ra"] - ra) * np.cos(np.radians(dec)), row["dec"] - dec)
+        row["away"] = float(3600 * away)
+    return sorted((r for r in found if r["diaObjectId"] != object_id), key=lambda r: r["away"])[:50]
+
+
+def _elsewhere(ra: float, dec: float) -> list[tuple[str, str]]:
+    """Return links to what others know of the place; followed by a click alone."""
+    place = quote(f"{ra:.6f} {dec:+.6f}")
+    return [
+        ("SIMBAD", f"https://simbad.cds.unistra.fr/simbad/sim-coo?Coord={place}&Radius=10&Radius.unit=arcsec"),
+        ("Aladin Lite", f"https://aladin.cds.unistra.fr/AladinLite/?target={place}&fov=0.05"),
+        (
+            "NED",
+            f"https://ned.ipac.caltech.edu/conesearch?search_type=Near%20Position%20Search&coordinates={place}&radius=0.2",
+        ),
+        ("TNS", f"https://www.wis-tns.org/search?ra={ra:.6f}&decl={dec:.6f}&radius=10&coords_unit=arcsec"),
+    ]

@@ -1,0 +1,115 @@
+"""From a template and its values to an answer: escaping, security headers, formats of numbers, pages of errors."""
+
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import psycopg
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, Response
+from fastapi.routing import APIRoute
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from apdb.database import first_line
+from apdb.errors import NotFound
+from service.access.keys import cookie_of
+from service.access.principals import Principal
+from service.access.sessions import csrf_word
+from service.errors import help_path
+from service.pages.assets import asset_path, available
+from service.pages.words import FILTERS
+from tasks.errors import AlertProdError
+
+__all__ = ["PageRoute", "page"]
+
+POLICY = (
+    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
+    "img-src 'self' data:"
+)
+NAVIGATION = (
+    ("/", "Night"),
+    ("/why", "Why?"),
+    ("/streams", "Streams"),
+)
+
+
+@cache
+def _environment() -> Environment:
+    from pathlib import Path
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(FILTERS)
+    environment.globals.update(asset=asset_path, available=available, version=version("alertprod"), help_path=help_path)
+    return environment
+
+
+def page(request: Request, template: str, answer_status: int = 200, **values: Any) -> HTMLResponse:
+    """Return a page.
+
+    Parameters
+    ----------
+    template
+        Name of a file below ``templates``.
+    values
+        What it shows; all text is escaped.
+    """
+    principal: Principal | None = getattr(request.state, "principal", None)
+    cookie = cookie_of(request.scope["headers"])
+    by_cookie = principal is not None and principal.by_cookie
+    common = {
+        "path": request.url.path,
+        "address": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+        "navigation": NAVIGATION,
+        "principal": None if principal is None else principal.name,
+        "may_operate": principal is not None and principal.may(("operate",)),
+        "by_cookie": by_cookie,
+        "csrf": csrf_word(cookie) if by_cookie and cookie else "",
+        "now": datetime.now(UTC),
+        "theme": theme if (theme := request.cookies.get("theme")) in ("dark", "light") else "",
+    }
+    text = _environment().get_template(template).render({**common, **values})
+    return HTMLResponse(text, answer_status, {"Content-Security-Policy": POLICY})
+
+
+class PageRoute(APIRoute):
+    """A route whose errors are pages for people, with the same codes as the problem documents of the API."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler that answers errors with pages."""
+        handler = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except AlertProdError as error:
+                status = 404 if isinstance(error, NotFound) else 503 if error.retriable else 422
+                return _error_page(request, status, error.code, str(error))
+            except psycopg.DataError as error:
+                return _error_page(request, 422, "bad_query", first_line(error))
+            except psycopg.errors.QueryCanceled:
+                return _error_page(request, 503, "busy", "the question took longer than a page may: ask for less")
+            except RequestValidationError as error:
+                text = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors()[:10])
+                return _error_page(request, 422, "bad_query", text)
+
+        return answer
+
+
+def _error_page(request: Request, status: int, code: str, text: str) -> Response:
+    titles = {404: "It is not there", 422: "The request makes no sense", 503: "Not now"}
+    answer = page(
+        request, "error.html", status, title=titles[status], code=code, text=text, help=help_path(code), status=status
+    )
+    if status == 503:
+        answer.headers["Retry-After"] = "5"
+    return answer

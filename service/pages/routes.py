@@ -1,0 +1,52 @@
+"""Every page in one place: what the application adds to the API."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.responses import HTMLResponse
+
+from service.pages.assets import assets
+from service.pages.live import live
+from service.pages.nights.page import night_pages
+from service.pages.objects.curve import curves
+from service.pages.objects.page import object_pages
+from service.pages.pictures import pictures
+from service.pages.render import PageRoute, page
+from service.pages.search import search_pages
+from service.pages.streams import stream_pages
+from service.pages.visit import visit_pages
+from service.pages.why import why_pages
+
+__all__ = ["add_pages"]
+
+_others = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+
+def add_pages(app: FastAPI) -> None:
+    """Let an application answer with the pages of the dashboard."""
+    for router in (
+        night_pages,
+        visit_pages,
+        object_pages,
+        why_pages,
+        stream_pages,
+        search_pages,
+        pictures,
+        curves,
+        live,
+        assets,
+        _others,
+    ):
+        app.include_router(router)
+
+
+@_others.get("/sign-in")
+def sign_in(request: Request, following: Annotated[str, Query(alias="next", max_length=2000)] = "/") -> HTMLResponse:
+    """Where a person shows a token, for which a session begins."""
+    return page(request, "sign-in.html", following=following)
+
+
+@_others.get("/keys")
+def keys(request: Request) -> HTMLResponse:
+    """Which keys do what."""
+    return page(request, "keys.html")

@@ -1,0 +1,74 @@
+"""The search: an id of anything, or coordinates in any usual form."""
+
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import RedirectResponse, Response
+from psycopg import sql
+
+from apdb import queries
+from service.pages.positions import Position, position_of
+from service.pages.render import PageRoute, page
+from service.pages.shared import Pages, reading
+
+__all__ = ["search_pages"]
+
+search_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+MOST = 200
+_BY_ID = (
+    ("object", 'SELECT "diaObjectId" AS id FROM "DiaObjectLast" WHERE "diaObjectId" = %s'),
+    ("source", 'SELECT "diaSourceId" AS id, "diaObjectId" AS object, visit, detector, ra, dec FROM "DiaSource" WHERE "diaSourceId" = %s LIMIT 1'),
+    ("visits", 'SELECT visit, detector, state, band, "midpointMjdTai" AS mjd FROM "VisitLedger" WHERE visit = %s ORDER BY detector LIMIT 200'),
+    ("body", 'SELECT "diaSourceId" AS id, visit, detector, ra, dec, "midpointMjdTai" AS mjd FROM "DiaSource" WHERE "ssObjectId" = %s ORDER BY "midpointMjdTai" DESC LIMIT 200'),
+)  # fmt: skip
+_DESIGNATION = (
+    'SELECT s."diaSourceId" AS id, d.visit, d.detector, d.ra, d.dec, d."midpointMjdTai" AS mjd FROM "SSSource" s JOIN "DiaSource" d '
+    'ON d."diaSourceId" = s."diaSourceId" WHERE s.designation = %s ORDER BY d."midpointMjdTai" DESC LIMIT 200'
+)
+
+
+@search_pages.get("/search")
+def search(
+    request: Request,
+    shared: Pages,
+    q: Annotated[str, Query(max_length=200)] = "",
+    radius: Annotated[float, Query(gt=0, le=36_000, description="arcsec")] = 10.0,
+) -> Response:
+    """What a text names; one thing alone is shown at once."""
+    text = q.strip()
+    position = position_of(text)
+    found: dict[str, list[dict[str, Any]]] = {}
+    if position is not None:
+        found["near"] = _near(shared, position, radius)
+    elif text.isdigit() and int(text) < 1 << 63:
+        found = _by_id(shared, int(text))
+        if "object" in found and found.keys() <= {"object", "source"}:  # an object has the id of its first source
+            return RedirectResponse(f"/object/{text}", 303)
+        if set(found) == {"visits"} and len(found["visits"]) == 1:
+            return RedirectResponse(f"/visit/{text}/{found['visits'][0]['detector']}", 303)
+    elif text:
+        with reading(shared.database) as cursor:
+            found = {"body": cursor.execute(_DESIGNATION, (text,)).fetchall()}
+    return page(
+        request, "search.html", q=q, radius=radius, position=position, found={k: v for k, v in found.items() if v}, most=MOST
+    )  # fmt: skip
+
+
+def _by_id(shared: Pages, number: int) -> dict[str, list[dict[str, Any]]]:
+    with reading(shared.database) as cursor:
+        found = {kind: cursor.execute(statement, (number,)).fetchall() for kind, statement in _BY_ID}
+    return {kind: rows for kind, rows in found.items() if rows}
+
+
+def _near(shared: Pages, position: Position, radius: float) -> list[dict[str, Any]]:
+    """Return the objects around a place, the nearest first."""
+    wanted = ["diaObjectId", "ra", "dec", "nDiaSources", "firstDiaSourceMjdTai", "lastDiaSourceMjdTai"]
+    query = queries.cone(position.ra, position.dec, radius / 3600, wanted=wanted, limit=MOST)
+    with reading(shared.database) as cursor:
+        found = cursor.execute(sql.Composed([query.statement]), query.parameters).fetchall()
+    for row in found:
+        east = (row["ra"] - position.ra + 180) % 360 - 180
+        row["away"] = float(3600 * np.hypot(east * np.cos(np.radians(position.dec)), row["dec"] - position.dec))
+    return sorted(found, key=lambda row: row["away"])

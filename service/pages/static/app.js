@@ -1,0 +1,97 @@
+// What every page does in a browser: keeps itself new, switches its theme, obeys keys. Without it pages are read as they are.
+"use strict";
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const PAUSE_MS = 1500; // between two renewals, so that many changes do not make many requests
+
+  // theme: a cookie, so that the server makes the page in it at once
+  const theme = byId("theme");
+  if (theme) {
+    theme.hidden = false;
+    theme.addEventListener("click", () => {
+      const root = document.documentElement;
+      const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+      root.dataset.theme = dark ? "light" : "dark";
+      document.cookie = `theme=${root.dataset.theme};path=/;max-age=31536000;samesite=strict`;
+      document.dispatchEvent(new CustomEvent("theme"));
+    });
+  }
+
+  // forms whose choices show something: no need for their button
+  document.addEventListener("change", (event) => {
+    const form = event.target.closest("form[data-keep]");
+    if (form && event.target.tagName === "SELECT") form.requestSubmit();
+  });
+  document.addEventListener("submit", (event) => { // empty fields make long addresses
+    for (const field of event.target.querySelectorAll("input:not([type=image]), select")) {
+      if (event.target.method === "get" && field.name && field.value === "") field.disabled = true;
+    }
+  });
+  window.addEventListener("pageshow", () => document.querySelectorAll(":disabled").forEach((f) => { f.disabled = false; }));
+
+  // keys
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+    if (event.key === "/") { byId("find").focus(); event.preventDefault(); }
+    else if (event.key === "t" && theme) theme.click();
+    else if (event.key === "[" || event.key === "]") {
+      const link = document.querySelector(event.key === "[" ? "a[rel=prev]" : "a[rel=next]");
+      if (link) link.click();
+    } else if (event.key === "?") location.href = "/keys";
+  });
+
+  const end = byId("sign-out");
+  if (end) end.addEventListener("click", async () => {
+    const word = JSON.parse(document.body.getAttribute("hx-headers") || "{}");
+    await fetch("/v1/session", { method: "DELETE", headers: word });
+    location.href = "/sign-in";
+  });
+
+  // live: the stream says that something changed, then the part of the page that shows it is asked for again
+  const state = byId("live-state"), notice = byId("notice");
+  const say = (text) => { notice.textContent = text; notice.hidden = !text; };
+  let last = 0, timer = null, busy = false;
+  const renew = () => {
+    timer = null;
+    const part = byId("live");
+    if (!part || document.hidden || busy) return;
+    const active = document.activeElement;
+    if (active && active.tagName === "SELECT" && part.contains(active)) { plan(); return; } // somebody chooses
+    busy = true; last = Date.now();
+    const open = [...part.querySelectorAll("details[open][id]")].map((d) => d.id);
+    const request = window.htmx
+      ? htmx.ajax("GET", location.pathname + location.search, { source: part, target: part, select: "#live", swap: "outerHTML" })
+      : Promise.resolve(location.reload());
+    request.then(() => {
+      open.forEach((id) => { const d = byId(id); if (d) d.open = true; });
+      state.textContent = `live, renewed ${new Date().toISOString().slice(11, 19)} UTC`;
+      document.dispatchEvent(new CustomEvent("renewed"));
+    }).catch(() => {}).finally(() => { busy = false; });
+  };
+  const plan = () => { if (timer === null) timer = setTimeout(renew, Math.max(0, last + PAUSE_MS - Date.now())); };
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) plan(); });
+  const begin = byId("live");
+  if (begin && window.EventSource) {
+    const stream = new EventSource("/live");
+    let lost = false;
+    stream.addEventListener("connected", () => {
+      state.textContent = "live"; say("");
+      if (lost) plan();
+      lost = false;
+    });
+    for (const name of ["visits", "alerts", "letters"]) {
+      stream.addEventListener(name, () => {
+        say("");
+        const part = byId("live");
+        if (part && part.dataset.live.split(" ").includes(name)) plan();
+      });
+    }
+    stream.addEventListener("database", () => say("The database does not answer: what you see is what was known before."));
+    stream.onerror = () => {
+      lost = true;
+      say(`No connection to the service since ${new Date().toISOString().slice(11, 19)} UTC: what you see is what was known before.`);
+      state.textContent = "not live";
+    };
+    addEventListener("pagehide", () => stream.close());
+  }
+})();

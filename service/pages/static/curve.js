@@ -1,0 +1,234 @@
+// The light curve of an object: uPlot for axes, zoom and cursor, points of our own (one canvas pass, 100 000 of them at once).
+"use strict";
+(() => {
+  const box = document.getElementById("curve");
+  if (!box || !window.uPlot) return;
+  const id = box.dataset.object, tools = document.getElementById("curve-tools"), note = document.getElementById("curve-note");
+  const want = { y: "flux", of: "psf", detections: true, forced: true, limits: true, days: 0, fold: false, bands: new Set() };
+  const ZERO = 31.4; // magnitude of 1 nJy
+  let table = null, plot = null, shown = null, chosen = -1, wait = null;
+
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const colours = {};
+  function readColours() {
+    for (const band of "ugrizy") {
+      const probe = document.createElement("span");
+      probe.className = `band-${band}`;
+      box.append(probe);
+      colours[band] = getComputedStyle(probe).color;
+      probe.remove();
+    }
+    colours[""] = css("--dim");
+  }
+
+  // from the columns of the answer to what is drawn: x sorted, y, error, and which point of the answer each is
+  function prepare() {
+    const c = table.columns, n = c.mjd.length, period = Number(document.getElementById("curve-period").value);
+    const fold = want.fold && period > 0, flux = c[`${want.of}Flux`], error = c[`${want.of}FluxErr`];
+    let count = 0;
+    const keep = new Uint32Array(n);
+    for (let k = 0; k < n; k++) {
+      if (c.forced[k] ? !want.forced : !want.detections) continue;
+      if (flux[k] === null || !want.bands.has(c.band[k])) continue;
+      if (want.y === "mag" && !(flux[k] >= 3 * error[k]) && !(want.limits && error[k] > 0)) continue;
+      keep[count++] = k;
+    }
+    const which = keep.subarray(0, count);
+    if (fold) {
+      const phase = (k) => { const p = (c.mjd[k] - c.mjd[0]) / period; return p - Math.floor(p); };
+      which.sort((a, b) => phase(a) - phase(b));
+    }
+    const x = new Float64Array(count), y = new Float64Array(count), e = new Float64Array(count), limit = new Uint8Array(count);
+    for (let j = 0; j < count; j++) {
+      const k = which[j];
+      if (fold) { const p = (c.mjd[k] - c.mjd[0]) / period; x[j] = p - Math.floor(p); } else x[j] = c.mjd[k];
+      if (want.y === "flux") { y[j] = flux[k]; e[j] = error[k] || 0; }
+      else if (flux[k] >= 3 * error[k]) { y[j] = ZERO - 2.5 * Math.log10(flux[k]); e[j] = 1.0857 * error[k] / flux[k]; }
+      else { y[j] = ZERO - 2.5 * Math.log10(3 * error[k]); limit[j] = 1; }
+    }
+    return { x, y, e, limit, which, fold };
+  }
+
+  function paint(u) {
+    const { x, y, e, limit, which } = shown, c = table.columns, many = which.length > 4000;
+    const g = u.ctx, ratio = devicePixelRatio || 1, size = (many ? 2 : 6) * ratio;
+    const { left, top, width, height } = u.bbox;
+    const sx = u.scales.x, sy = u.scales.y, ax = width / (sx.max - sx.min), turned = want.y === "mag";
+    const ay = height / (sy.max - sy.min);
+    const px = (v) => left + (v - sx.min) * ax;
+    const py = turned ? (v) => top + (v - sy.min) * ay : (v) => top + height - (v - sy.min) * ay;
+    g.save();
+    g.beginPath(); g.rect(left, top, width, height); g.clip();
+    for (const forced of [1, 0]) for (const band of want.bands) { // detections lie on top
+      g.fillStyle = g.strokeStyle = colours[band] || colours[""];
+      g.lineWidth = ratio;
+      for (let j = 0; j < which.length; j++) {
+        const k = which[j];
+        if (c.forced[k] !== forced || c.band[k] !== band || x[j] < sx.min || x[j] > sx.max) continue;
+        const a = px(x[j]), b = py(y[j]);
+        if (many) { g.fillRect(a - size / 2, b - size / 2, size, size); continue; }
+        g.beginPath();
+        if (limit[j]) { g.moveTo(a - size, b); g.lineTo(a + size, b); g.lineTo(a, b + size); g.closePath(); g.stroke(); continue; }
+        g.moveTo(a, py(y[j] - e[j])); g.lineTo(a, py(y[j] + e[j])); g.stroke();
+        g.beginPath(); g.arc(a, b, size / 2, 0, 7);
+        if (c.forced[k]) { g.fillStyle = css("--card"); g.fill(); g.fillStyle = g.strokeStyle; g.stroke(); } else g.fill();
+      }
+    }
+    if (!turned && sy.min < 0 && sy.max > 0) {
+      g.strokeStyle = css("--dim"); g.setLineDash([4 * ratio, 4 * ratio]);
+      g.beginPath(); g.moveTo(left, py(0)); g.lineTo(left + width, py(0)); g.stroke(); g.setLineDash([]);
+    }
+    if (chosen >= 0 && chosen < which.length) {
+      g.strokeStyle = css("--focus"); g.lineWidth = 3 * ratio;
+      g.beginPath(); g.arc(px(x[chosen]), py(y[chosen]), 8 * ratio, 0, 7); g.stroke();
+    }
+    g.restore();
+  }
+
+  function limitsOf(values, errors) {
+    let low = Infinity, high = -Infinity;
+    for (let j = 0; j < values.length; j++) {
+      low = Math.min(low, values[j] - (errors[j] || 0)); high = Math.max(high, values[j] + (errors[j] || 0));
+    }
+    if (!(low <= high)) return [0, 1];
+    const pad = 0.06 * (high - low) || 1;
+    return [low - pad, high + pad];
+  }
+
+  function draw() {
+    const begin = performance.now();
+    shown = prepare();
+    const [xmin, xmax] = shown.fold ? [0, 1] : limitsOf(shown.x, []);
+    const [ymin, ymax] = limitsOf(shown.y, shown.e);
+    if (plot) plot.destroy();
+    box.textContent = "";
+    const ink = css("--dim"), grid = { stroke: css("--line"), width: 1 };
+    const height = Math.max(280, Math.min(520, Math.round(innerHeight * 0.42)));
+    plot = new uPlot({
+      width: box.clientWidth, height, legend: { show: false },
+      cursor: { points: { show: false }, drag: { x: true, y: false } },
+      scales: { x: { time: false, range: (u, a, b) => u.data && a === shown.x[0] && b === shown.x[shown.x.length - 1] ? [xmin, xmax] : [a, b] },
+                y: { dir: want.y === "mag" ? -1 : 1, range: () => [ymin, ymax] } },
+      axes: [{ stroke: ink, grid, ticks: grid, label: shown.fold ? "phase" : "MJD (TAI)", labelSize: 22 },
+             { stroke: ink, grid, ticks: grid, size: 78, label: want.y === "mag" ? "AB magnitude" : "flux / nJy", labelSize: 22 }],
+      series: [{}, { paths: () => null, points: { show: false } }],
+      hooks: { draw: [paint], setCursor: [(u) => { if (u.cursor.idx != null && u.cursor.left >= 0) near(u); }] },
+    }, [shown.x, shown.y], box);
+    box.dataset.painted = (performance.now() - begin).toFixed(1);
+    const n = shown.which.length;
+    note.textContent = `${n.toLocaleString("en")} of ${table.total.toLocaleString("en")} points` +
+      (table.binDays ? `, means of bins of ${table.binDays.toPrecision(3)} d` : "") + (shown.fold ? ", folded" : "");
+  }
+
+  // the point under the cursor: the nearest on the screen among those of about the same time
+  function near(u) {
+    const { x, y } = shown, at = u.cursor.idx, reach = 40;
+    let best = -1, least = Infinity;
+    for (let j = Math.max(0, at - reach); j < Math.min(x.length, at + reach); j++) {
+      const d = (u.valToPos(x[j], "x") - u.cursor.left) ** 2 + (u.valToPos(y[j], "y") - u.cursor.top) ** 2;
+      if (d < least) { least = d; best = j; }
+    }
+    if (best >= 0 && least < 900 && best !== chosen) choose(best);
+  }
+
+  function choose(j) {
+    chosen = j;
+    plot.redraw(false);
+    const c = table.columns, k = shown.which[j];
+    const value = want.y === "mag" ? `${shown.limit[j] ? "fainter than " : ""}${shown.y[j].toFixed(2)} mag` : `${Math.round(shown.y[j])} ± ${Math.round(shown.e[j])} nJy`;
+    const text = document.getElementById("trip-what"), triplet = document.getElementById("triplet");
+    if (!text) return;
+    text.textContent = `${c.forced[k] ? "Forced photometry" : "Detection"} in ${c.band[k]}, MJD ${c.mjd[k].toFixed(5)}, ${value}, `;
+    const link = document.createElement("a");
+    link.href = `/visit/${c.visit[k]}/${c.detector[k]}`;
+    link.textContent = `visit ${c.visit[k]} · ${c.detector[k]}`;
+    text.append(link);
+    clearTimeout(wait);
+    wait = setTimeout(() => {
+      const source = c.diaSourceId[k];
+      document.getElementById("trip-none").hidden = !!source;
+      triplet.hidden = !source;
+      triplet.dataset.source = source;
+      if (source) for (const image of triplet.querySelectorAll("img")) image.src = `/v1/sources/${source}/stamps/${image.dataset.which}.png`;
+    }, 90);
+  }
+  document.querySelectorAll("#triplet img").forEach((image) => image.addEventListener("error", () => {
+    document.getElementById("trip-none").hidden = false;
+    document.getElementById("triplet").hidden = true;
+  }));
+
+  async function load() {
+    const answer = await fetch(`/v1/objects/${id}/curve?days=${want.days}`);
+    if (!answer.ok) { note.textContent = (await answer.json()).detail; return; }
+    table = await answer.json();
+    const bands = [...new Set(table.columns.band)].sort((a, b) => "ugrizy".indexOf(a) - "ugrizy".indexOf(b));
+    if (!want.bands.size) {
+      bands.forEach((b) => want.bands.add(b));
+      const place = document.getElementById("curve-bands");
+      for (const band of bands) {
+        const button = document.createElement("button");
+        button.type = "button"; button.textContent = band || "none"; button.setAttribute("aria-pressed", "true");
+        button.addEventListener("click", () => {
+          const on = !want.bands.has(band);
+          if (on) want.bands.add(band); else want.bands.delete(band);
+          button.setAttribute("aria-pressed", String(on));
+          chosen = -1; draw();
+        });
+        place.append(button);
+      }
+    }
+    tools.hidden = false;
+    chosen = -1;
+    draw();
+  }
+
+  tools.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    if (button.dataset.set) {
+      const [name, value] = button.dataset.set.split("=");
+      want[name] = value;
+      for (const other of button.parentElement.querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === button));
+    } else if (button.dataset.flag) {
+      want[button.dataset.flag] = !want[button.dataset.flag];
+      button.setAttribute("aria-pressed", String(want[button.dataset.flag]));
+    } else if (button.id === "curve-fold") {
+      want.fold = !want.fold;
+      button.setAttribute("aria-pressed", String(want.fold));
+    } else return;
+    chosen = -1; draw();
+  });
+  document.getElementById("curve-bin").addEventListener("change", (event) => { want.days = Number(event.target.value); load(); });
+  document.getElementById("curve-period").addEventListener("change", () => { if (want.fold) { chosen = -1; draw(); } });
+  document.getElementById("curve-search").addEventListener("click", async () => {
+    const found = document.getElementById("curve-found");
+    found.textContent = "looking …";
+    const answer = await fetch(`/v1/objects/${id}/period`), said = await answer.json();
+    if (!answer.ok) { found.textContent = said.detail; return; }
+    found.textContent = "";
+    for (const { period, power } of said.periods) {
+      const button = document.createElement("button");
+      button.type = "button"; button.textContent = `${period.toPrecision(5)} d`; button.title = `power ${power.toFixed(3)}`;
+      button.addEventListener("click", () => {
+        document.getElementById("curve-period").value = period.toPrecision(7);
+        want.fold = true; document.getElementById("curve-fold").setAttribute("aria-pressed", "true");
+        chosen = -1; draw();
+      });
+      found.append(button, " ");
+    }
+    found.append(`chance of the best ${said.falseAlarmProbability.toExponential(0)}`);
+  });
+  box.addEventListener("keydown", (event) => {
+    if (!shown || !shown.which.length) return;
+    const last = shown.which.length - 1;
+    const to = { ArrowLeft: Math.max(0, (chosen < 0 ? last + 1 : chosen) - 1), ArrowRight: Math.min(last, chosen + 1), Home: 0, End: last }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    choose(to);
+  });
+  document.addEventListener("theme", () => { readColours(); if (table) draw(); });
+  let width = innerWidth;
+  addEventListener("resize", () => { if (table && innerWidth !== width) { width = innerWidth; draw(); } });
+  readColours();
+  load();
+})();

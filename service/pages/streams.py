@@ -1,0 +1,114 @@
+"""The page of what goes out: outbox, what the topic really holds, readers and their lag, dead letters."""
+
+import json
+import subprocess
+import threading
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from apdb.queue.dead_letters import DeadLetterState
+from apdb.queue.holds import held
+from apdb.queue.outbox import discrepancies
+from apdb.queue.status import service_status
+from service.pages.render import PageRoute, page
+from service.pages.shared import Pages, Shared, reading
+from service.subprocesses.children import child_environment, program
+
+__all__ = ["stream_pages"]
+
+stream_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+LAG_KEPT_S = 10.0
+LAG_LIMIT_S = 25.0
+_TOTALS = (
+    'SELECT coalesce(sum(count), 0) AS stored, coalesce(sum(count) FILTER (WHERE "publishedAt" IS NOT NULL), 0) AS published, '
+    'coalesce(sum("topicCount"), 0) AS in_topic, coalesce(sum(count) FILTER (WHERE "droppedAt" IS NOT NULL), 0) AS dropped, '
+    'coalesce(sum(count) FILTER (WHERE "heldReason" IS NOT NULL AND "droppedAt" IS NULL), 0) AS held, coalesce(sum(count) FILTER '
+    '(WHERE "publishedAt" IS NULL AND "heldReason" IS NULL AND "droppedAt" IS NULL), 0) AS waiting FROM "AlertOutbox"'
+)
+_ROWS = (
+    'SELECT visit, detector, attempt, count, "publishedCount" AS sent, "topicCount" AS in_topic, "createdAt" AS created, "publishedAt" '
+    'AS published, "heldReason" AS held, "droppedAt" AS dropped, "secondsSinceShutterClose" AS latency FROM "AlertOutbox" '
+    "ORDER BY id DESC LIMIT 40"
+)
+_YIELD = (
+    'SELECT floor(l."midpointMjdTai" - 0.5)::int AS night, count(*) AS visits, sum(o.count) AS alerts, '
+    'sum(o.count) FILTER (WHERE o."publishedAt" IS NOT NULL) AS published FROM "AlertOutbox" o JOIN "VisitLedger" l '
+    "USING (visit, detector) GROUP BY 1 ORDER BY 1 DESC LIMIT 30"
+)
+_LETTERS = (
+    'SELECT id, topic, "partition", "offset", "errorCode" AS code, "errorText" AS text, state, "createdAt" AS created FROM "DeadLetter" '
+    "WHERE state = %s ORDER BY id DESC LIMIT 100"
+)
+_CAUGHT_UP = (
+    'SELECT topic, min("caughtUpAt") AS at, sum(next) AS next FROM "AlertTopicOffset" GROUP BY topic ORDER BY topic'
+)
+
+
+@stream_pages.get("/streams")
+def streams(request: Request, shared: Pages) -> HTMLResponse:
+    """What goes out."""
+    with reading(shared.database) as cursor:
+        totals: dict[str, Any] = cursor.execute(_TOTALS).fetchone() or {}
+        outbox = cursor.execute(_ROWS).fetchall()
+        nights = cursor.execute(_YIELD).fetchall()
+        letters = cursor.execute(_LETTERS, (str(DeadLetterState.WAITING),)).fetchall()
+        caught_up = cursor.execute(_CAUGHT_UP).fetchall()
+    with shared.database.session() as connection:
+        holds, wrong = held(connection), discrepancies(connection, shared.settings.alert_topic)
+    return page(
+        request, "streams.html", status=service_status(shared.database, shared.settings.alert_topic), totals=totals,
+        outbox=outbox, nights=nights, letters=letters, caught_up=caught_up, holds=holds, wrong=wrong,
+        topic=shared.settings.alert_topic, fan_out=shared.settings.alert_fan_out,
+    )  # fmt: skip
+
+
+@stream_pages.get("/streams/readers")
+def readers(request: Request, shared: Pages) -> HTMLResponse:
+    """Who reads the alert topic, and how far behind: asked of the broker by a process of its own."""
+    groups, why = _LAGS.of(shared)
+    return page(request, "readers.html", groups=groups, why=why)
+
+
+class _Lags:
+    """The last answer of the broker, kept for some seconds: one process asks for all viewers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._until, self._last = 0.0, ([], "")  # type: tuple[float, tuple[list[dict[str, Any]], str]]
+
+    def of(self, shared: Shared) -> tuple[list[dict[str, Any]], str]:
+        """Return the groups, and why there are none where the broker gave no answer."""
+        with self._lock:
+            if time.monotonic() > self._until:
+                self._last = _ask_broker(shared)
+                self._until = time.monotonic() + LAG_KEPT_S
+            return self._last
+
+
+_LAGS = _Lags()
+
+
+def _ask_broker(shared: Shared) -> tuple[list[dict[str, Any]], str]:
+    if not shared.settings.kafka_brokers:
+        return [], "no brokers are named: ALERTPROD_KAFKA_BROKERS"
+    command = program("service.commands.main", "alerts", "lag", "--json")
+    try:
+        done = subprocess.run(
+            command,
+            env=child_environment(shared.settings),
+            capture_output=True,
+            text=True,
+            timeout=LAG_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return [], f"no broker answered within {LAG_LIMIT_S:.0f} s"
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        return [], lines[-1] if lines else "the broker gave no answer"
+    groups: list[dict[str, Any]] = json.loads(done.stdout)
+    return groups, ""

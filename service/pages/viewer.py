@@ -1,0 +1,118 @@
+"""Pictures of visits and places, made in a child process: the process of the API runs no code of pixels."""
+
+import json
+import queue
+import threading
+import weakref
+from base64 import b64decode
+from collections import OrderedDict
+from typing import Any
+
+from fastapi import Request
+
+from apdb import Ledger
+from apdb.errors import Busy, NotFound
+from service.errors import JobCrashed
+from service.pages.shared import resources_of
+from service.settings import Settings
+from service.subprocesses.answering import AnsweringProcess
+from tasks.errors import AlertProdError, CallerError, TransientError
+
+__all__ = ["Viewer", "viewer_of"]
+
+MODULE = "service.processing.viewer_process"
+WAIT_S = 30.0  # for the child, when it works for somebody else
+ANSWER_S = 120.0
+KEPT_BYTES = 64 << 20  # of pictures that were made
+
+
+class Viewer:
+    """One child process, started when it is needed; several threads may ask."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._free: queue.LifoQueue[AnsweringProcess | None] = queue.LifoQueue()
+        self._free.put(None)
+        self._kept: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._size, self._lock = 0, threading.Lock()
+        weakref.finalize(self, _end, self._free)
+
+    def ask(self, ledger: Ledger, visit: int, detector: int, **question: Any) -> dict[str, Any]:
+        """Return an answer of `service.processing.viewer_process`.
+
+        Raises
+        ------
+        NotFound
+            The ccdVisit never came.
+        Busy
+            The child works for somebody else.
+        AlertProdError
+            Why the visit cannot be looked at.
+        """
+        row = ledger.get(visit, detector)
+        if row is None:
+            raise NotFound("never came: nobody sent a message for it", visit=visit, detector=detector)
+        about = {"visit": visit, "detector": detector, "attempt": row["attempt"], **question}
+        key = json.dumps(about, sort_keys=True)
+        if question["what"] == "place":  # what is stored may have changed
+            return self._asked({**about, "message": row["message"]})
+        with self._lock:
+            if (kept := self._kept.get(key)) is not None:
+                self._kept.move_to_end(key)
+                return kept
+        answer = self._asked({**about, "message": row["message"]})
+        self._keep(key, answer)
+        return answer
+
+    def picture(self, ledger: Ledger, visit: int, detector: int, **question: Any) -> bytes:
+        """Return a picture as PNG; errors as for `ask`."""
+        return b64decode(self.ask(ledger, visit, detector, what="picture", **question)["png"])
+
+    def _keep(self, key: str, answer: dict[str, Any]) -> None:
+        with self._lock:
+            self._kept[key] = answer
+            self._size += len(answer.get("png", ""))
+            while self._size > KEPT_BYTES:
+                self._size -= len(self._kept.popitem(last=False)[1].get("png", ""))
+
+    def _asked(self, question: dict[str, Any]) -> dict[str, Any]:
+        try:
+            child = self._free.get(timeout=WAIT_S)
+        except queue.Empty:
+            raise Busy("another visit is being looked at: try again") from None
+        try:
+            if child is None or not child.alive():
+                child = AnsweringProcess(self._settings, MODULE)
+            return _checked(child.ask(question, ANSWER_S))
+        except JobCrashed:
+            if child is not None:
+                child.kill()
+            raise
+        finally:
+            self._free.put(child if child is not None and child.alive() else None)
+
+
+def viewer_of(request: Request) -> Viewer:
+    """Return the viewer of the application that answers a request."""
+    app = request.app
+    if getattr(app.state, "viewer", None) is None:
+        app.state.viewer = Viewer(resources_of(request).settings)
+    viewer: Viewer = app.state.viewer
+    return viewer
+
+
+def _end(free: "queue.LifoQueue[AnsweringProcess | None]") -> None:
+    while not free.empty():
+        child = free.get_nowait()
+        if child is not None:
+            child.kill()
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    error = answer.get("error")
+    if error is None:
+        return answer
+    kind: type[AlertProdError] = TransientError if error.get("retriable") else CallerError
+    told = kind(str(error["message"]))
+    told.code = str(error["code"])
+    raise told

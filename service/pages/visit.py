@@ -1,0 +1,136 @@
+"""The page of one ccdVisit: what became of it, its images, its sources by class, its metrics against those of the survey."""
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse
+
+from apdb import Ledger
+from apdb.errors import NotFound
+from service.intake.submit import describe
+from service.pages.nights.facts import BUDGET_S, STEPS, in_order
+from service.pages.render import PageRoute, page
+from service.pages.shared import Pages, reading
+from service.pages.viewer import viewer_of
+from tasks.errors import AlertProdError
+
+__all__ = ["visit_pages"]
+
+visit_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+MOST_SOURCES = 2000
+LONG_TRAIL, LONG_TRAIL_ARCSEC = 2.0, 3.0  # a trail is longer: in FWHM of the PSF; where that is not known
+MOST_HISTORY = 2000  # ccdVisits of the same instrument and band, the newest
+_SOURCES = (
+    'SELECT "diaSourceId" AS id, "diaObjectId" AS object, "ssObjectId" AS body, ra, dec, x, y, snr, "psfFlux" AS flux, '
+    '"psfFluxErr" AS error, reliability, "isDipole" AS dipole, "isNegative" AS negative, "trailLength" AS trail, '
+    '"timeWithdrawnMjdTai" AS withdrawn FROM "DiaSource" WHERE visit = %s AND detector = %s ORDER BY snr DESC NULLS LAST LIMIT %s'
+)
+_HISTORY = (
+    'SELECT q.metrics FROM "VisitQuality" q JOIN "VisitLedger" l USING (visit, detector) WHERE l.instrument = %s AND '
+    'l.band IS NOT DISTINCT FROM %s ORDER BY l."midpointMjdTai" DESC NULLS LAST LIMIT %s'
+)
+_OUTBOX = (
+    'SELECT attempt, count, "heldReason" AS held, "droppedAt" AS dropped, "publishedAt" AS published, "publishedCount" AS '
+    'sent, "topicCount" AS in_topic, "secondsSinceShutterClose" AS latency FROM "AlertOutbox" WHERE visit = %s AND detector = %s '
+    "ORDER BY attempt DESC"
+)
+_BESIDE = (
+    'SELECT visit, detector FROM "VisitLedger" WHERE instrument = %s AND detector = %s AND (visit {0} %s) '
+    "ORDER BY visit {1} LIMIT 1"
+)
+CLASSES = (
+    ("solar", "solar system"),
+    ("dipole", "dipole"),
+    ("trail", "trail"),
+    ("positive", "brighter"),
+    ("negative", "fainter"),
+)
+
+
+@visit_pages.get("/visit/{visit}/{detector}")
+def one_visit(
+    visit: int,
+    detector: int,
+    request: Request,
+    shared: Pages,
+    stretch: Literal["asinh", "linear", "log"] = "asinh",
+    span: Annotated[float, Query(gt=0, le=1e6)] = 100.0,
+    mask: bool = False,
+) -> HTMLResponse:
+    """One ccdVisit."""
+    row = Ledger(shared.database).get(visit, detector) if 0 <= visit < 1 << 63 and 0 <= detector < 1 << 15 else None
+    if row is None:
+        raise NotFound(f"visit {visit}, detector {detector} never came")
+    with reading(shared.database) as cursor:
+        sources = cursor.execute(_SOURCES, (visit, detector, MOST_SOURCES)).fetchall()
+        found = cursor.execute(
+            'SELECT metrics FROM "VisitQuality" WHERE visit = %s AND detector = %s', (visit, detector)
+        )
+        own = (found.fetchone() or {}).get("metrics") or {}
+        history = [r["metrics"] for r in cursor.execute(_HISTORY, (row["instrument"], row["band"], MOST_HISTORY))]
+        outbox = cursor.execute(_OUTBOX, (visit, detector)).fetchall()
+        beside = [
+            cursor.execute(_BESIDE.format(sign, order), (row["instrument"], detector, visit)).fetchone()
+            for sign, order in (("<", "DESC"), (">", "ASC"))
+        ]
+    numbers = _numbers(request, shared, row)
+    longest = LONG_TRAIL * numbers.get("scienceFwhm", 0.0) * numbers.get("pixelScale", 0.0) or LONG_TRAIL_ARCSEC
+    for source in sources:
+        source["kind"] = _class_of(source, longest)
+    return page(
+        request, "visit.html", row=row, told=describe(row), sources=sources, most=MOST_SOURCES, classes=CLASSES,
+        numbers=numbers, metrics=_against(own, history), outbox=outbox,
+        steps=[(n, row["seconds"][n]) for n in in_order(row["seconds"] or {})], order=STEPS, budget=BUDGET_S,
+        earlier=beside[0], later=beside[1], stretch=stretch, span=span, mask=mask, spans=(10, 30, 100, 300, 1000),
+        counted=len(history),
+    )  # fmt: skip
+
+
+def _class_of(source: dict[str, Any], longest: float) -> str:
+    if source["body"]:
+        return "solar"
+    if source["dipole"]:
+        return "dipole"
+    if source["trail"] is not None and source["trail"] > longest:
+        return "trail"
+    return "negative" if source["negative"] or (source["flux"] or 0) < 0 else "positive"
+
+
+def _numbers(request: Request, shared: Pages, row: dict[str, Any]) -> dict[str, Any]:
+    """Return size and scale of the image where it was made again already or can be; else why not."""
+    if row["state"] in ("queued", "running"):
+        return {"why": "its images are shown when it has ended"}
+    try:
+        answer = viewer_of(request).ask(Ledger(shared.database), row["visit"], row["detector"], what="numbers")
+    except AlertProdError as error:
+        return {"why": f"{error.code}: {error}"}
+    numbers: dict[str, Any] = answer["numbers"]
+    return numbers
+
+
+def _against(own: dict[str, Any], history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each metric with the spread of the survey's, and how far it stands out (in robust sigma)."""
+    out = []
+    for name, value in sorted(own.items(), key=lambda item: item[0].lower()):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            if isinstance(value, str) and value:
+                out.append({"name": name, "value": value, "text": True, "far": 0.0})
+            continue
+        others = np.array(
+            [v for h in history if isinstance(v := h.get(name), int | float) and not isinstance(v, bool)], float
+        )
+        others = others[np.isfinite(others)]
+        low, quarter, median, upper, high = (
+            np.percentile(others, [0, 25, 50, 75, 100]) if others.size else [float("nan")] * 5
+        )
+        sigma = 0.7413 * (upper - quarter)  # of a Gaussian with these quartiles
+        far = abs(value - median) / sigma if sigma > 0 else 0.0
+        span = high - low
+        out.append({
+            "name": name, "value": value, "text": False, "median": float(median), "low": float(low), "high": float(high),
+            "far": float(far), "at": float((value - low) / span) if span > 0 else 0.5,
+            "from": float((quarter - low) / span) if span > 0 else 0.0, "to": float((upper - low) / span) if span > 0 else 1.0,
+        })  # fmt: skip
+    return out

@@ -1,0 +1,94 @@
+"""How numbers, times and states are written on pages."""
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+__all__ = ["FILTERS", "STATE_WORDS", "age", "mjd_utc", "night_date"]
+
+NONE = "–"
+MJD_UNIX, DAY_S = 40587.0, 86400.0
+TAI_UTC_S = 37.0  # since 2017; earlier times are off by the leap seconds since, which no page shows
+STATE_WORDS = {
+    "queued": "queued", "running": "running", "done": "done", "no_work": "no work", "failed": "failed",
+    "withdrawn": "withdrawn", "absent": "never came",
+}  # fmt: skip
+
+
+def number(value: Any, digits: int = 0) -> str:
+    """Return a number with thin groups of thousands and so many decimals."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return NONE
+    return f"{value:,.{digits}f}".replace(",", " ")
+
+
+def significant(value: Any, digits: int = 4) -> str:
+    """Return a number with so many significant digits."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return NONE
+    return f"{value:.{digits}g}"
+
+
+def seconds(value: Any) -> str:
+    """Return seconds as a person would say them."""
+    if value is None or not math.isfinite(float(value)):
+        return NONE
+    value = float(value)
+    if value < 0.1:
+        return f"{1e3 * value:.0f} ms"
+    if value < 10:
+        return f"{value:.2f} s"
+    if value < 120:
+        return f"{value:.0f} s"
+    if value < 7200:
+        return f"{value / 60:.0f} min"
+    return f"{value / 3600:.1f} h" if value < 2 * DAY_S else f"{value / DAY_S:.1f} d"
+
+
+def age(value: datetime | None, now: datetime | None = None) -> str:
+    """Return how long ago, or in how long, a time is."""
+    if value is None:
+        return NONE
+    passed = ((now or datetime.now(UTC)) - value).total_seconds()
+    return f"{seconds(passed)} ago" if passed >= 0 else f"in {seconds(-passed)}"
+
+
+def mjd_utc(value: float | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """Return MJD (TAI) as UTC."""
+    if value is None or not 0 < value < 200_000:
+        return NONE
+    return datetime.fromtimestamp((value - MJD_UNIX) * DAY_S - TAI_UTC_S, UTC).strftime(form)
+
+
+def night_date(night: int | None) -> str:
+    """Return the date on which a night began, for a number as in the view ``night_summary`` (integer part of MJD - 0.5)."""
+    return NONE if night is None else datetime.fromtimestamp((night - MJD_UNIX) * DAY_S, UTC).strftime("%Y-%m-%d")
+
+
+def size(value: Any) -> str:
+    """Return bytes."""
+    if value is None:
+        return NONE
+    value = float(value)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def utc(value: datetime | None) -> str:
+    """Return a time, UTC."""
+    return NONE if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def state_word(value: str) -> str:
+    """Return a state of the ledger in words."""
+    return STATE_WORDS.get(value, value)
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "number": number, "significant": significant, "seconds": seconds, "age": age, "mjd_utc": mjd_utc,
+    "night_date": night_date, "size": size, "utc": utc, "state_word": state_word,
+}  # fmt: skip

@@ -1,0 +1,221 @@
+"""The dashboard in a real browser, on a service that has processed a part of a small survey."""
+
+import re
+import threading
+import time
+
+import pytest
+
+from service.access.policy import PAGES
+from service.api.app import create_app
+from service.api.guard.server import make_server
+from service.local.campaign import post_visits, wait_finished, wait_published
+from service.pages.assets import available
+from service.settings import load_settings
+from tasks.local_server import free_port
+from tests.support.browser import WIDTHS, axe_violations, browser, checked_page, overflow
+from tests.support.databases import copied_database
+from tests.support.shared_stack import SharedStack
+from tests.support.survey import messages, science, survey_settings
+
+SHOWN_MS = 20_000
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as program:
+        yield program
+
+
+@pytest.fixture(scope="module")
+def populated(chromium, survey, template_database, kafka):
+    """A service with two visits that are done and one that failed; without a browser it is not started."""
+    with copied_database(template_database) as uri:
+        servers = {"database_uri": uri, "kafka_brokers": kafka.brokers}
+        with SharedStack(survey_settings(survey, **servers, attempts=1)) as stack:
+            done = messages(science(survey).iloc[:4])
+            missing = {**done[2], "science": str(survey / "missing.fits"), "visit": 1090}
+            replies = post_visits(stack, [*done, missing])
+            wait_finished(stack, [(r["visit"], r["detector"]) for r in replies], 300)
+            wait_published(stack)
+            yield stack
+
+
+@pytest.fixture(scope="module")
+def places(populated):
+    """Addresses of every page on this survey by how they are routed."""
+    with populated.database.session() as connection:
+        row = connection.execute(
+            'SELECT s."diaObjectId", s.ra, s.dec, s.visit, s.detector, floor(s."midpointMjdTai" - 0.5)::int FROM "DiaSource" s '
+            'JOIN "DiaObjectLast" o USING ("diaObjectId") ORDER BY o."nDiaSources" DESC, s."midpointMjdTai" DESC LIMIT 1'
+        ).fetchone()
+    number, ra, dec, visit, detector, night = row
+    return {
+        "/": "/",
+        "/night/{night}": f"/night/{night}?colour=seconds",
+        "/visit/{visit}/{detector}": f"/visit/{visit}/{detector}?mask=true",
+        "/object/{object_id}": f"/object/{number}",
+        "/why": f"/why?visit={visit}&detector={detector}&ra={ra}&dec={dec}",
+        "/streams": "/streams",
+        "/streams/readers": "/streams/readers",
+        "/search": f"/search?q={ra}+{dec}&radius=60",
+        "/keys": "/keys",
+    }
+
+
+@pytest.mark.parametrize("route", PAGES)
+def test_a_page_stays_here_fits_every_window_and_is_accessible(chromium, populated, places, route):
+    with checked_page(chromium, populated.url) as page:
+        answer = page.goto(places[route], timeout=60_000)
+        assert answer.status == 200
+        page.wait_for_load_state("load")
+        assert page.title().endswith("alertprod")
+        for theme in ("light", "dark"):
+            page.emulate_media(color_scheme=theme)
+            for width in WIDTHS:
+                page.set_viewport_size({"width": width, "height": 900})
+                assert overflow(page) <= 0, (theme, width)
+            page.set_viewport_size({"width": 1280, "height": 900})
+            assert axe_violations(page) == [], theme
+
+
+def test_the_night_says_which_step_is_slowest_why_a_visit_failed_and_which_detector_never_came(chromium, populated):
+    with checked_page(chromium, populated.url) as page:
+        page.goto("/")
+        steps = page.locator("section", has=page.locator("#steps-h"))
+        slowest = steps.locator("tr.marked")
+        shares = [float(t.split()[0]) for t in steps.locator("tbody td:nth-child(5) span").all_inner_texts()]
+        assert float(slowest.locator("td:nth-child(5) span").inner_text().split()[0]) == max(shares)
+        failures = page.locator("section", has=page.locator("#fail-h"))
+        assert "1090" in failures.inner_text()
+        assert "missing.fits" in failures.inner_text()
+        assert "never came" in page.locator("section", has=page.locator("#gaps-h")).inner_text()
+
+
+def test_what_is_committed_is_on_the_screen_without_a_reload(chromium, populated):
+    with checked_page(chromium, populated.url) as page:
+        page.goto("/")
+        page.wait_for_function("document.getElementById('live-state').textContent.startsWith('live')", timeout=SHOWN_MS)
+        page.evaluate("window.same = true")
+        with populated.database.session() as connection:
+            connection.execute(
+                'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, "midpointMjdTai", '
+                "\"errorCode\", \"errorText\") SELECT 1091, 0, instrument, '{}', '', 'failed', \"midpointMjdTai\", 'no_psf', 'why <b>not</b>' "
+                'FROM "VisitLedger" WHERE visit = 1090'
+            )
+        row = page.locator("section", has=page.locator("#fail-h")).locator("tr", has_text="1091")
+        row.wait_for(timeout=SHOWN_MS)
+        assert "why <b>not</b>" in row.inner_text()  # escaped
+        assert page.evaluate("window.same")  # the page itself stayed
+
+
+def test_without_the_service_the_page_says_that_it_is_old(chromium, populated):
+    with checked_page(chromium, populated.url) as page:
+        page.route("**/live", lambda route: route.abort())
+        page.goto("/")
+        page.wait_for_selector("#notice:not([hidden])", timeout=SHOWN_MS)
+        assert "No connection to the service" in page.locator("#notice").inner_text()
+
+
+def test_the_light_curve_is_walked_by_keys_and_shows_the_cutouts_of_a_detection(chromium, populated, places):
+    if not available("uplot.min.js"):
+        pytest.skip("no uPlot: tools/fetch_assets.sh fetches it with npm")
+    with checked_page(chromium, populated.url) as page:
+        page.goto(places["/object/{object_id}"])
+        page.wait_for_selector("#curve[data-painted]", timeout=SHOWN_MS)
+        assert float(page.get_attribute("#curve", "data-painted")) < 1000
+        page.focus("#curve")
+        page.keyboard.press("Home")
+        first = page.inner_text("#trip-what")
+        page.keyboard.press("ArrowRight")
+        second = page.inner_text("#trip-what")
+        mjds = [float(re.search(r"MJD ([\d.]+)", text)[1]) for text in (first, second)]
+        assert mjds[0] <= mjds[1]
+        assert first != second
+        page.click("button[data-set='y=mag']")
+        page.click("button[data-set='of=science']")
+        page.keyboard.press("Tab")
+        loaded = "[...document.querySelectorAll('#triplet img')].every((i) => i.complete && i.naturalWidth > 0)"
+        page.goto(places["/object/{object_id}"])
+        page.wait_for_function(loaded, timeout=SHOWN_MS)
+
+
+def test_a_click_on_an_image_says_why_there_is_no_alert(chromium, populated, places):
+    with checked_page(chromium, populated.url) as page:
+        page.goto(places["/visit/{visit}/{detector}"], timeout=60_000)
+        picture = page.locator("input[type=image]").last
+        picture.wait_for(timeout=SHOWN_MS)
+        page.wait_for_function("document.querySelectorAll('input[type=image]')[2].getBoundingClientRect().height > 50")
+        box = picture.bounding_box()
+        page.keyboard.press("m")
+        assert page.get_attribute("#detections", "aria-pressed") == "false"
+        picture.click(position={"x": box["width"] / 4, "y": box["height"] / 4})
+        page.wait_for_selector("ol.walk", timeout=60_000)
+        assert page.locator(".stack img").count() == 5
+        x, y = _pixel(page)
+        assert x == pytest.approx(448 / 4, abs=3)  # from the left
+        assert y == pytest.approx(448 * 3 / 4, abs=3)  # from below
+
+
+def _pixel(page):
+    found = re.search(r"pixel \(([\d.]+), ([\d.]+)\)", page.inner_text("#answer-h"))
+    return float(found[1]), float(found[2])
+
+
+def test_keys_lead_to_content_and_search(chromium, populated, places):
+    with checked_page(chromium, populated.url) as page:
+        page.goto("/")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main"
+        page.keyboard.press("/")
+        assert page.evaluate("document.activeElement.id") == "find"
+        page.keyboard.type(places["/object/{object_id}"].rpartition("/")[2])
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/object/*", timeout=SHOWN_MS)
+        page.keyboard.press("t")
+        theme = page.evaluate("document.documentElement.dataset.theme")
+        page.goto("/streams")
+        assert page.evaluate("document.documentElement.dataset.theme") == theme in ("dark", "light")
+
+
+def test_without_scripts_every_page_is_read(chromium, populated, places):
+    with checked_page(chromium, populated.url, java_script_enabled=False) as page:
+        page.goto("/")
+        assert "1090" in page.inner_text("main")
+        page.goto(places["/object/{object_id}"])
+        assert page.locator("svg.plot circle").count() > 1
+
+
+def test_who_is_not_known_signs_in_with_a_token_and_out_again(chromium, populated, tmp_path):
+    token = "b" * 64
+    (tmp_path / "token").write_text(token)
+    settings = load_settings(
+        database_uri=populated.settings.database(), upload_dir=tmp_path / "uploads", access="tokens",
+        admin_token_file=tmp_path / "token", port=free_port(),
+    )  # fmt: skip
+    server = make_server(create_app(settings), settings)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with checked_page(chromium, f"http://127.0.0.1:{settings.port}") as page:
+            page.goto("/streams?x=1")
+            assert page.url.endswith("/sign-in?next=/streams%3Fx%3D1")
+            assert axe_violations(page) == []
+            page.fill("input[name=token]", "wrong")
+            page.click("#sign-in button")
+            page.wait_for_selector("#refusal:not([hidden])", timeout=SHOWN_MS)
+            page.fill("input[name=token]", token)
+            page.click("#sign-in button")
+            page.wait_for_url("**/streams?x=1", timeout=SHOWN_MS)
+            page.click("#sign-out")
+            page.wait_for_url("**/sign-in", timeout=SHOWN_MS)
+            page.goto("/")
+            assert "/sign-in" in page.url
+    finally:
+        server.should_exit = True
+        thread.join(30)

@@ -1,0 +1,200 @@
+"""Pages without a browser: what they answer without a database or to strangers, what they load, how they count."""
+
+import gzip
+import re
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from service.access.policy import PAGES, PUBLIC, RULES
+from service.local.top import run_top
+from service.pages import assets
+from service.pages.live import look
+from service.pages.nights.facts import Night, night_of, nights
+from service.pages.nights.mosaic import mosaic
+from service.pages.objects.curve import binned, strongest_periods
+from service.pages.objects.plot import curve_plot
+from service.pages.positions import position_of
+from service.pages.words import age, mjd_utc, night_date, number, seconds
+from service.settings import load_settings
+from tests.support.asking import asker
+
+HTML = {"Accept": "text/html,application/xhtml+xml"}
+
+
+def visit(number, detector, *, state="done", mjd=61000.5, spent=None, **more):
+    plain = {
+        "visit": number, "detector": detector, "instrument": "cam", "band": "r", "mjd": mjd, "state": state, "attempt": 1,
+        "failures": 0, "code": None, "text": None, "next_at": None, "counts": {}, "seconds": spent, "created": None,
+        "finished": None, "metrics": {}, "held": None, "latency": None, "alerts": 0, "published": None,
+    }  # fmt: skip
+    return {**plain, **more}
+
+
+@pytest.mark.parametrize(("text", "ra", "dec"), [
+    ("150.1 +2.2", 150.1, 2.2), ("150.1, -2.2", 150.1, -2.2), ("10:00:24 +02:12:00", 150.1, 2.2), ("10h00m24s -2d12m0s", 150.1, -2.2),
+    ("10 00 24.0 -00 30 00", 150.1, -0.5), ("J100024.0+021200", 150.1, 2.2), ("AT J100024.00-021200.0", 150.1, -2.2),
+    ("150.1° -2.2°", 150.1, -2.2), ("00:00:00 −00:00:36", 0.0, -0.01),
+])  # fmt: skip
+def test_coordinates_are_understood_in_every_usual_form(text, ra, dec):
+    found = position_of(text)
+    assert (found.ra, found.dec) == pytest.approx((ra, dec), abs=1e-9)
+
+
+@pytest.mark.parametrize("text", ["", "nova", "150.1", "400 10", "10 -91", "10:61:00 +02:00:00", "137851807203331"])
+def test_what_is_no_place_is_none(text):
+    assert position_of(text) is None
+
+
+def test_numbers_and_times_are_written_for_people():
+    assert [seconds(v) for v in (None, 0.0123, 1.5, 75, 600, 9000, 3e6)] == [
+        "–", "12 ms", "1.50 s", "75 s", "10 min", "2.5 h", "34.7 d",
+    ]  # fmt: skip
+    assert number(1234567.2) == "1 234 567"
+    assert mjd_utc(60676.0 + 37 / 86400) == "2025-01-01 00:00:00"  # MJD 60676 is 1 January 2025; TAI is 37 s ahead
+    assert night_date(60676) == "2025-01-01"
+    assert age(datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, 0, 1, 30, tzinfo=UTC)) == "90 s ago"
+
+
+def test_a_night_knows_its_slowest_step_its_pauses_and_what_never_came():
+    night = Night(61000, [
+        visit(3, 0, mjd=61000.90, spent={"difference": 3.0, "open": 1.0}),
+        visit(2, 0, mjd=61000.52, spent={"difference": 1.0, "open": 1.0}),
+        visit(2, 1, mjd=61000.52, state="failed", code="no_psf", text="why"),
+        visit(1, 0, mjd=61000.51), visit(1, 1, mjd=61000.51), visit(0, 0, mjd=61000.50), visit(0, 1, mjd=61000.50, held="veto"),
+    ])  # fmt: skip
+    steps = {s.name: s for s in night.steps()}
+    assert list(steps) == ["open", "difference"]  # the order in which they are taken
+    assert steps["difference"].share == pytest.approx(4 / 6)
+    assert (steps["difference"].longest, steps["difference"].visit) == (3.0, (3, 0))
+    reasons = {g.what: g.reason for g in night.gaps()}
+    assert "547 min" in reasons["no exposure"]  # 0.38 d between visits 2 and 3; the usual pause is 14.4 min
+    assert reasons["visit 3: detector 1"].startswith("never came")
+    assert reasons["visit 2, detector 1"] == "no_psf: why"
+    assert reasons["visit 0, detector 1"].endswith("held: veto")
+    assert night.states["failed"] == 1
+
+
+def test_the_mosaic_is_laid_out_by_the_camera_file_and_coloured_by_a_metric(tmp_path):
+    camera = tmp_path / "camera.yaml"
+    entry = "{{id: {0}, name: d{0}, bbox: [0, 0, 99, 49], pixel_size_mm: [0.01, 0.01], offset_mm: [{1}, {2}]}}"
+    places = ((0, 0.0, 0.0), (1, 2.0, 0.0), (2, 0.0, 2.0))
+    camera.write_text("name: c\ndetectors:\n" + "".join(f"  - {entry.format(*p)}\n" for p in places))
+    settings = load_settings(database_uri="postgresql://x@localhost/x", camera=camera)
+    visits = [visit(1, 0, metrics={"seeing": 1.0}), visit(1, 1, metrics={"seeing": 2.0})]
+    tiles, (width, height), limits = mosaic(settings, visits, [0, 1], "seeing")
+    of = {t.detector: t for t in tiles}
+    assert limits == (1.0, 2.0)
+    assert [of[d].look for d in (0, 1, 2)] == ["shade-0", "shade-8", "state-absent"]
+    assert of[1].x > of[0].x
+    assert of[2].y < of[0].y  # up in the focal plane is up on the screen
+    assert width / height == pytest.approx(3.0 / 2.5)
+
+
+def curve_of(time, flux, error, band="r"):
+    n = len(time)
+    return pd.DataFrame({
+        "forced": np.zeros(n, bool), "diaSourceId": np.arange(n), "visit": np.arange(n), "detector": 0, "band": band,
+        "midpointMjdTai": time, "psfFlux": flux, "psfFluxErr": error, "scienceFlux": flux, "scienceFluxErr": error, "snr": 5.0,
+    })  # fmt: skip
+
+
+def test_bins_are_weighted_means_with_their_errors():
+    table = binned(curve_of([0.1, 0.2, 1.5], [10.0, 16.0, 4.0], [1.0, 2.0, 3.0]), 1.0)
+    assert table.psfFlux.tolist() == pytest.approx([(10 + 16 / 4) / (1 + 1 / 4), 4.0])
+    assert table.psfFluxErr.tolist() == pytest.approx([(1 + 1 / 4) ** -0.5, 3.0])
+    assert table.midpointMjdTai.tolist() == pytest.approx([0.15, 1.5])
+
+
+def test_the_period_of_a_sine_in_two_bands_is_found():
+    rng = np.random.default_rng(3)
+    time = np.sort(rng.uniform(0, 60, 120))
+    band = rng.choice(["g", "r"], time.size)
+    flux = 1000 * np.sin(2 * np.pi * time / 1.7321) + np.where(band == "g", 5000, 9000) + rng.normal(0, 100, time.size)
+    found = strongest_periods(curve_of(time, flux, 100.0, band), 0.3, 30.0)
+    # sigma of the frequency: sqrt(6 / N) sigma / (pi T A), Montgomery & O'Donoghue 1999: 1.2e-4 / d
+    assert 1 / found["periods"][0]["period"] == pytest.approx(1 / 1.7321, abs=5 * 1.2e-4)
+    assert found["falseAlarmProbability"] < 1e-10
+
+
+def test_the_picture_of_a_light_curve_lies_within_its_frame():
+    plot = curve_plot(curve_of([1.0, 2.0, 3.0], [-50.0, 100.0, np.nan], [5.0, 5.0, 5.0]))
+    assert len(plot.points) == 2
+    assert all(plot.left < p.x < plot.width and 0 < p.y < plot.bottom for p in plot.points)
+    assert plot.points[1].y < plot.zero < plot.points[0].y
+
+
+def test_scripts_and_styles_are_small():
+    names = [n for n in assets._FILES if n.endswith((".js", ".css")) and assets.available(n)]
+    size = sum(len(gzip.compress(assets._FILES[n].read_bytes())) for n in names)
+    assert 0 < size <= 150_000
+
+
+def test_without_a_database_pages_say_so_to_people_and_problems_to_programs(tmp_path):
+    ask, app = asker(tmp_path / "uploads")
+    for address in ("/", "/streams", "/object/1", "/visit/1/0"):
+        answer = ask("GET", address, headers=HTML)
+        assert answer.status_code == 503
+        assert answer.headers["content-type"].startswith("text/html")
+        assert "database_unavailable" in answer.text
+    assert ask("GET", "/search?q=x&radius=-1", headers=HTML).status_code == 422
+    assert look(app.state.resources.database) == {"database": "away"}
+
+
+def test_pages_hold_no_script_and_no_style_of_their_own(database, tmp_path):
+    ask, _ = asker(tmp_path / "uploads", database_uri=database.uri)
+    for address in (
+        "/",
+        "/streams",
+        "/why",
+        "/search?q=%3Cscript%3E",
+        "/keys",
+        "/sign-in",
+        "/object/1",
+        "/why?ra=1&dec=2",
+    ):
+        answer = ask("GET", address, headers=HTML)
+        assert answer.status_code == (404 if address == "/object/1" else 200), address
+        assert answer.headers["content-security-policy"].startswith("default-src 'self';")
+        scripts = re.findall(r"<script[^>]*>", answer.text)
+        assert scripts
+        assert all(' src="/assets/' in s for s in scripts)
+        assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", answer.text)
+    assert "No visit came yet" in ask("GET", "/").text
+
+
+def test_strangers_are_shown_where_to_sign_in_and_programs_that_they_are_strangers(tmp_path):
+    (tmp_path / "token").write_text("c" * 64)
+    ask, app = asker(tmp_path / "uploads", access="tokens", admin_token_file=tmp_path / "token")
+    answer = ask("GET", "/visit/1/2?mask=true", headers=HTML, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=/visit/1/2%3Fmask%3Dtrue")
+    assert ask("GET", "/visit/1/2").status_code == 401
+    assert ask("GET", "/live", headers=HTML).status_code == 401
+    assert ask("GET", "/sign-in", headers=HTML).status_code == 200
+    assert ask("GET", "/assets/app.css").status_code == 200
+    assert ask("GET", "/assets/nothing.js").status_code == 404
+    paths = {c.path for c in iter_route_contexts(app.routes)}
+    assert set(PAGES) <= paths
+    assert {("GET", p) for p in PAGES} <= set(RULES)
+    assert ("GET", "/assets/{name}") in PUBLIC
+
+
+def test_the_night_is_shown_in_a_terminal(database, capsys):
+    run_top(database, "alerts", 1.0, once=True)
+    assert "no visit came yet" in capsys.readouterr().out
+    with database.session() as connection:
+        connection.execute(
+            'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, attempt, "midpointMjdTai", '
+            "\"errorCode\", \"errorText\", seconds) VALUES (7, 3, 'cam', '{}', '', 'failed', 3, 61000.6, 'no_psf', 'no star [bold]', "
+            '\'{"difference": 2.5, "open": 0.5}\')'
+        )
+    assert nights(database) == [61000]
+    assert night_of(database, 61000, newest=True).states["failed"] == 1
+    run_top(database, "alerts", 1.0, once=True)
+    shown = capsys.readouterr().out
+    assert "night 2025-11-21 (61000)" in shown
+    assert "no_psf: no star [bold]" in shown
+    assert "83 %" in shown  # of the time is spent on the difference
