@@ -29,11 +29,13 @@ LONGEST_FIRST = (
     "e2e/test_survey.py",
     "integration/test_stream_security.py",
     "integration/test_overlap.py",
+    "contract/test_documentation.py",
     "integration/test_relay.py",
     "real/test_real_association.py",
     "integration/test_database_admin.py",
     "real/test_real_orbits.py",
     "integration/test_postgres_apdb.py",
+    "integration/test_client.py",
 )
 
 

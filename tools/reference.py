@@ -1,12 +1,15 @@
 """The reference of the documentation, written from the code: settings, commands, HTTP, tables, alerts, metrics, tasks."""
 
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 __all__ = ["PAGES", "write_reference"]
+
+_DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def _cell(text: object) -> str:
@@ -243,9 +246,24 @@ def tasks_page() -> str:
     return "\n".join(parts)
 
 
+def others_page() -> str:
+    """Pages that no table of contents names: so that none is lost, and a new one breaks no build."""
+    named = {_DOCS / "index.md"}
+    pages = [p for p in sorted(_DOCS.rglob("*.md")) if not {"_build", "generated"} & set(p.parts)]
+    for page in pages:
+        for block in re.findall(r"```{toctree}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            entries = [line for line in block.splitlines() if line and not line.startswith(":")]
+            named |= {found.resolve() for e in entries for found in page.parent.glob(f"{e}.md")}
+    left = [p for p in pages if p.resolve() not in named]
+    if not left:
+        return "# Other pages\n\nThere are none.\n"
+    entries = "\n".join(f"../../{p.relative_to(_DOCS).with_suffix('').as_posix()}" for p in left)
+    return f"# Other pages\n\n```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings": settings_page, "commands": commands_page, "http": http_page, "tables": tables_page,
-    "packets": packets_page, "metrics": metrics_page, "tasks": tasks_page,
+    "packets": packets_page, "metrics": metrics_page, "tasks": tasks_page, "others": others_page,
 }  # fmt: skip
 
 
