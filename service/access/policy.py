@@ -60,6 +60,7 @@ PAGES = (
     "/why",
     "/streams",
     "/streams/readers",
+    "/database",
     "/search",
     "/keys",
 )
