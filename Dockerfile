@@ -1,8 +1,16 @@
+# what the pages load in a browser, by their lock file
+FROM node:20-bookworm-slim AS pages
+WORKDIR /src
+COPY tools/fetch_assets.sh tools/
+COPY service/pages/package.json service/pages/package-lock.json service/pages/
+RUN bash tools/fetch_assets.sh
+
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE ./
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
 COPY . .
+COPY --from=pages /src/service/pages/vendor service/pages/vendor
 RUN /venv/bin/pip install --no-cache-dir --no-deps ./client .
 
 FROM python:3.11-slim-bookworm

@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # of several processes beside each other: threads that wait for work turn round and take the time of the others
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults burst conditions-test lint types history-test docs programs restore-drill middleware-test clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults burst conditions-test lint types history-test docs programs restore-drill middleware-test pages-bench clean
 
 setup: .venv/.ready
 
@@ -89,6 +89,10 @@ middleware-test: setup
 bench: setup
 	@$(PY) -m benchmarks.steps
 	@$(PY) -m benchmarks.diffim
+
+# Times of the dashboard in a real browser on a database with 1e6 sources, as a table.
+pages-bench: setup
+	@$(PY) -m benchmarks.pages
 
 clean:
 	rm -rf docs/_build docs/reference/generated .venv demo-output .coverage* coverage.xml .pytest_cache .mypy_cache .ruff_cache

@@ -81,6 +81,7 @@ PAGES = (
     "/why",
     "/streams",
     "/streams/readers",
+    "/database",
     "/search",
     "/keys",
 )

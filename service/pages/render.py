@@ -33,6 +33,7 @@ NAVIGATION = (
     ("/", "Night"),
     ("/why", "Why?"),
     ("/streams", "Streams"),
+    ("/database", "Database"),
 )
 
 

@@ -13,6 +13,7 @@ from service.pages.objects.page import object_pages
 from service.pages.pictures import pictures
 from service.pages.render import PageRoute, page
 from service.pages.search import search_pages
+from service.pages.stored import database_pages
 from service.pages.streams import stream_pages
 from service.pages.visit import visit_pages
 from service.pages.why import why_pages
@@ -30,6 +31,7 @@ def add_pages(app: FastAPI) -> None:
         object_pages,
         why_pages,
         stream_pages,
+        database_pages,
         search_pages,
         pictures,
         curves,

@@ -59,6 +59,7 @@ def places(populated):
         "/streams": "/streams",
         "/streams/readers": "/streams/readers",
         "/search": f"/search?q={ra}+{dec}&radius=60",
+        "/database": "/database",
         "/keys": "/keys",
     }
 

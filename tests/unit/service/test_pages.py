@@ -149,6 +149,7 @@ def test_pages_hold_no_script_and_no_style_of_their_own(database, tmp_path):
     for address in (
         "/",
         "/streams",
+        "/database",
         "/why",
         "/search?q=%3Cscript%3E",
         "/keys",

@@ -1,0 +1,123 @@
+"""Times of the dashboard: ``python -m benchmarks.pages``; a database with many sources, the system's browser, one table."""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import httpx
+import numpy as np
+from psycopg import Connection
+
+from service.local.stack import Stack
+from tests.support.browser import browser
+
+__all__ = ["main"]
+
+OBJECT = 137_851_807_203_331
+LONG = 100_000  # points of the long light curve
+ROUNDS = 20
+_SOURCES = """
+INSERT INTO "DiaSource" ("diaSourceId", visit, detector, "diaObjectId", "midpointMjdTai", ra, dec, x, y, "psfNdata", "trailNdata",
+ "dipoleNdata", "timeProcessedMjdTai", "bboxSize", "pixelId", band, "psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr", snr)
+SELECT %(first)s + n, 1000 + n / 5000, n %% 4, CASE WHEN %(one)s THEN %(object)s ELSE %(first)s + n %% 20000 END,
+ 61000.5 + n * 0.9 / %(count)s, 150 + n %% 1000 / 1e4, 2.2, n %% 4000, n %% 4000, 1, 0, 0, 61001, 1, 17592186044416 + n,
+ substr('gri', 1 + n %% 3, 1), 1000 * sin(n), 100, 5000 + 1000 * sin(n), 100, 10 FROM generate_series(1, %(count)s) n
+"""
+_LEDGER = """
+INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, attempt, "midpointMjdTai", band, counts, seconds,
+ "finishedAt") SELECT 1000 + n / 4, n % 4, 'simcam', '{}', '', 'done', 1, 61000.5 + n * 0.9 / 800, 'r', '{"diaSources": 5000}',
+ '{"open": 0.1, "template": 0.2, "difference": 2.0, "associate": 0.3}', now() FROM generate_series(0, 799) n
+"""
+_OBJECTS = """
+INSERT INTO "{0}" ("diaObjectId", "validityStartMjdTai", ra, dec, "nDiaSources", "pixelId" {1}) VALUES (%s, 61001, 150.05, 2.2, 1,
+ 17592186044416 {2})
+"""
+_COUNTS = tuple(f"{b}_psfFluxNdata" for b in "ugrizy")
+
+
+def fill(connection: "Connection", sources: int) -> None:
+    """Store sources, their visits, and one object with a long light curve."""
+    from apdb.schema.partitions import ensure_months
+
+    ensure_months(connection, 61000.5)
+    for first, count, one in ((1, sources - LONG, False), (1 << 40, LONG, True)):
+        connection.execute(_SOURCES, {"first": first, "count": count, "one": one, "object": OBJECT})
+    connection.execute(_LEDGER)
+    connection.execute(_OBJECTS.format("DiaObjectLast", "", ""), (OBJECT,))
+    names = "".join(f', "{c}"' for c in _COUNTS)
+    connection.execute(_OBJECTS.format("DiaObject", names, ", 1" * len(_COUNTS)), (OBJECT,))
+    connection.execute("ANALYZE")
+
+
+def answers(url: str) -> list[tuple[str, float, float]]:
+    """Return (what, median, 95th percentile) of answers, in ms."""
+    rows = []
+    with httpx.Client(base_url=url, timeout=60) as client:
+        for path in (
+            "/",
+            "/streams",
+            "/search?q=150.05+2.2",
+            "/visit/1000/0?",
+            f"/v1/objects/{OBJECT}",
+            "/v1/objects?ra=150.05&dec=2.2",
+        ):
+            times = [_timed(lambda path=path: client.get(path).read()) for _ in range(ROUNDS)][1:]  # type: ignore[misc]
+            rows.append((f"answer of {path}", statistics.median(times), float(np.percentile(times, 95))))
+    return rows
+
+
+def _timed(act: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    act()
+    return 1e3 * (time.perf_counter() - begin)
+
+
+def paints(url: str, database: "Connection") -> list[tuple[str, float, float]]:
+    """Return times in the browser, in ms: first paint cold and warm, a long light curve, a commit to the screen."""
+    first = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN"
+    rows = []
+    with browser() as program, program.new_context(viewport={"width": 1600, "height": 1000}) as place:
+        for name in ("cold", "warm"):
+            times = []
+            for _ in range(1 if name == "cold" else 9):
+                page = place.new_page()
+                page.goto(url)
+                page.wait_for_function(f"!Number.isNaN({first})")
+                times.append(float(page.evaluate(first)))
+                page.close()
+            rows.append((f"first paint of the night, {name}", statistics.median(times), max(times)))
+        page = place.new_page()
+        page.goto(f"{url}/object/{OBJECT}")
+        page.wait_for_selector("#curve[data-painted]", timeout=60_000)
+        times = [float(page.get_attribute("#curve", "data-painted") or "nan")]
+        for button in ("total", "difference") * 3:
+            page.click(f"#curve-tools button:text-is('{button}')")
+            times.append(float(page.get_attribute("#curve", "data-painted") or "nan"))
+        rows.append((f"{LONG} points from memory to painted", statistics.median(times), max(times)))
+        page.goto(url)
+        page.wait_for_function("document.getElementById('live-state').textContent.startsWith('live')")
+        times = []
+        for number in range(5):
+            time.sleep(2)  # the page renews itself at most every 1.5 s
+            database.execute(_LEDGER.replace("1000 + n / 4", f"{90_000 + number}").replace("(0, 799)", "(800, 800)"))
+            times.append(_timed(lambda number=number: page.wait_for_selector(f"a[href='/visit/{90_000 + number}/0']")))  # type: ignore[misc]
+        rows.append(("commit to screen", statistics.median(times), max(times)))
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sources", type=int, default=1_000_000)
+    sources = parser.parse_args().sources
+    with Stack(roles=("serve",)) as stack, stack.database.connect() as connection:
+        connection.execute("SET statement_timeout = 0")
+        fill(connection, sources)
+        print(f"{sources} sources\n\n| what | median / ms | p95 or longest / ms |\n|---|---|---|")
+        for what, median, most in [*answers(stack.url), *paints(stack.url, connection)]:
+            print(f"| {what} | {median:.0f} | {most:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

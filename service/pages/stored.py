@@ -1,0 +1,40 @@
+"""The page of the database: how large its tables and partitions are, and what should be done about them."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from apdb.operate.health import advice, table_sizes
+from service.pages.render import PageRoute, page
+from service.pages.shared import Pages, reading
+
+__all__ = ["database_pages"]
+
+database_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+_PARTITIONS = (
+    'SELECT "table", partition, bounds, "rowsEstimated" AS rows, "tableBytes" AS bytes, "indexBytes" AS indices FROM partition_size '
+    'ORDER BY "table", partition DESC'
+)
+_GROWTH = (
+    'SELECT night, sum("nVisits") AS visits, sum("nDiaSources") AS sources, sum("nNewDiaObjects") AS objects, sum("nAlerts") AS alerts '
+    "FROM night_summary GROUP BY night ORDER BY night DESC NULLS LAST LIMIT 60"
+)
+_RUNNING = (
+    "SELECT pid, application_name AS program, state, extract(epoch FROM now() - query_start)::float8 AS seconds, left(query, 300) AS query "
+    "FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle' AND pid <> pg_backend_pid() AND query_start < now() - "
+    "interval '1 second' ORDER BY query_start LIMIT 20"
+)
+
+
+@database_pages.get("/database")
+def database(request: Request, shared: Pages) -> HTMLResponse:
+    """Sizes, growth, advice, and statements that run for more than a second."""
+    with shared.database.session() as connection:
+        tables, findings = table_sizes(connection), advice(connection)
+    with reading(shared.database) as cursor:
+        partitions = cursor.execute(_PARTITIONS).fetchall()
+        growth = cursor.execute(_GROWTH).fetchall()
+        slow = cursor.execute(_RUNNING).fetchall()
+    return page(
+        request, "database.html", tables=tables, findings=findings, partitions=partitions, growth=growth, slow=slow
+    )
