@@ -45,5 +45,6 @@ say "installing Python packages (about 150, from requirements.lock)"
 env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q -- */__init__.py */*.py */*/*.py */*/*/*.py >/dev/null || true
 say "fetching the Kafka broker (about 54 MB, once)"
 .venv/bin/python -c 'from service.local.embedded_kafka import install_jars; install_jars()' || die "the Kafka broker cannot be fetched"
+bash tools/programs.sh quick || say "no promtool or no schema of compose files: the tests that use them are skipped ('make programs')"
 touch .venv/.ready
 say "ready"

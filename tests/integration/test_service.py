@@ -266,7 +266,10 @@ def test_a_visit_is_followed_from_its_post_to_the_topic_by_one_key(survey, runni
     logs = {role: (running.scratch / f"{role}.log").read_text().splitlines() for role in ("serve", "worker", "relay")}
     lines = {role: [json.loads(line) for line in log] for role, log in logs.items()}  # every line is one object
     said = {role: [e["event"] for e in found if e.get("trace_id") == trace] for role, found in lines.items()}
-    assert [e for e in said["serve"] if e != "act"] == [f"visit 7500, detector {key[1]}: entered", "POST /v1/visits 202"]
+    assert [e for e in said["serve"] if e != "act"] == [
+        f"visit 7500, detector {key[1]}: entered",
+        "POST /v1/visits 202",
+    ]
     assert said["worker"] == ["attempt begins", f"visit 7500, detector {key[1]}: done"]
     assert said["relay"] == [f"visit 7500, detector {key[1]}: {len(own)} alerts are in the topic"]
 
