@@ -3,10 +3,11 @@
 # Run in the root of the source tree, by the Dockerfile and by 'make image-check' alike.
 set -eu
 target=$1 prefix=$2 here=$PWD
-python3 -m venv "$prefix"
-if [ -n "${UV:-}" ]; then  # 'make image-check' takes what it has in its cache
+if [ -n "${UV:-}" ]; then  # 'make image-check' takes what it has in its cache, and a Python that other users reach
+  $UV venv --quiet --python "${PYTHON:-python3}" "$prefix"
   install="$UV pip install --quiet --python $prefix/bin/python"
 else
+  python3 -m venv "$prefix"
   install="$prefix/bin/pip install --quiet --no-compile --disable-pip-version-check"
 fi
 $install --require-hashes -r "deploy/$target.lock"
@@ -18,5 +19,5 @@ find scipy -depth -type d -name tests -exec rm -rf {} +
 find astropy -mindepth 2 -depth -type d -name tests -exec rm -rf {} +
 rm -rf pandas/tests numba/tests pyarrow/tests pyarrow/include pyarrow/src
 rm -f pyarrow/libarrow_flight* pyarrow/libarrow_substrait* pyarrow/_flight* pyarrow/_substrait* pyarrow/libarrow_python_flight*
-"$prefix/bin/pip" uninstall --quiet --yes pip
+[ ! -x "$prefix/bin/pip" ] || "$prefix/bin/pip" uninstall --quiet --yes pip
 find "$prefix" -name __pycache__ -type d -prune -exec rm -rf {} +

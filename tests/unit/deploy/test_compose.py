@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ OURS = ("migrate", "serve", "worker", "relay", "ingest", "reconcile")
 @pytest.fixture(scope="module")
 def compose():
     return yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+
+
+def test_images_have_the_version_of_the_program(compose):
+    ours = {s["image"] for s in compose["services"].values() if "build" in s}
+    assert {image.rpartition(":")[2] for image in ours} == {version("alertprod")}
 
 
 def test_it_is_valid(compose):
