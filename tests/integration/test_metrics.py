@@ -29,7 +29,9 @@ from service.observe.measures import (
     count_request,
     count_visit,
 )
+from service.settings import load_settings
 from tasks.local_server import free_port
+from tests.support.http import asking
 from tests.support.programs import program_or_skip
 
 FILES = Path(__file__).parents[2] / "helm" / "alertprod" / "files"
@@ -226,3 +228,37 @@ def check(reader, text, form):
     if form == "time_series":
         assert names[0] == "time"
     return cursor.fetchall()
+
+
+def test_the_api_is_ready_without_a_broker_and_says_so(database, tmp_path):
+    def asked(brokers):
+        settings = load_settings(database_uri=database.uri, kafka_brokers=brokers, upload_dir=tmp_path)
+        answer = asking(settings)("GET", "/readyz")
+        return answer.status_code, answer.text
+
+    assert asked("") == (200, "ready\n")
+    status, text = asked("127.0.0.1:1")
+    assert (status, text.startswith("ready, degraded: no broker answers")) == (200, True)
+    assert "127.0.0.1" not in text
+
+
+def test_every_request_is_a_line_and_a_measure_and_probes_are_none(database, tmp_path, caplog):
+    ask = asking(load_settings(database_uri=database.uri, upload_dir=tmp_path))
+    with caplog.at_level("INFO", "alertprod.requests"):
+        ask("GET", "/healthz")
+        missing = ask("GET", "/v1/visits/424242/0?secret=x")
+        ask("GET", "/nothing/at/all")
+    lines = [r for r in caplog.records if r.name == "alertprod.requests"]
+    assert [r.message for r in lines] == ["GET /v1/visits/424242/0 404", "GET /nothing/at/all 404"]
+    first = lines[0]
+    assert (first.method, first.status, first.principal) == ("GET", 404, "local:anyone")
+    assert first.bytes == len(missing.content)
+    assert 0 < first.seconds < 10
+    counted = {
+        (s.labels["route"], s.labels["status"]): s.value
+        for f in MEASURES.collect()
+        for s in f.samples
+        if s.name == "alertprod_http_request_seconds_count"
+    }
+    assert counted["/v1/visits/{visit}/{detector}", "404"] >= 1
+    assert counted["other", "404"] >= 1
