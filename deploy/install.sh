@@ -18,6 +18,6 @@ cd "$packages"
 find scipy -depth -type d -name tests -exec rm -rf {} +
 find astropy -mindepth 2 -depth -type d -name tests -exec rm -rf {} +
 rm -rf pandas/tests numba/tests pyarrow/tests pyarrow/include pyarrow/src
-rm -f pyarrow/libarrow_flight* pyarrow/libarrow_substrait* pyarrow/_flight* pyarrow/_substrait* pyarrow/libarrow_python_flight*
+rm -f pyarrow/libarrow_flight* pyarrow/libarrow_python_flight* pyarrow/_flight*
 [ ! -x "$prefix/bin/pip" ] || "$prefix/bin/pip" uninstall --quiet --yes pip
 find "$prefix" -name __pycache__ -type d -prune -exec rm -rf {} +

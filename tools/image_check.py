@@ -24,6 +24,14 @@ ROOT = Path(__file__).parents[1]
 # 600 MB were wanted for the roles: headers are read by the code that reads images, which is compiled (llvmlite, numba, scipy)
 LIMITS_MB = {"roles": 800, "worker": 1500}
 ROLES = {"roles": ("serve", "relay", "reconcile", "ingest"), "worker": ("worker",)}
+# what is loaded late: by requests, by job processes, by upkeep
+LATE = {
+    "roles": ("service.api.reads", "service.intake.header_process", "service.doctor.streams", "service.doctor.database",
+              "exposure.io.plain", "apdb.operate.archive", "apdb.operate.restore", "apdb.operate.export", "alerts.packets.trim",
+              "alerts.delivery.replay", "pyarrow.parquet", "pyarrow.dataset"),
+    "worker": ("service.workers.job", "service.processing.visit", "service.processing.build_template", "association.precovery",
+               "calibration.characterize", "middleware", "pyarrow.parquet"),
+}  # fmt: skip
 USER = 10001
 
 
@@ -102,6 +110,21 @@ def run_roles(target: str, prefix: Path, home: Path, uri: str, brokers: str) -> 
         check=False, timeout=120,
     )  # fmt: skip
     out = [] if done.returncode == 0 else [f"{target}: apdb migrate: {done.stderr[-800:]}"]
+    for module in LATE[target]:
+        load = [f"{prefix}/bin/python", "-P", "-c", f"import {module}"]
+        done = subprocess.run(
+            load,
+            env=environment,
+            cwd=home,
+            user=USER,
+            group=USER,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        if done.returncode:
+            out.append(f"{target}: {module}: {done.stderr.strip().splitlines()[-1]}")
     for role in ROLES[target]:
         with started(role, prefix, home, environment) as (process, port, log):
             said = wait_ready(process, port)

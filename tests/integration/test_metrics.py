@@ -5,14 +5,18 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import psycopg
 import pytest
 import yaml
+from confluent_kafka import Consumer, Producer, TopicPartition
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from alerts.delivery.target import KafkaTarget, ensure_topics
+from alerts.errors import BrokerUnavailable
 from apdb import Ledger, VisitState
 from apdb.operate.readers import make_reader
 from apdb.queue.ledger import Outcome, finish
@@ -29,6 +33,7 @@ from service.observe.measures import (
     count_request,
     count_visit,
 )
+from service.observe.watch import ask_lag
 from service.settings import load_settings
 from tasks.local_server import free_port
 from tests.support.http import asking
@@ -262,3 +267,33 @@ def test_every_request_is_a_line_and_a_measure_and_probes_are_none(database, tmp
     }
     assert counted["/v1/visits/{visit}/{detector}", "404"] >= 1
     assert counted["other", "404"] >= 1
+
+
+def test_the_lag_is_what_the_broker_has_of_the_group(kafka):
+    """Four messages, one entered: three are behind, until the group commits; a topic that is not there has none."""
+    name = uuid4().hex[:8]
+    settings = load_settings(kafka_brokers=kafka.brokers, visit_topic=f"visits-{name}", ingest_group=f"ingest-{name}")
+    ask = ask_lag(settings)
+
+    def lag():
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                ask()
+                break
+            except BrokerUnavailable:  # its coordinator of groups is still loading
+                assert time.monotonic() < deadline
+        samples = [s for f in BROKER_LAG.collect() for s in f.samples if s.labels["topic"] == settings.visit_topic]
+        return sum(s.value for s in samples) if samples else None
+
+    assert lag() is None
+    ensure_topics(KafkaTarget(kafka.brokers, settings.visit_topic), 2, progress=False)
+    producer = Producer({"bootstrap.servers": kafka.brokers})
+    for number in range(4):
+        producer.produce(settings.visit_topic, b"{}", partition=number % 2)
+    assert producer.flush(30) == 0
+    assert lag() == 4
+    consumer = Consumer({"bootstrap.servers": kafka.brokers, "group.id": settings.ingest_group})
+    consumer.commit(offsets=[TopicPartition(settings.visit_topic, 0, 1)], asynchronous=False)
+    consumer.close()
+    assert lag() == 3
