@@ -50,7 +50,7 @@ restore-drill: setup
 
 # Known weaknesses of what the images hold (asks the advisory database of PyPI), their bill of materials, their licences.
 audit: setup
-	@.venv/bin/pip-audit --require-hashes --disable-pip -r deploy/worker.lock -r deploy/roles.lock
+	@.venv/bin/pip-audit --strict --require-hashes --disable-pip -r deploy/worker.lock -r deploy/roles.lock
 
 sbom: setup
 	@$(PY) -m tools.supply sbom
