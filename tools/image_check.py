@@ -6,6 +6,7 @@ PostgreSQL and a Kafka of their own; each must say that it is ready. Exits with 
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ USER = 10001
 def main() -> int:
     """Check the targets that are named, or both; returns the exit status."""
     problems = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # servers and folders go with us
     with tempfile.TemporaryDirectory(prefix="alertprod-image-") as place, ExitStack() as servers:
         folder = Path(place)
         folder.chmod(0o755)
