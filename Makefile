@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # of several processes beside each other: threads that wait for work turn round and take the time of the others
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults burst conditions-test lint types history-test docs programs restore-drill middleware-test pages-bench clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults burst conditions-test lint types history-test docs programs restore-drill middleware-test pages-bench locks image-check audit sbom licences clean
 
 setup: .venv/.ready
 
@@ -34,6 +34,29 @@ test: setup
 # promtool, prometheus and helm, in .venv/tools/bin.
 programs: setup
 	@bash tools/programs.sh
+
+# The locks of both images, with the versions of requirements.lock.
+locks: setup
+	@.venv/bin/uv pip compile deploy/roles.in deploy/build.in -c requirements.lock --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-emit-package alertprod-client -q -o deploy/roles.lock
+	@.venv/bin/uv pip compile pyproject.toml deploy/build.in -c requirements.lock --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-emit-package alertprod-client -q -o deploy/worker.lock
+
+# What the Dockerfile does, in clean prefixes: sizes, and every role as another user from a tree that it cannot write.
+image-check: setup
+	@$(ONE_THREAD) $(PY) -m tools.image_check
+
+# A base backup under load, the end of the server, restore of base and WAL: ledger, outbox and topic must agree.
+restore-drill: setup
+	@ALERTPROD_DRILL_VISITS=400 $(PY) -m pytest tests/integration/test_restore.py -s -o timeout=900
+
+# Known weaknesses of what the images hold (asks the advisory database of PyPI), their bill of materials, their licences.
+audit: setup
+	@.venv/bin/pip-audit --strict --require-hashes --disable-pip -r deploy/worker.lock -r deploy/roles.lock
+
+sbom: setup
+	@$(PY) -m tools.supply sbom
+
+licences: setup
+	@$(PY) -m tools.supply licences
 
 # The tests with coverage by branch, children too; fails below the floor in pyproject.toml.
 coverage: setup

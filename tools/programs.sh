@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fetch programs that are not of Python into .venv/tools/bin: promtool and prometheus (Debian's package, unpacked, not
 # installed), helm (built from its Go module); and the schema of compose files. Tests that need them skip where they are not.
+# 'programs.sh quick', as set-up runs it, leaves helm out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$PWD/.venv/tools/bin
@@ -11,15 +12,15 @@ if ! { command -v promtool && command -v prometheus; } >/dev/null && [ ! -x "$bi
   if command -v apt-get >/dev/null; then
     there=$(mktemp -d)
     say "unpacking Debian's prometheus"
-    [ "$(id -u)" = 0 ] && apt-get update -qq
-    (cd "$there" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb .)
+    (cd "$there" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } &&
+      dpkg-deb -x prometheus_*.deb .)
     cp "$there"/usr/bin/{promtool,prometheus} "$bin"
     rm -rf "$there"
   else
     say "no apt-get: put promtool and prometheus on the path"
   fi
 fi
-if ! command -v helm >/dev/null && [ ! -x "$bin/helm" ]; then
+if [ "${1:-}" != quick ] && ! command -v helm >/dev/null && [ ! -x "$bin/helm" ]; then  # minutes, the first time
   if command -v go >/dev/null; then
     say "building helm"
     GOBIN=$bin go install helm.sh/helm/v3/cmd/helm@latest

@@ -50,5 +50,6 @@ env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q -- */__init__.p
 bash tools/fetch_assets.sh || say "no npm: the pages are served without htmx and uPlot (they are read, and do not renew themselves)"
 say "fetching the Kafka broker (about 54 MB, once)"
 .venv/bin/python -c 'from service.local.embedded_kafka import install_jars; install_jars()' || die "the Kafka broker cannot be fetched"
+bash tools/programs.sh quick || say "no promtool or no schema of compose files: the tests that use them are skipped ('make programs')"
 touch .venv/.ready
 say "ready"

@@ -51,15 +51,18 @@ def committed_lag(
 ) -> dict[int, tuple[int, int]]:
     """Return (committed offset, messages behind it) of a group by partition, as the broker has them.
 
-    Where the group has committed nothing the offset is that of the first message there is.
+    Where the group has committed nothing the offset is that of the first message there is; nothing is behind on a topic that
+    is not there.
 
     Raises
     ------
     BrokerUnavailable, BrokerRefused
-        No broker answers in time; or it answers and refuses, or has no such topic.
+        No broker answers in time; or it answers and refuses.
     """
     limit = target.timeout_s
     with typed_errors(admin, refusals, f"topic {target.topic}"):
+        if target.topic not in admin.list_topics(timeout=limit).topics:
+            return {}
         parts = _partitions(admin, target)
         asked = ConsumerGroupTopicPartitions(group, parts)
         answer = admin.list_consumer_group_offsets([asked], request_timeout=limit)[group].result().topic_partitions

@@ -144,8 +144,16 @@ def rows_waiting(connection: psycopg.Connection[Any], limit: int = 100) -> list[
 
 
 def catch_up(connection: psycopg.Connection[Any], order: int, count: int) -> None:
-    """Take over what Kafka knows: rows before `order` are published, and `count` alerts of that one."""
+    """Take over what Kafka knows: rows before `order` are published, and `count` alerts of that one.
+
+    A database that was restored may not know the orders that it had given last; rows whose alerts the reconciler has found in the
+    topic, all of them and no others, are published.
+    """
     with connection.transaction():
+        connection.execute(
+            'UPDATE "AlertOutbox" SET "publishedCount" = count, "publishedAt" = now() WHERE "publishedAt" IS NULL AND '
+            '"publishOrder" IS NULL AND "droppedAt" IS NULL AND count > 0 AND "topicCount" = count AND "topicXor" = "idXor"'
+        )
         connection.execute(
             'UPDATE "AlertOutbox" SET "publishedCount" = count, "publishedAt" = now() WHERE "publishedAt" IS NULL AND '
             '"publishOrder" < %s',

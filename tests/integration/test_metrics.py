@@ -5,14 +5,18 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import psycopg
 import pytest
 import yaml
+from confluent_kafka import Consumer, Producer, TopicPartition
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from alerts.delivery.target import KafkaTarget, ensure_topics
+from alerts.errors import BrokerUnavailable
 from apdb import Ledger, VisitState
 from apdb.operate.readers import make_reader
 from apdb.queue.ledger import Outcome, finish
@@ -29,7 +33,10 @@ from service.observe.measures import (
     count_request,
     count_visit,
 )
+from service.observe.watch import ask_lag
+from service.settings import load_settings
 from tasks.local_server import free_port
+from tests.support.http import asking
 from tests.support.programs import program_or_skip
 
 FILES = Path(__file__).parents[2] / "helm" / "alertprod" / "files"
@@ -226,3 +233,67 @@ def check(reader, text, form):
     if form == "time_series":
         assert names[0] == "time"
     return cursor.fetchall()
+
+
+def test_the_api_is_ready_without_a_broker_and_says_so(database, tmp_path):
+    def asked(brokers):
+        settings = load_settings(database_uri=database.uri, kafka_brokers=brokers, upload_dir=tmp_path)
+        answer = asking(settings)("GET", "/readyz")
+        return answer.status_code, answer.text
+
+    assert asked("") == (200, "ready\n")
+    status, text = asked("127.0.0.1:1")
+    assert (status, text.startswith("ready, degraded: no broker answers")) == (200, True)
+    assert "127.0.0.1" not in text
+
+
+def test_every_request_is_a_line_and_a_measure_and_probes_are_none(database, tmp_path, caplog):
+    ask = asking(load_settings(database_uri=database.uri, upload_dir=tmp_path))
+    with caplog.at_level("INFO", "alertprod.requests"):
+        ask("GET", "/healthz")
+        missing = ask("GET", "/v1/visits/424242/0?secret=x")
+        ask("GET", "/nothing/at/all")
+    lines = [r for r in caplog.records if r.name == "alertprod.requests"]
+    assert [r.message for r in lines] == ["GET /v1/visits/424242/0 404", "GET /nothing/at/all 404"]
+    first = lines[0]
+    assert (first.method, first.status, first.principal) == ("GET", 404, "local:anyone")
+    assert first.bytes == len(missing.content)
+    assert 0 < first.seconds < 10
+    counted = {
+        (s.labels["route"], s.labels["status"]): s.value
+        for f in MEASURES.collect()
+        for s in f.samples
+        if s.name == "alertprod_http_request_seconds_count"
+    }
+    assert counted["/v1/visits/{visit}/{detector}", "404"] >= 1
+    assert counted["other", "404"] >= 1
+
+
+def test_the_lag_is_what_the_broker_has_of_the_group(kafka):
+    """Four messages, one entered: three are behind, until the group commits; a topic that is not there has none."""
+    name = uuid4().hex[:8]
+    settings = load_settings(kafka_brokers=kafka.brokers, visit_topic=f"visits-{name}", ingest_group=f"ingest-{name}")
+    ask = ask_lag(settings)
+
+    def lag():
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                ask()
+                break
+            except BrokerUnavailable:  # its coordinator of groups is still loading
+                assert time.monotonic() < deadline
+        samples = [s for f in BROKER_LAG.collect() for s in f.samples if s.labels["topic"] == settings.visit_topic]
+        return sum(s.value for s in samples) if samples else None
+
+    assert lag() is None
+    ensure_topics(KafkaTarget(kafka.brokers, settings.visit_topic), 2, progress=False)
+    producer = Producer({"bootstrap.servers": kafka.brokers})
+    for number in range(4):
+        producer.produce(settings.visit_topic, b"{}", partition=number % 2)
+    assert producer.flush(30) == 0
+    assert lag() == 4
+    consumer = Consumer({"bootstrap.servers": kafka.brokers, "group.id": settings.ingest_group})
+    consumer.commit(offsets=[TopicPartition(settings.visit_topic, 0, 1)], asynchronous=False)
+    consumer.close()
+    assert lag() == 3

@@ -1,11 +1,15 @@
-"""Programs that are not of Python: where they are, or why a test is skipped."""
+"""Programs that are not of Python: where they are, or why a test is skipped; what deployment files call of our own."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import typer
 
-__all__ = ["program_or_skip"]
+from service.commands.main import app
+
+__all__ = ["parse_command", "program_or_skip"]
 
 TOOLS = Path(__file__).parents[2] / ".venv" / "tools" / "bin"
 
@@ -16,3 +20,11 @@ def program_or_skip(name: str) -> str:
     if found is None:
         pytest.skip(f"no {name} here: 'make programs' fetches it")
     return found
+
+
+def parse_command(arguments: Sequence[str]) -> None:
+    """Let our command line read arguments without running them; an unknown command or option raises."""
+    command, rest = typer.main.get_command(app), list(arguments)
+    while (commands := getattr(command, "commands", None)) is not None:
+        command = commands[rest.pop(0)]
+    command.make_context("alertprod", rest).close()

@@ -1,0 +1,2 @@
+-- The schema registry keeps its schemas beside the APDB.
+CREATE DATABASE registry;
