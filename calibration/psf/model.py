@@ -32,7 +32,7 @@ from tasks.reprs import short_repr
 __all__ = ["PsfFit", "fit_psf", "star_residuals"]
 
 MIN_STARS, MOST_STARS = 4, 600
-MODEL_NOISE = 0.1  # of the light of a pixel, that a model misses where the PSF varies
+MODEL_NOISE = 0.3  # of the light of a pixel, that a model misses where the PSF varies
 WIDEST = 121  # px, of a stamp
 LEAST_LEFT = 2  # after those whose pixels are all covered by neighbours are gone
 _ADVICE = (
