@@ -78,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.api_docs:
         app.include_router(documentation)
     app.include_router(site)
-    add_pages(app)
+    add_pages(app, PROBLEMS)
     _guard(app, resources, open_keys(settings, resources.database), acts)
     return app
 

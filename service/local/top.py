@@ -18,6 +18,8 @@ _LOOKS = {
     "done": "green",
     "running": "blue",
     "queued": "dim",
+    "waiting": "dim",
+    "cancelled": "magenta",
     "failed": "bold red",
     "no_work": "yellow",
     "withdrawn": "magenta",

@@ -5,6 +5,7 @@ Every line has ``timestamp``, ``level``, ``logger``, ``event``, ``role`` and ``p
 ends a thread or the process come in the same form.
 """
 
+import faulthandler
 import json
 import logging
 import os
@@ -83,6 +84,7 @@ def set_up_log(role: str, level: int = logging.INFO) -> None:
             structlog.processors.format_exc_info,
         ],
     )
+    faulthandler.enable()  # a crash of compiled code says where
     logging.basicConfig(level=level, stream=sys.stderr, format="%(message)s")
     for handler in logging.getLogger().handlers:
         handler.setFormatter(formatter)

@@ -1,6 +1,6 @@
 """Every page in one place: what the application adds to the API."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse
@@ -23,8 +23,8 @@ __all__ = ["add_pages"]
 _others = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
-def add_pages(app: FastAPI) -> None:
-    """Let an application answer with the pages of the dashboard."""
+def add_pages(app: FastAPI, problems: dict[int | str, dict[str, Any]]) -> None:
+    """Let an application answer with the pages of the dashboard; `problems` describes what every path may answer."""
     for router in (
         night_pages,
         visit_pages,
@@ -39,7 +39,7 @@ def add_pages(app: FastAPI) -> None:
         assets,
         _others,
     ):
-        app.include_router(router)
+        app.include_router(router, responses=problems)
 
 
 @_others.get("/sign-in")

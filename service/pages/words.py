@@ -12,7 +12,7 @@ MJD_UNIX, DAY_S = 40587.0, 86400.0
 TAI_UTC_S = 37.0  # since 2017; earlier times are off by the leap seconds since, which no page shows
 STATE_WORDS = {
     "queued": "queued", "running": "running", "done": "done", "no_work": "no work", "failed": "failed",
-    "withdrawn": "withdrawn", "absent": "never came",
+    "withdrawn": "withdrawn", "waiting": "waiting for its image", "cancelled": "cancelled", "absent": "never came",
 }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def client(tmp_path_factory):
 @pytest.mark.parametrize(
     ("method", "path", "status", "code", "words"),
     [
-        ("GET", "/", 404, "not_found", ["/", "/docs"]),
+        ("GET", "/nowhere", 404, "not_found", ["/nowhere", "/docs"]),
         ("GET", "/v1/objects/", 404, "not_found", ["/v1/objects/"]),
         ("GET", "/v1/visit", 404, "not_found", ["/v1/visit"]),
         ("POST", "/v1/a%20b", 404, "not_found", ["/v1/a b"]),
