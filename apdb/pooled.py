@@ -55,7 +55,12 @@ class PooledDatabase(Database):
     def session(self, limit_s: float | None = None) -> Iterator[psycopg.Connection[Any]]:
         """Yield an autocommit connection that is kept afterwards; failures as for `Database.session`."""
         try:
-            with self._kept().connection() as connection:
+            pool = self._kept()
+            if not pool.get_stats().get("pool_size"):
+                psycopg.connect(
+                    self.uri, **self.connect_arguments()
+                ).close()  # one that is away says so at once, a pool waits
+            with pool.connection() as connection:
                 with nullcontext() if limit_s is None else cut_after(connection, limit_s):
                     yield connection
         except (psycopg.OperationalError, PoolTimeout) as error:
