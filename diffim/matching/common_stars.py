@@ -29,10 +29,11 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Judged:
-    """Which sources (N,) are stars in both images, and which keep the flux ratio of the others."""
+    """Which sources (N,) are stars in both images, which keep the flux ratio of the others, and by how much (ln) it differs."""
 
     star: Flags
     steady: Flags
+    change: F64
 
 
 def judge_stars(sources: Stars, science: Exposure, template: Exposure) -> Judged:
@@ -47,7 +48,7 @@ def judge_stars(sources: Stars, science: Exposure, template: Exposure) -> Judged
         fluxes, sizes = _measured(sources, e, sizes)
         sums.append(fluxes)
         star &= _like_psf(sources, e, sizes, fluxes[0] / fluxes[1])
-    return Judged(star, _steady(sources, sums[0], sums[1], star))
+    return Judged(star, *_steady(sources, sums[0], sums[1], star))
 
 
 def _measured(sources: Stars, e: Exposure, sizes: F64 | None) -> tuple[tuple[F64, F64], F64]:
@@ -80,8 +81,8 @@ def _like_psf(sources: Stars, e: Exposure, sizes: F64, snr: F64) -> Flags:
     return locus.star
 
 
-def _steady(sources: Stars, first: tuple[F64, F64], second: tuple[F64, F64], among: Flags) -> Flags:
-    """Return the sources (N,) whose ratio of fluxes is that of the stars around them.
+def _steady(sources: Stars, first: tuple[F64, F64], second: tuple[F64, F64], among: Flags) -> tuple[Flags, F64]:
+    """Return the sources (N,) whose ratio of fluxes is that of the stars around them, and by how much (ln) it is not.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def _steady(sources: Stars, first: tuple[F64, F64], second: tuple[F64, F64], amo
     if rows.size < FEW:
         rows = np.flatnonzero(seen)
     if rows.size < FEW:
-        return seen
+        return seen, np.where(seen, 0.0, np.inf)
     side = max(float(np.ptp(sources.x)), float(np.ptp(sources.y)), 1.0)
     spread, level = FIRST_SCATTER, np.full(len(sources), _mode(ratio[rows], error[rows]))
     for _ in range(ROUNDS):
@@ -112,7 +113,8 @@ def _steady(sources: Stars, first: tuple[F64, F64], second: tuple[F64, F64], amo
         at, sigma = (sources.x[kept], sources.y[kept]), np.hypot(spread, error[kept])
         level = local_levels(sources.x, sources.y, at, ratio[kept], sigma, side)
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.abs(ratio - level) < OFF * np.hypot(spread, error))
+        change = np.where(seen, np.abs(ratio - level), np.inf)
+        return np.asarray(change < OFF * np.hypot(spread, error)), change
 
 
 def _mode(ratio: F64, error: F64) -> float:

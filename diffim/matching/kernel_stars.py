@@ -13,7 +13,9 @@ from tasks.arrays import Flags, nearest_pixels
 
 __all__ = ["kernel_stars"]
 
-CHANGED, LEAST = 4, 3  # rank of sources whose light changed: taken where there are not even so many others
+BLENDED, CHANGED = 4, 5  # ranks of sources whose light differs: a little, as beside neighbours; by more
+MOST_CHANGE = 0.15  # ln of the ratio of fluxes, that a neighbour may make
+LEAST = 3  # where there are not even so many others, those whose light changed are taken
 SNR_TIERS = ((200.0, 220), (100.0, 100), (50.0, 40))  # (least S/N, stars that make it enough)
 
 
@@ -53,11 +55,11 @@ def kernel_stars(
     able = _promising(able, science, 2 * maximum)
     if len(able) and science.psf is not None and template.psf is not None:
         judged = judge_stars(able, science, template)
-        able, steady = replace(able, star=judged.star), judged.steady
+        able, steady, change = replace(able, star=judged.star), judged.steady, judged.change
     else:
-        steady = np.ones(len(able), np.bool_)
+        steady, change = np.ones(len(able), np.bool_), np.zeros(len(able))
     rank = np.where(able.star, np.where(able.isolated, 0, 1), np.where(able.isolated, 2, 3))
-    rank[~steady] = CHANGED
+    rank[~steady] = np.where(change < MOST_CHANGE, BLENDED, CHANGED)[~steady]
     for worst in range(CHANGED):
         chosen = able.take(rank <= worst)
         if len(chosen) >= enough:

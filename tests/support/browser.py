@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -68,5 +68,9 @@ def axe_violations(page) -> list[str]:
 
 
 def overflow(page) -> int:
-    """Return by how many px the page is wider than its window."""
+    """Return by how many px the page is wider than its window, once what is drawn anew had time for it."""
+    from playwright.sync_api import TimeoutError as TooLate
+
+    with suppress(TooLate):
+        page.wait_for_function("document.documentElement.scrollWidth <= innerWidth", timeout=3000)
     return page.evaluate("document.documentElement.scrollWidth - innerWidth")
