@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sep
+from scipy.spatial import cKDTree
 
 from calibration import ReferenceStars
 from calibration.characterize import characterize
@@ -77,7 +78,10 @@ def test_the_last_digit_of_the_template_decides_nothing_on_hatp32(tmp_path):
                 assert ("deconvolution" in m["kernelWarning"]) == m["kernelDeconvolves"]
             one, other = found
             assert len(one) == len(other) > 20, path.name
-            assert np.abs(one[["x", "y"]].to_numpy() - other[["x", "y"]].to_numpy()).max() < 0.05, path.name
+            far, row = cKDTree(one[["x", "y"]].to_numpy()).query(other[["x", "y"]].to_numpy())
+            assert far.max() < 0.05, path.name
+            assert len(set(row)) == len(one), path.name
+            one = one.iloc[row].reset_index(drop=True)  # of two that are as significant either may come first
             for flux in ("psfInstFlux", "scienceInstFlux"):
                 assert np.nanmax(np.abs(one[flux] - other[flux]) / one[f"{flux}Err"]) < 0.1, path.name
 
