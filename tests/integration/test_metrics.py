@@ -190,7 +190,7 @@ def wait_for_scrapes(client, wanted):
             result = ask(client, "count_over_time(up[1m])")["data"]["result"]
             if result and float(result[0]["value"][1]) >= wanted:
                 return
-        except (httpx.HTTPError, KeyError):
+        except (httpx.HTTPError, KeyError, ValueError):  # not there, or 503 in plain text while it starts
             pass
         time.sleep(0.1)
     pytest.fail("Prometheus did not read the port")
