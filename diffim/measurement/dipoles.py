@@ -208,18 +208,6 @@ def _covariance(layers: list[_Layer], designs: list[F64], flux: F64) -> F64:
     return np.asarray(np.einsum("nkl,nlm,npm->nkp", inverse, noise, inverse)[:, :6, :6])
 
 
-def _chi2_of_one(difference: Exposure, positive: tuple[F64, F64], negative: tuple[F64, F64]) -> F64:
-    """Return chi2 (N,) of one source instead of two lobes, where either is thought to be, on the pixels of the dipole's fit."""
-    cx, cy = (nearest_pixels(0.5 * (a + b)) for a, b in zip(positive, negative, strict=True))
-    layer = _layer(difference, cx, cy, 1.0, True, True, 1.0, False)
-    chi2 = []
-    for x, y in (positive, negative):
-        stamp = _stamps(layer.psf, x.astype(np.float64), y.astype(np.float64), cx, cy).reshape(cx.size, -1)
-        flux = (stamp * layer.data * layer.inverse).sum(1) / np.maximum((stamp**2 * layer.inverse).sum(1), 1e-30)
-        chi2.append(((layer.data - flux[:, None] * stamp) ** 2 * layer.inverse).sum(1))
-    return np.asarray(np.minimum(*chi2))
-
-
 def measure_dipoles(
     n: int,
     difference: Exposure,
@@ -240,7 +228,6 @@ def measure_dipoles(
     if rows.size == 0:
         return pd.DataFrame(columns)
     fits = fit_dipoles(difference, science, template, template_unit, positive, negative)
-    alone = _chi2_of_one(difference, positive, negative)
     p, cov = fits.parameters, fits.covariance
     plus, minus = p[:, 0], p[:, 1]
     error = np.sqrt(np.maximum(np.einsum("nkk->nk", cov), 0))
@@ -251,7 +238,10 @@ def measure_dipoles(
     with np.errstate(divide="ignore", invalid="ignore"):
         snr = np.hypot(plus / error[:, 0], minus / error[:, 1])
         share = np.maximum(np.abs(plus), np.abs(minus)) / (2 * mean)
+    start = np.column_stack([*positive, *negative])
     separation = np.hypot(p[:, 2] - p[:, 4], p[:, 3] - p[:, 5])
+    lost = (np.abs(p[:, 2:6] - start) > MAX_MOVE - 1e-6).any(1)
+    lost &= separation > np.hypot(*(start[:, :2] - start[:, 2:]).T)  # a lobe that would go on, to another star
     mid_error = [
         0.5 * np.sqrt(np.maximum(cov[:, k, k] + cov[:, k + 2, k + 2] + 2 * cov[:, k, k + 2], 0)) for k in (2, 3)
     ]
@@ -276,7 +266,7 @@ def measure_dipoles(
         "dipole_neg_y": p[:, 5],
         "dipole_neg_instFlux": -minus,
         "dipole_neg_instFluxErr": error[:, 1],
-        "isDipole": (plus > 0) & (minus > 0) & (share < MAX_SHARE) & (snr > MIN_SNR) & (fits.chi2 < alone),
+        "isDipole": (plus > 0) & (minus > 0) & (share < MAX_SHARE) & (snr > MIN_SNR) & ~lost,
         "dipoleFitAttempted": True,
     }
     for name, value in values.items():
