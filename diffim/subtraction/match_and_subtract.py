@@ -33,7 +33,7 @@ from diffim.subtraction.difference_exposure import (
     stamps_through,
 )
 from diffim.subtraction.noise_power import sky_correlation
-from diffim.subtraction.photon_noise import Light, Way, variance_per_count, with_photon_noise
+from diffim.subtraction.photon_noise import Light, LightPaths, variance_per_count, with_photon_noise
 from diffim.subtraction.zogy import ProperSubtraction, check_centred
 from exposure import Exposure
 from exposure.errors import PsfUndefined
@@ -160,8 +160,8 @@ def match_and_subtract(
     unit = total if direction.of_template else 1 / total
     difference = _assemble(science, template, direction, fit, subtracted, subtraction)
     noise = [variance_per_count(e, stars) for e in (science, template)]
-    way = Way(direction.of_template, fit.kernel, subtraction.whitening_at)
-    difference.psf = with_photon_noise(difference, *way.lights((science.require_psf(), template.require_psf()), noise))
+    paths = LightPaths(direction.of_template, fit.kernel, subtraction.whitening_at)
+    difference.psf = with_photon_noise(difference, *paths.lights((science.require_psf(), template.require_psf()), noise))
     return Matched(difference, matched, fit, direction.name, unit, subtraction.largest_gain)
 
 

@@ -17,7 +17,7 @@ from exposure.stamps import gather
 from exposure.stars import Stars
 from tasks.arrays import F32, F64, nearest_pixels
 
-__all__ = ["Light", "Way", "variance_per_count", "with_photon_noise"]
+__all__ = ["Light", "LightPaths", "variance_per_count", "with_photon_noise"]
 
 CELLS = 3
 STARS, SIDE, RING = 200, 25, 3  # stars that tell the noise of photons; their stamps, px, the rim of which is sky
@@ -46,7 +46,7 @@ class Light:
 
 
 @dataclass(frozen=True)
-class Way:
+class LightPaths:
     """How a subtraction with a matching kernel brings the light of both images to the difference.
 
     Parameters
