@@ -161,7 +161,9 @@ def match_and_subtract(
     difference = _assemble(science, template, direction, fit, subtracted, subtraction)
     noise = [variance_per_count(e, stars) for e in (science, template)]
     paths = LightPaths(direction.of_template, fit.kernel, subtraction.whitening_at)
-    difference.psf = with_photon_noise(difference, *paths.lights((science.require_psf(), template.require_psf()), noise))
+    difference.psf = with_photon_noise(
+        difference, *paths.lights((science.require_psf(), template.require_psf()), noise)
+    )
     return Matched(difference, matched, fit, direction.name, unit, subtraction.largest_gain)
 
 
