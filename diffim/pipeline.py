@@ -130,7 +130,7 @@ class Differencing:
         return result
 
     def check_coverage(self, fraction: float) -> None:
-        """Raise `NoTemplateCoverage` where the template covers too little."""
+        """Raise `NoTemplateCoverage` where the template covers too small a fraction (0 to 1) of the pixels."""
         self.put("templateCoveragePercent", 100 * fraction)
         if fraction < self.options.requiredTemplateFraction:
             raise NoTemplateCoverage(

@@ -49,14 +49,14 @@ def prepare_masks(science: Exposure, template: Exposure) -> None:
 
 
 def flux_unit_ratio(image: Exposure, template: Exposure) -> float:
-    """Return what turns pixel values of the template into those of the image, by their calibrations."""
+    """Return the factor from pixel values of the template to those of the image, by their calibrations (nJy per count)."""
     if image.photo_calib is None or template.photo_calib is None:
         return 1.0
     return template.photo_calib.mean / image.photo_calib.mean
 
 
 def known_unit_ratio(image: Exposure, template: Exposure) -> float | None:
-    """Return the same where both are calibrated, None where one is not."""
+    """Return `flux_unit_ratio` (a factor) where both images are calibrated, None where one is not."""
     if image.photo_calib is None or template.photo_calib is None:
         return None
     return flux_unit_ratio(image, template)

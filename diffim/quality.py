@@ -83,7 +83,10 @@ def limiting_magnitude(
 
 
 def combined_limit(science: float, template: float) -> float:
-    """Return the limit of the difference: the flux limits add in quadrature; without a template's the image's own."""
+    """Return the limiting magnitude (AB) of the difference of two images with these limits.
+
+    The flux limits add in quadrature; without a limit of the template (NaN) it is the image's own.
+    """
     if not np.isfinite(template):
         return science
     return float(-2.5 * np.log10(np.hypot(10 ** (-0.4 * science), 10 ** (-0.4 * template))))

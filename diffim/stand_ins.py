@@ -33,5 +33,5 @@ def stand_in(difference: Exposure) -> Exposure:
 
 
 def blank_columns(table: "pd.DataFrame", absent: list[str]) -> "pd.DataFrame":
-    """Return a table of sources whose fluxes on absent images (``science``, ``template``) are NaN."""
+    """Return a table of N sources whose fluxes (columns in counts) on absent images (``science``, ``template``) are NaN."""
     return table.assign(**{column: np.nan for image in absent for column in _COLUMNS[image] if column in table})

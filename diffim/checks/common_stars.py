@@ -64,12 +64,12 @@ class CommonStars:
 
     @property
     def share(self) -> float:
-        """Share that is found again; NaN where too few are expected to tell."""
+        """Fraction of the template's stars that is found again; NaN where too few are expected to tell."""
         return self.n_found / self.n_expected if self.n_expected >= FEW else float("nan")
 
     @property
     def width_ratio(self) -> float:
-        """Median width of a source in the template over that in the image: galaxies are in both."""
+        """Median width (px) of a source in the template over that in the image, a ratio: galaxies are in both."""
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = np.sqrt(self.sizes[:, 1] / self.sizes[:, 0])
         ratio = ratio[np.isfinite(ratio)]

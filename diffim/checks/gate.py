@@ -18,7 +18,7 @@ class Limit:
     either: bool = False  # whether values below minus the limit fail too
 
     def exceeded(self, value: float, limit: float) -> bool:
-        """Whether a value fails; a limit of 0 fails nothing, nor does a value that could not be measured."""
+        """Whether a metric (in its own unit) fails; a limit of 0 fails nothing, nor does a value that could not be measured."""
         if not limit or np.isnan(value):
             return False
         return (abs(value) if self.either else value) > limit

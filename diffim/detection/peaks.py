@@ -57,7 +57,7 @@ class Detections:
         return np.zeros(self.x.size, np.bool_) if self.sky is None else self.sky
 
     def take(self, rows: I64 | Flags) -> "Detections":
-        """Return some rows, by index or by a boolean each; ``labels`` stays."""
+        """Return some rows, by indices (M,) or by a boolean each, shape (N,); ``labels`` stays."""
         names = ("x", "y", "significance", "label", "boxes", "area", "has_positive")
         return replace(self, sky=self.is_sky[rows], **{name: getattr(self, name)[rows] for name in names})
 

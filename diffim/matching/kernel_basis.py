@@ -50,7 +50,7 @@ class AlardLuptonBasis:
 
     @cached_property
     def factors(self) -> list[list[F64]]:
-        """One-dimensional factors [Gaussian][power] of length `size`; coordinates run from -1 to 1 edge to edge."""
+        """One-dimensional factors [Gaussian][power], shape (size,) px; coordinates run from -1 to 1 edge to edge."""
         half = self.size // 2
         x = np.arange(-half, half + 1, dtype=np.float64)
         out = []
@@ -62,7 +62,7 @@ class AlardLuptonBasis:
 
     @cached_property
     def mixing(self) -> F64:
-        """Matrix (K, K) from raw products of factors to the normalised functions."""
+        """Matrix, shape (K, K), from raw products of factors to the normalised functions."""
         raw = self._raw()
         k = len(raw)
         sums = raw.sum(axis=(1, 2))

@@ -62,7 +62,7 @@ class KernelFit:
     __repr__ = short_repr
 
     def numbers(self) -> dict[str, float | int | str | list[float]]:
-        """Return what the fit says of itself, under the names of the task's metadata."""
+        """Return the counts, factors and residuals (units of sigma) of the fit, under the names of the task's metadata."""
         return {
             "spatialKernelSum": self.kernel.kernel_sum,
             "nKernelCandidates": self.n_candidates,

@@ -48,7 +48,10 @@ def _flux_residuals(s: StarEquations, kernel: SpatialKernel) -> tuple[F64, F64]:
 
 
 def star_scatter(s: StarEquations, kernel: SpatialKernel, use: Flags) -> float:
-    """Robust scatter of the stars' flux ratios beyond their noise, 0 where it is not significant."""
+    """Robust relative scatter (a fraction) of the N stars' flux ratios beyond their noise, 0 where it is not significant.
+
+    `use`, shape (N,), says which stars count.
+    """
     deviation, power = _flux_residuals(s, kernel)
     strong = use & (power > 50.0**2)  # flux known to 2 %
     if strong.sum() < 5:

@@ -87,14 +87,14 @@ class KernelModel:
 
     @cached_property
     def layout(self) -> tuple[I64, I64]:
-        """Function and polynomial term of each parameter; the background is the function after the last."""
+        """Function and polynomial term of each parameter, two arrays (n,); the background is the function after the last."""
         k = self.functions
         n_p, n_q = (len(chebyshev_orders(order)) for order in (self.kernel_order, self.background_order))
         function = np.concatenate([[0], np.repeat(np.arange(1, k), n_p), np.full(n_q, k)])
         return function, np.concatenate([[0], np.tile(np.arange(n_p), k - 1), np.arange(n_q)])
 
     def polynomials(self, x: F64, y: F64) -> F64:
-        """Return the terms (N, n) at frame positions."""
+        """Return the Chebyshev terms, shape (N, n), at frame positions (N,), px."""
         return chebyshev_terms(max(self.kernel_order, self.background_order), self.box, x, y)
 
     @cached_property
@@ -105,7 +105,7 @@ class KernelModel:
         return out
 
     def kernel(self, solution: F64, condition: float, rank: int) -> SpatialKernel:
-        """Return the kernel of a solution."""
+        """Return the kernel of a solution (n,) with the condition number and the rank of its equations."""
         k, n_p = self.functions, len(chebyshev_orders(self.kernel_order))
         last = 1 + (k - 1) * n_p
         coefficients = np.zeros((k, n_p))
@@ -163,7 +163,7 @@ class SpatialEquations:
         return cls(model, matrix, expected, (p.T @ s.right[use])[term, function], metric)
 
     def precision(self, prior: Prior) -> F64:
-        """Return the matrix of the prior."""
+        """Return the matrix of the prior, shape (n, n), one row a parameter."""
         model = self.model
         function, term = model.layout
         error = np.where(term > 0, prior.spatial, prior.error)

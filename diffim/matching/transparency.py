@@ -48,7 +48,7 @@ class Transparency:
         return self.field(np.clip(x, x0, x0 + width - 1), np.clip(y, y0, y0 + height - 1))
 
     def dimmed(self, image: MaskedImage) -> MaskedImage:
-        """Return an image as it would be under this transparency."""
+        """Return an image (planes of shape (height, width), counts) as it would be under this transparency."""
         factor = self.plane((*image.origin, *image.image.shape[::-1]))
         return replace(image, image=image.image * factor, variance=image.variance * factor**2)
 

@@ -37,7 +37,7 @@ FEATURES = (
 
 
 def features(difference: Exposure, template: Exposure, table: pd.DataFrame) -> F32:
-    """Return (N, F) numbers about each row of a table of raw measurements; `MISSING` where there is none.
+    """Return an array of shape (N, F) about the rows of a table of raw measurements; `MISSING` where there is none.
 
     Everything is relative to the noise, the PSF or the flux of the source, and the sign is taken out: a source that
     vanished looks like one that appeared.
@@ -147,7 +147,7 @@ def _session() -> onnxruntime.InferenceSession:
 
 
 def reliability(numbers: F32) -> tuple[F32, str]:
-    """Return the probabilities (N,) of rows of `features`, and the version of the model (7 characters)."""
+    """Return the probabilities, shape (N,), of rows of `features`, shape (N, F), and the version of the model (7 characters)."""
     session = _session()
     version = str(session.get_modelmeta().custom_metadata_map[VERSION_KEY])
     name = session.get_inputs()[0].name

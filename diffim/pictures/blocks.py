@@ -27,7 +27,7 @@ def block_size(difference: Exposure) -> int:
 
 
 def in_blocks(image: NDArray[Any], step: int) -> NDArray[Any]:
-    """Return an image as (rows, step, columns, step), without what is over at its upper and right edge."""
+    """Return an image as an array of shape (rows, step, columns, step), without what is over at its upper and right edge."""
     height, width = (n // step * step for n in image.shape)
     return image[:height, :width].reshape(height // step, step, width // step, step)
 

@@ -45,7 +45,7 @@ class NarrowKernel:
 
     @classmethod
     def of(cls, stamp: F32) -> "NarrowKernel | None":
-        """Return the narrowest middle of a stamp (S, S) without negative values that has nearly its sum; None: it is wide.
+        """Return the narrowest middle of a stamp, shape (S, S), without negative values that has nearly its sum; None: it is wide.
 
         What is left out is made good for by a factor, so that the sum stays.
         """

@@ -161,17 +161,17 @@ class Transforms:
         return self._windows[:count]
 
     def forward(self, window: F32) -> F32:
-        """Transform a window in place."""
+        """Transform a window, shape (height, width), in place into its packed spectrum of the same shape."""
         cv2.dft(window, window)
         return window
 
     def back(self, spectrum: F32) -> F32:
-        """Transform a spectrum back in place."""
+        """Transform a packed spectrum, shape (height, width), back in place."""
         cv2.idft(spectrum, spectrum, flags=cv2.DFT_SCALE)
         return spectrum
 
     def kernel(self, stamp: F32, out: F32 | None = None) -> F32:
-        """Transform a kernel stamp (S, S) of odd side into `out` (a new window by default)."""
+        """Transform a kernel stamp, shape (S, S) with S odd, into `out` (height, width), a new window by default."""
         side = stamp.shape[0]
         self._corner[:side, :side] = stamp
         out = np.empty(self.shape, np.float32) if out is None else out
@@ -180,21 +180,21 @@ class Transforms:
         return out
 
     def convolve(self, window: F32, spectrum: F32) -> F32:
-        """Convolve a window in place with the kernel of a spectrum."""
+        """Convolve a window in place with the kernel of a spectrum, both of shape (height, width)."""
         return self.back(self.multiply(self.forward(window), spectrum, window))
 
     def multiply(self, a: F32, b: F32, out: F32) -> F32:
-        """Multiply two spectra; `out` may be one of them."""
+        """Multiply two packed spectra of shape (height, width); `out` may be one of them."""
         _multiply(a, b, out, False)
         return out
 
     def add_product(self, a: F32, b: F32, out: F32) -> F32:
-        """Add the product of two spectra to a third."""
+        """Add the product of two packed spectra of shape (height, width) to a third."""
         _multiply(a, b, out, True)
         return out
 
     def subtract_product(self, u: F32, c: F32, kernel: F32, whitening: F32) -> F32:
-        """Leave ``(u - c kernel) whitening`` in `u` and ``c kernel`` in `c`; returns `u`."""
+        """Leave ``(u - c kernel) whitening`` in `u` and ``c kernel`` in `c`, spectra of shape (height, width); returns `u`."""
         self.multiply(c, kernel, c)
         _subtract(u, c, whitening)
         return u

@@ -144,7 +144,7 @@ def _across(pairs: Any, first: int, step: int, wx: Any, wy: Any, k: int) -> Any:
 
 @compiled
 def interpolate_plainly(pairs: Any, start: int, width: int, wx: Any, wy: Any, k: int) -> tuple[np.float32, np.float32]:
-    """Do what `interpolate` does, with the compiler's own instructions."""
+    """Return the interpolated value and variance of one pixel as `interpolate` does, with the compiler's own instructions."""
     vector = k * 2 * LANES
     value = _across(pairs, 2 * start, 2 * width, wx, wy, vector)
     return value, _across(pairs, 2 * start + 1, 2 * width, wx, wy, vector + 1)  # the variance, with the squared weights

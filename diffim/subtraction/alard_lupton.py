@@ -105,11 +105,11 @@ class Subtraction:
 
     @property
     def largest_gain(self) -> float:
-        """The largest factor that the whitening multiplies a frequency by, anywhere; 1 without whitening."""
+        """The largest factor that the whitening multiplies a spatial frequency by, at any pixel; 1 without whitening."""
         return float(np.abs(fft.rfft2(self._cell_whitening, (BLOCK, BLOCK))).max()) if self.decorrelate else 1.0
 
     def whitening_at(self, x: F64, y: F64) -> F32:
-        """Return the whitening stamps (N, S, S) at frame positions."""
+        """Return the whitening stamps, shape (N, S, S), at frame positions (N,), px."""
         if not self.decorrelate:
             return np.ones((x.size, 1, 1), np.float32)
         phi, side = self._cell_whitening, CELL * self.grid.tile

@@ -137,7 +137,7 @@ def difference_psf(science: Psf, box: Box, *filters: StampsAt) -> GridPsf:
 
 
 def stamps_through(stamps: F32, kernels: F32) -> F32:
-    """Convolve stamps with centred kernels, one each; the result has the side of the stamps."""
+    """Convolve stamps, shape (N, S, S), with centred kernels, shape (N, K, K), one each; the result has the shape of the stamps."""
     side, reach = stamps.shape[-1], kernels.shape[-1] // 2
     full = cv2.getOptimalDFTSize(side + 2 * reach)
     wide = fft.irfft2(fft.rfft2(stamps, (full, full)) * fft.rfft2(kernels, (full, full)), (full, full))

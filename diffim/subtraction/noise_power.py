@@ -24,7 +24,10 @@ def noise_power(image: F32, variance: F32, good: Flags, max_blocks: int = 150) -
 
 
 def sky_correlation(planes: MaskedImage, rows: int = 128) -> float:
-    """Return the correlation of horizontal neighbours on blank sky of the middle rows: 0 is white, NaN without sky."""
+    """Return the correlation coefficient of horizontal neighbour pixels on blank sky of the middle `rows`.
+
+    0 is white noise, NaN: no sky to measure it on.
+    """
     low = max((planes.image.shape[0] - rows) // 2, 0)
     part = slice(low, low + rows)
     image, variance, ok = planes.image[part], planes.variance[part], planes.good(part)

@@ -147,7 +147,7 @@ class ProperSubtraction:
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
     def whitening_at(self, x: F64, y: F64) -> F32:
-        """Return what the PSF of the new image is convolved with, (N, S, S), at frame positions."""
+        """Return what the PSF of the new image is convolved with, shape (N, S, S), at frame positions (N,), px."""
         return self.filters_at(x, y)[0]
 
     def run(self) -> Subtracted:
