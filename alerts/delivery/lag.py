@@ -1,8 +1,10 @@
 """Who reads the alert topic, and how far behind: what each consumer group has committed on the broker."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from alerts.delivery.target import KafkaTarget, Refusals, typed_errors
@@ -42,7 +44,8 @@ def reader_lags(target: KafkaTarget) -> list[GroupLag]:
         parts = _partitions(admin, target)
         ends = _offsets(admin, parts, OffsetSpec.latest(), limit)
         names = [g.group_id for g in admin.list_consumer_groups(request_timeout=limit).result().valid]
-        out = [lag for name in names if (lag := _lag_of(admin, name, parts, ends, limit)) is not None]
+        offsets = {name: _committed(target, name, parts, refusals) for name in names}
+        out = [_lag_of(admin, name, found, ends, limit) for name, found in offsets.items() if found]
     return sorted(out, key=lambda g: (-g.total, g.group))
 
 
@@ -64,10 +67,9 @@ def committed_lag(
         if target.topic not in admin.list_topics(timeout=limit).topics:
             return {}
         parts = _partitions(admin, target)
-        asked = ConsumerGroupTopicPartitions(group, parts)
-        answer = admin.list_consumer_group_offsets([asked], request_timeout=limit)[group].result().topic_partitions
+        committed = _committed(target, group, parts, refusals)
         first = _offsets(admin, parts, OffsetSpec.earliest(), limit)
-        offsets = first | {p.partition: max(p.offset, first[p.partition]) for p in answer if p.offset >= 0}
+        offsets = first | {number: max(offset, first[number]) for number, offset in committed.items()}
         ends = _offsets(admin, parts, OffsetSpec.latest(), limit)
     return {number: (offset, max(ends[number] - offset, 0)) for number, offset in sorted(offsets.items())}
 
@@ -84,14 +86,30 @@ def _offsets(admin: AdminClient, parts: list[TopicPartition], which: OffsetSpec,
     return {part.partition: future.result().offset for part, future in answers.items()}
 
 
-def _lag_of(
-    admin: AdminClient, name: str, parts: list[TopicPartition], ends: dict[int, int], limit: float
-) -> GroupLag | None:
-    asked = ConsumerGroupTopicPartitions(name, parts)
-    committed = admin.list_consumer_group_offsets([asked], request_timeout=limit)[name].result().topic_partitions
-    offsets = {p.partition: p.offset for p in committed if p.offset >= 0}
-    if not offsets:
-        return None
+def _committed(target: KafkaTarget, group: str, parts: list[TopicPartition], refusals: Refusals) -> dict[int, int]:
+    """Return the offsets that a group has committed, by partition; a partition without one is left out.
+
+    A consumer that subscribes to nothing asks: it joins no group. An admin client that asks the same dies by a segmentation
+    fault where the answer is an error of the coordinator (librdkafka 2.15, its report 5040).
+    """
+    with _reader(target, group, refusals) as reader:
+        answer = reader.committed(parts, timeout=target.timeout_s)
+    for part in answer:
+        if part.error is not None:
+            raise KafkaException(part.error)
+    return {part.partition: part.offset for part in answer if part.offset >= 0}
+
+
+@contextmanager
+def _reader(target: KafkaTarget, group: str, refusals: Refusals) -> Iterator[Consumer]:
+    reader = Consumer({**target.settings(refusals), "group.id": group, "enable.auto.commit": False})
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def _lag_of(admin: AdminClient, name: str, offsets: dict[int, int], ends: dict[int, int], limit: float) -> GroupLag:
     group = admin.describe_consumer_groups([name], request_timeout=limit)[name].result()
     lag = {number: ends[number] - offset for number, offset in sorted(offsets.items())}
     return GroupLag(name, str(group.state.name).lower(), len(group.members), lag)
