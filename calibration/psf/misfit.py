@@ -69,15 +69,16 @@ def size_excess(data: Stamps, model: Psf, fwhm: float) -> F64:
 
 def warn_of(evidence: float, misfit: Misfit, exposure: Exposure) -> None:
     """Say aloud what may be wrong with a PSF."""
+    of = "".join(f", {name} {number}" for name, number in exposure.where.items() if number is not None)
     if evidence < EVIDENT:
         log.warning(
             "nothing tells stars from galaxies by their sizes (gain of ln likelihood %.1f, need %.0f): the PSF may be that "
-            "of galaxies (%s); give a larger part of the image, or the PSF itself",
-            evidence, EVIDENT, exposure.where,
+            "of galaxies%s; give a larger part of the image, or the PSF itself",
+            evidence, EVIDENT, of,
         )  # fmt: skip
     if misfit.error > MOST_MISFIT:
         log.warning(
-            "stars are up to %.1f %% wider or narrower than the PSF model, near x=%.0f, y=%.0f (%s): it does not follow how "
+            "stars are up to %.1f %% wider or narrower than the PSF model, near x=%.0f, y=%.0f%s: it does not follow how "
             "they vary; PSF fluxes are off there by about twice that",
-            100 * misfit.error, misfit.x, misfit.y, exposure.where,
+            100 * misfit.error, misfit.x, misfit.y, of,
         )  # fmt: skip

@@ -140,7 +140,7 @@ def fit_kernel(
     Raises
     ------
     InsufficientKernelSources
-        Fewer than `options.min_stars` stars, at the start or after rejection.
+        Fewer than `options.min_stars` stars.
 
     Notes
     -----
@@ -171,10 +171,6 @@ def fit_kernel(
         before, use = use, _next_stars(rms, agrees, held, options.min_stars)
         if step > 1 and np.array_equal(before, use):
             break
-        if use.sum() < options.min_stars:
-            raise InsufficientKernelSources(
-                f"{int(use.sum())} kernel stars are left after rejection, need {options.min_stars}"
-            )
         scatters = star_scatter(equations, kernel, use)
     if held.any():
         judging = np.where(held, rms, np.nan)
@@ -202,7 +198,8 @@ def _next_stars(rms: F64, agrees: Flags, held: Flags, least: int) -> Flags:
     """Return the stars of the next solution: a star dropped by an early one may come back."""
     use = ~held & agrees
     if use.sum() < max(least, int(0.3 * (~held).sum())):
-        use = ~held & (rms <= np.quantile(rms[~held], 0.7))  # a poor fit everywhere: drop the worst third
+        worst_kept = np.quantile(rms[~held], max(0.7, min((least - 1) / max((~held).sum() - 1, 1), 1.0)))
+        use = ~held & (rms <= worst_kept)  # a poor fit everywhere: drop the worst third, and keep `least`
     return np.asarray(use)
 
 

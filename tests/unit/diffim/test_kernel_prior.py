@@ -34,6 +34,18 @@ def test_psfs_that_vary_are_matched_by_however_few_stars(template, n, limit):
     assert 0 < task.metadata["kernelPriorSpatialError"] <= task.metadata["kernelPriorError"]
 
 
+def test_three_stars_of_which_one_disagrees_are_enough():
+    """Two are too few to say which of three is wrong: all are kept, and the difference comes out, with what it is worth."""
+    pair = star_pair(SCIENCE, TEMPLATE, 60, seed=3)
+    three = pair.stars.take(np.arange(60) % 20 == 0)
+    x, y = int(three.x[2]), int(three.y[2])
+    pair.science.image[y - 12 : y + 13, x - 12 : x + 13] *= 1.06
+    task, r = subtract(pair.science, pair.template, three, **AS_IT_IS, maxStarFluxResidual=0.0)
+    assert task.metadata["nKernelUsed"] == 3
+    assert task.metadata["spatialKernelSum"] == pytest.approx(1, abs=0.02)
+    assert residual(pair, r.subtractedExposure) < 2.5
+
+
 def test_many_stars_outvote_psf_models_that_are_wrong():
     wrong = moffat((4.7,), 2.8), moffat((4.2,), 3.0)
     pair = star_pair(SCIENCE, TEMPLATE, 90, models=wrong)
