@@ -1,6 +1,6 @@
 """The valid rows of objects that statistics are made of, and how many sources they have in all."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,12 +102,8 @@ def valid_in_window(
     ids: I64,
     start: F64,
     stop: F64,
-    bands: Collection[str] | None = None,
 ) -> pd.DataFrame:
-    """Return valid rows of objects within [start, stop] in the order in which they are summed, with the object's code.
-
-    With `bands`, those of these bands.
-    """
+    """Return valid rows of objects within [start, stop] in the order in which they are summed, with the object's code."""
     by_name: dict[str, Column] = {c.name: c for c in schema.columns(table)}
     columns = [by_name[n] for n in names]
     if not len(ids):
@@ -116,12 +112,11 @@ def valid_in_window(
     query = sql.SQL(
         "SELECT {columns} FROM unnest(%s::bigint[], %s::float8[], %s::float8[]) w(id, start, stop) CROSS JOIN LATERAL (SELECT "
         '{columns} FROM {table} t WHERE t."diaObjectId" = w.id AND t."midpointMjdTai" BETWEEN w.start AND w.stop AND '
-        't."midpointMjdTai" BETWEEN %s AND %s AND {valid} AND {band} OFFSET 0) t'
+        't."midpointMjdTai" BETWEEN %s AND %s AND {valid} OFFSET 0) t'
     ).format(
         columns=sql.SQL(", ").join(sql.Identifier("t", n) for n in names),
         table=sql.Identifier(table),
         valid=sql.SQL(_VALID),
-        band=sql.SQL("t.band = ANY({})").format(sql.Literal(sorted(bands))) if bands is not None else sql.SQL("TRUE"),
     )
     values = (id_array(ids), number_array(start), number_array(stop), float(start.min()), float(stop.max()))
     rows = query_frame(connection, query, columns, values)
