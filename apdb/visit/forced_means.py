@@ -1,4 +1,4 @@
-"""New forced means for objects of which forced sources came or went, and nothing else.
+"""Forced means of objects, and new ones for objects of which forced sources came or went, and nothing else.
 
 Their other columns stay, so the database itself sums the fluxes and copies the newest version of each object whose means are others
 now: neither its sources nor its hundred columns are read. Sums are made in the order and in the numbers of
@@ -13,15 +13,15 @@ import pandas as pd
 import psycopg
 from psycopg import sql
 
-from apdb.copy.decode import select_frame
+from apdb.copy.decode import query_frame, select_frame
 from apdb.copy.encode import id_array, number_array
-from apdb.schema.columns import PublishedSchema
+from apdb.schema.columns import Column, PublishedSchema
 from apdb.visit.store import SHORTEST_VALIDITY
-from tasks.arrays import F64
+from tasks.arrays import F64, I64
 from tasks.bands import BANDS
 from tasks.object_statistics import HISTORY_DAYS
 
-__all__ = ["renew_forced_means"]
+__all__ = ["forced_means", "renew_forced_means"]
 
 _MEANS = ("fpFluxMean", "fpFluxMeanErr")
 _LAST = "lastDiaSourceMjdTai"
@@ -69,6 +69,21 @@ def renew_forced_means(
             rows = connection.execute(query, (id_array(ids[part]), number_array(last[part]))).fetchall()
             changed += [int(i) for (i,) in rows]
     return tuple(sorted(changed))
+
+
+def forced_means(connection: psycopg.Connection[Any], ids: I64, last: F64) -> pd.DataFrame:
+    """Return the forced means of objects, nJy, by columns BAND_fpFluxMean and BAND_fpFluxMeanErr of all bands, NaN for none.
+
+    Parameters
+    ----------
+    ids, last
+        diaObjectIds, ascending, and their last detections (MJD, TAI), shape (N,), N > 0.
+    """
+    names = _names(BANDS)
+    chosen = sql.SQL(", ").join(sql.Identifier(f"new_{n}") for n in names)
+    query = sql.SQL("WITH {} SELECT {} FROM n ORDER BY id").format(_means(BANDS, last), chosen)
+    columns = [Column(n, "float", True) for n in names]
+    return query_frame(connection, query, columns, (id_array(ids), number_array(last)))
 
 
 def _names(bands: Sequence[str]) -> list[str]:
