@@ -70,6 +70,10 @@ class VisitRows:
         """Rows of DiaForcedSource."""
         return self._encoded("DiaForcedSource")
 
+    def encoded(self, table: str) -> EncodedRows:
+        """Rows of DiaSource or DiaForcedSource."""
+        return self.sources if table == "DiaSource" else self.forced
+
     def _encoded(self, table: str) -> EncodedRows:
         frame = self.frames.get(table, pd.DataFrame())
         frame = _with_pixels(frame) if table in PIXEL_TABLES else frame
@@ -135,7 +139,8 @@ def prepare(
     for table, frame in (("DiaObject", objects), ("DiaSource", sources), ("DiaForcedSource", forced)):
         if frame is not None:
             key = [k for k in schema.keys[table] if k != "validityStartMjdTai"]
-            check_frame(table, frame, schema.columns(table), key, strict=strict)
+            ids = ["diaForcedSourceId"] if table == "DiaForcedSource" else []
+            check_frame(table, frame, schema.columns(table), key, ids=ids, strict=strict)
     objects = _sorted(objects, ("diaObjectId",))
     sources = _sorted(sources, ("diaSourceId",))
     forced = _sorted(forced, ("diaObjectId", "visit", "detector"))

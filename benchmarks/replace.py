@@ -24,9 +24,12 @@ _NEXT_IDS = 500_000
 
 
 def _again(visit: dict[str, Any], release: int) -> dict[str, Any]:
-    """Return a visit with the ids of another processing."""
-    ids = {"sources": "diaSourceId", "forced": "diaForcedSourceId"}
-    frames = {k: visit[k].assign(**{name: visit[k][name] + release * _NEXT_IDS // 10}) for k, name in ids.items()}
+    """Return a visit with the ids and fluxes of another processing."""
+    frames = {}
+    for kind, name in (("sources", "diaSourceId"), ("forced", "diaForcedSourceId")):
+        rows = visit[kind]
+        factor = np.random.default_rng([visit["visit"], release]).normal(1.0, 1e-3, len(rows)).astype(np.float32)
+        frames[kind] = rows.assign(**{name: rows[name] + release * _NEXT_IDS // 10, "psfFlux": rows.psfFlux * factor})
     return visit | frames
 
 

@@ -119,7 +119,8 @@ class PostgresApdb(ClientReads, ClientChanges):
         if rows.visit is None or rows.detector is None:
             return rows.pixels
         visit, detector = rows.visit, rows.detector
-        return rows.pixels_with(self._transactions.run(lambda c: pixels_of_visit(c, visit, detector)))
+        with self._transactions.connection() as connection:
+            return rows.pixels_with(pixels_of_visit(connection, visit, detector))
 
     def _store(
         self, connection: psycopg.Connection[Any], rows: VisitRows, chunk: ReplicaChunk | None, replace: bool

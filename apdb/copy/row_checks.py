@@ -44,7 +44,8 @@ _FRONT = (
     "detector",
     "diaObjectId",
     "diaSourceId",
-)  # needed to put rows in order
+    "diaForcedSourceId",
+)  # needed to put rows in order, and for the ledger of stores
 _SET_BY_STORE = ("validityStartMjdTai", "validityEndMjdTai")  # whatever the frame says
 
 
@@ -62,7 +63,13 @@ def check_time(mjd_tai: float, what: str) -> float:
 
 
 def check_frame(
-    table: str, frame: pd.DataFrame, columns: Sequence[Column], key: Sequence[str] = (), *, strict: bool = False
+    table: str,
+    frame: pd.DataFrame,
+    columns: Sequence[Column],
+    key: Sequence[str] = (),
+    *,
+    ids: Sequence[str] = (),
+    strict: bool = False,
 ) -> None:
     """Refuse rows that lack a column, have the same key twice, or whose keys, times and places are none.
 
@@ -74,6 +81,8 @@ def check_frame(
         Of the table.
     key
         Columns that together name a row.
+    ids
+        Further columns each of which names a row.
     strict
         Whether further columns of the frame are refused; else they are not looked at.
 
@@ -96,7 +105,8 @@ def check_frame(
                 raise ApdbError(f"{table}.{name} must not be NULL, and the frame has no such column")
         elif name in _FRONT and not (isinstance(types[name], np.dtype) and types[name].kind in "iu"):
             _check_alone(table, frame, column)
-    _check_keys(table, frame, key)
+    for names in (key, *([name] for name in ids)):
+        _check_keys(table, frame, names)
 
 
 def _refuse_unknown(table: str, names: Iterable[str], columns: Sequence[Column]) -> None:

@@ -151,8 +151,8 @@ def _replace(cursor: psycopg.Cursor[Row], row: Row, entry: Entry) -> Entered:
     release = row["release"] + (row["state"] in (VisitState.DONE, VisitState.WITHDRAWN))
     if release >= entry.releases:
         raise ReleasesExhausted(
-            f"all {entry.releases} release slots are used: ids for another replacement would be those of earlier rows; withdraw "
-            "the visit, or enter the image under another visit number",
+            f"all {entry.releases} release slots are used, by the first processing and {entry.releases - 1} replacements: ids for "
+            "another one would be those of earlier rows; withdraw the visit, or enter the image under another visit number",
             **where,
         )
     message = entry.message

@@ -32,29 +32,10 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
     """
     with database.session() as connection:
         states = dict(connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall())
-        outbox = single_row(
-            connection.execute(
-                'SELECT coalesce(sum(count) FILTER (WHERE w), 0), coalesce(extract(epoch FROM now() - min("createdAt") FILTER '
-                '(WHERE w)), 0), coalesce(sum(count) FILTER (WHERE "publishedAt" IS NOT NULL), 0), coalesce(sum(count) FILTER '
-                '(WHERE "heldReason" IS NOT NULL AND "droppedAt" IS NULL), 0) FROM (SELECT *, "publishedAt" IS NULL AND '
-                '"heldReason" IS NULL AS w FROM "AlertOutbox") o'
-            )
-        )
         steps = connection.execute(
             f"SELECT key, avg(value::float) FROM (SELECT seconds FROM \"VisitLedger\" WHERE state = '{VisitState.DONE}' "
             'ORDER BY "finishedAt" DESC LIMIT 100) v, jsonb_each_text(v.seconds) GROUP BY key ORDER BY key'
         ).fetchall()
-        latency = connection.execute(
-            "SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds) FROM (SELECT "
-            '"secondsSinceShutterClose" AS seconds FROM "AlertOutbox" WHERE "secondsSinceShutterClose" IS NOT NULL '
-            'ORDER BY "publishOrder" DESC LIMIT 100) r'
-        ).fetchone()
-        shutter = single_row(
-            connection.execute(
-                'SELECT count(*), coalesce(sum("secondsSinceShutterClose"), 0) FROM "AlertOutbox" '
-                'WHERE "secondsSinceShutterClose" IS NOT NULL'
-            )
-        )
         leader = single_row(
             connection.execute(
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s AND "
@@ -64,25 +45,51 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
         )
         letters = dead_letters.counts(connection)
         corrections = unpublished(connection)
-        figures, quality = _queue_figures(connection), _visit_quality(connection)
+        figures = {**_queue_figures(connection), **_delivery_figures(connection)}
+        quality = _visit_quality(connection)
         wrong = [] if alert_topic is None else discrepancies(connection, alert_topic)
-    median, slow = latency[0] if latency and latency[0] else (None, None)
     return {
         "visits": {state.value: 0 for state in VisitState} | states,
-        "unpublished_alerts": int(outbox[0]),
-        "oldest_unpublished_s": float(outbox[1]),
-        "published_alerts": int(outbox[2]),
         "unpublished_corrections": corrections,
-        "held_alerts": int(outbox[3]),
         "seconds": {k: float(v) for k, v in steps},
-        "alert_latency_s": {"median": median, "p95": slow},
-        "published_visits": int(shutter[0]),
-        "shutter_seconds_sum": float(shutter[1]),
         "quality": {name: {"median": middle, "p95": high} for name, middle, high in quality},
         **figures,
         "relay_leads": bool(leader[0]),
         "discrepant_visits": len(wrong),
         "dead_letters": letters,
+    }
+
+
+def _delivery_figures(connection: psycopg.Connection[Any]) -> dict[str, Any]:
+    """Return numbers of alerts and seconds that they took: of what waits, of the last 100 visits, and in all as it was counted.
+
+    No look goes through what was published: that grows as long as a survey runs.
+    """
+    waiting, oldest, held = single_row(
+        connection.execute(
+            'SELECT coalesce(sum(count) FILTER (WHERE "heldReason" IS NULL), 0), coalesce(extract(epoch FROM now() - min("createdAt") '
+            'FILTER (WHERE "heldReason" IS NULL)), 0), coalesce(sum(count) FILTER (WHERE "heldReason" IS NOT NULL AND "droppedAt" '
+            'IS NULL), 0) FROM "AlertOutbox" WHERE "publishedAt" IS NULL'
+        )
+    )
+    latency = connection.execute(
+        "SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds) FROM (SELECT "
+        '"secondsSinceShutterClose" AS seconds FROM "AlertOutbox" WHERE "secondsSinceShutterClose" IS NOT NULL '
+        'ORDER BY "publishOrder" DESC LIMIT 100) r'
+    ).fetchone()
+    totals = connection.execute(
+        'SELECT alerts, visits, "shutterSeconds" FROM "DeliveryTotals" WHERE name = \'published\''
+    ).fetchone()
+    median, slow = latency[0] if latency and latency[0] else (None, None)
+    alerts, visits, seconds = totals or (0, 0, 0.0)
+    return {
+        "unpublished_alerts": int(waiting),
+        "oldest_unpublished_s": float(oldest),
+        "published_alerts": int(alerts),
+        "held_alerts": int(held),
+        "alert_latency_s": {"median": median, "p95": slow},
+        "published_visits": int(visits),
+        "shutter_seconds_sum": float(seconds),
     }
 
 

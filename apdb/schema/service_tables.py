@@ -59,6 +59,7 @@ def _queue_tables(meta: sa.MetaData) -> None:
         sa.Index("IDX_VisitLedger_queue", "state", "priority", "midpointMjdTai"),
         sa.Index("IDX_VisitLedger_time", "midpointMjdTai", postgresql_where=sa.text("state IN ('queued', 'running')")),
         sa.Index("IDX_VisitLedger_created", "createdAt", "visit", "detector"),
+        sa.Index("IDX_VisitLedger_done", "finishedAt", postgresql_where=sa.text("state = 'done'")),
     )
     sa.Table(
         "VisitLease",
@@ -111,7 +112,7 @@ def _submitting_tables(meta: sa.MetaData) -> None:
 
 
 def _delivery_tables(meta: sa.MetaData) -> None:
-    """Alerts on their way to the topic, how far they are published, and under which schema ids."""
+    """Alerts on their way to the topic, how far they are published and how many in all, and under which schema ids."""
     sa.Table(
         "AlertOutbox",
         meta,
@@ -138,8 +139,18 @@ def _delivery_tables(meta: sa.MetaData) -> None:
         sa.UniqueConstraint("visit", "detector", "attempt", name="UQ_AlertOutbox_attempt"),
         sa.Index("IDX_AlertOutbox_unpublished", "id", postgresql_where=sa.text('"publishedAt" IS NULL')),
         sa.Index("IDX_AlertOutbox_order", "publishOrder", unique=True),
+        sa.Index("IDX_AlertOutbox_published", "publishedAt", postgresql_where=sa.text('"publishedAt" IS NOT NULL')),
     )
     sa.Sequence("AlertPublishOrder", metadata=meta)
+    sa.Table(
+        "DeliveryTotals",
+        meta,
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("alerts", sa.BigInteger, nullable=False),
+        sa.Column("visits", sa.BigInteger, nullable=False),
+        sa.Column("shutterSeconds", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("name", name="PK_DeliveryTotals"),
+    )
     sa.Table(
         "AlertTopicOffset",
         meta,
@@ -215,9 +226,11 @@ def _side_tables(meta: sa.MetaData) -> None:
         sa.Column("nForcedSources", sa.Integer, nullable=False),
         sa.Column("storedAt", _MOMENT, nullable=False, server_default=_NOW),
         sa.Column("sourceIds", pg.INT8RANGE),
+        sa.Column("forcedIds", pg.INT8RANGE),
         sa.PrimaryKeyConstraint("contentHash", name="PK_StoreLedger"),
         sa.Index("IDX_StoreLedger_visitDetector", "visit", "detector"),
         sa.Index("IDX_StoreLedger_sourceIds", "sourceIds", postgresql_using="gist"),
+        sa.Index("IDX_StoreLedger_forcedIds", "forcedIds", postgresql_using="gist"),
     )
     sa.Table(
         "ApdbAudit",

@@ -36,6 +36,7 @@ def finish_schema(
         )
     _make_triggers(connection, "other_writers.sql", ("other_writer",), len(PARTITIONED))
     _make_triggers(connection, "visit_events.sql", ("visit_entered", "visit_changed"), 2)
+    _make_triggers(connection, "delivery_totals.sql", ("delivered",), 1)
     if replica is None:
         row = connection.execute("SELECT 1 FROM metadata WHERE name = 'version:ApdbSqlReplica'").fetchone()
         replica = row is not None

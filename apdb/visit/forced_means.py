@@ -1,7 +1,8 @@
-"""New forced means for objects of which forced sources came or went, and nothing else.
+"""Forced means of objects, and new ones for objects of which forced sources came or went, and nothing else.
 
-Their other columns stay, so the database itself copies the newest version of each, with other means: neither their sources nor
-their hundred columns are read.
+Their other columns stay, so the database itself sums the fluxes and copies the newest version of each object whose means are others
+now: neither its sources nor its hundred columns are read. Sums are made in the order and in the numbers of
+`tasks.object_statistics.forced_means`: the same rows give the same bytes.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,17 +13,15 @@ import pandas as pd
 import psycopg
 from psycopg import sql
 
-from apdb.copy.decode import select_frame
+from apdb.copy.decode import query_frame, select_frame
 from apdb.copy.encode import id_array, number_array
-from apdb.schema.columns import PublishedSchema
+from apdb.schema.columns import Column, PublishedSchema
 from apdb.visit.store import SHORTEST_VALIDITY
-from apdb.visit.valid_rows import FORCED_COLUMNS, valid_in_window
-from tasks import object_statistics as kernels
 from tasks.arrays import F64, I64
 from tasks.bands import BANDS
 from tasks.object_statistics import HISTORY_DAYS
 
-__all__ = ["renew_forced_means"]
+__all__ = ["forced_means", "renew_forced_means"]
 
 _MEANS = ("fpFluxMean", "fpFluxMeanErr")
 _LAST = "lastDiaSourceMjdTai"
@@ -36,7 +35,7 @@ def renew_forced_means(
     mjd_tai: float,
     made_now: Collection[int] = (),
 ) -> tuple[int, ...]:
-    """Give objects that were detected at or after a time new forced means; returns them in order of id.
+    """Give objects that were detected at or after a time new forced means; returns those that have others now, in order of id.
 
     Parameters
     ----------
@@ -58,23 +57,71 @@ def renew_forced_means(
     wanted = (id_array(since.index.to_numpy(np.int64)), float(since.min()))
     objects = select_frame(connection, "DiaObjectLast", columns, rest, wanted)
     objects = objects[objects[_LAST].to_numpy() >= objects.diaObjectId.map(since).to_numpy()]
-    objects = objects.sort_values("diaObjectId", ignore_index=True)
-    if objects.empty:
-        return ()
     ids, last = objects.diaObjectId.to_numpy(np.int64), objects[_LAST].to_numpy(np.float64)
-    forced = valid_in_window(
-        connection, schema, "DiaForcedSource", FORCED_COLUMNS, ids, last - HISTORY_DAYS, last, bands=chosen
-    )
-    cells = kernels.cells_of(forced.code.to_numpy(np.int64), forced.band)
-    fluxes = (forced[n].to_numpy(np.float64) for n in ("psfFlux", "psfFluxErr"))
-    means = kernels.forced_means(cells, len(ids), *fluxes)
-    values = [m[:, BANDS.index(b)].astype(np.float32).astype(np.float64) for b in chosen for m in means]
-    names = [f"{b}_{name}" for b in chosen for name in _MEANS]
     own = np.isin(ids, np.fromiter(made_now, np.int64, len(made_now)))
-    for write, part in ((_copy_versions, ~own), (_change_versions, own)):
+    changed: list[int] = []
+    for part, statement in (
+        (~own, _copied_versions(schema, chosen, mjd_tai)),
+        (own, _changed_versions(schema, chosen)),
+    ):
         if part.any():
-            write(connection, schema, ids[part], names, [v[part] for v in values], mjd_tai)
-    return tuple(ids.tolist())
+            query = sql.SQL("WITH {}{}").format(_means(chosen, last[part]), statement)
+            rows = connection.execute(query, (id_array(ids[part]), number_array(last[part]))).fetchall()
+            changed += [int(i) for (i,) in rows]
+    return tuple(sorted(changed))
+
+
+def forced_means(connection: psycopg.Connection[Any], ids: I64, last: F64) -> pd.DataFrame:
+    """Return the forced means of objects, nJy, by columns BAND_fpFluxMean and BAND_fpFluxMeanErr of all bands, NaN for none.
+
+    Parameters
+    ----------
+    ids, last
+        diaObjectIds, ascending, and their last detections (MJD, TAI), shape (N,), N > 0.
+    """
+    names = _names(BANDS)
+    chosen = sql.SQL(", ").join(sql.Identifier(f"new_{n}") for n in names)
+    query = sql.SQL("WITH {} SELECT {} FROM n ORDER BY id").format(_means(BANDS, last), chosen)
+    columns = [Column(n, "float", True) for n in names]
+    return query_frame(connection, query, columns, (id_array(ids), number_array(last)))
+
+
+def _names(bands: Sequence[str]) -> list[str]:
+    return [f"{band}_{name}" for band in bands for name in _MEANS]
+
+
+def _means(bands: Sequence[str], last: F64) -> sql.Composed:
+    """The table n of the means: id, new_NAME...; of the ids and last detections that are the parameters, within the window."""
+    sums = [
+        sql.SQL(
+            "(sum(t.w * t.f) FILTER (WHERE {0}) / sum(t.w) FILTER (WHERE {0}))::real AS {1}, "
+            "(1 / sqrt(sum(t.w) FILTER (WHERE {0})))::real AS {2}"
+        ).format(
+            sql.SQL("t.band = {}").format(sql.Literal(band)),
+            *(sql.Identifier(f"new_{n}") for n in _names([band])),
+        )
+        for band in bands
+    ]
+    return sql.SQL(
+        "n AS MATERIALIZED (SELECT o.id, s.* FROM unnest(%s::bigint[], %s::float8[]) o(id, last) CROSS JOIN LATERAL (SELECT {sums} "
+        'FROM (SELECT t.band, t."psfFlux"::float8 AS f, 1 / ("psfFluxErr"::float8 * "psfFluxErr"::float8) AS w FROM "DiaForcedSource" t '
+        'WHERE t."diaObjectId" = o.id AND t."midpointMjdTai" BETWEEN o.last - {days} AND o.last AND t."midpointMjdTai" BETWEEN {begin} '
+        'AND {end} AND t."timeWithdrawnMjdTai" IS NULL AND t.band = ANY({bands}) AND abs(t."psfFlux") < \'Infinity\' AND '
+        't."psfFluxErr" > 0 AND t."psfFluxErr" < \'Infinity\' '
+        'ORDER BY t."midpointMjdTai", t.visit, t.detector, t."diaForcedSourceId") t) s)'
+    ).format(
+        sums=sql.SQL(", ").join(sums),
+        days=sql.Literal(HISTORY_DAYS),
+        begin=sql.Literal(float(last.min()) - HISTORY_DAYS),
+        end=sql.Literal(float(last.max())),
+        bands=sql.Literal(list(bands)),
+    )
+
+
+def _differ(names: Sequence[str], table: str) -> sql.Composed:
+    """Whether the means of a version are others than the new ones."""
+    pairs = ((sql.Identifier(table, n), sql.Identifier("n", f"new_{n}")) for n in names)
+    return sql.SQL("({})").format(sql.SQL(" OR ").join(sql.SQL("{} IS DISTINCT FROM {}").format(*p) for p in pairs))
 
 
 def _set(names: Sequence[str], table: str, prefix: str = "") -> sql.Composed:
@@ -82,61 +129,42 @@ def _set(names: Sequence[str], table: str, prefix: str = "") -> sql.Composed:
     return sql.SQL(", ").join(sql.SQL("{} = {}").format(*pair) for pair in pairs)
 
 
-def _new(names: Sequence[str]) -> sql.Composed:
-    """The new values as a table n: id, new_NAME..."""
-    arrays = sql.SQL(", ").join([sql.SQL("%s::bigint[]"), *[sql.SQL("%s::float8[]")] * len(names)])
-    columns = sql.SQL(", ").join(sql.Identifier(n) for n in ("id", *(f"new_{n}" for n in names)))
-    return sql.SQL("unnest({}) n({})").format(arrays, columns)
-
-
 def _last_names(schema: PublishedSchema, names: Sequence[str]) -> list[str]:
     held = {c.name for c in schema.columns("DiaObjectLast")}
     return [n for n in names if n in held]
 
 
-def _copy_versions(
-    connection: psycopg.Connection[Any],
-    schema: PublishedSchema,
-    ids: I64,
-    names: Sequence[str],
-    values: Sequence[F64],
-    mjd_tai: float,
-) -> None:
-    """End the open versions and append copies with new values, in one statement, DiaObjectLast included."""
+def _copied_versions(schema: PublishedSchema, bands: Sequence[str], mjd_tai: float) -> sql.Composed:
+    """End the open versions and append copies with the new values, DiaObjectLast included."""
+    names = _names(bands)
     changed: dict[str, sql.Composable] = {n: sql.Identifier("c", f"new_{n}") for n in names}
     changed |= {"validityStartMjdTai": sql.Identifier("c", "validityEndMjdTai"), "validityEndMjdTai": sql.SQL("NULL")}
     columns = [c.name for c in schema.stored_columns("DiaObject")]
-    query = sql.SQL(
-        'WITH closed AS (UPDATE "DiaObject" o SET "validityEndMjdTai" = greatest(%s, o."validityStartMjdTai" + %s) FROM {new} '
-        'WHERE o."diaObjectId" = n.id AND o."validityEndMjdTai" IS NULL RETURNING o.*, n.*), made AS (INSERT INTO "DiaObject" '
-        '({columns}) SELECT {values} FROM closed c ORDER BY c."diaObjectId" RETURNING *) UPDATE "DiaObjectLast" l SET {last} '
-        'FROM made m WHERE l."diaObjectId" = m."diaObjectId"'
+    return sql.SQL(
+        ', closed AS (UPDATE "DiaObject" o SET "validityEndMjdTai" = greatest({at}, o."validityStartMjdTai" + {step}) FROM n '
+        'WHERE o."diaObjectId" = n.id AND o."validityEndMjdTai" IS NULL AND {differ} RETURNING o.*, n.*), made AS (INSERT INTO '
+        '"DiaObject" ({columns}) SELECT {values} FROM closed c ORDER BY c."diaObjectId" RETURNING *) UPDATE "DiaObjectLast" l '
+        'SET {last} FROM made m WHERE l."diaObjectId" = m."diaObjectId" RETURNING l."diaObjectId"'
     ).format(
-        new=_new(names),
+        at=sql.Literal(mjd_tai),
+        step=sql.Literal(SHORTEST_VALIDITY),
+        differ=_differ(names, "o"),
         columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
         values=sql.SQL(", ").join(changed.get(n, sql.Identifier("c", n)) for n in columns),
         last=_set(_last_names(schema, ["validityStartMjdTai", *names]), "m"),
     )
-    connection.execute(query, (mjd_tai, SHORTEST_VALIDITY, id_array(ids), *map(number_array, values)))
 
 
-def _change_versions(
-    connection: psycopg.Connection[Any],
-    schema: PublishedSchema,
-    ids: I64,
-    names: Sequence[str],
-    values: Sequence[F64],
-    mjd_tai: float,
-) -> None:
+def _changed_versions(schema: PublishedSchema, bands: Sequence[str]) -> sql.Composed:
     """Change open versions that nobody has seen yet, wherever they begin."""
-    del mjd_tai
-    arrays = (id_array(ids), *map(number_array, values))
-    for table, held, rest in (
-        ("DiaObject", list(names), sql.SQL(' AND t."validityEndMjdTai" IS NULL')),
-        ("DiaObjectLast", _last_names(schema, names), sql.SQL("")),
-    ):
-        if held:
-            query = sql.SQL('UPDATE {} t SET {} FROM {} WHERE t."diaObjectId" = n.id{}').format(
-                sql.Identifier(table), _set(held, "n", "new_"), _new(names), rest
-            )
-            connection.execute(query, arrays)
+    names = _names(bands)
+    held = _last_names(schema, names)
+    rest: sql.Composable = sql.SQL('SELECT "diaObjectId" FROM changed')
+    if held:
+        rest = sql.SQL(
+            'UPDATE "DiaObjectLast" l SET {} FROM changed m WHERE l."diaObjectId" = m."diaObjectId" RETURNING l."diaObjectId"'
+        ).format(_set(held, "m"))
+    return sql.SQL(
+        ', changed AS (UPDATE "DiaObject" o SET {} FROM n WHERE o."diaObjectId" = n.id AND o."validityEndMjdTai" IS NULL AND {} '
+        "RETURNING o.*) {}"
+    ).format(_set(names, "n", "new_"), _differ(names, "o"), rest)

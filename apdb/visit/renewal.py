@@ -1,6 +1,6 @@
 """Objects made anew from the valid rows that they have: after rows were taken back, moved, or came late.
 
-All objects at once: one read of counts, one of sources, one of forced sources, one compiled pass, one COPY. The means are those
+All objects at once: one read of counts, one of sources, one of forced means, one compiled pass, one COPY. The means are those
 that the association gives: the same rows give the same bytes.
 """
 
@@ -19,8 +19,9 @@ from apdb.copy.encode import copy_in, id_array
 from apdb.schema.columns import PublishedSchema
 from apdb.sky.htm import htm_ids
 from apdb.visit.changes import close_objects
+from apdb.visit.forced_means import forced_means
 from apdb.visit.store import store_objects
-from apdb.visit.valid_rows import FORCED_COLUMNS, SOURCE_COLUMNS, TIMES, valid_in_window, valid_sources
+from apdb.visit.valid_rows import SOURCE_COLUMNS, TIMES, valid_sources
 from apdb.visit_rows import prepare
 from tasks import object_statistics as kernels
 from tasks.arrays import F64
@@ -87,7 +88,7 @@ def renew(
     found = found[(found.nDiaSources > 0) & found.lastDiaSourceMjdTai.notna()].reset_index(drop=True)
     pending = None
     if len(found):
-        frame = _with_statistics(connection, schema, found, sources)
+        frame = _with_statistics(connection, found, sources)
         if defer:
             pending = frame
             _replace_last(connection, schema, frame, mjd_tai)
@@ -129,21 +130,18 @@ def write_pending(
     return [int(i) for i in left.diaObjectId]
 
 
-def _with_statistics(
-    connection: psycopg.Connection[Any], schema: PublishedSchema, found: pd.DataFrame, sources: pd.DataFrame
-) -> pd.DataFrame:
+def _with_statistics(connection: psycopg.Connection[Any], found: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
     """Return DiaObject rows with all statistics of the history window before each object's last detection."""
     ids, last = found.diaObjectId.to_numpy(np.int64), found.lastDiaSourceMjdTai.to_numpy(np.float64)
     start = last - HISTORY_DAYS
     code = np.searchsorted(ids, sources.diaObjectId.to_numpy(np.int64))
     sources = sources.assign(code=code)[sources.midpointMjdTai.to_numpy(np.float64) >= start[code]]
-    forced = valid_in_window(connection, schema, "DiaForcedSource", FORCED_COLUMNS, ids, start, last)
     return pd.concat(
         [
             found[["diaObjectId", "nDiaSources", *TIMES]],
             _positions(found, sources),
             _fluxes(len(ids), sources),
-            _forced(len(ids), forced),
+            forced_means(connection, ids, last),
         ],
         axis=1,
     )
@@ -175,12 +173,6 @@ def _fluxes(count: int, sources: pd.DataFrame) -> pd.DataFrame:
         ],
         axis=1,
     )
-
-
-def _forced(count: int, forced: pd.DataFrame) -> pd.DataFrame:
-    cells = kernels.cells_of(forced.code.to_numpy(np.int64), forced.band)
-    means = kernels.forced_means(cells, count, *_numbers(forced, "psfFlux", "psfFluxErr"))
-    return _by_band(np.stack(means, axis=-1).astype(np.float32), ["fpFluxMean", "fpFluxMeanErr"])
 
 
 def _by_band(values: NDArray[Any], names: list[str]) -> pd.DataFrame:

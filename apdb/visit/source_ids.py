@@ -1,10 +1,11 @@
 """The ids of the sources of each store, in the ledger of stores: an id is stored once, whatever its month and visit.
 
-The primary key of DiaSource holds the time, because the table is partitioned by it; so it does not see an id that comes
-again at another time, and to look for it in every partition would cost each store more the longer a survey runs.
+The primary key of DiaSource holds the time, because the table is partitioned by it, and that of DiaForcedSource holds no id of its
+own; so they do not see an id that comes again at another time, and to look for it in every partition would cost each store more the
+longer a survey runs. DiaSource and DiaForcedSource have each a space of ids.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psycopg
@@ -14,53 +15,94 @@ from apdb.errors import VisitConflict
 from apdb.visit.load import OTHER_WRITERS
 from apdb.visit_rows import VisitRows
 
-__all__ = ["id_range", "note_uncovered", "refuse_known_ids"]
+__all__ = ["id_ranges", "note_uncovered", "refuse_known_ids"]
+
+MOST_STORES = (
+    64  # in which an id of a forced source is looked for: ids that a packer made lie between those of no other store
+)
+_OTHERS = "AND (visit, detector) IS DISTINCT FROM (%(v)s::bigint, %(d)s::bigint)"
 
 
-def id_range(rows: VisitRows) -> str | None:
-    """Return the range of the ids of the sources to be stored as PostgreSQL writes it, None where there are none."""
-    if "DiaSource" not in rows.frames:
+class _Kind(NamedTuple):
+    """A table with ids, its column of ids, that of their range in the ledger, and how to find the first of given ids in others."""
+
+    table: str
+    column: str
+    ranges: str
+    query: str
+
+
+_KINDS = (
+    _Kind(
+        "DiaSource",
+        "diaSourceId",
+        "sourceIds",
+        'SELECT "diaSourceId", visit, detector FROM "DiaSource" WHERE "diaSourceId" = ANY(%(ids)s::bigint[]) '
+        f"{_OTHERS} ORDER BY 1 LIMIT 1",
+    ),
+    _Kind(
+        "DiaForcedSource",
+        "diaForcedSourceId",
+        "forcedIds",
+        'WITH other AS MATERIALIZED (SELECT visit, detector FROM "StoreLedger" WHERE "forcedIds" && %(range)s::int8range '
+        f'{_OTHERS} ORDER BY "storedAt" DESC LIMIT {MOST_STORES}) SELECT t."diaForcedSourceId", t.visit, t.detector FROM other o '
+        'JOIN "DiaForcedSource" t ON t.visit = o.visit AND t.detector = o.detector WHERE t."diaForcedSourceId" = '
+        "ANY(%(ids)s::bigint[]) ORDER BY 1 LIMIT 1",
+    ),
+)  # fmt: skip
+
+
+def id_ranges(rows: VisitRows) -> tuple[str | None, str | None]:
+    """Return the ranges of the ids of the sources and forced sources to be stored as PostgreSQL writes them, None where there are none."""
+    of_sources, of_forced = (_id_range(rows, kind) for kind in _KINDS)
+    return of_sources, of_forced
+
+
+def _id_range(rows: VisitRows, kind: _Kind) -> str | None:
+    frame = rows.frames.get(kind.table)
+    if frame is None or kind.column not in frame:
         return None
-    ids = rows.frames["DiaSource"].diaSourceId.to_numpy()
+    ids = frame[kind.column].to_numpy()
     low, high, largest = int(ids.min()), int(ids.max()), np.iinfo(np.int64).max
     if high > largest:
-        _ = rows.sources  # which refuses such ids by row
+        _ = rows.encoded(kind.table)  # which refuses such ids by row
     return f"[{low},]" if high >= largest else f"[{low},{high}]"
 
 
 def refuse_known_ids(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
-    """Refuse sources with ids that another visit or detector has.
+    """Refuse sources and forced sources with ids that another visit or detector has.
 
-    One look into the index of ranges tells that none can have them; only where ranges overlap, the rows are asked for.
+    One look into the index of ranges tells that none can have them; only where ranges overlap, the rows are asked for: of forced
+    sources, those of the newest `MOST_STORES` stores among these.
 
     Raises
     ------
     VisitConflict
         An id is stored already; nothing was written.
     """
-    given = id_range(rows)
+    for kind in _KINDS:
+        _refuse_known(connection, rows, kind)
+
+
+def _refuse_known(connection: psycopg.Connection[Any], rows: VisitRows, kind: _Kind) -> None:
+    given = _id_range(rows, kind)
     if given is None:
         return
     key = {"range": given, "v": rows.visit, "d": rows.detector}
     other = connection.execute(
-        'SELECT 1 FROM "StoreLedger" WHERE "sourceIds" && %(range)s::int8range '
-        "AND (visit, detector) IS DISTINCT FROM (%(v)s::bigint, %(d)s::bigint) LIMIT 1",
-        key,
+        f'SELECT 1 FROM "StoreLedger" WHERE "{kind.ranges}" && %(range)s::int8range {_OTHERS} LIMIT 1', key
     ).fetchone()
     if other is None:
         return
-    _ = rows.sources  # values that the columns cannot hold are told first
-    ids = rows.frames["DiaSource"].diaSourceId.to_numpy(np.int64)
-    found = connection.execute(
-        'SELECT "diaSourceId", visit, detector FROM "DiaSource" WHERE "diaSourceId" = ANY(%(ids)s::bigint[]) '
-        "AND (visit, detector) IS DISTINCT FROM (%(v)s::bigint, %(d)s::bigint) ORDER BY 1 LIMIT 1",
-        {**key, "ids": id_array(ids)},
-    ).fetchone()
+    _ = rows.encoded(kind.table)  # values that the columns cannot hold are told first
+    frame = rows.frames[kind.table]
+    ids = frame[kind.column].to_numpy(np.int64)
+    found = connection.execute(kind.query, {**key, "ids": id_array(ids)}).fetchone()
     if found is None:
         return
-    label = rows.frames["DiaSource"].index[int(np.argmax(ids == found[0]))]
+    label = frame.index[int(np.argmax(ids == found[0]))]
     raise VisitConflict(
-        f"DiaSource.diaSourceId: row {label} has the id {found[0]}, which is that of a source of visit {found[1]}, detector "
+        f"{kind.table}.{kind.column}: row {label} has the id {found[0]}, which is that of a source of visit {found[1]}, detector "
         f"{found[2]}: nothing was written. Do two cameras, or two layouts of ids, share this database?",
         visit=rows.visit,
         detector=rows.detector,

@@ -14,7 +14,7 @@ from apdb.copy.encode import id_array, write_rows
 from apdb.errors import VisitConflict
 from apdb.rows import single_row
 from apdb.schema.columns import PublishedSchema
-from apdb.visit.source_ids import id_range, note_uncovered, refuse_known_ids
+from apdb.visit.source_ids import id_ranges, note_uncovered, refuse_known_ids
 from apdb.visit_rows import VisitRows
 from tasks.arrays import I64
 
@@ -71,18 +71,22 @@ def _conflict(rows: VisitRows) -> VisitConflict:
 
 
 def _may_repeat(connection: psycopg.Connection[Any], rows: VisitRows) -> tuple[bool, bool]:
-    """Whether the visit came before, and whether another visit has ids between those of its sources.
+    """Whether the visit came before, and whether another visit has ids between those of its sources
+    or forced sources.
 
     Both also where that cannot be told: rows of several visits, or under no lock of the sky.
     """
     if rows.visit is None or rows.detector is None or not rows.placed:
         return True, True
+    of_sources, of_forced = id_ranges(rows)
     repeats, meets = single_row(
         connection.execute(
             'SELECT EXISTS (SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s), '
-            'EXISTS (SELECT 1 FROM "StoreLedger" WHERE "sourceIds" && %(r)s::int8range '
+            'EXISTS (SELECT 1 FROM "StoreLedger" WHERE "sourceIds" && %(s)s::int8range '
+            "AND (visit, detector) IS DISTINCT FROM (%(v)s::bigint, %(d)s::bigint)) OR "
+            'EXISTS (SELECT 1 FROM "StoreLedger" WHERE "forcedIds" && %(f)s::int8range '
             "AND (visit, detector) IS DISTINCT FROM (%(v)s::bigint, %(d)s::bigint))",
-            {"v": rows.visit, "d": rows.detector, "r": id_range(rows)},
+            {"v": rows.visit, "d": rows.detector, "s": of_sources, "f": of_forced},
         )
     )
     return bool(repeats), bool(meets)
@@ -92,7 +96,8 @@ def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     """Enter the store in the ledger of stores; False when the same content is there."""
     entered = connection.execute(
         'INSERT INTO "StoreLedger" ("contentHash", visit, detector, "visitTimeMjdTai", "nObjects", "nSources", '
-        '"nForcedSources", "sourceIds") VALUES (%s, %s, %s, %s, %s, %s, %s, %s::int8range) ON CONFLICT DO NOTHING',
+        '"nForcedSources", "sourceIds", "forcedIds") VALUES (%s, %s, %s, %s, %s, %s, %s, %s::int8range, %s::int8range) '
+        "ON CONFLICT DO NOTHING",
         (
             rows.digest,
             rows.visit,
@@ -101,7 +106,7 @@ def _enter(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
             len(rows.objects),
             rows.sources.count,
             rows.forced.count,
-            id_range(rows),
+            *id_ranges(rows),
         ),
     ).rowcount
     note_uncovered(connection, rows)

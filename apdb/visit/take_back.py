@@ -117,8 +117,9 @@ def take_back(
     first = None if rows is None else lambda: (rows.sources, rows.forced)
     then = None if rows is None else lambda: rows.digest
     sources = query_frame(connection, query, columns, values, first)
-    where = sql.SQL("t.visit = {} AND t.detector = {}").format(sql.Literal(visit), sql.Literal(detector))
-    forced = _withdraw_forced(connection, schema, where, mjd_tai, then)
+    where = sql.SQL("visit = {} AND detector = {}").format(sql.Literal(visit), sql.Literal(detector))
+    flagged = where + sql.SQL(' AND "diaObjectId" = ANY(ARRAY(SELECT "diaObjectId" FROM gone))')
+    forced = _withdraw_forced(connection, schema, where, flagged, mjd_tai, then)
     with connection.pipeline():  # one way to the server and back
         if "SSSource" in schema.tables and len(sources):
             ids = id_array(sources.diaSourceId.to_numpy(np.int64))
@@ -141,10 +142,17 @@ def _withdraw_forced(
     connection: psycopg.Connection[Any],
     schema: PublishedSchema,
     where: sql.Composable,
+    flagged: sql.Composable,
     mjd_tai: float,
     meanwhile: Callable[[], object] | None = None,
 ) -> pd.DataFrame:
-    """Move forced sources (alias t) and their flags to the withdrawn ones; returns those that were valid until now."""
+    """Move forced sources and their flags to the withdrawn ones; returns those that were valid until now.
+
+    Parameters
+    ----------
+    where, flagged
+        Which forced sources, and which flags are theirs by the primary key of flags: a join could be planned as a scan of all.
+    """
     names, wanted = [c.name for c in schema.columns("DiaForcedSource")], _columns(schema, "DiaForcedSource", _FORCED)
     values = [
         sql.SQL("coalesce(g.{}, {})").format(sql.Identifier(n), sql.Literal(mjd_tai))
@@ -153,13 +161,13 @@ def _withdraw_forced(
         for n in names
     ]
     query = sql.SQL(
-        'WITH gone AS (DELETE FROM "DiaForcedSource" t WHERE {where} RETURNING t.*), flags AS (DELETE FROM '
-        '"DiaForcedSourceFlags" f USING gone g WHERE f."diaObjectId" = g."diaObjectId" AND f.visit = g.visit AND '
-        'f.detector = g.detector RETURNING f.*), kept AS (INSERT INTO "DiaForcedSourceWithdrawn" ({names}, "sideFlags") '
-        'SELECT {values}, f.flags FROM gone g LEFT JOIN flags f ON f."diaObjectId" = g."diaObjectId" AND f.visit = g.visit '
-        'AND f.detector = g.detector) SELECT {wanted} FROM gone WHERE "timeWithdrawnMjdTai" IS NULL'
+        'WITH gone AS (DELETE FROM "DiaForcedSource" WHERE {where} RETURNING *), flags AS (DELETE FROM "DiaForcedSourceFlags" WHERE '
+        '{flagged}), kept AS (INSERT INTO "DiaForcedSourceWithdrawn" ({names}, "sideFlags") SELECT {values}, (SELECT f.flags FROM '
+        '"DiaForcedSourceFlags" f WHERE f."diaObjectId" = g."diaObjectId" AND f.visit = g.visit AND f.detector = g.detector) '
+        'FROM gone g) SELECT {wanted} FROM gone WHERE "timeWithdrawnMjdTai" IS NULL'
     ).format(
         where=where,
+        flagged=flagged,
         names=sql.SQL(", ").join(map(sql.Identifier, names)),
         values=sql.SQL(", ").join(values),
         wanted=sql.SQL(", ").join(sql.Identifier(c.name) for c in wanted),
@@ -175,7 +183,8 @@ def withdraw_forced_of(
         none = {c.name: pd.Series(dtype=c.dtype) for c in _columns(schema, "DiaForcedSource", _FORCED)}
         return pd.DataFrame(none).astype({"detector": np.int64})
     wanted = sql.Literal(id_array(np.array(sorted(objects), np.int64)))
-    return _withdraw_forced(connection, schema, sql.SQL('t."diaObjectId" = ANY({}::bigint[])').format(wanted), mjd_tai)
+    where = sql.SQL('"diaObjectId" = ANY({}::bigint[])').format(wanted)
+    return _withdraw_forced(connection, schema, where, where, mjd_tai)
 
 
 def renew_objects(

@@ -1,6 +1,6 @@
 """The valid rows of objects that statistics are made of, and how many sources they have in all."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,13 @@ from tasks import object_statistics as kernels
 from tasks.arrays import F64, I64
 from tasks.object_statistics import HISTORY_DAYS
 
-__all__ = ["FORCED_COLUMNS", "SOURCE_COLUMNS", "TIMES", "valid_in_window", "valid_sources"]
+__all__ = ["SOURCE_COLUMNS", "TIMES", "valid_sources"]
 
 _KEYS = ("visit", "detector")
 SOURCE_COLUMNS = (
     "diaSourceId", "diaObjectId", *_KEYS, "midpointMjdTai", "band", "ra", "dec", "raErr", "decErr", "ra_dec_Cov", "psfFlux",
     "psfFluxErr", "scienceFlux", "scienceFluxErr",
 )  # fmt: skip
-FORCED_COLUMNS = ("diaForcedSourceId", "diaObjectId", *_KEYS, "midpointMjdTai", "band", "psfFlux", "psfFluxErr")
 TIMES = ("firstDiaSourceMjdTai", "lastDiaSourceMjdTai")
 _VALID = 't."timeWithdrawnMjdTai" IS NULL'
 _ALWAYS = 1e9  # days: before and after everything
@@ -71,7 +70,7 @@ def valid_sources(
     ids, before = objects.diaObjectId.to_numpy(np.int64), objects[list(TIMES)].to_numpy(np.float64)
     short = before[:, 1] - before[:, 0] <= HISTORY_DAYS
     wide = np.full(int(short.sum()), _ALWAYS)
-    read = [valid_in_window(connection, schema, "DiaSource", SOURCE_COLUMNS, ids[short], -wide, wide)]
+    read = [_within(connection, schema, ids[short], -wide, wide)]
     counts, first, last = np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan)
     here = _of_rows(read[0].code.to_numpy(np.int64), read[0].midpointMjdTai.to_numpy(np.float64), len(wide))
     counts[short], first[short], last[short] = here.count, here.first, here.last
@@ -79,9 +78,7 @@ def valid_sources(
         there = _of_query(connection, ids[~short])
         counts[~short], first[~short], last[~short] = there.count, there.first, there.last
         stop = np.where(np.isnan(there.last), -_ALWAYS, there.last)
-        read.append(
-            valid_in_window(connection, schema, "DiaSource", SOURCE_COLUMNS, ids[~short], stop - HISTORY_DAYS, stop)
-        )
+        read.append(_within(connection, schema, ids[~short], stop - HISTORY_DAYS, stop))
     archived = np.zeros(len(ids), np.int64)
     if archived_months(connection):
         expected = objects.nDiaSources.to_numpy(np.int64) + np.array([change.get(i, 0) for i in ids.tolist()], np.int64)
@@ -94,38 +91,30 @@ def valid_sources(
     return found, some[0] if len(some) == 1 else pd.concat(some, ignore_index=True)
 
 
-def valid_in_window(
+def _within(
     connection: psycopg.Connection[Any],
     schema: PublishedSchema,
-    table: str,
-    names: tuple[str, ...],
     ids: I64,
     start: F64,
     stop: F64,
-    bands: Collection[str] | None = None,
 ) -> pd.DataFrame:
-    """Return valid rows of objects within [start, stop] in the order in which they are summed, with the object's code.
-
-    With `bands`, those of these bands.
-    """
-    by_name: dict[str, Column] = {c.name: c for c in schema.columns(table)}
-    columns = [by_name[n] for n in names]
+    """Return valid sources of objects within [start, stop] in the order in which they are summed, with the object's code."""
+    by_name: dict[str, Column] = {c.name: c for c in schema.columns("DiaSource")}
+    columns = [by_name[n] for n in SOURCE_COLUMNS]
     if not len(ids):
         start = stop = np.zeros(1)
     # object by object, whatever the planner knows of the tables: those of the newest month it would scan as a whole
     query = sql.SQL(
         "SELECT {columns} FROM unnest(%s::bigint[], %s::float8[], %s::float8[]) w(id, start, stop) CROSS JOIN LATERAL (SELECT "
-        '{columns} FROM {table} t WHERE t."diaObjectId" = w.id AND t."midpointMjdTai" BETWEEN w.start AND w.stop AND '
-        't."midpointMjdTai" BETWEEN %s AND %s AND {valid} AND {band} OFFSET 0) t'
+        '{columns} FROM "DiaSource" t WHERE t."diaObjectId" = w.id AND t."midpointMjdTai" BETWEEN w.start AND w.stop AND '
+        't."midpointMjdTai" BETWEEN %s AND %s AND {valid} OFFSET 0) t'
     ).format(
-        columns=sql.SQL(", ").join(sql.Identifier("t", n) for n in names),
-        table=sql.Identifier(table),
+        columns=sql.SQL(", ").join(sql.Identifier("t", n) for n in SOURCE_COLUMNS),
         valid=sql.SQL(_VALID),
-        band=sql.SQL("t.band = ANY({})").format(sql.Literal(sorted(bands))) if bands is not None else sql.SQL("TRUE"),
     )
     values = (id_array(ids), number_array(start), number_array(stop), float(start.min()), float(stop.max()))
     rows = query_frame(connection, query, columns, values)
     codes = np.searchsorted(ids, rows.diaObjectId.to_numpy(np.int64))
-    order = kernels.in_order(codes, len(ids), rows.midpointMjdTai, *(rows[k] for k in _KEYS), rows[names[0]])
+    order = kernels.in_order(codes, len(ids), rows.midpointMjdTai, *(rows[k] for k in _KEYS), rows.diaSourceId)
     rows["code"] = codes
     return rows if np.array_equal(order, np.arange(len(order))) else rows.iloc[order].reset_index(drop=True)

@@ -187,7 +187,9 @@ def test_a_replacement_by_the_state_of_its_visit(database):
         if release == 3:
             break
         assert ledger.submit(mended, 1, 0, releases=3)[0]["release"] == release
-    with pytest.raises(ReleasesExhausted, match="all 3 release slots"):
+    with pytest.raises(
+        ReleasesExhausted, match="all 3 release slots are used, by the first processing and 2 replacements"
+    ):
         ledger.submit(mended, 1, 0, releases=3)
     assert ledger.get(1, 0)["state"] == "done"
     # an attempt that failed has stored nothing: its slot is used again

@@ -87,6 +87,25 @@ def test_an_id_that_another_visit_has_is_refused_whatever_the_month(server):
     assert server.raw.execute('SELECT count(*) FROM "DiaSource"').fetchone() == (7,)
 
 
+def test_ids_of_forced_sources_are_given_once_too(server):
+    """Within a frame, and between visits and months; they have a space of their own, so that a source may have the same number."""
+    o, s, f = rows(4)
+    ids = f.diaForcedSourceId.to_numpy().copy()
+    twice = f.assign(diaForcedSourceId=[ids[0], ids[1], ids[1], ids[3]])
+    with pytest.raises(ApdbError, match=rf"DiaForcedSource\.diaForcedSourceId: rows 1 and 2 have the same .* {ids[1]}"):
+        server.ours.store(at(61001.0), o, s, twice)
+    server.ours.store(at(61001.0), o, s, f.assign(diaForcedSourceId=s.diaSourceId))
+    _, later, forced = rows(4, visit=2)
+    again = forced.assign(midpointMjdTai=61101.0, diaForcedSourceId=[s.diaSourceId[0] - 1, s.diaSourceId[2], 9, 10])
+    with pytest.raises(
+        VisitConflict,
+        match=rf"DiaForcedSource\.diaForcedSourceId: row 1 has the id {s.diaSourceId[2]}.* of visit 1, detector 0",
+    ):
+        server.ours.store(at(61101.0), o, later, again)
+    server.ours.store(at(61101.0), o, later, again.drop(index=1))
+    assert server.raw.execute('SELECT count(*) FROM "DiaForcedSource"').fetchone() == (7,)
+
+
 def test_columns_that_the_tables_do_not_have_are_refused(server):
     o, s, f = rows(4)
     with pytest.raises(ApdbError, match=r"DiaSource\.psfflux: .* no such column \(did you mean psfFlux\?\)"):
