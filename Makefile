@@ -103,10 +103,11 @@ conditions-test: setup
 history-test: setup
 	@ALERTPROD_HISTORIES=300 ALERTPROD_REPLACE_KILLS=20 $(PY) -m pytest tests/integration/test_take_back.py -s -o timeout=3000
 
-# Alert production and a survey anew under pipetask, on four visits, and a batch of more than 40 quanta on Parsl with two
-# workers (pip install '.[batch]'): about 5 minutes.
+# Rubin's middleware, whole: nights by command line give the service's rows and alerts (simulated; real, where the frames are),
+# a survey of ten visits is made anew, more than 40 quanta run as a batch on Parsl with two workers, HTCondor's files are prepared.
 middleware-test: setup
-	@$(ONE_THREAD) ALERTPROD_BUTLER_VISITS=4 ALERTPROD_BPS=1 $(PY) -m pytest tests/integration/test_middleware.py \
+	@UV_SYSTEM_CERTS=1 .venv/bin/uv pip install --quiet --python .venv/bin/python -e '.[batch]'
+	@$(ONE_THREAD) ALERTPROD_MIDDLEWARE=1 $(PY) -m pytest tests/integration/test_middleware_commands.py \
 		tests/integration/test_middleware_drp.py tests/integration/test_batch.py -s -o timeout=3000
 
 bench: setup

@@ -3,56 +3,32 @@
 from typing import Any
 
 import lsst.pex.config as pexConfig
-import lsst.pipe.base.connectionTypes as cT
 
 from association.apdb_address import has_password
 from association.new_objects import BAD_FLAGS
 from association.statistics.summary import BANDS
 from tasks import AlertTaskConfig
 from tasks.base import AlertTaskConnections
-from tasks.storage_classes import EXPOSURE
+from tasks.datasets import CCD, reads, writes
 
 __all__ = ["DiaPipelineConfig", "DiaPipelineConnections"]
 
-_CCD = ("instrument", "visit", "detector")
 
-
-def _table(name: str, doc: str) -> cT.Output:
-    return cT.Output(doc=doc, name=name, storageClass="DataFrame", dimensions=_CCD)
-
-
-class DiaPipelineConnections(AlertTaskConnections, dimensions=_CCD):  # type: ignore[call-arg]
+class DiaPipelineConnections(AlertTaskConnections, dimensions=CCD):  # type: ignore[call-arg]
     """Sources and images of a detector in; what was stored, and the marker that says so, out."""
 
-    diaSourceTable = cT.Input(
-        doc="DiaSources that passed the tests.", name="dia_source_detector", storageClass="DataFrame", dimensions=_CCD
-    )
-    diffIm = cT.Input(doc="Difference.", name="difference_image", storageClass=EXPOSURE, dimensions=_CCD)
-    template = cT.Input(
-        doc="Template on the image's pixels.", name="template_detector", storageClass=EXPOSURE, dimensions=_CCD
-    )
-    subtraction = cT.Input(
-        doc="Numbers of the subtraction: by what it multiplied variances.",
-        name="subtractImages_metadata",
-        storageClass="TaskMetadata",
-        dimensions=_CCD,
-        minimum=0,
-    )
-    solarSystemObjectTable = cT.Input(
-        doc="Ephemerides of known bodies at the time of the visit.",
-        name="preloaded_ss_object",
-        storageClass="DataFrame",
-        dimensions=("instrument", "visit"),
-        minimum=0,
-    )
-    associatedDiaSources = _table("dia_source_apdb", "DiaSources as they are stored.")
-    diaForcedSources = _table("dia_forced_source_apdb", "Forced sources as they are stored.")
-    diaObjects = _table("dia_object_apdb", "Objects on the image, after the visit.")
-    newDiaSources = _table("new_dia_source", "DiaSources that found an object.")
-    marginalDiaSources = _table("marginal_new_dia_source", "DiaSources that were not good enough to.")
-    apdbMarker = cT.Output(
-        doc="The detector of the visit is in the APDB.", name="apdb_marker", storageClass="Config", dimensions=_CCD
-    )
+    exposure = reads("preliminary_visit_image")
+    diaSourceTable = reads("dia_source_detector")
+    diffIm = reads("difference_image")
+    template = reads("template_detector")
+    subtraction = reads("subtractImages_metadata", minimum=0)
+    solarSystemObjectTable = reads("preloaded_ss_object", minimum=0)
+    associatedDiaSources = writes("dia_source_apdb")
+    diaForcedSources = writes("dia_forced_source_apdb")
+    diaObjects = writes("dia_object_apdb")
+    newDiaSources = writes("new_dia_source")
+    marginalDiaSources = writes("marginal_new_dia_source")
+    apdbMarker = writes("apdb_marker")
 
     def __init__(self, *, config: Any = None) -> None:
         super().__init__(config=config)

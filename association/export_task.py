@@ -3,39 +3,25 @@
 from typing import Any
 
 import lsst.pex.config as pexConfig
-import lsst.pipe.base.connectionTypes as cT
 import numpy as np
 from lsst.pipe.base import PipelineTaskConfig, PipelineTaskConnections, Struct
 from lsst.sphgeom import Region
 
-from apdb import Database, VisitUnitOfWork
+from apdb import Database, VisitUnitOfWork, empty_frame
 from association.apdb_address import apdb_uri, has_password
 from diffim.templates.skymap import SkyMap
 from tasks.base import AlertTask
+from tasks.datasets import PATCH, reads, writes
 from tasks.quanta import quantum_errors
 
 __all__ = ["ExportDiaObjectsConfig", "ExportDiaObjectsConnections", "ExportDiaObjectsTask"]
 
-_PATCH = ("skymap", "tract", "patch")
 
-
-class ExportDiaObjectsConnections(PipelineTaskConnections, dimensions=_PATCH):  # type: ignore[call-arg]
+class ExportDiaObjectsConnections(PipelineTaskConnections, dimensions=PATCH):  # type: ignore[call-arg]
     """Markers of stored visits in, a table of objects out."""
 
-    markers = cT.Input(
-        doc="Detectors of visits that are in the APDB: the export waits for them.",
-        name="apdb_marker",
-        storageClass="Config",
-        dimensions=("instrument", "visit", "detector"),
-        multiple=True,
-        deferLoad=True,
-    )
-    objects = cT.Output(
-        doc="Newest versions of the objects on the patch.",
-        name="dia_object_patch",
-        storageClass="DataFrame",
-        dimensions=_PATCH,
-    )
+    markers = reads("apdb_marker", multiple=True, deferLoad=True)  # of the visits that the export waits for
+    objects = writes("dia_object_patch")
 
 
 class ExportDiaObjectsConfig(PipelineTaskConfig, pipelineConnections=ExportDiaObjectsConnections):  # type: ignore[call-arg]
@@ -57,6 +43,10 @@ class ExportDiaObjectsTask(AlertTask):
 
     ConfigClass = ExportDiaObjectsConfig
     _DefaultName = "loadDiaCatalogs"
+
+    def getSchemaCatalogs(self) -> dict[str, Any]:
+        """Return the table of no object."""
+        return {"dia_object_patch": empty_frame("DiaObjectLast")}
 
     def run(self, region: Region, skymap: str = "", tract: int = 0, patch: int = 0) -> Struct:
         """Return ``objects``: the newest versions (DiaObjectLast columns) of the objects in a region.

@@ -1,34 +1,28 @@
 """`PreloadEphemeridesTask`: which solar-system bodies a visit may see, asked before its pixels are there."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lsst.pex.config as pexConfig
-import lsst.pipe.base.connectionTypes as cT
 import numpy as np
 import pandas as pd
 from lsst.pipe.base import PipelineTaskConfig, PipelineTaskConnections, Struct
 from lsst.sphgeom import Region
 
-from association.orbits import Ephemerides, FirstThatAnswers, MpSky, OrbitCatalog, PositionTable
-from association.orbits.sources import MARGIN_DEG
 from association.solar_system import no_bodies
 from tasks.base import AlertTask
+from tasks.datasets import VISIT, writes
 from tasks.quanta import quantum_errors
+
+if TYPE_CHECKING:
+    from association.orbits import Ephemerides
 
 __all__ = ["PreloadEphemeridesConfig", "PreloadEphemeridesConnections", "PreloadEphemeridesTask"]
 
-_VISIT = ("instrument", "visit")
 
-
-class PreloadEphemeridesConnections(PipelineTaskConnections, dimensions=_VISIT):  # type: ignore[call-arg]
+class PreloadEphemeridesConnections(PipelineTaskConnections, dimensions=VISIT):  # type: ignore[call-arg]
     """A visit in, a table of bodies out."""
 
-    bodies = cT.Output(
-        doc="Known bodies at the time of the visit.",
-        name="preloaded_ss_object",
-        storageClass="DataFrame",
-        dimensions=_VISIT,
-    )
+    bodies = writes("preloaded_ss_object")
 
 
 class PreloadEphemeridesConfig(PipelineTaskConfig, pipelineConnections=PreloadEphemeridesConnections):  # type: ignore[call-arg]
@@ -46,6 +40,10 @@ class PreloadEphemeridesTask(AlertTask):
     ConfigClass = PreloadEphemeridesConfig
     _DefaultName = "mpSkyEphemerisQuery"
 
+    def getSchemaCatalogs(self) -> dict[str, Any]:
+        """Return the table of no body: the columns that every source of ephemerides gives; most give more."""
+        return {"preloaded_ss_object": no_bodies()}
+
     def run(self, region: Region, midpointMjdTai: float) -> Struct:
         """Return ``bodies``: ssObjectId, ephRa, ephDec, ... of those in the circle around a region, with a margin.
 
@@ -59,14 +57,20 @@ class PreloadEphemeridesTask(AlertTask):
         source = self._source()
         if source is None:
             return Struct(bodies=no_bodies())
+        from association.orbits.sources import MARGIN_DEG
+
         circle = region.getBoundingCircle()
         centre = np.array([circle.getCenter().x(), circle.getCenter().y(), circle.getCenter().z()])
         ra, dec = np.degrees(np.arctan2(centre[1], centre[0])) % 360, np.degrees(np.arcsin(centre[2]))
         radius = circle.getOpeningAngle().asDegrees() + MARGIN_DEG
         return Struct(bodies=source.around(midpointMjdTai, float(ra), float(dec), float(radius)))
 
-    def _source(self) -> Ephemerides | None:
+    def _source(self) -> "Ephemerides | None":
         c = self.config
+        if not (c.url or c.orbits or c.table):
+            return None
+        from association.orbits import FirstThatAnswers, MpSky, OrbitCatalog, PositionTable  # most runs have no source
+
         sources: list[Ephemerides] = []
         if c.url:
             sources.append(MpSky(c.url))
@@ -74,7 +78,7 @@ class PreloadEphemeridesTask(AlertTask):
             sources.append(OrbitCatalog.read(*c.orbits, observatory=c.observatory))
         if c.table:
             sources.append(PositionTable(pd.read_parquet(c.table)))
-        return FirstThatAnswers(*sources) if sources else None
+        return FirstThatAnswers(*sources)
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Ask for the bodies of the visit's region and time, store."""

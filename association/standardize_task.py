@@ -2,45 +2,28 @@
 
 from typing import Any
 
-import lsst.pipe.base.connectionTypes as cT
 import pandas as pd
 from astropy.time import Time
 from lsst.pipe.base import Struct
 
+from apdb import empty_frame
 from association.standardize import filter_dia_sources, standardize
 from exposure import Exposure
 from tasks.base import AlertTask, AlertTaskConfig, AlertTaskConnections
+from tasks.datasets import CCD, reads, writes
 from tasks.quanta import quantum_errors
-from tasks.storage_classes import EXPOSURE
 
 __all__ = ["StandardizeConfig", "StandardizeConnections", "StandardizeTask"]
 
-_CCD = ("instrument", "visit", "detector")
 
-
-class StandardizeConnections(AlertTaskConnections, dimensions=_CCD):  # type: ignore[call-arg]
+class StandardizeConnections(AlertTaskConnections, dimensions=CCD):  # type: ignore[call-arg]
     """Raw measurements and their image in, DiaSources out."""
 
-    raw = cT.Input(doc="Raw measurements.", name="dia_source_unfiltered", storageClass="DataFrame", dimensions=_CCD)
-    difference = cT.Input(
-        doc="Image that was measured.", name="difference_image", storageClass=EXPOSURE, dimensions=_CCD
-    )
-    good = cT.Output(
-        doc="DiaSources that go on.", name="dia_source_detector", storageClass="DataFrame", dimensions=_CCD
-    )
-    rejected = cT.Output(
-        doc="DiaSources that fail a test.", name="rejected_dia_source", storageClass="DataFrame", dimensions=_CCD
-    )
-    trailed = cT.Output(
-        doc="DiaSources with too long a trail.",
-        name="long_trailed_source_detector",
-        storageClass="DataFrame",
-        dimensions=_CCD,
-    )
-
-    def __init__(self, *, config: Any = None) -> None:
-        super().__init__(config=config)
-        self.inputs.remove("exposure")
+    raw = reads("dia_source_unfiltered")
+    difference = reads("difference_image")
+    good = writes("dia_source_detector")
+    rejected = writes("rejected_dia_source")
+    trailed = writes("long_trailed_source_detector")
 
 
 class StandardizeConfig(AlertTaskConfig, pipelineConnections=StandardizeConnections):  # type: ignore[call-arg]
@@ -52,6 +35,11 @@ class StandardizeTask(AlertTask):
 
     ConfigClass = StandardizeConfig
     _DefaultName = "standardizeDiaSource"
+
+    def getSchemaCatalogs(self) -> dict[str, Any]:
+        """Return tables of no source."""
+        names = ("dia_source_detector", "rejected_dia_source", "long_trailed_source_detector")
+        return {name: empty_frame("DiaSource") for name in names}
 
     def run(self, raw: pd.DataFrame, difference: Exposure, processedMjdTai: float | None = None) -> Struct:
         """Standardise and split.

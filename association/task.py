@@ -89,7 +89,9 @@ class DiaPipelineTask(AlertTask):
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
         """Return empty tables of what is stored."""
-        return {n: empty_frame(t) for n, t in (("diaSource", "DiaSource"), ("diaObject", "DiaObject"))}
+        return {
+            table[0].lower() + table[1:]: empty_frame(table) for table in ("DiaSource", "DiaForcedSource", "DiaObject")
+        }
 
     def run(
         self,

@@ -3,51 +3,27 @@
 from collections.abc import Sequence
 from typing import Any
 
-import lsst.pipe.base.connectionTypes as cT
 import pandas as pd
 from lsst.pipe.base import Struct
 
 from calibration.characterize import characterize
 from calibration.refcat import COLUMNS, ReferenceStars
+from calibration.source_columns import no_sources
 from exposure import Exposure, Instrument, load_instrument
 from tasks.base import AlertTask, AlertTaskConfig, AlertTaskConnections
+from tasks.datasets import CCD, needs, reads, writes
 from tasks.quanta import quantum_errors
-from tasks.storage_classes import EXPOSURE
 
 __all__ = ["CharacterizeConfig", "CharacterizeConnections", "CharacterizeTask", "needs_stars"]
 
-_CCD = ("instrument", "visit", "detector")
 
-
-class CharacterizeConnections(AlertTaskConnections, dimensions=_CCD):  # type: ignore[call-arg]
+class CharacterizeConnections(AlertTaskConnections, dimensions=CCD):  # type: ignore[call-arg]
     """A frame in, an exposure and its sources out."""
 
-    exposures = cT.Input(
-        doc="Frames of the visit: one.",
-        name="post_isr_image",
-        storageClass=EXPOSURE,
-        dimensions=("instrument", "exposure", "detector"),
-        multiple=True,
-    )
-    template_stars = cT.PrerequisiteInput(
-        doc="Stars of the template set, for relative calibrations.",
-        name="template_stars",
-        storageClass="DataFrame",
-        dimensions=("htm7", "band"),
-        multiple=True,
-        deferLoad=True,
-        minimum=0,
-    )
-    exposure_out = cT.Output(
-        doc="Exposure that lacks nothing.", name="preliminary_visit_image", storageClass=EXPOSURE, dimensions=_CCD
-    )
-    stars = cT.Output(
-        doc="Its sources.", name="single_visit_star_unstandardized", storageClass="DataFrame", dimensions=_CCD
-    )
-
-    def __init__(self, *, config: Any = None) -> None:
-        super().__init__(config=config)
-        self.inputs.remove("exposure")
+    exposures = reads("post_isr_image", multiple=True)  # of the visit: one
+    template_stars = needs("template_stars", multiple=True, deferLoad=True, minimum=0)
+    exposure_out = writes("preliminary_visit_image")
+    stars = writes("single_visit_star_unstandardized")
 
 
 class CharacterizeConfig(AlertTaskConfig, pipelineConnections=CharacterizeConnections):  # type: ignore[call-arg]
@@ -59,6 +35,10 @@ class CharacterizeTask(AlertTask):
 
     ConfigClass = CharacterizeConfig
     _DefaultName = "calibrateImage"
+
+    def getSchemaCatalogs(self) -> dict[str, Any]:
+        """Return the table of a frame without a source."""
+        return {"single_visit_star_unstandardized": no_sources()}
 
     def run(self, exposure: Exposure, template_stars: Sequence[Any] = ()) -> Struct:
         """Characterise an exposure, in place.

@@ -3,44 +3,30 @@
 import logging
 from typing import Any
 
-import lsst.pipe.base.connectionTypes as cT
 import pandas as pd
 from lsst.pipe.base import Struct
 
 from calibration.characterize import flatten_calibration
+from calibration.source_columns import no_sources
 from exposure import Exposure, ExposureCatalog
 from forced.external_calibrations import apply_summary
 from tasks.base import AlertTask, AlertTaskConfig, AlertTaskConnections
+from tasks.datasets import CCD, reads, writes
 from tasks.quanta import quantum_errors
-from tasks.storage_classes import EXPOSURE, EXPOSURE_CATALOG
 
 __all__ = ["RecalibrateConfig", "RecalibrateConnections", "RecalibrateTask"]
 
 log = logging.getLogger("alertprod.calibration")
-_CCD = ("instrument", "visit", "detector")
 
 
-class RecalibrateConnections(AlertTaskConnections, dimensions=_CCD):  # type: ignore[call-arg]
+class RecalibrateConnections(AlertTaskConnections, dimensions=CCD):  # type: ignore[call-arg]
     """An exposure, its sources and the summary of its visit in; both recalibrated out."""
 
-    stars = cT.Input(
-        doc="Sources of the exposure.",
-        name="single_visit_star_unstandardized",
-        storageClass="DataFrame",
-        dimensions=_CCD,
-    )
-    summary = cT.Input(
-        doc="Final summary of the visit.",
-        name="visit_summary",
-        storageClass=EXPOSURE_CATALOG,
-        dimensions=("instrument", "visit"),
-    )
-    visit_image = cT.Output(
-        doc="Exposure with its final parts.", name="visit_image", storageClass=EXPOSURE, dimensions=_CCD
-    )
-    visit_stars = cT.Output(
-        doc="Its sources.", name="recalibrated_star_detector", storageClass="DataFrame", dimensions=_CCD
-    )
+    exposure = reads("preliminary_visit_image")
+    stars = reads("single_visit_star_unstandardized")
+    summary = reads("visit_summary")
+    visit_image = writes("visit_image")
+    visit_stars = writes("recalibrated_star_detector")
 
 
 class RecalibrateConfig(AlertTaskConfig, pipelineConnections=RecalibrateConnections):  # type: ignore[call-arg]
@@ -52,6 +38,10 @@ class RecalibrateTask(AlertTask):
 
     ConfigClass = RecalibrateConfig
     _DefaultName = "reprocessVisitImage"
+
+    def getSchemaCatalogs(self) -> dict[str, Any]:
+        """Return the table of an exposure without a source."""
+        return {"recalibrated_star_detector": no_sources()}
 
     def run(self, exposure: Exposure, stars: pd.DataFrame, summary: ExposureCatalog) -> Struct:
         """Recalibrate, in place; a calibration that varies is divided out of pixels and fluxes.

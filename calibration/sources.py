@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from calibration.errors import TooCrowded
 from calibration.lonely import without_lonely
+from calibration.source_columns import none_detected
 from calibration.stars import find_stars, isolated, model_sizes, shapes
 from exposure import Exposure
 from exposure.stars import EVIDENCE
@@ -21,7 +22,6 @@ _BLENDED = sep.OBJ_MERGED | sep.OBJ_TRUNC
 _ROOM = threading.Lock()
 PIXELS_AT_ONCE = 1_000_000  # of open objects, enough for most fields: memory that SEP writes to at every call
 SUB_OBJECTS = (4096, 65536)  # of one footprint: memory for the second number is taken only where the first is too small
-COLUMNS = ("x", "y", "apFlux", "snr", "size", "elongation", "blended", "flagged", "isolated", "star")
 
 
 def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     error = np.sqrt(np.where(bad, 1, exposure.variance)).astype(np.float32)
     objects = _extract(data, error, bad, 0.6 * threshold, exposure.where)
     if len(objects) == 0:
-        return pd.DataFrame({c: np.zeros(0) for c in COLUMNS}).astype({"flagged": bool, "star": bool})
+        return none_detected()
     sigma = np.clip(np.sqrt(np.maximum(objects["a"] * objects["b"], 0.5)), 1.0, 6.0)
     wx, wy, _ = sep.winpos(data, objects["x"], objects["y"], sigma)
     moved = np.hypot(wx - objects["x"], wy - objects["y"]) > 2

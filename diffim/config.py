@@ -8,11 +8,9 @@ import lsst.pipe.base.connectionTypes as cT
 from diffim.options import OPTIONS, Option, contradictions
 from tasks import AlertTaskConfig
 from tasks.base import AlertTaskConnections
-from tasks.storage_classes import EXPOSURE, EXPOSURE_CATALOG
+from tasks.datasets import CCD, reads, schema_of, writes
 
 __all__ = ["ImageDifferenceConfig", "ImageDifferenceConnections"]
-
-_CCD = ("instrument", "visit", "detector")
 
 
 def _field(option: Option) -> Any:
@@ -28,51 +26,20 @@ def _field(option: Option) -> Any:
     return pexConfig.RangeField(dtype=kind, default=option.default, doc=option.doc, min=option.least, max=option.below)
 
 
-class ImageDifferenceConnections(AlertTaskConnections, dimensions=_CCD):  # type: ignore[call-arg]
+class ImageDifferenceConnections(AlertTaskConnections, dimensions=CCD):  # type: ignore[call-arg]
     """What one quantum reads and writes."""
 
-    templateExposure = cT.Input(
-        doc="Template on the image's pixels.", name="template_detector", storageClass=EXPOSURE, dimensions=_CCD
-    )
-    coaddExposures = cT.Input(
-        doc="Patches of the template.",
-        name="template_coadd",
-        storageClass=EXPOSURE,
-        dimensions=("tract", "patch", "skymap", "band"),
-        multiple=True,
-    )
-    selectSources = cT.Input(
-        doc="Sources of the image.",
-        name="single_visit_star_unstandardized",
-        storageClass="DataFrame",
-        dimensions=_CCD,
-        minimum=0,
-    )
-    calexpBackgroundExposure = cT.Input(
-        doc="Background to add back.",
-        name="preliminary_visit_image_background",
-        storageClass=EXPOSURE,
-        dimensions=_CCD,
-        minimum=0,
-    )
-    finalizedPsfApCorrCatalog = cT.Input(
-        doc="PSFs and aperture corrections of the visit.",
-        name="finalized_psf_ap_corr_catalog",
-        storageClass=EXPOSURE_CATALOG,
-        dimensions=("instrument", "visit"),
-        minimum=0,
-    )
-    subtractedExposure = cT.Output(doc="Difference.", name="difference_image", storageClass=EXPOSURE, dimensions=_CCD)
-    scoreExposure = cT.Output(doc="Score image.", name="difference_score_image", storageClass=EXPOSURE, dimensions=_CCD)
-    warpedExposure = cT.Output(
-        doc="Template on the image's pixels.",
-        name="template_detector",
-        storageClass=EXPOSURE,
-        dimensions=_CCD,
-    )
-    diaSources = cT.Output(
-        doc="Detected sources.", name="dia_source_unfiltered", storageClass="DataFrame", dimensions=_CCD
-    )
+    exposure = reads("preliminary_visit_image")
+    templateExposure = reads("template_detector")
+    coaddExposures = reads("template_coadd", multiple=True)
+    selectSources = reads("single_visit_star_unstandardized", minimum=0)
+    calexpBackgroundExposure = reads("preliminary_visit_image_background", minimum=0)
+    finalizedPsfApCorrCatalog = reads("finalized_psf_ap_corr_catalog", minimum=0)
+    subtractedExposure = writes("difference_image")
+    scoreExposure = writes("difference_score_image")
+    warpedExposure = writes("template_detector")
+    diaSources = writes("dia_source_unfiltered")
+    diaSourceSchema = cT.InitOutput(**schema_of("dia_source_unfiltered"))
 
     def __init__(self, *, config: Any = None) -> None:
         super().__init__(config=config)
@@ -83,8 +50,9 @@ class ImageDifferenceConnections(AlertTaskConnections, dimensions=_CCD):  # type
             self.inputs.remove("templateExposure")
         if not config.doWriteScore:
             self.outputs.remove("scoreExposure")
-        if not config.doDetection:
+        if not (config.doDetection and config.doMeasurement):
             self.outputs.remove("diaSources")
+            self.initOutputs.remove("diaSourceSchema")
         if not config.doApplyFinalizedPsf:
             self.inputs.remove("finalizedPsfApCorrCatalog")
         if not config.doAddCalexpBackground:

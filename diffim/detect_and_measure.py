@@ -1,7 +1,8 @@
 """The second half of the pipeline: what changed is detected, measured, judged and counted."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,9 @@ from diffim.detection.star_residuals import StarResiduals, star_residuals
 from diffim.detection.streaks import find_streaks
 from diffim.errors import NoDiaSourcesError
 from diffim.measurement.measure import measure
+from diffim.options import OPTIONS
 from exposure import Exposure, PhotoCalib
+from exposure.blank import blank_exposure
 from exposure.psf_width import psf_fwhm
 from exposure.stars import Stars
 from tasks.errors import CallerError
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from diffim.pipeline import Differencing
     from diffim.result import Differenced
 
-__all__ = ["detect_and_measure"]
+__all__ = ["detect_and_measure", "no_sources"]
 
 
 def detect_and_measure(
@@ -171,6 +174,21 @@ def _measured(
     pipeline.put("nDiaSources", int((~table.sky_source).sum()))
     pipeline.put("nGlintTrails", n_trails)
     return pd.concat([pd.DataFrame({"id": ids, "glint_trail": trail}), table], axis=1)
+
+
+def no_sources(options: Any) -> pd.DataFrame:
+    """Return the table of an image without a source: it has the columns and types that `detect_and_measure` gives."""
+    from diffim.pipeline import Differencing
+
+    none, blank = np.zeros(0, np.int64), blank_exposure()
+    nothing = Detections(
+        none, none, none.astype(np.float64), none, np.zeros((0, 4), np.int64), none, blank.mask, 0, 0, none.astype(bool)
+    )
+    asked = {name: getattr(options, name) for name in OPTIONS} | {
+        "satelliteFilterUrl": "",
+        "raiseOnNoDiaSources": False,
+    }
+    return _measured(Differencing(SimpleNamespace(**asked)), blank, blank, blank, nothing, None)
 
 
 def _report_quality(

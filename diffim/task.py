@@ -63,8 +63,17 @@ class ImageDifferenceTask(AlertTask):
         return IdFactory(expId, expBits)
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
-        """Return an empty table of raw measurements under ``diaSrc``."""
-        return {"diaSrc": pd.DataFrame({"id": np.zeros(0, np.int64), "x": np.zeros(0), "y": np.zeros(0)})}
+        """Return the table of no source under ``diaSrc``: with the columns and types of ``diaSources``."""
+        if not (self.config.doDetection and self.config.doMeasurement):
+            return {}
+        from diffim.detect_and_measure import no_sources  # a subtraction alone does not load what it needs
+
+        return {"diaSrc": no_sources(self.config)}
+
+    @property
+    def diaSourceSchema(self) -> pd.DataFrame:
+        """The table of no source, which is stored once for a run."""
+        return pd.DataFrame(self.getSchemaCatalogs()["diaSrc"])
 
     def checkTemplateIsSufficient(self, templateExposure: Exposure) -> None:
         """Raise NoWorkFound when too little of the template has data."""
@@ -95,7 +104,7 @@ class ImageDifferenceTask(AlertTask):
         templateExposure: Exposure | None = None,
         templateSources: pd.DataFrame | None = None,
         idFactory: IdFactory | IdGenerator | None = None,
-        calexpBackgroundExposure: Exposure | None = None,
+        calexpBackgroundExposure: Exposure | F32 | None = None,
         subtractedExposure: Exposure | None = None,
     ) -> Struct:
         """Subtract, detect, measure.
@@ -112,7 +121,7 @@ class ImageDifferenceTask(AlertTask):
         idFactory
             Where ids come from; without one the ids are 1, 2, 3, ...
         calexpBackgroundExposure
-            Added to the image first with doAddCalexpBackground.
+            Added to the image first with doAddCalexpBackground; an array of shape (height, width), or an exposure.
         subtractedExposure
             A difference made before; needed with doSubtract off.
 
@@ -151,7 +160,7 @@ class ImageDifferenceTask(AlertTask):
         template: Exposure | None,
         sources: pd.DataFrame | None,
         ids: IdFactory | IdGenerator | None,
-        background: Exposure | None = None,
+        background: Exposure | F32 | None = None,
         difference: Exposure | None = None,
         earlier_fit: KernelFit | None = None,
     ) -> Differenced:
@@ -163,7 +172,7 @@ class ImageDifferenceTask(AlertTask):
         if exposure is None or template is None or exposure.psf is None:
             raise CallerError("image differencing needs a science exposure with PSF and a template")
         if self.config.doAddCalexpBackground and background is not None:
-            exposure.image += background.image
+            exposure.image += background.image if isinstance(background, Exposure) else background
         with _no_work():
             known = exposure.sources if sources is None else sources
             stars = Stars.none() if absent and known is None else known

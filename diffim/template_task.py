@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import lsst.pipe.base.connectionTypes as cT
 import numpy as np
 from lsst.pipe.base import Struct
 
@@ -13,35 +12,18 @@ from diffim.templates.store import tiles_of
 from exposure import Exposure
 from exposure.io.components import PARTS
 from tasks.base import AlertTask, AlertTaskConfig, AlertTaskConnections
+from tasks.datasets import CCD, reads, writes
 from tasks.quanta import quantum_errors
-from tasks.storage_classes import EXPOSURE
 
 __all__ = ["BuildTemplateConfig", "BuildTemplateConnections", "BuildTemplateTask", "without_pixels"]
 
-_CCD = ("instrument", "visit", "detector")
 
-
-class BuildTemplateConnections(AlertTaskConnections, dimensions=_CCD):  # type: ignore[call-arg]
+class BuildTemplateConnections(AlertTaskConnections, dimensions=CCD):  # type: ignore[call-arg]
     """An exposure's place on the sky and patches in, a template out."""
 
-    exposure = cT.Input(
-        doc="Exposure: its place on the sky.",
-        name="preliminary_visit_image",
-        storageClass=EXPOSURE,
-        dimensions=_CCD,
-        deferLoad=True,
-    )
-    coaddExposures = cT.Input(
-        doc="Patches of the template.",
-        name="template_coadd",
-        storageClass=EXPOSURE,
-        dimensions=("skymap", "tract", "patch", "band"),
-        multiple=True,
-        deferLoad=True,
-    )
-    template = cT.Output(
-        doc="Template on the exposure's pixels.", name="template_detector", storageClass=EXPOSURE, dimensions=_CCD
-    )
+    exposure = reads("preliminary_visit_image", deferLoad=True)
+    coaddExposures = reads("template_coadd", multiple=True, deferLoad=True)
+    template = writes("template_detector")
 
 
 class BuildTemplateConfig(AlertTaskConfig, pipelineConnections=BuildTemplateConnections):  # type: ignore[call-arg]

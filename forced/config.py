@@ -5,37 +5,19 @@ import lsst.pipe.base.connectionTypes as cT
 
 from tasks import AlertTaskConfig
 from tasks.base import AlertTaskConnections
-from tasks.storage_classes import EXPOSURE_CATALOG
+from tasks.datasets import CCD, reads, schema_of, writes
 
 __all__ = ["ForcedPhotCcdFromDataFrameConfig", "ForcedPhotCcdFromDataFrameConnections"]
 
 
-class ForcedPhotCcdFromDataFrameConnections(
-    AlertTaskConnections,
-    dimensions=("instrument", "visit", "detector", "skymap", "tract"),  # type: ignore[call-arg]
-):
+class ForcedPhotCcdFromDataFrameConnections(AlertTaskConnections, dimensions=(*CCD, "skymap", "tract")):  # type: ignore[call-arg]
     """What one quantum reads and writes."""
 
-    refCat = cT.Input(
-        doc="Positions to measure at.",
-        name="dia_object_patch",
-        storageClass="DataFrame",
-        dimensions=("skymap", "tract", "patch"),
-        multiple=True,
-    )
-    visitSummary = cT.Input(
-        doc="Calibrations of the visit.",
-        name="visit_summary",
-        storageClass=EXPOSURE_CATALOG,
-        dimensions=("instrument", "visit"),
-        minimum=0,
-    )
-    measCat = cT.Output(
-        doc="Forced photometry.",
-        name="dia_object_forced_source_unstandardized",
-        storageClass="DataFrame",
-        dimensions=("instrument", "visit", "detector", "skymap", "tract"),
-    )
+    exposure = reads("preliminary_visit_image")
+    refCat = reads("dia_object_patch", multiple=True)
+    visitSummary = reads("visit_summary", minimum=0)
+    measCat = writes("dia_object_forced_source_unstandardized")
+    outputSchema = cT.InitOutput(**schema_of("dia_object_forced_source_unstandardized"))
 
 
 class ForcedPhotCcdFromDataFrameConfig(

@@ -8,13 +8,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from exposure import Exposure, PhotoCalib, SkyWcs, VisitInfo
+from exposure import Exposure
 from exposure.apcorr import PSF_FLUX, ApCorrMap
-from exposure.field import ChebyshevField
 from exposure.mask import plane_bits, usable_pixels
 from exposure.noise import sky_autocorrelation
 from exposure.photometry import forced_psf_photometry
-from exposure.psf import GaussianPsf, Psf
+from exposure.psf import Psf
 from forced.errors import ForcedPhotometryError
 from forced.plugins import (
     local_background,
@@ -26,7 +25,7 @@ from forced.plugins import (
 )
 from tasks.arrays import F64, Flags
 
-__all__ = ["Options", "blank_exposure", "footprint_radii", "measure_rows"]
+__all__ = ["Options", "footprint_radii", "measure_rows"]
 
 
 @dataclass(frozen=True)
@@ -147,20 +146,3 @@ def _correct(
     rows["base_PsfFlux_apCorr"] = factor
     for name in ("instFlux", "instFluxErr"):
         rows[f"base_PsfFlux_{name}"] *= np.where(good, factor, 1.0)
-
-
-def blank_exposure() -> Exposure:
-    """Return a pixel of sky with all calibrations: what an output of no rows is made with."""
-    wcs = SkyWcs.tan((0.0, 0.0), (0.0, 0.0), np.eye(2))
-    ap_corr = ApCorrMap({PSF_FLUX: ChebyshevField(np.ones((1, 1)), (0, 0, 1, 1))})
-    return Exposure(
-        np.zeros((1, 1), np.float32),
-        np.ones((1, 1), np.float32),
-        np.zeros((1, 1), np.int32),
-        wcs=wcs,
-        psf=GaussianPsf(1.0, 3),
-        photo_calib=PhotoCalib(1.0),
-        visit_info=VisitInfo(1, 0, 60000.0, 1.0, ""),
-        band="r",
-        ap_corr=ap_corr,
-    )

@@ -9,11 +9,12 @@ import pandas as pd
 from lsst.pipe.base import NoWorkFound, Struct
 
 from exposure import Exposure, ExposureCatalog, SkyWcs
+from exposure.blank import blank_exposure
 from exposure.exposure_ids import exposure_number, id_generator
 from forced.config import ForcedPhotCcdFromDataFrameConfig
 from forced.errors import ForcedPhotometryError
 from forced.external_calibrations import apply_summary, replace_parts
-from forced.measurement import Options, blank_exposure, footprint_radii, measure_rows
+from forced.measurement import Options, footprint_radii, measure_rows
 from forced.references import ReferenceColumns, frame_of, source_catalog
 from tasks import AlertTask, IdFactory, IdGenerator
 from tasks.arrays import Box
@@ -41,7 +42,7 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
         """Return an empty output table under ``forced_src``."""
-        return {"forced_src": self._empty_output()}
+        return {"forced_src": self.outputSchema}
 
     def makeIdFactory(self, dataRef: Any) -> IdGenerator:
         """Return the source of ids of the exposure of a `dataRef`: those of its instrument file's layout."""
@@ -289,8 +290,9 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         self.attachFootprints(cat, references, exposure)
         butlerQC.put(self.run(cat, exposure, references, exposureId=exposure_id), outputRefs)
 
-    def _empty_output(self) -> pd.DataFrame:
-        """Return the output of no position: it has all columns and types."""
+    @property
+    def outputSchema(self) -> pd.DataFrame:
+        """The output of no position, which is stored once for a run: it has all columns and types."""
         blank = blank_exposure()
         references = self.df2RefCat([], blank.bbox, blank.require_wcs())
         cat, _ = self.generateMeasCat(IdFactory(0, 1), blank, references)

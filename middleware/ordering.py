@@ -1,7 +1,8 @@
 """The order of visits in a run of ``pipetask``: ``--graph-fixup middleware.ordering.by_visit``.
 
 A detector is associated with what earlier visits stored, which no dataset says. Numbers of visits rise with time.
-Loading this module also says what the server of forked processes loads once (``--start-method forkserver``).
+Loading this module also says what the server of forked processes loads once (``--start-method forkserver``): all that a
+quantum would load otherwise, the program, the Butler's parts and the tasks.
 """
 
 import multiprocessing
@@ -16,14 +17,30 @@ from lsst.pipe.base.execution_graph_fixup import ExecutionGraphFixup
 __all__ = ["PRELOADED", "VisitOrder", "by_visit"]
 
 PRELOADED = (
-    "lsst.pipe.base",
-    "lsst.daf.butler",
+    "lsst.ctrl.mpexec.cli.pipetask",
+    "lsst.daf.butler.datastore.cache_manager",
+    "lsst.daf.butler.datastores.file_datastore.get",
+    "lsst.daf.butler.delegates.arrowtable",
+    "lsst.daf.butler.direct_butler._direct_butler",
+    "lsst.daf.butler.formatters.parquet",
+    "lsst.daf.butler.formatters.typeless",
+    "lsst.daf.butler.queries.overlaps",
+    "lsst.daf.butler.registry.collections._base",
+    "lsst.daf.butler.registry.datasets.byDimensions._manager",
+    "pyarrow.pandas_compat",
+    "pyarrow.parquet",
     "middleware.formatters",
+    "association.export_task",
+    "association.preload_task",
+    "association.standardize_task",
+    "association.task",
     "calibration.characterize_task",
+    "calibration.joint.task",
+    "calibration.recalibrate_task",
+    "calibration.summary.consolidate",
     "diffim.task",
     "diffim.template_task",
-    "association.task",
-    "association.standardize_task",
+    "forced.task",
 )
 multiprocessing.set_forkserver_preload(list(PRELOADED))
 

@@ -4,7 +4,7 @@ Everything may be done again: what is there already stays as it is. Files are in
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,13 @@ from middleware.errors import RepositoryError
 from middleware.formatters import FORMATTERS, FrameFormatter
 from middleware.instrument import AlertprodInstrument, instrument_class
 from middleware.records import FrameFacts, read_frames, register_sky, register_visit
-from tasks.storage_classes import CAMERA, EXPOSURE, STORAGE_CLASSES
+from tasks.datasets import DATASETS, STARS_LEVEL
+from tasks.storage_classes import STORAGE_CLASSES
 
 __all__ = ["Ingested", "Repository"]
 
 FRAMES = "post_isr_image"
 TEMPLATE, TEMPLATE_STARS, REFERENCE = "template_coadd", "template_stars", "reference_stars"
-_STARS_LEVEL = 7  # of HTM: shards of star catalogues, as those of Rubin
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Repository:
         """
         camera = self.instrument(name)
         facts = read_frames(paths, camera.rules, bad_frame)
-        kind = self._dataset_type(FRAMES, ("instrument", "exposure", "detector"), EXPOSURE)
+        kind = self._dataset_type(FRAMES)
         run = camera.makeDefaultRawIngestRunName()
         self.registry.registerRun(run)
         visits: dict[int, list[FrameFacts]] = {}
@@ -156,7 +156,7 @@ class Repository:
         tiles = [chosen.tiling.tile(*_ring_and_column(stem)) for stem in chosen.manifest["tiles"]]
         with self.registry.transaction():
             register_sky(self.registry, sky, tiles)
-        kind = self._dataset_type(TEMPLATE, ("skymap", "tract", "patch", "band"), EXPOSURE)
+        kind = self._dataset_type(TEMPLATE)
         run = f"templates/{chosen.name}/v{chosen.version:03d}"
         self.registry.registerRun(run)
         files = []
@@ -193,7 +193,7 @@ class Repository:
         for d in camera.detectors.values():
             row = {"instrument": name, "id": d.id, "full_name": d.name, "purpose": "SCIENCE"}
             self.registry.syncDimensionData("detector", row, update=True)
-        kind = self._dataset_type("camera", ("instrument",), CAMERA, is_calibration=True)
+        kind = self._dataset_type("camera")
         self.registry.registerRun(run)
         self.registry.registerCollection(calibrations, CollectionType.CALIBRATION)
         found = self.butler.find_dataset(kind, {"instrument": name}, collections=[run])
@@ -210,12 +210,12 @@ class Repository:
         self, name: str, run: str, table: pd.DataFrame, places: pd.DataFrame | None = None, **data_id: Any
     ) -> Ingested:
         """Put a table of stars in one dataset for each pixel of the sky; `places` has ra, dec (deg) of its rows."""
-        kind = self._dataset_type(name, (f"htm{_STARS_LEVEL}", *data_id), "DataFrame")
+        kind = self._dataset_type(name)
         where = table if places is None else places
-        pixels = htm_ids(where.ra.to_numpy(float), where.dec.to_numpy(float), _STARS_LEVEL)
+        pixels = htm_ids(where.ra.to_numpy(float), where.dec.to_numpy(float), STARS_LEVEL)
         new = known = 0
         for pixel in sorted(set(pixels.tolist())):
-            whole = {f"htm{_STARS_LEVEL}": pixel, **data_id}
+            whole = {f"htm{STARS_LEVEL}": pixel, **data_id}
             if self.butler.find_dataset(kind, whole, collections=[run]) is not None:
                 known += 1
                 continue
@@ -223,10 +223,16 @@ class Repository:
             new += 1
         return Ingested(run, new, known)
 
-    def _dataset_type(
-        self, name: str, dimensions: Sequence[str], storage: str, *, is_calibration: bool = False
-    ) -> DatasetType:
-        kind = DatasetType(name, dimensions, storage, universe=self.butler.dimensions, isCalibration=is_calibration)
+    def _dataset_type(self, name: str) -> DatasetType:
+        """Return what `tasks.datasets` says of a dataset; it is registered where it was not."""
+        dataset = DATASETS[name]
+        kind = DatasetType(
+            name,
+            dataset.dimensions,
+            dataset.storage,
+            universe=self.butler.dimensions,
+            isCalibration=dataset.is_calibration,
+        )
         self.registry.registerDatasetType(kind)
         return kind
 

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
-import lsst.pipe.base.connectionTypes as cT
 import numpy as np
 
+from tasks.datasets import CCD
 from tasks.errors import CallerError
 from tasks.provenance import ProvenanceMismatch, replace_text, write_config, write_package_versions, write_together
-from tasks.storage_classes import EXPOSURE, register_storage_classes
+from tasks.storage_classes import register_storage_classes
 
 __all__ = ["AlertTask", "AlertTaskConfig", "AlertTaskConnections", "make_config", "make_task"]
 
@@ -37,17 +37,8 @@ def _as_task_error() -> Iterator[None]:
         raise TaskProvenanceMismatch(error.message) from error
 
 
-class AlertTaskConnections(  # type: ignore[call-arg]
-    pipeBase.PipelineTaskConnections, dimensions=("instrument", "visit", "detector")
-):
-    """Connections shared by the per-detector tasks."""
-
-    exposure = cT.Input(
-        doc="Calibrated science exposure.",
-        name="preliminary_visit_image",
-        storageClass=EXPOSURE,
-        dimensions=("instrument", "visit", "detector"),
-    )
+class AlertTaskConnections(pipeBase.PipelineTaskConnections, dimensions=CCD):  # type: ignore[call-arg]
+    """Connections of a task that says none: it works on a detector of a visit."""
 
 
 class AlertTaskConfig(pipeBase.PipelineTaskConfig, pipelineConnections=AlertTaskConnections):  # type: ignore[call-arg]

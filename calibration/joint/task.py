@@ -10,7 +10,7 @@ from lsst.pipe.base import Struct
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.io.inputs import gather, images_of
-from calibration.joint.io.outputs import catalogues
+from calibration.joint.io.outputs import catalogues, no_rows
 from calibration.joint.io.references import read_colorterms
 from calibration.joint.joint import JointFit
 from calibration.joint.solve.fit import Progress
@@ -60,6 +60,14 @@ class JointcalTask(AlertTask):
         self.photometryRefObjLoader = photometry_refs
         self.store = store
         self.colorterms = read_colorterms(self.config.colorterms) if self.config.applyColorTerms else {}
+
+    def getSchemaCatalogs(self) -> dict[str, Any]:
+        """Return the tables of the catalogues that the halves which are on make."""
+        halves = {
+            "jointcalSkyWcsCatalog": self.config.doAstrometry,
+            "jointcalPhotoCalibCatalog": self.config.doPhotometry,
+        }
+        return {name: no_rows() for name, wanted in halves.items() if wanted}
 
     def run(
         self,

@@ -1,10 +1,8 @@
 """Connections of `JointcalTask`, and the fit's configuration as the framework wants it."""
 
-import lsst.pipe.base.connectionTypes as cT
-
 from calibration.joint.config import JointcalConfig
 from tasks.base import AlertTaskConfig, AlertTaskConnections
-from tasks.storage_classes import CAMERA, EXPOSURE_CATALOG
+from tasks.datasets import needs, reads, writes
 
 __all__ = ["JointcalConnections", "JointcalTaskConfig"]
 
@@ -12,64 +10,16 @@ __all__ = ["JointcalConnections", "JointcalTaskConfig"]
 class JointcalConnections(AlertTaskConnections, dimensions=("skymap", "tract", "instrument", "physical_filter")):  # type: ignore[call-arg]
     """Many visits in, two catalogues per visit out."""
 
-    inputSourceTableVisit = cT.Input(
-        doc="Source table of each visit.",
-        name="single_visit_star",
-        storageClass="DataFrame",
-        dimensions=("instrument", "visit"),
-        multiple=True,
-        deferLoad=True,
-    )
-    inputVisitSummary = cT.Input(
-        doc="WCS and calibration of each detector of each visit.",
-        name="preliminary_visit_summary",
-        storageClass=EXPOSURE_CATALOG,
-        dimensions=("instrument", "visit"),
-        multiple=True,
-    )
-    inputCamera = cT.PrerequisiteInput(
-        doc="Where the detectors sit.",
-        name="camera",
-        storageClass=CAMERA,
-        dimensions=("instrument",),
-        isCalibration=True,
-    )
-    astrometryRefCat = cT.PrerequisiteInput(
-        doc="Reference stars of the positions.",
-        name="reference_stars",
-        storageClass="DataFrame",
-        dimensions=("htm7",),
-        multiple=True,
-        deferLoad=True,
-        minimum=0,
-    )
-    photometryRefCat = cT.PrerequisiteInput(
-        doc="Reference stars of the fluxes.",
-        name="reference_stars",
-        storageClass="DataFrame",
-        dimensions=("htm7",),
-        multiple=True,
-        deferLoad=True,
-        minimum=0,
-    )
-    outputWcs = cT.Output(
-        doc="Fitted WCS per visit.",
-        name="jointcalSkyWcsCatalog",
-        storageClass=EXPOSURE_CATALOG,
-        dimensions=("instrument", "visit", "skymap", "tract"),
-        multiple=True,
-    )
-    outputPhotoCalib = cT.Output(
-        doc="Fitted calibration per visit.",
-        name="jointcalPhotoCalibCatalog",
-        storageClass=EXPOSURE_CATALOG,
-        dimensions=("instrument", "visit", "skymap", "tract"),
-        multiple=True,
-    )
+    inputSourceTableVisit = reads("single_visit_star", multiple=True, deferLoad=True)
+    inputVisitSummary = reads("preliminary_visit_summary", multiple=True)
+    inputCamera = needs("camera")
+    astrometryRefCat = needs("reference_stars", multiple=True, deferLoad=True, minimum=0)
+    photometryRefCat = needs("reference_stars", multiple=True, deferLoad=True, minimum=0)
+    outputWcs = writes("jointcalSkyWcsCatalog", multiple=True)
+    outputPhotoCalib = writes("jointcalPhotoCalibCatalog", multiple=True)
 
     def __init__(self, *, config: "JointcalConfig | None" = None) -> None:
         super().__init__(config=config)
-        self.inputs.discard("exposure")
         if config is not None and not config.doAstrometry:
             self.outputs.discard("outputWcs")
             self.prerequisiteInputs.discard("astrometryRefCat")

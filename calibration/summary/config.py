@@ -7,11 +7,9 @@ import lsst.pex.config as pexConfig
 import lsst.pipe.base.connectionTypes as cT
 
 from tasks.base import AlertTaskConfig, AlertTaskConnections
-from tasks.storage_classes import BACKGROUND, CAMERA, EXPOSURE, EXPOSURE_CATALOG
+from tasks.datasets import VISIT, needs, reads, schema_of, writes
 
 __all__ = ["UpdateVisitSummaryConfig", "UpdateVisitSummaryConnections", "healpix_order"]
-
-_VISIT = ("instrument", "visit")
 
 
 def healpix_order(wcs_provider: str) -> int:
@@ -19,103 +17,28 @@ def healpix_order(wcs_provider: str) -> int:
     return int(wcs_provider.removeprefix("healpix"))
 
 
-class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  # type: ignore[call-arg]
+class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=VISIT):  # type: ignore[call-arg]
     """One visit in, its final summary out."""
 
-    input_summary_schema = cT.InitInput(
-        doc="Columns of the summary to update.",
-        name="preliminary_visit_summary_schema",
-        storageClass=EXPOSURE_CATALOG,
-    )
-    output_summary_schema = cT.InitOutput(
-        doc="Columns of the updated summary.", name="visit_summary_schema", storageClass=EXPOSURE_CATALOG
-    )
-    input_summary_catalog = cT.Input(
-        doc="Visit summary to update.",
-        name="preliminary_visit_summary",
-        storageClass=EXPOSURE_CATALOG,
-        dimensions=_VISIT,
-    )
-    input_exposures = cT.Input(
-        doc="Images of the visit.",
-        name="preliminary_visit_image",
-        storageClass=EXPOSURE,
-        multiple=True,
-        deferLoad=True,
-        dimensions=("instrument", "visit", "detector"),
-    )
-    psf_overrides = cT.Input(
-        doc="Final PSF models.", name="finalized_psf_ap_corr_catalog", storageClass=EXPOSURE_CATALOG, dimensions=_VISIT
-    )
-    psf_star_catalog = cT.Input(
-        doc="PSF stars.", name="finalized_src_table", storageClass="DataFrame", dimensions=_VISIT
-    )
-    ap_corr_overrides = cT.Input(
-        doc="Final aperture corrections.",
-        name="finalized_psf_ap_corr_catalog",
-        storageClass=EXPOSURE_CATALOG,
-        dimensions=_VISIT,
-    )
-    wcs_overrides_tract = cT.Input(
-        doc="Fitted WCS per tract.",
-        name="jointcalSkyWcsCatalog",
-        storageClass=EXPOSURE_CATALOG,
-        multiple=True,
-        deferLoad=True,
-        dimensions=("instrument", "visit", "skymap", "tract"),
-    )
-    wcs_overrides_global = cT.Input(
-        doc="Fitted WCS.", name="gbdesAstrometricFitSkyWcsCatalog", storageClass=EXPOSURE_CATALOG, dimensions=_VISIT
-    )
-    wcs_overrides_healpix = cT.Input(
-        doc="Fitted WCS per HEALPix pixel.",
-        name="gbdesHealpixAstrometricFitSkyWcsCatalog",
-        storageClass=EXPOSURE_CATALOG,
-        multiple=True,
-        deferLoad=True,
-        dimensions=("instrument", "visit", "healpix3"),
-    )
-    photo_calib_overrides_tract = cT.Input(
-        doc="Fitted calibrations per tract.",
-        name="jointcalPhotoCalibCatalog",
-        storageClass=EXPOSURE_CATALOG,
-        multiple=True,
-        deferLoad=True,
-        dimensions=("instrument", "visit", "skymap", "tract"),
-    )
-    photo_calib_overrides_global = cT.Input(
-        doc="Fitted calibrations.", name="fgcmPhotoCalibCatalog", storageClass=EXPOSURE_CATALOG, dimensions=_VISIT
-    )
-    background_originals = cT.Input(
-        doc="Background already subtracted.",
-        name="preliminary_visit_image_background",
-        storageClass=BACKGROUND,
-        multiple=True,
-        deferLoad=True,
-        dimensions=("instrument", "visit", "detector"),
-    )
-    background_overrides = cT.Input(
-        doc="Background still to subtract.",
-        name="skyCorr",
-        storageClass=BACKGROUND,
-        multiple=True,
-        deferLoad=True,
-        dimensions=("instrument", "visit", "detector"),
-    )
-    camera = cT.PrerequisiteInput(
-        doc="Where the detectors sit.",
-        name="camera",
-        storageClass=CAMERA,
-        dimensions=("instrument",),
-        isCalibration=True,
-    )
-    output_summary_catalog = cT.Output(
-        doc="The updated summary.", name="visit_summary", storageClass=EXPOSURE_CATALOG, dimensions=_VISIT
-    )
+    input_summary_schema = cT.InitInput(**schema_of("preliminary_visit_summary"))
+    output_summary_schema = cT.InitOutput(**schema_of("visit_summary"))
+    input_summary_catalog = reads("preliminary_visit_summary")
+    input_exposures = reads("preliminary_visit_image", multiple=True, deferLoad=True)
+    psf_overrides = reads("finalized_psf_ap_corr_catalog")
+    psf_star_catalog = reads("finalized_src_table")
+    ap_corr_overrides = reads("finalized_psf_ap_corr_catalog")
+    wcs_overrides_tract = reads("jointcalSkyWcsCatalog", multiple=True, deferLoad=True)
+    wcs_overrides_global = reads("gbdesAstrometricFitSkyWcsCatalog")
+    wcs_overrides_healpix = reads("gbdesHealpixAstrometricFitSkyWcsCatalog", multiple=True, deferLoad=True)
+    photo_calib_overrides_tract = reads("jointcalPhotoCalibCatalog", multiple=True, deferLoad=True)
+    photo_calib_overrides_global = reads("fgcmPhotoCalibCatalog")
+    background_originals = reads("preliminary_visit_image_background", multiple=True, deferLoad=True)
+    background_overrides = reads("skyCorr", multiple=True, deferLoad=True)
+    camera = needs("camera")
+    output_summary_catalog = writes("visit_summary")
 
     def __init__(self, *, config: "UpdateVisitSummaryConfig | None" = None) -> None:
         super().__init__(config=config)
-        self.inputs.discard("exposure")
         if config is None:
             return
         wcs, calib = config.wcs_provider, config.photo_calib_provider
@@ -135,7 +58,7 @@ class UpdateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  #
             if drop:
                 self.inputs.discard(name)
         if wcs.startswith("healpix"):
-            pixels = (*_VISIT, f"healpix{healpix_order(wcs)}")
+            pixels = (*VISIT, f"healpix{healpix_order(wcs)}")
             self.wcs_overrides_healpix = dataclasses.replace(self.wcs_overrides_healpix, dimensions=pixels)
         if not config.do_read_schema:
             self.initInputs.discard("input_summary_schema")

@@ -10,54 +10,31 @@ from astropy.table import Table
 from lsst.pipe.base import Struct
 
 from calibration.errors import SummaryError
-from calibration.summary import statistics as st
+from calibration.source_columns import no_sources
+from calibration.summary.columns import as_frame, empty_summary
 from calibration.summary.providers import GlobalInput
 from calibration.summary.task import UpdateVisitSummaryTask
 from exposure import Exposure, ExposureCatalog
+from exposure.blank import blank_exposure
 from exposure.exposure_ids import id_generator
 from exposure.io.exposure_catalog import ExposureRecord
 from tasks.base import AlertTask, AlertTaskConfig, AlertTaskConnections, make_config
+from tasks.datasets import VISIT, reads, schema_of, writes
 from tasks.quanta import quantum_errors
-from tasks.storage_classes import EXPOSURE, EXPOSURE_CATALOG
 
-__all__ = ["FLUX", "ConsolidateVisitSummaryConfig", "ConsolidateVisitSummaryTask", "empty_summary", "star_rows"]
+__all__ = ["FLUX", "ConsolidateVisitSummaryConfig", "ConsolidateVisitSummaryTask", "star_rows"]
 
 FLUX = "psf"  # name of the flux columns: ``psf_instFlux``; sourceFluxType of the joint fit
-_VISIT, _CCD = ("instrument", "visit"), ("instrument", "visit", "detector")
 
 
-class ConsolidateVisitSummaryConnections(AlertTaskConnections, dimensions=_VISIT):  # type: ignore[call-arg]
+class ConsolidateVisitSummaryConnections(AlertTaskConnections, dimensions=VISIT):  # type: ignore[call-arg]
     """The detectors of a visit in, their summary and their stars out."""
 
-    exposures = cT.Input(
-        doc="Calibrated exposures of the visit.",
-        name="preliminary_visit_image",
-        storageClass=EXPOSURE,
-        dimensions=_CCD,
-        multiple=True,
-        deferLoad=True,
-    )
-    stars = cT.Input(
-        doc="Their sources.",
-        name="single_visit_star_unstandardized",
-        storageClass="DataFrame",
-        dimensions=_CCD,
-        multiple=True,
-        deferLoad=True,
-    )
-    summary = cT.Output(
-        doc="One row a detector.", name="preliminary_visit_summary", storageClass=EXPOSURE_CATALOG, dimensions=_VISIT
-    )
-    visit_stars = cT.Output(
-        doc="Stars of the visit.", name="single_visit_star", storageClass="DataFrame", dimensions=_VISIT
-    )
-    summary_schema = cT.InitOutput(
-        doc="Columns of the summary.", name="preliminary_visit_summary_schema", storageClass=EXPOSURE_CATALOG
-    )
-
-    def __init__(self, *, config: Any = None) -> None:
-        super().__init__(config=config)
-        self.inputs.remove("exposure")
+    exposures = reads("preliminary_visit_image", multiple=True, deferLoad=True)
+    stars = reads("single_visit_star_unstandardized", multiple=True, deferLoad=True)
+    summary = writes("preliminary_visit_summary")
+    visit_stars = writes("single_visit_star")
+    summary_schema = cT.InitOutput(**schema_of("preliminary_visit_summary"))
 
 
 class ConsolidateVisitSummaryConfig(AlertTaskConfig, pipelineConnections=ConsolidateVisitSummaryConnections):  # type: ignore[call-arg]
@@ -73,6 +50,13 @@ class ConsolidateVisitSummaryTask(AlertTask):
     def __init__(self, *, initInputs: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.summary_schema = ExposureCatalog(empty_summary())
+
+    def getSchemaCatalogs(self) -> dict[str, Any]:
+        """Return tables without a row: the summary, and the stars."""
+        return {
+            "preliminary_visit_summary": as_frame(empty_summary()),
+            "single_visit_star": star_rows(no_sources(), blank_exposure()),
+        }
 
     def run(self, exposures: Mapping[int, Any], stars: Mapping[int, Any]) -> Struct:
         """Gather.
@@ -117,19 +101,6 @@ class ConsolidateVisitSummaryTask(AlertTask):
 
 def _fetched(value: Any) -> Any:
     return value if isinstance(value, Exposure | pd.DataFrame) else value.get()
-
-
-def empty_summary() -> Table:
-    """Return a summary without a row: all its columns and their types."""
-    facts = {
-        "id": np.int64, "visit": np.int64, "band": "U8", "physical_filter": "U32", "expTime": np.float64,
-        "bbox_min_x": np.int64, "bbox_min_y": np.int64, "bbox_max_x": np.int64, "bbox_max_y": np.int64,
-    }  # fmt: skip
-    table = Table({name: np.zeros(0, kind) for name, kind in facts.items()})
-    for name in (name for group in st.GROUPS.values() for name in group):
-        shape = (0, 4) if name.endswith("Corners") else (0,)
-        table[name] = np.zeros(0, np.int32) if name == "nPsfStar" else np.zeros(shape)
-    return table
 
 
 def _facts(exposure: Exposure) -> dict[str, Any]:

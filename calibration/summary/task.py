@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from astropy.table import Column, Table
 from lsst.pipe.base import Struct
 
 from calibration.errors import SummaryError
 from calibration.summary import statistics as st
+from calibration.summary.columns import as_frame, empty_summary
 from calibration.summary.config import UpdateVisitSummaryConfig
 from calibration.summary.pointing import Pointing, fit_pointing
 from calibration.summary.providers import PossiblyMultipleInput
@@ -58,11 +58,12 @@ class UpdateVisitSummaryTask(AlertTask):
             self.output_summary_schema = ExposureCatalog(self.schema)
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
-        """Return the empty output table (array columns by their item type), when the input's schema was given."""
-        if self.schema is None:
-            return {}
-        columns = {name: pd.Series(dtype=self.schema[name].dtype.base) for name in self.schema.colnames}
-        return {"visit_summary": pd.DataFrame(columns)}
+        """Return the empty output table (array columns by their item type).
+
+        Without the schema of the input, it is that of the summaries that `ConsolidateVisitSummaryTask` makes.
+        """
+        schema = self._with_columns(empty_summary()) if self.schema is None else self.schema
+        return {"visit_summary": as_frame(schema)}
 
     def run(
         self,

@@ -1,10 +1,9 @@
 """A survey anew under ``pipetask``: what the joint fit finds is what the second difference, and forced photometry, use.
 
-``ALERTPROD_BUTLER_VISITS`` says how many visits (2 by default).
+Two visits; `make middleware-test` takes ten, in two processes.
 """
 
 import json
-import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,13 +11,17 @@ import pandas as pd
 import pytest
 from lsst.daf.butler import Butler
 
+from association.export_task import ExportDiaObjectsTask
+from calibration import JointcalTask, UpdateVisitSummaryTask
+from calibration.recalibrate_task import RecalibrateTask
 from exposure.camera import Camera, CameraDetector
+from forced import ForcedPhotCcdFromDataFrameTask
 from middleware.repository import Repository
 from tests.support.databases import copied_database
-from tests.support.pipetask import PIPELINES, make_repository, pipetask
-from tests.support.survey import CONFIG
+from tests.support.pipetask import PIPELINES, WHOLE, assert_announced, make_repository, pipetask, program
+from tests.support.survey import CONFIG, make_survey
 
-VISITS = int(os.environ.get("ALERTPROD_BUTLER_VISITS", "2"))
+VISITS = 10 if WHOLE else 2
 GAP = CONFIG.size + 30  # px between the middles of detectors, as the survey is planned
 MM = 0.01
 
@@ -45,28 +48,38 @@ def references(survey) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def done(survey, template_database, tmp_path_factory):
+def images(survey, tmp_path_factory):
+    """The folder of the frames."""
+    return make_survey(tmp_path_factory.mktemp("frames"), VISITS) if WHOLE else survey
+
+
+@pytest.fixture(scope="module")
+def done(images, template_database, tmp_path_factory):
     """A repository after the whole pipeline."""
     folder = tmp_path_factory.mktemp("drp")
-    visits = make_repository(survey, folder / "repo", VISITS)
+    visits = make_repository(images, folder / "repo", VISITS)
     repository = Repository.open(folder / "repo")
     repository.put_camera("simcam", camera())
-    repository.ingest_references(references(survey), "true")
+    repository.ingest_references(references(images), "true")
     with copied_database(template_database) as uri:
         (folder / "apdb.uri").write_text(uri)
-        pipetask(
+        run = [
             "run", "-b", folder / "repo", "-p", PIPELINES / "DRP.yaml", "--instrument", "middleware.instrument.simcam",
             "-i", "simcam/raw/all,templates/default,simcam/calib,refcats", "-o", "u/drp", "--register-dataset-types",
             "--graph-fixup", "middleware.ordering.by_visit", "-d", "instrument='simcam'",
             "-c", f"parameters:apdb_config={folder / 'apdb.uri'}",
             "-c", "jointcal:astrometryRefs.requireProperMotion=False", "--save-qgraph", folder / "drp.qg",
-        )  # fmt: skip
+        ]  # fmt: skip
+        if WHOLE:
+            program("pipetask", *run, "-j", 2, "--start-method", "forkserver", folder=folder)
+        else:
+            pipetask(*run)
     butler = Butler.from_config(str(folder / "repo"), collections=["u/drp"])
     return SimpleNamespace(butler=butler, visits=visits, folder=folder / "repo", graph=folder / "drp.qg")
 
 
-def test_the_joint_fit_is_in_the_summary_and_in_the_images_of_the_second_pass(survey, done):
-    stars = pd.read_parquet(survey / "refcat.parquet")
+def test_the_joint_fit_is_in_the_summary_and_in_the_images_of_the_second_pass(images, done):
+    stars = pd.read_parquet(images / "refcat.parquet")
     tracts = {r.dataId["tract"] for r in done.butler.query_datasets("jointcalSkyWcsCatalog")}
     assert len(tracts) == 1  # blocks of the sky, not rings: a visit falls into one
     for visit in done.visits:
@@ -114,6 +127,23 @@ def test_every_visit_is_measured_at_every_object(done):
         )
         x, y = image.wcs.sky_to_pixel(objects.ra.to_numpy(), objects.dec.to_numpy())
         assert set(rows.diaObjectId) == set(objects.index[image.contains(x, y)])
+
+
+def test_tables_have_the_columns_that_the_tasks_announce(done):
+    (tract,) = {r.dataId["tract"] for r in done.butler.query_datasets("jointcalSkyWcsCatalog")}
+    visit, place = {"visit": done.visits[1]}, {"tract": tract, "skymap": "tiles_0.2_512_64"}
+    detector = visit | {"detector": 1}
+    fitted = {name: name for name in ("jointcalSkyWcsCatalog", "jointcalPhotoCalibCatalog")}
+    assert_announced(done.butler, JointcalTask, fitted, **visit, **place)
+    by_tract = {"wcs_provider": "tract", "photo_calib_provider": "tract"}
+    assert_announced(done.butler, UpdateVisitSummaryTask, {"visit_summary": "visit_summary"}, by_tract, **visit)
+    stars = {"recalibrated_star_detector": "recalibrated_star_detector"}
+    assert_announced(done.butler, RecalibrateTask, stars, **detector)
+    forced = {"forced_src": "dia_object_forced_source_unstandardized"}
+    assert_announced(done.butler, ForcedPhotCcdFromDataFrameTask, forced, **detector, **place)
+    patch = next(iter(done.butler.query_datasets("dia_object_patch"))).dataId["patch"]
+    objects = {"dia_object_patch": "dia_object_patch"}
+    assert_announced(done.butler, ExportDiaObjectsTask, objects, patch=patch, **place)
 
 
 def test_the_report_counts_every_quantum_and_files_can_be_taken_out(done, tmp_path):

@@ -1,18 +1,40 @@
-"""``pipetask`` and ``butler`` within the process of a test, and a repository of a small survey."""
+"""``pipetask`` and ``butler``, within the process of a test or as a user's programs, and a repository of a small survey."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pytest
 from lsst.ctrl.mpexec.cli.pipetask import cli
 from lsst.daf.butler.cli.utils import LogCliRunner
 
+from calibration.summary.columns import as_frame
 from diffim import TemplateStore
+from exposure import ExposureCatalog
 from middleware.repository import Repository
+from tasks import AlertTask, make_task
 from tests.support.survey import science
 
-__all__ = ["PIPELINES", "make_repository", "pipetask", "run_ap"]
+__all__ = ["PIPELINES", "WHOLE", "assert_announced", "make_repository", "pipetask", "program", "run_ap", "whole_only"]
 
 PIPELINES = Path(__file__).parents[2] / "middleware" / "pipelines"
+WHOLE = "ALERTPROD_MIDDLEWARE" in os.environ
+"""Whether everything is asked for, which takes ten minutes: `make middleware-test`."""
+whole_only = pytest.mark.skipif(not WHOLE, reason="minutes, and the extra batch: make middleware-test")
+
+
+def program(name: str, *arguments: Any, folder: Path, status: int = 0, **environment: Any) -> str:
+    """Run a program of this installation in a folder; returns what it said, and fails where its status is another."""
+    done = subprocess.run(
+        [str(Path(sys.prefix) / "bin" / name), *map(str, arguments)],
+        cwd=folder, env=os.environ | {"PWD": str(folder)} | {k: str(v) for k, v in environment.items()},
+        capture_output=True, text=True, timeout=1200,
+    )  # fmt: skip
+    assert done.returncode == status, f"{name} {done.returncode}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
 
 
 def pipetask(*arguments: Any) -> str:
@@ -20,6 +42,18 @@ def pipetask(*arguments: Any) -> str:
     result = LogCliRunner().invoke(cli, [str(a) for a in arguments])
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     return str(result.output)
+
+
+def assert_announced(
+    butler: Any, task: type[AlertTask], tables: dict[str, str], config: Any = None, **data_id: Any
+) -> None:
+    """Compare columns and types of stored tables with those that a task announces; `tables`: dataset by name of its schema."""
+    announced = make_task(task, config).getSchemaCatalogs()
+    assert set(announced) == set(tables)
+    for name, dataset in tables.items():
+        stored = butler.get(dataset, instrument="simcam", **data_id)
+        frame = as_frame(stored.table) if isinstance(stored, ExposureCatalog) else stored
+        pd.testing.assert_series_equal(announced[name].dtypes, frame.dtypes, obj=dataset)
 
 
 def make_repository(survey: Path, folder: Path, visits: int) -> list[int]:

@@ -1,5 +1,6 @@
 """A small simulated survey for tests of the whole service."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ CONFIG = SurveyConfig(
 )
 
 
-def make_survey(folder: Path) -> Path:
+def make_survey(folder: Path, science_visits: int = CONFIG.visits - CONFIG.template_visits) -> Path:
     """Write the images, and a template of some of them; returns the folder."""
-    index = write_survey(CONFIG, folder)
+    index = write_survey(replace(CONFIG, visits=CONFIG.template_visits + science_visits), folder)
     frames = [Path(p) for p in index[index.isTemplate].path]
     template_from_frames(folder / "templates", "default", frames, load_instrument("simcam"))
     return folder

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from exposure.header.text_cards import write_cards
 from exposure.io.exposure_catalog import ExposureRecord
 from exposure.wcs.mapped import ComposedWcs
 from exposure.wcs.sip import sip_approximation
+from tasks.arrays import I64
 
-__all__ = ["catalogues", "write_outputs"]
+__all__ = ["catalogues", "no_rows", "write_outputs"]
 
 Key = tuple[int, int]
 _COMMENTS = ("Catalog id is detector id, sorted.", "Only detectors with data have entries.")
@@ -32,18 +33,8 @@ def catalogues(
     boxes = {images.key(i): images.bbox[i] for i in range(len(images))}
     for visit in sorted({v for v, _ in values}):
         detectors = sorted(d for v, d in values if v == visit)
-        box = np.array([boxes[visit, d] for d in detectors])
-        table = Table(
-            {
-                "id": np.array(detectors, np.int64),
-                "visit": np.full(len(detectors), visit, np.int64),
-                "bbox_min_x": box[:, 0],
-                "bbox_min_y": box[:, 1],
-                "bbox_max_x": box[:, 0] + box[:, 2] - 1,
-                "bbox_max_y": box[:, 1] + box[:, 3] - 1,
-            }
-        )
-        table.meta["comments"] = list(_COMMENTS)
+        box = np.array([boxes[visit, d] for d in detectors], np.int64)
+        table = _rows(visit, detectors, box)
         records = {}
         for d in detectors:
             value = values[visit, d]
@@ -53,6 +44,27 @@ def catalogues(
                 records[d] = ExposureRecord(wcs=value)
         out[visit] = ExposureCatalog(table, records)
     return out
+
+
+def _rows(visit: int, detectors: Sequence[int], box: I64) -> Table:
+    """Return the rows of N detectors of a visit; boxes (N, 4): x0, y0, width, height."""
+    table = Table(
+        {
+            "id": np.array(detectors, np.int64),
+            "visit": np.full(len(detectors), visit, np.int64),
+            "bbox_min_x": box[:, 0],
+            "bbox_min_y": box[:, 1],
+            "bbox_max_x": box[:, 0] + box[:, 2] - 1,
+            "bbox_max_y": box[:, 1] + box[:, 3] - 1,
+        }
+    )
+    table.meta["comments"] = list(_COMMENTS)
+    return table
+
+
+def no_rows() -> pd.DataFrame:
+    """Return the table of a catalogue without a detector."""
+    return pd.DataFrame(_rows(0, [], np.zeros((0, 4), np.int64)).to_pandas())
 
 
 def write_outputs(

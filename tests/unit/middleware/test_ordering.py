@@ -1,12 +1,13 @@
 """The order of visits in a graph of quanta."""
 
+import importlib
 import uuid
 from itertools import product
 
 import networkx
 from lsst.daf.butler import DataCoordinate, DimensionUniverse
 
-from middleware.ordering import by_visit
+from middleware.ordering import PRELOADED, by_visit
 
 UNIVERSE = DimensionUniverse()
 
@@ -29,3 +30,8 @@ def test_every_quantum_of_a_visit_waits_for_all_of_the_visit_before():
         assert not waits or one["instrument"] == two["instrument"]
     assert graph.number_of_edges() == 2 * 2 * (4 + 3)
     by_visit().fixup_graph(graph, {})  # a graph without the task
+
+
+def test_what_the_fork_server_loads_is_there():
+    for name in PRELOADED:  # the server would pass over one that is not
+        importlib.import_module(name)
