@@ -130,6 +130,12 @@ class JointcalConfig(pexConfig.Config):
     maxReducedChi2 = pexConfig.Field(
         dtype=float, default=20.0, doc="chi2 per degree of freedom above which a fit is not called converged"
     )
+    maxWcsError = pexConfig.Field(
+        dtype=float, default=0.3, doc="px: an image whose WCS has a larger formal error is marked as weak"
+    )
+    maxCalibrationError = pexConfig.Field(
+        dtype=float, default=0.05, doc="mag: an image whose calibration has a larger formal error is marked as weak"
+    )
     publishLostImages = pexConfig.Field(
         dtype=bool, default=False, doc="publish images that lost most of their data to the fit too"
     )

@@ -19,6 +19,7 @@ from calibration.joint.model.references import References
 from calibration.joint.model.stars import Associated, associate, split_stars
 from calibration.joint.result import AstrometryHalf, PhotometryHalf, astrometric_scatter, photometric_scatter
 from calibration.joint.solve.debug import Watch
+from calibration.joint.solve.draws import parameter_draws
 from calibration.joint.solve.fit import FitReport, FitSettings, Hooks, Progress, Stage, chi2_cut, fit
 from calibration.joint.solve.minimize import evaluate
 from calibration.joint.solve.problem import Fittable
@@ -59,6 +60,8 @@ class FitInputs:
         ``TRACT_FILTER`` in the names of debug files.
     progress
         Called with (label, chi2, ndof) after each stage and round.
+    registered
+        The WCS of all images are fitted ones.
     """
 
     images: Images
@@ -68,12 +71,15 @@ class FitInputs:
     config: JointcalConfig
     tag: str = ""
     progress: Progress | None = None
+    registered: bool = False
 
     def associated(self) -> tuple[Images, Associated]:
         """Return the images that have a measurement of a star, and the stars."""
         c = self.config
         warn = c.minMeasuredStarsPerCcd, c.minRefStarsPerCcd
-        a = associate(self.images, self.measurements, self.references, c.matchCut, c.minMeasurements, warn)
+        a = associate(
+            self.images, self.measurements, self.references, c.matchCut, c.minMeasurements, warn, self.registered
+        )
         return _present(self.images, a)
 
 
@@ -89,9 +95,7 @@ def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
         The images that were fitted, and the result.
     """
     images, half = _fit_astrometry(inputs, frozenset())
-    if inputs.config.astrometryModel != "constrained":
-        return images, half
-    moved = _moved_chips(image_table(half, images, inputs.images, inputs.measurements))
+    moved = _moved_chips(half.quality) if inputs.config.astrometryModel == "constrained" else frozenset()
     if not moved:
         return images, half
     listed = ", ".join(f"visit {v} detector {d}" for v, d in sorted(moved)[:10])
@@ -125,11 +129,12 @@ def _fit_astrometry(inputs: FitInputs, own_chips: frozenset[tuple[int, int]]) ->
     hooks = Hooks(inputs.progress, watch=Watch(config, "astrometry", inputs.tag, images))
     with _few_references(a, builder):
         report = fit(problem, _settings(config, stages, "DistortionsPositions", "astrometry"), hooks)
-    half = AstrometryHalf(a, problem, None, which, held, report, builder)
-    inner, outside = astrometric_scatter(problem, a, which)
-    half.metrics = _counts("astrometry", images, a, report) | {"relative_rms_mas": inner, "absolute_rms_mas": outside}
+    half = AstrometryHalf(a, problem, None, which, held, report, builder, draws=parameter_draws(problem))
+    half.metrics = _counts("astrometry", images, a, report)
+    half.metrics |= {"relative_rms_mas": astrometric_scatter(problem, a, which)}
     if held.size:
         _validate_astrometry(half, config)
+    half.quality = image_table(half, images, inputs.images, inputs.measurements, config.maxWcsError)
     return images, half
 
 
@@ -156,7 +161,7 @@ def _validate_astrometry(half: AstrometryHalf, config: JointcalConfig) -> None:
     half.held = builder.problem(a, held, config)
     half.held.kept = free.kept
     evaluate(half.held)
-    inner, _ = astrometric_scatter(free, a, held)
+    inner = astrometric_scatter(free, a, held)
     half.metrics |= {
         "astrometry_validation_chi2_per_ndof": chi2 / ndof if ndof > 0 else float("nan"),
         "astrometry_validation_relative_rms_mas": inner,
@@ -183,7 +188,7 @@ def fit_photometry(inputs: FitInputs) -> tuple[Images, PhotometryHalf]:
     watch = Watch(config, "photometry", inputs.tag, images)
     hooks = Hooks(inputs.progress, builder.check, problem.freeze_errors, watch)
     report = fit(problem, _settings(config, stages, "Final", "photometry"), hooks)
-    half = PhotometryHalf(a, problem, None, which, held, report, builder)
+    half = PhotometryHalf(a, problem, None, which, held, report, builder, draws=parameter_draws(problem))
     repeatability = photometric_scatter(problem, a, which)
     half.metrics = _counts("photometry", images, a, report) | {"repeatability_mmag": repeatability}
     if held.size:
@@ -194,6 +199,7 @@ def fit_photometry(inputs: FitInputs) -> tuple[Images, PhotometryHalf]:
             "photometry_validation_chi2_per_ndof": chi2 / ndof if ndof > 0 else float("nan"),
             "photometry_validation_repeatability_mmag": photometric_scatter(half.held, a, held),
         }
+    half.quality = image_table(half, images, inputs.images, inputs.measurements, config.maxCalibrationError)
     return images, half
 
 
@@ -205,6 +211,7 @@ def _settings(config: JointcalConfig, stages: list[Stage], label: str, half: str
         config.outlierRejectSigma,
         config.astrometryOutlierRelativeTolerance if half == "astrometry" else 0.0,
         config.maxAstrometrySteps if half == "astrometry" else config.maxPhotometrySteps,
+        config.allowLineSearch,
     )
 
 
@@ -227,7 +234,7 @@ def _drop_impossible(problem: AstrometryProblem, images: Images) -> None:
     """Leave out measurements whose propagated covariance is not positive definite."""
     if problem.image.size >= LARGEST_CHECKED:
         return
-    rows = problem.rows(0, problem.offsets.size - 1)
+    rows = problem.light(0, problem.offsets.size - 1).rows
     bad = rows.weight[:, 0, 0] <= 0
     if bad.any():
         log.warning(

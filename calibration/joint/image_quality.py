@@ -10,25 +10,34 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from calibration.joint.formal_errors import calibration_errors, wcs_errors
+from calibration.joint.model.build_astrometry import AstrometryBuilder
 from calibration.joint.model.data import Images, Measurements
 from calibration.joint.result import AstrometryHalf, PhotometryHalf, residuals
 from calibration.joint.solve.minimize import evaluate
+from calibration.joint.whiteness import whiteness
 from tasks.arrays import F64, Flags
 
-__all__ = ["by_image", "image_table", "lost_images", "report_images", "suspect_images"]
+__all__ = ["by_image", "image_table", "lost_images", "report_images", "report_weak", "suspect_images"]
 
 log = logging.getLogger("alertprod.jointcal")
 LEAST_KEPT = 0.5  # of the typical kept share: below it the image lost its data
 LEAST_SOURCES = 5  # an image with fewer has nothing to lose
 LOW_KEPT = 0.8  # of the typical kept share: below it a warning
 LOW_MATCHED = 0.5  # of the typical share of sources with a reference star
+LEAST_ODD, ODD_SHARE = 3, 0.3  # images of a visit that stand out: with more, one of which lost its data, all are lost
+VISIT_KEPT = 0.9  # of the share that the best visit keeps: below it, and not white, a visit is clouded
 HIGH_CHI2 = 2.0  # times the typical chi2 per degree of freedom
 _SIGMA = 5.0
 _NAMED = 10
 
 
 def image_table(
-    half: AstrometryHalf | PhotometryHalf, images: Images, given: Images, measurements: Measurements
+    half: AstrometryHalf | PhotometryHalf,
+    images: Images,
+    given: Images,
+    measurements: Measurements,
+    largest_error: float = np.inf,
 ) -> pd.DataFrame:
     """Return one row for each image that was given.
 
@@ -38,12 +47,16 @@ def image_table(
         A finished half of the fit, of `images`.
     given, measurements
         All images, and their sources.
+    largest_error
+        Formal error above which an image is weak: px of its WCS, or mag of its calibration.
 
     Returns
     -------
     table
         visit, detector; sources, matched (to a star of the fit), referenced (to one with a reference star), kept; rms of what
-        is kept about the stars (arcsec; mag or nJy), corrected for the stars' own errors; chi2_per_dof (NaN without any).
+        is kept about the stars (arcsec; mag or nJy), corrected for the stars' own errors; chi2_per_dof (NaN without any);
+        formal_error of the WCS (arcsec per axis) or of the calibration (mag), as large as chi2 says; weak: it is too large;
+        clouded: no field follows the calibration of its visit.
     """
     n = len(images)
     matched, referenced, kept, chi2, freedom, squares = (np.zeros(n) for _ in range(6))
@@ -63,13 +76,50 @@ def image_table(
         per_degree = np.where(freedom >= 1, chi2 / freedom, np.nan)
         rms = np.where(freedom >= 1, np.sqrt(squares / freedom), np.nan)
     columns = {"matched": matched, "referenced": referenced, "kept": kept, "rms": rms, "chi2_per_dof": per_degree}
+    columns["formal_error"], columns["weak"] = _formal_errors(half, images, largest_error)
     fitted = pd.DataFrame({"visit": images.visit, "detector": images.detector} | columns)
     table = pd.DataFrame({"visit": given.visit, "detector": given.detector})
     table["sources"] = np.bincount(measurements.image, minlength=len(given))
     table = table.merge(fitted, on=["visit", "detector"], how="left")
     counts = ["matched", "referenced", "kept"]
     table[counts] = table[counts].fillna(0)
+    table["weak"] = table.weak == 1.0
+    table["clouded"] = table.visit.isin(_clouded(half, images, table))
     return table.astype(dict.fromkeys(["sources", *counts], np.int64))
+
+
+def _clouded(half: AstrometryHalf | PhotometryHalf, images: Images, table: pd.DataFrame) -> list[int]:
+    """Return the visits whose fluxes no field follows: more goes as outliers than elsewhere, and what is left is not white.
+
+    A cloud with a sharp edge is taken by the field as far as it goes, and its edge by the rejection: image by image little
+    stands out.
+    """
+    if isinstance(half.builder, AstrometryBuilder):
+        return []
+    white = whiteness(half, images)
+    counts = table.groupby("visit")[["kept", "matched"]].sum()
+    share = (counts.kept / counts.matched.clip(lower=1)).reindex(white.visits).to_numpy()
+    torn = (np.nan_to_num(white.sigma) > _SIGMA) & (share < VISIT_KEPT * share.max())
+    for visit in white.visits[torn]:
+        log.warning(
+            "photometry: no field follows the fluxes of visit %d, as under a cloud with sharp edges: left out", visit
+        )
+    return [int(visit) for visit in white.visits[torn]]
+
+
+def _formal_errors(half: AstrometryHalf | PhotometryHalf, images: Images, largest: float) -> tuple[F64, F64]:
+    """Return the formal error (I,) of each image, as large as chi2 says, and 1 where it is above `largest` px or mag, else 0.
+
+    NaN, and not too large, where the errors of the model are not known.
+    """
+    if half.draws is None:
+        return np.full(len(images), np.nan), np.zeros(len(images))
+    if isinstance(half.builder, AstrometryBuilder):
+        error, unit = wcs_errors(half.builder, half.draws)
+    else:
+        error, unit = calibration_errors(half.builder, half.draws), np.ones(len(images))
+    error = error * np.sqrt(max(half.report.per_degree, 1.0))
+    return error, (error > largest * unit).astype(np.float64)
 
 
 def _low(have: F64, out_of: F64, limit: float) -> Flags:
@@ -92,7 +142,10 @@ def lost_images(table: pd.DataFrame) -> Flags:
     visit = table.visit.to_numpy()
     weak = pd.Series(lost | _low(kept, matched, LOW_KEPT)).groupby(visit).transform("mean").to_numpy()
     some = pd.Series(lost).groupby(visit).transform("mean").to_numpy()
-    return np.asarray(lost | ((weak > 0.5) & (some > 0.2)))
+    # a sharp edge leaves images beside it that fit badly: what the model makes of the others is no better
+    odd = pd.Series(lost | _low(kept, matched, LOW_KEPT) | _bad_fit(table)).groupby(visit)
+    torn = (odd.transform("sum").to_numpy() >= LEAST_ODD) & (odd.transform("mean").to_numpy() > ODD_SHARE) & (some > 0)
+    return np.asarray(lost | ((weak > 0.5) & (some > 0.2)) | torn | table.clouded.to_numpy())
 
 
 def by_image(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -135,6 +188,13 @@ def report_images(half: str, table: pd.DataFrame) -> None:
     _warn(half, table, alone, "match far fewer reference stars than others", referenced / np.maximum(sources, 1))
     chi2 = table.chi2_per_dof.to_numpy(np.float64)
     _warn(half, table, _bad_fit(table), "fit far worse than others (chi2 per degree of freedom)", chi2)
+
+
+def report_weak(half: str, table: pd.DataFrame) -> None:
+    """Warn of the images that are published with a large formal error, by name."""
+    unit = "arcsec" if half == "astrometry" else "mag"
+    what = f"are held by few stars: their formal errors are large ({unit}); marked as weak, use them with care"
+    _warn(half, table, table.weak.to_numpy() & ~lost_images(table), what, table.formal_error.to_numpy())
 
 
 def _warn(half: str, table: pd.DataFrame, which: Flags, what: str, value: F64) -> None:

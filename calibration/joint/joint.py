@@ -11,11 +11,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import JointcalConfig
 from calibration.joint.halves import FitInputs, fit_astrometry, fit_photometry
-from calibration.joint.image_quality import by_image, image_table, lost_images, report_images
+from calibration.joint.image_quality import by_image, lost_images, report_images, report_weak
 from calibration.joint.io.inputs import gather, images_of, most_common_filter
 from calibration.joint.io.references import Wanted, colour_corrected, load_references, read_colorterms
 from calibration.joint.model.build_astrometry import build_wcs
@@ -24,8 +25,10 @@ from calibration.joint.model.data import Images
 from calibration.joint.model.frames import fit_epoch
 from calibration.joint.model.references import References
 from calibration.joint.model.stars import bounding_circle
+from calibration.joint.reference_field import absolute_rms, differences, field, field_metrics
 from calibration.joint.result import AstrometryHalf, JointResult, PhotometryHalf, star_table
 from calibration.joint.solve.fit import FitReport, Progress
+from calibration.joint.whiteness import white_metrics, whiteness
 from exposure import ExposureCatalog
 from exposure.camera import Camera
 from exposure.wcs.mapped import ComposedWcs
@@ -73,6 +76,18 @@ class JointFit:
         progress: Progress | None = None,
     ) -> JointResult:
         """Fit in memory; see `calibration.joint.task.JointcalTask.run` for arguments, result and errors."""
+        # blocks are summed side by side: each product of matrices on all cores would only wait for the others
+        with threadpool_limits(limits=1, user_api="blas"):
+            return self._run(tables, summaries, camera, tract, progress)
+
+    def _run(
+        self,
+        tables: "Sequence[Any]",
+        summaries: "Sequence[ExposureCatalog]",
+        camera: Camera,
+        tract: int | None,
+        progress: Progress | None,
+    ) -> JointResult:
         start = time.perf_counter()
         with self.timed("load"):
             images, measurements = gather(tables, images_of(summaries), self.config)
@@ -84,23 +99,26 @@ class JointFit:
         quality: dict[str, pd.DataFrame] = {}
         astrometry: AstrometryHalf | None = None
         photometry: PhotometryHalf | None = None
+        over_sky: pd.DataFrame | None = None
         if self.config.doAstrometry:
             with self.timed("astrometry"):
                 references = self._references("astrometry", images)
                 fitted, astrometry = fit_astrometry(inputs(images=images, references=references, progress=progress))
-            quality["astrometry"] = image_table(astrometry, fitted, images, measurements)
+            quality["astrometry"] = astrometry.quality
             wcs = self._published(build_wcs(astrometry.builder), quality["astrometry"])
-            metrics |= astrometry.metrics
+            over_sky, told = self._against_references(astrometry)
+            metrics |= astrometry.metrics | told | white_metrics("astrometry", whiteness(astrometry, fitted))
         if self.config.doPhotometry:
             with self.timed("photometry"):
                 references = self._references("photometry", images)
                 moved = _with_wcs(images, wcs)
+                every = wcs is not None and len(wcs) == len(images)
                 photo_images, photometry = fit_photometry(
-                    inputs(images=moved, references=references, progress=progress)
+                    inputs(images=moved, references=references, progress=progress, registered=every)
                 )
-            quality["photometry"] = image_table(photometry, photo_images, images, measurements)
+            quality["photometry"] = photometry.quality
             calibs = self._published(build_calibrations(photometry.builder), quality["photometry"])
-            metrics |= photometry.metrics
+            metrics |= photometry.metrics | white_metrics("photometry", whiteness(photometry, photo_images))
             fitted = photo_images if astrometry is None else fitted
         reports = [h.report for h in (astrometry, photometry) if h is not None]
         metrics |= _lost(quality) | _resources(start)
@@ -111,8 +129,14 @@ class JointFit:
         loaders = self.astrometry_refs, self.photometry_refs
         table = by_image(quality)
         return JointResult(
-            wcs, calibs, metrics, metrics, converged, stars, fitted, table, astrometry, photometry, *loaders
+            wcs, calibs, metrics, metrics, converged, stars, fitted, table, astrometry, photometry, *loaders, over_sky
         )
+
+    def _against_references(self, half: AstrometryHalf) -> tuple[pd.DataFrame, dict[str, float]]:
+        """Return how stars differ from the reference catalogue over the sky, and numbers of it."""
+        off = differences(half, self.config)
+        over_sky = field(off)
+        return over_sky, {"absolute_rms_mas": absolute_rms(off)} | field_metrics(over_sky)
 
     def _check_filters(self, images: Images) -> None:
         """Refuse to fit one flux of each star to images of several filters."""
@@ -180,10 +204,14 @@ class JointFit:
 
 
 def _lost(quality: Mapping[str, pd.DataFrame]) -> dict[str, int]:
-    """Warn of the images that stand out, and count those that lost their data, half by half."""
+    """Warn of the images that stand out, and count those that lost their data and those that are weak, half by half."""
+    out = {}
     for half, table in quality.items():
         report_images(half, table)
-    return {f"{half}_lost_ccdImages": int(lost_images(table).sum()) for half, table in quality.items()}
+        report_weak(half, table)
+        out[f"{half}_lost_ccdImages"] = int(lost_images(table).sum())
+        out[f"{half}_weak_ccdImages"] = int(table.weak.sum())
+    return out
 
 
 def _resources(start: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from calibration.joint.model.build_photometry import PhotometryBuilder
 from calibration.joint.model.data import ARCSEC, Images
 from calibration.joint.model.photometry import POGSON, PhotometryProblem
 from calibration.joint.model.stars import Associated
+from calibration.joint.solve.draws import star_covariances
 from calibration.joint.solve.fit import FitReport
 from calibration.joint.solve.minimize import evaluate, star_blocks
 from calibration.joint.solve.problem import Fittable
@@ -51,6 +52,10 @@ class Half(Generic[ProblemT, BuilderT]):
         Stars of the fit, and those held out (None without).
     which, held_which
         Their indices in the association.
+    draws
+        (P, R) of the errors of the parameters; None where they are not known.
+    quality
+        One row per image that was given, see `calibration.joint.image_quality.image_table`.
     """
 
     associated: Associated
@@ -61,6 +66,8 @@ class Half(Generic[ProblemT, BuilderT]):
     report: FitReport
     builder: BuilderT
     metrics: dict[str, float] = field(default_factory=dict)
+    draws: F64 | None = None
+    quality: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def parts(self) -> list[tuple[ProblemT, I64, bool]]:
         """Return problem, indices of stars (M,), and whether they were held out, of all that has stars."""
@@ -88,6 +95,8 @@ class JointResult:
         Those that were fitted.
     image_quality
         One row per image that was given, see `calibration.joint.image_quality.by_image`.
+    reference_field
+        Fitted minus reference places over the sky, see `calibration.joint.reference_field.field`; None without astrometry.
     """
 
     outputWcs: dict[tuple[int, int], ComposedWcs] | None
@@ -102,6 +111,7 @@ class JointResult:
     photometry: PhotometryHalf | None
     astrometryRefObjLoader: pd.DataFrame | None
     photometryRefObjLoader: pd.DataFrame | None
+    reference_field: pd.DataFrame | None = None
 
 
 def _bright(a: Associated, which: I64) -> Flags:
@@ -115,43 +125,16 @@ def _bright(a: Associated, which: I64) -> Flags:
 
 def residuals(problem: Fittable) -> tuple[F64, I64]:
     """Return residuals (N, d) with the stars where they are, and how many kept measurements (N,) the star of each has."""
-    out = np.concatenate([problem.rows(a, b).residual for a, b in star_blocks(problem)])
+    out = np.concatenate([problem.light(a, b).rows.residual for a, b in star_blocks(problem, light=True)])
     count = np.bincount(problem.star_index[problem.kept], minlength=problem.offsets.size - 1)
     return out, count[problem.star_index]
 
 
-def astrometric_scatter(problem: AstrometryProblem, a: Associated, which: I64) -> tuple[float, float]:
-    """Return rms per axis (mas) of measurements about their stars and of stars about their reference stars, S/N > 100.
-
-    The first is over kept measurements of stars that have two or more. For the second a star stands where its own
-    measurements put it: with the pull of the reference star it would agree by construction.
-    """
+def astrometric_scatter(problem: AstrometryProblem, a: Associated, which: I64) -> float:
+    """Return the rms per axis (mas) of kept measurements with S/N > 100 about their stars, of stars that have two or more."""
     residual, count = residuals(problem)
-    bright = _bright(a, which)
-    use = problem.kept & bright & (count >= 2)
-    inner = 1e3 * float(np.sqrt((residual[use] ** 2).mean())) if use.any() else float("nan")
-    star_bright = np.zeros(which.size, bool)
-    star_bright[problem.star_index[problem.kept & bright]] = True
-    return inner, _without_references(problem, star_bright)
-
-
-def _without_references(problem: AstrometryProblem, chosen: Flags) -> float:
-    """Return the rms per axis (mas) of the chosen (M,) stars about their reference stars, each star where its
-    measurements alone put it.
-    """
-    tied = (problem.stars.prior[:, 0, 0] > 0) & chosen
-    if not tied.any():
-        return float("nan")
-    stars = problem.stars
-    coordinates, prior = stars.coordinates, stars.prior
-    stars.coordinates, stars.prior = coordinates.copy(), prior.copy()
-    stars.prior[:, :2, :2] = 0.0
-    try:
-        evaluate(problem)
-        off = stars.coordinates[tied, :2] - stars.target[tied, :2]
-    finally:
-        stars.coordinates, stars.prior = coordinates, prior
-    return 1e3 * float(np.sqrt((off**2).mean()))
+    use = problem.kept & _bright(a, which) & (count >= 2)
+    return 1e3 * float(np.sqrt((residual[use] ** 2).mean())) if use.any() else float("nan")
 
 
 def photometric_scatter(problem: PhotometryProblem, a: Associated, which: I64) -> float:
@@ -177,8 +160,8 @@ def star_table(astrometry: AstrometryHalf | None, photometry: PhotometryHalf | N
     """Return the stars: ra, dec (deg), flux (nJy), variances, n, and whether they were held out.
 
     Positions are those of the astrometric fit; fluxes those of the photometric fit of the star at the same position.
-    Variances (mas^2, nJy^2) are for the fitted model: the model's own errors are common to many stars and are not in
-    them.
+    Variances (mas^2, nJy^2) hold the errors of the star's own measurements and what the errors of the model add to them,
+    which neighbouring stars have in common.
 
     Raises
     ------
@@ -197,7 +180,8 @@ def star_table(astrometry: AstrometryHalf | None, photometry: PhotometryHalf | N
 
 
 def _position_rows(half: AstrometryHalf, problem: AstrometryProblem, which: I64, held: bool) -> pd.DataFrame:
-    inverse = evaluate(problem).star_inverse
+    evaluate(problem)
+    inverse = star_covariances(problem, half.draws)
     nan = np.full(which.size, np.nan)
     ra, dec = positions(problem)
     columns: dict[str, Any] = {
@@ -217,7 +201,8 @@ def _position_rows(half: AstrometryHalf, problem: AstrometryProblem, which: I64,
 
 
 def _flux_rows(half: PhotometryHalf, problem: PhotometryProblem, which: I64, held: bool) -> pd.DataFrame:
-    flux, variance = _flux(problem, evaluate(problem).star_inverse)
+    evaluate(problem)
+    flux, variance = _flux(problem, star_covariances(problem, half.draws))
     nan, stars = np.full(which.size, np.nan), half.associated.stars
     columns = {
         "ra": stars.ra[which],
@@ -249,7 +234,8 @@ def _flux(problem: PhotometryProblem, inverse: F64) -> tuple[F64, F64]:
 def _with_fluxes(stars: pd.DataFrame, photometry: PhotometryHalf) -> pd.DataFrame:
     a, parts = photometry.associated, []
     for problem, which, _ in photometry.parts():
-        flux, variance = _flux(problem, evaluate(problem).star_inverse)
+        evaluate(problem)
+        flux, variance = _flux(problem, star_covariances(problem, photometry.draws))
         first = a.measurements.source_id[a.stars.offsets[which]]
         parts.append(pd.DataFrame({"_first": first, "flux": flux, "flux_var": variance}))
     fluxes = pd.concat(parts).drop_duplicates("_first")

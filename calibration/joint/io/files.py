@@ -1,12 +1,13 @@
 """Plain files that the joint fit reads: source tables, headers, summaries."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from astropy.io.fits import Header
 from astropy.table import Table
 
 from calibration.errors import JointCalibrationError
@@ -45,12 +46,17 @@ def read_sources(paths: Iterable[Path]) -> list[pd.DataFrame]:
     return out
 
 
-def read_fits_table(path: Path) -> pd.DataFrame:
-    """Read the first table of a FITS file; errors as `exposure.io.native.open_fits` raises them."""
+def read_fits_table(path: Path, check: Callable[[Header], None] | None = None) -> pd.DataFrame:
+    """Read the first table of a FITS file; errors as `exposure.io.native.open_fits` raises them.
+
+    `check` is called with the table's header before it is read.
+    """
     with open_fits(path) as hdus:
         tables = [k for k, hdu in enumerate(hdus) if hdu.header.get("XTENSION") in ("BINTABLE", "TABLE")]
         if not tables:
             raise FitsUnreadable(f"{path.name} holds no table")
+        if check is not None:
+            check(hdus[tables[0]].header)
         frame: pd.DataFrame = Table.read(hdus, format="fits", hdu=tables[0]).to_pandas()
     return frame
 

@@ -93,7 +93,7 @@ def write_outputs(
     worst = {"sip_delta_sky_mas": 0.0, "sip_delta_pixel": 0.0}
     try:
         if wcs is not None:
-            worst = _write_wcs(work, images, wcs, calibs or {})
+            worst = _write_wcs(work, images, wcs, calibs or {}, _marks(tables.get("image_quality")))
         if calibs is not None:
             (work / "photoCalib").mkdir()
             _write_calibrations(work / "photoCalib", calibs)
@@ -132,8 +132,26 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+def _marks(table: pd.DataFrame | None) -> dict[Key, list[tuple[str, Any, str]]]:
+    """Return the cards that say how good the WCS of each image is: its formal error, and whether it is weak or lost."""
+    if table is None or "astrometry_formal_error" not in table:
+        return {}
+    out: dict[Key, list[tuple[str, Any, str]]] = {}
+    wanted = ["visit", "detector", "astrometry_formal_error", "astrometry_weak", "astrometry_lost"]
+    for visit, detector, error, weak, lost in table[wanted].itertuples(index=False):
+        cards: list[tuple[str, Any, str]] = [("WCSWEAK", bool(weak or lost), "few or contradicting stars hold the WCS")]
+        if np.isfinite(error):
+            cards.append(("WCSERR", float(error), "[arcsec] formal error per axis"))
+        out[int(visit), int(detector)] = cards
+    return out
+
+
 def _write_wcs(
-    work: Path, images: Images, wcs: Mapping[Key, ComposedWcs], calibs: Mapping[Key, PhotoCalib]
+    work: Path,
+    images: Images,
+    wcs: Mapping[Key, ComposedWcs],
+    calibs: Mapping[Key, PhotoCalib],
+    marks: Mapping[Key, list[tuple[str, Any, str]]],
 ) -> dict[str, float]:
     (work / "wcs").mkdir()
     (work / "maps").mkdir()
@@ -147,6 +165,7 @@ def _write_wcs(
         sip = sip_approximation(full, full.bbox)
         worst_sky, worst_pixel = max(worst_sky, sip.delta_sky), max(worst_pixel, sip.delta_pixel)
         cards = sip.cards((full.bbox[0], full.bbox[1])) + _describe(images, i, calibs.get((visit, detector)))
+        cards += marks.get((visit, detector), [])
         cards.append(("SIPMISS", sip.delta_sky, "[arcsec] worst miss of the SIP terms"))
         write_cards(work / "wcs" / f"{visit}_{detector}.hdr", cards)
         maps.setdefault(visit, {})[detector] = full.to_dict()

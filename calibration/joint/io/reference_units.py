@@ -1,6 +1,7 @@
 """Are the columns of a reference catalogue in the units that a joint fit takes? A wrong unit is named, not fitted."""
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pandas as pd
 from calibration.errors import JointCalibrationError
 from tasks.arrays import F64
 
-__all__ = ["check_fluxes", "check_units", "epochs_mjd"]
+__all__ = ["check_fluxes", "check_frame", "check_units", "epochs_mjd"]
 
 log = logging.getLogger("alertprod.jointcal")
 _JD_OF_MJD = 2400000.5
@@ -20,6 +21,36 @@ _MOTION = ("pm_ra", "pm_dec", "pm_raErr", "pm_decErr")
 _MAGNITUDES = (-30.0, 40.0)  # as fluxes: fainter than AB 27.4, where no photometric reference star is
 _MJD = (15000.0, 100000.0)  # 1899 to 2132
 _YEARS = (1800.0, 2200.0)
+_ICRS = ("ICRS", "GAIA", "GCRS", "ICRF")
+
+
+def check_frame(said: Mapping[str, object], where: str) -> None:
+    """Check that what a file says of the frame of its coordinates is ICRS; a file that says nothing is taken to be.
+
+    Parameters
+    ----------
+    said
+        Values by key: RADESYS, RADECSYS, EQUINOX of a table's header, or the ``system`` of a COOSYS.
+    where
+        The file, for the message.
+
+    Raises
+    ------
+    JointCalibrationError
+        Another frame, or an equinox other than 2000 without a frame.
+    """
+    frames = {key: str(value).strip().upper() for key, value in said.items() if key != "EQUINOX" and str(value).strip()}
+    for key, frame in frames.items():
+        if not frame.startswith(_ICRS):
+            raise JointCalibrationError(
+                f"the reference catalogue {where} says {key}={frame}: coord_ra and coord_dec must be ICRS (FK5 is up to 0.1 arcsec, "
+                "FK4 and galactic coordinates are degrees away); bring them to ICRS, for example by astropy's SkyCoord.icrs"
+            )
+    equinox = str(said.get("EQUINOX", "")).strip().upper().lstrip("JB")
+    if equinox and not frames and float(equinox) != 2000.0:
+        raise JointCalibrationError(
+            f"the reference catalogue {where} says EQUINOX={equinox}: coord_ra and coord_dec must be ICRS; bring them there"
+        )
 
 
 def check_units(table: pd.DataFrame, *, errors: bool = True, motion: bool = True, parallax: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 import fnmatch
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import ReferenceConfig
 from calibration.joint.io.files import read_fits_table
-from calibration.joint.io.reference_units import check_fluxes, check_units, epochs_mjd
+from calibration.joint.io.reference_units import check_fluxes, check_frame, check_units, epochs_mjd
 from calibration.joint.model.data import ARCSEC, tangent_frames
 from calibration.joint.model.references import Circle, References
 from tasks.arrays import F64
@@ -25,6 +26,8 @@ __all__ = ["Wanted", "colour_corrected", "load_references", "read_catalogue", "r
 log = logging.getLogger("alertprod.jointcal")
 _JULIAN = 365.25
 _LEAST_ERR = 0.1e-3  # arcsec; no catalogue is better, and a zero error would be an infinite weight
+_HEAD_BYTES = 2**16
+_FRAME_KEYS = ("RADESYS", "RADECSYS", "EQUINOX")
 _TEXTS = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable"}
 
 
@@ -34,7 +37,7 @@ def read_catalogue(path: "str | Path") -> pd.DataFrame:
     Raises
     ------
     JointCalibrationError
-        The file cannot be read.
+        The file cannot be read, or says that its coordinates are not ICRS.
     """
     path = Path(path)
     try:
@@ -45,11 +48,25 @@ def read_catalogue(path: "str | Path") -> pd.DataFrame:
         if path.suffix in _TEXTS:
             from astropy.table import Table
 
-            table: pd.DataFrame = Table.read(path, format=_TEXTS[path.suffix]).to_pandas()
+            read = Table.read(path, format=_TEXTS[path.suffix])
+            check_frame({k: read.meta[k] for k in _FRAME_KEYS if k in read.meta} | _coosys(path), str(path))
+            table: pd.DataFrame = read.to_pandas()
             return table
-        return read_fits_table(path)
+        return read_fits_table(
+            path, lambda header: check_frame({k: header[k] for k in _FRAME_KEYS if k in header}, str(path))
+        )
+    except JointCalibrationError:
+        raise
     except Exception as error:
         raise JointCalibrationError(f"the reference catalogue {path} cannot be read: {error}") from error
+
+
+def _coosys(path: Path) -> dict[str, str]:
+    """Return the frame that a VOTable says its coordinates are in; nothing for other files."""
+    if path.suffix == ".ecsv":
+        return {}
+    found = re.search(rb"<COOSYS[^>]*\bsystem\s*=\s*[\"']([^\"']*)", path.read_bytes()[:_HEAD_BYTES])
+    return {"COOSYS system": found.group(1).decode()} if found else {}
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,25 @@ motion is t - t0 times its proper motion, plus parallax times the Earth's baryce
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from calibration.joint.model.basis import n_terms, term_degrees
-from calibration.joint.model.linearise import Derivatives, Frames, Maps, MovingStars, Pixels, linearise, weights_of
-from calibration.joint.model.rows import ModelParameters, Rows
+from calibration.joint.model.linearise import (
+    Basis,
+    Derivatives,
+    Frames,
+    Maps,
+    MovingStars,
+    Pixels,
+    add_chroma,
+    map_pixels,
+    subtract_stars,
+    weights_of,
+)
+from calibration.joint.model.map_derivatives import add_map_gradient, expand
+from calibration.joint.model.rows import LightRows, ModelParameters, Rows
 from tasks.arrays import F64, I64, Flags
 
 __all__ = ["AstrometryProblem", "Layout", "MeasuredPositions", "StarAstrometry"]
@@ -180,32 +193,49 @@ class AstrometryProblem:
 
     def rows(self, first: int, last: int) -> Rows:
         """Linearise the measurements of the stars [first, last)."""
+        rows, basis = self._linearised(first, last)
+        model = np.empty((len(rows.residual), 2, self.width))
+        expand(basis, self.layout.dcr, model)
+        return rows._replace(model=model)
+
+    def light(self, first: int, last: int) -> LightRows:
+        """Linearise the measurements of the stars [first, last) for a gradient."""
+        rows, basis = self._linearised(first, last)
+        return LightRows(rows, partial(add_map_gradient, basis, rows.starts, self.layout.dcr))
+
+    def _linearised(self, first: int, last: int) -> tuple[Rows, Basis]:
+        """Return the rows of the stars [first, last) without their derivatives by the model, and what these are made of."""
         low, high = int(self.offsets[first]), int(self.offsets[last])
-        part, n = slice(low, high), high - low
+        part, n, lay = slice(low, high), high - low, self.layout
         image = self.image[part]
-        pixels = Pixels(self.x[part], self.y[part], image, self.star_index[part], self.layout.starts(image))
-        out = Derivatives(
-            np.empty((n, 2)), np.empty((n, 2, self.width)), np.empty((n, 2, self.n_star)), np.empty((n, 2, 2))
-        )
-        linearise(pixels, self.layout.maps(self.parameters), self.frames, self.stars.moving, out)
+        pixels = Pixels(self.x[part], self.y[part], image, self.star_index[part], lay.starts(image))
+        out = Derivatives(np.empty((n, 2)), np.empty((n, 2, self.n_star)), np.empty((n, 2, 2)))
+        outer, inner = (np.empty((n, 2, order + 1)) for order in (lay.outer_order, lay.inner_order))
+        basis = Basis(outer, inner, np.empty((n, 2, 2)), np.empty((n, 2)))
+        maps, stars = lay.maps(self.parameters), self.stars.moving
+        map_pixels(pixels, maps, basis, out)
+        subtract_stars(pixels, maps, self.frames, stars, out)
+        if lay.dcr:
+            add_chroma(pixels, maps, self.frames, stars.colour, basis, out.residual)
         weight = np.empty((n, 2, 2))
         vx, vy, vxy = self.covariance[:, part]
         weights_of(vx, vy, vxy, self.pedestal[part], out.pixel, weight)
         weight *= self.kept[part, None, None]
         prior = self.stars.prior[first:last]
         off = self.stars.coordinates[first:last] - self.stars.target[first:last]
-        return Rows(
+        rows = Rows(
             residual=out.residual,
             weight=weight,
-            model=out.model,
+            model=np.empty((n, 2, 0)),
             star=out.star,
             starts=pixels.starts,
             group=image,
-            lengths=self.layout.lengths,
+            lengths=lay.lengths,
             offsets=self.offsets[first : last + 1] - low,
             prior=prior,
             pull=np.einsum("nab,nb->na", prior, off),
         )
+        return rows, basis
 
     def undetermined(self) -> Flags:
         """Return which parameters (P,), terms of outer maps, have fewer than three kept measurements for every two

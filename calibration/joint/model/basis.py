@@ -1,4 +1,4 @@
-"""Chebyshev polynomials of limited total degree in two variables: values, derivatives, fits.
+"""Chebyshev polynomials of limited total degree in two variables: values and fits.
 
 Terms are ordered by row: all T_i(u) T_0(v), then T_i(u) T_1(v), and so on with i + j <= order.
 """
@@ -8,7 +8,7 @@ import numpy as np
 from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 
-__all__ = ["design", "fit_terms", "n_terms", "term_degrees", "terms", "terms_and_slopes"]
+__all__ = ["design", "fit_terms", "n_terms", "term_degrees", "terms"]
 
 
 def n_terms(order: int) -> int:
@@ -22,39 +22,24 @@ def term_degrees(order: int) -> I64:
 
 
 @compiled
-def _series(order: int, u: float, t: F64, d: F64) -> None:
-    """Write the Chebyshev polynomials of one variable and their derivatives, both (order + 1,)."""
-    t[0], d[0] = 1.0, 0.0
+def _series(order: int, u: float, t: F64) -> None:
+    """Write the Chebyshev polynomials (order + 1,) of one variable."""
+    t[0] = 1.0
     if order > 0:
-        t[1], d[1] = u, 1.0
+        t[1] = u
     for i in range(2, order + 1):
         t[i] = 2.0 * u * t[i - 1] - t[i - 2]
-        d[i] = 2.0 * t[i - 1] + 2.0 * u * d[i - 1] - d[i - 2]
-
-
-@compiled
-def terms_and_slopes(order: int, u: float, v: float, values: F64, du: F64, dv: F64, work: F64) -> None:
-    """Write the terms (n_terms,) and their derivatives by u and v at one point; `work` is (4, order + 1)."""
-    _series(order, u, work[0], work[1])
-    _series(order, v, work[2], work[3])
-    k = 0
-    for j in range(order + 1):
-        for i in range(order + 1 - j):
-            values[k] = work[0, i] * work[2, j]
-            du[k] = work[1, i] * work[2, j]
-            dv[k] = work[0, i] * work[3, j]
-            k += 1
 
 
 @compiled
 def terms(order: int, u: float, v: float, values: F64, work: F64) -> None:
-    """Write the terms (n_terms,) at one point; `work` is (4, order + 1)."""
-    _series(order, u, work[0], work[1])
-    _series(order, v, work[2], work[3])
+    """Write the terms (n_terms,) at one point; `work` is (2, order + 1)."""
+    _series(order, u, work[0])
+    _series(order, v, work[1])
     k = 0
     for j in range(order + 1):
         for i in range(order + 1 - j):
-            values[k] = work[0, i] * work[2, j]
+            values[k] = work[0, i] * work[1, j]
             k += 1
 
 

@@ -10,6 +10,7 @@ from calibration.joint.model.astrometry import AstrometryProblem, Layout, Measur
 from calibration.joint.model.basis import design, fit_terms, n_terms, term_degrees
 from calibration.joint.model.data import ARCSEC, Images, tangent_frames
 from calibration.joint.model.frames import image_frames, tangent_points
+from calibration.joint.model.gauge import held_chips
 from calibration.joint.model.linearise import Frames
 from calibration.joint.model.rows import ModelParameters
 from calibration.joint.model.stars import Associated
@@ -94,7 +95,7 @@ class AstrometryBuilder:
         return np.ascontiguousarray(self.parameters.values[first : first + 2 * count].reshape(2, count).T)
 
     def _start_chips(self, detectors: I64, n_shared: int, camera: Camera) -> None:
-        """Take the chip maps from the camera file, and hold that of the chip in the middle of the first `n_shared`."""
+        """Take the chip maps from the camera file, and hold those of the chips in the middle of the first `n_shared`."""
         gu, gv = _nodes()
         focal = []
         for d in (camera[int(d)] for d in detectors):
@@ -106,9 +107,12 @@ class AstrometryBuilder:
             solved = fit_terms(self.layout.inner_order, gu, gv, f / self.scale_mm)
             first = self.layout.inner_start + 2 * count * chip
             self.parameters.values[first : first + 2 * count] = solved.T.ravel()
-        middle = camera.nearest([int(d) for d in detectors[:n_shared]], 0.0, 0.0)
-        first = self.layout.inner_start + 2 * count * int(np.searchsorted(detectors[:n_shared], middle))
-        self.parameters.fitted[first : first + 2 * count] = False  # else chip and visit maps trade places
+        shared = self.layout.inner < n_shared
+        for chip in held_chips(
+            self.layout.outer[shared], self.layout.inner[shared], detectors[:n_shared], camera, (0.0, 0.0)
+        ):
+            first = self.layout.inner_start + 2 * count * chip
+            self.parameters.fitted[first : first + 2 * count] = False  # else chip and visit maps trade places
 
     def _expect_chips(self, detectors: I64, camera: Camera, pixels: float) -> None:
         """Trust the camera file to so many pixels: nothing against many visits, all there is against one."""

@@ -9,6 +9,7 @@ from calibration.errors import JointCalibrationError, ModelInvalid
 from calibration.joint.config import JointcalConfig
 from calibration.joint.model.basis import n_terms, term_degrees
 from calibration.joint.model.data import Images
+from calibration.joint.model.gauge import held_chips
 from calibration.joint.model.photometry import (
     POGSON,
     MeasuredFluxes,
@@ -72,8 +73,8 @@ class PhotometryBuilder:
             names = [f"field of visit {v}, term T{i}(X)T{j}(Y)" for v in visits for i, j in term_degrees(order)] + [
                 f"scale of detector {d}" for d in detectors
             ]
-            middle = camera.nearest([int(d) for d in detectors], *_middle(camera))
-            fitted[layout.scale_start + int(np.searchsorted(detectors, middle))] = False
+            held = held_chips(visit_index, chip, detectors, camera, _middle(camera))
+            fitted[layout.scale_start + np.array(held)] = False
             count = n_terms(order)
             degree = term_degrees(order).sum(1)
             measured = np.bincount(visit_index[associated.measurements.image], minlength=visits.size)

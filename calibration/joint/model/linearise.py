@@ -8,12 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calibration.joint.model.basis import terms_and_slopes
 from calibration.joint.model.data import ARCSEC
 from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 
-__all__ = ["Derivatives", "Frames", "Maps", "MovingStars", "Pixels", "linearise", "weights_of"]
+__all__ = [
+    "Basis",
+    "Derivatives",
+    "Frames",
+    "Maps",
+    "MovingStars",
+    "Pixels",
+    "add_chroma",
+    "map_pixels",
+    "subtract_stars",
+    "weights_of",
+]
 
 
 class Pixels(NamedTuple):
@@ -106,15 +116,34 @@ class MovingStars(NamedTuple):
     colour: F64
 
 
+class Basis(NamedTuple):
+    """What the derivatives of n measurements by the maps are made of: far fewer numbers than these.
+
+    Parameters
+    ----------
+    outer
+        (n, 2, outer_order + 1) polynomials of u and of v; a term is the product of one of each.
+    inner
+        (n, 2, inner_order + 1) those of the inner maps.
+    slope
+        (n, 2, 2) derivatives of xi and eta by u and v, arcsec.
+    chroma
+        (n, 2) derivative by the chromatic term.
+    """
+
+    outer: F64
+    inner: F64
+    slope: F64
+    chroma: F64
+
+
 class Derivatives(NamedTuple):
-    """What `linearise` writes for n measurements, arcsec in the tangent plane (east, north).
+    """What the kernels write for n measurements, arcsec in the tangent plane (east, north).
 
     Parameters
     ----------
     residual
         (n, 2) model of the pixel minus star.
-    model
-        (n, 2, K) by the parameters of the maps, run after run.
     star
         (n, 2, q) by the star's coordinates.
     pixel
@@ -122,100 +151,121 @@ class Derivatives(NamedTuple):
     """
 
     residual: F64
-    model: F64
     star: F64
     pixel: F64
 
 
 @compiled
-def _map_slopes(first: int, parameters: F64, values: F64, du: F64, dv: F64) -> tuple[float, ...]:
+def _series(count: int, t: float, values: F64, m: int, axis: int, slopes: F64) -> None:
+    """Write `count` Chebyshev polynomials of one variable into values[m, axis], and their derivatives into slopes[axis]."""
+    values[m, axis, 0], slopes[axis, 0] = 1.0, 0.0
+    if count > 1:
+        values[m, axis, 1], slopes[axis, 1] = t, 1.0
+    for i in range(2, count):
+        values[m, axis, i] = 2.0 * t * values[m, axis, i - 1] - values[m, axis, i - 2]
+        slopes[axis, i] = 2.0 * values[m, axis, i - 1] + 2.0 * t * slopes[axis, i - 1] - slopes[axis, i - 2]
+
+
+@compiled
+def _map(count: int, first: int, parameters: F64, values: F64, m: int, slopes: F64) -> tuple[float, ...]:
     """Return both axes of a map whose parameters begin at `first`, then their derivatives by u and v, axis by axis."""
-    n = values.size
+    n = count * (count + 1) // 2
     x = y = x_u = x_v = y_u = y_v = 0.0
-    for t in range(n):
-        cx, cy = parameters[first + t], parameters[first + n + t]
-        x += cx * values[t]
-        y += cy * values[t]
-        x_u += cx * du[t]
-        x_v += cx * dv[t]
-        y_u += cy * du[t]
-        y_v += cy * dv[t]
+    t = first
+    for j in range(count):
+        ax = ay = bx = by = 0.0
+        for i in range(count - j):
+            cx, cy = parameters[t], parameters[t + n]
+            a, b = values[m, 0, i], slopes[0, i]
+            ax += cx * a
+            ay += cy * a
+            bx += cx * b
+            by += cy * b
+            t += 1
+        c, e = values[m, 1, j], slopes[1, j]
+        x += ax * c
+        y += ay * c
+        x_u += bx * c
+        x_v += ax * e
+        y_u += by * c
+        y_v += ay * e
     return x, y, x_u, x_v, y_u, y_v
 
 
 @compiled
-def _linearise_star(
-    m: int, pixels: Pixels, frames: Frames, stars: MovingStars, direction: F64, out: Derivatives
-) -> None:
-    """Subtract the star of measurement m from its residual and write the derivatives by the star."""
-    i, s = pixels.image[m], pixels.star[m]
-    years, moves = frames.years[i], stars.coordinates.shape[1] == 4
-    a = stars.coordinates[s, 0] + stars.motion[s, 0] * years
-    b = stars.coordinates[s, 1] + stars.motion[s, 1] * years
-    if moves:
-        a += stars.coordinates[s, 2] * years
-        b += stars.coordinates[s, 3] * years
-    cos = pe = pn = ce = cn = ee = en = ne = nn = 0.0
-    for c in range(3):
-        s_east, s_north = stars.east[s, c], stars.north[s, c]
-        direction[c] = stars.vector[s, c] + ARCSEC * (a * s_east + b * s_north - stars.parallax[s] * frames.earth[i, c])
-        cos += frames.tangent[i, c] * direction[c]
-        pe += frames.east[i, c] * direction[c]
-        pn += frames.north[i, c] * direction[c]
-        ce += frames.tangent[i, c] * s_east
-        cn += frames.tangent[i, c] * s_north
-        ee += frames.east[i, c] * s_east
-        en += frames.east[i, c] * s_north
-        ne += frames.north[i, c] * s_east
-        nn += frames.north[i, c] * s_north
-    pe, pn = pe / cos, pn / cos
-    out.residual[m, 0] -= pe / ARCSEC
-    out.residual[m, 1] -= pn / ARCSEC
-    out.star[m, 0, 0], out.star[m, 0, 1] = -(ee - pe * ce) / cos, -(en - pe * cn) / cos
-    out.star[m, 1, 0], out.star[m, 1, 1] = -(ne - pn * ce) / cos, -(nn - pn * cn) / cos
-    if moves:
-        for r in range(2):
-            out.star[m, r, 2] = out.star[m, r, 0] * years
-            out.star[m, r, 3] = out.star[m, r, 1] * years
+def map_pixels(pixels: Pixels, maps: Maps, basis: Basis, out: Derivatives) -> None:
+    """Write where the maps put the pixels of a block into the residuals, and what the derivatives are made of."""
+    x, y, image, starts = pixels.x, pixels.y, pixels.image, pixels.starts
+    parameters, centre, half = maps.parameters, maps.centre, maps.half
+    outer, inner, slope, residual, pixel = basis.outer, basis.inner, basis.slope, out.residual, out.pixel
+    no, ni = maps.outer_order + 1, maps.inner_order + 1
+    slopes = np.empty((2, max(no, ni)))
+    for m in range(x.size):
+        i = image[m]
+        hx, hy = half[i, 0], half[i, 1]
+        u, v = (x[m] - centre[i, 0]) / hx, (y[m] - centre[i, 1]) / hy
+        xx, xy, yx, yy = 1.0 / hx, 0.0, 0.0, 1.0 / hy
+        if ni > 0:
+            _series(ni, u, inner, m, 0, slopes)
+            _series(ni, v, inner, m, 1, slopes)
+            u, v, x_u, x_v, y_u, y_v = _map(ni, starts[m, 1], parameters, inner, m, slopes)
+            xx, xy, yx, yy = x_u / hx, x_v / hy, y_u / hx, y_v / hy
+        _series(no, u, outer, m, 0, slopes)
+        _series(no, v, outer, m, 1, slopes)
+        xi, eta, xi_u, xi_v, eta_u, eta_v = _map(no, starts[m, 0], parameters, outer, m, slopes)
+        residual[m, 0], residual[m, 1] = xi, eta
+        slope[m, 0, 0], slope[m, 0, 1], slope[m, 1, 0], slope[m, 1, 1] = xi_u, xi_v, eta_u, eta_v
+        pixel[m, 0, 0], pixel[m, 0, 1] = xi_u * xx + xi_v * yx, xi_u * xy + xi_v * yy
+        pixel[m, 1, 0], pixel[m, 1, 1] = eta_u * xx + eta_v * yx, eta_u * xy + eta_v * yy
 
 
 @compiled
-def linearise(pixels: Pixels, maps: Maps, frames: Frames, stars: MovingStars, out: Derivatives) -> None:
-    """Fill residuals and derivatives of all measurements of a block."""
-    to = (maps.outer_order + 1) * (maps.outer_order + 2) // 2
-    ti = (maps.inner_order + 1) * (maps.inner_order + 2) // 2
-    work = np.empty((4, max(maps.outer_order, maps.inner_order) + 1))
-    bo, bu, bv = np.empty(to), np.empty(to), np.empty(to)
-    bi, iu, iv = np.empty(ti), np.empty(ti), np.empty(ti)
-    direction = np.empty(3)
-    model, residual = out.model, out.residual
-    for m in range(pixels.x.size):
-        i = pixels.image[m]
-        hx, hy = maps.half[i, 0], maps.half[i, 1]
-        u, v = (pixels.x[m] - maps.centre[i, 0]) / hx, (pixels.y[m] - maps.centre[i, 1]) / hy
-        xx, xy, yx, yy = 1.0 / hx, 0.0, 0.0, 1.0 / hy
-        if ti > 0:
-            terms_and_slopes(maps.inner_order, u, v, bi, iu, iv, work)
-            u, v, x_u, x_v, y_u, y_v = _map_slopes(pixels.starts[m, 1], maps.parameters, bi, iu, iv)
-            xx, xy, yx, yy = x_u / hx, x_v / hy, y_u / hx, y_v / hy
-        terms_and_slopes(maps.outer_order, u, v, bo, bu, bv, work)
-        xi, eta, xi_u, xi_v, eta_u, eta_v = _map_slopes(pixels.starts[m, 0], maps.parameters, bo, bu, bv)
-        for t in range(to):
-            model[m, 0, t] = model[m, 1, to + t] = bo[t]
-            model[m, 0, to + t] = model[m, 1, t] = 0.0
-        k = 2 * to
-        for t in range(ti):
-            model[m, 0, k + t], model[m, 0, k + ti + t] = xi_u * bi[t], xi_v * bi[t]
-            model[m, 1, k + t], model[m, 1, k + ti + t] = eta_u * bi[t], eta_v * bi[t]
-        out.pixel[m, 0, 0], out.pixel[m, 0, 1] = xi_u * xx + xi_v * yx, xi_u * xy + xi_v * yy
-        out.pixel[m, 1, 0], out.pixel[m, 1, 1] = eta_u * xx + eta_v * yx, eta_u * xy + eta_v * yy
-        residual[m, 0], residual[m, 1] = xi, eta
-        _linearise_star(m, pixels, frames, stars, direction, out)
-        if maps.dcr:
-            k += 2 * ti
+def subtract_stars(pixels: Pixels, maps: Maps, frames: Frames, stars: MovingStars, out: Derivatives) -> None:
+    """Subtract the stars from the residuals of a block and write the derivatives by the stars."""
+    image, star, residual, by_star = pixels.image, pixels.star, out.residual, out.star
+    vector, s_east, s_north, coordinates = stars.vector, stars.east, stars.north, stars.coordinates
+    tangent, east, north, earth = frames.tangent, frames.east, frames.north, frames.earth
+    motion, parallax, all_years = stars.motion, stars.parallax, frames.years
+    moves = coordinates.shape[1] == 4
+    for m in range(image.size):
+        i, s = image[m], star[m]
+        years = all_years[i]
+        a = coordinates[s, 0] + motion[s, 0] * years
+        b = coordinates[s, 1] + motion[s, 1] * years
+        if moves:
+            a += coordinates[s, 2] * years
+            b += coordinates[s, 3] * years
+        cos = pe = pn = ce = cn = ee = en = ne = nn = 0.0
+        for c in range(3):
+            e, n = s_east[s, c], s_north[s, c]
+            direction = vector[s, c] + ARCSEC * (a * e + b * n - parallax[s] * earth[i, c])
+            cos += tangent[i, c] * direction
+            pe += east[i, c] * direction
+            pn += north[i, c] * direction
+            ce += tangent[i, c] * e
+            cn += tangent[i, c] * n
+            ee += east[i, c] * e
+            en += east[i, c] * n
+            ne += north[i, c] * e
+            nn += north[i, c] * n
+        pe, pn = pe / cos, pn / cos
+        residual[m, 0] -= pe / ARCSEC
+        residual[m, 1] -= pn / ARCSEC
+        by_star[m, 0, 0], by_star[m, 0, 1] = -(ee - pe * ce) / cos, -(en - pe * cn) / cos
+        by_star[m, 1, 0], by_star[m, 1, 1] = -(ne - pn * ce) / cos, -(nn - pn * cn) / cos
+        if moves:
             for r in range(2):
-                model[m, r, k] = -frames.refraction[i, r] * stars.colour[pixels.star[m]]
-                residual[m, r] += maps.parameters[pixels.starts[m, 2]] * model[m, r, k]
+                by_star[m, r, 2] = by_star[m, r, 0] * years
+                by_star[m, r, 3] = by_star[m, r, 1] * years
+
+
+@compiled
+def add_chroma(pixels: Pixels, maps: Maps, frames: Frames, colour: F64, basis: Basis, residual: F64) -> None:
+    """Add the chromatic refraction of stars of a colour (M,) to the residuals, and write its derivative."""
+    for m in range(pixels.image.size):
+        for r in range(2):
+            basis.chroma[m, r] = -frames.refraction[pixels.image[m], r] * colour[pixels.star[m]]
+            residual[m, r] += maps.parameters[pixels.starts[m, 2]] * basis.chroma[m, r]
 
 
 @compiled

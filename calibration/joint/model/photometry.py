@@ -5,12 +5,13 @@ Four models: the scale per image (simple) or per chip times a Chebyshev field ov
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from calibration.joint.model.basis import n_terms, terms
-from calibration.joint.model.rows import ModelParameters, Rows
+from calibration.joint.model.rows import LightRows, ModelParameters, Rows
 from exposure.photocalib import AB_ZEROPOINT
 from tasks.arrays import F64, I64, Flags
 from tasks.compiled import compiled
@@ -18,6 +19,7 @@ from tasks.compiled import compiled
 __all__ = ["POGSON", "MeasuredFluxes", "PhotometryLayout", "PhotometryProblem", "StarPhotometry", "field_at"]
 
 POGSON = 2.5 / np.log(10.0)
+_TO_NATURAL = -1.0 / POGSON
 
 
 @dataclass
@@ -82,7 +84,7 @@ class StarPhotometry:
 def field_at(order: int, coefficients: F64, u: F64, v: F64, out: F64) -> None:
     """Write the field (N,) of one visit at scaled focal-plane positions u, v (N,) from its terms (n_terms,)."""
     values = np.empty(max(coefficients.size, 1))
-    work = np.empty((4, max(order, 0) + 1))
+    work = np.empty((2, max(order, 0) + 1))
     for m in range(u.size):
         terms(order, u[m], v[m], values, work)
         total = 0.0
@@ -114,40 +116,91 @@ class Counts(NamedTuple):
 
 
 class FluxDerivatives(NamedTuple):
-    """What the kernel writes: residual (n, 1), its derivatives (n, 1, K) and the present nJy per count (n,)."""
+    """What the kernel writes for n measurements.
+
+    Parameters
+    ----------
+    residual
+        (n, 1) model minus star.
+    basis
+        (n, 2, order + 1) polynomials of u and of v; a term of the field is the product of one of each.
+    by_field, by_scale
+        (n,) derivatives by a term of the field that is 1, and by the scale.
+    scale
+        (n,) present nJy per count.
+    """
 
     residual: F64
-    model: F64
+    basis: F64
+    by_field: F64
+    by_scale: F64
     scale: F64
 
 
 @compiled
-def _linearise(counts: Counts, order: int, magnitude: bool, parameters: F64, value: F64, out: FluxDerivatives) -> None:
+def _linearise(counts: Counts, magnitude: bool, parameters: F64, value: F64, out: FluxDerivatives) -> None:
     """Fill residuals, derivatives and scales; `parameters` (P,) of the model, `value` (M, 1) of the stars."""
-    count = (order + 1) * (order + 2) // 2
-    basis = np.empty(max(count, 1))
-    work = np.empty((4, max(order, 0) + 1))
-    measured, starts, model = counts.measured, counts.starts, out.model
+    measured, starts, star, basis = counts.measured, counts.starts, counts.star, out.basis
+    count = basis.shape[2]
     for m in range(measured.size):
         field = 0.0 if magnitude else 1.0
         if count > 0:
-            terms(order, counts.u[m], counts.v[m], basis, work)
+            for axis in range(2):
+                t = counts.u[m] if axis == 0 else counts.v[m]
+                basis[m, axis, 0] = 1.0
+                if count > 1:
+                    basis[m, axis, 1] = t
+                for i in range(2, count):
+                    basis[m, axis, i] = 2.0 * t * basis[m, axis, i - 1] - basis[m, axis, i - 2]
             field = 0.0
-            for t in range(count):
-                field += parameters[starts[m, 0] + t] * basis[t]
-        k = parameters[starts[m, 1]]
+            k = starts[m, 0]
+            for j in range(count):
+                total = 0.0
+                for i in range(count - j):
+                    total += parameters[k] * basis[m, 0, i]
+                    k += 1
+                field += total * basis[m, 1, j]
+        level = parameters[starts[m, 1]]
         if magnitude:
-            out.residual[m, 0] = measured[m] + k + field - value[counts.star[m], 0]
-            for t in range(count):
-                model[m, 0, t] = basis[t]
-            model[m, 0, count] = 1.0
-            out.scale[m] = 10.0 ** (-0.4 * (k + field - AB_ZEROPOINT))
+            out.residual[m, 0] = measured[m] + level + field - value[star[m], 0]
+            out.by_field[m] = out.by_scale[m] = 1.0
+            out.scale[m] = np.exp(_TO_NATURAL * (level + field - AB_ZEROPOINT))
         else:
-            out.residual[m, 0] = k * field * measured[m] - value[counts.star[m], 0]
-            for t in range(count):
-                model[m, 0, t] = k * measured[m] * basis[t]
-            model[m, 0, count] = field * measured[m]
-            out.scale[m] = k * field
+            out.residual[m, 0] = level * field * measured[m] - value[star[m], 0]
+            out.by_field[m], out.by_scale[m] = level * measured[m], field * measured[m]
+            out.scale[m] = level * field
+
+
+@compiled
+def _expand(out: FluxDerivatives, model: F64) -> None:
+    """Write the derivatives (n, 1, K) by the terms of the field and by the scale."""
+    basis = out.basis
+    count = basis.shape[2]
+    for m in range(basis.shape[0]):
+        k = 0
+        for j in range(count):
+            for i in range(count - j):
+                model[m, 0, k] = out.by_field[m] * basis[m, 0, i] * basis[m, 1, j]
+                k += 1
+        model[m, 0, k] = out.by_scale[m]
+
+
+@compiled
+def _add_gradient(out: FluxDerivatives, starts: I64, pull: F64, gradient: F64) -> None:
+    """Add J^T `pull` (n, 1) to the gradient (P,)."""
+    basis = out.basis
+    count = basis.shape[2]
+    for m in range(basis.shape[0]):
+        w = pull[m, 0]
+        if w == 0.0:
+            continue
+        k = starts[m, 0]
+        for j in range(count):
+            a = w * out.by_field[m] * basis[m, 1, j]
+            for i in range(count - j):
+                gradient[k] += a * basis[m, 0, i]
+                k += 1
+        gradient[starts[m, 1]] += w * out.by_scale[m]
 
 
 @dataclass(frozen=True)
@@ -216,24 +269,37 @@ class PhotometryProblem:
     def _linearised(self, part: slice) -> tuple[Counts, FluxDerivatives]:
         image = self.image[part]
         n = image.size
-        out = FluxDerivatives(np.empty((n, 1)), np.empty((n, 1, self.width)), np.empty(n))
+        basis = np.empty((n, 2, self.layout.order + 1))
+        out = FluxDerivatives(np.empty((n, 1)), basis, *(np.empty(n) for _ in range(3)))
         counts = Counts(
             self.u[part], self.v[part], self.measured[part], self.star_index[part], self.layout.starts(image)
         )
-        _linearise(counts, self.layout.order, self.layout.magnitude, self.parameters, self.stars.value, out)
+        _linearise(counts, self.layout.magnitude, self.parameters, self.stars.value, out)
         return counts, out
 
     def rows(self, first: int, last: int) -> Rows:
         """Linearise the measurements of the stars [first, last)."""
+        rows, out = self._light(first, last)
+        model = np.empty((len(rows.residual), 1, self.width))
+        _expand(out, model)
+        return rows._replace(model=model)
+
+    def light(self, first: int, last: int) -> LightRows:
+        """Linearise the measurements of the stars [first, last) for a gradient."""
+        rows, out = self._light(first, last)
+        return LightRows(rows, partial(_add_gradient, out, rows.starts))
+
+    def _light(self, first: int, last: int) -> tuple[Rows, FluxDerivatives]:
+        """Return the rows of the stars [first, last) without their derivatives by the model, and what these are made of."""
         low, high = int(self.offsets[first]), int(self.offsets[last])
         part = slice(low, high)
         counts, out = self._linearised(part)
         scale = out.scale if self.error_scale is None else self.error_scale[part]
         prior = self.stars.prior[first:last]
-        return Rows(
+        rows = Rows(
             residual=out.residual,
             weight=(self.kept[part] / self._sigma(part, scale) ** 2)[:, None, None],
-            model=out.model,
+            model=np.empty((high - low, 1, 0)),
             star=np.full((high - low, 1, 1), -1.0),
             starts=counts.starts,
             group=self.image[part],
@@ -242,6 +308,7 @@ class PhotometryProblem:
             prior=prior,
             pull=prior[:, :, 0] * (self.stars.value[first:last] - self.stars.target[first:last]),
         )
+        return rows, out
 
     def _sigma(self, part: slice, scale: F64) -> F64:
         """Return the error (n,) of each measurement in the model's unit; `scale` (n,) nJy per count."""
@@ -249,7 +316,7 @@ class PhotometryProblem:
             return np.asarray(scale * self.flux_err[part])
         flux = self.flux[part]
         if self.predicted:  # a faint star's measured flux is noisy, and so would be its weight
-            flux = 10.0 ** (-0.4 * (self.stars.value[self.star_index[part], 0] - AB_ZEROPOINT)) / scale
+            flux = np.exp(_TO_NATURAL * (self.stars.value[self.star_index[part], 0] - AB_ZEROPOINT)) / scale
         return np.asarray(POGSON * self.flux_err[part] / flux)
 
     def undetermined(self) -> Flags:

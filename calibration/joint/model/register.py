@@ -50,6 +50,11 @@ class Registration:
     affine: F64
     lost: list[int] = field(default_factory=list)
 
+    @classmethod
+    def nothing(cls, n: int) -> "Registration":
+        """Return that of n images which lie on the reference stars as they are."""
+        return cls(np.zeros((n, 3)), np.tile([1.0, 0.0, 0.0], (n, 1)), np.zeros((n, 2, 3)))
+
     def apply(self, vectors: F64, image: "I64 | int") -> F64:
         """Return corrected directions (..., 3); `image` is (...) or one number for all."""
         out = vectors + self.offset[image]

@@ -1,11 +1,12 @@
 """What the models of a joint fit give to its solver: linearised measurements and the parameters of a model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tasks.arrays import F64, I64, Flags
 
-__all__ = ["ModelParameters", "Rows"]
+__all__ = ["LightRows", "ModelParameters", "Rows"]
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,19 @@ class Rows(NamedTuple):
     offsets: I64
     prior: F64
     pull: F64
+
+
+@dataclass(frozen=True)
+class LightRows:
+    """Linearised measurements without their derivatives by the model: all that a pass without a normal matrix needs.
+
+    Parameters
+    ----------
+    rows
+        With ``model`` of no columns.
+    add_gradient
+        Adds J^T `pull` (n, d) to a gradient (P,), called with both.
+    """
+
+    rows: Rows
+    add_gradient: Callable[[F64, F64], None]

@@ -79,18 +79,22 @@ def associate(
     match_cut: float,
     least: int,
     minimum_warnings: tuple[int, int] = (0, 0),
+    registered: bool = False,
 ) -> Associated:
     """Group detections into stars and match these to the reference stars.
 
     Every image is first moved onto the reference stars (by votes, at most `match_cut` arcsec), so that the
-    radius of the matches is that of what scatter remains, not that of the worst pointing.
+    radius of the matches is that of what scatter remains, not that of the worst pointing. `registered`: they lie there already.
 
     Raises
     ------
     JointCalibrationError
         No star is left, or none of them has a reference star.
     """
-    registration, vectors = _registered(images, measurements, references, match_cut)
+    if registered:
+        registration, vectors = Registration.nothing(len(images)), unit_vectors(*measurements.sky(images))
+    else:
+        registration, vectors = _registered(images, measurements, references, match_cut)
     if registration.lost:
         measurements, vectors = _without_lost(images, measurements, vectors, registration.lost)
     order, group, count = _grouped(images, measurements, vectors, match_cut)

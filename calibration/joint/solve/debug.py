@@ -73,7 +73,7 @@ class Watch:
         self._path(f"{self.name}_initial_model-{self.tag}.json").write_text(text, encoding="utf-8")
 
     def _residuals(self, kind: str, problem: Fittable, evaluation: Evaluation) -> None:
-        residual = np.concatenate([problem.rows(a, b).residual for a, b in star_blocks(problem)])
+        residual = np.concatenate([problem.light(a, b).rows.residual for a, b in star_blocks(problem, light=True)])
         count = np.bincount(problem.star_index[problem.kept], minlength=problem.offsets.size - 1)
         image, star = problem.image, problem.star_index
         columns: dict[str, tuple[NDArray[Any], str]] = {

@@ -50,6 +50,11 @@ class DenseFactor:
             self.scale * scipy.linalg.cho_solve(self.factor, self.scale * right, check_finite=False), np.float64
         )
 
+    def spread(self, signs: F64) -> F64:
+        """Return L^-T `signs` (P, R), S = L L^T: numbers whose covariance is S^-1 where that of the signs is 1."""
+        solved = scipy.linalg.solve_triangular(self.factor[0], signs, trans="T", lower=True, check_finite=False)
+        return np.asarray(self.scale[:, None] * solved, np.float64)
+
 
 def _loose(scaled: F64) -> Flags:
     """Return which columns (P,) of a singular matrix, scaled to a unit diagonal, nothing holds."""

@@ -14,7 +14,7 @@ from calibration.joint.model.rows import Rows
 from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 
-__all__ = ["Reduced", "add_block", "add_gradient", "contributions", "star_steps"]
+__all__ = ["Reduced", "add_block", "contributions", "pulls", "soften", "star_steps"]
 
 
 @dataclass
@@ -122,12 +122,12 @@ def star_steps(rows: Rows, step: F64, inverse: F64) -> None:
 
 
 @compiled
-def add_gradient(rows: Rows, step: F64, out: F64) -> None:
-    """Add J^T W (r + A step) to `out` (P,): the gradient after the stars made their steps (m, q)."""
-    residual, weight, model, star = rows.residual, rows.weight, rows.model, rows.star
-    starts, lengths, offsets = rows.starts, rows.lengths, rows.offsets
+def pulls(rows: Rows, step: F64, pull: F64) -> float:
+    """Write W (r + A step) (n, d) of each measurement after the stars made their steps (m, q); return their chi2."""
+    residual, weight, star, offsets = rows.residual, rows.weight, rows.star, rows.offsets
     d, q = residual.shape[1], star.shape[2]
     moved = np.empty(d)
+    chi2 = 0.0
     for s in range(offsets.size - 1):
         for m in range(offsets[s], offsets[s + 1]):
             for i in range(d):
@@ -138,43 +138,27 @@ def add_gradient(rows: Rows, step: F64, out: F64) -> None:
                 wr = 0.0
                 for j in range(d):
                     wr += weight[m, i, j] * moved[j]
-                if wr == 0.0:
-                    continue
-                k = 0
-                for run in range(lengths.size):
-                    first = starts[m, run]
-                    for t in range(lengths[run]):
-                        out[first + t] += model[m, i, k] * wr
-                        k += 1
+                pull[m, i] = wr
+                chi2 += moved[i] * wr
+    return chi2
 
 
 @compiled
-def _add_groups(rows: Rows, out: F64, columns: I64) -> None:
-    """Add J^T W J of each measurement to its group's block (G, K, K); write the block's columns (G, K)."""
-    weight, model, starts, lengths, group = rows.weight, rows.model, rows.starts, rows.lengths, rows.group
-    n, d, size = model.shape
-    weighted = np.empty((d, size))
-    for m in range(n):
-        g = group[m]
-        if columns[g, 0] < 0:
-            k = 0
-            for run in range(lengths.size):
-                for t in range(lengths[run]):
-                    columns[g, k] = starts[m, run] + t
-                    k += 1
+def soften(rows: Rows, huber: float) -> float:
+    """Scale weights by min(1, huber / distance) (Huber 1964); return what his loss has beyond the weighted chi2."""
+    residual, weight = rows.residual, rows.weight
+    d = residual.shape[1]
+    excess = 0.0
+    for m in range(residual.shape[0]):
+        chi2 = 0.0
         for i in range(d):
-            for k in range(size):
-                total = 0.0
-                for j in range(d):
-                    total += weight[m, i, j] * model[m, j, k]
-                weighted[i, k] = total
-        for i in range(d):
-            for a in range(size):
-                left = model[m, i, a]
-                if left == 0.0:
-                    continue
-                for b in range(size):
-                    out[g, a, b] += left * weighted[i, b]
+            for j in range(d):
+                chi2 += residual[m, i] * weight[m, i, j] * residual[m, j]
+        if chi2 > huber * huber:
+            distance = np.sqrt(chi2)
+            excess += huber * (distance - huber)
+            weight[m] *= huber / distance
+    return excess
 
 
 @compiled
@@ -189,6 +173,39 @@ def _cholesky(matrix: F64, root: F64) -> None:
                 root[a, a] = np.sqrt(max(total, 0.0))
             else:
                 root[a, b] = total / root[b, b] if root[b, b] > 0.0 else 0.0
+
+
+@compiled
+def _whiten(rows: Rows, out: F64) -> None:
+    """Write L^T J (n, d, K) of each measurement, W = L L^T: its square is J^T W J."""
+    weight, model = rows.weight, rows.model
+    n, d, size = model.shape
+    root = np.zeros((d, d))
+    for m in range(n):
+        _cholesky(weight[m], root)
+        for i in range(d):
+            for k in range(size):
+                total = 0.0
+                for j in range(i, d):
+                    total += root[j, i] * model[m, j, k]
+                out[m, i, k] = total
+
+
+def _add_groups(rows: Rows, out: F64, columns: I64) -> None:
+    """Add J^T W J of each measurement to its group's block (G, K, K); write the block's columns (G, K)."""
+    n, d, size = rows.model.shape
+    if not n:
+        return
+    white = np.empty((n, d, size))
+    _whiten(rows, white)
+    order = np.argsort(rows.group, kind="stable")
+    names, first = np.unique(rows.group[order], return_index=True)
+    flat: F64 = white[order].reshape(n * d, size)
+    for g, a, b in zip(names, first, [*first[1:], n], strict=True):
+        part = flat[a * d : b * d]
+        out[g] += part.T @ part
+    runs = [rows.starts[order[first], run][:, None] + np.arange(length) for run, length in enumerate(rows.lengths)]
+    columns[names] = np.concatenate(runs, axis=1)
 
 
 @compiled
@@ -227,9 +244,34 @@ def _couplings(rows: Rows, inverse: F64, position: I64, out: F64) -> None:
                             k += 1
 
 
-def add_block(rows: Rows, inverse: F64, step: F64, into: Reduced) -> None:
-    """Add one block to the reduced normal equations; `inverse` (m, q, q) and `step` (m, q) are those of its stars."""
-    add_gradient(rows, step, into.gradient)
+@compiled
+def _add_gradient(rows: Rows, pull: F64, out: F64) -> None:
+    """Add J^T `pull` (n, d) to the gradient (P,)."""
+    model, starts, lengths = rows.model, rows.starts, rows.lengths
+    for m in range(model.shape[0]):
+        for i in range(model.shape[1]):
+            wr = pull[m, i]
+            if wr == 0.0:
+                continue
+            k = 0
+            for run in range(lengths.size):
+                first = starts[m, run]
+                for t in range(lengths[run]):
+                    out[first + t] += model[m, i, k] * wr
+                    k += 1
+
+
+def add_block(rows: Rows, inverse: F64, pull: F64, into: Reduced) -> None:
+    """Add one block to the reduced normal equations.
+
+    Parameters
+    ----------
+    inverse
+        (m, q, q) of its stars.
+    pull
+        (n, d) of its measurements, see `pulls`.
+    """
+    _add_gradient(rows, pull, into.gradient)
     _add_groups(rows, into.groups, into.columns)
     if into.schur is None or not len(rows.residual):
         return

@@ -16,6 +16,8 @@ __all__ = ["FitReport", "FitSettings", "Hooks", "Progress", "Stage", "chi2_cut",
 
 log = logging.getLogger("alertprod.jointcal")
 _STAGE = 1e-2  # relative gain that ends a stage: the joint fit does the rest
+_STAGE_PASSES = 3
+_ROUND = 1e-5  # relative gain that ends a round: the step that wins it is made, and what is left is far less
 HUBER = 2.5  # sigma; 94 % efficient for Gaussian errors
 
 
@@ -44,6 +46,8 @@ class FitSettings:
         End when the cut changes less (``sigma`` only).
     max_steps
         Rounds of rejection.
+    line_search
+        Scale each step to the best along it.
     """
 
     stages: tuple[Stage, ...]
@@ -52,6 +56,7 @@ class FitSettings:
     n_sigma: float = 5.0
     relative_tolerance: float = 0.0
     max_steps: int = 20
+    line_search: bool = False
 
 
 @dataclass
@@ -148,17 +153,22 @@ class _Fit:
         report.history.append(("Initial", report.chi2, report.ndof))
         self._watch("preinit", None)
         for label, stars, model in self.settings.stages:
-            minimize(problem, stars=stars, model=model, huber=huber, max_passes=8, tolerance=_STAGE)
+            minimize(problem, stars=stars, model=model, huber=huber, max_passes=_STAGE_PASSES, tolerance=_STAGE)
             self._judged(label)
         self._watch("postinit", None)
         if self.hooks.between is not None:
             self.hooks.between()
-        minimize(problem, huber=huber, cache=self.cache)
+        self._minimize(huber)
         self._watch("final", self._reject(self._judged(self.settings.label)))
         report.n_references_kept = self._tied()
         if report.per_degree >= 4:
             log.error("Potentially bad fit: High chi-squared/ndof. (%.2f)", report.per_degree)
         return report
+
+    def _minimize(self, huber: float = 0.0) -> int:
+        """Fit everything; return how many passes it took."""
+        line_search = self.settings.line_search
+        return minimize(self.problem, huber=huber, cache=self.cache, tolerance=_ROUND, line_search=line_search)
 
     def _tied(self) -> int:
         """Return how many stars have a reference star that is used."""
@@ -208,7 +218,7 @@ class _Fit:
         if changed and _hold_untouched(self.problem):
             self.cache.factor = None
         before = self.report.per_degree
-        passes = minimize(self.problem, cache=self.cache)
+        passes = self._minimize()
         evaluation = self._judged(f"Fit iteration {step}")
         ratio = self.report.per_degree / max(before, 1e-300)
         if ratio > 10:

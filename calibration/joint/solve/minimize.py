@@ -6,7 +6,6 @@ must win at least three times less than the one before), and remade when it does
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,30 +15,42 @@ from itertools import pairwise
 import numpy as np
 import scipy.sparse
 
-from calibration.joint.model.rows import Rows
 from calibration.joint.solve.dense import DenseFactor
-from calibration.joint.solve.elimination import Reduced, add_block, add_gradient, contributions, star_steps
+from calibration.joint.solve.elimination import Reduced, add_block, contributions, pulls, soften, star_steps
 from calibration.joint.solve.problem import Problem
 from calibration.joint.solve.sparse import SparseFactor, sparse_schur
+from exposure.threads import in_threads
 from tasks.arrays import F64, I64, Flags
 
-__all__ = ["Evaluation", "FactorCache", "distributed", "evaluate", "minimize", "star_blocks", "sum_blocks"]
+__all__ = [
+    "Evaluation",
+    "FactorCache",
+    "distributed",
+    "evaluate",
+    "minimize",
+    "normal_factor",
+    "star_blocks",
+    "sum_blocks",
+]
 
-BLOCK_BYTES = 2**25
+BLOCK_BYTES = 2**23
+_LIGHT_BYTES = 1000  # of a measurement without its derivatives by the model
 DENSE_LIMIT = 12_000  # parameters; above it S is kept sparse
-_THREADS = 2
+_PARTS = 2  # of a sum: a fixed number, so that the last digit does not depend on the machine
 _WORSE = 1.01  # growth of the objective that undoes a step; less comes from weights that follow the stars
 
 
 Blocks = Sequence[tuple[int, int]]
 
 
-def star_blocks(problem: Problem) -> list[tuple[int, int]]:
-    """Split the stars into ranges whose linearised measurements and dense rows fit the cache budget."""
+def star_blocks(problem: Problem, light: bool = False) -> list[tuple[int, int]]:
+    """Split the stars into ranges whose linearised measurements (`light`: without the derivatives by the model) and dense
+    rows fit the cache.
+    """
     offsets = problem.offsets
     n = offsets.size - 1
-    per_measurement = 8 * problem.width * problem.dimension
-    per_star = 8 * problem.n_star * min(problem.parameters.size, DENSE_LIMIT)
+    per_measurement = _LIGHT_BYTES if light else 16 * problem.width * problem.dimension
+    per_star = 8 * problem.n_star * (0 if light else min(problem.parameters.size, DENSE_LIMIT))
     cost = np.diff(offsets) * per_measurement + per_star
     edges = np.searchsorted(np.cumsum(cost), np.arange(BLOCK_BYTES, cost.sum() + BLOCK_BYTES, BLOCK_BYTES))
     cuts = np.unique(np.clip(np.concatenate([[0], edges + 1, [n]]), 0, n))
@@ -110,47 +121,28 @@ def sum_blocks(problem: Problem, blocks: Blocks, *, stars: bool, matrix: bool, h
         schur = np.zeros((size, size)) if stars and dense else None
         out.reduced = Reduced.empty(problem.n_groups, problem.width, schur, out.gradient)
     for first, last in blocks:
-        rows = problem.rows(first, last)
+        light = None if matrix else problem.light(first, last)
+        rows = problem.rows(first, last) if light is None else light.rows
         m, q = last - first, problem.n_star
-        step, inverse = np.zeros((m, q)), np.zeros((m, q, q))
-        excess = _soften(rows, huber) if huber > 0 else 0.0
+        step, inverse, pull = np.zeros((m, q)), np.zeros((m, q, q)), np.empty(rows.residual.shape)
+        excess = soften(rows, huber) if huber > 0 else 0.0
         if stars:
             star_steps(rows, step, inverse)
             out.steps.append((first, last, step))
-        chi2 = _chi2_after(rows, step)
+        chi2 = pulls(rows, step, pull)
         out.chi2 += chi2
         out.objective += chi2 + excess
-        if out.reduced is None:
-            add_gradient(rows, step, out.gradient)
-        else:
-            add_block(rows, inverse, step, out.reduced)
+        if light is not None:
+            light.add_gradient(pull, out.gradient)
+        elif out.reduced is not None:
+            add_block(rows, inverse, pull, out.reduced)
             if stars and not dense:
                 out.sparse.append(sparse_schur(rows, inverse, size))
     return out
 
 
-def _chi2_after(rows: Rows, step: F64) -> float:
-    """Return the chi2 of a block after its stars made their steps (m, q)."""
-    moved = rows.residual + np.einsum("nda,na->nd", rows.star, np.repeat(step, np.diff(rows.offsets), axis=0))
-    return float(np.einsum("ni,nij,nj->", moved, rows.weight, moved, optimize=True))
-
-
-def _soften(rows: Rows, huber: float) -> float:
-    """Scale weights by min(1, huber / distance) (Huber 1964); return what his loss has beyond the weighted chi2."""
-    distance = np.sqrt(np.einsum("ni,nij,nj->n", rows.residual, rows.weight, rows.residual, optimize=True))
-    factor = huber / np.maximum(distance, huber)
-    np.multiply(rows.weight, factor[:, None, None], out=rows.weight)
-    far = distance[distance > huber]
-    return float((huber * (far - huber)).sum())
-
-
-def _in_threads(function: Callable[[Blocks], Sums], parts: Sequence[Blocks]) -> list[Sums]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(function, parts))
-
-
 Mapper = Callable[[Callable[[Blocks], Sums], Sequence[Blocks]], Sequence[Sums]]
-_MAPPER: ContextVar[tuple[Mapper, int]] = ContextVar("mapper", default=(_in_threads, _THREADS))
+_MAPPER: ContextVar[tuple[Mapper, int]] = ContextVar("mapper", default=(in_threads, _PARTS))
 
 
 @contextmanager
@@ -172,7 +164,7 @@ def distributed(mapper: Mapper, parts: int) -> Iterator[None]:
 def _pass(problem: Problem, stars: bool, matrix: bool, huber: float) -> Sums:
     """All blocks, in parts that are added in a fixed order: the same bytes on any machine; then the stars move."""
     mapper, n_parts = _MAPPER.get()
-    blocks = star_blocks(problem)
+    blocks = star_blocks(problem, light=not matrix)
     cuts = [round(len(blocks) * k / n_parts) for k in range(n_parts + 1)]
     parts = [blocks[a:b] for a, b in pairwise(cuts) if b > a]
     work = partial(sum_blocks, problem, stars=stars, matrix=matrix, huber=huber)
@@ -210,7 +202,7 @@ def evaluate(problem: Problem) -> Evaluation:
 
     def one(block: tuple[int, int]) -> None:
         first, last = block
-        rows = problem.rows(first, last)
+        rows = problem.light(first, last).rows
         step = np.zeros((last - first, q))
         inverse = out.star_inverse[first:last]
         star_steps(rows, step, inverse)
@@ -218,8 +210,7 @@ def evaluate(problem: Problem) -> Evaluation:
         contributions(rows, step, inverse, out.chi2[part], out.leverage[part])
         problem.move(first, last, step)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(one, star_blocks(problem)))
+    in_threads(one, star_blocks(problem, light=True))
     return out
 
 
@@ -239,6 +230,7 @@ def minimize(
     max_passes: int = 30,
     tolerance: float = 1e-6,
     cache: FactorCache | None = None,
+    line_search: bool = False,
 ) -> int:
     """Bring the model (its `model` part (P,); all that is fitted by default) and the stars to the minimum of chi2.
 
@@ -250,6 +242,8 @@ def minimize(
         End when a step wins less than this share of chi2.
     cache
         Holds the factor from call to call: for refits after a few measurements left.
+    line_search
+        Scale each step to the best along it, which takes some ten passes more a step.
 
     Returns
     -------
@@ -287,6 +281,8 @@ def minimize(
         right = sums.gradient[index]
         step = factor.solve(right)
         gain = float(right @ step)
+        if line_search and gain > tolerance * max(sums.chi2, 1.0):
+            step *= _best_scale(problem, index, step, partial(_pass, problem, stars, False, huber))
         problem.parameters[index] -= step
         if gain <= tolerance * max(sums.chi2, 1.0):
             return passes
@@ -296,6 +292,34 @@ def minimize(
     if problem.guarded and np.any(step) and not _pass(problem, stars, False, huber).objective <= _WORSE * best + 1.0:
         problem.parameters[index] += step  # the last step was not proved, and is no good
     return max_passes
+
+
+def _best_scale(problem: Problem, index: I64, step: F64, sums: Callable[[], Sums]) -> float:
+    """Return by how much a step from the present parameters is best multiplied, between -1 and 2 (Brent 1973)."""
+    from scipy.optimize import minimize_scalar
+
+    before = problem.parameters[index].copy()
+
+    def objective(scale: float) -> float:
+        problem.parameters[index] = before - scale * step
+        known, off = problem.known, problem.parameters - problem.expected
+        found = sums().objective
+        return found + float(known @ off**2) if np.isfinite(found) else np.inf
+
+    best = minimize_scalar(objective, bounds=(-1.0, 2.0), method="bounded", options={"xatol": 1e-3})
+    problem.parameters[index] = before
+    return float(best.x)
+
+
+def normal_factor(problem: Problem) -> tuple[DenseFactor | None, I64]:
+    """Return the factor of S at the present parameters, all measurements at their full weight, and which parameters it is
+    of; no factor where S is kept sparse.
+    """
+    index = np.flatnonzero(problem.fitted)
+    if problem.parameters.size > DENSE_LIMIT or not index.size:
+        return None, index
+    factor = _factor(problem, _pass(problem, True, True, 0.0), index)
+    return (factor if isinstance(factor, DenseFactor) else None), index
 
 
 def _factor(problem: Problem, sums: Sums, index: I64) -> DenseFactor | SparseFactor:

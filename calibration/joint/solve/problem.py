@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from calibration.joint.model.rows import Rows
+from calibration.joint.model.rows import LightRows, Rows
 from tasks.arrays import F64, I64, Flags
 
 __all__ = ["Columns", "Fittable", "FittedStars", "Problem"]
@@ -36,6 +36,9 @@ class Problem(Protocol):
 
     def rows(self, first: int, last: int) -> Rows:
         """Linearise the measurements of the stars [first, last)."""
+
+    def light(self, first: int, last: int) -> LightRows:
+        """Linearise the same measurements for a gradient, without their derivatives by the model."""
 
     def move(self, first: int, last: int, step: F64) -> None:
         """Add the steps (last - first, q) to those stars."""

@@ -425,7 +425,7 @@ def test_the_sparse_reduced_system_gives_the_same_answer(monkeypatch):
 
 def test_elimination_is_that_of_the_full_normal_matrix():
     from calibration.joint.model.rows import Rows
-    from calibration.joint.solve.elimination import Reduced, add_block, star_steps
+    from calibration.joint.solve.elimination import Reduced, add_block, pulls, star_steps
 
     rng = np.random.default_rng(3)
     m, per, d, q, k, size = 6, 4, 2, 2, 5, 12
@@ -448,7 +448,9 @@ def test_elimination_is_that_of_the_full_normal_matrix():
     step, inverse = np.zeros((m, q)), np.zeros((m, q, q))
     star_steps(rows, step, inverse)
     made = Reduced(np.zeros((n, k, k)), np.full((n, k), -1), np.zeros((size, size)), np.zeros(size))
-    add_block(rows, inverse, step, made)
+    pull = np.empty((n, d))
+    pulls(rows, step, pull)
+    add_block(rows, inverse, pull, made)
     full, right = np.zeros((size + m * q, size + m * q)), np.zeros(size + m * q)
     for i in range(n):
         jacobian = np.zeros((d, size + m * q))

@@ -1,0 +1,120 @@
+"""Is what a fit leaves white over the focal plane? A test of the error model that needs no other fit.
+
+Turbulence, a chip that moved, a seam or an edge of a cloud push neighbouring measurements of one image the same way. The
+residuals in a ninth of an image add up to no more than chance has it where errors are independent of each other, as the
+fit takes them to be.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from calibration.joint.model.data import Images
+from calibration.joint.result import AstrometryHalf, PhotometryHalf
+from calibration.joint.solve.minimize import evaluate, star_blocks
+from tasks.arrays import F64, I64
+
+__all__ = ["Whiteness", "white_metrics", "whiteness"]
+
+log = logging.getLogger("alertprod.jointcal")
+_SIDE = 3  # cells of an image per axis
+_CELLS = _SIDE**2
+_LEAST = 4  # measurements of a cell
+_MOST_LEVERAGE = 0.9  # a star that is seen once leaves no residual
+_SIGNIFICANT = 5.0
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Whiteness:
+    """How far the sums of residuals over ninths of images are from chance, visit by visit.
+
+    Parameters
+    ----------
+    visits
+        (V,) ids.
+    square
+        (V,) mean square of the sums, 1 where residuals are white; NaN without any.
+    degrees
+        (V,) how many sums.
+    chi2
+        (V,) mean square of the residuals themselves.
+    """
+
+    visits: I64
+    square: F64
+    degrees: I64
+    chi2: F64
+
+    @property
+    def sigma(self) -> F64:
+        """How many sigma (V,) the mean squares are above 1."""
+        return np.asarray((self.square - 1.0) * np.sqrt(self.degrees / 2.0))
+
+
+def whiteness(half: AstrometryHalf | PhotometryHalf, images: Images) -> Whiteness:
+    """Sum the residuals of a fit over ninths of its images."""
+    pull, cell = _pulls(half, images)
+    n_cells = _CELLS * len(images)
+    n = np.bincount(cell, minlength=n_cells)
+    use = n >= _LEAST
+    sums = np.stack([np.bincount(cell, p, n_cells) for p in pull.T], 1)
+    square = np.where(use, (sums**2).mean(1) / np.maximum(n, 1), 0.0)
+    visits, of = np.unique(images.visit, return_inverse=True)
+    visit = np.repeat(of, _CELLS)
+    count = np.bincount(visit[use], minlength=visits.size)
+    total = np.bincount(visit[cell], (pull**2).mean(1), visits.size)
+    measured = np.bincount(visit[cell], minlength=visits.size)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.bincount(visit[use], square[use], visits.size) / count
+        return Whiteness(visits, mean, count * pull.shape[1], total / measured)
+
+
+def white_metrics(name: str, white: Whiteness) -> dict[str, float]:
+    """Return numbers of all visits, and warn of those whose residuals are not white.
+
+    Returns
+    -------
+    metrics
+        ``NAME_white_chi2``: mean square of the sums; ``NAME_white_significance``: sigma that it is above 1.
+    """
+    sigma = np.nan_to_num(white.sigma)
+    loud = np.flatnonzero(sigma > _SIGNIFICANT)
+    if loud.size:
+        worst = loud[np.argsort(-sigma[loud], kind="stable")][:_NAMED]
+        log.warning(
+            "%s: residuals of %d of %d visits are not independent of each other over the focal plane, as turbulence, seams or "
+            "clouds make them (%s)",
+            name,
+            loud.size,
+            white.visits.size,
+            ", ".join(f"visit {white.visits[v]}: {sigma[v]:.0f} sigma" for v in worst),
+        )
+    degrees = int(white.degrees.sum())
+    if not degrees:
+        return {f"{name}_white_chi2": float("nan"), f"{name}_white_significance": float("nan")}
+    every = float(np.nansum(white.square * white.degrees) / degrees)
+    return {f"{name}_white_chi2": every, f"{name}_white_significance": (every - 1.0) * float(np.sqrt(degrees / 2.0))}
+
+
+def _pulls(half: AstrometryHalf | PhotometryHalf, images: Images) -> tuple[F64, I64]:
+    """Return the residuals (K, d) of the kept measurements in units of their robust scatter, corrected for what their stars
+    took, and the ninth (K,) of an image that each lies in.
+    """
+    problem = half.problem
+    evaluation = evaluate(problem)
+    rows = [problem.light(a, b).rows for a, b in star_blocks(problem, light=True)]
+    weight = np.concatenate([np.einsum("ndd->nd", r.weight) for r in rows])
+    pull = np.concatenate([r.residual for r in rows]) * np.sqrt(weight)
+    pull /= np.sqrt(np.maximum(1.0 - evaluation.leverage, 1.0 - _MOST_LEVERAGE))[:, None]
+    m = half.associated.measurements
+    index, _ = half.associated.stars.measurements_of(half.which)
+    image = m.image[index]
+    place = np.stack([m.x[index], m.y[index]], 1) + 0.5 - images.bbox[image, :2]
+    step = np.clip((_SIDE * place / images.bbox[image, 2:]).astype(np.int64), 0, _SIDE - 1)
+    cell = _CELLS * image + _SIDE * step[:, 1] + step[:, 0]
+    use = problem.kept & (evaluation.leverage < _MOST_LEVERAGE)
+    pull, cell = pull[use], cell[use]
+    scale = 1.4826 * float(np.median(np.abs(pull))) if pull.size else 1.0
+    return pull / max(scale, 1e-9), cell
