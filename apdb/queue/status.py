@@ -32,58 +32,81 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
     """
     with database.session() as connection:
         states = dict(connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall())
-        outbox = single_row(
-            connection.execute(
-                'SELECT coalesce(sum(count) FILTER (WHERE w), 0), coalesce(extract(epoch FROM now() - min("createdAt") FILTER '
-                '(WHERE w)), 0), coalesce(sum(count) FILTER (WHERE "publishedAt" IS NOT NULL), 0), coalesce(sum(count) FILTER '
-                '(WHERE "heldReason" IS NOT NULL AND "droppedAt" IS NULL), 0) FROM (SELECT *, "publishedAt" IS NULL AND '
-                '"heldReason" IS NULL AS w FROM "AlertOutbox") o'
-            )
-        )
-        steps = connection.execute(
-            f"SELECT key, avg(value::float) FROM (SELECT seconds FROM \"VisitLedger\" WHERE state = '{VisitState.DONE}' "
-            'ORDER BY "finishedAt" DESC LIMIT 100) v, jsonb_each_text(v.seconds) GROUP BY key ORDER BY key'
-        ).fetchall()
-        latency = connection.execute(
-            "SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds) FROM (SELECT "
-            '"secondsSinceShutterClose" AS seconds FROM "AlertOutbox" WHERE "secondsSinceShutterClose" IS NOT NULL '
-            'ORDER BY "publishOrder" DESC LIMIT 100) r'
-        ).fetchone()
-        shutter = single_row(
-            connection.execute(
-                'SELECT count(*), coalesce(sum("secondsSinceShutterClose"), 0) FROM "AlertOutbox" '
-                'WHERE "secondsSinceShutterClose" IS NOT NULL'
-            )
-        )
-        leader = single_row(
-            connection.execute(
-                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s AND "
-                "database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-                (RELAY_LOCK,),
-            )
-        )
-        letters = dead_letters.counts(connection)
-        corrections = unpublished(connection)
-        figures, quality = _queue_figures(connection), _visit_quality(connection)
         wrong = [] if alert_topic is None else discrepancies(connection, alert_topic)
-    median, slow = latency[0] if latency and latency[0] else (None, None)
+        quality = _visit_quality(connection)
+        return {
+            "visits": {state.value: 0 for state in VisitState} | states,
+            **_outbox_figures(connection),
+            "unpublished_corrections": unpublished(connection),
+            "seconds": _step_seconds(connection),
+            **_latency(connection),
+            "quality": {name: {"median": middle, "p95": high} for name, middle, high in quality},
+            **_queue_figures(connection),
+            "relay_leads": _relay_leads(connection),
+            "discrepant_visits": len(wrong),
+            "dead_letters": dead_letters.counts(connection),
+        }
+
+
+def _outbox_figures(connection: psycopg.Connection[Any]) -> dict[str, float]:
+    """Return numbers of alerts (not published, published, held) and the seconds that the oldest has waited."""
+    row = single_row(
+        connection.execute(
+            'SELECT coalesce(sum(count) FILTER (WHERE w), 0), coalesce(extract(epoch FROM now() - min("createdAt") FILTER '
+            '(WHERE w)), 0), coalesce(sum(count) FILTER (WHERE "publishedAt" IS NOT NULL), 0), coalesce(sum(count) FILTER '
+            '(WHERE "heldReason" IS NOT NULL AND "droppedAt" IS NULL), 0) FROM (SELECT *, "publishedAt" IS NULL AND '
+            '"heldReason" IS NULL AS w FROM "AlertOutbox") o'
+        )
+    )
+    waiting, oldest_s, published, held = row
     return {
-        "visits": {state.value: 0 for state in VisitState} | states,
-        "unpublished_alerts": int(outbox[0]),
-        "oldest_unpublished_s": float(outbox[1]),
-        "published_alerts": int(outbox[2]),
-        "unpublished_corrections": corrections,
-        "held_alerts": int(outbox[3]),
-        "seconds": {k: float(v) for k, v in steps},
-        "alert_latency_s": {"median": median, "p95": slow},
-        "published_visits": int(shutter[0]),
-        "shutter_seconds_sum": float(shutter[1]),
-        "quality": {name: {"median": middle, "p95": high} for name, middle, high in quality},
-        **figures,
-        "relay_leads": bool(leader[0]),
-        "discrepant_visits": len(wrong),
-        "dead_letters": letters,
+        "unpublished_alerts": int(waiting),
+        "oldest_unpublished_s": float(oldest_s),
+        "published_alerts": int(published),
+        "held_alerts": int(held),
     }
+
+
+def _step_seconds(connection: psycopg.Connection[Any]) -> dict[str, float]:
+    """Return the mean seconds of each step over the last visits that were done."""
+    steps = connection.execute(
+        f"SELECT key, avg(value::float) FROM (SELECT seconds FROM \"VisitLedger\" WHERE state = '{VisitState.DONE}' "
+        f'ORDER BY "finishedAt" DESC LIMIT {LAST}) v, jsonb_each_text(v.seconds) GROUP BY key ORDER BY key'
+    ).fetchall()
+    return {name: float(seconds) for name, seconds in steps}
+
+
+def _latency(connection: psycopg.Connection[Any]) -> dict[str, Any]:
+    """Return the seconds from the end of the exposure to the last alert: of the last visits, and summed over all."""
+    last = connection.execute(
+        "SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds) FROM (SELECT "
+        '"secondsSinceShutterClose" AS seconds FROM "AlertOutbox" WHERE "secondsSinceShutterClose" IS NOT NULL '
+        f'ORDER BY "publishOrder" DESC LIMIT {LAST}) r'
+    ).fetchone()
+    visits, seconds = single_row(
+        connection.execute(
+            'SELECT count(*), coalesce(sum("secondsSinceShutterClose"), 0) FROM "AlertOutbox" '
+            'WHERE "secondsSinceShutterClose" IS NOT NULL'
+        )
+    )
+    median, slow = last[0] if last and last[0] else (None, None)
+    return {
+        "alert_latency_s": {"median": median, "p95": slow},
+        "published_visits": int(visits),
+        "shutter_seconds_sum": float(seconds),
+    }
+
+
+def _relay_leads(connection: psycopg.Connection[Any]) -> bool:
+    """Whether some relay holds the leader lock."""
+    found = single_row(
+        connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s AND "
+            "database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            (RELAY_LOCK,),
+        )
+    )
+    return bool(found[0])
 
 
 def _queue_figures(connection: psycopg.Connection[Any]) -> dict[str, float]:
