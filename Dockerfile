@@ -9,7 +9,8 @@ COPY tools/fetch_assets.sh tools/
 COPY service/pages/package.json service/pages/package-lock.json service/pages/
 RUN bash tools/fetch_assets.sh
 
-FROM python:3.11-slim-bookworm AS source
+# has 'strip', too; nothing of it is in the images
+FROM python:3.11-bookworm AS source
 WORKDIR /src
 COPY . .
 COPY --from=pages /src/service/pages/vendor service/pages/vendor

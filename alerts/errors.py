@@ -5,6 +5,8 @@ from tasks.errors import CallerError, TransientError
 
 __all__ = [
     "AlertError",
+    "ArchiveFull",
+    "ArchiveUnavailable",
     "BrokerRefused",
     "BrokerUnavailable",
     "FilterError",
@@ -12,6 +14,18 @@ __all__ = [
     "RegistryUnavailable",
     "SchemaRefused",
 ]
+
+
+class ArchiveUnavailable(TransientError):
+    """The storage of the alert files does not answer, or refuses: what is written or read there waits."""
+
+    code = "storage_unavailable"
+
+
+class ArchiveFull(ArchiveUnavailable):
+    """No room is left where alert files are written."""
+
+    code = "storage_full"
 
 
 class ProgressConflict(CallerError):

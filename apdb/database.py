@@ -1,10 +1,7 @@
 """`Database`: connections of one PostgreSQL database, its creation, and the check of its schema."""
 
-import os
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +9,7 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 
+from apdb.cutting import cut_after
 from apdb.errors import ApdbError, DatabaseUnavailable, SchemaMismatch
 from apdb.schema.columns import SCHEMA_VERSION, PublishedSchema
 from apdb.schema.partitions import ensure_months
@@ -19,7 +17,7 @@ from apdb.schema.presence import check_tables
 from apdb.schema.setup import DATABASE_VERSION, drop_tables, finish_schema
 from apdb.schema.tables import make_metadata
 
-__all__ = ["CONNECT_TIMEOUT_S", "Database", "cut_after", "first_line"]
+__all__ = ["CONNECT_TIMEOUT_S", "Database", "first_line"]
 
 CONNECT_TIMEOUT_S = 10
 
@@ -186,24 +184,6 @@ class Database:
         """Make the partitions for the month of `mjd` and the next two."""
         with self.session() as connection:
             ensure_months(connection, mjd)
-
-
-@contextmanager
-def cut_after(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None]:
-    """Shut the socket of a connection when the body takes longer: the statement that waits fails."""
-    timer = threading.Timer(seconds, _cut, (connection,))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _cut(connection: psycopg.Connection[Any]) -> None:
-    with suppress(OSError, psycopg.Error):
-        with socket.socket(fileno=os.dup(connection.fileno())) as same:
-            same.shutdown(socket.SHUT_RDWR)
 
 
 def _parts(version: str | None) -> list[int]:

@@ -1,20 +1,25 @@
 """A database whose sessions are connections that are kept: for a process that answers many short questions."""
 
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from apdb.database import CONNECT_TIMEOUT_S, Database, cut_after, first_line
+from apdb.cutting import cut_after
+from apdb.database import CONNECT_TIMEOUT_S, Database, first_line
 from apdb.errors import DatabaseUnavailable
 
 __all__ = ["PooledDatabase"]
 
 WAIT_S = 10.0  # for a connection that is free
 IDLE_S = 60.0  # after which one that nobody needs is closed
+TRUST_S = 1.0  # after which one that was used is asked first whether it is alive
 
 
 class PooledDatabase(Database):
@@ -33,6 +38,7 @@ class PooledDatabase(Database):
         self._connections = connections
         self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
         self._owner = 0
+        self._used: WeakKeyDictionary[psycopg.Connection[Any], float] = WeakKeyDictionary()
 
     def _kept(self) -> "ConnectionPool[psycopg.Connection[Any]]":
         if self._pool is None or self._owner != os.getpid():
@@ -45,11 +51,16 @@ class PooledDatabase(Database):
                 timeout=WAIT_S,
                 reconnect_timeout=CONNECT_TIMEOUT_S,
                 max_idle=IDLE_S,
-                check=ConnectionPool.check_connection,
+                check=self._check,
                 name="api",
                 open=True,
             )
         return self._pool
+
+    def _check(self, connection: psycopg.Connection[Any]) -> None:
+        """Refuse a connection that is dead; one that answered a moment ago is not asked, which would double each question."""
+        if time.monotonic() - self._used.get(connection, -math.inf) > TRUST_S:
+            ConnectionPool.check_connection(connection)
 
     @contextmanager
     def session(self, limit_s: float | None = None) -> Iterator[psycopg.Connection[Any]]:
@@ -63,6 +74,7 @@ class PooledDatabase(Database):
             with pool.connection() as connection:
                 with nullcontext() if limit_s is None else cut_after(connection, limit_s):
                     yield connection
+                self._used[connection] = time.monotonic()
         except (psycopg.OperationalError, PoolTimeout) as error:
             raise DatabaseUnavailable(f"database {self.label}: {first_line(error)}") from error
 

@@ -22,8 +22,7 @@ from service.local.embedded_kafka import EmbeddedKafka
 from tasks.local_server import free_port
 
 ROOT = Path(__file__).parents[1]
-# 600 MB were wanted for the roles: headers are read by the code that reads images, which is compiled (llvmlite, numba, scipy)
-LIMITS_MB = {"roles": 800, "worker": 1500}
+LIMITS_MB = {"roles": 600, "worker": 1500}
 ROLES = {"roles": ("serve", "relay", "reconcile", "ingest"), "worker": ("worker",)}
 # what is loaded late: by requests, by job processes, by upkeep
 LATE = {

@@ -1,10 +1,12 @@
 """The archive of alert files: one Avro container per attempt at a visit, in a directory or any fsspec store."""
 
+import errno
 import hashlib
 import os
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from alerts.archive.container import INDEX, block_body, write_container
-from alerts.errors import AlertError
+from alerts.errors import AlertError, ArchiveFull, ArchiveUnavailable
 from alerts.packets.corrections import write_corrections
 from alerts.packets.schemas import SCHEMA_ID
 from alerts.packets.wire import Alert, encode_body
@@ -81,17 +83,12 @@ class AlertArchive:
 
         Raises
         ------
-        AlertError
-            The store refuses.
+        ArchiveUnavailable, ArchiveFull
+            The store refuses; nothing is left there.
         """
         name = file_name(visit, detector, attempt)
-        try:
-            with self._create(self.path(name)) as out:
-                rows, checksum = write_container(out, alerts, name, self._codec)
-        except OSError as error:
-            raise AlertError(
-                f"alert file {name} cannot be written: {error.strerror or error}", visit=visit, detector=detector
-            ) from error
+        with _storage(f"alert file {name} cannot be written"), self._create(self.path(name)) as out:
+            rows, checksum = write_container(out, alerts, name, self._codec)
         return AlertFile(name, len(rows), checksum, rows.tobytes())
 
     def write_corrections(self, batch: int, corrections: Sequence[Any]) -> str:
@@ -99,15 +96,12 @@ class AlertArchive:
 
         Raises
         ------
-        AlertError
-            The store refuses.
+        ArchiveUnavailable, ArchiveFull
+            The store refuses; nothing is left there.
         """
         name = f"corrections/{batch // 1000}/{batch}.avro"
-        try:
-            with self._create(self.path(name)) as out:
-                write_corrections(out, corrections, name)
-        except OSError as error:
-            raise AlertError(f"corrections {name} cannot be written: {error.strerror or error}") from error
+        with _storage(f"corrections {name} cannot be written"), self._create(self.path(name)) as out:
+            write_corrections(out, corrections, name)
         return name
 
     def _create(self, path: str) -> "_DurableFile | _StoreFile":
@@ -121,11 +115,14 @@ class AlertArchive:
         ------
         AlertError
             It is not there.
+        ArchiveUnavailable
+            The store does not answer, or refuses.
         """
-        try:
-            out: IO[bytes] = self._fs.open(self.path(name), "rb", block_size=_READ_AHEAD)
-        except OSError as error:
-            raise AlertError(f"alert file {name} cannot be read: {error.strerror or error}") from error
+        with _storage(f"alert file {name} cannot be read"):
+            try:
+                out: IO[bytes] = self._fs.open(self.path(name), "rb", block_size=_READ_AHEAD)
+            except FileNotFoundError as error:
+                raise AlertError(f"alert file {name} cannot be read: {error.strerror or error}") from error
         return out
 
     def stream(self, file: AlertFile, start: int = 0, stop: int | None = None) -> Iterator[Alert]:
@@ -135,8 +132,10 @@ class AlertArchive:
         ------
         AlertError
             The file is missing, or holds something else.
+        ArchiveUnavailable
+            The store does not answer, or refuses.
         """
-        with self.open(file.name) as data:
+        with _storage(f"alert file {file.name} cannot be read"), self.open(file.name) as data:
             if not file.index:
                 yield from _foreign(data, file, start, stop)
                 return
@@ -157,6 +156,16 @@ class AlertArchive:
         except FileNotFoundError:
             return False
         return True
+
+
+@contextmanager
+def _storage(what: str) -> Iterator[None]:
+    """Say what the storage refuses as an error that may pass: the file itself need not be wrong."""
+    try:
+        yield
+    except OSError as error:
+        kind = ArchiveFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else ArchiveUnavailable
+        raise kind(f"{what}: {error.strerror or error}") from error
 
 
 def file_name(visit: int, detector: int, attempt: int) -> str:
@@ -202,14 +211,17 @@ class _DurableFile:
         return self._out
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        with self._out:
+        try:
+            with self._out:
+                if kind is None:
+                    self._out.flush()
+                    os.fsync(self._out.fileno())
             if kind is None:
-                self._out.flush()
-                os.fsync(self._out.fileno())
-        if kind is not None:
+                os.replace(self._partial, self._path)
+        finally:
             self._partial.unlink(missing_ok=True)
+        if kind is not None:
             return
-        os.replace(self._partial, self._path)
         directory = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)

@@ -95,6 +95,7 @@ class AlertProducer:
         )
         self.progress = (0, 0)
         self.sent, self._open = Counter[str](), Counter[str]()
+        self._abandoned = False  # a thread is inside librdkafka still
         try:
             self._within(self._take_over)
         except (BrokerUnavailable, ProgressConflict):
@@ -113,7 +114,12 @@ class AlertProducer:
             )
 
     def close(self) -> None:
-        """Leave; an open transaction ends with the next producer."""
+        """Leave; an open transaction ends with the next producer.
+
+        What an abandoned thread works with is not closed: it would be freed under its hands. It goes with that thread.
+        """
+        if self._abandoned:
+            return
         with suppress(BrokerUnavailable):
             self._within(self._group.close)
 
@@ -167,6 +173,7 @@ class AlertProducer:
     def _transact(self, produce: Callable[[], None], position: TopicPartition) -> None:
         timeout = self._target.timeout_s
         self._producer.begin_transaction()
+        self._crash("relay_begun")
         produce()
         self._crash("relay_sent")
         self._producer.send_offsets_to_transaction([position], self._group.consumer_group_metadata(), timeout)
@@ -190,6 +197,7 @@ class AlertProducer:
         thread.start()
         thread.join(limit)
         if thread.is_alive():
+            self._abandoned = True
             raise BrokerUnavailable(f"{where}: librdkafka did not return within {limit:.0f} s")
         if failures and isinstance(failures[0], KafkaException):
             with suppress(KafkaException):  # callbacks run within poll only; a fatal error comes out of it again

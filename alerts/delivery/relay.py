@@ -20,7 +20,7 @@ from alerts.archive.selection import alert_file
 from alerts.archive.store import AlertArchive
 from alerts.delivery.producer import AlertProducer, Headers, origin_headers
 from alerts.delivery.target import KafkaTarget, message_limit
-from alerts.errors import AlertError, BrokerUnavailable
+from alerts.errors import AlertError, ArchiveUnavailable, BrokerUnavailable
 from alerts.packets.corrections import CORRECTION_ID
 from alerts.packets.schemas import SCHEMA_ID
 from alerts.packets.wire import Alert
@@ -116,7 +116,7 @@ class Relay:
 
         Raises
         ------
-        BrokerUnavailable, DatabaseUnavailable
+        BrokerUnavailable, DatabaseUnavailable, ArchiveUnavailable
             Try again later; nothing is lost and nothing will be sent twice.
         ProgressConflict
             Another database publishes under the same names.
@@ -128,7 +128,7 @@ class Relay:
             producer = self._connected(leader)
             outbox.assign_order(leader)
             return sum(self._publish_next(leader, producer, item) for item in _in_line(leader))
-        except BrokerUnavailable:
+        except (BrokerUnavailable, ArchiveUnavailable):  # a transaction may be open
             self._drop_producer()
             raise
         except psycopg.OperationalError as error:

@@ -32,32 +32,19 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
     """
     with database.session() as connection:
         states = dict(connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall())
-        steps = connection.execute(
-            f"SELECT key, avg(value::float) FROM (SELECT seconds FROM \"VisitLedger\" WHERE state = '{VisitState.DONE}' "
-            'ORDER BY "finishedAt" DESC LIMIT 100) v, jsonb_each_text(v.seconds) GROUP BY key ORDER BY key'
-        ).fetchall()
-        leader = single_row(
-            connection.execute(
-                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s AND "
-                "database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-                (RELAY_LOCK,),
-            )
-        )
-        letters = dead_letters.counts(connection)
-        corrections = unpublished(connection)
-        figures = {**_queue_figures(connection), **_delivery_figures(connection)}
-        quality = _visit_quality(connection)
         wrong = [] if alert_topic is None else discrepancies(connection, alert_topic)
-    return {
-        "visits": {state.value: 0 for state in VisitState} | states,
-        "unpublished_corrections": corrections,
-        "seconds": {k: float(v) for k, v in steps},
-        "quality": {name: {"median": middle, "p95": high} for name, middle, high in quality},
-        **figures,
-        "relay_leads": bool(leader[0]),
-        "discrepant_visits": len(wrong),
-        "dead_letters": letters,
-    }
+        quality = _visit_quality(connection)
+        return {
+            "visits": {state.value: 0 for state in VisitState} | states,
+            **_delivery_figures(connection),
+            "unpublished_corrections": unpublished(connection),
+            "seconds": _step_seconds(connection),
+            "quality": {name: {"median": middle, "p95": high} for name, middle, high in quality},
+            **_queue_figures(connection),
+            "relay_leads": _relay_leads(connection),
+            "discrepant_visits": len(wrong),
+            "dead_letters": dead_letters.counts(connection),
+        }
 
 
 def _delivery_figures(connection: psycopg.Connection[Any]) -> dict[str, Any]:
@@ -75,7 +62,7 @@ def _delivery_figures(connection: psycopg.Connection[Any]) -> dict[str, Any]:
     latency = connection.execute(
         "SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds) FROM (SELECT "
         '"secondsSinceShutterClose" AS seconds FROM "AlertOutbox" WHERE "secondsSinceShutterClose" IS NOT NULL '
-        'ORDER BY "publishOrder" DESC LIMIT 100) r'
+        f'ORDER BY "publishOrder" DESC LIMIT {LAST}) r'
     ).fetchone()
     totals = connection.execute(
         'SELECT alerts, visits, "shutterSeconds" FROM "DeliveryTotals" WHERE name = \'published\''
@@ -91,6 +78,27 @@ def _delivery_figures(connection: psycopg.Connection[Any]) -> dict[str, Any]:
         "published_visits": int(visits),
         "shutter_seconds_sum": float(seconds),
     }
+
+
+def _step_seconds(connection: psycopg.Connection[Any]) -> dict[str, float]:
+    """Return the mean seconds of each step over the last visits that were done."""
+    steps = connection.execute(
+        f"SELECT key, avg(value::float) FROM (SELECT seconds FROM \"VisitLedger\" WHERE state = '{VisitState.DONE}' "
+        f'ORDER BY "finishedAt" DESC LIMIT {LAST}) v, jsonb_each_text(v.seconds) GROUP BY key ORDER BY key'
+    ).fetchall()
+    return {name: float(seconds) for name, seconds in steps}
+
+
+def _relay_leads(connection: psycopg.Connection[Any]) -> bool:
+    """Whether some relay holds the leader lock."""
+    found = single_row(
+        connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s AND "
+            "database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            (RELAY_LOCK,),
+        )
+    )
+    return bool(found[0])
 
 
 def _queue_figures(connection: psycopg.Connection[Any]) -> dict[str, float]:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psycopg
-from scipy.spatial import cKDTree
 
 from apdb.queue.corrections import IDS, CorrectionKind
 from tasks.arrays import I64
@@ -55,6 +54,8 @@ def of_withdrawn(visit: int, detector: int, sources: pd.DataFrame, new: pd.DataF
 
 def _nearest(sources: pd.DataFrame, new: pd.DataFrame) -> I64:
     """Return the row in `new` that is nearest to each source, -1 where none is at the same place."""
+    from scipy.spatial import cKDTree  # workers alone put something in the place of a visit
+
     limit = 2 * np.sin(np.radians(SAME_PLACE_ARCSEC / 3600) / 2)
     distance, row = cKDTree(unit_vectors(new.ra, new.dec)).query(unit_vectors(sources.ra, sources.dec))
     return np.where(distance <= limit, row, -1).astype(np.int64)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from uuid import uuid4
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from alertprod_client.alert import ReceivedAlert
 from alertprod_client.broker import Refusals, kafka_error, typed_errors
@@ -195,10 +195,12 @@ class AlertConsumer:
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Begin at the time that was asked for where the group has not read; elsewhere it goes on."""
-        with typed_errors(consumer, self._refusals, f"topics {', '.join(self._topics)}"):
+        try:  # within a callback nothing may be polled, not even for what the broker refuses
             places = consumer.committed(partitions, REQUEST_TIMEOUT_S)
             fresh = [TopicPartition(p.topic, p.partition, self._since) for p in places if p.offset < 0]
             found = consumer.offsets_for_times(fresh, REQUEST_TIMEOUT_S) if fresh else []
+        except KafkaException as error:
+            raise kafka_error(error.args[0], self._refusals, f"topics {', '.join(self._topics)}") from error
         consumer.assign([*(p for p in places if p.offset >= 0), *found])
 
     def _at_end(self) -> bool:

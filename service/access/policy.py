@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from service.access.principals import SCOPES
 
@@ -107,6 +107,7 @@ class Rule:
     submits: bool = False
 
 
+@lru_cache(maxsize=4096)  # who waits for a visit asks for the same again and again
 def is_public(method: str, path: str) -> bool:
     """Whether a request is answered whoever asks."""
     return any(listed == _as_asked(method) and pattern.fullmatch(path) for listed, pattern in _public())
@@ -117,6 +118,7 @@ def is_page(path: str) -> bool:
     return any(pattern.fullmatch(path) for pattern in _pages())
 
 
+@lru_cache(maxsize=4096)
 def rule_of(method: str, path: str) -> Rule:
     """Return the rule of a request."""
     for (listed, pattern), rule in _patterns():

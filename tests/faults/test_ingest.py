@@ -10,10 +10,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from typer.testing import CliRunner
 
+from alerts.errors import BrokerRefused
 from apdb import Database, Ledger
 from apdb.operate.embedded import EmbeddedPostgres
 from apdb.queue import dead_letters
@@ -131,12 +133,15 @@ def test_an_ingest_killed_before_it_stores_an_offset_reads_the_message_again(dat
 
 
 @pytest.mark.timeout(900)
-def test_members_that_come_and_go_lose_none(database, kafka, tmp_path, record_property):
+def test_members_that_come_and_go_lose_none_of_messages_that_come_twice_and_in_no_order(
+    database, kafka, tmp_path, record_property
+):
     """Others join the group and leave it again while messages flow."""
     settings, wanted = settings_for(database.uri, kafka, tmp_path), set(range(MESSAGES))
+    order = np.random.default_rng(8).permutation(np.repeat(sorted(wanted), 2)).tolist()
     joins = 0
     with ingesting(settings):
-        flow = threading.Thread(target=lambda: [send(settings, message(tmp_path, v)) for v in sorted(wanted)])
+        flow = threading.Thread(target=lambda: [send(settings, message(tmp_path, v)) for v in order])
         flow.start()
         while flow.is_alive() or joins < 2:
             joins += 1
@@ -144,10 +149,13 @@ def test_members_that_come_and_go_lose_none(database, kafka, tmp_path, record_pr
             with ingesting(settings, topics=False):
                 wait_until(lambda seen=seen: len(visits_of(database)) > seen, 2.0)
         assert wait_until(lambda: visits_of(database) >= wanted, 60.0), wanted - visits_of(database)
+        assert wait_until(lambda: sum(committed(settings)[0]) == len(order), 30.0)
     assert letters(database) == []
+    with database.session() as connection:
+        assert connection.execute('SELECT count(*) FROM "VisitEvent"').fetchone() == (MESSAGES,)
     offsets, ends = committed(settings)
     assert offsets == ends
-    record_property("messages", MESSAGES)
+    record_property("messages", len(order))
     record_property("joins", joins)
 
 
@@ -229,6 +237,31 @@ def test_a_topic_that_refuses_dead_letters_holds_up_nothing_and_gets_them_later(
         largest(kafka, dlq, 100_000)
         assert wait_until(lambda: [r["publishedAt"] is not None for r, _ in letters(database)] == [True], 40.0)
     assert [m.value() for m in letters_in_topic(settings, 1).values()] == [b"{no json" * 100]
+
+
+def test_a_topic_of_dead_letters_that_is_missing_holds_up_nothing_and_gets_them_when_it_is_made(
+    database, kafka, tmp_path, monkeypatch
+):
+    """Somebody else has to make it: this user may not."""
+    making, allowed = module.ensure_topics, threading.Event()
+
+    def refuse(target, *arguments, **more):
+        if target.topic.endswith(".dlq") and not allowed.is_set():
+            raise BrokerRefused("topic authorization failed")
+        making(target, *arguments, **more)
+
+    monkeypatch.setattr(module, "ensure_topics", refuse)
+    monkeypatch.setattr(module, "TOPICS_AGAIN_S", 0.5)
+    monkeypatch.setattr(module, "LETTERS_AGAIN_S", 0.5)
+    settings = settings_for(database.uri, kafka, tmp_path)
+    with ingesting(settings, topics=False):
+        assert wait_until(lambda: settings.visit_topic in topics_at(kafka), 30.0)
+        send(settings, b"{no json", message(tmp_path, 1))
+        assert wait_until(lambda: visits_of(database) == {1}, 40.0)
+        assert wait_until(lambda: [r["topicError"] is not None for r, _ in letters(database)] == [True], 40.0)
+        allowed.set()
+        assert wait_until(lambda: [r["publishedAt"] is not None for r, _ in letters(database)] == [True], 60.0)
+    assert [m.value() for m in letters_in_topic(settings, 1).values()] == [b"{no json"]
 
 
 def test_a_message_that_fails_for_ever_in_a_way_that_may_pass_is_a_dead_letter_in_the_end(

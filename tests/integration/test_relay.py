@@ -83,7 +83,7 @@ relay.step()
 """
 
 
-@pytest.mark.parametrize("point", ["relay_sent", "relay_committed", "relay_marked"])
+@pytest.mark.parametrize("point", ["relay_begun", "relay_sent", "relay_committed", "relay_marked"])
 def test_kill_9_of_the_relay_loses_and_doubles_nothing(database, target, tmp_path, point):
     fill(database, tmp_path, range(3), 40)
     for _ in range(2):

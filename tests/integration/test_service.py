@@ -256,6 +256,10 @@ def test_broken_images_fail_with_a_typed_error_and_the_service_goes_on(survey, r
     [
         ({"science": "/etc/passwd"}, "forbidden_location"), ({"science": "http://127.0.0.1/x"}, "forbidden_location"),
         ({"science": "file://other/x"}, "forbidden_location"), ({"science": "x.fits"}, "forbidden_location"),
+        ({"science": "http://169.254.169.254/latest"}, "forbidden_location"), ({"science": "https://[fe80::1]/x"}, "forbidden_location"),
+        ({"science": "file:///etc/passwd"}, "forbidden_location"), ({"science": "file:///%2e%2e/etc/passwd"}, "forbidden_location"),
+        ({"science": "/tmp/../etc/passwd"}, "forbidden_location"), ({"science": "s3://bucket/x"}, "forbidden_location"),
+        ({"science": "FILE://127.0.0.1/etc/passwd"}, "forbidden_location"), ({"science": "/proc/self/environ"}, "forbidden_location"),
         ({"instrument": "nosuch"}, "instrument"), ({"instrument": "../x"}, "bad_message"), ({"visit": -1}, "bad_message"),
         ({"surprise": 1}, "bad_message"), ({"band": "H"}, "bad_message"), ({"version": 2}, "bad_message"),
         ({"midpointMjdTai": 2461373.5}, "bad_message"),

@@ -1,9 +1,11 @@
 """TLS, SASL/SCRAM and ACLs on a real broker: what is allowed works, what is refused is said clearly."""
 
+import json
 import time
 from uuid import uuid4
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -18,14 +20,18 @@ from alerts.consumer import AlertConsumer
 from alerts.delivery.relay import Relay
 from alerts.delivery.target import KafkaTarget, ensure_topics
 from alerts.errors import BrokerRefused, BrokerUnavailable
+from apdb import Ledger
+from service.intake import ingest as ingest_module
 from service.local.campaign import read_alerts
 from service.local.embedded_kafka import EmbeddedKafka
 from service.settings import Settings
 from tasks.local_server import free_port
+from tasks.waiting import wait_until
 from tests.support.certificates import authority, keystore
+from tests.support.ingest import ingesting, message, settings_for
 from tests.support.outbox_rows import fill, patient
 
-USERS = {"admin": "admin-secret", "relay": "relay-secret", "reader": "reader-secret", "nobody": "nobody-secret"}
+USERS = {n: f"{n}-secret" for n in ("admin", "relay", "reader", "nobody", "ingest")}
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +162,33 @@ def test_what_acls_deny_is_named(secure, database, tmp_path):
     relay = Relay(database, archive, target(secure, "relay", topic))  # nothing was lost by the refusals
     assert patient(relay) == 5
     relay.close()
+
+
+def test_a_topic_of_dead_letters_that_may_not_be_written_holds_up_nothing(secure, database, tmp_path, monkeypatch):
+    """The row says so; when it is allowed the topic gets the letter."""
+    monkeypatch.setattr(ingest_module, "LETTERS_AGAIN_S", 0.5)
+    settings = settings_for(database.uri, secure, tmp_path, kafka_client=client(secure, "ingest"))
+    visits = settings.visit_topic
+    for topic in (visits, f"{visits}.dlq"):
+        ensure_topics(target(secure, "admin", topic), progress=False)
+    read = [(ResourceType.TOPIC, visits, name) for name in ("READ", "DESCRIBE")]
+    allow(secure, "ingest", *read, (ResourceType.GROUP, settings.ingest_group, "READ"))
+    producer = Producer({"bootstrap.servers": secure.brokers, **client(secure, "admin")})
+    for value in (b"{no json", json.dumps(message(tmp_path, 1)).encode()):
+        producer.produce(visits, value)
+    assert producer.flush(20) == 0
+
+    def letter(column):
+        with database.session() as connection:
+            return connection.execute(f'SELECT "{column}" FROM "DeadLetter"').fetchall()
+
+    with ingesting(settings, topics=False):
+        assert wait_until(lambda: [r["visit"] for r in Ledger(database).rows()] == [1], 40.0)
+        assert wait_until(lambda: [bool(said) for (said,) in letter("topicError")] == [True], 40.0)
+        assert "authorization" in letter("topicError")[0][0].lower()
+        assert letter("publishedAt") == [(None,)]
+        allow(secure, "ingest", (ResourceType.TOPIC, f"{visits}.dlq", "WRITE"))
+        assert wait_until(lambda: letter("publishedAt")[0][0] is not None, 60.0)
 
 
 def test_secrets_are_masked_wherever_settings_are_shown():

@@ -1,0 +1,102 @@
+"""The whole service under full load for a long time: memory and connections stay flat. ``make soak``."""
+
+import os
+import time
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from scipy import stats
+
+from tests.support.ingest import send
+from tests.support.shared_stack import SharedStack
+from tests.support.survey import messages, science, survey_settings
+
+SOAK_S = float(os.environ.get("ALERTPROD_SOAK_S", "0"))
+LOOK_S, BLOCKS, QUEUE, ROUND = 5.0, 10, 6, 40
+MOST_MB_MIN = 1.0
+TABLES = ("DiaObject", "DiaObjectLast", "DiaSource", "DiaForcedSource")
+
+
+def memory_mb(process):
+    """Resident memory of a process and of all that it started."""
+    found = psutil.Process(process.pid)
+    return sum(p.memory_info().rss for p in [found, *found.children(recursive=True)]) / 1e6
+
+
+def slope_of(minutes, values):
+    """Return slope and the upper end of its 95 % interval, from means of blocks (neighbours are not independent)."""
+    x = np.array([b.mean() for b in np.array_split(np.asarray(minutes), BLOCKS)])
+    y = np.array([b.mean() for b in np.array_split(np.asarray(values), BLOCKS)])
+    fit = stats.linregress(x, y)
+    return fit.slope, fit.slope + stats.t.ppf(0.95, BLOCKS - 2) * fit.stderr
+
+
+class Load:
+    """Keeps the queue filled: by turns over HTTP and over Kafka, the same images as ever new visits."""
+
+    def __init__(self, stack, survey):
+        self._stack, self._frames = stack, messages(science(survey))
+        self.sent = 0
+
+    def fill(self, client):
+        while self.sent - self._ended() < QUEUE and (self.sent % ROUND or self.sent == self._ended()):
+            if self.sent % ROUND == 0:
+                self._forget_the_sky()
+            frame = self._frames[self.sent % len(self._frames)]
+            body = {**frame, "visit": frame["visit"] + 1000 * (1 + self.sent // len(self._frames))}
+            if self.sent % 2:
+                assert client.post("/v1/visits", json=body).status_code == 202
+            else:
+                send(self._stack.settings, body)
+            self.sent += 1
+
+    def _ended(self):
+        with self._stack.database.session() as connection:
+            query = "SELECT count(*) FROM \"VisitLedger\" WHERE state IN ('done', 'failed', 'no_work')"
+            return connection.execute(query).fetchone()[0]
+
+    def _forget_the_sky(self):
+        """A sky that is seen a thousand times has histories that grow: begin anew, as the archive of a survey does."""
+        with self._stack.database.session() as connection:
+            connection.execute("TRUNCATE " + ", ".join(f'"{t}"' for t in TABLES))
+
+
+@pytest.mark.skipif(SOAK_S == 0, reason="'make soak'")
+@pytest.mark.timeout(SOAK_S + 600)
+def test_memory_and_connections_stay_flat(survey, database, kafka, record_property):
+    roles = ("serve", "worker", "relay", "ingest")
+    servers = {"database_uri": database.uri, "kafka_brokers": kafka.brokers, "order_wait_s": 0.0}
+    times, memory, connections, latency = [], {role: [] for role in roles}, [], []
+    with SharedStack(survey_settings(survey, **servers), roles=roles) as stack:
+        load, begun = Load(stack, survey), time.monotonic()
+        with httpx.Client(base_url=stack.url, timeout=30) as client:
+            while (now := time.monotonic() - begun) < SOAK_S:
+                load.fill(client)
+                stack.require_alive()
+                asked = time.perf_counter()
+                assert client.get("/v1/visits", params={"limit": 10, "order": "newest"}).status_code == 200
+                latency.append(time.perf_counter() - asked)
+                if not times or now / 60 - times[-1] >= LOOK_S / 60:
+                    times.append(now / 60)
+                    for role in roles:
+                        memory[role].append(memory_mb(stack.processes[role]))
+                    with database.session() as connection:
+                        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                        connections.append(connection.execute(query).fetchone()[0])
+                time.sleep(0.2)
+        with database.session() as connection:
+            states = dict(connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall())
+    warm = len(times) // 4  # code, templates and tables are loaded by then
+    slopes = {role: slope_of(times[warm:], memory[role][warm:]) for role in roles}
+    half = (len(times) + warm) // 2
+    record_property("visits", states.get("done", 0))
+    for role, (slope, upper) in slopes.items():
+        record_property(f"{role}, MB/min", f"{slope:+.2f} (95 %: {upper:+.2f}; {memory[role][-1]:.0f} MB)")
+    record_property("connections", f"{max(connections[warm:half])}, then {max(connections[half:])}")
+    record_property("reads, 99 of 100", f"{1000 * np.quantile(latency, 0.99):.0f} ms")
+    print({role: f"{s:+.2f} < {u:+.2f}" for role, (s, u) in slopes.items()}, states, connections[warm], connections[-1])
+    assert set(states) <= {"done", "queued", "running"}, states
+    assert max(connections[half:]) <= max(connections[warm:half]) + 1
+    assert all(upper < MOST_MB_MIN for _, upper in slopes.values()), slopes
