@@ -1,9 +1,14 @@
 """Times of the dashboard: ``python -m benchmarks.pages``; a database with many sources, the system's browser, one table."""
 
 import argparse
+import os
+import socket
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -17,6 +22,8 @@ __all__ = ["main"]
 OBJECT = 137_851_807_203_331
 LONG = 100_000  # points of the long light curve
 ROUNDS = 20
+ON_THE_SKY = 10_000  # objects
+VIEWERS, WATCHED_S = 200, 20.0  # of the stream of events
 _SOURCES = """
 INSERT INTO "DiaSource" ("diaSourceId", visit, detector, "diaObjectId", "midpointMjdTai", ra, dec, x, y, "psfNdata", "trailNdata",
  "dipoleNdata", "timeProcessedMjdTai", "bboxSize", "pixelId", band, "psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr", snr)
@@ -47,7 +54,23 @@ def fill(connection: "Connection", sources: int) -> None:
     connection.execute(_OBJECTS.format("DiaObjectLast", "", ""), (OBJECT,))
     names = "".join(f', "{c}"' for c in _COUNTS)
     connection.execute(_OBJECTS.format("DiaObject", names, ", 1" * len(_COUNTS)), (OBJECT,))
+    _fill_sky(connection)
     connection.execute("ANALYZE")
+
+
+def _fill_sky(connection: "Connection") -> None:
+    """Store objects within a square degree around the sources, on the pixels where they are looked for."""
+    from apdb.sky.htm import htm_ids
+
+    rng = np.random.default_rng(1)
+    ra, dec = 150.05 + rng.uniform(-0.5, 0.5, ON_THE_SKY), 2.2 + rng.uniform(-0.5, 0.5, ON_THE_SKY)
+    rows = zip(range(1, ON_THE_SKY + 1), ra.tolist(), dec.tolist(), htm_ids(ra, dec, 20).tolist(), strict=True)
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            'INSERT INTO "DiaObjectLast" ("diaObjectId", "validityStartMjdTai", ra, dec, "nDiaSources", "pixelId") VALUES '
+            "(%s, 61001, %s, %s, 1, %s)",
+            list(rows),
+        )
 
 
 def answers(url: str) -> list[tuple[str, float, float]]:
@@ -58,7 +81,11 @@ def answers(url: str) -> list[tuple[str, float, float]]:
             "/",
             "/streams",
             "/search?q=150.05+2.2",
-            "/visit/1000/0?",
+            "/visit/1000/0",
+            "/trends",
+            "/sky",
+            "/scan",
+            "/v1/sky/density?of=detections",
             f"/v1/objects/{OBJECT}",
             "/v1/objects?ra=150.05&dec=2.2",
         ):
@@ -95,6 +122,16 @@ def paints(url: str, database: "Connection") -> list[tuple[str, float, float]]:
             page.click(f"#curve-tools button:text-is('{button}')")
             times.append(float(page.get_attribute("#curve", "data-painted") or "nan"))
         rows.append((f"{LONG} points from memory to painted", statistics.median(times), max(times)))
+        times = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            page.goto(f"{url}/sky")
+            page.wait_for_selector("#sky[data-drawn]")
+            page.wait_for_function(f"Number(document.getElementById('sky').dataset.points) >= {ON_THE_SKY}")
+            times.append(1e3 * (time.perf_counter() - begin))
+        rows.append(
+            (f"{ON_THE_SKY} objects on the sky, from the address to painted", statistics.median(times), max(times))
+        )
         page.goto(url)
         page.wait_for_function("document.getElementById('live-state').textContent.startsWith('live')")
         times = []
@@ -104,6 +141,31 @@ def paints(url: str, database: "Connection") -> list[tuple[str, float, float]]:
             times.append(_timed(lambda number=number: page.wait_for_selector(f"a[href='/visit/{90_000 + number}/0']")))  # type: ignore[misc]
         rows.append(("commit to screen", statistics.median(times), max(times)))
     return rows
+
+
+def viewers_cost(url: str, process: int, database: "Connection") -> tuple[float, float]:
+    """Return the share of a core that the API takes without and with viewers of the stream, while a visit a second is committed."""
+    place, shares = urlsplit(url), []
+    number = 95_000
+    for viewers in (0, VIEWERS):
+        with ExitStack() as open_ones:
+            for _ in range(viewers):
+                one = open_ones.enter_context(socket.create_connection((place.hostname or "", place.port or 80)))
+                one.sendall(f"GET /live HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n".encode())
+            time.sleep(2)
+            begin, used = time.perf_counter(), _used_s(process)
+            while time.perf_counter() - begin < WATCHED_S:
+                number += 1
+                database.execute(_LEDGER.replace("1000 + n / 4", f"{number}").replace("(0, 799)", "(800, 800)"))
+                time.sleep(1)
+            shares.append((_used_s(process) - used) / (time.perf_counter() - begin))
+    return shares[0], shares[1]
+
+
+def _used_s(process: int) -> float:
+    """Return the processor time of a process."""
+    words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -116,7 +178,12 @@ def main() -> None:
         fill(connection, sources)
         print(f"{sources} sources\n\n| what | median / ms | p95 or longest / ms |\n|---|---|---|")
         for what, median, most in [*answers(stack.url), *paints(stack.url, connection)]:
-            print(f"| {what} | {median:.0f} | {most:.0f} |")
+            print(f"| {what} | {median:.0f} | {most:.0f} |", flush=True)
+        alone, watched = viewers_cost(stack.url, stack.processes["serve"].pid, connection)
+        print(
+            f"\n{VIEWERS} viewers of the stream of events, one commit a second: {100 * watched:.1f} % of a core, "
+            f"{100 * alone:.1f} % without them"
+        )
 
 
 if __name__ == "__main__":

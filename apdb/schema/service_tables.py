@@ -21,6 +21,7 @@ def add_service_tables(meta: sa.MetaData) -> None:
         _side_tables,
         _access_tables,
         _correction_tables,
+        _tables_of_people,
     ):
         add(meta)
 
@@ -341,6 +342,36 @@ def _correction_tables(meta: sa.MetaData) -> None:
         sa.Column("count", sa.Integer, nullable=False),
         sa.Column("xor", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("visit", "detector", name="PK_CorrectionTopicCount"),
+    )
+
+
+def _tables_of_people(meta: sa.MetaData) -> None:
+    """What people enter: labels of detections, and queries that run while nobody waits, with their answers."""
+    sa.Table(
+        "SourceLabel",
+        meta,
+        sa.Column("diaSourceId", sa.BigInteger, nullable=False),
+        sa.Column("principal", sa.Text, nullable=False),
+        sa.Column("label", sa.Text, nullable=False),
+        sa.Column("at", _MOMENT, nullable=False, server_default=_NOW),
+        sa.PrimaryKeyConstraint("diaSourceId", "principal", name="PK_SourceLabel"),
+    )
+    sa.Table(
+        "TapJob",
+        meta,
+        sa.Column("jobId", sa.Text, nullable=False),
+        sa.Column("owner", sa.Text, nullable=False),
+        sa.Column("phase", sa.Text, nullable=False),
+        sa.Column("parameters", pg.JSONB, nullable=False),
+        sa.Column("createdAt", _MOMENT, nullable=False, server_default=_NOW),
+        sa.Column("startedAt", _MOMENT),
+        sa.Column("endedAt", _MOMENT),
+        sa.Column("destroyAt", _MOMENT, nullable=False),
+        sa.Column("error", sa.Text),
+        sa.Column("mediaType", sa.Text),
+        sa.Column("result", sa.LargeBinary),
+        sa.PrimaryKeyConstraint("jobId", name="PK_TapJob"),
+        sa.Index("IDX_TapJob_destroyAt", "destroyAt"),
     )
 
 

@@ -31,7 +31,9 @@ from service.api.stream.events import events
 from service.api.uploads import sweep_for_ever
 from service.api.visits import visits
 from service.api.vo.footprint import footprint
+from service.api.vo.stored_images import stored_images
 from service.api.vo.tap import tap
+from service.api.vo.uws import tap_jobs
 from service.pages.routes import add_pages
 from service.settings import Settings
 
@@ -71,7 +73,8 @@ def create_app(settings: Settings) -> FastAPI:
     settings.upload_dir.mkdir(parents=True, exist_ok=True)
     add_problem_handlers(app)
     routers = (
-        visits, events, templates, next_visits, dead_letters, reads, footprint, tap, session, schemas, operations,
+        visits, events, templates, next_visits, dead_letters, reads, footprint, tap, tap_jobs, stored_images,
+        session, schemas, operations,
     )  # fmt: skip
     for router in routers:
         app.include_router(router, responses=PROBLEMS)

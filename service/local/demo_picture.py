@@ -1,4 +1,7 @@
-"""The demo's picture: light curves and stamp triplets of the best transient and the best variable."""
+"""The demo's picture: light curves and stamp triplets of the best transient and the best variable.
+
+Fluxes are those on the science image, as those of the truth are; a galaxy below a transient adds to them.
+"""
 
 import io
 from pathlib import Path
@@ -59,11 +62,15 @@ def _light_curve(axes: Any, kind: str, rows: pd.DataFrame, best: dict[str, Any],
     start = rows.midpointMjdTai.min()
     if forced:
         f = pd.DataFrame(list(forced.values())).sort_values("midpointMjdTai")
-        axes.errorbar(f.midpointMjdTai - start, f.psfFlux, f.psfFluxErr, fmt="s", mfc="none", c="0.5", label="forced")
-    axes.errorbar(rows.midpointMjdTai - start, rows.psfFlux, rows.psfFluxErr, fmt="o", label="detections")
-    axes.plot(rows.midpointMjdTai - start, rows.trueFlux, "x", c="tab:red", label="truth (total)")
+        axes.errorbar(
+            f.midpointMjdTai - start, f.scienceFlux, f.scienceFluxErr, fmt="s", mfc="none", c="0.5", label="forced"
+        )
+    axes.errorbar(rows.midpointMjdTai - start, rows.scienceFlux, rows.scienceFluxErr, fmt="o", label="detections")
+    axes.plot(rows.midpointMjdTai - start, rows.trueFlux, "x", c="tab:red", label="truth")
     axes.set(
-        xlabel=f"days after MJD {start:.2f}", ylabel="flux (nJy)", title=f"{kind} {best['diaSource']['diaObjectId']}"
+        xlabel=f"days after MJD {start:.2f}",
+        ylabel="total flux, on the science image (nJy)",
+        title=f"{kind} {best['diaSource']['diaObjectId']}",
     )
     axes.axhline(0, c="0.8", zorder=0)
     axes.legend(fontsize=7)

@@ -22,6 +22,8 @@ CONFIG = SurveyConfig(
     variables=220,
     transients=90,
     asteroids=10,
+    start_mjd=61000.55,  # with the interval: one night, so that its page shows the whole survey
+    interval_days=0.05,
 )
 
 

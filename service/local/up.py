@@ -25,6 +25,7 @@ PORT = 8080
 ROLES = ("serve", "worker", "relay", "ingest")
 POLL_S = 0.5
 ENVIRONMENT_FILE = "environment.sh"
+SURVEY, PRODUCTS = "survey", "products"  # the latter: difference images, which the dashboard shows
 _EXPORTED = ("database_uri", "kafka_brokers", "data_roots", "upload_dir", "archive_dir", "template_dir", "port")
 
 
@@ -67,9 +68,12 @@ def run_up(
     if data is not None:
         _check_place(data)
     with ExitStack() as ended, Signals() as signals:
-        survey = _survey_folder(data, ended) if simulate else None
+        survey = _survey_folder(data, ended) if simulate or _was_simulated(data) else None
         roles = ROLES if survey is None else tuple(r for r in ROLES if r != "worker")
         overrides |= {} if survey is None else simulated_settings(survey)
+        kept = data.resolve() if data is not None else survey
+        if kept is not None and not os.environ.get(f"{PREFIX}PRODUCTS_DIR"):
+            overrides["products_dir"] = kept / PRODUCTS
         try:
             with Stack(overrides, roles, say, scratch=data, keep_data=data is not None, check=signals.check) as stack:
                 if show:
@@ -89,8 +93,13 @@ def run_up(
 def _survey_folder(data: Path | None, ended: ExitStack) -> Path:
     """Return where the images of the simulated survey lie: with what is kept, else in a directory that goes in the end."""
     if data is not None:
-        return data.resolve() / "survey"
+        return data.resolve() / SURVEY
     return Path(ended.enter_context(TemporaryDirectory(prefix="alertprod-survey-")))
+
+
+def _was_simulated(data: Path | None) -> bool:
+    """Whether a simulated survey is kept there: its images and templates are found again without being asked for."""
+    return data is not None and (data / SURVEY / "index.parquet").exists()
 
 
 def _port(wanted: int | None) -> int:

@@ -19,6 +19,8 @@ _FILES = {
     "app.js": _HERE / "static" / "app.js",
     "curve.js": _HERE / "static" / "curve.js",
     "visit.js": _HERE / "static" / "visit.js",
+    "sky.js": _HERE / "static" / "sky.js",
+    "scan.js": _HERE / "static" / "scan.js",
     "sign-in.js": _HERE / "static" / "sign-in.js",
     "icon.svg": _HERE / "static" / "icon.svg",
     "htmx.min.js": VENDOR / "htmx.min.js",

@@ -33,6 +33,10 @@ NAVIGATION = (
     ("/", "Night"),
     ("/why", "Why?"),
     ("/streams", "Streams"),
+    ("/sky", "Sky"),
+    ("/trends", "Trends"),
+    ("/solar", "Solar system"),
+    ("/scan", "Scanning"),
     ("/database", "Database"),
 )
 

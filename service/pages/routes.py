@@ -12,10 +12,16 @@ from service.pages.objects.curve import curves
 from service.pages.objects.page import object_pages
 from service.pages.pictures import pictures
 from service.pages.render import PageRoute, page
+from service.pages.scanning.labels import labels
+from service.pages.scanning.page import scanning_pages
 from service.pages.search import search_pages
 from service.pages.stored import database_pages
 from service.pages.streams import stream_pages
-from service.pages.visit import visit_pages
+from service.pages.survey.sky import sky_counts, sky_pages
+from service.pages.survey.solar import solar_pages
+from service.pages.survey.trends import trend_pages
+from service.pages.visits.images import visit_images
+from service.pages.visits.page import visit_pages
 from service.pages.why import why_pages
 
 __all__ = ["add_pages"]
@@ -28,11 +34,18 @@ def add_pages(app: FastAPI, problems: dict[int | str, dict[str, Any]]) -> None:
     for router in (
         night_pages,
         visit_pages,
+        visit_images,
         object_pages,
         why_pages,
         stream_pages,
         database_pages,
         search_pages,
+        sky_pages,
+        sky_counts,
+        trend_pages,
+        solar_pages,
+        scanning_pages,
+        labels,
         pictures,
         curves,
         live,

@@ -1,8 +1,10 @@
 """Pictures of visits and places, made in a child process: the process of the API runs no code of pixels."""
 
 import json
+import logging
 import queue
 import threading
+import time
 import weakref
 from base64 import b64decode
 from collections import OrderedDict
@@ -20,10 +22,13 @@ from tasks.errors import AlertProdError, CallerError, TransientError
 
 __all__ = ["Viewer", "viewer_of"]
 
-MODULE = "service.processing.viewer_process"
+MODULE = "service.processing.looking.viewer_process"
 WAIT_S = 30.0  # for the child, when it works for somebody else
 ANSWER_S = 120.0
 KEPT_BYTES = 64 << 20  # of pictures that were made
+MOST_MADE = 8  # that are made, or wait for it, at the same time
+READY_S = 60.0  # an answer that was made for a page is given to those who ask again
+MOST_READY = 64
 
 
 class Viewer:
@@ -35,10 +40,12 @@ class Viewer:
         self._free.put(None)
         self._kept: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._size, self._lock = 0, threading.Lock()
+        self._making: set[str] = set()
+        self._ready: OrderedDict[str, tuple[float, dict[str, Any] | AlertProdError]] = OrderedDict()
         weakref.finalize(self, _end, self._free)
 
     def ask(self, ledger: Ledger, visit: int, detector: int, **question: Any) -> dict[str, Any]:
-        """Return an answer of `service.processing.viewer_process`.
+        """Return an answer of `service.processing.looking.viewer_process`.
 
         Raises
         ------
@@ -63,6 +70,50 @@ class Viewer:
         answer = self._asked({**about, "message": row["message"]})
         self._keep(key, answer)
         return answer
+
+    def soon(self, ledger: Ledger, visit: int, detector: int, *questions: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the answer to the last of some questions where it is there; None while a thread asks them in their order.
+
+        Who asks again gets the answer, for `READY_S` after it came.
+
+        Raises
+        ------
+        Busy
+            Others wait for too much already.
+        AlertProdError
+            Why there is no answer.
+        """
+        key = json.dumps([visit, detector, questions], sort_keys=True)
+        with self._lock:
+            kept = self._ready.get(key)
+            if kept is not None and time.monotonic() - kept[0] < READY_S:
+                if isinstance(kept[1], AlertProdError):
+                    raise kept[1]
+                return kept[1]
+            if key in self._making:
+                return None
+            if len(self._making) >= MOST_MADE:
+                raise Busy("other visits are being looked at: try again")
+            self._making.add(key)
+        threading.Thread(target=self._make, args=(key, ledger, visit, detector, questions), daemon=True).start()
+        return None
+
+    def _make(self, key: str, ledger: Ledger, visit: int, detector: int, questions: tuple[dict[str, Any], ...]) -> None:
+        answer: dict[str, Any] | AlertProdError = TransientError("nothing was made")
+        try:
+            for question in questions:
+                answer = self.ask(ledger, visit, detector, **question)
+        except AlertProdError as error:
+            answer = error
+        except Exception:  # the thread has nobody else to tell
+            logging.getLogger("alertprod.viewer").exception("visit %s, detector %s", visit, detector)
+            answer = TransientError("the pictures could not be made: the log of the API says why")
+        finally:
+            with self._lock:
+                self._making.discard(key)
+                self._ready[key] = time.monotonic(), answer
+                while len(self._ready) > MOST_READY:
+                    self._ready.popitem(last=False)
 
     def picture(self, ledger: Ledger, visit: int, detector: int, **question: Any) -> bytes:
         """Return a picture as PNG; errors as for `ask`."""

@@ -1,8 +1,13 @@
-"""The page that says why there is, or is no, alert at a place: step by step, with pictures."""
+"""The page that says why there is, or is no, alert at a place: step by step, with pictures.
 
+The page is there at once; the answer is made by another process and comes into it.
+"""
+
+from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 
 from apdb import Ledger
@@ -11,6 +16,7 @@ from service.pages.positions import position_of
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, reading
 from service.pages.viewer import viewer_of
+from tasks.errors import AlertProdError
 
 __all__ = ["why_pages"]
 
@@ -29,48 +35,88 @@ _TITLES = {
 }  # fmt: skip
 
 
-@why_pages.get("/why")
-def why(
-    request: Request,
-    shared: Pages,
-    visit: Annotated[int | None, Query(ge=0, lt=1 << 53)] = None,
-    detector: Annotated[int | None, Query(ge=0, lt=1 << 15)] = None,
-    ra: Annotated[float | None, Query(ge=0, le=360)] = None,
-    dec: Annotated[float | None, Query(ge=-90, le=90)] = None,
-    at_x: Annotated[int | None, Query(alias="at.x", ge=0)] = None,
-    at_y: Annotated[int | None, Query(alias="at.y", ge=0, description="px from the top of the picture")] = None,
-    place: Annotated[str, Query(max_length=200)] = "",
-    radius: Annotated[float, Query(gt=0, le=60, description="arcsec")] = 2.0,
-) -> HTMLResponse:
-    """Follow a place through a visit; without a visit, list those that may cover it."""
-    if place.strip() and ra is None:
-        position = position_of(place)
+@dataclass(frozen=True)
+class Question:
+    """A place on the sky or in the picture of a ccdVisit, and which ccdVisit: the newest there by default."""
+
+    visit: Annotated[int | None, Query(ge=0, lt=1 << 53)] = None
+    detector: Annotated[int | None, Query(ge=0, lt=1 << 15)] = None
+    ra: Annotated[float | None, Query(ge=0, le=360)] = None
+    dec: Annotated[float | None, Query(ge=-90, le=90)] = None
+    at_x: Annotated[int | None, Query(alias="at.x", ge=0)] = None
+    at_y: Annotated[int | None, Query(alias="at.y", ge=0, description="px from the top of the picture")] = None
+    place: Annotated[str, Query(max_length=200)] = ""
+    radius: Annotated[float, Query(gt=0, le=60, description="arcsec")] = 2.0
+
+    def position(self) -> tuple[float, float] | None:
+        """Return right ascension and declination where they are given.
+
+        Raises
+        ------
+        BadQuery
+            The text of the place names none.
+        """
+        if self.ra is not None and self.dec is not None:
+            return self.ra, self.dec
+        if not self.place.strip():
+            return None
+        position = position_of(self.place)
         if position is None:
-            raise BadQuery(f"{place!r} is no place on the sky: write it as 150.1 +2.2 or 10:00:24 +02:12:00")
-        ra, dec = position.ra, position.dec
-    covering = [] if ra is None or dec is None else _covering(shared, ra, dec)
+            raise BadQuery(f"{self.place!r} is no place on the sky: write it as 150.1 +2.2 or 10:00:24 +02:12:00")
+        return position.ra, position.dec
+
+
+Asked = Annotated[Question, Depends()]
+
+
+@why_pages.get("/why")
+def why(request: Request, shared: Pages, asked: Asked) -> HTMLResponse:
+    """The question, and which ccdVisits may cover the place; the answer follows."""
+    return _page(request, shared, asked, wanted=False)
+
+
+@why_pages.get("/why/answer")
+def answered(request: Request, shared: Pages, asked: Asked) -> HTMLResponse:
+    """The place followed through a ccdVisit, or that the answer is being made."""
+    return _page(request, shared, asked, wanted=True)
+
+
+def _page(request: Request, shared: Pages, asked: Question, *, wanted: bool) -> HTMLResponse:
+    position = asked.position()
+    covering = [] if position is None else _covering(shared, *position)
+    visit, detector = asked.visit, asked.detector
     if visit is None and covering:
         visit, detector = covering[0]["visit"], covering[0]["detector"]
+    complete = visit is not None and detector is not None and (asked.at_x is not None or position is not None)
     answer: dict[str, Any] | None = None
-    if visit is not None and detector is not None and (at_x is not None or (ra is not None and dec is not None)):
-        where = {"ra": ra, "dec": dec} if at_x is None else _pixel(request, shared, visit, detector, at_x, at_y or 0)
-        answer = viewer_of(request).ask(
-            Ledger(shared.database), visit, detector, what="place", place=where, radius=radius
-        )
-        ra, dec = answer["place"]["ra"], answer["place"]["dec"]
-        covering = covering or _covering(shared, ra, dec)
+    refused = ""
+    if wanted and complete and visit is not None and detector is not None:
+        place = {"atX": asked.at_x, "fromTop": asked.at_y or 0}
+        if position is not None:
+            place = {"ra": position[0], "dec": position[1]}  # type: ignore[dict-item]
+        question = {"what": "place", "place": place, "radius": asked.radius}
+        try:
+            answer = viewer_of(request).soon(Ledger(shared.database), visit, detector, question)
+        except AlertProdError as error:  # a part of a page that is there: no page of its own
+            refused = f"{error.code}: {error}"
+    if answer is not None and position is None:
+        position = answer["place"]["ra"], answer["place"]["dec"]
+        covering = _covering(shared, *position)
+    ra, dec = position or (None, None)
     return page(
-        request, "why.html", visit=visit, detector=detector, ra=ra, dec=dec, radius=radius, answer=answer, covering=covering,
-        titles=_TITLES, place=place, reason=None if answer is None else _reason(answer["steps"]),
+        request, "why.html", visit=visit, detector=detector, ra=ra, dec=dec, radius=asked.radius, answer=answer, covering=covering,
+        titles=_TITLES, place=asked.place, reason=None if answer is None else _reason(answer["steps"]),
+        waits=complete and answer is None and not refused, refused=refused, making=wanted, answer_address=_address(asked, visit, detector),
     )  # fmt: skip
 
 
-def _pixel(request: Request, shared: Pages, visit: int, detector: int, x: int, from_top: int) -> dict[str, float]:
-    """Return the pixel of a click on the picture; a picture that is chosen by a key says (0, 0): its middle."""
-    numbers = viewer_of(request).ask(Ledger(shared.database), visit, detector, what="numbers")["numbers"]
-    if (x, from_top) == (0, 0):
-        x, from_top = numbers["width"] // 2, numbers["height"] // 2
-    return {"x": float(numbers["x0"] + x), "y": float(numbers["y0"] + numbers["height"] - 1 - from_top)}
+def _address(asked: Question, visit: int | None, detector: int | None) -> str:
+    """Return where the answer is found."""
+    values = {
+        "visit": visit, "detector": detector, "ra": asked.ra, "dec": asked.dec, "at.x": asked.at_x, "at.y": asked.at_y,
+        "place": asked.place or None, "radius": asked.radius,
+    }  # fmt: skip
+    return f"/why/answer?{urlencode({k: v for k, v in values.items() if v is not None})}"
 
 
 def _covering(shared: Pages, ra: float, dec: float) -> list[dict[str, Any]]:

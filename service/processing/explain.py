@@ -4,6 +4,7 @@ What is stored is asked first. Where nothing is stored, the subtraction is made 
 any measurement away, and each test that could have thrown it away is named.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ from service.settings import Settings
 from tasks import AlertProdError, make_task
 from tasks.sphere import chord_arcsec, unit_vectors
 
-__all__ = ["Step", "explain"]
+__all__ = ["MadeAgain", "Step", "explain"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,16 @@ class Step:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class MadeAgain:
+    """A pair that was subtracted again, its difference and the significance of that."""
+
+    science: Exposure
+    template: Exposure
+    difference: Exposure
+    score: Exposure | None
+
+
 def explain(
     settings: Settings,
     visit: int,
@@ -56,6 +67,7 @@ def explain(
     radius_arcsec: float = 2.0,
     *,
     rerun: bool = True,
+    keep: Callable[[MadeAgain], None] = lambda made: None,
 ) -> list[Step]:
     """Follow a place through a visit; the last step that was not passed is the reason.
 
@@ -67,6 +79,8 @@ def explain(
         How far a source may be from the place.
     rerun
         Make the subtraction again where nothing is stored.
+    keep
+        Given what is made again, for who shows it.
 
     Raises
     ------
@@ -86,7 +100,7 @@ def explain(
         steps.append(Step("stored", False, f"no DiaSource of this visit within {radius_arcsec:g} arcsec", {}))
         if not rerun or row["state"] not in FINAL_STATES:
             return steps
-        return [*steps, *_rerun(settings, connection, row["message"], ra, dec, radius_arcsec)]
+        return [*steps, *_rerun(settings, connection, row["message"], (ra, dec, radius_arcsec), keep)]
 
 
 def _visit_text(row: dict[str, Any]) -> str:
@@ -157,11 +171,11 @@ def _rerun(
     settings: Settings,
     connection: psycopg.Connection[Any],
     message: dict[str, Any],
-    ra: float,
-    dec: float,
-    radius: float,
+    place: tuple[float, float, float],
+    keep: Callable[[MadeAgain], None],
 ) -> list[Step]:
-    """Subtract again, keep every measurement, and test the place."""
+    """Subtract again, keep every measurement, and test the place: ra, dec (degrees), radius (arcsec)."""
+    ra, dec, radius = place
     rules, roots = checked_instrument(message["instrument"]), [*settings.data_roots, settings.upload_dir]
     try:
         science = open_science(message, rules, roots)
@@ -176,18 +190,20 @@ def _rerun(
             ImageDifferenceTask, {**task_overrides(ImageDifferenceTask, rules, science), **open_config}
         )
         result = everything.run(science, science.sources, template)
+        keep(MadeAgain(science, template.cutout(*science.bbox), result.subtractedExposure, result.scoreExposure))
     except AlertProdError as error:
         return [Step("subtraction", False, f"{error.code}: {error}", {})]
     x, y = (float(v[0]) for v in science.require_wcs().sky_to_pixel(np.array([ra]), np.array([dec])))
     difference = result.subtractedExposure
-    steps = [_mask(difference, x, y), _signal(result, science, x, y, radius, task.config.detectionThreshold)]
     raw = result.diaSources
     table = standardize(raw, difference, float(Time.now().tai.mjd))
     away = _separation(table.ra, table.dec, ra, dec) if len(table) else np.zeros(0)
     nearest = int(np.argmin(away)) if away.size else -1
-    if nearest < 0 or away[nearest] > radius:
-        far = f"; the nearest is {away[nearest]:.1f} arcsec away" if nearest >= 0 else ""
-        return [*steps, Step("detected", False, f"nothing is detected within {radius:g} arcsec{far}", {})]
+    distance = float(away[nearest]) if nearest >= 0 else None
+    threshold = float(task.config.detectionThreshold)
+    steps = [_mask(difference, x, y), _signal(result, science, x, y, radius, threshold, distance)]
+    if distance is None or distance > radius:
+        return [*steps, _undetected(radius, distance)]
     steps.append(_detected(table.iloc[nearest], float(away[nearest])))
     one_raw, one = raw.iloc[[nearest]].reset_index(drop=True), table.iloc[[nearest]].reset_index(drop=True)
     steps += [_kept(one_raw, task), _filtered(one_raw, one, difference)]
@@ -211,21 +227,49 @@ def _mask(difference: Exposure, x: float, y: float) -> Step:
     return Step("mask", usable, text, {"x": round(x, 2), "y": round(y, 2), "planes": planes})
 
 
-def _signal(result: Any, science: Exposure, x: float, y: float, radius: float, threshold: float) -> Step:
-    """Compare the highest significance near the place with the threshold, and give the fluxes there."""
-    difference, score = result.subtractedExposure, result.scoreExposure
-    reach = max(1, int(np.ceil(radius / float(difference.require_wcs().pixel_scale_arcsec(x, y)))))
-    column, row = round(x) - difference.origin[0], round(y) - difference.origin[1]
-    part = score.image[max(row - reach, 0) : row + reach + 1, max(column - reach, 0) : column + reach + 1]
-    peak = float(np.nanmax(np.abs(part))) if np.isfinite(part).any() else 0.0
+def _signal(
+    result: Any, science: Exposure, x: float, y: float, radius: float, threshold: float, nearest: float | None
+) -> Step:
+    """Compare the highest peak of the significance within the radius with the threshold, and give the fluxes at the place.
+
+    What is significant without a peak inside is the flank of something outside: that is said, with the distance of the
+    nearest source (arcsec, None without one).
+    """
+    difference = result.subtractedExposure
+    peak, highest = _peak_within(result.scoreExposure, x, y, radius)
     flux = measure_pair(difference, science, np.array([x]), np.array([y])).iloc[0]
-    values = {"peakSignificance": round(peak, 2), "threshold": float(threshold)}
+    values = {"peakSignificance": round(peak, 2), "highestSignificance": round(highest, 2), "threshold": threshold}
     values |= {k: float(flux[k]) for k in ("psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr")}
+    if peak < threshold <= highest:
+        whose = f", as that of the source {nearest:.1f} arcsec away" if nearest is not None and nearest > radius else ""
+        said = f"no peak within {radius:g} arcsec: the significance of {highest:.1f} there is the flank of a peak outside{whose}"
+    else:
+        said = f"highest significance within {radius:g} arcsec {highest:.1f}"
     text = (
-        f"significance {peak:.1f} (threshold {threshold:g}); flux on the difference {flux.psfFlux:.0f} +- {flux.psfFluxErr:.0f} "
-        f"nJy, on the image {flux.scienceFlux:.0f} +- {flux.scienceFluxErr:.0f}"
+        f"{said} (threshold {threshold:g}); flux on the difference {flux.psfFlux:.0f} +- {flux.psfFluxErr:.0f} nJy, "
+        f"on the image {flux.scienceFlux:.0f} +- {flux.scienceFluxErr:.0f}"
     )
     return Step("signal", peak >= threshold, text, values)
+
+
+def _peak_within(score: Exposure, x: float, y: float, radius: float) -> tuple[float, float]:
+    """Return the highest local maximum of the absolute significance within a radius (arcsec), and its highest value there."""
+    from scipy.ndimage import maximum_filter
+
+    reach = max(1.0, radius / float(score.require_wcs().pixel_scale_arcsec(x, y)))
+    column, row, side = round(x) - score.origin[0], round(y) - score.origin[1], int(np.ceil(reach)) + 1
+    top, left = max(row - side, 0), max(column - side, 0)
+    part = np.nan_to_num(np.abs(score.image[top : row + side + 1, left : column + side + 1]))
+    rows, columns = np.mgrid[top : top + part.shape[0], left : left + part.shape[1]]
+    inside = np.hypot(columns + score.origin[0] - x, rows + score.origin[1] - y) <= reach
+    peaks = inside & (part == maximum_filter(part, size=3, mode="nearest"))
+    return float(part[peaks].max(initial=0.0)), float(part[inside].max(initial=0.0))
+
+
+def _undetected(radius: float, nearest: float | None) -> Step:
+    far = "" if nearest is None else f"; the nearest source is {nearest:.1f} arcsec away"
+    wider = "" if nearest is None or nearest > 5 * radius else ": a larger radius would answer for it"
+    return Step("detected", False, f"nothing is detected within {radius:g} arcsec{far}{wider}", {})
 
 
 def _detected(source: "pd.Series[Any]", away: float) -> Step:

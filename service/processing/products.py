@@ -4,16 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from service.errors import BadMessage
+from service.product_files import difference_path
 
 if TYPE_CHECKING:
     from exposure import Exposure
 
-__all__ = ["StoredDifferences", "difference_path"]
-
-
-def difference_path(directory: Path, visit: int, detector: int, attempt: int) -> Path:
-    """Return where the difference image of an attempt lies."""
-    return directory / f"difference_{visit}_{detector}_{attempt}.fits"
+__all__ = ["StoredDifferences"]
 
 
 class _Attempt(Protocol):

@@ -31,14 +31,15 @@ from forced.calibrated import measure_pair
 from service.crash import crash_at
 from service.errors import SkyBusy, WaitForEarlier
 from service.pairs.facts import map_cards
+from service.processing.conditions import conditions_of
 from service.processing.ephemerides import bodies_of, ephemerides
 from service.processing.faults import fault_of, opening
 from service.processing.images import Clock, calibrated_pair, open_science
 from service.processing.instruments import checked_instrument, claim_ids
 from service.processing.positions import read_positions
 from service.processing.prepare import prepare
-from service.processing.products import difference_path
 from service.processing.veto import veto_reason
+from service.product_files import difference_path
 from service.settings import Settings
 from tasks import IdGenerator, make_task
 
@@ -292,7 +293,7 @@ def _subtract(run: _Run, science: Exposure, template: Exposure, report: dict[str
         sources=split.good,
         rejected=len(split.rejected),
         trailed=len(split.trailed),
-        metrics={**report, **{k: task.metadata[k] for k in _METRICS if k in task.metadata}},
+        metrics={**report, **conditions_of(science), **{k: task.metadata[k] for k in _METRICS if k in task.metadata}},
     )
 
 

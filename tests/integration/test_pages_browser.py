@@ -27,12 +27,19 @@ def chromium():
         yield program
 
 
+READY = {  # what is there when a page has got all that comes after it
+    "/visit/{visit}/{detector}": "#plates", "/visit/{visit}/{detector}/images": "#plates", "/why": "ol.walk",
+    "/why/answer": "ol.walk", "/sky": "#sky[data-drawn]", "/streams": "#readers h2 .count",
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def populated(chromium, survey, template_database, kafka):
-    """A service with two visits that are done and one that failed; without a browser it is not started."""
+def populated(chromium, survey, template_database, kafka, tmp_path_factory):
+    """A service with two visits that are done, their differences stored, and one that failed; not without a browser."""
+    products = tmp_path_factory.mktemp("products")
     with copied_database(template_database) as uri:
         servers = {"database_uri": uri, "kafka_brokers": kafka.brokers}
-        with SharedStack(survey_settings(survey, **servers, attempts=1)) as stack:
+        with SharedStack(survey_settings(survey, **servers, attempts=1, products_dir=products)) as stack:
             done = messages(science(survey).iloc[:4])
             missing = {**done[2], "science": str(survey / "missing.fits"), "visit": 1090}
             replies = post_visits(stack, [*done, missing])
@@ -54,8 +61,14 @@ def places(populated):
         "/": "/",
         "/night/{night}": f"/night/{night}?colour=seconds",
         "/visit/{visit}/{detector}": f"/visit/{visit}/{detector}?mask=true",
+        "/visit/{visit}/{detector}/images": f"/visit/{visit}/{detector}/images",
         "/object/{object_id}": f"/object/{number}",
         "/why": f"/why?visit={visit}&detector={detector}&ra={ra}&dec={dec}",
+        "/why/answer": f"/why/answer?visit={visit}&detector={detector}&ra={ra}&dec={dec}",
+        "/sky": "/sky",
+        "/trends": "/trends?metric=seeingArcsec&against=airmass",
+        "/solar": "/solar",
+        "/scan": "/scan?by=brightest",
         "/streams": "/streams",
         "/streams/readers": "/streams/readers",
         "/search": f"/search?q={ra}+{dec}&radius=60",
@@ -70,6 +83,8 @@ def test_a_page_stays_here_fits_every_window_and_is_accessible(chromium, populat
         answer = page.goto(places[route], timeout=60_000)
         assert answer.status == 200
         page.wait_for_load_state("load")
+        if route in READY:
+            page.wait_for_selector(READY[route], timeout=60_000)
         assert page.title().endswith("alertprod")
         for theme in ("light", "dark"):
             page.emulate_media(color_scheme=theme)
@@ -156,6 +171,80 @@ def test_a_click_on_an_image_says_why_there_is_no_alert(chromium, populated, pla
         x, y = _pixel(page)
         assert x == pytest.approx(448 / 4, abs=3)  # from the left
         assert y == pytest.approx(448 * 3 / 4, abs=3)  # from below
+
+
+def test_a_visit_is_there_at_once_and_its_stored_difference_follows(chromium, populated, places):
+    with checked_page(chromium, populated.url) as page:
+        answer = page.goto(places["/visit/{visit}/{detector}"].partition("?")[0])
+        assert "plates" not in answer.text()  # no picture is made before the page is
+        page.wait_for_selector("#plates", timeout=60_000)
+        assert "as it was stored" in page.inner_text("#images-h")
+        assert page.locator("#images .triplet").count() == 0
+        page.click("text=subtract again")
+        page.wait_for_selector("#images .triplet", timeout=60_000)
+        for image in page.locator("#images img").all():
+            image.wait_for(timeout=SHOWN_MS)
+            assert image.evaluate("(i) => i.decode().then(() => i.naturalWidth)") > 2
+
+
+def test_the_sky_is_drawn_turned_by_keys_searched_by_a_click_and_compared_with_a_map(chromium, populated, tmp_path):
+    footprint = tmp_path / "footprint.json"
+    with checked_page(chromium, populated.url) as page:
+        page.goto("/sky")
+        page.wait_for_selector("#sky[data-drawn]", timeout=SHOWN_MS)
+        counted = page.evaluate("fetch('/v1/sky/density').then((a) => a.json())")
+        with populated.database.session() as connection:
+            (objects,) = connection.execute('SELECT count(*) FROM "DiaObjectLast"').fetchone()
+        assert sum(counted["counts"]) == counted["total"] == objects
+        page.wait_for_selector(f"#sky[data-points='{objects}']", timeout=SHOWN_MS)
+        page.focus("#sky-map")
+        before = page.evaluate("document.getElementById('sky-map').toDataURL()")
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("+")
+        assert page.evaluate("document.getElementById('sky-map').toDataURL()") != before
+        page.keyboard.press("0")
+        footprint.write_text(page.evaluate("fetch('/v1/footprint?format=json').then((a) => a.text())"))
+        page.set_input_files("#moc-form input[type=file]", footprint)
+        page.click("#moc-form button")
+        page.wait_for_function(
+            "document.getElementById('moc-said').textContent.includes('(100.0 %)')", timeout=SHOWN_MS
+        )
+        page.locator("#sky-map").click()
+        page.wait_for_url("**/search?q=*", timeout=SHOWN_MS)
+
+
+def test_detections_are_labelled_by_keys_and_the_labels_exported(chromium, populated):
+    with checked_page(chromium, populated.url) as page:
+        page.goto("/scan?by=brightest")
+        first = page.locator(".scanned:not([hidden])")
+        source = first.get_attribute("data-source")
+        page.keyboard.press("r")
+        page.locator("#given-real", has_text="1").wait_for(timeout=SHOWN_MS)
+        assert first.get_attribute("data-source") != source
+        page.keyboard.press("b")
+        page.locator("#given-bogus", has_text="1").wait_for(timeout=SHOWN_MS)
+        page.keyboard.press("z")
+        page.locator("#given-bogus", has_text="0").wait_for(timeout=SHOWN_MS)
+        rows = page.evaluate("fetch('/v1/labels?format=csv').then((a) => a.text())").splitlines()
+        assert [r.split(",")[:2] for r in rows] == [["diaSourceId", "label"], [source, "real"]]
+        page.goto("/scan?by=brightest")
+        assert page.locator(f"[data-source='{source}']").count() == 0
+
+
+def test_every_association_and_every_visit_is_a_point_that_leads_to_its_visit(chromium, populated, places):
+    with populated.database.session() as connection:
+        (bodies,) = connection.execute('SELECT count(*) FROM "SSSource"').fetchone()
+        (visits,) = connection.execute('SELECT count(*) FROM "VisitQuality"').fetchone()
+    assert bodies > 0
+    with checked_page(chromium, populated.url, java_script_enabled=False) as page:
+        page.goto("/solar")
+        assert page.locator("svg.residuals a circle").count() == bodies
+        page.goto(places["/trends"])
+        assert page.locator("svg.trend circle").count() == visits
+        page.goto("/solar")
+        page.locator("svg.residuals a").first.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/visit/*/*", timeout=SHOWN_MS)
 
 
 def _pixel(page):

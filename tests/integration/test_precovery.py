@@ -16,7 +16,8 @@ from exposure import Exposure, PhotoCalib, VisitInfo, load_instrument
 from exposure.psf import GaussianPsf
 from service.commands.main import app
 from service.errors import BadMessage
-from service.processing.products import StoredDifferences, difference_path
+from service.processing.products import StoredDifferences
+from service.product_files import difference_path
 from tests.support.alert_inputs import frame_with
 from tests.support.exposures import tan
 

@@ -14,9 +14,12 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 import pyvo
+import requests
 from astropy.io import fits
 from astropy.io.votable import parse_single_table
+from astropy.wcs import WCS
 from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
+from pyvo.dal.adhoc import DatalinkResults
 
 from apdb import PostgresApdb, columns_of
 from apdb.adql import ADQL_TABLES
@@ -28,8 +31,10 @@ from apdb.sky.htm import polygon
 from apdb.sky.locks import lock_pixels
 from migrations.run import migrate
 from service.local.stack import wait_api
+from service.product_files import difference_path
 from tasks.local_server import free_port
 from tests.support.apdb_rows import at, rows
+from tests.support.exposures import make_exposure
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +58,9 @@ def site(postgres, tmp_path_factory):
     client.close()
     port = free_port()
     folder = tmp_path_factory.mktemp("api")
+    products = tmp_path_factory.mktemp("products")
     environment = {**os.environ, "ALERTPROD_DATABASE_URI": uri, "ALERTPROD_PORT": str(port), "ALERTPROD_HOST": "127.0.0.1",
-                   "ALERTPROD_UPLOAD_DIR": str(folder)}  # fmt: skip
+                   "ALERTPROD_UPLOAD_DIR": str(folder), "ALERTPROD_PRODUCTS_DIR": str(products)}  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "service.commands.main", "serve"],
         env=environment,
@@ -65,7 +71,7 @@ def site(postgres, tmp_path_factory):
     url = f"http://127.0.0.1:{port}"
     assert wait_api(url, process)
     with httpx.Client(base_url=url, timeout=30) as http:
-        yield SimpleNamespace(http=http, url=url, uri=uri, objects=o, admin=admin)
+        yield SimpleNamespace(http=http, url=url, uri=uri, objects=o, admin=admin, products=products)
     process.terminate()
     process.wait(20)
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
@@ -434,3 +440,79 @@ def test_what_tap_cannot_answer_is_an_error_of_the_protocol(site, imaged):
     assert len(plain.text.splitlines()) == 3
     refused = site.http.post("/v1/tap/sync", json={"QUERY": "SELECT ra FROM dia_source"})
     assert refused.status_code == 415
+
+
+@pytest.fixture
+def session():
+    """A session of HTTP whose connections are closed in the end."""
+    with requests.Session() as one:
+        yield one
+
+
+def test_pyvo_submits_a_query_and_fetches_its_answer_later(site, session):
+    service = pyvo.dal.TAPService(f"{site.url}/v1/tap", session=session)
+    job = service.submit_job("SELECT diaObjectId, ra FROM dia_object_latest", maxrec=1000)
+    assert job.phase == "PENDING"
+    job.run().wait(timeout=30)
+    job.raise_if_error()
+    assert job.phase == "COMPLETED"
+    assert job.query == "SELECT diaObjectId, ra FROM dia_object_latest"
+    found = job.fetch_result().to_table()
+    assert sorted(found["diaObjectId"].tolist()) == sorted(site.objects.diaObjectId)
+    assert job.job_id in {j.jobid for j in service.get_job_list()}
+    wrong = service.submit_job("SELECT ra FROM pg_user")
+    wrong.run().wait(phases=["ERROR"], timeout=30)
+    with pytest.raises(pyvo.DALQueryError, match="no table"):
+        wrong.raise_if_error()
+    given_up = service.submit_job("SELECT ra FROM dia_source")
+    given_up.abort()
+    assert given_up.phase == "ABORTED"
+    for one in (job, wrong, given_up):
+        one.delete()
+    assert site.http.get(f"/v1/tap/async/{job.job_id}").status_code == 404
+
+
+@pytest.fixture
+def stored(site):
+    """A visit whose difference image is stored; its exposure."""
+    exposure = make_exposure((0, 0))
+    with psycopg.connect(site.uri, autocommit=True) as c:
+        c.execute(
+            'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, attempt) VALUES '
+            "(80, 5, 'simcam', '{}', 'x', 'done', 1), (81, 5, 'simcam', '{}', 'x', 'done', 1)"
+        )
+    path = difference_path(site.products, 80, 5, 1)
+    exposure.write_fits(path)
+    yield exposure
+    path.unlink()
+    with psycopg.connect(site.uri, autocommit=True) as c:
+        c.execute('DELETE FROM "VisitLedger" WHERE detector = 5')
+
+
+def test_pyvo_follows_the_links_of_a_stored_image_to_a_cutout(site, stored, session):
+    found = DatalinkResults.from_result_url(f"{site.url}/v1/datalink?ID=80/5", session=session)
+    assert {row.semantics for row in found} == {"#this", "#cutout", "#preview", "#derivation"}
+    this = next(row for row in found if row.semantics == "#this")
+    assert this.content_type == "application/fits"
+    assert len(site.http.get(this.access_url).content) == this.content_length
+    ra, dec = (float(v[0]) for v in stored.wcs.pixel_to_sky(np.array([30.0]), np.array([20.0])))
+    cut = found.get_first_proc().process(circle=(ra, dec, 5 * 0.2 / 3600))
+    with fits.open(io.BytesIO(cut.read())) as hdus:
+        image = next(h for h in hdus if h.data is not None and h.data.ndim == 2)
+        # the scale of this WCS is sqrt(1.01) times 0.2 arcsec: the radius is 4.98 px
+        rows, columns = slice(20 - 5, 20 + 6), slice(30 - 5, 30 + 6)
+        np.testing.assert_array_equal(image.data, stored.image[rows, columns])
+        x, y = (float(v[0]) for v in WCS(image.header).all_world2pix([ra], [dec], 0))
+        assert (x, y) == pytest.approx((5.0, 5.0), abs=0.01)
+    assert site.http.get("/v1/soda/sync", params={"ID": "80/5", "CIRCLE": "10 10 0.1"}).status_code == 204
+    for given in (
+        {"ID": "80/5"},
+        {"ID": "80/5", "CIRCLE": "1 2"},
+        {"ID": "80/5", "POS": "SQUARE 1 2 3"},
+        {"CIRCLE": "1 2 3"},
+    ):
+        answer = site.http.get("/v1/soda/sync", params=given)
+        assert (answer.status_code, answer.text.split(":")[0]) == (400, "UsageFault")
+    assert site.http.get("/v1/soda/sync", params={"ID": "81/5", "CIRCLE": "10 10 0.1"}).status_code == 404
+    faults = DatalinkResults.from_result_url(f"{site.url}/v1/datalink?ID=81/5&ID=nothing", session=session)
+    assert [row["error_message"].split(":")[0] for row in faults] == ["NotFoundFault", "NotFoundFault"]

@@ -21,9 +21,8 @@ MOST_HELD = 64 << 20  # bytes of bodies without images that are in memory at a t
 BUSY_S = 2  # after which one whose body had no room may come again
 SLOWEST = 10_000  # bytes per second: what comes more slowly holds a connection for nothing
 _TYPES = ("application/json", "multipart/form-data")
-_FORMS = {
-    "/v1/tap/sync": ("application/x-www-form-urlencoded", "multipart/form-data")
-}  # what clients of the protocol send
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")  # what clients of the protocols below send
+_PROTOCOLS = ("/v1/tap/sync", "/v1/tap/async", "/v1/soda/", "/v1/datalink")
 _NUL = re.compile(rb"%00", re.IGNORECASE)
 _log = logging.getLogger("alertprod.api")
 
@@ -121,7 +120,7 @@ class Shield:
             answer = too_large(self._most(scope))
             answer.headers["Connection"] = "close"
             return answer
-        types = _FORMS.get(scope["path"], _TYPES)
+        types = _FORMS if scope["path"].startswith(_PROTOCOLS) else _TYPES
         if has_body and (given := _media_type(scope)) is not None and given not in types:
             return problem(
                 415, "unsupported_media_type", f"Content-Type {given[:100]!r}: expected {' or '.join(types)}"

@@ -1,7 +1,7 @@
-"""Table Access Protocol (IVOA TAP 1.1), synchronous: ADQL on the documented tables, for TOPCAT, Aladin and pyvo."""
+"""Table Access Protocol (IVOA TAP 1.1), synchronous (`service.api.vo.uws`: asynchronous): ADQL on the documented tables, for TOPCAT, Aladin and pyvo."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from xml.sax.saxutils import escape, quoteattr
 
 import psycopg
@@ -12,7 +12,10 @@ from apdb import ApdbError
 from apdb.errors import BadQuery
 from service.api.resources import Shared
 
-__all__ = ["tap"]
+if TYPE_CHECKING:
+    from apdb.queries import Query
+
+__all__ = ["Given", "asked", "tap"]
 
 tap = APIRouter(prefix="/v1/tap", tags=["reads"])
 DEFAULT_ROWS = 10_000
@@ -27,7 +30,7 @@ _FORMATS = {"votable": "votable", "application/x-votable+xml": "votable", "csv":
 
 
 async def _parameters(request: Request) -> dict[str, str]:
-    """Parameters by upper-case name, of the address and of a form."""
+    """Parameters by upper-case name, of the address and of a form; a later one of the same name takes the place of another."""
     given = dict(request.query_params)
     if request.method == "POST":
         given |= {k: v for k, v in (await request.form()).items() if isinstance(v, str)}
@@ -41,22 +44,11 @@ Given = Annotated[dict[str, str], Depends(_parameters)]
 @tap.post("/sync", response_class=Response)
 def sync(shared: Shared, given: Given) -> Response:
     """Answer an ADQL query: QUERY, LANG=ADQL, MAXREC, RESPONSEFORMAT (votable, csv, parquet, json)."""
-    from apdb.adql import adql_query
     from service.api import formats
 
     try:
-        if given.get("LANG", "ADQL").partition("-")[0].upper() != "ADQL" or "QUERY" not in given:
-            raise BadQuery("TAP wants LANG=ADQL and QUERY")
-        kind = _FORMATS.get(
-            given.get("RESPONSEFORMAT", given.get("FORMAT", "votable")).partition(";")[0].strip().lower()
-        )
-        if kind is None:
-            raise BadQuery(f"RESPONSEFORMAT is one of {', '.join(_FORMATS)}")
-        rows = given.get("MAXREC", str(DEFAULT_ROWS))
-        if not rows.isdigit():
-            raise BadQuery(f"MAXREC is a number of rows, not {rows!r}")
-        query = adql_query(given["QUERY"], int(rows))
-        if int(rows) == 0:
+        query, kind = asked(given)
+        if int(given.get("MAXREC", "1")) == 0:
             return Response(formats.empty_votable(query), media_type=formats.MEDIA_TYPES["votable"])
         return shared.answers.give(query, kind)
     except (
@@ -67,6 +59,27 @@ def sync(shared: Shared, given: Given) -> Response:
         return Response(formats.error_votable(text), 400, media_type=formats.MEDIA_TYPES["votable"])
     except ApdbError as error:
         return Response(formats.error_votable(str(error)), 400, media_type=formats.MEDIA_TYPES["votable"])
+
+
+def asked(given: dict[str, str]) -> tuple["Query", str]:
+    """Return the query that parameters ask, and the format of its answer.
+
+    Raises
+    ------
+    BadQuery
+        They make no sense.
+    """
+    from apdb.adql import adql_query
+
+    if given.get("LANG", "ADQL").partition("-")[0].upper() != "ADQL" or "QUERY" not in given:
+        raise BadQuery("TAP wants LANG=ADQL and QUERY")
+    kind = _FORMATS.get(given.get("RESPONSEFORMAT", given.get("FORMAT", "votable")).partition(";")[0].strip().lower())
+    if kind is None:
+        raise BadQuery(f"RESPONSEFORMAT is one of {', '.join(_FORMATS)}")
+    rows = given.get("MAXREC", str(DEFAULT_ROWS))
+    if not rows.isdigit():
+        raise BadQuery(f"MAXREC is a number of rows, not {rows!r}")
+    return adql_query(given["QUERY"], int(rows)), kind
 
 
 @tap.get("/availability", response_class=Response)

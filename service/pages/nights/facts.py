@@ -11,7 +11,7 @@ from apdb import Database
 from apdb.queue.states import VisitState
 from service.pages.shared import reading
 
-__all__ = ["BUDGET_S", "STEPS", "Gap", "Night", "StepTime", "in_order", "night_of", "nights"]
+__all__ = ["BUDGET_S", "STEPS", "Gap", "Night", "StepTime", "in_order", "night_of", "nights", "open_nights"]
 
 STEPS = (
     "open", "template", "characterize", "difference", "standardize", "lock", "take back", "ephemerides", "associate",
@@ -134,6 +134,17 @@ def nights(database: Database) -> list[int]:
             "IS NOT NULL ORDER BY 1 DESC LIMIT 1000"
         ).fetchall()
     return [row["night"] for row in found]
+
+
+def open_nights(database: Database) -> dict[int, int]:
+    """Return how many ccdVisits are queued or running by night, the newest first."""
+    with reading(database) as cursor:
+        found = cursor.execute(
+            'SELECT floor("midpointMjdTai" - 0.5)::int AS night, count(*) AS n FROM "VisitLedger" WHERE state = ANY(%s) AND '
+            '"midpointMjdTai" IS NOT NULL GROUP BY 1 ORDER BY 1 DESC LIMIT 20',
+            ([str(s) for s in _OPEN],),
+        ).fetchall()
+    return {row["night"]: row["n"] for row in found}
 
 
 def night_of(database: Database, number: int | None, *, newest: bool) -> Night:

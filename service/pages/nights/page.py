@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse
 
 from apdb.errors import NotFound
 from apdb.queue.status import service_status
-from service.pages.nights.facts import BUDGET_S, STEPS, Night, in_order, night_of, nights
+from service.pages.nights.facts import BUDGET_S, STEPS, Night, in_order, night_of, nights, open_nights
 from service.pages.nights.mosaic import metric_names, mosaic
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages
@@ -79,6 +79,7 @@ def _page(request: Request, shared: Pages, number: int | None, colour: str, visi
         gaps=night.gaps(),
         most=ROWS,
         per_minute=night.per_minute(),
+        elsewhere={n: count for n, count in open_nights(shared.database).items() if n != chosen},
         **_focal_plane(shared, night, colour, visit),
     )
 

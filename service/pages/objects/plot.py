@@ -10,7 +10,7 @@ from tasks.arrays import F64
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Plot", "PlotPoint", "curve_plot"]
+__all__ = ["Plot", "PlotPoint", "curve_plot", "ticks"]
 
 WIDTH, HEIGHT = 900.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 74.0, 8.0, 8.0, 26.0
@@ -74,12 +74,12 @@ def curve_plot(table: "pd.DataFrame") -> Plot | None:
                   f"{'forced' if k else 'detection'} {b} MJD {t:.4f}: {f:.0f} ± {e:.0f} nJy")
         for x, y, u, d, b, k, t, f, e in parts
     ]  # fmt: skip
-    x_ticks = [(round(float(x_of(t)), 1), f"{t:.6g}") for t in np.array(_ticks(begin, end, 7))]
-    y_ticks = [(round(float(y_of(f)), 1), f"{f:,.0f}".replace(",", " ")) for f in np.array(_ticks(low, high, 5))]
+    x_ticks = [(round(float(x_of(t)), 1), f"{t:.6g}") for t in np.array(ticks(begin, end, 7))]
+    y_ticks = [(round(float(y_of(f)), 1), f"{f:,.0f}".replace(",", " ")) for f in np.array(ticks(low, high, 5))]
     return Plot(points, x_ticks, y_ticks, round(float(y_of(np.array(0.0))), 1))
 
 
-def _ticks(low: float, high: float, most: int) -> list[float]:
+def ticks(low: float, high: float, most: int) -> list[float]:
     """Return round numbers between two, at most so many."""
     rough = (high - low) / most
     power = 10.0 ** np.floor(np.log10(rough))

@@ -109,7 +109,7 @@
       cursor: { points: { show: false }, drag: { x: true, y: false } },
       scales: { x: { time: false, range: (u, a, b) => u.data && a === shown.x[0] && b === shown.x[shown.x.length - 1] ? [xmin, xmax] : [a, b] },
                 y: { dir: want.y === "mag" ? -1 : 1, range: () => [ymin, ymax] } },
-      axes: [{ stroke: ink, grid, ticks: grid, label: shown.fold ? "phase" : "MJD (TAI)", labelSize: 22 },
+      axes: [{ stroke: ink, grid, ticks: grid, space: 110, values: (u, at) => at.map((v) => String(Number(v.toFixed(6)))), label: shown.fold ? "phase" : "MJD (TAI)", labelSize: 22 },
              { stroke: ink, grid, ticks: grid, size: 78, label: want.y === "mag" ? "AB magnitude" : "flux / nJy", labelSize: 22 }],
       series: [{}, { paths: () => null, points: { show: false } }],
       hooks: { draw: [paint], setCursor: [(u) => { if (u.cursor.idx != null && u.cursor.left >= 0) near(u); }] },

@@ -42,7 +42,15 @@ def test_every_route_asks_who_comes_but_for_the_two_of_the_supervisor(guarded):
     for method, path in routes(app):
         address = path.replace(":path", "").format_map(
             dict.fromkeys(("visit", "detector", "object_id", "number", "version", "subject", "night", "source_id"), 1)
-            | {"what": "sources", "which": "science.png", "name": "app.css", "path": "index.html", "session_id": 1}
+            | {
+                "job": 1,
+                "part": "phase",
+                "what": "sources",
+                "which": "science.png",
+                "name": "app.css",
+                "path": "index.html",
+                "session_id": 1,
+            }
         )
         answers[method, path] = ask(method, address)
     assert {r: a.status_code for r, a in answers.items() if r not in PUBLIC} == dict.fromkeys(set(RULES), 401)

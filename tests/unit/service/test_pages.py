@@ -2,6 +2,8 @@
 
 import gzip
 import re
+import threading
+import time
 from datetime import UTC, datetime
 
 import numpy as np
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 from fastapi.routing import iter_route_contexts
 
+from apdb.errors import Busy
 from service.access.policy import PAGES, PUBLIC, RULES
 from service.local.top import run_top
 from service.pages import assets
@@ -18,8 +21,10 @@ from service.pages.nights.mosaic import mosaic
 from service.pages.objects.curve import binned, strongest_periods
 from service.pages.objects.plot import curve_plot
 from service.pages.positions import position_of
+from service.pages.viewer import MOST_MADE, Viewer
 from service.pages.words import age, mjd_utc, night_date, number, seconds
 from service.settings import load_settings
+from tasks.errors import CallerError
 from tests.support.asking import asker
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
@@ -150,6 +155,11 @@ def test_pages_hold_no_script_and_no_style_of_their_own(database, tmp_path):
         "/",
         "/streams",
         "/database",
+        "/sky",
+        "/sky?of=visits",
+        "/trends",
+        "/solar",
+        "/scan",
         "/why",
         "/search?q=%3Cscript%3E",
         "/keys",
@@ -199,3 +209,48 @@ def test_the_night_is_shown_in_a_terminal(database, capsys):
     assert "night 2025-11-21 (61000)" in shown
     assert "no_psf: no star [bold]" in shown
     assert "83 %" in shown  # of the time is spent on the difference
+
+
+class SlowViewer(Viewer):
+    """Answers when it is allowed to, or says why it does not."""
+
+    def __init__(self):
+        super().__init__(load_settings(database_uri="postgresql://x@localhost/x"))
+        self.allowed, self.asked, self.error = threading.Event(), [], None
+
+    def ask(self, ledger, visit, detector, **question):
+        self.asked.append(question)
+        assert self.allowed.wait(20)
+        if self.error is not None:
+            raise self.error
+        return {"of": question["what"]}
+
+
+def answer_of(viewer, *questions, visit_number=1):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if (answer := viewer.soon(None, visit_number, 2, *questions)) is not None:
+            return answer
+        time.sleep(0.005)
+    raise AssertionError("no answer came")
+
+
+def test_a_page_gets_what_is_made_for_it_later_and_is_made_once():
+    viewer, questions = SlowViewer(), ({"what": "picture"}, {"what": "numbers"})
+    assert [viewer.soon(None, 1, 2, *questions) for _ in range(3)] == [None] * 3
+    viewer.allowed.set()
+    assert answer_of(viewer, *questions) == {"of": "numbers"}
+    assert answer_of(viewer, *questions) == {"of": "numbers"}
+    assert viewer.asked == list(questions)
+
+
+def test_a_page_is_told_why_nothing_is_made_and_others_when_too_much_is():
+    viewer = SlowViewer()
+    for visit_number in range(MOST_MADE):
+        assert viewer.soon(None, visit_number, 2, {"what": "numbers"}) is None
+    with pytest.raises(Busy, match="being looked at"):
+        viewer.soon(None, 99, 0, {"what": "numbers"})
+    viewer.error = CallerError("the image is gone")
+    viewer.allowed.set()
+    with pytest.raises(CallerError, match="the image is gone"):
+        answer_of(viewer, {"what": "numbers"})

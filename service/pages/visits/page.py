@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import psycopg
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
@@ -12,14 +13,13 @@ from service.intake.submit import describe
 from service.pages.nights.facts import BUDGET_S, STEPS, in_order
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, reading
-from service.pages.viewer import viewer_of
-from tasks.errors import AlertProdError
 
-__all__ = ["visit_pages"]
+__all__ = ["CLASSES", "Span", "row_of", "sources_of", "visit_pages"]
 
 visit_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 MOST_SOURCES = 2000
+Span = Annotated[float, Query(gt=0, le=1e6, description="noise sigma that are white")]
 LONG_TRAIL, LONG_TRAIL_ARCSEC = 2.0, 3.0  # a trail is longer: in FWHM of the PSF; where that is not known
 MOST_HISTORY = 2000  # ccdVisits of the same instrument and band, the newest
 _SOURCES = (
@@ -56,36 +56,53 @@ def one_visit(
     request: Request,
     shared: Pages,
     stretch: Literal["asinh", "linear", "log"] = "asinh",
-    span: Annotated[float, Query(gt=0, le=1e6)] = 100.0,
+    span: Span = 100.0,
     mask: bool = False,
 ) -> HTMLResponse:
-    """One ccdVisit."""
-    row = Ledger(shared.database).get(visit, detector) if 0 <= visit < 1 << 63 and 0 <= detector < 1 << 15 else None
-    if row is None:
-        raise NotFound(f"visit {visit}, detector {detector} never came")
+    """One ccdVisit; its images follow (`service.pages.visits.images`)."""
+    row = row_of(shared, visit, detector)
     with reading(shared.database) as cursor:
-        sources = cursor.execute(_SOURCES, (visit, detector, MOST_SOURCES)).fetchall()
-        found = cursor.execute(
-            'SELECT metrics FROM "VisitQuality" WHERE visit = %s AND detector = %s', (visit, detector)
-        )
-        own = (found.fetchone() or {}).get("metrics") or {}
+        sources = sources_of(cursor, visit, detector)
+        own = _metrics(cursor, visit, detector)
         history = [r["metrics"] for r in cursor.execute(_HISTORY, (row["instrument"], row["band"], MOST_HISTORY))]
         outbox = cursor.execute(_OUTBOX, (visit, detector)).fetchall()
         beside = [
             cursor.execute(_BESIDE.format(sign, order), (row["instrument"], detector, visit)).fetchone()
             for sign, order in (("<", "DESC"), (">", "ASC"))
         ]
-    numbers = _numbers(request, shared, row)
-    longest = LONG_TRAIL * numbers.get("scienceFwhm", 0.0) * numbers.get("pixelScale", 0.0) or LONG_TRAIL_ARCSEC
+    return page(
+        request, "visit.html", row=row, told=describe(row), sources=sources, most=MOST_SOURCES, metrics=_against(own, history),
+        outbox=outbox, steps=[(n, row["seconds"][n]) for n in in_order(row["seconds"] or {})], order=STEPS, budget=BUDGET_S,
+        earlier=beside[0], later=beside[1], stretch=stretch, span=span, mask=mask, counted=len(history),
+    )  # fmt: skip
+
+
+def row_of(shared: Pages, visit: int, detector: int) -> dict[str, Any]:
+    """Return the row of a ccdVisit in the ledger.
+
+    Raises
+    ------
+    NotFound
+        It never came.
+    """
+    row = Ledger(shared.database).get(visit, detector) if 0 <= visit < 1 << 63 and 0 <= detector < 1 << 15 else None
+    if row is None:
+        raise NotFound(f"visit {visit}, detector {detector} never came")
+    return row
+
+
+def sources_of(cursor: psycopg.Cursor[dict[str, Any]], visit: int, detector: int) -> list[dict[str, Any]]:
+    """Return the most significant sources of a ccdVisit, each with its class."""
+    sources = cursor.execute(_SOURCES, (visit, detector, MOST_SOURCES)).fetchall()
+    longest = LONG_TRAIL * _metrics(cursor, visit, detector).get("seeingArcsec", 0.0) or LONG_TRAIL_ARCSEC
     for source in sources:
         source["kind"] = _class_of(source, longest)
-    return page(
-        request, "visit.html", row=row, told=describe(row), sources=sources, most=MOST_SOURCES, classes=CLASSES,
-        numbers=numbers, metrics=_against(own, history), outbox=outbox,
-        steps=[(n, row["seconds"][n]) for n in in_order(row["seconds"] or {})], order=STEPS, budget=BUDGET_S,
-        earlier=beside[0], later=beside[1], stretch=stretch, span=span, mask=mask, spans=(10, 30, 100, 300, 1000),
-        counted=len(history),
-    )  # fmt: skip
+    return sources
+
+
+def _metrics(cursor: psycopg.Cursor[dict[str, Any]], visit: int, detector: int) -> dict[str, Any]:
+    found = cursor.execute('SELECT metrics FROM "VisitQuality" WHERE visit = %s AND detector = %s', (visit, detector))
+    return (found.fetchone() or {}).get("metrics") or {}
 
 
 def _class_of(source: dict[str, Any], longest: float) -> str:
@@ -96,18 +113,6 @@ def _class_of(source: dict[str, Any], longest: float) -> str:
     if source["trail"] is not None and source["trail"] > longest:
         return "trail"
     return "negative" if source["negative"] or (source["flux"] or 0) < 0 else "positive"
-
-
-def _numbers(request: Request, shared: Pages, row: dict[str, Any]) -> dict[str, Any]:
-    """Return size and scale of the image where it was made again already or can be; else why not."""
-    if row["state"] in ("queued", "running"):
-        return {"why": "its images are shown when it has ended"}
-    try:
-        answer = viewer_of(request).ask(Ledger(shared.database), row["visit"], row["detector"], what="numbers")
-    except AlertProdError as error:
-        return {"why": f"{error.code}: {error}"}
-    numbers: dict[str, Any] = answer["numbers"]
-    return numbers
 
 
 def _against(own: dict[str, Any], history: list[dict[str, Any]]) -> list[dict[str, Any]]:

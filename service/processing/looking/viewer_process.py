@@ -6,11 +6,19 @@ import os
 import sys
 from base64 import b64encode
 from collections import OrderedDict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lsst.pipe.base import NoWorkFound
 
-from service.processing.look_at import Looked, look_at, picture_of, place_of
+from apdb.errors import NotFound
+from exposure import Exposure
+from exposure.io.writing import write_exposure
+from service.errors import BadMessage
+from service.processing.looking.look_at import Looked, picture_of, place_of
+from service.processing.looking.regions import box_of_region
+from service.product_files import difference_path
 from service.settings import Settings
 from service.subprocesses.limits import contain
 from tasks.errors import AlertProdError, NoWork
@@ -18,6 +26,8 @@ from tasks.errors import AlertProdError, NoWork
 __all__ = ["Viewer", "main"]
 
 KEPT = 2  # visits in memory
+MOST_PIXELS = 1_000_000  # of a cutout: 12 MB
+MADE_AGAIN = ("score", "kernel")  # are not stored
 _GIB = 1 << 30
 
 
@@ -49,10 +59,14 @@ class Viewer:
         if question["what"] == "picture":
             box = question.get("box")
             looked = self._looked(question)
+            if looked.is_stored and question["which"] in MADE_AGAIN:
+                looked = self._looked(question, again=True)
             png = picture_of(
                 looked, question["which"], question["stretch"], question["span"], None if box is None else tuple(box)
             )
             return {"png": b64encode(png).decode("ascii"), "numbers": looked.numbers}
+        if question["what"] == "cutout":
+            return self._cutout(question)
         seen: Looked | None = None
         refused = ""
         try:
@@ -64,15 +78,42 @@ class Viewer:
         answer = place_of(
             self._settings, seen, question["visit"], question["detector"], question["place"], question["radius"]
         )
-        return {**answer, "noPictures": refused}
+        return {**answer, "noPictures": answer["noPictures"] or refused}
 
-    def _looked(self, question: dict[str, Any]) -> Looked:
-        key = json.dumps([question["visit"], question["detector"], question["attempt"]])
-        looked = self._kept.pop(key, None) or look_at(self._settings, question["message"])
+    def _looked(self, question: dict[str, Any], *, again: bool = False) -> Looked:
+        """Return a visit in memory; its stored difference is used unless it is to be made again."""
+        key = json.dumps([question["visit"], question["detector"], question["attempt"], again])
+        looked = self._kept.pop(key, None)
+        if looked is None:
+            looked = Looked(self._settings, question["message"], None if again else self._stored(question))
         self._kept[key] = looked
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return looked
+
+    def _cutout(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Return a part of the stored difference as FITS; nothing where it holds no pixel of what is asked for."""
+        stored = self._stored(question)
+        if stored is None:
+            raise NotFound("its difference image is not stored")
+        box = box_of_region(stored, question["region"])
+        if box is None:
+            return {"fits": None}
+        if box[2] * box[3] > MOST_PIXELS:
+            raise BadMessage(
+                f"{box[2]} x {box[3]} pixels are asked for: at most {MOST_PIXELS} are cut out, or the whole file"
+            )
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "cutout.fits"
+            write_exposure(stored.cutout(*box), path)
+            return {"fits": b64encode(path.read_bytes()).decode("ascii")}
+
+    def _stored(self, question: dict[str, Any]) -> Exposure | None:
+        directory = self._settings.products_dir
+        if directory is None:
+            return None
+        path = difference_path(directory, question["visit"], question["detector"], question["attempt"])
+        return Exposure.read_fits(path) if path.exists() else None
 
 
 def main() -> None:

@@ -1,0 +1,131 @@
+"""Queries that run while nobody waits (IVOA UWS 1.1): their phases, and their answers until they are destroyed."""
+
+import json
+import secrets
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from apdb.errors import Busy, NotFound
+
+__all__ = ["ACTIVE", "create_job", "delete_job", "end_job", "job_of", "jobs_of", "move_job", "result_of"]
+
+KEPT_DAYS = 7
+MOST_ACTIVE = 20  # of one owner
+LIMIT_S = 900.0  # one that has not ended after so long was left by its process
+ACTIVE = ("QUEUED", "EXECUTING")
+_COLUMNS = '"jobId", owner, phase, parameters, "createdAt", "startedAt", "endedAt", "destroyAt", error, "mediaType"'
+
+
+def create_job(connection: psycopg.Connection[Any], owner: str, parameters: dict[str, str]) -> str:
+    """Enter a job that waits to be started; returns its id. Those that are to be destroyed by now, are.
+
+    Raises
+    ------
+    Busy
+        The owner has many that are not over.
+    """
+    connection.execute('DELETE FROM "TapJob" WHERE "destroyAt" < now()')
+    (active,) = connection.execute(
+        "SELECT count(*) FROM \"TapJob\" WHERE owner = %s AND phase IN ('PENDING', 'QUEUED', 'EXECUTING') AND \"createdAt\" > "
+        "now() - interval '1 hour'",
+        (owner,),
+    ).fetchone() or (0,)
+    if active >= MOST_ACTIVE:
+        raise Busy(f"{active} queries of {owner} are not over: wait for them, or delete some")
+    number = secrets.token_hex(12)
+    connection.execute(
+        'INSERT INTO "TapJob" ("jobId", owner, phase, parameters, "destroyAt") VALUES (%s, %s, \'PENDING\', %s, now() + '
+        "make_interval(days => %s))",
+        (number, owner, json.dumps(parameters), KEPT_DAYS),
+    )
+    return number
+
+
+def job_of(connection: psycopg.Connection[Any], owner: str, number: str) -> dict[str, Any]:
+    """Return a job; one whose process went away has failed.
+
+    Raises
+    ------
+    NotFound
+        The owner has none of this id.
+    """
+    _give_up(connection)
+    with connection.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(
+            f'SELECT {_COLUMNS} FROM "TapJob" WHERE "jobId" = %s AND owner = %s', (number, owner)
+        ).fetchone()
+    if row is None:
+        raise NotFound(f"there is no query {number}")
+    return row
+
+
+def jobs_of(connection: psycopg.Connection[Any], owner: str) -> list[dict[str, Any]]:
+    """Return the jobs of an owner, the newest first."""
+    _give_up(connection)
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            f'SELECT {_COLUMNS} FROM "TapJob" WHERE owner = %s ORDER BY "createdAt" DESC LIMIT 500', (owner,)
+        ).fetchall()
+
+
+def _give_up(connection: psycopg.Connection[Any]) -> None:
+    connection.execute(
+        "UPDATE \"TapJob\" SET phase = 'ERROR', \"endedAt\" = now(), error = 'the process that ran it went away: start it again' "
+        'WHERE phase = ANY(%s) AND coalesce("startedAt", "createdAt") < now() - make_interval(secs => %s)',
+        (list(ACTIVE), LIMIT_S),
+    )
+
+
+def move_job(connection: psycopg.Connection[Any], number: str, before: tuple[str, ...], after: str) -> bool:
+    """Bring a job from one of some phases into another; False where it was in none of them."""
+    return (
+        connection.execute(
+            'UPDATE "TapJob" SET phase = %s, "startedAt" = CASE WHEN %s = \'EXECUTING\' THEN now() ELSE "startedAt" END, '
+            '"endedAt" = CASE WHEN %s = \'ABORTED\' THEN now() END WHERE "jobId" = %s AND phase = ANY(%s)',
+            (after, after, after, number, list(before)),
+        ).rowcount
+        == 1
+    )
+
+
+def end_job(
+    connection: psycopg.Connection[Any], number: str, result: bytes | None, media_type: str | None, error: str | None
+) -> None:
+    """Store the answer of a job, or why there is none; one that was aborted or deleted meanwhile stays so."""
+    connection.execute(
+        'UPDATE "TapJob" SET phase = %s, "endedAt" = now(), result = %s, "mediaType" = %s, error = %s WHERE "jobId" = %s AND '
+        "phase = 'EXECUTING'",
+        ("COMPLETED" if error is None else "ERROR", result, media_type, error, number),
+    )
+
+
+def result_of(connection: psycopg.Connection[Any], owner: str, number: str) -> tuple[bytes, str]:
+    """Return the answer of a job, and its media type.
+
+    Raises
+    ------
+    NotFound
+        There is none.
+    """
+    row = connection.execute(
+        'SELECT result, "mediaType" FROM "TapJob" WHERE "jobId" = %s AND owner = %s AND phase = \'COMPLETED\'',
+        (number, owner),
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"query {number} has no answer")
+    return bytes(row[0]), str(row[1])
+
+
+def delete_job(connection: psycopg.Connection[Any], owner: str, number: str) -> None:
+    """Delete a job and its answer.
+
+    Raises
+    ------
+    NotFound
+        The owner has none of this id.
+    """
+    removed = connection.execute('DELETE FROM "TapJob" WHERE "jobId" = %s AND owner = %s', (number, owner)).rowcount
+    if not removed:
+        raise NotFound(f"there is no query {number}")

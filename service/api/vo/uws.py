@@ -1,0 +1,234 @@
+"""Asynchronous TAP: jobs of the Universal Worker Service (IVOA UWS 1.1), kept in the database with their answers."""
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from xml.sax.saxutils import escape, quoteattr
+
+import psycopg
+from fastapi import APIRouter, Request
+from fastapi import Query as Parameter
+from fastapi.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from apdb import ApdbError, Database
+from apdb.database import first_line
+from apdb.errors import BadQuery
+from apdb.tap_jobs import (
+    ACTIVE,
+    create_job,
+    delete_job,
+    end_job,
+    job_of,
+    jobs_of,
+    move_job,
+    result_of,
+)
+from service.api.resources import Resources, Shared
+from service.api.vo.tap import Given, asked
+
+__all__ = ["tap_jobs"]
+
+tap_jobs = APIRouter(prefix="/v1/tap/async", tags=["reads"])
+
+AT_ONCE = 2  # in one process
+STATEMENT_S = 600
+MOST_BYTES = 64 << 20  # of an answer
+LONGEST_WAIT_S = 60.0
+_POLL_S = 0.25
+_UWS = 'xmlns:uws="http://www.ivoa.net/xml/UWS/v1.0" xmlns:xlink="http://www.w3.org/1999/xlink" version="1.1"'
+_POOL = ThreadPoolExecutor(AT_ONCE, "tap")
+_log = logging.getLogger("alertprod.api")
+
+
+def _owner(request: Request) -> str:
+    name: str = request.state.principal.name
+    return name
+
+
+@tap_jobs.post("", response_class=Response)
+def create(request: Request, shared: Shared, given: Given) -> Response:
+    """Enter a query; with PHASE=RUN it is started at once."""
+    run = given.pop("PHASE", "").upper() == "RUN"
+    with shared.database.session() as connection:
+        number = create_job(connection, _owner(request), given)
+    if run:
+        _start(shared, number, given)
+    return RedirectResponse(f"/v1/tap/async/{number}", 303)
+
+
+@tap_jobs.get("", response_class=Response)
+def listed(request: Request, shared: Shared) -> Response:
+    """The queries of whoever asks."""
+    with shared.database.session() as connection:
+        rows = jobs_of(connection, _owner(request))
+    each = "".join(
+        f"<uws:jobref id={quoteattr(r['jobId'])} xlink:href={quoteattr('/v1/tap/async/' + r['jobId'])}>"
+        f"<uws:phase>{r['phase']}</uws:phase><uws:creationTime>{_time(r['createdAt'])}</uws:creationTime></uws:jobref>"
+        for r in rows
+    )
+    return _xml(f"<uws:jobs {_UWS}>{each}</uws:jobs>")
+
+
+@tap_jobs.get("/{job}", response_class=Response)
+async def show(
+    job: str,
+    request: Request,
+    shared: Shared,
+    wait: Annotated[int, Parameter(alias="WAIT", ge=-1, description="seconds to wait for another phase")] = 0,
+    phase: Annotated[str | None, Parameter(alias="PHASE", description="wait while it is in this one")] = None,
+) -> Response:
+    """One query and where its answer lies; waits, when asked to, until its phase is another."""
+    row = await run_in_threadpool(_job, shared, _owner(request), job)
+    first, until = phase or row["phase"], time.monotonic() + min(LONGEST_WAIT_S if wait < 0 else wait, LONGEST_WAIT_S)
+    while row["phase"] == first and row["phase"] in ("PENDING", *ACTIVE) and time.monotonic() < until:
+        await asyncio.sleep(_POLL_S)
+        row = await run_in_threadpool(_job, shared, _owner(request), job)
+    return _xml(_described(row))
+
+
+@tap_jobs.post("/{job}", response_class=Response)
+def act(job: str, request: Request, shared: Shared, given: Given) -> Response:
+    """ACTION=DELETE deletes it, as DELETE does."""
+    if given.get("ACTION", "").upper() != "DELETE":
+        raise BadQuery("a query takes ACTION=DELETE here, and PHASE below /phase")
+    return remove(job, request, shared)
+
+
+@tap_jobs.delete("/{job}", response_class=Response)
+def remove(job: str, request: Request, shared: Shared) -> Response:
+    """Delete a query and its answer."""
+    with shared.database.session() as connection:
+        delete_job(connection, _owner(request), job)
+    return RedirectResponse("/v1/tap/async", 303)
+
+
+@tap_jobs.post("/{job}/phase", response_class=Response)
+def move(job: str, request: Request, shared: Shared, given: Given) -> Response:
+    """PHASE=RUN starts it, PHASE=ABORT gives it up."""
+    row, wanted = _job(shared, _owner(request), job), given.get("PHASE", "").upper()
+    if wanted == "RUN":
+        if row["phase"] == "PENDING":
+            _start(shared, job, row["parameters"])
+    elif wanted == "ABORT":
+        with shared.database.session() as connection:
+            move_job(connection, job, ("PENDING", *ACTIVE), "ABORTED")
+    else:
+        raise BadQuery("PHASE is RUN or ABORT")
+    return RedirectResponse(f"/v1/tap/async/{job}", 303)
+
+
+@tap_jobs.get("/{job}/results/result", response_class=Response)
+def result(job: str, request: Request, shared: Shared) -> Response:
+    """The answer of a query that is over."""
+    with shared.database.session() as connection:
+        content, media_type = result_of(connection, _owner(request), job)
+    return Response(content, media_type=media_type)
+
+
+@tap_jobs.get("/{job}/{part}", response_class=Response)
+def part_of(job: str, part: str, request: Request, shared: Shared) -> Response:
+    """One part of a query: phase, owner, quote, executionduration, destruction, error, parameters or results."""
+    from service.api import formats
+
+    row = _job(shared, _owner(request), job)
+    if part == "error":
+        return Response(formats.error_votable(row["error"] or ""), media_type=formats.MEDIA_TYPES["votable"])
+    if part in ("parameters", "results"):
+        return _xml((_parameters if part == "parameters" else _results)(row, _UWS))
+    words = {
+        "phase": row["phase"], "owner": row["owner"], "quote": "", "executionduration": str(STATEMENT_S),
+        "destruction": _time(row["destroyAt"]),
+    }  # fmt: skip
+    if part not in words:
+        raise BadQuery(f"a query has {', '.join([*words, 'error', 'parameters', 'results'])}")
+    return PlainTextResponse(words[part])
+
+
+def _job(shared: Resources, owner: str, number: str) -> dict[str, Any]:
+    with shared.database.session() as connection:
+        return job_of(connection, owner, number)
+
+
+def _start(shared: Resources, number: str, given: dict[str, str]) -> None:
+    """Queue a job for the threads of this process, unless somebody did already."""
+    with shared.database.session() as connection:
+        started = move_job(connection, number, ("PENDING",), "QUEUED")
+    if started:
+        _POOL.submit(_run, shared, number, given)
+
+
+def _run(shared: Resources, number: str, given: dict[str, str]) -> None:
+    from service.api import formats
+
+    with shared.database.session() as connection:
+        if not move_job(connection, number, ("QUEUED",), "EXECUTING"):
+            return
+    content, media_type, error = None, None, None
+    try:
+        query, kind = asked(given)
+        content, media_type = _answer(shared, query, kind), formats.MEDIA_TYPES[kind]
+    except (psycopg.Error, ApdbError) as wrong:
+        error = first_line(wrong)
+    except Exception as wrong:  # of a thread that has nobody else to tell
+        _log.exception("query %s", number)
+        error = f"a fault of this program: {type(wrong).__name__}"
+    with shared.database.session() as connection:
+        end_job(connection, number, content, media_type, error)
+
+
+def _answer(shared: Resources, query: Any, kind: str) -> bytes:
+    from apdb.copy.decode import stream_frames
+    from service.api import formats
+
+    out = bytearray()
+    database = Database(shared.settings.database(), STATEMENT_S, read_only=True)
+    with database.session() as connection:
+        frames = stream_frames(connection, query.statement, query.columns, query.parameters)
+        for piece in formats.write(kind, frames, query):
+            out += piece
+            if len(out) > MOST_BYTES:
+                raise BadQuery(f"the answer is larger than {MOST_BYTES >> 20} MB: ask /sync, which streams it")
+    return bytes(out)
+
+
+def _xml(text: str) -> Response:
+    return Response(f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n', media_type="application/xml")
+
+
+def _time(value: datetime | None) -> str:
+    return "" if value is None else value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def _moment(name: str, value: datetime | None) -> str:
+    return f'<uws:{name} xsi:nil="true"/>' if value is None else f"<uws:{name}>{_time(value)}</uws:{name}>"
+
+
+def _parameters(row: dict[str, Any], names: str = "") -> str:
+    each = "".join(
+        f"<uws:parameter id={quoteattr(k)}>{escape(str(v))}</uws:parameter>" for k, v in row["parameters"].items()
+    )
+    return f"<uws:parameters {names}>{each}</uws:parameters>"
+
+
+def _results(row: dict[str, Any], names: str = "") -> str:
+    link = quoteattr(f"/v1/tap/async/{row['jobId']}/results/result")
+    found = f'<uws:result id="result" xlink:href={link}/>' if row["phase"] == "COMPLETED" else ""
+    return f"<uws:results {names}>{found}</uws:results>"
+
+
+def _described(row: dict[str, Any]) -> str:
+    error = ""
+    if row["error"]:
+        message = f"<uws:message>{escape(row['error'])}</uws:message>"
+        error = f'<uws:errorSummary type="fatal" hasDetail="true">{message}</uws:errorSummary>'
+    return (
+        f'<uws:job {_UWS} xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><uws:jobId>{row["jobId"]}</uws:jobId>'
+        f"<uws:ownerId>{escape(row['owner'])}</uws:ownerId><uws:phase>{row['phase']}</uws:phase>"
+        f"{_moment('quote', None)}<uws:creationTime>{_time(row['createdAt'])}</uws:creationTime>{_moment('startTime', row['startedAt'])}"
+        f"{_moment('endTime', row['endedAt'])}<uws:executionDuration>{STATEMENT_S}</uws:executionDuration>"
+        f"<uws:destruction>{_time(row['destroyAt'])}</uws:destruction>{_parameters(row)}{_results(row)}{error}</uws:job>"
+    )

@@ -1,0 +1,138 @@
+"""Counts of objects, detections or ccdVisits on HEALPix cells, whose size follows what there is."""
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from psycopg import sql
+
+from apdb.schema.columns import Column
+from service.pages.shared import Shared, curve_frame, reading
+from tasks.arrays import I64
+
+__all__ = ["KINDS", "Density", "DensityCache", "coarser", "density_of"]
+
+KINDS = ("objects", "detections", "visits")
+FINEST = 14  # order of the cells that are counted first: 13 arcsec
+MOST_CELLS = 2500
+PER_CELL = 5  # of what is counted, at least, on average
+LEAST_CELLS = 30
+MOST = 2_000_000  # rows that are counted; the newest detections
+KEPT_S = 10.0
+_PLACE = (Column("ra", "double", False, None, "deg"), Column("dec", "double", False, None, "deg"))
+_ROWS = {
+    "objects": sql.SQL('SELECT ra, dec FROM "DiaObjectLast" LIMIT %s'),
+    "detections": sql.SQL(
+        'SELECT ra, dec FROM "DiaSource" WHERE "timeWithdrawnMjdTai" IS NULL ORDER BY "midpointMjdTai" DESC LIMIT %s'
+    ),
+}
+_VISITS = (
+    'SELECT pixel, count(*) AS n FROM (SELECT DISTINCT visit, detector, unnest(region) AS pixel FROM "VisitLedger" '
+    "WHERE state IN ('done', 'no_work') LIMIT %s) p GROUP BY pixel"
+)
+
+
+@dataclass(frozen=True)
+class Density:
+    """Cells (nested HEALPix, ascending) of one order and what is counted in each."""
+
+    of: str
+    order: int
+    cells: I64
+    counts: I64
+    total: int
+    cut: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready values, with the corners of the cells (ICRS degrees)."""
+        return {
+            "of": self.of, "order": self.order, "total": self.total, "cut": self.cut, "cells": self.cells.tolist(),
+            "counts": self.counts.tolist(), **corners_of(self.cells, self.order),
+        }  # fmt: skip
+
+
+def corners_of(cells: I64, order: int) -> dict[str, Any]:
+    """Return ``ra`` and ``dec`` of the four corners of each cell, degrees, as lists of four."""
+    import hpgeom
+
+    if not cells.size:
+        return {"ra": [], "dec": []}
+    ra, dec = hpgeom.boundaries(1 << order, cells, step=1, nest=True, lonlat=True)
+    return {"ra": np.round(np.atleast_2d(ra), 5).tolist(), "dec": np.round(np.atleast_2d(dec), 5).tolist()}
+
+
+def density_of(shared: Shared, of: str, order: int | None = None) -> Density:
+    """Count.
+
+    Parameters
+    ----------
+    of
+        One of `KINDS`.
+    order
+        Of the cells; without one such that there are not too many, each with some on average.
+    """
+    import hpgeom
+
+    from apdb.sky.moc import MOC_ORDER
+
+    if of == "visits":
+        cells, counts, total = _visits(shared)
+        return coarser(Density(of, MOC_ORDER, cells, counts, total, False), order, most_of_each=True)
+    frame = curve_frame(shared.database, _ROWS[of], _PLACE, (MOST,))
+    finest = hpgeom.angle_to_pixel(
+        1 << FINEST, frame.ra.to_numpy(np.float64) % 360, frame.dec.to_numpy(np.float64), nest=True, lonlat=True
+    )
+    cells, counts = np.unique(np.asarray(finest, np.int64), return_counts=True)
+    return coarser(Density(of, FINEST, cells, counts, len(frame), len(frame) == MOST), order)
+
+
+def coarser(density: Density, order: int | None, *, most_of_each: bool = False) -> Density:
+    """Return the counts on larger cells, four of which make one; `most_of_each`: the largest of them, not their sum."""
+    wanted = max(LEAST_CELLS, min(MOST_CELLS, density.total // PER_CELL))
+    cells, counts, level = density.cells, density.counts, density.order
+    while level > 0 and (level > order if order is not None else len(cells) > wanted):
+        parents, which = np.unique(cells >> 2, return_inverse=True)
+        together = np.zeros(len(parents), np.int64)
+        (np.maximum if most_of_each else np.add).at(together, which, counts)
+        cells, counts, level = parents, together, level - 1
+    return Density(density.of, level, cells, counts, density.total, density.cut)
+
+
+def _visits(shared: Shared) -> tuple[I64, I64, int]:
+    """Return cells, ccdVisits whose coarse outline touches each, and how many there are."""
+    from apdb.sky.moc import MOC_ORDER, healpix_of_htm
+
+    with reading(shared.database) as cursor:
+        rows = cursor.execute(_VISITS, (MOST,)).fetchall()
+        told = cursor.execute("SELECT count(*) AS n FROM \"VisitLedger\" WHERE state IN ('done', 'no_work')").fetchone()
+    pixels = np.array([r["pixel"] for r in rows], np.int64)
+    numbers = np.array([r["n"] for r in rows], np.int64)
+    parts = []
+    for number in np.unique(numbers).tolist():  # as many as there are different counts, not rows
+        cells = healpix_of_htm(pixels[numbers == number], MOC_ORDER)
+        parts.append(np.stack([cells, np.full(cells.size, number)]))
+    if not parts:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), 0
+    cells, which = np.unique(np.concatenate([p[0] for p in parts]), return_inverse=True)
+    counts = np.zeros(cells.size, np.int64)
+    np.maximum.at(counts, which, np.concatenate([p[1] for p in parts]))
+    return cells, counts, int((told or {})["n"])
+
+
+class DensityCache:
+    """The last counts, kept for some seconds: one count for all viewers of a process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[str, int | None], tuple[float, Density]] = {}
+
+    def of(self, shared: Shared, of: str, order: int | None) -> Density:
+        """Return the counts, new or of a moment ago."""
+        with self._lock:
+            until, density = self._kept.get((of, order), (0.0, None))
+            if density is None or time.monotonic() > until:
+                density = density_of(shared, of, order)
+                self._kept[of, order] = time.monotonic() + KEPT_S, density
+            return density
