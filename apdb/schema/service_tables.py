@@ -5,6 +5,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
+from tasks.lacking import LACKING_BITS
+
 __all__ = ["add_service_tables"]
 
 _NOW = sa.text("now()")
@@ -195,6 +197,11 @@ def _side_tables(meta: sa.MetaData) -> None:
         *_visit_key(),
         sa.Column("flags", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("diaObjectId", "visit", "detector", name="PK_DiaForcedSourceFlags"),
+        sa.Index(
+            "IDX_DiaForcedSourceFlags_lacking",
+            "diaObjectId",
+            postgresql_where=sa.text(f"(flags & {LACKING_BITS}) <> 0"),
+        ),
     )
     sa.Table(
         "VisitQuality",

@@ -16,7 +16,7 @@ from apdb.copy.decode import select_frame
 from apdb.copy.encode import id_array, number_array
 from apdb.schema.columns import PublishedSchema
 from apdb.visit.store import SHORTEST_VALIDITY
-from apdb.visit.valid_rows import FORCED_COLUMNS, valid_in_window
+from apdb.visit.valid_rows import valid_forced
 from tasks import object_statistics as kernels
 from tasks.arrays import F64, I64
 from tasks.bands import BANDS
@@ -62,9 +62,7 @@ def renew_forced_means(
     if objects.empty:
         return ()
     ids, last = objects.diaObjectId.to_numpy(np.int64), objects[_LAST].to_numpy(np.float64)
-    forced = valid_in_window(
-        connection, schema, "DiaForcedSource", FORCED_COLUMNS, ids, last - HISTORY_DAYS, last, bands=chosen
-    )
+    forced = valid_forced(connection, schema, ids, last - HISTORY_DAYS, last, chosen)
     cells = kernels.cells_of(forced.code.to_numpy(np.int64), forced.band)
     fluxes = (forced[n].to_numpy(np.float64) for n in ("psfFlux", "psfFluxErr"))
     means = kernels.forced_means(cells, len(ids), *fluxes)

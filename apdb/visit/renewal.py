@@ -20,7 +20,7 @@ from apdb.schema.columns import PublishedSchema
 from apdb.sky.htm import htm_ids
 from apdb.visit.changes import close_objects
 from apdb.visit.store import store_objects
-from apdb.visit.valid_rows import FORCED_COLUMNS, SOURCE_COLUMNS, TIMES, valid_in_window, valid_sources
+from apdb.visit.valid_rows import SOURCE_COLUMNS, TIMES, valid_forced, valid_sources
 from apdb.visit_rows import prepare
 from tasks import object_statistics as kernels
 from tasks.arrays import F64
@@ -137,7 +137,7 @@ def _with_statistics(
     start = last - HISTORY_DAYS
     code = np.searchsorted(ids, sources.diaObjectId.to_numpy(np.int64))
     sources = sources.assign(code=code)[sources.midpointMjdTai.to_numpy(np.float64) >= start[code]]
-    forced = valid_in_window(connection, schema, "DiaForcedSource", FORCED_COLUMNS, ids, start, last)
+    forced = valid_forced(connection, schema, ids, start, last)
     return pd.concat(
         [
             found[["diaObjectId", "nDiaSources", *TIMES]],

@@ -13,18 +13,20 @@ from apdb.copy.decode import query_frame
 from apdb.copy.encode import id_array, number_array
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.schema.partitions import archived_months
+from apdb.visit.lacking import lacking_of
 from tasks import object_statistics as kernels
 from tasks.arrays import F64, I64
+from tasks.lacking import SOURCE_FLAGS, blanked, without_lacking
 from tasks.object_statistics import HISTORY_DAYS
 
-__all__ = ["FORCED_COLUMNS", "SOURCE_COLUMNS", "TIMES", "valid_in_window", "valid_sources"]
+__all__ = ["SOURCE_COLUMNS", "TIMES", "valid_forced", "valid_sources"]
 
 _KEYS = ("visit", "detector")
 SOURCE_COLUMNS = (
     "diaSourceId", "diaObjectId", *_KEYS, "midpointMjdTai", "band", "ra", "dec", "raErr", "decErr", "ra_dec_Cov", "psfFlux",
     "psfFluxErr", "scienceFlux", "scienceFluxErr",
 )  # fmt: skip
-FORCED_COLUMNS = ("diaForcedSourceId", "diaObjectId", *_KEYS, "midpointMjdTai", "band", "psfFlux", "psfFluxErr")
+_FORCED_COLUMNS = ("diaForcedSourceId", "diaObjectId", *_KEYS, "midpointMjdTai", "band", "psfFlux", "psfFluxErr")
 TIMES = ("firstDiaSourceMjdTai", "lastDiaSourceMjdTai")
 _VALID = 't."timeWithdrawnMjdTai" IS NULL'
 _ALWAYS = 1e9  # days: before and after everything
@@ -66,12 +68,14 @@ def valid_sources(
     """Return the objects with number, first and last time of their valid sources, and these sources.
 
     Of objects whose history fits into the window all sources are read, which also gives their number; of others they are
-    counted, and read within the window. Sources in archived months are counted.
+    counted, and read within the window. Sources in archived months are counted. Fluxes that lack light are NaN.
     """
     ids, before = objects.diaObjectId.to_numpy(np.int64), objects[list(TIMES)].to_numpy(np.float64)
     short = before[:, 1] - before[:, 0] <= HISTORY_DAYS
     wide = np.full(int(short.sum()), _ALWAYS)
-    read = [valid_in_window(connection, schema, "DiaSource", SOURCE_COLUMNS, ids[short], -wide, wide)]
+    held = {c.name for c in schema.columns("DiaSource")}
+    names = (*SOURCE_COLUMNS, *(n for n in SOURCE_FLAGS if n in held))
+    read = [_valid_in_window(connection, schema, "DiaSource", names, ids[short], -wide, wide)]
     counts, first, last = np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan)
     here = _of_rows(read[0].code.to_numpy(np.int64), read[0].midpointMjdTai.to_numpy(np.float64), len(wide))
     counts[short], first[short], last[short] = here.count, here.first, here.last
@@ -79,9 +83,7 @@ def valid_sources(
         there = _of_query(connection, ids[~short])
         counts[~short], first[~short], last[~short] = there.count, there.first, there.last
         stop = np.where(np.isnan(there.last), -_ALWAYS, there.last)
-        read.append(
-            valid_in_window(connection, schema, "DiaSource", SOURCE_COLUMNS, ids[~short], stop - HISTORY_DAYS, stop)
-        )
+        read.append(_valid_in_window(connection, schema, "DiaSource", names, ids[~short], stop - HISTORY_DAYS, stop))
     archived = np.zeros(len(ids), np.int64)
     if archived_months(connection):
         expected = objects.nDiaSources.to_numpy(np.int64) + np.array([change.get(i, 0) for i in ids.tolist()], np.int64)
@@ -91,10 +93,26 @@ def valid_sources(
     numbers = (counts + archived).astype(np.int32)
     found = objects.assign(nDiaSources=numbers, firstDiaSourceMjdTai=first, lastDiaSourceMjdTai=last)
     some = [r for r in read if len(r)] or read[:1]
-    return found, some[0] if len(some) == 1 else pd.concat(some, ignore_index=True)
+    return found, without_lacking(some[0] if len(some) == 1 else pd.concat(some, ignore_index=True))
 
 
-def valid_in_window(
+def valid_forced(
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    ids: I64,
+    start: F64,
+    stop: F64,
+    bands: Collection[str] | None = None,
+) -> pd.DataFrame:
+    """Return the valid forced sources of objects within [start, stop] (with `bands`, those of these) in the order of sums.
+
+    Fluxes that lack light are NaN.
+    """
+    rows = _valid_in_window(connection, schema, "DiaForcedSource", _FORCED_COLUMNS, ids, start, stop, bands=bands)
+    return blanked(rows, lacking_of(connection, ids))
+
+
+def _valid_in_window(
     connection: psycopg.Connection[Any],
     schema: PublishedSchema,
     table: str,

@@ -311,6 +311,7 @@ def _alert_inputs(
         subtracted.template,
         bodies,
         cutout_psf,
+        associated.lackingForcedSources,
     )
 
 
