@@ -103,11 +103,9 @@ def _fit(
         out[m, 2] = (np.inf if zeros else max(sddw - 2 * flux * spdw + flux * flux * sppw, 0.0)) if n else np.nan
         out[m, 3] = n
         out[m, 4] = sp * sp / spp if spp > 0 else np.nan
-        clipped = j0 > 0 or i0 > 0 or j1 < size or i1 < size
-        whole = np.float64(stamps[m].sum()) if clipped else light
-        out[m, 5] = 1.0 if clipped else 0.0
+        out[m, 5] = 1.0 if (j0 > 0 or i0 > 0 or j1 < size or i1 < size) else 0.0
         out[m, 6] = sp / light if light > 0 else 0.0
-        out[m, 8] = light / whole if whole > 0 else 0.0
+        out[m, 8] = light / np.float64(stamps[m].sum()) if out[m, 5] > 0 else 1.0
         spread = spp - sp * sp / n if n else 0.0
         out[m, 7] = (sum_pv - sp * sum_v / n) / spread if spread > 0 else 0.0
 

@@ -18,11 +18,11 @@ from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
 from apdb.schema.columns import Column, columns_of, published_schema
 from apdb.visit import changes, merge, take_back
-from apdb.visit.lacking import lacking_of
 from apdb.visit.late import renew_late
 from apdb.visit.load import history_of_objects, objects_around, objects_in_region, source_ids_of, visit_is_stored
 from apdb.visit.store import store_rows
 from apdb.visit.take_back import TakenBack
+from apdb.visit.valid_rows import lacking_of
 from apdb.visit_rows import VisitRows, prepare
 from tasks.arrays import F64, I64
 from tasks.object_statistics import HISTORY_DAYS

@@ -9,17 +9,16 @@ import pandas as pd
 import psycopg
 from psycopg import sql
 
-from apdb.copy.decode import query_frame
+from apdb.copy.decode import query_frame, select_frame
 from apdb.copy.encode import id_array, number_array
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.schema.partitions import archived_months
-from apdb.visit.lacking import lacking_of
 from tasks import object_statistics as kernels
 from tasks.arrays import F64, I64
-from tasks.lacking import SOURCE_FLAGS, blanked, without_lacking
+from tasks.lacking import LACKING_BITS, SOURCE_FLAGS, blanked, without_lacking
 from tasks.object_statistics import HISTORY_DAYS
 
-__all__ = ["SOURCE_COLUMNS", "TIMES", "valid_forced", "valid_sources"]
+__all__ = ["SOURCE_COLUMNS", "TIMES", "lacking_of", "valid_forced", "valid_sources"]
 
 _KEYS = ("visit", "detector")
 SOURCE_COLUMNS = (
@@ -27,6 +26,11 @@ SOURCE_COLUMNS = (
     "psfFluxErr", "scienceFlux", "scienceFluxErr",
 )  # fmt: skip
 _FORCED_COLUMNS = ("diaForcedSourceId", "diaObjectId", *_KEYS, "midpointMjdTai", "band", "psfFlux", "psfFluxErr")
+_LACKING_KEY = (
+    Column("diaObjectId", "long", False),
+    Column("visit", "long", False),
+    Column("detector", "short", False),
+)
 TIMES = ("firstDiaSourceMjdTai", "lastDiaSourceMjdTai")
 _VALID = 't."timeWithdrawnMjdTai" IS NULL'
 _ALWAYS = 1e9  # days: before and after everything
@@ -94,6 +98,15 @@ def valid_sources(
     found = objects.assign(nDiaSources=numbers, firstDiaSourceMjdTai=first, lastDiaSourceMjdTai=last)
     some = [r for r in read if len(r)] or read[:1]
     return found, without_lacking(some[0] if len(some) == 1 else pd.concat(some, ignore_index=True))
+
+
+def lacking_of(connection: psycopg.Connection[Any], object_ids: I64) -> pd.DataFrame:
+    """Return diaObjectId, visit, detector of the forced sources of objects, ids of shape (N,), that lack light (`tasks.lacking`)."""
+    # the condition is that of the index, word for word: so the planner knows that it may be used
+    rest = sql.SQL('WHERE t."diaObjectId" = ANY(%s::bigint[]) AND (t.flags & {}) <> 0').format(
+        sql.Literal(LACKING_BITS)
+    )
+    return select_frame(connection, "DiaForcedSourceFlags", _LACKING_KEY, rest, (id_array(object_ids),))
 
 
 def valid_forced(
