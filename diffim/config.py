@@ -63,6 +63,9 @@ class ImageDifferenceConnections(AlertTaskConnections, dimensions=_CCD):  # type
         minimum=0,
     )
     subtractedExposure = cT.Output(doc="Difference.", name="difference_image", storageClass=EXPOSURE, dimensions=_CCD)
+    matchedExposure = cT.Output(
+        doc="Template as it was subtracted.", name="template_matched", storageClass=EXPOSURE, dimensions=_CCD
+    )
     scoreExposure = cT.Output(doc="Score image.", name="difference_score_image", storageClass=EXPOSURE, dimensions=_CCD)
     warpedExposure = cT.Output(
         doc="Template on the image's pixels.",
@@ -81,6 +84,8 @@ class ImageDifferenceConnections(AlertTaskConnections, dimensions=_CCD):  # type
             self.outputs.remove("warpedExposure")
         else:
             self.inputs.remove("templateExposure")
+        if not (config.doWriteMatchedExp and config.doSubtract):
+            self.outputs.remove("matchedExposure")
         if not config.doWriteScore:
             self.outputs.remove("scoreExposure")
         if not config.doDetection:
