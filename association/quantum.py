@@ -89,6 +89,7 @@ def write_alerts(archive: str, result: Struct, inputs: dict[str, Any]) -> None:
         science,
         inputs["template"].cutout(*science.bbox),
         inputs.get("solarSystemObjectTable"),
+        lacking=result.lackingForcedSources,
     )
     AlertArchive(archive).write(*difference.key, ATTEMPT, build_alerts(given))
 

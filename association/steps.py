@@ -12,6 +12,7 @@ from association.solar_system import SolarSystemMatches
 from association.statistics.summary import forced_means, summarize
 from exposure import Exposure
 from tasks import IdFactory, IdGenerator
+from tasks.lacking import lacking_keys
 from tasks.sphere import chord_arcsec, unit_vectors
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "VisitInput",
     "check_duplicates",
     "check_founded",
+    "lacking_forced",
     "summarize_objects",
     "with_forced_means",
 ]
@@ -43,11 +45,12 @@ class VisitInput:
 
 @dataclass(frozen=True)
 class History:
-    """The objects on the image, and their sources and forced sources from before the visit."""
+    """The objects on the image, their sources and forced sources from before the visit, and keys of those forced that lack light."""
 
     objects: pd.DataFrame
     sources: pd.DataFrame
     forced: pd.DataFrame
+    lacking: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -128,16 +131,24 @@ def summarize_objects(groups: SourceGroups, history: History) -> ObjectTables:
     return ObjectTables(on_image.sort_values("diaObjectId", ignore_index=True), updated, sources)
 
 
-def with_forced_means(updated: pd.DataFrame, history: pd.DataFrame, forced: pd.DataFrame) -> pd.DataFrame:
+def lacking_forced(history: History, flags: pd.DataFrame) -> pd.DataFrame:
+    """Return the keys of the forced sources that lack light: those of the history, and those of the visit by their flags."""
+    return _joined([history.lacking, lacking_keys(flags)])
+
+
+def with_forced_means(
+    updated: pd.DataFrame, history: pd.DataFrame, forced: pd.DataFrame, lacking: pd.DataFrame
+) -> pd.DataFrame:
     """Return updated objects with the means of their forced photometry up to their last detection, this visit's included.
 
     What was measured after it is there already where a visit comes late: the order in which visits come must not matter.
+    What lacks light (`lacking_forced`) has no part in them.
     """
     if updated.empty:
         return updated
     summary = updated.set_index("diaObjectId")
     rows = pd.concat([history, forced], ignore_index=True)
-    forced_means(summary, rows[rows.midpointMjdTai <= rows.diaObjectId.map(summary.lastDiaSourceMjdTai)])
+    forced_means(summary, rows[rows.midpointMjdTai <= rows.diaObjectId.map(summary.lastDiaSourceMjdTai)], lacking)
     return summary.reset_index()
 
 

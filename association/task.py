@@ -28,6 +28,7 @@ from association.steps import (
     VisitInput,
     check_duplicates,
     check_founded,
+    lacking_forced,
     summarize_objects,
     with_forced_means,
 )
@@ -137,7 +138,8 @@ class DiaPipelineTask(AlertTask):
         result : `lsst.pipe.base.Struct`
             apdbMarker (apdb_maker by its older name), associatedDiaSources (stored), diaForcedSources, diaObjects (all on the image),
             updatedDiaObjects, associatedSsSources, unassociatedSsObjects, newDiaSources, marginalDiaSources,
-            historySources, historyForcedSources; of the stored: alertDiaSources, and unconfirmedDiaSources that wait for another.
+            historySources, historyForcedSources, lackingForcedSources (keys of the forced sources that lack light); of the
+            stored: alertDiaSources, and unconfirmedDiaSources that wait for another.
 
         Raises
         ------
@@ -182,7 +184,8 @@ class DiaPipelineTask(AlertTask):
             objects = summarize_objects(parts, history)
         with self.step("forced"):
             forced, flags = self._forced(objects, visit)
-            updated = with_forced_means(objects.updated, history.forced, forced)
+            lacking = lacking_forced(history, flags)
+            updated = with_forced_means(objects.updated, history.forced, forced, lacking)
         updated["validityStartMjdTai"] = visit.now
         with self.step("store", "writeToApdbDuration"):
             bodies_seen = parts.solar.associatedSsSources
@@ -205,6 +208,7 @@ class DiaPipelineTask(AlertTask):
             marginalDiaSources=parts.unmatched.marginal,
             historySources=history.sources,
             historyForcedSources=history.forced,
+            lackingForcedSources=lacking,
             alertDiaSources=parts.stored[~waiting],
             unconfirmedDiaSources=parts.stored[waiting],
         )
@@ -247,7 +251,8 @@ class DiaPipelineTask(AlertTask):
             sources = self._limits.of_history(work.load_sources(ids, midpoint), latest)
         with self.step("loadForcedSources", "loadDiaForcedSourcesDuration"):
             forced = self._limits.of_history(work.load_forced_sources(ids, midpoint), latest)
-        return History(objects, sources, forced)
+            lacking = work.load_lacking(ids)
+        return History(objects, sources, forced, lacking)
 
     def _bodies(self, ephemerides: pd.DataFrame | None, diffIm: Exposure) -> pd.DataFrame:
         if ephemerides is None or not self.config.doSolarSystemAssociation:

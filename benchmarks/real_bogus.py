@@ -93,7 +93,7 @@ def run(rounds: int) -> dict[str, Any]:
                 characterize(e, rules, ReferenceStars(chosen.stars()))
                 stars = e.sources[(e.sources.snr > 50) & ~e.sources.flagged & e.sources.isolated]
                 bare = make_task(ImageDifferenceTask).run(e.copy(), e.sources, store.fetch(chosen, e))
-                frames[path.name] = frame_quality(bare.subtractedExposure, bare.matchedExposure, stars)
+                frames[path.name] = frame_quality(bare.subtractedExposure, bare.matchedExposure.image, stars)
                 for k in range(rounds):
                     changed = e.copy()
                     x, y = inject(changed, np.random.default_rng([k, *map(ord, path.name)]))

@@ -1,6 +1,6 @@
 """LLVM's vector instructions against OpenCV and numba: ``python -m benchmarks.vector_instructions [--repeat 100] [--json]``.
 
-Two functions of `diffim.pixels` give vector instructions themselves: the direct sums over narrow kernels and the Lanczos
+Two functions of `diffim.pixels` give vector instructions themselves: the direct sums over narrow kernels and the
 interpolation. Each is run in turn with its rivals on the same numbers; given are the medians, the quartiles of the paired
 ratios, and whether the results are equal to the bit. What wins by less than `WORTH` over the best rival is not worth its code.
 """
@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from diffim.pixels.direct_convolution import PADDING, NarrowKernel, convolve_directly, convolve_plainly
-from diffim.pixels.lanczos import LANES, STEPS, TABLE, interpolate, interpolate_plainly, weigh, weigh_plainly
+from diffim.pixels.interpolation import LANES, TABLE, interpolate, interpolate_plainly, weigh, weigh_plainly
+from exposure.interpolation import STEPS
 from tasks.arrays import F32
 from tasks.compiled import compiled
 
@@ -106,7 +107,7 @@ def _plain(pairs: Any, starts: Any, steps: Any, fraction: Any, table: Any, out: 
             out[n + k, 0], out[n + k, 1] = interpolate_plainly(pairs, starts[n + k], WIDTH, wx, wy, k)
 
 
-def lanczos(repeat: int) -> dict[str, Any]:
+def interpolation(repeat: int) -> dict[str, Any]:
     """Compare the interpolation of an image and its variance; OpenCV's Lanczos has another kernel and no variance."""
     rng = np.random.default_rng(2)
     pairs = rng.gamma(2, 3, (WIDTH, WIDTH, 2)).astype(np.float32)
@@ -122,7 +123,7 @@ def lanczos(repeat: int) -> dict[str, Any]:
         "opencv_other_kernel": lambda: [cv2.remap(p, x, y, cv2.INTER_LANCZOS4) for p in planes],
     }
     seconds = paired(rivals, repeat)
-    return row(f"lanczos_{POINTS}_points", "llvm", seconds, {"numba": np.array_equal(out["llvm"], out["numba"])})
+    return row(f"interpolation_{POINTS}_points", "llvm", seconds, {"numba": np.array_equal(out["llvm"], out["numba"])})
 
 
 def main() -> None:
@@ -133,7 +134,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     rows = [narrow_sums(sigma, arguments.repeat) for sigma in (0.35, 0.55, 0.8, 1.1, 1.4, 1.7, 2.0)]
-    for entry in [*rows, lanczos(arguments.repeat)]:
+    for entry in [*rows, interpolation(arguments.repeat)]:
         print(json.dumps(entry) if arguments.json else "  ".join(f"{k} {v}" for k, v in entry.items()), flush=True)
 
 

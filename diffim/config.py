@@ -36,6 +36,7 @@ class ImageDifferenceConnections(AlertTaskConnections, dimensions=CCD):  # type:
     calexpBackgroundExposure = reads("preliminary_visit_image_background", minimum=0)
     finalizedPsfApCorrCatalog = reads("finalized_psf_ap_corr_catalog", minimum=0)
     subtractedExposure = writes("difference_image")
+    matchedExposure = writes("template_matched")
     scoreExposure = writes("difference_score_image")
     warpedExposure = writes("template_detector")
     diaSources = writes("dia_source_unfiltered")
@@ -48,6 +49,8 @@ class ImageDifferenceConnections(AlertTaskConnections, dimensions=CCD):  # type:
             self.outputs.remove("warpedExposure")
         else:
             self.inputs.remove("templateExposure")
+        if not (config.doWriteMatchedExp and config.doSubtract):
+            self.outputs.remove("matchedExposure")
         if not config.doWriteScore:
             self.outputs.remove("scoreExposure")
         if not (config.doDetection and config.doMeasurement):

@@ -17,6 +17,7 @@ from diffim.detection.star_residuals import StarResiduals, star_residuals
 from diffim.detection.streaks import find_streaks
 from diffim.errors import NoDiaSourcesError
 from diffim.measurement.measure import measure
+from diffim.measurement.trail_fits import merge_trails
 from diffim.options import OPTIONS
 from exposure import Exposure, PhotoCalib
 from exposure.blank import blank_exposure
@@ -70,7 +71,7 @@ def detect_and_measure(
         detections, score = _detected(pipeline, difference, result)
         if options.doSkySources:
             detections = detections.with_sky(*sky_positions(difference, options.nSkySources))
-    result = replace(result, scoreExposure=score)
+    result = pipeline.made = replace(result, scoreExposure=score)
     if options.doMeasurement:
         with pipeline.timed("measure"):
             table = _measured(pipeline, science, template, difference, detections, ids)
@@ -101,7 +102,7 @@ def _detected(
     s = significance(
         difference,
         difference.good("BAD", "SAT", "CR", "EDGE"),
-        result.matchedExposure,
+        None if result.matchedExposure is None else result.matchedExposure.image,
         residuals,
         gaussian=not options.useScoreImageDetection,
     )
@@ -139,6 +140,7 @@ def _measured(
     """Return the table of sources that are kept, with ids."""
     options = pipeline.options
     unit = float(pipeline.numbers.get("templateUnit") or preparation.flux_unit_ratio(science, template))
+    detections = merge_trails(difference, detections)
     if options.doDeblend:
         from diffim.measurement.deblend import measure_apart
 
@@ -222,13 +224,16 @@ def _gate_numbers(
     white = pipeline.options.doDecorrelation or fit is None  # else the factor makes up for noise that is correlated
     out = {"thresholdExcess": numbers["significanceScale"] if white else float("nan")}
     out |= {"diffimDepthLoss": depth_loss(difference, science, template, unit, numbers["significanceScale"])}
-    if fit is not None:
-        x, y = fit.x[fit.used], fit.y[fit.used]
+    if fit is not None or pipeline.options.doSubtract:
+        stars = Stars.of(result.selectSources)
+        chosen = stars.take((stars.snr > 20) & ~stars.flagged & stars.isolated)  # where no kernel was fitted to any
+        x, y = (chosen.x, chosen.y) if fit is None else (fit.x[fit.used], fit.y[fit.used])
         mean, stdev = quality.footprint_ratio(difference, science, x, y, numbers["sciencePsfSize"])
         out["starResidualRms"] = star_residual_rms(difference, science, template, x, y, unit)
         sky = quality.sky_ratio(difference, science, x, y, numbers["sciencePsfSize"])
         out |= {"residualFootprintRatioMean": mean, "residualFootprintRatioStdev": stdev}
         out |= {"residualFootprintSkyRatioMean": sky[0], "residualFootprintSkyRatioStdev": sky[1]}
+    if fit is not None:
         pair = (science, template) if numbers["convolved"] == "convolveTemplate" else (template, science)
         out |= quality.plain_noise_correlation(fit.kernel, *pair)
     return out | quality.masked_shares(difference, science, int(numbers.get("cosmic_ray_count", 0)))

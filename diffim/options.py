@@ -126,7 +126,12 @@ OPTIONS: dict[str, Option] = {
     "doSkySources": Option(False, "Measure blank positions of the sky too?"),
     "nSkySources": Option(100, "How many blank positions.", least=1),
     "doSpatialMetrics": Option(False, "Sample metrics at 100 positions of the image?"),
-    "doWriteMatchedExp": Option(True, "Keep the template as it was subtracted, where no step needs it?"),
+    "doWriteMatchedExp": Option(True, "Return and store the template as it was subtracted?"),
+    "diaSourceMatchRadius": Option(
+        0.5,
+        "Distance in arcsec within which sources are those of image and template, where the latter are given.",
+        least=0.0,
+    ),
     "doFindCosmicRays": Option(True, "Mask cosmic rays on the difference?"),
     "doResidualModel": Option(True, "Count residuals no larger than those of constant stars as insignificant?"),
     "detectionThreshold": Option(5.0, "Detection threshold in sigma.", least=0.1),
@@ -176,7 +181,6 @@ def contradictions(c: Any) -> list[str]:
         and c.doScaleVariance,
         "ZOGY whitens by itself: doDecorrelation is for AL": proper and c.doDecorrelation,
         "ZOGY convolves both images: mode is for AL": proper and c.mode != "auto",
-        "ZOGY fits no kernel: maxResidual is for AL": proper and c.maxResidual not in (0.0, _GATE["maxResidual"][0]),
         f"maxKernelSources {c.maxKernelSources} is less than minKernelSources {c.minKernelSources}": 0
         <= c.maxKernelSources
         < c.minKernelSources,

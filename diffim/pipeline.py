@@ -26,6 +26,7 @@ from diffim.matching.kernel_solution import MAX_CONDITION
 from diffim.result import Differenced
 from diffim.subtraction import match_and_subtract
 from diffim.subtraction.difference_background import subtract_difference_sky
+from diffim.subtraction.matched_exposure import matched_exposure
 from diffim.subtraction.variance_scale import scale_variance
 from exposure import Exposure
 from exposure.flagging.missing import forget_missing, note_missing, refuse_missing
@@ -70,6 +71,8 @@ class Differencing:
         A kernel's fit on the same images: it is applied, none is made.
     registered
         The pixels of the two are said to lie on each other: their WCS are not looked at.
+    made
+        What there is so far: products of a pair that fails later.
     """
 
     options: Any
@@ -81,6 +84,7 @@ class Differencing:
     earlier_fit: KernelFit | None = None
     registered: bool = False
     numbers: dict[str, Any] = field(default_factory=dict)
+    made: Differenced | None = None
 
     def put(self, key: str, value: Any) -> None:
         """Note a number."""
@@ -96,12 +100,28 @@ class Differencing:
         difference: Exposure | None = None,
     ) -> Differenced:
         """Subtract, detect, measure; see `diffim.task.ImageDifferenceTask.run`."""
+        self.made = None
+        try:
+            return self._run(exposure, template, sources, ids, difference)
+        finally:  # of a pair that fails, too, what there is is kept
+            made = None if self.made is None else self.made.subtractedExposure
+            if made is not None and made is not difference:
+                forget_missing(made)
+
+    def _run(
+        self,
+        exposure: Exposure,
+        template: Exposure,
+        sources: "pd.DataFrame | Stars | None",
+        ids: IdFactory | IdGenerator | None,
+        difference: Exposure | None,
+    ) -> Differenced:
+        """Do the steps of `run`."""
         if sources is None and self.options.allowKernelSourceDetection:
             sources = self._own_sources(exposure)
         if sources is None:
             raise CallerError("no sources to take kernel stars from: characterise the exposure first")
         stars = Stars.of(sources)
-        matched: match_and_subtract.Matched | None = None
         # threads of the BLAS use up a core while they wait for work: ours are enough
         with self.timed("subtract"), threadpool_limits(limits=1, user_api="blas"):
             preparation.check_match(exposure, template, self.registered)
@@ -115,18 +135,20 @@ class Differencing:
                 template = found.template
                 if self.options.doUseRegister:
                     template, stars = self._register(exposure, found, stars)
-                matched = self._subtract(exposure, template, stars, found.common)
-        result = Differenced(difference, template, sources)
-        if matched is not None:
-            result = replace(
-                result, subtractedExposure=matched.difference, matchedExposure=matched.matched, subtractRes=matched.fit
-            )
+                matched = self._match(exposure, template, stars)
+                self.made = Differenced(
+                    matched.difference,
+                    template,
+                    sources,
+                    matchedExposure=matched_exposure(exposure, template, matched),
+                    subtractRes=matched.fit,
+                )
+                self._finish(matched, exposure, template, found.common)
+        result = self.made or Differenced(difference, template, sources)
         if self.options.doDetection:
             from diffim.detect_and_measure import detect_and_measure  # a subtraction alone does not load what it needs
 
             result = detect_and_measure(self, exposure, template, result, ids)
-        if matched is not None:
-            forget_missing(matched.difference)
         return result
 
     def check_coverage(self, fraction: float) -> None:
@@ -293,11 +315,10 @@ class Differencing:
                 ) from error
             raise
 
-    def _subtract(
-        self, science: Exposure, template: Exposure, stars: Stars, common: CommonStars
-    ) -> match_and_subtract.Matched:
-        """Match and subtract, take the sky off the difference, scale its variance."""
-        matched = self._match(science, template, stars)
+    def _finish(
+        self, matched: match_and_subtract.Matched, science: Exposure, template: Exposure, common: CommonStars
+    ) -> None:
+        """Judge the match, take the sky off the difference, scale its variance."""
         self.put("convolved", matched.convolved)
         self.put("templateUnit", matched.unit)
         reach = self.numbers["sciencePsfSize"]
@@ -314,7 +335,6 @@ class Differencing:
                 self.put(f"sky{name.capitalize()}Rms", rms)
         if self.options.doScaleDiffimVariance:
             self.put("scaleDiffimVarianceFactor", scale_variance(difference, static_sky=False))
-        return matched
 
     def _report_fit(
         self, matched: match_and_subtract.Matched, science: Exposure, template: Exposure, common: CommonStars

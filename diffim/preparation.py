@@ -8,7 +8,7 @@ from exposure.mask import count_flagged, plane_bits, spread_bits, translate
 
 __all__ = ["check_match", "coverage", "flux_unit_ratio", "known_unit_ratio", "mark_saturated_haloes", "prepare_masks"]
 
-KEEP_TEMPLATE = ("NO_DATA", "BAD", "HIGH_VARIANCE")
+KEEP_TEMPLATE = ("NO_DATA", "BAD", "HIGH_VARIANCE", "INEXACT_PSF")
 RENAME_TEMPLATE = {
     "SAT": "SAT_TEMPLATE", "INJECTED": "INJECTED_TEMPLATE", "FAKE": "INJECTED_TEMPLATE",
     "INJECTED_CORE": "INJECTED_CORE_TEMPLATE",

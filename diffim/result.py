@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from diffim.matching.kernel_fit import KernelFit
 from exposure import Exposure
 from exposure.stars import Stars
-from tasks.arrays import F32
 from tasks.reprs import short_repr
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class Differenced:
     scoreExposure
         Significance of a point source at each pixel, sigma.
     matchedExposure
-        The template as it was subtracted, shape (height, width), counts of the image.
+        The template as it was subtracted, in counts of the image and with its calibrations.
     subtractRes
         The fit of the kernel.
     diaSources
@@ -43,7 +42,7 @@ class Differenced:
     warpedExposure: Exposure
     selectSources: "pd.DataFrame | Stars"
     scoreExposure: Exposure | None = None
-    matchedExposure: F32 | None = None
+    matchedExposure: Exposure | None = None
     subtractRes: KernelFit | None = None
     diaSources: "pd.DataFrame | None" = None
     spatiallySampledMetrics: "pd.DataFrame | None" = None

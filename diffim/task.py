@@ -21,6 +21,7 @@ from diffim.matching.kernel_fit import KernelFit
 from diffim.pictures.difference_pages import Subject, draw_subtraction
 from diffim.pipeline import Differencing
 from diffim.result import Differenced
+from diffim.source_matches import check_sources, with_matches
 from diffim.stand_ins import blank_columns, stand_in
 from diffim.templates.patches import merge_patches
 from exposure import Exposure, ExposureCatalog
@@ -50,12 +51,13 @@ class ImageDifferenceTask(AlertTask):
 
     ConfigClass = ImageDifferenceConfig
     _DefaultName = "imageDifference"
-    _PRODUCTS = ("subtractedExposure", "scoreExposure", "warpedExposure", "diaSources")
+    _PRODUCTS = ("subtractedExposure", "matchedExposure", "scoreExposure", "warpedExposure", "diaSources")
 
     def __init__(self, butler: Any = None, **kwargs: Any) -> None:
         """Make the task; `butler` is of the published interface, and not used."""
         super().__init__(**kwargs)
         self._last: Differenced | None = None
+        self._made: Differenced | None = None
 
     @staticmethod
     def makeIdFactory(expId: int, expBits: int) -> IdFactory:
@@ -118,6 +120,9 @@ class ImageDifferenceTask(AlertTask):
             Its sources (x, y in px, snr, psfFlux in counts, star, isolated, flagged); ``exposure.sources`` by default.
         templateExposure
             Template warped to the image's pixels, with a border of at least half a kernel; None as `exposure`.
+        templateSources
+            Sources of the template (ra, dec in deg, id or sourceId): the result's diaSources have ``srcMatchId`` and ``refMatchId``
+            then, the id of the image's and of the template's source within diaSourceMatchRadius, 0 for none.
         idFactory
             Where ids come from; without one the ids are 1, 2, 3, ...
         calexpBackgroundExposure
@@ -138,9 +143,16 @@ class ImageDifferenceTask(AlertTask):
         MismatchError, InsufficientKernelSources, BadSubtraction, CallerError
             With visit and detector.
         """
+        if templateSources is not None:
+            check_sources(templateSources, "templateSources", **({} if exposure is None else exposure.where))
         result = self._run(
             exposure, templateExposure, selectSources, idFactory, calexpBackgroundExposure, subtractedExposure
         )
+        if templateSources is not None and result.diaSources is not None and result.subtractedExposure is not None:
+            known = result.selectSources if isinstance(result.selectSources, pd.DataFrame) else None
+            radius = self.config.diaSourceMatchRadius
+            table = with_matches(result.diaSources, result.subtractedExposure, known, templateSources, radius)
+            result = self._last = replace(result, diaSources=table)
         return Struct(**vars(result))
 
     def runWithKernel(
@@ -176,22 +188,36 @@ class ImageDifferenceTask(AlertTask):
         with _no_work():
             known = exposure.sources if sources is None else sources
             stars = Stars.none() if absent and known is None else known
-            self._last = self._differencing(earlier_fit).run(exposure, template, stars, ids, difference)
+            way = self._differencing(earlier_fit)
+            try:
+                self._last = way.run(exposure, template, stars, ids, difference)
+            finally:
+                self._made = way.made
         if absent and self._last.diaSources is not None:
             self._last = replace(self._last, diaSources=blank_columns(self._last.diaSources, absent))
         return self._last
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
-        """Prepare the image, warp and check the template, run, store; a product that was not made is not stored."""
+        """Prepare the image, warp and check the template, run, store; a product that was not made is not stored.
+
+        Of a run that fails, what was made until then is stored.
+        """
         inputs = butlerQC.get(inputRefs)
         with quantum_errors(self):
             exposure, template = self._prepared(inputs["exposure"], inputs)
             kept = getattr(outputRefs, "warpedExposure", None)
             if kept is not None:  # as it was read: its mask is changed by the subtraction
                 butlerQC.put(template, kept)
-            result = self._from_inputs(exposure, template, inputs)
+            self._made, made = None, None
+            try:
+                made = self._from_inputs(exposure, template, inputs)
+            finally:
+                self._put_products(butlerQC, made or self._made, outputRefs, kept)
+
+    def _put_products(self, butlerQC: Any, made: Any, outputRefs: Any, kept: Any) -> None:
+        """Store the products that there are, but for `kept`, which is stored already."""
         for name in self._PRODUCTS:
-            ref, value = getattr(outputRefs, name, None), getattr(result, name)
+            ref, value = getattr(outputRefs, name, None), getattr(made, name, None)
             if ref is not None and ref is not kept and value is not None:
                 butlerQC.put(value, ref)
 
@@ -264,7 +290,8 @@ class ImageDifferenceTask(AlertTask):
             Where the pictures go.
         """
         if subtractedExposure is None and self._last is not None:
-            subtractedExposure, matchedExposure = self._last.subtractedExposure, self._last.matchedExposure
+            subtractedExposure, matched = self._last.subtractedExposure, self._last.matchedExposure
+            matchedExposure = None if matched is None else matched.image
         if subtractedExposure is None or subtractedExposure.key != exposure.key:
             raise CallerError(
                 "runDebug draws a difference: give subtractedExposure, or run the task first", **exposure.where

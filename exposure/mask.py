@@ -33,7 +33,7 @@ __all__ = [
 _NAMES = (
     "BAD", "SAT", "INTRP", "CR", "EDGE", "DETECTED", "DETECTED_NEGATIVE", "SUSPECT", "NO_DATA", "NOT_DEBLENDED",
     "STREAK", "INJECTED", "INJECTED_CORE", "INJECTED_TEMPLATE", "INJECTED_CORE_TEMPLATE", "HIGH_VARIANCE",
-    "SAT_TEMPLATE", "SPIKE", "FAKE",
+    "SAT_TEMPLATE", "SPIKE", "FAKE", "INEXACT_PSF",
 )  # fmt: skip
 
 PLANES = MappingProxyType({name: bit for bit, name in enumerate(_NAMES)})
@@ -44,7 +44,7 @@ RUN = 128  # pixels of a row that are looked at once before each is looked at
 PIXEL_FLAGS = {
     "edge": "EDGE", "interpolated": "INTRP", "saturated": "SAT", "cr": "CR", "bad": "BAD", "suspect": "SUSPECT",
     "streak": "STREAK", "injected": "INJECTED", "injected_template": "INJECTED_TEMPLATE", "nodata": "NO_DATA",
-    "high_variance": "HIGH_VARIANCE", "sat_template": "SAT_TEMPLATE", "spike": "SPIKE",
+    "high_variance": "HIGH_VARIANCE", "sat_template": "SAT_TEMPLATE", "spike": "SPIKE", "inexact_psf": "INEXACT_PSF",
 }  # fmt: skip
 
 

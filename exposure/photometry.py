@@ -47,9 +47,9 @@ def _fit(
 ) -> None:
     """Fit stamps (N, S, S) around pixels `centres` (N, 2) in one pass.
 
-    `out` (N, 8) gets flux, error, chi2, number of pixels, area, whether the stamp was clipped, the share of the
-    light on the image that falls on pixels that were used, and the slope of their variance over the PSF. `skip` is None or a plane of pixels to leave out; `correlation` None or the
-    noise's autocorrelation.
+    `out` (N, 9) gets flux, error, chi2, number of pixels, area, whether the stamp was clipped, the share of the
+    light on the image that falls on pixels that were used, the slope of their variance over the PSF, and the share of the light
+    that is on the image. `skip` is None or a plane of pixels to leave out; `correlation` None or the noise's autocorrelation.
     """
     height, width = image.shape
     size = stamps.shape[1]
@@ -105,6 +105,7 @@ def _fit(
         out[m, 4] = sp * sp / spp if spp > 0 else np.nan
         out[m, 5] = 1.0 if (j0 > 0 or i0 > 0 or j1 < size or i1 < size) else 0.0
         out[m, 6] = sp / light if light > 0 else 0.0
+        out[m, 8] = light / np.float64(stamps[m].sum()) if out[m, 5] > 0 else 1.0
         spread = spp - sp * sp / n if n else 0.0
         out[m, 7] = (sum_pv - sp * sum_v / n) / spread if spread > 0 else 0.0
 
@@ -177,7 +178,8 @@ def forced_psf_photometry(
     table : `pandas.DataFrame`
         One row per position, in order: ``instFlux``, ``instFluxErr``, ``chi2``, ``npixels``, ``area``, ``flag``,
         ``flag_edge``, ``flag_noGoodPixels``, ``flag_invalidPsf``, ``coverage`` (the share of the light on the image that
-        falls on pixels that were used), ``varianceSlope`` (of the variance over the PSF, unit^2). Values do not depend on the order or the chunking.
+        falls on pixels that were used), ``varianceSlope`` (of the variance over the PSF, unit^2), ``onImage`` (the share of
+        the light that is on the image). Values do not depend on the order or the chunking.
 
     Raises
     ------
@@ -186,8 +188,8 @@ def forced_psf_photometry(
     """
     model = _constant_psf(psf) if isinstance(psf, np.ndarray) else psf
     xs, ys = np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64))
-    out = np.full((xs.size, 8), np.nan)
-    out[:, 3] = out[:, 6] = 0
+    out = np.full((xs.size, 9), np.nan)
+    out[:, 3] = out[:, 6] = out[:, 8] = 0
     invalid_psf = np.zeros(xs.size, dtype=bool)
     skip = None if bad is None else np.ascontiguousarray(bad)
     ok = np.flatnonzero(np.isfinite(xs) & np.isfinite(ys) & (np.abs(xs) < 1e8) & (np.abs(ys) < 1e8))
@@ -196,7 +198,7 @@ def forced_psf_photometry(
     for start in range(0, ok.size, CHUNK):
         rows = ok[start : start + CHUNK]
         stamps = psf_images(model, xs[rows], ys[rows])
-        part = np.empty((rows.size, 8))
+        part = np.empty((rows.size, 9))
         centres = nearest_pixels(np.stack([xs[rows], ys[rows]], axis=1)) - np.asarray(origin)
         _fit(image, variance, skip, stamps, centres, weighting == "inverse_variance", correlation, part)
         out[rows] = part
@@ -238,6 +240,7 @@ def _table(out: F64, invalid_psf: Flags) -> "pd.DataFrame":
             "flag_invalidPsf": invalid_psf,
             "coverage": out[:, 6],
             "varianceSlope": out[:, 7],
+            "onImage": out[:, 8],
         }
     )
 

@@ -66,7 +66,7 @@ class _PixelMixin:
         raise NotImplementedError
 
     def image_at(self, x: ArrayLike, y: ArrayLike) -> F32:
-        """Return (N, S, S) stamps at the sub-pixel positions (Lanczos-5 shift of the centred stamps)."""
+        """Return (N, S, S) stamps at the sub-pixel positions (the centred stamps, moved)."""
         xs, ys = np.atleast_1d(np.asarray(x, dtype=np.float64)), np.atleast_1d(np.asarray(y, dtype=np.float64))
         stamps = self.kernel_at(xs, ys)
         out = np.empty(stamps.shape, dtype=np.float32)

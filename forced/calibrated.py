@@ -2,7 +2,7 @@
 
 Pixels without data are left out: the flux is that of the whole PSF still, from the pixels that are there. Where less than
 `LEAST_COVERAGE` of the PSF's light falls on those there is no flux. Where the fit lacks data anywhere, ``no_data`` is set
-(and ``edge`` where it is the edge of the image, or of what a kernel reached, that it lacks).
+(and ``edge`` where it is the edge of the image, or of what a kernel reached, that it lacks): such a flux has no part in a mean.
 """
 
 import numpy as np
@@ -16,13 +16,11 @@ from exposure.photometry import LACKING, LEAST_COVERAGE, forced_psf_photometry
 from exposure.stamps import gather
 from forced.plugins import neighbours, psf_moments
 from tasks.arrays import F64, I32, Flags
+from tasks.lacking import FLAG_BITS
 
 __all__ = ["FLAG_BITS", "calibrated_fluxes", "difference_fluxes", "measure_pair"]
 
 _PLANES = ("SAT", "BAD", "CR", "NO_DATA", "INJECTED", "HIGH_VARIANCE", "SAT_TEMPLATE")
-FLAG_BITS = {
-    "edge": 0, "noGoodPixels": 1, "invalidPsf": 2, **{p.lower(): 3 + k for k, p in enumerate(_PLANES)}, "neighbour": 10,
-}  # fmt: skip
 
 
 def calibrated_fluxes(exposure: Exposure, x: ArrayLike, y: ArrayLike, bad: Flags | None = None) -> pd.DataFrame:
@@ -70,14 +68,17 @@ def calibrated_fluxes(exposure: Exposure, x: ArrayLike, y: ArrayLike, bad: Flags
 
 def _flags(exposure: Exposure, table: pd.DataFrame, x: F64, y: F64) -> I32:
     out = np.zeros(len(table), np.int32)
-    for name in ("edge", "noGoodPixels", "invalidPsf"):
+    for name in ("noGoodPixels", "invalidPsf"):
         out |= table[f"flag_{name}"].to_numpy().astype(np.int32) << FLAG_BITS[name]
+    # a stamp whose rim leaves the image lacks nothing to speak of
+    beyond = ((table.onImage < LACKING) | (table.npixels == 0)).to_numpy()
+    out |= beyond.astype(np.int32) << FLAG_BITS["edge"]
     lacks = (table.coverage < LACKING).to_numpy()
     rows = np.flatnonzero(lacks)
     footprint = _squares(exposure.mask, x[rows], y[rows], exposure.origin, exposure.require_psf().size, 0)
     for name, plane in (("edge", "EDGE"), ("no_data", "NO_DATA")):
         out[rows] |= _any(footprint, plane) << FLAG_BITS[name]
-    out |= (lacks & ~table.flag_edge.to_numpy()).astype(np.int32) << FLAG_BITS["no_data"]  # whatever its planes say
+    out |= (lacks & ~beyond).astype(np.int32) << FLAG_BITS["no_data"]  # whatever its planes say
     centre = _squares(exposure.mask, x, y, exposure.origin, 3, 0)
     for plane in _PLANES:
         out |= _any(centre, plane) << FLAG_BITS[plane.lower()]

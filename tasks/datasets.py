@@ -60,6 +60,7 @@ DATASETS = {
     # differences
     "template_detector": Dataset(EXPOSURE, CCD, "Template on the exposure's pixels, nJy."),
     "difference_image": Dataset(EXPOSURE, CCD, "Difference."),
+    "template_matched": Dataset(EXPOSURE, CCD, "Template as it was subtracted, nJy."),
     "difference_score_image": Dataset(EXPOSURE, CCD, "Significance of a point source at each pixel, sigma."),
     "subtractImages_metadata": Dataset(
         _METADATA, CCD, "Numbers of the subtraction, with those that it scaled variances by."

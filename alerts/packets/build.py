@@ -16,6 +16,7 @@ from alerts.packets.rows import EncodedRows, encode_rows
 from alerts.packets.wire import Alert, decode_body, varint
 from exposure import Exposure
 from tasks.arrays import I64
+from tasks.lacking import blanked
 
 __all__ = ["AlertInputs", "build_alerts", "build_packets"]
 
@@ -28,7 +29,8 @@ class AlertInputs:
     """What the packets of one visit are made of (frames with APDB columns).
 
     `bodies` is the table of solar-system objects that the association was given; its columns ``MPCORB_*`` are the
-    orbits. `cutout_psf` is ``source``, ``average`` or ``none``.
+    orbits. `cutout_psf` is ``source``, ``average`` or ``none``. `lacking` has the keys of the forced sources that lack light
+    (`tasks.lacking.lacking_keys`): a packet has no place for their flags, so their flux on the difference is null in it.
     """
 
     sources: pd.DataFrame
@@ -42,6 +44,7 @@ class AlertInputs:
     template: Exposure
     bodies: pd.DataFrame | None = None
     cutout_psf: str = "source"
+    lacking: pd.DataFrame | None = None
 
 
 def _plain_names(frame: pd.DataFrame) -> pd.DataFrame:
@@ -118,10 +121,11 @@ def build_packets(inputs: AlertInputs) -> Iterator[dict[str, Any]]:
 
 
 def _forced(inputs: AlertInputs, wanted: I64) -> pd.DataFrame:
-    """Return the forced history with this visit's; a duplicate id keeps its first row."""
+    """Return the forced history with this visit's, without fluxes that lack light; a duplicate id keeps its first row."""
     frames = [f[f.diaObjectId.isin(wanted)] for f in (inputs.history_forced, inputs.forced)]
     joined = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
-    return joined.drop_duplicates("diaForcedSourceId")
+    joined = joined.drop_duplicates("diaForcedSourceId")
+    return joined if inputs.lacking is None else blanked(joined, inputs.lacking)
 
 
 def _orbits(bodies: pd.DataFrame | None) -> _Lookup | None:

@@ -5,10 +5,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
+from tasks.lacking import LACKING_BITS
+
 __all__ = ["add_service_tables"]
 
 _NOW = sa.text("now()")
 _MOMENT = sa.DateTime(timezone=True)
+_LACKING = sa.text(f"(flags & {LACKING_BITS}) <> 0")
 
 
 def add_service_tables(meta: sa.MetaData) -> None:
@@ -207,6 +210,7 @@ def _side_tables(meta: sa.MetaData) -> None:
         *_visit_key(),
         sa.Column("flags", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("diaObjectId", "visit", "detector", name="PK_DiaForcedSourceFlags"),
+        sa.Index("IDX_DiaForcedSourceFlags_lacking", "diaObjectId", postgresql_where=_LACKING),
     )
     sa.Table(
         "VisitQuality",

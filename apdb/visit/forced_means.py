@@ -19,6 +19,7 @@ from apdb.schema.columns import Column, PublishedSchema
 from apdb.visit.store import SHORTEST_VALIDITY
 from tasks.arrays import F64, I64
 from tasks.bands import BANDS
+from tasks.lacking import LACKING_BITS
 from tasks.object_statistics import HISTORY_DAYS
 
 __all__ = ["forced_means", "renew_forced_means"]
@@ -107,7 +108,8 @@ def _means(bands: Sequence[str], last: F64) -> sql.Composed:
         'FROM (SELECT t.band, t."psfFlux"::float8 AS f, 1 / ("psfFluxErr"::float8 * "psfFluxErr"::float8) AS w FROM "DiaForcedSource" t '
         'WHERE t."diaObjectId" = o.id AND t."midpointMjdTai" BETWEEN o.last - {days} AND o.last AND t."midpointMjdTai" BETWEEN {begin} '
         'AND {end} AND t."timeWithdrawnMjdTai" IS NULL AND t.band = ANY({bands}) AND abs(t."psfFlux") < \'Infinity\' AND '
-        't."psfFluxErr" > 0 AND t."psfFluxErr" < \'Infinity\' '
+        't."psfFluxErr" > 0 AND t."psfFluxErr" < \'Infinity\' AND NOT EXISTS (SELECT 1 FROM "DiaForcedSourceFlags" x '
+        'WHERE x."diaObjectId" = t."diaObjectId" AND x.visit = t.visit AND x.detector = t.detector AND (x.flags & {lacking}) <> 0) '
         'ORDER BY t."midpointMjdTai", t.visit, t.detector, t."diaForcedSourceId") t) s)'
     ).format(
         sums=sql.SQL(", ").join(sums),
@@ -115,6 +117,7 @@ def _means(bands: Sequence[str], last: F64) -> sql.Composed:
         begin=sql.Literal(float(last.min()) - HISTORY_DAYS),
         end=sql.Literal(float(last.max())),
         bands=sql.Literal(list(bands)),
+        lacking=sql.Literal(LACKING_BITS),
     )
 
 

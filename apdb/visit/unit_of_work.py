@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import psycopg
 from lsst.sphgeom import Region
@@ -21,6 +22,7 @@ from apdb.visit.late import renew_late
 from apdb.visit.load import history_of_objects, objects_around, objects_in_region, source_ids_of, visit_is_stored
 from apdb.visit.store import store_rows
 from apdb.visit.take_back import TakenBack
+from apdb.visit.valid_rows import lacking_of
 from apdb.visit_rows import VisitRows, prepare
 from tasks.arrays import F64, I64
 from tasks.object_statistics import HISTORY_DAYS
@@ -101,6 +103,10 @@ class VisitUnitOfWork:
         """Return the DiaForcedSources of objects, ids of shape (N,), from `HISTORY_DAYS` before the visit on, without withdrawn ones."""
         return self._history("DiaForcedSource", object_ids, visit_mjd, "diaForcedSourceId")
 
+    def load_lacking(self, object_ids: Sequence[int] | I64) -> pd.DataFrame:
+        """Return the keys of the DiaForcedSources of objects, ids of shape (N,), whose fit lacked light (`tasks.lacking`)."""
+        return lacking_of(self._connection, np.asarray(object_ids, np.int64))
+
     def _history(self, table: str, object_ids: Sequence[int] | I64, visit_mjd: float, order: str) -> pd.DataFrame:
         frame = history_of_objects(
             self._connection, published_schema(), table, object_ids, visit_mjd - HISTORY_DAYS, withdrawn=False
@@ -154,6 +160,8 @@ class VisitUnitOfWork:
             self._in_its_place = rows
         if not store_rows(connection, rows):
             return
+        if forced_flags is not None:  # before means are made anew, which leave out what lacks light
+            copy_in(connection, "DiaForcedSourceFlags", forced_flags, _FLAGS)
         if self._taken is None:
             late = renew_late(connection, schema, rows, last=self._last)
         else:  # replication is told of these at the commit
@@ -166,8 +174,6 @@ class VisitUnitOfWork:
 
             store_keys(connection, schema, rows, chunk)
             tell_versions(connection, chunk, late)
-        if forced_flags is not None:
-            copy_in(connection, "DiaForcedSourceFlags", forced_flags, _FLAGS)
         if ss_sources is not None:
             copy_in(connection, "SSSource", ss_sources, columns_of("SSSource"))
 

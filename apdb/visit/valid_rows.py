@@ -9,21 +9,27 @@ import pandas as pd
 import psycopg
 from psycopg import sql
 
-from apdb.copy.decode import query_frame
+from apdb.copy.decode import query_frame, select_frame
 from apdb.copy.encode import id_array, number_array
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.schema.partitions import archived_months
 from tasks import object_statistics as kernels
 from tasks.arrays import F64, I64
+from tasks.lacking import LACKING_BITS, SOURCE_FLAGS, without_lacking
 from tasks.object_statistics import HISTORY_DAYS
 
-__all__ = ["SOURCE_COLUMNS", "TIMES", "valid_sources"]
+__all__ = ["SOURCE_COLUMNS", "TIMES", "lacking_of", "valid_sources"]
 
 _KEYS = ("visit", "detector")
 SOURCE_COLUMNS = (
     "diaSourceId", "diaObjectId", *_KEYS, "midpointMjdTai", "band", "ra", "dec", "raErr", "decErr", "ra_dec_Cov", "psfFlux",
     "psfFluxErr", "scienceFlux", "scienceFluxErr",
 )  # fmt: skip
+_LACKING_KEY = (
+    Column("diaObjectId", "long", False),
+    Column("visit", "long", False),
+    Column("detector", "short", False),
+)
 TIMES = ("firstDiaSourceMjdTai", "lastDiaSourceMjdTai")
 _VALID = 't."timeWithdrawnMjdTai" IS NULL'
 _ALWAYS = 1e9  # days: before and after everything
@@ -65,7 +71,7 @@ def valid_sources(
     """Return the objects with number, first and last time of their valid sources, and these sources.
 
     Of objects whose history fits into the window all sources are read, which also gives their number; of others they are
-    counted, and read within the window. Sources in archived months are counted.
+    counted, and read within the window. Sources in archived months are counted. Fluxes that lack light are NaN.
     """
     ids, before = objects.diaObjectId.to_numpy(np.int64), objects[list(TIMES)].to_numpy(np.float64)
     short = before[:, 1] - before[:, 0] <= HISTORY_DAYS
@@ -88,7 +94,16 @@ def valid_sources(
     numbers = (counts + archived).astype(np.int32)
     found = objects.assign(nDiaSources=numbers, firstDiaSourceMjdTai=first, lastDiaSourceMjdTai=last)
     some = [r for r in read if len(r)] or read[:1]
-    return found, some[0] if len(some) == 1 else pd.concat(some, ignore_index=True)
+    return found, without_lacking(some[0] if len(some) == 1 else pd.concat(some, ignore_index=True))
+
+
+def lacking_of(connection: psycopg.Connection[Any], object_ids: I64) -> pd.DataFrame:
+    """Return diaObjectId, visit, detector of the forced sources of objects, ids of shape (N,), that lack light (`tasks.lacking`)."""
+    # the condition is that of the index, word for word: so the planner knows that it may be used
+    rest = sql.SQL('WHERE t."diaObjectId" = ANY(%s::bigint[]) AND (t.flags & {}) <> 0').format(
+        sql.Literal(LACKING_BITS)
+    )
+    return select_frame(connection, "DiaForcedSourceFlags", _LACKING_KEY, rest, (id_array(object_ids),))
 
 
 def _within(
@@ -100,7 +115,7 @@ def _within(
 ) -> pd.DataFrame:
     """Return valid sources of objects within [start, stop] in the order in which they are summed, with the object's code."""
     by_name: dict[str, Column] = {c.name: c for c in schema.columns("DiaSource")}
-    columns = [by_name[n] for n in SOURCE_COLUMNS]
+    columns = [by_name[n] for n in (*SOURCE_COLUMNS, *SOURCE_FLAGS) if n in by_name]
     if not len(ids):
         start = stop = np.zeros(1)
     # object by object, whatever the planner knows of the tables: those of the newest month it would scan as a whole
@@ -109,7 +124,7 @@ def _within(
         '{columns} FROM "DiaSource" t WHERE t."diaObjectId" = w.id AND t."midpointMjdTai" BETWEEN w.start AND w.stop AND '
         't."midpointMjdTai" BETWEEN %s AND %s AND {valid} OFFSET 0) t'
     ).format(
-        columns=sql.SQL(", ").join(sql.Identifier("t", n) for n in SOURCE_COLUMNS),
+        columns=sql.SQL(", ").join(sql.Identifier("t", c.name) for c in columns),
         valid=sql.SQL(_VALID),
     )
     values = (id_array(ids), number_array(start), number_array(stop), float(start.min()), float(stop.max()))

@@ -16,6 +16,7 @@ from association.statistics.multiband import multiband_periods
 from association.statistics.optional import BAND_PLUGINS, OBJECT_PLUGINS
 from tasks import object_statistics as kernels
 from tasks.arrays import F64, I64
+from tasks.lacking import blanked, without_lacking
 from tasks.object_statistics import BANDS, CELL_COLUMNS
 
 __all__ = ["BANDS", "DEFAULT_PLUGINS", "MULTIBAND", "OPTIONAL_PLUGINS", "forced_means", "summarize"]
@@ -59,7 +60,8 @@ def summarize(
     diaObjects
         Stored (or new) objects: diaObjectId, ra, dec, nDiaSources, first/lastDiaSourceMjdTai.
     diaSources
-        History and new sources; the new ones have ``isNew`` True where the column exists, else all count as known.
+        History and new sources; the new ones have ``isNew`` True where the column exists, else all count as known. Fluxes
+        that lack light (`tasks.lacking.SOURCE_FLAGS`) have no part in the statistics of fluxes.
     diaForcedSources
         Gives {band}_fpFluxMean when present.
     plugins
@@ -86,7 +88,7 @@ def summarize(
         _positions(out, sources, codes)
     if "ap_nDiaSources" in names:
         _counts(out, sources, codes)
-    rows = _in_order(sources, codes, len(out))
+    rows = _in_order(without_lacking(sources), codes, len(out))
     wanted = [c for n in names for c in _BAND_COLUMNS.get(n, ())]
     columns: dict[str, NDArray[Any]] = {}
     if wanted or set(names) & set(_NEEDS_MEAN):
@@ -213,8 +215,12 @@ def _counts(out: pd.DataFrame, sources: pd.DataFrame, codes: I64) -> None:
     out["lastDiaSourceMjdTai"] = np.fmax(out.lastDiaSourceMjdTai.to_numpy(np.float64), last)
 
 
-def forced_means(out: pd.DataFrame, forced: pd.DataFrame) -> None:
-    """Set {band}_fpFluxMean and its error from forced photometry (in place, `out` indexed by diaObjectId)."""
+def forced_means(out: pd.DataFrame, forced: pd.DataFrame, lacking: pd.DataFrame | None = None) -> None:
+    """Set {band}_fpFluxMean and its error from forced photometry (in place, `out` indexed by diaObjectId).
+
+    Fluxes that lack light (`lacking`, keys as of `tasks.lacking.lacking_keys`) have no part in them.
+    """
+    forced = forced if lacking is None else blanked(forced, lacking)
     codes = np.asarray(out.index.get_indexer(pd.Index(forced.diaObjectId)), np.int64)
     order = _time_order(forced, codes, len(out))
     flux, err = forced.psfFlux.to_numpy(np.float64)[order], forced.psfFluxErr.to_numpy(np.float64)[order]

@@ -39,7 +39,7 @@ def difference(out: Fingerprints, **config: Any) -> Any:
         name = f"difference.{case}"
         out.add(f"{name}.exposure", result.subtractedExposure)
         out.add(f"{name}.science", new)
-        out.add(f"{name}.matched", result.matchedExposure)
+        out.add(f"{name}.matched", result.matchedExposure.image)
         out.add(f"{name}.score", result.scoreExposure)
         out.add(f"{name}.diaSources", result.diaSources)
         out.add(f"{name}.spatialMetrics", result.spatiallySampledMetrics)

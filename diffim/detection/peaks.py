@@ -9,8 +9,10 @@ from scipy.spatial import cKDTree
 from diffim.detection.significance import Significance
 from tasks.arrays import F64, I32, I64, U8, Flags
 
-__all__ = ["Detections", "detect", "footprint_edges"]
+__all__ = ["TRAIL_COLUMNS", "Detections", "detect", "footprint_edges"]
 
+TRAIL_COLUMNS = ("x", "y", "xErr", "yErr", "x_y_Cov", "length", "angle", "flux", "fluxErr", "chi2", "nData")
+"""Of a line that was fitted to a footprint: frame px, rad from +x to +y, counts."""
 FAINT_RIM = 0.15  # of a peak's height: what is fainter next to it is its rim
 
 
@@ -36,6 +38,8 @@ class Detections:
         Which rows are blank positions, shape (N,); None: no row is.
     n_unmerged
         Peaks of either sign before rims and lobes were merged into them.
+    trail
+        What the fit of a line says of those that are trails (`TRAIL_COLUMNS`), shape (N, 11), NaN for others; None: none is.
     """
 
     x: I64
@@ -50,6 +54,7 @@ class Detections:
     has_positive: Flags
     sky: Flags | None = None
     n_unmerged: int = 0
+    trail: F64 | None = None
 
     @property
     def is_sky(self) -> Flags:
@@ -59,7 +64,8 @@ class Detections:
     def take(self, rows: I64 | Flags) -> "Detections":
         """Return some rows, by indices (M,) or by a boolean each, shape (N,); ``labels`` stays."""
         names = ("x", "y", "significance", "label", "boxes", "area", "has_positive")
-        return replace(self, sky=self.is_sky[rows], **{name: getattr(self, name)[rows] for name in names})
+        trail = None if self.trail is None else self.trail[rows]
+        return replace(self, sky=self.is_sky[rows], trail=trail, **{name: getattr(self, name)[rows] for name in names})
 
     def with_sky(self, x: I64, y: I64) -> "Detections":
         """Return the detections followed by blank positions (array px), which have no footprint and no significance."""
@@ -75,6 +81,7 @@ class Detections:
             area=np.concatenate([self.area, np.ones(n, np.int64)]),
             has_positive=np.concatenate([self.has_positive, np.ones(n, bool)]),
             sky=np.concatenate([self.is_sky, np.ones(n, bool)]),
+            trail=None if self.trail is None else np.pad(self.trail, ((0, n), (0, 0)), constant_values=np.nan),
         )
 
 

@@ -8,7 +8,7 @@ import sep
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from diffim.detection.peaks import Detections, footprint_edges
+from diffim.detection.peaks import TRAIL_COLUMNS, Detections, footprint_edges
 from diffim.measurement.centroids import fit_centroids
 from diffim.measurement.dipoles import measure_dipoles
 from diffim.measurement.flags import pixel_flags
@@ -70,11 +70,15 @@ def measure(
     if footprints:
         frame = _with(frame, pixel_flags(frame, difference, detections.labels))
         _flag_missing(frame, difference, psf.size)
-    return frame.drop(columns=["label", "bboxX", "bboxY", "psfCoverage"])
+    gone = ["label", "bboxX", "bboxY", "psfCoverage", "psfOnImage", *(f"fitted_{n}" for n in TRAIL_COLUMNS)]
+    return frame.drop(columns=gone)
 
 
 def _flag_missing(frame: pd.DataFrame, difference: Exposure, side: int) -> None:
-    """Set the flags of missing data and of the edge where the fit of the flux, on `side` px, lacks light for it."""
+    """Set the flags of missing data and of the edge where the fit of the flux, on `side` px, lacks light for it.
+
+    Such a flux has no part in a mean (`tasks.lacking`).
+    """
     lacks = np.flatnonzero(frame.psfCoverage < LACKING)
     ix, iy = (nearest_pixels(frame[c].to_numpy()[lacks]) - o for c, o in zip("xy", difference.origin, strict=True))
     planes = gather(difference.mask, ix, iy, side, 0)
@@ -82,6 +86,7 @@ def _flag_missing(frame: pd.DataFrame, difference: Exposure, side: int) -> None:
         flag = frame[f"pixelFlags_{name}"].to_numpy(bool, copy=True)
         flag[lacks] |= ((planes & plane_bits([plane])) != 0).any(axis=(1, 2))
         frame[f"pixelFlags_{name}"] = flag
+    frame["pixelFlags_edge"] |= frame.psfOnImage < LACKING
 
 
 def _with(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
@@ -93,6 +98,10 @@ def _centred(difference: Exposure, psf: Psf, detections: Detections) -> pd.DataF
     x0, y0 = difference.origin
     px, py = (detections.x + x0).astype(np.float64), (detections.y + y0).astype(np.float64)
     x, y, centroid = fit_centroids(difference, psf, px, py)
+    line = np.full((len(px), len(TRAIL_COLUMNS)), np.nan) if detections.trail is None else detections.trail
+    is_line = np.isfinite(line[:, 0])
+    x, y = np.where(is_line, line[:, 0], x), np.where(is_line, line[:, 1], y)
+    centroid = np.where(is_line[:, None], np.column_stack([line[:, 2:5], np.zeros(len(px))]), centroid)
     return pd.DataFrame(
         {
             "x": np.where(detections.is_sky, px, x),
@@ -101,6 +110,7 @@ def _centred(difference: Exposure, psf: Psf, detections: Detections) -> pd.DataF
             "yErr": centroid[:, 1],
             "x_y_Cov": centroid[:, 2],
             "centroid_flag": centroid[:, 3] > 0,
+            **{f"fitted_{name}": line[:, k] for k, name in enumerate(TRAIL_COLUMNS)},
             "significance": np.abs(detections.significance),
             "peakSign": np.where(detections.significance < 0, -1.0, 1.0),
             "isNegative": ~detections.has_positive,
@@ -162,11 +172,13 @@ def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, templa
         lost = values["coverage"] < LEAST_COVERAGE
         values["flag_noGoodPixels"] = values["flag_noGoodPixels"] | lost
         values["flag"] = values["flag"] | lost
+        if exposure is science:  # those of the difference have flags of their own (`_flag_missing`)
+            values["flag"] = values["flag"] | (values["coverage"] < LACKING)
         columns[f"{name}InstFlux"] = np.where(lost, np.nan, values["instFlux"])
         columns[f"{name}InstFluxErr"] = np.where(lost, np.nan, values["instFluxErr"])
         if exposure is difference:
             columns["psfChi2"], columns["psfNdata"] = values["chi2"], values["npixels"]
-            columns["psfCoverage"] = values["coverage"]
+            columns["psfCoverage"], columns["psfOnImage"] = values["coverage"], values["onImage"]
             columns["psfLnL"] = -0.5 * values["chi2"]
             columns |= _apertures(frame, difference, columns["psfInstFlux"], values["varianceSlope"])
         if flags is not None:
@@ -241,7 +253,8 @@ def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf) -> None:
     frame["shape_flag"] = failed
     frame["shape_flag_no_pixels"] = frame["shape_flag_not_contained"] = frame["shape_flag_parent_source"] = False
     frame["extendedness"] = extendedness(own, model)
-    measure_trails(frame, difference, shape, failed)
+    lines = frame[[f"fitted_{name}" for name in TRAIL_COLUMNS[5:]]].to_numpy(np.float64)
+    measure_trails(frame, difference, shape, failed, lines)
 
 
 def _dipoles(
@@ -253,7 +266,8 @@ def _dipoles(
     if len(frame):
         fwhm = float(np.median(fwhm_of(difference.require_psf().moments_at(x, y))))
         other = _opposite_peak(difference, x, y, sign, fwhm)
-    rows = np.flatnonzero(np.isfinite(other[:, 0]) & (frame.footprintArea.to_numpy() <= MAX_DIPOLE_AREA))
+    able = (frame.footprintArea.to_numpy() <= MAX_DIPOLE_AREA) & frame.fitted_x.isna().to_numpy()
+    rows = np.flatnonzero(np.isfinite(other[:, 0]) & able)
     own, far, up = np.column_stack([x, y])[rows], other[rows], sign[rows, None] > 0
     plus, minus = np.where(up, own, far), np.where(up, far, own)
     return measure_dipoles(

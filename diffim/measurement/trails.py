@@ -1,4 +1,7 @@
-"""Trails: a straight line convolved with the PSF, its length and angle from the moments, its flux by a linear fit."""
+"""Trails: a straight line convolved with the PSF, its length and angle from the moments, its flux by a linear fit.
+
+Those of several peaks have a fit of their own (`diffim.measurement.trail_fits`).
+"""
 
 from typing import Any
 
@@ -21,7 +24,9 @@ STAMPS = 4000  # PSF images held at once
 LONGEST = 150.0  # px: no line is fitted to anything longer
 
 
-def measure_trails(frame: pd.DataFrame, difference: Exposure, shape: F64, failed: Flags) -> None:
+def measure_trails(
+    frame: pd.DataFrame, difference: Exposure, shape: F64, failed: Flags, lines: F64 | None = None
+) -> None:
     """Add the columns of trails: length and angle in pixels, flux with chi2 and number of pixels, flags.
 
     Parameters
@@ -32,14 +37,19 @@ def measure_trails(frame: pd.DataFrame, difference: Exposure, shape: F64, failed
         Shape (N, 3), adaptive moments Ixx, Iyy, Ixy in px^2.
     failed
         Sources whose moments did not converge: they have no length and ``trail_flag``.
+    lines
+        Shape (N, 6), of lines that were fitted already: length (px), angle (rad), flux, its error, chi2, pixels; NaN for others.
 
     Notes
     -----
     Length and angle: Veres et al. 2012, PASP 124, 1197 (the line that has these second moments).
     """
     length, angle = _length_and_angle(shape)
-    frame["trailLengthPixels"] = length = np.where(failed, 0.0, length)
-    frame["trailAnglePixels"] = angle
+    lines = np.full((len(frame), 6), np.nan) if lines is None else lines
+    known = np.isfinite(lines[:, 0])
+    failed = failed & ~known
+    frame["trailLengthPixels"] = length = np.where(known, lines[:, 0], np.where(failed, 0.0, length))
+    frame["trailAnglePixels"] = angle = np.where(known, lines[:, 1], angle)
     frame["trail_flag"] = failed
     dx, dy = 0.5 * length * np.cos(angle), 0.5 * length * np.sin(angle)
     x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
@@ -50,6 +60,7 @@ def measure_trails(frame: pd.DataFrame, difference: Exposure, shape: F64, failed
     radius = np.sqrt(0.5 * (frame.ixxPSF + frame.iyyPSF))
     frame["trail_flag_suspect_long_trail"] = length > SUSPECT * radius
     fitted = _line_fluxes(difference, x, y, length, angle)
+    fitted[known] = lines[known, 2:]
     for k, name in enumerate(("trailInstFlux", "trailInstFluxErr", "trailChi2")):
         frame[name] = fitted[:, k]
     frame["trailNdata"] = fitted[:, 3].astype(np.int32)

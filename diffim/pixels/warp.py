@@ -1,4 +1,4 @@
-"""Resampling of an exposure to another WCS: Lanczos-3, propagated variance, masks OR-ed over the pixels that matter."""
+"""Resampling of an exposure to another WCS: sums that keep fluxes, propagated variance, masks OR-ed over the pixels that matter."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from diffim.pixels.lanczos import LANES, STEPS, TABLE, A, interpolate, weigh
+from diffim.pixels.interpolation import LANES, TABLE, A, interpolate, weigh
 from exposure import Exposure, SkyWcs
+from exposure.interpolation import STEPS
 from exposure.mask import plane_bits
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I32, U8, Box

@@ -5,25 +5,26 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from diffim.pixels.warp import warp_exposure
-from diffim.templates.coadd_psf import PsfInput, union_psf
+from diffim.pixels.warp import GRID, position_grid, warp_exposure
+from diffim.templates.coadd_psf import LEAST_WEIGHT, PsfInput, edge_weight, fading_psf
 from diffim.templates.tiling import Tile
 from exposure import Exposure, PhotoCalib, Psf
 from exposure.mask import plane_bits
 from exposure.psf import fwhm_of
-from tasks.arrays import F32, F64, Flags
+from tasks.arrays import F32, Flags
 
 __all__ = ["coadd_tile"]
 
-PSF_CELLS = 4
+PSF_CELLS, FINE_CELLS = 4, 16  # along a side of a tile: where PSFs are turned, and of the coadd
 PLAY, SEEING = 0.5, 1.3  # of a star's light by which frames of one seeing may differ; of what their seeing makes of it
 
 
 def coadd_tile(tile: Tile, exposures: Sequence[Exposure]) -> Exposure | None:
     """Return the coadd in nJy, or None when no exposure has a pixel on the tile.
 
-    Each exposure has one weight, the inverse of its median variance, so that stars and sky have the same PSF. A pixel
-    that differs from the median of the stack by more than 5 sigma, and by more than its seeing makes of stars, is left out.
+    Each exposure has one weight, the inverse of its median variance, so that stars and sky have the same PSF; towards its edges it
+    fades (`edge_weight`), so that no star has two. A pixel that differs from the median of the stack by more than 5 sigma, and
+    by more than its seeing makes of stars, is left out; where one is, the PSF is not that of the model (``INEXACT_PSF``).
     """
     box = (0, 0, tile.size, tile.size)
     warped, weights, psfs = [], [], []
@@ -37,11 +38,20 @@ def coadd_tile(tile: Tile, exposures: Sequence[Exposure]) -> Exposure | None:
             continue
         weight = 1.0 / float(np.median(part.variance[good][:: max(1, good.sum() // 20_000)]))
         warped.append(part)
-        weights.append(weight)
+        weights.append(np.float32(weight) * _fading(exposure, tile))
         psfs.append((exposure.require_psf(), exposure.require_wcs(), exposure.bbox, weight))
     if not warped:
         return None
-    return _combine(tile, warped, np.asarray(weights), psfs)
+    return _combine(tile, warped, np.stack(weights), psfs)
+
+
+def _fading(exposure: Exposure, tile: Tile) -> F32:
+    """Return the weight of an exposure that fades towards its edges on the tile's pixels, shape (size, size)."""
+    gx, gy = position_grid(tile.wcs, (0, 0, tile.size, tile.size), exposure.require_wcs())
+    at_nodes = np.nan_to_num(edge_weight(gx, gy, exposure.bbox), nan=0.0)
+    place = np.arange(tile.size) / GRID
+    between = [np.maximum(1 - np.abs(place[:, None] - np.arange(n)[None, :]), 0.0) for n in at_nodes.shape]
+    return np.asarray(between[0] @ at_nodes @ between[1].T, np.float32)
 
 
 def _calibration_map(exposure: Exposure, tile: Tile, part: Exposure) -> F32 | np.float32:
@@ -59,15 +69,15 @@ def _calibration_map(exposure: Exposure, tile: Tile, part: Exposure) -> F32 | np
     )
 
 
-def _combine(tile: Tile, warped: list[Exposure], weights: F64, psfs: list[PsfInput]) -> Exposure:
-    """Return the weighted mean of warped exposures, weights of shape (N,), without outliers."""
+def _combine(tile: Tile, warped: list[Exposure], weights: F32, psfs: list[PsfInput]) -> Exposure:
+    """Return the weighted mean of warped exposures, weights of shape (N, size, size), without outliers."""
     stack = np.stack([w.image for w in warped])
     use = np.stack([w.good("BAD", "CR") for w in warped])
     if len(warped) >= 3:
         use &= ~_outliers(stack, use, warped, [p[0] for p in psfs])
     # beside a cosmic ray of the only frame the pixels around it tell as much as there is to know
     use |= ~use.any(axis=0) & np.stack([w.good("BAD") for w in warped])
-    w = np.where(use, weights[:, None, None], 0).astype(np.float32)
+    w = np.where(use, weights, 0).astype(np.float32)
     total = w.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         image = np.where(use, stack, 0)
@@ -82,11 +92,13 @@ def _combine(tile: Tile, warped: list[Exposure], weights: F64, psfs: list[PsfInp
     mask = np.zeros(image.shape, np.int32)
     for ui, part in zip(use, warped, strict=True):
         mask |= np.where(ui, part.mask & np.int32(plane_bits(["SAT", "SUSPECT", "INJECTED", "INJECTED_CORE"])), 0)
+    covered = weights > 2 * LEAST_WEIGHT * weights.max(axis=(1, 2), keepdims=True)
+    mask[(covered & ~use).any(axis=0)] |= np.int32(plane_bits(["INEXACT_PSF"]))
     empty = total <= 0
     mask[empty] = plane_bits(["NO_DATA"])
     image[empty] = variance[empty] = np.nan
     size = max(p[0].size for p in psfs)
-    psf = union_psf(psfs, tile.wcs, (0, 0, tile.size, tile.size), PSF_CELLS, size)
+    psf = fading_psf(psfs, tile.wcs, (0, 0, tile.size, tile.size), PSF_CELLS, FINE_CELLS, size)
     return Exposure(
         image.astype(np.float32),
         variance.astype(np.float32),

@@ -16,6 +16,7 @@ from tasks.arrays import F32, I32, Box
 __all__ = ["BORDER", "merge_patches"]
 
 HIGH_VARIANCE, HIGH_VARIANCE_MESH, HIGH_VARIANCE_FRACTION = 4.0, 32, 0.1  # of the usual; px; unmasked pixels needed
+PSF_CELL, LEAST_CELLS, MOST_CELLS = 150, 6, 16  # px, number along a side: of the grid of PSFs
 BORDER = 40  # px around the science box: more than half of the largest kernel plus that of the decorrelation
 
 
@@ -71,7 +72,8 @@ def merge_patches(science: Exposure, patches: Sequence[Exposure], border: int = 
     _mark_high_variance(variance, mask)
     psfs = [(p.psf, p.require_wcs(), p.bbox, 1.0) for p in patches if p.psf is not None]
     size = max((p[0].size for p in psfs), default=31)
-    psf = union_psf(psfs, wcs, box, 6, size)
+    cells = int(np.clip(np.ceil(max(width, height) / PSF_CELL), LEAST_CELLS, MOST_CELLS))
+    psf = union_psf(psfs, wcs, box, cells, size)
     return Exposure(
         image,
         variance,

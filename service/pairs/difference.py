@@ -250,7 +250,12 @@ def _of_pair(
         sources=result.diaSources,
         report=report,
         subject=Subject(
-            difference, new, result.matchedExposure, result.subtractRes, result.diaSources, str(report["convolved"])
+            difference,
+            new,
+            None if result.matchedExposure is None else result.matchedExposure.image,
+            result.subtractRes,
+            result.diaSources,
+            str(report["convolved"]),
         ),
         cards=difference_cards(
             difference, of_new, of_old, pipeline.numbers, options.alignment, options.task_options(rules)

@@ -30,7 +30,10 @@ FLAG_BITS: Mapping[int, tuple[tuple[str, ...], str]] = MappingProxyType({
     8: (("pixelFlags_saturated", "pixelFlags_sat_template"), "saturated in the image or in the template"),
     16: (("pixelFlags_cr",), "cosmic ray"),
     32: (("pixelFlags_bad", "pixelFlags_nodata"), "bad pixels, or pixels without data"),
-    64: (("pixelFlags_suspect", "pixelFlags_high_variance", "pixelFlags_spike"), "suspect pixels"),
+    64: (
+        ("pixelFlags_suspect", "pixelFlags_high_variance", "pixelFlags_spike", "pixelFlags_inexact_psf"),
+        "suspect pixels",
+    ),
     128: (("pixelFlags_streak", "glint_trail"), "on a streak, or in a line of flashes"),
     256: (("pixelFlags_interpolated",), "interpolated pixels"),
 })  # fmt: skip

@@ -312,6 +312,7 @@ def _alert_inputs(
         subtracted.template,
         bodies,
         cutout_psf,
+        associated.lackingForcedSources,
     )
 
 

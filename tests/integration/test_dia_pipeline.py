@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from astropy.wcs import WCS
 
+from alerts import AlertInputs, build_packets
 from alerts.archive.container import INDEX
 from apdb import columns_of
 from apdb.operate.export import all_rows, latest_objects
@@ -14,6 +15,7 @@ from association.errors import AssociationError, DuplicateRecords, TooManyDiaObj
 from association.forced_rows import forced_rows
 from association.metrics import MetricComputationError, run_metrics, total_unassociated_objects
 from exposure import Exposure, PhotoCalib, SkyWcs, VisitInfo
+from exposure.mask import plane_bits
 from exposure.psf import GaussianPsf
 from service.processing.explain import _delivery
 from tasks import IdGenerator, IdPacker, make_task
@@ -298,3 +300,43 @@ def test_what_fails_before_the_commit_leaves_the_database_as_it_was(database):
     with pytest.raises(OSError, match="is full"):
         run(database, e, sources(e, *GRID.T), beforeCommit=fail)
     assert len(all_rows(database, "DiaSource")) == 0
+
+
+def test_fluxes_that_lack_light_are_stored_and_stay_out_of_means_and_packets(database):
+    """Beside a hole of the difference 998 +- 10 is measured where 2000 is true: in memory, and as the database renews it."""
+    x, y, config = np.array([100.2]), np.array([99.7]), {"onStored": "replace"}
+    for visit, release in ((1, 0), (2, 0), (3, 0), (4, 0), (4, 1)):
+        e = image(visit)
+        light = e.require_psf().image_at(x, y)[0] * (998.0 if visit == 3 else 2000.0)
+        e.image[90:111, 90:111] += light
+        difference = Exposure(**{**e.__dict__, "image": e.image.copy(), "mask": e.mask.copy()})
+        table = sources(e, x, y, 2000.0).assign(diaSourceId=PACKER.ids(*e.key, 1, release))
+        if visit == 3:
+            difference.image[:, 103:], difference.mask[:, 103:] = np.nan, plane_bits(["NO_DATA"])
+            table = table.assign(psfFlux=998.0, psfFluxErr=10.0, pixelFlags_nodata=True)
+        task = make_task(DiaPipelineTask, {"apdb_config_url": database.uri, **config})
+        done = task.run(table, difference, e, e, idGenerator=IdGenerator(PACKER, *e.key, release))
+    row = latest_objects(database).iloc[0]
+    assert (row.nDiaSources, row.g_psfFluxNdata) == (4, 3)
+    assert row.g_psfFluxMean == pytest.approx(2000.0)
+    assert row.g_psfFluxMeanErr == pytest.approx(25 / np.sqrt(3))
+    forced = all_rows(database, "DiaForcedSource").set_index("visit").sort_index()
+    assert list(forced.index) == [2, 3, 4]
+    assert abs(forced.psfFlux[3] - 998) < 5 * forced.psfFluxErr[3]  # the row is as it was measured
+    good = forced.loc[[2, 4]]
+    weight = 1 / good.psfFluxErr.astype(float) ** 2
+    assert row.g_fpFluxMean == pytest.approx((weight * good.psfFlux).sum() / weight.sum(), rel=1e-6)
+    assert row.g_fpFluxMeanErr == pytest.approx(weight.sum() ** -0.5, rel=1e-6)
+    assert abs(row.g_fpFluxMean - 2000) < 4 * row.g_fpFluxMeanErr
+    packet = next(iter(build_packets(_alert_inputs(done, difference, e))))
+    sent = {r["visit"]: r for r in packet["prvDiaForcedSources"]}
+    assert [sent[v]["psfFlux"] is None for v in (2, 3, 4)] == [False, True, False]
+    assert sent[3]["psfFluxErr"] is None
+    assert sent[3]["scienceFlux"] == pytest.approx(float(forced.scienceFlux[3]))
+
+
+def _alert_inputs(done, difference, science):
+    return AlertInputs(
+        done.alertDiaSources, done.updatedDiaObjects, done.historySources, done.historyForcedSources, done.diaForcedSources,
+        done.associatedSsSources, difference, science, science, lacking=done.lackingForcedSources,
+    )  # fmt: skip

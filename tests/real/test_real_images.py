@@ -97,7 +97,7 @@ def test_two_seasons_of_decam(tmp_path, template, science):
         fetched = TemplateStore(tmp_path).fetch(chosen, e)
         result = make_task(ImageDifferenceTask).run(e, e.sources, fetched)
         d = result.subtractedExposure
-        faint = np.abs(result.matchedExposure) < 3 * np.sqrt(d.variance)
+        faint = np.abs(result.matchedExposure.image) < 3 * np.sqrt(d.variance)
         z = (d.image / np.sqrt(d.variance))[(d.mask == 0) & faint]
         assert z.std() == pytest.approx(1.0, abs=0.05), path.name
         stars = e.sources[(e.sources.snr > 50) & ~e.sources.flagged & e.sources.isolated]

@@ -22,7 +22,7 @@ from association.deduplicate import deduplicate
 from association.matching import associate
 from association.new_objects import NewSources
 from association.solar_system import SolarSystemMatches
-from association.steps import History, SourceGroups, summarize_objects, with_forced_means
+from association.steps import History, SourceGroups, lacking_forced, summarize_objects, with_forced_means
 from tasks import IdPacker
 from tasks.sphere import unit_vectors
 from tests.support.alert_inputs import frame_with
@@ -155,7 +155,7 @@ class Survey:
         with self.database.connect() as connection, VisitUnitOfWork(connection) as work:
             if replaces and not by_client:
                 work.remove_visit(*unit, self.now)
-            frames = self._frames(work, unit, release, content)
+            frames = self._frames(work, unit, release, content, by_client)
             if not by_client:
                 work.store(self.now, *frames)
                 self._note(connection, unit)
@@ -190,13 +190,18 @@ class Survey:
             self.now += 1.0
 
     def _frames(
-        self, work: VisitUnitOfWork, unit: tuple[int, int], release: int, content: Content
+        self, work: VisitUnitOfWork, unit: tuple[int, int], release: int, content: Content, by_client: bool
     ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-        """Associate and summarize as the pipeline does; forced fluxes are those of the star, whatever its object."""
+        """Associate and summarize as the pipeline does; forced fluxes are those of the star, whatever its object.
+
+        Flags are the number of the visit, of the client, which stores none, 0: so some fluxes lack light.
+        """
         table = _sources(*unit, release, content)
         objects = work.load_objects_around(STARS[:, 0], STARS[:, 1], 2 * DOUBLE * ARCSEC)
         ids, mjd = objects.diaObjectId.to_numpy(np.int64), midpoint(unit[0])
-        history = History(objects, work.load_sources(ids, mjd), work.load_forced_sources(ids, mjd))
+        history = History(
+            objects, work.load_sources(ids, mjd), work.load_forced_sources(ids, mjd), work.load_lacking(ids)
+        )
         body = table[table.ssObjectId == BODY]
         found = associate(table[table.ssObjectId != BODY], objects, 1.0).diaSources
         new = found[found.diaObjectId == 0].copy()
@@ -206,8 +211,8 @@ class Survey:
         solar = SolarSystemMatches(body, found, seen, seen.iloc[:0], len(body))
         tables = summarize_objects(SourceGroups(stored, NewSources(new, new.iloc[:0]), solar), history)
         forced = _forced(unit, release, tables.on_image, stored)
-        updated = with_forced_means(tables.updated, history.forced, forced)
-        flags = forced[["diaObjectId", "visit", "detector"]].assign(flags=np.int32(unit[0]))
+        flags = forced[["diaObjectId", "visit", "detector"]].assign(flags=np.int32(0 if by_client else unit[0]))
+        updated = with_forced_means(tables.updated, history.forced, forced, lacking_forced(history, flags))
         return updated, stored, forced, seen, flags
 
 

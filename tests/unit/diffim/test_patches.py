@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from lsst.pipe.base import NoWorkFound, Struct
+from lsst.pipe.base import AnnotatedPartialOutputsError, NoWorkFound, Struct
 
 from diffim import ImageDifferenceTask
 from diffim.errors import MismatchError, NoTemplateCoverage
 from diffim.templates.patches import BORDER, merge_patches
 from exposure import Exposure, GaussianPsf, PhotoCalib, SkyWcs, VisitInfo
-from tasks import make_task
+from exposure.mask import plane_bits
+from tasks import CallerError, make_task
 from tests.support.matched_pair import ORIGINS
 from tests.support.quantum import Quantum
 
@@ -164,9 +165,9 @@ def test_a_quantum_and_a_dataref_give_the_same(origin, tmp_path):
     image, patches = science(origin, size=400), four_tracts(Sky())
     options = {"doUseRegister": False, "doScaleVariance": False}
     context = Quantum(exposure=image.copy(), coaddExposures=patches, selectSources=sources_of(image))
-    refs = Struct(subtractedExposure="d", warpedExposure="w", diaSources="s")
+    refs = Struct(subtractedExposure="d", warpedExposure="w", diaSources="s", matchedExposure="m")
     make_task(ImageDifferenceTask, options).runQuantum(context, None, refs)
-    assert set(context.kept) == {"d", "w", "s"}
+    assert set(context.kept) == {"d", "w", "s", "m"}
     z = context.kept["d"].image / np.sqrt(context.kept["d"].variance)
     good = context.kept["d"].good("SUSPECT", "HIGH_VARIANCE")
     assert 1.4826 * np.median(np.abs(z[good])) == pytest.approx(1, abs=0.1)
@@ -185,6 +186,78 @@ def test_a_quantum_and_a_dataref_give_the_same(origin, tmp_path):
     written = Exposure.read_fits(tmp_path / "out" / "subtractedExposure.fits")
     assert np.array_equal(written.image, result.subtractedExposure.image)
     assert len(pd.read_parquet(tmp_path / "out" / "diaSources.parquet")) == len(result.diaSources)
+
+
+def test_what_was_made_before_a_failure_is_stored():
+    """No source passes: the difference, whose missing pixels are NaN, and the matched template are there all the same."""
+    origin = ORIGINS[1]
+    image, patches = science(origin), four_tracts(Sky())
+    image.mask[50:60, 50:60] = plane_bits(["NO_DATA"])
+    options = {
+        "doUseRegister": False,
+        "raiseOnNoDiaSources": True,
+        "minReliability": 0.999999,
+        "detectionThreshold": 50.0,
+    }
+    context = Quantum(exposure=image, coaddExposures=patches, selectSources=sources_of(image))
+    refs = Struct(subtractedExposure="d", warpedExposure="w", diaSources="s", matchedExposure="m")
+    with pytest.raises(AnnotatedPartialOutputsError):
+        make_task(ImageDifferenceTask, options).runQuantum(context, None, refs)
+    assert set(context.kept) == {"d", "w", "m"}
+    assert np.isnan(context.kept["d"].image[52, 52])
+    bad = Quantum(exposure=science(origin), coaddExposures=patches, selectSources=sources_of(image))
+    with pytest.raises(AnnotatedPartialOutputsError):  # judged after the match
+        make_task(ImageDifferenceTask, {"doUseRegister": False, "maxNoiseGain": 1e-9}).runQuantum(bad, None, refs)
+    assert set(bad.kept) == {"d", "w", "m"}
+
+
+def test_the_matched_template_is_an_exposure_that_adds_up():
+    """Image less matched template is the difference before the noise is whitened and the sky taken off; its noise is the template's."""
+    origin = ORIGINS[1]
+    image = science(origin)
+    template = merge_patches(image, four_tracts(Sky()))
+    options = {"doUseRegister": False, "doDecorrelation": False, "doSubtractBackground": False, "doScaleDiffimVariance": False,
+               "mode": "convolveTemplate"}  # fmt: skip
+    r = make_task(ImageDifferenceTask, options).run(image, sources_of(image), template)
+    m, d = r.matchedExposure, r.subtractedExposure
+    assert (m.bbox, m.band, m.photo_calib, m.visit_info) == (
+        image.bbox,
+        image.band,
+        image.photo_calib,
+        image.visit_info,
+    )
+    good = d.good("BAD", "CR", "EDGE")
+    left = (image.image - m.image - d.image)[good]
+    assert np.abs(left - np.median(left)).max() < 1e-2 * np.sqrt(np.median(d.variance[good]))
+    # what the difference's variance has beside the image's is that of the matched template
+    parts = [float(np.median(e.variance[good])) for e in (d, image, m)]
+    assert parts[2] == pytest.approx(parts[0] - parts[1], rel=0.1)
+
+
+def test_sources_of_the_template_are_matched_or_refused():
+    origin = ORIGINS[1]
+    image = science(origin)
+    template = merge_patches(image, four_tracts(Sky()))
+    known = sources_of(image)
+    place = known[
+        known.x.between(origin[0] + 40, origin[0] + 150) & known.y.between(origin[1] + 40, origin[1] + 150)
+    ].iloc[0]
+    stamp = image.require_psf().image_at(place.x, place.y)[0]
+    half, ix, iy = stamp.shape[0] // 2, round(place.x) - origin[0], round(place.y) - origin[1]
+    image.image[iy - half : iy + half + 1, ix - half : ix + half + 1] += 0.5 * place.psfFlux * stamp
+    ra, dec = image.wcs.pixel_to_sky(known.x.to_numpy(), known.y.to_numpy())
+    stars = known.assign(ra=ra, dec=dec, sourceId=np.arange(len(known)) + 100)
+    reference = pd.DataFrame({"id": np.arange(len(known)) + 7000, "ra": ra, "dec": dec + 0.1 / 3600})
+    task = make_task(ImageDifferenceTask, {"doUseRegister": False})
+    t = task.run(image.copy(), stars, template.copy(), reference).diaSources
+    row = t.iloc[np.hypot(t.x - place.x, t.y - place.y).argmin()]
+    number = int(place.name)
+    assert (row.srcMatchId, row.refMatchId) == (100 + number, 7000 + number)
+    far = make_task(ImageDifferenceTask, {"doUseRegister": False, "diaSourceMatchRadius": 0.05})
+    assert (far.run(image.copy(), stars, template.copy(), reference).diaSources.refMatchId == 0).all()
+    for column in ("ra", "id"):
+        with pytest.raises(CallerError, match=f"templateSources .*lacks {column}"):
+            task.run(image.copy(), stars, template.copy(), reference.drop(columns=column))
 
 
 def test_a_quantum_without_template_is_no_work_and_without_sources_stores_the_rest(origin):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffim import ImageDifferenceTask
-from diffim.errors import DifferencingError
+from diffim.errors import BadSubtraction, DifferencingError
 from diffim.pixels.masked_image import MaskedImage
 from diffim.subtraction.zogy import FLOOR, ProperSubtraction, check_centred, proper_filters
 from exposure import GaussianPsf, GridPsf
@@ -117,9 +117,25 @@ def test_fluxes_and_significances_are_those_of_the_matched_kernel(origin, scale)
 
 
 def test_what_does_not_go_with_it_is_refused():
-    for wrong in ({"doDecorrelation": True}, {"mode": "convolveTemplate"}, {"maxResidual": 1.5}):
+    for wrong in ({"doDecorrelation": True}, {"mode": "convolveTemplate"}):
         with pytest.raises(CallerError, match="ZOGY"):
             make_task(ImageDifferenceTask, {**PLAIN, **wrong})
+
+
+def test_stars_that_are_left_because_a_psf_is_wrong_are_never_silent():
+    """The template's stars are an eighth broader than its PSF says: no kernel makes up for it, and the stars stay."""
+    f = Fixture((0, 0), bright=20)
+    science, template = f.exposure(SIGMAS[0], np.sqrt(10.0), 1), f.exposure(SIGMAS[1], np.sqrt(10.0), 2, border=20)
+    right, _ = subtract(science, template, f.sources(snr=300.0))
+    assert right.metadata["starResidualRms"] < 1.5
+    template.psf = GaussianPsf(SIGMAS[1] / 1.125, 31, (128, 128))
+    with pytest.raises(BadSubtraction, match="stars"):
+        subtract(science, template, f.sources(snr=300.0))
+    task, _ = subtract(science, template, f.sources(snr=300.0), qualityGate="warn")
+    assert "stars" in task.metadata["qualityProblems"]
+    assert task.metadata["starResidualRms"] > 2 * right.metadata["starResidualRms"]
+    with pytest.raises(BadSubtraction, match="residual / sigma of the kernel stars"):
+        subtract(science, template, f.sources(snr=300.0), maxStarFluxResidual=0.0, maxResidual=2.0)
 
 
 def test_psfs_that_are_centred_differently_are_refused():

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0011"
+down_revision = "0010"
 
 
 def upgrade() -> None:
     """Add."""
-    op.execute((Path(__file__).parent / "r0009_people.sql").read_text(encoding="utf-8").replace(":", "\\:"))
+    op.execute((Path(__file__).parent / "r0011_people.sql").read_text(encoding="utf-8").replace(":", "\\:"))
 
 
 def downgrade() -> None:

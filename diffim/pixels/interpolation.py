@@ -1,4 +1,4 @@
-"""Lanczos-3 interpolation of one point in an image and its variance, with vector instructions.
+"""Interpolation of one point in an image and its variance, with vector instructions.
 
 Of a sum over 6 x 6 pixels the compiler sees short loops, for which it has no vectors, in whatever form they are written. So
 the instructions are given: a row of 6 pixels (and 2 of weight 0), each a pair of value and variance, is one vector of 16,
@@ -24,27 +24,21 @@ from diffim.pixels.llvm_vectors import (
     types,
     vector_pointer,
 )
+from exposure.interpolation import STEPS, weight_table
 from tasks.arrays import F32
 from tasks.compiled import compiled
 
-__all__ = ["LANES", "STEPS", "TABLE", "A", "interpolate", "interpolate_plainly", "weigh", "weigh_plainly"]
+__all__ = ["LANES", "TABLE", "A", "interpolate", "interpolate_plainly", "weigh", "weigh_plainly"]
 
-A = 3  # order of the kernel: it reaches 3 px
+A = 3  # px that the kernel reaches
 LANES = 8  # pixels of a vector: the 2 A of a row, and what fills it up
-STEPS = 1024  # of the table between two pixels: linear between them the weights are right to 1e-6
+WIDTHS = (3.0, 4.66)  # px: of stars of all widths from 3 px on the flux is kept to 0.03 %
 
 
 def _table() -> F32:
-    """Return the weights (STEPS + 1, LANES) of the pixels -A+1..A at sub-pixel offsets 0..1; their sum is 1.
-
-    The kernel is sinc(t) sinc(t / 3) for abs(t) < 3 (Duchon 1979, J. Appl. Meteorol. 18, 1016).
-    """
-    offset = np.arange(STEPS + 1)[:, None] / STEPS
-    t = np.arange(-A + 1, A + 1)[None, :] - offset
-    weights = np.where(np.abs(t) < A, np.sinc(t) * np.sinc(t / A), 0)
-    weights[np.abs(weights) < 1e-12] = 0  # squares of denormal numbers are slow
+    """Return the weights (STEPS + 1, LANES) of the pixels -A+1..A at sub-pixel offsets 0..1; their sum is 1."""
     table = np.zeros((STEPS + 1, LANES), np.float32)
-    table[:, : 2 * A] = weights / weights.sum(1, keepdims=True)
+    table[:, : 2 * A] = weight_table(A, WIDTHS)
     return table
 
 

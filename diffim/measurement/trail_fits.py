@@ -1,0 +1,221 @@
+"""Trails that were detected as several peaks: one line or several points, whichever the evidence is for.
+
+What moves or streaks across the image is a line convolved with the PSF. Its noise has several peaks, all in one footprint; where a
+line explains that footprint better than as many points as there are peaks, it is one source, and is fitted once.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from diffim.detection.peaks import TRAIL_COLUMNS, Detections
+from exposure import Exposure
+from exposure.photometry import position_basis, psf_images
+from exposure.psf import FWHM_PER_SIGMA, fwhm_of
+from exposure.stamps import add_stamps, shift_stamps
+from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
+
+__all__ = ["merge_trails"]
+
+LEAST_LENGTH, LONGEST = 2.0, 150.0  # FWHM, px
+ELONGATED = 3.0  # ratio of the two second moments of a footprint, at least
+MOST_PEAKS = 40
+STEP = 0.5  # px between the points that stand for a line
+ITERATIONS, POINT_ITERATIONS = 25, 6
+MARGIN = 2.0  # FWHM around a footprint that are fitted too
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The pixels around a footprint: difference, variance, which count, and the array position of the first."""
+
+    image: F64
+    variance: F64
+    use: Flags
+    x0: int
+    y0: int
+
+    def chi2(self, model: F64) -> float:
+        """Return chi^2 of a model (height, width)."""
+        return float((((self.image - model) ** 2 / self.variance)[self.use]).sum())
+
+
+def merge_trails(difference: Exposure, detections: Detections) -> Detections:
+    """Return detections in which the peaks of a trail are one, with what the fit of its line says (`TRAIL_COLUMNS`).
+
+    Models are compared by Schwarz's criterion, chi^2 + parameters ln(pixels): five of a line, three of each point.
+    """
+    fitted = np.full((len(detections.x), len(TRAIL_COLUMNS)), np.nan)
+    keep = np.ones(len(detections.x), np.bool_)
+    for rows in _candidates(difference, detections):  # each is a fit of its own; there are a handful in an image
+        found = _line(difference, detections, rows)
+        if found is not None:
+            keep[rows[1:]] = False
+            fitted[rows[0]] = found
+    if keep.all():
+        return detections
+    return replace(detections, trail=fitted).take(keep)
+
+
+def _candidates(difference: Exposure, detections: Detections) -> list[I64]:
+    """Return the rows, strongest first, of each footprint with several peaks of one sign that is long enough for a trail."""
+    alone = detections.is_sky | (detections.label == 0)
+    labels, counts = np.unique(detections.label[~alone], return_counts=True)
+    out = []
+    for label in labels[(counts > 1) & (counts <= MOST_PEAKS)]:
+        rows = np.flatnonzero((detections.label == label) & ~alone)
+        value = detections.significance[rows]
+        if np.ptp(np.sign(value)) == 0:
+            rows = rows[np.argsort(-np.abs(value), kind="stable")]
+            if detections.boxes[rows[0], 2:].max() > LEAST_LENGTH * _fwhm(difference, detections, rows[:1]):
+                out.append(rows)
+    return out
+
+
+def _fwhm(difference: Exposure, detections: Detections, rows: I64) -> float:
+    x, y = (a[rows] + o for a, o in zip((detections.x, detections.y), difference.origin, strict=True))
+    return float(fwhm_of(difference.require_psf().moments_at(x.astype(float), y.astype(float)))[0])
+
+
+def _line(difference: Exposure, detections: Detections, rows: I64) -> F64 | None:
+    """Return the columns of a fitted line where it explains a footprint better than its peaks as points do, else None."""
+    fwhm = _fwhm(difference, detections, rows[:1])
+    cut = _cut(difference, detections, rows[0], int(np.ceil(MARGIN * fwhm)))
+    sign = float(np.sign(detections.significance[rows[0]]))
+    start = _guess(cut, detections.labels, int(detections.label[rows[0]]), sign, fwhm)
+    if start is None:
+        return None
+    middle = start[:2] + np.array(difference.origin)
+    stamp = difference.require_psf().kernel_at(*middle)[0]
+    fit = _fit_line(cut, stamp, start)
+    if fit is None:
+        return None
+    points = _points_chi2(difference, cut, detections.x[rows], detections.y[rows])
+    penalty = np.log(max(int(cut.use.sum()), 2))
+    if not fit[TRAIL_COLUMNS.index("chi2")] + 5 * penalty < points + 3 * rows.size * penalty:
+        return None
+    if not (
+        LEAST_LENGTH * fwhm < fit[TRAIL_COLUMNS.index("length")] < LONGEST
+        and sign * fit[TRAIL_COLUMNS.index("flux")] > 0
+    ):
+        return None
+    fit[:2] += difference.origin
+    return fit
+
+
+def _cut(difference: Exposure, detections: Detections, row: int, margin: int) -> _Cut:
+    """Return the pixels of a footprint's box and `margin` px around, without those of other footprints."""
+    bx, by, width, height = detections.boxes[row]
+    x0, y0 = max(bx - margin, 0), max(by - margin, 0)
+    part = (
+        slice(y0, min(by + height + margin, difference.height)),
+        slice(x0, min(bx + width + margin, difference.width)),
+    )
+    other = (detections.labels[part] != 0) & (detections.labels[part] != detections.label[row])
+    use = difference.good("BAD", "CR", "EDGE")[part] & ~other
+    image, variance = (
+        np.where(use, a[part], fill).astype(np.float64) for a, fill in ((difference.image, 0), (difference.variance, 1))
+    )
+    return _Cut(image, variance, use, int(x0), int(y0))
+
+
+def _guess(cut: _Cut, labels: np.ndarray, label: int, sign: float, fwhm: float) -> F64 | None:
+    """Return x, y (array px), length, angle of the line that has the second moments of a footprint; None: it is round."""
+    height, width = cut.image.shape
+    inside = (labels[cut.y0 : cut.y0 + height, cut.x0 : cut.x0 + width] == label) & cut.use
+    light = np.maximum(sign * cut.image, 0) * inside
+    total = light.sum()
+    if not total > 0:
+        return None
+    v, u = np.mgrid[:height, :width]
+    x, y = (light * u).sum() / total, (light * v).sum() / total
+    xx, yy, xy = ((light * a * b).sum() / total for a, b in ((u - x, u - x), (v - y, v - y), (u - x, v - y)))
+    root = np.hypot(0.5 * (xx - yy), xy)
+    large, small = 0.5 * (xx + yy) + root, max(0.5 * (xx + yy) - root, 1e-6)
+    if large < ELONGATED * small:
+        return None
+    length = np.sqrt(12 * max(large - (fwhm / FWHM_PER_SIGMA) ** 2, 1.0))
+    return np.array([x + cut.x0, y + cut.y0, length, 0.5 * np.arctan2(2 * xy, xx - yy)])
+
+
+def _stamps_on(cut: _Cut, stamp: F32, x: F64, y: F64, factor: F64) -> F64:
+    """Return the sum of PSF stamps at array positions (N,), times a factor each, on the pixels of a cut."""
+    cx, cy = nearest_pixels(x), nearest_pixels(y)
+    moved = np.empty((x.size, *stamp.shape), np.float32)
+    shift_stamps(np.broadcast_to(stamp, moved.shape), x - cx, y - cy, moved)
+    out = np.zeros(cut.image.shape)
+    add_stamps(out, moved, cx - cut.x0, cy - cut.y0, factor)
+    return out
+
+
+def _line_model(cut: _Cut, stamp: F32, p: F64) -> F64:
+    """Return a line of flux 1 with x, y, length, angle convolved with the PSF."""
+    n = max(int(np.ceil(p[2] / STEP)), 1)
+    along = ((np.arange(n) + 0.5) / n - 0.5) * p[2]
+    return _stamps_on(cut, stamp, p[0] + along * np.cos(p[3]), p[1] + along * np.sin(p[3]), np.full(n, 1 / n))
+
+
+def _line_basis(cut: _Cut, stamp: F32, p: F64) -> F64:
+    """Return the line (flux 1) and its derivatives by x, y, length and angle, shape (5, height, width)."""
+    model = _line_model(cut, stamp, p)
+    c, s, half = np.cos(p[3]), np.sin(p[3]), 0.5 * p[2]
+    ends = _stamps_on(
+        cut, stamp, p[0] + half * c * np.array([-1, 1]), p[1] + half * s * np.array([-1, 1]), np.full(2, 0.5)
+    )
+    turn = 0.2 / max(half, 1.0)  # moves the ends by 0.2 px
+    sides = [_line_model(cut, stamp, p + np.array([0, 0, 0, k * turn])) for k in (-1, 1)]
+    dy, dx = np.gradient(model)
+    return np.stack([model, -dx, -dy, (ends - model) / p[2], (sides[1] - sides[0]) / (2 * turn)])
+
+
+def _fit_line(cut: _Cut, stamp: F32, start: F64) -> F64 | None:
+    """Return the columns of a line fitted with uniform weights (in the order of `TRAIL_COLUMNS`; array px), None where it runs away."""
+    p, use = start.copy(), cut.use
+    basis, flux = np.zeros((5, 1)), 0.0
+    for _ in range(ITERATIONS):
+        basis = _line_basis(cut, stamp, p)[:, use]
+        solution = np.linalg.lstsq(basis.T, cut.image[use], rcond=1e-8)[0]
+        flux = float(solution[0])
+        if not np.isfinite(flux) or flux == 0:
+            return None
+        limits = np.array([2.0, 2.0, 0.25 * p[2], 2.0 / p[2]])
+        step = np.clip(solution[1:] / flux, -limits, limits)
+        p = p + step
+        p[2] = np.clip(p[2], 1.0, LONGEST + 1)
+        if np.abs(step[:3]).max() < 1e-3:
+            break
+    if np.hypot(*(p[:2] - start[:2])) > 0.5 * start[2] + 3:
+        return None
+    basis = _line_basis(cut, stamp, p)[:, use]
+    normal = np.linalg.pinv(basis @ basis.T, hermitian=True)
+    flux = float((normal @ (basis @ cut.image[use]))[0])
+    covariance = normal @ ((basis * cut.variance[use]) @ basis.T) @ normal
+    place = covariance[1:3, 1:3] / flux**2
+    chi2 = cut.chi2(flux * _line_model(cut, stamp, p))
+    angle = (p[3] + np.pi / 2) % np.pi - np.pi / 2
+    errors = np.sqrt([place[0, 0], place[1, 1], covariance[0, 0]])
+    return np.array([p[0], p[1], errors[0], errors[1], place[0, 1], p[2], angle, flux, errors[2], chi2, use.sum()])
+
+
+def _points_chi2(difference: Exposure, cut: _Cut, px: I64, py: I64) -> float:
+    """Return chi^2 of point sources at peaks (array px) whose fluxes and positions are fitted together."""
+    x, y = px.astype(np.float64), py.astype(np.float64)
+    x0, y0 = difference.origin
+    weight = 1 / np.sqrt(cut.variance[cut.use])
+    model = np.zeros(cut.image.shape)
+    for _ in range(POINT_ITERATIONS):
+        stamps = psf_images(difference.require_psf(), x + x0, y + y0)
+        cx, cy = nearest_pixels(x) - cut.x0, nearest_pixels(y) - cut.y0
+        parts = position_basis(stamps, stamps.shape[-1])
+        design = np.zeros((3, x.size, *cut.image.shape))
+        for k in range(3):
+            for n in range(x.size):
+                row = slice(n, n + 1)
+                add_stamps(design[k, n], parts[k, row], cx[row], cy[row], np.ones(1))
+        flat = design[:, :, cut.use].reshape(3 * x.size, -1) * weight
+        solution = np.linalg.lstsq(flat.T, cut.image[cut.use] * weight, rcond=1e-6)[0].reshape(3, x.size)
+        model = np.einsum("kn,knji->ji", solution, design)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            step = np.clip(np.nan_to_num(solution[1:] / solution[0]), -0.7, 0.7)
+        x, y = np.clip(x + step[0], px - 3, px + 3), np.clip(y + step[1], py - 3, py + 3)
+    return cut.chi2(model)

@@ -1,0 +1,64 @@
+"""Fluxes that lack part of their light: a fit over pixels without data, over an edge. They are kept, flagged, and no part of a mean.
+
+What a flux lacks is what the model of the PSF says: however right the model is, its error is that of no other flux of the object.
+"""
+
+import numpy as np
+import pandas as pd
+
+from tasks.arrays import F64
+
+__all__ = ["FLAG_BITS", "LACKING_BITS", "SOURCE_FLAGS", "blanked", "lacking_keys", "without_lacking"]
+
+_PLANES = ("SAT", "BAD", "CR", "NO_DATA", "INJECTED", "HIGH_VARIANCE", "SAT_TEMPLATE")
+FLAG_BITS = {
+    "edge": 0, "noGoodPixels": 1, "invalidPsf": 2, **{p.lower(): 3 + k for k, p in enumerate(_PLANES)}, "neighbour": 10,
+}  # fmt: skip
+"""Bits of the packed flags of a forced flux."""
+
+LACKING_BITS = sum(1 << FLAG_BITS[name] for name in ("edge", "noGoodPixels", "no_data"))
+"""Of the difference: where any is set the flux lacks part of its light. An index of the side table holds these rows."""
+
+_DIFFERENCE_FLAGS, _SCIENCE_FLAGS = ("pixelFlags_edge", "pixelFlags_nodata"), ("forced_PsfFlux_flag",)
+SOURCE_FLAGS = (*_DIFFERENCE_FLAGS, *_SCIENCE_FLAGS)
+"""Columns of sources that say that their flux on the difference, or that on the science image, lacks light."""
+
+_KEY = ["diaObjectId", "visit", "detector"]
+
+
+def without_lacking(sources: pd.DataFrame) -> pd.DataFrame:
+    """Return sources without those fluxes that lack light: NaN, as are their errors. Flags that are not there or NULL are not set."""
+    changed: dict[str, F64] = {}
+    for flags, names in (
+        (_DIFFERENCE_FLAGS, ("psfFlux", "psfFluxErr")),
+        (_SCIENCE_FLAGS, ("scienceFlux", "scienceFluxErr")),
+    ):
+        lacking = np.zeros(len(sources), np.bool_)
+        for flag in flags:
+            if flag in sources:
+                lacking |= sources[flag].eq(True).to_numpy(np.bool_, na_value=False)
+        if lacking.any():
+            changed |= {n: np.where(lacking, np.nan, sources[n].to_numpy(np.float64)) for n in names if n in sources}
+    return sources.assign(**changed) if changed else sources
+
+
+def lacking_keys(flags: pd.DataFrame) -> pd.DataFrame:
+    """Return diaObjectId, visit, detector of the rows of a side table of forced sources whose flux on the difference lacks light."""
+    lacking: pd.DataFrame = flags.loc[(flags["flags"].to_numpy(np.int64) & LACKING_BITS) != 0, _KEY]
+    return lacking
+
+
+def blanked(forced: pd.DataFrame, lacking: pd.DataFrame) -> pd.DataFrame:
+    """Return forced sources without the fluxes on the difference that lack light (`lacking_keys`): NaN, as are their errors."""
+    if not len(lacking) or not len(forced):
+        return forced
+    some = np.flatnonzero(np.isin(forced.diaObjectId.to_numpy(), lacking.diaObjectId.to_numpy()))
+    keys, wanted = (pd.MultiIndex.from_frame(f[_KEY].astype(np.int64)) for f in (forced.iloc[some], lacking))
+    rows = some[keys.isin(wanted)]
+    if not rows.size:
+        return forced
+    changed = {}
+    for name in ("psfFlux", "psfFluxErr"):
+        changed[name] = forced[name].to_numpy(copy=True)
+        changed[name][rows] = np.nan
+    return forced.assign(**changed)
