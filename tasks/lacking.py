@@ -3,10 +3,14 @@
 What a flux lacks is what the model of the PSF says: however right the model is, its error is that of no other flux of the object.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
 
 from tasks.arrays import F64
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["FLAG_BITS", "LACKING_BITS", "SOURCE_FLAGS", "blanked", "lacking_keys", "without_lacking"]
 
@@ -26,7 +30,7 @@ SOURCE_FLAGS = (*_DIFFERENCE_FLAGS, *_SCIENCE_FLAGS)
 _KEY = ["diaObjectId", "visit", "detector"]
 
 
-def without_lacking(sources: pd.DataFrame) -> pd.DataFrame:
+def without_lacking(sources: "pd.DataFrame") -> "pd.DataFrame":
     """Return sources without those fluxes that lack light: NaN, as are their errors. Flags that are not there or NULL are not set."""
     changed: dict[str, F64] = {}
     for flags, names in (
@@ -42,16 +46,18 @@ def without_lacking(sources: pd.DataFrame) -> pd.DataFrame:
     return sources.assign(**changed) if changed else sources
 
 
-def lacking_keys(flags: pd.DataFrame) -> pd.DataFrame:
+def lacking_keys(flags: "pd.DataFrame") -> "pd.DataFrame":
     """Return diaObjectId, visit, detector of the rows of a side table of forced sources whose flux on the difference lacks light."""
     lacking: pd.DataFrame = flags.loc[(flags["flags"].to_numpy(np.int64) & LACKING_BITS) != 0, _KEY]
     return lacking
 
 
-def blanked(forced: pd.DataFrame, lacking: pd.DataFrame) -> pd.DataFrame:
+def blanked(forced: "pd.DataFrame", lacking: "pd.DataFrame") -> "pd.DataFrame":
     """Return forced sources without the fluxes on the difference that lack light (`lacking_keys`): NaN, as are their errors."""
     if not len(lacking) or not len(forced):
         return forced
+    import pandas as pd  # here: who only names the bits does not load it
+
     some = np.flatnonzero(np.isin(forced.diaObjectId.to_numpy(), lacking.diaObjectId.to_numpy()))
     keys, wanted = (pd.MultiIndex.from_frame(f[_KEY].astype(np.int64)) for f in (forced.iloc[some], lacking))
     rows = some[keys.isin(wanted)]
