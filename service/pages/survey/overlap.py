@@ -2,16 +2,21 @@
 
 import io
 import json
+import subprocess
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from apdb import Database, queries
 from apdb.errors import BadQuery
+from service.subprocesses.children import program
 from tasks.arrays import F64, I64
 
 __all__ = ["cells_of_map", "overlap"]
 
+SLACK_S = 20.0  # beyond its processor time
 CREDIBLE = 0.9  # of the probability of a map
 MOST_CELLS = 50_000
 FINEST = 12  # order to which finer cells of a map are made coarser, so that they can be drawn and compared
@@ -30,23 +35,37 @@ def cells_of_map(content: bytes) -> tuple[dict[int, I64], str]:
     """
     if content.lstrip()[:1] == b"{":
         return _from_json(content), "a MOC"
-    from astropy.io import fits
-
-    try:
-        with fits.open(io.BytesIO(content), memmap=False) as hdus:
-            table = next(h for h in hdus if getattr(h, "columns", None) is not None)
-            names = {n.upper(): n for n in table.columns.names}
-            unique = np.asarray(table.data[names.get("UNIQ") or table.columns.names[0]], np.int64)
-            density = np.asarray(table.data[names["PROBDENSITY"]], np.float64) if "PROBDENSITY" in names else None
-            if "UNIQ" not in names and str(table.header.get("ORDERING", "")).upper() != "NUNIQ":
-                raise BadQuery("the map has no column UNIQ: a MOC or a multi-order sky map is expected")
-    except (OSError, StopIteration, ValueError, KeyError, TypeError) as error:
-        raise BadQuery(f"no MOC as FITS or JSON, and no multi-order sky map: {str(error)[:200]}") from error
+    unique, density = _from_fits(content)
     if (unique < 4).any():
         raise BadQuery("the map holds numbers below 4, which are no cells")
     if density is None:
         return _by_order(unique), "a MOC"
     return _by_order(unique[_credible(unique, density)]), f"the {100 * CREDIBLE:.0f} % credible region of a sky map"
+
+
+def _from_fits(content: bytes) -> tuple[I64, F64 | None]:
+    """Return the columns of a FITS map: a child process opens it, which has limits."""
+    from service.pages.survey.map_process import CPU_S, WRONG
+
+    with tempfile.NamedTemporaryFile(suffix=".fits") as file:
+        file.write(content)
+        file.flush()
+        try:
+            done = subprocess.run(
+                program("service.pages.survey.map_process", file.name),
+                capture_output=True,
+                timeout=CPU_S + SLACK_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise BadQuery("no map: it takes too long to be read") from None
+    if done.returncode == WRONG:
+        said = done.stdout.decode(errors="replace").strip().replace(Path(file.name).name, "the file")
+        raise BadQuery(f"no MOC as FITS or JSON, and no multi-order sky map: {said}")
+    if done.returncode:
+        raise BadQuery("no map: reading it ended the process that tried")
+    with np.load(io.BytesIO(done.stdout)) as columns:
+        return columns["unique"], columns.get("density")
 
 
 def _from_json(content: bytes) -> dict[int, I64]:
