@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from alerts.errors import AlertError
 from alerts.packets.schemas import fields_of
 from alerts.packets.wire import varint
 from tasks.arrays import I64, U8, Flags
@@ -203,6 +204,8 @@ class _Table:
         return self._add_strings(values)
 
     def _add_integers(self, name: str, values: "pd.Series[Any]") -> int:
+        if values.dtype.kind == "u" and self.n and int(values.max()) > np.iinfo(np.int64).max:
+            raise AlertError(f"{name}: {values.max()} does not fit a long of the alert schema")
         if values.dtype.kind in "iu" and isinstance(values.dtype, np.dtype):
             numbers, missing = values.to_numpy(np.int64), np.zeros(self.n, np.bool_)
         else:
@@ -260,6 +263,11 @@ def encode_rows(frame: pd.DataFrame, record: str) -> EncodedRows:
         Columns named as the fields.
     record
         ``diaSource``, ``diaForcedSource``, ``diaObject``, ``ssSource`` or ``mpc_orbits``.
+
+    Raises
+    ------
+    AlertError
+        An unsigned number beyond what a long holds.
     """
     fields = fields_of(record)
     table = _Table(len(frame))

@@ -203,6 +203,10 @@ def test_rows_are_encoded_as_fastavro_does_it():
             want = frame[name][k]
             assert row[name] == (want if want == want else None), name
     assert encode_rows(frame.iloc[:0], "diaSource").offsets == [0]
+    unsigned = frame.assign(diaSourceId=np.arange(n, dtype=np.uint64) + np.uint64(2**63 - n + 1))
+    with pytest.raises(AlertError, match=f"diaSourceId: {2**63} does not fit a long"):
+        encode_rows(unsigned, "diaSource")
+    assert encode_rows(unsigned.iloc[:-1], "diaSource").row(0) is not None
 
 
 def test_history_goes_to_its_object_in_order_of_time():
