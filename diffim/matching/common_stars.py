@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffim.matching.kernel_basis import kernel_sizes
+from diffim.matching.kernel_stamps import convolve_each
+from diffim.matching.psf_kernel import psf_kernels
 from exposure import Exposure
 from exposure.psf_width import psf_fwhm, psf_sizes
-from exposure.quantiles import median, scatter
 from exposure.stamps import adaptive_moments, gather
 from exposure.star_locus import EVIDENT, local_levels, star_locus
 from exposure.stars import Stars
@@ -22,9 +24,12 @@ MODEL_ERROR = 0.15  # ln size by which a PSF model may be off
 STAMP, MOST_STAMP = 25, 91  # px
 SEEN = 10.0  # S/N of a source whose size tells
 FEW = 8  # stars whose ratios say what most are
+MANY = 100  # stars among which few enough vary that no others are asked
 OFF = 3.5  # sigma
 LEAST_SCATTER, FIRST_SCATTER, MOST_SCATTER = 0.01, 0.02, 0.04  # of ratios, beyond noise
-ROUNDS = 5
+ROUNDS, STEPS = 5, 8
+GAIN = 0.15  # of ln likelihood per source, by levels that vary over the image
+ANYWHERE = 0.5  # per ln ratio: density of those that changed
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,11 @@ def judge_stars(sources: Stars, science: Exposure, template: Exposure) -> Judged
         fluxes, sizes = _measured(sources, e, sizes)
         sums.append(fluxes)
         star &= _like_psf(sources, e, sizes, fluxes[0] / fluxes[1])
-    return Judged(star, *_steady(sources, sums[0], sums[1], star))
+    among = star
+    if star.sum() < MANY:
+        matched = _matched(sources, science, template)
+        sums, among = (sums, star) if matched is None else (matched, np.ones(len(sources), np.bool_))
+    return Judged(star, *_steady(sources, sums[0], sums[1], among))
 
 
 def _measured(sources: Stars, e: Exposure, sizes: F64 | None) -> tuple[tuple[F64, F64], F64]:
@@ -66,6 +75,38 @@ def _measured(sources: Stars, e: Exposure, sizes: F64 | None) -> tuple[tuple[F64
         moments = adaptive_moments(stamps, sources.x - ix, sources.y - iy)
         sizes = 0.5 * (moments[:, 0] + moments[:, 1])
     return (flux, np.sqrt(np.maximum(variance, 1e-30))), sizes
+
+
+def _matched(sources: Stars, science: Exposure, template: Exposure) -> list[tuple[F64, F64]] | None:
+    """Return the light and its noise, (N,) each, in both images with the sharper brought to the PSF of the other.
+
+    Galaxies have then the ratio that stars have: where most of a few bright stars vary, they tell what it is. None where
+    a PSF is defined nowhere.
+    """
+    images = [science, template]
+    widths = [psf_fwhm(e.require_psf(), e.bbox) for e in images]
+    sharp = int(np.argmin(widths))
+    size, inner = kernel_sizes(max(widths))[1], 2 * int(max(widths)) + 3
+    kernels = psf_kernels(images[sharp].require_psf(), images[1 - sharp].require_psf(), science.bbox, size)
+    if kernels is None:
+        return None
+    ix, iy = (nearest_pixels(v) for v in (sources.x, sources.y))
+    g = np.arange(inner) - inner // 2
+    disc = (np.hypot(g[:, None], g[None, :]) <= max(widths)).ravel()
+    out = []
+    for k, e in enumerate(images):
+        side = inner + (size - 1 if k == sharp else 0)
+        at = ix - e.origin[0], iy - e.origin[1]
+        image, variance = (np.nan_to_num(gather(plane, *at, side, 0.0)) for plane in (e.image, e.variance))
+        low = (side - inner) // 2
+        middle = slice(low, low + inner)
+        noise = variance[:, middle, middle].reshape(len(variance), -1)[:, disc].sum(1, dtype=np.float64)
+        if k == sharp:
+            light = convolve_each(image, kernels.at(sources.x, sources.y), inner)
+        else:
+            light = image.reshape(len(image), -1).astype(np.float64)
+        out.append((light[:, disc].sum(1), np.sqrt(np.maximum(noise, 1e-30))))
+    return out
 
 
 def _like_psf(sources: Stars, e: Exposure, sizes: F64, snr: F64) -> Flags:
@@ -100,21 +141,43 @@ def _steady(sources: Stars, first: tuple[F64, F64], second: tuple[F64, F64], amo
         rows = np.flatnonzero(seen)
     if rows.size < FEW:
         return seen, np.where(seen, 0.0, np.inf)
+    level = np.full(len(sources), _mode(ratio[rows], error[rows]))
+    spread, likelihood = _spread(ratio[rows] - level[rows], error[rows])
     side = max(float(np.ptp(sources.x)), float(np.ptp(sources.y)), 1.0)
-    spread, level = FIRST_SCATTER, np.full(len(sources), _mode(ratio[rows], error[rows]))
-    for _ in range(ROUNDS):
-        own = ratio[rows] - level[rows]
-        near = np.abs(own) < OFF * np.hypot(spread, error[rows])
-        if near.sum() < FEW:
+    for turn in range(ROUNDS):
+        kept = rows[np.abs(ratio[rows] - level[rows]) < OFF * np.hypot(spread, error[rows])]
+        if kept.size < FEW:
             break
-        kept, own = rows[near], own[near]
-        square = max(scatter(own) ** 2 - median(error[kept]) ** 2, 0)
-        spread = float(np.clip(np.sqrt(square), LEAST_SCATTER, MOST_SCATTER))
         at, sigma = (sources.x[kept], sources.y[kept]), np.hypot(spread, error[kept])
-        level = local_levels(sources.x, sources.y, at, ratio[kept], sigma, side)
+        if turn:
+            other = local_levels(sources.x, sources.y, at, ratio[kept], sigma, side)
+        else:
+            other = np.full(len(sources), float(np.average(ratio[kept], weights=sigma**-2)))
+        found = _spread(ratio[rows] - other[rows], error[rows])
+        if turn and found[1] < likelihood + GAIN * rows.size:
+            break
+        level, (spread, likelihood) = other, found
     with np.errstate(invalid="ignore"):
         change = np.where(seen, np.abs(ratio - level), np.inf)
         return np.asarray(change < OFF * np.hypot(spread, error)), change
+
+
+def _spread(own: F64, error: F64) -> tuple[float, float]:
+    """Return by how much values (N,) of some errors (N,) scatter about 0 beyond those, and the ln likelihood of that.
+
+    Others may lie anywhere: the likelihood of both says which it are, so that those do not widen what they are held against.
+    """
+    best, most = LEAST_SCATTER, -np.inf
+    for spread in np.geomspace(LEAST_SCATTER, MOST_SCATTER, STEPS):
+        sigma, share = np.hypot(spread, error), 0.5
+        density = np.exp(-0.5 * (own / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
+        for _ in range(ROUNDS):
+            share = float(np.mean(share * density / (share * density + (1 - share) * ANYWHERE)))
+            share = min(max(share, 0.05), 0.99)
+        likelihood = float(np.log(share * density + (1 - share) * ANYWHERE).sum())
+        if likelihood > most:
+            best, most = float(spread), likelihood
+    return best, most
 
 
 def _mode(ratio: F64, error: F64) -> float:

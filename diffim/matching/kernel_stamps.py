@@ -17,7 +17,7 @@ from exposure.stamps import shift_stamps
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I64, nearest_pixels
 
-__all__ = ["CORE_SIGMA", "StarEquations", "StarPositions", "star_equations"]
+__all__ = ["CORE_SIGMA", "StarEquations", "StarPositions", "convolve_each", "star_equations"]
 
 CORE_SIGMA = 0.005  # a star's own light is trusted to 0.5 % of itself: stars of all fluxes share in the fit
 BLOCK = 8  # stars at a time: their products fit into the cache
@@ -139,7 +139,7 @@ def star_equations(
             _convolve_basis(stamps[part], basis, toeplitz, design[:, :terms])
             if base is not None:
                 design[:, terms] = design[:, 0]
-                design[:, 0] = _convolve_each(stamps[part], base.at(x[part], y[part]), inner)
+                design[:, 0] = convolve_each(stamps[part], base.at(x[part], y[part]), inner)
                 design[:, terms] -= design[:, 0]
             design[:, k], design[:, k + 1] = 1, target_pixels[part]
             convolved_flux[part] = (design[:, 0] * good[part]).sum(1)
@@ -193,7 +193,7 @@ def _toeplitz(basis: AlardLuptonBasis, outer: int, inner: int) -> F64:
     return out
 
 
-def _convolve_each(stamps: F32, kernels: F64, inner: int) -> F64:
+def convolve_each(stamps: F32, kernels: F64, inner: int) -> F64:
     """Convolve each stamp (N, S, S) with its own kernel (N, s, s); returns the middles (N, inner * inner)."""
     outer, size = stamps.shape[-1], kernels.shape[-1]
     side = fft.next_fast_len(outer, real=True)  # what wraps around falls on pixels that are not asked for

@@ -68,7 +68,9 @@ def kernel_stars(
         chosen = able
     for least, number in SNR_TIERS:
         if (chosen.snr > least).sum() >= number:
-            chosen = chosen.take(chosen.snr > least)
+            chosen = chosen.take(
+                (chosen.snr > least) | (chosen.star & (worst > 1))
+            )  # others fill up: no star gives way
             break
     return _over_cells(chosen, science, maximum)
 

@@ -50,6 +50,19 @@ def test_kernel_stars_are_constant_stars(stars, galaxies):
     assert (judged.star & judged.steady)[faint].mean() >= 0.9
 
 
+def test_galaxies_tell_what_is_constant_where_most_stars_vary_alike():
+    new, old, at, _, extended = scene(60, 150, 0, 45)
+    table = detect_sources(new)
+    sources = Stars.of(table.assign(psfFlux=table.apFlux))
+    judged = judge_stars(sources, new, old)
+    clear = (sources.snr > 60) & sources.isolated & ~sources.flagged
+    varied = clear & near(sources, at[:, :45]) & ~near(sources, extended, 10)
+    constant = clear & near(sources, extended) & ~near(sources, at, 15)
+    assert varied.sum() >= 8 and constant.sum() >= 30
+    assert not judged.steady[varied].any()
+    assert judged.steady[constant].mean() >= 0.9
+
+
 def test_what_sources_say_of_themselves_counts_where_sizes_tell_nothing():
     new, old, at, *_ = scene(3, 0, 0, 0)
     x, y = at
