@@ -1,13 +1,18 @@
-"""Who reads the alert topic, and how far behind: what each consumer group has committed on the broker."""
+"""Who reads the alert topic, and how far behind: what each consumer group has committed on the broker.
+
+A group's offsets are asked for by a consumer that has its name and never joins it. The admin client has a call for it, but
+an answer that the coordinator of the group is another ends the process there (librdkafka 2.15: the handler goes to the group
+of a client that has none).
+"""
 
 from dataclasses import dataclass
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from alerts.delivery.target import KafkaTarget, Refusals, typed_errors
 
-__all__ = ["GroupLag", "committed_lag", "reader_lags"]
+__all__ = ["GroupLag", "committed_lag", "member_of_none", "reader_lags"]
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,20 @@ def reader_lags(target: KafkaTarget) -> list[GroupLag]:
         parts = _partitions(admin, target)
         ends = _offsets(admin, parts, OffsetSpec.latest(), limit)
         names = [g.group_id for g in admin.list_consumer_groups(request_timeout=limit).result().valid]
-        out = [lag for name in names if (lag := _lag_of(admin, name, parts, ends, limit)) is not None]
+        committed = {name: offsets for name in names if (offsets := _committed(target, name, parts))}
+        out = [_lag_of(admin, name, offsets, ends, limit) for name, offsets in committed.items()]
     return sorted(out, key=lambda g: (-g.total, g.group))
 
 
+def member_of_none(target: KafkaTarget, group: str, refusals: Refusals) -> Consumer:
+    """Return a consumer that asks for the offsets of a group, and never joins it."""
+    return Consumer({**target.settings(refusals), "group.id": group, "enable.auto.commit": False})
+
+
 def committed_lag(
-    admin: AdminClient, target: KafkaTarget, group: str, refusals: Refusals
+    admin: AdminClient, asking: Consumer, target: KafkaTarget, refusals: Refusals
 ) -> dict[int, tuple[int, int]]:
-    """Return (committed offset, messages behind it) of a group by partition, as the broker has them.
+    """Return (committed offset, messages behind it) of the group of `asking` by partition, as the broker has them.
 
     Where the group has committed nothing the offset is that of the first message there is; nothing is behind on a topic that
     is not there.
@@ -64,8 +75,7 @@ def committed_lag(
         if target.topic not in admin.list_topics(timeout=limit).topics:
             return {}
         parts = _partitions(admin, target)
-        asked = ConsumerGroupTopicPartitions(group, parts)
-        answer = admin.list_consumer_group_offsets([asked], request_timeout=limit)[group].result().topic_partitions
+        answer = asking.committed(parts, limit)
         first = _offsets(admin, parts, OffsetSpec.earliest(), limit)
         offsets = first | {p.partition: max(p.offset, first[p.partition]) for p in answer if p.offset >= 0}
         ends = _offsets(admin, parts, OffsetSpec.latest(), limit)
@@ -84,14 +94,16 @@ def _offsets(admin: AdminClient, parts: list[TopicPartition], which: OffsetSpec,
     return {part.partition: future.result().offset for part, future in answers.items()}
 
 
-def _lag_of(
-    admin: AdminClient, name: str, parts: list[TopicPartition], ends: dict[int, int], limit: float
-) -> GroupLag | None:
-    asked = ConsumerGroupTopicPartitions(name, parts)
-    committed = admin.list_consumer_group_offsets([asked], request_timeout=limit)[name].result().topic_partitions
-    offsets = {p.partition: p.offset for p in committed if p.offset >= 0}
-    if not offsets:
-        return None
+def _committed(target: KafkaTarget, group: str, parts: list[TopicPartition]) -> dict[int, int]:
+    """Return the offsets that a group has committed, by partition."""
+    asking = member_of_none(target, group, Refusals())
+    try:
+        return {p.partition: p.offset for p in asking.committed(parts, target.timeout_s) if p.offset >= 0}
+    finally:
+        asking.close()
+
+
+def _lag_of(admin: AdminClient, name: str, offsets: dict[int, int], ends: dict[int, int], limit: float) -> GroupLag:
     group = admin.describe_consumer_groups([name], request_timeout=limit)[name].result()
     lag = {number: ends[number] - offset for number, offset in sorted(offsets.items())}
     return GroupLag(name, str(group.state.name).lower(), len(group.members), lag)

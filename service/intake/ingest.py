@@ -8,7 +8,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from alerts.delivery.target import KafkaTarget, ensure_topics, kafka_error
+from alerts.delivery.target import KAFKA_LOG, KafkaTarget, ensure_topics, kafka_error
 from apdb import Database, Ledger
 from service.crash import crash_at
 from service.errors import JobCrashed
@@ -49,8 +49,8 @@ class Ingest:
         self._topics_at = self._letters_at = 0.0
         self.tries = 0  # at the present message, that failed
         options: dict[str, Any] = {
-            # no "logger": a consumer that had one was seen to end by a segmentation fault when its session timed out
             "bootstrap.servers": settings.kafka_brokers,
+            "logger": KAFKA_LOG,
             **settings.kafka_client,
             "group.id": settings.ingest_group,
             "enable.auto.commit": True,
