@@ -1,7 +1,10 @@
-"""Who reads the alert topic, and how far behind: what each consumer group has committed on the broker."""
+"""Who reads the alert topic, and how far behind: what each consumer group has committed on the broker.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+A group's offsets are asked for by a consumer that has its name and never joins it. The admin client has a call for it, but
+an answer that the coordinator of the group is another ends the process there (librdkafka 2.15, its report 5040: the handler goes to the group
+of a client that has none).
+"""
+
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -9,7 +12,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from alerts.delivery.target import KafkaTarget, Refusals, typed_errors
 
-__all__ = ["GroupLag", "committed_lag", "reader_lags"]
+__all__ = ["GroupLag", "committed_lag", "member_of_none", "reader_lags"]
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,20 @@ def reader_lags(target: KafkaTarget) -> list[GroupLag]:
         parts = _partitions(admin, target)
         ends = _offsets(admin, parts, OffsetSpec.latest(), limit)
         names = [g.group_id for g in admin.list_consumer_groups(request_timeout=limit).result().valid]
-        offsets = {name: _committed(target, name, parts, refusals) for name in names}
-        out = [_lag_of(admin, name, found, ends, limit) for name, found in offsets.items() if found]
+        committed = {name: offsets for name in names if (offsets := _committed_by(target, name, parts, refusals))}
+        out = [_lag_of(admin, name, offsets, ends, limit) for name, offsets in committed.items()]
     return sorted(out, key=lambda g: (-g.total, g.group))
 
 
+def member_of_none(target: KafkaTarget, group: str, refusals: Refusals) -> Consumer:
+    """Return a consumer that asks for the offsets of a group, and never joins it."""
+    return Consumer({**target.settings(refusals), "group.id": group, "enable.auto.commit": False})
+
+
 def committed_lag(
-    admin: AdminClient, target: KafkaTarget, group: str, refusals: Refusals
+    admin: AdminClient, asking: Consumer, target: KafkaTarget, refusals: Refusals
 ) -> dict[int, tuple[int, int]]:
-    """Return (committed offset, messages behind it) of a group by partition, as the broker has them.
+    """Return (committed offset, messages behind it) of the group of `asking` by partition, as the broker has them.
 
     Where the group has committed nothing the offset is that of the first message there is; nothing is behind on a topic that
     is not there.
@@ -67,7 +75,7 @@ def committed_lag(
         if target.topic not in admin.list_topics(timeout=limit).topics:
             return {}
         parts = _partitions(admin, target)
-        committed = _committed(target, group, parts, refusals)
+        committed = _committed(asking, parts, limit)
         first = _offsets(admin, parts, OffsetSpec.earliest(), limit)
         offsets = first | {number: max(offset, first[number]) for number, offset in committed.items()}
         ends = _offsets(admin, parts, OffsetSpec.latest(), limit)
@@ -86,27 +94,21 @@ def _offsets(admin: AdminClient, parts: list[TopicPartition], which: OffsetSpec,
     return {part.partition: future.result().offset for part, future in answers.items()}
 
 
-def _committed(target: KafkaTarget, group: str, parts: list[TopicPartition], refusals: Refusals) -> dict[int, int]:
-    """Return the offsets that a group has committed, by partition; a partition without one is left out.
+def _committed_by(target: KafkaTarget, group: str, parts: list[TopicPartition], refusals: Refusals) -> dict[int, int]:
+    asking = member_of_none(target, group, refusals)
+    try:
+        return _committed(asking, parts, target.timeout_s)
+    finally:
+        asking.close()
 
-    A consumer that subscribes to nothing asks: it joins no group. An admin client that asks the same dies by a segmentation
-    fault where the answer is an error of the coordinator (librdkafka 2.15, its report 5040).
-    """
-    with _reader(target, group, refusals) as reader:
-        answer = reader.committed(parts, timeout=target.timeout_s)
+
+def _committed(asking: Consumer, parts: list[TopicPartition], limit: float) -> dict[int, int]:
+    """Return the offsets that the group of a consumer has committed, by partition; a partition without one is left out."""
+    answer = asking.committed(parts, limit)
     for part in answer:
         if part.error is not None:
             raise KafkaException(part.error)
     return {part.partition: part.offset for part in answer if part.offset >= 0}
-
-
-@contextmanager
-def _reader(target: KafkaTarget, group: str, refusals: Refusals) -> Iterator[Consumer]:
-    reader = Consumer({**target.settings(refusals), "group.id": group, "enable.auto.commit": False})
-    try:
-        yield reader
-    finally:
-        reader.close()
 
 
 def _lag_of(admin: AdminClient, name: str, offsets: dict[int, int], ends: dict[int, int], limit: float) -> GroupLag:

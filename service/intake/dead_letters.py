@@ -156,7 +156,13 @@ class DeadLetters:
                 failures.append(error)
 
         try:
-            self._producer.produce(self._topic, value, letter.key, headers=headers, on_delivery=note)
+            try:
+                self._producer.produce(self._topic, value, letter.key, headers=headers, on_delivery=note)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._FATAL:
+                    raise
+                self._producer = Producer(self._options)  # the last refusal ended it, without a word then
+                self._producer.produce(self._topic, value, letter.key, headers=headers, on_delivery=note)
             left = self._producer.flush(FLUSH_S)
         except KafkaException as error:
             return error.args[0]

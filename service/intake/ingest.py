@@ -49,8 +49,8 @@ class Ingest:
         self._topics_at = self._letters_at = 0.0
         self.tries = 0  # at the present message, that failed
         options: dict[str, Any] = {
-            "logger": KAFKA_LOG,
             "bootstrap.servers": settings.kafka_brokers,
+            "logger": KAFKA_LOG,
             **settings.kafka_client,
             "group.id": settings.ingest_group,
             "enable.auto.commit": True,

@@ -117,12 +117,13 @@ def ask_broker(settings: Settings) -> Callable[[], None]:
 
 def ask_lag(settings: Settings) -> Callable[[], None]:
     """Return a question to the brokers that also measures how far behind the ingest is, by the offsets that they have of it."""
-    from alerts.delivery.lag import committed_lag
+    from alerts.delivery.lag import committed_lag, member_of_none
 
     admin, refusals, target = _client(settings, settings.visit_topic)
+    asking = member_of_none(target, settings.ingest_group, refusals)
 
     def ask() -> None:
-        for number, (offset, lag) in committed_lag(admin, target, settings.ingest_group, refusals).items():
+        for number, (offset, lag) in committed_lag(admin, asking, target, refusals).items():
             BROKER_OFFSET.labels(settings.visit_topic, str(number)).set(offset)
             BROKER_LAG.labels(settings.visit_topic, str(number)).set(lag)
 

@@ -4,11 +4,12 @@ An admin client that asked for offsets then ended its process by a segmentation 
 """
 
 import time
+from contextlib import closing
 
 from confluent_kafka.admin import AdminClient
 
 from alertprod_client.errors import BrokerUnavailable
-from alerts.delivery.lag import committed_lag
+from alerts.delivery.lag import committed_lag, member_of_none
 from alerts.delivery.target import KafkaTarget, Refusals, ensure_topics
 from service.local.embedded_kafka import EmbeddedKafka
 
@@ -22,7 +23,8 @@ def test_offsets_of_groups_that_a_new_broker_has_never_seen(server_dir):
         while len(answers) < 5 and time.monotonic() < deadline:
             number += 1
             try:
-                answers.append(committed_lag(admin, target, f"unseen-{number}", refusals))
+                with closing(member_of_none(target, f"unseen-{number}", refusals)) as asking:
+                    answers.append(committed_lag(admin, asking, target, refusals))
             except BrokerUnavailable:
                 continue
     assert answers == [{0: (0, 0), 1: (0, 0)}] * 5

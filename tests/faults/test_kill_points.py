@@ -48,10 +48,8 @@ def run(stack, posts, points):
             stack.start("worker", ALERTPROD_ATTEMPTS="99")
         states = wait_finished(stack, [(post["visit"], post["detector"])], 120)
         assert {s["state"] for s in states.values()} == {"done"}, (point, states)
-        if point is not None:
-            stack.processes["worker"].terminate()
-            assert stack.processes["worker"].wait(60) == 0
-            del stack.processes["worker"]
+        if point is not None:  # it has nothing to do; it may not even have come so far
+            stack.kill("worker")
     published = wait_published(stack)
     alerts = consume_alerts(stack.settings.kafka_brokers, stack.settings.alert_topic, published)
     sources = all_rows(stack.database, "DiaSource")[COLUMNS].sort_values("diaSourceId").reset_index(drop=True)
