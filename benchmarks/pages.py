@@ -15,7 +15,7 @@ import numpy as np
 from psycopg import Connection
 
 from service.local.stack import Stack
-from tests.support.browser import browser
+from tests.support.browser import browser, until
 
 __all__ = ["main"]
 
@@ -110,7 +110,7 @@ def paints(url: str, database: "Connection") -> list[tuple[str, float, float]]:
             for _ in range(1 if name == "cold" else 9):
                 page = place.new_page()
                 page.goto(url)
-                page.wait_for_function(f"!Number.isNaN({first})")
+                until(page, f"!Number.isNaN({first})")
                 times.append(float(page.evaluate(first)))
                 page.close()
             rows.append((f"first paint of the night, {name}", statistics.median(times), max(times)))
@@ -127,13 +127,13 @@ def paints(url: str, database: "Connection") -> list[tuple[str, float, float]]:
             begin = time.perf_counter()
             page.goto(f"{url}/sky")
             page.wait_for_selector("#sky[data-drawn]")
-            page.wait_for_function(f"Number(document.getElementById('sky').dataset.points) >= {ON_THE_SKY}")
+            until(page, f"Number(document.getElementById('sky').dataset.points) >= {ON_THE_SKY}", every_ms=5)
             times.append(1e3 * (time.perf_counter() - begin))
         rows.append(
             (f"{ON_THE_SKY} objects on the sky, from the address to painted", statistics.median(times), max(times))
         )
         page.goto(url)
-        page.wait_for_function("document.getElementById('live-state').textContent.startsWith('live')")
+        until(page, "document.getElementById('live-state').textContent.startsWith('live')")
         times = []
         for number in range(5):
             time.sleep(2)  # the page renews itself at most every 1.5 s
