@@ -206,9 +206,7 @@ def test_the_sky_is_drawn_turned_by_keys_searched_by_a_click_and_compared_with_a
         footprint.write_text(page.evaluate("fetch('/v1/footprint?format=json').then((a) => a.text())"))
         page.set_input_files("#moc-form input[type=file]", footprint)
         page.click("#moc-form button")
-        page.wait_for_function(
-            "document.getElementById('moc-said').textContent.includes('(100.0 %)')", timeout=SHOWN_MS
-        )
+        page.locator("#moc-said", has_text="(100.0 %)").wait_for(timeout=SHOWN_MS)
         page.locator("#sky-map").click()
         page.wait_for_url("**/search?q=*", timeout=SHOWN_MS)
 
