@@ -154,6 +154,10 @@ def test_the_light_curve_is_walked_by_keys_and_shows_the_cutouts_of_a_detection(
         loaded = "[...document.querySelectorAll('#triplet img')].every((i) => i.complete && i.naturalWidth > 0)"
         page.goto(places["/object/{object_id}"])
         until(page, loaded)
+        page.click("#trip-blink")
+        assert page.locator("#triplet figure:visible").count() == 1
+        page.click("#trip-blink")
+        assert page.locator("#triplet figure:visible").count() == 3
 
 
 def test_a_click_on_an_image_says_why_there_is_no_alert(chromium, populated, places):
