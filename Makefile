@@ -62,10 +62,11 @@ licences: setup
 coverage: setup
 	@$(PY) -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-report=xml
 
-# The documentation into docs/_build/html: reference from the code, warnings are errors, spelling. ALERTPROD_DOCS_DIR serves it.
+# The documentation into docs/_build/html: reference from the code, warnings are errors, spelling, links. ALERTPROD_DOCS_DIR serves it.
 docs: setup
 	@.venv/bin/codespell docs README.md CONTRIBUTING.md client/README.md
 	@$(PY) -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
+	@$(PY) -m tools.check_links docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 # Against Apicurio 3.0.9 (109 MB from Maven Central, once).

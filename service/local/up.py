@@ -4,6 +4,7 @@ import os
 import shlex
 import time
 import webbrowser
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = ["exports", "run_up"]
 PORT = 8080
 ROLES = ("serve", "worker", "relay", "ingest")
 POLL_S = 0.5
+MOST_RESTARTS = 3  # of one role
 ENVIRONMENT_FILE = "environment.sh"
 SURVEY, PRODUCTS = "survey", "products"  # the latter: difference images, which the dashboard shows
 _EXPORTED = ("database_uri", "kafka_brokers", "data_roots", "upload_dir", "archive_dir", "template_dir", "port")
@@ -60,7 +62,7 @@ def run_up(
     CallerError
         `data` holds something else.
     TransientError
-        A role ended by itself; the message holds the end of its log.
+        A role ended by itself, or was killed too often; the message holds the end of its log.
     """
     overrides: dict[str, Any] = {"port": _port(port), "host": "127.0.0.1"}
     if roots or not os.environ.get(f"{PREFIX}DATA_ROOTS"):
@@ -82,12 +84,27 @@ def run_up(
                     feed(stack, survey, say)
                     stack.start("worker")
                 _tell(stack, data, say)
+                restarts: Counter[str] = Counter()
                 while True:
+                    _start_again(stack, restarts, say)
                     stack.require_alive()
                     signals.check()
                     time.sleep(POLL_S)
         except Interrupted as reason:
             say(f"{reason}; everything is stopped")
+
+
+def _start_again(stack: Stack, restarts: Counter[str], say: Callable[[str], None]) -> None:
+    """Start roles again that a signal ended, as whoever runs them elsewhere would: a fault of compiled code, no memory."""
+    for role, process in list(stack.processes.items()):
+        status = process.poll()
+        if status is not None and status < 0 and restarts[role] < MOST_RESTARTS:
+            restarts[role] += 1
+            say(
+                f"{role} was ended by signal {-status}, and is started again: {stack.log(role)[-300:] or 'it said nothing'}"
+            )
+            stack.kill(role)
+            stack.start(role)
 
 
 def _survey_folder(data: Path | None, ended: ExitStack) -> Path:

@@ -13,7 +13,7 @@ from service.local.campaign import post_visits, wait_finished, wait_published
 from service.pages.assets import available
 from service.settings import load_settings
 from tasks.local_server import free_port
-from tests.support.browser import WIDTHS, axe_violations, browser, checked_page, overflow
+from tests.support.browser import WIDTHS, axe_violations, browser, checked_page, overflow, until
 from tests.support.databases import copied_database
 from tests.support.shared_stack import SharedStack
 from tests.support.survey import messages, science, survey_settings
@@ -111,7 +111,7 @@ def test_the_night_says_which_step_is_slowest_why_a_visit_failed_and_which_detec
 def test_what_is_committed_is_on_the_screen_without_a_reload(chromium, populated):
     with checked_page(chromium, populated.url) as page:
         page.goto("/")
-        page.wait_for_function("document.getElementById('live-state').textContent.startsWith('live')", timeout=SHOWN_MS)
+        until(page, "document.getElementById('live-state').textContent.startsWith('live')")
         page.evaluate("window.same = true")
         with populated.database.session() as connection:
             connection.execute(
@@ -153,7 +153,11 @@ def test_the_light_curve_is_walked_by_keys_and_shows_the_cutouts_of_a_detection(
         page.keyboard.press("Tab")
         loaded = "[...document.querySelectorAll('#triplet img')].every((i) => i.complete && i.naturalWidth > 0)"
         page.goto(places["/object/{object_id}"])
-        page.wait_for_function(loaded, timeout=SHOWN_MS)
+        until(page, loaded)
+        page.click("#trip-blink")
+        assert page.locator("#triplet figure:visible").count() == 1
+        page.click("#trip-blink")
+        assert page.locator("#triplet figure:visible").count() == 3
 
 
 def test_a_click_on_an_image_says_why_there_is_no_alert(chromium, populated, places):
@@ -161,7 +165,7 @@ def test_a_click_on_an_image_says_why_there_is_no_alert(chromium, populated, pla
         page.goto(places["/visit/{visit}/{detector}"], timeout=60_000)
         picture = page.locator("input[type=image]").last
         picture.wait_for(timeout=SHOWN_MS)
-        page.wait_for_function("document.querySelectorAll('input[type=image]')[2].getBoundingClientRect().height > 50")
+        until(page, "document.querySelectorAll('input[type=image]')[2].getBoundingClientRect().height > 50")
         box = picture.bounding_box()
         page.keyboard.press("m")
         assert page.get_attribute("#detections", "aria-pressed") == "false"
@@ -206,9 +210,7 @@ def test_the_sky_is_drawn_turned_by_keys_searched_by_a_click_and_compared_with_a
         footprint.write_text(page.evaluate("fetch('/v1/footprint?format=json').then((a) => a.text())"))
         page.set_input_files("#moc-form input[type=file]", footprint)
         page.click("#moc-form button")
-        page.wait_for_function(
-            "document.getElementById('moc-said').textContent.includes('(100.0 %)')", timeout=SHOWN_MS
-        )
+        page.locator("#moc-said", has_text="(100.0 %)").wait_for(timeout=SHOWN_MS)
         page.locator("#sky-map").click()
         page.wait_for_url("**/search?q=*", timeout=SHOWN_MS)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-__all__ = ["WIDTHS", "axe_violations", "browser", "checked_page", "overflow"]
+__all__ = ["WIDTHS", "axe_violations", "browser", "checked_page", "overflow", "until"]
 
 CHROMIUM = shutil.which("chromium")
 AXE = Path(__file__).parents[2] / "service" / "pages" / "node_modules" / "axe-core" / "axe.min.js"
@@ -67,10 +68,22 @@ def axe_violations(page) -> list[str]:
     return [f"{v['id']}: {v['nodes'][0]['html'][:200]} {v['nodes'][0]['failureSummary'][:300]}" for v in found]
 
 
+def until(page, expression: str, timeout_s: float = 20.0, every_ms: float = 50.0) -> None:
+    """Wait until an expression is true in a page: asked from outside, as the policy of pages lets nothing be evaluated inside.
+
+    Raises
+    ------
+    AssertionError
+        It did not become true in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {expression}"
+        page.wait_for_timeout(every_ms)
+
+
 def overflow(page) -> int:
     """Return by how many px the page is wider than its window, once what is drawn anew had time for it."""
-    from playwright.sync_api import TimeoutError as TooLate
-
-    with suppress(TooLate):
-        page.wait_for_function("document.documentElement.scrollWidth <= innerWidth", timeout=3000)
+    with suppress(AssertionError):
+        until(page, "document.documentElement.scrollWidth <= innerWidth", 3.0)
     return page.evaluate("document.documentElement.scrollWidth - innerWidth")

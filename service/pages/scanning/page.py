@@ -14,7 +14,7 @@ __all__ = ["scanning_pages"]
 scanning_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 AT_ONCE = 20  # detections that a page holds
-VISITS = 300  # the newest ccdVisits, whose detections are offered
+VISITS = 60  # the newest ccdVisits, whose detections are offered: what a page can sort in a moment
 _ORDERS = {
     "uncertain": 'abs(d.reliability - 0.5) NULLS LAST, d."diaSourceId"',
     "newest": 'd."midpointMjdTai" DESC, d."diaSourceId"',

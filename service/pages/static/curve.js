@@ -157,6 +157,21 @@
     document.getElementById("triplet").hidden = true;
   }));
 
+  // blink: one cutout in the place of the other
+  const blink = document.getElementById("trip-blink"), figures = [...document.querySelectorAll("#triplet figure")];
+  let turning = null, turn = 0;
+  const only = (k) => figures.forEach((f, n) => { f.hidden = k !== null && n !== k; });
+  if (blink) {
+    blink.hidden = false;
+    blink.addEventListener("click", () => {
+      const on = turning === null;
+      blink.setAttribute("aria-pressed", String(on));
+      document.getElementById("triplet").classList.toggle("blinking", on);
+      if (on) { only(turn); turning = setInterval(() => { turn = (turn + 1) % figures.length; only(turn); }, 700); }
+      else { clearInterval(turning); turning = null; only(null); }
+    });
+  }
+
   async function load() {
     const answer = await fetch(`/v1/objects/${id}/curve?days=${want.days}`);
     if (!answer.ok) { note.textContent = (await answer.json()).detail; return; }

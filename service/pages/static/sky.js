@@ -5,7 +5,7 @@
   if (!box) return;
   box.hidden = false;
   const canvas = document.getElementById("sky-map"), g = canvas.getContext("2d"), where = document.getElementById("sky-where");
-  const DEG = Math.PI / 180, NEAR_DEG = 1.5, MOST_POINTS = 10000;
+  const DEG = Math.PI / 180, NEAR_DEG = 3, MOST_POINTS = 10000;
   const STEPS = [45, 30, 15, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001];
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const shades = [...document.querySelectorAll("#sky-legend .swatch")].map((s) => getComputedStyle(s).backgroundColor);

@@ -19,14 +19,16 @@ FINEST = 14  # order of the cells that are counted first: 13 arcsec
 MOST_CELLS = 2500
 PER_CELL = 5  # of what is counted, at least, on average
 LEAST_CELLS = 30
-MOST = 2_000_000  # rows that are counted; the newest detections
+MOST = 2_000_000  # rows that are counted
+DAYS = 30.0  # before the newest exposure, of detections
 KEPT_S = 10.0
 _PLACE = (Column("ra", "double", False, None, "deg"), Column("dec", "double", False, None, "deg"))
 _ROWS = {
     "objects": sql.SQL('SELECT ra, dec FROM "DiaObjectLast" LIMIT %s'),
     "detections": sql.SQL(
-        'SELECT ra, dec FROM "DiaSource" WHERE "timeWithdrawnMjdTai" IS NULL ORDER BY "midpointMjdTai" DESC LIMIT %s'
-    ),
+        'SELECT ra, dec FROM "DiaSource" WHERE "timeWithdrawnMjdTai" IS NULL AND "midpointMjdTai" >= '
+        '(SELECT max("midpointMjdTai") FROM "VisitLedger") - {} LIMIT %s'
+    ).format(sql.Literal(DAYS)),
 }
 _VISITS = (
     'SELECT pixel, count(*) AS n FROM (SELECT DISTINCT visit, detector, unnest(region) AS pixel FROM "VisitLedger" '

@@ -53,7 +53,7 @@ def _densest(density: Density) -> list[dict[str, Any]]:
 
 @sky_counts.get("/v1/sky/density")
 def counts(shared: Pages, of: Kind = "objects", order: Order = None) -> dict[str, Any]:
-    """Objects, valid detections or finished ccdVisits on HEALPix cells (nested, ICRS), with the corners of the cells."""
+    """Objects, valid detections of 30 days or finished ccdVisits on HEALPix cells (nested, ICRS), with the cells' corners."""
     return _CACHE.of(shared, of, order).as_dict()
 
 

@@ -47,7 +47,7 @@ def images(
         sources = sources_of(cursor, visit, detector)
     return page(
         request, "images.html", row=row, numbers=None if numbers is None else numbers["numbers"], why=why, sources=sources,
-        classes=CLASSES, stretch=stretch, span=span, mask=mask, spans=SPANS, again=again,
+        classes=CLASSES, class_words=dict(CLASSES), stretch=stretch, span=span, mask=mask, spans=SPANS, again=again,
         again_address=f"{request.url.path}?stretch={stretch}&span={span:g}&mask={str(mask).lower()}&again=true",
     )  # fmt: skip
 

@@ -71,7 +71,8 @@ def one_visit(
             for sign, order in (("<", "DESC"), (">", "ASC"))
         ]
     return page(
-        request, "visit.html", row=row, told=describe(row), sources=sources, most=MOST_SOURCES, metrics=_against(own, history),
+        request, "visit.html", row=row, told=describe(row), sources=sources, most=MOST_SOURCES,
+        class_words=dict(CLASSES), metrics=_against(own, history),
         outbox=outbox, steps=[(n, row["seconds"][n]) for n in in_order(row["seconds"] or {})], order=STEPS, budget=BUDGET_S,
         earlier=beside[0], later=beside[1], stretch=stretch, span=span, mask=mask, counted=len(history),
     )  # fmt: skip
