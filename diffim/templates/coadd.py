@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from diffim.pixels.warp import GRID, position_grid, warp_exposure
-from diffim.templates.coadd_psf import LEAST_WEIGHT, PsfInput, edge_weight, fading_psf
+from diffim.templates.coadd_psf import LEAST_WEIGHT, PsfInput, edge_depth, fading_psf
 from diffim.templates.tiling import Tile
 from exposure import Exposure, PhotoCalib, Psf
 from exposure.mask import plane_bits
@@ -23,7 +23,7 @@ def coadd_tile(tile: Tile, exposures: Sequence[Exposure]) -> Exposure | None:
     """Return the coadd in nJy, or None when no exposure has a pixel on the tile.
 
     Each exposure has one weight, the inverse of its median variance, so that stars and sky have the same PSF; towards its edges it
-    fades (`edge_weight`), so that no star has two. A pixel that differs from the median of the stack by more than 5 sigma, and
+    fades (`edge_depth`), so that no star has two. A pixel that differs from the median of the stack by more than 5 sigma, and
     by more than its seeing makes of stars, is left out; where one is, the PSF is not that of the model (``INEXACT_PSF``).
     """
     box = (0, 0, tile.size, tile.size)
@@ -48,10 +48,10 @@ def coadd_tile(tile: Tile, exposures: Sequence[Exposure]) -> Exposure | None:
 def _fading(exposure: Exposure, tile: Tile) -> F32:
     """Return the weight of an exposure that fades towards its edges on the tile's pixels, shape (size, size)."""
     gx, gy = position_grid(tile.wcs, (0, 0, tile.size, tile.size), exposure.require_wcs())
-    at_nodes = np.nan_to_num(edge_weight(gx, gy, exposure.bbox), nan=0.0)
+    at_nodes = np.nan_to_num(edge_depth(gx, gy, exposure.bbox), nan=-1.0)
     place = np.arange(tile.size) / GRID
     between = [np.maximum(1 - np.abs(place[:, None] - np.arange(n)[None, :]), 0.0) for n in at_nodes.shape]
-    return np.asarray(between[0] @ at_nodes @ between[1].T, np.float32)
+    return np.asarray(np.clip(between[0] @ at_nodes @ between[1].T, LEAST_WEIGHT, 1.0), np.float32)
 
 
 def _calibration_map(exposure: Exposure, tile: Tile, part: Exposure) -> F32 | np.float32:

@@ -8,22 +8,22 @@ from scipy.ndimage import affine_transform
 from exposure import GridPsf, Psf, PsfUndefined, SkyWcs
 from tasks.arrays import F64, Box
 
-__all__ = ["LEAST_WEIGHT", "PsfInput", "edge_weight", "fading_psf", "union_psf"]
+__all__ = ["LEAST_WEIGHT", "PsfInput", "edge_depth", "fading_psf", "union_psf"]
 
 PsfInput = tuple[Psf, SkyWcs, Box, float]  # model, WCS of its frame, box that it covers, weight
 TAPER, TAPER_SHARE = 256.0, 0.15  # px over which a frame fades in from its edge, at most a share of its shorter side
 LEAST_WEIGHT = 1e-3  # at the very edge: what no other frame covers is still there
 
 
-def edge_weight(x: F64, y: F64, box: Box) -> F64:
-    """Return the weight, 0 to 1, of a frame that covers a box at frame positions of any shape: it fades in from the edge.
+def edge_depth(x: F64, y: F64, box: Box) -> F64:
+    """Return how far frame positions of any shape lie inside a box, in units of that over which a frame fades in from its edge.
 
-    Where a frame ends the PSF of a coadd would jump, and a star that straddles that line have two; so it changes over many times
-    the width of a star, as slowly as its grid of PSFs can follow.
+    Clipped to `LEAST_WEIGHT` and 1 it is the weight of the frame. Where a frame ends the PSF of a coadd would jump, and a star on
+    that line have two; so it changes over many times the width of a star, as slowly as a grid of PSFs can follow.
     """
     x0, y0, width, height = box
     depth = np.minimum(np.minimum(x - x0, x0 + width - 1 - x), np.minimum(y - y0, y0 + height - 1 - y))
-    return np.asarray(np.clip(depth / min(TAPER, TAPER_SHARE * min(width, height)), LEAST_WEIGHT, 1.0))
+    return np.asarray(depth / min(TAPER, TAPER_SHARE * min(width, height)))
 
 
 def union_psf(inputs: Sequence[PsfInput], target: SkyWcs, box: Box, cells: int, size: int) -> GridPsf:
@@ -70,7 +70,7 @@ def union_psf(inputs: Sequence[PsfInput], target: SkyWcs, box: Box, cells: int, 
 
 
 def fading_psf(inputs: Sequence[PsfInput], target: SkyWcs, box: Box, cells: int, fine: int, size: int) -> GridPsf:
-    """Return the PSF of frames that fade towards their edges (`edge_weight`) on a grid of `fine` x `fine` over `box`.
+    """Return the PSF of frames that fade towards their edges (`edge_depth`) on a grid of `fine` x `fine` over `box`.
 
     The PSF of each is turned on a grid of `cells` x `cells`, beyond its edge that at the edge, and bilinear between.
     Other parameters and the result are those of `union_psf`.
@@ -82,7 +82,8 @@ def fading_psf(inputs: Sequence[PsfInput], target: SkyWcs, box: Box, cells: int,
         px, py = wcs.sky_to_pixel(*fine_sky)
         with np.errstate(invalid="ignore"):
             inside = (px > bx - 0.5) & (px < bx + bw - 0.5) & (py > by - 0.5) & (py < by + bh - 0.5)
-        own = np.where(inside, w * edge_weight(np.nan_to_num(px), np.nan_to_num(py), (bx, by, bw, bh)), 0.0)
+        depth = edge_depth(np.nan_to_num(px), np.nan_to_num(py), (bx, by, bw, bh))
+        own = np.where(inside, w * np.clip(depth, LEAST_WEIGHT, 1.0), 0.0)
         if not inside.any():
             continue
         x, y = wcs.sky_to_pixel(*sky)
