@@ -113,10 +113,9 @@ def test_htcondors_files_are_prepared(repo, tmp_path):
     config = configuration(repo, tmp_path, wmsServiceClass="lsst.ctrl.bps.htcondor.HTCondorService")
     program("alertprod", "bps", "prepare", config, folder=tmp_path)
     names = sorted(path.name for path in (tmp_path / "submit").rglob("*.sub"))
-    images, visits = VISITS * DETECTORS, 2 * VISITS  # jobs; those of a visit, and its association
-    assert len(names) >= images + visits and any("finalJob" in n for n in names), names
+    assert len(names) >= VISITS * DETECTORS + VISITS and any("finalJob" in n for n in names), names
     (dag,) = (tmp_path / "submit").rglob("*.dag")
     text = dag.read_text()
     for before, after in zip(repo.visits, repo.visits[1:], strict=False):
-        edge = rf"PARENT .*association_\S*{before}\S* CHILD .*association_\S*{after}"
+        edge = rf"PARENT .*visit_\S*{before}\S* CHILD .*visit_\S*{after}"
         assert re.search(edge, text), edge

@@ -82,6 +82,7 @@ def test_the_joint_fit_is_in_the_summary_and_in_the_images_of_the_second_pass(im
     stars = pd.read_parquet(images / "refcat.parquet")
     tracts = {r.dataId["tract"] for r in done.butler.query_datasets("jointcalSkyWcsCatalog")}
     assert len(tracts) == 1  # blocks of the sky, not rings: a visit falls into one
+    medians = []
     for visit in done.visits:
         summary = done.butler.get("visit_summary", instrument="simcam", visit=visit)
         fitted = done.butler.get(
@@ -100,7 +101,11 @@ def test_the_joint_fit_is_in_the_summary_and_in_the_images_of_the_second_pass(im
             bright = table[table.star & table.isolated & ~table.flagged & (table.snr > 100)]
             flux = bright.psfFlux.to_numpy() * image.photo_calib.at(bright.x.to_numpy(), bright.y.to_numpy())
             ratio = flux / nearest(stars, bright)
-            assert abs(np.nanmedian(ratio) - 1) < 0.01
+            ratio = ratio[np.isfinite(ratio)]
+            medians.append(np.median(ratio))
+            # a median has 1.25 times the error of a mean; of a star that is 1 % of its flux, and as much of the model's
+            assert len(ratio) >= 4 and abs(medians[-1] - 1) < 4 * 1.25 * np.hypot(0.01, 0.01) / np.sqrt(len(ratio))
+    assert abs(np.mean(medians) - 1) < 0.01
 
 
 def nearest(stars: pd.DataFrame, measured: pd.DataFrame) -> np.ndarray:

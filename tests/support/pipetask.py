@@ -30,7 +30,7 @@ def program(name: str, *arguments: Any, folder: Path, status: int = 0, **environ
     """Run a program of this installation in a folder; returns what it said, and fails where its status is another."""
     done = subprocess.run(
         [str(Path(sys.prefix) / "bin" / name), *map(str, arguments)],
-        cwd=folder, env=os.environ | {"PWD": str(folder)} | {k: str(v) for k, v in environment.items()},
+        cwd=folder, env=os.environ | {k: str(v) for k, v in environment.items()},
         capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     assert done.returncode == status, f"{name} {done.returncode}: {done.stdout[-3000:]}{done.stderr[-3000:]}"

@@ -21,7 +21,10 @@ def run_bps(context: typer.Context) -> None:
 
 
 def bps_environment(environment: "os._Environ[str] | dict[str, str]") -> dict[str, str]:
-    """Return an environment in which BPS finds ``pipetask`` and ``butler`` of this installation, and Parsl its workers."""
+    """Return an environment in which BPS finds ``pipetask`` and ``butler`` of this installation, and Parsl its workers.
+
+    BPS writes below ``PWD``: it is set to the current folder, which it is not where a program was started by another than a shell.
+    """
     prefix = sys.prefix
     path = os.pathsep.join([str(Path(prefix) / "bin"), environment.get("PATH", "")])
-    return {**environment, "CTRL_MPEXEC_DIR": prefix, "DAF_BUTLER_DIR": prefix, "PATH": path}
+    return {**environment, "CTRL_MPEXEC_DIR": prefix, "DAF_BUTLER_DIR": prefix, "PATH": path, "PWD": str(Path.cwd())}

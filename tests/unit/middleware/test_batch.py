@@ -42,7 +42,9 @@ def test_association_waits_for_the_visit_before_of_the_same_camera():
         order_visits(Clusters(("all", [(dia, "a", 1), (dia, "a", 2)])))
 
 
-def test_bps_finds_this_installation():
-    made = bps_environment({"PATH": "/usr/bin", "HOME": "/h"})
+def test_bps_finds_this_installation_and_writes_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = bps_environment({"PATH": "/usr/bin", "HOME": "/h", "PWD": "/elsewhere"})
+    assert made["PWD"] == str(tmp_path)
     assert made["CTRL_MPEXEC_DIR"] == made["DAF_BUTLER_DIR"] == sys.prefix and made["HOME"] == "/h"
     assert made["PATH"].startswith(f"{sys.prefix}/bin") and made["PATH"].endswith("/usr/bin")
