@@ -19,6 +19,8 @@ __all__ = ["PRELOADED", "VisitOrder", "by_visit"]
 PRELOADED = (
     "lsst.ctrl.mpexec.cli.pipetask",
     "lsst.daf.butler.datastore.cache_manager",
+    "lsst.daf.butler.datastore.composites",
+    "lsst.daf.butler.datastore.file_templates",
     "lsst.daf.butler.datastores.file_datastore.get",
     "lsst.daf.butler.delegates.arrowtable",
     "lsst.daf.butler.direct_butler._direct_butler",
@@ -41,6 +43,7 @@ PRELOADED = (
     "diffim.task",
     "diffim.template_task",
     "forced.task",
+    "middleware.warm",
 )
 multiprocessing.set_forkserver_preload(list(PRELOADED))
 
