@@ -19,14 +19,12 @@ __all__ = ["PRELOADED", "VisitOrder", "by_visit"]
 PRELOADED = (
     "lsst.ctrl.mpexec.cli.pipetask",
     "lsst.daf.butler.datastore.cache_manager",
+    "lsst.daf.butler.datastore.composites",
+    "lsst.daf.butler.datastore.file_templates",
     "lsst.daf.butler.datastores.file_datastore.get",
     "lsst.daf.butler.delegates.arrowtable",
-    "lsst.daf.butler.direct_butler._direct_butler",
     "lsst.daf.butler.formatters.parquet",
     "lsst.daf.butler.formatters.typeless",
-    "lsst.daf.butler.queries.overlaps",
-    "lsst.daf.butler.registry.collections._base",
-    "lsst.daf.butler.registry.datasets.byDimensions._manager",
     "pyarrow.pandas_compat",
     "pyarrow.parquet",
     "middleware.formatters",
@@ -41,6 +39,7 @@ PRELOADED = (
     "diffim.task",
     "diffim.template_task",
     "forced.task",
+    "middleware.warm",
 )
 multiprocessing.set_forkserver_preload(list(PRELOADED))
 
