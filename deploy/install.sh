@@ -15,7 +15,7 @@ $install --no-deps --no-build-isolation "$here/client" "$here"
 packages=$(echo "$prefix"/lib/python3*/site-packages)
 cd "$packages"
 # tests of libraries (numpy.testing and astropy load some of their own), headers, parts of Arrow for other services
-find scipy -depth -type d -name tests -exec rm -rf {} +
+[ ! -d scipy ] || find scipy -depth -type d -name tests -exec rm -rf {} +
 find astropy -mindepth 2 -depth -type d -name tests -exec rm -rf {} +
 rm -rf pandas/tests numba/tests pyarrow/tests pyarrow/include pyarrow/src
 rm -f pyarrow/libarrow_flight* pyarrow/libarrow_python_flight* pyarrow/_flight*

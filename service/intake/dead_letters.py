@@ -86,7 +86,8 @@ class DeadLetters:
             "logger": KAFKA_LOG,
             **settings.kafka_client,
             "acks": "all",
-            "enable.idempotence": True,
+            # an idempotent producer that may not write is ended by that, and says no reason; a letter says where it comes from
+            "enable.idempotence": False,
             "message.timeout.ms": int(DELIVERY_S * 1000),
             "topic.metadata.propagation.max.ms": 3_000,  # a topic that is not there is refused soon
             "message.max.bytes": 1_000_000_000,  # the broker says what the topic takes
@@ -156,13 +157,7 @@ class DeadLetters:
                 failures.append(error)
 
         try:
-            try:
-                self._producer.produce(self._topic, value, letter.key, headers=headers, on_delivery=note)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError._FATAL:
-                    raise
-                self._producer = Producer(self._options)  # the last refusal ended it, without a word then
-                self._producer.produce(self._topic, value, letter.key, headers=headers, on_delivery=note)
+            self._producer.produce(self._topic, value, letter.key, headers=headers, on_delivery=note)
             left = self._producer.flush(FLUSH_S)
         except KafkaException as error:
             return error.args[0]

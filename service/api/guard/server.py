@@ -16,6 +16,8 @@ from service.settings import Settings
 
 __all__ = ["make_server", "run_server"]
 
+SWITCH_S = 0.0005  # after which a thread that computes gives way: the one that takes requests waits for each of them, 5 ms by default
+
 
 def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
     """Return a server that does not run yet.
@@ -74,6 +76,7 @@ def run_server(app: FastAPI, settings: Settings) -> None:
         As `make_server`.
     """
     server = make_server(app, settings)
+    sys.setswitchinterval(SWITCH_S)
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:
