@@ -85,9 +85,10 @@ def _page(request: Request, shared: Pages, number: int | None, colour: str, visi
 
 
 def _focal_plane(shared: Pages, night: Night, colour: str, wanted: int | None) -> dict[str, Any]:
-    """Return what the mosaic shows: one visit, the newest where none is asked for."""
+    """Return what the mosaic shows: one visit, the newest that was begun where none is asked for."""
     numbers = list(dict.fromkeys(v["visit"] for v in night.visits))
-    visit = wanted if wanted in numbers else (numbers[0] if numbers else None)
+    begun = [v["visit"] for v in night.visits if v["state"] not in ("queued", "waiting")]
+    visit = wanted if wanted in numbers else next(iter([*begun, *numbers]), None)
     of_visit = [v for v in night.visits if v["visit"] == visit]
     instrument = of_visit[0]["instrument"] if of_visit else None
     known = sorted({v["detector"] for v in night.visits if v["instrument"] == instrument})
