@@ -29,7 +29,10 @@ _TABLE = weight_table(_A, (3.0, 4.33, 6.66))  # of stars from 3 px on the flux i
 
 @compiled(inline=True)
 def _weights(shift: float, table: Any, out: Any) -> None:
-    """Write the weights of the pixels around a point that is `shift`, 0 to 1 px, beyond one of them."""
+    """Write the weights of the pixels around a point that is `shift`, 0 to 1 px, beyond one of them; NaN where it is no number."""
+    if not 0.0 <= shift <= 1.0:
+        out[:] = np.nan
+        return
     step = min(int(shift * STEPS), STEPS - 1)
     part = shift * STEPS - step
     for k in range(2 * _A):

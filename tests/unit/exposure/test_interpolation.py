@@ -5,6 +5,7 @@ import pytest
 
 from exposure import GridPsf
 from exposure.interpolation import STEPS, weight_table
+from exposure.stamps import shift_stamps
 from tests.support.moffat import moffat
 
 
@@ -36,3 +37,11 @@ def test_the_flux_of_a_psf_does_not_depend_on_where_it_lies_between_pixels(
             stamp = psf.image_at(50 + dx, 50 + dy)[0]
             fluxes.append((stamp[8:-8, 8:-8].astype(np.float64) * truth).sum() / (truth**2).sum())
     assert np.ptp(fluxes) <= span
+
+
+def test_a_stamp_that_is_moved_by_no_number_is_no_stamp() -> None:
+    stamps = np.ones((3, 21, 21), np.float32)
+    out = np.empty_like(stamps)
+    shift_stamps(stamps, np.array([np.nan, 0.2, 0.3]), np.array([0.1, np.nan, -0.2]), out)
+    assert np.isnan(out[:2]).all()
+    assert out[2, 10, 10] == pytest.approx(1)
