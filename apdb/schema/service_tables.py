@@ -19,6 +19,7 @@ def add_service_tables(meta: sa.MetaData) -> None:
         _delivery_tables,
         _dead_letter_table,
         _side_tables,
+        _archive_table,
         _access_tables,
         _correction_tables,
     ):
@@ -198,7 +199,7 @@ def _dead_letter_table(meta: sa.MetaData) -> None:
 
 
 def _side_tables(meta: sa.MetaData) -> None:
-    """What the published tables have no place for: flags, quality, what was stored, what was changed, the archive."""
+    """What the published tables have no place for: flags, quality, what was stored, what was changed."""
     sa.Table(
         "DiaForcedSourceFlags",
         meta,
@@ -243,6 +244,10 @@ def _side_tables(meta: sa.MetaData) -> None:
         sa.Column("detail", pg.JSONB, nullable=False),
         sa.Column("by", sa.Text, nullable=False, server_default=sa.text("CURRENT_USER")),
     )
+
+
+def _archive_table(meta: sa.MetaData) -> None:
+    """Months in the archive, by generation."""
     sa.Table(
         "ApdbArchive",
         meta,
