@@ -22,7 +22,7 @@ def add_service_tables(meta: sa.MetaData) -> None:
         _delivery_tables,
         _dead_letter_table,
         _side_tables,
-        _kept_tables,
+        _archive_table,
         _access_tables,
         _correction_tables,
         _tables_of_people,
@@ -203,7 +203,7 @@ def _dead_letter_table(meta: sa.MetaData) -> None:
 
 
 def _side_tables(meta: sa.MetaData) -> None:
-    """What the published tables have no place for: flags, quality, what was stored."""
+    """What the published tables have no place for: flags, quality, what was stored, what was changed."""
     sa.Table(
         "DiaForcedSourceFlags",
         meta,
@@ -238,10 +238,6 @@ def _side_tables(meta: sa.MetaData) -> None:
         sa.Index("IDX_StoreLedger_sourceIds", "sourceIds", postgresql_using="gist"),
         sa.Index("IDX_StoreLedger_forcedIds", "forcedIds", postgresql_using="gist"),
     )
-
-
-def _kept_tables(meta: sa.MetaData) -> None:
-    """What was changed, and what is in the archive."""
     sa.Table(
         "ApdbAudit",
         meta,
@@ -253,6 +249,10 @@ def _kept_tables(meta: sa.MetaData) -> None:
         sa.Column("detail", pg.JSONB, nullable=False),
         sa.Column("by", sa.Text, nullable=False, server_default=sa.text("CURRENT_USER")),
     )
+
+
+def _archive_table(meta: sa.MetaData) -> None:
+    """Months in the archive, by generation."""
     sa.Table(
         "ApdbArchive",
         meta,
