@@ -91,7 +91,8 @@ def image_table(
     table["clouded"] = table.visit.isin(_clouded(half, images, table))
     table = table.astype(dict.fromkeys(["sources", *counts], np.int64))
     # what stands out is named; where half of a visit does, as on a wrong registration, the others are no better
-    suspect = pd.Series(suspect_images(table))
+    lonely = _low(table.matched.to_numpy(np.float64), table.sources.to_numpy(np.float64), LOW_MATCHED)
+    suspect = pd.Series(suspect_images(table) | lonely)
     table["weak"] |= suspect | (suspect.groupby(table.visit).transform("mean") >= 0.5)
     return table
 
@@ -142,7 +143,8 @@ def _held(half: AstrometryHalf | PhotometryHalf) -> Flags:
         of, end = builder.layout.field, builder.layout.scale_start
     if not end:
         return np.zeros(of.size, bool)
-    return np.asarray(~builder.parameters.fitted[:end].reshape(int(of.max()) + 1, -1).all(1)[of])
+    complete: Flags = np.asarray(builder.parameters.fitted[:end].reshape(int(of.max()) + 1, -1).all(1))
+    return np.asarray(~complete[of])
 
 
 def _low(have: F64, out_of: F64, limit: float) -> Flags:
