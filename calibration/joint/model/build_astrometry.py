@@ -7,12 +7,10 @@ import numpy as np
 
 from calibration.joint.config import JointcalConfig
 from calibration.joint.model.astrometry import AstrometryProblem, Layout, MeasuredPositions, StarAstrometry
-from calibration.joint.model.basis import design, fit_terms, n_terms, term_degrees
+from calibration.joint.model.basis import design, fit_terms, n_terms, order_by_evidence, term_degrees
 from calibration.joint.model.data import ARCSEC, Images, tangent_frames
-from calibration.joint.model.frames import image_frames, tangent_points
-from calibration.joint.model.gauge import held_chips
+from calibration.joint.model.frames import held_chips, image_frames, tangent_points
 from calibration.joint.model.linearise import Frames
-from calibration.joint.model.orders import order_by_evidence
 from calibration.joint.model.rows import ModelParameters
 from calibration.joint.model.stars import Associated
 from exposure.camera import Camera

@@ -1,7 +1,6 @@
 """Compiled code is ready after the installation."""
 
-from calibration.joint.model.linearise import map_pixels, subtract_stars
-from calibration.joint.model.map_derivatives import add_map_gradient, expand
+from calibration.joint.model.linearise import add_map_gradient, expand, map_pixels, subtract_stars
 from calibration.joint.solve.elimination import contributions, pulls, soften, star_steps
 from service.local.compile_ahead import compile_joint_fit
 
