@@ -24,7 +24,6 @@ log = logging.getLogger("alertprod.jointcal")
 _NODES = 8
 _CHIP_SHAPE = 0.1
 _SOURCES_PER_TERM = 6  # below, a map follows the noise of its sources
-_ONE_MAP = 3.0  # arcsec between one affine map of all images and those of each: more is no noise of the registration
 _SOURCES_OF_PLANE = 4  # below, only its offset is fitted
 _TRUST = 20.0  # times the distance of stars from their reference stars by the input WCS
 _TRUST_LIMITS = (0.05, 30.0)  # arcsec
@@ -141,10 +140,7 @@ class AstrometryBuilder:
             degree = term_degrees(lay.outer_order).sum(1)
             # what is not fitted stays as the input WCS has it
             start = degree <= (lay.outer_order if config.useInputWcs else 1)
-            points, target, header = self._outer_points(outer, associated)
-            if order < lay.outer_order:  # what is held must not follow the noise of each image's registration
-                target = _as_one(header, target)
-            self._fit_outer(outer, points, target, start)
+            self._fit_outer(outer, *self._outer_points(outer, associated), start)
             if order < lay.outer_order:
                 order = order_by_evidence(*self._misses(outer, associated), order, lay.outer_order)
             if order < lay.outer_order:
@@ -154,20 +150,19 @@ class AstrometryBuilder:
                 )
             self._expect_outer(outer, degree, degree <= order, trusted)
 
-    def _outer_points(self, outer: int, associated: Associated) -> tuple[F64, F64, F64]:
-        """Return points (N, 2) of one outer map's domain, and where the input WCS sees them, arcsec in its tangent plane:
-        moved onto the reference stars, and as it is.
+    def _outer_points(self, outer: int, associated: Associated) -> tuple[F64, F64]:
+        """Return points (N, 2) of one outer map's domain, and where the input WCS, moved onto the reference stars, sees
+        them, arcsec in its tangent plane.
         """
         lay = self.layout
         gu, gv = _nodes()
-        points, target, header = [], [], []
+        points, target = [], []
         for i in np.flatnonzero(lay.outer == outer):
             x, y = lay.centre[i, 0] + gu * lay.half[i, 0], lay.centre[i, 1] + gv * lay.half[i, 1]
             vectors = unit_vectors(*self.images.wcs[i].pixel_to_sky(x, y))
-            header.append(_gnomonic(vectors, self.frames, int(i)))
             target.append(_gnomonic(associated.registration.apply(vectors, int(i)), self.frames, int(i)))
             points.append(self.focal(int(lay.inner[i]), gu, gv))
-        return np.concatenate(points), np.concatenate(target), np.concatenate(header)
+        return np.concatenate(points), np.concatenate(target)
 
     def _misses(self, outer: int, associated: Associated) -> tuple[F64, F64]:
         """Return where stars with a reference star lie in one outer map's domain (N, 2), and by how much its start misses
@@ -229,15 +224,6 @@ class AstrometryBuilder:
         )
         stars = _stars(associated, which, config, use_references)
         return AstrometryProblem(self.layout, self.frames, stars, measured, self.parameters)
-
-
-def _as_one(header: F64, moved: F64) -> F64:
-    """Return positions (N, 2) of a header moved onto the reference stars by one affine map; as each image is moved where one
-    map for all is too far from that (headers that are wrong each in its own way).
-    """
-    terms = np.column_stack([np.ones(len(header)), header])
-    one = terms @ np.linalg.lstsq(terms, moved, rcond=None)[0]
-    return one if np.abs(one - moved).max() < _ONE_MAP else moved
 
 
 def _trusted(a: Associated) -> float:
