@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # of several processes beside each other: threads that wait for work turn round and take the time of the others
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1
 
-.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults burst api-fuzz soak conditions-test lint types history-test docs programs restore-drill middleware-test pages-bench locks image-check audit sbom licences clean
+.PHONY: setup demo test check coverage bench registry-test delivery-test overlap-test archive-test faults burst api-fuzz soak conditions-test joint-conditions-test lint types history-test docs programs restore-drill middleware-test pages-bench locks image-check audit sbom licences clean
 
 setup: .venv/.ready
 
@@ -109,6 +109,10 @@ soak: setup
 # 300 pairs under conditions drawn at random: none may go wrong without a word.
 conditions-test: setup
 	@ALERTPROD_CONDITIONS=300 $(PY) -m pytest tests/unit/diffim/test_drawn_conditions.py -s -o timeout=7200
+
+# 150 joint fits of small surveys drawn at random: each WCS within five formal errors, or it is said: about two minutes.
+joint-conditions-test: setup
+	@ALERTPROD_JOINT_CONDITIONS=150 $(ONE_THREAD) $(PY) -m pytest tests/unit/calibration/test_joint_conditions.py -s -o timeout=3000
 
 # 300 histories of visits, replacements, withdrawals and merges; 20 kills in the middle of a replacement.
 history-test: setup

@@ -26,6 +26,8 @@ LEAST_SOURCES = 5  # an image with fewer has nothing to lose
 LOW_KEPT = 0.8  # of the typical kept share: below it a warning
 LOW_MATCHED = 0.5  # of the typical share of sources with a reference star
 LEAST_ODD, ODD_SHARE = 3, 0.3  # images of a visit that stand out: with more, one of which lost its data, all are lost
+LEAST_TOLD = 10  # kept measurements of an image; with fewer it is weak
+BAD_FIT = 4.0  # chi2 per degree of freedom above which a model is not that of its data
 VISIT_KEPT = 0.9  # of the share that the best visit keeps: below it, and not white, a visit is clouded
 HIGH_CHI2 = 2.0  # times the typical chi2 per degree of freedom
 _SIGMA = 5.0
@@ -55,7 +57,8 @@ def image_table(
     table
         visit, detector; sources, matched (to a star of the fit), referenced (to one with a reference star), kept; rms of what
         is kept about the stars (arcsec; mag or nJy), corrected for the stars' own errors; chi2_per_dof (NaN without any);
-        formal_error of the WCS (arcsec per axis) or of the calibration (mag), as large as chi2 says; weak: it is too large;
+        formal_error of the WCS (arcsec per axis) or of the calibration (mag), as large as chi2 says; weak: it is too large, the
+        image keeps few measurements or stands out (`suspect_images`), or a bad fit holds some terms of its map;
         clouded: no field follows the calibration of its visit.
     """
     n = len(images)
@@ -83,9 +86,15 @@ def image_table(
     table = table.merge(fitted, on=["visit", "detector"], how="left")
     counts = ["matched", "referenced", "kept"]
     table[counts] = table[counts].fillna(0)
-    table["weak"] = table.weak == 1.0
+    # of few measurements none can be told as an outlier by the others
+    table["weak"] = (table.weak == 1.0) | ((table.kept < LEAST_TOLD) & (table.kept > 0))
     table["clouded"] = table.visit.isin(_clouded(half, images, table))
-    return table.astype(dict.fromkeys(["sources", *counts], np.int64))
+    table = table.astype(dict.fromkeys(["sources", *counts], np.int64))
+    # what stands out is named; where half of a visit does, as on a wrong registration, the others are no better
+    lonely = _low(table.matched.to_numpy(np.float64), table.sources.to_numpy(np.float64), LOW_MATCHED)
+    suspect = pd.Series(suspect_images(table) | lonely)
+    table["weak"] |= suspect | (suspect.groupby(table.visit).transform("mean") >= 0.5)
+    return table
 
 
 def _clouded(half: AstrometryHalf | PhotometryHalf, images: Images, table: pd.DataFrame) -> list[int]:
@@ -119,7 +128,23 @@ def _formal_errors(half: AstrometryHalf | PhotometryHalf, images: Images, larges
     else:
         error, unit = calibration_errors(half.builder, half.draws), np.ones(len(images))
     error = error * np.sqrt(max(half.report.per_degree, 1.0))
-    return error, (error > largest * unit).astype(np.float64)
+    wrong = (
+        half.report.per_degree > BAD_FIT
+    )  # then what is held of a map, at the header's or at nothing, is the first suspect
+    return error, ((error > largest * unit) | (wrong & _held(half))).astype(np.float64)
+
+
+def _held(half: AstrometryHalf | PhotometryHalf) -> Flags:
+    """Return the images (I,) of whose outer map (of whose visit's field) some terms are held."""
+    builder = half.builder
+    if isinstance(builder, AstrometryBuilder):
+        of, end = builder.layout.outer, builder.layout.inner_start
+    else:
+        of, end = builder.layout.field, builder.layout.scale_start
+    if not end:
+        return np.zeros(of.size, bool)
+    complete: Flags = np.asarray(builder.parameters.fitted[:end].reshape(int(of.max()) + 1, -1).all(1))
+    return np.asarray(~complete[of])
 
 
 def _low(have: F64, out_of: F64, limit: float) -> Flags:
@@ -193,7 +218,7 @@ def report_images(half: str, table: pd.DataFrame) -> None:
 def report_weak(half: str, table: pd.DataFrame) -> None:
     """Warn of the images that are published with a large formal error, by name."""
     unit = "arcsec" if half == "astrometry" else "mag"
-    what = f"are held by few stars: their formal errors are large ({unit}); marked as weak, use them with care"
+    what = f"are held by few stars: their formal errors ({unit}) may be large or too small; marked as weak, use them with care"
     _warn(half, table, table.weak.to_numpy() & ~lost_images(table), what, table.formal_error.to_numpy())
 
 

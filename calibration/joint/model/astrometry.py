@@ -23,11 +23,12 @@ from calibration.joint.model.linearise import (
     MovingStars,
     Pixels,
     add_chroma,
+    add_map_gradient,
+    expand,
     map_pixels,
     subtract_stars,
     weights_of,
 )
-from calibration.joint.model.map_derivatives import add_map_gradient, expand
 from calibration.joint.model.rows import LightRows, ModelParameters, Rows
 from tasks.arrays import F64, I64, Flags
 

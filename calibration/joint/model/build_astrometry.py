@@ -7,10 +7,9 @@ import numpy as np
 
 from calibration.joint.config import JointcalConfig
 from calibration.joint.model.astrometry import AstrometryProblem, Layout, MeasuredPositions, StarAstrometry
-from calibration.joint.model.basis import design, fit_terms, n_terms, term_degrees
+from calibration.joint.model.basis import design, fit_terms, n_terms, order_by_evidence, term_degrees
 from calibration.joint.model.data import ARCSEC, Images, tangent_frames
-from calibration.joint.model.frames import image_frames, tangent_points
-from calibration.joint.model.gauge import held_chips
+from calibration.joint.model.frames import held_chips, image_frames, tangent_points
 from calibration.joint.model.linearise import Frames
 from calibration.joint.model.rows import ModelParameters
 from calibration.joint.model.stars import Associated
@@ -25,6 +24,7 @@ log = logging.getLogger("alertprod.jointcal")
 _NODES = 8
 _CHIP_SHAPE = 0.1
 _SOURCES_PER_TERM = 6  # below, a map follows the noise of its sources
+_SOURCES_OF_PLANE = 4  # below, only its offset is fitted
 _TRUST = 20.0  # times the distance of stars from their reference stars by the input WCS
 _TRUST_LIMITS = (0.05, 30.0)  # arcsec
 
@@ -135,49 +135,73 @@ class AstrometryBuilder:
             order, count = lay.outer_order, int(measured[outer])
             while order > 1 and _SOURCES_PER_TERM * n_terms(order) > count:
                 order -= 1
+            if count < _SOURCES_OF_PLANE:
+                order = 0
+            degree = term_degrees(lay.outer_order).sum(1)
+            # what is not fitted stays as the input WCS has it
+            start = degree <= (lay.outer_order if config.useInputWcs else 1)
+            self._fit_outer(outer, *self._outer_points(outer, associated), start)
+            if order < lay.outer_order:
+                order = order_by_evidence(*self._misses(outer, associated), order, lay.outer_order)
             if order < lay.outer_order:
                 name = self.parameters.names[outer * 2 * n_terms(lay.outer_order)].rsplit(",", 1)[0]
                 log.warning(
                     "%s: %d sources: the order of its map is lowered from %d to %d", name, count, lay.outer_order, order
                 )
-            degree = term_degrees(lay.outer_order).sum(1)
-            # what is not fitted stays as the input WCS has it
-            start = degree <= (lay.outer_order if config.useInputWcs else 1)
-            self._fit_outer(outer, *self._outer_points(outer, associated), start, degree <= order)
-            self._expect_outer(outer, degree, trusted)
+            self._expect_outer(outer, degree, degree <= order, trusted)
 
     def _outer_points(self, outer: int, associated: Associated) -> tuple[F64, F64]:
-        """Return points (N, 2) of one outer map's domain, and where the input WCS sees them, arcsec in its tangent
-        plane.
+        """Return points (N, 2) of one outer map's domain, and where the input WCS, moved onto the reference stars, sees
+        them, arcsec in its tangent plane.
         """
         lay = self.layout
         gu, gv = _nodes()
         points, target = [], []
         for i in np.flatnonzero(lay.outer == outer):
             x, y = lay.centre[i, 0] + gu * lay.half[i, 0], lay.centre[i, 1] + gv * lay.half[i, 1]
-            vectors = associated.registration.apply(unit_vectors(*self.images.wcs[i].pixel_to_sky(x, y)), int(i))
-            target.append(_gnomonic(vectors, self.frames, int(i)))
+            vectors = unit_vectors(*self.images.wcs[i].pixel_to_sky(x, y))
+            target.append(_gnomonic(associated.registration.apply(vectors, int(i)), self.frames, int(i)))
             points.append(self.focal(int(lay.inner[i]), gu, gv))
         return np.concatenate(points), np.concatenate(target)
 
-    def _fit_outer(self, outer: int, points: F64, target: F64, start: Flags, used: Flags) -> None:
-        """Fit the terms `start` of one map to points and hold those that are not `used`; both (n_terms,)."""
+    def _misses(self, outer: int, associated: Associated) -> tuple[F64, F64]:
+        """Return where stars with a reference star lie in one outer map's domain (N, 2), and by how much its start misses
+        them (N, 2), arcsec.
+        """
+        lay, m, stars = self.layout, associated.measurements, associated.stars
+        reference = stars.reference[stars.of_measurement]
+        points, off = [np.zeros((0, 2))], [np.zeros((0, 2))]
+        first = 2 * outer * n_terms(lay.outer_order)
+        terms = self.parameters.values[first : first + 2 * n_terms(lay.outer_order)].reshape(2, -1)
+        for i in np.flatnonzero(lay.outer == outer):
+            part = np.flatnonzero((m.image == i) & (reference >= 0))
+            u, v = ((np.stack([m.x[part], m.y[part]], 1) - lay.centre[i]) / lay.half[i]).T
+            place = self.focal(int(lay.inner[i]), u, v)
+            target = _gnomonic(associated.references.vector[reference[part]], self.frames, int(i))
+            points.append(place)
+            off.append(target - design(lay.outer_order, place[:, 0], place[:, 1]) @ terms.T)
+        return np.concatenate(points), np.concatenate(off)
+
+    def _fit_outer(self, outer: int, points: F64, target: F64, start: Flags) -> None:
+        """Fit the terms `start` (n_terms,) of one map to points."""
         basis = design(self.layout.outer_order, points[:, 0], points[:, 1])[:, start]
-        count = used.size
+        count = start.size
         for axis in range(2):
             part = slice((2 * outer + axis) * count, (2 * outer + axis + 1) * count)
             values = np.zeros(count)
             values[start] = np.linalg.lstsq(basis, target[:, axis], rcond=None)[0]
             self.parameters.values[part] = values
-            self.parameters.fitted[part] &= used
 
-    def _expect_outer(self, outer: int, degree: I64, trusted: float) -> None:
-        """Trust the distortion of the start, each term to so many arcsec: nothing against stars, all there is without."""
+    def _expect_outer(self, outer: int, degree: I64, used: Flags, trusted: float) -> None:
+        """Trust the distortion of the start, each term to so many arcsec: nothing against stars, all there is without; hold
+        the terms that are not `used` (n_terms,).
+        """
         count = degree.size
         for axis in range(2):
             part = slice((2 * outer + axis) * count, (2 * outer + axis + 1) * count)
             self.parameters.known[part] = np.where(degree >= 2, 1.0 / trusted**2, 0.0)
             self.parameters.expected[part] = self.parameters.values[part]
+            self.parameters.fitted[part] &= used
 
     def focal(self, chip: int, u: F64, v: F64) -> F64:
         """Return what the inner map of a chip makes of scaled pixels u, v (N,): shape (N, 2), in units of ``scale_mm``."""

@@ -9,7 +9,7 @@ from calibration.errors import JointCalibrationError, ModelInvalid
 from calibration.joint.config import JointcalConfig
 from calibration.joint.model.basis import n_terms, term_degrees
 from calibration.joint.model.data import Images
-from calibration.joint.model.gauge import held_chips
+from calibration.joint.model.frames import held_chips
 from calibration.joint.model.photometry import (
     POGSON,
     MeasuredFluxes,

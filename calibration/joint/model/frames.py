@@ -1,6 +1,8 @@
-"""Where each image of a joint fit points, when it was taken, and how the air refracted it."""
+"""Where each image of a joint fit points, when it was taken, how the air refracted it, and which chips hold the frame."""
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from calibration.joint.model.data import Images, tangent_frames
 from calibration.joint.model.linearise import Frames
@@ -8,7 +10,7 @@ from exposure.camera import Camera
 from tasks.arrays import F64, I64
 from tasks.sphere import sky_positions, unit_vectors
 
-__all__ = ["fit_epoch", "image_frames", "tangent_points"]
+__all__ = ["fit_epoch", "held_chips", "image_frames", "tangent_points"]
 
 _JULIAN_YEAR = 365.25  # days
 
@@ -94,4 +96,26 @@ def _refraction(images: Images, tangent: F64, camera: Camera) -> F64:
     boresight = unit_vectors(tangent[timed, 0], tangent[timed, 1])
     east, north = tangent_frames(boresight)
     out[timed] = np.stack([(up * east).sum(1), (up * north).sum(1)], 1) / (up * boresight).sum(1)[:, None]
+    return out
+
+
+def held_chips(visit: I64, chip: I64, detectors: I64, camera: Camera, middle: tuple[float, float]) -> list[int]:
+    """Return one chip of each connected group of visits and chips: that nearest to a place (mm) of the focal plane.
+
+    Parameters
+    ----------
+    visit, chip
+        (I,) index of both of each image.
+    detectors
+        (C,) detector of each chip.
+    """
+    n = int(visit.max()) + 1
+    size = n + detectors.size
+    links = coo_array((np.ones(visit.size), (visit, n + chip)), shape=(size, size))
+    group = connected_components(links, directed=False)[1][n:]
+    out = []
+    for g in np.unique(group):
+        of = np.flatnonzero(group == g)
+        nearest = camera.nearest([int(d) for d in detectors[of]], *middle)
+        out.append(int(of[np.flatnonzero(detectors[of] == nearest)[0]]))
     return out

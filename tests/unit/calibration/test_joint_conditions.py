@@ -1,0 +1,24 @@
+"""Joint fits under conditions drawn at random: each WCS is right within its formal error, or the fit says that it is not."""
+
+import os
+
+import numpy as np
+import pytest
+
+from tests.support.joint_conditions import draw, judge
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy")
+NUMBER = int(os.environ.get("ALERTPROD_JOINT_CONDITIONS", "30"))
+
+
+def test_no_wcs_is_wrong_without_a_word():
+    verdicts = {n: judge(draw(n)) for n in range(NUMBER)}
+    for n, verdict in verdicts.items():
+        worst = max(verdict.ratios.values(), default=float("nan"))
+        print(f"{n} {draw(n)}: {verdict.said or 'ok'}, worst {worst:.2f} formal errors, {verdict.marked} weak")
+    wrong = {str(draw(n)): v.wrong() for n, v in verdicts.items() if v.wrong()}
+    assert not wrong
+    fine = [ratio for v in verdicts.values() if not v.said for ratio in v.ratios.values()]
+    assert sum(not v.said for v in verdicts.values()) >= 0.6 * NUMBER  # saying no to everything is no way out
+    # errors of one survey go together: some 18 surveys of 2 axes tell their rms to 12 %, maps of few stars have tails
+    assert 0.6 < np.sqrt(np.mean(np.square(fine))) < 1.5
