@@ -53,7 +53,12 @@ def assert_announced(
     for name, dataset in tables.items():
         stored = butler.get(dataset, instrument="simcam", **data_id)
         frame = as_frame(stored.table) if isinstance(stored, ExposureCatalog) else stored
-        pd.testing.assert_series_equal(announced[name].dtypes, frame.dtypes, obj=dataset)
+        pd.testing.assert_series_equal(_types(announced[name]), _types(frame), obj=dataset)
+
+
+def _types(frame: pd.DataFrame) -> pd.Series:
+    """Return the types of columns; text that was in a file has another type in memory than text that was not."""
+    return frame.dtypes.map(lambda t: "text" if str(t) in ("object", "str") else str(t))
 
 
 def make_repository(survey: Path, folder: Path, visits: int) -> list[int]:
