@@ -77,7 +77,7 @@ def test_the_last_digit_of_the_template_decides_nothing_on_hatp32(tmp_path):
                 assert m["kernelDeconvolves"] == (broader and mode == "convolveTemplate")
                 assert ("deconvolution" in m["kernelWarning"]) == m["kernelDeconvolves"]
             one, other = found
-            assert len(one) == len(other) > 20, path.name
+            assert len(one) == len(other) > 10, path.name  # enough to see a digit decide
             far, row = cKDTree(one[["x", "y"]].to_numpy()).query(other[["x", "y"]].to_numpy())
             assert far.max() < 0.05, path.name
             assert len(set(row)) == len(one), path.name
