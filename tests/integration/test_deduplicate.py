@@ -15,6 +15,7 @@ from apdb import PostgresApdb
 from association import find_duplicates
 from association.deduplicate import deduplicate
 from association.errors import AssociationError
+from tasks.lacking import SOURCE_FLAGS
 from tests.support.apdb_rows import at, rows
 
 ARCSEC = 1 / 3600
@@ -73,6 +74,7 @@ def doubled(database):
             raErr=0.05 * ARCSEC,
             decErr=0.05 * ARCSEC,
             psfFluxErr=1.0,
+            **dict.fromkeys(SOURCE_FLAGS, False),  # drawn ones would take fluxes out of the means
         )
         client.store(at(61000.0 + visit), o, s, f)
     yield client, o

@@ -318,8 +318,8 @@ def test_template_set_is_versioned_and_serves_the_ccd(tmp_path):
     sky = good & (np.abs(part.image) < 4)
     scatter = np.std(part.image[sky]) ** 2
     assert np.median(part.variance[sky]) == pytest.approx(
-        scatter, rel=0.35
-    )  # covariances of resampled pixels are left out
+        scatter, rel=0.4
+    )  # covariances of resampled pixels are left out: the second resampling takes them for independent
     assert scatter < 9 / 4  # four frames, and two resamplings that smooth
     _, r = subtract(science, template, sources)
     z = (r.subtractedExposure.image / np.sqrt(r.subtractedExposure.variance))[30:-30, 30:-30]
