@@ -169,7 +169,7 @@ def _line_basis(cut: _Cut, stamp: F32, p: F64) -> F64:
 
 
 def _fit_line(cut: _Cut, stamp: F32, start: F64) -> F64 | None:
-    """Return the columns of a line fitted with uniform weights (in the order of `TRAIL_COLUMNS`; array px), None where it runs away."""
+    """Return the columns of a line fitted with uniform weights (in the order of `TRAIL_COLUMNS`; array px), None where it runs away or does not end."""
     p, use = start.copy(), cut.use
     basis, flux = np.zeros((5, 1)), 0.0
     for _ in range(ITERATIONS):
@@ -184,6 +184,8 @@ def _fit_line(cut: _Cut, stamp: F32, start: F64) -> F64 | None:
         p[2] = np.clip(p[2], 1.0, LONGEST + 1)
         if np.abs(step[:3]).max() < 1e-3:
             break
+    else:  # noise without a line: where such a fit stands in the end, the last digit decides
+        return None
     if np.hypot(*(p[:2] - start[:2])) > 0.5 * start[2] + 3:
         return None
     basis = _line_basis(cut, stamp, p)[:, use]

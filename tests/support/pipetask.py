@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,19 @@ def pipetask(*arguments: Any) -> str:
 
 
 def assert_announced(
-    butler: Any, task: type[AlertTask], tables: dict[str, str], config: Any = None, **data_id: Any
+    butler: Any,
+    task: type[AlertTask],
+    tables: dict[str, str],
+    config: Any = None,
+    other: Collection[str] = (),
+    **data_id: Any,
 ) -> None:
-    """Compare columns and types of stored tables with those that a task announces; `tables`: dataset by name of its schema."""
+    """Compare columns and types of stored tables with those that a task announces; `tables`: dataset by name of its schema.
+
+    `other` are further schemas of the task that no dataset is compared with.
+    """
     announced = make_task(task, config).getSchemaCatalogs()
-    assert set(announced) == set(tables)
+    assert set(announced) == {*tables, *other}
     for name, dataset in tables.items():
         stored = butler.get(dataset, instrument="simcam", **data_id)
         frame = as_frame(stored.table) if isinstance(stored, ExposureCatalog) else stored
