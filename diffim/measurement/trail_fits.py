@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diffim.detection.peaks import TRAIL_COLUMNS, Detections
+from diffim.measurement.trails import LONGEST, STEP
 from exposure import Exposure
 from exposure.photometry import position_basis, psf_images
 from exposure.psf import FWHM_PER_SIGMA, fwhm_of
@@ -17,10 +18,9 @@ from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 
 __all__ = ["merge_trails"]
 
-LEAST_LENGTH, LONGEST = 2.0, 150.0  # FWHM, px
+LEAST_LENGTH = 2.0  # FWHM
 ELONGATED = 3.0  # ratio of the two second moments of a footprint, at least
 MOST_PEAKS = 40
-STEP = 0.5  # px between the points that stand for a line
 ITERATIONS, POINT_ITERATIONS = 25, 6
 MARGIN = 2.0  # FWHM around a footprint that are fitted too
 

@@ -16,7 +16,7 @@ from exposure.stamps import gather
 from tasks.arrays import F64, Flags, nearest_pixels
 from tasks.compiled import compiled
 
-__all__ = ["measure_trails"]
+__all__ = ["LONGEST", "STEP", "measure_trails"]
 
 SUSPECT = 3  # PSF radii: a longer trail should not end at the edge
 STEP = 0.5  # px between the points that stand for a line

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from apdb.errors import NotFound
+from apdb.queue.states import VisitState
 from apdb.queue.status import service_status
 from service.pages.nights.facts import BUDGET_S, STEPS, Night, in_order, night_of, nights, open_nights
 from service.pages.nights.mosaic import metric_names, mosaic
@@ -87,7 +88,7 @@ def _page(request: Request, shared: Pages, number: int | None, colour: str, visi
 def _focal_plane(shared: Pages, night: Night, colour: str, wanted: int | None) -> dict[str, Any]:
     """Return what the mosaic shows: one visit, the newest that was begun where none is asked for."""
     numbers = list(dict.fromkeys(v["visit"] for v in night.visits))
-    begun = [v["visit"] for v in night.visits if v["state"] not in ("queued", "waiting")]
+    begun = [v["visit"] for v in night.visits if v["state"] not in (VisitState.QUEUED, VisitState.WAITING)]
     visit = wanted if wanted in numbers else next(iter([*begun, *numbers]), None)
     of_visit = [v for v in night.visits if v["visit"] == visit]
     instrument = of_visit[0]["instrument"] if of_visit else None

@@ -1,10 +1,11 @@
 """The page of one ccdVisit: what became of it, its images, its sources by class, its metrics against those of the survey."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import psycopg
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 
 from apdb import Ledger
@@ -14,12 +15,11 @@ from service.pages.nights.facts import BUDGET_S, STEPS, in_order
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, reading
 
-__all__ = ["CLASSES", "Span", "row_of", "sources_of", "visit_pages"]
+__all__ = ["CLASSES", "LookOfImages", "metrics_of", "row_of", "sources_of", "visit_pages"]
 
 visit_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 MOST_SOURCES = 2000
-Span = Annotated[float, Query(gt=0, le=1e6, description="noise sigma that are white")]
 LONG_TRAIL, LONG_TRAIL_ARCSEC = 2.0, 3.0  # a trail is longer: in FWHM of the PSF; where that is not known
 MOST_HISTORY = 2000  # ccdVisits of the same instrument and band, the newest
 _SOURCES = (
@@ -49,21 +49,25 @@ CLASSES = (
 )
 
 
+@dataclass(frozen=True)
+class _Look:
+    """How images are drawn."""
+
+    stretch: Literal["asinh", "linear", "log"] = "asinh"
+    span: Annotated[float, Query(gt=0, le=1e6, description="noise sigma that are white")] = 100.0
+    mask: bool = False
+
+
+LookOfImages = Annotated[_Look, Depends()]
+
+
 @visit_pages.get("/visit/{visit}/{detector}")
-def one_visit(
-    visit: int,
-    detector: int,
-    request: Request,
-    shared: Pages,
-    stretch: Literal["asinh", "linear", "log"] = "asinh",
-    span: Span = 100.0,
-    mask: bool = False,
-) -> HTMLResponse:
+def one_visit(visit: int, detector: int, request: Request, shared: Pages, look: LookOfImages) -> HTMLResponse:
     """One ccdVisit; its images follow (`service.pages.visits.images`)."""
     row = row_of(shared, visit, detector)
     with reading(shared.database) as cursor:
-        sources = sources_of(cursor, visit, detector)
-        own = _metrics(cursor, visit, detector)
+        own = metrics_of(cursor, visit, detector)
+        sources = sources_of(cursor, visit, detector, own)
         history = [r["metrics"] for r in cursor.execute(_HISTORY, (row["instrument"], row["band"], MOST_HISTORY))]
         outbox = cursor.execute(_OUTBOX, (visit, detector)).fetchall()
         beside = [
@@ -74,7 +78,7 @@ def one_visit(
         request, "visit.html", row=row, told=describe(row), sources=sources, most=MOST_SOURCES,
         class_words=dict(CLASSES), metrics=_against(own, history),
         outbox=outbox, steps=[(n, row["seconds"][n]) for n in in_order(row["seconds"] or {})], order=STEPS, budget=BUDGET_S,
-        earlier=beside[0], later=beside[1], stretch=stretch, span=span, mask=mask, counted=len(history),
+        earlier=beside[0], later=beside[1], stretch=look.stretch, span=look.span, mask=look.mask, counted=len(history),
     )  # fmt: skip
 
 
@@ -92,16 +96,19 @@ def row_of(shared: Pages, visit: int, detector: int) -> dict[str, Any]:
     return row
 
 
-def sources_of(cursor: psycopg.Cursor[dict[str, Any]], visit: int, detector: int) -> list[dict[str, Any]]:
-    """Return the most significant sources of a ccdVisit, each with its class."""
+def sources_of(
+    cursor: psycopg.Cursor[dict[str, Any]], visit: int, detector: int, metrics: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the most significant sources of a ccdVisit with these metrics, each with its class."""
     sources = cursor.execute(_SOURCES, (visit, detector, MOST_SOURCES)).fetchall()
-    longest = LONG_TRAIL * _metrics(cursor, visit, detector).get("seeingArcsec", 0.0) or LONG_TRAIL_ARCSEC
+    longest = LONG_TRAIL * metrics.get("seeingArcsec", 0.0) or LONG_TRAIL_ARCSEC
     for source in sources:
         source["kind"] = _class_of(source, longest)
     return sources
 
 
-def _metrics(cursor: psycopg.Cursor[dict[str, Any]], visit: int, detector: int) -> dict[str, Any]:
+def metrics_of(cursor: psycopg.Cursor[dict[str, Any]], visit: int, detector: int) -> dict[str, Any]:
+    """Return the metrics of a ccdVisit by name, none where it has none."""
     found = cursor.execute('SELECT metrics FROM "VisitQuality" WHERE visit = %s AND detector = %s', (visit, detector))
     return (found.fetchone() or {}).get("metrics") or {}
 
