@@ -32,8 +32,8 @@ def store_label(connection: psycopg.Connection[Any], source_id: int, principal: 
     NotFound
         There is no such detection.
     """
-    found = connection.execute('SELECT 1 FROM "DiaSource" WHERE "diaSourceId" = %s LIMIT 1', (source_id,)).fetchone()
-    if found is None:
+    source = connection.execute('SELECT 1 FROM "DiaSource" WHERE "diaSourceId" = %s LIMIT 1', (source_id,)).fetchone()
+    if source is None:
         raise NotFound(f"there is no DiaSource {source_id}")
     connection.execute(
         'INSERT INTO "SourceLabel" ("diaSourceId", principal, label) VALUES (%s, %s, %s) ON CONFLICT ("diaSourceId", principal) '

@@ -328,13 +328,13 @@ def visits(
     if after is not None:
         visit, detector = after
         last = sql.Literal(visit), sql.Literal((1 << 15) - 1 if detector is None else detector)
-        place = sql.SQL("(t.visit, t.detector) > ({}, {})").format(*last)
+        beyond = sql.SQL("(t.visit, t.detector) > ({}, {})").format(*last)
         if newest:
-            place = sql.SQL(
+            beyond = sql.SQL(
                 '(t."createdAt", t.visit, t.detector) < (SELECT "createdAt", visit, detector FROM "VisitLedger" WHERE visit = {} '
                 "AND detector = {})"
             ).format(*last)
-        terms.append(place)
+        terms.append(beyond)
     statement = sql.SQL("SELECT {} FROM visit_summary t WHERE {} ORDER BY {} LIMIT {}").format(
         _list(VISIT_COLUMNS), sql.SQL(" AND ").join(terms), order, sql.Literal(check_limit(limit))
     )

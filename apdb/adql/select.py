@@ -55,15 +55,15 @@ def adql_query(text: str, max_rows: int = 10_000) -> Query:
     words.need("SELECT")
     distinct = words.take("DISTINCT")
     top = int(words.next().text) if words.take("TOP") and words.now.text.isdigit() else None
-    start = words.at
+    start = words.index
     _skip_to_from(words)
     table, names = _table(words)
-    after = words.at
-    words.at = start
+    after = words.index
+    words.index = start
     conditions = Conditions(words, {c.name.lower(): c for c in table.columns}, names, table.pixels)
     columns, parts = _items(words, conditions, table)
     words.need("FROM")
-    words.at = after
+    words.index = after
     tail = _tail(words, conditions, {c.name.lower() for c in columns})
     limit = max(1, min(max_rows, MAX_ROWS))
     rows = limit if top is None else min(top, limit)
@@ -149,8 +149,8 @@ def _tail(words: Words, conditions: Conditions, names: set[str]) -> sql.Composab
 
 
 def _ordered(words: Words, conditions: Conditions, names: set[str]) -> sql.Composable:
-    known = words.now.text.strip('"')
-    if known.lower() in names and known.lower() in (*(a.lower() for a in _AGGREGATES),):
+    name = words.now.text.strip('"')
+    if name.lower() in names and name.lower() in (*(a.lower() for a in _AGGREGATES),):
         part: sql.Composable = sql.Identifier(words.next().text.strip('"').lower())
     else:
         part = conditions.value()

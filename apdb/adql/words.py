@@ -22,7 +22,7 @@ class Word:
 
     kind: str
     text: str
-    place: int
+    offset: int
 
     @property
     def upper(self) -> str:
@@ -43,38 +43,38 @@ class Words:
         if len(text) > MAX_TEXT:
             raise BadQuery(f"the query is longer than {MAX_TEXT} characters")
         self._words: list[Word] = []
-        place = 0
-        while place < len(text):
-            match = _WORD.match(text, place)
+        offset = 0
+        while offset < len(text):
+            match = _WORD.match(text, offset)
             if match is None:
-                raise BadQuery(f"{text[place : place + 20]!r} at character {place + 1} begins no word of ADQL")
+                raise BadQuery(f"{text[offset : offset + 20]!r} at character {offset + 1} begins no word of ADQL")
             if match.lastgroup != "space":
-                self._words.append(Word(str(match.lastgroup), match[0], place))
-            place = match.end()
+                self._words.append(Word(str(match.lastgroup), match[0], offset))
+            offset = match.end()
         depth = 0
         for word in self._words:
             depth += (word.text == "(") - (word.text == ")")
             if depth > MAX_DEPTH:
-                raise BadQuery(f"ADQL: more than {MAX_DEPTH} brackets in each other at character {word.place + 1}")
+                raise BadQuery(f"ADQL: more than {MAX_DEPTH} brackets in each other at character {word.offset + 1}")
         self._words.append(Word("end", "", len(text)))
-        self.at = 0
+        self.index = 0
 
     @property
     def now(self) -> Word:
         """The word that comes next."""
-        return self._words[self.at]
+        return self._words[self.index]
 
     def next(self) -> Word:
         """Take a word."""
         word = self.now
-        self.at += word.kind != "end"
+        self.index += word.kind != "end"
         return word
 
     def take(self, *texts: str) -> bool:
         """Take the next words if they are these."""
-        if [w.upper for w in self._words[self.at : self.at + len(texts)]] != list(texts):
+        if [w.upper for w in self._words[self.index : self.index + len(texts)]] != list(texts):
             return False
-        self.at += len(texts)
+        self.index += len(texts)
         return True
 
     def opens(self, among: Collection[str]) -> bool:
@@ -82,7 +82,7 @@ class Words:
         if self.now.text != "(":
             return False
         depth = 0
-        for word in self._words[self.at :]:
+        for word in self._words[self.index :]:
             depth += (word.text == "(") - (word.text == ")")
             if word.upper in among:
                 return True
@@ -104,5 +104,5 @@ class Words:
     def wrong(self, what: str) -> BadQuery:
         """Return the error that says what is wrong at the next word."""
         word = self.now
-        came = f"{word.text!r} at character {word.place + 1}" if word.kind != "end" else "the end"
+        came = f"{word.text!r} at character {word.offset + 1}" if word.kind != "end" else "the end"
         return BadQuery(f"ADQL: {what}, came {came}")

@@ -156,14 +156,14 @@ class ClientChanges(ClientBase):
         table: str,
         rows: Mapping[Any, Any],
         time: astropy.time.Time | None,
-        withdrawn_at: Callable[[psycopg.Connection[Any], Any], dict[Any, float | None]],
+        withdrawal_times: Callable[[psycopg.Connection[Any], Any], dict[Any, float | None]],
         withdraw: Callable[[psycopg.Connection[Any], Any, float], None],
     ) -> None:
         """Withdraw the valid ones of rows that must all exist."""
         mjd = float((self._current_time() if time is None else time).tai.mjd)
 
         def work(connection: psycopg.Connection[Any]) -> None:
-            withdrawn_mjd = withdrawn_at(connection, rows)
+            withdrawn_mjd = withdrawal_times(connection, rows)
             if missing := rows.keys() - withdrawn_mjd.keys():
                 raise LookupError(f"Some source IDs are missing from {table} table: {sorted(missing)}")
             valid = [k for k in rows if withdrawn_mjd[k] is None]

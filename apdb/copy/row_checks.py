@@ -111,10 +111,10 @@ def check_frame(
 
 def _refuse_unknown(table: str, names: Iterable[str], columns: Sequence[Column]) -> None:
     """Refuse columns that would be lost: the table has no place for them."""
-    known = {*(c.name for c in columns), PIXEL_COLUMN.name}
+    column_names = {*(c.name for c in columns), PIXEL_COLUMN.name}
     for name in names:
-        if name not in known:
-            near = get_close_matches(str(name), known, 1)
+        if name not in column_names:
+            near = get_close_matches(str(name), column_names, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ApdbError(f"{table}.{name}: the schema has no such column{hint}: leave it out of the frame")
 

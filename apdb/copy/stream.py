@@ -136,9 +136,9 @@ class _Answer:
                 self._buffer = np.concatenate([self._buffer, np.empty(self._buffer.size, np.uint8)])
             self._held += _read_much(self._handle, self._buffer[self._held :])
         rows = np.empty(self._held, np.uint8)
-        used, length, error_at = _unframe(self._buffer[: self._held], rows, self._state)
-        if error_at >= 0 and not self.error:
-            self.error = bytes(self._buffer[error_at:used])
+        used, length, error_offset = _unframe(self._buffer[: self._held], rows, self._state)
+        if error_offset >= 0 and not self.error:
+            self.error = bytes(self._buffer[error_offset:used])
         self.ready, self._used = bool(self._state[1]), used
         self._held -= int(used)
         self._buffer[: self._held] = self._buffer[used : used + self._held].copy()
@@ -221,7 +221,7 @@ def _unframe(data: U8, rows: U8, state: I64) -> tuple[np.int64, np.int64, np.int
 
     `state` holds: bytes of COPY's header still to skip, whether ReadyForQuery came.
     """
-    offset, length, error_at = np.int64(0), np.int64(0), np.int64(-1)
+    offset, length, error_offset = np.int64(0), np.int64(0), np.int64(-1)
     while offset + 5 <= data.size:
         end = offset + 1 + np.int64(word(data, offset + 1))
         if end > data.size:
@@ -235,13 +235,13 @@ def _unframe(data: U8, rows: U8, state: I64) -> tuple[np.int64, np.int64, np.int
                 rows[length : length + count] = data[begin:end]
                 length += count
         elif kind == 69:  # E: ErrorResponse
-            error_at = offset + 5
-            return end, length, error_at
+            error_offset = offset + 5
+            return end, length, error_offset
         elif kind == 90:  # Z: ReadyForQuery
             state[1] = 1
-            return end, length, error_at
+            return end, length, error_offset
         offset = end
-    return offset, length, error_at
+    return offset, length, error_offset
 
 
 def _error(fields: bytes) -> psycopg.Error:

@@ -160,13 +160,15 @@ def archive_partition(
 
 def _gather(connection: psycopg.Connection[Any], partition: Partition, relation: str) -> None:
     """Move the rows of a month out of the default partition to a new table."""
-    made, default = sql.Identifier(relation), sql.Identifier(f"{partition.table}_default")
-    connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(made, sql.Identifier(partition.table)))
+    new_table, default = sql.Identifier(relation), sql.Identifier(f"{partition.table}_default")
+    connection.execute(
+        sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(new_table, sql.Identifier(partition.table))
+    )
     moved = connection.execute(
         sql.SQL(
             'WITH moved AS (DELETE FROM {} WHERE "midpointMjdTai" >= %s AND "midpointMjdTai" < %s RETURNING *) '
             "INSERT INTO {} SELECT * FROM moved"
-        ).format(default, made),
+        ).format(default, new_table),
         (partition.begin_mjd, partition.end_mjd),
     ).rowcount
     if not moved:

@@ -222,13 +222,13 @@ def _stop_running(data: Path, grace_s: float) -> bool:
 
 def _working_in(directory: Path, *names: str) -> list[int]:
     """Return the processes of these names whose working directory is, or lies in, `directory`."""
-    found, place = [], directory.resolve()
+    processes, root = [], directory.resolve()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             named = (process / "comm").read_text().strip() in names
-            if named and Path(os.readlink(process / "cwd")).is_relative_to(place):
-                found.append(int(process.name))
-    return found
+            if named and Path(os.readlink(process / "cwd")).is_relative_to(root):
+                processes.append(int(process.name))
+    return processes
 
 
 def _kill(processes: list[int]) -> None:

@@ -52,8 +52,8 @@ def restore_partition(
         # from here on for a moment only: nobody attaches, detaches or writes meanwhile
         lock_partitions(connection)
         _add_what_is_there(connection, item, build)
-        made, name, check = (sql.Identifier(n) for n in (build, item.partition, _CHECK))
-        connection.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(made, name))
+        built, name, check = (sql.Identifier(n) for n in (build, item.partition, _CHECK))
+        connection.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(built, name))
         attach(connection, item.table, item.partition, item.begin_mjd, item.end_mjd)
         connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(name, check))
         connection.execute(

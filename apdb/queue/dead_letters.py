@@ -77,7 +77,7 @@ _SHOWN = (
     'id, topic, partition, "offset", length(value) AS size, "sentAt", "errorCode", "errorText", state, "topicError", '
     '"publishedAt", "createdAt", "updatedAt"'
 )
-_PLACE = 'topic = %s AND partition = %s AND "offset" = %s AND digest = %s'
+_SAME_MESSAGE = 'topic = %s AND partition = %s AND "offset" = %s AND digest = %s'
 
 
 def _plain(text: str) -> str:
@@ -88,17 +88,17 @@ def _plain(text: str) -> str:
 def add(connection: psycopg.Connection[Any], letter: DeadLetter) -> tuple[int, bool]:
     """Keep a dead letter; returns its number and whether its topic has it. The same message again is one row."""
     headers = [[_plain(k), None if v is None else b64encode(v).decode()] for k, v in letter.headers]
-    place = (letter.topic, letter.partition, letter.offset, letter.digest)
+    message_key = (letter.topic, letter.partition, letter.offset, letter.digest)
     connection.execute(
         'INSERT INTO "DeadLetter" (topic, partition, "offset", digest, key, value, headers, "sentAt", "errorCode", '
         '"errorText", state) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING',
         (
-            *place, letter.key, letter.value, json.dumps(headers), letter.sent_at, letter.code, _plain(letter.text),
+            *message_key, letter.key, letter.value, json.dumps(headers), letter.sent_at, letter.code, _plain(letter.text),
             DeadLetterState.WAITING,
         ),
     )  # fmt: skip
     row = single_row(
-        connection.execute(f'SELECT id, "publishedAt" IS NOT NULL FROM "DeadLetter" WHERE {_PLACE}', place)
+        connection.execute(f'SELECT id, "publishedAt" IS NOT NULL FROM "DeadLetter" WHERE {_SAME_MESSAGE}', message_key)
     )
     return int(row[0]), bool(row[1])
 
@@ -149,8 +149,8 @@ def get(connection: psycopg.Connection[Any], number: int) -> tuple[dict[str, Any
         raise NotFound(f"no dead letter {number}: 'alertprod dead-letters list' shows those that are there")
     key, value = row.pop("key"), row.pop("value")
     headers = [(k, None if v is None else b64decode(v)) for k, v in row.pop("headers")]
-    place = (row["topic"], row["partition"], row["offset"])
-    return row, DeadLetter(*place, key, value, headers, row["sentAt"], row["errorCode"], row["errorText"])
+    origin = (row["topic"], row["partition"], row["offset"])
+    return row, DeadLetter(*origin, key, value, headers, row["sentAt"], row["errorCode"], row["errorText"])
 
 
 def set_reason(connection: psycopg.Connection[Any], number: int, code: str, text: str) -> None:
@@ -177,6 +177,6 @@ def resolve(connection: psycopg.Connection[Any], number: int, state: DeadLetterS
         ).fetchone()
         if row is None:
             raise NotFound(f"no dead letter {number} waits: 'alertprod dead-letters list' shows those that do")
-        place = {"id": number, "topic": row["topic"], "partition": row["partition"], "offset": row["offset"]}
-        audit(connection, f"{state} dead letter", "DeadLetter", 1, place)
+        identity = {"id": number, "topic": row["topic"], "partition": row["partition"], "offset": row["offset"]}
+        audit(connection, f"{state} dead letter", "DeadLetter", 1, identity)
     return row

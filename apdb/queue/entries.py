@@ -103,8 +103,8 @@ def enter(connection: psycopg.Connection[Any], entries: Sequence[Entry]) -> list
         )
         for e in ordered
     ]
-    made = cursor.execute(_INSERT, [list(column) for column in zip(*values, strict=True)]).fetchall()
-    new = {(row["visit"], row["detector"]): row for row in made}
+    inserted = cursor.execute(_INSERT, [list(column) for column in zip(*values, strict=True)]).fetchall()
+    new = {(row["visit"], row["detector"]): row for row in inserted}
     results: dict[int, Entered] = {}
     for entry in ordered:
         if (row := new.get(entry.key)) is not None and row["messageHash"] == entry.digest:

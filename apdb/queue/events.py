@@ -38,7 +38,7 @@ class VisitEvent:
         Of the event: the same one may be given twice.
     visit, detector, state, attempt, priority, error_code
         As the ledger had them.
-    at
+    time
         Begin of the transaction that changed it.
     """
 
@@ -49,7 +49,7 @@ class VisitEvent:
     attempt: int
     priority: int
     error_code: str | None
-    at: datetime
+    time: datetime
 
     def as_json(self) -> dict[str, Any]:
         """Return it by the names of the API."""
@@ -61,7 +61,7 @@ class VisitEvent:
             "attempt": self.attempt,
             "priority": self.priority,
             "errorCode": self.error_code,
-            "at": self.at.isoformat(),
+            "at": self.time.isoformat(),
         }
 
 
@@ -70,12 +70,12 @@ class EventReader:
 
     Parameters
     ----------
-    place
+    position
         Where an earlier reader stood.
     """
 
-    def __init__(self, place: int) -> None:
-        self.place = place
+    def __init__(self, position: int) -> None:
+        self.position = position
         self._newest = 0
         self._given: dict[int, int] = {}  # numbers of the events at or behind the place, and their transactions
 
@@ -90,7 +90,7 @@ class EventReader:
     def read(self, connection: psycopg.Connection[Any], most: int = MOST) -> list[VisitEvent]:
         """Return what is new, at most so many; fewer than that means that there is no more now."""
         values = {
-            "place": self.place,
+            "place": self.position,
             "above": max(self._newest - LATE, 0) if self._newest else 0,
             "given": list(self._given),
             "most": most,
@@ -102,8 +102,8 @@ class EventReader:
             self._newest = max(self._newest, events[-1][2])
         # a full page ends somewhere in the order of transactions: what is behind it was not given
         last = max(row[1] for row in events) if len(events) >= most else rows[0][0]
-        self.place = max(self.place, min(rows[0][0], last))
-        self._given = {n: t for n, t in self._given.items() if t >= self.place and n > self._newest - LATE}
+        self.position = max(self.position, min(rows[0][0], last))
+        self._given = {n: t for n, t in self._given.items() if t >= self.position and n > self._newest - LATE}
         return [VisitEvent(*row[2:]) for row in events]
 
 

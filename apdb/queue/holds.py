@@ -47,13 +47,13 @@ def _tell_released(connection: psycopg.Connection[Any], visit: int, detector: in
     import pandas as pd  # loaded when alerts are released: the process that asks what is held needs neither
     from astropy.time import Time
 
-    found = connection.execute(
+    sources = connection.execute(
         'SELECT "diaSourceId", coalesce("diaObjectId", 0), coalesce("diaObjectId", 0), visit, detector FROM "DiaSource" WHERE '
         '"diaSourceId" = ANY(%s::bigint[]) AND visit = %s AND detector = %s',
         (ids, visit, detector),
     ).fetchall()
     table = (
-        pd.DataFrame(found, columns=list(corrections.IDS))
+        pd.DataFrame(sources, columns=list(corrections.IDS))
         .astype(np.int64)
         .assign(kind=str(corrections.CorrectionKind.RELEASED))
     )

@@ -49,11 +49,11 @@ def take_key(connection: psycopg.Connection[Any], key: RequestKey) -> tuple[int,
     KeyReused
         As `known_answer`.
     """
-    made = connection.execute(
+    inserted = connection.execute(
         'INSERT INTO "IdempotencyKey" (principal, key, digest) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1',
         (key.principal, key.key, key.digest),
     ).fetchone()
-    return None if made is not None else known_answer(connection, key)
+    return None if inserted is not None else known_answer(connection, key)
 
 
 def keep_answer(connection: psycopg.Connection[Any], key: RequestKey, status: int, answer: Any) -> None:

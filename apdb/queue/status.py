@@ -91,14 +91,14 @@ def _step_seconds(connection: psycopg.Connection[Any]) -> dict[str, float]:
 
 def _relay_leads(connection: psycopg.Connection[Any]) -> bool:
     """Whether some relay holds the leader lock."""
-    found = single_row(
+    row = single_row(
         connection.execute(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s AND "
             "database = (SELECT oid FROM pg_database WHERE datname = current_database())",
             (RELAY_LOCK,),
         )
     )
-    return bool(found[0])
+    return bool(row[0])
 
 
 def _queue_figures(connection: psycopg.Connection[Any]) -> dict[str, float]:

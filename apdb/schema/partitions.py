@@ -164,7 +164,7 @@ class PartitionKeeper:
     """Makes the partitions of the months that rows fall into, asking the database once for each month and process."""
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
+        self._existing: set[str] = set()
 
     def prepare(
         self, connect: Callable[[], AbstractContextManager[psycopg.Connection[Any]]], rows: "Mapping[str, pd.DataFrame]"
@@ -175,13 +175,13 @@ class PartitionKeeper:
             times = frame.midpointMjdTai.to_numpy(np.float64)
             days |= set(np.unique(times[np.isfinite(times)] // 1).astype(int).tolist())
         months = {month_bounds(float(d))[0]: float(d) for d in sorted(days) if _SANE[0] <= d <= _SANE[1]}
-        missing = {label: day for label, day in months.items() if label not in self._known}
+        missing = {label: day for label, day in months.items() if label not in self._existing}
         if not missing or len(missing) > MAX_NEW_MONTHS:
             return
         with connect() as connection:
             for label, day in missing.items():
                 ensure_months(connection, day, ahead=0)
-                self._known.add(label)
+                self._existing.add(label)
 
 
 @dataclass(frozen=True)

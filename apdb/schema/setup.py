@@ -59,12 +59,12 @@ def finish_schema(
 
 def _make_triggers(connection: psycopg.Connection[Any], name: str, triggers: tuple[str, ...], count: int) -> None:
     """Run a file of SQL beside this module, unless so many of its triggers are there: to make them locks their tables."""
-    made = connection.execute(
+    present = connection.execute(
         "SELECT count(*) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE t.tgname = ANY(%s) "
         "AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())",
         (list(triggers),),
     ).fetchone()
-    if made != (count,):
+    if present != (count,):
         connection.execute((files("apdb.schema") / name).read_text(encoding="utf-8"))
 
 

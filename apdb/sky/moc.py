@@ -27,7 +27,7 @@ def healpix_of_htm(pixels: Iterable[int], order: int = MOC_ORDER) -> I64:
     import hpgeom
 
     ids = np.unique(np.fromiter(pixels, np.int64))
-    found: list[I64] = [np.zeros(0, np.int64)]
+    cells: list[I64] = [np.zeros(0, np.int64)]
     for level in np.unique(_levels(ids)).tolist():
         own = ids[_levels(ids) == level]
         # 5.3 arcmin for cells of 6.9: corners and middles of the parts meet every cell but for slivers
@@ -35,8 +35,8 @@ def healpix_of_htm(pixels: Iterable[int], order: int = MOC_ORDER) -> I64:
         step = max(1, CHUNK >> (2 * max(parts - 2, 0)))
         for first in range(0, own.size, step):
             ra, dec = sky_positions(_points(_corners(own[first : first + step], level), parts))
-            found.append(np.unique(hpgeom.angle_to_pixel(1 << order, ra, dec, nest=True, lonlat=True)))
-    return np.unique(np.concatenate(found)).astype(np.int64)
+            cells.append(np.unique(hpgeom.angle_to_pixel(1 << order, ra, dec, nest=True, lonlat=True)))
+    return np.unique(np.concatenate(cells)).astype(np.int64)
 
 
 def _levels(ids: I64) -> I64:

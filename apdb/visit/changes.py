@@ -89,13 +89,13 @@ def add_to_counts(connection: psycopg.Connection[Any], steps: Counter[int]) -> d
 
 
 def close_objects(
-    connection: psycopg.Connection[Any], ids: Collection[int], mjd_tai: float, made_now: Collection[int] = ()
+    connection: psycopg.Connection[Any], ids: Collection[int], mjd_tai: float, renewed_ids: Collection[int] = ()
 ) -> list[int]:
     """End the open versions of objects and take them out of DiaObjectLast; returns the ids that were open.
 
-    An open version that this same transaction has made (of objects in `made_now`) is deleted: its predecessor has ended.
+    An open version that this same transaction has made (of objects in `renewed_ids`) is deleted: its predecessor has ended.
     """
-    own = sorted(set(made_now) & set(ids))
+    own = sorted(set(renewed_ids) & set(ids))
     rows = connection.execute(
         'DELETE FROM "DiaObject" WHERE "diaObjectId" = ANY(%s) AND "validityEndMjdTai" IS NULL RETURNING "diaObjectId"',
         (own,),

@@ -34,7 +34,7 @@ def renew_forced_means(
     since: "pd.Series[float]",
     bands: Collection[str],
     mjd_tai: float,
-    made_now: Collection[int] = (),
+    renewed_ids: Collection[int] = (),
 ) -> tuple[int, ...]:
     """Give objects that were detected at or after a time new forced means; returns those that have others now, in order of id.
 
@@ -46,7 +46,7 @@ def renew_forced_means(
         Those of the forced sources that came or went.
     mjd_tai
         When the new versions begin.
-    made_now
+    renewed_ids
         Objects whose open version this same transaction has made: it is changed.
     """
     held = {c.name for c in schema.columns("DiaObject")}
@@ -59,7 +59,7 @@ def renew_forced_means(
     objects = select_frame(connection, "DiaObjectLast", columns, rest, wanted)
     objects = objects[objects[_LAST].to_numpy() >= objects.diaObjectId.map(since).to_numpy()]
     ids, last = objects.diaObjectId.to_numpy(np.int64), objects[_LAST].to_numpy(np.float64)
-    own = np.isin(ids, np.fromiter(made_now, np.int64, len(made_now)))
+    own = np.isin(ids, np.fromiter(renewed_ids, np.int64, len(renewed_ids)))
     changed: list[int] = []
     for part, statement in (
         (~own, _copied_versions(schema, chosen, mjd_tai)),

@@ -40,7 +40,7 @@ def renew_late(
     but: Collection[int] = (),
     last: Mapping[int, float] | None = None,
     gone: Measured | None = None,
-    made_now: Collection[int] = (),
+    renewed_ids: Collection[int] = (),
 ) -> tuple[int, ...]:
     """Make objects anew that rows of a visit which came late have a part in, `but` for some; returns them.
 
@@ -53,18 +53,18 @@ def renew_late(
         Last detections (MJD, TAI) as they are known of objects; others are looked up.
     gone
         Forced sources that these rows replace.
-    made_now
+    renewed_ids
         Further objects whose open version this same transaction has made.
     """
     times = [f.midpointMjdTai.to_numpy(np.float64) for f in rows.frames.values()]
     newest = float(np.max(np.concatenate(times))) if times else np.inf
     own = rows.objects.diaObjectId.tolist() if len(rows.objects) else []
-    made = {*made_now, *own}
+    all_renewed = {*renewed_ids, *own}
     behind = _behind(rows, newest) - set(but)
     done: tuple[int, ...] = ()
     if behind:
         versions = newest_versions(connection, schema, behind)
-        done = renew(connection, schema, versions, rows.mjd_tai, made_now=made, close=False).objects
+        done = renew(connection, schema, versions, rows.mjd_tai, renewed_ids=all_renewed, close=False).objects
     came = _measured(rows, newest, last or {})
     both = [m for m in (came, gone) if m is not None]
     if not both:
@@ -72,7 +72,7 @@ def renew_late(
     since = pd.concat([m.since for m in both]).groupby(level=0).min()
     since = since[~since.index.isin([*own, *but])]
     bands = frozenset[str]().union(*(m.bands for m in both))
-    return (*done, *renew_forced_means(connection, schema, since, bands, rows.mjd_tai, made))
+    return (*done, *renew_forced_means(connection, schema, since, bands, rows.mjd_tai, all_renewed))
 
 
 def _behind(rows: VisitRows, newest: float) -> set[int]:
@@ -91,7 +91,7 @@ def _measured(rows: VisitRows, newest: float, last: Mapping[int, float]) -> Meas
     ids = forced.diaObjectId
     if len(rows.objects):
         ids = ids[~ids.isin(rows.objects.diaObjectId)]
-    known = ids.map(last).astype(np.float64)
-    ids = ids[(known >= newest).to_numpy() | known.isna().to_numpy()]
+    last_detection = ids.map(last).astype(np.float64)
+    ids = ids[(last_detection >= newest).to_numpy() | last_detection.isna().to_numpy()]
     bands = frozenset(forced.band.dropna().unique()) if "band" in forced else frozenset()
     return Measured(pd.Series(newest, index=ids.to_numpy(np.int64)), bands) if len(ids) else None

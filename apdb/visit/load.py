@@ -139,7 +139,7 @@ def visit_is_stored(connection: psycopg.Connection[Any], visit: int, detector: i
     client has written to them.
     """
     key = {"v": visit, "d": detector, "done": VisitState.DONE, "others": OTHER_WRITERS}
-    known, others = single_row(
+    stored, others = single_row(
         connection.execute(
             'SELECT EXISTS (SELECT 1 FROM "StoreLedger" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
             '(SELECT 1 FROM "VisitLedger" WHERE visit = %(v)s AND detector = %(d)s AND state = %(done)s), '
@@ -147,8 +147,8 @@ def visit_is_stored(connection: psycopg.Connection[Any], visit: int, detector: i
             key,
         )
     )
-    if known or not others:
-        return bool(known)
+    if stored or not others:
+        return bool(stored)
     row = connection.execute(
         'SELECT EXISTS (SELECT 1 FROM "DiaSource" WHERE visit = %(v)s AND detector = %(d)s) OR EXISTS '
         '(SELECT 1 FROM "DiaForcedSource" WHERE visit = %(v)s AND detector = %(d)s)',

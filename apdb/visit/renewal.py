@@ -57,7 +57,7 @@ def renew(
     mjd_tai: float,
     *,
     change: Mapping[int, int] | None = None,
-    made_now: Collection[int] = (),
+    renewed_ids: Collection[int] = (),
     close: bool = True,
     defer: bool = False,
 ) -> Renewal:
@@ -72,7 +72,7 @@ def renew(
     change
         By how much the number of valid sources of an object has changed since that version: with it the sources that lie in
         archived months are counted still.
-    made_now
+    renewed_ids
         Objects whose open version this same transaction has made: it is replaced.
     close
         False leaves objects without any valid source as they are.
@@ -83,22 +83,22 @@ def renew(
     needed = {*SOURCE_COLUMNS, "timeWithdrawnMjdTai"}
     if objects.empty or not needed <= {c.name for c in schema.columns("DiaSource")}:
         return Renewal()
-    found, sources = valid_sources(connection, schema, objects, change or {})
-    gone = found[found.nDiaSources == 0]
-    found = found[(found.nDiaSources > 0) & found.lastDiaSourceMjdTai.notna()].reset_index(drop=True)
+    counted, sources = valid_sources(connection, schema, objects, change or {})
+    gone = counted[counted.nDiaSources == 0]
+    counted = counted[(counted.nDiaSources > 0) & counted.lastDiaSourceMjdTai.notna()].reset_index(drop=True)
     pending = None
-    if len(found):
-        frame = _with_statistics(connection, found, sources)
+    if len(counted):
+        frame = _with_statistics(connection, counted, sources)
         if defer:
             pending = frame
             _replace_last(connection, schema, frame, mjd_tai)
         else:
-            store_objects(connection, prepare(schema, mjd_tai, frame, None, None), made_now)
+            store_objects(connection, prepare(schema, mjd_tai, frame, None, None), renewed_ids)
     positions = {int(i): (float(a), float(d)) for i, a, d in zip(gone.diaObjectId, gone.ra, gone.dec, strict=True)}
     if not close or not positions:
-        return Renewal(tuple(found.diaObjectId.tolist()), pending=pending)
-    close_objects(connection, positions, mjd_tai, made_now)
-    return Renewal(tuple(found.diaObjectId.tolist()), positions, pending)
+        return Renewal(tuple(counted.diaObjectId.tolist()), pending=pending)
+    close_objects(connection, positions, mjd_tai, renewed_ids)
+    return Renewal(tuple(counted.diaObjectId.tolist()), positions, pending)
 
 
 def _replace_last(
@@ -130,16 +130,16 @@ def write_pending(
     return [int(i) for i in left.diaObjectId]
 
 
-def _with_statistics(connection: psycopg.Connection[Any], found: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
+def _with_statistics(connection: psycopg.Connection[Any], objects: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
     """Return DiaObject rows with all statistics of the history window before each object's last detection."""
-    ids, last = found.diaObjectId.to_numpy(np.int64), found.lastDiaSourceMjdTai.to_numpy(np.float64)
+    ids, last = objects.diaObjectId.to_numpy(np.int64), objects.lastDiaSourceMjdTai.to_numpy(np.float64)
     start = last - HISTORY_DAYS
     code = np.searchsorted(ids, sources.diaObjectId.to_numpy(np.int64))
     sources = sources.assign(code=code)[sources.midpointMjdTai.to_numpy(np.float64) >= start[code]]
     return pd.concat(
         [
-            found[["diaObjectId", "nDiaSources", *TIMES]],
-            _positions(found, sources),
+            objects[["diaObjectId", "nDiaSources", *TIMES]],
+            _positions(objects, sources),
             _fluxes(len(ids), sources),
             forced_means(connection, ids, last),
         ],
@@ -151,11 +151,11 @@ def _numbers(rows: pd.DataFrame, *names: str) -> list[F64]:
     return [rows[n].to_numpy(np.float64) for n in names]
 
 
-def _positions(found: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
+def _positions(objects: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
     columns = _numbers(sources, "ra", "dec", "raErr", "decErr", "ra_dec_Cov")
-    means = vars(kernels.mean_positions(sources.code.to_numpy(np.int64), len(found), *columns))
-    before = {k: np.where(np.isfinite(means[k]), means[k], found[k].to_numpy(np.float64)) for k in ("ra", "dec")}
-    return pd.DataFrame({**means, **before}, index=found.index)
+    means = vars(kernels.mean_positions(sources.code.to_numpy(np.int64), len(objects), *columns))
+    before = {k: np.where(np.isfinite(means[k]), means[k], objects[k].to_numpy(np.float64)) for k in ("ra", "dec")}
+    return pd.DataFrame({**means, **before}, index=objects.index)
 
 
 def _fluxes(count: int, sources: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from apdb.visit.unit_of_work import VisitUnitOfWork
 
 __all__ = ["RepairReport", "renew_marked"]
 
-AT_ONCE = 2000
+BATCH_ROWS = 2000
 # open objects with a withdrawn source, in order of place
 _MARKED = (
     'SELECT l."diaObjectId", l."pixelId" FROM "DiaObjectLast" l WHERE EXISTS (SELECT 1 FROM "DiaSource" s WHERE '
@@ -56,8 +56,8 @@ def renew_marked(
     schema, renewed, closed = published_schema(), 0, 0
     with database.connect() as connection:
         marked = np.array(connection.execute(_MARKED).fetchall(), np.int64).reshape(-1, 2)
-        for begin in range(0, 0 if dry_run else len(marked), AT_ONCE):
-            ids, pixels = marked[begin : begin + AT_ONCE].T
+        for begin in range(0, 0 if dry_run else len(marked), BATCH_ROWS):
+            ids, pixels = marked[begin : begin + BATCH_ROWS].T
             with sky_locks(connection, pixels_of_positions(pixels, HTM_LEVEL)), VisitUnitOfWork(connection) as work:
                 done = renew(connection, schema, newest_versions(connection, schema, ids.tolist()), mjd_tai)
                 left = withdraw_forced_of(connection, schema, done.closed, mjd_tai)
@@ -70,5 +70,5 @@ def renew_marked(
                 audit(connection, "renew objects", "DiaObject", len(done.objects), detail)
                 work.commit()
             renewed, closed = renewed + len(done.objects), closed + len(done.closed)
-            progress(min(begin + AT_ONCE, len(marked)), len(marked))
+            progress(min(begin + BATCH_ROWS, len(marked)), len(marked))
     return RepairReport(len(marked), renewed, closed)

@@ -97,13 +97,13 @@ def _refuse_known(connection: psycopg.Connection[Any], rows: VisitRows, kind: _K
     _ = rows.encoded(kind.table)  # values that the columns cannot hold are told first
     frame = rows.frames[kind.table]
     ids = frame[kind.column].to_numpy(np.int64)
-    found = connection.execute(kind.query, {**key, "ids": id_array(ids)}).fetchone()
-    if found is None:
+    holder = connection.execute(kind.query, {**key, "ids": id_array(ids)}).fetchone()
+    if holder is None:
         return
-    label = frame.index[int(np.argmax(ids == found[0]))]
+    label = frame.index[int(np.argmax(ids == holder[0]))]
     raise VisitConflict(
-        f"{kind.table}.{kind.column}: row {label} has the id {found[0]}, which is that of a source of visit {found[1]}, detector "
-        f"{found[2]}: nothing was written. Do two cameras, or two layouts of ids, share this database?",
+        f"{kind.table}.{kind.column}: row {label} has the id {holder[0]}, which is that of a source of visit {holder[1]}, detector "
+        f"{holder[2]}: nothing was written. Do two cameras, or two layouts of ids, share this database?",
         visit=rows.visit,
         detector=rows.detector,
     )

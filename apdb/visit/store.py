@@ -139,7 +139,7 @@ def _enter_first(connection: psycopg.Connection[Any], rows: VisitRows) -> bool:
     return True
 
 
-def store_objects(connection: psycopg.Connection[Any], rows: VisitRows, made_now: Collection[int] = ()) -> None:
+def store_objects(connection: psycopg.Connection[Any], rows: VisitRows, renewed_ids: Collection[int] = ()) -> None:
     """Close the open versions, append the new ones, and renew DiaObjectLast.
 
     A version never begins before the one that it supersedes, also when visits come out of order: then it begins right
@@ -147,7 +147,7 @@ def store_objects(connection: psycopg.Connection[Any], rows: VisitRows, made_now
 
     Parameters
     ----------
-    made_now
+    renewed_ids
         Objects whose open version this same transaction has made: nobody has seen it, the new one takes its place.
     """
     if rows.objects.empty:
@@ -155,7 +155,7 @@ def store_objects(connection: psycopg.Connection[Any], rows: VisitRows, made_now
         return
     ids = rows.objects.diaObjectId.to_numpy(np.int64)
     named = id_array(ids)
-    starts = _drop_versions(connection, ids, made_now)
+    starts = _drop_versions(connection, ids, renewed_ids)
     with connection.pipeline():  # rows are encoded while the server works
         closed = connection.execute(
             'WITH closed AS (UPDATE "DiaObject" SET "validityEndMjdTai" = greatest(%s, "validityStartMjdTai" + %s) '
@@ -172,9 +172,9 @@ def store_objects(connection: psycopg.Connection[Any], rows: VisitRows, made_now
     _renew_last(connection, rows.schema, named)
 
 
-def _drop_versions(connection: psycopg.Connection[Any], ids: I64, made_now: Collection[int]) -> dict[int, float]:
+def _drop_versions(connection: psycopg.Connection[Any], ids: I64, renewed_ids: Collection[int]) -> dict[int, float]:
     """Delete the open versions of objects that this transaction has made; returns when they began."""
-    own = np.intersect1d(ids, np.fromiter(made_now, np.int64, len(made_now)))
+    own = np.intersect1d(ids, np.fromiter(renewed_ids, np.int64, len(renewed_ids)))
     if not own.size:
         return {}
     return dict(

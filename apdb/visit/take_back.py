@@ -230,18 +230,18 @@ def renew_rest(
     last
         As for `renew_late`.
     """
-    renewal, forced, at = taken.renewal, taken.forced, taken.mjd_tai
+    renewal, forced, mjd_tai = taken.renewal, taken.forced, taken.mjd_tai
     given = rows.objects.diaObjectId.tolist() if rows is not None and len(rows.objects) else []
-    made = write_pending(connection, schema, renewal, at, given)
+    renewed_ids = write_pending(connection, schema, renewal, mjd_tai, given)
     gone = Measured(
         forced.groupby("diaObjectId").midpointMjdTai.min(), frozenset(forced.band.unique() if "band" in forced else ())
     )
     if rows is None:
         since = gone.since[~gone.since.index.isin(renewal.objects)]
-        late = renew_forced_means(connection, schema, since, gone.bands, at)
+        late = renew_forced_means(connection, schema, since, gone.bands, mjd_tai)
     else:
         done = renewal.objects if renewal.pending is None else ()  # those that wait do not know the new forced sources
-        late = renew_late(connection, schema, rows, but=done, last=last, gone=gone, made_now=made)
+        late = renew_late(connection, schema, rows, but=done, last=last, gone=gone, renewed_ids=renewed_ids)
     return replace(taken, renewal=replace(renewal, objects=(*renewal.objects, *late), pending=None))
 
 

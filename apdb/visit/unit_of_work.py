@@ -56,7 +56,7 @@ class VisitUnitOfWork:
         self._committed = False
         self._taken: TakenBack | None = None
         self._reason = ""
-        self._in_its_place: VisitRows | None = None
+        self._replacement: VisitRows | None = None
         self._renewed = False  # all objects of what was taken back
         self._last: dict[int, float] = {}  # last detections of the objects that were loaded
 
@@ -76,9 +76,9 @@ class VisitUnitOfWork:
 
     def load_objects(self, region: Region) -> pd.DataFrame:
         """Return the newest versions (DiaObjectLast columns) whose pixel is in the cover of the region."""
-        found = objects_in_region(self._connection, published_schema(), region)
-        self._last = dict(zip(found.diaObjectId.tolist(), found.lastDiaSourceMjdTai.tolist(), strict=True))
-        return found
+        objects = objects_in_region(self._connection, published_schema(), region)
+        self._last = dict(zip(objects.diaObjectId.tolist(), objects.lastDiaSourceMjdTai.tolist(), strict=True))
+        return objects
 
     def load_new_objects(self, since_mjd_tai: float) -> pd.DataFrame:
         """Return the newest versions that began at or after a time."""
@@ -157,7 +157,7 @@ class VisitUnitOfWork:
         rows = prepare(schema, mjd_tai, objects, sources, forced, of=of)
         if self._taken is not None:
             take_back.free_ids(connection, self._taken, rows)
-            self._in_its_place = rows
+            self._replacement = rows
         if not store_rows(connection, rows):
             return
         if forced_flags is not None:  # before means are made anew, which leave out what lacks light
@@ -233,6 +233,6 @@ class VisitUnitOfWork:
             if not self._renewed:
                 taken = take_back.renew_rest(connection, schema, taken, None)
             chunk = self.replica_chunk(taken.mjd_tai)
-            take_back.settle(connection, schema, taken, self._in_its_place, chunk, self._reason)
+            take_back.settle(connection, schema, taken, self._replacement, chunk, self._reason)
         self._connection.execute("COMMIT")
         self._committed = True

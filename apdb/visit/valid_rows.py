@@ -59,9 +59,9 @@ def _of_query(connection: psycopg.Connection[Any], ids: I64) -> _Times:
         binary=True,
     ).fetchall()
     out = _Times(np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan))
-    found = np.searchsorted(ids, np.array([r[0] for r in rows], np.int64))
+    index = np.searchsorted(ids, np.array([r[0] for r in rows], np.int64))
     for k, values in enumerate((out.count, out.first, out.last), 1):
-        values[found] = [r[k] for r in rows]
+        values[index] = [r[k] for r in rows]
     return out
 
 
@@ -92,9 +92,9 @@ def valid_sources(
         kept = np.where(archived[:, None] > 0, before, np.nan)
         first, last = np.fmin(first, kept[:, 0]), np.fmax(last, kept[:, 1])
     numbers = (counts + archived).astype(np.int32)
-    found = objects.assign(nDiaSources=numbers, firstDiaSourceMjdTai=first, lastDiaSourceMjdTai=last)
+    counted = objects.assign(nDiaSources=numbers, firstDiaSourceMjdTai=first, lastDiaSourceMjdTai=last)
     some = [r for r in read if len(r)] or read[:1]
-    return found, without_lacking(some[0] if len(some) == 1 else pd.concat(some, ignore_index=True))
+    return counted, without_lacking(some[0] if len(some) == 1 else pd.concat(some, ignore_index=True))
 
 
 def lacking_of(connection: psycopg.Connection[Any], object_ids: I64) -> pd.DataFrame:

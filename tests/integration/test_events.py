@@ -55,14 +55,14 @@ def test_a_transaction_that_commits_late_is_given_and_nothing_is_given_twice(dat
         )
         submit(database, 2)
         assert numbers(reader.read(connection)) == [(2, "queued")]
-        place = reader.place
+        position = reader.position
         assert reader.read(connection) == []
         late.commit()
         submit(database, 3)
         assert numbers(reader.read(connection)) == [(1, "queued"), (3, "queued")]
-        assert reader.place > place
+        assert reader.position > position
         # one that comes again with the place of the first page gets all that may have been behind it
-        assert {v for v, _ in numbers(EventReader(place).read(connection))} >= {1, 3}
+        assert {v for v, _ in numbers(EventReader(position).read(connection))} >= {1, 3}
 
 
 def test_pages_hold_everything_once(database):

@@ -65,8 +65,8 @@ async def events_of_one(
 
 
 async def _stream(shared: Resources, key: tuple[int, int] | None, after: str | None) -> StreamingResponse:
-    place = None if after is None else min(int(after), (1 << 63) - 1)
-    told = _told(shared, key, place)
+    position = None if after is None else min(int(after), (1 << 63) - 1)
+    told = _told(shared, key, position)
     first = await anext(told)  # too many followers: that is said before the status is sent
     return StreamingResponse(_from(first, told), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
@@ -78,27 +78,27 @@ async def _from(first: str, rest: AsyncGenerator[str]) -> AsyncGenerator[str]:
             yield text
 
 
-async def _told(shared: Resources, key: tuple[int, int] | None, place: int | None) -> AsyncGenerator[str]:
+async def _told(shared: Resources, key: tuple[int, int] | None, position: int | None) -> AsyncGenerator[str]:
     feed = shared.feed
     with feed.following(key) as follower:
-        if not await feed.begun(BEGIN_S) or follower.place is None:
+        if not await feed.begun(BEGIN_S) or follower.position is None:
             raise Busy("the changes of state cannot be read now")
-        yield f"retry: {AGAIN_MS}\n" + _event(follower.place if place is None else place, "begin", {})
+        yield f"retry: {AGAIN_MS}\n" + _event(follower.position if position is None else position, "begin", {})
         given: set[int] = set()
-        if place is not None:
-            async for text in _caught_up(shared, key, place, given):
+        if position is not None:
+            async for text in _caught_up(shared, key, position, given):
                 yield text
         async for text in _live(shared, follower, given):
             yield text
 
 
 async def _caught_up(
-    shared: Resources, key: tuple[int, int] | None, place: int, given: set[int]
+    shared: Resources, key: tuple[int, int] | None, position: int, given: set[int]
 ) -> AsyncGenerator[str]:
     """Tell what happened since a place; `given` gets the numbers."""
-    reader = EventReader(place)
+    reader = EventReader(position)
     while len(given) < MISSED:
-        before = reader.place
+        before = reader.position
         page = await run_in_threadpool(_page, shared, reader)
         for event in page:
             given.add(event.number)
@@ -106,7 +106,7 @@ async def _caught_up(
                 yield _event(before, "visit", event.as_json())
         if len(page) < MOST:
             return
-    yield _event(reader.place, "missed", {"after": place})
+    yield _event(reader.position, "missed", {"after": position})
 
 
 def _page(shared: Resources, reader: EventReader) -> list[VisitEvent]:
@@ -120,7 +120,7 @@ async def _live(shared: Resources, follower: Follower, given: set[int]) -> Async
     said = began
     while not (feed.closing or follower.behind) and time.monotonic() - began < LONGEST_S:
         try:
-            place, event = await asyncio.wait_for(follower.events.get(), 1.0)
+            position, event = await asyncio.wait_for(follower.events.get(), 1.0)
         except TimeoutError:
             if time.monotonic() - said >= ALIVE_S:
                 said = time.monotonic()
@@ -128,8 +128,8 @@ async def _live(shared: Resources, follower: Follower, given: set[int]) -> Async
             continue
         if event.number not in given:
             said = time.monotonic()
-            yield _event(place, "visit", event.as_json())
+            yield _event(position, "visit", event.as_json())
 
 
-def _event(place: int, name: str, data: dict[str, Any]) -> str:
-    return f"id: {place}\nevent: {name}\ndata: {json.dumps(data)}\n\n"
+def _event(position: int, name: str, data: dict[str, Any]) -> str:
+    return f"id: {position}\nevent: {name}\ndata: {json.dumps(data)}\n\n"

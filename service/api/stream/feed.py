@@ -36,7 +36,7 @@ class Follower:
 
     Attributes
     ----------
-    place
+    position
         From which on he is given everything (`apdb.queue.events`); None before it is known.
     behind
         Whether his queue was full: he is to come again.
@@ -45,15 +45,15 @@ class Follower:
     def __init__(self, key: tuple[int, int] | None, size: int = QUEUED) -> None:
         self._key = key
         self.events: asyncio.Queue[tuple[int, VisitEvent]] = asyncio.Queue(size)
-        self.place: int | None = None
+        self.position: int | None = None
         self.behind = False
 
-    def give(self, place: int, event: VisitEvent) -> None:
+    def give(self, position: int, event: VisitEvent) -> None:
         """Give him an event, and a place from which it and all that follow can be had again; who has no room left gets no more."""
         if self.behind or self._key not in (None, (event.visit, event.detector)):
             return
         try:
-            self.events.put_nowait((place, event))
+            self.events.put_nowait((position, event))
         except asyncio.QueueFull:
             self.behind = True
 
@@ -98,7 +98,7 @@ class Feed:
             self._ready, self._reader = asyncio.Event(), None
             self._reading = asyncio.create_task(self._read_on(self._ready))
         elif self._reader is not None:
-            follower.place = self._reader.place
+            follower.position = self._reader.position
         try:
             yield follower
         finally:
@@ -121,7 +121,7 @@ class Feed:
         try:
             while not self.closing:
                 began = time.monotonic()
-                before = 0 if self._reader is None else self._reader.place
+                before = 0 if self._reader is None else self._reader.position
                 try:
                     reader, events = await run_sync(look.take, self._reader, limiter=one)
                 except (AlertProdError, psycopg.Error) as error:
@@ -131,7 +131,7 @@ class Feed:
                 self._reader = reader
                 if not ready.is_set():
                     for follower in self._followers:
-                        follower.place = reader.place
+                        follower.position = reader.position
                     ready.set()
                 for event in events:
                     for follower in self._followers:
