@@ -72,9 +72,9 @@ class Camera:
             The camera has no such detector.
         """
         if detector not in self.detectors:
-            known = sorted(self.detectors)
+            detectors = sorted(self.detectors)
             raise InstrumentError(
-                f"camera {self.name} has no detector {detector} (it has {len(known)}: {known[:5]}...); add it to the "
+                f"camera {self.name} has no detector {detector} (it has {len(detectors)}: {detectors[:5]}...); add it to the "
                 "camera file",
                 detector=detector,
             )

@@ -183,11 +183,11 @@ def _folders() -> list[Path]:
 
 def instrument_files() -> dict[str, Path]:
     """Return the instrument files that names find, by name."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for folder in _folders():
         for path in sorted(folder.glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
+            files.setdefault(path.stem, path)
+    return files
 
 
 def _candidates(name: str) -> list[Path]:
@@ -217,14 +217,14 @@ def load_instrument(name: str) -> Instrument:
 
 
 @lru_cache(maxsize=32)
-def _load(found: Path, changed_ns: int, size: int) -> Instrument:
+def _load(path: Path, changed_ns: int, size: int) -> Instrument:
     """Read a file again when it has changed."""
     try:
-        raw = yaml.safe_load(found.read_text(encoding="utf-8"))
-        return Instrument.model_validate(raw, context={"folder": found.parent})
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Instrument.model_validate(raw, context={"folder": path.parent})
     except UnicodeDecodeError as error:
-        raise InstrumentError(f"instrument file {found} is no text in UTF-8: {error}; save it as such") from error
+        raise InstrumentError(f"instrument file {path} is no text in UTF-8: {error}; save it as such") from error
     except OSError as error:
-        raise InstrumentError(f"instrument file {found} cannot be read: {error.strerror or error}") from error
+        raise InstrumentError(f"instrument file {path} cannot be read: {error.strerror or error}") from error
     except (ValidationError, yaml.YAMLError) as error:
-        raise InstrumentError(f"instrument file {found} is wrong: {error}") from error
+        raise InstrumentError(f"instrument file {path} is wrong: {error}") from error

@@ -93,9 +93,9 @@ def star_locus(x: F64, y: F64, snr: F64, log_size: F64, clean: Flags, within: fl
     within
         The stars are known to lie this near to 0: `log_size` is relative to a model.
     """
-    known = np.flatnonzero(np.isfinite(log_size) & (snr > 0))
-    every = Sizes(x[known], y[known], log_size[known], NOISE / snr[known], np.digitize(snr[known], CLASSES))
-    rows = np.flatnonzero(clean[known])
+    usable = np.flatnonzero(np.isfinite(log_size) & (snr > 0))
+    every = Sizes(x[usable], y[usable], log_size[usable], NOISE / snr[usable], np.digitize(snr[usable], CLASSES))
+    rows = np.flatnonzero(clean[usable])
     rows = rows[np.argsort(every.noise[rows], kind="stable")]
     if rows.size > MOST:  # the brightest tell most; of the others some from all classes
         rows = np.append(rows[: MOST // 2], rows[MOST // 2 :: (2 * rows.size - MOST) // MOST + 1])
@@ -111,9 +111,9 @@ def star_locus(x: F64, y: F64, snr: F64, log_size: F64, clean: Flags, within: fl
         mixture, levels, evidence = other if other[2] > evidence else (mixture, levels, evidence)
     levels = _planes(every.x, every.y, _anchors(some, levels, mixture), mixture.scatter, side)
     parts = densities(every.size - levels, every.noise, every.kind, mixture)
-    out.level[known], out.probability[known] = levels, parts[0] / parts.sum(0)
+    out.level[usable], out.probability[usable] = levels, parts[0] / parts.sum(0)
     near = np.abs(every.size - levels) < KEEP * np.hypot(every.noise, mixture.scatter)
-    out.star[known] = near & (out.probability[known] > LIKELY)
+    out.star[usable] = near & (out.probability[usable] > LIKELY)
     return replace(out, scatter=mixture.scatter, evidence=evidence)
 
 
@@ -156,7 +156,7 @@ def _peak(some: Sizes, within: float | None) -> tuple[F64, Mixture]:
         grid = np.arange(-within, within + STEP / 2, STEP)
     first, middle, last = np.quantile(some.size, (0.002, 0.25, 0.98))
     table = np.arange(first - 0.5, last + 0.5, BIN)
-    best, level, found = -np.inf, 0.0, Mixture(np.zeros((0, 3)), np.zeros((0, 0)), 0.0)
+    best, level, mixture = -np.inf, 0.0, Mixture(np.zeros((0, 3)), np.zeros((0, 0)), 0.0)
     for width in WIDTHS:
         of_class = [some.take(some.kind == c) for c in range(len(CLASSES) + 1)]
         fits = [profile(s.size, np.hypot(s.noise, width), grid, table) for s in of_class]
@@ -167,8 +167,8 @@ def _peak(some: Sizes, within: float | None) -> tuple[F64, Mixture]:
             best, level = float(score[k]), float(grid[k])
             shares = np.array([f[1][k] for f in fits])
             shares[[not s.size.size for s in of_class]] = shares[[s.size.size > 0 for s in of_class]].mean(0)
-            found = Mixture(shares, np.array(above), width)
-    return np.full(some.size.size, level), found
+            mixture = Mixture(shares, np.array(above), width)
+    return np.full(some.size.size, level), mixture
 
 
 def _in_cells(some: Sizes, levels: F64, mixture: Mixture) -> tuple[F64, Mixture]:
@@ -229,12 +229,12 @@ def _planes(x: F64, y: F64, anchors: Sizes, scatter: float, side: float) -> F64:
     return local_levels(x, y, (anchors.x, anchors.y), anchors.size, np.hypot(anchors.noise, scatter), side)
 
 
-def local_levels(x: F64, y: F64, at: tuple[F64, F64], value: F64, error: F64, side: float) -> F64:
+def local_levels(x: F64, y: F64, anchors: tuple[F64, F64], value: F64, error: F64, side: float) -> F64:
     """Return the level at positions (N,), px: of a plane through the nearest of some values, without one at the place itself.
 
     Parameters
     ----------
-    at
+    anchors
         Positions of the values, each (M,), px.
     value, error
         Shape (M,).
@@ -244,7 +244,7 @@ def local_levels(x: F64, y: F64, at: tuple[F64, F64], value: F64, error: F64, si
     if value.size < 4:
         return np.full(x.size, np.average(value, weights=error**-2.0))
     out = np.empty(x.size)
-    _local_planes(x / side, y / side, at[0] / side, at[1] / side, value, error, out)
+    _local_planes(x / side, y / side, anchors[0] / side, anchors[1] / side, value, error, out)
     return out
 
 

@@ -54,13 +54,13 @@ def _band(function: Callable[[int, int], object], first: int, last: int) -> None
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Return the function of each item, made in threads as `in_bands` has them."""
-    found: dict[int, Result] = {}
+    results: dict[int, Result] = {}
 
     def some(first: int, last: int) -> None:
         for k in range(first, last):
-            found[k] = function(items[k])
+            results[k] = function(items[k])
 
     in_bands(some, len(items), least=1)
     return [
-        found.pop(k) for k in range(len(items))
-    ]  # what is found has no other owner: a kept traceback may hold `found`
+        results.pop(k) for k in range(len(items))
+    ]  # what is found has no other owner: a kept traceback may hold `results`

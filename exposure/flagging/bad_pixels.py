@@ -30,7 +30,7 @@ __all__ = [
 DEFECTS = {"hot": 1, "cold": 2, "unstable": 4, "line": 8}  # bits of the maps that are learned: why a pixel is bad
 OFFSET, SPREAD = "OFFSET", "SPREAD"  # names of the images beside a map, with the number of the detector
 SAME_EXPOSURE = 1.25  # ratio of exposure times that an offset holds for
-Place = Annotated[int, Field(ge=0)]
+PixelIndex = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,15 @@ class BadRegion(BaseModel):
     detector: int | None = Field(None, description="the only detector that it holds for; none: all")
     file: str | None = Field(None, description="FITS map, not zero where bad; relative to the instrument file")
     hdu: int | str | None = Field(None, description="the image of the map; none: the one whose DETECTOR card fits")
-    point: tuple[Place, Place] | None = Field(None, description="x, y")
-    points: tuple[tuple[Place, Place], ...] | None = Field(None, description="several x, y")
-    column: Place | None = Field(None, description="x of a whole column")
-    columns: tuple[Place, Place] | None = Field(None, description="first and last x")
-    row: Place | None = Field(None, description="y of a whole row")
-    rows: tuple[Place, Place] | None = Field(None, description="first and last y")
-    box: tuple[Place, Place, Place, Place] | None = Field(None, description="first x, first y, last x, last y")
+    point: tuple[PixelIndex, PixelIndex] | None = Field(None, description="x, y")
+    points: tuple[tuple[PixelIndex, PixelIndex], ...] | None = Field(None, description="several x, y")
+    column: PixelIndex | None = Field(None, description="x of a whole column")
+    columns: tuple[PixelIndex, PixelIndex] | None = Field(None, description="first and last x")
+    row: PixelIndex | None = Field(None, description="y of a whole row")
+    rows: tuple[PixelIndex, PixelIndex] | None = Field(None, description="first and last y")
+    box: tuple[PixelIndex, PixelIndex, PixelIndex, PixelIndex] | None = Field(
+        None, description="first x, first y, last x, last y"
+    )
 
     @field_validator("file")
     @classmethod
@@ -283,11 +285,11 @@ def write_bad_pixel_map(
     primary.header.update(dict(cards or {}))
     hdus: list[Any] = [primary]
     for detector, data in sorted(maps.items()):
-        made = fits.ImageHDU(data.bits, name=f"BADPIX{detector}")
-        made.header["DETECTOR"] = detector
+        hdu = fits.ImageHDU(data.bits, name=f"BADPIX{detector}")
+        hdu.header["DETECTOR"] = detector
         for name, bit in DEFECTS.items():
-            made.header[f"BIT_{name[:4]}".upper()] = (bit, f"{name} pixels")
-        hdus += [made, fits.ImageHDU(data.offset, name=f"{OFFSET}{detector}")]
+            hdu.header[f"BIT_{name[:4]}".upper()] = (bit, f"{name} pixels")
+        hdus += [hdu, fits.ImageHDU(data.offset, name=f"{OFFSET}{detector}")]
         hdus.append(fits.ImageHDU(data.spread, name=f"{SPREAD}{detector}"))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     fits.HDUList(hdus).writeto(path, overwrite=True)

@@ -62,13 +62,13 @@ def _largest(flags: Any) -> int:
             parents[own], sizes[own] = own, ends[now, k] - starts[now, k]
             while first < above and ends[last, first] <= starts[now, k]:
                 first += 1
-            at = first
-            while at < above and starts[last, at] < ends[now, k]:
-                a, b = _root(parents, own), _root(parents, numbers[last, at])
+            run = first
+            while run < above and starts[last, run] < ends[now, k]:
+                a, b = _root(parents, own), _root(parents, numbers[last, run])
                 if a != b:
                     parents[b] = a
                     sizes[a] += sizes[b]
-                at += 1
+                run += 1
             numbers[now, k] = own
             largest = max(largest, sizes[_root(parents, own)])
         above = n

@@ -201,8 +201,8 @@ def unreadable_card(path: "str | PathLike[str]") -> str | None:
         return None
     if not raw.startswith(b"SIMPLE  ="):
         return None
-    for at in range(0, len(raw) - 79, 80):
-        card = raw[at : at + 80].decode("latin-1")
+    for offset in range(0, len(raw) - 79, 80):
+        card = raw[offset : offset + 80].decode("latin-1")
         if card.rstrip() == "END":
             return None
         text = card[10:].partition("/")[0].strip()

@@ -73,11 +73,11 @@ class HeaderRule(BaseModel):
         """
         text = self.text(header)
         number = as_number(text)
-        found = None if number is None else as_number(number * self.factor + self.offset)
-        if found is None or not self._possible(found):
+        value = None if number is None else as_number(number * self.factor + self.offset)
+        if value is None or not self._possible(value):
             said = f"{Cards.of(header).name}: {self.key}" if self.key else "the constant of the instrument file"
             raise CardInvalid(f"{said}={text!r} is no number that can be used: it must be {self._wanted}")
-        return found
+        return value
 
     def integer(self, header: Source) -> int:
         """Return the value as a whole number, to the last digit; errors as for `number`."""

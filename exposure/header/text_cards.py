@@ -20,8 +20,8 @@ _LARGEST = 64 * BLOCK
 def parse_cards(raw: bytes) -> dict[str, Any] | None:
     """Return the values of the first header of a FITS file, by keyword; None where a card is not plain."""
     out: dict[str, Any] = {}
-    for at in range(0, len(raw) - 79, 80):
-        card = raw[at : at + 80].decode("latin-1")
+    for offset in range(0, len(raw) - 79, 80):
+        card = raw[offset : offset + 80].decode("latin-1")
         key = card[:8].rstrip().upper()
         if key == "END":
             return out

@@ -46,7 +46,7 @@ def read_part(
     path: "str | PathLike[str]",
     name: str,
     rules: Instrument | None = None,
-    known: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return a part of the exposure in a file; no pixel is read.
 
@@ -58,7 +58,7 @@ def read_part(
         One of `PARTS`.
     rules
         Its instrument, for files that are not in our layout.
-    known
+    overrides
         What is said of the image elsewhere, as in `exposure.io.plain.read_plain`.
 
     Raises
@@ -70,13 +70,13 @@ def read_part(
         raise FitsUnreadable(f"an exposure has no part {name!r}: expected one of {', '.join(PARTS)}")
     with open_fits(path) as hdus:
         if "ALERTPRD" in hdus[0].header:
-            return _native(hdus, name, split_choice(path)[0].name, known)
+            return _native(hdus, name, split_choice(path)[0].name, overrides)
         if rules is None:
             raise FitsUnreadable(f"{split_choice(path)[0].name} is a plain image: name its instrument")
-        return _plain(hdus, name, path, rules, known or {})
+        return _plain(hdus, name, path, rules, overrides or {})
 
 
-def _native(hdus: fits.HDUList, name: str, file: str, known: Mapping[str, Any] | None) -> Any:
+def _native(hdus: fits.HDUList, name: str, file: str, overrides: Mapping[str, Any] | None) -> Any:
     head, image = hdus[0].header, hdus["IMAGE"]
     cards = Cards.of(image.header)
     origin = (-cards.integer("LTV1"), -cards.integer("LTV2")) if "LTV1" in cards and "LTV2" in cards else (0, 0)
@@ -88,7 +88,7 @@ def _native(hdus: fits.HDUList, name: str, file: str, known: Mapping[str, Any] |
     if name == "psf":
         return parts.read_psf(hdus["PSF"]) if "PSF" in hdus else None
     if name == "visitInfo":
-        return parts.image_visit_info(head, file, known)
+        return parts.image_visit_info(head, file, overrides)
     if name == "photoCalib":
         return parts.read_photo_calib(hdus, bbox)
     if name == "apCorrMap":
@@ -97,15 +97,15 @@ def _native(hdus: fits.HDUList, name: str, file: str, known: Mapping[str, Any] |
 
 
 def _plain(
-    hdus: fits.HDUList, name: str, path: "str | PathLike[str]", rules: Instrument, known: Mapping[str, Any]
+    hdus: fits.HDUList, name: str, path: "str | PathLike[str]", rules: Instrument, overrides: Mapping[str, Any]
 ) -> Any:
     file, choice = split_choice(path)
     if name == "visitInfo":
-        return header_visit_info(hdus, rules, known, path)
+        return header_visit_info(hdus, rules, overrides, path)
     number = choose_image(hdus, rules, file.name, choice)
     header = Cards.of_hdus(hdus, number, file.name)
     if name == "wcs":
-        return known["wcs"] if "wcs" in known else SkyWcs.from_header(header)
+        return overrides["wcs"] if "wcs" in overrides else SkyWcs.from_header(header)
     if name == "bbox":
         return _box(hdus[number], (0, 0))
     if name in ("band", "physicalFilter"):

@@ -84,7 +84,7 @@ def _origin(header: fits.Header) -> tuple[int, int]:
 
 
 def read_exposure(
-    path: "str | PathLike[str]", instrument: str | Instrument | None = None, known: Mapping[str, Any] | None = None
+    path: "str | PathLike[str]", instrument: str | Instrument | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Exposure:
     """Read an exposure in our layout, or a plain image by the rules of an instrument file.
 
@@ -94,7 +94,7 @@ def read_exposure(
         FITS file, compressed or not; ``file.fits[EXT]`` names one of several images in it (number, NAME or NAME,VERSION).
     instrument
         Name or object; needed for images that are not in our layout.
-    known
+    overrides
         What is said of the image elsewhere, so that no card is needed for it; see `exposure.io.plain.read_plain`.
 
     Raises
@@ -106,12 +106,12 @@ def read_exposure(
     with open_fits(path) as hdus:
         rules = load_instrument(instrument) if isinstance(instrument, str) else instrument
         if "ALERTPRD" in hdus[0].header:
-            return _read_native(hdus, rules, name, known)
+            return _read_native(hdus, rules, name, overrides)
         if rules is None:
             raise FitsUnreadable(f"{name} is a plain image: name the instrument whose file says how to read it")
         from exposure.io.plain import read_plain
 
-        return read_plain(hdus, rules, name, choice, known)
+        return read_plain(hdus, rules, name, choice, overrides)
 
 
 def read_planes(path: "str | PathLike[str]", rules: Instrument) -> Exposure:
@@ -134,7 +134,7 @@ def _named(path: "str | PathLike[str]") -> tuple[str, int | str | None]:
 
 
 def _read_native(
-    hdus: fits.HDUList, rules: Instrument | None, name: str, known: Mapping[str, Any] | None = None
+    hdus: fits.HDUList, rules: Instrument | None, name: str, overrides: Mapping[str, Any] | None = None
 ) -> Exposure:
     head = hdus[0].header
     if int(head["ALERTPRD"]) > LAYOUT:
@@ -155,7 +155,7 @@ def _read_native(
         if "PSF" in hdus
         else None,
         photo_calib=parts.read_photo_calib(hdus, bbox),
-        visit_info=parts.image_visit_info(head, name, known),
+        visit_info=parts.image_visit_info(head, name, overrides),
         band=str(head.get("BAND", "")),
         physical_filter=str(head.get("FILTER", "")),
         ap_corr=parts.read_ap_corr(hdus, bbox),

@@ -97,9 +97,9 @@ def read_visit_info(header: fits.Header, name: "str | PathLike[str] | None" = No
 
 
 def image_visit_info(
-    header: fits.Header, name: "str | PathLike[str] | None" = None, known: Mapping[str, Any] | None = None
+    header: fits.Header, name: "str | PathLike[str] | None" = None, overrides: Mapping[str, Any] | None = None
 ) -> VisitInfo | None:
-    """Read what `write_visit_info` wrote of an image, and check it; `known` (by field) goes before the cards.
+    """Read what `write_visit_info` wrote of an image, and check it; `overrides` (by field) goes before the cards.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def image_visit_info(
     info = read_visit_info(header, name)
     if info is None:
         return None
-    info = replace(info, **{k: v for k, v in (known or {}).items() if v is not None and hasattr(info, k)})
+    info = replace(info, **{k: v for k, v in (overrides or {}).items() if v is not None and hasattr(info, k)})
     said = "the header" if name is None else Path(name).name
     check_mjd(info.midpoint_mjd_tai, f"{said}: MJD-MID={info.midpoint_mjd_tai}")
     if not info.exposure_time > 0:

@@ -28,7 +28,7 @@ __all__ = ["admit", "planes_of", "read_mask_file", "read_variance", "variance_fr
 log = logging.getLogger("alertprod.exposure")
 
 
-def planes_of(hdus: fits.HDUList, image_at: int, rules: Instrument, name: str, *, all_there: bool) -> Exposure:
+def planes_of(hdus: fits.HDUList, image_number: int, rules: Instrument, name: str, *, all_there: bool) -> Exposure:
     """Return image, variance and mask of a file; NaN stands for variances and 0 for masks that it does not have.
 
     Parameters
@@ -45,9 +45,11 @@ def planes_of(hdus: fits.HDUList, image_at: int, rules: Instrument, name: str, *
     ImageAmbiguous
         Several planes of one name, and nothing says which of them belongs to the image.
     """
-    image = read_image(hdus, image_at)
+    image = read_image(hdus, image_number)
     planes = rules.planes
-    there = {k: plane_beside(hdus, image_at, getattr(planes, k), name) for k in ("variance", "weight", "sigma", "mask")}
+    there = {
+        k: plane_beside(hdus, image_number, getattr(planes, k), name) for k in ("variance", "weight", "sigma", "mask")
+    }
     if all_there:
         _require(there, rules, name)
     variance = np.full_like(image, np.nan)
@@ -102,10 +104,10 @@ def _same_shape(image: F32, plane: NDArray[Any], what: str) -> None:
 
 
 def _require(there: Mapping[str, int | None], rules: Instrument, name: str) -> None:
-    for kind, found in there.items():
-        at = getattr(rules.planes, kind)
-        if at is not None and found is None:
-            raise FitsUnreadable(f"{name} has no extension {at!r}, the {kind} by instrument {rules.name}")
+    for kind, number in there.items():
+        extension = getattr(rules.planes, kind)
+        if extension is not None and number is None:
+            raise FitsUnreadable(f"{name} has no extension {extension!r}, the {kind} by instrument {rules.name}")
 
 
 def variance_from(plane: F32, kind: str) -> F32:

@@ -29,7 +29,7 @@ def read_plain(
     rules: Instrument,
     name: str,
     choice: int | str | None = None,
-    known: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Exposure:
     """Return the exposure of a plain image; PSF, calibration and, mostly, variance are still to be measured.
 
@@ -37,7 +37,7 @@ def read_plain(
     ----------
     choice
         The extension of the image, where the caller names one.
-    known
+    overrides
         What is said of the image elsewhere, so that no card is needed for it: ``visit``, ``detector``,
         ``midpoint_mjd_tai``, ``exposure_time``, ``band``, and ``wcs`` (which may be None).
 
@@ -46,7 +46,7 @@ def read_plain(
     BadPixels, BandUnknown, CardInvalid, InstrumentError, WcsMissing
         The message names the file and the card that is wrong.
     """
-    given = known or {}
+    given = overrides or {}
     number = choose_image(hdus, rules, name, choice)
     header = Cards.of_hdus(hdus, number, name)
     exposure = planes_of(hdus, number, rules, name, all_there=True)
@@ -94,20 +94,20 @@ def read_planes(hdus: fits.HDUList, rules: Instrument, name: str, choice: int | 
 def header_visit_info(
     hdus: fits.HDUList,
     rules: Instrument,
-    known: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     name: "str | PathLike[str] | None" = None,
 ) -> VisitInfo:
     """Return visit, detector and times from the headers alone (our layout or a plain image).
 
-    `known` is as in `read_plain`, `name` the path, maybe with the chosen extension.
+    `overrides` is as in `read_plain`, `name` the path, maybe with the chosen extension.
     """
     file, choice = split_choice(name or hdus.filename() or "FITS bytes")
     if "ALERTPRD" in hdus[0].header:
-        native = image_visit_info(hdus[0].header, file, known)
+        native = image_visit_info(hdus[0].header, file, overrides)
         if native is not None:
             return native
     number = choose_image(hdus, rules, file.name, choice)
-    return _visit_info(Cards.of_hdus(hdus, number, file.name), rules, known or {})
+    return _visit_info(Cards.of_hdus(hdus, number, file.name), rules, overrides or {})
 
 
 def visit_info_of(header: Cards | fits.Header, rules: Instrument) -> VisitInfo | None:
@@ -122,14 +122,14 @@ def _number(rule: HeaderRule | None, header: Cards) -> float:
     return float("nan") if rule is None else rule.number(header)
 
 
-def _visit_info(header: Cards, rules: Instrument, known: Mapping[str, Any]) -> VisitInfo:
-    exposure_time = known.get("exposure_time")
+def _visit_info(header: Cards, rules: Instrument, overrides: Mapping[str, Any]) -> VisitInfo:
+    exposure_time = overrides.get("exposure_time")
     if exposure_time is None:
         exposure_time = rules.exposure_time.number(header)
-    midpoint = known.get("midpoint_mjd_tai")
+    midpoint = overrides.get("midpoint_mjd_tai")
     if midpoint is None:
         midpoint = rules.midpoint.mjd_tai(header, exposure_time)
-    visit, detector = known.get("visit"), known.get("detector")
+    visit, detector = overrides.get("visit"), overrides.get("detector")
     if visit is None:
         if rules.visit is None:
             visit = visit_from_mjd(midpoint, rules.visit_rule)
@@ -149,14 +149,14 @@ def _visit_info(header: Cards, rules: Instrument, known: Mapping[str, Any]) -> V
     )
 
 
-def _band(header: Cards, rules: Instrument, known: Mapping[str, Any]) -> tuple[str, str]:
+def _band(header: Cards, rules: Instrument, overrides: Mapping[str, Any]) -> tuple[str, str]:
     """Return band and physical filter; of an image whose band is known the filter is not needed."""
-    if known.get("band") is None:
+    if overrides.get("band") is None:
         return rules.band_of(header)
     try:
-        return str(known["band"]), rules.band.text(header)
+        return str(overrides["band"]), rules.band.text(header)
     except InstrumentError:
-        return str(known["band"]), ""
+        return str(overrides["band"]), ""
 
 
 def _counted(rule: HeaderRule, header: Cards, what: str) -> int:

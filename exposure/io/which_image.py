@@ -176,14 +176,14 @@ def _named(hdus: fits.HDUList, images: list[int], plane: int | str, name: str) -
 
 
 def _list(hdus: fits.HDUList, numbers: Iterable[int]) -> str:
-    found = list(numbers)
-    names = [hdus[k].name for k in found]
+    listed = list(numbers)
+    names = [hdus[k].name for k in listed]
     every = [hdu.name for hdu in hdus]
     called = [
-        n if every.count(n) <= 1 or not n else f"{n},{version_of(hdus[k])}" for k, n in zip(found, names, strict=True)
+        n if every.count(n) <= 1 or not n else f"{n},{version_of(hdus[k])}" for k, n in zip(listed, names, strict=True)
     ]
-    parts = [f"{k} {n}".strip() + f" {_size(hdus[k].header)}" for k, n in zip(found[:12], called, strict=False)]
-    return ", ".join(parts) + (f" and {len(found) - 12} more" if len(found) > 12 else "")
+    parts = [f"{k} {n}".strip() + f" {_size(hdus[k].header)}" for k, n in zip(listed[:12], called, strict=False)]
+    return ", ".join(parts) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")
 
 
 def _contents(hdus: fits.HDUList) -> str:

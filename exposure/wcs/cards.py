@@ -194,14 +194,14 @@ def _rotation(cards: Cards, lat: int, scale: Two) -> list[list[float]]:
 
 
 def _pv(cards: Cards, keys: list[str], lat: int) -> Pv:
-    found: dict[tuple[int, int], float] = {}
+    terms: dict[tuple[int, int], float] = {}
     for key in keys:
         match = _PV.match(key)
         if match is not None:
-            found.setdefault((int(match[1]), int(match[2])), cards.number(key))
+            terms.setdefault((int(match[1]), int(match[2])), cards.number(key))
         elif key.startswith("PROJP") and key[5:].isdigit():
-            found.setdefault((lat, int(key[5:])), cards.number(key))
-    return tuple((axis, number, value) for (axis, number), value in sorted(found.items()))
+            terms.setdefault((lat, int(key[5:])), cards.number(key))
+    return tuple((axis, number, value) for (axis, number), value in sorted(terms.items()))
 
 
 def _sip(cards: Cards, keys: list[str]) -> Sip:

@@ -92,10 +92,10 @@ def _moved(start: Any, end: Any, lon: F64, lat: F64) -> tuple[F64, F64]:
     if lon.size == 0:
         return np.zeros(lon.shape), np.zeros(lon.shape)
     good = np.isfinite(lon) & np.isfinite(lat) & (np.abs(lat) <= 90.0)
-    at = UnitSphericalRepresentation(np.where(good, lon, 0.0) * u.deg, np.where(good, lat, 0.0) * u.deg)
-    there = start.realize_frame(at).transform_to(end).represent_as(UnitSphericalRepresentation)
-    found = (there.lon.to_value(u.deg), there.lat.to_value(u.deg))
-    return np.where(good, found[0], np.nan), np.where(good, found[1], np.nan)
+    directions = UnitSphericalRepresentation(np.where(good, lon, 0.0) * u.deg, np.where(good, lat, 0.0) * u.deg)
+    there = start.realize_frame(directions).transform_to(end).represent_as(UnitSphericalRepresentation)
+    degrees = (there.lon.to_value(u.deg), there.lat.to_value(u.deg))
+    return np.where(good, degrees[0], np.nan), np.where(good, degrees[1], np.nan)
 
 
 def sky_frame(prefix: str, radesys: str, equinox: float | None, said: str) -> SkyFrame | None:

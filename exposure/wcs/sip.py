@@ -137,11 +137,11 @@ def _design(u: F64, v: F64, order: int, least: int) -> tuple[F64, list[tuple[int
 
 
 def _powers_fit(
-    u: F64, v: F64, values: F64, order: int, least: int, known: "tuple[F64, F64] | None" = None
+    u: F64, v: F64, values: F64, order: int, least: int, solution: "tuple[F64, F64] | None" = None
 ) -> tuple[list[F64], F64]:
     """Return tables [p, q] of u^p v^q with least <= p + q <= order for each column of values, and what is left."""
     design, pairs, scale = _design(u, v, order, least)
-    solved = _least_squares(design, values) if known is None else known[1] @ values
+    solved = _least_squares(design, values) if solution is None else solution[1] @ values
     powers = np.array(pairs)
     tables = []
     for column in solved.T:

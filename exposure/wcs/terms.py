@@ -86,8 +86,8 @@ class WcsTerms:
         """
         from astropy.wcs import WCS, Sip
 
-        made = WCS(naxis=2)
-        p = made.wcs
+        wcs = WCS(naxis=2)
+        p = wcs.wcs
         p.ctype, p.crpix, p.crval, p.cunit = list(self.ctype), list(self.crpix), list(self.crval), ["deg", "deg"]
         if self.cdelt is None:
             p.cd = np.array(self.matrix, np.float64)
@@ -104,12 +104,12 @@ class WcsTerms:
                 p.celfix()
             if self.sip is not None:
                 tables = [np.array(t, np.float64) for t in self.sip] + [None] * (4 - len(self.sip))
-                made.sip = Sip(*tables, np.array(self.crpix, np.float64))
+                wcs.sip = Sip(*tables, np.array(self.crpix, np.float64))
             p.set()
         except Exception as error:  # wcslib's errors are of many kinds
             text = " ".join(str(error).split())
             raise WcsUnsupported(f"{said}: the WCS CTYPE1={self.ctype[0]!r} cannot be used: {text}") from error
-        return made
+        return wcs
 
     def moved(self, dx: float, dy: float) -> "WcsTerms":
         """Return the terms for pixels that lie further."""
