@@ -20,7 +20,7 @@ __all__ = ["detect_sources"]
 
 _BLENDED = sep.OBJ_MERGED | sep.OBJ_TRUNC
 _ROOM = threading.Lock()
-PIXELS_AT_ONCE = 1_000_000  # of open objects, enough for most fields: memory that SEP writes to at every call
+OPEN_PIXELS = 1_000_000  # of open objects, enough for most fields: memory that SEP writes to at every call
 SUB_OBJECTS = (4096, 65536)  # of one footprint: memory for the second number is taken only where the first is too small
 
 
@@ -61,9 +61,9 @@ def detect_sources(exposure: Exposure, threshold: float = 5.0) -> pd.DataFrame:
     frame["size"] = size
     frame["isolated"] = isolated(x, y, flux)
     able, merged = (a.to_numpy(np.bool_) for a in (~frame.flagged & _round(frame), frame.blended))
-    found = find_stars(x, y, flux, snr, size, able, merged, model_sizes(exposure, x, y))
-    frame["star"] = found.star
-    frame.attrs[EVIDENCE] = found.evidence
+    stars = find_stars(x, y, flux, snr, size, able, merged, model_sizes(exposure, x, y))
+    frame["star"] = stars.star
+    frame.attrs[EVIDENCE] = stars.evidence
     frame["x"] += exposure.origin[0]
     frame["y"] += exposure.origin[1]
     return frame
@@ -77,7 +77,7 @@ def _round(frame: pd.DataFrame) -> "pd.Series[bool]":
 
 def _extract(data: F32, error: F32, bad: Flags, threshold: float, where: dict[str, int | None]) -> NDArray[Any]:
     """Return what SEP finds. Its buffers take memory for all that they may hold: they grow where a field needs it alone."""
-    room, limits = min(PIXELS_AT_ONCE, 2 * data.size), list(SUB_OBJECTS)
+    room, limits = min(OPEN_PIXELS, 2 * data.size), list(SUB_OBJECTS)
     while True:
         try:
             with _ROOM:  # they are the same for all threads

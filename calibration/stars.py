@@ -99,9 +99,9 @@ def bright_stars(exposure: Exposure, threshold: float = 30.0) -> Stars:
     snr = flux / np.sqrt(np.maximum(noise[order], 1e-30))
     size, flagged = shapes(exposure, exposure.image, x, y, snr)
     alone = isolated(x, y, flux)
-    found = find_stars(x, y, flux, snr, size, ~flagged, expected=model_sizes(exposure, x, y))
-    place = x + exposure.origin[0], y + exposure.origin[1]
-    return Stars(*place, snr, flux, found.star, alone, flagged, size=size, evidence=found.evidence)
+    classified = find_stars(x, y, flux, snr, size, ~flagged, expected=model_sizes(exposure, x, y))
+    position = x + exposure.origin[0], y + exposure.origin[1]
+    return Stars(*position, snr, flux, classified.star, alone, flagged, size=size, evidence=classified.evidence)
 
 
 def shapes(exposure: Exposure, data: F32, x: F64, y: F64, snr: F64) -> tuple[F64, Flags]:
@@ -196,7 +196,7 @@ def find_stars(
     with np.errstate(invalid="ignore", divide="ignore"):
         logs = np.log(size + blur)
         relative = None if expected is None else logs - np.log(expected + blur)
-    found = Found(np.zeros(x.size, np.bool_), 0.0)
+    classified = Found(np.zeros(x.size, np.bool_), 0.0)
     for clean in _less_and_less_alone(x, y, flux, usable, merged, radius):
         least = MIN_SNR if (clean & (snr >= MIN_SNR)).sum() >= FEW else FAINT
         bright = clean & (snr >= least)
@@ -206,10 +206,10 @@ def find_stars(
         star = locus.star & able & (snr >= least)
         if locus.evidence < EVIDENT and (star & bright).sum() < LEAST_STARS:
             star = _most_alike(snr, size, bright)  # so few that nothing can be told from their sizes
-        found = Found(star, locus.evidence)
+        classified = Found(star, locus.evidence)
         if (star & clean).sum() >= ENOUGH_FOR_PSF:
             break
-    return found
+    return classified
 
 
 def _scale(size: F64, snr: F64) -> float:

@@ -78,8 +78,8 @@ def find_drift(pixels: Sequence[NDArray[np.float16]], candidates: Flags, wcs: Se
             if affine is not None:
                 maps[k] = last = affine
     frames = sorted(maps)
-    known = np.asarray(sizes)[np.isfinite(sizes)]
-    fwhm = float(np.median(known)) if known.size else 0.0
+    measured = np.asarray(sizes)[np.isfinite(sizes)]
+    fwhm = float(np.median(measured)) if measured.size else 0.0
     centre = np.array([pixels[0].shape[1] / 2, pixels[0].shape[0] / 2, 1.0])
     track = np.array([maps[k] @ centre for k in frames])
     n_positions = _distinct(track, max(3.0, 1.5 * fwhm))

@@ -169,10 +169,12 @@ def _run(parsed: Any, task_class: Any, speak: Callable[[str], None]) -> CommandR
 
     result = task.run(tables, summaries, Camera.read(parsed.camera), parsed.tract, progress=progress)
     with nullcontext() if parsed.no_pictures else _drawing(result, parsed.out / "pictures"):
-        found = {"stars": result.stars, "image_quality": result.image_quality}
+        output_tables = {"stars": result.stars, "image_quality": result.image_quality}
         if result.reference_field is not None:
-            found["reference_field"] = result.reference_field
-        write_outputs(parsed.out, result.images, result.outputWcs, result.outputPhotoCalib, found, result.metrics)
+            output_tables["reference_field"] = result.reference_field
+        write_outputs(
+            parsed.out, result.images, result.outputWcs, result.outputPhotoCalib, output_tables, result.metrics
+        )
     if hasattr(task, "writeMetadata"):
         task.writeMetadata(parsed.out)
     if not result.converged:

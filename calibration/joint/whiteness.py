@@ -111,8 +111,8 @@ def _pulls(half: AstrometryHalf | PhotometryHalf, images: Images) -> tuple[F64, 
     m = half.associated.measurements
     index, _ = half.associated.stars.measurements_of(half.which)
     image = m.image[index]
-    place = np.stack([m.x[index], m.y[index]], 1) + 0.5 - images.bbox[image, :2]
-    step = np.clip((_SIDE * place / images.bbox[image, 2:]).astype(np.int64), 0, _SIDE - 1)
+    positions = np.stack([m.x[index], m.y[index]], 1) + 0.5 - images.bbox[image, :2]
+    step = np.clip((_SIDE * positions / images.bbox[image, 2:]).astype(np.int64), 0, _SIDE - 1)
     cell = _CELLS * image + _SIDE * step[:, 1] + step[:, 0]
     use = problem.kept & (evaluation.leverage < _MOST_LEVERAGE)
     pull, cell = pull[use], cell[use]

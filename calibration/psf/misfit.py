@@ -38,13 +38,13 @@ class Misfit:
 def size_misfit(data: Stamps, model: Psf, fwhm: float) -> Misfit:
     """Compare the adaptive sizes of stars with those of a model at their places, in cells of some stars each."""
     excess, cells = size_excess(data, model, fwhm), max(int(np.sqrt(data.x.size / A_CELL)), 1)
-    known = np.isfinite(excess)
+    finite = np.isfinite(excess)
     n = min(cells, MOST_CELLS)
     cx, cy = (np.clip(((v - v.min()) * n / max(np.ptp(v), 1.0)).astype(np.int64), 0, n - 1) for v in (data.x, data.y))
     worst = Misfit(0.0, float("nan"), float("nan"))
-    usual = scatter(excess[known]) if known.any() else 0.0
+    usual = scatter(excess[finite]) if finite.any() else 0.0
     for c in np.unique(cy * n + cx):
-        here = known & (cy * n + cx == c)
+        here = finite & (cy * n + cx == c)
         if here.sum() < LEAST_STARS:
             continue
         middle, own = median(excess[here]), max(scatter(excess[here]), 0.3 * usual)

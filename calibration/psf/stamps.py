@@ -78,10 +78,10 @@ class Stamps:
         """Return the noise (N,), image unit, of the light within a radius of px; that of all where no pixel is known."""
         g = np.arange(self.raw.shape[-1]) - self.raw.shape[-1] // 2
         inside = self.variance[:, np.hypot(g[:, None], g[None, :]) <= radius].astype(np.float64)
-        known = np.isfinite(inside)
-        mean = np.where(known, inside, 0).sum(1) / np.maximum(known.sum(1), 1)
-        usual = float(np.median(mean[known.any(1)])) if known.any() else 1.0
-        return np.asarray(np.sqrt(np.where(known.any(1), mean, usual) * np.pi * radius**2))
+        finite = np.isfinite(inside)
+        mean = np.where(finite, inside, 0).sum(1) / np.maximum(finite.sum(1), 1)
+        usual = float(np.median(mean[finite.any(1)])) if finite.any() else 1.0
+        return np.asarray(np.sqrt(np.where(finite.any(1), mean, usual) * np.pi * radius**2))
 
     def noise_model(self, profile: F64) -> tuple[F64, float]:
         """Return the variance of the sky around each star (N,), and what a count of starlight adds to it.
@@ -90,11 +90,11 @@ class Stamps:
         about that of a star, (S, S).
         """
         outside = self.variance[:, ring(self.variance.shape[-1])]
-        known = np.isfinite(outside).any(1)
-        sky = np.full(known.size, 1.0)
-        if known.any():
-            sky[known] = np.nanmedian(outside[known], axis=1)
-            sky[~known] = np.median(sky[known])
+        has_sky = np.isfinite(outside).any(1)
+        sky = np.full(has_sky.size, 1.0)
+        if has_sky.any():
+            sky[has_sky] = np.nanmedian(outside[has_sky], axis=1)
+            sky[~has_sky] = np.median(sky[has_sky])
         light = np.clip(self.flux, 0, None)[:, None, None] * profile
         more = np.where(np.isfinite(self.raw + self.variance), self.variance - sky[:, None, None], 0)
         return sky, max(float((more * light).sum() / max(float((light**2).sum()), 1e-30)), 0.0)

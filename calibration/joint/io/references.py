@@ -65,8 +65,8 @@ def _coosys(path: Path) -> dict[str, str]:
     """Return the frame that a VOTable says its coordinates are in; nothing for other files."""
     if path.suffix == ".ecsv":
         return {}
-    found = re.search(rb"<COOSYS[^>]*\bsystem\s*=\s*[\"']([^\"']*)", path.read_bytes()[:_HEAD_BYTES])
-    return {"COOSYS system": found.group(1).decode()} if found else {}
+    match = re.search(rb"<COOSYS[^>]*\bsystem\s*=\s*[\"']([^\"']*)", path.read_bytes()[:_HEAD_BYTES])
+    return {"COOSYS system": match.group(1).decode()} if match else {}
 
 
 @dataclass(frozen=True)

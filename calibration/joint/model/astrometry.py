@@ -179,7 +179,7 @@ class AstrometryProblem:
         self.x, self.y = (np.ascontiguousarray(measured.pixels[:, k]) for k in range(2))
         self.covariance, self.pedestal = np.ascontiguousarray(measured.covariance.T), measured.pedestal
         self.parameters, self.fitted = parameters.values, parameters.fitted
-        self.known, self.expected = parameters.known, parameters.expected
+        self.prior_weight, self.expected = parameters.prior_weight, parameters.expected
         self.names = parameters.names
         self.start = parameters.values.copy()
         self.kept = np.ones(self.image.size, bool)

@@ -83,9 +83,9 @@ def order_by_evidence(points: F64, off: F64, least: int, most: int) -> int:
     for order in range(least + 1, most + 1):
         if _STARS_PER_TERM * n_terms(order) > len(points):
             break
-        found = _prediction_error(points, off, order)
-        if found < _BETTER * error:
-            best, error = order, found
+        order_error = _prediction_error(points, off, order)
+        if order_error < _BETTER * error:
+            best, error = order, order_error
     return best
 
 

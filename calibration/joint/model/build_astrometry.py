@@ -123,7 +123,7 @@ class AstrometryBuilder:
         part = slice(self.layout.inner_start, self.layout.inner_start + self.layout.n_inner * length)
         # a chip is placed worse than it is made: scale, turn and shape move its edge by a tenth of that
         share = np.tile(np.where(term_degrees(self.layout.inner_order).sum(1) > 0, _CHIP_SHAPE, 1.0), 2)
-        self.parameters.known[part] = (1.0 / (size[:, None] * share) ** 2).ravel()
+        self.parameters.prior_weight[part] = (1.0 / (size[:, None] * share) ** 2).ravel()
         self.parameters.expected[part] = self.parameters.values[part]
 
     def _start_outer(self, associated: Associated, config: JointcalConfig) -> None:
@@ -176,10 +176,10 @@ class AstrometryBuilder:
         for i in np.flatnonzero(lay.outer == outer):
             part = np.flatnonzero((m.image == i) & (reference >= 0))
             u, v = ((np.stack([m.x[part], m.y[part]], 1) - lay.centre[i]) / lay.half[i]).T
-            place = self.focal(int(lay.inner[i]), u, v)
+            focal_positions = self.focal(int(lay.inner[i]), u, v)
             target = _gnomonic(associated.references.vector[reference[part]], self.frames, int(i))
-            points.append(place)
-            off.append(target - design(lay.outer_order, place[:, 0], place[:, 1]) @ terms.T)
+            points.append(focal_positions)
+            off.append(target - design(lay.outer_order, focal_positions[:, 0], focal_positions[:, 1]) @ terms.T)
         return np.concatenate(points), np.concatenate(off)
 
     def _fit_outer(self, outer: int, points: F64, target: F64, start: Flags) -> None:
@@ -199,7 +199,7 @@ class AstrometryBuilder:
         count = degree.size
         for axis in range(2):
             part = slice((2 * outer + axis) * count, (2 * outer + axis + 1) * count)
-            self.parameters.known[part] = np.where(degree >= 2, 1.0 / trusted**2, 0.0)
+            self.parameters.prior_weight[part] = np.where(degree >= 2, 1.0 / trusted**2, 0.0)
             self.parameters.expected[part] = self.parameters.values[part]
             self.parameters.fitted[part] &= used
 

@@ -63,7 +63,7 @@ class PhotometryBuilder:
         constrained = config.photometryModel.startswith("constrained")
         order = config.photometryVisitOrder if constrained else -1
         layout = PhotometryLayout(visit_index, chip if constrained else np.arange(len(images)), order, magnitude)
-        parameters, fitted, known = np.zeros(layout.size), np.ones(layout.size, bool), np.zeros(layout.size)
+        parameters, fitted, prior_weight = np.zeros(layout.size), np.ones(layout.size, bool), np.zeros(layout.size)
         scale = parameters[layout.scale_start :]
         if not constrained:
             scale[:] = images.calib_mean
@@ -80,14 +80,16 @@ class PhotometryBuilder:
             measured = np.bincount(visit_index[associated.measurements.image], minlength=visits.size)
             used = degree <= _orders(measured, order, visits)[:, None]
             fitted[: used.size] = used.ravel()
-            known[: used.size] = np.tile(np.where(degree > 0, 1.0 / config.photometryFieldPrior**2, 0.0), visits.size)
+            prior_weight[: used.size] = np.tile(
+                np.where(degree > 0, 1.0 / config.photometryFieldPrior**2, 0.0), visits.size
+            )
             ratio = np.log(images.calib_mean / scale[chip])
             for v in range(visits.size):
                 level = float(np.exp(np.mean(ratio[visit_index == v])))
                 parameters[v * count] = -2.5 * np.log10(level) if magnitude else level
         if magnitude:
             scale[:] = AB_ZEROPOINT - 2.5 * np.log10(scale)
-        model = ModelParameters(parameters, fitted, names, known, parameters.copy())
+        model = ModelParameters(parameters, fitted, names, prior_weight, parameters.copy())
         return cls(images, layout, camera, camera.focal_box(), model)
 
     def focal(self, image: I64, x: F64, y: F64) -> F64:
@@ -258,8 +260,8 @@ def _start_calibrations(images: Images, associated: Associated) -> F64:
     image, star = measurements.image, stars.of_measurement
     with np.errstate(invalid="ignore", divide="ignore"):
         calibrated = np.log(measurements.flux * images.calib_mean[image])
-        known = np.log(associated.references.flux[np.maximum(stars.reference, 0)])
-    truth = np.where(stars.reference >= 0, known, np.nan)
+        log_flux = np.log(associated.references.flux[np.maximum(stars.reference, 0)])
+    truth = np.where(stars.reference >= 0, log_flux, np.nan)
     offset = np.full(len(images), np.nan)
     for _ in range(_ROUNDS):
         fresh = np.isnan(offset)

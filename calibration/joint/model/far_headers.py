@@ -85,7 +85,7 @@ def find_visit(vectors: F64, image: I64, brightness: F64, reference: F64) -> dic
 
     Returns
     -------
-    found
+    far_maps
         By image; none where no turn and offset stands out from chance.
     """
     centre = vectors.sum(0) / np.linalg.norm(vectors.sum(0))
@@ -107,7 +107,7 @@ def find_visit(vectors: F64, image: I64, brightness: F64, reference: F64) -> dic
         if matrix is not None:
             alone[name] = FarMap(centre, matrix), number
     if sum(number for _, number in alone.values()) > matches:
-        return {name: found for name, (found, _) in alone.items()}
+        return {name: far_map for name, (far_map, _) in alone.items()}
     return {} if common is None else {name: FarMap(centre, common) for name in images}
 
 

@@ -17,10 +17,10 @@ _JULIAN_YEAR = 365.25  # days
 
 def fit_epoch(images: Images) -> float:
     """Return the mean Julian epoch (TAI) of all images as MJD; NaN when no time is known."""
-    known = images.mjd_tai[np.isfinite(images.mjd_tai)]
-    if not known.size:
+    times = images.mjd_tai[np.isfinite(images.mjd_tai)]
+    if not times.size:
         return float("nan")
-    return float(known.mean())  # Julian years of TAI are days of MJD over 365.25
+    return float(times.mean())  # Julian years of TAI are days of MJD over 365.25
 
 
 def tangent_points(images: Images, visit_index: I64) -> F64:

@@ -248,7 +248,7 @@ class PhotometryProblem:
         self.flux, self.flux_err = measured.flux, measured.flux_err
         self.measured = -2.5 * np.log10(measured.flux) if layout.magnitude else measured.flux
         self.parameters, self.fitted = parameters.values, parameters.fitted
-        self.known, self.expected = parameters.known, parameters.expected
+        self.prior_weight, self.expected = parameters.prior_weight, parameters.expected
         self.names = parameters.names
         self.start = parameters.values.copy()
         self.kept = np.ones(self.image.size, bool)

@@ -133,9 +133,9 @@ def _voted_offsets(visit: I64, image: I64, vectors: F64, brightness: F64, refere
         if tied.all() or not tied.any():
             break
         there = tied[image]
-        known = np.concatenate([reference, vectors[there] + offset[image[there]]])
+        matched = np.concatenate([reference, vectors[there] + offset[image[there]]])
         left = ~there
-        more, some = offsets_to_reference(vectors[left], image[left], n, brightness[left], known, match_cut)
+        more, some = offsets_to_reference(vectors[left], image[left], n, brightness[left], matched, match_cut)
         offset[~tied], votes[~tied] = more[~tied], some[~tied]
     return offset
 
@@ -153,11 +153,11 @@ def _from_far(out: Registration, images: Images, image: I64, vectors: F64, brigh
     weak[of_image[_unmatched(moved, image, share[of_image], tree)]] = True
     for v in np.flatnonzero(weak & (number > 0)):
         of = visit == v
-        found = find_visit(vectors[of], image[of], brightness[of], reference)
-        if not found:
+        far_maps = find_visit(vectors[of], image[of], brightness[of], reference)
+        if not far_maps:
             continue
         before = Registration(out.offset.copy(), out.centre.copy(), out.affine.copy())
-        for i, one in found.items():
+        for i, one in far_maps.items():
             _take(out, one, i, vectors[image == i])
         better = matched_share(out.apply(vectors[of], image[of]), tree)
         if (better - share[v]) * number[v] < _GAIN * number[v] + _LEAST:
@@ -165,7 +165,7 @@ def _from_far(out: Registration, images: Images, image: I64, vectors: F64, brigh
             continue
         share[v] = better
         log.warning(
-            "visit %d: its headers are far off; found on the reference stars %s", visits[v], _how_far(out, found)
+            "visit %d: its headers are far off; found on the reference stars %s", visits[v], _how_far(out, far_maps)
         )
     telling = share.max() * number >= _TELLING
     lost = telling & (share < _LOST * share.max()) & (share <= _CHANCE * chance)
@@ -190,27 +190,27 @@ def _chance_share(vectors: F64, reference: F64) -> float:
     return float(1.0 - np.exp(-inside / solid * np.pi * (MATCH * ARCSEC) ** 2))
 
 
-def _take(out: Registration, found: FarMap, image: int, vectors: F64) -> None:
+def _take(out: Registration, far_map: FarMap, image: int, vectors: F64) -> None:
     """Write a map as one about the middle of an image, whose detections lie at `vectors` (N, 3) by the header."""
     centre = vectors.sum(0) / np.linalg.norm(vectors.sum(0))
     side = float(np.abs(plane(vectors, centre)).max()) + 1.0
     corners = side * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
     east, north = tangent_frames(centre[None])
     directions = centre + ARCSEC * (corners[:, :1] * east + corners[:, 1:] * north)
-    moved = plane(found.apply(directions / np.linalg.norm(directions, axis=1)[:, None]), centre)
+    moved = plane(far_map.apply(directions / np.linalg.norm(directions, axis=1)[:, None]), centre)
     design = np.column_stack([np.ones(4), corners])
     out.offset[image], out.centre[image] = 0.0, centre
     out.affine[image] = np.linalg.lstsq(design, moved - corners, rcond=None)[0].T
 
 
-def _how_far(out: Registration, found: dict[int, FarMap]) -> str:
+def _how_far(out: Registration, far_maps: dict[int, FarMap]) -> str:
     """Return the offset, turn and scale of the maps of the images in words."""
-    (dx, a, b), (dy, c, d) = np.median([out.affine[i] for i in found], axis=0) + np.array([[0, 1.0, 0], [0, 0, 1.0]])
+    (dx, a, b), (dy, c, d) = np.median([out.affine[i] for i in far_maps], axis=0) + np.array([[0, 1.0, 0], [0, 0, 1.0]])
     mirrored = a * d < b * c
     turn = np.degrees(np.arctan2(c + b, a - d) if mirrored else np.arctan2(c - b, a + d))
     scale = 100 * (np.sqrt(abs(a * d - b * c)) - 1)
     words = f"{np.hypot(dx, dy):.1f} arcsec away, turned by {turn:+.2f} deg, {scale:+.2f} % in scale"
-    return f"{words}{', mirrored' if mirrored else ''} ({len(found)} images)"
+    return f"{words}{', mirrored' if mirrored else ''} ({len(far_maps)} images)"
 
 
 def _refine(registration: Registration, image: I64, vectors: F64, reference: F64) -> None:

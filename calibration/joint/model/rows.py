@@ -21,14 +21,14 @@ class ModelParameters:
         (P,) which of them the fit moves.
     names
         What each is, in words.
-    known, expected
+    prior_weight, expected
         (P,) inverse variance of what is known of a parameter beforehand (mostly 0), and that value.
     """
 
     values: F64
     fitted: Flags
     names: list[str]
-    known: F64
+    prior_weight: F64
     expected: F64
 
 

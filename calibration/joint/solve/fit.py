@@ -93,9 +93,9 @@ def judge(problem: Fittable) -> tuple[float, int, Evaluation]:
     if not np.isfinite(chi2):
         raise FloatingPointError(f"chi2 is {chi2}: NaN or infinite measurements, errors or parameters")
     free = evaluation.star_inverse[:, 0, 0] > 0
-    known = int((np.einsum("naa->na", problem.stars.prior[free]) > 0).sum())
+    priors = int((np.einsum("naa->na", problem.stars.prior[free]) > 0).sum())
     moving = int(free.sum()) * problem.n_star
-    ndof = problem.dimension * int(problem.kept.sum()) + known - moving - int(problem.fitted.sum())
+    ndof = problem.dimension * int(problem.kept.sum()) + priors - moving - int(problem.fitted.sum())
     return chi2, ndof, evaluation
 
 

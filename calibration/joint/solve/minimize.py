@@ -274,7 +274,7 @@ def minimize(
             cache.factor = None
             continue
         best = min(best, sums.objective)
-        sums.gradient += problem.known * (problem.parameters - problem.expected)
+        sums.gradient += problem.prior_weight * (problem.parameters - problem.expected)
         factor = cache.factor
         if sums.reduced is not None or factor is None:
             factor = cache.factor = _factor(problem, sums, index)
@@ -302,9 +302,9 @@ def _best_scale(problem: Problem, index: I64, step: F64, sums: Callable[[], Sums
 
     def objective(scale: float) -> float:
         problem.parameters[index] = before - scale * step
-        known, off = problem.known, problem.parameters - problem.expected
-        found = sums().objective
-        return found + float(known @ off**2) if np.isfinite(found) else np.inf
+        weight, off = problem.prior_weight, problem.parameters - problem.expected
+        objective = sums().objective
+        return objective + float(weight @ off**2) if np.isfinite(objective) else np.inf
 
     best = minimize_scalar(objective, bounds=(-1.0, 2.0), method="bounded", options={"xatol": 1e-3})
     problem.parameters[index] = before
@@ -326,9 +326,9 @@ def _factor(problem: Problem, sums: Sums, index: I64) -> DenseFactor | SparseFac
     """Return the factor of S for the parameters of `index`."""
     reduced = sums.matrix()
     if problem.parameters.size > DENSE_LIMIT:
-        return SparseFactor(reduced, sums.sparse, index, problem.known)
+        return SparseFactor(reduced, sums.sparse, index, problem.prior_weight)
     matrix = reduced.matrix()
-    matrix[np.diag_indices_from(matrix)] += problem.known
+    matrix[np.diag_indices_from(matrix)] += problem.prior_weight
     if index.size < matrix.shape[0]:
         matrix = matrix[np.ix_(index, index)]
     return DenseFactor(matrix, problem.name, index)

@@ -13,7 +13,7 @@ class Problem(Protocol):
 
     Parameters
     ----------
-    parameters, fitted, known, expected
+    parameters, fitted, prior_weight, expected
         (P,) as in `calibration.joint.model.rows.ModelParameters`.
     n_groups, width, n_star, dimension
         Groups of measurements; K, q and d of `calibration.joint.model.rows.Rows`.
@@ -25,7 +25,7 @@ class Problem(Protocol):
 
     parameters: F64
     fitted: Flags
-    known: F64
+    prior_weight: F64
     expected: F64
     n_groups: int
     width: int

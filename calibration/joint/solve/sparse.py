@@ -37,7 +37,7 @@ class SparseFactor:
         B D^-1 B^T of each block.
     index
         Parameters that are solved for.
-    known
+    prior_weight
         (P,) inverse variances that are added to the diagonal.
 
     Raises
@@ -46,7 +46,7 @@ class SparseFactor:
         S is singular.
     """
 
-    def __init__(self, reduced: Reduced, parts: list[scipy.sparse.csr_matrix], index: I64, known: F64) -> None:
+    def __init__(self, reduced: Reduced, parts: list[scipy.sparse.csr_matrix], index: I64, prior_weight: F64) -> None:
         size = reduced.gradient.size
         used = reduced.columns[:, 0] >= 0
         columns = reduced.columns[used]
@@ -56,7 +56,7 @@ class SparseFactor:
         matrix = scipy.sparse.csr_matrix(entries, shape=(size, size))
         for part in parts:
             matrix = matrix - part
-        matrix = (matrix + scipy.sparse.diags(known)).tocsr()[index][:, index]
+        matrix = (matrix + scipy.sparse.diags(prior_weight)).tocsr()[index][:, index]
         diagonal = matrix.diagonal()
         if not (diagonal > 0).all():
             raise SingularFit(f"{int((~(diagonal > 0)).sum())} model parameters are not determined by the data")

@@ -47,7 +47,7 @@ def test_the_sky_is_taken_off_as_its_map_says():
 
 
 def test_sources_on_more_pixels_than_the_usual_buffer_holds_are_found(monkeypatch):
-    monkeypatch.setattr("calibration.sources.PIXELS_AT_ONCE", 1000)
+    monkeypatch.setattr("calibration.sources.OPEN_PIXELS", 1000)
     rng = np.random.default_rng(9)
     image = rng.normal(size=(256, 256)).astype(np.float32)
     y, x = np.mgrid[:256, :256]
