@@ -71,7 +71,7 @@ def detect_and_measure(
         detections, score = _detected(pipeline, difference, result)
         if options.doSkySources:
             detections = detections.with_sky(*sky_positions(difference, options.nSkySources))
-    result = pipeline.made = replace(result, scoreExposure=score)
+    result = pipeline.result = replace(result, scoreExposure=score)
     if options.doMeasurement:
         with pipeline.timed("measure"):
             table = _measured(pipeline, science, template, difference, detections, ids)

@@ -71,7 +71,7 @@ class Differencing:
         A kernel's fit on the same images: it is applied, none is made.
     registered
         The pixels of the two are said to lie on each other: their WCS are not looked at.
-    made
+    result
         What there is so far: products of a pair that fails later.
     """
 
@@ -84,7 +84,7 @@ class Differencing:
     earlier_fit: KernelFit | None = None
     registered: bool = False
     numbers: dict[str, Any] = field(default_factory=dict)
-    made: Differenced | None = None
+    result: Differenced | None = None
 
     def put(self, key: str, value: Any) -> None:
         """Note a number."""
@@ -100,13 +100,13 @@ class Differencing:
         difference: Exposure | None = None,
     ) -> Differenced:
         """Subtract, detect, measure; see `diffim.task.ImageDifferenceTask.run`."""
-        self.made = None
+        self.result = None
         try:
             return self._run(exposure, template, sources, ids, difference)
         finally:  # of a pair that fails, too, what there is is kept
-            made = None if self.made is None else self.made.subtractedExposure
-            if made is not None and made is not difference:
-                forget_missing(made)
+            difference_image = None if self.result is None else self.result.subtractedExposure
+            if difference_image is not None and difference_image is not difference:
+                forget_missing(difference_image)
 
     def _run(
         self,
@@ -131,20 +131,20 @@ class Differencing:
             self.check_coverage(preparation.coverage(template, exposure))
             self._prepare(exposure, template)
             if self.options.doSubtract:
-                found = self._stars_of_both(exposure, template, stars)
-                template = found.template
+                checked = self._stars_of_both(exposure, template, stars)
+                template = checked.template
                 if self.options.doUseRegister:
-                    template, stars = self._register(exposure, found, stars)
+                    template, stars = self._register(exposure, checked, stars)
                 matched = self._match(exposure, template, stars)
-                self.made = Differenced(
+                self.result = Differenced(
                     matched.difference,
                     template,
                     sources,
                     matchedExposure=matched_exposure(exposure, template, matched),
                     subtractRes=matched.fit,
                 )
-                self._finish(matched, exposure, template, found.common)
-        result = self.made or Differenced(difference, template, sources)
+                self._finish(matched, exposure, template, checked.common)
+        result = self.result or Differenced(difference, template, sources)
         if self.options.doDetection:
             from diffim.detect_and_measure import detect_and_measure  # a subtraction alone does not load what it needs
 
@@ -207,18 +207,18 @@ class Differencing:
         o, sizes = self.options, (self.numbers["sciencePsfSize"], self.numbers["templatePsfSize"])
         least = 0.0 if o.qualityGate == "off" else o.minTemplateStars
         search = Search(sizes, preparation.known_unit_ratio(science, template), least, o.registerReach)
-        found = search.run(science, template, stars)
-        nothing = found.common.n_found == 0  # nothing can be made of that, whoever looks at it
-        if found.problem and (o.qualityGate == "error" or (nothing and o.qualityGate == "warn")):
-            raise WrongTemplate(found.problem, **science.where)
-        if found.problem:
-            self.problem(found.problem)
-        if found.shift is not None:
-            for axis, shift in zip("XY", found.shift, strict=True):
+        checked = search.run(science, template, stars)
+        nothing = checked.common.n_found == 0  # nothing can be made of that, whoever looks at it
+        if checked.problem and (o.qualityGate == "error" or (nothing and o.qualityGate == "warn")):
+            raise WrongTemplate(checked.problem, **science.where)
+        if checked.problem:
+            self.problem(checked.problem)
+        if checked.shift is not None:
+            for axis, shift in zip("XY", checked.shift, strict=True):
                 self.put(f"templateMoved{axis}", shift)
-        for key, value in star_numbers(found.common, science, found.template, sizes).items():
+        for key, value in star_numbers(checked.common, science, checked.template, sizes).items():
             self.put(key, value)
-        return found
+        return checked
 
     def problem(self, text: str) -> None:
         """Note that something is wrong with this subtraction: in the metadata, once, and in the log."""
@@ -246,15 +246,15 @@ class Differencing:
         for text in wrong:
             self.problem(text)
 
-    def _register(self, science: Exposure, found: Found, stars: Stars) -> tuple[Exposure, Stars]:
+    def _register(self, science: Exposure, checked: Found, stars: Stars) -> tuple[Exposure, Stars]:
         """Return the template, resampled where its stars do not lie where those of the image do, and the stars.
 
         Those that moved by themselves have their motion noted, so that they do not pull the kernel along; those that
         moved far are flagged.
         """
-        template, bright = found.template, np.flatnonzero((stars.snr > 20) & ~stars.flagged & stars.isolated)[:MOST]
-        shifts = found.common.shifts
-        if not found.apart:  # those are of all stars, not of the isolated ones
+        template, bright = checked.template, np.flatnonzero((stars.snr > 20) & ~stars.flagged & stars.isolated)[:MOST]
+        shifts = checked.common.shifts
+        if not checked.apart:  # those are of all stars, not of the isolated ones
             chosen = stars.take(bright)
             shifts = registration.displacement_at_stars(science, template, chosen, self.numbers["sciencePsfSize"])
         if shifts.x.size < 3:
@@ -328,10 +328,10 @@ class Differencing:
         difference = matched.difference
         preparation.mark_saturated_haloes(difference, reach)
         if self.options.doSubtractBackground:
-            found = subtract_difference_sky(
+            sky = subtract_difference_sky(
                 difference, self.options.backgroundMesh, *NOT_SKY, fwhm=self.numbers["sciencePsfSize"]
             )
-            for name, rms in vars(found).items():
+            for name, rms in vars(sky).items():
                 self.put(f"sky{name.capitalize()}Rms", rms)
         if self.options.doScaleDiffimVariance:
             self.put("scaleDiffimVarianceFactor", scale_variance(difference, static_sky=False))

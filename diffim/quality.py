@@ -151,7 +151,7 @@ def mask_fractions(exposure: Exposure) -> dict[str, float]:
 MASKED = ("BAD", "SAT", "SAT_TEMPLATE", "CR", "STREAK", "SUSPECT")
 
 
-def masked_shares(exposure: Exposure, science: Exposure, found: int) -> dict[str, float]:
+def masked_shares(exposure: Exposure, science: Exposure, extra_rays: int) -> dict[str, float]:
     """Return which share of the pixels that have data is hit by cosmic rays, on streaks, and masked for any reason.
 
     ``nBadPixels`` are those that are masked or have no data, ``nGoodPixels`` the others.
@@ -162,7 +162,7 @@ def masked_shares(exposure: Exposure, science: Exposure, found: int) -> dict[str
         The difference. A kernel has spread the marks of cosmic rays there: those of the image are counted.
     science
         The image.
-    found
+    extra_rays
         How many pixels were found on the difference alone.
     """
     step = max(1, int(np.sqrt(exposure.mask.size / 2_000_000)))
@@ -173,7 +173,7 @@ def masked_shares(exposure: Exposure, science: Exposure, found: int) -> dict[str
     planes = {"streakFraction": ("STREAK",), "maskedFraction": MASKED}
     shares = {n: float(((some & plane_bits(b)) != 0).mean()) if some.size else 1.0 for n, b in planes.items()}
     seen = science.mask.size - count_flagged(science.mask, science.mask, plane_bits(["NO_DATA"]))
-    rays = count_flagged(science.mask, science.mask, plane_bits(["CR"])) + found
+    rays = count_flagged(science.mask, science.mask, plane_bits(["CR"])) + extra_rays
     return counts | {"cosmicRayFraction": float(rays / max(seen, 1))} | shares
 
 

@@ -47,9 +47,9 @@ def with_matches(
     ra, dec = difference.require_wcs().pixel_to_sky(
         dia_sources.x.to_numpy(np.float64), dia_sources.y.to_numpy(np.float64)
     )
-    known = sources if sources is not None and set(_IDS) & set(sources.columns) and "ra" in sources else None
+    table = sources if sources is not None and set(_IDS) & set(sources.columns) and "ra" in sources else None
     return dia_sources.assign(
-        srcMatchId=np.zeros(len(dia_sources), np.int64) if known is None else _nearest(ra, dec, known, radius_arcsec),
+        srcMatchId=np.zeros(len(dia_sources), np.int64) if table is None else _nearest(ra, dec, table, radius_arcsec),
         refMatchId=_nearest(ra, dec, template_sources, radius_arcsec),
     )
 
@@ -62,6 +62,6 @@ def _nearest(ra: F64, dec: F64, table: pd.DataFrame, radius_arcsec: float) -> I6
     if not good.any() or not ra.size:
         return np.zeros(ra.size, np.int64)
     tree = cKDTree(unit_vectors(*places[good].T))
-    at = np.isfinite(ra) & np.isfinite(dec)
-    chord, row = tree.query(unit_vectors(np.where(at, ra, 0), np.where(at, dec, 0)))
-    return np.where(at & (chord_arcsec(np.asarray(chord, np.float64)) <= radius_arcsec), ids[good][row], 0)
+    positioned = np.isfinite(ra) & np.isfinite(dec)
+    chord, row = tree.query(unit_vectors(np.where(positioned, ra, 0), np.where(positioned, dec, 0)))
+    return np.where(positioned & (chord_arcsec(np.asarray(chord, np.float64)) <= radius_arcsec), ids[good][row], 0)

@@ -57,7 +57,7 @@ class ImageDifferenceTask(AlertTask):
         """Make the task; `butler` is of the published interface, and not used."""
         super().__init__(**kwargs)
         self._last: Differenced | None = None
-        self._made: Differenced | None = None
+        self._partial: Differenced | None = None
 
     @staticmethod
     def makeIdFactory(expId: int, expBits: int) -> IdFactory:
@@ -149,9 +149,9 @@ class ImageDifferenceTask(AlertTask):
             exposure, templateExposure, selectSources, idFactory, calexpBackgroundExposure, subtractedExposure
         )
         if templateSources is not None and result.diaSources is not None and result.subtractedExposure is not None:
-            known = result.selectSources if isinstance(result.selectSources, pd.DataFrame) else None
+            with_ids = result.selectSources if isinstance(result.selectSources, pd.DataFrame) else None
             radius = self.config.diaSourceMatchRadius
-            table = with_matches(result.diaSources, result.subtractedExposure, known, templateSources, radius)
+            table = with_matches(result.diaSources, result.subtractedExposure, with_ids, templateSources, radius)
             result = self._last = replace(result, diaSources=table)
         return Struct(**vars(result))
 
@@ -186,13 +186,13 @@ class ImageDifferenceTask(AlertTask):
         if self.config.doAddCalexpBackground and background is not None:
             exposure.image += background.image if isinstance(background, Exposure) else background
         with _no_work():
-            known = exposure.sources if sources is None else sources
-            stars = Stars.none() if absent and known is None else known
+            chosen = exposure.sources if sources is None else sources
+            stars = Stars.none() if absent and chosen is None else chosen
             way = self._differencing(earlier_fit)
             try:
                 self._last = way.run(exposure, template, stars, ids, difference)
             finally:
-                self._made = way.made
+                self._partial = way.result
         if absent and self._last.diaSources is not None:
             self._last = replace(self._last, diaSources=blank_columns(self._last.diaSources, absent))
         return self._last
@@ -208,16 +208,16 @@ class ImageDifferenceTask(AlertTask):
             kept = getattr(outputRefs, "warpedExposure", None)
             if kept is not None:  # as it was read: its mask is changed by the subtraction
                 butlerQC.put(template, kept)
-            self._made, made = None, None
+            self._partial, products = None, None
             try:
-                made = self._from_inputs(exposure, template, inputs)
+                products = self._from_inputs(exposure, template, inputs)
             finally:
-                self._put_products(butlerQC, made or self._made, outputRefs, kept)
+                self._put_products(butlerQC, products or self._partial, outputRefs, kept)
 
-    def _put_products(self, butlerQC: Any, made: Any, outputRefs: Any, kept: Any) -> None:
+    def _put_products(self, butlerQC: Any, products: Any, outputRefs: Any, kept: Any) -> None:
         """Store the products that there are, but for `kept`, which is stored already."""
         for name in self._PRODUCTS:
-            ref, value = getattr(outputRefs, name, None), getattr(made, name, None)
+            ref, value = getattr(outputRefs, name, None), getattr(products, name, None)
             if ref is not None and ref is not kept and value is not None:
                 butlerQC.put(value, ref)
 

@@ -71,8 +71,8 @@ def without_pixels(parts: dict[str, Any]) -> Exposure:
     """Return an exposure of parts by the names of `exposure.io.components.PARTS`; its pixels are all one zero."""
     x0, y0, width, height = parts["bbox"]
     nothing = np.broadcast_to(np.float32(0), (height, width))
-    known = {attribute: parts[name] for name, attribute in PARTS.items() if attribute != "bbox"}
-    return Exposure(nothing, nothing, np.broadcast_to(np.int32(0), (height, width)), (x0, y0), **known)
+    attributes = {attribute: parts[name] for name, attribute in PARTS.items() if attribute != "bbox"}
+    return Exposure(nothing, nothing, np.broadcast_to(np.int32(0), (height, width)), (x0, y0), **attributes)
 
 
 def _needed(data_id: Any, science: Exposure) -> bool:

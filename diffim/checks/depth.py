@@ -78,11 +78,11 @@ def star_residual_rms(
     if not x.size:
         return float("nan")
     ix, iy = nearest_pixels(x), nearest_pixels(y)
-    values, known = MaskedImage.of(difference, "BAD", "SAT", "CR").stamps(ix, iy, side)
+    values, stamp_variance = MaskedImage.of(difference, "BAD", "SAT", "CR").stamps(ix, iy, side)
     own, other = (
         MaskedImage.of(e, "BAD", "SAT").stamps(ix, iy, side)[1].astype(np.float64) for e in (science, template)
     )
     variance = own + unit**2 * other
-    good = np.isfinite(known) & np.isfinite(variance)
+    good = np.isfinite(stamp_variance) & np.isfinite(variance)
     square = np.where(good, values.astype(np.float64) ** 2 / np.where(good, variance, 1.0), 0).sum((1, 2))
     return float(np.median(np.sqrt(square / np.maximum(good.sum((1, 2)), 1))))

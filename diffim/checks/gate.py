@@ -88,10 +88,10 @@ LIMITS: Mapping[str, Limit] = {
 
 def problems(numbers: Mapping[str, Any], options: Any) -> list[str]:
     """Return what is wrong with a subtraction by the limits of its options, in the order of `LIMITS`."""
-    found = []
+    texts = []
     for metric, rule in LIMITS.items():
         value = numbers.get(metric)
         limit = float(getattr(options, rule.option))
         if isinstance(value, int | float) and rule.exceeded(float(value), limit):
-            found.append(rule.text.format(value=float(value), limit=limit))
-    return found
+            texts.append(rule.text.format(value=float(value), limit=limit))
+    return texts

@@ -82,7 +82,7 @@ class Search:
         bright = stars.take((stars.snr > 20) & ~stars.flagged & inside)
         apart = bright.take(bright.isolated)
         unit = None if self.unit_ratio is None else 1 / self.unit_ratio
-        found = find_common_stars(
+        common = find_common_stars(
             template, science, apart if len(apart) >= LEAST_APART else bright, (self.fwhms[1], self.fwhms[0]), unit
         )
-        return float(np.nan_to_num(found.share))
+        return float(np.nan_to_num(common.share))

@@ -84,10 +84,10 @@ def find_streaks(image: F32, variance: F32, good: Flags, fwhm: float) -> Flags:
         line = _strongest_line(z, usable)
         if line is None:
             break
-        found = _extent(z, usable, *line, fwhm / BIN)
-        if found is None:
+        extent = _extent(z, usable, *line, fwhm / BIN)
+        if extent is None:
             break
-        lit_bins, is_streak = found
+        lit_bins, is_streak = extent
         z[lit_bins] = 0
         usable &= ~lit_bins
         if is_streak:
@@ -195,18 +195,18 @@ def _extent(z: F32, usable: Flags, angle: float, distance: float, fwhm: float) -
     return bins, True
 
 
-def _is_ridge(profile: F64, known: Flags, there: Flags, low: int, high: int) -> bool:
+def _is_ridge(profile: F64, usable: Flags, there: Flags, low: int, high: int) -> bool:
     """Whether a profile falls on both sides of its high part (from `low` to `high`), to less than half of its height.
 
-    `known` are the places that count, `there` those on the image: only at its edge a streak may have one flank.
+    `usable` are the places that count, `there` those on the image: only at its edge a streak may have one flank.
     """
     if low <= 1 or high >= profile.size - 3:  # wider than is looked for
         return False
     flank = max(2, (high - low + 1) // 2)
     parts = np.arange(max(low - flank, 0), low), np.arange(high + 1, min(high + 1 + flank, profile.size))
-    if any(there[part].any() and not known[part].any() for part in parts):
+    if any(there[part].any() and not usable[part].any() for part in parts):
         return False
-    sides = [float(profile[part[known[part]]].mean()) for part in parts if known[part].any()]
+    sides = [float(profile[part[usable[part]]].mean()) for part in parts if usable[part].any()]
     return bool(sides) and max(sides) < (1 - RIDGE) * float(profile[low : high + 1].mean())
 
 

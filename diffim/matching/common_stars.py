@@ -65,12 +65,12 @@ def _measured(sources: Stars, e: Exposure, sizes: F64 | None) -> tuple[tuple[F64
     fwhm = psf_fwhm(e.require_psf(), e.bbox)
     side = int(np.clip(2 * int(1.9 * fwhm) + 1, STAMP, MOST_STAMP))
     ix, iy = (nearest_pixels(v) for v in (sources.x, sources.y))
-    at = ix - e.origin[0], iy - e.origin[1]
-    stamps = np.nan_to_num(gather(e.image, *at, side, 0.0))
+    corner = ix - e.origin[0], iy - e.origin[1]
+    stamps = np.nan_to_num(gather(e.image, *corner, side, 0.0))
     g = np.arange(side) - side // 2
     disc = np.hypot(g[:, None], g[None, :]) <= fwhm
     flux = stamps[:, disc].sum(1, dtype=np.float64)
-    variance = np.nan_to_num(gather(e.variance, *at, side, 0.0))[:, disc].sum(1, dtype=np.float64)
+    variance = np.nan_to_num(gather(e.variance, *corner, side, 0.0))[:, disc].sum(1, dtype=np.float64)
     if sizes is None:
         moments = adaptive_moments(stamps, sources.x - ix, sources.y - iy)
         sizes = 0.5 * (moments[:, 0] + moments[:, 1])
@@ -96,8 +96,8 @@ def _matched(sources: Stars, science: Exposure, template: Exposure) -> list[tupl
     out = []
     for k, e in enumerate(images):
         side = inner + (size - 1 if k == sharp else 0)
-        at = ix - e.origin[0], iy - e.origin[1]
-        image, variance = (np.nan_to_num(gather(plane, *at, side, 0.0)) for plane in (e.image, e.variance))
+        corner = ix - e.origin[0], iy - e.origin[1]
+        image, variance = (np.nan_to_num(gather(plane, *corner, side, 0.0)) for plane in (e.image, e.variance))
         low = (side - inner) // 2
         middle = slice(low, low + inner)
         noise = variance[:, middle, middle].reshape(len(variance), -1)[:, disc].sum(1, dtype=np.float64)
@@ -148,15 +148,15 @@ def _steady(sources: Stars, first: tuple[F64, F64], second: tuple[F64, F64], amo
         kept = rows[np.abs(ratio[rows] - level[rows]) < OFF * np.hypot(spread, error[rows])]
         if kept.size < FEW:
             break
-        at, sigma = (sources.x[kept], sources.y[kept]), np.hypot(spread, error[kept])
+        positions, sigma = (sources.x[kept], sources.y[kept]), np.hypot(spread, error[kept])
         if turn:
-            other = local_levels(sources.x, sources.y, at, ratio[kept], sigma, side)
+            other = local_levels(sources.x, sources.y, positions, ratio[kept], sigma, side)
         else:
             other = np.full(len(sources), float(np.average(ratio[kept], weights=sigma**-2)))
-        found = _spread(ratio[rows] - other[rows], error[rows])
-        if turn and found[1] < likelihood + GAIN * rows.size:
+        scatter = _spread(ratio[rows] - other[rows], error[rows])
+        if turn and scatter[1] < likelihood + GAIN * rows.size:
             break
-        level, (spread, likelihood) = other, found
+        level, (spread, likelihood) = other, scatter
     with np.errstate(invalid="ignore"):
         change = np.where(seen, np.abs(ratio - level), np.inf)
         return np.asarray(change < OFF * np.hypot(spread, error)), change

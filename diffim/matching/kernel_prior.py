@@ -78,10 +78,10 @@ def _weighted(values: tuple[float, ...], left: list[float]) -> float:
 
     The best alone would change by a step where two are as good, with the last digit of the image.
     """
-    known = np.isfinite(left)
-    if not known.any():
+    finite = np.isfinite(left)
+    if not finite.any():
         return values[0]
     weight = np.where(
-        known, np.exp(-0.5 * (np.where(known, left, np.inf) - np.min(left, where=known, initial=np.inf))), 0.0
+        finite, np.exp(-0.5 * (np.where(finite, left, np.inf) - np.min(left, where=finite, initial=np.inf))), 0.0
     )
     return float(np.exp((weight * np.log(values)).sum() / weight.sum()))

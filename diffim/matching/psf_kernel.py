@@ -82,11 +82,11 @@ def psf_kernels(convolved: Psf, target: Psf, box: Box, size: int) -> KernelGrid 
     x0, y0, width, height = box
     gx, gy = np.meshgrid(np.linspace(x0, x0 + width - 1, NODES), np.linspace(y0, y0 + height - 1, NODES))
     stamps = [_stamps(psf, gx.ravel(), gy.ravel()) for psf in (convolved, target)]
-    known = np.isfinite(stamps[0][:, 0, 0]) & np.isfinite(stamps[1][:, 0, 0])
-    if not known.any():
+    defined = np.isfinite(stamps[0][:, 0, 0]) & np.isfinite(stamps[1][:, 0, 0])
+    if not defined.any():
         return None
-    kernels = _deconvolved(stamps[0][known], stamps[1][known], size)
-    px, py = gx.ravel()[known], gy.ravel()[known]
+    kernels = _deconvolved(stamps[0][defined], stamps[1][defined], size)
+    px, py = gx.ravel()[defined], gy.ravel()[defined]
     nearest = np.argmin(np.hypot(gx.reshape(-1, 1) - px, gy.reshape(-1, 1) - py), axis=1)
     return KernelGrid(kernels[nearest], NODES, box)
 

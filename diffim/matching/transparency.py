@@ -80,12 +80,12 @@ def star_transparency(s: StarEquations, which: Flags, box: Box) -> Transparency 
     if amplitude < LEAST_RMS / 2:
         return None
     unit = max(box[2], box[3])
-    at, sigma = np.column_stack([s.x[good], s.y[good]]) / unit, np.hypot(error, amplitude)
+    positions, sigma = np.column_stack([s.x[good], s.y[good]]) / unit, np.hypot(error, amplitude)
     plain = float(np.minimum((value / sigma) ** 2, CLIP**2).sum())
-    processes = [_Process.of(at, value, error, amplitude, length) for length in LENGTHS]
+    processes = [_Process.of(positions, value, error, amplitude, length) for length in LENGTHS]
     scores = [float(np.minimum((p.held_out / sigma) ** 2, CLIP**2).sum()) for p in processes]
     best = processes[int(np.argmin(scores))]
-    rms = float(np.std(best.at(at)))
+    rms = float(np.std(best.at(positions)))
     if plain - min(scores) < LEAST_GAIN * np.sqrt(plain) or rms < LEAST_RMS:
         return None
     return Transparency(_as_polynomial(best, box, unit), rms, best.length)

@@ -27,7 +27,7 @@ __all__ = ["AP_RADIUS", "collapsed", "measure"]
 Columns = dict[str, NDArray[Any]]
 STAMP, LARGE_STAMP = 25, 81  # px: for moments of sources, and of those with a large footprint (trails)
 MAX_DIPOLE_AREA = 1200  # px
-AT_ONCE = 4096  # sources whose smoothed stamps are held
+BATCH_SOURCES = 4096  # sources whose smoothed stamps are held
 
 
 def measure(
@@ -282,8 +282,8 @@ def _opposite_peak(difference: Exposure, x: F64, y: F64, sign: F64, fwhm: float)
     far = np.hypot(g[:, None], g[None, :]) > 2 * fwhm
     ix, iy = nearest_pixels(x), nearest_pixels(y)
     out = np.empty((len(x), 2))
-    for first in range(0, len(x), AT_ONCE):
-        part = slice(first, first + AT_ONCE)
+    for first in range(0, len(x), BATCH_SOURCES):
+        part = slice(first, first + BATCH_SOURCES)
         stamps = -sign[part, None, None] * _smoothed_stamps(difference, ix[part], iy[part], side, fwhm / 2.3548)
         stamps[:, far] = 0
         flat = stamps.reshape(len(stamps), -1)

@@ -48,10 +48,10 @@ def merge_trails(difference: Exposure, detections: Detections) -> Detections:
     fitted = np.full((len(detections.x), len(TRAIL_COLUMNS)), np.nan)
     keep = np.ones(len(detections.x), np.bool_)
     for rows in _candidates(difference, detections):  # each is a fit of its own; there are a handful in an image
-        found = _line(difference, detections, rows)
-        if found is not None:
+        line = _line(difference, detections, rows)
+        if line is not None:
             keep[rows[1:]] = False
-            fitted[rows[0]] = found
+            fitted[rows[0]] = line
     if keep.all():
         return detections
     return replace(detections, trail=fitted).take(keep)
@@ -192,11 +192,13 @@ def _fit_line(cut: _Cut, stamp: F32, start: F64) -> F64 | None:
     normal = np.linalg.pinv(basis @ basis.T, hermitian=True)
     flux = float((normal @ (basis @ cut.image[use]))[0])
     covariance = normal @ ((basis * cut.variance[use]) @ basis.T) @ normal
-    place = covariance[1:3, 1:3] / flux**2
+    position_covariance = covariance[1:3, 1:3] / flux**2
     chi2 = cut.chi2(flux * _line_model(cut, stamp, p))
     angle = (p[3] + np.pi / 2) % np.pi - np.pi / 2
-    errors = np.sqrt([place[0, 0], place[1, 1], covariance[0, 0]])
-    return np.array([p[0], p[1], errors[0], errors[1], place[0, 1], p[2], angle, flux, errors[2], chi2, use.sum()])
+    errors = np.sqrt([position_covariance[0, 0], position_covariance[1, 1], covariance[0, 0]])
+    return np.array(
+        [p[0], p[1], errors[0], errors[1], position_covariance[0, 1], p[2], angle, flux, errors[2], chi2, use.sum()]
+    )
 
 
 def _points_chi2(difference: Exposure, cut: _Cut, px: I64, py: I64) -> float:

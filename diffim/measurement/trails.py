@@ -46,10 +46,10 @@ def measure_trails(
     """
     length, angle = _length_and_angle(shape)
     lines = np.full((len(frame), 6), np.nan) if lines is None else lines
-    known = np.isfinite(lines[:, 0])
-    failed = failed & ~known
-    frame["trailLengthPixels"] = length = np.where(known, lines[:, 0], np.where(failed, 0.0, length))
-    frame["trailAnglePixels"] = angle = np.where(known, lines[:, 1], angle)
+    has_line = np.isfinite(lines[:, 0])
+    failed = failed & ~has_line
+    frame["trailLengthPixels"] = length = np.where(has_line, lines[:, 0], np.where(failed, 0.0, length))
+    frame["trailAnglePixels"] = angle = np.where(has_line, lines[:, 1], angle)
     frame["trail_flag"] = failed
     dx, dy = 0.5 * length * np.cos(angle), 0.5 * length * np.sin(angle)
     x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
@@ -60,7 +60,7 @@ def measure_trails(
     radius = np.sqrt(0.5 * (frame.ixxPSF + frame.iyyPSF))
     frame["trail_flag_suspect_long_trail"] = length > SUSPECT * radius
     fitted = _line_fluxes(difference, x, y, length, angle)
-    fitted[known] = lines[known, 2:]
+    fitted[has_line] = lines[has_line, 2:]
     for k, name in enumerate(("trailInstFlux", "trailInstFluxErr", "trailChi2")):
         frame[name] = fitted[:, k]
     frame["trailNdata"] = fitted[:, 3].astype(np.int32)

@@ -45,5 +45,5 @@ def block_mean(image: F32, step: int) -> F32:
 def _summed(image: F32, step: int, power: float) -> F32:
     """Return the sums of the finite pixels of blocks, over a power of their number."""
     blocks = in_blocks(image, step)
-    known = np.isfinite(blocks).sum((1, 3))
-    return np.asarray(np.nansum(blocks, axis=(1, 3)) / np.where(known > 0, known, np.nan) ** power, np.float32)
+    count = np.isfinite(blocks).sum((1, 3))
+    return np.asarray(np.nansum(blocks, axis=(1, 3)) / np.where(count > 0, count, np.nan) ** power, np.float32)

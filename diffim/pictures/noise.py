@@ -55,9 +55,9 @@ def correlations(z: F32, ok: Flags) -> F64:
     values = np.where(ok, z, np.float32(0))
     power = float(np.sum(values * values, dtype=np.float64)) / max(int(ok.sum()), 1)
     out = np.zeros((2, LAGS))
-    for along, (v, known) in enumerate(((values, ok), (values.T, ok.T))):
+    for along, (v, usable) in enumerate(((values, ok), (values.T, ok.T))):
         for k in range(1, min(LAGS + 1, v.shape[1])):
-            pairs = int((known[:, k:] & known[:, :-k]).sum())
+            pairs = int((usable[:, k:] & usable[:, :-k]).sum())
             out[along, k - 1] = float(np.sum(v[:, k:] * v[:, :-k], dtype=np.float64)) / max(pairs, 1)
     return out / power if power > 0 else out
 

@@ -261,8 +261,8 @@ def draw_dipoles(plt: Any, subject: "Subject", path: Path) -> None:
         cell, limit = axes[0][k], float(stamps.limit[k])
         _show(cell, stamps.z[k], stamps.kinds[2][k], -limit, limit, "RdBu_r")
         for sign, mark in (("pos", "+"), ("neg", "x")):
-            at = stamps.place(k, row[f"dipole_{sign}_x"], row[f"dipole_{sign}_y"])
-            cell.plot(*at, mark, color="black", ms=9, mew=1.6)
+            position = stamps.place(k, row[f"dipole_{sign}_x"], row[f"dipole_{sign}_y"])
+            cell.plot(*position, mark, color="black", ms=9, mew=1.6)
         cell.set_title(f"#{row['id']}: {row.dipoleLengthPixels:.1f} px, S/N {row.significance:.0f}", fontsize=9)
     figure.suptitle(
         "dipoles: difference / sigma, red positive, blue negative;\nlobes of the fit: + positive, x negative",

@@ -65,24 +65,24 @@ def subtract_difference_sky(difference: Exposure, mesh: int, *excluded: str, fwh
     """
     shape = difference.image.shape
     cells, fine = _Cells.of(shape, mesh, fwhm), False
-    bits, found = plane_bits(["NO_DATA", *excluded]), SkyStructure()
+    bits, sky = plane_bits(["NO_DATA", *excluded]), SkyStructure()
     for _ in range(PASSES):  # where there is structure the means of blocks are better known without it
         mapped = _subtract_cells(difference, bits, cells)
         if mapped is None:
-            return found
+            return sky
         if mapped.steep:  # over a cell pixels were clipped about one level
             continue
-        if not (found.columns or found.rows):
+        if not (sky.columns or sky.rows):
             columns, rows = subtract_offsets(difference, bits, mapped.sky, BLOCK)
-            found = SkyStructure(columns, rows, found.smooth)
+            sky = SkyStructure(columns, rows, sky.smooth)
             if columns or rows:
                 continue
         coefficients = structure(mapped.above, mapped.sky, max(LEAST_PERIOD, WIDEST * fwhm / BLOCK))
         if coefficients is None:
-            return found
+            return sky
         y, x = (np.arange(0, n + STRUCTURE_STEP, STRUCTURE_STEP, dtype=np.float64) for n in shape)
         level = node_levels(coefficients, BLOCK, y, x)
-        found = SkyStructure(found.columns, found.rows, float(np.hypot(found.smooth, level.std())))
+        sky = SkyStructure(sky.columns, sky.rows, float(np.hypot(sky.smooth, level.std())))
         if level.std() > STRONG * mapped.noise and not fine:  # pixels were clipped by it
             bad = ~usable_pixels(difference.image, difference.variance, difference.mask, bits)
             side = max(FINE_BLOCKS * BLOCK, round(FINE * fwhm))
@@ -91,7 +91,7 @@ def subtract_difference_sky(difference: Exposure, mesh: int, *excluded: str, fwh
             continue
         subtract_level(difference, level, STRUCTURE_STEP)
     _subtract_cells(difference, bits, cells)
-    return found
+    return sky
 
 
 class _Blocks(NamedTuple):
@@ -190,11 +190,11 @@ def _sky_blocks(mean: F32, count: F32, clip: F32, reach: int) -> Flags:
 
     Blocks within `reach` of one that stands out hold the wings of a source.
     """
-    rest, known = _standing_out(mean, count), (count > 0.5 * BLOCK**2) & (clip > 0)
-    if not known.any():
-        return known
-    usual = median(rest[known] / clip[known]) * SIGMA_PER_MAD * CLIP
-    return known & ~_around(rest > clip * max(usual, 1.0), reach)
+    rest, usable = _standing_out(mean, count), (count > 0.5 * BLOCK**2) & (clip > 0)
+    if not usable.any():
+        return usable
+    usual = median(rest[usable] / clip[usable]) * SIGMA_PER_MAD * CLIP
+    return usable & ~_around(rest > clip * max(usual, 1.0), reach)
 
 
 def _standing_out(mean: F32, count: F32) -> F32:

@@ -31,21 +31,21 @@ CLIP, BRIGHT = 3.0, 1.5  # sigma, and times the usual variance: what is more is 
 SEGMENTS = 2  # parts of a column that have offsets of their own: detectors are read out from both ends
 
 
-def structure(blocks: F64, known: Flags, shortest: float) -> F64 | None:
+def structure(blocks: F64, usable: Flags, shortest: float) -> F64 | None:
     """Return the cosine coefficients (rows, columns) of the structure of a map of block means, None where there is none.
 
     Parameters
     ----------
-    blocks, known
+    blocks, usable
         Means, shape (rows, columns), and which of them are of sky.
     shortest
         Least period of a structure, blocks.
     """
     rows, columns = (2 * (n // 2) for n in blocks.shape)
-    if min(rows, columns) < 8 or known.mean() < LEAST_KNOWN:
+    if min(rows, columns) < 8 or usable.mean() < LEAST_KNOWN:
         return None
-    values = np.where(known, blocks, 0)[:rows, :columns].astype(np.float32)
-    where = known[:rows, :columns]
+    values = np.where(usable, blocks, 0)[:rows, :columns].astype(np.float32)
+    where = usable[:rows, :columns]
     frequency = np.hypot(np.arange(rows)[:, None] / (2 * rows), np.arange(columns)[None, :] / (2 * columns))
     smooth = frequency <= 1 / shortest
     filled, kept = values, None
@@ -64,13 +64,13 @@ def structure(blocks: F64, known: Flags, shortest: float) -> F64 | None:
 def node_levels(coefficients: F64, block: int, y: F64, x: F64) -> F32:
     """Return the structure at nodes (px), shape (y.size, x.size): what means of blocks of `block` px had of it, undone."""
 
-    def waves(n: int, at: F64) -> F64:
+    def waves(n: int, pixels: F64) -> F64:
         k = np.arange(n)
         turn = np.pi * k / (2 * n)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.where(k > 0, np.sin(turn) / (block * np.sin(turn / block)), 1.0)
         scale = np.where(k > 0, np.sqrt(2 / n), np.sqrt(1 / n)) / mean
-        inside = np.clip(at, 0, n * block - 1)
+        inside = np.clip(pixels, 0, n * block - 1)
         return np.asarray(scale[:, None] * np.cos(np.pi * k[:, None] * (inside + 0.5) / (n * block)))
 
     used_y, used_x = (np.flatnonzero(coefficients.any(axis)) for axis in (1, 0))
@@ -93,11 +93,11 @@ def subtract_offsets(difference: Exposure, bits: int, sky: Flags, block: int) ->
     height, width = difference.image.shape
     usual = median(difference.variance[:: max(1, height // 256), :: max(1, width // 256)].ravel())
     limits = _Limits(np.int32(bits), np.float32(BRIGHT * usual), np.float32(CLIP**2), block)
-    pixels, found = _Pixels(difference.image, difference.variance, difference.mask, sky), []
+    pixels, rms = _Pixels(difference.image, difference.variance, difference.mask, sky), []
     for axis in (0, 1):
         means = _Means(pixels, limits, axis)
         if not means.offset():
-            found.append(0.0)
+            rms.append(0.0)
             continue
         square, missing = 0.0, difference.flagged("NO_DATA")
         size = difference.image.shape[axis]
@@ -107,8 +107,8 @@ def subtract_offsets(difference: Exposure, bits: int, sky: Flags, block: int) ->
             rows = (part, slice(None)) if axis == 0 else (slice(None), part)
             difference.image[rows] -= np.where(missing[rows], np.float32(0), offsets)
             square += float(np.mean(offsets.astype(np.float64) ** 2)) / SEGMENTS
-        found.append(float(np.sqrt(square)))
-    return found[0], found[1]
+        rms.append(float(np.sqrt(square)))
+    return rms[0], rms[1]
 
 
 class _Pixels(NamedTuple):

@@ -28,12 +28,12 @@ def read_choice(folder: Path) -> dict[str, Any]:
         The file is broken.
     """
     try:
-        found = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise TemplateSetError(f"{folder / _FILE} cannot be read: {error}") from error
-    return dict(found)
+    return dict(record)
 
 
 def chosen_version(folder: Path, band: str) -> int | None:

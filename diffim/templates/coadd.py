@@ -49,8 +49,8 @@ def _fading(exposure: Exposure, tile: Tile) -> F32:
     """Return the weight of an exposure that fades towards its edges on the tile's pixels, shape (size, size)."""
     gx, gy = position_grid(tile.wcs, (0, 0, tile.size, tile.size), exposure.require_wcs())
     at_nodes = np.nan_to_num(edge_depth(gx, gy, exposure.bbox), nan=-1.0)
-    place = np.arange(tile.size) / GRID
-    between = [np.maximum(1 - np.abs(place[:, None] - np.arange(n)[None, :]), 0.0) for n in at_nodes.shape]
+    node_position = np.arange(tile.size) / GRID
+    between = [np.maximum(1 - np.abs(node_position[:, None] - np.arange(n)[None, :]), 0.0) for n in at_nodes.shape]
     return np.asarray(np.clip(between[0] @ at_nodes @ between[1].T, LEAST_WEIGHT, 1.0), np.float32)
 
 

@@ -79,9 +79,9 @@ class SkyMap:
         first = -((segments - 2 * segment * tiles) // (2 * segments))  # the first whose middle is in the segment
         return Place(_ROW * row + segment, tile.ring - row * self.rows, tile.column - first)
 
-    def patch(self, place: Place) -> int:
+    def patch(self, cell: Place) -> int:
         """Return the number of a patch in its tract."""
-        return place.row * self.columns + place.column
+        return cell.row * self.columns + cell.column
 
     def owned(self, ra: F64, dec: F64, tract: int, patch: int) -> Flags:
         """Return whether positions (N,), degrees, are of a patch: each is of one, though patches overlap."""
