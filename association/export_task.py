@@ -63,17 +63,17 @@ class ExportDiaObjectsTask(AlertTask):
         """
         with Database(apdb_uri(self.config.apdb_config_url)).connect() as connection:
             with VisitUnitOfWork(connection) as work:
-                found = work.load_objects(region)
-        ra, dec = found.ra.to_numpy(np.float64), found.dec.to_numpy(np.float64)
+                objects = work.load_objects(region)
+        ra, dec = objects.ra.to_numpy(np.float64), objects.dec.to_numpy(np.float64)
         sky = SkyMap.named(skymap)
         inside = np.asarray(region.contains(np.radians(ra), np.radians(dec)), np.bool_)
         if sky is not None:
             inside &= sky.owned(ra, dec, tract, patch)
-        return Struct(objects=found[inside].reset_index(drop=True))
+        return Struct(objects=objects[inside].reset_index(drop=True))
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Read the objects of the patch, store."""
         with quantum_errors(self):
-            place = butlerQC.quantum.dataId
-            result = self.run(place.region, str(place["skymap"]), int(place["tract"]), int(place["patch"]))
+            patch_id = butlerQC.quantum.dataId
+            result = self.run(patch_id.region, str(patch_id["skymap"]), int(patch_id["tract"]), int(patch_id["patch"]))
         butlerQC.put(result, outputRefs)

@@ -126,8 +126,8 @@ def _check_ids(diaSources: pd.DataFrame, diaObjects: pd.DataFrame) -> None:
 
 def _with_position(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that have a position."""
-    known = np.isfinite(frame.ra.to_numpy(np.float64)) & np.isfinite(frame.dec.to_numpy(np.float64))
-    return frame if known.all() else frame[known]
+    finite = np.isfinite(frame.ra.to_numpy(np.float64)) & np.isfinite(frame.dec.to_numpy(np.float64))
+    return frame if finite.all() else frame[finite]
 
 
 def _scored(

@@ -29,8 +29,8 @@ class NewSourceRules:
     low_snr_reliability: float = 0.0
 
     def __post_init__(self) -> None:
-        known = {c.name for c in columns_of("DiaSource")}
-        unknown = [n for n in (*self.bad_flags, self.flux_field, f"{self.flux_field}Err") if n not in known]
+        columns = {c.name for c in columns_of("DiaSource")}
+        unknown = [n for n in (*self.bad_flags, self.flux_field, f"{self.flux_field}Err") if n not in columns]
         if unknown:
             raise AssociationError(f"no such DiaSource columns: {unknown}")
 

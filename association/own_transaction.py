@@ -61,7 +61,7 @@ def own_transaction(
         yield work, stored
 
 
-def check_same_sources(image: Exposure, made: pd.DataFrame, stored: set[int]) -> None:
+def check_same_sources(image: Exposure, new_sources: pd.DataFrame, stored: set[int]) -> None:
     """Refuse to use once more what is stored of a visit where other sources would be stored now.
 
     Raises
@@ -69,9 +69,9 @@ def check_same_sources(image: Exposure, made: pd.DataFrame, stored: set[int]) ->
     DuplicateRecords
         The ids differ.
     """
-    if set(made.diaSourceId.tolist()) != stored:
+    if set(new_sources.diaSourceId.tolist()) != stored:
         raise DuplicateRecords(
-            f"the visit is in the APDB already, with {len(stored)} sources, and {len(made)} would be stored now that are not the "
+            f"the visit is in the APDB already, with {len(stored)} sources, and {len(new_sources)} would be stored now that are not the "
             "same: onStored=replace takes it back first",
             **image.where,
         )

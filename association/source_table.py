@@ -28,9 +28,9 @@ def check_one_visit(sources: pd.DataFrame, difference: Exposure, science: Exposu
     for name, value in (("visit", visit), ("detector", detector)):
         other = sources[name] != value if name in sources else np.zeros(len(sources), np.bool_)
         if other.any():
-            found = sources[name][other].iloc[0]
+            other_value = sources[name][other].iloc[0]
             raise AssociationError(
-                f"{int(other.sum())} of {len(sources)} sources are of another {name} than the images (the first of {found})",
+                f"{int(other.sum())} of {len(sources)} sources are of another {name} than the images (the first of {other_value})",
                 **difference.where,
             )
 

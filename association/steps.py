@@ -90,14 +90,14 @@ def check_duplicates(stored: pd.DataFrame, history: History) -> None:
             )
 
 
-def check_founded(founding: pd.DataFrame, known: Mapping[int, tuple[float, float, int]]) -> None:
+def check_founded(founding: pd.DataFrame, elsewhere: Mapping[int, tuple[float, float, int]]) -> None:
     """Refuse sources whose ids are those of objects elsewhere: an object takes the id of the source that founds it.
 
     Parameters
     ----------
     founding
         Sources that found objects: diaSourceId, ra, dec (deg).
-    known
+    elsewhere
         Position (deg) and number of sources of the objects in the database that have one of these ids.
 
     Raises
@@ -105,13 +105,13 @@ def check_founded(founding: pd.DataFrame, known: Mapping[int, tuple[float, float
     DuplicateRecords
         There is one; nothing was written.
     """
-    if not known:
+    if not elsewhere:
         return
-    number, (ra, dec, _) = min(known.items())
+    number, (ra, dec, _) = min(elsewhere.items())
     source = founding[founding.diaSourceId == number].iloc[0]
     chord = np.linalg.norm(unit_vectors([source.ra], [source.dec]) - unit_vectors([ra], [dec]), axis=1)
     raise DuplicateRecords(
-        f"{len(known)} new sources have the ids of objects that are stored already (first: {number}, at ra {ra:.5f}, dec "
+        f"{len(elsewhere)} new sources have the ids of objects that are stored already (first: {number}, at ra {ra:.5f}, dec "
         f"{dec:.5f}, {chord_arcsec(chord)[0] / 3600:.5f} deg from the source): do two cameras, or two layouts "
         "of ids, share this database?"
     )

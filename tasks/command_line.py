@@ -177,17 +177,17 @@ def run_references(
 
 def _references(path: Path, wanted: Mapping[str, set[int]]) -> list[dict[str, Any]]:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        references = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CallerError(f"the data references {path} cannot be read: {error}") from error
-    if not isinstance(found, list) or not all(isinstance(r, dict) for r in found):
+    if not isinstance(references, list) or not all(isinstance(r, dict) for r in references):
         raise CallerError(
             f"{path} holds no list of data references: expected [{{visit: 1, detector: 2, exposure: ...}}, ...]"
         )
-    lost = next((k for k in wanted if any(k not in r for r in found)), None)
+    lost = next((k for k in wanted if any(k not in r for r in references)), None)
     if lost is not None:
         raise CallerError(f"--id {lost}=...: not every data reference of {path} has {lost}")
-    return [r for r in found if all(r[k] in numbers for k, numbers in wanted.items())]
+    return [r for r in references if all(r[k] in numbers for k, numbers in wanted.items())]
 
 
 def _run(task: Any, reference: dict[str, Any], parsed: Any, keep: bool) -> dict[str, Any]:

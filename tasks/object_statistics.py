@@ -178,10 +178,10 @@ def mean_positions(objects: I64, count: int, ra: F64, dec: F64, ra_err: F64, dec
 
     with np.errstate(invalid="ignore", divide="ignore"):
         variance = 0.5 * (ra_err**2 + dec_err**2)
-        known = np.isfinite(variance) & (variance > 0)
-        typical = summed(np.where(known, variance, 0.0)) / summed(known.astype(np.float64))
+        finite = np.isfinite(variance) & (variance > 0)
+        typical = summed(np.where(finite, variance, 0.0)) / summed(finite.astype(np.float64))
         typical = np.where(np.isfinite(typical), typical, 1.0)
-        weight = 1.0 / np.where(known, variance, typical[objects])
+        weight = 1.0 / np.where(finite, variance, typical[objects])
         x, y, z = (summed(v * weight) for v in unit_vectors(ra, dec).T)
         norm = np.sqrt(x**2 + y**2 + z**2)
         mean_ra = np.where(norm > 0, within_turn(np.degrees(np.arctan2(y, x))), np.nan)
@@ -196,8 +196,8 @@ def mean_positions(objects: I64, count: int, ra: F64, dec: F64, ra_err: F64, dec
 
 def _mean_error(objects: I64, count: int, errors: F64) -> F64:
     """Return the error of the weighted mean of each object's values, NaN where no row has an error."""
-    known = np.isfinite(errors) & (errors > 0)
-    inverse = np.where(known, 1 / np.where(known, errors, 1.0) ** 2, 0.0)
+    finite = np.isfinite(errors) & (errors > 0)
+    inverse = np.where(finite, 1 / np.where(finite, errors, 1.0) ** 2, 0.0)
     total = np.bincount(objects, weights=inverse, minlength=count)
     return np.where(total > 0, 1 / np.sqrt(total), np.nan)
 
