@@ -55,14 +55,14 @@ class AlertArchive:
 
     Parameters
     ----------
-    place
+    url
         Directory, or URL of an fsspec store (``s3://bucket/alerts``, ``memory://alerts``).
     codec
         How alerts are compressed: ``zstandard``, ``deflate`` or ``null``.
     """
 
-    def __init__(self, place: str | Path, codec: str = "zstandard") -> None:
-        self._fs, self._root = fsspec.core.url_to_fs(str(place))
+    def __init__(self, url: str | Path, codec: str = "zstandard") -> None:
+        self._fs, self._root = fsspec.core.url_to_fs(str(url))
         self._local = isinstance(self._fs, LocalFileSystem)
         self._codec = codec
 

@@ -71,7 +71,7 @@ class Reconciler:
         self._refusals = Refusals()
         self._consumer: Consumer | None = None
         self._partitions: set[int] = set()
-        self._at_end: set[int] = set()
+        self._finished: set[int] = set()
         self._told = -_TELL_S
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class Reconciler:
         except KafkaException as error:
             self.close()
             raise kafka_error(error.args[0], self._refusals, f"topic {self._target.topic}") from error
-        idle = len(self._at_end) == len(self._partitions)
+        idle = len(self._finished) == len(self._partitions)
         if messages or (idle and time.monotonic() > self._told + _TELL_S):
             try:
                 with self._database.session() as connection, connection.transaction():
@@ -111,10 +111,10 @@ class Reconciler:
         for message in consumer.consume(BATCH, timeout_s):
             error = message.error()
             if error is None:
-                self._at_end.discard(message.partition())
+                self._finished.discard(message.partition())
                 out.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
-                self._at_end.add(message.partition())
+                self._finished.add(message.partition())
             else:
                 raise KafkaException(error)
         return out
@@ -142,7 +142,7 @@ class Reconciler:
         metadata = consumer.list_topics(topic, self._target.timeout_s).topics[topic]
         if metadata.error is not None:
             raise KafkaException(metadata.error)
-        self._partitions, self._at_end = set(metadata.partitions), set()
+        self._partitions, self._finished = set(metadata.partitions), set()
         parts = []
         for number in metadata.partitions:
             first, _ = consumer.get_watermark_offsets(TopicPartition(topic, number), self._target.timeout_s)

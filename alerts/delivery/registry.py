@@ -52,9 +52,9 @@ class SchemaRegistry:
         SchemaRefused
             Incompatible with what the subject holds, or not allowed.
         """
-        known = self.check(subject, schema_id, document)
-        if known is not None:
-            return known
+        registered = self.check(subject, schema_id, document)
+        if registered is not None:
+            return registered
         versions = f"/subjects/{quote(subject, safe='')}/versions"
         body = _body(schema_id, document)
         return int(self._content(versions, self._post(versions, body))["id"])

@@ -164,11 +164,11 @@ class Relay:
 
     def _correct(self, leader: psycopg.Connection[Any], producer: AlertProducer, batch: CorrectionBatch) -> int:
         """Write what is left of a batch of corrections to the archive and to the topic."""
-        found = corrections.corrections_of_batch(leader, batch.id)
-        self._archive.write_corrections(batch.id, found)
+        rows = corrections.corrections_of_batch(leader, batch.id)
+        self._archive.write_corrections(batch.id, rows)
         sent = batch.published_count
-        while sent < len(found):
-            part = found[sent : sent + BATCH_CORRECTIONS]
+        while sent < len(rows):
+            part = rows[sent : sent + BATCH_CORRECTIONS]
             producer.send_corrections(part, self._correction_id, batch.order, sent + len(part))
             sent += len(part)
             corrections.mark_batch(leader, batch.order, sent)

@@ -176,8 +176,8 @@ class _Builder:
         ids, owners = sources.diaSourceId.to_numpy(np.int64), sources.diaObjectId.to_numpy(np.int64)
         bodies = sources.ssObjectId.to_numpy(np.int64)
         triggers = encode_rows(sources, "diaSource")
-        history, history_at = self.history.encode(owners)
-        forced, forced_at = self.forced.encode(owners)
+        history, history_offsets = self.history.encode(owners)
+        forced, forced_offsets = self.forced.encode(owners)
         objects, solar = self.objects.encode(owners), self.bodies.encode(ids)
         orbits = self.orbits.encode(bodies) if self.orbits else [None] * ids.size
         x, y = sources.x.to_numpy(np.float64), sources.y.to_numpy(np.float64)
@@ -187,10 +187,10 @@ class _Builder:
         for k, (source, owner, body, object_, ss, orbit, stamps) in enumerate(columns):
             pieces: list[bytes | memoryview] = [varint(source), self.scheduler, triggers.row(k)]
             if owner and self.n_sources.get(owner, 0) > 1:
-                pieces += [_SOME, *history.array(history_at[k], history_at[k + 1])]
+                pieces += [_SOME, *history.array(history_offsets[k], history_offsets[k + 1])]
             else:
                 pieces.append(_NULL)
-            pieces += [_SOME, *forced.array(forced_at[k], forced_at[k + 1])] if owner else [_NULL]
+            pieces += [_SOME, *forced.array(forced_offsets[k], forced_offsets[k + 1])] if owner else [_NULL]
             pieces += [*_optional(object_), *_optional(ss), *_optional(orbit if ss else None)]
             for stamp in stamps:
                 pieces += _sized(stamp)

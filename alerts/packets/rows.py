@@ -27,15 +27,15 @@ _ZERO_IS_NULL = frozenset(("diaObjectId", "ssObjectId", "parentDiaSourceId"))
 
 
 @compiled(inline=True)
-def _put_varint(out: U8, at: np.uint64, value: int) -> np.uint64:
+def _put_varint(out: U8, offset: np.uint64, value: int) -> np.uint64:
     """Write a whole number as Avro does (zigzag, seven bits a byte); returns the next offset."""
     rest = np.uint64((value << 1) ^ (value >> 63))
     while rest > np.uint64(0x7F):
-        out[at] = np.uint8(rest & np.uint64(0x7F)) | np.uint8(0x80)
+        out[offset] = np.uint8(rest & np.uint64(0x7F)) | np.uint8(0x80)
         rest = rest >> np.uint64(7)
-        at += _ONE
-    out[at] = np.uint8(rest)
-    return at + _ONE
+        offset += _ONE
+    out[offset] = np.uint8(rest)
+    return offset + _ONE
 
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -60,7 +60,7 @@ class _Lines(NamedTuple):
 
 @compiled(inline=True)
 def _put_reals(
-    out: U8, at: np.uint64, lines: NDArray[Any], first: int, last: int, row: np.uint64, may: bool, width: int
+    out: U8, offset: np.uint64, lines: NDArray[Any], first: int, last: int, row: np.uint64, may: bool, width: int
 ) -> np.uint64:
     """Write the number of a row of lines first..last-1, whose bits are unsigned integers of `width` bytes.
 
@@ -74,27 +74,27 @@ def _put_reals(
         some = np.uint64(1)
         if may:
             some = np.uint64((value & unsigned) <= infinity)
-            out[at] = np.uint8(some << _ONE)
-            at += _ONE
+            out[offset] = np.uint8(some << _ONE)
+            offset += _ONE
         for k in range(width):
-            out[at + np.uint64(k)] = np.uint8((value >> np.uint64(8 * k)) & np.uint64(0xFF))
-        at += some * np.uint64(width)
-    return at
+            out[offset + np.uint64(k)] = np.uint8((value >> np.uint64(8 * k)) & np.uint64(0xFF))
+        offset += some * np.uint64(width)
+    return offset
 
 
 @compiled(inline=True)
-def _put_booleans(out: U8, at: np.uint64, lines: U8, first: int, last: int, row: np.uint64, may: bool) -> np.uint64:
+def _put_booleans(out: U8, offset: np.uint64, lines: U8, first: int, last: int, row: np.uint64, may: bool) -> np.uint64:
     """Write the flag of a row of lines first..last-1 (2 is null); returns the next offset."""
     for s in range(first, last):
         value = lines[s, row]
         some = np.uint64(1)
         if may:
             some = np.uint64(value <= 1)
-            out[at] = np.uint8(some << _ONE)
-            at += _ONE
-        out[at] = value & np.uint8(1)
-        at += some
-    return at
+            out[offset] = np.uint8(some << _ONE)
+            offset += _ONE
+        out[offset] = value & np.uint8(1)
+        offset += some
+    return offset
 
 
 @compiled
@@ -113,43 +113,43 @@ def _encode(runs: I64, columns: _Lines, out: U8, offsets: I64) -> None:
         Shape (N + 1,), the first 0: filled with the ends of the records.
     """
     floats, doubles, integers, empty, booleans, codes, words, word_ends = columns
-    at = np.uint64(0)
+    offset = np.uint64(0)
     for n in range(offsets.size - 1):
         row = np.uint64(n)
         for r in range(runs.shape[0]):
             kind, first, last, may = runs[r, 0], runs[r, 1], runs[r, 1] + runs[r, 2], runs[r, 3] != 0
             if kind == _FLOAT:
-                at = _put_reals(out, at, floats, first, last, row, may, 4)
+                offset = _put_reals(out, offset, floats, first, last, row, may, 4)
             elif kind == _DOUBLE:
-                at = _put_reals(out, at, doubles, first, last, row, may, 8)
+                offset = _put_reals(out, offset, doubles, first, last, row, may, 8)
             elif kind == _NULL:
                 for _ in range(first, last):
-                    out[at] = 0
-                    at += _ONE
+                    out[offset] = 0
+                    offset += _ONE
             elif kind == _INTEGER:
                 for s in range(first, last):
                     null = may and empty[s, row]
                     if may:
-                        out[at] = 0 if null else 2
-                        at += _ONE
+                        out[offset] = 0 if null else 2
+                        offset += _ONE
                     if not null:
-                        at = _put_varint(out, at, integers[s, row])
+                        offset = _put_varint(out, offset, integers[s, row])
             elif kind == _BOOLEAN:
-                at = _put_booleans(out, at, booleans, first, last, row, may)
+                offset = _put_booleans(out, offset, booleans, first, last, row, may)
             else:
                 for s in range(first, last):
                     code = codes[s, row]
                     null = may and code < 0
                     if may:
-                        out[at] = 0 if null else 2
-                        at += _ONE
+                        out[offset] = 0 if null else 2
+                        offset += _ONE
                     if not null:
                         begin, end = word_ends[code], word_ends[code + 1]
-                        at = _put_varint(out, at, end - begin)
+                        offset = _put_varint(out, offset, end - begin)
                         for k in range(begin, end):
-                            out[at] = words[k]
-                            at += _ONE
-        offsets[n + 1] = at
+                            out[offset] = words[k]
+                            offset += _ONE
+        offsets[n + 1] = offset
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class AlertConsumer:
         self._topics = [topics] if isinstance(topics, str) else list(topics)
         self._correct: Callable[[Correction], object] | None = None
         self._correction_topics: list[str] = []
-        self._known = KnownCorrections()
+        self._corrections = KnownCorrections()
         self._since = None if start in _WORDS else milliseconds(start)
         self._group, self._begin = group, OFFSET_END if start == "latest" else OFFSET_BEGINNING
         self._consumer = Consumer(
@@ -114,7 +114,7 @@ class AlertConsumer:
         Corrections of before are in `known`, where they were read.
         """
         self._correct = correct or (lambda correction: None)
-        self._known = known or self._known
+        self._corrections = known or self._corrections
         self._correction_topics = [correction_topic(t) for t in self._topics]
         return self
 
@@ -198,10 +198,10 @@ class AlertConsumer:
         try:  # within a callback nothing may be polled, not even for what the broker refuses
             places = consumer.committed(partitions, REQUEST_TIMEOUT_S)
             fresh = [TopicPartition(p.topic, p.partition, self._since) for p in places if p.offset < 0]
-            found = consumer.offsets_for_times(fresh, REQUEST_TIMEOUT_S) if fresh else []
+            offsets = consumer.offsets_for_times(fresh, REQUEST_TIMEOUT_S) if fresh else []
         except KafkaException as error:
             raise kafka_error(error.args[0], self._refusals, f"topics {', '.join(self._topics)}") from error
-        consumer.assign([*(p for p in places if p.offset >= 0), *found])
+        consumer.assign([*(p for p in places if p.offset >= 0), *offsets])
 
     def _at_end(self) -> bool:
         held = {(p.topic, p.partition) for p in self._consumer.assignment()}
@@ -218,9 +218,9 @@ class AlertConsumer:
             return None
         try:
             if self._correct is not None and message.topic() in self._correction_topics:
-                if not self._known.has_read(*_place(message), int(message.offset() or 0)):
+                if not self._corrections.has_read(*_place(message), int(message.offset() or 0)):
                     correction = decode_correction(data)
-                    self._known.correct(correction)
+                    self._corrections.correct(correction)
                     self._correct(correction)
                 return None
             if self._passes is not None:
@@ -238,7 +238,7 @@ class AlertConsumer:
             int(message.offset() or 0),
             _text(message.key()),
             {k: _text(v) for k, v in message.headers() or []},
-            self._known if self._correct is not None else None,
+            self._corrections if self._correct is not None else None,
         )
 
 

@@ -92,14 +92,14 @@ def decode_correction(data: bytes) -> Correction:
         It is cut short, or is none.
     """
     try:
-        found = fastavro.schemaless_reader(io.BytesIO(unframe(data)), _PARSED, None)
+        fields = fastavro.schemaless_reader(io.BytesIO(unframe(data)), _PARSED, None)
     except AlertError:
         raise
     except (EOFError, ValueError, IndexError, UnicodeDecodeError, OverflowError) as error:
         raise AlertError(f"the correction is cut short or broken: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(fields, dict):
         raise AlertError("the message is no correction")
-    return Correction(**found)
+    return Correction(**fields)
 
 
 class KnownCorrections:

@@ -73,7 +73,7 @@ def alert_html(packet: Packet, known: KnownCorrections | None = None) -> str:
     return html_block("Alert", [*stamps, _curve(packet, known)], table)
 
 
-def _curve(packet: Packet, known: KnownCorrections | None) -> str:
+def _curve(packet: Packet, corrections: KnownCorrections | None) -> str:
     """Return the light curve as an SVG element: sources filled, forced photometry open; nothing for a single point."""
     source = packet.get("diaSource") or {}
     if any(name not in source for name in ("midpointMjdTai", "band", "psfFlux", "psfFluxErr")):
@@ -82,7 +82,7 @@ def _curve(packet: Packet, known: KnownCorrections | None) -> str:
 
     from alertprod_client.views import light_curve
 
-    curve = light_curve(packet, known)[-MOST_POINTS:]
+    curve = light_curve(packet, corrections)[-MOST_POINTS:]
     time, flux = np.asarray(curve["time"].mjd), np.asarray(curve["flux"].value)
     error = np.nan_to_num(np.asarray(curve["fluxErr"].value))
     finite = np.isfinite(time) & np.isfinite(flux)

@@ -58,7 +58,7 @@ def scan_alerts(
     BrokerUnavailable, BrokerRefused
         The brokers do not answer, or refuse.
     """
-    known, corrected = read_corrections(brokers, topic, client)
+    corrections, corrected = read_corrections(brokers, topic, client)
     consumer = AlertConsumer(
         brokers,
         topic,
@@ -68,7 +68,7 @@ def scan_alerts(
         start=start,
         until_end=not follow,
     )
-    with consumer.correcting(on_correction, known) if corrected else consumer:
+    with consumer.correcting(on_correction, corrections) if corrected else consumer:
         for alert in consumer:
             if not alert.withdrawn:
                 yield alert
@@ -86,7 +86,7 @@ def read_corrections(
     BrokerUnavailable, BrokerRefused
         The brokers do not answer, or refuse.
     """
-    refusals, known = Refusals(), KnownCorrections()
+    refusals, corrections = Refusals(), KnownCorrections()
     consumer = Consumer(
         {**consumer_settings(brokers, client, refusals), "group.id": "none", "enable.auto.commit": False}
     )
@@ -98,7 +98,7 @@ def read_corrections(
             raise AlertError(f"no topic {topic} at {brokers}; there are: {there}")
         said = topics.get(correction_topic(topic))
         if said is None:
-            return known, False
+            return corrections, False
         consumer.assign([TopicPartition(said.topic, number, OFFSET_BEGINNING) for number in said.partitions])
         left = set(said.partitions)
         while left:
@@ -108,12 +108,12 @@ def read_corrections(
                 raise kafka_error(KafkaError(KafkaError._TIMED_OUT), refusals, said.topic)
             if error is None:
                 if message.value() is not None:
-                    known.correct(decode_correction(message.value()))
+                    corrections.correct(decode_correction(message.value()))
             elif error.code() == KafkaError._PARTITION_EOF:
                 left.discard(message.partition())
-                known.note_read(said.topic, message.partition(), message.offset())
+                corrections.note_read(said.topic, message.partition(), message.offset())
             elif not error.retriable():
                 raise kafka_error(error, refusals, said.topic)
     finally:
         consumer.close()
-    return known, True
+    return corrections, True

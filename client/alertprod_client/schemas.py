@@ -83,9 +83,9 @@ def learn_schemas(registry: str, *, token: str | None = None, subject: str = "al
     base = f"{registry.rstrip('/')}/subjects/{subject}/versions"
     ids = []
     for version in _asked(base, token):
-        found = _asked(f"{base}/{version}", token)
+        answer = _asked(f"{base}/{version}", token)
         try:
-            number, parsed = int(found["id"]), dict(fastavro.parse_schema(json.loads(found["schema"])))
+            number, parsed = int(answer["id"]), dict(fastavro.parse_schema(json.loads(answer["schema"])))
         except (TypeError, KeyError, ValueError, fastavro.schema.SchemaParseException) as error:
             raise AlertError(f"{base}/{version} is no alert schema: {error}") from error
         _LEARNT[number] = parsed

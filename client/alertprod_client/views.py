@@ -59,17 +59,17 @@ def light_curve(packet: Packet, known: KnownCorrections | None = None) -> TimeSe
     )
 
 
-def _sources(packet: Packet, known: KnownCorrections | None) -> list[Packet]:
+def _sources(packet: Packet, corrections: KnownCorrections | None) -> list[Packet]:
     """The trigger and the earlier sources that are still of its object."""
     rows = [*(packet.get("prvDiaSources") or []), packet["diaSource"]]
-    if known is None:
+    if corrections is None:
         return rows
 
     def owner(row: Packet) -> int | None:
-        return known.owner(int(row["diaSourceId"]), row.get("diaObjectId"))
+        return corrections.owner(int(row["diaSourceId"]), row.get("diaObjectId"))
 
     now = owner(packet["diaSource"])
-    return [row for row in rows if not known.is_withdrawn(int(row["diaSourceId"])) and owner(row) == now]
+    return [row for row in rows if not corrections.is_withdrawn(int(row["diaSourceId"])) and owner(row) == now]
 
 
 def _column(rows: list[tuple[Packet, str]], name: str) -> "np.ndarray[Any, np.dtype[np.float64]]":

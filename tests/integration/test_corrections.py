@@ -185,7 +185,7 @@ def test_a_relay_that_dies_sends_no_correction_twice(world, point):
 def _reconciled(survey, target):
     """Count both topics to their ends, and let that be a while after the last was published."""
     for one in (Reconciler(survey.database, target), CorrectionReconciler(survey.database, target)):
-        while one.step(0.4) or not one._at_end:
+        while one.step(0.4) or not one._finished:
             pass
         one.close()
     with psycopg.connect(survey.database.uri, autocommit=True) as c:
