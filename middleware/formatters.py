@@ -60,10 +60,12 @@ class FrameFormatter(_Local):
     def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Any:
         """Return the exposure, or one of its parts."""
         rules = load_instrument(str(self.data_id["instrument"]))
-        known = {"visit": int(self.data_id["exposure"]), "detector": int(self.data_id["detector"])}
-        image = image_of(Path(path), rules, known["detector"])
+        identity = {"visit": int(self.data_id["exposure"]), "detector": int(self.data_id["detector"])}
+        image = image_of(Path(path), rules, identity["detector"])
         return (
-            Exposure.read_fits(image, rules, known) if component is None else read_part(image, component, rules, known)
+            Exposure.read_fits(image, rules, identity)
+            if component is None
+            else read_part(image, component, rules, identity)
         )
 
     def write_local_file(self, in_memory_dataset: Exposure, uri: ResourcePath) -> None:

@@ -158,10 +158,10 @@ def register_visit(registry: Registry, name: str, frames: Sequence[FrameFacts]) 
 
 def _register_regions(registry: Registry, name: str, frames: Sequence[FrameFacts], visit: dict[str, Any]) -> None:
     camera, number = {"instrument": name}, int(visit["id"])
-    known = {
+    by_detector = {
         r.detector: r for r in registry.queryDimensionRecords("visit_detector_region", instrument=name, visit=number)
     }
-    regions = {d: r.region for d, r in known.items()}
+    regions = {d: r.region for d, r in by_detector.items()}
     for frame in frames:
         regions.setdefault(frame.info.detector, _polygon(frame.ra, frame.dec))
     corners = [v for region in regions.values() for v in region.getVertices()]
@@ -174,7 +174,7 @@ def _register_regions(registry: Registry, name: str, frames: Sequence[FrameFacts
         if detector not in named:
             row = {**camera, "id": detector, "full_name": detector_name(detector), "purpose": "SCIENCE"}
             registry.syncDimensionData("detector", row)
-        if detector not in known:
+        if detector not in by_detector:
             row = {**camera, "visit": number, "detector": detector, "region": regions[detector]}
             registry.syncDimensionData("visit_detector_region", row)
 
@@ -209,16 +209,16 @@ def register_sky(registry: Registry, sky: SkyMap, tiles: Sequence[Tile]) -> None
         "patch_ny_max": sky.rows,
     }
     registry.syncDimensionData("skymap", row)
-    places = [(tile, sky.place(tile)) for tile in tiles]
-    for tract in sorted({p.tract for _, p in places}):
+    cells = [(tile, sky.place(tile)) for tile in tiles]
+    for tract in sorted({p.tract for _, p in cells}):
         registry.syncDimensionData("tract", {"skymap": sky.name, "id": tract, "region": sky.tract_region(tract)})
-    for tile, place in places:
+    for tile, cell in cells:
         patch = {
             "skymap": sky.name,
-            "tract": place.tract,
-            "id": sky.patch(place),
-            "cell_x": place.column,
-            "cell_y": place.row,
+            "tract": cell.tract,
+            "id": sky.patch(cell),
+            "cell_x": cell.column,
+            "cell_y": cell.row,
             "region": sky.patch_region(tile),
         }
         registry.syncDimensionData("patch", patch)

@@ -47,7 +47,7 @@ class Ingested:
 
     collection: str
     new: int
-    known: int
+    present: int
 
 
 class Repository:
@@ -161,13 +161,13 @@ class Repository:
         self.registry.registerRun(run)
         files = []
         for tile in tiles:
-            place = sky.place(tile)
-            ref = self._ref(kind, run, skymap=sky.name, tract=place.tract, patch=sky.patch(place), band=band)
+            cell = sky.place(tile)
+            ref = self._ref(kind, run, skymap=sky.name, tract=cell.tract, patch=sky.patch(cell), band=band)
             files.append(FileDataset(str((chosen.path / f"{tile.name}.fits").resolve()), [ref]))
         ingested = self._ingest(run, files)
         stars = self._put_shards(TEMPLATE_STARS, run, chosen.stars(), band=band)
         self._chain(f"templates/{chosen.name}", run)
-        return Ingested(run, ingested.new + stars.new, ingested.known + stars.known)
+        return Ingested(run, ingested.new + stars.new, ingested.present + stars.present)
 
     def ingest_references(self, table: pd.DataFrame, label: str) -> Ingested:
         """Enter a reference catalogue of the joint fit (coord_ra, coord_dec in rad, ...) in shards, as ``refcats/LABEL``.
@@ -196,12 +196,12 @@ class Repository:
         kind = self._dataset_type("camera")
         self.registry.registerRun(run)
         self.registry.registerCollection(calibrations, CollectionType.CALIBRATION)
-        found = self.butler.find_dataset(kind, {"instrument": name}, collections=[run])
-        if found is not None:
-            if repr(self.butler.get(found)) == repr(camera):  # numbers that nobody knows are NaN, which equal none
+        stored = self.butler.find_dataset(kind, {"instrument": name}, collections=[run])
+        if stored is not None:
+            if repr(self.butler.get(stored)) == repr(camera):  # numbers that nobody knows are NaN, which equal none
                 return Ingested(calibrations, 0, 1)
             self.registry.decertify(calibrations, kind, Timespan(None, None))
-            self.butler.pruneDatasets([found], disassociate=True, unstore=True, purge=True)
+            self.butler.pruneDatasets([stored], disassociate=True, unstore=True, purge=True)
         ref = self.butler.put(camera, kind, {"instrument": name}, run=run)
         self.registry.certify(calibrations, [ref], Timespan(None, None))
         return Ingested(calibrations, 1, 0)
@@ -213,15 +213,15 @@ class Repository:
         kind = self._dataset_type(name)
         where = table if places is None else places
         pixels = htm_ids(where.ra.to_numpy(float), where.dec.to_numpy(float), STARS_LEVEL)
-        new = known = 0
+        new = present = 0
         for pixel in sorted(set(pixels.tolist())):
             whole = {f"htm{STARS_LEVEL}": pixel, **data_id}
             if self.butler.find_dataset(kind, whole, collections=[run]) is not None:
-                known += 1
+                present += 1
                 continue
             self.butler.put(table[pixels == pixel].reset_index(drop=True), kind, whole, run=run)
             new += 1
-        return Ingested(run, new, known)
+        return Ingested(run, new, present)
 
     def _dataset_type(self, name: str) -> DatasetType:
         """Return what `tasks.datasets` says of a dataset; it is registered where it was not."""
@@ -238,19 +238,19 @@ class Repository:
 
     def _ref(self, kind: DatasetType, run: str, **data_id: Any) -> DatasetRef:
         """Return a reference that is the same whenever it is made."""
-        place = DataCoordinate.standardize(data_id, dimensions=kind.dimensions)
+        coordinate = DataCoordinate.standardize(data_id, dimensions=kind.dimensions)
         return DatasetRef(
-            kind, self.registry.expandDataId(place), run, id_generation_mode=DatasetIdGenEnum.DATAID_TYPE_RUN
+            kind, self.registry.expandDataId(coordinate), run, id_generation_mode=DatasetIdGenEnum.DATAID_TYPE_RUN
         )
 
     def _ingest(self, run: str, files: list[FileDataset]) -> Ingested:
         total = sum(len(f.refs) for f in files)
         there = self.butler._exists_many([r for f in files for r in f.refs], full_check=False)
-        known = sum(bool(state) for state in there.values())
+        present = sum(bool(state) for state in there.values())
         wanted = [f for f in files if not all(there[r] for r in f.refs)]
         if wanted:
             self.butler.ingest(*wanted, transfer="direct", skip_existing=True)
-        return Ingested(run, total - known, known)
+        return Ingested(run, total - present, present)
 
     def _chain(self, name: str, run: str) -> None:
         """Put a collection at the head of a chain, which is made where there is none."""

@@ -21,10 +21,11 @@ Camera = Annotated[str, typer.Argument(help="name of an instrument file")]
 
 def _tell(done: "Ingested", as_json: bool, left_out: int = 0) -> None:
     if as_json:
-        print(json.dumps({"collection": done.collection, "new": done.new, "known": done.known, "leftOut": left_out}))
+        print(json.dumps({"collection": done.collection, "new": done.new, "known": done.present, "leftOut": left_out}))
     else:
         print(
-            f"{done.collection}: {done.new} new, {done.known} there already" + f", {left_out} left out" * bool(left_out)
+            f"{done.collection}: {done.new} new, {done.present} there already"
+            + f", {left_out} left out" * bool(left_out)
         )
     if left_out:
         raise typer.Exit(1)

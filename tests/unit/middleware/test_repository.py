@@ -51,9 +51,9 @@ def repository(tmp_path) -> Repository:
 
 def test_frames_are_entered_once_and_stay_where_they_lie(repository, files):
     first = repository.ingest_frames("simcam", [files[900001, 0], files[900002, 0]])
-    assert (first.collection, first.new, first.known) == ("simcam/raw/all", 2, 0)
+    assert (first.collection, first.new, first.present) == ("simcam/raw/all", 2, 0)
     again = repository.ingest_frames("simcam", list(files.values()))  # a detector of a known visit comes later
-    assert (again.new, again.known) == (1, 2)
+    assert (again.new, again.present) == (1, 2)
     butler, registry = repository.butler, repository.registry
     data_id = {"instrument": "simcam", "exposure": 900001, "detector": 1}
     assert butler.getURI("post_isr_image", data_id, collections="simcam/raw/all").ospath == str(files[900001, 1])
@@ -88,9 +88,9 @@ def test_a_template_set_is_tracts_patches_and_stars(repository, tmp_path):
     build_template(tmp_path / "t", "deep", [frame(900001, 0), frame(900001, 1)], pixel_scale=2.0, tile=64)
     chosen = TemplateStore(tmp_path / "t").get("deep")
     first = repository.ingest_templates(chosen)
-    assert first.new >= len(chosen.manifest["tiles"]) + 1 and first.known == 0
+    assert first.new >= len(chosen.manifest["tiles"]) + 1 and first.present == 0
     again = repository.ingest_templates(chosen)
-    assert (again.new, again.known) == (0, first.new)
+    assert (again.new, again.present) == (0, first.new)
     refs = repository.butler.query_datasets("template_coadd", collections="templates/deep", with_dimension_records=True)
     assert len(refs) == len(chosen.manifest["tiles"]) and {r.dataId["skymap"] for r in refs} == {
         SkyMap(chosen.tiling).name
@@ -112,7 +112,7 @@ def test_a_camera_is_a_calibration_and_may_be_changed(repository):
         "simcam", {3: CameraDetector(3, "S03", (0, 0, 80, 60), (0.01, 0.01), (1.0, 2.0), gain=1.5, read_noise=5.0)}
     )
     assert repository.put_camera("simcam", camera).new == 1
-    assert repository.put_camera("simcam", camera).known == 1
+    assert repository.put_camera("simcam", camera).present == 1
     moved = replace(camera, detectors={3: replace(camera.detectors[3], offset_mm=(1.5, 2.0))})
     assert repository.put_camera("simcam", moved).new == 1
     found = repository.butler.find_dataset(
@@ -130,7 +130,7 @@ def test_reference_stars_are_entered_in_shards(repository):
     )
     done = repository.ingest_references(table, "gaia")
     assert done.collection == "refcats/gaia" and done.new > 1
-    assert repository.ingest_references(table, "gaia").known == done.new
+    assert repository.ingest_references(table, "gaia").present == done.new
     refs = repository.butler.query_datasets("reference_stars", collections="refcats")
     assert sorted(pd.concat([repository.butler.get(r) for r in refs]).id) == list(range(50))
     with pytest.raises(RepositoryError, match="lacks coord_ra"):
