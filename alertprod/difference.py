@@ -40,7 +40,7 @@ class Difference:
     sources: "pd.DataFrame"
     score: "Exposure | None"
     report: Mapping[str, Any]
-    made: "Made"
+    pair: "Made"
 
     @property
     def image(self) -> "F32":
@@ -61,7 +61,7 @@ class Difference:
         """Return the sources as astropy Table, with units and descriptions."""
         from service.pairs.source_files import astropy_table
 
-        return astropy_table(self.made.table())
+        return astropy_table(self.pair.table())
 
     def write(self, path: "str | PathLike[str]", sources: "str | PathLike[str] | None" = None) -> None:
         """Write the difference as FITS with what it was made of in its header.
@@ -89,10 +89,10 @@ class Difference:
             check_format(table)
         check_outputs((), [p for p in (target, table) if p is not None])
         with writing(target):
-            write_exposure(self.exposure, target, cards=self.made.cards, unit=self.made.unit)
+            write_exposure(self.exposure, target, cards=self.pair.cards, unit=self.pair.unit)
         if table is not None:
             with writing(table):
-                write_sources(self.made.table(), table)
+                write_sources(self.pair.table(), table)
 
     def plot(self, folder: "str | PathLike[str]") -> list[Path]:
         """Draw the difference, its noise, PSF, kernel, kernel stars and dipoles as PNG; returns the paths."""
@@ -102,7 +102,7 @@ class Difference:
         target = _path(folder, "folder")
         check_outputs((), (), [target])
         with writing(target):
-            return draw_subtraction(self.made.subject, target)
+            return draw_subtraction(self.pair.subject, target)
 
     def __repr__(self) -> str:
         from exposure.preview import describe
@@ -180,10 +180,10 @@ def subtract(
     names = tuple(_name(image, usual) for image, usual in zip(given, ("new image", "old image"), strict=True))
     sums = tuple(checksum(Path(image)) if isinstance(image, str | PathLike) else "" for image in given)
     wanted = PairOptions(registered, register, mode, score, sources=True, pictures=True, options=options or {})
-    made = difference_pair(
+    result = difference_pair(
         *pair, rules_of(instrument), wanted, names=(names[0], names[1]), checksums=(sums[0], sums[1])
     )
-    return Difference(made.exposure, made.table().rows, made.score, made.report, made)
+    return Difference(result.exposure, result.table().rows, result.score, result.report, result)
 
 
 def _name(image: Any, usual: str) -> str:

@@ -288,7 +288,7 @@ def is_secret_option(name: str) -> bool:
 
 def _without_credentials(value: Any) -> Any:
     if isinstance(value, str):
-        return _CREDENTIALS.sub(lambda found: "********@" if found[0].endswith("@") else "********", value)
+        return _CREDENTIALS.sub(lambda match: "********@" if match[0].endswith("@") else "********", value)
     if isinstance(value, list):
         return [_without_credentials(v) for v in value]
     return value

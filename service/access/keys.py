@@ -29,12 +29,12 @@ def shown_token(headers: Headers) -> str | None:
     Unauthenticated
         There is a header, and no token in it.
     """
-    found = [value for name, value in headers if name == b"authorization"]
-    if not found:
+    values = [value for name, value in headers if name == b"authorization"]
+    if not values:
         return None
-    if len(found) > 1 or len(found[0]) > _LONGEST:
+    if len(values) > 1 or len(values[0]) > _LONGEST:
         raise Unauthenticated("expected one header Authorization: Bearer TOKEN")
-    kind, _, value = found[0].decode("latin-1").strip().partition(" ")
+    kind, _, value = values[0].decode("latin-1").strip().partition(" ")
     token = value.strip()
     if kind.lower() == "basic":
         try:

@@ -115,13 +115,13 @@ class Issuer:
         """Return the keys; they are fetched when they are old or lack this one, but not at every token that says so."""
         with self._lock:
             now = time.monotonic()
-            known = self._keys is not None and any(key.kid == kid for key in self._keys.keys)
-            if (not known or now - self._fetched > KEPT_S) and now - self._tried > PAUSE_S:
+            has_key = self._keys is not None and any(key.kid == kid for key in self._keys.keys)
+            if (not has_key or now - self._fetched > KEPT_S) and now - self._tried > PAUSE_S:
                 self._tried = now
                 try:
                     self._keys, self._fetched = self._fetch(), now
                 except IssuerUnavailable:
-                    if not known:
+                    if not has_key:
                         raise
             if self._keys is None:
                 raise IssuerUnavailable(f"the keys of {self._address} could not be had: try again")
@@ -137,8 +137,8 @@ class Issuer:
         try:
             with httpx.Client(transport=self._transport, timeout=TIMEOUT_S, follow_redirects=False) as client:
                 url = self._keys_url or self._discovered(client)
-                found = _json_of(client, url)
-            keys = [key for key in found["keys"] if key.get("kty") in KEY_KINDS and key.get("use", "sig") == "sig"]
+                key_set = _json_of(client, url)
+            keys = [key for key in key_set["keys"] if key.get("kty") in KEY_KINDS and key.get("use", "sig") == "sig"]
             return KeySet.import_key_set({"keys": keys})
         except (httpx.HTTPError, JoseError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise IssuerUnavailable(f"the keys of {self._address} could not be had: {type(error).__name__}") from error

@@ -86,8 +86,8 @@ class FileToken:
             There is none, or it holds no token; nothing of what it holds is shown.
         """
         try:
-            found = self._path.stat()
-            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+            status = self._path.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
             if stamp != self._stamp:
                 token = self._path.read_text(encoding="utf-8").strip()
                 if not _OF_FILE.fullmatch(token):
@@ -115,7 +115,7 @@ class TokenBook:
 
     def __init__(self, database: Database, file: FileToken | None = None) -> None:
         self._database, self._file = database, file
-        self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        self._principals: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         self._lock = threading.Lock()
         self._told = False
 
@@ -125,14 +125,14 @@ class TokenBook:
         if not by_cookie and self._is_of_file(hashed):
             return Principal(FILE_PRINCIPAL, frozenset(SCOPES))
         with self._lock:
-            found = self._known.get(hashed)
-        good = found is not None and time.monotonic() < found[1] and found[0].by_cookie == by_cookie
-        return found[0] if found is not None and good else None
+            entry = self._principals.get(hashed)
+        good = entry is not None and time.monotonic() < entry[1] and entry[0].by_cookie == by_cookie
+        return entry[0] if entry is not None and good else None
 
     def was_good(self, token: str) -> bool:
         """Whether a token was good at some time."""
         with self._lock:
-            return digest(token) in self._known
+            return digest(token) in self._principals
 
     def _is_of_file(self, hashed: bytes) -> bool:
         if self._file is None:
@@ -167,10 +167,10 @@ class TokenBook:
         if stored.state != "valid":
             raise Unauthenticated(f"the token {stored.token_id} is {stored.state}: ask for a new one")
         scopes, left_s = frozenset(stored.scopes), stored.seconds_left
-        found = Principal(stored.name, scopes, stored.token_id, by_cookie, expires_in_s=left_s)
+        principal = Principal(stored.name, scopes, stored.token_id, by_cookie, expires_in_s=left_s)
         with self._lock:
-            self._known[hashed] = (found, time.monotonic() + min(KEPT_S, left_s))
-            self._known.move_to_end(hashed)
-            if len(self._known) > KEPT:
-                self._known.popitem(last=False)
-        return found
+            self._principals[hashed] = (principal, time.monotonic() + min(KEPT_S, left_s))
+            self._principals.move_to_end(hashed)
+            if len(self._principals) > KEPT:
+                self._principals.popitem(last=False)
+        return principal

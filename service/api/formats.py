@@ -97,8 +97,8 @@ def _vo_head(query: Query) -> str:
 
 def vo_type(column: Column) -> tuple[str, str]:
     """Return the datatype of a column in VOTables, and its arraysize; none of a scalar."""
-    known = _VO_TYPES.get(column.datatype)
-    return ("char", str(column.length or 64)) if known is None else (known[0], "")
+    scalar_type = _VO_TYPES.get(column.datatype)
+    return ("char", str(column.length or 64)) if scalar_type is None else (scalar_type[0], "")
 
 
 def _vo_field(column: Column) -> str:

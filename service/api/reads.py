@@ -195,13 +195,13 @@ def visits(
     limit: Limit = 10_000,
 ) -> Response:
     """Visits with state, counts and times."""
-    place = None
+    last_key = None
     if after is not None:
         visit, _, detector = after.partition(",")
-        place = int(visit), int(detector) if detector else None
+        last_key = int(visit), int(detector) if detector else None
         if order == "newest" and not detector:
             raise BadQuery("after=VISIT,DETECTOR is needed with order=newest")
-    return reply.give(queries.visits(which, after=place, newest=order == "newest", limit=limit))
+    return reply.give(queries.visits(which, after=last_key, newest=order == "newest", limit=limit))
 
 
 @reads.get("/v1/visits/{visit}/{detector}/{what}", response_class=Response)

@@ -77,17 +77,19 @@ def template_coverage(
     from service.template_sets import coverage
 
     url = remote_api()
-    found = (
+    summary = (
         ask(url, f"/v1/templates/{name}/coverage", band=band, version=version)
         if url
         else coverage(_store(), name, band, version)
     )
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(summary))
         return
-    title = f"{found['name']} v{found['version']}, band {found['band']}: {found['areaSqDeg']:.3f} square degrees"
+    title = (
+        f"{summary['name']} v{summary['version']}, band {summary['band']}: {summary['areaSqDeg']:.3f} square degrees"
+    )
     names = ("raMin", "raMax", "decMin", "decMax")
-    rows = [(tile["name"], *(f"{tile[n]:.4f}" for n in names)) for tile in found["coverage"]]
+    rows = [(tile["name"], *(f"{tile[n]:.4f}" for n in names)) for tile in summary["coverage"]]
     print_table(("tile", "ra from", "to", "dec from", "to"), rows, title=title)
 
 

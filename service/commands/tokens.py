@@ -65,7 +65,7 @@ def list_all(
     from apdb.access.tokens import list_tokens
 
     with open_database().session() as connection:
-        found = [t for t in list_tokens(connection) if ended or t.state == "valid" or not t.is_session]
+        listed = [t for t in list_tokens(connection) if ended or t.state == "valid" or not t.is_session]
     if as_json:
         rows = [
             {
@@ -80,7 +80,7 @@ def list_all(
                 "revokedAt": t.revoked_at and t.revoked_at.isoformat(),
                 "revokedBy": t.revoked_by,
             }
-            for t in found
+            for t in listed
         ]
         print(json.dumps(rows))
         return
@@ -96,7 +96,7 @@ def list_all(
                 "never" if t.last_used_at is None else f"{t.last_used_at:%Y-%m-%d %H:%M}",
                 t.created_by,
             )
-            for t in found
+            for t in listed
         ],
     )
 

@@ -46,8 +46,8 @@ def database_findings(settings: Settings) -> Iterator[Finding]:
             return
         yield good("schema", "the one of this program")
         yield _rights(connection)
-        for found in advice(connection):
-            yield warning(f"table {found.table}", found.finding, found.command)
+        for advised in advice(connection):
+            yield warning(f"table {advised.table}", advised.finding, advised.command)
 
 
 def _server(connection: psycopg.Connection[Any], label: str) -> Iterator[Finding]:

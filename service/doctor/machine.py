@@ -41,14 +41,14 @@ def _folder(name: str, value: str) -> Finding:
     about = f"folder {variable}={value}"
     if "://" in value or "::" in value:
         return skipped(about, "a store elsewhere: not looked at")
-    place = Path(value)
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not os.access(place, os.W_OK | os.X_OK):
+    directory = Path(value)
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    if not os.access(directory, os.W_OK | os.X_OK):
         return wrong(
-            about, f"the user of this process may not write in {place}", f"chown it, or name another: {variable}"
+            about, f"the user of this process may not write in {directory}", f"chown it, or name another: {variable}"
         )
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(directory).free
     text = f"{free / _GIB:.0f} GiB free"
     todo = "make room: 'alertprod apdb archive' and 'alerts' of old months, ALERTPROD_UPLOAD_KEEP_DAYS for uploads"
     if free < ROOM_WRONG:

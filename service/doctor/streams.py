@@ -47,14 +47,14 @@ def _wanted(settings: Settings, target: KafkaTarget) -> dict[str, str]:
     return {**dict.fromkeys(of_relay, "relay"), **dict.fromkeys(of_ingest, "ingest")}
 
 
-def _topic(topic: str, maker: str, found: Any, brokers: int) -> Finding:
+def _topic(topic: str, maker: str, metadata: Any, brokers: int) -> Finding:
     about = f"topic {topic}"
-    if found is None or found.error is not None:
-        said = "" if found is None else f": {found.error.str()}"
+    if metadata is None or metadata.error is not None:
+        said = "" if metadata is None else f": {metadata.error.str()}"
         return warning(
             about, f"not there{said}", f"start {maker}, which makes it where it may create topics; or make it by hand"
         )
-    parts = found.partitions.values()
+    parts = metadata.partitions.values()
     lonely = sum(len(p.isrs) < len(p.replicas) for p in parts)
     copies = min(len(p.replicas) for p in parts)
     text = f"{len(parts)} partitions, {copies} replicas"
@@ -77,7 +77,7 @@ def registry_findings(settings: Settings) -> Iterator[Finding]:
         return
     registry = SchemaRegistry(url, timeout_s=LIMIT_S)
     try:
-        known = registry.check(settings.schema_subject)
+        schema_id = registry.check(settings.schema_subject)
     except SchemaRefused as error:
         yield wrong(
             "registry", str(error), "set ALERTPROD_SCHEMA_SUBJECT to another subject, or its compatibility to NONE"
@@ -85,5 +85,9 @@ def registry_findings(settings: Settings) -> Iterator[Finding]:
     except AlertProdError as error:
         yield wrong("registry", str(error), "start it, or correct ALERTPROD_SCHEMA_REGISTRY")
     else:
-        text = "the schema is not registered yet: the relay does it" if known is None else f"the schema has id {known}"
+        text = (
+            "the schema is not registered yet: the relay does it"
+            if schema_id is None
+            else f"the schema has id {schema_id}"
+        )
         yield good("registry", f"{registry.name}, subject {settings.schema_subject}: {text}")

@@ -63,10 +63,10 @@ def _moment(milliseconds: int) -> datetime | None:
 
 def _headers(message: Message) -> list[tuple[str, bytes | None]]:
     try:
-        found = message.headers() or []
+        headers = message.headers() or []
     except (UnicodeError, ValueError):  # the name of a header need not be text
         return []
-    pairs = found.items() if isinstance(found, dict) else found
+    pairs = headers.items() if isinstance(headers, dict) else headers
     return [(str(k), v.encode() if isinstance(v, str) else v) for k, v in pairs]
 
 

@@ -46,7 +46,7 @@ class Ingest:
         self._headers = HeaderReader(settings, 1)
         self._stop = threading.Event()
         self._waiting: deque[Message] = deque()  # polled, and not entered yet
-        self._topics_at = self._letters_at = 0.0
+        self._topics_due = self._letters_due = 0.0
         self.tries = 0  # at the present message, that failed
         options: dict[str, Any] = {
             "bootstrap.servers": settings.kafka_brokers,
@@ -108,21 +108,21 @@ class Ingest:
             raise kafka_error(error)
         log.warning("topic %s: %s", self._settings.visit_topic, error.str())
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            self._topics_at = min(self._topics_at, time.monotonic() + PAUSE_S)
+            self._topics_due = min(self._topics_due, time.monotonic() + PAUSE_S)
         return None
 
     def _look_after(self) -> None:
         """Now and then: make topics that are missing, send dead letters that their topic did not take."""
         now = time.monotonic()
-        if now >= self._topics_at:
+        if now >= self._topics_due:
             missing = sum(not self._make_topic(*topic) for topic in self._topics())
-            self._topics_at = time.monotonic() + TOPICS_AGAIN_S if missing else float("inf")
-        if now >= self._letters_at:
+            self._topics_due = time.monotonic() + TOPICS_AGAIN_S if missing else float("inf")
+        if now >= self._letters_due:
             try:
                 self._dead_letters.send_again()
             except TransientError as error:
                 log.warning("dead letters: %s", error)
-            self._letters_at = time.monotonic() + LETTERS_AGAIN_S
+            self._letters_due = time.monotonic() + LETTERS_AGAIN_S
 
     def _topics(self) -> list[tuple[str, dict[str, int]]]:
         visits = self._settings.visit_topic
@@ -217,8 +217,8 @@ class Ingest:
 def _traceparent(message: Message) -> str | None:
     """Return the header of that name, None where there is none that is text."""
     try:
-        found = dict(message.headers() or []).get("traceparent")
-        return found.decode("ascii") if isinstance(found, bytes) else found
+        header = dict(message.headers() or []).get("traceparent")
+        return header.decode("ascii") if isinstance(header, bytes) else header
     except (UnicodeError, ValueError):
         return None
 

@@ -223,5 +223,5 @@ def resolve_message(message: VisitMessage, roots: list[Path], headers: "ReadsHea
     load_instrument(message.instrument)
     if message.visit is not None and message.detector is not None:
         return message
-    found = headers(local_path(message.science, roots), message.instrument, message.image_facts())
-    return message.model_copy(update=found)
+    header_facts = headers(local_path(message.science, roots), message.instrument, message.image_facts())
+    return message.model_copy(update=header_facts)

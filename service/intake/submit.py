@@ -100,13 +100,13 @@ class Submission:
         answer_of: Callable[[list[Entered | AlertProdError]], Answer],
     ) -> tuple[Answer, bool]:
         """Answer with what is known of the key; else enter, and keep the answer in the same transaction."""
-        if self.key is not None and (known := self._known(self.key)) is not None:
-            return known, True
+        if self.key is not None and (earlier_answer := self._known(self.key)) is not None:
+            return earlier_answer, True
         prepared = prepare()  # which may read files: no transaction waits for them
         entries = [p for p in prepared if isinstance(p, Entry)]
         with self.database.session(LIMIT_S) as connection, connection.transaction():
-            if self.key is not None and (known := take_key(connection, self.key)) is not None:
-                return known, True
+            if self.key is not None and (earlier_answer := take_key(connection, self.key)) is not None:
+                return earlier_answer, True
             entered = enter(connection, entries) if entries else []
             each = iter(entered)
             answer = answer_of([next(each) if isinstance(p, Entry) else p for p in prepared])
@@ -196,8 +196,8 @@ def _result(result: Entered | AlertProdError) -> dict[str, Any]:
     row = result.row if isinstance(result, Entered) else None
     if row is None:
         raise AssertionError("neither entered nor refused")
-    place = {name: row[name] for name in ("visit", "detector", "state")}
-    return {**place, "new": isinstance(result, Entered) and result.new}
+    state = {name: row[name] for name in ("visit", "detector", "state")}
+    return {**state, "new": isinstance(result, Entered) and result.new}
 
 
 def describe(row: dict[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class _Status(Collector):
         yield _labelled("alertprod_step_seconds_mean", text, "step", s["seconds"].items())
         for which in ("median", "p95"):
             text = f"Quality metrics of the last 100 visits: their {which}."
-            values = ((name, found[which]) for name, found in s["quality"].items())
+            values = ((name, numbers[which]) for name, numbers in s["quality"].items())
             yield _labelled(f"alertprod_visit_quality_{which}", text, "metric", values)
 
     def _latency(self) -> Metric:

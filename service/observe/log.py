@@ -118,9 +118,9 @@ def json_line(text: str, logger: str, level: str = "warning", **facts: Any) -> s
 def text_of(line: str) -> str | None:
     """Return what a JSON line says to people, its traceback last; None when it is no line of this form."""
     try:
-        found = json.loads(line)
+        entry = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(found, dict) or "event" not in found:
+    if not isinstance(entry, dict) or "event" not in entry:
         return None
-    return "\n".join(str(found[k]) for k in ("event", "exception") if found.get(k))
+    return "\n".join(str(entry[k]) for k in ("event", "exception") if entry.get(k))

@@ -22,7 +22,7 @@ _STEPS = Histogram(
 _ENDED = Counter(
     "alertprod_attempts_ended", "Attempts at visits by how they ended.", ["state", "code"], registry=MEASURES
 )
-_MADE = Counter("alertprod_alerts_made", "Alerts that visits led to, by band.", ["band"], registry=MEASURES)
+_ALERTS = Counter("alertprod_alerts_made", "Alerts that visits led to, by band.", ["band"], registry=MEASURES)
 _SENT = Counter(
     "alertprod_alerts_sent",
     "Messages sent to each topic: the alert topic, and that of each filter.",
@@ -74,7 +74,7 @@ def count_visit(answer: Mapping[str, Any], state: str) -> None:
     for step, seconds in answer.get("seconds", {}).items():
         _STEPS.labels(step).observe(seconds)
     band = str(answer.get("band", ""))
-    _MADE.labels(band if band and band in BANDS else "other").inc(answer.get("counts", {}).get("alerts", 0))
+    _ALERTS.labels(band if band and band in BANDS else "other").inc(answer.get("counts", {}).get("alerts", 0))
 
 
 def count_published(sent: Mapping[str, int], since_shutter_s: float | None) -> None:

@@ -54,7 +54,7 @@ def open_port(role: str, settings: Settings) -> tuple[Watch, Listener | None]:
         return render_metrics(Database(settings.database(), statement_timeout_s=5), settings.alert_topic, MEASURES)
 
     def problems() -> dict[str, str]:
-        found = watch.problems()
-        return {name: said for name, said in found.items() if role != "serve" or name == "database"}
+        texts = watch.problems()
+        return {name: said for name, said in texts.items() if role != "serve" or name == "database"}
 
     return watch, Listener((settings.metrics_host, settings.metrics_port), problems, metrics).start()

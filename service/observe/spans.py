@@ -65,13 +65,13 @@ def record_span(
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     end = time.time_ns()
-    at = end - int(seconds * _NS)
+    start_ns = end - int(seconds * _NS)
     parent = TraceContextTextMapPropagator().extract({"traceparent": str(traceparent)})
     given = {k: v for k, v in attributes.items() if v is not None}
-    span = _tracer.start_span(name, context=parent, attributes=given, start_time=at)
+    span = _tracer.start_span(name, context=parent, attributes=given, start_time=start_ns)
     inside = trace.set_span_in_context(span)
     for step, length in (steps or {}).items():
-        child = _tracer.start_span(step, context=inside, start_time=at)
-        at = min(at + int(length * _NS), end)
-        child.end(end_time=at)
+        child = _tracer.start_span(step, context=inside, start_time=start_ns)
+        start_ns = min(start_ns + int(length * _NS), end)
+        child.end(end_time=start_ns)
     span.end(end_time=end)

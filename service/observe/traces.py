@@ -24,10 +24,10 @@ def new_traceparent() -> str:
 
 def trace_id(traceparent: str | None) -> str | None:
     """Return the id of a trace, None where there is none, or none of this form."""
-    found = _FORM.fullmatch(traceparent or "")
-    if found is None or found[1] == "ff" or not (int(found[2], 16) and int(found[3], 16)):
+    match = _FORM.fullmatch(traceparent or "")
+    if match is None or match[1] == "ff" or not (int(match[2], 16) and int(match[3], 16)):
         return None
-    return found[2]
+    return match[2]
 
 
 @contextmanager

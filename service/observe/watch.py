@@ -145,8 +145,8 @@ def reach_broker(brokers: str, limit_s: float = 2.0) -> Callable[[], None]:
 
     def ask() -> None:
         deadline, said = time.monotonic() + limit_s, "no host:port is named"
-        for place in brokers.split(","):
-            host, _, port = place.strip().rpartition(":")
+        for address in brokers.split(","):
+            host, _, port = address.strip().rpartition(":")
             try:
                 left = max(deadline - time.monotonic(), 0.1)
                 with closing(socket.create_connection((host.strip("[]"), int(port)), left)):

@@ -56,9 +56,9 @@ def stamp(source_id: int, which: Literal["science.png", "template.png", "differe
             f"no alert of DiaSource {source_id} is in the archive: it waits for a second detection, or is held"
         )
     name = _STAMPS[which]
-    found = cutout(decode_body(alert.body, alert.schema_id), name)
-    if found is None:
+    pixels_of_alert = cutout(decode_body(alert.body, alert.schema_id), name)
+    if pixels_of_alert is None:
         raise NotFound(f"the alert of DiaSource {source_id} has no {name.lower()} cutout")
-    pixels = np.asarray(found.data, np.float32)
+    pixels = np.asarray(pixels_of_alert.data, np.float32)
     png = grey_png(pixels, np.isfinite(pixels), signed=name == "Difference")
     return Response(png, media_type="image/png", headers={"Cache-Control": KEEP})

@@ -39,27 +39,27 @@ def search(
     """What a text names; one thing alone is shown at once."""
     text = q.strip()
     position = position_of(text)
-    found: dict[str, list[dict[str, Any]]] = {}
+    matches: dict[str, list[dict[str, Any]]] = {}
     if position is not None:
-        found["near"] = _near(shared, position, radius)
+        matches["near"] = _near(shared, position, radius)
     elif text.isdigit() and int(text) < 1 << 63:
-        found = _by_id(shared, int(text))
-        if "object" in found and found.keys() <= {"object", "source"}:  # an object has the id of its first source
+        matches = _by_id(shared, int(text))
+        if "object" in matches and matches.keys() <= {"object", "source"}:  # an object has the id of its first source
             return RedirectResponse(f"/object/{text}", 303)
-        if set(found) == {"visits"} and len(found["visits"]) == 1:
-            return RedirectResponse(f"/visit/{text}/{found['visits'][0]['detector']}", 303)
+        if set(matches) == {"visits"} and len(matches["visits"]) == 1:
+            return RedirectResponse(f"/visit/{text}/{matches['visits'][0]['detector']}", 303)
     elif text:
         with reading(shared.database) as cursor:
-            found = {"body": cursor.execute(_DESIGNATION, (text,)).fetchall()}
+            matches = {"body": cursor.execute(_DESIGNATION, (text,)).fetchall()}
     return page(
-        request, "search.html", q=q, radius=radius, position=position, found={k: v for k, v in found.items() if v}, most=MOST
+        request, "search.html", q=q, radius=radius, position=position, found={k: v for k, v in matches.items() if v}, most=MOST
     )  # fmt: skip
 
 
 def _by_id(shared: Pages, number: int) -> dict[str, list[dict[str, Any]]]:
     with reading(shared.database) as cursor:
-        found = {kind: cursor.execute(statement, (number,)).fetchall() for kind, statement in _BY_ID}
-    return {kind: rows for kind, rows in found.items() if rows}
+        matches = {kind: cursor.execute(statement, (number,)).fetchall() for kind, statement in _BY_ID}
+    return {kind: rows for kind, rows in matches.items() if rows}
 
 
 def _near(shared: Pages, position: Position, radius: float) -> list[dict[str, Any]]:
@@ -67,8 +67,8 @@ def _near(shared: Pages, position: Position, radius: float) -> list[dict[str, An
     wanted = ["diaObjectId", "ra", "dec", "nDiaSources", "firstDiaSourceMjdTai", "lastDiaSourceMjdTai"]
     query = queries.cone(position.ra, position.dec, radius / 3600, wanted=wanted, limit=MOST)
     with reading(shared.database) as cursor:
-        found = cursor.execute(sql.Composed([query.statement]), query.parameters).fetchall()
-    for row in found:
+        neighbours = cursor.execute(sql.Composed([query.statement]), query.parameters).fetchall()
+    for row in neighbours:
         east = (row["ra"] - position.ra + 180) % 360 - 180
         row["away"] = float(3600 * np.hypot(east * np.cos(np.radians(position.dec)), row["dec"] - position.dec))
-    return sorted(found, key=lambda row: row["away"])
+    return sorted(neighbours, key=lambda row: row["away"])

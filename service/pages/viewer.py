@@ -26,7 +26,7 @@ MODULE = "service.processing.looking.viewer_process"
 WAIT_S = 30.0  # for the child, when it works for somebody else
 ANSWER_S = 120.0
 KEPT_BYTES = 64 << 20  # of pictures that were made
-MOST_MADE = 8  # that are made, or wait for it, at the same time
+MOST_RENDERING = 8  # that are made, or wait for it, at the same time
 READY_S = 60.0  # an answer that was made for a page is given to those who ask again
 MOST_READY = 64
 
@@ -92,7 +92,7 @@ class Viewer:
                 return kept[1]
             if key in self._making:
                 return None
-            if len(self._making) >= MOST_MADE:
+            if len(self._making) >= MOST_RENDERING:
                 raise Busy("other visits are being looked at: try again")
             self._making.add(key)
         threading.Thread(target=self._make, args=(key, ledger, visit, detector, questions), daemon=True).start()

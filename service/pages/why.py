@@ -91,10 +91,10 @@ def _page(request: Request, shared: Pages, asked: Question, *, wanted: bool) -> 
     answer: dict[str, Any] | None = None
     refused = ""
     if wanted and complete and visit is not None and detector is not None:
-        place = {"atX": asked.at_x, "fromTop": asked.at_y or 0}
+        position_asked = {"atX": asked.at_x, "fromTop": asked.at_y or 0}
         if position is not None:
-            place = {"ra": position[0], "dec": position[1]}  # type: ignore[dict-item]
-        question = {"what": "place", "place": place, "radius": asked.radius}
+            position_asked = {"ra": position[0], "dec": position[1]}  # type: ignore[dict-item]
+        question = {"what": "place", "place": position_asked, "radius": asked.radius}
         try:
             answer = viewer_of(request).soon(Ledger(shared.database), visit, detector, question)
         except AlertProdError as error:  # a part of a page that is there: no page of its own

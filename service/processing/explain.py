@@ -67,7 +67,7 @@ def explain(
     radius_arcsec: float = 2.0,
     *,
     rerun: bool = True,
-    keep: Callable[[MadeAgain], None] = lambda made: None,
+    keep: Callable[[MadeAgain], None] = lambda result: None,
 ) -> list[Step]:
     """Follow a place through a visit; the last step that was not passed is the reason.
 
@@ -171,11 +171,11 @@ def _rerun(
     settings: Settings,
     connection: psycopg.Connection[Any],
     message: dict[str, Any],
-    place: tuple[float, float, float],
+    circle: tuple[float, float, float],
     keep: Callable[[MadeAgain], None],
 ) -> list[Step]:
     """Subtract again, keep every measurement, and test the place: ra, dec (degrees), radius (arcsec)."""
-    ra, dec, radius = place
+    ra, dec, radius = circle
     rules, roots = checked_instrument(message["instrument"]), [*settings.data_roots, settings.upload_dir]
     try:
         science = open_science(message, rules, roots)

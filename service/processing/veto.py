@@ -7,7 +7,7 @@ import numpy as np
 __all__ = ["veto_reason"]
 
 
-def veto_reason(limits: dict[str, float], metrics: dict[str, Any], found: str = "") -> str | None:
+def veto_reason(limits: dict[str, float], metrics: dict[str, Any], problem: str = "") -> str | None:
     """Return why the alerts of a visit are held, None when they are not.
 
     A metric that has a limit and was not measured holds them too: nobody knows that the subtraction is good.
@@ -18,10 +18,10 @@ def veto_reason(limits: dict[str, float], metrics: dict[str, Any], found: str = 
         Largest values by the name of a metric or count.
     metrics
         What was measured and counted.
-    found
+    problem
         What the gate of the subtraction found, where it is set to hold alerts.
     """
-    reasons = [found] if found else []
+    reasons = [problem] if problem else []
     for name, limit in sorted(limits.items()):
         value = metrics.get(name)
         if not isinstance(value, int | float) or not np.isfinite(value):

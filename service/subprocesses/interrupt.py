@@ -33,7 +33,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._received: int | None = None
-        self._at_once = False
+        self._raises = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
@@ -55,7 +55,7 @@ class Signals:
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         first = self._received is None
         self._received = number if self._received is None else self._received
-        if first and self._at_once:
+        if first and self._raises:
             self.check()
 
     def check(self) -> None:
@@ -71,10 +71,10 @@ class Signals:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Let a signal raise wherever the body is: no server or process may be started in it."""
-        self._at_once = True
+        self._raises = True
         try:
             self.check()
             yield
         finally:
-            self._at_once = False
+            self._raises = False
         self.check()

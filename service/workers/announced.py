@@ -25,7 +25,7 @@ class Announced:
     def __init__(self, database: Database) -> None:
         self._database, self._lock = database, threading.Lock()
         self._rows: list[dict[str, Any]] = []
-        self._looked_at = float("-inf")
+        self._last_look = float("-inf")
         self._done: dict[int, set[int]] = {}
 
     def prepare(self, slot: int, job: JobProcess) -> bool:
@@ -42,8 +42,8 @@ class Announced:
 
     def _next(self, slot: int) -> dict[str, Any] | None:
         with self._lock:
-            if time.monotonic() - self._looked_at >= LOOK_S:
-                self._looked_at = time.monotonic()
+            if time.monotonic() - self._last_look >= LOOK_S:
+                self._last_look = time.monotonic()
                 with suppress(TransientError), self._database.session(10.0) as connection:
                     self._rows = announced(connection)
             done = self._done.setdefault(slot, set())

@@ -21,13 +21,13 @@ _INLINE = re.compile(r"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
 def page(path: str, shared: Shared) -> Response:
     """A file of the built documentation; a folder's is its ``index.html``."""
     folder = shared.settings.docs_dir
-    found = None if folder is None else _file(folder, path)
-    if found is None:
+    file = None if folder is None else _file(folder, path)
+    if file is None:
         raise NotFound(
             f"no page {path!r} of the documentation: 'make docs' builds it, ALERTPROD_DOCS_DIR names its folder"
         )
-    data = found.read_bytes()
-    media = mimetypes.guess_type(found.name)[0] or "application/octet-stream"
+    data = file.read_bytes()
+    media = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     headers = {"Content-Security-Policy": _policy(data.decode(errors="replace"))} if media == "text/html" else {}
     return Response(data, media_type=media, headers=headers)
 

@@ -60,8 +60,8 @@ class AccessLog:
 
     def _tell(self, scope: Scope, status: int, size: int, seconds: float) -> None:
         method, path = scope["method"], scope["path"]
-        known = method in _METHODS
-        count_request(method if known else "other", _route(method, path), status, seconds)
+        is_method = method in _METHODS
+        count_request(method if is_method else "other", _route(method, path), status, seconds)
         if not self._told or (path in _PROBES and status < 400):
             return
         principal = scope["state"].get("principal")

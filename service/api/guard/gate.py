@@ -116,9 +116,9 @@ class Gate:
 
     async def _who(self, visit: "_Visit") -> Principal:
         try:
-            known = self._keys.at_once(visit.scope["headers"])
-            if known is not None:
-                return known
+            principal = self._keys.at_once(visit.scope["headers"])
+            if principal is not None:
+                return principal
             if self._failures.level(visit.address) < 1 and not self._keys.was_good(visit.scope["headers"]):
                 retry = self._failures.take(visit.address).retry_s
                 text = f"too many tokens that are not good came from {visit.address}: try again in {retry} s"

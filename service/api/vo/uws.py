@@ -34,13 +34,13 @@ __all__ = ["tap_jobs"]
 
 tap_jobs = APIRouter(prefix="/v1/tap/async", tags=["reads"])
 
-AT_ONCE = 2  # in one process
+QUERY_THREADS = 2  # in one process
 STATEMENT_S = 600
 MOST_BYTES = 64 << 20  # of an answer
 LONGEST_WAIT_S = 60.0
 _POLL_S = 0.25
 _UWS = 'xmlns:uws="http://www.ivoa.net/xml/UWS/v1.0" xmlns:xlink="http://www.w3.org/1999/xlink" version="1.1"'
-_POOL = ThreadPoolExecutor(AT_ONCE, "tap")
+_POOL = ThreadPoolExecutor(QUERY_THREADS, "tap")
 _log = logging.getLogger("alertprod.api")
 
 
@@ -216,8 +216,8 @@ def _parameters(row: dict[str, Any], names: str = "") -> str:
 
 def _results(row: dict[str, Any], names: str = "") -> str:
     link = quoteattr(f"/v1/tap/async/{row['jobId']}/results/result")
-    found = f'<uws:result id="result" xlink:href={link}/>' if row["phase"] == "COMPLETED" else ""
-    return f"<uws:results {names}>{found}</uws:results>"
+    result = f'<uws:result id="result" xlink:href={link}/>' if row["phase"] == "COMPLETED" else ""
+    return f"<uws:results {names}>{result}</uws:results>"
 
 
 def _described(row: dict[str, Any]) -> str:

@@ -129,22 +129,22 @@ _OPEN = (VisitState.QUEUED, VisitState.RUNNING)
 def nights(database: Database) -> list[int]:
     """Return the numbers of the nights, the newest first."""
     with reading(database) as cursor:
-        found = cursor.execute(
+        rows = cursor.execute(
             'SELECT DISTINCT floor("midpointMjdTai" - 0.5)::int AS night FROM "VisitLedger" WHERE "midpointMjdTai" '
             "IS NOT NULL ORDER BY 1 DESC LIMIT 1000"
         ).fetchall()
-    return [row["night"] for row in found]
+    return [row["night"] for row in rows]
 
 
 def open_nights(database: Database) -> dict[int, int]:
     """Return how many ccdVisits are queued or running by night, the newest first."""
     with reading(database) as cursor:
-        found = cursor.execute(
+        rows = cursor.execute(
             'SELECT floor("midpointMjdTai" - 0.5)::int AS night, count(*) AS n FROM "VisitLedger" WHERE state = ANY(%s) AND '
             '"midpointMjdTai" IS NOT NULL GROUP BY 1 ORDER BY 1 DESC LIMIT 20',
             ([str(s) for s in _OPEN],),
         ).fetchall()
-    return {row["night"]: row["n"] for row in found}
+    return {row["night"]: row["n"] for row in rows}
 
 
 def night_of(database: Database, number: int | None, *, newest: bool) -> Night:
@@ -154,8 +154,8 @@ def night_of(database: Database, number: int | None, *, newest: bool) -> Night:
     if newest:
         where = f'({where} OR l."midpointMjdTai" IS NULL)'
     with reading(database) as cursor:
-        found = cursor.execute(_VISITS.format(where), [*values, MOST + 1]).fetchall()
-    return Night(number, found[:MOST], len(found) > MOST)
+        rows = cursor.execute(_VISITS.format(where), [*values, MOST + 1]).fetchall()
+    return Night(number, rows[:MOST], len(rows) > MOST)
 
 
 def _pauses(visits: list[dict[str, Any]]) -> list[Gap]:

@@ -50,7 +50,7 @@ def value_of(visit: dict[str, Any], name: str) -> float | None:
 
 
 def mosaic(
-    settings: Settings, visits: list[dict[str, Any]], known: list[int], colour: str
+    settings: Settings, visits: list[dict[str, Any]], detectors: list[int], colour: str
 ) -> tuple[list[Tile], tuple[float, float], tuple[float, float] | None]:
     """Return the tiles of one visit.
 
@@ -58,7 +58,7 @@ def mosaic(
     ----------
     visits
         Its ccdVisits.
-    known
+    detectors
         Every detector that the instrument is known to have.
     colour
         ``state``, or one of `metric_names`.
@@ -68,7 +68,7 @@ def mosaic(
     tiles, (width, height), (low, high)
         The last is the range of a metric, None for states.
     """
-    outlines, extent = _layout(tuple(known), settings.camera)
+    outlines, extent = _layout(tuple(detectors), settings.camera)
     of = {v["detector"]: v for v in visits}
     values = {d: value_of(v, colour) for d, v in of.items()} if colour != "state" else {}
     finite = [x for x in values.values() if x is not None and np.isfinite(x)]

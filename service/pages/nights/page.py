@@ -63,14 +63,14 @@ def _page(request: Request, shared: Pages, number: int | None, colour: str, visi
     chosen = newest_number if number is None else number
     night = night_of(shared.database, chosen, newest=chosen == newest_number)
     steps = night.steps()
-    place = every.index(chosen) if chosen is not None else 0
+    index = every.index(chosen) if chosen is not None else 0
     return page(
         request,
         "night.html",
         night=night,
         nights=every[:60],
-        later=every[place - 1] if place else None,
-        earlier=every[place + 1] if place + 1 < len(every) else None,
+        later=every[index - 1] if index else None,
+        earlier=every[index + 1] if index + 1 < len(every) else None,
         status=service_status(shared.database, shared.settings.alert_topic),
         steps=steps,
         slowest=max(steps, key=lambda s: s.share, default=None),
@@ -92,10 +92,12 @@ def _focal_plane(shared: Pages, night: Night, colour: str, wanted: int | None) -
     visit = wanted if wanted in numbers else next(iter([*begun, *numbers]), None)
     of_visit = [v for v in night.visits if v["visit"] == visit]
     instrument = of_visit[0]["instrument"] if of_visit else None
-    known = sorted({v["detector"] for v in night.visits if v["instrument"] == instrument})
+    detectors = sorted({v["detector"] for v in night.visits if v["instrument"] == instrument})
     names = metric_names(night.visits)
     colour = colour if colour in names else "state"
-    tiles, extent, limits = mosaic(shared.settings, of_visit, known, colour) if known else ([], (1.0, 1.0), None)
+    tiles, extent, limits = (
+        mosaic(shared.settings, of_visit, detectors, colour) if detectors else ([], (1.0, 1.0), None)
+    )
     return {
         "visit": visit, "visit_numbers": numbers[:500], "of_visit": of_visit, "colours": ["state", *names],
         "colour": colour, "tiles": tiles, "extent": extent, "limits": limits,
@@ -107,11 +109,11 @@ def _bars(night: Night) -> list[Bar]:
     for v in night.visits:
         if not v["seconds"]:
             continue
-        parts, at = [], 0.0
+        parts, start_s = [], 0.0
         for name in in_order(v["seconds"]):
-            parts.append((name, at, float(v["seconds"][name])))
-            at += float(v["seconds"][name])
-        out.append(Bar(v["visit"], v["detector"], parts, at))
+            parts.append((name, start_s, float(v["seconds"][name])))
+            start_s += float(v["seconds"][name])
+        out.append(Bar(v["visit"], v["detector"], parts, start_s))
         if len(out) == BARS:
             break
     return out

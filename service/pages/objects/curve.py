@@ -177,5 +177,5 @@ def strongest_periods(table: "pd.DataFrame", shortest: float, longest: float) ->
     peaks = np.flatnonzero((power[1:-1] > power[:-2]) & (power[1:-1] >= power[2:])) + 1
     best = peaks[np.argsort(power[peaks])[::-1][:5]] if peaks.size else np.array([int(np.argmax(power))])
     chance = float(fit.false_alarm_probability(power[best[0]], maximum_frequency=1 / shortest))
-    found = [{"period": float(1 / _top(frequency, power, k)), "power": float(power[k])} for k in best.tolist()]
-    return {"flux": name, "points": len(use), "periods": found, "falseAlarmProbability": chance}
+    periods = [{"period": float(1 / _top(frequency, power, k)), "power": float(power[k])} for k in best.tolist()]
+    return {"flux": name, "points": len(use), "periods": periods, "falseAlarmProbability": chance}

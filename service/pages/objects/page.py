@@ -36,10 +36,10 @@ _CORRECTIONS = (
 def one_object(object_id: int, request: Request, shared: Pages) -> HTMLResponse:
     """One DiaObject."""
     with reading(shared.database) as cursor:
-        found = cursor.execute(
+        row = cursor.execute(
             'SELECT * FROM "DiaObject" WHERE "diaObjectId" = %s AND "validityEndMjdTai" IS NULL', (object_id,)
         ).fetchone()
-        if found is None:
+        if row is None:
             raise NotFound(f"there is no object {object_id}")
         versions = cursor.execute(_VERSIONS, (object_id,)).fetchall()
     points = points_of(shared, object_id, 200_000)
@@ -50,11 +50,11 @@ def one_object(object_id: int, request: Request, shared: Pages) -> HTMLResponse:
     few = points if len(points) <= DRAWN else binned(points, float(np.ptp(points.midpointMjdTai)) / DRAWN * 4)
     last = detections.iloc[-1] if len(detections) else None
     return page(
-        request, "object.html", it=found, object_id=object_id, versions=versions, corrections=corrections,
+        request, "object.html", it=row, object_id=object_id, versions=versions, corrections=corrections,
         points=len(points), forced=int(points.forced.sum()), plot=curve_plot(few), cut=len(points) > DRAWN,
         last=None if last is None else {"id": int(last.diaSourceId), "visit": int(last.visit), "detector": int(last.detector)},
-        bands=_by_band(found), near=_near(shared, object_id, float(found["ra"]), float(found["dec"])),
-        near_arcsec=NEAR_ARCSEC, elsewhere=_elsewhere(float(found["ra"]), float(found["dec"])),
+        bands=_by_band(row), near=_near(shared, object_id, float(row["ra"]), float(row["dec"])),
+        near_arcsec=NEAR_ARCSEC, elsewhere=_elsewhere(float(row["ra"]), float(row["dec"])),
         sources=detections.tail(100).iloc[::-1].to_dict("records"),
     )  # fmt: skip
 
@@ -76,22 +76,22 @@ def _near(shared: Pages, object_id: int, ra: float, dec: float) -> list[dict[str
         wanted=["diaObjectId", "ra", "dec", "nDiaSources", "lastDiaSourceMjdTai"],
     )  # fmt: skip
     with reading(shared.database) as cursor:
-        found = cursor.execute(sql.Composed([query.statement]), query.parameters).fetchall()
-    for row in found:
+        neighbours = cursor.execute(sql.Composed([query.statement]), query.parameters).fetchall()
+    for row in neighbours:
         away = np.hypot((row["ra"] - ra) * np.cos(np.radians(dec)), row["dec"] - dec)
         row["away"] = float(3600 * away)
-    return sorted((r for r in found if r["diaObjectId"] != object_id), key=lambda r: r["away"])[:50]
+    return sorted((r for r in neighbours if r["diaObjectId"] != object_id), key=lambda r: r["away"])[:50]
 
 
 def _elsewhere(ra: float, dec: float) -> list[tuple[str, str]]:
     """Return links to what others know of the place; followed by a click alone."""
-    place = quote(f"{ra:.6f} {dec:+.6f}")
+    coordinates = quote(f"{ra:.6f} {dec:+.6f}")
     return [
-        ("SIMBAD", f"https://simbad.cds.unistra.fr/simbad/sim-coo?Coord={place}&Radius=10&Radius.unit=arcsec"),
-        ("Aladin Lite", f"https://aladin.cds.unistra.fr/AladinLite/?target={place}&fov=0.05"),
+        ("SIMBAD", f"https://simbad.cds.unistra.fr/simbad/sim-coo?Coord={coordinates}&Radius=10&Radius.unit=arcsec"),
+        ("Aladin Lite", f"https://aladin.cds.unistra.fr/AladinLite/?target={coordinates}&fov=0.05"),
         (
             "NED",
-            f"https://ned.ipac.caltech.edu/conesearch?search_type=Near%20Position%20Search&coordinates={place}&radius=0.2",
+            f"https://ned.ipac.caltech.edu/conesearch?search_type=Near%20Position%20Search&coordinates={coordinates}&radius=0.2",
         ),
         ("TNS", f"https://www.wis-tns.org/search?ra={ra:.6f}&decl={dec:.6f}&radius=10&coords_unit=arcsec"),
     ]

@@ -13,7 +13,7 @@ __all__ = ["scanning_pages"]
 
 scanning_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
-AT_ONCE = 20  # detections that a page holds
+PAGE_SIZE = 20  # detections that a page holds
 VISITS = 60  # the newest ccdVisits, whose detections are offered: what a page can sort in a moment
 _ORDERS = {
     "uncertain": 'abs(d.reliability - 0.5) NULLS LAST, d."diaSourceId"',
@@ -37,7 +37,7 @@ def scan(
     """Detections that whoever asks has not labelled."""
     who = request.state.principal.name
     with reading(shared.database) as cursor:
-        offered = cursor.execute(_OFFERED.format(_ORDERS[by]), (VISITS, who, AT_ONCE)).fetchall()
+        offered = cursor.execute(_OFFERED.format(_ORDERS[by]), (VISITS, who, PAGE_SIZE)).fetchall()
         given: dict[str, Any] = {r["label"]: r["n"] for r in cursor.execute(_GIVEN, (who,))}
     return page(
         request, "scan.html", by=by, orders=tuple(_ORDERS), offered=offered, given={k: given.get(k, 0) for k in LABELS}

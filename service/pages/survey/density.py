@@ -22,7 +22,7 @@ LEAST_CELLS = 30
 MOST = 2_000_000  # rows that are counted
 DAYS = 30.0  # before the newest exposure, of detections
 KEPT_S = 10.0
-_PLACE = (Column("ra", "double", False, None, "deg"), Column("dec", "double", False, None, "deg"))
+_POSITION_COLUMNS = (Column("ra", "double", False, None, "deg"), Column("dec", "double", False, None, "deg"))
 _ROWS = {
     "objects": sql.SQL('SELECT ra, dec FROM "DiaObjectLast" LIMIT %s'),
     "detections": sql.SQL(
@@ -82,7 +82,7 @@ def density_of(shared: Shared, of: str, order: int | None = None) -> Density:
     if of == "visits":
         cells, counts, total = _visits(shared)
         return coarser(Density(of, MOC_ORDER, cells, counts, total, False), order, most_of_each=True)
-    frame = curve_frame(shared.database, _ROWS[of], _PLACE, (MOST,))
+    frame = curve_frame(shared.database, _ROWS[of], _POSITION_COLUMNS, (MOST,))
     finest = hpgeom.angle_to_pixel(
         1 << FINEST, frame.ra.to_numpy(np.float64) % 360, frame.dec.to_numpy(np.float64), nest=True, lonlat=True
     )

@@ -17,7 +17,7 @@ solar_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST = 3000  # associations, the newest
 ROWS = 200
 HALF = 100.0  # units of the picture from its middle to its edge
-_FOUND = (
+_ASSOCIATIONS = (
     'SELECT s."diaSourceId" AS source, s."ssObjectId" AS body, s.designation, s."ephOffset" AS away, s."ephOffsetRa" AS east, '
     's."ephOffsetDec" AS north, s."ephOffsetAlongTrack" AS along, s."ephOffsetCrossTrack" AS across, s."ephVmag" AS expected, '
     's."diaDistanceRank" AS rank, d.visit, d.detector, d.ra, d.dec, d.band, d."midpointMjdTai" AS mjd, d.snr, d."scienceFlux" AS flux '
@@ -40,7 +40,7 @@ class Residual:
 def solar(request: Request, shared: Pages) -> HTMLResponse:
     """Associations and their residuals."""
     with reading(shared.database) as cursor:
-        rows = cursor.execute(_FOUND, (MOST,)).fetchall()
+        rows = cursor.execute(_ASSOCIATIONS, (MOST,)).fetchall()
     dots, reach = residuals(rows)
     return page(
         request, "solar.html", rows=rows[:ROWS], counted=len(rows), most=MOST, dots=dots, reach=reach, half=HALF,

@@ -131,11 +131,11 @@ def _against(row: dict[str, Any], name: str) -> float | None:
 
 def _templates(shared: Shared) -> list[dict[str, Any]]:
     """Return the versions of template sets, the newest first, with when each was written (s since 1970); no pixel is read."""
-    found = []
+    versions = []
     for path in Path(shared.settings.template_dir).glob("*/v*/manifest.json"):
         manifest = json.loads(path.read_text(encoding="utf-8"))
         numbers = {name: len(manifest[name]) for name in ("tiles", "inputs")}
-        found.append(
+        versions.append(
             {k: manifest[k] for k in ("name", "version", "band")} | numbers | {"written": path.stat().st_mtime}
         )
-    return sorted(found, key=lambda t: -t["written"])[:MOST_TEMPLATES]
+    return sorted(versions, key=lambda t: -t["written"])[:MOST_TEMPLATES]

@@ -109,8 +109,8 @@ def sources_of(
 
 def metrics_of(cursor: psycopg.Cursor[dict[str, Any]], visit: int, detector: int) -> dict[str, Any]:
     """Return the metrics of a ccdVisit by name, none where it has none."""
-    found = cursor.execute('SELECT metrics FROM "VisitQuality" WHERE visit = %s AND detector = %s', (visit, detector))
-    return (found.fetchone() or {}).get("metrics") or {}
+    rows = cursor.execute('SELECT metrics FROM "VisitQuality" WHERE visit = %s AND detector = %s', (visit, detector))
+    return (rows.fetchone() or {}).get("metrics") or {}
 
 
 def _class_of(source: dict[str, Any], longest: float) -> str:

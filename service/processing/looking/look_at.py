@@ -26,7 +26,7 @@ from tasks.arrays import F32
 
 __all__ = ["Looked", "picture_of", "place_of"]
 
-PLACE = 63  # px of the pictures of a place
+CUTOUT_SIDE = 63  # px of the pictures of a place
 SMALL_SPAN = 30.0  # the peak of a kernel or PSF over where its picture turns from linear to logarithmic
 SIGNED = ("difference", "kernel", "score")
 
@@ -183,39 +183,39 @@ def _within(box: tuple[int, int, int, int], exposure: Exposure) -> tuple[int, in
 
 
 def place_of(
-    settings: Settings, looked: Looked | None, visit: int, detector: int, place: dict[str, float], radius: float
+    settings: Settings, looked: Looked | None, visit: int, detector: int, position: dict[str, float], radius: float
 ) -> dict[str, Any]:
     """Follow a place through a visit, with pictures of it where the visit could be made again.
 
     Parameters
     ----------
-    place
+    position
         ``ra`` and ``dec`` (ICRS degrees), or ``atX`` and ``fromTop`` (px of the picture, where `looked` is there).
     radius
         How far a source may be, arcsec.
     """
-    if looked is not None and "atX" in place:
-        place = looked.place_in_picture(int(place["atX"]), int(place["fromTop"]))
-    made: list[MadeAgain] = []
-    steps = explain(settings, visit, detector, place["ra"], place["dec"], radius, keep=made.append)
-    shown = made[0] if made else looked
+    if looked is not None and "atX" in position:
+        position = looked.place_in_picture(int(position["atX"]), int(position["fromTop"]))
+    remade: list[MadeAgain] = []
+    steps = explain(settings, visit, detector, position["ra"], position["dec"], radius, keep=remade.append)
+    shown = remade[0] if remade else looked
     pictures, refused = {}, ""
     try:
-        pictures = {} if shown is None else _pictures_of_place(shown, place)
+        pictures = {} if shown is None else _pictures_of_place(shown, position)
     except (AlertProdError, NoWorkFound) as error:
         refused = str(error)
-    return {"place": place, "steps": [s.as_dict() for s in steps], "pictures": pictures, "noPictures": refused}
+    return {"place": position, "steps": [s.as_dict() for s in steps], "pictures": pictures, "noPictures": refused}
 
 
-def _pictures_of_place(shown: Looked | MadeAgain, place: dict[str, float]) -> dict[str, str]:
-    x, y = shown.difference.require_wcs().sky_to_pixel(np.array([place["ra"]]), np.array([place["dec"]]))
+def _pictures_of_place(shown: Looked | MadeAgain, position: dict[str, float]) -> dict[str, str]:
+    x, y = shown.difference.require_wcs().sky_to_pixel(np.array([position["ra"]]), np.array([position["dec"]]))
     if not bool(shown.science.contains(x, y)[0]):
         return {}
-    place |= {"x": float(x[0]), "y": float(y[0])}
-    box = (round(place["x"]) - PLACE // 2, round(place["y"]) - PLACE // 2, PLACE, PLACE)
+    position |= {"x": float(x[0]), "y": float(y[0])}
+    box = (round(position["x"]) - CUTOUT_SIDE // 2, round(position["y"]) - CUTOUT_SIDE // 2, CUTOUT_SIDE, CUTOUT_SIDE)
     spans = {"science": 100.0, "template": 100.0, "difference": 10.0, "score": 10.0, "mask": 1.0}
     if isinstance(shown, Looked) and shown.is_stored:  # which has no score, and is not made again for one
         del spans["score"]
     x0, y0, width, height = _within(box, shown.difference)
-    place |= {"boxX": x0, "boxY": y0, "boxWidth": width, "boxHeight": height}
+    position |= {"boxX": x0, "boxY": y0, "boxWidth": width, "boxHeight": height}
     return {w: b64encode(picture_of(shown, w, "asinh", span, box)).decode("ascii") for w, span in spans.items()}

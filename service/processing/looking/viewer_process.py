@@ -27,7 +27,7 @@ __all__ = ["Viewer", "main"]
 
 KEPT = 2  # visits in memory
 MOST_PIXELS = 1_000_000  # of a cutout: 12 MB
-MADE_AGAIN = ("score", "kernel")  # are not stored
+NOT_STORED = ("score", "kernel")  # these are made again where they are asked for
 _GIB = 1 << 30
 
 
@@ -59,7 +59,7 @@ class Viewer:
         if question["what"] == "picture":
             box = question.get("box")
             looked = self._looked(question)
-            if looked.is_stored and question["which"] in MADE_AGAIN:
+            if looked.is_stored and question["which"] in NOT_STORED:
                 looked = self._looked(question, again=True)
             png = picture_of(
                 looked, question["which"], question["stretch"], question["span"], None if box is None else tuple(box)

@@ -292,10 +292,10 @@ def test_texts_are_short(pair, difference):
         exposure.psf,
         exposure.wcs,
         difference,
-        difference.made,
-        difference.made.subject,
+        difference.pair,
+        difference.pair.subject,
         alertprod.load_instrument("decam"),
-        difference.made.subject.fit,
+        difference.pair.subject.fit,
         alertprod.read(pair.new),
     ):
         assert len(repr(made)) < 300

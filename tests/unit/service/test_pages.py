@@ -21,7 +21,7 @@ from service.pages.nights.mosaic import mosaic
 from service.pages.objects.curve import binned, strongest_periods
 from service.pages.objects.plot import curve_plot
 from service.pages.positions import position_of
-from service.pages.viewer import MOST_MADE, Viewer
+from service.pages.viewer import MOST_RENDERING, Viewer
 from service.pages.words import age, mjd_utc, night_date, number, seconds
 from service.settings import load_settings
 from tasks.errors import CallerError
@@ -246,7 +246,7 @@ def test_a_page_gets_what_is_made_for_it_later_and_is_made_once():
 
 def test_a_page_is_told_why_nothing_is_made_and_others_when_too_much_is():
     viewer = SlowViewer()
-    for visit_number in range(MOST_MADE):
+    for visit_number in range(MOST_RENDERING):
         assert viewer.soon(None, visit_number, 2, {"what": "numbers"}) is None
     with pytest.raises(Busy, match="being looked at"):
         viewer.soon(None, 99, 0, {"what": "numbers"})
