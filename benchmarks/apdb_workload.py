@@ -59,7 +59,7 @@ class Patch:
         self._rate = rng.pareto(1.1, room) + 0.05
         self._seen, self._count = np.full(room, -1), np.ones(room, np.int32)
         self._first = np.full(room, FIRST_DAY)
-        self.known = preset.objects
+        self.n_objects = preset.objects
 
     @property
     def region(self) -> ConvexPolygon:
@@ -94,14 +94,14 @@ class Patch:
         p, rng = self.preset, np.random.default_rng([self._seed, number])
         mjd = FIRST_DAY + 1 + p.days * number / p.visits
         fresh = round(p.sources * p.new_fraction)
-        rate = self._rate[: self.known]
-        old = rng.choice(self.known, p.sources - fresh, replace=False, p=rate / rate.sum())
-        new = np.arange(self.known, self.known + fresh)
-        self._first[new], self.known = mjd, self.known + fresh
+        rate = self._rate[: self.n_objects]
+        old = rng.choice(self.n_objects, p.sources - fresh, replace=False, p=rate / rate.sum())
+        new = np.arange(self.n_objects, self.n_objects + fresh)
+        self._first[new], self.n_objects = mjd, self.n_objects + fresh
         self._count[old] += 1
         chosen = np.sort(np.concatenate([old, new]))
         self._seen[chosen] = number
-        followed = np.sort(np.argsort(-self._seen[: self.known], kind="stable")[: p.forced])
+        followed = np.sort(np.argsort(-self._seen[: self.n_objects], kind="stable")[: p.forced])
         common = {
             "visit": 10**9 + number,
             "detector": DETECTOR,

@@ -47,8 +47,8 @@ def pairs() -> list[dict[str, float]]:
                 "decErr": 0.1 * ARCSEC,
             }
         )
-        found = associate(sources, objects).diaSources.diaObjectId.to_numpy()
-        right = float((found[: len(seen)] == seen + 1).mean())
+        owners = associate(sources, objects).diaSources.diaObjectId.to_numpy()
+        right = float((owners[: len(seen)] == seen + 1).mean())
         seconds = median_s(lambda s=sources, o=objects: associate(s, o), 3 if m > 10**5 else 5)
         out.append({"sources": n, "objects": m, "seconds": round(seconds, 3), "right": round(right, 5)})
         print(json.dumps(out[-1]), flush=True)

@@ -131,13 +131,13 @@ def _scamp_numbers(said: str) -> dict[str, float]:
         ("internal_mas", r"Astrometric stats \(internal\)"),
         ("external_mas", r"Astrometric stats \(external\)"),
     ):
-        found = re.findall(title + r".*?Group +1:([^\n]*)", said, re.DOTALL)
-        if found:
-            sizes = [float(v) for v in re.findall(r'([0-9.]+)"', found[-1])]
+        lines = re.findall(title + r".*?Group +1:([^\n]*)", said, re.DOTALL)
+        if lines:
+            sizes = [float(v) for v in re.findall(r'([0-9.]+)"', lines[-1])]
             out[key] = 1e3 * float(np.hypot(*sizes[-2:]) / np.sqrt(2))
-    found = re.findall(r"Photometric stats \(internal\).*?Group +1:[^\n]*?P1 +([^\n]*)", said, re.DOTALL)
-    if found:
-        out["photometry_mmag"] = 1e3 * float(found[-1].split()[3])
+    lines = re.findall(r"Photometric stats \(internal\).*?Group +1:[^\n]*?P1 +([^\n]*)", said, re.DOTALL)
+    if lines:
+        out["photometry_mmag"] = 1e3 * float(lines[-1].split()[3])
     return out
 
 

@@ -142,9 +142,9 @@ def hotpants(binary: str, pair: Pair, mask: NDArray[np.int32]) -> tuple[dict[str
         )
         seconds = time.perf_counter() - start
         image, noise = (np.ascontiguousarray(fits.getdata(paths[k]), np.float32) for k in ("d", "n"))
-    made = pair.science.copy()
-    made.image, made.variance, made.mask = image, noise**2, mask
-    return judge(pair, made, None), seconds
+    difference = pair.science.copy()
+    difference.image, difference.variance, difference.mask = image, noise**2, mask
+    return judge(pair, difference, None), seconds
 
 
 _SFFT = """
@@ -194,10 +194,10 @@ def sfft(python: str, pair: Pair, mask: NDArray[np.int32]) -> tuple[dict[str, fl
     seconds = float(done.stdout.split("seconds")[-1].split()[0])
     peak = float(done.stderr.split("peak")[-1].split()[0]) / 1e6
     ratio = float(np.nansum(planes["s"][light & ~spoilt]) / np.nansum(planes["t"][light & ~spoilt]))
-    made = science.copy()
-    made.image, made.mask = image, mask
-    made.variance = science.variance + np.float32(ratio**2) * template.cutout(*box).variance
-    return judge(pair, made, None), seconds, peak
+    difference = science.copy()
+    difference.image, difference.mask = image, mask
+    difference.variance = science.variance + np.float32(ratio**2) * template.cutout(*box).variance
+    return judge(pair, difference, None), seconds, peak
 
 
 def main() -> None:

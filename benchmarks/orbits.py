@@ -90,7 +90,7 @@ def main() -> None:
         visits = []
         for k in range(7):
             begin = time.perf_counter()
-            found = catalog.around(MJD + 100 + 0.05 * k, 60.0 + k, 15.0, 0.4)
+            bodies = catalog.around(MJD + 100 + 0.05 * k, 60.0 + k, 15.0, 0.4)
             visits.append(time.perf_counter() - begin)
         print(
             json.dumps(
@@ -98,7 +98,7 @@ def main() -> None:
                     "bodies": n,
                     "prepare100Days": round(prepared, 1),
                     "visit": round(statistics.median(visits), 3),
-                    "found": len(found),
+                    "found": len(bodies),
                 }
             ),
             flush=True,

@@ -121,17 +121,17 @@ def paints(url: str, database: "Connection") -> list[tuple[str, float, float]]:
     """Return times in the browser, in ms: first paint cold and warm, a long light curve, a commit to the screen."""
     first = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN"
     rows = []
-    with browser() as program, program.new_context(viewport={"width": 1600, "height": 1000}) as place:
+    with browser() as program, program.new_context(viewport={"width": 1600, "height": 1000}) as context:
         for name in ("cold", "warm"):
             times = []
             for _ in range(1 if name == "cold" else 9):
-                page = place.new_page()
+                page = context.new_page()
                 page.goto(url)
                 until(page, f"!Number.isNaN({first})")
                 times.append(float(page.evaluate(first)))
                 page.close()
             rows.append((f"first paint of the night, {name}", statistics.median(times), max(times)))
-        page = place.new_page()
+        page = context.new_page()
         page.goto(f"{url}/object/{OBJECT}")
         page.wait_for_selector("#curve[data-painted]", timeout=60_000)
         times = [float(page.get_attribute("#curve", "data-painted") or "nan")]
@@ -162,13 +162,13 @@ def paints(url: str, database: "Connection") -> list[tuple[str, float, float]]:
 
 def viewers_cost(url: str, process: int, database: "Connection") -> tuple[float, float]:
     """Return the share of a core that the API takes without and with viewers of the stream, while a visit a second is committed."""
-    place, shares = urlsplit(url), []
+    address, shares = urlsplit(url), []
     number = 95_000
     for viewers in (0, VIEWERS):
         with ExitStack() as open_ones:
             for _ in range(viewers):
-                one = open_ones.enter_context(socket.create_connection((place.hostname or "", place.port or 80)))
-                one.sendall(f"GET /live HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n".encode())
+                one = open_ones.enter_context(socket.create_connection((address.hostname or "", address.port or 80)))
+                one.sendall(f"GET /live HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode())
             time.sleep(2)
             begin, used = time.perf_counter(), _used_s(process)
             while time.perf_counter() - begin < WATCHED_S:

@@ -122,7 +122,9 @@ def _expose(
         for k in range(6):
             image[y + k // 2, x + k % 3] += 2000
             mask[y + k // 2, x + k % 3] |= plane_bits(["CR"])
-    known = variance + rng.standard_normal((size, size), np.float32) * 0.03 * variance  # as from noisy counts
+    measured_variance = (
+        variance + rng.standard_normal((size, size), np.float32) * 0.03 * variance
+    )  # as from noisy counts
     box = (0, 0, size, size)
     centres = (np.arange(PSF_CELLS) + 0.5) * size / PSF_CELLS - 0.5
     gx, gy = (g.ravel() for g in np.meshgrid(centres, centres))
@@ -130,7 +132,7 @@ def _expose(
     wcs = SkyWcs.tan((size / 2, size / 2), (150.0, 2.0), SCALE / 3600 * np.array([[-1.0, 0], [0, 1.0]]))
     return Exposure(
         image * np.float32(scale),
-        known * np.float32(scale**2),
+        measured_variance * np.float32(scale**2),
         mask,
         wcs=wcs,
         psf=grid,

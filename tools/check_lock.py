@@ -55,6 +55,6 @@ def differences(root: Path = ROOT) -> list[str]:
 
 
 if __name__ == "__main__":
-    found = differences()
-    print("\n".join(found) or "requirements.lock agrees with pyproject.toml")
-    sys.exit(bool(found))
+    problems = differences()
+    print("\n".join(problems) or "requirements.lock agrees with pyproject.toml")
+    sys.exit(bool(problems))

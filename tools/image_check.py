@@ -39,8 +39,8 @@ def main() -> int:
     """Check the targets that are named, or both; returns the exit status."""
     problems = []
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # servers and folders go with us
-    with tempfile.TemporaryDirectory(prefix="alertprod-image-") as place, ExitStack() as servers:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(prefix="alertprod-image-") as directory, ExitStack() as servers:
+        folder = Path(directory)
         folder.chmod(0o755)
         postgres = servers.enter_context(EmbeddedPostgres(folder / "postgres"))
         kafka = servers.enter_context(EmbeddedKafka(folder / "kafka"))

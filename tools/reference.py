@@ -253,7 +253,7 @@ def others_page() -> str:
     for page in pages:
         for block in re.findall(r"```{toctree}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             entries = [line for line in block.splitlines() if line and not line.startswith(":")]
-            named |= {found.resolve() for e in entries for found in page.parent.glob(f"{e}.md")}
+            named |= {file.resolve() for e in entries for file in page.parent.glob(f"{e}.md")}
     left = [p for p in pages if p.resolve() not in named]
     if not left:
         return "# Other pages\n\nThere are none.\n"

@@ -24,7 +24,7 @@ FIT = re.compile(
     r"General Public License v3|Unlicense|Zlib|HPND|CC0|Public Domain|Historical Permission)", re.IGNORECASE,
 )  # fmt: skip
 # what their metadata leave open, as their files say it
-KNOWN: dict[str, str] = {}
+LICENCES: dict[str, str] = {}
 
 
 def locked(target: str) -> dict[str, str]:
@@ -38,8 +38,8 @@ def locked(target: str) -> dict[str, str]:
 
 def licence_of(name: str) -> str | None:
     """Return the licence that the metadata of a package name, None where it is not installed here."""
-    if name in KNOWN:
-        return KNOWN[name]
+    if name in LICENCES:
+        return LICENCES[name]
     try:
         data = distribution(name).metadata
     except PackageNotFoundError:
@@ -51,8 +51,8 @@ def licence_of(name: str) -> str | None:
 
 def unfit(target: str) -> dict[str, str]:
     """Return the packages of a target whose licence is not known to fit."""
-    found = {name: licence_of(name) for name in locked(target)}
-    return {name: text for name, text in found.items() if text is not None and not FIT.search(text)}
+    licences = {name: licence_of(name) for name in locked(target)}
+    return {name: text for name, text in licences.items() if text is not None and not FIT.search(text)}
 
 
 def bill(target: str) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def bill(target: str) -> dict[str, Any]:
     command = [str(Path(sys.executable).with_name("cyclonedx-py")), "requirements", str(ROOT / "deploy" / f"{target}.lock"),
                "--pyproject", str(ROOT / "pyproject.toml"), "--output-reproducible", "--of", "JSON"]  # fmt: skip
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-    made: dict[str, Any] = json.loads(done.stdout)
-    return made
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
 
 
 def main(what: str) -> int:
@@ -69,9 +69,9 @@ def main(what: str) -> int:
     if what == "sbom":
         (ROOT / "dist").mkdir(exist_ok=True)
         for target in TARGETS:
-            path, made = ROOT / "dist" / f"sbom-{target}.json", bill(target)
-            path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-            named = {canonicalize_name(c["name"]): c["version"] for c in made["components"]}
+            path, document = ROOT / "dist" / f"sbom-{target}.json", bill(target)
+            path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            named = {canonicalize_name(c["name"]): c["version"] for c in document["components"]}
             print(f"{path}: {len(named)} packages")
             if named != locked(target):
                 print(f"{path} and deploy/{target}.lock differ", file=sys.stderr)

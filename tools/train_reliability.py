@@ -60,8 +60,8 @@ def examples(seed: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray
     t = pair.truth
     distance, _ = cKDTree(t[["x", "y"]]).query(table[["x", "y"]])
     real = (distance < 2) & (table.peakSign.to_numpy() > 0)
-    known = real | (distance > 8)
-    return numbers[known], real[known], table.significance.to_numpy()[known]
+    labelled = real | (distance > 8)
+    return numbers[labelled], real[labelled], table.significance.to_numpy()[labelled]
 
 
 def main() -> None:
@@ -109,11 +109,13 @@ def main() -> None:
         ],
     }
     print(json.dumps(report))
-    made = as_onnx(model)
-    version = "s1" + hashlib.sha256(made.SerializeToString()).hexdigest()[:5]
-    helper.set_model_props(made, {VERSION_KEY: version, "features": json.dumps(FEATURES), "report": json.dumps(report)})
+    network = as_onnx(model)
+    version = "s1" + hashlib.sha256(network.SerializeToString()).hexdigest()[:5]
+    helper.set_model_props(
+        network, {VERSION_KEY: version, "features": json.dumps(FEATURES), "report": json.dumps(report)}
+    )
     OUT.parent.mkdir(exist_ok=True)
-    OUT.write_bytes(made.SerializeToString())
+    OUT.write_bytes(network.SerializeToString())
     check = onnxruntime.InferenceSession(str(OUT)).run(None, {"features": numbers[held]})[0][:, 0]
     print(
         f"{OUT.name}: {OUT.stat().st_size / 1e6:.2f} MB, version {version}, off by {np.abs(check - p).max():.1e} at most"

@@ -114,8 +114,8 @@ def sources(out: Fingerprints) -> pd.DataFrame:
     """The DiaSource rows of a difference, and the alerts of them."""
     from association import filter_new_sources, standardize
 
-    made = Fingerprints()
-    result = difference(made)
+    inner = Fingerprints()
+    result = difference(inner)
     rows = standardize(result.diaSources, result.subtractedExposure, MJD)
     out.add("standardize", rows)
     split = filter_new_sources(rows)

@@ -23,7 +23,7 @@ def association(out: Fingerprints) -> None:
     errors = {"raErr": 0.1 * ARCSEC, "decErr": 0.1 * ARCSEC}
     objects = pd.DataFrame({"diaObjectId": np.arange(1, m + 1), "ra": ra, "dec": dec} | errors)
     seen = rng.choice(m, n, replace=False)
-    found = pd.DataFrame(
+    sources = pd.DataFrame(
         {
             "diaSourceId": np.arange(1000, 1000 + n),
             "diaObjectId": np.zeros(n, np.int64),
@@ -32,10 +32,10 @@ def association(out: Fingerprints) -> None:
         }
         | errors
     )
-    result = associate(found, objects)
+    result = associate(sources, objects)
     out.add("associate", result.diaSources)
     out.add("associate.counts", [result.nUpdatedDiaObjects, result.nUnassociatedDiaObjects])
-    pairs = pair_scores(found, objects)
+    pairs = pair_scores(sources, objects)
     out.add("associate.pairs", {"score": pairs.score, "separation": pairs.separation})
     flux, err = rng.normal(500, 80, rows), rng.uniform(30, 60, rows)
     flux[::97] = np.nan
@@ -47,17 +47,17 @@ def association(out: Fingerprints) -> None:
     })  # fmt: skip
     empty = {"ra": 40.0, "dec": 5.0, "raErr": 1e-5, "decErr": 1e-5, "ra_dec_Cov": 0.0, "nDiaSources": 0,
              "firstDiaSourceMjdTai": np.nan, "lastDiaSourceMjdTai": np.nan}  # fmt: skip
-    known = pd.DataFrame({"diaObjectId": np.arange(1, m + 1)} | empty)
+    owners = pd.DataFrame({"diaObjectId": np.arange(1, m + 1)} | empty)
     for plugins in ("default", "all"):
-        out.add(f"summarize.{plugins}", summarize(known, history, plugins=plugins))
+        out.add(f"summarize.{plugins}", summarize(owners, history, plugins=plugins))
     along = np.arange(40.0)[:, None]
     bodies = pd.DataFrame(
         {
             "ssObjectId": np.arange(1, 41),
             "designation": [f"2026 A{k}" for k in range(40)],
             "ephVmag": 20.0,
-            "ephRa": found.ra[:40] + 0.2 * ARCSEC,
-            "ephDec": found.dec[:40],
+            "ephRa": sources.ra[:40] + 0.2 * ARCSEC,
+            "ephDec": sources.dec[:40],
         }
     )
     for name, vector in (
@@ -67,7 +67,7 @@ def association(out: Fingerprints) -> None:
         ("topo_v", [-0.006, 0.002, 0.0011]),
     ):
         bodies[[f"{name}{axis}" for axis in "xyz"]] = np.array(vector) * (1 + 0.001 * along)
-    out.add("solarSystem", match_solar_system(found, bodies).associatedSsSources)
+    out.add("solarSystem", match_solar_system(sources, bodies).associatedSsSources)
 
 
 def alerts(out: Fingerprints) -> None:
