@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from service.errors import MissingProgram
+from service.local.kafka_classes import archive_options, new_archive
 from tasks.errors import TransientError
 from tasks.local_server import LocalServer, free_port
 from tasks.waiting import wait_until
@@ -132,7 +133,8 @@ class EmbeddedKafka(LocalServer):
     """One broker in `directory`.
 
     `properties` are further lines of ``server.properties`` (a later one wins), `scram` the passwords of SCRAM-SHA-512 users.
-    `launch` starts the broker, given command and log, as the leader of a group of its own.
+    `launch` starts the broker, given command and log, as the leader of a group of its own. `archive` is the file to which
+    Java writes the classes at the end, for brokers that start later.
     """
 
     heap: str = "320m"
@@ -140,6 +142,7 @@ class EmbeddedKafka(LocalServer):
     properties: dict[str, str] = field(default_factory=dict)
     scram: dict[str, str] = field(default_factory=dict)
     launch: Callable[[list[str], IO[bytes]], "subprocess.Popen[bytes]"] = _launch
+    archive: Path | None = None
 
     @property
     def brokers(self) -> str:
@@ -156,6 +159,8 @@ class EmbeddedKafka(LocalServer):
         """
         jars = install_jars()
         self.make_directory()
+        if self.archive is None:
+            self._archive_classes(jars)
         self.take_port()
         config = self.directory / "server.properties"
         more = "".join(f"{k}={v}\n" for k, v in self.properties.items())
@@ -164,11 +169,19 @@ class EmbeddedKafka(LocalServer):
         if not (self.directory / "log" / "meta.properties").exists():
             self._make_storage(jars, config)
         self._log = self.directory / "kafka.log"
+        written = [] if self.archive is None else [f"-XX:ArchiveClassesAtExit={self.archive}"]
         with self._log.open("wb") as log:
-            self._process = self.launch([*self._java(jars, self.heap), "kafka.Kafka", str(config)], log)
+            self._process = self.launch([*self._java(jars, self.heap), *written, "kafka.Kafka", str(config)], log)
         (self.directory / "kafka.pid").write_text(str(self._process.pid), encoding="utf-8")
         self._wait()
         return self.brokers
+
+    def _archive_classes(self, jars: Path) -> None:
+        """Let a broker start and stop whose classes Java keeps, where none did; this one starts without them where that fails."""
+        with new_archive(jars) as archive, suppress(TransientError):
+            if archive is not None:
+                with EmbeddedKafka(self.directory / "classes", launch=self.launch, archive=archive):
+                    pass
 
     def _make_storage(self, jars: Path, config: Path) -> None:
         """Make the directory of the log: a copy of the first one that was formatted, which takes Java two seconds."""
@@ -210,6 +223,7 @@ class EmbeddedKafka(LocalServer):
             "-Djava.awt.headless=true",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
+            *archive_options(jars),
             "-cp",
             f"{jars}/*",
         ]

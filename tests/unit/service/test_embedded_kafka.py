@@ -1,8 +1,12 @@
-"""The storage of an embedded broker is copied from one that was formatted before."""
+"""What an embedded broker has of earlier ones: a storage that was formatted, and an archive of Java's classes."""
+
+import os
+from pathlib import Path
 
 import pytest
 
 from service.local.embedded_kafka import copy_storage
+from service.local.kafka_classes import archive_options, new_archive
 
 FACTS = "#\nnode.id=1\ndirectory.id=p37sdl-j77iylidMksFLqQ\nversion=1\ncluster.id=Abcdefghijklmnopqrstuw\n"
 
@@ -35,3 +39,41 @@ def test_what_is_there_is_left_and_nothing_beside_it(tmp_path):
         copy_storage(tmp_path / "formatted", tmp_path / "a")
     assert (tmp_path / "a" / "meta.properties").read_text() == "mine"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "formatted"]
+
+
+@pytest.fixture
+def java(tmp_path, monkeypatch):
+    """A program of that name."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "java").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return tmp_path / "bin" / "java"
+
+
+def test_classes_are_archived_once_by_one_process_and_for_each_java(tmp_path, java):
+    jars = tmp_path / "jars"
+    jars.mkdir()
+    assert archive_options(jars) == []
+    with new_archive(jars) as first:
+        with new_archive(jars) as second:
+            assert second is None
+        first.write_bytes(b"classes")
+        assert archive_options(jars) == []
+    with new_archive(jars) as again:
+        assert again is None
+    (option,) = archive_options(jars)
+    flag, _, path = option.partition("=")
+    assert flag == "-XX:SharedArchiveFile"
+    assert Path(path).read_bytes() == b"classes"
+    os.utime(java, (1, 1))
+    assert archive_options(jars) == []
+    with new_archive(jars) as other:
+        assert other is not None
+
+
+def test_an_archive_that_java_does_not_write_is_not_asked_for_again(tmp_path, java):
+    with new_archive(tmp_path) as archive:
+        assert archive is not None
+    with new_archive(tmp_path) as again:
+        assert again is None
+    assert archive_options(tmp_path) == []
