@@ -29,6 +29,8 @@ from tasks.object_statistics import BANDS, CELL_COLUMNS, HISTORY_DAYS
 
 __all__ = ["Renewal", "newest_versions", "renew", "write_pending"]
 
+_STATE = ("diaObjectId", "ra", "dec", "nDiaSources", *TIMES)  # the other columns of a new version are computed
+
 
 @dataclass(frozen=True)
 class Renewal:
@@ -43,10 +45,11 @@ class Renewal:
 
 
 def newest_versions(connection: psycopg.Connection[Any], schema: PublishedSchema, ids: Collection[int]) -> pd.DataFrame:
-    """Return the DiaObjectLast rows of objects in order of id."""
+    """Return what DiaObjectLast says of objects and `renew` starts from (`_STATE`), in order of id."""
     wanted = id_array(np.array(sorted(ids), np.int64))
     rest = sql.SQL('WHERE t."diaObjectId" = ANY(%s::bigint[])')
-    frame = select_frame(connection, "DiaObjectLast", schema.columns("DiaObjectLast"), rest, (wanted,))
+    columns = [c for c in schema.columns("DiaObjectLast") if c.name in _STATE]
+    frame = select_frame(connection, "DiaObjectLast", columns, rest, (wanted,))
     return frame.sort_values("diaObjectId", ignore_index=True)
 
 

@@ -105,7 +105,7 @@ def take_back(
 ) -> TakenBack:
     """Withdraw what is valid of a (visit, detector), free its keys, and drop its alerts that are held; objects stay as they are.
 
-    `rows`, which are to be stored in its place, are encoded while the server works.
+    `rows`, which are to be stored in its place, are encoded while the server works, and their ids are freed.
     """
     key = {"v": visit, "d": detector, "at": mjd_tai}
     of_visit = "WHERE visit = %(v)s AND detector = %(d)s"
@@ -114,7 +114,7 @@ def take_back(
         "RETURNING {}"
     ).format(sql.SQL(", ").join(map(sql.Identifier, _SOURCE)))
     columns, values = _columns(schema, "DiaSource", _SOURCE), (mjd_tai, visit, detector)
-    first = None if rows is None else lambda: (rows.sources, rows.forced)
+    first = None if rows is None else lambda: rows.sources
     then = None if rows is None else lambda: rows.digest
     sources = query_frame(connection, query, columns, values, first)
     where = sql.SQL("visit = {} AND detector = {}").format(sql.Literal(visit), sql.Literal(detector))
@@ -130,6 +130,8 @@ def take_back(
             f'UPDATE "AlertOutbox" SET "droppedAt" = now() {of_visit} AND "heldReason" IS NOT NULL AND "droppedAt" IS NULL',
             key,
         )
+        if rows is not None:
+            free_ids(connection, rows, visit, detector)
     return TakenBack(visit, detector, mjd_tai, sources, forced)
 
 
@@ -255,13 +257,13 @@ def _owners(rows: VisitRows) -> Mapping[int, int]:
     return dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
 
-def free_ids(connection: psycopg.Connection[Any], taken: TakenBack, rows: VisitRows) -> None:
-    """Delete withdrawn sources of a visit whose ids come again."""
+def free_ids(connection: psycopg.Connection[Any], rows: VisitRows, visit: int, detector: int) -> None:
+    """Delete withdrawn sources of a visit whose ids come again among `rows`."""
     if "DiaSource" in rows.frames:
         connection.execute(
             'DELETE FROM "DiaSource" WHERE visit = %s AND detector = %s AND "diaSourceId" = ANY(%s::bigint[]) AND '
             '"timeWithdrawnMjdTai" IS NOT NULL',
-            (taken.visit, taken.detector, id_array(rows.frames["DiaSource"].diaSourceId.to_numpy(np.int64))),
+            (visit, detector, id_array(rows.frames["DiaSource"].diaSourceId.to_numpy(np.int64))),
         )
 
 
@@ -280,7 +282,6 @@ def replace_stored(
     if _is_repeated(connection, rows):
         return
     taken = take_back(connection, schema, rows.visit, rows.detector, rows.mjd_tai, rows)
-    free_ids(connection, taken, rows)
     taken = renew_objects(connection, schema, taken, rows)
     settle(connection, schema, taken, rows, chunk)
 
@@ -318,10 +319,12 @@ def settle(
         "renewed": len(renewal.objects),
         "closed": sorted(renewal.closed),
     }
-    if taken.count or rows is None:  # the first processing of a visit may be a replacement, too
-        what = "withdraw visit" if rows is None else "replace visit"
-        audit(connection, what, "DiaSource", len(taken.sources), detail)
-    if corrections.has_alerts(connection, taken.visit, taken.detector):
+    with connection.pipeline():
+        if taken.count or rows is None:  # the first processing of a visit may be a replacement, too
+            what = "withdraw visit" if rows is None else "replace visit"
+            audit(connection, what, "DiaSource", len(taken.sources), detail)
+        alerted = corrections.has_alerts(connection, taken.visit, taken.detector)
+    if alerted:
         new = None if rows is None else rows.frames.get("DiaSource", pd.DataFrame())
         told = of_withdrawn(taken.visit, taken.detector, taken.sources, new)
         corrections.add(connection, told, reason or ("replaced" if rows is not None else "withdrawn"), taken.mjd_tai)

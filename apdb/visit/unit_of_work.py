@@ -156,7 +156,7 @@ class VisitUnitOfWork:
         connection, schema = self._connection, published_schema()
         rows = prepare(schema, mjd_tai, objects, sources, forced, of=of)
         if self._taken is not None:
-            take_back.free_ids(connection, self._taken, rows)
+            take_back.free_ids(connection, rows, self._taken.visit, self._taken.detector)
             self._replacement = rows
         if not store_rows(connection, rows):
             return

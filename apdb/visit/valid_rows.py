@@ -1,6 +1,6 @@
 """The valid rows of objects that statistics are made of, and how many sources they have in all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ from psycopg import sql
 
 from apdb.copy.decode import query_frame, select_frame
 from apdb.copy.encode import id_array, number_array
+from apdb.rows import single_row
 from apdb.schema.columns import Column, PublishedSchema
-from apdb.schema.partitions import archived_months
 from tasks import object_statistics as kernels
 from tasks.arrays import F64, I64
 from tasks.lacking import LACKING_BITS, SOURCE_FLAGS, without_lacking
@@ -33,6 +33,14 @@ _LACKING_KEY = (
 TIMES = ("firstDiaSourceMjdTai", "lastDiaSourceMjdTai")
 _VALID = 't."timeWithdrawnMjdTai" IS NULL'
 _ALWAYS = 1e9  # days: before and after everything
+# a scan of a whole month, which the planner takes to be cheaper while it knows nothing of the newest one, never is
+_BEGIN = "SELECT EXISTS (SELECT 1 FROM \"ApdbArchive\" WHERE state <> 'restored') FROM set_config('enable_seqscan', 'off', true)"
+_ALL = sql.SQL('SELECT {columns} FROM "DiaSource" t WHERE t."diaObjectId" = ANY(%s::bigint[]) AND {valid}')
+_WINDOWS = sql.SQL(  # object by object
+    "SELECT {columns} FROM unnest(%s::bigint[], %s::float8[], %s::float8[]) w(id, start, stop) CROSS JOIN LATERAL (SELECT "
+    '{columns} FROM "DiaSource" t WHERE t."diaObjectId" = w.id AND t."midpointMjdTai" BETWEEN w.start AND w.stop AND '
+    't."midpointMjdTai" BETWEEN %s AND %s AND {valid} OFFSET 0) t'
+)
 
 
 @dataclass(frozen=True)
@@ -75,18 +83,27 @@ def valid_sources(
     """
     ids, before = objects.diaObjectId.to_numpy(np.int64), objects[list(TIMES)].to_numpy(np.float64)
     short = before[:, 1] - before[:, 0] <= HISTORY_DAYS
-    wide = np.full(int(short.sum()), _ALWAYS)
-    read = [_within(connection, schema, ids[short], -wide, wide)]
+    has_archive = bool(single_row(connection.execute(_BEGIN))[0])
+    read = [_read(connection, schema, ids[short], _ALL, (id_array(ids[short]),))]
     counts, first, last = np.zeros(len(ids), np.int64), np.full(len(ids), np.nan), np.full(len(ids), np.nan)
-    here = _of_rows(read[0].code.to_numpy(np.int64), read[0].midpointMjdTai.to_numpy(np.float64), len(wide))
+    codes, times = (read[0][n].to_numpy() for n in ("code", "midpointMjdTai"))
+    here = _of_rows(codes, times, int(short.sum()))
     counts[short], first[short], last[short] = here.count, here.first, here.last
     if not short.all():
         there = _of_query(connection, ids[~short])
         counts[~short], first[~short], last[~short] = there.count, there.first, there.last
         stop = np.where(np.isnan(there.last), -_ALWAYS, there.last)
-        read.append(_within(connection, schema, ids[~short], stop - HISTORY_DAYS, stop))
+        start = stop - HISTORY_DAYS
+        windows = (
+            id_array(ids[~short]),
+            number_array(start),
+            number_array(stop),
+            float(start.min()),
+            float(stop.max()),
+        )
+        read.append(_read(connection, schema, ids[~short], _WINDOWS, windows))
     archived = np.zeros(len(ids), np.int64)
-    if archived_months(connection):
+    if has_archive:
         expected = objects.nDiaSources.to_numpy(np.int64) + np.array([change.get(i, 0) for i in ids.tolist()], np.int64)
         archived = np.maximum(expected - counts, 0)
         kept = np.where(archived[:, None] > 0, before, np.nan)
@@ -106,29 +123,14 @@ def lacking_of(connection: psycopg.Connection[Any], object_ids: I64) -> pd.DataF
     return select_frame(connection, "DiaForcedSourceFlags", _LACKING_KEY, rest, (id_array(object_ids),))
 
 
-def _within(
-    connection: psycopg.Connection[Any],
-    schema: PublishedSchema,
-    ids: I64,
-    start: F64,
-    stop: F64,
+def _read(
+    connection: psycopg.Connection[Any], schema: PublishedSchema, ids: I64, query: sql.SQL, values: Sequence[object]
 ) -> pd.DataFrame:
-    """Return valid sources of objects within [start, stop] in the order in which they are summed, with the object's code."""
+    """Return valid sources of objects, ids of shape (N,), in the order in which they are summed, with the object's code."""
     by_name: dict[str, Column] = {c.name: c for c in schema.columns("DiaSource")}
     columns = [by_name[n] for n in (*SOURCE_COLUMNS, *SOURCE_FLAGS) if n in by_name]
-    if not len(ids):
-        start = stop = np.zeros(1)
-    # object by object, whatever the planner knows of the tables: those of the newest month it would scan as a whole
-    query = sql.SQL(
-        "SELECT {columns} FROM unnest(%s::bigint[], %s::float8[], %s::float8[]) w(id, start, stop) CROSS JOIN LATERAL (SELECT "
-        '{columns} FROM "DiaSource" t WHERE t."diaObjectId" = w.id AND t."midpointMjdTai" BETWEEN w.start AND w.stop AND '
-        't."midpointMjdTai" BETWEEN %s AND %s AND {valid} OFFSET 0) t'
-    ).format(
-        columns=sql.SQL(", ").join(sql.Identifier("t", c.name) for c in columns),
-        valid=sql.SQL(_VALID),
-    )
-    values = (id_array(ids), number_array(start), number_array(stop), float(start.min()), float(stop.max()))
-    rows = query_frame(connection, query, columns, values)
+    chosen = sql.SQL(", ").join(sql.Identifier("t", c.name) for c in columns)
+    rows = query_frame(connection, query.format(columns=chosen, valid=sql.SQL(_VALID)), columns, values)
     codes = np.searchsorted(ids, rows.diaObjectId.to_numpy(np.int64))
     order = kernels.in_order(codes, len(ids), rows.midpointMjdTai, *(rows[k] for k in _KEYS), rows.diaSourceId)
     rows["code"] = codes
