@@ -123,7 +123,7 @@ history-test: setup
 middleware-test: setup
 	@UV_SYSTEM_CERTS=1 .venv/bin/uv pip install --quiet --python .venv/bin/python -e '.[batch]'
 	@$(ONE_THREAD) ALERTPROD_MIDDLEWARE=1 $(PY) -m pytest tests/integration/test_middleware_commands.py \
-		tests/integration/test_middleware_drp.py tests/integration/test_batch.py -s -o timeout=3000
+		tests/integration/test_middleware_drp.py tests/integration/test_batch.py -s -o timeout=3300
 
 bench: setup
 	@$(PY) -m benchmarks.steps

@@ -15,7 +15,7 @@ from exposure.io.components import read_part
 from exposure.io.opening import open_fits
 from exposure.io.plain import header_visit_info
 from exposure.io.several import images_in
-from tasks.storage_classes import BACKGROUND, CAMERA, EXPOSURE, EXPOSURE_CATALOG
+from tasks.storage_classes import BACKGROUND, CAMERA, EXPOSURE, EXPOSURE_CATALOG, register_storage_classes
 
 __all__ = [
     "FORMATTERS",
@@ -26,6 +26,8 @@ __all__ = [
     "FrameFormatter",
     "image_of",
 ]
+
+register_storage_classes()
 
 
 class _Local(FormatterV2):

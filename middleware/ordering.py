@@ -25,6 +25,8 @@ PRELOADED = (
     "lsst.daf.butler.delegates.arrowtable",
     "lsst.daf.butler.formatters.parquet",
     "lsst.daf.butler.formatters.typeless",
+    "astropy.wcs",
+    "pyarrow.dataset",
     "pyarrow.pandas_compat",
     "pyarrow.parquet",
     "middleware.formatters",

@@ -31,14 +31,14 @@ def repo(survey, tmp_path_factory):
     return SimpleNamespace(folder=folder, visits=make_repository(survey, folder / "repo", VISITS))
 
 
-def configuration(repo, folder: Path, **more) -> Path:
+def configuration(repo, folder: Path, inputs: str = "simcam/raw/all,templates/default", **more) -> Path:
     """Write the configuration of a batch in a folder; returns its path."""
     shutil.copy(CONFIG, folder / "ap.yaml")
     mine = {
         "includeConfigs": [str(folder / "ap.yaml")],
         "payload": {
             "payloadName": folder.name, "butlerConfig": str(repo.folder / "repo"),
-            "inCollection": "simcam/raw/all,templates/default", "dataQuery": "instrument='simcam'",
+            "inCollection": inputs, "dataQuery": "instrument='simcam'",
         },
         "extraQgraphOptions": "--instrument middleware.instrument.simcam "
         f"-c parameters:apdb_config={folder}/apdb.uri -c parameters:alert_archive={folder}/alerts",
@@ -97,6 +97,18 @@ def test_rows_and_alerts_of_a_batch_are_those_of_the_service(survey, repo, submi
     run_service(settings, messages(rows[rows.visit.isin(repo.visits)]))
     assert_same_rows(submitted.rows, tables(database._uri), rtol=1e-6)
     assert assert_same_alerts(submitted.folder / "alerts", tmp_path / "alerts") >= 10
+
+
+def test_a_batch_that_fails_names_the_quanta_and_ends_with_another_status(repo, submitted, tmp_path):
+    (tmp_path / "apdb.uri").write_text("postgresql://127.0.0.1:1/none")  # nobody listens there
+    config = configuration(
+        repo, tmp_path, f"{submitted.run},simcam/raw/all,templates/default",
+        pipelineYaml="resource://middleware.pipelines/AP.yaml#associateApdb",
+    )  # fmt: skip
+    said = program("alertprod", "bps", "submit", config, folder=tmp_path, status=1)
+    quanta = VISITS * DETECTORS
+    assert f"{DETECTORS} of {quanta} quanta failed: associateApdb visit={repo.visits[0]} detector=0" in said
+    assert f"{quanta - DETECTORS} were not reached" in said  # visits wait for the one before
 
 
 def test_the_provenance_of_a_batch_goes_into_the_repository(repo, submitted):

@@ -32,7 +32,7 @@ def program(name: str, *arguments: Any, folder: Path, status: int = 0, **environ
     done = subprocess.run(
         [str(Path(sys.prefix) / "bin" / name), *map(str, arguments)],
         cwd=folder, env=os.environ | {k: str(v) for k, v in environment.items()},
-        capture_output=True, text=True, timeout=1200,
+        capture_output=True, text=True, timeout=3000,
     )  # fmt: skip
     assert done.returncode == status, f"{name} {done.returncode}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
     return done.stdout + done.stderr

@@ -7,17 +7,48 @@ from pathlib import Path
 
 import typer
 
+from service.commands.butler.outcome import ran_here, report_of, unfinished
+from service.terminal import say
 from tasks.errors import CallerError
 
 __all__ = ["bps_environment", "run_bps"]
 
+SAID = "Submit dir: "  # of BPS, before the jobs start
+RUNS = ("submit", "restart")
+
 
 def run_bps(context: typer.Context) -> None:
-    """Run ``bps`` (submit, prepare, report, ...; ``--help`` lists them) with the paths of this installation."""
+    """Run ``bps`` (submit, prepare, report, ...; ``--help`` lists them) with the paths of this installation.
+
+    The status is 1, too, where jobs have ended and quanta are not done; those that failed are named.
+    """
     program = Path(sys.prefix) / "bin" / "bps"
     if not program.exists():
         raise CallerError("BPS is not installed: pip install 'alertprod[batch]'")
-    raise typer.Exit(subprocess.run([str(program), *context.args], env=bps_environment(os.environ)).returncode)
+    command, environment = [str(program), *context.args], bps_environment(os.environ)
+    if not set(RUNS) & set(context.args):
+        raise typer.Exit(subprocess.run(command, env=environment).returncode)
+    status, folder = _run_and_listen(command, environment)
+    if "--id" in context.args[:-1]:
+        folder = Path(context.args[context.args.index("--id") + 1])
+    if status == 0 and folder is not None and ran_here(folder):
+        missing = unfinished(report_of(folder))
+        if missing:
+            say(f"{missing}. Logs: {folder / 'logs'}", error=True)
+            status = 1
+    raise typer.Exit(status)
+
+
+def _run_and_listen(command: list[str], environment: dict[str, str]) -> tuple[int, Path | None]:
+    """Run BPS, whose lines are shown as they come; returns its status, and the folder of a submission."""
+    folder = None
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if line.startswith(SAID):
+                folder = Path(line.removeprefix(SAID).strip())
+    return process.returncode, folder
 
 
 def bps_environment(environment: "os._Environ[str] | dict[str, str]") -> dict[str, str]:

@@ -46,3 +46,35 @@ def test_bps_is_run_with_what_was_asked_for(monkeypatch, tmp_path):
     program.chmod(0o755)
     run("bps", "prepare", "--help", status=3)
     assert (tmp_path / "said").read_text() == f"prepare --help {tmp_path}\n"
+
+
+def of_a_task(expected, successful, *failed):
+    bad = [{"data_id": {"instrument": "simcam", "visit": visit, "detector": 1}} for visit in failed]
+    return {"n_expected": expected, "n_successful": successful, "failed_quanta": bad, "wonky_quanta": []}
+
+
+@pytest.mark.parametrize(("first", "status"), [(of_a_task(4, 4), 0), (of_a_task(4, 2, 1003), 1)])
+def test_a_batch_whose_jobs_failed_ends_with_a_status_that_says_so(first, status, monkeypatch, tmp_path):
+    folder = tmp_path / "submit"
+    folder.mkdir()
+    (folder / "u_me.qg").touch()
+    (folder / "provenance.qg").touch()
+    (folder / "u_me_config.yaml").write_text("payload: {butlerConfig: $NIGHT/repo}\n")
+    report = json.dumps({"tasks": {"subtractImages": first, "associateApdb": of_a_task(4, 2 + 2 * (status == 0))}})
+    programs = {
+        "bps": f"echo Submit dir: {folder}; echo more",
+        "pipetask": f'[ "$*" = "report /n/repo {folder}/u_me.qg --force-v2 --full-output-filename $6" ] && echo \'{report}\' > $6',
+    }
+    (tmp_path / "bin").mkdir()
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setattr(bps.sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("NIGHT", "/n")
+    assert "more" in run("bps", "submit", "x.yaml")  # jobs of another engine go on when the command ends
+    (folder / "parsl_workflow.pickle").touch()
+    for arguments in (["submit", "x.yaml"], ["restart", "--id", folder]):
+        said = run("bps", *arguments, status=status)
+        assert ("1 of 8 quanta failed: subtractImages visit=1003 detector=1; 3 were not reached" in said) == bool(
+            status
+        )
