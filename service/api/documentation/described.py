@@ -6,7 +6,19 @@ from fastapi import FastAPI
 
 from service.access.policy import is_public, rule_of
 
-__all__ = ["PROBLEMS", "describe_access"]
+__all__ = [
+    "FITS",
+    "PNG",
+    "PROBLEMS",
+    "PROBLEM_KIND",
+    "ROWS",
+    "VOTABLE",
+    "XML",
+    "describe_access",
+    "form_of",
+    "kinds",
+    "parameters_of",
+]
 
 _PROBLEM = {
     "type": "object",
@@ -34,10 +46,45 @@ _MEANINGS = {
     500: "A fault of the program",
     503: "Something that is needed is away or busy: Retry-After says when to ask again",
 }
+PROBLEM_KIND = "application/problem+json"
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": words, "content": {"application/problem+json": {"schema": _PROBLEM}}}
+    status: {"description": words, "content": {PROBLEM_KIND: {"schema": _PROBLEM}}}
     for status, words in _MEANINGS.items()
 }
+
+
+FITS, PNG, VOTABLE, XML = "application/fits", "image/png", "application/x-votable+xml", "application/xml"
+_TABLES = ("application/json", "text/csv", "application/vnd.apache.parquet", VOTABLE)
+
+
+def kinds(*media_types: str, status: int = 200, words: str = "The answer") -> dict[int | str, dict[str, Any]]:
+    """Return what the document says of an answer that is none of our JSON: its content types."""
+    return {status: {"description": words, "content": {kind: {} for kind in media_types}}}
+
+
+def parameters_of(**named: dict[str, Any]) -> dict[str, Any]:
+    """Return what the document says of parameters that a handler reads itself, by their schemas; ``required`` in one says so."""
+    return {"parameters": [{"name": name, "in": "query", **_said(schema)} for name, schema in named.items()]}
+
+
+def _said(schema: dict[str, Any]) -> dict[str, Any]:
+    about = {"description", "required"}
+    return {
+        "required": schema.get("required", False),
+        "description": schema.get("description", ""),
+        "schema": {k: v for k, v in schema.items() if k not in about},
+    }
+
+
+def form_of(**named: dict[str, Any]) -> dict[str, Any]:
+    """Return what the document says of a form that a handler reads itself, as `parameters_of`."""
+    properties = {name: {k: v for k, v in schema.items() if k != "required"} for name, schema in named.items()}
+    needed = [name for name, schema in named.items() if schema.get("required")]
+    schema = {"type": "object", "properties": properties, **({"required": needed} if needed else {})}
+    return {"requestBody": {"content": {"application/x-www-form-urlencoded": {"schema": schema}}}}
+
+
+ROWS = kinds(*_TABLES, words="Rows in the format that was asked for")
 
 
 def describe_access(app: FastAPI) -> dict[str, Any]:
