@@ -16,8 +16,9 @@ from apdb import ApdbError, VisitState, queries
 from apdb.errors import BadQuery
 from apdb.queries import Query, VisitFilter
 from service.api.answers import Answers, format_of
-from service.api.documentation.described import ROWS, VOTABLE, kinds, parameters_of
+from service.api.documentation.described import parameters_of
 from service.api.resources import Shared
+from service.media import ROWS, VOTABLE, kinds
 
 __all__ = ["reads"]
 

@@ -13,8 +13,9 @@ from fastapi.responses import Response
 
 from alerts.packets.corrections import CORRECTION_ID, CORRECTION_SUBJECT, correction_document
 from alerts.packets.schemas import schema_document, schema_ids
-from service.api.documentation.described import PROBLEM_KIND, kinds
+from service.api.documentation.described import PROBLEM_KIND
 from service.api.resources import Shared
+from service.media import kinds
 
 __all__ = ["schemas"]
 

@@ -13,7 +13,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from apdb import Database
-from service.api.documentation.described import kinds
+from service.media import kinds
 from service.pages.shared import resources_of
 from tasks.errors import AlertProdError
 

@@ -7,7 +7,7 @@ from fastapi.responses import Response
 
 from apdb import Ledger
 from apdb.errors import NotFound
-from service.api.documentation.described import PNG, kinds
+from service.media import PNG, kinds
 from service.pages.shared import Pages
 from service.pages.viewer import viewer_of
 

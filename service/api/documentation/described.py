@@ -6,19 +6,7 @@ from fastapi import FastAPI
 
 from service.access.policy import is_public, rule_of
 
-__all__ = [
-    "FITS",
-    "PNG",
-    "PROBLEMS",
-    "PROBLEM_KIND",
-    "ROWS",
-    "VOTABLE",
-    "XML",
-    "describe_access",
-    "form_of",
-    "kinds",
-    "parameters_of",
-]
+__all__ = ["PROBLEMS", "PROBLEM_KIND", "describe_access", "form_of", "parameters_of"]
 
 _PROBLEM = {
     "type": "object",
@@ -53,15 +41,6 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-FITS, PNG, VOTABLE, XML = "application/fits", "image/png", "application/x-votable+xml", "application/xml"
-_TABLES = ("application/json", "text/csv", "application/vnd.apache.parquet", VOTABLE)
-
-
-def kinds(*media_types: str, status: int = 200, words: str = "The answer") -> dict[int | str, dict[str, Any]]:
-    """Return what the document says of an answer that is none of our JSON: its content types."""
-    return {status: {"description": words, "content": {kind: {} for kind in media_types}}}
-
-
 def parameters_of(**named: dict[str, Any]) -> dict[str, Any]:
     """Return what the document says of parameters that a handler reads itself, by their schemas; ``required`` in one says so."""
     return {"parameters": [{"name": name, "in": "query", **_said(schema)} for name, schema in named.items()]}
@@ -82,9 +61,6 @@ def form_of(**named: dict[str, Any]) -> dict[str, Any]:
     needed = [name for name, schema in named.items() if schema.get("required")]
     schema = {"type": "object", "properties": properties, **({"required": needed} if needed else {})}
     return {"requestBody": {"content": {"application/x-www-form-urlencoded": {"schema": schema}}}}
-
-
-ROWS = kinds(*_TABLES, words="Rows in the format that was asked for")
 
 
 def describe_access(app: FastAPI) -> dict[str, Any]:

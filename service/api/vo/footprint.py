@@ -8,8 +8,8 @@ from fastapi import APIRouter, Response
 from fastapi import Query as Parameter
 
 from apdb import queries
-from service.api.documentation.described import FITS, kinds
 from service.api.resources import Shared
+from service.media import FITS, kinds
 
 __all__ = ["footprint", "moc_fits"]
 

@@ -11,8 +11,9 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from apdb.errors import NotFound
-from service.api.documentation.described import FITS, PROBLEM_KIND, VOTABLE, form_of, kinds, parameters_of
+from service.api.documentation.described import PROBLEM_KIND, form_of, parameters_of
 from service.api.resources import Resources, Shared
+from service.media import FITS, VOTABLE, kinds
 from service.pages.viewer import viewer_of
 from service.product_files import difference_path
 from tasks.errors import AlertProdError

@@ -10,8 +10,9 @@ from fastapi.responses import Response
 
 from apdb import ApdbError
 from apdb.errors import BadQuery
-from service.api.documentation.described import PROBLEM_KIND, ROWS, VOTABLE, XML, form_of, kinds, parameters_of
+from service.api.documentation.described import PROBLEM_KIND, form_of, parameters_of
 from service.api.resources import Shared
+from service.media import ROWS, VOTABLE, XML, kinds
 
 if TYPE_CHECKING:
     from apdb.queries import Query

@@ -27,9 +27,10 @@ from apdb.tap_jobs import (
     move_job,
     result_of,
 )
-from service.api.documentation.described import ROWS, VOTABLE, XML, form_of, kinds
+from service.api.documentation.described import form_of
 from service.api.resources import Resources, Shared
 from service.api.vo.tap import QUERY, Given, asked
+from service.media import ROWS, VOTABLE, XML, kinds
 
 __all__ = ["tap_jobs"]
 

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from apdb.errors import BadQuery, NotFound
 from apdb.schema.columns import Column
-from service.api.documentation.described import FITS, kinds
+from service.media import FITS, kinds
 from service.pages.shared import Pages, curve_frame
 from tasks.arrays import F64
 

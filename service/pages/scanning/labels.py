@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from apdb.labels import labels_query, remove_label, store_label
 from apdb.queries import MAX_ROWS
-from service.api.documentation.described import ROWS
+from service.media import ROWS
 from service.pages.shared import Pages
 
 __all__ = ["labels"]
