@@ -60,7 +60,8 @@ def form_of(**named: dict[str, Any]) -> dict[str, Any]:
     properties = {name: {k: v for k, v in schema.items() if k != "required"} for name, schema in named.items()}
     needed = [name for name, schema in named.items() if schema.get("required")]
     schema = {"type": "object", "properties": properties, **({"required": needed} if needed else {})}
-    return {"requestBody": {"content": {"application/x-www-form-urlencoded": {"schema": schema}}}}
+    body = {"required": bool(needed), "content": {"application/x-www-form-urlencoded": {"schema": schema}}}
+    return {"requestBody": body}
 
 
 def describe_access(app: FastAPI) -> dict[str, Any]:
