@@ -2,6 +2,7 @@
 
 import math
 import os
+import select
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,6 +21,13 @@ __all__ = ["PooledDatabase"]
 WAIT_S = 10.0  # for a connection that is free
 IDLE_S = 60.0  # after which one that nobody needs is closed
 TRUST_S = 1.0  # after which one that was used is asked first whether it is alive
+
+
+def _has_been_told(connection: "psycopg.Connection[Any]") -> bool:
+    """Whether something came from the server since the last answer: most often that it is gone."""
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 class PooledDatabase(Database):
@@ -58,8 +66,12 @@ class PooledDatabase(Database):
         return self._pool
 
     def _check(self, connection: psycopg.Connection[Any]) -> None:
-        """Refuse a connection that is dead; one that answered a moment ago is not asked, which would double each question."""
-        if time.monotonic() - self._used.get(connection, -math.inf) > TRUST_S:
+        """Refuse a connection that is dead; one that answered a moment ago is not asked, which would double each question.
+
+        Of a server that ended, or was told to end a session, the socket knows: there is something to read that no
+        question was asked for.
+        """
+        if time.monotonic() - self._used.get(connection, -math.inf) > TRUST_S or _has_been_told(connection):
             ConnectionPool.check_connection(connection)
 
     @contextmanager

@@ -9,8 +9,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from mmap import MADV_DONTNEED, mmap
+from contextlib import ExitStack, contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -78,7 +77,7 @@ def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]
     Raises
     ------
     FitsUnreadable
-        No file, no FITS, cut short, or larger than `MAX_PIXELS`.
+        No file, no FITS, cut short, larger than `MAX_PIXELS`, or written to while it was read.
     """
     named = isinstance(path, str | os.PathLike)
     name = split_choice(path)[0].name if isinstance(path, str | os.PathLike) else "FITS bytes"
@@ -86,10 +85,11 @@ def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]
         with _READING, ExitStack() as stack:
             handle: IO[bytes] = stack.enter_context(_regular(split_choice(path)[0])) if named else path  # type: ignore[arg-type, assignment]
             content = unpacked(handle, name, 8 * MAX_PIXELS)
-            memmap = named and content is handle
-            with fits.open(content, memmap=memmap, lazy_load_hdus=False, do_not_scale_image_data=True) as hdus:
-                _check_sizes(hdus, content, name)
-                yield hdus
+            # read, never mapped: a file that is cut short while it is mapped ends the process
+            with fits.open(content, memmap=False, lazy_load_hdus=False, do_not_scale_image_data=True) as hdus:
+                with _unchanged(handle, name) if named else nullcontext():
+                    _check_sizes(hdus, content, name)
+                    yield hdus
     except ExposureError:
         raise
     except (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, VerifyError, MemoryError) as error:
@@ -114,12 +114,35 @@ def _regular(path: Path) -> IO[bytes]:
     return handle
 
 
+@contextmanager
+def _unchanged(handle: IO[bytes], name: str) -> Iterator[None]:
+    """Refuse a file that is written to in the body (`FitsUnreadable`), whatever error that led to."""
+    before, failed = _state_of(handle), None
+    try:
+        yield
+    except Exception as error:
+        if _state_of(handle) == before:
+            raise
+        failed = error
+    if _state_of(handle) != before:
+        text = f"{name} was changed while it was read: write it under another name, and rename it when it is whole"
+        raise FitsUnreadable(text) from failed
+
+
+def _state_of(handle: IO[bytes]) -> tuple[int, int]:
+    """Return what tells that an open file was written to: its size and the time of its last change (ns)."""
+    found = os.fstat(handle.fileno())
+    return found.st_size, found.st_mtime_ns
+
+
 def _check_sizes(hdus: fits.HDUList, content: IO[bytes], name: str) -> None:
     """Refuse arrays that are too large, and a file that ends before its data do or within a header."""
     position = content.tell()
     length = content.seek(0, os.SEEK_END)
     end = 0
-    for hdu in hdus:
+    for k, hdu in enumerate(hdus):
+        if not hasattr(hdu, "fileinfo"):  # what astropy makes of a header that it cannot use
+            raise FitsUnreadable(f"{name} cannot be read as FITS: the header of extension {k} is broken")
         axes = _axes(hdu.header)
         if any(a < 0 for a in axes) or (axes and np.prod([float(a) for a in axes]) > MAX_PIXELS):
             raise FitsUnreadable(f"{name} promises an array of {axes} pixels, more than {MAX_PIXELS}: refused")
@@ -163,7 +186,7 @@ def read_image(hdus: fits.HDUList, ext: int | str) -> F32:
             pixels = np.ascontiguousarray(data, dtype=np.float32)
             if (scale, zero) != (1.0, 0.0):
                 pixels = (pixels * np.float32(scale) + np.float32(zero)).astype(np.float32)
-    _let_go(data)
+    _let_go(hdu)
     return pixels
 
 
@@ -191,7 +214,7 @@ def read_mask(hdu: Any, names: dict[str, int]) -> I32:
         )
     values = data if zero == 0 else _unsigned(data, int(zero))
     own = remap(values, names) if names else np.where(values != 0, np.int32(plane_bits(["BAD"])), np.int32(0))
-    _let_go(data)
+    _let_go(hdu)
     return own
 
 
@@ -270,10 +293,6 @@ def _scale(data: NDArray[Any], scale: float, zero: float, blank: int | None, out
         out[top : top + len(part)] = values
 
 
-def _let_go(data: NDArray[Any]) -> None:
-    """Give the memory of a mapped file back: pixels that were copied need not be there twice."""
-    base: Any = data
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap):
-        base.madvise(MADV_DONTNEED)
+def _let_go(hdu: Any) -> None:
+    """Let an extension forget what it read: pixels that were copied need not be there twice."""
+    vars(hdu).pop("data", None)

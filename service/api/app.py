@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         with suppress(asyncio.CancelledError):
             await sweeping
         acts.close()
-        resources.database.close()
+        resources.close()
 
     app = FastAPI(
         title="alertprod",
@@ -96,5 +96,6 @@ def _guard(app: FastAPI, resources: Resources, keys: Keys, acts: Acts) -> None:
         rate_limit=settings.rate_limit,
         visits_per_day=settings.visits_per_day,
     )
-    app.add_middleware(Shield, limits=BodyLimits(settings.max_upload_mb << 20, settings.body_timeout_s))
+    limits = BodyLimits(settings.max_upload_mb << 20, settings.body_timeout_s)
+    app.add_middleware(Shield, limits=limits, admission=resources.admission)
     app.add_middleware(AccessLog, told=settings.access_log)

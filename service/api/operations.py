@@ -17,13 +17,13 @@ _log = logging.getLogger("alertprod.api")
 operations = APIRouter(tags=["operations"])
 
 
-@operations.get("/healthz")
+@operations.get("/healthz", response_class=PlainTextResponse)
 async def healthz() -> PlainTextResponse:
     """Alive: answered by the event loop itself, whatever its threads wait for."""
     return PlainTextResponse("ok\n")
 
 
-@operations.get("/readyz", response_model=None)
+@operations.get("/readyz", response_class=PlainTextResponse)
 def readyz(shared: Shared) -> Response:
     """Ready: the database answers and has the right schema. Whoever asks is not told where it is.
 
@@ -42,7 +42,7 @@ def readyz(shared: Shared) -> Response:
     return PlainTextResponse("ready, degraded: no broker answers: visits are accepted and done, alerts wait\n")
 
 
-@operations.get("/metrics")
+@operations.get("/metrics", response_class=PlainTextResponse)
 def metrics(shared: Shared) -> Response:
     """OpenMetrics."""
     text = render_metrics(shared.database, shared.settings.alert_topic, MEASURES)

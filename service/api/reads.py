@@ -4,10 +4,11 @@ Answers are streamed from one read-only statement each; a statement has a time l
 a few answers are given at a time (`service.api.answers`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Request
 from fastapi import Query as Parameter
 from fastapi.responses import Response
 
@@ -15,7 +16,9 @@ from apdb import ApdbError, VisitState, queries
 from apdb.errors import BadQuery
 from apdb.queries import Query, VisitFilter
 from service.api.answers import Answers, format_of
+from service.api.documentation.described import parameters_of
 from service.api.resources import Shared
+from service.media import ROWS, VOTABLE, kinds
 
 __all__ = ["reads"]
 
@@ -27,7 +30,17 @@ Format = Annotated[
 ]
 Columns = Annotated[str | None, Parameter(description="names, separated by commas; all by default")]
 Mjd = Annotated[float | None, Parameter(description="MJD, TAI", allow_inf_nan=False)]
-Limit = Annotated[int, Parameter(description=f"rows at most; up to {queries.MAX_ROWS}")]
+_ROWS_AT_MOST: dict[str, Any] = {"minimum": 1, "maximum": queries.MAX_ROWS}  # said, and checked by the query
+Limit = Annotated[int, Parameter(description="rows at most", json_schema_extra=_ROWS_AT_MOST)]
+ObjectId = Annotated[int, Path(json_schema_extra={"minimum": 0, "maximum": (1 << 63) - 1})]
+Visit = Annotated[int, Path(json_schema_extra={"minimum": 0, "maximum": (1 << 63) - 1})]
+Detector = Annotated[int, Path(json_schema_extra={"minimum": 0, "maximum": (1 << 15) - 1})]
+Right = Annotated[float, Parameter(description="degrees", json_schema_extra={"minimum": 0, "maximum": 360})]
+Up = Annotated[float, Parameter(description="degrees", json_schema_extra={"minimum": -90, "maximum": 90})]
+Radius = Annotated[
+    float,
+    Parameter(description="arcsec", json_schema_extra={"minimum": 0, "maximum": 3600 * queries.MAX_RADIUS_DEG}),
+]
 _VISITS = {
     "description": "Rows in the format that was asked for; `next` is the `after` of the next page",
     "content": {
@@ -36,10 +49,17 @@ _VISITS = {
             "example": {"columns": [{"name": "visit", "datatype": "long", "unit": ""}],
                         "rows": [{"visit": 24020103652, "detector": 3, "state": "failed", "errorCode": "no_psf"}],
                         "count": 1, "next": "24020103652,3"},
-        }
+        },
+        **{kind: {} for kind in ROWS[200]["content"] if kind != "application/json"},
     },
 }  # fmt: skip
-_TABLES = {"sources": "DiaSource", "forced": "DiaForcedSource"}
+_CONE = parameters_of(
+    RA={"type": "number", "required": True, "description": "degrees"},
+    DEC={"type": "number", "required": True, "description": "degrees"},
+    SR={"type": "number", "required": True, "description": "radius, degrees; 0 describes the columns"},
+    VERB={"type": "integer", "enum": [1, 2, 3], "description": "how many columns"},
+    MAXREC={"type": "integer", **_ROWS_AT_MOST},
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +104,13 @@ class _Moment:
 
 async def _moment_of(
     as_of_mjd: Annotated[float | None, Parameter(alias="as_of", description="MJD, TAI", allow_inf_nan=False)] = None,
-    as_of_visit: Annotated[str | None, Parameter(description="VISIT,DETECTOR: as its association saw it")] = None,
+    as_of_visit: Annotated[
+        str | None,
+        Parameter(
+            description="VISIT,DETECTOR: as its association saw it",
+            json_schema_extra={"pattern": r"^\d{1,16},\d{1,5}$"},
+        ),
+    ] = None,
 ) -> _Moment:
     return _Moment(as_of_mjd, as_of_visit)
 
@@ -110,14 +136,14 @@ def _names(columns: str | None) -> list[str] | None:
     return None if columns is None else [c.strip() for c in columns.split(",") if c.strip()]
 
 
-@reads.get("/v1/objects", response_class=Response)
+@reads.get("/v1/objects", response_class=Response, responses=ROWS)
 def objects(
-    ra: float,
-    dec: float,
+    ra: Right,
+    dec: Up,
     moment: Moment,
     page: Page,
     reply: Reply,
-    radius: Annotated[float, Parameter(description="arcsec")] = 5.0,
+    radius: Radius = 5.0,
     columns: Columns = None,
 ) -> Response:
     """DiaObjects within a circle, in order of id; `next` of a JSON answer is the `after` of the next page."""
@@ -133,27 +159,27 @@ def objects(
     return reply.give(query)
 
 
-@reads.get("/v1/objects/{object_id}", response_class=Response)
-def one_object(object_id: int, moment: Moment, reply: Reply, columns: Columns = None) -> Response:
+@reads.get("/v1/objects/{object_id}", response_class=Response, responses=ROWS)
+def one_object(object_id: ObjectId, moment: Moment, reply: Reply, columns: Columns = None) -> Response:
     """The newest version of a DiaObject, or that of an earlier time."""
     query = queries.objects_by_id([object_id], wanted=_names(columns), as_of=moment.as_of(reply.answers))
     return reply.give(query, one=True)
 
 
-@reads.get("/v1/objects/{object_id}/versions", response_class=Response)
-def versions(object_id: int, reply: Reply, columns: Columns = None, limit: Limit = 10_000) -> Response:
+@reads.get("/v1/objects/{object_id}/versions", response_class=Response, responses=ROWS)
+def versions(object_id: ObjectId, reply: Reply, columns: Columns = None, limit: Limit = 10_000) -> Response:
     """Every version of a DiaObject, in order of time."""
     return reply.give(queries.object_versions(object_id, wanted=_names(columns), limit=limit), one=True)
 
 
-@reads.get("/v1/objects/{object_id}/lightcurve", response_class=Response)
+@reads.get("/v1/objects/{object_id}/lightcurve", response_class=Response, responses=ROWS)
 def light_curve(
-    object_id: int,
+    object_id: ObjectId,
     reply: Reply,
     band: Annotated[list[str] | None, Parameter()] = None,
     since: Mjd = None,
     until: Mjd = None,
-    what: Annotated[str, Parameter(alias="kind", description="all, detection or forced")] = "all",
+    what: Annotated[str, Parameter(alias="kind", json_schema_extra={"enum": ["all", "detection", "forced"]})] = "all",
     withdrawn: bool = False,
     limit: Limit = 100_000,
 ) -> Response:
@@ -204,28 +230,37 @@ def visits(
     return reply.give(queries.visits(which, after=last_key, newest=order == "newest", limit=limit))
 
 
-@reads.get("/v1/visits/{visit}/{detector}/{what}", response_class=Response)
-def rows_of_visit(
-    visit: int,
-    detector: int,
-    what: Literal["sources", "forced"],
-    reply: Reply,
-    columns: Columns = None,
-    withdrawn: bool = False,
-    limit: Limit = 100_000,
-) -> Response:
-    """The DiaSources or the DiaForcedSources of a (visit, detector)."""
-    query = queries.visit_rows(_TABLES[what], visit, detector, wanted=_names(columns), withdrawn=withdrawn, limit=limit)
-    return reply.give(query)
+async def _rows_of(
+    visit: Visit, detector: Detector, columns: Columns = None, withdrawn: bool = False, limit: Limit = 100_000
+) -> Callable[[str], Query]:
+    def of(table: str) -> Query:
+        return queries.visit_rows(table, visit, detector, wanted=_names(columns), withdrawn=withdrawn, limit=limit)
+
+    return of
 
 
-@reads.get("/v1/nights", response_class=Response)
+RowsOf = Annotated[Callable[[str], Query], Depends(_rows_of)]
+
+
+@reads.get("/v1/visits/{visit}/{detector}/sources", response_class=Response, responses=ROWS)
+def sources_of_visit(rows_of: RowsOf, reply: Reply) -> Response:
+    """The DiaSources of a (visit, detector)."""
+    return reply.give(rows_of("DiaSource"))
+
+
+@reads.get("/v1/visits/{visit}/{detector}/forced", response_class=Response, responses=ROWS)
+def forced_of_visit(rows_of: RowsOf, reply: Reply) -> Response:
+    """The DiaForcedSources of a (visit, detector)."""
+    return reply.give(rows_of("DiaForcedSource"))
+
+
+@reads.get("/v1/nights", response_class=Response, responses=ROWS)
 def nights(reply: Reply, night: int | None = None, limit: Limit = 10_000) -> Response:
     """Nights by band (night = integer part of MJD - 0.5)."""
     return reply.give(queries.nights(night, limit=limit))
 
 
-@reads.get("/v1/scs", response_class=Response)
+@reads.get("/v1/scs", response_class=Response, responses=kinds(VOTABLE), openapi_extra=_CONE)
 def simple_cone_search(request: Request, shared: Shared) -> Response:
     """IVOA Simple Cone Search 1.03: RA, DEC, SR in degrees, VERB 1 to 3, MAXREC."""
     from service.api import formats

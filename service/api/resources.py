@@ -9,6 +9,7 @@ from apdb import Database, Ledger
 from apdb.pooled import PooledDatabase
 from service.api.answers import STREAM_TIMEOUT_S, Answers
 from service.api.guard.admission import Admission
+from service.api.states import States
 from service.api.stream.feed import Feed
 from service.api.uploads import UploadSlots
 from service.intake.headers import HeaderReader
@@ -32,7 +33,9 @@ class Resources:
     database
         Connections whose statements are short, and which are kept.
     ledger
-        States of visits.
+        Visits.
+    states
+        States of single visits, read beside everything else.
     answers
         Streamed answers, from read-only connections of their own.
     subjects
@@ -52,6 +55,7 @@ class Resources:
     settings: Settings
     database: PooledDatabase
     ledger: Ledger
+    states: States
     answers: Answers
     subjects: tuple[str, ...]
     headers: HeaderReader
@@ -59,6 +63,11 @@ class Resources:
     feed: Feed
     admission: Admission
     broker: Reach
+
+    def close(self) -> None:
+        """Close the connections of the database."""
+        self.database.close()
+        self.states.close()
 
 
 def open_resources(settings: Settings) -> Resources:
@@ -75,7 +84,10 @@ def open_resources(settings: Settings) -> Resources:
     headers, uploads = HeaderReader(settings), UploadSlots(MAX_UPLOADS)
     feed, admission = Feed(database, settings.max_viewers), Admission(settings.max_submits)
     broker = Reach(settings.kafka_brokers)
-    return Resources(settings, database, Ledger(database), answers, subjects, headers, uploads, feed, admission, broker)
+    states = States(settings.database(), STATEMENT_TIMEOUT_S)
+    return Resources(
+        settings, database, Ledger(database), states, answers, subjects, headers, uploads, feed, admission, broker
+    )
 
 
 def set_resources(app: FastAPI, resources: Resources) -> None:

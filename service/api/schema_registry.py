@@ -13,13 +13,20 @@ from fastapi.responses import Response
 
 from alerts.packets.corrections import CORRECTION_ID, CORRECTION_SUBJECT, correction_document
 from alerts.packets.schemas import schema_document, schema_ids
+from service.api.documentation.described import PROBLEM_KIND
 from service.api.resources import Shared
+from service.media import kinds
 
 __all__ = ["schemas"]
 
 schemas = APIRouter(tags=["schemas"])
 
 _TYPE = "application/vnd.schemaregistry.v1+json"
+_ANSWERS: dict[str, Any] = {"response_class": Response, "responses": kinds(_TYPE)}
+_OR_NONE: dict[str, Any] = {
+    "response_class": Response,
+    "responses": kinds(_TYPE) | kinds(_TYPE, PROBLEM_KIND, status=404, words="There is no such subject, version or id"),
+}
 
 
 def _reply(body: Any, status: int = 200) -> Response:
@@ -52,13 +59,13 @@ def _known(number: int) -> bool:
     return number == CORRECTION_ID or number in schema_ids()
 
 
-@schemas.get("/subjects")
+@schemas.get("/subjects", **_ANSWERS)
 def list_subjects(shared: Shared) -> Response:
     """Names of the subjects."""
     return _reply(sorted([*shared.subjects, CORRECTION_SUBJECT]))
 
 
-@schemas.get("/subjects/{subject}/versions")
+@schemas.get("/subjects/{subject}/versions", **_OR_NONE)
 def list_versions(subject: str, shared: Shared) -> Response:
     """Numbers of the versions, oldest first."""
     ids = _ids(subject, shared)
@@ -67,7 +74,7 @@ def list_versions(subject: str, shared: Shared) -> Response:
     return _reply(list(range(1, len(ids) + 1)))
 
 
-@schemas.get("/subjects/{subject}/versions/{version}")
+@schemas.get("/subjects/{subject}/versions/{version}", **_OR_NONE)
 def get_version(subject: str, version: str, shared: Shared) -> Response:
     """One version (a number or ``latest``) with its id and schema."""
     ids = _ids(subject, shared)
@@ -87,7 +94,7 @@ def get_version(subject: str, version: str, shared: Shared) -> Response:
     )
 
 
-@schemas.get("/subjects/{subject}/versions/{version}/schema")
+@schemas.get("/subjects/{subject}/versions/{version}/schema", **_OR_NONE)
 def get_bare(subject: str, version: str, shared: Shared) -> Response:
     """One version, the schema alone."""
     number = _id_of(version, _ids(subject, shared))
@@ -96,7 +103,7 @@ def get_bare(subject: str, version: str, shared: Shared) -> Response:
     return Response(_document(number), media_type=_TYPE)
 
 
-@schemas.get("/schemas/ids/{number}")
+@schemas.get("/schemas/ids/{number}", **_OR_NONE)
 def get_schema(number: int) -> Response:
     """The schema of a wire id (1101 is version 11.1)."""
     if not _known(number):
@@ -104,7 +111,7 @@ def get_schema(number: int) -> Response:
     return _reply({"schema": _document(number), "schemaType": "AVRO"})
 
 
-@schemas.get("/schemas/ids/{number}/versions")
+@schemas.get("/schemas/ids/{number}/versions", **_OR_NONE)
 def get_uses(number: int, shared: Shared) -> Response:
     """Subjects and versions that a wire id stands for."""
     if not _known(number):
@@ -113,19 +120,19 @@ def get_uses(number: int, shared: Shared) -> Response:
     return _reply([{"subject": s, "version": ids.index(number) + 1} for s, ids in subjects if number in ids])
 
 
-@schemas.get("/schemas/types")
+@schemas.get("/schemas/types", **_ANSWERS)
 def get_types() -> Response:
     """Kinds of schema."""
     return _reply(["AVRO"])
 
 
-@schemas.get("/config")
+@schemas.get("/config", **_ANSWERS)
 def get_config() -> Response:
     """Compatibility: versions are published by Rubin, none is refused here."""
     return _reply({"compatibilityLevel": "NONE"})
 
 
-@schemas.get("/mode")
+@schemas.get("/mode", **_ANSWERS)
 def get_mode() -> Response:
     """Nothing can be registered here."""
     return _reply({"mode": "READONLY"})

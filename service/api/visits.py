@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
+from apdb import VisitState
 from apdb.errors import NotFound
 from apdb.queue.changes import cancel_visit, retry_visit
 from apdb.queue.keys import RequestKey
@@ -33,6 +34,7 @@ IdempotencyKey = Annotated[
         description="of the client's choice: with it the same request gets the same answer for three days",
     ),
 ]
+Reprocess = Annotated[str | None, Query(json_schema_extra={"enum": ["never", "replace"]})]
 Visit = Annotated[int, Path(description="visit number")]
 Detector = Annotated[int, Path(description="detector number")]
 
@@ -51,16 +53,38 @@ _RESULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _json(description: str, example: Any) -> dict[str, Any]:
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["visit", "detector", "state"],
+    "properties": {
+        "visit": {"type": "integer"},
+        "detector": {"type": "integer"},
+        "state": {"type": "string", "enum": [s.value for s in VisitState]},
+    },
+}
+_LINKS: dict[str, Any] = {
+    name: {
+        "operationRef": f"#/paths/~1v1~1visits~1{{visit}}~1{{detector}}{path}/{method}",
+        "parameters": {"visit": "$response.body#/visit", "detector": "$response.body#/detector"},
+        "description": words,
+    }
+    for name, path, method, words in (
+        ("state", "", "get", "What became of it"), ("cancel", "~1cancel", "post", "Give it up"),
+        ("retry", "~1retry", "post", "Try it again"), ("sources", "~1sources", "get", "What was detected"),
+    )
+}  # fmt: skip
+
+
+def _json(description: str, example: Any, schema: dict[str, Any] | None = None) -> dict[str, Any]:
     return {
         "description": description,
-        "content": {"application/json": {"schema": {"type": "object"}, "example": example}},
+        "content": {"application/json": {"schema": schema or {"type": "object"}, "example": example}},
     }
 
 
 _CONFLICT = {"description": "The visit came before with another message, or its state does not allow it"}
-_ENTERED = _json("Entered, now or before", {**_STATE, "new": True})
-_SEEN = _json("The visit", _STATE)
+_ENTERED = _json("Entered, now or before", {**_STATE, "new": True}, _SCHEMA) | {"links": _LINKS}
+_SEEN = _json("The visit", _STATE, _SCHEMA)
 
 
 def _body_schema() -> dict[str, Any]:
@@ -68,7 +92,11 @@ def _body_schema() -> dict[str, Any]:
     parts = {
         "type": "object",
         "required": ["message", "science"],
-        "properties": {"message": {"type": "string"}, "science": {"type": "string", "format": "binary"}},
+        "properties": {
+            "message": {"type": "string", "description": "the JSON of a message, whose `science` is the other part"},
+            "science": {"type": "string", "format": "binary"},
+        },
+        "additionalProperties": False,
     }
     content = {
         "application/json": {"schema": VisitMessage.model_json_schema(), "example": _EXAMPLE},
@@ -78,8 +106,13 @@ def _body_schema() -> dict[str, Any]:
 
 
 def _batch_schema() -> dict[str, Any]:
-    several = {"type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": MOST}
-    schema = {"type": "object", "required": ["visits"], "properties": {"visits": several}}
+    several = {"type": "array", "items": VisitMessage.model_json_schema(), "minItems": 1, "maxItems": MOST}
+    schema = {
+        "type": "object",
+        "required": ["visits"],
+        "properties": {"visits": several},
+        "additionalProperties": False,
+    }
     content = {"application/json": {"schema": schema, "example": {"visits": [_EXAMPLE]}}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -88,7 +121,7 @@ def _batch_schema() -> dict[str, Any]:
 async def post_visit(
     request: Request,
     shared: Shared,
-    reprocess: str | None = None,
+    reprocess: Reprocess = None,
     wait: Wait = 0.0,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:

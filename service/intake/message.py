@@ -53,7 +53,7 @@ class VisitMessage(BaseModel):
     wcs: str | None = Field(None, max_length=4096, description="URI of a header with the WCS")
     photoCalib: float | None = Field(None, gt=0, allow_inf_nan=False, description="nJy per instrument unit")
     band: Literal["u", "g", "r", "i", "z", "y"] | None = None
-    midpointMjdTai: float | None = Field(None, allow_inf_nan=False, description="mid-exposure, MJD TAI")
+    midpointMjdTai: float | None = Field(None, allow_inf_nan=False, description="mid-exposure, MJD TAI: 1890 to 2100")
     exposureTime: float | None = Field(None, gt=0, le=864000, allow_inf_nan=False, description="seconds")
     templates: str | None = Field(None, pattern=r"^[A-Za-z0-9_.\-]+$", max_length=128, description="template set")
     reprocess: Literal["never", "replace"] = "never"

@@ -13,6 +13,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from apdb import Database
+from service.media import kinds
 from service.pages.shared import resources_of
 from tasks.errors import AlertProdError
 
@@ -94,7 +95,7 @@ async def changes(watch: _Watch) -> AsyncIterator[str]:
         watch.viewers -= 1
 
 
-@live.get("/live", response_class=Response)
+@live.get("/live", response_class=Response, responses=kinds("text/event-stream"))
 async def events(request: Request) -> Response:
     """Server-sent events: ``visits``, ``alerts`` and ``letters`` when one of them changed, ``database`` when it went away."""
     watch: _Watch | None = getattr(request.app.state, "watch", None)

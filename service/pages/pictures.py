@@ -7,6 +7,7 @@ from fastapi.responses import Response
 
 from apdb import Ledger
 from apdb.errors import NotFound
+from service.media import PNG, kinds
 from service.pages.shared import Pages
 from service.pages.viewer import viewer_of
 
@@ -18,7 +19,7 @@ KEEP = "private, max-age=600"  # another attempt has another picture, which may 
 _STAMPS = {"science.png": "Science", "template.png": "Template", "difference.png": "Difference"}
 
 
-@pictures.get("/v1/visits/{visit}/{detector}/images/{which}", response_class=Response)
+@pictures.get("/v1/visits/{visit}/{detector}/images/{which}", response_class=Response, responses=kinds(PNG))
 def image(
     visit: int,
     detector: int,
@@ -34,10 +35,10 @@ def image(
     png = viewer_of(request).picture(
         Ledger(shared.database), visit, detector, which=which[:-4], stretch=stretch, span=span, box=part
     )
-    return Response(png, media_type="image/png", headers={"Cache-Control": KEEP})
+    return Response(png, media_type=PNG, headers={"Cache-Control": KEEP})
 
 
-@pictures.get("/v1/sources/{source_id}/stamps/{which}", response_class=Response)
+@pictures.get("/v1/sources/{source_id}/stamps/{which}", response_class=Response, responses=kinds(PNG))
 def stamp(source_id: int, which: Literal["science.png", "template.png", "difference.png"], shared: Pages) -> Response:
     """One cutout of the alert that a DiaSource made, as PNG; north is not up: the pixels are those of the detector."""
     import numpy as np
@@ -61,4 +62,4 @@ def stamp(source_id: int, which: Literal["science.png", "template.png", "differe
         raise NotFound(f"the alert of DiaSource {source_id} has no {name.lower()} cutout")
     pixels = np.asarray(pixels_of_alert.data, np.float32)
     png = grey_png(pixels, np.isfinite(pixels), signed=name == "Difference")
-    return Response(png, media_type="image/png", headers={"Cache-Control": KEEP})
+    return Response(png, media_type=PNG, headers={"Cache-Control": KEEP})

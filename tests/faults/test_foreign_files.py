@@ -64,6 +64,13 @@ def outcome(reader, path):
         return None, error
 
 
+def put(path, content):
+    """Put a file in the place of another, as whoever writes images should: nothing is written over."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
 def cpu_s():
     """Processor time of this process and of its children that ended."""
     return sum(os.times()[:4])
@@ -131,21 +138,24 @@ def test_a_bomb_is_refused_over_http_and_the_api_reads_no_file_itself(rules, bom
 def test_files_broken_at_random_are_read_or_refused(reader, tmp_path, record_property):
     rng, raw, path = np.random.default_rng(3), good_image(tmp_path / "good.fits").read_bytes(), tmp_path / "broken.fits"
     codes: dict[str, int] = {}
-    slowest = 0.0
+    slowest = most = 0.0
     for _ in range(FILES):
-        path.write_bytes(broken(raw, rng))
-        began = time.monotonic()
+        put(path, broken(raw, rng))
+        began, child, used = time.monotonic(), child_of(reader), cpu_s()
+        before = 0.0 if child is None else cpu_of(child.process.pid)
         _, error = outcome(reader, path)
+        kept = child is not None and child_of(reader) is child
+        most = max(most, cpu_of(child.process.pid) - before if kept else cpu_s() - used - before)
         assert error is None or not error.retriable, error
         code = "read" if error is None else error.code
         slowest = max(slowest, time.monotonic() - began)
         codes[code] = codes.get(code, 0) + 1
     record_property("files", FILES)
-    record_property("slowest", f"{slowest:.2f} s")
+    record_property("slowest", f"{slowest:.2f} s, with {most:.2f} s of processor time at most")
     record_property("codes", codes)
     assert "internal" not in codes
     assert len(codes) > 1
-    assert slowest < 4 * LONGEST_S
+    assert most < LONGEST_S
 
 
 _OPEN = """
@@ -210,7 +220,7 @@ def test_pixels_of_foreign_files_are_opened_or_refused(opener, bomb_files, tmp_p
     kinds = [plain.read_bytes(), gzip.compress(plain.read_bytes()), tiled(plain), planes(tmp_path / "planes.fits")]
     codes: dict[str, int] = {}
     for k in range(FILES):
-        path.write_bytes(broken(kinds[k % len(kinds)], rng))
+        put(path, broken(kinds[k % len(kinds)], rng))
         code = ask(path)["code"]
         codes[code] = codes.get(code, 0) + 1
     record_property("files", FILES)

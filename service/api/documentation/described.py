@@ -6,7 +6,7 @@ from fastapi import FastAPI
 
 from service.access.policy import is_public, rule_of
 
-__all__ = ["PROBLEMS", "describe_access"]
+__all__ = ["PROBLEMS", "PROBLEM_KIND", "describe_access", "form_of", "parameters_of"]
 
 _PROBLEM = {
     "type": "object",
@@ -34,10 +34,34 @@ _MEANINGS = {
     500: "A fault of the program",
     503: "Something that is needed is away or busy: Retry-After says when to ask again",
 }
+PROBLEM_KIND = "application/problem+json"
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": words, "content": {"application/problem+json": {"schema": _PROBLEM}}}
+    status: {"description": words, "content": {PROBLEM_KIND: {"schema": _PROBLEM}}}
     for status, words in _MEANINGS.items()
 }
+
+
+def parameters_of(**named: dict[str, Any]) -> dict[str, Any]:
+    """Return what the document says of parameters that a handler reads itself, by their schemas; ``required`` in one says so."""
+    return {"parameters": [{"name": name, "in": "query", **_said(schema)} for name, schema in named.items()]}
+
+
+def _said(schema: dict[str, Any]) -> dict[str, Any]:
+    about = {"description", "required"}
+    return {
+        "required": schema.get("required", False),
+        "description": schema.get("description", ""),
+        "schema": {k: v for k, v in schema.items() if k not in about},
+    }
+
+
+def form_of(**named: dict[str, Any]) -> dict[str, Any]:
+    """Return what the document says of a form that a handler reads itself, as `parameters_of`."""
+    properties = {name: {k: v for k, v in schema.items() if k != "required"} for name, schema in named.items()}
+    needed = [name for name, schema in named.items() if schema.get("required")]
+    schema = {"type": "object", "properties": properties, **({"required": needed} if needed else {})}
+    body = {"required": bool(needed), "content": {"application/x-www-form-urlencoded": {"schema": schema}}}
+    return {"requestBody": body}
 
 
 def describe_access(app: FastAPI) -> dict[str, Any]:

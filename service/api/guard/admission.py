@@ -48,12 +48,18 @@ class Admission:
         Busy
             All are taken.
         """
-        if self._inside >= self._most:
-            raise Busy(
-                f"{self._most} requests that submit visits are being answered already: nothing was taken, send it again"
-            )
+        if (full := self.full()) is not None:
+            raise full
         self._inside += 1
         return Slot(self._leave)
+
+    def full(self) -> Busy | None:
+        """Return what refuses whoever would enter now, None where there is a place."""
+        if self._inside < self._most:
+            return None
+        return Busy(
+            f"{self._most} requests that submit visits are being answered already: nothing was taken, send it again"
+        )
 
     def _leave(self) -> None:
         self._inside -= 1

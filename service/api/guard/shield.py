@@ -11,7 +11,8 @@ from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apdb.errors import Busy
-from service.api.problems import problem, too_large
+from service.api.guard.admission import Admission
+from service.api.problems import RETRY_AFTER_S, problem, too_large
 from service.errors import BadMessage
 
 __all__ = ["MAX_JSON", "BodyLimits", "Shield"]
@@ -22,6 +23,7 @@ BUSY_S = 2  # after which one whose body had no room may come again
 SLOWEST = 10_000  # bytes per second: what comes more slowly holds a connection for nothing
 _TYPES = ("application/json", "multipart/form-data")
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")  # what clients of the protocols below send
+_SUBMITTING = ("/v1/visits", "/v1/visits/batch")
 _PROTOCOLS = ("/v1/tap/sync", "/v1/tap/async", "/v1/soda/", "/v1/datalink")
 _NUL = re.compile(rb"%00", re.IGNORECASE)
 _log = logging.getLogger("alertprod.api")
@@ -71,10 +73,13 @@ class Shield:
         What is shielded.
     limits
         Of bodies.
+    admission
+        Places of those who submit visits: who finds none is told so here, for a part of what it costs further inside. A
+        crowd that comes again at the same moment is all that others wait for.
     """
 
-    def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
-        self._app, self._limits = app, limits
+    def __init__(self, app: ASGIApp, limits: BodyLimits, admission: Admission) -> None:
+        self._app, self._limits, self._admission = app, limits, admission
         self._held = _Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,6 +93,10 @@ class Shield:
         body = _Body(receive, self._most(scope), self._limits.idle_s, answer, held)
         try:
             refusal = self._refusal(scope)
+            if refusal is None and (full := self._no_place(scope)) is not None:
+                while (await body.receive()).get("more_body", False):  # the connection is good for the next request
+                    pass
+                refusal = problem(503, full.code, str(full), RETRY_AFTER_S)
             if refusal is None:
                 await self._app(scope, body.receive, answer.send)
             else:
@@ -126,6 +135,11 @@ class Shield:
                 415, "unsupported_media_type", f"Content-Type {given[:100]!r}: expected {' or '.join(types)}"
             )
         return None
+
+    def _no_place(self, scope: Scope) -> Busy | None:
+        """Return why a request that submits visits finds no place; one with an image is asked when the image is there."""
+        submits = scope["method"] == "POST" and scope["path"] in _SUBMITTING
+        return self._admission.full() if submits and _media_type(scope) != "multipart/form-data" else None
 
 
 class _Answer:

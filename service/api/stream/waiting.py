@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import Query
-from starlette.concurrency import run_in_threadpool
 
 from apdb.errors import Busy
 from apdb.queue.states import FINAL_STATES
@@ -33,7 +32,7 @@ async def row_at_end(shared: Resources, visit: int, detector: int, seconds: floa
         with suppress(Busy), shared.feed.following((visit, detector)) as follower:
             await shared.feed.begun(seconds)
             return await _row_followed(shared, follower, (visit, detector), deadline)
-    return await run_in_threadpool(shared.ledger.get, visit, detector)
+    return await shared.states.get(visit, detector)
 
 
 async def _row_followed(
@@ -41,7 +40,7 @@ async def _row_followed(
 ) -> dict[str, Any] | None:
     """Look at a row whenever something happened to it, and now and then, until it has ended or the time is over."""
     while True:
-        row = await run_in_threadpool(shared.ledger.get, *key)
+        row = await shared.states.get(*key)
         left = deadline - time.monotonic()
         if row is None or row["state"] in FINAL_STATES or left <= 0 or shared.feed.closing:
             return row

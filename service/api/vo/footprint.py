@@ -9,6 +9,7 @@ from fastapi import Query as Parameter
 
 from apdb import queries
 from service.api.resources import Shared
+from service.media import FITS, kinds
 
 __all__ = ["footprint", "moc_fits"]
 
@@ -17,7 +18,7 @@ MANY = 50_000  # HTM pixels beyond which coarser cells say enough: 4000 square d
 Mjd = Annotated[float | None, Parameter(description="MJD, TAI", allow_inf_nan=False)]
 
 
-@footprint.get("/v1/footprint", response_class=Response)
+@footprint.get("/v1/footprint", response_class=Response, responses=kinds(FITS, "application/json"))
 def coverage(
     shared: Shared,
     band: Annotated[list[str] | None, Parameter()] = None,
@@ -36,7 +37,7 @@ def coverage(
         text = json.dumps({str(k): cells.tolist() for k, cells in moc.items()} or {str(order): []})
         return Response(text, media_type="application/json")
     name = {"Content-Disposition": 'attachment; filename="footprint.fits"'}
-    return Response(moc_fits(moc, order), media_type="application/fits", headers=name)
+    return Response(moc_fits(moc, order), media_type=FITS, headers=name)
 
 
 def moc_fits(moc: dict[int, Any], order: int) -> bytes:

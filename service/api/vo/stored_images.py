@@ -11,7 +11,9 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from apdb.errors import NotFound
+from service.api.documentation.described import PROBLEM_KIND, form_of, parameters_of
 from service.api.resources import Resources, Shared
+from service.media import FITS, VOTABLE, kinds
 from service.pages.viewer import viewer_of
 from service.product_files import difference_path
 from tasks.errors import AlertProdError
@@ -21,7 +23,6 @@ __all__ = ["stored_images"]
 stored_images = APIRouter(prefix="/v1", tags=["reads"])
 
 MOST_IDS = 100
-FITS, VOTABLE = "application/fits", "application/x-votable+xml"
 _ID = re.compile(r"(?:ivo://alertprod/difference\?)?(\d{1,18})/(\d{1,5})")
 _FIELDS = (
     ("ID", "meta.id;meta.main", 'datatype="char" arraysize="*"'), ("access_url", "meta.ref.url", 'datatype="char" arraysize="*"'),
@@ -38,6 +39,15 @@ _SODA = (
     '<PARAM name="POLYGON" datatype="double" arraysize="*" unit="deg" ucd="pos.outline;obs" xtype="polygon" value=""/>'
     '<PARAM name="POS" datatype="char" arraysize="*" ucd="pos.outline;obs" value=""/></GROUP></RESOURCE>'
 )
+_NAME = {"type": "string", "description": "VISIT/DETECTOR", "example": "24020103652/3"}
+_PART: dict[str, dict[str, Any]] = {
+    "ID": {**_NAME, "required": True}, "CIRCLE": {"type": "string", "example": "150.1 2.2 0.01"},
+    "POLYGON": {"type": "string"}, "POS": {"type": "string"},
+}  # fmt: skip
+_PARTS = (
+    kinds(FITS) | {204: {"description": "Nothing of the image lies there"}}
+    | kinds("text/plain", PROBLEM_KIND, status=400, words="No region, or several")
+)  # fmt: skip
 _SHAPES = {"CIRCLE": (3, 3), "RANGE": (4, 4), "POLYGON": (6, 200)}
 
 
@@ -52,8 +62,10 @@ async def _parameters(request: Request) -> list[tuple[str, str]]:
 Given = Annotated[list[tuple[str, str]], Depends(_parameters)]
 
 
-@stored_images.get("/datalink", response_class=Response)
-@stored_images.post("/datalink", response_class=Response)
+@stored_images.get(
+    "/datalink", response_class=Response, responses=kinds(VOTABLE), openapi_extra=parameters_of(ID=_NAME)
+)
+@stored_images.post("/datalink", response_class=Response, responses=kinds(VOTABLE), openapi_extra=form_of(ID=_NAME))
 def links(request: Request, shared: Shared, given: Given) -> Response:
     """What there is of ccdVisits: the stored difference, a preview, its sources, and where cutouts are made (ID=VISIT/DETECTOR)."""
     base = str(request.base_url).rstrip("/")
@@ -109,15 +121,15 @@ def _stored(shared: Resources, name: str) -> tuple[int, int, Path]:
     return visit, detector, path
 
 
-@stored_images.get("/images/{visit}/{detector}/difference.fits", response_class=Response)
+@stored_images.get("/images/{visit}/{detector}/difference.fits", response_class=Response, responses=kinds(FITS))
 def whole(visit: int, detector: int, shared: Shared) -> Response:
     """The stored difference image of a ccdVisit: pixels, mask, variance, PSF, WCS."""
     path = _stored(shared, f"{visit}/{detector}")[2]
     return FileResponse(path, media_type=FITS, filename=path.name)
 
 
-@stored_images.get("/soda/sync", response_class=Response)
-@stored_images.post("/soda/sync", response_class=Response)
+@stored_images.get("/soda/sync", response_class=Response, responses=_PARTS, openapi_extra=parameters_of(**_PART))
+@stored_images.post("/soda/sync", response_class=Response, responses=_PARTS, openapi_extra=form_of(**_PART))
 def cutout(request: Request, shared: Shared, given: Given) -> Response:
     """A part of a stored difference image as FITS: ID, and one of CIRCLE, POLYGON, POS (ICRS, degrees)."""
     ids = [v for k, v in given if k == "ID"]

@@ -1,7 +1,7 @@
 """Table Access Protocol (IVOA TAP 1.1), synchronous (`service.api.vo.uws`: asynchronous): ADQL on the documented tables, for TOPCAT, Aladin and pyvo."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from xml.sax.saxutils import escape, quoteattr
 
 import psycopg
@@ -10,16 +10,17 @@ from fastapi.responses import Response
 
 from apdb import ApdbError
 from apdb.errors import BadQuery
+from service.api.documentation.described import PROBLEM_KIND, form_of, parameters_of
 from service.api.resources import Shared
+from service.media import ROWS, VOTABLE, XML, kinds
 
 if TYPE_CHECKING:
     from apdb.queries import Query
 
-__all__ = ["Given", "asked", "tap"]
+__all__ = ["QUERY", "Given", "asked", "tap"]
 
 tap = APIRouter(prefix="/v1/tap", tags=["reads"])
 DEFAULT_ROWS = 10_000
-_XML = "application/xml"
 _NAMES = (
     'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:vosi="http://www.ivoa.net/xml/VOSICapabilities/v1.0" '
     'xmlns:vr="http://www.ivoa.net/xml/VOResource/v1.0" xmlns:vs="http://www.ivoa.net/xml/VODataService/v1.1" '
@@ -27,6 +28,15 @@ _NAMES = (
 )
 _FORMATS = {"votable": "votable", "application/x-votable+xml": "votable", "csv": "csv", "text/csv": "csv", "parquet": "parquet",
             "application/vnd.apache.parquet": "parquet", "json": "json", "application/json": "json"}  # fmt: skip
+
+
+QUERY: dict[str, dict[str, Any]] = {
+    "QUERY": {"type": "string", "required": True, "description": "ADQL", "example": "SELECT TOP 3 diaObjectId FROM DiaObject"},
+    "LANG": {"type": "string", "enum": ["ADQL", "ADQL-2.0"]},
+    "MAXREC": {"type": "integer", "minimum": 0, "description": "rows at most; 0 describes the columns"},
+    "RESPONSEFORMAT": {"type": "string", "enum": list(_FORMATS)},
+}  # fmt: skip
+_ANSWERS = ROWS | kinds(VOTABLE, PROBLEM_KIND, status=400, words="A query that cannot be answered: the table says why")
 
 
 async def _parameters(request: Request) -> dict[str, str]:
@@ -40,8 +50,8 @@ async def _parameters(request: Request) -> dict[str, str]:
 Given = Annotated[dict[str, str], Depends(_parameters)]
 
 
-@tap.get("/sync", response_class=Response)
-@tap.post("/sync", response_class=Response)
+@tap.get("/sync", response_class=Response, responses=_ANSWERS, openapi_extra=parameters_of(**QUERY))
+@tap.post("/sync", response_class=Response, responses=_ANSWERS, openapi_extra=form_of(**QUERY))
 def sync(shared: Shared, given: Given) -> Response:
     """Answer an ADQL query: QUERY, LANG=ADQL, MAXREC, RESPONSEFORMAT (votable, csv, parquet, json)."""
     from service.api import formats
@@ -82,14 +92,14 @@ def asked(given: dict[str, str]) -> tuple["Query", str]:
     return adql_query(given["QUERY"], int(rows)), kind
 
 
-@tap.get("/availability", response_class=Response)
+@tap.get("/availability", response_class=Response, responses=kinds(XML))
 def availability() -> Response:
     """Say that the service answers (VOSI)."""
     text = '<vosi:availability xmlns:vosi="http://www.ivoa.net/xml/VOSIAvailability/v1.0"><vosi:available>true</vosi:available></vosi:availability>'
-    return Response(f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n', media_type=_XML)
+    return Response(f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n', media_type=XML)
 
 
-@tap.get("/capabilities", response_class=Response)
+@tap.get("/capabilities", response_class=Response, responses=kinds(XML))
 def capabilities(request: Request) -> Response:
     """Say what is understood (VOSI, TAPRegExt)."""
     base = f"{str(request.base_url).rstrip('/')}/v1/tap"
@@ -107,14 +117,14 @@ def capabilities(request: Request) -> Response:
         for name in ("availability", "capabilities", "tables")
     )
     text = f'<?xml version="1.0" encoding="UTF-8"?>\n<vosi:capabilities {_NAMES}>{access}{others}</vosi:capabilities>\n'
-    return Response(text, media_type=_XML)
+    return Response(text, media_type=XML)
 
 
-@tap.get("/tables", response_class=Response)
+@tap.get("/tables", response_class=Response, responses=kinds(XML))
 def tables() -> Response:
     """Describe the tables and their columns (VOSI)."""
     head = f'<?xml version="1.0" encoding="UTF-8"?>\n<vosi:tableset {_NAMES.replace("VOSICapabilities", "VOSITables")}><schema><name>alertprod</name>'
-    return Response(f"{head}{''.join(_described())}</schema></vosi:tableset>\n", media_type=_XML)
+    return Response(f"{head}{''.join(_described())}</schema></vosi:tableset>\n", media_type=XML)
 
 
 def _described() -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from xml.sax.saxutils import escape, quoteattr
 
 import psycopg
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi import Query as Parameter
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
@@ -27,8 +27,10 @@ from apdb.tap_jobs import (
     move_job,
     result_of,
 )
+from service.api.documentation.described import form_of
 from service.api.resources import Resources, Shared
-from service.api.vo.tap import Given, asked
+from service.api.vo.tap import QUERY, Given, asked
+from service.media import ROWS, VOTABLE, XML, kinds
 
 __all__ = ["tap_jobs"]
 
@@ -39,6 +41,11 @@ STATEMENT_S = 600
 MOST_BYTES = 64 << 20  # of an answer
 LONGEST_WAIT_S = 60.0
 _POLL_S = 0.25
+PARTS = ("phase", "owner", "quote", "executionduration", "destruction")
+_PHASE = {"type": "string", "enum": ["RUN", "ABORT"]}
+_DELETE = {"type": "string", "enum": ["DELETE"], "required": True}
+Part = Annotated[str, Path(json_schema_extra={"enum": [*PARTS, "error", "parameters", "results"]})]
+_MOVED = kinds(XML, words="What lies where the client is sent") | {303: {"description": "It was done: look there"}}
 _UWS = 'xmlns:uws="http://www.ivoa.net/xml/UWS/v1.0" xmlns:xlink="http://www.w3.org/1999/xlink" version="1.1"'
 _POOL = ThreadPoolExecutor(QUERY_THREADS, "tap")
 _log = logging.getLogger("alertprod.api")
@@ -49,7 +56,7 @@ def _owner(request: Request) -> str:
     return name
 
 
-@tap_jobs.post("", response_class=Response)
+@tap_jobs.post("", response_class=Response, responses=_MOVED, openapi_extra=form_of(**QUERY, PHASE=_PHASE))
 def create(request: Request, shared: Shared, given: Given) -> Response:
     """Enter a query; with PHASE=RUN it is started at once."""
     run = given.pop("PHASE", "").upper() == "RUN"
@@ -60,7 +67,7 @@ def create(request: Request, shared: Shared, given: Given) -> Response:
     return RedirectResponse(f"/v1/tap/async/{number}", 303)
 
 
-@tap_jobs.get("", response_class=Response)
+@tap_jobs.get("", response_class=Response, responses=kinds(XML))
 def listed(request: Request, shared: Shared) -> Response:
     """The queries of whoever asks."""
     with shared.database.session() as connection:
@@ -73,7 +80,7 @@ def listed(request: Request, shared: Shared) -> Response:
     return _xml(f"<uws:jobs {_UWS}>{each}</uws:jobs>")
 
 
-@tap_jobs.get("/{job}", response_class=Response)
+@tap_jobs.get("/{job}", response_class=Response, responses=kinds(XML))
 async def show(
     job: str,
     request: Request,
@@ -90,7 +97,7 @@ async def show(
     return _xml(_described(row))
 
 
-@tap_jobs.post("/{job}", response_class=Response)
+@tap_jobs.post("/{job}", response_class=Response, responses=_MOVED, openapi_extra=form_of(ACTION=_DELETE))
 def act(job: str, request: Request, shared: Shared, given: Given) -> Response:
     """ACTION=DELETE deletes it, as DELETE does."""
     if given.get("ACTION", "").upper() != "DELETE":
@@ -98,7 +105,7 @@ def act(job: str, request: Request, shared: Shared, given: Given) -> Response:
     return remove(job, request, shared)
 
 
-@tap_jobs.delete("/{job}", response_class=Response)
+@tap_jobs.delete("/{job}", response_class=Response, responses=_MOVED)
 def remove(job: str, request: Request, shared: Shared) -> Response:
     """Delete a query and its answer."""
     with shared.database.session() as connection:
@@ -106,7 +113,9 @@ def remove(job: str, request: Request, shared: Shared) -> Response:
     return RedirectResponse("/v1/tap/async", 303)
 
 
-@tap_jobs.post("/{job}/phase", response_class=Response)
+@tap_jobs.post(
+    "/{job}/phase", response_class=Response, responses=_MOVED, openapi_extra=form_of(PHASE=_PHASE | {"required": True})
+)
 def move(job: str, request: Request, shared: Shared, given: Given) -> Response:
     """PHASE=RUN starts it, PHASE=ABORT gives it up."""
     row, wanted = _job(shared, _owner(request), job), given.get("PHASE", "").upper()
@@ -121,7 +130,7 @@ def move(job: str, request: Request, shared: Shared, given: Given) -> Response:
     return RedirectResponse(f"/v1/tap/async/{job}", 303)
 
 
-@tap_jobs.get("/{job}/results/result", response_class=Response)
+@tap_jobs.get("/{job}/results/result", response_class=Response, responses=ROWS)
 def result(job: str, request: Request, shared: Shared) -> Response:
     """The answer of a query that is over."""
     with shared.database.session() as connection:
@@ -129,8 +138,8 @@ def result(job: str, request: Request, shared: Shared) -> Response:
     return Response(content, media_type=media_type)
 
 
-@tap_jobs.get("/{job}/{part}", response_class=Response)
-def part_of(job: str, part: str, request: Request, shared: Shared) -> Response:
+@tap_jobs.get("/{job}/{part}", response_class=Response, responses=kinds("text/plain", XML, VOTABLE))
+def part_of(job: str, part: Part, request: Request, shared: Shared) -> Response:
     """One part of a query: phase, owner, quote, executionduration, destruction, error, parameters or results."""
     from service.api import formats
 
@@ -139,10 +148,8 @@ def part_of(job: str, part: str, request: Request, shared: Shared) -> Response:
         return Response(formats.error_votable(row["error"] or ""), media_type=formats.MEDIA_TYPES["votable"])
     if part in ("parameters", "results"):
         return _xml((_parameters if part == "parameters" else _results)(row, _UWS))
-    words = {
-        "phase": row["phase"], "owner": row["owner"], "quote": "", "executionduration": str(STATEMENT_S),
-        "destruction": _time(row["destroyAt"]),
-    }  # fmt: skip
+    values = (row["phase"], row["owner"], "", str(STATEMENT_S), _time(row["destroyAt"]))
+    words = dict(zip(PARTS, values, strict=True))
     if part not in words:
         raise BadQuery(f"a query has {', '.join([*words, 'error', 'parameters', 'results'])}")
     return PlainTextResponse(words[part])

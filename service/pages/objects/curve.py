@@ -9,6 +9,7 @@ from psycopg import sql
 
 from apdb.errors import BadQuery, NotFound
 from apdb.schema.columns import Column
+from service.media import FITS, kinds
 from service.pages.shared import Pages, curve_frame
 from tasks.arrays import F64
 
@@ -69,7 +70,7 @@ def binned(points: "pd.DataFrame", days: float) -> "pd.DataFrame":
     return table.sort_values(["midpointMjdTai", "forced"], ignore_index=True)
 
 
-@curves.get("/v1/objects/{object_id}/curve", response_class=Response)
+@curves.get("/v1/objects/{object_id}/curve", response_class=Response, responses=kinds("application/json", FITS))
 def curve(
     object_id: int,
     shared: Pages,
@@ -119,7 +120,7 @@ def _fits(table: "pd.DataFrame", object_id: int) -> Response:
     written.meta["EXTNAME"] = "LIGHTCURVE"
     written.write(out, format="fits")
     headers = {"Content-Disposition": f'attachment; filename="light_curve_{object_id}.fits"'}
-    return Response(out.getvalue(), media_type="application/fits", headers=headers)
+    return Response(out.getvalue(), media_type=FITS, headers=headers)
 
 
 def _top(frequency: F64, power: F64, k: int) -> float:

@@ -7,12 +7,15 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from apdb.labels import labels_query, remove_label, store_label
+from apdb.queries import MAX_ROWS
+from service.media import ROWS
 from service.pages.shared import Pages
 
 __all__ = ["labels"]
 
 labels = APIRouter(tags=["labels"])
 
+Limit = Annotated[int, Query(description="rows at most", json_schema_extra={"minimum": 1, "maximum": MAX_ROWS})]
 Source = Annotated[int, Path(ge=0, lt=1 << 63)]
 
 
@@ -22,11 +25,11 @@ class Label(BaseModel):
     label: Literal["real", "bogus", "unsure"] = Field(description="what it is")
 
 
-@labels.get("/v1/labels", response_class=Response)
+@labels.get("/v1/labels", response_class=Response, responses=ROWS)
 def export(
     request: Request,
     kind: Annotated[Literal["csv", "parquet", "votable", "json"] | None, Query(alias="format")] = None,
-    limit: Annotated[int, Query(description="rows at most")] = 100_000,
+    limit: Limit = 100_000,
 ) -> Response:
     """Every label with what is known of its detection, for the training of reliability."""
     answer: Response = request.app.state.resources.answers.give(labels_query(limit), kind or "json")

@@ -147,3 +147,18 @@ def test_the_page_of_the_documentation_fetches_nothing_and_runs_nothing(site, tm
     assert [without("GET", p).status_code for p in ("/docs", "/openapi.json", "/redoc", "/docs/oauth2-redirect")] == [
         404
     ] * 4
+
+
+def test_who_finds_no_place_to_submit_is_told_so_before_his_message_is_looked_at(tmp_path):
+    """Others are answered meanwhile, and one with an image is asked when the image is there."""
+    ask, app = asker(tmp_path)
+    admission = app.state.resources.admission
+    taken = [admission.enter() for _ in range(app.state.resources.settings.max_submits)]
+    for path in ("/v1/visits", "/v1/visits/batch"):
+        answer = ask("POST", path, content=b"no json")
+        assert (answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) == (503, "busy", "5")
+        assert answer.headers["Cache-Control"] == "no-store"
+    assert ask("POST", "/v1/visits", files={"other": b"no image"}).status_code == 422
+    assert ask("GET", "/healthz").status_code == 200
+    taken.pop().release()
+    assert ask("POST", "/v1/visits", content=b"no json").status_code == 422
