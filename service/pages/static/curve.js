@@ -152,12 +152,16 @@
       document.getElementById("trip-none").hidden = !!source;
       triplet.hidden = !source;
       triplet.dataset.source = source;
+      const gif = document.getElementById("trip-gif");
+      gif.hidden = !source;
+      if (source) { gif.href = `/v1/sources/${source}/stamps/blink.gif`; gif.download = `blink_${source}.gif`; }
       if (source) for (const image of triplet.querySelectorAll("img")) image.src = `/v1/sources/${source}/stamps/${image.dataset.which}.png`;
     }, 90);
   }
   document.querySelectorAll("#triplet img").forEach((image) => image.addEventListener("error", () => {
     document.getElementById("trip-none").hidden = false;
     document.getElementById("triplet").hidden = true;
+    document.getElementById("trip-gif").hidden = true;
   }));
 
   // blink: one cutout in the place of the other

@@ -27,7 +27,7 @@ __all__ = ["Viewer", "main"]
 
 KEPT = 2  # visits in memory
 MOST_PIXELS = 1_000_000  # of a cutout: 12 MB
-MADE_AGAIN = ("score", "kernel")  # are not stored
+MADE_AGAIN = ("score", "kernel", "stars")  # are not stored
 _GIB = 1 << 30
 
 
