@@ -4,7 +4,7 @@ Pictures are PNG files of one byte per pixel (`alertprod_client.pictures`): no d
 is escaped before it goes into HTML.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from exposure.exposure import Exposure
     from exposure.wcs.sky_wcs import SkyWcs
 
-__all__ = ["BAD_PLANES", "describe", "exposure_html", "facts", "good_pixels", "grey_png", "picture"]
+__all__ = ["BAD_PLANES", "blink_gif", "describe", "exposure_html", "facts", "good_pixels", "grey_png", "picture"]
 
 SHOWN = 256  # px of a picture's longer side: 64 kB before they are written as text, whatever they show
 BAD_PLANES = ("NO_DATA", "BAD", "SAT", "CR")
@@ -114,6 +114,24 @@ def grey_png(image: NDArray[np.floating], good: Flags, signed: bool = False) -> 
         image, good = np.zeros((1, 1), np.float32), np.zeros((1, 1), np.bool_)
     mean, shown = _reduced(np.asarray(image, np.float32), good)
     return pictures.grey_png(mean, shown, signed)
+
+
+def blink_gif(images: Sequence[tuple[NDArray[np.floating], bool]], side: int = 256, seconds: float = 0.7) -> bytes:
+    """Return a GIF that shows images of one size by turns, as `grey_png` draws each; pixels that are not finite are blue.
+
+    Parameters
+    ----------
+    images
+        Pixels, shape (height, width), and whether zero is the middle grey.
+    side
+        Pixels become whole squares so that the picture is about as large, px.
+    """
+    frames = []
+    for image, signed in images:
+        mean, shown = _reduced(np.asarray(image, np.float32), np.isfinite(image))
+        scale = max(1, round(side / max(mean.shape)))
+        frames.append(pictures.grey_index(mean, shown, signed).repeat(scale, axis=0).repeat(scale, axis=1))
+    return pictures.indexed_gif(frames, pictures.grey_palette(), seconds)
 
 
 def picture(image: NDArray[np.floating], good: Flags, label: str, signed: bool = False) -> str:

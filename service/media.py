@@ -2,9 +2,10 @@
 
 from typing import Any
 
-__all__ = ["FITS", "PNG", "ROWS", "VOTABLE", "XML", "kinds"]
+__all__ = ["FITS", "GIF", "PNG", "ROWS", "VOTABLE", "XML", "kinds"]
 
-FITS, PNG, VOTABLE, XML = "application/fits", "image/png", "application/x-votable+xml", "application/xml"
+FITS, GIF, PNG = "application/fits", "image/gif", "image/png"
+VOTABLE, XML = "application/x-votable+xml", "application/xml"
 _TABLES = ("application/json", "text/csv", "application/vnd.apache.parquet", VOTABLE)
 
 

@@ -6,6 +6,7 @@ when Kafka has forgotten (group offsets expire).
 """
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from apdb.queue import corrections, outbox
 from apdb.queue.corrections import CorrectionBatch
 from apdb.queue.outbox import OutboxRow
 from apdb.queue.status import RELAY_LOCK
+from apdb.queue.yields import add_yields
 
 __all__ = ["Published", "Relay"]
 
@@ -193,8 +195,13 @@ class Relay:
             raise BrokerUnavailable(f"the relay goes on without {row.file}") from error
         self._crash("relay_marked")
         since = _since(row.shutter_close)
-        outbox.mark(leader, order, sent, since, complete=True)
-        self._report(Published(row, dict(producer.sent - before), since))
+        by_topic = producer.sent - before
+        with leader.transaction():
+            outbox.mark(leader, order, sent, since, complete=True)
+            if row.shutter_close is not None and self._target.fan_out:
+                night = math.floor(row.shutter_close - 0.5)
+                add_yields(leader, night, {topic: by_topic[topic] for topic, _ in self._target.fan_out})
+        self._report(Published(row, dict(by_topic), since))
         return sent - row.published_count
 
 

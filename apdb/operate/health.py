@@ -27,7 +27,7 @@ class Advice:
 def table_sizes(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
     """Return rows (estimated), bytes and dead rows by table, partitions summed into their table."""
     rows = connection.execute(
-        "SELECT coalesce(p.relname, c.relname), sum(greatest(c.reltuples, 0))::bigint, sum(pg_table_size(c.oid))::bigint, "
+        "SELECT coalesce(p.relname, c.relname), sum(greatest(c.reltuples, s.n_live_tup, 0))::bigint, sum(pg_table_size(c.oid))::bigint, "
         "sum(pg_indexes_size(c.oid))::bigint, sum(coalesce(s.n_dead_tup, 0))::bigint, count(i.inhrelid)::int "
         "FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class p ON p.oid = i.inhparent "
         "LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid WHERE c.relkind = 'r' "

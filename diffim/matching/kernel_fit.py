@@ -44,6 +44,8 @@ class KernelFit:
         Whether each candidate is in the fit, shape (N,).
     x, y
         Frame positions of the candidates, shape (N,), px.
+    judging
+        The residuals that `residual_rms` is the median of, NaN for other candidates, shape (N,).
     """
 
     kernel: SpatialKernel
@@ -58,6 +60,7 @@ class KernelFit:
     used: Flags
     x: F64
     y: F64
+    judging: F64
 
     __repr__ = short_repr
 
@@ -191,6 +194,7 @@ def fit_kernel(
         used=use,
         x=stars.x,
         y=stars.y,
+        judging=judging,
     )
 
 

@@ -1,15 +1,18 @@
 """Pictures over HTTP: of a visit made again, and the cutouts of the alert of a source."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from apdb import Ledger
 from apdb.errors import NotFound
-from service.media import PNG, kinds
-from service.pages.shared import Pages
+from service.media import GIF, PNG, kinds
+from service.pages.shared import Pages, Shared
 from service.pages.viewer import viewer_of
+
+if TYPE_CHECKING:
+    from tasks.arrays import F32
 
 __all__ = ["pictures"]
 
@@ -23,7 +26,9 @@ _STAMPS = {"science.png": "Science", "template.png": "Template", "difference.png
 def image(
     visit: int,
     detector: int,
-    which: Literal["science.png", "template.png", "difference.png", "score.png", "mask.png", "kernel.png", "psf.png"],
+    which: Literal[
+        "science.png", "template.png", "difference.png", "score.png", "mask.png", "kernel.png", "psf.png", "stars.png"
+    ],
     request: Request,
     shared: Pages,
     stretch: Literal["asinh", "linear", "log"] = "asinh",
@@ -38,16 +43,45 @@ def image(
     return Response(png, media_type=PNG, headers={"Cache-Control": KEEP})
 
 
-@pictures.get("/v1/sources/{source_id}/stamps/{which}", response_class=Response, responses=kinds(PNG))
-def stamp(source_id: int, which: Literal["science.png", "template.png", "difference.png"], shared: Pages) -> Response:
-    """One cutout of the alert that a DiaSource made, as PNG; north is not up: the pixels are those of the detector."""
+@pictures.get("/v1/sources/{source_id}/stamps/{which}", response_class=Response, responses=kinds(PNG, GIF))
+def stamp(
+    source_id: int, which: Literal["science.png", "template.png", "difference.png", "blink.gif"], shared: Pages
+) -> Response:
+    """One cutout of the alert that a DiaSource made, as PNG, or all of them by turns as GIF.
+
+    North is not up: the pixels are those of the detector.
+    """
     import numpy as np
 
+    from exposure.preview import blink_gif, grey_png
+
+    packet = _packet(shared, source_id)
+    if which == "blink.gif":
+        stamps = {name: _cutout(packet, name) for name in _STAMPS.values()}
+        images = [(pixels, name == "Difference") for name, pixels in stamps.items() if pixels is not None]
+        if not images or len({pixels.shape for pixels, _ in images}) > 1:
+            raise NotFound(f"the alert of DiaSource {source_id} has no cutouts of one size")
+        headers = {"Cache-Control": KEEP, "Content-Disposition": f'inline; filename="blink_{source_id}.gif"'}
+        return Response(blink_gif(images), media_type=GIF, headers=headers)
+    name = _STAMPS[which]
+    pixels = _cutout(packet, name)
+    if pixels is None:
+        raise NotFound(f"the alert of DiaSource {source_id} has no {name.lower()} cutout")
+    png = grey_png(pixels, np.isfinite(pixels), signed=name == "Difference")
+    return Response(png, media_type=PNG, headers={"Cache-Control": KEEP})
+
+
+def _packet(shared: Shared, source_id: int) -> dict[str, Any]:
+    """Return the alert of a DiaSource as it is in the archive.
+
+    Raises
+    ------
+    NotFound
+        There is none.
+    """
     from alerts.archive.selection import AlertSelection
     from alerts.archive.store import AlertArchive
     from alerts.packets.wire import decode_body
-    from alerts.views import cutout
-    from exposure.preview import grey_png
 
     chosen = AlertSelection(source_id=source_id)
     rows = chosen.rows(shared.database)
@@ -56,10 +90,14 @@ def stamp(source_id: int, which: Literal["science.png", "template.png", "differe
         raise NotFound(
             f"no alert of DiaSource {source_id} is in the archive: it waits for a second detection, or is held"
         )
-    name = _STAMPS[which]
-    pixels_of_alert = cutout(decode_body(alert.body, alert.schema_id), name)
-    if pixels_of_alert is None:
-        raise NotFound(f"the alert of DiaSource {source_id} has no {name.lower()} cutout")
-    pixels = np.asarray(pixels_of_alert.data, np.float32)
-    png = grey_png(pixels, np.isfinite(pixels), signed=name == "Difference")
-    return Response(png, media_type=PNG, headers={"Cache-Control": KEEP})
+    return decode_body(alert.body, alert.schema_id)
+
+
+def _cutout(packet: dict[str, Any], name: str) -> "F32 | None":
+    """Return the pixels of a cutout of a packet, None where it has none."""
+    import numpy as np
+
+    from alerts.views import cutout
+
+    stamp_of = cutout(packet, name)
+    return None if stamp_of is None else np.asarray(stamp_of.data, np.float32)

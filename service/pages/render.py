@@ -20,6 +20,8 @@ from service.access.principals import Principal
 from service.access.sessions import csrf_word
 from service.errors import help_path
 from service.pages.assets import asset_path, available
+from service.pages.shared import resources_of
+from service.pages.visits.meanings import meaning, unit
 from service.pages.words import FILTERS
 from tasks.errors import AlertProdError
 
@@ -54,7 +56,10 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     environment.filters.update(FILTERS)
-    environment.globals.update(asset=asset_path, available=available, version=version("alertprod"), help_path=help_path)
+    environment.globals.update(
+        asset=asset_path, available=available, version=version("alertprod"), help_path=help_path,
+        unit=unit, meaning=meaning,
+    )  # fmt: skip
     return environment
 
 
@@ -80,6 +85,7 @@ def page(request: Request, template: str, answer_status: int = 200, **values: An
         "by_cookie": by_cookie,
         "csrf": csrf_word(cookie) if by_cookie and cookie else "",
         "now": datetime.now(UTC),
+        "docs": resources_of(request).settings.docs_dir is not None,
         "theme": theme if (theme := request.cookies.get("theme")) in ("dark", "light") else "",
     }
     text = _environment().get_template(template).render({**common, **values})

@@ -12,8 +12,10 @@ __all__ = ["database_pages"]
 database_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 _PARTITIONS = (
-    'SELECT "table", partition, bounds, "rowsEstimated" AS rows, "tableBytes" AS bytes, "indexBytes" AS indices FROM partition_size '
-    'ORDER BY "table", partition DESC'
+    'SELECT p."table", p.partition, b[1] AS begin, b[2] AS "end", greatest(p."rowsEstimated", s.n_live_tup) AS rows, '
+    'p."tableBytes" AS bytes, p."indexBytes" AS indices FROM partition_size p LEFT JOIN pg_stat_user_tables s ON '
+    "s.relname = p.partition AND s.schemaname = current_schema() LEFT JOIN LATERAL regexp_match(p.bounds, "
+    "'FROM \\(''?([^'')]+)''?\\) TO \\(''?([^'')]+)''?\\)') b ON true ORDER BY p.\"table\", p.partition DESC"
 )
 _GROWTH = (
     'SELECT night, sum("nVisits") AS visits, sum("nDiaSources") AS sources, sum("nNewDiaObjects") AS objects, sum("nAlerts") AS alerts '

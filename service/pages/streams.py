@@ -13,6 +13,7 @@ from apdb.queue.dead_letters import DeadLetterState
 from apdb.queue.holds import held
 from apdb.queue.outbox import discrepancies
 from apdb.queue.status import service_status
+from apdb.queue.yields import yields
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, Shared, reading
 from service.subprocesses.children import child_environment, program
@@ -59,10 +60,12 @@ def streams(request: Request, shared: Pages) -> HTMLResponse:
         caught_up = cursor.execute(_CAUGHT_UP).fetchall()
     with shared.database.session() as connection:
         holds, wrong = held(connection), discrepancies(connection, shared.settings.alert_topic)
+        passed = yields(connection)
     return page(
         request, "streams.html", status=service_status(shared.database, shared.settings.alert_topic), totals=totals,
         outbox=outbox, nights=nights, letters=letters, caught_up=caught_up, holds=holds, wrong=wrong,
-        topic=shared.settings.alert_topic, fan_out=shared.settings.alert_fan_out,
+        topic=shared.settings.alert_topic, fan_out=shared.settings.alert_fan_out, passed=passed,
+        filters=sorted({t for night in passed.values() for t in night} | set(shared.settings.alert_fan_out)),
     )  # fmt: skip
 
 

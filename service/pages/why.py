@@ -129,6 +129,12 @@ def _covering(shared: Pages, ra: float, dec: float) -> list[dict[str, Any]]:
 
 
 def _reason(steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the step that says it: the last that was not passed, else the last."""
+    """Return the step that says it: the last that was not passed, else the last.
+
+    What is not significant is not detected: then the significance is the reason.
+    """
     refused = [s for s in steps if s["passed"] is False]
-    return refused[-1] if refused and not steps[-1]["passed"] else steps[-1]
+    if not refused or steps[-1]["passed"]:
+        return steps[-1]
+    faint = [s for s in refused if s["name"] == "signal"]
+    return faint[0] if faint and refused[-1]["name"] == "detected" else refused[-1]

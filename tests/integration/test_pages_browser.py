@@ -158,6 +158,9 @@ def test_the_light_curve_is_walked_by_keys_and_shows_the_cutouts_of_a_detection(
         assert page.locator("#triplet figure:visible").count() == 1
         page.click("#trip-blink")
         assert page.locator("#triplet figure:visible").count() == 3
+        film = page.request.get(page.get_attribute("#trip-gif", "href"))
+        assert film.headers["content-type"] == "image/gif"
+        assert film.body().startswith(b"GIF89a")
 
 
 def test_a_click_on_an_image_says_why_there_is_no_alert(chromium, populated, places):

@@ -18,6 +18,7 @@ from apdb import Database
 from apdb.errors import NotFound
 from apdb.queue.holds import drop_held, held, release_held
 from apdb.queue.status import service_status
+from apdb.queue.yields import yields
 from service.local.campaign import consume_alerts
 from service.processing.veto import veto_reason
 from tests.support.outbox_rows import fill, patient
@@ -54,6 +55,24 @@ def test_everything_is_published_once_in_order(database, target, tmp_path):
         assert own == sorted(own)  # one key, one partition, publish order
     with database.connect() as connection:
         assert connection.execute('SELECT count(*) FROM "AlertOutbox" WHERE "publishedAt" IS NULL').fetchone() == (0,)
+
+
+def test_what_each_filter_lets_pass_is_counted_by_night(database, kafka, tmp_path):
+    topic = f"alerts-{uuid4().hex[:8]}"
+    even, none = f"{topic}-even", f"{topic}-none"
+    filters = ((even, "diaSource.diaObjectId in [2, 4, 6]"), (none, "diaSource.diaObjectId > 7"))
+    target = KafkaTarget(kafka.brokers, topic, transactional_id=f"relay-{topic}", fan_out=filters)
+    ensure_topics(target)
+    fill(database, tmp_path, range(2), 14, shutter_close=61000.6)
+    fill(database, tmp_path, range(2, 5), 7, shutter_close=61002.4)
+    fill(database, tmp_path, [6], 7)  # nobody knows when it was taken
+    relay = Relay(database, AlertArchive(tmp_path), target)
+    try:
+        assert patient(relay) == 56
+    finally:
+        relay.close()
+    with database.connect() as connection:  # three of seven objects
+        assert yields(connection) == {61000: {even: 12, none: 0}, 61001: {even: 9, none: 0}}
 
 
 def test_rows_that_come_while_the_relay_looks_are_taken_in_the_next_round(database, target, tmp_path):

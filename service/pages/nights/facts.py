@@ -1,5 +1,6 @@
 """What a night was: its ccdVisits, the time of their steps, failures and gaps with their reasons."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,7 +12,9 @@ from apdb import Database
 from apdb.queue.states import VisitState
 from service.pages.shared import reading
 
-__all__ = ["BUDGET_S", "STEPS", "Gap", "Night", "StepTime", "in_order", "night_of", "nights", "open_nights"]
+__all__ = [
+    "BUDGET_S", "STEPS", "Gap", "Night", "StepTime", "in_order", "night_of", "nights", "open_nights", "with_metrics",
+]  # fmt: skip
 
 STEPS = (
     "open", "template", "characterize", "difference", "standardize", "lock", "take back", "ephemerides", "associate",
@@ -23,10 +26,9 @@ LONG_GAP = 3.0  # times the usual pause between visits
 LEAST_GAP_S = 60.0
 _VISITS = (
     'SELECT l.visit, l.detector, l.instrument, l.band, l."midpointMjdTai" AS mjd, l.state, l.attempt, l.failures, '
-    'l."errorCode" AS code, l."errorText" AS text, l."nextAt" AS next_at, l.counts, l.seconds, l."createdAt" AS created, '
-    'l."finishedAt" AS finished, q.metrics, o."heldReason" AS held, o."secondsSinceShutterClose" AS latency, '
+    'l."errorCode" AS code, l."errorText" AS text, l."nextAt" AS next_at, l.counts::text, l.seconds::text, l."createdAt" AS created, '
+    'l."finishedAt" AS finished, o."heldReason" AS held, o."secondsSinceShutterClose" AS latency, '
     'o.count AS alerts, o."publishedAt" AS published FROM "VisitLedger" l '
-    'LEFT JOIN "VisitQuality" q ON q.visit = l.visit AND q.detector = l.detector '
     'LEFT JOIN "AlertOutbox" o ON o.visit = l.visit AND o.detector = l.detector AND o.attempt = l.attempt '
     'WHERE {} ORDER BY l."midpointMjdTai" DESC NULLS FIRST, l.visit DESC, l.detector LIMIT %s'
 )
@@ -155,7 +157,22 @@ def night_of(database: Database, number: int | None, *, newest: bool) -> Night:
         where = f'({where} OR l."midpointMjdTai" IS NULL)'
     with reading(database) as cursor:
         rows = cursor.execute(_VISITS.format(where), [*values, MOST + 1]).fetchall()
+    for name in ("counts", "seconds"):  # one text for all: a call for each takes most of a page's time
+        parsed = json.loads(f"[{','.join(row[name] or 'null' for row in rows)}]")
+        for row, value in zip(rows, parsed, strict=True):
+            row[name] = value
     return Night(number, rows[:MOST], len(rows) > MOST)
+
+
+def with_metrics(database: Database, visits: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return ccdVisits of one visit with their metrics: those of a whole night are too many to be read for each page."""
+    keys = [v["visit"] for v in visits[:1]], [v["detector"] for v in visits]
+    with reading(database) as cursor:
+        rows = cursor.execute(
+            'SELECT detector, metrics FROM "VisitQuality" WHERE visit = ANY(%s) AND detector = ANY(%s)', keys
+        )
+        metrics = {row["detector"]: row["metrics"] for row in rows}
+    return [{**v, "metrics": metrics.get(v["detector"])} for v in visits]
 
 
 def _pauses(visits: list[dict[str, Any]]) -> list[Gap]:

@@ -129,6 +129,8 @@ def _from_camera(path: Path) -> dict[int, np.ndarray[Any, Any]]:
 
 
 def _in_rows(detectors: tuple[int, ...]) -> dict[int, np.ndarray[Any, Any]]:
-    across = int(np.ceil(np.sqrt(1.6 * len(detectors))))
+    n = len(detectors)
+    widths = range(int(np.ceil(np.sqrt(n))), int(np.ceil(np.sqrt(2 * n))) + 1)
+    across = min(widths, key=lambda width: (-n % width, width))  # with the fewest empty places
     square = np.array([[0.03, 0.03], [0.97, 0.03], [0.97, 0.97], [0.03, 0.97]])
     return {d: square + np.array([k % across, -(k // across)]) for k, d in enumerate(detectors)}

@@ -9,7 +9,16 @@ from fastapi.responses import HTMLResponse
 from apdb.errors import NotFound
 from apdb.queue.states import VisitState
 from apdb.queue.status import service_status
-from service.pages.nights.facts import BUDGET_S, STEPS, Night, in_order, night_of, nights, open_nights
+from service.pages.nights.facts import (
+    BUDGET_S,
+    STEPS,
+    Night,
+    in_order,
+    night_of,
+    nights,
+    open_nights,
+    with_metrics,
+)
 from service.pages.nights.mosaic import metric_names, mosaic
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages
@@ -19,7 +28,8 @@ __all__ = ["night_pages"]
 night_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 BARS = 40  # ccdVisits in the waterfall
-ROWS = 200  # of tables
+ROWS = 200  # of tables of what went wrong
+NEWEST = 60  # ccdVisits in the table of all
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ def _page(request: Request, shared: Pages, number: int | None, colour: str, visi
         order=STEPS,
         gaps=night.gaps(),
         most=ROWS,
+        newest=NEWEST,
         per_minute=night.per_minute(),
         elsewhere={n: count for n, count in open_nights(shared.database).items() if n != chosen},
         **_focal_plane(shared, night, colour, visit),
@@ -90,10 +101,10 @@ def _focal_plane(shared: Pages, night: Night, colour: str, wanted: int | None) -
     numbers = list(dict.fromkeys(v["visit"] for v in night.visits))
     begun = [v["visit"] for v in night.visits if v["state"] not in (VisitState.QUEUED, VisitState.WAITING)]
     visit = wanted if wanted in numbers else next(iter([*begun, *numbers]), None)
-    of_visit = [v for v in night.visits if v["visit"] == visit]
+    of_visit = with_metrics(shared.database, [v for v in night.visits if v["visit"] == visit])
     instrument = of_visit[0]["instrument"] if of_visit else None
     detectors = sorted({v["detector"] for v in night.visits if v["instrument"] == instrument})
-    names = metric_names(night.visits)
+    names = metric_names(of_visit)
     colour = colour if colour in names else "state"
     tiles, extent, limits = (
         mosaic(shared.settings, of_visit, detectors, colour) if detectors else ([], (1.0, 1.0), None)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Plot", "PlotPoint", "curve_plot", "ticks"]
 
 WIDTH, HEIGHT = 900.0, 300.0
-LEFT, RIGHT, TOP, BOTTOM = 74.0, 8.0, 8.0, 26.0
+LEFT, RIGHT, TOP, BOTTOM = 84.0, 8.0, 8.0, 36.0
 
 
 @dataclass(frozen=True)

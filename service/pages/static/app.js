@@ -17,6 +17,8 @@
     });
   }
 
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new CustomEvent("theme")));
+
   // forms whose choices show something: no need for their button
   document.addEventListener("change", (event) => {
     const form = event.target.closest("form[data-keep]");

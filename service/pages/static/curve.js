@@ -9,6 +9,7 @@
   let table = null, plot = null, shown = null, chosen = -1, wait = null;
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const grouped = (v) => v.toLocaleString("en", { maximumFractionDigits: 6 }).replaceAll(",", "\u2009");
   const colours = {};
   function readColours() {
     for (const band of "ugrizy") {
@@ -98,25 +99,27 @@
   function draw() {
     const begin = performance.now();
     shown = prepare();
+    const whose = want.of === "psf" ? "difference" : "total";
     const [xmin, xmax] = shown.fold ? [0, 1] : limitsOf(shown.x, []);
     const [ymin, ymax] = limitsOf(shown.y, shown.e);
     if (plot) plot.destroy();
     box.textContent = "";
     const ink = css("--dim"), grid = { stroke: css("--line"), width: 1 };
-    const height = Math.max(280, Math.min(520, Math.round(innerHeight * 0.42)));
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize), font = `${Math.round(0.8 * rem)}px ${getComputedStyle(document.body).fontFamily}`;
+    const height = Math.round(Math.max(20 * rem, Math.min(34 * rem, innerHeight * 0.42)));
     plot = new uPlot({
       width: box.clientWidth, height, legend: { show: false },
       cursor: { points: { show: false }, drag: { x: true, y: false } },
       scales: { x: { time: false, range: (u, a, b) => u.data && a === shown.x[0] && b === shown.x[shown.x.length - 1] ? [xmin, xmax] : [a, b] },
                 y: { dir: want.y === "mag" ? -1 : 1, range: () => [ymin, ymax] } },
-      axes: [{ stroke: ink, grid, ticks: grid, space: 110, values: (u, at) => at.map((v) => String(Number(v.toFixed(6)))), label: shown.fold ? "phase" : "MJD (TAI)", labelSize: 22 },
-             { stroke: ink, grid, ticks: grid, size: 78, label: want.y === "mag" ? "AB magnitude" : "flux / nJy", labelSize: 22 }],
+      axes: [{ stroke: ink, grid, ticks: grid, font, labelFont: font, size: 2.4 * rem, space: 7 * rem, values: (u, at) => at.map((v) => String(Number(v.toFixed(6)))), label: shown.fold ? "phase" : "MJD (TAI)", labelSize: 1.4 * rem },
+             { stroke: ink, grid, ticks: grid, font, labelFont: font, size: 5.2 * rem, space: 2.2 * rem, values: (u, at) => at.map((v) => grouped(v)), label: want.y === "mag" ? `${whose} AB magnitude` : `${whose} flux / nJy`, labelSize: 1.4 * rem }],
       series: [{}, { paths: () => null, points: { show: false } }],
       hooks: { draw: [paint], setCursor: [(u) => { if (u.cursor.idx != null && u.cursor.left >= 0) near(u); }] },
     }, [shown.x, shown.y], box);
     box.dataset.painted = (performance.now() - begin).toFixed(1);
     const n = shown.which.length;
-    note.textContent = `${n.toLocaleString("en")} of ${table.total.toLocaleString("en")} points` +
+    note.textContent = `${grouped(n)} of ${grouped(table.total)} points` +
       (table.binDays ? `, means of bins of ${table.binDays.toPrecision(3)} d` : "") + (shown.fold ? ", folded" : "");
   }
 
@@ -149,12 +152,16 @@
       document.getElementById("trip-none").hidden = !!source;
       triplet.hidden = !source;
       triplet.dataset.source = source;
+      const gif = document.getElementById("trip-gif");
+      gif.hidden = !source;
+      if (source) { gif.href = `/v1/sources/${source}/stamps/blink.gif`; gif.download = `blink_${source}.gif`; }
       if (source) for (const image of triplet.querySelectorAll("img")) image.src = `/v1/sources/${source}/stamps/${image.dataset.which}.png`;
     }, 90);
   }
   document.querySelectorAll("#triplet img").forEach((image) => image.addEventListener("error", () => {
     document.getElementById("trip-none").hidden = false;
     document.getElementById("triplet").hidden = true;
+    document.getElementById("trip-gif").hidden = true;
   }));
 
   // blink: one cutout in the place of the other

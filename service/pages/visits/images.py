@@ -57,6 +57,6 @@ def _questions(stretch: str, span: float, mask: bool, again: bool) -> list[dict[
     if mask:
         asked.append({"what": "picture", "which": "mask", "stretch": "asinh", "span": 100.0, "box": None})
     if again:
-        others = (("kernel", 100.0), ("psf", 100.0), ("score", 10.0))
+        others = (("kernel", 100.0), ("psf", 100.0), ("stars", 100.0), ("score", 10.0))
         asked += [{"what": "picture", "which": w, "stretch": "asinh", "span": s, "box": None} for w, s in others]
     return [*asked, {"what": "numbers"}]

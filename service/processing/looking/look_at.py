@@ -15,6 +15,7 @@ from diffim import ImageDifferenceTask, TemplateStore
 from exposure import Exposure
 from exposure.preview import good_pixels
 from exposure.psf import fwhm_of
+from exposure.stamps import gather
 from exposure.task_config import task_overrides
 from service.processing.explain import MadeAgain, explain
 from service.processing.images import Clock, calibrated_pair, open_science
@@ -22,22 +23,24 @@ from service.processing.instruments import checked_instrument
 from service.processing.looking.looks import grey_picture, mask_picture
 from service.settings import Settings
 from tasks import AlertProdError, make_task
-from tasks.arrays import F32
+from tasks.arrays import F32, F64
 
 __all__ = ["Looked", "picture_of", "place_of"]
 
 CUTOUT_SIDE = 63  # px of the pictures of a place
 SMALL_SPAN = 30.0  # the peak of a kernel or PSF over where its picture turns from linear to logarithmic
+STAR_SIDE, STAR_COLUMNS, STARS_SHOWN, STAR_SPAN = 31, 8, 24, 5.0  # px, stamps in a row and in all, sigma that are white
 SIGNED = ("difference", "kernel", "score")
 
 
 @dataclass(frozen=True)
 class _Subtracted:
-    """A difference in memory, with its score and the matching kernel at the middle, None where there is none."""
+    """A difference in memory, with its score, the matching kernel at the middle and the stars that judge it; None without any."""
 
     difference: Exposure
     score: Exposure | None
     kernel: F32 | None
+    stars: F32 | None
 
 
 class Looked:
@@ -88,7 +91,8 @@ class Looked:
         middle = np.array([x0 + (width - 1) / 2]), np.array([y0 + (height - 1) / 2])
         fit = result.subtractRes
         kernel = None if fit is None else fit.kernel.kernels_at(*middle)[0]
-        return _Subtracted(result.subtractedExposure, result.scoreExposure, kernel)
+        stars = None if fit is None else _star_residuals(result.subtractedExposure, fit.x, fit.y, fit.judging)
+        return _Subtracted(result.subtractedExposure, result.scoreExposure, kernel, stars)
 
     @property
     def difference(self) -> Exposure:
@@ -104,6 +108,11 @@ class Looked:
     def kernel(self) -> F32 | None:
         """Matching kernel at the middle; made by subtracting again."""
         return self._made.kernel
+
+    @property
+    def stars(self) -> F32 | None:
+        """What stars that the kernel was not fitted to leave in the difference; made by subtracting again."""
+        return self._made.stars
 
     def place_in_picture(self, across: int, from_top: int) -> dict[str, float]:
         """Return ``x``, ``y`` (px), ``ra`` and ``dec`` (ICRS degrees) of a pixel of the picture; (0, 0) is its middle.
@@ -138,6 +147,23 @@ def _numbers(science: Exposure, difference: Exposure) -> dict[str, Any]:
     return out
 
 
+def _star_residuals(difference: Exposure, x: F64, y: F64, judging: F64) -> F32 | None:
+    """Return stamps of difference / sigma side by side, the worst star first, shape (rows x 33, columns x 33); None without any."""
+    order = np.argsort(-np.nan_to_num(judging, nan=-1.0))[: min(STARS_SHOWN, int(np.isfinite(judging).sum()))]
+    if not order.size:
+        return None
+    x0, y0 = difference.origin
+    sigmas = (difference.image / np.sqrt(difference.variance)).astype(np.float32)
+    column, line = (np.floor(v[order] - v0 + 0.5).astype(np.int64) for v, v0 in ((x, x0), (y, y0)))
+    stamps = np.pad(gather(sigmas, column, line, STAR_SIDE, np.nan), ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)
+    columns = min(STAR_COLUMNS, order.size)
+    rows, side = -(-order.size // columns), STAR_SIDE + 2
+    sheet = np.full((rows * columns, side, side), np.nan, np.float32)
+    sheet[: order.size] = stamps[:, ::-1]  # the first row of a picture is below
+    whole = sheet.reshape(rows, columns, side, side).swapaxes(1, 2).reshape(rows * side, columns * side)
+    return np.asarray(whole[::-1], np.float32)
+
+
 def picture_of(
     looked: Looked | MadeAgain, which: str, stretch: str, span: float, box: tuple[int, int, int, int] | None = None
 ) -> bytes:
@@ -146,7 +172,7 @@ def picture_of(
     Parameters
     ----------
     which
-        ``science``, ``template``, ``difference``, ``score``, ``mask``, ``kernel`` or ``psf``.
+        ``science``, ``template``, ``difference``, ``score``, ``mask``, ``kernel``, ``psf`` or ``stars``.
     box
         x0, y0, width, height of a part, px; all by default.
     """
@@ -154,6 +180,9 @@ def picture_of(
         small = _small(looked, which)
         sigma = float(np.abs(small).max() or 1.0) / SMALL_SPAN
         return grey_picture(small, np.ones(small.shape, np.bool_), "asinh", SMALL_SPAN, signed=True, noise=sigma)
+    if which == "stars" and isinstance(looked, Looked):
+        sheet = np.zeros((3, 3), np.float32) if looked.stars is None else looked.stars
+        return grey_picture(sheet, np.isfinite(sheet), "linear", STAR_SPAN, signed=True, noise=1.0)
     exposure = looked.difference if which == "mask" else getattr(looked, which)
     if exposure is None:
         exposure = looked.difference

@@ -27,7 +27,7 @@ __all__ = ["Viewer", "main"]
 
 KEPT = 2  # visits in memory
 MOST_PIXELS = 1_000_000  # of a cutout: 12 MB
-NOT_STORED = ("score", "kernel")  # these are made again where they are asked for
+NOT_STORED = ("score", "kernel", "stars")  # these are made again where they are asked for
 _GIB = 1 << 30
 
 

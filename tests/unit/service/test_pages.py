@@ -132,6 +132,16 @@ def test_the_picture_of_a_light_curve_lies_within_its_frame():
     assert plot.points[1].y < plot.zero < plot.points[0].y
 
 
+def test_a_file_that_is_known_is_not_sent_again_and_letters_are_asked_for_by_their_digest(tmp_path):
+    ask, _ = asker(tmp_path / "uploads")
+    style = ask("GET", assets.asset_path("app.css"))
+    assert "immutable" in style.headers["cache-control"]
+    again = ask("GET", "/assets/app.css", headers={"If-None-Match": style.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    if assets.available("inter.woff2"):  # set-up found npm
+        assert assets.asset_path("inter.woff2") in style.text
+
+
 def test_scripts_and_styles_are_small():
     names = [n for n in assets._FILES if n.endswith((".js", ".css")) and assets.available(n)]
     size = sum(len(gzip.compress(assets._FILES[n].read_bytes())) for n in names)

@@ -1,0 +1,61 @@
+"""What the metrics of a ccdVisit are: a unit and a few words for each that pages show."""
+
+__all__ = ["MEANINGS", "meaning", "unit"]
+
+# name: unit where the name does not say it, what it tells; docs/differencing.md says at which value a metric fails a visit
+MEANINGS: dict[str, tuple[str, str]] = {
+    "airmass": ("", "of the exposure"),
+    "associationRadiusArcsec": ("", "within which a source belongs to an object"),
+    "calibrationError": (
+        "",
+        "ln of the kernel's sum over the ratio of the two calibrations: clouds, wrong zero points",
+    ),
+    "convolved": ("", "which of the two images was convolved"),
+    "cosmicRayFraction": ("", "share of the pixels with data that cosmic rays hit"),
+    "diffimDepthLoss": ("mag", "depth reached against the best that noise and PSFs of the two images allow"),
+    "directionError": ("", "by what fraction the stars of what is convolved are broader than those of the other"),
+    "kernelNoiseGain": ("", "what the kernel multiplies the noise by"),
+    "kernelResidualRms": ("sigma", "residual of held-out stars in the fit of the kernel"),
+    "kernelSumError": ("", "ln of the kernel's sum over the flux ratio of the stars"),
+    "maskedFraction": ("", "share of the pixels with data that are masked"),
+    "maxPhi": ("", "what whitening multiplies the noise by"),
+    "nKernelUsed": ("", "stars that the matching kernel was fitted to"),
+    "nMendedPixels": ("", "pixels whose value was made from their neighbours"),
+    "nSources": ("", "sources on the science image"),
+    "nStars": ("", "of them stars"),
+    "psfFwhm": ("px", "width of the PSF of the science image"),
+    "psfHeldOutChi2": ("", "reduced chi squared of stars that the PSF was not fitted to"),
+    "psfHeldOutResidual": ("", "median residual of these stars in the core, over the peak"),
+    "psfSizeError": ("", "by what fraction they are wider than the PSF"),
+    "psfStarEvidence": ("", "gain of ln likelihood by which sizes tell stars from galaxies"),
+    "psfStars": ("", "stars that the PSF was fitted to"),
+    "psfWingFraction": ("", "share of the PSF's light in its wings"),
+    "residualFootprintRatioMean": ("", "light of the kernel stars that is left in the difference, mean"),
+    "residualFootprintRatioStdev": ("", "light of the kernel stars that is left in the difference, scatter"),
+    "scaleDiffimVarianceFactor": ("", "what the variance of the difference was multiplied by to fit its noise"),
+    "sciencePsfError": ("", "by what fraction the stars are wider than the PSF of the science image"),
+    "seconds": ("s", "that the service took"),
+    "seeingArcsec": ("", "FWHM of the PSF of the science image"),
+    "significanceScale": ("", "factor by which the threshold of detection rose, median"),
+    "significanceScaleMax": ("", "the same, where it is largest"),
+    "spatialKernelSum": ("", "sum of the matching kernel: flux ratio of the two images"),
+    "starFluxResidual": ("", "share of their flux that constant stars leave beyond the noise"),
+    "starPositionResidual": ("px", "shift that constant stars leave beyond the noise"),
+    "starResidualRms": ("sigma", "residual of kernel stars in the difference"),
+    "streakFraction": ("", "share of the pixels with data on streaks"),
+    "templateCoveragePercent": ("", "of the image that the template covers"),
+    "templatePsfError": ("", "by what fraction the stars are wider than the PSF of the template"),
+    "templateStarShare": ("", "bright stars of the image that are at their places in the template"),
+    "thresholdExcess": ("", "factor by which the threshold of detection rose"),
+    "undersampled": ("", "1 where stars are too narrow for the pixels"),
+}
+
+
+def unit(name: str) -> str:
+    """Return the unit of a metric, empty where it has none or is not known."""
+    return MEANINGS.get(name, ("", ""))[0]
+
+
+def meaning(name: str) -> str:
+    """Return what a metric tells, empty where it is not known."""
+    return MEANINGS.get(name, ("", ""))[1]

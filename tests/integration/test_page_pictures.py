@@ -1,0 +1,127 @@
+"""Pages look as they did: three widths and two themes of fixed data against kept pictures (``ALERTPROD_NEW_PICTURES=1`` makes them anew)."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import shift
+
+from apdb.schema.partitions import ensure_months
+from service.api.app import create_app
+from service.api.guard.server import make_server
+from service.pages.assets import available
+from service.settings import load_settings
+from tasks.local_server import free_port
+from tests.support.browser import WIDTHS, browser, until
+from tests.support.databases import copied_database
+from tests.support.page_pictures import different, picture_of, read_picture, write_picture
+from tests.support.page_rows import OBJECT, store_rows
+
+KEPT = Path(__file__).parents[1] / "pictures"
+MOST = 0.005  # of the pixels of a page
+HEIGHTS = {390: 844, 1280: 900, 2560: 1440}
+PAGES = {
+    "night": ("/", None), "visit": ("/visit/2001/0", None), "object": (f"/object/{OBJECT}", "#curve[data-painted]"),
+    "streams": ("/streams", "#readers h2 .count"), "trends": ("/trends?metric=seeingArcsec&against=airmass", None),
+    "sky": ("/sky", "#sky[data-drawn]"),
+}  # fmt: skip
+# what says the time of now
+STILL = "footer, #triplet { visibility: hidden } *, *::before { caret-color: transparent !important; transition: none !important }"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if not (available("inter.woff2") and available("uplot.min.js")):
+        pytest.skip("no letters of our own: tools/fetch_assets.sh fetches them with npm")
+    with browser() as program:
+        yield program
+
+
+@pytest.fixture(scope="module")
+def address(chromium, template_database, tmp_path_factory):
+    """The API on a database that holds the same rows whenever and wherever."""
+    folder = tmp_path_factory.mktemp("pages")
+    with copied_database(template_database) as uri:
+        settings = load_settings(
+            database_uri=uri, upload_dir=folder / "uploads", template_dir=folder / "templates",
+            archive_dir=str(folder / "alerts"), port=free_port(),
+        )  # fmt: skip
+        app = create_app(settings)
+        with app.state.resources.database.session() as connection:
+            ensure_months(connection, 61001.5)
+            store_rows(connection)
+        server = make_server(app, settings)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            deadline = time.monotonic() + 30
+            while not server.started and time.monotonic() < deadline:
+                time.sleep(0.02)
+            yield f"http://127.0.0.1:{settings.port}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def still(chromium, address):
+    """A page on which nothing tells the time."""
+    with chromium.new_context(base_url=address, bypass_csp=True, reduced_motion="reduce") as place:
+        place.add_init_script(
+            "addEventListener('DOMContentLoaded', () => { const s = document.createElement('style'); "
+            f"s.textContent = {STILL!r}; document.head.append(s); }})"
+        )
+        yield place.new_page()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_looks_as_it_did_in_every_width_and_theme(still, name, tmp_path):
+    path, ready = PAGES[name]
+    wrong = []
+    for width in WIDTHS:
+        still.set_viewport_size({"width": width, "height": HEIGHTS[width]})
+        still.emulate_media(color_scheme="light")
+        still.goto(path, timeout=60_000)
+        _wait(still, ready)
+        for theme in ("light", "dark"):
+            still.emulate_media(color_scheme=theme)
+            seen, kept = picture_of(still.screenshot()), KEPT / f"{name}-{width}-{theme}.webp"
+            if os.environ.get("ALERTPROD_NEW_PICTURES"):
+                write_picture(seen, kept)
+            share = float(different(seen, read_picture(kept)).mean())
+            if share > MOST:
+                write_picture(seen, tmp_path / kept.name)
+                wrong.append(f"{kept.name}: {100 * share:.2f} % differ from {tmp_path / kept.name}")
+    assert wrong == []
+
+
+def _wait(page, ready):
+    page.wait_for_load_state("load")
+    if ready:
+        page.wait_for_selector(ready, timeout=60_000)
+    until(page, "document.fonts.status === 'loaded' && document.fonts.check('16px Inter')")
+
+
+def test_a_block_that_moved_is_seen_on_a_page(still):
+    still.set_viewport_size({"width": 1280, "height": HEIGHTS[1280]})
+    still.emulate_media(color_scheme="light")
+    still.goto("/")
+    _wait(still, None)
+    kept = read_picture(KEPT / "night-1280-light.webp")
+    for block in (".facts", ".card:has(#plane-h)", ".card:has(#steps-h)"):
+        still.evaluate(f"document.querySelector('{block}').style.transform = 'translateY(12px)'")
+        assert different(picture_of(still.screenshot()), kept).mean() > MOST, block
+        still.evaluate(f"document.querySelector('{block}').style.transform = ''")
+
+
+def test_letters_that_are_smoothed_otherwise_are_the_same_and_kept_pictures_are_small():
+    kept = sorted(KEPT.glob("*.webp"))
+    assert len(kept) == len(PAGES) * len(WIDTHS) * 2
+    assert sum(p.stat().st_size for p in kept) < 10_000_000
+    picture = read_picture(KEPT / "night-1280-light.webp")
+    for part in (0.15, -0.15):  # 0.3 px of a window
+        moved = np.clip(shift(picture.astype(float), (part, part, 0), order=1, mode="nearest"), 0, 255).astype(np.uint8)
+        assert different(moved, picture).mean() <= MOST
