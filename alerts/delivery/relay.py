@@ -31,8 +31,7 @@ from apdb.errors import DatabaseUnavailable
 from apdb.queue import corrections, outbox
 from apdb.queue.corrections import CorrectionBatch
 from apdb.queue.outbox import OutboxRow
-from apdb.queue.status import RELAY_LOCK
-from apdb.queue.yields import add_yields
+from apdb.queue.status import RELAY_LOCK, add_yields
 
 __all__ = ["Published", "Relay"]
 

@@ -1,5 +1,6 @@
-"""Counts for operators: ledger, outbox, time per step."""
+"""Counts for operators: ledger, outbox, time per step, alerts that passed the filter of each further topic by night."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -11,7 +12,7 @@ from apdb.queue.outbox import discrepancies
 from apdb.queue.states import VisitState
 from apdb.rows import single_row
 
-__all__ = ["RELAY_LOCK", "service_status"]
+__all__ = ["RELAY_LOCK", "add_yields", "service_status", "yields"]
 
 LAST = 100
 # of the metrics of a visit: what tells a night that goes wrong
@@ -20,6 +21,7 @@ QUALITY = (
     "starFluxResidual", "starPositionResidual", "diffimDepthLoss", "residualFootprintRatioMean", "maskedFraction",
 )  # fmt: skip
 RELAY_LOCK = 7002
+_PREFIX = "filter:"  # of the totals of what each filter lets pass: filter:NIGHT:TOPIC
 
 
 def service_status(database: Database, alert_topic: str | None = None) -> dict[str, Any]:
@@ -141,3 +143,29 @@ def _visit_quality(connection: psycopg.Connection[Any]) -> list[tuple[str, float
               jsonb_each(last.metrics) WHERE key = ANY(%s) AND jsonb_typeof(value) = 'number' GROUP BY key ORDER BY key""",
         (list(QUALITY),),
     ).fetchall()
+
+
+def add_yields(connection: psycopg.Connection[Any], night: int, passed: Mapping[str, int]) -> None:
+    """Add the alerts of one ccdVisit that passed, by topic; a topic that none passed to counts the visit alone.
+
+    Parameters
+    ----------
+    night
+        Integer part of MJD - 0.5 of the exposure.
+    """
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            'INSERT INTO "DeliveryTotals" AS t (name, alerts, visits, "shutterSeconds") VALUES (%s, %s, 1, 0) ON CONFLICT (name) '
+            "DO UPDATE SET alerts = t.alerts + excluded.alerts, visits = t.visits + 1",
+            [(f"{_PREFIX}{night}:{topic}", count) for topic, count in sorted(passed.items())],
+        )
+
+
+def yields(connection: psycopg.Connection[Any]) -> dict[int, dict[str, int]]:
+    """Return the alerts that passed, by night and topic; nights without any count are not there."""
+    rows = connection.execute("SELECT name, alerts FROM \"DeliveryTotals\" WHERE name LIKE 'filter:%'").fetchall()
+    out: dict[int, dict[str, int]] = {}
+    for name, count in rows:
+        night, _, topic = name.removeprefix(_PREFIX).partition(":")
+        out.setdefault(int(night), {})[topic] = count
+    return out

@@ -12,8 +12,7 @@ from fastapi.responses import HTMLResponse
 from apdb.queue.dead_letters import DeadLetterState
 from apdb.queue.holds import held
 from apdb.queue.outbox import discrepancies
-from apdb.queue.status import service_status
-from apdb.queue.yields import yields
+from apdb.queue.status import service_status, yields
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, Shared, reading
 from service.subprocesses.children import child_environment, program

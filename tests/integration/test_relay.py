@@ -17,8 +17,7 @@ from alerts.errors import BrokerUnavailable, ProgressConflict
 from apdb import Database
 from apdb.errors import NotFound
 from apdb.queue.holds import drop_held, held, release_held
-from apdb.queue.status import service_status
-from apdb.queue.yields import yields
+from apdb.queue.status import service_status, yields
 from service.local.campaign import consume_alerts
 from service.processing.veto import veto_reason
 from tests.support.outbox_rows import fill, patient
