@@ -5,7 +5,8 @@ set -eu
 target=$1 prefix=$2 here=$PWD
 if [ -n "${UV:-}" ]; then  # 'make image-check' takes what it has in its cache, and a Python that other users reach
   $UV venv --quiet --python "${PYTHON:-python3}" "$prefix"
-  install="$UV pip install --quiet --python $prefix/bin/python"
+  # copies: files that are linked into the cache, and from there into every other environment, would be stripped in all of them, as they run
+  install="$UV pip install --quiet --link-mode copy --python $prefix/bin/python"
 else
   python3 -m venv "$prefix"
   install="$prefix/bin/pip install --quiet --no-compile --disable-pip-version-check"

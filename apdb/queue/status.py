@@ -1,4 +1,4 @@
-"""Counts for operators: ledger, outbox, time per step."""
+"""Counts for operators: ledger, outbox, time per step, alerts that passed the filter of each further topic by night."""
 
 from collections.abc import Mapping
 from typing import Any

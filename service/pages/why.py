@@ -16,6 +16,7 @@ from service.pages.positions import position_of
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, reading
 from service.pages.viewer import viewer_of
+from service.pages.visits.page import PART
 from tasks.errors import AlertProdError
 
 __all__ = ["why_pages"]
@@ -45,6 +46,9 @@ class Question:
     dec: Annotated[float | None, Query(ge=-90, le=90)] = None
     at_x: Annotated[int | None, Query(alias="at.x", ge=0)] = None
     at_y: Annotated[int | None, Query(alias="at.y", ge=0, description="px from the top of the picture")] = None
+    part: Annotated[str | None, Query(pattern=PART, description="of which the picture is, px; else of the whole")] = (
+        None
+    )
     place: Annotated[str, Query(max_length=200)] = ""
     radius: Annotated[float, Query(gt=0, le=60, description="arcsec")] = 2.0
 
@@ -91,9 +95,10 @@ def _page(request: Request, shared: Pages, asked: Question, *, wanted: bool) -> 
     answer: dict[str, Any] | None = None
     refused = ""
     if wanted and complete and visit is not None and detector is not None:
-        position_asked = {"atX": asked.at_x, "fromTop": asked.at_y or 0}
+        part = None if asked.part is None else [int(n) for n in asked.part.split(",")]
+        position_asked: dict[str, Any] = {"atX": asked.at_x, "fromTop": asked.at_y or 0, "part": part}
         if position is not None:
-            position_asked = {"ra": position[0], "dec": position[1]}  # type: ignore[dict-item]
+            position_asked = {"ra": position[0], "dec": position[1]}
         question = {"what": "place", "place": position_asked, "radius": asked.radius}
         try:
             answer = viewer_of(request).soon(Ledger(shared.database), visit, detector, question)
@@ -113,7 +118,7 @@ def _page(request: Request, shared: Pages, asked: Question, *, wanted: bool) -> 
 def _address(asked: Question, visit: int | None, detector: int | None) -> str:
     """Return where the answer is found."""
     values = {
-        "visit": visit, "detector": detector, "ra": asked.ra, "dec": asked.dec, "at.x": asked.at_x, "at.y": asked.at_y,
+        "visit": visit, "detector": detector, "ra": asked.ra, "dec": asked.dec, "at.x": asked.at_x, "at.y": asked.at_y, "part": asked.part,
         "place": asked.place or None, "radius": asked.radius,
     }  # fmt: skip
     return f"/why/answer?{urlencode({k: v for k, v in values.items() if v is not None})}"

@@ -178,6 +178,15 @@ def test_a_click_on_an_image_says_why_there_is_no_alert(chromium, populated, pla
         x, y = _pixel(page)
         assert x == pytest.approx(448 / 4, abs=3)  # from the left
         assert y == pytest.approx(448 * 3 / 4, abs=3)  # from below
+        page.goto(f"{places['/visit/{visit}/{detector}']}&part=100,50,200,160", timeout=60_000)
+        picture = page.locator("input[type=image]").first
+        until(page, "(document.querySelector('input[type=image]') || {}).naturalWidth !== 0", 60)
+        picture.wait_for(timeout=SHOWN_MS)
+        box = picture.bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(200 / 160, rel=0.02)
+        picture.click(position={"x": box["width"] / 4, "y": box["height"] / 4})
+        page.wait_for_selector("ol.walk", timeout=60_000)
+        assert _pixel(page) == (pytest.approx(100 + 200 / 4, abs=3), pytest.approx(50 + 160 * 3 / 4, abs=3))
 
 
 def test_a_visit_is_there_at_once_and_its_stored_difference_follows(chromium, populated, places):

@@ -26,7 +26,7 @@
         const box = picture.getBoundingClientRect(), form = picture.form;
         const x = (event.clientX - box.left) / box.width * picture.dataset.width;
         const y = (event.clientY - box.top) / box.height * picture.dataset.height;
-        location.href = `/why?visit=${form.visit.value}&detector=${form.detector.value}&at.x=${Math.round(x)}&at.y=${Math.round(y)}`;
+        location.href = `/why?visit=${form.visit.value}&detector=${form.detector.value}&at.x=${Math.round(x)}&at.y=${Math.round(y)}` + (form.elements.part ? `&part=${form.elements.part.value}` : "");
       });
     }
   };

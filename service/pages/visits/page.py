@@ -15,7 +15,7 @@ from service.pages.nights.facts import BUDGET_S, STEPS, in_order
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, reading
 
-__all__ = ["CLASSES", "LookOfImages", "metrics_of", "row_of", "sources_of", "visit_pages"]
+__all__ = ["CLASSES", "PART", "Look", "LookOfImages", "metrics_of", "row_of", "sources_of", "visit_pages"]
 
 visit_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -40,6 +40,7 @@ _BESIDE = (
     'SELECT visit, detector FROM "VisitLedger" WHERE instrument = %s AND detector = %s AND (visit {0} %s) '
     "ORDER BY visit {1} LIMIT 1"
 )
+PART = r"^-?\d{1,6},-?\d{1,6},\d{1,5},\d{1,5}$"
 CLASSES = (
     ("solar", "solar system"),
     ("dipole", "dipole"),
@@ -50,15 +51,18 @@ CLASSES = (
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """How images are drawn."""
 
     stretch: Literal["asinh", "linear", "log"] = "asinh"
     span: Annotated[float, Query(gt=0, le=1e6, description="noise sigma that are white")] = 100.0
     mask: bool = False
+    part: Annotated[
+        str | None, Query(pattern=PART, description="x0,y0,width,height of a part, px: in full resolution")
+    ] = None
 
 
-LookOfImages = Annotated[_Look, Depends()]
+LookOfImages = Annotated[Look, Depends()]
 
 
 @visit_pages.get("/visit/{visit}/{detector}")
@@ -78,7 +82,7 @@ def one_visit(visit: int, detector: int, request: Request, shared: Pages, look: 
         request, "visit.html", row=row, told=describe(row), sources=sources, most=MOST_SOURCES,
         class_words=dict(CLASSES), metrics=_against(own, history),
         outbox=outbox, steps=[(n, row["seconds"][n]) for n in in_order(row["seconds"] or {})], order=STEPS, budget=BUDGET_S,
-        earlier=beside[0], later=beside[1], stretch=look.stretch, span=look.span, mask=look.mask, counted=len(history),
+        earlier=beside[0], later=beside[1], look=look, stretch=look.stretch, span=look.span, mask=look.mask, counted=len(history),
     )  # fmt: skip
 
 

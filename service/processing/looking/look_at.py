@@ -114,12 +114,14 @@ class Looked:
         """What stars that the kernel was not fitted to leave in the difference; made by subtracting again."""
         return self._made.stars
 
-    def place_in_picture(self, across: int, from_top: int) -> dict[str, float]:
+    def place_in_picture(self, across: int, from_top: int, part: list[int] | None = None) -> dict[str, float]:
         """Return ``x``, ``y`` (px), ``ra`` and ``dec`` (ICRS degrees) of a pixel of the picture; (0, 0) is its middle.
 
-        A picture that is chosen by a key says (0, 0).
+        A picture that is chosen by a key says (0, 0). It is that of the whole image, or of a part (x0, y0, width, height; px).
         """
         x0, y0, width, height = self.science.bbox
+        if part is not None:
+            x0, y0, width, height = _within((part[0], part[1], part[2], part[3]), self.science)
         if across == from_top == 0:
             across, from_top = width // 2, height // 2
         x, y = float(x0 + across), float(y0 + height - 1 - from_top)
@@ -212,19 +214,20 @@ def _within(box: tuple[int, int, int, int], exposure: Exposure) -> tuple[int, in
 
 
 def place_of(
-    settings: Settings, looked: Looked | None, visit: int, detector: int, position: dict[str, float], radius: float
+    settings: Settings, looked: Looked | None, visit: int, detector: int, position: dict[str, Any], radius: float
 ) -> dict[str, Any]:
     """Follow a place through a visit, with pictures of it where the visit could be made again.
 
     Parameters
     ----------
     position
-        ``ra`` and ``dec`` (ICRS degrees), or ``atX`` and ``fromTop`` (px of the picture, where `looked` is there).
+        ``ra`` and ``dec`` (ICRS degrees), or ``atX`` and ``fromTop`` (px of the picture of the whole or of its
+        ``part``, where `looked` is there).
     radius
         How far a source may be, arcsec.
     """
     if looked is not None and "atX" in position:
-        position = looked.place_in_picture(int(position["atX"]), int(position["fromTop"]))
+        position = looked.place_in_picture(int(position["atX"]), int(position["fromTop"]), position.get("part"))
     remade: list[MadeAgain] = []
     steps = explain(settings, visit, detector, position["ra"], position["dec"], radius, keep=remade.append)
     shown = remade[0] if remade else looked
