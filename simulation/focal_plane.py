@@ -27,6 +27,7 @@ from simulation.optics import (
     mosaic_camera,
     to_zenith,
 )
+from simulation.turbulence import turbulence
 from tasks.arrays import F64, I64
 
 __all__ = ["MosaicSettings", "MosaicSurvey", "simulate_mosaic"]
@@ -72,6 +73,8 @@ class MosaicSettings:
         Stars brighter than this are in the reference catalogue (0.5 mas, 10 mmag).
     dcr_mas
         Chromatic shift towards the zenith per tan z and magnitude of colour (needs the telescope's site).
+    turbulence_mas
+        What turbulence displaces the stars of a visit by: rms per axis.
     """
 
     seed: int = 1
@@ -88,6 +91,7 @@ class MosaicSettings:
     pointing_arcsec: float = 0.3
     reference_mag: float = 21.5
     dcr_mas: float = 0.0
+    turbulence_mas: float = 0.0
 
 
 class Extra(TypedDict, total=False):
@@ -208,6 +212,11 @@ def _observe(rng: np.random.Generator, out: MosaicSurvey, visit: MosaicVisit, se
     truth = out.truth
     ra, dec = _apparent(out, visit, settings.dcr_mas)
     fx, fy = out.optics.to_focal(visit, ra, dec)
+    if settings.turbulence_mas:
+        moved = turbulence(
+            (settings.seed, visit.number), fx * SCALE / PIXEL_MM, fy * SCALE / PIXEL_MM, 1e-3 * settings.turbulence_mas
+        )
+        fx, fy = (f + d * PIXEL_MM / SCALE for f, d in zip((fx, fy), moved, strict=True))
     chip, star, x, y = _on_chips(out.optics, fx, fy)
     zero = out.optics.scale_mag(visit, chip, fx[star], fy[star])
     counts = truth.flux.to_numpy()[star] * 10 ** (0.4 * (zero - AB))

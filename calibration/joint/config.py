@@ -147,6 +147,11 @@ class JointcalConfig(pexConfig.Config):
     fitDcr = pexConfig.Field(dtype=bool, default=False, doc="fit one chromatic refraction coefficient of the band")
     dcrColor = pexConfig.ListField(dtype=str, default=["g", "i"], length=2, doc="reference bands of the colour")
     dcrReferenceColor = pexConfig.Field(dtype=float, default=0.61, doc="colour without a shift, mag")
+    fitAtmosphere = pexConfig.Field(
+        dtype=bool,
+        default=False,
+        doc="predict what turbulence leaves of each visit's positions, and publish it with the WCS",
+    )
     predictedErrors = pexConfig.Field(
         dtype=bool, default=True, doc="magnitude models: errors from the star's fitted flux, not the measured one"
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from calibration.errors import SingularFit
+from calibration.joint.atmosphere.fields import fit_fields
 from calibration.joint.config import JointcalConfig
 from calibration.joint.image_quality import image_table, suspect_images
 from calibration.joint.model.astrometry import AstrometryProblem
@@ -129,13 +130,22 @@ def _fit_astrometry(inputs: FitInputs, own_chips: frozenset[tuple[int, int]]) ->
     hooks = Hooks(inputs.progress, watch=Watch(config, "astrometry", inputs.tag, images))
     with _few_references(a, builder):
         report = fit(problem, _settings(config, stages, "DistortionsPositions", "astrometry"), hooks)
-    half = AstrometryHalf(a, problem, None, which, held, report, builder, draws=parameter_draws(problem))
-    half.metrics = _counts("astrometry", images, a, report)
+    draws = parameter_draws(problem)
+    told = _atmosphere(a, problem, held, builder, config) if config.fitAtmosphere else {}
+    half = AstrometryHalf(a, problem, None, which, held, report, builder, draws=draws)
+    half.metrics = _counts("astrometry", images, a, report) | told
     half.metrics |= {"relative_rms_mas": astrometric_scatter(problem, a, which)}
     if held.size:
         _validate_astrometry(half, config)
     half.quality = image_table(half, images, inputs.images, inputs.measurements, config.maxWcsError)
     return images, half
+
+
+def _atmosphere(
+    a: Associated, problem: AstrometryProblem, held: I64, builder: AstrometryBuilder, config: JointcalConfig
+) -> dict[str, float]:
+    """Give the builder the displacement fields of its visits, judged by the stars `held`; return numbers of them."""
+    return fit_fields(builder, problem, builder.problem(a, held, config) if held.size else None)
 
 
 @contextmanager

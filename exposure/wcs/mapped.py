@@ -1,7 +1,7 @@
 """WCS as a chain of polynomial maps from pixels to a tangent plane: more than a FITS header can say, made by joint fits."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from astropy.io.fits import Header
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike
 
+from exposure.wcs.displacement import DisplacementGrid
 from exposure.wcs.sip import sip_approximation
 from exposure.wcs.sky_wcs import Pair, SkyWcs
 from exposure.wcs.tangent import deproject, invert, local_linear
@@ -35,6 +36,15 @@ class PolynomialMap:
         out = chebyshev.chebval(v, along_x, tensor=False)
         return np.asarray(out[0], np.float64), np.asarray(out[1], np.float64)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the map as plain lists and numbers."""
+        return {"centre": self.centre, "half": self.half, "coefficients": self.coefficients.tolist()}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> "PolynomialMap":
+        """Read what `to_dict` made."""
+        return cls(np.array(raw["coefficients"], np.float64), tuple(raw["centre"]), tuple(raw["half"]))
+
 
 class ComposedWcs(SkyWcs):
     """Pixels through polynomial maps to a tangent plane (arcsec) to the sky.
@@ -42,14 +52,17 @@ class ComposedWcs(SkyWcs):
     Parameters
     ----------
     maps
-        Applied in this order; the last gives arcsec east and north in the tangent plane.
+        Applied in this order: at least one polynomial, the last of which gives arcsec east and north in the tangent plane;
+        a displacement of that plane may follow.
     tangent
         (ra, dec) degrees of the tangent point.
     bbox
         x0, y0, width, height of the image: where the inverse starts from.
     """
 
-    def __init__(self, maps: "list[PolynomialMap]", tangent: tuple[float, float], bbox: Box) -> None:
+    def __init__(
+        self, maps: "Sequence[PolynomialMap | DisplacementGrid]", tangent: tuple[float, float], bbox: Box
+    ) -> None:
         self.maps, self.tangent, self.bbox = list(maps), (float(tangent[0]), float(tangent[1])), bbox
         self.origin = (0, 0)
 
@@ -84,6 +97,8 @@ class ComposedWcs(SkyWcs):
     def shifted(self, dx: float, dy: float) -> "ComposedWcs":
         """Return the WCS for pixels that lie (dx, dy) further than this one says."""
         first = self.maps[0]
+        if not isinstance(first, PolynomialMap):
+            raise TypeError("the first map of a WCS must be a polynomial of its pixels")
         moved = PolynomialMap(first.coefficients, (first.centre[0] + dx, first.centre[1] + dy), first.half)
         x0, y0, width, height = self.bbox
         return ComposedWcs([moved, *self.maps[1:]], self.tangent, (round(x0 + dx), round(y0 + dy), width, height))
@@ -99,7 +114,7 @@ class ComposedWcs(SkyWcs):
             "bbox": self.bbox,
             "unit": "arcsec in the tangent plane",
             "basis": "sum_ij c[k][j][i] T_i(u) T_j(v), u = (x - centre) / half",
-            "maps": [{"centre": m.centre, "half": m.half, "coefficients": m.coefficients.tolist()} for m in self.maps],
+            "maps": [m.to_dict() for m in self.maps],
         }
 
     @classmethod
@@ -111,7 +126,6 @@ class ComposedWcs(SkyWcs):
     def from_dict(cls, raw: Mapping[str, Any]) -> "ComposedWcs":
         """Read what `to_dict` made."""
         maps = [
-            PolynomialMap(np.array(m["coefficients"], np.float64), tuple(m["centre"]), tuple(m["half"]))
-            for m in raw["maps"]
+            DisplacementGrid.from_dict(m) if "displacement" in m else PolynomialMap.from_dict(m) for m in raw["maps"]
         ]
         return cls(maps, tuple(raw["tangent_deg"]), tuple(raw["bbox"]))

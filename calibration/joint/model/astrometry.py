@@ -178,6 +178,7 @@ class AstrometryProblem:
         self.offsets, self.image = measured.offsets, measured.image
         self.x, self.y = (np.ascontiguousarray(measured.pixels[:, k]) for k in range(2))
         self.covariance, self.pedestal = np.ascontiguousarray(measured.covariance.T), measured.pedestal
+        self.displacement: F64 | None = None  # (N, 2) arcsec, by what no map follows: taken off the residuals
         self.parameters, self.fitted = parameters.values, parameters.fitted
         self.prior_weight, self.expected = parameters.prior_weight, parameters.expected
         self.names = parameters.names
@@ -208,16 +209,14 @@ class AstrometryProblem:
         """Return the rows of the stars [first, last) without their derivatives by the model, and what these are made of."""
         low, high = int(self.offsets[first]), int(self.offsets[last])
         part, n, lay = slice(low, high), high - low, self.layout
-        image = self.image[part]
-        pixels = Pixels(self.x[part], self.y[part], image, self.star_index[part], lay.starts(image))
-        out = Derivatives(np.empty((n, 2)), np.empty((n, 2, self.n_star)), np.empty((n, 2, 2)))
-        outer, inner = (np.empty((n, 2, order + 1)) for order in (lay.outer_order, lay.inner_order))
-        basis = Basis(outer, inner, np.empty((n, 2, 2)), np.empty((n, 2)))
+        pixels, basis, out = self._mapped(part)
+        image = pixels.image
         maps, stars = lay.maps(self.parameters), self.stars.moving
-        map_pixels(pixels, maps, basis, out)
         subtract_stars(pixels, maps, self.frames, stars, out)
         if lay.dcr:
             add_chroma(pixels, maps, self.frames, stars.colour, basis, out.residual)
+        if self.displacement is not None:
+            out.residual[:] -= self.displacement[part]
         weight = np.empty((n, 2, 2))
         vx, vy, vxy = self.covariance[:, part]
         weights_of(vx, vy, vxy, self.pedestal[part], out.pixel, weight)
@@ -237,6 +236,21 @@ class AstrometryProblem:
             pull=np.einsum("nab,nb->na", prior, off),
         )
         return rows, basis
+
+    def _mapped(self, part: slice) -> tuple[Pixels, Basis, Derivatives]:
+        """Return some measurements, what the derivatives of their maps are made of, and their places as residuals."""
+        lay, image = self.layout, self.image[part]
+        n = image.size
+        pixels = Pixels(self.x[part], self.y[part], image, self.star_index[part], lay.starts(image))
+        out = Derivatives(np.empty((n, 2)), np.empty((n, 2, self.n_star)), np.empty((n, 2, 2)))
+        outer, inner = (np.empty((n, 2, order + 1)) for order in (lay.outer_order, lay.inner_order))
+        basis = Basis(outer, inner, np.empty((n, 2, 2)), np.empty((n, 2)))
+        map_pixels(pixels, lay.maps(self.parameters), basis, out)
+        return pixels, basis, out
+
+    def places(self) -> F64:
+        """Return where the maps put the measurements in the tangent planes of their visits, (N, 2) arcsec."""
+        return self._mapped(slice(None))[2].residual
 
     def undetermined(self) -> Flags:
         """Return which parameters (P,), terms of outer maps, have fewer than three kept measurements for every two

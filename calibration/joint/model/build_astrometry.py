@@ -1,7 +1,8 @@
 """Start values of an astrometric fit from input WCS and camera, and its result as WCS."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,8 +15,9 @@ from calibration.joint.model.linearise import Frames
 from calibration.joint.model.rows import ModelParameters
 from calibration.joint.model.stars import Associated
 from exposure.camera import Camera
+from exposure.wcs.displacement import DisplacementGrid
 from exposure.wcs.mapped import ComposedWcs, PolynomialMap
-from tasks.arrays import F64, I64, Flags
+from tasks.arrays import F64, I64, Box, Flags
 from tasks.sphere import unit_vectors
 
 __all__ = ["AstrometryBuilder", "build_wcs"]
@@ -41,6 +43,8 @@ class AstrometryBuilder:
         (I,) index of the visit of each image.
     scale_mm
         mm of the focal plane that are 1 in the inner maps' output; 1 without inner maps.
+    fields
+        By index of a visit: the displacement of its tangent plane that its maps do not follow (the atmosphere's).
     """
 
     images: Images
@@ -50,6 +54,7 @@ class AstrometryBuilder:
     visit_index: I64
     parameters: ModelParameters
     scale_mm: float = 1.0
+    fields: dict[int, DisplacementGrid] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -223,7 +228,21 @@ class AstrometryBuilder:
             pedestal=np.full(len(m), config.positionErrorPedestal**2),
         )
         stars = _stars(associated, which, config, use_references)
-        return AstrometryProblem(self.layout, self.frames, stars, measured, self.parameters)
+        out = AstrometryProblem(self.layout, self.frames, stars, measured, self.parameters)
+        self.displace(out)
+        return out
+
+    def displace(self, problem: AstrometryProblem) -> None:
+        """Take the displacements by the fields of the visits off the measurements of a problem."""
+        if not self.fields:
+            problem.displacement = None
+            return
+        places, visit = problem.places(), self.visit_index[problem.image]
+        out = np.zeros(places.shape)
+        for index, grid in self.fields.items():
+            of = visit == index
+            out[of] = np.stack(grid.displacement(places[of, 0], places[of, 1]), 1)
+        problem.displacement = out
 
 
 def _trusted(a: Associated) -> float:
@@ -299,7 +318,7 @@ def build_wcs(builder: AstrometryBuilder) -> dict[tuple[int, int], ComposedWcs]:
     lay = builder.layout
     out = {}
     for i in range(len(builder.images)):
-        maps = []
+        maps: list[PolynomialMap | DisplacementGrid] = []
         centre, half = tuple(lay.centre[i]), tuple(lay.half[i])
         count = n_terms(lay.outer_order)
         first = int(lay.outer[i]) * 2 * count
@@ -309,10 +328,24 @@ def build_wcs(builder: AstrometryBuilder) -> dict[tuple[int, int], ComposedWcs]:
             maps.append(PolynomialMap(_square(outer, lay.outer_order)))
         else:
             maps.append(PolynomialMap(_square(outer, lay.outer_order), centre, half))
-        tangent = builder.tangent[builder.visit_index[i]]
+        visit = int(builder.visit_index[i])
+        tangent = builder.tangent[visit]
         x0, y0, w, h = (int(v) for v in builder.images.bbox[i])
+        if visit in builder.fields:
+            maps.append(_part_of(builder.fields[visit], maps, (x0, y0, w, h)))
         out[builder.images.key(i)] = ComposedWcs(maps, (float(tangent[0]), float(tangent[1])), (x0, y0, w, h))
     return out
+
+
+def _part_of(
+    grid: DisplacementGrid, maps: Sequence[Callable[[F64, F64], tuple[F64, F64]]], box: Box
+) -> DisplacementGrid:
+    """Return the part of a visit's grid that an image of this box needs, whose maps lead to the grid's plane."""
+    u, v = _nodes()
+    x, y = box[0] + 0.5 * (box[2] - 1) + 0.51 * box[2] * u, box[1] + 0.5 * (box[3] - 1) + 0.51 * box[3] * v
+    for step in maps:
+        x, y = step(x, y)
+    return grid.cut(x, y)
 
 
 def _square(coefficients: F64, order: int) -> F64:
