@@ -10,6 +10,7 @@ import pytest
 from diffim.pipeline import Differencing
 from exposure import Exposure, Instrument
 from service.pairs import difference
+from service.pairs.prepare import prepare_pair
 
 __all__ = ["SamePixels"]
 
@@ -33,7 +34,7 @@ class SamePixels:
         self._key: tuple[Any, ...] = ()
         self._prepared: dict[tuple[Any, ...], Any] = {}
         self._results: dict[tuple[Any, ...], Any] = {}
-        self._prepare, self._run = difference.prepare_pair, Differencing.run
+        self._prepare, self._run = prepare_pair, Differencing.run
         monkeypatch.setattr(difference, "prepare_pair", self.prepare_pair)
         monkeypatch.setattr(Differencing, "run", lambda pipeline, *pair: self.run(pipeline, *pair))
 
@@ -54,11 +55,12 @@ class SamePixels:
         return pair
 
     def run(self, pipeline: Differencing, *pair: Any) -> Any:
-        """Do what the method does, or give the result (without template and kernel, which nobody looks at) and the numbers that it gave."""
+        """Do what the method does, or give the result and the numbers that it gave."""
         if self._key not in self._results:
             self.subtracted += 1
             result = self._run(pipeline, *pair)
-            kept = replace(result, warpedExposure=None, subtractRes=None)
+            assert result.subtractedExposure is not None
+            kept = replace(result, warpedExposure=result.subtractedExposure, subtractRes=None)  # nobody looks at them
             self._results[self._key] = deepcopy((kept, pipeline.numbers))
             return result
         result, numbers = deepcopy(self._results[self._key])
