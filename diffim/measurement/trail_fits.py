@@ -90,14 +90,14 @@ def _line(difference: Exposure, detections: Detections, rows: I64) -> F64 | None
     fit = _fit_line(cut, stamp, start)
     if fit is None:
         return None
-    points = _points_chi2(difference, cut, detections.x[rows], detections.y[rows])
-    penalty = np.log(max(int(cut.use.sum()), 2))
-    if not fit[TRAIL_COLUMNS.index("chi2")] + 5 * penalty < points + 3 * rows.size * penalty:
-        return None
     if not (
         LEAST_LENGTH * fwhm < fit[TRAIL_COLUMNS.index("length")] < LONGEST
         and sign * fit[TRAIL_COLUMNS.index("flux")] > 0
     ):
+        return None
+    points = _points_chi2(difference, cut, detections.x[rows], detections.y[rows])
+    penalty = np.log(max(int(cut.use.sum()), 2))
+    if not fit[TRAIL_COLUMNS.index("chi2")] + 5 * penalty < points + 3 * rows.size * penalty:
         return None
     fit[:2] += difference.origin
     return fit

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from service.errors import MissingProgram
-from service.local.kafka_classes import archive_options, new_archive
+from service.subprocesses.java_classes import archive_options, new_archive
 from tasks.errors import TransientError
 from tasks.local_server import LocalServer, free_port
 from tasks.waiting import wait_until

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.local.embedded_kafka import copy_storage
-from service.local.kafka_classes import archive_options, new_archive
+from service.subprocesses.java_classes import archive_options, new_archive
 
 FACTS = "#\nnode.id=1\ndirectory.id=p37sdl-j77iylidMksFLqQ\nversion=1\ncluster.id=Abcdefghijklmnopqrstuw\n"
 
