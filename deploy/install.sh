@@ -22,9 +22,10 @@ rm -rf pandas/tests numba/tests pyarrow/tests pyarrow/include pyarrow/src
 rm -f pyarrow/libarrow_flight* pyarrow/libarrow_python_flight* pyarrow/_flight*
 # what botocore knows of services other than the storage and how one signs in there
 find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts ! -name sso ! -name sso-oidc ! -name signin -exec rm -rf {} +
-# names for debuggers, in libraries that are as their makers linked them
+# names for debuggers, in libraries that are as their makers linked them; into new files: uv links what other environments
+# have too, and whoever runs from these would crash if they were written over
 for library in llvmlite/binding/libllvmlite.so uvloop/*.so zstandard/*.so fastavro/*.so sep*.so pyarrow/libarrow*.so* pyarrow/libparquet*.so*; do
-  [ ! -f "$library" ] || strip --strip-unneeded "$library"
+  [ ! -f "$library" ] || { strip --strip-unneeded -o "$library.new" "$library" && mv -f "$library.new" "$library"; }
 done
 [ ! -x "$prefix/bin/pip" ] || "$prefix/bin/pip" uninstall --quiet --yes pip
 find "$prefix" -name __pycache__ -type d -prune -exec rm -rf {} +

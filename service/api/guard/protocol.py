@@ -89,6 +89,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._reading_body = False
+        self._disarm("linger")  # the rest came: the connection is good for the next request
         super().on_message_complete()
 
     def on_response_complete(self) -> None:

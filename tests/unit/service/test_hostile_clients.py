@@ -4,12 +4,13 @@ import socket
 import ssl
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import httpx
 import pytest
 
 from service.api.app import create_app
+from service.api.guard import protocol
 from service.api.guard.server import make_server
 from service.errors import SettingsError
 from service.settings import load_settings
@@ -136,6 +137,18 @@ def test_a_refused_request_does_not_keep_the_connection_for_the_rest_of_its_body
     client = connect(port, HEAD + b"Content-Type: text/plain\r\nContent-Length: 1000\r\n\r\nx")
     assert b" 415 " in read_all(client).partition(b"\r\n")[0]
     assert time.monotonic() - begin < 5
+
+
+def test_a_connection_whose_body_came_after_the_answer_is_good_for_the_next_requests(port, monkeypatch):
+    """As clients do that send head and body one after the other: what is asked next is not cut off."""
+    monkeypatch.setattr(protocol, "LINGER_S", 0.3)
+    with closing(connect(port, HEAD + b"Content-Type: text/plain\r\nContent-Length: 4\r\n\r\n")) as client:
+        assert b" 415 " in client.recv(65536).partition(b"\r\n")[0]
+        client.sendall(b"body")
+        ended = time.monotonic() + 0.6
+        while time.monotonic() < ended:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_body_that_comes_in_many_pieces_is_taken(port):
