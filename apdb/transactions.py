@@ -97,7 +97,7 @@ class Transactions:
         work: Callable[[psycopg.Connection[Any]], T],
         *,
         snapshot: bool = False,
-        pixels: Sequence[int] = (),
+        pixels: Sequence[int] | Callable[[psycopg.Connection[Any]], Sequence[int]] = (),
         meanwhile: Callable[[], object] | None = None,
     ) -> T:
         """Run `work` in one transaction, again where the database says that it could not be serialised.
@@ -107,7 +107,7 @@ class Transactions:
         snapshot
             All statements see one snapshot (REPEATABLE READ, read only).
         pixels
-            Lock pixels of the sky that the transaction needs for itself (`apdb.sky.locks`).
+            Lock pixels of the sky that the transaction needs for itself (`apdb.sky.locks`), or what finds them in the database.
         meanwhile
             Called while the locks are waited for.
 
@@ -120,8 +120,9 @@ class Transactions:
         while True:
             try:
                 with self.connection() as connection, ExitStack() as stack:
-                    if pixels:
-                        stack.enter_context(sky_locks(connection, pixels, LOCKS_WAIT_S, meanwhile))
+                    wanted = pixels(connection) if callable(pixels) else pixels
+                    if wanted:
+                        stack.enter_context(sky_locks(connection, wanted, LOCKS_WAIT_S, meanwhile))
                     stack.enter_context(connection.transaction())
                     if snapshot:
                         connection.execute(_READ_ONLY)

@@ -1,6 +1,7 @@
 """`PostgresApdb`: the published ``lsst.dax.apdb.Apdb`` interface on our tables. A thin front door over the modules beside it."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import astropy.time
@@ -110,17 +111,9 @@ class PostgresApdb(ClientReads, ClientChanges):
             chunk = ReplicaChunk.make_replica_chunk(visit_time, self.config.replica_chunk_seconds)
         self._transactions.run(
             lambda c: self._store(c, rows, chunk, replace),
-            pixels=self._pixels_with_stored(rows) if replace else rows.pixels,
+            pixels=partial(_pixels_with_stored, rows) if replace else rows.pixels,
             meanwhile=lambda: rows.digest,
         )
-
-    def _pixels_with_stored(self, rows: VisitRows) -> list[int]:
-        """Return the pixels of the sky that rows need, and those of what they replace."""
-        if rows.visit is None or rows.detector is None:
-            return rows.pixels
-        visit, detector = rows.visit, rows.detector
-        with self._transactions.connection() as connection:
-            return rows.pixels_with(pixels_of_visit(connection, visit, detector))
 
     def _store(
         self, connection: psycopg.Connection[Any], rows: VisitRows, chunk: ReplicaChunk | None, replace: bool
@@ -130,6 +123,13 @@ class PostgresApdb(ClientReads, ClientChanges):
             replace_stored(connection, self._published, rows, chunk)
         elif store_rows(connection, rows) and chunk is not None:
             store_keys(connection, self._published, rows, chunk)
+
+
+def _pixels_with_stored(rows: VisitRows, connection: psycopg.Connection[Any]) -> list[int]:
+    """Return the pixels of the sky that rows need, and those of what they replace."""
+    if rows.visit is None or rows.detector is None:
+        return rows.pixels
+    return rows.pixels_with(pixels_of_visit(connection, rows.visit, rows.detector))
 
 
 class PostgresApdbAdmin(ApdbSqlAdmin):

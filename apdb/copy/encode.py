@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -218,6 +219,13 @@ def number_array(values: F64) -> str:
     return "{" + str(values.tolist())[1:-1].replace("nan", "NULL") + "}"
 
 
+@lru_cache(maxsize=64)
+def _copy_statement(table: str, columns: tuple[str, ...]) -> bytes:
+    """Return the statement that takes rows of a table: to put a hundred names together takes longer than to send them."""
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(sql.Identifier(table), names).as_bytes(None)
+
+
 def write_rows(
     connection: psycopg.Connection[Any], table: str, rows: EncodedRows, meanwhile: Callable[[], Any] | None = None
 ) -> int:
@@ -230,9 +238,7 @@ def write_rows(
     """
     if rows.count == 0:
         return 0
-    names = sql.SQL(", ").join(sql.Identifier(name) for name in rows.columns)
-    query = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(sql.Identifier(table), names)
-    with connection.cursor() as cursor, cursor.copy(query) as copy:
+    with connection.cursor() as cursor, cursor.copy(_copy_statement(table, rows.columns)) as copy:
         copy.write(_HEADER)
         copy.write(rows.body.data)
         copy.write(_TRAILER)

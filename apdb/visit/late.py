@@ -88,10 +88,10 @@ def _measured(rows: VisitRows, newest: float, last: Mapping[int, float]) -> Meas
     forced = rows.frames.get("DiaForcedSource")
     if forced is None:
         return None
-    ids = forced.diaObjectId
+    ids = forced.diaObjectId.to_numpy(np.int64)
     if len(rows.objects):
-        ids = ids[~ids.isin(rows.objects.diaObjectId)]
-    last_detection = ids.map(last).astype(np.float64)
-    ids = ids[(last_detection >= newest).to_numpy() | last_detection.isna().to_numpy()]
+        ids = ids[~np.isin(ids, rows.objects.diaObjectId.to_numpy(np.int64))]
+    if last:
+        ids = ids[~(np.array([last.get(i, np.nan) for i in ids.tolist()], np.float64) < newest)]
     bands = frozenset(forced.band.dropna().unique()) if "band" in forced else frozenset()
-    return Measured(pd.Series(newest, index=ids.to_numpy(np.int64)), bands) if len(ids) else None
+    return Measured(pd.Series(newest, index=ids), bands) if len(ids) else None

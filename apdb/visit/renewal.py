@@ -22,7 +22,7 @@ from apdb.visit.changes import close_objects
 from apdb.visit.forced_means import forced_means
 from apdb.visit.store import store_objects
 from apdb.visit.valid_rows import SOURCE_COLUMNS, TIMES, valid_sources
-from apdb.visit_rows import prepare
+from apdb.visit_rows import VisitRows
 from tasks import object_statistics as kernels
 from tasks.arrays import F64
 from tasks.object_statistics import BANDS, CELL_COLUMNS, HISTORY_DAYS
@@ -96,7 +96,7 @@ def renew(
             pending = frame
             _replace_last(connection, schema, frame, mjd_tai)
         else:
-            store_objects(connection, prepare(schema, mjd_tai, frame, None, None), renewed_ids)
+            store_objects(connection, VisitRows(schema, mjd_tai, frame, {}, None, None), renewed_ids)
     positions = {int(i): (float(a), float(d)) for i, a, d in zip(gone.diaObjectId, gone.ra, gone.dec, strict=True)}
     if not close or not positions:
         return Renewal(tuple(counted.diaObjectId.tolist()), pending=pending)
@@ -129,7 +129,7 @@ def write_pending(
         return []
     left = renewal.pending[~renewal.pending.diaObjectId.isin(stored)]
     if len(left):
-        store_objects(connection, prepare(schema, mjd_tai, left.reset_index(drop=True), None, None))
+        store_objects(connection, VisitRows(schema, mjd_tai, left.reset_index(drop=True), {}, None, None))
     return [int(i) for i in left.diaObjectId]
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -188,11 +189,15 @@ def _drop_versions(connection: psycopg.Connection[Any], ids: I64, renewed_ids: C
 
 def _renew_last(connection: psycopg.Connection[Any], schema: PublishedSchema, named: str) -> None:
     """Copy the open versions of objects to DiaObjectLast, whose columns are some of theirs."""
-    names = [sql.Identifier(c.name) for c in schema.stored_columns("DiaObjectLast")]
-    connection.execute(
-        sql.SQL(
-            'INSERT INTO "DiaObjectLast" ({0}) SELECT {0} FROM "DiaObject" WHERE "diaObjectId" = ANY(%s::bigint[]) '
-            'AND "validityEndMjdTai" IS NULL ORDER BY "diaObjectId" ON CONFLICT ("diaObjectId") DO UPDATE SET {1}'
-        ).format(sql.SQL(", ").join(names), sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(n) for n in names)),
-        (named,),
+    connection.execute(_last_statement(tuple(c.name for c in schema.stored_columns("DiaObjectLast"))), (named,))
+
+
+@lru_cache(maxsize=8)
+def _last_statement(columns: tuple[str, ...]) -> bytes:
+    names = [sql.Identifier(name) for name in columns]
+    statement = sql.SQL(
+        'INSERT INTO "DiaObjectLast" ({0}) SELECT {0} FROM "DiaObject" WHERE "diaObjectId" = ANY(%s::bigint[]) '
+        'AND "validityEndMjdTai" IS NULL ORDER BY "diaObjectId" ON CONFLICT ("diaObjectId") DO UPDATE SET {1}'
     )
+    changes = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(n) for n in names)
+    return statement.format(sql.SQL(", ").join(names), changes).as_bytes(None)

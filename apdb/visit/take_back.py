@@ -23,6 +23,7 @@ from apdb.queue import corrections
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.sky.htm import HTM_LEVEL
 from apdb.sky.locks import LEVELS
+from apdb.visit.archived_rows import refuse_archived_rows
 from apdb.visit.corrected import of_withdrawn
 from apdb.visit.forced_means import renew_forced_means
 from apdb.visit.late import Measured, renew_late
@@ -124,7 +125,9 @@ def take_back(
         if "SSSource" in schema.tables and len(sources):
             ids = id_array(sources.diaSourceId.to_numpy(np.int64))
             connection.execute('DELETE FROM "SSSource" WHERE "diaSourceId" = ANY(%s::bigint[])', (ids,))
-        connection.execute(f'DELETE FROM "StoreLedger" {of_visit}', key)
+        stored = connection.execute(
+            f'DELETE FROM "StoreLedger" {of_visit} RETURNING "nSources" + "nForcedSources"', key
+        )
         connection.execute(f'DELETE FROM "VisitQuality" {of_visit}', key)
         connection.execute(
             f'UPDATE "AlertOutbox" SET "droppedAt" = now() {of_visit} AND "heldReason" IS NOT NULL AND "droppedAt" IS NULL',
@@ -132,6 +135,8 @@ def take_back(
         )
         if rows is not None:
             free_ids(connection, rows, visit, detector)
+    times = np.concatenate([f.midpointMjdTai.to_numpy(np.float64) for f in (sources, forced)])
+    refuse_archived_rows(connection, visit, detector, times, sum(n for (n,) in stored))
     return TakenBack(visit, detector, mjd_tai, sources, forced)
 
 

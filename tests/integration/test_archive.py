@@ -262,8 +262,16 @@ def test_what_is_archived_is_replaced_after_it_was_restored_only(database, tmp_p
     o, s, f = rows(4, visit=1)
     mjd = survey.months[0][1] + 2.0
     again = o.iloc[:0], s.assign(diaSourceId=s.diaSourceId + 1000, midpointMjdTai=mjd), f.iloc[:0]
-    with pytest.raises(ApdbError, match=f"'alertprod apdb restore {survey.names[0]}'"):
-        client.store(at(mjd), *again, replace=True)
+    later = again[0], again[1].assign(midpointMjdTai=survey.months[1][1] + 2.0), again[2]
+    for step in (lambda: None, lambda: survey.drop(0)):
+        step()
+        with pytest.raises(ApdbError, match=f"'alertprod apdb restore {survey.names[0]}'"):
+            client.store(at(mjd), *again, replace=True)
+        with pytest.raises(ApdbError, match="the 8 rows that are stored of it are in the archive"):  # by another month
+            client.store(at(mjd), *later, replace=True)
+        with database.connect() as connection, VisitUnitOfWork(connection) as work:
+            with pytest.raises(ApdbError, match="the 8 rows that are stored of it are in the archive"):
+                work.remove_visit(1, int(s.detector[0]), mjd)
     survey.restore(0)
     client.store(at(mjd), *again, replace=True)
     with database.connect() as connection:
