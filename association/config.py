@@ -9,7 +9,7 @@ from association.new_objects import BAD_FLAGS
 from association.statistics.summary import BANDS
 from tasks import AlertTaskConfig
 from tasks.base import AlertTaskConnections
-from tasks.datasets import CCD, reads, writes
+from tasks.datasets import CCD, columns_of, reads, writes
 
 __all__ = ["DiaPipelineConfig", "DiaPipelineConnections"]
 
@@ -29,6 +29,9 @@ class DiaPipelineConnections(AlertTaskConnections, dimensions=CCD):  # type: ign
     newDiaSources = writes("new_dia_source")
     marginalDiaSources = writes("marginal_new_dia_source")
     apdbMarker = writes("apdb_marker")
+    associatedDiaSourceSchema = columns_of("dia_source_apdb")
+    diaForcedSourceSchema = columns_of("dia_forced_source_apdb")
+    diaObjectSchema = columns_of("dia_object_apdb")
 
     def __init__(self, *, config: Any = None) -> None:
         super().__init__(config=config)

@@ -11,7 +11,7 @@ from apdb import Database, VisitUnitOfWork, empty_frame
 from association.apdb_address import apdb_uri, has_password
 from diffim.templates.skymap import SkyMap
 from tasks.base import AlertTask
-from tasks.datasets import PATCH, reads, writes
+from tasks.datasets import PATCH, Columns, columns_of, reads, writes
 from tasks.quanta import quantum_errors
 
 __all__ = ["ExportDiaObjectsConfig", "ExportDiaObjectsConnections", "ExportDiaObjectsTask"]
@@ -22,6 +22,7 @@ class ExportDiaObjectsConnections(PipelineTaskConnections, dimensions=PATCH):  #
 
     markers = reads("apdb_marker", multiple=True, deferLoad=True)  # of the visits that the export waits for
     objects = writes("dia_object_patch")
+    objects_schema = columns_of("dia_object_patch")
 
 
 class ExportDiaObjectsConfig(PipelineTaskConfig, pipelineConnections=ExportDiaObjectsConnections):  # type: ignore[call-arg]
@@ -43,6 +44,7 @@ class ExportDiaObjectsTask(AlertTask):
 
     ConfigClass = ExportDiaObjectsConfig
     _DefaultName = "loadDiaCatalogs"
+    objects_schema = Columns("dia_object_patch")
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
         """Return the table of no object."""

@@ -10,7 +10,7 @@ from lsst.sphgeom import Region
 
 from association.solar_system import no_bodies
 from tasks.base import AlertTask
-from tasks.datasets import VISIT, writes
+from tasks.datasets import VISIT, Columns, columns_of, writes
 from tasks.quanta import quantum_errors
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class PreloadEphemeridesConnections(PipelineTaskConnections, dimensions=VISIT): 
     """A visit in, a table of bodies out."""
 
     bodies = writes("preloaded_ss_object")
+    bodies_schema = columns_of("preloaded_ss_object")
 
 
 class PreloadEphemeridesConfig(PipelineTaskConfig, pipelineConnections=PreloadEphemeridesConnections):  # type: ignore[call-arg]
@@ -39,6 +40,7 @@ class PreloadEphemeridesTask(AlertTask):
 
     ConfigClass = PreloadEphemeridesConfig
     _DefaultName = "mpSkyEphemerisQuery"
+    bodies_schema = Columns("preloaded_ss_object")
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
         """Return the table of no body: the columns that every source of ephemerides gives; most give more."""

@@ -6,9 +6,11 @@ Killed anywhere, the run is resumed: with ``onStored: reuse`` a detector that wa
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from lsst.pipe.base import Struct
 
 from alerts import AlertArchive, AlertInputs, build_alerts
+from apdb import empty_frame
 from exposure import Exposure
 from exposure.exposure_ids import id_generator
 from exposure.instrument import find_instrument
@@ -18,7 +20,7 @@ from tasks.quanta import quantum_errors
 if TYPE_CHECKING:
     from association.task import DiaPipelineTask
 
-__all__ = ["run_quantum", "scale_variances", "scaled", "write_alerts"]
+__all__ = ["run_quantum", "scale_variances", "scaled", "stored_objects", "write_alerts"]
 
 ATTEMPT = 1  # in the names of alert files: a quantum has no others
 TABLES = ("associatedDiaSources", "diaForcedSources", "diaObjects", "newDiaSources", "marginalDiaSources")
@@ -44,7 +46,7 @@ def run_quantum(task: "DiaPipelineTask", butlerQC: Any, inputRefs: Any, outputRe
         for name in TABLES:
             ref = getattr(outputRefs, name, None)
             if ref is not None:
-                butlerQC.put(getattr(result, name), ref)
+                butlerQC.put(stored_objects(result) if name == "diaObjects" else getattr(result, name), ref)
 
     with quantum_errors(task):
         result = task.run(
@@ -72,6 +74,13 @@ def scale_variances(science: Exposure, template: Exposure, subtraction: Any) -> 
         for of_task in numbers.values():
             if isinstance(of_task, dict) and key in of_task:
                 image.variance *= np.float32(of_task[key])
+
+
+def stored_objects(result: Struct) -> pd.DataFrame:
+    """Return the objects that the visit changed, with the columns and types of the database."""
+    columns = empty_frame("DiaObject").dtypes
+    objects: pd.DataFrame = result.updatedDiaObjects
+    return objects.reindex(columns=list(columns.index)).astype(columns.to_dict())
 
 
 def write_alerts(archive: str, result: Struct, inputs: dict[str, Any]) -> None:

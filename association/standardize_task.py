@@ -10,7 +10,7 @@ from apdb import empty_frame
 from association.standardize import filter_dia_sources, standardize
 from exposure import Exposure
 from tasks.base import AlertTask, AlertTaskConfig, AlertTaskConnections
-from tasks.datasets import CCD, reads, writes
+from tasks.datasets import CCD, Columns, columns_of, reads, writes
 from tasks.quanta import quantum_errors
 
 __all__ = ["StandardizeConfig", "StandardizeConnections", "StandardizeTask"]
@@ -24,6 +24,9 @@ class StandardizeConnections(AlertTaskConnections, dimensions=CCD):  # type: ign
     good = writes("dia_source_detector")
     rejected = writes("rejected_dia_source")
     trailed = writes("long_trailed_source_detector")
+    good_schema = columns_of("dia_source_detector")
+    rejected_schema = columns_of("rejected_dia_source")
+    trailed_schema = columns_of("long_trailed_source_detector")
 
 
 class StandardizeConfig(AlertTaskConfig, pipelineConnections=StandardizeConnections):  # type: ignore[call-arg]
@@ -35,6 +38,9 @@ class StandardizeTask(AlertTask):
 
     ConfigClass = StandardizeConfig
     _DefaultName = "standardizeDiaSource"
+    good_schema = Columns("dia_source_detector")
+    rejected_schema = Columns("rejected_dia_source")
+    trailed_schema = Columns("long_trailed_source_detector")
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
         """Return tables of no source."""

@@ -36,6 +36,7 @@ from association.times import TimeLimits, check_midpoint
 from exposure import Exposure
 from exposure.exposure_ids import id_generator
 from tasks import AlertTask, IdFactory, IdGenerator
+from tasks.datasets import Columns
 
 __all__ = ["LOCK_MARGIN", "ApdbMarker", "DiaPipelineConfig", "DiaPipelineTask"]
 
@@ -67,6 +68,9 @@ class DiaPipelineTask(AlertTask):
 
     ConfigClass = DiaPipelineConfig
     _DefaultName = "diaPipe"
+    associatedDiaSourceSchema = Columns("diaSource")
+    diaForcedSourceSchema = Columns("diaForcedSource")
+    diaObjectSchema = Columns("diaObject")
 
     def __init__(self, initInputs: Any = None, **kwargs: Any) -> None:
         super().__init__(initInputs=initInputs, **kwargs)

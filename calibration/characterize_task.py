@@ -11,7 +11,7 @@ from calibration.refcat import COLUMNS, ReferenceStars
 from calibration.source_columns import no_sources
 from exposure import Exposure, Instrument, load_instrument
 from tasks.base import AlertTask, AlertTaskConfig, AlertTaskConnections
-from tasks.datasets import CCD, needs, reads, writes
+from tasks.datasets import CCD, Columns, columns_of, needs, reads, writes
 from tasks.quanta import quantum_errors
 
 __all__ = ["CharacterizeConfig", "CharacterizeConnections", "CharacterizeTask", "needs_stars"]
@@ -24,6 +24,7 @@ class CharacterizeConnections(AlertTaskConnections, dimensions=CCD):  # type: ig
     template_stars = needs("template_stars", multiple=True, deferLoad=True, minimum=0)
     exposure_out = writes("preliminary_visit_image")
     stars = writes("single_visit_star_unstandardized")
+    stars_schema = columns_of("single_visit_star_unstandardized")
 
 
 class CharacterizeConfig(AlertTaskConfig, pipelineConnections=CharacterizeConnections):  # type: ignore[call-arg]
@@ -35,6 +36,7 @@ class CharacterizeTask(AlertTask):
 
     ConfigClass = CharacterizeConfig
     _DefaultName = "calibrateImage"
+    stars_schema = Columns("single_visit_star_unstandardized")
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
         """Return the table of a frame without a source."""

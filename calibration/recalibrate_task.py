@@ -11,7 +11,7 @@ from calibration.source_columns import no_sources
 from exposure import Exposure, ExposureCatalog
 from forced.external_calibrations import apply_summary
 from tasks.base import AlertTask, AlertTaskConfig, AlertTaskConnections
-from tasks.datasets import CCD, reads, writes
+from tasks.datasets import CCD, Columns, columns_of, reads, writes
 from tasks.quanta import quantum_errors
 
 __all__ = ["RecalibrateConfig", "RecalibrateConnections", "RecalibrateTask"]
@@ -27,6 +27,7 @@ class RecalibrateConnections(AlertTaskConnections, dimensions=CCD):  # type: ign
     summary = reads("visit_summary")
     visit_image = writes("visit_image")
     visit_stars = writes("recalibrated_star_detector")
+    stars_schema = columns_of("recalibrated_star_detector")
 
 
 class RecalibrateConfig(AlertTaskConfig, pipelineConnections=RecalibrateConnections):  # type: ignore[call-arg]
@@ -38,6 +39,7 @@ class RecalibrateTask(AlertTask):
 
     ConfigClass = RecalibrateConfig
     _DefaultName = "reprocessVisitImage"
+    stars_schema = Columns("recalibrated_star_detector")
 
     def getSchemaCatalogs(self) -> dict[str, Any]:
         """Return the table of an exposure without a source."""

@@ -7,7 +7,9 @@ import lsst.pipe.base.connectionTypes as cT
 
 from tasks.storage_classes import BACKGROUND, CAMERA, EXPOSURE, EXPOSURE_CATALOG
 
-__all__ = ["CCD", "DATASETS", "PATCH", "STARS_LEVEL", "VISIT", "Dataset", "needs", "reads", "schema_of", "writes"]
+__all__ = [
+    "CCD", "DATASETS", "PATCH", "STARS_LEVEL", "VISIT", "Columns", "Dataset", "columns_of", "needs", "reads", "schema_of", "writes",
+]  # fmt: skip
 
 VISIT = ("instrument", "visit")
 CCD = (*VISIT, "detector")
@@ -72,7 +74,7 @@ DATASETS = {
     # the APDB
     "dia_source_apdb": Dataset(_TABLE, CCD, "DiaSources as they are stored."),
     "dia_forced_source_apdb": Dataset(_TABLE, CCD, "Forced photometry as it is stored."),
-    "dia_object_apdb": Dataset(_TABLE, CCD, "Objects on the image, after the visit."),
+    "dia_object_apdb": Dataset(_TABLE, CCD, "DiaObjects that the visit changed, as they are stored."),
     "new_dia_source": Dataset(_TABLE, CCD, "DiaSources that found an object."),
     "marginal_new_dia_source": Dataset(_TABLE, CCD, "DiaSources that were not good enough to."),
     "apdb_marker": Dataset(_CONFIG, CCD, "The detector of the visit is in the APDB."),
@@ -113,3 +115,19 @@ def schema_of(name: str) -> dict[str, str]:
     """Return what an ``InitOutput`` or ``InitInput`` of the columns of a dataset takes: ``NAME_schema``, without a row."""
     dataset = DATASETS[name]
     return {"name": f"{name}_schema", "storageClass": dataset.storage, "doc": f"Columns: {dataset.doc}"}
+
+
+def columns_of(name: str) -> cT.InitOutput:
+    """Return the connection that stores the columns of a dataset once for a run; `Columns` is what it stores."""
+    return cT.InitOutput(**schema_of(name))
+
+
+class Columns:
+    """Attribute of a task that is the table without a row which it announces under a name (``getSchemaCatalogs``)."""
+
+    def __init__(self, announced: str) -> None:
+        self._announced = announced
+
+    def __get__(self, task: Any, owner: Any = None) -> Any:
+        """Return the table; of the class itself this object."""
+        return self if task is None else task.getSchemaCatalogs()[self._announced]

@@ -10,7 +10,7 @@ from lsst.pipe.base import Struct
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.io.inputs import gather, images_of
-from calibration.joint.io.outputs import catalogues, no_rows
+from calibration.joint.io.outputs import catalogues, no_catalogue
 from calibration.joint.io.references import read_colorterms
 from calibration.joint.joint import JointFit
 from calibration.joint.solve.fit import Progress
@@ -67,7 +67,15 @@ class JointcalTask(AlertTask):
             "jointcalSkyWcsCatalog": self.config.doAstrometry,
             "jointcalPhotoCalibCatalog": self.config.doPhotometry,
         }
-        return {name: no_rows() for name, wanted in halves.items() if wanted}
+        table = pd.DataFrame(no_catalogue().table.to_pandas())
+        return {name: table for name, wanted in halves.items() if wanted}
+
+    @property
+    def outputWcsSchema(self) -> ExposureCatalog:
+        """A catalogue without a detector, which is stored once for a run."""
+        return no_catalogue()
+
+    outputPhotoCalibSchema = outputWcsSchema
 
     def run(
         self,

@@ -2,7 +2,7 @@
 
 from calibration.joint.config import JointcalConfig
 from tasks.base import AlertTaskConfig, AlertTaskConnections
-from tasks.datasets import needs, reads, writes
+from tasks.datasets import columns_of, needs, reads, writes
 
 __all__ = ["JointcalConnections", "JointcalTaskConfig"]
 
@@ -17,14 +17,18 @@ class JointcalConnections(AlertTaskConnections, dimensions=("skymap", "tract", "
     photometryRefCat = needs("reference_stars", multiple=True, deferLoad=True, minimum=0)
     outputWcs = writes("jointcalSkyWcsCatalog", multiple=True)
     outputPhotoCalib = writes("jointcalPhotoCalibCatalog", multiple=True)
+    outputWcsSchema = columns_of("jointcalSkyWcsCatalog")
+    outputPhotoCalibSchema = columns_of("jointcalPhotoCalibCatalog")
 
     def __init__(self, *, config: "JointcalConfig | None" = None) -> None:
         super().__init__(config=config)
         if config is not None and not config.doAstrometry:
             self.outputs.discard("outputWcs")
+            self.initOutputs.discard("outputWcsSchema")
             self.prerequisiteInputs.discard("astrometryRefCat")
         if config is not None and not config.doPhotometry:
             self.outputs.discard("outputPhotoCalib")
+            self.initOutputs.discard("outputPhotoCalibSchema")
             self.prerequisiteInputs.discard("photometryRefCat")
 
     def getSpatialBoundsConnections(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import lsst.pipe.base.connectionTypes as cT
 import numpy as np
 import pandas as pd
 from astropy.table import Table
@@ -19,7 +18,7 @@ from exposure.blank import blank_exposure
 from exposure.exposure_ids import id_generator
 from exposure.io.exposure_catalog import ExposureRecord
 from tasks.base import AlertTask, AlertTaskConfig, AlertTaskConnections, make_config
-from tasks.datasets import VISIT, reads, schema_of, writes
+from tasks.datasets import VISIT, Columns, columns_of, reads, writes
 from tasks.quanta import quantum_errors
 
 __all__ = ["FLUX", "ConsolidateVisitSummaryConfig", "ConsolidateVisitSummaryTask", "star_rows"]
@@ -34,7 +33,8 @@ class ConsolidateVisitSummaryConnections(AlertTaskConnections, dimensions=VISIT)
     stars = reads("single_visit_star_unstandardized", multiple=True, deferLoad=True)
     summary = writes("preliminary_visit_summary")
     visit_stars = writes("single_visit_star")
-    summary_schema = cT.InitOutput(**schema_of("preliminary_visit_summary"))
+    summary_schema = columns_of("preliminary_visit_summary")
+    visit_stars_schema = columns_of("single_visit_star")
 
 
 class ConsolidateVisitSummaryConfig(AlertTaskConfig, pipelineConnections=ConsolidateVisitSummaryConnections):  # type: ignore[call-arg]
@@ -46,6 +46,7 @@ class ConsolidateVisitSummaryTask(AlertTask):
 
     ConfigClass = ConsolidateVisitSummaryConfig
     _DefaultName = "consolidateVisitSummary"
+    visit_stars_schema = Columns("single_visit_star")
 
     def __init__(self, *, initInputs: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

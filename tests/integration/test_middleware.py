@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from lsst.daf.butler import Butler
 
@@ -16,7 +17,7 @@ from association.standardize_task import StandardizeTask
 from calibration.characterize_task import CharacterizeTask
 from calibration.summary.consolidate import ConsolidateVisitSummaryTask
 from diffim import ImageDifferenceTask
-from exposure import Exposure
+from exposure import Exposure, load_instrument
 from service.settings import Settings
 from tests.support.both_ways import assert_same_alerts, assert_same_rows, run_service, tables
 from tests.support.databases import copied_database
@@ -110,11 +111,37 @@ def test_tables_have_the_columns_that_the_tasks_announce(repo, unbroken):
     assert_announced(butler, ImageDifferenceTask, {"diaSrc": "dia_source_unfiltered"}, **detector)
     split = same("dia_source_detector", "rejected_dia_source", "long_trailed_source_detector")
     assert_announced(butler, StandardizeTask, split, **detector)
-    stored = {"diaSource": "dia_source_apdb", "diaForcedSource": "dia_forced_source_apdb"}
-    # objects are announced as the database has them; the table of a quantum holds statistics of the visit beside
-    assert_announced(butler, DiaPipelineTask, stored, other={"diaObject"}, **detector)
-    kept = butler.get("dia_source_unfiltered_schema")
-    assert len(kept) == 0 and list(kept) == list(butler.get("dia_source_unfiltered", instrument="simcam", **detector))
+    stored = {
+        "diaSource": "dia_source_apdb",
+        "diaForcedSource": "dia_forced_source_apdb",
+        "diaObject": "dia_object_apdb",
+    }
+    assert_announced(butler, DiaPipelineTask, stored, **detector)
+
+
+def test_objects_of_a_quantum_are_those_that_are_stored(repo, unbroken):
+    butler = Butler.from_config(str(repo.folder), collections=["u/unbroken"])
+    made = butler.get("dia_object_apdb", instrument="simcam", visit=repo.visits[-1], detector=1)
+    stored = unbroken["objects"].set_index("diaObjectId").loc[made.diaObjectId].reset_index()
+    assert len(made) > 0
+    pd.testing.assert_frame_equal(made[stored.columns], stored, check_dtype=False, rtol=1e-6)  # REAL has 24 bits
+
+
+def test_ids_of_a_repetition_are_of_its_release(repo, template_database, tmp_path):
+    with copied_database(template_database) as uri:
+        pipetask(
+            *run_ap(
+                repo.folder, "subtractImages,standardizeDiaSource,associateApdb", "u/release", "-c", "parameters:release_id=3",
+                "-c", f"parameters:apdb_config={file_of(uri, tmp_path)}", "-d", "instrument='simcam' AND detector=1",
+                inputs=repo.inputs,
+            )
+        )  # fmt: skip
+        stored = tables(uri)
+    packer = load_instrument("simcam").packer()
+    assert len(stored["sources"]) > 0 and len(stored["forced"]) > 0
+    ids = [*stored["sources"].diaSourceId, *stored["forced"].diaForcedSourceId, *stored["objects"].diaObjectId]
+    unpacked = [packer.unpack(int(i)) for i in ids]
+    assert {(i.release, i.detector) for i in unpacked} == {(3, 1)} and {i.visit for i in unpacked} == set(repo.visits)
 
 
 # what the process does at its second quantum of association

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +49,24 @@ def assert_announced(
     task: type[AlertTask],
     tables: dict[str, str],
     config: Any = None,
-    other: Collection[str] = (),
     **data_id: Any,
 ) -> None:
-    """Compare columns and types of stored tables with those that a task announces; `tables`: dataset by name of its schema.
+    """Compare columns and types of stored tables with those that a task announces, and that the run keeps without a row.
 
-    `other` are further schemas of the task that no dataset is compared with.
+    `tables` are datasets by the names that the task announces.
     """
     announced = make_task(task, config).getSchemaCatalogs()
-    assert set(announced) == {*tables, *other}
+    assert set(announced) == set(tables)
     for name, dataset in tables.items():
         stored = butler.get(dataset, instrument="simcam", **data_id)
-        frame = as_frame(stored.table) if isinstance(stored, ExposureCatalog) else stored
-        pd.testing.assert_series_equal(_types(announced[name]), _types(frame), obj=dataset)
+        kept = butler.get(f"{dataset}_schema")
+        assert len(_frame(kept)) == 0
+        pd.testing.assert_series_equal(_types(announced[name]), _types(_frame(stored)), obj=dataset)
+        pd.testing.assert_series_equal(_types(_frame(kept)), _types(_frame(stored)), obj=f"{dataset}_schema")
+
+
+def _frame(stored: Any) -> pd.DataFrame:
+    return as_frame(stored.table) if isinstance(stored, ExposureCatalog) else stored
 
 
 def _types(frame: pd.DataFrame) -> pd.Series:

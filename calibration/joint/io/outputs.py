@@ -19,7 +19,7 @@ from exposure.wcs.mapped import ComposedWcs
 from exposure.wcs.sip import sip_approximation
 from tasks.arrays import I64
 
-__all__ = ["catalogues", "no_rows", "write_outputs"]
+__all__ = ["catalogues", "no_catalogue", "write_outputs"]
 
 Key = tuple[int, int]
 _COMMENTS = ("Catalog id is detector id, sorted.", "Only detectors with data have entries.")
@@ -62,9 +62,9 @@ def _rows(visit: int, detectors: Sequence[int], box: I64) -> Table:
     return table
 
 
-def no_rows() -> pd.DataFrame:
-    """Return the table of a catalogue without a detector."""
-    return pd.DataFrame(_rows(0, [], np.zeros((0, 4), np.int64)).to_pandas())
+def no_catalogue() -> ExposureCatalog:
+    """Return a catalogue without a detector."""
+    return ExposureCatalog(_rows(0, [], np.zeros((0, 4), np.int64)))
 
 
 def write_outputs(

@@ -62,11 +62,11 @@ def unfinished(tasks: Mapping[str, Any]) -> str | None:
     missing = sum(int(task["n_expected"]) - int(task["n_successful"]) for task in tasks.values())
     if missing == 0:
         return None
-    failed = [
+    failed = sorted(
         f"{label} {_place(quantum['data_id'])}"
         for label, task in tasks.items()
         for quantum in (*task["failed_quanta"], *task["wonky_quanta"])
-    ]
+    )
     more = f" and {len(failed) - _NAMED} more" * (len(failed) > _NAMED)
     named = f": {'; '.join(failed[:_NAMED])}{more}" * bool(failed)
     total = sum(int(task["n_expected"]) for task in tasks.values())
