@@ -152,7 +152,7 @@ def _measured(
     if options.doReliability:
         from diffim.measurement.reliability import features, reliability
 
-        score, version = reliability(features(difference, template, table))
+        score, version = reliability(features(difference, science, template, table))
         table = pd.concat([table, pd.DataFrame({"reliability": score, "reliabilityVersion": version})], axis=1)
         sure = score >= options.minReliability
         pipeline.put("nRemovedUnreliable", int((~sure).sum()))

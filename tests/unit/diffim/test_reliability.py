@@ -67,7 +67,7 @@ def pair_with_change(sign, scale=1.0):
     t = r.diaSources
     found = t[np.hypot(t.x - 12345 - 222, t.y - 67890 - 30) < 2]
     assert len(found) == 1
-    return features(r.subtractedExposure, template, found.reset_index(drop=True))[0]
+    return features(r.subtractedExposure, science, template, found.reset_index(drop=True))[0]
 
 
 def test_features_do_not_depend_on_units():
@@ -84,7 +84,7 @@ def test_nothing_in_nothing_out():
     science, s = scene(2.4, 3.0, 1, n=40)
     template, _ = scene(2.0, 3.0, 2, pad=40, n=40)
     _, r = subtract(science, template, s)
-    empty = features(r.subtractedExposure, template, r.diaSources.iloc[:0])
+    empty = features(r.subtractedExposure, science, template, r.diaSources.iloc[:0])
     assert empty.shape == (0, len(FEATURES))
     p, version = reliability(empty)
     assert p.shape == (0,)
