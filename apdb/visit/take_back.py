@@ -20,10 +20,10 @@ from apdb.copy.decode import query_frame
 from apdb.copy.encode import id_array
 from apdb.errors import ApdbError
 from apdb.queue import corrections
+from apdb.schema.archived_rows import refuse_archived_rows
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.sky.htm import HTM_LEVEL
 from apdb.sky.locks import LEVELS
-from apdb.schema.archived_rows import refuse_archived_rows
 from apdb.visit.corrected import of_withdrawn
 from apdb.visit.forced_means import renew_forced_means
 from apdb.visit.late import Measured, renew_late
