@@ -47,6 +47,7 @@ SIZE = 640
 SCALES = {"fine": 0.12, "ordinary": 0.2, "coarse": 0.4}  # arcsec/px
 DECAM = (("18", "04"), ("04", "18"))
 HATP32 = DATA.parent / "microobs_hatp32"
+_UNDAMAGED = (1, 3)  # of five: most images of a survey are good
 HATP32_TEMPLATES = (("000", "064", "140"), ("016",), ("036", "100"))
 
 
@@ -90,8 +91,9 @@ def camera_scenes(camera: str, seed: int, scenes: int) -> Iterator[Subtracted]:
 def simulated_scenes(
     camera: str, seed: int, scenes: int, damaged: bool = True, density: float | None = None
 ) -> Iterator[Subtracted]:
-    """Yield images of a made-up camera, damaged or not: the template is new for every five of them.
+    """Yield images of a made-up camera, damaged (but two of five, whose template alone is) or not.
 
+    The template is new for every five of them.
     `density` is the number of stars per px^2; without it that is drawn anew for each template.
     """
     rules = load_instrument("simcam")
@@ -117,8 +119,9 @@ def simulated_scenes(
             characterize(made.exposure, rules)
             frames.append(made.exposure)
         template = _coadd(frames, labels, config.pixel_scale, SIZE + 240)
-        for visit in visits[n_template:]:
-            yield _simulated_scene(sky, config, visit, rules, template, options, rng, damaged)
+        for number, visit in enumerate(visits[n_template:]):
+            spoiled = damaged and number not in _UNDAMAGED
+            yield _simulated_scene(sky, config, visit, rules, template, options, rng, spoiled)
 
 
 def _simulated_scene(

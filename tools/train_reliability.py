@@ -30,7 +30,13 @@ from diffim.measurement.reliability import FEATURES, VERSION_KEY, features
 from diffim.options import BAD_SOURCE_FLAGS
 
 OUT = Path(__file__).parent.parent / "diffim" / "models" / "reliability.onnx"
-BLOCKS = {"fine": (0, 2), "ordinary": (0, 1, 2), "coarse": (0, 1, 2), "decam": (0,), "hatp32": (0, 1)}  # seeds, each of
+BLOCKS = {
+    "fine": (0, 1, 2),
+    "ordinary": (0, 1, 2),
+    "coarse": (0, 1, 2),
+    "decam": (0,),
+    "hatp32": (0, 1),
+}  # seeds, each of
 SCENES = {"fine": 5, "ordinary": 5, "coarse": 5, "decam": 10, "hatp32": 5}
 KEPT = 0.99  # of the real ones above BRIGHT sigma
 BRIGHT = 8.0
@@ -57,14 +63,14 @@ def block(job: tuple[str, int], folder: Path | None) -> pd.DataFrame:
 
 
 def weights(t: pd.DataFrame) -> F64:
-    """Return the weight of each example: no kind of a camera outweighs the others, and real counts twice what bogus does.
+    """Return the weight of each example: no kind of a camera outweighs the others, and real counts three times what bogus does.
 
     Lost transients cost more than artefacts that pass.
     """
     size = t.groupby(["camera", "kind"]).kind.transform("size").to_numpy(np.float64)
     w = 1 / np.sqrt(size)
     real = t.kind.isin(REAL).to_numpy()
-    for which, share in ((real, 2 / 3), (~real, 1 / 3)):
+    for which, share in ((real, 3 / 4), (~real, 1 / 4)):
         w[which] *= share * len(t) / w[which].sum()
     return w
 
@@ -122,7 +128,7 @@ def per_kind(t: pd.DataFrame, p: F64, cut: float = 0.5) -> pd.DataFrame:
 
 
 def calibration(t: pd.DataFrame, p: F64) -> pd.DataFrame:
-    """Return given and found probabilities by steps of 0.1, where there are two real ones for each bogus one."""
+    """Return given and found probabilities by steps of 0.1, where there are three real ones for each bogus one."""
     w, real = weights(t), t.kind.isin(REAL).to_numpy()
     step = np.clip((p * 10).astype(int), 0, 9)
     rows = []
