@@ -1,8 +1,6 @@
 """Pages look as they did: three widths and two themes of fixed data against kept pictures (``ALERTPROD_NEW_PICTURES=1`` makes them anew)."""
 
 import os
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,6 @@ from scipy.ndimage import shift
 
 from apdb.schema.partitions import ensure_months
 from service.api.app import create_app
-from service.api.guard.server import make_server
 from service.pages.assets import available
 from service.settings import load_settings
 from tasks.local_server import free_port
@@ -19,6 +16,7 @@ from tests.support.browser import WIDTHS, browser, until
 from tests.support.databases import copied_database
 from tests.support.page_pictures import different, picture_of, read_picture, write_picture
 from tests.support.page_rows import OBJECT, store_rows
+from tests.support.serving import running
 
 KEPT = Path(__file__).parents[1] / "pictures"
 MOST = 0.005  # of the pixels of a page
@@ -53,17 +51,8 @@ def address(chromium, template_database, tmp_path_factory):
         with app.state.resources.database.session() as connection:
             ensure_months(connection, 61001.5)
             store_rows(connection)
-        server = make_server(app, settings)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            deadline = time.monotonic() + 30
-            while not server.started and time.monotonic() < deadline:
-                time.sleep(0.02)
-            yield f"http://127.0.0.1:{settings.port}"
-        finally:
-            server.should_exit = True
-            thread.join(30)
+        with running(app, settings) as served:
+            yield served
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,18 @@
 """The dashboard in a real browser, on a service that has processed a part of a small survey."""
 
 import re
-import threading
-import time
 
 import pytest
 
 from service.access.policy import PAGES
 from service.api.app import create_app
-from service.api.guard.server import make_server
 from service.local.campaign import post_visits, wait_finished, wait_published
 from service.pages.assets import available
 from service.settings import load_settings
 from tasks.local_server import free_port
 from tests.support.browser import WIDTHS, axe_violations, browser, checked_page, overflow, until
 from tests.support.databases import copied_database
+from tests.support.serving import running
 from tests.support.shared_stack import SharedStack
 from tests.support.survey import messages, science, survey_settings
 
@@ -299,27 +297,17 @@ def test_who_is_not_known_signs_in_with_a_token_and_out_again(chromium, populate
         database_uri=populated.settings.database(), upload_dir=tmp_path / "uploads", access="tokens",
         admin_token_file=tmp_path / "token", port=free_port(),
     )  # fmt: skip
-    server = make_server(create_app(settings), settings)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 30
-        while not server.started and time.monotonic() < deadline:
-            time.sleep(0.05)
-        with checked_page(chromium, f"http://127.0.0.1:{settings.port}") as page:
-            page.goto("/streams?x=1")
-            assert page.url.endswith("/sign-in?next=/streams%3Fx%3D1")
-            assert axe_violations(page) == []
-            page.fill("input[name=token]", "wrong")
-            page.click("#sign-in button")
-            page.wait_for_selector("#refusal:not([hidden])", timeout=SHOWN_MS)
-            page.fill("input[name=token]", token)
-            page.click("#sign-in button")
-            page.wait_for_url("**/streams?x=1", timeout=SHOWN_MS)
-            page.click("#sign-out")
-            page.wait_for_url("**/sign-in", timeout=SHOWN_MS)
-            page.goto("/")
-            assert "/sign-in" in page.url
-    finally:
-        server.should_exit = True
-        thread.join(30)
+    with running(create_app(settings), settings) as served, checked_page(chromium, served) as page:
+        page.goto("/streams?x=1")
+        assert page.url.endswith("/sign-in?next=/streams%3Fx%3D1")
+        assert axe_violations(page) == []
+        page.fill("input[name=token]", "wrong")
+        page.click("#sign-in button")
+        page.wait_for_selector("#refusal:not([hidden])", timeout=SHOWN_MS)
+        page.fill("input[name=token]", token)
+        page.click("#sign-in button")
+        page.wait_for_url("**/streams?x=1", timeout=SHOWN_MS)
+        page.click("#sign-out")
+        page.wait_for_url("**/sign-in", timeout=SHOWN_MS)
+        page.goto("/")
+        assert "/sign-in" in page.url

@@ -12,7 +12,22 @@ from service.settings import load_settings
 from tasks.local_server import free_port
 from tasks.waiting import wait_until
 
-__all__ = ["events_of", "serving"]
+__all__ = ["events_of", "running", "serving"]
+
+
+@contextmanager
+def running(app, settings):
+    """Serve an application on the port of its settings, and give its address."""
+    server = make_server(app, settings)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert wait_until(lambda: server.started, 30.0)
+    try:
+        yield f"http://127.0.0.1:{settings.port}"
+    finally:
+        server.should_exit = True
+        thread.join(30.0)
+        assert not thread.is_alive()
 
 
 @contextmanager
@@ -20,17 +35,11 @@ def serving(database, folder, **settings):
     """Serve, and give a client of it."""
     given = {"database_uri": database.uri, "upload_dir": folder / "up", "data_roots": [folder], "port": free_port()}
     effective = load_settings(**{**given, **settings})
-    server = make_server(create_app(effective), effective)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    assert wait_until(lambda: server.started, 20.0)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{effective.port}", timeout=30.0) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join(20.0)
-        assert not thread.is_alive()
+    with (
+        running(create_app(effective), effective) as address,
+        httpx.Client(base_url=address, timeout=30.0) as client,
+    ):
+        yield client
 
 
 def events_of(response):

@@ -104,7 +104,8 @@ def fit_kernel(points: F64, displacement: F64, variance: F64) -> Kernel | None:
         return None
     distance = np.hypot(*measured.separation.T)
     least = _SMALLEST * _spacing(points)  # below it, stars tell nothing of their neighbours
-    scales = least * _GROWTH ** np.arange(max(1, int(np.ceil(np.log(distance.max() / least) / np.log(_GROWTH)))))
+    count = max(1, int(np.ceil(np.log(distance.max() / least) / np.log(_GROWTH))))
+    scales = np.asarray(least * _GROWTH ** np.arange(count), np.float64)
     root = np.sqrt(np.repeat(measured.weight[:, None], 3, axis=1) * np.array([1.0, 2.0, 1.0]))
     target = (measured.products * root).ravel()
     best, fewest = None, float(target @ target) - _SIGNIFICANT
@@ -112,7 +113,7 @@ def fit_kernel(points: F64, displacement: F64, variance: F64) -> Kernel | None:
         if ratio == 1.0 and turn:
             continue
         metric = _metric(ratio, np.pi * turn / _TURNS)
-        design = mixture(measured.separation, scales.astype(np.float64), metric) * root[:, :, None]
+        design = mixture(measured.separation, scales, metric) * root[:, :, None]
         powers, miss = nnls(design.reshape(-1, scales.size), target)
         if miss**2 < fewest:
             used = powers > 1e-6 * powers.max()

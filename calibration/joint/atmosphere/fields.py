@@ -29,8 +29,6 @@ class _Displacements:
 
     Parameters
     ----------
-    index
-        (N,) of the measurements in their problem.
     visit
         (N,) index of the visit.
     points, values
@@ -39,7 +37,6 @@ class _Displacements:
         (N,) of both places per axis, arcsec^2.
     """
 
-    index: I64
     visit: I64
     points: F64
     values: F64
@@ -48,7 +45,7 @@ class _Displacements:
     def of(self, visit: int) -> "_Displacements":
         """Return those of one visit."""
         k = np.flatnonzero(self.visit == visit)
-        return _Displacements(self.index[k], self.visit[k], self.points[k], self.values[k], self.variance[k])
+        return _Displacements(self.visit[k], self.points[k], self.values[k], self.variance[k])
 
 
 def fit_fields(
@@ -73,11 +70,10 @@ def fit_fields(
     told = _measured(problem, builder)
     fields = {v: _field(told.of(v)) for v in range(len(builder.tangent))}
     builder.fields = {v: field for v, field in fields.items() if field is not None}
-    builder.displace(problem)
     if held is not None and builder.fields:
         _drop_useless(builder, held, before)
-        builder.displace(problem)
-    builder.displace(judged)
+        builder.displace(held)
+    builder.displace(problem)
     evaluate(problem)
     after = _measured(judged, builder, less=True)
     metrics = {"atmosphere_visits": float(len(builder.fields)), "atmosphere_rms_mas": _rms(problem)}
@@ -112,7 +108,7 @@ def _measured(problem: AstrometryProblem, builder: AstrometryBuilder, less: bool
     near = pull <= _FAR * np.median(pull) if pull.size else np.zeros(0, bool)
     use = use[near]
     visit = builder.visit_index[problem.image[use]]
-    return _Displacements(use, visit, problem.places()[use], values[near], variance[near])
+    return _Displacements(visit, problem.places()[use], values[near], variance[near])
 
 
 def _displace(builder: AstrometryBuilder, problem: AstrometryProblem) -> None:
@@ -139,7 +135,7 @@ def _drop_useless(builder: AstrometryBuilder, held: AstrometryProblem, before: _
     after = _measured(held, builder, less=True)
     for v in sorted(builder.fields):
         was, now = before.of(v), after.of(v)
-        if min(was.index.size, now.index.size) < _LEAST_JUDGES:
+        if min(was.visit.size, now.visit.size) < _LEAST_JUDGES:
             continue
         if _miss(now) >= _miss(was):
             log.info("the field of the visit at index %d does not help stars that were held out: not used", v)

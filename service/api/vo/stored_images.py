@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 from apdb.errors import NotFound
 from service.api.documentation.described import PROBLEM_KIND, form_of, parameters_of
 from service.api.resources import Resources, Shared
-from service.media import FITS, VOTABLE, kinds
+from service.media import FITS, PNG, VOTABLE, kinds
 from service.pages.viewer import viewer_of
 from service.product_files import difference_path
 from tasks.errors import AlertProdError
@@ -93,7 +93,7 @@ def _rows(shared: Resources, base: str, name: str) -> Iterator[tuple[Any, ...]]:
     file = f"{base}/v1/images/{visit}/{detector}/difference.fits"
     yield name, file, "", "", "the difference image", "#this", FITS, path.stat().st_size
     yield name, "", "soda", "", "cutouts of the difference image", "#cutout", FITS, ""
-    yield name, f"{of}/images/difference.png", "", "", "a picture of it", "#preview", "image/png", ""
+    yield name, f"{of}/images/difference.png", "", "", "a picture of it", "#preview", PNG, ""
     yield name, f"{of}/sources?format=votable", "", "", "its detections", "#derivation", VOTABLE, ""
 
 

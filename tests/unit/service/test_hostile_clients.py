@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-import threading
 import time
 from contextlib import closing, contextmanager
 
@@ -11,12 +10,12 @@ import pytest
 
 from service.api.app import create_app
 from service.api.guard import protocol
-from service.api.guard.server import make_server
 from service.errors import SettingsError
 from service.settings import load_settings
 from tasks.local_server import free_port
 from tests.support.asking import NOWHERE
 from tests.support.certificates import authority, keystore
+from tests.support.serving import running
 
 HEAD = b"POST /v1/visits HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 JSON = HEAD + b"Content-Type: application/json\r\n"
@@ -30,19 +29,8 @@ def serving(folder, **settings):
         "idle_timeout_s": 1, "max_upload_mb": 1, "max_connections": 400,
     }  # fmt: skip
     effective = load_settings(**{**given, **settings})
-    server = make_server(create_app(effective), effective)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    try:
+    with running(create_app(effective), effective):
         yield effective.port
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
