@@ -45,7 +45,7 @@ def consumer_settings(brokers: str, client: Mapping[str, str] | None, refusals: 
 
 
 class AlertConsumer:
-    """Iterate over it to get `ReceivedAlert`; leave the context to commit and close.
+    """Iterate over it to get `ReceivedAlert`; leave the context, or `close`, to commit and leave the group.
 
     Parameters
     ----------
@@ -94,6 +94,7 @@ class AlertConsumer:
         self._correction_topics: list[str] = []
         self._corrections = KnownCorrections()
         self._since = None if start in _WORDS else milliseconds(start)
+        self._is_reading = False
         self._group, self._begin = group, OFFSET_END if start == "latest" else OFFSET_BEGINNING
         self._consumer = Consumer(
             {
@@ -119,6 +120,14 @@ class AlertConsumer:
         return self
 
     def __enter__(self) -> "AlertConsumer":
+        self._open()
+        return self
+
+    def _open(self) -> None:
+        """Ask for the topics, once: who iterates outside a context reads, too."""
+        if self._is_reading:
+            return
+        self._is_reading = True
         topics = [*self._topics, *self._correction_topics]
         if self._group is None:
             self._assign_all(topics)
@@ -126,12 +135,15 @@ class AlertConsumer:
             self._consumer.subscribe(topics)
         else:
             self._consumer.subscribe(topics, on_assign=self._assigned)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._consumer.close()  # commits what was stored, and leaves the group at once
+        self.close()
+
+    def close(self) -> None:
+        """Commit what is done with and leave the group at once; nothing can be read afterwards."""
+        self._consumer.close()
 
     def __iter__(self) -> Iterator[ReceivedAlert]:
         """Yield alerts; asking for the next one says that the last one is done with. Tombstones are passed over.
@@ -143,6 +155,7 @@ class AlertConsumer:
         BrokerUnavailable, BrokerRefused
             Reading failed for good, or is refused.
         """
+        self._open()
         while True:
             message = self._consumer.poll(1.0)
             if message is None:

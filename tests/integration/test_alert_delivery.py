@@ -347,8 +347,9 @@ def test_a_consumer_that_fails_gets_the_alert_again(world):
 def test_filters_of_consumers(world):
     _, _, target = world
     text = "diaSource.snr >= 15 and diaSource.visit == 2"
-    with AlertConsumer(target.brokers, target.topic, uuid4().hex, filter=text, until_end=True) as consumer:
-        assert sorted(a.packet["diaSourceId"] for a in consumer) == [2015, 2016, 2017, 2018, 2019]
+    consumer = AlertConsumer(target.brokers, target.topic, uuid4().hex, filter=text, until_end=True)
+    assert sorted(a.packet["diaSourceId"] for a in consumer) == [2015, 2016, 2017, 2018, 2019]  # outside a context, too
+    consumer.close()
 
 
 def test_what_is_no_alert_is_named_with_its_place(world, kafka):
