@@ -101,10 +101,15 @@ def _column(table: str, item: dict[str, Any], key: tuple[str, ...]) -> Column:
         item["datatype"],
         bool(item.get("nullable", True)) and item["name"] not in key,
         item.get("length"),
-        str(item.get("fits:tunit", item.get("ivoa:unit", ""))),
+        _unit(item),
         " ".join(str(item.get("description", "")).split()),
         None if value is None else str(value),
     )
+
+
+def _unit(item: dict[str, Any]) -> str:
+    """Return the unit of a column; the published schema leaves it out of some of its dates."""
+    return str(item.get("fits:tunit", item.get("ivoa:unit", "d" if item["name"].endswith("MjdTai") else "")))
 
 
 @lru_cache(maxsize=8)
