@@ -159,8 +159,8 @@ def _guess(image: F32, usable: Flags, x: I64, y: I64, covariance: F64, noise: F6
     dy, dx = dy[others], dx[others]
     between = covariance[dy[:, None] - dy[None, :] + lag, dx[:, None] - dx[None, :] + lag]
     to_middle = covariance[dy + lag, dx + lag]
-    seen = gather(usable.astype(np.uint8), x, y, side, 0).reshape(len(x), -1)[:, others] > 0
-    values = gather(image, x, y, side, 0.0).reshape(len(x), -1)[:, others].astype(np.float64)
+    seen = gather(usable.astype(np.uint8), x, y, side, 0).reshape(len(x), side**2)[:, others] > 0
+    values = gather(image, x, y, side, 0.0).reshape(len(x), side**2)[:, others].astype(np.float64)
     system = (
         between * (seen[:, :, None] & seen[:, None, :])
         + np.eye(dy.size) * np.where(seen, (noise + LEAST_NOISE)[:, None], 1.0)[:, None, :]

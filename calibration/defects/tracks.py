@@ -121,8 +121,8 @@ def _chi2(exposure: Exposure, good: Flags, x: I64, y: I64, mean: F64, covariance
 
 def _nine(plane: F32, good: Flags, x: I64, y: I64) -> tuple[F64, Flags]:
     """Return the pixels of a plane around each position, 0 where they are not good, and which are, shapes (n, 9)."""
-    seen = gather(good.astype(np.uint8), x, y, SIDE, 0).reshape(len(x), -1) > 0
-    values = gather(np.where(good, plane, np.float32(0)), x, y, SIDE, 0.0).reshape(len(x), -1)
+    seen = gather(good.astype(np.uint8), x, y, SIDE, 0).reshape(len(x), SIDE**2) > 0
+    values = gather(np.where(good, plane, np.float32(0)), x, y, SIDE, 0.0).reshape(len(x), SIDE**2)
     return values.astype(np.float64), seen
 
 

@@ -83,10 +83,11 @@ def test_tracks_are_marked_whole(track):
     assert not rays[known].any()
 
 
-def test_without_stars_that_teach_only_sharp_pixels_are_marked():
+@pytest.mark.parametrize("number", [0, 5])
+def test_without_stars_that_teach_only_sharp_pixels_are_marked(number):
     exposure, known, _ = scene(7)
     exposure.image[100, 100] += 200
     few = np.zeros_like(known)
-    few[tuple(np.argwhere(known)[:5].T)] = True
+    few[tuple(np.argwhere(known)[:number].T)] = True
     rays = find_rays(exposure, few)
     assert rays[100, 100]
