@@ -17,7 +17,8 @@ EDGES = {
     "alert_fan_out": "A filter that is not understood ends the relay at its start (alert_filter)",
     "alert_partitions": "A topic that is there keeps its own",
     "transactional_id": "Two relays with one id: the older is shut out; of another database: progress_conflict",
-    "forced_positions": "Read when a worker starts",
+    "forced_positions": "Read when a worker starts. Fluxes are written to ALERTPROD_PRODUCTS_DIR (`positions_VISIT_DETECTOR_ATTEMPT.parquet`); "
+    "without it nothing is measured",
     "earliest_mjd": "An earlier exposure is refused (time_refused)",
     "future_days": "A later exposure is refused (time_refused)",
     "alert_veto": "A metric that is missing or NaN holds the alerts, too (`was not measured`). The sources are stored; "
@@ -40,7 +41,7 @@ EDGES = {
     "header_timeout_s": "Beyond it 408 (request_timeout)",
     "body_timeout_s": "Beyond it 408 (request_timeout)",
     "metrics_port": "Asks for no token",
-    "products_dir": "Without it no difference image is kept: no cutouts, no `apdb precover`",
+    "products_dir": "Without it no difference image is kept: no cutouts, no `apdb precover`, no forced positions",
 }  # fmt: skip
 # variables that are no settings; those that tests alone read are left out
 OTHER_VARIABLES = {
