@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,16 @@ def http_document() -> dict[str, Any]:
 
 def http_page() -> str:
     """Every path of the API, the token that it asks for, its parameters."""
+    from service.api.documentation.described import PROBLEMS
+
     document = http_document()
     parts = [
         "# HTTP API\n\n`GET /openapi.json` of a running service is the same for programs; `GET /docs` shows it as a page. What has no default "
-        "need not be given, but what is marked as needed and the parameters of a path.\n"
+        "need not be given, but what is marked as needed and the parameters of a path.\n\n"
+        "What goes wrong is answered with `application/problem+json` (RFC 9457): `type`, `title`, `status`, `code` (one of the "
+        "[error codes](../../errors/README.md)), `detail` (what was expected, what came, what to do) and `help` (its page). 429 and 503 have the header "
+        "`Retry-After`.\n",
+        table(("status", "means"), ((s, a["description"]) for s, a in PROBLEMS.items())),
     ]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -43,7 +49,24 @@ def http_page() -> str:
             words = operation.get("description") or operation.get("summary", "")
             parts.append(f"## {method.upper()} {path}\n\n{' '.join(words.split())} {asks}\n".replace("{", r"\{"))
             parts.append(_parameters(operation, document["components"]["schemas"]))
+            parts.append(_answers(operation, PROBLEMS))
     return "\n".join(p for p in parts if p)
+
+
+def _answers(operation: dict[str, Any], failures: Container[Any]) -> str:
+    """What comes where nothing goes wrong, or something of this path alone: status, meaning, kinds of content."""
+    own = {s: a for s, a in operation.get("responses", {}).items() if not (s.isdigit() and int(s) in failures)}
+    words = [f"{s} {_meaning(a)}{_kinds(a.get('content', {}))}" for s, a in own.items()]
+    return f"Answers: {'; '.join(words)}.\n" if words else ""
+
+
+def _meaning(answer: dict[str, Any]) -> str:
+    words = str(answer.get("description", ""))
+    return "done" if words == "Successful Response" else words[:1].lower() + words[1:]  # what FastAPI says of its own
+
+
+def _kinds(content: dict[str, Any]) -> str:
+    return f" ({', '.join(map(code, content))})" if content else ""
 
 
 def _parameters(operation: dict[str, Any], parts: dict[str, Any]) -> str:
@@ -100,8 +123,8 @@ def tables_page() -> str:
 
     published = published_schema()
     parts = [
-        f"# Tables\n\nThe tables of the APDB, schema {SCHEMA_VERSION} of `lsst-sdm-schemas`; [database](../../database.md) has the views and "
-        "the tables beside them.\n"
+        f"# Tables\n\nThe tables of the APDB, schema {SCHEMA_VERSION} of `lsst-sdm-schemas`; [views and TAP tables](views.md), "
+        "[flags](flags.md) and [database](../../database.md) have what lies beside them.\n"
     ]
     for name in APDB_TABLES:
         keys = published.keys.get(name, ())
@@ -111,6 +134,10 @@ def tables_page() -> str:
             for c in published.columns(name)
         )
         parts.append(table(("column", "type", "unit", "null", "what it is"), rows))
+    parts.append(
+        "## DiaForcedSourceFlags\n\nA side table with one row for each DiaForcedSource: `diaObjectId`, `visit`, `detector` (its key) and `flags`, a sum of "
+        "[bits](flags.md#flags-of-forced-fluxes): the low 16 of `psfFlux`, the high 16 of `scienceFlux`.\n"
+    )
     return "\n".join(parts)
 
 
