@@ -141,6 +141,20 @@ def tables_page() -> str:
     return "\n".join(parts)
 
 
+# fields of which the schema says nothing
+_PACKET_WORDS = {
+    "diaSource": "the detection that triggered the alert",
+    "prvDiaSources": "detections of its object in the last 360 days, without the trigger; null where there is none",
+    "prvDiaForcedSources": "forced photometry of its object in the last 360 days, this visit's included; null where there is none",
+    "diaObject": "its object as it is after the visit; null for a solar-system body",
+    "ssSource": "the detection as one of a known solar-system body; null for others",
+    "mpc_orbits": "the orbit of the body, where the ephemeris table has columns `MPCORB_*`",
+    "cutoutDifference": "[cutout](../../alerts.md#the-message) of the difference: a FITS file, nJy; null where it was trimmed",
+    "cutoutScience": "cutout of the image, the same pixels",
+    "cutoutTemplate": "cutout of the template, the same pixels",
+}
+
+
 def packets_page() -> str:
     """Every field of an alert packet and of a correction."""
     from alertprod_client.corrections import CORRECTION_SCHEMA
@@ -152,7 +166,9 @@ def packets_page() -> str:
     ]
     for record in _records(schema()):
         name = record["name"].rpartition(".")[2]
-        rows = ((code(f["name"]), _avro(f["type"]), f.get("doc", "")) for f in record["fields"])
+        rows = (
+            (code(f["name"]), _avro(f["type"]), f.get("doc") or _PACKET_WORDS.get(f["name"])) for f in record["fields"]
+        )
         parts += [f"## {name}\n", table(("field", "type", "what it is"), rows)]
     rows = ((code(f["name"]), _avro(f["type"]), f.get("doc", "")) for f in CORRECTION_SCHEMA["fields"])
     parts += [

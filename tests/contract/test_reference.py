@@ -41,7 +41,10 @@ def rows_of(text):
 
 @pytest.fixture(scope="module")
 def pages():
-    return {name: PAGES[name]() for name in ("settings", "commands", "http", "tables", "views", "flags", "tasks")}
+    return {
+        name: PAGES[name]()
+        for name in ("settings", "commands", "http", "tables", "views", "flags", "tasks", "packets", "metrics")
+    }
 
 
 def test_every_argument_and_option_of_every_command_is_there_with_its_meaning(pages):
@@ -131,6 +134,11 @@ def test_every_option_of_every_task_of_the_pipelines_is_there(pages):
         assert [f"`{option}`" for option, _ in told] == rows.get(name, [""])[1:]
         assert all(words for _, words in told), name
     assert "`sourceSelector.doFlags`" in rows["JointcalTask"]
+
+
+def test_every_column_field_and_metric_says_what_it_is(pages):
+    for name in ("tables", "packets", "metrics"):
+        assert [line for line in pages[name].splitlines() if line.startswith("| `") and line.endswith("|  |")] == []
 
 
 def test_every_bit_is_there(pages):
