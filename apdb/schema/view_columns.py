@@ -37,14 +37,15 @@ FUNCTIONS: Mapping[str, tuple[str, str, Mapping[str, str]]] = MappingProxyType({
 @cache
 def view_columns(view: str) -> tuple[Column, ...]:
     """Return the columns of a view, in order; of types that no published table has, ``timestamp`` (with time zone) and ``json``."""
-    return {
-        "dia_object_latest": lambda: (*columns_of("DiaObject"), PIXEL_COLUMN),
-        "light_curve": _light_curve,
-        "visit_summary": lambda: (*_of_source("visit", "detector"), *_VISIT),
-        "night_summary": lambda: _NIGHT,
-        "alert_delivery": lambda: (*_of_source("visit", "detector"), *_DELIVERY),
-        "partition_size": lambda: _PARTITION,
-    }[view]()
+    made: dict[str, tuple[Column, ...]] = {
+        "dia_object_latest": (*columns_of("DiaObject"), PIXEL_COLUMN),
+        "light_curve": _light_curve(),
+        "visit_summary": (*_of_source("visit", "detector"), *_VISIT),
+        "night_summary": _NIGHT,
+        "alert_delivery": (*_of_source("visit", "detector"), *_DELIVERY),
+        "partition_size": _PARTITION,
+    }
+    return made[view]
 
 
 def _of_source(*names: str) -> tuple[Column, ...]:

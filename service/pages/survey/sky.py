@@ -62,7 +62,9 @@ def counts(
 @sky_counts.post("/v1/sky/overlap")
 def compare(
     shared: Pages,
-    map_file: Annotated[UploadFile, File(alias="map", description="FITS or JSON file, read and forgotten")],
+    map_file: Annotated[
+        UploadFile, File(alias="map", description="FITS or JSON file, 64 MiB at most; nothing of it is kept")
+    ],
 ) -> dict[str, Any]:
     """How much of a map (a MOC as FITS or JSON, a multi-order sky map) processed visits cover; nothing is stored."""
     content = map_file.file.read(MOST_BYTES + 1)
