@@ -9,6 +9,7 @@ from typing import Any
 from tools.markdown import code, table
 from tools.reference_commands import commands_page
 from tools.reference_flags import flags_page
+from tools.reference_instrument import instrument_page
 from tools.reference_settings import settings_page
 from tools.reference_sql import views_page
 from tools.reference_tasks import tasks_page
@@ -248,7 +249,7 @@ def others_page() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "settings": settings_page, "commands": commands_page, "http": http_page, "tables": tables_page, "views": views_page,
+    "settings": settings_page, "instrument": instrument_page, "commands": commands_page, "http": http_page, "tables": tables_page, "views": views_page,
     "flags": flags_page, "packets": packets_page, "metrics": metrics_page, "tasks": tasks_page, "others": others_page,
 }  # fmt: skip
 

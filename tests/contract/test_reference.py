@@ -9,6 +9,8 @@ import pytest
 from apdb.adql import ADQL_TABLES
 from apdb.schema.columns import APDB_TABLES, columns_of
 from apdb.schema.view_columns import FUNCTIONS, VIEWS, view_columns
+from exposure.header.rules import TimeRule
+from exposure.instrument import Instrument
 from exposure.mask import PLANES
 from service.pairs.source_columns import FLAG_BITS as TABLE_BITS
 from service.settings import NOT_SETTINGS, PREFIX, Settings
@@ -16,6 +18,7 @@ from tasks.lacking import FLAG_BITS, FLAG_WORDS
 from tools.check_links import raw_markup
 from tools.reference import PAGES, http_document, resolved
 from tools.reference_commands import ELSEWHERE, commands, options
+from tools.reference_instrument import WORDS, keys
 from tools.reference_settings import EDGES, OTHER_VARIABLES
 from tools.reference_tasks import options_of, tasks
 
@@ -43,7 +46,18 @@ def rows_of(text):
 def pages():
     return {
         name: PAGES[name]()
-        for name in ("settings", "commands", "http", "tables", "views", "flags", "tasks", "packets", "metrics")
+        for name in (
+            "settings",
+            "commands",
+            "http",
+            "tables",
+            "views",
+            "flags",
+            "tasks",
+            "packets",
+            "metrics",
+            "instrument",
+        )
     }
 
 
@@ -134,6 +148,14 @@ def test_every_option_of_every_task_of_the_pipelines_is_there(pages):
         assert [f"`{option}`" for option, _ in told] == rows.get(name, [""])[1:]
         assert all(words for _, words in told), name
     assert "`sourceSelector.doFlags`" in rows["JointcalTask"]
+
+
+def test_every_key_of_an_instrument_file_is_there(pages):
+    named = [name for name, _ in keys(Instrument)]
+    assert set(WORDS) == set(named)
+    rows = rows_of(pages["instrument"])
+    assert rows["Instrument files"][1:] == [f"`{name}`" for name in named]
+    assert rows["Rules of header cards"][1:] == [f"`{name}`" for name in TimeRule.model_fields]
 
 
 def test_every_column_field_and_metric_says_what_it_is(pages):
