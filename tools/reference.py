@@ -10,6 +10,7 @@ from tools.markdown import code, table
 from tools.reference_commands import commands_page
 from tools.reference_flags import flags_page
 from tools.reference_instrument import instrument_page
+from tools.reference_metrics import metrics_page
 from tools.reference_settings import settings_page
 from tools.reference_sql import views_page
 from tools.reference_tasks import tasks_page
@@ -198,39 +199,6 @@ def _avro(kind: Any) -> str:
     if isinstance(kind, dict):
         kind = f"array of {_avro(kind['items'])}" if kind["type"] == "array" else kind.get("name", kind["type"])
     return str(kind).rpartition(".")[2]
-
-
-class _AnyStatus:
-    """Stands for the numbers of a service: the names of what is told of them do not depend on their values."""
-
-    def __getitem__(self, name: object) -> "_AnyStatus":
-        return self
-
-    def items(self) -> list[tuple[str, int]]:
-        return []
-
-    def __float__(self) -> float:
-        return 0.0
-
-
-def metrics_page() -> str:
-    """Every metric of ``GET /metrics``."""
-    from service.observe.ledger_measures import _Status
-    from service.observe.measures import MEASURES
-
-    kinds = {"counter": "_total", "histogram": "_bucket, _sum, _count", "summary": "_sum, _count"}
-    families = [(f, f.name, f.documentation, f.type) for f in _Status(_AnyStatus()).collect()]  # type: ignore[arg-type]
-    own = [c for c in MEASURES._collector_to_names if hasattr(c, "_labelnames")]  # not those of the process
-    families += [(c, c._name, c._documentation, c._type) for c in own]  # type: ignore[attr-defined]
-    rows = [("`alertprod_up`", "gauge", "", "1 when the database answers.")]
-    for holder, name, words, kind in families:
-        labels = ", ".join(code(n) for n in getattr(holder, "_labelnames", ()))
-        rows.append((code(name), f"{kind} ({kinds[kind]})" if kind in kinds else kind, labels, words))
-    return (
-        "# Metrics\n\n`GET /metrics` of the API with the scope `read`, and of every role on `ALERTPROD_METRICS_PORT`, in the format of Prometheus. "
-        "[Operations](../../operations.md) says which role has which.\n\n"
-        + table(("metric", "type", "labels", "what it is"), rows)
-    )
 
 
 def others_page() -> str:

@@ -12,6 +12,7 @@ from apdb.schema.view_columns import FUNCTIONS, VIEWS, view_columns
 from exposure.header.rules import TimeRule
 from exposure.instrument import Instrument
 from exposure.mask import PLANES
+from service.pages.visits.meanings import MEANINGS
 from service.pairs.source_columns import FLAG_BITS as TABLE_BITS
 from service.settings import NOT_SETTINGS, PREFIX, Settings
 from tasks.lacking import FLAG_BITS, FLAG_WORDS
@@ -19,6 +20,7 @@ from tools.check_links import raw_markup
 from tools.reference import PAGES, http_document, resolved
 from tools.reference_commands import ELSEWHERE, commands, options
 from tools.reference_instrument import WORDS, keys
+from tools.reference_metrics import COUNTS
 from tools.reference_settings import EDGES, OTHER_VARIABLES
 from tools.reference_tasks import options_of, tasks
 
@@ -156,6 +158,19 @@ def test_every_key_of_an_instrument_file_is_there(pages):
     rows = rows_of(pages["instrument"])
     assert rows["Instrument files"][1:] == [f"`{name}`" for name in named]
     assert rows["Rules of header cards"][1:] == [f"`{name}`" for name in TimeRule.model_fields]
+
+
+def test_every_number_of_a_visit_is_there(pages):
+    source = (
+        (ROOT / "service" / "processing" / "visit.py")
+        .read_text(encoding="utf-8")
+        .split("def _counts(")[1]
+        .split("\ndef ")[0]
+    )
+    assert re.findall(r'"(\w+)":', source) == list(COUNTS)
+    rows = rows_of(pages["metrics"])
+    assert rows["Counts"][1:] == [f"`{n}`" for n in COUNTS]
+    assert rows["Quality metrics"][1:] == [f"`{n}`" for n in sorted(MEANINGS)]
 
 
 def test_every_column_field_and_metric_says_what_it_is(pages):
