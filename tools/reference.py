@@ -201,6 +201,15 @@ def _avro(kind: Any) -> str:
     return str(kind).rpartition(".")[2]
 
 
+def chart_page() -> str:
+    """Every value of the Helm chart, with its default and what is said of it."""
+    values = (_DOCS.parent / "helm" / "alertprod" / "values.yaml").read_text(encoding="utf-8")
+    return (
+        "# Values of the Helm chart\n\n`helm/alertprod/values.yaml`, with the defaults; [deployment](../../deployment.md#kubernetes) says how they go "
+        f"together. `values.schema.json` refuses names that are not here.\n\n```yaml\n{values}```\n"
+    )
+
+
 def others_page() -> str:
     """Pages that no table of contents names: so that none is lost, and a new one breaks no build."""
     named = {_DOCS / "index.md"}
@@ -218,7 +227,7 @@ def others_page() -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "settings": settings_page, "instrument": instrument_page, "commands": commands_page, "http": http_page, "tables": tables_page, "views": views_page,
-    "flags": flags_page, "packets": packets_page, "metrics": metrics_page, "tasks": tasks_page, "others": others_page,
+    "flags": flags_page, "packets": packets_page, "metrics": metrics_page, "chart": chart_page, "tasks": tasks_page, "others": others_page,
 }  # fmt: skip
 
 
