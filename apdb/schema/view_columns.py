@@ -40,9 +40,9 @@ def view_columns(view: str) -> tuple[Column, ...]:
     made: dict[str, tuple[Column, ...]] = {
         "dia_object_latest": (*columns_of("DiaObject"), PIXEL_COLUMN),
         "light_curve": _light_curve(),
-        "visit_summary": (*_of_source("visit", "detector"), *_VISIT),
+        "visit_summary": (*_KEY, *_VISIT),
         "night_summary": _NIGHT,
-        "alert_delivery": (*_of_source("visit", "detector"), *_DELIVERY),
+        "alert_delivery": (*_KEY, *_DELIVERY),
         "partition_size": _PARTITION,
     }
     return made[view]
@@ -62,6 +62,10 @@ def _light_curve() -> tuple[Column, ...]:
     )
 
 
+_KEY = (
+    Column("visit", "long", False, None, "", "visit number"),
+    Column("detector", "short", False, None, "", "detector number"),
+)
 _NIGHT_WORDS = "integer part of MJD - 0.5"
 _VISIT = (
     Column("instrument", "text", False, None, "", "name of the instrument file"),
