@@ -55,7 +55,7 @@ def photometry(
     table : `pandas.DataFrame`
         One row per position, in order: ``ra``, ``dec`` (deg, NaN without a WCS), ``x``, ``y`` (px), ``flux``,
         ``fluxErr`` (PSF fit), ``snr``, ``apFlux``, ``apFluxErr`` (sum in the circle), ``mag``, ``magErr`` (AB, of calibrated
-        images with a positive flux), ``flag`` (do not trust the flux), ``flags`` (bits: `forced.calibrated.FLAG_BITS`).
+        images with a positive flux), ``flag`` (do not trust the flux), ``flags`` (bits: page "Flags" of the reference).
         Fluxes are nJy where the image is calibrated, else in its own unit; ``table.attrs["unit"]`` says which. Where there
         are no pixels fluxes are NaN and ``flag`` is set.
 

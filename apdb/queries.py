@@ -15,6 +15,7 @@ from psycopg import sql
 
 from apdb.errors import BadQuery, NotFound
 from apdb.schema.columns import Column, columns_of
+from apdb.schema.view_columns import view_columns
 
 __all__ = [
     "LIGHT_CURVE_COLUMNS",
@@ -36,32 +37,18 @@ MAX_ROWS = 1_000_000
 MAX_RADIUS_DEG = 10.0
 
 
-def _described(table: str, *names: str) -> tuple[Column, ...]:
-    by_name = {c.name: c for c in columns_of(table)}
+def _of_view(view: str, *names: str) -> tuple[Column, ...]:
+    by_name = {c.name: c for c in view_columns(view)}
     return tuple(by_name[n] for n in names)
 
 
-_SUMMARY = ("visit", "detector", "band", "midpointMjdTai", "psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr")
-LIGHT_CURVE_COLUMNS: tuple[Column, ...] = (
-    Column("kind", "string", False, 9, "", "detection or forced"), *_described("DiaSource", *_SUMMARY, "snr", "reliability"),
-    *_described("DiaSource", "timeWithdrawnMjdTai"),
+LIGHT_CURVE_COLUMNS: tuple[Column, ...] = view_columns("light_curve")[1:]  # of one object
+VISIT_COLUMNS: tuple[Column, ...] = _of_view(
+    "visit_summary", "visit", "detector", "instrument", "band", "midpointMjdTai", "night", "state", "attempt", "failures", "priority",
+    "errorCode", "nDiaSources", "nNewDiaObjects", "nUpdatedDiaObjects", "nDiaForcedSources", "nAlerts", "secondsToFinish",
+    "createdMjdUtc", "finishedMjdUtc",
 )  # fmt: skip
-VISIT_COLUMNS: tuple[Column, ...] = (
-    *_described("DiaSource", "visit", "detector"), Column("instrument", "text", False),
-    Column("band", "text", True), Column("midpointMjdTai", "double", True, None, "d"), Column("night", "int", True),
-    Column("state", "text", False), Column("attempt", "int", False), Column("failures", "int", False),
-    Column("priority", "int", False), Column("errorCode", "text", True), Column("nDiaSources", "int", True), Column("nNewDiaObjects", "int", True),
-    Column("nUpdatedDiaObjects", "int", True), Column("nDiaForcedSources", "int", True), Column("nAlerts", "int", True),
-    Column("secondsToFinish", "double", True, None, "s"), Column("createdMjdUtc", "double", False, None, "d"),
-    Column("finishedMjdUtc", "double", True, None, "d"),
-)  # fmt: skip
-NIGHT_COLUMNS: tuple[Column, ...] = (
-    Column("night", "int", True, None, "", "integer part of MJD - 0.5"), Column("band", "text", True),
-    Column("nVisits", "long", False), Column("nDone", "long", False), Column("nFailed", "long", False),
-    Column("nDiaSources", "long", True), Column("nNewDiaObjects", "long", True), Column("nAlerts", "long", True),
-    Column("unassociatedFraction", "double", True), Column("medianSecondsToFinish", "double", True, None, "s"),
-    Column("p95SecondsToFinish", "double", True, None, "s"),
-)  # fmt: skip
+NIGHT_COLUMNS: tuple[Column, ...] = view_columns("night_summary")
 
 
 @dataclass(frozen=True)

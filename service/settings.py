@@ -23,7 +23,7 @@ NOT_SETTINGS = frozenset(
         "INSTRUMENTS", "THREADS", "KAFKA_JARS", "DEBUG", "REAL_DATA", "APICURIO", "KILLS", "RELAY_KILLS", "BROKER_KILLS",
         "BROKER_DOWN_S", "ALERTS", "OVERLAP_ROUNDS", "ARCHIVE_HISTORIES", "ARCHIVE_KILLS", "FUZZ", "MESSAGES", "BURST", "BURST_READ_S",
         "DATABASE_DOWN_S", "FAULT_REPORT", "DRILL_VISITS", "API_URL", "TOKEN", "TOKEN_FILE", "DATABASE_URI_FILE", "SCHEMA_REGISTRY_FILE",
-        "KAFKA_CLIENT_FILE",
+        "KAFKA_CLIENT_FILE", "JOB_SERVER_S",
     )
 )  # fmt: skip
 _SECRETS = ("database_uri", "schema_registry")
@@ -85,7 +85,9 @@ class Settings(BaseSettings):
     )
     alert_partitions: int = Field(4, ge=1, title="Partitions", description="of alert topics that the relay makes")
     topic_replication: int = Field(1, ge=1, title="Replication", description="of topics that the relay makes")
-    transactional_id: str = Field("alertprod-relay", title="Transactional id", description="of the relay's producer")
+    transactional_id: str = Field(
+        "alertprod-relay", title="Transactional id", description="of the relay: one for each database"
+    )
     schema_registry: SecretStr = Field(
         SecretStr(""), title="Schema registry", description="URL of a Confluent-compatible registry"
     )
@@ -94,7 +96,7 @@ class Settings(BaseSettings):
         "source", title="Cutout PSF", description="PSF of the cutouts: at the source, of the whole image, or none"
     )
     template_dir: Path = Field(Path("templates"), title="Templates", description="template sets")
-    template_set: str = Field("default", title="Template set", description="set used when a message names none")
+    template_set: str = Field("default", title="Template set", description="used when a message names none")
     products_dir: Path | None = Field(None, title="Products", description="difference images are kept here when set")
     forced_positions: Path | None = Field(
         None, title="Positions", description="table (id, ra, dec) measured on every image"
@@ -117,7 +119,7 @@ class Settings(BaseSettings):
     alert_veto: dict[str, float] = Field(
         {},
         title="Alert veto",
-        description="largest value of a count or quality metric; beyond it the visit's alerts are held",
+        description="largest value of a count or quality metric; beyond it, or without a measured value, alerts are held",
     )
     host: str = Field("127.0.0.1", title="Host", description="address that the API listens on")
     port: int = Field(8080, ge=1, le=65535, title="Port", description="port that the API listens on")
@@ -185,22 +187,36 @@ class Settings(BaseSettings):
     )
     workers: int = Field(0, ge=0, le=256, title="Workers", description="job processes; 0 is one per core")
     lease_s: float = Field(60.0, gt=0, title="Lease", description="seconds after which a silent worker loses its visit")
-    job_timeout_s: float = Field(600.0, gt=0, title="Job time", description="seconds that one visit may take")
-    job_memory_gb: float = Field(12.0, gt=0, title="Job memory", description="address space of a job process, GiB")
+    job_timeout_s: float = Field(600.0, gt=0, title="Job time", description="seconds of one visit; then job_crashed")
+    job_memory_gb: float = Field(
+        12.0, gt=0, title="Job memory", description="address space of a job, GiB; then out_of_memory"
+    )
     job_file_gb: float = Field(32.0, gt=0, title="Job files", description="largest file that a job process writes, GiB")
     header_memory_gb: float = Field(
         2.0, gt=0, title="Header memory", description="address space of a process that reads headers, GiB"
     )
-    attempts: int = Field(3, ge=1, title="Attempts", description="failures after which a visit is given up")
+    attempts: int = Field(3, ge=1, title="Attempts", description="failures after which a visit is `failed`")
     retry_s: float = Field(
-        5.0, ge=0, title="Retry", description="pause before the next attempt; it doubles with every failure"
+        5.0,
+        ge=0,
+        title="Retry",
+        description="seconds of pause after the first failure; it doubles with each, up to 600",
     )
     drain_s: float = Field(
-        45.0, ge=0, title="Drain", description="seconds that a worker may take to end its visits after SIGTERM"
+        45.0,
+        ge=0,
+        title="Drain",
+        description="seconds for visits at work after SIGTERM; the rest goes back to the queue",
     )
-    order_wait_s: float = Field(120.0, ge=0, title="Order", description="how long a visit waits for an earlier one")
+    order_wait_s: float = Field(
+        120.0, ge=0, title="Order", description="seconds to wait for an earlier visit of the patch"
+    )
     image_wait_s: float = Field(
-        0.0, ge=0, le=86400, title="Late images", description="seconds that an image may come after its message"
+        0.0,
+        ge=0,
+        le=86400,
+        title="Late images",
+        description="seconds that an image may come after its message; then image_late",
     )
     poll_s: float = Field(0.2, gt=0, title="Poll", description="pause of an idle worker or relay")
     max_upload_mb: int = Field(1024, gt=0, title="Upload limit", description="largest upload, MiB")

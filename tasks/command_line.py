@@ -55,11 +55,22 @@ def add_id_and_config(p: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUES",
         help="only these: visit=1^2 detector=12 (or ccd=12)",
     )
-    p.add_argument("-c", "--config", nargs="+", action=Override, default=[], metavar="NAME=VALUE", dest="overrides")
-    p.add_argument("-C", "--configfile", nargs="+", action=Override, metavar="FILE", dest="overrides")
+    p.add_argument(
+        "-c",
+        "--config",
+        nargs="+",
+        action=Override,
+        default=[],
+        metavar="NAME=VALUE",
+        dest="overrides",
+        help="options of the task",
+    )
+    p.add_argument(
+        "-C", "--configfile", nargs="+", action=Override, metavar="FILE", dest="overrides", help="files of options"
+    )
     p.add_argument("--clobber-config", action="store_true", help="replace a stored config that differs")
     p.add_argument("--no-backup-config", action="store_true", help="do not keep what is replaced")
-    p.add_argument("--noExit", action="store_true", help="exit with 0 even if something fails")
+    p.add_argument("--noExit", action="store_true", help="end with status 0 whatever fails or does not converge")
     p.add_argument("--doraise", action="store_true", help="raise errors with their traceback")
     p.add_argument(
         "-j", "--processes", type=int, default=1, help="accepted for old scripts; all is done in one process"

@@ -1,4 +1,7 @@
-"""Links of the built documentation that lead nowhere: ``python -m tools.check_links DIRECTORY``; what is elsewhere is not asked."""
+"""What is broken in the built documentation: ``python -m tools.check_links DIRECTORY``.
+
+Links that lead nowhere (what is elsewhere is not asked), and markup that was not understood and stands in the text.
+"""
 
 import re
 import sys
@@ -6,10 +9,14 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
-__all__ = ["broken_links", "main"]
+__all__ = ["broken_links", "main", "raw_markup"]
 
 _LINK = re.compile(r'(?:href|src)="([^"]+)"')
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_VERBATIM = re.compile(r"<(pre|code|script|style|math|svg|head)\b.*?</\1>", re.DOTALL)
+# a row of a table, a link, a fence, something bold, a name; none of them stands in text that was understood
+_RAW = re.compile(r"^\s*\||\|\s*$|\]\([^)\s]+\)|```|\*\*\w[^*\n]*\*\*|`", re.MULTILINE)
+_INDEX = "genindex.html"  # of Sphinx, which puts pipes between letters
 _TEMPLATES = "_static"  # the theme's own files, some of which are templates
 
 
@@ -21,9 +28,7 @@ def _anchors(path: Path) -> frozenset[str]:
 def broken_links(root: Path) -> list[tuple[str, str]]:
     """Return (page, link) of links to files or anchors that are not there."""
     out = []
-    for page in sorted(root.rglob("*.html")):
-        if _TEMPLATES in page.relative_to(root).parts:
-            continue
+    for page in _pages(root):
         for link in dict.fromkeys(_LINK.findall(page.read_text(encoding="utf-8"))):
             if not _ELSEWHERE.match(link) and not _is_there(page, unquote(link.partition("?")[0])):
                 out.append((str(page.relative_to(root)), link))
@@ -39,12 +44,27 @@ def _is_there(page: Path, link: str) -> bool:
     return not anchor or target.suffix != ".html" or anchor in _anchors(target)
 
 
+def raw_markup(page: str) -> list[str]:
+    """Return what stands in the text of a page as it was written: pipes of a table, links, fences, marks of names."""
+    text = re.sub(r"<[^>]+>", "\n", _VERBATIM.sub("x", page))
+    return list(dict.fromkeys(m.group().strip() for m in _RAW.finditer(text)))
+
+
+def _pages(root: Path) -> list[Path]:
+    return [p for p in sorted(root.rglob("*.html")) if _TEMPLATES not in p.relative_to(root).parts]
+
+
 def main() -> None:
-    """Print what leads nowhere; the status says whether anything does."""
-    broken = broken_links(Path(sys.argv[1]).resolve())
-    for page, link in broken:
-        print(f"{page}: {link} leads nowhere")
-    sys.exit(1 if broken else 0)
+    """Print what is broken; the status says whether anything is."""
+    root = Path(sys.argv[1]).resolve()
+    wrong = [f"{page}: {link} leads nowhere" for page, link in broken_links(root)]
+    for page in _pages(root):
+        if page.name == _INDEX:
+            continue
+        found = raw_markup(page.read_text(encoding="utf-8"))
+        wrong += [f"{page.relative_to(root)}: {text!r} stands in the text" for text in found]
+    print("\n".join(wrong), end="\n" if wrong else "")
+    sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":

@@ -1,136 +1,122 @@
 """The reference of the documentation, written from the code: settings, commands, HTTP, tables, alerts, metrics, tasks."""
 
-import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PAGES", "write_reference"]
+from tools.markdown import code, table
+from tools.reference_commands import commands_page
+from tools.reference_flags import flags_page
+from tools.reference_instrument import instrument_page
+from tools.reference_metrics import metrics_page
+from tools.reference_settings import settings_page
+from tools.reference_sql import views_page
+from tools.reference_tasks import tasks_page
+
+__all__ = ["PAGES", "http_document", "resolved", "write_reference"]
 
 _DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-def _cell(text: object) -> str:
-    return " ".join(str(text if text is not None else "").split()).replace("|", r"\|").replace("<", "&lt;")
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    heads = list(head)
-    lines = [heads, ["---"] * len(heads), *([_cell(c) for c in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _code(text: object) -> str:
-    plain = " ".join(str(text).split())
-    return f"`{plain}`" if plain else ""
-
-
-def settings_page() -> str:
-    """Every setting: variable, what it is, type, default."""
-    from pydantic import SecretStr
-
-    from service.settings import PREFIX, Settings
-
-    def shown(value: Any) -> str:
-        plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-        return json.dumps(plain, default=str)
-
-    def kind(field: Any) -> str:
-        text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
-        return text.replace("typing.", "").replace("pathlib.", "").replace("SecretStr", "str, secret")
-
-    rows = (
-        (_code(f"{PREFIX}{name.upper()}"), field.description, _code(kind(field)), _code(shown(field.default)))
-        for name, field in Settings.model_fields.items()
-    )
-    return (
-        "# Settings\n\nEnvironment variables; lists and mappings are JSON. An empty variable stands for the default. "
-        "`alertprod config` prints the effective values. [Operations](../../operations.md) and [security](../../security.md) say "
-        f"what follows from them.\n\n{_table(('variable', 'what it is', 'type', 'default'), rows)}"
-    )
-
-
-def commands_page() -> str:
-    """Every command with its arguments and options."""
-    import typer
-
-    from service.commands.main import app
-
-    root = typer.main.get_command(app)
-    parts = [
-        "# Commands\n\nWhat `alertprod COMMAND --help` says. Exit status: 0, 1 for a failure, 2 for settings and options.\n"
-    ]
-    for name, command in _commands("alertprod", root):
-        words = (command.help or "").strip()
-        parts.append(f"## {name}\n\n{words}\n")
-        rows = [_option(p) for p in command.params if p.name != "help" and not getattr(p, "hidden", False)]
-        if rows:
-            parts.append(_table(("option", "what it is", "default"), rows))
-    return "\n".join(parts)
-
-
-def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
-    inner = getattr(command, "commands", None)
-    if inner is None:
-        yield name, command
-        return
-    for key in sorted(inner):
-        yield from _commands(f"{name} {key}", inner[key])
-
-
-def _option(parameter: Any) -> tuple[str, str, str]:
-    names = (
-        [*parameter.opts, *parameter.secondary_opts]
-        if parameter.param_type_name == "option"
-        else [(parameter.metavar or parameter.name).upper()]
-    )
-    default = parameter.default
-    shown = "" if default in (None, False, ()) or callable(default) else str(getattr(default, "value", default))
-    return ", ".join(_code(n) for n in names), getattr(parameter, "help", None) or "", _code(shown)
-
-
-def http_page() -> str:
-    """Every path of the API, the token that it asks for, its parameters."""
+def http_document() -> dict[str, Any]:
+    """Return the OpenAPI document of the API."""
     from service.api.app import create_app
     from service.api.documentation.described import describe_access
     from service.settings import Settings
 
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(database_uri="postgresql://nobody@127.0.0.1:1/none", upload_dir=Path(folder))
-        document = describe_access(create_app(settings))
+        return describe_access(create_app(settings))
+
+
+def http_page() -> str:
+    """Every path of the API, the token that it asks for, its parameters."""
+    from service.api.documentation.described import PROBLEMS
+
+    document = http_document()
     parts = [
-        "# HTTP API\n\n`GET /openapi.json` of a running service is the same for programs; `GET /docs` shows it as a page.\n"
+        "# HTTP API\n\n`GET /openapi.json` of a running service is the same for programs; `GET /docs` shows it as a page. What has no default "
+        "need not be given, but what is marked as needed and the parameters of a path.\n\n"
+        "What goes wrong is answered with `application/problem+json` (RFC 9457): `type`, `title`, `status`, `code` (one of the "
+        "[error codes](../../errors/README.md)), `detail` (what was expected, what came, what to do) and `help` (its page). 429 and 503 have the header "
+        "`Retry-After`.\n",
+        table(("status", "means"), ((s, a["description"]) for s, a in PROBLEMS.items())),
     ]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             scopes = operation.get("x-scopes")
-            asks = f"Token with the scope {' or '.join(_code(s) for s in scopes)}." if scopes else "No token."
+            asks = f"Token with the scope {' or '.join(code(s) for s in scopes)}." if scopes else "No token."
             words = operation.get("description") or operation.get("summary", "")
             parts.append(f"## {method.upper()} {path}\n\n{' '.join(words.split())} {asks}\n".replace("{", r"\{"))
-            parts.append(_parameters(operation))
+            parts.append(_parameters(operation, document["components"]["schemas"]))
+            parts.append(_answers(operation, PROBLEMS))
     return "\n".join(p for p in parts if p)
 
 
-def _parameters(operation: dict[str, Any]) -> str:
+def _answers(operation: dict[str, Any], failures: Container[Any]) -> str:
+    """What comes where nothing goes wrong, or something of this path alone: status, meaning, kinds of content."""
+    own = {s: a for s, a in operation.get("responses", {}).items() if not (s.isdigit() and int(s) in failures)}
+    words = [f"{s} {_meaning(a)}{_kinds(a.get('content', {}))}" for s, a in own.items()]
+    return f"Answers: {'; '.join(words)}.\n" if words else ""
+
+
+def _meaning(answer: dict[str, Any]) -> str:
+    words = str(answer.get("description", ""))
+    return "done" if words == "Successful Response" else words[:1].lower() + words[1:]  # what FastAPI says of its own
+
+
+def _kinds(content: dict[str, Any]) -> str:
+    return f" ({', '.join(map(code, content))})" if content else ""
+
+
+def _parameters(operation: dict[str, Any], parts: dict[str, Any]) -> str:
+    """Parameters and fields of bodies with type, limits, meaning and default."""
     rows = [
-        (
-            _code(p["name"]),
-            p["in"],
-            _kind(p.get("schema", {})),
-            p.get("description", ""),
-            _code(p["schema"].get("default", "")),
-        )
+        (code(p["name"]), p["in"], _kind(p.get("schema", {}), parts), _needed(p), code(p["schema"].get("default", "")))
         for p in operation.get("parameters", [])
     ]
-    rows += [("body", media, "", "", "") for media in operation.get("requestBody", {}).get("content", {})]
-    return _table(("parameter", "in", "type", "what it is", "default"), rows) if rows else ""
+    for media, content in operation.get("requestBody", {}).get("content", {}).items():
+        body = resolved(content.get("schema", {}), parts)
+        rows.append(("body", media, _kind(body, parts), body.get("description", ""), ""))
+        rows += [
+            (code(name), "body", _kind(field, parts), _needed(field, name in body.get("required", ())), code(resolved(field, parts).get("default", "")))
+            for name, field in body.get("properties", {}).items()
+        ]  # fmt: skip
+    return table(("parameter", "in", "type", "what it is", "default"), rows) if rows else ""
 
 
-def _kind(schema: dict[str, Any]) -> str:
-    options = [str(o.get("type", "")) for o in schema.get("anyOf", [schema])]
-    return " or ".join(o for o in options if o and o != "null")
+def _needed(item: dict[str, Any], needed: bool | None = None) -> str:
+    words = str(item.get("description", ""))
+    given = item.get("required") is True and item.get("in") != "path" if needed is None else needed
+    return f"{words} (needed)" if given else words
+
+
+def resolved(schema: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema with what it refers to."""
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return {**parts.get(name, {}), **schema} if name else schema
+
+
+def _kind(schema: dict[str, Any], parts: dict[str, Any]) -> str:
+    """Type of a value, its choices or its limits."""
+    options = [resolved(o, parts) for o in schema.get("anyOf", [schema])]
+    options = [o for o in options if o.get("type") != "null"]
+    choices = [str(c) for o in (*options, schema) for c in ([o["const"]] if "const" in o else o.get("enum", ()))]
+    if choices:
+        return " or ".join(dict.fromkeys(choices))
+    named = " or ".join(
+        f"{_kind(o['items'], parts)}, several" if "items" in o else str(o.get("type", "")) for o in options
+    )
+    limits = {k: v for o in (*options, schema) for k, v in o.items()}
+    least, most = limits.get("minimum", limits.get("exclusiveMinimum")), limits.get("maximum")
+    within = f", {_number(least)} to {_number(most)}" if least is not None and most is not None else ""
+    return f"{named}{within}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.15g}" if abs(value) < 1e15 else f"{value:.1e}"
 
 
 def tables_page() -> str:
@@ -139,18 +125,36 @@ def tables_page() -> str:
 
     published = published_schema()
     parts = [
-        f"# Tables\n\nThe tables of the APDB, schema {SCHEMA_VERSION} of `lsst-sdm-schemas`; [database](../../database.md) has the views and "
-        "the tables beside them.\n"
+        f"# Tables\n\nThe tables of the APDB, schema {SCHEMA_VERSION} of `lsst-sdm-schemas`; [views and TAP tables](views.md), "
+        "[flags](flags.md) and [database](../../database.md) have what lies beside them.\n"
     ]
-    for table in APDB_TABLES:
-        keys = published.keys.get(table, ())
-        parts.append(f"## {table}\n\nPrimary key: {', '.join(_code(k) for k in keys) or 'none'}.\n")
+    for name in APDB_TABLES:
+        keys = published.keys.get(name, ())
+        parts.append(f"## {name}\n\nPrimary key: {', '.join(code(k) for k in keys) or 'none'}.\n")
         rows = (
-            (_code(c.name), c.datatype, c.unit, "yes" if c.nullable else "no", c.description)
-            for c in published.columns(table)
+            (code(c.name), c.datatype, c.unit, "yes" if c.nullable else "no", c.description)
+            for c in published.columns(name)
         )
-        parts.append(_table(("column", "type", "unit", "null", "what it is"), rows))
+        parts.append(table(("column", "type", "unit", "null", "what it is"), rows))
+    parts.append(
+        "## DiaForcedSourceFlags\n\nA side table with one row for each DiaForcedSource: `diaObjectId`, `visit`, `detector` (its key) and `flags`, a sum of "
+        "[bits](flags.md#flags-of-forced-fluxes): the low 16 of `psfFlux`, the high 16 of `scienceFlux`.\n"
+    )
     return "\n".join(parts)
+
+
+# fields of which the schema says nothing
+_PACKET_WORDS = {
+    "diaSource": "the detection that triggered the alert",
+    "prvDiaSources": "detections of its object in the last 360 days, without the trigger; null where there is none",
+    "prvDiaForcedSources": "forced photometry of its object in the last 360 days, this visit's included; null where there is none",
+    "diaObject": "its object as it is after the visit; null for a solar-system body",
+    "ssSource": "the detection as one of a known solar-system body; null for others",
+    "mpc_orbits": "the orbit of the body, where the ephemeris table has columns `MPCORB_*`",
+    "cutoutDifference": "[cutout](../../alerts.md#the-message) of the difference: a FITS file, nJy; null where it was trimmed",
+    "cutoutScience": "cutout of the image, the same pixels",
+    "cutoutTemplate": "cutout of the template, the same pixels",
+}
 
 
 def packets_page() -> str:
@@ -164,12 +168,14 @@ def packets_page() -> str:
     ]
     for record in _records(schema()):
         name = record["name"].rpartition(".")[2]
-        rows = ((_code(f["name"]), _avro(f["type"]), f.get("doc", "")) for f in record["fields"])
-        parts += [f"## {name}\n", _table(("field", "type", "what it is"), rows)]
-    rows = ((_code(f["name"]), _avro(f["type"]), f.get("doc", "")) for f in CORRECTION_SCHEMA["fields"])
+        rows = (
+            (code(f["name"]), _avro(f["type"]), f.get("doc") or _PACKET_WORDS.get(f["name"])) for f in record["fields"]
+        )
+        parts += [f"## {name}\n", table(("field", "type", "what it is"), rows)]
+    rows = ((code(f["name"]), _avro(f["type"]), f.get("doc", "")) for f in CORRECTION_SCHEMA["fields"])
     parts += [
         "## correction\n\nSee [corrections](../../corrections.md).\n",
-        _table(("field", "type", "what it is"), rows),
+        table(("field", "type", "what it is"), rows),
     ]
     return "\n".join(parts)
 
@@ -195,55 +201,13 @@ def _avro(kind: Any) -> str:
     return str(kind).rpartition(".")[2]
 
 
-class _AnyStatus:
-    """Stands for the numbers of a service: the names of what is told of them do not depend on their values."""
-
-    def __getitem__(self, name: object) -> "_AnyStatus":
-        return self
-
-    def items(self) -> list[tuple[str, int]]:
-        return []
-
-    def __float__(self) -> float:
-        return 0.0
-
-
-def metrics_page() -> str:
-    """Every metric of ``GET /metrics``."""
-    from service.observe.ledger_measures import _Status
-    from service.observe.measures import MEASURES
-
-    kinds = {"counter": "_total", "histogram": "_bucket, _sum, _count", "summary": "_sum, _count"}
-    families = [(f, f.name, f.documentation, f.type) for f in _Status(_AnyStatus()).collect()]  # type: ignore[arg-type]
-    own = [c for c in MEASURES._collector_to_names if hasattr(c, "_labelnames")]  # not those of the process
-    families += [(c, c._name, c._documentation, c._type) for c in own]  # type: ignore[attr-defined]
-    rows = [("`alertprod_up`", "gauge", "", "1 when the database answers.")]
-    for holder, name, words, kind in families:
-        labels = ", ".join(_code(n) for n in getattr(holder, "_labelnames", ()))
-        rows.append((_code(name), f"{kind} ({kinds[kind]})" if kind in kinds else kind, labels, words))
+def chart_page() -> str:
+    """Every value of the Helm chart, with its default and what is said of it."""
+    values = (_DOCS.parent / "helm" / "alertprod" / "values.yaml").read_text(encoding="utf-8")
     return (
-        "# Metrics\n\n`GET /metrics` of the API with the scope `read`, and of every role on `ALERTPROD_METRICS_PORT`, in the format of Prometheus. "
-        "[Operations](../../operations.md) says which role has which.\n\n"
-        + _table(("metric", "type", "labels", "what it is"), rows)
+        "# Values of the Helm chart\n\n`helm/alertprod/values.yaml`, with the defaults; [deployment](../../deployment.md#kubernetes) says how they go "
+        f"together. `values.schema.json` refuses names that are not here.\n\n```yaml\n{values}```\n"
     )
-
-
-def tasks_page() -> str:
-    """Every option of the tasks, as `task_config` of an instrument file takes them."""
-    import importlib
-
-    parts = [
-        "# Options of the tasks\n\nSet in an instrument file (`task_config: {ImageDifferenceTask: {NAME: VALUE}}`, "
-        "[instruments](../../instruments.md)), or as any task of `lsst.pipe.base` with `pipetask run -c`.\n"
-    ]
-    for name in ("diffim.ImageDifferenceTask", "association.DiaPipelineTask", "forced.ForcedPhotCcdFromDataFrameTask",
-                 "calibration.JointcalTask", "calibration.UpdateVisitSummaryTask"):  # fmt: skip
-        room, cls = name.split(".")
-        config = getattr(importlib.import_module(room), cls).ConfigClass
-        fields = [(n, f) for n, f in config._fields.items() if n not in ("connections", "saveLogOutput")]
-        rows = ((_code(n), getattr(f, "doc", ""), _code(getattr(f, "default", ""))) for n, f in sorted(fields))
-        parts += [f"## {cls}\n", _table(("option", "what it is", "default"), rows)]
-    return "\n".join(parts)
 
 
 def others_page() -> str:
@@ -262,8 +226,8 @@ def others_page() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "settings": settings_page, "commands": commands_page, "http": http_page, "tables": tables_page,
-    "packets": packets_page, "metrics": metrics_page, "tasks": tasks_page, "others": others_page,
+    "settings": settings_page, "instrument": instrument_page, "commands": commands_page, "http": http_page, "tables": tables_page, "views": views_page,
+    "flags": flags_page, "packets": packets_page, "metrics": metrics_page, "chart": chart_page, "tasks": tasks_page, "others": others_page,
 }  # fmt: skip
 
 

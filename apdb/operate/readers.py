@@ -8,10 +8,9 @@ from psycopg import sql
 
 from apdb.errors import ApdbError
 from apdb.rows import single_row
+from apdb.schema.view_columns import VIEWS
 
-__all__ = ["VIEWS", "make_reader"]
-
-VIEWS = ("dia_object_latest", "light_curve", "visit_summary", "night_summary", "alert_delivery", "partition_size")
+__all__ = ["make_reader"]
 
 
 def make_reader(

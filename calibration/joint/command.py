@@ -28,7 +28,7 @@ from tasks.command_line import CommandParser, add_id_and_config, apply_override,
 from tasks.errors import AlertProdError, CallerError
 from tasks.provenance import write_config, write_package_versions
 
-__all__ = ["CommandResult", "metric_table", "parse", "run_parsed"]
+__all__ = ["CommandResult", "joint_parser", "metric_table", "parse", "run_parsed"]
 
 log = logging.getLogger("alertprod.jointcal")
 _DRAWING_TIMEOUT_S = 60.0
@@ -44,7 +44,8 @@ class CommandResult:
     error: Exception | None = None
 
 
-def _parser() -> argparse.ArgumentParser:
+def joint_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     p = CommandParser(
         prog="alertprod jointcal run", description="Joint astrometric and photometric calibration of many visits."
     )
@@ -79,7 +80,7 @@ def parse(
     CallerError
         An unknown option, a field or value that the config refuses, or inputs that are missing.
     """
-    parser = _parser()
+    parser = joint_parser()
     parsed = parser.parse_args(list(sys.argv[1:] if args is None else args))
     chosen = JointcalConfig() if config is None else config
     _camera_overrides(chosen, parsed.camera)

@@ -20,7 +20,7 @@ Number = Annotated[int, Path(ge=1, lt=1 << 63, description="number of the dead l
 def list_letters(
     shared: Shared,
     state: Annotated[DeadLetterState | None, Query(description="of this state only")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000, description="the newest so many")] = 100,
     before: Annotated[int | None, Query(ge=1, lt=1 << 63, description="`next` of the page before")] = None,
 ) -> dict[str, Any]:
     """List dead letters, the newest first, without their contents."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi import Query as Parameter
 from fastapi.responses import Response
 
@@ -17,6 +17,23 @@ from apdb.errors import BadQuery
 from apdb.queries import Query, VisitFilter
 from service.api.answers import Answers, format_of
 from service.api.documentation.described import parameters_of
+from service.api.parameters import (
+    ROWS_AT_MOST,
+    After,
+    Bands,
+    Columns,
+    Detector,
+    Format,
+    Limit,
+    Mjd,
+    Night,
+    ObjectId,
+    Radius,
+    Right,
+    Up,
+    Visit,
+    Withdrawn,
+)
 from service.api.resources import Shared
 from service.media import ROWS, VOTABLE, kinds
 
@@ -24,23 +41,6 @@ __all__ = ["reads"]
 
 reads = APIRouter(tags=["reads"])
 
-Format = Annotated[
-    Literal["json", "csv", "parquet", "votable"] | None,
-    Parameter(alias="format", description="else by Accept; json by default"),
-]
-Columns = Annotated[str | None, Parameter(description="names, separated by commas; all by default")]
-Mjd = Annotated[float | None, Parameter(description="MJD, TAI", allow_inf_nan=False)]
-_ROWS_AT_MOST: dict[str, Any] = {"minimum": 1, "maximum": queries.MAX_ROWS}  # said, and checked by the query
-Limit = Annotated[int, Parameter(description="rows at most", json_schema_extra=_ROWS_AT_MOST)]
-ObjectId = Annotated[int, Path(json_schema_extra={"minimum": 0, "maximum": (1 << 63) - 1})]
-Visit = Annotated[int, Path(json_schema_extra={"minimum": 0, "maximum": (1 << 63) - 1})]
-Detector = Annotated[int, Path(json_schema_extra={"minimum": 0, "maximum": (1 << 15) - 1})]
-Right = Annotated[float, Parameter(description="degrees", json_schema_extra={"minimum": 0, "maximum": 360})]
-Up = Annotated[float, Parameter(description="degrees", json_schema_extra={"minimum": -90, "maximum": 90})]
-Radius = Annotated[
-    float,
-    Parameter(description="arcsec", json_schema_extra={"minimum": 0, "maximum": 3600 * queries.MAX_RADIUS_DEG}),
-]
 _VISITS = {
     "description": "Rows in the format that was asked for; `next` is the `after` of the next page",
     "content": {
@@ -54,11 +54,15 @@ _VISITS = {
     },
 }  # fmt: skip
 _CONE = parameters_of(
-    RA={"type": "number", "required": True, "description": "degrees"},
-    DEC={"type": "number", "required": True, "description": "degrees"},
+    RA={"type": "number", "required": True, "description": "of the centre, ICRS degrees"},
+    DEC={"type": "number", "required": True, "description": "of the centre, ICRS degrees"},
     SR={"type": "number", "required": True, "description": "radius, degrees; 0 describes the columns"},
-    VERB={"type": "integer", "enum": [1, 2, 3], "description": "how many columns"},
-    MAXREC={"type": "integer", **_ROWS_AT_MOST},
+    VERB={
+        "type": "integer",
+        "enum": [1, 2, 3],
+        "description": "how many columns: id and position, those and counts and times (default), all",
+    },
+    MAXREC={"type": "integer", "description": "rows at most; 10000 by default", **ROWS_AT_MOST},
 )
 
 
@@ -123,7 +127,7 @@ class _Page:
     limit: int
 
 
-async def _page_of(after: int | None = None, limit: Limit = 10_000) -> _Page:
+async def _page_of(after: After = None, limit: Limit = 10_000) -> _Page:
     return _Page(after, limit)
 
 
@@ -176,11 +180,14 @@ def versions(object_id: ObjectId, reply: Reply, columns: Columns = None, limit: 
 def light_curve(
     object_id: ObjectId,
     reply: Reply,
-    band: Annotated[list[str] | None, Parameter()] = None,
+    band: Bands = None,
     since: Mjd = None,
     until: Mjd = None,
-    what: Annotated[str, Parameter(alias="kind", json_schema_extra={"enum": ["all", "detection", "forced"]})] = "all",
-    withdrawn: bool = False,
+    what: Annotated[
+        str,
+        Parameter(alias="kind", description="which rows", json_schema_extra={"enum": ["all", "detection", "forced"]}),
+    ] = "all",
+    withdrawn: Withdrawn = False,
     limit: Limit = 100_000,
 ) -> Response:
     """Detections and forced photometry of a DiaObject, in order of time."""
@@ -196,13 +203,13 @@ async def _period_of(since: Mjd = None, until: Mjd = None) -> tuple[float | None
 
 async def _which(
     period: Annotated[tuple[float | None, float | None], Depends(_period_of)],
-    night: int | None = None,
-    state: VisitState | None = None,
-    visit: int | None = None,
-    detector: int | None = None,
-    instrument: str | None = None,
-    band: str | None = None,
-    error: Annotated[str | None, Parameter(description="code of the error")] = None,
+    night: Night = None,
+    state: Annotated[VisitState | None, Parameter(description="in this state only")] = None,
+    visit: Annotated[int | None, Parameter(description="of this visit only")] = None,
+    detector: Annotated[int | None, Parameter(description="of this detector only")] = None,
+    instrument: Annotated[str | None, Parameter(description="of this instrument only")] = None,
+    band: Annotated[str | None, Parameter(description="of this band only")] = None,
+    error: Annotated[str | None, Parameter(description="with this code of an error only")] = None,
 ) -> VisitFilter:
     given = None if state is None else state.value
     return VisitFilter(night, given, visit, detector, instrument, band, error, *period)
@@ -231,7 +238,7 @@ def visits(
 
 
 async def _rows_of(
-    visit: Visit, detector: Detector, columns: Columns = None, withdrawn: bool = False, limit: Limit = 100_000
+    visit: Visit, detector: Detector, columns: Columns = None, withdrawn: Withdrawn = False, limit: Limit = 100_000
 ) -> Callable[[str], Query]:
     def of(table: str) -> Query:
         return queries.visit_rows(table, visit, detector, wanted=_names(columns), withdrawn=withdrawn, limit=limit)
@@ -255,7 +262,7 @@ def forced_of_visit(rows_of: RowsOf, reply: Reply) -> Response:
 
 
 @reads.get("/v1/nights", response_class=Response, responses=ROWS)
-def nights(reply: Reply, night: int | None = None, limit: Limit = 10_000) -> Response:
+def nights(reply: Reply, night: Night = None, limit: Limit = 10_000) -> Response:
     """Nights by band (night = integer part of MJD - 0.5)."""
     return reply.give(queries.nights(night, limit=limit))
 

@@ -34,7 +34,13 @@ IdempotencyKey = Annotated[
         description="of the client's choice: with it the same request gets the same answer for three days",
     ),
 ]
-Reprocess = Annotated[str | None, Query(json_schema_extra={"enum": ["never", "replace"]})]
+Reprocess = Annotated[
+    str | None,
+    Query(
+        json_schema_extra={"enum": ["never", "replace"]},
+        description="stands for that of the message: never refuses a visit that came before with another message, replace takes it back",
+    ),
+]
 Visit = Annotated[int, Path(description="visit number")]
 Detector = Annotated[int, Path(description="detector number")]
 
@@ -94,7 +100,7 @@ def _body_schema() -> dict[str, Any]:
         "required": ["message", "science"],
         "properties": {
             "message": {"type": "string", "description": "the JSON of a message, whose `science` is the other part"},
-            "science": {"type": "string", "format": "binary"},
+            "science": {"type": "string", "format": "binary", "description": "the FITS file"},
         },
         "additionalProperties": False,
     }
@@ -106,7 +112,13 @@ def _body_schema() -> dict[str, Any]:
 
 
 def _batch_schema() -> dict[str, Any]:
-    several = {"type": "array", "items": VisitMessage.model_json_schema(), "minItems": 1, "maxItems": MOST}
+    several = {
+        "type": "array",
+        "description": "messages, each as that of POST /v1/visits",
+        "items": VisitMessage.model_json_schema(),
+        "minItems": 1,
+        "maxItems": MOST,
+    }
     schema = {
         "type": "object",
         "required": ["visits"],

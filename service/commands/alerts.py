@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from service.commands.options import Detector as OneDetector
 from service.commands.options import Json, open_database, read_settings
+from service.commands.options import Visit as OneVisit
 from service.terminal import print_table, progress
 
 __all__ = ["alerts_app"]
@@ -259,7 +261,7 @@ def list_held(as_json: Json = False) -> None:
 
 
 @alerts_app.command()
-def release(visit: int, detector: int) -> None:
+def release(visit: OneVisit, detector: OneDetector) -> None:
     """Publish the held alerts of a visit after all."""
     from apdb.queue.holds import release_held
 
@@ -269,7 +271,7 @@ def release(visit: int, detector: int) -> None:
 
 
 @alerts_app.command()
-def drop(visit: int, detector: int) -> None:
+def drop(visit: OneVisit, detector: OneDetector) -> None:
     """Never publish the held alerts of a visit (its sources stay)."""
     from apdb.queue.holds import drop_held
 

@@ -128,7 +128,9 @@ def archive(
 
 
 @apdb_app.command()
-def restore(partition: str, as_json: Json = False) -> None:
+def restore(
+    partition: Annotated[str, typer.Argument(help="name of the partition, as DiaSource_2025m11")], as_json: Json = False
+) -> None:
     """Attach an archived month again, with all that was archived of it or came since (from its files, where tables were dropped)."""
     from apdb.errors import NotFound
     from apdb.operate.archive import archived
@@ -244,7 +246,7 @@ def precover(
 
 @apdb_app.command()
 def reader(
-    role: str,
+    role: Annotated[str, typer.Argument(help="name of the role")],
     password_file: Annotated[
         typer.FileText | None, typer.Option(help="file with the password; none by default")
     ] = None,

@@ -13,6 +13,7 @@ __all__ = ["dead_letters_app"]
 dead_letters_app = typer.Typer(
     no_args_is_help=True, help="Visit messages that could not be entered: looked at, entered again, discarded."
 )
+Numbers = Annotated[list[int], typer.Argument(help="as list shows them")]
 _LONGEST = 2000  # characters of a value that are shown in a table
 
 
@@ -36,7 +37,7 @@ def list_letters(
 
 
 @dead_letters_app.command("show")
-def show_letter(number: int, as_json: Json = False) -> None:
+def show_letter(number: Annotated[int, typer.Argument(help="as list shows it")], as_json: Json = False) -> None:
     """Show a dead letter: where it came from, why it is one, its key, headers and value."""
     from service.intake.requeue import whole_letter
 
@@ -53,7 +54,7 @@ def show_letter(number: int, as_json: Json = False) -> None:
 
 
 @dead_letters_app.command("requeue")
-def requeue_letters(numbers: list[int], as_json: Json = False) -> None:
+def requeue_letters(numbers: Numbers, as_json: Json = False) -> None:
     """Enter the messages of dead letters again; those that cannot be keep their new reason."""
     from service.failures import typed
     from service.intake.headers import HeaderReader
@@ -78,7 +79,7 @@ def requeue_letters(numbers: list[int], as_json: Json = False) -> None:
 
 
 @dead_letters_app.command("discard")
-def discard_letters(numbers: list[int]) -> None:
+def discard_letters(numbers: Numbers) -> None:
     """Set dead letters aside for good; their rows stay."""
     from service.intake.requeue import discard
 

@@ -31,8 +31,8 @@ def diff(
     output: Annotated[Path, typer.Option("--output", "-o", help="difference (FITS; also .fits.fz, .fits.gz)")],
     instrument: Annotated[str, typer.Option(help="instrument name or file: which HDU holds which plane")] = "generic",
     bad_pixels: BadPixelMap = None,
-    registered: Annotated[bool, typer.Option(help="the two are on one pixel grid; no WCS is needed")] = False,
-    register: Annotated[bool, typer.Option(help="register the two by their stars; no WCS is needed")] = False,
+    registered: Annotated[bool, typer.Option(help="on one pixel grid, of one shape; not with --register")] = False,
+    register: Annotated[bool, typer.Option(help="match by stars; no WCS is needed; shapes may differ")] = False,
     mode: Annotated[str, typer.Option(help="auto, convolveTemplate or convolveScience")] = "auto",
     sources: Annotated[
         Path | None,

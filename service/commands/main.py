@@ -18,7 +18,7 @@ from service.commands.butler.repository import butler_app
 from service.commands.dead_letters import dead_letters_app
 from service.commands.diff import diff
 from service.commands.instrument import instrument_app
-from service.commands.options import BadPixelMap, Json, open_database, read_settings
+from service.commands.options import BadPixelMap, Detector, Json, Visit, open_database, read_settings
 from service.commands.orbits import orbits_app
 from service.commands.roles import add_roles
 from service.commands.template import template_app
@@ -152,8 +152,8 @@ def night(
 
 @app.command(context_settings={"ignore_unknown_options": True}, rich_help_panel=LOOK)  # declinations may be negative
 def explain(
-    visit: int,
-    detector: int,
+    visit: Visit,
+    detector: Detector,
     ra: Annotated[float, typer.Argument(help="ICRS degrees")],
     dec: Annotated[float, typer.Argument(help="ICRS degrees")],
     radius: Annotated[float, typer.Option(help="arcsec")] = 2.0,

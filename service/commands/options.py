@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from apdb import Database
     from service.settings import Settings
 
-__all__ = ["BadPixelMap", "DryRun", "Json", "key_values", "open_database", "operator", "read_settings"]
+__all__ = [
+    "BadPixelMap",
+    "Detector",
+    "DryRun",
+    "Json",
+    "Visit",
+    "key_values",
+    "open_database",
+    "operator",
+    "read_settings",
+]
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 BadPixelMap = Annotated[
@@ -25,6 +35,8 @@ BadPixelMap = Annotated[
         "--bad-pixels", metavar="MAP", help="FITS map, or list of regions (.yaml), instead of the instrument file's"
     ),
 ]
+Visit = Annotated[int, typer.Argument(help="visit number")]
+Detector = Annotated[int, typer.Argument(help="detector number")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, do nothing")]
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["template_app"]
 
+Name = Annotated[str, typer.Argument(help="name of the set")]
+Version = Annotated[int | None, typer.Option(help="number of the version; else that which is used")]
 template_app = typer.Typer(no_args_is_help=True, help="Template sets.")
 
 
@@ -67,9 +69,9 @@ def template_list(as_json: Json = False) -> None:
 
 @template_app.command("coverage")
 def template_coverage(
-    name: str,
+    name: Name,
     band: Annotated[str | None, typer.Option(help="the version that is used for this band")] = None,
-    version: Annotated[int | None, typer.Option()] = None,
+    version: Version = None,
     as_json: Json = False,
 ) -> None:
     """Show what a template set covers: the inner areas of its tiles in degrees."""
@@ -94,7 +96,9 @@ def template_coverage(
 
 
 @template_app.command("promote")
-def template_promote(name: str, version: int) -> None:
+def template_promote(
+    name: Name, version: Annotated[int, typer.Argument(help="number of the version that is used from now on")]
+) -> None:
     """Let a version be used for its band from now on, whatever newer ones are built."""
     from service.access.client import remote_api, tell
 
@@ -106,7 +110,7 @@ def template_promote(name: str, version: int) -> None:
 
 
 @template_app.command("roll-back")
-def template_roll_back(name: str, band: Annotated[str, typer.Option(help="one of u g r i z y")]) -> None:
+def template_roll_back(name: Name, band: Annotated[str, typer.Option(help="one of u g r i z y")]) -> None:
     """Let the version be used again that was used before the last promotion."""
     from service.access.client import remote_api, tell
 
@@ -118,7 +122,7 @@ def template_roll_back(name: str, band: Annotated[str, typer.Option(help="one of
 
 
 @template_app.command("show")
-def template_show(name: str, version: Annotated[int | None, typer.Option()] = None) -> None:
+def template_show(name: Name, version: Version = None) -> None:
     """Print the manifest of a template set."""
     print(json.dumps(_store().get(name, version=version).manifest, indent=1))
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from apdb import VisitState
-from service.commands.options import Json, open_database, operator, read_settings
+from service.commands.options import Detector, Json, Visit, open_database, operator, read_settings
 from service.errors import BadMessage, FileMissing
 from service.terminal import print_table
 from tasks.errors import CallerError
@@ -43,7 +43,7 @@ def list_visits(
 
 @visits_app.command("show")
 def show_visit(
-    visit: int,
+    visit: Visit,
     detector: Annotated[int | None, typer.Argument(help="all of the visit by default")] = None,
     as_json: Json = False,
 ) -> None:
@@ -59,8 +59,8 @@ def show_visit(
 
 @visits_app.command("withdraw")
 def withdraw(
-    visit: int,
-    detector: int,
+    visit: Visit,
+    detector: Detector,
     reason: Annotated[str, typer.Option(help="why: kept in the audit, and told to the readers of alerts")],
     as_json: Json = False,
 ) -> None:
@@ -103,13 +103,13 @@ def submit(
 
 
 @visits_app.command("cancel")
-def cancel(visit: int, detector: int, as_json: Json = False) -> None:
+def cancel(visit: Visit, detector: Detector, as_json: Json = False) -> None:
     """Cancel a visit that has not ended, also one that is being processed; what was stored before stays."""
     _change("cancel", visit, detector, as_json)
 
 
 @visits_app.command("retry")
-def retry(visit: int, detector: int, as_json: Json = False) -> None:
+def retry(visit: Visit, detector: Detector, as_json: Json = False) -> None:
     """Queue a visit again that failed, had no work or was cancelled; one that pauses between attempts goes on at once."""
     _change("retry", visit, detector, as_json)
 

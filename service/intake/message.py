@@ -42,7 +42,7 @@ class VisitMessage(BaseModel):
         },
     )
 
-    version: Literal[1] = 1
+    version: Literal[1] = Field(1, description="of the message's form")
     visit: int | None = Field(None, ge=0, lt=1 << 53, description="visit number; else by the instrument's rule")
     detector: int | None = Field(None, ge=0, lt=1 << 15, description="detector number; else from the header")
     instrument: str = Field(pattern=r"^[A-Za-z0-9_.\-]+$", max_length=64, description="instrument file")
@@ -52,11 +52,14 @@ class VisitMessage(BaseModel):
     variance: str | None = Field(None, max_length=4096, description="URI of the variance plane")
     wcs: str | None = Field(None, max_length=4096, description="URI of a header with the WCS")
     photoCalib: float | None = Field(None, gt=0, allow_inf_nan=False, description="nJy per instrument unit")
-    band: Literal["u", "g", "r", "i", "z", "y"] | None = None
+    band: Literal["u", "g", "r", "i", "z", "y"] | None = Field(None, description="else from the header (`band_map`)")
     midpointMjdTai: float | None = Field(None, allow_inf_nan=False, description="mid-exposure, MJD TAI: 1890 to 2100")
     exposureTime: float | None = Field(None, gt=0, le=864000, allow_inf_nan=False, description="seconds")
     templates: str | None = Field(None, pattern=r"^[A-Za-z0-9_.\-]+$", max_length=128, description="template set")
-    reprocess: Literal["never", "replace"] = "never"
+    reprocess: Literal["never", "replace"] = Field(
+        "never",
+        description="a visit that came before: never refuses another message for it (visit_conflict), replace takes back what it stored",
+    )
     priority: int = Field(
         0, ge=-100, le=100, description="above 0: a target of opportunity, which waits for one visit at most"
     )
@@ -67,7 +70,9 @@ class VisitMessage(BaseModel):
         allow_inf_nan=False,
         description="seconds that its image may be late (ALERTPROD_IMAGE_WAIT_S)",
     )
-    traceparent: str | None = Field(None, pattern=r"^[!-~]*$", max_length=128)
+    traceparent: str | None = Field(
+        None, pattern=r"^[!-~]*$", max_length=128, description="W3C Trace Context of whoever sends it"
+    )
 
     @field_validator("midpointMjdTai")
     @classmethod

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from apdb import Ledger
@@ -26,12 +26,22 @@ _STAMPS = {"science.png": "Science", "template.png": "Template", "difference.png
 def image(
     visit: int,
     detector: int,
-    which: Literal[
-        "science.png", "template.png", "difference.png", "score.png", "mask.png", "kernel.png", "psf.png", "stars.png"
+    which: Annotated[
+        Literal[
+            "science.png",
+            "template.png",
+            "difference.png",
+            "score.png",
+            "mask.png",
+            "kernel.png",
+            "psf.png",
+            "stars.png",
+        ],
+        Path(description="which picture"),
     ],
     request: Request,
     shared: Pages,
-    stretch: Literal["asinh", "linear", "log"] = "asinh",
+    stretch: Annotated[Literal["asinh", "linear", "log"], Query(description="how grey follows the pixels")] = "asinh",
     span: Annotated[float, Query(gt=0, le=1e6, description="noise sigma that are white")] = 100.0,
     box: Annotated[str | None, Query(pattern=r"^-?\d+,-?\d+,\d+,\d+$", description="x0,y0,width,height, px")] = None,
 ) -> Response:
@@ -45,7 +55,11 @@ def image(
 
 @pictures.get("/v1/sources/{source_id}/stamps/{which}", response_class=Response, responses=kinds(PNG, GIF))
 def stamp(
-    source_id: int, which: Literal["science.png", "template.png", "difference.png", "blink.gif"], shared: Pages
+    source_id: int,
+    which: Annotated[
+        Literal["science.png", "template.png", "difference.png", "blink.gif"], Path(description="which picture")
+    ],
+    shared: Pages,
 ) -> Response:
     """One cutout of the alert that a DiaSource made, as PNG, or all of them by turns as GIF.
 

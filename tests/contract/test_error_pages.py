@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import OTHER_CODES, help_path
-from tasks.errors import AlertProdError
+from service.workers.outcomes import NOT_ITS_FAULT, RESOURCE
+from tasks.errors import AlertProdError, NoWork, TransientError
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "errors"
@@ -59,6 +60,30 @@ def test_every_page_says_what_it_means_how_it_looks_and_what_to_do(codes):
         assert text.startswith(f"# {code}\n"), code
         assert re.search(r"```\n[^`]*\b" + code + r"\b|```\n[^`]*Error|```\n[^`]*\.errors\.", text), code
         assert len(text.split()) > 25, code
+
+
+BY_ITSELF = re.compile(
+    r"retried|tried again|looked at again|the caller decides|left out|queued again|nothing is lost|ends with status|no failure", re.IGNORECASE
+)  # fmt: skip
+
+
+def test_every_page_says_what_happens_by_itself_and_what_to_do(codes):
+    texts = {code: (PAGES / f"{code}.md").read_text(encoding="utf-8") for code in sorted(codes)}
+    assert [code for code, text in texts.items() if not BY_ITSELF.search(text)] == []
+    assert [code for code, text in texts.items() if "What to do:\n\n- " not in text] == []
+
+
+def test_pages_agree_with_what_a_worker_does():
+    alone = {p.stem for p in PAGES.glob("*.md") if "**alone** in its worker" in p.read_text(encoding="utf-8")}
+    assert alone == set(RESOURCE)
+    for code in NOT_ITS_FAULT:
+        assert re.search(r"none of\s+`ALERTPROD_ATTEMPTS`", (PAGES / f"{code}.md").read_text(encoding="utf-8")), code
+    for kind in (k for k in classes() if issubclass(k, NoWork)):
+        assert "the visit ends as `no_work`" in (PAGES / f"{kind.code}.md").read_text(encoding="utf-8"), kind
+    for kind in (k for k in classes() if issubclass(k, TransientError)):
+        assert "Not retried: the same input fails again" not in (PAGES / f"{kind.code}.md").read_text(
+            encoding="utf-8"
+        ), kind
 
 
 def test_the_index_names_every_page_once(codes):

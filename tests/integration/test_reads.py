@@ -25,8 +25,9 @@ from apdb import PostgresApdb, columns_of
 from apdb.adql import ADQL_TABLES
 from apdb.copy.decode import stream_frames
 from apdb.database import Database
-from apdb.operate.readers import VIEWS, make_reader
+from apdb.operate.readers import make_reader
 from apdb.queries import cone
+from apdb.schema.view_columns import VIEWS
 from apdb.sky.htm import polygon
 from apdb.sky.locks import lock_pixels
 from migrations.run import migrate

@@ -34,6 +34,18 @@ _MEANINGS = {
     500: "A fault of the program",
     503: "Something that is needed is away or busy: Retry-After says when to ask again",
 }
+# parameters of paths, which mean the same wherever they stand
+_PATH_WORDS = {
+    "visit": "visit number",
+    "detector": "detector number",
+    "object_id": "diaObjectId",
+    "source_id": "diaSourceId",
+    "job": "id of the query, as the answer to its POST says",
+    "session_id": "as the list of sessions shows it",
+    "subject": "name of the subject (ALERTPROD_SCHEMA_SUBJECT)",
+    "version": "number of the version, or `latest`",
+    "number": "schema id of the wire format",
+}
 PROBLEM_KIND = "application/problem+json"
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": words, "content": {PROBLEM_KIND: {"schema": _PROBLEM}}}
@@ -71,6 +83,9 @@ def describe_access(app: FastAPI) -> dict[str, Any]:
     schemes["token"] = {"type": "http", "scheme": "bearer", "description": "alertprod tokens create NAME --scope SCOPE"}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
+            for parameter in operation.get("parameters", []):
+                if parameter["in"] == "path" and parameter["name"] in _PATH_WORDS:
+                    parameter.setdefault("description", _PATH_WORDS[parameter["name"]])
             if not is_public(method.upper(), path):
                 operation["security"] = [{"token": []}]
                 operation["x-scopes"] = list(rule_of(method.upper(), path).scopes)

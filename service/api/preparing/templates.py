@@ -16,8 +16,9 @@ __all__ = ["templates"]
 templates = APIRouter(tags=["templates"], prefix="/v1/templates")
 
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,127}$", description="name of the set")]
-Version = Annotated[int, Path(ge=1, le=999_999)]
+Version = Annotated[int, Path(ge=1, le=999_999, description="number of the version")]
 Band = Annotated[str | None, Query(pattern="^[ugrizy]$", description="of this band only")]
+OfVersion = Annotated[int | None, Query(ge=1, le=999_999, description="this version; else that which is used")]
 _SET = {"name": "deep", "version": 2, "band": "r", "tiles": 4, "inputs": 12, "areaSqDeg": 0.33, "used": True}
 
 
@@ -36,8 +37,11 @@ def _store(shared: Resources) -> "TemplateStore":
 def list_sets(
     shared: Shared,
     band: Band = None,
-    ra: Annotated[float | None, Query(ge=0, le=360, allow_inf_nan=False, description="degrees: with dec")] = None,
-    dec: Annotated[float | None, Query(ge=-90, le=90, allow_inf_nan=False)] = None,
+    ra: Annotated[
+        float | None,
+        Query(ge=0, le=360, allow_inf_nan=False, description="ICRS degrees, with dec: sets that cover this place"),
+    ] = None,
+    dec: Annotated[float | None, Query(ge=-90, le=90, allow_inf_nan=False, description="ICRS degrees, with ra")] = None,
 ) -> dict[str, Any]:
     """Template sets, all or those that cover a position, and which version of each is used."""
     store = _store(shared)
@@ -55,9 +59,7 @@ _COVERAGE = {
 
 
 @templates.get("/{name}/coverage", responses=_json("The version that is used, and its tiles", _COVERAGE))
-def show_coverage(
-    name: Name, shared: Shared, band: Band = None, version: Annotated[int | None, Query(ge=1, le=999_999)] = None
-) -> dict[str, Any]:
+def show_coverage(name: Name, shared: Shared, band: Band = None, version: OfVersion = None) -> dict[str, Any]:
     """What a set covers: inner areas of its tiles in degrees; of the version that is used, or another."""
     return coverage(_store(shared), name, band, version)
 
@@ -72,7 +74,10 @@ def promote(name: Name, version: Version, request: Request, shared: Shared) -> d
 
 @templates.post("/{name}/roll-back", responses=_json("It is used again", _SET))
 def roll_back(
-    name: Name, request: Request, shared: Shared, band: Annotated[str, Query(pattern="^[ugrizy]$")]
+    name: Name,
+    request: Request,
+    shared: Shared,
+    band: Annotated[str, Query(pattern="^[ugrizy]$", description="band whose version is set back")],
 ) -> dict[str, Any]:
     """Let the version be used again that was used before the last promotion."""
     store = _store(shared)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 from fastapi import Query as Parameter
 
 from apdb import queries
+from service.api.parameters import Bands, Mjd
 from service.api.resources import Shared
 from service.media import FITS, kinds
 
@@ -15,16 +16,15 @@ __all__ = ["footprint", "moc_fits"]
 
 footprint = APIRouter(tags=["reads"])
 MANY = 50_000  # HTM pixels beyond which coarser cells say enough: 4000 square degrees
-Mjd = Annotated[float | None, Parameter(description="MJD, TAI", allow_inf_nan=False)]
 
 
 @footprint.get("/v1/footprint", response_class=Response, responses=kinds(FITS, "application/json"))
 def coverage(
     shared: Shared,
-    band: Annotated[list[str] | None, Parameter()] = None,
+    band: Bands = None,
     since: Mjd = None,
     until: Mjd = None,
-    kind: Annotated[Literal["fits", "json"], Parameter(alias="format")] = "fits",
+    kind: Annotated[Literal["fits", "json"], Parameter(alias="format", description="of the MOC")] = "fits",
 ) -> Response:
     """Where processed visits lie, as a MOC: whole pixels of the ledger, so up to 0.4 degrees more than the images."""
     from apdb.sky.moc import MOC_ORDER, healpix_of_htm, moc_of_cells

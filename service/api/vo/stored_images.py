@@ -41,8 +41,10 @@ _SODA = (
 )
 _NAME = {"type": "string", "description": "VISIT/DETECTOR", "example": "24020103652/3"}
 _PART: dict[str, dict[str, Any]] = {
-    "ID": {**_NAME, "required": True}, "CIRCLE": {"type": "string", "example": "150.1 2.2 0.01"},
-    "POLYGON": {"type": "string"}, "POS": {"type": "string"},
+    "ID": {**_NAME, "required": True},
+    "CIRCLE": {"type": "string", "description": "ra dec radius, ICRS degrees", "example": "150.1 2.2 0.01"},
+    "POLYGON": {"type": "string", "description": "ra dec of three corners or more, ICRS degrees"},
+    "POS": {"type": "string", "description": "CIRCLE, POLYGON or RANGE (ra from, to, dec from, to) and its numbers"},
 }  # fmt: skip
 _PARTS = (
     kinds(FITS) | {204: {"description": "Nothing of the image lies there"}}

@@ -31,10 +31,10 @@ _FORMATS = {"votable": "votable", "application/x-votable+xml": "votable", "csv":
 
 
 QUERY: dict[str, dict[str, Any]] = {
-    "QUERY": {"type": "string", "required": True, "description": "ADQL", "example": "SELECT TOP 3 diaObjectId FROM DiaObject"},
-    "LANG": {"type": "string", "enum": ["ADQL", "ADQL-2.0"]},
-    "MAXREC": {"type": "integer", "minimum": 0, "description": "rows at most; 0 describes the columns"},
-    "RESPONSEFORMAT": {"type": "string", "enum": list(_FORMATS)},
+    "QUERY": {"type": "string", "required": True, "description": "ADQL", "example": "SELECT TOP 3 diaObjectId FROM dia_object_latest"},
+    "LANG": {"type": "string", "enum": ["ADQL", "ADQL-2.0"], "description": "language of QUERY; ADQL by default"},
+    "MAXREC": {"type": "integer", "minimum": 0, "description": "rows at most, 10000 by default, a million at most; 0 describes the columns"},
+    "RESPONSEFORMAT": {"type": "string", "enum": list(_FORMATS), "description": "votable by default"},
 }  # fmt: skip
 _ANSWERS = ROWS | kinds(VOTABLE, PROBLEM_KIND, status=400, words="A query that cannot be answered: the table says why")
 

@@ -42,9 +42,11 @@ MOST_BYTES = 64 << 20  # of an answer
 LONGEST_WAIT_S = 60.0
 _POLL_S = 0.25
 PARTS = ("phase", "owner", "quote", "executionduration", "destruction")
-_PHASE = {"type": "string", "enum": ["RUN", "ABORT"]}
-_DELETE = {"type": "string", "enum": ["DELETE"], "required": True}
-Part = Annotated[str, Path(json_schema_extra={"enum": [*PARTS, "error", "parameters", "results"]})]
+_PHASE = {"type": "string", "enum": ["RUN", "ABORT"], "description": "RUN starts the query, ABORT gives it up"}
+_DELETE = {"type": "string", "enum": ["DELETE"], "required": True, "description": "deletes query and answer"}
+Part = Annotated[
+    str, Path(description="which part", json_schema_extra={"enum": [*PARTS, "error", "parameters", "results"]})
+]
 _MOVED = kinds(XML, words="What lies where the client is sent") | {303: {"description": "It was done: look there"}}
 _UWS = 'xmlns:uws="http://www.ivoa.net/xml/UWS/v1.0" xmlns:xlink="http://www.w3.org/1999/xlink" version="1.1"'
 _POOL = ThreadPoolExecutor(QUERY_THREADS, "tap")
@@ -85,7 +87,9 @@ async def show(
     job: str,
     request: Request,
     shared: Shared,
-    wait: Annotated[int, Parameter(alias="WAIT", ge=-1, description="seconds to wait for another phase")] = 0,
+    wait: Annotated[
+        int, Parameter(alias="WAIT", ge=-1, description="seconds to wait for another phase, 60 at most (-1 is 60)")
+    ] = 0,
     phase: Annotated[str | None, Parameter(alias="PHASE", description="wait while it is in this one")] = None,
 ) -> Response:
     """One query and where its answer lies; waits, when asked to, until its phase is another."""

@@ -74,7 +74,7 @@ def binned(points: "pd.DataFrame", days: float) -> "pd.DataFrame":
 def curve(
     object_id: int,
     shared: Pages,
-    kind: Annotated[Literal["json", "fits"], Query(alias="format")] = "json",
+    kind: Annotated[Literal["json", "fits"], Query(alias="format", description="of the answer")] = "json",
     days: Annotated[float, Query(ge=0, le=1e5, description="width of time bins; 0: none are made")] = 0.0,
     points: Annotated[int, Query(ge=100, le=MOST, description="more than so many are binned")] = MOST_DRAWN,
 ) -> Response:

@@ -28,7 +28,9 @@ class Label(BaseModel):
 @labels.get("/v1/labels", response_class=Response, responses=ROWS)
 def export(
     request: Request,
-    kind: Annotated[Literal["csv", "parquet", "votable", "json"] | None, Query(alias="format")] = None,
+    kind: Annotated[
+        Literal["csv", "parquet", "votable", "json"] | None, Query(alias="format", description="json by default")
+    ] = None,
     limit: Limit = 100_000,
 ) -> Response:
     """Every label with what is known of its detection, for the training of reliability."""

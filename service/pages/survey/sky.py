@@ -52,13 +52,20 @@ def _densest(density: Density) -> list[dict[str, Any]]:
 
 
 @sky_counts.get("/v1/sky/density")
-def counts(shared: Pages, of: Kind = "objects", order: Order = None) -> dict[str, Any]:
+def counts(
+    shared: Pages, of: Annotated[Kind, Query(description="what is counted")] = "objects", order: Order = None
+) -> dict[str, Any]:
     """Objects, valid detections of 30 days or finished ccdVisits on HEALPix cells (nested, ICRS), with the cells' corners."""
     return _CACHE.of(shared, of, order).as_dict()
 
 
 @sky_counts.post("/v1/sky/overlap")
-def compare(shared: Pages, map_file: Annotated[UploadFile, File(alias="map")]) -> dict[str, Any]:
+def compare(
+    shared: Pages,
+    map_file: Annotated[
+        UploadFile, File(alias="map", description="FITS or JSON file, 64 MiB at most; nothing of it is kept")
+    ],
+) -> dict[str, Any]:
     """How much of a map (a MOC as FITS or JSON, a multi-order sky map) processed visits cover; nothing is stored."""
     content = map_file.file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
