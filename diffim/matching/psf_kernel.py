@@ -23,7 +23,7 @@ from tasks.arrays import F64, Box
 
 __all__ = ["KernelGrid", "psf_kernels"]
 
-NODES = 8  # along each side of the image
+NODES = 10  # along each side of the image
 NOISE_BAND = 0.4  # cycles per px: beyond it the spectrum of a PSF is taken for the noise of its model
 LEAST_EPS, MOST_EPS = 1e-6, 1e-3
 MAX_GAIN = 1.3  # of the kernel at any frequency: what would have to be sharpened more is left to the stars

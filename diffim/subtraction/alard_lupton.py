@@ -20,6 +20,7 @@ from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.fft_tiles import Convolution, TileBounds, TileGrid, TileWindow, Transforms, paste, paste_sum
 from diffim.pixels.masked_image import LEAST_VARIANCE, MaskedImage, TileTarget
 from diffim.subtraction.noise_power import BLOCK, noise_power, smooth_power
+from diffim.subtraction.within_tiles import Changes, KernelSlopes, inner, put
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, Box
 
@@ -133,7 +134,32 @@ class Subtraction:
         if self.decorrelate:
             self._cell_whitening  # noqa: B018
         in_bands(lambda first, last: subtract(self, out, numbers[first:last]), len(numbers), least=1)
+        if rows is None:
+            self._follow_kernel(out)
         return out
+
+    def _follow_kernel(self, out: Subtracted) -> None:
+        """Put right, in place, what bright pixels lack as the kernel was one for each tile."""
+        grid = self.grid
+        if grid.count == 1:
+            return
+        slopes = KernelSlopes.of(grid, self._kernels)
+        images, noise = (self.convolved, self.unconvolved, self.box), (out.variance, abs(self.scale))
+        changed: list[Changes | None] = [None] * grid.count
+
+        def look(first: int, last: int) -> None:
+            for _, tile in grid.tiles(range(first, last)):
+                changed[tile.number] = slopes.changes(*images, noise, tile)
+
+        in_bands(look, grid.count, least=1)
+        x, y = (a.astype(np.float64) for a in grid.centres())
+        stamps = inner(self.whitening_at(x + self.box[0], y + self.box[1]))
+        for changes, stamp in zip(changed, stamps, strict=True):
+            if changes is None or not changes.rows.size:
+                continue
+            put(changes, out.difference, stamp, -self.scale)
+            if out.matched.size:
+                put(changes, out.matched, np.ones((1, 1), np.float32), 1.0)
 
 
 _Filter = TypeVar("_Filter")

@@ -1,0 +1,56 @@
+"""The kernel changes within a tile: bright stars are subtracted with that of their own place."""
+
+import numpy as np
+import pytest
+
+from diffim.matching.kernel_basis import make_basis
+from diffim.matching.psf_kernel import KernelGrid
+from diffim.matching.spatial_kernel import SpatialKernel
+from diffim.pixels.masked_image import MaskedImage
+from diffim.subtraction.alard_lupton import Subtraction
+
+SIDE, SIZE, WIDER = 300, 21, 0.5
+BOX = (0, 0, SIDE, SIDE)
+
+
+def gaussian(offset_x, offset_y, sigma):
+    return np.exp(-0.5 * (offset_x**2 + offset_y**2) / sigma**2) / (2 * np.pi * sigma**2)
+
+
+def kernels_that_widen():
+    """Gaussians whose square width grows from the left to the right."""
+    g = np.arange(SIZE) - SIZE // 2
+    stamps = [gaussian(g[None, :], g[:, None], np.sqrt(3 + w)) for w in (0.0, WIDER)] * 2
+    grid = KernelGrid(np.stack(stamps), 2, BOX)
+    basis = make_basis(3.0, 5.0, SIZE)
+    coefficients = np.zeros((len(basis.terms) + 1, 1))
+    coefficients[0, 0] = 1.0
+    return SpatialKernel(basis, coefficients, np.zeros(1), 0, 0, BOX, base=grid)
+
+
+def images(flux):
+    """Stars on a sky of unit variance, and what the kernels of their places make of them."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(float)
+    before, after = np.zeros((2, SIDE, SIDE))
+    for cy in range(40, SIDE - 30, 37):
+        for cx in range(40, SIDE - 30, 37):
+            share = x / (SIDE - 1)  # the kernel is that of the pixel which it makes
+            before += flux * gaussian(x - cx, y - cy, 1.5)
+            narrow, wide = (gaussian(x - cx, y - cy, np.sqrt(2.25 + 3 + w)) for w in (0.0, WIDER))
+            after += flux * ((1 - share) * narrow + share * wide)
+    variance, mask = np.ones((SIDE, SIDE), np.float32), np.zeros((SIDE, SIDE), np.int32)
+    return [MaskedImage(a.astype(np.float32), variance, mask, 0, (0, 0)) for a in (after, before)]
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_stars_away_from_the_middle_of_their_tile_leave_nothing(whiten, monkeypatch):
+    unconvolved, convolved = images(3e4)  # peaks of 900 counts after the convolution, with noise of 1 to 1.05 a pixel
+    inner = slice(30, SIDE - 30)
+
+    def left():
+        made = Subtraction(unconvolved, convolved, kernels_that_widen(), BOX, decorrelate=whiten).run()
+        return [np.abs(a[inner, inner]).max() for a in (made.difference, made.matched - unconvolved.image)]
+
+    assert max(left()) < 0.5
+    monkeypatch.setattr("diffim.subtraction.within_tiles.BRIGHT", 1e9)  # one kernel a tile
+    assert min(left()) > 2
