@@ -21,7 +21,7 @@ def held(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
     cursor = connection.cursor(row_factory=dict_row)
     cursor.execute(
         'SELECT visit, detector, attempt, count AS alerts, "heldReason" AS reason, "createdAt" AS since FROM "AlertOutbox" '
-        'WHERE "heldReason" IS NOT NULL AND "droppedAt" IS NULL ORDER BY visit, detector, attempt'
+        'WHERE "publishedAt" IS NULL AND "heldReason" IS NOT NULL AND "droppedAt" IS NULL ORDER BY visit, detector, attempt'
     )
     return cursor.fetchall()
 

@@ -12,6 +12,7 @@ from apdb.errors import LeaseLost, NotFound, VisitRunning
 from apdb.queue.claims import Claim, Patience, give_back_lost, take_next
 from apdb.queue.entries import RELEASES, RUNNING, Entry, enter
 from apdb.queue.states import VisitState
+from apdb.queue.tallies import visits_by_state
 
 __all__ = ["RELEASES", "Claim", "Ledger", "Outcome", "Patience", "VisitState", "finish"]
 
@@ -132,8 +133,7 @@ class Ledger:
     def counts(self) -> dict[str, int]:
         """Return the number of visits by state."""
         with self._database.session(LIMIT_S) as connection:
-            rows = connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall()
-        return {state.value: 0 for state in VisitState} | dict(rows)
+            return visits_by_state(connection)
 
     def claim(self, owner: str, lease_s: float, order_wait_s: float, patience: Patience = _PATIENCE) -> Claim | None:
         """Take the next visit, None when there is none to take now; leases that ran out are failures, treated by `patience`."""

@@ -10,6 +10,7 @@ from apdb.queue import dead_letters
 from apdb.queue.corrections import unpublished
 from apdb.queue.outbox import discrepancies
 from apdb.queue.states import VisitState
+from apdb.queue.tallies import visits_by_state
 from apdb.rows import single_row
 
 __all__ = ["RELAY_LOCK", "add_yields", "service_status", "yields"]
@@ -33,11 +34,10 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
     are not in that topic as they should be.
     """
     with database.session() as connection:
-        states = dict(connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall())
         wrong = [] if alert_topic is None else discrepancies(connection, alert_topic)
         quality = _visit_quality(connection)
         return {
-            "visits": {state.value: 0 for state in VisitState} | states,
+            "visits": visits_by_state(connection),
             **_delivery_figures(connection),
             "unpublished_corrections": unpublished(connection),
             "seconds": _step_seconds(connection),

@@ -64,6 +64,8 @@ def _queue_tables(meta: sa.MetaData) -> None:
         sa.Index("IDX_VisitLedger_queue", "state", "priority", "midpointMjdTai"),
         sa.Index("IDX_VisitLedger_time", "midpointMjdTai", postgresql_where=sa.text("state IN ('queued', 'running')")),
         sa.Index("IDX_VisitLedger_created", "createdAt", "visit", "detector"),
+        sa.Index("IDX_VisitLedger_midpoint", "midpointMjdTai"),
+        sa.Index("IDX_VisitLedger_updated", "updatedAt"),
         sa.Index("IDX_VisitLedger_done", "finishedAt", postgresql_where=sa.text("state = 'done'")),
     )
     sa.Table(
@@ -155,6 +157,15 @@ def _delivery_tables(meta: sa.MetaData) -> None:
         sa.Column("visits", sa.BigInteger, nullable=False),
         sa.Column("shutterSeconds", sa.Double, nullable=False),
         sa.PrimaryKeyConstraint("name", name="PK_DeliveryTotals"),
+    )
+    sa.Table(
+        "Tally",
+        meta,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("night", sa.Integer),
+        sa.Column("change", sa.BigInteger, nullable=False),
+        sa.Index("IDX_Tally_name", "name", "night"),
     )
     sa.Table(
         "AlertTopicOffset",

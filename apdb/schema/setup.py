@@ -14,6 +14,9 @@ __all__ = ["APDB_SQL_VERSION", "DATABASE_VERSION", "drop_tables", "finish_schema
 
 DATABASE_VERSION = "4"  # of our own tables; raised by every migration
 APDB_SQL_VERSION = "1.2.1"  # of the layout that lsst.dax.apdb's SQL client expects
+TALLY_TRIGGERS = (
+    "tally_entered", "tally_changed", "tally_deleted", "tally_emptied", "tally_stored", "tally_delivered",
+)  # fmt: skip
 APDB_REPLICA_VERSION = "1.0.0"
 
 
@@ -37,6 +40,7 @@ def finish_schema(
     _make_triggers(connection, "other_writers.sql", ("other_writer",), len(PARTITIONED))
     _make_triggers(connection, "visit_events.sql", ("visit_entered", "visit_changed"), 2)
     _make_triggers(connection, "delivery_totals.sql", ("delivered",), 1)
+    _make_triggers(connection, "tallies.sql", TALLY_TRIGGERS, len(TALLY_TRIGGERS))
     if replica is None:
         row = connection.execute("SELECT 1 FROM metadata WHERE name = 'version:ApdbSqlReplica'").fetchone()
         replica = row is not None

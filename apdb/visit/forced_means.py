@@ -67,7 +67,8 @@ def renew_forced_means(
     ):
         if part.any():
             query = sql.SQL("WITH {}{}").format(_means(chosen, last[part]), statement)
-            rows = connection.execute(query, (id_array(ids[part]), number_array(last[part]))).fetchall()
+            named = id_array(ids[part])
+            rows = connection.execute(query, (named, number_array(last[part]), named, named, named)).fetchall()
             changed += [int(i) for (i,) in rows]
     return tuple(sorted(changed))
 
@@ -84,7 +85,8 @@ def forced_means(connection: psycopg.Connection[Any], ids: I64, last: F64) -> pd
     chosen = sql.SQL(", ").join(sql.Identifier(f"new_{n}") for n in names)
     query = sql.SQL("WITH {} SELECT {} FROM n ORDER BY id").format(_means(BANDS, last), chosen)
     columns = [Column(n, "float", True) for n in names]
-    return query_frame(connection, query, columns, (id_array(ids), number_array(last)))
+    named = id_array(ids)
+    return query_frame(connection, query, columns, (named, number_array(last), named, named))
 
 
 def _names(bands: Sequence[str]) -> list[str]:
@@ -92,27 +94,29 @@ def _names(bands: Sequence[str]) -> list[str]:
 
 
 def _means(bands: Sequence[str], last: F64) -> sql.Composed:
-    """The table n of the means: id, new_NAME...; of the ids and last detections that are the parameters, within the window."""
-    sums = [
-        sql.SQL(
-            "(sum(t.w * t.f) FILTER (WHERE {0}) / sum(t.w) FILTER (WHERE {0}))::real AS {1}, "
-            "(1 / sqrt(sum(t.w) FILTER (WHERE {0})))::real AS {2}"
-        ).format(
-            sql.SQL("t.band = {}").format(sql.Literal(band)),
-            *(sql.Identifier(f"new_{n}") for n in _names([band])),
+    """The table n of the means: id, new_NAME...; of objects whose ids, last detections, ids and ids are the parameters.
+
+    Object by object, so that the planner, which may know nothing of a new month, has no choice; what lacks light is looked up once.
+    """
+    means = [
+        sql.SQL("max(m.mean) FILTER (WHERE {0}) AS {1}, max(m.error) FILTER (WHERE {0}) AS {2}").format(
+            sql.SQL("m.band = {}").format(sql.Literal(band)), *(sql.Identifier(f"new_{n}") for n in _names([band]))
         )
         for band in bands
     ]
     return sql.SQL(
-        "n AS MATERIALIZED (SELECT o.id, s.* FROM unnest(%s::bigint[], %s::float8[]) o(id, last) CROSS JOIN LATERAL (SELECT {sums} "
-        'FROM (SELECT t.band, t."psfFlux"::float8 AS f, 1 / ("psfFluxErr"::float8 * "psfFluxErr"::float8) AS w FROM "DiaForcedSource" t '
-        'WHERE t."diaObjectId" = o.id AND t."midpointMjdTai" BETWEEN o.last - {days} AND o.last AND t."midpointMjdTai" BETWEEN {begin} '
+        "m AS MATERIALIZED (SELECT id, band, (sum(w * f) / sum(w))::real AS mean, (1 / sqrt(sum(w)))::real AS error FROM (SELECT "
+        'o.id, t.band, t."psfFlux"::float8 AS f, 1 / (t."psfFluxErr"::float8 * t."psfFluxErr"::float8) AS w FROM '
+        'unnest(%s::bigint[], %s::float8[]) o(id, last) CROSS JOIN LATERAL (SELECT t.* FROM "DiaForcedSource" t WHERE '
+        't."diaObjectId" = o.id AND t."midpointMjdTai" BETWEEN o.last - {days} AND o.last AND t."midpointMjdTai" BETWEEN {begin} '
         'AND {end} AND t."timeWithdrawnMjdTai" IS NULL AND t.band = ANY({bands}) AND abs(t."psfFlux") < \'Infinity\' AND '
-        't."psfFluxErr" > 0 AND t."psfFluxErr" < \'Infinity\' AND NOT EXISTS (SELECT 1 FROM "DiaForcedSourceFlags" x '
-        'WHERE x."diaObjectId" = t."diaObjectId" AND x.visit = t.visit AND x.detector = t.detector AND (x.flags & {lacking}) <> 0) '
-        'ORDER BY t."midpointMjdTai", t.visit, t.detector, t."diaForcedSourceId") t) s)'
+        't."psfFluxErr" > 0 AND t."psfFluxErr" < \'Infinity\' AND (t."diaObjectId", t.visit, t.detector) NOT IN (SELECT '
+        'x."diaObjectId", x.visit, x.detector FROM "DiaForcedSourceFlags" x WHERE x."diaObjectId" = ANY(%s::bigint[]) AND '
+        '(x.flags & {lacking}) <> 0) OFFSET 0) t ORDER BY o.id, t.band, t."midpointMjdTai", t.visit, t.detector, '
+        't."diaForcedSourceId") t GROUP BY id, band), n AS MATERIALIZED (SELECT o.id, {means} FROM unnest(%s::bigint[]) o(id) '
+        "LEFT JOIN m ON m.id = o.id GROUP BY o.id)"
     ).format(
-        sums=sql.SQL(", ").join(sums),
+        means=sql.SQL(", ").join(means),
         days=sql.Literal(HISTORY_DAYS),
         begin=sql.Literal(float(last.min()) - HISTORY_DAYS),
         end=sql.Literal(float(last.max())),
@@ -145,7 +149,8 @@ def _copied_versions(schema: PublishedSchema, bands: Sequence[str], mjd_tai: flo
     columns = [c.name for c in schema.stored_columns("DiaObject")]
     return sql.SQL(
         ', closed AS (UPDATE "DiaObject" o SET "validityEndMjdTai" = greatest({at}, o."validityStartMjdTai" + {step}) FROM n '
-        'WHERE o."diaObjectId" = n.id AND o."validityEndMjdTai" IS NULL AND {differ} RETURNING o.*, n.*), made AS (INSERT INTO '
+        'WHERE o."diaObjectId" = n.id AND o."diaObjectId" = ANY(%s::bigint[]) AND o."validityEndMjdTai" IS NULL AND {differ} '
+        "RETURNING o.*, n.*), made AS (INSERT INTO "
         '"DiaObject" ({columns}) SELECT {values} FROM closed c ORDER BY c."diaObjectId" RETURNING *) UPDATE "DiaObjectLast" l '
         'SET {last} FROM made m WHERE l."diaObjectId" = m."diaObjectId" RETURNING l."diaObjectId"'
     ).format(
@@ -168,6 +173,7 @@ def _changed_versions(schema: PublishedSchema, bands: Sequence[str]) -> sql.Comp
             'UPDATE "DiaObjectLast" l SET {} FROM changed m WHERE l."diaObjectId" = m."diaObjectId" RETURNING l."diaObjectId"'
         ).format(_set(held, "m"))
     return sql.SQL(
-        ', changed AS (UPDATE "DiaObject" o SET {} FROM n WHERE o."diaObjectId" = n.id AND o."validityEndMjdTai" IS NULL AND {} '
+        ', changed AS (UPDATE "DiaObject" o SET {} FROM n WHERE o."diaObjectId" = n.id AND o."diaObjectId" = ANY(%s::bigint[]) '
+        'AND o."validityEndMjdTai" IS NULL AND {} '
         "RETURNING o.*) {}"
     ).format(_set(names, "n", "new_"), _differ(names, "o"), rest)

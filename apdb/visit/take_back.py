@@ -169,9 +169,9 @@ def _withdraw_forced(
     ]
     query = sql.SQL(
         'WITH gone AS (DELETE FROM "DiaForcedSource" WHERE {where} RETURNING *), flags AS (DELETE FROM "DiaForcedSourceFlags" WHERE '
-        '{flagged}), kept AS (INSERT INTO "DiaForcedSourceWithdrawn" ({names}, "sideFlags") SELECT {values}, (SELECT f.flags FROM '
-        '"DiaForcedSourceFlags" f WHERE f."diaObjectId" = g."diaObjectId" AND f.visit = g.visit AND f.detector = g.detector) '
-        'FROM gone g) SELECT {wanted} FROM gone WHERE "timeWithdrawnMjdTai" IS NULL'
+        '{flagged} RETURNING *), kept AS (INSERT INTO "DiaForcedSourceWithdrawn" ({names}, "sideFlags") SELECT {values}, f.flags FROM '
+        'gone g LEFT JOIN flags f ON f."diaObjectId" = g."diaObjectId" AND f.visit = g.visit AND f.detector = g.detector) '
+        'SELECT {wanted} FROM gone WHERE "timeWithdrawnMjdTai" IS NULL'
     ).format(
         where=where,
         flagged=flagged,

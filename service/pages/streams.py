@@ -13,6 +13,7 @@ from apdb.queue.dead_letters import DeadLetterState
 from apdb.queue.holds import held
 from apdb.queue.outbox import discrepancies
 from apdb.queue.status import service_status, yields
+from apdb.queue.tallies import alerts_of_nights, alerts_of_topic
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, Shared, reading
 from service.subprocesses.children import child_environment, program
@@ -21,23 +22,13 @@ __all__ = ["stream_pages"]
 
 stream_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
+NIGHTS = 30  # that are listed
 LAG_KEPT_S = 10.0
 LAG_LIMIT_S = 25.0
-_TOTALS = (
-    'SELECT coalesce(sum(count), 0) AS stored, coalesce(sum(count) FILTER (WHERE "publishedAt" IS NOT NULL), 0) AS published, '
-    'coalesce(sum("topicCount"), 0) AS in_topic, coalesce(sum(count) FILTER (WHERE "droppedAt" IS NOT NULL), 0) AS dropped, '
-    'coalesce(sum(count) FILTER (WHERE "heldReason" IS NOT NULL AND "droppedAt" IS NULL), 0) AS held, coalesce(sum(count) FILTER '
-    '(WHERE "publishedAt" IS NULL AND "heldReason" IS NULL AND "droppedAt" IS NULL), 0) AS waiting FROM "AlertOutbox"'
-)
 _ROWS = (
     'SELECT visit, detector, attempt, count, "publishedCount" AS sent, "topicCount" AS in_topic, "createdAt" AS created, "publishedAt" '
     'AS published, "heldReason" AS held, "droppedAt" AS dropped, "secondsSinceShutterClose" AS latency FROM "AlertOutbox" '
     "ORDER BY id DESC LIMIT 40"
-)
-_YIELD = (
-    'SELECT floor(l."midpointMjdTai" - 0.5)::int AS night, count(*) AS visits, sum(o.count) AS alerts, '
-    'sum(o.count) FILTER (WHERE o."publishedAt" IS NOT NULL) AS published FROM "AlertOutbox" o JOIN "VisitLedger" l '
-    "USING (visit, detector) GROUP BY 1 ORDER BY 1 DESC LIMIT 30"
 )
 _LETTERS = (
     'SELECT id, topic, "partition", "offset", "errorCode" AS code, "errorText" AS text, state, "createdAt" AS created FROM "DeadLetter" '
@@ -52,14 +43,12 @@ _CAUGHT_UP = (
 def streams(request: Request, shared: Pages) -> HTMLResponse:
     """What goes out."""
     with reading(shared.database) as cursor:
-        totals: dict[str, Any] = cursor.execute(_TOTALS).fetchone() or {}
         outbox = cursor.execute(_ROWS).fetchall()
-        nights = cursor.execute(_YIELD).fetchall()
         letters = cursor.execute(_LETTERS, (str(DeadLetterState.WAITING),)).fetchall()
         caught_up = cursor.execute(_CAUGHT_UP).fetchall()
     with shared.database.session() as connection:
         holds, wrong = held(connection), discrepancies(connection, shared.settings.alert_topic)
-        passed = yields(connection)
+        passed, totals, nights = yields(connection), alerts_of_topic(connection), alerts_of_nights(connection, NIGHTS)
     return page(
         request, "streams.html", status=service_status(shared.database, shared.settings.alert_topic), totals=totals,
         outbox=outbox, nights=nights, letters=letters, caught_up=caught_up, holds=holds, wrong=wrong,

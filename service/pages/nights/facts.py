@@ -132,8 +132,10 @@ def nights(database: Database) -> list[int]:
     """Return the numbers of the nights, the newest first."""
     with reading(database) as cursor:
         rows = cursor.execute(
-            'SELECT DISTINCT floor("midpointMjdTai" - 0.5)::int AS night FROM "VisitLedger" WHERE "midpointMjdTai" '
-            "IS NOT NULL ORDER BY 1 DESC LIMIT 1000"
+            # from each night to the one before by the index: a scan would cost more the longer a survey runs
+            'WITH RECURSIVE n(night) AS (SELECT floor(max("midpointMjdTai") - 0.5) FROM "VisitLedger" UNION ALL SELECT (SELECT '
+            'floor(max("midpointMjdTai") - 0.5) FROM "VisitLedger" WHERE "midpointMjdTai" < n.night + 0.5) FROM n WHERE n.night IS NOT '
+            "NULL) SELECT night::int FROM n WHERE night IS NOT NULL LIMIT 1000"
         ).fetchall()
     return [row["night"] for row in rows]
 

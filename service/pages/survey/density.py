@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from psycopg import sql
 
+from apdb import VisitState
+from apdb.queue.tallies import visits_by_state
 from apdb.schema.columns import Column
 from service.pages.shared import Shared, curve_frame, reading
 from tasks.arrays import I64
@@ -108,7 +110,8 @@ def _visits(shared: Shared) -> tuple[I64, I64, int]:
 
     with reading(shared.database) as cursor:
         rows = cursor.execute(_VISITS, (MOST,)).fetchall()
-        told = cursor.execute("SELECT count(*) AS n FROM \"VisitLedger\" WHERE state IN ('done', 'no_work')").fetchone()
+    with shared.database.session() as connection:
+        states = visits_by_state(connection)
     pixels = np.array([r["pixel"] for r in rows], np.int64)
     numbers = np.array([r["n"] for r in rows], np.int64)
     parts = []
@@ -120,7 +123,7 @@ def _visits(shared: Shared) -> tuple[I64, I64, int]:
     cells, which = np.unique(np.concatenate([p[0] for p in parts]), return_inverse=True)
     counts = np.zeros(cells.size, np.int64)
     np.maximum.at(counts, which, np.concatenate([p[1] for p in parts]))
-    return cells, counts, int((told or {})["n"])
+    return cells, counts, states[VisitState.DONE] + states[VisitState.NO_WORK]
 
 
 class DensityCache:
