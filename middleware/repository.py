@@ -22,6 +22,7 @@ from lsst.daf.butler import (
     Registry,
     Timespan,
 )
+from lsst.daf.butler.registry import ConflictingDefinitionError
 from sqlalchemy.exc import SQLAlchemyError
 from yaml import YAMLError
 
@@ -107,9 +108,21 @@ class Repository:
         return self.butler.registry
 
     def instrument(self, name: str) -> AlertprodInstrument:
-        """Return a camera, which is entered where it was not."""
+        """Return a camera, which is entered where it was not.
+
+        Raises
+        ------
+        RepositoryError
+            Its file says something else now than when it was entered.
+        """
         camera = instrument_class(name)()
-        camera.register(self.registry)
+        try:
+            camera.register(self.registry)
+        except ConflictingDefinitionError as error:
+            raise RepositoryError(
+                f"the instrument file {name} has changed since it was entered ({str(error).partition(chr(10))[0]}): "
+                "'alertprod butler create' enters it as it is now"
+            ) from error
         return camera
 
     def ingest_frames(

@@ -30,6 +30,8 @@ def run_bps(context: typer.Context) -> None:
         raise typer.Exit(subprocess.run(command, env=environment).returncode)
     status, folder = _run_and_listen(command, environment)
     folder = _named(context.args) or folder
+    if status and folder is not None and len(str(folder).split()) > 1:
+        say(f"BPS does not quote paths: submit from a folder without a space ({folder})", error=True)
     if status == 0 and folder is not None and ran_here(folder):
         tasks = report_of(folder)
         failed, missing = of_images(tasks), unfinished(tasks)

@@ -1,5 +1,6 @@
 """A Butler's repository of our cameras: everything may be entered twice."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +125,18 @@ def test_a_detector_that_comes_later_is_of_the_same_exposure_or_refused(reposito
         repository.ingest_frames("simcam", [tmp_path / "other.fits"])
     with pytest.raises(RepositoryError, match=r"foreign\.fits is of the camera 'decam', not of 'simcam'"):
         repository.ingest_frames("simcam", [tmp_path / "foreign.fits"])
+
+
+def test_an_instrument_file_that_changed_is_told(repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALERTPROD_INSTRUMENTS", str(tmp_path))
+    for detectors, allowed in ((8, True), (16, False)):
+        (tmp_path / "westcam.yaml").write_text(f"name: westcam\nids: {{n_visits: 100000, n_detectors: {detectors}}}\n")
+        with (
+            nullcontext()
+            if allowed
+            else pytest.raises(RepositoryError, match=r"westcam has changed .* 'alertprod butler create'")
+        ):
+            repository.ingest_frames("westcam", [])
 
 
 def test_a_template_set_is_tracts_patches_and_stars(repository, tmp_path):

@@ -46,6 +46,8 @@ def test_bps_is_run_with_what_was_asked_for(monkeypatch, tmp_path):
     program.chmod(0o755)
     run("bps", "prepare", "--help", status=3)
     assert (tmp_path / "said").read_text() == f"prepare --help {tmp_path}\n"
+    program.write_text("#!/bin/sh\necho Submit dir: /my night/submit\nexit 1\n")  # where BPS fails by itself
+    assert "submit from a folder without a space (/my night/submit)" in run("bps", "submit", "x.yaml", status=1)
 
 
 def of_a_task(expected, successful, *failed):
