@@ -16,10 +16,10 @@ from middleware.records import FrameFacts
 __all__ = ["leave_out_changed", "same_numbers", "stored_files"]
 
 
-def stored_files(butler: Butler, refs: Iterable[DatasetRef]) -> dict[uuid.UUID, tuple[Path, int]]:
-    """Return file and size, bytes, of those datasets that are there, by their ids."""
+def stored_files(butler: Butler, refs: Iterable[DatasetRef]) -> dict[uuid.UUID, tuple[Path | None, int]]:
+    """Return file and size, bytes, of those datasets that are there, by their ids; no file of copies in the repository."""
     return {
-        dataset: (Path(ResourcePath(info.path).ospath), info.file_size)
+        dataset: (_outside(info.path), info.file_size)
         for records in butler._datastore.export_records(list(refs)).values()
         for dataset, tables in records.records.items()
         for infos in tables.values()
@@ -27,9 +27,14 @@ def stored_files(butler: Butler, refs: Iterable[DatasetRef]) -> dict[uuid.UUID, 
     }
 
 
+def _outside(text: str) -> Path | None:
+    uri = ResourcePath(text, forceAbsolute=False)
+    return Path(uri.ospath) if uri.isabs() and uri.isLocal else None
+
+
 def leave_out_changed(
     facts: dict[tuple[int, int], FrameFacts],
-    known: Mapping[tuple[int, int], tuple[Path, int] | None],
+    known: Mapping[tuple[int, int], tuple[Path | None, int] | None],
     bad_frame: Callable[[Path, Exception], None] | None,
 ) -> None:
     """Take those frames away that are not what is known of their visit and detector.
@@ -50,9 +55,10 @@ def leave_out_changed(
     """
     for key, stored in known.items():
         path = split_choice(facts[key].path)[0].resolve()
-        if stored is None or stored == (path, path.stat().st_size):
+        if stored is None or (stored[0] in (path, None) and stored[1] == path.stat().st_size):
             continue
-        what = "has changed since it was entered" if stored[0] == path else f"is known as {stored[0]}"
+        other = stored[0] not in (path, None)
+        what = f"is known as {stored[0]}" if other else "has changed since it was entered"
         error = RepositoryError(f"{path} {what}: give --replace to take it as it is now").at(*key)
         if bad_frame is None:
             raise error
