@@ -1,6 +1,6 @@
 """Errors of the association room."""
 
-from tasks.errors import AlgorithmError, CallerError
+from tasks.errors import AlgorithmError, CallerError, OfTheImage
 
 __all__ = ["AssociationError", "DuplicateRecords", "TimeRefused", "TooManyDiaObjects"]
 
@@ -11,7 +11,7 @@ class AssociationError(CallerError):
     code = "association"
 
 
-class TimeRefused(AssociationError):
+class TimeRefused(AssociationError, OfTheImage):
     """The time of an exposure lies in the future, or in a past that the survey cannot have."""
 
     code = "time_refused"

@@ -68,8 +68,8 @@ class CharacterizeTask(AlertTask):
 
     def runQuantum(self, butlerQC: Any, inputRefs: Any, outputRefs: Any) -> None:
         """Read, characterise, store."""
-        inputs = butlerQC.get(inputRefs)
         with quantum_errors(self):
+            inputs = butlerQC.get(inputRefs)
             result = self.run(inputs["exposures"][0], inputs.get("template_stars") or ())
         butlerQC.put(result.exposure, outputRefs.exposure_out)
         butlerQC.put(result.stars, outputRefs.stars)

@@ -282,22 +282,26 @@ class ImageDifferenceTask(AlertTask):
 
         Parameters
         ----------
-        exposure, subtractRes, diaSources, subtractedExposure, matchedExposure
+        exposure, diaSources, subtractedExposure, matchedExposure
             The image and what `run` returned for it; without a difference, that which this task made last is drawn.
+        subtractRes
+            The kernel's fit, or all that `run` returned (of any task), whose difference is drawn then.
         selectSources, kernelSources
             Taken for the sake of the published interface; the fit knows its stars.
         folder
             Where the pictures go.
         """
-        if subtractedExposure is None and self._last is not None:
-            subtractedExposure, matched = self._last.subtractedExposure, self._last.matchedExposure
+        whole = subtractRes if hasattr(subtractRes, "subtractedExposure") else self._last
+        if subtractedExposure is None and whole is not None:
+            subtractedExposure, matched = whole.subtractedExposure, whole.matchedExposure
             matchedExposure = None if matched is None else matched.image
         if subtractedExposure is None or subtractedExposure.key != exposure.key:
             raise CallerError(
                 "runDebug draws a difference: give subtractedExposure, or run the task first", **exposure.where
             )
         convolved = str(self.metadata["convolved"]) if "convolved" in self.metadata else ""
-        subject = Subject(subtractedExposure, exposure, matchedExposure, subtractRes, diaSources, convolved)
+        fit = subtractRes.subtractRes if hasattr(subtractRes, "subtractedExposure") else subtractRes
+        subject = Subject(subtractedExposure, exposure, matchedExposure, fit, diaSources, convolved)
         return draw_subtraction(subject, Path(folder))
 
     def fitAstrometry(

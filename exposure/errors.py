@@ -1,6 +1,6 @@
 """Errors of the exposure room."""
 
-from tasks.errors import AlgorithmError, CallerError
+from tasks.errors import AlgorithmError, CallerError, OfTheImage
 
 __all__ = [
     "BadPixels",
@@ -25,7 +25,7 @@ class ExposureError(CallerError):
     code = "exposure"
 
 
-class FitsUnreadable(ExposureError):
+class FitsUnreadable(ExposureError, OfTheImage):
     """The file is no FITS, is cut short, or is larger than allowed."""
 
     code = "fits_unreadable"
@@ -37,37 +37,37 @@ class ImageAmbiguous(FitsUnreadable):
     code = "which_image"
 
 
-class GainUnknown(ExposureError):
+class GainUnknown(ExposureError, OfTheImage):
     """Neither the instrument file nor the image tells how many electrons a count is."""
 
     code = "gain_unknown"
 
 
-class SkyClipped(ExposureError):
+class SkyClipped(ExposureError, OfTheImage):
     """The sky was cut off at a value, so that nothing tells how large its noise is."""
 
     code = "sky_clipped"
 
 
-class UnitsExtreme(ExposureError):
+class UnitsExtreme(ExposureError, OfTheImage):
     """Pixel values are so small or so large that their squares leave the numbers that pixels are kept in."""
 
     code = "pixel_units"
 
 
-class WcsMissing(ExposureError):
+class WcsMissing(ExposureError, OfTheImage):
     """The header has no celestial WCS, or one that cannot be inverted."""
 
     code = "wcs_missing"
 
 
-class BadPixels(ExposureError):
+class BadPixels(ExposureError, OfTheImage):
     """No usable pixel is left."""
 
     code = "no_good_pixels"
 
 
-class BandUnknown(ExposureError):
+class BandUnknown(ExposureError, OfTheImage):
     """The filter maps to none of the bands of the database."""
 
     code = "band_unknown"
@@ -79,7 +79,7 @@ class InstrumentError(ExposureError):
     code = "instrument"
 
 
-class CardInvalid(InstrumentError):
+class CardInvalid(InstrumentError, OfTheImage):
     """A header card that is needed cannot be read, or its value cannot be true."""
 
     code = "bad_card"

@@ -18,6 +18,7 @@ from forced.measurement import Options, footprint_radii, measure_rows
 from forced.references import ReferenceColumns, frame_of, source_catalog
 from tasks import AlertTask, IdFactory, IdGenerator
 from tasks.arrays import Box
+from tasks.quanta import quantum_errors
 
 __all__ = ["ForcedPhotCcdFromDataFrameConfig", "ForcedPhotCcdFromDataFrameTask"]
 
@@ -285,10 +286,12 @@ class ForcedPhotCcdFromDataFrameTask(AlertTask):
         exposure = self.prepareCalibratedExposure(
             inputs["exposure"], **{name: inputs[name] for name in names if inputs.get(name) is not None}
         )
-        references = self.mergeAndFilterReferences(exposure, list(inputs["refCat"]), inputs.get("refWcs"))
-        cat, exposure_id = self.generateMeasCat(None, exposure, references)
-        self.attachFootprints(cat, references, exposure)
-        butlerQC.put(self.run(cat, exposure, references, exposureId=exposure_id), outputRefs)
+        with quantum_errors(self):
+            references = self.mergeAndFilterReferences(exposure, list(inputs["refCat"]), inputs.get("refWcs"))
+            cat, exposure_id = self.generateMeasCat(None, exposure, references)
+            self.attachFootprints(cat, references, exposure)
+            result = self.run(cat, exposure, references, exposureId=exposure_id)
+        butlerQC.put(result, outputRefs)
 
     @property
     def outputSchema(self) -> pd.DataFrame:

@@ -24,6 +24,7 @@ __all__ = ["FrameFacts", "detector_name", "frame_facts", "read_frames", "registe
 
 _DAY_S = 86_400.0
 _MARGIN_PX = 0.5
+_SAME_S = 1.0  # by which the clocks of detectors may differ
 _SEQUENCE = 100_000  # numbers of visits within a day, of the rules that make them from the time
 
 
@@ -51,8 +52,14 @@ def frame_facts(path: Path, rules: Instrument) -> FrameFacts:
     ------
     FitsUnreadable, CardInvalid, BandUnknown, WcsMissing
         The message names file and card.
+    RepositoryError
+        The file says that it is of another camera.
     """
     info, band = read_part(path, "visitInfo", rules), read_part(path, "band", rules)
+    if info.instrument != rules.name:  # whose rules the tasks would follow
+        raise RepositoryError(f"{path.name} is of the camera {info.instrument!r}, not of {rules.name!r}").at(
+            info.visit, info.detector
+        )
     ra, dec = _corners(read_part(path, "wcs", rules), read_part(path, "bbox", rules))
     rules.packer().catalog_id(info.visit, info.detector)
     return FrameFacts(path, info, band, read_part(path, "physicalFilter", rules) or band, ra, dec)
@@ -107,7 +114,7 @@ def detector_name(number: int) -> str:
     return f"D{number:03d}"
 
 
-def register_visit(registry: Registry, name: str, frames: Sequence[FrameFacts]) -> None:
+def register_visit(registry: Registry, name: str, frames: Sequence[FrameFacts], *, replace: bool = False) -> None:
     """Enter the frames of one visit: exposure, visit, its definition, and the regions of its detectors.
 
     Detectors that come later are added, and the region of the visit grows; again changes nothing.
@@ -117,66 +124,94 @@ def register_visit(registry: Registry, name: str, frames: Sequence[FrameFacts]) 
     name
         Of the instrument.
     frames
-        Of one visit, one for each detector.
+        Of one visit, one for each detector; the first says what is kept of the exposure.
+    replace
+        What is known of the visit, and of these detectors, is replaced.
+
+    Raises
+    ------
+    RepositoryError
+        A frame has another filter or time than what has the number of its visit already.
     """
-    first = frames[0]
-    visit, when = first.info.visit, _timespan(first.info)
-    day = int(Time(first.info.midpoint_mjd_tai, format="mjd", scale="tai").strftime("%Y%m%d"))
-    camera = {"instrument": name}
-    physical = {**camera, "name": first.physical_filter, "band": first.band}
-    registry.syncDimensionData("physical_filter", physical)
-    registry.syncDimensionData("day_obs", {**camera, "id": day})
-    registry.syncDimensionData("group", {**camera, "name": str(visit)})
-    common = {
-        **camera,
-        "id": visit,
-        "physical_filter": first.physical_filter,
-        "day_obs": day,
-        "exposure_time": first.info.exposure_time,
-        "target_name": first.info.target_name or None,
-        "observation_reason": first.info.observation_reason or "science",
+    visit, camera = frames[0].info.visit, {"instrument": name}
+    known = next(iter(registry.queryDimensionRecords("exposure", instrument=name, exposure=visit)), None)
+    first = _of_exposure(name, frames[0])
+    if known is not None and not replace:  # headers of detectors differ in the last digits
+        first = {key: getattr(known, key, name) for key in first}
+    _check_one_exposure(frames, first)
+    if known is None or replace:
+        physical = {**camera, "name": frames[0].physical_filter, "band": frames[0].band}
+        registry.syncDimensionData("physical_filter", physical)
+        registry.syncDimensionData("day_obs", {**camera, "id": first["day_obs"]})
+        registry.syncDimensionData("group", {**camera, "name": str(visit)})
+        exposure = {
+            "obs_id": str(visit),
+            "group": str(visit),
+            "observation_type": "science",
+            "seq_start": visit % _SEQUENCE,
+            "seq_end": visit % _SEQUENCE,
+            "tracking_ra": _or_none(frames[0].info.boresight_ra),
+            "tracking_dec": _or_none(frames[0].info.boresight_dec),
+            "sky_angle": _or_none(frames[0].info.rotation),
+            "has_simulated": False,
+            "can_see_sky": True,
+        }
+        registry.syncDimensionData("exposure", {**first, **exposure}, update=replace)
+    _register_regions(registry, name, frames, {**first, "name": str(visit)}, replace)
+
+
+def _of_exposure(name: str, frame: FrameFacts) -> dict[str, Any]:
+    """Return what exposure and visit have in common."""
+    info = frame.info
+    return {
+        "instrument": name,
+        "id": info.visit,
+        "physical_filter": frame.physical_filter,
+        "day_obs": int(Time(info.midpoint_mjd_tai, format="mjd", scale="tai").strftime("%Y%m%d")),
+        "exposure_time": info.exposure_time,
+        "target_name": info.target_name or None,
+        "observation_reason": info.observation_reason or "science",
         "science_program": None,
-        "zenith_angle": _zenith(first.info.airmass),
-        "seq_num": visit % _SEQUENCE,
-        "timespan": when,
+        "zenith_angle": _zenith(info.airmass),
+        "seq_num": info.visit % _SEQUENCE,
+        "timespan": _timespan(info),
     }
-    exposure = {
-        "obs_id": str(visit),
-        "group": str(visit),
-        "observation_type": "science",
-        "seq_start": visit % _SEQUENCE,
-        "seq_end": visit % _SEQUENCE,
-        "tracking_ra": _or_none(first.info.boresight_ra),
-        "tracking_dec": _or_none(first.info.boresight_dec),
-        "sky_angle": _or_none(first.info.rotation),
-        "has_simulated": False,
-        "can_see_sky": True,
-    }
-    registry.syncDimensionData("exposure", {**common, **exposure})
-    _register_regions(registry, name, frames, {**common, "name": str(visit)})
 
 
-def _register_regions(registry: Registry, name: str, frames: Sequence[FrameFacts], visit: dict[str, Any]) -> None:
+def _check_one_exposure(frames: Sequence[FrameFacts], exposure: dict[str, Any]) -> None:
+    span, half = exposure["timespan"], 0.5 * exposure["exposure_time"] / _DAY_S
+    middle = span.begin.tai.mjd + half
+    for frame in frames:
+        apart = abs(frame.info.midpoint_mjd_tai - middle) - half - 0.5 * frame.info.exposure_time / _DAY_S
+        if frame.physical_filter != exposure["physical_filter"] or apart * _DAY_S > _SAME_S:
+            raise RepositoryError(
+                f"{frame.path.name} ({frame.physical_filter}, MJD {frame.info.midpoint_mjd_tai:.5f}) is not of the exposure that has "
+                f"its number ({exposure['physical_filter']}, MJD {middle:.5f}): replace it, or give the frame another number"
+            ).at(frame.info.visit, frame.info.detector)
+
+
+def _register_regions(
+    registry: Registry, name: str, frames: Sequence[FrameFacts], visit: dict[str, Any], replace: bool
+) -> None:
     camera, number = {"instrument": name}, int(visit["id"])
     by_detector = {
         r.detector: r for r in registry.queryDimensionRecords("visit_detector_region", instrument=name, visit=number)
     }
     regions = {d: r.region for d, r in by_detector.items()}
-    for frame in frames:
-        regions.setdefault(frame.info.detector, _polygon(frame.ra, frame.dec))
+    changed = [f for f in frames if replace or f.info.detector not in by_detector]
+    regions |= {f.info.detector: _polygon(f.ra, f.dec) for f in changed}
     corners = [v for region in regions.values() for v in region.getVertices()]
     registry.syncDimensionData("visit", {**visit, "region": ConvexPolygon(corners)}, update=True)
     registry.syncDimensionData("visit_definition", {**camera, "visit": number, "exposure": number})
     registry.syncDimensionData("visit_system_membership", {**camera, "visit": number, "visit_system": VISIT_SYSTEM[0]})
     named = {r.id for r in registry.queryDimensionRecords("detector", instrument=name)}
-    for frame in frames:
+    for frame in changed:
         detector = frame.info.detector
         if detector not in named:
             row = {**camera, "id": detector, "full_name": detector_name(detector), "purpose": "SCIENCE"}
             registry.syncDimensionData("detector", row)
-        if detector not in by_detector:
-            row = {**camera, "visit": number, "detector": detector, "region": regions[detector]}
-            registry.syncDimensionData("visit_detector_region", row)
+        row = {**camera, "visit": number, "detector": detector, "region": regions[detector]}
+        registry.syncDimensionData("visit_detector_region", row, update=replace)
 
 
 def _polygon(ra: F64, dec: F64) -> ConvexPolygon:

@@ -22,6 +22,9 @@ from lsst.daf.butler import (
     Registry,
     Timespan,
 )
+from lsst.daf.butler.registry import ConflictingDefinitionError
+from sqlalchemy.exc import SQLAlchemyError
+from yaml import YAMLError
 
 from apdb.sky.htm import htm_ids
 from diffim.templates.skymap import SkyMap
@@ -31,6 +34,7 @@ from exposure.io.opening import split_choice
 from middleware.errors import RepositoryError
 from middleware.formatters import FORMATTERS, FrameFormatter
 from middleware.instrument import AlertprodInstrument, instrument_class
+from middleware.known import leave_out_changed, same_numbers, stored_files
 from middleware.records import FrameFacts, read_frames, register_sky, register_visit
 from tasks.datasets import DATASETS, STARS_LEVEL
 from tasks.storage_classes import STORAGE_CLASSES
@@ -68,6 +72,8 @@ class Repository:
             Something else is there.
         """
         kinds = [instrument_class(name) for name in instruments]
+        if "://" in str(root):
+            raise RepositoryError(f"{root} is no folder of this machine, which a repository with SQLite must be")
         folder = Path(root)
         if not (folder / "butler.yaml").exists():
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -86,13 +92,14 @@ class Repository:
         Raises
         ------
         RepositoryError
-            There is none.
+            There is none, it is damaged, or this user may not write to it.
         """
         try:
             return cls(Butler.from_config(str(root), writeable=True))
-        except (FileNotFoundError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, YAMLError, SQLAlchemyError) as error:
+            why = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise RepositoryError(
-                f"{root} is no repository that can be opened ({error}): make one with 'alertprod butler create'"
+                f"{root} is no repository that this user can write to ({why}): 'alertprod butler create' makes one in an empty folder"
             ) from error
 
     @property
@@ -101,9 +108,21 @@ class Repository:
         return self.butler.registry
 
     def instrument(self, name: str) -> AlertprodInstrument:
-        """Return a camera, which is entered where it was not."""
+        """Return a camera, which is entered where it was not.
+
+        Raises
+        ------
+        RepositoryError
+            Its file says something else now than when it was entered.
+        """
         camera = instrument_class(name)()
-        camera.register(self.registry)
+        try:
+            camera.register(self.registry)
+        except ConflictingDefinitionError as error:
+            raise RepositoryError(
+                f"the instrument file {name} has changed since it was entered ({str(error).partition(chr(10))[0]}): "
+                "'alertprod butler create' enters it as it is now"
+            ) from error
         return camera
 
     def ingest_frames(
@@ -111,6 +130,8 @@ class Repository:
         name: str,
         paths: Iterable[Path],
         bad_frame: Callable[[Path, Exception], None] | None = None,
+        *,
+        replace: bool = False,
     ) -> Ingested:
         """Enter frames with their visits, and their files where they lie.
 
@@ -122,11 +143,14 @@ class Repository:
             FITS files; each image of a file with several is a frame.
         bad_frame
             Told of a frame that cannot be used, which is left out; without it such a frame is an error, and none is entered.
+        replace
+            Take these files, and what they say, for what is known of the same visits and detectors.
 
         Raises
         ------
         RepositoryError
-            Two frames of one visit and detector.
+            Two frames of one visit and detector; or a frame that is known came from another file, or from one of another
+            size.
         FitsUnreadable, CardInvalid, BandUnknown, WcsMissing
         """
         camera = self.instrument(name)
@@ -134,18 +158,49 @@ class Repository:
         kind = self._dataset_type(FRAMES)
         run = camera.makeDefaultRawIngestRunName()
         self.registry.registerRun(run)
+        refs = {key: self._frame_ref(kind, run, name, key) for key in facts}
+        known = stored_files(self.butler, refs.values())
+        if not replace:
+            leave_out_changed(facts, {key: known.get(ref.id) for key, ref in refs.items()}, bad_frame)
         visits: dict[int, list[FrameFacts]] = {}
         for frame in facts.values():
             visits.setdefault(frame.info.visit, []).append(frame)
-        refs: dict[Path, list[DatasetRef]] = {}
-        for visit, frames in sorted(visits.items()):
+        files: dict[Path, list[DatasetRef]] = {}
+        for _, frames in sorted(visits.items()):
+            if self._registered(name, frames, bad_frame, replace):
+                for f in frames:
+                    ref = refs[f.info.visit, f.info.detector]
+                    expanded = ref.expanded(self.registry.expandDataId(ref.dataId))
+                    files.setdefault(split_choice(f.path)[0].resolve(), []).append(expanded)
+        if replace:
+            old = [ref for ref in refs.values() if ref.id in known]
+            self.butler.pruneDatasets(old, disassociate=True, unstore=True, purge=True)
+        return self._ingest(run, [FileDataset(str(path), r, formatter=FrameFormatter) for path, r in files.items()])
+
+    def _registered(
+        self,
+        name: str,
+        frames: list[FrameFacts],
+        bad_frame: Callable[[Path, Exception], None] | None,
+        replace: bool,
+    ) -> bool:
+        """Enter what is said of one visit; returns whether it could be."""
+        try:
             with self.registry.transaction():
-                register_visit(self.registry, name, frames)
+                register_visit(self.registry, name, frames, replace=replace)
+        except RepositoryError as error:
+            if bad_frame is None:
+                raise
             for f in frames:
-                ref = self._ref(kind, run, instrument=name, exposure=visit, detector=f.info.detector)
-                refs.setdefault(split_choice(f.path)[0].resolve(), []).append(ref)
-        files = [FileDataset(str(path), r, formatter=FrameFormatter) for path, r in refs.items()]
-        return self._ingest(run, files)
+                bad_frame(f.path, error)
+            return False
+        return True
+
+    def _frame_ref(self, kind: DatasetType, run: str, name: str, key: tuple[int, int]) -> DatasetRef:
+        data_id = DataCoordinate.standardize(
+            {"instrument": name, "exposure": key[0], "detector": key[1]}, dimensions=kind.dimensions
+        )
+        return DatasetRef(kind, data_id, run, id_generation_mode=DatasetIdGenEnum.DATAID_TYPE_RUN)
 
     def ingest_templates(self, chosen: TemplateSet) -> Ingested:
         """Enter one version of a template set: its tiles where they lie, and copies of its stars.
@@ -216,11 +271,17 @@ class Repository:
         new = present = 0
         for pixel in sorted(set(pixels.tolist())):
             whole = {f"htm{STARS_LEVEL}": pixel, **data_id}
-            if self.butler.find_dataset(kind, whole, collections=[run]) is not None:
-                present += 1
+            shard = table[pixels == pixel].reset_index(drop=True)
+            there = self.butler.find_dataset(kind, whole, collections=[run])
+            if there is None:
+                self.butler.put(shard, kind, whole, run=run)
+                new += 1
                 continue
-            self.butler.put(table[pixels == pixel].reset_index(drop=True), kind, whole, run=run)
-            new += 1
+            if not same_numbers(self.butler.get(there), shard):
+                raise RepositoryError(
+                    f"{run} holds other stars there (HTM pixel {pixel}): enter them under another name"
+                )
+            present += 1
         return Ingested(run, new, present)
 
     def _dataset_type(self, name: str) -> DatasetType:

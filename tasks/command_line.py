@@ -50,10 +50,10 @@ def add_id_and_config(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--id",
         nargs="*",
-        action="extend",
+        action="append",
         default=[],
         metavar="KEY=VALUES",
-        help="only these: visit=1^2 detector=12 (or ccd=12)",
+        help="only these: visit=1^2 detector=0..9 (or ccd=0..9); again: these, too",
     )
     p.add_argument(
         "-c",
@@ -75,7 +75,14 @@ def add_id_and_config(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "-j", "--processes", type=int, default=1, help="accepted for old scripts; all is done in one process"
     )
-    p.add_argument("--loglevel", default="warning", help="debug, info, warning or error")
+    p.add_argument("-L", "--loglevel", type=_level, default="warning", help="debug, info, warning, error, or a number")
+
+
+def _level(text: str) -> int:
+    level = logging.getLevelNamesMapping().get(text.upper())
+    if level is None and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no level: expected debug, info, warning, error, or a number")
+    return int(text) if level is None else level
 
 
 def apply_override(config: Any, kind: str, value: str) -> None:
@@ -121,29 +128,40 @@ def _value(text: str, field: Any) -> Any:
     return kind(text)
 
 
-def chosen_ids(texts: Sequence[str]) -> dict[str, set[int]]:
-    """Return the numbers that ``--id`` chooses, by key: ``visit=1^2``, ``detector=3..7`` (``ccd`` is ``detector``).
+def chosen_ids(options: Sequence[Sequence[str]]) -> list[dict[str, set[int]]]:
+    """Return what each ``--id`` chooses, by key; what any of them chooses is wanted, and everything where there is none.
+
+    Numbers are ``visit=1^2``, ``detector=3..7``, ``visit=1..9:2`` (every second); ``ccd`` is ``detector``.
 
     Raises
     ------
     CallerError
-        Another key, or no numbers.
+        Another key, one twice, or no numbers.
     """
+    groups = [_chosen(texts) for texts in options]
+    return groups if all(groups) else []  # one that says nothing chooses all
+
+
+def _chosen(texts: Sequence[str]) -> dict[str, set[int]]:
     out: dict[str, set[int]] = {}
     for text in texts:
         name, sign, values = text.partition("=")
         name = {"ccd": "detector"}.get(name, name)
         try:
             if not sign or name not in _KEYS:
-                raise ValueError("expected visit=, detector= or ccd=")
-            numbers: set[int] = set()
-            for part in values.split("^"):
-                first, dots, last = part.partition("..")
-                numbers |= set(range(int(first), int(last) + 1)) if dots else {int(first)}
-            out[name] = numbers
+                raise ValueError("expected visit=, detector= or ccd=; other arguments go before --id, or after --")
+            if name in out:
+                raise ValueError(f"{name} twice: join the values by ^, or give another --id")
+            out[name] = set().union(*map(_numbers, values.split("^")))
         except ValueError as error:
             raise CallerError(f"--id {text}: {error}") from error
     return out
+
+
+def _numbers(text: str) -> set[int]:
+    first, dots, rest = text.partition("..")
+    last, _, stride = rest.partition(":")
+    return set(range(int(first), int(last) + 1, int(stride or 1))) if dots else {int(first)}
 
 
 def run_references(
@@ -166,10 +184,15 @@ def run_references(
         Options, config or file cannot be used; nothing was run.
     """
     parser = CommandParser(prog=kind._DefaultName, description=(kind.__doc__ or "").strip().partition("\n")[0])
-    parser.add_argument("references", type=Path, help="data references (JSON or YAML): a list of mappings")
+    parser.add_argument(
+        "references", nargs="?", type=Path, help="data references (JSON or YAML): a list of mappings; before --id"
+    )
     parser.add_argument("--output", type=Path, help="folder of config and metadata")
     add_id_and_config(parser)
     parsed = parser.parse_args(list(sys.argv[1:] if args is None else args))
+    wanted = chosen_ids(parsed.id)
+    if parsed.references is None:
+        parser.error("the file of data references is missing")
     chosen = kind.ConfigClass() if config is None else config
     kind.applyOverrides(chosen)
     for what, value in parsed.overrides:
@@ -178,15 +201,14 @@ def run_references(
         chosen.validate()
     except (pexConfig.FieldValidationError, ValueError) as error:
         raise CallerError(f"config: {error}") from error
-    references = _references(parsed.references, chosen_ids(parsed.id))
-    if log is not None:
-        log.setLevel(getattr(logging, parsed.loglevel.upper(), logging.WARNING))
+    references = _references(parsed.references, wanted)
+    (log or logging.getLogger(kind._DefaultName)).setLevel(parsed.loglevel)
     if parsed.output is not None:
         kind(config=chosen).writeConfig(parsed.output, parsed.clobber_config, not parsed.no_backup_config)
     return parser, parsed, [_run(kind(config=chosen, log=log), r, parsed, keep) for r in references]
 
 
-def _references(path: Path, wanted: Mapping[str, set[int]]) -> list[dict[str, Any]]:
+def _references(path: Path, wanted: Sequence[Mapping[str, set[int]]]) -> list[dict[str, Any]]:
     try:
         references = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -195,10 +217,13 @@ def _references(path: Path, wanted: Mapping[str, set[int]]) -> list[dict[str, An
         raise CallerError(
             f"{path} holds no list of data references: expected [{{visit: 1, detector: 2, exposure: ...}}, ...]"
         )
-    lost = next((k for k in wanted if any(k not in r for r in references)), None)
+    lost = next((k for group in wanted for k in group if any(k not in r for r in references)), None)
     if lost is not None:
         raise CallerError(f"--id {lost}=...: not every data reference of {path} has {lost}")
-    return [r for r in references if all(r[k] in numbers for k, numbers in wanted.items())]
+    chosen = [r for r in references if not wanted or any(all(r[k] in v for k, v in group.items()) for group in wanted)]
+    if not chosen:
+        print(f"nothing to do: --id chooses none of the {len(references)} data references of {path}", file=sys.stderr)
+    return chosen
 
 
 def _run(task: Any, reference: dict[str, Any], parsed: Any, keep: bool) -> dict[str, Any]:

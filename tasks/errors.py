@@ -8,16 +8,22 @@
       +-- AlgorithmError     the science code could not do it on this image
       +-- NoWork             nothing to do for this image (not a failure)
 
+`OfTheImage` is said of a class beside that: its cause lies in one image, and others are not concerned.
+
 Each room derives its own classes from these in its ``errors.py``. The first three are those of the client of alerts, which
 knows no room.
 """
 
 from alertprod_client.errors import AlertProdError, CallerError, TransientError
 
-__all__ = ["AlertProdError", "AlgorithmError", "CallerError", "NoWork", "TransientError"]
+__all__ = ["AlertProdError", "AlgorithmError", "CallerError", "NoWork", "OfTheImage", "TransientError"]
 
 
-class AlgorithmError(AlertProdError):
+class OfTheImage:
+    """An error whose cause lies in the data of one image: a run of many images goes on without it."""
+
+
+class AlgorithmError(AlertProdError, OfTheImage):
     """The science code could not do its work on this image."""
 
     code = "algorithm"

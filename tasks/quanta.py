@@ -6,13 +6,13 @@ from typing import Any
 
 import lsst.pipe.base as pipeBase
 
-from tasks.errors import AlertProdError, AlgorithmError, NoWork
+from tasks.errors import AlertProdError, NoWork, OfTheImage
 
 __all__ = ["QuantumFailure", "quantum_errors"]
 
 
 class QuantumFailure(pipeBase.AlgorithmError):
-    """An error of the science code, with what the framework keeps of it."""
+    """An error of the science code or of the image, with what the framework keeps of it."""
 
     def __init__(self, error: AlertProdError) -> None:
         super().__init__(str(error))
@@ -40,13 +40,17 @@ def quantum_errors(task: pipeBase.Task, *partial: Any) -> Iterator[None]:
     lsst.pipe.base.NoWorkFound
         There is nothing to do.
     lsst.pipe.base.AnnotatedPartialOutputsError
-        The science code failed; ``pipetask`` counts it as failed unless ``--no-raise-on-partial-outputs`` says otherwise.
+        The science code failed, or the image cannot be used; ``pipetask`` counts it as failed unless ``--no-raise-on-partial-outputs`` says otherwise.
     """
     try:
         yield
-    except NoWork as error:
-        raise pipeBase.NoWorkFound(str(error)) from error
-    except AlgorithmError as error:
+    except Exception as raised:
+        # what a formatter raises comes as the cause of an error of the Butler's
+        error = raised if isinstance(raised, AlertProdError) else raised.__cause__
+        if isinstance(error, NoWork):
+            raise pipeBase.NoWorkFound(str(error)) from error
+        if not (isinstance(error, AlertProdError) and isinstance(error, OfTheImage)):
+            raise
         failure = QuantumFailure(error)
         failure.__cause__ = error
         raise pipeBase.AnnotatedPartialOutputsError.annotate(failure, task, *partial, log=task.log) from failure

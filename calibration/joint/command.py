@@ -99,11 +99,11 @@ def parse(
         if on and getattr(parsed, f"{half}_refs") is None:
             raise CallerError(f"do{half.capitalize()} is on: give --{half}-refs, or -c do{half.capitalize()}=False")
     parsed.chosen = chosen_ids(parsed.id)
-    tracts = parsed.chosen.pop("tract", set())
+    tracts = set().union(*(group.pop("tract", set()) for group in parsed.chosen))
     if len(tracts | ({parsed.tract} - {None})) > 1:
         raise CallerError(f"--id tract={'^'.join(map(str, sorted(tracts)))}: one fit is of one tract")
     parsed.tract = next(iter(tracts), parsed.tract)
-    logging.getLogger("alertprod.jointcal").setLevel(parsed.loglevel.upper())
+    logging.getLogger("alertprod.jointcal").setLevel(parsed.loglevel)
     return parser, parsed
 
 
@@ -213,15 +213,24 @@ def _drawing(result: JointResult, folder: Path) -> Iterator[None]:
 
 
 def _only(
-    summaries: list[ExposureCatalog], tables: list[pd.DataFrame], chosen: dict[str, set[int]]
+    summaries: list[ExposureCatalog], tables: list[pd.DataFrame], chosen: list[dict[str, set[int]]]
 ) -> tuple[list[ExposureCatalog], list[pd.DataFrame]]:
-    """Return what is left of summaries and tables of the chosen visits and detectors."""
-    for name, column in (("visit", "visit"), ("detector", "id")):
-        if name in chosen:
-            wanted = chosen[name]
-            summaries = [ExposureCatalog(s.table[np.isin(s.table[column], list(wanted))], s.records) for s in summaries]
-            tables = [t[t[name].isin(wanted)] for t in tables]
-    return [s for s in summaries if len(s.table)], [t for t in tables if len(t)]
+    """Return what is left of summaries and tables of the chosen visits and detectors (see `chosen_ids`)."""
+    if not any(chosen):
+        return summaries, tables
+
+    def wanted(visit: Any, detector: Any) -> Any:
+        columns = {"visit": np.asarray(visit), "detector": np.asarray(detector)}
+        return np.any([_is_of(columns, group) for group in chosen], axis=0)
+
+    left = [ExposureCatalog(s.table[wanted(s.table["visit"], s.table["id"])], s.records) for s in summaries]
+    tables = [t[wanted(t.visit, t.detector)] for t in tables]
+    return [s for s in left if len(s.table)], [t for t in tables if len(t)]
+
+
+def _is_of(columns: dict[str, Any], group: dict[str, set[int]]) -> Any:
+    inside = [np.isin(columns[name], list(numbers)) for name, numbers in group.items()]
+    return np.logical_and.reduce([np.ones(len(columns["visit"]), bool), *inside])
 
 
 def metric_table(metrics: "dict[str, Any]") -> str:

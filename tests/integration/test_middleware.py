@@ -127,21 +127,33 @@ def test_objects_of_a_quantum_are_those_that_are_stored(repo, unbroken):
     pd.testing.assert_frame_equal(made[stored.columns], stored, check_dtype=False, rtol=1e-6)  # REAL has 24 bits
 
 
-def test_ids_of_a_repetition_are_of_its_release(repo, template_database, tmp_path):
+def test_a_repetition_replaces_what_is_stored_with_ids_of_its_release(repo, template_database, tmp_path):
+    one = ("-d", "instrument='simcam' AND detector=1")
     with copied_database(template_database) as uri:
+        pipetask(*associate(repo, "u/before", file_of(uri, tmp_path), *one))
+        before = tables(uri)
         pipetask(
             *run_ap(
                 repo.folder, "subtractImages,standardizeDiaSource,associateApdb", "u/release", "-c", "parameters:release_id=3",
-                "-c", f"parameters:apdb_config={file_of(uri, tmp_path)}", "-d", "instrument='simcam' AND detector=1",
+                "-c", "parameters:on_stored=replace", "-c", f"parameters:apdb_config={file_of(uri, tmp_path)}", *one,
                 inputs=repo.inputs,
             )
         )  # fmt: skip
         stored = tables(uri)
+    withdrawn = stored["sources"].timeWithdrawnMjdTai.notna()
+    sources, old = stored["sources"][~withdrawn], before["sources"]
+    assert set(stored["sources"].diaSourceId[withdrawn]) == set(old.diaSourceId)
+    places = ["visit", "ra", "dec"]
+    assert sources[places].to_numpy().tolist() == old[places].to_numpy().tolist() and len(old) > 0
     packer = load_instrument("simcam").packer()
-    assert len(stored["sources"]) > 0 and len(stored["forced"]) > 0
-    ids = [*stored["sources"].diaSourceId, *stored["forced"].diaForcedSourceId, *stored["objects"].diaObjectId]
-    unpacked = [packer.unpack(int(i)) for i in ids]
+    unpacked = [packer.unpack(int(i)) for i in [*sources.diaSourceId, *stored["forced"].diaForcedSourceId]]
     assert {(i.release, i.detector) for i in unpacked} == {(3, 1)} and {i.visit for i in unpacked} == set(repo.visits)
+    counts = sources[sources.diaObjectId != 0].groupby("diaObjectId").size()
+    pd.testing.assert_series_equal(
+        stored["objects"].set_index("diaObjectId").nDiaSources, counts, check_names=False, check_dtype=False
+    )
+    keys = stored["forced"][["diaObjectId", "visit", "detector"]]
+    assert len(keys) > 0 and not keys.duplicated().any()
 
 
 # what the process does at its second quantum of association

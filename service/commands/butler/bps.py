@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from service.commands.butler.outcome import ran_here, report_of, unfinished
+from service.commands.butler.outcome import of_images, ran_here, report_of, unfinished
 from service.terminal import say
 from tasks.errors import CallerError
 
@@ -29,14 +29,28 @@ def run_bps(context: typer.Context) -> None:
     if not set(RUNS) & set(context.args):
         raise typer.Exit(subprocess.run(command, env=environment).returncode)
     status, folder = _run_and_listen(command, environment)
-    if "--id" in context.args[:-1]:
-        folder = Path(context.args[context.args.index("--id") + 1])
+    folder = _named(context.args) or folder
+    if status and folder is not None and len(str(folder).split()) > 1:
+        say(f"BPS does not quote paths: submit from a folder without a space ({folder})", error=True)
     if status == 0 and folder is not None and ran_here(folder):
-        missing = unfinished(report_of(folder))
+        tasks = report_of(folder)
+        failed, missing = of_images(tasks), unfinished(tasks)
+        if failed:
+            say(failed, error=True)
         if missing:
             say(f"{missing}. Logs: {folder / 'logs'}", error=True)
             status = 1
     raise typer.Exit(status)
+
+
+def _named(arguments: list[str]) -> Path | None:
+    """Return the folder of a submission that is named in one of the ways that BPS knows: ``--id PATH``, ``--id=PATH``."""
+    for argument, after in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == "--id" and after is not None:
+            return Path(after)
+        if argument.startswith("--id="):
+            return Path(argument.removeprefix("--id="))
+    return None
 
 
 def _run_and_listen(command: list[str], environment: dict[str, str]) -> tuple[int, Path | None]:

@@ -13,7 +13,7 @@ import yaml
 
 from tasks.errors import CallerError
 
-__all__ = ["ran_here", "report_of", "unfinished"]
+__all__ = ["of_images", "ran_here", "report_of", "unfinished"]
 
 _NAMED = 20  # quanta that a message names
 _TIMEOUT_S = 3600.0
@@ -71,6 +71,18 @@ def unfinished(tasks: Mapping[str, Any]) -> str | None:
     named = f": {'; '.join(failed[:_NAMED])}{more}" * bool(failed)
     total = sum(int(task["n_expected"]) for task in tasks.values())
     return f"{len(failed)} of {total} quanta failed{named}; {missing - len(failed)} were not reached"
+
+
+def of_images(tasks: Mapping[str, Any]) -> str | None:
+    """Return a line that names the quanta that are done although their image failed; None where there are none."""
+    failed = sorted(
+        f"{label} {_place(quantum['data_id'])} ({quantum['exception']['metadata'].get('code', kind)})"
+        for label, task in tasks.items()
+        for kind, quanta in task["exceptions"].items()
+        for quantum in quanta
+    )
+    more = f" and {len(failed) - _NAMED} more" * (len(failed) > _NAMED)
+    return f"images that failed: {'; '.join(failed[:_NAMED])}{more}" if failed else None
 
 
 def _place(data_id: Mapping[str, Any]) -> str:

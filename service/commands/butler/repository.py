@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["butler_app"]
 
 butler_app = typer.Typer(no_args_is_help=True, help="A Butler's repository, for pipetask and bps.")
-Repo = Annotated[Path, typer.Argument(help="folder of the repository")]
+Repo = Annotated[str, typer.Argument(help="folder of the repository")]
 Camera = Annotated[str, typer.Argument(help="name of an instrument file")]
 
 
@@ -46,6 +46,7 @@ def ingest(
     instrument: Camera,
     frames: Annotated[list[Path], typer.Argument(help="FITS frames")],
     keep_going: Annotated[bool, typer.Option("--keep-going", help="leave out frames that cannot be used")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="files that changed, or are elsewhere now")] = False,
     as_json: Json = False,
 ) -> None:
     """Enter frames and their visits; the files stay where they lie."""
@@ -57,7 +58,7 @@ def ingest(
         left.append(path)
         say(f"left out: {error}", error=True)
 
-    done = Repository.open(repo).ingest_frames(instrument, frames, bad_frame if keep_going else None)
+    done = Repository.open(repo).ingest_frames(instrument, frames, bad_frame if keep_going else None, replace=replace)
     _tell(done, as_json, len(left))
 
 

@@ -10,7 +10,7 @@ from diffim import ImageDifferenceTask
 from diffim.errors import NoDiaSourcesError
 from exposure.mask import PLANES
 from tasks import make_task
-from tasks.errors import AlgorithmError
+from tasks.errors import AlgorithmError, CallerError
 from tasks.ids import IdGenerator, IdPacker
 from tests.support.detections import GIVEN, apart, paired, search
 from tests.support.matched_pair import ORIGINS, Fixture
@@ -224,7 +224,7 @@ def test_a_psf_without_width_is_no_work(origin):
         search(d, science)
 
 
-def test_a_difference_alone_is_searched_and_what_is_not_there_has_no_flux(origin):
+def test_a_difference_alone_is_searched_and_what_is_not_there_has_no_flux(origin, monkeypatch):
     f = apart(origin, 3000.0)
     difference = f.exposure(2.2, 10.0, 1)
     task = make_task(ImageDifferenceTask, GIVEN)
@@ -235,3 +235,13 @@ def test_a_difference_alone_is_searched_and_what_is_not_there_has_no_flux(origin
     for column in ("scienceInstFlux", "templateInstFlux"):
         assert alone.diaSources[column].isna().all()
     assert alone.matchedExposure is None and alone.subtractRes is None
+    # the published five arguments draw it: of the task that made it, and of another, which is given all that came of it
+    drawn, other = [], make_task(ImageDifferenceTask, GIVEN)
+    monkeypatch.setattr("diffim.task.draw_subtraction", lambda subject, folder: drawn.append(subject))
+    task.runDebug(difference, alone.subtractRes, None, None, alone.diaSources)
+    other.runDebug(difference, alone, None, None, alone.diaSources)
+    for subject in drawn:
+        assert subject.sources is alone.diaSources and (subject.fit, subject.matched) == (None, None)
+        assert subject.difference is alone.subtractedExposure
+    with pytest.raises(CallerError, match="give subtractedExposure"):
+        other.runDebug(difference, None, None, None, None)

@@ -82,10 +82,34 @@ def test_ids_choose_and_the_config_is_kept(references, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("args", "visits"),
+    [
+        (["FILE", "--id=visit=1"], [1]),
+        (["--id=visit=2", "FILE"], [2]),
+        (["--id", "visit=1", "--", "FILE"], [1]),
+        (["FILE", "--id", "visit=1", "ccd=0", "--id", "visit=2"], [1, 2]),  # one or the other
+        (["FILE", "--id", "visit=1..4:3"], [1, 4]),
+        (["FILE", "--id"], [1, 2, 3, 4]),
+        (["FILE", "-L", "error", "--id=visit=1^3"], [1, 3]),
+        (["FILE", "--id", "visit=9"], []),
+    ],
+)
+def test_ids_are_given_in_every_usual_way(references, args, visits, monkeypatch, capsys):
+    done: list[int] = []
+    monkeypatch.setattr(ForcedPhotCcdFromDataFrameTask, "runDataRef", lambda task, inputs: done.append(inputs))
+    result = run(*[references if a == "FILE" else a for a in args])
+    assert [r.dataRef["visit"] for r in result.resultList] == visits and len(done) == len(visits)
+    assert ("nothing to do" in capsys.readouterr().err) == (visits == [])
+
+
+@pytest.mark.parametrize(
     ("args", "says"),
     [
         (["--id", "tract=1"], "not every data reference"),
         (["--id", "patch=1"], "expected visit="),
+        (["--id", "visit=1", "visit=2"], "visit twice"),
+        (["--id", "visit=1", "refs.json"], "refs.json: .* go before --id"),
+        (["-L", "loud"], "no level"),
         (["-c", "x=1"], "no field 'x'"),
     ],
 )
@@ -98,5 +122,7 @@ def test_a_file_without_references_and_a_task_without_are_refused(tmp_path):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(CallerError, match="no list of data references"):
         run(tmp_path / "x.json")
+    with pytest.raises(CallerError, match="data references is missing"):
+        run("-L", "debug")
     with pytest.raises(CallerError, match="pipetask run"):
         DiaPipelineTask.parseAndRun([])

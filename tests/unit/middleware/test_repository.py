@@ -1,5 +1,6 @@
 """A Butler's repository of our cameras: everything may be entered twice."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,60 @@ def test_a_bad_frame_is_told_and_nothing_of_the_others_is_lost(repository, files
         repository.ingest_frames("simcam", [files[900002, 0], tmp_path / "copy.fits"])
 
 
+def test_a_frame_that_is_not_what_is_known_of_it_is_told_and_may_replace_it(repository, files, tmp_path):
+    raw = {"instrument": "simcam", "exposure": 900001, "detector": 1}
+    where = {"instrument": "simcam", "visit": 900001, "detector": 1}
+    repository.ingest_frames("simcam", [files[900001, 0], files[900001, 1]])
+    moved = frame(900001, 1)
+    moved.visit_info = replace(moved.visit_info, exposure_time=31.0, boresight_ra=10.0001)
+    moved.wcs = frame(900001, 1, ra=10.5).wcs
+    moved.write_fits(tmp_path / "moved.fits")
+    told: list[str] = []
+    with pytest.raises(RepositoryError, match=r"visit 900001, detector 1: .*moved\.fits is known as .*f900001_1\.fits"):
+        repository.ingest_frames("simcam", [tmp_path / "moved.fits"])
+    done = repository.ingest_frames("simcam", [tmp_path / "moved.fits"], lambda path, error: told.append(path.name))
+    assert told == ["moved.fits"] and (done.new, done.present) == (0, 0)
+    done = repository.ingest_frames("simcam", [tmp_path / "moved.fits"], replace=True)
+    assert (done.new, done.present) == (1, 0)
+    butler, registry = repository.butler, repository.registry
+    assert butler.get("post_isr_image.visitInfo", raw, collections=done.collection).exposure_time == 31.0
+    (own,) = registry.queryDimensionRecords("visit_detector_region", dataId=where)
+    middle = UnitVector3d(LonLat.fromDegrees(*(float(v[0]) for v in moved.wcs.pixel_to_sky([40.0], [30.0]))))
+    (visit,) = registry.queryDimensionRecords("visit", instrument="simcam", visit=900001)
+    assert own.region.contains(middle) and visit.region.contains(middle) and visit.exposure_time == 31.0
+    with (tmp_path / "moved.fits").open("ab") as file:
+        file.write(bytes(2880))
+    with pytest.raises(RepositoryError, match="has changed since it was entered: give --replace"):
+        repository.ingest_frames("simcam", [tmp_path / "moved.fits"])
+
+
+def test_a_detector_that_comes_later_is_of_the_same_exposure_or_refused(repository, files, tmp_path):
+    repository.ingest_frames("simcam", [files[900001, 0]])
+    later, other, foreign = frame(900001, 1), frame(900001, 2), frame(900002, 1)
+    later.visit_info = replace(later.visit_info, midpoint_mjd_tai=later.visit_info.midpoint_mjd_tai + 1e-7, airmass=1.3)
+    other.visit_info = replace(other.visit_info, midpoint_mjd_tai=other.visit_info.midpoint_mjd_tai + 0.01)
+    foreign.visit_info = replace(foreign.visit_info, instrument="decam")
+    for name, image in (("later", later), ("other", other), ("foreign", foreign)):
+        image.write_fits(tmp_path / f"{name}.fits")
+    assert repository.ingest_frames("simcam", [tmp_path / "later.fits"]).new == 1  # its clock differs by 9 ms
+    with pytest.raises(RepositoryError, match=r"detector 2: other\.fits .* is not of the exposure that has its number"):
+        repository.ingest_frames("simcam", [tmp_path / "other.fits"])
+    with pytest.raises(RepositoryError, match=r"foreign\.fits is of the camera 'decam', not of 'simcam'"):
+        repository.ingest_frames("simcam", [tmp_path / "foreign.fits"])
+
+
+def test_an_instrument_file_that_changed_is_told(repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALERTPROD_INSTRUMENTS", str(tmp_path))
+    for detectors, allowed in ((8, True), (16, False)):
+        (tmp_path / "westcam.yaml").write_text(f"name: westcam\nids: {{n_visits: 100000, n_detectors: {detectors}}}\n")
+        with (
+            nullcontext()
+            if allowed
+            else pytest.raises(RepositoryError, match=r"westcam has changed .* 'alertprod butler create'")
+        ):
+            repository.ingest_frames("westcam", [])
+
+
 def test_a_template_set_is_tracts_patches_and_stars(repository, tmp_path):
     build_template(tmp_path / "t", "deep", [frame(900001, 0), frame(900001, 1)], pixel_scale=2.0, tile=64)
     chosen = TemplateStore(tmp_path / "t").get("deep")
@@ -133,12 +188,20 @@ def test_reference_stars_are_entered_in_shards(repository):
     assert repository.ingest_references(table, "gaia").present == done.new
     refs = repository.butler.query_datasets("reference_stars", collections="refcats")
     assert sorted(pd.concat([repository.butler.get(r) for r in refs]).id) == list(range(50))
+    with pytest.raises(RepositoryError, match="refcats/gaia holds other stars there"):
+        repository.ingest_references(table.assign(coord_ra=table.coord_ra + 1e-9), "gaia")
     with pytest.raises(RepositoryError, match="lacks coord_ra"):
         repository.ingest_references(table[["id"]], "gaia")
 
 
 def test_what_is_no_repository_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
+    for name, text in (("broken", "a: ["), ("half", "registry: {db: 'sqlite:///<butlerRoot>/none/gen3.sqlite3'}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "butler.yaml").write_text(text)
+        with pytest.raises(RepositoryError, match=f"{name} is no repository that this user can write to"):
+            Repository.open(tmp_path / name)
+    with pytest.raises(RepositoryError, match="no folder of this machine"):
+        Repository.create("s3://bucket/repo", "simcam")
     with pytest.raises(RepositoryError, match="no empty folder"):
         Repository.create(tmp_path, "simcam")
     with pytest.raises(RepositoryError, match="alertprod butler create"):

@@ -46,11 +46,17 @@ def test_bps_is_run_with_what_was_asked_for(monkeypatch, tmp_path):
     program.chmod(0o755)
     run("bps", "prepare", "--help", status=3)
     assert (tmp_path / "said").read_text() == f"prepare --help {tmp_path}\n"
+    program.write_text("#!/bin/sh\necho Submit dir: /my night/submit\nexit 1\n")  # where BPS fails by itself
+    assert "submit from a folder without a space (/my night/submit)" in run("bps", "submit", "x.yaml", status=1)
 
 
 def of_a_task(expected, successful, *failed):
     bad = [{"data_id": {"instrument": "simcam", "visit": visit, "detector": 1}} for visit in failed]
-    return {"n_expected": expected, "n_successful": successful, "failed_quanta": bad, "wonky_quanta": []}
+    spoilt = {"data_id": {"visit": 1002, "detector": 0}, "exception": {"metadata": {"code": "no_good_pixels"}}}
+    return {
+        "n_expected": expected, "n_successful": successful, "failed_quanta": bad, "wonky_quanta": [],
+        "exceptions": {"tasks.quanta.QuantumFailure": [spoilt]},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("first", "status"), [(of_a_task(4, 4), 0), (of_a_task(4, 2, 1003), 1)])
@@ -73,8 +79,9 @@ def test_a_batch_whose_jobs_failed_ends_with_a_status_that_says_so(first, status
     monkeypatch.setenv("NIGHT", "/n")
     assert "more" in run("bps", "submit", "x.yaml")  # jobs of another engine go on when the command ends
     (folder / "parsl_workflow.pickle").touch()
-    for arguments in (["submit", "x.yaml"], ["restart", "--id", folder]):
+    for arguments in (["submit", "x.yaml"], ["restart", "--id", folder], ["restart", f"--id={folder}"]):
         said = run("bps", *arguments, status=status)
         assert ("1 of 8 quanta failed: subtractImages visit=1003 detector=1; 3 were not reached" in said) == bool(
             status
         )
+        assert "images that failed: associateApdb visit=1002 detector=0 (no_good_pixels); subtractImages" in said

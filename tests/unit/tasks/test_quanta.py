@@ -6,7 +6,7 @@ import pytest
 from lsst.pipe.base import AnnotatedPartialOutputsError, NoWorkFound, TaskMetadata
 
 from tasks import AlertTask, CallerError, NoWork, make_task
-from tasks.errors import AlgorithmError
+from tasks.errors import AlgorithmError, OfTheImage
 from tasks.quanta import quantum_errors
 
 
@@ -27,6 +27,23 @@ def test_a_failure_of_the_science_is_kept_in_the_metadata_of_task_and_outputs():
             "visit": 17122009979000,
             "detector": 4,
         }
+
+
+class Unreadable(CallerError, OfTheImage):
+    code = "unreadable"
+
+
+def test_what_is_wrong_with_one_image_is_its_failure_however_it_comes():
+    for wrapped in (False, True):  # what a formatter raises is the cause of a Butler's ValueError
+        task = make_task(AlertTask)
+        with pytest.raises(AnnotatedPartialOutputsError), quantum_errors(task):
+            try:
+                raise Unreadable("cut short", visit=1, detector=2)
+            except Unreadable as error:
+                if not wrapped:
+                    raise
+                raise ValueError("Failure from formatter") from error
+        assert task.metadata["failure"]["metadata"].to_dict() == {"code": "unreadable", "visit": 1, "detector": 2}
 
 
 def test_other_errors_pass_as_they_are():
