@@ -25,6 +25,7 @@ WAIT_S = 30.0
 LOCKS_WAIT_S = 120.0
 SPARE_WAIT_S = 0.5
 _READ_ONLY = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+_REPEATABLE = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 _AGAIN = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
 _WORTH_ANOTHER = (*_AGAIN, psycopg.errors.LockNotAvailable)
 
@@ -97,6 +98,7 @@ class Transactions:
         work: Callable[[psycopg.Connection[Any]], T],
         *,
         snapshot: bool = False,
+        repeatable: bool = False,
         pixels: Sequence[int] | Callable[[psycopg.Connection[Any]], Sequence[int]] = (),
         meanwhile: Callable[[], object] | None = None,
     ) -> T:
@@ -106,6 +108,8 @@ class Transactions:
         ----------
         snapshot
             All statements see one snapshot (REPEATABLE READ, read only).
+        repeatable
+            The same for a transaction that writes: where another one has changed a row since, it begins anew.
         pixels
             Lock pixels of the sky that the transaction needs for itself (`apdb.sky.locks`), or what finds them in the database.
         meanwhile
@@ -126,6 +130,8 @@ class Transactions:
                     stack.enter_context(connection.transaction())
                     if snapshot:
                         connection.execute(_READ_ONLY)
+                    elif repeatable:
+                        connection.execute(_REPEATABLE)
                     return work(connection)
             except psycopg.errors.LockNotAvailable as error:
                 raise DatabaseUnavailable(f"others held its place for {LOCKS_WAIT_S:.0f} s") from error

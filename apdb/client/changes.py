@@ -175,7 +175,7 @@ class ClientChanges(ClientBase):
                 self._renew(connection, owners, close=table == "DiaSource")
             self._send(connection, update_records.withdrawn([rows[k] for k in valid], mjd))
 
-        self._transactions.run(work)
+        self._transactions.run(work, repeatable=True)  # a visit that is stored meanwhile renews the same objects
 
     def _renew(self, connection: psycopg.Connection[Any], lost: Mapping[int, int], *, close: bool) -> None:
         """Make objects that lost so many sources anew; with `close`, those without any left are closed."""

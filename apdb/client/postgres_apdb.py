@@ -113,6 +113,7 @@ class PostgresApdb(ClientReads, ClientChanges):
             lambda c: self._store(c, rows, chunk, replace),
             pixels=partial(_pixels_with_stored, rows) if replace else rows.pixels,
             meanwhile=lambda: rows.digest,
+            repeatable=replace,  # objects that are only measured may lie where no lock is held
         )
 
     def _store(

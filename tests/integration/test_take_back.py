@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import numpy as np
@@ -12,12 +13,13 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from lsst.dax.apdb import DiaSourceId
 
-from apdb import Database
+from apdb import Database, PostgresApdb, VisitUnitOfWork
 from apdb.errors import NotFound, VisitRunning
 from apdb.visit.repair import renew_marked
 from apdb.visit.withdraw import withdraw_visit
-from tests.support.histories import BODY, PACKER, Survey, contents, dump
+from tests.support.histories import BODY, PACKER, Survey, contents, dump, midpoint
 
 KILLS = int(os.environ.get("ALERTPROD_REPLACE_KILLS", "3"))
 HISTORIES = int(os.environ.get("ALERTPROD_HISTORIES", "40"))
@@ -249,6 +251,41 @@ def test_sources_in_archived_months_are_counted_still(pair):
 
 def equal(one, other):
     return all(one[name].equals(other[name]) for name in one)
+
+
+def test_a_source_is_withdrawn_while_another_visit_is_stored(pair):
+    """Its object gets a new version by another transaction: the withdrawal begins anew, and neither is lost."""
+    survey, _ = pair
+    survey.reset(replicated=False)
+    for unit in BASE:
+        survey.store(unit)
+    late, version = next(((10, 0), v) for v in range(40) if 0 in contents(10, 0, v).stars)
+    (withdrawn,) = rows_of(
+        survey.database, 'SELECT min("diaSourceId") FROM "DiaSource" WHERE visit = 1 AND detector = 0'
+    )[0]
+
+    def withdraw():
+        client = PostgresApdb(survey.database.uri)
+        source = DiaSourceId(diaSourceId=withdrawn, ra=0.0, dec=12.0, midpointMjdTai=midpoint(1))
+        client.withdrawDiaSources([source])
+        client.close()
+
+    with ThreadPoolExecutor(1) as pool, survey.database.connect() as connection, VisitUnitOfWork(connection) as work:
+        frames = survey._frames(work, late, 0, contents(*late, version), False)
+        work.store(survey.now + 0.5, *frames)
+        withdrawing = pool.submit(withdraw)
+        deadline = time.monotonic() + 30
+        while not rows_of(survey.database, _WAITS)[0][0]:
+            assert time.monotonic() < deadline
+            assert not withdrawing.done(), withdrawing.result()
+        work.commit()
+        withdrawing.result(30)
+    assert [r for r in rows_of(survey.database, _BROKEN) if r[1]] == []
+    gone = f'SELECT "timeWithdrawnMjdTai" IS NOT NULL FROM "DiaSource" WHERE "diaSourceId" = {withdrawn}'
+    assert rows_of(survey.database, gone) == [(True,)]
+
+
+_WAITS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 def _writing(database):

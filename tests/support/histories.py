@@ -28,7 +28,7 @@ from tasks.sphere import unit_vectors
 from tests.support.alert_inputs import frame_with
 from tests.support.outbox_rows import PACKET
 
-__all__ = ["BODY", "PACKER", "Survey", "contents", "dump"]
+__all__ = ["BODY", "PACKER", "Survey", "contents", "dump", "midpoint"]
 
 ARCSEC = 1 / 3600
 PACKER = IdPacker(1 << 20, 8)
