@@ -153,7 +153,7 @@ def paints(url: str, database: "Connection") -> list[tuple[str, float, float]]:
         until(page, "document.getElementById('live-state').textContent.startsWith('live')")
         times = []
         for number in range(5):
-            time.sleep(2)  # the page renews itself at most every 1.5 s
+            time.sleep(2)  # longer than the page pauses between two renewals
             database.execute(_LEDGER.replace("1000 + n / 4", f"{90_000 + number}").replace("(0, 799)", "(800, 800)"))
             times.append(_timed(lambda number=number: page.wait_for_selector(f"a[href='/visit/{90_000 + number}/0']")))  # type: ignore[misc]
         rows.append(("commit to screen", statistics.median(times), max(times)))

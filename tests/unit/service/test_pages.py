@@ -14,8 +14,9 @@ from fastapi.routing import iter_route_contexts
 from apdb.errors import Busy
 from service.access.policy import PAGES, PUBLIC, RULES
 from service.local.top import run_top
-from service.pages import assets
+from service.pages import assets, kept
 from service.pages.live import look
+from service.pages.nights import page as night_page
 from service.pages.nights.facts import Night, night_of, nights
 from service.pages.nights.mosaic import mosaic
 from service.pages.objects.curve import binned, strongest_periods
@@ -140,6 +141,35 @@ def test_a_file_that_is_known_is_not_sent_again_and_letters_are_asked_for_by_the
     assert (again.status_code, again.content) == (304, b"")
     if assets.available("inter.woff2"):  # set-up found npm
         assert assets.asset_path("inter.woff2") in style.text
+
+
+def test_files_and_pages_are_packed_for_those_who_can_unpack_them(database, tmp_path):
+    ask, _ = asker(tmp_path / "uploads", database_uri=database.uri)
+    for address in (assets.asset_path("app.css"), "/keys"):
+        plain = ask("GET", address, headers={"Accept-Encoding": "identity, gzip;q=0"})
+        packed = ask("GET", address, headers={"Accept-Encoding": "gzip, br"})
+        assert ("content-encoding" in plain.headers, packed.headers["content-encoding"]) == (False, "gzip")
+        assert int(packed.headers["content-length"]) < int(plain.headers["content-length"]) / 2
+        assert re.sub(r"<time.*?</time>", "", packed.text) == re.sub(r"<time.*?</time>", "", plain.text)
+
+
+def test_a_night_is_made_once_for_all_who_look_and_anew_when_a_visit_came(database, tmp_path, monkeypatch):
+    ask, _ = asker(tmp_path / "uploads", database_uri=database.uri)
+    monkeypatch.setattr(kept, "KEPT_S", 1e9)
+    made = []
+    monkeypatch.setattr(night_page, "night_of", lambda *given, **more: made.append(1) or night_of(*given, **more))
+    for visits in range(3):
+        if visits:
+            with database.session() as connection:
+                connection.execute(
+                    'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, "midpointMjdTai") '
+                    "VALUES (%s, 0, 'cam', '{}', '', 'done', 61000.6)",
+                    (visits,),
+                )
+        for _ in range(3):
+            text = ask("GET", "/").text
+        assert len(made) == visits + 1
+        assert f"visit/{visits}/0" in text or not visits
 
 
 def test_scripts_and_styles_are_small():
