@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from datetime import UTC, datetime
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from apdb.errors import Busy
+from apdb.sky.htm import htm_ids
 from service.access.policy import PAGES, PUBLIC, RULES
 from service.local.top import run_top
 from service.pages import assets, kept
@@ -282,6 +284,45 @@ def test_a_page_gets_what_is_made_for_it_later_and_is_made_once():
     assert answer_of(viewer, *questions) == {"of": "numbers"}
     assert answer_of(viewer, *questions) == {"of": "numbers"}
     assert viewer.asked == list(questions)
+
+
+def test_a_place_alone_is_followed_through_the_newest_visit_whose_image_holds_it(database, tmp_path):
+    ask, app = asker(tmp_path / "uploads", database_uri=database.uri)
+    with database.session() as connection:
+        connection.execute(
+            'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, "midpointMjdTai", region) '
+            "SELECT v, d, 'cam', '{}', '', 'done', 61000 + v, %s FROM generate_series(1, 2) v, generate_series(0, 1) d",
+            ([int(htm_ids([150.0], [2.0], 6)[0])],),
+        )
+    asked = []
+
+    class Images:
+        holding: ClassVar = set()
+
+        def soon(self, ledger, visit, detector, question):
+            asked.append((visit, detector))
+            step = {
+                "name": "signal" if (visit, detector) in self.holding else "image",
+                "passed": False,
+                "text": f"at {visit}",
+                "values": {},
+            }
+            return {"steps": [step], "place": {"ra": 150.0, "dec": 2.0}, "pictures": {}, "noPictures": ""}
+
+    app.state.viewer = Images()
+    for holding, tried, said in (
+        ({(1, 0), (2, 1)}, 2, "at 2"),
+        ({(1, 1)}, 4, "at 1"),
+        (set(), 4, "No image of the newest visits"),
+    ):
+        asked.clear()
+        Images.holding = holding
+        answer = ask("GET", "/why/answer?place=150+2", headers=HTML).text
+        assert said in answer
+        assert len(asked) == tried
+    asked.clear()
+    assert "The newest visit" not in ask("GET", "/why/answer?place=150+2&visit=1&detector=0", headers=HTML).text
+    assert asked == [(1, 0)]
 
 
 def test_a_page_is_told_why_nothing_is_made_and_others_when_too_much_is():
