@@ -4,10 +4,10 @@ import argparse
 import os
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from functools import partial
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +28,8 @@ __all__ = ["main"]
 OBJECT = 137_851_807_203_331
 LONG = 100_000  # points of the long light curve
 ROUNDS = 20
+PAINTS, COMMITS = 9, 12
+WINDOW = {"width": 1600, "height": 1000}
 ON_THE_SKY = 10_000  # objects
 VIEWERS, WATCHED_S = 200, 8.0  # of the stream of events
 _SOURCES = """
@@ -90,25 +92,37 @@ def _fill_sky(connection: "Connection") -> None:
         )
 
 
-def answers(url: str) -> list[tuple[str, float, float]]:
-    """Return (what, median, 95th percentile) of answers, in ms."""
-    rows = []
+ANSWERS = {
+    "night": "/", "streams": "/streams", "search by coordinates": "/search?q=150.05+2.2",
+    "visit with 1250 sources (images follow)": "/visit/1000/0", "trends": "/trends", "sky, counted within the last 10 s": "/sky",
+    "scanning": "/scan", "density of detections": "/v1/sky/density?of=detections", "`/v1/objects/ID`": f"/v1/objects/{OBJECT}",
+    "`/v1/objects` around a place": "/v1/objects?ra=150.05&dec=2.2",
+}  # fmt: skip
+
+
+def answers(url: str, process: int, database: "Connection") -> list[tuple[str, float, float, float]]:
+    """Return (what, median, 95th percentile, processor time of the API) of answers, in ms; of the night made anew each time too."""
     with httpx.Client(base_url=url, timeout=60) as client:
-        for path in (
-            "/",
-            "/streams",
-            "/search?q=150.05+2.2",
-            "/visit/1000/0",
-            "/trends",
-            "/sky",
-            "/scan",
-            "/v1/sky/density?of=detections",
-            f"/v1/objects/{OBJECT}",
-            "/v1/objects?ra=150.05&dec=2.2",
-        ):
-            times = [_timed(lambda path=path: client.get(path).read()) for _ in range(ROUNDS)][1:]  # type: ignore[misc]
-            rows.append((f"answer of {path}", statistics.median(times), float(np.percentile(times, 95))))
-    return rows
+        rows = [_asked(client, what, path, process, lambda: None) for what, path in ANSWERS.items()]
+        number = iter(range(80_000, 90_000))
+        again = _asked(client, "night, after each commit", "/", process, lambda: _commit(database, next(number)))
+    return [again, *rows]
+
+
+def _asked(
+    client: httpx.Client, what: str, path: str, process: int, before: Callable[[], None]
+) -> tuple[str, float, float, float]:
+    client.get(path).raise_for_status()
+    times, used = [], _used_s(process)
+    for _ in range(ROUNDS):
+        before()
+        times.append(_timed(lambda: client.get(path).read()))
+    spent = 1e3 * (_used_s(process) - used) / ROUNDS
+    return what, statistics.median(times), float(np.percentile(times, 95)), spent
+
+
+def _commit(database: "Connection", visit: int) -> None:
+    database.execute(_LEDGER.replace("1000 + n / 4", str(visit)).replace("(0, 799)", "(800, 800)"))
 
 
 def _timed(act: Callable[[], object]) -> float:
@@ -118,46 +132,65 @@ def _timed(act: Callable[[], object]) -> float:
 
 
 def paints(url: str, database: "Connection") -> list[tuple[str, float, float]]:
-    """Return times in the browser, in ms: first paint cold and warm, a long light curve, a commit to the screen."""
-    first = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN"
-    rows = []
-    with browser() as program, program.new_context(viewport={"width": 1600, "height": 1000}) as context:
-        for name in ("cold", "warm"):
-            times = []
-            for _ in range(1 if name == "cold" else 9):
+    """Return (what, median, longest) in the browser, in ms."""
+    with browser() as program:
+        rows = [_first_paint(program, url, warm=False), _first_paint(program, url, warm=True)]
+        with program.new_context(viewport=WINDOW) as context:
+            page = context.new_page()
+            return [*rows, _long_curve(page, url), _sky(page, url), _commits(page, url, database)]
+
+
+def _first_paint(program: Any, url: str, *, warm: bool) -> tuple[str, float, float]:
+    """Open the night in windows of their own: each with nothing kept, or all with the files of the first."""
+    seen = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN"
+    times = []
+    with program.new_context(viewport=WINDOW) as kept:
+        for k in range(PAINTS + warm):
+            with nullcontext(kept) if warm else program.new_context(viewport=WINDOW) as context:
                 page = context.new_page()
                 page.goto(url)
-                until(page, f"!Number.isNaN({first})")
-                times.append(float(page.evaluate(first)))
+                until(page, f"!Number.isNaN({seen})")
+                if k or not warm:
+                    times.append(float(page.evaluate(seen)))
                 page.close()
-            rows.append((f"first paint of the night, {name}", statistics.median(times), max(times)))
-        page = context.new_page()
-        page.goto(f"{url}/object/{OBJECT}")
-        page.wait_for_selector("#curve[data-painted]", timeout=60_000)
-        times = [float(page.get_attribute("#curve", "data-painted") or "nan")]
-        for button in ("total", "difference") * 3:
-            page.click(f"#curve-tools button:text-is('{button}')")
-            times.append(float(page.get_attribute("#curve", "data-painted") or "nan"))
-        rows.append((f"{LONG} points from memory to painted", statistics.median(times), max(times)))
-        times = []
-        for _ in range(3):
-            begin = time.perf_counter()
-            page.goto(f"{url}/sky")
-            page.wait_for_selector("#sky[data-drawn]")
-            until(page, f"Number(document.getElementById('sky').dataset.points) >= {ON_THE_SKY}", every_ms=5)
-            times.append(1e3 * (time.perf_counter() - begin))
-        rows.append(
-            (f"{ON_THE_SKY} objects on the sky, from the address to painted", statistics.median(times), max(times))
-        )
-        page.goto(url)
-        until(page, "document.getElementById('live-state').textContent.startsWith('live')")
-        times = []
-        for number in range(5):
-            time.sleep(2)  # the page renews itself at most every 1.5 s
-            database.execute(_LEDGER.replace("1000 + n / 4", f"{90_000 + number}").replace("(0, 799)", "(800, 800)"))
-            times.append(_timed(lambda number=number: page.wait_for_selector(f"a[href='/visit/{90_000 + number}/0']")))  # type: ignore[misc]
-        rows.append(("commit to screen", statistics.median(times), max(times)))
-    return rows
+    return f"first paint of the night, {'warm' if warm else 'cold'}", statistics.median(times), max(times)
+
+
+def _long_curve(page: Any, url: str) -> tuple[str, float, float]:
+    page.goto(f"{url}/object/{OBJECT}")
+    page.wait_for_selector("#curve[data-painted]", timeout=60_000)
+    times = [float(page.get_attribute("#curve", "data-painted") or "nan")]
+    for button in ("total", "difference") * 3:
+        page.click(f"#curve-tools button:text-is('{button}')")
+        times.append(float(page.get_attribute("#curve", "data-painted") or "nan"))
+    what = f"{LONG // 1000} 000 points of a light curve from memory to painted, 1600 px"
+    return what, statistics.median(times), max(times)
+
+
+def _sky(page: Any, url: str) -> tuple[str, float, float]:
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        page.goto(f"{url}/sky")
+        page.wait_for_selector("#sky[data-drawn]")
+        until(page, f"Number(document.getElementById('sky').dataset.points) >= {ON_THE_SKY}", every_ms=5)
+        times.append(1e3 * (time.perf_counter() - begin))
+    what = f"{ON_THE_SKY // 1000} 000 objects on the sky, from the address to painted"
+    return what, statistics.median(times), max(times)
+
+
+def _commits(page: Any, url: str, database: "Connection") -> tuple[str, float, float]:
+    """Commit visits at moments that are no multiple of what the page waits, one soon after the other."""
+    page.goto(url)
+    until(page, "document.getElementById('live-state').textContent.startsWith('live')")
+    times = []
+    for number in range(90_000, 90_000 + COMMITS):
+        time.sleep(0.9 + 0.037 * (number % 10))
+        begin = time.perf_counter()
+        _commit(database, number)
+        page.wait_for_selector(f"a[href='/visit/{number}/0']", state="attached")
+        times.append(1e3 * (time.perf_counter() - begin))
+    return "a commit on the screen", statistics.median(times), max(times)
 
 
 def viewers_cost(url: str, process: int, database: "Connection") -> tuple[float, float]:
@@ -173,7 +206,7 @@ def viewers_cost(url: str, process: int, database: "Connection") -> tuple[float,
             begin, used = time.perf_counter(), _used_s(process)
             while time.perf_counter() - begin < WATCHED_S:
                 number += 1
-                database.execute(_LEDGER.replace("1000 + n / 4", f"{number}").replace("(0, 799)", "(800, 800)"))
+                _commit(database, number)
                 time.sleep(1)
             shares.append((_used_s(process) - used) / (time.perf_counter() - begin))
     return shares[0], shares[1]
@@ -186,22 +219,29 @@ def _used_s(process: int) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the section of docs/benchmarks.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sources", type=int, default=1_000_000)
     sources = parser.parse_args().sources
+    begin, load = time.monotonic(), os.getloadavg()[0]
     with Site(roles=("serve",)) as stack, stack.database.connect() as connection:
         connection.execute("SET statement_timeout = 0")
         fill(connection, sources)
-        print(f"{sources} sources\n\n| what | median / ms | p95 or longest / ms |\n|---|---|---|")
-        for measure in (answers, partial(paints, database=connection)):
-            for what, median, most in measure(stack.url):
-                print(f"| {what} | {median:.0f} | {most:.0f} |", flush=True)
-        alone, watched = viewers_cost(stack.url, stack.processes["serve"].pid, connection)
+        print(f"filled after {time.monotonic() - begin:.0f} s", file=sys.stderr)
+        process = stack.processes["serve"].pid
+        print(f"{sources:.0e} DiaSources; load of the machine before: {load:.1f}\n".replace("+0", ""))
+        print("| answer | median / ms | p95 / ms | processor / ms |\n|---|---|---|---|")
+        for what, median, most, spent in answers(stack.url, process, connection):
+            print(f"| {what} | {median:.0f} | {most:.0f} | {spent:.0f} |", flush=True)
+        print("\n| in the browser | median / ms | longest / ms |\n|---|---|---|")
+        for what, median, most in paints(stack.url, connection):
+            print(f"| {what} | {median:.0f} | {most:.0f} |", flush=True)
+        alone, watched = viewers_cost(stack.url, process, connection)
         print(
-            f"\n{VIEWERS} viewers of the stream of events, one commit a second: {100 * watched:.1f} % of a core, "
-            f"{100 * alone:.1f} % without them"
+            f"\n{VIEWERS} viewers of the stream of events, one commit a second: the API takes {100 * watched:.1f} % of a core, "
+            f"{100 * alone:.1f} % without them."
         )
+    print(f"the whole: {time.monotonic() - begin:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

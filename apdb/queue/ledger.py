@@ -12,7 +12,7 @@ from apdb.errors import LeaseLost, NotFound, VisitRunning
 from apdb.queue.claims import Claim, Patience, give_back_lost, take_next
 from apdb.queue.entries import RELEASES, RUNNING, Entry, enter
 from apdb.queue.states import VisitState
-from apdb.queue.tallies import visits_by_state
+from apdb.tallies import visits_by_state
 
 __all__ = ["RELEASES", "Claim", "Ledger", "Outcome", "Patience", "VisitState", "finish"]
 

@@ -10,8 +10,8 @@ from apdb.queue import dead_letters
 from apdb.queue.corrections import unpublished
 from apdb.queue.outbox import discrepancies
 from apdb.queue.states import VisitState
-from apdb.queue.tallies import visits_by_state
 from apdb.rows import single_row
+from apdb.tallies import visits_by_state
 
 __all__ = ["RELAY_LOCK", "add_yields", "service_status", "yields"]
 

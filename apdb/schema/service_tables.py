@@ -20,6 +20,7 @@ def add_service_tables(meta: sa.MetaData) -> None:
         _queue_tables,
         _submitting_tables,
         _delivery_tables,
+        _tally_table,
         _dead_letter_table,
         _side_tables,
         _archive_table,
@@ -159,15 +160,6 @@ def _delivery_tables(meta: sa.MetaData) -> None:
         sa.PrimaryKeyConstraint("name", name="PK_DeliveryTotals"),
     )
     sa.Table(
-        "Tally",
-        meta,
-        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-        sa.Column("name", sa.Text, nullable=False),
-        sa.Column("night", sa.Integer),
-        sa.Column("change", sa.BigInteger, nullable=False),
-        sa.Index("IDX_Tally_name", "name", "night"),
-    )
-    sa.Table(
         "AlertTopicOffset",
         meta,
         sa.Column("topic", sa.Text, nullable=False),
@@ -184,6 +176,19 @@ def _delivery_tables(meta: sa.MetaData) -> None:
         sa.Column("schemaId", sa.Integer, nullable=False),
         sa.Column("wireId", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("registry", "subject", "schemaId", name="PK_AlertSchemaId"),
+    )
+
+
+def _tally_table(meta: sa.MetaData) -> None:
+    """Changes of numbers that grow as long as a survey runs; see `apdb.tallies`."""
+    sa.Table(
+        "Tally",
+        meta,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("night", sa.Integer),
+        sa.Column("change", sa.BigInteger, nullable=False),
+        sa.Index("IDX_Tally_name", "name", "night"),
     )
 
 

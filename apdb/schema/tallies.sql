@@ -1,6 +1,6 @@
 -- How many visits are in each state, and how many alerts were stored, dropped, published by night: kept by the transactions that change
 -- them. To count would cost more the longer a survey runs. Each transaction appends its change, so that none waits for another; the
--- changes of a name are added up, and now and then put together to one row (apdb.queue.tallies).
+-- changes of a name are added up, and now and then put together to one row (apdb.tallies).
 
 CREATE OR REPLACE FUNCTION tally_entered_visits() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

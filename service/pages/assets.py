@@ -1,5 +1,6 @@
 """Files that pages load: style sheet, scripts of ours and of others, from this folder alone, each named with its digest."""
 
+import gzip
 import hashlib
 from dataclasses import dataclass
 from functools import cache
@@ -8,7 +9,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 
-__all__ = ["asset_path", "assets", "available"]
+__all__ = ["asset_path", "assets", "available", "takes_gzip"]
 
 assets = APIRouter(include_in_schema=False)
 
@@ -42,6 +43,7 @@ _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml",
 @dataclass(frozen=True)
 class _Asset:
     content: bytes
+    packed: bytes | None
     media: str
     tag: str
 
@@ -56,7 +58,8 @@ def _asset(name: str) -> _Asset | None:
     if name == "app.css":
         faces = [_FACE.format(family, asset_path(font)) for family, font in _FONTS.items() if available(font)]
         content = "".join(faces).encode() + content
-    return _Asset(content, _TYPES[path.suffix], hashlib.sha256(content).hexdigest()[:12])
+    packed = None if path.suffix == ".woff2" else gzip.compress(content, mtime=0)
+    return _Asset(content, packed, _TYPES[path.suffix], hashlib.sha256(content).hexdigest()[:12])
 
 
 def available(name: str) -> bool:
@@ -71,13 +74,21 @@ def asset_path(name: str) -> str:
 
 
 @assets.get("/assets/{name}")
-def give(name: str, request: Request) -> Response:
+async def give(name: str, request: Request) -> Response:
     """Give one file, for good where it is asked for with its digest."""
     asset = _asset(name)
     if asset is None:
         return PlainTextResponse(f"there is no asset {name[:80]}\n", 404)
     keep = "public, max-age=31536000, immutable" if request.url.query == asset.tag else "no-cache"
-    headers = {"Cache-Control": keep, "ETag": f'"{asset.tag}"'}
+    headers = {"Cache-Control": keep, "ETag": f'"{asset.tag}"', "Vary": "Accept-Encoding"}
     if headers["ETag"] in request.headers.get("If-None-Match", ""):
         return Response(status_code=304, headers=headers)
+    if asset.packed is not None and takes_gzip(request):
+        return Response(asset.packed, media_type=asset.media, headers={**headers, "Content-Encoding": "gzip"})
     return Response(asset.content, media_type=asset.media, headers=headers)
+
+
+def takes_gzip(request: Request) -> bool:
+    """Whether who asks can unpack what was packed with gzip."""
+    words = request.headers.get("Accept-Encoding", "").replace(" ", "").split(",")
+    return "gzip" in words or any(w.startswith("gzip;") and not w.endswith(("=0", "=0.0")) for w in words)

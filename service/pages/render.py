@@ -1,5 +1,6 @@
 """From a template and its values to an answer: escaping, security headers, formats of numbers, pages of errors."""
 
+import gzip
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from functools import cache
@@ -19,18 +20,21 @@ from service.access.keys import cookie_of
 from service.access.principals import Principal
 from service.access.sessions import csrf_word
 from service.errors import help_path
-from service.pages.assets import asset_path, available
+from service.pages.assets import asset_path, available, takes_gzip
 from service.pages.shared import resources_of
 from service.pages.visits.meanings import meaning, unit
 from service.pages.words import FILTERS
 from tasks.errors import AlertProdError
 
-__all__ = ["PageRoute", "page"]
+__all__ = ["PageRoute", "page", "part"]
 
 POLICY = (
     "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
     "img-src 'self' data:"
 )
+# Bytes. That the length of what is packed tells of the word of a session needs requests of other sites that carry the cookie:
+# it is given to none of them (SameSite=Strict).
+LEAST_PACKED = 2000
 NAVIGATION = (
     ("/", "Night"),
     ("/why", "Why?"),
@@ -88,8 +92,17 @@ def page(request: Request, template: str, answer_status: int = 200, **values: An
         "docs": resources_of(request).settings.docs_dir is not None,
         "theme": theme if (theme := request.cookies.get("theme")) in ("dark", "light") else "",
     }
-    text = _environment().get_template(template).render({**common, **values})
-    return HTMLResponse(text, answer_status, {"Content-Security-Policy": POLICY})
+    content = _environment().get_template(template).render({**common, **values}).encode()
+    headers = {"Content-Security-Policy": POLICY, "Vary": "Accept-Encoding"}
+    if takes_gzip(request) and len(content) > LEAST_PACKED:
+        content, headers["Content-Encoding"] = gzip.compress(content, 3, mtime=0), "gzip"
+    return HTMLResponse(content, answer_status, headers)
+
+
+def part(request: Request, template: str, **values: Any) -> str:
+    """Return a part of a page that is the same for everybody who may read it, escaped: its page shows it as it is."""
+    docs = resources_of(request).settings.docs_dir is not None
+    return _environment().get_template(template).render(docs=docs, **values)
 
 
 class PageRoute(APIRoute):

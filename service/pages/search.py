@@ -17,6 +17,7 @@ __all__ = ["search_pages"]
 search_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 MOST = 200
+VISITS, BRIGHTEST = 8, 12  # the newest ccdVisits, and how many of their objects are shown where nothing is asked for
 _BY_ID = (
     ("object", 'SELECT "diaObjectId" AS id FROM "DiaObjectLast" WHERE "diaObjectId" = %s'),
     ("source", 'SELECT "diaSourceId" AS id, "diaObjectId" AS object, visit, detector, ra, dec FROM "DiaSource" WHERE "diaSourceId" = %s LIMIT 1'),
@@ -26,6 +27,12 @@ _BY_ID = (
 _DESIGNATION = (
     'SELECT s."diaSourceId" AS id, d.visit, d.detector, d.ra, d.dec, d."midpointMjdTai" AS mjd FROM "SSSource" s JOIN "DiaSource" d '
     'ON d."diaSourceId" = s."diaSourceId" WHERE s.designation = %s ORDER BY d."midpointMjdTai" DESC LIMIT 200'
+)
+_NEWEST = (
+    'SELECT d."diaObjectId" AS object, d."diaSourceId" AS source, d.visit, d.detector, d.band, d."midpointMjdTai" AS mjd, d.snr, o."nDiaSources" AS n '
+    'FROM (SELECT visit, detector FROM "VisitLedger" WHERE state = \'done\' ORDER BY "finishedAt" DESC LIMIT %s) v JOIN "DiaSource" d USING '
+    '(visit, detector) JOIN "DiaObjectLast" o USING ("diaObjectId") WHERE d."timeWithdrawnMjdTai" IS NULL ORDER BY d.snr DESC NULLS LAST, '
+    'd."diaSourceId" LIMIT %s'
 )
 
 
@@ -51,9 +58,17 @@ def search(
     elif text:
         with reading(shared.database) as cursor:
             matches = {"body": cursor.execute(_DESIGNATION, (text,)).fetchall()}
+    newest = [] if text else _newest(shared)
     return page(
-        request, "search.html", q=q, radius=radius, position=position, found={k: v for k, v in matches.items() if v}, most=MOST
+        request, "search.html", q=q, radius=radius, position=position, found={k: v for k, v in matches.items() if v}, most=MOST,
+        newest=newest, visits=VISITS,
     )  # fmt: skip
+
+
+def _newest(shared: Pages) -> list[dict[str, Any]]:
+    """Return the most significant detections of objects of the newest ccdVisits: something to begin with."""
+    with reading(shared.database) as cursor:
+        return cursor.execute(_NEWEST, (VISITS, BRIGHTEST)).fetchall()
 
 
 def _by_id(shared: Pages, number: int) -> dict[str, list[dict[str, Any]]]:

@@ -13,7 +13,7 @@ from apdb.queue.dead_letters import DeadLetterState
 from apdb.queue.holds import held
 from apdb.queue.outbox import discrepancies
 from apdb.queue.status import service_status, yields
-from apdb.queue.tallies import alerts_of_nights, alerts_of_topic
+from apdb.tallies import alerts_of_nights, alerts_of_topic
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, Shared, reading
 from service.subprocesses.children import child_environment, program

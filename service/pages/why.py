@@ -23,6 +23,7 @@ __all__ = ["why_pages"]
 
 why_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
+TRIED = 12  # ccdVisits, where none is named
 LEVELS = range(3, 9)  # of the HTM pixels that the ledger keeps of a visit: coarser ones for larger images
 _COVERING = (
     'SELECT visit, detector, state, band, "midpointMjdTai" AS mjd, "errorCode" AS code FROM "VisitLedger" WHERE region && %s::bigint[] '
@@ -88,20 +89,16 @@ def answered(request: Request, shared: Pages, asked: Asked) -> HTMLResponse:
 def _page(request: Request, shared: Pages, asked: Question, *, wanted: bool) -> HTMLResponse:
     position = asked.position()
     covering = [] if position is None else _covering(shared, *position)
-    visit, detector = asked.visit, asked.detector
-    if visit is None and covering:
-        visit, detector = covering[0]["visit"], covering[0]["detector"]
+    candidates = [(v["visit"], v["detector"]) for v in covering[:TRIED]] or [(None, None)]
+    if asked.visit is not None:
+        candidates = [(asked.visit, asked.detector)]
+    visit, detector = candidates[0]
     complete = visit is not None and detector is not None and (asked.at_x is not None or position is not None)
     answer: dict[str, Any] | None = None
     refused = ""
-    if wanted and complete and visit is not None and detector is not None:
-        part = None if asked.part is None else [int(n) for n in asked.part.split(",")]
-        position_asked: dict[str, Any] = {"atX": asked.at_x, "fromTop": asked.at_y or 0, "part": part}
-        if position is not None:
-            position_asked = {"ra": position[0], "dec": position[1]}
-        question = {"what": "place", "place": position_asked, "radius": asked.radius}
+    if wanted and complete:
         try:
-            answer = viewer_of(request).soon(Ledger(shared.database), visit, detector, question)
+            (visit, detector), answer = _followed(request, shared, asked, candidates)
         except AlertProdError as error:  # a part of a page that is there: no page of its own
             refused = f"{error.code}: {error}"
     if answer is not None and position is None:
@@ -110,15 +107,37 @@ def _page(request: Request, shared: Pages, asked: Question, *, wanted: bool) -> 
     ra, dec = position or (None, None)
     return page(
         request, "why.html", visit=visit, detector=detector, ra=ra, dec=dec, radius=asked.radius, answer=answer, covering=covering,
-        titles=_TITLES, place=asked.place, reason=None if answer is None else _reason(answer["steps"]),
-        waits=complete and answer is None and not refused, refused=refused, making=wanted, answer_address=_address(asked, visit, detector),
+        titles=_TITLES, place=asked.place, reason=None if answer is None else _reason(answer["steps"]), chosen=asked.visit is None,
+        waits=complete and answer is None and not refused, refused=refused, making=wanted, answer_address=_address(asked),
     )  # fmt: skip
 
 
-def _address(asked: Question, visit: int | None, detector: int | None) -> str:
+def _followed(
+    request: Request, shared: Pages, asked: Question, candidates: list[tuple[Any, Any]]
+) -> tuple[tuple[Any, Any], dict[str, Any] | None]:
+    """Return the ccdVisit whose image holds the place, and the answer for it, None while it is being made.
+
+    The ledger knows outlines that are larger than images: one that turns out not to hold the place gives way to the next.
+    """
+    position = asked.position()
+    part = None if asked.part is None else [int(n) for n in asked.part.split(",")]
+    place: dict[str, Any] = {"atX": asked.at_x, "fromTop": asked.at_y or 0, "part": part}
+    if position is not None:
+        place = {"ra": position[0], "dec": position[1]}
+    question = {"what": "place", "place": place, "radius": asked.radius}
+    answers: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for key in candidates:
+        answer = viewer_of(request).soon(Ledger(shared.database), *key, question)
+        if answer is None or answer["steps"][-1]["name"] != "image":
+            return key, answer
+        answers[key] = answer
+    return next(iter(answers.items()))
+
+
+def _address(asked: Question) -> str:
     """Return where the answer is found."""
     values = {
-        "visit": visit, "detector": detector, "ra": asked.ra, "dec": asked.dec, "at.x": asked.at_x, "at.y": asked.at_y, "part": asked.part,
+        "visit": asked.visit, "detector": asked.detector, "ra": asked.ra, "dec": asked.dec, "at.x": asked.at_x, "at.y": asked.at_y, "part": asked.part,
         "place": asked.place or None, "radius": asked.radius,
     }  # fmt: skip
     return f"/why/answer?{urlencode({k: v for k, v in values.items() if v is not None})}"

@@ -106,6 +106,44 @@ def test_the_night_says_which_step_is_slowest_why_a_visit_failed_and_which_detec
         assert "never came" in page.locator("section", has=page.locator("#gaps-h")).inner_text()
 
 
+def test_links_of_the_first_page_lead_to_what_is_asked_most_within_three_loads(chromium, populated, places):
+    object_page = places["/object/{object_id}"]
+    with checked_page(chromium, populated.url) as page:
+        loads = []
+        page.on("request", lambda r: loads.append(r.url) if r.is_navigation_request() else None)
+
+        def begin(words):
+            loads.clear()
+            page.goto("/")
+            page.click(f"nav.ways a:has-text('{words}')")
+
+        begin("Which step is slowest")
+        assert page.locator("section", has=page.locator("#steps-h")).locator("tr.marked").is_visible()
+        begin("Why did a visit fail")
+        page.locator("section", has=page.locator("#fail-h")).locator("a", has_text="1090").click()
+        page.locator(".lead", has_text="missing.fits").wait_for(timeout=SHOWN_MS)
+        assert len(loads) == 2
+        begin("Where is an object")
+        page.locator("section", has=page.locator("#new-h")).locator("td a[href^='/object/']").first.click()
+        until(page, "(document.querySelector('#triplet img') || {}).naturalWidth > 0")
+        assert len(loads) == 3
+        begin("Why has a place no alert")
+        page.fill("input[name=place]", "{:.5f} {:+.5f}".format(*_beside(populated, object_page)))
+        page.click("text=Ask")
+        page.locator(".lead", has_text="There is no alert").wait_for(timeout=60_000)
+        assert len(loads) == 3
+        begin("Which consumer lags")
+        page.locator("h2", has_text="Consumers and their lag").locator(".count").wait_for(timeout=60_000)
+        assert len(loads) == 2
+
+
+def _beside(populated, object_page):
+    """Return a place 6 arcsec north of an object: within its images, where nothing is stored."""
+    with populated.database.session() as connection:
+        statement = 'SELECT ra, dec + 6.0 / 3600 FROM "DiaObjectLast" WHERE "diaObjectId" = %s'
+        return connection.execute(statement, (int(object_page.rpartition("/")[2]),)).fetchone()
+
+
 def test_what_is_committed_is_on_the_screen_without_a_reload(chromium, populated):
     with checked_page(chromium, populated.url) as page:
         page.goto("/")

@@ -11,7 +11,7 @@ from apdb.queue.holds import drop_held
 from apdb.queue.ledger import Ledger
 from apdb.queue.outbox import OutboxEntry, add, assign_order, catch_up, mark, rows_waiting
 from apdb.queue.status import service_status
-from apdb.queue.tallies import MANY, alerts_of_nights, alerts_of_topic, fold
+from apdb.tallies import MANY, alerts_of_nights, alerts_of_topic, fold
 from migrations.run import migrate
 from service.pages.live import look
 

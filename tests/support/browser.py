@@ -15,9 +15,17 @@ __all__ = ["WIDTHS", "axe_violations", "browser", "checked_page", "overflow", "u
 CHROMIUM = shutil.which("chromium")
 AXE = Path(__file__).parents[2] / "service" / "pages" / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS = (390, 1280, 2560)  # phone, desk, wall
+# Each window of Chromium loads pages of its own for its address bar, four times the work of one of ours; the others are those that
+# Playwright switches off: the last list counts
+_WITHOUT = (
+    "WebUIOmniboxPopup", "WebUIOmniboxFullPopup", "WebUIOmniboxAimPopup", "PreloadTopChromeWebUI", "PaintHolding", "MediaRouter",
+    "AvoidUnnecessaryBeforeUnloadCheckSync", "DestroyProfileOnBrowserClose", "HttpsUpgrades", "HttpsFirstBalancedModeAutoEnable",
+    "LensOverlay", "ThirdPartyStoragePartitioning", "AvoidCorsURLLoaderRestartOnRedirect", "OptimizationHints",
+    "NetworkTimeServiceQuerying", "AimEnabled", "PreconnectToSearch",
+)  # fmt: skip
 _ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", "--disable-features=" + ",".join(_WITHOUT),
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse
 from apdb.errors import NotFound
 from apdb.queue.states import VisitState
 from apdb.queue.status import service_status
+from service.pages.kept import kept
 from service.pages.nights.facts import (
     BUDGET_S,
     STEPS,
@@ -20,7 +21,7 @@ from service.pages.nights.facts import (
     with_metrics,
 )
 from service.pages.nights.mosaic import metric_names, mosaic
-from service.pages.render import PageRoute, page
+from service.pages.render import PageRoute, page, part
 from service.pages.shared import Pages
 
 __all__ = ["night_pages"]
@@ -66,6 +67,11 @@ def one_night(
 
 
 def _page(request: Request, shared: Pages, number: int | None, colour: str, visit: int | None) -> HTMLResponse:
+    values = kept(request, ("night", number, colour, visit), lambda: _made(request, shared, number, colour, visit))
+    return page(request, "night.html", **values)
+
+
+def _made(request: Request, shared: Pages, number: int | None, colour: str, visit: int | None) -> dict[str, Any]:
     every = nights(shared.database)
     newest_number = every[0] if every else None
     if number is not None and number not in every:
@@ -74,9 +80,9 @@ def _page(request: Request, shared: Pages, number: int | None, colour: str, visi
     night = night_of(shared.database, chosen, newest=chosen == newest_number)
     steps = night.steps()
     index = every.index(chosen) if chosen is not None else 0
-    return page(
+    body = part(
         request,
-        "night.html",
+        "night-body.html",
         night=night,
         nights=every[:60],
         later=every[index - 1] if index else None,
@@ -94,6 +100,7 @@ def _page(request: Request, shared: Pages, number: int | None, colour: str, visi
         elsewhere={n: count for n, count in open_nights(shared.database).items() if n != chosen},
         **_focal_plane(shared, night, colour, visit),
     )
+    return {"number": chosen, "body": body}
 
 
 def _focal_plane(shared: Pages, night: Night, colour: str, wanted: int | None) -> dict[str, Any]:

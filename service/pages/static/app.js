@@ -2,7 +2,11 @@
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
-  const PAUSE_MS = 1500; // between two renewals, so that many changes do not make many requests
+  const PAUSE_MS = 600; // between two renewals, so that many changes do not make many requests
+
+  // what lies below the window is laid out once the rest is on the screen
+  const whole = () => document.documentElement.classList.add("loaded");
+  new PerformanceObserver((seen) => { if (seen.getEntriesByName("first-contentful-paint").length) whole(); }).observe({ type: "paint", buffered: true });
 
   // theme: a cookie, so that the server makes the page in it at once
   const theme = byId("theme");

@@ -93,16 +93,16 @@
     box.dataset.points = String(points.length);
   }
 
-  function near() { // single objects, when few degrees are seen
+  function near(pause) { // single objects, when few degrees are seen
     clearTimeout(wait);
     if (box.dataset.of !== "objects" || radius() > NEAR_DEG) { points = []; return; }
     wait = setTimeout(async () => {
       const ask = `/v1/objects?ra=${view.ra}&dec=${view.dec}&radius=${3600 * radius()}&columns=ra,dec&limit=${MOST_POINTS}`;
       const answer = await fetch(ask);
       if (answer.ok) { points = (await answer.json()).rows; draw(); }
-    }, 200);
+    }, pause);
   }
-  const changed = () => { draw(); near(); };
+  const changed = (pause = 200) => { draw(); near(pause); }; // who turns and zooms asks once, in the end
 
   function fit() {
     let x = 0, y = 0, z = 0;
@@ -115,7 +115,7 @@
     const side = Math.min(canvas.clientWidth, canvas.clientHeight);
     view.scale = 0.46 * side / Math.max(1e-5, far >= 1 ? 1 : Math.sqrt(2 * far - far * far)); // sine of the farthest corner
     whole = view.scale;
-    changed();
+    changed(0);
   }
   function zoom(by) { view.scale = Math.max(whole * 0.25, Math.min(5e7, view.scale * by)); changed(); }
   function turn(dx, dy) { // px to the right, px down

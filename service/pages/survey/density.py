@@ -9,8 +9,8 @@ import numpy as np
 from psycopg import sql
 
 from apdb import VisitState
-from apdb.queue.tallies import visits_by_state
 from apdb.schema.columns import Column
+from apdb.tallies import visits_by_state
 from service.pages.shared import Shared, curve_frame, reading
 from tasks.arrays import I64
 

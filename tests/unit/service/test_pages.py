@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from datetime import UTC, datetime
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,12 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from apdb.errors import Busy
+from apdb.sky.htm import htm_ids
 from service.access.policy import PAGES, PUBLIC, RULES
 from service.local.top import run_top
-from service.pages import assets
+from service.pages import assets, kept
 from service.pages.live import look
+from service.pages.nights import page as night_page
 from service.pages.nights.facts import Night, night_of, nights
 from service.pages.nights.mosaic import mosaic
 from service.pages.objects.curve import binned, strongest_periods
@@ -142,6 +145,35 @@ def test_a_file_that_is_known_is_not_sent_again_and_letters_are_asked_for_by_the
         assert assets.asset_path("inter.woff2") in style.text
 
 
+def test_files_and_pages_are_packed_for_those_who_can_unpack_them(database, tmp_path):
+    ask, _ = asker(tmp_path / "uploads", database_uri=database.uri)
+    for address in (assets.asset_path("app.css"), "/keys"):
+        plain = ask("GET", address, headers={"Accept-Encoding": "identity, gzip;q=0"})
+        packed = ask("GET", address, headers={"Accept-Encoding": "gzip, br"})
+        assert ("content-encoding" in plain.headers, packed.headers["content-encoding"]) == (False, "gzip")
+        assert int(packed.headers["content-length"]) < int(plain.headers["content-length"]) / 2
+        assert re.sub(r"<time.*?</time>", "", packed.text) == re.sub(r"<time.*?</time>", "", plain.text)
+
+
+def test_a_night_is_made_once_for_all_who_look_and_anew_when_a_visit_came(database, tmp_path, monkeypatch):
+    ask, _ = asker(tmp_path / "uploads", database_uri=database.uri)
+    monkeypatch.setattr(kept, "KEPT_S", 1e9)
+    made = []
+    monkeypatch.setattr(night_page, "night_of", lambda *given, **more: made.append(1) or night_of(*given, **more))
+    for visits in range(3):
+        if visits:
+            with database.session() as connection:
+                connection.execute(
+                    'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, "midpointMjdTai") '
+                    "VALUES (%s, 0, 'cam', '{}', '', 'done', 61000.6)",
+                    (visits,),
+                )
+        for _ in range(3):
+            text = ask("GET", "/").text
+        assert len(made) == visits + 1
+        assert f"visit/{visits}/0" in text or not visits
+
+
 def test_scripts_and_styles_are_small():
     names = [n for n in assets._FILES if n.endswith((".js", ".css")) and assets.available(n)]
     size = sum(len(gzip.compress(assets._FILES[n].read_bytes())) for n in names)
@@ -252,6 +284,45 @@ def test_a_page_gets_what_is_made_for_it_later_and_is_made_once():
     assert answer_of(viewer, *questions) == {"of": "numbers"}
     assert answer_of(viewer, *questions) == {"of": "numbers"}
     assert viewer.asked == list(questions)
+
+
+def test_a_place_alone_is_followed_through_the_newest_visit_whose_image_holds_it(database, tmp_path):
+    ask, app = asker(tmp_path / "uploads", database_uri=database.uri)
+    with database.session() as connection:
+        connection.execute(
+            'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, "midpointMjdTai", region) '
+            "SELECT v, d, 'cam', '{}', '', 'done', 61000 + v, %s FROM generate_series(1, 2) v, generate_series(0, 1) d",
+            ([int(htm_ids([150.0], [2.0], 6)[0])],),
+        )
+    asked = []
+
+    class Images:
+        holding: ClassVar = set()
+
+        def soon(self, ledger, visit, detector, question):
+            asked.append((visit, detector))
+            step = {
+                "name": "signal" if (visit, detector) in self.holding else "image",
+                "passed": False,
+                "text": f"at {visit}",
+                "values": {},
+            }
+            return {"steps": [step], "place": {"ra": 150.0, "dec": 2.0}, "pictures": {}, "noPictures": ""}
+
+    app.state.viewer = Images()
+    for holding, tried, said in (
+        ({(1, 0), (2, 1)}, 2, "at 2"),
+        ({(1, 1)}, 4, "at 1"),
+        (set(), 4, "No image of the newest visits"),
+    ):
+        asked.clear()
+        Images.holding = holding
+        answer = ask("GET", "/why/answer?place=150+2", headers=HTML).text
+        assert said in answer
+        assert len(asked) == tried
+    asked.clear()
+    assert "The newest visit" not in ask("GET", "/why/answer?place=150+2&visit=1&detector=0", headers=HTML).text
+    assert asked == [(1, 0)]
 
 
 def test_a_page_is_told_why_nothing_is_made_and_others_when_too_much_is():

@@ -1,0 +1,59 @@
+"""Parts of pages that are the same for everybody: made once for all who ask while nothing has changed."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from fastapi import Request
+
+from service.pages.live import look
+from service.pages.shared import resources_of
+
+__all__ = ["Kept", "kept"]
+
+KEPT_S = 2.0  # at most: ages on a page go on where nothing changes
+MOST = 16  # parts
+
+
+class Kept:
+    """Parts by what was asked for, the last used last; each with what the database was like, and since when it is there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._parts: OrderedDict[Hashable, _Part] = OrderedDict()
+
+    def of(self, key: Hashable, state: Hashable, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return the part of a key as it is in this state; one who asks makes it, others who ask meanwhile wait for that.
+
+        `state` is that of before: what `make` reads is as new, or newer.
+        """
+        with self._lock:
+            part = self._parts.setdefault(key, _Part())
+            self._parts.move_to_end(key)
+            while len(self._parts) > MOST:
+                self._parts.popitem(last=False)
+        with part.lock:
+            if part.values is None or part.state != state or time.monotonic() - part.since > KEPT_S:
+                part.values, part.state, part.since = make(), state, time.monotonic()
+            return part.values
+
+
+class _Part:
+    """One part."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.values: dict[str, Any] | None = None
+        self.state: Hashable = None
+        self.since = 0.0
+
+
+def kept(request: Request, key: Hashable, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return values of a page as `make` gives them, or gave them a moment ago and nothing has changed since."""
+    state = look(resources_of(request).database)
+    if "database" in state:  # away: `make` says so in its own words
+        return make()
+    parts: Kept = request.app.state.kept
+    return parts.of(key, tuple(state.items()), make)
