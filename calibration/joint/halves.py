@@ -1,7 +1,7 @@
 """The two halves of a joint fit, from arrays to a finished `Half`."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -25,6 +25,7 @@ from calibration.joint.solve.fit import FitReport, FitSettings, Hooks, Progress,
 from calibration.joint.solve.minimize import evaluate
 from calibration.joint.solve.problem import Fittable
 from exposure.camera import Camera
+from exposure.wcs.mapped import ComposedWcs
 from tasks.arrays import I64
 
 __all__ = ["FitInputs", "fit_astrometry", "fit_photometry"]
@@ -33,6 +34,7 @@ log = logging.getLogger("alertprod.jointcal")
 _GAINED = 0.01  # of the measurements, matched beside the others once the maps are known: then all is fitted again
 _LEAST_GAINED = 5
 _ROUNDS = 3
+_WEAK = 0.25  # of the images, held by few stars: by such a fit nothing is matched again
 _LEAST_MOVED = 10  # matched measurements of an image whose chip may have moved
 LARGEST_CHECKED = 200_000  # measurements that are linearised at once
 
@@ -66,6 +68,8 @@ class FitInputs:
         Called with (label, chi2, ndof) after each stage and round.
     registered
         The WCS of all images are fitted ones.
+    fitted
+        WCS by (visit, detector) of a first fit, by which stars are matched; the maps still start from the input.
     trusted
         How far the terms of second order of a map may be from the input WCS at the least, arcsec.
     """
@@ -78,22 +82,27 @@ class FitInputs:
     tag: str = ""
     progress: Progress | None = None
     registered: bool = False
+    fitted: Mapping[tuple[int, int], ComposedWcs] | None = None
     trusted: float = 0.0
 
     def associated(self) -> tuple[Images, Associated]:
         """Return the images that have a measurement of a star, and the stars."""
         c = self.config
         warn = c.minMeasuredStarsPerCcd, c.minRefStarsPerCcd
-        a = associate(
-            self.images, self.measurements, self.references, c.matchCut, c.minMeasurements, warn, self.registered
-        )
+        given = self.images, self.measurements, self.references, c.matchCut, c.minMeasurements
+        a = associate(*given, warn, self.registered)
+        if self.fitted is not None:
+            images, wcs = self.images, self.fitted
+            places = [wcs.get(images.key(i), images.wcs[i]) for i in range(len(images))]
+            registration, a = a.registration, associate(replace(images, wcs=places), *given[1:], registered=True)
+            a.registration = registration
         return _present(self.images, a)
 
 
 def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
     """Fit the maps of all images and the positions of all stars.
 
-    Where headers were rough, stars are matched once more by the fitted maps, and these are fitted again if that finds more of
+    Where headers were rough, stars are matched once more by the fitted maps, and all is fitted again if that finds more of
     them. Where the chip maps that all visits share do not hold for some images, which then lose their data, these get chip maps
     of their own (a chip that moved between visits), and all is fitted again.
 
@@ -119,13 +128,13 @@ def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
 
 
 def _matched_again(inputs: FitInputs, half: AstrometryHalf) -> FitInputs | None:
-    """Return the inputs with the WCS of a first fit; None where these match no more stars than the rough headers did.
+    """Return the inputs with stars matched by the maps of a fit; None where that finds no more of them than before.
 
     An affine map of few stars, by which an image of rough header was brought near, may lie an arcsec off in its corners.
     """
-    wcs, images = build_wcs(half.builder), inputs.images
-    places = [wcs.get(images.key(i), images.wcs[i]) for i in range(len(images))]
-    closer = replace(inputs, images=replace(images, wcs=places), registered=True, trusted=half.builder.trusted)
+    if half.quality.weak.mean() > _WEAK:  # no ground to match by
+        return None
+    closer = replace(inputs, fitted=build_wcs(half.builder), trusted=half.builder.trusted)
     before, after = len(half.associated.measurements.image), len(closer.associated()[1].measurements.image)
     if after - before < max(_LEAST_GAINED, _GAINED * before):
         return None
