@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 from apdb.errors import ApdbError, DatabaseUnavailable, SchemaMismatch
 from service.errors import FileMissing, NotAllowed, OutOfMemory, SettingsError, StorageFull, StorageUnavailable
-from service.settings import PREFIX
 from service.terminal import say
 from tasks.errors import AlertProdError
 
 __all__ = ["DEBUG", "debugging", "run_command", "typed"]
 
-DEBUG = f"{PREFIX}DEBUG"
+DEBUG = (
+    "ALERTPROD_DEBUG"  # with the prefix of `service.settings`, which takes as long to load as all the rest of a command
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import CallerError
+from tasks.loaded_versions import loaded_versions
 
 __all__ = [
     "ProvenanceMismatch",
@@ -218,6 +219,4 @@ def write_config(path: Path, text: str, *, clobber: bool, backup: bool) -> None:
 
 def write_package_versions(path: Path, *, clobber: bool, backup: bool) -> None:
     """Write the versions of the packages that are loaded as `write_versions` does."""
-    from lsst.utils.packages import getPythonPackages  # slow to import and to run, and many tasks do not ask for it
-
-    write_versions(path, dict(getPythonPackages()), clobber=clobber, backup=backup)
+    write_versions(path, loaded_versions(), clobber=clobber, backup=backup)

@@ -61,7 +61,9 @@ def joint_parser() -> argparse.ArgumentParser:
     add_id_and_config(p)
     p.add_argument("--clobber-versions", action="store_true", help="replace stored package versions that differ")
     p.add_argument("--no-versions", action="store_true", help="do not compare package versions")
-    p.add_argument("--no-pictures", action="store_true", help="draw nothing")
+    p.add_argument(
+        "--pictures", action=argparse.BooleanOptionalAction, default=False, help="draw residuals, chi2, repeatability"
+    )
     p.add_argument("--json", action="store_true", help="print the metrics as JSON")
     return p
 
@@ -169,7 +171,7 @@ def _run(parsed: Any, task_class: Any, speak: Callable[[str], None]) -> CommandR
         speak(f"{label:22s} chi2/ndof {chi2:14.2f} / {ndof} = {chi2 / max(ndof, 1):.4f}")
 
     result = task.run(tables, summaries, Camera.read(parsed.camera), parsed.tract, progress=progress)
-    with nullcontext() if parsed.no_pictures else _drawing(result, parsed.out / "pictures"):
+    with _drawing(result, parsed.out / "pictures") if parsed.pictures else nullcontext():
         output_tables = {"stars": result.stars, "image_quality": result.image_quality}
         if result.reference_field is not None:
             output_tables["reference_field"] = result.reference_field

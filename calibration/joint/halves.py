@@ -1,9 +1,9 @@
 """The two halves of a joint fit, from arrays to a finished `Half`."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from calibration.joint.atmosphere.fields import fit_fields
 from calibration.joint.config import JointcalConfig
 from calibration.joint.image_quality import image_table, suspect_images
 from calibration.joint.model.astrometry import AstrometryProblem
-from calibration.joint.model.build_astrometry import AstrometryBuilder
+from calibration.joint.model.build_astrometry import AstrometryBuilder, build_wcs
 from calibration.joint.model.build_photometry import PhotometryBuilder
 from calibration.joint.model.data import Images, Measurements
 from calibration.joint.model.references import References
@@ -25,11 +25,16 @@ from calibration.joint.solve.fit import FitReport, FitSettings, Hooks, Progress,
 from calibration.joint.solve.minimize import evaluate
 from calibration.joint.solve.problem import Fittable
 from exposure.camera import Camera
+from exposure.wcs.mapped import ComposedWcs
 from tasks.arrays import I64
 
 __all__ = ["FitInputs", "fit_astrometry", "fit_photometry"]
 
 log = logging.getLogger("alertprod.jointcal")
+_GAINED = 0.01  # of the measurements, matched beside the others once the maps are known: then all is fitted again
+_LEAST_GAINED = 5
+_ROUNDS = 3
+_WEAK = 0.25  # of the images, held by few stars: by such a fit nothing is matched again
 _LEAST_MOVED = 10  # matched measurements of an image whose chip may have moved
 LARGEST_CHECKED = 200_000  # measurements that are linearised at once
 
@@ -63,6 +68,10 @@ class FitInputs:
         Called with (label, chi2, ndof) after each stage and round.
     registered
         The WCS of all images are fitted ones.
+    fitted
+        WCS by (visit, detector) of a first fit, by which stars are matched; the maps still start from the input.
+    trusted
+        How far the terms of second order of a map may be from the input WCS at the least, arcsec.
     """
 
     images: Images
@@ -73,21 +82,28 @@ class FitInputs:
     tag: str = ""
     progress: Progress | None = None
     registered: bool = False
+    fitted: Mapping[tuple[int, int], ComposedWcs] | None = None
+    trusted: float = 0.0
 
     def associated(self) -> tuple[Images, Associated]:
         """Return the images that have a measurement of a star, and the stars."""
         c = self.config
         warn = c.minMeasuredStarsPerCcd, c.minRefStarsPerCcd
-        a = associate(
-            self.images, self.measurements, self.references, c.matchCut, c.minMeasurements, warn, self.registered
-        )
+        given = self.images, self.measurements, self.references, c.matchCut, c.minMeasurements
+        a = associate(*given, warn, self.registered)
+        if self.fitted is not None:
+            images, wcs = self.images, self.fitted
+            places = [wcs.get(images.key(i), images.wcs[i]) for i in range(len(images))]
+            registration, a = a.registration, associate(replace(images, wcs=places), *given[1:], registered=True)
+            a.registration = registration
         return _present(self.images, a)
 
 
 def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
     """Fit the maps of all images and the positions of all stars.
 
-    Where the chip maps that all visits share do not hold for some images, which then lose their data, these get chip maps
+    Where headers were rough, stars are matched once more by the fitted maps, and all is fitted again if that finds more of
+    them. Where the chip maps that all visits share do not hold for some images, which then lose their data, these get chip maps
     of their own (a chip that moved between visits), and all is fitted again.
 
     Returns
@@ -96,12 +112,36 @@ def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
         The images that were fitted, and the result.
     """
     images, half = _fit_astrometry(inputs, frozenset())
+    rough = half.associated.registration
+    for _ in range(_ROUNDS if rough.affine.any() and not rough.lost else 0):
+        closer = _matched_again(inputs, half)
+        if closer is None:
+            break
+        inputs = closer
+        images, half = _fit_astrometry(inputs, frozenset())
     moved = _moved_chips(half.quality) if inputs.config.astrometryModel == "constrained" else frozenset()
     if not moved:
         return images, half
     listed = ", ".join(f"visit {v} detector {d}" for v, d in sorted(moved)[:10])
     log.warning("%d images do not follow the chip maps of the others and get their own: %s", len(moved), listed)
     return _fit_astrometry(inputs, moved)
+
+
+def _matched_again(inputs: FitInputs, half: AstrometryHalf) -> FitInputs | None:
+    """Return the inputs with stars matched by the maps of a fit; None where that finds no more of them than before.
+
+    An affine map of few stars, by which an image of rough header was brought near, may lie an arcsec off in its corners.
+    """
+    if half.quality.weak.mean() > _WEAK:  # no ground to match by
+        return None
+    closer = replace(inputs, fitted=build_wcs(half.builder), trusted=half.builder.trusted)
+    before, after = len(half.associated.measurements.image), len(closer.associated()[1].measurements.image)
+    if after - before < max(_LEAST_GAINED, _GAINED * before):
+        return None
+    log.warning(
+        "%d measurements were matched by rough headers and %d are by the fitted maps: fitted again", before, after
+    )
+    return closer
 
 
 def _moved_chips(table: pd.DataFrame) -> frozenset[tuple[int, int]]:
@@ -119,7 +159,7 @@ def _fit_astrometry(inputs: FitInputs, own_chips: frozenset[tuple[int, int]]) ->
     """Fit once; the images of `own_chips` (visit, detector) have chip maps of their own."""
     config = inputs.config
     images, a = inputs.associated()
-    builder = AstrometryBuilder.start(images, a, inputs.camera, config, own_chips)
+    builder = AstrometryBuilder.start(images, a, inputs.camera, config, own_chips, inputs.trusted)
     which, held = split_stars(a, config.validationFraction)
     problem = builder.problem(a, which, config)
     _drop_impossible(problem, images)

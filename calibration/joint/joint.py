@@ -32,6 +32,7 @@ from calibration.joint.whiteness import white_metrics, whiteness
 from exposure import ExposureCatalog
 from exposure.camera import Camera
 from exposure.wcs.mapped import ComposedWcs
+from exposure.wcs.plain_tan import plain_or_same
 
 __all__ = ["JointFit", "Progress"]
 
@@ -91,6 +92,7 @@ class JointFit:
         start = time.perf_counter()
         with self.timed("load"):
             images, measurements = gather(tables, images_of(summaries), self.config)
+            images = dataclasses.replace(images, wcs=[plain_or_same(w) for w in images.wcs])
         self._check_filters(images)
         tag = f"{tract or 0}_{most_common_filter(images)[0]}"
         inputs = partial(FitInputs, measurements=measurements, camera=camera, config=self.config, tag=tag)

@@ -64,7 +64,10 @@ class Cards:
         return cls([own.header] if own is primary else [own.header, primary.header], said)
 
     def __contains__(self, key: str) -> bool:
-        return any(key in header for header in self._headers) or (key == FILE_NAME and "." in self.name)
+        for header in self._headers:  # asked some hundred times for each image: no generator
+            if key in header:
+                return True
+        return key == FILE_NAME and "." in self.name
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names of all cards; nothing is parsed."""

@@ -9,7 +9,7 @@ import numpy as np
 from exposure.errors import WcsMissing
 from exposure.wcs.sky_wcs import SkyWcs
 from exposure.wcs.tangent import CROSS, PixelToSky, matrix_of, project
-from tasks.arrays import F64, Box
+from tasks.arrays import F64, I64, Box
 
 __all__ = ["SipFit", "sip_approximation"]
 
@@ -118,6 +118,7 @@ def _grid_inverse(bbox: Box, order: int, points: int) -> tuple[F64, F64]:
     return design, np.asarray(np.linalg.pinv(design), np.float64)
 
 
+@lru_cache(maxsize=8)
 def _grid(bbox: Box, points: int) -> tuple[F64, F64, float, float]:
     """Offsets from the middle pixel of the nodes of a box, and that pixel."""
     x0, y0, width, height = bbox
@@ -127,22 +128,26 @@ def _grid(bbox: Box, points: int) -> tuple[F64, F64, float, float]:
     return gx - cx, gy - cy, cx, cy
 
 
-def _design(u: F64, v: F64, order: int, least: int) -> tuple[F64, list[tuple[int, int]], float]:
+def _design(u: F64, v: F64, order: int, least: int) -> tuple[F64, I64, float]:
     """Terms u^p v^q with least <= p + q <= order of scaled offsets, their powers, and the scale."""
     scale = max(float(np.abs(u).max()), float(np.abs(v).max()), 1.0)
-    pairs = [(p, q) for p in range(order + 1) for q in range(order + 1 - p) if p + q >= least]
+    powers = _powers(order, least)
     pu, pv = (np.vander(w / scale, order + 1, increasing=True).T for w in (u, v))
-    p, q = np.array(pairs).T
-    return np.ascontiguousarray((pu[p] * pv[q]).T), pairs, scale
+    return np.ascontiguousarray((pu[powers[:, 0]] * pv[powers[:, 1]]).T), powers, scale
+
+
+@lru_cache(maxsize=8)
+def _powers(order: int, least: int) -> I64:
+    """Return (p, q) of the terms, (T, 2)."""
+    return np.array([(p, q) for p in range(order + 1) for q in range(order + 1 - p) if p + q >= least], np.int64)
 
 
 def _powers_fit(
     u: F64, v: F64, values: F64, order: int, least: int, solution: "tuple[F64, F64] | None" = None
 ) -> tuple[list[F64], F64]:
     """Return tables [p, q] of u^p v^q with least <= p + q <= order for each column of values, and what is left."""
-    design, pairs, scale = _design(u, v, order, least)
+    design, powers, scale = _design(u, v, order, least)
     solved = _least_squares(design, values) if solution is None else solution[1] @ values
-    powers = np.array(pairs)
     tables = []
     for column in solved.T:
         out = np.zeros((order + 1, order + 1))

@@ -55,7 +55,8 @@ class SkyWcs:
             raise WcsMissing("the WCS has a singular or non-finite CD matrix")
         terms = self.terms
         self.frame: SkyFrame | None = sky_frame(terms.prefix, terms.radesys, terms.equinox, said)
-        self._wcs = terms.built(said)
+        if not terms.is_plain:
+            self._wcs = terms.built(said)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave astropy's object out: it would not come back to the last bit."""

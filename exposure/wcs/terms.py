@@ -20,6 +20,7 @@ __all__ = ["WcsTerms", "number_card"]
 
 Two = tuple[float, float]
 Table = tuple[tuple[float, ...], ...]
+_LARGEST_SIP = 10  # rows of a table: order 9
 _SIP_NAMES = ("A", "B", "AP", "BP")
 
 
@@ -75,6 +76,15 @@ class WcsTerms:
         """The matrix (2, 2) in degrees per pixel."""
         rows = np.array(self.matrix, np.float64)
         return rows if self.cdelt is None else np.array(self.cdelt, np.float64)[:, None] * rows
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is TAN or TAN-SIP and nothing more, which wcslib always takes: it need not be asked."""
+        if self.projection != "TAN" or self.pv or self.lonpole is not None or self.latpole is not None:
+            return False
+        tables = self.sip or ()
+        square = all(1 < len(t) <= _LARGEST_SIP and all(len(row) == len(t) for row in t) for t in tables)
+        return square and bool(np.isfinite([*self.crpix, *self.crval]).all())
 
     def built(self, said: str = "the WCS") -> "WCS":
         """Return astropy's object.

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -198,7 +199,7 @@ def jointcal_run(context: typer.Context) -> None:
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s")
     _parser, parsed = parse(context.args)
-    say("alertprod jointcal run " + " ".join(context.args))
+    say("alertprod jointcal run " + _shortened(context.args))
     results = run_parsed(parsed, say=say)
     for result in results:
         if result.metrics:
@@ -207,6 +208,15 @@ def jointcal_run(context: typer.Context) -> None:
     if failed and parsed.noExit:
         say(f"{failed} of {len(results)} fits failed (exit status 0 by --noExit)")
     sys.exit(0 if parsed.noExit else min(failed, 125))
+
+
+def _shortened(arguments: list[str]) -> str:
+    """Return arguments as one line: of several files behind an option the first, and how many more there are."""
+    out: list[str] = []
+    for option, values in groupby(arguments, lambda argument: argument.startswith("-")):
+        first, *others = values
+        out += [first, *others] if option or len(others) < 3 else [first, f"(and {len(others)} more)"]
+    return " ".join(out)
 
 
 def _spread_lists(arguments: list[str]) -> list[str]:

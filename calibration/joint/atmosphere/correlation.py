@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.optimize import nnls
 
 from calibration.joint.atmosphere.kernel import Kernel, mixture
 from tasks.arrays import F64, I64
@@ -97,6 +96,8 @@ def fit_kernel(points: F64, displacement: F64, variance: F64) -> Kernel | None:
     Powers are fitted to the correlation under the condition that none is negative, for each of a few shapes; the best shape
     wins. `variance` (N,) is that of the noise. None where the correlation is no more than noise makes, or stars are too few.
     """
+    from scipy.optimize import nnls  # takes a third of a second to load, and few fits model the atmosphere
+
     if len(points) < _LEAST:
         return None
     measured = correlate(points, displacement, variance)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from astropy.io.fits import Header
 from astropy.table import Table
+from pyarrow.parquet import ParquetFile
 
 from calibration.errors import JointCalibrationError
 from exposure import ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
@@ -19,7 +20,7 @@ from exposure.header.text_cards import read_cards
 from exposure.io.exposure_catalog import ExposureRecord
 from exposure.io.native import open_fits
 
-__all__ = ["read_fits_table", "read_header", "read_headers", "read_sources", "read_summaries"]
+__all__ = ["read_fits_table", "read_header", "read_headers", "read_parquet", "read_sources", "read_summaries"]
 
 _NEEDED = ("IMAGEW", "IMAGEH", "VISIT", "DETECTOR", "CALMEAN")
 
@@ -40,10 +41,18 @@ def read_sources(paths: Iterable[Path]) -> list[pd.DataFrame]:
             elif path.suffix in (".fits", ".fit") or path.name.endswith(".fits.gz"):
                 out.append(read_fits_table(path))
             else:
-                out.append(pd.read_parquet(path))
+                out.append(read_parquet(path))
         except Exception as error:
             raise JointCalibrationError(f"the source table {path} cannot be read: {error}") from error
     return out
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Read a Parquet file, without the code for folders of them, which takes longer to load than a table to be read."""
+    if path.is_dir():
+        return pd.read_parquet(path)
+    frame: pd.DataFrame = ParquetFile(path).read().to_pandas()
+    return frame
 
 
 def read_fits_table(path: Path, check: Callable[[Header], None] | None = None) -> pd.DataFrame:

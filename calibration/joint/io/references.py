@@ -14,7 +14,7 @@ import yaml
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import ReferenceConfig
-from calibration.joint.io.files import read_fits_table
+from calibration.joint.io.files import read_fits_table, read_parquet
 from calibration.joint.io.reference_units import check_fluxes, check_frame, check_units, epochs_mjd
 from calibration.joint.model.data import ARCSEC, tangent_frames
 from calibration.joint.model.references import Circle, References
@@ -42,7 +42,7 @@ def read_catalogue(path: "str | Path") -> pd.DataFrame:
     path = Path(path)
     try:
         if path.suffix in (".parquet", ".parq"):
-            return pd.read_parquet(path)
+            return read_parquet(path)
         if path.suffix == ".csv":
             return pd.read_csv(path)
         if path.suffix in _TEXTS:

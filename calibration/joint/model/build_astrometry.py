@@ -45,6 +45,8 @@ class AstrometryBuilder:
         mm of the focal plane that are 1 in the inner maps' output; 1 without inner maps.
     fields
         By index of a visit: the displacement of its tangent plane that its maps do not follow (the atmosphere's).
+    trusted
+        How far each term of second order or higher is expected to be from the input, arcsec.
     """
 
     images: Images
@@ -55,6 +57,7 @@ class AstrometryBuilder:
     parameters: ModelParameters
     scale_mm: float = 1.0
     fields: dict[int, DisplacementGrid] = field(default_factory=dict)
+    trusted: float = 0.0
 
     @classmethod
     def start(
@@ -64,10 +67,12 @@ class AstrometryBuilder:
         camera: Camera,
         config: JointcalConfig,
         own_chips: frozenset[tuple[int, int]] = frozenset(),
+        trusted: float = 0.0,
     ) -> "AstrometryBuilder":
         """Fit the start values of all maps to the input WCS, moved onto the reference stars.
 
-        In the constrained model the images `own_chips` (visit, detector) have chip maps of their own.
+        In the constrained model the images `own_chips` (visit, detector) have chip maps of their own. Each term of second
+        order or higher is expected within `trusted` arcsec of the input, or further, as the reference stars tell.
         """
         visits, visit_index = np.unique(images.visit, return_inverse=True)
         detectors, chip, chip_names = _chip_maps(images, own_chips)
@@ -90,6 +95,7 @@ class AstrometryBuilder:
         if constrained:
             out._start_chips(detectors, n_shared, camera)
             out._expect_chips(detectors, camera, config.chipPositionPrior)
+        out.trusted = max(trusted, _trusted(associated))
         out._start_outer(associated, config)
         return out
 
@@ -134,7 +140,6 @@ class AstrometryBuilder:
     def _start_outer(self, associated: Associated, config: JointcalConfig) -> None:
         """Fit each outer map to the input WCS of its images, with fewer terms where sources are few."""
         lay = self.layout
-        trusted = _trusted(associated)
         measured = np.bincount(lay.outer[associated.measurements.image], minlength=lay.n_outer)
         for outer in range(lay.n_outer):
             order, count = lay.outer_order, int(measured[outer])
@@ -153,7 +158,7 @@ class AstrometryBuilder:
                 log.warning(
                     "%s: %d sources: the order of its map is lowered from %d to %d", name, count, lay.outer_order, order
                 )
-            self._expect_outer(outer, degree, degree <= order, trusted)
+            self._expect_outer(outer, degree, degree <= order)
 
     def _outer_points(self, outer: int, associated: Associated) -> tuple[F64, F64]:
         """Return points (N, 2) of one outer map's domain, and where the input WCS, moved onto the reference stars, sees
@@ -197,14 +202,14 @@ class AstrometryBuilder:
             values[start] = np.linalg.lstsq(basis, target[:, axis], rcond=None)[0]
             self.parameters.values[part] = values
 
-    def _expect_outer(self, outer: int, degree: I64, used: Flags, trusted: float) -> None:
+    def _expect_outer(self, outer: int, degree: I64, used: Flags) -> None:
         """Trust the distortion of the start, each term to so many arcsec: nothing against stars, all there is without; hold
         the terms that are not `used` (n_terms,).
         """
         count = degree.size
         for axis in range(2):
             part = slice((2 * outer + axis) * count, (2 * outer + axis + 1) * count)
-            self.parameters.prior_weight[part] = np.where(degree >= 2, 1.0 / trusted**2, 0.0)
+            self.parameters.prior_weight[part] = np.where(degree >= 2, 1.0 / self.trusted**2, 0.0)
             self.parameters.expected[part] = self.parameters.values[part]
             self.parameters.fitted[part] &= used
 

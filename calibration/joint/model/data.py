@@ -4,8 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from exposure import SkyWcs
-from exposure.wcs.mapped import ComposedWcs
+from exposure.wcs.tangent import PixelToSky
 from tasks.arrays import F64, I64, Flags
 
 __all__ = ["ARCSEC", "Images", "Measurements", "Stars", "tangent_frames"]
@@ -46,7 +45,7 @@ class Images:
 
     visit: I64
     detector: I64
-    wcs: list[SkyWcs | ComposedWcs]
+    wcs: list[PixelToSky]
     bbox: I64
     calib_mean: F64
     calib_err: F64

@@ -98,6 +98,22 @@ def test_headers_that_are_seconds_of_arc_off_are_brought_back(arcsec, number):
     assert max(sky_error_mas(s, key, wcs) for key, wcs in result.outputWcs.items()) < 10.0
 
 
+def test_fifty_reference_stars_are_enough_or_it_is_said():
+    s = survey()
+    result = fit(s, s.references.nlargest(50, "z_flux"))
+    table = result.image_quality.set_index(["visit", "detector"])
+    for key, wcs in result.outputWcs.items():
+        row = table.loc[key]
+        assert row.astrometry_weak or sky_error_mas(s, key, wcs) < 5e3 * row.astrometry_formal_error
+    assert not table.astrometry_weak.all()
+
+
+def test_held_out_stars_without_freedom_judge_nothing():
+    """Stars of one visit have as many measurements as places: a chi2 per degree of freedom is none."""
+    result = fit(simulate_mosaic(MosaicSettings(1, 1, 12)))
+    assert np.isnan(result.metrics["astrometry_validation_chi2_per_ndof"])
+
+
 def test_a_fit_that_is_far_from_its_errors_is_not_converged(caplog):
     s = survey()
     with caplog.at_level(logging.ERROR, "alertprod.jointcal"):

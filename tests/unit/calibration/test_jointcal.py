@@ -304,7 +304,15 @@ def _files(s: MosaicSurvey, folder: Path) -> list[str]:
 def test_command_reads_and_writes_plain_files(tmp_path):
     s = survey()
     out = tmp_path / "out"
-    args = [*_files(s, tmp_path / "in"), "--out", str(out), "-c", "photometryVisitOrder=3", "--no-versions"]
+    args = [
+        *_files(s, tmp_path / "in"),
+        "--out",
+        str(out),
+        "-c",
+        "photometryVisitOrder=3",
+        "--no-versions",
+        "--pictures",
+    ]
     _, parsed = parse(args)
     (status,) = run_parsed(parsed)
     assert status.exitStatus == 0
