@@ -249,7 +249,7 @@ def measure_dipoles(
         share = np.maximum(np.abs(plus), np.abs(minus)) / (2 * mean)
     start = np.column_stack([*positive, *negative])
     separation = np.hypot(p[:, 2] - p[:, 4], p[:, 3] - p[:, 5])
-    lost = (np.abs(p[:, 2:6] - start) > _farthest(start)[:, None] - 1e-6).any(1)
+    lost = (np.abs(p[:, 2:6] - start) > MAX_MOVE - 1e-6).any(1)
     lost &= separation > np.hypot(*(start[:, :2] - start[:, 2:]).T)  # a lobe that would go on, to another star
     mid_error = [
         0.5 * np.sqrt(np.maximum(cov[:, k, k] + cov[:, k + 2, k + 2] + 2 * cov[:, k, k + 2], 0)) for k in (2, 3)
