@@ -16,16 +16,29 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exposure.field import neighbours_2d
-from tasks.arrays import F64, Box
+from tasks.arrays import F32, F64, Box
 from tasks.reprs import short_repr
 
-__all__ = ["AP_FLUX", "AP_RADIUS", "CENTROID", "LEAST", "NUMBERS", "PSF_FLUX", "SLOPE", "PhotonNoise", "corrected"]
+__all__ = [
+    "AP_FLUX",
+    "AP_RADIUS",
+    "CENTROID",
+    "FILTER_SIDE",
+    "LEAST",
+    "NUMBERS",
+    "PSF_FLUX",
+    "SLOPE",
+    "PhotonNoise",
+    "corrected",
+]
 
 AP_RADIUS = 12.0
 """Of aperture fluxes, px."""
 PSF_FLUX, AP_FLUX, SLOPE = 0, 1, 2
 CENTROID = slice(3, 7)
 NUMBERS = 7
+FILTER_SIDE = 41
+"""Of the stamps of filters that are kept, px."""
 LEAST = 0.2
 """Of a variance that remains: what is taken off is an estimate."""
 
@@ -44,12 +57,15 @@ class PhotonNoise:
         Cells.
     bbox
         (x0, y0, width, height) that the grid covers.
+    filters
+        Shape (ny * nx, 2, S, S): what the image (0) and the template (1) are convolved with, F_s and F_t; None: not known.
     """
 
     values: F64
     nx: int
     ny: int
     bbox: Box
+    filters: F32 | None = None
 
     __repr__ = short_repr
 
@@ -60,6 +76,13 @@ class PhotonNoise:
         index, weight = neighbours_2d(np.where(placed, xs, 0), np.where(placed, ys, 0), self.bbox, self.nx, self.ny)
         out = np.einsum("nc,ncik->nik", weight, self.values[index])
         return np.where(placed[:, None, None], out, np.nan)
+
+    def filters_at(self, x: F64, y: F64) -> F64 | None:
+        """Return the filters (N, 2, S, S) at frame positions (N,), px; None where they are not known."""
+        if self.filters is None:
+            return None
+        index, weight = neighbours_2d(x, y, self.bbox, self.nx, self.ny)
+        return np.asarray(np.einsum("nc,ncijk->nijk", weight, self.filters[index]))
 
     def variance(self, x: ArrayLike, y: ArrayLike, flux: F64, slope: F64) -> F64:
         """Return what comes to the variances, shape (N, 7), of sources at frame positions.

@@ -2,7 +2,7 @@
 
 The difference alone knows only the product of flux and separation of close lobes; what tells them apart are the images
 before subtraction (Reiss 2016, DMTN-007). Their residuals count `PRE_WEIGHT` (1/4 of the chi^2), as their noise is that of
-the difference again. Errors come from the noise of the two images, which are independent, through all three terms.
+the difference again. Errors come from the noise of the two images, which are independent, through all three terms (`diffim.measurement.dipole_errors`).
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from diffim.measurement.dipole_errors import ImageBehind, covariance_through, images_behind
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
-from exposure.photometry import psf_at_fixed_pixel
+from exposure.photometry import position_basis, psf_at_fixed_pixel
 from exposure.psf import Psf
 from exposure.stamps import sided
 from tasks.arrays import F64, I64, nearest_pixels
@@ -104,7 +105,7 @@ def fit_dipoles(
     if template is not None:
         layers.append(_layer(template, cx, cy, template_unit, False, True, PRE_WEIGHT, True))
     lobes = np.stack([xp, yp, xn, yn], axis=1)  # positions, px
-    start = lobes.copy()
+    start, far = lobes.copy(), _farthest(lobes)[:, None]
     parameters = np.zeros((cx.size, 6))
     for turn in range(ITERATIONS):
         # first with one flux for both lobes: far from the solution two of them run away from each other
@@ -112,16 +113,25 @@ def fit_dipoles(
         with np.errstate(divide="ignore", invalid="ignore"):
             step = np.nan_to_num(solution[:, 2:6] / np.repeat(np.where(flux > 0, flux, np.nan), 2, axis=1))
         step = np.clip(step, -MAX_STEP, MAX_STEP)
-        lobes = np.clip(lobes + step, start - MAX_MOVE, start + MAX_MOVE)
+        lobes = np.clip(lobes + step, start - far, start + far)
         if turn >= ONE_FLUX and np.abs(step).max(initial=0) < 1e-4:
             break
     design, solution, _ = _solve(layers, lobes, cx, cy)
     parameters[:, :2], parameters[:, 2:] = solution[:, :2], lobes
-    covariance = _covariance(layers, design, solution[:, :2])
+    images = images_behind(difference, science, template, template_unit, (cx, cy), SIDE)
+    covariance = _covariance(layers, design, solution[:, :2], images)
     first = layers[0]
     model = np.einsum("nk,nkp->np", solution[:, :2], design[0][:, :2])
     chi2 = ((first.data - model) ** 2 * first.inverse).sum(1)
     return DipoleFits(parameters, covariance, chi2, (first.inverse > 0).sum(1))
+
+
+def _farthest(start: F64) -> F64:
+    """Return how far (N,) px lobes that begin at (x+, y+, x-, y-), shape (N, 4), may go.
+
+    The brightest pixels of close lobes lie about a FWHM apart however close the lobes are: these may meet.
+    """
+    return np.maximum(MAX_MOVE, np.hypot(start[:, 0] - start[:, 2], start[:, 1] - start[:, 3]))
 
 
 def _layer(
@@ -150,16 +160,15 @@ def _solve(layers: list[_Layer], lobes: F64, cx: I64, cy: I64, one_flux: bool = 
         design = np.zeros((n, 6 + extra, SIDE * SIDE))
         for present, sign, k in ((layer.positive, 1.0, 0), (layer.negative, -1.0 if layer.positive else 1.0, 1)):
             if present:
-                stamp = sign * _stamps(layer.psf, lobes[:, 2 * k], lobes[:, 2 * k + 1], cx, cy)
-                dy, dx = np.gradient(stamp, axis=(1, 2))
-                design[:, k] = stamp.reshape(n, -1)
-                design[:, 2 + 2 * k], design[:, 3 + 2 * k] = -dx.reshape(n, -1), -dy.reshape(n, -1)
+                stamps = psf_at_fixed_pixel(layer.psf, lobes[:, 2 * k], lobes[:, 2 * k + 1], cx, cy)
+                basis = (sign * sided(b, SIDE).reshape(n, -1) for b in position_basis(stamps, stamps.shape[-1]))
+                design[:, k], design[:, 2 + 2 * k], design[:, 3 + 2 * k] = basis
         if layer.with_background:
             design[:, column : column + 3] = plane
             column += 3
         weighted = design * (layer.weight * layer.inverse)[:, None, :]
-        normal += np.einsum("nkp,nlp->nkl", weighted, design)
-        right += np.einsum("nkp,np->nk", weighted, layer.data)
+        normal += weighted @ design.transpose(0, 2, 1)
+        right += (weighted @ layer.data[:, :, None])[..., 0]
         designs.append(design)
     normal = normal + 1e-9 * np.einsum("nkk->nk", normal)[:, :, None] * np.eye(6 + extra) + 1e-30 * np.eye(6 + extra)
     merge = np.eye(6 + extra)
@@ -178,34 +187,34 @@ def _solved(normal: F64, right: F64, merge: F64) -> F64:
     return np.asarray(reduced @ merge.T)
 
 
-def _stamps(psf: Psf, x: F64, y: F64, cx: I64, cy: I64) -> F64:
-    """PSF images at positions on stamps of `SIDE` px centred on fixed pixels."""
-    return sided(psf_at_fixed_pixel(psf, x, y, cx, cy).astype(np.float64), SIDE)
-
-
-def _covariance(layers: list[_Layer], designs: list[F64], flux: F64) -> F64:
+def _covariance(
+    layers: list[_Layer], designs: list[F64], flux: F64, images: tuple[ImageBehind, ImageBehind] | None
+) -> F64:
     """Covariance of (F+, F-, x+, y+, x-, y-): noise of image and template through the weighted equations."""
     scale = np.ones((flux.shape[0], designs[0].shape[1]))
     scale[:, 2:4], scale[:, 4:6] = flux[:, :1], flux[:, 1:]
     jacobians = [d * scale[:, :, None] for d in designs]
     gains = [j * (layer.weight * layer.inverse)[:, None, :] for j, layer in zip(jacobians, layers, strict=True)]
     k = jacobians[0].shape[1]
-    normal = sum(np.einsum("nkp,nlp->nkl", g, j) for g, j in zip(gains, jacobians, strict=True))
+    normal = sum(g @ j.transpose(0, 2, 1) for g, j in zip(gains, jacobians, strict=True))
     inverse = np.linalg.inv(normal + 1e-9 * np.einsum("nkk->nk", normal)[:, :, None] * np.eye(k) + 1e-30 * np.eye(k))
+    weights = [inverse[:, :6] @ g for g in gains]
+    if images is not None:
+        return covariance_through(weights, images, SIDE)
     # noise of the difference = noise of the image minus that of the template; where one is absent its share is the rest
     total = np.where(layers[0].inverse > 0, 1 / np.maximum(layers[0].inverse, 1e-30), 0)
     parts: dict[bool, tuple[F64, F64]] = {}
-    for layer, gain in zip(layers[1:], gains[1:], strict=True):
+    for layer, weight in zip(layers[1:], weights[1:], strict=True):
         own = np.where(layer.inverse > 0, 1 / np.maximum(layer.inverse, 1e-30), 0)
-        parts[layer.positive] = (np.minimum(own, total), gain)
-    noise = np.zeros_like(inverse)
+        parts[layer.positive] = (np.minimum(own, total), weight)
+    noise = np.zeros((flux.shape[0], 6, 6))
     measured = sum((v for v, _ in parts.values()), np.zeros_like(total))
     for positive in (True, False):
         default = np.maximum(total - measured, 0) if parts and positive not in parts else 0.5 * total
-        variance, gain = parts.get(positive, (default, np.zeros_like(gains[0])))
-        onto = gain + (gains[0] if positive else -gains[0])
-        noise += np.einsum("nkp,np,nlp->nkl", onto, variance, onto)
-    return np.asarray(np.einsum("nkl,nlm,npm->nkp", inverse, noise, inverse)[:, :6, :6])
+        variance, weight = parts.get(positive, (default, np.zeros_like(weights[0])))
+        onto = weight + (weights[0] if positive else -weights[0])
+        noise += (onto * variance[:, None, :]) @ onto.transpose(0, 2, 1)
+    return noise
 
 
 def measure_dipoles(

@@ -24,7 +24,7 @@ from diffim.subtraction.within_tiles import Changes, KernelSlopes, inner, put
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, Box
 
-__all__ = ["Subtracted", "Subtraction", "excess_power"]
+__all__ = ["MAX_EXCESS", "Subtracted", "Subtraction", "excess_power", "sky_power"]
 
 PHI_SIZE = 31
 CELL = 3  # tiles over which the whitening is one
@@ -262,19 +262,34 @@ def excess_power(unconvolved: MaskedImage, convolved: MaskedImage, kernel: Spati
     """
     x0, y0, width, height = box
     plain = Subtraction(unconvolved, convolved, kernel, box, decorrelate=False)
-    grid = plain.grid
+    measured = sky_power(lambda rows: plain.run(rows=rows), plain.grid, (unconvolved, convolved), box)
+    side = max(height, width)
+    level = [p.sky_levels(box, side)[0] for p in (unconvolved, convolved)]
+    model = _noise_model(kernel.kernels_at(x0 + width / 2, y0 + height / 2), level[0], level[1])[0]
+    return np.clip(measured / smooth_power(model), 1 / MAX_EXCESS, MAX_EXCESS)
+
+
+def sky_power(
+    run: Callable[[list[int]], Subtracted], grid: TileGrid, images: tuple[MaskedImage, MaskedImage], box: Box
+) -> F64:
+    """Return the noise power (BLOCK, BLOCK / 2 + 1), mean 1, of a difference on the sky of some rows of its tiles.
+
+    Parameters
+    ----------
+    run
+        Subtracts those rows of tiles.
+    images
+        The two images behind it.
+    """
+    x0, y0, width, height = box
     rows = list(range(grid.rows))[:: max(1, grid.rows * grid.columns // SAMPLE_TILES)]
-    subtracted = plain.run(rows=rows)
+    subtracted = run(rows)
     good = np.zeros((height, width), bool)
     for row in rows:
         low, high = row * grid.tile, min((row + 1) * grid.tile, height)
         part = slice(low, high)
         good[part] = np.abs(subtracted.matched[part]) < FAINT * np.sqrt(subtracted.variance[part])
-        for p in (unconvolved, convolved):
+        for p in images:
             ox, oy = x0 - p.origin[0], y0 - p.origin[1]
             good[part] &= p.good(slice(oy + low, oy + high))[:, ox : ox + width]
-    measured = noise_power(subtracted.difference, subtracted.variance, good)
-    side = max(height, width)
-    level = [p.sky_levels(box, side)[0] for p in (unconvolved, convolved)]
-    model = _noise_model(kernel.kernels_at(x0 + width / 2, y0 + height / 2), level[0], level[1])[0]
-    return np.clip(measured / smooth_power(model), 1 / MAX_EXCESS, MAX_EXCESS)
+    return noise_power(subtracted.difference, subtracted.variance, good)

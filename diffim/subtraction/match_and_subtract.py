@@ -316,6 +316,8 @@ def match_and_subtract_proper(science: Exposure, template: Exposure, sources: St
     ratio = _psf_flux_ratio(stars, science, template)
     new, old = MaskedImage.of(science, "BAD", "CR"), MaskedImage.of(template, "BAD")
     subtraction = ProperSubtraction(new.filled(old, 1 / ratio), old, *psfs, ratio, science.bbox)
+    if not all(abs(sky_correlation(planes)) < WHITE for planes in (new, old)):
+        subtraction = replace(subtraction, excess=subtraction.measured_excess())
     subtracted = subtraction.run()
     x, y = np.array([science.bbox[0] + science.width / 2]), np.array([science.bbox[1] + science.height / 2])
     far = [Reach(reach_of(k[0]), reach_of(k[0]), pixel_reach(k[0])) for k in subtraction.filters_at(x, y)]

@@ -11,7 +11,7 @@ from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.subtraction.difference_exposure import StampsAt, stamps_through
 from exposure import Exposure
 from exposure.photometry import position_basis, psf_images
-from exposure.photon_noise import AP_FLUX, AP_RADIUS, CENTROID, PSF_FLUX, SLOPE, PhotonNoise
+from exposure.photon_noise import AP_FLUX, AP_RADIUS, CENTROID, FILTER_SIDE, PSF_FLUX, SLOPE, PhotonNoise
 from exposure.psf import GridPsf, Psf
 from exposure.stamps import gather
 from exposure.stars import Stars
@@ -104,7 +104,8 @@ def _photon_noise(difference: Exposure, science: Light, template: Light) -> Phot
     x, y = (a.ravel() for a in np.meshgrid(gx, gy))
     stamps = difference.require_psf().kernel_at(x, y).astype(np.float64)
     values = np.stack([_values(light, stamps, x, y) for light in (science, template)], axis=1)
-    return PhotonNoise(values, CELLS, CELLS, difference.bbox)
+    filters = [_sided(light.filter_at(x, y).astype(np.float64), FILTER_SIDE) for light in (science, template)]
+    return PhotonNoise(values, CELLS, CELLS, difference.bbox, np.stack(filters, axis=1).astype(np.float32))
 
 
 def _values(light: Light, stamps: F64, x: F64, y: F64) -> F64:

@@ -6,7 +6,8 @@ With N the new image (variance s_n^2 per pixel, PSF P_n, flux scale 1) and R the
     den = s_n^2 F_r^2 |P_r|^2 + s_r^2 |P_n|^2,   F_D = F_r / sqrt(s_n^2 F_r^2 + s_r^2)
 
 (products of spectra), so that D is on the flux scale of the new image and its noise is white, of variance
-s_n^2 + s_r^2 / F_r^2. No kernel is fitted: what is wrong with the PSF models stays in the difference.
+s_n^2 + s_r^2 / F_r^2. Where the noise of an image is correlated (it was resampled, or drizzled) that of D is measured, and both
+filters are divided by the root of its power. No kernel is fitted: what is wrong with the PSF models stays in the difference.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from diffim.errors import DifferencingError
 from diffim.pixels.fft_tiles import TileGrid, paste
 from diffim.pixels.masked_image import LEAST_VARIANCE, MaskedImage
-from diffim.subtraction.alard_lupton import Subtracted, tile_side
+from diffim.subtraction.alard_lupton import MAX_EXCESS, Subtracted, sky_power, tile_side
+from diffim.subtraction.noise_power import BLOCK as POWER_SIDE
 from exposure import Psf
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, Box
@@ -39,6 +41,7 @@ def proper_filters(
     reference_variance: F64,
     reference_flux: float = 1.0,
     size: int = FILTER_SIZE,
+    excess: F64 | None = None,
 ) -> tuple[F32, F32]:
     """Return the stamps (N, size, size) of k_n (sum 1) and k_r (sum 1 / F_r).
 
@@ -50,12 +53,16 @@ def proper_filters(
         Variance per pixel (N,) of the sky of the two images, each in its own units.
     reference_flux
         F_r: counts of the reference per count of the new image.
+    excess
+        Power of the noise of D over that of white images, shape (BLOCK, BLOCK / 2 + 1); 1 by default.
     """
     p_n, p_r = (_spectra(a / a.sum((1, 2), keepdims=True)) + FLOOR for a in (new, reference))
     v_n, v_r = new_variance[:, None, None] * reference_flux**2, reference_variance[:, None, None]
     den = v_n * np.abs(p_r) ** 2 + v_r * np.abs(p_n) ** 2
     total = v_n + v_r
     unit = np.sqrt(total / den)  # 1 / (F_D sqrt(den)) in units of 1 / F_r
+    if excess is not None:
+        unit = unit / np.sqrt(_on_spectrum(excess))
     return _stamps(p_r * unit, size), _stamps(p_n * unit, size) / np.float32(reference_flux)
 
 
@@ -69,6 +76,13 @@ def _spectra(stamps: NDArray[np.floating]) -> NDArray[np.complex128]:
     wide = np.zeros((len(stamps), SPECTRUM, SPECTRUM))
     wide[:, :side, :side] = stamps
     return np.asarray(fft.rfft2(np.roll(wide, (-(side // 2), -(side // 2)), axis=(1, 2))))
+
+
+def _on_spectrum(power: F64) -> F64:
+    """Return a smooth power spectrum at the frequencies of the transforms of PSF stamps."""
+    correlation = np.roll(fft.irfft2(power, (POWER_SIDE, POWER_SIDE)), (POWER_SIDE // 2,) * 2, axis=(0, 1))
+    wide = np.pad(correlation, (SPECTRUM - POWER_SIDE) // 2)
+    return np.maximum(fft.rfft2(np.roll(wide, (-(SPECTRUM // 2),) * 2, axis=(0, 1))).real, 1 / MAX_EXCESS)
 
 
 def _stamps(spectra: NDArray[np.complex128], size: int) -> F32:
@@ -112,6 +126,8 @@ class ProperSubtraction:
         F_r: counts of the reference per count of the new image.
     box
         (x0, y0, width, height) in the frame.
+    excess
+        Power of the noise of the difference over that of white images (`measured_excess`), 1 by default.
     """
 
     new: MaskedImage
@@ -120,6 +136,7 @@ class ProperSubtraction:
     reference_psf: Psf
     reference_flux: float
     box: Box
+    excess: F64 | None = None
 
     @cached_property
     def grid(self) -> TileGrid:
@@ -143,23 +160,32 @@ class ProperSubtraction:
             k = slice(low, low + BLOCK)
             levels = [v[row[k], column[k]] for v in (v_n, v_r)]
             stamps = [psf.kernel_at(x[k], y[k]) for psf in (self.new_psf, self.reference_psf)]
-            parts.append(proper_filters(stamps[0], stamps[1], levels[0], levels[1], self.reference_flux))
+            parts.append(
+                proper_filters(stamps[0], stamps[1], levels[0], levels[1], self.reference_flux, excess=self.excess)
+            )
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
     def whitening_at(self, x: F64, y: F64) -> F32:
         """Return what the PSF of the new image is convolved with, shape (N, S, S), at frame positions (N,), px."""
         return self.filters_at(x, y)[0]
 
-    def run(self) -> Subtracted:
-        """Return the difference; its ``matched`` is the filtered reference."""
+    def measured_excess(self) -> F64:
+        """Return the noise power of the difference, shape (BLOCK, BLOCK / 2 + 1), measured on the sky; 1 where it is white."""
+        power = sky_power(lambda rows: self.run(rows), self.grid, (self.new, self.reference), self.box)
+        return np.clip(power, 1 / MAX_EXCESS, MAX_EXCESS)
+
+    def run(self, rows: list[int] | None = None) -> Subtracted:
+        """Return the difference, only some rows of tiles when asked for; its ``matched`` is the filtered reference."""
         width, height = self.box[2:]
-        out = Subtracted(*(np.empty((height, width), np.float32) for _ in range(3)))
+        make = np.empty if rows is None else np.zeros
+        out = Subtracted(*(make((height, width), np.float32) for _ in range(3)))
         self._filters  # noqa: B018 (made before the threads share it)
-        in_bands(lambda first, last: _tiles(self, out, range(first, last)), self.grid.count, least=1)
+        numbers = [k for row in (range(self.grid.rows) if rows is None else rows) for k in self.grid.row(row)]
+        in_bands(lambda first, last: _tiles(self, out, numbers[first:last]), len(numbers), least=1)
         return out
 
 
-def _tiles(s: ProperSubtraction, out: Subtracted, numbers: range) -> None:
+def _tiles(s: ProperSubtraction, out: Subtracted, numbers: list[int]) -> None:
     """Subtract some tiles."""
     reach = s.grid.margin
     for ft, tile in s.grid.tiles(numbers):

@@ -9,6 +9,7 @@ MASK     int32 planes, ``MP_<NAME>`` = bit number
 VARIANCE float32
 PSF      cube of stamps; ``PSFTYPE`` polynomial, grid, gaussian or moffat
 PHOTNOIS noise of photons that filters correlate, on a grid (of a difference; `exposure.photon_noise`)
+FILTERS  what image and template were convolved with, on the same grid
 PHOTOCAL Chebyshev coefficients of the variation of the calibration (when it varies)
 APCORR   one extension per flux name (``APNAME``), Chebyshev coefficients
 ======== ============================================================================================
@@ -151,9 +152,7 @@ def _read_native(
         mask=mask,
         origin=origin,
         wcs=SkyWcs.from_cards(Cards([image_header], name), origin),
-        psf=parts.read_psf(hdus["PSF"], noise=next((h for h in hdus if h.name == "PHOTNOIS"), None))
-        if "PSF" in hdus
-        else None,
+        psf=parts.read_psf(hdus["PSF"], noise=parts.read_photon_noise(hdus)) if "PSF" in hdus else None,
         photo_calib=parts.read_photo_calib(hdus, bbox),
         visit_info=parts.image_visit_info(head, name, overrides),
         band=str(head.get("BAND", "")),

@@ -19,8 +19,8 @@ from exposure.field import ChebyshevField
 from exposure.header.cards import Cards
 from exposure.header.times import check_mjd
 from exposure.photocalib import PhotoCalib
+from exposure.photon_noise import FILTER_SIDE, PhotonNoise
 from exposure.photon_noise import NUMBERS as PHOTON_NUMBERS
-from exposure.photon_noise import PhotonNoise
 from exposure.psf import GaussianPsf, GridPsf, MoffatPsf, PolynomialPsf, Psf
 from exposure.visitinfo import VisitInfo
 from tasks.arrays import Box
@@ -33,6 +33,7 @@ __all__ = [
     "psf_hdu",
     "read_ap_corr",
     "read_photo_calib",
+    "read_photon_noise",
     "read_psf",
     "read_visit_info",
     "write_visit_cards",
@@ -143,18 +144,18 @@ def psf_hdu(psf: Psf) -> fits.ImageHDU:
 
 
 def photon_noise_hdus(psf: Psf | None) -> list[fits.ImageHDU]:
-    """Return the extension of what the variance plane does not tell of errors, if any."""
+    """Return the extensions of what the variance plane does not tell of errors, and of the filters behind it, if any."""
     noise = psf.photon_noise if isinstance(psf, GridPsf) else None
     if noise is None:
         return []
     hdu = fits.ImageHDU(noise.values, name="PHOTNOIS")
     hdu.header["NGX"], hdu.header["NGY"] = noise.nx, noise.ny
     _write_box(hdu.header, noise.bbox)
-    return [hdu]
+    return [hdu] if noise.filters is None else [hdu, fits.ImageHDU(noise.filters, name="FILTERS")]
 
 
-def read_psf(hdu: Any, box: Box | None = None, noise: Any = None) -> Psf:
-    """Read a PSF extension, and that of the photon noise (`noise`) where there is one; a cube with NGX, NGY but without PSFTYPE is a grid over `box`.
+def read_psf(hdu: Any, box: Box | None = None, noise: PhotonNoise | None = None) -> Psf:
+    """Read a PSF extension; a cube with NGX, NGY but without PSFTYPE is a grid over `box`. `noise` becomes part of a grid.
 
     Raises
     ------
@@ -173,7 +174,7 @@ def read_psf(hdu: Any, box: Box | None = None, noise: Any = None) -> Psf:
         where = _read_box(header) if "PSFW" in header else box
         if where is None or cube.shape[0] != nx * ny or cube.shape[-1] % 2 == 0:
             raise FitsUnreadable(f"PSF cube of shape {cube.shape} does not fit NGX={nx}, NGY={ny} or has an even side")
-        return GridPsf(cube, nx, ny, where, None if noise is None else _read_photon_noise(noise))
+        return GridPsf(cube, nx, ny, where, noise)
     if kind == "gaussian":
         return GaussianPsf(float(data[0]), int(header["SIZE"]), (float(data[1]), float(data[2])))
     if kind == "moffat":
@@ -182,14 +183,26 @@ def read_psf(hdu: Any, box: Box | None = None, noise: Any = None) -> Psf:
     raise FitsUnreadable(f"unknown PSFTYPE {kind!r}")
 
 
-def _read_photon_noise(hdu: Any) -> PhotonNoise:
+def read_photon_noise(hdus: fits.HDUList) -> PhotonNoise | None:
+    """Read what `photon_noise_hdus` wrote.
+
+    Raises
+    ------
+    FitsUnreadable
+        A shape that does not fit.
+    """
+    if "PHOTNOIS" not in hdus:
+        return None
+    hdu = hdus["PHOTNOIS"]
     nx, ny = int(hdu.header.get("NGX", 0)), int(hdu.header.get("NGY", 0))
     values = np.ascontiguousarray(hdu.data, dtype=np.float64)
-    if values.shape != (nx * ny, 2, PHOTON_NUMBERS):
-        raise FitsUnreadable(
-            f"extension PHOTNOIS of shape {values.shape}, expected ({nx * ny}, 2, {PHOTON_NUMBERS}): write the difference anew"
-        )
-    return PhotonNoise(values, nx, ny, _read_box(hdu.header))
+    filters = np.ascontiguousarray(hdus["FILTERS"].data, dtype=np.float32) if "FILTERS" in hdus else None
+    for name, data, shape in (("PHOTNOIS", values, (2, PHOTON_NUMBERS)), ("FILTERS", filters, (2, *[FILTER_SIDE] * 2))):
+        if data is not None and data.shape != (nx * ny, *shape):
+            raise FitsUnreadable(
+                f"extension {name} of shape {data.shape}, expected {(nx * ny, *shape)}: write the difference anew"
+            )
+    return PhotonNoise(values, nx, ny, _read_box(hdu.header), filters)
 
 
 def photo_calib_hdus(primary: fits.Header, calib: PhotoCalib | None) -> list[fits.ImageHDU]:

@@ -101,4 +101,5 @@ def test_photon_noise_is_kept_in_files(tmp_path):
     science.write_fits(tmp_path / "d.fits")
     read = Exposure.read_fits(tmp_path / "d.fits").psf.photon_noise
     assert np.array_equal(read.values, science.psf.photon_noise.values)
+    assert np.array_equal(read.filters, science.psf.photon_noise.filters)
     assert (read.nx, read.ny, read.bbox) == (3, 3, science.bbox)

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import convolve1d
 
 from diffim import ImageDifferenceTask
 from diffim.errors import BadSubtraction, DifferencingError
 from diffim.pixels.masked_image import MaskedImage
 from diffim.subtraction.zogy import FLOOR, ProperSubtraction, check_centred, proper_filters
 from exposure import GaussianPsf, GridPsf
+from exposure.photometry import forced_psf_photometry
 from tasks import CallerError, make_task
 from tests.support.matched_pair import ORIGINS, Fixture, clipped
 
@@ -68,6 +70,30 @@ def test_empty_sky_is_white_with_the_sum_of_the_variances(origin):
         assert abs(np.mean(z[:, lag:] * z[:, :-lag])) < 0.03
     assert np.abs(r.scoreExposure.image).max() < 5
     assert len(r.diaSources) == 0
+
+
+@pytest.mark.parametrize("which", [(True, False), (False, True), (True, True)], ids=["new", "template", "both"])
+def test_correlated_noise_is_whitened_and_flux_errors_are_those_of_the_sky(which):
+    """Neighbours correlate by 0.3, as of a resampled image."""
+    f = Fixture((0, 0), size=400, n=20, bright=20)
+    pair = f.exposure(SIGMAS[0], 10.0, 1), f.exposure(SIGMAS[1], 10.0, 2, border=20)
+    for k, (e, correlated) in enumerate(zip(pair, which, strict=True)):
+        if correlated:
+            white = np.random.default_rng(k + 5).normal(0, 10, e.image.shape)
+            light = e.image - np.random.default_rng(k + 1).normal(0, 10, e.image.shape)
+            taps = np.array([0.16, 1.0, 0.16]) / np.sqrt(1.0512)
+            e.image[:] = light + convolve1d(convolve1d(white, taps, axis=0), taps, axis=1)
+    _, r = subtract(*pair, f.sources(snr=300.0), doScaleDiffimVariance=True)
+    d = r.subtractedExposure
+    z = (d.image / np.sqrt(d.variance))[INNER]
+    near = (z[:, 1:] * z[:, :-1])[np.abs(z[:, 1:]) < 5].mean()
+    assert abs(near) < 0.1
+    places = [a.ravel().astype(np.float64) for a in np.meshgrid(*[np.arange(30, 371, 10)] * 2)]
+    empty = np.hypot(places[0][:, None] - f.x, places[1][:, None] - f.y).min(1) > 15
+    x, y = (p[empty] for p in places)
+    table = forced_psf_photometry(d.image, d.variance, d.psf, x, y)
+    pull = table.instFlux / table.instFluxErr
+    assert pull.std() == pytest.approx(1.0, abs=0.12)
 
 
 def test_one_source_that_brightened_stands_out(origin):
