@@ -4,7 +4,6 @@ import asyncio
 import logging
 import re
 import time
-import uuid
 from collections import deque
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from apdb.errors import Busy
 from service.api.guard.admission import Admission, Slot
 from service.api.problems import RETRY_AFTER_S, problem, too_large
 from service.errors import BadMessage
+from service.observe.traces import name_request
 
 __all__ = ["MAX_JSON", "BodyLimits", "Shield"]
 
@@ -88,7 +88,7 @@ class Shield:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope.setdefault("state", {}).setdefault("request_id", uuid.uuid4().hex)
+        name_request(scope)
         answer = _Answer(scope, send)
         held = None if _media_type(scope) == "multipart/form-data" else self._held  # images go to the disk
         body = _Body(receive, self._most(scope), self._limits.idle_s, answer, held)
