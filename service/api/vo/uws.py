@@ -46,6 +46,7 @@ _PHASE = {"type": "string", "enum": ["RUN", "ABORT"]}
 _DELETE = {"type": "string", "enum": ["DELETE"], "required": True}
 Part = Annotated[str, Path(json_schema_extra={"enum": [*PARTS, "error", "parameters", "results"]})]
 _MOVED = kinds(XML, words="What lies where the client is sent") | {303: {"description": "It was done: look there"}}
+_KEPT = (*QUERY, "FORMAT", "REQUEST", "VERSION", "RUNID")  # parameters of a query
 _UWS = 'xmlns:uws="http://www.ivoa.net/xml/UWS/v1.0" xmlns:xlink="http://www.w3.org/1999/xlink" version="1.1"'
 _POOL = ThreadPoolExecutor(QUERY_THREADS, "tap")
 _log = logging.getLogger("alertprod.api")
@@ -59,11 +60,11 @@ def _owner(request: Request) -> str:
 @tap_jobs.post("", response_class=Response, responses=_MOVED, openapi_extra=form_of(**QUERY, PHASE=_PHASE))
 def create(request: Request, shared: Shared, given: Given) -> Response:
     """Enter a query; with PHASE=RUN it is started at once."""
-    run = given.pop("PHASE", "").upper() == "RUN"
+    kept = {name: given[name] for name in _KEPT if name in given}  # whatever else came has no meaning here, nor a bound
     with shared.database.session() as connection:
-        number = create_job(connection, _owner(request), given)
-    if run:
-        _start(shared, number, given)
+        number = create_job(connection, _owner(request), kept)
+    if given.get("PHASE", "").upper() == "RUN":
+        _start(shared, number, kept)
     return RedirectResponse(f"/v1/tap/async/{number}", 303)
 
 
