@@ -46,6 +46,7 @@ _PHASE = {"type": "string", "enum": ["RUN", "ABORT"]}
 _DELETE = {"type": "string", "enum": ["DELETE"], "required": True}
 Part = Annotated[str, Path(json_schema_extra={"enum": [*PARTS, "error", "parameters", "results"]})]
 _MOVED = kinds(XML, words="What lies where the client is sent") | {303: {"description": "It was done: look there"}}
+_PHASES: dict[str, Any] = {"enum": ["PENDING", "QUEUED", "EXECUTING", "COMPLETED", "ERROR", "ABORTED"]}
 _KEPT = (*QUERY, "FORMAT", "REQUEST", "VERSION", "RUNID")  # parameters of a query
 _UWS = 'xmlns:uws="http://www.ivoa.net/xml/UWS/v1.0" xmlns:xlink="http://www.w3.org/1999/xlink" version="1.1"'
 _POOL = ThreadPoolExecutor(QUERY_THREADS, "tap")
@@ -87,7 +88,9 @@ async def show(
     request: Request,
     shared: Shared,
     wait: Annotated[int, Parameter(alias="WAIT", ge=-1, description="seconds to wait for another phase")] = 0,
-    phase: Annotated[str | None, Parameter(alias="PHASE", description="wait while it is in this one")] = None,
+    phase: Annotated[
+        str | None, Parameter(alias="PHASE", description="wait while it is in this one", json_schema_extra=_PHASES)
+    ] = None,
 ) -> Response:
     """One query and where its answer lies; waits, when asked to, until its phase is another."""
     row = await run_in_threadpool(_job, shared, _owner(request), job)
