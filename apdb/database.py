@@ -147,8 +147,13 @@ class Database:
                 return None
             return dict(connection.execute("SELECT name, value FROM metadata").fetchall())
 
-    def check_schema(self) -> None:
+    def check_schema(self, *, newer_is_good: bool = False) -> None:
         """Refuse a database whose schema this program does not know.
+
+        Parameters
+        ----------
+        newer_is_good
+            For one that has begun already: it works on while, and after, a newer program migrates the database.
 
         Raises
         ------
@@ -165,6 +170,8 @@ class Database:
         if wrong:
             detail = ", ".join(f"{k} is {have}, need {need}" for k, (have, need) in wrong.items())
             newer = any(_parts(have) > _parts(need) for have, need in wrong.values())
+            if newer and newer_is_good:
+                return
             todo = "made by a newer program: update alertprod" if newer else "run 'alertprod apdb migrate'"
             raise SchemaMismatch(f"database {self.label}: {detail}: {todo}")
         self.check_tables()

@@ -14,7 +14,7 @@ from apdb.errors import ApdbError, ReleasesExhausted, VisitConflict, VisitRunnin
 from apdb.queue.states import VisitState
 from apdb.rows import single_row
 
-__all__ = ["RELEASES", "RUNNING", "Entered", "Entry", "enter"]
+__all__ = ["RELEASES", "RUNNING", "Entered", "Entry", "enter", "enter_new"]
 
 RELEASES = 64
 RUNNING = "it is being processed: send it again when it has ended"
@@ -79,6 +79,12 @@ ON CONFLICT (visit, detector) DO NOTHING RETURNING *
 """
 
 
+def enter_new(connection: psycopg.Connection[Any], entry: Entry) -> Entered | None:
+    """Enter a visit that never came, by one statement that needs no transaction around it; None, at no change, where it came."""
+    inserted = _insert(connection.cursor(row_factory=dict_row), [entry])
+    return Entered(inserted[0], True) if inserted else None
+
+
 def enter(connection: psycopg.Connection[Any], entries: Sequence[Entry]) -> list[Entered]:
     """Enter visits within the caller's transaction; returns what became of each, in their order.
 
@@ -88,6 +94,22 @@ def enter(connection: psycopg.Connection[Any], entries: Sequence[Entry]) -> list
     """
     cursor = connection.cursor(row_factory=dict_row)
     ordered = sorted(entries, key=lambda e: e.key)  # two that enter the same visits wait for each other in one order
+    inserted = _insert(cursor, ordered)
+    new = {(row["visit"], row["detector"]): row for row in inserted}
+    results: dict[int, Entered] = {}
+    for entry in ordered:
+        if (row := new.get(entry.key)) is not None and row["messageHash"] == entry.digest:
+            results[id(entry)] = Entered(new.pop(entry.key), True)
+            continue
+        try:
+            results[id(entry)] = _again(cursor, entry)
+        except ApdbError as error:
+            results[id(entry)] = Entered(None, error=error)
+    return [results[id(entry)] for entry in entries]
+
+
+def _insert(cursor: psycopg.Cursor[Row], entries: Sequence[Entry]) -> list[Row]:
+    """Return the rows of those that never came."""
     values = [
         (
             e.visit,
@@ -101,20 +123,9 @@ def enter(connection: psycopg.Connection[Any], entries: Sequence[Entry]) -> list
             e.message.get("band"),
             e.wait_s,
         )
-        for e in ordered
+        for e in entries
     ]
-    inserted = cursor.execute(_INSERT, [list(column) for column in zip(*values, strict=True)]).fetchall()
-    new = {(row["visit"], row["detector"]): row for row in inserted}
-    results: dict[int, Entered] = {}
-    for entry in ordered:
-        if (row := new.get(entry.key)) is not None and row["messageHash"] == entry.digest:
-            results[id(entry)] = Entered(new.pop(entry.key), True)
-            continue
-        try:
-            results[id(entry)] = _again(cursor, entry)
-        except ApdbError as error:
-            results[id(entry)] = Entered(None, error=error)
-    return [results[id(entry)] for entry in entries]
+    return cursor.execute(_INSERT, [list(column) for column in zip(*values, strict=True)]).fetchall()
 
 
 def _again(cursor: psycopg.Cursor[Row], entry: Entry) -> Entered:

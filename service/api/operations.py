@@ -30,7 +30,7 @@ def readyz(shared: Shared) -> Response:
     Without a broker visits are accepted and done, and alerts wait: the answer says so, and is still yes.
     """
     try:
-        shared.database.check_schema()
+        shared.database.check_schema(newer_is_good=True)
     except (DatabaseUnavailable, SchemaMismatch) as error:
         _log.warning("not ready: %s", error)
         text = str(error) if shared.settings.access == "local" else "not ready: the log of the service says why"

@@ -144,10 +144,10 @@ async def post_visit(
     if request.headers.get("content-type", "").startswith("multipart/"):
         with shared.uploads.one():
             message = await _with_upload(request, shared.settings)
-        request.state.slot = shared.admission.enter()
+        await _take_place(request, shared)
     else:
         body = await request.body()
-        request.state.slot = shared.admission.enter()
+        await _take_place(request, shared)
         message = _decode(body)
     if reprocess is not None:
         message["reprocess"] = reprocess
@@ -172,7 +172,7 @@ async def post_visits(request: Request, shared: Shared, idempotency_key: Idempot
     Where something fails that may pass (503), none was entered.
     """
     raw = await request.body()
-    request.state.slot = shared.admission.enter()
+    await _take_place(request, shared)
     body = _decode(raw)
     messages = body.get("visits")
     if set(body) != {"visits"} or not isinstance(messages, list) or not 1 <= len(messages) <= MOST:
@@ -219,6 +219,12 @@ async def _changed(shared: Resources, change: Any, visit: int, detector: int) ->
 
 def _is_key(visit: int, detector: int) -> bool:
     return 0 <= visit < 1 << 53 and 0 <= detector < 1 << 15
+
+
+async def _take_place(request: Request, shared: Resources) -> None:
+    """Take a place among those who submit, unless it was given with the request: it waited for it."""
+    if getattr(request.state, "slot", None) is None:
+        request.state.slot = await shared.admission.enter()
 
 
 def _submission(request: Request, shared: Resources, key: str | None, content: Any) -> Submission:

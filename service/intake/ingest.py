@@ -192,7 +192,7 @@ class Ingest:
 
     def _database_answers(self) -> bool:
         try:
-            self._database.check_schema()
+            self._database.check_schema(newer_is_good=True)
         except AlertProdError:
             return False
         return True

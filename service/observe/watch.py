@@ -99,7 +99,8 @@ def ask_database(settings: Settings) -> Callable[[], None]:
     """Return a question to the database: does it answer, with the schema of this program?"""
     from apdb import Database
 
-    return Database(settings.database(), statement_timeout_s=int(LIMIT_S)).check_schema
+    database = Database(settings.database(), statement_timeout_s=int(LIMIT_S))
+    return lambda: database.check_schema(newer_is_good=True)
 
 
 def ask_broker(settings: Settings) -> Callable[[], None]:

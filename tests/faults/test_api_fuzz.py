@@ -106,7 +106,7 @@ def test_answers_are_those_of_the_document(database, tmp_path, record_property, 
             [
                 str(PROGRAM), "--config-file", str(tmp_path / "schemathesis.toml"), "run", f"{client.base_url}/openapi.json",
                 "--header", f"Authorization: Bearer {TOKEN}", "--checks", ",".join(CHECKS), *(["--max-examples", str(EXAMPLES)] if EXAMPLES else SHORT),
-                "--exclude-path-regex", "events$|^/live$", "--request-timeout", "20", "--workers", "1", "--seed", "1",
+                "--exclude-path-regex", "events$|^/live$", "--request-timeout", "70", "--workers", "1", "--seed", "1",
                 "--no-color",
             ],
             cwd=tmp_path, capture_output=True, text=True, check=False, timeout=2700,

@@ -17,6 +17,8 @@ VISITS = int(os.environ.get("ALERTPROD_BURST", "300"))
 QUICK_S = float(
     os.environ.get("ALERTPROD_BURST_READ_S", "1.0")
 )  # 99 of 100 states; 0.1 on a machine that has nothing else to do
+# a worker takes the visits meanwhile, in the long form: their image is not there, so that its cost is all of queue and states
+ROLES = ("serve", "worker") if "ALERTPROD_BURST" in os.environ else ("serve",)
 AT_ONCE = 200
 GROWTH_MB = 100.0
 
@@ -88,9 +90,15 @@ async def burst(port, folder, answers, seconds):
 def test_a_burst_is_taken_or_told_to_come_again_and_states_are_answered_meanwhile(
     postgres, database, tmp_path, record_property
 ):
-    settings = {"database_uri": database.uri, "data_roots": [tmp_path], "rate_limit": 0, "max_submits": 16}
+    settings = {
+        "database_uri": database.uri,
+        "data_roots": [tmp_path],
+        "rate_limit": 0,
+        "max_submits": 16,
+        "workers": 1,
+    }
     answers, seconds = Counter(), []
-    with SharedStack(settings, roles=("serve",)) as stack:
+    with SharedStack(settings, roles=ROLES) as stack:
         httpx.post(f"{stack.url}/v1/visits", json={})  # what is loaded by the first message is
         before, begun = memory_mb(stack.processes["serve"].pid), time.monotonic()
         asyncio.run(burst(stack.settings.port, tmp_path, answers, seconds))
@@ -103,10 +111,17 @@ def test_a_burst_is_taken_or_told_to_come_again_and_states_are_answered_meanwhil
         acts = connection.execute('SELECT count(*) FROM "AccessAudit" WHERE status = 202').fetchone()
     assert acts == (VISITS,)
     p99 = float(np.quantile(seconds, 0.99))
-    record_property("visits", VISITS)
-    record_property("told to come again", answers[503] + answers[429])
-    record_property("visits a second", round(VISITS / took))
-    record_property("states, 99 of 100", f"{1000 * p99:.0f} ms")
-    record_property("memory", f"{grown:+.0f} MB")
+    figures = {
+        "visits": VISITS,
+        "told to come again": answers[503] + answers[429],
+        "visits a second": round(VISITS / took),
+        "states": len(seconds),
+        "states, 99 of 100": f"{1000 * p99:.0f} ms",
+        "memory": f"{grown:+.0f} MB",
+        "roles": " ".join(ROLES),
+    }
+    for name, figure in figures.items():
+        record_property(name, figure)
+    print(figures)
     assert p99 < QUICK_S
     assert grown < GROWTH_MB

@@ -475,6 +475,13 @@ def test_pyvo_submits_a_query_and_fetches_its_answer_later(site, session):
     assert site.http.get(f"/v1/tap/async/{job.job_id}").status_code == 404
 
 
+def test_of_a_query_that_comes_with_more_its_own_parameters_are_kept(site):
+    made = site.http.post("/v1/tap/async", data={"QUERY": "SELECT 1", "runId": "mine", "nobody\0's": "x\0"})
+    assert made.status_code == 303, made.text
+    kept = site.http.get(f"{made.headers['location']}/parameters").text
+    assert ["mine" in kept, "SELECT 1" in kept, "nobody" in kept.lower()] == [True, True, False]
+
+
 @pytest.fixture
 def stored(site):
     """A visit whose difference image is stored; its exposure."""

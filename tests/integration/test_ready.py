@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from apdb import Ledger
+from apdb.errors import SchemaMismatch
 from service.commands.main import app
 from service.errors import SettingsError
 from service.ready import ready_role
@@ -61,8 +62,11 @@ def test_an_older_and_a_newer_one(database, tmp_path):
             connection.execute("UPDATE metadata SET value = %s WHERE name = 'version:alertprod'", (version,))
 
     at("1")
+    with pytest.raises(SchemaMismatch):
+        database.check_schema(newer_is_good=True)
     assert all("run 'alertprod apdb migrate'" in t for t in refused(database.uri, ("worker", "status"), tmp_path))
     at("99")
+    database.check_schema(newer_is_good=True)  # who began before works on
     with database.session() as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'of the future'")
     newer = refused(database.uri, ("relay", "visits list", "apdb migrate", "apdb create"), tmp_path)

@@ -2,7 +2,6 @@
 
 import logging
 import time
-import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,7 +9,7 @@ from service.access.policy import is_public, rule_of
 from service.observe.log import about
 from service.observe.measures import count_request
 from service.observe.spans import record_span
-from service.observe.traces import trace_id, tracing
+from service.observe.traces import name_request, trace_id, tracing
 
 __all__ = ["AccessLog"]
 
@@ -39,8 +38,7 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        state = scope.setdefault("state", {})
-        state["request_id"] = uuid.uuid4().hex
+        request_id = name_request(scope)
         began, status, size = time.perf_counter(), CANCELLED, 0
 
         async def count(message: Message) -> None:
@@ -50,7 +48,7 @@ class AccessLog:
             size += len(message.get("body", b""))
             await send(message)
 
-        with tracing(_traceparent(scope)) as trace, about(request_id=state["request_id"], trace_id=trace_id(trace)):
+        with tracing(_traceparent(scope)) as trace, about(request_id=request_id, trace_id=trace_id(trace)):
             try:
                 await self._app(scope, receive, count)
             finally:

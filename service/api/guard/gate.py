@@ -4,7 +4,6 @@ It stands before the routes, so that what has no rule (`service.access.policy`) 
 """
 
 import math
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
@@ -27,6 +26,7 @@ from service.access.sessions import is_csrf_word
 from service.api.problems import RETRY_AFTER_S, problem
 from service.errors import Forbidden, Unauthenticated
 from service.observe.log import about
+from service.observe.traces import name_request
 from tasks.errors import AlertProdError
 
 __all__ = ["Gate"]
@@ -208,7 +208,7 @@ class _Visit:
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        scope.setdefault("state", {}).setdefault("request_id", uuid.uuid4().hex)
+        name_request(scope)
         self.rule: Rule = rule_of(scope["method"], scope["path"])
         self.changes = scope["method"] in _CHANGING
         self.address = (scope.get("client") or ("", 0))[0]

@@ -13,9 +13,11 @@ from service.access.listening import check_listening
 from service.api.guard.protocol import ConnectionLimits, protocol_with
 from service.errors import SettingsError
 from service.settings import Settings
+from service.startup import settle
 
 __all__ = ["make_server", "run_server"]
 
+FIRST = ("exposure.instrument", "exposure.header.times", "exposure.io.opening")  # what the first message needs
 SWITCH_S = 0.0005  # after which a thread that computes gives way: the one that takes requests waits for each of them, 5 ms by default
 
 
@@ -77,6 +79,7 @@ def run_server(app: FastAPI, settings: Settings) -> None:
     """
     server = make_server(app, settings)
     sys.setswitchinterval(SWITCH_S)
+    settle(*FIRST)
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:

@@ -4,16 +4,17 @@ import asyncio
 import logging
 import re
 import time
-import uuid
+from collections import deque
 from dataclasses import dataclass
 
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apdb.errors import Busy
-from service.api.guard.admission import Admission
+from service.api.guard.admission import Admission, Slot
 from service.api.problems import RETRY_AFTER_S, problem, too_large
 from service.errors import BadMessage
+from service.observe.traces import name_request
 
 __all__ = ["MAX_JSON", "BodyLimits", "Shield"]
 
@@ -74,8 +75,8 @@ class Shield:
     limits
         Of bodies.
     admission
-        Places of those who submit visits: who finds none is told so here, for a part of what it costs further inside. A
-        crowd that comes again at the same moment is all that others wait for.
+        Places of those who submit visits: who finds none waits here, and is told so here, for a part of what it costs
+        further inside.
     """
 
     def __init__(self, app: ASGIApp, limits: BodyLimits, admission: Admission) -> None:
@@ -87,16 +88,19 @@ class Shield:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope.setdefault("state", {}).setdefault("request_id", uuid.uuid4().hex)
+        name_request(scope)
         answer = _Answer(scope, send)
         held = None if _media_type(scope) == "multipart/form-data" else self._held  # images go to the disk
         body = _Body(receive, self._most(scope), self._limits.idle_s, answer, held)
+        slot: Slot | None = None
         try:
             refusal = self._refusal(scope)
-            if refusal is None and (full := self._no_place(scope)) is not None:
-                while (await body.receive()).get("more_body", False):  # the connection is good for the next request
-                    pass
-                refusal = problem(503, full.code, str(full), RETRY_AFTER_S)
+            if refusal is None and self._finds_no_place(scope):
+                await body.keep()  # who waits keeps no other waiting when there is a place, nor the next request
+                try:
+                    slot = scope["state"]["slot"] = await self._admission.enter()
+                except Busy as full:
+                    refusal = problem(503, full.code, str(full), RETRY_AFTER_S)
             if refusal is None:
                 await self._app(scope, body.receive, answer.send)
             else:
@@ -115,6 +119,8 @@ class Shield:
             await problem(500, "internal", text)(scope, receive, answer.send)
         finally:
             body.forget()
+            if slot is not None:
+                slot.release()
 
     def _most(self, scope: Scope) -> int:
         return self._limits.upload if _media_type(scope) == "multipart/form-data" else MAX_JSON
@@ -136,10 +142,10 @@ class Shield:
             )
         return None
 
-    def _no_place(self, scope: Scope) -> Busy | None:
-        """Return why a request that submits visits finds no place; one with an image is asked when the image is there."""
+    def _finds_no_place(self, scope: Scope) -> bool:
+        """Whether a request that submits visits has to wait; one with an image waits when the image is there."""
         submits = scope["method"] == "POST" and scope["path"] in _SUBMITTING
-        return self._admission.full() if submits and _media_type(scope) != "multipart/form-data" else None
+        return submits and self._admission.full() and _media_type(scope) != "multipart/form-data"
 
 
 class _Answer:
@@ -180,8 +186,18 @@ class _Body:
         self._begin = time.monotonic()
         self._size = 0
         self._whole = False
+        self._kept: deque[Message] = deque()
+
+    async def keep(self) -> None:
+        """Receive all of it, to be received again."""
+        parts: deque[Message] = deque()
+        while not self._whole:
+            parts.append(await self.receive())
+        self._kept = parts
 
     async def receive(self) -> Message:
+        if self._kept:
+            return self._kept.popleft()
         if self._whole:  # what comes now is that the client goes away
             return await self._receive()
         left = self._begin + self._idle_s + self._size / SLOWEST - time.monotonic()

@@ -48,6 +48,8 @@ Part = Annotated[
     str, Path(description="which part", json_schema_extra={"enum": [*PARTS, "error", "parameters", "results"]})
 ]
 _MOVED = kinds(XML, words="What lies where the client is sent") | {303: {"description": "It was done: look there"}}
+_PHASES: dict[str, Any] = {"enum": ["PENDING", "QUEUED", "EXECUTING", "COMPLETED", "ERROR", "ABORTED"]}
+_KEPT = (*QUERY, "FORMAT", "REQUEST", "VERSION", "RUNID")  # parameters of a query
 _UWS = 'xmlns:uws="http://www.ivoa.net/xml/UWS/v1.0" xmlns:xlink="http://www.w3.org/1999/xlink" version="1.1"'
 _POOL = ThreadPoolExecutor(QUERY_THREADS, "tap")
 _log = logging.getLogger("alertprod.api")
@@ -61,11 +63,11 @@ def _owner(request: Request) -> str:
 @tap_jobs.post("", response_class=Response, responses=_MOVED, openapi_extra=form_of(**QUERY, PHASE=_PHASE))
 def create(request: Request, shared: Shared, given: Given) -> Response:
     """Enter a query; with PHASE=RUN it is started at once."""
-    run = given.pop("PHASE", "").upper() == "RUN"
+    kept = {name: given[name] for name in _KEPT if name in given}  # whatever else came has no meaning here, nor a bound
     with shared.database.session() as connection:
-        number = create_job(connection, _owner(request), given)
-    if run:
-        _start(shared, number, given)
+        number = create_job(connection, _owner(request), kept)
+    if given.get("PHASE", "").upper() == "RUN":
+        _start(shared, number, kept)
     return RedirectResponse(f"/v1/tap/async/{number}", 303)
 
 
@@ -90,7 +92,9 @@ async def show(
     wait: Annotated[
         int, Parameter(alias="WAIT", ge=-1, description="seconds to wait for another phase, 60 at most (-1 is 60)")
     ] = 0,
-    phase: Annotated[str | None, Parameter(alias="PHASE", description="wait while it is in this one")] = None,
+    phase: Annotated[
+        str | None, Parameter(alias="PHASE", description="wait while it is in this one", json_schema_extra=_PHASES)
+    ] = None,
 ) -> Response:
     """One query and where its answer lies; waits, when asked to, until its phase is another."""
     row = await run_in_threadpool(_job, shared, _owner(request), job)

@@ -1,10 +1,12 @@
 """What every answer carries, and what is refused by its head or its content alone."""
 
+import asyncio
 import re
 
 import pytest
 from fastapi import Request
 
+from service.api.guard import admission as admission_module
 from service.api.problems import problem
 from tests.support.asking import asker
 
@@ -149,11 +151,12 @@ def test_the_page_of_the_documentation_fetches_nothing_and_runs_nothing(site, tm
     ] * 4
 
 
-def test_who_finds_no_place_to_submit_is_told_so_before_his_message_is_looked_at(tmp_path):
+def test_who_finds_no_place_to_submit_is_told_so_before_his_message_is_looked_at(tmp_path, monkeypatch):
     """Others are answered meanwhile, and one with an image is asked when the image is there."""
+    monkeypatch.setattr(admission_module, "WAIT_S", 0.0)
     ask, app = asker(tmp_path)
     admission = app.state.resources.admission
-    taken = [admission.enter() for _ in range(app.state.resources.settings.max_submits)]
+    taken = [asyncio.run(admission.enter()) for _ in range(app.state.resources.settings.max_submits)]
     for path in ("/v1/visits", "/v1/visits/batch"):
         answer = ask("POST", path, content=b"no json")
         assert (answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) == (503, "busy", "5")
