@@ -20,10 +20,8 @@ __all__ = ["Changes", "KernelSlopes", "put"]
 
 BRIGHT = 15.0  # sigma of a pixel of the difference: what is fainter misses less than a tenth of its noise
 RUN = 32  # px of a row that are looked at together
-SPARSE, SHARE = (
-    8,
-    0.5,
-)  # px between those that the least variance is taken from; of it, that all others are taken to have
+SPARSE = 8  # px between those that the least variance is taken from
+SHARE = 0.5  # of it: hardly any other pixel has less
 LOST = 1e-3  # of the squares of a stamp that may lie outside of its middle
 
 
@@ -131,7 +129,7 @@ def _changes(convolved: Any, slopes: Any, noise: Any, region: Any, out: Any) -> 
     for y in range(top, top + height, SPARSE):
         for x in range(left, left + width, SPARSE):
             least = min(least, variance[y, x])
-    level = np.sqrt(np.float32(SHARE) * limit * least)  # hardly any pixel has less noise than that
+    level = np.sqrt(np.float32(SHARE) * limit * least)
     first, last = max(left, half - corner_x), min(left + width, image.shape[1] - half - corner_x)
     for y in range(max(top, half - corner_y), min(top + height, image.shape[0] - half - corner_y)):
         iy = y + corner_y
