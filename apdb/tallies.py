@@ -4,11 +4,10 @@ The triggers of ``tallies.sql`` append a row for each change, within the transac
 A number is the sum of its changes. Who reads many of them puts them together to one row of each name.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
-
-from apdb.queue.states import VisitState
 
 __all__ = ["MANY", "alerts_of_nights", "alerts_of_topic", "fold", "visits_by_state"]
 
@@ -25,15 +24,16 @@ _MAY_FOLD = (
 )
 
 
-def visits_by_state(connection: psycopg.Connection[Any]) -> dict[str, int]:
-    """Return the number of visits in each state; on an autocommit connection that may write, many changes are put together."""
+def visits_by_state(connection: psycopg.Connection[Any], states: Iterable[str]) -> dict[str, int]:
+    """Return the number of visits in each of these states; on an autocommit connection that may write, many changes are put together."""
+    names = {_VISITS + str(state): str(state) for state in states}
     rows = connection.execute(
         'SELECT name, sum(change)::bigint, count(*) FROM "Tally" WHERE name = ANY(%s) GROUP BY name',
-        ([_VISITS + state for state in VisitState],),
+        (list(names),),
     ).fetchall()
     if sum(n for _, _, n in rows) > MANY:
         fold(connection)
-    return {state.value: 0 for state in VisitState} | {name.removeprefix(_VISITS): number for name, number, _ in rows}
+    return dict.fromkeys(names.values(), 0) | {names[name]: number for name, number, _ in rows}
 
 
 def fold(connection: psycopg.Connection[Any]) -> bool:

@@ -27,15 +27,18 @@ def tasks() -> list[tuple[str, Any]]:
 
 
 def options_of(config: Any, before: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield name, meaning and default of each option of a config; those of a config inside it have its name before theirs."""
+    """Yield name, meaning and default of each option of a config; those of a config inside it have its name before theirs.
+
+    `config` is an object: what its ``setDefaults`` sets is the default.
+    """
     for name, field in sorted(config._fields.items()):
         if name in _FRAMEWORK and not before:
             continue
-        inner = getattr(field, "dtype", None)
-        if hasattr(inner, "_fields"):
-            yield from options_of(inner, f"{before}{name}.")
+        value = getattr(config, name)
+        if hasattr(value, "_fields"):
+            yield from options_of(value, f"{before}{name}.")
         else:
-            yield f"{before}{name}", _words(field), _default(field)
+            yield f"{before}{name}", _words(field), code(value if value != "" else '""')
 
 
 def _words(field: Any) -> str:
@@ -49,11 +52,6 @@ def _words(field: Any) -> str:
     return f"{words} ({', '.join(limits)})" if limits else words
 
 
-def _default(field: Any) -> str:
-    value = getattr(field, "default", "")
-    return code(value if value != "" else '""')
-
-
 def tasks_page() -> str:
     """Every option of the tasks, as `task_config` of an instrument file takes them."""
     parts = [
@@ -62,7 +60,7 @@ def tasks_page() -> str:
         "DiaPipelineTask in arcsec [grow with wide stars](../../association.md#radii).\n"
     ]
     for name, config in tasks():
-        rows = list(options_of(config))
+        rows = list(options_of(config()))
         parts.append(f"## {name}\n")
         parts.append(
             table(("option", "what it is", "default"), ((code(n), w, d) for n, w, d in rows))

@@ -133,7 +133,7 @@ class Ledger:
     def counts(self) -> dict[str, int]:
         """Return the number of visits by state."""
         with self._database.session(LIMIT_S) as connection:
-            return visits_by_state(connection)
+            return visits_by_state(connection, VisitState)
 
     def claim(self, owner: str, lease_s: float, order_wait_s: float, patience: Patience = _PATIENCE) -> Claim | None:
         """Take the next visit, None when there is none to take now; leases that ran out are failures, treated by `patience`."""

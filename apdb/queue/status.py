@@ -37,7 +37,7 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
         wrong = [] if alert_topic is None else discrepancies(connection, alert_topic)
         quality = _visit_quality(connection)
         return {
-            "visits": visits_by_state(connection),
+            "visits": visits_by_state(connection, VisitState),
             **_delivery_figures(connection),
             "unpublished_corrections": unpublished(connection),
             "seconds": _step_seconds(connection),

@@ -145,7 +145,7 @@ def test_every_option_of_every_task_of_the_pipelines_is_there(pages):
     for name, config in tasks():
         assert f"## {name}\n" in pages["tasks"]
         own = set(config._fields) - {"connections", "saveLogOutput"}
-        told = [(option, words) for option, words, _default in options_of(config)]
+        told = [(option, words) for option, words, _default in options_of(config())]
         assert {option.partition(".")[0] for option, _ in told} == own
         assert [f"`{option}`" for option, _ in told] == rows.get(name, [""])[1:]
         assert all(words for _, words in told), name

@@ -111,7 +111,7 @@ def _visits(shared: Shared) -> tuple[I64, I64, int]:
     with reading(shared.database) as cursor:
         rows = cursor.execute(_VISITS, (MOST,)).fetchall()
     with shared.database.session() as connection:
-        states = visits_by_state(connection)
+        states = visits_by_state(connection, VisitState)
     pixels = np.array([r["pixel"] for r in rows], np.int64)
     numbers = np.array([r["n"] for r in rows], np.int64)
     parts = []
