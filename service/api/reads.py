@@ -56,7 +56,7 @@ _VISITS = {
 _CONE = parameters_of(
     RA={"type": "number", "required": True, "description": "of the centre, ICRS degrees"},
     DEC={"type": "number", "required": True, "description": "of the centre, ICRS degrees"},
-    SR={"type": "number", "required": True, "description": "radius, degrees; 0 describes the columns"},
+    SR={"type": "number", "required": True, "description": "radius, degrees, 10 at most; 0 describes the columns"},
     VERB={
         "type": "integer",
         "enum": [1, 2, 3],
@@ -107,11 +107,14 @@ class _Moment:
 
 
 async def _moment_of(
-    as_of_mjd: Annotated[float | None, Parameter(alias="as_of", description="MJD, TAI", allow_inf_nan=False)] = None,
+    as_of_mjd: Annotated[
+        float | None,
+        Parameter(alias="as_of", description="MJD, TAI; as_of_visit is not given then", allow_inf_nan=False),
+    ] = None,
     as_of_visit: Annotated[
         str | None,
         Parameter(
-            description="VISIT,DETECTOR: as its association saw it",
+            description="VISIT,DETECTOR: as its association saw it; together with as_of it is refused (bad_query)",
             json_schema_extra={"pattern": r"^\d{1,16},\d{1,5}$"},
         ),
     ] = None,
