@@ -121,7 +121,7 @@ history-test: setup
 # Rubin's middleware, whole: nights by command line give the service's rows and alerts (simulated; real, where the frames are),
 # a survey of ten visits is made anew, more than 40 quanta run as a batch on Parsl with two workers, HTCondor's files are prepared.
 middleware-test: setup
-	@UV_SYSTEM_CERTS=1 .venv/bin/uv pip install --quiet --python .venv/bin/python -e '.[batch]'
+	@UV_SYSTEM_CERTS=1 .venv/bin/uv pip install --quiet --python .venv/bin/python -e ./client -e '.[batch]'
 	@$(ONE_THREAD) ALERTPROD_MIDDLEWARE=1 $(PY) -m pytest tests/integration/test_middleware_commands.py \
 		tests/integration/test_middleware_drp.py tests/integration/test_batch.py -s -o timeout=3300
 
