@@ -6,7 +6,8 @@ from typing import Any
 
 import psycopg
 
-from apdb.schema.partitions import archived_months, mjd_of, month_bounds, partitions, waiting_months
+from apdb.schema.partitions import archived_months, missing_months, mjd_of, month_bounds, waiting_months
+from apdb.schema.tables import PARTITIONED
 
 __all__ = ["Advice", "advice", "table_sizes"]
 
@@ -77,12 +78,14 @@ def _unanalysed(connection: psycopg.Connection[Any]) -> list[Advice]:
 
 
 def _partitions(connection: psycopg.Connection[Any], now: datetime | None) -> list[Advice]:
-    existing = partitions(connection)
-    label, begin, _ = month_bounds(mjd_of(now or datetime.now(UTC)), 1)
-    out = []
-    for table in sorted({p.table for p in existing}):
-        if not any(p.table == table and p.begin_mjd == begin for p in existing):
-            out.append(Advice(table, f"no partition for next month ({label})", "alertprod apdb partitions create"))
+    today, out = mjd_of(now or datetime.now(UTC)), []
+    missing = set(missing_months(connection, today, 1))
+    for table in PARTITIONED:
+        labels = [month_bounds(today, shift)[0] for shift in range(2)]
+        lacking = [k for k, label in enumerate(labels) if f"{table}_{label}" in missing]
+        if lacking:
+            months = " and ".join(f"{('this', 'next')[k]} month ({labels[k]})" for k in lacking)
+            out.append(Advice(table, f"no partition for {months}", "alertprod apdb partitions create"))
     return [*out, *_waiting(connection)]
 
 

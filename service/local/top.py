@@ -84,12 +84,12 @@ def _numbers(night: "Night", status: dict[str, Any]) -> str:
     from service.pages.words import number, seconds
 
     states = "   ".join(f"[{_LOOKS[s]}]{s.replace('_', ' ')} {n}[/]" for s, n in night.states.items())
-    latency = status["alert_latency_s"]
+    latency, pace = status["alert_latency_s"], night.pace()
     late = f"{seconds(latency['median'])}, p95 {seconds(latency['p95'])}"
     alerts = f"alerts {night.alerts} made, {status['unpublished_alerts']} waiting, {status['held_alerts']} held"
     relay = "leads" if status["relay_leads"] else "[bold red]none[/]"
     return (
-        f"{states}\n{number(night.per_minute(), 1)} ccdVisits/min   {alerts}   relay {relay}   shutter to alert {late}   "
+        f"{states}\n{number(pace.per_minute if pace else None, 1)} ccdVisits/min   {alerts}   relay {relay}   shutter to alert {late}   "
         f"dead letters {status['dead_letters']['waiting']}"
     )
 

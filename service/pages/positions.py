@@ -12,6 +12,11 @@ _PARTS = re.compile(
     r"\s*(\d{1,2})\s*[h:\s]\s*(\d{1,2})\s*[m:\s'′]\s*(\d{1,2}(?:\.\d*)?)\s*s?[\s,;]*"
     r"([-+−]?)\s*(\d{1,2})\s*[d°:\s]\s*(\d{1,2})\s*[m'′:\s]\s*(\d{1,2}(?:\.\d*)?)\s*(?:s|\"|″|'')?\s*"
 )
+_RA, _DEC = r"(?:r\.?\s*a\.?|right ascension)", r"(?:dec\.?|decl\.?|declination|de)"
+_LABELLED = re.compile(
+    rf"\s*(?P<first>{_RA}|{_DEC})\s*[:=]?\s*(?P<one>\S.*?)[\s,;&]+(?P<second>{_RA}|{_DEC})\s*[:=]?\s*(?P<other>\S.*?)\s*",
+    re.IGNORECASE,
+)
 _NAME = re.compile(
     r".*?J\s*(\d{2})(\d{2})(\d{2}(?:\.\d*)?)\s*([-+−])\s*(\d{2})(\d{2})(\d{2}(?:\.\d*)?).*", re.IGNORECASE
 )
@@ -29,8 +34,15 @@ def position_of(text: str) -> Position | None:
     """Return the position that a text names, None where it names none.
 
     Understood are degrees (``150.1 +2.2``), hours and degrees with minutes and seconds (``10:00:24 +02:12:00``, ``10h00m24s
-    2d12m0s``, with spaces too), and names that hold a position (``J100024.0+021200``).
+    2d12m0s``, with spaces too), each with names before it (``ra=150.1, dec=2.2``, ``Dec: ... RA: ...``), and names that hold a
+    position (``J100024.0+021200``).
     """
+    labelled = _LABELLED.fullmatch(text)
+    if labelled is not None:
+        first, second = (re.fullmatch(_RA, labelled[k], re.IGNORECASE) is not None for k in ("first", "second"))
+        if first == second:
+            return None
+        text = f"{labelled['one']} {labelled['other']}" if first else f"{labelled['other']} {labelled['one']}"
     match = _PARTS.fullmatch(text) or _NAME.fullmatch(text)
     if match is not None:
         h, m, s, sign, d, dm, ds = match.groups()

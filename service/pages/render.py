@@ -1,10 +1,12 @@
 """From a template and its values to an answer: escaping, security headers, formats of numbers, pages of errors."""
 
 import gzip
+import json
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -48,9 +50,14 @@ NAVIGATION = (
 
 
 @cache
-def _environment() -> Environment:
-    from pathlib import Path
+def _remedies() -> dict[str, str]:
+    """What to do by the code of an error: `tools/remedies.py` takes it from the documentation."""
+    found: dict[str, str] = json.loads((Path(__file__).parent / "remedies.json").read_text(encoding="utf-8"))
+    return found
 
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=select_autoescape(default=True),
@@ -61,7 +68,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(FILTERS)
     environment.globals.update(
-        asset=asset_path, available=available, version=version("alertprod"), help_path=help_path,
+        asset=asset_path, available=available, version=version("alertprod"), help_path=help_path, remedy=_remedies().get,
         unit=unit, meaning=meaning,
     )  # fmt: skip
     return environment

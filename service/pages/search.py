@@ -1,6 +1,6 @@
 """The search: an id of anything, or coordinates in any usual form."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
@@ -17,7 +17,8 @@ __all__ = ["search_pages"]
 search_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 MOST = 200
-VISITS, BRIGHTEST = 8, 12  # the newest ccdVisits, and how many of their objects are shown where nothing is asked for
+VISITS, SHOWN = 8, 25  # the newest ccdVisits, and how many objects are shown where nothing is asked for
+MOST_OBJECTS = 1_000_000  # that are looked at for those with most detections: 0.2 s
 _BY_ID = (
     ("object", 'SELECT "diaObjectId" AS id FROM "DiaObjectLast" WHERE "diaObjectId" = %s'),
     ("source", 'SELECT "diaSourceId" AS id, "diaObjectId" AS object, visit, detector, ra, dec FROM "DiaSource" WHERE "diaSourceId" = %s LIMIT 1'),
@@ -28,11 +29,18 @@ _DESIGNATION = (
     'SELECT s."diaSourceId" AS id, d.visit, d.detector, d.ra, d.dec, d."midpointMjdTai" AS mjd FROM "SSSource" s JOIN "DiaSource" d '
     'ON d."diaSourceId" = s."diaSourceId" WHERE s.designation = %s ORDER BY d."midpointMjdTai" DESC LIMIT 200'
 )
-_NEWEST = (
-    'SELECT d."diaObjectId" AS object, d."diaSourceId" AS source, d.visit, d.detector, d.band, d."midpointMjdTai" AS mjd, d.snr, o."nDiaSources" AS n '
-    'FROM (SELECT visit, detector FROM "VisitLedger" WHERE state = \'done\' ORDER BY "finishedAt" DESC LIMIT %s) v JOIN "DiaSource" d USING '
-    '(visit, detector) JOIN "DiaObjectLast" o USING ("diaObjectId") WHERE d."timeWithdrawnMjdTai" IS NULL ORDER BY d.snr DESC NULLS LAST, '
-    'd."diaSourceId" LIMIT %s'
+_OF_NEWEST = (
+    'SELECT DISTINCT ON (d."diaObjectId") d."diaObjectId" AS object, d.visit, d.detector, d.band, d."midpointMjdTai" AS mjd, d.snr, '
+    'o."nDiaSources" AS n, o.ra, o.dec FROM (SELECT visit, detector FROM "VisitLedger" WHERE state = \'done\' ORDER BY "finishedAt" DESC '
+    'LIMIT %s) v JOIN "DiaSource" d USING (visit, detector) JOIN "DiaObjectLast" o USING ("diaObjectId") WHERE d."timeWithdrawnMjdTai" '
+    'IS NULL ORDER BY d."diaObjectId", d.snr DESC NULLS LAST, d."diaSourceId"'
+)
+_ORDERS = {
+    "significance": 'snr DESC NULLS LAST, object', "detections": "n DESC, object", "time": "mjd DESC, object",
+}  # fmt: skip
+_MOST_DETECTED = (
+    'SELECT "diaObjectId" AS object, "nDiaSources" AS n, ra, dec, "firstDiaSourceMjdTai" AS first, "lastDiaSourceMjdTai" AS last '
+    'FROM (SELECT * FROM "DiaObjectLast" LIMIT %s) o ORDER BY "nDiaSources" DESC, "diaObjectId" LIMIT %s'
 )
 
 
@@ -42,6 +50,10 @@ def search(
     shared: Pages,
     q: Annotated[str, Query(max_length=200)] = "",
     radius: Annotated[float, Query(gt=0, le=36_000, description="arcsec")] = 10.0,
+    of: Annotated[
+        Literal["newest", "all"], Query(description="whose objects are shown where nothing is asked")
+    ] = "newest",
+    order: Literal["significance", "detections", "time"] = "significance",
 ) -> Response:
     """What a text names; one thing alone is shown at once."""
     text = q.strip()
@@ -58,17 +70,22 @@ def search(
     elif text:
         with reading(shared.database) as cursor:
             matches = {"body": cursor.execute(_DESIGNATION, (text,)).fetchall()}
-    newest = [] if text else _newest(shared)
+    some = [] if text else _some(shared, of, order)
     return page(
         request, "search.html", q=q, radius=radius, position=position, found={k: v for k, v in matches.items() if v}, most=MOST,
-        newest=newest, visits=VISITS,
+        some=some, visits=VISITS, of=of, order=order, looked_at=MOST_OBJECTS,
     )  # fmt: skip
 
 
-def _newest(shared: Pages) -> list[dict[str, Any]]:
-    """Return the most significant detections of objects of the newest ccdVisits: something to begin with."""
+def _some(shared: Pages, of: str, order: str) -> list[dict[str, Any]]:
+    """Return objects to begin with, each once: of the newest ccdVisits, or those with most detections of all."""
     with reading(shared.database) as cursor:
-        return cursor.execute(_NEWEST, (VISITS, BRIGHTEST)).fetchall()
+        if of == "all":
+            return cursor.execute(_MOST_DETECTED, (MOST_OBJECTS, SHOWN)).fetchall()
+        statement = sql.SQL("SELECT * FROM ({}) d ORDER BY {} LIMIT {}").format(
+            sql.SQL(_OF_NEWEST), sql.SQL(_ORDERS[order]), sql.Literal(SHOWN)
+        )
+        return cursor.execute(statement, (VISITS,)).fetchall()
 
 
 def _by_id(shared: Pages, number: int) -> dict[str, list[dict[str, Any]]]:

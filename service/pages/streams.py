@@ -26,9 +26,10 @@ NIGHTS = 30  # that are listed
 LAG_KEPT_S = 10.0
 LAG_LIMIT_S = 25.0
 _ROWS = (
-    'SELECT visit, detector, attempt, count, "publishedCount" AS sent, "topicCount" AS in_topic, "createdAt" AS created, "publishedAt" '
-    'AS published, "heldReason" AS held, "droppedAt" AS dropped, "secondsSinceShutterClose" AS latency FROM "AlertOutbox" '
-    "ORDER BY id DESC LIMIT 40"
+    'SELECT o.visit, o.detector, o.attempt, o.count, o."publishedCount" AS sent, o."topicCount" AS in_topic, o."createdAt" AS created, '
+    'o."publishedAt" AS published, o."heldReason" AS held, o."droppedAt" AS dropped, o."secondsSinceShutterClose" AS latency, '
+    'CASE WHEN l.attempt = o.attempt THEN extract(epoch FROM o."publishedAt" - l."createdAt")::float8 END AS since_message FROM '
+    '(SELECT * FROM "AlertOutbox" ORDER BY id DESC LIMIT 40) o LEFT JOIN "VisitLedger" l USING (visit, detector) ORDER BY o.id DESC'
 )
 _LETTERS = (
     'SELECT id, topic, "partition", "offset", "errorCode" AS code, "errorText" AS text, state, "createdAt" AS created FROM "DeadLetter" '
@@ -37,6 +38,13 @@ _LETTERS = (
 _CAUGHT_UP = (
     'SELECT topic, min("caughtUpAt") AS at, sum(next) AS next FROM "AlertTopicOffset" GROUP BY topic ORDER BY topic'
 )
+
+_SENT = (
+    'SELECT "publishedAt" AS at, sum("publishedCount") OVER (ORDER BY id DESC)::bigint AS since FROM (SELECT id, "publishedAt", '
+    '"publishedCount" FROM "AlertOutbox" ORDER BY id DESC LIMIT %s) o WHERE "publishedAt" IS NOT NULL ORDER BY id DESC'
+)
+SENT = 5000  # ccdVisits among whose alerts the oldest that a group has not read is looked for
+MARKS = 10  # messages behind that may be none: marks of transactions
 
 
 @stream_pages.get("/streams")
@@ -61,7 +69,25 @@ def streams(request: Request, shared: Pages) -> HTMLResponse:
 def readers(request: Request, shared: Pages) -> HTMLResponse:
     """Who reads the alert topic, and how far behind: asked of the broker by a process of its own."""
     groups, why = _LAGS.of(shared)
+    if any(g["lag"] > MARKS for g in groups):
+        with reading(shared.database) as cursor:
+            sent = cursor.execute(_SENT, (SENT,)).fetchall()
+        groups = [{**g, **_oldest_unread(g["lag"], sent)} for g in groups]
     return page(request, "readers.html", groups=groups, why=why)
+
+
+def _oldest_unread(lag: int, sent: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return about when the oldest message that a group has not read was sent (``at``), and whether it may be older.
+
+    Parameters
+    ----------
+    sent
+        Of ccdVisits, the newest first: when their alerts were sent (``at``), and how many alerts since (``since``).
+    """
+    if lag <= MARKS or not sent:
+        return {}
+    first = next((row for row in sent if row["since"] >= lag), None)
+    return {"at": (first or sent[-1])["at"], "older": first is None}
 
 
 class _Lags:

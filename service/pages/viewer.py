@@ -61,7 +61,7 @@ class Viewer:
             raise NotFound("never came: nobody sent a message for it", visit=visit, detector=detector)
         about = {"visit": visit, "detector": detector, "attempt": row["attempt"], **question}
         key = json.dumps(about, sort_keys=True)
-        if question["what"] == "place":  # what is stored may have changed
+        if question["what"] in ("place", "where"):  # what is stored may have changed
             return self._asked({**about, "message": row["message"]})
         with self._lock:
             if (kept := self._kept.get(key)) is not None:

@@ -3,19 +3,20 @@
 The page is there at once; the answer is made by another process and comes into it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
+from pydantic import BeforeValidator, Field
 
 from apdb import Ledger
 from apdb.errors import BadQuery
 from service.pages.positions import position_of
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, reading
-from service.pages.viewer import viewer_of
+from service.pages.viewer import Viewer, viewer_of
 from service.pages.visits.page import PART
 from tasks.errors import AlertProdError
 
@@ -23,12 +24,15 @@ __all__ = ["why_pages"]
 
 why_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
-TRIED = 12  # ccdVisits, where none is named
+MOST_DETECTORS = 200  # of a visit
 LEVELS = range(3, 9)  # of the HTM pixels that the ledger keeps of a visit: coarser ones for larger images
-_COVERING = (
-    'SELECT visit, detector, state, band, "midpointMjdTai" AS mjd, "errorCode" AS code FROM "VisitLedger" WHERE region && %s::bigint[] '
-    'ORDER BY "midpointMjdTai" DESC NULLS LAST LIMIT 60'
+_COLUMNS = (
+    'SELECT visit, detector, state, band, "midpointMjdTai" AS mjd, "errorCode" AS code, message FROM "VisitLedger" '
 )
+_ORDER = ' ORDER BY "midpointMjdTai" DESC NULLS LAST, visit DESC, detector LIMIT %s'
+_COVERING = f"{_COLUMNS} WHERE region && %s::bigint[] {_ORDER}"
+_OF_VISIT = f"{_COLUMNS} WHERE visit = %s {_ORDER}"
+MOST = 60  # ccdVisits around a place
 _TITLES = {
     "visit": "Did the visit end well?", "stored": "Is a source stored there?", "alert": "Did its alert go out?",
     "image": "Is the place on the image?", "subtraction": "Could the image be subtracted?", "mask": "Are the pixels usable?",
@@ -36,13 +40,15 @@ _TITLES = {
     "filter": "Did it pass the filters?", "association": "Would it belong to an object?",
 }  # fmt: skip
 
+_BLANK = BeforeValidator(lambda value: None if value == "" else value)  # a field of the form that was left empty
+
 
 @dataclass(frozen=True)
 class Question:
     """A place on the sky or in the picture of a ccdVisit, and which ccdVisit: the newest there by default."""
 
-    visit: Annotated[int | None, Query(ge=0, lt=1 << 53)] = None
-    detector: Annotated[int | None, Query(ge=0, lt=1 << 15)] = None
+    visit: Annotated[Annotated[int, Field(ge=0, lt=1 << 53)] | None, _BLANK, Query()] = None
+    detector: Annotated[Annotated[int, Field(ge=0, lt=1 << 15)] | None, _BLANK, Query()] = None
     ra: Annotated[float | None, Query(ge=0, le=360)] = None
     dec: Annotated[float | None, Query(ge=-90, le=90)] = None
     at_x: Annotated[int | None, Query(alias="at.x", ge=0)] = None
@@ -88,50 +94,105 @@ def answered(request: Request, shared: Pages, asked: Asked) -> HTMLResponse:
 
 def _page(request: Request, shared: Pages, asked: Question, *, wanted: bool) -> HTMLResponse:
     position = asked.position()
-    covering = [] if position is None else _covering(shared, *position)
-    candidates = [(v["visit"], v["detector"]) for v in covering[:TRIED]] or [(None, None)]
-    if asked.visit is not None:
-        candidates = [(asked.visit, asked.detector)]
-    visit, detector = candidates[0]
-    complete = visit is not None and detector is not None and (asked.at_x is not None or position is not None)
-    answer: dict[str, Any] | None = None
-    refused = ""
+    one = asked.visit is not None and asked.detector is not None
+    complete = position is not None or (one and asked.at_x is not None)
+    found = _Found(visit=asked.visit, detector=asked.detector)
+    if position is not None:
+        found.near = _near(shared, *position, None if one else asked.visit)
+        complete = one or bool(found.near)
+        if asked.visit is not None and not found.near and not one:
+            found.refused = f"visit {asked.visit} never came: nobody sent a message for it"
     if wanted and complete:
         try:
-            (visit, detector), answer = _followed(request, shared, asked, candidates)
+            _follow(request, shared, asked, found)
         except AlertProdError as error:  # a part of a page that is there: no page of its own
-            refused = f"{error.code}: {error}"
-    if answer is not None and position is None:
-        position = answer["place"]["ra"], answer["place"]["dec"]
-        covering = _covering(shared, *position)
+            found.refused = f"{error.code}: {error}"
     ra, dec = position or (None, None)
+    answer = found.answer
+    if answer is not None and position is None:
+        ra, dec = answer["place"]["ra"], answer["place"]["dec"]
     return page(
-        request, "why.html", visit=visit, detector=detector, ra=ra, dec=dec, radius=asked.radius, answer=answer, covering=covering,
-        titles=_TITLES, place=asked.place, reason=None if answer is None else _reason(answer["steps"]), chosen=asked.visit is None,
-        waits=complete and answer is None and not refused, refused=refused, making=wanted, answer_address=_address(asked),
+        request, "why.html", visit=found.visit, detector=found.detector, ra=ra, dec=dec, radius=asked.radius, answer=answer,
+        covering=found.covering(), sure=found.where is not None, near=found.near, said=found.said, titles=_TITLES,
+        place=asked.place, reason=None if answer is None else _reason(answer["steps"]), asked=asked, refused=found.refused,
+        waits=complete and answer is None and not found.refused and not found.said, making=wanted, answer_address=_address(asked),
     )  # fmt: skip
 
 
-def _followed(
-    request: Request, shared: Pages, asked: Question, candidates: list[tuple[Any, Any]]
-) -> tuple[tuple[Any, Any], dict[str, Any] | None]:
-    """Return the ccdVisit whose image holds the place, and the answer for it, None while it is being made.
+@dataclass
+class _Found:
+    """What a page of a place shows: the ccdVisit that is followed, and those around the place."""
 
-    The ledger knows outlines that are larger than images: one that turns out not to hold the place gives way to the next.
-    """
-    position = asked.position()
+    visit: int | None
+    detector: int | None
+    near: list[dict[str, Any]] = field(default_factory=list)
+    where: dict[str, Any] | None = None
+    answer: dict[str, Any] | None = None
+    said: str = ""
+    refused: str = ""
+
+    def keys(self, kind: str) -> set[tuple[int, int]]:
+        """Return the ccdVisits whose image holds the place (``images``), or cannot be asked (``unread``)."""
+        if self.where is None:
+            return set()
+        return {(i["visit"], i["detector"]) for i in self.where[kind] if kind == "unread" or i["holds"]}
+
+    def covering(self) -> list[dict[str, Any]]:
+        """Return the ccdVisits around the place, without those whose image does not hold it, as far as that is known."""
+        if self.where is None:
+            return self.near
+        unread = self.keys("unread")
+        listed = self.keys("images") | unread
+        keyed = [((v["visit"], v["detector"]), v) for v in self.near]
+        return [{**v, "unread": key in unread} for key, v in keyed if key in listed]
+
+
+def _follow(request: Request, shared: Pages, asked: Question, found: _Found) -> None:
+    """Find the ccdVisit whose image holds the place, where none is named, and its answer; what is being made stays None."""
+    viewer, ledger, position = viewer_of(request), Ledger(shared.database), asked.position()
     part = None if asked.part is None else [int(n) for n in asked.part.split(",")]
+    known = True
     place: dict[str, Any] = {"atX": asked.at_x, "fromTop": asked.at_y or 0, "part": part}
     if position is not None:
         place = {"ra": position[0], "dec": position[1]}
-    question = {"what": "place", "place": place, "radius": asked.radius}
-    answers: dict[tuple[Any, Any], dict[str, Any]] = {}
-    for key in candidates:
-        answer = viewer_of(request).soon(Ledger(shared.database), *key, question)
-        if answer is None or answer["steps"][-1]["name"] != "image":
-            return key, answer
-        answers[key] = answer
-    return next(iter(answers.items()))
+        known, one = _ask_where(viewer, ledger, place, found), asked.visit is not None and asked.detector is not None
+        if not (known or one):
+            return
+        if not one:
+            _choose(asked, found)
+    if not found.said and found.visit is not None and found.detector is not None:
+        question = {"what": "place", "place": place, "radius": asked.radius}
+        found.answer = viewer.soon(ledger, found.visit, found.detector, question)
+    if found.answer is not None and position is None:  # the place of a click
+        found.near = _near(shared, found.answer["place"]["ra"], found.answer["place"]["dec"], None)
+        known = _ask_where(viewer, ledger, found.answer["place"], found)
+    if not known:
+        found.answer = None
+
+
+def _ask_where(viewer: Viewer, ledger: Ledger, place: dict[str, Any], found: _Found) -> bool:
+    """Ask which of the images around a place hold it; return whether that is known."""
+    if not found.near:
+        return True
+    first = found.near[0]
+    images = [{k: v[k] for k in ("visit", "detector", "message")} for v in found.near]
+    question = {"what": "where", "ra": place["ra"], "dec": place["dec"], "images": images}
+    found.where = viewer.soon(ledger, first["visit"], first["detector"], question)
+    return found.where is not None
+
+
+def _choose(asked: Question, found: _Found) -> None:
+    """Take the newest ccdVisit, of the visit that is asked for, whose image holds the place; else say how it lies to them.
+
+    An image that cannot be read may still have stored sources there: it is taken where no other holds the place.
+    """
+    assert found.where is not None
+    keys = [(v["visit"], v["detector"]) for v in found.near if asked.visit in (None, v["visit"])]
+    for kind in ("images", "unread"):
+        if held := [key for key in keys if key in found.keys(kind)]:
+            found.visit, found.detector = held[0]
+            return
+    found.said = found.where["said"].get(str(asked.visit if asked.visit is not None else found.near[0]["visit"]), "")
 
 
 def _address(asked: Question) -> str:
@@ -143,13 +204,20 @@ def _address(asked: Question) -> str:
     return f"/why/answer?{urlencode({k: v for k, v in values.items() if v is not None})}"
 
 
-def _covering(shared: Pages, ra: float, dec: float) -> list[dict[str, Any]]:
-    """Return the ccdVisits whose coarse outline holds a place, the newest first."""
+def _near(shared: Pages, ra: float, dec: float, visit: int | None) -> list[dict[str, Any]]:
+    """Return the ccdVisits whose coarse outline holds a place, and all of a visit that is asked for; the newest first."""
     from apdb.sky.htm import htm_ids
 
     pixels = [int(htm_ids([ra], [dec], level)[0]) for level in LEVELS]
     with reading(shared.database) as cursor:
-        return cursor.execute(_COVERING, (pixels,)).fetchall()
+        around = cursor.execute(_COVERING, (pixels, MOST)).fetchall()
+        if visit is None:
+            return around
+        of_visit = cursor.execute(_OF_VISIT, (visit, MOST_DETECTORS)).fetchall()
+    if not of_visit:
+        return []
+    both = {(v["visit"], v["detector"]): v for v in [*around, *of_visit]}
+    return sorted(both.values(), key=lambda v: (-(v["mjd"] or 0.0), -v["visit"], v["detector"]))
 
 
 def _reason(steps: list[dict[str, Any]]) -> dict[str, Any]:

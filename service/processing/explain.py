@@ -25,6 +25,7 @@ from exposure import Exposure, Instrument
 from exposure.mask import PLANES
 from exposure.task_config import task_overrides
 from forced.calibrated import measure_pair
+from service.processing.covering import PlaceOnImage, places_on, where_it_lies
 from service.processing.images import Clock, calibrated_pair, open_science
 from service.processing.instruments import checked_instrument
 from service.settings import Settings
@@ -32,6 +33,8 @@ from tasks import AlertProdError, make_task
 from tasks.sphere import chord_arcsec, unit_vectors
 
 __all__ = ["MadeAgain", "Step", "explain"]
+
+MOST_DETECTORS = 200  # of a visit, that are asked whether they hold a place
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,11 @@ def explain(
         stored = _stored_sources(connection, visit, detector, ra, dec, radius_arcsec)
         if stored:
             return [*steps, *_delivery(connection, visit, detector, stored)]
-        steps.append(Step("stored", False, f"no DiaSource of this visit within {radius_arcsec:g} arcsec", {}))
+        text = f"no DiaSource of visit {visit}, detector {detector} within {radius_arcsec:g} arcsec"
+        steps.append(Step("stored", False, text, {}))
         if not rerun or row["state"] not in FINAL_STATES:
             return steps
-        return [*steps, *_rerun(settings, connection, row["message"], (ra, dec, radius_arcsec), keep)]
+        return [*steps, *_rerun(settings, connection, row, (ra, dec, radius_arcsec), keep)]
 
 
 def _visit_text(row: dict[str, Any]) -> str:
@@ -170,18 +174,23 @@ def _delivery(
 def _rerun(
     settings: Settings,
     connection: psycopg.Connection[Any],
-    message: dict[str, Any],
+    row: dict[str, Any],
     circle: tuple[float, float, float],
     keep: Callable[[MadeAgain], None],
 ) -> list[Step]:
     """Subtract again, keep every measurement, and test the place: ra, dec (degrees), radius (arcsec)."""
     ra, dec, radius = circle
+    message = row["message"]
     rules, roots = checked_instrument(message["instrument"]), [*settings.data_roots, settings.upload_dir]
     try:
         science = open_science(message, rules, roots)
-        outside = _outside(science, ra, dec)
-        if outside is not None:
-            return [outside]
+        if not bool(science.contains(*science.require_wcs().sky_to_pixel(np.array([ra]), np.array([dec])))[0]):
+            others = connection.execute(
+                'SELECT visit, detector, message FROM "VisitLedger" WHERE visit = %s ORDER BY detector LIMIT %s',
+                (row["visit"], MOST_DETECTORS),
+            ).fetchall()
+            rows = [dict(zip(("visit", "detector", "message"), other, strict=True)) for other in others]
+            return [_outside(row["visit"], row["detector"], places_on(settings, rows, ra, dec)[0])]
         name = message.get("templates") or settings.template_set
         template, _ = calibrated_pair(science, rules, TemplateStore(settings.template_dir), name, Clock())
         task = make_task(ImageDifferenceTask, task_overrides(ImageDifferenceTask, rules, science))
@@ -210,12 +219,19 @@ def _rerun(
     return [*steps, *_associated(connection, rules, one)]
 
 
-def _outside(science: Exposure, ra: float, dec: float) -> Step | None:
-    x, y = science.require_wcs().sky_to_pixel(np.array([ra]), np.array([dec]))
-    if bool(science.contains(x, y)[0]):
-        return None
-    values = {"x": round(float(x[0]), 1), "y": round(float(y[0]), 1), "width": science.width, "height": science.height}
-    return Step("image", False, f"the place is off the image: pixel ({values['x']}, {values['y']})", values)
+def _outside(visit: int, detector: int, images: list[PlaceOnImage]) -> Step:
+    """Say that the place is off an image, by how much, and which other detector of the visit holds it."""
+    own = next((i for i in images if i.detector == detector), None)
+    values = {} if own is None else {k: v for k, v in own.as_dict().items() if k in ("x", "y", "width", "height")}
+    text = f"the place is off the image of visit {visit}, detector {detector}"
+    if own is not None and not own.holds:
+        text += f" ({own.width} x {own.height} px): {own.words}"
+    holders = [i.detector for i in images if i.holds and i.detector != detector]
+    if holders:
+        text += f"; detector {holders[0]} of this visit holds it"
+    elif len(images) > 1:
+        text += f"; {where_it_lies(visit, images)}"
+    return Step("image", False, text, values | ({"holder": holders[0]} if holders else {}))
 
 
 def _mask(difference: Exposure, x: float, y: float) -> Step:

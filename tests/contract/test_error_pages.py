@@ -1,6 +1,7 @@
 """Every error code has a page that says what to do, and every page a code."""
 
 import importlib
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from service.errors import OTHER_CODES, help_path
 from service.workers.outcomes import NOT_ITS_FAULT, RESOURCE
 from tasks.errors import AlertProdError, NoWork, TransientError
+from tools.remedies import KEPT, written
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "errors"
@@ -96,3 +98,11 @@ def test_links_of_the_pages_lead_somewhere():
     for page in PAGES.glob("*.md"):
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             assert target.startswith("http") or (page.parent / target).resolve().exists(), (page.name, target)
+
+
+def test_the_pages_of_the_service_say_what_the_documentation_says_to_do(codes):
+    assert KEPT.read_text(encoding="utf-8") == written(), "python tools/remedies.py"
+    kept = json.loads(written())
+    assert set(kept) == codes
+    assert all(len(text) > 10 for text in kept.values())
+    assert kept["wcs_missing"].startswith("Solve the field and write the WCS into the header (CTYPE1, CRVAL1")

@@ -113,10 +113,13 @@ class Followed:
     """Answers as the viewer of an application does: of what a place was asked, at once."""
 
     def soon(self, ledger: Any, visit: int, detector: int, question: dict[str, Any]) -> dict[str, Any]:
-        """Return a place that is a little too faint."""
+        """Return a place that is a little too faint, on each image that is asked for it."""
+        if question["what"] == "where":
+            images = [{"visit": i["visit"], "detector": i["detector"], "holds": True} for i in question["images"]]
+            return {"images": images, "unread": [], "said": {}}
         signal = "highest significance within 2 arcsec 3.4 (threshold 5); flux on the difference 512 +- 160 nJy, on the image 8800 +- 170"
         steps = [
-            ("visit", True, "done", {"state": "done", "attempt": 1, "band": "r"}), ("stored", False, "no DiaSource of this visit within 2 arcsec", {}),
+            ("visit", True, "done", {"state": "done", "attempt": 1, "band": "r"}), ("stored", False, "no DiaSource of visit 2007, detector 0 within 2 arcsec", {}),
             ("mask", True, "pixel (210.0, 155.0): no plane set", {"x": 210.0, "y": 155.0}), ("signal", False, signal, {"peakSignificance": 3.4}),
             ("detected", False, "nothing is detected within 2 arcsec", {}),
         ]  # fmt: skip

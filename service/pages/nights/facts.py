@@ -13,7 +13,7 @@ from apdb.queue.states import VisitState
 from service.pages.shared import reading
 
 __all__ = [
-    "BUDGET_S", "STEPS", "Gap", "Night", "StepTime", "in_order", "night_of", "nights", "open_nights", "with_metrics",
+    "BUDGET_S", "STEPS", "Gap", "Night", "Pace", "StepTime", "in_order", "night_of", "nights", "open_nights", "with_metrics",
 ]  # fmt: skip
 
 STEPS = (
@@ -58,6 +58,19 @@ class Gap:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """ccdVisits that were finished, and the minutes in which any of them waited or was processed."""
+
+    finished: int
+    minutes: float
+
+    @property
+    def per_minute(self) -> float:
+        """How many in a minute."""
+        return self.finished / self.minutes
+
+
+@dataclass(frozen=True)
 class Night:
     """One night.
 
@@ -91,14 +104,28 @@ class Night:
         """Alerts that were made."""
         return sum(v["alerts"] or 0 for v in self.visits)
 
-    def per_minute(self, minutes: float = 10.0) -> float | None:
-        """Return ccdVisits finished a minute, over the last minutes in which any were; None where none was."""
-        ends = sorted(v["finished"].timestamp() for v in self.visits if v["finished"] is not None)
-        if len(ends) < 2:
+    def pace(self, minutes: float = 10.0) -> "Pace | None":
+        """Return how fast ccdVisits were finished in the last minutes in which any were; None where none was.
+
+        What counts is the time in which any of them waited or was processed: between nights nothing is slow.
+        """
+        ended = [v for v in self.visits if v["finished"] is not None and v["created"] is not None]
+        if not ended:
             return None
-        late = [t for t in ends if t >= ends[-1] - 60 * minutes]
-        span = late[-1] - late[0]
-        return 60 * (len(late) - 1) / span if span > 0 else None
+        ends = np.array([v["finished"].timestamp() for v in ended])
+        since = ends.max() - 60 * minutes
+        late = ends >= since
+        begins = np.maximum([v["created"].timestamp() for v in ended], since)[late]
+        order = np.argsort(begins, kind="stable")
+        begins, ends = begins[order], ends[late][order]
+        before = np.maximum.accumulate(np.concatenate([[-np.inf], ends[:-1]]))
+        busy = float(np.maximum(ends - np.maximum(begins, before), 0).sum())  # the length of the union of the intervals
+        return Pace(len(ends), busy / 60) if busy > 0 else None
+
+    @property
+    def absent(self) -> int:
+        """Images that never came, of visits of which others did."""
+        return sum(len(lacking) for _, lacking in _lacking(self.visits).values())
 
     def steps(self) -> list[StepTime]:
         """Return the times of the steps in the order in which they are taken, of the ccdVisits that are done."""
@@ -196,8 +223,8 @@ def _pauses(visits: list[dict[str, Any]]) -> list[Gap]:
     ]
 
 
-def _missing(visits: list[dict[str, Any]]) -> list[Gap]:
-    """Detectors that sent nothing of a visit of which others did."""
+def _lacking(visits: list[dict[str, Any]]) -> dict[tuple[str, int], tuple[float | None, list[int]]]:
+    """Return mid-exposure and the detectors that sent nothing, by instrument and visit, of visits of which others of the instrument did."""
     every: dict[str, set[int]] = {}
     came: dict[tuple[str, int], set[int]] = {}
     when: dict[tuple[str, int], float | None] = {}
@@ -205,12 +232,16 @@ def _missing(visits: list[dict[str, Any]]) -> list[Gap]:
         every.setdefault(v["instrument"], set()).add(v["detector"])
         came.setdefault((v["instrument"], v["visit"]), set()).add(v["detector"])
         when[v["instrument"], v["visit"]] = v["mjd"]
+    lacking = {key: sorted(every[key[0]] - detectors) for key, detectors in came.items()}
+    return {key: (when[key], detectors) for key, detectors in lacking.items() if detectors}
+
+
+def _missing(visits: list[dict[str, Any]]) -> list[Gap]:
+    """Detectors that sent nothing of a visit of which others did."""
     out = []
-    for (instrument, visit), detectors in came.items():
-        if lacking := sorted(every[instrument] - detectors):
-            names = ", ".join(map(str, lacking[:8])) + (f" and {len(lacking) - 8} more" if len(lacking) > 8 else "")
-            mjd = when[instrument, visit]
-            out.append(Gap(mjd, mjd, f"visit {visit}: detector {names}", "never came: nobody sent a message for it"))
+    for (_, visit), (mjd, lacking) in _lacking(visits).items():
+        names = ", ".join(map(str, lacking[:8])) + (f" and {len(lacking) - 8} more" if len(lacking) > 8 else "")
+        out.append(Gap(mjd, mjd, f"visit {visit}: detector {names}", "never came: nobody sent a message for it"))
     return sorted(out, key=lambda g: g.begin or 0.0)
 
 

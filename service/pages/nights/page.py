@@ -96,7 +96,7 @@ def _made(request: Request, shared: Pages, number: int | None, colour: str, visi
         gaps=night.gaps(),
         most=ROWS,
         newest=NEWEST,
-        per_minute=night.per_minute(),
+        pace=night.pace(),
         elsewhere={n: count for n, count in open_nights(shared.database).items() if n != chosen},
         **_focal_plane(shared, night, colour, visit),
     )

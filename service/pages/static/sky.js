@@ -5,10 +5,11 @@
   if (!box) return;
   box.hidden = false;
   const canvas = document.getElementById("sky-map"), g = canvas.getContext("2d"), where = document.getElementById("sky-where");
-  const DEG = Math.PI / 180, NEAR_DEG = 3, MOST_POINTS = 10000;
+  const DEG = Math.PI / 180, NEAR_DEG = 3, MOST_POINTS = 10000, ONE = 5; // the shade of cells that all hold the same
   const STEPS = [45, 30, 15, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001];
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const shades = [...document.querySelectorAll("#sky-legend .swatch")].map((s) => getComputedStyle(s).backgroundColor);
+  const swatches = [...document.querySelectorAll("#sky-legend > .swatch")];
+  const shades = swatches.map((s) => getComputedStyle(s).backgroundColor);
   const view = { ra: 0, dec: 0, scale: 100 };
   let density = null, outlines = [], points = [], wait = null, moved = false, whole = null;
 
@@ -57,16 +58,24 @@
       }
       g.stroke();
     };
+    const written = [];
+    const label = (text, x, y) => { // whole, or not at all; none over another
+      const w = g.measureText(text).width, width = canvas.clientWidth, height = canvas.clientHeight;
+      if (x < 2 || x + w > width - 2 || y < 14 || y > height - 4) return;
+      if (written.some((o) => Math.abs(o.y - y) < 14 && x < o.x + o.w + 6 && o.x < x + w + 6)) return;
+      written.push({ x, y, w });
+      g.fillText(text, x, y);
+    };
     for (let d = Math.ceil((view.dec - reach) / step) * step; d <= view.dec + reach; d += step) {
       if (Math.abs(d) > 90) continue;
       line((t) => [view.ra + wide * (2 * t - 1), d]);
       const p = project(view.ra, d);
-      if (p) g.fillText(`${d > 0 ? "+" : ""}${d.toFixed(digits)}°`, 6, p[1] - 4);
+      if (p) label(`${d > 0 ? "+" : ""}${d.toFixed(digits)}°`, 6, p[1] - 4);
     }
     for (let r = Math.ceil((view.ra - wide) / step) * step; r <= view.ra + wide; r += step) {
       line((t) => [r, Math.max(-90, Math.min(90, view.dec + reach * (2 * t - 1)))]);
       const p = project(r, view.dec);
-      if (p) g.fillText(`${((r % 360 + 360) % 360).toFixed(digits)}°`, p[0] + 4, canvas.clientHeight - 6);
+      if (p) label(`${((r % 360 + 360) % 360).toFixed(digits)}°`, p[0] + 4, canvas.clientHeight - 6);
     }
   }
 
@@ -78,7 +87,7 @@
     const top = Math.log(density.most + 1);
     density.cells.forEach((_, k) => {
       if (!path(density.ra[k], density.dec[k])) return;
-      g.fillStyle = shades[Math.min(8, Math.floor(9 * Math.log(density.counts[k] + 0.5) / top))];
+      g.fillStyle = shades[density.same ? ONE : Math.min(8, Math.floor(9 * Math.log(density.counts[k] + 0.5) / top))];
       g.fill();
     });
     grid();
@@ -91,6 +100,7 @@
     }
     box.dataset.drawn = String(density.cells.length);
     box.dataset.points = String(points.length);
+    document.getElementById("sky-points").hidden = !points.length;
   }
 
   function near(pause) { // single objects, when few degrees are seen
@@ -177,7 +187,10 @@
     if (!answer.ok) { where.textContent = (await answer.json()).detail; return; }
     density = await answer.json();
     density.most = density.counts.reduce((a, b) => Math.max(a, b), 1);
-    document.getElementById("sky-high").textContent = density.most.toLocaleString("en");
+    density.same = density.counts.every((n) => n === density.most);
+    swatches.forEach((swatch, k) => { swatch.hidden = density.same && k !== ONE; });
+    for (const id of ["sky-low", "sky-scale"]) document.getElementById(id).hidden = density.same;
+    document.getElementById("sky-high").textContent = density.most.toLocaleString("en") + (density.same ? " in each" : "");
     if (first) fit(); else changed();
   }
   document.addEventListener("theme", () => { if (density) draw(); });

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,9 @@ class Density:
     counts: I64
     total: int
     cut: bool
+    newest: float | None = (
+        None  # MJD (TAI) of the newest exposure, of detections: those of `DAYS` before it are counted
+    )
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready values, with the corners of the cells (ICRS degrees)."""
@@ -89,7 +92,8 @@ def density_of(shared: Shared, of: str, order: int | None = None) -> Density:
         1 << FINEST, frame.ra.to_numpy(np.float64) % 360, frame.dec.to_numpy(np.float64), nest=True, lonlat=True
     )
     cells, counts = np.unique(np.asarray(finest, np.int64), return_counts=True)
-    return coarser(Density(of, FINEST, cells, counts, len(frame), len(frame) == MOST), order)
+    newest = _newest_exposure(shared) if of == "detections" else None
+    return coarser(Density(of, FINEST, cells, counts, len(frame), len(frame) == MOST, newest), order)
 
 
 def coarser(density: Density, order: int | None, *, most_of_each: bool = False) -> Density:
@@ -101,7 +105,13 @@ def coarser(density: Density, order: int | None, *, most_of_each: bool = False) 
         together = np.zeros(len(parents), np.int64)
         (np.maximum if most_of_each else np.add).at(together, which, counts)
         cells, counts, level = parents, together, level - 1
-    return Density(density.of, level, cells, counts, density.total, density.cut)
+    return replace(density, order=level, cells=cells, counts=counts)
+
+
+def _newest_exposure(shared: Shared) -> float | None:
+    with reading(shared.database) as cursor:
+        row = cursor.execute('SELECT max("midpointMjdTai") AS newest FROM "VisitLedger"').fetchone()
+    return None if row is None else row["newest"]
 
 
 def _visits(shared: Shared) -> tuple[I64, I64, int]:

@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse
 from apdb.errors import BadQuery
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages
-from service.pages.survey.density import KINDS, Density, DensityCache
+from service.pages.survey.density import DAYS, KINDS, Density, DensityCache
 from service.pages.survey.overlap import overlap
 
 __all__ = ["sky_counts", "sky_pages"]
@@ -29,8 +29,8 @@ def sky(request: Request, shared: Pages, of: Kind = "objects") -> HTMLResponse:
     """What is where."""
     density = _CACHE.of(shared, of, None)
     return page(
-        request, "sky.html", of=of, kinds=KINDS, density=density, densest=_densest(density), side=_side(density.order)
-    )
+        request, "sky.html", of=of, kinds=KINDS, density=density, densest=_densest(density), side=_side(density.order), days=DAYS,
+    )  # fmt: skip
 
 
 def _side(order: int) -> float:
@@ -55,7 +55,7 @@ def _densest(density: Density) -> list[dict[str, Any]]:
 def counts(
     shared: Pages, of: Annotated[Kind, Query(description="what is counted")] = "objects", order: Order = None
 ) -> dict[str, Any]:
-    """Objects, valid detections of 30 days or finished ccdVisits on HEALPix cells (nested, ICRS), with the cells' corners."""
+    """Objects, valid detections of the 30 days before the newest exposure or finished ccdVisits on HEALPix cells (nested, ICRS), with the cells' corners."""
     return _CACHE.of(shared, of, order).as_dict()
 
 

@@ -16,6 +16,7 @@ from apdb.errors import NotFound
 from exposure import Exposure
 from exposure.io.writing import write_exposure
 from service.errors import BadMessage
+from service.processing.covering import places_on, where_it_lies
 from service.processing.looking.look_at import Looked, picture_of, place_of
 from service.processing.looking.regions import box_of_region
 from service.product_files import difference_path
@@ -67,6 +68,13 @@ class Viewer:
             return {"png": b64encode(png).decode("ascii"), "numbers": looked.numbers}
         if question["what"] == "cutout":
             return self._cutout(question)
+        if question["what"] == "where":
+            images, unread = places_on(self._settings, question["images"], question["ra"], question["dec"])
+            return {
+                "images": [i.as_dict() for i in images],
+                "unread": unread,
+                "said": {v: where_it_lies(v, [i for i in images if i.visit == v]) for v in {i.visit for i in images}},
+            }
         seen: Looked | None = None
         refused = ""
         try:

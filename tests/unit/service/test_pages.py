@@ -13,6 +13,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from apdb.errors import Busy
+from apdb.schema.partitions import ensure_months
 from apdb.sky.htm import htm_ids
 from service.access.policy import PAGES, PUBLIC, RULES
 from service.local.top import run_top
@@ -24,11 +25,13 @@ from service.pages.nights.mosaic import mosaic
 from service.pages.objects.curve import binned, strongest_periods
 from service.pages.objects.plot import curve_plot
 from service.pages.positions import position_of
+from service.pages.streams import _oldest_unread
 from service.pages.viewer import MOST_RENDERING, Viewer
 from service.pages.words import age, mjd_utc, night_date, number, seconds
 from service.settings import load_settings
 from tasks.errors import CallerError
 from tests.support.asking import asker
+from tests.support.page_rows import OBJECT, store_rows
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 
@@ -46,13 +49,17 @@ def visit(number, detector, *, state="done", mjd=61000.5, spent=None, **more):
     ("150.1 +2.2", 150.1, 2.2), ("150.1, -2.2", 150.1, -2.2), ("10:00:24 +02:12:00", 150.1, 2.2), ("10h00m24s -2d12m0s", 150.1, -2.2),
     ("10 00 24.0 -00 30 00", 150.1, -0.5), ("J100024.0+021200", 150.1, 2.2), ("AT J100024.00-021200.0", 150.1, -2.2),
     ("150.1° -2.2°", 150.1, -2.2), ("00:00:00 −00:00:36", 0.0, -0.01),
+    ("ra=150.0003, dec=2.2013", 150.0003, 2.2013), ("RA: 10:00:24 Dec: -02:12:00", 150.1, -2.2), ("Dec. -2.2; R.A. 150.1", 150.1, -2.2),
+    ("RA 10h00m24s, DEC +2d12m0s", 150.1, 2.2), ("ra 150.1° dec +2.2°", 150.1, 2.2),
 ])  # fmt: skip
 def test_coordinates_are_understood_in_every_usual_form(text, ra, dec):
     found = position_of(text)
     assert (found.ra, found.dec) == pytest.approx((ra, dec), abs=1e-9)
 
 
-@pytest.mark.parametrize("text", ["", "nova", "150.1", "400 10", "10 -91", "10:61:00 +02:00:00", "137851807203331"])
+@pytest.mark.parametrize(
+    "text", ["", "nova", "150.1", "400 10", "10 -91", "10:61:00 +02:00:00", "137851807203331", "ra=10, ra=20", "ra=10"]
+)
 def test_what_is_no_place_is_none(text):
     assert position_of(text) is None
 
@@ -84,6 +91,22 @@ def test_a_night_knows_its_slowest_step_its_pauses_and_what_never_came():
     assert reasons["visit 2, detector 1"] == "no_psf: why"
     assert reasons["visit 0, detector 1"].endswith("held: veto")
     assert night.states["failed"] == 1
+    assert night.absent == 1
+
+
+def test_the_pace_of_a_night_leaves_out_when_nothing_was_to_be_done():
+    def at(second):
+        return datetime.fromtimestamp(1_800_000_000 + second, UTC)
+
+    # 48 that came together and ended one every 4 s, and one 6 minutes later that took 6 s
+    visits = [visit(k, 0, created=at(0), finished=at(4 * k)) for k in range(1, 49)]
+    visits.append(visit(99, 0, created=at(552), finished=at(558)))
+    pace = Night(61000, visits).pace()
+    assert (pace.finished, pace.minutes) == (49, pytest.approx((4 * 48 + 6) / 60))
+    assert pace.per_minute == pytest.approx(49 / 3.3)
+    # of the last five minutes only: none of the first 48 but those that ended then
+    assert Night(61000, visits).pace(5.0).finished == 1
+    assert Night(61000, [visit(1, 0)]).pace() is None
 
 
 def test_the_mosaic_is_laid_out_by_the_camera_file_and_coloured_by_a_metric(tmp_path):
@@ -172,6 +195,18 @@ def test_a_night_is_made_once_for_all_who_look_and_anew_when_a_visit_came(databa
             text = ask("GET", "/").text
         assert len(made) == visits + 1
         assert f"visit/{visits}/0" in text or not visits
+
+
+def test_the_age_of_what_is_unread_is_that_of_the_alert_so_many_back():
+    def at(minute):
+        return datetime(2026, 1, 1, 0, minute, tzinfo=UTC)
+
+    sent = [{"at": at(30 - k), "since": 20 * (k + 1)} for k in range(3)]  # 20 alerts a minute
+    assert [_oldest_unread(n, sent) for n in (0, 20, 21, 60)] == [
+        {}, {"at": at(30), "older": False}, {"at": at(29), "older": False}, {"at": at(28), "older": False},
+    ]  # fmt: skip
+    assert _oldest_unread(61, sent) == {"at": at(28), "older": True}
+    assert _oldest_unread(61, []) == {}
 
 
 def test_scripts_and_styles_are_small():
@@ -300,29 +335,61 @@ def test_a_place_alone_is_followed_through_the_newest_visit_whose_image_holds_it
         holding: ClassVar = set()
 
         def soon(self, ledger, visit, detector, question):
+            if question["what"] == "where":
+                keys = [(i["visit"], i["detector"]) for i in question["images"]]
+                images = [{"visit": v, "detector": d, "holds": (v, d) in self.holding} for v, d in keys]
+                said = {str(v): f"the place lies between detectors 0 and 1 of visit {v}" for v, _ in keys}
+                return {"images": images, "unread": [], "said": said}
             asked.append((visit, detector))
-            step = {
-                "name": "signal" if (visit, detector) in self.holding else "image",
-                "passed": False,
-                "text": f"at {visit}",
-                "values": {},
-            }
+            step = {"name": "signal", "passed": False, "text": f"at {visit}", "values": {}}
             return {"steps": [step], "place": {"ra": 150.0, "dec": 2.0}, "pictures": {}, "noPictures": ""}
 
     app.state.viewer = Images()
-    for holding, tried, said in (
-        ({(1, 0), (2, 1)}, 2, "at 2"),
-        ({(1, 1)}, 4, "at 1"),
-        (set(), 4, "No image of the newest visits"),
+    for holding, more, followed, said in (
+        ({(1, 0), (2, 1)}, "", [(2, 1)], "at 2"),
+        ({(1, 1)}, "", [(1, 1)], "at 1"),
+        (set(), "", [], "between detectors 0 and 1 of visit 2"),
+        ({(1, 1), (2, 0)}, "&visit=1", [(1, 1)], "Detector 1 is the one of this visit"),
+        ({(1, 1), (2, 0)}, "&visit=1&detector=", [(1, 1)], "at 1"),
+        ({(2, 0)}, "&visit=1", [], "between detectors 0 and 1 of visit 1"),
+        ({(2, 0)}, "&visit=1&detector=0", [(1, 0)], "at 1"),
+        ({(2, 0)}, "&visit=9", [], "visit 9 never came"),
     ):
         asked.clear()
         Images.holding = holding
-        answer = ask("GET", "/why/answer?place=150+2", headers=HTML).text
+        answer = ask("GET", f"/why/answer?place=150+2{more}", headers=HTML).text
         assert said in answer
-        assert len(asked) == tried
-    asked.clear()
-    assert "The newest visit" not in ask("GET", "/why/answer?place=150+2&visit=1&detector=0", headers=HTML).text
-    assert asked == [(1, 0)]
+        assert asked == followed
+        listed = re.findall(r"<td><a class=\"nowrap\" href=\"/visit/(\d)/(\d)\"", answer)
+        assert listed == [(str(v), str(d)) for v, d in sorted(holding, reverse=True)] or more == "&visit=9"
+
+
+def test_objects_to_begin_with_are_each_shown_once_in_the_order_of_choice(database, tmp_path):
+    ask, _ = asker(tmp_path / "uploads", database_uri=database.uri)
+    with database.session() as connection:
+        ensure_months(connection, 61001.5)
+        store_rows(connection)
+        connection.execute('UPDATE "DiaObjectLast" SET "nDiaSources" = 45 WHERE "diaObjectId" = %s', (OBJECT,))
+    counts = {}
+    for address in ("/search", "/search?order=detections", "/search?order=time", "/search?of=all"):
+        text = ask("GET", address, headers=HTML).text
+        ids = re.findall(r'<td class="mono"><a href="/object/(\d+)"', text)
+        assert len(ids) == len(set(ids)) > 0, address
+        counts[address] = len(ids)
+        assert str(OBJECT) in ids
+    assert counts["/search?of=all"] == 25
+    assert ids[0] == str(OBJECT)  # 45 detections, the others one
+    assert "45" in text
+    sky = ask("GET", "/sky?of=detections", headers=HTML).text  # the newest exposure is of MJD 61002.0
+    assert "from 2025-10-23 to 2025-11-22, the 30 days before the newest exposure" in sky
+    failed = ask("GET", "/visit/2005/2", headers=HTML).text
+    assert "reprocess=replace" in failed
+    assert "being fetched" not in failed
+    assert "what to do: " in failed
+    assert "docs/errors/fits_unreadable.md" not in failed
+    night = " ".join(ask("GET", "/night/61000", headers=HTML).text.split())
+    assert "MJD 61000" in night
+    assert "1 never came" in " ".join(ask("GET", "/night/61001", headers=HTML).text.split())
 
 
 def test_a_page_is_told_why_nothing_is_made_and_others_when_too_much_is():
