@@ -21,7 +21,8 @@ from service.pages.live import look
 from service.pages.nights import page as night_page
 from service.pages.nights.facts import Night, night_of, nights
 from service.pages.nights.mosaic import mosaic
-from service.pages.objects.curve import binned, strongest_periods
+from service.pages.objects.curve import binned
+from service.pages.objects.periods import strongest_periods
 from service.pages.objects.plot import curve_plot
 from service.pages.positions import position_of
 from service.pages.viewer import MOST_RENDERING, Viewer
@@ -126,6 +127,37 @@ def test_the_period_of_a_sine_in_two_bands_is_found():
     # sigma of the frequency: sqrt(6 / N) sigma / (pi T A), Montgomery & O'Donoghue 1999: 1.2e-4 / d
     assert 1 / found["periods"][0]["period"] == pytest.approx(1 / 1.7321, abs=5 * 1.2e-4)
     assert found["falseAlarmProbability"] < 1e-10
+
+
+def test_what_regular_times_and_a_short_span_leave_open_is_said_of_a_period():
+    rng = np.random.default_rng(5)
+    time = 0.05 * np.arange(
+        12
+    )  # 0.55 d, less than one cycle of 0.689 d; 1 / (1 / 0.05 - 1 / 0.689) = 0.0539 d is its alias
+    flux = 1e5 + 5e4 * np.sin(2 * np.pi * time / 0.689) + rng.normal(0, 300, time.size)
+    found = strongest_periods(curve_of(time, flux, 300.0), 0.05, 100.0)
+    alias = next(p for p in found["periods"] if p["period"] == pytest.approx(0.0539, abs=0.001))
+    true = found["periods"][0]  # the longest of those that explain the points equally
+    assert 0.4 < true["period"] < 1.0
+    assert true["period"] in alias["aliasOf"]
+    assert alias["period"] in true["aliasOf"]
+    assert true["cycles"] == pytest.approx(0.55 / true["period"])
+    assert true["cycles"] < found["fewestCycles"] < alias["cycles"]
+    few, spaced, same = found["warnings"]
+    assert "span 0.55 d" in few
+    assert "about 0.05 d" in spaced
+    assert "below 0.1 d" in spaced
+    assert "aliases" in same
+
+
+def test_a_period_of_times_at_random_has_no_alias():
+    rng = np.random.default_rng(6)
+    time = np.sort(rng.uniform(0, 40, 150))
+    flux = 1000 * np.sin(2 * np.pi * time / 1.7321) + rng.normal(0, 100, time.size)
+    found = strongest_periods(curve_of(time, flux, 100.0), 0.3, 20.0)
+    assert found["periods"][0]["period"] == pytest.approx(1.7321, abs=0.005)
+    assert found["periods"][0]["aliasOf"] == []
+    assert found["warnings"] == []
 
 
 def test_the_picture_of_a_light_curve_lies_within_its_frame():
