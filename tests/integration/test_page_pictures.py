@@ -14,6 +14,7 @@ from apdb.schema.partitions import ensure_months
 from service.api.app import create_app
 from service.pages import streams
 from service.pages.assets import available
+from service.pages.compass import compass_svg
 from service.settings import load_settings
 from tasks.local_server import free_port
 from tests.support.browser import WIDTHS, browser, until
@@ -85,7 +86,7 @@ def still(chromium, address):
             f"s.textContent = {STILL!r}; document.head.append(s); }})"
         )
         page = place.new_page()
-        page.route("**/stamps/*.png", _give_cutout)
+        page.route("**/stamps/*", _give_cutout)
         yield page
 
 
@@ -114,6 +115,9 @@ def test_a_page_looks_as_it_did_in_every_width_and_theme(still, name, tmp_path):
 
 def _give_cutout(route):
     which = route.request.url.rpartition("/")[2].partition(".")[0]
+    if which == "compass":
+        route.fulfill(body=compass_svg((63, 63), np.diag([-5e-5, 5e-5])), content_type="image/svg+xml")
+        return
     route.fulfill(body=cutout(which), content_type="image/png")
 
 

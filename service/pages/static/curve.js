@@ -180,10 +180,11 @@
       const gif = document.getElementById("trip-gif");
       gif.hidden = !source;
       if (source) { gif.href = `/v1/sources/${source}/stamps/blink.gif`; gif.download = `blink_${source}.gif`; }
-      if (source) for (const image of triplet.querySelectorAll("img")) image.src = `/v1/sources/${source}/stamps/${image.dataset.which}.png`;
+      if (source) for (const image of triplet.querySelectorAll("img")) { image.hidden = false; image.src = `/v1/sources/${source}/stamps/${image.dataset.which}`; }
     }, 90);
   }
   document.querySelectorAll("#triplet img").forEach((image) => image.addEventListener("error", () => {
+    if (image.className === "over") { image.hidden = true; return; } // a cutout without WCS
     document.getElementById("trip-none").hidden = false;
     document.getElementById("triplet").hidden = true;
     document.getElementById("trip-gif").hidden = true;

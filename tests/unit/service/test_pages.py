@@ -17,6 +17,7 @@ from apdb.sky.htm import htm_ids
 from service.access.policy import PAGES, PUBLIC, RULES
 from service.local.top import run_top
 from service.pages import assets, kept
+from service.pages.compass import compass_svg
 from service.pages.live import look
 from service.pages.nights import page as night_page
 from service.pages.nights.facts import Night, night_of, nights
@@ -26,6 +27,7 @@ from service.pages.objects.periods import strongest_periods
 from service.pages.objects.plot import curve_plot
 from service.pages.positions import position_of
 from service.pages.viewer import MOST_RENDERING, Viewer
+from service.pages.visits.page import _against
 from service.pages.words import age, mjd_utc, night_date, number, seconds
 from service.settings import load_settings
 from tasks.errors import CallerError
@@ -165,6 +167,35 @@ def test_the_picture_of_a_light_curve_lies_within_its_frame():
     assert len(plot.points) == 2
     assert all(plot.left < p.x < plot.width and 0 < p.y < plot.bottom for p in plot.points)
     assert plot.points[1].y < plot.zero < plot.points[0].y
+
+
+def lines_of(drawing):
+    """Return (bar, north, east) of a compass: px to the right and up."""
+    path = re.search(r' d="([^"]+)"', drawing).group(1)
+    bar, *arrows = re.findall(r"M([-\d.]+) ([-\d.]+)(?:h([-\d.]+)|L([-\d.]+) ([-\d.]+))", path)
+    return float(bar[2]), *[np.array([float(x1) - float(x0), float(y0) - float(y1)]) for x0, y0, _, x1, y1 in arrows]
+
+
+@pytest.mark.parametrize(("angle", "flip"), [(0.0, 1), (0.0, -1), (35.0, 1), (200.0, -1)])
+def test_a_compass_shows_where_a_step_on_the_sky_leads_and_how_long_an_arcsec_is(angle, flip):
+    side, scale = 60, 0.2 / 3600
+    turn = np.radians(angle)
+    # degrees east and north of the steps of a px: east is to the left where nothing is turned or mirrored
+    matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.diag([-flip, 1.0])
+    bar, north, east = lines_of(compass_svg((side, side), matrix))
+    assert bar == pytest.approx(2 / 0.2)  # 2 arcsec: 5 would be longer than 0.4 of the side
+    for arrow, (to_east, to_north) in ((north, (0, 1)), (east, (1, 0))):
+        went = matrix @ arrow
+        assert went / np.hypot(*went) == pytest.approx([to_east, to_north], abs=0.01)
+
+
+def test_one_value_far_out_does_not_squeeze_a_bar_and_what_never_changes_has_none():
+    history = [{"a": 1.0 + 0.01 * k, "b": 3} for k in range(50)] + [{"a": 1e6, "b": 3}]
+    a, b = _against({"a": 1.25, "b": 3}, history)
+    assert a["at"] == pytest.approx(a["from"] + 0.5 * (a["to"] - a["from"]), abs=0.05)
+    assert a["to"] - a["from"] > 0.2
+    assert (a["below"], a["above"]) == (0, 1)
+    assert not b["bar"]
 
 
 def test_a_file_that_is_known_is_not_sent_again_and_letters_are_asked_for_by_their_digest(tmp_path):
