@@ -25,7 +25,7 @@ def compass_svg(side: tuple[int, int], matrix: F64) -> str:
     size = min(width, height)
     scale = 3600 * float(np.sqrt(abs(np.linalg.det(matrix))))  # arcsec
     length = max((s for s in STEPS_ARCSEC if s <= BAR * size * scale), default=STEPS_ARCSEC[0])
-    east, north = (np.linalg.solve(matrix, unit) for unit in ((1.0, 0.0), (0.0, 1.0)))
+    east, north = np.linalg.inv(matrix).T.astype(np.float64)
     x0, y0, words = 0.05 * width, 0.95 * height, f"{length:g}\u2033"
     lines = f"M{x0:.2f} {y0:.2f}h{length / scale:.2f}" + "".join(_arrow(v, width, height) for v in (north, east))
     letters = "".join(_letter(n, v, width, height) for n, v in (("N", north), ("E", east)))

@@ -141,6 +141,20 @@ def test_a_block_that_moved_is_seen_on_a_page(still):
         still.evaluate(f"document.querySelector('{block}').style.transform = ''")
 
 
+def test_magnitudes_tell_what_is_fainter_than_the_template_from_an_upper_limit(still):
+    still.set_viewport_size({"width": 1280, "height": HEIGHTS[1280]})
+    still.goto(f"/object/{OBJECT}")
+    _wait(still, "#curve[data-painted]")
+    still.click("#curve-tools [data-set='y=mag']")
+    n = np.arange(1, 46)
+    flux, error = 4000 * np.sin(0.3 * n) + 300 * (n % 3), 150  # as they were stored
+    fainter, limits = int((flux <= -3 * error).sum()), int((np.abs(flux) < 3 * error).sum())
+    said = f"45 detections and 0 forced of 45 points, {fainter} fainter than the template, {limits} upper limits"
+    assert said in still.inner_text("#curve-note")
+    still.click("#curve-tools [data-flag='fainter']")
+    assert f"{45 - fainter} detections" in still.inner_text("#curve-note")
+
+
 def test_letters_that_are_smoothed_otherwise_are_the_same_and_kept_pictures_are_small():
     kept = sorted(KEPT.glob("*.webp"))
     assert len(kept) == len(PAGES) * len(ALL) + len(OTHERS) * len(LESS)

@@ -75,7 +75,7 @@ def _by_band(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the statistics of the bands that have any."""
     names = ("psfFluxNdata", "psfFluxMean", "psfFluxMeanErr", "psfFluxSigma", "psfFluxMin", "psfFluxMax", "fpFluxMean",
              "fpFluxMeanErr", "scienceFluxMean", "scienceFluxMeanErr")  # fmt: skip
-    out = [{"band": b, **{n: row.get(f"{b}_{n}") for n in names}} for b in BANDS]
+    out: list[dict[str, Any]] = [{"band": b, **{n: row.get(f"{b}_{n}") for n in names}} for b in BANDS]
     for band in out:
         n, scatter = band["psfFluxNdata"] or 0, band["psfFluxSigma"]
         band["scatterError"] = scatter / n**0.5 if n > 1 and scatter is not None else None  # whatever the errors say
