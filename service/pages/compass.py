@@ -41,7 +41,7 @@ def compass_svg(side: tuple[int, int], matrix: F64) -> str:
 def _ends(vector: F64, width: int, height: int, reach: float) -> tuple[float, float, float, float]:
     """Return where arrows begin, and what lies `reach` sides from there along a vector of px; y is downwards in the drawing."""
     along = reach * min(width, height) * vector / np.hypot(*vector)
-    x, y = 0.8 * width, 0.2 * height
+    x, y = 0.76 * width, 0.26 * height
     return x, y, x + float(along[0]), y - float(along[1])
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apdb.errors import BadQuery
-from tasks.arrays import F64
+from tasks.arrays import F64, I64
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,6 +14,8 @@ __all__ = ["FEWEST_CYCLES", "strongest_periods"]
 
 FREQUENCIES = 200_000
 FEWEST_CYCLES = 1.5  # less than that may be a change that does not come again
+MOST = 5
+EQUAL = 0.01  # powers that differ by less are equal
 ALIAS = 0.3  # of the power of a signal that the times of the points carry to another frequency
 
 
@@ -51,10 +53,7 @@ def strongest_periods(table: "pd.DataFrame", shortest: float, longest: float) ->
     fit = LombScargle(time - time[0], flux - means[codes], error)
     power = fit.power(frequency, method="fast", assume_regular_frequency=True)
     peaks = np.flatnonzero((power[1:-1] > power[:-2]) & (power[1:-1] >= power[2:])) + 1
-    best = peaks[np.argsort(power[peaks])[::-1][:5]] if peaks.size else np.array([int(np.argmax(power))])
-    best = np.array(
-        sorted(best.tolist(), key=lambda k: (-round(float(power[k]), 2), k))
-    )  # of equal ones the longest first
+    best = _strongest(power, peaks) if peaks.size else np.array([int(np.argmax(power))])
     chance = float(fit.false_alarm_probability(power[best].max(), maximum_frequency=1 / shortest))
     found = np.array([_top(frequency, power, k) for k in best.tolist()])
     aliases = _aliases(time, weight, found)
@@ -72,6 +71,16 @@ def strongest_periods(table: "pd.DataFrame", shortest: float, longest: float) ->
         "flux": name, "points": len(use), "periods": periods, "falseAlarmProbability": chance,
         "falseAlarmOf": "white noise", "spanDays": span, "fewestCycles": FEWEST_CYCLES, "warnings": warnings,
     }  # fmt: skip
+
+
+def _strongest(power: F64, peaks: I64) -> I64:
+    """Return the highest `MOST` of the peaks; of those that are equally high the longest period, as short ones may be its aliases."""
+    chosen: list[int] = []
+    left = np.sort(peaks)
+    while left.size and len(chosen) < MOST:
+        chosen.append(int(left[np.argmax(power[left] >= power[left].max() - EQUAL)]))
+        left = left[left != chosen[-1]]
+    return np.array(chosen)
 
 
 def _top(frequency: F64, power: F64, k: int) -> float:

@@ -57,7 +57,7 @@
 
   function paint(u) {
     const { x, y, e, kind, which } = shown, c = table.columns, many = which.length > 4000;
-    const g = u.ctx, ratio = devicePixelRatio || 1, size = (many ? 2 : 6) * ratio, cap = 4 * ratio;
+    const g = u.ctx, ratio = devicePixelRatio || 1, size = (many ? 2 : 6) * ratio, cap = 5 * ratio;
     const { left, top, width, height } = u.bbox;
     const sx = u.scales.x, sy = u.scales.y, ax = width / (sx.max - sx.min), turned = want.y === "mag";
     const ay = height / (sy.max - sy.min);
@@ -81,7 +81,7 @@
         const up = py(y[j] - e[j]), down = py(y[j] + e[j]);
         g.moveTo(a, up); g.lineTo(a, down); // wider ends: they show beside the marker where the error is small
         g.moveTo(a - cap, up); g.lineTo(a + cap, up); g.moveTo(a - cap, down); g.lineTo(a + cap, down); g.stroke();
-        const r = (c.forced[k] ? 5.5 : 2.5) * ratio; // what is forced lies around the detection of the same image
+        const r = (c.forced[k] ? 6 : kind[j] === FAINTER ? 4 : 3) * ratio; // what is forced lies around the detection of the same image
         g.beginPath();
         if (kind[j] === FAINTER) { g.moveTo(a - 1.2 * r, b - r); g.lineTo(a + 1.2 * r, b - r); g.lineTo(a, b + 1.2 * r); g.closePath(); }
         else g.arc(a, b, r, 0, 7);

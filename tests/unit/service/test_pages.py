@@ -152,6 +152,15 @@ def test_what_regular_times_and_a_short_span_leave_open_is_said_of_a_period():
     assert "aliases" in same
 
 
+def test_the_true_period_leads_its_aliases_however_many_there_are():
+    time = 0.4 * np.arange(45)  # a frequency has sixteen aliases up to 20 / d
+    flux = 4000 * np.sin(2 * np.pi * time / 8.377) + np.random.default_rng(7).normal(0, 50, time.size)
+    first, *others = strongest_periods(curve_of(time, flux, 50.0), 0.05, 100.0)["periods"]
+    # sigma of the frequency: sqrt(6 / N) sigma / (pi T A): 8e-5 / d
+    assert 1 / first["period"] == pytest.approx(1 / 8.377, abs=5 * 8e-5)
+    assert all(first["period"] in p["aliasOf"] for p in others)
+
+
 def test_a_period_of_times_at_random_has_no_alias():
     rng = np.random.default_rng(6)
     time = np.sort(rng.uniform(0, 40, 150))
