@@ -2,9 +2,9 @@
 
 from typing import Any
 
-__all__ = ["FITS", "GIF", "PNG", "ROWS", "VOTABLE", "XML", "kinds"]
+__all__ = ["FITS", "GIF", "PNG", "ROWS", "SVG", "VOTABLE", "XML", "kinds"]
 
-FITS, GIF, PNG = "application/fits", "image/gif", "image/png"
+FITS, GIF, PNG, SVG = "application/fits", "image/gif", "image/png", "image/svg+xml"
 VOTABLE, XML = "application/x-votable+xml", "application/xml"
 _TABLES = ("application/json", "text/csv", "application/vnd.apache.parquet", VOTABLE)
 

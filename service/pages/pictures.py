@@ -7,7 +7,8 @@ from fastapi.responses import Response
 
 from apdb import Ledger
 from apdb.errors import NotFound
-from service.media import GIF, PNG, kinds
+from service.media import GIF, PNG, SVG, kinds
+from service.pages.compass import compass_svg
 from service.pages.shared import Pages, Shared
 from service.pages.viewer import viewer_of
 
@@ -53,17 +54,18 @@ def image(
     return Response(png, media_type=PNG, headers={"Cache-Control": KEEP})
 
 
-@pictures.get("/v1/sources/{source_id}/stamps/{which}", response_class=Response, responses=kinds(PNG, GIF))
+@pictures.get("/v1/sources/{source_id}/stamps/{which}", response_class=Response, responses=kinds(PNG, GIF, SVG))
 def stamp(
     source_id: int,
     which: Annotated[
-        Literal["science.png", "template.png", "difference.png", "blink.gif"], Path(description="which picture")
+        Literal["science.png", "template.png", "difference.png", "blink.gif", "compass.svg"],
+        Path(description="which picture"),
     ],
     shared: Pages,
 ) -> Response:
     """One cutout of the alert that a DiaSource made, as PNG, or all of them by turns as GIF.
 
-    North is not up: the pixels are those of the detector.
+    North is not up: the pixels are those of the detector. ``compass.svg`` lies over a cutout: a bar of arcsec, north and east.
     """
     import numpy as np
 
@@ -77,12 +79,25 @@ def stamp(
             raise NotFound(f"the alert of DiaSource {source_id} has no cutouts of one size")
         headers = {"Cache-Control": KEEP, "Content-Disposition": f'inline; filename="blink_{source_id}.gif"'}
         return Response(blink_gif(images), media_type=GIF, headers=headers)
+    if which == "compass.svg":
+        return _compass(packet, source_id)
     name = _STAMPS[which]
     pixels = _cutout(packet, name)
     if pixels is None:
         raise NotFound(f"the alert of DiaSource {source_id} has no {name.lower()} cutout")
     png = grey_png(pixels, np.isfinite(pixels), signed=name == "Difference")
     return Response(png, media_type=PNG, headers={"Cache-Control": KEEP})
+
+
+def _compass(packet: dict[str, Any], source_id: int) -> Response:
+    from alerts.views import cutout
+
+    found = cutout(packet, "Difference")
+    if found is None or found.wcs is None:
+        raise NotFound(f"the alert of DiaSource {source_id} has no cutout that says where north is")
+    height, width = found.data.shape
+    drawing = compass_svg((width, height), found.wcs.pixel_scale_matrix)
+    return Response(drawing, media_type=SVG, headers={"Cache-Control": KEEP})
 
 
 def _packet(shared: Shared, source_id: int) -> dict[str, Any]:

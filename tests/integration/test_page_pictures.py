@@ -14,6 +14,7 @@ from apdb.schema.partitions import ensure_months
 from service.api.app import create_app
 from service.pages import streams
 from service.pages.assets import available
+from service.pages.compass import compass_svg
 from service.settings import load_settings
 from tasks.local_server import free_port
 from tests.support.browser import WIDTHS, browser, until
@@ -85,7 +86,7 @@ def still(chromium, address):
             f"s.textContent = {STILL!r}; document.head.append(s); }})"
         )
         page = place.new_page()
-        page.route("**/stamps/*.png", _give_cutout)
+        page.route("**/stamps/*", _give_cutout)
         yield page
 
 
@@ -114,6 +115,9 @@ def test_a_page_looks_as_it_did_in_every_width_and_theme(still, name, tmp_path):
 
 def _give_cutout(route):
     which = route.request.url.rpartition("/")[2].partition(".")[0]
+    if which == "compass":
+        route.fulfill(body=compass_svg((63, 63), np.diag([-5e-5, 5e-5])), content_type="image/svg+xml")
+        return
     route.fulfill(body=cutout(which), content_type="image/png")
 
 
@@ -135,6 +139,20 @@ def test_a_block_that_moved_is_seen_on_a_page(still):
         still.evaluate(f"document.querySelector('{block}').style.transform = 'translateY(12px)'")
         assert different(picture_of(still.screenshot()), kept).mean() > MOST, block
         still.evaluate(f"document.querySelector('{block}').style.transform = ''")
+
+
+def test_magnitudes_tell_what_is_fainter_than_the_template_from_an_upper_limit(still):
+    still.set_viewport_size({"width": 1280, "height": HEIGHTS[1280]})
+    still.goto(f"/object/{OBJECT}")
+    _wait(still, "#curve[data-painted]")
+    still.click("#curve-tools [data-set='y=mag']")
+    n = np.arange(1, 46)
+    flux, error = 4000 * np.sin(0.3 * n) + 300 * (n % 3), 150  # as they were stored
+    fainter, limits = int((flux <= -3 * error).sum()), int((np.abs(flux) < 3 * error).sum())
+    said = f"45 detections and 0 forced of 45 points, {fainter} fainter than the template, {limits} upper limits"
+    assert said in still.inner_text("#curve-note")
+    still.click("#curve-tools [data-flag='fainter']")
+    assert f"{45 - fainter} detections" in still.inner_text("#curve-note")
 
 
 def test_letters_that_are_smoothed_otherwise_are_the_same_and_kept_pictures_are_small():

@@ -10,20 +10,19 @@ from psycopg import sql
 from apdb.errors import BadQuery, NotFound
 from apdb.schema.columns import Column
 from service.media import FITS, kinds
+from service.pages.objects.periods import strongest_periods
 from service.pages.shared import Pages, curve_frame
-from tasks.arrays import F64
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "binned", "curves", "points_of", "strongest_periods"]
+__all__ = ["COLUMNS", "binned", "curves", "points_of"]
 
 curves = APIRouter(tags=["pages"])
 
 MOST_DRAWN = 120_000  # points that a browser draws at once; more are binned here
 MOST = 2_000_000
 MOST_FOR_PERIODS = 200_000
-FREQUENCIES = 200_000
 COLUMNS: tuple[Column, ...] = (
     Column("forced", "boolean", False, None, "", "forced photometry, else a detection"),
     Column("diaSourceId", "long", True, None, "", "of a detection"),
@@ -123,16 +122,6 @@ def _fits(table: "pd.DataFrame", object_id: int) -> Response:
     return Response(out.getvalue(), media_type=FITS, headers=headers)
 
 
-def _top(frequency: F64, power: F64, k: int) -> float:
-    """Return the frequency of the top of the parabola through a peak and its neighbours."""
-    if not 0 < k < len(power) - 1:
-        return float(frequency[k])
-    before, here, after = (float(p) for p in power[k - 1 : k + 2])
-    bend = before - 2 * here + after
-    shift = 0.5 * (before - after) / bend if bend < 0 else 0.0
-    return float(frequency[k] + shift * (frequency[1] - frequency[0]))
-
-
 @curves.get("/v1/objects/{object_id}/period")
 def period(
     object_id: int,
@@ -141,42 +130,11 @@ def period(
     shortest: Annotated[float, Query(gt=0, le=1e5, description="days")] = 0.05,
     longest: Annotated[float, Query(gt=0, le=1e5, description="days")] = 100.0,
 ) -> dict[str, Any]:
-    """The five strongest periods (days) of the fluxes on the science image, or of the difference where it has none."""
+    """The five strongest periods (days) of the fluxes on the science image, or of the difference where it has none.
+
+    Each says how many cycles were seen and of which others it may be an alias; ``warnings`` says in words what to mind.
+    """
     if longest <= shortest:
         raise BadQuery("the longest period must be longer than the shortest")
     table = points_of(shared, object_id, MOST_FOR_PERIODS)
     return strongest_periods(table, shortest, longest)
-
-
-def strongest_periods(table: "pd.DataFrame", shortest: float, longest: float) -> dict[str, Any]:
-    """Return the highest peaks of the generalised Lomb-Scargle periodogram (Zechmeister & Kuerster 2009) of all bands.
-
-    The weighted mean of each band is taken off first; frequencies are at most `FREQUENCIES`, ten to a resolution
-    element, and each peak is the top of a parabola through three of them.
-
-    Raises
-    ------
-    BadQuery
-        Fewer than five points can be used.
-    """
-    from astropy.timeseries import LombScargle
-
-    name = "scienceFlux" if table.scienceFlux.notna().sum() >= 5 else "psfFlux"
-    use = table[table[name].notna() & (table[f"{name}Err"] > 0)]
-    if len(use) < 5:
-        raise BadQuery("a period needs five points with errors at least")
-    time, flux = use.midpointMjdTai.to_numpy(np.float64), use[name].to_numpy(np.float64)
-    error = use[f"{name}Err"].to_numpy(np.float64)
-    codes = use.band.fillna("").astype("category").cat.codes.to_numpy()
-    weight = error**-2.0
-    means = np.bincount(codes, weight * flux) / np.bincount(codes, weight)
-    span = max(float(np.ptp(time)), 1e-6)
-    count = int(np.clip(10 * span * (1 / shortest - 1 / longest), 100, FREQUENCIES))
-    frequency = np.linspace(1 / longest, 1 / shortest, count)
-    fit = LombScargle(time - time[0], flux - means[codes], error)
-    power = fit.power(frequency, method="fast", assume_regular_frequency=True)
-    peaks = np.flatnonzero((power[1:-1] > power[:-2]) & (power[1:-1] >= power[2:])) + 1
-    best = peaks[np.argsort(power[peaks])[::-1][:5]] if peaks.size else np.array([int(np.argmax(power))])
-    chance = float(fit.false_alarm_probability(power[best[0]], maximum_frequency=1 / shortest))
-    periods = [{"period": float(1 / _top(frequency, power, k)), "power": float(power[k])} for k in best.tolist()]
-    return {"flux": name, "points": len(use), "periods": periods, "falseAlarmProbability": chance}

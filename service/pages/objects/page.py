@@ -13,17 +13,25 @@ from service.pages.objects.curve import binned, points_of
 from service.pages.objects.plot import curve_plot
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, reading
+from service.pages.visits.classes import CLASS_WORDS, COLUMNS, SNR_WORDS, describe_source, longest_point
 
 __all__ = ["object_pages"]
 
 object_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 NEAR_ARCSEC = 30.0
+SHOWN = 100  # detections of the table, the newest
 DRAWN = 400  # points of the picture for readers without scripts
 BANDS = "ugrizy"
 _VERSIONS = (
     'SELECT "validityStartMjdTai" AS start, "validityEndMjdTai" AS "end", "nDiaSources" AS n, ra, dec FROM "DiaObject" WHERE '
     '"diaObjectId" = %s ORDER BY "validityStartMjdTai" DESC LIMIT 50'
+)
+_WHAT = (
+    f'SELECT {COLUMNS}, visit, detector, band, "midpointMjdTai" AS mjd, "scienceFlux" AS total, "scienceFluxErr" AS "totalError", '
+    "(SELECT (q.metrics->>'seeingArcsec')::float8 FROM \"VisitQuality\" q WHERE q.visit = d.visit AND q.detector = d.detector) AS seeing "
+    'FROM "DiaSource" d WHERE "diaObjectId" = %s AND "midpointMjdTai" >= %s AND "timeWithdrawnMjdTai" IS NULL '
+    'ORDER BY "midpointMjdTai" DESC, visit DESC, detector DESC LIMIT %s'
 )
 _CORRECTIONS = (
     'SELECT c."diaSourceId" AS source, c."oldDiaObjectId" AS old, c."newDiaObjectId" AS new, c.visit, c.detector, c.kind, c.reason, '
@@ -47,6 +55,10 @@ def one_object(object_id: int, request: Request, shared: Pages) -> HTMLResponse:
     ids = [int(v) for v in detections.diaSourceId.dropna()][-5000:]
     with reading(shared.database) as cursor:
         corrections = cursor.execute(_CORRECTIONS, (ids, object_id, object_id)).fetchall()
+        since = float(detections.midpointMjdTai.iloc[-SHOWN:].min()) if len(detections) else 0.0
+        sources = cursor.execute(_WHAT, (object_id, since, SHOWN)).fetchall()
+    for source in sources:
+        describe_source(source, longest_point(source["seeing"]))
     few = points if len(points) <= DRAWN else binned(points, float(np.ptp(points.midpointMjdTai)) / DRAWN * 4)
     last = detections.iloc[-1] if len(detections) else None
     return page(
@@ -55,15 +67,18 @@ def one_object(object_id: int, request: Request, shared: Pages) -> HTMLResponse:
         last=None if last is None else {"id": int(last.diaSourceId), "visit": int(last.visit), "detector": int(last.detector)},
         bands=_by_band(row), near=_near(shared, object_id, float(row["ra"]), float(row["dec"])),
         near_arcsec=NEAR_ARCSEC, elsewhere=_elsewhere(float(row["ra"]), float(row["dec"])),
-        sources=detections.tail(100).iloc[::-1].to_dict("records"),
+        sources=sources, class_words=CLASS_WORDS, snr_words=SNR_WORDS,
     )  # fmt: skip
 
 
 def _by_band(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the statistics of the bands that have any."""
     names = ("psfFluxNdata", "psfFluxMean", "psfFluxMeanErr", "psfFluxSigma", "psfFluxMin", "psfFluxMax", "fpFluxMean",
-             "scienceFluxMean", "psfFluxMaxSlope")  # fmt: skip
-    out = [{"band": b, **{n: row.get(f"{b}_{n}") for n in names}} for b in BANDS]
+             "fpFluxMeanErr", "scienceFluxMean", "scienceFluxMeanErr")  # fmt: skip
+    out: list[dict[str, Any]] = [{"band": b, **{n: row.get(f"{b}_{n}") for n in names}} for b in BANDS]
+    for band in out:
+        n, scatter = band["psfFluxNdata"] or 0, band["psfFluxSigma"]
+        band["scatterError"] = scatter / n**0.5 if n > 1 and scatter is not None else None  # whatever the errors say
     return [b for b in out if b["psfFluxNdata"]]
 
 

@@ -4,8 +4,9 @@
   const box = document.getElementById("curve");
   if (!box || !window.uPlot) return;
   const id = box.dataset.object, tools = document.getElementById("curve-tools"), note = document.getElementById("curve-note");
-  const want = { y: "flux", of: "psf", detections: true, forced: true, limits: true, days: 0, fold: false, bands: new Set() };
+  const want = { y: "flux", of: "psf", detections: true, forced: true, fainter: true, limits: true, days: 0, fold: false, bands: new Set() };
   const ZERO = 31.4; // magnitude of 1 nJy
+  const POINT = 0, LIMIT = 1, FAINTER = 2; // FAINTER: a negative flux, drawn at the magnitude of its amount
   let table = null, plot = null, shown = null, chosen = -1, wait = null;
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -31,7 +32,9 @@
     for (let k = 0; k < n; k++) {
       if (c.forced[k] ? !want.forced : !want.detections) continue;
       if (flux[k] === null || !want.bands.has(c.band[k])) continue;
-      if (want.y === "mag" && !(flux[k] >= 3 * error[k]) && !(want.limits && error[k] > 0)) continue;
+      if (want.y === "mag" && !(flux[k] >= 3 * error[k])) {
+        if (!(error[k] > 0) || !(flux[k] <= -3 * error[k] ? want.fainter : want.limits)) continue;
+      }
       keep[count++] = k;
     }
     const which = keep.subarray(0, count);
@@ -39,20 +42,22 @@
       const phase = (k) => { const p = (c.mjd[k] - c.mjd[0]) / period; return p - Math.floor(p); };
       which.sort((a, b) => phase(a) - phase(b));
     }
-    const x = new Float64Array(count), y = new Float64Array(count), e = new Float64Array(count), limit = new Uint8Array(count);
+    const x = new Float64Array(count), y = new Float64Array(count), e = new Float64Array(count), kind = new Uint8Array(count);
     for (let j = 0; j < count; j++) {
       const k = which[j];
       if (fold) { const p = (c.mjd[k] - c.mjd[0]) / period; x[j] = p - Math.floor(p); } else x[j] = c.mjd[k];
       if (want.y === "flux") { y[j] = flux[k]; e[j] = error[k] || 0; }
-      else if (flux[k] >= 3 * error[k]) { y[j] = ZERO - 2.5 * Math.log10(flux[k]); e[j] = 1.0857 * error[k] / flux[k]; }
-      else { y[j] = ZERO - 2.5 * Math.log10(3 * error[k]); limit[j] = 1; }
+      else if (Math.abs(flux[k]) >= 3 * error[k]) {
+        const amount = Math.abs(flux[k]);
+        y[j] = ZERO - 2.5 * Math.log10(amount); e[j] = 1.0857 * error[k] / amount; kind[j] = flux[k] < 0 ? FAINTER : POINT;
+      } else { y[j] = ZERO - 2.5 * Math.log10(3 * error[k]); kind[j] = LIMIT; }
     }
-    return { x, y, e, limit, which, fold };
+    return { x, y, e, kind, which, fold };
   }
 
   function paint(u) {
-    const { x, y, e, limit, which } = shown, c = table.columns, many = which.length > 4000;
-    const g = u.ctx, ratio = devicePixelRatio || 1, size = (many ? 2 : 6) * ratio;
+    const { x, y, e, kind, which } = shown, c = table.columns, many = which.length > 4000;
+    const g = u.ctx, ratio = devicePixelRatio || 1, size = (many ? 2 : 6) * ratio, cap = 5 * ratio;
     const { left, top, width, height } = u.bbox;
     const sx = u.scales.x, sy = u.scales.y, ax = width / (sx.max - sx.min), turned = want.y === "mag";
     const ay = height / (sy.max - sy.min);
@@ -62,17 +67,25 @@
     g.beginPath(); g.rect(left, top, width, height); g.clip();
     for (const forced of [1, 0]) for (const band of want.bands) { // detections lie on top
       g.fillStyle = g.strokeStyle = colours[band] || colours[""];
-      g.lineWidth = ratio;
+      g.lineWidth = 1.5 * ratio;
       for (let j = 0; j < which.length; j++) {
         const k = which[j];
         if (c.forced[k] !== forced || c.band[k] !== band || x[j] < sx.min || x[j] > sx.max) continue;
         const a = px(x[j]), b = py(y[j]);
         if (many) { g.fillRect(a - size / 2, b - size / 2, size, size); continue; }
         g.beginPath();
-        if (limit[j]) { g.moveTo(a - size, b); g.lineTo(a + size, b); g.lineTo(a, b + size); g.closePath(); g.stroke(); continue; }
-        g.moveTo(a, py(y[j] - e[j])); g.lineTo(a, py(y[j] + e[j])); g.stroke();
-        g.beginPath(); g.arc(a, b, size / 2, 0, 7);
-        if (c.forced[k]) { g.fillStyle = css("--card"); g.fill(); g.fillStyle = g.strokeStyle; g.stroke(); } else g.fill();
+        if (kind[j] === LIMIT) { // a bar with an arrow below it
+          g.moveTo(a - size, b); g.lineTo(a + size, b); g.moveTo(a, b); g.lineTo(a, b + 2 * size);
+          g.moveTo(a - size / 2, b + 1.3 * size); g.lineTo(a, b + 2 * size); g.lineTo(a + size / 2, b + 1.3 * size); g.stroke(); continue;
+        }
+        const up = py(y[j] - e[j]), down = py(y[j] + e[j]);
+        g.moveTo(a, up); g.lineTo(a, down); // wider ends: they show beside the marker where the error is small
+        g.moveTo(a - cap, up); g.lineTo(a + cap, up); g.moveTo(a - cap, down); g.lineTo(a + cap, down); g.stroke();
+        const r = (c.forced[k] ? 6 : kind[j] === FAINTER ? 4 : 3) * ratio; // what is forced lies around the detection of the same image
+        g.beginPath();
+        if (kind[j] === FAINTER) { g.moveTo(a - 1.2 * r, b - r); g.lineTo(a + 1.2 * r, b - r); g.lineTo(a, b + 1.2 * r); g.closePath(); }
+        else g.arc(a, b, r, 0, 7);
+        if (c.forced[k] || kind[j] === FAINTER) g.stroke(); else g.fill();
       }
     }
     if (!turned && sy.min < 0 && sy.max > 0) {
@@ -94,6 +107,17 @@
     if (!(low <= high)) return [0, 1];
     const pad = 0.06 * (high - low) || 1;
     return [low - pad, high + pad];
+  }
+
+  // how many points of which kind are drawn, in words
+  function told() {
+    const { kind, which } = shown, of = [0, 0, 0];
+    let forced = 0;
+    for (let j = 0; j < which.length; j++) { of[kind[j]]++; forced += table.columns.forced[which[j]]; }
+    const parts = [`${grouped(which.length - forced)} detections and ${grouped(forced)} forced of ${grouped(table.total)} points`];
+    if (of[FAINTER]) parts.push(`${grouped(of[FAINTER])} fainter than the template`);
+    if (of[LIMIT]) parts.push(`${grouped(of[LIMIT])} upper limits`);
+    return parts.join(", ");
   }
 
   function draw() {
@@ -118,9 +142,7 @@
       hooks: { draw: [paint], setCursor: [(u) => { if (u.cursor.idx != null && u.cursor.left >= 0) near(u); }] },
     }, [shown.x, shown.y], box);
     box.dataset.painted = (performance.now() - begin).toFixed(1);
-    const n = shown.which.length;
-    note.textContent = `${grouped(n)} of ${grouped(table.total)} points` +
-      (table.binDays ? `, means of bins of ${table.binDays.toPrecision(3)} d` : "") + (shown.fold ? ", folded" : "");
+    note.textContent = told() + (table.binDays ? `, means of bins of ${table.binDays.toPrecision(3)} d` : "") + (shown.fold ? ", folded" : "");
   }
 
   // the point under the cursor: the nearest on the screen among those of about the same time
@@ -138,7 +160,10 @@
     chosen = j;
     plot.redraw(false);
     const c = table.columns, k = shown.which[j];
-    const value = want.y === "mag" ? `${shown.limit[j] ? "fainter than " : ""}${shown.y[j].toFixed(2)} mag` : `${Math.round(shown.y[j])} ± ${Math.round(shown.e[j])} nJy`;
+    const magnitude = `${shown.y[j].toFixed(2)} ± ${shown.e[j].toFixed(2)} mag`;
+    const value = want.y !== "mag" ? `${Math.round(shown.y[j])} ± ${Math.round(shown.e[j])} nJy` : [
+      magnitude, `fainter than ${shown.y[j].toFixed(2)} mag (3 sigma)`, `fainter than the template by the flux of ${magnitude}`,
+    ][shown.kind[j]];
     const text = document.getElementById("trip-what"), triplet = document.getElementById("triplet");
     if (!text) return;
     text.textContent = `${c.forced[k] ? "Forced photometry" : "Detection"} in ${c.band[k]}, MJD ${c.mjd[k].toFixed(5)}, ${value}, `;
@@ -155,10 +180,11 @@
       const gif = document.getElementById("trip-gif");
       gif.hidden = !source;
       if (source) { gif.href = `/v1/sources/${source}/stamps/blink.gif`; gif.download = `blink_${source}.gif`; }
-      if (source) for (const image of triplet.querySelectorAll("img")) image.src = `/v1/sources/${source}/stamps/${image.dataset.which}.png`;
+      if (source) for (const image of triplet.querySelectorAll("img")) { image.hidden = false; image.src = `/v1/sources/${source}/stamps/${image.dataset.which}`; }
     }, 90);
   }
   document.querySelectorAll("#triplet img").forEach((image) => image.addEventListener("error", () => {
+    if (image.className === "over") { image.hidden = true; return; } // a cutout without WCS
     document.getElementById("trip-none").hidden = false;
     document.getElementById("triplet").hidden = true;
     document.getElementById("trip-gif").hidden = true;
@@ -228,17 +254,22 @@
     const answer = await fetch(`/v1/objects/${id}/period`), said = await answer.json();
     if (!answer.ok) { found.textContent = said.detail; return; }
     found.textContent = "";
-    for (const { period, power } of said.periods) {
-      const button = document.createElement("button");
-      button.type = "button"; button.textContent = `${period.toPrecision(5)} d`; button.title = `power ${power.toFixed(3)}`;
+    const add = (parent, kind, text) => { const e = document.createElement(kind); e.textContent = text; parent.append(e); return e; };
+    for (const warning of said.warnings) add(found, "p", warning).className = "note warn";
+    const list = add(found, "ul", "");
+    for (const { period, power, cycles, aliasOf } of said.periods) {
+      const line = add(list, "li", ""), button = add(line, "button", ""), marks = [`power ${power.toFixed(2)}`];
+      if (cycles < said.fewestCycles) marks.push(`less than ${said.fewestCycles} cycles seen (${cycles.toFixed(1)})`);
+      if (aliasOf.length) marks.push(`alias of ${aliasOf.map((p) => `${p.toPrecision(4)} d`).join(", ")}`);
+      button.type = "button"; button.textContent = `${period.toPrecision(5)} d`;
       button.addEventListener("click", () => {
         document.getElementById("curve-period").value = period.toPrecision(7);
         want.fold = true; document.getElementById("curve-fold").setAttribute("aria-pressed", "true");
         chosen = -1; draw();
       });
-      found.append(button, " ");
+      line.append(` ${marks.join("; ")}`);
     }
-    found.append(`chance of the best ${said.falseAlarmProbability.toExponential(0)}`);
+    add(found, "p", `A peak as high as the first, anywhere in the search: chance ${said.falseAlarmProbability.toExponential(0)} in white noise with these errors. Slow changes and aliases are not in that number.`).className = "note";
   });
   box.addEventListener("keydown", (event) => {
     if (!shown || !shown.which.length) return;

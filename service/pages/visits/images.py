@@ -10,7 +10,8 @@ from apdb.queue.states import FINAL_STATES
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, reading
 from service.pages.viewer import viewer_of
-from service.pages.visits.page import CLASSES, Look, LookOfImages, metrics_of, row_of, sources_of
+from service.pages.visits.classes import CLASS_WORDS, CLASSES
+from service.pages.visits.page import Look, LookOfImages, metrics_of, row_of, sources_of
 from tasks.errors import AlertProdError
 
 __all__ = ["visit_images"]
@@ -42,10 +43,11 @@ def images(
             why = f"They cannot be shown. {error.code}: {error}"
     found = None if numbers is None else numbers["numbers"]
     with reading(shared.database) as cursor:
-        sources = sources_of(cursor, visit, detector, metrics_of(cursor, visit, detector))
+        metrics = metrics_of(cursor, visit, detector)
+        sources = sources_of(cursor, visit, detector, metrics)
     return page(
         request, "images.html", row=row, numbers=found, why=why, sources=sources,
-        classes=CLASSES, class_words=dict(CLASSES), stretch=look.stretch, span=look.span, mask=look.mask, spans=SPANS, again=again, part=look.part, shown=found and _shown(found, look.part), parts=found and _parts(found),
+        classes=CLASSES, class_words=CLASS_WORDS, stretch=look.stretch, span=look.span, mask=look.mask, spans=SPANS, again=again, part=look.part, fwhm=(found or {}).get("scienceFwhm") or metrics.get("psfFwhm"), shown=found and _shown(found, look.part), parts=found and _parts(found),
         again_address=f"{request.url.path}?stretch={look.stretch}&span={look.span:g}&mask={str(look.mask).lower()}{f'&part={look.part}' if look.part else ''}&again=true",
     )  # fmt: skip
 

@@ -14,19 +14,16 @@ from service.intake.submit import describe
 from service.pages.nights.facts import BUDGET_S, STEPS, in_order
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, reading
+from service.pages.visits.classes import CLASS_WORDS, COLUMNS, SNR_WORDS, describe_source, longest_point
+from tasks.arrays import F64
 
-__all__ = ["CLASSES", "PART", "Look", "LookOfImages", "metrics_of", "row_of", "sources_of", "visit_pages"]
+__all__ = ["PART", "Look", "LookOfImages", "metrics_of", "row_of", "sources_of", "visit_pages"]
 
 visit_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 MOST_SOURCES = 2000
-LONG_TRAIL, LONG_TRAIL_ARCSEC = 2.0, 3.0  # a trail is longer: in FWHM of the PSF; where that is not known
 MOST_HISTORY = 2000  # ccdVisits of the same instrument and band, the newest
-_SOURCES = (
-    'SELECT "diaSourceId" AS id, "diaObjectId" AS object, "ssObjectId" AS body, ra, dec, x, y, snr, "psfFlux" AS flux, '
-    '"psfFluxErr" AS error, reliability, "isDipole" AS dipole, "isNegative" AS negative, "trailLength" AS trail, '
-    '"timeWithdrawnMjdTai" AS withdrawn FROM "DiaSource" WHERE visit = %s AND detector = %s ORDER BY snr DESC NULLS LAST LIMIT %s'
-)
+_SOURCES = f'SELECT {COLUMNS} FROM "DiaSource" WHERE visit = %s AND detector = %s ORDER BY snr DESC NULLS LAST LIMIT %s'
 _HISTORY = (
     'SELECT q.metrics FROM "VisitQuality" q JOIN "VisitLedger" l USING (visit, detector) WHERE l.instrument = %s AND '
     'l.band IS NOT DISTINCT FROM %s ORDER BY l."midpointMjdTai" DESC NULLS LAST LIMIT %s'
@@ -41,13 +38,6 @@ _BESIDE = (
     "ORDER BY visit {1} LIMIT 1"
 )
 PART = r"^-?\d{1,6},-?\d{1,6},\d{1,5},\d{1,5}$"
-CLASSES = (
-    ("solar", "solar system"),
-    ("dipole", "dipole"),
-    ("trail", "trail"),
-    ("positive", "brighter"),
-    ("negative", "fainter"),
-)
 
 
 @dataclass(frozen=True)
@@ -80,7 +70,7 @@ def one_visit(visit: int, detector: int, request: Request, shared: Pages, look: 
         ]
     return page(
         request, "visit.html", row=row, told=describe(row), sources=sources, most=MOST_SOURCES,
-        class_words=dict(CLASSES), metrics=_against(own, history),
+        class_words=CLASS_WORDS, snr_words=SNR_WORDS, metrics=_against(own, history),
         outbox=outbox, steps=[(n, row["seconds"][n]) for n in in_order(row["seconds"] or {})], order=STEPS, budget=BUDGET_S,
         earlier=beside[0], later=beside[1], look=look, stretch=look.stretch, span=look.span, mask=look.mask, counted=len(history),
     )  # fmt: skip
@@ -105,9 +95,9 @@ def sources_of(
 ) -> list[dict[str, Any]]:
     """Return the most significant sources of a ccdVisit with these metrics, each with its class."""
     sources = cursor.execute(_SOURCES, (visit, detector, MOST_SOURCES)).fetchall()
-    longest = LONG_TRAIL * metrics.get("seeingArcsec", 0.0) or LONG_TRAIL_ARCSEC
+    longest = longest_point(metrics.get("seeingArcsec"))
     for source in sources:
-        source["kind"] = _class_of(source, longest)
+        describe_source(source, longest)
     return sources
 
 
@@ -115,16 +105,6 @@ def metrics_of(cursor: psycopg.Cursor[dict[str, Any]], visit: int, detector: int
     """Return the metrics of a ccdVisit by name, none where it has none."""
     rows = cursor.execute('SELECT metrics FROM "VisitQuality" WHERE visit = %s AND detector = %s', (visit, detector))
     return (rows.fetchone() or {}).get("metrics") or {}
-
-
-def _class_of(source: dict[str, Any], longest: float) -> str:
-    if source["body"]:
-        return "solar"
-    if source["dipole"]:
-        return "dipole"
-    if source["trail"] is not None and source["trail"] > longest:
-        return "trail"
-    return "negative" if source["negative"] or (source["flux"] or 0) < 0 else "positive"
 
 
 def _against(own: dict[str, Any], history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -139,15 +119,27 @@ def _against(own: dict[str, Any], history: list[dict[str, Any]]) -> list[dict[st
             [v for h in history if isinstance(v := h.get(name), int | float) and not isinstance(v, bool)], float
         )
         others = others[np.isfinite(others)]
-        low, quarter, median, upper, high = (
-            np.percentile(others, [0, 25, 50, 75, 100]) if others.size else [float("nan")] * 5
-        )
-        sigma = 0.7413 * (upper - quarter)  # of a Gaussian with these quartiles
-        far = abs(value - median) / sigma if sigma > 0 else 0.0
-        span = high - low
-        out.append({
-            "name": name, "value": value, "text": False, "median": float(median), "low": float(low), "high": float(high),
-            "far": float(far), "at": float((value - low) / span) if span > 0 else 0.5,
-            "from": float((quarter - low) / span) if span > 0 else 0.0, "to": float((upper - low) / span) if span > 0 else 1.0,
-        })  # fmt: skip
+        out.append({"name": name, "value": value, "text": False, **_spread(float(value), others)})
     return out
+
+
+def _spread(value: float, others: F64) -> dict[str, Any]:
+    """Return how the values of the survey lie, and where in a bar from ``low`` to ``high`` this one is (0 to 1).
+
+    The bar ends three times the middle half beyond its ends (the outer fences of Tukey 1977), so that one value far away
+    does not squeeze the others; where it goes on, ``below`` and ``above`` count what lies outside.
+    """
+    if not others.size:
+        return {"median": None, "far": 0.0, "bar": False}
+    least, quarter, median, upper, most = (float(v) for v in np.percentile(others, [0, 25, 50, 75, 100]))
+    reach = 3 * (upper - quarter) or most - least
+    low, high = max(least, quarter - reach), min(most, upper + reach)
+    sigma, span = 0.7413 * (upper - quarter), high - low  # of a Gaussian with these quartiles
+    far = abs(value - median) / sigma if sigma > 0 else 0.0
+    if span <= 0:
+        return {"median": median, "far": far, "bar": False}
+    return {
+        "median": median, "far": far, "bar": True, "low": low, "high": high,
+        "at": min(max((value - low) / span, 0.0), 1.0), "from": (quarter - low) / span, "to": (upper - low) / span,
+        "below": int((others < low).sum()), "above": int((others > high).sum()),
+    }  # fmt: skip

@@ -18,15 +18,18 @@ from apdb.sky.htm import htm_ids
 from service.access.policy import PAGES, PUBLIC, RULES
 from service.local.top import run_top
 from service.pages import assets, kept
+from service.pages.compass import compass_svg
 from service.pages.live import look
 from service.pages.nights import page as night_page
 from service.pages.nights.facts import Night, night_of, nights
 from service.pages.nights.mosaic import mosaic
-from service.pages.objects.curve import binned, strongest_periods
+from service.pages.objects.curve import binned
+from service.pages.objects.periods import strongest_periods
 from service.pages.objects.plot import curve_plot
 from service.pages.positions import position_of
 from service.pages.streams import _oldest_unread
 from service.pages.viewer import MOST_RENDERING, Viewer
+from service.pages.visits.page import _against
 from service.pages.words import age, mjd_utc, night_date, number, seconds
 from service.settings import load_settings
 from tasks.errors import CallerError
@@ -151,11 +154,80 @@ def test_the_period_of_a_sine_in_two_bands_is_found():
     assert found["falseAlarmProbability"] < 1e-10
 
 
+def test_what_regular_times_and_a_short_span_leave_open_is_said_of_a_period():
+    rng = np.random.default_rng(5)
+    time = 0.05 * np.arange(
+        12
+    )  # 0.55 d, less than one cycle of 0.689 d; 1 / (1 / 0.05 - 1 / 0.689) = 0.0539 d is its alias
+    flux = 1e5 + 5e4 * np.sin(2 * np.pi * time / 0.689) + rng.normal(0, 300, time.size)
+    found = strongest_periods(curve_of(time, flux, 300.0), 0.05, 100.0)
+    alias = next(p for p in found["periods"] if p["period"] == pytest.approx(0.0539, abs=0.001))
+    true = found["periods"][0]  # the longest of those that explain the points equally
+    assert 0.4 < true["period"] < 1.0
+    assert true["period"] in alias["aliasOf"]
+    assert alias["period"] in true["aliasOf"]
+    assert true["cycles"] == pytest.approx(0.55 / true["period"])
+    assert true["cycles"] < found["fewestCycles"] < alias["cycles"]
+    few, spaced, same = found["warnings"]
+    assert "span 0.55 d" in few
+    assert "about 0.05 d" in spaced
+    assert "below 0.1 d" in spaced
+    assert "aliases" in same
+
+
+def test_the_true_period_leads_its_aliases_however_many_there_are():
+    time = 0.4 * np.arange(45)  # a frequency has sixteen aliases up to 20 / d
+    flux = 4000 * np.sin(2 * np.pi * time / 8.377) + np.random.default_rng(7).normal(0, 50, time.size)
+    first, *others = strongest_periods(curve_of(time, flux, 50.0), 0.05, 100.0)["periods"]
+    # sigma of the frequency: sqrt(6 / N) sigma / (pi T A): 8e-5 / d
+    assert 1 / first["period"] == pytest.approx(1 / 8.377, abs=5 * 8e-5)
+    assert all(first["period"] in p["aliasOf"] for p in others)
+
+
+def test_a_period_of_times_at_random_has_no_alias():
+    rng = np.random.default_rng(6)
+    time = np.sort(rng.uniform(0, 40, 150))
+    flux = 1000 * np.sin(2 * np.pi * time / 1.7321) + rng.normal(0, 100, time.size)
+    found = strongest_periods(curve_of(time, flux, 100.0), 0.3, 20.0)
+    assert found["periods"][0]["period"] == pytest.approx(1.7321, abs=0.005)
+    assert found["periods"][0]["aliasOf"] == []
+    assert found["warnings"] == []
+
+
 def test_the_picture_of_a_light_curve_lies_within_its_frame():
     plot = curve_plot(curve_of([1.0, 2.0, 3.0], [-50.0, 100.0, np.nan], [5.0, 5.0, 5.0]))
     assert len(plot.points) == 2
     assert all(plot.left < p.x < plot.width and 0 < p.y < plot.bottom for p in plot.points)
     assert plot.points[1].y < plot.zero < plot.points[0].y
+
+
+def lines_of(drawing):
+    """Return (bar, north, east) of a compass: px to the right and up."""
+    path = re.search(r' d="([^"]+)"', drawing).group(1)
+    bar, *arrows = re.findall(r"M([-\d.]+) ([-\d.]+)(?:h([-\d.]+)|L([-\d.]+) ([-\d.]+))", path)
+    return float(bar[2]), *[np.array([float(x1) - float(x0), float(y0) - float(y1)]) for x0, y0, _, x1, y1 in arrows]
+
+
+@pytest.mark.parametrize(("angle", "flip"), [(0.0, 1), (0.0, -1), (35.0, 1), (200.0, -1)])
+def test_a_compass_shows_where_a_step_on_the_sky_leads_and_how_long_an_arcsec_is(angle, flip):
+    side, scale = 60, 0.2 / 3600
+    turn = np.radians(angle)
+    # degrees east and north of the steps of a px: east is to the left where nothing is turned or mirrored
+    matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.diag([-flip, 1.0])
+    bar, north, east = lines_of(compass_svg((side, side), matrix))
+    assert bar == pytest.approx(2 / 0.2)  # 2 arcsec: 5 would be longer than 0.4 of the side
+    for arrow, (to_east, to_north) in ((north, (0, 1)), (east, (1, 0))):
+        went = matrix @ arrow
+        assert went / np.hypot(*went) == pytest.approx([to_east, to_north], abs=0.01)
+
+
+def test_one_value_far_out_does_not_squeeze_a_bar_and_what_never_changes_has_none():
+    history = [{"a": 1.0 + 0.01 * k, "b": 3} for k in range(50)] + [{"a": 1e6, "b": 3}]
+    a, b = _against({"a": 1.25, "b": 3}, history)
+    assert a["at"] == pytest.approx(a["from"] + 0.5 * (a["to"] - a["from"]), abs=0.05)
+    assert a["to"] - a["from"] > 0.2
+    assert (a["below"], a["above"]) == (0, 1)
+    assert not b["bar"]
 
 
 def test_a_file_that_is_known_is_not_sent_again_and_letters_are_asked_for_by_their_digest(tmp_path):
