@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from apdb import Ledger
 from apdb.errors import NotFound
 from service.media import GIF, PNG, SVG, kinds
-from service.pages.compass import compass_svg
+from service.pages.objects.compass import compass_svg
 from service.pages.shared import Pages, Shared
 from service.pages.viewer import viewer_of
 

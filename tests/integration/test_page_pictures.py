@@ -14,7 +14,7 @@ from apdb.schema.partitions import ensure_months
 from service.api.app import create_app
 from service.pages import streams
 from service.pages.assets import available
-from service.pages.compass import compass_svg
+from service.pages.objects.compass import compass_svg
 from service.settings import load_settings
 from tasks.local_server import free_port
 from tests.support.browser import WIDTHS, browser, until

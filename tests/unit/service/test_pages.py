@@ -18,11 +18,11 @@ from apdb.sky.htm import htm_ids
 from service.access.policy import PAGES, PUBLIC, RULES
 from service.local.top import run_top
 from service.pages import assets, kept
-from service.pages.compass import compass_svg
 from service.pages.live import look
 from service.pages.nights import page as night_page
 from service.pages.nights.facts import Night, night_of, nights
 from service.pages.nights.mosaic import mosaic
+from service.pages.objects.compass import compass_svg
 from service.pages.objects.curve import binned
 from service.pages.objects.periods import strongest_periods
 from service.pages.objects.plot import curve_plot
