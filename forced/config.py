@@ -46,7 +46,10 @@ class ForcedPhotCcdFromDataFrameConfig(
     )
     badMaskPlanes = pexConfig.ListField(dtype=str, default=[], doc="Planes whose pixels are left out of the flux.")
     copyColumns = pexConfig.DictField(
-        keytype=str, itemtype=str, default={"id": "diaObjectId"}, doc="Reference column to output column."
+        keytype=str,
+        itemtype=str,
+        default={"id": "diaObjectId"},
+        doc='Reference column to output column. What it gives as id must be refCatIdColumn: {"id": "objectId"}.',
     )
     footprintSource = pexConfig.ChoiceField(
         dtype=str,
@@ -55,7 +58,9 @@ class ForcedPhotCcdFromDataFrameConfig(
         allowed={"psf": "ellipses of the PSF", "transformed": "those of the reference (none in a table)"},
     )
     psfFootprintScaling = pexConfig.Field(dtype=float, default=3.0, doc="Footprint radius in PSF sigma.")
-    refCatIdColumn = pexConfig.Field(dtype=str, default="diaObjectId", doc="Id column of the reference.")
+    refCatIdColumn = pexConfig.Field(
+        dtype=str, default="diaObjectId", doc='Id column of the reference; set copyColumns["id"] to the same.'
+    )
     refCatRaColumn = pexConfig.Field(dtype=str, default="ra", doc="Right ascension column, deg.")
     refCatDecColumn = pexConfig.Field(dtype=str, default="dec", doc="Declination column, deg.")
 

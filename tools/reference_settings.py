@@ -71,7 +71,7 @@ def settings_page() -> str:
         ("variable", "what it is"), ((code(f"{PREFIX}{name}"), words) for name, words in OTHER_VARIABLES.items())
     )
     return (
-        "# Settings\n\nEnvironment variables; lists and mappings are JSON. An empty variable stands for the default. "
+        "# Settings\n\nEnvironment variables; lists and mappings are JSON. An empty variable stands for the default; a name that is no setting is told on standard error. "
         "`alertprod config` prints the effective values. [Operations](../../operations.md) and [security](../../security.md) say "
         f"what follows from them. Names in brackets are [error codes](../../errors/README.md).\n\n"
         f"{table(('variable', 'what it is', 'type', 'default'), rows)}\n"

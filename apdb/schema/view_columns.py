@@ -12,8 +12,8 @@ from apdb.schema.columns import PIXEL_COLUMN, Column, columns_of
 __all__ = ["FUNCTIONS", "VIEWS", "view_columns"]
 
 VIEWS: Mapping[str, str] = MappingProxyType({
-    "dia_object_latest": "the open version of every object",
-    "light_curve": "detections and forced photometry, one row each, withdrawn ones too; without detections of solar-system bodies",
+    "dia_object_latest": "the open version of every object: that whose validityEndMjdTai is null",
+    "light_curve": "detections and forced photometry (snr and reliability are null), one row each, withdrawn ones too; without detections of solar-system bodies",
     "visit_summary": "state, counts and times by visit and detector",
     "night_summary": "counts and times by night and band, of `visit_summary`",
     "alert_delivery": "the outbox: alerts of each attempt that was stored, when they were published, what waits",

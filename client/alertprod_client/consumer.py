@@ -52,7 +52,7 @@ class AlertConsumer:
     brokers, topics
         host:port list; one topic or several.
     group
-        Consumer group: where it stood is where it goes on. None: nothing is kept.
+        Consumer group: where it stood is where it goes on. None: nothing is kept, and every consumer begins at `start`.
     client
         Further librdkafka settings (security).
     filter

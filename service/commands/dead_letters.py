@@ -55,7 +55,7 @@ def show_letter(number: Annotated[int, typer.Argument(help="as list shows it")],
 
 @dead_letters_app.command("requeue")
 def requeue_letters(numbers: Numbers, as_json: Json = False) -> None:
-    """Enter the messages of dead letters again; those that cannot be keep their new reason."""
+    """Enter the messages of dead letters again; those that cannot be keep their new reason (exit status 1)."""
     from service.failures import typed
     from service.intake.headers import HeaderReader
     from service.intake.requeue import requeue
