@@ -53,7 +53,12 @@ _BRIGHTNESS = {
         IMAGE_UNIT, "PSF flux on the difference: in nJy where the image is calibrated, else in its own unit"
     ),
     "fluxErr": Column(IMAGE_UNIT, "standard error of flux, in the unit of flux"),
-    "snr": Column("", "significance of the detection: flux of a point source over its noise, without sign"),
+    "snr": Column(
+        "",
+        "significance of the detection: flux of a point source over its noise, without sign; the noise counts also what constant "
+        "stars leave (`starFluxResidual` times the light of the template, `starPositionResidual`), which `fluxErr` does not: on "
+        "bright stars it is the smaller of the two",
+    ),
     "mag": Column("mag", "AB magnitude of flux, -2.5 log10(flux / 3631 Jy); missing where flux is not positive"),
     "magErr": Column("mag", "standard error of mag"),
 }
