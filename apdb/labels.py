@@ -7,7 +7,7 @@ from psycopg import sql
 
 from apdb.errors import NotFound
 from apdb.queries import Query, check_limit
-from apdb.schema.columns import Column, columns_of
+from apdb.schema.columns import Column, columns_of, named
 
 __all__ = ["LABELS", "LABEL_COLUMNS", "labels_query", "remove_label", "store_label"]
 
@@ -16,11 +16,10 @@ _OF_SOURCE = (
     "visit", "detector", "diaObjectId", "ra", "dec", "x", "y", "band", "midpointMjdTai", "snr", "psfFlux", "psfFluxErr",
     "reliability",
 )  # fmt: skip
-_BY_NAME = {c.name: c for c in columns_of("DiaSource")}
 LABEL_COLUMNS: tuple[Column, ...] = (
-    _BY_NAME["diaSourceId"], Column("label", "text", False, None, "", f"one of {', '.join(LABELS)}"),
+    *named(columns_of("DiaSource"), "diaSourceId"), Column("label", "text", False, None, "", f"one of {', '.join(LABELS)}"),
     Column("principal", "text", False, None, "", "who gave it"), Column("labelledMjdUtc", "double", False, None, "d"),
-    *(_BY_NAME[name] for name in _OF_SOURCE),
+    *named(columns_of("DiaSource"), *_OF_SOURCE),
 )  # fmt: skip
 
 

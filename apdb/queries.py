@@ -14,7 +14,7 @@ from lsst.sphgeom import Angle, Circle, LonLat, UnitVector3d
 from psycopg import sql
 
 from apdb.errors import BadQuery, NotFound
-from apdb.schema.columns import Column, columns_of
+from apdb.schema.columns import Column, columns_of, named
 from apdb.schema.view_columns import view_columns
 
 __all__ = [
@@ -37,14 +37,9 @@ MAX_ROWS = 1_000_000
 MAX_RADIUS_DEG = 10.0
 
 
-def _of_view(view: str, *names: str) -> tuple[Column, ...]:
-    by_name = {c.name: c for c in view_columns(view)}
-    return tuple(by_name[n] for n in names)
-
-
 LIGHT_CURVE_COLUMNS: tuple[Column, ...] = view_columns("light_curve")[1:]  # of one object
-VISIT_COLUMNS: tuple[Column, ...] = _of_view(
-    "visit_summary", "visit", "detector", "instrument", "band", "midpointMjdTai", "night", "state", "attempt", "failures", "priority",
+VISIT_COLUMNS: tuple[Column, ...] = named(
+    view_columns("visit_summary"), "visit", "detector", "instrument", "band", "midpointMjdTai", "night", "state", "attempt", "failures", "priority",
     "errorCode", "nDiaSources", "nNewDiaObjects", "nUpdatedDiaObjects", "nDiaForcedSources", "nAlerts", "secondsToFinish",
     "createdMjdUtc", "finishedMjdUtc",
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """The columns of the published tables, read from a felis file (by default the APDB schema of ``lsst-sdm-schemas``)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -24,6 +25,7 @@ __all__ = [
     "PublishedSchema",
     "columns_of",
     "empty_frame",
+    "named",
     "published_schema",
 ]
 
@@ -142,6 +144,12 @@ def published_schema(uri: str = PUBLISHED_SCHEMA) -> PublishedSchema:
 def columns_of(table: str) -> tuple[Column, ...]:
     """Return the columns of a table of the standard schema, in order (without ``pixelId``)."""
     return published_schema().columns(table)
+
+
+def named(columns: Iterable[Column], *names: str) -> tuple[Column, ...]:
+    """Return the columns of these names, in the order of the names."""
+    by_name = {c.name: c for c in columns}
+    return tuple(by_name[n] for n in names)
 
 
 def empty_frame(table: str) -> "pd.DataFrame":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
-from apdb.schema.columns import PIXEL_COLUMN, Column, columns_of
+from apdb.schema.columns import PIXEL_COLUMN, Column, columns_of, named
 
 __all__ = ["FUNCTIONS", "VIEWS", "view_columns"]
 
@@ -48,18 +48,12 @@ def view_columns(view: str) -> tuple[Column, ...]:
     return made[view]
 
 
-def _of_source(*names: str) -> tuple[Column, ...]:
-    by_name = {c.name: c for c in columns_of("DiaSource")}
-    return tuple(by_name[n] for n in names)
-
-
 def _light_curve() -> tuple[Column, ...]:
-    return (
-        *_of_source("diaObjectId"),
-        Column("kind", "string", False, 9, "", "detection or forced"),
-        *_of_source("visit", "detector", "band", "midpointMjdTai", "psfFlux", "psfFluxErr"),
-        *_of_source("scienceFlux", "scienceFluxErr", "snr", "reliability", "timeWithdrawnMjdTai"),
-    )
+    first, *others = named(
+        columns_of("DiaSource"), "diaObjectId", "visit", "detector", "band", "midpointMjdTai", "psfFlux", "psfFluxErr",
+        "scienceFlux", "scienceFluxErr", "snr", "reliability", "timeWithdrawnMjdTai",
+    )  # fmt: skip
+    return (first, Column("kind", "string", False, 9, "", "detection or forced"), *others)
 
 
 _KEY = (

@@ -159,7 +159,7 @@ class Subtraction:
                 continue
             put(changes, out.difference, stamp, -self.scale)
             if out.matched.size:
-                put(changes, out.matched, np.ones((1, 1), np.float32), 1.0)
+                out.matched[changes.rows, changes.columns] += changes.values
 
 
 _Filter = TypeVar("_Filter")

@@ -171,7 +171,7 @@ class ProperSubtraction:
 
     def measured_excess(self) -> F64:
         """Return the noise power of the difference, shape (BLOCK, BLOCK / 2 + 1), measured on the sky; 1 where it is white."""
-        power = sky_power(lambda rows: self.run(rows), self.grid, (self.new, self.reference), self.box)
+        power = sky_power(self.run, self.grid, (self.new, self.reference), self.box)
         return np.clip(power, 1 / MAX_EXCESS, MAX_EXCESS)
 
     def run(self, rows: list[int] | None = None) -> Subtracted:

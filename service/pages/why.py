@@ -59,6 +59,11 @@ class Question:
     place: Annotated[str, Query(max_length=200)] = ""
     radius: Annotated[float, Query(gt=0, le=60, description="arcsec")] = 2.0
 
+    @property
+    def is_of_one(self) -> bool:
+        """Whether a ccdVisit is named."""
+        return self.visit is not None and self.detector is not None
+
     def position(self) -> tuple[float, float] | None:
         """Return right ascension and declination where they are given.
 
@@ -94,13 +99,12 @@ def answered(request: Request, shared: Pages, asked: Asked) -> HTMLResponse:
 
 def _page(request: Request, shared: Pages, asked: Question, *, wanted: bool) -> HTMLResponse:
     position = asked.position()
-    one = asked.visit is not None and asked.detector is not None
-    complete = position is not None or (one and asked.at_x is not None)
+    complete = position is not None or (asked.is_of_one and asked.at_x is not None)
     found = _Found(visit=asked.visit, detector=asked.detector)
     if position is not None:
-        found.near = _near(shared, *position, None if one else asked.visit)
-        complete = one or bool(found.near)
-        if asked.visit is not None and not found.near and not one:
+        found.near = _near(shared, *position, None if asked.is_of_one else asked.visit)
+        complete = asked.is_of_one or bool(found.near)
+        if asked.visit is not None and not complete:
             found.refused = f"visit {asked.visit} never came: nobody sent a message for it"
     if wanted and complete:
         try:
@@ -155,10 +159,10 @@ def _follow(request: Request, shared: Pages, asked: Question, found: _Found) -> 
     place: dict[str, Any] = {"atX": asked.at_x, "fromTop": asked.at_y or 0, "part": part}
     if position is not None:
         place = {"ra": position[0], "dec": position[1]}
-        known, one = _ask_where(viewer, ledger, place, found), asked.visit is not None and asked.detector is not None
-        if not (known or one):
-            return
-        if not one:
+        known = _ask_where(viewer, ledger, place, found)
+        if not asked.is_of_one:
+            if not known:
+                return
             _choose(asked, found)
     if not found.said and found.visit is not None and found.detector is not None:
         question = {"what": "place", "place": place, "radius": asked.radius}
