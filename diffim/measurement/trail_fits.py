@@ -7,6 +7,7 @@ line explains that footprint better than as many points as there are peaks, it i
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.ndimage import correlate1d
 
 from diffim.detection.peaks import TRAIL_COLUMNS, Detections
 from diffim.measurement.trails import LONGEST, STEP
@@ -22,6 +23,7 @@ LEAST_LENGTH = 2.0  # FWHM
 ELONGATED = 3.0  # ratio of the two second moments of a footprint, at least
 MOST_PEAKS = 40
 ITERATIONS, POINT_ITERATIONS = 25, 6
+SLOPE = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60  # of sixth order: three pixels say too little of a PSF of two
 MARGIN = 2.0  # FWHM around a footprint that are fitted too
 
 
@@ -138,62 +140,69 @@ def _guess(cut: _Cut, labels: np.ndarray, label: int, sign: float, fwhm: float) 
     return np.array([x + cut.x0, y + cut.y0, length, 0.5 * np.arctan2(2 * xy, xx - yy)])
 
 
-def _stamps_on(cut: _Cut, stamp: F32, x: F64, y: F64, factor: F64) -> F64:
-    """Return the sum of PSF stamps at array positions (N,), times a factor each, on the pixels of a cut."""
+def _line_basis(cut: _Cut, stamp: F32, p: F64) -> F64:
+    """Return the line of flux 1 convolved with the PSF and its derivatives by x, y, length and angle, shape (5, height, width).
+
+    Its points are moved once. They stand for the line and for its first moment along itself, of which the derivative by the
+    angle is the slope across; the derivative by the length is that of two points more, the ends.
+    """
+    n = max(int(np.ceil(p[2] / STEP)), 1)
+    c, s = np.cos(p[3]), np.sin(p[3])
+    along = np.append(((np.arange(n) + 0.5) / n - 0.5) * p[2], [-0.5 * p[2], 0.5 * p[2]])
+    x, y = p[0] + along * c, p[1] + along * s
     cx, cy = nearest_pixels(x), nearest_pixels(y)
     moved = np.empty((x.size, *stamp.shape), np.float32)
     shift_stamps(np.broadcast_to(stamp, moved.shape), x - cx, y - cy, moved)
-    out = np.zeros(cut.image.shape)
-    add_stamps(out, moved, cx - cut.x0, cy - cut.y0, factor)
-    return out
+    line = np.append(np.full(n, 1 / n), [0.0, 0.0])
+    parts = np.zeros((3, *cut.image.shape))
+    for part, factor in zip(parts, (line, line * along, np.append(np.zeros(n), [0.5, 0.5])), strict=True):
+        used = np.flatnonzero(factor)
+        add_stamps(part, moved[used], cx[used] - cut.x0, cy[used] - cut.y0, factor[used])
+    model, moment, ends = parts
+    dx, dy = (correlate1d(model, SLOPE, axis=axis, mode="constant") for axis in (1, 0))
+    moment_dx, moment_dy = (correlate1d(moment, SLOPE, axis=axis, mode="constant") for axis in (1, 0))
+    return np.stack([model, -dx, -dy, (ends - model) / p[2], s * moment_dx - c * moment_dy])
 
 
-def _line_model(cut: _Cut, stamp: F32, p: F64) -> F64:
-    """Return a line of flux 1 with x, y, length, angle convolved with the PSF."""
-    n = max(int(np.ceil(p[2] / STEP)), 1)
-    along = ((np.arange(n) + 0.5) / n - 0.5) * p[2]
-    return _stamps_on(cut, stamp, p[0] + along * np.cos(p[3]), p[1] + along * np.sin(p[3]), np.full(n, 1 / n))
+def _converged(cut: _Cut, stamp: F32, start: F64) -> F64 | None:
+    """Return x, y, length and angle where Gauss and Newton's steps end; None where they run away or do not end.
 
-
-def _line_basis(cut: _Cut, stamp: F32, p: F64) -> F64:
-    """Return the line (flux 1) and its derivatives by x, y, length and angle, shape (5, height, width)."""
-    model = _line_model(cut, stamp, p)
-    c, s, half = np.cos(p[3]), np.sin(p[3]), 0.5 * p[2]
-    ends = _stamps_on(
-        cut, stamp, p[0] + half * c * np.array([-1, 1]), p[1] + half * s * np.array([-1, 1]), np.full(2, 0.5)
-    )
-    turn = 0.2 / max(half, 1.0)  # moves the ends by 0.2 px
-    sides = [_line_model(cut, stamp, p + np.array([0, 0, 0, k * turn])) for k in (-1, 1)]
-    dy, dx = np.gradient(model)
-    return np.stack([model, -dx, -dy, (ends - model) / p[2], (sides[1] - sides[0]) / (2 * turn)])
+    A line that leaves its footprint, or is longer than the pixels that are fitted, will not come back. Where a step goes
+    back on the one before, half of it is gone.
+    """
+    use, last = cut.use, np.zeros(4)
+    p: F64 = start.copy()
+    pixels, longest = cut.image[use], np.hypot(*use.shape)
+    for _ in range(ITERATIONS):
+        basis = _line_basis(cut, stamp, p)[:, use]
+        solution = np.linalg.lstsq(basis.T, pixels, rcond=1e-8)[0]
+        if not np.isfinite(solution[0]) or solution[0] == 0:
+            return None
+        limits = np.array([2.0, 2.0, 0.25 * p[2], 2.0 / p[2]])
+        step = np.clip(solution[1:] / solution[0] / limits, -1, 1)
+        last = 0.5 * step if step @ last < 0 else step
+        p = p + last * limits
+        p[2] = max(p[2], 1.0)
+        if p[2] > min(longest, LONGEST + 1) or np.hypot(*(p[:2] - start[:2])) > 0.5 * start[2] + 3:
+            return None
+        if np.abs(last * limits)[:3].max() < 1e-3:
+            return p
+    return None  # noise without a line: where such a fit stands in the end, the last digit decides
 
 
 def _fit_line(cut: _Cut, stamp: F32, start: F64) -> F64 | None:
     """Return the columns of a line fitted with uniform weights (in the order of `TRAIL_COLUMNS`; array px), None where it runs away or does not end."""
-    p, use = start.copy(), cut.use
-    basis, flux = np.zeros((5, 1)), 0.0
-    for _ in range(ITERATIONS):
-        basis = _line_basis(cut, stamp, p)[:, use]
-        solution = np.linalg.lstsq(basis.T, cut.image[use], rcond=1e-8)[0]
-        flux = float(solution[0])
-        if not np.isfinite(flux) or flux == 0:
-            return None
-        limits = np.array([2.0, 2.0, 0.25 * p[2], 2.0 / p[2]])
-        step = np.clip(solution[1:] / flux, -limits, limits)
-        p = p + step
-        p[2] = np.clip(p[2], 1.0, LONGEST + 1)
-        if np.abs(step[:3]).max() < 1e-3:
-            break
-    else:  # noise without a line: where such a fit stands in the end, the last digit decides
+    use, pixels = cut.use, cut.image[cut.use]
+    p = _converged(cut, stamp, start)
+    if p is None:
         return None
-    if np.hypot(*(p[:2] - start[:2])) > 0.5 * start[2] + 3:
-        return None
-    basis = _line_basis(cut, stamp, p)[:, use]
+    images = _line_basis(cut, stamp, p)
+    basis = images[:, use]
     normal = np.linalg.pinv(basis @ basis.T, hermitian=True)
-    flux = float((normal @ (basis @ cut.image[use]))[0])
+    flux = float((normal @ (basis @ pixels))[0])
     covariance = normal @ ((basis * cut.variance[use]) @ basis.T) @ normal
     position_covariance = covariance[1:3, 1:3] / flux**2
-    chi2 = cut.chi2(flux * _line_model(cut, stamp, p))
+    chi2 = cut.chi2(flux * images[0])
     angle = (p[3] + np.pi / 2) % np.pi - np.pi / 2
     errors = np.sqrt([position_covariance[0, 0], position_covariance[1, 1], covariance[0, 0]])
     return np.array(
