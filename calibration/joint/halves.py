@@ -20,7 +20,7 @@ from calibration.joint.model.references import References
 from calibration.joint.model.stars import Associated, associate, split_stars
 from calibration.joint.result import AstrometryHalf, PhotometryHalf, astrometric_scatter, photometric_scatter
 from calibration.joint.solve.debug import Watch
-from calibration.joint.solve.draws import parameter_draws
+from calibration.joint.solve.draws import parameter_draws, taken_degrees
 from calibration.joint.solve.fit import FitReport, FitSettings, Hooks, Progress, Stage, chi2_cut, fit
 from calibration.joint.solve.minimize import evaluate
 from calibration.joint.solve.problem import Fittable
@@ -171,6 +171,7 @@ def _fit_astrometry(inputs: FitInputs, own_chips: frozenset[tuple[int, int]]) ->
     with _few_references(a, builder):
         report = fit(problem, _settings(config, stages, "DistortionsPositions", "astrometry"), hooks)
     draws = parameter_draws(problem)
+    report.ndof -= taken_degrees(problem, draws)
     told = _atmosphere(a, problem, held, builder, config) if config.fitAtmosphere else {}
     half = AstrometryHalf(a, problem, None, which, held, report, builder, draws=draws)
     half.metrics = _counts("astrometry", images, a, report) | told

@@ -83,6 +83,8 @@ class FitReport:
 def judge(problem: Fittable) -> tuple[float, int, Evaluation]:
     """Return chi2, degrees of freedom and the evaluation of the measurements at the present parameters.
 
+    What is firm is not counted as free: see `calibration.joint.solve.draws.taken_degrees`.
+
     Raises
     ------
     FloatingPointError
@@ -95,7 +97,7 @@ def judge(problem: Fittable) -> tuple[float, int, Evaluation]:
     free = evaluation.star_inverse[:, 0, 0] > 0
     priors = int((np.einsum("naa->na", problem.stars.prior[free]) > 0).sum())
     moving = int(free.sum()) * problem.n_star
-    ndof = problem.dimension * int(problem.kept.sum()) + priors - moving - int(problem.fitted.sum())
+    ndof = problem.dimension * int(problem.kept.sum()) + priors - moving - int((problem.fitted & ~problem.firm).sum())
     return chi2, ndof, evaluation
 
 
