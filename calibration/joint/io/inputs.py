@@ -15,7 +15,7 @@ from calibration.joint.io.selection import columns_needed, good_covariance, sele
 from calibration.joint.model.data import Images, Measurements
 from exposure import ExposureCatalog, VisitInfo
 from exposure.io.exposure_catalog import ExposureRecord
-from tasks.arrays import F64, I64
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["gather", "images_of", "most_common_filter"]
 
@@ -134,6 +134,8 @@ def gather(tables: "Sequence[Any]", images: Images, config: JointcalConfig) -> t
     table, index = table[~unknown], index[~unknown]
     if not len(table):
         raise JointCalibrationError("No data to process: no source lies on an image that the visit summaries describe")
+    there = _near(table, images.bbox[index])
+    table, index = table[there], index[there]
     order = np.lexsort((table["sourceId"].to_numpy(), index))
     table, index = table.iloc[order], index[order]
     used, compact = np.unique(index, return_inverse=True)
@@ -150,6 +152,28 @@ def gather(tables: "Sequence[Any]", images: Images, config: JointcalConfig) -> t
         error,
         table["sourceId"].to_numpy(np.int64),
     )
+
+
+def _near(table: pd.DataFrame, box: I64) -> Flags:
+    """Return which sources (N,) lie on their image or less than its own size beside it; the boxes are (N, 4).
+
+    Raises
+    ------
+    JointCalibrationError
+        None does.
+    """
+    off = table[["x", "y"]].to_numpy(np.float64) - box[:, :2]
+    there = ((off >= -box[:, 2:]) & (off <= 2 * box[:, 2:])).all(1)
+    if not there.all():
+        first = table[~there].iloc[0]
+        words = (
+            f"{int((~there).sum())} sources lie far off their image, for example at x={first.x:.6g}, y={first.y:.6g} of visit "
+            f"{int(first.visit)}, detector {int(first.detector)}, whose box (x, y, width, height) is {box[~there][0].tolist()}"
+        )
+        if not there.any():
+            raise JointCalibrationError(f"{words}: x and y must be pixels of the image")
+        log.warning("%s: dropped", words)
+    return np.asarray(there)
 
 
 def _selected(tables: "Sequence[Any]", config: JointcalConfig) -> pd.DataFrame:
