@@ -11,7 +11,7 @@ from astropy.table import Row
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import JointcalConfig
-from calibration.joint.io.selection import columns_needed, good_covariance, select_sources
+from calibration.joint.io.selection import columns_needed, good_covariance, possible_flux, select_sources
 from calibration.joint.model.data import Images, Measurements
 from exposure import ExposureCatalog, VisitInfo
 from exposure.io.exposure_catalog import ExposureRecord
@@ -187,8 +187,10 @@ def _selected(tables: "Sequence[Any]", config: JointcalConfig) -> pd.DataFrame:
             log.warning("no source of visit %s passes the selection: the visit is skipped", visits or "(empty table)")
             continue
         vx, vy, vxy, good = good_covariance(frame)
+        good &= possible_flux(frame, config.sourceFluxType)
         if not good.all():
-            log.warning("visit %s: %d sources with NaN or impossible position errors dropped", visits, (~good).sum())
+            words = "visit %s: %d sources with NaN or impossible position errors or fluxes dropped"
+            log.warning(words, visits, (~good).sum())
         parts.append(frame.assign(vx=vx, vy=vy, vxy=vxy)[good])
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if not len(table):
