@@ -66,8 +66,8 @@ class ModelInvalid(JointCalibrationError, ValueError):
     code = "model_invalid"
 
 
-class FitDiverged(JointCalibrationError):
-    """Chi2 grew where it must fall."""
+class FitDiverged(JointCalibrationError, FloatingPointError):
+    """Chi2 grew where it must fall, or is no number."""
 
     code = "fit_diverged"
 

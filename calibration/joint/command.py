@@ -143,11 +143,11 @@ def run_parsed(
     speak = say or (lambda text: print(text, file=sys.stderr))
     try:
         return [_run(parsed, task_class, speak)]
-    except (AlertProdError, FloatingPointError) as error:
+    except AlertProdError as error:
         if parsed.doraise:
             raise
         log.debug("%s", traceback.format_exc())
-        speak(f"jointcal failed: {getattr(error, 'code', 'floating_point')}: {error}")
+        speak(f"jointcal failed: {error.code}: {error}")
         return [CommandResult(1, error=error)]
 
 

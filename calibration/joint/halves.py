@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -11,19 +12,20 @@ import pandas as pd
 from calibration.errors import SingularFit
 from calibration.joint.atmosphere.fields import fit_fields
 from calibration.joint.config import JointcalConfig
+from calibration.joint.held_out import held_absolute, held_chi2
 from calibration.joint.image_quality import image_table, suspect_images
 from calibration.joint.model.astrometry import AstrometryProblem
 from calibration.joint.model.build_astrometry import AstrometryBuilder, build_wcs
 from calibration.joint.model.build_photometry import PhotometryBuilder
 from calibration.joint.model.data import Images, Measurements
 from calibration.joint.model.references import References
+from calibration.joint.model.register import Registration
 from calibration.joint.model.stars import Associated, associate, split_stars
 from calibration.joint.result import AstrometryHalf, PhotometryHalf, astrometric_scatter, photometric_scatter
 from calibration.joint.solve.debug import Watch
-from calibration.joint.solve.draws import parameter_draws
-from calibration.joint.solve.fit import FitReport, FitSettings, Hooks, Progress, Stage, chi2_cut, fit
+from calibration.joint.solve.draws import parameter_draws, taken_degrees
+from calibration.joint.solve.fit import FitReport, FitSettings, Hooks, Progress, Stage, fit
 from calibration.joint.solve.minimize import evaluate
-from calibration.joint.solve.problem import Fittable
 from exposure.camera import Camera
 from exposure.wcs.mapped import ComposedWcs
 from tasks.arrays import I64
@@ -51,9 +53,8 @@ def _present(images: Images, a: Associated) -> tuple[Images, Associated]:
     keep = np.flatnonzero(count > 0)
     new = np.full(len(images), -1, np.int64)
     new[keep] = np.arange(keep.size)
-    a.measurements.image = new[a.measurements.image]
-    a.registration = a.registration.take(keep)
-    return images.take(keep), a
+    measurements = replace(a.measurements, image=new[a.measurements.image])
+    return images.take(keep), replace(a, measurements=measurements, registration=a.registration.take(keep))
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ class FitInputs:
         Called with (label, chi2, ndof) after each stage and round.
     registered
         The WCS of all images are fitted ones.
-    fitted
-        WCS by (visit, detector) of a first fit, by which stars are matched; the maps still start from the input.
+    fitted, registration
+        WCS by (visit, detector) of a first fit, by which stars are matched, and how that fit moved the images onto the reference
+        stars; the maps still start from the input.
     trusted
         How far the terms of second order of a map may be from the input WCS at the least, arcsec.
     """
@@ -83,20 +85,24 @@ class FitInputs:
     progress: Progress | None = None
     registered: bool = False
     fitted: Mapping[tuple[int, int], ComposedWcs] | None = None
+    registration: Registration | None = None
     trusted: float = 0.0
 
+    @cached_property
     def associated(self) -> tuple[Images, Associated]:
-        """Return the images that have a measurement of a star, and the stars."""
+        """The images that have a measurement of a star, and the stars."""
+        return _present(self.images, self.matched)
+
+    @cached_property
+    def matched(self) -> Associated:
+        """The stars on all images."""
         c = self.config
-        warn = c.minMeasuredStarsPerCcd, c.minRefStarsPerCcd
-        given = self.images, self.measurements, self.references, c.matchCut, c.minMeasurements
-        a = associate(*given, warn, self.registered)
+        images, registered, warn = self.images, self.registered, (c.minMeasuredStarsPerCcd, c.minRefStarsPerCcd)
         if self.fitted is not None:
-            images, wcs = self.images, self.fitted
-            places = [wcs.get(images.key(i), images.wcs[i]) for i in range(len(images))]
-            registration, a = a.registration, associate(replace(images, wcs=places), *given[1:], registered=True)
-            a.registration = registration
-        return _present(self.images, a)
+            places = [self.fitted.get(images.key(i), images.wcs[i]) for i in range(len(images))]
+            images, registered, warn = replace(images, wcs=places), True, (0, 0)
+        a = associate(images, self.measurements, self.references, c.matchCut, c.minMeasurements, warn, registered)
+        return a if self.registration is None else replace(a, registration=self.registration)
 
 
 def fit_astrometry(inputs: FitInputs) -> tuple[Images, AstrometryHalf]:
@@ -134,8 +140,9 @@ def _matched_again(inputs: FitInputs, half: AstrometryHalf) -> FitInputs | None:
     """
     if half.quality.weak.mean() > _WEAK:  # no ground to match by
         return None
-    closer = replace(inputs, fitted=build_wcs(half.builder), trusted=half.builder.trusted)
-    before, after = len(half.associated.measurements.image), len(closer.associated()[1].measurements.image)
+    fitted, registration = build_wcs(half.builder), inputs.matched.registration
+    closer = replace(inputs, fitted=fitted, registration=registration, trusted=half.builder.trusted)
+    before, after = len(half.associated.measurements.image), len(closer.matched.measurements.image)
     if after - before < max(_LEAST_GAINED, _GAINED * before):
         return None
     log.warning(
@@ -158,7 +165,7 @@ def _moved_chips(table: pd.DataFrame) -> frozenset[tuple[int, int]]:
 def _fit_astrometry(inputs: FitInputs, own_chips: frozenset[tuple[int, int]]) -> tuple[Images, AstrometryHalf]:
     """Fit once; the images of `own_chips` (visit, detector) have chip maps of their own."""
     config = inputs.config
-    images, a = inputs.associated()
+    images, a = inputs.associated
     builder = AstrometryBuilder.start(images, a, inputs.camera, config, own_chips, inputs.trusted)
     which, held = split_stars(a, config.validationFraction)
     problem = builder.problem(a, which, config)
@@ -171,6 +178,7 @@ def _fit_astrometry(inputs: FitInputs, own_chips: frozenset[tuple[int, int]]) ->
     with _few_references(a, builder):
         report = fit(problem, _settings(config, stages, "DistortionsPositions", "astrometry"), hooks)
     draws = parameter_draws(problem)
+    report.ndof -= taken_degrees(problem, draws)
     told = _atmosphere(a, problem, held, builder, config) if config.fitAtmosphere else {}
     half = AstrometryHalf(a, problem, None, which, held, report, builder, draws=draws)
     half.metrics = _counts("astrometry", images, a, report) | told
@@ -207,7 +215,7 @@ def _validate_astrometry(half: AstrometryHalf, config: JointcalConfig) -> None:
     """Judge the maps by the stars that were held out."""
     a, held, builder = half.associated, half.held_which, half.builder
     free = builder.problem(a, held, config, use_references=False)
-    chi2, ndof = _held_chi2(free, config)
+    chi2, ndof = held_chi2(free, config)
     half.held = builder.problem(a, held, config)
     half.held.kept = free.kept
     evaluate(half.held)
@@ -215,7 +223,7 @@ def _validate_astrometry(half: AstrometryHalf, config: JointcalConfig) -> None:
     half.metrics |= {
         "astrometry_validation_chi2_per_ndof": chi2 / ndof if ndof > 0 else float("nan"),
         "astrometry_validation_relative_rms_mas": inner,
-        "astrometry_validation_absolute_rms_mas": _held_absolute(builder, a, held, config),
+        "astrometry_validation_absolute_rms_mas": held_absolute(builder, a, held, config),
     }
 
 
@@ -228,7 +236,7 @@ def fit_photometry(inputs: FitInputs) -> tuple[Images, PhotometryHalf]:
         The images that were fitted, and the result.
     """
     config = inputs.config
-    images, a = inputs.associated()
+    images, a = inputs.associated
     builder = PhotometryBuilder.start(images, a, inputs.camera, config)
     which, held = split_stars(a, config.validationFraction)
     problem = builder.problem(a, which, config)
@@ -244,7 +252,7 @@ def fit_photometry(inputs: FitInputs) -> tuple[Images, PhotometryHalf]:
     if held.size:
         half.held = builder.problem(a, held, config, use_references=False)
         half.held.freeze_errors()
-        chi2, ndof = _held_chi2(half.held, config)
+        chi2, ndof = held_chi2(half.held, config)
         half.metrics |= {
             "photometry_validation_chi2_per_ndof": chi2 / ndof if ndof > 0 else float("nan"),
             "photometry_validation_repeatability_mmag": photometric_scatter(half.held, a, held),
@@ -291,41 +299,3 @@ def _drop_impossible(problem: AstrometryProblem, images: Images) -> None:
             "%d measurements have no usable covariance (first: %s)", bad.sum(), images.label(int(rows.group[bad][0]))
         )
         problem.kept &= ~bad
-
-
-def _held_chi2(problem: Fittable, config: JointcalConfig) -> tuple[float, int]:
-    """Return chi2 and degrees of freedom of held-out stars about their own best coordinates.
-
-    Outliers are left out in up to four rounds, the worst of each star.
-    """
-    star = problem.star_index
-    for _ in range(4):
-        for _ in range(2):
-            evaluation = evaluate(problem)
-        cut = chi2_cut(config.outlierRejectSigma, problem.dimension)
-        own = evaluation.chi2 / np.maximum(1 - evaluation.leverage, 0.05)
-        outlying = problem.kept & (own > cut) & (evaluation.leverage < 0.95)
-        if not outlying.any():
-            break
-        worst = np.full(problem.offsets.size - 1, -1.0)
-        np.maximum.at(worst, star[outlying], own[outlying])
-        problem.kept &= ~(outlying & (own == worst[star]))
-        left = np.bincount(star[problem.kept], minlength=worst.size)
-        problem.kept &= left[star] >= 2
-    stars = int((evaluation.star_inverse[:, 0, 0] > 0).sum())
-    return float(evaluation.chi2.sum()), problem.dimension * int(problem.kept.sum()) - problem.n_star * stars
-
-
-def _held_absolute(builder: AstrometryBuilder, a: Associated, held: I64, config: JointcalConfig) -> float:
-    """Return 1.4826 times the median distance per axis (mas) of held-out stars, placed by their measurements alone,
-    about their reference stars.
-    """
-    tied = held[a.stars.reference[held] >= 0]
-    if not tied.size:
-        return float("nan")
-    problem = builder.problem(a, tied, config)
-    problem.stars.prior[:, :2, :2] = 0.0
-    for _ in range(2):
-        evaluate(problem)
-    off = 1e3 * problem.stars.coordinates[:, :2]
-    return float(1.4826 * np.median(np.abs(off)))

@@ -111,7 +111,7 @@ class JointcalTask(AlertTask):
         ------
         JointCalibrationError
             No data to process, no reference stars, unknown columns, contradictory inputs.
-        ModelInvalid, SingularFit, FitDiverged, FloatingPointError
+        ModelInvalid, SingularFit, FitDiverged
             The fit failed.
         """
         fit = JointFit(

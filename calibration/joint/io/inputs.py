@@ -11,11 +11,11 @@ from astropy.table import Row
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import JointcalConfig
-from calibration.joint.io.selection import columns_needed, good_covariance, select_sources
+from calibration.joint.io.selection import columns_needed, good_covariance, possible_flux, select_sources
 from calibration.joint.model.data import Images, Measurements
 from exposure import ExposureCatalog, VisitInfo
 from exposure.io.exposure_catalog import ExposureRecord
-from tasks.arrays import F64, I64
+from tasks.arrays import F64, I64, Flags
 
 __all__ = ["gather", "images_of", "most_common_filter"]
 
@@ -134,6 +134,8 @@ def gather(tables: "Sequence[Any]", images: Images, config: JointcalConfig) -> t
     table, index = table[~unknown], index[~unknown]
     if not len(table):
         raise JointCalibrationError("No data to process: no source lies on an image that the visit summaries describe")
+    there = _near(table, images.bbox[index])
+    table, index = table[there], index[there]
     order = np.lexsort((table["sourceId"].to_numpy(), index))
     table, index = table.iloc[order], index[order]
     used, compact = np.unique(index, return_inverse=True)
@@ -152,6 +154,28 @@ def gather(tables: "Sequence[Any]", images: Images, config: JointcalConfig) -> t
     )
 
 
+def _near(table: pd.DataFrame, box: I64) -> Flags:
+    """Return which sources (N,) lie on their image or less than its own size beside it; the boxes are (N, 4).
+
+    Raises
+    ------
+    JointCalibrationError
+        None does.
+    """
+    off = table[["x", "y"]].to_numpy(np.float64) - box[:, :2]
+    there = ((off >= -box[:, 2:]) & (off <= 2 * box[:, 2:])).all(1)
+    if not there.all():
+        first = table[~there].iloc[0]
+        words = (
+            f"{int((~there).sum())} sources lie far off their image, for example at x={first.x:.6g}, y={first.y:.6g} of visit "
+            f"{int(first.visit)}, detector {int(first.detector)}, whose box (x, y, width, height) is {box[~there][0].tolist()}"
+        )
+        if not there.any():
+            raise JointCalibrationError(f"{words}: x and y must be pixels of the image")
+        log.warning("%s: dropped", words)
+    return np.asarray(there)
+
+
 def _selected(tables: "Sequence[Any]", config: JointcalConfig) -> pd.DataFrame:
     """Return the good sources of all tables, with vx, vy, vxy (px^2) of their positions."""
     parts: list[pd.DataFrame] = []
@@ -163,8 +187,10 @@ def _selected(tables: "Sequence[Any]", config: JointcalConfig) -> pd.DataFrame:
             log.warning("no source of visit %s passes the selection: the visit is skipped", visits or "(empty table)")
             continue
         vx, vy, vxy, good = good_covariance(frame)
+        good &= possible_flux(frame, config.sourceFluxType)
         if not good.all():
-            log.warning("visit %s: %d sources with NaN or impossible position errors dropped", visits, (~good).sum())
+            words = "visit %s: %d sources with NaN or impossible position errors or fluxes dropped"
+            log.warning(words, visits, (~good).sum())
         parts.append(frame.assign(vx=vx, vy=vy, vxy=vxy)[good])
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if not len(table):

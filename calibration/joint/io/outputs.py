@@ -12,6 +12,7 @@ import pandas as pd
 from astropy.table import Table
 
 from calibration.joint.model.data import Images
+from calibration.joint.visit_quality import by_visit
 from exposure import ExposureCatalog, PhotoCalib
 from exposure.header.text_cards import write_cards
 from exposure.io.exposure_catalog import ExposureRecord
@@ -80,7 +81,7 @@ def write_outputs(
     Parameters
     ----------
     tables
-        Written as NAME.parquet.
+        Written as NAME.parquet; what ``image_quality`` says of each visit goes into the metrics.
 
     Returns
     -------
@@ -99,7 +100,11 @@ def write_outputs(
             _write_calibrations(work / "photoCalib", calibs)
         for name, table in tables.items():
             table.to_parquet(work / f"{name}.parquet", index=False)
-        text = json.dumps({k: _plain(v) for k, v in (dict(metrics) | worst).items()}, indent=1)
+        numbers: dict[str, Any] = {k: _plain(v) for k, v in (dict(metrics) | worst).items()}
+        if "image_quality" in tables:
+            visits = by_visit(tables["image_quality"]).to_dict("records")
+            numbers["visits"] = [{str(k): _plain(v) for k, v in visit.items()} for visit in visits]
+        text = json.dumps(numbers, indent=1)
         (work / "metrics.json").write_text(text, encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)
         for entry in work.iterdir():

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from calibration.joint.io.image_pictures import draw_images
 from calibration.joint.result import AstrometryHalf, JointResult, PhotometryHalf, residuals
 from exposure.photocalib import AB_ZEROPOINT
 from exposure.quantiles import scatter
@@ -22,7 +23,8 @@ def draw(result: JointResult, folder: Path) -> list[Path]:
     Returns
     -------
     paths
-        ``residuals.png`` (quiver over the focal plane and histograms), ``chi2.png``, ``repeatability.png``.
+        ``residuals.png`` (quiver over the focal plane and histograms), ``chi2.png``, ``repeatability.png``, and image by image
+        ``astrometry_images.png``, ``photometry_images.png``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     out = []
@@ -31,6 +33,13 @@ def draw(result: JointResult, folder: Path) -> list[Path]:
     out.append(_chi2_picture(result, folder / "chi2.png"))
     if result.photometry is not None:
         out.append(_repeatability_picture(result.photometry, folder / "repeatability.png"))
+    units = {"astrometry": (1e3, "mas")}
+    if result.photometry is not None:
+        units["photometry"] = (1e3, "mmag") if result.photometry.problem.layout.magnitude else (1.0, "nJy")
+    for half, unit in units.items():
+        if getattr(result, half) is not None:
+            path = folder / f"{half}_images.png"
+            out.append(draw_images(half, result.image_quality, result.images, unit, path))
     return out
 
 

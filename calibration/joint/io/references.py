@@ -24,6 +24,7 @@ from tasks.sphere import unit_vectors
 __all__ = ["Wanted", "colour_corrected", "load_references", "read_catalogue", "read_colorterms"]
 
 log = logging.getLogger("alertprod.jointcal")
+_LARGEST_FLUX = 1e20  # nJy: no star is as bright
 _JULIAN = 365.25
 _LEAST_ERR = 0.1e-3  # arcsec; no catalogue is better, and a zero error would be an infinite weight
 _HEAD_BYTES = 2**16
@@ -119,7 +120,7 @@ def load_references(table: pd.DataFrame, config: ReferenceConfig, circle: Circle
     good = np.isfinite(out.error).all(1)
     if need == "photometry":
         with np.errstate(invalid="ignore"):
-            good &= np.isfinite(flux) & np.isfinite(flux_err) & (flux > 0) & (flux_err > 0)
+            good &= (flux > 0) & (flux < _LARGEST_FLUX) & (flux_err > 0) & (flux_err < _LARGEST_FLUX)
     out = out.take(np.flatnonzero(good))
     if not len(out):
         mend = (

@@ -9,10 +9,11 @@ from calibration.errors import JointCalibrationError
 from calibration.joint.config import SourceSelectorConfig
 from tasks.arrays import F64, Flags
 
-__all__ = ["columns_needed", "good_covariance", "select_sources"]
+__all__ = ["columns_needed", "good_covariance", "possible_flux", "select_sources"]
 
 log = logging.getLogger("alertprod.jointcal")
 REQUIRED = ("visit", "detector", "sourceId", "x", "xErr", "y", "yErr")
+_LARGEST_FLUX, _LARGEST_RATIO = 1e20, 1e8  # counts, and S/N: more no detector measures
 _SHAPES = (("ixx", "iyy", "ixy"), ("Ixx", "Iyy", "Ixy"))
 
 
@@ -64,7 +65,7 @@ def select_sources(table: pd.DataFrame, config: SourceSelectorConfig, flux_type:
     have = set(table.columns)
     flux, error = f"{flux_type}_instFlux", f"{flux_type}_instFluxErr"
     if config.doSignalToNoise and {flux, error} <= have:
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             ratio = table[flux].to_numpy(np.float64) / table[error].to_numpy(np.float64)
         keep &= ratio > config.signalToNoiseMinimum
         if config.signalToNoiseMaximum is not None:
@@ -87,6 +88,19 @@ def select_sources(table: pd.DataFrame, config: SourceSelectorConfig, flux_type:
             if column in have:
                 keep &= ~table[column].to_numpy(bool)
     return keep
+
+
+def possible_flux(table: pd.DataFrame, flux_type: str) -> Flags:
+    """Return which rows (N,) have a flux that a detector can measure, or none at all."""
+    out = np.ones(len(table), bool)
+    flux, error = f"{flux_type}_instFlux", f"{flux_type}_instFluxErr"
+    if flux in table and error in table:
+        value, sigma = (np.abs(table[name].to_numpy(np.float64)) for name in (flux, error))
+        with np.errstate(over="ignore"):
+            out &= ~(
+                (value > _LARGEST_FLUX) | (sigma > _LARGEST_FLUX) | ((sigma > 0) & (value > _LARGEST_RATIO * sigma))
+            )
+    return out
 
 
 def good_covariance(table: pd.DataFrame) -> tuple[F64, F64, F64, Flags]:

@@ -183,6 +183,7 @@ class AstrometryProblem:
         self.prior_weight, self.expected = parameters.prior_weight, parameters.expected
         self.names = parameters.names
         self.start = parameters.values.copy()
+        self.firm = _firm(layout, parameters.prior_weight)
         self.kept = np.ones(self.image.size, bool)
         self.star_index = np.repeat(np.arange(self.offsets.size - 1), np.diff(self.offsets))
         self.n_groups = int(layout.outer.size)
@@ -253,8 +254,8 @@ class AstrometryProblem:
         return self._mapped(slice(None))[2].residual
 
     def undetermined(self) -> Flags:
-        """Return which parameters (P,), terms of outer maps, have fewer than three kept measurements for every two
-        terms.
+        """Return which parameters (P,), terms of outer maps, have fewer than three kept measurements for every two terms, and
+        are not firm.
         """
         lay = self.layout
         count = np.bincount(self.star_index[self.kept], minlength=self.offsets.size - 1)
@@ -264,7 +265,7 @@ class AstrometryProblem:
         need = np.array([1.5 * n_terms(int(d)) if d > 1 else 3.0 for d in degree])
         poor = np.zeros(self.parameters.size, bool)
         poor[: lay.inner_start] = np.repeat(measured[:, None] < need, 2, axis=0).reshape(-1)
-        return poor
+        return np.asarray(poor & ~self.firm)
 
     def move(self, first: int, last: int, step: F64) -> None:
         """Add steps (last - first, q) to the coordinates of the stars [first, last)."""
@@ -274,3 +275,11 @@ class AstrometryProblem:
         """Return the chi2 (M,) of each star against its reference star; 0 where there is none."""
         off = self.stars.coordinates - self.stars.target
         return np.asarray(np.einsum("na,nab,nb->n", off, self.stars.prior, off))
+
+
+def _firm(layout: Layout, prior_weight: F64) -> Flags:
+    """Return which parameters (P,) are of outer maps whose place itself is expected: such a map needs no measurements."""
+    out = np.zeros(prior_weight.size, bool)
+    outer = prior_weight[: layout.inner_start].reshape(layout.n_outer, -1)
+    out[: layout.inner_start] = np.repeat(outer[:, 0] > 0, outer.shape[1])
+    return out

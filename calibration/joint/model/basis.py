@@ -8,7 +8,9 @@ import numpy as np
 from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 
-__all__ = ["design", "fit_terms", "n_terms", "order_by_evidence", "term_degrees", "terms"]
+__all__ = ["design", "fit_terms", "n_terms", "order_by_evidence", "square_nodes", "term_degrees", "terms"]
+
+_NODES = 8
 
 # of the order of a map that its stars ask for
 _STARS_PER_TERM = 1.5
@@ -54,6 +56,13 @@ def design(order: int, u: F64, v: F64) -> F64:
     tv = np.polynomial.chebyshev.chebvander(np.asarray(v, np.float64).ravel(), max(order, 0))
     degrees = term_degrees(order)
     return np.asarray(tu[:, degrees[:, 0]] * tv[:, degrees[:, 1]], np.float64)
+
+
+def square_nodes() -> tuple[F64, F64]:
+    """Return the Chebyshev nodes of a square, u and v of each."""
+    nodes = np.cos(np.pi * (np.arange(_NODES) + 0.5) / _NODES)
+    u, v = (a.ravel() for a in np.meshgrid(nodes, nodes))
+    return u, v
 
 
 def fit_terms(order: int, u: F64, v: F64, values: F64) -> F64:

@@ -1,16 +1,17 @@
 """Start values of an astrometric fit from input WCS and camera, and its result as WCS."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from calibration.joint.config import JointcalConfig
 from calibration.joint.model.astrometry import AstrometryProblem, Layout, MeasuredPositions, StarAstrometry
-from calibration.joint.model.basis import design, fit_terms, n_terms, order_by_evidence, term_degrees
+from calibration.joint.model.basis import design, fit_terms, n_terms, order_by_evidence, square_nodes, term_degrees
 from calibration.joint.model.data import ARCSEC, Images, tangent_frames
-from calibration.joint.model.frames import held_chips, image_frames, tangent_points
+from calibration.joint.model.expected_images import expected_images
+from calibration.joint.model.frames import gnomonic, held_chips, image_frames, tangent_points
 from calibration.joint.model.linearise import Frames
 from calibration.joint.model.rows import ModelParameters
 from calibration.joint.model.stars import Associated
@@ -23,7 +24,6 @@ from tasks.sphere import unit_vectors
 __all__ = ["AstrometryBuilder", "build_wcs"]
 
 log = logging.getLogger("alertprod.jointcal")
-_NODES = 8
 _CHIP_SHAPE = 0.1
 _SOURCES_PER_TERM = 6  # below, a map follows the noise of its sources
 _SOURCES_OF_PLANE = 4  # below, only its offset is fitted
@@ -107,7 +107,7 @@ class AstrometryBuilder:
 
     def _start_chips(self, detectors: I64, n_shared: int, camera: Camera) -> None:
         """Take the chip maps from the camera file, and hold those of the chips in the middle of the first `n_shared`."""
-        gu, gv = _nodes()
+        gu, gv = square_nodes()
         focal = []
         for d in (camera[int(d)] for d in detectors):
             cx, cy = d.centre
@@ -138,18 +138,28 @@ class AstrometryBuilder:
         self.parameters.expected[part] = self.parameters.values[part]
 
     def _start_outer(self, associated: Associated, config: JointcalConfig) -> None:
-        """Fit each outer map to the input WCS of its images, with fewer terms where sources are few."""
+        """Fit each outer map to the input WCS of its images, with fewer terms where sources are few.
+
+        In the simple model the images of a visit tell what is expected of each other's maps, where they are enough.
+        """
         lay = self.layout
+        degree = term_degrees(lay.outer_order).sum(1)
+        # what is not fitted stays as the input WCS has it
+        start = degree <= (lay.outer_order if config.useInputWcs else 1)
+        common: Mapping[int, tuple[F64, F64]] = {}
+        if lay.inner_order < 0:
+            pedestal = config.positionErrorPedestal**2
+            common = expected_images(self.images, lay, self.frames, associated, pedestal, start)
         measured = np.bincount(lay.outer[associated.measurements.image], minlength=lay.n_outer)
         for outer in range(lay.n_outer):
+            if outer in common:
+                self._take_common(outer, *common[outer])
+                continue
             order, count = lay.outer_order, int(measured[outer])
             while order > 1 and _SOURCES_PER_TERM * n_terms(order) > count:
                 order -= 1
             if count < _SOURCES_OF_PLANE:
                 order = 0
-            degree = term_degrees(lay.outer_order).sum(1)
-            # what is not fitted stays as the input WCS has it
-            start = degree <= (lay.outer_order if config.useInputWcs else 1)
             self._fit_outer(outer, *self._outer_points(outer, associated), start)
             if order < lay.outer_order:
                 order = order_by_evidence(*self._misses(outer, associated), order, lay.outer_order)
@@ -160,17 +170,23 @@ class AstrometryBuilder:
                 )
             self._expect_outer(outer, degree, degree <= order)
 
+    def _take_common(self, outer: int, terms: F64, weight: F64) -> None:
+        """Start one outer map from terms (T, 2), expected with inverse variances (T,)."""
+        part = slice(2 * outer * weight.size, 2 * (outer + 1) * weight.size)
+        self.parameters.values[part] = self.parameters.expected[part] = terms.T.ravel()
+        self.parameters.prior_weight[part] = np.tile(weight, 2)
+
     def _outer_points(self, outer: int, associated: Associated) -> tuple[F64, F64]:
         """Return points (N, 2) of one outer map's domain, and where the input WCS, moved onto the reference stars, sees
         them, arcsec in its tangent plane.
         """
         lay = self.layout
-        gu, gv = _nodes()
+        gu, gv = square_nodes()
         points, target = [], []
         for i in np.flatnonzero(lay.outer == outer):
             x, y = lay.centre[i, 0] + gu * lay.half[i, 0], lay.centre[i, 1] + gv * lay.half[i, 1]
             vectors = unit_vectors(*self.images.wcs[i].pixel_to_sky(x, y))
-            target.append(_gnomonic(associated.registration.apply(vectors, int(i)), self.frames, int(i)))
+            target.append(gnomonic(associated.registration.apply(vectors, int(i)), self.frames, int(i)))
             points.append(self.focal(int(lay.inner[i]), gu, gv))
         return np.concatenate(points), np.concatenate(target)
 
@@ -187,7 +203,7 @@ class AstrometryBuilder:
             part = np.flatnonzero((m.image == i) & (reference >= 0))
             u, v = ((np.stack([m.x[part], m.y[part]], 1) - lay.centre[i]) / lay.half[i]).T
             focal_positions = self.focal(int(lay.inner[i]), u, v)
-            target = _gnomonic(associated.references.vector[reference[part]], self.frames, int(i))
+            target = gnomonic(associated.references.vector[reference[part]], self.frames, int(i))
             points.append(focal_positions)
             off.append(target - design(lay.outer_order, focal_positions[:, 0], focal_positions[:, 1]) @ terms.T)
         return np.concatenate(points), np.concatenate(off)
@@ -270,13 +286,6 @@ def _chip_maps(images: Images, own: frozenset[tuple[int, int]]) -> tuple[I64, I6
     return np.concatenate([detectors, images.detector[alone]]), chip, names
 
 
-def _nodes() -> tuple[F64, F64]:
-    """Return the Chebyshev nodes of a square, u and v of each."""
-    nodes = np.cos(np.pi * (np.arange(_NODES) + 0.5) / _NODES)
-    u, v = (a.ravel() for a in np.meshgrid(nodes, nodes))
-    return u, v
-
-
 def _stars(a: Associated, which: I64, config: JointcalConfig, use_references: bool) -> StarAstrometry:
     n, q = which.size, 4 if config.fitProperMotions else 2
     vector = unit_vectors(a.stars.ra[which], a.stars.dec[which])
@@ -298,12 +307,6 @@ def _stars(a: Associated, which: I64, config: JointcalConfig, use_references: bo
     colour = np.where(has, ref.colour - config.dcrReferenceColor, 0.0)
     parallax = np.where(has, ref.parallax, 0.0)
     return StarAstrometry(vector, east, north, np.zeros((n, q)), motion, parallax, np.nan_to_num(colour), prior, target)
-
-
-def _gnomonic(vectors: F64, frames: Frames, image: int) -> F64:
-    """Return directions (N, 3) in the tangent plane of an image: (N, 2) arcsec east and north."""
-    along = vectors @ frames.tangent[image]
-    return np.stack([vectors @ frames.east[image] / along, vectors @ frames.north[image] / along], 1) / ARCSEC
 
 
 def _names(layout: Layout, visits: I64, chips: list[str], images: Images) -> list[str]:
@@ -346,7 +349,7 @@ def _part_of(
     grid: DisplacementGrid, maps: Sequence[Callable[[F64, F64], tuple[F64, F64]]], box: Box
 ) -> DisplacementGrid:
     """Return the part of a visit's grid that an image of this box needs, whose maps lead to the grid's plane."""
-    u, v = _nodes()
+    u, v = square_nodes()
     x, y = box[0] + 0.5 * (box[2] - 1) + 0.51 * box[2] * u, box[1] + 0.5 * (box[3] - 1) + 0.51 * box[3] * v
     for step in maps:
         x, y = step(x, y)

@@ -4,13 +4,13 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from calibration.joint.model.data import Images, tangent_frames
+from calibration.joint.model.data import ARCSEC, Images, tangent_frames
 from calibration.joint.model.linearise import Frames
 from exposure.camera import Camera
 from tasks.arrays import F64, I64
 from tasks.sphere import sky_positions, unit_vectors
 
-__all__ = ["fit_epoch", "held_chips", "image_frames", "tangent_points"]
+__all__ = ["fit_epoch", "gnomonic", "held_chips", "image_frames", "tangent_points"]
 
 _JULIAN_YEAR = 365.25  # days
 
@@ -43,6 +43,12 @@ def tangent_points(images: Images, visit_index: I64) -> F64:
         mean = unit_vectors(middles[:, 0], middles[:, 1]).mean(0)
         out[v] = sky_positions(mean)
     return out
+
+
+def gnomonic(vectors: F64, frames: Frames, image: int) -> F64:
+    """Return directions (N, 3) in the tangent plane of an image: (N, 2) arcsec east and north."""
+    along = vectors @ frames.tangent[image]
+    return np.stack([vectors @ frames.east[image] / along, vectors @ frames.north[image] / along], 1) / ARCSEC
 
 
 def image_frames(images: Images, tangent: F64, camera: Camera, chromatic: bool, parallax: bool) -> Frames:

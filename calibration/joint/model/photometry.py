@@ -251,6 +251,7 @@ class PhotometryProblem:
         self.prior_weight, self.expected = parameters.prior_weight, parameters.expected
         self.names = parameters.names
         self.start = parameters.values.copy()
+        self.firm = np.zeros(parameters.values.size, bool)
         self.kept = np.ones(self.image.size, bool)
         self.star_index = np.repeat(np.arange(self.offsets.size - 1), np.diff(self.offsets))
         self.n_groups = int(layout.scale.size)

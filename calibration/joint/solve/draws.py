@@ -15,7 +15,7 @@ from calibration.joint.solve.problem import Fittable
 from tasks.arrays import F64
 from tasks.compiled import compiled
 
-__all__ = ["displacements", "parameter_draws", "star_covariances"]
+__all__ = ["displacements", "parameter_draws", "star_covariances", "taken_degrees"]
 
 _DRAWS = 64
 _SEED = 20260
@@ -33,6 +33,15 @@ def parameter_draws(problem: Fittable) -> F64 | None:
     out = np.zeros((problem.parameters.size, _DRAWS))
     out[index] = factor.spread(signs)
     return out
+
+
+def taken_degrees(problem: Fittable, draws: F64 | None) -> int:
+    """Return how many degrees of freedom the data lose to parameters that are firm: each as far as the data, and not what was
+    expected of it, tell it (MacKay 1992, Neural Computation 4, 415); all of each without draws.
+    """
+    of = problem.firm & problem.fitted
+    known = 0.0 if draws is None else float((problem.prior_weight[of] * (draws[of] ** 2).mean(1)).sum())
+    return max(round(int(of.sum()) - known), 0)
 
 
 def displacements(rows: Rows, draws: F64) -> F64:

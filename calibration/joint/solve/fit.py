@@ -8,7 +8,7 @@ import numpy as np
 import scipy.special
 
 from calibration.errors import FitDiverged, ModelInvalid
-from calibration.joint.solve.minimize import Evaluation, FactorCache, evaluate, minimize
+from calibration.joint.solve.minimize import Evaluation, FactorCache, evaluate, minimize, not_finite
 from calibration.joint.solve.problem import Fittable
 from tasks.arrays import F64, Flags
 
@@ -83,19 +83,21 @@ class FitReport:
 def judge(problem: Fittable) -> tuple[float, int, Evaluation]:
     """Return chi2, degrees of freedom and the evaluation of the measurements at the present parameters.
 
+    What is firm is not counted as free: see `calibration.joint.solve.draws.taken_degrees`.
+
     Raises
     ------
-    FloatingPointError
+    FitDiverged
         Chi2 is not finite.
     """
     evaluation = evaluate(problem)
     chi2 = float(evaluation.chi2.sum() + problem.reference_chi2().sum())
     if not np.isfinite(chi2):
-        raise FloatingPointError(f"chi2 is {chi2}: NaN or infinite measurements, errors or parameters")
+        raise FitDiverged(not_finite(chi2))
     free = evaluation.star_inverse[:, 0, 0] > 0
     priors = int((np.einsum("naa->na", problem.stars.prior[free]) > 0).sum())
     moving = int(free.sum()) * problem.n_star
-    ndof = problem.dimension * int(problem.kept.sum()) + priors - moving - int(problem.fitted.sum())
+    ndof = problem.dimension * int(problem.kept.sum()) + priors - moving - int((problem.fitted & ~problem.firm).sum())
     return chi2, ndof, evaluation
 
 
@@ -129,8 +131,8 @@ def fit(problem: Fittable, settings: FitSettings, hooks: Hooks) -> FitReport:
     ModelInvalid
         More parameters than data, or the hook `check` says so.
     FitDiverged
-        Chi2 per degree of freedom grew tenfold in a round.
-    SingularFit, FloatingPointError
+        Chi2 per degree of freedom grew tenfold in a round, or is not finite.
+    SingularFit
         See `minimize` and `judge`.
     """
     return _Fit(problem, settings, hooks).run()

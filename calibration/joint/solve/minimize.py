@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 import scipy.sparse
 
+from calibration.errors import FitDiverged
 from calibration.joint.solve.dense import DenseFactor
 from calibration.joint.solve.elimination import Reduced, add_block, contributions, pulls, soften, star_steps
 from calibration.joint.solve.problem import Problem
@@ -29,6 +30,7 @@ __all__ = [
     "evaluate",
     "minimize",
     "normal_factor",
+    "not_finite",
     "star_blocks",
     "sum_blocks",
 ]
@@ -254,7 +256,7 @@ def minimize(
     ------
     SingularFit
         The data leave parameters undetermined; the message names them.
-    FloatingPointError
+    FitDiverged
         Chi2 is not finite.
     """
     chosen = problem.fitted if model is None else problem.fitted & model
@@ -264,7 +266,7 @@ def minimize(
     for passes in range(1, max_passes + 1):
         sums = _pass(problem, stars, cache.factor is None and index.size > 0, huber)
         if not np.isfinite(sums.chi2):
-            raise FloatingPointError(f"chi2 is {sums.chi2}: NaN or infinite measurements or errors")
+            raise FitDiverged(not_finite(sums.chi2))
         if not index.size:
             return passes
         worse = problem.guarded and sums.objective > _WORSE * best + 1.0
@@ -292,6 +294,14 @@ def minimize(
     if problem.guarded and np.any(step) and not _pass(problem, stars, False, huber).objective <= _WORSE * best + 1.0:
         problem.parameters[index] += step  # the last step was not proved, and is no good
     return max_passes
+
+
+def not_finite(chi2: float) -> str:
+    """Return what to say of a chi2 that is no number."""
+    return (
+        f"chi2 is {chi2}: the model left the sky, or positions, fluxes or their errors are not finite; check that x and y are "
+        "pixels that are spread over the images, and the WCS of the inputs"
+    )
 
 
 def _best_scale(problem: Problem, index: I64, step: F64, sums: Callable[[], Sums]) -> float:

@@ -76,9 +76,12 @@ class Fittable(Problem, Protocol):
         (N,) index of image and star of each.
     start
         (P,) parameters at the start.
+    firm
+        (P,) parameters of which enough is expected beforehand: they need no measurements.
     """
 
     kept: Flags
+    firm: Flags
     image: I64
     star_index: I64
     start: F64

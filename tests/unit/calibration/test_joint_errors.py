@@ -201,3 +201,38 @@ def test_groups_of_chips_that_share_no_visit_have_a_gauge_each():
         for (v, d), c in result.outputPhotoCalib.items()
     ]
     assert np.abs(off).max() < 0.02
+
+
+def test_what_no_detector_measures_is_dropped_and_what_cannot_be_fitted_is_refused(caplog):
+    s = survey(3, 2, 2, stars_per_chip=60.0)
+    made = copy.copy(s)
+    made.sources = [t.copy() for t in s.sources]
+    absurd = (("apFlux_12_0_instFlux", 1e300), ("apFlux_12_0_instFluxErr", 1e-300), ("x", 1e300))
+    for k, (column, value) in enumerate(absurd):
+        made.sources[0].loc[made.sources[0].index[k::20], column] = value
+    references = s.references.copy()
+    references.loc[references.index[::2], "z_flux"] = 1e300
+    result = fit(made, references, doPhotometry=True, photometryVisitOrder=2)
+    assert result.converged
+    assert "far off their image" in caplog.text
+    assert "impossible position errors or fluxes" in caplog.text
+    for key, calib in result.outputPhotoCalib.items():
+        at_middle = calib.at(*s.camera[key[1]].centre)
+        assert abs(2.5 * np.log10(at_middle / s.zero_points[key])) < 0.05
+    made.sources = [t.assign(x=0.0) for t in s.sources]
+    assert not fit(made, astrometryModel="simple").converged
+    made.sources = [t.assign(x=t.x + 1e5) for t in s.sources]
+    with pytest.raises(JointCalibrationError, match="pixels of the image"):
+        fit(made)
+
+
+def test_zero_points_of_five_stars_a_chip_are_true_or_marked():
+    """Two visits of five stars a chip: a field of order 7 was off by 3.3 mag between them."""
+    s = simulate_mosaic(MosaicSettings(6, 2, 9, 5.0))
+    result = fit(s, doPhotometry=True, doAstrometry=False)
+    table = result.image_quality.set_index(["visit", "detector"])
+    assert len(result.outputPhotoCalib) >= 14
+    for key, calib in result.outputPhotoCalib.items():
+        error = abs(2.5 * np.log10(calib.at(*s.camera[key[1]].centre) / s.zero_points[key]))
+        assert error < 0.15  # mag; 40 mmag a star
+        assert error < 5 * table.photometry_formal_error[key] or table.photometry_weak[key]

@@ -301,6 +301,10 @@ def _files(s: MosaicSurvey, folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def _selected(table) -> int:
+    return int((table.apFlux_12_0_instFlux > 10 * table.apFlux_12_0_instFluxErr).sum())
+
+
 def test_command_reads_and_writes_plain_files(tmp_path):
     s = survey()
     out = tmp_path / "out"
@@ -319,11 +323,19 @@ def test_command_reads_and_writes_plain_files(tmp_path):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["converged"] is True
     assert metrics["sip_delta_sky_mas"] < 0.1
+    assert [(v["images"], v["sources"]) for v in metrics["visits"]] == [
+        (9, _selected(t)) for t in sorted(s.sources, key=lambda t: int(t.visit.iloc[0]))
+    ]
+    for visit in metrics["visits"]:
+        assert 0.97 < visit["astrometry_kept_share"] < 1.0  # 1 % of the positions are outliers
+        assert 0.8 < visit["astrometry_chi2_per_dof"] < 1.2
+        assert visit["photometry_lost"] == 0
     stars = pd.read_parquet(out / "stars.parquet")
     assert list(stars.columns[:7]) == ["ra", "dec", "flux", "ra_var", "dec_var", "ra_dec_cov", "flux_var"]
     assert stars.ra.between(0, 360).all()
     assert len(list((out / "wcs").iterdir())) == 36
-    assert {p.name for p in (out / "pictures").iterdir()} == {"residuals.png", "chi2.png", "repeatability.png"}
+    drawn = {"residuals.png", "chi2.png", "repeatability.png", "astrometry_images.png", "photometry_images.png"}
+    assert {p.name for p in (out / "pictures").iterdir()} == drawn
     # the headers are inputs again, and agree with the full maps
     from calibration.joint.io.files import read_headers
     from exposure.wcs.mapped import ComposedWcs

@@ -1,0 +1,247 @@
+"""What the maps of the images of a visit have in common, where each image has few reference stars of its own.
+
+A term of the map of an image is that of its header, plus a smooth function of where the image lies in the visit, plus its own
+deviation. How wide both are is told by all images together, degree by degree (empirical Bayes: the fixed point of
+MacKay 1992, Neural Computation 4, 415, eq. 5.7, for the marginal likelihood of the mixed model of Henderson 1975, Biometrics
+31, 423). An image with few stars then falls back on what the others show, one with many follows its stars.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from calibration.joint.model.basis import design, n_terms, square_nodes, term_degrees
+from tasks.arrays import F64, I64
+
+__all__ = ["Expected", "HeaderMaps", "TiedStars", "expected_maps"]
+
+_LEAST_IMAGES = 8  # of a visit, with stars: fewer tell no width
+_LEAST_STARS = 3  # of an image that counts as one with stars
+_IMAGES_PER_TERM = 4  # of the smooth functions
+_STARS_PER_COLUMN = 4
+_MOST_STARS = 100  # of an image: with more it needs no help
+_LEAST_SCALE = 1e-3  # of the variances
+_ROUNDS = 40
+_SETTLED = 0.02  # change of a width that ends the rounds
+_SOFT = 2.5  # sigma beyond which a star counts less
+_NARROWEST, _WIDEST = 1e-4, 1e5  # arcsec
+_AT_FIRST = 0.3, 30.0  # arcsec: widths of deviations and of smooth functions
+_FAR, _GONE = 6.0, 1e-6  # sigma beyond which it counts no more
+_SMALL = 1e-3  # arcsec: what becomes of narrower widths is the same
+
+
+@dataclass(frozen=True)
+class HeaderMaps:
+    """The maps of the I images of one visit by their headers.
+
+    Parameters
+    ----------
+    order
+        Their total degree.
+    terms
+        (I, T, 2) of scaled pixels u, v: arcsec in the tangent plane of the visit.
+    """
+
+    order: int
+    terms: F64
+
+
+@dataclass(frozen=True)
+class TiedStars:
+    """The measurements of a visit that have a reference star.
+
+    Parameters
+    ----------
+    image
+        (N,) index of the image.
+    scaled
+        (N, 2) scaled pixels u, v.
+    place
+        (N, 2) where the reference star is, arcsec in the tangent plane of the visit.
+    variance
+        (N,) of measurement and reference star together, per axis, arcsec^2.
+    """
+
+    image: I64
+    scaled: F64
+    place: F64
+    variance: F64
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is expected of the maps of a visit's images.
+
+    Parameters
+    ----------
+    terms
+        (I, T, 2) arcsec.
+    weight
+        (I, T) inverse variance, in units of the variances of the stars.
+    """
+
+    terms: F64
+    weight: F64
+
+
+def expected_maps(headers: HeaderMaps, stars: TiedStars) -> Expected | None:
+    """Return what the images of a visit say of each other's maps; None where they are too few for that."""
+    n = len(headers.terms)
+    rich = int((np.bincount(stars.image, minlength=n) >= _LEAST_STARS).sum())
+    columns = min(rich / _IMAGES_PER_TERM, stars.image.size / (_STARS_PER_COLUMN * n_terms(headers.order)))
+    order = max((k for k in range(headers.order + 1) if n_terms(k) <= columns), default=-1)
+    if rich < _LEAST_IMAGES or order < 0:
+        return None
+    return _Mixed(headers, stars, order).solve()
+
+
+class _Round(NamedTuple):
+    """What one round of the mixed model gives.
+
+    Parameters
+    ----------
+    coefficients, coefficient_variance
+        (T * S, 2) of the S smooth functions that make each term, and their variances (T * S,).
+    smooth, own
+        (I, T, 2) both parts of the terms.
+    own_variance
+        (I, T).
+    residual, leverage
+        (I, K, 2) and (I, K) of the stars.
+    smooth_covariance
+        (I, T, T).
+    """
+
+    coefficients: F64
+    coefficient_variance: F64
+    smooth: F64
+    own: F64
+    own_variance: F64
+    residual: F64
+    leverage: F64
+    smooth_covariance: F64
+
+
+class _Mixed:
+    """The mixed model: smooth functions of the place of an image, deviations of the images, noise.
+
+    The smooth part is of the place within an image along the axes of the sky, as chips may be turned against each other; the
+    deviations are in the terms of the maps themselves. Stars stand in slots, K of each image.
+    """
+
+    def __init__(self, headers: HeaderMaps, stars: TiedStars, order: int) -> None:
+        self.headers = headers
+        n = len(headers.terms)
+        self.degree = term_degrees(headers.order).sum(1)
+        by_image = _best(stars)
+        image, scaled = stars.image[by_image], stars.scaled[by_image]
+        count = np.bincount(image, minlength=n)
+        self.slot = (image, np.arange(image.size) - (np.cumsum(count) - count)[image])
+        self.shape = (n, int(count.max()))
+        corner = np.array([-1.0, 1.0])
+        at_middle, at_corners = (
+            design(headers.order, corner[:1] * 0, corner[:1] * 0),
+            design(headers.order, *np.meshgrid(corner, corner)),
+        )
+        self.middle = (at_middle @ headers.terms)[:, 0]
+        self.reach = float(np.abs(at_corners @ headers.terms - self.middle[:, None]).max())
+        self.smooth = design(order, *(self.middle / max(float(np.abs(self.middle).max()), 1.0)).T)
+        self.group = np.add.outer((order + 1) * self.degree, term_degrees(order).sum(1)).ravel()
+        basis = design(headers.order, *scaled.T)
+        by_header = np.einsum("nt,nta->na", basis, headers.terms[image])
+        self.basis, self.local = self._in_slots(basis), self._in_slots(self._local(by_header, image))
+        self.off = self._in_slots(stars.place[by_image] - by_header)
+        self.weight = self._in_slots(1.0 / stars.variance[by_image])
+
+    def _in_slots(self, values: F64) -> F64:
+        """Return values (N, ...) of the stars in the slots of their images (I, K, ...), zero in the others."""
+        out = np.zeros(self.shape + values.shape[1:])
+        out[self.slot] = values
+        return out
+
+    def _local(self, places: F64, image: I64) -> F64:
+        """Return the terms (N, T) of places (N, 2), arcsec in the plane of the visit, about the middles of their images."""
+        return design(self.headers.order, *((places - self.middle[image]) / self.reach).T)
+
+    def solve(self) -> Expected:
+        """Find the widths of the deviations, and with them what is expected of each map."""
+        soft, scale = np.ones(self.shape), 1.0
+        width, wide = (
+            np.full(int(group.max()) + 1, first**2)
+            for group, first in zip((self.degree, self.group), _AT_FIRST, strict=True)
+        )
+        used = self.weight > 0
+        for k in range(_ROUNDS):
+            weight, before = soft * self.weight / scale, width
+            now = self._round(weight, width, wide)
+            width = _widths(now.own, now.own_variance, np.broadcast_to(self.degree, now.own_variance.shape), width)
+            wide = _widths(now.coefficients, now.coefficient_variance, self.group, wide)
+            chi2 = weight * (now.residual**2).sum(2)
+            scale *= float(chi2.sum() / max(2 * (soft * (1.0 - now.leverage))[used].sum(), 1.0))
+            scale = max(scale, _LEAST_SCALE)
+            sigma = np.sqrt(chi2 / soft / np.maximum(1.0 - now.leverage, 0.1) / 2)
+            soft = np.where(sigma > _FAR, _GONE, np.minimum(1.0, _SOFT / np.maximum(sigma, 1e-9)) ** 2)
+            if k and np.abs(np.sqrt(width / before) - 1.0)[before > _SMALL**2].max(initial=0.0) < _SETTLED:
+                break
+        return self._expected(now, width, scale)
+
+    def _round(self, weight: F64, width: F64, wide: F64) -> _Round:
+        """Solve the model for weights of the stars (I, K), arcsec^-2, and squared widths of the deviations by degree and of the
+        smooth functions by group.
+        """
+        basis, local, off, smooth = self.basis, self.local, self.off, self.smooth
+        weighted = basis * weight[:, :, None]
+        by_own, by_smooth = _products(weighted, basis), _products(weighted, local)
+        inverse = np.linalg.inv(by_own + np.diag(1.0 / width[self.degree]))
+        own_right = _products(weighted, off)
+        weighted = local * weight[:, :, None]
+        follow = inverse @ by_smooth  # what the own terms take of the smooth ones
+        matrix = _products(weighted, local) - by_smooth.transpose(0, 2, 1) @ follow
+        right = _products(weighted, off) - follow.transpose(0, 2, 1) @ own_right
+        shape = (basis.shape[2] * smooth.shape[1],) * 2
+        whole = np.einsum("itu,ik,il->tkul", matrix, smooth, smooth, optimize=True).reshape(shape)
+        covariance = np.linalg.inv(whole + np.diag(1.0 / wide[self.group]))
+        solved = covariance @ np.einsum("ita,ik->tka", right, smooth).reshape(-1, 2)
+        every = (basis.shape[2], smooth.shape[1])
+        terms = np.einsum("tka,ik->ita", solved.reshape(*every, 2), smooth)
+        spread = np.einsum("tkul,ik,il->itu", covariance.reshape(*every, *every), smooth, smooth, optimize=True)
+        own = inverse @ own_right - follow @ terms
+        variance = np.einsum("itt->it", inverse) + np.einsum("itu,iuv,itv->it", follow, spread, follow, optimize=True)
+        rest = local - basis @ follow
+        leverage = weight * (np.einsum("int,itu,inu->in", basis, inverse, basis, optimize=True))
+        leverage += weight * np.einsum("int,itu,inu->in", rest, spread, rest, optimize=True)
+        residual = off - local @ terms - basis @ own
+        return _Round(solved, np.diagonal(covariance), terms, own, variance, residual, leverage, spread)
+
+    def _expected(self, now: _Round, width: F64, scale: float) -> Expected:
+        """Write the smooth part in the terms of the maps."""
+        headers = self.headers
+        nodes = design(headers.order, *square_nodes())
+        n = len(headers.terms)
+        image = np.repeat(np.arange(n), len(nodes))
+        local = self._local((nodes @ headers.terms).reshape(-1, 2), image).reshape(n, len(nodes), -1)
+        turn = np.linalg.pinv(nodes) @ local
+        variance = width[self.degree] + np.einsum("itu,iuv,itv->it", turn, now.smooth_covariance, turn, optimize=True)
+        return Expected(headers.terms + turn @ now.smooth, scale / variance)
+
+
+def _best(stars: TiedStars) -> I64:
+    """Return the measurements (M,) with the smallest errors of each image, at most `_MOST_STARS`, image after image."""
+    order = np.lexsort((stars.variance, stars.image))
+    image = stars.image[order]
+    return np.asarray(order[np.arange(order.size) - np.searchsorted(image, image) < _MOST_STARS])
+
+
+def _widths(values: F64, variance: F64, group: I64, before: F64) -> F64:
+    """Return the squared widths (G,) of groups of values (..., 2) around zero, whose variances are (...) where the squared
+    widths were `before`.
+    """
+    telling = np.bincount(group.ravel(), (1.0 - variance / before[group]).ravel(), before.size)
+    squares = np.bincount(group.ravel(), (values**2).sum(-1).ravel(), before.size)
+    return np.asarray(np.clip(squares / np.maximum(2.0 * telling, 1e-3), _NARROWEST**2, _WIDEST**2))
+
+
+def _products(left: F64, right: F64) -> F64:
+    """Return left^T right of each image: (I, K, S) and (I, K, T) to (I, S, T)."""
+    return np.asarray(left.transpose(0, 2, 1) @ right)
