@@ -13,7 +13,7 @@ from exposure import Exposure
 from exposure.mask import plane_bits
 from tasks.arrays import F32, Flags
 
-__all__ = ["are_scattered", "without_lonely"]
+__all__ = ["are_scattered", "lonely_pixels", "without_lonely"]
 
 SHARE = 5e-4  # of the pixels that are bad: fewer are not looked at
 STEP = 8  # px, of the sample that tells
@@ -30,13 +30,20 @@ def are_scattered(exposure: Exposure) -> bool:
     return bool(((exposure.mask[::STEP, ::STEP] & plane_bits(KINDS)) != 0).mean() >= SHARE)
 
 
+def lonely_pixels(exposure: Exposure) -> Flags:
+    """Return the bad pixels (height, width) that stand alone and are nothing worse; none where bad pixels are few."""
+    if not are_scattered(exposure):
+        return np.zeros(exposure.image.shape, np.bool_)
+    return np.asarray(_lonely(~exposure.good(*KINDS)) & ((exposure.mask & plane_bits(WORSE)) == 0))
+
+
 def without_lonely(exposure: Exposure) -> Exposure:
     """Return an exposure whose lonely bad pixels are filled and no longer flagged; the same one where bad pixels are few."""
     if not are_scattered(exposure):
         return exposure
     bits = plane_bits(KINDS)
     bad = ~exposure.good(*KINDS)
-    lonely = _lonely(bad) & ((exposure.mask & plane_bits(WORSE)) == 0)
+    lonely = lonely_pixels(exposure)
     near = _filtered((~bad).astype(np.float32), AROUND)
     planes = []
     for plane in (exposure.image, exposure.variance):

@@ -7,6 +7,7 @@ from exposure import Background, Exposure, Instrument, estimate_background
 from exposure.background import subtract_plane
 from exposure.errors import BadPixels, SkyClipped
 from exposure.quantiles import median
+from exposure.sky_steps import subtract_steps
 from exposure.threads import in_bands
 from tasks.arrays import F32, Flags
 
@@ -31,6 +32,7 @@ def subtract_background(exposure: Exposure, mesh: int) -> F32:
     if bad.mean() > 0.99:
         raise BadPixels("less than 1 % of the pixels are usable", **exposure.where)
     exposure.metadata["leastValueShare"] = _least_share(exposure.image, bad)
+    exposure.metadata["nSkySteps"] = float(subtract_steps(exposure))
     subtract_plane(exposure, mesh)
     first = estimate_background(exposure.image, bad, mesh)
     objects = _objects(exposure.image, bad, first)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from calibration.lonely import are_scattered, lonely_pixels
 from calibration.stars import bright_stars
 from exposure import Exposure, Instrument, estimate_background
 from exposure.flagging.bad_pixels import known_offsets
@@ -35,13 +36,16 @@ USUAL_FWHM = 2.5  # px, where no star tells
 def mend_bad_pixels(exposure: Exposure, rules: Instrument) -> int:
     """Guess the pixels that the instrument file calls bad, in place, where their neighbours allow it; returns how many.
 
+    Without such a list it is those that the image's own mask calls bad and that stand alone, where there are many of them.
     Where the map tells by how much a pixel is off, its own value counts too, each with its error: beneath a bright star
     a warm pixel still tells more than its neighbours. They are INTRP instead of BAD then, and their variance is that of
     the guess. What bad pixels hold is no saturation. The sky must be taken off.
     """
-    if not rules.bad_pixels:
+    if _nothing_to_mend(exposure, rules):
         return 0
     bad = exposure.flagged("BAD") & ~exposure.flagged("NO_DATA")
+    if not rules.bad_pixels:
+        bad &= lonely_pixels(exposure)
     usable = exposure.good("BAD", "SAT", "CR")
     full = exposure.flagged("SAT")
     exposure.mask[bad] &= np.int32(~plane_bits(["SAT"]))
@@ -50,20 +54,26 @@ def mend_bad_pixels(exposure: Exposure, rules: Instrument) -> int:
     if y.size == 0:
         return 0
     value, variance = _by_light(exposure, usable, x, y, _autocovariance(exposure))
-    offset, scatter = (plane[y, x].astype(np.float64) for plane in known_offsets(rules.bad_pixels, exposure))
-    own = exposure.image[y, x] - offset
-    own_variance = np.maximum(scatter, 0) ** 2 + (OFFSET_ERROR * offset) ** 2 + np.maximum(exposure.variance[y, x], 0)
-    weight = np.where(full[y, x] | ~np.isfinite(own_variance + own), 0, variance / (variance + own_variance))
-    exposure.image[y, x] = np.where(weight > 0, weight * own + (1 - weight) * value, value)
-    exposure.variance[y, x] = (1 - weight) * variance
+    if rules.bad_pixels:
+        own, own_variance = _own_values(exposure, rules, x, y)
+        weight = np.where(full[y, x] | ~np.isfinite(own_variance + own), 0, variance / (variance + own_variance))
+        value, variance = np.where(weight > 0, weight * own + (1 - weight) * value, value), (1 - weight) * variance
+    exposure.image[y, x], exposure.variance[y, x] = value, variance
     exposure.mask[y, x] &= np.int32(~plane_bits(["BAD"]))
     exposure.mask[y, x] |= np.int32(plane_bits(["INTRP"]))
     return int(y.size)
 
 
+def _own_values(exposure: Exposure, rules: Instrument, x: I64, y: I64) -> tuple[F64, F64]:
+    """Return what bad pixels x, y (N,) hold less what the map says they are off by, and its variance (image unit^2)."""
+    offset, scatter = (plane[y, x].astype(np.float64) for plane in known_offsets(rules.bad_pixels, exposure))
+    spread = np.maximum(scatter, 0) ** 2 + (OFFSET_ERROR * offset) ** 2
+    return exposure.image[y, x] - offset, spread + np.maximum(exposure.variance[y, x], 0)
+
+
 def mend_with_sky(exposure: Exposure, rules: Instrument) -> int:
     """Do what `mend_bad_pixels` does for an image that has its sky still, and may have no variance yet."""
-    if not rules.bad_pixels:
+    if _nothing_to_mend(exposure, rules):
         return 0
     bad = exposure.flagged("BAD")
     sky = estimate_background(exposure.image, ~np.isfinite(exposure.image) | exposure.flagged("BAD", "NO_DATA"), MESH)
@@ -75,6 +85,11 @@ def mend_with_sky(exposure: Exposure, rules: Instrument) -> int:
     exposure.image[mended] = (bare.image + sky.level)[mended]
     exposure.variance[mended & given] = bare.variance[mended & given]
     return count
+
+
+def _nothing_to_mend(exposure: Exposure, rules: Instrument) -> bool:
+    """Whether neither the instrument file nor the image's own mask says what to mend."""
+    return not rules.bad_pixels and not are_scattered(exposure)
 
 
 def _by_light(exposure: Exposure, usable: Flags, x: I64, y: I64, covariance: F64) -> tuple[F64, F64]:

@@ -13,6 +13,7 @@ from diffim.pixels.warp import warp_exposure
 from diffim.subtraction.variance_scale import check_variance
 from exposure import Exposure, Instrument, subtract_mesh
 from exposure.background import subtract_plane
+from exposure.sky_steps import subtract_steps
 from exposure.stars import Stars
 from exposure.threads import in_threads
 
@@ -61,6 +62,7 @@ def subtract_sky(exposure: Exposure, rules: Instrument) -> None:
         rms = subtract_background(exposure, MESH)
         fill_variance(exposure, rms, rules.model_copy(update={"variance": "empirical"}))
         return
+    exposure.metadata["nSkySteps"] = float(subtract_steps(exposure))
     subtract_plane(exposure, MESH)
     subtract_mesh(exposure, MESH, "SAT", "BAD")
     check_variance(exposure, relative=bool(exposure.metadata.get("weighted")))

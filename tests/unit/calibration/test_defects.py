@@ -8,6 +8,7 @@ from calibration.defects.mending import mend_bad_pixels
 from calibration.errors import TooLittleDrift
 from exposure import Exposure, Instrument
 from exposure.flagging.bad_pixels import DEFECTS, BadPixelMap, write_bad_pixel_map
+from exposure.mask import plane_bits
 
 SIDE = 160
 SKY = 5.0  # counts, one sigma
@@ -141,3 +142,28 @@ def test_mended_pixels_are_right_to_their_errors(tmp_path):
         worst = np.sqrt(np.mean(((made.image - image)[bright] / image[bright]) ** 2))
         assert worst < (0.1 if known else 0.5)  # a pixel of 200 counts has 7 % of noise of its own
         assert np.array_equal(made.image[~bad], image.astype(np.float32)[~bad])
+
+
+def test_lonely_bad_pixels_of_an_image_s_own_mask_are_mended():
+    """No list of the instrument is needed where they are scattered; a bad column, which nobody knows, stays bad."""
+    rng = np.random.default_rng(6)
+    x, y = rng.uniform(10, 150, (2, 40))
+    image = star_frame(rng, x, y, 10 ** rng.uniform(4, 5, x.size), fwhm=4.0)
+    bad = rng.uniform(size=image.shape) < 0.03
+    bad[:, 80] = True
+    e = Exposure(
+        np.where(bad, 5e4, image).astype("f4"),
+        (SKY**2 + np.maximum(image, 0)).astype("f4"),
+        np.zeros(image.shape, np.int32),
+    )
+    e.set_plane("BAD", bad)
+    number = mend_bad_pixels(e, Instrument.model_validate({"name": "c", "pixel_scale": 1}))
+    mended = e.flagged("INTRP")
+    assert number == mended.sum() > 0.7 * bad.sum()
+    assert not mended[:, 80].any()
+    assert np.array_equal(e.flagged("BAD"), bad & ~mended)
+    pull = ((e.image - image) / np.sqrt(e.variance))[mended]
+    assert np.sqrt(np.mean(pull**2)) < 1.5
+    few = Exposure(e.image.copy(), e.variance, np.zeros(image.shape, np.int32))
+    few.mask[41, 41] = plane_bits(["BAD"])  # one alone may be anything
+    assert mend_bad_pixels(few, Instrument.model_validate({"name": "c", "pixel_scale": 1})) == 0
