@@ -153,7 +153,6 @@ def star_equations(
             np.matmul(design, design.transpose(0, 2, 1), out=products[part])
 
     in_bands(block, n, least=4 * BLOCK)
-    gram = _grams(basis, base, stars)
     return StarEquations(
         x,
         y,
@@ -162,13 +161,20 @@ def star_equations(
         products[:, -1, -1],
         (weight * np.where(good, own_var, 0)).sum(1),
         (weight * own**2).sum(1),
-        gram,
-        gram if correlation is None else _grams(basis, base, stars, correlation),
+        *_both_grams(basis, base, stars, correlation),
         convolved_flux,
         (target_pixels * good).sum(1),
         np.sqrt(np.where(good, var + (CORE_SIGMA * target_pixels) ** 2, 0).sum(1)),
         good.sum(1),
     )
+
+
+def _both_grams(
+    basis: AlardLuptonBasis, base: KernelGrid | None, stars: StarPositions, correlation: F64 | None
+) -> tuple[F64, F64]:
+    """Return the scalar products of the functions, and those of what they make of noise with a correlation."""
+    gram = _grams(basis, base, stars)
+    return gram, gram if correlation is None else _grams(basis, base, stars, correlation)
 
 
 def _grams(
