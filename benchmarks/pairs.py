@@ -37,7 +37,7 @@ def make_pair(
     case: str, size: int = 4096, seed: int = 1, stars: int = 10_000, galaxies: int = 2_000, jitter: float = JITTER
 ) -> Pair:
     """Render one pair; `stars` and `galaxies` are numbers on 4096 x 4096. Equal arguments give equal bytes."""
-    rng = np.random.default_rng([seed, size, ord(case)])
+    rng = np.random.default_rng([seed, size, ord(case[0])])
     share = (size / 4096) ** 2
     n, m = int(stars * share), int(galaxies * share)
     static = {"x": rng.uniform(-20, size + 20, n), "y": rng.uniform(-20, size + 20, n)}

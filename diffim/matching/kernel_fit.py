@@ -106,7 +106,10 @@ class FitOptions:
     flux_ratio
         Rough kernel sum (target over convolved): for the weights.
     white_noise
-        Whether the noise of the convolved image is white; only then is its expectation known and taken off.
+        Whether the noise of the convolved image is white.
+    correlation
+        Where it is not, its correlation coefficients, shape (L, L), 1 in the middle; None: they are not known, and the
+        expectation of the noise is not taken off.
     """
 
     kernel_order: int = 1
@@ -116,6 +119,12 @@ class FitOptions:
     flux_ratio: float = 1.0
     white_noise: bool = True
     base: KernelGrid | None = None
+    correlation: F64 | None = None
+
+    @property
+    def noise_known(self) -> bool:
+        """Whether it is known how the noise of the convolved image is correlated."""
+        return self.white_noise or self.correlation is not None
 
 
 DEFAULT = FitOptions()
@@ -152,7 +161,8 @@ def fit_kernel(
     n = stars.x.size
     if n < options.min_stars:
         raise InsufficientKernelSources(f"{n} kernel stars, need {options.min_stars}")
-    equations = star_equations(convolved, target, stars, basis, options.flux_ratio, options.base)
+    o = options
+    equations = star_equations(convolved, target, stars, basis, o.flux_ratio, o.base, o.correlation)
     held = np.zeros(n, bool)
     if n >= ENOUGH_TO_SPARE:
         held[4::5] = True
@@ -163,7 +173,7 @@ def fit_kernel(
     prior = START if options.base is not None else replace(START, error=np.inf)
     for step in range(options.iterations + 1):
         order = min(options.background_order, _background_limit(int(use.sum())))
-        model = KernelModel(basis, box, options.kernel_order, order, options.white_noise, options.base)
+        model = KernelModel(basis, box, options.kernel_order, order, options.noise_known, options.base)
         if not step:  # before stars are dropped: under a prior that is too strong the brightest would be
             prior = HeldOut.of(equations, use, held, model, scatters).best(prior)
         summed = SpatialEquations.of(equations, use, model)

@@ -25,7 +25,7 @@ def left_over(s: StarEquations, kernel: SpatialKernel, which: Flags, scatter_of_
     deviation, power = _flux_residuals(s, kernel)
     a = np.column_stack(_local(s, kernel))
     square = s.power - 2 * np.einsum("ni,ni->n", s.right, a) + np.einsum("ni,nij,nj->n", a, s.normal, a, optimize=True)
-    of_noise = s.noise * np.einsum("ni,nij,nj->n", a, s.gram, a, optimize=True)
+    of_noise = s.noise * np.einsum("ni,nij,nj->n", a, s.noise_gram, a, optimize=True)
     of_flux = deviation**2 * power
     pixels = np.maximum(s.pixels, 1)
     level = (square - of_noise - of_flux + of_flux / (1 + scatter_of_stars**2 * power)) / pixels

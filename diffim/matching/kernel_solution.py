@@ -6,8 +6,8 @@ Four things are added to or taken from the normal matrix M of the stars:
   where it is the same all over the image, of `spatial` where it varies. The scale of the coefficients is that of what they
   do to the stars (the g prior of Zellner 1986), so it does not depend on the choice of the basis.
 - The noise of the convolved image is noise in a regressor and pulls coefficients to zero (the kernel sum comes out low).
-  Its expectation, sum_p w_p V_p (B_k . B_l) for each star, is taken off; in directions that it dominates only
-  `MAX_NOISE` of the matrix is, so that they do not run free.
+  Its expectation, sum_p w_p V_p (B_k . R B_l) for each star with the correlation R of the noise, is taken off; in directions
+  that it dominates only `MAX_NOISE` of the matrix is, so that they do not run free.
 - The pixels of the convolved image are known to a fraction of themselves and no better: `PIXEL_ERROR` where a sharp image
   is broadened, `PIXEL_ERROR_DECONVOLUTION` where a broad one is sharpened. What that would add to M is added as a ridge,
   so that kernels which such errors could make are small.
@@ -67,8 +67,8 @@ class KernelModel:
         Region over which the polynomials run: x0, y0, width, height, px.
     kernel_order, background_order
         Orders of the polynomials of kernel and background.
-    white_noise
-        Whether the noise of the convolved image is white: then its expectation is known and taken off.
+    noise_known
+        Whether it is known how the noise of the convolved image is correlated: then its expectation is taken off.
     base
         Kernels that the PSF models tell, or None.
     """
@@ -77,7 +77,7 @@ class KernelModel:
     box: Box
     kernel_order: int
     background_order: int
-    white_noise: bool = True
+    noise_known: bool = True
     base: KernelGrid | None = None
 
     @property
@@ -145,20 +145,20 @@ class SpatialEquations:
         blocks = (pairs.T @ s.normal[use].reshape(len(p), -1)).reshape(top, top, k + 1, k + 1)
         parameters = rows, columns, function[:, None], function[None, :]
 
-        def of_pixels(variance: F64) -> F64:
-            """Return what independent errors of the convolved pixels, given as sums of w V (N,), add to the matrix."""
-            added = (pairs.T @ variance).reshape(top, top, 1, 1) * s.gram[0]
+        def of_pixels(variance: F64, gram: F64) -> F64:
+            """Return what errors of the convolved pixels, given as sums of w V (N,), with products `gram`, add to the matrix."""
+            added = (pairs.T @ variance).reshape(top, top, 1, 1) * gram[0]
             if model.base is not None:  # the first and the last function differ from star to star
                 edges = [0, k - 1]
-                varying = variance[:, None, None] * s.gram[use][:, edges]
+                varying = variance[:, None, None] * gram[use][:, edges]
                 varying = (pairs.T @ varying.reshape(len(p), -1)).reshape(top, top, 2, k + 1)
                 added[:, :, edges, :] = varying
                 added[:, :, :, edges] = varying.swapaxes(2, 3)
             return np.asarray(added[parameters])
 
         error = PIXEL_ERROR_DECONVOLUTION if model.basis.mode == "deconvolution" else PIXEL_ERROR
-        matrix = blocks[parameters] + error**2 * of_pixels(s.square[use])
-        expected = of_pixels(s.noise[use]) if model.white_noise else np.zeros_like(matrix)
+        matrix = blocks[parameters] + error**2 * of_pixels(s.square[use], s.gram)
+        expected = of_pixels(s.noise[use], s.noise_gram) if model.noise_known else np.zeros_like(matrix)
         metric = blocks[0, 0] / max(float(s.power[use].sum()), 1e-300)
         return cls(model, matrix, expected, (p.T @ s.right[use])[term, function], metric)
 

@@ -58,6 +58,8 @@ class StarEquations:
         Sum of w T^2: the same for errors as large as the pixels.
     gram
         Scalar products of the functions at the star, shape (N, K + 1, K + 1); zero for the background.
+    noise_gram
+        The same for what the functions make of the noise of the convolved image: other than `gram` where that is correlated.
     convolved_flux, target_flux
         Sums of B_0 * T and of I over the pixels that count, counts, shape (N,).
     target_flux_error
@@ -74,6 +76,7 @@ class StarEquations:
     noise: F64
     square: F64
     gram: F64
+    noise_gram: F64
     convolved_flux: F64
     target_flux: F64
     target_flux_error: F64
@@ -100,6 +103,7 @@ def star_equations(
     basis: AlardLuptonBasis,
     flux_ratio: float,
     base: KernelGrid | None = None,
+    correlation: F64 | None = None,
 ) -> StarEquations:
     """Cut the stamps of stars out of both images and return their equations.
 
@@ -109,6 +113,8 @@ def star_equations(
         Rough kernel sum, for the weights.
     base
         Kernels that the PSF models tell; None: B_0 has their part.
+    correlation
+        Correlation coefficients of the noise of the convolved image, shape (L, L), 1 in the middle; None: it is white.
     """
     x, y, motions = stars.x, stars.y, stars.motions
     cx, cy = nearest_pixels(x), nearest_pixels(y)
@@ -155,7 +161,7 @@ def star_equations(
         products[:, -1, -1],
         (weight * np.where(good, own_var, 0)).sum(1),
         (weight * own**2).sum(1),
-        _grams(basis, base, stars),
+        *_both_grams(basis, base, stars, correlation),
         convolved_flux,
         (target_pixels * good).sum(1),
         np.sqrt(np.where(good, var + (CORE_SIGMA * target_pixels) ** 2, 0).sum(1)),
@@ -163,17 +169,29 @@ def star_equations(
     )
 
 
-def _grams(basis: AlardLuptonBasis, base: KernelGrid | None, stars: StarPositions) -> F64:
-    """Return the scalar products (N, K + 1, K + 1) of the functions at the stars."""
+def _both_grams(
+    basis: AlardLuptonBasis, base: KernelGrid | None, stars: StarPositions, correlation: F64 | None
+) -> tuple[F64, F64]:
+    """Return the scalar products of the functions, and those of what they make of noise with a correlation."""
+    gram = _grams(basis, base, stars)
+    return gram, gram if correlation is None else _grams(basis, base, stars, correlation)
+
+
+def _grams(
+    basis: AlardLuptonBasis, base: KernelGrid | None, stars: StarPositions, correlation: F64 | None = None
+) -> F64:
+    """Return the scalar products (N, K + 1, K + 1) of the functions at the stars, one of each pair times the correlation."""
     n, flat = stars.x.size, basis.functions.reshape(len(basis.terms), -1)
     k = len(flat)
-    inner = flat @ flat.T
+    other = _smoothed(basis.functions, correlation).reshape(k, -1)
+    inner = flat @ other.T
     if base is None:
         one = np.zeros((k + 1, k + 1))
         one[:k, :k] = inner
         return np.broadcast_to(one, (n, k + 1, k + 1))
     kernels = base.at(stars.x, stars.y).reshape(n, -1)
-    onto, own = kernels @ flat.T, np.einsum("ni,ni->n", kernels, kernels)
+    smooth = replace(base, stamps=_smoothed(base.stamps, correlation)).at(stars.x, stars.y).reshape(n, -1)
+    onto, own = kernels @ other.T, np.einsum("ni,ni->n", kernels, smooth)
     out = np.zeros((n, k + 2, k + 2))
     out[:, 1:k, 1:k] = inner[1:, 1:]
     out[:, 0, 1:k] = out[:, 1:k, 0] = onto[:, 1:]
@@ -181,6 +199,16 @@ def _grams(basis: AlardLuptonBasis, base: KernelGrid | None, stars: StarPosition
     out[:, 0, 0], out[:, k, k] = own, inner[0, 0] - 2 * onto[:, 0] + own
     out[:, 0, k] = out[:, k, 0] = onto[:, 0] - own
     return out
+
+
+def _smoothed(stamps: F64, correlation: F64 | None) -> F64:
+    """Return stamps (N, S, S) convolved with a correlation, on their own pixels; as they are without one."""
+    if correlation is None:
+        return stamps
+    size, reach = stamps.shape[-1], correlation.shape[-1] // 2
+    shape = (fft.next_fast_len(size + 2 * reach, real=True),) * 2
+    whole = fft.irfft2(fft.rfft2(stamps, shape) * fft.rfft2(correlation, shape), shape)
+    return np.asarray(whole[:, reach : reach + size, reach : reach + size])
 
 
 def _toeplitz(basis: AlardLuptonBasis, outer: int, inner: int) -> F64:

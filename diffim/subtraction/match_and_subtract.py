@@ -32,7 +32,7 @@ from diffim.subtraction.difference_exposure import (
     reach_of,
     stamps_through,
 )
-from diffim.subtraction.noise_power import sky_correlation
+from diffim.subtraction.noise_power import noise_correlation, sky_correlation
 from diffim.subtraction.photon_noise import Light, LightPaths, variance_per_count, with_photon_noise
 from diffim.subtraction.zogy import ProperSubtraction, check_centred
 from exposure import Exposure
@@ -140,6 +140,7 @@ def match_and_subtract(
         flux_ratio=ratio if direction.of_template else 1 / ratio,
         white_noise=white,
         base=base,
+        correlation=None if white else noise_correlation(direction.convolved),
     )
     fit = earlier_fit or fit_kernel(direction.convolved, direction.target, positions, basis, science.bbox, fit_options)
     if fit.transparency is not None:

@@ -8,8 +8,9 @@ from diffim.pixels.masked_image import MaskedImage
 from exposure.noise import BLOCK, MAX_LAG, near_sources, sky_autocorrelation
 from tasks.arrays import F32, F64, Flags
 
-__all__ = ["BLOCK", "noise_power", "sky_correlation", "smooth_power"]
+__all__ = ["BLOCK", "noise_correlation", "noise_power", "sky_correlation", "smooth_power"]
 
+BLOCKS = 150  # of sky, that tell how noise is correlated
 FLOOR = 0.08  # of white noise: frequencies that resampling removed are not blown up
 
 
@@ -21,6 +22,23 @@ def noise_power(image: F32, variance: F32, good: Flags, max_blocks: int = 150) -
     """
     correlation = sky_autocorrelation(image, variance, good, max_blocks)
     return np.ones((BLOCK, BLOCK // 2 + 1)) if correlation is None else _tapered(correlation)
+
+
+def noise_correlation(planes: MaskedImage) -> F64 | None:
+    """Return the correlation coefficients of an image's noise at lags -MAX_LAG..MAX_LAG in y and x; None without sky.
+
+    Measured on bands of rows that hold some `BLOCKS` blocks: how a resampled image is correlated varies with the phase of its pixels.
+    """
+    height, width = planes.image.shape
+    number = int(np.clip(np.ceil(BLOCKS * BLOCK / width), 1, max(height // BLOCK, 1)))
+    bands = [slice(low, low + BLOCK) for low in np.linspace(0, max(height - BLOCK, 0), number + 2).astype(int)[1:-1]]
+    image, variance = (np.concatenate([plane[b] for b in bands]) for plane in (planes.image, planes.variance))
+    correlation = sky_autocorrelation(image, variance, np.concatenate([planes.good(b) for b in bands]))
+    if correlation is None:
+        return None
+    lags = np.arange(-MAX_LAG, MAX_LAG + 1)
+    near = fft.irfft2(_tapered(correlation), (BLOCK, BLOCK))[np.ix_(lags, lags)]
+    return np.asarray(near / near[MAX_LAG, MAX_LAG])
 
 
 def sky_correlation(planes: MaskedImage, rows: int = 128) -> float:
