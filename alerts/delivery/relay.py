@@ -26,7 +26,7 @@ from alerts.packets.corrections import CORRECTION_ID
 from alerts.packets.schemas import SCHEMA_ID
 from alerts.packets.wire import Alert
 from apdb import Database
-from apdb.database import first_line
+from apdb.database import AWAY, first_line
 from apdb.errors import DatabaseUnavailable
 from apdb.queue import corrections, outbox
 from apdb.queue.corrections import CorrectionBatch
@@ -132,7 +132,7 @@ class Relay:
         except (BrokerUnavailable, ArchiveUnavailable):  # a transaction may be open
             self._drop_producer()
             raise
-        except psycopg.OperationalError as error:
+        except AWAY as error:
             self.close()
             raise DatabaseUnavailable(f"the relay lost its session: {first_line(error)}") from error
 
