@@ -32,6 +32,7 @@ from apdb.queue import corrections, outbox
 from apdb.queue.corrections import CorrectionBatch
 from apdb.queue.outbox import OutboxRow
 from apdb.queue.status import RELAY_LOCK, add_yields
+from tasks.errors import AlertProdError
 
 __all__ = ["Published", "Relay"]
 
@@ -187,7 +188,9 @@ class Relay:
                     outbox.mark(leader, order, sent, None, complete=False)
             if sent != row.count:
                 raise AlertError(f"alert file {row.file} ends after {sent} of {row.count} alerts")
-        except AlertError as error:
+        except AlertProdError as error:
+            if error.retriable:
+                raise
             log.error("visit %s, detector %s: alerts held: %s", row.visit, row.detector, error)
             self._drop_producer()  # its transaction may be open
             outbox.hold(leader, order, str(error))
