@@ -11,15 +11,23 @@ from psycopg import sql
 
 from apdb.cutting import cut_after
 from apdb.errors import ApdbError, DatabaseUnavailable, SchemaMismatch
+from apdb.rows import single_row
 from apdb.schema.columns import SCHEMA_VERSION, PublishedSchema
 from apdb.schema.partitions import ensure_months
 from apdb.schema.presence import check_tables
 from apdb.schema.setup import DATABASE_VERSION, drop_tables, finish_schema
 from apdb.schema.tables import make_metadata
 
-__all__ = ["CONNECT_TIMEOUT_S", "Database", "first_line"]
+__all__ = ["AWAY", "CONNECT_TIMEOUT_S", "Database", "first_line"]
 
 CONNECT_TIMEOUT_S = 10
+# what a server says that does not serve now: it is gone, or slow; it takes no writes, which others after a failover do; it
+# ended a session that stood still in a transaction
+AWAY = (
+    psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
 
 
 class Database:
@@ -96,7 +104,7 @@ class Database:
             try:
                 with nullcontext() if limit_s is None else cut_after(connection, limit_s):
                     yield connection
-            except psycopg.OperationalError as error:
+            except AWAY as error:
                 raise DatabaseUnavailable(f"database {self.label}: {first_line(error)}") from error
 
     def _search_path(self) -> str:
@@ -186,6 +194,19 @@ class Database:
         """
         with self.session() as connection:
             check_tables(connection, schema)
+
+    def check_writable(self) -> None:
+        """Refuse a server that takes no writes.
+
+        Raises
+        ------
+        DatabaseUnavailable
+            It is a standby, or set to read only.
+        """
+        with self.session() as connection:
+            (setting,) = single_row(connection.execute("SELECT current_setting('transaction_read_only')"))
+        if setting == "on":
+            raise DatabaseUnavailable(f"database {self.label} takes no writes: it is a standby, or set to read only")
 
     def ensure_partitions(self, mjd: float) -> None:
         """Make the partitions for the month of `mjd` and the next two."""

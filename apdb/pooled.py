@@ -13,7 +13,7 @@ import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from apdb.cutting import cut_after
-from apdb.database import CONNECT_TIMEOUT_S, Database, first_line
+from apdb.database import AWAY, CONNECT_TIMEOUT_S, Database, first_line
 from apdb.errors import DatabaseUnavailable
 
 __all__ = ["PooledDatabase"]
@@ -84,10 +84,14 @@ class PooledDatabase(Database):
                     self.uri, **self.connect_arguments()
                 ).close()  # one that is away says so at once, a pool waits
             with pool.connection() as connection:
-                with nullcontext() if limit_s is None else cut_after(connection, limit_s):
-                    yield connection
+                try:
+                    with nullcontext() if limit_s is None else cut_after(connection, limit_s):
+                        yield connection
+                except AWAY:  # another server may have the writes by now: the next connection asks anew where that is
+                    connection.close()
+                    raise
                 self._used[connection] = time.monotonic()
-        except (psycopg.OperationalError, PoolTimeout) as error:
+        except (*AWAY, PoolTimeout) as error:
             raise DatabaseUnavailable(f"database {self.label}: {first_line(error)}") from error
 
     def close(self) -> None:

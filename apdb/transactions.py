@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from apdb.database import CONNECT_TIMEOUT_S, Database, first_line
+from apdb.database import AWAY, CONNECT_TIMEOUT_S, Database, first_line
 from apdb.errors import DatabaseUnavailable
 from apdb.rows import single_row
 from apdb.sky.locks import sky_locks
@@ -67,7 +67,7 @@ class Transactions:
         try:
             with self._connections().connection() as connection:
                 yield connection
-        except (psycopg.OperationalError, PoolTimeout) as error:
+        except (*AWAY, PoolTimeout) as error:
             if isinstance(error, _WORTH_ANOTHER):
                 raise
             raise DatabaseUnavailable(f"database {self._database.label}: {first_line(error)}") from error

@@ -73,13 +73,15 @@ def _of_system(error: OSError) -> AlertProdError:
 def _of_database(error: BaseException) -> AlertProdError:
     import psycopg
 
+    from apdb.database import AWAY
+
     if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
         return SchemaMismatch(f"{_line(error)}: run 'alertprod apdb migrate'")
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return NotAllowed(f"the database: {_line(error)}: the user of ALERTPROD_DATABASE_URI lacks the right")
     if isinstance(error, psycopg.errors.DiskFull):
         return StorageFull(f"the database: {_line(error)}: make room on its disk")
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+    if isinstance(error, (*AWAY, psycopg.InterfaceError)):
         return DatabaseUnavailable(f"the database: {_line(error)}")
     return ApdbError(f"the database refused it: {_line(error)}")
 

@@ -26,12 +26,13 @@ from alerts.packets.corrections import CORRECTION_ID
 from alerts.packets.schemas import SCHEMA_ID
 from alerts.packets.wire import Alert
 from apdb import Database
-from apdb.database import first_line
+from apdb.database import AWAY, first_line
 from apdb.errors import DatabaseUnavailable
 from apdb.queue import corrections, outbox
 from apdb.queue.corrections import CorrectionBatch
 from apdb.queue.outbox import OutboxRow
 from apdb.queue.status import RELAY_LOCK, add_yields
+from tasks.errors import AlertProdError
 
 __all__ = ["Published", "Relay"]
 
@@ -132,7 +133,7 @@ class Relay:
         except (BrokerUnavailable, ArchiveUnavailable):  # a transaction may be open
             self._drop_producer()
             raise
-        except psycopg.OperationalError as error:
+        except AWAY as error:
             self.close()
             raise DatabaseUnavailable(f"the relay lost its session: {first_line(error)}") from error
 
@@ -187,7 +188,9 @@ class Relay:
                     outbox.mark(leader, order, sent, None, complete=False)
             if sent != row.count:
                 raise AlertError(f"alert file {row.file} ends after {sent} of {row.count} alerts")
-        except AlertError as error:
+        except AlertProdError as error:
+            if error.retriable:
+                raise
             log.error("visit %s, detector %s: alerts held: %s", row.visit, row.detector, error)
             self._drop_producer()  # its transaction may be open
             outbox.hold(leader, order, str(error))

@@ -10,12 +10,14 @@ what was done:
 
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from alerts.errors import AlertError
 from alerts.packets.cutouts import MIN_SIDE
 from alerts.packets.schemas import SCHEMA_ID
 from alerts.packets.wire import decode_body, encode_body
+from exposure.errors import FitsUnreadable
 from exposure.io.native import open_fits
 
 __all__ = ["crop_cutout", "trim"]
@@ -47,7 +49,8 @@ def _steps(packet: dict[str, Any]) -> Iterator[str]:
     """Do one step after the other, naming each."""
     if any(packet[name] is not None for name in _STAMPS):
         for name in _STAMPS:
-            packet[name] = None if packet[name] is None else crop_cutout(packet[name], MIN_SIDE)
+            with suppress(FitsUnreadable):  # one that cannot be cropped is left out by the next steps
+                packet[name] = None if packet[name] is None else crop_cutout(packet[name], MIN_SIDE)
         yield "crop"
     for name in _STAMPS:
         if packet[name] is not None:

@@ -1,6 +1,7 @@
 """Tokens of the HTTP API as rows: only their hashes are kept, so that nobody can use what stands in the database."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -89,11 +90,12 @@ def find_token(connection: psycopg.Connection[Any], digest: bytes) -> StoredToke
     cursor.execute(f'SELECT {_FIELDS} FROM "AccessToken" WHERE hash = %s', (digest,))
     token = cursor.fetchone()
     if token is not None and token.state == "valid":
-        connection.execute(
-            'UPDATE "AccessToken" SET "lastUsedAt" = now() WHERE "tokenId" = %s AND '
-            '("lastUsedAt" IS NULL OR "lastUsedAt" < now() - make_interval(secs => %s))',
-            (token.token_id, USED_EVERY_S),
-        )
+        with suppress(psycopg.errors.ReadOnlySqlTransaction):  # who may read a standby is known there too
+            connection.execute(
+                'UPDATE "AccessToken" SET "lastUsedAt" = now() WHERE "tokenId" = %s AND '
+                '("lastUsedAt" IS NULL OR "lastUsedAt" < now() - make_interval(secs => %s))',
+                (token.token_id, USED_EVERY_S),
+            )
     return token
 
 

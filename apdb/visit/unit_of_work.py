@@ -12,6 +12,7 @@ from psycopg import sql
 
 from apdb.copy.decode import select_frame
 from apdb.copy.encode import copy_in
+from apdb.database import AWAY
 from apdb.errors import ApdbError, DatabaseUnavailable
 from apdb.queue import ledger, outbox
 from apdb.queue.ledger import Outcome
@@ -71,7 +72,7 @@ class VisitUnitOfWork:
             self._connection.rollback()
         if isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
             raise DatabaseUnavailable(f"the transaction must be repeated: {error}") from error
-        if isinstance(error, psycopg.OperationalError):
+        if isinstance(error, AWAY):
             raise DatabaseUnavailable(f"the database failed in the transaction: {error}") from error
 
     def load_objects(self, region: Region) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import psycopg
 
 from apdb import Database
 from apdb.access.record import Act, count_visits, record
+from apdb.database import AWAY
 from apdb.errors import DatabaseUnavailable
 
 __all__ = ["Acts"]
@@ -70,7 +71,7 @@ class Acts:
                 raise DatabaseUnavailable("the database did not answer a moment ago")
             try:
                 return self._tried(work)
-            except (psycopg.OperationalError, DatabaseUnavailable):
+            except (*AWAY, DatabaseUnavailable):
                 self._away_until = time.monotonic() + AWAY_S
                 raise
         finally:
@@ -80,8 +81,8 @@ class Acts:
         if self._connection is not None and not self._connection.closed:
             try:
                 return work(self._connection)
-            except psycopg.OperationalError:
-                self._connection.close()  # the server was restarted meanwhile
+            except AWAY:
+                self._connection.close()  # the server was restarted meanwhile, or another has the writes
         self._connection = self._database.connect()
         return work(self._connection)
 

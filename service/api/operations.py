@@ -27,7 +27,8 @@ async def healthz() -> PlainTextResponse:
 def readyz(shared: Shared) -> Response:
     """Ready: the database answers and has the right schema. Whoever asks is not told where it is.
 
-    Without a broker visits are accepted and done, and alerts wait: the answer says so, and is still yes.
+    Without a broker visits are accepted and done, and alerts wait; of a standby all can be read, and visits are told to come
+    again: the answer says so, and is still yes.
     """
     try:
         shared.database.check_schema(newer_is_good=True)
@@ -35,6 +36,13 @@ def readyz(shared: Shared) -> Response:
         _log.warning("not ready: %s", error)
         text = str(error) if shared.settings.access == "local" else "not ready: the log of the service says why"
         return problem(503, error.code, text, RETRY_AFTER_S)
+    try:
+        shared.database.check_writable()
+    except DatabaseUnavailable as error:
+        _log.warning("%s", error)
+        return PlainTextResponse(
+            "ready, degraded: the database takes no writes: what is stored can be read, visits must be sent again later\n"
+        )
     problem_of_broker = shared.broker.problem()
     if problem_of_broker is None:
         return PlainTextResponse("ready\n")

@@ -45,6 +45,12 @@ def database_findings(settings: Settings) -> Iterator[Finding]:
             yield wrong("schema", str(error), "alertprod apdb migrate")
             return
         yield good("schema", "the one of this program")
+        try:
+            database.check_writable()
+        except DatabaseUnavailable as error:
+            todo = "name both hosts in ALERTPROD_DATABASE_URI, with target_session_attrs=read-write; or promote it"
+            yield wrong("writes", str(error), todo)
+            return
         yield _rights(connection)
         for advised in advice(connection):
             yield warning(f"table {advised.table}", advised.finding, advised.command)

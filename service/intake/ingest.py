@@ -193,6 +193,7 @@ class Ingest:
     def _database_answers(self) -> bool:
         try:
             self._database.check_schema(newer_is_good=True)
+            self._database.check_writable()
         except AlertProdError:
             return False
         return True

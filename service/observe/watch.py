@@ -96,11 +96,16 @@ class Reach:
 
 
 def ask_database(settings: Settings) -> Callable[[], None]:
-    """Return a question to the database: does it answer, with the schema of this program?"""
+    """Return a question to the database: does it answer, with the schema of this program, and take writes?"""
     from apdb import Database
 
     database = Database(settings.database(), statement_timeout_s=int(LIMIT_S))
-    return lambda: database.check_schema(newer_is_good=True)
+
+    def ask() -> None:
+        database.check_schema(newer_is_good=True)
+        database.check_writable()
+
+    return ask
 
 
 def ask_broker(settings: Settings) -> Callable[[], None]:

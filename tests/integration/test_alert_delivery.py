@@ -46,6 +46,7 @@ from service.observe.ledger_measures import render_metrics
 from service.settings import Settings
 from tasks.errors import AlertProdError, TransientError
 from tasks.local_server import free_port
+from tasks.waiting import wait_until
 from tests.support.alert_inputs import frame_with
 from tests.support.databases import copied_database
 from tests.support.outbox_rows import PACKET, fill, patient
@@ -157,8 +158,7 @@ def facade(world):
     server = uvicorn.Server(uvicorn.Config(create_app(settings), port=settings.port, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        time.sleep(0.02)
+    assert wait_until(lambda: server.started, 30.0)
     yield f"http://127.0.0.1:{settings.port}"
     server.should_exit = True
     thread.join()
@@ -334,6 +334,7 @@ def test_a_consumer_that_fails_gets_the_alert_again(world):
     with AlertConsumer(target.brokers, target.topic, group, until_end=True) as consumer:
         for alert in consumer:
             again.append(alert.packet["diaSourceId"])
+
         time.sleep(2.5)  # one round of commits
         code, out, _ = alertprod(settings, "lag", "--json")
         (own,) = [g for g in json.loads(out) if g["group"] == group]
@@ -547,6 +548,28 @@ def test_oversized_packets_are_trimmed_and_say_so(database, kafka, tmp_path):
     want, steps = trim(big.body, 150_000 - 1024)
     assert trimmed.headers["trimmed"] == steps
     assert trimmed.packet == decode_body(want)
+
+
+def test_a_small_topic_gets_batches_of_its_size_and_no_packet_that_cannot_be_cropped_stands_in_the_way(
+    database, kafka, tmp_path
+):
+    topic = f"alerts-{uuid4().hex[:8]}"
+    target = KafkaTarget(kafka.brokers, topic, transactional_id=f"relay-{topic}")
+    ensure_topics(target, 1, largest=100_000)
+    noise = np.random.default_rng(1)
+    sizes = [30_000] * 9 + [200_000]  # bytes of a cutout that is no FITS, and does not compress
+    packets = [{**PACKET, "diaSourceId": k, "cutoutScience": noise.bytes(size)} for k, size in enumerate(sizes)]
+    file = AlertArchive(tmp_path).write(5, 0, 1, [Alert(p["diaSourceId"], 1, encode_body(p)) for p in packets])
+    with database.connect() as connection:
+        outbox.add(connection, outbox.OutboxEntry(5, 0, 1, file.name, len(sizes), file.checksum, index=file.index))
+    relay = Relay(database, AlertArchive(tmp_path), target)
+    try:
+        assert patient(relay) == len(sizes)
+    finally:
+        relay.close()
+    *whole, trimmed = read_alerts(target.brokers, target.topic, len(sizes))
+    assert [len(a.packet["cutoutScience"]) for a in whole] == sizes[:-1]
+    assert trimmed.headers["trimmed"].endswith("cutoutScience")
 
 
 class FakeRegistry:
