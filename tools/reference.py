@@ -10,6 +10,7 @@ from tools.markdown import code, table
 from tools.reference_commands import commands_page
 from tools.reference_flags import flags_page
 from tools.reference_instrument import instrument_page
+from tools.reference_limits import limits_page
 from tools.reference_metrics import metrics_page
 from tools.reference_settings import settings_page
 from tools.reference_sql import views_page
@@ -227,7 +228,7 @@ def others_page() -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "settings": settings_page, "instrument": instrument_page, "commands": commands_page, "http": http_page, "tables": tables_page, "views": views_page,
-    "flags": flags_page, "packets": packets_page, "metrics": metrics_page, "chart": chart_page, "tasks": tasks_page, "others": others_page,
+    "flags": flags_page, "limits": limits_page, "packets": packets_page, "metrics": metrics_page, "chart": chart_page, "tasks": tasks_page, "others": others_page,
 }  # fmt: skip
 
 
