@@ -193,7 +193,7 @@ _SCALES = {"MiB": 1 << 20, "GiB": 1 << 30, "/10 000": 10_000}
 def limits_page() -> str:
     """Every limit by subject, with where it stands in the code."""
     parts = [
-        "# Limits\n\nNumbers that no setting changes, as the code has them: time-outs, sizes, counts. What [settings](settings.md), options of "
+        "# Limits\n\nNumbers that no setting changes, as the code has them: timeouts, sizes, counts, durations of keeping. What [settings](settings.md), options of "
         "[commands](commands.md) and of [tasks](tasks.md) and parameters of the [HTTP API](http.md) change stands there. Names behind a limit are "
         "[error codes](../../errors/README.md).\n"
     ]
