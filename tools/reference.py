@@ -10,6 +10,7 @@ from tools.markdown import code, table
 from tools.reference_commands import commands_page
 from tools.reference_flags import flags_page
 from tools.reference_instrument import instrument_page
+from tools.reference_limits import limits_page
 from tools.reference_metrics import metrics_page
 from tools.reference_settings import settings_page
 from tools.reference_sql import views_page
@@ -43,6 +44,8 @@ def http_page() -> str:
         "[error codes](../../errors/README.md)), `detail` (what was expected, what came, what to do) and `help` (its page). 429 and 503 have the header "
         "`Retry-After`.\n",
         table(("status", "means"), ((s, a["description"]) for s, a in PROBLEMS.items())),
+        f"409 is {_conflicts()}; 404 is `not_found`, 429 `quota_exceeded` or `too_many_requests`. Other errors of a request are 422, or 503 where "
+        "they may pass.\n",
     ]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -53,6 +56,16 @@ def http_page() -> str:
             parts.append(_parameters(operation, document["components"]["schemas"]))
             parts.append(_answers(operation, PROBLEMS))
     return "\n".join(p for p in parts if p)
+
+
+def _conflicts() -> str:
+    """Name the codes of conflicts: that of the class, and those of the classes below it."""
+    from apdb.errors import VisitConflict
+
+    below = [VisitConflict]
+    for kind in below:
+        below += kind.__subclasses__()
+    return ", ".join(code(c) for c in sorted({kind.code for kind in below}))
 
 
 def _answers(operation: dict[str, Any], failures: Container[Any]) -> str:
@@ -227,7 +240,7 @@ def others_page() -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "settings": settings_page, "instrument": instrument_page, "commands": commands_page, "http": http_page, "tables": tables_page, "views": views_page,
-    "flags": flags_page, "packets": packets_page, "metrics": metrics_page, "chart": chart_page, "tasks": tasks_page, "others": others_page,
+    "flags": flags_page, "limits": limits_page, "packets": packets_page, "metrics": metrics_page, "chart": chart_page, "tasks": tasks_page, "others": others_page,
 }  # fmt: skip
 
 

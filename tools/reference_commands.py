@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 from tools.markdown import code, table
@@ -85,10 +86,20 @@ def _option(parameter: Any) -> tuple[str, str, str]:
     shown = "" if default in (None, False, ()) or callable(default) else str(getattr(default, "value", default))
     if getattr(parameter, "is_flag", False) and default is True:
         shown = names[0]
-    words = getattr(parameter, "help", None) or ""
+    words = (getattr(parameter, "help", None) or "") + _bounds(parameter)
     if parameter.multiple or parameter.nargs == -1:
         words += "" if "repeat" in words or parameter.nargs == -1 else " (may be repeated)"
     return ", ".join(map(code, names)), words, "needed" if parameter.required else code(shown)
+
+
+def _bounds(parameter: Any) -> str:
+    """Say what a value may be, where the command line checks it."""
+    kind = getattr(parameter.type_descriptor, "annotation", None)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f" (one of {', '.join(str(c.value) for c in kind)})"
+    if parameter.min is None:
+        return ""
+    return f" (at least {parameter.min:g})" if parameter.max is None else f" ({parameter.min:g} to {parameter.max:g})"
 
 
 def _parsed(action: argparse.Action) -> tuple[str, str, str]:

@@ -36,7 +36,10 @@ def tail(
     filter_: Filter = None,
     as_json: Json = False,
 ) -> None:
-    """Print alerts as they come."""
+    """Print alerts as they come: those from now on, unless --from-beginning is given.
+
+    It keeps no place: each call reads under a group of its own. It ends with status 1 where no broker answers within 10 s.
+    """
     from alerts.consumer import AlertConsumer
     from alerts.delivery.target import require_topics
     from service.commands.archived_alerts import alert_line, writer_id
@@ -68,7 +71,10 @@ def show(
     fits: Annotated[Path | None, typer.Option(help="directory for the cutouts as FITS files")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print one alert of the archive; draw it, or take its cutouts out."""
+    """Print one alert of the archive; draw it, or take its cutouts out.
+
+    Of a visit that was processed anew it is the newest. One that is not there ends it with status 1 (alert).
+    """
     from alerts.archive.selection import AlertSelection
     from alerts.archive.store import AlertArchive
     from alerts.errors import AlertError
@@ -111,7 +117,11 @@ def replay(
     dry_run: Annotated[bool, typer.Option(help="count only")] = False,
     as_json: Json = False,
 ) -> None:
-    """Publish alerts of the archive again, on another topic, and their corrections on its topic of corrections."""
+    """Publish alerts of the archive again, on another topic, and their corrections on its topic of corrections.
+
+    The alert topic, those of the fan-out, and their .corrections and .progress are refused. One of --visit, --since, --until and
+    --object is needed. The topics are made where they are missing; each message has the header ``replayed``.
+    """
     from alerts.delivery.replay import replay as send
     from alerts.delivery.target import ensure_topics
     from alerts.packets.corrections import correction_topic
@@ -146,7 +156,10 @@ def replay(
 def validate(
     visit: Visit = None, detector: Detector = None, since: Since = None, until: Until = None, as_json: Json = False
 ) -> None:
-    """Check that alert files are what was written, that every alert fits its schema, and that none is missing."""
+    """Check that alert files are what was written, that every alert fits its schema, and that none is missing; status 1 if any is wrong.
+
+    Without --visit, --since or --until all files are checked.
+    """
     from alerts.archive.selection import AlertSelection
     from alerts.archive.store import AlertArchive
     from alerts.archive.validate import validate_row
@@ -186,7 +199,10 @@ def export(
     cutouts: Annotated[bool, typer.Option(help="with the cutouts")] = True,
     as_json: Json = False,
 ) -> None:
-    """Write alerts of the archive to a Parquet file; the memory does not grow with their number."""
+    """Write alerts of the archive to a Parquet file; the memory does not grow with their number.
+
+    One of --visit, --since, --until and --object is needed. A file that is there is replaced when the new one is whole.
+    """
     from alerts.archive.parquet import write_parquet
     from alerts.packets.wire import decode_body
     from service.commands.archived_alerts import ArchivedAlerts, chosen_alerts
@@ -262,7 +278,10 @@ def list_held(as_json: Json = False) -> None:
 
 @alerts_app.command()
 def release(visit: OneVisit, detector: OneDetector) -> None:
-    """Publish the held alerts of a visit after all."""
+    """Publish the held alerts of a visit after all: behind what is queued; readers get a correction `released` for each.
+
+    Where none are held it ends with status 1 (not_found).
+    """
     from apdb.queue.holds import release_held
 
     with open_database().session() as connection:
@@ -272,7 +291,10 @@ def release(visit: OneVisit, detector: OneDetector) -> None:
 
 @alerts_app.command()
 def drop(visit: OneVisit, detector: OneDetector) -> None:
-    """Never publish the held alerts of a visit (its sources stay)."""
+    """Never publish the held alerts of a visit; its sources and the alert file stay.
+
+    Where none are held it ends with status 1 (not_found). It cannot be taken back.
+    """
     from apdb.queue.holds import drop_held
 
     with open_database().session() as connection:

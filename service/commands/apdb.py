@@ -102,7 +102,10 @@ def archive(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Write old months, and rows that came late for them, to Parquet and detach them; with --drop, drop those that are archived."""
+    """Write old months, and rows that came late for them, to Parquet and detach them; with --drop, drop those that are archived.
+
+    Without --drop the detached tables stay, and no disk is freed. A file is read back before its month is detached.
+    """
     from apdb.operate.archive import archive_partition, archived, drop_archived, old_partitions
     from apdb.schema.partitions import month_bounds
 
@@ -253,7 +256,10 @@ def reader(
     timeout_s: Annotated[int, typer.Option(min=1, help="time limit of a statement")] = 30,
     connections: Annotated[int, typer.Option(min=1, help="sessions at a time")] = 10,
 ) -> None:
-    """Make (or renew) a read-only role for dashboards and notebooks."""
+    """Make (or renew) a read-only role for dashboards and notebooks: it reads the views and two functions, and no table.
+
+    Run it again for another password or other limits, and after an update that brings views.
+    """
     from apdb.operate.readers import make_reader
 
     secret = None if password_file is None else password_file.read().strip()

@@ -55,7 +55,10 @@ def show_letter(number: Annotated[int, typer.Argument(help="as list shows it")],
 
 @dead_letters_app.command("requeue")
 def requeue_letters(numbers: Numbers, as_json: Json = False) -> None:
-    """Enter the messages of dead letters again; those that cannot be keep their new reason (exit status 1)."""
+    """Enter the messages of dead letters again; those that cannot be keep their new reason (exit status 1), the others are entered.
+
+    Numbers are those of `alertprod dead-letters list`; only letters in state waiting can be entered.
+    """
     from service.failures import typed
     from service.intake.headers import HeaderReader
     from service.intake.requeue import requeue

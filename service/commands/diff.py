@@ -46,7 +46,11 @@ def diff(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Subtract one image from another: the algorithm alone."""
+    """Subtract one image from another: the algorithm alone.
+
+    Outputs are looked at before anything is computed; one that is an input is refused (output). With --all-images the exit status is 1
+    where one image failed, and the others are done.
+    """
     chosen = key_values(config or [])
     outputs = DiffOutputs(output, sources, score, plots)
     check_all((file_of(science), file_of(template)), [outputs] if not all_images else [])

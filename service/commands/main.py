@@ -102,7 +102,10 @@ def status(as_json: Json = False) -> None:
 
 @app.command(rich_help_panel=LOOK)
 def doctor(as_json: Json = False) -> None:
-    """Look at database, broker, topics, registry, disks, templates, clock and rights; say what is wrong and what to do."""
+    """Look at database, broker, topics, registry, disks, templates, clock and rights; say what is wrong and what to do.
+
+    States: ok, warning (it works), wrong (exit status 1), skipped. Nothing is changed.
+    """
     from dataclasses import asdict
 
     from service.doctor.run import examine
@@ -134,7 +137,10 @@ def night(
     keep: Annotated[bool, typer.Option(help="keep templates, differences and alert files")] = False,
     as_json: Json = False,
 ) -> None:
-    """Process frames from disk through a whole service on this machine."""
+    """Process frames from disk through a whole service on this machine.
+
+    Exit status 0: every frame was used; 1: one was refused or failed; 130, 143, 129: a signal ended it.
+    """
     from service.local.night import NightPlan, run_night
     from service.local.night_table import print_night
 
@@ -161,7 +167,10 @@ def explain(
     rerun: Annotated[bool, typer.Option(help="subtract again where nothing is stored")] = True,
     as_json: Json = False,
 ) -> None:
-    """Say why there is, or is no, alert of a visit at a place."""
+    """Say why there is, or is no, alert of a visit at a place: the last step that was not passed is the reason.
+
+    Where nothing is stored the visit is subtracted again (nothing is written; as long as a visit takes), if it has ended.
+    """
     from service.processing.explain import explain as follow
 
     open_database()  # refuses one that is not of this program

@@ -55,7 +55,7 @@ def serve() -> None:
 
 
 def worker(drain: Annotated[bool, typer.Option(help="end when the queue is empty")] = False) -> None:
-    """Process visits."""
+    """Process visits, one in each of ALERTPROD_WORKERS job processes, until SIGTERM: see ALERTPROD_DRAIN_S."""
     from service.workers.supervisor import Worker
 
     work = Worker(_start("worker", folders=("archive_dir", "products_dir")))
@@ -64,7 +64,7 @@ def worker(drain: Annotated[bool, typer.Option(help="end when the queue is empty
 
 
 def relay() -> None:
-    """Publish alerts."""
+    """Publish alerts: one relay leads, others stand by."""
     from service.delivery import run_relay
 
     settings = _start("relay", kafka=True, folders=("archive_dir",))

@@ -27,7 +27,10 @@ def template_build(
     refcat: Annotated[Path | None, typer.Option(help="reference stars (Parquet: ra, dec, flux in nJy)")] = None,
     as_json: Json = False,
 ) -> None:
-    """Coadd frames into a new version of a template set."""
+    """Coadd frames of one band into a new version of a template set.
+
+    A frame that cannot be used is an error, and nothing is built: leave it out (`alertprod night` leaves such frames out by itself).
+    """
     from calibration import ReferenceStars
     from service.processing.build_template import template_from_frames
     from service.processing.instruments import checked_instrument
@@ -111,7 +114,7 @@ def template_promote(
 
 @template_app.command("roll-back")
 def template_roll_back(name: Name, band: Annotated[str, typer.Option(help="one of u g r i z y")]) -> None:
-    """Let the version be used again that was used before the last promotion."""
+    """Let the version be used again that was used before the last promotion; where none was promoted: status 1 (template_missing)."""
     from service.access.client import remote_api, tell
 
     if (url := remote_api()) is not None:

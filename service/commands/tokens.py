@@ -34,7 +34,10 @@ def create(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a token and show it, once: only its hash is kept."""
+    """Make a token and show it, once: only its hash is kept.
+
+    --out makes a file that its owner alone may read (mode 0600); one that is there is not written over (output).
+    """
     from service.access.tokens import make_token
     from service.errors import OutputError
 

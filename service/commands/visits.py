@@ -47,7 +47,10 @@ def show_visit(
     detector: Annotated[int | None, typer.Argument(help="all of the visit by default")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what became of a visit: state, times, counts, and the error with what to do."""
+    """Show what became of a visit: state, times, counts, and the error with what to do.
+
+    An API (ALERTPROD_API_URL) is asked for one detector; the database shows all of the visit. A visit that never came: status 1 (not_found).
+    """
     descriptions = _of_visit(visit, detector)
     if as_json:
         print(json.dumps(descriptions[0] if detector is not None else descriptions, default=str))
@@ -64,7 +67,10 @@ def withdraw(
     reason: Annotated[str, typer.Option(help="why: kept in the audit, and told to the readers of alerts")],
     as_json: Json = False,
 ) -> None:
-    """Take back what a visit stored: its objects are made anew without it, and readers of its alerts are told."""
+    """Take back what a visit stored: its objects are made anew without it, and readers of its alerts are told.
+
+    It asks the database, never an API. A visit that is being processed is refused (visit_running).
+    """
     from astropy.time import Time
 
     from apdb.visit.withdraw import withdraw_visit

@@ -16,7 +16,7 @@ from tasks.errors import AlertProdError
 
 __all__ = ["database_findings"]
 
-LEAST_VERSION = 130_000
+LEAST_VERSION = 150_000
 CLOCK_WARNING_S, CLOCK_WRONG_S = 1.0, 30.0
 BUSY = 0.8  # of the connections that the server allows
 _WRITTEN = ("VisitLedger", "VisitLease", "AlertOutbox", "DiaSource", "DiaObject", "DiaForcedSource", "DeadLetter")

@@ -12,6 +12,7 @@ from apdb.schema.view_columns import FUNCTIONS, VIEWS, view_columns
 from exposure.header.rules import TimeRule
 from exposure.instrument import Instrument
 from exposure.mask import PLANES
+from service.pages.nights.facts import STEPS
 from service.pages.visits.meanings import MEANINGS
 from service.pairs.source_columns import FLAG_BITS as TABLE_BITS
 from service.settings import NOT_SETTINGS, PREFIX, Settings
@@ -20,7 +21,8 @@ from tools.check_links import raw_markup
 from tools.reference import PAGES, http_document, resolved
 from tools.reference_commands import ELSEWHERE, commands, options
 from tools.reference_instrument import WORDS, keys
-from tools.reference_metrics import COUNTS
+from tools.reference_limits import LIMITS, limits_page
+from tools.reference_metrics import COUNTS, FIELDS, STEP_WORDS
 from tools.reference_settings import EDGES, OTHER_VARIABLES
 from tools.reference_tasks import options_of, tasks
 
@@ -59,6 +61,7 @@ def pages():
             "packets",
             "metrics",
             "instrument",
+            "limits",
         )
     }
 
@@ -171,6 +174,27 @@ def test_every_number_of_a_visit_is_there(pages):
     rows = rows_of(pages["metrics"])
     assert rows["Counts"][1:] == [f"`{n}`" for n in COUNTS]
     assert rows["Quality metrics"][1:] == [f"`{n}`" for n in sorted(MEANINGS)]
+
+
+def test_steps_and_fields_of_a_visit_are_those_that_the_service_tells(pages):
+    assert tuple(STEP_WORDS) == STEPS
+    source = (ROOT / "service" / "intake" / "submit.py").read_text(encoding="utf-8").partition("def describe(")[2]
+    told = re.findall(r'^        "(\w+)": ', source, re.MULTILINE)
+    assert told == [name for names in FIELDS for name in names.split(", ")]
+    assert len(rows_of(pages["metrics"])["Alarms"]) > 15
+
+
+def test_limits_are_named_once_and_have_the_values_of_the_code():
+    page = limits_page()
+    rows = dict(re.findall(r"^\| (.*?) \| (.*?) \|", page, re.MULTILINE))
+    assert rows["visits of one `POST /v1/visits/batch`"] == "2 000"
+    assert rows["body of a request without an image"] == "1 MiB"
+    assert rows["how long a visit waits for a patch of sky that another holds"] == "120 s"
+    assert rows["largest such gain"] == "60 e-/count"
+    assert rows["schema id in the header of a correction"] == "90100"
+    for subject, limits in LIMITS.items():
+        assert f"## {subject}\n" in page
+        assert len({where for _, where, _, _ in limits}) == len(limits), subject
 
 
 def test_every_column_field_and_metric_says_what_it_is(pages):

@@ -49,7 +49,10 @@ def ingest(
     replace: Annotated[bool, typer.Option("--replace", help="files that changed, or are elsewhere now")] = False,
     as_json: Json = False,
 ) -> None:
-    """Enter frames and their visits; the files stay where they lie."""
+    """Enter frames and their visits; the files stay where they lie.
+
+    One frame that cannot be used is an error, and none is entered; with --keep-going it is left out, and the status is 1.
+    """
     from middleware.repository import Repository
 
     left: list[Path] = []
