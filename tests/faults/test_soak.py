@@ -108,7 +108,6 @@ def test_memory_and_connections_stay_flat(survey, database, kafka, record_proper
         record_property(f"{role}, MB/min", f"{slope:+.2f} (95 %: {upper:+.2f}; {memory[role][-1]:.0f} MB)")
     record_property("connections", f"{max(connections[warm:half])}, then {max(connections[half:])}")
     record_property("reads, 99 of 100", f"{1000 * np.quantile(latency, 0.99):.0f} ms")
-    print(np.round(times, 2).tolist(), over, {r: np.round(m, 1).tolist() for r, m in memory.items()})
     print({role: f"{s:+.2f} < {u:+.2f}" for role, (s, u) in slopes.items()}, states, connections[warm], connections[-1])
     assert set(states) <= {"done", "queued", "running"}, states
     assert max(connections[half:]) <= max(connections[warm:half]) + 1
