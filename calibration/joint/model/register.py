@@ -189,8 +189,8 @@ def _references_found(vectors: F64, reference: F64) -> bool:
     if inside.sum() < _TELLING:
         return False
     found = np.isfinite(tree.query(reference[inside], distance_upper_bound=MATCH * ARCSEC)[0])
-    chance = 1.0 - np.exp(-around[inside] * (MATCH / _AROUND) ** 2)
-    return bool(found.mean() > max(_FOUND, _CHANCE * float(chance.mean())))
+    chance = float((1.0 - np.exp(-around[inside] * (MATCH / _AROUND) ** 2)).mean())
+    return bool(found.mean() - chance > _FOUND * (1.0 - chance))
 
 
 def _unmatched(vectors: F64, image: I64, share: F64, tree: cKDTree) -> I64:
