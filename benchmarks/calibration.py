@@ -1,6 +1,6 @@
 """Joint calibration and visit summaries: time, memory, accuracy; SCAMP beside it where the program is there.
 
-Run ``python -m benchmarks.calibration [compare|scale|all]``. Everything is made from `simulation.focal_plane`.
+Run ``python -m benchmarks.calibration [compare|scale|pulls|all]``. Everything is made from `simulation.focal_plane`.
 """
 
 import json
@@ -318,6 +318,31 @@ def scale() -> list[dict[str, Any]]:
     return out
 
 
+def pulls() -> list[dict[str, Any]]:
+    """Errors of stars in units of their formal errors, and chi2, against the headers' errors, outliers and visits (9 chips)."""
+    out = []
+    for n_visits in (4, 16):
+        for header in (0.03, 0.3, 2.0):
+            for outliers in (0.01, 0.05):
+                s = simulate_mosaic(MosaicSettings(1, n_visits, 9, outliers=outliers, pointing_arcsec=header))
+                with tempfile.TemporaryDirectory() as name:
+                    write_survey(s, Path(name))
+                    metrics, result = fit(s, Path(name))
+                stars, truth = result.stars, s.truth
+                tree = cKDTree(unit_vectors(truth.ra.to_numpy(), truth.dec.to_numpy()))
+                index = tree.query(unit_vectors(stars.ra.to_numpy(), stars.dec.to_numpy()))[1]
+                off = 3.6e6 * (stars[["ra", "dec"]].to_numpy() - truth[["ra", "dec"]].to_numpy()[index])
+                off[:, 0] *= np.cos(np.radians(stars.dec))
+                pull = off / np.sqrt(stars[["ra_var", "dec_var"]].to_numpy())
+                halves = ("astrometry", "photometry")
+                row = {"visits": n_visits, "header_arcsec": header, "outliers": outliers, "converged": result.converged}
+                row["pull"] = 1.4826 * float(np.median(np.abs(pull)))
+                row |= {f"{h}_chi2": metrics[f"{h}_final_chi2"] / metrics[f"{h}_final_ndof"] for h in halves}
+                out.append(row)
+                print(json.dumps(row), flush=True)
+    return out
+
+
 def main() -> None:
     """Run what was asked for and print JSON."""
     what = sys.argv[1] if len(sys.argv) > 1 else "all"
@@ -325,6 +350,8 @@ def main() -> None:
         print(json.dumps(compare(), indent=1, default=float), flush=True)
     if what in ("scale", "all"):
         scale()
+    if what in ("pulls", "all"):
+        pulls()
 
 
 if __name__ == "__main__":

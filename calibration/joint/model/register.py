@@ -26,6 +26,10 @@ _LOST = 0.5  # of the same: a visit below it is not registered
 _POOR = 0.1  # matched share below which a visit is looked for, however poor the others are
 _GAIN = 0.02  # of the detections, that a map from far away must match beside what matched before
 _CHANCE = 3.0  # times the share that matches by chance: below it a visit is not registered
+_FOUND, _AROUND = (
+    0.5,
+    30.0,
+)  # of the reference stars with a detection so many arcsec around: a deep visit that is registered
 _TELLING = 15  # expected matches that tell that a visit is not registered
 
 
@@ -150,6 +154,8 @@ def _from_far(out: Registration, images: Images, image: I64, vectors: F64, brigh
     number = np.bincount(visit, minlength=visits.size)
     chance = np.array([_chance_share(vectors[visit == v], reference) for v in range(visits.size)])
     weak = share < np.maximum(_WEAK * share.max(), np.maximum(_POOR, _CHANCE * chance))
+    for v in np.flatnonzero(weak & (share >= _WEAK * share.max())):
+        weak[v] = not _references_found(moved[visit == v], reference)
     weak[of_image[_unmatched(moved, image, share[of_image], tree)]] = True
     for v in np.flatnonzero(weak & (number > 0)):
         of = visit == v
@@ -170,6 +176,21 @@ def _from_far(out: Registration, images: Images, image: I64, vectors: F64, brigh
     telling = share.max() * number >= _TELLING
     lost = telling & (share < _LOST * share.max()) & (share <= _CHANCE * chance)
     out.lost = [int(v) for v in visits[lost]]
+
+
+def _references_found(vectors: F64, reference: F64) -> bool:
+    """Return whether the reference stars (K, 3) among the detections (N, 3) of a visit are detected, far more than by chance.
+
+    Of a deep image hardly any detection is a reference star, but of a registered one most reference stars are detections.
+    """
+    tree = cKDTree(vectors)
+    around = np.asarray(tree.query_ball_point(reference, _AROUND * ARCSEC, return_length=True))
+    inside = around > 0
+    if inside.sum() < _TELLING:
+        return False
+    found = np.isfinite(tree.query(reference[inside], distance_upper_bound=MATCH * ARCSEC)[0])
+    chance = float((1.0 - np.exp(-around[inside] * (MATCH / _AROUND) ** 2)).mean())
+    return bool(found.mean() - chance > _FOUND * (1.0 - chance))
 
 
 def _unmatched(vectors: F64, image: I64, share: F64, tree: cKDTree) -> I64:
