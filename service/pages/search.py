@@ -19,7 +19,7 @@ search_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 MOST = 200
 VISITS, SHOWN = 8, 25  # the newest ccdVisits, and how many objects are shown where nothing is asked for
-MOST_OBJECTS = 5_000_000  # that are looked at for those with most detections
+MOST_OBJECTS = 5_000_000  # that are looked at for those with most detections: a million takes 0.25 s
 _BY_ID = (
     ("object", 'SELECT "diaObjectId" AS id FROM "DiaObjectLast" WHERE "diaObjectId" = %s'),
     ("source", 'SELECT "diaSourceId" AS id, "diaObjectId" AS object, visit, detector, ra, dec FROM "DiaSource" WHERE "diaSourceId" = %s LIMIT 1'),
