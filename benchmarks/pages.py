@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +32,7 @@ PAINTS, COMMITS = 9, 12
 WINDOW = {"width": 1600, "height": 1000}
 ON_THE_SKY = 10_000  # objects
 VIEWERS, WATCHED_S = 200, 8.0  # of the stream of events
+_PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN"
 _SOURCES = """
 INSERT INTO "DiaSource" ("diaSourceId", visit, detector, "diaObjectId", "midpointMjdTai", ra, dec, x, y, "psfNdata", "trailNdata",
  "dipoleNdata", "timeProcessedMjdTai", "bboxSize", "pixelId", band, "psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr", snr)
@@ -134,26 +135,44 @@ def _timed(act: Callable[[], object]) -> float:
 def paints(url: str, database: "Connection") -> list[tuple[str, float, float]]:
     """Return (what, median, longest) in the browser, in ms."""
     with browser() as program:
-        rows = [_first_paint(program, url, warm=False), _first_paint(program, url, warm=True)]
+        rows = [_cold(program, url), *_warm(program, url)]
         with program.new_context(viewport=WINDOW) as context:
             page = context.new_page()
             return [*rows, _long_curve(page, url), _sky(page, url), _commits(page, url, database)]
 
 
-def _first_paint(program: Any, url: str, *, warm: bool) -> tuple[str, float, float]:
-    """Open the night in windows of their own: each with nothing kept, or all with the files of the first."""
-    seen = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN"
+def _cold(program: Any, url: str) -> tuple[str, float, float]:
+    """Open the night in windows of their own, each with nothing kept."""
     times = []
-    with program.new_context(viewport=WINDOW) as kept:
-        for k in range(PAINTS + warm):
-            with nullcontext(kept) if warm else program.new_context(viewport=WINDOW) as context:
-                page = context.new_page()
-                page.goto(url)
-                until(page, f"!Number.isNaN({seen})")
-                if k or not warm:
-                    times.append(float(page.evaluate(seen)))
-                page.close()
-    return f"first paint of the night, {'warm' if warm else 'cold'}", statistics.median(times), max(times)
+    for _ in range(PAINTS):
+        with program.new_context(viewport=WINDOW) as context:
+            page = context.new_page()
+            page.goto(url)
+            until(page, f"!Number.isNaN({_PAINTED})", every_ms=5)
+            times.append(float(page.evaluate(_PAINTED)))
+    return "first paint of the night, cold", statistics.median(times), max(times)
+
+
+def _warm(program: Any, url: str) -> list[tuple[str, float, float]]:
+    """Follow the link to the night from another page of one window, which has shown both before."""
+    from_begin, from_click = [], []
+    with program.new_context(viewport=WINDOW) as context:
+        page = context.new_page()
+        page.goto(url)
+        for k in range(PAINTS + 1):
+            page.goto(f"{url}/streams")
+            until(page, f"!Number.isNaN({_PAINTED})")
+            clicked = 1e3 * time.time()
+            with page.expect_navigation(url=f"{url}/"):
+                page.click("nav a[href='/']", no_wait_after=True)
+            until(page, f"!Number.isNaN({_PAINTED})", every_ms=5)
+            begin, painted = float(page.evaluate("performance.timeOrigin")), float(page.evaluate(_PAINTED))
+            if k:
+                from_begin.append(painted)
+                from_click.append(begin + painted - clicked)
+    what = "the same, warm: by a link, its files kept by the browser; from the begin of the navigation"
+    rows = ((what, from_begin), ("the same, warm, from the command to click", from_click))
+    return [(words, statistics.median(times), max(times)) for words, times in rows]
 
 
 def _long_curve(page: Any, url: str) -> tuple[str, float, float]:

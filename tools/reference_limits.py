@@ -183,6 +183,8 @@ LIMITS: dict[str, tuple[Row, ...]] = {
         ("newest ccdVisits whose detections are offered for scanning", "service.pages.scanning.page:VISITS", "", ""),
         ("pictures are reduced to a longer side of", "service.pages.visits.images:WHOLE", "px", "links lead to parts in full resolution"),
         ("how long a picture may take to be made", "service.pages.viewer:ANSWER_S", "s", ""),
+        ("objects that are looked at for those with most detections", "service.pages.search:MOST_OBJECTS", "", "the page says so"),
+        ("how long those are kept for all who ask", "service.pages.kept:COUNTED_S", "s", "counted anew"),
         ("sources of a visit that its page lists", "service.pages.visits.page:MOST_SOURCES", "", ""),
         ("restarts by `alertprod up` of a role that a signal ended", "service.local.up:MOST_RESTARTS", "", "it ends with status 1"),
     ),

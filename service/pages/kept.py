@@ -11,17 +11,18 @@ from fastapi import Request
 from service.pages.live import look
 from service.pages.shared import resources_of
 
-__all__ = ["Kept", "kept"]
+__all__ = ["COUNTED_S", "Kept", "kept"]
 
 KEPT_S = 2.0  # at most: ages on a page go on where nothing changes
+COUNTED_S = 60.0  # what is counted over the whole survey, which changes slowly and takes long
 MOST = 16  # parts
 
 
 class Kept:
     """Parts by what was asked for, the last used last; each with what the database was like, and since when it is there."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, keep_s: float = KEPT_S) -> None:
+        self._keep_s, self._lock = keep_s, threading.Lock()
         self._parts: OrderedDict[Hashable, _Part] = OrderedDict()
 
     def of(self, key: Hashable, state: Hashable, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ class Kept:
             while len(self._parts) > MOST:
                 self._parts.popitem(last=False)
         with part.lock:
-            if part.values is None or part.state != state or time.monotonic() - part.since > KEPT_S:
+            if part.values is None or part.state != state or time.monotonic() - part.since > self._keep_s:
                 part.values, part.state, part.since = make(), state, time.monotonic()
             return part.values
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse
 
 from service.pages.assets import assets
-from service.pages.kept import Kept
+from service.pages.kept import COUNTED_S, Kept
 from service.pages.live import live
 from service.pages.nights.page import night_pages
 from service.pages.objects.curve import curves
@@ -32,7 +32,7 @@ _others = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 def add_pages(app: FastAPI, problems: dict[int | str, dict[str, Any]]) -> None:
     """Let an application answer with the pages of the dashboard; `problems` describes what every path may answer."""
-    app.state.kept = Kept()
+    app.state.kept, app.state.counted = Kept(), Kept(COUNTED_S)
     for router in (
         night_pages,
         visit_pages,

@@ -438,6 +438,8 @@ def test_a_place_alone_is_followed_through_the_newest_visit_whose_image_holds_it
 
 def test_objects_to_begin_with_are_each_shown_once_in_the_order_of_choice(database, tmp_path):
     ask, _ = asker(tmp_path / "uploads", database_uri=database.uri)
+    before = ask("GET", "/search?of=all", headers=HTML).text  # which is not kept for a minute
+    assert "No object was detected yet" in before
     with database.session() as connection:
         ensure_months(connection, 61001.5)
         store_rows(connection)
