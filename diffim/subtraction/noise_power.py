@@ -8,7 +8,7 @@ from diffim.pixels.masked_image import MaskedImage
 from exposure.noise import BLOCK, MAX_LAG, near_sources, sky_autocorrelation
 from tasks.arrays import F32, F64, Flags
 
-__all__ = ["BLOCK", "noise_correlation", "noise_power", "sky_correlation", "smooth_power"]
+__all__ = ["BLOCK", "noise_correlation", "noise_gain", "noise_power", "sky_correlation", "smooth_power"]
 
 BLOCKS = 150  # of sky, that tell how noise is correlated
 FLOOR = 0.08  # of white noise: frequencies that resampling removed are not blown up
@@ -39,6 +39,16 @@ def noise_correlation(planes: MaskedImage) -> F64 | None:
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
     near = fft.irfft2(_tapered(correlation), (BLOCK, BLOCK))[np.ix_(lags, lags)]
     return np.asarray(near / near[MAX_LAG, MAX_LAG])
+
+
+def noise_gain(stamp: F32, correlation: F64 | None) -> np.float32:
+    """Return the variance that a filter (S, S) leaves of noise with a correlation over what it leaves of white noise."""
+    if correlation is None:
+        return np.float32(1)
+    side = stamp.shape[-1] + correlation.shape[-1]  # lags do not wrap around
+    near = fft.irfft2(np.abs(fft.rfft2(stamp.astype(np.float64), (side, side))) ** 2, (side, side))
+    lags = np.arange(-MAX_LAG, MAX_LAG + 1)
+    return np.float32((near[np.ix_(lags, lags)] * correlation).sum() / near[0, 0])
 
 
 def sky_correlation(planes: MaskedImage, rows: int = 128) -> float:
