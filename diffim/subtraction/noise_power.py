@@ -10,7 +10,7 @@ from tasks.arrays import F32, F64, Flags
 
 __all__ = ["BLOCK", "noise_correlation", "noise_gain", "noise_power", "sky_correlation", "smooth_power"]
 
-BLOCKS = 150  # of sky, that tell how noise is correlated
+BLOCKS, BANDS = 50, 2  # of sky, that tell how noise is correlated; bands of rows at least
 FLOOR = 0.08  # of white noise: frequencies that resampling removed are not blown up
 
 
@@ -30,10 +30,10 @@ def noise_correlation(planes: MaskedImage) -> F64 | None:
     Measured on bands of rows that hold some `BLOCKS` blocks: how a resampled image is correlated varies with the phase of its pixels.
     """
     height, width = planes.image.shape
-    number = int(np.clip(np.ceil(BLOCKS * BLOCK / width), 1, max(height // BLOCK, 1)))
+    number = int(np.clip(np.ceil(BLOCKS * BLOCK / width), BANDS, max(height // BLOCK, BANDS)))
     bands = [slice(low, low + BLOCK) for low in np.linspace(0, max(height - BLOCK, 0), number + 2).astype(int)[1:-1]]
     image, variance = (np.concatenate([plane[b] for b in bands]) for plane in (planes.image, planes.variance))
-    correlation = sky_autocorrelation(image, variance, np.concatenate([planes.good(b) for b in bands]))
+    correlation = sky_autocorrelation(image, variance, np.concatenate([planes.good(b) for b in bands]), BLOCKS)
     if correlation is None:
         return None
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
