@@ -1,6 +1,6 @@
 """Whether errors of new sources are errors: ``python -m benchmarks.pulls [--chains A,B,equal,production] [--images 4] [--json]``.
 
-Sources of known place and flux, with the noise of their own light, are put on a grid over images that are subtracted then.
+Sources of known place and flux, with the noise of their own light, are put on images that are subtracted then.
 A pull is (measured - true) / error; widths are robust (half the distance between the 16th and the 84th percentile), and so are
 their means (medians). One row per chain, signal-to-noise and measurement; ``flux`` is forced at the true place (of all that were
 put in), the others are of detections within 1.5 px. A, B: registered pairs of `benchmarks.pairs` with their true PSFs; equal:
@@ -41,20 +41,26 @@ __all__ = ["main", "measured", "pulls"]
 
 F64 = NDArray[np.float64]
 CHAINS = ("A", "B", "equal", "production")
-SNR = (5.0, 20.0, 100.0, 300.0)
-SIZE, STEP, BORDER = 1024, 40, 80  # px
+SIZE, BORDER, APART = 1024, 80, 24  # px
+CANDIDATES = {
+    5.0: 700,
+    20.0: 500,
+    100.0: 160,
+    300.0: 80,
+}  # places for each image: bright ones are rare, and are taken for sky where they are not
 PER_FRAME = 4  # production: images for each template
 CLEAR = 0.5  # sigma of a pixel: more light of the static sky there is not under a new source
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A pair to which sources can be added: the prepared exposures, the stars, and the true PSF of the image."""
+    """A pair to which sources can be added: the prepared exposures, the stars, the true PSF, and places (N, 2) of what is new there."""
 
     science: Exposure
     template: Exposure
     stars: Any
     psf: Psf
+    others: F64
 
 
 def registered(case: str, seed: int) -> Scene:
@@ -62,7 +68,8 @@ def registered(case: str, seed: int) -> Scene:
     pair = pairs.make_pair(case, SIZE, seed)
     rules = load_instrument("generic")
     in_threads(partial(subtract_sky, rules=rules), (pair.science, pair.template))
-    return Scene(pair.science, pair.template, kernel_candidates(pair.science, rules), pair.science.require_psf())
+    stars, psf = kernel_candidates(pair.science, rules), pair.science.require_psf()
+    return Scene(pair.science, pair.template, stars, psf, pair.truth[["x", "y"]].to_numpy())
 
 
 def produced(seed: int, images: int) -> Iterator[Scene]:
@@ -86,7 +93,8 @@ def produced(seed: int, images: int) -> Iterator[Scene]:
         for visit in visits[3:]:
             made = simulate_detector(sky, visit.detectors[0], SIZE, config.pixel_scale, config.seed)
             characterize(made.exposure, rules)
-            yield Scene(made.exposure, merge_patches(made.exposure, [coadd]), made.exposure.sources, made.psf)
+            template = merge_patches(made.exposure, [coadd])
+            yield Scene(made.exposure, template, made.exposure.sources, made.psf, np.zeros((0, 2)))
 
 
 def measured(scene: Scene, snr: float, rng: np.random.Generator) -> pd.DataFrame:
@@ -116,9 +124,16 @@ def measured(scene: Scene, snr: float, rng: np.random.Generator) -> pd.DataFrame
 
 
 def _places(scene: Scene, snr: float, rng: np.random.Generator) -> pd.DataFrame:
-    """Return places of a grid that are clear of the static sky, with the flux of a signal-to-noise."""
+    """Return places that are clear of the static sky, with the flux of a signal-to-noise."""
     science, template = scene.science, scene.template
-    x, y = (a.ravel() + rng.uniform(-3, 3, a.size) for a in np.meshgrid(*[np.arange(BORDER, SIZE - BORDER, STEP)] * 2))
+    # at random: the sky is freed of what comes in columns or waves, which a grid of sources would do
+    x, y = rng.uniform(BORDER, SIZE - BORDER, (2, CANDIDATES[snr]))
+    first = cKDTree(np.column_stack([x, y])).query_pairs(APART, output_type="ndarray")[:, 0]
+    alone = np.ones(x.size, np.bool_)
+    alone[first] = False
+    if len(scene.others):
+        alone &= cKDTree(scene.others).query(np.column_stack([x, y]))[0] > APART
+    x, y = x[alone], y[alone]
     whole = template.cutout(*science.bbox)
     level, noise = np.nanmedian(whole.image), np.sqrt(np.nanmedian(whole.variance))
     light = np.nan_to_num(whole.image - level, nan=np.inf) / noise
@@ -173,7 +188,7 @@ def main() -> None:
         rng = np.random.default_rng([args.seed, CHAINS.index(chain)])
         seeds = range(args.seed * 100, args.seed * 100 + args.images)
         scenes = produced(args.seed, args.images) if chain == "production" else (registered(chain, k) for k in seeds)
-        table = pd.concat([measured(scene, snr, rng) for scene in scenes for snr in SNR], ignore_index=True)
+        table = pd.concat([measured(scene, snr, rng) for scene in scenes for snr in CANDIDATES], ignore_index=True)
         everything.append(table.assign(chain=chain))
         for row in pulls(table).round(3).to_dict("records"):
             print(json.dumps({"chain": chain, **row}) if args.json else {"chain": chain, **row}, flush=True)

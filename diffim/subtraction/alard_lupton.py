@@ -5,7 +5,8 @@ With U the image that is not convolved, C the other one, K the local kernel and 
     D = phi * (U - g - K * C),  phi(f) = sqrt((u + c k^2) / (u + c |K(f)|^2)),  k = sum(K),
 
 where phi whitens the noise and keeps fluxes (phi(0) = 1; Kaiser, DMTN-021). The variance plane is propagated with the
-squared real-space kernels: V_D = phi^2 * V_U + (phi K)^2 * V_C, which is right on sources too.
+squared real-space kernels: V_D = phi^2 * V_U + (phi K)^2 * V_C, which is right on sources too. Where the noise of an image is
+correlated its filter lets more or less of it through than of white noise (`noise_gain`): its part is larger by that.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from numpy import fft
 from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.fft_tiles import Convolution, TileBounds, TileGrid, TileWindow, Transforms, paste, paste_sum
 from diffim.pixels.masked_image import LEAST_VARIANCE, MaskedImage, TileTarget
-from diffim.subtraction.noise_power import BLOCK, noise_power, smooth_power
+from diffim.subtraction.noise_power import BLOCK, noise_gain, noise_power, smooth_power
 from diffim.subtraction.within_tiles import Changes, KernelSlopes, inner, put
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, Box
@@ -62,6 +63,8 @@ class Subtraction:
         Measured noise power over what white inputs would give (`excess_power`), 1 by default.
     scale
         Factor on the difference, and its square on the variance.
+    correlations
+        How the noise of U and of C is correlated (`diffim.subtraction.noise_power.noise_correlation`); None: it is white.
     """
 
     unconvolved: MaskedImage
@@ -71,6 +74,7 @@ class Subtraction:
     decorrelate: bool = True
     excess: F64 | None = None
     scale: float = 1.0
+    correlations: tuple[F64 | None, F64 | None] = (None, None)
 
     @cached_property
     def grid(self) -> TileGrid:
@@ -202,7 +206,9 @@ def _plain_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None:
 def _whitened_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None:
     """Subtract and whiten some tiles."""
     half, reach = s.kernel.size // 2, s.grid.margin
-    filters = _Filters(lambda ft, cell: _noise_filters(ft, s._cell_kernels[cell], s._cell_whitening[cell]))
+    filters = _Filters(
+        lambda ft, cell: _noise_filters(ft, s._cell_kernels[cell], s._cell_whitening[cell], s.correlations)
+    )
     for ft, tile in s.grid.tiles(numbers):
         f_phi, squares = filters.of(ft, tile)
         u, vu, c, vc, work, more = ft.windows(6)
@@ -217,12 +223,15 @@ def _whitened_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None
             paste(ft.back(c), half + reach, tile, out.matched)
 
 
-def _noise_filters(ft: Transforms, kernel: F32, phi: F32) -> tuple[F32, tuple[Convolution, Convolution]]:
-    """Return the spectrum of phi and the convolutions with phi^2 and (phi K)^2."""
+def _noise_filters(
+    ft: Transforms, kernel: F32, phi: F32, correlations: tuple[F64 | None, F64 | None]
+) -> tuple[F32, tuple[Convolution, Convolution]]:
+    """Return the spectrum of phi and the convolutions with phi^2 and (phi K)^2, times the gains of correlated noise."""
     f_phi, side = ft.kernel(phi), kernel.shape[0] + phi.shape[0] - 1
     both = ft.kernel(kernel)
     ft.back(ft.multiply(both, f_phi, both))
-    return f_phi, (Convolution(ft, phi**2), Convolution(ft, both[:side, :side] ** 2))
+    gains = noise_gain(phi, correlations[0]), noise_gain(both[:side, :side], correlations[1])
+    return f_phi, (Convolution(ft, gains[0] * phi**2), Convolution(ft, gains[1] * both[:side, :side] ** 2))
 
 
 def tile_side(height: int, width: int) -> int:

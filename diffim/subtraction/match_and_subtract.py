@@ -130,7 +130,10 @@ def match_and_subtract(
     if earlier_fit is None and len(stars) < options.min_stars:
         raise InsufficientKernelSources(f"{len(stars)} clean kernel stars, need {options.min_stars}", **science.where)
     ratio = _flux_ratio(stars, science, template)
-    white = abs(sky_correlation(direction.convolved)) < WHITE
+    white = [abs(sky_correlation(p)) < WHITE for p in (direction.target, direction.convolved)]
+    correlations = [
+        None if w else noise_correlation(p) for w, p in zip(white, (direction.target, direction.convolved), strict=True)
+    ]
     positions = StarPositions(stars.x, stars.y, _motions(stars, direction))
     base = None if earlier_fit else _psf_kernels(science, template, direction, basis)
     fit_options = FitOptions(
@@ -138,14 +141,16 @@ def match_and_subtract(
         options.background_order,
         options.min_stars,
         flux_ratio=ratio if direction.of_template else 1 / ratio,
-        white_noise=white,
+        white_noise=white[1],
         base=base,
-        correlation=None if white else noise_correlation(direction.convolved),
+        correlation=correlations[1],
     )
     fit = earlier_fit or fit_kernel(direction.convolved, direction.target, positions, basis, science.bbox, fit_options)
     if fit.transparency is not None:
         direction = replace(direction, convolved=fit.transparency.dimmed(direction.convolved))
-    subtraction = _subtraction(science, template, direction, fit.kernel, ratio, white, options)
+    subtraction = _subtraction(science, template, direction, fit.kernel, ratio, all(white), options)
+    if subtraction.excess is not None:
+        subtraction = replace(subtraction, correlations=(correlations[0], correlations[1]))
     subtracted = subtraction.run(want_matched=direction.of_template and options.want_matched)
     total = fit.kernel.kernel_sum
     matched = None
@@ -257,7 +262,7 @@ def _subtraction(
     else:
         convolved, scale = convolved.filled(bare, 1 / max(kernel.kernel_sum, 1e-30)), -1 / kernel.kernel_sum
     excess: F64 | None = None
-    if options.decorrelate and not (white and abs(sky_correlation(direction.target)) < WHITE):
+    if options.decorrelate and not white:
         excess = excess_power(unconvolved, convolved, kernel, science.bbox)
         if np.abs(excess - 1).max() < WHITE_POWER:  # it was crowding that looked like correlation
             excess = None

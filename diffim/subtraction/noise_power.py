@@ -8,9 +8,9 @@ from diffim.pixels.masked_image import MaskedImage
 from exposure.noise import BLOCK, MAX_LAG, near_sources, sky_autocorrelation
 from tasks.arrays import F32, F64, Flags
 
-__all__ = ["BLOCK", "noise_correlation", "noise_power", "sky_correlation", "smooth_power"]
+__all__ = ["BLOCK", "noise_correlation", "noise_gain", "noise_power", "sky_correlation", "smooth_power"]
 
-BLOCKS = 150  # of sky, that tell how noise is correlated
+BLOCKS, BANDS = 50, 2  # of sky, that tell how noise is correlated; bands of rows at least
 FLOOR = 0.08  # of white noise: frequencies that resampling removed are not blown up
 
 
@@ -30,15 +30,25 @@ def noise_correlation(planes: MaskedImage) -> F64 | None:
     Measured on bands of rows that hold some `BLOCKS` blocks: how a resampled image is correlated varies with the phase of its pixels.
     """
     height, width = planes.image.shape
-    number = int(np.clip(np.ceil(BLOCKS * BLOCK / width), 1, max(height // BLOCK, 1)))
+    number = int(np.clip(np.ceil(BLOCKS * BLOCK / width), BANDS, max(height // BLOCK, BANDS)))
     bands = [slice(low, low + BLOCK) for low in np.linspace(0, max(height - BLOCK, 0), number + 2).astype(int)[1:-1]]
     image, variance = (np.concatenate([plane[b] for b in bands]) for plane in (planes.image, planes.variance))
-    correlation = sky_autocorrelation(image, variance, np.concatenate([planes.good(b) for b in bands]))
+    correlation = sky_autocorrelation(image, variance, np.concatenate([planes.good(b) for b in bands]), BLOCKS)
     if correlation is None:
         return None
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
     near = fft.irfft2(_tapered(correlation), (BLOCK, BLOCK))[np.ix_(lags, lags)]
     return np.asarray(near / near[MAX_LAG, MAX_LAG])
+
+
+def noise_gain(stamp: F32, correlation: F64 | None) -> np.float32:
+    """Return the variance that a filter (S, S) leaves of noise with a correlation over what it leaves of white noise."""
+    if correlation is None:
+        return np.float32(1)
+    side = stamp.shape[-1] + correlation.shape[-1]  # lags do not wrap around
+    near = fft.irfft2(np.abs(fft.rfft2(stamp.astype(np.float64), (side, side))) ** 2, (side, side))
+    lags = np.arange(-MAX_LAG, MAX_LAG + 1)
+    return np.float32((near[np.ix_(lags, lags)] * correlation).sum() / near[0, 0])
 
 
 def sky_correlation(planes: MaskedImage, rows: int = 128) -> float:

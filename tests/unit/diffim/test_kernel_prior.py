@@ -55,18 +55,23 @@ def test_many_stars_outvote_psf_models_that_are_wrong():
     assert task.metadata["kernelPriorError"] >= 0.003
 
 
-def test_correlated_noise_of_what_is_convolved_makes_no_kernel_small():
-    """Six times the noise in the template, neighbours correlate by 0.3: taken for white it makes the kernel 1.5 % too small."""
-    sums = []
+def test_correlated_noise_of_what_is_convolved_is_known_to_kernel_and_variance():
+    """Neighbours correlate by 0.3: taken for white it makes the kernel 1.5 % too small and variances 7 % (stars 20 %) too small."""
+    sums, left = [], []
     for side in (0.0, 0.16):
         pair = star_pair(SCIENCE, TEMPLATE, 30, seed=2, flux=(3e4, 1e6))
         template, taps = pair.template, np.array([side, 1.0, side]) / np.sqrt(1 + 2 * side**2)
         light = template.variance - (NOISE / 3) ** 2
         noise = convolve1d(convolve1d(6 * (template.image - light), taps, axis=0), taps, axis=1)
         template.image, template.variance = light + noise, 36 * template.variance
-        task, _ = subtract(pair.science, template, pair.stars, **AS_IT_IS)
+        task, r = subtract(pair.science, template, pair.stars, **AS_IT_IS)
         sums.append(task.metadata["spatialKernelSum"])
+        left.append(residual(pair, r.subtractedExposure))
     assert sums[1] == pytest.approx(sums[0], abs=0.004)
+    assert left[1] == pytest.approx(left[0], abs=0.03)
+    d = r.subtractedExposure
+    sky = (pair.light < 0.1 * NOISE)[20:-20, 20:-20]  # 83 000 px: their std is known to 0.25 %
+    assert (d.image / np.sqrt(d.variance))[20:-20, 20:-20][sky].std() == pytest.approx(1, abs=0.015)
 
 
 @pytest.mark.parametrize(("science", "template"), [(12.0, 6.0), (13.0, 9.0), (10.0, 3.5)])
