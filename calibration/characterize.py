@@ -9,6 +9,7 @@ import pandas as pd
 from calibration.astrometry import refine_wcs
 from calibration.defects.mending import mend_bad_pixels
 from calibration.defects.tracks import find_rays
+from calibration.fringes import subtract_fringes
 from calibration.lonely import are_scattered
 from calibration.noise import fill_variance, subtract_background
 from calibration.psf.model import PsfFit, fit_psf
@@ -62,8 +63,9 @@ def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStar
     if not np.isfinite(exposure.variance).any() or rules.variance != "plane":
         fill_variance(exposure, rms, rules)
     mended = mend_bad_pixels(exposure, rules)
+    fringes = subtract_fringes(exposure, rules.characterize.background_mesh)
     sources = detect_sources(exposure)
-    report = {"nMendedPixels": float(mended)}
+    report = {"nMendedPixels": float(mended), "fringeRms": fringes}
     sigma = rules.characterize.smoothing
     if sigma:
         if reference is not None:

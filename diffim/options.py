@@ -62,6 +62,7 @@ _GATE: dict[str, tuple[float, str]] = {
     "maxFootprintRatio": (0.2, "mean share of the light of the kernel stars that is left"),
     "maxFootprintRatioStdev": (0.4, "scatter of that share"),
     "maxDepthLoss": (0.9, "magnitudes that the depth falls short of what the two images allow"),
+    "maxSkyStructure": (0.25, "rms of structure on the sky of the difference, in units of the noise of a pixel"),
     "maxThresholdScale": (2.0, "factor that the threshold had to rise by"),
     "maxCosmicRayFraction": (0.03, "share of the pixels that cosmic rays hit"),
     "maxStreakFraction": (0.2, "share of the pixels that are on streaks"),

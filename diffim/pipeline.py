@@ -333,6 +333,7 @@ class Differencing:
             )
             for name, rms in vars(sky).items():
                 self.put(f"sky{name.capitalize()}Rms", rms)
+            self.put("skyStructure", sky.smooth / preparation.usual_noise(difference))
         if self.options.doScaleDiffimVariance:
             self.put("scaleDiffimVarianceFactor", scale_variance(difference, static_sky=False))
 

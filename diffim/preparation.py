@@ -6,7 +6,15 @@ from diffim.errors import MismatchError
 from exposure import Exposure
 from exposure.mask import count_flagged, plane_bits, spread_bits, translate
 
-__all__ = ["check_match", "coverage", "flux_unit_ratio", "known_unit_ratio", "mark_saturated_haloes", "prepare_masks"]
+__all__ = [
+    "check_match",
+    "coverage",
+    "flux_unit_ratio",
+    "known_unit_ratio",
+    "mark_saturated_haloes",
+    "prepare_masks",
+    "usual_noise",
+]
 
 KEEP_TEMPLATE = ("NO_DATA", "BAD", "HIGH_VARIANCE", "INEXACT_PSF")
 RENAME_TEMPLATE = {
@@ -66,3 +74,10 @@ def mark_saturated_haloes(exposure: Exposure, radius: float) -> None:
     """Set SUSPECT within `radius` px of saturated pixels: a kernel of finite size leaves rings there."""
     saturated, suspect = plane_bits(["SAT", "SAT_TEMPLATE"]), plane_bits(["SUSPECT"])
     spread_bits(exposure.mask, saturated, radius, exposure.mask, put=suspect)
+
+
+def usual_noise(exposure: Exposure) -> float:
+    """Return the standard deviation of most pixels, as the variance plane has it; NaN of an exposure without data."""
+    some = exposure.variance[::8, ::8]
+    some = some[np.isfinite(some) & (some > 0)]
+    return float(np.sqrt(np.median(some))) if some.size else float("nan")

@@ -12,12 +12,15 @@ from exposure.stamps import adaptive_moments, sided
 from exposure.star_locus import EVIDENT
 from tasks.arrays import F64, Flags
 
-__all__ = ["MOST_MISFIT", "Misfit", "size_excess", "size_misfit", "warn_of"]
+__all__ = ["MOST_MISFIT", "MOST_NEGATIVE", "Misfit", "negative_light", "size_excess", "size_misfit", "warn_of"]
 
 log = logging.getLogger("alertprod.calibration")
 
 MOST_MISFIT = 0.02
 """Of the FWHM, by which a model may be off without a warning."""
+
+MOST_NEGATIVE = 0.01
+"""Of a model's light, in rings that are dark as a whole: the fluxes of a model that has 1 % of it are off by 8 %."""
 
 A_CELL, MOST_CELLS = 6, 8  # stars; cells along a side
 SURE = 3.0  # sigma
@@ -51,6 +54,18 @@ def size_misfit(data: Stamps, model: Psf, fwhm: float) -> Misfit:
         if abs(middle) > SURE * 1.25 * own / np.sqrt(here.sum()) and abs(middle) > worst.error:
             worst = Misfit(abs(middle), float(data.x[here].mean()), float(data.y[here].mean()))
     return worst
+
+
+def negative_light(model: Psf) -> float:
+    """Return the light of a model that is missing in rings of 2 px around its middle, as a share of all its light.
+
+    Optics make no ring darker than the sky; a sky that was taken too bright around stars does.
+    """
+    stamp = model.kernel_at(*model.average_position())[0].astype(np.float64)
+    g = np.arange(stamp.shape[-1]) - stamp.shape[-1] // 2
+    ring = (np.hypot(g[:, None], g[None, :]) / 2).astype(np.int64)
+    light = np.bincount(ring.ravel(), stamp.ravel())
+    return float(-np.minimum(light, 0).sum() / max(light.sum(), 1e-30))
 
 
 def size_excess(data: Stamps, model: Psf, fwhm: float) -> F64:

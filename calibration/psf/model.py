@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from calibration.errors import TooFewStars
 from calibration.psf.crowding import Crowd, is_crowded
 from calibration.psf.follow import stretched
-from calibration.psf.misfit import MOST_MISFIT, Misfit, size_misfit, warn_of
+from calibration.psf.misfit import MOST_MISFIT, MOST_NEGATIVE, Misfit, negative_light, size_misfit, warn_of
 from calibration.psf.stamps import Stamps
 from calibration.psf.wings import normalised, with_wings
 from calibration.stars import psf_stars
@@ -81,7 +81,7 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
     Raises
     ------
     TooFewStars
-        Fewer than `MIN_STARS` usable stars.
+        Fewer than `MIN_STARS` usable stars, or the model of those there are has dark rings.
     """
     rows = _chosen(sources)
     stars = sources.iloc[rows]
@@ -110,10 +110,22 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
             **exposure.where,
         ) from error
     model, (residual, chi2), misfit = _checked(final, data, held, use, exposure.bbox, fwhm)
+    _refuse_dark_rings(model, int(use.sum()), exposure)
     mean = fwhm_of(model.moments_at(*final.average_position()))[0]
     evidence = float(sources.attrs.get(EVIDENCE, np.nan))
     warn_of(evidence, misfit, exposure)
     return PsfFit(model, float(mean), wing, int(use.sum()), int(held.sum()), residual, chi2, evidence, misfit)
+
+
+def _refuse_dark_rings(model: Psf, n_stars: int, exposure: Exposure) -> None:
+    """Raise `TooFewStars` where a model of so many stars has rings of negative light: no flux would be right."""
+    dark = negative_light(model)
+    if dark > MOST_NEGATIVE:
+        raise TooFewStars(
+            f"the light of {n_stars} stars makes no PSF model: {100 * dark:.0f} % of it is negative in rings around the middle, "
+            f"as where the sky is not level around stars; {_ADVICE}",
+            **exposure.where,
+        )
 
 
 def _checked(

@@ -73,6 +73,11 @@ LIMITS: Mapping[str, Limit] = {
     "diffimDepthLoss": Limit(
         "maxDepthLoss", "the difference is {value:.2f} mag less deep than its images allow (limit {limit:g})"
     ),
+    "skyStructure": Limit(
+        "maxSkyStructure",
+        "the sky of the two images differs by structure of {value:.2f} of the noise of a pixel, more than {limit:g}: fringes, or a "
+        "nebula of which one image lost more",
+    ),
     "thresholdExcess": Limit(
         "maxThresholdScale", "the threshold had to rise by a factor {value:.2f}, more than {limit:g}"
     ),

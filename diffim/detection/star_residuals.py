@@ -11,6 +11,7 @@ from exposure.stars import Stars
 from tasks.arrays import F64, nearest_pixels
 
 __all__ = ["StarResiduals", "star_residuals"]
+NEW = 0.15  # of the light of a source, that is not in the difference: the template has nothing there
 CHANGED = 0.3  # of the light of a source: it appeared, went or varied, and says nothing of constant stars
 
 
@@ -48,6 +49,8 @@ def star_residuals(difference: Exposure, sources: Stars, side: int = 15) -> Star
     cov = np.einsum("nkl,nlm,npm->nkp", inverse, np.einsum("nkij,nij,nlij->nkl", basis, var, basis), inverse)
     relative = fitted / flux[:, None]
     noise = np.einsum("nkk->nk", cov) / flux[:, None] ** 2
+    known = ~(np.abs(relative[:, 0] - 1) < NEW)
+    relative, noise = relative[known], noise[known]
     constant = ~(np.abs(relative[:, 0]) > CHANGED)
     if (
         3 * np.count_nonzero(constant) >= constant.size

@@ -14,6 +14,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "cosmicRayFraction": ("", "share of the pixels with data that cosmic rays hit"),
     "diffimDepthLoss": ("mag", "depth reached against the best that noise and PSFs of the two images allow"),
     "directionError": ("", "by what fraction the stars of what is convolved are broader than those of the other"),
+    "fringeRms": ("counts", "fringes that were taken off the sky of the science image, rms"),
     "kernelNoiseGain": ("", "what the kernel multiplies the noise by"),
     "kernelResidualRms": ("sigma", "residual of held-out stars in the fit of the kernel"),
     "kernelSumError": ("", "ln of the kernel's sum over the flux ratio of the stars"),

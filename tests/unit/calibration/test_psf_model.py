@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from calibration import sources as sources_module
-from calibration.errors import TooCrowded
+from calibration.errors import TooCrowded, TooFewStars
 from calibration.psf.model import fit_psf
 from calibration.psf.stamps import clipped_mean
 from calibration.sources import detect_sources
@@ -39,6 +39,31 @@ def test_psf_of_a_crowded_field_is_the_true_one(density):
     ]
     # ten stars, each on the light of some 30 others that are not seen: 1.5 % of scatter; up to 13 % if that is taken for sky
     assert np.abs(np.array(ratios) - 1).max() < 0.045
+
+
+@pytest.mark.parametrize("dark", [0.0, 0.1])
+def test_a_model_with_a_dark_ring_is_refused(dark):
+    """Where the sky was taken too bright around stars their fluxes would be too small, by the share of all stars."""
+    rng = np.random.default_rng(8)
+    x, y = (
+        a.ravel() + rng.uniform(-0.5, 0.5, 16) for a in np.meshgrid(np.arange(4) * 60 + 40.0, np.arange(4) * 60 + 40.0)
+    )
+    image, g = rng.normal(0, 5, (260, 260)), np.arange(260)
+    for u, v in zip(x, y, strict=True):
+        square = (g[:, None] - v) ** 2 + (g - u) ** 2
+        image += 2e5 / (2 * np.pi) * (np.exp(-square / 8) / 4 - dark * np.exp(-square / 72) / 36)
+    made = Exposure(
+        image.astype("f4"),
+        np.full(image.shape, 25.0, "f4") + np.maximum(image, 0).astype("f4"),
+        np.zeros(image.shape, np.int32),
+    )
+    sources = detect_sources(made)
+    assert sources.star.sum() >= 10
+    if dark:
+        with pytest.raises(TooFewStars, match="negative in rings"):
+            fit_psf(made, sources)
+    else:
+        assert fit_psf(made, sources).fwhm == pytest.approx(2 * 2.3548, rel=0.01)
 
 
 @pytest.mark.parametrize("phase", [0.1, 0.3, 0.5])

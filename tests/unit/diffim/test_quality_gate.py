@@ -143,6 +143,16 @@ def test_a_good_pair_has_room_to_every_limit(pair):
     assert m["diffimDepthLoss"] == pytest.approx(0.0, abs=0.06)
 
 
+def test_structure_that_one_image_alone_has_on_its_sky_is_told(pair):
+    science, template, sources = pair
+    y, x = np.mgrid[0 : science.height, 0 : science.width]
+    waves = 0.8 * 5.0 * np.sin(2 * np.pi * (x / 50 + y / 70))  # of a noise of 5 a pixel
+    spoilt = replace(science, image=(science.image + waves).astype("f4"), variance=science.variance.copy())
+    spoilt.metadata, spoilt.mask = dict(science.metadata), science.mask.copy()
+    with pytest.raises(BadSubtraction, match="sky of the two images differs by structure of 0"):
+        subtract(spoilt, replace(template, variance=template.variance.copy()), sources)
+
+
 @pytest.mark.parametrize("sigma", [1.5, 3.0])
 def test_the_best_depth_is_that_of_a_matched_filter(sigma):
     """Equal PSFs and noise: the plain difference is best, with variance 2 v and sigma^2 = 2 v / sum(P^2) = 8 pi sigma^2 v."""

@@ -50,3 +50,19 @@ def test_stars_that_went_do_not_widen_the_noise_of_those_that_stayed(changed, le
         there.image[y - half : y + half + 1, x - half : x + half + 1] -= level[k] * stamps[k]
     found = star_residuals(there, Stars.of(s))
     assert least <= found.flux_error <= most
+
+
+@pytest.mark.parametrize("left", [0.0, 0.1])
+def test_many_new_sources_say_nothing_of_constant_stars(left):
+    """Of 40 bright sources 28 are not in the template at all: what the other twelve leave is what counts."""
+    there, s = scene(2.0, 5.0, 1, size=512, n=40, flux=(1000, 2000))
+    rng, flux = np.random.default_rng(4), s.psfFlux.to_numpy()
+    there.image[:] = rng.normal(size=there.image.shape) * np.sqrt(there.variance)
+    stamps = there.psf.image_at(s.x.to_numpy(), s.y.to_numpy())
+    half = stamps.shape[-1] // 2
+    for k in range(40):
+        x, y = (int(np.floor(s[c][k] + 0.5)) - o for c, o in zip("xy", there.origin, strict=True))
+        share = 1.0 if k >= 12 else left * (-1) ** k
+        there.image[y - half : y + half + 1, x - half : x + half + 1] += share * flux[k] * stamps[k]
+    found = star_residuals(there, Stars.of(s)).flux_error
+    assert found == pytest.approx(1.4826 * left, abs=0.02)  # of two values at +-left
