@@ -49,6 +49,13 @@ def test_every_answer_carries_what_browsers_obey(site, method, path, status):
     assert "access-control-allow-origin" not in answer.headers
 
 
+def test_compressed_bodies_are_refused(site):
+    for coding, status in (("gzip", 415), ("br, identity", 415), ("identity", 422)):
+        headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+        answer = site("POST", "/v1/visits", content=b"{}", headers=headers)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+
+
 def test_a_fault_of_the_program_says_nothing_of_the_inside(site, caplog):
     answer = site("GET", "/fault")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
