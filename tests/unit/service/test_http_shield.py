@@ -87,6 +87,10 @@ def test_messages_with_nul_infinity_or_no_json_are_refused(site, body):
     assert (answer.status_code, answer.json()["code"]) == (422, "bad_message")
 
 
+def test_a_body_that_is_empty_is_said_to_be(site):
+    assert site("POST", "/v1/visits").json()["detail"] == "the body is empty: a JSON object is wanted"
+
+
 @pytest.mark.parametrize(
     "query",
     [
