@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from alertprod_client.corrections import correction_topic
 from apdb import Database
 from apdb.errors import DatabaseUnavailable
 from service.errors import SettingsError
@@ -70,6 +69,8 @@ def _check_topics(settings: Settings) -> None:
     SettingsError
         With the settings that must be others.
     """
+    from alertprod_client.corrections import correction_topic  # loads Avro, which commands on the database need not
+
     alert, visit, given = settings.alert_topic, settings.visit_topic, f"{PREFIX}ALERT_TOPIC, {PREFIX}VISIT_TOPIC"
     ours = [alert, f"{alert}.progress", correction_topic(alert), *settings.alert_fan_out, visit, f"{visit}.dlq"]
     for name in ours:
