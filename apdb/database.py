@@ -119,9 +119,15 @@ class Database:
         url = self._uri.replace("postgresql://", "postgresql+psycopg://", 1).replace(
             "postgres://", "postgresql+psycopg://", 1
         )
-        arguments = {"connect_timeout": CONNECT_TIMEOUT_S}
+        arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S}
         if self.namespace is not None:
-            arguments["options"] = self._search_path().strip()  # type: ignore[assignment]
+            arguments["options"] = self._search_path().strip()
+        if "," in urlsplit(self._uri).netloc:  # several hosts with ports, which SQLAlchemy cannot read
+
+            def connect() -> psycopg.Connection[Any]:
+                return psycopg.connect(self._uri, **arguments)
+
+            return sa.create_engine("postgresql+psycopg://", poolclass=sa.NullPool, creator=connect)
         return sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
 
     def create(self, schema: PublishedSchema | None = None, *, replica: bool = False, drop: bool = False) -> None:

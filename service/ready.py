@@ -1,6 +1,7 @@
 """What every role and every command on the database makes sure of at its start: settings, folders, the schema."""
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from service.settings import PREFIX, Settings
 __all__ = ["prepare_folders", "ready_role"]
 
 WAIT_S, PAUSE_S = 20.0, 1.0
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 def ready_role(
@@ -43,7 +45,9 @@ def ready_role(
     DatabaseUnavailable
         No answer within `wait_s`.
     """
-    settings.need("database_uri", *(("kafka_brokers",) if kafka else ()))
+    settings.need("database_uri", *(("kafka_brokers", "alert_topic", "visit_topic") if kafka else ()))
+    if kafka:
+        _check_topics(settings)
     prepare_folders(settings, folders)
     database, deadline = Database(settings.database()), time.monotonic() + wait_s
     while True:
@@ -55,6 +59,25 @@ def ready_role(
                 raise
             say(f"waiting for the database: {error}")
             time.sleep(PAUSE_S)
+
+
+def _check_topics(settings: Settings) -> None:
+    """Refuse names that Kafka does not take, and two that are one: the ingest would read alerts as visits.
+
+    Raises
+    ------
+    SettingsError
+        With the settings that must be others.
+    """
+    from alertprod_client.corrections import correction_topic  # loads Avro, which commands on the database need not
+
+    alert, visit, given = settings.alert_topic, settings.visit_topic, f"{PREFIX}ALERT_TOPIC, {PREFIX}VISIT_TOPIC"
+    ours = [alert, f"{alert}.progress", correction_topic(alert), *settings.alert_fan_out, visit, f"{visit}.dlq"]
+    for name in ours:
+        if not _TOPIC.fullmatch(name) or name in (".", ".."):
+            raise SettingsError(f"{given}: {name!r} is no name of a topic: letters, digits and . _ -, at most 249")
+        if ours.count(name) > 1:
+            raise SettingsError(f"{given}: {name!r} would be two topics at once: give each a name of its own")
 
 
 def prepare_folders(settings: Settings, names: tuple[str, ...]) -> None:

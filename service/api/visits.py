@@ -255,7 +255,9 @@ async def _with_upload(request: Request, settings: Settings) -> dict[str, Any]:
 
 
 def _decode(body: bytes) -> dict[str, Any]:
-    message = decode_message(body or b"{")
+    if not body:
+        raise BadMessage("the body is empty: a JSON object is wanted")
+    message = decode_message(body)
     if not isinstance(message, dict):
         raise BadMessage("the message must be a JSON object")
     return message

@@ -2,9 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from service.errors import BadMessage
+from service.intake.message import SET_NAME, refuse_other_kinds
 
 __all__ = ["Announcement", "describe_announcement", "parse_announcement"]
 
@@ -18,9 +19,11 @@ class Announcement(BaseModel):
     dec: float = Field(ge=-90, le=90, description="centre, ICRS degrees")
     radiusDeg: float = Field(gt=0, le=3, description="of the circle that the image lies in")
     band: Literal["u", "g", "r", "i", "z", "y"] = Field(description="band of the visit")
-    templates: str | None = Field(None, pattern=r"^[A-Za-z0-9_.\-]+$", max_length=128, description="template set")
+    templates: str | None = Field(None, pattern=SET_NAME, max_length=128, description="template set")
     visit: int | None = Field(None, ge=0, lt=1 << 53, description="its number, where that is known: for people")
     expiresS: float = Field(900.0, gt=0, le=86_400, description="seconds after which it is of no use")
+
+    _numbers = field_validator("ra", "dec", "radiusDeg", "visit", "expiresS", mode="before")(refuse_other_kinds)
 
 
 def parse_announcement(data: Any) -> Announcement:

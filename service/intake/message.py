@@ -18,16 +18,32 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MESSAGE_VERSION",
+    "SET_NAME",
     "VisitMessage",
     "decode_message",
     "image_facts",
     "local_path",
     "parse_message",
+    "refuse_other_kinds",
     "resolve_message",
 ]
 
 MESSAGE_VERSION = 1
+SET_NAME = r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$"  # no directory above
 _LONGEST_TEXT = 4000  # characters of what is wrong: names of fields may be as long as the message
+
+
+def refuse_other_kinds(value: Any) -> Any:
+    """Refuse what would be taken for a number: true is 1 to Python, and text is what it looks like.
+
+    Raises
+    ------
+    ValueError
+        A number is wanted.
+    """
+    if isinstance(value, bool | str):
+        raise ValueError(f"a number is wanted, got {'text' if isinstance(value, str) else str(value).lower()}")
+    return value
 
 
 class VisitMessage(BaseModel):
@@ -55,7 +71,7 @@ class VisitMessage(BaseModel):
     band: Literal["u", "g", "r", "i", "z", "y"] | None = Field(None, description="else from the header (`band_map`)")
     midpointMjdTai: float | None = Field(None, allow_inf_nan=False, description="mid-exposure, MJD TAI: 1890 to 2100")
     exposureTime: float | None = Field(None, gt=0, le=864000, allow_inf_nan=False, description="seconds")
-    templates: str | None = Field(None, pattern=r"^[A-Za-z0-9_.\-]+$", max_length=128, description="template set")
+    templates: str | None = Field(None, pattern=SET_NAME, max_length=128, description="template set")
     reprocess: Literal["never", "replace"] = Field(
         "never",
         description="a visit that came before: never refuses another message for it (visit_conflict), replace takes back what it stored",
@@ -73,6 +89,18 @@ class VisitMessage(BaseModel):
     traceparent: str | None = Field(
         None, pattern=r"^[!-~]*$", max_length=128, description="W3C Trace Context of whoever sends it"
     )
+
+    _numbers = field_validator(
+        "version",
+        "visit",
+        "detector",
+        "photoCalib",
+        "midpointMjdTai",
+        "exposureTime",
+        "priority",
+        "imageWaitS",
+        mode="before",
+    )(refuse_other_kinds)
 
     @field_validator("midpointMjdTai")
     @classmethod
@@ -134,13 +162,23 @@ def decode_message(value: bytes | None) -> Any:
         It is none.
     """
     try:
-        message = json.loads(value or b"null", parse_constant=_no_number, parse_float=_finite)
+        message = json.loads(value or b"null", parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once)
         nul = _holds_nul(message)
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"the message is no JSON: {error}") from error
     if nul:
         raise BadMessage("the message holds a NUL character, which no database takes")
     return message
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object whose names are each there once: of two values readers take either (RFC 8259, section 4)."""
+    whole = dict(pairs)
+    if len(whole) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice[:40]!r} is there twice")
+    return whole
 
 
 def _holds_nul(value: Any) -> bool:

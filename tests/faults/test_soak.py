@@ -10,11 +10,13 @@ import psutil
 import pytest
 from scipy import stats
 
+from tasks.waiting import wait_until
 from tests.support.ingest import send
 from tests.support.shared_stack import SharedStack
 from tests.support.survey import messages, science, survey_settings
 
 SOAK_S = float(os.environ.get("ALERTPROD_SOAK_S", "0"))
+PAUSE_S = 0.2  # at most, between two reads of states
 LOOK_S, BLOCKS, QUEUE, ROUND, LEAST = 5.0, 10, 6, 40, 20
 MOST_MB_MIN = 1.0
 TABLES = ("DiaObject", "DiaObjectLast", "DiaSource", "DiaForcedSource")
@@ -48,8 +50,13 @@ class Load:
         self._stack, self._frames = stack, messages(science(survey))
         self.sent = 0
 
+    def has_room(self):
+        """Whether a visit is to be sent now; the next round begins when the one before has ended."""
+        ended = self.ended()
+        return self.sent - ended < QUEUE and (self.sent % ROUND != 0 or self.sent == ended)
+
     def fill(self, client):
-        while self.sent - self.ended() < QUEUE and (self.sent % ROUND or self.sent == self.ended()):
+        while self.has_room():
             if self.sent % ROUND == 0:
                 self._forget_the_sky()
             frame = self._frames[self.sent % len(self._frames)]
@@ -95,7 +102,7 @@ def test_memory_and_connections_stay_flat(survey, database, kafka, record_proper
                     with database.session() as connection:
                         query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
                         connections.append(connection.execute(query).fetchone()[0])
-                time.sleep(0.2)
+                wait_until(load.has_room, PAUSE_S)
         with database.session() as connection:
             states = dict(connection.execute('SELECT state, count(*) FROM "VisitLedger" GROUP BY state').fetchall())
     # code, templates and tables are loaded by then: a quarter of the time, and each image was there several times

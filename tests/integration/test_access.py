@@ -10,9 +10,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from apdb import Ledger
 from apdb.access.record import recorded
-from apdb.access.tokens import list_tokens
+from apdb.access.tokens import list_tokens, revoke_token
 from service.access import tokens
+from service.api.guard import gate
 from service.api.uploads import sweep_uploads
 from service.commands.main import app as commands
 from service.local.stack import wait_api
@@ -22,6 +24,7 @@ from tasks.errors import AlertProdError, CallerError
 from tasks.local_server import free_port
 from tests.support.asking import asker
 from tests.support.command_line import run
+from tests.support.serving import serving
 
 MESSAGE = {"instrument": "simcam", "science": "/data/x.fits", "visit": 7, "detector": 0}
 
@@ -103,6 +106,23 @@ def test_a_token_that_was_looked_up_is_good_for_some_seconds_at_most_until_it_ex
         connection.execute('DELETE FROM "AccessToken"')
     assert guarded("GET", "/mode", headers=bearer(token)).status_code == 200
     assert tokens.KEPT_S <= 5.0
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/live"])
+def test_a_stream_ends_when_its_token_is_revoked(database, tmp_path, monkeypatch, path):
+    monkeypatch.setattr(tokens, "KEPT_S", 0.0)
+    monkeypatch.setattr(gate, "STREAM_AGAIN_S", 0.0)
+    token_id, token = made(database, "read")
+    with (
+        serving(database, tmp_path, access="tokens") as client,
+        client.stream("GET", path, headers=bearer(token)) as answer,
+    ):
+        lines = answer.iter_lines()
+        assert next(lines) == "retry: 2000"
+        with database.session() as connection:
+            revoke_token(connection, token_id, "test")
+        Ledger(database).submit(MESSAGE, 7, 0)
+        assert not any("visit" in line for line in lines)
 
 
 @pytest.mark.parametrize(("name", "scopes", "days"), [

@@ -83,6 +83,17 @@ def test_a_database_that_does_not_answer_is_waited_for_and_then_named():
         ready_role(settings, waited.append, kafka=True)
 
 
+@pytest.mark.parametrize(
+    "topics",
+    [{"visit_topic": "alerts"}, {"alert_topic": "visits.dlq"}, {"visit_topic": "a b"}, {"visit_topic": ".."},
+     {"alert_topic": "x" * 250}, {"alert_fan_out": {"visits": "diaSource.snr > 9"}}, {"visit_topic": "alerts.progress"}],
+)  # fmt: skip
+def test_topics_that_are_one_or_none_are_refused_at_the_start(topics):
+    settings = load_settings(database_uri="postgresql://u@127.0.0.1:1/x", kafka_brokers="127.0.0.1:1", **topics)
+    with pytest.raises(SettingsError, match="ALERTPROD_ALERT_TOPIC, ALERTPROD_VISIT_TOPIC"):
+        ready_role(settings, lambda said: None, kafka=True, wait_s=0.0)
+
+
 def test_visits_are_listed_and_shown_with_their_errors(database):
     ledger = Ledger(database)
     for visit in (11, 12):

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from alerts.delivery.relay import Relay
 from alerts.delivery.target import KafkaTarget
-from apdb import Ledger
+from apdb import Database, Ledger
 from apdb.errors import DatabaseUnavailable
 from apdb.visit.unit_of_work import VisitUnitOfWork
 from service.access.tokens import make_token
@@ -77,6 +78,19 @@ def test_a_worker_waits_for_a_database_that_takes_writes(database, tmp_path, mon
     worker.stop()
     running.join(30)
     assert not running.is_alive()
+
+
+def test_of_several_servers_the_one_that_takes_writes_is_found(database):
+    scheme, _, rest = database.uri.partition("://")
+    user, at, place = rest.rpartition("@")
+    uri = f"{scheme}://{user}{at}127.0.0.1:1,{place}?target_session_attrs=read-write"
+    several = Database(uri)
+    several.check_schema()
+    several.check_writable()
+    with several.engine().connect() as connection:  # by which it is migrated
+        assert connection.execute(sa.text("SELECT count(*) FROM metadata")).scalar() > 0
+    with standby(database), pytest.raises(DatabaseUnavailable, match="read-only"):
+        several.check_schema()
 
 
 def test_relay_association_and_doctor_say_what_it_is(database):

@@ -115,4 +115,8 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- if and .Values.cronJobs.precovery (.Values.cronJobs.precovery).enabled (not .Values.keepDifferences) }}
 {{- fail "cronJobs.precovery measures on stored differences: set keepDifferences" }}
 {{- end }}
+{{- $alerts := .Values.kafka.alertTopic }}
+{{- if or (has .Values.kafka.visitTopic (list $alerts (printf "%s.progress" $alerts) (printf "%s.corrections" $alerts))) (eq $alerts (printf "%s.dlq" .Values.kafka.visitTopic)) }}
+{{- fail "kafka.visitTopic and kafka.alertTopic must differ, with what is derived from them: alerts would be read as visits" }}
+{{- end }}
 {{- end }}

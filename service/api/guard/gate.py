@@ -4,6 +4,7 @@ It stands before the routes, so that what has no rule (`service.access.policy`) 
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
@@ -35,7 +36,12 @@ FAILURES_PER_MINUTE = 60  # tokens that are not good, from one address
 CHALLENGE = 'Bearer realm="alertprod"'
 _CHANGING = ("POST", "PUT", "PATCH", "DELETE")
 UNKNOWN = "unknown:nobody"
+STREAM_AGAIN_S = 5.0  # after which who follows a stream is asked again who he is
 T = TypeVar("T")
+
+
+class _NoLongerKnown(Exception):
+    """A token was revoked, or is over, while its stream went on."""
 
 
 class _Refused(Exception):
@@ -97,7 +103,7 @@ class Gate:
             await answer(visit.scope, receive, send)
             return
         try:
-            with about(principal=principal.name):
+            with about(principal=principal.name), suppress(_NoLongerKnown):
                 await self._app(visit.scope, receive, self._noting(principal, visit, headers, send))
         finally:
             visit.release()
@@ -134,6 +140,17 @@ class Gate:
         except AlertProdError as error:  # who it is cannot be found out now
             raise _Refused(problem(503, error.code, str(error), RETRY_AFTER_S)) from error
 
+    async def _is_still_known(self, visit: "_Visit") -> bool:
+        """Whether who follows a stream may still: his token may have been revoked, or be over."""
+        try:
+            principal = self._keys.at_once(visit.scope["headers"])
+            principal = principal or await run_in_threadpool(self._keys.look_up, visit.scope["headers"])
+        except Unauthenticated:
+            return False
+        except AlertProdError:  # who it is cannot be found out now: he was known before, and is asked again
+            return True
+        return principal.may(visit.rule.scopes)
+
     def _within_rate(self, principal: Principal, visit: "_Visit") -> list[tuple[bytes, bytes]]:
         """Count the request; returns what the answer says of it."""
         if not principal.limited:
@@ -167,9 +184,18 @@ class Gate:
     def _noting(self, principal: Principal, visit: "_Visit", headers: list[tuple[bytes, bytes]], send: Send) -> Send:
         """Return a `send` that adds headers, and enters what was changed before the client is told."""
 
+        streams, asked = False, time.monotonic()
+
         async def forward(message: Message) -> None:
+            nonlocal streams, asked
+            if streams and time.monotonic() - asked >= STREAM_AGAIN_S:
+                asked = time.monotonic()
+                if not await self._is_still_known(visit):
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    raise _NoLongerKnown
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *headers]
+                streams = any(v.startswith(b"text/event-stream") for k, v in message["headers"] if k == b"content-type")
                 if visit.changes and message["status"] < 400:
                     await self._enter(principal, visit, message["status"], dict(message["headers"]))
                 if visit.counted and (more := visit.entered(message["status"]) - 1):

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apdb.errors import Busy
@@ -111,6 +112,8 @@ class Shield:
             answer.instead = None
             refused.answer.headers["Connection"] = "close"
             await refused.answer(scope, receive, answer.send)
+        except ClientDisconnect:  # whoever went away in the middle of a body gets no answer, and it is nobody's fault
+            _log.info("a client went away", extra={"request_id": scope["state"]["request_id"]})
         except Exception:
             _log.exception("a request failed", extra={"request_id": scope["state"]["request_id"]})
             if answer.started:
@@ -135,6 +138,10 @@ class Shield:
             answer = too_large(self._most(scope))
             answer.headers["Connection"] = "close"
             return answer
+        coding = _header(scope, b"content-encoding")
+        if has_body and coding is not None and coding.strip().lower() != "identity":
+            text = f"Content-Encoding {coding[:100]!r}: bodies are taken as they are, without compression"
+            return problem(415, "unsupported_media_type", text)
         types = _FORMS if scope["path"].startswith(_PROTOCOLS) else _TYPES
         if has_body and (given := _media_type(scope)) is not None and given not in types:
             return problem(

@@ -70,6 +70,8 @@ WRONG = {
     "tokenSecret": {"tokenSecret": ""},
     "brokers": {"kafka": {"brokers": "kafka"}},
     "alertTopic": {"kafka": {"alertTopic": "my alerts"}},
+    "kafka.visitTopic": {"kafka": {"visitTopic": "alerts"}},
+    "kafka.alertTopic": {"kafka": {"alertTopic": "visits.dlq"}},
     "replication": {"kafka": {"replication": 0}},
     "strimziCluster": {"kafka": {"createTopics": True}},
     "storageClaim": {"storageClaim": "Data_1"},

@@ -49,6 +49,13 @@ def test_every_answer_carries_what_browsers_obey(site, method, path, status):
     assert "access-control-allow-origin" not in answer.headers
 
 
+def test_compressed_bodies_are_refused(site):
+    for coding, status in (("gzip", 415), ("br, identity", 415), ("identity", 422)):
+        headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+        answer = site("POST", "/v1/visits", content=b"{}", headers=headers)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+
+
 def test_a_fault_of_the_program_says_nothing_of_the_inside(site, caplog):
     answer = site("GET", "/fault")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
@@ -78,6 +85,10 @@ def test_json_is_taken_however_it_is_written(site, kind):
 def test_messages_with_nul_infinity_or_no_json_are_refused(site, body):
     answer = site("POST", "/v1/visits", content=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "bad_message")
+
+
+def test_a_body_that_is_empty_is_said_to_be(site):
+    assert site("POST", "/v1/visits").json()["detail"] == "the body is empty: a JSON object is wanted"
 
 
 @pytest.mark.parametrize(

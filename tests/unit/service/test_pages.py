@@ -3,7 +3,6 @@
 import gzip
 import re
 import threading
-import time
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -33,6 +32,7 @@ from service.pages.visits.page import _against
 from service.pages.words import age, mjd_utc, night_date, number, seconds
 from service.settings import load_settings
 from tasks.errors import CallerError
+from tasks.waiting import wait_until
 from tests.support.asking import asker
 from tests.support.page_rows import OBJECT, store_rows
 
@@ -376,12 +376,14 @@ class SlowViewer(Viewer):
 
 
 def answer_of(viewer, *questions, visit_number=1):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if (answer := viewer.soon(None, visit_number, 2, *questions)) is not None:
-            return answer
-        time.sleep(0.005)
-    raise AssertionError("no answer came")
+    answers = []
+
+    def came():
+        answers.append(viewer.soon(None, visit_number, 2, *questions))
+        return answers[-1] is not None
+
+    assert wait_until(came, 20, 0.005), "no answer came"
+    return answers[-1]
 
 
 def test_a_page_gets_what_is_made_for_it_later_and_is_made_once():
