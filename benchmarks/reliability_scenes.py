@@ -179,7 +179,7 @@ def _hatp32(seed: int, scenes: int) -> Iterator[Subtracted]:
     for k in range(scenes):
         rng = np.random.default_rng([seed, k, 4])
         if k % 10 == 0:
-            names = HATP32_TEMPLATES[k // 10 % 3]
+            names = HATP32_TEMPLATES[(seed + k // 10) % 3]
             template = _real_template([HATP32 / f"hatp32_{n}.fits.gz" for n in names], rules, 2.0, 1000, rng)
         yield _real_scene(frames, rules, template, 2.0, rng)
 

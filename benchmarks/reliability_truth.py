@@ -160,7 +160,7 @@ def labelled(
     fwhm = float(np.median(fwhm_of(d.require_psf().moments_at(x, y)))) if len(t) else 1.0
     if catalogue is not None and len(t):  # on stars of real images it may be a star that varied
         distance, _ = cKDTree(catalogue[["x", "y"]]).query(t[["x", "y"]])
-        kind[(distance < 1.5 * fwhm) & (number == 0)] = UNKNOWN
+        kind[((distance < 1.5 * fwhm) | _on_both(t)) & (number == 0)] = UNKNOWN
     matched = np.full(len(truth), -1)
     if len(truth) and len(t):
         distance, row = cKDTree(truth[["x", "y"]]).query(t[["x", "y"]])
@@ -172,9 +172,24 @@ def labelled(
         real = near & first & (truth.snr.to_numpy()[row] > 4)
         matched[row[near & first]] = np.flatnonzero(near & first)
         kind[distance < 3 * fwhm] = UNKNOWN
-        clear = real & (number == 0)
+        clear = real & (number == 0) & _has_the_flux(t, truth.iloc[row])
         kind[clear] = truth.kind.to_numpy(str)[row[clear]]
     return kind, matched
+
+
+def _on_both(t: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which detections (N,) are on light that both images have, whether a catalogue holds it or not."""
+    images = [t[f"{name}InstFlux"] / t[f"{name}InstFluxErr"] for name in ("science", "template")]
+    return np.asarray((images[0] > 10) & (images[1] > 10))
+
+
+def _has_the_flux(t: pd.DataFrame, put: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which detections (N,) have the flux of what was put there (one row for each), to 30 % or five errors.
+
+    Another flux is something else: a star of two seasons that moved far by itself, an image whose PSF is wrong.
+    """
+    meant, flux, error = (put.flux * put.sign).to_numpy(), t.psfInstFlux.to_numpy(), t.psfInstFluxErr.to_numpy()
+    return np.asarray(np.abs(flux - meant) < np.maximum(0.3 * np.abs(meant), 5 * error))
 
 
 def _at(labels: Labels, x: F64, y: F64) -> NDArray[np.int64]:

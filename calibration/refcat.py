@@ -69,7 +69,11 @@ class Matches:
 def match_stars(
     exposure: Exposure, sources: pd.DataFrame, reference: ReferenceStars, wcs: SkyWcs, radius: float = 2.0
 ) -> Matches:
-    """Match sources (x, y, psfFlux, psfFluxErr) to reference stars in the pixel frame, mutual nearest in `radius` px."""
+    """Match sources (x, y, psfFlux, psfFluxErr) to reference stars in the pixel frame, mutual nearest in `radius` px.
+
+    Sources whose position is not finite, as where a fit failed, have no match.
+    """
+    sources = sources[np.isfinite(sources[["x", "y"]].to_numpy(np.float64)).all(1)]
     x, y = wcs.sky_to_pixel(reference.table.ra.to_numpy(), reference.table.dec.to_numpy())
     inside = exposure.contains(x, y, margin=5)
     ref_xy = np.stack([x[inside], y[inside]], axis=1)

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import uniform_filter
 
+from diffim.measurement.shape_fits import shape_fits
 from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.photometry import psf_images
@@ -13,9 +15,9 @@ from exposure.psf import fwhm_of
 from exposure.stamps import gather, sided
 from tasks.arrays import F32, F64, I32, I64, nearest_pixels
 
-__all__ = ["SIDE", "JudgedStamps", "cut_stamps", "numbers_of_stamps"]
+__all__ = ["JudgedStamps", "cut_stamps", "numbers_of_stamps"]
 
-SIDE = 31
+LEAST_HALF, MOST_HALF, REACH = 15, 40, 3.2  # px, px and FWHM: stamps reach as far as that about their middle
 _MASKS = {
     "masked_saturated": ("SAT", "SAT_TEMPLATE", "SUSPECT"), "masked_cosmic": ("CR",),
     "masked_unusable": ("BAD", "NO_DATA", "EDGE"), "masked_streak": ("STREAK",), "masked_inexact": ("INEXACT_PSF",),
@@ -30,8 +32,8 @@ class JudgedStamps:
     ----------
     data, sigma, mask, model
         Difference, its noise, its mask and its PSF.
-    science, science_model, template, template_model
-        The images that were subtracted and their PSFs.
+    science, science_sigma, science_model, template, template_sigma, template_model
+        The images that were subtracted, their noise and their PSFs.
     fwhm
         Shape (N,), px, of the PSF of the difference.
     """
@@ -41,8 +43,10 @@ class JudgedStamps:
     mask: I32
     model: F32
     science: F32
+    science_sigma: F32
     science_model: F32
     template: F32
+    template_sigma: F32
     template_model: F32
     fwhm: F64
 
@@ -52,23 +56,35 @@ def cut_stamps(difference: Exposure, science: Exposure, template: Exposure, tabl
     x, y = table.x.to_numpy(np.float64), table.y.to_numpy(np.float64)
     ix, iy = nearest_pixels(x), nearest_pixels(y)
 
-    def cut(e: Exposure) -> F32:
-        return np.asarray(np.nan_to_num(gather(e.image, ix - e.origin[0], iy - e.origin[1], SIDE, 0.0)), np.float32)
-
-    ox, oy = difference.origin
-    variance = np.nan_to_num(gather(difference.variance, ix - ox, iy - oy, SIDE, np.nan))
     psf = difference.require_psf()
+    fwhm = np.asarray(fwhm_of(psf.moments_at(x, y)), np.float64)
+    side = _side(fwhm)
+
+    def cut(plane: Any, e: Exposure, fill: float) -> Any:
+        return np.nan_to_num(gather(plane, ix - e.origin[0], iy - e.origin[1], side, fill))
+
+    def noise(e: Exposure) -> F32:
+        return np.asarray(np.sqrt(np.maximum(cut(e.variance, e, np.nan), 1e-30)), np.float32)
+
+    def light(e: Exposure) -> F32:
+        return np.asarray(cut(e.image, e, 0.0), np.float32)
+
+    def model(e: Exposure) -> F32:
+        return sided(psf_images(e.require_psf(), x, y), side)
+
+    mask = gather(difference.mask, ix - difference.origin[0], iy - difference.origin[1], side, plane_bits(["NO_DATA"]))
     return JudgedStamps(
-        cut(difference),
-        np.sqrt(np.maximum(variance, 1e-30)),
-        gather(difference.mask, ix - ox, iy - oy, SIDE, plane_bits(["NO_DATA"])),
-        sided(psf_images(psf, x, y), SIDE),
-        cut(science),
-        sided(psf_images(science.require_psf(), x, y), SIDE),
-        cut(template),
-        sided(psf_images(template.require_psf(), x, y), SIDE),
-        np.asarray(fwhm_of(psf.moments_at(x, y)), np.float64),
-    )
+        light(difference), noise(difference), mask, model(difference),
+        light(science), noise(science), model(science), light(template), noise(template), model(template),
+        fwhm,
+    )  # fmt: skip
+
+
+def _side(fwhm: F64) -> int:
+    """Return the side of stamps that reach `REACH` FWHM about their middle, within bounds."""
+    known = fwhm[np.isfinite(fwhm)]
+    half = REACH * float(np.median(known)) if known.size else 0.0
+    return 2 * int(np.clip(np.ceil(half), LEAST_HALF, MOST_HALF)) + 1
 
 
 def numbers_of_stamps(s: JudgedStamps, table: pd.DataFrame) -> dict[str, F64]:
@@ -76,11 +92,12 @@ def numbers_of_stamps(s: JudgedStamps, table: pd.DataFrame) -> dict[str, F64]:
     sign = table.peakSign.to_numpy(np.float64)
     data, sigma, model, static = (_flat(a) for a in (s.data, s.sigma, s.model, s.template))
     data *= sign[:, None]
-    r = _radius().ravel() / s.fwhm[:, None]
+    r = _radius(s.data.shape[-1]).ravel() / s.fwhm[:, None]
     inner = (r <= 1.5).astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         z = data / sigma
-        out = _of_masks(_flat(s.mask, np.int32), r) | _of_profile(data, sigma, z, model, r) | _of_surroundings(z, r)
+        out = _of_masks(_flat(s.mask, np.int32), r) | _of_profile(data, sigma, z, model, r)
+        out |= _of_surroundings(_averaged(data, sigma, s.fwhm), r)
         near = data * inner
         steep = [_flat(np.asarray(g, np.float32)) for g in np.gradient(s.template, axis=(1, 2))]
         out |= {
@@ -88,12 +105,26 @@ def numbers_of_stamps(s: JudgedStamps, table: pd.DataFrame) -> dict[str, F64]:
             "like_template": _cosine(near, static, inner),
             "like_gradient": np.hypot(*(_cosine(near, g, inner) for g in steep)),
         }
-        for name, image, psf, flux in (
-            ("science", s.science, s.science_model, table.scienceInstFlux),
-            ("template", s.template, s.template_model, table.templateInstFlux),
-        ):
-            out |= _of_image(name, _flat(image), _flat(psf), flux.to_numpy(np.float64), inner)
-    return out
+        images = (
+            _of_image(s.science, s.science_sigma, s.science_model, table.scienceInstFlux, s.fwhm, r),
+            _of_image(s.template, s.template_sigma, s.template_model, table.templateInstFlux, s.fwhm, r),
+        )
+        for name in images[0]:  # of the image that has the light, and of the one that has less
+            out[f"own_{name}"] = np.where(sign > 0, images[0][name], images[1][name])
+            out[f"other_{name}"] = np.where(sign > 0, images[1][name], images[0][name])
+        shape = shape_fits(s.data * sign.astype(np.float32)[:, None, None], s.sigma, s.model, s.fwhm, inner, False)
+    return out | shape
+
+
+def _averaged(data: F64, sigma: F64, fwhm: F64) -> F64:
+    """Return light over noise (N, P) of boxes about each pixel that are a third of the FWHM wide: 1 px below 6 px."""
+    side = round(data.shape[1] ** 0.5)
+    known = fwhm[np.isfinite(fwhm)]
+    box = 2 * int((float(np.median(known)) if known.size else 0.0) / 6.0) + 1
+    if box == 1:
+        return data / sigma
+    light, noise = (uniform_filter(a.reshape(-1, side, side), (0, box, box)) for a in (data, sigma**2))
+    return np.asarray((light * box / np.sqrt(np.maximum(noise, 1e-60))).reshape(data.shape))
 
 
 def _of_masks(mask: I32, r: F64) -> dict[str, F64]:
@@ -114,7 +145,8 @@ def _of_masks(mask: I32, r: F64) -> dict[str, F64]:
 def _of_profile(data: F64, sigma: F64, z: F64, model: F64, r: F64) -> dict[str, F64]:
     """Return how the light is spread against how the PSF spreads it."""
     half, core, inner, wide = ((r <= reach).astype(np.float64) for reach in (0.5, 1.0, 1.5, 2.0))
-    middle, centre = _middle(), SIDE * SIDE // 2
+    side = round(data.shape[1] ** 0.5)
+    middle, centre = _middle(side), side * side // 2
     flux = _fitted(data, model, core)
     scale = np.abs(flux)
     pull = model / sigma * inner
@@ -138,13 +170,14 @@ def _of_surroundings(z: F64, r: F64) -> dict[str, F64]:
     high = np.maximum(np.where(r <= 1.0, z, 0).max(1), 1e-3)
     clipped = np.clip(z, -20, 20)
     around, number = clipped * beside, np.sqrt(np.maximum(beside.sum(1), 1))
-    g = np.arange(SIDE) - SIDE // 2
+    side = round(z.shape[1] ** 0.5)
+    g = np.arange(side) - side // 2
     turn = np.arctan2(g[:, None], g[None, :]).ravel()
     waves = around @ np.stack([np.ones(turn.size), *(f(m * turn) for m in (1, 2) for f in (np.cos, np.sin))], axis=1)
     shares = waves / number[:, None]
     lines = {}
-    middle = slice(SIDE // 2 - 1, SIDE // 2 + 2)
-    light, there = (a.reshape(-1, SIDE, SIDE) for a in (around, beside))
+    middle = slice(side // 2 - 1, side // 2 + 2)
+    light, there = (a.reshape(-1, side, side) for a in (around, beside))
     for name, axis, cut in (("column", 1, np.s_[:, :, middle]), ("row", 2, np.s_[:, middle, :])):
         here = light[cut].sum(axis) / np.sqrt(np.maximum(there[cut].sum(axis), 1))
         lines[name] = np.arcsinh(np.take_along_axis(here, np.abs(here).argmax(1)[:, None], 1)[:, 0])
@@ -158,15 +191,19 @@ def _of_surroundings(z: F64, r: F64) -> dict[str, F64]:
     }
 
 
-def _of_image(name: str, image: F64, model: F64, flux: F64, inner: F64) -> dict[str, F64]:
+def _of_image(image: F32, sigma: F32, model: F32, fluxes: "pd.Series[float]", fwhm: F64, r: F64) -> dict[str, F64]:
     """Return how far what is there on one of the two images is as sharp as, and looks like, a star of that image."""
-    middle, centre = _middle(), SIDE * SIDE // 2
-    steep, psf_steep = (a[:, centre] - (a[:, middle].sum(1) - a[:, centre]) / 8 for a in (image, model))
-    sky = np.median(image[:, _border()], axis=1)
+    side = image.shape[-1]
+    middle, centre, flux = _middle(side), side * side // 2, fluxes.to_numpy(np.float64)
+    light, psf = _flat(image), _flat(model)
+    steep, psf_steep = (a[:, centre] - (a[:, middle].sum(1) - a[:, centre]) / 8 for a in (light, psf))
+    sky = np.median(light[:, _border(side)], axis=1)
+    inner = (r <= 1.5).astype(np.float64)
+    shape = shape_fits(image, sigma, model, fwhm, (r <= 2.0).astype(np.float64), True)
     return {
-        f"{name}_sharpness": np.clip(steep / (np.abs(flux) * psf_steep), -9, 9),
-        f"{name}_likeness": _cosine((image - sky[:, None]) * inner, model, inner),
-    }
+        "sharpness": np.clip(steep / (np.abs(flux) * psf_steep), -9, 9),
+        "likeness": _cosine((light - sky[:, None]) * inner, psf, inner),
+    } | shape
 
 
 def _flat(stamps: F32 | I32, kind: type[np.generic] = np.float64) -> Any:
@@ -190,17 +227,17 @@ def _cosine(near: F64, b: F64, where: F64) -> F64:
     return np.asarray(_dot(near, b) / np.sqrt(np.maximum(_dot(near, near) * _dot(b * where, b), 1e-30)))
 
 
-def _middle() -> I64:
+def _middle(side: int) -> I64:
     """Return which places of a row are the central 3 x 3 pixels."""
-    g = SIDE // 2 + np.arange(-1, 2)
-    return np.asarray((g[:, None] * SIDE + g[None, :]).ravel())
+    g = side // 2 + np.arange(-1, 2)
+    return np.asarray((g[:, None] * side + g[None, :]).ravel())
 
 
-def _border() -> I64:
+def _border(side: int) -> I64:
     """Return which places of a row are the outermost pixels."""
-    return np.flatnonzero(np.pad(np.zeros((SIDE - 2, SIDE - 2)), 1, constant_values=1))
+    return np.flatnonzero(np.pad(np.zeros((side - 2, side - 2)), 1, constant_values=1))
 
 
-def _radius() -> F64:
-    g = np.arange(SIDE) - SIDE // 2
+def _radius(side: int) -> F64:
+    g = np.arange(side) - side // 2
     return np.asarray(np.hypot(g[:, None], g[None, :]), np.float64)

@@ -17,7 +17,7 @@ from tasks.arrays import F32, F64
 
 __all__ = ["FEATURES", "VERSION_KEY", "features", "numbers", "reliability"]
 
-BATCH = 1024
+BATCH = 256
 MISSING = -9.0
 VERSION_KEY = "reliabilityVersion"
 FEATURES = (
@@ -26,7 +26,10 @@ FEATURES = (
     "like_gradient", "sharpness", "neighbours", "unrest", "centroid_error", "masked_saturated",
     "masked_cosmic", "masked_unusable", "masked_streak", "masked_inexact", "near_saturated", "near_unusable", "misfit",
     "inner_flux", "outer_flux", "asymmetry", "pedestal", "one_sided", "stretched", "column", "row",
-    "science_sharpness", "template_sharpness", "science_likeness", "template_likeness",
+    "narrow", "wide", "narrow_pull", "moved", "gain", "rest",
+    "own_sharpness", "own_likeness", "own_narrow", "own_wide", "own_narrow_pull", "own_moved", "own_gain", "own_rest",
+    "other_sharpness", "other_likeness", "other_narrow", "other_wide", "other_narrow_pull", "other_moved", "other_gain",
+    "other_rest",
 )  # fmt: skip
 
 
