@@ -1,14 +1,12 @@
 """The PSF model: a pixel basis that varies over the CCD, measured from stars.
 
-Stars are moved to the pixel grid, divided by their flux, and each pixel is fitted as a Chebyshev polynomial of the
-position with rejection of outlying stars. Beyond the core the noisy pixels give way to an elliptical Moffat fitted to
-the mean profile, which also tells how much light falls outside the stamp. Every fifth star is held out and judges the
-model.
+Stars are moved to the pixel grid and divided by their flux. Their mean, the changes of its shape and what is left in each
+pixel (`calibration.psf.variation`) are fitted as Chebyshev polynomials of the position, with rejection of outlying stars.
+Beyond the core the noisy pixels give way to an elliptical Moffat fitted to the mean profile, which also tells how much
+light falls outside the stamp. Every fifth star is held out and judges the model.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +17,7 @@ from calibration.psf.crowding import Crowd, is_crowded
 from calibration.psf.follow import stretched
 from calibration.psf.misfit import MOST_MISFIT, MOST_NEGATIVE, Misfit, negative_light, size_misfit, warn_of
 from calibration.psf.stamps import Stamps
+from calibration.psf.variation import varying_basis
 from calibration.psf.wings import normalised, with_wings
 from calibration.stars import psf_stars
 from exposure import Exposure, PolynomialPsf, Psf
@@ -26,14 +25,15 @@ from exposure.field import polynomial_terms
 from exposure.psf import FWHM_PER_SIGMA, fwhm_of
 from exposure.stamps import sided
 from exposure.stars import EVIDENCE
-from tasks.arrays import F32, F64, I64, Box, Flags
+from tasks.arrays import F64, I64, Box, Flags
 from tasks.reprs import short_repr
 
 __all__ = ["PsfFit", "fit_psf", "star_residuals"]
 
 MIN_STARS, MOST_STARS = 4, 600
-MODEL_NOISE = 0.3  # of the light of a pixel, that a model misses where the PSF varies
+MODEL_NOISE = 0.03  # of the light of a pixel, that a model misses of a star
 WIDEST = 121  # px, of a stamp
+PER_TERM = 3  # stars: what fewer tell of a term is not told from their scatter
 LEAST_LEFT = 2  # after those whose pixels are all covered by neighbours are gone
 _ADVICE = (
     "it takes stars that are bright, not saturated, away from edges and brighter than their neighbours. Give a larger part "
@@ -74,7 +74,8 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
     Parameters
     ----------
     order
-        Highest spatial order; lowered when stars are few (10 stars per term).
+        Highest spatial order; lowered where there are less than `PER_TERM` stars per term. Each term is held back as far
+        as the stars do not ask for it (`calibration.psf.shrinkage`).
     size
         Stamp side; 0 takes it from the seeing: 8 FWHM, odd, within 21..51, at least 6 FWHM.
 
@@ -94,7 +95,7 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
     side = size or _side(fwhm)
     data = Stamps.cut(exposure, stars, sources, side, fwhm)
     held = (np.arange(len(stars)) % 5 == 4) if len(stars) >= 10 else np.zeros(len(stars), bool)
-    orders = _orders(min(order, _affordable(int((~held).sum()))))
+    orders = _orders(_countable(order, int((~held).sum())))
     try:
         final, wing, use = _fit(data, held, orders, exposure.bbox, fwhm)
         if is_crowded(exposure, sources, side):
@@ -189,8 +190,11 @@ def star_residuals(exposure: Exposure, sources: pd.DataFrame, psf: Psf) -> tuple
     return model[core], peak[core], ((data.raw - model) * freedom)[core], data.variance[core].astype(np.float64)
 
 
-def _affordable(n: int) -> int:
-    return 0 if n < 30 else 1 if n < 80 else 2 if n < 400 else 3
+def _countable(order: int, n: int) -> int:
+    """Return the highest order whose terms `n` stars can tell from their scatter; how much of each, they say themselves."""
+    while order > 0 and n < PER_TERM * (order + 1) * (order + 2) // 2:
+        order -= 1
+    return order
 
 
 def _orders(top: int) -> I64:
@@ -220,7 +224,7 @@ def _fit(
 def _fit_once(
     data: Stamps, use: Flags, orders: I64, bbox: Box, fwhm: float, earlier: PolynomialPsf | None
 ) -> tuple[PolynomialPsf, Flags]:
-    """Return the model of one robust polynomial fit per pixel, and which stars (N,) agree with it.
+    """Return the model of one robust fit, and which stars (N,) agree with it.
 
     An `earlier` model says what stands beside missing pixels when stars are moved to the grid.
     """
@@ -228,7 +232,8 @@ def _fit_once(
     side = stamps.shape[-1]
     terms = polynomial_terms(orders, bbox, data.x, data.y)
     g = np.arange(side) - side // 2
-    core = np.hypot(g[:, None], g[None, :]) < 1.5 * fwhm
+    radius = np.hypot(g[:, None], g[None, :])
+    core = radius < 1.5 * fwhm
     keep = use & (data.flux > 0)
     weight = _weights(
         data, _gaussian(g, fwhm) if earlier is None else sided(earlier.kernel_at(*earlier.centre), side)[0]
@@ -236,7 +241,7 @@ def _fit_once(
     for _ in range(3):
         if keep.sum() < LEAST_LEFT:
             raise TooFewStars(f"{int(keep.sum())} stars are left for a PSF model, need {LEAST_LEFT}: {_ADVICE}")
-        basis = _solve_pixels(stamps[keep], terms[keep], weight[keep])
+        basis = varying_basis(stamps[keep], weight[keep], terms[keep], orders.sum(1), radius / fwhm)
         fitted = np.tensordot(terms, basis, axes=1)
         miss = _core_miss(np.where(core, stamps - fitted, np.nan))
         typical = np.median(miss[keep])
@@ -251,7 +256,7 @@ def _fit_once(
 
 
 def _weights(data: Stamps, profile: NDArray[np.floating]) -> F64:
-    """Return the inverse variance (N, S, S) of the pixels of stamps divided by their flux, of the largest value 1.
+    """Return the inverse variance (N, S, S) of the pixels of stamps divided by their flux.
 
     In the wings that of the sky counts: bright stars tell them. In the core all bright stars are as good: what the
     model (its `profile`, (S, S)) misses of them is a share of their light.
@@ -259,8 +264,8 @@ def _weights(data: Stamps, profile: NDArray[np.floating]) -> F64:
     flux = np.clip(data.flux, 0, None)[:, None, None]
     light = np.clip(profile, 0, None).astype(np.float64)
     sky, photons = data.noise_model(light)
-    weight = flux**2 / (sky[:, None, None] + photons * flux * light + (MODEL_NOISE * flux * light) ** 2)
-    return np.asarray(weight / max(float(weight.max()), 1e-30))
+    variance = sky[:, None, None] + photons * flux * light + (MODEL_NOISE * flux * light) ** 2
+    return np.asarray(flux**2 / np.maximum(variance, 1e-300))
 
 
 def _gaussian(g: I64, fwhm: float) -> F64:
@@ -275,39 +280,6 @@ def _core_miss(left: NDArray[np.floating]) -> NDArray[np.floating]:
     squares = np.where(seen, left, 0) ** 2
     count = seen.sum(axis=(1, 2))
     return np.where(count > 0, np.sqrt(squares.sum(axis=(1, 2)) / np.maximum(count, 1)), np.inf)
-
-
-def _solve_pixels(stamps: F32, terms: F64, weight: F64) -> F64:
-    """Return the basis (terms, S, S) by weighted least squares for every pixel of stamps (N, S, S) at once.
-
-    `terms` is (N, terms), `weight` (N, S, S). Robust reweighting holds against neighbours' light.
-    """
-    n, side = stamps.shape[0], stamps.shape[1]
-    flat = stamps.reshape(n, -1).astype(np.float64)
-    holes = ~np.isfinite(flat)
-    flat = np.where(holes, 0, flat)
-    weight = weight.reshape(n, -1) * ~holes
-    w = weight
-    for _ in range(3):
-        normal = _contracted("nk,nl,np->pkl", terms, terms, w)
-        normal += 1e-9 * (np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-12) * np.eye(terms.shape[1])
-        right = _contracted("nk,np->pk", terms, w * flat)
-        solution = np.linalg.solve(normal, right[..., None])[..., 0]
-        residual = np.abs(flat - terms @ solution.T) * np.sqrt(weight)
-        scale = 1.4826 * np.median(residual, axis=0) + 1e-12
-        w = weight / np.maximum(1.0, residual / (2.5 * scale)) ** 2
-    return np.asarray(solution.T.reshape(-1, side, side))
-
-
-def _contracted(subscripts: str, *arrays: F64) -> F64:
-    path = _path(subscripts, tuple(a.shape for a in arrays))
-    return np.asarray(np.einsum(subscripts, *arrays, optimize=path))
-
-
-@lru_cache(maxsize=256)
-def _path(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> list[Any]:
-    """Return the order of contraction: to find it takes longer than to sum over a few stars."""
-    return list(np.einsum_path(subscripts, *(np.empty(shape) for shape in shapes), optimize="greedy")[0])
 
 
 def _judge(model: Psf, data: Stamps, held: Flags) -> tuple[float, float]:
