@@ -21,8 +21,8 @@ from astropy.io import fits
 from scipy.spatial import cKDTree
 
 from calibration.joint.config import JointcalConfig
+from calibration.joint.data import ARCSEC
 from calibration.joint.io.files import read_headers
-from calibration.joint.model.data import ARCSEC
 from calibration.joint.task import JointcalTask
 from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
 from tasks.sphere import unit_vectors

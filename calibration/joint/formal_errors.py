@@ -6,10 +6,10 @@ error tells it.
 
 import numpy as np
 
+from calibration.joint.data import tangent_frames
 from calibration.joint.model.astrometry import AstrometryProblem, MeasuredPositions, StarAstrometry
 from calibration.joint.model.build_astrometry import AstrometryBuilder
 from calibration.joint.model.build_photometry import PhotometryBuilder
-from calibration.joint.model.data import tangent_frames
 from calibration.joint.model.photometry import POGSON, MeasuredFluxes, PhotometryProblem, StarPhotometry
 from calibration.joint.solve.draws import displacements
 from tasks.arrays import F64, I64

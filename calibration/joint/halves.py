@@ -12,15 +12,15 @@ import pandas as pd
 from calibration.errors import SingularFit
 from calibration.joint.atmosphere.fields import fit_fields
 from calibration.joint.config import JointcalConfig
+from calibration.joint.data import Images, Measurements
 from calibration.joint.held_out import held_absolute, held_chi2
 from calibration.joint.image_quality import image_table, suspect_images
+from calibration.joint.matching.references import References
+from calibration.joint.matching.register import Registration
+from calibration.joint.matching.stars import Associated, associate, split_stars
 from calibration.joint.model.astrometry import AstrometryProblem
 from calibration.joint.model.build_astrometry import AstrometryBuilder, build_wcs
 from calibration.joint.model.build_photometry import PhotometryBuilder
-from calibration.joint.model.data import Images, Measurements
-from calibration.joint.model.references import References
-from calibration.joint.model.register import Registration
-from calibration.joint.model.stars import Associated, associate, split_stars
 from calibration.joint.result import AstrometryHalf, PhotometryHalf, astrometric_scatter, photometric_scatter
 from calibration.joint.solve.debug import Watch
 from calibration.joint.solve.draws import parameter_draws, taken_degrees

@@ -3,8 +3,8 @@
 import numpy as np
 
 from calibration.joint.config import JointcalConfig
+from calibration.joint.matching.stars import Associated
 from calibration.joint.model.build_astrometry import AstrometryBuilder
-from calibration.joint.model.stars import Associated
 from calibration.joint.solve.fit import chi2_cut
 from calibration.joint.solve.minimize import evaluate
 from calibration.joint.solve.problem import Fittable

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from calibration.joint.data import Images, Measurements
 from calibration.joint.formal_errors import calibration_errors, wcs_errors
 from calibration.joint.model.build_astrometry import AstrometryBuilder
-from calibration.joint.model.data import Images, Measurements
 from calibration.joint.result import AstrometryHalf, PhotometryHalf, residuals
 from calibration.joint.solve.minimize import evaluate
 from calibration.joint.whiteness import whiteness

@@ -15,16 +15,16 @@ from threadpoolctl import threadpool_limits
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import JointcalConfig
+from calibration.joint.data import Images
 from calibration.joint.halves import FitInputs, fit_astrometry, fit_photometry
 from calibration.joint.image_quality import by_image, lost_images, report_images, report_weak
 from calibration.joint.io.inputs import gather, images_of, most_common_filter
 from calibration.joint.io.references import Wanted, colour_corrected, load_references, read_colorterms
+from calibration.joint.matching.references import References
+from calibration.joint.matching.stars import bounding_circle
 from calibration.joint.model.build_astrometry import build_wcs
 from calibration.joint.model.build_photometry import build_calibrations
-from calibration.joint.model.data import Images
 from calibration.joint.model.frames import fit_epoch
-from calibration.joint.model.references import References
-from calibration.joint.model.stars import bounding_circle
 from calibration.joint.reference_field import absolute_rms, differences, field, field_metrics
 from calibration.joint.result import AstrometryHalf, JointResult, PhotometryHalf, star_table
 from calibration.joint.solve.fit import FitReport, Progress

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from calibration.joint.config import JointcalConfig
-from calibration.joint.model.data import ARCSEC, tangent_frames
+from calibration.joint.data import ARCSEC, tangent_frames
 from calibration.joint.result import BRIGHT, AstrometryHalf
 from calibration.joint.solve.minimize import evaluate
 from tasks.arrays import F64, I64, Flags

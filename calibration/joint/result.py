@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from calibration.errors import JointCalibrationError
+from calibration.joint.data import ARCSEC, Images
+from calibration.joint.matching.stars import Associated
 from calibration.joint.model.astrometry import AstrometryProblem
 from calibration.joint.model.build_astrometry import AstrometryBuilder
 from calibration.joint.model.build_photometry import PhotometryBuilder
-from calibration.joint.model.data import ARCSEC, Images
 from calibration.joint.model.photometry import POGSON, PhotometryProblem
-from calibration.joint.model.stars import Associated
 from calibration.joint.solve.draws import star_covariances
 from calibration.joint.solve.fit import FitReport
 from calibration.joint.solve.minimize import evaluate, star_blocks

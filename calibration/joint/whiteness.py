@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.joint.model.data import Images
+from calibration.joint.data import Images
 from calibration.joint.result import AstrometryHalf, PhotometryHalf
 from calibration.joint.solve.minimize import evaluate, star_blocks
 from tasks.arrays import F64, I64

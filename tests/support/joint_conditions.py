@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from calibration.joint.data import ARCSEC
 from calibration.joint.joint import JointFit
-from calibration.joint.model.data import ARCSEC
 from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
 from tasks.errors import AlertProdError
 from tasks.sphere import unit_vectors

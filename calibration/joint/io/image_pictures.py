@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from calibration.joint.model.data import Images
-from calibration.joint.model.stars import image_corners
+from calibration.joint.data import Images
+from calibration.joint.matching.stars import image_corners
 from calibration.joint.visit_quality import by_visit
 from exposure.wcs.tangent import project
 from tasks.arrays import F64

@@ -11,8 +11,8 @@ from astropy.table import Row
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import JointcalConfig
+from calibration.joint.data import Images, Measurements
 from calibration.joint.io.selection import columns_needed, good_covariance, possible_flux, select_sources
-from calibration.joint.model.data import Images, Measurements
 from exposure import ExposureCatalog, VisitInfo
 from exposure.io.exposure_catalog import ExposureRecord
 from tasks.arrays import F64, I64, Flags

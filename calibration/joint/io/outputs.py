@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from astropy.table import Table
 
-from calibration.joint.model.data import Images
+from calibration.joint.data import Images
 from calibration.joint.visit_quality import by_visit
 from exposure import ExposureCatalog, PhotoCalib
 from exposure.header.text_cards import write_cards

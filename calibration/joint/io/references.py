@@ -14,10 +14,10 @@ import yaml
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import ReferenceConfig
+from calibration.joint.data import ARCSEC, tangent_frames
 from calibration.joint.io.files import read_fits_table, read_parquet
 from calibration.joint.io.reference_units import check_fluxes, check_frame, check_units, epochs_mjd
-from calibration.joint.model.data import ARCSEC, tangent_frames
-from calibration.joint.model.references import Circle, References
+from calibration.joint.matching.references import Circle, References
 from tasks.arrays import F64
 from tasks.sphere import unit_vectors
 

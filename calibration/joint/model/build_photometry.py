@@ -7,8 +7,9 @@ import numpy as np
 
 from calibration.errors import JointCalibrationError, ModelInvalid
 from calibration.joint.config import JointcalConfig
+from calibration.joint.data import Images
+from calibration.joint.matching.stars import Associated
 from calibration.joint.model.basis import n_terms, term_degrees
-from calibration.joint.model.data import Images
 from calibration.joint.model.frames import held_chips
 from calibration.joint.model.photometry import (
     POGSON,
@@ -19,7 +20,6 @@ from calibration.joint.model.photometry import (
     field_at,
 )
 from calibration.joint.model.rows import ModelParameters
-from calibration.joint.model.stars import Associated
 from exposure import ChebyshevField, PhotoCalib
 from exposure.camera import Camera
 from exposure.photocalib import AB_ZEROPOINT

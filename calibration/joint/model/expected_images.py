@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from calibration.joint.data import Images
+from calibration.joint.matching.stars import Associated
 from calibration.joint.model.astrometry import Layout
 from calibration.joint.model.basis import design, n_terms, square_nodes, term_degrees
 from calibration.joint.model.common_maps import HeaderMaps, TiedStars, expected_maps
-from calibration.joint.model.data import Images
 from calibration.joint.model.frames import gnomonic
 from calibration.joint.model.linearise import Frames
-from calibration.joint.model.stars import Associated
 from tasks.arrays import F64, I64, Flags
 from tasks.sphere import unit_vectors
 

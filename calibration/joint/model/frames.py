@@ -4,7 +4,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from calibration.joint.model.data import ARCSEC, Images, tangent_frames
+from calibration.joint.data import ARCSEC, Images, tangent_frames
 from calibration.joint.model.linearise import Frames
 from exposure.camera import Camera
 from tasks.arrays import F64, I64

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calibration.joint.model.data import ARCSEC
+from calibration.joint.data import ARCSEC
 from tasks.arrays import F64, I64
 from tasks.compiled import compiled
 

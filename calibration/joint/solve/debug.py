@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from calibration.joint.config import JointcalConfig
-from calibration.joint.model.data import Images
+from calibration.joint.data import Images
 from calibration.joint.solve.minimize import Evaluation, star_blocks, sum_blocks
 from calibration.joint.solve.problem import Fittable
 

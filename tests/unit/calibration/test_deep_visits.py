@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from calibration.joint.data import ARCSEC
 from calibration.joint.model import register
-from calibration.joint.model.data import ARCSEC
 
 
 def directions(positions: np.ndarray) -> np.ndarray:

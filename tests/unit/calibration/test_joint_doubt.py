@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from calibration.errors import JointCalibrationError, SingularFit
+from calibration.joint.data import ARCSEC
 from calibration.joint.joint import JointFit
-from calibration.joint.model.data import ARCSEC
 from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
 from tasks.sphere import unit_vectors
 from tests.support.mosaics import config, summaries, survey, true_pixels_to_sky

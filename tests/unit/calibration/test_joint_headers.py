@@ -13,7 +13,7 @@ from calibration.joint.config import ReferenceConfig
 from calibration.joint.io.files import read_header
 from calibration.joint.io.reference_units import epochs_mjd
 from calibration.joint.io.references import Wanted, load_references
-from calibration.joint.model.references import Circle
+from calibration.joint.matching.references import Circle
 from service.terminal import quiet
 from tasks.sphere import unit_vectors
 

@@ -16,8 +16,8 @@ from scipy.spatial import cKDTree
 
 from calibration.errors import JointCalibrationError, SingularFit
 from calibration.joint.command import parse, run_parsed
-from calibration.joint.model.association import friends_of_friends
-from calibration.joint.model.data import ARCSEC
+from calibration.joint.data import ARCSEC
+from calibration.joint.matching.association import friends_of_friends
 from calibration.joint.solve.minimize import distributed
 from calibration.joint.task import JointcalTask
 from calibration.summary.task import UpdateVisitSummaryTask

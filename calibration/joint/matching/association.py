@@ -8,7 +8,7 @@ What is still mixed at the smallest radius is crowded beyond telling apart, and 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from calibration.joint.model.data import ARCSEC
+from calibration.joint.data import ARCSEC
 from tasks.arrays import F64, I64, Flags
 from tasks.compiled import compiled
 

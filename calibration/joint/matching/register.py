@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.spatial import cKDTree
 
-from calibration.joint.model.association import match_pairs, offsets_to_reference
-from calibration.joint.model.data import ARCSEC, Images, tangent_frames
-from calibration.joint.model.far_headers import MATCH, FarMap, find_visit, matched_share, plane
+from calibration.joint.data import ARCSEC, Images, tangent_frames
+from calibration.joint.matching.association import match_pairs, offsets_to_reference
+from calibration.joint.matching.far_headers import MATCH, FarMap, find_visit, matched_share, plane
 from tasks.arrays import F64, I64
 
 __all__ = ["Registration", "register"]

@@ -7,10 +7,10 @@ import numpy as np
 from lsst.sphgeom import Angle, Box, ConvexPolygon, LonLat, UnitVector3d
 
 from calibration.errors import JointCalibrationError
-from calibration.joint.model.association import friends_of_friends, match_pairs, typical_separation
-from calibration.joint.model.data import ARCSEC, Images, Measurements, Stars
-from calibration.joint.model.references import Circle, References
-from calibration.joint.model.register import Registration, register
+from calibration.joint.data import ARCSEC, Images, Measurements, Stars
+from calibration.joint.matching.association import friends_of_friends, match_pairs, typical_separation
+from calibration.joint.matching.references import Circle, References
+from calibration.joint.matching.register import Registration, register
 from tasks.arrays import F64, I64
 from tasks.sphere import sky_positions, unit_vectors
 

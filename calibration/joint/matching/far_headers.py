@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from calibration.joint.model.data import ARCSEC, tangent_frames
+from calibration.joint.data import ARCSEC, tangent_frames
 from tasks.arrays import F64, I64
 
 __all__ = ["FarMap", "find_visit", "matched_share"]
