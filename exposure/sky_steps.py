@@ -21,6 +21,8 @@ WIDE, NARROW = 16, 4  # columns on each side whose medians tell a step's height,
 SURE, SEEN = 8.0, 4.0  # sigma of the height, and of the jump between the few columns next to it
 SHARP = 0.6  # of the height that the jump has at least: what rises over more columns is no step
 HEIGHT_NOISE, JUMP_NOISE = 0.7, 0.95  # of columns that know nothing of each other, in units of that of one column
+MOST = 16  # steps: no detector has more amplifiers beside each other, and what is more is something else
+MEDIAN_NOISE = 1.25  # of a median, in units of that of a mean
 APART = 8  # columns, more than a source has: their difference knows of noise and sources
 SAMPLED = 512  # pixels of a column that its level is known from
 LEAST_PIXELS = 32  # of a column: fewer tell nothing
@@ -51,7 +53,9 @@ def _subtract_along(exposure: "Exposure", axis: int, part: int, parts: int) -> i
     usable = np.isfinite(some) & ((mask[::step] & plane_bits(["NO_DATA", "BAD", "SAT", "CR"])) == 0)
     levels = np.full((1, some.shape[1]), np.nan)
     block_medians(some, usable, np.array([0, some.shape[0]]), np.arange(some.shape[1] + 1), LEAST_PIXELS, levels)
-    where, heights = find_steps(levels[0])
+    apart = (some[:, APART:] - some[:, :-APART])[usable[:, APART:] & usable[:, :-APART]][::APART]
+    least = MEDIAN_NOISE * scatter(apart) / np.sqrt(2 * some.shape[0]) if apart.size else 0.0
+    where, heights = find_steps(levels[0], least)
     if where.size:
         offsets = np.zeros(some.shape[1])
         offsets[where] = heights
@@ -60,13 +64,15 @@ def _subtract_along(exposure: "Exposure", axis: int, part: int, parts: int) -> i
     return int(where.size)
 
 
-def find_steps(levels: F64) -> tuple[I64, F64]:
+def find_steps(levels: F64, least: float = 0.0) -> tuple[I64, F64]:
     """Return the columns (N,) at which steps begin, and their heights (N,), in the unit of the levels.
 
     Parameters
     ----------
     levels
         Of the columns, shape (width,); NaN where nothing is known.
+    least
+        Noise that a level has at least, for the noise of its pixels.
 
     Notes
     -----
@@ -85,14 +91,23 @@ def find_steps(levels: F64) -> tuple[I64, F64]:
     narrow = np.median(sliding_window_view(filled, NARROW), axis=1)
     jump = _above_neighbours(narrow[NARROW:] - narrow[:-NARROW])[column - NARROW]
     single = scatter(filled[APART:] - filled[:-APART]) / np.sqrt(2)  # of one column: few have a step between them
+    single = float(np.hypot(max(single, least), 2 * _digit(levels[known])))
     sure = (np.abs(height) > SURE * HEIGHT_NOISE * single) & (np.abs(jump) > SEEN * JUMP_NOISE * single)
     sure &= (np.sign(jump) == np.sign(height)) & (np.abs(jump) > SHARP * np.abs(height))
     found: list[int] = []
     for k in np.flatnonzero(sure)[np.argsort(-np.abs(height[sure]), kind="stable")]:
         if all(abs(k - other) >= WIDE for other in found):
             found.append(int(k))
+    if len(found) > MOST:
+        return none
     rows = np.sort(np.array(found, np.int64))
     return _sharpest(filled, column[rows]), height[rows]
+
+
+def _digit(levels: F64) -> float:
+    """Return the least difference between levels that differ: medians of digitised values are whole digits, or half ones."""
+    apart = np.diff(np.unique(levels))
+    return float(apart.min()) if apart.size else 0.0
 
 
 def _above_neighbours(jumps: F64) -> F64:

@@ -60,3 +60,12 @@ def test_a_sky_without_steps_stays_as_it_is(light):
     before = e.image.copy()
     assert subtract_steps(e) == 0
     assert np.array_equal(e.image, before)
+
+
+@pytest.mark.parametrize("digit", [5.0, 60.0])
+def test_whole_digits_are_no_steps(digit):
+    """Medians of digitised pixels differ by whole digits, or by none at all."""
+    e = exposure(digit * np.round((NOISE + 0.02 * X) / digit + 0.45))
+    before = e.image.copy()
+    assert subtract_steps(e) == 0
+    assert np.array_equal(e.image, before)
