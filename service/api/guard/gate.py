@@ -143,8 +143,9 @@ class Gate:
     async def _is_still_known(self, visit: "_Visit") -> bool:
         """Whether who follows a stream may still: his token may have been revoked, or be over."""
         try:
-            at_once = self._keys.at_once(visit.scope["headers"])
-            principal = at_once or await run_in_threadpool(self._keys.look_up, visit.scope["headers"])
+            principal = self._keys.at_once(visit.scope["headers"])
+            if principal is None:
+                principal = await run_in_threadpool(self._keys.look_up, visit.scope["headers"])
         except Unauthenticated:
             return False
         except AlertProdError:  # who it is cannot be found out now: he was known before, and is asked again
