@@ -23,16 +23,20 @@ from tests.support.serving import serving
 
 @contextmanager
 def standby(database):
-    """Let every session be read only, those that are there ended; after it, let them write again."""
+    """Let every session be read only; after it, let them write again. Sessions that are there are ended."""
     with psycopg.connect(database.uri, autocommit=True) as connection:
         (name,) = connection.execute("SELECT current_database()").fetchone()
-        connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
-            (name,),
-        )
+
+        def let(read_only):
+            connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {read_only}")
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+                (name,),
+            )
+
+        let("on")
         yield
-        connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
+        let("off")
 
 
 def test_what_is_stored_can_be_read_and_changes_are_told_to_come_again(database, tmp_path):

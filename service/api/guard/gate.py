@@ -144,7 +144,8 @@ class Gate:
         """Whether who follows a stream may still: his token may have been revoked, or be over."""
         try:
             principal = self._keys.at_once(visit.scope["headers"])
-            principal = principal or await run_in_threadpool(self._keys.look_up, visit.scope["headers"])
+            if principal is None:
+                principal = await run_in_threadpool(self._keys.look_up, visit.scope["headers"])
         except Unauthenticated:
             return False
         except AlertProdError:  # who it is cannot be found out now: he was known before, and is asked again
