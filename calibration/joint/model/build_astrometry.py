@@ -11,7 +11,7 @@ from calibration.joint.data import ARCSEC, Images, tangent_frames
 from calibration.joint.matching.stars import Associated
 from calibration.joint.model.astrometry import AstrometryProblem, Layout, MeasuredPositions, StarAstrometry
 from calibration.joint.model.basis import design, fit_terms, n_terms, order_by_evidence, square_nodes, term_degrees
-from calibration.joint.model.expected_images import expected_images
+from calibration.joint.model.expected.common_maps import expected_images
 from calibration.joint.model.frames import gnomonic, held_chips, image_frames, tangent_points
 from calibration.joint.model.linearise import Frames
 from calibration.joint.model.rows import ModelParameters

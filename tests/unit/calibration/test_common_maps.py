@@ -3,7 +3,7 @@
 import numpy as np
 
 from calibration.joint.joint import JointFit
-from calibration.joint.model.common_maps import HeaderMaps, TiedStars, expected_maps
+from calibration.joint.model.expected.common_maps import HeaderMaps, TiedStars, expected_maps
 from simulation.focal_plane import MosaicSettings, simulate_mosaic
 from tests.support.joint_conditions import sky_error_mas
 from tests.support.mosaics import config, summaries

@@ -1,0 +1,1 @@
+"""What is expected of maps before their own stars are asked."""
