@@ -55,7 +55,9 @@ def without_lacking(sources: "pd.DataFrame") -> "pd.DataFrame":
         lacking = np.zeros(len(sources), np.bool_)
         for flag in flags:
             if flag in sources:
-                lacking |= sources[flag].eq(True).to_numpy(np.bool_, na_value=False)
+                values = sources[flag]
+                plain = values.dtype == np.bool_  # what is read for statistics: nothing is missing
+                lacking |= values.to_numpy() if plain else values.eq(True).to_numpy(np.bool_, na_value=False)
         if lacking.any():
             changed |= {n: np.where(lacking, np.nan, sources[n].to_numpy(np.float64)) for n in names if n in sources}
     return sources.assign(**changed) if changed else sources

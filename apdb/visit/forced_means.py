@@ -57,15 +57,13 @@ def renew_forced_means(
     rest = sql.SQL('WHERE t."diaObjectId" = ANY(%s::bigint[]) AND t."lastDiaSourceMjdTai" >= %s')
     wanted = (id_array(since.index.to_numpy(np.int64)), float(since.min()))
     objects = select_frame(connection, "DiaObjectLast", columns, rest, wanted)
-    objects = objects[objects[_LAST].to_numpy() >= objects.diaObjectId.map(since).to_numpy()]
+    objects = objects[objects[_LAST].to_numpy() >= since.reindex(objects.diaObjectId).to_numpy()]
     ids, last = objects.diaObjectId.to_numpy(np.int64), objects[_LAST].to_numpy(np.float64)
     own = np.isin(ids, np.fromiter(renewed_ids, np.int64, len(renewed_ids)))
     changed: list[int] = []
-    for part, statement in (
-        (~own, _copied_versions(schema, chosen, mjd_tai)),
-        (own, _changed_versions(schema, chosen)),
-    ):
+    for part in (~own, own):
         if part.any():
+            statement = _changed_versions(schema, chosen) if part is own else _copied_versions(schema, chosen, mjd_tai)
             query = sql.SQL("WITH {}{}").format(_means(chosen, last[part]), statement)
             named = id_array(ids[part])
             rows = connection.execute(query, (named, number_array(last[part]), named, named, named)).fetchall()

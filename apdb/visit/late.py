@@ -12,8 +12,9 @@ from apdb.schema.columns import PublishedSchema
 from apdb.visit.forced_means import renew_forced_means
 from apdb.visit.renewal import newest_versions, renew
 from apdb.visit_rows import VisitRows
+from tasks.arrays import F64, I64
 
-__all__ = ["Measured", "renew_late"]
+__all__ = ["Measured", "earliest", "renew_late"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class Measured:
 
     since: "pd.Series[float]"
     bands: frozenset[str]
+
+
+def earliest(ids: I64, times: F64) -> "pd.Series[float]":
+    """Return the first of the times (MJD, TAI) of each id, both of shape (N,), by id."""
+    order = np.lexsort((times, ids))
+    distinct, first = np.unique(ids[order], return_index=True)
+    return pd.Series(times[order][first], index=distinct, dtype=np.float64)
 
 
 def renew_late(
@@ -69,7 +77,7 @@ def renew_late(
     both = [m for m in (came, gone) if m is not None]
     if not both:
         return done
-    since = pd.concat([m.since for m in both]).groupby(level=0).min()
+    since = earliest(*(np.concatenate(v) for v in zip(*((m.since.index, m.since) for m in both), strict=True)))
     since = since[~since.index.isin([*own, *but])]
     bands = frozenset[str]().union(*(m.bands for m in both))
     return (*done, *renew_forced_means(connection, schema, since, bands, rows.mjd_tai, all_renewed))

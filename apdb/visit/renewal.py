@@ -138,7 +138,10 @@ def _with_statistics(connection: psycopg.Connection[Any], objects: pd.DataFrame,
     ids, last = objects.diaObjectId.to_numpy(np.int64), objects.lastDiaSourceMjdTai.to_numpy(np.float64)
     start = last - HISTORY_DAYS
     code = np.searchsorted(ids, sources.diaObjectId.to_numpy(np.int64))
-    sources = sources.assign(code=code)[sources.midpointMjdTai.to_numpy(np.float64) >= start[code]]
+    within = sources.midpointMjdTai.to_numpy(np.float64) >= start[code]
+    sources = sources.assign(code=code)
+    if not within.all():
+        sources = sources[within]
     return pd.concat(
         [
             objects[["diaObjectId", "nDiaSources", *TIMES]],

@@ -26,7 +26,7 @@ from apdb.sky.htm import HTM_LEVEL
 from apdb.sky.locks import LEVELS
 from apdb.visit.corrected import of_withdrawn
 from apdb.visit.forced_means import renew_forced_means
-from apdb.visit.late import Measured, renew_late
+from apdb.visit.late import Measured, earliest, renew_late
 from apdb.visit.renewal import Renewal, newest_versions, renew, write_pending
 from apdb.visit.store import store_rows
 from apdb.visit_rows import VisitRows
@@ -179,7 +179,8 @@ def _withdraw_forced(
         values=sql.SQL(", ").join(values),
         wanted=sql.SQL(", ").join(sql.Identifier(c.name) for c in wanted),
     )
-    return query_frame(connection, query, wanted, meanwhile=meanwhile).astype({"detector": np.int64})
+    forced = query_frame(connection, query, wanted, meanwhile=meanwhile)
+    return forced.assign(detector=forced.detector.to_numpy(np.int64))
 
 
 def withdraw_forced_of(
@@ -240,9 +241,8 @@ def renew_rest(
     renewal, forced, mjd_tai = taken.renewal, taken.forced, taken.mjd_tai
     given = rows.objects.diaObjectId.tolist() if rows is not None and len(rows.objects) else []
     renewed_ids = write_pending(connection, schema, renewal, mjd_tai, given)
-    gone = Measured(
-        forced.groupby("diaObjectId").midpointMjdTai.min(), frozenset(forced.band.unique() if "band" in forced else ())
-    )
+    first = earliest(forced.diaObjectId.to_numpy(np.int64), forced.midpointMjdTai.to_numpy(np.float64))
+    gone = Measured(first, frozenset(forced.band.unique() if "band" in forced else ()))
     if rows is None:
         since = gone.since[~gone.since.index.isin(renewal.objects)]
         late = renew_forced_means(connection, schema, since, gone.bands, mjd_tai)
