@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calibration.joint.data import ARCSEC
-from calibration.joint.model import register
+from calibration.joint.matching import register
 
 
 def directions(positions: np.ndarray) -> np.ndarray:
