@@ -107,7 +107,7 @@ def _amplitudes(pixels: F32, weight: F64, profile: F64, core: Flags) -> tuple[F6
     """
     modes = [*shape_modes(profile), profile, *_slopes(profile)]
     basis = np.stack([mode[core] for mode in modes])
-    known = np.isfinite(pixels)
+    known = np.isfinite(pixels) & (weight > 0)
     w = np.where(known, weight, 0)
     left = np.where(known, pixels - profile[core], 0)
     k = len(basis)
