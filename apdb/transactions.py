@@ -66,7 +66,11 @@ class Transactions:
         """
         try:
             with self._connections().connection() as connection:
-                yield connection
+                try:
+                    yield connection
+                except psycopg.errors.ReadOnlySqlTransaction:  # another server may have the writes by now
+                    connection.close()
+                    raise
         except (*AWAY, PoolTimeout) as error:
             if isinstance(error, _WORTH_ANOTHER):
                 raise

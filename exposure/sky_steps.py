@@ -98,8 +98,8 @@ def find_steps(levels: F64, least: float = 0.0) -> tuple[I64, F64]:
     for k in np.flatnonzero(sure)[np.argsort(-np.abs(height[sure]), kind="stable")]:
         if all(abs(k - other) >= WIDE for other in found):
             found.append(int(k))
-    if len(found) > MOST:
-        return none
+        if len(found) > MOST:
+            return none
     rows = np.sort(np.array(found, np.int64))
     return _sharpest(filled, column[rows]), height[rows]
 

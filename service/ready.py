@@ -71,7 +71,8 @@ def _check_topics(settings: Settings) -> None:
     """
     from alertprod_client.corrections import correction_topic  # loads Avro, which commands on the database need not
 
-    alert, visit, given = settings.alert_topic, settings.visit_topic, f"{PREFIX}ALERT_TOPIC, {PREFIX}VISIT_TOPIC"
+    alert, visit = settings.alert_topic, settings.visit_topic
+    given = f"{PREFIX}ALERT_TOPIC, {PREFIX}VISIT_TOPIC, {PREFIX}ALERT_FAN_OUT"
     ours = [alert, f"{alert}.progress", correction_topic(alert), *settings.alert_fan_out, visit, f"{visit}.dlq"]
     for name in ours:
         if not _TOPIC.fullmatch(name) or name in (".", ".."):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-__all__ = ["HALVES", "by_visit"]
+__all__ = ["by_visit"]
 
 HALVES = ("astrometry", "photometry")
 

@@ -190,7 +190,9 @@ def _grams(
         one[:k, :k] = inner
         return np.broadcast_to(one, (n, k + 1, k + 1))
     kernels = base.at(stars.x, stars.y).reshape(n, -1)
-    smooth = replace(base, stamps=_smoothed(base.stamps, correlation)).at(stars.x, stars.y).reshape(n, -1)
+    smooth = kernels
+    if correlation is not None:
+        smooth = replace(base, stamps=_smoothed(base.stamps, correlation)).at(stars.x, stars.y).reshape(n, -1)
     onto, own = kernels @ other.T, np.einsum("ni,ni->n", kernels, smooth)
     out = np.zeros((n, k + 2, k + 2))
     out[:, 1:k, 1:k] = inner[1:, 1:]

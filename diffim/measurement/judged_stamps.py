@@ -192,7 +192,11 @@ def _of_surroundings(z: F64, r: F64) -> dict[str, F64]:
 
 
 def _of_image(image: F32, sigma: F32, model: F32, fluxes: "pd.Series[float]", fwhm: F64, r: F64) -> dict[str, F64]:
-    """Return how far what is there on one of the two images is as sharp as, and looks like, a star of that image."""
+    """Return how far what is there on one of the two images is as sharp as, and looks like, a star of that image.
+
+    Widths and shifts (`shape_fits`) are in units of the PSF of the difference, whose `fwhm` (N,) in px is given; `r` (N, S * S) is
+    the distance of pixels from the middle, in that unit.
+    """
     side = image.shape[-1]
     middle, centre, flux = _middle(side), side * side // 2, fluxes.to_numpy(np.float64)
     light, psf = _flat(image), _flat(model)
