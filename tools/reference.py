@@ -164,9 +164,9 @@ _PACKET_WORDS = {
     "diaObject": "its object as it is after the visit; null for a solar-system body",
     "ssSource": "the detection as one of a known solar-system body; null for others",
     "mpc_orbits": "the orbit of the body, where the ephemeris table has columns `MPCORB_*`",
-    "cutoutDifference": "[cutout](../../alerts.md#the-message) of the difference: a FITS file, nJy; null where it was trimmed",
-    "cutoutScience": "cutout of the image, the same pixels",
-    "cutoutTemplate": "cutout of the template, the same pixels",
+    "cutoutDifference": "[cutout](../../alerts.md#the-message) of the difference: a FITS file with image (nJy), UNCERT, MASK and PSFIMAGE; null where it was trimmed",
+    "cutoutScience": "cutout of the image, the same pixels and planes",
+    "cutoutTemplate": "cutout of the template, the same pixels and planes",
 }
 
 
