@@ -139,7 +139,8 @@ def tables_page() -> str:
     published = published_schema()
     parts = [
         f"# Tables\n\nThe tables of the APDB, schema {SCHEMA_VERSION} of `lsst-sdm-schemas`; [views and TAP tables](views.md), "
-        "[flags](flags.md) and [database](../../database.md) have what lies beside them.\n"
+        "[flags](flags.md) and [database](../../database.md) have what lies beside them. A column without a unit is an id, a number, a share, a flag or text; "
+        "fluxes are in nJy ([conventions](../../conventions.md)).\n"
     ]
     for name in APDB_TABLES:
         keys = published.keys.get(name, ())
