@@ -73,14 +73,21 @@ class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=DiaPipelineConnecti
         default=True,
         doc="In a quantum: radii in arcsec that have their defaults grow with wide stars, as in the service.",
     )
-    angleMargin = pexConfig.RangeField(dtype=float, default=2.0, min=0.0, doc="Margin of the history region, arcsec.")
-    imagePixelMargin = pexConfig.RangeField(dtype=int, default=10, min=0, doc="Margin of objects on the image, px.")
+    angleMargin = pexConfig.RangeField(
+        dtype=float,
+        default=2.0,
+        min=0.0,
+        doc="Margin around the image within which objects and their history are read, arcsec.",
+    )
+    imagePixelMargin = pexConfig.RangeField(
+        dtype=int, default=10, min=0, doc="Objects up to so many px beyond the edge of the image count as on it."
+    )
     maxDistArcSeconds = pexConfig.RangeField(dtype=float, default=1.0, min=0.0, doc="Association radius, arcsec.")
     sigmaFloorArcSeconds = pexConfig.RangeField(
-        dtype=float, default=0.05, min=0.0, doc="Least error of an offset, arcsec."
+        dtype=float, default=0.05, min=0.0, doc="Least error of an offset between source and object, arcsec."
     )
     fallbackSigmaArcSeconds = pexConfig.RangeField(
-        dtype=float, default=0.2, min=0.0, doc="Error where one is missing, arcsec."
+        dtype=float, default=0.2, min=0.0, doc="Position error of a source that has none, arcsec."
     )
     doSolarSystemAssociation = pexConfig.Field(
         dtype=bool, default=True, doc="Match known solar-system bodies before objects?"
@@ -94,23 +101,33 @@ class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=DiaPipelineConnecti
     historyThreshold = pexConfig.RangeField(
         dtype=int, default=2, min=1, doc="Visits with a good source that an object needs for forced photometry."
     )
-    forcedReliabilityThreshold = pexConfig.Field(dtype=float, default=0.5, doc="Reliability of a good source.")
+    forcedReliabilityThreshold = pexConfig.Field(
+        dtype=float, default=0.5, doc="Least reliability of a good source (forced photometry)."
+    )
     forcedNeedsReliability = pexConfig.Field(
         dtype=bool,
         default=False,
         doc="Is a source without reliability a bad one? True where a model scores every source.",
     )
-    forcedBadFlags = pexConfig.ListField(dtype=str, default=["glint_trail", "isDipole"], doc="Flags of a bad source.")
+    forcedBadFlags = pexConfig.ListField(
+        dtype=str, default=["glint_trail", "isDipole"], doc="Flags of a bad source (forced photometry)."
+    )
     forcedTrailLengthThreshold = pexConfig.Field(
-        dtype=float, default=1.4, doc="Longest trail of a good source, arcsec."
+        dtype=float, default=1.4, doc="Longest trail of a good source (forced photometry), arcsec."
     )
     filterUnAssociatedSources = pexConfig.Field(
         dtype=bool, default=True, doc="Test unmatched sources before they become new objects?"
     )
     newObjectBadFlags = pexConfig.ListField(dtype=str, default=list(BAD_FLAGS), doc="Flags that forbid new objects.")
-    newObjectFluxField = pexConfig.Field(dtype=str, default="apFlux", doc="Flux of the thresholds.")
-    newObjectSnrThreshold = pexConfig.Field(dtype=float, default=0.0, doc="Least S/N; 0 is off.")
-    newObjectReliabilityThreshold = pexConfig.Field(dtype=float, default=0.1, doc="Least reliability; NULL passes.")
+    newObjectFluxField = pexConfig.Field(
+        dtype=str, default="apFlux", doc="Flux of DiaSource whose S/N the newObject thresholds test."
+    )
+    newObjectSnrThreshold = pexConfig.Field(
+        dtype=float, default=0.0, doc="Least S/N of a source that becomes a new object; 0 is off."
+    )
+    newObjectReliabilityThreshold = pexConfig.Field(
+        dtype=float, default=0.1, doc="Least reliability of a source that becomes a new object; NULL passes."
+    )
     newObjectLowReliabilitySnrThreshold = pexConfig.Field(
         dtype=float, default=0.0, doc="S/N below which a source needs newObjectLowSnrReliabilityThreshold; 0 is off."
     )
@@ -129,7 +146,9 @@ class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=DiaPipelineConnecti
     futureDays = pexConfig.RangeField(
         dtype=float, default=1000.0, min=0.0, doc="Days that a mid-exposure may lie after now and the processing time."
     )
-    maxNewDiaObjects = pexConfig.RangeField(dtype=int, default=0, min=0, doc="More new objects are an error; 0 is off.")
+    maxNewDiaObjects = pexConfig.RangeField(
+        dtype=int, default=0, min=0, doc="More new objects of one detector are an error; 0 is off."
+    )
 
     def validate(self) -> None:
         """Refuse a password, which would be stored with the configuration."""

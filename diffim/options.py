@@ -88,14 +88,16 @@ OPTIONS: dict[str, Option] = {
         "auto",
         "Which image is convolved.",
         allowed={
-            "auto": "convolve the sharper image",
+            "auto": "convolve the sharper image, the template where both are alike",
             "convolveTemplate": "always convolve the template",
             "convolveScience": "always convolve the science image",
         },
     ),
     "doApplyFinalizedPsf": Option(False, "Take PSF and aperture corrections of the finalized catalogue (a quantum)?"),
-    "doAddCalexpBackground": Option(False, "Add the given background before?"),
-    "doScaleVariance": Option(True, "Scale both variance planes before?"),
+    "doAddCalexpBackground": Option(
+        False, "Add the background that is given (calexpBackgroundExposure) to the image before?"
+    ),
+    "doScaleVariance": Option(True, "Scale the variance planes of both images to their noise before?"),
     "doScaleTemplateVariance": Option(
         False, "Scale the template's variance plane alone, and not that of the difference?"
     ),
@@ -110,7 +112,9 @@ OPTIONS: dict[str, Option] = {
         True,
         "Detect on the score (matched filter with the local PSF)? False: on the difference smoothed by one Gaussian.",
     ),
-    "doWriteScore": Option(False, "Return the score image (sigma of a point source)?"),
+    "doWriteScore": Option(
+        False, "Return the score image (sigma of a point source), and store it (a quantum: difference_score_image)?"
+    ),
     "doMeasurement": Option(True, "Measure what was detected?"),
     "doDeblend": Option(
         False,
@@ -119,15 +123,17 @@ OPTIONS: dict[str, Option] = {
     "doMaskStreaks": Option(True, "Find satellite streaks and mask them?"),
     "doFindGlints": Option(True, "Mark sources that lie on a line: glint_trail?"),
     "doReliability": Option(True, "Give each source its probability of being real?"),
-    "minReliability": Option(0.0, "Sources of less reliability are removed.", least=0.0, below=1.0),
+    "minReliability": Option(0.0, "Sources of less reliability are removed; 0 keeps all.", least=0.0, below=1.0),
     "satelliteFilterUrl": Option(
         "", "Service that says which sources are allowed; others are removed. Empty: none is asked."
     ),
     "raiseOnNoDiaSources": Option(False, "Is a difference without sources an error?"),
     "doSkySources": Option(False, "Measure blank positions of the sky too?"),
-    "nSkySources": Option(100, "How many blank positions.", least=1),
+    "nSkySources": Option(100, "How many blank positions of the sky (with doSkySources).", least=1),
     "doSpatialMetrics": Option(False, "Sample metrics at 100 positions of the image?"),
-    "doWriteMatchedExp": Option(True, "Return and store the template as it was subtracted?"),
+    "doWriteMatchedExp": Option(
+        True, "Return the template as it was subtracted, and store it (a quantum: template_matched)?"
+    ),
     "diaSourceMatchRadius": Option(
         0.5,
         "Distance in arcsec within which sources are those of image and template, where the latter are given.",
@@ -135,15 +141,17 @@ OPTIONS: dict[str, Option] = {
     ),
     "doFindCosmicRays": Option(True, "Mask cosmic rays on the difference?"),
     "doResidualModel": Option(True, "Count residuals no larger than those of constant stars as insignificant?"),
-    "detectionThreshold": Option(5.0, "Detection threshold in sigma.", least=0.1),
-    "kernelSize": Option(0, "Kernel side, odd; 0 takes it from the seeing."),
-    "spatialKernelOrder": Option(3, "Highest order of the kernel.", least=0, below=4),
-    "spatialBgOrder": Option(2, "Highest order of the background.", least=0, below=4),
-    "minKernelSources": Option(3, "Fewer kernel stars are an error.", least=1),
+    "detectionThreshold": Option(5.0, "Detection threshold, in sigma of the noise of a point source.", least=0.1),
+    "kernelSize": Option(0, "Side of the kernel, px, odd; 0 takes it from the seeing."),
+    "spatialKernelOrder": Option(
+        3, "Highest order of the polynomials by which the kernel varies over the image.", least=0, below=4
+    ),
+    "spatialBgOrder": Option(2, "Highest order of the background that is fitted with the kernel.", least=0, below=4),
+    "minKernelSources": Option(3, "Stars that the kernel needs; fewer are an error.", least=1),
     "allowKernelSourceDetection": Option(
         False, "Search the image for kernel stars where too few are given? False: an error."
     ),
-    "maxKernelSources": Option(400, "More are not fitted; -1 takes all."),
+    "maxKernelSources": Option(400, "The kernel is fitted to so many stars at most; -1 takes all."),
     "backgroundMesh": Option(256, "Cell of the background mesh, px.", least=8),
     "registerReach": Option(
         3.0,
@@ -165,7 +173,7 @@ OPTIONS: dict[str, Option] = {
         0.3, "Least share of the image's bright stars that the template has.", least=0.0, below=1.0
     ),
     **{name: Option(value, f"Quality gate: {doc}; 0: no limit.", least=0.0) for name, (value, doc) in _GATE.items()},
-    "badSourceFlags": Option(BAD_SOURCE_FLAGS, "Such sources are removed."),
+    "badSourceFlags": Option(BAD_SOURCE_FLAGS, "Sources with one of these flags are removed."),
 }
 
 

@@ -29,9 +29,13 @@ class ForcedPhotCcdFromDataFrameConfig(
     doApCorr = pexConfig.Field(dtype=bool, default=True, doc="Multiply fluxes with the aperture correction?")
     useVisitSummary = pexConfig.Field(dtype=bool, default=True, doc="Take calibrations from a visit summary?")
     missingSummaryRowIsError = pexConfig.Field(
-        dtype=bool, default=True, doc="No row for the detector: error or warning?"
+        dtype=bool,
+        default=True,
+        doc="Is a detector without a row in the visit summary an error? False: a warning, and the image's own calibrations.",
     )
-    doApplySkyCorr = pexConfig.Field(dtype=bool, default=False, doc="Subtract the sky correction?")
+    doApplySkyCorr = pexConfig.Field(
+        dtype=bool, default=False, doc="Subtract the sky correction that is given (skyCorr)?"
+    )
     doFlagApCorrFailures = pexConfig.Field(
         dtype=bool, default=True, doc="Set the general flag where the aperture correction fails?"
     )
@@ -42,9 +46,15 @@ class ForcedPhotCcdFromDataFrameConfig(
         dtype=str,
         default="uniform",
         doc="Weights of the pixels in the flux.",
-        allowed={"uniform": "one scale for all magnitudes", "inverse_variance": "1/V, which must not hold the source"},
+        allowed={
+            "uniform": "pixels count alike, one scale for all magnitudes",
+            "inverse_variance": "1 / variance: less noise where the variance changes from pixel to pixel, but where the variance "
+            "holds the photon noise of the source itself, fluxes come out too faint",
+        },
     )
-    badMaskPlanes = pexConfig.ListField(dtype=str, default=[], doc="Planes whose pixels are left out of the flux.")
+    badMaskPlanes = pexConfig.ListField(
+        dtype=str, default=[], doc="Mask planes whose pixels are left out of the flux; none by default."
+    )
     copyColumns = pexConfig.DictField(
         keytype=str,
         itemtype=str,
@@ -57,12 +67,14 @@ class ForcedPhotCcdFromDataFrameConfig(
         doc="Where footprints come from.",
         allowed={"psf": "ellipses of the PSF", "transformed": "those of the reference (none in a table)"},
     )
-    psfFootprintScaling = pexConfig.Field(dtype=float, default=3.0, doc="Footprint radius in PSF sigma.")
+    psfFootprintScaling = pexConfig.Field(
+        dtype=float, default=3.0, doc="Footprint radius in sigma of the PSF (which is in px)."
+    )
     refCatIdColumn = pexConfig.Field(
         dtype=str, default="diaObjectId", doc='Id column of the reference; set copyColumns["id"] to the same.'
     )
-    refCatRaColumn = pexConfig.Field(dtype=str, default="ra", doc="Right ascension column, deg.")
-    refCatDecColumn = pexConfig.Field(dtype=str, default="dec", doc="Declination column, deg.")
+    refCatRaColumn = pexConfig.Field(dtype=str, default="ra", doc="Column of the right ascension, ICRS, deg.")
+    refCatDecColumn = pexConfig.Field(dtype=str, default="dec", doc="Column of the declination, ICRS, deg.")
 
     def validate(self) -> None:
         """Refuse footprints that a table cannot have."""

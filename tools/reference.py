@@ -139,7 +139,8 @@ def tables_page() -> str:
     published = published_schema()
     parts = [
         f"# Tables\n\nThe tables of the APDB, schema {SCHEMA_VERSION} of `lsst-sdm-schemas`; [views and TAP tables](views.md), "
-        "[flags](flags.md) and [database](../../database.md) have what lies beside them.\n"
+        "[flags](flags.md) and [database](../../database.md) have what lies beside them. A column without a unit is an id, a number, a share, a flag or text; "
+        "fluxes are in nJy ([conventions](../../conventions.md)).\n"
     ]
     for name in APDB_TABLES:
         keys = published.keys.get(name, ())
@@ -164,9 +165,9 @@ _PACKET_WORDS = {
     "diaObject": "its object as it is after the visit; null for a solar-system body",
     "ssSource": "the detection as one of a known solar-system body; null for others",
     "mpc_orbits": "the orbit of the body, where the ephemeris table has columns `MPCORB_*`",
-    "cutoutDifference": "[cutout](../../alerts.md#the-message) of the difference: a FITS file, nJy; null where it was trimmed",
-    "cutoutScience": "cutout of the image, the same pixels",
-    "cutoutTemplate": "cutout of the template, the same pixels",
+    "cutoutDifference": "[cutout](../../alerts.md#the-message) of the difference: a FITS file with image (nJy), UNCERT, MASK and PSFIMAGE; null where it was trimmed",
+    "cutoutScience": "cutout of the image, the same pixels and planes",
+    "cutoutTemplate": "cutout of the template, the same pixels and planes",
 }
 
 

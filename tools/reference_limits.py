@@ -162,8 +162,8 @@ LIMITS: dict[str, tuple[Row, ...]] = {
         ("motion from which a trail is taken out as too long", "association.standardize:MAX_TRAIL_ARCSEC_PER_S", "arcsec/s", "counted as `trailed`"),
         ("largest share of a dipole's flux in one lobe", "diffim.measurement.dipoles:MAX_SHARE", "", "no dipole"),
         ("sources of one footprint that `doDeblend` takes apart", "diffim.measurement.deblend:MOST", "", "NOT_DEBLENDED"),
-        ("points that a period of several bands needs", "association.statistics.multiband:MIN_POINTS", "", ""),
-        ("points that a period of one band needs", "association.statistics.optional:MIN_PERIOD_POINTS", "", ""),
+        ("points of an object in all bands together that a multi-band period needs", "association.statistics.multiband:MIN_POINTS", "points", ""),
+        ("points that a period of one band needs", "association.statistics.optional:MIN_PERIOD_POINTS", "points", ""),
     ),
     "The dashboard": (
         ("budget from the end of the exposure to the alert", "service.pages.nights.facts:BUDGET_S", "s", "longer bars are marked"),

@@ -126,5 +126,6 @@ def _of_visits() -> str:
         + "; ".join(f"{code(n)}: {w}" for n, w in _SOMETIMES.items())
         + ".\n"
         + "\n### Quality metrics\n\nStored with the visit (`VisitQuality`), where they could be measured. [The quality gate](../../differencing.md#the-quality-gate) has "
-        "limits of some.\n\n" + table(("name", "unit", "what it tells"), told)
+        "limits of some. A metric without a unit is a number, a share, a factor, or has it in its name.\n\n"
+        + table(("name", "unit", "what it tells"), told)
     )

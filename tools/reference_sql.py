@@ -18,7 +18,7 @@ def views_page() -> str:
     parts = [
         "# Views, functions and TAP tables\n\nThe views are what a role of `alertprod apdb reader` reads "
         "([by SQL](../../database.md#reading-with-sql)); five of them or tables are TAP tables as well "
-        '([by ADQL](../../database.md#reading-with-adql)). Names with capitals are quoted in SQL (`"nAlerts"`), in ADQL they go by any case.\n'
+        '([by ADQL](../../database.md#reading-with-adql)). Names with capitals are quoted in SQL (`"nAlerts"`), in ADQL they go by any case. A column without a unit is an id, a number, a flag or text.\n'
     ]
     for name, words in VIEWS.items():
         same = name == "dia_object_latest"

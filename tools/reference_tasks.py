@@ -45,10 +45,12 @@ def _words(field: Any) -> str:
     words = " ".join(str(getattr(field, "doc", "")).split())
     choices = {k: v for k, v in (getattr(field, "allowed", None) or {}).items() if k is not None}
     if choices:
-        return f"{words} " + "; ".join(f"{code(k)}: {' '.join(str(v).split())}" for k, v in choices.items())
+        ended = words if words.endswith((".", "?")) else f"{words}."
+        return f"{ended} " + "; ".join(f"{code(k)}: {' '.join(str(v).split())}" for k, v in choices.items())
     least, most = getattr(field, "min", None), getattr(field, "max", None)
     limits = [f"at least {least:g}"] if least is not None else []
-    limits += [f"at most {most:g}"] if most is not None else []
+    if most is not None:
+        limits += [f"{'at most' if field.maxCheck(most, most) else 'less than'} {most:g}"]
     return f"{words} ({', '.join(limits)})" if limits else words
 
 

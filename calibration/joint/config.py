@@ -43,7 +43,12 @@ class ReferenceConfig(pexConfig.Config):
     filterMap = pexConfig.DictField(
         keytype=str, itemtype=str, default={}, doc="physical filter or band -> column name before _flux"
     )
-    anyFilterMapsToThis = pexConfig.Field(dtype=str, default=None, optional=True, doc="one column for all filters")
+    anyFilterMapsToThis = pexConfig.Field(
+        dtype=str,
+        default=None,
+        optional=True,
+        doc="flux column (without _flux) of the reference catalogue for all filters; None: by filterMap",
+    )
     requireProperMotion = pexConfig.Field(dtype=bool, default=False, doc="refuse a catalogue without pm_ra, pm_dec")
     applyProperMotion = pexConfig.Field(dtype=bool, default=True, doc="move stars to the epoch of the fit")
     applyParallax = pexConfig.Field(dtype=bool, default=True, doc="shift stars by their parallax at each image's time")
@@ -53,18 +58,30 @@ class ReferenceConfig(pexConfig.Config):
 class JointcalConfig(pexConfig.Config):
     """Configuration of the joint fit."""
 
-    doAstrometry = pexConfig.Field(dtype=bool, default=True, doc="fit WCS")
-    doPhotometry = pexConfig.Field(dtype=bool, default=True, doc="fit calibrations")
-    sourceFluxType = pexConfig.Field(dtype=str, default="apFlux_12_0", doc="flux columns before _instFlux")
+    doAstrometry = pexConfig.Field(dtype=bool, default=True, doc="fit a WCS of each image?")
+    doPhotometry = pexConfig.Field(dtype=bool, default=True, doc="fit a photometric calibration of each image?")
+    sourceFluxType = pexConfig.Field(
+        dtype=str,
+        default="apFlux_12_0",
+        doc="flux of the source tables that is fitted: name of its column without _instFlux",
+    )
     sourceSelector = pexConfig.ConfigField(dtype=SourceSelectorConfig, doc="which sources are good stars")
     astrometryRefs = pexConfig.ConfigField(dtype=ReferenceConfig, doc="astrometric reference catalogue")
     photometryRefs = pexConfig.ConfigField(dtype=ReferenceConfig, doc="photometric reference catalogue")
-    positionErrorPedestal = pexConfig.Field(dtype=float, default=0.02, doc="px, added in quadrature")
-    photometryErrorPedestal = pexConfig.Field(dtype=float, default=0.0, doc="fraction of the flux")
+    positionErrorPedestal = pexConfig.Field(
+        dtype=float, default=0.02, doc="px, added in quadrature to the error of each measured position"
+    )
+    photometryErrorPedestal = pexConfig.Field(
+        dtype=float, default=0.0, doc="fraction of the flux, added in quadrature to its error"
+    )
     matchCut = pexConfig.Field(dtype=float, default=3.0, doc="arcsec, largest distance of a match by the input WCS")
-    minMeasurements = pexConfig.RangeField(dtype=int, default=2, min=1, doc="of a star without a reference star")
-    minMeasuredStarsPerCcd = pexConfig.Field(dtype=int, default=100, doc="warn below")
-    minRefStarsPerCcd = pexConfig.Field(dtype=int, default=30, doc="warn below")
+    minMeasurements = pexConfig.RangeField(
+        dtype=int, default=2, min=1, doc="images that a star without a reference star must be on to be fitted"
+    )
+    minMeasuredStarsPerCcd = pexConfig.Field(
+        dtype=int, default=100, doc="fewer measured stars of a detector are warned of"
+    )
+    minRefStarsPerCcd = pexConfig.Field(dtype=int, default=30, doc="fewer reference stars of a detector are warned of")
     allowLineSearch = pexConfig.Field(dtype=bool, default=False, doc="scale each step to the best chi2 along it")
     astrometrySimpleOrder = pexConfig.RangeField(
         dtype=int, default=3, min=1, max=9, inclusiveMax=True, doc="order of an image's map"
@@ -76,19 +93,21 @@ class JointcalConfig(pexConfig.Config):
         dtype=int, default=5, min=1, max=9, inclusiveMax=True, doc="order of a visit's map"
     )
     chipPositionPrior = pexConfig.Field(
-        dtype=float, default=20.0, doc="px that the camera file places a chip to, constrained model; 0: not used"
+        dtype=float,
+        default=20.0,
+        doc="px to which the camera file tells where a chip sits (constrained model); 0: the fit alone tells it",
     )
     useInputWcs = pexConfig.Field(dtype=bool, default=True, doc="start from the input WCS; else from its linear part")
     astrometryModel = pexConfig.ChoiceField(
         dtype=str,
         default="constrained",
-        doc="kind of map",
+        doc="kind of map from pixels to the sky",
         allowed={"simple": "one map per image", "constrained": "chip map, then visit map"},
     )
     photometryModel = pexConfig.ChoiceField(
         dtype=str,
         default="constrainedMagnitude",
-        doc="kind of calibration",
+        doc="kind of calibration from counts to fluxes",
         allowed={
             "simpleFlux": "a scale per image, nJy",
             "simpleMagnitude": "a zero point per image",
@@ -109,11 +128,11 @@ class JointcalConfig(pexConfig.Config):
     )
     photometryDoRankUpdate = pexConfig.Field(dtype=bool, default=True, doc="kept for old configs: every fit is exact")
     astrometryDoRankUpdate = pexConfig.Field(dtype=bool, default=True, doc="kept for old configs: every fit is exact")
-    outlierRejectSigma = pexConfig.Field(dtype=float, default=5.0, doc="cut")
+    outlierRejectSigma = pexConfig.Field(dtype=float, default=5.0, doc="sigma beyond which a measurement is an outlier")
     outlierRejection = pexConfig.ChoiceField(
         dtype=str,
         default="robust",
-        doc="how outliers go",
+        doc="how outliers are taken out",
         allowed={
             "robust": "Huber weights first; then cut at so many times the robust scale, corrected for leverage",
             "sigma": "cut at mean plus so many standard deviations of chi2, the published rule",
@@ -125,7 +144,10 @@ class JointcalConfig(pexConfig.Config):
     maxPhotometrySteps = pexConfig.RangeField(dtype=int, default=20, min=1, doc="rounds of outlier rejection")
     maxAstrometrySteps = pexConfig.RangeField(dtype=int, default=20, min=1, doc="rounds of outlier rejection")
     astrometryReferenceErr = pexConfig.Field(
-        dtype=float, default=None, optional=True, doc="mas; replaces the catalogue's coordinate errors"
+        dtype=float,
+        default=None,
+        optional=True,
+        doc="mas; takes the place of the catalogue's coordinate errors; None: those of the catalogue",
     )
     maxReducedChi2 = pexConfig.Field(
         dtype=float, default=20.0, doc="chi2 per degree of freedom above which a fit is not called converged"
@@ -143,9 +165,16 @@ class JointcalConfig(pexConfig.Config):
         dtype=float, default=0.1, min=0.0, max=0.5, doc="stars kept out of the fit to judge it (from 200 stars on)"
     )
     fitProperMotions = pexConfig.Field(dtype=bool, default=False, doc="fit the stars' proper motions")
-    properMotionPrior = pexConfig.Field(dtype=float, default=0.03, doc="arcsec/yr, of stars without a reference star")
+    properMotionPrior = pexConfig.Field(
+        dtype=float, default=0.03, doc="arcsec/yr, size of the proper motions of stars without a reference star"
+    )
     fitDcr = pexConfig.Field(dtype=bool, default=False, doc="fit one chromatic refraction coefficient of the band")
-    dcrColor = pexConfig.ListField(dtype=str, default=["g", "i"], length=2, doc="reference bands of the colour")
+    dcrColor = pexConfig.ListField(
+        dtype=str,
+        default=["g", "i"],
+        length=2,
+        doc="two bands of the reference catalogue whose difference is the colour of a star",
+    )
     dcrReferenceColor = pexConfig.Field(dtype=float, default=0.61, doc="colour without a shift, mag")
     fitAtmosphere = pexConfig.Field(
         dtype=bool,
@@ -159,7 +188,9 @@ class JointcalConfig(pexConfig.Config):
     writeChi2FilesInitialFinal = pexConfig.Field(dtype=bool, default=False, doc="write residual tables, first and last")
     writeChi2FilesOuterLoop = pexConfig.Field(dtype=bool, default=False, doc="write residual tables of every round")
     writeInitialModel = pexConfig.Field(dtype=bool, default=False, doc="write the model's start values")
-    debugOutputPath = pexConfig.Field(dtype=str, default=".", doc="where debug files go")
+    debugOutputPath = pexConfig.Field(
+        dtype=str, default=".", doc="folder of the files that the write... options ask for"
+    )
 
     def setDefaults(self) -> None:
         """Gaia for positions, its own band names for fluxes."""

@@ -1,4 +1,4 @@
-"""Smoothing of undersampled images: below two pixels per FWHM light is aliased and no PSF model or kernel can follow
+"""Smoothing of undersampled images: below 2.2 pixels per FWHM light is aliased and no PSF model or kernel can follow
 it.
 
 A Gaussian takes out the frequencies that carry aliased light. PSF fluxes then scatter with the photon noise instead of

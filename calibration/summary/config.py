@@ -73,14 +73,16 @@ class UpdateVisitSummaryConfig(AlertTaskConfig, pipelineConnections=UpdateVisitS
     wcs_provider = pexConfig.Field(
         dtype=str,
         default="input_summary",
-        doc="input_summary, tract, global or healpixN",
+        doc="where WCSs come from: input_summary keeps them, tract takes a catalogue for each tract (of several the tract whose "
+        "centre is nearest), global one catalogue for the sky, healpixN (healpix0 to healpix17) a catalogue for each HEALPix pixel, "
+        "nested, of order N: that of the pixel which holds the middle of the detector, else the nearest",
         check=lambda v: v in ("input_summary", "tract", "global") or bool(re.fullmatch(r"healpix([0-9]|1[0-7])", v)),
     )
     photo_calib_provider = pexConfig.ChoiceField(
         dtype=str,
         default="input_summary",
         doc="where calibrations come from",
-        allowed={"input_summary": "kept", "tract": "per tract", "global": "one for the sky"},
+        allowed={"input_summary": "kept", "tract": "a catalogue for each tract", "global": "one catalogue for the sky"},
     )
     psf_provider = pexConfig.ChoiceField(
         dtype=str,
@@ -95,37 +97,68 @@ class UpdateVisitSummaryConfig(AlertTaskConfig, pipelineConnections=UpdateVisitS
         dtype=str,
         default="input_summary",
         doc="where the background comes from",
-        allowed={"input_summary": "kept", "replacement": "layers given"},
+        allowed={"input_summary": "kept", "replacement": "layers that are given (background_overrides)"},
     )
     wcs_consistency_threshold = pexConfig.Field(
-        dtype=float, default=None, optional=True, doc="arcsec a corner may move; a WCS that moves more is dropped"
+        dtype=float,
+        default=None,
+        optional=True,
+        doc="arcsec that a corner of the detector may move; a WCS that moves one more is dropped; None: no limit",
     )
     do_refit_pointing = pexConfig.Field(dtype=bool, default=True, doc="refit boresight and rotation (needs a camera)")
     do_write_visit_geometry = pexConfig.Field(
-        dtype=bool, default=False, doc="return sky regions of visit and detectors"
+        dtype=bool, default=False, doc="return sky regions of visit and detectors (visit_geometry)?"
     )
     do_fit_sip_approximations = pexConfig.Field(dtype=bool, default=True, doc="fit a TAN-SIP to each WCS")
     do_add_missing_statistics = pexConfig.Field(
         dtype=bool, default=False, doc="add statistics that the input has no columns for (old files)"
     )
-    legacy_tai_as_utc = pexConfig.Field(dtype=bool, default=False, doc="zenith distances as the Rubin stack has them")
+    legacy_tai_as_utc = pexConfig.Field(
+        dtype=bool,
+        default=False,
+        doc="compute zenith distances with TAI taken for UTC, as the Rubin stack does (37 s off)?",
+    )
     fiducialSkyBackground = pexConfig.DictField(
-        keytype=str, itemtype=float, default=dict.fromkeys("ugrizy", 1.0), doc="counts per pixel and second"
+        keytype=str,
+        itemtype=float,
+        default=dict.fromkeys("ugrizy", 1.0),
+        doc="sky by band that effective times compare with, counts per pixel and second",
     )
     fiducialPsfSigma = pexConfig.DictField(
-        keytype=str, itemtype=float, default=dict.fromkeys("ugrizy", 1.0), doc="pixels"
+        keytype=str,
+        itemtype=float,
+        default=dict.fromkeys("ugrizy", 1.0),
+        doc="sigma of the PSF by band that effective times compare with, px",
     )
     fiducialZeroPoint = pexConfig.DictField(
-        keytype=str, itemtype=float, default=dict.fromkeys("ugrizy", 25.0), doc="mag of one count per second"
+        keytype=str,
+        itemtype=float,
+        default=dict.fromkeys("ugrizy", 25.0),
+        doc="zero point by band that effective times compare with: AB mag of one count per second",
     )
     fiducialReadNoise = pexConfig.DictField(
-        keytype=str, itemtype=float, default=dict.fromkeys("ugrizy", 9.0), doc="electrons"
+        keytype=str,
+        itemtype=float,
+        default=dict.fromkeys("ugrizy", 9.0),
+        doc="read noise by band of a fiducial exposure, electrons; effective times do not need it",
     )
     fiducialExpTime = pexConfig.DictField(
-        keytype=str, itemtype=float, default=dict.fromkeys("ugrizy", 30.0), doc="seconds"
+        keytype=str,
+        itemtype=float,
+        default=dict.fromkeys("ugrizy", 30.0),
+        doc="exposure time by band of a fiducial exposure, s: effTime of one that is as deep as fiducialMagLim",
     )
-    fiducialMagLim = pexConfig.DictField(keytype=str, itemtype=float, default=dict.fromkeys("ugrizy", 25.0), doc="mag")
-    maxEffectiveTransparency = pexConfig.Field(dtype=float, default=float("inf"), doc="most that clear nights may gain")
+    fiducialMagLim = pexConfig.DictField(
+        keytype=str,
+        itemtype=float,
+        default=dict.fromkeys("ugrizy", 25.0),
+        doc="limiting magnitude (AB, S/N 5) by band of a fiducial exposure",
+    )
+    maxEffectiveTransparency = pexConfig.Field(
+        dtype=float,
+        default=float("inf"),
+        doc="upper limit of effTimeZeroPointScale, the gain of clear nights (no unit)",
+    )
 
     def validate(self) -> None:
         """Refuse contradictions before any data are read."""

@@ -164,7 +164,7 @@ async def post_visit(
 @visits.post(
     "/v1/visits/batch", status_code=202, openapi_extra=_batch_schema(),
     responses={202: _json("All were entered, now or before", {"accepted": 1, "refused": 0, "results": [_RESULTS["results"][0]]}),
-               207: _json("Some were refused: their results say why", _RESULTS)},
+               207: _json("Some or all were refused: their results say why", _RESULTS)},
 )  # fmt: skip
 async def post_visits(request: Request, shared: Shared, idempotency_key: IdempotencyKey = None) -> Response:
     """Enter many ccdVisits at once: one that cannot be entered does the others no harm, its result says why.

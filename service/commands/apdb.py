@@ -97,7 +97,13 @@ def create_partitions(
 @apdb_app.command()
 def archive(
     to: Annotated[str, typer.Option(help="directory or fsspec URL for the Parquet files")],
-    keep_months: Annotated[int, typer.Option(min=13, help="whole months that stay (the history window needs 13)")] = 14,
+    keep_months: Annotated[
+        int,
+        typer.Option(
+            min=13,
+            help="whole months before the running one that stay; with 13, histories (360 days) of the running and the last month are whole",
+        ),
+    ] = 14,
     drop: Annotated[bool, typer.Option(help="also drop what is archived, after its file was checked again")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -216,7 +222,7 @@ def renew_objects(dry_run: DryRun = False, as_json: Json = False) -> None:
 
 @apdb_app.command()
 def precover(
-    days: Annotated[float, typer.Option(min=0.0, help="how far back to measure")] = 30.0,
+    days: Annotated[float, typer.Option(min=0.0, help="days back from the end within which it is measured")] = 30.0,
     founded_within: Annotated[float, typer.Option(min=0.0, help="days: objects first detected since then")] = 3.0,
     at: Annotated[float | None, typer.Option(help="MJD (TAI): end of the time looked at; now by default")] = None,
     dry_run: DryRun = False,

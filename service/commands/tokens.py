@@ -28,7 +28,7 @@ def _enter(action: str, target: str, detail: dict[str, Any] | None = None) -> No
 def create(
     name: Annotated[str, typer.Argument(help="who or what it is for; quotas and the record go by this name")],
     scope: Annotated[list[str], typer.Option(help="read, submit, operate or admin (repeat)")],
-    days: Annotated[float, typer.Option(help="how long it is good")] = 90.0,
+    days: Annotated[float, typer.Option(help="days for which it is good")] = 90.0,
     out: Annotated[
         Path | None, typer.Option(help="write it to this new file, for its owner alone, not to the screen")
     ] = None,

@@ -7,6 +7,7 @@ import numpy as np
 
 from calibration.noise import fill_variance, subtract_background
 from calibration.psf.model import fit_psf
+from calibration.psf.smoothing import UNDERSAMPLED_FWHM
 from calibration.sources import detect_sources
 from exposure import Exposure, Instrument
 from exposure.header.cards import Cards
@@ -21,7 +22,6 @@ __all__ = ["check_frame"]
 ANY = "generic"  # the instrument of `alertprod diff`, which takes what a file has
 NIGHT_ONLY = ("mask", "variance", "weight", "psf", "exposure time, s", "midpoint, MJD TAI", "band")
 FEW_GOOD, MANY_SAME = 0.5, 10
-_UNDERSAMPLED = 2.0  # pixels per FWHM
 
 
 def check_frame(path: Path, rules: Instrument) -> Findings:
@@ -110,11 +110,11 @@ def _check_stars(findings: Findings, exposure: Exposure, rules: Instrument) -> N
         )
         return
     arcsec = rules.pixel_scale or (float("nan") if exposure.wcs is None else exposure.pixel_scale_arcsec())
-    thin = fit.fwhm < _UNDERSAMPLED and not rules.characterize.smoothing
+    thin = fit.fwhm < UNDERSAMPLED_FWHM and not rules.characterize.smoothing
     findings.add(
         "FWHM of stars, px",
         round(fit.fwhm, 3),
         f"{fit.n_stars} stars, {fit.fwhm * arcsec:.2f} arcsec",
-        "undersampled: fewer than two pixels per FWHM" if thin else "",
+        f"undersampled: fewer than {UNDERSAMPLED_FWHM} pixels per FWHM" if thin else "",
         "characterize: {smoothing: 0.8}",
     )

@@ -166,12 +166,14 @@ def check_detector(findings: Findings, cards: Cards, rules: Instrument) -> None:
             used = rules.variance == "gain" or (name == "gain" and rules.variance == "empirical")
             doubt = f"the file names none: {rule.constant} is assumed" if used else ""
             findings.add(label, rule.constant, "default", doubt, advice)
+    planes = (rules.planes.variance, rules.planes.weight, rules.planes.sigma)
+    named_plane = next((p for p in planes if p is not None), None)
     source = {
-        "plane": f"the variance plane (HDU {rules.planes.variance!r})",
+        "plane": f"the variance plane (HDU {named_plane!r})",
         "gain": "gain and read noise",
         "empirical": "the scatter of the sky, and the gain",
     }
-    lacks = rules.variance == "plane" and rules.planes.variance is None
+    lacks = rules.variance == "plane" and named_plane is None
     findings.add(
         "variance",
         rules.variance,

@@ -110,7 +110,7 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- fail "keda.minReplicas or keda.night.replicas is above keda.maxReplicas" }}
 {{- end }}
 {{- if hasKey (dig "resources" "limits" dict .Values.roles.worker) "memory" }}
-{{- fail "roles.worker.resources.limits.memory is made from worker.jobs and worker.jobMemoryGiB: set those" }}
+{{- fail "roles.worker.resources.limits.memory is worker.jobs * worker.jobMemoryGiB + worker.supervisorMemoryGiB: set those" }}
 {{- end }}
 {{- if and .Values.cronJobs.precovery (.Values.cronJobs.precovery).enabled (not .Values.keepDifferences) }}
 {{- fail "cronJobs.precovery measures on stored differences: set keepDifferences" }}

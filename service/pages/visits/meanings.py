@@ -4,8 +4,8 @@ __all__ = ["MEANINGS", "meaning", "unit"]
 
 # name: unit where the name does not say it, what it tells; docs/differencing.md says at which value a metric fails a visit
 MEANINGS: dict[str, tuple[str, str]] = {
-    "airmass": ("", "of the exposure"),
-    "associationRadiusArcsec": ("", "within which a source belongs to an object"),
+    "airmass": ("", "of the exposure, no unit"),
+    "associationRadiusArcsec": ("", "radius in arcsec within which a source belongs to an object"),
     "calibrationError": (
         "",
         "ln of the kernel's sum over the ratio of the two calibrations: clouds, wrong zero points",
@@ -36,7 +36,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "scaleDiffimVarianceFactor": ("", "what the variance of the difference was multiplied by to fit its noise"),
     "sciencePsfError": ("", "by what fraction the stars are wider than the PSF of the science image"),
     "seconds": ("s", "that the service took"),
-    "seeingArcsec": ("", "FWHM of the PSF of the science image"),
+    "seeingArcsec": ("", "FWHM of the PSF of the science image, arcsec"),
     "significanceScale": ("", "factor by which the threshold of detection rose, median"),
     "significanceScaleMax": ("", "factor by which the threshold of detection rose, where it is largest"),
     "spatialKernelSum": ("", "sum of the matching kernel: flux ratio of the two images"),
@@ -47,9 +47,9 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "starPositionResidual": ("px", "shift that constant stars leave beyond the noise; S/N at detection counts it"),
     "starResidualRms": ("sigma", "residual of kernel stars in the difference"),
     "streakFraction": ("", "share of the pixels with data on streaks"),
-    "templateCoveragePercent": ("", "of the image that the template covers"),
+    "templateCoveragePercent": ("", "percent of the image that the template covers"),
     "templatePsfError": ("", "by what fraction the stars are wider than the PSF of the template"),
-    "templateStarShare": ("", "bright stars of the image that are at their places in the template"),
+    "templateStarShare": ("", "share of the bright stars of the image that are at their places in the template"),
     "thresholdExcess": ("", "factor by which the threshold of detection rose"),
     "undersampled": ("", "1 where stars are too narrow for the pixels"),
 }
