@@ -87,7 +87,9 @@ class PooledDatabase(Database):
                 try:
                     with nullcontext() if limit_s is None else cut_after(connection, limit_s):
                         yield connection
-                except AWAY:  # another server may have the writes by now: the next connection asks anew where that is
+                except (
+                    psycopg.errors.ReadOnlySqlTransaction
+                ):  # another server may have the writes by now: the next connection asks anew where that is
                     connection.close()
                     raise
                 self._used[connection] = time.monotonic()

@@ -65,7 +65,7 @@ def characterize(exposure: Exposure, rules: Instrument, reference: ReferenceStar
     mended = mend_bad_pixels(exposure, rules)
     fringes = subtract_fringes(exposure, rules.characterize.background_mesh)
     sources = detect_sources(exposure)
-    report = {"nMendedPixels": float(mended), "fringeRms": fringes}
+    report = {"nMendedPixels": float(mended), "fringeRms": fringes, "nSkySteps": exposure.metadata["nSkySteps"]}
     sigma = rules.characterize.smoothing
     if sigma:
         if reference is not None:

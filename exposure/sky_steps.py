@@ -60,7 +60,8 @@ def _subtract_along(exposure: "Exposure", axis: int, part: int, parts: int) -> i
         offsets = np.zeros(some.shape[1])
         offsets[where] = heights
         offsets = np.cumsum(offsets)
-        image -= (offsets - offsets.mean()).astype(np.float32)
+        there = (mask & plane_bits(["NO_DATA"])) == 0
+        np.subtract(image, (offsets - offsets.mean()).astype(np.float32), out=image, where=there)
     return int(where.size)
 
 

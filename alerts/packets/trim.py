@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
+
 from alerts.errors import AlertError
 from alerts.packets.cutouts import MIN_SIDE
 from alerts.packets.schemas import SCHEMA_ID
@@ -66,6 +68,8 @@ def crop_cutout(data: bytes, side: int) -> bytes:
     """Return a cutout cropped around its centre; its WCS, corner and PSF still hold."""
     out = io.BytesIO()
     with open_fits(io.BytesIO(data)) as hdus:
+        if np.ndim(hdus[0].data) != 2:
+            raise FitsUnreadable("a cutout begins with no image")
         width = hdus[0].data.shape[1]
         first = (width - side + 1) // 2
         if first <= 0:

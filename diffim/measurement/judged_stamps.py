@@ -12,6 +12,7 @@ from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.photometry import psf_images
 from exposure.psf import fwhm_of
+from exposure.psf_width import psf_fwhm
 from exposure.stamps import gather, sided
 from tasks.arrays import F32, F64, I32, I64, nearest_pixels
 
@@ -36,6 +37,8 @@ class JudgedStamps:
         The images that were subtracted, their noise and their PSFs.
     fwhm
         Shape (N,), px, of the PSF of the difference.
+    typical_fwhm
+        px, of that PSF over the whole image: one number, however the rows are divided into batches.
     """
 
     data: F32
@@ -49,6 +52,7 @@ class JudgedStamps:
     template_sigma: F32
     template_model: F32
     fwhm: F64
+    typical_fwhm: float
 
 
 def cut_stamps(difference: Exposure, science: Exposure, template: Exposure, table: pd.DataFrame) -> JudgedStamps:
@@ -58,7 +62,8 @@ def cut_stamps(difference: Exposure, science: Exposure, template: Exposure, tabl
 
     psf = difference.require_psf()
     fwhm = np.asarray(fwhm_of(psf.moments_at(x, y)), np.float64)
-    side = _side(fwhm)
+    typical = psf_fwhm(psf, difference.bbox)
+    side = _side(typical)
 
     def cut(plane: Any, e: Exposure, fill: float) -> Any:
         return np.nan_to_num(gather(plane, ix - e.origin[0], iy - e.origin[1], side, fill))
@@ -76,15 +81,13 @@ def cut_stamps(difference: Exposure, science: Exposure, template: Exposure, tabl
     return JudgedStamps(
         light(difference), noise(difference), mask, model(difference),
         light(science), noise(science), model(science), light(template), noise(template), model(template),
-        fwhm,
+        fwhm, typical,
     )  # fmt: skip
 
 
-def _side(fwhm: F64) -> int:
+def _side(fwhm: float) -> int:
     """Return the side of stamps that reach `REACH` FWHM about their middle, within bounds."""
-    known = fwhm[np.isfinite(fwhm)]
-    half = REACH * float(np.median(known)) if known.size else 0.0
-    return 2 * int(np.clip(np.ceil(half), LEAST_HALF, MOST_HALF)) + 1
+    return 2 * int(np.clip(np.ceil(REACH * np.nan_to_num(fwhm)), LEAST_HALF, MOST_HALF)) + 1
 
 
 def numbers_of_stamps(s: JudgedStamps, table: pd.DataFrame) -> dict[str, F64]:
@@ -97,7 +100,7 @@ def numbers_of_stamps(s: JudgedStamps, table: pd.DataFrame) -> dict[str, F64]:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         z = data / sigma
         out = _of_masks(_flat(s.mask, np.int32), r) | _of_profile(data, sigma, z, model, r)
-        out |= _of_surroundings(_averaged(data, sigma, s.fwhm), r)
+        out |= _of_surroundings(_averaged(data, sigma, s.typical_fwhm), r)
         near = data * inner
         steep = [_flat(np.asarray(g, np.float32)) for g in np.gradient(s.template, axis=(1, 2))]
         out |= {
@@ -116,11 +119,10 @@ def numbers_of_stamps(s: JudgedStamps, table: pd.DataFrame) -> dict[str, F64]:
     return out | shape
 
 
-def _averaged(data: F64, sigma: F64, fwhm: F64) -> F64:
+def _averaged(data: F64, sigma: F64, fwhm: float) -> F64:
     """Return light over noise (N, P) of boxes about each pixel that are a third of the FWHM wide: 1 px below 6 px."""
     side = round(data.shape[1] ** 0.5)
-    known = fwhm[np.isfinite(fwhm)]
-    box = 2 * int((float(np.median(known)) if known.size else 0.0) / 6.0) + 1
+    box = 2 * int(np.nan_to_num(fwhm) / 6.0) + 1
     if box == 1:
         return data / sigma
     light, noise = (uniform_filter(a.reshape(-1, side, side), (0, box, box)) for a in (data, sigma**2))

@@ -131,9 +131,7 @@ def match_and_subtract(
         raise InsufficientKernelSources(f"{len(stars)} clean kernel stars, need {options.min_stars}", **science.where)
     ratio = _flux_ratio(stars, science, template)
     white = [abs(sky_correlation(p)) < WHITE for p in (direction.target, direction.convolved)]
-    correlations = [
-        None if w else noise_correlation(p) for w, p in zip(white, (direction.target, direction.convolved), strict=True)
-    ]
+    correlation = None if white[1] else noise_correlation(direction.convolved)
     positions = StarPositions(stars.x, stars.y, _motions(stars, direction))
     base = None if earlier_fit else _psf_kernels(science, template, direction, basis)
     fit_options = FitOptions(
@@ -143,14 +141,15 @@ def match_and_subtract(
         flux_ratio=ratio if direction.of_template else 1 / ratio,
         white_noise=white[1],
         base=base,
-        correlation=correlations[1],
+        correlation=correlation,
     )
     fit = earlier_fit or fit_kernel(direction.convolved, direction.target, positions, basis, science.bbox, fit_options)
     if fit.transparency is not None:
         direction = replace(direction, convolved=fit.transparency.dimmed(direction.convolved))
     subtraction = _subtraction(science, template, direction, fit.kernel, ratio, all(white), options)
     if subtraction.excess is not None:
-        subtraction = replace(subtraction, correlations=(correlations[0], correlations[1]))
+        own = None if white[0] else noise_correlation(direction.target)
+        subtraction = replace(subtraction, correlations=(own, correlation))
     subtracted = subtraction.run(want_matched=direction.of_template and options.want_matched)
     total = fit.kernel.kernel_sum
     matched = None
@@ -194,7 +193,7 @@ def _direction(science: Exposure, template: Exposure, mode: str) -> _Direction:
     if mode == "convolveTemplate" or (mode == "auto" and fwhm_t <= fwhm_s * (1 + EQUAL_WIDTHS)):
         return _Direction("convolveTemplate", old, new, fwhm_t, fwhm_s)
     if mode == "auto" and fwhm_t <= fwhm_s * (1 + ALIKE) and abs(sky_correlation(new)) >= WHITE and _quieter(old, new):
-        # correlated noise of what is convolved cannot be taken off the fit and makes its kernel too small
+        # the noise of what is convolved is in the fit of its kernel: of two images alike the quieter one makes the better
         return _Direction("convolveTemplate", old, new, fwhm_s, fwhm_s)
     return _Direction("convolveScience", new, old, fwhm_s, fwhm_t)
 

@@ -70,6 +70,7 @@ _METRICS = (
     "streakFraction",
     "maskedFraction",
     "maxPhi",
+    "skyStructure",
     "qualityProblems",
     "qualityVeto",
 )

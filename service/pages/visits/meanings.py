@@ -22,6 +22,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "maxPhi": ("", "largest factor that the whitening of the difference multiplies a frequency by"),
     "nKernelUsed": ("", "stars that the matching kernel was fitted to"),
     "nMendedPixels": ("", "pixels whose value was made from their neighbours"),
+    "nSkySteps": ("", "steps of the sky between amplifiers that were taken off the science image"),
     "nSources": ("", "sources on the science image"),
     "nStars": ("", "stars among the sources on the science image"),
     "psfFwhm": ("px", "width of the PSF of the science image"),
@@ -39,6 +40,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "seeingArcsec": ("", "FWHM of the PSF of the science image, arcsec"),
     "significanceScale": ("", "factor by which the threshold of detection rose, median"),
     "significanceScaleMax": ("", "factor by which the threshold of detection rose, where it is largest"),
+    "skyStructure": ("sigma", "structure of the sky that is neither stars nor a slope: nebulae, fringes"),
     "spatialKernelSum": ("", "sum of the matching kernel: flux ratio of the two images"),
     "starFluxResidual": (
         "",

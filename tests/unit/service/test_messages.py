@@ -39,6 +39,14 @@ def test_a_name_that_is_there_twice_is_refused_at_any_depth():
             decode_message(text)
 
 
+@pytest.mark.timeout(30)
+def test_of_many_names_the_one_that_is_there_twice_is_found_at_once():
+    """A message of a megabyte: every name compared with every other would take minutes."""
+    names = ", ".join(f'"n{k}": 0' for k in range(60_000))
+    with pytest.raises(BadMessage, match="'n59999' is there twice"):
+        decode_message(f'{{{names}, "n59999": 1}}'.encode())
+
+
 @pytest.mark.parametrize(
     "more", [{"ra": True}, {"dec": "2"}, {"radiusDeg": True}, {"visit": "7"}, {"expiresS": True}, {"templates": ".."}]
 )
