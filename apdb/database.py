@@ -201,6 +201,12 @@ class Database:
         with self.session() as connection:
             check_tables(connection, schema)
 
+    def takes_writes(self) -> bool:
+        """Whether the server takes writes: False of a standby, or of one that is set to read only."""
+        with self.session() as connection:
+            (setting,) = single_row(connection.execute("SELECT current_setting('transaction_read_only')"))
+        return bool(setting == "off")
+
     def check_writable(self) -> None:
         """Refuse a server that takes no writes.
 
@@ -209,9 +215,7 @@ class Database:
         DatabaseUnavailable
             It is a standby, or set to read only.
         """
-        with self.session() as connection:
-            (setting,) = single_row(connection.execute("SELECT current_setting('transaction_read_only')"))
-        if setting == "on":
+        if not self.takes_writes():
             raise DatabaseUnavailable(f"database {self.label} takes no writes: it is a standby, or set to read only")
 
     def ensure_partitions(self, mjd: float) -> None:

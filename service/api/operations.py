@@ -32,14 +32,13 @@ def readyz(shared: Shared) -> Response:
     """
     try:
         shared.database.check_schema(newer_is_good=True)
+        writable = shared.database.takes_writes()
     except (DatabaseUnavailable, SchemaMismatch) as error:
         _log.warning("not ready: %s", error)
         text = str(error) if shared.settings.access == "local" else "not ready: the log of the service says why"
         return problem(503, error.code, text, RETRY_AFTER_S)
-    try:
-        shared.database.check_writable()
-    except DatabaseUnavailable as error:
-        _log.warning("%s", error)
+    if not writable:
+        _log.warning("the database takes no writes: it is a standby, or set to read only")
         return PlainTextResponse(
             "ready, degraded: the database takes no writes: what is stored can be read, visits must be sent again later\n"
         )
