@@ -6,7 +6,7 @@ With U the image that is not convolved, C the other one, K the local kernel and 
 
 where phi whitens the noise and keeps fluxes (phi(0) = 1; Kaiser, DMTN-021). The variance plane is propagated with the
 squared real-space kernels: V_D = phi^2 * V_U + (phi K)^2 * V_C, which is right on sources too. Where the noise of an image is
-correlated its filter lets more or less of it through than of white noise (`noise_gain`): its part is larger by that.
+correlated its filter lets more or less of it through than of white noise (`correlated_gain`): its part is larger by that.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from numpy import fft
 from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.fft_tiles import Convolution, TileBounds, TileGrid, TileWindow, Transforms, paste, paste_sum
 from diffim.pixels.masked_image import LEAST_VARIANCE, MaskedImage, TileTarget
-from diffim.subtraction.noise_power import BLOCK, noise_gain, noise_power, smooth_power
+from diffim.subtraction.noise_power import BLOCK, correlated_gain, noise_power, smooth_power
 from diffim.subtraction.within_tiles import Changes, KernelSlopes, inner, put
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, Box
@@ -64,7 +64,7 @@ class Subtraction:
     scale
         Factor on the difference, and its square on the variance.
     correlations
-        How the noise of U and of C is correlated (`diffim.subtraction.noise_power.noise_correlation`); None: it is white.
+        How the noise of U and of C is correlated (`diffim.subtraction.noise_power.noise_autocorrelation`); None: it is white.
     """
 
     unconvolved: MaskedImage
@@ -230,7 +230,7 @@ def _noise_filters(
     f_phi, side = ft.kernel(phi), kernel.shape[0] + phi.shape[0] - 1
     both = ft.kernel(kernel)
     ft.back(ft.multiply(both, f_phi, both))
-    gains = noise_gain(phi, correlations[0]), noise_gain(both[:side, :side], correlations[1])
+    gains = correlated_gain(phi, correlations[0]), correlated_gain(both[:side, :side], correlations[1])
     return f_phi, (Convolution(ft, gains[0] * phi**2), Convolution(ft, gains[1] * both[:side, :side] ** 2))
 
 

@@ -32,7 +32,7 @@ from diffim.subtraction.difference_exposure import (
     reach_of,
     stamps_through,
 )
-from diffim.subtraction.noise_power import noise_correlation, sky_correlation
+from diffim.subtraction.noise_power import noise_autocorrelation, sky_correlation
 from diffim.subtraction.photon_noise import Light, LightPaths, variance_per_count, with_photon_noise
 from diffim.subtraction.zogy import ProperSubtraction, check_centred
 from exposure import Exposure
@@ -131,7 +131,7 @@ def match_and_subtract(
         raise InsufficientKernelSources(f"{len(stars)} clean kernel stars, need {options.min_stars}", **science.where)
     ratio = _flux_ratio(stars, science, template)
     white = [abs(sky_correlation(p)) < WHITE for p in (direction.target, direction.convolved)]
-    correlation = None if white[1] else noise_correlation(direction.convolved)
+    correlation = None if white[1] else noise_autocorrelation(direction.convolved)
     positions = StarPositions(stars.x, stars.y, _motions(stars, direction))
     base = None if earlier_fit else _psf_kernels(science, template, direction, basis)
     fit_options = FitOptions(
@@ -148,7 +148,7 @@ def match_and_subtract(
         direction = replace(direction, convolved=fit.transparency.dimmed(direction.convolved))
     subtraction = _subtraction(science, template, direction, fit.kernel, ratio, all(white), options)
     if subtraction.excess is not None:
-        own = None if white[0] else noise_correlation(direction.target)
+        own = None if white[0] else noise_autocorrelation(direction.target)
         subtraction = replace(subtraction, correlations=(own, correlation))
     subtracted = subtraction.run(want_matched=direction.of_template and options.want_matched)
     total = fit.kernel.kernel_sum

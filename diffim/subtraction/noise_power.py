@@ -8,7 +8,7 @@ from diffim.pixels.masked_image import MaskedImage
 from exposure.noise import BLOCK, MAX_LAG, near_sources, sky_autocorrelation
 from tasks.arrays import F32, F64, Flags
 
-__all__ = ["BLOCK", "noise_correlation", "noise_gain", "noise_power", "sky_correlation", "smooth_power"]
+__all__ = ["BLOCK", "correlated_gain", "noise_autocorrelation", "noise_power", "sky_correlation", "smooth_power"]
 
 BLOCKS, BANDS = 50, 2  # of sky, that tell how noise is correlated; bands of rows at least
 FLOOR = 0.08  # of white noise: frequencies that resampling removed are not blown up
@@ -24,7 +24,7 @@ def noise_power(image: F32, variance: F32, good: Flags, max_blocks: int = 150) -
     return np.ones((BLOCK, BLOCK // 2 + 1)) if correlation is None else _tapered(correlation)
 
 
-def noise_correlation(planes: MaskedImage) -> F64 | None:
+def noise_autocorrelation(planes: MaskedImage) -> F64 | None:
     """Return the correlation coefficients of an image's noise at lags -MAX_LAG..MAX_LAG in y and x; None without sky.
 
     Measured on bands of rows that hold some `BLOCKS` blocks: how a resampled image is correlated varies with the phase of its pixels.
@@ -41,7 +41,7 @@ def noise_correlation(planes: MaskedImage) -> F64 | None:
     return np.asarray(near / near[MAX_LAG, MAX_LAG])
 
 
-def noise_gain(stamp: F32, correlation: F64 | None) -> np.float32:
+def correlated_gain(stamp: F32, correlation: F64 | None) -> np.float32:
     """Return the variance that a filter (S, S) leaves of noise with a correlation over what it leaves of white noise."""
     if correlation is None:
         return np.float32(1)
