@@ -166,7 +166,7 @@ class Instrument(BaseModel):
 
 
 def visit_from_mjd(mjd_tai: float, rule: str = "yymmddsssss") -> int:
-    """Return the visit number for a time: date, then seconds of the day (TAI), for example 17122005623."""
+    """Return the visit number for a mid-exposure (TAI): date, then seconds of the day, for example 17122005623."""
     from astropy.time import Time
 
     moment: datetime = Time(mjd_tai, format="mjd", scale="tai").to_datetime().replace(tzinfo=UTC)

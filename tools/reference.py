@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,15 @@ def _conflicts() -> str:
     return ", ".join(code(c) for c in sorted({kind.code for kind in below}))
 
 
-def _answers(operation: dict[str, Any], failures: Container[Any]) -> str:
+def _is_general(status: str, answer: dict[str, Any], failures: Mapping[Any, dict[str, Any]]) -> bool:
+    """Whether an answer is a failure that means here what it means of every path."""
+    general = failures.get(int(status)) if status.isdigit() else None
+    return general is not None and answer.get("description") == general["description"]
+
+
+def _answers(operation: dict[str, Any], failures: Mapping[Any, dict[str, Any]]) -> str:
     """What comes where nothing goes wrong, or something of this path alone: status, meaning, kinds of content."""
-    own = {s: a for s, a in operation.get("responses", {}).items() if not (s.isdigit() and int(s) in failures)}
+    own = {s: a for s, a in operation.get("responses", {}).items() if not _is_general(s, a, failures)}
     words = [f"{s} {_meaning(a)}{_kinds(a.get('content', {}))}" for s, a in own.items()]
     return f"Answers: {'; '.join(words)}.\n" if words else ""
 

@@ -32,8 +32,8 @@ WORDS = {
     "exposure_time": f"{_RULE}: seconds, above 0, at most 864000",
     "midpoint": f"{_RULE}, and how its time is read ([times](../../instruments.md#times))",
     "detector": f"{_RULE}: number of the detector, 0 to 32767",
-    "visit": f"{_RULE}: visit number, 0 to 2^53 - 1; without it the number comes from the time (`visit_rule`)",
-    "visit_rule": "visit numbers that come from the time: date and seconds of the day (TAI)",
+    "visit": f"{_RULE}: visit number, 0 to 2^53 - 1; without it the number comes from the middle of the exposure (`visit_rule`)",
+    "visit_rule": "visit numbers that are made of the middle of the exposure, in TAI: date and seconds of the day",
     "band": f"{_RULE}: name of the filter",
     "band_map": "name of a filter to one of u g r i z y; a filter that maps to none is refused (band_unknown)",
     "boresight_ra": f"{_RULE}: where the telescope points, right ascension, degrees; kept with the visit",
@@ -71,6 +71,7 @@ _PARTS = {
     "at": "whether the moment is the start, the middle or the end of the exposure",
     "time_key": "card with the time of the day, for a date that has none",
 }  # fmt: skip
+_PART_DEFAULTS = {"scale": "that of TIMESYS, else `utc`"}
 
 
 def keys(model: type[BaseModel], before: str = "") -> Iterator[tuple[str, Any]]:
@@ -119,7 +120,7 @@ def instrument_page() -> str:
 
     rows = ((code(name), WORDS[name], _words_of_kind(name, field), _default(field)) for name, field in keys(Instrument))
     parts = (
-        (code(name), _PARTS[name], _words_of_kind(name, field), _default(field))
+        (code(name), _PARTS[name], _words_of_kind(name, field), _PART_DEFAULTS.get(name) or _default(field))
         for name, field in TimeRule.model_fields.items()
     )
     return (

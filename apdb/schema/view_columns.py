@@ -108,7 +108,7 @@ _DELIVERY = (
     Column("droppedAt", "timestamp", True, None, "", "when they were given up (alertprod alerts drop, or the visit was replaced)"),
     Column("nPublished", "int", False, None, "", "alerts that the relay has published"),
     Column("publishStartedAt", "timestamp", True, None, "", "when the relay began with them"),
-    Column("secondsSinceShutterClose", "double", True, None, "s", "from the end of the exposure to the last alert in the topic"),
+    Column("secondsSinceShutterClose", "double", True, None, "s", "from the end of the exposure to the last alert in the topic; null until all are published (waiting, held, dropped), where the length of the exposure is not known, and where a relay found them in the topic when it started, sent by one that was killed"),
     Column("nInTopic", "int", False, None, "", "messages of the visit that reconcile found in the topic"),
 )  # fmt: skip
 _PARTITION = (

@@ -27,8 +27,9 @@ def scan_alerts(
 ) -> Iterator[ReceivedAlert]:
     """Yield the alerts of a topic, corrections applied.
 
-    All corrections are read first. An alert whose source was taken back is passed over; one whose source belongs to another
-    object by now has the new ``object_id``; light curves leave out what was taken back.
+    All corrections (``TOPIC.corrections``) are read first. An alert whose source was taken back is passed over; one whose
+    source belongs to another object by now has the new ``object_id``; light curves leave out what was taken back. A fan-out
+    topic has no corrections of its own: take what `read_corrections` of the main topic knows.
 
     Parameters
     ----------
@@ -78,6 +79,8 @@ def read_corrections(
     brokers: str, topic: str, client: Mapping[str, str] | None = None
 ) -> tuple[KnownCorrections, bool]:
     """Return what all corrections of an alert topic say by now, and whether it has a topic of corrections at all.
+
+    They hold for alerts of a fan-out topic, too: ``is_withdrawn(alert.source_id)``, ``owner(alert.source_id, alert.object_id)``.
 
     Raises
     ------

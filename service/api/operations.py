@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
 from apdb.errors import DatabaseUnavailable, SchemaMismatch
+from service.api.documentation.described import PROBLEMS
 from service.api.problems import RETRY_AFTER_S, problem
 from service.api.resources import Shared
 from service.observe.ledger_measures import render_metrics
@@ -14,6 +15,7 @@ from service.observe.measures import MEASURES
 __all__ = ["operations"]
 
 _log = logging.getLogger("alertprod.api")
+_NOT_READY = PROBLEMS[503] | {"description": "Not ready: the database does not answer, or has another schema"}
 operations = APIRouter(tags=["operations"])
 
 
@@ -23,12 +25,12 @@ async def healthz() -> PlainTextResponse:
     return PlainTextResponse("ok\n")
 
 
-@operations.get("/readyz", response_class=PlainTextResponse)
+@operations.get("/readyz", response_class=PlainTextResponse, responses={503: _NOT_READY})
 def readyz(shared: Shared) -> Response:
     """Ready: the database answers and has the right schema. Whoever asks is not told where it is.
 
     Without a broker visits are accepted and done, and alerts wait; of a standby all can be read, and visits are told to come
-    again: the answer says so, and is still yes.
+    again: the answer says so, and is still yes (200). The port of metrics of each role has a ``/readyz`` of its own.
     """
     try:
         shared.database.check_schema(newer_is_good=True)

@@ -44,7 +44,7 @@ def near(
     ra: Annotated[float, typer.Argument(help="right ascension, deg")],
     dec: Annotated[float, typer.Argument(help="declination, deg")],
     mjd: Annotated[float, typer.Option(help="MJD (TAI)")],
-    radius: Annotated[float, typer.Option(help="deg")] = 0.5,
+    radius: Annotated[float, typer.Option(help="degrees")] = 0.5,
     catalogues: Annotated[
         list[Path] | None, typer.Option("--orbits", help="catalogues; those of the settings if left out")
     ] = None,
