@@ -99,7 +99,10 @@ class DiaPipelineConfig(AlertTaskConfig, pipelineConnections=DiaPipelineConnecti
         dtype=bool, default=True, doc="Measure forced photometry at objects of the database?"
     )
     historyThreshold = pexConfig.RangeField(
-        dtype=int, default=2, min=1, doc="Visits with a good source that an object needs for forced photometry."
+        dtype=int,
+        default=2,
+        min=1,
+        doc="Visits with a good source, the present one included, that an object needs for forced photometry.",
     )
     forcedReliabilityThreshold = pexConfig.Field(
         dtype=float, default=0.5, doc="Least reliability of a good source (forced photometry)."

@@ -69,14 +69,14 @@ DATASETS = {
     ),
     "dia_source_unfiltered": Dataset(_TABLE, CCD, "Raw measurements of the difference's sources."),
     "dia_source_detector": Dataset(_TABLE, CCD, "DiaSources that passed the tests."),
-    "rejected_dia_source": Dataset(_TABLE, CCD, "DiaSources that failed a test."),
+    "rejected_dia_source": Dataset(_TABLE, CCD, "DiaSources that failed a test before association: flags, sky sources, negative science flux."),
     "long_trailed_source_detector": Dataset(_TABLE, CCD, "DiaSources with too long a trail."),
     # the APDB
     "dia_source_apdb": Dataset(_TABLE, CCD, "DiaSources as they are stored."),
     "dia_forced_source_apdb": Dataset(_TABLE, CCD, "Forced photometry as it is stored."),
     "dia_object_apdb": Dataset(_TABLE, CCD, "DiaObjects that the visit changed, as they are stored."),
-    "new_dia_source": Dataset(_TABLE, CCD, "DiaSources that found an object."),
-    "marginal_new_dia_source": Dataset(_TABLE, CCD, "DiaSources that were not good enough to."),
+    "new_dia_source": Dataset(_TABLE, CCD, "DiaSources that founded an object: matched by nothing, and good enough."),
+    "marginal_new_dia_source": Dataset(_TABLE, CCD, "DiaSources that matched nothing and were not good enough to found an object; neither stored nor alerted."),
     "apdb_marker": Dataset(_CONFIG, CCD, "The detector of the visit is in the APDB."),
     "dia_object_patch": Dataset(_TABLE, PATCH, "Newest versions of the objects of the patch."),
     "dia_object_forced_source_unstandardized": Dataset(

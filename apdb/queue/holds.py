@@ -1,4 +1,4 @@
-"""Alerts that wait for a person: the subtraction failed the quality gate, or the file is broken."""
+"""Alerts that wait for a person: a gate held them (qualityGate=veto, ALERTPROD_ALERT_VETO), or the file is broken."""
 
 from typing import Any
 

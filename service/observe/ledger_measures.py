@@ -20,7 +20,11 @@ _NUMBERS = (
     ("corrections_unpublished", "Corrections of alerts that wait for the relay.", "unpublished_corrections"),
     ("outbox_oldest_seconds", "Age of the oldest alert that waits for the relay.", "oldest_unpublished_s"),
     ("alerts_published", "Alerts published since the beginning.", "published_alerts"),
-    ("alerts_held", "Alerts of visits that failed the quality gate.", "held_alerts"),
+    (
+        "alerts_held",
+        "Alerts that wait for a person: held by qualityGate=veto or ALERTPROD_ALERT_VETO, or for a broken file.",
+        "held_alerts",
+    ),
     ("relay_leads", "1 when a relay holds the leader lock.", "relay_leads"),
     (
         "alert_visits_discrepant",

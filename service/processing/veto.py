@@ -1,4 +1,4 @@
-"""The quality gate: which visits keep their alerts until somebody has looked at them."""
+"""ALERTPROD_ALERT_VETO, and the quality gate of the subtraction where it is set to veto: which visits keep their alerts until somebody has looked at them."""
 
 from typing import Any
 
