@@ -264,7 +264,7 @@ def lag(as_json: Json = False) -> None:
 
 @alerts_app.command("held")
 def list_held(as_json: Json = False) -> None:
-    """List visits whose alerts are held, and why: ``qualityGate: veto``, ALERTPROD_ALERT_VETO, or an alert file that cannot be read."""
+    """List visits whose alerts are held, and why: `qualityGate: veto`, ALERTPROD_ALERT_VETO, or an alert file that cannot be read."""
     from apdb.queue.holds import held
 
     with open_database().session() as connection:
