@@ -13,6 +13,7 @@ MOST_AXES = (
     999  # and columns: of the FITS standard, 4.0, sections 4.4.1 and 7.3; libraries count up to what a card says
 )
 LONGEST_HEADER = 1 << 24
+MOST_HDUS = 5000  # a library takes a part of a millisecond for each
 MOST_BEHIND = 1 << 26  # bytes behind the last extension, as some writers fill up their records
 _END = b"END".ljust(CARD)
 _INTEGER = re.compile(rb"(BITPIX|PCOUNT|GCOUNT|TFIELDS|Z?NAXIS\d{0,3}) *= *([+-]?) *(\d{1,70}) *(?:/|$)")
@@ -34,6 +35,7 @@ class HeadersAhead:
     def __init__(self, content: IO[bytes], name: str, most: int | None = None) -> None:
         self._content, self._name, self._most = content, name, most
         self._next: int | None = 0  # None: what the headers say cannot be followed
+        self._seen = 0
 
     def follow(self, length: int) -> None:
         """Read the headers within the first `length` bytes that were not read before.
@@ -41,7 +43,7 @@ class HeadersAhead:
         Raises
         ------
         FitsUnreadable
-            A header has more axes or columns than there can be, or no end; of what is being unpacked: it promises more than
+            A header has more axes or columns than there can be, no end, or is one of too many; of what is being unpacked: it promises more than
             it may hold, or goes on behind its last extension.
         """
         while self._next is not None and self._next + BLOCK <= length:
@@ -56,6 +58,9 @@ class HeadersAhead:
             header = self._header(self._next, length)
             if header is None:  # not all of it is there
                 return
+            self._seen += 1
+            if self._seen > MOST_HDUS:
+                raise FitsUnreadable(f"{self._name} has more than {MOST_HDUS} extensions: refused")
             size = self._size(header)
             self._next = None if size is None else self._next + len(header) + size
             if self._next is not None and self._most is not None and self._next > self._most:

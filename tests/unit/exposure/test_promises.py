@@ -69,3 +69,23 @@ def test_a_header_without_end_is_not_read_for_ever(tmp_path, monkeypatch):
     (tmp_path / "a.fits").write_bytes(b"SIMPLE  =                    T".ljust(80) + b"COMMENT ".ljust(80) * 36_000)
     with pytest.raises(FitsUnreadable, match="does not end within 50000 bytes"):
         open_fits(tmp_path / "a.fits").__enter__()
+
+
+def test_extensions_without_number_are_refused(mixed, tmp_path, monkeypatch):
+    (tmp_path / "a.fits").write_bytes(mixed)
+    monkeypatch.setattr(promises, "MOST_HDUS", 5)
+    with open_fits(tmp_path / "a.fits"):
+        pass
+    monkeypatch.setattr(promises, "MOST_HDUS", 4)
+    with pytest.raises(FitsUnreadable, match=r"a\.fits has more than 4 extensions"):
+        open_fits(tmp_path / "a.fits").__enter__()
+
+
+def test_an_error_without_text_is_named(mixed, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("exposure.io.opening.fits.open", full)
+    (tmp_path / "a.fits").write_bytes(mixed)
+    with pytest.raises(FitsUnreadable, match=r"a\.fits cannot be read as FITS: MemoryError$"):
+        open_fits(tmp_path / "a.fits").__enter__()
