@@ -130,6 +130,10 @@ LIMITS: dict[str, tuple[Row, ...]] = {
     ),
     "Images and headers": (
         ("pixels of an image", "exposure.io.opening:MAX_PIXELS", "", "fits_unreadable"),
+        ("axes of an image, columns of a table (NAXIS, ZNAXIS, TFIELDS)", "exposure.io.promises:MOST_AXES", "", "fits_unreadable"),
+        ("extensions of a file", "exposure.io.promises:MOST_HDUS", "", "fits_unreadable"),
+        ("length of a header", "exposure.io.promises:LONGEST_HEADER", "MiB", "fits_unreadable"),
+        ("what a compressed file may hold behind its last extension", "exposure.io.promises:MOST_BEHIND", "MiB", "fits_unreadable"),
         ("variance from which a pixel has no data", "exposure.flagging.missing:BIG", "", "NO_DATA"),
         ("times the usual variance from which a pixel has no data", "exposure.flagging.missing:UNKNOWN", "", "NO_DATA"),
         ("earliest date of a header (MJD; 1890)", "exposure.header.times:EARLIEST_MJD", "", "bad_card"),

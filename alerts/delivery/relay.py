@@ -114,7 +114,9 @@ class Relay:
         return self._leader is not None and not self._leader.closed
 
     def step(self) -> int:
-        """Publish everything that waits; returns the number of alerts sent (0: nothing to do, or another leads).
+        """Publish the first `MOST_WAITING` visits and corrections that wait; returns the number of alerts sent.
+
+        0: nothing waits, or another leads.
 
         Raises
         ------

@@ -94,7 +94,7 @@ def open_fits(path: "str | PathLike[str] | IO[bytes]") -> Iterator[fits.HDUList]
         raise
     except (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, VerifyError, MemoryError) as error:
         card = unreadable_card(split_choice(path)[0]) if isinstance(path, str | os.PathLike) else None
-        raise FitsUnreadable(f"{name} cannot be read as FITS: {card or error or type(error).__name__}") from error
+        raise FitsUnreadable(f"{name} cannot be read as FITS: {card or str(error) or type(error).__name__}") from error
 
 
 def _regular(path: Path) -> IO[bytes]:

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import IO, Any
 
 from exposure.errors import FitsUnreadable
+from exposure.io.promises import HeadersAhead
 
 __all__ = ["unpacked"]
 
@@ -43,12 +45,15 @@ def unpacked(handle: IO[bytes], name: str, most: int) -> IO[bytes]:
     Raises
     ------
     FitsUnreadable
-        No FITS file, a compressed file that is broken or cut short, or one that holds more than `most` bytes.
+        No FITS file, one whose headers promise what cannot be, a compressed file that is broken or cut short, or one that
+        holds more than `most` bytes.
     """
     for _ in range(DEPTH):
         start = handle.read(8)
         handle.seek(0)
         if start.startswith(b"SIMPLE"):
+            HeadersAhead(handle, name).follow(handle.seek(0, os.SEEK_END))
+            handle.seek(0)
             return handle
         opened = next((opener for magic, opener in _OPENERS if start.startswith(magic)), None)
         if opened is None:
@@ -66,13 +71,15 @@ def _found_instead(start: bytes) -> str:
 def _content(
     handle: IO[bytes], opened: Callable[[IO[bytes], str], AbstractContextManager[Any]], name: str, most: int
 ) -> io.BytesIO:
-    """Unpack into memory, chunk by chunk, so that what grows without end is noticed early."""
+    """Unpack into memory, chunk by chunk, so that what grows without end, or beyond what it says, is noticed early."""
     out = io.BytesIO()
+    headers = HeadersAhead(out, name, most)
     try:
         with opened(handle, name) as source:
             while chunk := source.read(CHUNK):
                 out.write(chunk)
-                if out.tell() > most:
+                headers.follow(out.tell())
+                if out.seek(0, os.SEEK_END) > most:
                     raise FitsUnreadable(f"{name} holds more than {most} bytes when it is unpacked: refused")
     except FitsUnreadable:
         raise

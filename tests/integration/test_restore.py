@@ -38,9 +38,14 @@ def enter(database, archive, visits):
 
 
 def publish(database, archive, target):
+    """Let a relay publish all that waits, as many visits at a time as it takes; returns the number of alerts."""
     relay = Relay(database, AlertArchive(archive), target)
     try:
-        return patient(relay)
+        total = sent = patient(relay)
+        while sent:
+            sent = relay.step()
+            total += sent
+        return total
     finally:
         relay.close()
 

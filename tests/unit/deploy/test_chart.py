@@ -27,7 +27,7 @@ EVERYTHING = {
     "tlsSecret": "tls", "registrySecret": "registry", "keepDifferences": True, "otlpEndpoint": "http://otel:4318",
     "kafka": {"brokers": "a:9093,b:9093", "clientSecret": "kafka", "createTopics": True, "strimziCluster": "k", "replication": 3},
     "imagePullSecrets": [{"name": "pull"}], "ingress": {"enabled": True, "host": "alerts.example.org", "tlsSecret": "site"},
-    "autoscaling": {"enabled": True}, "keda": {"enabled": True}, "networkPolicy": {"enabled": True, "egressPorts": [443]},
+    "autoscaling": {"enabled": True}, "keda": {"enabled": True}, "networkPolicy": {"enabled": True, "egressPorts": [443, 4318]},
     "monitoring": {"podMonitor": True, "rules": True, "dashboards": True, "labels": {"release": "prometheus"}},
     **jobs("partitions", "archive", "retention", "deduplicate", "precovery", "export"),
 }  # fmt: skip
@@ -62,6 +62,8 @@ SETS = {
                               {"name": "ALERTPROD_X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
     "load balancer": {"service": {"type": "LoadBalancer", "port": 443}, "metrics": {"port": 9100}},
     "one of each": {"roles": {r: {"replicas": 1} for r in ("serve", "worker", "relay")}},
+    "times": {"cronJobs": {"archive": {"schedule": "*/10,59 0-23/2 1,31 jan-Mar,12 MON-fri"}, "export": {"schedule": "0 00 ? * 0"}},
+              "keda": {"enabled": True, "night": {"timezone": "Etc/UTC", "start": "30 17 * 4-9 *", "end": "0 9 * 4-9 *"}}},
     "everything": EVERYTHING,
 }  # fmt: skip
 WRONG = {
@@ -84,6 +86,19 @@ WRONG = {
     "keda.night.replicas": {"keda": {"enabled": True, "maxReplicas": 4}},
     "prometheus": {"keda": {"enabled": True, "prometheus": "prometheus:9090"}},
     "schedule": {"cronJobs": {"archive": {"schedule": "daily"}}},
+    "cronJobs.archive.schedule": {"cronJobs": {"archive": {"schedule": "99 99 * * *"}}},
+    "cronJobs.partitions.schedule": {"cronJobs": {"partitions": {"schedule": "0 12 * * fri-mon"}}},
+    "timezone": {"keda": {"enabled": True, "night": {"timezone": "Local"}}},
+    "keda.night.timezone": {"keda": {"enabled": True, "night": {"timezone": "Mars/Olympus"}}},
+    "start": {"keda": {"enabled": True, "night": {"start": "0 25 * * *"}}},
+    "keda.night.start": {"keda": {"enabled": True, "night": {"start": "0 8 * * *"}}},
+    "ALERTPROD_ACCESS": {"extraEnv": [{"name": "ALERTPROD_ACCESS", "value": "open-to-everyone"}]},
+    "ALERTPROD_DATABASE_URI_FILE": {"extraEnv": [{"name": "ALERTPROD_DATABASE_URI_FILE", "value": "/data/uri"}]},
+    "ALERTPROD_X": {"extraEnv": 2 * [{"name": "ALERTPROD_X", "value": "1"}]},
+    "roles.worker.resources.requests.memory": {"roles": {"worker": {"resources": {"requests": {"memory": "14Gi"}}}}},
+    "roles.serve.resources.requests.memory": {"roles": {"serve": {"resources": {"requests": {"memory": 2e9}}}}},
+    "networkPolicy.kafkaPorts": {"networkPolicy": {"enabled": True}, "kafka": {"brokers": "k:9095"}},
+    "networkPolicy.egressPorts": {"networkPolicy": {"enabled": True}, "otlpEndpoint": "http://otel:4318/v1"},
     "keepDifferences": jobs("precovery"),
     "port": {"metrics": {"port": 8080}},
     "kafkaPorts": {"networkPolicy": {"kafkaPorts": ["http"]}},
@@ -236,6 +251,16 @@ def test_wrong_values_are_refused_by_their_name(name):
     done = render(WRONG[name])
     assert done.returncode != 0, f"{name} was taken"
     assert re.search(rf"\b{re.escape(name)}\b", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(("text", "field"), [
+    ("60 * * * *", "minute"), ("*/0 * * * *", "minute"), ("1,,2 * * * *", "minute"), ("0 24 * * *", "hour"), ("0 1- * * *", "hour"),
+    ("0 0 0 * *", "day of the month"), ("0 0 * 13 *", "month"), ("0 0 * * 7", "day of the week"), ("0 0 * * fri-mon", "day of the week"),
+])  # fmt: skip
+def test_a_time_that_no_clock_shows_is_refused_by_its_field(text, field):
+    done = render({"keda": {"night": {"end": text}}})
+    assert done.returncode != 0, f"{text} was taken"
+    assert re.search(rf'keda\.night\.end is "{re.escape(text)}": ".*" is no {field}: ', done.stderr), done.stderr
 
 
 def test_rules_and_dashboards_are_the_files(made):
