@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from apdb.database import AWAY, CONNECT_TIMEOUT_S, Database, first_line
 from apdb.errors import DatabaseUnavailable
 from apdb.rows import single_row
+from apdb.schema.partitions import NO_MONTH_LEAVES
 from apdb.sky.locks import sky_locks
 
 __all__ = ["Transactions"]
@@ -25,7 +26,7 @@ WAIT_S = 30.0
 LOCKS_WAIT_S = 120.0
 SPARE_WAIT_S = 0.5
 _READ_ONLY = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
-_REPEATABLE = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+_REPEATABLE = f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; {NO_MONTH_LEAVES}"
 _AGAIN = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
 _WORTH_ANOTHER = (*_AGAIN, psycopg.errors.LockNotAvailable)
 

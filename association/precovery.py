@@ -174,6 +174,8 @@ def _measure(
             )
             rows, flags = rows_on_difference(left, difference, generator, now_mjd)
             if len(rows) and not dry_run:
+                if not _stands(connection, visit):
+                    return 0
                 work.store(now_mjd, empty_frame("DiaObject"), empty_frame("DiaSource"), rows, forced_flags=flags)
                 audit(
                     connection,
@@ -184,6 +186,16 @@ def _measure(
                 )
                 work.commit()
     return len(rows)
+
+
+def _stands(connection: psycopg.Connection[Any], visit: StoredVisit) -> bool:
+    """Whether a visit was neither withdrawn nor processed anew since it was listed; until the transaction ends it will not be."""
+    query = 'SELECT 1 FROM "VisitLedger" WHERE visit = %s AND detector = %s AND state = %s AND attempt = %s FOR SHARE'
+    try:
+        row = connection.execute(query, (visit.visit, visit.detector, VisitState.DONE, visit.attempt)).fetchone()
+    except psycopg.errors.SerializationFailure:  # it was, while it was measured
+        return False
+    return row is not None
 
 
 def _last_counter(connection: psycopg.Connection[Any], visit: StoredVisit, packer: IdPacker) -> int:

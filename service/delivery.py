@@ -11,6 +11,7 @@ from alerts.delivery.reconcile import CorrectionReconciler, Reconciler
 from alerts.delivery.registry import SchemaRegistry, learn_wire_id
 from alerts.delivery.relay import Published, Relay
 from alerts.delivery.target import KafkaTarget, ensure_topics
+from alerts.errors import BrokerUnavailable
 from alerts.packets.corrections import CORRECTION_ID, correction_document
 from alerts.packets.schemas import SCHEMA_ID
 from apdb import Database
@@ -62,12 +63,14 @@ def run_relay(settings: Settings, stop: threading.Event) -> None:
     for _, text in target.fan_out:
         AlertFilter(text)
     relay: Relay | None = None
-    swept = float("-inf")
+    swept, has_topics = float("-inf"), False
 
     def work() -> float:
-        nonlocal relay, swept
-        if relay is None:
+        nonlocal relay, swept, has_topics
+        if not has_topics:
             ensure_topics(target, settings.alert_partitions, settings.topic_replication)
+            has_topics = True
+        if relay is None:
             relay = Relay(
                 database,
                 archive,
@@ -77,7 +80,11 @@ def run_relay(settings: Settings, stop: threading.Event) -> None:
                 correction_id(settings, database),
                 _tell_published,
             )
-        sent = relay.step()
+        try:
+            sent = relay.step()
+        except BrokerUnavailable:  # a topic that was deleted meanwhile is told as a send that takes too long
+            has_topics = False
+            raise
         if relay.leads and time.monotonic() > swept + SWEEP_EVERY_S:
             swept = time.monotonic()
             sweep_orphans(database, archive)

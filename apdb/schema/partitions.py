@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOCK_TIMEOUT_S",
+    "NO_MONTH_LEAVES",
     "Partition",
     "PartitionKeeper",
     "archived_months",
@@ -38,6 +39,9 @@ __all__ = [
 
 _EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
 LOCK_TIMEOUT_S = 5
+# A snapshot that is older than the end of an archive sees neither the rows of the month, which are detached, nor that it is
+# archived. This statement takes no snapshot: said first in a transaction, it waits for such an archive, and lets no further one end.
+NO_MONTH_LEAVES = 'LOCK TABLE ONLY "DiaSource", ONLY "DiaForcedSource" IN ACCESS SHARE MODE'
 _LOCK = 7001
 # times outside of 1995-2131 are mistakes; they go to the default partition
 _SANE = (49_718.0, 99_400.0)

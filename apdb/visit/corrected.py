@@ -11,7 +11,7 @@ from apdb.queue.corrections import IDS, CorrectionKind
 from tasks.arrays import I64
 from tasks.sphere import unit_vectors
 
-__all__ = ["of_moved", "of_withdrawn"]
+__all__ = ["SAME_PLACE_ARCSEC", "of_moved", "of_withdrawn"]
 
 SAME_PLACE_ARCSEC = 1.0  # a source of the new processing within it is the one in the place of the old
 

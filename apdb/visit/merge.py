@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import psycopg
+from psycopg import sql
 
 from apdb.audit import audit
 from apdb.queue import corrections
@@ -18,7 +19,7 @@ from apdb.visit.take_back import withdraw_forced_of
 if TYPE_CHECKING:
     from lsst.dax.apdb import ReplicaChunk
 
-__all__ = ["merge_objects"]
+__all__ = ["follow_merges", "merge_objects"]
 
 _MAP = "unnest(%(gone)s::bigint[], %(keep)s::bigint[]) m(gone, keep)"
 _SOURCES = (
@@ -67,18 +68,13 @@ def merge_objects(
     wanted = {d: k for d, k in sorted(duplicates.items()) if d in versions.index and k in versions.index}
     if not wanted:
         return {}
-    values = {"gone": list(wanted), "keep": list(wanted.values())}
-    moved = connection.execute(_SOURCES, values).fetchall()
-    forced = pd.DataFrame(connection.execute(_FORCED, values).fetchall(), columns=list(_ROW))
-    left = withdraw_forced_of(connection, schema, wanted, mjd_tai)
+    moved, forced, left = _move_rows(connection, schema, wanted, mjd_tai)
     audit(connection, "merge objects", "DiaObject", len(wanted), [[int(a), int(b)] for a, b in wanted.items()])
     closed = close_objects(connection, wanted, mjd_tai)
     # sources of duplicates that lie in archived months count for the object that stays
     change: Counter[int] = Counter()
     for gone, keep in wanted.items():
         change[keep] += int(versions.nDiaSources[gone])
-    owners = {source: (gone, keep) for source, gone, keep in moved}
-    corrections.add(connection, of_moved(connection, owners), "objects merged", mjd_tai)
     kept = versions.loc[sorted(set(wanted.values()))].reset_index()
     renewal = renew(connection, schema, kept, mjd_tai, change=change, close=False)
     if chunk is not None:
@@ -89,6 +85,70 @@ def merge_objects(
         tell_versions(connection, chunk, renewal.objects)
     steps = Counter(keep for _, _, keep in moved)
     return {keep: steps.get(keep, 0) for keep in wanted.values()}
+
+
+def _move_rows(
+    connection: psycopg.Connection[Any], schema: PublishedSchema, wanted: Mapping[int, int], mjd_tai: float
+) -> tuple[list[tuple[int, int, int]], pd.DataFrame, pd.DataFrame]:
+    """Give valid rows of objects that go to those that stay; returns sources (id, gone, keep), forced sources, and those withdrawn."""
+    values = {"gone": list(wanted), "keep": list(wanted.values())}
+    moved = connection.execute(_SOURCES, values).fetchall()
+    forced = pd.DataFrame(connection.execute(_FORCED, values).fetchall(), columns=list(_ROW))
+    left = withdraw_forced_of(connection, schema, wanted, mjd_tai)
+    owners = {source: (gone, keep) for source, gone, keep in moved}
+    corrections.add(connection, of_moved(connection, owners), "objects merged", mjd_tai)
+    return moved, forced, left
+
+
+def follow_merges(
+    connection: psycopg.Connection[Any],
+    schema: PublishedSchema,
+    partition: str,
+    mjd_tai: float,
+    chunk: "ReplicaChunk | None" = None,
+) -> int:
+    """Give rows of a month that was archived when their objects were merged to the objects that stayed; returns how many sources.
+
+    These have been counted there since the merge.
+
+    Parameters
+    ----------
+    partition
+        The month, which is attached again.
+    chunk
+        Of replication, where it is on.
+    """
+    into: dict[int, int] = {}
+    query = "SELECT detail FROM \"ApdbAudit\" WHERE action = 'merge objects' ORDER BY id"
+    for (pairs,) in connection.execute(query):
+        into.update((int(gone), int(keep)) for gone, keep in pairs)
+    if not into:
+        return 0
+    rows = connection.execute(
+        sql.SQL(
+            'SELECT DISTINCT p."diaObjectId" FROM {} p WHERE p."diaObjectId" = ANY(%s::bigint[]) AND p."timeWithdrawnMjdTai" IS NULL '
+            'AND NOT EXISTS (SELECT 1 FROM "DiaObjectLast" l WHERE l."diaObjectId" = p."diaObjectId") ORDER BY 1'
+        ).format(sql.Identifier(partition)),
+        (list(into),),
+    )
+    wanted = {gone: _stays(into, gone) for (gone,) in rows}
+    if not wanted:
+        return 0
+    moved, forced, left = _move_rows(connection, schema, wanted, mjd_tai)
+    detail = [[gone, keep] for gone, keep in wanted.items()]
+    audit(connection, "follow merges", "DiaObject", len(wanted), detail)
+    if chunk is not None:
+        _tell(connection, chunk, moved, forced, left, {})
+    return len(moved)
+
+
+def _stays(into: Mapping[int, int], gone: int) -> int:
+    """Return the object that an object went into in the end."""
+    seen: set[int] = set()
+    while gone in into and gone not in seen:
+        seen.add(gone)
+        gone = into[gone]
+    return gone
 
 
 def _tell(

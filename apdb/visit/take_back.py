@@ -17,14 +17,14 @@ from psycopg import sql
 
 from apdb.audit import audit
 from apdb.copy.decode import query_frame
-from apdb.copy.encode import id_array
+from apdb.copy.encode import id_array, number_array
 from apdb.errors import ApdbError
 from apdb.queue import corrections
 from apdb.schema.archived_rows import refuse_archived_rows
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.sky.htm import HTM_LEVEL
 from apdb.sky.locks import LEVELS
-from apdb.visit.corrected import of_withdrawn
+from apdb.visit.corrected import SAME_PLACE_ARCSEC, of_withdrawn
 from apdb.visit.forced_means import renew_forced_means
 from apdb.visit.late import Measured, earliest, renew_late
 from apdb.visit.renewal import Renewal, newest_versions, renew, write_pending
@@ -262,14 +262,24 @@ def _owners(rows: VisitRows) -> Mapping[int, int]:
     return dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
 
+# a label is of what was seen at a place: where the id comes again elsewhere, it would be of something else
+_FREE = (
+    'WITH freed AS (DELETE FROM "DiaSource" d USING unnest(%(ids)s::bigint[], %(ra)s::float8[], %(dec)s::float8[]) n(id, ra, dec) '
+    'WHERE d.visit = %(v)s AND d.detector = %(d)s AND d."diaSourceId" = ANY(%(ids)s::bigint[]) AND d."diaSourceId" = n.id AND '
+    'd."timeWithdrawnMjdTai" IS NOT NULL RETURNING n.id, sind((n.dec - d.dec) / 2) ^ 2 + cosd(n.dec) * cosd(d.dec) * '
+    'sind((n.ra - d.ra) / 2) ^ 2 > sind(%(apart)s / 2) ^ 2 AS is_elsewhere) DELETE FROM "SourceLabel" l USING freed f WHERE '
+    'l."diaSourceId" = f.id AND f.is_elsewhere'
+)
+
+
 def free_ids(connection: psycopg.Connection[Any], rows: VisitRows, visit: int, detector: int) -> None:
-    """Delete withdrawn sources of a visit whose ids come again among `rows`."""
-    if "DiaSource" in rows.frames:
-        connection.execute(
-            'DELETE FROM "DiaSource" WHERE visit = %s AND detector = %s AND "diaSourceId" = ANY(%s::bigint[]) AND '
-            '"timeWithdrawnMjdTai" IS NOT NULL',
-            (visit, detector, id_array(rows.frames["DiaSource"].diaSourceId.to_numpy(np.int64))),
-        )
+    """Delete withdrawn sources of a visit whose ids come again among `rows`, and labels where another place has the id now."""
+    frame = rows.frames.get("DiaSource")
+    if frame is None:
+        return
+    ids = id_array(frame.diaSourceId.to_numpy(np.int64))
+    place = {name: number_array(frame[name].to_numpy(np.float64)) for name in ("ra", "dec")}
+    connection.execute(_FREE, {"ids": ids, **place, "v": visit, "d": detector, "apart": SAME_PLACE_ARCSEC / 3600})
 
 
 def replace_stored(

@@ -18,6 +18,7 @@ from apdb.queue import ledger, outbox
 from apdb.queue.ledger import Outcome
 from apdb.queue.outbox import OutboxEntry
 from apdb.schema.columns import Column, columns_of, published_schema
+from apdb.schema.partitions import NO_MONTH_LEAVES
 from apdb.visit import changes, merge, take_back
 from apdb.visit.late import renew_late
 from apdb.visit.load import history_of_objects, objects_around, objects_in_region, source_ids_of, visit_is_stored
@@ -62,7 +63,11 @@ class VisitUnitOfWork:
         self._last: dict[int, float] = {}  # last detections of the objects that were loaded
 
     def __enter__(self) -> "VisitUnitOfWork":
-        self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        try:
+            self._connection.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ; {NO_MONTH_LEAVES}")
+        except psycopg.Error as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def __exit__(

@@ -22,4 +22,4 @@ SELECT 'status:other-writers', 'yes' WHERE EXISTS (
     ) v
     WHERE NOT EXISTS (SELECT 1 FROM "StoreLedger" s WHERE s.visit = v.visit AND s.detector = v.detector)
     AND NOT EXISTS (SELECT 1 FROM "VisitLedger" l WHERE l.visit = v.visit AND l.detector = v.detector AND l.state = 'done')
-);
+) ON CONFLICT (name) DO NOTHING;

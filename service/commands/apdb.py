@@ -140,17 +140,27 @@ def archive(
 def restore(
     partition: Annotated[str, typer.Argument(help="name of the partition, as DiaSource_2025m11")], as_json: Json = False
 ) -> None:
-    """Attach an archived month again, with all that was archived of it or came since (from its files, where tables were dropped)."""
+    """Attach an archived month again, with all that was archived of it or came since (from its files, where tables were dropped).
+
+    Rows of objects that were merged meanwhile go to those that stayed.
+    """
+    from astropy.time import Time
+
     from apdb.errors import NotFound
     from apdb.operate.archive import archived
     from apdb.operate.restore import restore_partition
+    from apdb.schema.columns import published_schema
+    from apdb.visit.merge import follow_merges
+    from apdb.visit.unit_of_work import VisitUnitOfWork
 
     with open_database().session() as connection:
         copies = archived(connection, partition)
         if not copies:
             raise NotFound(f"{partition} is not in the archive: see 'alertprod apdb status'")
-        with progress(f"{partition}, rows", sum(c.rows for c in copies), as_json) as step:
-            rows = restore_partition(connection, copies[0], step)
+        with progress(f"{partition}, rows", sum(c.rows for c in copies), as_json) as step, connection.transaction():
+            rows, now = restore_partition(connection, copies[0], step), float(Time.now().tai.mjd)
+            chunk = VisitUnitOfWork(connection).replica_chunk(now)
+            follow_merges(connection, published_schema(), partition, now, chunk)
     _show([{"partition": partition, "rows": rows}], as_json, "restored")
 
 

@@ -28,6 +28,7 @@ from apdb.schema.partitions import ensure_months, month_bounds
 from apdb.schema.tables import make_metadata
 from apdb.sky.htm import htm_ids
 from apdb.sky.locks import lock_pixels, sky_locks
+from apdb.visit.withdraw import withdraw_visit
 from migrations.run import migrate
 from tests.support.apdb_rows import REGION, rows
 
@@ -196,6 +197,24 @@ def test_a_replacement_by_the_state_of_its_visit(database):
     assert ledger.submit(mended, 1, 0)[0]["release"] == 3
     ledger.fail(ledger.claim("me", 30, 0), "transient", "x", retry_in_s=None)
     assert ledger.submit(mended, 1, 0)[0]["release"] == 3
+
+
+def test_an_image_of_another_camera_takes_no_place(database):
+    """Of a visit that is stored; one that stored nothing, or was withdrawn, may come again under the right name."""
+    ledger = Ledger(database)
+    ledger.submit(message(), 1, 0)
+    other = message(reprocess="replace", instrument="decam")
+    assert ledger.submit(other, 1, 0)[0]["instrument"] == "decam"
+    claim = ledger.claim("me", 30, 0)
+    with database.connect() as connection, VisitUnitOfWork(connection) as work:
+        work.store(61000.0, *(empty_frame(t) for t in ("DiaObject", "DiaSource", "DiaForcedSource")), of=(1, 0))
+        work.finish(1, 0, claim.attempt, Outcome(VisitState.DONE, {}, {}))
+        work.commit()
+    for again in (message(), message(reprocess="replace")):
+        with pytest.raises(VisitConflict, match=r"visit 1, detector 0: .* of instrument decam, not simcam"):
+            ledger.submit(again, 1, 0)
+    withdraw_visit(database, 1, 0, 61001.0, "another camera")
+    assert ledger.submit(message(reprocess="replace"), 1, 0)[0]["instrument"] == "simcam"
 
 
 def test_expired_lease_goes_to_another_worker(database):

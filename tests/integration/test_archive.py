@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import numpy as np
@@ -21,9 +22,11 @@ from apdb.errors import ApdbError, DatabaseUnavailable
 from apdb.operate.archive import archive_partition, archived, drop_archived, old_partitions, read_archived
 from apdb.operate.archive_files import manifest_of
 from apdb.operate.restore import restore_partition
-from apdb.schema.columns import columns_of
+from apdb.schema.columns import columns_of, published_schema
 from apdb.schema.partitions import Partition, ensure_months, month_bounds, partitions, waiting_months
 from apdb.schema.tables import PARTITIONED
+from apdb.visit.merge import follow_merges
+from apdb.visit.take_back import take_back
 from migrations.run import migrate
 from tests.integration.test_database_admin import alertprod
 from tests.support.apdb_rows import at, rows
@@ -277,6 +280,72 @@ def test_what_is_archived_is_replaced_after_it_was_restored_only(database, tmp_p
     with database.connect() as connection:
         query = 'SELECT count(*) FROM "DiaSource" WHERE "timeWithdrawnMjdTai" IS NULL'
         assert connection.execute(query).fetchone() == (4,)
+    client.close()
+
+
+@pytest.mark.parametrize("way", ["service", "client"])
+def test_who_waits_for_the_end_of_an_archive_knows_that_the_rows_are_gone(database, tmp_path, way):
+    """A snapshot from before would show neither the rows nor that they are archived: they would be valid again, restored."""
+    client = PostgresApdb(database.uri)
+    survey = Survey(database, client, tmp_path, 60_000.0, count(1))
+    survey.store(0)
+
+    def replace():
+        if way == "client":
+            client._transactions.run(lambda c: take_back(c, published_schema(), 1, 0, 60_100.0), repeatable=True)
+            return
+        with database.connect() as connection, VisitUnitOfWork(connection) as work:
+            work.remove_visit(1, 0, 60_100.0)
+            work.commit()
+
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(1) as pool, database.connect() as archiving, database.connect() as looking:
+        with archiving.transaction():
+            for partition in old_partitions(archiving, EVER):
+                if partition.name in survey.names:
+                    archive_partition(archiving, partition, str(tmp_path))
+            replaced, deadline = pool.submit(replace), time.monotonic() + 30
+            while looking.execute(waits).fetchone() == (0,):
+                assert time.monotonic() < deadline and not replaced.done()
+        with pytest.raises(ApdbError, match="the 8 rows that are stored of it are in the archive"):
+            replaced.result(30)
+    survey.check()
+    client.close()
+
+
+def test_rows_of_objects_that_were_merged_meanwhile_follow_them(database, tmp_path):
+    """Three objects for one star, each seen once and measured in both visits of a month that is archived, and merged one after another."""
+    client = PostgresApdb(database.uri)
+    arcsec = 1 / 3600
+    o, _, _ = rows(3)
+    dec = 12.0 + np.array([0.0, 0.3, 0.6]) * arcsec
+    place = {"ra": 10.0, "dec": dec}
+    o = o.assign(**place, nDiaSources=[1, 1, 2], firstDiaSourceMjdTai=60_300.0, lastDiaSourceMjdTai=60_400.0)
+    for visit, mjd, which in ((1, 60_300.0, [0, 1]), (2, 60_301.0, [2]), (3, 60_400.0, [2])):
+        _, s, f = rows(3, visit=visit)
+        both = {**place, "midpointMjdTai": mjd}
+        s = s.assign(**both, raErr=0.05 * arcsec, decErr=0.05 * arcsec, ssObjectId=0, parentDiaSourceId=0)
+        client.store(at(mjd), o, s.iloc[which], f.assign(**both).iloc[[0, 1, 2] if visit < 3 else which])
+    names = [f"{t}_{month_bounds(60_300.0)[0]}" for t in PARTITIONED]
+    with database.connect() as connection:
+        for partition in old_partitions(connection, EVER):
+            if partition.name in names:
+                drop_archived(connection, archive_partition(connection, partition, str(tmp_path)))
+        for gone, keep, mjd in ((2, 1, 60_500.0), (1, 0, 60_501.0)):
+            with VisitUnitOfWork(connection) as work:
+                work.merge_objects({2**60 + gone: 2**60 + keep}, mjd)
+                work.commit()
+    for name in names:
+        assert alertprod(database.uri, "restore", name, "--json")[0] == 0
+    with database.connect() as connection:
+        held = connection.execute('SELECT "diaObjectId", "nDiaSources" FROM "DiaObjectLast"').fetchall()
+        sources = connection.execute('SELECT "diaObjectId", count(*) FROM "DiaSource" GROUP BY 1').fetchall()
+        forced = connection.execute('SELECT "diaObjectId", visit FROM "DiaForcedSource" ORDER BY visit').fetchall()
+        spare = connection.execute('SELECT count(*) FROM "DiaForcedSourceWithdrawn"').fetchone()
+        assert follow_merges(connection, published_schema(), names[1], 60_600.0) == 0
+    assert held == sources == [(2**60, 4)]
+    assert forced == [(2**60, v) for v in (1, 2, 3)]
+    assert spare == (4,)
     client.close()
 
 

@@ -218,6 +218,8 @@ def test_a_visit_that_was_withdrawn_before_the_migration_can_be_replaced_after_i
     migrate(uri, "0003")
     with psycopg.connect(uri, autocommit=True) as c:
         assert c.execute('SELECT count(*) FROM "DiaForcedSource"').fetchone() == (10,)
-    migrate(uri)
+        c.execute('TRUNCATE "StoreLedger"')  # rows that no ledger knows: there is a mark for them, which stays
+    for revision in ("head", "0003", "head"):
+        migrate(uri, revision)
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
         c.execute("DROP DATABASE olddata WITH (FORCE)")

@@ -11,6 +11,9 @@ from apdb import VisitUnitOfWork, empty_frame
 from apdb.operate.export import all_rows
 from apdb.sky.htm import polygon
 from apdb.sky.locks import lock_pixels
+from apdb.visit.withdraw import withdraw_visit
+from association import precovery
+from association.forced_rows import rows_on_difference
 from association.precovery import PrecoveryWindow, precover
 from exposure import Exposure, PhotoCalib, VisitInfo, load_instrument
 from exposure.psf import GaussianPsf
@@ -197,6 +200,30 @@ def test_ids_go_on_after_those_of_the_visit(database, world):
     of_71 = rows[rows.visit == 71].sort_values("diaForcedSourceId")
     assert [packer.unpack(i).counter for i in of_71.diaForcedSourceId] == list(range(1, len(truth[71]) + 1))
     assert pd.Series(of_71.diaObjectId).is_unique
+
+
+@pytest.mark.parametrize("moment", ["before", "meanwhile"])
+def test_a_visit_that_is_taken_back_after_it_was_listed_gets_nothing(database, world, monkeypatch, moment):
+    """Withdrawn while an earlier one is measured, or while it is measured itself."""
+    folder, truth = world
+    withdrawn = []
+
+    def withdraw(visit, when):
+        if (visit, when) == ((71, "before") if moment == "before" else (73, "meanwhile")):
+            withdrawn.append(withdraw_visit(database, 73, 3, 61019.0, "bad subtraction"))
+
+    def difference_of(visit):
+        withdraw(visit.visit, "before")
+        return StoredDifferences(folder)(visit)
+
+    def measured(objects, difference, *rest):
+        withdraw(difference.key[0], "meanwhile")
+        return rows_on_difference(objects, difference, *rest)
+
+    monkeypatch.setattr(precovery, "rows_on_difference", measured)
+    packer, window = load_instrument("simcam").packer(), PrecoveryWindow(61013.0, 30.0, founded_within_days=5.0)
+    assert precover(database.connect, difference_of, lambda v: packer, window, 61020.0).measured == len(truth[71])
+    assert withdrawn and set(all_rows(database, "DiaForcedSource").visit) == {71}
 
 
 def test_the_command(database, world, tmp_path):

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from apdb import PostgresApdb, VisitUnitOfWork
+from apdb.labels import store_label
 from apdb.operate.export import all_rows, latest_objects
 from apdb.sky.htm import polygon
 from apdb.sky.locks import lock_pixels, sky_locks
 from association import DiaPipelineTask
 from tasks import IdGenerator, make_task
 from tests.integration.test_dia_pipeline import GRID, PACKER, image, sources
+from tests.support.apdb_rows import at, rows
 
 
 def process(database, e, table, now, release=0, replace=False):
@@ -124,3 +126,19 @@ def test_a_replacement_sees_the_sky_without_the_visit(database):
     process(database, third, near, 61404.0, 1, True)
     (star,) = latest_objects(database).itertuples()
     assert star.nDiaSources == 3
+
+
+def test_a_label_stays_with_what_was_seen(database):
+    """An id that comes again at the same place keeps its label, one that comes elsewhere does not, nor is that of a withdrawn source lost."""
+    client = PostgresApdb(database.uri)
+    o, s, f = rows(3)
+    client.store(at(61001.0), o, s, f)
+    with database.connect() as connection:
+        for source in s.diaSourceId:
+            store_label(connection, int(source), "somebody", "bogus")
+    again = s.iloc[:2].assign(dec=s.dec + np.array([0.5, 1.5, 0.0]) / 3600)
+    client.store(at(61002.0), o, again, f.assign(psfFlux=5.0), replace=True)
+    with database.connect() as connection:
+        kept = connection.execute('SELECT "diaSourceId" FROM "SourceLabel" ORDER BY 1').fetchall()
+    assert kept == [(s.diaSourceId[0],), (s.diaSourceId[2],)]
+    client.close()
