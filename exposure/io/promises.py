@@ -9,9 +9,8 @@ from exposure.errors import FitsUnreadable
 __all__ = ["HeadersAhead"]
 
 BLOCK, CARD = 2880, 80
-MOST_AXES = (
-    999  # and columns: of the FITS standard, 4.0, sections 4.4.1 and 7.3; libraries count up to what a card says
-)
+# axes and columns (FITS standard 4.0, sections 4.4.1 and 7.3): libraries count up to what a card says
+MOST_AXES = 999
 LONGEST_HEADER = 1 << 24
 MOST_HDUS = 5000  # a library takes a part of a millisecond for each
 MOST_BEHIND = 1 << 26  # bytes behind the last extension, as some writers fill up their records
