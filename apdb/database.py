@@ -18,7 +18,7 @@ from apdb.schema.presence import check_tables
 from apdb.schema.setup import DATABASE_VERSION, drop_tables, finish_schema
 from apdb.schema.tables import make_metadata
 
-__all__ = ["AWAY", "CONNECT_TIMEOUT_S", "Database", "first_line"]
+__all__ = ["AWAY", "CONNECT_TIMEOUT_S", "Database", "first_line", "let_go_of_standby"]
 
 CONNECT_TIMEOUT_S = 10
 # what a server says that does not serve now: it is gone, or slow; it takes no writes, which others after a failover do; it
@@ -28,6 +28,16 @@ AWAY = (
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.IdleInTransactionSessionTimeout,
 )
+
+
+@contextmanager
+def let_go_of_standby(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Close a pooled connection whose server takes no writes: another may have them by now, and the next one asks anew where."""
+    try:
+        yield
+    except psycopg.errors.ReadOnlySqlTransaction:
+        connection.close()
+        raise
 
 
 class Database:

@@ -13,7 +13,7 @@ import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from apdb.cutting import cut_after
-from apdb.database import AWAY, CONNECT_TIMEOUT_S, Database, first_line
+from apdb.database import AWAY, CONNECT_TIMEOUT_S, Database, first_line, let_go_of_standby
 from apdb.errors import DatabaseUnavailable
 
 __all__ = ["PooledDatabase"]
@@ -84,14 +84,11 @@ class PooledDatabase(Database):
                     self.uri, **self.connect_arguments()
                 ).close()  # one that is away says so at once, a pool waits
             with pool.connection() as connection:
-                try:
-                    with nullcontext() if limit_s is None else cut_after(connection, limit_s):
-                        yield connection
-                except (
-                    psycopg.errors.ReadOnlySqlTransaction
-                ):  # another server may have the writes by now: the next connection asks anew where that is
-                    connection.close()
-                    raise
+                with (
+                    let_go_of_standby(connection),
+                    nullcontext() if limit_s is None else cut_after(connection, limit_s),
+                ):
+                    yield connection
                 self._used[connection] = time.monotonic()
         except (*AWAY, PoolTimeout) as error:
             raise DatabaseUnavailable(f"database {self.label}: {first_line(error)}") from error

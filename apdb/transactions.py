@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from apdb.database import AWAY, CONNECT_TIMEOUT_S, Database, first_line
+from apdb.database import AWAY, CONNECT_TIMEOUT_S, Database, first_line, let_go_of_standby
 from apdb.errors import DatabaseUnavailable
 from apdb.rows import single_row
 from apdb.schema.partitions import NO_MONTH_LEAVES
@@ -67,11 +67,8 @@ class Transactions:
         """
         try:
             with self._connections().connection() as connection:
-                try:
+                with let_go_of_standby(connection):
                     yield connection
-                except psycopg.errors.ReadOnlySqlTransaction:  # another server may have the writes by now
-                    connection.close()
-                    raise
         except (*AWAY, PoolTimeout) as error:
             if isinstance(error, _WORTH_ANOTHER):
                 raise

@@ -89,9 +89,8 @@ class AlertProducer:
                 "message.max.bytes": MAX_MESSAGE,
                 "transaction.timeout.ms": 30_000,
                 "queue.buffering.max.kbytes": 131_072,
-                "batch.size": min(
-                    1_000_000, max(limit - _OVERHEAD, 1)
-                ),  # the limit of a topic is that of whole batches
+                # the limit of a topic is that of whole batches
+                "batch.size": min(1_000_000, max(limit - _OVERHEAD, 1)),
                 "partitioner": "murmur2_random",
             }
         )

@@ -161,8 +161,7 @@ def fit_kernel(
     n = stars.x.size
     if n < options.min_stars:
         raise InsufficientKernelSources(f"{n} kernel stars, need {options.min_stars}")
-    o = options
-    equations = star_equations(convolved, target, stars, basis, o.flux_ratio, o.base, o.correlation)
+    equations = star_equations(convolved, target, stars, basis, options.flux_ratio, options.base, options.correlation)
     held = np.zeros(n, bool)
     if n >= ENOUGH_TO_SPARE:
         held[4::5] = True

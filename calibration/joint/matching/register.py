@@ -26,10 +26,8 @@ _LOST = 0.5  # of the same: a visit below it is not registered
 _POOR = 0.1  # matched share below which a visit is looked for, however poor the others are
 _GAIN = 0.02  # of the detections, that a map from far away must match beside what matched before
 _CHANCE = 3.0  # times the share that matches by chance: below it a visit is not registered
-_FOUND, _AROUND = (
-    0.5,
-    30.0,
-)  # of the reference stars with a detection so many arcsec around: a deep visit that is registered
+_FOUND = 0.5  # of the reference stars with a detection around them: a deep visit that is registered
+_AROUND = 30.0  # arcsec
 _TELLING = 15  # expected matches that tell that a visit is not registered
 
 
