@@ -25,7 +25,7 @@ LONGEST_FIRST = (
     "unit/service/test_other_cpus.py",
     "integration/test_worker_faults.py",
     "integration/test_up.py",
-    "integration/test_alert_delivery.py",
+    "integration/test_alert_stream.py",
     "e2e/test_survey.py",
     "integration/test_stream_security.py",
     "integration/test_overlap.py",
