@@ -168,6 +168,7 @@ class AlertProducer:
         self._open = Counter()
         self._within(lambda: self._transact(produce, position))
         self.sent += self._open
+        self._open = Counter()
         self._producer.poll(0)  # lets librdkafka log
         self._crash("relay_committed")
 
@@ -201,6 +202,8 @@ class AlertProducer:
             self._abandoned = True
             raise BrokerUnavailable(f"{where}: librdkafka did not return within {limit:.0f} s")
         if failures and isinstance(failures[0], KafkaException):
+            if self._open:
+                where = f"topic {', '.join(sorted(self._open))} at {where}"
             with suppress(KafkaException):  # callbacks run within poll only; a fatal error comes out of it again
                 self._producer.poll(0)
                 self._group.poll(0)

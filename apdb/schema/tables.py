@@ -80,7 +80,7 @@ def _published_table(meta: sa.MetaData, schema: PublishedSchema, name: str) -> N
     if name in PIXEL_TABLES:
         columns.append(sa.Column("pixelId", sa.BigInteger, nullable=False))
     first = {column: k for k, column in enumerate(_FIRST.get(name, ()))}
-    parts: list[sa.schema.SchemaItem] = sorted(columns, key=lambda c: first.get(c.name, len(first)))
+    parts: list[sa.schema.SchemaItem] = [*sorted(columns, key=lambda c: first.get(c.name, len(first)))]
     key = primary_key(schema, name)
     if key:
         parts.append(sa.PrimaryKeyConstraint(*key, name=f"PK_{name}"))
