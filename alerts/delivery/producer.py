@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from alertprod_client.filters import AlertFilter, read_for
 from alerts.delivery.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
@@ -178,7 +178,13 @@ class AlertProducer:
         self._crash("relay_begun")
         produce()
         self._crash("relay_sent")
-        self._producer.send_offsets_to_transaction([position], self._group.consumer_group_metadata(), timeout)
+        whose = self._group.consumer_group_metadata()
+        try:
+            self._producer.send_offsets_to_transaction([position], whose, timeout)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError._STATE:  # it failed meanwhile: asked again, librdkafka says of what
+                self._producer.send_offsets_to_transaction([position], whose, timeout)
+            raise
         self._producer.commit_transaction(timeout)
 
     def _within(self, work: Callable[[], None]) -> None:
