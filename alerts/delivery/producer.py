@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from alertprod_client.filters import AlertFilter, read_for
 from alerts.delivery.target import MAX_MESSAGE, KafkaTarget, Refusals, kafka_error
@@ -168,6 +168,7 @@ class AlertProducer:
         self._open = Counter()
         self._within(lambda: self._transact(produce, position))
         self.sent += self._open
+        self._open = Counter()
         self._producer.poll(0)  # lets librdkafka log
         self._crash("relay_committed")
 
@@ -177,7 +178,13 @@ class AlertProducer:
         self._crash("relay_begun")
         produce()
         self._crash("relay_sent")
-        self._producer.send_offsets_to_transaction([position], self._group.consumer_group_metadata(), timeout)
+        whose = self._group.consumer_group_metadata()
+        try:
+            self._producer.send_offsets_to_transaction([position], whose, timeout)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError._STATE:  # it failed meanwhile: asked again, librdkafka says of what
+                self._producer.send_offsets_to_transaction([position], whose, timeout)
+            raise
         self._producer.commit_transaction(timeout)
 
     def _within(self, work: Callable[[], None]) -> None:
@@ -201,6 +208,8 @@ class AlertProducer:
             self._abandoned = True
             raise BrokerUnavailable(f"{where}: librdkafka did not return within {limit:.0f} s")
         if failures and isinstance(failures[0], KafkaException):
+            if self._open:
+                where = f"topic {', '.join(sorted(self._open))} at {where}"
             with suppress(KafkaException):  # callbacks run within poll only; a fatal error comes out of it again
                 self._producer.poll(0)
                 self._group.poll(0)

@@ -49,8 +49,10 @@ def restore_partition(
         for k, generation in enumerate(generations):
             _add(connection, generation, build, counter, first=k == 0)
         _check_times(connection, item, build)
-        # from here on for a moment only: nobody attaches, detaches or writes meanwhile
+        # from here on for a moment only: nobody attaches, detaches or writes meanwhile. A merge of objects that has begun ends first,
+        # and is followed; one that waits (`NO_MONTH_LEAVES`) sees the rows: a snapshot from between would do neither.
         lock_partitions(connection)
+        connection.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(item.table)))
         _add_what_is_there(connection, item, build)
         built, name, check = (sql.Identifier(n) for n in (build, item.partition, _CHECK))
         connection.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(built, name))

@@ -56,9 +56,10 @@ def _delivery_figures(connection: psycopg.Connection[Any]) -> dict[str, Any]:
     """
     waiting, oldest, held = single_row(
         connection.execute(
-            'SELECT coalesce(sum(count) FILTER (WHERE "heldReason" IS NULL), 0), coalesce(extract(epoch FROM now() - min("createdAt") '
-            'FILTER (WHERE "heldReason" IS NULL)), 0), coalesce(sum(count) FILTER (WHERE "heldReason" IS NOT NULL AND "droppedAt" '
-            'IS NULL), 0) FROM "AlertOutbox" WHERE "publishedAt" IS NULL'
+            'SELECT coalesce(sum(count) FILTER (WHERE "heldReason" IS NULL), 0), coalesce(extract(epoch FROM now() - least('
+            'min("createdAt") FILTER (WHERE "heldReason" IS NULL), (SELECT min("createdAt") FROM "CorrectionBatch" WHERE "publishedAt" '
+            'IS NULL))), 0), coalesce(sum(count) FILTER (WHERE "heldReason" IS NOT NULL AND "droppedAt" IS NULL), 0) '
+            'FROM "AlertOutbox" WHERE "publishedAt" IS NULL'
         )
     )
     latency = connection.execute(

@@ -16,7 +16,7 @@ _REFUSED = {
     KafkaError._SSL: "the broker's certificate must be signed by ssl.ca.location and name its host",
     KafkaError.SASL_AUTHENTICATION_FAILED: "user name, password and mechanism (sasl.*) must be those of the broker",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "a reader needs Read on the topic; the relay Write, Describe and DescribeConfigs "
-    "on alert topics and Read on <alert topic>.progress; Create to make them",
+    "on alert topics, Write and Describe on <alert topic>.corrections, Read on <alert topic>.progress; Create to make them",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "a reader needs Read on its group, the relay on <transactional id>-progress",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "the user needs Write and Describe on the transactional id",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the user needs Create (topics) or IdempotentWrite on the cluster",

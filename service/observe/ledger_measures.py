@@ -18,7 +18,11 @@ __all__ = ["render_metrics"]
 _NUMBERS = (
     ("outbox_unpublished", "Alerts that wait for the relay.", "unpublished_alerts"),
     ("corrections_unpublished", "Corrections of alerts that wait for the relay.", "unpublished_corrections"),
-    ("outbox_oldest_seconds", "Age of the oldest alert that waits for the relay.", "oldest_unpublished_s"),
+    (
+        "outbox_oldest_seconds",
+        "Age of the oldest alert or correction that waits for the relay.",
+        "oldest_unpublished_s",
+    ),
     ("alerts_published", "Alerts published since the beginning.", "published_alerts"),
     (
         "alerts_held",

@@ -33,6 +33,7 @@ from tests.support.apdb_rows import at, rows
 
 HISTORIES = int(os.environ.get("ALERTPROD_ARCHIVE_HISTORIES", "6"))
 KILLS = int(os.environ.get("ALERTPROD_ARCHIVE_KILLS", "3"))
+WAITS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 IDS = {"DiaSource": "diaSourceId", "DiaForcedSource": "diaForcedSourceId"}
 EVER = 99_000.0
 
@@ -298,14 +299,13 @@ def test_who_waits_for_the_end_of_an_archive_knows_that_the_rows_are_gone(databa
             work.remove_visit(1, 0, 60_100.0)
             work.commit()
 
-    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with ThreadPoolExecutor(1) as pool, database.connect() as archiving, database.connect() as looking:
         with archiving.transaction():
             for partition in old_partitions(archiving, EVER):
                 if partition.name in survey.names:
                     archive_partition(archiving, partition, str(tmp_path))
             replaced, deadline = pool.submit(replace), time.monotonic() + 30
-            while looking.execute(waits).fetchone() == (0,):
+            while looking.execute(WAITS).fetchone() == (0,):
                 assert time.monotonic() < deadline and not replaced.done()
         with pytest.raises(ApdbError, match="the 8 rows that are stored of it are in the archive"):
             replaced.result(30)
@@ -331,12 +331,21 @@ def test_rows_of_objects_that_were_merged_meanwhile_follow_them(database, tmp_pa
         for partition in old_partitions(connection, EVER):
             if partition.name in names:
                 drop_archived(connection, archive_partition(connection, partition, str(tmp_path)))
-        for gone, keep, mjd in ((2, 1, 60_500.0), (1, 0, 60_501.0)):
-            with VisitUnitOfWork(connection) as work:
-                work.merge_objects({2**60 + gone: 2**60 + keep}, mjd)
-                work.commit()
-    for name in names:
-        assert alertprod(database.uri, "restore", name, "--json")[0] == 0
+        with VisitUnitOfWork(connection) as work:
+            work.merge_objects({2**60 + 2: 2**60 + 1}, 60_500.0)
+            work.commit()
+        assert alertprod(database.uri, "restore", names[0], "--json")[0] == 0
+        with ThreadPoolExecutor(1) as pool, database.connect() as looking, VisitUnitOfWork(connection) as work:
+            assert len(work.positions_of([2**60])) == 1  # its snapshot is from before the rows come back
+            restored, deadline = (
+                pool.submit(alertprod, database.uri, "restore", names[1], "--json"),
+                time.monotonic() + 30,
+            )
+            while looking.execute(WAITS).fetchone() == (0,):
+                assert time.monotonic() < deadline and not restored.done()
+            work.merge_objects({2**60 + 1: 2**60}, 60_501.0)
+            work.commit()
+            assert restored.result(30)[0] == 0
     with database.connect() as connection:
         held = connection.execute('SELECT "diaObjectId", "nDiaSources" FROM "DiaObjectLast"').fetchall()
         sources = connection.execute('SELECT "diaObjectId", count(*) FROM "DiaSource" GROUP BY 1').fetchall()

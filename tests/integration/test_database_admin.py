@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from apdb import PostgresApdb
-from apdb.errors import ApdbError, DatabaseUnavailable
+from apdb.errors import ApdbError, DatabaseUnavailable, VisitConflict
 from apdb.operate.archive import (
     archive_partition,
     archived,
@@ -174,7 +174,7 @@ def test_migrations_say_what_they_will_do_and_give_way_to_work(postgres):
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
         c.execute("CREATE DATABASE steps")
     uri = f"{admin}/steps"
-    every = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012"]
+    every = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013"]
     assert [(s["revision"], s["direction"]) for s in pending(uri)] == [(r, "up") for r in every]
     migrate(uri, "0001")
     assert [s["revision"] for s in pending(uri)] == every[1:]
@@ -223,3 +223,39 @@ def test_a_visit_that_was_withdrawn_before_the_migration_can_be_replaced_after_i
         migrate(uri, revision)
     with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
         c.execute("DROP DATABASE olddata WITH (FORCE)")
+
+
+def test_an_id_that_was_stored_before_the_migration_is_stored_once(postgres):
+    """A doubled id at another time, which no key of the tables refuses; also of rows that no entry of the ledger knows."""
+    admin = postgres.uri.rsplit("/", 1)[0]
+    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
+        c.execute("CREATE DATABASE oldids")
+    uri = f"{admin}/oldids"
+    migrate(uri)
+    client = PostgresApdb(uri)
+    o, s, f = rows(10)
+    client.store(at(61001.0), o, s, f)
+    migrate(uri, "0003")  # without the ranges
+    migrate(uri)
+    _, s2, f2 = rows(10, visit=2, seed=2)
+    s2, f2 = s2.assign(midpointMjdTai=61002.5), f2.assign(midpointMjdTai=61002.5)
+    free = f2.assign(diaForcedSourceId=f2.diaForcedSourceId + 10**6)
+    doubled = free.assign(diaForcedSourceId=free.diaForcedSourceId.where(free.index != 4, f.diaForcedSourceId[4]))
+    mixed = s2.assign(diaSourceId=s2.diaSourceId.where(s2.index != 3, s.diaSourceId[3]))
+    for sources, forced, name in ((mixed, free, "DiaSource"), (s2, doubled, "DiaForcedSource")):
+        with pytest.raises(VisitConflict, match=f"{name}.*which is that of a source of visit 1, detector"):
+            client.store(at(61003.0), o, sources, forced)
+    migrate(uri, "0003")
+    with psycopg.connect(uri, autocommit=True) as c:
+        c.execute('TRUNCATE "StoreLedger"')
+    for revision in ("head", "0012", "head"):
+        migrate(uri, revision)
+    with pytest.raises(VisitConflict, match="which is that of a source of visit 1, detector"):
+        client.store(at(61003.0), o, mixed, free)
+    client.store(at(61003.0), o, s2, free)
+    client.close()
+    with psycopg.connect(uri, autocommit=True) as c:
+        ids = 'SELECT count(*), count(DISTINCT "diaSourceId") FROM "DiaSource"'
+        assert c.execute(ids).fetchone() == (20, 20)
+    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
+        c.execute("DROP DATABASE oldids WITH (FORCE)")

@@ -4,10 +4,12 @@ import json
 import time
 from uuid import uuid4
 
+import pandas as pd
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -15,12 +17,15 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from alertprod_client.scan import read_corrections
 from alerts import AlertArchive
 from alerts.consumer import AlertConsumer
 from alerts.delivery.relay import Relay
 from alerts.delivery.target import KafkaTarget, ensure_topics
 from alerts.errors import BrokerRefused, BrokerUnavailable
 from apdb import Ledger
+from apdb.queue import corrections
+from apdb.queue.status import service_status
 from service.intake import ingest as ingest_module
 from service.local.campaign import read_alerts
 from service.local.embedded_kafka import EmbeddedKafka
@@ -162,6 +167,45 @@ def test_what_acls_deny_is_named(secure, database, tmp_path):
     relay = Relay(database, archive, target(secure, "relay", topic))  # nothing was lost by the refusals
     assert patient(relay) == 5
     relay.close()
+
+
+def test_corrections_that_may_not_be_written_wait_and_say_so(secure, database, tmp_path):
+    """Nothing passes them, their age is shown, and all comes once and in order when the right is given."""
+    topic = f"alerts-{uuid4().hex[:8]}"
+    denied = f"{topic}.corrections"
+    ensure_topics(target(secure, "admin", topic))
+    admin = AdminClient({"bootstrap.servers": secure.brokers, **client(secure, "admin")})
+    literal = (ResourceType.TOPIC, denied, ResourcePatternType.LITERAL, "User:relay", "*", AclOperation.WRITE)
+    deny = [AclBinding(*literal, AclPermissionType.DENY)]
+    for future in admin.create_acls(deny).values():
+        future.result(timeout=60)
+    fill(database, tmp_path, [1], 5)
+    to = target(secure, "relay", topic)
+    relay = Relay(database, AlertArchive(tmp_path), to)
+    assert patient(relay) == 5
+    with database.session() as connection:
+        ids = {"diaSourceId": 1000, "oldDiaObjectId": 7, "newDiaObjectId": 0, "visit": 1, "detector": 0}
+        corrections.add(connection, pd.DataFrame([ids | {"kind": "retracted"}]), "a satellite", 61000.5)
+    with pytest.raises(BrokerRefused, match=f"{denied}.*Write and Describe on <alert topic>.corrections"):
+        relay.step()
+    fill(database, tmp_path, [2], 3)  # committed after the correction has its place
+    with pytest.raises(BrokerRefused, match=denied):
+        relay.step()
+    status = service_status(database)
+    assert (status["unpublished_corrections"], status["unpublished_alerts"]) == (1, 3)
+    with database.session() as connection:
+        connection.execute('UPDATE "AlertOutbox" SET "heldReason" = %s WHERE visit = 2', ("by hand",))
+        assert service_status(database)["oldest_unpublished_s"] > 0  # of the correction alone
+        connection.execute('UPDATE "AlertOutbox" SET "heldReason" = NULL WHERE visit = 2')
+    for removed in admin.delete_acls([AclBindingFilter(*literal, AclPermissionType.DENY)]).values():
+        removed.result(timeout=60)
+    assert patient(relay) == 4
+    relay.close()
+    assert len(read_alerts(secure.brokers, topic, 8, client(secure, "reader"))) == 8
+    known, _ = read_corrections(secure.brokers, topic, client(secure, "admin"))
+    assert known.is_withdrawn(1000)
+    assert not known.is_withdrawn(1001)
+    assert service_status(database)["oldest_unpublished_s"] == 0
 
 
 def test_a_topic_of_dead_letters_that_may_not_be_written_holds_up_nothing(secure, database, tmp_path, monkeypatch):
