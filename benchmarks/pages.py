@@ -27,8 +27,9 @@ __all__ = ["main"]
 
 OBJECT = 137_851_807_203_331
 LONG = 100_000  # points of the long light curve
+USUAL = 1000  # an object with as many points as others
 ROUNDS = 20
-PAINTS, COMMITS = 9, 12
+PAINTS, COMMITS = 11, 12
 WINDOW = {"width": 1600, "height": 1000}
 ON_THE_SKY = 10_000  # objects
 VIEWERS, WATCHED_S = 200, 8.0  # of the stream of events
@@ -73,7 +74,8 @@ def fill(connection: "Connection", sources: int) -> None:
     connection.execute(_LEDGER)
     connection.execute(_OBJECTS.format("DiaObjectLast", "", ""), (OBJECT,))
     names = "".join(f', "{c}"' for c in _COUNTS)
-    connection.execute(_OBJECTS.format("DiaObject", names, ", 1" * len(_COUNTS)), (OBJECT,))
+    for number in (OBJECT, USUAL):
+        connection.execute(_OBJECTS.format("DiaObject", names, ", 1" * len(_COUNTS)), (number,))
     _fill_sky(connection)
     connection.execute("ANALYZE")
 
@@ -132,10 +134,36 @@ def _timed(act: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - begin)
 
 
+WARM = {  # pages that a link leads to, in turns: what is slow for a while is slow for all
+    "night": "/", "visit with 1250 sources": "/visit/1000/0", "object with 45 points": f"/object/{USUAL}", "why": "/why",
+    "streams": "/streams", "sky": "/sky", "trends": "/trends", "solar system": "/solar", "scanning": "/scan",
+    "database": "/database", "search by coordinates": "/search?q=150.05+2.2", "keys": "/keys",
+    "object with 100 000 points": f"/object/{OBJECT}", "a line of text without any style": "/assets/none",
+}  # fmt: skip
+_LINK = """
+path => {
+  const link = document.createElement("a");
+  link.id = "link-to-page";
+  link.href = path;
+  link.textContent = "link";
+  link.style = "position: fixed; left: 0; top: 0; z-index: 99";
+  document.body.append(link);
+  document.addEventListener("click", (e) => { sessionStorage.setItem("clicked", performance.timeOrigin + e.timeStamp); }, true);
+}
+"""
+_TIMES = """
+() => {
+  const begin = performance.timeOrigin, painted = performance.getEntriesByName("first-contentful-paint")[0].startTime;
+  const { responseEnd } = performance.getEntriesByType("navigation")[0];
+  return [begin + painted - Number(sessionStorage.getItem("clicked")), painted, responseEnd];
+}
+"""
+
+
 def paints(url: str, database: "Connection") -> list[tuple[str, float, float]]:
     """Return (what, median, longest) in the browser, in ms."""
     with browser() as program:
-        rows = [_cold(program, url), *_warm(program, url)]
+        rows = [_cold(program, url)]
         with program.new_context(viewport=WINDOW) as context:
             page = context.new_page()
             return [*rows, _long_curve(page, url), _sky(page, url), _commits(page, url, database)]
@@ -153,26 +181,45 @@ def _cold(program: Any, url: str) -> tuple[str, float, float]:
     return "first paint of the night, cold", statistics.median(times), max(times)
 
 
-def _warm(program: Any, url: str) -> list[tuple[str, float, float]]:
-    """Follow the link to the night from another page of one window, which has shown both before."""
-    from_begin, from_click = [], []
-    with program.new_context(viewport=WINDOW) as context:
+def warm_paints(url: str, database: "Connection") -> list[tuple[str, list[float]]]:
+    """Return times in ms of pages that are opened by a link in a window that has shown them before.
+
+    From the moment of the click, as its event says it, to the first contentful paint: median, longest; from the begin of the
+    navigation to that paint, and to the end of the answer: medians.
+    """
+    commits = iter(range(85_000, 86_000))
+    asked = [("night, a visit committed since", "/"), *WARM.items()]
+    times: dict[str, list[list[float]]] = {what: [] for what, _ in asked}
+    with browser() as program, program.new_context(viewport=WINDOW) as context:
         page = context.new_page()
-        page.goto(url)
-        for k in range(PAINTS + 1):
-            page.goto(f"{url}/streams")
-            until(page, f"!Number.isNaN({_PAINTED})")
-            clicked = 1e3 * time.time()
-            with page.expect_navigation(url=f"{url}/"):
-                page.click("nav a[href='/']", no_wait_after=True)
-            until(page, f"!Number.isNaN({_PAINTED})", every_ms=5)
-            begin, painted = float(page.evaluate("performance.timeOrigin")), float(page.evaluate(_PAINTED))
-            if k:
-                from_begin.append(painted)
-                from_click.append(begin + painted - clicked)
-    what = "the same, warm: by a link, its files kept by the browser; from the begin of the navigation"
-    rows = ((what, from_begin), ("the same, warm, from the command to click", from_click))
-    return [(words, statistics.median(times), max(times)) for words, times in rows]
+        for round_ in range(PAINTS + 1):
+            for what, path in asked:
+                if "committed" in what:
+                    _commit(database, next(commits))
+                found = _by_link(page, url, path)
+                if round_:
+                    times[what].append(found)
+    return [(what, _figures(np.array(rows))) for what, rows in times.items()]
+
+
+def _by_link(page: Any, url: str, path: str) -> list[float]:
+    """Open a page by a click on a link of another one that is on the screen, and does nothing any more."""
+    page.goto(f"{url}/sign-in")
+    until(page, "document.documentElement.classList.contains('loaded')")
+    page.wait_for_timeout(300)
+    page.evaluate(_LINK, path)
+    with page.expect_navigation(url=f"{url}{path}", wait_until="commit"):
+        page.click("#link-to-page", no_wait_after=True)
+    until(page, f"!Number.isNaN({_PAINTED})", every_ms=20)
+    out: list[float] = page.evaluate(_TIMES)
+    if "/object/" in path:  # its curve is still asked for: the next page would wait for it
+        page.wait_for_selector("#curve[data-painted]")
+    return out
+
+
+def _figures(times: np.ndarray[Any, Any]) -> list[float]:
+    middle = np.median(times, axis=0)
+    return [float(middle[0]), float(times[:, 0].max()), float(middle[1]), float(middle[2])]
 
 
 def _long_curve(page: Any, url: str) -> tuple[str, float, float]:
@@ -255,6 +302,12 @@ def main() -> None:
         print("\n| in the browser | median / ms | longest / ms |\n|---|---|---|")
         for what, median, most in paints(stack.url, connection):
             print(f"| {what} | {median:.0f} | {most:.0f} |", flush=True)
+        print(
+            "\n| opened by a link, warm | from the click / ms | longest | from the begin of the navigation | of it the answer |"
+        )
+        print("|---|---|---|---|---|")
+        for what, figures in warm_paints(stack.url, connection):
+            print(f"| {what} | {' | '.join(f'{x:.0f}' for x in figures)} |", flush=True)
         alone, watched = viewers_cost(stack.url, process, connection)
         print(
             f"\n{VIEWERS} viewers of the stream of events, one commit a second: the API takes {100 * watched:.1f} % of a core, "

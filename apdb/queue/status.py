@@ -13,7 +13,7 @@ from apdb.queue.states import VisitState
 from apdb.rows import single_row
 from apdb.tallies import visits_by_state
 
-__all__ = ["RELAY_LOCK", "add_yields", "service_status", "yields"]
+__all__ = ["RELAY_LOCK", "add_yields", "delivery_figures", "service_status", "yields"]
 
 LAST = 100
 # of the metrics of a visit: what tells a night that goes wrong
@@ -38,7 +38,7 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
         quality = _visit_quality(connection)
         return {
             "visits": visits_by_state(connection, VisitState),
-            **_delivery_figures(connection),
+            **delivery_figures(connection),
             "unpublished_corrections": unpublished(connection),
             "seconds": _step_seconds(connection),
             "quality": {name: {"median": middle, "p95": high} for name, middle, high in quality},
@@ -49,7 +49,7 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
         }
 
 
-def _delivery_figures(connection: psycopg.Connection[Any]) -> dict[str, Any]:
+def delivery_figures(connection: psycopg.Connection[Any]) -> dict[str, Any]:
     """Return numbers of alerts and seconds that they took: of what waits, of the last 100 visits, and in all as it was counted.
 
     No look goes through what was published: that grows as long as a survey runs.

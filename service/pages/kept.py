@@ -14,6 +14,7 @@ from service.pages.shared import resources_of
 __all__ = ["COUNTED_S", "Kept", "kept"]
 
 KEPT_S = 2.0  # at most: ages on a page go on where nothing changes
+AGELESS_S = 60.0  # at most, of a part on which no age goes on
 COUNTED_S = 60.0  # what is counted over the whole survey, which changes slowly and takes long
 MOST = 16  # parts
 
@@ -28,7 +29,8 @@ class Kept:
     def of(self, key: Hashable, state: Hashable, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return the part of a key as it is in this state; one who asks makes it, others who ask meanwhile wait for that.
 
-        `state` is that of before: what `make` reads is as new, or newer.
+        `state` is that of before: what `make` reads is as new, or newer. A part that says of itself that it shows no age
+        (``ages`` is False) is kept for longer.
         """
         with self._lock:
             part = self._parts.setdefault(key, _Part())
@@ -36,8 +38,9 @@ class Kept:
             while len(self._parts) > MOST:
                 self._parts.popitem(last=False)
         with part.lock:
-            if part.values is None or part.state != state or time.monotonic() - part.since > self._keep_s:
-                part.values, part.state, part.since = make(), state, time.monotonic()
+            if part.values is None or part.state != state or time.monotonic() > part.until:
+                part.values, part.state = make(), state
+                part.until = time.monotonic() + (self._keep_s if part.values.get("ages", True) else AGELESS_S)
             return part.values
 
 
@@ -48,7 +51,7 @@ class _Part:
         self.lock = threading.Lock()
         self.values: dict[str, Any] | None = None
         self.state: Hashable = None
-        self.since = 0.0
+        self.until = 0.0
 
 
 def kept(request: Request, key: Hashable, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -88,13 +89,13 @@ class Night:
     visits: list[dict[str, Any]] = field(default_factory=list)
     cut: bool = False
 
-    @property
+    @cached_property
     def states(self) -> dict[str, int]:
         """Numbers of ccdVisits by state, all states."""
         counted = Counter(v["state"] for v in self.visits)
         return {state.value: counted.get(state.value, 0) for state in VisitState}
 
-    @property
+    @cached_property
     def failures(self) -> list[dict[str, Any]]:
         """Those that failed, or failed before and are tried again."""
         return [v for v in self.visits if v["state"] == VisitState.FAILED or (v["failures"] and v["state"] in _OPEN)]
@@ -125,7 +126,12 @@ class Night:
     @property
     def absent(self) -> int:
         """Images that never came, of visits of which others did."""
-        return sum(len(lacking) for _, lacking in _lacking(self.visits).values())
+        return sum(len(lacking) for _, lacking in self.lacking.values())
+
+    @cached_property
+    def lacking(self) -> dict[tuple[str, int], tuple[float | None, list[int]]]:
+        """Mid-exposure and the detectors that sent nothing, by instrument and visit, of visits of which others did."""
+        return _lacking(self.visits)
 
     def steps(self) -> list[StepTime]:
         """Return the times of the steps in the order in which they are taken, of the ccdVisits that are done."""
@@ -144,7 +150,7 @@ class Night:
 
     def gaps(self) -> list[Gap]:
         """Return pauses between exposures and parts that gave no alerts, with reasons, in order of time."""
-        return [*_pauses(self.visits), *_missing(self.visits), *_without_alerts(self.visits)]
+        return [*_pauses(self.visits), *_missing(self.lacking), *_without_alerts(self.visits)]
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -236,10 +242,10 @@ def _lacking(visits: list[dict[str, Any]]) -> dict[tuple[str, int], tuple[float 
     return {key: (when[key], detectors) for key, detectors in lacking.items() if detectors}
 
 
-def _missing(visits: list[dict[str, Any]]) -> list[Gap]:
+def _missing(lacking_of: dict[tuple[str, int], tuple[float | None, list[int]]]) -> list[Gap]:
     """Detectors that sent nothing of a visit of which others did."""
     out = []
-    for (_, visit), (mjd, lacking) in _lacking(visits).items():
+    for (_, visit), (mjd, lacking) in lacking_of.items():
         names = ", ".join(map(str, lacking[:8])) + (f" and {len(lacking) - 8} more" if len(lacking) > 8 else "")
         out.append(Gap(mjd, mjd, f"visit {visit}: detector {names}", "never came: nobody sent a message for it"))
     return sorted(out, key=lambda g: g.begin or 0.0)

@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse
 
 from apdb.errors import NotFound
 from apdb.queue.states import VisitState
-from apdb.queue.status import service_status
+from apdb.queue.status import delivery_figures
 from service.pages.kept import kept
 from service.pages.nights.facts import (
     BUDGET_S,
@@ -78,6 +78,8 @@ def _made(request: Request, shared: Pages, number: int | None, colour: str, visi
         raise NotFound(f"no visit of night {number} ever came")
     chosen = newest_number if number is None else number
     night = night_of(shared.database, chosen, newest=chosen == newest_number)
+    with shared.database.session() as connection:
+        status = delivery_figures(connection)
     steps = night.steps()
     index = every.index(chosen) if chosen is not None else 0
     body = part(
@@ -87,7 +89,7 @@ def _made(request: Request, shared: Pages, number: int | None, colour: str, visi
         nights=every[:60],
         later=every[index - 1] if index else None,
         earlier=every[index + 1] if index + 1 < len(every) else None,
-        status=service_status(shared.database, shared.settings.alert_topic),
+        status=status,
         steps=steps,
         slowest=max(steps, key=lambda s: s.share, default=None),
         bars=_bars(night),
@@ -100,7 +102,12 @@ def _made(request: Request, shared: Pages, number: int | None, colour: str, visi
         elsewhere={n: count for n, count in open_nights(shared.database).items() if n != chosen},
         **_focal_plane(shared, night, colour, visit),
     )
-    return {"number": chosen, "body": body}
+    again = any(v["state"] == VisitState.QUEUED for v in night.failures)
+    return {
+        "number": chosen,
+        "body": body,
+        "ages": bool(status["unpublished_alerts"] or status["held_alerts"] or again),
+    }
 
 
 def _focal_plane(shared: Pages, night: Night, colour: str, wanted: int | None) -> dict[str, Any]:

@@ -4,9 +4,22 @@
   const byId = (id) => document.getElementById(id);
   const PAUSE_MS = 600; // between two renewals, so that many changes do not make many requests
 
-  // what lies below the window is laid out once the rest is on the screen
-  const whole = () => document.documentElement.classList.add("loaded");
-  new PerformanceObserver((seen) => { if (seen.getEntriesByName("first-contentful-paint").length) whole(); }).observe({ type: "paint", buffered: true });
+  // First the page is on the screen. What lies below the window, what renews the page, and the stream come after that: before it
+  // they would stand in its way.
+  const painted = new Promise((resolve) => {
+    new PerformanceObserver((seen) => { if (seen.getEntriesByName("first-contentful-paint").length) resolve(); }).observe({ type: "paint", buffered: true });
+    addEventListener("load", () => setTimeout(resolve, 1000)); // a page that nobody looks at is not painted
+  });
+  const loaded = new Promise((resolve) => addEventListener("load", resolve));
+  const address = document.currentScript.dataset.htmx;
+  painted.then(() => document.documentElement.classList.add("loaded"));
+  const ready = Promise.all([painted, loaded]).then(() => new Promise((resolve) => { // htmx begins at once only in a complete page
+    if (!address) { resolve(); return; }
+    const script = document.createElement("script");
+    script.onload = script.onerror = resolve;
+    script.src = address;
+    document.head.append(script);
+  }));
 
   // theme: a cookie, so that the server makes the page in it at once
   const theme = byId("theme");
@@ -65,10 +78,10 @@
     if (active && active.tagName === "SELECT" && part.contains(active)) { plan(); return; } // somebody chooses
     busy = true; last = Date.now();
     const open = [...part.querySelectorAll("details[open][id]")].map((d) => d.id);
-    const request = window.htmx
+    ready.then(() => window.htmx
       ? htmx.ajax("GET", location.pathname + location.search, { source: part, target: part, select: "#live", swap: "outerHTML" })
-      : Promise.resolve(location.reload());
-    request.then(() => {
+      : location.reload()
+    ).then(() => {
       open.forEach((id) => { const d = byId(id); if (d) d.open = true; });
       state.textContent = `live, renewed ${new Date().toISOString().slice(11, 19)} UTC`;
       document.dispatchEvent(new CustomEvent("renewed"));
@@ -76,8 +89,7 @@
   };
   const plan = () => { if (timer === null) timer = setTimeout(renew, Math.max(0, last + PAUSE_MS - Date.now())); };
   document.addEventListener("visibilitychange", () => { if (!document.hidden) plan(); });
-  const begin = byId("live");
-  if (begin && window.EventSource) {
+  const follow = () => {
     const stream = new EventSource("/live");
     let lost = false;
     stream.addEventListener("connected", () => {
@@ -99,5 +111,6 @@
       state.textContent = "not live";
     };
     addEventListener("pagehide", () => stream.close());
-  }
+  };
+  if (byId("live") && window.EventSource) painted.then(follow);
 })();

@@ -269,6 +269,15 @@ def test_a_night_is_made_once_for_all_who_look_and_anew_when_a_visit_came(databa
         assert f"visit/{visits}/0" in text or not visits
 
 
+def test_a_part_is_made_anew_where_its_ages_go_on_and_kept_where_it_shows_none():
+    parts, made = kept.Kept(keep_s=-1.0), []
+    for ages in (True, True, False, False):
+        parts.of(ages, "as it was", lambda ages=ages: made.append(ages) or {"ages": ages})
+    assert made == [True, True, False]
+    parts.of(False, "as it is", lambda: made.append("anew") or {"ages": False})
+    assert made[-1] == "anew"
+
+
 def test_the_age_of_what_is_unread_is_that_of_the_alert_so_many_back():
     def at(minute):
         return datetime(2026, 1, 1, 0, minute, tzinfo=UTC)
