@@ -321,7 +321,10 @@ def match_and_subtract_proper(science: Exposure, template: Exposure, sources: St
     ratio = _psf_flux_ratio(stars, science, template)
     new, old = MaskedImage.of(science, "BAD", "CR"), MaskedImage.of(template, "BAD")
     subtraction = ProperSubtraction(new.filled(old, 1 / ratio), old, *psfs, ratio, science.bbox)
-    if not all(abs(sky_correlation(planes)) < WHITE for planes in (new, old)):
+    white = [abs(sky_correlation(planes)) < WHITE for planes in (new, old)]
+    if not all(white):
+        known = tuple(None if w else noise_autocorrelation(p) for w, p in zip(white, (new, old), strict=True))
+        subtraction = replace(subtraction, correlations=(known[0], known[1]))
         subtraction = replace(subtraction, excess=subtraction.measured_excess())
     subtracted = subtraction.run()
     x, y = np.array([science.bbox[0] + science.width / 2]), np.array([science.bbox[1] + science.height / 2])
