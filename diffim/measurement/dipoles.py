@@ -2,7 +2,8 @@
 
 The difference alone knows only the product of flux and separation of close lobes; what tells them apart are the images
 before subtraction (Reiss 2016, DMTN-007). Their residuals count `PRE_WEIGHT` (1/4 of the chi^2), as their noise is that of
-the difference again. Errors come from the noise of the two images, which are independent, through all three terms (`diffim.measurement.dipole_errors`).
+the difference again. Errors come from the noise of the two images, which are independent, through all three terms (`diffim.measurement.dipole_errors`),
+and from what is not known of the PSF.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from diffim.measurement.dipole_errors import ImageBehind, covariance_through, im
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
 from exposure.photometry import position_basis, psf_at_fixed_pixel
+from exposure.photon_noise import MODEL
 from exposure.psf import Psf
 from exposure.stamps import sided
 from tasks.arrays import F64, I64, nearest_pixels
@@ -120,6 +122,10 @@ def fit_dipoles(
     parameters[:, :2], parameters[:, 2:] = solution[:, :2], lobes
     images = images_behind(difference, science, template, template_unit, (cx, cy), SIDE)
     covariance = _covariance(layers, design, solution[:, :2], images)
+    noise = getattr(difference.psf, "photon_noise", None)
+    if noise is not None:  # both lobes are off by the same share
+        both = solution[:, :2, None] * solution[:, None, :2]
+        covariance[:, :2, :2] += noise.at(cx, cy)[:, 0, MODEL, None, None] * both
     first = layers[0]
     model = np.einsum("nk,nkp->np", solution[:, :2], design[0][:, :2])
     chi2 = ((first.data - model) ** 2 * first.inverse).sum(1)

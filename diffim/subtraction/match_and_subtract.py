@@ -167,7 +167,9 @@ def match_and_subtract(
     noise = [variance_per_count(e, stars) for e in (science, template)]
     paths = LightPaths(direction.of_template, fit.kernel, subtraction.whitening_at)
     difference.psf = with_photon_noise(
-        difference, *paths.lights((science.require_psf(), template.require_psf()), noise)
+        difference,
+        *paths.lights((science.require_psf(), template.require_psf()), noise),
+        getattr(science.psf, "flux_error", 0.0),
     )
     return Matched(difference, matched, fit, direction.name, unit, subtraction.largest_gain)
 
@@ -337,6 +339,7 @@ def match_and_subtract_proper(science: Exposure, template: Exposure, sources: St
         difference,
         Light(psfs[0], subtraction.whitening_at, 1.0, noise[0]),
         Light(psfs[1], lambda x, y: subtraction.filters_at(x, y)[1], 1 / ratio, noise[1]),
+        getattr(science.psf, "flux_error", 0.0),
     )
     return Matched(difference, subtracted.matched, None, "both", 1 / ratio)
 
