@@ -25,12 +25,13 @@ PSF_CELLS = 8
 
 @dataclass(frozen=True)
 class Pair:
-    """The two exposures, the injected transients (x, y, flux in science counts), and the noise-free static sky."""
+    """The two exposures, the injected transients (x, y, flux in science counts), the noise-free static sky, and the true PSFs."""
 
     science: Exposure
     template: Exposure
     truth: pd.DataFrame
     model: NDArray[np.float32]
+    psfs: tuple[MoffatPsf, MoffatPsf]
 
 
 def make_pair(
@@ -61,7 +62,7 @@ def make_pair(
     old = _render(size, psf_t, static, table, jitter)
     science = _expose(rng, new, SKY, 1.0, 1.0, psf_s)
     template = _expose(rng, old, SKY, 1.0 / TEMPLATE_VISITS, FLUX_RATIO, psf_t)
-    return Pair(science, template, truth, model.astype(np.float32))
+    return Pair(science, template, truth, model.astype(np.float32), (psf_s, psf_t))
 
 
 def _transients(rng: np.random.Generator, size: int, hosts: dict[str, NDArray[np.float64]], n: int) -> pd.DataFrame:
