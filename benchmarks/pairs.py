@@ -15,7 +15,7 @@ from exposure import Exposure, GridPsf, MoffatPsf, PhotoCalib, SkyWcs
 from exposure.mask import plane_bits
 from simulation.render import add_galaxies, add_points
 
-__all__ = ["CASES", "Pair", "make_pair"]
+__all__ = ["CASES", "Pair", "displacement", "make_pair"]
 
 CASES = {"A": (0.7, 1.0), "B": (0.9, 0.7)}  # seeing of template and science, arcsec
 SCALE = 0.2
@@ -84,6 +84,14 @@ def _psf(rng: np.random.Generator, seeing: float, beta: float, box: tuple[int, i
     return MoffatPsf((fwhm, *wobble), beta, 41, box, tuple(e1), tuple(e2))
 
 
+def displacement(
+    size: int, x: NDArray[np.float64], y: NDArray[np.float64], jitter: float = JITTER
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how far (N,) px what is at positions (N,) of the image lies elsewhere in the template."""
+    u, v = 2 * x / size - 1, 2 * y / size - 1
+    return jitter * np.sin(2.1 * u + 1) * np.cos(1.7 * v), jitter * np.cos(1.9 * u) * np.sin(2.3 * v + 0.5)
+
+
 def _render(
     size: int,
     psf: MoffatPsf,
@@ -92,8 +100,7 @@ def _render(
     jitter: float,
 ) -> NDArray[np.float64]:
     """Static sky in counts of the science image; `jitter` px of smooth registration residual."""
-    u, v = 2 * static["x"] / size - 1, 2 * static["y"] / size - 1
-    dx, dy = jitter * np.sin(2.1 * u + 1) * np.cos(1.7 * v), jitter * np.cos(1.9 * u) * np.sin(2.3 * v + 0.5)
+    dx, dy = displacement(size, static["x"], static["y"], jitter)
     image = np.zeros((size, size))
     add_points(image, psf, static["x"] + dx, static["y"] + dy, static["flux"])
     add_galaxies(image, psf, table)

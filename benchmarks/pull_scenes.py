@@ -42,12 +42,16 @@ WIDE = 81  # px, of the stamps that are added: next to nothing of the light is o
 
 @dataclass(frozen=True)
 class Frame:
-    """An image with its true PSF, its counts for each count of the science image, and its variance for each of its own counts."""
+    """An image with its true PSF, its counts for each count of the science image, and its variance for each of its own counts.
+
+    What its WCS says lies at x, y lies `off` (x, y) px from there.
+    """
 
     exposure: Exposure
     psf: MoffatPsf
     unit: float = 1.0
     noise: float = 1.0
+    off: Callable[[F64, F64], tuple[F64, F64]] = lambda x, y: (np.zeros_like(x), np.zeros_like(y))
 
     def copy(self) -> "Frame":
         """Return a frame whose pixels may be changed."""
@@ -72,7 +76,8 @@ def registered(case: str, seed: int) -> Scene:
     rules = load_instrument("generic")
     in_threads(partial(subtract_sky, rules=rules), (pair.science, pair.template))
     stars = kernel_candidates(pair.science, rules)
-    template = Frame(pair.template, pair.psfs[1], pairs.FLUX_RATIO, pairs.FLUX_RATIO / pairs.TEMPLATE_VISITS)
+    unit, noise = pairs.FLUX_RATIO, pairs.FLUX_RATIO / pairs.TEMPLATE_VISITS
+    template = Frame(pair.template, pair.psfs[1], unit, noise, partial(pairs.displacement, SIZE))
     others = pair.truth[["x", "y"]].to_numpy()
     return Scene(Frame(pair.science, pair.psfs[0]), [template], lambda frames: frames[0], stars, others)
 
@@ -179,6 +184,8 @@ def add_sources(frame: Frame, wcs: SkyWcs, table: pd.DataFrame, rng: np.random.G
     for along in ((np.arange(number) + 0.5) / number - 0.5) * length:
         x, y = table.x + along * np.cos(table.angle), table.y + along * np.sin(table.angle)
         x, y = e.require_wcs().sky_to_pixel(*wcs.pixel_to_sky(x.to_numpy(), y.to_numpy()))
+        dx, dy = frame.off(x, y)
+        x, y = x + dx, y + dy
         add_stamps(light, psf.image_at(x, y), nearest_pixels(x), nearest_pixels(y), flux / np.float32(number))
     noise = np.abs(light) * np.float32(frame.noise)
     e.image += light + rng.standard_normal(light.shape, np.float32) * np.sqrt(noise)

@@ -40,6 +40,7 @@ CELLS = {
     300.0: (36.0, 120),
 }  # signal-to-noise: px between places, and how many for each image: bright ones are rare, and are taken for sky where they are not
 MANY = 50.0  # up to that signal-to-noise
+FAR = 20.0  # its distance is that of stars from what is new
 FAINT, LOWER = 10.0, 3.0  # below that signal-to-noise the threshold is lower: a cut in their flux is none of the errors
 MOVED, LENGTH = 3.0, 16.0  # px
 CONSTANT = (10.0, 20.0, 50.0, 100.0)
@@ -115,6 +116,8 @@ def constant(scene: Scene) -> pd.DataFrame:
     assert d is not None
     use = stars.star & stars.isolated & ~stars.flagged & (stars.snr >= CONSTANT[0]) & (stars.snr < CONSTANT[-1])
     use &= (np.abs(np.stack([stars.x, stars.y]) - SIZE / 2) < SIZE / 2 - BORDER).all(0)
+    if len(scene.others):
+        use &= cKDTree(scene.others).query(np.column_stack([stars.x, stars.y]))[0] > CELLS[FAR][0]
     chosen = stars.take(np.flatnonzero(use))
     t = forced_psf_photometry(d.image, d.variance, d.require_psf(), chosen.x, chosen.y, bad=~d.good("BAD", "CR"))
     brighter = np.asarray(CONSTANT)[np.searchsorted(CONSTANT, chosen.snr, side="right")]

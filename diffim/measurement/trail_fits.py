@@ -23,7 +23,7 @@ from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 __all__ = ["Behind", "merge_trails"]
 
 LEAST_LENGTH = 2.0  # FWHM
-ELONGATED = 3.0  # ratio of the two second moments of a footprint, at least
+ELONGATED = 2.0  # ratio of the two second moments of a footprint, at least: the wings of what is bright make it rounder
 MOST_PEAKS = 40
 ITERATIONS, POINT_ITERATIONS = 25, 6
 SLOPE = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60  # of sixth order: three pixels say too little of a PSF of two
