@@ -67,7 +67,7 @@ def merge_trails(difference: Exposure, detections: Detections, behind: Behind | 
         if line is not None:
             keep[rows[1:]] = False
             fitted[rows[0]] = line
-    if keep.all():
+    if np.isnan(fitted).all():
         return detections
     return replace(detections, trail=fitted).take(keep)
 
