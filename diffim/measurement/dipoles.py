@@ -6,7 +6,7 @@ the difference again. Errors come from the noise of the two images, which are in
 and from what is not known of the PSF.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -109,9 +109,8 @@ def fit_dipoles(
     if science is not None:
         layers.append(_layer(science, cx, cy, 1.0, True, False, PRE_WEIGHT, True))
     if template is not None:
-        layers.append(
-            _layer(template, cx, cy, template_unit, False, True, PRE_WEIGHT, True, _moved(difference, cx, cy))
-        )
+        layer = _layer(template, cx, cy, template_unit, False, True, PRE_WEIGHT, True)
+        layers.append(replace(layer, off=_moved(difference, cx, cy)))
     lobes = np.stack([xp, yp, xn, yn], axis=1)  # positions, px
     start, far = lobes.copy(), _farthest(lobes)[:, None]
     parameters = np.zeros((cx.size, 6))
@@ -155,14 +154,13 @@ def _layer(
     negative: bool,
     weight: float,
     with_background: bool,
-    off: F64 | None = None,
 ) -> _Layer:
     """Return an image on the stamps (N, SIDE^2) around pixels (cx, cy), times `unit`."""
     data, variance = MaskedImage.of(e, "BAD", "CR", "SAT").stamps(cx, cy, SIDE)
     n = cx.size
     inverse = np.where(np.isfinite(variance), 1 / np.maximum(variance, 1e-30), 0).reshape(n, -1) / unit**2
     values = unit * data.reshape(n, -1).astype(np.float64)
-    place = np.zeros((2, n)) if off is None else off
+    place = np.zeros((2, n))
     return _Layer(
         values, inverse.astype(np.float64), e.require_psf(), positive, negative, weight, with_background, place
     )
