@@ -15,7 +15,7 @@ from exposure import Exposure, GridPsf, MoffatPsf, PhotoCalib, SkyWcs
 from exposure.mask import plane_bits
 from simulation.render import add_galaxies, add_points
 
-__all__ = ["CASES", "Pair", "make_pair"]
+__all__ = ["CASES", "Pair", "displacement", "make_pair"]
 
 CASES = {"A": (0.7, 1.0), "B": (0.9, 0.7)}  # seeing of template and science, arcsec
 SCALE = 0.2
@@ -25,12 +25,13 @@ PSF_CELLS = 8
 
 @dataclass(frozen=True)
 class Pair:
-    """The two exposures, the injected transients (x, y, flux in science counts), and the noise-free static sky."""
+    """The two exposures, the injected transients (x, y, flux in science counts), the noise-free static sky, and the true PSFs."""
 
     science: Exposure
     template: Exposure
     truth: pd.DataFrame
     model: NDArray[np.float32]
+    psfs: tuple[MoffatPsf, MoffatPsf]
 
 
 def make_pair(
@@ -61,7 +62,7 @@ def make_pair(
     old = _render(size, psf_t, static, table, jitter)
     science = _expose(rng, new, SKY, 1.0, 1.0, psf_s)
     template = _expose(rng, old, SKY, 1.0 / TEMPLATE_VISITS, FLUX_RATIO, psf_t)
-    return Pair(science, template, truth, model.astype(np.float32))
+    return Pair(science, template, truth, model.astype(np.float32), (psf_s, psf_t))
 
 
 def _transients(rng: np.random.Generator, size: int, hosts: dict[str, NDArray[np.float64]], n: int) -> pd.DataFrame:
@@ -83,6 +84,14 @@ def _psf(rng: np.random.Generator, seeing: float, beta: float, box: tuple[int, i
     return MoffatPsf((fwhm, *wobble), beta, 41, box, tuple(e1), tuple(e2))
 
 
+def displacement(
+    size: int, x: NDArray[np.float64], y: NDArray[np.float64], jitter: float = JITTER
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how far (N,) px what is at positions (N,) of the image lies elsewhere in the template."""
+    u, v = 2 * x / size - 1, 2 * y / size - 1
+    return jitter * np.sin(2.1 * u + 1) * np.cos(1.7 * v), jitter * np.cos(1.9 * u) * np.sin(2.3 * v + 0.5)
+
+
 def _render(
     size: int,
     psf: MoffatPsf,
@@ -91,8 +100,7 @@ def _render(
     jitter: float,
 ) -> NDArray[np.float64]:
     """Static sky in counts of the science image; `jitter` px of smooth registration residual."""
-    u, v = 2 * static["x"] / size - 1, 2 * static["y"] / size - 1
-    dx, dy = jitter * np.sin(2.1 * u + 1) * np.cos(1.7 * v), jitter * np.cos(1.9 * u) * np.sin(2.3 * v + 0.5)
+    dx, dy = displacement(size, static["x"], static["y"], jitter)
     image = np.zeros((size, size))
     add_points(image, psf, static["x"] + dx, static["y"] + dy, static["flux"])
     add_galaxies(image, psf, table)

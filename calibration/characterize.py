@@ -115,6 +115,7 @@ def _psf_report(fit: PsfFit, rules: Instrument) -> dict[str, float]:
         "psfWingFraction": fit.wing_fraction,
         "psfStarEvidence": fit.star_evidence,
         "psfSizeError": fit.misfit.error,
+        "psfFluxError": fit.flux_error,
     }
 
 

@@ -17,7 +17,7 @@ from diffim.detection.star_residuals import StarResiduals, star_residuals
 from diffim.detection.streaks import find_streaks
 from diffim.errors import NoDiaSourcesError
 from diffim.measurement.measure import measure
-from diffim.measurement.trail_fits import merge_trails
+from diffim.measurement.trail_fits import Behind, merge_trails
 from diffim.options import OPTIONS
 from exposure import Exposure, PhotoCalib
 from exposure.blank import blank_exposure
@@ -140,7 +140,7 @@ def _measured(
     """Return the table of sources that are kept, with ids."""
     options = pipeline.options
     unit = float(pipeline.numbers.get("templateUnit") or preparation.flux_unit_ratio(science, template))
-    detections = merge_trails(difference, detections)
+    detections = merge_trails(difference, detections, Behind(science, template, unit))
     if options.doDeblend:
         from diffim.measurement.deblend import measure_apart
 

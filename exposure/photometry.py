@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from exposure.errors import PsfUndefined
-from exposure.photon_noise import PSF_FLUX, corrected
+from exposure.photon_noise import MODEL, PSF_FLUX, corrected
 from exposure.psf import GridPsf, PolynomialPsf, Psf
 from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 from tasks.compiled import compiled
@@ -204,8 +204,8 @@ def forced_psf_photometry(
         out[rows] = part
         invalid_psf[rows] = ~np.isfinite(stamps[:, 0, 0])
     if isinstance(model, GridPsf) and model.photon_noise is not None and weighting == "uniform" and correlation is None:
-        more = model.photon_noise.variance(xs, ys, out[:, 0], out[:, 7])[:, PSF_FLUX]
-        out[:, 1] = corrected(out[:, 1], more)
+        more = model.photon_noise.variance(xs, ys, out[:, 0], out[:, 7])
+        out[:, 1] = corrected(out[:, 1], more[:, PSF_FLUX] + more[:, MODEL] * out[:, 0] ** 2)
     return _table(out, invalid_psf)
 
 

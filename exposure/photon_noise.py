@@ -8,6 +8,9 @@ variance of the variance plane, sum_x w(x)^2 (F^2 * e)(x), and beyond that
 
 for each unit of flux. A is positive where F is broad (a matching kernel) and negative where it sharpens (the whitening).
 What is new shines in S, what is gone in T, what is constant in both.
+
+A PSF model that was measured is known as well as the stars tell: fluxes by it are off by a share of themselves, whose variance
+is kept with those.
 """
 
 from dataclasses import dataclass
@@ -25,6 +28,7 @@ __all__ = [
     "CENTROID",
     "FILTER_SIDE",
     "LEAST",
+    "MODEL",
     "NUMBERS",
     "PSF_FLUX",
     "SLOPE",
@@ -36,7 +40,8 @@ AP_RADIUS = 12.0
 """Of aperture fluxes, px."""
 PSF_FLUX, AP_FLUX, SLOPE = 0, 1, 2
 CENTROID = slice(3, 7)
-NUMBERS = 7
+MODEL = 7
+NUMBERS = 8
 FILTER_SIDE = 41
 """Of the stamps of filters that are kept, px."""
 LEAST = 0.2
@@ -50,9 +55,10 @@ class PhotonNoise:
     Parameters
     ----------
     values
-        Shape (ny * nx, 2, 7), x fastest; of light in the image (0) and in the template (1): A of the PSF flux; of the flux
+        Shape (ny * nx, 2, 8), x fastest; of light in the image (0) and in the template (1): A of the PSF flux; of the flux
         within `AP_RADIUS`; the slope of the variance plane over the PSF (variance for each unit of P); A of the sums over
-        the pixels of a centroid's fit: of P, of its derivatives in x and y, and of the product of these (of px^-2).
+        the pixels of a centroid's fit: of P, of its derivatives in x and y, and of the product of these (of px^-2); the relative variance
+        of PSF fluxes by what is not known of the PSF (for a flux squared, not for a unit of it).
     nx, ny
         Cells.
     bbox
@@ -70,7 +76,7 @@ class PhotonNoise:
     __repr__ = short_repr
 
     def at(self, x: ArrayLike, y: ArrayLike) -> F64:
-        """Return the values (N, 2, 7) at frame positions (N,), px; those at positions that are no numbers are no numbers."""
+        """Return the values (N, 2, 8) at frame positions (N,), px; those at positions that are no numbers are no numbers."""
         xs, ys = np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64))
         placed = np.isfinite(xs) & np.isfinite(ys)
         index, weight = neighbours_2d(np.where(placed, xs, 0), np.where(placed, ys, 0), self.bbox, self.nx, self.ny)
@@ -85,7 +91,7 @@ class PhotonNoise:
         return np.asarray(np.einsum("nc,ncijk->nijk", weight, self.filters[index]))
 
     def variance(self, x: ArrayLike, y: ArrayLike, flux: F64, slope: F64) -> F64:
-        """Return what comes to the variances, shape (N, 7), of sources at frame positions.
+        """Return what comes to the variances, shape (N, 8), of sources at frame positions; the last is the relative one of the model.
 
         Parameters
         ----------
@@ -101,7 +107,9 @@ class PhotonNoise:
             # of light that the variance plane knows nothing of, as that of what was put in without noise, there is no noise
             of_new = np.fmin(np.abs(flux), np.where(own[:, SLOPE] > 0, np.maximum(slope, 0) / own[:, SLOPE], 0.0))
             rest = np.where(both[:, SLOPE] > 0, np.maximum(slope - of_new * own[:, SLOPE], 0) / both[:, SLOPE], 0.0)
-        return np.asarray(own * of_new[:, None] + both * rest[:, None])
+        out = own * of_new[:, None] + both * rest[:, None]
+        out[:, MODEL] = own[:, MODEL]
+        return np.asarray(out)
 
 
 def corrected(error: F64, more: F64) -> F64:

@@ -220,12 +220,15 @@ class PolynomialPsf(_PixelMixin):
         (x0, y0, width, height) of the frame.
     centre
         The average position of the stars that made the model.
+    flux_error
+        By what share of themselves fluxes by the model are off, rms over the image; 0: not known.
     """
 
     basis: F32
     orders: I64
     bbox: Box
     centre: tuple[float, float]
+    flux_error: float = 0.0
     size: int = field(init=False)
 
     __repr__ = short_repr

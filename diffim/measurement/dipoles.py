@@ -2,10 +2,11 @@
 
 The difference alone knows only the product of flux and separation of close lobes; what tells them apart are the images
 before subtraction (Reiss 2016, DMTN-007). Their residuals count `PRE_WEIGHT` (1/4 of the chi^2), as their noise is that of
-the difference again. Errors come from the noise of the two images, which are independent, through all three terms (`diffim.measurement.dipole_errors`).
+the difference again. Errors come from the noise of the two images, which are independent, through all three terms (`diffim.measurement.dipole_errors`),
+and from what is not known of the PSF.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from diffim.measurement.dipole_errors import ImageBehind, covariance_through, im
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
 from exposure.photometry import position_basis, psf_at_fixed_pixel
+from exposure.photon_noise import MODEL
 from exposure.psf import Psf
 from exposure.stamps import sided
 from tasks.arrays import F64, I64, nearest_pixels
@@ -58,7 +60,10 @@ class DipoleFits:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One of the three images on the stamps: data, inverse variance, PSF, its lobes, and its weight in the fit."""
+    """One of the three images on the stamps: data, inverse variance, PSF, its lobes, and its weight in the fit.
+
+    Its lobes lie `off` px, shape (2, N), from where they are on the difference.
+    """
 
     data: F64
     inverse: F64
@@ -67,6 +72,7 @@ class _Layer:
     negative: bool
     weight: float
     with_background: bool
+    off: F64
 
 
 def fit_dipoles(
@@ -103,7 +109,8 @@ def fit_dipoles(
     if science is not None:
         layers.append(_layer(science, cx, cy, 1.0, True, False, PRE_WEIGHT, True))
     if template is not None:
-        layers.append(_layer(template, cx, cy, template_unit, False, True, PRE_WEIGHT, True))
+        layer = _layer(template, cx, cy, template_unit, False, True, PRE_WEIGHT, True)
+        layers.append(replace(layer, off=_moved(difference, cx, cy)))
     lobes = np.stack([xp, yp, xn, yn], axis=1)  # positions, px
     start, far = lobes.copy(), _farthest(lobes)[:, None]
     parameters = np.zeros((cx.size, 6))
@@ -120,6 +127,10 @@ def fit_dipoles(
     parameters[:, :2], parameters[:, 2:] = solution[:, :2], lobes
     images = images_behind(difference, science, template, template_unit, (cx, cy), SIDE)
     covariance = _covariance(layers, design, solution[:, :2], images)
+    noise = getattr(difference.psf, "photon_noise", None)
+    if noise is not None:  # both lobes are off by the same share
+        both = solution[:, :2, None] * solution[:, None, :2]
+        covariance[:, :2, :2] += noise.at(cx, cy)[:, 0, MODEL, None, None] * both
     first = layers[0]
     model = np.einsum("nk,nkp->np", solution[:, :2], design[0][:, :2])
     chi2 = ((first.data - model) ** 2 * first.inverse).sum(1)
@@ -135,14 +146,36 @@ def _farthest(start: F64) -> F64:
 
 
 def _layer(
-    e: Exposure, cx: I64, cy: I64, unit: float, positive: bool, negative: bool, weight: float, with_background: bool
+    e: Exposure,
+    cx: I64,
+    cy: I64,
+    unit: float,
+    positive: bool,
+    negative: bool,
+    weight: float,
+    with_background: bool,
 ) -> _Layer:
     """Return an image on the stamps (N, SIDE^2) around pixels (cx, cy), times `unit`."""
     data, variance = MaskedImage.of(e, "BAD", "CR", "SAT").stamps(cx, cy, SIDE)
     n = cx.size
     inverse = np.where(np.isfinite(variance), 1 / np.maximum(variance, 1e-30), 0).reshape(n, -1) / unit**2
     values = unit * data.reshape(n, -1).astype(np.float64)
-    return _Layer(values, inverse.astype(np.float64), e.require_psf(), positive, negative, weight, with_background)
+    place = np.zeros((2, n))
+    return _Layer(
+        values, inverse.astype(np.float64), e.require_psf(), positive, negative, weight, with_background, place
+    )
+
+
+def _moved(difference: Exposure, cx: I64, cy: I64) -> F64:
+    """Return how far (2, N) px light of the template lies from where it is on the difference: the filters move it there."""
+    noise = getattr(difference.psf, "photon_noise", None)
+    filters = None if noise is None else noise.filters_at(cx.astype(np.float64), cy.astype(np.float64))
+    if filters is None:
+        return np.zeros((2, cx.size))
+    g = np.arange(filters.shape[-1]) - filters.shape[-1] // 2
+    total = filters.sum((2, 3))
+    middle = np.stack([(filters.sum(2) * g).sum(2), (filters.sum(3) * g).sum(2)]) / np.where(total > 0, total, np.inf)
+    return np.asarray(middle[:, :, 0] - middle[:, :, 1])
 
 
 def _solve(layers: list[_Layer], lobes: F64, cx: I64, cy: I64, one_flux: bool = False) -> tuple[list[F64], F64, F64]:
@@ -160,7 +193,8 @@ def _solve(layers: list[_Layer], lobes: F64, cx: I64, cy: I64, one_flux: bool = 
         design = np.zeros((n, 6 + extra, SIDE * SIDE))
         for present, sign, k in ((layer.positive, 1.0, 0), (layer.negative, -1.0 if layer.positive else 1.0, 1)):
             if present:
-                stamps = psf_at_fixed_pixel(layer.psf, lobes[:, 2 * k], lobes[:, 2 * k + 1], cx, cy)
+                x, y = lobes[:, 2 * k] + layer.off[0], lobes[:, 2 * k + 1] + layer.off[1]
+                stamps = psf_at_fixed_pixel(layer.psf, x, y, cx, cy)
                 basis = (sign * sided(b, SIDE).reshape(n, -1) for b in position_basis(stamps, stamps.shape[-1]))
                 design[:, k], design[:, 2 + 2 * k], design[:, 3 + 2 * k] = basis
         if layer.with_background:

@@ -27,6 +27,7 @@ __all__ = ["AP_RADIUS", "collapsed", "measure"]
 Columns = dict[str, NDArray[Any]]
 STAMP, LARGE_STAMP = 25, 81  # px: for moments of sources, and of those with a large footprint (trails)
 MAX_DIPOLE_AREA = 1200  # px
+LEAST_INSIDE = 0.2  # of a source's light in the aperture: what is wider is no point source there
 BATCH_SOURCES = 4096  # sources whose smoothed stamps are held
 
 
@@ -187,7 +188,7 @@ def _fluxes(frame: pd.DataFrame, difference: Exposure, science: Exposure, templa
 
 
 def _apertures(frame: pd.DataFrame, difference: Exposure, psf_flux: F64, slope: F64) -> Columns:
-    """Fluxes within `AP_RADIUS` px on the difference, and their flags.
+    """Fluxes within `AP_RADIUS` px on the difference, brought to all the light of point sources by the PSF, and their flags.
 
     Parameters
     ----------
@@ -204,34 +205,42 @@ def _apertures(frame: pd.DataFrame, difference: Exposure, psf_flux: F64, slope: 
     flux, error = np.zeros((2, len(frame)))
     if len(frame):
         flux, error, _ = sep.sum_circle(planes[0], x, y, AP_RADIUS, var=planes[1], subpix=5)
-        missing, _, _ = sep.sum_circle(bad.astype(np.float32), x, y, AP_RADIUS, subpix=5)
-        rows = np.flatnonzero(missing > 0)
-        share = _missing_light(difference, bad, x[rows], y[rows])
-        flux[rows] += np.where(share <= 1 - LEAST_COVERAGE, share * psf_flux[rows], np.nan)
-        error[rows] = np.where(np.isfinite(flux[rows]), error[rows], np.nan)
         photons = getattr(difference.psf, "photon_noise", None)
         if photons is not None:
             error = corrected(error, photons.variance(frame.x, frame.y, psf_flux, slope)[:, AP_FLUX])
-    inside = (x > AP_RADIUS) & (y > AP_RADIUS)
-    inside &= (x < difference.width - 1 - AP_RADIUS) & (y < difference.height - 1 - AP_RADIUS)
+        inside, lost = _light_inside(difference, bad, x, y)
+        lacking = lost > (1 - LEAST_COVERAGE) * inside
+        flux = np.where(lacking, np.nan, (flux + lost * np.where(lost > 0, psf_flux, 0.0)) / inside)
+        error = np.where(lacking, np.nan, error / inside)
+    whole = (x > AP_RADIUS) & (y > AP_RADIUS)
+    whole &= (x < difference.width - 1 - AP_RADIUS) & (y < difference.height - 1 - AP_RADIUS)
     return {
         "apInstFlux": flux,
         "apInstFluxErr": error,
-        "apFlux_flag_apertureTruncated": ~inside,
-        "apFlux_flag": ~inside | ~np.isfinite(flux),
+        "apFlux_flag_apertureTruncated": ~whole,
+        "apFlux_flag": ~whole | ~np.isfinite(flux),
     }
 
 
-def _missing_light(difference: Exposure, bad: Flags, x: F64, y: F64) -> F64:
-    """Return the share (N,) of the light of point sources within `AP_RADIUS` of array positions that falls on bad pixels."""
+def _light_inside(difference: Exposure, bad: Flags, x: F64, y: F64) -> tuple[F64, F64]:
+    """Return the share (N,) of the light of point sources that lies within `AP_RADIUS` of array positions, and of it that on bad pixels.
+
+    Where the PSF is not defined all of it does, none on bad pixels.
+    """
     x0, y0 = difference.origin
-    stamps = psf_images(difference.require_psf(), x + x0, y + y0) if x.size else np.zeros((0, 1, 1), np.float32)
-    side = stamps.shape[-1]
-    ix, iy, g = nearest_pixels(x), nearest_pixels(y), np.arange(side) - side // 2
-    across, up = ((i - p)[:, None] + g for i, p in ((ix, x), (iy, y)))
-    light = np.where(np.hypot(across[:, None, :], up[:, :, None]) <= AP_RADIUS, stamps, 0).astype(np.float64)
-    lost = gather(bad.astype(np.uint8), ix, iy, side, 0) > 0
-    return np.asarray((light * lost).sum((1, 2)) / np.maximum(light.sum((1, 2)), 1e-30))
+    inside, lost = np.ones((2, x.size))
+    for first in range(0, x.size, BATCH_SOURCES):
+        part = slice(first, first + BATCH_SOURCES)
+        stamps = psf_images(difference.require_psf(), x[part] + x0, y[part] + y0)
+        side = stamps.shape[-1]
+        ix, iy, g = nearest_pixels(x[part]), nearest_pixels(y[part]), np.arange(side) - side // 2
+        across, up = ((i - p)[:, None] + g for i, p in ((ix, x[part]), (iy, y[part])))
+        light = np.where(across[:, None, :] ** 2 + up[:, :, None] ** 2 <= AP_RADIUS**2, stamps, np.float32(0))
+        known = np.isfinite(light).all((1, 2))
+        inside[part] = np.where(known, light.sum((1, 2), dtype=np.float64), 1.0)
+        gone = np.where(gather(bad.astype(np.uint8), ix, iy, side, 0) > 0, light, np.float32(0))
+        lost[part] = np.where(known, gone.sum((1, 2), dtype=np.float64), 0.0)
+    return np.maximum(inside, LEAST_INSIDE), lost
 
 
 def _shapes(frame: pd.DataFrame, difference: Exposure, psf: Psf) -> None:

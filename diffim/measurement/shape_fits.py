@@ -80,10 +80,16 @@ def _terms(model: F32, level: bool) -> F64:
     """Return the PSF, its derivatives by x, y, xx, yy, xy and, where asked for, a level: (N, 6 or 7, S, S)."""
     p = model.astype(np.float64)
     y, x = np.gradient(p, axis=(1, 2))
-    xx, yy = (np.roll(p, 1, k) + np.roll(p, -1, k) - 2 * p for k in (2, 1))
+    xx, yy = (np.moveaxis(_bend(np.moveaxis(p, k, 0)), 0, k) for k in (2, 1))
     xy = np.gradient(x, axis=1)
     parts = [p, x, y, xx, yy, xy]
     return np.stack([*parts, np.ones_like(p)] if level else parts, axis=1)
+
+
+def _bend(p: F64) -> F64:
+    """Return second differences along the first axis; a rim has those of the pixels next to it."""
+    inner = p[:-2] + p[2:] - 2 * p[1:-1]
+    return np.concatenate([inner[:1], inner, inner[-1:]])
 
 
 def _plain(right: F64, normal: F64, level: bool) -> F64:

@@ -1,7 +1,8 @@
-"""Trails that were detected as several peaks: one line or several points, whichever the evidence is for.
+"""Long footprints: one line or as many points as there are peaks, whichever the evidence is for.
 
-What moves or streaks across the image is a line convolved with the PSF. Its noise has several peaks, all in one footprint; where a
-line explains that footprint better than as many points as there are peaks, it is one source, and is fitted once.
+What moves or streaks across the image is a line convolved with the PSF. Its noise has one peak or several, all in one footprint; where a
+line explains that footprint better than as many points, it is one source, and is fitted once: a point that is fitted to a line can
+lie anywhere along it.
 """
 
 from dataclasses import dataclass, replace
@@ -10,17 +11,19 @@ import numpy as np
 from scipy.ndimage import correlate1d
 
 from diffim.detection.peaks import TRAIL_COLUMNS, Detections
+from diffim.measurement.dipole_errors import covariance_through, images_behind
 from diffim.measurement.trails import LONGEST, STEP
 from exposure import Exposure
 from exposure.photometry import position_basis, psf_images
+from exposure.photon_noise import MODEL
 from exposure.psf import FWHM_PER_SIGMA, fwhm_of
 from exposure.stamps import add_stamps, shift_stamps
 from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 
-__all__ = ["merge_trails"]
+__all__ = ["Behind", "merge_trails"]
 
 LEAST_LENGTH = 2.0  # FWHM
-ELONGATED = 3.0  # ratio of the two second moments of a footprint, at least
+ELONGATED = 2.0  # ratio of the two second moments of a footprint, at least: the wings of what is bright make it rounder
 MOST_PEAKS = 40
 ITERATIONS, POINT_ITERATIONS = 25, 6
 SLOPE = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60  # of sixth order: three pixels say too little of a PSF of two
@@ -42,46 +45,56 @@ class _Cut:
         return float((((self.image - model) ** 2 / self.variance)[self.use]).sum())
 
 
-def merge_trails(difference: Exposure, detections: Detections) -> Detections:
+@dataclass(frozen=True)
+class Behind:
+    """The two images behind a difference; `unit` times the template is in counts of the difference."""
+
+    science: Exposure
+    template: Exposure
+    unit: float
+
+
+def merge_trails(difference: Exposure, detections: Detections, behind: Behind | None = None) -> Detections:
     """Return detections in which the peaks of a trail are one, with what the fit of its line says (`TRAIL_COLUMNS`).
 
-    Models are compared by Schwarz's criterion, chi^2 + parameters ln(pixels): five of a line, three of each point.
+    Errors are those of the noise of the images `behind` through the filters that made the difference
+    (`diffim.measurement.dipole_errors`); without them, of the difference's variance plane. Models are compared by Schwarz's criterion, chi^2 + parameters ln(pixels): five of a line, three of each point.
     """
     fitted = np.full((len(detections.x), len(TRAIL_COLUMNS)), np.nan)
     keep = np.ones(len(detections.x), np.bool_)
     for rows in _candidates(difference, detections):  # each is a fit of its own; there are a handful in an image
-        line = _line(difference, detections, rows)
+        line = _line(difference, detections, rows, behind)
         if line is not None:
             keep[rows[1:]] = False
             fitted[rows[0]] = line
-    if keep.all():
+    if np.isnan(fitted).all():
         return detections
     return replace(detections, trail=fitted).take(keep)
 
 
 def _candidates(difference: Exposure, detections: Detections) -> list[I64]:
-    """Return the rows, strongest first, of each footprint with several peaks of one sign that is long enough for a trail."""
-    alone = detections.is_sky | (detections.label == 0)
-    labels, counts = np.unique(detections.label[~alone], return_counts=True)
+    """Return the rows, strongest first, of each footprint with peaks of one sign that is long enough for a trail."""
+    labels, value = detections.label, detections.significance
+    alone = detections.is_sky | (labels == 0)
+    long = detections.boxes[:, 2:].max(1, initial=0) > LEAST_LENGTH * _fwhm(difference, detections)
+    numbers, counts = np.unique(labels[~alone & long], return_counts=True)
     out = []
-    for label in labels[(counts > 1) & (counts <= MOST_PEAKS)]:
-        rows = np.flatnonzero((detections.label == label) & ~alone)
-        value = detections.significance[rows]
-        if np.ptp(np.sign(value)) == 0:
-            rows = rows[np.argsort(-np.abs(value), kind="stable")]
-            if detections.boxes[rows[0], 2:].max() > LEAST_LENGTH * _fwhm(difference, detections, rows[:1]):
-                out.append(rows)
+    for label in numbers[counts <= MOST_PEAKS]:
+        rows = np.flatnonzero((labels == label) & ~alone)
+        if np.ptp(np.sign(value[rows])) == 0:
+            out.append(rows[np.argsort(-np.abs(value[rows]), kind="stable")])
     return out
 
 
-def _fwhm(difference: Exposure, detections: Detections, rows: I64) -> float:
-    x, y = (a[rows] + o for a, o in zip((detections.x, detections.y), difference.origin, strict=True))
-    return float(fwhm_of(difference.require_psf().moments_at(x.astype(float), y.astype(float)))[0])
+def _fwhm(difference: Exposure, detections: Detections) -> F64:
+    """Return the FWHM (N,) of the PSF at all peaks, px."""
+    x, y = (a.astype(np.float64) + o for a, o in zip((detections.x, detections.y), difference.origin, strict=True))
+    return fwhm_of(difference.require_psf().moments_at(x, y)) if x.size else x
 
 
-def _line(difference: Exposure, detections: Detections, rows: I64) -> F64 | None:
+def _line(difference: Exposure, detections: Detections, rows: I64, behind: Behind | None) -> F64 | None:
     """Return the columns of a fitted line where it explains a footprint better than its peaks as points do, else None."""
-    fwhm = _fwhm(difference, detections, rows[:1])
+    fwhm = float(_fwhm(difference, detections.take(rows[:1]))[0])
     cut = _cut(difference, detections, rows[0], int(np.ceil(MARGIN * fwhm)))
     sign = float(np.sign(detections.significance[rows[0]]))
     start = _guess(cut, detections.labels, int(detections.label[rows[0]]), sign, fwhm)
@@ -89,7 +102,7 @@ def _line(difference: Exposure, detections: Detections, rows: I64) -> F64 | None
         return None
     middle = start[:2] + np.array(difference.origin)
     stamp = difference.require_psf().kernel_at(*middle)[0]
-    fit = _fit_line(cut, stamp, start)
+    fit = _fit_line(cut, stamp, start, difference, behind)
     if fit is None:
         return None
     if not (
@@ -190,7 +203,7 @@ def _converged(cut: _Cut, stamp: F32, start: F64) -> F64 | None:
     return None  # noise without a line: where such a fit stands in the end, the last digit decides
 
 
-def _fit_line(cut: _Cut, stamp: F32, start: F64) -> F64 | None:
+def _fit_line(cut: _Cut, stamp: F32, start: F64, difference: Exposure, behind: Behind | None) -> F64 | None:
     """Return the columns of a line fitted with uniform weights (in the order of `TRAIL_COLUMNS`; array px), None where it runs away or does not end."""
     use, pixels = cut.use, cut.image[cut.use]
     p = _converged(cut, stamp, start)
@@ -199,15 +212,37 @@ def _fit_line(cut: _Cut, stamp: F32, start: F64) -> F64 | None:
     images = _line_basis(cut, stamp, p)
     basis = images[:, use]
     normal = np.linalg.pinv(basis @ basis.T, hermitian=True)
-    flux = float((normal @ (basis @ pixels))[0])
-    covariance = normal @ ((basis * cut.variance[use]) @ basis.T) @ normal
+    weights = normal @ basis
+    flux = float((weights @ pixels)[0])
+    covariance = _covariance(cut, weights, difference, behind)
     position_covariance = covariance[1:3, 1:3] / flux**2
     chi2 = cut.chi2(flux * images[0])
     angle = (p[3] + np.pi / 2) % np.pi - np.pi / 2
-    errors = np.sqrt([position_covariance[0, 0], position_covariance[1, 1], covariance[0, 0]])
+    noise = getattr(difference.psf, "photon_noise", None)
+    by_model = (
+        0.0 if noise is None else float(noise.at(p[0] + difference.origin[0], p[1] + difference.origin[1])[0, 0, MODEL])
+    )
+    errors = np.sqrt([position_covariance[0, 0], position_covariance[1, 1], covariance[0, 0] + by_model * flux**2])
     return np.array(
         [p[0], p[1], errors[0], errors[1], position_covariance[0, 1], p[2], angle, flux, errors[2], chi2, use.sum()]
     )
+
+
+def _covariance(cut: _Cut, weights: F64, difference: Exposure, behind: Behind | None) -> F64:
+    """Return the covariance (K, K) of estimates with weights (K, pixels used) on the pixels of a cut."""
+    plain = np.asarray((weights * cut.variance[cut.use]) @ weights.T)
+    if behind is None:
+        return plain
+    height, width = cut.image.shape
+    side = max(height, width) | 1
+    square = np.zeros((len(weights), side, side))
+    square[:, :height, :width][:, cut.use] = weights
+    x, y = (np.array([c + o + side // 2]) for c, o in zip((cut.x0, cut.y0), difference.origin, strict=True))
+    images = images_behind(difference, behind.science, behind.template, behind.unit, (x, y), side)
+    if images is None:
+        return plain
+    flat = square.reshape(1, len(weights), -1)
+    return np.asarray(covariance_through([flat, np.zeros_like(flat), np.zeros_like(flat)], images, side)[0])
 
 
 def _points_chi2(difference: Exposure, cut: _Cut, px: I64, py: I64) -> float:

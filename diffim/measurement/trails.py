@@ -1,6 +1,7 @@
 """Trails: a straight line convolved with the PSF, its length and angle from the moments, its flux by a linear fit.
 
-Those of several peaks have a fit of their own (`diffim.measurement.trail_fits`).
+Noise makes everything a little longer in some direction: what a line does not explain better than a point has no length, and its
+flux is that of the point. Those of long footprints have a fit of their own (`diffim.measurement.trail_fits`).
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ from scipy.special import erf
 from exposure import Exposure
 from exposure.mask import plane_bits
 from exposure.photometry import psf_images
+from exposure.photon_noise import MODEL, PSF_FLUX, corrected
 from exposure.stamps import gather
 from tasks.arrays import F64, Flags, nearest_pixels
 from tasks.compiled import compiled
@@ -32,7 +34,7 @@ def measure_trails(
     Parameters
     ----------
     frame
-        Table with x, y, ixxPSF, iyyPSF; columns are added.
+        Table with x, y, ixxPSF, iyyPSF, ixyPSF, psfInstFlux, psfInstFluxErr; columns are added.
     shape
         Shape (N, 3), adaptive moments Ixx, Iyy, Ixy in px^2.
     failed
@@ -42,28 +44,47 @@ def measure_trails(
 
     Notes
     -----
-    Length and angle: Veres et al. 2012, PASP 124, 1197 (the line that has these second moments).
+    Length and angle: Veres et al. 2012, PASP 124, 1197 (the line that has these second moments), for a round PSF: what the PSF is
+    longer in some direction is taken off. Line and point are compared by Schwarz's criterion, with two parameters more.
     """
-    length, angle = _length_and_angle(shape)
+    xx, yy, xy = (frame[f"i{c}PSF"].to_numpy(np.float64) for c in ("xx", "yy", "xy"))
+    length, angle = _length_and_angle(shape - np.column_stack([0.5 * (xx - yy), 0.5 * (yy - xx), xy]))
     lines = np.full((len(frame), 6), np.nan) if lines is None else lines
     has_line = np.isfinite(lines[:, 0])
     failed = failed & ~has_line
-    frame["trailLengthPixels"] = length = np.where(has_line, lines[:, 0], np.where(failed, 0.0, length))
+    x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
+    length = np.where(failed, 0.0, length)
+    fitted, point = (_line_fluxes(difference, x, y, a, angle) for a in (length, np.zeros_like(length)))
+    with np.errstate(invalid="ignore"):
+        is_line = fitted[:, 4] - point[:, 4] > 2 * np.log(np.maximum(fitted[:, 3], 2))
+    flux, error = (frame[f"psfInstFlux{e}"].to_numpy(np.float64) for e in ("", "Err"))
+    fitted = np.where(is_line[:, None], fitted, np.column_stack([flux, error, point[:, 2:]]))
+    _add_photon_noise(fitted, difference, x, y, is_line)
+    fitted[has_line, :4] = lines[has_line, 2:]
+    frame["trailLengthPixels"] = length = np.where(has_line, lines[:, 0], np.where(is_line, length, 0.0))
     frame["trailAnglePixels"] = angle = np.where(has_line, lines[:, 1], angle)
     frame["trail_flag"] = failed
     dx, dy = 0.5 * length * np.cos(angle), 0.5 * length * np.sin(angle)
-    x, y = frame.x.to_numpy(np.float64), frame.y.to_numpy(np.float64)
     ends = [(x - dx, y - dy), (x + dx, y + dy)]
     off = ~np.all([difference.contains(*end) for end in ends], axis=0)
     frame["trail_flag_off_image"] = off
     frame["trail_flag_edge"] = np.any([_on_plane(difference, *end, "EDGE") for end in ends], axis=0) | off
     radius = np.sqrt(0.5 * (frame.ixxPSF + frame.iyyPSF))
     frame["trail_flag_suspect_long_trail"] = length > SUSPECT * radius
-    fitted = _line_fluxes(difference, x, y, length, angle)
-    fitted[has_line] = lines[has_line, 2:]
     for k, name in enumerate(("trailInstFlux", "trailInstFluxErr", "trailChi2")):
         frame[name] = fitted[:, k]
     frame["trailNdata"] = fitted[:, 3].astype(np.int32)
+
+
+def _add_photon_noise(fitted: F64, difference: Exposure, x: F64, y: F64, rows: Flags) -> None:
+    """Bring the errors of lines (N, 2...) to what the noise of photons adds to those of points; it is about the same."""
+    noise = getattr(difference.psf, "photon_noise", None)
+    if noise is None or not rows.any():
+        return
+    flux, error = fitted[rows, 0], fitted[rows, 1]
+    more = noise.at(x[rows], y[rows])
+    own = np.where((flux > 0)[:, None], more[:, 0], more[:, 1])
+    fitted[rows, 1] = corrected(error, own[:, PSF_FLUX] * np.abs(flux) + own[:, MODEL] * flux**2)
 
 
 def _length_and_angle(shape: F64) -> tuple[F64, F64]:
@@ -86,8 +107,10 @@ def _on_plane(image: Exposure, x: F64, y: F64, plane: str) -> Flags:
 
 
 def _line_fluxes(difference: Exposure, x: F64, y: F64, length: F64, angle: F64) -> F64:
-    """Return (N, 4): flux, error, chi2, pixels of the unweighted linear fit of each line (NaN where there is none)."""
-    out = np.full((x.size, 4), np.nan)
+    """Return (N, 5): flux, error, chi2, pixels of the unweighted linear fit of each line (NaN where there is none), and by how
+    much it lowers chi2.
+    """
+    out = np.full((x.size, 5), np.nan)
     out[:, 3] = 0
     good = np.isfinite(x) & np.isfinite(y) & np.isfinite(length) & np.isfinite(angle) & (length <= LONGEST)
     rows = np.flatnonzero(good)
@@ -107,7 +130,7 @@ def _line_fluxes(difference: Exposure, x: F64, y: F64, length: F64, angle: F64) 
         )
         stamps = psf_images(psf, px, py)
         corner = [nearest_pixels(p) - o for p, o in zip((px, py), difference.origin, strict=True)]
-        fits = np.empty((part.size, 4))
+        fits = np.empty((part.size, 5))
         _fit_lines(difference.image, difference.variance, skip, stamps, corner[0], corner[1], first, fits)
         out[part] = fits
     return out
@@ -136,12 +159,13 @@ def _fit_lines(image: Any, variance: Any, skip: Any, stamps: Any, cx: Any, cy: A
                     smm += m * m
                     smmv += m * m * variance[y0 + j, x0 + i]
                     count += 1
-        out[n, :3], out[n, 3] = np.nan, count
+        out[n], out[n, 3] = np.nan, count
         if smm > 0:
-            flux, chi2 = smd / smm, 0.0
+            flux, chi2, without = smd / smm, 0.0, 0.0
             for j in range(max(0, -y0), min(model.shape[0], height - y0)):
                 for i in range(max(0, -x0), min(model.shape[1], width - x0)):
                     v = variance[y0 + j, x0 + i]
                     if not skip[y0 + j, x0 + i] and v > 0:
                         chi2 += (image[y0 + j, x0 + i] - flux * model[j, i]) ** 2 / v
-            out[n, 0], out[n, 1], out[n, 2] = flux, np.sqrt(smmv) / smm, chi2
+                        without += image[y0 + j, x0 + i] ** 2 / v
+            out[n, 0], out[n, 1], out[n, 2], out[n, 4] = flux, np.sqrt(smmv) / smm, chi2, without - chi2

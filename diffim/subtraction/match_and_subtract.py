@@ -167,7 +167,9 @@ def match_and_subtract(
     noise = [variance_per_count(e, stars) for e in (science, template)]
     paths = LightPaths(direction.of_template, fit.kernel, subtraction.whitening_at)
     difference.psf = with_photon_noise(
-        difference, *paths.lights((science.require_psf(), template.require_psf()), noise)
+        difference,
+        *paths.lights((science.require_psf(), template.require_psf()), noise),
+        getattr(science.psf, "flux_error", 0.0),
     )
     return Matched(difference, matched, fit, direction.name, unit, subtraction.largest_gain)
 
@@ -321,7 +323,10 @@ def match_and_subtract_proper(science: Exposure, template: Exposure, sources: St
     ratio = _psf_flux_ratio(stars, science, template)
     new, old = MaskedImage.of(science, "BAD", "CR"), MaskedImage.of(template, "BAD")
     subtraction = ProperSubtraction(new.filled(old, 1 / ratio), old, *psfs, ratio, science.bbox)
-    if not all(abs(sky_correlation(planes)) < WHITE for planes in (new, old)):
+    white = [abs(sky_correlation(planes)) < WHITE for planes in (new, old)]
+    if not all(white):
+        known = tuple(None if w else noise_autocorrelation(p) for w, p in zip(white, (new, old), strict=True))
+        subtraction = replace(subtraction, correlations=(known[0], known[1]))
         subtraction = replace(subtraction, excess=subtraction.measured_excess())
     subtracted = subtraction.run()
     x, y = np.array([science.bbox[0] + science.width / 2]), np.array([science.bbox[1] + science.height / 2])
@@ -334,6 +339,7 @@ def match_and_subtract_proper(science: Exposure, template: Exposure, sources: St
         difference,
         Light(psfs[0], subtraction.whitening_at, 1.0, noise[0]),
         Light(psfs[1], lambda x, y: subtraction.filters_at(x, y)[1], 1 / ratio, noise[1]),
+        getattr(science.psf, "flux_error", 0.0),
     )
     return Matched(difference, subtracted.matched, None, "both", 1 / ratio)
 

@@ -11,7 +11,17 @@ from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.subtraction.difference_exposure import StampsAt, stamps_through
 from exposure import Exposure
 from exposure.photometry import position_basis, psf_images
-from exposure.photon_noise import AP_FLUX, AP_RADIUS, CENTROID, FILTER_SIDE, PSF_FLUX, SLOPE, PhotonNoise
+from exposure.photon_noise import (
+    AP_FLUX,
+    AP_RADIUS,
+    CENTROID,
+    FILTER_SIDE,
+    MODEL,
+    NUMBERS,
+    PSF_FLUX,
+    SLOPE,
+    PhotonNoise,
+)
 from exposure.psf import GridPsf, Psf
 from exposure.stamps import gather
 from exposure.stars import Stars
@@ -83,8 +93,10 @@ class LightPaths:
         return stamps_through(np.pad(kernels, ((0, 0), (more, more), (more, more))), whitening)
 
 
-def with_photon_noise(difference: Exposure, science: Light, template: Light) -> GridPsf:
+def with_photon_noise(difference: Exposure, science: Light, template: Light, model_error: float = 0.0) -> GridPsf:
     """Return the PSF of a difference with what its variance plane does not tell of errors.
+
+    `model_error` is the relative one of fluxes by the PSF, rms.
 
     Raises
     ------
@@ -93,10 +105,10 @@ def with_photon_noise(difference: Exposure, science: Light, template: Light) -> 
     """
     psf = difference.require_psf()
     assert isinstance(psf, GridPsf)
-    return replace(psf, photon_noise=_photon_noise(difference, science, template))
+    return replace(psf, photon_noise=_photon_noise(difference, science, template, model_error))
 
 
-def _photon_noise(difference: Exposure, science: Light, template: Light) -> PhotonNoise:
+def _photon_noise(difference: Exposure, science: Light, template: Light, model_error: float) -> PhotonNoise:
     """Return by how much errors on the difference are not those of the variance plane, on a grid."""
     x0, y0, width, height = difference.bbox
     gx = x0 + (np.arange(CELLS) + 0.5) * width / CELLS - 0.5
@@ -104,13 +116,14 @@ def _photon_noise(difference: Exposure, science: Light, template: Light) -> Phot
     x, y = (a.ravel() for a in np.meshgrid(gx, gy))
     stamps = difference.require_psf().kernel_at(x, y).astype(np.float64)
     values = np.stack([_values(light, stamps, x, y) for light in (science, template)], axis=1)
+    values[:, :, MODEL] = model_error**2
     filters = [_sided(light.filter_at(x, y).astype(np.float64), FILTER_SIDE) for light in (science, template)]
     return PhotonNoise(values, CELLS, CELLS, difference.bbox, np.stack(filters, axis=1).astype(np.float32))
 
 
 def _values(light: Light, stamps: F64, x: F64, y: F64) -> F64:
-    """Return the numbers (N, 7) of an image, for PSFs (N, S, S) of the difference at frame positions."""
-    out = np.zeros((x.size, 7))
+    """Return the numbers (N, 8) of an image, without that of the model, for PSFs (N, S, S) of the difference at frame positions."""
+    out = np.zeros((x.size, NUMBERS))
     if light.noise <= 0:
         return out
     side = stamps.shape[-1]

@@ -14,7 +14,7 @@ __all__ = ["FLUXES", "bearing", "calibrated_fluxes", "position_covariance", "sky
 
 # raw prefix: published name, whether it is a flux of the PSF model (and gets the aperture correction)
 FLUXES: Mapping[str, tuple[str, bool]] = {
-    "psf": ("psfFlux", True), "science": ("scienceFlux", True), "ap": ("apFlux", False), "trail": ("trailFlux", True),
+    "psf": ("psfFlux", True), "science": ("scienceFlux", True), "ap": ("apFlux", True), "trail": ("trailFlux", True),
     "dipoleMean": ("dipoleMeanFlux", True), "dipoleDiff": ("dipoleFluxDiff", True), "template": ("templateFlux", False),
 }  # fmt: skip
 

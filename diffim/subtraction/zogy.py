@@ -7,7 +7,8 @@ With N the new image (variance s_n^2 per pixel, PSF P_n, flux scale 1) and R the
 
 (products of spectra), so that D is on the flux scale of the new image and its noise is white, of variance
 s_n^2 + s_r^2 / F_r^2. Where the noise of an image is correlated (it was resampled, or drizzled) that of D is measured, and both
-filters are divided by the root of its power. No kernel is fitted: what is wrong with the PSF models stays in the difference.
+filters are divided by the root of its power, and its part of the variance is larger or smaller by what the filter lets through of
+noise so correlated (`correlated_gain`). No kernel is fitted: what is wrong with the PSF models stays in the difference.
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from diffim.pixels.fft_tiles import TileGrid, paste
 from diffim.pixels.masked_image import LEAST_VARIANCE, MaskedImage
 from diffim.subtraction.alard_lupton import MAX_EXCESS, Subtracted, sky_power, tile_side
 from diffim.subtraction.noise_power import BLOCK as POWER_SIDE
+from diffim.subtraction.noise_power import correlated_gain
 from exposure import Psf
 from exposure.threads import in_bands
 from tasks.arrays import F32, F64, Box
@@ -128,6 +130,8 @@ class ProperSubtraction:
         (x0, y0, width, height) in the frame.
     excess
         Power of the noise of the difference over that of white images (`measured_excess`), 1 by default.
+    correlations
+        How the noise of the two is correlated (`diffim.subtraction.noise_power.noise_autocorrelation`); None: it is white.
     """
 
     new: MaskedImage
@@ -137,6 +141,7 @@ class ProperSubtraction:
     reference_flux: float
     box: Box
     excess: F64 | None = None
+    correlations: tuple[F64 | None, F64 | None] = (None, None)
 
     @cached_property
     def grid(self) -> TileGrid:
@@ -148,6 +153,15 @@ class ProperSubtraction:
     def _filters(self) -> tuple[F32, F32]:
         x, y = self.grid.centres()
         return self.filters_at(x + self.box[0], y + self.box[1])
+
+    @cached_property
+    def _gains(self) -> tuple[F32, F32]:
+        """By what the variances (N,) that the filters leave are more than those of white noise."""
+        new, old = (
+            np.array([correlated_gain(k, c) for k in stamps]) if c is not None else np.ones(len(stamps), np.float32)
+            for stamps, c in zip(self._filters, self.correlations, strict=True)
+        )
+        return new, old
 
     def filters_at(self, x: F64, y: F64) -> tuple[F32, F32]:
         """Return k_n and k_r, each (N, S, S), at frame positions (N,), px."""
@@ -179,7 +193,7 @@ class ProperSubtraction:
         width, height = self.box[2:]
         make = np.empty if rows is None else np.zeros
         out = Subtracted(*(make((height, width), np.float32) for _ in range(3)))
-        self._filters  # noqa: B018 (made before the threads share it)
+        self._gains  # noqa: B018 (made before the threads share it)
         numbers = [k for row in (range(self.grid.rows) if rows is None else rows) for k in self.grid.row(row)]
         in_bands(lambda first, last: _tiles(self, out, numbers[first:last]), len(numbers), least=1)
         return out
@@ -190,12 +204,13 @@ def _tiles(s: ProperSubtraction, out: Subtracted, numbers: list[int]) -> None:
     reach = s.grid.margin
     for ft, tile in s.grid.tiles(numbers):
         k_n, k_r = (k[tile.number] for k in s._filters)
+        more_n, more_r = (g[tile.number] for g in s._gains)
         n, v_n, r, v_r, kernel = ft.windows(5)
         fy, fx = tile.y + s.box[1] - reach, tile.x + s.box[0] - reach
         s.new.window(fy, fx, n, v_n)
         s.reference.window(fy, fx, r, v_r)
-        ft.multiply(ft.forward(v_n), ft.kernel(k_n**2, kernel), v_n)
-        ft.add_product(ft.forward(v_r), ft.kernel(k_r**2, kernel), v_n)
+        ft.multiply(ft.forward(v_n), ft.kernel(more_n * k_n**2, kernel), v_n)
+        ft.add_product(ft.forward(v_r), ft.kernel(more_r * k_r**2, kernel), v_n)
         paste(ft.back(v_n), 2 * reach, tile, out.variance, least=LEAST_VARIANCE)
         ft.multiply(ft.forward(r), ft.kernel(k_r, kernel), r)
         ft.multiply(ft.forward(n), ft.kernel(k_n, kernel), n)

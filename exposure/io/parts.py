@@ -126,6 +126,7 @@ def psf_hdu(psf: Psf) -> fits.ImageHDU:
         for k, (i, j) in enumerate(psf.orders):
             header[f"ORDX{k}"], header[f"ORDY{k}"] = int(i), int(j)
         header["CENX"], header["CENY"] = psf.centre
+        header["FLUXERR"] = (psf.flux_error, "of fluxes by it, relative")
         _write_box(header, psf.bbox)
         return fits.ImageHDU(psf.basis, header, name="PSF")
     if isinstance(psf, GridPsf):
@@ -167,7 +168,8 @@ def read_psf(hdu: Any, box: Box | None = None, noise: PhotonNoise | None = None)
     if kind == "polynomial":
         orders = np.array([[header[f"ORDX{k}"], header[f"ORDY{k}"]] for k in range(data.shape[0])], dtype=np.int64)
         basis = np.ascontiguousarray(data, dtype=np.float32)
-        return PolynomialPsf(basis, orders, _read_box(header), (header["CENX"], header["CENY"]))
+        centre = header["CENX"], header["CENY"]
+        return PolynomialPsf(basis, orders, _read_box(header), centre, float(header.get("FLUXERR", 0.0)))
     if kind == "grid" or (kind == "" and data.ndim == 2):
         cube = np.ascontiguousarray(data if data.ndim == 3 else data[None], dtype=np.float32)
         nx, ny = int(header.get("NGX", 1)), int(header.get("NGY", 1))
@@ -196,6 +198,8 @@ def read_photon_noise(hdus: fits.HDUList) -> PhotonNoise | None:
     hdu = hdus["PHOTNOIS"]
     nx, ny = int(hdu.header.get("NGX", 0)), int(hdu.header.get("NGY", 0))
     values = np.ascontiguousarray(hdu.data, dtype=np.float64)
+    if values.shape[1:] == (2, PHOTON_NUMBERS - 1):  # written before the PSF model had an error
+        values = np.pad(values, ((0, 0), (0, 0), (0, 1)))
     filters = np.ascontiguousarray(hdus["FILTERS"].data, dtype=np.float32) if "FILTERS" in hdus else None
     for name, data, shape in (("PHOTNOIS", values, (2, PHOTON_NUMBERS)), ("FILTERS", filters, (2, *[FILTER_SIDE] * 2))):
         if data is not None and data.shape != (nx * ny, *shape):

@@ -26,6 +26,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "nSources": ("", "sources on the science image"),
     "nStars": ("", "stars among the sources on the science image"),
     "psfFwhm": ("px", "width of the PSF of the science image"),
+    "psfFluxError": ("", "by what share of themselves fluxes of the PSF are off, by two halves of its stars"),
     "psfHeldOutChi2": ("", "reduced chi squared of stars that the PSF was not fitted to"),
     "psfHeldOutResidual": ("", "median residual of stars that the PSF was not fitted to, in the core, over the peak"),
     "psfSizeError": ("", "by what fraction stars that the PSF was not fitted to are wider than it"),

@@ -80,7 +80,7 @@ def test_rows_have_all_columns_units_and_constants(image):
     for name, column, factor in (
         ("psf", "psfFlux", 2.75),
         ("science", "scienceFlux", 2.75),
-        ("ap", "apFlux", 2.5),
+        ("ap", "apFlux", 2.75),
         ("trail", "trailFlux", 2.75),
         ("template", "templateFlux", 1.0),
     ):

@@ -59,3 +59,21 @@ def test_eight_stars_vary_by_no_more_than_they_tell():
     exposure, psf = field(2, 8)
     model = fit_psf(exposure, detect_sources(exposure)).psf
     assert np.abs(size_errors(model, psf, SIDE)).max() < 0.06  # what it varies by
+
+
+def test_a_model_knows_by_how_much_its_fluxes_are_off():
+    """By the PSF that the stars have, on four fields: both are known to a quarter of themselves."""
+    x, y = (a.ravel() for a in np.meshgrid(*[np.linspace(60, SIDE - 60, 5)] * 2))
+    said, true = [], []
+    for seed in range(11, 15):
+        exposure, psf = field(seed, 40)
+        fit = fit_psf(exposure, detect_sources(exposure))
+        made, light = fit.psf.kernel_at(x, y).astype(float), psf.kernel_at(x, y).astype(float)
+        cut = (made.shape[-1] - light.shape[-1]) // 2
+        light = np.pad(light, ((0, 0), *[(max(cut, 0),) * 2] * 2))[:, max(-cut, 0) :, max(-cut, 0) :]
+        light = light[:, : made.shape[-1], : made.shape[-1]]
+        ratio = (made * light).sum((1, 2)) / (made**2).sum((1, 2)) / light.sum((1, 2))
+        true.append(np.mean((ratio - 1) ** 2))
+        said.append(fit.psf.flux_error**2)
+        assert fit.flux_error == fit.psf.flux_error
+    assert 0.6 < np.sqrt(np.mean(said) / np.mean(true)) < 1.6, (said, true)

@@ -9,7 +9,7 @@ from diffim.measurement.centroids import fit_centroids
 from diffim.measurement.measure import _apertures
 from diffim.subtraction.difference_exposure import difference_psf
 from diffim.subtraction.photon_noise import Light, variance_per_count, with_photon_noise
-from exposure import Exposure, GaussianPsf
+from exposure import Exposure, GaussianPsf, MoffatPsf
 from exposure.photometry import forced_psf_photometry
 from exposure.stars import Stars
 from tests.support.difference_scene import scene
@@ -79,6 +79,41 @@ def test_light_whose_noise_the_variance_plane_does_not_know_has_none():
         science.image + 100, science.variance, science.psf, [12400.0], [67950.0], origin=science.origin
     )
     assert after.instFluxErr[0] == pytest.approx(before.instFluxErr[0], rel=1e-3)
+
+
+def test_fluxes_by_a_psf_that_is_known_to_a_per_cent_have_errors_of_a_per_cent():
+    science, _ = scene(2.0, 3.0, 1, n=1)
+
+    def at(x, y):
+        return np.ones((np.size(x), 1, 1), np.float32)
+
+    plain, dark = difference_psf(science.psf, science.bbox, at), Light(science.psf, at, 1.0, 0.0)
+    science.image[:] = 0
+    science.image += 3e4 * plain.kernel_at(12400.0, 67950.0)[0].max()
+    errors = []
+    for share in (0.0, 0.01):
+        science.psf = plain
+        science.psf = with_photon_noise(science, dark, dark, share)
+        t = forced_psf_photometry(
+            science.image, science.variance, science.psf, [12400.0], [67950.0], origin=science.origin
+        ).iloc[0]
+        errors.append(t.instFluxErr)
+    assert errors[1] ** 2 - errors[0] ** 2 == pytest.approx((0.01 * t.instFlux) ** 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("wing", [2.0, 3.5])
+def test_an_aperture_flux_has_the_light_outside_the_circle(wing):
+    """Of a Moffat of 5 px 1.3 % (power 3.5) to 16 % (2) lies beyond 12 px."""
+    psf = MoffatPsf((5.0,), wing, 61, (0, 0, 120, 120))
+    image = np.zeros((120, 120), np.float32)
+    image[29:90, 29:90] = 1000 * psf.image_at(59.3, 59.2)[0]
+    d = Exposure(image, np.ones_like(image), np.zeros(image.shape, np.int32))
+    d.psf = difference_psf(psf, d.bbox)
+    out = _apertures(pd.DataFrame({"x": [59.3], "y": [59.2]}), d, np.array([1000.0]), np.zeros(1))
+    assert out["apInstFlux"][0] == pytest.approx(1000, rel=2e-3)
+    inside = image[np.hypot(*np.mgrid[-59.2:60, -59.3:60]) <= 12].sum()
+    assert inside < 990
+    assert out["apInstFluxErr"][0] == pytest.approx(np.sqrt(np.pi) * 12 * 1000 / inside, rel=0.01)
 
 
 @pytest.mark.parametrize("gain", [0.5, 2.0])

@@ -34,6 +34,16 @@ def test_the_covariance_of_what_is_a_little_narrower_or_wider_than_the_psf_is_fo
         assert value == pytest.approx(truth, abs=0.013)
 
 
+def test_a_psf_as_wide_as_the_stamp_does_not_wrap_around_it():
+    sigma = 9.0
+    psf = gaussian(sigma, dx=4.0)[None].astype(np.float32)
+    light = 1e6 * gaussian(1.03 * sigma, dx=4.0)[None].astype(np.float32)
+    where = np.ones((1, SIDE * SIDE))
+    out = shape_fits(light, np.ones_like(light), psf, np.full(1, 2.3548 * sigma), where, False)
+    for name in ("narrow", "wide"):
+        assert out[name][0] == pytest.approx(1.03**2 - 1, abs=0.01)
+
+
 def test_a_track_is_narrow_across_and_wide_along():
     out = fitted(1e4 * gaussian(0.9 * SIGMA, 1.1 * SIGMA))
     assert out["narrow"][0] == pytest.approx(0.81 - 1, abs=0.04)

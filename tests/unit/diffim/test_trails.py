@@ -11,7 +11,8 @@ from diffim.measurement.trail_fits import _Cut, _line_basis, merge_trails
 from diffim.measurement.trails import measure_trails
 from exposure import Exposure
 from exposure.mask import plane_bits
-from exposure.psf import GaussianPsf
+from exposure.photometry import forced_psf_photometry
+from exposure.psf import GaussianPsf, MoffatPsf
 from exposure.stamps import adaptive_moments, gather
 
 SIGMA, SIDE = 2.0, 81
@@ -41,7 +42,9 @@ def measured(image, x, y):
     shape = adaptive_moments(stamps, x - ix, y - iy)
     failed = ~np.isfinite(shape[:, 0])
     shape[failed] = SIGMA**2, SIGMA**2, 0
-    frame = pd.DataFrame({"x": x, "y": y, "ixxPSF": SIGMA**2, "iyyPSF": SIGMA**2})
+    frame = pd.DataFrame({"x": x, "y": y, "ixxPSF": SIGMA**2, "iyyPSF": SIGMA**2, "ixyPSF": 0.0})
+    point = forced_psf_photometry(image.image, image.variance, PSF, x, y, origin=image.origin)
+    frame["psfInstFlux"], frame["psfInstFluxErr"] = point.instFlux, point.instFluxErr
     measure_trails(frame, image, shape, failed)
     return frame
 
@@ -130,6 +133,46 @@ def test_errors_of_trails_of_several_peaks_are_right():
             pulls.append((near.trailInstFlux.iloc[0] - 8000) / near.trailInstFluxErr.iloc[0])
     assert np.std(pulls) == pytest.approx(1, abs=0.33)
     assert abs(np.mean(pulls)) < 0.5
+
+
+def test_a_trail_of_one_peak_lies_in_its_middle_with_right_errors():
+    """24 bright trails of three FWHM: a point that is fitted to one lies anywhere along it. Widths are known to 0.15."""
+    rng = np.random.default_rng(8)
+    gx, gy = (
+        v.ravel() + rng.uniform(-0.5, 0.5, 24) for v in np.meshgrid(np.arange(50, 400, 60), np.arange(60, 380, 80))
+    )
+    angle = rng.uniform(-1.5, 1.5, 24)
+    image = scene([(x, y, 14.0, a, 40_000.0) for x, y, a in zip(gx, gy, angle, strict=True)], 5.0)
+    merged, _ = detected(image)
+    assert len(merged.x) == 24
+    t = measure(image, image, image, merged)
+    row = np.hypot(t.x.to_numpy() - gx[:, None], t.y.to_numpy() - gy[:, None]).argmin(1)
+    t = t.iloc[row]
+    pulls = np.array([(t.x - gx) / t.xErr, (t.y - gy) / t.yErr, (t.trailInstFlux - 40_000) / t.trailInstFluxErr])
+    assert np.sqrt((pulls**2).mean(1)) == pytest.approx(1, abs=0.45)
+    assert t.trailLengthPixels.to_numpy() == pytest.approx(14, rel=0.03)
+
+
+def test_noise_and_the_shape_of_the_psf_give_no_point_a_length():
+    """49 points of S/N 30 to 1000 with a PSF that is a tenth longer than wide."""
+    rng = np.random.default_rng(2)
+    psf = MoffatPsf((4.5,), 3.3, 25, (0, 0, 400, 400), (0.08,), (0.05,))
+    gx, gy = (v.ravel() + rng.uniform(-0.5, 0.5, 49) for v in np.meshgrid(*[np.arange(40, 400, 50)[:7]] * 2))
+    flux = 10 ** rng.uniform(3.2, 4.7, 49)
+    image = scene([], 5.0)
+    for stamp, x, y, f in zip(
+        psf.image_at(gx, gy), *(np.floor(v + 0.5).astype(int) for v in (gx, gy)), flux, strict=True
+    ):
+        image.image[y - 12 : y + 13, x - 12 : x + 13] += f * stamp
+    image.psf = psf
+    merged, _ = detected(image)
+    t = measure(image, image, image, merged)
+    row = np.hypot(t.x.to_numpy() - gx[:, None], t.y.to_numpy() - gy[:, None]).argmin(1)
+    t = t.iloc[row]
+    assert (t.trailLengthPixels == 0).sum() >= 48
+    points = (t.trailLengthPixels == 0).to_numpy()
+    assert np.array_equal(t.trailInstFlux[points], t.psfInstFlux[points])
+    assert np.array_equal(t.trailInstFluxErr[points], t.psfInstFluxErr[points])
 
 
 def test_points_in_a_row_are_no_trail():

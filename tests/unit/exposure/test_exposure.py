@@ -201,7 +201,7 @@ def test_a_file_that_is_written_to_while_it_is_read_is_refused(tmp_path):
         GaussianPsf(2.0, 21, (3.0, 4.0)),
         GridPsf(np.repeat(GaussianPsf(2.0, 21).kernel_at(0, 0), 6, 0), 3, 2, (5, 6, 80, 60)),
         PolynomialPsf(np.random.default_rng(0).normal(size=(3, 21, 21)).astype("f4"), np.array([[0, 0], [1, 0], [0, 1]]),
-                      (0, 0, 80, 60), (40.0, 30.0)),
+                      (0, 0, 80, 60), (40.0, 30.0), 0.003),
     ],
 )  # fmt: skip
 def test_every_psf_model_survives_fits(tmp_path, psf):
@@ -212,6 +212,7 @@ def test_every_psf_model_survives_fits(tmp_path, psf):
     x, y = np.array([10.0, 60.2]), np.array([20.0, 41.7])
     assert np.array_equal(back.image_at(x, y), psf.image_at(x, y))
     assert back.average_position() == psf.average_position()
+    assert getattr(back, "flux_error", None) == getattr(psf, "flux_error", None)
 
 
 def test_exposure_catalog_round_trip(tmp_path):
