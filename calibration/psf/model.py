@@ -3,7 +3,7 @@
 Stars are moved to the pixel grid and divided by their flux. Their mean, the changes of its shape and what is left in each
 pixel (`calibration.psf.variation`) are fitted as Chebyshev polynomials of the position, with rejection of outlying stars.
 Beyond the core the noisy pixels give way to an elliptical Moffat fitted to the mean profile, which also tells how much
-light falls outside the stamp. Every fifth star is held out and judges the model.
+light falls outside the stamp. Every fifth star is held out and judges the model; then all of them are fitted.
 """
 
 from dataclasses import dataclass, replace
@@ -39,6 +39,7 @@ _ADVICE = (
     "it takes stars that are bright, not saturated, away from edges and brighter than their neighbours. Give a larger part "
     "of the image, or the PSF itself (a PSF extension or file)"
 )
+ROUNDS = 4
 CROWD_ROUNDS = 2  # more change nothing
 PLACES = 6  # along a side: where models are compared
 COMMON = 1.35  # errors, of 28 simulated frames, over what halves of their stars say: both have the same sky, and hold terms back
@@ -115,6 +116,9 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
             **exposure.where,
         ) from error
     model, (residual, chi2), misfit = _checked(final, data, held, use, exposure.bbox, fwhm)
+    if model is final and held.any():  # judged: now those that judged it tell their part
+        leveled = is_crowded(exposure, sources, side)
+        model, wing, use = _fit(data, np.zeros_like(held), orders, exposure.bbox, fwhm, leveled, (final, use | held))
     _refuse_dark_rings(model, int(use.sum()), exposure)
     mean = fwhm_of(model.moments_at(*final.average_position()))[0]
     evidence = float(sources.attrs.get(EVIDENCE, np.nan))
@@ -239,11 +243,14 @@ def _fit(
     bbox: Box,
     fwhm: float,
     leveled: bool = False,
+    before: tuple[PolynomialPsf, Flags] | None = None,
 ) -> tuple[PolynomialPsf, float, Flags]:
-    """Return the model with its wings, the light outside the stamp, and the stars it was fitted to."""
-    use = ~held
-    model: PolynomialPsf | None = None
-    for _ in range(4):
+    """Return the model with its wings, the light outside the stamp, and the stars it was fitted to.
+
+    One round is enough where there was a model `before`, which comes with the stars to use.
+    """
+    model, use = before or (None, ~held)
+    for _ in range(ROUNDS if before is None else 1):
         model, keep = _fit_once(data, use, orders, bbox, fwhm, model)
         data.refine(model)
         use = ~held & (keep | ~use)

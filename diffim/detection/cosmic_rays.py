@@ -35,11 +35,6 @@ class _Image(NamedTuple):
 
 
 @compiled
-def _value(image: Any, good: Any, y: int, x: int) -> float:
-    return float(image[y, x]) if good[y, x] else 0.0
-
-
-@compiled
 def _outshines(source: Any, y: int, x: int) -> bool:
     """Whether the pixel is twice as bright as the brightest pixel of the template in the 3x3."""
     most = 0.0
@@ -54,21 +49,22 @@ def _outshines(source: Any, y: int, x: int) -> bool:
 def _is_ray(source: Any, rays: Any, y: int, x: int) -> bool:
     """Whether a pair of opposite neighbours is too faint for a PSF; instead of a marked one its opposite counts twice.
 
-    (As zero it would make the pixels of a star next to a cosmic ray look sharp.) `rays` are the marked pixels, of shape
-    (0, 0) where none is.
+    Pairs of which a pixel is not known say nothing: beside a bad column the pixels of a star are no sharper than elsewhere.
+    `rays` are the marked pixels, of shape (0, 0) where none is.
     """
     image, variance, good = source.image, source.variance, source.good
     p, v = float(image[y, x]), float(variance[y, x])
     sharp = (p - 1.0 * math.sqrt(v)) * SHARPNESS
     for k in range(4):
         dy, dx = (0, 1) if k == 0 else (1, 0) if k == 1 else (1, 1) if k == 2 else (1, -1)
-        a, b = _value(image, good, y + dy, x + dx), _value(image, good, y - dy, x - dx)
+        if not (good[y + dy, x + dx] and good[y - dy, x - dx]):
+            continue
+        a, b = float(image[y + dy, x + dx]), float(image[y - dy, x - dx])
         if rays.shape[0] > 0:
             if rays[y + dy, x + dx] and rays[y - dy, x - dx]:
                 continue
             a, b = b if rays[y + dy, x + dx] else a, a if rays[y - dy, x - dx] else b
-        va = float(variance[y + dy, x + dx]) if good[y + dy, x + dx] else v
-        vb = float(variance[y - dy, x - dx]) if good[y - dy, x - dx] else v
+        va, vb = float(variance[y + dy, x + dx]), float(variance[y - dy, x - dx])
         if 0.5 * (a + b) + NEIGHBOUR_SIGMA * 0.5 * math.sqrt(va + vb) < source.ratios[k] * sharp:
             return bool(source.template.shape[0] == 0 or _outshines(source, y, x))
     return False

@@ -5,6 +5,7 @@ import numpy as np
 from diffim.errors import DifferencingError
 from exposure import Exposure, estimate_background
 from exposure.mask import plane_bits, usable_pixels
+from exposure.noise import near_sources
 from exposure.quantiles import median, quantiles
 from tasks.arrays import F32, F64
 
@@ -14,6 +15,8 @@ NOT_SKY = ("DETECTED", "DETECTED_NEGATIVE", "BAD", "SAT", "INTRP", "CR", "NO_DAT
 SAMPLE = 250_000  # pixels that the scale of a variance plane is known from
 ENOUGH_SKY = 2000  # pixels
 LAGS = (1, 2)  # px
+BANDS, LEAST_ROWS, LOOKS = 4, 48, 2  # of rows, that hold the sample, and how often sources are searched there
+CROWDED = 0.9  # of the scatter of all pixels: less away from sources is the light of stars
 COARSE = 0.005  # share of values that are equal: more is digitisation
 _MEANT = {"sigma": "standard deviations", "weight": "inverse variances"}
 WHITE = 0.08  # relative difference of the scatter at those lags: more (resampling makes 0.3) is no white noise
@@ -27,14 +30,15 @@ def scale_variance(exposure: Exposure, limit: float = 10.0, *, static_sky: bool 
     static_sky
         The image has stars. The light of those too faint to be left out is no noise, as it is gone from a difference:
         where the noise is white it is known from differences of neighbours along both diagonals, where it cancels.
-        Otherwise (and of resampled images) the interquartile range of the sky is made right.
+        Otherwise (and of resampled images) the interquartile range of the sky is made right; in a crowded field that of what
+        is away from all sources.
 
     Raises
     ------
     DifferencingError
         Even the image's own scatter asks for more than `limit`.
     """
-    factor = (_white_factor(exposure) if static_sky else 0.0) or _sky_factor(exposure, limit)
+    factor = (_white_factor(exposure) if static_sky else 0.0) or _sky_factor(exposure, limit, static_sky)
     if factor > limit:
         raise DifferencingError(
             f"the variance plane is wrong by a factor {factor:.1f}, more than {limit}",
@@ -119,8 +123,11 @@ def _white_factor(exposure: Exposure) -> float:
     return near if abs(near - far) < WHITE * far else 0.0
 
 
-def _sky_factor(exposure: Exposure, limit: float) -> float:
-    """Return the variance of the sky over that of the plane, by interquartile ranges; 1 where there is no sky."""
+def _sky_factor(exposure: Exposure, limit: float, crowded: bool = False) -> float:
+    """Return the variance of the sky over that of the plane, by interquartile ranges; 1 where there is no sky.
+
+    Of what may be `crowded` with stars that of pixels away from them, where it is less.
+    """
     step = max(1, int(np.sqrt(exposure.image.size / SAMPLE)))
     part = (slice(None, None, step), slice(None, None, step))
     image, variance = exposure.image[part], exposure.variance[part]
@@ -132,7 +139,33 @@ def _sky_factor(exposure: Exposure, limit: float) -> float:
     sky = sigma2 < 2 * median(sigma2)  # objects are not known yet: leave out pixels that their light makes noisy
     rest, sigma2 = rest[sky], sigma2[sky]
     factor = _robust_sigma(rest / np.sqrt(sigma2)) ** 2
-    return factor if factor <= limit else _robust_sigma(rest) ** 2 / median(sigma2)
+    factor = factor if factor <= limit else _robust_sigma(rest) ** 2 / median(sigma2)
+    clear = _clear_factor(exposure) if crowded else np.inf
+    return clear if clear < CROWDED * factor else factor
+
+
+def _clear_factor(exposure: Exposure) -> float:
+    """Return the variance of what is away from sources over that of the plane, by interquartile ranges; infinite without such.
+
+    A second look finds fainter sources, as what all pixels scatter by is no noise where most have the light of some star.
+    """
+    height, width = exposure.image.shape
+    rows = min(max(SAMPLE // (BANDS * width), LEAST_ROWS), height)
+    bands = [slice(low, low + rows) for low in np.linspace(0, height - rows, BANDS).astype(int)]
+    image, variance, mask = (
+        np.concatenate([plane[b] for b in bands]) for plane in (exposure.image, exposure.variance, exposure.mask)
+    )
+    sky = usable_pixels(image, variance, mask, plane_bits(NOT_SKY))
+    if np.count_nonzero(sky) < ENOUGH_SKY:
+        return np.inf
+    z = np.where(sky, image / np.sqrt(np.where(sky, variance, 1)), np.float32(0)).astype(np.float32)
+    sky &= variance < 2 * median(variance[sky])
+    for _ in range(LOOKS):
+        z -= np.float32(median(z[sky]))
+        sky &= ~near_sources(z, sky)
+        if np.count_nonzero(sky) < ENOUGH_SKY:
+            return np.inf
+    return _robust_sigma(z[sky]) ** 2
 
 
 def _robust_sigma(values: F32 | F64) -> float:

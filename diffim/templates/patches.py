@@ -6,17 +6,19 @@ import cv2
 import numpy as np
 
 from diffim.errors import MismatchError, NoTemplateCoverage
+from diffim.pixels.interpolation import A
 from diffim.pixels.warp import warp_exposure
-from diffim.templates.coadd_psf import union_psf
+from diffim.templates.coadd_psf import LEAST_WEIGHT, union_psf
 from exposure import Exposure, PhotoCalib, SkyWcs
 from exposure.mask import plane_bits
 from exposure.quantiles import block_medians
-from tasks.arrays import F32, I32, Box
+from tasks.arrays import F32, I32, Box, Flags
 
 __all__ = ["BORDER", "merge_patches"]
 
 HIGH_VARIANCE, HIGH_VARIANCE_MESH, HIGH_VARIANCE_FRACTION = 4.0, 32, 0.1  # of the usual; px; unmasked pixels needed
 PSF_CELL, LEAST_CELLS, MOST_CELLS = 150, 6, 16  # px, number along a side: of the grid of PSFs
+EDGE = A  # px from its end within which a patch that is resampled lacks pixels
 BORDER = 40  # px around the science box: more than half of the largest kernel plus that of the decorrelation
 
 
@@ -24,7 +26,7 @@ def merge_patches(science: Exposure, patches: Sequence[Exposure], border: int = 
     """Return patches of a coadd (of any number of tracts) warped to the pixels of an image, grown by `border` px.
 
     Where patches overlap they are averaged with weights 1/sigma; the variance is the weighted mean, since overlapping
-    patches share data. The PSF is the union of theirs. ``metadata["patches"]`` lists the indices of those that contributed.
+    patches share data. At the edge of a patch, where the sums of the resampling lack pixels, another one counts alone. The PSF is the union of theirs. ``metadata["patches"]`` lists the indices of those that contributed.
 
     Raises
     ------
@@ -59,6 +61,7 @@ def merge_patches(science: Exposure, patches: Sequence[Exposure], border: int = 
         if good.any():
             used.append(k)
         w = np.where(good, 1 / np.sqrt(np.where(good, warped.variance, 1)), 0).astype(np.float32)
+        w[_beside(~good, EDGE)] *= LEAST_WEIGHT
         weight[here] += w
         image[here] += w * np.where(good, warped.image, 0)
         variance[here] += w * np.where(good, warped.variance, 0)
@@ -87,6 +90,12 @@ def merge_patches(science: Exposure, patches: Sequence[Exposure], border: int = 
         physical_filter=science.physical_filter,
         metadata={"patches": used},
     )
+
+
+def _beside(where: Flags, reach: int) -> Flags:
+    """Return the pixels (height, width) within a box of `reach` px around those of `where`."""
+    side = 2 * reach + 1
+    return np.asarray(cv2.dilate(where.view(np.uint8), np.ones((side, side), np.uint8)) > 0)
 
 
 def _mark_high_variance(variance: F32, mask: I32) -> None:

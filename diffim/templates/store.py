@@ -19,6 +19,7 @@ from diffim.detection.cosmic_rays import find_cosmic_rays
 from diffim.errors import NoTemplate, NoTemplateCoverage, TemplateSetError
 from diffim.templates.choice import chosen_version, promote, roll_back
 from diffim.templates.coadd import coadd_tile
+from diffim.templates.mended_stars import with_whole_stars
 from diffim.templates.patches import BORDER, merge_patches
 from diffim.templates.tiling import SkyTiling, Tile
 from exposure import Exposure, SkyWcs
@@ -205,7 +206,7 @@ def build_template(
     for e in exposures:
         if e.wcs is None or e.psf is None or e.photo_calib is None:
             raise TemplateSetError("characterise the exposures first", **e.where)
-    exposures = [without_cosmic_rays(e) for e in exposures]
+    exposures = with_whole_stars([without_cosmic_rays(e) for e in exposures])
     tiling = SkyTiling(pixel_scale, tile)
     directory, version = _new_version(Path(root) / name)
     groups = _groups(tiling, exposures)

@@ -93,6 +93,13 @@ def test_a_variance_plane_that_is_wrong_is_made_right_under_faint_stars():
     assert np.median(e.variance) == pytest.approx(SIGMA**2, rel=0.03)
 
 
+def test_the_light_of_a_crowd_is_no_noise():
+    """One star in 150 px, the bright ones of S/N 400: what all pixels scatter by is three times the noise."""
+    flux = 1200.0 * RNG.uniform(size=7000) ** (-1 / 0.7)
+    crowd = NOISE + stars(7000, np.minimum(flux, 1e5))
+    assert scale_variance(exposure(crowd)) == pytest.approx(1.0, abs=0.1)
+
+
 @pytest.mark.parametrize("shift", [0.25, 0.5])
 def test_resampled_noise_keeps_the_variance_of_its_pixels(shift):
     """Its neighbours are correlated: differences between them would say too little."""
