@@ -84,7 +84,8 @@ def _without_drift(some: F32, usable: Flags, noise: float) -> F32:
     if known.size < 2 or np.ptp(drift[known]) <= STEEP * noise:
         return some
     middles = 0.5 * (edges[1:] + edges[:-1] - 1)
-    return some - np.interp(np.arange(some.shape[0]), middles[known], drift[known, 0]).astype(np.float32)[:, None]
+    along = np.interp(np.arange(some.shape[0]), middles[known], drift[known, 0])
+    return np.asarray(some - along[:, None], np.float32)
 
 
 def find_steps(levels: F64, least: float = 0.0) -> tuple[I64, F64]:

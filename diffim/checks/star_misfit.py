@@ -64,14 +64,14 @@ def star_misfits(difference: Exposure, science: Exposure, template: Exposure, st
     own, other = (
         MaskedImage.of(e, "BAD", "SAT").stamps(ix, iy, side)[1].astype(np.float64) for e in (science, template)
     )
-    light = np.abs(profile[:, 1:-1, 1:-1]) * np.maximum(stars.psfFlux, 0)[:, None, None]
+    light = np.abs(profile[:, 1:-1, 1:-1]) * np.clip(stars.psfFlux, 0, None)[:, None, None]
     variance = own + unit**2 * other + (TOLERANCE * light) ** 2
     g = np.arange(side) - side // 2
     disc = np.hypot(g[:, None], g[None, :]) <= RADIUS * fwhm
     use = disc & np.isfinite(known) & np.isfinite(variance) & (variance > 0)
     weight = np.where(use, 1 / np.sqrt(np.where(use, variance, 1.0)), 0)
-    gy, gx = np.gradient(profile, axis=(1, 2))
-    basis = np.stack([p[:, 1:-1, 1:-1] * weight for p in (profile, gx, gy)], axis=1).reshape(x.size, 3, -1)
+    slopes = np.asarray(np.gradient(profile, axis=(1, 2)), np.float64)
+    basis = np.stack([p[:, 1:-1, 1:-1] * weight for p in (profile, *slopes)], axis=1).reshape(x.size, 3, -1)
     data = (np.where(use, values, 0) * weight).reshape(x.size, -1)
     scale = np.sqrt((basis**2).sum(-1, keepdims=True)) + 1e-300
     basis /= scale
@@ -88,7 +88,7 @@ def _shares(x: F64, y: F64, poor: Flags) -> StarMisfits:
     if x.size < LEAST:
         return StarMisfits()
     places = np.column_stack([x, y])
-    around = cKDTree(places).query(places, min(NEAREST, x.size))[1]
+    around = np.asarray(cKDTree(places).query(places, min(NEAREST, x.size))[1], np.int64)
     local = poor[around].mean(1)
     worst = int(np.argmax(local))
     return StarMisfits(float(poor.mean()), float(local[worst]), *(float(v[around[worst]].mean()) for v in (x, y)))
