@@ -1,5 +1,7 @@
 """Fringes of the sky: waves that the mesh of the background cannot follow, and among whose crests sources would be found."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
@@ -15,6 +17,10 @@ STRONG = 0.25  # of the noise of a pixel: rms of waves that are taken off; weake
 FINE = 0.6  # share of the power that is in waves: what has less is a nebula or a galaxy, which the template has too
 WIDEST = 1.5  # times the mesh: longer waves it follows
 LEAST_PERIOD = 3.0  # blocks
+BORDER, FILLS = (
+    16,
+    8,
+)  # the longer side over what waves go on for beyond the rims; rounds in which that is filled with them
 BLOCK, LEAST_PIXELS = 8, 32  # px along a side, and of a block that tell its level
 STEP = 4  # px: the map that is taken off is bilinear between such
 ROUNDS = 4  # what stands out of the waves, and not on their crests alone, is no sky
@@ -32,20 +38,21 @@ def subtract_fringes(exposure: Exposure, mesh: int) -> float:
         Side of the cells, px, that the smooth sky was known from.
     """
     blocks, known = _blocks(exposure)
-    usable, coefficients = known, None
+    usable, found, border = known, None, max(2, max(blocks.shape) // BORDER)
     for _ in range(ROUNDS):
-        rest = blocks if coefficients is None else blocks - cv2.idct(coefficients, None)
+        rest = blocks if found is None else blocks - found.blocks()
         usable = known & ~_standing_out(rest, known)
-        coefficients = structure(blocks, usable, LEAST_PERIOD)
-        if coefficients is None:
+        found = structure(blocks, usable, LEAST_PERIOD, border, FILLS)
+        if found is None:
             return 0.0
-    assert coefficients is not None
+    assert found is not None
+    coefficients = found.coefficients
     coefficients[0, 0] = 0
     waves = np.where(_periods(coefficients.shape) < WIDEST * mesh, coefficients, 0)
     y, x = (np.arange(0, n + STEP, STEP, dtype=np.float64) for n in exposure.image.shape)
     if not waves.any() or (waves**2).sum() < FINE * (coefficients**2).sum():
         return 0.0
-    level = node_levels(waves, BLOCK, y, x)
+    level = node_levels(replace(found, coefficients=waves), BLOCK, y, x)
     some = exposure.variance[::BLOCK, ::BLOCK][exposure.good()[::BLOCK, ::BLOCK]]
     if level.std() < STRONG * np.sqrt(median(some)):
         return 0.0

@@ -9,6 +9,7 @@ import pandas as pd
 
 from diffim import preparation, quality
 from diffim.checks.depth import depth_loss, star_residual_rms
+from diffim.checks.star_misfit import star_misfits
 from diffim.detection.glints import find_glint_trails
 from diffim.detection.peaks import Detections, detect
 from diffim.detection.significance import significance
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from diffim.result import Differenced
 
 __all__ = ["detect_and_measure", "no_sources"]
+
+MISFIT_SNR = 50.0  # of sources that are looked at one by one
 
 
 def detect_and_measure(
@@ -178,6 +181,20 @@ def _measured(
     return pd.concat([pd.DataFrame({"id": ids, "glint_trail": trail}), table], axis=1)
 
 
+def _misfits(
+    pipeline: "Differencing", science: Exposure, template: Exposure, difference: Exposure, stars: Stars, unit: float
+) -> dict[str, float]:
+    """Return which shares of the bright sources do not subtract, and where."""
+    bright = stars.take((stars.snr > MISFIT_SNR) & ~stars.flagged & stars.isolated)
+    found = star_misfits(difference, science, template, bright, unit)
+    return {
+        "starMisfitShare": found.share,
+        "starMisfitLocalShare": found.local_share,
+        "starMisfitX": found.x,
+        "starMisfitY": found.y,
+    }
+
+
 def no_sources(options: Any) -> pd.DataFrame:
     """Return the table of an image without a source: it has the columns and types that `detect_and_measure` gives."""
     from diffim.pipeline import Differencing
@@ -230,6 +247,7 @@ def _gate_numbers(
         x, y = (chosen.x, chosen.y) if fit is None else (fit.x[fit.used], fit.y[fit.used])
         mean, stdev = quality.footprint_ratio(difference, science, x, y, numbers["sciencePsfSize"])
         out["starResidualRms"] = star_residual_rms(difference, science, template, x, y, unit)
+        out |= _misfits(pipeline, science, template, difference, stars, unit)
         sky = quality.sky_ratio(difference, science, x, y, numbers["sciencePsfSize"])
         out |= {"residualFootprintRatioMean": mean, "residualFootprintRatioStdev": stdev}
         out |= {"residualFootprintSkyRatioMean": sky[0], "residualFootprintSkyRatioStdev": sky[1]}

@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from exposure.mask import plane_bits
 from exposure.quantiles import block_medians, scatter
-from tasks.arrays import F64, I64
+from tasks.arrays import F32, F64, I64, Flags
 
 if TYPE_CHECKING:
     from exposure.exposure import Exposure
@@ -25,6 +25,10 @@ MOST = 16  # steps: no detector has more amplifiers beside each other, and what 
 MEDIAN_NOISE = 1.25  # of a median, in units of that of a mean
 APART = 8  # columns, more than a source has: their difference knows of noise and sources
 SAMPLED = 512  # pixels of a column that its level is known from
+DRIFT, STEEP = (
+    16,
+    10.0,
+)  # of these, a run whose level is known; sigma over a column: a tenth of it that is covered makes a step
 LEAST_PIXELS = 32  # of a column: fewer tell nothing
 PARTS = (1, 2)  # of a column that are looked at: detectors are read out from both ends
 
@@ -51,10 +55,12 @@ def _subtract_along(exposure: "Exposure", axis: int, part: int, parts: int) -> i
     step = max(1, image.shape[0] // SAMPLED)
     some = np.ascontiguousarray(image[::step], np.float32)
     usable = np.isfinite(some) & ((mask[::step] & plane_bits(["NO_DATA", "BAD", "SAT", "CR"])) == 0)
+    apart = (some[:, APART:] - some[:, :-APART])[usable[:, APART:] & usable[:, :-APART]][::APART]
+    noise = scatter(apart) / np.sqrt(2) if apart.size else 0.0
+    some = _without_drift(some, usable, noise)
     levels = np.full((1, some.shape[1]), np.nan)
     block_medians(some, usable, np.array([0, some.shape[0]]), np.arange(some.shape[1] + 1), LEAST_PIXELS, levels)
-    apart = (some[:, APART:] - some[:, :-APART])[usable[:, APART:] & usable[:, :-APART]][::APART]
-    least = MEDIAN_NOISE * scatter(apart) / np.sqrt(2 * some.shape[0]) if apart.size else 0.0
+    least = MEDIAN_NOISE * noise / np.sqrt(some.shape[0])
     where, heights = find_steps(levels[0], least)
     if where.size:
         offsets = np.zeros(some.shape[1])
@@ -63,6 +69,23 @@ def _subtract_along(exposure: "Exposure", axis: int, part: int, parts: int) -> i
         there = (mask & plane_bits(["NO_DATA"])) == 0
         np.subtract(image, (offsets - offsets.mean()).astype(np.float32), out=image, where=there)
     return int(where.size)
+
+
+def _without_drift(some: F32, usable: Flags, noise: float) -> F32:
+    """Return pixels without what changes along the columns; as they are where that is less than `STEEP` times their noise.
+
+    Where it does, the median of a column depends on which of its pixels are covered: a bright star makes steps at its rims.
+    """
+    runs = max(1, some.shape[0] // DRIFT)
+    edges = np.linspace(0, some.shape[0], runs + 1).astype(np.int64)
+    drift = np.full((runs, 1), np.nan)
+    block_medians(some, usable, edges, np.array([0, some.shape[1]]), LEAST_PIXELS, drift)
+    known = np.flatnonzero(np.isfinite(drift[:, 0]))
+    if known.size < 2 or np.ptp(drift[known]) <= STEEP * noise:
+        return some
+    middles = 0.5 * (edges[1:] + edges[:-1] - 1)
+    along = np.interp(np.arange(some.shape[0]), middles[known], drift[known, 0])
+    return np.asarray(some - along[:, None], np.float32)
 
 
 def find_steps(levels: F64, least: float = 0.0) -> tuple[I64, F64]:

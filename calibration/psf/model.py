@@ -33,6 +33,7 @@ __all__ = ["PsfFit", "fit_psf", "star_residuals"]
 MIN_STARS, MOST_STARS = 4, 600
 MODEL_NOISE = 0.03  # of the light of a pixel, that a model misses of a star
 WIDEST = 121  # px, of a stamp
+NARROWEST = 1.0  # px, of a FWHM: light that falls into pixels makes none that is much narrower
 PER_TERM = 3  # stars: what fewer tell of a term is not told from their scatter
 LEAST_LEFT = 2  # after those whose pixels are all covered by neighbours are gone
 _ADVICE = (
@@ -87,7 +88,7 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
     Raises
     ------
     TooFewStars
-        Fewer than `MIN_STARS` usable stars, or the model of those there are has dark rings.
+        Fewer than `MIN_STARS` usable stars, those there are narrower than a pixel, or the model of them with dark rings.
     """
     rows = _chosen(sources)
     stars = sources.iloc[rows]
@@ -97,6 +98,7 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
             **exposure.where,
         )
     fwhm = 2.3548 * float(np.sqrt(np.nanmedian(stars["size"])))
+    _refuse_points(fwhm, len(stars), exposure)
     side = size or _side(fwhm)
     data = Stamps.cut(exposure, stars, sources, side, fwhm)
     held = (np.arange(len(stars)) % 5 == 4) if len(stars) >= 10 else np.zeros(len(stars), bool)
@@ -160,6 +162,16 @@ def _refuse_dark_rings(model: Psf, n_stars: int, exposure: Exposure) -> None:
         raise TooFewStars(
             f"the light of {n_stars} stars makes no PSF model: {100 * dark:.0f} % of it is negative in rings around the middle, "
             f"as where the sky is not level around stars; {_ADVICE}",
+            **exposure.where,
+        )
+
+
+def _refuse_points(fwhm: float, n_stars: int, exposure: Exposure) -> None:
+    """Raise `TooFewStars` where so many stars are narrower than a pixel: they are hot pixels."""
+    if fwhm < NARROWEST:
+        raise TooFewStars(
+            f"the {n_stars} sources that are most alike are {fwhm:.2f} px wide (FWHM), less than a pixel, as hot pixels and cosmic "
+            f"rays are: they make no PSF model; {_ADVICE}",
             **exposure.where,
         )
 

@@ -27,6 +27,7 @@ RADIUS = 1.5  # of the apertures, in units of the larger FWHM
 EXPECTED_SNR = 10.0  # in the template: fainter stars need not be found
 HOLE = 0.8  # of the brightest pixel of a PSF
 VAGUE = 0.15  # px: of stars whose places are known no better the light is enough
+AS_WIDE = 0.05  # of its width: a source is as wide as a PSF
 ALIKE = 3.0  # factor between flux ratios: more is another source
 
 
@@ -136,30 +137,46 @@ def find_common_stars(
     )
 
 
-def psf_error(common: CommonStars, psf: Psf, which: int, fwhms: tuple[float, float]) -> float:
+def psf_error(common: CommonStars, psfs: tuple[Psf, Psf], which: int, fwhms: tuple[float, float]) -> float:
     """Return by what fraction stars are wider than the PSF model (negative: narrower); NaN where they are few.
 
     It is the quartile of the stars nearest to the model, 0 where the model lies between the two: neighbours that touch make
-    some stars wide, a model that is not theirs all of them.
+    some stars wide, a model that is not theirs all of them. Stars are those that the image knows, and, as an image whose PSF is
+    wrong may take its stars for galaxies, those that are as wide as the PSF of the other image; the larger error counts.
 
     Parameters
     ----------
+    psfs, fwhms
+        PSFs of image and template, and their FWHM, px.
     which
         0 for the image, 1 for the template.
-    fwhms
-        Of the PSFs of image and template, px.
     """
-    rows = np.flatnonzero(common.star & ~np.isnan(common.sizes[:, which]))
-    if rows.size < FEW:
-        return float("nan")
+    wider = _wider(common, psfs[which], which, fwhms)
+    alike = np.abs(_wider(common, psfs[1 - which], 1 - which, fwhms)) < AS_WIDE
+    errors = [_nearest_quartile(wider[chosen]) for chosen in (common.star, alike)]
+    known = [e for e in errors if np.isfinite(e)]
+    return max(known, key=abs) if known else float("nan")
+
+
+def _wider(common: CommonStars, psf: Psf, which: int, fwhms: tuple[float, float]) -> F64:
+    """Return by what fraction each source (N,) is wider than a PSF model there; NaN where that is not known."""
+    out = np.full(common.x.size, np.nan)
+    rows = np.flatnonzero(~np.isnan(common.sizes[:, which]))
+    if not rows.size:
+        return out
     x, y = common.x[rows], common.y[rows]
     try:
         model = sided(psf.image_at(x, y), 2 * int(RADIUS * max(fwhms) + 1) + 1)
     except PsfUndefined:  # in a gap of a coadd
-        return float("nan")
+        return out
     expected = _widths(model, x - nearest_pixels(x), y - nearest_pixels(y), fwhms[which], max(fwhms))
     with np.errstate(invalid="ignore", divide="ignore"):
-        wider = np.sqrt(common.sizes[rows, which] / expected) - 1
+        out[rows] = np.sqrt(common.sizes[rows, which] / expected) - 1
+    return out
+
+
+def _nearest_quartile(wider: F64) -> float:
+    """Return the quartile that is nearest to zero, 0 where they are on both sides of it; NaN of few values."""
     wider = wider[~np.isnan(wider)]
     if wider.size < FEW:
         return float("nan")

@@ -11,7 +11,7 @@ __all__ = ["LIMITS", "Limit", "problems"]
 
 @dataclass(frozen=True)
 class Limit:
-    """A metric's limit: the option that holds it, and what to say; ``{value}`` and ``{limit}`` are filled in."""
+    """A metric's limit: the option that holds it, and what to say; ``{value}``, ``{limit}`` and other metrics are filled in."""
 
     option: str
     text: str
@@ -54,6 +54,11 @@ LIMITS: Mapping[str, Limit] = {
     ),
     "starResidualRms": Limit(
         "maxResidual", "residual / sigma of the kernel stars in the difference is {value:.2f}, more than {limit:g}"
+    ),
+    "starMisfitShare": Limit(
+        "maxStarMisfitShare",
+        "{value:.2f} of the bright sources do not subtract, more than {limit:g}: the PSF or the kernel is not right, most of all "
+        "near x={starMisfitX:.0f}, y={starMisfitY:.0f}",
     ),
     "maxPhi": Limit("maxPhi", "the whitening amplifies some frequencies by {value:.1f}, more than {limit:g}"),
     "kernelNoiseGain": Limit("maxNoiseGain", "the kernel multiplies the noise by {value:.1f}, more than {limit:g}"),
@@ -98,5 +103,5 @@ def problems(numbers: Mapping[str, Any], options: Any) -> list[str]:
         value = numbers.get(metric)
         limit = float(getattr(options, rule.option))
         if isinstance(value, int | float) and rule.exceeded(float(value), limit):
-            texts.append(rule.text.format(value=float(value), limit=limit))
+            texts.append(rule.text.format_map({**numbers, "value": float(value), "limit": limit}))
     return texts

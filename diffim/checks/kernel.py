@@ -16,14 +16,15 @@ def star_numbers(
 
     `fwhms` (px) are those of the PSFs of image and template.
     """
+    psfs = science.require_psf(), template.require_psf()
     return {
         "nTemplateStarsExpected": common.n_expected,
         "nTemplateStarsFound": common.n_found,
         "templateStarShare": common.share,
         "starFluxRatio": common.ratio,
         "starWidthRatio": common.width_ratio,
-        "sciencePsfError": psf_error(common, science.require_psf(), 0, fwhms),
-        "templatePsfError": psf_error(common, template.require_psf(), 1, fwhms),
+        "sciencePsfError": psf_error(common, psfs, 0, fwhms),
+        "templatePsfError": psf_error(common, psfs, 1, fwhms),
     }
 
 

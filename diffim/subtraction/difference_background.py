@@ -77,11 +77,11 @@ def subtract_difference_sky(difference: Exposure, mesh: int, *excluded: str, fwh
             sky = SkyStructure(columns, rows, sky.smooth)
             if columns or rows:
                 continue
-        coefficients = structure(mapped.above, mapped.sky, max(LEAST_PERIOD, WIDEST * fwhm / BLOCK))
-        if coefficients is None:
+        found = structure(mapped.above, mapped.sky, max(LEAST_PERIOD, WIDEST * fwhm / BLOCK))
+        if found is None:
             return sky
         y, x = (np.arange(0, n + STRUCTURE_STEP, STRUCTURE_STEP, dtype=np.float64) for n in shape)
-        level = node_levels(coefficients, BLOCK, y, x)
+        level = node_levels(found, BLOCK, y, x)
         sky = SkyStructure(sky.columns, sky.rows, float(np.hypot(sky.smooth, level.std())))
         if level.std() > STRONG * mapped.noise and not fine:  # pixels were clipped by it
             bad = ~usable_pixels(difference.image, difference.variance, difference.mask, bits)

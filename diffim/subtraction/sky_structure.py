@@ -19,7 +19,7 @@ from exposure.quantiles import median
 from tasks.arrays import F32, F64, I32, Flags
 from tasks.compiled import compiled
 
-__all__ = ["node_levels", "structure", "subtract_offsets"]
+__all__ = ["Structure", "node_levels", "structure", "subtract_offsets"]
 
 SURE, LIKELY = 6.0, 2.5  # sigma of coefficients: those that found a structure, and their neighbours that belong to it
 ROUNDS = 4  # in which blocks that are not known are filled with the structure of the others
@@ -31,8 +31,24 @@ CLIP, BRIGHT = 3.0, 1.5  # sigma, and times the usual variance: what is more is 
 SEGMENTS = 2  # parts of a column that have offsets of their own: detectors are read out from both ends
 
 
-def structure(blocks: F64, usable: Flags, shortest: float) -> F64 | None:
-    """Return the cosine coefficients (rows, columns) of the structure of a map of block means, None where there is none.
+@dataclass(frozen=True)
+class Structure:
+    """Cosine coefficients of a map that is larger by `border` blocks on all sides than that of an image.
+
+    A cosine transform takes the image to be mirrored at its rims, where waves would break; beyond a border they go on.
+    """
+
+    coefficients: F64
+    border: int
+
+    def blocks(self) -> F64:
+        """Return the map of the image."""
+        rows, columns = (slice(self.border, n - self.border) for n in self.coefficients.shape)
+        return np.asarray(cv2.idct(self.coefficients, None)[rows, columns], np.float64)
+
+
+def structure(blocks: F64, usable: Flags, shortest: float, border: int = 0, rounds: int = ROUNDS) -> Structure | None:
+    """Return the structure of a map of block means, None where there is none.
 
     Parameters
     ----------
@@ -40,16 +56,21 @@ def structure(blocks: F64, usable: Flags, shortest: float) -> F64 | None:
         Means, shape (rows, columns), and which of them are of sky.
     shortest
         Least period of a structure, blocks.
+    border
+        How many blocks of waves there are beyond the rims, which are not known.
+    rounds
+        In which blocks that are not known are filled with the structure of the others.
     """
-    rows, columns = (2 * (n // 2) for n in blocks.shape)
-    if min(rows, columns) < 8 or usable.mean() < LEAST_KNOWN:
+    if min(blocks.shape) < 8 or usable.mean() < LEAST_KNOWN:
         return None
-    values = np.where(usable, blocks, 0)[:rows, :columns].astype(np.float32)
-    where = usable[:rows, :columns]
+    rows, columns = (2 * (n // 2) for n in blocks.shape)
+    where = np.pad(usable[:rows, :columns], border)
+    values = np.pad(np.where(usable, blocks, 0)[:rows, :columns].astype(np.float32), border)
+    rows, columns = values.shape
     frequency = np.hypot(np.arange(rows)[:, None] / (2 * rows), np.arange(columns)[None, :] / (2 * columns))
     smooth = frequency <= 1 / shortest
     filled, kept = values, None
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         coefficients = cv2.dct(filled)
         noise = 1.4826 * float(np.median(np.abs(coefficients[~smooth])))
         sure = smooth & (np.abs(coefficients) > SURE * noise)
@@ -58,11 +79,13 @@ def structure(blocks: F64, usable: Flags, shortest: float) -> F64 | None:
         near = cv2.dilate(sure.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         kept = np.where(sure | (near & smooth & (np.abs(coefficients) > LIKELY * noise)), coefficients, np.float32(0))
         filled = np.where(where, values, cv2.idct(kept))
-    return None if kept is None else kept.astype(np.float64)
+    return None if kept is None else Structure(kept.astype(np.float64), border)
 
 
-def node_levels(coefficients: F64, block: int, y: F64, x: F64) -> F32:
+def node_levels(found: Structure, block: int, y: F64, x: F64) -> F32:
     """Return the structure at nodes (px), shape (y.size, x.size): what means of blocks of `block` px had of it, undone."""
+    coefficients = found.coefficients
+    y, x = (v + found.border * block for v in (y, x))
 
     def waves(n: int, pixels: F64) -> F64:
         k = np.arange(n)

@@ -58,6 +58,8 @@ _METRICS = (
     "templateCoveragePercent",
     "starFluxResidual",
     "starPositionResidual",
+    "starMisfitShare",
+    "starMisfitLocalShare",
     "significanceScale",
     "significanceScaleMax",
     "templateStarShare",

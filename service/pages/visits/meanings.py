@@ -47,6 +47,8 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "",
         "share of their flux that constant stars leave beyond the noise; S/N at detection counts it",
     ),
+    "starMisfitLocalShare": ("", "share of the bright sources around the poorest place that do not subtract"),
+    "starMisfitShare": ("", "share of the bright sources that do not subtract"),
     "starPositionResidual": ("px", "shift that constant stars leave beyond the noise; S/N at detection counts it"),
     "starResidualRms": ("sigma", "residual of kernel stars in the difference"),
     "streakFraction": ("", "share of the pixels with data on streaks"),

@@ -31,6 +31,16 @@ def test_fringes_are_taken_off(period):
     assert left.std() < 0.3 * waves.std()
 
 
+def test_fringes_are_taken_off_at_the_rims_too():
+    """They meet the rims at all phases: mirrored there they would break."""
+    waves = 0.7 * SIGMA * np.sin(2 * np.pi * (X * SIDE / 57 + 3 * Y + 0.7 * np.sin(6 * Y)))
+    e = exposure(STARS + waves)
+    subtract_fringes(e, MESH)
+    left = cv2.blur(e.image - NOISE - STARS, (9, 9))
+    for rim in (left[:, :16], left[:, -16:]):
+        assert rim.std() < 0.3 * waves.std()
+
+
 @pytest.mark.parametrize(
     "light",
     [

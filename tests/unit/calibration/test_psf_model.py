@@ -41,6 +41,22 @@ def test_psf_of_a_crowded_field_is_the_true_one(density):
     assert np.abs(np.array(ratios) - 1).max() < 0.045
 
 
+def test_hot_pixels_make_no_psf():
+    """Few stars, 7.5 px wide, and many hot pixels that are all alike."""
+    rng = np.random.default_rng(5)
+    image, g = rng.normal(0, 5, (260, 260)), np.arange(260)
+    for u, v in ((60.3, 70.8), (190.6, 180.1)):
+        image += 2e5 / (20 * np.pi) * np.exp(-((g[:, None] - v) ** 2 + (g - u) ** 2) / 20)
+    hot = np.array([(x, y) for x in range(25, 240, 40) for y in range(25, 240, 40)])
+    image[hot[:, 1], hot[:, 0]] += 3000
+    made = Exposure(image.astype("f4"), np.full(image.shape, 25.0, "f4"), np.zeros(image.shape, np.int32))
+    with pytest.raises(TooFewStars, match="less than a pixel"):
+        fit_psf(
+            made,
+            pd.DataFrame({"x": hot[:, 0], "y": hot[:, 1], "snr": 600.0, "size": 0.13, "psfFlux": 3e3, "star": True}),
+        )
+
+
 @pytest.mark.parametrize("dark", [0.0, 0.1])
 def test_a_model_with_a_dark_ring_is_refused(dark):
     """Where the sky was taken too bright around stars their fluxes would be too small, by the share of all stars."""

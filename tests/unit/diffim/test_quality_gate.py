@@ -1,5 +1,6 @@
 """The quality gate: what is wrong with a template, a kernel or a difference is an error before anything is stored."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -105,6 +106,21 @@ def test_a_psf_that_is_not_that_of_the_stars_is_an_error(pair, image, factor):
     which[image] = replace(which[image], psf=GaussianPsf(sigma, 41, (ORIGIN[0] + 128, ORIGIN[1] + 128)))
     with pytest.raises(BadSubtraction, match=f"stars of the {'image' if image == 'science' else 'template'}"):
         subtract(which["science"], which["template"], sources)
+
+
+def test_a_psf_that_steps_between_amplifiers_is_an_error_that_says_where(pair):
+    """A third of the frame is read out blurred: medians over all stars are those of the other two thirds."""
+    science, template, sources = pair
+    wide, _ = scene(3.2, 5.0, 1)
+    stepped = science.copy()
+    first = 2 * science.width // 3
+    stepped.image[:, first:], stepped.variance[:, first:] = wide.image[:, first:], wide.variance[:, first:]
+    with pytest.raises(BadSubtraction, match=r"bright sources do not subtract.*near x=") as caught:
+        subtract(stepped, template, sources)
+    x = float(re.search(r"near x=(\d+)", str(caught.value)).group(1)) - ORIGIN[0]
+    assert x > 0.5 * science.width
+    task, _ = subtract(*pair)
+    assert task.metadata["starMisfitShare"] == 0.0
 
 
 def test_a_kernel_of_another_registration_is_an_error(pair):
