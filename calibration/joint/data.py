@@ -7,7 +7,7 @@ import numpy as np
 from exposure.wcs.tangent import PixelToSky
 from tasks.arrays import F64, I64, Flags
 
-__all__ = ["ARCSEC", "Images", "Measurements", "Stars", "tangent_frames"]
+__all__ = ["ARCSEC", "Images", "Measurements", "Stars", "measurements_of", "tangent_frames"]
 
 ARCSEC = np.pi / 648000.0  # rad
 
@@ -21,6 +21,15 @@ def tangent_frames(vectors: F64) -> tuple[F64, F64]:
         [np.where(flat > 1e-15, -y / safe, 0.0), np.where(flat > 1e-15, x / safe, 1.0), np.zeros_like(x)], -1
     )
     return east, np.cross(vectors, east)
+
+
+def measurements_of(offsets: I64, which: I64) -> tuple[I64, I64]:
+    """Return the indices (N,) of the measurements of some stars (K,), and where each of these stars begins (K + 1,); star s has
+    the measurements offsets[s]:offsets[s + 1].
+    """
+    count = np.diff(offsets)[which]
+    first = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+    return np.repeat(offsets[which] - first[:-1], count) + np.arange(first[-1]), first
 
 
 @dataclass
@@ -164,7 +173,4 @@ class Stars:
         """Return the indices (N,) of the measurements of some stars (K,), and where each of these stars begins (K +
         1,).
         """
-        count = np.diff(self.offsets)[which]
-        offsets = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
-        index = np.repeat(self.offsets[which] - offsets[:-1], count) + np.arange(offsets[-1])
-        return index, offsets
+        return measurements_of(self.offsets, which)

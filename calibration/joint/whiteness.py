@@ -13,6 +13,7 @@ import numpy as np
 from calibration.joint.data import Images
 from calibration.joint.result import AstrometryHalf, PhotometryHalf
 from calibration.joint.solve.minimize import evaluate, star_blocks
+from exposure.threads import in_threads
 from tasks.arrays import F64, I64
 
 __all__ = ["Whiteness", "white_metrics", "whiteness"]
@@ -104,9 +105,14 @@ def _pulls(half: AstrometryHalf | PhotometryHalf, images: Images) -> tuple[F64, 
     """
     problem = half.problem
     evaluation = evaluate(problem)
-    rows = [problem.light(a, b).rows for a, b in star_blocks(problem, light=True)]
-    weight = np.concatenate([np.einsum("ndd->nd", r.weight) for r in rows])
-    pull = np.concatenate([r.residual for r in rows]) * np.sqrt(weight)
+    pull = np.empty((problem.image.size, problem.dimension))
+
+    def one(block: tuple[int, int]) -> None:
+        first, last = (int(k) for k in problem.offsets[list(block)])
+        rows = problem.light(*block).rows
+        pull[first:last] = rows.residual * np.sqrt(np.einsum("ndd->nd", rows.weight))
+
+    in_threads(one, star_blocks(problem, light=True))
     pull /= np.sqrt(np.maximum(1.0 - evaluation.leverage, 1.0 - _MOST_LEVERAGE))[:, None]
     m = half.associated.measurements
     index, _ = half.associated.stars.measurements_of(half.which)

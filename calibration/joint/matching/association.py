@@ -115,7 +115,8 @@ def typical_separation(vectors: F64, visit: I64, radius_arcsec: float, sample: i
     without any."""
     step = max(1, len(vectors) // sample)
     chosen = np.argsort(vectors @ np.array([0.57, 0.61, 0.55]), kind="stable")[::step]  # any order but the caller's
-    neighbours = cKDTree(vectors).query(
+    # few of many points are asked for: a tree that is made quickly finds them soon enough
+    neighbours = cKDTree(vectors, balanced_tree=False, compact_nodes=False).query(
         vectors[chosen], k=min(4, len(vectors)), distance_upper_bound=radius_arcsec * ARCSEC
     )
     distance, index = np.atleast_2d(neighbours[0]), np.atleast_2d(neighbours[1])

@@ -9,11 +9,14 @@ motion is t - t0 times its proper motion, plus parallax times the Earth's baryce
 (Lindegren et al. 2012, A&A 538, A78, eq. 4).
 """
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, fields
 from functools import partial
+from typing import Self
 
 import numpy as np
 
+from calibration.joint.data import measurements_of
 from calibration.joint.model.basis import n_terms, term_degrees
 from calibration.joint.model.linearise import (
     Basis,
@@ -127,6 +130,10 @@ class StarAstrometry:
     prior: F64
     target: F64
 
+    def take(self, which: I64) -> "StarAstrometry":
+        """Return some of the stars (K,), which move by themselves."""
+        return StarAstrometry(*(getattr(self, f.name)[which] for f in fields(self)))
+
     @property
     def moving(self) -> MovingStars:
         """The stars at their present coordinates, as compiled code takes them."""
@@ -193,6 +200,17 @@ class AstrometryProblem:
     def name(self, index: int) -> str:
         """Return what a parameter is, in words."""
         return self.names[index]
+
+    def of_stars(self, which: I64) -> Self:
+        """Return the problem of some stars (K,), which moves none of the others; the parameters are shared."""
+        index, offsets = measurements_of(self.offsets, which)
+        out = copy(self)
+        out.offsets, out.star_index = offsets, np.repeat(np.arange(which.size), np.diff(offsets))
+        out.image, out.kept = self.image[index], self.kept[index]
+        out.x, out.y, out.pedestal = self.x[index], self.y[index], self.pedestal[index]
+        out.covariance, out.stars = self.covariance.take(index, axis=1), self.stars.take(which)
+        out.displacement = None if self.displacement is None else self.displacement[index]
+        return out
 
     def rows(self, first: int, last: int) -> Rows:
         """Linearise the measurements of the stars [first, last)."""

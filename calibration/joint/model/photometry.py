@@ -4,12 +4,14 @@ Four models: the scale per image (simple) or per chip times a Chebyshev field ov
 (constrained); in flux (nJy) or in magnitude, where products become sums.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
+from calibration.joint.data import measurements_of
 from calibration.joint.model.basis import n_terms, terms
 from calibration.joint.model.rows import LightRows, ModelParameters, Rows
 from exposure.photocalib import AB_ZEROPOINT
@@ -266,6 +268,18 @@ class PhotometryProblem:
     def freeze_errors(self) -> None:
         """Keep the flux scales of the present model for the errors: the problem becomes bilinear with fixed weights."""
         self.error_scale = self._linearised(slice(0, self.image.size))[1].scale
+
+    def of_stars(self, which: I64) -> Self:
+        """Return the problem of some stars (K,), which moves none of the others; the parameters are shared."""
+        index, offsets = measurements_of(self.offsets, which)
+        out = copy(self)
+        out.offsets, out.star_index = offsets, np.repeat(np.arange(which.size), np.diff(offsets))
+        out.image, out.kept, out.u, out.v = self.image[index], self.kept[index], self.u[index], self.v[index]
+        out.flux, out.flux_err, out.measured = self.flux[index], self.flux_err[index], self.measured[index]
+        out.error_scale = None if self.error_scale is None else self.error_scale[index]
+        stars = self.stars
+        out.stars = StarPhotometry(stars.value[which], stars.prior[which], stars.target[which])
+        return out
 
     def _linearised(self, part: slice) -> tuple[Counts, FluxDerivatives]:
         image = self.image[part]

@@ -12,6 +12,7 @@ from calibration.joint.model.rows import Rows
 from calibration.joint.solve.elimination import star_steps
 from calibration.joint.solve.minimize import normal_factor, star_blocks
 from calibration.joint.solve.problem import Fittable
+from exposure.threads import in_threads
 from tasks.arrays import F64
 from tasks.compiled import compiled
 
@@ -61,19 +62,29 @@ def displacements(rows: Rows, draws: F64) -> F64:
 
 
 @compiled
-def _pull(rows: Rows, moved: F64, out: F64) -> None:
-    """Add A^T W `moved` (n, d, R) of the measurements of each star to `out` (m, q, R)."""
-    star, weight, offsets = rows.star, rows.weight, rows.offsets
+def _pull(rows: Rows, draws: F64, out: F64) -> None:
+    """Add A^T W J `draws` (P, R) of the measurements of each star to `out` (m, q, R)."""
+    star, weight, model, offsets = rows.star, rows.weight, rows.model, rows.offsets
     d, q = star.shape[1], star.shape[2]
+    factor = np.empty(d)
     for s in range(offsets.size - 1):
         for m in range(offsets[s], offsets[s + 1]):
             for a in range(q):
                 for j in range(d):
-                    factor = 0.0
+                    factor[j] = 0.0
                     for i in range(d):
-                        factor += star[m, i, a] * weight[m, i, j]
-                    if factor != 0.0:
-                        out[s, a] += factor * moved[m, j]
+                        factor[j] += star[m, i, a] * weight[m, i, j]
+                k = 0
+                for run in range(rows.lengths.size):
+                    for t in range(rows.lengths[run]):
+                        coupling = 0.0
+                        for j in range(d):
+                            coupling += factor[j] * model[m, j, k]
+                        k += 1
+                        if coupling != 0.0:
+                            column = rows.starts[m, run] + t
+                            for r in range(draws.shape[1]):
+                                out[s, a, r] += coupling * draws[column, r]
 
 
 def star_covariances(problem: Fittable, draws: F64 | None) -> F64:
@@ -84,14 +95,18 @@ def star_covariances(problem: Fittable, draws: F64 | None) -> F64:
     """
     m, q = problem.offsets.size - 1, problem.n_star
     out = np.zeros((m, q, q))
-    for first, last in star_blocks(problem):
-        rows = problem.rows(first, last)
+
+    def one(block: tuple[int, int]) -> None:
+        first, last = block
+        rows = problem.light(first, last).rows if draws is None else problem.rows(first, last)
         step, inverse = np.zeros((last - first, q)), np.zeros((last - first, q, q))
         star_steps(rows, step, inverse)
         out[first:last] = inverse
         if draws is not None and last > first:
             pulled = np.zeros((last - first, q, draws.shape[1]))
-            _pull(rows, displacements(rows, draws), pulled)
+            _pull(rows, draws, pulled)
             shift = inverse @ pulled
             out[first:last] += shift @ shift.transpose(0, 2, 1) / draws.shape[1]
+
+    in_threads(one, star_blocks(problem))
     return out

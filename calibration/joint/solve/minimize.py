@@ -2,7 +2,8 @@
 
 A pass evaluates all measurements, moves every star to its best coordinates for the present model, and sums the
 gradient. Making and factoring S costs ten times as much, and S hardly changes: it is kept while it serves (each pass
-must win at least three times less than the one before), and remade when it does not.
+must win at least three times less than the one before), and remade when it does not. Of very many stars a sample makes it
+(`calibration.joint.solve.sample`), and all of them where that does not serve.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +16,12 @@ from itertools import pairwise
 import numpy as np
 import scipy.sparse
 
-from calibration.errors import FitDiverged
+from calibration.errors import FitDiverged, SingularFit
+from calibration.joint.model.rows import Rows
 from calibration.joint.solve.dense import DenseFactor
 from calibration.joint.solve.elimination import Reduced, add_block, contributions, pulls, soften, star_steps
-from calibration.joint.solve.problem import Problem
+from calibration.joint.solve.problem import Fittable, Problem
+from calibration.joint.solve.sample import sample_stars
 from calibration.joint.solve.sparse import SparseFactor, sparse_schur
 from exposure.threads import in_threads
 from tasks.arrays import F64, I64, Flags
@@ -39,6 +42,7 @@ BLOCK_BYTES = 2**23
 _LIGHT_BYTES = 1000  # of a measurement without its derivatives by the model
 DENSE_LIMIT = 12_000  # parameters; above it S is kept sparse
 _PARTS = 2  # of a sum: a fixed number, so that the last digit does not depend on the machine
+_STEP_SAMPLE, _ERROR_SAMPLE = 100.0, 1000.0  # measurements per parameter of a sampled S: for steps, and for errors
 _WORSE = 1.01  # growth of the objective that undoes a step; less comes from weights that follow the stars
 
 
@@ -104,7 +108,9 @@ class Sums:
                 self.reduced.schur += other.reduced.schur
 
 
-def sum_blocks(problem: Problem, blocks: Blocks, *, stars: bool, matrix: bool, huber: float = 0.0) -> Sums:
+def sum_blocks(
+    problem: Problem, blocks: Blocks, *, stars: bool, matrix: bool, huber: float = 0.0, times: F64 | None = None
+) -> Sums:
     """Pass over blocks of stars and sum: the unit of work that may run anywhere (it changes nothing).
 
     Parameters
@@ -115,6 +121,8 @@ def sum_blocks(problem: Problem, blocks: Blocks, *, stars: bool, matrix: bool, h
         Sum the normal matrix too, not only the gradient.
     huber
         Weight measurements beyond so many sigma like Huber; 0: plain least squares.
+    times
+        (M,) how many stars each stands for; None: for itself.
     """
     size = problem.parameters.size
     out = Sums(np.zeros(size))
@@ -128,6 +136,8 @@ def sum_blocks(problem: Problem, blocks: Blocks, *, stars: bool, matrix: bool, h
         m, q = last - first, problem.n_star
         step, inverse, pull = np.zeros((m, q)), np.zeros((m, q, q)), np.empty(rows.residual.shape)
         excess = soften(rows, huber) if huber > 0 else 0.0
+        if times is not None:
+            rows = _multiplied(rows, times[first:last])
         if stars:
             star_steps(rows, step, inverse)
             out.steps.append((first, last, step))
@@ -141,6 +151,12 @@ def sum_blocks(problem: Problem, blocks: Blocks, *, stars: bool, matrix: bool, h
             if stars and not dense:
                 out.sparse.append(sparse_schur(rows, inverse, size))
     return out
+
+
+def _multiplied(rows: Rows, times: F64) -> Rows:
+    """Return the rows of stars that stand for so many (m,) like them."""
+    rows.weight[:] *= np.repeat(times, np.diff(rows.offsets))[:, None, None]
+    return rows._replace(prior=rows.prior * times[:, None, None], pull=rows.pull * times[:, None])
 
 
 Mapper = Callable[[Callable[[Blocks], Sums], Sequence[Blocks]], Sequence[Sums]]
@@ -163,13 +179,13 @@ def distributed(mapper: Mapper, parts: int) -> Iterator[None]:
         _MAPPER.reset(token)
 
 
-def _pass(problem: Problem, stars: bool, matrix: bool, huber: float) -> Sums:
+def _pass(problem: Problem, stars: bool, matrix: bool, huber: float, times: F64 | None = None) -> Sums:
     """All blocks, in parts that are added in a fixed order: the same bytes on any machine; then the stars move."""
     mapper, n_parts = _MAPPER.get()
     blocks = star_blocks(problem, light=not matrix)
     cuts = [round(len(blocks) * k / n_parts) for k in range(n_parts + 1)]
     parts = [blocks[a:b] for a, b in pairwise(cuts) if b > a]
-    work = partial(sum_blocks, problem, stars=stars, matrix=matrix, huber=huber)
+    work = partial(sum_blocks, problem, stars=stars, matrix=matrix, huber=huber, times=times)
     total, *others = mapper(work, parts)
     for part in others:
         total.add(part)
@@ -218,13 +234,18 @@ def evaluate(problem: Problem) -> Evaluation:
 
 @dataclass
 class FactorCache:
-    """The factor of the last S of the same unknowns; None where it must be made anew."""
+    """The factor of the last S of the same unknowns; None where it must be made anew, ``exact`` from all stars."""
 
     factor: DenseFactor | SparseFactor | None = None
+    exact: bool = False
+
+    def drop(self) -> None:
+        """Have the factor made anew: it does not serve, be it for its age or for the sample that it is of."""
+        self.factor, self.exact = None, True
 
 
 def minimize(
-    problem: Problem,
+    problem: Fittable,
     *,
     stars: bool = True,
     model: Flags | None = None,
@@ -264,7 +285,9 @@ def minimize(
     cache = FactorCache() if cache is None else cache
     last_gain, best, step = np.inf, np.inf, np.zeros(index.size)
     for passes in range(1, max_passes + 1):
-        sums = _pass(problem, stars, cache.factor is None and index.size > 0, huber)
+        fresh = cache.factor is None and index.size > 0
+        sampled = _sampled(problem, stars, huber, _STEP_SAMPLE) if fresh and not cache.exact else None
+        sums = _pass(problem, stars, fresh and sampled is None, huber)
         if not np.isfinite(sums.chi2):
             raise FitDiverged(not_finite(sums.chi2))
         if not index.size:
@@ -273,13 +296,15 @@ def minimize(
         if worse and np.any(step):  # too far: the maps are products of parameters
             problem.parameters[index] += 0.75 * step
             step *= 0.25
-            cache.factor = None
+            cache.drop()
             continue
         best = min(best, sums.objective)
         sums.gradient += problem.prior_weight * (problem.parameters - problem.expected)
-        factor = cache.factor
-        if sums.reduced is not None or factor is None:
-            factor = cache.factor = _factor(problem, sums, index)
+        factor = cache.factor or _factor(problem, sums, index, sampled)
+        if factor is None:
+            cache.exact = True
+            continue
+        cache.factor = factor
         right = sums.gradient[index]
         step = factor.solve(right)
         gain = float(right @ step)
@@ -288,8 +313,8 @@ def minimize(
         problem.parameters[index] -= step
         if gain <= tolerance * max(sums.chi2, 1.0):
             return passes
-        if sums.reduced is None and gain > 0.3 * last_gain:
-            cache.factor = None
+        if not fresh and gain > 0.3 * last_gain:
+            cache.drop()
         last_gain = gain
     if problem.guarded and np.any(step) and not _pass(problem, stars, False, huber).objective <= _WORSE * best + 1.0:
         problem.parameters[index] += step  # the last step was not proved, and is no good
@@ -321,19 +346,39 @@ def _best_scale(problem: Problem, index: I64, step: F64, sums: Callable[[], Sums
     return float(best.x)
 
 
-def normal_factor(problem: Problem) -> tuple[DenseFactor | None, I64]:
+def normal_factor(problem: Fittable) -> tuple[DenseFactor | None, I64]:
     """Return the factor of S at the present parameters, all measurements at their full weight, and which parameters it is
     of; no factor where S is kept sparse.
     """
     index = np.flatnonzero(problem.fitted)
     if problem.parameters.size > DENSE_LIMIT or not index.size:
         return None, index
-    factor = _factor(problem, _pass(problem, True, True, 0.0), index)
+    sampled = _sampled(problem, True, 0.0, _ERROR_SAMPLE)
+    factor = None if sampled is None else _factor(problem, sampled, index, sampled)
+    if factor is None:
+        factor = _factor(problem, _pass(problem, True, True, 0.0), index)
     return (factor if isinstance(factor, DenseFactor) else None), index
 
 
-def _factor(problem: Problem, sums: Sums, index: I64) -> DenseFactor | SparseFactor:
-    """Return the factor of S for the parameters of `index`."""
+def _sampled(problem: Fittable, stars: bool, huber: float, per_parameter: float) -> Sums | None:
+    """Return what a pass over a sample of the stars gives, none of which moves; None where a sample saves nothing."""
+    sample = sample_stars(problem, per_parameter)
+    if sample is None:
+        return None
+    return _pass(problem.of_stars(sample.which), stars, True, huber, sample.times)
+
+
+def _factor(problem: Problem, sums: Sums, index: I64, sampled: Sums | None = None) -> DenseFactor | SparseFactor | None:
+    """Return the factor of S for the parameters of `index`; None where that of `sampled`, which goes first, has none."""
+    try:
+        return _factor_of(problem, sums if sampled is None else sampled, index)
+    except SingularFit:
+        if sampled is None:
+            raise
+        return None
+
+
+def _factor_of(problem: Problem, sums: Sums, index: I64) -> DenseFactor | SparseFactor:
     reduced = sums.matrix()
     if problem.parameters.size > DENSE_LIMIT:
         return SparseFactor(reduced, sums.sparse, index, problem.prior_weight)

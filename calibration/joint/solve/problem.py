@@ -1,6 +1,6 @@
 """What the solver needs to know of a problem."""
 
-from typing import Protocol
+from typing import Protocol, Self
 
 from calibration.joint.model.rows import LightRows, Rows
 from tasks.arrays import F64, I64, Flags
@@ -93,6 +93,9 @@ class Fittable(Problem, Protocol):
     @property
     def stars(self) -> FittedStars:
         """The stars."""
+
+    def of_stars(self, which: I64) -> Self:
+        """Return the problem of some stars (K,), which moves none of the others; the parameters are shared."""
 
     def undetermined(self) -> Flags:
         """Return which parameters (P,) the kept measurements are too few for."""

@@ -1,6 +1,7 @@
 """What images of a visit say of each other's maps, against maps that are drawn here."""
 
 import numpy as np
+import pytest
 
 from calibration.joint.joint import JointFit
 from calibration.joint.model.expected.common_maps import HeaderMaps, TiedStars, expected_maps
@@ -11,8 +12,10 @@ from tests.support.mosaics import config, summaries
 SIDE, NOISE, OFFSET, SLOPE = 150.0, 0.01, 0.03, 0.1  # arcsec: half a chip, of a star, chips' offsets, at their edges
 
 
-def drawn_visit(rng: np.random.Generator, columns: int, rows: int, stars_per_chip: int):
-    """Chips turned by quarters, whose headers are planes; the sky has a curvature that grows across the field."""
+def drawn_visit(rng: np.random.Generator, columns: int, rows: int, stars_per_chip: int, fifth: float = 0.0):
+    """Chips turned by quarters, whose headers are planes; the sky has a curvature that grows across the field, and a distortion
+    of fifth degree of so many arcsec at its edge.
+    """
     x, y = (a.ravel() for a in np.meshgrid(np.arange(columns) - columns / 2, np.arange(rows) - rows / 2))
     n = x.size
     middle = 2 * SIDE * np.stack([x, y], 1)
@@ -26,7 +29,8 @@ def drawn_visit(rng: np.random.Generator, columns: int, rows: int, stars_per_chi
         local = u[:, None] * axes[image, 0] + v[:, None] * axes[image, 1]
         curve = (local / SIDE) ** 2 * (0.3 + 0.1 * middle[image] / SIDE)
         own = shift[image] + u[:, None] * slope[image, 0] + v[:, None] * slope[image, 1]
-        return middle[image] + local + curve + own
+        whole = middle[image] + local
+        return whole + curve + own + fifth * (whole / np.abs(middle).max()) ** 5
 
     image = np.repeat(np.arange(n), stars_per_chip)[: -3 * stars_per_chip]  # the last three have none
     scaled = rng.uniform(-1, 1, (image.size, 2))
@@ -49,6 +53,22 @@ def test_a_curvature_that_all_chips_share_is_expected_of_those_without_stars():
     assert 0.7 * OFFSET < np.median(width[:, 0]) < 1.5 * OFFSET
     assert 0.7 * SLOPE < np.median(width[:, [1, 3]]) < 1.4 * SLOPE
     assert np.median(width[:, [2, 4, 5]]) < 0.03
+
+
+@pytest.mark.parametrize("seed", [8, 15, 16])
+def test_widths_do_not_grow_until_wrong_matches_fit(seed):
+    headers, stars, _ = drawn_visit(np.random.default_rng(seed), 8, 6, 7)
+    width = np.sqrt(4.0 / expected_maps(headers, stars).weight)
+    assert np.median(width[:, [2, 4, 5]]) < 0.03  # arcsec; 0.09 to 0.24 where the wrong matches were believed
+    assert np.median(width[:, 0]) < 1.5 * OFFSET
+
+
+def test_a_distortion_of_the_whole_visit_is_no_deviation_of_its_chips():
+    headers, stars, _ = drawn_visit(np.random.default_rng(7), 8, 6, 14, fifth=2.0)
+    width = np.sqrt(4.0 / expected_maps(headers, stars).weight)
+    # smooth functions of third order alone leave 0.27 arcsec of the offsets
+    assert np.median(width[:, 0]) < 1.5 * OFFSET
+    assert np.median(width[:, [1, 3]]) < 1.4 * SLOPE
 
 
 def test_a_visit_of_few_chips_says_nothing():

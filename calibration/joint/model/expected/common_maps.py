@@ -1,7 +1,8 @@
 """What the maps of the images of a visit have in common, where each image has few reference stars of its own.
 
-A term of the map of an image is that of its header, plus a smooth function of where the image lies in the visit, plus its own
-deviation. How wide both are is told by all images together, degree by degree (empirical Bayes: the fixed point of
+A term of the map of an image is that of its header, plus a smooth function of where the image lies in the visit, plus what a
+distortion of the whole visit, of higher degree than such functions, makes of it there, plus its own deviation. How wide all are
+is told by all images together, degree by degree (empirical Bayes: the fixed point of
 MacKay 1992, Neural Computation 4, 415, eq. 5.7, for the marginal likelihood of the mixed model of Henderson 1975, Biometrics
 31, 423). An image with few stars then falls back on what the others show, one with many follows its stars.
 """
@@ -27,6 +28,7 @@ _LEAST_IMAGES = 8  # of a visit, with stars: fewer tell no width
 _LEAST_STARS = 3  # of an image that counts as one with stars
 _IMAGES_PER_TERM = 4  # of the smooth functions
 _STARS_PER_COLUMN = 4
+_STARS_PER_DISTORTION, _MOST_DEGREE = 12, 7  # of the distortion of the visit
 _MOST_STARS = 100  # of an image: with more it needs no help
 _LEAST_SCALE = 1e-3  # of the variances
 _ROUNDS = 40
@@ -35,6 +37,7 @@ _SOFT = 2.5  # sigma beyond which a star counts less
 _NARROWEST, _WIDEST = 1e-4, 1e5  # arcsec
 _AT_FIRST = 0.3, 30.0  # arcsec: widths of deviations and of smooth functions
 _LEAST_VARIANCE = 1e-10  # arcsec^2
+_BEGINNING = 5  # rounds in which weights go by the typical star: else widths grow until wrong matches fit
 _FAR, _GONE = 6.0, 1e-6  # sigma beyond which it counts no more
 _SMALL = 1e-3  # arcsec: what becomes of narrower widths is the same
 
@@ -109,33 +112,28 @@ class _Round(NamedTuple):
 
     Parameters
     ----------
-    coefficients, coefficient_variance
-        (T * S, 2) of the S smooth functions that make each term, and their variances (T * S,).
-    smooth, own
-        (I, T, 2) both parts of the terms.
-    own_variance
-        (I, T).
+    coefficients, covariance
+        (C, 2) of the functions that all images share, and their covariance (C, C).
+    own, own_variance
+        (I, T, 2) deviations of the images, and their variances (I, T).
     residual, leverage
         (I, K, 2) and (I, K) of the stars.
-    smooth_covariance
-        (I, T, T).
     """
 
     coefficients: F64
-    coefficient_variance: F64
-    smooth: F64
+    covariance: F64
     own: F64
     own_variance: F64
     residual: F64
     leverage: F64
-    smooth_covariance: F64
 
 
 class _Mixed:
-    """The mixed model: smooth functions of the place of an image, deviations of the images, noise.
+    """The mixed model: what all images share, deviations of the images, noise.
 
-    The smooth part is of the place within an image along the axes of the sky, as chips may be turned against each other; the
-    deviations are in the terms of the maps themselves. Stars stand in slots, K of each image.
+    Shared are C functions: the products of the terms of the place within an image, along the axes of the sky, as chips may be
+    turned against each other, and the S smooth functions of where the image lies; then the terms of a distortion of the visit
+    that these do not hold. The deviations are in the terms of the maps themselves. Stars stand in slots, K of each image.
     """
 
     def __init__(self, headers: HeaderMaps, stars: TiedStars, order: int) -> None:
@@ -154,11 +152,18 @@ class _Mixed:
         )
         self.middle = (at_middle @ headers.terms)[:, 0]
         self.reach = float(np.abs(at_corners @ headers.terms - self.middle[:, None]).max())
-        self.smooth = design(order, *(self.middle / max(float(np.abs(self.middle).max()), 1.0)).T)
-        self.group = np.add.outer((order + 1) * self.degree, term_degrees(order).sum(1)).ravel()
+        self.far = max(float(np.abs(self.middle).max()), 1.0)
+        self.smooth = design(order, *(self.middle / self.far).T)
+        self.most = max(
+            (k for k in range(_MOST_DEGREE + 1) if n_terms(k) * _STARS_PER_DISTORTION <= image.size), default=0
+        )
+        degree = term_degrees(self.most).sum(1)
+        self.higher = degree > order  # the smooth functions hold the others
+        smooth = np.add.outer((order + 1) * self.degree, term_degrees(order).sum(1)).ravel()
+        self.group = np.concatenate([smooth, smooth.max() + degree[self.higher] - order])
         basis = design(headers.order, *scaled.T)
         by_header = np.einsum("nt,nta->na", basis, headers.terms[image])
-        self.basis, self.local = self._in_slots(basis), self._in_slots(self._local(by_header, image))
+        self.basis, self.shared = self._in_slots(basis), self._in_slots(self._shared(by_header, image))
         self.off = self._in_slots(stars.place[by_image] - by_header)
         self.weight = self._in_slots(1.0 / stars.variance[by_image])
 
@@ -168,9 +173,12 @@ class _Mixed:
         out[self.slot] = values
         return out
 
-    def _local(self, places: F64, image: I64) -> F64:
-        """Return the terms (N, T) of places (N, 2), arcsec in the plane of the visit, about the middles of their images."""
-        return design(self.headers.order, *((places - self.middle[image]) / self.reach).T)
+    def _shared(self, places: F64, image: I64) -> F64:
+        """Return the shared functions (N, C) at places (N, 2), arcsec in the plane of the visit, on images (N,)."""
+        local = design(self.headers.order, *((places - self.middle[image]) / self.reach).T)
+        product = (local[:, :, None] * self.smooth[image, None, :]).reshape(len(places), -1)
+        distortion = design(self.most, *(places / (self.far + self.reach)).T)[:, self.higher]
+        return np.concatenate([product, distortion], axis=1)
 
     def solve(self) -> Expected:
         """Find the widths of the deviations, and with them what is expected of each map."""
@@ -184,54 +192,59 @@ class _Mixed:
             weight, before = soft * self.weight / scale, width
             now = self._round(weight, width, wide)
             width = _widths(now.own, now.own_variance, np.broadcast_to(self.degree, now.own_variance.shape), width)
-            wide = _widths(now.coefficients, now.coefficient_variance, self.group, wide)
+            wide = _widths(now.coefficients, np.diagonal(now.covariance), self.group, wide)
             chi2 = weight * (now.residual**2).sum(2)
             scale *= float(chi2.sum() / max(2 * (soft * (1.0 - now.leverage))[used].sum(), 1.0))
             scale = max(scale, _LEAST_SCALE)
-            sigma = np.sqrt(chi2 / soft / np.maximum(1.0 - now.leverage, 0.1) / 2)
+            square = chi2 / soft
+            if k < _BEGINNING:
+                soft = 1.0 / np.maximum(square / max(float(np.median(square[used])), 1e-12), 0.25)
+                continue
+            sigma = np.sqrt(square / np.maximum(1.0 - now.leverage, 0.1) / 2)
             soft = np.where(sigma > _FAR, _GONE, np.minimum(1.0, _SOFT / np.maximum(sigma, 1e-9)) ** 2)
-            if k and np.abs(np.sqrt(width / before) - 1.0)[before > _SMALL**2].max(initial=0.0) < _SETTLED:
+            if np.abs(np.sqrt(width / before) - 1.0)[before > _SMALL**2].max(initial=0.0) < _SETTLED:
                 break
         return self._expected(now, width, scale)
 
     def _round(self, weight: F64, width: F64, wide: F64) -> _Round:
         """Solve the model for weights of the stars (I, K), arcsec^-2, and squared widths of the deviations by degree and of the
-        smooth functions by group.
+        shared functions by group.
         """
-        basis, local, off, smooth = self.basis, self.local, self.off, self.smooth
+        basis, shared, off = self.basis, self.shared, self.off
         weighted = basis * weight[:, :, None]
-        by_own, by_smooth = _products(weighted, basis), _products(weighted, local)
-        inverse = np.linalg.inv(by_own + np.diag(1.0 / width[self.degree]))
+        by_own, by_shared = _products(weighted, basis), _products(weighted, shared)
+        inverse: F64 = np.asarray(np.linalg.inv(by_own + np.diag(1.0 / width[self.degree])), np.float64)
         own_right = _products(weighted, off)
-        weighted = local * weight[:, :, None]
-        follow = inverse @ by_smooth  # what the own terms take of the smooth ones
-        matrix = _products(weighted, local) - by_smooth.transpose(0, 2, 1) @ follow
-        right = _products(weighted, off) - follow.transpose(0, 2, 1) @ own_right
-        shape = (basis.shape[2] * smooth.shape[1],) * 2
-        whole = np.einsum("itu,ik,il->tkul", matrix, smooth, smooth, optimize=True).reshape(shape)
-        covariance = np.linalg.inv(whole + np.diag(1.0 / wide[self.group]))
-        solved = covariance @ np.einsum("ita,ik->tka", right, smooth).reshape(-1, 2)
-        every = (basis.shape[2], smooth.shape[1])
-        terms = np.einsum("tka,ik->ita", solved.reshape(*every, 2), smooth)
-        spread = np.einsum("tkul,ik,il->itu", covariance.reshape(*every, *every), smooth, smooth, optimize=True)
-        own = inverse @ own_right - follow @ terms
-        variance = np.einsum("itt->it", inverse) + np.einsum("itu,iuv,itv->it", follow, spread, follow, optimize=True)
-        rest = local - basis @ follow
-        leverage = weight * (np.einsum("int,itu,inu->in", basis, inverse, basis, optimize=True))
-        leverage += weight * np.einsum("int,itu,inu->in", rest, spread, rest, optimize=True)
-        residual = off - local @ terms - basis @ own
-        return _Round(solved, np.diagonal(covariance), terms, own, variance, residual, leverage, spread)
+        follow = inverse @ by_shared  # what the own terms take of the shared functions
+        rest = shared - basis @ follow
+        weighted = (shared * weight[:, :, None]).reshape(-1, shared.shape[2])
+        matrix = weighted.T @ rest.reshape(weighted.shape)
+        right = weighted.T @ off.reshape(-1, 2) - np.einsum("itc,ita->ca", follow, own_right, optimize=True)
+        covariance: F64 = np.asarray(
+            np.linalg.inv(0.5 * (matrix + matrix.T) + np.diag(1.0 / wide[self.group])), np.float64
+        )
+        solved = covariance @ right
+        own = inverse @ own_right - follow @ solved
+        variance = np.einsum("itt->it", inverse) + _squares(follow, covariance)
+        leverage = weight * (_squares(basis, inverse) + _squares(rest, covariance))
+        residual = off - shared @ solved - basis @ own
+        return _Round(solved, covariance, own, variance, residual, leverage)
 
     def _expected(self, now: _Round, width: F64, scale: float) -> Expected:
-        """Write the smooth part in the terms of the maps."""
+        """Write what is shared in the terms of the maps."""
         headers = self.headers
         nodes = design(headers.order, *square_nodes())
         n = len(headers.terms)
         image = np.repeat(np.arange(n), len(nodes))
-        local = self._local((nodes @ headers.terms).reshape(-1, 2), image).reshape(n, len(nodes), -1)
-        turn = np.linalg.pinv(nodes) @ local
-        variance = width[self.degree] + np.einsum("itu,iuv,itv->it", turn, now.smooth_covariance, turn, optimize=True)
-        return Expected(headers.terms + turn @ now.smooth, scale / variance)
+        shared = self._shared((nodes @ headers.terms).reshape(-1, 2), image).reshape(n, len(nodes), -1)
+        terms = np.linalg.pinv(nodes) @ shared
+        variance = width[self.degree] + _squares(terms, now.covariance)
+        return Expected(headers.terms + terms @ now.coefficients, scale / variance)
+
+
+def _squares(rows: F64, covariance: F64) -> F64:
+    """Return r^T C r of the rows (I, K, C) of each image; C is (C, C), or one matrix for each image."""
+    return np.asarray(((rows @ covariance) * rows).sum(-1))
 
 
 def _best(stars: TiedStars) -> I64:
