@@ -17,10 +17,8 @@ STRONG = 0.25  # of the noise of a pixel: rms of waves that are taken off; weake
 FINE = 0.6  # share of the power that is in waves: what has less is a nebula or a galaxy, which the template has too
 WIDEST = 1.5  # times the mesh: longer waves it follows
 LEAST_PERIOD = 3.0  # blocks
-BORDER, FILLS = (
-    16,
-    8,
-)  # the longer side over what waves go on for beyond the rims; rounds in which that is filled with them
+BORDER = 16  # the longer side over how far waves go on beyond the rims
+FILLS = 8  # rounds in which that is filled with them
 BLOCK, LEAST_PIXELS = 8, 32  # px along a side, and of a block that tell its level
 STEP = 4  # px: the map that is taken off is bilinear between such
 ROUNDS = 4  # what stands out of the waves, and not on their crests alone, is no sky
