@@ -44,7 +44,7 @@ _ADVICE = (
 ROUNDS = 4  # in which stars that disagree with the others are left out
 CROWD_ROUNDS = 2  # more change nothing
 PLACES = 6  # along a side: where models are compared
-COMMON = 1.35  # errors, of 28 simulated frames, over what halves of their stars say: both have the same sky, and hold terms back
+COMMON = 1.4  # errors, of 28 simulated frames, over what halves of their stars say: both have the same sky, and hold terms back
 BRIGHT_SNR = 60  # centroid noise of fainter stars would broaden the model by more than 0.1 %
 
 
