@@ -59,13 +59,16 @@ def subtract_fringes(exposure: Exposure, mesh: int) -> float:
 
 
 def _blocks(exposure: Exposure) -> tuple[F64, Flags]:
-    """Return the medians of blocks, an even number of them along both sides, and which are known."""
+    """Return the medians of blocks over that of all, an even number of them along both sides, and which are known.
+
+    A level would end at the rims, beyond which there are none, and ring there.
+    """
     rows, columns = (2 * (n // (2 * BLOCK)) for n in exposure.image.shape)
     out = np.full((rows, columns), np.nan)
     edges = (np.arange(rows + 1) * BLOCK, np.arange(columns + 1) * BLOCK)
     block_medians(exposure.image, exposure.good("BAD", "SAT", "CR"), *edges, LEAST_PIXELS, out)
     known = np.isfinite(out)
-    return np.where(known, out, 0), known
+    return np.where(known, out - (median(out[known]) if known.any() else 0.0), 0), known
 
 
 def _standing_out(rest: F64, known: Flags) -> Flags:
