@@ -1,4 +1,4 @@
-"""Whether errors are errors: ``python -m benchmarks.pulls [--chains A,B,equal,production] [--kinds new,moved,trail] [--images 4] [--json]``.
+"""Whether errors are errors: ``python -m benchmarks.pulls [--chains A,B,equal,production] [--kinds new,moved,trail,constant] [--images 4] [--json]``.
 
 Sources of known place and flux, with the noise of their own light, are put on images that are subtracted then
 (`benchmarks.pull_scenes`). A pull is (measured - true) / error; widths are robust (half the distance between the 16th and the
@@ -33,12 +33,8 @@ from tasks import make_task
 __all__ = ["main", "measured", "pulls"]
 
 CHAINS = ("A", "B", "equal", "production")
-CELLS = {
-    5.0: (26.0, 1000),
-    20.0: (26.0, 1000),
-    100.0: (36.0, 160),
-    300.0: (36.0, 120),
-}  # signal-to-noise: px between places, and how many for each image: bright ones are rare, and are taken for sky where they are not
+# signal-to-noise: px between places, and how many for each image: bright ones are rare, and are taken for sky where they are not
+CELLS = {5.0: (26.0, 1000), 20.0: (26.0, 1000), 100.0: (36.0, 160), 300.0: (36.0, 120)}
 MANY = 50.0  # up to that signal-to-noise
 FAR = 20.0  # its distance is that of stars from what is new
 FAINT, LOWER = 10.0, 3.0  # below that signal-to-noise the threshold is lower: a cut in their flux is none of the errors

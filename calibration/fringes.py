@@ -17,10 +17,8 @@ STRONG = 0.25  # of the noise of a pixel: rms of waves that are taken off; weake
 FINE = 0.6  # share of the power that is in waves: what has less is a nebula or a galaxy, which the template has too
 WIDEST = 1.5  # times the mesh: longer waves it follows
 LEAST_PERIOD = 3.0  # blocks
-BORDER, FILLS = (
-    16,
-    8,
-)  # the longer side over what waves go on for beyond the rims; rounds in which that is filled with them
+BORDER = 16  # the longer side over how far waves go on beyond the rims
+FILLS = 8  # rounds in which that is filled with them
 BLOCK, LEAST_PIXELS = 8, 32  # px along a side, and of a block that tell its level
 STEP = 4  # px: the map that is taken off is bilinear between such
 ROUNDS = 4  # what stands out of the waves, and not on their crests alone, is no sky
@@ -61,13 +59,16 @@ def subtract_fringes(exposure: Exposure, mesh: int) -> float:
 
 
 def _blocks(exposure: Exposure) -> tuple[F64, Flags]:
-    """Return the medians of blocks, an even number of them along both sides, and which are known."""
+    """Return the medians of blocks over that of all, an even number of them along both sides, and which are known.
+
+    A level would end at the rims, beyond which there are none, and ring there.
+    """
     rows, columns = (2 * (n // (2 * BLOCK)) for n in exposure.image.shape)
     out = np.full((rows, columns), np.nan)
     edges = (np.arange(rows + 1) * BLOCK, np.arange(columns + 1) * BLOCK)
     block_medians(exposure.image, exposure.good("BAD", "SAT", "CR"), *edges, LEAST_PIXELS, out)
     known = np.isfinite(out)
-    return np.where(known, out, 0), known
+    return np.where(known, out - (median(out[known]) if known.any() else 0.0), 0), known
 
 
 def _standing_out(rest: F64, known: Flags) -> Flags:

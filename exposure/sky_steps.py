@@ -25,10 +25,8 @@ MOST = 16  # steps: no detector has more amplifiers beside each other, and what 
 MEDIAN_NOISE = 1.25  # of a median, in units of that of a mean
 APART = 8  # columns, more than a source has: their difference knows of noise and sources
 SAMPLED = 512  # pixels of a column that its level is known from
-DRIFT, STEEP = (
-    16,
-    10.0,
-)  # of these, a run whose level is known; sigma over a column: a tenth of it that is covered makes a step
+DRIFT = 16  # of these, a run whose level is known
+STEEP = 10.0  # sigma over a column: a tenth of it that is covered makes a step
 LEAST_PIXELS = 32  # of a column: fewer tell nothing
 PARTS = (1, 2)  # of a column that are looked at: detectors are read out from both ends
 

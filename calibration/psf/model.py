@@ -6,6 +6,7 @@ Beyond the core the noisy pixels give way to an elliptical Moffat fitted to the 
 light falls outside the stamp. Every fifth star is held out and judges the model; then all of them are fitted.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,10 +41,10 @@ _ADVICE = (
     "it takes stars that are bright, not saturated, away from edges and brighter than their neighbours. Give a larger part "
     "of the image, or the PSF itself (a PSF extension or file)"
 )
-ROUNDS = 4
+ROUNDS = 4  # in which stars that disagree with the others are left out
 CROWD_ROUNDS = 2  # more change nothing
 PLACES = 6  # along a side: where models are compared
-COMMON = 1.35  # errors, of 28 simulated frames, over what halves of their stars say: both have the same sky, and hold terms back
+COMMON = 1.4  # errors, of 28 simulated frames, over what halves of their stars say: both have the same sky, and hold terms back
 BRIGHT_SNR = 60  # centroid noise of fainter stars would broaden the model by more than 0.1 %
 
 
@@ -54,7 +55,8 @@ class PsfFit:
     ``held_out_residual`` is the median over held-out stars of rms residual / peak in the core (0.01 = 1 %),
     ``held_out_chi2`` the median reduced chi2 there; NaN when no star could be held out. ``star_evidence`` says whether
     there are stars at all (`exposure.star_locus.EVIDENT`), ``misfit`` where the model is not as large as they are, ``flux_error``
-    by what share of themselves its fluxes are off, rms over the image: what two halves of the stars make of it.
+    by what share of themselves its fluxes are off, rms over the image: what two halves of the stars make of it; NaN where the stars
+    are few, or the model follows them cell by cell (`calibration.psf.follow`).
     """
 
     psf: Psf
@@ -105,7 +107,8 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
     orders = _orders(_countable(order, int((~held).sum())))
     try:
         final, wing, use = _fit(data, held, orders, exposure.bbox, fwhm)
-        if is_crowded(exposure, sources, side):
+        crowded = is_crowded(exposure, sources, side)
+        if crowded:
             crowd = Crowd(exposure, sources, rows, side, fwhm)
             for _ in range(CROWD_ROUNDS):
                 crowd.take_off(data, final)
@@ -118,17 +121,33 @@ def fit_psf(exposure: Exposure, sources: pd.DataFrame, order: int = 2, size: int
             **exposure.where,
         ) from error
     model, (residual, chi2), misfit = _checked(final, data, held, use, exposure.bbox, fwhm)
-    if model is final and held.any():  # judged: now those that judged it tell their part
-        leveled = is_crowded(exposure, sources, side)
-        model, wing, use = _fit(data, np.zeros_like(held), orders, exposure.bbox, fwhm, leveled, (final, use | held))
+    if model is final:
+        model, wing, use = _fitted_to_all(data, held, orders, exposure.bbox, fwhm, crowded, (final, wing, use))
     _refuse_dark_rings(model, int(use.sum()), exposure)
     mean = fwhm_of(model.moments_at(*final.average_position()))[0]
     evidence = float(sources.attrs.get(EVIDENCE, np.nan))
     warn_of(evidence, misfit, exposure)
-    share = _flux_error(data, use, orders, exposure.bbox, fwhm, final)
-    if isinstance(model, PolynomialPsf) and np.isfinite(share):
-        model = replace(model, flux_error=share)
+    share = float("nan")
+    if isinstance(model, PolynomialPsf):
+        share = _flux_error(data, use, orders, exposure.bbox, fwhm, final)
+        model = replace(model, flux_error=share if np.isfinite(share) else 0.0)
     return PsfFit(model, float(mean), wing, int(use.sum()), int(held.sum()), residual, chi2, evidence, misfit, share)
+
+
+def _fitted_to_all(
+    data: Stamps,
+    held: Flags,
+    orders: I64,
+    bbox: Box,
+    fwhm: float,
+    leveled: bool,
+    judged: tuple[PolynomialPsf, float, Flags],
+) -> tuple[PolynomialPsf, float, Flags]:
+    """Return a model of all stars, its wings and the stars: those that `judged` it tell their part. Where they make none it stays."""
+    if held.any():
+        with suppress(TooFewStars, np.linalg.LinAlgError):
+            return _fit(data, np.zeros_like(held), orders, bbox, fwhm, leveled, (judged[0], judged[2] | held))
+    return judged
 
 
 def _flux_error(data: Stamps, use: Flags, orders: I64, bbox: Box, fwhm: float, model: PolynomialPsf) -> float:

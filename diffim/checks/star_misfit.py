@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
-from exposure.errors import PsfUndefined
+from exposure.photometry import psf_images
 from exposure.psf import fwhm_of
 from exposure.stamps import sided
 from exposure.stars import Stars
@@ -25,7 +25,7 @@ TOLERANCE = 0.02  # of its light in each pixel, that no model of a PSF is better
 SAMPLED = 3.0  # px: the light of stars with a smaller FWHM is aliased, and leaves more
 SEEN = 0.8  # of those pixels, that a star must have
 NEAREST = 12  # stars whose share is that of a place
-LEAST = 8  # stars: of fewer no share is told
+LEAST = 25  # stars: three odd ones (blends, stars that moved far) among fewer would be more than the gate's limit
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,18 @@ def star_misfits(difference: Exposure, science: Exposure, template: Exposure, st
     Flux, and shifts along both axes, are fitted to each and do not count. Sigma is that of the two images, with the template in
     `unit` counts of the image per count of its own, and `TOLERANCE` of the source's light.
     """
-    x, y = stars.x, stars.y
-    if x.size < LEAST:
-        return StarMisfits()
     psf = difference.require_psf()
-    try:
-        fwhm = float(np.median(fwhm_of(psf.moments_at(x, y))))
-        if not fwhm >= SAMPLED:
-            return StarMisfits()
-        side = 2 * int(np.ceil(RADIUS * fwhm)) + 1
-        profile = sided(psf.image_at(x, y), side + 2).astype(np.float64)
-    except PsfUndefined:  # in a gap of a coadd
+    stamps = psf_images(psf, stars.x, stars.y) if len(stars) >= LEAST else np.zeros((0, 1, 1), np.float32)
+    defined = np.isfinite(stamps).all((1, 2))  # not in the gap of a coadd
+    if np.count_nonzero(defined) < LEAST:
         return StarMisfits()
+    stamps, stars = stamps[defined], stars.take(np.flatnonzero(defined))
+    x, y = stars.x, stars.y
+    fwhm = float(np.median(fwhm_of(psf.moments_at(x, y))))
+    if not fwhm >= SAMPLED:
+        return StarMisfits()
+    side = 2 * int(np.ceil(RADIUS * fwhm)) + 1
+    profile = sided(stamps, side + 2).astype(np.float64)
     ix, iy = nearest_pixels(x), nearest_pixels(y)
     values, known = MaskedImage.of(difference, "BAD", "SAT", "CR").stamps(ix, iy, side)
     own, other = (
@@ -88,7 +88,7 @@ def _shares(x: F64, y: F64, poor: Flags) -> StarMisfits:
     if x.size < LEAST:
         return StarMisfits()
     places = np.column_stack([x, y])
-    around = np.asarray(cKDTree(places).query(places, min(NEAREST, x.size))[1], np.int64)
+    around = np.asarray(cKDTree(places).query(places, NEAREST)[1], np.int64)
     local = poor[around].mean(1)
     worst = int(np.argmax(local))
     return StarMisfits(float(poor.mean()), float(local[worst]), *(float(v[around[worst]].mean()) for v in (x, y)))

@@ -146,23 +146,15 @@ def _farthest(start: F64) -> F64:
 
 
 def _layer(
-    e: Exposure,
-    cx: I64,
-    cy: I64,
-    unit: float,
-    positive: bool,
-    negative: bool,
-    weight: float,
-    with_background: bool,
+    e: Exposure, cx: I64, cy: I64, unit: float, positive: bool, negative: bool, weight: float, with_background: bool
 ) -> _Layer:
     """Return an image on the stamps (N, SIDE^2) around pixels (cx, cy), times `unit`."""
     data, variance = MaskedImage.of(e, "BAD", "CR", "SAT").stamps(cx, cy, SIDE)
     n = cx.size
     inverse = np.where(np.isfinite(variance), 1 / np.maximum(variance, 1e-30), 0).reshape(n, -1) / unit**2
-    values = unit * data.reshape(n, -1).astype(np.float64)
-    place = np.zeros((2, n))
+    values, psf = unit * data.reshape(n, -1).astype(np.float64), e.require_psf()
     return _Layer(
-        values, inverse.astype(np.float64), e.require_psf(), positive, negative, weight, with_background, place
+        values, inverse.astype(np.float64), psf, positive, negative, weight, with_background, off=np.zeros((2, n))
     )
 
 

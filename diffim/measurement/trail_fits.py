@@ -58,12 +58,16 @@ def merge_trails(difference: Exposure, detections: Detections, behind: Behind | 
     """Return detections in which the peaks of a trail are one, with what the fit of its line says (`TRAIL_COLUMNS`).
 
     Errors are those of the noise of the images `behind` through the filters that made the difference
-    (`diffim.measurement.dipole_errors`); without them, of the difference's variance plane. Models are compared by Schwarz's criterion, chi^2 + parameters ln(pixels): five of a line, three of each point.
+    (`diffim.measurement.dipole_errors`); without them, of the difference's variance plane. Models are compared by Schwarz's
+    criterion, chi^2 + parameters ln(pixels): five of a line, three of each point.
     """
     fitted = np.full((len(detections.x), len(TRAIL_COLUMNS)), np.nan)
     keep = np.ones(len(detections.x), np.bool_)
-    for rows in _candidates(difference, detections):  # each is a fit of its own; there are a handful in an image
-        line = _line(difference, detections, rows, behind)
+    fwhm = _fwhm(difference, detections)
+    for rows, start in _candidates(
+        difference, detections, fwhm
+    ):  # each is a fit of its own; there are a handful in an image
+        line = _line(difference, detections, rows, start, float(fwhm[rows[0]]), behind)
         if line is not None:
             keep[rows[1:]] = False
             fitted[rows[0]] = line
@@ -72,18 +76,21 @@ def merge_trails(difference: Exposure, detections: Detections, behind: Behind | 
     return replace(detections, trail=fitted).take(keep)
 
 
-def _candidates(difference: Exposure, detections: Detections) -> list[I64]:
-    """Return the rows, strongest first, of each footprint with peaks of one sign that is long enough for a trail."""
-    labels, value = detections.label, detections.significance
-    alone = detections.is_sky | (labels == 0)
-    long = detections.boxes[:, 2:].max(1, initial=0) > LEAST_LENGTH * _fwhm(difference, detections)
-    numbers, counts = np.unique(labels[~alone & long], return_counts=True)
-    out = []
-    for label in numbers[counts <= MOST_PEAKS]:
-        rows = np.flatnonzero((labels == label) & ~alone)
-        if np.ptp(np.sign(value[rows])) == 0:
-            out.append(rows[np.argsort(-np.abs(value[rows]), kind="stable")])
-    return out
+def _candidates(difference: Exposure, detections: Detections, fwhm: F64) -> list[tuple[I64, F64]]:
+    """Return the rows, strongest first, of each footprint with peaks of one sign that is long enough for a trail, and its guess."""
+    value = detections.significance
+    long = (
+        ~detections.is_sky & (detections.label > 0) & (detections.boxes[:, 2:].max(1, initial=0) > LEAST_LENGTH * fwhm)
+    )
+    rows = np.flatnonzero(long)
+    rows = rows[np.lexsort((-np.abs(value[rows]), detections.label[rows]))]
+    labels, first, counts = np.unique(detections.label[rows], return_index=True, return_counts=True)
+    if not labels.size:
+        return []
+    up = np.add.reduceat((value[rows] > 0).astype(np.int64), first)
+    guesses = _guesses(difference, detections, rows[first], fwhm[rows[first]])
+    chosen = (counts <= MOST_PEAKS) & ((up == 0) | (up == counts)) & np.isfinite(guesses[:, 0])
+    return [(rows[first[k] : first[k] + counts[k]], guesses[k]) for k in np.flatnonzero(chosen)]
 
 
 def _fwhm(difference: Exposure, detections: Detections) -> F64:
@@ -92,14 +99,12 @@ def _fwhm(difference: Exposure, detections: Detections) -> F64:
     return fwhm_of(difference.require_psf().moments_at(x, y)) if x.size else x
 
 
-def _line(difference: Exposure, detections: Detections, rows: I64, behind: Behind | None) -> F64 | None:
+def _line(
+    difference: Exposure, detections: Detections, rows: I64, start: F64, fwhm: float, behind: Behind | None
+) -> F64 | None:
     """Return the columns of a fitted line where it explains a footprint better than its peaks as points do, else None."""
-    fwhm = float(_fwhm(difference, detections.take(rows[:1]))[0])
     cut = _cut(difference, detections, rows[0], int(np.ceil(MARGIN * fwhm)))
     sign = float(np.sign(detections.significance[rows[0]]))
-    start = _guess(cut, detections.labels, int(detections.label[rows[0]]), sign, fwhm)
-    if start is None:
-        return None
     middle = start[:2] + np.array(difference.origin)
     stamp = difference.require_psf().kernel_at(*middle)[0]
     fit = _fit_line(cut, stamp, start, difference, behind)
@@ -134,23 +139,33 @@ def _cut(difference: Exposure, detections: Detections, row: int, margin: int) ->
     return _Cut(image, variance, use, int(x0), int(y0))
 
 
-def _guess(cut: _Cut, labels: np.ndarray, label: int, sign: float, fwhm: float) -> F64 | None:
-    """Return x, y (array px), length, angle of the line that has the second moments of a footprint; None: it is round."""
-    height, width = cut.image.shape
-    inside = (labels[cut.y0 : cut.y0 + height, cut.x0 : cut.x0 + width] == label) & cut.use
-    light = np.maximum(sign * cut.image, 0) * inside
-    total = light.sum()
-    if not total > 0:
-        return None
-    v, u = np.mgrid[:height, :width]
-    x, y = (light * u).sum() / total, (light * v).sum() / total
-    xx, yy, xy = ((light * a * b).sum() / total for a, b in ((u - x, u - x), (v - y, v - y), (u - x, v - y)))
-    root = np.hypot(0.5 * (xx - yy), xy)
-    large, small = 0.5 * (xx + yy) + root, max(0.5 * (xx + yy) - root, 1e-6)
-    if large < ELONGATED * small:
-        return None
-    length = np.sqrt(12 * max(large - (fwhm / FWHM_PER_SIGMA) ** 2, 1.0))
-    return np.array([x + cut.x0, y + cut.y0, length, 0.5 * np.arctan2(2 * xy, xx - yy)])
+def _guesses(difference: Exposure, detections: Detections, rows: I64, fwhm: F64) -> F64:
+    """Return x, y (array px), length, angle (N, 4) of the lines that have the second moments of footprints; NaN: it is round.
+
+    `rows` (N,) are their strongest peaks, whose labels rise, and `fwhm` (N,) is that of the PSF there.
+    """
+    which = np.full(int(detections.labels.max()) + 1, -1, np.int64)
+    which[detections.label[rows]] = np.arange(rows.size)
+    v, u = np.nonzero((detections.labels > 0) & difference.good("BAD", "CR", "EDGE"))
+    inside = which[detections.labels[v, u]] >= 0
+    v, u = v[inside], u[inside]
+    k = which[detections.labels[v, u]]
+    light = np.maximum(np.sign(detections.significance[rows])[k] * difference.image[v, u].astype(np.float64), 0)
+
+    def mean(values: F64) -> F64:
+        return np.bincount(k, light * values, rows.size) / total
+
+    total = np.bincount(k, light, rows.size)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x, y = mean(u.astype(np.float64)), mean(v.astype(np.float64))
+        du, dv = u - x[k], v - y[k]
+        xx, yy, xy = mean(du**2), mean(dv**2), mean(du * dv)
+        root = np.hypot(0.5 * (xx - yy), xy)
+        large, small = 0.5 * (xx + yy) + root, np.maximum(0.5 * (xx + yy) - root, 1e-6)
+        length = np.sqrt(12 * np.maximum(large - (fwhm / FWHM_PER_SIGMA) ** 2, 1.0))
+        elongated = (total > 0) & (large >= ELONGATED * small)
+    out = np.stack([x, y, length, 0.5 * np.arctan2(2 * xy, xx - yy)], axis=1)
+    return np.where(elongated[:, None], out, np.nan)
 
 
 def _line_basis(cut: _Cut, stamp: F32, p: F64) -> F64:

@@ -56,7 +56,8 @@ def measure_trails(
     length = np.where(failed, 0.0, length)
     fitted, point = (_line_fluxes(difference, x, y, a, angle) for a in (length, np.zeros_like(length)))
     with np.errstate(invalid="ignore"):
-        is_line = fitted[:, 4] - point[:, 4] > 2 * np.log(np.maximum(fitted[:, 3], 2))
+        # of what is too long for a fit nobody knows: it keeps its length, and has no flux
+        is_line = (fitted[:, 4] - point[:, 4] > 2 * np.log(np.maximum(fitted[:, 3], 2))) | (length > LONGEST)
     flux, error = (frame[f"psfInstFlux{e}"].to_numpy(np.float64) for e in ("", "Err"))
     fitted = np.where(is_line[:, None], fitted, np.column_stack([flux, error, point[:, 2:]]))
     _add_photon_noise(fitted, difference, x, y, is_line)

@@ -8,6 +8,7 @@ level, and known to a few per cent of the star's light, which a mean over frames
 from collections.abc import Sequence
 from dataclasses import replace
 
+import cv2
 import numpy as np
 from scipy.ndimage import uniform_filter
 
@@ -15,7 +16,7 @@ from exposure import Exposure, PsfUndefined
 from exposure.mask import plane_bits
 from exposure.psf_width import psf_fwhm
 from exposure.stamps import gather, shift_stamps, sided
-from tasks.arrays import F32, F64, Flags, nearest_pixels
+from tasks.arrays import F32, F64, I64, Flags, nearest_pixels
 
 __all__ = ["with_whole_stars"]
 
@@ -25,7 +26,9 @@ CORE = 0.03  # of the peak: pixels that a star is fitted on
 LEAST_SEEN = 0.5  # of the light of those
 MODEL_ERROR = 0.02  # of the light of a pixel, that a PSF model misses
 MOST_CHI2 = 3.0  # per pixel: what fits no better is no star, or two
-STEPS, STEP, FARTHEST = 6, 0.4, 0.95  # px
+STEPS = 6  # of the fit
+STEP, FARTHEST = 0.4, 0.95  # px: of one of them, and of all
+BATCH = 1000  # stars whose stamps are held
 
 
 def with_whole_stars(exposures: Sequence[Exposure]) -> list[Exposure]:
@@ -46,38 +49,67 @@ def _with_whole_stars(exposure: Exposure, ra: F64, dec: F64) -> Exposure:
     """Do it for a frame and the stars at some positions (N,), degrees."""
     missing = exposure.flagged("BAD", "CR") & ~exposure.flagged("SAT")
     x, y = exposure.require_wcs().sky_to_pixel(ra, dec)
-    rows = np.flatnonzero(exposure.contains(x, y))
-    if not (missing.any() and rows.size):
+    inside = exposure.contains(x, y)
+    if not (missing.any() and inside.any()):
         return exposure
+    x, y = x[inside], y[inside]
     reach = int(np.ceil(REACH * psf_fwhm(exposure.require_psf(), exposure.bbox)))
-    cx, cy = nearest_pixels(x[rows]) - exposure.origin[0], nearest_pixels(y[rows]) - exposure.origin[1]
-    lacking = gather(missing, cx, cy, 2 * reach + 1, False)
-    hit = lacking.any(axis=(1, 2))
-    if not hit.any():
-        return exposure
-    rows, cx, cy, lacking = rows[hit], cx[hit], cy[hit], lacking[hit]
-    known = exposure.good("BAD", "CR", "SAT")
-    pixels, variance = (
-        gather(np.where(known, plane, np.float32(np.nan)), cx, cy, 2 * reach + 1, np.nan)
-        for plane in (exposure.image, exposure.variance)
-    )
+    cx, cy = nearest_pixels(x) - exposure.origin[0], nearest_pixels(y) - exposure.origin[1]
+    near = cv2.dilate(missing.view(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) > 0
+    rows = np.unique(cy * exposure.width + cx, return_index=True)[1]  # most frames know of the same stars
+    rows = rows[near[cy[rows], cx[rows]]]
+    planes = [
+        np.where(exposure.good("BAD", "CR", "SAT"), p, np.float32(np.nan)) for p in (exposure.image, exposure.variance)
+    ]
     try:
-        light, level, star = _fitted(exposure, x[rows], y[rows], pixels, variance)
+        parts = [
+            _filled(exposure, missing, planes, (x[part], y[part]), (cx[part], cy[part]), reach)
+            for part in (rows[first : first + BATCH] for first in range(0, rows.size, BATCH))
+        ]
     except PsfUndefined:
         return exposure
-    noise = _noise(light, variance)
-    with np.errstate(invalid="ignore"):
-        filled = lacking & star[:, None, None] & (light > np.sqrt(noise))
-    n, j, i = np.nonzero(filled)
-    order = np.argsort(light[n, j, i], kind="stable")  # of two stars the brighter one has a pixel
-    n, j, i = n[order], j[order], i[order]
-    at = cy[n] + j - reach, cx[n] + i - reach
+    if not parts:
+        return exposure
+    filled = np.concatenate(parts, axis=1)
+    filled = filled[:, np.argsort(filled[0], kind="stable")]  # of two stars the brighter one has a pixel
+    at = filled[1].astype(np.int64), filled[2].astype(np.int64)
     out = replace(exposure, image=exposure.image.copy(), variance=exposure.variance.copy(), mask=exposure.mask.copy())
-    out.image[at] = (light + level + _around(pixels - light - level))[n, j, i]
-    out.variance[at] = noise[n, j, i] + (MODEL_ERROR * light[n, j, i]) ** 2
+    out.image[at], out.variance[at] = filled[3:]
     out.mask[at] &= np.int32(~plane_bits(["BAD", "CR", "NO_DATA"]))
     out.mask[at] |= np.int32(plane_bits(["INTRP"]))
     return out
+
+
+def _filled(
+    exposure: Exposure, missing: Flags, planes: list[F32], place: tuple[F64, F64], centre: tuple[I64, I64], reach: int
+) -> F64:
+    """Return the light of a star, row and column (array px), value and variance, shape (5, M), of the missing pixels that stars have.
+
+    Parameters
+    ----------
+    planes
+        Image and variance, NaN where nothing is known.
+    place, centre
+        x and y of stars (N,): frame px, about, and the array pixels that they are on.
+    reach
+        How far from those pixels are filled, px.
+    """
+    pixels, variance = (gather(plane, *centre, 2 * reach + 1, np.nan) for plane in planes)
+    light, level, star = _fitted(exposure, *place, pixels, variance)
+    noise = _noise(light, variance)
+    with np.errstate(invalid="ignore"):
+        lit = gather(missing, *centre, 2 * reach + 1, False) & star[:, None, None] & (light > np.sqrt(noise))
+    n, j, i = np.nonzero(lit)
+    value = (light + level + _around(pixels - light - level))[lit]
+    return np.stack(
+        [
+            light[lit],
+            centre[1][n] + j - reach,
+            centre[0][n] + i - reach,
+            value,
+            noise[lit] + (MODEL_ERROR * light[lit]) ** 2,
+        ]
+    )
 
 
 def _fitted(exposure: Exposure, x: F64, y: F64, pixels: F32, variance: F32) -> tuple[F64, F64, Flags]:

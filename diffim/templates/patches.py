@@ -26,7 +26,8 @@ def merge_patches(science: Exposure, patches: Sequence[Exposure], border: int = 
     """Return patches of a coadd (of any number of tracts) warped to the pixels of an image, grown by `border` px.
 
     Where patches overlap they are averaged with weights 1/sigma; the variance is the weighted mean, since overlapping
-    patches share data. At the edge of a patch, where the sums of the resampling lack pixels, another one counts alone. The PSF is the union of theirs. ``metadata["patches"]`` lists the indices of those that contributed.
+    patches share data. At the edge of a patch, where the sums of the resampling lack pixels, another one counts alone. The PSF
+    is the union of theirs. ``metadata["patches"]`` lists the indices of those that contributed.
 
     Raises
     ------

@@ -31,12 +31,14 @@ def test_fringes_are_taken_off(period):
     assert left.std() < 0.3 * waves.std()
 
 
-def test_fringes_are_taken_off_at_the_rims_too():
-    """They meet the rims at all phases: mirrored there they would break."""
+@pytest.mark.parametrize("level", [0.0, 1.0, -3.0])
+def test_fringes_are_taken_off_at_the_rims_too(level):
+    """They meet the rims at all phases: mirrored there they would break. A level (sigma) of the sky is left as it is."""
     waves = 0.7 * SIGMA * np.sin(2 * np.pi * (X * SIDE / 57 + 3 * Y + 0.7 * np.sin(6 * Y)))
-    e = exposure(STARS + waves)
+    e = exposure(STARS + waves + level * SIGMA)
     subtract_fringes(e, MESH)
     left = cv2.blur(e.image - NOISE - STARS, (9, 9))
+    assert left.mean() == pytest.approx(level * SIGMA, abs=0.05 * SIGMA)
     for rim in (left[:, :16], left[:, -16:]):
         assert rim.std() < 0.3 * waves.std()
 

@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from diffim import ImageDifferenceTask
+from diffim.checks.common_stars import find_common_stars, psf_error
 from diffim.checks.depth import optimal_error
 from diffim.checks.elsewhere import moved_by
 from diffim.checks.gate import LIMITS, problems
@@ -15,8 +16,9 @@ from diffim.errors import BadSubtraction, WrongTemplate
 from diffim.options import OPTIONS, plain_options
 from exposure import GaussianPsf, PhotoCalib
 from exposure.mask import plane_bits
+from exposure.stars import Stars
 from tasks import make_task
-from tests.support.difference_scene import ORIGIN, scene, subtract
+from tests.support.difference_scene import FWHM, ORIGIN, scene, subtract
 
 PAD = 40
 
@@ -106,6 +108,16 @@ def test_a_psf_that_is_not_that_of_the_stars_is_an_error(pair, image, factor):
     which[image] = replace(which[image], psf=GaussianPsf(sigma, 41, (ORIGIN[0] + 128, ORIGIN[1] + 128)))
     with pytest.raises(BadSubtraction, match=f"stars of the {'image' if image == 'science' else 'template'}"):
         subtract(which["science"], which["template"], sources)
+
+
+def test_a_psf_of_galaxies_is_found_out_by_the_stars_of_the_other_image(pair):
+    """An image with such a PSF takes its stars for something else. (They are narrower by 0.23; what touches others is wider.)"""
+    science, template, sources = pair
+    science = replace(science, psf=GaussianPsf(1.3 * 2.6, 41, (ORIGIN[0] + 128, ORIGIN[1] + 128)))
+    fwhms = (1.3 * 2.6 * FWHM, 2.2 * FWHM)
+    common = find_common_stars(science, template, Stars.of(sources.assign(star=False)), fwhms)
+    psfs = science.require_psf(), template.require_psf()
+    assert -0.26 < psf_error(common, psfs, 0, fwhms) < -0.1
 
 
 def test_a_psf_that_steps_between_amplifiers_is_an_error_that_says_where(pair):
