@@ -49,20 +49,18 @@ def restore_partition(
         for k, generation in enumerate(generations):
             _add(connection, generation, build, counter, first=k == 0)
         _check_times(connection, item, build)
+        built, name, check = (sql.Identifier(n) for n in (build, item.partition, _CHECK))
+        (count,) = single_row(connection.execute(sql.SQL("SELECT count(*) FROM {}").format(built)))
         # from here on for a moment only: nobody attaches, detaches or writes meanwhile. A merge of objects that has begun ends first,
         # and is followed; one that waits (`NO_MONTH_LEAVES`) sees the rows: a snapshot from between would do neither.
         lock_partitions(connection)
         connection.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(item.table)))
-        _add_what_is_there(connection, item, build)
-        built, name, check = (sql.Identifier(n) for n in (build, item.partition, _CHECK))
+        count += _add_what_is_there(connection, item, build)
         connection.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(built, name))
         attach(connection, item.table, item.partition, item.begin_mjd, item.end_mjd)
         connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(name, check))
         connection.execute(
             "UPDATE \"ApdbArchive\" SET state = 'restored', relation = NULL WHERE partition = %s", (item.partition,)
-        )
-        (count,) = single_row(
-            connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(item.partition)))
         )
         return int(count)
 
@@ -125,14 +123,15 @@ def _make_like(connection: psycopg.Connection[Any], name: str, table: str) -> No
     )
 
 
-def _merge(connection: psycopg.Connection[Any], table: str, build: str, source: str) -> None:
-    """Add the rows of a table; where both have a row of one id, that of `source` is kept."""
+def _merge(connection: psycopg.Connection[Any], table: str, build: str, source: str) -> int:
+    """Add the rows of a table; where both have a row of one id, that of `source` is kept. Returns how many rows more there are."""
     target, given = sql.Identifier(build), sql.Identifier(source)
     same = sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(k)) for k in sort_key(table))
-    connection.execute(sql.SQL("DELETE FROM {} t USING {} s WHERE {}").format(target, given, same))
+    gone = connection.execute(sql.SQL("DELETE FROM {} t USING {} s WHERE {}").format(target, given, same)).rowcount
     # by name: a table that was detached before a column was added lacks it
     listed = sql.SQL(", ").join(map(sql.Identifier, _column_names(connection, source)))
-    connection.execute(sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {}").format(target, listed, listed, given))
+    insert = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {}").format(target, listed, listed, given)
+    return connection.execute(insert).rowcount - gone
 
 
 def _column_names(connection: psycopg.Connection[Any], table: str) -> list[str]:
@@ -143,12 +142,16 @@ def _column_names(connection: psycopg.Connection[Any], table: str) -> list[str]:
     return [name for (name,) in rows]
 
 
-def _add_what_is_there(connection: psycopg.Connection[Any], item: Archived, build: str) -> None:
-    """Add the rows of the month that are in the published table now: in a partition of the same month, or in the default one."""
+def _add_what_is_there(connection: psycopg.Connection[Any], item: Archived, build: str) -> int:
+    """Add the rows of the month that are in the published table now: in a partition of the same month, or in the default one.
+
+    Returns how many rows more there are.
+    """
+    more = 0
     parent, own, default = (sql.Identifier(n) for n in (item.table, item.partition, f"{item.table}_default"))
     if is_attached(connection, item.table, item.partition):
         connection.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(parent, own))
-        _merge(connection, item.table, build, item.partition)
+        more += _merge(connection, item.table, build, item.partition)
         connection.execute(sql.SQL("DROP TABLE {}").format(own))
     connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(default))
     _make_like(connection, _STAGE, item.table)
@@ -159,5 +162,6 @@ def _add_what_is_there(connection: psycopg.Connection[Any], item: Archived, buil
         ).format(default, sql.Identifier(_STAGE)),
         (item.begin_mjd, item.end_mjd),
     )
-    _merge(connection, item.table, build, _STAGE)
+    more += _merge(connection, item.table, build, _STAGE)
     connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(_STAGE)))
+    return more

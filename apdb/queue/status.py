@@ -39,7 +39,6 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
         return {
             "visits": visits_by_state(connection, VisitState),
             **delivery_figures(connection),
-            "unpublished_corrections": unpublished(connection),
             "seconds": _step_seconds(connection),
             "quality": {name: {"median": middle, "p95": high} for name, middle, high in quality},
             **_queue_figures(connection),
@@ -51,6 +50,8 @@ def service_status(database: Database, alert_topic: str | None = None) -> dict[s
 
 def delivery_figures(connection: psycopg.Connection[Any]) -> dict[str, Any]:
     """Return numbers of alerts and seconds that they took: of what waits, of the last 100 visits, and in all as it was counted.
+
+    What has waited longest is an alert or a correction.
 
     No look goes through what was published: that grows as long as a survey runs.
     """
@@ -74,6 +75,7 @@ def delivery_figures(connection: psycopg.Connection[Any]) -> dict[str, Any]:
     alerts, visits, seconds = totals or (0, 0, 0.0)
     return {
         "unpublished_alerts": int(waiting),
+        "unpublished_corrections": unpublished(connection),
         "oldest_unpublished_s": float(oldest),
         "published_alerts": int(alerts),
         "held_alerts": int(held),

@@ -1,25 +1,20 @@
 -- Ids of stores that were made before they were entered; in a new database, what is read most comes first in a source; frozen.
 
 -- Stores from before revisions 0004 (sources) and 0009 (forced sources): what lies in an archived month is not here to be asked.
+-- In groups, at worst by one pass: a look for each visit may be answered by a walk along the primary keys of all months.
 UPDATE "StoreLedger" l SET "sourceIds" = int8range(r.low, nullif(r.high, 9223372036854775807), '[]')
 FROM (
-    SELECT e.visit, e.detector, i.low, i.high FROM (
-        SELECT DISTINCT visit, detector FROM "StoreLedger" WHERE "sourceIds" IS NULL AND "nSources" > 0 AND visit IS NOT NULL
-    ) e CROSS JOIN LATERAL (
-        SELECT min(s."diaSourceId") AS low, max(s."diaSourceId") AS high FROM "DiaSource" s
-        WHERE s.visit = e.visit AND s.detector = e.detector
-    ) i WHERE i.low IS NOT NULL
+    SELECT s.visit, s.detector, min(s."diaSourceId") AS low, max(s."diaSourceId") AS high FROM "DiaSource" s
+    WHERE (s.visit, s.detector) IN (SELECT visit, detector FROM "StoreLedger" WHERE "sourceIds" IS NULL AND "nSources" > 0)
+    GROUP BY s.visit, s.detector
 ) r
 WHERE l.visit = r.visit AND l.detector = r.detector AND l."sourceIds" IS NULL AND l."nSources" > 0;
 
 UPDATE "StoreLedger" l SET "forcedIds" = int8range(r.low, nullif(r.high, 9223372036854775807), '[]')
 FROM (
-    SELECT e.visit, e.detector, i.low, i.high FROM (
-        SELECT DISTINCT visit, detector FROM "StoreLedger" WHERE "forcedIds" IS NULL AND "nForcedSources" > 0 AND visit IS NOT NULL
-    ) e CROSS JOIN LATERAL (
-        SELECT min(s."diaForcedSourceId") AS low, max(s."diaForcedSourceId") AS high FROM "DiaForcedSource" s
-        WHERE s.visit = e.visit AND s.detector = e.detector
-    ) i WHERE i.low IS NOT NULL
+    SELECT s.visit, s.detector, min(s."diaForcedSourceId") AS low, max(s."diaForcedSourceId") AS high FROM "DiaForcedSource" s
+    WHERE (s.visit, s.detector) IN (SELECT visit, detector FROM "StoreLedger" WHERE "forcedIds" IS NULL AND "nForcedSources" > 0)
+    GROUP BY s.visit, s.detector
 ) r
 WHERE l.visit = r.visit AND l.detector = r.detector AND l."forcedIds" IS NULL AND l."nForcedSources" > 0;
 

@@ -88,7 +88,14 @@ def status(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(numbers))
         return
-    counts = ("published_alerts", "unpublished_alerts", "held_alerts", "relay_leads", "discrepant_visits")
+    counts = (
+        "published_alerts",
+        "unpublished_alerts",
+        "unpublished_corrections",
+        "held_alerts",
+        "relay_leads",
+        "discrepant_visits",
+    )
     rows = [(f"visits {state}", count) for state, count in numbers["visits"].items()]
     rows += [(name.replace("_", " "), numbers[name]) for name in counts]
     rows.append(("dead letters waiting", numbers["dead_letters"]["waiting"]))

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request
 
-from service.pages.live import look
+from service.pages.live import look, words_of
 from service.pages.shared import resources_of
 
 __all__ = ["COUNTED_S", "Kept", "kept"]
@@ -55,9 +55,12 @@ class _Part:
 
 
 def kept(request: Request, key: Hashable, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return values of a page as `make` gives them, or gave them a moment ago and nothing has changed since."""
+    """Return values of a page as `make` gives them, or gave them a moment ago and nothing has changed since.
+
+    ``seen`` among them tells the page of which state of the database it is.
+    """
     state = look(resources_of(request).database)
     if "database" in state:  # away: `make` says so in its own words
         return make()
     parts: Kept = request.app.state.kept
-    return parts.of(key, tuple(state.items()), make)
+    return {**parts.of(key, tuple(state.items()), make), "seen": words_of(state)}

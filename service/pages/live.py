@@ -26,7 +26,8 @@ RECENT = 200  # changes of visits that are looked at: one may be committed later
 ALIVE_S = 15.0  # a comment that keeps the connection open, and finds who has gone
 _STATE = (  # of tables that grow with a survey only the ends of indices are read
     f'SELECT (SELECT sum(id) FROM (SELECT id FROM "VisitEvent" ORDER BY id DESC LIMIT {RECENT}) e), '
-    '(SELECT max("publishOrder") || \' \' || max("publishedAt")::text FROM "AlertOutbox"), '
+    '(SELECT concat((SELECT max("publishOrder") || \' \' || max("publishedAt")::text FROM "AlertOutbox"), \' \', '
+    '(SELECT max(id) FROM "CorrectionBatch"), \' \', (SELECT count(*) FROM "CorrectionBatch" WHERE "publishedAt" IS NULL))), '
     '(SELECT count(*) || \' \' || max("updatedAt")::text FROM "DeadLetter")'
 )
 _NAMES = ("visits", "alerts", "letters")
@@ -40,6 +41,11 @@ def look(database: Database) -> dict[str, str]:
     except (AlertProdError, psycopg.Error):
         return {"database": "away"}
     return {name: hashlib.sha256(str(v).encode()).hexdigest()[:12] for name, v in zip(_NAMES, row, strict=True)}
+
+
+def words_of(state: dict[str, str]) -> str:
+    """Return one text for all digests, by which a page knows whether it was made before a change; empty where there are none."""
+    return "" if "database" in state else " ".join(state.values())
 
 
 @dataclass
@@ -61,7 +67,7 @@ class _Watch:
                     self.state = state
                     self.changed.notify_all()
             await asyncio.sleep(EVERY_S)
-        self.task = None
+        self.task, self.state = None, {}  # who comes next is told what is true then
         async with self.changed:
             self.changed.notify_all()
 
@@ -88,9 +94,10 @@ async def changes(watch: _Watch) -> AsyncIterator[str]:
             if state is None:
                 yield ": alive\n\n"
                 continue
-            names = [n for n in state if state[n] != seen.get(n)] if seen else ["connected"]
-            for name in names:
-                yield f"event: {name}\ndata: {state.get(name, '')}\n\n"
+            if not seen:
+                yield f"event: connected\ndata: {words_of(state)}\n\n"
+            for name in [n for n in state if state[n] != seen.get(n)] if seen or "database" in state else []:
+                yield f"event: {name}\ndata: {state[name]}\n\n"
             seen = state
     finally:
         watch.viewers -= 1

@@ -96,6 +96,7 @@ def page(request: Request, template: str, answer_status: int = 200, **values: An
         "by_cookie": by_cookie,
         "csrf": csrf_word(cookie) if by_cookie and cookie else "",
         "now": datetime.now(UTC),
+        "seen": "",
         "docs": resources_of(request).settings.docs_dir is not None,
         "theme": theme if (theme := request.cookies.get("theme")) in ("dark", "light") else "",
     }

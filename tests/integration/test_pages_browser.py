@@ -161,6 +161,38 @@ def test_what_is_committed_is_on_the_screen_without_a_reload(chromium, populated
         assert page.evaluate("window.same")  # the page itself stayed
 
 
+def test_what_comes_before_a_page_listens_or_while_it_renews_itself_is_seen_and_no_press_is_lost(chromium, populated):
+    def come(visit):
+        with populated.database.session() as connection:
+            connection.execute(
+                'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, "midpointMjdTai", "errorCode") '
+                "SELECT %s, 0, instrument, '{}', '', 'failed', \"midpointMjdTai\", 'no_psf' FROM \"VisitLedger\" WHERE visit = 1090",
+                (visit,),
+            )
+
+    def late(route, visit):
+        """Let something come while a request is on its way: before it for the stream, behind it for the page."""
+        answer = None if "/live" in route.request.url else route.fetch()
+        come(visit)
+        page.wait_for_timeout(1500)
+        route.continue_() if answer is None else route.fulfill(response=answer)
+
+    def row(visit):
+        return page.locator("section", has=page.locator("#fail-h")).locator("tr", has_text=str(visit))
+
+    press = "b = document.createElement('button'); b.setAttribute('hx-post', '/v1/dead-letters/0/requeue'); document.body.append(b); b.click();"
+    with checked_page(chromium, populated.url) as page:
+        page.route("**/htmx*", lambda route: (page.wait_for_timeout(1000), route.continue_()), times=1)
+        page.route("**/live", lambda route: late(route, 1092), times=1)
+        page.goto("/")
+        with page.expect_request("**/v1/dead-letters/0/requeue", timeout=SHOWN_MS):
+            page.evaluate(f"{{ let {press} }}")
+        row(1092).wait_for(timeout=SHOWN_MS)
+        page.route(f"{populated.url}/", lambda route: late(route, 1094), times=1)
+        come(1093)
+        row(1094).wait_for(timeout=SHOWN_MS)
+
+
 def test_without_the_service_the_page_says_that_it_is_old(chromium, populated):
     with checked_page(chromium, populated.url) as page:
         page.route("**/live", lambda route: route.abort())

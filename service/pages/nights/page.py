@@ -103,11 +103,9 @@ def _made(request: Request, shared: Pages, number: int | None, colour: str, visi
         **_focal_plane(shared, night, colour, visit),
     )
     again = any(v["state"] == VisitState.QUEUED for v in night.failures)
-    return {
-        "number": chosen,
-        "body": body,
-        "ages": bool(status["unpublished_alerts"] or status["held_alerts"] or again),
-    }
+    waits = status["unpublished_alerts"] or status["unpublished_corrections"]
+    # of held alerts no age is shown, but nothing else says when they are released
+    return {"number": chosen, "body": body, "ages": bool(waits or status["held_alerts"] or again)}
 
 
 def _focal_plane(shared: Pages, night: Night, colour: str, wanted: int | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@
     addEventListener("load", () => setTimeout(resolve, 1000)); // a page that nobody looks at is not painted
   });
   const loaded = new Promise((resolve) => addEventListener("load", resolve));
-  const address = document.currentScript.dataset.htmx;
+  const { htmx: address, seen } = document.currentScript.dataset;
   painted.then(() => document.documentElement.classList.add("loaded"));
   const ready = Promise.all([painted, loaded]).then(() => new Promise((resolve) => { // htmx begins at once only in a complete page
     if (!address) { resolve(); return; }
@@ -20,6 +20,11 @@
     script.src = address;
     document.head.append(script);
   }));
+  // a button that htmx serves may be pressed before it is there: it is pressed again then
+  const early = new Set();
+  const remember = (event) => { const button = event.target.closest("button[hx-post]"); if (button) early.add(button); };
+  document.addEventListener("click", remember);
+  ready.then(() => { document.removeEventListener("click", remember); early.forEach((b) => { if (b.isConnected) b.click(); }); });
 
   // theme: a cookie, so that the server makes the page in it at once
   const theme = byId("theme");
@@ -69,13 +74,14 @@
   // live: the stream says that something changed, then the part of the page that shows it is asked for again
   const state = byId("live-state"), notice = byId("notice");
   const say = (text) => { notice.textContent = text; notice.hidden = !text; };
-  let last = 0, timer = null, busy = false;
+  let last = 0, timer = null, busy = false, missed = false;
   const renew = () => {
     timer = null;
     const part = byId("live");
-    if (!part || document.hidden || busy) return;
+    if (!part || document.hidden) return;
+    if (busy) { missed = true; return; } // what is on its way may have been made before the change
     const active = document.activeElement;
-    if (active && active.tagName === "SELECT" && part.contains(active)) { plan(); return; } // somebody chooses
+    if (active && active.tagName === "SELECT" && part.contains(active)) { last = Date.now(); plan(); return; } // somebody chooses
     busy = true; last = Date.now();
     const open = [...part.querySelectorAll("details[open][id]")].map((d) => d.id);
     ready.then(() => window.htmx
@@ -85,16 +91,15 @@
       open.forEach((id) => { const d = byId(id); if (d) d.open = true; });
       state.textContent = `live, renewed ${new Date().toISOString().slice(11, 19)} UTC`;
       document.dispatchEvent(new CustomEvent("renewed"));
-    }).catch(() => {}).finally(() => { busy = false; });
+    }).catch(() => {}).finally(() => { busy = false; if (missed) { missed = false; plan(); } });
   };
   const plan = () => { if (timer === null) timer = setTimeout(renew, Math.max(0, last + PAUSE_MS - Date.now())); };
   document.addEventListener("visibilitychange", () => { if (!document.hidden) plan(); });
-  const follow = () => {
+  const follow = (lost) => {
     const stream = new EventSource("/live");
-    let lost = false;
-    stream.addEventListener("connected", () => {
+    stream.addEventListener("connected", (event) => {
       state.textContent = "live"; say("");
-      if (lost) plan();
+      if (lost || (seen && event.data && seen !== event.data)) plan(); // something changed since the page was made
       lost = false;
     });
     for (const name of ["visits", "alerts", "letters"]) {
@@ -110,7 +115,10 @@
       say(`No connection to the service since ${new Date().toISOString().slice(11, 19)} UTC: what you see is what was known before.`);
       state.textContent = "not live";
     };
-    addEventListener("pagehide", () => stream.close());
+    addEventListener("pagehide", () => stream.close(), { once: true });
   };
-  if (byId("live") && window.EventSource) painted.then(follow);
+  if (byId("live") && window.EventSource) {
+    painted.then(() => follow(false));
+    addEventListener("pageshow", (event) => { if (event.persisted) follow(true); }); // by the button back: as it was left
+  }
 })();

@@ -1,5 +1,6 @@
 """Pages without a browser: what they answer without a database or to strangers, what they load, how they count."""
 
+import asyncio
 import gzip
 import re
 import threading
@@ -16,7 +17,7 @@ from apdb.schema.partitions import ensure_months
 from apdb.sky.htm import htm_ids
 from service.access.policy import PAGES, PUBLIC, RULES
 from service.local.top import run_top
-from service.pages import assets, kept
+from service.pages import assets, kept, live
 from service.pages.live import look
 from service.pages.nights import page as night_page
 from service.pages.nights.facts import Night, night_of, nights
@@ -252,7 +253,7 @@ def test_files_and_pages_are_packed_for_those_who_can_unpack_them(database, tmp_
 
 def test_a_night_is_made_once_for_all_who_look_and_anew_when_a_visit_came(database, tmp_path, monkeypatch):
     ask, _ = asker(tmp_path / "uploads", database_uri=database.uri)
-    monkeypatch.setattr(kept, "KEPT_S", 1e9)
+    monkeypatch.setattr(kept, "AGELESS_S", 1e9)
     made = []
     monkeypatch.setattr(night_page, "night_of", lambda *given, **more: made.append(1) or night_of(*given, **more))
     for visits in range(3):
@@ -267,6 +268,30 @@ def test_a_night_is_made_once_for_all_who_look_and_anew_when_a_visit_came(databa
             text = ask("GET", "/").text
         assert len(made) == visits + 1
         assert f"visit/{visits}/0" in text or not visits
+
+
+def test_a_page_and_its_stream_say_of_which_state_they_are_and_a_correction_that_waits_is_shown(database, tmp_path):
+    ask, _ = asker(tmp_path / "uploads", database_uri=database.uri)
+    came = (
+        'INSERT INTO "VisitLedger" (visit, detector, instrument, message, "messageHash", state, "midpointMjdTai") '
+        "VALUES (1, 0, 'cam', '{}', '', 'done', 61000.6)"
+    )
+
+    async def told():
+        stream = live.changes(live._Watch(database, lambda: False))
+        first = [await anext(stream), await anext(stream)]
+        await stream.aclose()
+        return first[1]
+
+    seen, shown = [], []
+    for statement in (came, 'INSERT INTO "CorrectionBatch" (count) VALUES (3)'):
+        with database.session() as connection:
+            connection.execute(statement)
+        shown.append(ask("GET", "/").text)
+        seen += re.findall(r'data-seen="([^"]+)"', shown[-1])
+        assert asyncio.run(told()) == f"event: connected\ndata: {seen[-1]}\n\n"
+    assert len(set(seen)) == 2
+    assert ["and 3 corrections, oldest" in text for text in shown] == [False, True]
 
 
 def test_a_part_is_made_anew_where_its_ages_go_on_and_kept_where_it_shows_none():
