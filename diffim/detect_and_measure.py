@@ -181,12 +181,10 @@ def _measured(
     return pd.concat([pd.DataFrame({"id": ids, "glint_trail": trail}), table], axis=1)
 
 
-def _misfits(
-    pipeline: "Differencing", science: Exposure, template: Exposure, difference: Exposure, stars: Stars, unit: float
-) -> dict[str, float]:
+def _misfits(difference: Exposure, stars: Stars) -> dict[str, float]:
     """Return which shares of the bright sources do not subtract, and where."""
     bright = stars.take((stars.snr > MISFIT_SNR) & ~stars.flagged & stars.isolated)
-    found = star_misfits(difference, science, template, bright, unit)
+    found = star_misfits(difference, bright)
     return {
         "starMisfitShare": found.share,
         "starMisfitLocalShare": found.local_share,
@@ -247,7 +245,7 @@ def _gate_numbers(
         x, y = (chosen.x, chosen.y) if fit is None else (fit.x[fit.used], fit.y[fit.used])
         mean, stdev = quality.footprint_ratio(difference, science, x, y, numbers["sciencePsfSize"])
         out["starResidualRms"] = star_residual_rms(difference, science, template, x, y, unit)
-        out |= _misfits(pipeline, science, template, difference, stars, unit)
+        out |= _misfits(difference, stars)
         sky = quality.sky_ratio(difference, science, x, y, numbers["sciencePsfSize"])
         out |= {"residualFootprintRatioMean": mean, "residualFootprintRatioStdev": stdev}
         out |= {"residualFootprintSkyRatioMean": sky[0], "residualFootprintSkyRatioStdev": sky[1]}

@@ -41,11 +41,11 @@ class StarMisfits:
     y: float = float("nan")
 
 
-def star_misfits(difference: Exposure, science: Exposure, template: Exposure, stars: Stars, unit: float) -> StarMisfits:
+def star_misfits(difference: Exposure, stars: Stars) -> StarMisfits:
     """Judge each of some bright sources by the rest of the difference there.
 
-    Flux, and shifts along both axes, are fitted to each and do not count. Sigma is that of the two images, with the template in
-    `unit` counts of the image per count of its own, and `TOLERANCE` of the source's light.
+    Flux, and shifts along both axes, are fitted to each and do not count. Sigma is that of the difference and `TOLERANCE` of the
+    source's light.
     """
     psf = difference.require_psf()
     stamps = psf_images(psf, stars.x, stars.y) if len(stars) >= LEAST else np.zeros((0, 1, 1), np.float32)
@@ -61,14 +61,11 @@ def star_misfits(difference: Exposure, science: Exposure, template: Exposure, st
     profile = sided(stamps, side + 2).astype(np.float64)
     ix, iy = nearest_pixels(x), nearest_pixels(y)
     values, known = MaskedImage.of(difference, "BAD", "SAT", "CR").stamps(ix, iy, side)
-    own, other = (
-        MaskedImage.of(e, "BAD", "SAT").stamps(ix, iy, side)[1].astype(np.float64) for e in (science, template)
-    )
     light = np.abs(profile[:, 1:-1, 1:-1]) * np.clip(stars.psfFlux, 0, None)[:, None, None]
-    variance = own + unit**2 * other + (TOLERANCE * light) ** 2
+    variance = known.astype(np.float64) + (TOLERANCE * light) ** 2
     g = np.arange(side) - side // 2
     disc = np.hypot(g[:, None], g[None, :]) <= RADIUS * fwhm
-    use = disc & np.isfinite(known) & np.isfinite(variance) & (variance > 0)
+    use = disc & np.isfinite(variance) & (variance > 0)
     weight = np.where(use, 1 / np.sqrt(np.where(use, variance, 1.0)), 0)
     slopes = np.asarray(np.gradient(profile, axis=(1, 2)), np.float64)
     basis = np.stack([p[:, 1:-1, 1:-1] * weight for p in (profile, *slopes)], axis=1).reshape(x.size, 3, -1)
