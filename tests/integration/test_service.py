@@ -133,10 +133,14 @@ def test_replaced_visits_and_their_readers(survey, running):
     assert (forced.visit == last["visit"]).any()
     own = all_rows(running.database, "DiaSource")
     own = own[(own.visit == last["visit"]) & (own.detector == last["detector"])]
-    fewer, none = (hidden(last, own[::step], survey / "hidden" / f"{step}.fits") for step in (2, 1))
+    fewer = hidden(last, own[::2], survey / "hidden" / "fewer.fits")
     detected = {}
     for name, release, post in (("again", 1, last), ("twice", 2, last), ("founding", 1, founding), ("fewer", 3, fewer),
-                                ("none", 4, none)):  # fmt: skip
+                                ("none", 4, None), ("none", 5, None)):  # fmt: skip
+        if post is None:  # once more, as a source at the threshold may be found where others are hidden
+            stored = all_rows(running.database, "DiaSource")
+            stored = stored[(stored.visit == last["visit"]) & (stored.detector == last["detector"])]
+            post = hidden(last, stored, survey / "hidden" / f"{release}.fits")
         by_query = release == 2
         reply = (
             httpx.post(url, params={"reprocess": "replace"}, json=post)
@@ -147,7 +151,7 @@ def test_replaced_visits_and_their_readers(survey, running):
         key = (post["visit"], post["detector"])
         state = wait_finished(running, [key], 120)[key]
         assert state["state"] == "done", running.log("worker")
-        assert state["counts"]["withdrawn"] > 0
+        assert state["counts"]["withdrawn"] > 0 or detected.get(name) == 0
         detected[name] = state["counts"]["diaSources"]
     assert detected["again"] == detected["twice"] == len(own) > detected["fewer"] > detected["none"] == 0
     assert httpx.post(url, params={"reprocess": "sometimes"}, json=last).status_code == 422
