@@ -25,7 +25,7 @@ TOLERANCE = 0.02  # of its light in each pixel, that no model of a PSF is better
 SAMPLED = 3.0  # px: the light of stars with a smaller FWHM is aliased, and leaves more
 SEEN = 0.8  # of those pixels, that a star must have
 NEAREST = 12  # stars whose share is that of a place
-LEAST = 25  # stars: three odd ones (blends, stars that moved far) among fewer would be more than the gate's limit
+LEAST = 25  # stars: of fewer some odd ones (blends, stars that moved far) make a large share
 
 
 @dataclass(frozen=True)
