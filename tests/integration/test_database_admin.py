@@ -27,6 +27,7 @@ from migrations.run import migrate, pending
 from service.commands.main import app
 from tasks.errors import AlertProdError
 from tests.support.apdb_rows import REGION, at, rows
+from tests.support.databases import copied_database
 
 
 @pytest.fixture
@@ -169,74 +170,67 @@ def test_the_commands(database, tmp_path):
     assert json.loads(out) == []
 
 
-def test_migrations_say_what_they_will_do_and_give_way_to_work(postgres):
-    admin = postgres.uri.rsplit("/", 1)[0]
-    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
-        c.execute("CREATE DATABASE steps")
-    uri = f"{admin}/steps"
+@pytest.fixture
+def empty_database(postgres):
+    """The URI of a database without tables."""
+    with copied_database(f"{postgres.uri.rsplit('/', 1)[0]}/template1") as uri:
+        yield uri
+
+
+def test_migrations_say_what_they_will_do_and_give_way_to_work(empty_database):
     every = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013"]
-    assert [(s["revision"], s["direction"]) for s in pending(uri)] == [(r, "up") for r in every]
-    migrate(uri, "0001")
-    assert [s["revision"] for s in pending(uri)] == every[1:]
-    with psycopg.connect(uri) as busy:
+    assert [(s["revision"], s["direction"]) for s in pending(empty_database)] == [(r, "up") for r in every]
+    migrate(empty_database, "0001")
+    assert [s["revision"] for s in pending(empty_database)] == every[1:]
+    with psycopg.connect(empty_database) as busy:
         busy.execute('SELECT count(*) FROM "DiaSource"')  # a reader that stays
         with pytest.raises(Exception, match="lock timeout"):
-            migrate(uri)
-    assert [s["revision"] for s in pending(uri)] == every[1:]  # nothing half done
-    migrate(uri)
-    assert pending(uri) == []
-    assert [(s["revision"], s["direction"]) for s in pending(uri, "0001")] == [(r, "down") for r in every[:0:-1]]
-    migrate(uri, "0001")
-    migrate(uri)
-    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
-        c.execute("DROP DATABASE steps WITH (FORCE)")
+            migrate(empty_database)
+    assert [s["revision"] for s in pending(empty_database)] == every[1:]  # nothing half done
+    migrate(empty_database)
+    assert pending(empty_database) == []
+    assert [(s["revision"], s["direction"]) for s in pending(empty_database, "0001")] == [
+        (r, "down") for r in every[:0:-1]
+    ]
+    migrate(empty_database, "0001")
+    migrate(empty_database)
 
 
-def test_a_visit_that_was_withdrawn_before_the_migration_can_be_replaced_after_it(postgres):
+def test_a_visit_that_was_withdrawn_before_the_migration_can_be_replaced_after_it(empty_database):
     """Rows of the old schema: forced sources marked as withdrawn hold their keys; going back puts them there again."""
-    admin = postgres.uri.rsplit("/", 1)[0]
-    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
-        c.execute("CREATE DATABASE olddata")
-    uri = f"{admin}/olddata"
-    migrate(uri)
-    client = PostgresApdb(uri)
+    migrate(empty_database)
+    client = PostgresApdb(empty_database)
     o, s, f = rows(10)
     client.store(at(61001.0), o, s, f)
-    migrate(uri, "0003")
-    with psycopg.connect(uri, autocommit=True) as c:
+    migrate(empty_database, "0003")
+    with psycopg.connect(empty_database, autocommit=True) as c:
         c.execute('UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = 61002')
         c.execute('UPDATE "DiaForcedSource" SET "timeWithdrawnMjdTai" = 61002')
-    migrate(uri)
+    migrate(empty_database)
     again = s.assign(diaSourceId=s.diaSourceId + 500)
     client.store(at(61003.0), o, again, f.assign(psfFlux=5.0), replace=True)
-    with psycopg.connect(uri, autocommit=True) as c:
+    with psycopg.connect(empty_database, autocommit=True) as c:
         count = 'SELECT count(*) FROM "{}" WHERE "psfFlux" {} 5'
         assert c.execute(count.format("DiaForcedSource", "=")).fetchone() == (10,)
         assert c.execute(count.format("DiaForcedSourceWithdrawn", "<>")).fetchone() == (10,)
         assert c.execute('SELECT count(*) FROM "DiaSource" WHERE "timeWithdrawnMjdTai" IS NULL').fetchone() == (10,)
     client.close()
-    migrate(uri, "0003")
-    with psycopg.connect(uri, autocommit=True) as c:
+    migrate(empty_database, "0003")
+    with psycopg.connect(empty_database, autocommit=True) as c:
         assert c.execute('SELECT count(*) FROM "DiaForcedSource"').fetchone() == (10,)
         c.execute('TRUNCATE "StoreLedger"')  # rows that no ledger knows: there is a mark for them, which stays
     for revision in ("head", "0003", "head"):
-        migrate(uri, revision)
-    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
-        c.execute("DROP DATABASE olddata WITH (FORCE)")
+        migrate(empty_database, revision)
 
 
-def test_an_id_that_was_stored_before_the_migration_is_stored_once(postgres):
+def test_an_id_that_was_stored_before_the_migration_is_stored_once(empty_database):
     """A doubled id at another time, which no key of the tables refuses; also of rows that no entry of the ledger knows."""
-    admin = postgres.uri.rsplit("/", 1)[0]
-    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
-        c.execute("CREATE DATABASE oldids")
-    uri = f"{admin}/oldids"
-    migrate(uri)
-    client = PostgresApdb(uri)
+    migrate(empty_database)
+    client = PostgresApdb(empty_database)
     o, s, f = rows(10)
     client.store(at(61001.0), o, s, f)
-    migrate(uri, "0003")  # without the ranges
-    migrate(uri)
+    migrate(empty_database, "0003")  # without the ranges
+    migrate(empty_database)
     _, s2, f2 = rows(10, visit=2, seed=2)
     s2, f2 = s2.assign(midpointMjdTai=61002.5), f2.assign(midpointMjdTai=61002.5)
     free = f2.assign(diaForcedSourceId=f2.diaForcedSourceId + 10**6)
@@ -245,17 +239,15 @@ def test_an_id_that_was_stored_before_the_migration_is_stored_once(postgres):
     for sources, forced, name in ((mixed, free, "DiaSource"), (s2, doubled, "DiaForcedSource")):
         with pytest.raises(VisitConflict, match=f"{name}.*which is that of a source of visit 1, detector"):
             client.store(at(61003.0), o, sources, forced)
-    migrate(uri, "0003")
-    with psycopg.connect(uri, autocommit=True) as c:
+    migrate(empty_database, "0003")
+    with psycopg.connect(empty_database, autocommit=True) as c:
         c.execute('TRUNCATE "StoreLedger"')
     for revision in ("head", "0012", "head"):
-        migrate(uri, revision)
+        migrate(empty_database, revision)
     with pytest.raises(VisitConflict, match="which is that of a source of visit 1, detector"):
         client.store(at(61003.0), o, mixed, free)
     client.store(at(61003.0), o, s2, free)
     client.close()
-    with psycopg.connect(uri, autocommit=True) as c:
+    with psycopg.connect(empty_database, autocommit=True) as c:
         ids = 'SELECT count(*), count(DISTINCT "diaSourceId") FROM "DiaSource"'
         assert c.execute(ids).fetchone() == (20, 20)
-    with psycopg.connect(f"{admin}/postgres", autocommit=True) as c:
-        c.execute("DROP DATABASE oldids WITH (FORCE)")
