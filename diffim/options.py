@@ -60,6 +60,10 @@ _GATE: dict[str, tuple[float, str]] = {
     "maxStarFluxResidual": (0.06, "share of the flux of constant stars that is left, beyond the noise"),
     "maxStarPositionResidual": (0.1, "shift of the stars of the two images, beyond the noise, px"),
     "maxStarMisfitShare": (0.3, "share of the bright sources that do not subtract, each by itself"),
+    "maxStarMisfitLocalShare": (
+        0.5,
+        "that share in the poorest part of the frame, of twelve sources or a tenth of all",
+    ),
     "maxFootprintRatio": (0.2, "mean share of the light of the kernel stars that is left"),
     "maxFootprintRatioStdev": (0.4, "scatter of that share"),
     "maxDepthLoss": (0.9, "magnitudes that the depth falls short of what the two images allow"),

@@ -60,6 +60,11 @@ LIMITS: Mapping[str, Limit] = {
         "{value:.2f} of the bright sources do not subtract, more than {limit:g}: the PSF or the kernel is not right, most of all "
         "near x={starMisfitX:.0f}, y={starMisfitY:.0f}",
     ),
+    "starMisfitLocalShare": Limit(
+        "maxStarMisfitLocalShare",
+        "{value:.2f} of the bright sources near x={starMisfitX:.0f}, y={starMisfitY:.0f} do not subtract, more than {limit:g}: the "
+        "PSF or the kernel is not right there",
+    ),
     "maxPhi": Limit("maxPhi", "the whitening amplifies some frequencies by {value:.1f}, more than {limit:g}"),
     "kernelNoiseGain": Limit("maxNoiseGain", "the kernel multiplies the noise by {value:.1f}, more than {limit:g}"),
     "starFluxResidual": Limit(
