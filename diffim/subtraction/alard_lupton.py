@@ -21,18 +21,19 @@ from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.fft_tiles import Convolution, TileBounds, TileGrid, TileWindow, Transforms, paste, paste_sum
 from diffim.pixels.masked_image import LEAST_VARIANCE, MaskedImage, TileTarget
 from diffim.subtraction.noise_power import BLOCK, correlated_gain, noise_power, smooth_power
-from diffim.subtraction.within_tiles import Changes, KernelSlopes, inner, put
+from diffim.subtraction.whitening import PHI_SIZE, WhiteningSpectra, logarithms, noise_model, whitening_stamps
+from diffim.subtraction.within_tiles import KernelSlopes, inner, put
+from exposure.field import neighbours_2d
+from exposure.stamps import blend
 from exposure.threads import in_bands
-from tasks.arrays import F32, F64, Box
+from tasks.arrays import F32, F64, I64, Box
 
 __all__ = ["MAX_EXCESS", "Subtracted", "Subtraction", "excess_power", "sky_power"]
 
-PHI_SIZE = 31
-CELL = 3  # tiles over which the whitening is one
+CELL = 3  # tiles: side of the cells at whose centres whitening is made; variances go through one filter in each
 SAMPLE_TILES = 60  # enough to know the noise power
 MAX_EXCESS = 4.0
 FAINT = 1.5  # sigma: brighter light in the template leaves residuals that are no noise
-MAX_GAIN = 12.0  # of the whitening at any frequency
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,22 @@ class Subtraction:
         """Whitening stamps (rows, columns, S, S) of the cells: they change slowly."""
         kernels, side = self._cell_kernels, CELL * self.grid.tile
         u, c = (p.sky_levels(self.box, side).ravel() for p in (self.unconvolved, self.convolved))
-        phi = _whitening(kernels.reshape(-1, *kernels.shape[2:]), u, c, self.excess)
+        phi = whitening_stamps(kernels.reshape(-1, *kernels.shape[2:]), u, c, self.excess)
         return phi.reshape(*kernels.shape[:2], *phi.shape[1:])
+
+    def _cells_around(self, x: F64, y: F64) -> tuple[I64, F32]:
+        """Return the numbers of the cells (N, 4) around frame positions (N,), px, and their weights (N, 4).
+
+        The whitening is interpolated between cells: the light of a source does not depend on which of them it is in.
+        """
+        (rows, columns), side = self._cell_whitening.shape[:2], CELL * self.grid.tile
+        index, weight = neighbours_2d(x, y, (*self.box[:2], columns * side, rows * side), columns, rows)
+        return np.asarray(index, np.int64), weight.astype(np.float32)
+
+    @cached_property
+    def _cells_of_tiles(self) -> tuple[I64, F32]:
+        x, y = self.grid.centres()
+        return self._cells_around(x + self.box[0], y + self.box[1])
 
     @property
     def largest_gain(self) -> float:
@@ -117,10 +132,7 @@ class Subtraction:
         """Return the whitening stamps, shape (N, S, S), at frame positions (N,), px."""
         if not self.decorrelate:
             return np.ones((x.size, 1, 1), np.float32)
-        phi, side = self._cell_whitening, CELL * self.grid.tile
-        row = np.clip((y - self.box[1]) // side, 0, phi.shape[0] - 1).astype(int)
-        column = np.clip((x - self.box[0]) // side, 0, phi.shape[1] - 1).astype(int)
-        return np.asarray(phi[row, column], np.float32)
+        return _blended(self._cell_whitening, *self._cells_around(x, y))
 
     def run(self, *, want_matched: bool = True, rows: list[int] | None = None) -> Subtracted:
         """Return the difference; only some rows of tiles (the rest stays zero) when asked for."""
@@ -136,34 +148,35 @@ class Subtraction:
         self._kernels, self._cell_kernels  # noqa: B018 (made before the threads share them)
         subtract = _whitened_tiles if self.decorrelate else _plain_tiles
         if self.decorrelate:
-            self._cell_whitening  # noqa: B018
+            self._cells_of_tiles  # noqa: B018
         in_bands(lambda first, last: subtract(self, out, numbers[first:last]), len(numbers), least=1)
-        if rows is None:
+        if rows is None and grid.count > 1:
             self._follow_kernel(out)
+            if self.decorrelate:
+                self._follow_whitening(out)
         return out
 
     def _follow_kernel(self, out: Subtracted) -> None:
         """Put right, in place, what bright pixels lack as the kernel was one for each tile."""
-        grid = self.grid
-        if grid.count == 1:
-            return
-        slopes = KernelSlopes.of(grid, self._kernels)
-        images, noise = (self.convolved, self.unconvolved, self.box), (out.variance, abs(self.scale))
-        changed: list[Changes | None] = [None] * grid.count
-
-        def look(first: int, last: int) -> None:
-            for _, tile in grid.tiles(range(first, last)):
-                changed[tile.number] = slopes.changes(*images, noise, tile)
-
-        in_bands(look, grid.count, least=1)
-        x, y = (a.astype(np.float64) for a in grid.centres())
+        slopes = KernelSlopes.of(self.grid, self._kernels)
+        changed = slopes.all_changes(self.convolved, self.unconvolved, self.box, (out.variance, abs(self.scale)))
+        x, y = self.grid.centres()
         stamps = inner(self.whitening_at(x + self.box[0], y + self.box[1]))
         for changes, stamp in zip(changed, stamps, strict=True):
-            if changes is None or not changes.rows.size:
+            if not changes.rows.size:
                 continue
             put(changes, out.difference, stamp, -self.scale)
             if out.matched.size:
                 out.matched[changes.rows, changes.columns] += changes.values
+
+    def _follow_whitening(self, out: Subtracted) -> None:
+        """Put right, in place, what bright pixels of the difference lack as the whitening was one for each tile."""
+        cells = logarithms(self._cell_whitening.reshape(-1, PHI_SIZE, PHI_SIZE), BLOCK)
+        slopes = KernelSlopes.of(self.grid, _blended(cells, *self._cells_of_tiles))
+        origin, mask = self.box[:2], np.zeros(out.difference.shape, np.int32)
+        image = MaskedImage(out.difference, out.variance, mask, 0, origin)
+        for changes in slopes.all_changes(image, image, self.box, (out.variance, 1.0)):
+            out.difference[changes.rows, changes.columns] += changes.values
 
 
 _Filter = TypeVar("_Filter")
@@ -185,6 +198,11 @@ class _Filters(Generic[_Filter]):
         if key not in self._filters:
             self._filters[key] = self._make(ft, cell)
         return self._filters[key]
+
+
+def _blended(stamps: F32, cells: I64, weights: F32) -> F32:
+    """Return the sums (N, S, S) of four cells' stamps each, times their weights, both of shape (N, 4)."""
+    return np.asarray(blend(stamps.reshape(-1, *stamps.shape[-2:]), cells, weights))
 
 
 def _plain_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None:
@@ -209,15 +227,17 @@ def _whitened_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None
     filters = _Filters(
         lambda ft, cell: _noise_filters(ft, s._cell_kernels[cell], s._cell_whitening[cell], s.correlations)
     )
+    spectra = WhiteningSpectra(s._cell_whitening.reshape(-1, PHI_SIZE, PHI_SIZE), *s._cells_of_tiles)
     for ft, tile in s.grid.tiles(numbers):
-        f_phi, squares = filters.of(ft, tile)
+        squares = filters.of(ft, tile)
         u, vu, c, vc, work, more = ft.windows(6)
         fy, fx = tile.y + s.box[1], tile.x + s.box[0]
         s.unconvolved.window(fy - reach - half, fx - reach - half, u, vu)
         s.convolved.window(fy - reach, fx - reach, c, vc)
         variances = squares[0].run(vu, reach + half, tile, work), squares[1].run(vc, reach, tile, more)
         paste_sum(*variances, tile, out.variance, s.scale**2, LEAST_VARIANCE)
-        ft.subtract_product(ft.forward(u), ft.forward(c), ft.kernel(s._kernels[tile.number], work), f_phi)
+        phi = spectra.of(ft, tile, more)
+        ft.subtract_product(ft.forward(u), ft.forward(c), ft.kernel(s._kernels[tile.number], work), phi)
         paste(ft.back(u), 2 * reach, tile, out.difference, s.scale)
         if out.matched.size:
             paste(ft.back(c), half + reach, tile, out.matched)
@@ -225,40 +245,18 @@ def _whitened_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None
 
 def _noise_filters(
     ft: Transforms, kernel: F32, phi: F32, correlations: tuple[F64 | None, F64 | None]
-) -> tuple[F32, tuple[Convolution, Convolution]]:
-    """Return the spectrum of phi and the convolutions with phi^2 and (phi K)^2, times the gains of correlated noise."""
-    f_phi, side = ft.kernel(phi), kernel.shape[0] + phi.shape[0] - 1
+) -> tuple[Convolution, Convolution]:
+    """Return the convolutions with phi^2 and (phi K)^2, times the gains of correlated noise."""
+    side = kernel.shape[0] + phi.shape[0] - 1
     both = ft.kernel(kernel)
-    ft.back(ft.multiply(both, f_phi, both))
+    ft.back(ft.multiply(both, ft.kernel(phi), both))
     gains = correlated_gain(phi, correlations[0]), correlated_gain(both[:side, :side], correlations[1])
-    return f_phi, (Convolution(ft, gains[0] * phi**2), Convolution(ft, gains[1] * both[:side, :side] ** 2))
+    return Convolution(ft, gains[0] * phi**2), Convolution(ft, gains[1] * both[:side, :side] ** 2)
 
 
 def tile_side(height: int, width: int) -> int:
     """Return the side of tiles small enough for one kernel each: a small image varies as much as a large one."""
     return int(np.clip(min(height, width) // 16 // 16 * 16, 32, 192))
-
-
-def _noise_model(kernels: F32, u: F64, c: F64) -> F64:
-    """Return the noise power u + c |K(f)|^2 of U - K * C for white inputs, shape (N, BLOCK, BLOCK/2+1)."""
-    n, side = kernels.shape[0], kernels.shape[1]
-    cut = max(0, side - BLOCK + 1) // 2  # what lies further out is too smooth to matter to the whitening
-    side -= 2 * cut
-    wide = np.zeros((n, BLOCK, BLOCK))
-    wide[:, :side, :side] = kernels[:, cut : cut + side, cut : cut + side]
-    return np.asarray(u[:, None, None] + c[:, None, None] * np.abs(fft.rfft2(wide)) ** 2)
-
-
-def _whitening(kernels: F32, u: F64, c: F64, excess: F64 | None) -> F32:
-    """Return the real-space whitening stamps of sum 1."""
-    noise = _noise_model(kernels, u, c)
-    if excess is not None:
-        noise = noise * excess
-    phi = np.minimum(np.sqrt(noise[:, :1, :1] / noise), MAX_GAIN)
-    real = fft.fftshift(fft.irfft2(phi, (BLOCK, BLOCK)), axes=(1, 2))
-    low = BLOCK // 2 - PHI_SIZE // 2
-    stamp = real[:, low : low + PHI_SIZE, low : low + PHI_SIZE]
-    return np.asarray(stamp / stamp.sum(axis=(1, 2), keepdims=True), dtype=np.float32)
 
 
 def excess_power(unconvolved: MaskedImage, convolved: MaskedImage, kernel: SpatialKernel, box: Box) -> F64:
@@ -274,7 +272,7 @@ def excess_power(unconvolved: MaskedImage, convolved: MaskedImage, kernel: Spati
     measured = sky_power(lambda rows: plain.run(rows=rows), plain.grid, (unconvolved, convolved), box)
     side = max(height, width)
     level = [p.sky_levels(box, side)[0] for p in (unconvolved, convolved)]
-    model = _noise_model(kernel.kernels_at(x0 + width / 2, y0 + height / 2), level[0], level[1])[0]
+    model = noise_model(kernel.kernels_at(x0 + width / 2, y0 + height / 2), level[0], level[1])[0]
     return np.clip(measured / smooth_power(model), 1 / MAX_EXCESS, MAX_EXCESS)
 
 

@@ -24,7 +24,7 @@ __all__ = [
     "stamps_through",
 ]
 
-PSF_CELLS = 6
+PSF_CELLS = 12
 SPREADING = ("SAT_TEMPLATE", "SAT", "HIGH_VARIANCE")  # planes that a kernel carries along
 FILLED = ("BAD", "CR")  # of the image: by the template's light
 LEAST_WEIGHT = 0.01  # of a kernel: what a pixel with less does to another is lost in the noise

@@ -1,8 +1,11 @@
-"""What the kernel changes by within a tile, put right where stars are bright.
+"""What the kernel and the whitening change by within a tile, put right where stars are bright.
 
 Tiles are convolved with the kernel of their middle. Where PSFs vary by a per cent over an image that leaves a thousandth of a
 star at the edge of its tile: nothing on faint ones, a sigma on those of S/N 300 a pixel. With G_x and G_y how the kernel changes
 per pixel, (x - x_0) G_x * C + (y - y_0) G_y * C is lacking; it is summed directly for the few pixels that are bright.
+The whitening is one for a tile as well: with L = ln(phi) in the frequency domain and L_x, L_y how it changes, the difference D lacks
+(x - x_0) L_x * D + (y - y_0) L_y * D. Where constant stars were subtracted that is nothing; the flux of what is new would depend on
+where in a tile it is, by some thousandths.
 """
 
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ import numpy as np
 
 from diffim.pixels.fft_tiles import TileBounds, TileGrid
 from diffim.pixels.masked_image import MaskedImage
+from exposure.threads import in_bands
 from tasks.arrays import F32, F64, I32, Box
 from tasks.compiled import compiled
 
@@ -41,10 +45,13 @@ class KernelSlopes:
     ----------
     slopes
         Shape (tiles, 2, S, S): by how much per px in x and in y, turned by 180 degrees.
+    total
+        Sum of the kernel, about.
     """
 
     grid: TileGrid
     slopes: F32
+    total: float
 
     @cached_property
     def _middles(self) -> tuple[F64, F64]:
@@ -60,7 +67,24 @@ class KernelSlopes:
             np.gradient(turned, middle, axis=axis) if len(middle) > 1 else np.zeros_like(turned)
             for axis, middle in ((1, middles[0][0]), (0, middles[1][:, 0]))
         ]
-        return cls(grid, inner(np.stack(along, axis=2).astype(np.float32).reshape(-1, 2, size, size)))
+        return cls(
+            grid,
+            inner(np.stack(along, axis=2).astype(np.float32).reshape(-1, 2, size, size)),
+            float(np.median(kernels.sum((1, 2)))),
+        )
+
+    def all_changes(
+        self, convolved: MaskedImage, like: MaskedImage, box: Box, noise: tuple[F32, float]
+    ) -> list[Changes]:
+        """Return `changes` of every tile, found in threads."""
+        found: dict[int, Changes] = {}
+
+        def look(first: int, last: int) -> None:
+            for _, tile in self.grid.tiles(range(first, last)):
+                found[tile.number] = self.changes(convolved, like, box, noise, tile)
+
+        in_bands(look, self.grid.count, least=1)
+        return [found[k] for k in range(self.grid.count)]
 
     def changes(
         self, convolved: MaskedImage, like: MaskedImage, box: Box, noise: tuple[F32, float], tile: TileBounds
@@ -72,7 +96,7 @@ class KernelSlopes:
         convolved
             C; pixels that do not count count for nothing.
         like
-            U, which K * C is like: it tells where K * C is bright.
+            U, which K * C is like: where either of them and C is bright, K * C is. (What is new is in one image only.)
         box
             (x0, y0, width, height) in the frame: where the image of the tiles lies.
         noise
@@ -86,7 +110,7 @@ class KernelSlopes:
         n = _changes(
             (convolved.image, convolved.mask, np.int32(convolved.bits), *corner),
             (self.slopes[tile.number], np.float32(x), np.float32(y)),
-            (like.image, *other, variance, np.float32((BRIGHT / unit) ** 2)),
+            (like.image, *other, variance, np.float32((BRIGHT / unit) ** 2), np.float32(self.total)),
             tile.region,
             (rows, columns, values),
         )
@@ -95,10 +119,10 @@ class KernelSlopes:
 
 @compiled(fastmath={"reassoc", "contract"})
 def _any_above(light: Any, level: Any) -> bool:
-    """Whether any of some pixels in a row is above a level: without branches, in vectors."""
+    """Whether any of some pixels in a row is further from zero than a level: without branches, in vectors."""
     hits = np.int32(0)
     for i in range(light.shape[0]):
-        hits += np.int32(light[i] > level)
+        hits += np.int32(abs(light[i]) > level)
     return bool(hits > 0)
 
 
@@ -120,7 +144,7 @@ def _change(pixels: Any, mask: Any, bits: Any, slope: Any, dx: Any, dy: Any) -> 
 def _changes(convolved: Any, slopes: Any, noise: Any, region: Any, out: Any) -> int:
     """Write rows, columns and changes of the bright pixels of a region; returns how many they are."""
     (image, mask, bits, corner_y, corner_x), (slope, x0, y0) = convolved, slopes
-    like, other_y, other_x, variance, limit = noise
+    like, other_y, other_x, variance, limit, total = noise
     top, left, height, width = region
     rows, columns, values = out
     half, n = slope.shape[-1] // 2, 0
@@ -135,12 +159,17 @@ def _changes(convolved: Any, slopes: Any, noise: Any, region: Any, out: Any) -> 
         iy = y + corner_y
         for start in range(first, last, RUN):
             stop = min(start + RUN, last)
-            if not _any_above(like[y + other_y, start + other_x : stop + other_x], level):
+            bright = _any_above(like[y + other_y, start + other_x : stop + other_x], level)
+            if not (
+                bright
+                or _any_above(image[iy, start + corner_x : stop + corner_x], level / max(total, np.float32(1e-30)))
+            ):
                 continue
             for x in range(start, stop):
                 ix = x + corner_x
                 dx, dy = np.float32(x) - x0, np.float32(y) - y0
-                light = like[y + other_y, x + other_x] * min(max(abs(dx), abs(dy)) / reach, np.float32(1))
+                light = max(abs(like[y + other_y, x + other_x]), abs(total * image[iy, ix]))
+                light *= min(max(abs(dx), abs(dy)) / reach, np.float32(1))
                 if light > 0 and light * light > limit * variance[y, x]:
                     box = slice(iy - half, iy + half + 1), slice(ix - half, ix + half + 1)
                     rows[n], columns[n], values[n] = y, x, _change(image[box], mask[box], bits, slope, dx, dy)

@@ -1,4 +1,4 @@
-"""The kernel changes within a tile: bright stars are subtracted with that of their own place."""
+"""The kernel and the whitening change within a tile: bright stars are subtracted with those of their own place."""
 
 import numpy as np
 import pytest
@@ -54,3 +54,24 @@ def test_stars_away_from_the_middle_of_their_tile_leave_nothing(whiten, monkeypa
     assert max(left()) < 0.5
     monkeypatch.setattr("diffim.subtraction.within_tiles.BRIGHT", 1e9)  # one kernel a tile
     assert min(left()) > 2
+
+
+def test_what_is_in_one_image_only_does_not_depend_on_where_in_a_tile_it_is(monkeypatch):
+    """Each pixel next to a star that is in the convolved image only is that of the kernel and of the whitening there, by plain sums."""
+    after, before = images(3e4)
+    noise = np.broadcast_to(
+        np.linspace(1.0, 0.2, SIDE, dtype=np.float32), after.image.shape
+    ).copy()  # the whitening follows
+    empty = MaskedImage(np.zeros_like(after.image), noise, after.mask, 0, (0, 0))
+    made = Subtraction(empty, before, kernels_that_widen(), BOX)
+    around = np.arange(-2, 3)
+    star = np.arange(77, SIDE - 60, 37)
+    y, x = (a.ravel() for a in np.meshgrid(*[(star[:, None] + around).ravel()] * 2, indexing="ij"))
+    phi = made.whitening_at(x.astype(float), y.astype(float))
+    half = phi.shape[-1] // 2
+    windows = np.lib.stride_tricks.sliding_window_view(after.image, phi.shape[-2:])[y - half, x - half]
+    expected = -np.einsum("nij,nij->n", windows, phi[:, ::-1, ::-1])
+    assert phi[:, half, half].max() > 1.05 * phi[:, half, half].min()
+    assert np.abs(made.run().difference[y, x] - expected).max() < 4e-3 * np.abs(expected).max()
+    monkeypatch.setattr("diffim.subtraction.within_tiles.BRIGHT", 1e9)  # one kernel and one whitening a tile
+    assert np.abs(made.run().difference[y, x] - expected).max() > 7e-3 * np.abs(expected).max()
