@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from diffim.measurement.dipole_errors import ImageBehind, covariance_through, images_behind
 from diffim.pixels.masked_image import MaskedImage
+from diffim.pixels.stamp_convolution import stamps_through
 from exposure import Exposure
-from exposure.photometry import position_basis, psf_at_fixed_pixel
+from exposure.photometry import position_basis, psf_at_fixed_pixel, psf_images
 from exposure.photon_noise import MODEL
 from exposure.psf import Psf
 from exposure.stamps import sided
@@ -24,7 +25,7 @@ from tasks.arrays import F64, I64, nearest_pixels
 
 __all__ = ["fit_dipoles", "measure_dipoles"]
 
-SIDE = 25
+SIDE, CORE = 25, 13  # px: of the stamps, and of their middle that tells where light is
 PRE_WEIGHT = 0.25
 ITERATIONS, ONE_FLUX = 25, 8
 MAX_STEP, MAX_MOVE = 0.5, 4.0  # px
@@ -110,7 +111,7 @@ def fit_dipoles(
         layers.append(_layer(science, cx, cy, 1.0, True, False, PRE_WEIGHT, True))
     if template is not None:
         layer = _layer(template, cx, cy, template_unit, False, True, PRE_WEIGHT, True)
-        layers.append(replace(layer, off=_moved(difference, cx, cy)))
+        layers.append(replace(layer, off=_moved(difference, template, cx, cy)))
     lobes = np.stack([xp, yp, xn, yn], axis=1)  # positions, px
     start, far = lobes.copy(), _farthest(lobes)[:, None]
     parameters = np.zeros((cx.size, 6))
@@ -158,16 +159,25 @@ def _layer(
     )
 
 
-def _moved(difference: Exposure, cx: I64, cy: I64) -> F64:
-    """Return how far (2, N) px light of the template lies from where it is on the difference: the filters move it there."""
+def _moved(difference: Exposure, template: Exposure, cx: I64, cy: I64) -> F64:
+    """Return how far (2, N) px light of the template lies from where it is on the difference: the filters move it there.
+
+    By a fit of the difference's PSF, which the lobes are measured with, to that light: centroids would go by faint wings of the kernel.
+    """
+    x, y = cx.astype(np.float64), cy.astype(np.float64)
     noise = getattr(difference.psf, "photon_noise", None)
-    filters = None if noise is None else noise.filters_at(cx.astype(np.float64), cy.astype(np.float64))
+    filters = None if noise is None else noise.filters_at(x, y)
     if filters is None:
         return np.zeros((2, cx.size))
-    g = np.arange(filters.shape[-1]) - filters.shape[-1] // 2
-    total = filters.sum((2, 3))
-    middle = np.stack([(filters.sum(2) * g).sum(2), (filters.sum(3) * g).sum(2)]) / np.where(total > 0, total, np.inf)
-    return np.asarray(middle[:, :, 0] - middle[:, :, 1])
+    new, old = (psf_images(e.require_psf(), x, y) for e in (difference, template))
+    light = sided(stamps_through(old, filters[:, 1].astype(np.float32)), CORE).reshape(cx.size, -1)
+    basis = position_basis(new, CORE).reshape(3, cx.size, -1)
+    normal, right = np.einsum("knp,lnp->nkl", basis, basis), np.einsum("knp,np->nk", basis, light)
+    defined = np.isfinite(normal).all((1, 2)) & np.isfinite(right).all(1)
+    fitted = np.linalg.solve(
+        np.where(defined[:, None, None], normal, np.eye(3)), np.where(defined[:, None], right, 1)[..., None]
+    )
+    return np.where(defined, -fitted[:, 1:, 0].T / fitted[:, 0, 0], 0.0)
 
 
 def _solve(layers: list[_Layer], lobes: F64, cx: I64, cy: I64, one_flux: bool = False) -> tuple[list[F64], F64, F64]:

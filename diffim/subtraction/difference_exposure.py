@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from numpy import fft
 
+from diffim.pixels.stamp_convolution import stamps_through
 from diffim.subtraction.alard_lupton import Subtracted
 from exposure import Exposure, GridPsf, Psf
 from exposure.mask import flagged_pixels, plane_bits, spread_bits
@@ -21,7 +20,6 @@ __all__ = [
     "difference_psf",
     "pixel_reach",
     "reach_of",
-    "stamps_through",
 ]
 
 PSF_CELLS = 12
@@ -134,11 +132,3 @@ def difference_psf(science: Psf, box: Box, *filters: StampsAt) -> GridPsf:
     for kernels_at in filters:
         stamps = stamps_through(stamps, kernels_at(mx, my))
     return GridPsf(stamps, PSF_CELLS, PSF_CELLS, box)
-
-
-def stamps_through(stamps: F32, kernels: F32) -> F32:
-    """Convolve stamps, shape (N, S, S), with centred kernels, shape (N, K, K), one each; the result has the shape of the stamps."""
-    side, reach = stamps.shape[-1], kernels.shape[-1] // 2
-    full = cv2.getOptimalDFTSize(side + 2 * reach)
-    wide = fft.irfft2(fft.rfft2(stamps, (full, full)) * fft.rfft2(kernels, (full, full)), (full, full))
-    return np.asarray(wide[:, reach : reach + side, reach : reach + side], dtype=np.float32)

@@ -20,6 +20,7 @@ from diffim.matching.kernel_stars import kernel_stars
 from diffim.matching.psf_kernel import KernelGrid, psf_kernels
 from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.masked_image import MaskedImage
+from diffim.pixels.stamp_convolution import stamps_through
 from diffim.preparation import flux_unit_ratio
 from diffim.subtraction.alard_lupton import Subtracted, Subtraction, excess_power
 from diffim.subtraction.difference_exposure import (
@@ -30,7 +31,6 @@ from diffim.subtraction.difference_exposure import (
     difference_psf,
     pixel_reach,
     reach_of,
-    stamps_through,
 )
 from diffim.subtraction.noise_power import noise_autocorrelation, sky_correlation
 from diffim.subtraction.photon_noise import Light, LightPaths, variance_per_count, with_photon_noise

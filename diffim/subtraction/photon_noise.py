@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from diffim.matching.spatial_kernel import SpatialKernel
-from diffim.subtraction.difference_exposure import StampsAt, stamps_through
+from diffim.pixels.stamp_convolution import stamps_through
+from diffim.subtraction.difference_exposure import StampsAt
 from exposure import Exposure
 from exposure.photometry import position_basis, psf_images
 from exposure.photon_noise import (
