@@ -29,7 +29,7 @@ OFF = 3.5  # sigma
 LEAST_SCATTER, FIRST_SCATTER, MOST_SCATTER = 0.01, 0.02, 0.04  # of ratios, beyond noise
 ROUNDS, STEPS = 5, 8
 GAIN = 0.15  # of ln likelihood per source, by levels that vary over the image
-ANYWHERE = 0.5  # per ln ratio: density of those that changed
+CHANGE = 0.15  # ln ratio: scale of the changes of those that changed, in whose tails (Cauchy's) are new and lost ones
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,11 @@ def _steady(sources: Stars, first: tuple[F64, F64], second: tuple[F64, F64], amo
     spread, likelihood = _spread(ratio[rows] - level[rows], error[rows])
     side = max(float(np.ptp(sources.x)), float(np.ptp(sources.y)), 1.0)
     for turn in range(ROUNDS):
-        kept = rows[np.abs(ratio[rows] - level[rows]) < OFF * np.hypot(spread, error[rows])]
+        reach = MOST_SCATTER if turn == 1 else spread  # levels that vary are seen by stars that are off the one level
+        kept = rows[np.abs(ratio[rows] - level[rows]) < OFF * np.hypot(reach, error[rows])]
         if kept.size < FEW:
             break
-        positions, sigma = (sources.x[kept], sources.y[kept]), np.hypot(spread, error[kept])
+        positions, sigma = (sources.x[kept], sources.y[kept]), np.hypot(reach, error[kept])
         if turn:
             other = local_levels(sources.x, sources.y, positions, ratio[kept], sigma, side)
         else:
@@ -165,16 +166,18 @@ def _steady(sources: Stars, first: tuple[F64, F64], second: tuple[F64, F64], amo
 def _spread(own: F64, error: F64) -> tuple[float, float]:
     """Return by how much values (N,) of some errors (N,) scatter about 0 beyond those, and the ln likelihood of that.
 
-    Others may lie anywhere: the likelihood of both says which it are, so that those do not widen what they are held against.
+    Others changed, most by a little: the likelihood of both says which it are, so that those do not widen what they are held
+    against.
     """
     best, most = LEAST_SCATTER, -np.inf
+    changed = 1 / (np.pi * CHANGE * (1 + (own / CHANGE) ** 2))
     for spread in np.geomspace(LEAST_SCATTER, MOST_SCATTER, STEPS):
         sigma, share = np.hypot(spread, error), 0.5
         density = np.exp(-0.5 * (own / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
         for _ in range(ROUNDS):
-            share = float(np.mean(share * density / (share * density + (1 - share) * ANYWHERE)))
+            share = float(np.mean(share * density / (share * density + (1 - share) * changed)))
             share = min(max(share, 0.05), 0.99)
-        likelihood = float(np.log(share * density + (1 - share) * ANYWHERE).sum())
+        likelihood = float(np.log(share * density + (1 - share) * changed).sum())
         if likelihood > most:
             best, most = float(spread), likelihood
     return best, most

@@ -47,7 +47,8 @@ class Prior:
     error
         Residual that the constant part of the difference may leave on a star, as a fraction of its light, for each function.
     spatial
-        The same for each term of the part that varies over the image.
+        The same for each term of the part that varies over the image, those of its slopes: what varies is smooth, and terms of
+        degree n are smaller by 1 / n, so that they do not run away between the last stars and the rim.
     shift
         The same for all terms that move stars: PSF models do not tell where the stars lie.
     """
@@ -96,6 +97,11 @@ class KernelModel:
     def polynomials(self, x: F64, y: F64) -> F64:
         """Return the Chebyshev terms, shape (N, n), at frame positions (N,), px."""
         return chebyshev_terms(max(self.kernel_order, self.background_order), self.box, x, y)
+
+    @property
+    def degrees(self) -> I64:
+        """Total degrees of the polynomial terms."""
+        return np.asarray(chebyshev_orders(max(self.kernel_order, self.background_order)).sum(1))
 
     @cached_property
     def shifts(self) -> Flags:
@@ -168,6 +174,7 @@ class SpatialEquations:
         function, term = model.layout
         error = np.where(term > 0, prior.spatial, prior.error)
         error = np.where(model.shifts[function], np.maximum(error, prior.shift), error)
+        error = error / np.maximum(model.degrees[term], 1)
         weight = np.where((function > 0) & (function < model.functions), 1 / error, 0)
         metric = self.metric + LEAST_METRIC * np.diag(np.diag(self.metric))
         metric = metric[function[:, None], function[None, :]] * (term[:, None] == term[None, :])
