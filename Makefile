@@ -110,9 +110,11 @@ soak: setup
 conditions-test: setup
 	@ALERTPROD_CONDITIONS=300 $(PY) -m pytest tests/unit/diffim/test_drawn_conditions.py -s -o timeout=7200
 
-# 150 joint fits of small surveys drawn at random: each WCS within five formal errors, or it is said: about two minutes.
+# 150 joint fits of small surveys drawn at random, with rough headers and with other troubles: each WCS within five formal errors,
+# or it is said: about four minutes.
 joint-conditions-test: setup
-	@ALERTPROD_JOINT_CONDITIONS=150 $(ONE_THREAD) $(PY) -m pytest tests/unit/calibration/test_joint_conditions.py -s -o timeout=3000
+	@ALERTPROD_JOINT_CONDITIONS=150 ALERTPROD_JOINT_TROUBLES=150 $(ONE_THREAD) $(PY) -m pytest tests/unit/calibration/test_joint_conditions.py \
+		tests/unit/calibration/test_joint_troubles.py -s -o timeout=3000
 
 # 300 histories of visits, replacements, withdrawals and merges; 20 kills in the middle of a replacement.
 history-test: setup

@@ -265,8 +265,12 @@ def _apparent(out: MosaicSurvey, visit: MosaicVisit, dcr_mas: float) -> tuple[F6
 def _on_chips(optics: Optics, fx: F64, fy: F64) -> tuple[I64, I64, F64, F64]:
     """Return chip, star, x and y (px) of the stars at focal-plane positions (mm) that lie on a chip, chip after chip."""
     chips, stars, xs, ys = [], [], [], []
+    order = np.argsort(fx)  # NaN last
+    sorted_fx = fx[order]
     for number, d in optics.camera.detectors.items():
-        near = np.flatnonzero(np.hypot(fx - d.offset_mm[0], fy - d.offset_mm[1]) < 40.0)
+        columns = slice(*np.searchsorted(sorted_fx, (d.offset_mm[0] - 40.0, d.offset_mm[0] + 40.0)))
+        near = np.sort(order[columns])
+        near = near[np.abs(fy[near] - d.offset_mm[1]) < 40.0]
         x, y = optics.to_pixel(number, fx[near], fy[near])
         on = (x > 5) & (x < CHIP[0] - 6) & (y > 5) & (y < CHIP[1] - 6)
         chips.append(np.full(on.sum(), number))

@@ -12,7 +12,7 @@ from astropy.table import Row
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import JointcalConfig
 from calibration.joint.data import Images, Measurements
-from calibration.joint.io.selection import columns_needed, good_covariance, possible_flux, select_sources
+from calibration.joint.io.selection import columns_needed, good_covariance, positive_flux, possible_flux, select_sources
 from exposure import ExposureCatalog, VisitInfo
 from exposure.io.exposure_catalog import ExposureRecord
 from tasks.arrays import F64, I64, Flags
@@ -179,6 +179,7 @@ def _near(table: pd.DataFrame, box: I64) -> Flags:
 def _selected(tables: "Sequence[Any]", config: JointcalConfig) -> pd.DataFrame:
     """Return the good sources of all tables, with vx, vy, vxy (px^2) of their positions."""
     parts: list[pd.DataFrame] = []
+    n_bad = 0
     for table in tables:
         frame = _read_table(table, config)
         visits = ", ".join(map(str, np.unique(frame["visit"])[:5]))
@@ -188,15 +189,22 @@ def _selected(tables: "Sequence[Any]", config: JointcalConfig) -> pd.DataFrame:
             continue
         vx, vy, vxy, good = good_covariance(frame)
         good &= possible_flux(frame, config.sourceFluxType)
+        if config.doPhotometry:  # some are left out; a visit without any is refused by its fit
+            positive = positive_flux(frame, config.sourceFluxType)
+            good &= positive | ~positive.any()
         if not good.all():
             words = "visit %s: %d sources with NaN or impossible position errors or fluxes dropped"
             log.warning(words, visits, (~good).sum())
+            n_bad += int((~good).sum())
         parts.append(frame.assign(vx=vx, vy=vy, vxy=vxy)[good])
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if not len(table):
         raise JointCalibrationError(
             "No data to process: no source of any visit passes the selection; look at the config of sourceSelector "
             f"(signalToNoiseMinimum is {config.sourceSelector.signalToNoiseMinimum})"
+            if not n_bad
+            else f"No data to process: none of {n_bad} sources that pass the selection has finite pixels and position errors xErr, "
+            "yErr above zero"
         )
     return table
 

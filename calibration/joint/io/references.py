@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from scipy.spatial import cKDTree
 
 from calibration.errors import JointCalibrationError
 from calibration.joint.config import ReferenceConfig
@@ -27,6 +28,11 @@ log = logging.getLogger("alertprod.jointcal")
 _LARGEST_FLUX = 1e20  # nJy: no star is as bright
 _JULIAN = 365.25
 _LEAST_ERR = 0.1e-3  # arcsec; no catalogue is better, and a zero error would be an infinite weight
+_TWINS, _MANY_TWINS = (
+    0.5,
+    0.2,
+)  # arcsec, and the share of reference stars with another as near: fields have a few per cent
+_LEAST_OF_TWINS, _TWINS_LOOKED_AT = 10, 2000
 _HEAD_BYTES = 2**16
 _FRAME_KEYS = ("RADESYS", "RADECSYS", "EQUINOX")
 _TEXTS = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable"}
@@ -106,18 +112,19 @@ def load_references(table: pd.DataFrame, config: ReferenceConfig, circle: Circle
     need, mas = wanted.need, wanted.reference_err_mas
     moves = config.applyProperMotion
     check_units(table, errors=mas is None, motion=moves, parallax=moves and config.applyParallax)
-    vector = unit_vectors(
-        np.degrees(table.coord_ra.to_numpy(np.float64)), np.degrees(table.coord_dec.to_numpy(np.float64))
-    )
+    degrees = np.degrees(table[["coord_ra", "coord_dec"]].to_numpy(np.float64))
+    vector = unit_vectors(*np.where(np.isfinite(degrees), degrees, np.nan).T)
     inside = np.flatnonzero(circle.holds(vector) & np.isfinite(vector).all(1))
     part, vector = table.iloc[inside], vector[inside]
     error = _coordinate_errors(part, mas, need)
+    if need == "astrometry":
+        _warn_of_twins(vector)
     motion, motion_error, parallax = _motions(part, config)
     vector, error = _at_epoch(part, vector, error, motion, motion_error, wanted.epoch_mjd)
     flux, flux_err = _fluxes(part, config, wanted.filter_names, need)
     colour = _colour(part, wanted.colour_bands)
     out = References(vector, error, motion, motion_error, parallax, flux, flux_err, colour)
-    good = np.isfinite(out.error).all(1)
+    good = np.isfinite(np.column_stack([vector, error, motion, parallax])).all(1)
     if need == "photometry":
         with np.errstate(invalid="ignore"):
             good &= (flux > 0) & (flux < _LARGEST_FLUX) & (flux_err > 0) & (flux_err < _LARGEST_FLUX)
@@ -134,6 +141,23 @@ def load_references(table: pd.DataFrame, config: ReferenceConfig, circle: Circle
             f"around the images ({circle.where()}, radius {circle.radius:.3f} deg): {mend}"
         )
     return out
+
+
+def _warn_of_twins(vector: F64) -> None:
+    """Warn of a catalogue that holds its stars more than once, as of two releases: which of them is right, nothing tells."""
+    if len(vector) < _LEAST_OF_TWINS:
+        return
+    some = vector[:: 1 + len(vector) // _TWINS_LOOKED_AT]
+    distance = np.asarray(cKDTree(vector).query(some, k=2)[0])[:, 1] / ARCSEC
+    twins = float((distance < _TWINS).mean())
+    if twins > _MANY_TWINS:
+        log.warning(
+            "the reference catalogue seems to hold its stars more than once: %.0f %% of them lie within %s arcsec of another "
+            "(typically %.3f); the WCS follow either of two",
+            100 * twins,
+            _TWINS,
+            float(np.median(distance[distance < _TWINS])),
+        )
 
 
 def _coordinate_errors(table: pd.DataFrame, mas: float | None, need: str) -> F64:
@@ -169,7 +193,8 @@ def _motions(table: pd.DataFrame, config: ReferenceConfig) -> tuple[F64, F64, F6
         return zero, zero.copy(), np.zeros(n)
 
     def column(name: str) -> F64:
-        return np.nan_to_num(table[name].to_numpy(np.float64)) / ARCSEC if name in table else np.zeros(n)
+        values = table[name].to_numpy(np.float64) if name in table else np.zeros(n)
+        return np.where(np.isnan(values), 0.0, values) / ARCSEC
 
     motion = np.stack([column("pm_ra"), column("pm_dec")], axis=1)
     error = np.stack([column("pm_raErr"), column("pm_decErr")], axis=1)
@@ -190,14 +215,15 @@ def _at_epoch(
             "moved to the time of the images: add the epoch, or set astrometryRefs.applyProperMotion=False"
         )
     years = (epoch_mjd - epochs_mjd(table)) / _JULIAN
-    years = np.nan_to_num(years)
+    years = np.where(np.isnan(years), 0.0, years)
     east, north = tangent_frames(vector)
-    speed = np.hypot(motion[:, 0], motion[:, 1])
-    unit = motion / np.where(speed > 0, speed, 1.0)[:, None]
-    along = unit[:, :1] * east + unit[:, 1:] * north
-    angle = (speed * years * ARCSEC)[:, None]
-    moved = vector * np.cos(angle) + along * np.sin(angle)
-    return moved, np.hypot(error, motion_error * years[:, None])
+    with np.errstate(invalid="ignore", over="ignore"):  # what is infinite in the catalogue is not finite here
+        speed = np.hypot(motion[:, 0], motion[:, 1])
+        unit = motion / np.where(speed > 0, speed, 1.0)[:, None]
+        along = unit[:, :1] * east + unit[:, 1:] * north
+        angle = (speed * years * ARCSEC)[:, None]
+        moved = vector * np.cos(angle) + along * np.sin(angle)
+        return moved, np.hypot(error, motion_error * years[:, None])
 
 
 def _fluxes(table: pd.DataFrame, config: ReferenceConfig, names: Sequence[str], need: str) -> tuple[F64, F64]:

@@ -9,7 +9,7 @@ from calibration.errors import JointCalibrationError
 from calibration.joint.config import SourceSelectorConfig
 from tasks.arrays import F64, Flags
 
-__all__ = ["columns_needed", "good_covariance", "possible_flux", "select_sources"]
+__all__ = ["columns_needed", "good_covariance", "positive_flux", "possible_flux", "select_sources"]
 
 log = logging.getLogger("alertprod.jointcal")
 REQUIRED = ("visit", "detector", "sourceId", "x", "xErr", "y", "yErr")
@@ -101,6 +101,12 @@ def possible_flux(table: pd.DataFrame, flux_type: str) -> Flags:
                 (value > _LARGEST_FLUX) | (sigma > _LARGEST_FLUX) | ((sigma > 0) & (value > _LARGEST_RATIO * sigma))
             )
     return out
+
+
+def positive_flux(table: pd.DataFrame, flux_type: str) -> Flags:
+    """Return which rows (N,) have a flux and an error above zero, as a fit of fluxes needs them."""
+    names = (f"{flux_type}_instFlux", f"{flux_type}_instFluxErr")
+    return np.asarray((table[[*names]].to_numpy(np.float64) > 0).all(1))
 
 
 def good_covariance(table: pd.DataFrame) -> tuple[F64, F64, F64, Flags]:

@@ -112,7 +112,7 @@ class Hooks:
     check
         Raises when the model is impossible; after each stage and round.
     between
-        After the stages (errors may be frozen here).
+        After the stages, and again at the minimum that they lead to (errors may be frozen here).
     watch
         With (label, problem, evaluation) before and after the stages, after each of them, and at the end.
     """
@@ -158,8 +158,12 @@ class _Fit:
             minimize(problem, stars=stars, model=model, huber=huber, max_passes=_STAGE_PASSES, tolerance=_STAGE)
             self._judged(label)
         self._watch("postinit", None)
-        if self.hooks.between is not None:
-            self.hooks.between()
+        if (
+            freeze := self.hooks.between
+        ) is not None:  # where the stages end is a matter of their way, a minimum is not
+            freeze()
+            self._minimize(huber)
+            freeze()
         self._minimize(huber)
         self._watch("final", self._reject(self._judged(self.settings.label)))
         report.n_references_kept = self._tied()
