@@ -191,12 +191,16 @@
       if (source) for (const image of triplet.querySelectorAll("img")) { image.hidden = false; image.src = `/v1/sources/${source}/stamps/${image.dataset.which}`; }
     }, 90);
   }
-  document.querySelectorAll("#triplet img").forEach((image) => image.addEventListener("error", () => {
-    if (image.className === "over") { image.hidden = true; return; } // a cutout without WCS
-    document.getElementById("trip-none").hidden = false;
-    document.getElementById("triplet").hidden = true;
-    document.getElementById("trip-gif").hidden = true;
-  }));
+  document.querySelectorAll("#triplet img").forEach((image) => {
+    const lacking = () => {
+      if (image.className === "over") { image.hidden = true; return; } // a cutout without WCS
+      document.getElementById("trip-none").hidden = false;
+      document.getElementById("triplet").hidden = true;
+      document.getElementById("trip-gif").hidden = true;
+    };
+    image.addEventListener("error", lacking);
+    if (image.complete && !image.naturalWidth) lacking(); // it was asked for before this script was there
+  });
 
   // blink: one cutout in the place of the other
   const blink = document.getElementById("trip-blink"), figures = [...document.querySelectorAll("#triplet figure")];

@@ -24,7 +24,7 @@ visit_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST_SOURCES = 2000
 SHOWN = 200  # of them in the table, the most significant
 MOST_HISTORY = 2000  # ccdVisits of the same instrument and band, the newest
-_SOURCES = f'SELECT {COLUMNS} FROM "DiaSource" WHERE visit = %s AND detector = %s ORDER BY snr DESC NULLS LAST LIMIT %s'
+_SOURCES = f'SELECT {COLUMNS} FROM "DiaSource" WHERE visit = %s AND detector = %s ORDER BY snr DESC NULLS LAST, "diaSourceId" LIMIT %s'
 _COUNT = 'SELECT count(*) AS n FROM (SELECT FROM "DiaSource" WHERE visit = %s AND detector = %s LIMIT %s) s'
 _HISTORY = (
     'SELECT q.metrics FROM "VisitQuality" q JOIN "VisitLedger" l USING (visit, detector) WHERE l.instrument = %s AND '
