@@ -1,6 +1,6 @@
 """The page of one object: its light curve, the cutouts of its detections, statistics, neighbours, history."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -15,23 +15,33 @@ from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, reading
 from service.pages.visits.classes import CLASS_WORDS, COLUMNS, SNR_WORDS, describe_source, longest_point
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = ["object_pages"]
 
 object_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 NEAR_ARCSEC = 30.0
+MOST = 200_000  # points that are read for the picture
 SHOWN = 100  # detections of the table, the newest
-DRAWN = 400  # points of the picture for readers without scripts
+DRAWN = 400  # points of the picture for readers without scripts: means of more are drawn for those who ask
+CORRECTED = 5000  # detections whose corrections are looked for, the newest
 BANDS = "ugrizy"
 _VERSIONS = (
     'SELECT "validityStartMjdTai" AS start, "validityEndMjdTai" AS "end", "nDiaSources" AS n, ra, dec FROM "DiaObject" WHERE '
     '"diaObjectId" = %s ORDER BY "validityStartMjdTai" DESC LIMIT 50'
 )
+_NEWEST = (
+    'SELECT "diaSourceId" AS id, visit, detector, "midpointMjdTai" AS mjd, count(*) OVER () AS n FROM "DiaSource" WHERE "diaObjectId" = %s '
+    f'AND "timeWithdrawnMjdTai" IS NULL ORDER BY "midpointMjdTai" DESC, visit DESC, detector DESC LIMIT {CORRECTED}'
+)
+_FORCED = 'SELECT count(*) AS n FROM "DiaForcedSource" WHERE "diaObjectId" = %s AND "timeWithdrawnMjdTai" IS NULL'
 _WHAT = (
     f'SELECT {COLUMNS}, visit, detector, band, "midpointMjdTai" AS mjd, "scienceFlux" AS total, "scienceFluxErr" AS "totalError", '
     "(SELECT (q.metrics->>'seeingArcsec')::float8 FROM \"VisitQuality\" q WHERE q.visit = d.visit AND q.detector = d.detector) AS seeing "
-    'FROM "DiaSource" d WHERE "diaObjectId" = %s AND "midpointMjdTai" >= %s AND "timeWithdrawnMjdTai" IS NULL '
-    'ORDER BY "midpointMjdTai" DESC, visit DESC, detector DESC LIMIT %s'
+    'FROM "DiaSource" d WHERE "diaSourceId" = ANY(%s) AND "midpointMjdTai" >= %s AND "timeWithdrawnMjdTai" IS NULL '
+    'ORDER BY "midpointMjdTai" DESC, visit DESC, detector DESC'
 )
 _CORRECTIONS = (
     'SELECT c."diaSourceId" AS source, c."oldDiaObjectId" AS old, c."newDiaObjectId" AS new, c.visit, c.detector, c.kind, c.reason, '
@@ -41,8 +51,8 @@ _CORRECTIONS = (
 
 
 @object_pages.get("/object/{object_id}")
-def one_object(object_id: int, request: Request, shared: Pages) -> HTMLResponse:
-    """One DiaObject."""
+def one_object(object_id: int, request: Request, shared: Pages, drawn: bool = False) -> HTMLResponse:
+    """One DiaObject; `drawn`: with the picture of its light curve, however many points that has."""
     with reading(shared.database) as cursor:
         row = cursor.execute(
             'SELECT * FROM "DiaObject" WHERE "diaObjectId" = %s AND "validityEndMjdTai" IS NULL', (object_id,)
@@ -50,25 +60,27 @@ def one_object(object_id: int, request: Request, shared: Pages) -> HTMLResponse:
         if row is None:
             raise NotFound(f"there is no object {object_id}")
         versions = cursor.execute(_VERSIONS, (object_id,)).fetchall()
-    points = points_of(shared, object_id, 200_000)
-    detections = points[~points.forced.astype(bool)]
-    ids = [int(v) for v in detections.diaSourceId.dropna()][-5000:]
-    with reading(shared.database) as cursor:
-        corrections = cursor.execute(_CORRECTIONS, (ids, object_id, object_id)).fetchall()
-        since = float(detections.midpointMjdTai.iloc[-SHOWN:].min()) if len(detections) else 0.0
-        sources = cursor.execute(_WHAT, (object_id, since, SHOWN)).fetchall()
+        newest = cursor.execute(_NEWEST, (object_id,)).fetchall()
+        forced = int(next(iter(cursor.execute(_FORCED, (object_id,))))["n"])
+        corrections = cursor.execute(_CORRECTIONS, ([n["id"] for n in newest], object_id, object_id)).fetchall()
+        since = newest[:SHOWN][-1]["mjd"] if newest else 0.0  # which partitions they are in
+        sources = cursor.execute(_WHAT, ([n["id"] for n in newest[:SHOWN]], since)).fetchall()
     for source in sources:
         describe_source(source, longest_point(source["seeing"]))
-    few = points if len(points) <= DRAWN else binned(points, float(np.ptp(points.midpointMjdTai)) / DRAWN * 4)
-    last = detections.iloc[-1] if len(detections) else None
+    points = forced + (newest[0]["n"] if newest else 0)
+    plot = curve_plot(_few(points_of(shared, object_id, MOST))) if drawn or points <= DRAWN else None
     return page(
         request, "object.html", it=row, object_id=object_id, versions=versions, corrections=corrections,
-        points=len(points), forced=int(points.forced.sum()), plot=curve_plot(few), cut=len(points) > DRAWN,
-        last=None if last is None else {"id": int(last.diaSourceId), "visit": int(last.visit), "detector": int(last.detector)},
+        points=points, forced=forced, plot=plot, cut=points > DRAWN, last=newest[0] if newest else None,
         bands=_by_band(row), near=_near(shared, object_id, float(row["ra"]), float(row["dec"])),
         near_arcsec=NEAR_ARCSEC, elsewhere=_elsewhere(float(row["ra"]), float(row["dec"])),
         sources=sources, class_words=CLASS_WORDS, snr_words=SNR_WORDS,
     )  # fmt: skip
+
+
+def _few(points: "pd.DataFrame") -> "pd.DataFrame":
+    """Return points, or means of bins of time where they are too many."""
+    return points if len(points) <= DRAWN else binned(points, float(np.ptp(points.midpointMjdTai)) / DRAWN * 4)
 
 
 def _by_band(row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -11,15 +11,20 @@
     addEventListener("load", () => setTimeout(resolve, 1000)); // a page that nobody looks at is not painted
   });
   const loaded = new Promise((resolve) => addEventListener("load", resolve));
-  const { htmx: address, seen } = document.currentScript.dataset;
-  painted.then(() => document.documentElement.classList.add("loaded"));
-  const ready = Promise.all([painted, loaded]).then(() => new Promise((resolve) => { // htmx begins at once only in a complete page
-    if (!address) { resolve(); return; }
+  const { htmx: address, seen, after } = document.currentScript.dataset;
+  const load = (source) => new Promise((resolve) => {
     const script = document.createElement("script");
+    script.async = false; // one after the other
     script.onload = script.onerror = resolve;
-    script.src = address;
+    script.src = source;
     document.head.append(script);
-  }));
+  });
+  painted.then(() => {
+    document.documentElement.classList.add("loaded");
+    after.split(" ").filter(Boolean).forEach(load);
+    requestAnimationFrame(() => requestAnimationFrame(() => performance.mark("shown"))); // what waited is on the screen too
+  });
+  const ready = Promise.all([painted, loaded]).then(() => address && load(address)); // htmx begins at once only in a complete page
   // a button that htmx serves may be pressed before it is there: it is pressed again then
   const early = new Set();
   const remember = (event) => { const button = event.target.closest("button[hx-post]"); if (button) early.add(button); };

@@ -2,8 +2,15 @@
 "use strict";
 (() => {
   const box = document.getElementById("curve");
-  if (!box || !window.uPlot) return;
-  const id = box.dataset.object, tools = document.getElementById("curve-tools"), note = document.getElementById("curve-note");
+  if (!box) return;
+  const tools = document.getElementById("curve-tools");
+  const asWithoutScripts = () => { // what readers without scripts see
+    tools.classList.remove("awaited");
+    const picture = box.querySelector("noscript");
+    if (picture) picture.outerHTML = picture.textContent;
+  };
+  if (!window.uPlot) { asWithoutScripts(); return; }
+  const id = box.dataset.object, note = document.getElementById("curve-note");
   const want = { y: "flux", of: "psf", detections: true, forced: true, fainter: true, limits: true, days: 0, fold: false, bands: new Set() };
   const ZERO = 31.4; // magnitude of 1 nJy
   const POINT = 0, LIMIT = 1, FAINTER = 2; // FAINTER: a negative flux, drawn at the magnitude of its amount
@@ -141,6 +148,7 @@
       series: [{}, { paths: () => null, points: { show: false } }],
       hooks: { draw: [paint], setCursor: [(u) => { if (u.cursor.idx != null && u.cursor.left >= 0) near(u); }] },
     }, [shown.x, shown.y], box);
+    performance.mark("shown");
     box.dataset.painted = (performance.now() - begin).toFixed(1);
     note.textContent = told() + (table.binDays ? `, means of bins of ${table.binDays.toPrecision(3)} d` : "") + (shown.fold ? ", folded" : "");
   }
@@ -183,12 +191,16 @@
       if (source) for (const image of triplet.querySelectorAll("img")) { image.hidden = false; image.src = `/v1/sources/${source}/stamps/${image.dataset.which}`; }
     }, 90);
   }
-  document.querySelectorAll("#triplet img").forEach((image) => image.addEventListener("error", () => {
-    if (image.className === "over") { image.hidden = true; return; } // a cutout without WCS
-    document.getElementById("trip-none").hidden = false;
-    document.getElementById("triplet").hidden = true;
-    document.getElementById("trip-gif").hidden = true;
-  }));
+  document.querySelectorAll("#triplet img").forEach((image) => {
+    const lacking = () => {
+      if (image.className === "over") { image.hidden = true; return; } // a cutout without WCS
+      document.getElementById("trip-none").hidden = false;
+      document.getElementById("triplet").hidden = true;
+      document.getElementById("trip-gif").hidden = true;
+    };
+    image.addEventListener("error", lacking);
+    if (image.complete && !image.naturalWidth) lacking(); // it was asked for before this script was there
+  });
 
   // blink: one cutout in the place of the other
   const blink = document.getElementById("trip-blink"), figures = [...document.querySelectorAll("#triplet figure")];
@@ -207,7 +219,7 @@
 
   async function load() {
     const answer = await fetch(`/v1/objects/${id}/curve?days=${want.days}`);
-    if (!answer.ok) { note.textContent = (await answer.json()).detail; return; }
+    if (!answer.ok) { note.textContent = (await answer.json()).detail; if (!table) asWithoutScripts(); return; }
     table = await answer.json();
     const bands = [...new Set(table.columns.band)].sort((a, b) => "ugrizy".indexOf(a) - "ugrizy".indexOf(b));
     if (!want.bands.size) {

@@ -22,8 +22,10 @@ __all__ = ["PART", "Look", "LookOfImages", "metrics_of", "row_of", "sources_of",
 visit_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 MOST_SOURCES = 2000
+SHOWN = 200  # of them in the table, the most significant
 MOST_HISTORY = 2000  # ccdVisits of the same instrument and band, the newest
-_SOURCES = f'SELECT {COLUMNS} FROM "DiaSource" WHERE visit = %s AND detector = %s ORDER BY snr DESC NULLS LAST LIMIT %s'
+_SOURCES = f'SELECT {COLUMNS} FROM "DiaSource" WHERE visit = %s AND detector = %s ORDER BY snr DESC NULLS LAST, "diaSourceId" LIMIT %s'
+_COUNT = 'SELECT count(*) AS n FROM (SELECT FROM "DiaSource" WHERE visit = %s AND detector = %s LIMIT %s) s'
 _HISTORY = (
     'SELECT q.metrics FROM "VisitQuality" q JOIN "VisitLedger" l USING (visit, detector) WHERE l.instrument = %s AND '
     'l.band IS NOT DISTINCT FROM %s ORDER BY l."midpointMjdTai" DESC NULLS LAST LIMIT %s'
@@ -61,7 +63,8 @@ def one_visit(visit: int, detector: int, request: Request, shared: Pages, look: 
     row = row_of(shared, visit, detector)
     with reading(shared.database) as cursor:
         own = metrics_of(cursor, visit, detector)
-        sources = sources_of(cursor, visit, detector, own)
+        sources = sources_of(cursor, visit, detector, own, SHOWN)
+        found = next(iter(cursor.execute(_COUNT, (visit, detector, MOST_SOURCES))))["n"]
         history = [r["metrics"] for r in cursor.execute(_HISTORY, (row["instrument"], row["band"], MOST_HISTORY))]
         outbox = cursor.execute(_OUTBOX, (visit, detector)).fetchall()
         beside = [
@@ -69,7 +72,7 @@ def one_visit(visit: int, detector: int, request: Request, shared: Pages, look: 
             for sign, order in (("<", "DESC"), (">", "ASC"))
         ]
     return page(
-        request, "visit.html", row=row, told=describe(row), sources=sources, most=MOST_SOURCES,
+        request, "visit.html", row=row, told=describe(row), sources=sources, found=found, most=MOST_SOURCES,
         class_words=CLASS_WORDS, snr_words=SNR_WORDS, metrics=_against(own, history),
         outbox=outbox, steps=[(n, row["seconds"][n]) for n in in_order(row["seconds"] or {})], order=STEPS, budget=BUDGET_S,
         earlier=beside[0], later=beside[1], look=look, stretch=look.stretch, span=look.span, mask=look.mask, counted=len(history),
@@ -91,10 +94,10 @@ def row_of(shared: Pages, visit: int, detector: int) -> dict[str, Any]:
 
 
 def sources_of(
-    cursor: psycopg.Cursor[dict[str, Any]], visit: int, detector: int, metrics: dict[str, Any]
+    cursor: psycopg.Cursor[dict[str, Any]], visit: int, detector: int, metrics: dict[str, Any], most: int = MOST_SOURCES
 ) -> list[dict[str, Any]]:
     """Return the most significant sources of a ccdVisit with these metrics, each with its class."""
-    sources = cursor.execute(_SOURCES, (visit, detector, MOST_SOURCES)).fetchall()
+    sources = cursor.execute(_SOURCES, (visit, detector, most)).fetchall()
     longest = longest_point(metrics.get("seeingArcsec"))
     for source in sources:
         describe_source(source, longest)

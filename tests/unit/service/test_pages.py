@@ -22,6 +22,7 @@ from service.pages.live import look
 from service.pages.nights import page as night_page
 from service.pages.nights.facts import Night, night_of, nights
 from service.pages.nights.mosaic import mosaic
+from service.pages.objects import page as object_page
 from service.pages.objects.compass import compass_svg
 from service.pages.objects.curve import binned
 from service.pages.objects.periods import strongest_periods
@@ -500,6 +501,28 @@ def test_objects_to_begin_with_are_each_shown_once_in_the_order_of_choice(databa
     night = " ".join(ask("GET", "/night/61000", headers=HTML).text.split())
     assert "MJD 61000" in night
     assert "1 never came" in " ".join(ask("GET", "/night/61001", headers=HTML).text.split())
+
+
+def test_a_long_light_curve_is_counted_and_drawn_for_those_who_ask(database, tmp_path, monkeypatch):
+    ask, _ = asker(tmp_path / "uploads", database_uri=database.uri)
+    with database.session() as connection:
+        ensure_months(connection, 61001.5)
+        store_rows(connection)
+        which = 'SELECT "midpointMjdTai", visit, detector FROM "DiaSource" WHERE "diaObjectId" = %s'
+        _, last, detector = max(connection.execute(which, (OBJECT,)).fetchall())
+
+    def shown(address):
+        text = ask("GET", address, headers=HTML).text
+        assert "45 detections and 0 forced points" in text
+        assert f"visit {last} · {detector}</a>" in text  # of which cutouts are shown
+        return text.count('class="filled"'), f"/object/{OBJECT}?drawn=true" in text, "drawn as means" in text
+
+    assert shown(f"/object/{OBJECT}") == (45, False, False)
+    monkeypatch.setattr(object_page, "DRAWN", 44)
+    assert shown(f"/object/{OBJECT}") == (0, True, False)
+    points, _, means = shown(f"/object/{OBJECT}?drawn=true")
+    assert 0 < points <= 45
+    assert means
 
 
 def test_a_page_is_told_why_nothing_is_made_and_others_when_too_much_is():
