@@ -82,7 +82,8 @@ delivery-test: setup
 overlap-test: setup
 	@ALERTPROD_OVERLAP_ROUNDS=500 $(PY) -m pytest tests/integration/test_overlap.py -o timeout=3000
 
-# 100 histories of late frames, archives, drops and restores, and 20 archives that are killed: about 5 minutes.
+# 100 new histories of late frames, archives, drops and restores, and 20 archives that are killed: about 5 minutes. A failure
+# tells its seed: ALERTPROD_HISTORY_SEED plays the same histories again.
 archive-test: setup
 	@ALERTPROD_ARCHIVE_HISTORIES=100 ALERTPROD_ARCHIVE_KILLS=20 $(PY) -m pytest tests/integration/test_archive.py -o timeout=3000
 
@@ -116,7 +117,7 @@ joint-conditions-test: setup
 	@ALERTPROD_JOINT_CONDITIONS=150 ALERTPROD_JOINT_TROUBLES=150 $(ONE_THREAD) $(PY) -m pytest tests/unit/calibration/test_joint_conditions.py \
 		tests/unit/calibration/test_joint_troubles.py -s -o timeout=3000
 
-# 300 histories of visits, replacements, withdrawals and merges; 20 kills in the middle of a replacement.
+# 300 new histories of visits, replacements, withdrawals and merges (seeds as above); 20 kills in the middle of a replacement.
 history-test: setup
 	@ALERTPROD_HISTORIES=300 ALERTPROD_REPLACE_KILLS=20 $(PY) -m pytest tests/integration/test_take_back.py -s -o timeout=3000
 

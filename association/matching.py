@@ -67,12 +67,13 @@ def associate(
     AssociationError
         Ids that are no integers.
     DuplicateRecords
-        A source id that occurs twice.
+        An id of a source, or of an object, that occurs twice.
     """
     _check_ids(diaSources, diaObjects)
-    again = diaSources.diaSourceId[diaSources.diaSourceId.duplicated()]
-    if len(again):
-        raise DuplicateRecords(f"{len(again)} ids (first: {int(again.iloc[0])}) are twice in the input")
+    for ids_given, what in ((diaSources.diaSourceId, "the input"), (diaObjects.diaObjectId, "the objects")):
+        again = ids_given[ids_given.duplicated()]
+        if len(again):
+            raise DuplicateRecords(f"{len(again)} ids (first: {int(again.iloc[0])}) are twice in {what}")
     out = _with_position(diaSources).copy()
     ids = np.zeros(len(out), dtype=diaObjects.diaObjectId.to_numpy().dtype if len(diaObjects) else np.int64)
     pairs, is_likelihood = _scored(

@@ -12,7 +12,7 @@ from itertools import count
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import sql
 
@@ -30,8 +30,10 @@ from apdb.visit.take_back import take_back
 from migrations.run import migrate
 from tests.integration.test_database_admin import alertprod
 from tests.support.apdb_rows import at, rows
+from tests.support.drawn import drawn, tell_seed
 
-HISTORIES = int(os.environ.get("ALERTPROD_ARCHIVE_HISTORIES", "6"))
+HISTORIES_OF_CI = 6
+HISTORIES = int(os.environ.get("ALERTPROD_ARCHIVE_HISTORIES", str(HISTORIES_OF_CI)))
 KILLS = int(os.environ.get("ALERTPROD_ARCHIVE_KILLS", "3"))
 WAITS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 IDS = {"DiaSource": "diaSourceId", "DiaForcedSource": "diaForcedSourceId"}
@@ -137,9 +139,10 @@ STEPS = st.lists(
 def test_any_order_of_late_frames_archives_drops_and_restores_gives_the_truth(database, tmp_path):
     client, visits, starts = PostgresApdb(database.uri), count(1), count(50_010, 100)
 
-    @settings(max_examples=HISTORIES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @drawn(HISTORIES, HISTORIES_OF_CI)
     @given(STEPS)
     def histories(steps):
+        tell_seed()
         survey = Survey(database, client, tmp_path, float(next(starts)), visits)
         # as the worst begins: a month that was archived and dropped
         for name, month in [("store", 0), ("archive", 0), ("drop", 0), *steps]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import psycopg
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given
 from hypothesis import strategies as st
 from lsst.dax.apdb import DiaSourceId
 
@@ -19,10 +19,12 @@ from apdb import Database, PostgresApdb, VisitUnitOfWork
 from apdb.errors import NotFound, VisitRunning
 from apdb.visit.repair import renew_marked
 from apdb.visit.withdraw import withdraw_visit
+from tests.support.drawn import drawn, tell_seed
 from tests.support.histories import BODY, PACKER, Survey, contents, dump, midpoint
 
 KILLS = int(os.environ.get("ALERTPROD_REPLACE_KILLS", "3"))
-HISTORIES = int(os.environ.get("ALERTPROD_HISTORIES", "40"))
+HISTORIES_OF_CI = 40
+HISTORIES = int(os.environ.get("ALERTPROD_HISTORIES", str(HISTORIES_OF_CI)))
 BASE = ((0, 0), (1, 0))  # always there: star 0 is seen in them
 REST = [(v, d) for v in range(2, 16) for d in (0, 1)]
 STEP = st.tuples(
@@ -113,17 +115,11 @@ def rows_of(database, query):
         return c.execute(query).fetchall()
 
 
-@settings(
-    max_examples=HISTORIES,
-    deadline=None,
-    derandomize=HISTORIES <= 40,
-    database=None,
-    phases=[Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(st.lists(STEP, min_size=2, max_size=5 if HISTORIES <= 40 else 9), st.booleans())
+@drawn(HISTORIES, HISTORIES_OF_CI, phases=[Phase.generate])
+@given(st.lists(STEP, min_size=2, max_size=5 if HISTORIES <= HISTORIES_OF_CI else 9), st.booleans())
 @pytest.mark.timeout(1800)
 def test_the_database_is_that_of_the_valid_visits_alone(pair, steps, replicated):
+    tell_seed()
     survey, other = pair
     survey.reset(replicated=replicated)
     play(survey, steps)

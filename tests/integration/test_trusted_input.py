@@ -138,6 +138,21 @@ def test_optional_columns_that_are_absent_are_null(database, absent):
         assert metadata[name] >= 0
 
 
+def test_a_body_without_a_place_is_nowhere_and_a_band_must_be_known(database):
+    e = image(1)
+    table = sources(e, *GRID.T).astype({"diaSourceId": np.uint64, "diaObjectId": np.uint64})
+    bodies = pd.DataFrame({"ssObjectId": [777, 778], "designation": ["2026 SA1", "2026 SB1"]}).assign(
+        ephRa=[table.ra[10], np.nan], ephDec=[table.dec[10], table.dec[11]]
+    )
+    with pytest.raises(AssociationError, match="band 'Clear' is none of ugrizy"):
+        run(database, image(1, "Clear"), table)
+    _, metadata = run(database, e, table, solarSystemObjectTable=bodies)
+    assert metadata["numAssociatedSsObjects"] == 1
+    stored = all_rows(database, "DiaSource").set_index("diaSourceId")
+    assert len(stored) == 25 and set(stored.ssObjectId) == {0, 777}
+    assert stored.diaObjectId[stored.ssObjectId == 777].tolist() == [0]
+
+
 def test_a_source_of_an_object_is_of_no_body(database):
     one, two = image(1), image(2)
     run(database, one, sources(one, *GRID.T))

@@ -303,6 +303,9 @@ def test_sources_without_position_are_left_out_and_a_source_is_named_once():
     assert associate(s, o).diaSources.diaSourceId.tolist() == [101]
     with pytest.raises(DuplicateRecords, match=r"1 ids \(first: 101\) are twice in the input"):
         associate(s.assign(diaSourceId=[101, 102, 101]), o)
+    twice = pd.concat([o, o.assign(ra=10.00001)], ignore_index=True)
+    with pytest.raises(DuplicateRecords, match=r"1 ids \(first: 1\) are twice in the objects"):
+        associate(s, twice)
 
 
 def test_tables_without_errors_and_with_flags_are_summarised():
