@@ -231,6 +231,25 @@ def test_the_light_curve_is_walked_by_keys_and_shows_the_cutouts_of_a_detection(
         assert film.body().startswith(b"GIF89a")
 
 
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("**/curve*.js", "#notice >> text=could not be loaded"),
+        ("**/uplot*.js", "#notice >> text=could not be loaded"),
+        ("**/v1/objects/*/curve*", "#curve-note >> text=could not be read"),
+    ],
+)
+def test_a_curve_that_does_not_arrive_is_the_picture_for_readers_without_scripts(chromium, populated, places, lost, said):
+    if not available("uplot.min.js"):
+        pytest.skip("no uPlot: tools/fetch_assets.sh fetches it with npm")
+    with checked_page(chromium, populated.url) as page:
+        page.route(lost, lambda route: route.abort())
+        page.goto(places["/object/{object_id}"])
+        page.wait_for_selector(said, timeout=SHOWN_MS)
+        assert page.locator("#curve svg.plot circle").count() > 1
+        assert not page.is_visible("#curve-tools")
+
+
 def test_a_click_on_an_image_says_why_there_is_no_alert(chromium, populated, places):
     with checked_page(chromium, populated.url) as page:
         page.goto(places["/visit/{visit}/{detector}"], timeout=60_000)

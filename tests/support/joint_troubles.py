@@ -121,7 +121,8 @@ def moved_chip(case: Case) -> None:
     for visit in visits:
         table = case.table(visit)
         table.loc[table.detector == detector, "x"] += pixels
-        case.pixels[visit, detector] = lambda x, y: (x - pixels, y)
+        before = case.pixels.get((visit, detector), lambda x, y: (x, y))
+        case.pixels[visit, detector] = lambda x, y, before=before: before(x - pixels, y)
     case.done.append(f"detector {detector} moved by {pixels} px from visit {visits[0]} on")
 
 

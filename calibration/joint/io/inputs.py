@@ -191,7 +191,7 @@ def _selected(tables: "Sequence[Any]", config: JointcalConfig) -> pd.DataFrame:
         good &= possible_flux(frame, config.sourceFluxType)
         if config.doPhotometry:  # some are left out; a visit without any is refused by its fit
             positive = positive_flux(frame, config.sourceFluxType)
-            good &= positive | ~positive.any()
+            good &= positive | ~(positive & good).any()
         if not good.all():
             words = "visit %s: %d sources with NaN or impossible position errors or fluxes dropped"
             log.warning(words, visits, (~good).sum())
@@ -203,8 +203,8 @@ def _selected(tables: "Sequence[Any]", config: JointcalConfig) -> pd.DataFrame:
             "No data to process: no source of any visit passes the selection; look at the config of sourceSelector "
             f"(signalToNoiseMinimum is {config.sourceSelector.signalToNoiseMinimum})"
             if not n_bad
-            else f"No data to process: none of {n_bad} sources that pass the selection has finite pixels and position errors xErr, "
-            "yErr above zero"
+            else f"No data to process: none of {n_bad} sources that pass the selection has finite pixels, fluxes that are possible, and "
+            "position errors xErr, yErr above zero"
         )
     return table
 

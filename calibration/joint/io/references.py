@@ -28,10 +28,8 @@ log = logging.getLogger("alertprod.jointcal")
 _LARGEST_FLUX = 1e20  # nJy: no star is as bright
 _JULIAN = 365.25
 _LEAST_ERR = 0.1e-3  # arcsec; no catalogue is better, and a zero error would be an infinite weight
-_TWINS, _MANY_TWINS = (
-    0.5,
-    0.2,
-)  # arcsec, and the share of reference stars with another as near: fields have a few per cent
+_TWINS = 0.5  # arcsec to another reference star
+_MANY_TWINS = 0.2  # of the stars with such a one: fields have a few per cent
 _LEAST_OF_TWINS, _TWINS_LOOKED_AT = 10, 2000
 _HEAD_BYTES = 2**16
 _FRAME_KEYS = ("RADESYS", "RADECSYS", "EQUINOX")
@@ -125,6 +123,8 @@ def load_references(table: pd.DataFrame, config: ReferenceConfig, circle: Circle
     colour = _colour(part, wanted.colour_bands)
     out = References(vector, error, motion, motion_error, parallax, flux, flux_err, colour)
     good = np.isfinite(np.column_stack([vector, error, motion, parallax])).all(1)
+    if not good.all():
+        log.warning("%d reference stars without finite places, errors or motions left out", int((~good).sum()))
     if need == "photometry":
         with np.errstate(invalid="ignore"):
             good &= (flux > 0) & (flux < _LARGEST_FLUX) & (flux_err > 0) & (flux_err < _LARGEST_FLUX)

@@ -158,11 +158,12 @@ class _Fit:
             minimize(problem, stars=stars, model=model, huber=huber, max_passes=_STAGE_PASSES, tolerance=_STAGE)
             self._judged(label)
         self._watch("postinit", None)
-        if (
-            freeze := self.hooks.between
-        ) is not None:  # where the stages end is a matter of their way, a minimum is not
+        freeze = self.hooks.between
+        if freeze is not None:
             freeze()
-            self._minimize(huber)
+            self._minimize(huber)  # where the stages end is a matter of their way, a minimum is not
+            if self.hooks.check is not None:
+                self.hooks.check()
             freeze()
         self._minimize(huber)
         self._watch("final", self._reject(self._judged(self.settings.label)))

@@ -71,7 +71,7 @@ def one_object(object_id: int, request: Request, shared: Pages, drawn: bool = Fa
     plot = curve_plot(_few(points_of(shared, object_id, MOST))) if drawn or points <= DRAWN else None
     return page(
         request, "object.html", it=row, object_id=object_id, versions=versions, corrections=corrections,
-        points=points, forced=forced, plot=plot, cut=points > DRAWN, last=newest[0] if newest else None,
+        points=points, forced=forced, plot=plot, cut=points > DRAWN, drawn=drawn, most=MOST, last=newest[0] if newest else None,
         bands=_by_band(row), near=_near(shared, object_id, float(row["ra"]), float(row["dec"])),
         near_arcsec=NEAR_ARCSEC, elsewhere=_elsewhere(float(row["ra"]), float(row["dec"])),
         sources=sources, class_words=CLASS_WORDS, snr_words=SNR_WORDS,

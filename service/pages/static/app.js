@@ -12,10 +12,18 @@
   });
   const loaded = new Promise((resolve) => addEventListener("load", resolve));
   const { htmx: address, seen, after } = document.currentScript.dataset;
+  const asWithoutScripts = () => { // a script that does not arrive: what it would have shown is shown as to readers without scripts
+    document.querySelectorAll(".awaited").forEach((part) => part.classList.remove("awaited"));
+    document.querySelectorAll("main noscript").forEach((part) => { part.outerHTML = part.textContent; });
+    const notice = byId("notice");
+    notice.textContent = "A part of this page could not be loaded: it is shown without its controls. Load the page again.";
+    notice.hidden = false;
+  };
   const load = (source) => new Promise((resolve) => {
     const script = document.createElement("script");
     script.async = false; // one after the other
-    script.onload = script.onerror = resolve;
+    script.onload = resolve;
+    script.onerror = () => { asWithoutScripts(); resolve(); };
     script.src = source;
     document.head.append(script);
   });

@@ -98,7 +98,7 @@
       const q = project(p.ra, p.dec);
       if (q) { g.fillRect(q[0] - 2, q[1] - 2, 4, 4); g.strokeRect(q[0] - 2.5, q[1] - 2.5, 5, 5); }
     }
-    performance.mark("shown");
+    if (!("drawn" in box.dataset)) performance.mark("shown"); // the first time
     box.dataset.drawn = String(density.cells.length);
     box.dataset.points = String(points.length);
     document.getElementById("sky-points").hidden = !points.length;

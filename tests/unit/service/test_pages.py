@@ -519,7 +519,9 @@ def test_a_long_light_curve_is_counted_and_drawn_for_those_who_ask(database, tmp
 
     assert shown(f"/object/{OBJECT}") == (45, False, False)
     monkeypatch.setattr(object_page, "DRAWN", 44)
-    assert shown(f"/object/{OBJECT}") == (0, True, False)
+    with monkeypatch.context() as unread:
+        unread.delattr(object_page, "points_of")
+        assert shown(f"/object/{OBJECT}") == (0, True, False)
     points, _, means = shown(f"/object/{OBJECT}?drawn=true")
     assert 0 < points <= 45
     assert means
