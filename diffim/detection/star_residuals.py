@@ -34,7 +34,7 @@ def star_residuals(difference: Exposure, sources: Stars, side: int = 15) -> Star
 
     The scatter of residual flux / flux and of residual shifts beyond what photon noise explains is how well this
     subtraction knows the flux scale and the registration. Sources that vary, or have a new one beside them, are told from
-    constant stars by their fluxes (`_constant`), so that half of the sources may.
+    constant stars by their fluxes (`_constant`), so that six in ten of the sources may.
     """
     able = sources.take((sources.snr > 30) & ~sources.flagged)
     bright = able.take(able.snr > 100)

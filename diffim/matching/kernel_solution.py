@@ -50,7 +50,7 @@ class Prior:
         The same for each term of the part that varies over the image, those of its slopes: what varies is smooth, and terms of
         degree n are smaller by 1 / n, so that they do not run away between the last stars and the rim.
     shift
-        The same for all terms that move stars: PSF models do not tell where the stars lie.
+        The same for the terms that move stars, by degree as those: PSF models do not tell where the stars lie.
     """
 
     error: float

@@ -29,6 +29,7 @@ SIDE, CORE = 25, 13  # px: of the stamps, and of their middle that tells where l
 PRE_WEIGHT = 0.25
 ITERATIONS, ONE_FLUX = 25, 8
 MAX_STEP, MAX_MOVE = 0.5, 4.0  # px
+MAX_OFF = 2.0  # px that filters may move light by
 MAX_SHARE = 0.65  # of the flux in one lobe
 MIN_SNR = 5 * np.sqrt(2)
 COLUMNS = (
@@ -171,13 +172,15 @@ def _moved(difference: Exposure, template: Exposure, cx: I64, cy: I64) -> F64:
         return np.zeros((2, cx.size))
     new, old = (psf_images(e.require_psf(), x, y) for e in (difference, template))
     light = sided(stamps_through(old, filters[:, 1].astype(np.float32)), CORE).reshape(cx.size, -1)
-    basis = position_basis(new, CORE).reshape(3, cx.size, -1)
+    basis = position_basis(sided(new, max(new.shape[-1], CORE)), CORE).reshape(3, cx.size, -1)
     normal, right = np.einsum("knp,lnp->nkl", basis, basis), np.einsum("knp,np->nk", basis, light)
     defined = np.isfinite(normal).all((1, 2)) & np.isfinite(right).all(1)
     fitted = np.linalg.solve(
         np.where(defined[:, None, None], normal, np.eye(3)), np.where(defined[:, None], right, 1)[..., None]
     )
-    return np.where(defined, -fitted[:, 1:, 0].T / fitted[:, 0, 0], 0.0)
+    light_left = defined & (fitted[:, 0, 0] > 0)
+    off = -fitted[:, 1:, 0].T / np.where(light_left, fitted[:, 0, 0], 1.0)
+    return np.where(light_left, np.clip(off, -MAX_OFF, MAX_OFF), 0.0)
 
 
 def _solve(layers: list[_Layer], lobes: F64, cx: I64, cy: I64, one_flux: bool = False) -> tuple[list[F64], F64, F64]:

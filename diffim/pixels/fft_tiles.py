@@ -124,9 +124,11 @@ def paste(window: F32, start: int, tile: TileBounds, out: F32, scale: float = 1.
     _paste(TileWindow(window, start), out, tile.region, np.float32(scale), np.float32(least))
 
 
-def paste_sum(first: TileWindow, second: TileWindow, tile: TileBounds, out: F32, scale: float, least: float) -> None:
-    """Write the sum of two windows' tiles into an image (height, width); otherwise as `paste`."""
-    _paste_sum(first, second, out, tile.region, np.float32(scale), np.float32(least))
+def paste_sum(
+    first: TileWindow, second: TileWindow, tile: TileBounds, out: F32, scales: tuple[float, float], least: float
+) -> None:
+    """Write the sum of two windows' tiles, each times its scale, into an image (height, width); otherwise as `paste`."""
+    _paste_sum(first, second, out, tile.region, (np.float32(scales[0]), np.float32(scales[1])), np.float32(least))
 
 
 @cache
@@ -234,14 +236,14 @@ def _paste(tile: Any, out: Any, region: Any, scale: Any, least: Any) -> None:
 
 
 @compiled
-def _paste_sum(first: Any, second: Any, out: Any, region: Any, scale: Any, least: Any) -> None:
-    (one, start), (other, other_start) = first, second
+def _paste_sum(first: Any, second: Any, out: Any, region: Any, scales: Any, least: Any) -> None:
+    (one, start), (other, other_start), (scale, other_scale) = first, second, scales
     y, x, height, width = region
     for j in range(height):
         source, row = one[start + j, start : start + width], out[y + j, x : x + width]
         addend = other[other_start + j, other_start : other_start + width]
         for i in range(width):
-            value = scale * (source[i] + addend[i])
+            value = scale * source[i] + other_scale * addend[i]
             row[i] = value if value > least else least
 
 

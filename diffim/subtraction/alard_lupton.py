@@ -21,7 +21,14 @@ from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.fft_tiles import Convolution, TileBounds, TileGrid, TileWindow, Transforms, paste, paste_sum
 from diffim.pixels.masked_image import LEAST_VARIANCE, MaskedImage, TileTarget
 from diffim.subtraction.noise_power import BLOCK, correlated_gain, noise_power, smooth_power
-from diffim.subtraction.whitening import PHI_SIZE, WhiteningSpectra, logarithms, noise_model, whitening_stamps
+from diffim.subtraction.whitening import (
+    PHI_SIZE,
+    WhiteningSpectra,
+    logarithms,
+    noise_gains,
+    noise_model,
+    whitening_stamps,
+)
 from diffim.subtraction.within_tiles import KernelSlopes, inner, put
 from exposure.field import neighbours_2d
 from exposure.stamps import blend
@@ -30,7 +37,9 @@ from tasks.arrays import F32, F64, I64, Box
 
 __all__ = ["MAX_EXCESS", "Subtracted", "Subtraction", "excess_power", "sky_power"]
 
-CELL = 3  # tiles: side of the cells at whose centres whitening is made; variances go through one filter in each
+CELL = (
+    3  # tiles: side of the cells at whose centres whitening is made; the shape of the variances' filters is one in each
+)
 SAMPLE_TILES = 60  # enough to know the noise power
 MAX_EXCESS = 4.0
 FAINT = 1.5  # sigma: brighter light in the template leaves residuals that are no noise
@@ -123,6 +132,16 @@ class Subtraction:
         x, y = self.grid.centres()
         return self._cells_around(x + self.box[0], y + self.box[1])
 
+    @cached_property
+    def _gains_of_tiles(self) -> F64:
+        """By how much more noise (tiles, 2) of U and of C a tile's filters let through than those of its cell: variances."""
+        phi, kernels = (a.reshape(-1, *a.shape[2:]) for a in (self._cell_whitening, self._cell_kernels))
+        gains = noise_gains(phi, kernels)
+        cells, weights = self._cells_of_tiles
+        row, column = np.divmod(np.arange(self.grid.count), self.grid.columns)
+        own = row // CELL * self._cell_whitening.shape[1] + column // CELL
+        return np.asarray(np.einsum("nc,nck->nk", weights, gains[cells]) / gains[own])
+
     @property
     def largest_gain(self) -> float:
         """The largest factor that the whitening multiplies a spatial frequency by, at any pixel; 1 without whitening."""
@@ -148,7 +167,7 @@ class Subtraction:
         self._kernels, self._cell_kernels  # noqa: B018 (made before the threads share them)
         subtract = _whitened_tiles if self.decorrelate else _plain_tiles
         if self.decorrelate:
-            self._cells_of_tiles  # noqa: B018
+            self._gains_of_tiles  # noqa: B018
         in_bands(lambda first, last: subtract(self, out, numbers[first:last]), len(numbers), least=1)
         if rows is None and grid.count > 1:
             self._follow_kernel(out)
@@ -235,7 +254,8 @@ def _whitened_tiles(s: Subtraction, out: Subtracted, numbers: list[int]) -> None
         s.unconvolved.window(fy - reach - half, fx - reach - half, u, vu)
         s.convolved.window(fy - reach, fx - reach, c, vc)
         variances = squares[0].run(vu, reach + half, tile, work), squares[1].run(vc, reach, tile, more)
-        paste_sum(*variances, tile, out.variance, s.scale**2, LEAST_VARIANCE)
+        u_gain, c_gain = s._gains_of_tiles[tile.number].tolist()
+        paste_sum(*variances, tile, out.variance, (u_gain * s.scale**2, c_gain * s.scale**2), LEAST_VARIANCE)
         phi = spectra.of(ft, tile, more)
         ft.subtract_product(ft.forward(u), ft.forward(c), ft.kernel(s._kernels[tile.number], work), phi)
         paste(ft.back(u), 2 * reach, tile, out.difference, s.scale)

@@ -15,7 +15,7 @@ from diffim.subtraction.noise_power import BLOCK
 from tasks.arrays import F32, F64, I64
 from tasks.compiled import compiled
 
-__all__ = ["PHI_SIZE", "WhiteningSpectra", "logarithms", "noise_model", "whitening_stamps"]
+__all__ = ["PHI_SIZE", "WhiteningSpectra", "logarithms", "noise_gains", "noise_model", "whitening_stamps"]
 
 PHI_SIZE = 31
 MAX_GAIN = 12.0  # of the whitening at any frequency
@@ -24,12 +24,25 @@ LEAST = 1e-2  # of the transform of a stamp, which is positive but for what was 
 
 def noise_model(kernels: F32, u: F64, c: F64) -> F64:
     """Return the noise power u + c |K(f)|^2 of U - K * C for white inputs, shape (N, BLOCK, BLOCK/2+1)."""
-    n, side = kernels.shape[0], kernels.shape[1]
+    return np.asarray(u[:, None, None] + c[:, None, None] * _power(kernels))
+
+
+def noise_gains(phi: F32, kernels: F32) -> F64:
+    """Return by how much phi and phi K multiply the variance of white noise, shape (N, 2)."""
+    passed = _power(phi)
+    twice = np.full(BLOCK // 2 + 1, 2.0)  # frequencies that a real transform leaves out
+    twice[[0, -1]] = 1.0
+    return np.stack([(p * twice).sum((1, 2)) for p in (passed, passed * _power(kernels))], axis=1) / BLOCK**2
+
+
+def _power(stamps: F32) -> F64:
+    """Return |K(f)|^2 of stamps (N, S, S), shape (N, BLOCK, BLOCK/2+1)."""
+    n, side = stamps.shape[0], stamps.shape[1]
     cut = max(0, side - BLOCK + 1) // 2  # what lies further out is too smooth to matter to the whitening
     side -= 2 * cut
     wide = np.zeros((n, BLOCK, BLOCK))
-    wide[:, :side, :side] = kernels[:, cut : cut + side, cut : cut + side]
-    return np.asarray(u[:, None, None] + c[:, None, None] * np.abs(fft.rfft2(wide)) ** 2)
+    wide[:, :side, :side] = stamps[:, cut : cut + side, cut : cut + side]
+    return np.asarray(np.abs(fft.rfft2(wide)) ** 2)
 
 
 def whitening_stamps(kernels: F32, u: F64, c: F64, excess: F64 | None) -> F32:
@@ -69,8 +82,9 @@ class WhiteningSpectra:
         """Write the spectrum at a tile into a window."""
         if tile.row != self._row:
             self._row, self._of_row = tile.row, {}
-        (a, b, c, d), (_, q, r, s) = self._cells[tile.number].tolist(), self._weights[tile.number].tolist()
-        low = np.float32(r + s)  # of the two cells further on in y: the weight is the same for the tiles of a row
+        (a, b, c, d), (_, q, _, s) = self._cells[tile.number].tolist(), self._weights[tile.number].tolist()
+        # of the two cells further on in y, as the first tile of the row has it: the same in whatever order tiles are made
+        low = np.float32(self._weights[tile.number - tile.column, 2:].sum())
         left, right = self._between(ft, a, c, low), self._between(ft, b, d, low)
         _mixed(left, right, np.float32(q + s), out)
         return out

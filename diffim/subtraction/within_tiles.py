@@ -30,7 +30,7 @@ LOST = 1e-3  # of the squares of a stamp that may lie outside of its middle
 
 
 class Changes(NamedTuple):
-    """Pixels of a tile, rows and columns (N,) of the image, and what K * C lacks there (N,), counts of U."""
+    """Pixels of a tile, rows and columns (N,) of the image, and what they lack (N,): K * C in counts of U, or D in its own."""
 
     rows: I32
     columns: I32
@@ -46,7 +46,7 @@ class KernelSlopes:
     slopes
         Shape (tiles, 2, S, S): by how much per px in x and in y, turned by 180 degrees.
     total
-        Sum of the kernel, about.
+        Sum of the kernel, about (0 of the logarithm of a whitening).
     """
 
     grid: TileGrid
@@ -78,16 +78,23 @@ class KernelSlopes:
     ) -> list[Changes]:
         """Return `changes` of every tile, found in threads."""
         found: dict[int, Changes] = {}
+        levels = _level(convolved), _level(like)
 
         def look(first: int, last: int) -> None:
             for _, tile in self.grid.tiles(range(first, last)):
-                found[tile.number] = self.changes(convolved, like, box, noise, tile)
+                found[tile.number] = self._changes(convolved, like, box, noise, levels, tile)
 
         in_bands(look, self.grid.count, least=1)
         return [found[k] for k in range(self.grid.count)]
 
-    def changes(
-        self, convolved: MaskedImage, like: MaskedImage, box: Box, noise: tuple[F32, float], tile: TileBounds
+    def _changes(
+        self,
+        convolved: MaskedImage,
+        like: MaskedImage,
+        box: Box,
+        noise: tuple[F32, float],
+        levels: tuple[np.float32, np.float32],
+        tile: TileBounds,
     ) -> Changes:
         """Return what the bright pixels of a tile lack.
 
@@ -101,6 +108,8 @@ class KernelSlopes:
             (x0, y0, width, height) in the frame: where the image of the tiles lies.
         noise
             Variance of the difference, shape (height, width), counts^2, and its counts per count of U.
+        levels
+            Sky of C and of U, which is not light: a level convolved with what has the sum 0 is nothing.
         """
         size = tile.height * tile.width
         rows, columns, values = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.float32)
@@ -108,33 +117,40 @@ class KernelSlopes:
         corner, other = ((box[1] - p.origin[1], box[0] - p.origin[0]) for p in (convolved, like))
         variance, unit = noise
         n = _changes(
-            (convolved.image, convolved.mask, np.int32(convolved.bits), *corner),
+            (convolved.image, convolved.mask, np.int32(convolved.bits), *corner, levels[0]),
             (self.slopes[tile.number], np.float32(x), np.float32(y)),
-            (like.image, *other, variance, np.float32((BRIGHT / unit) ** 2), np.float32(self.total)),
+            (like.image, *other, variance, np.float32((BRIGHT / unit) ** 2), np.float32(abs(self.total)), levels[1]),
             tile.region,
             (rows, columns, values),
         )
         return Changes(rows[:n].copy(), columns[:n].copy(), values[:n].copy())
 
 
+def _level(image: MaskedImage) -> np.float32:
+    """Return the median of the pixels that have a value; 0 without any."""
+    values = image.image[::SPARSE, ::SPARSE]
+    values = values[np.isfinite(values) & (image.mask[::SPARSE, ::SPARSE] & image.bits == 0)]
+    return np.float32(np.median(values)) if values.size else np.float32(0)
+
+
 @compiled(fastmath={"reassoc", "contract"})
-def _any_above(light: Any, level: Any) -> bool:
-    """Whether any of some pixels in a row is further from zero than a level: without branches, in vectors."""
+def _any_above(light: Any, sky: Any, level: Any) -> bool:
+    """Whether any of some pixels in a row is further from the sky than a level: without branches, in vectors."""
     hits = np.int32(0)
     for i in range(light.shape[0]):
-        hits += np.int32(abs(light[i]) > level)
+        hits += np.int32(abs(light[i] - sky) > level)
     return bool(hits > 0)
 
 
 @compiled(fastmath={"reassoc", "contract"})
-def _change(pixels: Any, mask: Any, bits: Any, slope: Any, dx: Any, dy: Any) -> np.float32:
+def _change(pixels: Any, mask: Any, bits: Any, sky: Any, slope: Any, dx: Any, dy: Any) -> np.float32:
     """Return what a pixel lacks from the pixels around it, all of shape (S, S)."""
     along_x, along_y = np.float32(0), np.float32(0)
     zero, largest = np.float32(0), np.float32(3.4e38)
     for j in range(slope.shape[1]):
         line, flags, in_x, in_y = pixels[j], mask[j], slope[0, j], slope[1, j]
         for i in range(in_x.shape[0]):
-            p = line[i] if ((flags[i] & bits) == 0) & (abs(line[i]) <= largest) else zero
+            p = line[i] - sky if ((flags[i] & bits) == 0) & (abs(line[i]) <= largest) else zero
             along_x += p * in_x[i]
             along_y += p * in_y[i]
     return np.float32(dx * along_x + dy * along_y)
@@ -143,8 +159,8 @@ def _change(pixels: Any, mask: Any, bits: Any, slope: Any, dx: Any, dy: Any) -> 
 @compiled
 def _changes(convolved: Any, slopes: Any, noise: Any, region: Any, out: Any) -> int:
     """Write rows, columns and changes of the bright pixels of a region; returns how many they are."""
-    (image, mask, bits, corner_y, corner_x), (slope, x0, y0) = convolved, slopes
-    like, other_y, other_x, variance, limit, total = noise
+    (image, mask, bits, corner_y, corner_x, sky), (slope, x0, y0) = convolved, slopes
+    like, other_y, other_x, variance, limit, total, like_sky = noise
     top, left, height, width = region
     rows, columns, values = out
     half, n = slope.shape[-1] // 2, 0
@@ -154,25 +170,23 @@ def _changes(convolved: Any, slopes: Any, noise: Any, region: Any, out: Any) -> 
         for x in range(left, left + width, SPARSE):
             least = min(least, variance[y, x])
     level = np.sqrt(np.float32(SHARE) * limit * least)
+    image_level = level / max(total, np.float32(1e-30))
     first, last = max(left, half - corner_x), min(left + width, image.shape[1] - half - corner_x)
     for y in range(max(top, half - corner_y), min(top + height, image.shape[0] - half - corner_y)):
         iy = y + corner_y
         for start in range(first, last, RUN):
             stop = min(start + RUN, last)
-            bright = _any_above(like[y + other_y, start + other_x : stop + other_x], level)
-            if not (
-                bright
-                or _any_above(image[iy, start + corner_x : stop + corner_x], level / max(total, np.float32(1e-30)))
-            ):
+            bright = _any_above(like[y + other_y, start + other_x : stop + other_x], like_sky, level)
+            if not (bright or _any_above(image[iy, start + corner_x : stop + corner_x], sky, image_level)):
                 continue
             for x in range(start, stop):
                 ix = x + corner_x
                 dx, dy = np.float32(x) - x0, np.float32(y) - y0
-                light = max(abs(like[y + other_y, x + other_x]), abs(total * image[iy, ix]))
+                light = max(abs(like[y + other_y, x + other_x] - like_sky), total * abs(image[iy, ix] - sky))
                 light *= min(max(abs(dx), abs(dy)) / reach, np.float32(1))
                 if light > 0 and light * light > limit * variance[y, x]:
                     box = slice(iy - half, iy + half + 1), slice(ix - half, ix + half + 1)
-                    rows[n], columns[n], values[n] = y, x, _change(image[box], mask[box], bits, slope, dx, dy)
+                    rows[n], columns[n], values[n] = y, x, _change(image[box], mask[box], bits, sky, slope, dx, dy)
                     n += 1
     return n
 

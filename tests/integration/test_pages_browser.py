@@ -239,7 +239,9 @@ def test_the_light_curve_is_walked_by_keys_and_shows_the_cutouts_of_a_detection(
         ("**/v1/objects/*/curve*", "#curve-note >> text=could not be read"),
     ],
 )
-def test_a_curve_that_does_not_arrive_is_the_picture_for_readers_without_scripts(chromium, populated, places, lost, said):
+def test_a_curve_that_does_not_arrive_is_the_picture_for_readers_without_scripts(
+    chromium, populated, places, lost, said
+):
     if not available("uplot.min.js"):
         pytest.skip("no uPlot: tools/fetch_assets.sh fetches it with npm")
     with checked_page(chromium, populated.url) as page:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, note, seed, settings
 
 __all__ = ["SEED", "drawn", "tell_seed"]
 
-SEED = int(os.environ.get("ALERTPROD_HISTORY_SEED", "0")) or secrets.randbelow(2**32 - 1) + 1
+SEED = int(os.environ.get("ALERTPROD_HISTORY_SEED") or "0") or secrets.randbelow(2**32 - 1) + 1
 
 
 def drawn(examples: int, in_ci: int, **more: Any) -> Callable[[Any], Any]:
