@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial import cKDTree
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from diffim.pixels.masked_image import MaskedImage
 from exposure import Exposure
@@ -131,6 +131,6 @@ def _shares(x: F64, y: F64, poor: Flags) -> StarMisfits:
     worst = int(np.argmax(inside))
     at = (float(v[around[worst]].mean()) for v in (x, y))
     elsewhere = (poor.sum() - inside[worst] + 1) / (n - near + 2)
-    chance = binom.sf(inside[worst] - 1, near, elsewhere) * n / near
+    chance = bdtrc(inside[worst] - 1.0, near, elsewhere) * n / near  # so many or more
     local = float(inside[worst] / near) if chance < CHANCE else float(poor.mean())
     return StarMisfits(float(poor.mean()), local, *at)
