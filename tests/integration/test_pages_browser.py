@@ -234,9 +234,9 @@ def test_the_light_curve_is_walked_by_keys_and_shows_the_cutouts_of_a_detection(
 @pytest.mark.parametrize(
     ("lost", "said"),
     [
-        ("**/curve*.js", "#notice >> text=could not be loaded"),
-        ("**/uplot*.js", "#notice >> text=could not be loaded"),
-        ("**/v1/objects/*/curve*", "#curve-note >> text=could not be read"),
+        (r"/curve[^/]*js", "#notice >> text=could not be loaded"),
+        (r"/uplot[^/]*js", "#notice >> text=could not be loaded"),
+        (r"/v1/objects/\d+/curve", "#curve-note >> text=could not be read"),
     ],
 )
 def test_a_curve_that_does_not_arrive_is_the_picture_for_readers_without_scripts(
@@ -245,7 +245,7 @@ def test_a_curve_that_does_not_arrive_is_the_picture_for_readers_without_scripts
     if not available("uplot.min.js"):
         pytest.skip("no uPlot: tools/fetch_assets.sh fetches it with npm")
     with checked_page(chromium, populated.url) as page:
-        page.route(lost, lambda route: route.abort())
+        page.route(re.compile(lost), lambda route: route.abort())
         page.goto(places["/object/{object_id}"])
         page.wait_for_selector(said, timeout=SHOWN_MS)
         assert page.locator("#curve svg.plot circle").count() > 1

@@ -12,12 +12,14 @@
   });
   const loaded = new Promise((resolve) => addEventListener("load", resolve));
   const { htmx: address, seen, after } = document.currentScript.dataset;
+  let lost = "";
+  const notice = byId("notice");
+  const say = (text) => { notice.textContent = text || lost; notice.hidden = !notice.textContent; };
   const asWithoutScripts = () => { // a script that does not arrive: what it would have shown is shown as to readers without scripts
     document.querySelectorAll(".awaited").forEach((part) => part.classList.remove("awaited"));
     document.querySelectorAll("main noscript").forEach((part) => { part.outerHTML = part.textContent; });
-    const notice = byId("notice");
-    notice.textContent = "A part of this page could not be loaded: it is shown without its controls. Load the page again.";
-    notice.hidden = false;
+    lost = "A part of this page could not be loaded: it is shown without its controls. Load the page again.";
+    say("");
   };
   const load = (source) => new Promise((resolve) => {
     const script = document.createElement("script");
@@ -85,8 +87,7 @@
   });
 
   // live: the stream says that something changed, then the part of the page that shows it is asked for again
-  const state = byId("live-state"), notice = byId("notice");
-  const say = (text) => { notice.textContent = text; notice.hidden = !text; };
+  const state = byId("live-state");
   let last = 0, timer = null, busy = false, missed = false;
   const renew = () => {
     timer = null;
