@@ -58,9 +58,8 @@ def star_residuals(difference: Exposure, sources: Stars, side: int = 15) -> Star
     known = ~(np.abs(relative[:, 0] - 1) < NEW)
     relative, noise = relative[known], noise[known]
     constant = ~(np.abs(relative[:, 0]) > CHANGED)
-    if (
-        3 * np.count_nonzero(constant) >= constant.size
-    ):  # else it is the subtraction that is poor, not the stars that vary
+    # else it is the subtraction that is poor, not the stars that vary
+    if 3 * np.count_nonzero(constant) >= constant.size:
         relative, noise = relative[constant], noise[constant]
         constant = _constant(relative[:, 0], noise[:, 0])
         if np.count_nonzero(constant) >= max(FEW, len(constant) / 3):  # fewer are alike by chance

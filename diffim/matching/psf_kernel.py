@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from diffim.pixels.stamp_convolution import centred_spectra
 from exposure.errors import PsfUndefined
 from exposure.field import neighbours_2d
 from exposure.psf import Psf
@@ -112,7 +113,7 @@ def _stamp(psf: Psf, x: float, y: float) -> F64:
 def _deconvolved(convolved: F64, target: F64, size: int) -> F64:
     """Return the kernels (N, size, size) between stamps (N, S, S) and (N, R, R)."""
     side = fft.next_fast_len(max(convolved.shape[-1], target.shape[-1]) + size, real=True)
-    p, q = (_spectra(a, side) for a in (convolved, target))
+    p, q = (centred_spectra(a, side) for a in (convolved, target))
     fx, fy = fft.rfftfreq(side)[None, None, :], fft.fftfreq(side)[None, :, None]
     beyond = (np.hypot(fx, fy) > NOISE_BAND)[0]
     noise = float(np.mean(np.abs(p[:, beyond]) ** 2 + np.abs(q[:, beyond]) ** 2))
@@ -124,14 +125,6 @@ def _deconvolved(convolved: F64, target: F64, size: int) -> F64:
     k *= np.minimum(1.0, MAX_GAIN / np.maximum(np.abs(k), 1e-30))
     wide = np.roll(fft.irfft2(k, (side, side)), (size // 2, size // 2), axis=(1, 2))
     return _of_sum_one(wide[:, :size, :size])
-
-
-def _spectra(stamps: F64, side: int) -> NDArray[np.complex128]:
-    """Transform stamps with their middle at the origin."""
-    half, s = stamps.shape[-1] // 2, stamps.shape[-1]
-    wide = np.zeros((len(stamps), side, side))
-    wide[:, :s, :s] = stamps
-    return np.asarray(fft.rfft2(np.roll(wide, (-half, -half), axis=(1, 2))))
 
 
 def _between(convolved: F64, target: F64) -> F64:

@@ -37,9 +37,7 @@ from tasks.arrays import F32, F64, I64, Box
 
 __all__ = ["MAX_EXCESS", "Subtracted", "Subtraction", "excess_power", "sky_power"]
 
-CELL = (
-    3  # tiles: side of the cells at whose centres whitening is made; the shape of the variances' filters is one in each
-)
+CELL = 3  # tiles: side of the cells that have a whitening, and one shape of filter for variances, each
 SAMPLE_TILES = 60  # enough to know the noise power
 MAX_EXCESS = 4.0
 FAINT = 1.5  # sigma: brighter light in the template leaves residuals that are no noise
@@ -190,7 +188,7 @@ class Subtraction:
 
     def _follow_whitening(self, out: Subtracted) -> None:
         """Put right, in place, what bright pixels of the difference lack as the whitening was one for each tile."""
-        cells = logarithms(self._cell_whitening.reshape(-1, PHI_SIZE, PHI_SIZE), BLOCK)
+        cells = logarithms(self._cell_whitening.reshape(-1, PHI_SIZE, PHI_SIZE))
         slopes = KernelSlopes.of(self.grid, _blended(cells, *self._cells_of_tiles))
         origin, mask = self.box[:2], np.zeros(out.difference.shape, np.int32)
         image = MaskedImage(out.difference, out.variance, mask, 0, origin)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy import fft
 
 from diffim.pixels.fft_tiles import TileBounds, Transforms
+from diffim.pixels.stamp_convolution import centred_spectra
 from diffim.subtraction.noise_power import BLOCK
 from tasks.arrays import F32, F64, I64
 from tasks.compiled import compiled
@@ -57,14 +58,10 @@ def whitening_stamps(kernels: F32, u: F64, c: F64, excess: F64 | None) -> F32:
     return np.asarray(stamp / stamp.sum(axis=(1, 2), keepdims=True), dtype=np.float32)
 
 
-def logarithms(stamps: F32, size: int) -> F32:
+def logarithms(stamps: F32) -> F32:
     """Return the stamps (N, S, S) whose transforms are the logarithms of those of centred stamps with positive real transforms."""
-    half = stamps.shape[-1] // 2
-    g = (np.arange(stamps.shape[-1]) - half) % size
-    wide = np.zeros((stamps.shape[0], size, size))
-    wide[:, g[:, None], g[None, :]] = stamps
-    spectra = np.fft.rfft2(wide).real
-    real = np.fft.irfft2(np.log(np.maximum(spectra, LEAST)), (size, size))
+    real = fft.irfft2(np.log(np.maximum(centred_spectra(stamps, BLOCK).real, LEAST)), (BLOCK, BLOCK))
+    g = (np.arange(stamps.shape[-1]) - stamps.shape[-1] // 2) % BLOCK
     return np.ascontiguousarray(real[:, g[:, None], g[None, :]], np.float32)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +13,11 @@ from tasks.errors import AlertProdError
 from tasks.sphere import unit_vectors
 from tests.support.mosaics import config, summaries, true_pixels_to_sky
 
-__all__ = ["Condition", "Verdict", "draw", "judge", "sky_error_mas", "with_headers"]
+__all__ = ["Condition", "Verdict", "draw", "judge", "published", "sky_error_mas", "with_headers"]
 
 X, Y = (a.ravel() for a in np.meshgrid(np.linspace(50, 2000, 5), np.linspace(50, 4100, 5)))
+
+Key = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,21 @@ def with_headers(s: MosaicSurvey, condition: Condition) -> MosaicSurvey:
     return made
 
 
-def sky_error_mas(s: MosaicSurvey, key: tuple[int, int], wcs) -> float:
-    """Return what the WCS of an image is off by: rms per axis over the image."""
-    off = unit_vectors(*wcs.pixel_to_sky(X, Y)) - unit_vectors(*true_pixels_to_sky(s, *key, X, Y))
+def sky_error_mas(s: MosaicSurvey, key: Key, wcs, pixels=lambda x, y: (x, y)) -> float:
+    """Return what the WCS of an image is off by: rms per axis over the image.
+
+    `pixels` tells where the simulation has a pixel (x, y) of the tables, when these were changed.
+    """
+    off = unit_vectors(*wcs.pixel_to_sky(X, Y)) - unit_vectors(*true_pixels_to_sky(s, *key, *pixels(X, Y)))
     return 1e3 * float(np.sqrt((off**2).sum(1).mean() / 2)) / ARCSEC
+
+
+def published(result) -> tuple[list[tuple[Key, Any, Any]], int]:
+    """Return (visit, detector), WCS and quality of the images that are not marked as weak, and how many are."""
+    table = result.image_quality.set_index(["visit", "detector"])
+    images = [(key, wcs, table.loc[key]) for key, wcs in result.outputWcs.items()]
+    firm = [image for image in images if not image[2].astrometry_weak]
+    return firm, len(images) - len(firm)
 
 
 @dataclass
@@ -102,12 +116,8 @@ def judge(condition: Condition) -> Verdict:
     except AlertProdError as error:
         return Verdict(said=f"refused: {error}")
     out = Verdict(said="" if result.converged else "not converged")
-    table = result.image_quality.set_index(["visit", "detector"])
-    for key, wcs in result.outputWcs.items():
-        row = table.loc[key]
-        if row.astrometry_weak:
-            out.marked += 1
-            continue
+    images, out.marked = published(result)
+    for key, wcs, row in images:
         out.errors[key] = sky_error_mas(s, key, wcs)
         out.ratios[key] = out.errors[key] / (1e3 * row.astrometry_formal_error)
     return out

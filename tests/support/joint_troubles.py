@@ -15,12 +15,11 @@ from calibration.joint.joint import JointFit
 from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
 from tasks.errors import AlertProdError
 from tasks.sphere import unit_vectors
-from tests.support.mosaics import config, summaries, true_pixels_to_sky
+from tests.support.joint_conditions import Key, published, sky_error_mas
+from tests.support.mosaics import config, summaries
 
 __all__ = ["Case", "Told", "draw", "judge"]
 
-X, Y = (a.ravel() for a in np.meshgrid(np.linspace(50, 2000, 5), np.linspace(50, 4100, 5)))
-Key = tuple[int, int]
 TWINS = "hold its stars more than once"  # what is said of a whole catalogue
 
 
@@ -278,15 +277,10 @@ def judge(case: Case) -> Told:
     finally:
         logger.removeHandler(records)
     told.converged, told.warnings = result.converged, records.said
-    table = result.image_quality.set_index(["visit", "detector"])
-    for key, wcs in result.outputWcs.items():
-        row = table.loc[key]
-        if row.astrometry_weak:
-            told.weak += 1
-            continue
-        x, y = case.pixels.get(key, lambda x, y: (x, y))(X, Y)
-        off = unit_vectors(*wcs.pixel_to_sky(X, Y)) - unit_vectors(*true_pixels_to_sky(s, *key, x, y))
-        told.ratios[key] = float(np.sqrt((off**2).sum(1).mean() / 2)) / ARCSEC / row.astrometry_formal_error
+    images, told.weak = published(result)
+    for key, wcs, row in images:
+        error = sky_error_mas(s, key, wcs, case.pixels.get(key, lambda x, y: (x, y)))
+        told.ratios[key] = error / (1e3 * row.astrometry_formal_error)
     return told
 
 

@@ -15,9 +15,12 @@
   let lost = "";
   const notice = byId("notice");
   const say = (text) => { notice.textContent = text || lost; notice.hidden = !notice.textContent; };
-  const asWithoutScripts = () => { // a script that does not arrive: what it would have shown is shown as to readers without scripts
+  document.addEventListener("unscripted", () => { // what a script would have shown is shown as to readers without scripts
     document.querySelectorAll(".awaited").forEach((part) => part.classList.remove("awaited"));
     document.querySelectorAll("main noscript").forEach((part) => { part.outerHTML = part.textContent; });
+  });
+  const lacking = () => { // a script that does not arrive
+    document.dispatchEvent(new CustomEvent("unscripted"));
     lost = "A part of this page could not be loaded: it is shown without its controls. Load the page again.";
     say("");
   };
@@ -25,7 +28,7 @@
     const script = document.createElement("script");
     script.async = false; // one after the other
     script.onload = resolve;
-    script.onerror = () => { asWithoutScripts(); resolve(); };
+    script.onerror = () => { lacking(); resolve(); };
     script.src = source;
     document.head.append(script);
   });

@@ -4,11 +4,7 @@
   const box = document.getElementById("curve");
   if (!box) return;
   const tools = document.getElementById("curve-tools");
-  const asWithoutScripts = () => { // what readers without scripts see
-    tools.classList.remove("awaited");
-    const picture = box.querySelector("noscript");
-    if (picture) picture.outerHTML = picture.textContent;
-  };
+  const asWithoutScripts = () => document.dispatchEvent(new CustomEvent("unscripted"));
   if (!window.uPlot) { asWithoutScripts(); return; }
   const id = box.dataset.object, note = document.getElementById("curve-note");
   const want = { y: "flux", of: "psf", detections: true, forced: true, fainter: true, limits: true, days: 0, fold: false, bands: new Set() };
