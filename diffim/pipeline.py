@@ -27,6 +27,7 @@ from diffim.result import Differenced
 from diffim.subtraction import match_and_subtract
 from diffim.subtraction.difference_background import subtract_difference_sky
 from diffim.subtraction.matched_exposure import matched_exposure
+from diffim.subtraction.photon_noise import with_sky_noise
 from diffim.subtraction.variance_scale import scale_variance
 from exposure import Exposure
 from exposure.flagging.missing import forget_missing, note_missing, refuse_missing
@@ -336,6 +337,8 @@ class Differencing:
             self.put("skyStructure", sky.smooth / preparation.usual_noise(difference))
         if self.options.doScaleDiffimVariance:
             self.put("scaleDiffimVarianceFactor", scale_variance(difference, static_sky=False))
+        difference.psf, factor = with_sky_noise(difference)
+        self.put("psfFluxErrorFactor", factor)
 
     def _report_fit(
         self, matched: match_and_subtract.Matched, science: Exposure, template: Exposure, common: CommonStars

@@ -9,6 +9,13 @@ variance of the variance plane, sum_x w(x)^2 (F^2 * e)(x), and beyond that
 for each unit of flux. A is positive where F is broad (a matching kernel) and negative where it sharpens (the whitening).
 What is new shines in S, what is gone in T, what is constant in both.
 
+A whitening has its limits: of a resampled template, whose noise has next to no power at high frequencies, some correlation of the sky is
+left. With C its autocorrelation (1 at lag 0), measured on the difference, and V the variance of the sky, sum(w D) has the variance
+
+    B = V sum_h (C(h) - [h = 0]) sum_x w(x) w(x + h)
+
+beyond that of the variance plane, whatever the flux.
+
 A PSF model that was measured is known as well as the stars tell: fluxes by it are off by a share of themselves, whose variance
 is kept with those.
 """
@@ -31,6 +38,7 @@ __all__ = [
     "MODEL",
     "NUMBERS",
     "PSF_FLUX",
+    "SKY",
     "SLOPE",
     "PhotonNoise",
     "corrected",
@@ -42,6 +50,8 @@ PSF_FLUX, AP_FLUX, SLOPE = 0, 1, 2
 CENTROID = slice(3, 7)
 MODEL = 7
 NUMBERS = 8
+SKY = 2
+"""Row of what does not depend on the flux, behind those of image and template."""
 FILTER_SIDE = 41
 """Of the stamps of filters that are kept, px."""
 LEAST = 0.2
@@ -55,10 +65,11 @@ class PhotonNoise:
     Parameters
     ----------
     values
-        Shape (ny * nx, 2, 8), x fastest; of light in the image (0) and in the template (1): A of the PSF flux; of the flux
+        Shape (ny * nx, 3, 8), x fastest; of light in the image (0) and in the template (1): A of the PSF flux; of the flux
         within `AP_RADIUS`; the slope of the variance plane over the PSF (variance for each unit of P); A of the sums over
         the pixels of a centroid's fit: of P, of its derivatives in x and y, and of the product of these (of px^-2); the relative variance
-        of PSF fluxes by what is not known of the PSF (for a flux squared, not for a unit of it).
+        of PSF fluxes by what is not known of the PSF (for a flux squared, not for a unit of it). Of the sky (2): B of the same, 0
+        for slope and PSF.
     nx, ny
         Cells.
     bbox
@@ -76,7 +87,7 @@ class PhotonNoise:
     __repr__ = short_repr
 
     def at(self, x: ArrayLike, y: ArrayLike) -> F64:
-        """Return the values (N, 2, 8) at frame positions (N,), px; those at positions that are no numbers are no numbers."""
+        """Return the values (N, 3, 8) at frame positions (N,), px; those at positions that are no numbers are no numbers."""
         xs, ys = np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64))
         placed = np.isfinite(xs) & np.isfinite(ys)
         index, weight = neighbours_2d(np.where(placed, xs, 0), np.where(placed, ys, 0), self.bbox, self.nx, self.ny)
@@ -102,12 +113,12 @@ class PhotonNoise:
             does not account for is of a source that is in both images.
         """
         values = self.at(x, y)
-        own, both = np.where((flux > 0)[:, None], values[:, 0], values[:, 1]), values.sum(1)
+        own, both = np.where((flux > 0)[:, None], values[:, 0], values[:, 1]), values[:, :SKY].sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             # of light that the variance plane knows nothing of, as that of what was put in without noise, there is no noise
             of_new = np.fmin(np.abs(flux), np.where(own[:, SLOPE] > 0, np.maximum(slope, 0) / own[:, SLOPE], 0.0))
             rest = np.where(both[:, SLOPE] > 0, np.maximum(slope - of_new * own[:, SLOPE], 0) / both[:, SLOPE], 0.0)
-        out = own * of_new[:, None] + both * rest[:, None]
+        out = own * of_new[:, None] + both * rest[:, None] + values[:, SKY]
         out[:, MODEL] = own[:, MODEL]
         return np.asarray(out)
 

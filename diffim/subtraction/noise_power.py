@@ -8,7 +8,15 @@ from diffim.pixels.masked_image import MaskedImage
 from exposure.noise import BLOCK, MAX_LAG, near_sources, sky_autocorrelation
 from tasks.arrays import F32, F64, Flags
 
-__all__ = ["BLOCK", "correlated_gain", "noise_autocorrelation", "noise_power", "sky_correlation", "smooth_power"]
+__all__ = [
+    "BLOCK",
+    "correlated_gain",
+    "measured_autocorrelation",
+    "noise_autocorrelation",
+    "noise_power",
+    "sky_correlation",
+    "smooth_power",
+]
 
 BLOCKS, BANDS = 50, 2  # of sky, that tell how noise is correlated; bands of rows at least
 FLOOR = 0.08  # of white noise: frequencies that resampling removed are not blown up
@@ -29,16 +37,22 @@ def noise_autocorrelation(planes: MaskedImage) -> F64 | None:
 
     Measured on bands of rows that hold some `BLOCKS` blocks: how a resampled image is correlated varies with the phase of its pixels.
     """
-    height, width = planes.image.shape
-    number = int(np.clip(np.ceil(BLOCKS * BLOCK / width), BANDS, max(height // BLOCK, BANDS)))
-    bands = [slice(low, low + BLOCK) for low in np.linspace(0, max(height - BLOCK, 0), number + 2).astype(int)[1:-1]]
-    image, variance = (np.concatenate([plane[b] for b in bands]) for plane in (planes.image, planes.variance))
-    correlation = sky_autocorrelation(image, variance, np.concatenate([planes.good(b) for b in bands]), BLOCKS)
+    correlation = measured_autocorrelation(planes)
     if correlation is None:
         return None
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
     near = fft.irfft2(_tapered(correlation), (BLOCK, BLOCK))[np.ix_(lags, lags)]
     return np.asarray(near / near[MAX_LAG, MAX_LAG])
+
+
+def measured_autocorrelation(planes: MaskedImage) -> F64 | None:
+    """Return the correlation coefficients as they are measured, which need not be those of any power that is positive everywhere."""
+    height, width = planes.image.shape
+    number = int(np.clip(np.ceil(BLOCKS * BLOCK / width), BANDS, max(height // BLOCK, BANDS)))
+    bands = [slice(low, low + BLOCK) for low in np.linspace(0, max(height - BLOCK, 0), number + 2).astype(int)[1:-1]]
+    image, variance = (np.concatenate([plane[b] for b in bands]) for plane in (planes.image, planes.variance))
+    correlation = sky_autocorrelation(image, variance, np.concatenate([planes.good(b) for b in bands]), BLOCKS)
+    return None if correlation is None else correlation / correlation[MAX_LAG, MAX_LAG]
 
 
 def correlated_gain(stamp: F32, correlation: F64 | None) -> np.float32:

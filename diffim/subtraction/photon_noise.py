@@ -1,4 +1,4 @@
-"""What the noise of a source's own photons adds to the errors of its measurements on a difference (`exposure.photon_noise`)."""
+"""What the variance plane of a difference does not tell of the errors of its measurements (`exposure.photon_noise`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,18 +8,23 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from diffim.matching.spatial_kernel import SpatialKernel
+from diffim.pixels.masked_image import MaskedImage
 from diffim.pixels.stamp_convolution import stamps_through
 from diffim.subtraction.difference_exposure import StampsAt
+from diffim.subtraction.noise_power import measured_autocorrelation
 from exposure import Exposure
+from exposure.noise import MAX_LAG
 from exposure.photometry import position_basis, psf_images
 from exposure.photon_noise import (
     AP_FLUX,
     AP_RADIUS,
     CENTROID,
     FILTER_SIDE,
+    LEAST,
     MODEL,
     NUMBERS,
     PSF_FLUX,
+    SKY,
     SLOPE,
     PhotonNoise,
 )
@@ -28,7 +33,7 @@ from exposure.stamps import gather
 from exposure.stars import Stars
 from tasks.arrays import F32, F64, nearest_pixels
 
-__all__ = ["Light", "LightPaths", "variance_per_count", "with_photon_noise"]
+__all__ = ["Light", "LightPaths", "variance_per_count", "with_photon_noise", "with_sky_noise"]
 
 CELLS = 3
 STARS, SIDE, RING = 200, 25, 3  # stars that tell the noise of photons; their stamps, px, the rim of which is sky
@@ -109,15 +114,66 @@ def with_photon_noise(difference: Exposure, science: Light, template: Light, mod
     return replace(psf, photon_noise=_photon_noise(difference, science, template, model_error))
 
 
-def _photon_noise(difference: Exposure, science: Light, template: Light, model_error: float) -> PhotonNoise:
-    """Return by how much errors on the difference are not those of the variance plane, on a grid."""
+def with_sky_noise(difference: Exposure) -> tuple[GridPsf, float]:
+    """Return the PSF of a difference with what correlation of the sky is left in it, and what that multiplies errors of fluxes by.
+
+    The factor is that of a PSF flux on blank sky in the middle; where too little of it is left to measure on, it is 1.
+
+    Raises
+    ------
+    ExposureError
+        The difference has no PSF.
+    """
+    psf = difference.require_psf()
+    assert isinstance(psf, GridPsf)
+    assert psf.photon_noise is not None
+    noise, planes = psf.photon_noise, MaskedImage.of(difference, "BAD", "CR", "SAT", "EDGE")
+    correlation = measured_autocorrelation(planes)
+    if correlation is None:
+        return psf, 1.0
+    lags = np.arange(-MAX_LAG, MAX_LAG + 1)
+    beyond = correlation - np.outer(lags == 0, lags == 0)
+    stamps = psf.kernel_at(*_cells(difference)).astype(np.float64)
+    full = fft.next_fast_len(stamps.shape[-1] + MAX_LAG, real=True)
+    level = planes.sky_levels(difference.bbox, max(difference.width, difference.height))[0, 0]
+    values = noise.values.copy()
+    for column, (one, other) in _weights(stamps).items():
+        spectra = [_spectrum(w, full) for w in (one, other)]
+        together = _image(spectra[0].conj() * spectra[1], 2 * MAX_LAG + 1)
+        values[:, SKY, column] = level * (together * beyond).sum((1, 2))
+    middle = len(values) // 2
+    factor = 1 + values[middle, SKY, PSF_FLUX] * float((stamps[middle] ** 2).sum()) / level
+    return replace(psf, photon_noise=replace(noise, values=values)), float(np.sqrt(max(factor, LEAST)))
+
+
+def _cells(difference: Exposure) -> tuple[F64, F64]:
+    """Return the middles x, y of the cells of the grid, each of shape (N,), px."""
     x0, y0, width, height = difference.bbox
     gx = x0 + (np.arange(CELLS) + 0.5) * width / CELLS - 0.5
     gy = y0 + (np.arange(CELLS) + 0.5) * height / CELLS - 0.5
     x, y = (a.ravel() for a in np.meshgrid(gx, gy))
+    return x, y
+
+
+def _weights(stamps: F64) -> dict[int, tuple[F64, F64]]:
+    """Return the weights (N, S, S) of estimates by PSFs (N, S, S): two for each column, which are those of a covariance."""
+    side = stamps.shape[-1]
+    g = np.arange(side) - side // 2
+    disc = np.broadcast_to(np.hypot(g[:, None], g[None, :]) <= AP_RADIUS, stamps.shape).astype(np.float64)
+    middle, across, up = (_sided(b, side) for b in position_basis(stamps))
+    flux = stamps / (stamps**2).sum((1, 2), keepdims=True)
+    of_position = ((middle, middle), (across, across), (up, up), (across, up))
+    return {PSF_FLUX: (flux, flux), AP_FLUX: (disc, disc)} | dict(enumerate(of_position, CENTROID.start))
+
+
+def _photon_noise(difference: Exposure, science: Light, template: Light, model_error: float) -> PhotonNoise:
+    """Return by how much errors on the difference are not those of the variance plane, on a grid."""
+    x, y = _cells(difference)
     stamps = difference.require_psf().kernel_at(x, y).astype(np.float64)
-    values = np.stack([_values(light, stamps, x, y) for light in (science, template)], axis=1)
-    values[:, :, MODEL] = model_error**2
+    values = np.zeros((x.size, 3, NUMBERS))
+    for k, light in enumerate((science, template)):
+        values[:, k] = _values(light, stamps, x, y)
+        values[:, k, MODEL] = model_error**2
     filters = [_sided(light.filter_at(x, y).astype(np.float64), FILTER_SIDE) for light in (science, template)]
     return PhotonNoise(values, CELLS, CELLS, difference.bbox, np.stack(filters, axis=1).astype(np.float32))
 
@@ -135,13 +191,7 @@ def _values(light: Light, stamps: F64, x: F64, y: F64) -> F64:
     full = fft.next_fast_len(side + kernel.shape[-1], real=True)
     forward, squared = _spectrum(kernel, full), _spectrum(kernel**2, full)
     plane = _image(_spectrum(source, full) * squared, side)
-    squares = (stamps**2).sum((1, 2), keepdims=True)
-    g = np.arange(side) - side // 2
-    disc = np.broadcast_to(np.hypot(g[:, None], g[None, :]) <= AP_RADIUS, stamps.shape).astype(np.float64)
-    middle, across, up = (_sided(b, side) for b in position_basis(stamps))
-    pairs = {PSF_FLUX: (stamps / squares,) * 2, AP_FLUX: (disc, disc)}
-    pairs |= dict(enumerate(((middle, middle), (across, across), (up, up), (across, up)), CENTROID.start))
-    for column, (one, other) in pairs.items():
+    for column, (one, other) in _weights(stamps).items():
         first, second = (_image(_spectrum(w, full) * forward.conj(), side) for w in (one, other))
         out[:, column] = (source * first * second - plane * one * other).sum((1, 2))
     centred = stamps - stamps.mean((1, 2), keepdims=True)

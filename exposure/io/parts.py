@@ -198,10 +198,13 @@ def read_photon_noise(hdus: fits.HDUList) -> PhotonNoise | None:
     hdu = hdus["PHOTNOIS"]
     nx, ny = int(hdu.header.get("NGX", 0)), int(hdu.header.get("NGY", 0))
     values = np.ascontiguousarray(hdu.data, dtype=np.float64)
-    if values.shape[1:] == (2, PHOTON_NUMBERS - 1):  # written before the PSF model had an error
-        values = np.pad(values, ((0, 0), (0, 0), (0, 1)))
+    if values.shape[1:] in (
+        (2, PHOTON_NUMBERS - 1),
+        (2, PHOTON_NUMBERS),
+    ):  # written before the PSF model, or the sky, had an error
+        values = np.pad(values, ((0, 0), (0, 1), (0, PHOTON_NUMBERS - values.shape[2])))
     filters = np.ascontiguousarray(hdus["FILTERS"].data, dtype=np.float32) if "FILTERS" in hdus else None
-    for name, data, shape in (("PHOTNOIS", values, (2, PHOTON_NUMBERS)), ("FILTERS", filters, (2, *[FILTER_SIDE] * 2))):
+    for name, data, shape in (("PHOTNOIS", values, (3, PHOTON_NUMBERS)), ("FILTERS", filters, (2, *[FILTER_SIDE] * 2))):
         if data is not None and data.shape != (nx * ny, *shape):
             raise FitsUnreadable(
                 f"extension {name} of shape {data.shape}, expected {(nx * ny, *shape)}: write the difference anew"
