@@ -13,7 +13,7 @@ from exposure.apcorr import PSF_FLUX, ApCorrMap
 from exposure.mask import plane_bits, usable_pixels
 from exposure.noise import sky_autocorrelation
 from exposure.photometry import forced_psf_photometry
-from exposure.psf import Psf
+from exposure.psf import GridPsf, Psf
 from forced.errors import ForcedPhotometryError
 from forced.plugins import (
     local_background,
@@ -68,6 +68,8 @@ def measure_rows(
     out = rows.copy().reset_index(drop=True)
     out["base_TransformedCentroidFromCoord_x"], out["base_TransformedCentroidFromCoord_y"] = x, y
     bits = plane_bits(options.bad_planes)
+    # the PSF of a difference knows it already, and that of the photons of its sources
+    known = options.weighting == "uniform" and isinstance(psf, GridPsf) and psf.photon_noise is not None
     table = forced_psf_photometry(
         exposure.image,
         exposure.variance,
@@ -77,7 +79,7 @@ def measure_rows(
         origin=exposure.origin,
         bad=(exposure.mask & bits) != 0 if bits else None,
         weighting=options.weighting,
-        correlation=_correlation(exposure, log) if options.correlated_noise else None,
+        correlation=_correlation(exposure, log) if options.correlated_noise and not known else None,
     )
     for name in ("instFlux", "instFluxErr", "chi2", "npixels", "area", "flag", "flag_edge", "flag_noGoodPixels"):
         out[f"base_PsfFlux_{name}"] = table[name]

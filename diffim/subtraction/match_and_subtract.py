@@ -147,9 +147,9 @@ def match_and_subtract(
     if fit.transparency is not None:
         direction = replace(direction, convolved=fit.transparency.dimmed(direction.convolved))
     subtraction = _subtraction(science, template, direction, fit.kernel, ratio, all(white), options)
+    known = (None if white[0] else noise_autocorrelation(direction.target)), correlation
     if subtraction.excess is not None:
-        own = None if white[0] else noise_autocorrelation(direction.target)
-        subtraction = replace(subtraction, correlations=(own, correlation))
+        subtraction = replace(subtraction, correlations=known)
     subtracted = subtraction.run(want_matched=direction.of_template and options.want_matched)
     total = fit.kernel.kernel_sum
     matched = None
@@ -165,7 +165,8 @@ def match_and_subtract(
     unit = total if direction.of_template else 1 / total
     difference = _assemble(science, template, direction, fit, subtracted, subtraction)
     noise = [variance_per_count(e, stars) for e in (science, template)]
-    paths = LightPaths(direction.of_template, fit.kernel, subtraction.whitening_at)
+    of_image = known if direction.of_template else known[::-1]
+    paths = LightPaths(direction.of_template, fit.kernel, subtraction.whitening_at, of_image)
     difference.psf = with_photon_noise(
         difference,
         *paths.lights((science.require_psf(), template.require_psf()), noise),
@@ -337,8 +338,8 @@ def match_and_subtract_proper(science: Exposure, template: Exposure, sources: St
     noise = [variance_per_count(e, stars) for e in (science, template)]
     difference.psf = with_photon_noise(
         difference,
-        Light(psfs[0], subtraction.whitening_at, 1.0, noise[0]),
-        Light(psfs[1], lambda x, y: subtraction.filters_at(x, y)[1], 1 / ratio, noise[1]),
+        Light(psfs[0], subtraction.whitening_at, 1.0, noise[0], subtraction.correlations[0]),
+        Light(psfs[1], lambda x, y: subtraction.filters_at(x, y)[1], 1 / ratio, noise[1], subtraction.correlations[1]),
         getattr(science.psf, "flux_error", 0.0),
     )
     return Matched(difference, subtracted.matched, None, "both", 1 / ratio)

@@ -11,7 +11,7 @@ from diffim.matching.spatial_kernel import SpatialKernel
 from diffim.pixels.masked_image import MaskedImage
 from diffim.pixels.stamp_convolution import stamps_through
 from diffim.subtraction.difference_exposure import StampsAt
-from diffim.subtraction.noise_power import measured_autocorrelation
+from diffim.subtraction.noise_power import correlated_gain, measured_autocorrelation
 from exposure import Exposure
 from exposure.noise import MAX_LAG
 from exposure.photometry import position_basis, psf_images
@@ -53,12 +53,15 @@ class Light:
         Counts of the difference per count of the image.
     noise
         Variance (counts^2) that each count of a source adds to the image.
+    correlation
+        How the noise of the image is correlated, at lags -L..L, shape (2L + 1, 2L + 1), 1 in the middle; None: it is white.
     """
 
     psf: Psf
     filter_at: StampsAt
     unit: float
     noise: float
+    correlation: F64 | None = None
 
 
 @dataclass(frozen=True)
@@ -73,23 +76,26 @@ class LightPaths:
         The kernel.
     whitening_at
         The whitening: stamps (N, S, S) at frame positions (N,).
+    correlations
+        How the noise of the image and of the template is correlated (`Light`).
     """
 
     of_template: bool
     kernel: SpatialKernel
     whitening_at: StampsAt
+    correlations: tuple[F64 | None, F64 | None] = (None, None)
 
     def lights(self, psfs: tuple[Psf, Psf], noise: Sequence[float]) -> tuple[Light, Light]:
         """Return the two images, which have PSFs and variances per count."""
-        total = np.float32(self.kernel.kernel_sum)
+        total, (own, old) = np.float32(self.kernel.kernel_sum), self.correlations
         if self.of_template:
             return (
-                Light(psfs[0], self.whitening_at, 1.0, noise[0]),
-                Light(psfs[1], self._matched, float(total), noise[1]),
+                Light(psfs[0], self.whitening_at, 1.0, noise[0], own),
+                Light(psfs[1], self._matched, float(total), noise[1], old),
             )
         return (
-            Light(psfs[0], lambda x, y: self._matched(x, y) / total, 1.0, noise[0]),
-            Light(psfs[1], lambda x, y: self.whitening_at(x, y) / total, float(1 / total), noise[1]),
+            Light(psfs[0], lambda x, y: self._matched(x, y) / total, 1.0, noise[0], own),
+            Light(psfs[1], lambda x, y: self.whitening_at(x, y) / total, float(1 / total), noise[1], old),
         )
 
     def _matched(self, x: F64, y: F64) -> F32:
@@ -190,10 +196,15 @@ def _values(light: Light, stamps: F64, x: F64, y: F64) -> F64:
     kernel = light.filter_at(x, y).astype(np.float64)
     full = fft.next_fast_len(side + kernel.shape[-1], real=True)
     forward, squared = _spectrum(kernel, full), _spectrum(kernel**2, full)
-    plane = _image(_spectrum(source, full) * squared, side)
+    gains = np.array([correlated_gain(k, light.correlation) for k in kernel], np.float64)
+    plane = _image(_spectrum(source, full) * squared, side) * gains[:, None, None]
+    scatter = np.sqrt(np.maximum(source, 0.0))
+    mixing = None if light.correlation is None else _spectrum(light.correlation[None], full)
     for column, (one, other) in _weights(stamps).items():
-        first, second = (_image(_spectrum(w, full) * forward.conj(), side) for w in (one, other))
-        out[:, column] = (source * first * second - plane * one * other).sum((1, 2))
+        first, second = (scatter * _image(_spectrum(w, full) * forward.conj(), side) for w in (one, other))
+        if mixing is not None:
+            first = _image(_spectrum(first, full) * mixing, side)
+        out[:, column] = (first * second - plane * one * other).sum((1, 2))
     centred = stamps - stamps.mean((1, 2), keepdims=True)
     out[:, SLOPE] = (centred * plane).sum((1, 2)) / (centred**2).sum((1, 2))
     return out

@@ -26,6 +26,10 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "nSources": ("", "sources on the science image"),
     "nStars": ("", "stars among the sources on the science image"),
     "psfFwhm": ("px", "width of the PSF of the science image"),
+    "psfFluxErrorFactor": (
+        "",
+        "by how much correlation of the sky that is left in the difference widens errors of PSF fluxes",
+    ),
     "psfFluxError": ("", "by what share of themselves fluxes of the PSF are off, by two halves of its stars"),
     "psfHeldOutChi2": ("", "reduced chi squared of stars that the PSF was not fitted to"),
     "psfHeldOutResidual": ("", "median residual of stars that the PSF was not fitted to, in the core, over the peak"),
