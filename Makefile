@@ -117,9 +117,11 @@ joint-conditions-test: setup
 	@ALERTPROD_JOINT_CONDITIONS=150 ALERTPROD_JOINT_TROUBLES=150 $(ONE_THREAD) $(PY) -m pytest tests/unit/calibration/test_joint_conditions.py \
 		tests/unit/calibration/test_joint_troubles.py -s -o timeout=3000
 
-# 300 new histories of visits, replacements, withdrawals and merges (seeds as above); 20 kills in the middle of a replacement.
+# 300 new histories of visits, replacements, withdrawals and merges (seeds as above); 20 kills in the middle of a replacement;
+# 3000 associations beside brute force.
 history-test: setup
-	@ALERTPROD_HISTORIES=300 ALERTPROD_REPLACE_KILLS=20 $(PY) -m pytest tests/integration/test_take_back.py -s -o timeout=3000
+	@ALERTPROD_HISTORIES=300 ALERTPROD_REPLACE_KILLS=20 ALERTPROD_ASSOCIATIONS=3000 $(PY) -m pytest \
+		tests/integration/test_take_back.py tests/unit/association/test_association.py -s -o timeout=3000
 
 # Rubin's middleware, whole: nights by command line give the service's rows and alerts (simulated; real, where the frames are),
 # a survey of ten visits is made anew, more than 40 quanta run as a batch on Parsl with two workers, HTCondor's files are prepared.

@@ -47,8 +47,8 @@ say "installing Python packages (about 150, from requirements.lock)"
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e ./client -e . || die "the project itself cannot be installed"
 # where bytecode is not written by itself every start would compile the project anew
 env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q -- */__init__.py */*.py */*/*.py */*/*/*.py >/dev/null || true
-say "compiling the joint fit's code (half a minute, once)"
-.venv/bin/python -P -m service.local.compile_ahead >/dev/null || say "the joint fit's code is compiled when it is first used"
+say "compiling the code of differences and of the joint fit (two minutes, once)"
+.venv/bin/python -P -m service.local.compile_ahead >/dev/null || say "what is not compiled yet is when it is first used"
 bash tools/fetch_assets.sh || say "no npm: the pages are served without htmx and uPlot (they are read, and do not renew themselves)"
 say "fetching the Kafka broker (about 54 MB, once)"
 .venv/bin/python -c 'from service.local.embedded_kafka import install_jars; install_jars()' || die "the Kafka broker cannot be fetched"

@@ -5,9 +5,12 @@ those under which the data are most likely, found by fixed-point steps (MacKay 1
 constant term is free.
 """
 
+import math
+
 import numpy as np
 
 from tasks.arrays import F64, I64
+from tasks.compiled import compiled
 
 __all__ = ["shrunken", "shrunken_pixels"]
 
@@ -45,22 +48,72 @@ def shrunken_pixels(terms: F64, degrees: I64, values: F64, weight: F64, size: F6
     right = (weight * values).T @ terms
     power = float((weight * values**2).sum())
     known = float((weight > 0).sum())
-    width = np.where(degrees > 0, START, np.inf)
     flat = right[:, 0] / normal[:, 0, 0]
-    usual = noise = max(power - float((flat * right[:, 0]).sum()), TINY) / max(known - pixels, 1.0)
+    usual = max(power - float((flat * right[:, 0]).sum()), TINY) / max(known - pixels, 1.0)
+    return np.asarray(_held_back(normal, right, degrees, size, power, known, usual).T)
+
+
+@compiled
+def _held_back(normal: F64, right: F64, degrees: I64, size: F64, power: float, known: float, usual: float) -> F64:
+    """Return the coefficients (P, n) after all steps; arguments as of `_step`, sums over the data, and the noise at first."""
+    n = degrees.size
+    solution, precision, noise = np.zeros(right.shape), np.zeros(n), usual
+    for k in range(n):
+        if degrees[k] > 0:
+            precision[k] = 1 / START**2
     for _ in range(STEPS):
-        inverse_prior = 1 / (width * size[:, None]) ** 2
-        covariance = np.linalg.inv(normal / noise + inverse_prior[:, :, None] * np.eye(n))
-        solution = np.einsum("pkl,pl->pk", covariance, right) / noise
-        told = 1 - np.einsum("pkk->pk", covariance) * inverse_prior
-        for degree in range(1, int(degrees.max(initial=0)) + 1):
-            which = degrees == degree
-            square = float(((solution[:, which] / size[:, None]) ** 2).sum())
-            width[which] = max(np.sqrt(square / max(float(told[:, which].sum()), 1e-3)), LEAST_WIDTH)
-        left = (
-            power
-            - 2 * float((solution * right).sum())
-            + float(np.einsum("pk,pkl,pl->", solution, normal, solution, optimize=True))
-        )
-        noise = (max(left, 0.0) + DOUBT * usual) / (max(known - float(told.sum()), 0.0) + DOUBT)
-    return np.asarray(solution.T)
+        told, square, left = _step(normal, right, size, precision, noise, solution)
+        everything = 0.0
+        for k in range(n):
+            everything += told[k]
+            tells, squares = 0.0, 0.0
+            for j in range(n):
+                if degrees[j] == degrees[k]:
+                    tells += told[j]
+                    squares += square[j]
+            if degrees[k] > 0:
+                precision[k] = 1 / max(math.sqrt(squares / max(tells, 1e-3)), LEAST_WIDTH) ** 2
+        noise = (max(power + left, 0.0) + DOUBT * usual) / (max(known - everything, 0.0) + DOUBT)
+    return solution
+
+
+@compiled
+def _step(normal: F64, right: F64, size: F64, precision: F64, noise: float, solution: F64) -> tuple[F64, F64, float]:
+    """Solve at each pixel into `solution` (P, n); returns what terms are told by data, their squares, and chi2 less its start.
+
+    `normal` (P, n, n), `right` (P, n): the normal equations. `precision` (n,): of the priors where `size` (P,) is 1.
+    Matrices this small are decomposed (Cholesky, and its triangle inverted) before a call of linear algebra begins.
+    """
+    pixels, n = right.shape
+    told, square, left = np.zeros(n), np.zeros(n), 0.0
+    lower, inverse, forward = np.zeros((n, n)), np.zeros((n, n)), np.zeros(n)
+    for p in range(pixels):
+        for i in range(n):
+            for j in range(i + 1):
+                rest = normal[p, i, j] / noise
+                if i == j:
+                    rest += precision[i] / size[p] ** 2
+                for k in range(j):
+                    rest -= lower[i, k] * lower[j, k]
+                lower[i, j] = np.sqrt(rest) if i == j else rest / lower[j, j]
+            forward[i] = 0.0
+            for j in range(i + 1):
+                total = 1.0 if i == j else 0.0
+                for k in range(j, i):
+                    total -= lower[i, k] * inverse[k, j]
+                inverse[i, j] = total / lower[i, i]
+                forward[i] += inverse[i, j] * right[p, j]
+        for i in range(n):
+            total, covariance = 0.0, 0.0
+            for k in range(i, n):
+                total += inverse[k, i] * forward[k]
+                covariance += inverse[k, i] ** 2
+            solution[p, i] = total / noise
+            told[i] += 1 - covariance * precision[i] / size[p] ** 2
+            square[i] += (solution[p, i] / size[p]) ** 2
+        for i in range(n):
+            total = -2 * right[p, i]
+            for k in range(n):
+                total += normal[p, i, k] * solution[p, k]
+            left += solution[p, i] * total
+    return told, square, left

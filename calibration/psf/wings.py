@@ -23,10 +23,29 @@ def _moffat(p: F64, gx: F64, gy: F64) -> F64:
 
     `p` holds the logarithms of alpha (px) and of beta - 1.2, and the inverse hyperbolic tangents of two ellipticities.
     """
+    return _moffat_and_slopes(p, gx, gy, slopes=False)[0]
+
+
+def _moffat_and_slopes(p: F64, gx: F64, gy: F64, slopes: bool = True) -> list[F64]:
+    """Return `_moffat`, and its derivatives by each of its four parameters; those are 0 where a parameter is held at its limit."""
     alpha, beta, e1, e2 = np.exp(max(p[0], NARROWEST)), 1.2 + np.exp(min(p[1], STEEPEST)), np.tanh(p[2]), np.tanh(p[3])
-    det = np.sqrt(max(1 - e1 * e1 - e2 * e2, 1e-3))
-    r2 = ((1 - e1) * gx * gx - 2 * e2 * gx * gy + (1 + e1) * gy * gy) / (det * alpha**2)
-    return np.asarray((beta - 1) / (np.pi * alpha**2) * (1 + np.maximum(r2, 0)) ** (-beta))  # a flat one has no inside
+    square = max(1 - e1 * e1 - e2 * e2, 1e-3)
+    det = np.sqrt(square)
+    scale = 1 / (det * alpha**2)
+    r2 = ((1 - e1) * gx * gx - 2 * e2 * gx * gy + (1 + e1) * gy * gy) * scale
+    inside = 1 + np.maximum(r2, 0)  # a flat one has no inside
+    value = np.asarray((beta - 1) / (np.pi * alpha**2) * inside ** (-beta))
+    if not slopes:
+        return [value]
+    by_r2 = -beta * value * (r2 > 0) / inside
+    round_ = r2 / square * (square > 1e-3)
+    return [
+        value,
+        (-2 * value - 2 * r2 * by_r2) * (p[0] > NARROWEST),
+        (beta - 1.2) * (1 / (beta - 1) - np.log(inside)) * value * (p[1] < STEEPEST),
+        by_r2 * ((gy * gy - gx * gx) * scale + e1 * round_) * (1 - e1 * e1),
+        by_r2 * (-2 * gx * gy * scale + e2 * round_) * (1 - e2 * e2),
+    ]
 
 
 def with_wings(model: PolynomialPsf, fwhm: float, leveled: bool) -> tuple[PolynomialPsf, float]:
@@ -57,21 +76,30 @@ def _fit_moffat(mean: F64, fwhm: float, leveled: bool) -> F64:
     side).
     """
     gx, gy, radius = _grid(len(mean))
-    outside = ring(len(mean))  # its level was taken for sky when the stamps were cut
-    fitted = radius < 3.0 * fwhm
+    outside, fitted = (
+        ring(len(mean)),
+        radius < 3.0 * fwhm,
+    )  # the ring's level was taken for sky when the stamps were cut
     noise = scatter(mean[outside])
+    x, y = (np.concatenate([g[fitted], g[outside]]) for g in (gx, gy))
+    core, level = slice(int(fitted.sum())), slice(int(fitted.sum()), None)
     p = np.array([np.log(fwhm), np.log(1.8), 0.0, 0.0, 1.0, *[0.0] * leveled])
     for _ in range(2):
         # relative: the wings count as much as the core; from a model, as weights from noisy pixels would bias the wings
-        scale = np.hypot(0.03 * p[4] * _moffat(p, gx, gy), max(noise, 1e-4 * mean.max()))
+        scale = np.hypot(0.03 * p[4] * _moffat(p, x[core], y[core]), max(noise, 1e-4 * mean.max()))
 
         def miss(q: F64, scale: F64 = scale) -> F64:
-            profile = q[4] * _moffat(q, gx, gy)
-            level = q[5] if leveled else -np.mean(profile[outside])
-            return np.asarray(((profile + level - mean) / scale)[fitted])
+            profile = q[4] * _moffat(q, x, y)
+            return np.asarray((profile[core] + (q[5] if leveled else -np.mean(profile[level])) - mean[fitted]) / scale)
+
+        def slopes(q: F64, scale: F64 = scale) -> F64:
+            value, *by_shape = _moffat_and_slopes(q, x, y)
+            by = np.stack([*(q[4] * s for s in by_shape), value])
+            out = by[:, core] if leveled else by[:, core] - by[:, level].mean(1, keepdims=True)
+            return np.asarray((np.concatenate([out, np.ones((int(leveled), scale.size))]) / scale).T)
 
         with np.errstate(over="ignore", invalid="ignore"):  # steps of the fit to a PSF without wings go far
-            p = least_squares(miss, p, max_nfev=200).x
+            p = least_squares(miss, p, slopes, max_nfev=200, method="lm").x
     return np.asarray(p, np.float64)
 
 

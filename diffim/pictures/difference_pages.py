@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffim.matching.kernel_fit import KernelFit
 from diffim.pictures.blocks import block_significance, block_size
@@ -172,14 +173,11 @@ def _psf(plt: Any, subject: Subject, path: Path) -> None:
         raise CallerError("a picture of the PSF needs a PSF on a grid")
     from matplotlib.colors import SymLogNorm
 
-    figure, axes = plt.subplots(psf.ny, psf.nx, figsize=(9.6, 9), layout="constrained", squeeze=False)
+    figure, cell = plt.subplots(figsize=(9.6, 9), layout="constrained")
     peak = float(psf.cube.max())
     scale = SymLogNorm(1e-3, vmin=min(-1e-2, float(psf.cube.min()) / peak), vmax=1.0)
-    for k, stamp in enumerate(psf.cube):
-        cell = axes[psf.ny - 1 - k // psf.nx][k % psf.nx]
-        shown = cell.imshow(stamp / peak, origin="lower", cmap="magma", norm=scale)
-        cell.set(xticks=[], yticks=[])
-    figure.colorbar(shown, ax=axes, label="value / peak (linear below 0.001)", shrink=0.7)
+    shown = _mosaic(cell, psf.cube / peak, psf.nx, "magma", scale)
+    figure.colorbar(shown, ax=cell, label="value / peak (linear below 0.001)", shrink=0.7)
     sums = psf.cube.sum((1, 2))
     figure.suptitle(f"PSF of the difference over the image; sums {sums.min():.3f} to {sums.max():.3f}")
     figure.savefig(path, dpi=100)
@@ -196,15 +194,11 @@ def _kernel(plt: Any, subject: Subject, path: Path) -> None:
     gx, gy = (g.ravel() for g in np.meshgrid(x0 + share * width, y0 + share * height))
     stamps = kernel.kernels_at(gx, gy)
     side = kernel.size
-    mosaic = stamps.reshape(KERNELS, KERNELS, side, side).transpose(0, 2, 1, 3).reshape(KERNELS * side, -1)
     figure, (left, right) = plt.subplots(1, 2, figsize=(14.5, 6.8), layout="constrained")
     scale = float(np.abs(stamps).max())
-    shown = left.imshow(mosaic / scale, origin="lower", cmap="RdBu_r", norm=SymLogNorm(1e-2, vmin=-1, vmax=1))
-    for line in np.arange(1, KERNELS) * side - 0.5:
-        left.axhline(line, color="0.75", lw=0.7)
-        left.axvline(line, color="0.75", lw=0.7)
+    shown = _mosaic(left, stamps / scale, KERNELS, "RdBu_r", SymLogNorm(1e-2, vmin=-1, vmax=1))
     figure.colorbar(shown, ax=left, label="value / largest (linear below 0.01)", shrink=0.85)
-    left.set(xticks=[], yticks=[], title=f"kernel over the image, {side} x {side} px, sum {kernel.kernel_sum:.4f}")
+    left.set(title=f"kernel over the image, {side} x {side} px, sum {kernel.kernel_sum:.4f}")
     g = np.arange(side) - side // 2
     total = stamps.sum((1, 2))
     mean_x, mean_y = (stamps.sum(1) * g).sum(1) / total, (stamps.sum(2) * g).sum(1) / total
@@ -215,3 +209,15 @@ def _kernel(plt: Any, subject: Subject, path: Path) -> None:
     right.set_title("shift that the kernel makes up for", loc="left")
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _mosaic(cell: Any, stamps: NDArray[np.floating], across: int, colours: str, scale: Any) -> Any:
+    """Show stamps (N, S, S) in rows of so many, the first at the lower left, as one image: axes for each would take half a minute."""
+    down, side = len(stamps) // across, stamps.shape[-1]
+    mosaic = stamps.reshape(down, across, side, side).transpose(0, 2, 1, 3).reshape(down * side, -1)
+    shown = cell.imshow(mosaic, origin="lower", cmap=colours, norm=scale)
+    for count, line in ((down, cell.axhline), (across, cell.axvline)):
+        for number in range(1, count):
+            line(number * side - 0.5, color="0.75", lw=0.7)
+    cell.set(xticks=[], yticks=[])
+    return shown

@@ -1,21 +1,31 @@
-"""Compiles the joint fit's code before anybody waits for it: ``python -m service.local.compile_ahead``, at installation.
+"""Compiles code before anybody waits for it: ``python -m service.local.compile_ahead``, at installation.
 
-A fit of a tiny simulated survey calls every compiled function with the types that real ones have; the machine code is kept
-on disk, beside the modules or where ``NUMBA_CACHE_DIR`` says, for this kind of processor.
+The joint fit of a tiny simulated survey, a template and a difference of tiny images call compiled functions with the types
+that real ones have; the machine code is kept on disk, beside the modules or where ``NUMBA_CACHE_DIR`` says, for this kind
+of processor.
 """
 
 import logging
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from astropy.table import Table
 
 from calibration.joint.config import JointcalConfig
 from calibration.joint.joint import JointFit
-from exposure import ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo
+from exposure import Exposure, ExposureCatalog, PhotoCalib, SkyWcs, VisitInfo, load_instrument
 from exposure.io.exposure_catalog import ExposureRecord
+from service.pairs.difference import PairOptions, difference_pair
+from service.processing.build_template import template_from_frames
 from simulation.focal_plane import MosaicSettings, MosaicSurvey, simulate_mosaic
+from simulation.survey import SurveyConfig, write_survey
 
-__all__ = ["compile_joint_fit"]
+__all__ = ["compile_joint_fit", "compile_subtraction"]
+
+SURVEY = SurveyConfig(
+    visits=4, template_visits=2, detectors=1, size=400, stars=1100, galaxies=50, variables=60, transients=25, asteroids=2
+)  # fmt: skip
 
 
 def compile_joint_fit() -> float:
@@ -26,6 +36,22 @@ def compile_joint_fit() -> float:
     config.minMeasuredStarsPerCcd = config.minRefStarsPerCcd = 0
     logging.getLogger("alertprod.jointcal").setLevel(logging.CRITICAL)
     JointFit(config, survey.references, survey.references).run(survey.sources, _summaries(survey), survey.camera)
+    return time.perf_counter() - start
+
+
+def compile_subtraction() -> float:
+    """Build a template of tiny images, and subtract two from each other; return how long it took, s."""
+    start = time.perf_counter()
+    rules = load_instrument("simcam")
+    with TemporaryDirectory() as folder:
+        index = write_survey(SURVEY, Path(folder))
+        frames = [Path(p) for p in index[index.isTemplate].path]
+        template_from_frames(Path(folder) / "templates", "tiny", frames, rules)
+        new, old = (Exposure.read_fits(p, rules) for p in index[~index.isTemplate].path)
+        for exposure in (new, old):
+            exposure.psf = None
+            exposure.variance[:] = float("nan")
+        difference_pair(new, old, rules, PairOptions(sources=True))
     return time.perf_counter() - start
 
 
@@ -59,4 +85,5 @@ def _summaries(survey: MosaicSurvey) -> list[ExposureCatalog]:
 
 
 if __name__ == "__main__":
+    print(f"the code of differences is compiled ({compile_subtraction():.0f} s)")
     print(f"the joint fit's code is compiled ({compile_joint_fit():.0f} s)")

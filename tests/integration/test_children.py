@@ -48,10 +48,10 @@ def test_commands_and_jobs_start_in_a_folder_with_modules_of_our_names(hijacked)
 
 
 def test_a_job_that_dies_at_its_start_says_why_and_the_worker_ends(tmp_path, monkeypatch, database):
-    """A broken installation: the pixel code cannot be loaded. The worker itself loads none of it."""
+    """A broken installation: what the pixel code loads first cannot be. The worker itself loads none of it."""
     broken = tmp_path / "broken"
     broken.mkdir()
-    (broken / "cv2.py").write_text(f"raise ImportError('libGL.so.1 is missing, by postgresql://a:{SECRET}@h/d')\n")
+    (broken / "astropy.py").write_text(f"raise ImportError('libGL.so.1 is missing, by postgresql://a:{SECRET}@h/d')\n")
     monkeypatch.setenv("PYTHONPATH", str(broken))
     done = subprocess.run(
         program("service.commands.main", "worker"),

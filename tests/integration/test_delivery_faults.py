@@ -26,9 +26,9 @@ from service.local.embedded_kafka import EmbeddedKafka
 from service.settings import Settings
 from tests.support.outbox_rows import alert_at
 
-RELAY_KILLS = int(os.environ.get("ALERTPROD_RELAY_KILLS", "10"))
-BROKER_KILLS = int(os.environ.get("ALERTPROD_BROKER_KILLS", "2"))
-ALERTS = int(os.environ.get("ALERTPROD_ALERTS", "3000"))
+RELAY_KILLS = int(os.environ.get("ALERTPROD_RELAY_KILLS", "5"))
+BROKER_KILLS = int(os.environ.get("ALERTPROD_BROKER_KILLS", "1"))
+ALERTS = int(os.environ.get("ALERTPROD_ALERTS", "2000"))
 DOWN_S = float(os.environ.get("ALERTPROD_BROKER_DOWN_S", "3"))
 PER_VISIT = 250
 ROOT = Path(__file__).parents[2]

@@ -42,6 +42,22 @@ def mosaic(tmp_path_factory, scenes):
     return folder
 
 
+@pytest.fixture
+def talkative(monkeypatch):
+    """A library says a word for each pair."""
+    from astropy import log
+
+    from service.pairs import difference as diff
+
+    usual = diff.prepare_pair
+
+    def prepare(*given):
+        log.info("a word of astropy")
+        return usual(*given)
+
+    monkeypatch.setattr(diff, "prepare_pair", prepare)
+
+
 def run(folder, *words, new="new.fits", old="old.fits"):
     return CliRunner().invoke(app, ["diff", str(folder / new), str(folder / old), *FAST, *map(str, words)])
 
@@ -57,7 +73,8 @@ def found_all(table):
     )
 
 
-def test_each_image_has_its_partner_and_what_fails_is_said(mosaic, tmp_path):
+def test_each_image_has_its_partner_and_what_fails_is_said(mosaic, tmp_path, talkative):
+    """In an answer without the words of libraries."""
     done = run(
         mosaic,
         "--all-images",
@@ -72,6 +89,7 @@ def test_each_image_has_its_partner_and_what_fails_is_said(mosaic, tmp_path):
         "--json",
     )
     assert done.exit_code == 1, done.output
+    assert "a word of astropy" in done.stderr
     images = json.loads(done.stdout)["images"]
     assert [(i["image"], i["template"]) for i in images] == [
         ("CCD1", "CCD1"),
@@ -109,13 +127,16 @@ def test_each_image_has_its_partner_and_what_fails_is_said(mosaic, tmp_path):
     ]
 
 
-def test_one_image_is_the_same_with_the_option_as_without(tmp_path, scenes):
+def test_one_image_is_the_same_with_the_option_as_without(tmp_path, scenes, talkative):
+    """Words of libraries are no part of either answer."""
     field = scenes[0]
     (tmp_path / "new.fits").write_bytes(made.content(made.float32(field.new, made.tan())))
     write(tmp_path / "old.fits", hdu(field.old, "SCI"))
-    plain = run(tmp_path, "-o", tmp_path / "plain.fits")
+    plain = run(tmp_path, "-o", tmp_path / "plain.fits", "--json")
     done = run(tmp_path, "-o", tmp_path / "all.fits", "--all-images")
     assert (plain.exit_code, done.exit_code) == (0, 0), done.output
+    assert json.loads(plain.stdout)["nKernelUsed"] > 0
+    assert all("a word of astropy" in answer.stderr for answer in (plain, done))
     same = [Exposure.read_fits(tmp_path / name).image for name in ("plain.fits", "all.fits")]
     assert np.array_equal(*same, equal_nan=True)
     assert done.stdout.splitlines()[-1].startswith("0: convolve")
@@ -174,23 +195,3 @@ def test_a_path_that_names_an_image_and_outputs_that_cannot_be_are_refused_befor
     assert isinstance(done.exception, OutputError)
     assert "d_CCD2.fits is a folder" in str(done.exception)
     assert [p.name for p in tmp_path.iterdir()] == ["d_CCD2.fits"]
-
-
-def test_words_of_libraries_are_no_part_of_the_answer(mosaic, tmp_path, monkeypatch):
-    from astropy import log
-
-    from service.pairs import difference as diff
-
-    usual = diff.prepare_pair
-
-    def talkative(*given):
-        log.info("a word of astropy")
-        return usual(*given)
-
-    monkeypatch.setattr(diff, "prepare_pair", talkative)
-    done = run(mosaic, "-o", tmp_path / "d.fits", "--json", new="new.fits[CCD1]", old="old.fits[CCD1]")
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["nKernelUsed"] > 0
-    assert "a word of astropy" in done.stderr
-    done = run(mosaic, "--all-images", "-o", tmp_path / "a.fits", "--json")
-    assert len(json.loads(done.stdout)["images"]) == 4

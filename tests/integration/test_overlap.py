@@ -20,7 +20,7 @@ from exposure import Exposure, PhotoCalib, SkyWcs, VisitInfo
 from exposure.psf import GaussianPsf
 from tasks import IdGenerator, IdPacker, make_task
 
-ROUNDS = int(os.environ.get("ALERTPROD_OVERLAP_ROUNDS", "30"))
+ROUNDS = int(os.environ.get("ALERTPROD_OVERLAP_ROUNDS", "12"))
 WORKERS, STARS, SIZE = 8, 30, 240
 ARCSEC = 1 / 3600
 PACKER = IdPacker(1 << 20, 64)

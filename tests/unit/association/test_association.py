@@ -1,5 +1,7 @@
 """association/: matching, new objects, statistics, solar system, forced selection."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +16,7 @@ from association.new_objects import NewSourceRules
 from association.solar_system import pack_designation, ss_object_id
 
 ARCSEC = 1 / 3600
+EXAMPLES = int(os.environ.get("ALERTPROD_ASSOCIATIONS", "150"))
 
 
 def sources(ra, dec, start=101, err=0.1 * ARCSEC):
@@ -129,7 +132,7 @@ def test_a_tight_object_beats_a_loose_one_and_errors_of_nobody_mean_distance():
     assert pair_scores(sources([20.0], [0.0]), o).empty
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 10**6), st.booleans())
 def test_never_worse_than_brute_force_and_independent_of_order(n, m, seed, errors):
     """No match costs the largest score and 1 where there are errors, 1.01 radii where distances are compared."""

@@ -8,6 +8,7 @@ from calibration import sources as sources_module
 from calibration.errors import TooCrowded, TooFewStars
 from calibration.psf.model import fit_psf
 from calibration.psf.stamps import clipped_mean
+from calibration.psf.wings import _moffat, _moffat_and_slopes
 from calibration.sources import detect_sources
 from exposure import Exposure, load_instrument
 from service.pairs.prepare import subtract_sky
@@ -108,3 +109,13 @@ def test_heaps_of_sources_are_told_apart_with_more_memory_or_refused(monkeypatch
     monkeypatch.setattr(sources_module, "SUB_OBJECTS", (2,))
     with pytest.raises(TooCrowded, match="smaller part"):
         detect_sources(made)
+
+
+@pytest.mark.parametrize("p", [(0.7, 0.6, 0.1, -0.2), (-3.5, 3.5, 0.0, 0.3)])  # within limits; held at both
+def test_the_slopes_of_a_moffat_are_its_derivatives(p):
+    y, x = np.mgrid[-8:9, -8:9].astype(np.float64)
+    _, *slopes = _moffat_and_slopes(np.array(p), x, y)
+    for k, slope in enumerate(slopes):
+        step = 1e-5 * (np.arange(4) == k)
+        expected = (_moffat(p + step, x, y) - _moffat(p - step, x, y)) / 2e-5
+        assert np.abs(slope - expected).max() <= 1e-6 * np.abs(expected).max(), k

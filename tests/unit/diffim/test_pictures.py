@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from diffim.pictures.blocks import block_mean, block_significance, block_size, in_blocks
-from diffim.pictures.difference_pages import Subject, _page, draw_subtraction
+from diffim.pictures.difference_pages import Subject, _mosaic, _page, draw_subtraction
 from diffim.pictures.masks import KINDS, binned_kinds, kinds_of, legend_handles, painted
 from diffim.pictures.noise import LAGS, correlations, radial_power
 from diffim.pictures.stamps import _in_order, _Stamps, stretched
@@ -137,6 +137,15 @@ def test_the_most_reliable_sources_come_first_and_equal_ones_by_significance():
     )
     assert _in_order(table)["id"].tolist() == [2, 3, 4, 1]
     assert _in_order(table.drop(columns="reliability"))["id"].tolist() == [1, 4, 2, 3]
+
+
+def test_the_first_stamp_of_a_mosaic_is_at_the_lower_left_and_rows_go_up():
+    from matplotlib.figure import Figure
+
+    stamps = np.arange(6.0)[:, None, None] * np.ones((3, 3))
+    shown = _mosaic(Figure().subplots(), stamps, 3, "gray", None)
+    assert shown.get_array()[::3, ::3].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert shown.origin == "lower"
 
 
 @pytest.fixture(scope="module")
