@@ -29,6 +29,7 @@ from apdb.visit.corrected import SAME_PLACE_ARCSEC, of_withdrawn
 from apdb.visit.forced_means import in_means, renew_forced_means
 from apdb.visit.late import Measured, earliest, renew_late
 from apdb.visit.renewal import Renewal, newest_versions, renew, write_pending
+from apdb.visit.source_ids import refuse_moved
 from apdb.visit.store import store_rows
 from apdb.visit_rows import VisitRows
 from tasks.arrays import I64
@@ -223,6 +224,8 @@ def renew_objects(
         ids |= set(taken.forced.diaObjectId[taken.forced.diaObjectId.isin(rows.objects.diaObjectId)].tolist())
     before = newest_versions(connection, schema, ids)
     if rows is not None:
+        if rows.strict and len(before):
+            refuse_moved(rows, *(before[n].to_numpy() for n in ("diaObjectId", "ra", "dec")))
         store_rows(connection, rows, without=before.diaObjectId.tolist())
         change.update(_owners(rows))
     renewal = renew(connection, schema, before, taken.mjd_tai, change=change, defer=rows is None)
