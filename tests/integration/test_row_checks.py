@@ -164,7 +164,7 @@ def test_what_does_not_fit_what_is_stored_is_refused_by_name(server, replace):
 
     far, moved = o.copy(), o.copy()
     far.loc[LAST, "ra"] -= 60.0
-    moved.loc[LAST, "dec"] += 0.11
+    moved.loc[LAST, "dec"] += 5.1
     number = o.diaObjectId[LAST]
     assert re.search(rf"^DiaObject\.ra: row {LAST} .*{number}", said(far))
     assert re.search(rf"^DiaObject\.dec: row {LAST} .*{number}", said(moved))
@@ -174,7 +174,7 @@ def test_what_does_not_fit_what_is_stored_is_refused_by_name(server, replace):
     for table, frames in (("DiaSource", {"forced": None}), ("DiaForcedSource", {"sources": None})):
         assert re.search(rf"^{table}\.midpointMjdTai: row 0 ", said(**frames, mjd=61002.0 - 30 * 365.25))
     assert server.raw.execute('SELECT count(*) FROM "DiaSource" WHERE visit = 2').fetchone() == (0,)
-    near = o.assign(dec=o.dec + 0.09)
+    near = o.assign(dec=o.dec + 4.9)
     server.ours.store(at(61002.0), near, later[1], later[2], replace=replace)
     alone = rows(6, visit=3)[2]  # measured only: their objects are stored
     server.ours.store(at(61003.0), o[:0], None, alone, replace=replace)
