@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from apdb.copy.encode import EncodedRows, encode
-from apdb.copy.row_checks import check_frame, check_time
+from apdb.copy.row_checks import check_frame, check_time, check_times_of_visit
 from apdb.schema.columns import PIXEL_TABLES, PublishedSchema
 from apdb.sky.htm import htm_ids
 from apdb.sky.locks import LEVELS, pixels_of_positions
@@ -27,6 +27,7 @@ class VisitRows:
     frames: dict[str, pd.DataFrame]  # of DiaSource and DiaForcedSource, where there are any
     visit: int | None
     detector: int | None
+    strict: bool = False  # whether they are held against what is stored: those of a caller from outside
 
     @property
     def placed(self) -> list[pd.DataFrame]:
@@ -127,8 +128,8 @@ def prepare(
 ) -> VisitRows:
     """Check frames with APDB column names, put them in order, and find out where and of which visit they are.
 
-    No database is needed. `strict` refuses columns that the tables do not have; else they are left out. `of` is the
-    visit and detector where no source and no forced source tells them.
+    No database is needed. `strict` refuses columns that the tables do not have, which are left out else, and times far from that of
+    the visit. `of` is the visit and detector where no source and no forced source tells them.
 
     Raises
     ------
@@ -145,6 +146,8 @@ def prepare(
     sources = _sorted(sources, ("diaSourceId",))
     forced = _sorted(forced, ("diaObjectId", "visit", "detector"))
     frames = {t: f for t, f in (("DiaSource", sources), ("DiaForcedSource", forced)) if len(f)}
+    for table, frame in frames.items() if strict else ():
+        check_times_of_visit(table, frame, schema.columns(table), mjd_tai)
     source = sources if len(sources) else forced
     visit, detector = (_single(source, "visit"), _single(source, "detector")) if frames else of or (None, None)
-    return VisitRows(schema, mjd_tai, objects, frames, visit, detector)
+    return VisitRows(schema, mjd_tai, objects, frames, visit, detector, strict)

@@ -3,16 +3,27 @@
 What a flux lacks is what the model of the PSF says: however right the model is, its error is that of no other flux of the object.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tasks.arrays import F64
+from tasks.arrays import F64, Flags
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FLAG_BITS", "FLAG_WORDS", "LACKING_BITS", "SOURCE_FLAGS", "blanked", "lacking_keys", "without_lacking"]
+__all__ = [
+    "FLAG_BITS",
+    "FLAG_WORDS",
+    "LACKING_BITS",
+    "SOURCE_FLAGS",
+    "blanked",
+    "blanks",
+    "lacking_keys",
+    "without_lacking",
+]
 
 _PLANES = ("SAT", "BAD", "CR", "NO_DATA", "INJECTED", "HIGH_VARIANCE", "SAT_TEMPLATE")
 FLAG_BITS = {
@@ -42,25 +53,41 @@ _DIFFERENCE_FLAGS, _SCIENCE_FLAGS = ("pixelFlags_edge", "pixelFlags_nodata"), ("
 SOURCE_FLAGS = (*_DIFFERENCE_FLAGS, *_SCIENCE_FLAGS)
 """Columns of sources that say that their flux on the difference, or that on the science image, lacks light."""
 
+_FLUXES = ("psfFlux", "psfFluxErr", "scienceFlux", "scienceFluxErr")
 _KEY = ["diaObjectId", "visit", "detector"]
 
 
 def without_lacking(sources: "pd.DataFrame") -> "pd.DataFrame":
     """Return sources without those fluxes that lack light: NaN, as are their errors. Flags that are not there or NULL are not set."""
+    flags = {n: _plain(sources[n]) for n in SOURCE_FLAGS if n in sources}
+    changed = blanks({**{n: sources[n].to_numpy(np.float64) for n in _FLUXES if n in sources}, **flags})
+    return sources.assign(**changed) if changed else sources
+
+
+def _plain(flags: "pd.Series[bool]") -> Flags:
+    """Return flags, of which some may be missing, as those that are set."""
+    is_plain = flags.dtype == np.bool_  # what is read for statistics: nothing is missing
+    return flags.to_numpy(np.bool_) if is_plain else flags.eq(True).to_numpy(np.bool_, na_value=False)
+
+
+def blanks(sources: Mapping[str, NDArray[Any]]) -> dict[str, F64]:
+    """Return the columns of fluxes and errors of sources that change where fluxes that lack light are NaN.
+
+    Parameters
+    ----------
+    sources
+        Fluxes, errors and `SOURCE_FLAGS` by name, each of shape (N,); those that are not there are not set.
+    """
     changed: dict[str, F64] = {}
     for flags, names in (
-        (_DIFFERENCE_FLAGS, ("psfFlux", "psfFluxErr")),
-        (_SCIENCE_FLAGS, ("scienceFlux", "scienceFluxErr")),
+        (_DIFFERENCE_FLAGS, _FLUXES[:2]),
+        (_SCIENCE_FLAGS, _FLUXES[2:]),
     ):
-        lacking = np.zeros(len(sources), np.bool_)
-        for flag in flags:
-            if flag in sources:
-                values = sources[flag]
-                plain = values.dtype == np.bool_  # what is read for statistics: nothing is missing
-                lacking |= values.to_numpy() if plain else values.eq(True).to_numpy(np.bool_, na_value=False)
+        held = [sources[flag] for flag in flags if flag in sources]
+        lacking = np.logical_or.reduce(held) if held else np.zeros(0, np.bool_)
         if lacking.any():
-            changed |= {n: np.where(lacking, np.nan, sources[n].to_numpy(np.float64)) for n in names if n in sources}
-    return sources.assign(**changed) if changed else sources
+            changed |= {n: np.where(lacking, np.nan, sources[n].astype(np.float64)) for n in names if n in sources}
+    return changed
 
 
 def lacking_keys(flags: "pd.DataFrame") -> "pd.DataFrame":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tasks.arrays import F64, I64
 from tasks.bands import BANDS
@@ -49,6 +49,9 @@ def in_order(objects: I64, count: int, times: ArrayLike, *ties: ArrayLike) -> I6
     mjd = np.asarray(times, np.float64)
     if _ascending(objects, mjd, np.full(count, -np.inf)):
         return np.arange(len(mjd), dtype=np.int64)
+    by_time = np.argsort(mjd, kind="stable")
+    if _ascending(objects[by_time], mjd[by_time], np.full(count, -np.inf)):  # no object has a time twice
+        return by_time
     return np.asarray(np.lexsort([*(np.asarray(k) for k in reversed(ties)), mjd]), np.int64)
 
 
@@ -63,7 +66,7 @@ def _ascending(objects: I64, times: F64, last: F64) -> bool:
     return True
 
 
-def cells_of(objects: I64, bands: "pd.Series[str]") -> I64:
+def cells_of(objects: I64, bands: "pd.Series[str] | NDArray[np.object_]") -> I64:
     """Return the cell (object and band) of rows, -1 where the object (a code, -1 for none) or the band is none of ours."""
     band = np.asarray(pd.Index(BANDS).get_indexer(pd.Index(bands)), np.int64)
     return np.where((band >= 0) & (objects >= 0), objects * len(BANDS) + band, -1)

@@ -18,7 +18,7 @@ from apdb.schema.columns import Column
 from tasks.arrays import I64, U8, Flags
 from tasks.compiled import compiled
 
-__all__ = ["query_frame", "select_frame", "select_frame_in_parts", "stream_frames"]
+__all__ = ["query_arrays", "query_frame", "select_frame", "select_frame_in_parts", "stream_frames"]
 
 _DTYPES = {"long": "i8", "int": "i4", "short": "i2", "float": "f4", "double": "f8", "boolean": "u1"}
 
@@ -56,7 +56,19 @@ def query_frame(
 
     `meanwhile` is called while the server works.
     """
-    return _join(list(copy_rows(connection, _copy(connection, query, parameters), meanwhile)), columns, False)
+    return pd.DataFrame(query_arrays(connection, query, columns, parameters, meanwhile))
+
+
+def query_arrays(
+    connection: psycopg.Connection[Any],
+    query: sql.Composable,
+    columns: Sequence[Column],
+    parameters: Sequence[Any] = (),
+    meanwhile: Callable[[], object] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Return the same column by column, each of shape (rows,), for those who want no frame."""
+    pieces = list(copy_rows(connection, _copy(connection, query, parameters), meanwhile))
+    return _to_columns(_whole(pieces), columns, False)
 
 
 def select_frame_in_parts(
@@ -97,8 +109,11 @@ def _read_pieces(
 
 
 def _join(pieces: list[U8], columns: Sequence[Column], nullable: bool) -> pd.DataFrame:
-    data = pieces[0] if len(pieces) == 1 else np.concatenate([*pieces, np.empty(0, np.uint8)])
-    return _to_frame(data, columns, nullable)
+    return _to_frame(_whole(pieces), columns, nullable)
+
+
+def _whole(pieces: list[U8]) -> U8:
+    return pieces[0] if len(pieces) == 1 else np.concatenate([*pieces, np.empty(0, np.uint8)])
 
 
 def stream_frames(
@@ -132,6 +147,11 @@ def _width(column: Column) -> int:
 
 
 def _to_frame(data: U8, columns: Sequence[Column], nullable: bool) -> pd.DataFrame:
+    """Return rows as a frame; copied into blocks of one type: a frame of a hundred blocks is slow to work with."""
+    return pd.DataFrame(_to_columns(data, columns, nullable))
+
+
+def _to_columns(data: U8, columns: Sequence[Column], nullable: bool) -> dict[str, Any]:
     n, longest = _measure(data, len(columns))
     widths = np.array([_width(c) for c in columns], np.int64)
     widths = np.maximum(np.where(widths == 0, longest, widths), 1)
@@ -147,7 +167,7 @@ def _to_frame(data: U8, columns: Sequence[Column], nullable: bool) -> pd.DataFra
     for k, c in enumerate(columns):
         raw = values[starts[k] : starts[k] + widths[k] * n]
         out[c.name] = _column(c, raw, int(widths[k]), nulls[k], nullable)
-    return pd.DataFrame(out)  # copied into blocks of one type: a frame of a hundred blocks is slow to work with
+    return out
 
 
 @compiled

@@ -25,12 +25,14 @@ __all__ = [
     "check_kind",
     "check_numbers",
     "check_time",
+    "check_times_of_visit",
     "check_words",
     "refuse",
     "refuse_null",
 ]
 
 MJD_RANGE = (0.0, 100_000.0)  # 1858 to 2132: a Julian date and seconds lie far beyond
+MOST_DAYS_APART = 7_305.0  # 20 years: what is processed anew may be as old as a survey
 _SKY = {"ra": (0.0, math.nextafter(360.0, 0.0)), "dec": (-90.0, 90.0)}
 _SKY_TEXT = {"ra": "degrees from 0 to below 360", "dec": "degrees from -90 to 90"}
 _IDS = ("diaObjectId", "diaSourceId", "diaForcedSourceId")
@@ -60,6 +62,23 @@ def check_time(mjd_tai: float, what: str) -> float:
     if not MJD_RANGE[0] <= mjd_tai <= MJD_RANGE[1]:
         raise ApdbError(f"{what} is {mjd_tai}, expected an MJD (TAI) between {MJD_RANGE[0]:g} and {MJD_RANGE[1]:g}")
     return mjd_tai
+
+
+def check_times_of_visit(table: str, frame: pd.DataFrame, columns: Sequence[Column], mjd_tai: float) -> None:
+    """Refuse rows, whose times are MJDs, that were not seen within 20 years of the time of their visit.
+
+    Raises
+    ------
+    ApdbError
+        The message names the first such row.
+    """
+    times = frame.midpointMjdTai.to_numpy(np.float64)
+    far = np.abs(times - mjd_tai) > MOST_DAYS_APART
+    if far.any():
+        row = int(np.argmax(far))
+        column = next(c for c in columns if c.name == "midpointMjdTai")
+        wanted = f"an MJD (TAI) within {MOST_DAYS_APART:g} days of the time of the visit, which is {mjd_tai:.5f}"
+        raise refuse(table, column, frame, row, times[row].item(), wanted)
 
 
 def check_frame(

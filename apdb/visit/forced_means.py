@@ -5,7 +5,8 @@ now: neither its sources nor its hundred columns are read. Sums are made in the 
 `tasks.object_statistics.forced_means`: the same rows give the same bytes.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ from apdb.copy.decode import query_frame, select_frame
 from apdb.copy.encode import id_array, number_array
 from apdb.schema.columns import Column, PublishedSchema
 from apdb.visit.store import SHORTEST_VALIDITY
-from tasks.arrays import F64, I64
+from tasks.arrays import F64, I64, Flags
 from tasks.bands import BANDS
 from tasks.lacking import LACKING_BITS
 from tasks.object_statistics import HISTORY_DAYS
 
-__all__ = ["forced_means", "renew_forced_means"]
+__all__ = ["forced_means", "in_means", "renew_forced_means"]
 
 _MEANS = ("fpFluxMean", "fpFluxMeanErr")
 _LAST = "lastDiaSourceMjdTai"
@@ -50,7 +51,7 @@ def renew_forced_means(
         Objects whose open version this same transaction has made: it is changed.
     """
     held = {c.name for c in schema.columns("DiaObject")}
-    chosen = [b for b in BANDS if b in set(bands) and f"{b}_{_MEANS[0]}" in held]
+    chosen = tuple(b for b in BANDS if b in set(bands) and f"{b}_{_MEANS[0]}" in held)
     if since.empty or not chosen:
         return ()
     columns = [c for c in schema.columns("DiaObjectLast") if c.name in ("diaObjectId", _LAST)]
@@ -61,38 +62,67 @@ def renew_forced_means(
     ids, last = objects.diaObjectId.to_numpy(np.int64), objects[_LAST].to_numpy(np.float64)
     own = np.isin(ids, np.fromiter(renewed_ids, np.int64, len(renewed_ids)))
     changed: list[int] = []
+    every, in_last = tuple(c.name for c in schema.stored_columns("DiaObject")), _last_names(schema, chosen)
     for part in (~own, own):
         if part.any():
-            statement = _changed_versions(schema, chosen) if part is own else _copied_versions(schema, chosen, mjd_tai)
-            query = sql.SQL("WITH {}{}").format(_means(chosen, last[part]), statement)
-            named = id_array(ids[part])
-            rows = connection.execute(query, (named, number_array(last[part]), named, named, named)).fetchall()
+            values, named = _values(ids[part], last[part]), id_array(ids[part])
+            if part is own:
+                query, values = _changed_versions(chosen, in_last), (*values, named)
+            else:
+                query, values = _copied_versions(chosen, every, in_last), (*values, mjd_tai, named)
+            rows = connection.execute(query, values, prepare=False).fetchall()
             changed += [int(i) for (i,) in rows]
     return tuple(sorted(changed))
 
 
-def forced_means(connection: psycopg.Connection[Any], ids: I64, last: F64) -> pd.DataFrame:
+def in_means(forced: pd.DataFrame) -> Flags:
+    """Whether forced sources, shape (N,), may have a part in a mean: a finite flux and a finite error above 0."""
+    if not {"psfFlux", "psfFluxErr"} <= set(forced):
+        return np.zeros(len(forced), np.bool_)
+    flux, error = (forced[n].to_numpy(np.float64, na_value=np.nan) for n in ("psfFlux", "psfFluxErr"))
+    usable: Flags = np.isfinite(flux) & np.isfinite(error) & (error > 0)
+    return usable
+
+
+def forced_means(
+    connection: psycopg.Connection[Any], ids: I64, last: F64, meanwhile: Callable[[], object] | None = None
+) -> pd.DataFrame:
     """Return the forced means of objects, nJy, by columns BAND_fpFluxMean and BAND_fpFluxMeanErr of all bands, NaN for none.
 
     Parameters
     ----------
     ids, last
         diaObjectIds, ascending, and their last detections (MJD, TAI), shape (N,), N > 0.
+    meanwhile
+        Called while the server works.
     """
-    names = _names(BANDS)
-    chosen = sql.SQL(", ").join(sql.Identifier(f"new_{n}") for n in names)
-    query = sql.SQL("WITH {} SELECT {} FROM n ORDER BY id").format(_means(BANDS, last), chosen)
-    columns = [Column(n, "float", True) for n in names]
+    columns = [Column(n, "float", True) for n in _names(BANDS)]
+    return query_frame(connection, _all_means(), columns, _values(ids, last), meanwhile)
+
+
+@lru_cache(maxsize=1)
+def _all_means() -> sql.SQL:
+    chosen = sql.SQL(", ").join(sql.Identifier(f"new_{n}") for n in _names(BANDS))
+    return _text(sql.SQL("WITH {} SELECT {} FROM n ORDER BY id").format(_means(BANDS), chosen))
+
+
+def _text(statement: sql.Composed) -> sql.SQL:
+    """Return a statement as it is sent: to put names together takes longer than to send them."""
+    return sql.SQL(statement.as_string(None))
+
+
+def _values(ids: I64, last: F64) -> tuple[object, ...]:
+    """Return the parameters of `_means` for objects and their last detections (MJD, TAI), shape (N,), N > 0."""
     named = id_array(ids)
-    return query_frame(connection, query, columns, (named, number_array(last), named, named))
+    return named, number_array(last), float(last.min()) - HISTORY_DAYS, float(last.max()), named, named
 
 
 def _names(bands: Sequence[str]) -> list[str]:
     return [f"{band}_{name}" for band in bands for name in _MEANS]
 
 
-def _means(bands: Sequence[str], last: F64) -> sql.Composed:
-    """The table n of the means: id, new_NAME...; of objects whose ids, last detections, ids and ids are the parameters.
+def _means(bands: Sequence[str]) -> sql.Composed:
+    """The table n of the means: id, new_NAME...; of objects and times that are the parameters (`_values`).
 
     Object by object, so that the planner, which may know nothing of a new month, has no choice; what lacks light is looked up once.
     """
@@ -106,8 +136,8 @@ def _means(bands: Sequence[str], last: F64) -> sql.Composed:
         "m AS MATERIALIZED (SELECT id, band, (sum(w * f) / sum(w))::real AS mean, (1 / sqrt(sum(w)))::real AS error FROM (SELECT "
         'o.id, t.band, t."psfFlux"::float8 AS f, 1 / (t."psfFluxErr"::float8 * t."psfFluxErr"::float8) AS w FROM '
         'unnest(%s::bigint[], %s::float8[]) o(id, last) CROSS JOIN LATERAL (SELECT t.* FROM "DiaForcedSource" t WHERE '
-        't."diaObjectId" = o.id AND t."midpointMjdTai" BETWEEN o.last - {days} AND o.last AND t."midpointMjdTai" BETWEEN {begin} '
-        'AND {end} AND t."timeWithdrawnMjdTai" IS NULL AND t.band = ANY({bands}) AND abs(t."psfFlux") < \'Infinity\' AND '
+        't."diaObjectId" = o.id AND t."midpointMjdTai" BETWEEN o.last - {days} AND o.last AND t."midpointMjdTai" BETWEEN %s '
+        'AND %s AND t."timeWithdrawnMjdTai" IS NULL AND t.band = ANY({bands}) AND abs(t."psfFlux") < \'Infinity\' AND '
         't."psfFluxErr" > 0 AND t."psfFluxErr" < \'Infinity\' AND (t."diaObjectId", t.visit, t.detector) NOT IN (SELECT '
         'x."diaObjectId", x.visit, x.detector FROM "DiaForcedSourceFlags" x WHERE x."diaObjectId" = ANY(%s::bigint[]) AND '
         '(x.flags & {lacking}) <> 0) OFFSET 0) t ORDER BY o.id, t.band, t."midpointMjdTai", t.visit, t.detector, '
@@ -116,8 +146,6 @@ def _means(bands: Sequence[str], last: F64) -> sql.Composed:
     ).format(
         means=sql.SQL(", ").join(means),
         days=sql.Literal(HISTORY_DAYS),
-        begin=sql.Literal(float(last.min()) - HISTORY_DAYS),
-        end=sql.Literal(float(last.max())),
         bands=sql.Literal(list(bands)),
         lacking=sql.Literal(LACKING_BITS),
     )
@@ -134,44 +162,53 @@ def _set(names: Sequence[str], table: str, prefix: str = "") -> sql.Composed:
     return sql.SQL(", ").join(sql.SQL("{} = {}").format(*pair) for pair in pairs)
 
 
-def _last_names(schema: PublishedSchema, names: Sequence[str]) -> list[str]:
+def _last_names(schema: PublishedSchema, bands: Sequence[str]) -> tuple[str, ...]:
+    """Return the means that DiaObjectLast holds, too."""
     held = {c.name for c in schema.columns("DiaObjectLast")}
-    return [n for n in names if n in held]
+    return tuple(n for n in _names(bands) if n in held)
 
 
-def _copied_versions(schema: PublishedSchema, bands: Sequence[str], mjd_tai: float) -> sql.Composed:
-    """End the open versions and append copies with the new values, DiaObjectLast included."""
+@lru_cache(maxsize=64)
+def _copied_versions(bands: tuple[str, ...], columns: tuple[str, ...], held: tuple[str, ...]) -> sql.SQL:
+    """End the open versions and append copies with the new values, DiaObjectLast included.
+
+    Parameters
+    ----------
+    columns, held
+        Those of DiaObject; the means that DiaObjectLast holds, too.
+    """
     names = _names(bands)
     changed: dict[str, sql.Composable] = {n: sql.Identifier("c", f"new_{n}") for n in names}
     changed |= {"validityStartMjdTai": sql.Identifier("c", "validityEndMjdTai"), "validityEndMjdTai": sql.SQL("NULL")}
-    columns = [c.name for c in schema.stored_columns("DiaObject")]
-    return sql.SQL(
-        ', closed AS (UPDATE "DiaObject" o SET "validityEndMjdTai" = greatest({at}, o."validityStartMjdTai" + {step}) FROM n '
+    statement = sql.SQL(
+        'WITH {means}, closed AS (UPDATE "DiaObject" o SET "validityEndMjdTai" = greatest(%s, o."validityStartMjdTai" + {step}) FROM n '
         'WHERE o."diaObjectId" = n.id AND o."diaObjectId" = ANY(%s::bigint[]) AND o."validityEndMjdTai" IS NULL AND {differ} '
         "RETURNING o.*, n.*), made AS (INSERT INTO "
         '"DiaObject" ({columns}) SELECT {values} FROM closed c ORDER BY c."diaObjectId" RETURNING *) UPDATE "DiaObjectLast" l '
         'SET {last} FROM made m WHERE l."diaObjectId" = m."diaObjectId" RETURNING l."diaObjectId"'
     ).format(
-        at=sql.Literal(mjd_tai),
+        means=_means(bands),
         step=sql.Literal(SHORTEST_VALIDITY),
         differ=_differ(names, "o"),
         columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
         values=sql.SQL(", ").join(changed.get(n, sql.Identifier("c", n)) for n in columns),
-        last=_set(_last_names(schema, ["validityStartMjdTai", *names]), "m"),
+        last=_set(["validityStartMjdTai", *held], "m"),
     )
+    return _text(statement)
 
 
-def _changed_versions(schema: PublishedSchema, bands: Sequence[str]) -> sql.Composed:
-    """Change open versions that nobody has seen yet, wherever they begin."""
+@lru_cache(maxsize=64)
+def _changed_versions(bands: tuple[str, ...], held: tuple[str, ...]) -> sql.SQL:
+    """Change open versions that nobody has seen yet, wherever they begin (parameters as for `_copied_versions`)."""
     names = _names(bands)
-    held = _last_names(schema, names)
     rest: sql.Composable = sql.SQL('SELECT "diaObjectId" FROM changed')
     if held:
         rest = sql.SQL(
             'UPDATE "DiaObjectLast" l SET {} FROM changed m WHERE l."diaObjectId" = m."diaObjectId" RETURNING l."diaObjectId"'
         ).format(_set(held, "m"))
-    return sql.SQL(
-        ', changed AS (UPDATE "DiaObject" o SET {} FROM n WHERE o."diaObjectId" = n.id AND o."diaObjectId" = ANY(%s::bigint[]) '
+    statement = sql.SQL(
+        'WITH {}, changed AS (UPDATE "DiaObject" o SET {} FROM n WHERE o."diaObjectId" = n.id AND o."diaObjectId" = ANY(%s::bigint[]) '
         'AND o."validityEndMjdTai" IS NULL AND {} '
         "RETURNING o.*) {}"
-    ).format(_set(names, "n", "new_"), _differ(names, "o"), rest)
+    ).format(_means(bands), _set(names, "n", "new_"), _differ(names, "o"), rest)
+    return _text(statement)

@@ -9,7 +9,7 @@ import pandas as pd
 import psycopg
 
 from apdb.schema.columns import PublishedSchema
-from apdb.visit.forced_means import renew_forced_means
+from apdb.visit.forced_means import in_means, renew_forced_means
 from apdb.visit.renewal import newest_versions, renew
 from apdb.visit_rows import VisitRows
 from tasks.arrays import F64, I64
@@ -92,10 +92,12 @@ def _behind(rows: VisitRows, newest: float) -> set[int]:
 
 
 def _measured(rows: VisitRows, newest: float, last: Mapping[int, float]) -> Measured | None:
-    """Return the forced sources of objects that may have been detected after them."""
+    """Return the forced sources with a part in means, of objects that may have been detected after them."""
     forced = rows.frames.get("DiaForcedSource")
     if forced is None:
         return None
+    usable = in_means(forced)
+    forced = forced if usable.all() else forced[usable]
     ids = forced.diaObjectId.to_numpy(np.int64)
     if len(rows.objects):
         ids = ids[~np.isin(ids, rows.objects.diaObjectId.to_numpy(np.int64))]

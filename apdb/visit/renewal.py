@@ -133,39 +133,37 @@ def write_pending(
     return [int(i) for i in left.diaObjectId]
 
 
-def _with_statistics(connection: psycopg.Connection[Any], objects: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
+def _with_statistics(
+    connection: psycopg.Connection[Any], objects: pd.DataFrame, sources: Mapping[str, NDArray[Any]]
+) -> pd.DataFrame:
     """Return DiaObject rows with all statistics of the history window before each object's last detection."""
     ids, last = objects.diaObjectId.to_numpy(np.int64), objects.lastDiaSourceMjdTai.to_numpy(np.float64)
     start = last - HISTORY_DAYS
-    code = np.searchsorted(ids, sources.diaObjectId.to_numpy(np.int64))
-    within = sources.midpointMjdTai.to_numpy(np.float64) >= start[code]
-    sources = sources.assign(code=code)
+    code = np.searchsorted(ids, sources["diaObjectId"])
+    within = sources["midpointMjdTai"] >= start[code]
+    sources = {**sources, "code": code}
     if not within.all():
-        sources = sources[within]
-    return pd.concat(
-        [
-            objects[["diaObjectId", "nDiaSources", *TIMES]],
-            _positions(objects, sources),
-            _fluxes(len(ids), sources),
-            forced_means(connection, ids, last),
-        ],
-        axis=1,
+        sources = {name: values[within] for name, values in sources.items()}
+    parts = [objects[["diaObjectId", "nDiaSources", *TIMES]]]
+    means = forced_means(
+        connection, ids, last, lambda: parts.extend([_positions(objects, sources), _fluxes(len(ids), sources)])
     )
+    return pd.concat([*parts, means], axis=1)
 
 
-def _numbers(rows: pd.DataFrame, *names: str) -> list[F64]:
-    return [rows[n].to_numpy(np.float64) for n in names]
+def _numbers(rows: Mapping[str, NDArray[Any]], *names: str) -> list[F64]:
+    return [rows[n].astype(np.float64) for n in names]
 
 
-def _positions(objects: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
+def _positions(objects: pd.DataFrame, sources: Mapping[str, NDArray[Any]]) -> pd.DataFrame:
     columns = _numbers(sources, "ra", "dec", "raErr", "decErr", "ra_dec_Cov")
-    means = vars(kernels.mean_positions(sources.code.to_numpy(np.int64), len(objects), *columns))
+    means = vars(kernels.mean_positions(sources["code"], len(objects), *columns))
     before = {k: np.where(np.isfinite(means[k]), means[k], objects[k].to_numpy(np.float64)) for k in ("ra", "dec")}
     return pd.DataFrame({**means, **before}, index=objects.index)
 
 
-def _fluxes(count: int, sources: pd.DataFrame) -> pd.DataFrame:
-    cells = kernels.cells_of(sources.code.to_numpy(np.int64), sources.band)
+def _fluxes(count: int, sources: Mapping[str, NDArray[Any]]) -> pd.DataFrame:
+    cells = kernels.cells_of(sources["code"], sources["band"])
     rows = kernels.rows_by_cell(np.flatnonzero(cells >= 0), cells, count * len(BANDS))
     names = ("psfFlux", "psfFluxErr", "midpointMjdTai", "scienceFlux", "scienceFluxErr")
     values = kernels.cell_statistics(rows.begin, *(v[rows.order] for v in _numbers(sources, *names)))

@@ -1,4 +1,6 @@
-"""The ids of the sources of each store, in the ledger of stores: an id is stored once, whatever its month and visit.
+"""Ids against what is stored: those of sources, once each, and those of objects, which stay where they are.
+
+The ids of the sources of each store are in the ledger of stores: an id is stored once, whatever its month and visit.
 
 The primary key of DiaSource holds the time, because the table is partitioned by it, and that of DiaForcedSource holds no id of its
 own; so they do not see an id that comes again at another time, and to look for it in every partition would cost each store more the
@@ -8,15 +10,22 @@ longer a survey runs. DiaSource and DiaForcedSource have each a space of ids.
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import psycopg
 
 from apdb.copy.encode import id_array
-from apdb.errors import VisitConflict
+from apdb.copy.row_checks import refuse
+from apdb.errors import ApdbError, VisitConflict
+from apdb.rows import single_row
+from apdb.schema.columns import named
 from apdb.visit.load import OTHER_WRITERS
 from apdb.visit_rows import VisitRows
+from tasks.arrays import F64, I64
+from tasks.sphere import unit_vectors
 
-__all__ = ["id_ranges", "note_uncovered", "refuse_known_ids"]
+__all__ = ["id_ranges", "note_uncovered", "refuse_known_ids", "refuse_moved", "refuse_unknown_objects"]
 
+MOST_MOVED_DEG = 5.0  # of an object from one version to the next: tests of the published client move one by 2
 MOST_STORES = (
     64  # in which an id of a forced source is looked for: ids that a packer made lie between those of no other store
 )
@@ -107,6 +116,66 @@ def _refuse_known(connection: psycopg.Connection[Any], rows: VisitRows, kind: _K
         visit=rows.visit,
         detector=rows.detector,
     )
+
+
+# one look into the index for each, whatever the planner takes the table to be
+_UNKNOWN = (
+    'SELECT min(n.id) FROM unnest(%s::bigint[]) n(id) LEFT JOIN LATERAL (SELECT true AS known FROM "DiaObject" o WHERE '
+    'o."diaObjectId" = n.id LIMIT 1) k ON true WHERE k.known IS NULL'
+)
+
+
+def refuse_unknown_objects(connection: psycopg.Connection[Any], rows: VisitRows) -> None:
+    """Refuse forced sources of objects that are neither stored, open or closed, nor among the rows.
+
+    Raises
+    ------
+    ApdbError
+        The message names the row with the least such id; nothing was written.
+    """
+    forced = rows.frames.get("DiaForcedSource")
+    if forced is None:
+        return
+    ids = forced.diaObjectId.to_numpy(np.int64)
+    own = rows.objects.diaObjectId.to_numpy(np.int64) if len(rows.objects) else ids[:0]
+    others = np.setdiff1d(ids, own)
+    if not others.size:
+        return
+    (unknown,) = single_row(connection.execute(_UNKNOWN, (id_array(others),)))
+    if unknown is not None:
+        wanted = "the id of an object that is stored, or that comes with the same rows"
+        raise _refused(rows, "DiaForcedSource", "diaObjectId", forced, int(np.argmax(ids == unknown)), unknown, wanted)
+
+
+def refuse_moved(rows: VisitRows, ids: I64, ra: F64, dec: F64) -> None:
+    """Refuse versions of objects elsewhere than where these are stored: `ids`, ascending, at `ra`, `dec` in deg, each of shape (N,).
+
+    Raises
+    ------
+    ApdbError
+        The message names the first such row.
+    """
+    given = rows.objects.diaObjectId.to_numpy(np.int64)
+    at = np.searchsorted(ids, given)
+    both = np.flatnonzero((at < len(ids)) & (ids[np.minimum(at, len(ids) - 1)] == given)) if len(ids) else at[:0]
+    stored, place = at[both], rows.objects.iloc[both]
+    chord = np.linalg.norm(unit_vectors(place.ra, place.dec) - unit_vectors(ra[stored], dec[stored]), axis=1)
+    far = chord > 2 * np.sin(np.radians(MOST_MOVED_DEG) / 2)
+    if far.any():
+        k = int(np.argmax(far))
+        row, column = int(both[k]), "ra" if abs(dec[stored[k]] - place.dec.iloc[k]) <= MOST_MOVED_DEG else "dec"
+        wanted = (
+            f"a place within {MOST_MOVED_DEG:g} deg of ra {ra[stored[k]]:.5f}, dec {dec[stored[k]]:.5f}, where the object with "
+            f"diaObjectId {given[row]} is stored: do two cameras, or two layouts of ids, share this database?"
+        )
+        raise _refused(rows, "DiaObject", column, rows.objects, row, float(place[column].iloc[k]), wanted)
+
+
+def _refused(
+    rows: VisitRows, table: str, column: str, frame: pd.DataFrame, row: int, value: object, wanted: str
+) -> ApdbError:
+    (held,) = named(rows.schema.columns(table), column)
+    return refuse(table, held, frame, row, value, wanted)
 
 
 def note_uncovered(connection: psycopg.Connection[Any], rows: VisitRows) -> None:

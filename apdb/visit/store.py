@@ -15,7 +15,13 @@ from apdb.copy.encode import id_array, write_rows
 from apdb.errors import VisitConflict
 from apdb.rows import single_row
 from apdb.schema.columns import PublishedSchema
-from apdb.visit.source_ids import id_ranges, note_uncovered, refuse_known_ids
+from apdb.visit.source_ids import (
+    id_ranges,
+    note_uncovered,
+    refuse_known_ids,
+    refuse_moved,
+    refuse_unknown_objects,
+)
 from apdb.visit_rows import VisitRows
 from tasks.arrays import I64
 
@@ -50,6 +56,8 @@ def store_rows(connection: psycopg.Connection[Any], rows: VisitRows, without: Co
         return False
     if may_meet:
         refuse_known_ids(connection, rows)
+    if rows.strict:
+        refuse_unknown_objects(connection, rows)
     try:
         own = rows.objects[~rows.objects.diaObjectId.isin(without)] if without and len(rows.objects) else rows.objects
         store_objects(connection, rows if own is rows.objects else replace(rows, objects=own))
@@ -161,11 +169,17 @@ def store_objects(connection: psycopg.Connection[Any], rows: VisitRows, renewed_
         closed = connection.execute(
             'WITH closed AS (UPDATE "DiaObject" SET "validityEndMjdTai" = greatest(%s, "validityStartMjdTai" + %s) '
             'WHERE "diaObjectId" = ANY(%s::bigint[]) AND "validityEndMjdTai" IS NULL '
-            'RETURNING "diaObjectId", "validityEndMjdTai") SELECT * FROM closed WHERE "validityEndMjdTai" > %s',
-            (rows.mjd_tai, SHORTEST_VALIDITY, named, rows.mjd_tai),
+            'RETURNING "diaObjectId", "validityEndMjdTai", ra, dec) SELECT * FROM closed WHERE "validityEndMjdTai" > %s OR %s',
+            (rows.mjd_tai, SHORTEST_VALIDITY, named, rows.mjd_tai, rows.strict),
+            binary=True,
         )
         versions = rows.versions
-        later = {**starts, **dict(closed.fetchall())}
+        ended = closed.fetchall()
+    if rows.strict and ended:
+        ended.sort()
+        held, _, ra, dec = (np.array(values) for values in zip(*ended, strict=True))
+        refuse_moved(rows, held, ra, dec)
+    later = {**starts, **{number: end for number, end, _, _ in ended if end > rows.mjd_tai}}
     if later:
         start = pd.Series(ids).map(later).fillna(rows.mjd_tai).to_numpy(np.float64)
         versions = versions.with_first(start)

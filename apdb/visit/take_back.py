@@ -8,6 +8,7 @@ from what is left (`apdb.visit.renewal`), and audit and replication are told.
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,9 +26,10 @@ from apdb.schema.columns import Column, PublishedSchema
 from apdb.sky.htm import HTM_LEVEL
 from apdb.sky.locks import LEVELS
 from apdb.visit.corrected import SAME_PLACE_ARCSEC, of_withdrawn
-from apdb.visit.forced_means import renew_forced_means
+from apdb.visit.forced_means import in_means, renew_forced_means
 from apdb.visit.late import Measured, earliest, renew_late
 from apdb.visit.renewal import Renewal, newest_versions, renew, write_pending
+from apdb.visit.source_ids import refuse_moved
 from apdb.visit.store import store_rows
 from apdb.visit_rows import VisitRows
 from tasks.arrays import I64
@@ -48,8 +50,18 @@ __all__ = [
 ]
 
 _SOURCE = ("diaSourceId", "diaObjectId", "ra", "dec", "midpointMjdTai")
+_WITHDRAW = (
+    'UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = %s WHERE visit = %s AND detector = %s AND "timeWithdrawnMjdTai" IS NULL '
+    'RETURNING "' + '", "'.join(_SOURCE) + '"'
+)
+# which forced sources, and which flags are theirs by the primary key of flags: a join could be planned as a scan of all
+_OF_VISIT = (
+    "visit = %s AND detector = %s",
+    'visit = %s AND detector = %s AND "diaObjectId" = ANY(ARRAY(SELECT "diaObjectId" FROM gone))',
+)
+_OF_OBJECTS = ('"diaObjectId" = ANY(%s::bigint[])',) * 2
 _FORCED_KEY = ("diaObjectId", "visit", "detector")
-_FORCED = (*_FORCED_KEY, "ra", "dec", "midpointMjdTai", "band")
+_FORCED = (*_FORCED_KEY, "ra", "dec", "midpointMjdTai", "band", "psfFlux", "psfFluxErr")
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class TakenBack:
     sources
         diaSourceId, diaObjectId (0: none), ra, dec (deg), midpointMjdTai.
     forced
-        diaObjectId, visit, detector, ra, dec, midpointMjdTai, band.
+        diaObjectId, visit, detector, ra, dec, midpointMjdTai, band, psfFlux, psfFluxErr (nJy).
     renewal
         What became of their objects.
     """
@@ -110,17 +122,12 @@ def take_back(
     """
     key = {"v": visit, "d": detector, "at": mjd_tai}
     of_visit = "WHERE visit = %(v)s AND detector = %(d)s"
-    query = sql.SQL(
-        'UPDATE "DiaSource" SET "timeWithdrawnMjdTai" = %s WHERE visit = %s AND detector = %s AND "timeWithdrawnMjdTai" IS NULL '
-        "RETURNING {}"
-    ).format(sql.SQL(", ").join(map(sql.Identifier, _SOURCE)))
-    columns, values = _columns(schema, "DiaSource", _SOURCE), (mjd_tai, visit, detector)
+    query, columns = sql.SQL(_WITHDRAW), _columns(schema, "DiaSource", _SOURCE)
+    values = (mjd_tai, visit, detector)
     first = None if rows is None else lambda: rows.sources
     then = None if rows is None else lambda: rows.digest
     sources = query_frame(connection, query, columns, values, first)
-    where = sql.SQL("visit = {} AND detector = {}").format(sql.Literal(visit), sql.Literal(detector))
-    flagged = where + sql.SQL(' AND "diaObjectId" = ANY(ARRAY(SELECT "diaObjectId" FROM gone))')
-    forced = _withdraw_forced(connection, schema, where, flagged, mjd_tai, then)
+    forced = _withdraw_forced(connection, schema, _OF_VISIT, (visit, detector), mjd_tai, then)
     with connection.pipeline():  # one way to the server and back
         if "SSSource" in schema.tables and len(sources):
             ids = id_array(sources.diaSourceId.to_numpy(np.int64))
@@ -148,8 +155,8 @@ def _columns(schema: PublishedSchema, table: str, names: tuple[str, ...]) -> lis
 def _withdraw_forced(
     connection: psycopg.Connection[Any],
     schema: PublishedSchema,
-    where: sql.Composable,
-    flagged: sql.Composable,
+    which: tuple[str, str],
+    values: tuple[object, ...],
     mjd_tai: float,
     meanwhile: Callable[[], object] | None = None,
 ) -> pd.DataFrame:
@@ -157,30 +164,37 @@ def _withdraw_forced(
 
     Parameters
     ----------
-    where, flagged
-        Which forced sources, and which flags are theirs by the primary key of flags: a join could be planned as a scan of all.
+    which, values
+        Conditions for forced sources and for flags, and the parameters of each.
     """
     names, wanted = [c.name for c in schema.columns("DiaForcedSource")], _columns(schema, "DiaForcedSource", _FORCED)
-    values = [
-        sql.SQL("coalesce(g.{}, {})").format(sql.Identifier(n), sql.Literal(mjd_tai))
+    query = _withdrawal(which, tuple(names), tuple(c.name for c in wanted))
+    forced = query_frame(connection, query, wanted, (*values, *values, mjd_tai), meanwhile)
+    return forced.assign(detector=forced.detector.to_numpy(np.int64))
+
+
+@lru_cache(maxsize=16)
+def _withdrawal(which: tuple[str, str], names: tuple[str, ...], wanted: tuple[str, ...]) -> sql.SQL:
+    """Return the statement that moves forced sources with the columns `names`, and answers with those that are `wanted`."""
+    chosen = [
+        sql.SQL("coalesce(g.{}, %s)").format(sql.Identifier(n))
         if n == "timeWithdrawnMjdTai"
         else sql.Identifier("g", n)
         for n in names
     ]
-    query = sql.SQL(
+    statement = sql.SQL(
         'WITH gone AS (DELETE FROM "DiaForcedSource" WHERE {where} RETURNING *), flags AS (DELETE FROM "DiaForcedSourceFlags" WHERE '
         '{flagged} RETURNING *), kept AS (INSERT INTO "DiaForcedSourceWithdrawn" ({names}, "sideFlags") SELECT {values}, f.flags FROM '
         'gone g LEFT JOIN flags f ON f."diaObjectId" = g."diaObjectId" AND f.visit = g.visit AND f.detector = g.detector) '
         'SELECT {wanted} FROM gone WHERE "timeWithdrawnMjdTai" IS NULL'
     ).format(
-        where=where,
-        flagged=flagged,
+        where=sql.SQL(which[0]),
+        flagged=sql.SQL(which[1]),
         names=sql.SQL(", ").join(map(sql.Identifier, names)),
-        values=sql.SQL(", ").join(values),
-        wanted=sql.SQL(", ").join(sql.Identifier(c.name) for c in wanted),
+        values=sql.SQL(", ").join(chosen),
+        wanted=sql.SQL(", ").join(map(sql.Identifier, wanted)),
     )
-    forced = query_frame(connection, query, wanted, meanwhile=meanwhile)
-    return forced.assign(detector=forced.detector.to_numpy(np.int64))
+    return sql.SQL(statement.as_string(None))
 
 
 def withdraw_forced_of(
@@ -190,9 +204,8 @@ def withdraw_forced_of(
     if not objects:
         none = {c.name: pd.Series(dtype=c.dtype) for c in _columns(schema, "DiaForcedSource", _FORCED)}
         return pd.DataFrame(none).astype({"detector": np.int64})
-    wanted = sql.Literal(id_array(np.array(sorted(objects), np.int64)))
-    where = sql.SQL('"diaObjectId" = ANY({}::bigint[])').format(wanted)
-    return _withdraw_forced(connection, schema, where, where, mjd_tai)
+    named = id_array(np.array(sorted(objects), np.int64))
+    return _withdraw_forced(connection, schema, _OF_OBJECTS, (named,), mjd_tai)
 
 
 def renew_objects(
@@ -211,6 +224,8 @@ def renew_objects(
         ids |= set(taken.forced.diaObjectId[taken.forced.diaObjectId.isin(rows.objects.diaObjectId)].tolist())
     before = newest_versions(connection, schema, ids)
     if rows is not None:
+        if rows.strict and len(before):
+            refuse_moved(rows, *(before[n].to_numpy() for n in ("diaObjectId", "ra", "dec")))
         store_rows(connection, rows, without=before.diaObjectId.tolist())
         change.update(_owners(rows))
     renewal = renew(connection, schema, before, taken.mjd_tai, change=change, defer=rows is None)
@@ -238,7 +253,7 @@ def renew_rest(
     last
         As for `renew_late`.
     """
-    renewal, forced, mjd_tai = taken.renewal, taken.forced, taken.mjd_tai
+    renewal, forced, mjd_tai = taken.renewal, taken.forced[in_means(taken.forced)], taken.mjd_tai
     given = rows.objects.diaObjectId.tolist() if rows is not None and len(rows.objects) else []
     renewed_ids = write_pending(connection, schema, renewal, mjd_tai, given)
     first = earliest(forced.diaObjectId.to_numpy(np.int64), forced.midpointMjdTai.to_numpy(np.float64))

@@ -281,11 +281,11 @@ def test_trap_8_missing_numbers_are_null_and_come_back_with_nullable_types(serve
 def test_trap_9_a_moving_object_is_where_it_is_now(server):
     o, _s, _f = rows(1)
     here, there = (
-        polygon([149.9, 150.1, 150.1, 149.9], [1.9, 1.9, 2.1, 2.1]),
-        polygon([9.9, 10.1, 10.1, 9.9], [-5.1, -5.1, -4.9, -4.9]),
+        polygon([149.98, 150.02, 150.02, 149.98], [1.98, 1.98, 2.02, 2.02]),
+        polygon([150.03, 150.07, 150.07, 150.03], [1.93, 1.93, 1.97, 1.97]),
     )
     server.ours.store(at(61001.0), o.assign(ra=150.0, dec=2.0))
-    server.ours.store(at(61002.0), o.assign(ra=10.0, dec=-5.0))
+    server.ours.store(at(61002.0), o.assign(ra=150.05, dec=1.95))
     assert server.ours.getDiaObjects(here).empty
     assert len(server.ours.getDiaObjects(there)) == 1
 

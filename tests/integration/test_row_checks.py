@@ -149,3 +149,33 @@ def test_limits_that_are_right_are_stored_as_they_are(server):
     stored = server.raw.execute('SELECT ra, "dec", "psfFlux" FROM "DiaSource" ORDER BY "diaSourceId"').fetchall()
     assert [r[:2] for r in stored] == list(zip(s.ra, s.dec, strict=True))
     assert [r[2] for r in stored] == [np.float32(largest), -np.float32(largest), None, 0.0]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_does_not_fit_what_is_stored_is_refused_by_name(server, replace):
+    o, s, f = rows(6)
+    server.ours.store(at(61001.0), o, s, f)
+    later = rows(6, visit=2)
+
+    def said(objects=o, sources=later[1], forced=later[2], mjd=61002.0):
+        with pytest.raises(ApdbError) as caught:
+            server.ours.store(at(mjd), objects, sources, forced, replace=replace)
+        return str(caught.value)
+
+    far, moved = o.copy(), o.copy()
+    far.loc[LAST, "ra"] -= 60.0
+    moved.loc[LAST, "dec"] += 5.1
+    number = o.diaObjectId[LAST]
+    assert re.search(rf"^DiaObject\.ra: row {LAST} .*{number}", said(far))
+    assert re.search(rf"^DiaObject\.dec: row {LAST} .*{number}", said(moved))
+    nobody = later[2].copy()
+    nobody.loc[LAST, "diaObjectId"] = 77
+    assert re.search(rf"^DiaForcedSource\.diaObjectId: row {LAST} holds 77\b", said(forced=nobody))
+    for table, frames in (("DiaSource", {"forced": None}), ("DiaForcedSource", {"sources": None})):
+        assert re.search(rf"^{table}\.midpointMjdTai: row 0 ", said(**frames, mjd=61002.0 - 30 * 365.25))
+    assert server.raw.execute('SELECT count(*) FROM "DiaSource" WHERE visit = 2').fetchone() == (0,)
+    near = o.assign(dec=o.dec + 4.9)
+    server.ours.store(at(61002.0), near, later[1], later[2], replace=replace)
+    alone = rows(6, visit=3)[2]  # measured only: their objects are stored
+    server.ours.store(at(61003.0), o[:0], None, alone, replace=replace)
+    assert server.raw.execute('SELECT count(*) FROM "DiaForcedSource" WHERE visit = 3').fetchone() == (6,)
