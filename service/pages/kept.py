@@ -54,13 +54,13 @@ class _Part:
         self.until = 0.0
 
 
-def kept(request: Request, key: Hashable, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return values of a page as `make` gives them, or gave them a moment ago and nothing has changed since.
+def kept(request: Request) -> tuple[str, Callable[[Hashable, Callable[[], dict[str, Any]]], dict[str, Any]]]:
+    """Return in a word which state the database is in, which a page tells, and what gives the values of a key.
 
-    ``seen`` among them tells the page of which state of the database it is.
+    These are as the function beside the key makes them, or made them a moment ago and nothing has changed since.
     """
     state = look(resources_of(request).database)
-    if "database" in state:  # away: `make` says so in its own words
-        return make()
+    if "database" in state:  # away: who reads it says so in its own words
+        return "", lambda _key, make: make()
     parts: Kept = request.app.state.kept
-    return {**parts.of(key, tuple(state.items()), make), "seen": words_of(state)}
+    return words_of(state), lambda key, make: parts.of(key, tuple(state.items()), make)

@@ -2,7 +2,10 @@
 
 import gzip
 import json
-from collections.abc import Callable, Coroutine
+import logging
+import secrets
+import zlib
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -12,7 +15,7 @@ from typing import Any
 import psycopg
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
@@ -37,6 +40,10 @@ POLICY = (
 # Bytes. That the length of what is packed tells of the word of a session needs requests of other sites that carry the cookie:
 # it is given to none of them (SameSite=Strict).
 LEAST_PACKED = 2000
+PACKED = 3  # how hard is tried
+# Where a template says `flush`, what is above goes out before what is below is made. No text from elsewhere is like it.
+_FLUSH = secrets.token_hex(16)
+_log = logging.getLogger("alertprod.api")
 NAVIGATION = (
     ("/", "Night"),
     ("/why", "Why?"),
@@ -68,28 +75,44 @@ def _environment() -> Environment:
     )
     environment.filters.update(FILTERS)
     environment.globals.update(
-        asset=asset_path, available=available, version=version("alertprod"), help_path=help_path, remedy=_remedies().get,
+        asset=asset_path, available=available, flush=_FLUSH, version=version("alertprod"), help_path=help_path, remedy=_remedies().get,
         unit=unit, meaning=meaning,
     )  # fmt: skip
     return environment
 
 
-def page(request: Request, template: str, answer_status: int = 200, **values: Any) -> HTMLResponse:
-    """Return a page.
+def page(request: Request, template: str, answer_status: int = 200, **values: Any) -> Response:
+    """Return a page; one whose template says ``flush`` goes out in parts, each when it is made.
+
+    What is refused is found out above the first ``flush``, for the status goes out with the first part; what fails below is told there.
 
     Parameters
     ----------
     template
         Name of a file below ``templates``.
     values
-        What it shows; all text is escaped.
+        What it shows, all text is escaped; or, for what is below a ``flush``, a function that the template calls there.
     """
+    pieces = _environment().get_template(template).generate({**_common(request), **values})
+    text, ended = _until_flush(pieces)
+    headers = {"Content-Security-Policy": POLICY, "Vary": "Accept-Encoding"}
+    content = text.encode()
+    packs = takes_gzip(request) and (len(content) > LEAST_PACKED or not ended)
+    if packs:
+        headers["Content-Encoding"] = "gzip"
+    if ended:
+        return HTMLResponse(gzip.compress(content, PACKED, mtime=0) if packs else content, answer_status, headers)
+    return StreamingResponse(_in_parts(request, text, pieces, packs), answer_status, headers, "text/html")
+
+
+def _common(request: Request) -> dict[str, Any]:
+    """Return what every page shows."""
     principal: Principal | None = getattr(request.state, "principal", None)
     cookie = cookie_of(request.scope["headers"])
     by_cookie = principal is not None and principal.by_cookie
-    common = {
+    return {
         "path": request.url.path,
-        "address": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+        "address": _address(request),
         "navigation": NAVIGATION,
         "principal": None if principal is None else principal.name,
         "may_operate": principal is not None and principal.may(("operate",)),
@@ -100,11 +123,50 @@ def page(request: Request, template: str, answer_status: int = 200, **values: An
         "docs": resources_of(request).settings.docs_dir is not None,
         "theme": theme if (theme := request.cookies.get("theme")) in ("dark", "light") else "",
     }
-    content = _environment().get_template(template).render({**common, **values}).encode()
-    headers = {"Content-Security-Policy": POLICY, "Vary": "Accept-Encoding"}
-    if takes_gzip(request) and len(content) > LEAST_PACKED:
-        content, headers["Content-Encoding"] = gzip.compress(content, 3, mtime=0), "gzip"
-    return HTMLResponse(content, answer_status, headers)
+
+
+def _address(request: Request) -> str:
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+def _until_flush(pieces: Iterator[str]) -> tuple[str, bool]:
+    """Return the text as far as the next ``flush``, and whether it is the last."""
+    text: list[str] = []
+    for piece in pieces:
+        if piece == _FLUSH:
+            return "".join(text), False
+        text.append(piece)
+    return "".join(text), True
+
+
+def _in_parts(request: Request, text: str, pieces: Iterator[str], packs: bool) -> Iterator[bytes]:
+    """Yield a page whose first part is made; what fails ends it with the words that a page of errors has."""
+    packer = zlib.compressobj(PACKED, wbits=31) if packs else None  # 31: as gzip
+    ended = False
+    while True:
+        content = text.encode()
+        if packer is not None:
+            content = packer.compress(content) + packer.flush(zlib.Z_FINISH if ended else zlib.Z_SYNC_FLUSH)
+        yield content
+        if ended:
+            return
+        try:
+            text, ended = _until_flush(pieces)
+        except Exception as error:
+            text, ended = _broken_off(request, error), True
+
+
+def _broken_off(request: Request, error: Exception) -> str:
+    refusal = _refusal(error)
+    if refusal is None:
+        _log.error("a page broke off", exc_info=error, extra={"request_id": request.scope["state"]["request_id"]})
+        refusal = (
+            500,
+            "internal",
+            "a fault of this program: the log of the service has more under the X-Request-ID of this answer",
+        )
+    parts: Any = _environment().get_template("parts.html").make_module({"docs": _common(request)["docs"]})
+    return str(parts.trouble(*refusal, _address(request)))
 
 
 def part(request: Request, template: str, **values: Any) -> str:
@@ -123,18 +185,27 @@ class PageRoute(APIRoute):
         async def answer(request: Request) -> Response:
             try:
                 return await handler(request)
-            except AlertProdError as error:
-                status = 404 if isinstance(error, NotFound) else 503 if error.retriable else 422
-                return _error_page(request, status, error.code, str(error))
-            except psycopg.DataError as error:
-                return _error_page(request, 422, "bad_query", first_line(error))
-            except psycopg.errors.QueryCanceled:
-                return _error_page(request, 503, "busy", "the question took longer than a page may: ask for less")
             except RequestValidationError as error:
                 text = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors()[:10])
                 return _error_page(request, 422, "bad_query", text)
+            except (AlertProdError, psycopg.DataError, psycopg.errors.QueryCanceled) as error:
+                refusal = _refusal(error)
+                if refusal is None:
+                    raise
+                return _error_page(request, *refusal)
 
         return answer
+
+
+def _refusal(error: Exception) -> tuple[int, str, str] | None:
+    """Return status, code and text of an error that is no fault of this program, None of any other."""
+    if isinstance(error, AlertProdError):
+        return 404 if isinstance(error, NotFound) else 503 if error.retriable else 422, error.code, str(error)
+    if isinstance(error, psycopg.DataError):
+        return 422, "bad_query", first_line(error)
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return 503, "busy", "the question took longer than a page may: ask for less"
+    return None
 
 
 def _error_page(request: Request, status: int, code: str, text: str) -> Response:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 
 from service.pages.assets import assets
 from service.pages.kept import COUNTED_S, Kept
@@ -58,12 +58,12 @@ def add_pages(app: FastAPI, problems: dict[int | str, dict[str, Any]]) -> None:
 
 
 @_others.get("/sign-in")
-def sign_in(request: Request, following: Annotated[str, Query(alias="next", max_length=2000)] = "/") -> HTMLResponse:
+def sign_in(request: Request, following: Annotated[str, Query(alias="next", max_length=2000)] = "/") -> Response:
     """Where a person shows a token, for which a session begins."""
     return page(request, "sign-in.html", following=following)
 
 
 @_others.get("/keys")
-def keys(request: Request) -> HTMLResponse:
+def keys(request: Request) -> Response:
     """Which keys do what."""
     return page(request, "keys.html")

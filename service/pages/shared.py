@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from apdb.schema.columns import Column
 
-__all__ = ["Pages", "Shared", "curve_frame", "reading", "resources_of"]
+__all__ = ["Pages", "Shared", "curve_frame", "need_answer", "reading", "resources_of"]
 
 
 class Shared(Protocol):
@@ -52,6 +52,18 @@ def reading(database: Database) -> Iterator[psycopg.Cursor[dict[str, Any]]]:
     """Yield a cursor whose rows are dictionaries, on a connection that is closed afterwards."""
     with database.session() as connection, connection.cursor(row_factory=dict_row) as cursor:
         yield cursor
+
+
+def need_answer(database: Database) -> None:
+    """Find out that the database answers, before the first part of a page goes out that shows nothing of it.
+
+    Raises
+    ------
+    DatabaseUnavailable
+        It does not.
+    """
+    with reading(database) as cursor:
+        cursor.execute("SELECT 1")
 
 
 def curve_frame(

@@ -1,11 +1,13 @@
 """The page of the database: how large its tables and partitions are, and what should be done about them."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 
 from apdb.operate.health import advice, table_sizes
 from service.pages.render import PageRoute, page
-from service.pages.shared import Pages, reading
+from service.pages.shared import Pages, need_answer, reading
 
 __all__ = ["database_pages"]
 
@@ -29,14 +31,17 @@ _RUNNING = (
 
 
 @database_pages.get("/database")
-def database(request: Request, shared: Pages) -> HTMLResponse:
+def database(request: Request, shared: Pages) -> Response:
     """Sizes, growth, advice, and statements that run for more than a second."""
+    need_answer(shared.database)
+    return page(request, "database.html", rest=lambda: _rest(shared))
+
+
+def _rest(shared: Pages) -> dict[str, Any]:
     with shared.database.session() as connection:
         tables, findings = table_sizes(connection), advice(connection)
     with reading(shared.database) as cursor:
         partitions = cursor.execute(_PARTITIONS).fetchall()
         growth = cursor.execute(_GROWTH).fetchall()
         slow = cursor.execute(_RUNNING).fetchall()
-    return page(
-        request, "database.html", tables=tables, findings=findings, partitions=partitions, growth=growth, slow=slow
-    )
+    return {"tables": tables, "findings": findings, "partitions": partitions, "growth": growth, "slow": slow}

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 
 from apdb.queue.dead_letters import DeadLetterState
 from apdb.queue.holds import held
@@ -15,7 +15,7 @@ from apdb.queue.outbox import discrepancies
 from apdb.queue.status import service_status, yields
 from apdb.tallies import alerts_of_nights, alerts_of_topic
 from service.pages.render import PageRoute, page
-from service.pages.shared import Pages, Shared, reading
+from service.pages.shared import Pages, Shared, need_answer, reading
 from service.subprocesses.children import child_environment, program
 
 __all__ = ["stream_pages"]
@@ -48,8 +48,17 @@ MARKS = 10  # messages behind that may be none: marks of transactions
 
 
 @stream_pages.get("/streams")
-def streams(request: Request, shared: Pages) -> HTMLResponse:
+def streams(request: Request, shared: Pages) -> Response:
     """What goes out."""
+    need_answer(shared.database)
+    settings = shared.settings
+    return page(
+        request, "streams.html", topic=settings.alert_topic, fan_out=settings.alert_fan_out, rest=lambda: _rest(shared)
+    )
+
+
+def _rest(shared: Pages) -> dict[str, Any]:
+    """Return what the database says of it."""
     with reading(shared.database) as cursor:
         outbox = cursor.execute(_ROWS).fetchall()
         letters = cursor.execute(_LETTERS, (str(DeadLetterState.WAITING),)).fetchall()
@@ -57,16 +66,15 @@ def streams(request: Request, shared: Pages) -> HTMLResponse:
     with shared.database.session() as connection:
         holds, wrong = held(connection), discrepancies(connection, shared.settings.alert_topic)
         passed, totals, nights = yields(connection), alerts_of_topic(connection), alerts_of_nights(connection, NIGHTS)
-    return page(
-        request, "streams.html", status=service_status(shared.database, shared.settings.alert_topic), totals=totals,
-        outbox=outbox, nights=nights, letters=letters, caught_up=caught_up, holds=holds, wrong=wrong,
-        topic=shared.settings.alert_topic, fan_out=shared.settings.alert_fan_out, passed=passed,
-        filters=sorted({t for night in passed.values() for t in night} | set(shared.settings.alert_fan_out)),
-    )  # fmt: skip
+    return {
+        "status": service_status(shared.database, shared.settings.alert_topic), "totals": totals, "outbox": outbox, "nights": nights,
+        "letters": letters, "caught_up": caught_up, "holds": holds, "wrong": wrong, "passed": passed,
+        "filters": sorted({t for night in passed.values() for t in night} | set(shared.settings.alert_fan_out)),
+    }  # fmt: skip
 
 
 @stream_pages.get("/streams/readers")
-def readers(request: Request, shared: Pages) -> HTMLResponse:
+def readers(request: Request, shared: Pages) -> Response:
     """Who reads the alert topic, and how far behind: asked of the broker by a process of its own."""
     groups, why = _LAGS.of(shared)
     if any(g["lag"] > MARKS for g in groups):

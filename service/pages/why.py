@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 from pydantic import BeforeValidator, Field
 
 from apdb import Ledger
@@ -86,18 +86,18 @@ Asked = Annotated[Question, Depends()]
 
 
 @why_pages.get("/why")
-def why(request: Request, shared: Pages, asked: Asked) -> HTMLResponse:
+def why(request: Request, shared: Pages, asked: Asked) -> Response:
     """The question, and which ccdVisits may cover the place; the answer follows."""
     return _page(request, shared, asked, wanted=False)
 
 
 @why_pages.get("/why/answer")
-def answered(request: Request, shared: Pages, asked: Asked) -> HTMLResponse:
+def answered(request: Request, shared: Pages, asked: Asked) -> Response:
     """The place followed through a ccdVisit, or that the answer is being made."""
     return _page(request, shared, asked, wanted=True)
 
 
-def _page(request: Request, shared: Pages, asked: Question, *, wanted: bool) -> HTMLResponse:
+def _page(request: Request, shared: Pages, asked: Question, *, wanted: bool) -> Response:
     position = asked.position()
     complete = position is not None or (asked.is_of_one and asked.at_x is not None)
     found = _Found(visit=asked.visit, detector=asked.detector)

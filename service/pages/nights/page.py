@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 
 from apdb.errors import NotFound
 from apdb.queue.states import VisitState
@@ -49,7 +49,7 @@ def newest(
     shared: Pages,
     colour: Annotated[str, Query(max_length=60)] = "state",
     visit: Annotated[int | None, Query(ge=0, lt=1 << 53)] = None,
-) -> HTMLResponse:
+) -> Response:
     """The newest night."""
     return _page(request, shared, None, colour, visit)
 
@@ -61,34 +61,37 @@ def one_night(
     shared: Pages,
     colour: Annotated[str, Query(max_length=60)] = "state",
     visit: Annotated[int | None, Query(ge=0, lt=1 << 53)] = None,
-) -> HTMLResponse:
+) -> Response:
     """One night by its number."""
     return _page(request, shared, night, colour, visit)
 
 
-def _page(request: Request, shared: Pages, number: int | None, colour: str, visit: int | None) -> HTMLResponse:
-    values = kept(request, ("night", number, colour, visit), lambda: _made(request, shared, number, colour, visit))
-    return page(request, "night.html", **values)
-
-
-def _made(request: Request, shared: Pages, number: int | None, colour: str, visit: int | None) -> dict[str, Any]:
+def _page(request: Request, shared: Pages, number: int | None, colour: str, visit: int | None) -> Response:
+    seen, values = kept(request)  # before anything is read, which is then as new or newer
     every = nights(shared.database)
-    newest_number = every[0] if every else None
     if number is not None and number not in every:
         raise NotFound(f"no visit of night {number} ever came")
-    chosen = newest_number if number is None else number
-    night = night_of(shared.database, chosen, newest=chosen == newest_number)
+    chosen = number if number is not None else next(iter(every), None)
+    index = every.index(chosen) if chosen is not None else 0
+    newest = index == 0
+    return page(
+        request, "night.html", seen=seen, number=chosen, later=every[index - 1] if index else None,
+        earlier=every[index + 1] if index + 1 < len(every) else None,
+        body=lambda: values(("night", chosen, newest, colour, visit), lambda: _made(request, shared, chosen, newest, colour, visit))["body"],
+    )  # fmt: skip
+
+
+def _made(
+    request: Request, shared: Pages, chosen: int | None, newest: bool, colour: str, visit: int | None
+) -> dict[str, Any]:
+    night = night_of(shared.database, chosen, newest=newest)
     with shared.database.session() as connection:
         status = delivery_figures(connection)
     steps = night.steps()
-    index = every.index(chosen) if chosen is not None else 0
     body = part(
         request,
         "night-body.html",
         night=night,
-        nights=every[:60],
-        later=every[index - 1] if index else None,
-        earlier=every[index + 1] if index + 1 < len(every) else None,
         status=status,
         steps=steps,
         slowest=max(steps, key=lambda s: s.share, default=None),
@@ -105,7 +108,7 @@ def _made(request: Request, shared: Pages, number: int | None, colour: str, visi
     again = any(v["state"] == VisitState.QUEUED for v in night.failures)
     waits = status["unpublished_alerts"] or status["unpublished_corrections"]
     # of held alerts no age is shown, but nothing else says when they are released
-    return {"number": chosen, "body": body, "ages": bool(waits or status["held_alerts"] or again)}
+    return {"body": body, "ages": bool(waits or status["held_alerts"] or again)}
 
 
 def _focal_plane(shared: Pages, night: Night, colour: str, wanted: int | None) -> dict[str, Any]:

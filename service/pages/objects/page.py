@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
+import psycopg
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 from psycopg import sql
 
 from apdb.errors import NotFound
@@ -33,10 +34,10 @@ _VERSIONS = (
     '"diaObjectId" = %s ORDER BY "validityStartMjdTai" DESC LIMIT 50'
 )
 _NEWEST = (
-    'SELECT "diaSourceId" AS id, visit, detector, "midpointMjdTai" AS mjd, count(*) OVER () AS n FROM "DiaSource" WHERE "diaObjectId" = %s '
+    'SELECT "diaSourceId" AS id, visit, detector, "midpointMjdTai" AS mjd FROM "DiaSource" WHERE "diaObjectId" = %s '
     f'AND "timeWithdrawnMjdTai" IS NULL ORDER BY "midpointMjdTai" DESC, visit DESC, detector DESC LIMIT {CORRECTED}'
 )
-_FORCED = 'SELECT count(*) AS n FROM "DiaForcedSource" WHERE "diaObjectId" = %s AND "timeWithdrawnMjdTai" IS NULL'
+_COUNT = 'SELECT count(*) AS n FROM "{}" WHERE "diaObjectId" = %s AND "timeWithdrawnMjdTai" IS NULL'
 _WHAT = (
     f'SELECT {COLUMNS}, visit, detector, band, "midpointMjdTai" AS mjd, "scienceFlux" AS total, "scienceFluxErr" AS "totalError", '
     "(SELECT (q.metrics->>'seeingArcsec')::float8 FROM \"VisitQuality\" q WHERE q.visit = d.visit AND q.detector = d.detector) AS seeing "
@@ -51,7 +52,7 @@ _CORRECTIONS = (
 
 
 @object_pages.get("/object/{object_id}")
-def one_object(object_id: int, request: Request, shared: Pages, drawn: bool = False) -> HTMLResponse:
+def one_object(object_id: int, request: Request, shared: Pages, drawn: bool = False) -> Response:
     """One DiaObject; `drawn`: with the picture of its light curve, however many points that has."""
     with reading(shared.database) as cursor:
         row = cursor.execute(
@@ -59,23 +60,36 @@ def one_object(object_id: int, request: Request, shared: Pages, drawn: bool = Fa
         ).fetchone()
         if row is None:
             raise NotFound(f"there is no object {object_id}")
+        forced = _count(cursor, "DiaForcedSource", object_id)
+    return page(
+        request, "object.html", it=row, object_id=object_id, forced=forced, drawn=drawn, most=MOST, bands=_by_band(row),
+        near_arcsec=NEAR_ARCSEC, elsewhere=_elsewhere(float(row["ra"]), float(row["dec"])), class_words=CLASS_WORDS,
+        snr_words=SNR_WORDS, rest=lambda: _rest(shared, row, object_id, forced, drawn),
+    )  # fmt: skip
+
+
+def _count(cursor: psycopg.Cursor[dict[str, Any]], table: str, object_id: int) -> int:
+    return int(next(iter(cursor.execute(_COUNT.format(table), (object_id,))))["n"])
+
+
+def _rest(shared: Pages, row: dict[str, Any], object_id: int, forced: int, drawn: bool) -> dict[str, Any]:
+    """Return what the page shows below its main numbers."""
+    with reading(shared.database) as cursor:
         versions = cursor.execute(_VERSIONS, (object_id,)).fetchall()
         newest = cursor.execute(_NEWEST, (object_id,)).fetchall()
-        forced = int(next(iter(cursor.execute(_FORCED, (object_id,))))["n"])
+        detections = len(newest) if len(newest) < CORRECTED else _count(cursor, "DiaSource", object_id)
         corrections = cursor.execute(_CORRECTIONS, ([n["id"] for n in newest], object_id, object_id)).fetchall()
         since = newest[:SHOWN][-1]["mjd"] if newest else 0.0  # which partitions they are in
         sources = cursor.execute(_WHAT, ([n["id"] for n in newest[:SHOWN]], since)).fetchall()
     for source in sources:
         describe_source(source, longest_point(source["seeing"]))
-    points = forced + (newest[0]["n"] if newest else 0)
+    points = forced + detections
     plot = curve_plot(_few(points_of(shared, object_id, MOST))) if drawn or points <= DRAWN else None
-    return page(
-        request, "object.html", it=row, object_id=object_id, versions=versions, corrections=corrections,
-        points=points, forced=forced, plot=plot, cut=points > DRAWN, drawn=drawn, most=MOST, last=newest[0] if newest else None,
-        bands=_by_band(row), near=_near(shared, object_id, float(row["ra"]), float(row["dec"])),
-        near_arcsec=NEAR_ARCSEC, elsewhere=_elsewhere(float(row["ra"]), float(row["dec"])),
-        sources=sources, class_words=CLASS_WORDS, snr_words=SNR_WORDS,
-    )  # fmt: skip
+    return {
+        "versions": versions, "corrections": corrections, "points": points, "plot": plot, "cut": points > DRAWN,
+        "last": newest[0] if newest else None, "near": _near(shared, object_id, float(row["ra"]), float(row["dec"])),
+        "sources": sources,
+    }  # fmt: skip
 
 
 def _few(points: "pd.DataFrame") -> "pd.DataFrame":

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 
 from apdb.labels import LABELS
 from service.pages.render import PageRoute, page
@@ -31,9 +31,7 @@ _GIVEN = 'SELECT label, count(*) AS n FROM "SourceLabel" WHERE principal = %s GR
 
 
 @scanning_pages.get("/scan")
-def scan(
-    request: Request, shared: Pages, by: Literal["uncertain", "newest", "brightest"] = "uncertain"
-) -> HTMLResponse:
+def scan(request: Request, shared: Pages, by: Literal["uncertain", "newest", "brightest"] = "uncertain") -> Response:
     """Detections that whoever asks has not labelled."""
     who = request.state.principal.name
     with reading(shared.database) as cursor:

@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, File, Query, Request, UploadFile
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 
 from apdb.errors import BadQuery
 from service.pages.render import PageRoute, page
-from service.pages.shared import Pages
+from service.pages.shared import Pages, need_answer
 from service.pages.survey.density import DAYS, KINDS, Density, DensityCache
 from service.pages.survey.overlap import overlap
 
@@ -25,12 +25,15 @@ Order = Annotated[int | None, Query(ge=0, le=14, description="of the HEALPix cel
 
 
 @sky_pages.get("/sky")
-def sky(request: Request, shared: Pages, of: Kind = "objects") -> HTMLResponse:
+def sky(request: Request, shared: Pages, of: Kind = "objects") -> Response:
     """What is where."""
+    need_answer(shared.database)
+    return page(request, "sky.html", of=of, kinds=KINDS, days=DAYS, rest=lambda: _rest(shared, of))
+
+
+def _rest(shared: Pages, of: Kind) -> dict[str, Any]:
     density = _CACHE.of(shared, of, None)
-    return page(
-        request, "sky.html", of=of, kinds=KINDS, density=density, densest=_densest(density), side=_side(density.order), days=DAYS,
-    )  # fmt: skip
+    return {"density": density, "densest": _densest(density), "side": _side(density.order)}
 
 
 def _side(order: int) -> float:

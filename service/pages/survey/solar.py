@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 
 from service.pages.render import PageRoute, page
 from service.pages.shared import Pages, reading
@@ -37,7 +37,7 @@ class Residual:
 
 
 @solar_pages.get("/solar")
-def solar(request: Request, shared: Pages) -> HTMLResponse:
+def solar(request: Request, shared: Pages) -> Response:
     """Associations and their residuals."""
     with reading(shared.database) as cursor:
         rows = cursor.execute(_ASSOCIATIONS, (MOST,)).fetchall()

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 
 from service.pages.nights.mosaic import metric_names, value_of
 from service.pages.objects.plot import ticks
 from service.pages.render import PageRoute, page
-from service.pages.shared import Pages, Shared, reading
+from service.pages.shared import Pages, Shared, need_answer, reading
 from tasks.arrays import F64
 
 __all__ = ["Dot", "Scatter", "scatter_of", "trend_pages"]
@@ -76,19 +76,27 @@ def trends(
     against: Literal["time", "seeing", "airmass", "detector"] = "time",
     band: Annotated[str | None, Query(pattern="^[ugrizy]$")] = None,
     detector: Annotated[int | None, Query(ge=0, lt=1 << 15)] = None,
-) -> HTMLResponse:
+) -> Response:
     """One metric of the newest ccdVisits."""
+    need_answer(shared.database)
+    return page(
+        request, "trends.html", against=against, axes=AXES, band=band, detector=detector, most=MOST, far=FAR,
+        rest=lambda: _rest(shared, metric, against, band, detector),
+    )  # fmt: skip
+
+
+def _rest(shared: Shared, metric: str, against: str, band: str | None, detector: int | None) -> dict[str, Any]:
+    """Return what the picture and the tables show."""
     with reading(shared.database) as cursor:
         rows = cursor.execute(_ROWS, {"band": band, "detector": detector, "most": MOST}).fetchall()
     names = metric_names(rows)
     metric = metric if metric in names else "seconds"
     scatter = scatter_of(rows, metric, against)
     far = [] if scatter is None else sorted((d for d in scatter.dots if d.outlies), key=lambda d: -d.far)
-    return page(
-        request, "trends.html", metric=metric, metrics=names, against=against, axes=AXES, band=band, detector=detector,
-        scatter=scatter, outliers=far[:MOST_LINKS], outlying=len(far), counted=len(rows), most=MOST, far=FAR,
-        templates=_templates(shared),
-    )  # fmt: skip
+    return {
+        "metric": metric, "metrics": names, "scatter": scatter, "outliers": far[:MOST_LINKS], "outlying": len(far),
+        "counted": len(rows), "templates": _templates(shared),
+    }  # fmt: skip
 
 
 def scatter_of(rows: list[dict[str, Any]], metric: str, against: str) -> Scatter | None:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 
 from apdb import Ledger
 from apdb.queue.states import FINAL_STATES
@@ -30,7 +30,7 @@ def images(
     shared: Pages,
     look: LookOfImages,
     again: Annotated[bool, Query(description="subtract again where a difference is stored")] = False,
-) -> HTMLResponse:
+) -> Response:
     """Science, template and difference: the stored one where it is kept; made by another process, never by this request."""
     row = row_of(shared, visit, detector)
     numbers, why = None, ""

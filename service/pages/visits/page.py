@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import psycopg
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 
 from apdb import Ledger
 from apdb.errors import NotFound
@@ -58,25 +58,34 @@ LookOfImages = Annotated[Look, Depends()]
 
 
 @visit_pages.get("/visit/{visit}/{detector}")
-def one_visit(visit: int, detector: int, request: Request, shared: Pages, look: LookOfImages) -> HTMLResponse:
+def one_visit(visit: int, detector: int, request: Request, shared: Pages, look: LookOfImages) -> Response:
     """One ccdVisit; its images follow (`service.pages.visits.images`)."""
     row = row_of(shared, visit, detector)
+    with reading(shared.database) as cursor:
+        beside = [
+            cursor.execute(_BESIDE.format(sign, order), (row["instrument"], detector, visit)).fetchone()
+            for sign, order in (("<", "DESC"), (">", "ASC"))
+        ]
+    return page(
+        request, "visit.html", row=row, told=describe(row), earlier=beside[0], later=beside[1], rest=lambda: _rest(shared, row),
+        most=MOST_SOURCES, class_words=CLASS_WORDS, snr_words=SNR_WORDS, order=STEPS, budget=BUDGET_S,
+        look=look, stretch=look.stretch, span=look.span, mask=look.mask,
+    )  # fmt: skip
+
+
+def _rest(shared: Pages, row: dict[str, Any]) -> dict[str, Any]:
+    """Return what the page shows below its main numbers."""
+    visit, detector = row["visit"], row["detector"]
     with reading(shared.database) as cursor:
         own = metrics_of(cursor, visit, detector)
         sources = sources_of(cursor, visit, detector, own, SHOWN)
         found = next(iter(cursor.execute(_COUNT, (visit, detector, MOST_SOURCES))))["n"]
         history = [r["metrics"] for r in cursor.execute(_HISTORY, (row["instrument"], row["band"], MOST_HISTORY))]
         outbox = cursor.execute(_OUTBOX, (visit, detector)).fetchall()
-        beside = [
-            cursor.execute(_BESIDE.format(sign, order), (row["instrument"], detector, visit)).fetchone()
-            for sign, order in (("<", "DESC"), (">", "ASC"))
-        ]
-    return page(
-        request, "visit.html", row=row, told=describe(row), sources=sources, found=found, most=MOST_SOURCES,
-        class_words=CLASS_WORDS, snr_words=SNR_WORDS, metrics=_against(own, history),
-        outbox=outbox, steps=[(n, row["seconds"][n]) for n in in_order(row["seconds"] or {})], order=STEPS, budget=BUDGET_S,
-        earlier=beside[0], later=beside[1], look=look, stretch=look.stretch, span=look.span, mask=look.mask, counted=len(history),
-    )  # fmt: skip
+    return {
+        "sources": sources, "found": found, "metrics": _against(own, history), "counted": len(history), "outbox": outbox,
+        "steps": [(n, row["seconds"][n]) for n in in_order(row["seconds"] or {})],
+    }  # fmt: skip
 
 
 def row_of(shared: Pages, visit: int, detector: int) -> dict[str, Any]:

@@ -324,7 +324,7 @@ def test_scripts_and_styles_are_small():
 
 def test_without_a_database_pages_say_so_to_people_and_problems_to_programs(tmp_path):
     ask, app = asker(tmp_path / "uploads")
-    for address in ("/", "/streams", "/object/1", "/visit/1/0"):
+    for address in ("/", "/streams", "/trends", "/sky", "/database", "/object/1", "/visit/1/0"):
         answer = ask("GET", address, headers=HTML)
         assert answer.status_code == 503
         assert answer.headers["content-type"].startswith("text/html")
